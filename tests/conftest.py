@@ -1,0 +1,35 @@
+"""Shared fixtures. Every test gets its own store, no hub, and few threads."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+
+os.environ["HF_HUB_OFFLINE"] = "1"
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    for marker in ("slow", "system", "ecosystem"):
+        parser.addoption(f"--{marker}", action="store_true", help=f"run the tests marked {marker!r}")
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    reasons = {
+        "slow": "takes minutes: run with --slow",
+        "system": "needs programs that pip cannot install: run with --system",
+        "ecosystem": "needs pip install -e '.[ecosystem]': run with --ecosystem",
+    }
+    for item in items:
+        for marker, reason in reasons.items():
+            if item.get_closest_marker(marker) and not config.getoption(f"--{marker}"):
+                item.add_marker(pytest.mark.skip(reason=reason))
+
+
+@pytest.fixture(autouse=True)
+def own_store(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Point everything that outlives a run at a fresh folder."""
+    path = tmp_path_factory.mktemp("store")
+    monkeypatch.setenv("FROSTLINE_STORE", str(path))
+    return path
