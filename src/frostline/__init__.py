@@ -1,1 +1,74 @@
-"""frostline."""
+"""frostline: adapt a pretrained vision model to your own labelled images.
+
+    data     = frostline.load_data("photos/")
+    backbone = frostline.load_backbone("lite0")
+    run      = frostline.train(backbone, data, "top_k(2)")
+    answers  = frostline.predict(run.study.path, "new-photos/")
+
+Names are imported when first used, so that importing frostline does not import torch.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from frostline.backbone import Backbone, Cut, Preprocessing, Stage
+    from frostline.dataset import Manifest, load_data
+    from frostline.errors import FrostlineError
+    from frostline.prediction import load_model, predict
+    from frostline.story import demo
+    from frostline.strategy import Phase, Strategy, parse
+    from frostline.training import Run, lr_range_test, train
+    from frostline.zoo import load_backbone
+
+_HOME = {
+    "Backbone": "backbone",
+    "Cut": "backbone",
+    "FrostlineError": "errors",
+    "Manifest": "dataset",
+    "Phase": "strategy",
+    "Preprocessing": "backbone",
+    "Run": "training",
+    "Stage": "backbone",
+    "Strategy": "strategy",
+    "demo": "story",
+    "load_backbone": "zoo",
+    "load_data": "dataset",
+    "load_model": "prediction",
+    "lr_range_test": "training",
+    "parse": "strategy",
+    "predict": "prediction",
+    "train": "training",
+}
+
+__all__ = [
+    "Backbone",
+    "Cut",
+    "FrostlineError",
+    "Manifest",
+    "Phase",
+    "Preprocessing",
+    "Run",
+    "Stage",
+    "Strategy",
+    "demo",
+    "load_backbone",
+    "load_data",
+    "load_model",
+    "lr_range_test",
+    "parse",
+    "predict",
+    "train",
+]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOME:
+        raise AttributeError(f"module 'frostline' has no attribute {name!r}")
+    return getattr(import_module(f"frostline.{_HOME[name]}"), name)
+
+
+def __dir__() -> list[str]:
+    return __all__

@@ -1,0 +1,117 @@
+"""Augmentation: what a training image may look like, as data and as a transform.
+
+View 0 of an image is the evaluation transform; view 1, 2, … are seeded augmentations. A view is a pure
+function of (policy, seed, image digest, view): the same in every process, epoch and run.
+The transforms themselves are torchvision's.
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from PIL import Image
+from torchvision.transforms import InterpolationMode
+from torchvision.transforms import v2 as tv
+
+from frostline.backbone import Preprocessing
+from frostline.errors import UsageError, did_you_mean
+from frostline.seeds import derive
+
+AUGMENTS = ("none", "light", "standard", "strong")
+FLIPS = ("auto", "none", "horizontal", "both")
+
+# Smallest share of the area that a random crop keeps. ImageNet's recipe goes down to 0.08 (torchvision
+# references); fine-tuning on few images wants the object in view: docs/LOG.md 2026-11-23.
+CROP_SCALE = {"light": 0.7, "standard": 0.35, "strong": 0.25}
+
+
+@dataclass(frozen=True)
+class Policy:
+    """What augmentation does: `name` of AUGMENTS or `custom`, and the flips (`auto` already decided)."""
+
+    name: str = "standard"
+    flip: str = "none"
+
+    def __post_init__(self) -> None:
+        for value, known in ((self.name, (*AUGMENTS, "custom")), (self.flip, FLIPS[1:])):
+            if value not in known:
+                raise UsageError(
+                    f"Unknown augmentation {value!r}.{did_you_mean(value, known)} Known: {', '.join(known)}."
+                )
+
+
+Transform = Callable[[Image.Image], torch.Tensor]
+
+
+def build(
+    policy: Policy, preprocessing: Preprocessing, custom: Callable[[Image.Image], Any] | None = None
+) -> Transform:
+    """Return the transform from an RGB image to uint8 of shape (3, size, size), drawing on torch's RNG.
+
+    `custom` maps an RGB image to an RGB image, which then gets the checkpoint's own resize and crop.
+    """
+    if policy.name == "custom":
+        if custom is None:
+            raise UsageError("The augmentation 'custom' needs a callable from image to image.")
+        return lambda image: preprocessing.crop(_image(custom(image)))
+    steps: list[Any] = [*_crop(policy, preprocessing), *_flips(policy)]
+    if policy.name == "strong":
+        # arXiv 2103.10158; then one erased patch in a quarter of the images (timm's --reprob 0.25).
+        steps += [tv.TrivialAugmentWide(), tv.PILToTensor(), tv.RandomErasing(p=0.25)]
+    else:
+        steps += [tv.PILToTensor()]
+    composed = tv.Compose(steps)
+    return lambda image: composed(image)
+
+
+def _crop(policy: Policy, preprocessing: Preprocessing) -> list[Any]:
+    if policy.name == "none":
+        return [tv.Lambda(lambda image: tv.functional.to_pil_image(preprocessing.crop(image)))]
+    mode = InterpolationMode(preprocessing.interpolation)
+    scale = (CROP_SCALE[policy.name], 1.0)
+    return [tv.RandomResizedCrop(preprocessing.size, scale=scale, interpolation=mode, antialias=True)]
+
+
+def _flips(policy: Policy) -> list[Any]:
+    horizontal = [tv.RandomHorizontalFlip()] if policy.flip in ("horizontal", "both") else []
+    return horizontal + ([tv.RandomVerticalFlip()] if policy.flip == "both" else [])
+
+
+def _image(value: Any) -> Image.Image:
+    if not isinstance(value, Image.Image):
+        raise UsageError(
+            f"The augmentation returned {type(value).__name__}, expected a PIL image. "
+            "Return the augmented image; resizing and normalising are done afterwards."
+        )
+    return value.convert("RGB")
+
+
+class SeededView:
+    """Draws view `view` of an image under `seed`, leaving every random state as it was."""
+
+    def __init__(self, transform: Transform, seed: int, *, foreign: bool) -> None:
+        self._transform = transform
+        self._seed = seed
+        self._foreign = foreign  # a custom callable may draw on `random` and numpy as well
+
+    def __call__(self, image: Image.Image, digest: str, view: int) -> torch.Tensor:
+        """Return uint8 of shape (3, size, size)."""
+        seed = derive(self._seed, "view", digest, view)
+        state = torch.get_rng_state()
+        others = (random.getstate(), np.random.get_state()) if self._foreign else None  # noqa: NPY002
+        try:
+            torch.default_generator.manual_seed(seed)
+            if others:
+                random.seed(seed)
+                np.random.seed(seed)  # noqa: NPY002
+            return self._transform(image)
+        finally:
+            torch.set_rng_state(state)
+            if others:
+                random.setstate(others[0])
+                np.random.set_state(others[1])  # noqa: NPY002

@@ -1,0 +1,104 @@
+"""What a checkpoint wants to see: size, crop, interpolation, mean and standard deviation.
+
+The picture-making part is timm's own evaluation transform, so it cannot drift from the one the checkpoint
+was measured with. It is split in two because stored and augmented images are kept as bytes:
+`crop` answers uint8, `normalise` makes the numbers the network reads, and `evaluation` is both.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, replace
+from functools import lru_cache
+from typing import Any
+
+import torch
+from PIL import Image
+from torch import Tensor
+
+from frostline.errors import ModelError
+
+CROP_MODES = ("center", "squash", "border")
+INTERPOLATIONS = ("bicubic", "bilinear", "nearest", "lanczos", "box", "hamming")
+
+
+@dataclass(frozen=True)
+class Preprocessing:
+    """How an image becomes the network's input. `size` is the side in pixels, mean and std per channel."""
+
+    size: int
+    crop_pct: float
+    interpolation: str
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+    crop_mode: str = "center"
+
+    def __post_init__(self) -> None:
+        problems = []
+        if self.size < 1:
+            problems.append(f"size is {self.size}, expected at least 1 pixel")
+        if not 0 < self.crop_pct <= 1:
+            problems.append(f"crop_pct is {self.crop_pct}, expected above 0 and at most 1")
+        if self.interpolation not in INTERPOLATIONS:
+            problems.append(f"interpolation is {self.interpolation!r}, expected one of {INTERPOLATIONS}")
+        if self.crop_mode not in CROP_MODES:
+            problems.append(f"crop_mode is {self.crop_mode!r}, expected one of {CROP_MODES}")
+        if len(self.mean) != 3 or len(self.std) != 3 or min(self.std) <= 0:
+            problems.append(
+                f"mean is {self.mean} and std is {self.std}, expected three numbers each, std above 0"
+            )
+        if problems:
+            raise ModelError("This preprocessing cannot be used: " + "; ".join(problems) + ".")
+
+    def with_size(self, size: int) -> Preprocessing:
+        """Return the same preprocessing for images of `size` × `size` pixels (same share cropped)."""
+        return replace(self, size=int(size))
+
+    def as_dict(self) -> dict[str, Any]:
+        """Return plain data that `from_dict` reads."""
+        return asdict(self)
+
+    @classmethod
+    def from_dict(cls, data: dict[str, Any]) -> Preprocessing:
+        """Return the preprocessing that `as_dict` described. Raises `ModelError` for values out of range."""
+        return cls(**{**data, "mean": tuple(data["mean"]), "std": tuple(data["std"])})
+
+    def digest(self) -> str:
+        """Return a sha256 that changes with any field."""
+        return hashlib.sha256(json.dumps(self.as_dict(), sort_keys=True).encode()).hexdigest()
+
+    def crop(self, image: Image.Image) -> Tensor:
+        """Return the resized, cropped RGB image as uint8, shape (3, size, size)."""
+        pixels: Tensor = _cropping(self)(image.convert("RGB"))
+        return pixels
+
+    def normalise(self, batch: Tensor) -> Tensor:
+        """Return float32 of the same shape (…, 3, h, w) from uint8: scaled to 0–1, minus mean, over std."""
+        shape = (3, 1, 1)
+        mean = torch.tensor(self.mean, device=batch.device).view(shape)
+        std = torch.tensor(self.std, device=batch.device).view(shape)
+        return batch.to(torch.float32).div_(255).sub_(mean).div_(std)
+
+    def evaluation(self) -> Callable[[Image.Image], Tensor]:
+        """Return the checkpoint's own evaluation transform: RGB image → float32 (3, size, size)."""
+        return lambda image: self.normalise(self.crop(image))
+
+
+@lru_cache(maxsize=32)
+def _cropping(preprocessing: Preprocessing) -> Callable[[Image.Image], Tensor]:
+    """Return timm's evaluation transform up to, and without, scaling and normalisation."""
+    from timm.data.transforms_factory import create_transform
+
+    transform: Callable[[Image.Image], Tensor] = create_transform(
+        (3, preprocessing.size, preprocessing.size),
+        is_training=False,
+        use_prefetcher=True,  # timm's name for "answer uint8, normalisation comes later"
+        mean=preprocessing.mean,
+        std=preprocessing.std,
+        interpolation=preprocessing.interpolation,
+        crop_pct=preprocessing.crop_pct,
+        crop_mode=preprocessing.crop_mode,
+    )
+    return transform

@@ -1,0 +1,61 @@
+"""The two halves of a model at one cut, as functions: `prefix` gives z, `suffix` gives logits from z."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+from torch import Tensor, nn
+
+from frostline.backbone.model import Backbone, Cut
+from frostline.backbone.replay import Recipe, first_half, second_half
+from frostline.errors import ModelError
+
+
+def prefix(backbone: Backbone, model: nn.Module, cut: Cut) -> Callable[[Tensor], Tensor]:
+    """Return a function from images (n, 3, s, s) to z, one tensor with n rows. At cut 0 it is the identity.
+
+    Gradients are the caller's business. Containers that reach across the cut are in eval mode while it runs,
+    so dropout written into them cannot make a frozen activation random; their mode is put back.
+    """
+    if cut.index == 0:
+        return lambda images: images
+    recipe = _recipe(cut)
+    spans = backbone.module_spans(model)
+    across = [
+        module for name, module in model.named_modules() if spans[name][0] < cut.index <= spans[name][1]
+    ]
+
+    def run(images: Tensor) -> Tensor:
+        learning = [module for module in across if module.training]
+        for module in learning:
+            module.training = False
+        try:
+            return first_half(model, recipe, images)
+        finally:
+            for module in learning:
+                module.training = True
+
+    return run
+
+
+@contextmanager
+def suffix(backbone: Backbone, model: nn.Module, cut: Cut) -> Iterator[Callable[[Tensor], Tensor]]:
+    """Yield a function from z (n rows) to logits (n, classes), with gradients if the caller wants them.
+
+    Inside the block `model(images)` and `prefix` work as ever. The model is as before afterwards, also after
+    an exception. At cut 0 the function is the model itself.
+    """
+    if cut.index == 0:
+        yield model
+        return
+    with second_half(model, _recipe(cut)) as run:
+        yield run
+
+
+def _recipe(cut: Cut) -> Recipe:
+    if cut.recipe is None:
+        raise ModelError(
+            f"Cut {cut.index} ({cut.name}) was not found by frostline: use `backbone.cut(index)`."
+        )
+    return cut.recipe

@@ -1,0 +1,337 @@
+"""`frostline train | predict | stages | demo`."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, TypeVar
+
+import click
+
+from frostline import strategy as strategies
+from frostline.cli.progress import Progress
+from frostline.errors import FrostlineError, UsageError
+
+SCHEMA = 1  # of the JSON objects: docs/cli.md; raised when a field changes its meaning or goes
+F = TypeVar("F", bound=Callable[..., Any])
+
+
+class StrategyText(click.ParamType[str]):
+    """A strategy in its notation, checked before anything is loaded."""
+
+    name = "STRATEGY"
+
+    def convert(self, value: str, param: click.Parameter | None, ctx: click.Context | None) -> str:
+        """Return the canonical notation."""
+        try:
+            return str(strategies.parse(value))
+        except UsageError as error:
+            self.fail(str(error), param, ctx)
+
+
+def _stack(*decorators: Callable[[F], F]) -> Callable[[F], F]:
+    def apply(function: F) -> F:
+        for decorator in reversed(decorators):
+            function = decorator(function)
+        return function
+
+    return apply
+
+
+everywhere = _stack(
+    click.option("--json", "as_json", is_flag=True, help="Print one JSON object on standard output."),
+    click.option("--quiet", is_flag=True, help="No progress on standard error."),
+    click.option(
+        "--store", type=click.Path(file_okay=False), help="Folder for what outlives a run [FROSTLINE_STORE]."
+    ),
+)
+model_options = _stack(
+    click.option(
+        "--model",
+        default="lite0",
+        show_default=True,
+        help="Backbone: lite0, timm/NAME, torchvision/NAME, FILE.",
+    ),
+    click.option("--architecture", help="For a .safetensors FILE: the architecture, e.g. timm/resnet18."),
+    click.option(
+        "--size", type=click.IntRange(16, 4096), help="Input side in pixels [the checkpoint's own]."
+    ),
+)
+running = _stack(
+    click.option(
+        "--seed", default=0, show_default=True, help="Split, order, initialisation and augmentation."
+    ),
+    click.option("--exact", is_flag=True, help="Float32 and no timed choices: repeats agree bit for bit."),
+    click.option(
+        "--workers", type=click.IntRange(0), default=0, show_default=True, help="Processes that decode ahead."
+    ),
+    click.option("--threads", type=click.IntRange(1), help="Torch threads [torch's own choice]."),
+)
+
+
+@click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
+@click.version_option(package_name="frostline")
+def cli() -> None:
+    """Adapt a pretrained vision model to your own labelled images."""
+
+
+@cli.command()
+@click.argument("data")
+@click.option(
+    "--strategy",
+    type=StrategyText(),
+    default="top_k(2)",
+    show_default=True,
+    help=f"One of {', '.join(strategies.NAMED)}, with settings in brackets.",
+)
+@model_options
+@running
+@click.option("--study", default="frostline-study", show_default=True, help="Folder that keeps the runs.")
+@click.option(
+    "--metric",
+    type=click.Choice(["accuracy", "balanced_accuracy", "macro_f1", "auroc", "log_loss"]),
+    default="accuracy",
+    show_default=True,
+    help="What every choice is made by.",
+)
+@click.option(
+    "--augment",
+    type=click.Choice(["none", "light", "standard", "strong"]),
+    default="standard",
+    show_default=True,
+)
+@click.option(
+    "--flip", type=click.Choice(["auto", "none", "horizontal", "both"]), default="auto", show_default=True
+)
+@click.option(
+    "--imbalance",
+    type=click.Choice(["none", "weights", "sampler", "logit_adjustment"]),
+    default="none",
+    show_default=True,
+)
+@click.option("--batch", type=click.IntRange(1), default=32, show_default=True, help="Images a step.")
+@click.option(
+    "--test",
+    "test",
+    type=click.FloatRange(0, 0.9),
+    default=0.2,
+    show_default=True,
+    help="Share tested on, where DATA names no test part.",
+)
+@click.option(
+    "--val",
+    "val",
+    type=click.FloatRange(0, 0.9),
+    default=0.2,
+    show_default=True,
+    help="Share of the rest that chooses, where DATA names no val part.",
+)
+@click.option("--strict", is_flag=True, help="Refuse if any image cannot be used.")
+@everywhere
+def train(data: str, **options: Any) -> None:
+    """Adapt a backbone to DATA by one strategy.
+
+    DATA is a folder with one folder per class, one with train/, val/ and test/ inside, or a CSV or
+    Parquet file with the columns path, label and, if you like, split and group.
+    """
+    with _verb(options) as verb:
+        import frostline
+        from frostline.cli import show
+
+        verb.start()
+        manifest = frostline.load_data(
+            data,
+            seed=options["seed"],
+            test=options["test"],
+            val=options["val"],
+            strict=options["strict"],
+            progress=verb.progress,
+        )
+        backbone = frostline.load_backbone(
+            options["model"], size=options["size"], architecture=options["architecture"]
+        )
+        verb.progress.say(show.data_lines(manifest))
+        named = (
+            "study",
+            "seed",
+            "metric",
+            "augment",
+            "flip",
+            "imbalance",
+            "batch",
+            "exact",
+            "threads",
+            "workers",
+        )
+        run = frostline.train(
+            backbone,
+            manifest,
+            options["strategy"],
+            tell=verb.progress,
+            **{key: options[key] for key in named},
+        )
+        verb.done({**run.result, "run_seconds": run.result["seconds"]}, lambda: show.run(run))
+
+
+@cli.command()
+@click.argument("study", type=click.Path())
+@click.argument("images", nargs=-1, required=True)
+@click.option("--run", "run_name", help="Which run answers [the best by validation].")
+@click.option("--top", type=click.IntRange(1), default=1, show_default=True, help="Labels per image.")
+@click.option("--output", type=click.Path(dir_okay=False), help="Write a CSV file instead of the terminal.")
+@everywhere
+def predict(study: str, images: tuple[str, ...], **options: Any) -> None:
+    """Label IMAGES (a folder, files, or a CSV with a column path) with a run of STUDY."""
+    with _verb(options) as verb:
+        import frostline
+        from frostline.cli import show
+
+        verb.start()
+        found = frostline.predict(
+            study, images, run=options["run_name"], top=options["top"], tell=verb.progress
+        )
+        if options["output"]:
+            show.write_predictions(found, options["output"])
+        result = {
+            "run": found.run,
+            "predictions": [
+                {"path": row.path, "label": row.label, "probability": row.probability}
+                | (
+                    {"top": [{"label": n, "probability": p} for n, p in row.top]}
+                    if options["top"] > 1
+                    else {}
+                )
+                for row in found.rows
+            ],
+            "unreadable": [{"path": path, "reason": reason} for path, reason in found.unreadable],
+        }
+        verb.done(result, lambda: show.predictions(found, options["output"]))
+
+
+@cli.command()
+@click.argument("model", default="lite0")
+@click.option("--architecture", help="For a .safetensors FILE: the architecture, e.g. timm/resnet18.")
+@click.option("--size", type=click.IntRange(16, 4096), help="Input side in pixels [the checkpoint's own].")
+@click.option("--random", is_flag=True, help="Random weights: look at an architecture without having any.")
+@click.option("--image", type=click.Path(dir_okay=False), help="Draw the stages to this PNG file.")
+@everywhere
+def stages(model: str, **options: Any) -> None:
+    """Show a backbone from stem to head, and where each strategy cuts it."""
+    with _verb(options) as verb:
+        import frostline
+        from frostline import drawing
+        from frostline.cli import show
+
+        verb.start()
+        backbone = frostline.load_backbone(
+            model, size=options["size"], random=options["random"], architecture=options["architecture"]
+        )
+        marks = show.cut_marks(len(backbone.stages))
+        if options["image"]:
+            drawing.image(backbone, Path(options["image"]), marks)
+        result = {
+            "model": backbone.name,
+            "stages": [
+                {
+                    "name": s.name,
+                    "shape": list(s.shape),
+                    "parameters": s.parameters,
+                    "compute_share": s.compute_share,
+                }
+                for s in backbone.stages
+            ],
+            "cuts": [{"index": c.index, "name": c.name, "verified": c.verified} for c in backbone.cuts],
+            "notes": list(backbone.notes),
+        }
+        verb.done(result, lambda: show.stages(backbone, marks, options["image"]))
+
+
+@cli.command()
+@model_options
+@running
+@click.option("--study", default="frostline-demo", show_default=True, help="Folder that keeps the runs.")
+@everywhere
+def demo(**options: Any) -> None:
+    """Adapt a real ImageNet network to real handwritten digits, offline, by four strategies."""
+    with _verb(options) as verb:
+        from frostline import story
+        from frostline.cli import show
+
+        verb.start()
+        verb.progress.say(show.DEMO_OPENING)
+        found = story.demo(
+            study=options["study"],
+            model=options["model"],
+            size=options["size"] or story.DEMO_SIZE,
+            seed=options["seed"],
+            exact=options["exact"],
+            threads=options["threads"],
+            workers=options["workers"],
+            tell=verb.progress,
+            begin=lambda name: verb.progress.say(f"  {name}: {show.MEANING[name]}"),
+        )
+        verb.done({"runs": [run.result for run in found.runs]}, lambda: show.demo(found))
+
+
+# --- what every verb shares ---------------------------------------------------------------------------
+
+
+class _verb:
+    """One call of one verb: store, clock, progress, and the one JSON object."""
+
+    def __init__(self, options: dict[str, Any]) -> None:
+        self._json: bool = options["as_json"]
+        self.progress = Progress(options["quiet"])
+        self._watch: Any = None
+        if options["store"]:
+            os.environ["FROSTLINE_STORE"] = options["store"]
+
+    def __enter__(self) -> _verb:
+        signal.signal(signal.SIGTERM, _leave)
+        return self
+
+    def start(self) -> None:
+        """Begin to count seconds: everything is imported."""
+        from frostline.timing import Stopwatch
+
+        self._watch = Stopwatch()
+
+    def done(self, result: dict[str, Any], show: Callable[[], None]) -> None:
+        """Print the result, as JSON or for a person."""
+        self.progress.close()
+        if self._json:
+            print(
+                json.dumps({"schema": SCHEMA, **result, "seconds": self._watch.seconds}, ensure_ascii=False)
+            )
+        else:
+            show()
+
+    def __exit__(self, kind: Any, error: BaseException | None, trace: Any) -> None:
+        self.progress.close()
+        match error:
+            case KeyboardInterrupt():
+                self._end("Interrupted. What is finished is kept; the same command goes on.", 130)
+            case FrostlineError():
+                self._end(str(error), error.exit_code)
+            case OSError():  # a disk that is full, a folder that can't be written
+                self._end(f"{error.filename or 'A file'}: {error.strerror or error}.", 1)
+
+    def _end(self, message: str, code: int) -> None:
+        print(message, file=sys.stderr)
+        if self._json:
+            print(json.dumps({"schema": SCHEMA, "error": message, "exit_code": code}, ensure_ascii=False))
+        sys.stdout.flush()
+        raise SystemExit(code)
+
+
+def _leave(number: int, frame: Any) -> None:
+    raise SystemExit(128 + number)
+
+
+def main() -> None:
+    """Run the command line."""
+    cli(prog_name="frostline")

@@ -1,0 +1,93 @@
+"""Live progress on standard error: a bar with an ETA on a terminal, a line now and then elsewhere."""
+
+from __future__ import annotations
+
+import sys
+import time
+from types import TracebackType
+
+WORDS = {
+    "index": "Reading the images' bytes",
+    "hash": "Reading the images' bytes",
+    "copies": "Looking for copies",
+    "check": "Decoding each image once",
+    "features": "Computing frozen features",
+    "train": "Training",
+    "predict": "Predicting",
+}
+LINE_EVERY_S = 10.0  # where standard error is a file, a line this often
+
+
+class Progress:
+    """Called as `tell(what, done, total)`; prints nothing when quiet."""
+
+    def __init__(self, quiet: bool) -> None:
+        self._quiet = quiet
+        self._bar: object | None = None
+        self._task: object | None = None
+        self._what = ""
+        self._started = self._printed = time.monotonic()
+
+    def __enter__(self) -> Progress:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def __call__(self, what: str, done: int, total: int) -> None:
+        """Show that `done` of `total` are done."""
+        if self._quiet:
+            return
+        if sys.stderr.isatty():
+            self._draw(what, done, total)
+        else:
+            self._line(what, done, total)
+
+    def say(self, text: str) -> None:
+        """Print a line to standard error, past the bar."""
+        if not self._quiet:
+            self.close()
+            print(text, file=sys.stderr, flush=True)
+
+    def close(self) -> None:
+        """Take the bar away."""
+        if self._bar is not None:
+            self._bar.stop()  # type: ignore[attr-defined]
+            self._bar = None
+            self._what = ""
+
+    def _draw(self, what: str, done: int, total: int) -> None:
+        from rich.console import Console
+        from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemainingColumn
+        from rich.progress import Progress as Bar
+
+        if self._bar is None or what != self._what:
+            self.close()
+            self._bar = Bar(
+                TextColumn("  {task.description}"),
+                BarColumn(),
+                MofNCompleteColumn(),
+                TextColumn("left"),
+                TimeRemainingColumn(),
+                console=Console(stderr=True),
+                transient=True,
+            )
+            self._bar.start()
+            self._task = self._bar.add_task(WORDS.get(what, what), total=total)
+            self._what = what
+        self._bar.update(self._task, completed=done, total=total)  # type: ignore[attr-defined]
+
+    def _line(self, what: str, done: int, total: int) -> None:
+        now = time.monotonic()
+        if what != self._what:
+            self._what, self._started, self._printed = what, now, now
+        if now - self._printed >= LINE_EVERY_S and 0 < done < total:
+            left = (now - self._started) / done * (total - done)
+            print(
+                f"  {WORDS.get(what, what)}: {done} of {total}, about {left:.0f} s left",
+                file=sys.stderr,
+                flush=True,
+            )
+            self._printed = now

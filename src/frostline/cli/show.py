@@ -1,0 +1,232 @@
+"""What a person sees: tables and sentences. Nothing here computes a figure."""
+
+from __future__ import annotations
+
+import csv
+import math
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+from rich.console import Console
+from rich.table import Table
+
+from frostline import strategy as strategies
+
+if TYPE_CHECKING:
+    from frostline.backbone import Backbone
+    from frostline.dataset import Manifest
+    from frostline.prediction import Predictions
+    from frostline.story import Baseline, Demo
+    from frostline.training import Run
+
+DEMO_OPENING = (
+    "frostline demo: EfficientNet-Lite0, trained on ImageNet photographs, meets 8 × 8 handwritten digits.\n"
+    "10 training images a class, 1,000 held-out images to test on, everything on this machine:"
+)
+MEANING = {
+    "linear_probe": "the network stays as it is; only a linear classifier on its features is solved for",
+    "top_k(2)": "the last two stages and the head learn, the bottom stays frozen",
+    "lp_ft": "the head starts from the probe, then everything learns",
+    "full": "everything learns from the first step",
+}
+TABLE_ROWS = 40  # predictions a terminal shows before it says how many more there are
+
+
+def _out() -> Console:
+    return Console(soft_wrap=False)
+
+
+def percent(value: float) -> str:
+    """A fraction as people read it."""
+    return f"{100 * value:.1f} %"
+
+
+def size(value_bytes: float) -> str:
+    """Bytes as people read them."""
+    return f"{value_bytes / 1e6:,.0f} MB"
+
+
+def data_lines(data: Manifest) -> str:
+    """What was found, in a few lines."""
+    counts = [len(data.part(name)) for name in ("train", "val", "test")]
+    found = f"{len(data.samples):,} images in {len(data.classes)} classes: "
+    lines = [found + "{:,} to train, {:,} to choose by, {:,} to test.".format(*counts)]
+    lines += data.notes
+    if data.set_aside:
+        lines.append(f"{len(data.set_aside)} files cannot be used and are set aside:")
+        lines += [f"  {item.path}: {item.reason}" for item in data.set_aside[:20]]
+        if len(data.set_aside) > 20:
+            lines.append(f"  … and {len(data.set_aside) - 20} more (in the study's manifest.jsonl)")
+    return "\n".join(lines)
+
+
+def run(done: Run) -> None:
+    """One run's figures."""
+    out, found = _out(), done.result
+    table = Table(title=f"{found['strategy']} on {found['model']}", title_justify="left")
+    for name in ("", "accuracy", "95 % interval", "balanced", "images"):
+        table.add_column(name, justify="right" if name else "left")
+    table.add_row(
+        "test",
+        percent(found["accuracy"]),
+        f"{percent(found['low'])} – {percent(found['high'])}",
+        percent(found["balanced_accuracy"]),
+        f"{found['n_test']:,}",
+    )
+    if found["val_accuracy"] is not None:
+        table.add_row("val", percent(found["val_accuracy"]), "", "", f"{found['n_val']:,}")
+    table.add_row("always the commonest class", percent(found["majority"]), "", "", "")
+    out.print(table)
+    out.print(_classes(found["per_class"]))
+    out.print(
+        f"{found['trainable_parameters']:,} parameters learned, {found['seconds']:.1f} s, "
+        f"{size(found['peak_memory_bytes'])} at the peak."
+    )
+    for line in _remarks(found):
+        out.print(line)
+    out.print(f"\nNext: frostline predict {found['study']} YOUR_IMAGES", highlight=False)
+
+
+def _classes(per_class: dict[str, dict[str, float]]) -> Table:
+    table = Table()
+    for name in ("class", "precision", "recall", "test images"):
+        table.add_column(name, justify="left" if name == "class" else "right")
+    for name, row in per_class.items():
+        table.add_row(name, percent(row["precision"]), percent(row["recall"]), f"{row['images']:,}")
+    return table
+
+
+def _remarks(found: dict[str, object]) -> list[str]:
+    lines = []
+    if found.get("flip_test"):
+        word = "on" if found["flip"] == "horizontal" else "off"
+        lines.append(f"Flips are {word}: the images were asked (see result.json, flip_test).")
+    if isinstance(found["test_looks"], int) and found["test_looks"] > 1:
+        lines.append(
+            f"{found['test_looks']} configurations have looked at this test part. Choose between them by "
+            "val_accuracy: the best of several test figures is too good."
+        )
+    return lines
+
+
+def predictions(found: Predictions, written: str | None) -> None:
+    """The answers, or where they were written."""
+    out = _out()
+    if written:
+        out.print(f"{len(found.rows):,} predictions of run {found.run} written to {written}", highlight=False)
+    else:
+        table = Table("image", "label", "probability", title=f"run {found.run}", title_justify="left")
+        for row in found.rows[:TABLE_ROWS]:
+            for rank, (label, probability) in enumerate(row.top):
+                table.add_row(row.path if rank == 0 else "", label, percent(probability))
+        out.print(table)
+        if len(found.rows) > TABLE_ROWS:
+            out.print(f"… and {len(found.rows) - TABLE_ROWS:,} more: --output FILE.csv writes them all.")
+    for path, reason in found.unreadable:
+        out.print(f"not readable: {path}: {reason}", highlight=False)
+
+
+def write_predictions(found: Predictions, path: str) -> None:
+    """Write path, label, probability (a row per label with --top)."""
+    with open(path, "w", newline="", encoding="utf-8") as file:
+        writer = csv.writer(file)
+        writer.writerow(["path", "label", "probability"])
+        for row in found.rows:
+            writer.writerows([row.path, label, f"{probability:.6g}"] for label, probability in row.top)
+
+
+def cut_marks(stage_count: int) -> dict[str, int]:
+    """Where each named strategy cuts a network of so many stages (its last phase's cut)."""
+    marks = {}
+    for text in strategies.NAMED:
+        segments = strategies.schedule(strategies.parse(text), stages=stage_count, images=1000, batch=32)
+        marks[text] = min((s.cut for s in segments), default=stage_count - 1)
+    return marks
+
+
+def stages(backbone: Backbone, marks: dict[str, int], picture: str | None) -> None:
+    """The network from stem to head."""
+    from frostline import drawing
+
+    out = _out()
+    out.print(drawing.text(backbone, marks))
+    for note in backbone.notes:
+        out.print(note)
+    if picture:
+        out.print(f"Drawn to {picture}", highlight=False)
+
+
+def demo(found: Demo) -> None:
+    """The one table, and in plain words what happened."""
+    out = _out()
+    table = Table(title="Handwritten digits, 10 training images a class", title_justify="left")
+    for name in ("strategy", "what was trainable", "accuracy", "95 % interval", "seconds", "peak memory"):
+        table.add_column(name, justify="left" if name in ("strategy", "what was trainable") else "right")
+    for done in found.runs:
+        r = done.result
+        table.add_row(
+            r["strategy"],
+            _trainable(r),
+            percent(r["accuracy"]),
+            f"{percent(r['low'])} – {percent(r['high'])}",
+            f"{r['seconds']:.1f}",
+            size(r["peak_memory_bytes"]),
+        )
+    table.add_section()
+    for row in (found.majority, found.pixels):
+        table.add_row(
+            row.name,
+            "no network",
+            percent(row.accuracy),
+            f"{percent(row.low)} – {percent(row.high)}",
+            f"{row.seconds:.1f}",
+            "",
+        )
+    out.print(table)
+    for line in _what_happened([r.result for r in found.runs], found.pixels):
+        out.print(line)
+    out.print("\nWith your own pictures, one folder per class:", highlight=False)
+    out.print('  frostline train photos/ --strategy "top_k(2)"', highlight=False)
+    out.print(f"  frostline predict {found.study} {found.study}/digits/3", highlight=False)
+
+
+def _trainable(result: dict[str, object]) -> str:
+    where = {"head": "head only", "stem": "everything"}.get(str(result["cut"]), f"from {result['cut']} on")
+    return f"{where}, {result['trainable_parameters']:,} weights"
+
+
+def _what_happened(results: Sequence[dict[str, Any]], pixels: Baseline) -> list[str]:
+    """Plain words about the table; differences inside the noise are called that."""
+    best = max(results, key=lambda r: r["accuracy"])
+    probe = next((r for r in results if r["strategy"] == "linear_probe"), best)
+    gain = best["accuracy"] - probe["accuracy"]
+    lines = []
+    if best is probe:
+        lines.append("Nothing beat the linear probe: here the frozen features were enough.")
+    else:
+        verdict = "a real gain" if gain > _noise(best, probe) else "within the noise of this test"
+        lines.append(
+            f"Frozen features alone reached {percent(probe['accuracy'])}; {best['strategy']} reached "
+            f"{percent(best['accuracy'])}, {100 * gain:+.1f} points: {verdict}. Digits are far from the "
+            "photographs the network knows, which is where thawing layers tends to pay."
+        )
+    against = best["accuracy"] - pixels.accuracy
+    margin = math.hypot((pixels.high - pixels.low) / 2, (best["high"] - best["low"]) / 2)
+    if abs(against) <= margin:
+        lines.append(
+            f"An SVM that never saw a network reached {percent(pixels.accuracy)}: too close to call. "
+            "For tiny, centred digits raw pixels are already good features."
+        )
+    elif against < 0:
+        lines.append(
+            f"An SVM that never saw a network did better, {percent(pixels.accuracy)}: for tiny, centred "
+            "digits raw pixels are very good features. Photographs are another matter."
+        )
+    else:
+        lines.append(f"All beside an SVM on raw pixels, which reached {percent(pixels.accuracy)}.")
+    return lines
+
+
+def _noise(one: dict[str, float], other: dict[str, float]) -> float:
+    """Half-widths of two 95 % intervals, added as independent errors."""
+    return math.hypot((one["high"] - one["low"]) / 2, (other["high"] - other["low"]) / 2)

@@ -1,0 +1,16 @@
+"""Labelled images, however they arrive, as one Manifest with three parts of fixed roles.
+
+sources ── folders · tables · objects      what each way of handing over images says
+decoding                                   the one decoder: any file to upright RGB, or why not
+memory ── indexing ── copies               digests and damage remembered; what looks alike
+folding ── splitting ── parts              units never separated; who is held out
+written ── manifest ── loading             the result, kept and made
+"""
+
+from __future__ import annotations
+
+from frostline.dataset.decoding import find_images, open_image
+from frostline.dataset.loading import load_data
+from frostline.dataset.manifest import PARTS, Conflict, Manifest, Sample, SetAside
+
+__all__ = ["PARTS", "Conflict", "Manifest", "Sample", "SetAside", "find_images", "load_data", "open_image"]

@@ -1,0 +1,107 @@
+"""A folder per class, or train/ val/ test/ with a folder per class inside each."""
+
+from __future__ import annotations
+
+import unicodedata
+from pathlib import Path
+
+from frostline.dataset.decoding import find_images, is_hidden, missing_message, suffixes, walk_files
+from frostline.dataset.sources import Found, Source, listing, part_named
+from frostline.errors import DataError
+
+
+def read_folder(root: Path) -> Source:
+    """List a folder of labelled images; the class is the name of the first folder below the root or the part.
+
+    Raises:
+        DataError: there are no class folders, or parts and classes are mixed up.
+    """
+    if not root.is_dir():
+        raise DataError(missing_message(root))
+    source = Source(root, hint="Only image files inside the class folders count.")
+    inside = _folders(root)
+    parts = _parts(root, inside)
+    if parts:
+        for folder, part in parts:
+            _read_classes(folder, part, source)
+    else:
+        _read_classes(root, "", source)
+    if not source.found:
+        raise DataError(_nothing_found(root, inside))
+    if len(inside) == 1 and len(_folders(inside[0])) > 1 and not parts:
+        raise DataError(
+            f"{root} holds one folder, {inside[0].name}/, which would be the only class. "
+            f"Did you mean {inside[0]}?"
+        )
+    return source
+
+
+def _parts(root: Path, inside: list[Path]) -> list[tuple[Path, str]]:
+    """Return the folders that are parts, or none where they are classes. Raises where they are both."""
+    parts = [(folder, part) for folder in inside if (part := part_named(folder.name))]
+    names = [part for _, part in parts]
+    nested = [folder for folder, _ in parts if _folders(folder)]
+    if "train" not in names or not nested:
+        if len(parts) >= 2:
+            raise DataError(
+                f"{root} has {', '.join(f'{folder.name}/' for folder, _ in parts)} but no class folders "
+                "under train/; expected train/CLASS/image.jpg."
+            )
+        return []
+    others = [folder.name for folder in inside if not part_named(folder.name)]
+    if others and len(parts) >= 2:
+        raise DataError(
+            f"{root} mixes parts ({', '.join(folder.name for folder, _ in parts)}) with other folders "
+            f"({', '.join(others[:5])}); expected either train/ val/ test/ or a folder per class. "
+            "Move the others out."
+        )
+    if len(set(names)) < len(names):
+        raise DataError(
+            f"{root} has two folders for one part: {', '.join(folder.name for folder, _ in parts)}."
+        )
+    return [] if others else parts
+
+
+def _read_classes(folder: Path, part: str, source: Source) -> None:
+    """Add every file of every class folder; image files beside them have no label and are set aside."""
+    assert source.root is not None
+    for child in sorted(folder.iterdir()):
+        if is_hidden(child.name):
+            continue
+        if child.is_dir():
+            _read_class(child, part, source)
+        elif child.suffix.lower() in suffixes():
+            path = child.relative_to(source.root).as_posix()
+            source.aside.append((Found(path, ""), "lies outside the class folders, so it has no label"))
+
+
+def _read_class(folder: Path, part: str, source: Source) -> None:
+    assert source.root is not None
+    label = unicodedata.normalize("NFC", folder.name)  # macOS spells é as two characters
+    files = walk_files(folder)
+    source.found += [Found(file.relative_to(source.root).as_posix(), label, split=part) for file in files]
+    if not files:
+        source.notes.append(f"The folder {folder.relative_to(source.root).as_posix()} is empty.")
+
+
+def _folders(folder: Path) -> list[Path]:
+    return sorted(child for child in folder.iterdir() if child.is_dir() and not is_hidden(child.name))
+
+
+def _nothing_found(root: Path, inside: list[Path]) -> str:
+    """Say why a folder holds no labelled image, with the nearest thing that would do."""
+    files = [child for child in sorted(root.iterdir()) if child.is_file() and not is_hidden(child.name)]
+    tables = [file for file in files if file.suffix.lower() in (".csv", ".parquet")]
+    expected = " Expected a folder per class (cats/, dogs/), or train/ val/ test/ with those inside."
+    if tables:
+        return f"{root} holds no class folders.{expected} Did you mean the table {tables[0]}?"
+    if inside:
+        names = listing([f"{folder.name}/" for folder in inside])
+        return f"{root} holds folders, but not one file inside them:{names}\n{expected.strip()}"
+    try:
+        loose = len(find_images(root))
+    except DataError:
+        return f"{root} is empty: it holds no images.{expected}"
+    parent = root.resolve().parent
+    guess = f" Did you mean {str(parent)!r}?" if len(_folders(parent)) > 1 else ""
+    return f"{root} holds {loose} image(s) but no class folders, so they have no labels.{expected}{guess}"

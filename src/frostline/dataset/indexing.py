@@ -1,0 +1,192 @@
+"""The first look at every image: its digest, and what its header gives away.
+
+Files that are remembered and unchanged (path, size, time) are not read again. Images are held one at a time.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import time
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from io import BytesIO
+from pathlib import Path
+from typing import TypeVar
+
+import numpy as np
+from PIL import Image
+
+from frostline.dataset import decoding
+from frostline.dataset.copies import Likeness, likeness, mark_of
+from frostline.dataset.memory import FileKey, Known, Memory
+from frostline.dataset.sources import Found, Source
+from frostline.errors import DamagedImage
+
+# Files looked at between two transactions: about a second of hashing, and one in BATCH_ROWS statements.
+CHUNK_IMAGES = 500
+
+# A file changed this recently may change once more without its time showing it: FAT keeps even seconds only.
+RACY_NS = 2_000_000_000
+
+Progress = Callable[[str, int, int], None]
+T = TypeVar("T")
+R = TypeVar("R")
+
+
+@dataclass(slots=True)
+class Indexed:
+    """One image and what it turned out to be."""
+
+    found: Found
+    digest: str = ""
+    fault: str = ""  # why it cannot be used; "" = nothing seen so far
+    key: FileKey | None = None  # set where the file had to be read
+
+
+def index(
+    source: Source, memory: Memory, progress: Progress | None = None, workers: int = 0
+) -> list[Indexed]:
+    """Return every image of a source with its digest, or with the reason why it cannot be used."""
+    images: list[Indexed] = []
+    for start in range(0, len(source.found), CHUNK_IMAGES):
+        chunk = source.found[start : start + CHUNK_IMAGES]
+        if source.items:
+            fresh = [_of_item(found, source) for found in chunk]
+        else:
+            fresh = _of_files(chunk, source.root or Path(), memory, workers)
+        _add_known_faults(fresh, memory)
+        images += fresh
+        if progress:
+            progress("indexing", len(images), len(source.found))
+    return images
+
+
+def likeness_of(
+    source: Source,
+    images: Sequence[Indexed],
+    memory: Memory,
+    progress: Progress | None = None,
+    workers: int = 0,
+) -> Likeness:
+    """Compare all images by their marks, decoding those not marked yet; damage found on the way is noted."""
+    first: dict[str, Indexed] = {}
+    for image in images:
+        if not image.fault:
+            first.setdefault(image.digest, image)
+    waiting, marks, faults = list(first.values()), dict[str, bytes](), dict[str, str]()
+    for start in range(0, len(waiting), CHUNK_IMAGES):
+        for known in _marked(waiting[start : start + CHUNK_IMAGES], source, memory, workers):
+            marks[known.digest], faults[known.digest] = known.mark, known.fault
+        if progress:
+            progress("looking for copies", min(start + CHUNK_IMAGES, len(waiting)), len(waiting))
+    for image in images:
+        image.fault = image.fault or faults.get(image.digest, "")
+    return likeness({digest: mark for digest, mark in marks.items() if not faults[digest]})
+
+
+def _marked(chunk: Sequence[Indexed], source: Source, memory: Memory, workers: int) -> list[Known]:
+    """Return the marks of a chunk, from memory or by decoding."""
+    known = memory.contents_of(image.digest for image in chunk)
+    new = [image for image in chunk if image.digest not in known or not known[image.digest].mark]
+    if source.items:
+        workers = 0  # the person's own code may not bear threads
+    looks = in_threads(lambda image: _mark(image, source), new, workers)
+    memory.remember(contents=[look for look in looks if look.decoded])
+    known.update({look.digest: look for look in looks})
+    return [known[image.digest] for image in chunk]
+
+
+def _mark(image: Indexed, source: Source) -> Known:
+    """Decode one image for its mark; a file that changed since it was indexed gets none."""
+    try:
+        if source.items:
+            content = source.items(image.found.path)
+        else:
+            content = decoding.read_bytes((source.root or Path()) / image.found.path)
+            if hashlib.sha256(content).hexdigest() != image.digest:
+                return Known(image.digest, decoded=False)
+        return Known(image.digest, decoded=True, mark=mark_of(content))
+    except DamagedImage as error:
+        return Known(image.digest, decoded=True, fault=str(error))
+
+
+def pixel_digest(image: Image.Image) -> str:
+    """Return the SHA-256 of decoded pixels and their shape, (H, W, 3), for images without a file."""
+    pixels = np.asarray(image)
+    return hashlib.sha256(repr(pixels.shape).encode("ascii") + pixels.tobytes()).hexdigest()
+
+
+def in_threads(work: Callable[[T], R], things: Sequence[T], workers: int) -> list[R]:
+    """Map `work` over `things` in `workers` threads (hashing and decoding release the lock), or here."""
+    if workers < 1:
+        return [work(thing) for thing in things]
+    with ThreadPoolExecutor(workers) as pool:
+        return list(pool.map(work, things))
+
+
+def _of_files(chunk: Sequence[Found], root: Path, memory: Memory, workers: int) -> list[Indexed]:
+    """Look at a chunk of files, reading those that are not remembered."""
+    keys = [_key(root / found.path) for found in chunk]
+    known = memory.digests_of([key for key in keys if isinstance(key, FileKey)])
+
+    def look(pair: tuple[Found, FileKey | str]) -> Indexed:
+        found, key = pair
+        if isinstance(key, str):
+            return Indexed(found, fault=key)
+        return Indexed(found, known[key]) if key in known else _of_file(found, root / found.path, key)
+
+    images = in_threads(look, list(zip(chunk, keys, strict=True)), workers)
+    settled = time.time_ns() - RACY_NS
+    read = [image for image in images if image.key and image.digest]
+    memory.remember(
+        files=[(image.key, image.digest) for image in read if image.key and image.key.mtime_ns < settled],
+        contents=[Known(image.digest, decoded=False, fault=image.fault) for image in read if image.fault],
+    )
+    return images
+
+
+def _of_file(found: Found, path: Path, key: FileKey) -> Indexed:
+    """Read one file's bytes and header."""
+    try:
+        with open(path, "rb") as file:
+            digest = hashlib.file_digest(file, "sha256").hexdigest()
+            file.seek(0)
+            return Indexed(found, digest, decoding.header_fault(file), key)
+    except OSError as error:
+        return Indexed(found, fault=f"cannot be read ({error.strerror or error})")
+
+
+def _key(path: Path) -> FileKey | str:
+    """Return what tells a file's content without reading it, or why it cannot be read."""
+    fault = decoding.file_fault(path)
+    if fault:
+        return fault
+    try:
+        status = path.stat()
+    except OSError as error:
+        return f"cannot be read ({error.strerror or error})"
+    return FileKey(os.fsencode(path), status.st_size, status.st_mtime_ns)
+
+
+def _of_item(found: Found, source: Source) -> Indexed:
+    """Look at one image that was handed over in memory."""
+    assert source.items is not None
+    try:
+        content = source.items(found.path)
+        if isinstance(content, bytes):
+            return Indexed(
+                found, hashlib.sha256(content).hexdigest(), decoding.header_fault(BytesIO(content))
+            )
+        return Indexed(found, pixel_digest(decoding.decode(content)), decoding.size_fault(*content.size))
+    except DamagedImage as error:
+        return Indexed(found, fault=str(error))
+
+
+def _add_known_faults(images: Sequence[Indexed], memory: Memory) -> None:
+    """Add what earlier looks found out about the same contents, damage in the pixels included."""
+    known = memory.contents_of(image.digest for image in images if image.digest)
+    for image in images:
+        if not image.fault and image.digest in known:
+            image.fault = known[image.digest].fault

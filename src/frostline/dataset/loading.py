@@ -1,0 +1,222 @@
+"""`load_data`: any source of labelled images in, one Manifest out. `load_data` reads as the list of steps."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from frostline.dataset import objects
+from frostline.dataset.copies import NOTHING_ALIKE, Likeness
+from frostline.dataset.decoding import missing_message
+from frostline.dataset.folders import read_folder
+from frostline.dataset.indexing import Indexed, Progress, index, likeness_of
+from frostline.dataset.manifest import Manifest, Sample, SetAside, demand_training_images
+from frostline.dataset.memory import Memory
+from frostline.dataset.parts import Split, Wish, split
+from frostline.dataset.sources import Source, listing
+from frostline.dataset.tables import read_table
+from frostline.errors import DataError, UsageError, did_you_mean
+
+TABLE_SUFFIXES = (".csv", ".parquet")
+
+
+def load_data(
+    source: Any,
+    *,
+    seed: int = 0,
+    test: float = 0.2,
+    val: float = 0.2,
+    strict: bool = False,
+    near_copies: bool = True,
+    progress: Progress | None = None,
+    workers: int = 0,
+) -> Manifest:
+    """Read labelled images from wherever they are and split them into train, val and test.
+
+    Args:
+        source: A folder with a folder per class, or with train/ val/ test/ inside; a CSV or Parquet table of
+            `path,label[,split][,group]`; a torch `Dataset` of (image, label); a Hugging Face `Dataset` or
+            `DatasetDict`.
+        seed: Decides, with each image's content, which part it goes to.
+        test: Share of all images to test on, where the source has no test part.
+        val: Share of the remaining images to choose on, where the source has no val part.
+        strict: Refuse where any image would be set aside.
+        near_copies: Look for near copies, which decodes every image once (milliseconds; remembered).
+        progress: Called now and then with (what, done, total).
+        workers: Threads for reading and decoding files; 0 = none besides this one.
+
+    Raises:
+        DataError: the data cannot be used; the message says what was found and what to do.
+        UsageError: a share is not in 0 ≤ share < 1.
+    """
+    _demand_shares(test=test, val=val)
+    read = _source_of(source)
+    memory = Memory()
+    usable = index(read, memory, progress, workers)
+    alike = likeness_of(read, usable, memory, progress, workers) if near_copies else NOTHING_ALIKE
+    usable = [image for image in usable if not _moved_aside(image, read)]
+    _demand_classes(read, usable)
+    near = _positions(usable, alike.near)
+    outcome = split(
+        [image.found for image in usable], [image.digest for image in usable], near, Wish(seed, test, val)
+    )
+    read.aside += [(usable[i].found, reason) for i, reason in sorted(outcome.reasons.items())]
+    _demand_whole(read, strict)
+    return _manifest(read, usable, outcome, alike, memory)
+
+
+def _demand_shares(**shares: float) -> None:
+    wrong = [f"{name}={share!r}" for name, share in shares.items() if not 0 <= share < 1]
+    if wrong:
+        raise UsageError(f"Found {', '.join(wrong)}; expected a share of the images, from 0 up to but not 1.")
+
+
+def _source_of(source: Any) -> Source:
+    """List what `source` holds. Raises `DataError` where it is nothing of the kind."""
+    if isinstance(source, str | Path):
+        return _source_at(Path(source).expanduser())
+    if objects.is_hugging_face(source):
+        return objects.read_hugging_face(source)
+    if objects.is_indexable(source):
+        return objects.read_torch(source)
+    raise DataError(
+        f"Found a {type(source).__name__}; expected the path of a folder, a .csv or a .parquet, "
+        "a torch Dataset with a length, or a Hugging Face Dataset."
+    )
+
+
+def _source_at(path: Path) -> Source:
+    if not path.exists():
+        raise DataError(missing_message(path))
+    if path.is_dir():
+        return read_folder(path)
+    if path.suffix.lower() not in TABLE_SUFFIXES:
+        raise DataError(
+            f"{path} is a single file; expected a folder with a folder per class, or a table ending in "
+            f"{' or '.join(TABLE_SUFFIXES)}.{did_you_mean(path.suffix.lower(), TABLE_SUFFIXES)}"
+        )
+    return read_table(path)
+
+
+def _moved_aside(image: Indexed, read: Source) -> bool:
+    """Whether an image cannot be used; if so it is listed as set aside."""
+    if image.fault:
+        read.aside.append((image.found, image.fault))
+    return bool(image.fault)
+
+
+def _demand_classes(read: Source, usable: Sequence[Indexed]) -> None:
+    """Raise `DataError` unless two classes have images."""
+    labels = sorted({image.found.label for image in usable})
+    if len(labels) > 1:
+        return
+    lost = [f"{found.path} {reason}" for found, reason in read.aside]
+    because = f" Set aside:{listing(lost)}" if lost else ""
+    hint = f" {read.hint}" if read.hint else ""
+    if not labels:
+        raise DataError(f"Not one of {len(lost)} images can be used.{hint}{because}")
+    raise DataError(
+        f"Found one class, {labels[0]!r}, with {len(usable)} image(s); expected two or more, "
+        f"since there is nothing to tell apart.{hint}{because}"
+    )
+
+
+def _demand_whole(read: Source, strict: bool) -> None:
+    if strict and read.aside:
+        lines = [f"{found.path} {reason}" for found, reason in read.aside]
+        raise DataError(
+            f"{len(lines)} image(s) would be set aside, and strict was asked for:{listing(lines)}\n"
+            "Repair or remove them, or load without strict."
+        )
+
+
+def _positions(usable: Sequence[Indexed], pairs: Sequence[tuple[str, str]]) -> list[tuple[int, int]]:
+    """Return pairs of digests as pairs of positions, each that of the first image with the digest."""
+    first: dict[str, int] = {}
+    for position, image in enumerate(usable):
+        first.setdefault(image.digest, position)
+    return [(first[one], first[other]) for one, other in pairs]
+
+
+def _manifest(
+    read: Source, usable: Sequence[Indexed], outcome: Split, alike: Likeness, memory: Memory
+) -> Manifest:
+    samples = tuple(
+        Sample(image.found.path, image.found.label, image.digest, image.found.group, part)
+        for image, part in zip(usable, outcome.parts, strict=True)
+        if part
+    )
+    set_aside = tuple(SetAside(found.path, found.label, reason) for found, reason in read.aside)
+    classes = tuple(sorted({sample.label for sample in samples}))
+    demand_training_images(samples, classes, set_aside)
+    near, suspects = _named(samples, alike.near), _named(samples, alike.suspects)
+    notes = [
+        _summary(samples, classes),
+        *read.notes,
+        *outcome.notes,
+        *_about_copies(samples, near, suspects, alike.cut_short),
+        *_about_losses(read, classes),
+        memory.trouble,
+    ]
+    return Manifest(
+        root=read.root,
+        samples=samples,
+        classes=classes,
+        set_aside=set_aside,
+        conflicts=tuple(outcome.conflicts),
+        near_copies=near,
+        suspects=suspects,
+        notes=tuple(note for note in notes if note),
+        items=read.items,
+    )
+
+
+def _named(samples: Sequence[Sample], pairs: Sequence[tuple[str, str]]) -> tuple[tuple[str, str], ...]:
+    """Return pairs of digests as pairs of paths, each that of the first sample with the digest."""
+    first: dict[str, str] = {}
+    for sample in samples:
+        first.setdefault(sample.digest, sample.path)
+    return tuple((first[one], first[other]) for one, other in pairs if one in first and other in first)
+
+
+def _summary(samples: Sequence[Sample], classes: Sequence[str]) -> str:
+    parts = [sample.split for sample in samples]
+    counts = ", ".join(
+        f"{parts.count(part)} {part}" for part in dict.fromkeys(("train", "val", "test", *parts))
+    )
+    return f"{len(samples)} images in {len(classes)} classes: {counts}."
+
+
+def _about_copies(
+    samples: Sequence[Sample],
+    near: Sequence[tuple[str, str]],
+    suspects: Sequence[tuple[str, str]],
+    cut_short: bool,
+) -> list[str]:
+    """Say how many copies there are, exact and near."""
+    exact = len(samples) - len({sample.digest for sample in samples})
+    notes = [f"{exact} image(s) are exact copies of another; copies stay in one part."] if exact else []
+    if suspects:
+        more = ", and there are more than are listed" if cut_short else ""
+        notes.append(
+            f"{len(suspects)} pair(s) look alike, {len(near)} so much that they stay in one part{more}."
+        )
+    return notes
+
+
+def _about_losses(read: Source, classes: Sequence[str]) -> list[str]:
+    """Say how many images were set aside, which classes that emptied, and which differ by case alone."""
+    notes = [f"{len(read.aside)} image(s) set aside; each is listed with its reason."] if read.aside else []
+    gone = sorted({found.label for found, _ in read.aside} - set(classes) - {""})
+    notes += [f"The class {label!r} has no usable image left and is not learnt." for label in gone]
+    spelt: dict[str, str] = {}
+    for label in classes:
+        other = spelt.setdefault(_plain(label), label)
+        if other != label:
+            notes.append(f"The classes {other!r} and {label!r} differ in case or spaces only: are they one?")
+    return notes
+
+
+def _plain(label: str) -> str:
+    return "".join(label.casefold().split())

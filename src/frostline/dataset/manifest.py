@@ -1,0 +1,297 @@
+"""The Manifest: every labelled image's reference, label, content digest, group and part. It never changes.
+
+What a manifest knows without the images is here; what it does with them (`read`, `checked`) passes through
+`decoding` and `memory`. How it is found, split and kept on disk: `loading`, `splitting`, `written`.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections import Counter
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import astuple, dataclass, field, replace
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from PIL import Image
+
+from frostline import places
+from frostline.dataset import decoding, folding, written
+from frostline.dataset.memory import Known, Memory
+from frostline.errors import DamagedImage, DataError
+
+PARTS = ("train", "val", "test")
+
+# Images decoded between two writes to the memory and two calls of `progress`: a second or less of work.
+CHECK_CHUNK_IMAGES = 128
+
+Progress = Callable[[str, int, int], None]
+Items = Callable[[str], "Image.Image | bytes"]  # "dataset[12]" → the image, or its file's bytes
+
+
+@dataclass(frozen=True, slots=True)
+class Sample:
+    """One usable image."""
+
+    path: str  # relative to the manifest's root, with forward slashes; else absolute, or "dataset[12]"
+    label: str
+    digest: str  # SHA-256, hex: of the file's bytes, or of decoded pixels and shape where there is no file
+    group: str  # "" = the image stands alone
+    split: str  # one of PARTS
+
+
+@dataclass(frozen=True, slots=True)
+class SetAside:
+    """One image that is not used, and why."""
+
+    path: str
+    label: str
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class Conflict:
+    """Identical images that carry different labels. They are kept out of val and test."""
+
+    digest: str
+    paths: tuple[str, ...]
+    labels: tuple[str, ...]  # one for each path
+
+
+@dataclass(frozen=True)
+class Manifest:
+    """Labelled images, split into parts with fixed roles: train learns, val chooses, test reports."""
+
+    root: Path | None
+    samples: tuple[Sample, ...]
+    classes: tuple[str, ...]  # sorted
+    set_aside: tuple[SetAside, ...] = ()
+    conflicts: tuple[Conflict, ...] = ()
+    near_copies: tuple[tuple[str, str], ...] = ()  # pairs of paths that are kept in one part
+    suspects: tuple[tuple[str, str], ...] = ()  # every pair of paths that look alike, `near_copies` included
+    notes: tuple[str, ...] = ()  # plain sentences for the person
+    items: Items | None = field(default=None, compare=False, repr=False)  # images handed over in memory
+
+    def part(self, name: str) -> tuple[Sample, ...]:
+        """Return the samples of one part, in the manifest's order. Raises `DataError` for another name."""
+        if name not in PARTS:
+            raise DataError(f"There is no part {name!r}; there are {', '.join(PARTS)}.")
+        return tuple(sample for sample in self.samples if sample.split == name)
+
+    @cached_property
+    def counts(self) -> dict[str, dict[str, int]]:
+        """How many images each class has in each part: `counts["cat"]["train"]`."""
+        found = Counter((sample.label, sample.split) for sample in self.samples)
+        return {label: {part: found[label, part] for part in PARTS} for label in self.classes}
+
+    def targets(self, samples: Sequence[Sample]) -> np.ndarray:
+        """Return each sample's index into `classes`: (N,), int64."""
+        index = {label: position for position, label in enumerate(self.classes)}
+        return np.array([index[sample.label] for sample in samples], dtype=np.int64)
+
+    def units(self, samples: Sequence[Sample]) -> np.ndarray:
+        """Return an id per sample, (N,), int64; samples that share one must never be separated."""
+        return np.array([self._unit_of_path[sample.path] for sample in samples], dtype=np.int64)
+
+    def folds(self, samples: Sequence[Sample], k: int, seed: int) -> list[tuple[np.ndarray, np.ndarray]]:
+        """Return up to `k` pairs (learn, hold) of positions into `samples`: stratified, units kept whole.
+
+        Fewer where classes or units do not allow `k`; none where nothing can be held out at all.
+        """
+        return folding.folds(self.targets(samples), self.units(samples), k, seed)
+
+    def read(self, sample: Sample) -> Image.Image:
+        """Return a sample's image as upright RGB of 8 bits a channel.
+
+        Raises:
+            DamagedImage: its pixels cannot be decoded; the digest is remembered as damaged.
+            DataError: the file has changed or gone since it was indexed.
+        """
+        try:
+            return self._decoded(sample)
+        except DamagedImage as error:
+            Memory().remember(contents=[Known(sample.digest, decoded=True, fault=str(error))])
+            raise DamagedImage(f"{sample.path} {error}") from error
+
+    def checked(self, progress: Progress | None = None) -> Manifest:
+        """Decode every image that is not known to be sound; return a manifest without the damaged ones.
+
+        Raises:
+            DataError: a class is left without a training image.
+        """
+        faults = self._faults(progress)
+        if not faults:
+            return self
+        damaged = [sample for sample in self.samples if sample.digest in faults]
+        moved = [SetAside(sample.path, sample.label, faults[sample.digest]) for sample in damaged]
+        kept = tuple(sample for sample in self.samples if sample.digest not in faults)
+        demand_training_images(kept, self.classes, moved)
+        note = f"{len(moved)} more image(s) set aside: damaged, as decoding showed."
+        left = replace(self, samples=kept, set_aside=(*self.set_aside, *moved), notes=(*self.notes, note))
+        return left._without_pairs_of({sample.path for sample in damaged})
+
+    @cached_property
+    def digest(self) -> str:
+        """SHA-256 over contents, labels and groups; order, names and root have no say."""
+        return _digest_rows((sample.digest, sample.label, sample.group) for sample in self.samples)
+
+    @cached_property
+    def split_digest(self) -> str:
+        """SHA-256 over contents, labels, groups and the part each image is in."""
+        return _digest_rows(
+            (sample.digest, sample.label, sample.group, sample.split) for sample in self.samples
+        )
+
+    @cached_property
+    def test_digest(self) -> str:
+        """SHA-256 over the test part's contents and labels."""
+        return _digest_rows((sample.digest, sample.label) for sample in self.part("test"))
+
+    def to_json(self) -> str:
+        """Return the manifest as JSON Lines: a header, then a sample a line. `items` is left out."""
+        kept = ("classes", "near_copies", "suspects", "notes")
+        header = {
+            "root": None if self.root is None else str(self.root),
+            "digest": self.digest,
+            "split_digest": self.split_digest,
+            "set_aside": [astuple(gone) for gone in self.set_aside],
+            "conflicts": [astuple(conflict) for conflict in self.conflicts],
+            **{name: getattr(self, name) for name in kept},
+        }
+        return written.text_of(header, (astuple(sample) for sample in self.samples))
+
+    @staticmethod
+    def from_json(text: str) -> Manifest:
+        """Read what `to_json` wrote; the images need not be there.
+
+        Raises:
+            DataError: it is something else, was cut short or was changed.
+        """
+        header, rows = written.parse(text)
+        try:
+            manifest = _built(header, rows)
+            whole = (manifest.digest, manifest.split_digest) == (header["digest"], header["split_digest"])
+        except (KeyError, TypeError, ValueError) as error:
+            raise DataError(f"This manifest is damaged ({error!r}): load the data again.") from error
+        if not whole:
+            raise DataError(
+                "This manifest was cut short or edited (its digest differs): load the data again."
+            )
+        return manifest
+
+    def write(self, path: str | Path) -> None:
+        """Write `to_json` to a file, whole or not at all."""
+        places.write_atomically(Path(path), self.to_json().encode("ascii"))
+
+    @staticmethod
+    def load(path: str | Path) -> Manifest:
+        """Read a file that `write` left. Raises `DataError` where it is missing, cut short or changed."""
+        return Manifest.from_json(written.read_text(Path(path)))
+
+    @cached_property
+    def _unit_of_path(self) -> dict[str, int]:
+        ids = folding.unit_ids(
+            [sample.group for sample in self.samples],
+            [sample.digest for sample in self.samples],
+            self._positions(self.near_copies),
+        )
+        return {sample.path: int(unit) for sample, unit in zip(self.samples, ids, strict=True)}
+
+    def _positions(self, pairs: Iterable[tuple[str, str]]) -> list[tuple[int, int]]:
+        position = {sample.path: index for index, sample in enumerate(self.samples)}
+        return [
+            (position[one], position[other]) for one, other in pairs if one in position and other in position
+        ]
+
+    def _decoded(self, sample: Sample) -> Image.Image:
+        """Decode one sample. Raises `DamagedImage` with the reason alone, `DataError` where it changed."""
+        content = self._content(sample)
+        if isinstance(content, bytes) and hashlib.sha256(content).hexdigest() != sample.digest:
+            raise DataError(f"{sample.path} has changed since it was indexed: load the data again.")
+        return decoding.decode(content)
+
+    def _content(self, sample: Sample) -> Image.Image | bytes:
+        if self.items is not None:
+            return self.items(sample.path)
+        if self.root is None:
+            raise DataError(
+                f"{sample.path} was handed over in Python and is not kept here: load the same dataset again."
+            )
+        path = self.root / sample.path
+        fault = decoding.file_fault(path)
+        if fault:
+            raise DataError(f"{path} {fault}, but was there when it was indexed: load the data again.")
+        return decoding.read_bytes(path)
+
+    def _faults(self, progress: Progress | None) -> dict[str, str]:
+        """Return the reason of every damaged digest, decoding what is not known yet."""
+        first = {sample.digest: sample for sample in reversed(self.samples)}
+        memory = Memory()
+        known = memory.contents_of(first)
+        faults = {digest: known[digest].fault for digest in first if digest in known and known[digest].fault}
+        waiting = [
+            sample for digest, sample in first.items() if digest not in known or not known[digest].decoded
+        ]
+        for start in range(0, len(waiting), CHECK_CHUNK_IMAGES):
+            seen = [self._look(sample) for sample in waiting[start : start + CHECK_CHUNK_IMAGES]]
+            memory.remember(contents=seen)
+            faults.update({look.digest: look.fault for look in seen if look.fault})
+            if progress:
+                progress("decoding", min(start + CHECK_CHUNK_IMAGES, len(waiting)), len(waiting))
+        return faults
+
+    def _look(self, sample: Sample) -> Known:
+        try:
+            self._decoded(sample)
+        except DamagedImage as error:
+            return Known(sample.digest, decoded=True, fault=str(error))
+        return Known(sample.digest, decoded=True)
+
+    def _without_pairs_of(self, gone: set[str]) -> Manifest:
+        def left(pairs: tuple[tuple[str, str], ...]) -> tuple[tuple[str, str], ...]:
+            return tuple(pair for pair in pairs if not gone & set(pair))
+
+        return replace(self, near_copies=left(self.near_copies), suspects=left(self.suspects))
+
+
+def demand_training_images(
+    samples: Iterable[Sample], classes: Sequence[str], set_aside: Sequence[SetAside]
+) -> None:
+    """Raise `DataError` naming every class that has no training image."""
+    learnt = {sample.label for sample in samples if sample.split == "train"}
+    missing = [label for label in classes if label not in learnt]
+    if not missing:
+        return
+    lost = [f"{gone.path} {gone.reason}" for gone in set_aside if gone.label in missing][:5]
+    raise DataError(
+        f"No training image for {', '.join(map(repr, missing))}; every class needs at least one. "
+        "Add images, correct the label or its split, or leave the class out."
+        + (" Set aside: " + "; ".join(lost) + "." if lost else "")
+    )
+
+
+def _digest_rows(rows: Iterable[tuple[str, ...]]) -> str:
+    """Return the SHA-256 of a bag of rows, whatever their order."""
+    whole = hashlib.sha256()
+    for line in sorted(json.dumps(row, separators=(",", ":")) for row in rows):
+        whole.update(line.encode("ascii") + b"\n")
+    return whole.hexdigest()
+
+
+def _built(header: dict[str, Any], rows: list[list[str]]) -> Manifest:
+    """Build a manifest from the lines of `Manifest.to_json`."""
+    return Manifest(
+        root=None if header["root"] is None else Path(header["root"]),
+        samples=tuple(Sample(*row) for row in rows),
+        classes=tuple(header["classes"]),
+        set_aside=tuple(SetAside(*row) for row in header["set_aside"]),
+        conflicts=tuple(
+            Conflict(name, tuple(paths), tuple(labels)) for name, paths, labels in header["conflicts"]
+        ),
+        near_copies=tuple((one, other) for one, other in header["near_copies"]),
+        suspects=tuple((one, other) for one, other in header["suspects"]),
+        notes=tuple(header["notes"]),
+    )

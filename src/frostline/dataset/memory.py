@@ -1,0 +1,131 @@
+"""What is known of files and images from earlier looks, kept by digest in one SQLite file.
+
+Two tables: `files` says which content a path of this size and time held; `contents` says what that content
+turned out to be (sound, damaged and why, its perceptual mark). Forgetting any of it costs time, never
+correctness: where the store cannot be used, `trouble` says so once and every answer is "not known".
+Safe with several processes at once (write-ahead log, a time-out, no connection kept open).
+"""
+
+from __future__ import annotations
+
+import sqlite3
+from collections.abc import Callable, Iterable, Sequence
+from contextlib import closing
+from dataclasses import dataclass
+from typing import Any
+
+import PIL
+
+from frostline import places
+
+# Raise when a table changes shape or a mark (`copies.mark_of`) changes meaning: a new file is then begun.
+FORMAT = 1
+
+# Another Pillow may read what this one could not, and the other way round.
+DECODER = f"pillow {PIL.__version__}"
+
+# How long to wait for another process's write; ours take milliseconds, so this is generous.
+TIMEOUT_S = 20.0
+
+# SQLite's oldest limit on the `?` of one statement is 999; stay below it.
+BATCH_ROWS = 500
+
+TABLES = """
+CREATE TABLE IF NOT EXISTS files (
+    path BLOB PRIMARY KEY, size_bytes INTEGER, mtime_ns INTEGER, digest BLOB) WITHOUT ROWID;
+CREATE TABLE IF NOT EXISTS contents (
+    digest BLOB PRIMARY KEY, decoder TEXT, decoded INTEGER, fault TEXT, mark BLOB) WITHOUT ROWID;
+"""
+
+
+@dataclass(frozen=True, slots=True)
+class Known:
+    """What an earlier look found in one content."""
+
+    digest: str
+    decoded: bool  # its pixels were decoded, not its header alone
+    fault: str = ""  # why it is not usable, in words; "" means nothing wrong was seen
+    mark: bytes = b""  # `copies.mark_of`, where it was computed
+
+
+@dataclass(frozen=True, slots=True)
+class FileKey:
+    """What tells that a file has not changed since the last look, without reading it."""
+
+    path: bytes
+    size_bytes: int
+    mtime_ns: int
+
+
+class Memory:
+    """The store of digests. Every method answers "not known" where the store cannot be used."""
+
+    def __init__(self) -> None:
+        self.trouble = ""  # one sentence for the person, once something went wrong
+
+    def digests_of(self, keys: Sequence[FileKey]) -> dict[FileKey, str]:
+        """Return the digest of every file that is known and unchanged."""
+        wanted = {key.path: key for key in keys}
+        found: dict[FileKey, str] = {}
+        for path, size_bytes, mtime_ns, digest in self._select("files", "path", list(wanted)):
+            key = wanted[path]
+            if (size_bytes, mtime_ns) == (key.size_bytes, key.mtime_ns):
+                found[key] = digest.hex()
+        return found
+
+    def contents_of(self, digests: Iterable[str]) -> dict[str, Known]:
+        """Return what this decoder found in each content, where it has been seen."""
+        wanted = [bytes.fromhex(digest) for digest in dict.fromkeys(digests)]
+        rows = self._select("contents", "digest", wanted)
+        return {
+            digest.hex(): Known(digest.hex(), bool(decoded), fault, mark)
+            for digest, decoder, decoded, fault, mark in rows
+            if decoder == DECODER
+        }
+
+    def remember(self, files: Iterable[tuple[FileKey, str]] = (), contents: Iterable[Known] = ()) -> None:
+        """Write both kinds of rows in one transaction."""
+        file_rows = [(key.path, key.size_bytes, key.mtime_ns, bytes.fromhex(digest)) for key, digest in files]
+        content_rows = [
+            (bytes.fromhex(known.digest), DECODER, known.decoded, known.fault, known.mark)
+            for known in contents
+        ]
+
+        def write(connection: sqlite3.Connection) -> None:
+            connection.executemany("INSERT OR REPLACE INTO files VALUES (?, ?, ?, ?)", file_rows)
+            connection.executemany("INSERT OR REPLACE INTO contents VALUES (?, ?, ?, ?, ?)", content_rows)
+
+        if file_rows or content_rows:
+            self._run(write)
+
+    def _select(self, table: str, column: str, values: list[bytes]) -> list[Any]:
+        """Return the rows of `table` whose `column` is among `values`."""
+        rows: list[Any] = []
+
+        def read(connection: sqlite3.Connection) -> None:
+            for start in range(0, len(values), BATCH_ROWS):
+                batch = values[start : start + BATCH_ROWS]
+                marks = ",".join("?" * len(batch))
+                rows.extend(connection.execute(f"SELECT * FROM {table} WHERE {column} IN ({marks})", batch))
+
+        if values:
+            self._run(read)
+        return rows
+
+    def _run(self, work: Callable[[sqlite3.Connection], None]) -> None:
+        """Do `work` in one transaction, unless the store has failed or fails now."""
+        if self.trouble:
+            return
+        try:
+            path = places.folder("digests") / f"digests-{FORMAT}.sqlite"
+            with closing(sqlite3.connect(path, timeout=TIMEOUT_S)) as connection:
+                connection.execute("PRAGMA journal_mode=WAL")
+                connection.execute("PRAGMA synchronous=NORMAL")
+                connection.executescript(TABLES)
+                with connection:
+                    work(connection)
+        except (sqlite3.Error, OSError, ValueError, TypeError, AttributeError) as error:
+            self.trouble = (
+                f"The memory of earlier looks under {places.home() / 'digests'} could not be used ({error}); "
+                "everything was read afresh. If it is broken, delete that folder: it holds nothing else."
+            )

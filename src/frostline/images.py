@@ -1,0 +1,129 @@
+"""From samples to batches of pixels: decoded once where memory allows, augmented view by view.
+
+A batch is uint8 of shape (n, 3, size, size). It holds (position, view) pairs: view 0 is the checkpoint's
+evaluation transform, view 1, 2, … are seeded augmentations.
+"""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
+
+import numpy as np
+import psutil
+import torch
+from PIL import Image
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset
+
+from frostline.augment import Policy, SeededView, build
+from frostline.backbone import Preprocessing
+from frostline.dataset import Manifest, Sample
+
+# Decoded pictures may take this share of the memory that is free when a run begins. What is over it is
+# decoded again in each epoch.
+KEPT_SHARE = 0.15
+
+Item = tuple[int, int]  # (position in the samples, view)
+
+
+class Images(Dataset[Tensor]):
+    """The pixels of some samples of a manifest, under one preprocessing and one augmentation policy."""
+
+    def __init__(
+        self,
+        manifest: Manifest,
+        samples: Sequence[Sample],
+        preprocessing: Preprocessing,
+        *,
+        policy: Policy | None = None,
+        custom: Callable[[Image.Image], Any] | None = None,
+        seed: int = 0,
+    ) -> None:
+        self.manifest = manifest
+        self.samples = tuple(samples)
+        self.preprocessing = preprocessing
+        self.policy = policy or Policy("none")
+        transform = build(self.policy, preprocessing, custom)
+        self._view = SeededView(transform, seed, foreign=custom is not None)
+        self._decoded: dict[int, Image.Image] = {}
+        self._still: dict[int, Tensor] = {}  # view 0, which every epoch would compute anew
+        self._room = int(psutil.virtual_memory().available * KEPT_SHARE)
+
+    def __len__(self) -> int:
+        return len(self.samples)
+
+    def __getitem__(self, item: Item) -> Tensor:
+        """Return one view, uint8 of shape (3, size, size). Raises `DamagedImage`."""
+        position, view = item
+        if view == 0 or (self.policy.name == "none" and self.policy.flip == "none"):
+            return self._evaluation(position)
+        return self._view(self._image(position), self.samples[position].digest, view)
+
+    def _evaluation(self, position: int) -> Tensor:
+        found = self._still.get(position)
+        if found is None:
+            found = self.preprocessing.crop(self._image(position))
+            if self._take(found.numel()):
+                self._still[position] = found
+        return found
+
+    def _image(self, position: int) -> Image.Image:
+        found = self._decoded.get(position)
+        if found is None:
+            found = self.manifest.read(self.samples[position])
+            if self.policy.name != "none" and self._take(3 * found.width * found.height):
+                self._decoded[position] = found
+        return found
+
+    def _take(self, size_bytes: int) -> bool:
+        if size_bytes > self._room:
+            return False
+        self._room -= size_bytes
+        return True
+
+    def batches(self, items: Sequence[Sequence[Item]], workers: int = 0) -> Iterator[Tensor]:
+        """Yield one uint8 tensor (n, 3, size, size) per list of items, in order.
+
+        `workers` processes decode ahead; the pixels don't depend on how many there are.
+        """
+        if workers == 0:
+            for batch in items:
+                yield torch.stack([self[item] for item in batch])
+            return
+        loader: DataLoader[Tensor] = DataLoader(
+            self,
+            batch_sampler=items,  # type: ignore[arg-type]
+            num_workers=workers,
+            collate_fn=torch.stack,
+            worker_init_fn=_one_thread,
+        )
+        with warnings.catch_warnings():  # torch counts cores, and can't know that these wait for disks
+            warnings.filterwarnings("ignore", message="This DataLoader will create")
+            yield from loader
+
+    def evaluation(self, batch: int, workers: int = 0) -> Iterator[Tensor]:
+        """Yield view 0 of every sample, in order."""
+        chunks = [range(i, min(i + batch, len(self))) for i in range(0, len(self), batch)]
+        return self.batches([[(position, 0) for position in chunk] for chunk in chunks], workers)
+
+    @property
+    def targets(self) -> np.ndarray[Any, np.dtype[np.int64]]:
+        """Class indices, shape (samples,)."""
+        return np.asarray(self.manifest.targets(self.samples))
+
+
+def _one_thread(_: int) -> None:
+    torch.set_num_threads(1)
+
+
+def contact_sheet(images: Images, *, count: int = 16, columns: int = 4) -> Image.Image:
+    """Return one picture of `count` augmented training images, as the network will see them."""
+    side = images.preprocessing.size
+    shown = [(i % len(images), 1 + i // len(images)) for i in range(count)]
+    sheet = Image.new("RGB", (columns * side, -(-count // columns) * side))
+    for place, item in enumerate(shown):
+        picture = Image.fromarray(images[item].permute(1, 2, 0).numpy())
+        sheet.paste(picture, ((place % columns) * side, (place // columns) * side))
+    return sheet

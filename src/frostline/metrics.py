@@ -1,0 +1,125 @@
+"""How good predictions are, and how sure we may be of it. Imports no torch.
+
+The figures are scikit-learn's. Probabilities have shape (images, classes) and rows that sum to 1;
+targets are class indices of shape (images,). Everything returned is a fraction 0–1 (log loss: nats).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from frostline.errors import UsageError, did_you_mean
+
+Floats = NDArray[np.float64]
+Ints = NDArray[np.int64]
+
+METRICS = ("accuracy", "balanced_accuracy", "macro_f1", "auroc", "log_loss")
+BOOTSTRAPS = 1000  # resamples of an interval by group; its own noise is then about a twentieth of its width
+
+
+def score(metric: str, targets: Ints, probabilities: Floats) -> float:
+    """Return one metric, as users read it (a lower log loss is better). `nan` where it is undefined."""
+    from sklearn import metrics as sk
+
+    known = np.arange(probabilities.shape[1])
+    guesses = probabilities.argmax(axis=1)
+    match metric:
+        case "accuracy":
+            return float((guesses == targets).mean())
+        case "balanced_accuracy":
+            return float(np.mean([(guesses[targets == c] == c).mean() for c in np.unique(targets)]))
+        case "macro_f1":
+            return float(sk.f1_score(targets, guesses, labels=np.unique(targets), average="macro"))
+        case "auroc":
+            return _auroc(targets, probabilities)
+        case "log_loss":
+            return float(sk.log_loss(targets, _rows(probabilities), labels=known))
+    raise UsageError(
+        f"Unknown metric {metric!r}.{did_you_mean(metric, METRICS)} Known: {', '.join(METRICS)}."
+    )
+
+
+def goodness(metric: str, targets: Ints, probabilities: Floats) -> float:
+    """Return `score`, turned so that higher is better: what choices are made by."""
+    value = score(metric, targets, probabilities)
+    return -value if metric == "log_loss" else value
+
+
+def _rows(probabilities: Floats) -> Floats:
+    """Rows that sum to 1 in double precision, none of them 0: what a log needs."""
+    clipped = np.clip(probabilities.astype(np.float64), 1e-15, 1.0)
+    return np.asarray(clipped / clipped.sum(axis=1, keepdims=True))
+
+
+def _auroc(targets: Ints, probabilities: Floats) -> float:
+    """Mean over the classes present of the area under one-against-the-rest curves."""
+    from sklearn.metrics import roc_auc_score
+
+    areas = [
+        roc_auc_score(targets == c, probabilities[:, c])
+        for c in np.unique(targets)
+        if 0 < (targets == c).sum() < len(targets)
+    ]
+    return float(np.mean(areas)) if areas else float("nan")
+
+
+def interval(
+    targets: Ints, guesses: Ints, units: Sequence[int] | Ints | None = None, seed: int = 0
+) -> tuple[float, float]:
+    """Return a 95 % interval of the accuracy.
+
+    Wilson's where every image stands alone. Where `units` ties images together (one patient, copies),
+    whole units are resampled: images of one unit are not independent evidence.
+    """
+    right = guesses == targets
+    if units is None or len(np.unique(units)) == len(right):
+        from scipy.stats import binomtest
+
+        found = binomtest(int(right.sum()), len(right)).proportion_ci(method="wilson")
+        return float(found.low), float(found.high)
+    _, index = np.unique(np.asarray(units), return_inverse=True)
+    hits = np.bincount(index, weights=right)
+    sizes = np.bincount(index)
+    drawn = np.random.default_rng(seed).integers(0, len(sizes), size=(BOOTSTRAPS, len(sizes)))
+    means = hits[drawn].sum(axis=1) / sizes[drawn].sum(axis=1)
+    low, high = np.quantile(means, [0.025, 0.975])
+    return float(low), float(high)
+
+
+def summary(classes: Sequence[str], targets: Ints, probabilities: Floats) -> dict[str, Any]:
+    """Return what is always given: every metric, the majority class's accuracy, and each class's figures."""
+    from sklearn.metrics import precision_recall_fscore_support
+
+    guesses = probabilities.argmax(axis=1)
+    labels = np.arange(len(classes))
+    precision, recall, _, support = precision_recall_fscore_support(
+        targets, guesses, labels=labels, zero_division=0.0
+    )
+    per_class = {
+        name: {"precision": float(p), "recall": float(r), "images": int(n)}
+        for name, p, r, n in zip(classes, precision, recall, support, strict=True)
+    }
+    figures: dict[str, Any] = {name: score(name, targets, probabilities) for name in METRICS}
+    return {**figures, "majority": float(np.bincount(targets).max() / len(targets)), "per_class": per_class}
+
+
+def softmax(logits: NDArray[Any], temperature: float = 1.0) -> Floats:
+    """Return probabilities from logits of shape (images, classes)."""
+    from scipy.special import softmax as sp_softmax
+
+    return np.asarray(sp_softmax(logits.astype(np.float64) / temperature, axis=1))
+
+
+def fit_temperature(logits: NDArray[Any], targets: Ints) -> float:
+    """Return the temperature that minimises log loss (Guo et al., arXiv 1706.04599), within 0.05–20."""
+    from scipy.optimize import minimize_scalar
+
+    def loss(log_t: float) -> float:
+        return score("log_loss", targets, softmax(logits, float(np.exp(log_t))))
+
+    found = minimize_scalar(loss, bounds=(np.log(0.05), np.log(20.0)), method="bounded")
+    return float(np.exp(found.x))

@@ -1,0 +1,156 @@
+"""How numbers are computed on this machine: device, threads, precision, memory format.
+
+What a timing decides is decided once, written into the study as its *numeric plan* before the first
+step, and obeyed on resume and repeat.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import json
+import platform
+import statistics
+import time
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager
+from dataclasses import asdict, dataclass, replace
+from typing import Any, Literal
+
+import torch
+from torch import Tensor, nn
+
+from frostline import places
+
+Precision = Literal["float32", "bfloat16"]
+
+
+@dataclass(frozen=True)
+class NumericPlan:
+    """Everything that may change bits or speed but not the meaning of a run."""
+
+    device: str
+    threads: int
+    precision: Precision
+    channels_last: bool
+    reason: str
+
+    def as_dict(self) -> dict[str, Any]:
+        """The plan as plain data."""
+        return asdict(self)
+
+    @classmethod
+    def from_dict(cls, found: dict[str, Any]) -> NumericPlan:
+        """Read a plan back."""
+        return cls(**found)
+
+    def place(self, model: nn.Module) -> nn.Module:
+        """Move a model to the device, in the memory format of the plan."""
+        model = model.to(self.device)
+        return model.to(memory_format=torch.channels_last) if self.channels_last else model
+
+    def batch(self, pixels: Tensor, normalise: Callable[[Tensor], Tensor]) -> Tensor:
+        """Turn uint8 pixels (n, 3, s, s) into the network's float32 input on the device."""
+        x = normalise(pixels.to(self.device))
+        return x.contiguous(memory_format=torch.channels_last) if self.channels_last else x
+
+    def autocast(self) -> AbstractContextManager[Any]:
+        """The context a forward pass runs in."""
+        if self.precision == "bfloat16":
+            return torch.autocast(torch.device(self.device).type, dtype=torch.bfloat16)
+        return contextlib.nullcontext()
+
+
+def device() -> str:
+    """Return the best device torch has."""
+    if torch.cuda.is_available():
+        return "cuda"
+    return "mps" if torch.backends.mps.is_available() else "cpu"
+
+
+@contextlib.contextmanager
+def threads(count: int) -> Iterator[None]:
+    """Run with `count` torch threads, and give back what was set before."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(count)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
+
+
+def exact_plan(threads_: int | None = None) -> NumericPlan:
+    """Float32 and no timed choice: two runs of one command agree bit for bit on one machine."""
+    return NumericPlan(device(), threads_ or torch.get_num_threads(), "float32", True, "asked for: --exact")
+
+
+# bfloat16 must be this much faster before it is taken: below that a timing of a few steps can't tell.
+WORTH_IT = 1.1
+REPEATS = 3
+
+
+def timed_plan(what: str, step: Callable[[NumericPlan], None], threads_: int | None = None) -> NumericPlan:
+    """Return the faster of float32 and bfloat16, by timing `step` (one training step) under each.
+
+    `what` names the step: a ratio measured once on this machine is remembered under that name.
+    Channels-last is taken wherever the device is a CPU or CUDA: convolutions there run on it natively.
+    """
+    where, count = device(), threads_ or torch.get_num_threads()
+    base = NumericPlan(where, count, "float32", where != "mps", "")
+    if not _has_bfloat16(where):
+        return replace(base, reason=f"no fast bfloat16 on this {where}")
+    ratio = _remembered(
+        f"{what} on {where} {_processor()} threads {count} torch {torch.__version__}", step, base
+    )
+    precision: Precision = "bfloat16" if ratio >= WORTH_IT else "float32"
+    return replace(
+        base, precision=precision, reason=f"bfloat16 takes a step {ratio:.2f} × as fast as float32"
+    )
+
+
+def _remembered(key: str, step: Callable[[NumericPlan], None], base: NumericPlan) -> float:
+    """Return float32's seconds over bfloat16's for a step; measured, or read from an earlier run."""
+    name = f"{hashlib.sha256(key.encode()).hexdigest()[:24]}.json"
+    try:
+        return float(json.loads((places.home() / "rates" / name).read_text())["ratio"])
+    except (OSError, ValueError, KeyError, TypeError):
+        pass  # not measured yet on this machine
+    with threads(base.threads):
+        ratio = _seconds(step, base) / _seconds(step, replace(base, precision="bfloat16"))
+    with contextlib.suppress(OSError):  # a store that can't be written costs a measurement, nothing else
+        text = json.dumps({"key": key, "ratio": round(ratio, 3)})
+        places.write_atomically(places.folder("rates") / name, text.encode())
+    return round(ratio, 3)
+
+
+def _has_bfloat16(where: str) -> bool:
+    if where == "cuda":
+        return bool(torch.cuda.is_bf16_supported())  # type: ignore[no-untyped-call]
+    words = (_cpu_line("flags") + _cpu_line("Features")).split()  # Linux on x86, on ARM
+    return where == "cpu" and any(word in words for word in ("avx512_bf16", "amx_bf16", "bf16"))
+
+
+def _cpu_line(start: str) -> str:
+    """Return a line of Linux's description of the processor; empty elsewhere."""
+    try:
+        with open("/proc/cpuinfo", encoding="ascii", errors="replace") as file:
+            return next((line for line in file if line.startswith(start)), "")
+    except OSError:
+        return ""
+
+
+def _processor() -> str:
+    return _cpu_line("model name").partition(":")[2].strip() or platform.processor()
+
+
+def _seconds(step: Callable[[NumericPlan], None], plan: NumericPlan) -> float:
+    """Median seconds of a step, after one that warms up."""
+    step(plan)
+    taken = []
+    for _ in range(REPEATS):
+        start = time.perf_counter()
+        step(plan)
+        if plan.device == "cuda":
+            torch.cuda.synchronize()
+        taken.append(time.perf_counter() - start)
+    return statistics.median(taken)

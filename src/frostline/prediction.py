@@ -1,0 +1,157 @@
+"""A finished run answers: images in, labels with probabilities out. It needs the study, no training data."""
+
+from __future__ import annotations
+
+import csv
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from safetensors.torch import load_file
+from torch import Tensor, nn
+
+from frostline import metrics, numerics, zoo
+from frostline.backbone import Preprocessing
+from frostline.dataset import find_images, open_image
+from frostline.errors import DamagedImage, DataError, StudyError
+from frostline.heads import build_head
+from frostline.inference import BATCH, Tell
+from frostline.record import RunFolder, Study
+from frostline.strategy import parse
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """One image's answer. `top` holds (label, probability) pairs, the likeliest first."""
+
+    path: str
+    top: tuple[tuple[str, float], ...]
+
+    @property
+    def label(self) -> str:
+        """The likeliest label."""
+        return self.top[0][0]
+
+    @property
+    def probability(self) -> float:
+        """Its probability, 0–1."""
+        return self.top[0][1]
+
+
+@dataclass(frozen=True)
+class Predictions:
+    """The answers, the run that gave them, and the files that could not be read, each with its reason."""
+
+    rows: tuple[Prediction, ...]
+    unreadable: tuple[tuple[str, str], ...]
+    run: str
+
+
+class Predictor:
+    """A run's model, ready to answer."""
+
+    def __init__(self, folder: RunFolder, module: nn.Module | None = None) -> None:
+        config = folder.read("config.json")
+        self.folder = folder
+        self.classes: list[str] = config["classes"]
+        self.preprocessing = Preprocessing.from_dict(config["preprocessing"])
+        self.temperature = float(folder.read("result.json")["temperature"])
+        self.model = load_model(folder, module)
+
+    def __call__(self, pixels: Tensor) -> np.ndarray[tuple[int, int], np.dtype[np.float64]]:
+        """Return probabilities (n, classes) for uint8 pixels (n, 3, size, size)."""
+        plan = numerics.exact_plan()
+        with torch.inference_mode():
+            out = plan.place(self.model)(plan.batch(pixels, self.preprocessing.normalise))
+        return metrics.softmax(out.float().cpu().numpy(), self.temperature)
+
+
+def load_model(folder: RunFolder, module: nn.Module | None = None) -> nn.Module:
+    """Return a run's model as a plain module in eval mode.
+
+    `module` is the architecture for a backbone that was handed over in Python; frostline can't rebuild
+    that one from a name. Raises `StudyError` where weights and architecture differ.
+    """
+    config = folder.read("config.json")
+    classes = len(config["classes"])
+    backbone = zoo.rebuild_backbone(config["source"], module)
+    head = build_head(parse(config["strategy"]).head, backbone.feature_width, classes, seed=0)
+    model = backbone.adapt(classes, head=head)
+    try:
+        model.load_state_dict(load_file(folder.weights))
+    except (OSError, RuntimeError) as error:
+        raise StudyError(f"The weights of run {folder.name} cannot be loaded: {error}") from None
+    return model.eval()
+
+
+def predict(
+    study: str | Path,
+    images: str | Path | Sequence[str | Path],
+    *,
+    run: str | None = None,
+    top: int = 1,
+    module: nn.Module | None = None,
+    tell: Tell | None = None,
+) -> Predictions:
+    """Label images with a run of a study: the best by validation, or the one called `run`.
+
+    `images`: a folder (flat or by class), files, or a CSV with a column `path`. A file that can't be
+    decoded is listed with its reason and stops nothing. Raises `StudyError` or `DataError`.
+    """
+    predictor = Predictor(Study.existing(study).best(run), module)
+    paths = _paths(images)
+    rows: list[Prediction] = []
+    unreadable: list[tuple[str, str]] = []
+    for start in range(0, len(paths), BATCH):
+        good, pixels = [], []
+        for path in paths[start : start + BATCH]:
+            try:
+                pixels.append(predictor.preprocessing.crop(open_image(path)))
+                good.append(str(path))
+            except DamagedImage as error:
+                unreadable.append((str(path), str(error)))
+        if pixels:
+            rows += _top(good, predictor(torch.stack(pixels)), predictor.classes, top)
+        if tell:
+            tell("predict", min(start + BATCH, len(paths)), len(paths))
+    return Predictions(tuple(rows), tuple(unreadable), predictor.folder.name)
+
+
+def _top(
+    paths: Sequence[str],
+    probabilities: np.ndarray[tuple[int, int], np.dtype[np.float64]],
+    classes: Sequence[str],
+    count: int,
+) -> list[Prediction]:
+    order = np.argsort(-probabilities, axis=1, kind="stable")[:, : max(1, min(count, len(classes)))]
+    return [
+        Prediction(path, tuple((classes[c], float(row[c])) for c in best))
+        for path, row, best in zip(paths, probabilities, order, strict=True)
+    ]
+
+
+def _paths(images: str | Path | Sequence[str | Path]) -> list[Path]:
+    given = [images] if isinstance(images, str | Path) else list(images)
+    found: list[Path] = []
+    for item in map(Path, given):
+        if item.suffix.lower() == ".csv" and item.is_file():
+            found += _from_csv(item)
+        else:
+            found += find_images(item)
+    if not found:
+        raise DataError(
+            f"No image found in {', '.join(map(str, given)) or 'nothing'}. Expected a folder or files."
+        )
+    return found
+
+
+def _from_csv(path: Path) -> list[Path]:
+    with open(path, newline="", encoding="utf-8-sig") as file:
+        reader = csv.DictReader(file)
+        if "path" not in (reader.fieldnames or []):
+            raise DataError(
+                f"{path} has no column 'path'. Found: {', '.join(reader.fieldnames or ['nothing'])}."
+            )
+        return [path.parent / row["path"] for row in reader if row["path"]]

@@ -1,0 +1,223 @@
+"""Heads that are solved for instead of trained: logistic regression and closed-form ridge on features.
+
+Features have shape (n, width), targets (n,). They are centred and divided by one number, their root mean
+square length, never by a spread per feature: folding per-feature standardisation back into a head gives
+features that barely vary on the training set enormous weights, which wake up under augmentation
+(docs/LOG.md 2026-11-23). Imports no torch.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from frostline import metrics
+
+Floats = NDArray[np.float64]
+Ints = NDArray[np.int64]
+Folds = Sequence[tuple[NDArray[np.int64], NDArray[np.int64]]]
+
+# L2 per unit-length feature. The grid spans "prototype-like" to "almost separable"; on six sets with
+# 8 and 40 images a class the choice fell inside it, never at its ends (docs/LOG.md 2026-11-23).
+GRID = (1e-1, 3e-2, 1e-2, 3e-3, 1e-3, 3e-4, 1e-4, 3e-5)
+RIDGE_GRID = (10.0, 3.0, 1.0, 3e-1, 1e-1, 3e-2, 1e-2, 3e-3)
+# L2 is chosen on at most this many images: the choice is stable long before, and folds cost five fits.
+MOST_FOR_CHOICE = 4000
+ITERATIONS = 300
+
+
+@dataclass(frozen=True)
+class Solution:
+    """A linear head: `weight` (classes, width), `bias` (classes,), and how it was chosen."""
+
+    weight: Floats
+    bias: Floats
+    l2: float
+    temperature: float = 1.0
+    cv_score: float | None = None  # goodness of out-of-fold predictions
+
+    def logits(self, features: NDArray[np.floating]) -> Floats:
+        """Return logits (n, classes)."""
+        return np.asarray(features.astype(np.float64) @ self.weight.T + self.bias)
+
+
+@dataclass(frozen=True)
+class Scaled:
+    """Features made ready for solving, once for every L2 that is tried on them.
+
+    With fewer images than features, an L2-penalised linear head lies in the span of the images, so the
+    problem is solved there, exactly, in n instead of `width` dimensions.
+    """
+
+    features: Floats  # (n, min(n, width)): centred, of root mean square length 1
+    share: Floats  # (n,): the images' weights, summing to 1
+    mean: Floats  # (width,)
+    length: float
+    basis: Floats | None  # (n, width): rows span the images
+
+    @classmethod
+    def of(cls, features: NDArray[np.floating], weights: Floats | None = None) -> Scaled:
+        """Centre and scale; an image of weight 2 counts twice in mean and length, too."""
+        raw = features.astype(np.float64)
+        n, width = raw.shape
+        share = np.full(n, 1.0 / n) if weights is None else np.asarray(weights / weights.sum())
+        mean = share @ raw
+        centred = raw - mean
+        length = float(np.sqrt(share @ (centred**2).sum(axis=1))) or 1.0
+        centred /= length
+        if n >= width:
+            return cls(centred, share, mean, length, None)
+        left, sizes, basis = np.linalg.svd(centred, full_matrices=False)
+        return cls(left * sizes, share, mean, length, basis)
+
+    def unfold(self, weight: Floats, bias: Floats, l2: float) -> Solution:
+        """Write the scaling into the head, so that it works on raw features."""
+        raw = (weight if self.basis is None else weight @ self.basis) / self.length
+        return Solution(raw, bias - raw @ self.mean, l2)
+
+
+def _logistic(
+    ready: Scaled, targets: Ints, classes: int, l2: float, smoothing: float, start: Floats | None
+) -> Floats:
+    """Return weight and bias in one row (classes · (width + 1)) that minimise the penalised loss."""
+    from scipy.optimize import minimize
+
+    x, share = ready.features, ready.share
+    wanted = np.eye(classes)[targets] * (1.0 - smoothing) + smoothing / classes
+    width = x.shape[1]
+
+    def objective(flat: Floats) -> tuple[float, Floats]:
+        weight, bias = _unpack(flat, classes, width)
+        logits = x @ weight.T + bias
+        logits -= logits.max(axis=1, keepdims=True)
+        log_p = logits - np.log(np.exp(logits).sum(axis=1, keepdims=True))
+        slope = (np.exp(log_p) - wanted) * share[:, None]
+        loss = -(share @ (wanted * log_p).sum(axis=1)) + 0.5 * l2 * float((weight**2).sum())
+        return loss, np.concatenate([(slope.T @ x + l2 * weight).ravel(), slope.sum(axis=0)])
+
+    begin = np.zeros(classes * (width + 1)) if start is None else start
+    found = minimize(objective, begin, jac=True, method="L-BFGS-B", options={"maxiter": ITERATIONS})
+    return np.asarray(found.x, dtype=np.float64)
+
+
+def _unpack(flat: Floats, classes: int, width: int) -> tuple[Floats, Floats]:
+    return flat[: classes * width].reshape(classes, width), flat[classes * width :]
+
+
+def _ridge(ready: Scaled, targets: Ints, classes: int, l2: float) -> Floats:
+    """Return weight and bias in one row: weighted least squares onto ±1 targets, in closed form."""
+    wanted = 2.0 * np.eye(classes)[targets] - 1.0
+    middle = ready.share @ wanted
+    root = np.sqrt(ready.share)[:, None]
+    x, y = ready.features * root, (wanted - middle) * root
+    weight = np.linalg.solve(x.T @ x + l2 * np.eye(x.shape[1]), x.T @ y).T
+    return np.concatenate([weight.ravel(), middle])
+
+
+SOLVERS = {"logistic": GRID, "ridge": RIDGE_GRID}
+
+
+def path(
+    features: NDArray[np.floating],
+    targets: Ints,
+    classes: int,
+    grid: Sequence[float],
+    *,
+    solver: str = "logistic",
+    smoothing: float = 0.0,
+    weights: Floats | None = None,
+) -> list[Solution]:
+    """Return a head for each L2 of `grid`; each logistic fit starts from the one before."""
+    ready = Scaled.of(features, weights)
+    flat: Floats | None = None
+    found = []
+    for l2 in grid:
+        if solver == "ridge":
+            flat = _ridge(ready, targets, classes, l2)
+        else:
+            flat = _logistic(ready, targets, classes, l2, smoothing, flat)
+        found.append(ready.unfold(*_unpack(flat, classes, ready.features.shape[1]), l2))
+    return found
+
+
+def logistic(
+    features: NDArray[np.floating],
+    targets: Ints,
+    classes: int,
+    *,
+    l2: float,
+    smoothing: float = 0.0,
+    weights: Floats | None = None,
+) -> Solution:
+    """Multinomial logistic regression: mean cross-entropy + l2/2 · |W|², by L-BFGS (scipy).
+
+    `smoothing` softens the labels; `weights` (n,) weigh the images.
+    """
+    return path(features, targets, classes, (l2,), smoothing=smoothing, weights=weights)[0]
+
+
+def ridge(
+    features: NDArray[np.floating], targets: Ints, classes: int, *, l2: float, weights: Floats | None = None
+) -> Solution:
+    """Least squares onto ±1 targets with an L2 penalty."""
+    return path(features, targets, classes, (l2,), solver="ridge", weights=weights)[0]
+
+
+def choose(
+    features: NDArray[np.floating],
+    targets: Ints,
+    classes: int,
+    folds: Folds,
+    *,
+    solver: str = "logistic",
+    metric: str = "accuracy",
+    smoothing: float = 0.0,
+    weights: Floats | None = None,
+) -> Solution:
+    """Fit with the L2 that out-of-fold predictions like best under `metric`.
+
+    `folds` are (train, held-out) positions that keep groups and copies together. Ties go to the stronger
+    penalty. The temperature is fitted on the same out-of-fold logits. Without folds (a class with one
+    image) the middle of the grid is taken.
+    """
+    grid = SOLVERS[solver]
+    if not folds:
+        middle = grid[len(grid) // 2]
+        return path(
+            features, targets, classes, (middle,), solver=solver, smoothing=smoothing, weights=weights
+        )[0]
+    held = np.concatenate([rows for _, rows in folds])
+    logits = _out_of_fold(features, targets, classes, folds, grid, solver, smoothing, weights)
+    scored = []
+    for row, l2 in zip(logits, grid, strict=True):
+        temperature = metrics.fit_temperature(row, targets[held])
+        good = metrics.goodness(metric, targets[held], metrics.softmax(row, temperature))
+        scored.append((good, l2, temperature))
+    best = max(scored, key=lambda entry: (entry[0], entry[1]))
+    upto = [l2 for l2 in grid if l2 >= best[1]]  # the same path, so the same solution
+    found = path(features, targets, classes, upto, solver=solver, smoothing=smoothing, weights=weights)[-1]
+    return Solution(found.weight, found.bias, best[1], best[2], best[0])
+
+
+def _out_of_fold(
+    features: NDArray[np.floating],
+    targets: Ints,
+    classes: int,
+    folds: Folds,
+    grid: Sequence[float],
+    solver: str,
+    smoothing: float,
+    weights: Floats | None,
+) -> Floats:
+    """Return logits (L2s, held-out images, classes), each by a fit that did not see the image."""
+    parts = []
+    for train, held in folds:
+        part = None if weights is None else weights[train]
+        heads = path(
+            features[train], targets[train], classes, grid, solver=solver, smoothing=smoothing, weights=part
+        )
+        parts.append(np.stack([head.logits(features[held]) for head in heads]))
+    return np.concatenate(parts, axis=1)

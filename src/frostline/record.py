@@ -1,0 +1,254 @@
+"""One folder per study: what was run on which data, with what result. Imports no torch.
+
+    STUDY/
+      study.json            format, digests of the data, the split and the test part
+      manifest.jsonl        the images, labels, groups and parts (written by the dataset)
+      runs/<digest>/        one folder per configuration
+        config.json         everything that was asked for; the folder's name is its digest
+        environment.json    versions and machine
+        plan.json           the numeric plan: what a timing decided, obeyed on resume
+        metrics.jsonl       a line per epoch
+        state.safetensors   where an unfinished run goes on (removed at the end)
+        best.safetensors    the weights
+        predictions-val.csv, predictions-test.csv, thumbnails/, augmentation.png
+        result.json         written last: its presence means the run is finished
+
+A study belongs to one data set and one split: figures of two splits must not stand in one table.
+"""
+
+from __future__ import annotations
+
+import csv
+import hashlib
+import io
+import json
+import os
+import platform
+import sys
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+from frostline import places
+from frostline.errors import StudyError, did_you_mean
+
+FORMAT = 1
+PACKAGES = (
+    "frostline",
+    "torch",
+    "torchvision",
+    "timm",
+    "numpy",
+    "scipy",
+    "scikit-learn",
+    "pillow",
+    "safetensors",
+)
+
+
+def digest_of(value: Any) -> str:
+    """SHA-256 over canonical JSON: equal values, equal digests, whatever the order of their keys."""
+    text = json.dumps(value, sort_keys=True, ensure_ascii=True, separators=(",", ":"))
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+@dataclass(frozen=True)
+class RunFolder:
+    """One configuration's folder inside a study."""
+
+    path: Path
+
+    @property
+    def name(self) -> str:
+        """The start of the configuration's digest."""
+        return self.path.name
+
+    @property
+    def finished(self) -> bool:
+        """Whether the run came to its end."""
+        return (self.path / "result.json").is_file()
+
+    @property
+    def weights(self) -> Path:
+        """The best weights, in safetensors."""
+        return self.path / "best.safetensors"
+
+    def write(self, name: str, value: Any) -> None:
+        """Write one JSON file so that no reader ever sees half of it."""
+        places.write_atomically(self.path / name, (json.dumps(value, indent=1) + "\n").encode())
+
+    def read(self, name: str) -> Any:
+        """Read one JSON file of the run. Raises `StudyError` where it is missing or damaged."""
+        return _read_json(self.path / name)
+
+    def metrics(self) -> list[dict[str, Any]]:
+        """Return the lines written so far, up to the first damaged one."""
+        try:
+            lines = (self.path / "metrics.jsonl").read_text().splitlines()
+        except FileNotFoundError:
+            return []
+        found = []
+        for line in lines:
+            try:
+                found.append(json.loads(line))
+            except ValueError:  # a line cut short by a crash: it and what follows are written again
+                break
+        return found
+
+    def write_metrics(self, rows: Iterable[dict[str, Any]]) -> None:
+        """Write all lines (a run's metrics are small; a whole file is never half a line)."""
+        text = "".join(json.dumps(row) + "\n" for row in rows)
+        places.write_atomically(self.path / "metrics.jsonl", text.encode())
+
+    def write_table(self, name: str, header: Sequence[str], rows: Iterable[Sequence[object]]) -> None:
+        """Write one CSV file."""
+        text = io.StringIO()
+        writer = csv.writer(text, lineterminator="\n")
+        writer.writerow(header)
+        writer.writerows(rows)
+        places.write_atomically(self.path / name, text.getvalue().encode())
+
+
+class Study:
+    """A study folder. `open` makes it or checks that it belongs to the same images and split."""
+
+    def __init__(self, path: str | Path) -> None:
+        self.path = Path(path)
+
+    @classmethod
+    def open(cls, path: str | Path, *, data: str, split: str, test: str) -> Study:
+        """Open or begin the study of one data set and split, given by their digests.
+
+        Raises `StudyError` where the folder holds another study, something else, or can't be written.
+        """
+        study = cls(path)
+        try:
+            (study.path / "runs").mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise StudyError(f"The study folder {study.path} cannot be written ({error.strerror}).") from None
+        known = {"format": FORMAT, "data": data, "split": split, "test": test}
+        card = study.path / "study.json"
+        if not card.exists():
+            places.write_atomically(card, (json.dumps(known, indent=1) + "\n").encode())
+            return study
+        study._refuse_other(_read_json(card), known)
+        return study
+
+    @classmethod
+    def existing(cls, path: str | Path) -> Study:
+        """Open a study that must exist already."""
+        study = cls(path)
+        if not (study.path / "study.json").is_file():
+            raise StudyError(
+                f"{study.path} is not a study: it holds no study.json. "
+                "Expected a folder that `frostline train --study` wrote."
+            )
+        return study
+
+    def _refuse_other(self, found: dict[str, Any], expected: dict[str, Any]) -> None:
+        if found.get("format") != expected["format"]:
+            raise StudyError(
+                f"{self.path} was written by another version (format {found.get('format')}, "
+                f"expected {expected['format']}). Take another folder with --study."
+            )
+        if found.get("data") != expected["data"]:
+            raise StudyError(
+                f"{self.path} is a study of other data: images, labels or groups differ. "
+                "Figures of two data sets must not stand in one table. Take another folder with --study."
+            )
+        if found.get("split") != expected["split"]:
+            raise StudyError(
+                f"{self.path} is a study of the same data under another split (other seed or fractions). "
+                "Use the same split, or take another folder with --study."
+            )
+
+    @property
+    def card(self) -> dict[str, Any]:
+        """The study's digests."""
+        return dict(_read_json(self.path / "study.json"))
+
+    def run(self, config: dict[str, Any]) -> RunFolder:
+        """Return this configuration's folder, begun if new."""
+        folder = RunFolder(self.path / "runs" / digest_of(config)[:12])
+        try:
+            folder.path.mkdir(exist_ok=True)
+            if not (folder.path / "config.json").exists():
+                folder.write("config.json", config)
+        except OSError as error:
+            raise StudyError(f"The study folder {self.path} cannot be written ({error.strerror}).") from None
+        return folder
+
+    def runs(self) -> list[RunFolder]:
+        """Return the finished runs, oldest first."""
+        folders = [RunFolder(p) for p in (self.path / "runs").glob("*") if p.is_dir()]
+        done = [folder for folder in folders if folder.finished]
+        return sorted(done, key=lambda f: (f.path / "result.json").stat().st_mtime)
+
+    def best(self, name: str | None = None) -> RunFolder:
+        """Return the run called `name` (or its start), else the best by validation.
+
+        Where no run has a validation part, the newest finished run: the test part must not choose.
+        """
+        runs = self.runs()
+        if not runs:
+            raise StudyError(f"{self.path} holds no finished run yet. Run `frostline train` on it first.")
+        if name is not None:
+            found = [run for run in runs if run.name.startswith(name)]
+            if len(found) != 1:
+                names = [run.name for run in runs]
+                raise StudyError(
+                    f"{len(found)} runs of {self.path} begin with {name!r}.{did_you_mean(name, names)} "
+                    f"Finished runs: {', '.join(names)}."
+                )
+            return found[0]
+        return max(enumerate(runs), key=lambda pair: (_val_goodness(pair[1]), pair[0]))[1]
+
+
+def _val_goodness(run: RunFolder) -> float:
+    value = run.read("result.json").get("val_goodness")
+    return float("-inf") if value is None else float(value)
+
+
+def _read_json(path: Path) -> Any:
+    try:
+        return json.loads(path.read_text())
+    except (OSError, ValueError) as error:
+        raise StudyError(
+            f"{path} cannot be read ({error}). Expected a JSON file written by frostline."
+        ) from None
+
+
+def environment() -> dict[str, Any]:
+    """Return the versions and the machine, as a run keeps them. No name, no path, no address."""
+    versions = {}
+    for name in PACKAGES:
+        try:
+            versions[name] = metadata.version(name)
+        except metadata.PackageNotFoundError:
+            versions[name] = "not installed"
+    return {
+        "python": sys.version.split()[0],
+        "system": platform.system(),
+        "machine": platform.machine(),
+        "cpus": os.cpu_count(),
+        "packages": versions,
+    }
+
+
+def look_at_test(test_digest: str, config_digest: str) -> int:
+    """Note that a configuration saw this test part; return how many different ones have, in any study.
+
+    A figure picked as the best of many looks at one test part is too good; so they are counted.
+    """
+    try:
+        ledger = places.folder("looks") / f"{test_digest}.txt"
+        seen = set(ledger.read_text().split()) if ledger.exists() else set()
+        if config_digest not in seen:
+            with open(ledger, "a", encoding="ascii") as file:
+                file.write(config_digest + "\n")
+            seen.add(config_digest)
+    except OSError:  # a store that can't be written: at least this look
+        return 1
+    return len(seen)

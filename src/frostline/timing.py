@@ -1,0 +1,91 @@
+"""Measures of this process: seconds, and the peak memory of one run among several. Imports no torch."""
+
+from __future__ import annotations
+
+import ctypes
+import sys
+import threading
+import time
+from pathlib import Path
+from types import TracebackType
+
+import psutil
+
+_CLEAR = Path("/proc/self/clear_refs")
+_STATUS = Path("/proc/self/status")
+
+
+def resident_bytes() -> int:
+    """Return the memory this process holds now."""
+    return int(psutil.Process().memory_info().rss)
+
+
+class PeakMemory:
+    """The most memory held inside a `with` block, in bytes above `baseline_bytes`.
+
+    A process's high-water mark never falls by itself, so a second run would inherit the first one's.
+    Linux can reset it (`5` into `/proc/self/clear_refs`, man proc_pid_clear_refs); elsewhere the
+    resident size is sampled every 10 ms, which can miss a short peak.
+    """
+
+    def __init__(self, baseline_bytes: int) -> None:
+        self.baseline_bytes = baseline_bytes
+        self.exact = False
+        self._peak = 0
+        self._stop = threading.Event()
+        self._sampler: threading.Thread | None = None
+
+    def __enter__(self) -> PeakMemory:
+        _give_back()
+        try:
+            _CLEAR.write_text("5")
+            self.exact = True
+        except OSError:
+            self._sampler = threading.Thread(target=self._sample, daemon=True)
+            self._sampler.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._peak = max(self._peak, self._high_water())
+        self._stop.set()
+
+    @property
+    def bytes(self) -> int:
+        """The peak so far above the baseline, never below 0."""
+        peak = max(self._peak, self._high_water()) if not self._stop.is_set() else self._peak
+        return max(0, peak - self.baseline_bytes)
+
+    def _high_water(self) -> int:
+        if not self.exact:
+            return max(self._peak, resident_bytes())
+        for line in _STATUS.read_text().splitlines():
+            if line.startswith("VmHWM:"):
+                return int(line.split()[1]) * 1024
+        return resident_bytes()
+
+    def _sample(self) -> None:
+        while not self._stop.wait(0.01):
+            self._peak = max(self._peak, resident_bytes())
+
+
+def _give_back() -> None:
+    """Ask the C library to return freed pages, so that one run's leavings are not the next one's peak."""
+    if sys.platform == "linux":
+        try:
+            ctypes.CDLL("libc.so.6").malloc_trim(0)
+        except (OSError, AttributeError):  # another C library: nothing to ask
+            return
+
+
+class Stopwatch:
+    """Wall seconds since it was made."""
+
+    def __init__(self) -> None:
+        self._start = time.perf_counter()
+
+    @property
+    def seconds(self) -> float:
+        """Seconds since it was made."""
+        return time.perf_counter() - self._start

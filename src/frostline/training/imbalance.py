@@ -1,0 +1,73 @@
+"""What to do where some classes have many images and others few.
+
+`none`; `weights`: a class's loss counts in inverse proportion to its images; `sampler`: each class is
+drawn equally often; `logit_adjustment`: the loss is taken on logits plus the log prior, so that the
+plain logits are balanced (Menon et al., arXiv 2007.07314).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+from torch.nn import functional as F
+
+from frostline.errors import UsageError, did_you_mean
+
+IMBALANCE = ("none", "weights", "sampler", "logit_adjustment")
+Ints = NDArray[np.int64]
+
+
+@dataclass(frozen=True)
+class Balance:
+    """One way of treating imbalance, for training targets of shape (images,) and a number of classes."""
+
+    kind: str
+    targets: Ints
+    classes: int
+
+    def __post_init__(self) -> None:
+        if self.kind not in IMBALANCE:
+            raise UsageError(
+                f"Unknown imbalance {self.kind!r}.{did_you_mean(self.kind, IMBALANCE)} "
+                f"Known: {', '.join(IMBALANCE)}."
+            )
+
+    @property
+    def counts(self) -> NDArray[np.float64]:
+        """Training images per class, at least 1."""
+        return np.maximum(np.bincount(self.targets, minlength=self.classes), 1).astype(np.float64)
+
+    @property
+    def image_weights(self) -> NDArray[np.float64] | None:
+        """A weight per image for solvers, or None: each class as heavy as any other."""
+        if self.kind not in ("weights", "sampler"):
+            return None
+        return np.asarray(1.0 / self.counts[self.targets])
+
+    @property
+    def log_prior(self) -> NDArray[np.float64]:
+        """Log share of each class in the training part."""
+        return np.asarray(np.log(self.counts / self.counts.sum()))
+
+    def loss(self, logits: Tensor, targets: Tensor, smoothing: float) -> Tensor:
+        """Cross-entropy with this treatment; logits (n, classes) in float32."""
+        weight: Tensor | None = None
+        if self.kind == "weights":
+            inverse = 1.0 / self.counts
+            weight = torch.as_tensor(inverse / inverse.mean(), dtype=logits.dtype, device=logits.device)
+        if self.kind == "logit_adjustment":
+            logits = logits + torch.as_tensor(self.log_prior, dtype=logits.dtype, device=logits.device)
+        return F.cross_entropy(logits, targets, weight=weight, label_smoothing=smoothing)
+
+    def order(self, seed: int) -> NDArray[Any]:
+        """Return positions for one epoch: a permutation, or for `sampler` a balanced draw with return."""
+        rng = np.random.default_rng(seed)
+        if self.kind != "sampler":
+            return rng.permutation(len(self.targets))
+        share = 1.0 / self.counts[self.targets]
+        return rng.choice(len(self.targets), size=len(self.targets), p=share / share.sum())

@@ -1,0 +1,204 @@
+"""The one training loop, over batches of (z, y).
+
+`z` is what the frozen prefix makes of the pixels; at cut 0 it is the pixels themselves. The loss goes
+through the trainable suffix alone. Frozen layers stay in eval mode throughout, through validation too.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from frostline import backbone as bb
+from frostline import metrics
+from frostline.backbone import Backbone
+from frostline.errors import TrainingError
+from frostline.images import Images, Item
+from frostline.inference import Tell, logits
+from frostline.numerics import NumericPlan
+from frostline.record import RunFolder
+from frostline.seeds import derive
+from frostline.strategy import Segment, Settings
+from frostline.training import checkpoint, optimizer
+from frostline.training.imbalance import Balance
+
+# A checkpoint costs a synced write of the whole state. Written at most this often, it takes under 1 % of
+# the time; when it is written changes no bit of the result.
+CHECKPOINT_EVERY_S = 15.0
+
+
+@dataclass(frozen=True)
+class Job:
+    """All that one run's training needs."""
+
+    backbone: Backbone
+    segments: tuple[Segment, ...]
+    settings: Settings
+    train: Images
+    val: Images | None
+    plan: NumericPlan
+    balance: Balance
+    seed: int
+    metric: str
+    workers: int
+    folder: RunFolder
+    tell: Tell | None = None
+
+    @property
+    def steps(self) -> int:
+        """Optimizer steps in all."""
+        return sum(segment.steps for segment in self.segments)
+
+
+def run(job: Job, model: nn.Module) -> checkpoint.Progress:
+    """Train `model` in place, going on where an earlier process stopped; end with the best weights."""
+    state = job.folder.path / "state.safetensors"
+    progress = checkpoint.read(state, model) or checkpoint.Progress()
+    model = job.plan.place(model)
+    rows = _rows_before(job, progress)
+    before: torch.optim.Optimizer | None = None
+    saved = time.monotonic()
+    for index in range(progress.segment, len(job.segments)):
+        before = _prepare(job, model, job.segments[index], before, progress)
+        for epoch in range(progress.epoch, job.segments[index].epochs):
+            row = _epoch(job, model, index, epoch, before, progress)
+            rows.append(row | _validate(job, model, progress, len(rows) + 1))
+            progress.segment, progress.epoch = index, epoch + 1
+            if time.monotonic() - saved > CHECKPOINT_EVERY_S:
+                progress.moments = checkpoint.moments_of(model, before)
+                checkpoint.write(state, model, progress)
+                job.folder.write_metrics(rows)
+                saved = time.monotonic()
+        progress.epoch = 0
+    if progress.best_weights:
+        model.load_state_dict(progress.best_weights)
+    job.folder.write_metrics(rows)
+    return progress
+
+
+def _rows_before(job: Job, progress: checkpoint.Progress) -> list[dict[str, Any]]:
+    """The metrics of the epochs that are done, and no others."""
+    done = sum(s.epochs for s in job.segments[: progress.segment]) + progress.epoch
+    return job.folder.metrics()[:done]
+
+
+def _prepare(
+    job: Job,
+    model: nn.Module,
+    segment: Segment,
+    before: torch.optim.Optimizer | None,
+    progress: checkpoint.Progress,
+) -> torch.optim.Optimizer:
+    """Freeze to the segment's cut and make its optimizer, with the moments of what learned before."""
+    bb.freeze(job.backbone, model, job.backbone.cut(segment.cut), job.settings.bn)
+    made = optimizer.build(job.backbone, model, segment.lr, job.settings, before)
+    checkpoint.give_moments(model, made, progress.moments)
+    progress.moments = {}
+    return made
+
+
+def _epoch(
+    job: Job,
+    model: nn.Module,
+    index: int,
+    epoch: int,
+    opt: torch.optim.Optimizer,
+    progress: checkpoint.Progress,
+) -> dict[str, Any]:
+    """One pass over the training images; returns its line of metrics."""
+    segment = job.segments[index]
+    cut = job.backbone.cut(segment.cut)
+    bb.set_training(job.backbone, model, cut, job.settings.bn)
+    progress.views += 1
+    losses: list[Tensor] = []
+    start, first = time.perf_counter(), epoch * segment.steps_per_epoch
+    frozen = bb.prefix(job.backbone, model, cut)
+    with torch.random.fork_rng(devices=_cuda(job)), bb.suffix(job.backbone, model, cut) as learning:
+        torch.manual_seed(derive(job.seed, "epoch", index, epoch))
+        for step, (pixels, targets) in enumerate(_batches(job, segment, index, epoch, progress.views)):
+            share = optimizer.scale(first + step, segment.steps, job.settings.warmup)
+            optimizer.set_rates(opt, share)
+            x = job.plan.batch(pixels, job.train.preprocessing.normalise)
+            losses.append(_step(job, frozen, learning, model, opt, x, targets))
+            if job.tell:
+                done = sum(s.steps for s in job.segments[:index]) + first + step + 1
+                job.tell("train", done, job.steps)
+    loss = float(torch.stack(losses).mean())
+    if not np.isfinite(loss):
+        raise TrainingError(
+            f"The loss became {loss} in epoch {epoch + 1} of phase {index + 1}. "
+            "Try a lower learning rate, for example with lr=0.0003 in the strategy."
+        )
+    seconds = time.perf_counter() - start
+    return {
+        "phase": index,
+        "epoch": epoch,
+        "cut": cut.name,
+        "lr": segment.lr,
+        "loss": loss,
+        "seconds": seconds,
+    }
+
+
+def _cuda(job: Job) -> list[int]:
+    return [torch.cuda.current_device()] if job.plan.device == "cuda" else []
+
+
+def _step(
+    job: Job,
+    frozen: Callable[[Tensor], Tensor],
+    learning: Callable[[Tensor], Tensor],
+    model: nn.Module,
+    opt: torch.optim.Optimizer,
+    x: Tensor,
+    targets: Tensor,
+) -> Tensor:
+    with job.plan.autocast():
+        with torch.no_grad():
+            z = frozen(x)
+        out = learning(z)
+    loss = job.balance.loss(out.float(), targets.to(out.device), job.settings.smoothing)
+    opt.zero_grad(set_to_none=True)
+    loss.backward()  # type: ignore[no-untyped-call]
+    torch.nn.utils.clip_grad_norm_((p for g in opt.param_groups for p in g["params"]), job.settings.clip)
+    opt.step()
+    return loss.detach()
+
+
+def _batches(
+    job: Job, segment: Segment, index: int, epoch: int, view: int
+) -> Iterator[tuple[Tensor, Tensor]]:
+    """Yield (pixels, targets): every image once in a seeded order, in batches of equal size but for one."""
+    order = job.balance.order(derive(job.seed, "order", index, epoch))
+    chunks = np.array_split(order, segment.steps_per_epoch)
+    items: list[list[Item]] = [[(int(position), view) for position in chunk] for chunk in chunks]
+    targets = torch.from_numpy(job.train.targets)
+    for chunk, pixels in zip(chunks, job.train.batches(items, job.workers), strict=True):
+        yield pixels, targets[torch.from_numpy(chunk)]
+
+
+def _validate(
+    job: Job, model: nn.Module, progress: checkpoint.Progress, epochs_done: int
+) -> dict[str, float]:
+    """Score val, and keep the weights if they are the best so far. Without a val part nothing is chosen."""
+    if job.val is None:
+        return {}
+    found: NDArray[np.float32] = logits(model, job.val, job.plan, workers=0)
+    probabilities = metrics.softmax(found)
+    good = metrics.goodness(job.metric, job.val.targets, probabilities)
+    if progress.best is None or good >= progress.best:
+        progress.best, progress.best_epoch = good, epochs_done
+        progress.best_weights = {k: v.detach().clone() for k, v in model.state_dict().items()}
+    return {
+        "val_accuracy": metrics.score("accuracy", job.val.targets, probabilities),
+        f"val_{job.metric}": metrics.score(job.metric, job.val.targets, probabilities),
+        "val_loss": float(F.cross_entropy(torch.from_numpy(found), torch.from_numpy(job.val.targets))),
+    }

@@ -1,0 +1,148 @@
+"""An LR range test that gives each parameter group its own suggestion.
+
+The rate of one group rises exponentially while all other groups stand still; the loss on seeded training
+batches is smoothed, and the rate at its steepest fall is the suggestion (Smith, arXiv 1506.01186, with
+fastai's "steepest" rule). It runs on a copy: weights, optimizer and random state are left as they were.
+Where the loss has no falling part, there is no suggestion, and the result says why.
+"""
+
+from __future__ import annotations
+
+import copy
+import math
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import nn
+
+from frostline import backbone as bb
+from frostline import numerics
+from frostline.augment import Policy
+from frostline.backbone import Backbone
+from frostline.dataset import Manifest
+from frostline.heads import build_head
+from frostline.images import Images, Item
+from frostline.numerics import NumericPlan
+from frostline.seeds import derive
+from frostline.strategy import Settings, Strategy, parse, schedule, settings
+from frostline.training import optimizer
+from frostline.training.imbalance import Balance
+
+LOWEST, HIGHEST = 1e-6, 1.0  # fastai sweeps 1e-7–10; outside this span AdamW learns nothing or diverges
+STEPS = 60  # ten a decade
+SMOOTHING = 0.8  # exponential average of the loss, as a share of the past
+STOP_AT = 2.0  # the sweep ends where the smoothed loss is this many times its lowest
+LEAST_FALL = 0.1  # share of the first loss that must be lost, else there is no falling part
+
+
+@dataclass(frozen=True)
+class Sweep:
+    """One group's sweep: rates and smoothed losses, and the suggestion or the reason for none."""
+
+    group: str
+    rates: tuple[float, ...]
+    losses: tuple[float, ...]
+    suggestion: float | None
+    reason: str
+
+
+def lr_range_test(
+    backbone: Backbone,
+    data: Manifest,
+    strategy: Strategy | str,
+    *,
+    seed: int = 0,
+    batch: int = 32,
+    exact: bool = True,
+) -> dict[str, Sweep]:
+    """Return a sweep for each learning stage of the strategy's last phase, by stage name.
+
+    Decayed and undecayed parameters of one stage are swept together.
+    """
+    chosen = parse(strategy) if isinstance(strategy, str) else strategy
+    samples = data.part("train")
+    segments = schedule(chosen, stages=len(backbone.stages), images=len(samples), batch=batch)
+    if not segments:
+        return {}
+    known = settings(chosen)
+    plan = numerics.exact_plan()
+    images = Images(
+        data, samples, backbone.preprocessing, policy=Policy("standard"), seed=derive(seed, "augment")
+    )
+    head = build_head(chosen.head, backbone.feature_width, len(data.classes), derive(seed, "head"))
+    model = backbone.adapt(len(data.classes), head=head, seed=seed, pretrained=chosen.pretrained)
+    cut = min(segment.cut for segment in segments)
+    found = {}
+    with torch.random.fork_rng(devices=[]):
+        for stage in range(backbone.cut(cut).index, len(backbone.stages)):
+            torch.manual_seed(derive(seed, "range test"))
+            name = backbone.stages[stage].name
+            found[name] = _sweep(backbone, copy.deepcopy(model), images, cut, stage, known, plan, seed, batch)
+    return found
+
+
+def _sweep(
+    backbone: Backbone,
+    model: nn.Module,
+    images: Images,
+    cut: int,
+    stage: int,
+    known: Settings,
+    plan: NumericPlan,
+    seed: int,
+    batch: int,
+) -> Sweep:
+    at = backbone.cut(cut)
+    bb.freeze(backbone, model, at, known.bn)
+    opt = optimizer.build(backbone, plan.place(model), 1.0, known, None)
+    bb.set_training(backbone, model, at, known.bn)
+    balance = Balance("none", images.targets, len(images.manifest.classes))
+    frozen = bb.prefix(backbone, model, at)
+    rates = np.geomspace(LOWEST, HIGHEST, STEPS)
+    losses: list[float] = []
+    average = 0.0
+    with bb.suffix(backbone, model, at) as learning:
+        for step, rate in enumerate(rates):
+            for group in opt.param_groups:
+                group["lr"] = float(rate) if group["stage"] == stage else 0.0
+                group["weight_decay"] = 0.0
+            pixels, targets = _draw(images, seed, step, batch)
+            with torch.no_grad():
+                z = frozen(plan.batch(pixels, images.preprocessing.normalise))
+            loss = balance.loss(learning(z), targets.to(z.device), known.smoothing)
+            opt.zero_grad(set_to_none=True)
+            loss.backward()  # type: ignore[no-untyped-call]
+            opt.step()
+            average = SMOOTHING * average + (1 - SMOOTHING) * loss.item()
+            losses.append(average / (1 - SMOOTHING ** (step + 1)))
+            if not math.isfinite(losses[-1]) or losses[-1] > STOP_AT * min(losses):
+                break
+    return suggest(backbone.stages[stage].name, rates[: len(losses)], np.asarray(losses))
+
+
+def _draw(images: Images, seed: int, step: int, batch: int) -> tuple[torch.Tensor, torch.Tensor]:
+    """A seeded batch: the same ones for every group."""
+    rng = np.random.default_rng(derive(seed, "range batch", step))
+    picked = rng.choice(len(images), size=min(batch, len(images)), replace=False)
+    items: list[Item] = [(int(position), step + 1) for position in picked]
+    pixels = next(images.batches([items]))
+    return pixels, torch.from_numpy(images.targets[picked])
+
+
+def suggest(group: str, rates: NDArray[np.float64], losses: NDArray[np.float64]) -> Sweep:
+    """Return the rate at the steepest fall of the loss over log rate, or none where it doesn't fall."""
+    shown = tuple(map(float, rates)), tuple(map(float, losses))
+    finite = np.isfinite(losses)
+    rates, losses = rates[finite], losses[finite]
+    if len(losses) < 8:
+        return Sweep(group, *shown, None, "the loss grew at once: too few points before it diverged")
+    lowest = int(losses.argmin())
+    fall = (losses[0] - losses[lowest]) / losses[0]
+    if fall < LEAST_FALL or lowest < 3:
+        return Sweep(group, *shown, None, f"the loss has no falling part: it fell by {100 * fall:.0f} %")
+    slope = np.gradient(losses[: lowest + 1], np.log(rates[: lowest + 1]))
+    return Sweep(
+        group, *shown, float(rates[int(slope.argmin())]), "the rate at the steepest fall of the loss"
+    )

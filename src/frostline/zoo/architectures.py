@@ -1,0 +1,248 @@
+"""Models by name from timm and torchvision: built with random weights, or with the published ones.
+
+Nothing is unpickled: torch files are read with `weights_only=True`.
+"""
+
+from __future__ import annotations
+
+import inspect
+import re
+import typing
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from frostline.backbone import Preprocessing
+from frostline.errors import ModelError, did_you_mean
+from frostline.zoo.network import NO_NETWORK, online
+
+SEED = 0  # of random weights: two builds of one name are the same model
+HUB = "https://huggingface.co"
+TORCHVISION_FILES = "https://download.pytorch.org"
+
+
+@dataclass(frozen=True)
+class Architecture:
+    """A model that can be built by name: `kind` is "timm" or "torchvision", `size` None for its own."""
+
+    kind: str
+    name: str
+    size: int | None = None
+    num_classes: int | None = None
+
+    @property
+    def title(self) -> str:
+        return f"{self.kind}/{self.name}"
+
+    def build(self) -> nn.Module:
+        """Return the model with random weights, decided by the random state."""
+        return _timm(self, pretrained=False) if self.kind == "timm" else _torchvision(self)
+
+    def build_seeded(self) -> nn.Module:
+        """Return the model with random weights that are always the same; the global state is left alone."""
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(SEED)
+            return self.build()
+
+    def pretrained(self) -> nn.Module:
+        """Return the model with its published weights. Raises `ModelError` if they are out of reach."""
+        return _timm_pretrained(self) if self.kind == "timm" else _torchvision_pretrained(self)
+
+    def preprocessing(self, model: nn.Module) -> Preprocessing:
+        """Return what the published weights were measured with, for this architecture's size."""
+        own = _timm_preprocessing(model) if self.kind == "timm" else _torchvision_preprocessing(self.name)
+        return own.with_size(self.size) if self.size else own
+
+
+def architecture(title: str, size: int | None = None) -> Architecture:
+    """Return the architecture called `timm/NAME` or `torchvision/NAME`. Raises `ModelError` if unknown."""
+    kind, _, name = title.partition("/")
+    if kind == "timm":
+        _check_timm(name)
+    elif kind == "torchvision":
+        _check_torchvision(name)
+    else:
+        raise ModelError(f"Architecture {title!r} is unknown; expected timm/NAME or torchvision/NAME.")
+    return Architecture(kind, name, size)
+
+
+def _check_timm(name: str) -> None:
+    import timm
+
+    bare, _, tag = name.partition(".")
+    if not timm.is_model(bare):
+        suggestion = did_you_mean(f"timm/{bare}", (f"timm/{name}" for name in timm.list_models()))
+        raise ModelError(f"timm has no model called {bare!r}.{suggestion}")
+    if tag and name not in timm.list_pretrained(bare):
+        known = [full.partition(".")[2] for full in timm.list_pretrained(bare)]
+        raise ModelError(f"timm's {bare} has no weights called {tag!r}; it has {', '.join(known) or 'none'}.")
+
+
+def _check_torchvision(name: str) -> None:
+    from torchvision import models
+
+    known = models.list_models(module=models)
+    if name not in known:
+        raise ModelError(f"torchvision has no classifier called {name!r}.{did_you_mean(name, known)}")
+
+
+def _timm(wanted: Architecture, *, pretrained: bool) -> nn.Module:
+    """Build a timm model; `img_size` is passed only where the size differs and the model takes it."""
+    import timm
+
+    options: dict[str, Any] = {"num_classes": wanted.num_classes} if wanted.num_classes else {}
+    config = timm.get_pretrained_cfg(wanted.name)
+    native = (config.input_size if config else (3, 224, 224))[-1]
+    if wanted.size in (None, native):
+        return _created(wanted, native, pretrained, options)
+    if not _takes_size(wanted.name):
+        return _created(wanted, native, pretrained, options)
+    return _created(wanted, native, pretrained, {**options, "img_size": wanted.size})
+
+
+def _created(wanted: Architecture, native: int, pretrained: bool, options: dict[str, Any]) -> nn.Module:
+    import timm
+
+    try:
+        model: nn.Module = timm.create_model(wanted.name, pretrained=pretrained, **options)
+    except (AssertionError, ValueError) as error:
+        raise ModelError(
+            f"{wanted.title} cannot be built for {wanted.size} pixels; expected {native}. ({error})"
+        ) from error
+    return model
+
+
+def _takes_size(name: str) -> bool:
+    """Tell whether a timm model is built for one image size, by building it without memory."""
+    import timm
+
+    native = (timm.get_pretrained_cfg(name) or timm.models.PretrainedCfg()).input_size[-1]
+    try:
+        with torch.device("meta"):
+            timm.create_model(name, pretrained=False, img_size=native)
+    except TypeError:
+        return False
+    except Exception:  # some models compute tables while they are built, which meta tensors refuse
+        return True
+    return True
+
+
+def _timm_pretrained(wanted: Architecture) -> nn.Module:
+    import timm
+    from huggingface_hub import try_to_load_from_cache
+    from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError, OfflineModeIsEnabled
+
+    config = timm.get_pretrained_cfg(wanted.name)
+    if config is None or not (config.hf_hub_id or config.url or config.file):
+        raise ModelError(f"{wanted.title} has no published weights; use random weights, or another model.")
+    names = ("model.safetensors", "pytorch_model.bin")
+    kept = config.hf_hub_id and any(
+        isinstance(try_to_load_from_cache(config.hf_hub_id, name), str) for name in names
+    )
+    if not kept and not online(HUB):
+        raise ModelError(f"The weights of {wanted.title} are not on this machine. {NO_NETWORK}")
+    try:
+        return _timm(wanted, pretrained=True)
+    except (HfHubHTTPError, LocalEntryNotFoundError, OfflineModeIsEnabled, OSError) as error:
+        raise ModelError(f"The weights of {wanted.title} could not be fetched. {NO_NETWORK}") from error
+
+
+def _timm_preprocessing(model: nn.Module) -> Preprocessing:
+    from timm.data.config import resolve_model_data_config
+
+    config: dict[str, Any] = resolve_model_data_config(model)  # type: ignore[no-untyped-call]
+    channels, height, width = config["input_size"]
+    if channels != 3 or height != width:
+        raise ModelError(f"The model takes {channels}×{height}×{width}; expected square images, 3 channels.")
+    interpolation = "bilinear" if config["interpolation"] == "random" else config["interpolation"]
+    mean, std = tuple(config["mean"]), tuple(config["std"])
+    return Preprocessing(height, config["crop_pct"], interpolation, mean, std, config["crop_mode"])
+
+
+def _torchvision(wanted: Architecture) -> nn.Module:
+    from torchvision import models
+
+    builder = models.get_model_builder(wanted.name)
+    options = _torchvision_options(builder)
+    if wanted.num_classes:
+        options["num_classes"] = wanted.num_classes
+    if wanted.size and "image_size" in inspect.signature(_made_by(builder)).parameters:
+        options["image_size"] = wanted.size
+    try:
+        model: nn.Module = builder(weights=None, **options)
+    except (RuntimeError, ValueError) as error:
+        raise ModelError(f"{wanted.title} cannot be built for {wanted.size} pixels: {error}") from error
+    return model
+
+
+def _made_by(builder: Callable[..., nn.Module]) -> type[nn.Module]:
+    made: type[nn.Module] = typing.get_type_hints(builder)["return"]
+    return made
+
+
+def _torchvision_options(builder: Callable[..., nn.Module]) -> dict[str, Any]:
+    """Return what published weights imply for older models: no auxiliary classifiers, own rescaling."""
+    taken = inspect.signature(_made_by(builder)).parameters
+    wanted = {"aux_logits": False, "transform_input": True, "init_weights": True}
+    return {key: value for key, value in wanted.items() if key in taken and _is_inception(taken)}
+
+
+def _is_inception(taken: typing.Mapping[str, Any]) -> bool:
+    return "aux_logits" in taken
+
+
+def _torchvision_weights(name: str) -> Any:
+    from torchvision import models
+
+    return models.get_model_weights(name).DEFAULT
+
+
+def _torchvision_pretrained(wanted: Architecture) -> nn.Module:
+    weights = _torchvision_weights(wanted.name)
+    kept = Path(torch.hub.get_dir()) / "checkpoints" / weights.url.rsplit("/", 1)[-1]
+    if not kept.exists() and not online(TORCHVISION_FILES):
+        raise ModelError(f"The weights of {wanted.title} are not on this machine. {NO_NETWORK}")
+    try:
+        state = weights.get_state_dict(progress=False, check_hash=True, weights_only=True)
+    except OSError as error:
+        raise ModelError(f"The weights of {wanted.title} could not be fetched. {NO_NETWORK}") from error
+    model = wanted.build_seeded()
+    load_weights(model, {_modern(key): value for key, value in state.items()}, wanted.title, spare=True)
+    return model
+
+
+def _modern(key: str) -> str:
+    """Return torchvision's present name of a DenseNet tensor; its files still have `norm.1` for `norm1`."""
+    return re.sub(r"(denselayer\d+\.(?:norm|relu|conv))\.([12])\.", r"\1\2.", key)
+
+
+def _torchvision_preprocessing(name: str) -> Preprocessing:
+    preset = _torchvision_weights(name).transforms()
+    size, resize = preset.crop_size[0], preset.resize_size[0]
+    return Preprocessing(
+        size, share(size, resize), preset.interpolation.value, tuple(preset.mean), tuple(preset.std)
+    )
+
+
+def share(size: int, resize: int) -> float:
+    """Return the crop_pct with which floor(size / crop_pct) is `resize` exactly."""
+    exact = size / resize
+    return exact if int(size / exact) == resize else exact * (1 - 1e-12)
+
+
+def load_weights(model: nn.Module, state: dict[str, Tensor], title: str, *, spare: bool = False) -> None:
+    """Load by name. Raises `ModelError` with what is missing, left over (unless `spare`) or misshapen."""
+    own = model.state_dict()
+    counters = {key for key in own if key.endswith("num_batches_tracked")}
+    missing = [key for key in own if key not in state and key not in counters]
+    extra = [] if spare else [key for key in state if key not in own]
+    other = [key for key in own if key in state and own[key].shape != state[key].shape]
+    if missing or extra or other:
+        parts = (("missing", missing), ("left over", extra), ("of another shape", other))
+        found = "; ".join(f"{len(keys)} {word} ({', '.join(keys[:3])})" for word, keys in parts if keys)
+        raise ModelError(f"These weights do not fit {title}: {found}.")
+    model.load_state_dict({key: state.get(key, own[key]) for key in own})

@@ -1,0 +1,169 @@
+"""`load_backbone`: one door for every source, and `rebuild` for a study that must predict without network."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from torch import nn
+
+from frostline.backbone import Backbone, Preprocessing, assemble
+from frostline.errors import ModelError, UsageError, did_you_mean
+from frostline.zoo.architectures import Architecture, architecture
+from frostline.zoo.files import described_preprocessing, fitted, named_architecture, read
+from frostline.zoo.lite import PACKAGES, load_lite
+
+
+def load_backbone(
+    source: str | nn.Module,
+    *,
+    size: int | None = None,
+    random: bool = False,
+    preprocessing: Preprocessing | None = None,
+    name: str | None = None,
+    architecture: str | None = None,
+) -> Backbone:
+    """Return a backbone from "lite0", "timm/NAME", "torchvision/NAME", a .safetensors file or a module.
+
+    `size` (pixels a side) overrides the checkpoint's own. `random=True` needs no weights at all.
+    `architecture` ("timm/NAME") is for a file whose metadata does not say. A module needs its
+    `preprocessing`. Raises `ModelError` with what can be had instead.
+    """
+    if size is not None and size < 1:
+        raise UsageError(f"size is {size}, expected at least 1 pixel.")
+    if isinstance(source, nn.Module):
+        return _from_module(source, size, preprocessing, name)
+    if source in PACKAGES:
+        return _from_package(source, size, random, preprocessing, name)
+    if source.endswith(".safetensors"):
+        return _from_file(Path(source).expanduser(), size, random, preprocessing, name, architecture)
+    if source.startswith(("timm/", "torchvision/")):
+        return _from_name(source, size, random, preprocessing, name)
+    raise ModelError(
+        f"Model {source!r} is unknown; expected lite0, lite1, lite2, timm/NAME, torchvision/NAME or a "
+        f".safetensors file.{did_you_mean(source, [*PACKAGES, *_bare_names()])}"
+    )
+
+
+def rebuild_backbone(source: dict[str, Any], module: nn.Module | None = None) -> Backbone:
+    """Return the backbone that `source` (a `Backbone.source`) describes, with random weights, offline.
+
+    Raises `ModelError` if it came from a user's own module and that is not handed over.
+    """
+    preprocessing = Preprocessing.from_dict(source["preprocessing"])
+    if source["kind"] == "module":
+        if module is None:
+            raise ModelError(
+                f"This backbone was a module of your own ({source['architecture']}), which cannot be built "
+                "by name. Hand the module over."
+            )
+        return _from_module(module, None, preprocessing, source.get("name"))
+    wanted = Architecture(source["kind"], source["architecture"], source["size"], source.get("num_classes"))
+    return _assembled(wanted.build_seeded(), wanted, preprocessing, source.get("name", wanted.title))
+
+
+def rebuild(
+    source: dict[str, Any],
+    num_classes: int,
+    *,
+    head: nn.Module | None = None,
+    module: nn.Module | None = None,
+) -> nn.Module:
+    """Return an adapted model of the right shape to load a study's weights into; needs no network."""
+    return rebuild_backbone(source, module).adapt(num_classes, head=head)
+
+
+def _from_module(
+    model: nn.Module, size: int | None, preprocessing: Preprocessing | None, name: str | None
+) -> Backbone:
+    if preprocessing is None:
+        raise ModelError(
+            "A module of your own needs its preprocessing: load_backbone(model, preprocessing="
+            "Preprocessing(size=224, crop_pct=0.875, interpolation='bicubic', mean=(…), std=(…)))"
+        )
+    title = f"{type(model).__module__}.{type(model).__qualname__}"
+    preprocessing = preprocessing.with_size(size) if size else preprocessing
+    name = name or type(model).__name__
+    source: dict[str, Any] = {
+        "kind": "module",
+        "architecture": title,
+        "size": preprocessing.size,
+        "name": name,
+        "preprocessing": preprocessing.as_dict(),
+    }
+    return _checked(model, preprocessing, name, source, None)
+
+
+def _from_package(
+    source: str, size: int | None, random: bool, preprocessing: Preprocessing | None, name: str | None
+) -> Backbone:
+    wanted = PACKAGES[source].architecture
+    model = wanted.build_seeded() if random else load_lite(source)
+    return _assembled(
+        model, wanted, _sized(preprocessing or wanted.preprocessing(model), size), name or source
+    )
+
+
+def _from_name(
+    source: str, size: int | None, random: bool, preprocessing: Preprocessing | None, name: str | None
+) -> Backbone:
+    side = size or (preprocessing.size if preprocessing else None)
+    wanted = architecture(source, side)
+    model = wanted.build_seeded() if random else wanted.pretrained()
+    return _assembled(
+        model, wanted, _sized(preprocessing or wanted.preprocessing(model), size), name or source
+    )
+
+
+def _from_file(
+    path: Path,
+    size: int | None,
+    random: bool,
+    preprocessing: Preprocessing | None,
+    name: str | None,
+    asked: str | None,
+) -> Backbone:
+    state, metadata = read(path)
+    side = size or (preprocessing.size if preprocessing else None)
+    wanted, model = fitted(named_architecture(path, metadata, asked, side), state)
+    if random:
+        model = wanted.build_seeded()
+    own = preprocessing or described_preprocessing(metadata, wanted.preprocessing(model))
+    return _assembled(model, wanted, _sized(own, size), name or path.stem)
+
+
+def _sized(preprocessing: Preprocessing, size: int | None) -> Preprocessing:
+    return preprocessing.with_size(size) if size else preprocessing
+
+
+def _assembled(model: nn.Module, wanted: Architecture, preprocessing: Preprocessing, name: str) -> Backbone:
+    source = {
+        "kind": wanted.kind,
+        "architecture": wanted.name,
+        "size": wanted.size,
+        "num_classes": wanted.num_classes,
+        "name": name,
+        "preprocessing": preprocessing.as_dict(),
+    }
+    return _checked(model, preprocessing, name, source, wanted.build)
+
+
+def _checked(
+    model: nn.Module,
+    preprocessing: Preprocessing,
+    name: str,
+    source: dict[str, Any],
+    fresh: Callable[[], nn.Module] | None,
+) -> Backbone:
+    try:
+        return assemble(model, preprocessing, name=name, source=source, fresh=fresh)
+    except ModelError as error:
+        raise ModelError(f"{name}: {error}") from error
+
+
+def _bare_names() -> list[str]:
+    """Return what people may have meant without saying where from."""
+    import timm
+
+    return [f"timm/{name}" for name in timm.list_models()]

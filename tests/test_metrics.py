@@ -1,0 +1,69 @@
+"""Figures agree with their definitions; intervals know about groups."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from sklearn import metrics as sk
+
+from frostline import metrics
+from frostline.errors import UsageError
+
+
+@pytest.fixture
+def answers() -> tuple[np.ndarray, np.ndarray]:
+    rng = np.random.default_rng(0)
+    targets = rng.choice(4, size=200, p=[0.6, 0.2, 0.15, 0.05])
+    logits = rng.normal(size=(200, 4)) + 1.5 * np.eye(4)[targets]
+    return targets, metrics.softmax(logits)
+
+
+def test_scores_are_scikit_learns(answers: tuple[np.ndarray, np.ndarray]) -> None:
+    targets, p = answers
+    guesses = p.argmax(1)
+    assert metrics.score("accuracy", targets, p) == pytest.approx(sk.accuracy_score(targets, guesses))
+    assert metrics.score("balanced_accuracy", targets, p) == pytest.approx(
+        sk.balanced_accuracy_score(targets, guesses)
+    )
+    assert metrics.score("macro_f1", targets, p) == pytest.approx(sk.f1_score(targets, guesses, average="macro"))
+    assert metrics.score("auroc", targets, p) == pytest.approx(sk.roc_auc_score(targets, p, multi_class="ovr"))
+    assert metrics.score("log_loss", targets, p) == pytest.approx(sk.log_loss(targets, p))
+    assert metrics.goodness("log_loss", targets, p) == -metrics.score("log_loss", targets, p)
+
+
+def test_a_class_missing_from_the_part_does_no_harm(answers: tuple[np.ndarray, np.ndarray]) -> None:
+    targets, p = answers
+    keep = targets != 3
+    for name in metrics.METRICS:
+        assert np.isfinite(metrics.score(name, targets[keep], p[keep]))
+    assert metrics.summary("abcd", targets[keep], p[keep])["per_class"]["d"]["images"] == 0
+
+
+def test_unknown_metric_gets_a_suggestion(answers: tuple[np.ndarray, np.ndarray]) -> None:
+    with pytest.raises(UsageError, match="Did you mean 'accuracy'"):
+        metrics.score("acuracy", *answers)
+
+
+def test_wilson_interval_matches_a_published_value() -> None:
+    # 81 of 263: Wilson's interval is 0.2553 to 0.3662 (Newcombe 1998, table I).
+    targets = np.zeros(263, dtype=np.int64)
+    guesses = np.r_[np.zeros(81, dtype=np.int64), np.ones(182, dtype=np.int64)]
+    assert metrics.interval(targets, guesses) == pytest.approx((0.2553, 0.3662), abs=1e-4)
+
+
+def test_images_of_one_group_are_not_independent_evidence() -> None:
+    rng = np.random.default_rng(1)
+    units = np.repeat(np.arange(10), 40)
+    right = np.repeat(rng.random(10) < 0.6, 40)  # a group is right or wrong as a whole
+    targets = np.zeros(400, dtype=np.int64)
+    guesses = np.where(right, 0, 1)
+    alone = metrics.interval(targets, guesses)
+    grouped = metrics.interval(targets, guesses, units)
+    assert grouped[1] - grouped[0] > 3 * (alone[1] - alone[0])
+
+
+def test_temperature_undoes_a_known_sharpening() -> None:
+    rng = np.random.default_rng(2)
+    logits = rng.normal(size=(5000, 5))
+    targets = np.array([rng.choice(5, p=row) for row in metrics.softmax(logits)])
+    assert metrics.fit_temperature(3.0 * logits, targets) == pytest.approx(3.0, rel=0.1)

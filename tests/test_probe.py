@@ -1,0 +1,88 @@
+"""Solved heads agree with scikit-learn's, are chosen out of fold, and are safe to start from."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import numpy as np
+import pytest
+from sklearn.linear_model import LogisticRegression, Ridge
+from sklearn.model_selection import StratifiedKFold
+
+from frostline import metrics, probe
+
+
+@pytest.fixture
+def blobs() -> tuple[np.ndarray, np.ndarray]:
+    rng = np.random.default_rng(0)
+    targets = np.repeat(np.arange(3), 30)
+    features = rng.normal(size=(90, 20)) + 2.0 * rng.normal(size=(3, 20))[targets] + 5.0
+    return features.astype(np.float32), targets
+
+
+def folds(targets: np.ndarray) -> list[tuple[np.ndarray, np.ndarray]]:
+    return list(StratifiedKFold(5, shuffle=True, random_state=0).split(targets, targets))
+
+
+@pytest.mark.parametrize("l2", [1e-1, 1e-3])
+def test_logistic_regression_is_scikit_learns(blobs: tuple[np.ndarray, np.ndarray], l2: float) -> None:
+    features, targets = blobs
+    found = probe.logistic(features, targets, 3, l2=l2)
+    centred = features.astype(np.float64) - features.astype(np.float64).mean(0)
+    scaled = centred / np.sqrt((centred**2).sum(1).mean())
+    other = LogisticRegression(C=1 / (l2 * len(targets)), tol=1e-10, max_iter=10_000).fit(scaled, targets)
+    assert metrics.softmax(found.logits(features)) == pytest.approx(other.predict_proba(scaled), abs=2e-3)
+
+
+@pytest.mark.parametrize("rows", [90, 12])  # more images than features, and fewer
+def test_ridge_is_scikit_learns(blobs: tuple[np.ndarray, np.ndarray], rows: int) -> None:
+    features, targets = (part[:: 90 // rows][:rows] for part in blobs)
+    found = probe.ridge(features, targets, 3, l2=0.01)
+    centred = features.astype(np.float64) - features.astype(np.float64).mean(0)
+    scaled = centred / np.sqrt((centred**2).sum(1).mean())
+    other = Ridge(alpha=0.01 * rows).fit(scaled, 2 * np.eye(3)[targets] - 1)
+    assert found.logits(features) == pytest.approx(other.predict(scaled), abs=1e-6)
+
+
+@pytest.mark.parametrize("solver", probe.SOLVERS)
+def test_noise_is_not_mistaken_for_knowledge(solver: str) -> None:
+    """More features than images: a fit is perfect, a choice by held-out images must know better."""
+    rng = np.random.default_rng(3)
+    features, targets = rng.normal(size=(60, 600)), np.tile(np.arange(2), 30)
+    found = probe.choose(features, targets, 2, folds(targets), solver=solver)
+    assert (found.logits(features).argmax(1) == targets).mean() == 1.0
+    assert found.cv_score is not None
+    assert found.cv_score < 0.75
+
+
+def test_features_that_do_not_vary_get_no_weight(blobs: tuple[np.ndarray, np.ndarray]) -> None:
+    """They would wake up under augmentation: a per-feature standardisation gives them huge weights."""
+    features, targets = blobs
+    quiet = 1e-7 * np.random.default_rng(1).normal(size=(90, 5)).astype(np.float32)
+    found = probe.logistic(np.concatenate([features, quiet], axis=1), targets, 3, l2=1e-3)
+    assert np.abs(found.weight[:, 20:]).max() < 1e-3 * np.abs(found.weight[:, :20]).max()
+
+
+def test_smoothed_labels_keep_logits_in_range(blobs: tuple[np.ndarray, np.ndarray]) -> None:
+    features, targets = blobs
+    sharp = probe.logistic(features, targets, 3, l2=1e-6)
+    soft = probe.logistic(features, targets, 3, l2=1e-6, smoothing=0.1)
+    assert np.ptp(soft.logits(features)) < 0.5 * np.ptp(sharp.logits(features))
+
+
+@pytest.mark.parametrize("fit", [probe.logistic, probe.ridge])
+def test_an_image_of_weight_two_counts_as_two(
+    blobs: tuple[np.ndarray, np.ndarray], fit: Callable[..., probe.Solution]
+) -> None:
+    features, targets = blobs
+    first = targets == 0
+    weighted = fit(features, targets, 3, l2=0.01, weights=np.where(first, 2.0, 1.0))
+    twice = fit(np.concatenate([features, features[first]]), np.r_[targets, targets[first]], 3, l2=0.01)
+    assert weighted.logits(features) == pytest.approx(twice.logits(features), abs=5e-3)
+
+
+def test_without_folds_the_middle_of_the_grid_is_taken() -> None:
+    features, targets = np.eye(3), np.arange(3)
+    found = probe.choose(features, targets, 3, [])
+    assert found.l2 in probe.GRID
+    assert found.cv_score is None
