@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from functools import lru_cache
+from functools import cache
 
 import timm
 import torch
@@ -11,6 +11,8 @@ from torch import Tensor, nn
 from torchvision.models import DenseNet, SqueezeNet
 
 from frostline.backbone import Backbone, Preprocessing, assemble
+
+torch.set_num_threads(1)  # nets this small only lose by sharing cores with the other tests
 
 SIDE = 64
 PLAIN = Preprocessing(SIDE, 0.875, "bicubic", (0.5, 0.5, 0.5), (0.5, 0.5, 0.5))
@@ -20,7 +22,11 @@ def sequential() -> nn.Module:
     """A plain chain, as in a first course."""
     layers: list[nn.Module] = []
     for wide, wider in ((3, 8), (8, 12), (12, 16), (16, 20), (20, 24)):
-        layers += [nn.Conv2d(wide, wider, 3, stride=2, padding=1), nn.BatchNorm2d(wider), nn.ReLU(inplace=True)]
+        layers += [
+            nn.Conv2d(wide, wider, 3, stride=2, padding=1),
+            nn.BatchNorm2d(wider),
+            nn.ReLU(inplace=True),
+        ]
     return nn.Sequential(*layers, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Dropout(0.5), nn.Linear(24, 6))
 
 
@@ -36,7 +42,7 @@ class Residual(nn.Module):
 
 
 class Odd(nn.Module):
-    """A user's own module: the image goes in a second time at block 3, so nothing before it can be cut off."""
+    """A user's own module: the image goes in a second time at block 3: no cut before that."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -120,7 +126,7 @@ def stirred(model: nn.Module) -> nn.Module:
     return model
 
 
-@lru_cache(maxsize=None)
+@cache
 def example(family: str) -> Backbone:
     """Return one example, assembled once per test process; tests must not change its model."""
     with torch.random.fork_rng(devices=[]):

@@ -5,13 +5,13 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
-from backbone_examples import FAMILIES, PLAIN, Odd, example, images
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 from timm.data import create_transform
 from torch import nn
 
+from backbone_examples import FAMILIES, PLAIN, Odd, example, images
 from frostline.backbone import Preprocessing, assemble, weights_digest
 from frostline.errors import ModelError
 
@@ -56,7 +56,7 @@ def test_models_without_a_classifier_are_refused() -> None:
         with pytest.raises(ModelError, match="classifier"):
             assemble(model, PLAIN, name="none", source={})
     with pytest.raises(ModelError, match="96 × 96"):
-        assemble(example("vit").model, PLAIN.with_size(96), name="vit", source={})
+        assemble(example("distilled").model, PLAIN.with_size(96), name="vit", source={})
 
 
 def test_loading_leaves_the_users_model_as_it_was() -> None:

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import pytest
 import torch
-from backbone_examples import FAMILIES, example, images
 from torch import Tensor, nn
 
+from backbone_examples import FAMILIES, example, images
 from frostline.backbone import BN_POLICIES, Backbone, Cut, freeze, keeps_statistics, set_training
 from frostline.errors import ModelError, UsageError
 
@@ -46,7 +46,7 @@ def test_below_the_cut_nothing_moves_and_above_it_what_the_policy_names(family: 
     assert of_norms
     assert moved <= expected
     assert statistics & expected <= moved
-    still = [name for name in expected - moved if not before[name].dtype == torch.int64]
+    still = [name for name in expected - moved if before[name].dtype != torch.int64]
     assert not still, still
 
 
@@ -77,12 +77,17 @@ def test_a_moved_cut_unfreezes_what_was_frozen() -> None:
 @pytest.mark.parametrize("family", FAMILIES)
 def test_every_parameter_and_buffer_has_a_stage_that_rises_with_use(family: str) -> None:
     backbone = example(family)
-    for model in (backbone.adapt(4), backbone.adapt(4, head=nn.Sequential(nn.Linear(backbone.feature_width, 4)))):
+    for model in (
+        backbone.adapt(4),
+        backbone.adapt(4, head=nn.Sequential(nn.Linear(backbone.feature_width, 4))),
+    ):
         stages = backbone.stage_of(model)
         names = {n for n, _ in model.named_parameters(remove_duplicate=False)}
         assert stages.keys() == names | {n for n, _ in model.named_buffers(remove_duplicate=False)}
         assert set(stages.values()) == set(range(len(backbone.stages)))
-    assert sum(stage.parameters for stage in backbone.stages) == sum(p.numel() for p in backbone.model.parameters())
+    assert sum(stage.parameters for stage in backbone.stages) == sum(
+        p.numel() for p in backbone.model.parameters()
+    )
     assert sum(stage.compute_share for stage in backbone.stages) == pytest.approx(1)
 
 
@@ -91,7 +96,12 @@ def test_a_containers_own_parameters_belong_where_they_are_first_used() -> None:
     assert vit.stage_of(vit.adapt(3))["pos_embed"] == 0
     odd = example("odd")
     stages = odd.stage_of(odd.adapt(3))
-    assert (stages["scale"], stages["side.weight"], stages["unused"], stages["blocks.3.one.weight"]) == (0, 3, 0, 4)
+    assert (stages["scale"], stages["side.weight"], stages["unused"], stages["blocks.3.one.weight"]) == (
+        0,
+        3,
+        0,
+        4,
+    )
 
 
 def test_names_that_belong_to_no_stage_stop_the_run_by_name() -> None:

@@ -148,11 +148,19 @@ def _twins(trace: Trace, last: Call) -> Iterator[Head]:
                     yield Head(first.module, head.width, head.kind, second.module)
 
 
+def _trial_layer(width: int) -> nn.Linear:
+    """Return a layer whose answers have both signs, so that a ReLU behind it cannot go unnoticed."""
+    layer = fresh_linear(width, TRIAL_CLASSES, seed=0)
+    with torch.no_grad():
+        layer.weight[1] = -layer.weight[0]
+    return layer
+
+
 def _holds(model: nn.Module, images: Tensor, head: Head) -> bool:
     """Put a linear layer in the head's place and see whether the model answers just what it answers."""
-    layer = fresh_linear(head.width, TRIAL_CLASSES, seed=0)
+    layer = _trial_layer(head.width)
     answers: list[Tensor] = []
-    hook = layer.register_forward_hook(lambda _m, _i, output: answers.append(output))
+    hook = layer.register_forward_hook(lambda _m, _i, output: answers.append(output.clone()))
     originals = [(name, model.get_submodule(name)) for name in head.names]
     try:
         put_head(model, head, layer.to(images.device))

@@ -83,10 +83,18 @@ class _Tree:
                 return None
             place = inside.index(blocks[0])
             return [*inside[:place], *within, *inside[place + 1 :]]
-        listed = [child for child in inside if self._listed(child.name)]
-        if alone or (len(blocks) >= 2 and all(block in listed for block in blocks)):
+        if alone or (blocks and all(self._listed(block.name) for block in blocks)):
             return inside or None
-        return None
+        chains = [child for child in blocks if self._chain(child.name)]
+        if len(chains) != 1:
+            return None
+        place = inside.index(chains[0])
+        return [*inside[:place], *self.children(chains[0].name), *inside[place + 1 :]]
+
+    def _chain(self, name: str) -> bool:
+        """Tell whether a module is a list of blocks, as the one inside a stage beside its downsampling."""
+        listed = isinstance(self.model.get_submodule(name), (nn.Sequential, nn.ModuleList))
+        return listed and sum(unit.block for unit in self.children(name)) >= 2
 
     def _listed(self, name: str) -> bool:
         parent = self.model.get_submodule(name.rpartition(".")[0])

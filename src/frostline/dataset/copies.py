@@ -23,9 +23,9 @@ MARK_BYTES = HASH_BYTES + THUMB_SIDE * THUMB_SIDE * 3
 # Shrink JPEGs no further than this on the way in: twice the 64 px from which `phash` takes its frequencies.
 DECODE_SIDE_PIXELS = 128
 
-# Measured over six real sets (photographs, clip art, 28-px icons, hands, spectrograms; 13,653 images) and
-# 1,797 digits of 8 × 8 px: re-encoding at quality 50 or halving the size moves 9 photographs of 10 by 6 bits at
-# most; nothing but families of look-alikes comes within 16; the nearest different pair (two icons) lies at 18.
+# Measured on six real sets (photographs, clip art, 28-px icons, hands, spectrograms; 13,653 images) and on
+# 1,797 digits of 8 × 8 px: re-encoding at quality 50 or halving the size moves 9 photographs in 10 by 6 bits
+# at most; only families of look-alikes come within 16; the nearest different pair (two icons) lies at 18.
 SUSPECT_BITS = 16
 NEAR_BITS = 12
 
@@ -42,7 +42,7 @@ WORDS = 16
 
 # Comparing is quadratic in the images that share a word; beyond this many, each is compared with its nearest
 # in the order of the whole hash only. Thousands of frames of a fixed camera get here, no ordinary set does.
-CROWD_IMAGES = 400
+CROWD_IMAGES = 200
 
 # More look-alikes than a person reads through; a family of near copies is kept together however large.
 MAX_SUSPECTS = 10_000
@@ -84,9 +84,8 @@ def likeness(marks: Mapping[str, bytes]) -> Likeness:
     families = _Families(len(digests))
     suspects: set[tuple[int, int]] = set()
     for pairs in _candidates(table[:, :HASH_BYTES]):
-        distance = BITS_SET[table[pairs[:, 0], :HASH_BYTES] ^ table[pairs[:, 1], :HASH_BYTES]].sum(
-            1, dtype=np.int64
-        )
+        pairs = families.apart(pairs)
+        distance = _distance(table, pairs)
         pairs, distance = pairs[distance <= SUSPECT_BITS], distance[distance <= SUSPECT_BITS]
         close = (distance <= NEAR_BITS) & (_correlation(table, pairs) >= NEAR_CORRELATION)
         families.join(pairs[close])
@@ -114,14 +113,15 @@ class _Families:
         self.parent = np.arange(images)  # (N,): a chain from each image to its family's first
         self.joints: list[tuple[int, int]] = []
 
-    def join(self, pairs: np.ndarray) -> None:
-        """Join the families of each pair, (M, 2)."""
-        if not len(pairs):
-            return
+    def apart(self, pairs: np.ndarray) -> np.ndarray:
+        """Return those of the pairs, (M, 2), whose images are not in one family yet."""
         while (self.parent[self.parent] != self.parent).any():
             self.parent = self.parent[self.parent]
-        apart = pairs[self.parent[pairs[:, 0]] != self.parent[pairs[:, 1]]]
-        for i, j in apart.tolist():
+        return np.asarray(pairs[self.parent[pairs[:, 0]] != self.parent[pairs[:, 1]]])
+
+    def join(self, pairs: np.ndarray) -> None:
+        """Join the families of each pair, (M, 2)."""
+        for i, j in pairs.tolist():
             one, other = self._first(i), self._first(j)
             if one != other:
                 self.parent[max(one, other)] = min(one, other)

@@ -18,7 +18,7 @@ from frostline.dataset.sources import Found
 from frostline.dataset.splitting import Shares, hold_out, shared_out_whole, unit_keys
 
 # Below this nothing is chosen on a hold-out: a val part of a fifth would be under 40 images, where accuracy
-# has a standard error of .07, or hold one or two images of the scarcest class. Rules of thumb from the design.
+# has a standard error of .07, or hold one or two images of the scarcest class. Rules of thumb.
 MIN_IMAGES_FOR_VAL = 200
 MIN_CLASS_IMAGES_FOR_VAL = 10
 

@@ -120,7 +120,7 @@ def _by_rank(sizes: np.ndarray, places: np.ndarray, fraction: float) -> np.ndarr
 
 
 def _mend(shares: Shares, places: np.ndarray, label: int, low: float, high: float) -> None:
-    """Move units of one class, nearest the threshold first, until its held-out share is from `low` to `high`."""
+    """Move units of one class, nearest the threshold first, until its share held out is `low` to `high`."""
     mine = shares.rows[shares.rows[:, 1] == label]
     units, counts = mine[:, 0], mine[:, 2]
     if len(units) < 2:

@@ -76,11 +76,15 @@ def moments_of(model: nn.Module, optimizer: torch.optim.Optimizer) -> dict[str, 
 
 
 def give_moments(model: nn.Module, optimizer: torch.optim.Optimizer, moments: dict[str, Any]) -> None:
-    """Put saved state back under the same parameter names."""
+    """Put saved state back under the same parameter names, in each parameter's own memory format.
+
+    A fused kernel walks parameter and moments side by side in memory: moments laid out otherwise (they
+    come contiguous from disk, channels-last weights are not) would be paired with the wrong weights.
+    """
     for name, parameter in model.named_parameters():
-        if name in moments:
-            # AdamW's step count stays on the CPU unless the kernel is fused on a GPU; the moments follow.
-            optimizer.state[parameter] = {
-                key: value.to(parameter.device) if key != "step" or parameter.is_cuda else value
-                for key, value in moments[name].items()
-            }
+        for key, value in moments.get(name, {}).items():
+            if value.shape == parameter.shape:
+                value = torch.empty_like(parameter, requires_grad=False).copy_(value)
+            elif parameter.is_cuda:  # the step count; a fused kernel on a GPU wants it there
+                value = value.to(parameter.device)
+            optimizer.state[parameter][key] = value

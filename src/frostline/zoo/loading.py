@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -146,7 +147,13 @@ def _assembled(model: nn.Module, wanted: Architecture, preprocessing: Preprocess
         "name": name,
         "preprocessing": preprocessing.as_dict(),
     }
-    return _checked(model, preprocessing, name, source, wanted.build)
+    try:
+        return _checked(model, preprocessing, name, source, wanted.build)
+    except ModelError as error:
+        native = replace(wanted, size=None).preprocessing(model).size
+        if preprocessing.size == native:
+            raise
+        raise ModelError(f"{error}\n{native} pixels are expected.") from error
 
 
 def _checked(
