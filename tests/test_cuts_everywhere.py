@@ -112,8 +112,7 @@ def scanned(family: str) -> Row | None:
     row = Row(family, *member)
     start = time.perf_counter()
     try:
-        with limited(LIMIT_S), warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # timm's own deprecations, while models are built and run
+        with limited(LIMIT_S):
             torch.manual_seed(0)
             model = stirred(timm.create_model(row.model))
             side = timm.data.resolve_model_data_config(model)["input_size"][-1]
@@ -132,7 +131,9 @@ def scan(families: list[str]) -> list[Row]:
     torch.set_num_threads(1)
     rows = []
     for family in families:
-        row = scanned(family)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # timm's own deprecations, while models are built and run
+            row = scanned(family)
         if row is not None:
             rows.append(row)
             print(row, flush=True)

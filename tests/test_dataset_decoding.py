@@ -126,10 +126,15 @@ def test_any_bytes_give_an_image_or_a_reason() -> None:
             broken = bytearray(data)
             for at in rng.integers(0, len(data), 6):
                 broken[at] = rng.integers(0, 256)
-            try:
-                assert open_image(bytes(broken[: rng.integers(1, len(data) + 1)])).mode == "RGB"
-            except DamagedImage as error:
-                assert "0x" not in str(error)  # no addresses of objects: the words repeat
+            assert "0x" not in outcome(bytes(broken[: rng.integers(1, len(data) + 1)]))
+
+
+def outcome(data: bytes) -> str:
+    """Return the mode of the decoded image, or the reason why there is none."""
+    try:
+        return open_image(data).mode
+    except DamagedImage as error:
+        return str(error)  # names no addresses of objects, so that the words repeat
 
 
 def test_a_loose_file_is_named(tmp_path: Path) -> None:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import csv
 import os
+import subprocess
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -51,6 +53,21 @@ def test_a_folder_per_class(tmp_path: Path) -> None:
     assert any("No val part" in note for note in data.notes)
     assert data.read(data.samples[0]).size == (24, 24)
     assert data.targets(data.samples).tolist() == [0] * 8 + [1] * 6
+
+
+def test_a_relative_path_outlives_the_working_directory(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    by_class(tmp_path / "photos", {"a": 3, "b": 3})
+    monkeypatch.chdir(tmp_path)
+    data = load_data("photos")
+    monkeypatch.chdir("/")
+    assert data.read(data.samples[0]).size == (24, 24)
+
+
+def test_importing_it_imports_no_torch() -> None:
+    code = "import sys, frostline.dataset; sys.exit(' '.join({'torch', 'sklearn'} & set(sys.modules)))"
+    assert subprocess.run([sys.executable, "-c", code], stderr=subprocess.PIPE, check=False).stderr == b"\n"
 
 
 def test_names_with_spaces_and_other_scripts(tmp_path: Path) -> None:
@@ -222,14 +239,14 @@ def test_missing_files_are_listed_and_all_missing_refused(tmp_path: Path) -> Non
     (gone,) = load_data(table(tmp_path / "list.csv", columns, rows)).set_aside
     assert (gone.path, gone.reason) == ("a/lost.png", "does not exist")
     with pytest.raises(
-        DataError, match="Not one of 7 images can be used. Paths that are not absolute count from"
+        DataError, match=r"Not one of 7 images can be used\. Paths that are not absolute count from"
     ):
         load_data(table(tmp_path / "elsewhere" / "list.csv", columns, rows))
 
 
 def test_messages_for_folders_that_will_not_do(tmp_path: Path) -> None:
     photos = by_class(tmp_path / "photos", {"cats": 2})
-    with pytest.raises(DataError, match="photso does not exist.*Did you mean 'photos'"):
+    with pytest.raises(DataError, match=r"photso does not exist.*Did you mean 'photos'"):
         load_data(tmp_path / "photso")
     with pytest.raises(DataError, match="Found one class, 'cats'"):
         load_data(photos)
@@ -241,7 +258,7 @@ def test_messages_for_folders_that_will_not_do(tmp_path: Path) -> None:
     by_class(photos, {"dogs": 2}, start=9)
     (tmp_path / "outer").mkdir()
     photos.rename(tmp_path / "outer" / "photos")
-    with pytest.raises(DataError, match="Did you mean .*outer/photos"):
+    with pytest.raises(DataError, match=r"Did you mean .*outer/photos"):
         load_data(tmp_path / "outer")
     with pytest.raises(DataError, match="is a single file"):
         load_data(tmp_path / "outer" / "photos" / "cats" / "000.png")
@@ -273,7 +290,7 @@ def test_flat_parts_are_not_classes(tmp_path: Path) -> None:
 def test_a_class_in_test_only_is_refused(tmp_path: Path) -> None:
     by_class(tmp_path / "train", {"a": 3, "b": 3})
     by_class(tmp_path / "test", {"a": 2, "bee": 2}, start=50)
-    with pytest.raises(DataError, match="No training image for 'bee'"):
+    with pytest.raises(DataError, match=r"No training image for 'bee'"):
         load_data(tmp_path)
 
 

@@ -7,9 +7,9 @@ and trainable are told apart by hatching and by words as well as by colour.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from math import prod, sqrt
+from math import sqrt
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from frostline.backbone import Backbone, Stage
 
@@ -85,36 +85,41 @@ def text(backbone: Backbone, marks: Mapping[str, int] | None = None) -> Renderab
     return Group(table, *(Text(line) for line in (*lines, *backbone.notes)))
 
 
-FROZEN, TRAINABLE = (
-    "#cfe3f2",
-    "#f4a261",
-)  # pale ice and warm orange: distinct in grey print and to the colour-blind
-INK, FAINT = "#1d2b3a", "#7b8794"
-WIDTH_IN, TOP_IN, STRIP_IN = 11.5, 3.1, 0.34  # inches: the page, the blocks, one strategy's strip
+# Pale ice and warm orange: distinct in grey print and to the colour-blind, and hatched as well.
+FROZEN, TRAINABLE = "#cfe3f2", "#f4a261"
+INK, FAINT, ICE = "#1d2b3a", "#6b7783", "#8fb3cc"
+WIDTH_IN, TITLE_IN, BLOCKS_IN, STRIP_IN = 11.5, 0.45, 3.0, 0.34  # the page, its parts, one strategy's strip
+LEFT, SHARE = 0.145, 0.84  # of the width: where drawing starts, and how much of it there is
+LINES = (-0.16, -0.33, -0.50)  # heights of the three lines of numbers, in the blocks' own units
+CROWDED = 10  # stages: with more, letters get smaller
 
 
 def image(backbone: Backbone, path: Path | str, marks: Mapping[str, int] | None = None) -> None:
     """Draw the stages as blocks, stem left, and below them a strip for each strategy; write it to `path`.
 
-    A block is as high as its output is (square root of the side) and as wide as its share of compute allows.
+    A block's height goes with the square root of its output's side, its width with its share of compute.
     Raises `OSError` if the file cannot be written.
     """
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
-    marks = dict(sorted((marks or {}).items(), key=lambda pair: -pair[1]))
-    height = TOP_IN + STRIP_IN * max(len(marks), 1) + 0.9
+    strips = dict(sorted((marks or {}).items(), key=lambda pair: -pair[1]))
+    strips_in = STRIP_IN * (len(strips) + 1)
+    height = TITLE_IN + BLOCKS_IN + strips_in + 0.15
     figure = Figure(figsize=(WIDTH_IN, height), dpi=150, facecolor="white")
     FigureCanvasAgg(figure)
+    side, total = backbone.preprocessing.size, sum(stage.parameters for stage in backbone.stages)
+    title = f"{backbone.name}   {side} × {side} pixels, {count_text(total)} parameters"
+    figure.text(0.02, 1 - 0.3 / height, title, fontsize=12, color=INK, weight="bold", va="center")
     edges = _edges(backbone.stages)
-    _draw_blocks(_axes(figure, edges, height, TOP_IN, 0.55), backbone, edges)
-    _draw_strips(_axes(figure, edges, height, height - TOP_IN - 0.75, TOP_IN + 0.55), backbone, edges, marks)
+    _draw_blocks(_axes(figure, edges, height, BLOCKS_IN, TITLE_IN), backbone, edges)
+    _draw_strips(_axes(figure, edges, height, strips_in, TITLE_IN + BLOCKS_IN), backbone, edges, strips)
     figure.savefig(path, metadata={"Software": None})
 
 
 def _axes(figure: Figure, edges: list[float], height: float, high: float, top: float) -> Axes:
     """Return axes over the whole width, `high` inches high, `top` inches below the upper edge."""
-    axes = figure.add_axes((0.145, 1 - (top + high) / height, 0.84, high / height))
+    axes = figure.add_axes((LEFT, 1 - (top + high) / height, SHARE, high / height))
     axes.set_xlim(0, edges[-1])
     axes.set_axis_off()
     return axes
@@ -129,97 +134,72 @@ def _edges(stages: tuple[Stage, ...]) -> list[float]:
 
 
 def _draw_blocks(axes: Axes, backbone: Backbone, edges: list[float]) -> None:
-    from matplotlib.patches import Rectangle
-
-    axes.set_ylim(-0.75, 1.5)
-    small = 8.5 if len(backbone.stages) <= 10 else 6.5
+    """Draw the arrow from general to specific, and each stage as a block with its numbers below."""
+    axes.set_ylim(-0.7, 1.55)
+    end = edges[-1]
+    grey: dict[str, Any] = {"fontsize": 9, "color": FAINT}
+    axes.annotate("", xy=(end, 1.4), xytext=(0, 1.4), arrowprops={"arrowstyle": "->", "color": FAINT})
+    axes.text(0.05, 1.44, "general: edges, colours, textures", va="bottom", style="italic", **grey)
+    words = "specific: parts, objects, classes"
+    axes.text(end - 0.1, 1.44, words, ha="right", va="bottom", style="italic", **grey)
+    for y, label in zip(LINES, ("output", "parameters", "compute"), strict=True):
+        axes.text(-0.012 * end, y, label, ha="right", va="center", **grey)
+    sides = [sqrt(_side(stage.shape)) for stage in backbone.stages]
     for index, stage in enumerate(backbone.stages):
-        left, right = edges[index], edges[index + 1]
-        middle, high = (left + right) / 2, _height(stage, backbone.preprocessing.size)
-        shade = 1 - index / max(len(backbone.stages) - 1, 1)
-        colour = (0.16 + 0.62 * shade, 0.33 + 0.50 * shade, 0.47 + 0.43 * shade)
-        axes.add_patch(
-            Rectangle(
-                (left + 0.08, 0.5 - high / 2), right - left - 0.16, high, facecolor=colour, edgecolor=INK
-            )
-        )
-        axes.text(
-            middle, 1.16, stage.name, ha="center", va="bottom", fontsize=small + 1, color=INK, weight="bold"
-        )
-        lines = (
-            _short_shape(stage.shape),
-            count_text(stage.parameters),
-            f"{100 * stage.compute_share:.0f} %",
-        )
-        axes.text(
-            middle, -0.1, "\n".join(lines), ha="center", va="top", fontsize=small, color=INK, linespacing=1.5
-        )
-    axes.text(
-        -0.1,
-        -0.1,
-        "output\nparameters\ncompute",
-        ha="right",
-        va="top",
-        fontsize=8.5,
-        color=FAINT,
-        linespacing=1.5,
-    )
-    axes.annotate(
-        "", xy=(edges[-1], 1.42), xytext=(0, 1.42), arrowprops={"arrowstyle": "->", "color": FAINT, "lw": 1.2}
-    )
-    for place, words, align in (
-        (0.05, "general: edges, colours, textures", "left"),
-        (edges[-1] - 0.15, "specific: parts, objects, classes", "right"),
-    ):
-        axes.text(place, 1.47, words, ha=align, va="bottom", fontsize=9, color=FAINT, style="italic")
-    side = backbone.preprocessing.size
-    axes.text(-0.1, 1.47, f"{side} × {side} image", ha="right", va="bottom", fontsize=9, color=INK)
+        high = max(0.1, sides[index] / max(sides))
+        _draw_block(axes, stage, (edges[index], edges[index + 1]), high, (index, len(sides)))
 
 
-def _short_shape(shape: tuple[int, ...]) -> str:
-    return "×".join(str(extent) for extent in shape) or "–"
-
-
-def _height(stage: Stage, side: int) -> float:
-    """Return the drawn height, 0.12–1: the square root of the output's side over the image's."""
-    if len(stage.shape) == 3:
-        own = sorted(stage.shape)[0] if stage.shape[1] != stage.shape[2] else stage.shape[1]
-    else:
-        own = round(sqrt(prod(stage.shape[:-1]))) if len(stage.shape) == 2 else 1
-    return max(0.12, min(1.0, sqrt(own / side)))
-
-
-def _draw_strips(axes: Axes, backbone: Backbone, edges: list[float], marks: Mapping[str, int]) -> None:
-    """Draw for each strategy which stages are frozen (hatched) and which train (plain)."""
+def _draw_block(
+    axes: Axes, stage: Stage, span: tuple[float, float], high: float, place: tuple[int, int]
+) -> None:
+    """Draw one stage; `place` is its index and how many there are. Blocks darken towards the head."""
     from matplotlib.patches import Rectangle
 
-    count = max(len(marks), 1)
-    axes.set_ylim(count, 0)
-    for row, (name, cut) in enumerate(marks.items()):
-        axes.text(-0.1, row + 0.5, name, ha="right", va="center", fontsize=9, color=INK)
-        spans = ((0.0, edges[cut], FROZEN, "///", "frozen"), (edges[cut], edges[-1], TRAINABLE, "", "trains"))
-        for left, right, colour, hatch, word in spans:
-            if right <= left:
-                continue
-            axes.add_patch(
-                Rectangle(
-                    (left, row + 0.12),
-                    right - left,
-                    0.76,
-                    facecolor=colour,
-                    hatch=hatch,
-                    edgecolor="#8fb3cc" if hatch else "none",
-                    lw=0,
-                )
-            )
-            plate = {"facecolor": colour, "edgecolor": "none", "pad": 1.5}
-            axes.text(
-                (left + right) / 2,
-                row + 0.5,
-                word,
-                ha="center",
-                va="center",
-                fontsize=8,
-                color=INK,
-                bbox=plate,
-            )
+    (left, right), (index, count) = span, place
+    pale = 1 - index / max(count - 1, 1)
+    colour = (0.16 + 0.62 * pale, 0.33 + 0.50 * pale, 0.47 + 0.43 * pale)
+    corner = (left + 0.08, 0.52 - high / 2)
+    axes.add_patch(Rectangle(corner, right - left - 0.16, high, facecolor=colour, edgecolor=INK))
+    letters = 8.5 if count <= CROWDED else 6.6
+    centred: dict[str, Any] = {"x": (left + right) / 2, "ha": "center", "color": INK}
+    name = stage.name.replace("-", "-\n") if len(stage.name) > 11 else stage.name
+    axes.text(y=1.12, s=name, va="bottom", fontsize=letters + 0.8, weight="bold", **centred)
+    shape = "×".join(str(extent) for extent in stage.shape) or "–"
+    numbers = (shape, count_text(stage.parameters), f"{100 * stage.compute_share:.0f} %")
+    for y, number in zip(LINES, numbers, strict=True):
+        axes.text(y=y, s=number, va="center", fontsize=letters, **centred)
+
+
+def _side(shape: tuple[int, ...]) -> float:
+    """Return the side of a map (channels first or last) or of as many tokens, 1 for a vector."""
+    if len(shape) == 3:
+        return shape[1] if shape[1] == shape[2] else min(shape)
+    return sqrt(shape[0]) if len(shape) == 2 else 1
+
+
+def _draw_strips(axes: Axes, backbone: Backbone, edges: list[float], strips: Mapping[str, int]) -> None:
+    """Draw where exact cuts are, and for each strategy what is frozen (hatched) and what trains (plain)."""
+    axes.set_ylim(len(strips), -1)
+    beside = -0.012 * edges[-1]
+    axes.text(beside, -0.5, "exact cuts", ha="right", va="center", fontsize=9, color=FAINT)
+    places = [edges[cut.index] for cut in backbone.cuts]
+    axes.plot(places, [-0.4] * len(places), "v", color=INK, markersize=6, clip_on=False)
+    axes.vlines(places[1:], -0.4, len(strips), color=FAINT, lw=0.6, linestyles=":", zorder=0)
+    for row, (name, cut) in enumerate(strips.items()):
+        axes.text(beside, row + 0.5, name, ha="right", va="center", fontsize=9, color=INK)
+        if cut > 0:
+            _draw_strip(axes, row, (0.0, edges[cut]), FROZEN, "///", "frozen")
+        _draw_strip(axes, row, (edges[cut], edges[-1]), TRAINABLE, "", "trains")
+
+
+def _draw_strip(axes: Axes, row: int, span: tuple[float, float], colour: str, hatch: str, word: str) -> None:
+    from matplotlib.patches import Rectangle
+
+    left, right = span
+    axes.add_patch(
+        Rectangle((left, row + 0.12), right - left, 0.76, facecolor=colour, hatch=hatch, edgecolor=ICE, lw=0)
+    )
+    plate = {"facecolor": colour, "edgecolor": "none", "pad": 1.5}
+    middle = (left + right) / 2
+    axes.text(middle, row + 0.5, word, ha="center", va="center", fontsize=8, color=INK, bbox=plate)

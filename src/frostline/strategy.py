@@ -36,6 +36,7 @@ class Phase:
     thaw: int
     epochs: float | None = None  # None: its equal share of what the number of images asks for
     lr: float | None = None  # None: the strategy's
+    share: float = 1.0  # how much of the passes it gets, beside the other phases without their own epochs
 
     def __str__(self) -> str:
         text = "all" if self.thaw == ALL else str(self.thaw)
@@ -135,8 +136,12 @@ class _Kind:
 def _gradual(strategy: Strategy, below: int) -> tuple[Phase, ...]:
     lr = strategy.lr or settings(strategy).lr
     deepest = below if strategy.k is None else min(strategy.k, below)
-    # A tenth less at each thaw: what is already warm should move less while the next stage wakes up.
-    return tuple(Phase(thaw=i, lr=lr * 0.9**i) for i in range(deepest + 1))
+    # A tenth less at each thaw: what is already warm should move less while the next stage wakes up. Half
+    # the passes go to the last phase: with equal shares it stayed half-trained (docs/LOG.md 2026-11-23).
+    return tuple(
+        Phase(thaw=i, lr=lr * 0.9**i, share=1.0 if i == deepest else 1.0 / max(1, deepest))
+        for i in range(deepest + 1)
+    )
 
 
 KINDS: dict[str, _Kind] = {
@@ -344,10 +349,11 @@ def schedule(strategy: Strategy, *, stages: int, images: int, batch: int) -> tup
     below = stages - 1
     phases = KINDS[strategy.name].phases(strategy, below)
     total = strategy.epochs or epochs_for(images)
+    shares = sum(phase.share for phase in phases)
     per_epoch = max(1, math.ceil(images / batch))
     segments = []
     for phase in phases:
-        epochs = phase.epochs if phase.epochs is not None else total / len(phases)
+        epochs = phase.epochs if phase.epochs is not None else total * phase.share / shares
         cut = 0 if phase.thaw == ALL else max(0, below - phase.thaw)
         segments.append(Segment(cut, max(1, round(epochs)), per_epoch, phase.lr or known.lr))
     return tuple(segments)

@@ -85,11 +85,13 @@ class _Tree:
             return [*inside[:place], *within, *inside[place + 1 :]]
         if alone or (blocks and all(self._listed(block.name) for block in blocks)):
             return inside or None
-        chains = [child for child in blocks if self._chain(child.name)]
-        if len(chains) != 1:
+        if not any(self._chain(block.name) for block in blocks):
             return None
-        place = inside.index(chains[0])
-        return [*inside[:place], *self.children(chains[0].name), *inside[place + 1 :]]
+        return [
+            unit
+            for child in inside
+            for unit in (self.children(child.name) if self._chain(child.name) else [child])
+        ]
 
     def _chain(self, name: str) -> bool:
         """Tell whether a module is a list of blocks, as the one inside a stage beside its downsampling."""

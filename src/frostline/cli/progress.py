@@ -26,6 +26,7 @@ class Progress:
         self._bar: object | None = None
         self._task: object | None = None
         self._what = ""
+        self._done = 0
         self._started = self._printed = time.monotonic()
 
     def __enter__(self) -> Progress:
@@ -63,7 +64,7 @@ class Progress:
         from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemainingColumn
         from rich.progress import Progress as Bar
 
-        if self._bar is None or what != self._what:
+        if self._bar is None or what != self._what or done < self._done:
             self.close()
             self._bar = Bar(
                 TextColumn("  {task.description}"),
@@ -77,12 +78,14 @@ class Progress:
             self._bar.start()
             self._task = self._bar.add_task(WORDS.get(what, what), total=total)
             self._what = what
+        self._done = done
         self._bar.update(self._task, completed=done, total=total)  # type: ignore[attr-defined]
 
     def _line(self, what: str, done: int, total: int) -> None:
         now = time.monotonic()
-        if what != self._what:
+        if what != self._what or done <= self._done:  # another job of the same kind
             self._what, self._started, self._printed = what, now, now
+        self._done = done
         if now - self._printed >= LINE_EVERY_S and 0 < done < total:
             left = (now - self._started) / done * (total - done)
             print(

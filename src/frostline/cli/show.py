@@ -41,6 +41,16 @@ def percent(value: float) -> str:
     return f"{100 * value:.1f} %"
 
 
+def between(low: float, high: float) -> str:
+    """An interval as people read it."""
+    return f"{100 * low:.1f}–{100 * high:.1f} %"
+
+
+def count(value: int) -> str:
+    """A number of weights, short."""
+    return f"{value / 1e6:.1f} M" if value >= 1e6 else f"{value / 1e3:.0f} k" if value >= 1e4 else f"{value:,}"
+
+
 def size(value_bytes: float) -> str:
     """Bytes as people read them."""
     return f"{value_bytes / 1e6:,.0f} MB"
@@ -69,7 +79,7 @@ def run(done: Run) -> None:
     table.add_row(
         "test",
         percent(found["accuracy"]),
-        f"{percent(found['low'])} – {percent(found['high'])}",
+        between(found["low"], found["high"]),
         percent(found["balanced_accuracy"]),
         f"{found['n_test']:,}",
     )
@@ -160,15 +170,15 @@ def demo(found: Demo) -> None:
     """The one table, and in plain words what happened."""
     out = _out()
     table = Table(title="Handwritten digits, 10 training images a class", title_justify="left")
-    for name in ("strategy", "what was trainable", "accuracy", "95 % interval", "seconds", "peak memory"):
-        table.add_column(name, justify="left" if name in ("strategy", "what was trainable") else "right")
+    for name in ("strategy", "trainable", "accuracy", "95 % interval", "seconds", "peak memory"):
+        table.add_column(name, justify="left" if name in ("strategy", "trainable") else "right")
     for done in found.runs:
         r = done.result
         table.add_row(
             r["strategy"],
             _trainable(r),
             percent(r["accuracy"]),
-            f"{percent(r['low'])} – {percent(r['high'])}",
+            between(r["low"], r["high"]),
             f"{r['seconds']:.1f}",
             size(r["peak_memory_bytes"]),
         )
@@ -178,7 +188,7 @@ def demo(found: Demo) -> None:
             row.name,
             "no network",
             percent(row.accuracy),
-            f"{percent(row.low)} – {percent(row.high)}",
+            between(row.low, row.high),
             f"{row.seconds:.1f}",
             "",
         )
@@ -190,9 +200,9 @@ def demo(found: Demo) -> None:
     out.print(f"  frostline predict {found.study} {found.study}/digits/3", highlight=False)
 
 
-def _trainable(result: dict[str, object]) -> str:
+def _trainable(result: dict[str, Any]) -> str:
     where = {"head": "head only", "stem": "everything"}.get(str(result["cut"]), f"from {result['cut']} on")
-    return f"{where}, {result['trainable_parameters']:,} weights"
+    return f"{where} ({count(result['trainable_parameters'])})"
 
 
 def _what_happened(results: Sequence[dict[str, Any]], pixels: Baseline) -> list[str]:

@@ -25,8 +25,9 @@ DECODE_SIDE_PIXELS = 128
 
 # Measured on six real sets (photographs, clip art, 28-px icons, hands, spectrograms; 13,653 images) and on
 # 1,797 digits of 8 × 8 px: re-encoding at quality 50 or halving the size moves 9 photographs in 10 by 6 bits
-# at most; only families of look-alikes come within 16; the nearest different pair (two icons) lies at 18.
-SUSPECT_BITS = 16
+# at most; only families of look-alikes come within 14; the nearest different pairs (two digits drawn in
+# blocks, two icons) lie at 16 and 18.
+SUSPECT_BITS = 14
 NEAR_BITS = 12
 
 # Correlation of the thumbnails. The same measurement: re-encoded and resized copies .96 and up (median .999),
@@ -36,8 +37,7 @@ NEAR_CORRELATION = 0.98
 # Standard deviation of the thumbnail, in levels of 255: below it an image is a blank page to the hash.
 FLAT_LEVELS = 4.0
 
-# The hash is cut into this many words; two hashes within 15 bits share a word for certain, and at 16 miss
-# only if every word differs in exactly one bit.
+# The hash is cut into this many words: two that differ in fewer bits than that share a word for certain.
 WORDS = 16
 
 # Comparing is quadratic in the images that share a word; beyond this many, each is compared with its nearest

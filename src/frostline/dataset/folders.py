@@ -18,6 +18,7 @@ def read_folder(root: Path) -> Source:
     """
     if not root.is_dir():
         raise DataError(missing_message(root))
+    root = root.absolute()  # the manifest and the memory outlive the working directory
     source = Source(root, hint="Only image files inside the class folders count.")
     inside = _folders(root)
     parts = _parts(root, inside)

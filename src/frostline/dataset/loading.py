@@ -11,7 +11,7 @@ from frostline.dataset.copies import NOTHING_ALIKE, Likeness
 from frostline.dataset.decoding import missing_message
 from frostline.dataset.folders import read_folder
 from frostline.dataset.indexing import Indexed, Progress, index, likeness_of
-from frostline.dataset.manifest import Manifest, Sample, SetAside, demand_training_images
+from frostline.dataset.manifest import PARTS, Manifest, Sample, SetAside, demand_training_images
 from frostline.dataset.memory import Memory
 from frostline.dataset.parts import Split, Wish, split
 from frostline.dataset.sources import Source, listing
@@ -182,9 +182,7 @@ def _named(samples: Sequence[Sample], pairs: Sequence[tuple[str, str]]) -> tuple
 
 def _summary(samples: Sequence[Sample], classes: Sequence[str]) -> str:
     parts = [sample.split for sample in samples]
-    counts = ", ".join(
-        f"{parts.count(part)} {part}" for part in dict.fromkeys(("train", "val", "test", *parts))
-    )
+    counts = ", ".join(f"{parts.count(part)} {part}" for part in PARTS)
     return f"{len(samples)} images in {len(classes)} classes: {counts}."
 
 

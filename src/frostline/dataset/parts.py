@@ -6,7 +6,7 @@ influences nothing else: which images are in train and val does not depend on an
 
 from __future__ import annotations
 
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
@@ -56,7 +56,7 @@ def split(
     table = _Table(found, digests, units, may_leave)
     if "test" not in given:
         _carve(table, "test", wish.test, wish.seed, outcome)
-        if given - {""}:
+        if given - {""} and wish.test > 0:
             outcome.notes.append("The source has no test part, so it was taken out of train.")
     if "val" not in given:
         _carve_val(table, wish, outcome)
@@ -95,11 +95,13 @@ def _carve_val(table: _Table, wish: Wish, outcome: Split) -> None:
     """Take val out of train, unless there are too few images to choose anything on it."""
     if wish.val <= 0:
         return
-    labels = [image.label for image, part in zip(table.found, outcome.parts, strict=True) if part == "train"]
-    scarcest = min((labels.count(label) for label in set(labels)), default=0)
-    if len(labels) < MIN_IMAGES_FOR_VAL or scarcest < MIN_CLASS_IMAGES_FOR_VAL:
+    labels = Counter(
+        image.label for image, part in zip(table.found, outcome.parts, strict=True) if part == "train"
+    )
+    scarcest = min(labels.values(), default=0)
+    if labels.total() < MIN_IMAGES_FOR_VAL or scarcest < MIN_CLASS_IMAGES_FOR_VAL:
         outcome.notes.append(
-            f"No val part: {len(labels)} images to learn from, {scarcest} in the scarcest class; it takes "
+            f"No val part: {labels.total()} images to learn from, {scarcest} in the scarcest class; it takes "
             f"{MIN_IMAGES_FOR_VAL} and {MIN_CLASS_IMAGES_FOR_VAL}. All of them train; choices are made by "
             "cross-validation."
         )

@@ -45,12 +45,12 @@ class Shares:
         """Images in each unit: (U,)."""
         return np.bincount(self.rows[:, 0], self.rows[:, 2]).astype(np.int64)
 
-    def move(self, unit: int, into: bool) -> bool:
-        """Move a unit to the held-out side, or back, unless that leaves one of its classes without image."""
+    def move(self, unit: int, into: bool, but: int = -1) -> bool:
+        """Move a unit to the held-out side, or back, unless that empties a class of its other than `but`."""
         start, stop = np.searchsorted(self.rows[:, 0], [unit, unit + 1])
         labels, counts = self.rows[start:stop, 1], self.rows[start:stop, 2]
         behind = (self.images - self.held_images if into else self.held_images)[labels] - counts
-        if self.held[unit] == into or (behind <= 0).any():
+        if self.held[unit] == into or ((behind <= 0) & (labels != but)).any():
             return False
         self.put(unit, into)
         return True
@@ -129,15 +129,15 @@ def _mend(shares: Shares, places: np.ndarray, label: int, low: float, high: floa
         return
     images = int(counts.sum())
     least, most = max(1, int(low * images)), max(1, int(min(high, 1.0) * images))
+    excess = shares.held_images[label] - least
+    for at in np.lexsort((-places[units], counts > excess)):  # outward; what leaves too few comes last
+        now = shares.held_images[label]
+        if now <= most and now < images:
+            break
+        shares.move(int(units[at]), into=False, but=label)
     for at in np.lexsort((places[units], counts > most)):  # inward; what overshoots alone comes last
         now = shares.held_images[label]
         if now >= least:
             break
         if now == 0 or now + counts[at] <= most:
             shares.move(int(units[at]), into=True)
-    for at in np.argsort(-places[units], kind="stable"):
-        now = shares.held_images[label]
-        if now <= most and now < images:
-            break
-        if now - counts[at] >= least:
-            shares.move(int(units[at]), into=False)
