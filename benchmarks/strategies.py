@@ -65,7 +65,13 @@ def _held_groups(rows: list[dict[str, str]], rng: np.random.Generator) -> set[st
 
 
 def run_one(
-    table: Path, per_class: int, seed: int, grouped: bool, strategy: str, size: int, options: dict[str, object]
+    table: Path,
+    per_class: int,
+    seed: int,
+    grouped: bool,
+    strategy: str,
+    size: int,
+    options: dict[str, object],
 ) -> dict[str, object]:
     """Train one strategy on one draw and return its row."""
     import frostline
@@ -116,7 +122,9 @@ def _cell(values: list[float]) -> str:
 
 def main() -> None:
     """Run what is missing, then print the tables."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("data", nargs="?", type=Path)
     parser.add_argument("--summary", type=Path)
     parser.add_argument("--out", type=Path, default=Path("strategies.jsonl"))
@@ -143,7 +151,9 @@ def main() -> None:
                         continue
                     row = dict(zip(("split", "set", "per_class", "seed", "strategy"), key, strict=True))
                     grouped = arguments.split == "grouped"
-                    row |= run_one(table, per_class, seed, grouped, strategy, arguments.size, arguments.options)
+                    row |= run_one(
+                        table, per_class, seed, grouped, strategy, arguments.size, arguments.options
+                    )
                     with open(arguments.out, "a", encoding="utf-8") as file:
                         file.write(json.dumps(row) + "\n")
                     print(*key, f"{row['accuracy']:.3f}", f"{row['seconds']:.1f} s", file=sys.stderr)

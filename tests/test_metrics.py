@@ -25,8 +25,12 @@ def test_scores_are_scikit_learns(answers: tuple[np.ndarray, np.ndarray]) -> Non
     assert metrics.score("balanced_accuracy", targets, p) == pytest.approx(
         sk.balanced_accuracy_score(targets, guesses)
     )
-    assert metrics.score("macro_f1", targets, p) == pytest.approx(sk.f1_score(targets, guesses, average="macro"))
-    assert metrics.score("auroc", targets, p) == pytest.approx(sk.roc_auc_score(targets, p, multi_class="ovr"))
+    assert metrics.score("macro_f1", targets, p) == pytest.approx(
+        sk.f1_score(targets, guesses, average="macro")
+    )
+    assert metrics.score("auroc", targets, p) == pytest.approx(
+        sk.roc_auc_score(targets, p, multi_class="ovr")
+    )
     assert metrics.score("log_loss", targets, p) == pytest.approx(sk.log_loss(targets, p))
     assert metrics.goodness("log_loss", targets, p) == -metrics.score("log_loss", targets, p)
 

@@ -11,7 +11,6 @@ import pytest
 import torch
 from PIL import Image
 from safetensors.torch import load_file
-from tiny import tiny_backbone, tiny_model, write_table
 
 import frostline
 from frostline import strategy as fs
@@ -19,6 +18,7 @@ from frostline.backbone import Backbone
 from frostline.dataset import Manifest
 from frostline.errors import StudyError, TrainingError, UsageError
 from frostline.training import loop, optimizer
+from tiny import tiny_backbone, tiny_model, write_table
 
 FAST = {"exact": True, "augment": "light", "flip": "none"}
 
@@ -55,7 +55,9 @@ def test_every_strategy_runs_and_learns(
 
 
 @pytest.mark.parametrize("head", ["linear", "cosine", "mlp(9)"])
-def test_every_head_learns_and_predicts(head: str, backbone: Backbone, data: Manifest, tmp_path: Path) -> None:
+def test_every_head_learns_and_predicts(
+    head: str, backbone: Backbone, data: Manifest, tmp_path: Path
+) -> None:
     model = tiny_model()
     run = frostline.train(backbone, data, f"full(head={head}, lr=0.01)", study=tmp_path / "study", **FAST)
     assert run.accuracy > 0.5
@@ -174,7 +176,8 @@ def test_shuffled_test_labels_change_no_byte_of_the_weights(
 
 def test_exact_runs_agree_bit_for_bit(backbone: Backbone, data: Manifest, tmp_path: Path) -> None:
     one, two = (
-        frostline.train(backbone, data, "gradual_unfreeze", study=tmp_path / name, exact=True) for name in "ab"
+        frostline.train(backbone, data, "gradual_unfreeze", study=tmp_path / name, exact=True)
+        for name in "ab"
     )
     assert one.folder.weights.read_bytes() == two.folder.weights.read_bytes()
     other = frostline.train(backbone, data, "gradual_unfreeze", study=tmp_path / "a", exact=True, seed=1)
@@ -214,9 +217,7 @@ def test_killed_and_resumed_equals_uninterrupted(
         resumed = frostline.train(backbone, data, text, study=place, **FAST)
         assert resumed.folder.weights.read_bytes() == whole.folder.weights.read_bytes()
         untimed = [{k: v for k, v in row.items() if k != "seconds"} for row in resumed.folder.metrics()]
-        assert untimed == [
-            {k: v for k, v in row.items() if k != "seconds"} for row in whole.folder.metrics()
-        ]
+        assert untimed == [{k: v for k, v in row.items() if k != "seconds"} for row in whole.folder.metrics()]
 
 
 def test_another_split_or_other_data_is_refused(backbone: Backbone, data: Manifest, tmp_path: Path) -> None:

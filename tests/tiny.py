@@ -80,7 +80,9 @@ def write_folder(root: Path, *, classes: int = 3, per_class: int = 20, seed: int
     return root
 
 
-def write_table(root: Path, *, classes: int = 3, train: int = 12, val: int = 0, test: int = 8, seed: int = 0) -> Path:
+def write_table(
+    root: Path, *, classes: int = 3, train: int = 12, val: int = 0, test: int = 8, seed: int = 0
+) -> Path:
     """Write pictures and a CSV that names their parts; `train`, `val` and `test` count images a class."""
     rng = np.random.default_rng(seed)
     rows = ["path,label,split"]

@@ -18,6 +18,7 @@ from dataclasses import asdict, dataclass, replace
 from typing import Any, Literal
 
 import torch
+from threadpoolctl import threadpool_limits
 from torch import Tensor, nn
 
 from frostline import places
@@ -70,11 +71,12 @@ def device() -> str:
 
 @contextlib.contextmanager
 def threads(count: int) -> Iterator[None]:
-    """Run with `count` torch threads, and give back what was set before."""
+    """Run torch and the linear algebra below numpy with `count` threads; then as before."""
     before = torch.get_num_threads()
     torch.set_num_threads(count)
     try:
-        yield
+        with threadpool_limits(limits=count, user_api="blas"):
+            yield
     finally:
         torch.set_num_threads(before)
 
@@ -125,7 +127,7 @@ def _remembered(key: str, step: Callable[[NumericPlan], None], base: NumericPlan
 
 def _has_bfloat16(where: str) -> bool:
     if where == "cuda":
-        return bool(torch.cuda.is_bf16_supported())  # type: ignore[no-untyped-call]
+        return bool(torch.cuda.is_bf16_supported())
     words = (_cpu_line("flags") + _cpu_line("Features")).split()  # Linux on x86, on ARM
     return where == "cpu" and any(word in words for word in ("avx512_bf16", "amx_bf16", "bf16"))
 

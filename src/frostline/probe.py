@@ -70,8 +70,8 @@ class Scaled:
         centred /= length
         if n >= width:
             return cls(centred, share, mean, length, None)
-        left, sizes, basis = np.linalg.svd(centred, full_matrices=False)
-        return cls(left * sizes, share, mean, length, basis)
+        basis, within = np.linalg.qr(centred.T)
+        return cls(within.T, share, mean, length, basis.T)
 
     def unfold(self, weight: Floats, bias: Floats, l2: float) -> Solution:
         """Write the scaling into the head, so that it works on raw features."""

@@ -36,7 +36,6 @@ class Phase:
     thaw: int
     epochs: float | None = None  # None: its equal share of what the number of images asks for
     lr: float | None = None  # None: the strategy's
-    share: float = 1.0  # how much of the passes it gets, beside the other phases without their own epochs
 
     def __str__(self) -> str:
         text = "all" if self.thaw == ALL else str(self.thaw)
@@ -127,34 +126,32 @@ _ANY = (
 class _Kind:
     """What one named strategy is: its phases, the settings it changes, and what may be set."""
 
-    phases: Callable[[Strategy, int], tuple[Phase, ...]]  # (strategy, stages below the head)
+    phases: Callable[[Strategy, int, float], tuple[Phase, ...]]  # (strategy, stages below the head, epochs)
     defaults: dict[str, float | str] = field(default_factory=dict)
     allowed: tuple[str, ...] = (*_ANY, "bn")
     takes: str = ""  # the positional argument: "k", "solver", "phases" or none
 
 
-def _gradual(strategy: Strategy, below: int) -> tuple[Phase, ...]:
+def _gradual(strategy: Strategy, below: int, total: float) -> tuple[Phase, ...]:
     lr = strategy.lr or settings(strategy).lr
     deepest = below if strategy.k is None else min(strategy.k, below)
     # A tenth less at each thaw: what is already warm should move less while the next stage wakes up. Half
     # the passes go to the last phase: with equal shares it stayed half-trained (docs/LOG.md 2026-11-23).
-    return tuple(
-        Phase(thaw=i, lr=lr * 0.9**i, share=1.0 if i == deepest else 1.0 / max(1, deepest))
-        for i in range(deepest + 1)
-    )
+    epochs = [total / 2 / max(1, deepest)] * deepest + [total / 2]
+    return tuple(Phase(i, epochs[i], lr * 0.9**i) for i in range(deepest + 1))
 
 
 KINDS: dict[str, _Kind] = {
-    "linear_probe": _Kind(lambda s, n: (), allowed=("smoothing",), takes="solver"),
-    "head": _Kind(lambda s, n: (Phase(0),), {"lr": 3e-3}, allowed=_ANY),
-    "top_k": _Kind(lambda s, n: (Phase(s.k or 0),), {"start": "probe"}, takes="k"),
-    "lp_ft": _Kind(lambda s, n: (Phase(ALL),), {"start": "probe"}),
+    "linear_probe": _Kind(lambda s, n, e: (), allowed=("smoothing",), takes="solver"),
+    "head": _Kind(lambda s, n, e: (Phase(0),), {"lr": 3e-3}, allowed=_ANY),
+    "top_k": _Kind(lambda s, n, e: (Phase(s.k or 0),), {"start": "probe"}, takes="k"),
+    "lp_ft": _Kind(lambda s, n, e: (Phase(ALL),), {"start": "probe"}),
     "gradual_unfreeze": _Kind(_gradual, {"start": "probe"}, takes="k"),
-    "full": _Kind(lambda s, n: (Phase(ALL),)),
+    "full": _Kind(lambda s, n, e: (Phase(ALL),)),
     "scratch": _Kind(
-        lambda s, n: (Phase(ALL),), {"layer_decay": 1.0, "bn": "train", "lr": 2e-3}, allowed=(*_ANY, "bn")
+        lambda s, n, e: (Phase(ALL),), {"layer_decay": 1.0, "bn": "train", "lr": 2e-3}, allowed=(*_ANY, "bn")
     ),
-    "phases": _Kind(lambda s, n: s.phases, takes="phases"),
+    "phases": _Kind(lambda s, n, e: s.phases, takes="phases"),
 }
 
 NAMED = (
@@ -347,13 +344,12 @@ def schedule(strategy: Strategy, *, stages: int, images: int, batch: int) -> tup
     """
     known = settings(strategy)
     below = stages - 1
-    phases = KINDS[strategy.name].phases(strategy, below)
     total = strategy.epochs or epochs_for(images)
-    shares = sum(phase.share for phase in phases)
+    phases = KINDS[strategy.name].phases(strategy, below, total)
     per_epoch = max(1, math.ceil(images / batch))
     segments = []
     for phase in phases:
-        epochs = phase.epochs if phase.epochs is not None else total * phase.share / shares
+        epochs = phase.epochs if phase.epochs is not None else total / len(phases)
         cut = 0 if phase.thaw == ALL else max(0, below - phase.thaw)
         segments.append(Segment(cut, max(1, round(epochs)), per_epoch, phase.lr or known.lr))
     return tuple(segments)

@@ -11,6 +11,7 @@ from rich.console import Console
 from rich.table import Table
 
 from frostline import strategy as strategies
+from frostline.drawing import count_text
 
 if TYPE_CHECKING:
     from frostline.backbone import Backbone
@@ -46,11 +47,6 @@ def between(low: float, high: float) -> str:
     return f"{100 * low:.1f}–{100 * high:.1f} %"
 
 
-def count(value: int) -> str:
-    """A number of weights, short."""
-    return f"{value / 1e6:.1f} M" if value >= 1e6 else f"{value / 1e3:.0f} k" if value >= 1e4 else f"{value:,}"
-
-
 def size(value_bytes: float) -> str:
     """Bytes as people read them."""
     return f"{value_bytes / 1e6:,.0f} MB"
@@ -76,6 +72,9 @@ def run(done: Run) -> None:
     table = Table(title=f"{found['strategy']} on {found['model']}", title_justify="left")
     for name in ("", "accuracy", "95 % interval", "balanced", "images"):
         table.add_column(name, justify="right" if name else "left")
+    if found["accuracy"] is None:
+        _without_test(out, found)
+        return
     table.add_row(
         "test",
         percent(found["accuracy"]),
@@ -95,6 +94,12 @@ def run(done: Run) -> None:
     for line in _remarks(found):
         out.print(line)
     out.print(f"\nNext: frostline predict {found['study']} YOUR_IMAGES", highlight=False)
+
+
+def _without_test(out: Console, found: dict[str, Any]) -> None:
+    out.print(f"{found['strategy']} on {found['model']} is trained. No test image, so no figure to trust.")
+    if found["val_accuracy"] is not None:
+        out.print(f"Accuracy on val, which chose: {percent(found['val_accuracy'])}")
 
 
 def _classes(per_class: dict[str, dict[str, float]]) -> Table:
@@ -202,7 +207,7 @@ def demo(found: Demo) -> None:
 
 def _trainable(result: dict[str, Any]) -> str:
     where = {"head": "head only", "stem": "everything"}.get(str(result["cut"]), f"from {result['cut']} on")
-    return f"{where} ({count(result['trainable_parameters'])})"
+    return f"{where} ({count_text(result['trainable_parameters'])})"
 
 
 def _what_happened(results: Sequence[dict[str, Any]], pixels: Baseline) -> list[str]:

@@ -1,0 +1,207 @@
+"""The command line others script against: one JSON object, exit codes, one clear message."""
+
+from __future__ import annotations
+
+import csv
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+from click.testing import CliRunner
+from PIL import Image
+
+from frostline.cli.main import cli
+from tiny import write_folder, write_table
+
+PROMISED = set(
+    "strategy accuracy val_accuracy balanced_accuracy low high n_train n_val n_test seconds "  # noqa: SIM905
+    "peak_memory_bytes trainable_parameters run study test_looks".split()
+)
+SMALL = ["--size", "32", "--exact", "--threads", "1"]
+
+
+def frostline(*arguments: str) -> Any:
+    return CliRunner().invoke(cli, list(arguments))
+
+
+def one_object(result: Any) -> dict[str, Any]:
+    assert result.exit_code == 0, result.output
+    lines = result.stdout.strip().splitlines()
+    assert len(lines) == 1
+    found = json.loads(lines[0])
+    assert found["schema"] == 1
+    return found
+
+
+@pytest.fixture
+def table(tmp_path: Path) -> Path:
+    return write_table(tmp_path / "images", train=10, test=6)
+
+
+def test_help_is_fast_and_imports_no_torch() -> None:
+    code = (
+        "import sys; sys.argv = ['frostline', '--help']\n"
+        "import frostline.cli as c\n"
+        "try: c.main()\n"
+        "finally: print('torch' in sys.modules, file=sys.stderr)"
+    )
+    seconds = []
+    for _ in range(3):
+        start = time.perf_counter()
+        done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+        seconds.append(time.perf_counter() - start)
+    assert done.stderr.strip() == "False"
+    assert "train" in done.stdout
+    assert min(seconds) < 0.4
+
+
+def test_train_then_predict(table: Path, tmp_path: Path) -> None:
+    study = str(tmp_path / "study")
+    found = one_object(
+        frostline(
+            "train", str(table), "--strategy", "top_k( 1 , epochs=2)", "--study", study, *SMALL, "--json"
+        )
+    )
+    assert set(found) >= PROMISED
+    assert found["strategy"] == "top_k(1, epochs=2)"
+    assert (found["n_train"], found["n_val"], found["n_test"]) == (30, 0, 18)
+    assert 0 <= found["low"] <= found["accuracy"] <= found["high"] <= 1
+    assert found["peak_memory_bytes"] > 1e6
+    again = one_object(
+        frostline("train", str(table), "--strategy", "top_k(1,epochs=2)", "--study", study, *SMALL, "--json")
+    )
+    assert (again["run"], again["accuracy"]) == (found["run"], found["accuracy"])
+    assert again["seconds"] < found["seconds"]
+
+    pictures = sorted(table.parent.glob("*.png"))
+    answers = one_object(frostline("predict", study, str(table.parent), "--json"))["predictions"]
+    assert sorted(a["path"] for a in answers) == [str(p) for p in pictures]
+    with open(Path(study) / "runs" / found["run"] / "predictions-test.csv", newline="") as file:
+        kept = {row["path"]: row["predicted"] for row in csv.DictReader(file)}
+    labels = {Path(a["path"]).name: a["label"] for a in answers}
+    assert kept
+    assert all(labels[Path(path).name] == label for path, label in kept.items())
+    assert all(0 <= a["probability"] <= 1 for a in answers)
+
+
+def test_predict_takes_files_folders_and_tables(table: Path, tmp_path: Path) -> None:
+    study, pictures = str(tmp_path / "study"), sorted(table.parent.glob("*.png"))
+    one_object(
+        frostline("train", str(table), "--strategy", "linear_probe", "--study", study, *SMALL, "--json")
+    )
+    listed = tmp_path / "some.csv"
+    listed.write_text("path\n" + "\n".join(str(p) for p in pictures[:3]) + "\n")
+    broken = tmp_path / "broken.jpg"
+    broken.write_bytes(b"no picture")
+    for given, count in ((pictures[:2], 2), ([listed], 3), ([table.parent], len(pictures))):
+        found = one_object(frostline("predict", study, *map(str, given), "--top", "2", "--json"))
+        assert len(found["predictions"]) == count
+        assert all(len(row["top"]) == 2 for row in found["predictions"])
+    found = one_object(frostline("predict", study, str(pictures[0]), str(broken), "--json"))
+    assert len(found["predictions"]) == 1
+    assert found["unreadable"][0]["path"] == str(broken)
+    output = tmp_path / "answers.csv"
+    assert frostline("predict", study, str(table.parent), "--output", str(output)).exit_code == 0
+    with open(output, newline="") as file:
+        assert [*next(csv.reader(file))] == ["path", "label", "probability"]
+    missing = frostline("predict", study, str(tmp_path / "nowhere"))
+    assert missing.exit_code == 1
+    assert "nowhere" in missing.stderr
+
+
+def test_stages(tmp_path: Path) -> None:
+    picture = tmp_path / "stages.png"
+    found = one_object(frostline("stages", "lite0", "--size", "64", "--image", str(picture), "--json"))
+    names = [stage["name"] for stage in found["stages"]]
+    assert names == ["stem", *(f"blocks.{i}" for i in range(7)), "head"]
+    assert [cut["index"] for cut in found["cuts"]] == list(range(9))
+    assert all(cut["verified"] for cut in found["cuts"])
+    assert sum(stage["compute_share"] for stage in found["stages"]) == pytest.approx(1)
+    with Image.open(picture) as drawn:
+        assert drawn.width > 600
+    shown = frostline("stages", "timm/resnet18", "--random", "--size", "64")
+    assert shown.exit_code == 0
+    assert "layer4" in shown.stdout
+
+
+def test_a_person_reads_tables(table: Path, tmp_path: Path) -> None:
+    shown = frostline(
+        "train", str(table), "--strategy", "linear_probe", "--study", str(tmp_path / "study"), *SMALL
+    )
+    assert shown.exit_code == 0
+    for word in ("accuracy", "95 % interval", "commonest class", "kind 0", "Next: frostline predict"):
+        assert word in shown.stdout, word
+    assert "30 to train" in shown.stderr
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "words"),
+    [
+        (["train", "nowhere"], 1, "nowhere"),
+        (["train", ".", "--strategy", "topk(2)"], 2, "Did you mean 'top_k'"),
+        (["train", ".", "--strategy", "full(lr=0)"], 2, "lr must be"),
+        (["train", ".", "--metric", "acuracy"], 2, "acuracy"),
+        (["train"], 2, "DATA"),
+        (["predict", "nowhere", "x.jpg"], 1, "not a study"),
+        (["stages", "lite9"], 1, "lite"),
+        (["stages", "timm/resnet18"], 1, "random weights"),
+    ],
+)
+def test_refusals_are_one_message(arguments: list[str], code: int, words: str) -> None:
+    result = frostline(*arguments)
+    assert result.exit_code == code
+    assert words in result.stderr
+    assert "Traceback" not in result.output
+
+
+def test_a_refusal_in_json_is_one_object_too() -> None:
+    result = frostline("train", "nowhere", "--json")
+    assert result.exit_code == 1
+    assert "nowhere" in json.loads(result.stdout)["error"]
+
+
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_interrupted_then_continued(number: int, code: int, table: Path, tmp_path: Path) -> None:
+    study = tmp_path / "study"
+    command = [sys.executable, "-m", "frostline", "train", str(table), "--study", str(study), *SMALL]
+    command += ["--strategy", "full(epochs=300)", "--augment", "none"]
+    process = subprocess.Popen(command, stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+    until = time.monotonic() + 60
+    while not list(study.glob("runs/*/plan.json")) and time.monotonic() < until:
+        time.sleep(0.05)
+    time.sleep(0.5)
+    os.kill(process.pid, number)
+    _, errors = process.communicate(timeout=60)
+    assert process.returncode == code
+    assert "Traceback" not in errors
+    assert (study / "study.json").exists()
+    assert not list(study.glob("runs/*/result.json"))
+
+
+def test_a_folder_per_class_is_split_for_you(tmp_path: Path) -> None:
+    folder = write_folder(tmp_path / "photos", per_class=15)
+    (folder / "kind 0" / "broken.png").write_bytes(b"")
+    found = one_object(
+        frostline(
+            "train",
+            str(folder),
+            "--strategy",
+            "linear_probe",
+            "--study",
+            str(tmp_path / "study"),
+            *SMALL,
+            "--json",
+        )
+    )
+    assert found["n_test"] > 0
+    assert found["n_train"] + found["n_val"] + found["n_test"] == 45
+    assert found["set_aside"] == 1
+    refused = frostline("train", str(folder), "--strict", "--study", str(tmp_path / "other"), *SMALL)
+    assert refused.exit_code == 1
+    assert "broken.png" in refused.stderr

@@ -1,0 +1,102 @@
+"""Docs cannot lie: what README and docs show runs, and what they list exists."""
+
+from __future__ import annotations
+
+import re
+import shlex
+from pathlib import Path
+
+import click
+import pytest
+from click.testing import CliRunner
+
+import frostline
+from frostline.cli.main import cli
+from tiny import write_folder
+
+ROOT = Path(__file__).parent.parent
+README = (ROOT / "README.md").read_text()
+
+
+def blocks(language: str) -> list[str]:
+    return re.findall(rf"```{language}\n(.*?)```", README, re.DOTALL)
+
+
+def commands() -> list[str]:
+    """Every `frostline …` line in README's shell blocks, but for the demo, which CI runs whole."""
+    lines = [line for block in blocks("sh") for line in block.splitlines()]
+    return [line for line in lines if line.startswith("frostline ") and " demo" not in line]
+
+
+def test_readme_holds_the_two_commands() -> None:
+    lines = [line for block in blocks("sh") for line in block.splitlines()]
+    assert [line for line in lines if line.startswith("pip install")] == [
+        'pip install -e ".[demo]" && frostline demo',
+        'pip install -e ".[test]" && pytest',
+    ]
+
+
+def test_every_command_in_readme_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert len(commands()) >= 2
+    monkeypatch.chdir(tmp_path)
+    write_folder(tmp_path / "photos", per_class=12)
+    write_folder(tmp_path / "new-photos", per_class=2, seed=9)
+    for line in commands():
+        result = CliRunner().invoke(cli, shlex.split(line)[1:])
+        assert result.exit_code == 0, f"{line}\n{result.output}"
+
+
+def test_the_python_in_readme_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert blocks("python")
+    monkeypatch.chdir(tmp_path)
+    write_folder(tmp_path / "photos", per_class=12)
+    write_folder(tmp_path / "new-photos", per_class=2, seed=9)
+    for block in blocks("python"):
+        exec(compile(block, "README.md", "exec"), {})
+
+
+def test_every_strategy_in_readme_is_one() -> None:
+    column = re.findall(r"^\| .* \| (`.*) \|$", README, re.MULTILINE)
+    found = [text for row in column for text in re.findall(r"`([^`]+)`", row)]
+    assert len(found) >= 8
+    for text in found:
+        assert str(frostline.parse(text.replace("\\*", "*")))
+
+
+def test_the_file_tree_in_readme_is_the_file_tree() -> None:
+    tree = README[README.index("src/frostline/\n") :]
+    listed = set(re.findall(r"^  (\S+?)/?\s{2,}", tree, re.MULTILINE))
+    present = {
+        path.name
+        for path in (ROOT / "src" / "frostline").iterdir()
+        if not path.name.startswith("__") and path.name != "py.typed"
+    }
+    assert listed == present
+
+
+def test_the_command_line_page_is_what_the_commands_say() -> None:
+    page = (ROOT / "docs" / "cli.md").read_text()
+    assert cli.commands
+    for name, command in cli.commands.items():
+        assert f"## frostline {name}" in page
+        for parameter in command.params:
+            if isinstance(parameter, click.Option):
+                assert parameter.opts[0] in page, f"{name} {parameter.opts[0]}"
+
+
+def test_public_names() -> None:
+    assert frostline.__all__ == sorted(frostline.__all__)
+    for name in frostline.__all__:
+        assert getattr(frostline, name) is not None
+    with pytest.raises(AttributeError, match="no attribute 'trian'"):
+        _ = frostline.trian
+
+
+def test_every_dependency_has_a_reason() -> None:
+    import tomllib
+
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    reasons = (ROOT / "docs" / "decisions" / "0001-dependencies.md").read_text()
+    names = [re.split(r"[><=]", line)[0] for line in project["dependencies"]]
+    assert names
+    assert [name for name in names if name not in reasons] == []
