@@ -30,7 +30,8 @@ and digests, measured rates, the count of looks at a test part.
 ## JSON fields
 
 - `train`: `strategy`, `model`, `accuracy`, `low`, `high` (95 % interval: Wilson's, or by group),
-  `val_accuracy` (null without a val part), `balanced_accuracy`, `macro_f1`, `auroc`, `log_loss`, `majority`, `per_class`,
+  `val_accuracy` (null without a val part), `balanced_accuracy`, `macro_f1`, `auroc`, `log_loss`,
+  `majority`, `per_class`,
   `n_train`, `n_val`, `n_test`, `trainable_parameters`, `cut`, `steps`, `best_epoch`, `temperature`,
   `peak_memory_bytes` (above the imported baseline), `seconds` (the verb's), `run_seconds` (the run's own),
   `augment`, `flip`, `flip_test`, `set_aside`, `run`, `study`, `test_looks`;

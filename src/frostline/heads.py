@@ -7,6 +7,7 @@ import re
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
+from torch.nn.utils import skip_init
 
 # A head that starts small starts from near-equal probabilities, so that its first gradients do not
 # shake what lies below; timm's --head-init-scale and ConvNeXt's fine-tuning (0.001) have the same aim.
@@ -29,16 +30,22 @@ class CosineHead(nn.Module):
         return self.scale * F.linear(F.normalize(features, dim=-1), F.normalize(self.weight, dim=-1))
 
 
+def _empty(width: int, classes: int) -> nn.Linear:
+    """A linear layer without weights yet: making one the usual way draws on the global random state."""
+    made: nn.Linear = skip_init(nn.Linear, width, classes)  # type: ignore[no-untyped-call]
+    return made
+
+
 def build_head(spec: str, width: int, classes: int, seed: int) -> nn.Module:
     """Return a fresh head for `linear`, `cosine` or `mlp(HIDDEN)`; the global random state is untouched."""
     hidden = re.fullmatch(r"mlp\((\d+)\)", spec)
     if hidden:
         middle = int(hidden.group(1))
-        module: nn.Module = nn.Sequential(nn.Linear(width, middle), nn.GELU(), nn.Linear(middle, classes))
+        module: nn.Module = nn.Sequential(_empty(width, middle), nn.GELU(), _empty(middle, classes))
     elif spec == "cosine":
         module = CosineHead(width, classes)
     else:
-        module = nn.Linear(width, classes)
+        module = _empty(width, classes)
     generator = torch.Generator().manual_seed(seed)
     last = list(module.modules())[-1]
     with torch.no_grad():
@@ -54,7 +61,7 @@ def build_head(spec: str, width: int, classes: int, seed: int) -> nn.Module:
 
 def linear_head(weight: Tensor, bias: Tensor) -> nn.Linear:
     """Return a linear head holding given weights (classes, width) and bias (classes,)."""
-    module = nn.Linear(weight.shape[1], weight.shape[0])
+    module = _empty(weight.shape[1], weight.shape[0])
     with torch.no_grad():
         module.weight.copy_(weight)
         module.bias.copy_(bias)

@@ -7,10 +7,9 @@ import time
 from types import TracebackType
 
 WORDS = {
-    "index": "Reading the images' bytes",
-    "hash": "Reading the images' bytes",
-    "copies": "Looking for copies",
-    "check": "Decoding each image once",
+    "indexing": "Reading the images' bytes",
+    "looking for copies": "Looking for copies",
+    "decoding": "Decoding each image once",
     "features": "Computing frozen features",
     "train": "Training",
     "predict": "Predicting",

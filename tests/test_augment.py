@@ -1,0 +1,190 @@
+"""Views are pure functions of image, seed and number; flips are asked of the images; sheets show them."""
+
+from __future__ import annotations
+
+import random
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image, ImageOps
+from sklearn.datasets import load_digits
+from sklearn.model_selection import KFold
+
+import frostline
+from frostline import numerics
+from frostline.augment import AUGMENTS, Policy, SeededView, build
+from frostline.dataset import Manifest
+from frostline.errors import UsageError
+from frostline.images import Images, contact_sheet
+from frostline.training import flips
+from tiny import PREPROCESSING, picture, tiny_backbone, write_table
+
+
+@pytest.fixture
+def data(tmp_path: Path) -> Manifest:
+    return frostline.load_data(write_table(tmp_path / "images"), near_copies=False)
+
+
+def images_of(data: Manifest, policy: Policy, **options: object) -> Images:
+    return Images(data, data.part("train"), PREPROCESSING, policy=policy, **options)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("name", AUGMENTS)
+def test_a_view_depends_on_nothing_but_seed_image_and_number(name: str, data: Manifest) -> None:
+    policy = Policy(name, "both" if name != "none" else "none")
+    one, two = images_of(data, policy, seed=3), images_of(data, policy, seed=3)
+    batch = [(position, view) for view in (1, 2, 0) for position in range(6)]
+    forwards = next(one.batches([batch]))
+    backwards = next(two.batches([batch[::-1]])).flip(0)
+    assert torch.equal(forwards, backwards)
+    assert forwards.dtype == torch.uint8
+    assert forwards.shape == (18, 3, 16, 16)
+    if name != "none":
+        assert not torch.equal(forwards[:6], forwards[6:12])
+        assert not torch.equal(forwards[:6], next(images_of(data, policy, seed=4).batches([batch[:6]])))
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+def test_pixels_do_not_depend_on_the_number_of_workers(workers: int, data: Manifest) -> None:
+    images = images_of(data, Policy("standard", "horizontal"), seed=1)
+    items = [[(position, 5) for position in range(start, start + 8)] for start in (0, 8, 16)]
+    for ours, theirs in zip(images.batches(items), images.batches(items, workers), strict=True):
+        assert torch.equal(ours, theirs)
+
+
+def test_view_zero_is_the_checkpoints_own_transform(data: Manifest) -> None:
+    images = images_of(data, Policy("strong", "both"))
+    expected = torch.stack([PREPROCESSING.crop(data.read(sample)) for sample in images.samples])
+    assert torch.equal(torch.cat(list(images.evaluation(7))), expected)
+
+
+def test_drawing_a_view_leaves_every_random_state_alone() -> None:
+    torch.manual_seed(1)
+    random.seed(1)
+    np.random.seed(1)  # noqa: NPY002 - what a user's code may do
+    before = torch.get_rng_state(), random.getstate(), np.random.get_state()[1].copy()  # noqa: NPY002
+    view = SeededView(build(Policy("strong", "both"), PREPROCESSING), 0, foreign=True)
+    view(picture(0, np.random.default_rng(0)), "digest", 1)
+    assert torch.equal(torch.get_rng_state(), before[0])
+    assert random.getstate() == before[1]
+    assert np.array_equal(np.random.get_state()[1], before[2])  # noqa: NPY002
+
+
+def test_a_persons_own_augmentation_is_seeded_too(data: Manifest) -> None:
+    def own(image: Image.Image) -> Image.Image:
+        if random.random() < 0.5:
+            image = ImageOps.mirror(image)
+        return image.rotate(float(np.random.uniform(-20, 20)))  # noqa: NPY002
+
+    items = [[(position, 3) for position in range(10)]]
+    random.seed(5)
+    first = next(images_of(data, Policy("custom"), custom=own).batches(items))
+    random.seed(6)
+    assert torch.equal(first, next(images_of(data, Policy("custom"), custom=own).batches(items)))
+    with pytest.raises(UsageError, match="expected a PIL image"):
+        next(images_of(data, Policy("custom"), custom=np.asarray).batches(items))
+
+
+def test_own_augmentation_trains_and_is_a_configuration_of_its_own(data: Manifest, tmp_path: Path) -> None:
+    def mirror(image: Image.Image) -> Image.Image:
+        return ImageOps.mirror(image)
+
+    def flip(image: Image.Image) -> Image.Image:
+        return ImageOps.flip(image)
+
+    runs = {
+        frostline.train(
+            tiny_backbone(), data, "head(epochs=1)", study=tmp_path / "s", exact=True, augment=own
+        ).run
+        for own in (mirror, flip, mirror)
+    }
+    assert len(runs) == 2
+
+
+def test_what_does_not_fit_in_memory_is_decoded_again_and_equal(data: Manifest) -> None:
+    roomy, cramped = (images_of(data, Policy("light")) for _ in range(2))
+    cramped._room = 0
+    items = [[(position, view) for position in range(5)] for view in (0, 1, 0, 1)]
+    for ours, theirs in zip(roomy.batches(items), cramped.batches(items), strict=True):
+        assert torch.equal(ours, theirs)
+    assert not cramped._decoded
+    assert not cramped._still
+    assert roomy._decoded
+
+
+def test_the_contact_sheet_shows_what_the_network_sees(data: Manifest) -> None:
+    images = images_of(data, Policy("light"))
+    sheet = np.asarray(contact_sheet(images, count=6, columns=3))
+    assert sheet.shape == (32, 48, 3)
+    assert np.array_equal(sheet[:16, :16], images[0, 1].permute(1, 2, 0).numpy())
+    assert np.array_equal(sheet[16:, 32:], images[5, 1].permute(1, 2, 0).numpy())
+
+
+# --- flips --------------------------------------------------------------------------------------------
+
+
+def thumbnails(pictures: np.ndarray) -> np.ndarray:
+    centred = pictures - pictures.mean(axis=(1, 2), keepdims=True)
+    return centred / np.sqrt((centred**2).sum(axis=(1, 2), keepdims=True))
+
+
+def told(pictures: np.ndarray) -> float:
+    return flips.told_from_mirror(thumbnails(pictures), list(KFold(5).split(pictures)))
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_digits_are_told_from_their_mirror_images(seed: int) -> None:
+    chosen = np.random.default_rng(seed).permutation(1797)[:100]
+    assert told(load_digits().images[chosen]) > flips.MOST_TOLD
+
+
+def test_a_spectrogram_like_onset_is_told_at_once() -> None:
+    rng = np.random.default_rng(0)
+    decay = np.exp(-np.arange(8) / 3)[None, None, :] * rng.random((60, 8, 1)) + 0.1 * rng.random((60, 8, 8))
+    assert told(decay) > 0.9
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_pictures_without_a_side_are_not_told(seed: int) -> None:
+    assert told(np.random.default_rng(seed).random((80, 8, 8))) <= flips.MOST_TOLD
+
+
+def test_flips_stay_off_where_a_mirror_image_means_another_class(tmp_path: Path) -> None:
+    """Class by side: a bright bar left or right. The sides are balanced, so only the probe can object."""
+    rng, rows = np.random.default_rng(0), ["path,label,split"]
+    for side in ("left", "right"):
+        for index in range(30):
+            pixels = rng.integers(0, 60, size=(20, 20, 3))
+            pixels[:, 2:7] += 150
+            image = Image.fromarray(pixels.astype(np.uint8))
+            image = image if side == "left" else ImageOps.mirror(image)
+            image.save(tmp_path / f"{side}{index}.png")
+            rows.append(f"{side}{index}.png,{side},{'train' if index < 24 else 'test'}")
+    (tmp_path / "t.csv").write_text("\n".join(rows))
+    data = frostline.load_data(tmp_path / "t.csv", near_copies=False)
+    backbone = tiny_backbone()
+    # A network that pools over space can't see sides at all; this one keeps them in its features.
+    test = flips._probed(
+        *(
+            np.stack([np.asarray(f(data.read(s)).resize((4, 4))).ravel() for s in data.part("train")])
+            for f in (lambda image: image, ImageOps.mirror)
+        ),
+        data.targets(data.part("train")),
+        2,
+        data.folds(data.part("train"), 5, 0),
+    )
+    alone, both = test
+    assert alone.mean() > 0.95
+    assert both.mean() < 0.8
+    found = flips.try_flips(backbone, data, data.part("train"), numerics.exact_plan(1), 0)
+    assert found.images == 48
+    assert found.told < 0.7  # balanced sides: the pixels alone can't object
+
+
+def test_too_few_images_to_ask_means_no_flips() -> None:
+    assert not flips.FlipTest(0.5, 1.0, 1.0, False, 0).safe
+    assert flips.FlipTest(0.5, 0.9, 0.88, False, 80).safe
+    assert not flips.FlipTest(0.5, 0.9, 0.5, True, 80).safe
+    assert not flips.FlipTest(0.9, 0.9, 0.9, False, 80).safe

@@ -1,0 +1,58 @@
+"""The LR range test: each group its own suggestion, nothing left changed, an honest refusal."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+import frostline
+from frostline.backbone.model import weights_digest
+from frostline.training import range_test
+from frostline.training.range_test import suggest
+from tiny import tiny_backbone, write_table
+
+
+def test_each_stage_gets_its_own_and_nothing_is_touched(tmp_path: Path) -> None:
+    """fastai #2892, ignite #2703: state that leaks, one value for all groups."""
+    data, backbone = frostline.load_data(write_table(tmp_path / "i"), near_copies=False), tiny_backbone()
+    torch.manual_seed(3)
+    before, state = weights_digest(backbone.model), torch.get_rng_state()
+    found = frostline.lr_range_test(backbone, data, "top_k(2)")
+    assert list(found) == ["blocks.1", "blocks.2", "head"]
+    assert weights_digest(backbone.model) == before
+    assert torch.equal(torch.get_rng_state(), state)
+    again = frostline.lr_range_test(backbone, data, "top_k(2)")
+    assert again == found
+    assert found["head"].suggestion is not None
+    assert len({sweep.losses for sweep in found.values()}) == 3
+
+
+def test_the_steepest_fall_is_suggested() -> None:
+    rates = np.geomspace(1e-6, 1, 60)
+    losses = (
+        1.0 + 1.0 / (1.0 + np.exp(3 * (np.log(rates) - np.log(1e-3)))) + np.maximum(0, np.log(rates / 0.1))
+    )
+    assert suggest("g", rates, losses).suggestion == pytest.approx(1e-3, rel=0.3)
+
+
+@pytest.mark.parametrize(
+    "losses",
+    [
+        np.full(60, 2.0),
+        np.linspace(2, 5, 60),
+        2 + 0.05 * np.sin(np.arange(60)),
+        np.r_[2.0, np.full(59, np.nan)],
+    ],
+)
+def test_without_a_falling_part_there_is_no_suggestion(losses: np.ndarray) -> None:
+    found = suggest("g", np.geomspace(1e-6, 1, 60), losses)
+    assert found.suggestion is None
+    assert "fall" in found.reason or "diverged" in found.reason
+
+
+def test_a_linear_probe_has_nothing_to_sweep(tmp_path: Path) -> None:
+    data = frostline.load_data(write_table(tmp_path / "i"), near_copies=False)
+    assert range_test.lr_range_test(tiny_backbone(), data, "linear_probe") == {}
