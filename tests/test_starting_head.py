@@ -18,8 +18,8 @@ from frostline.inference import features, logits
 from frostline.story import write_digits
 from frostline.strategy import settings
 from frostline.training.imbalance import Balance
+from frostline.training.learning import starting_model
 from frostline.training.request import Request
-from frostline.training.run import _fresh
 from tiny import tiny_backbone, write_table
 
 
@@ -61,7 +61,7 @@ def test_step_zero_scores_what_the_probe_scored(strategy: str, digits: Manifest)
     request, plan = request_for(digits, strategy), numerics.exact_plan(1)
     known = settings(request.strategy)
     train, held = request.images("train", Policy("standard")), request.images("test")
-    model = _fresh(request, plan, train, Balance("none", train.targets, 10))
+    model = starting_model(request, plan, train, Balance("none", train.targets, 10))
     seen = features(request.backbone, train, plan)
     solved = probe.logistic(seen, train.targets, 10, l2=known.start_l2, smoothing=known.smoothing)
     expected = solved.logits(features(request.backbone, held, plan))

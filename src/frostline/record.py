@@ -237,10 +237,11 @@ def environment() -> dict[str, Any]:
     }
 
 
-def look_at_test(test_digest: str, config_digest: str) -> int:
+def look_at_test(test_digest: str, config_digest: str) -> int | None:
     """Note that a configuration saw this test part; return how many different ones have, in any study.
 
-    A figure picked as the best of many looks at one test part is too good; so they are counted.
+    A figure picked as the best of many looks at one test part is too good; so they are counted. `None`
+    where the count cannot be kept.
     """
     try:
         ledger = places.folder("looks") / f"{test_digest}.txt"
@@ -249,6 +250,6 @@ def look_at_test(test_digest: str, config_digest: str) -> int:
             with open(ledger, "a", encoding="ascii") as file:
                 file.write(config_digest + "\n")
             seen.add(config_digest)
-    except OSError:  # a store that can't be written: at least this look
-        return 1
+    except OSError:
+        return None
     return len(seen)

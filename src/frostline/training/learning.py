@@ -1,0 +1,131 @@
+"""How a model learns: by a solved head, or by a head and the training loop."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import torch
+from torch import nn
+
+from frostline import probe
+from frostline.heads import build_head, linear_head
+from frostline.images import Images, contact_sheet
+from frostline.inference import features
+from frostline.numerics import NumericPlan
+from frostline.record import RunFolder
+from frostline.seeds import derive
+from frostline.strategy import settings
+from frostline.training import loop, recalibration
+from frostline.training.imbalance import Balance
+from frostline.training.request import Request
+
+
+def learn(
+    request: Request, folder: RunFolder, plan: NumericPlan, images: Images
+) -> tuple[nn.Module, dict[str, Any]]:
+    """Return the adapted model in eval mode, and what was chosen on the way."""
+    balance = Balance(request.imbalance, images.targets, len(request.data.classes))
+    if not request.strategy.trains:
+        return _solve(request, plan, images, balance)
+    known = settings(request.strategy)
+    model = starting_model(request, plan, images, balance)
+    if images.policy.name != "none":
+        contact_sheet(images).save(folder.path / "augmentation.png")
+    val = request.images("val") if request.data.part("val") else None
+    job = loop.Job(
+        backbone=request.backbone,
+        segments=request.segments(),
+        settings=known,
+        train=images,
+        val=val,
+        plan=plan,
+        balance=balance,
+        seed=request.seed,
+        metric=request.metric,
+        workers=request.workers,
+        folder=folder,
+        tell=request.tell,
+    )
+    progress = loop.run(job, model)
+    cut = request.backbone.cut(min(s.cut for s in job.segments))
+    if known.bn == "recalibrate":
+        recalibration.recalibrate(request.backbone, model, cut, images, plan)
+    learned = sum(p.numel() for p in model.parameters() if p.requires_grad)
+    return model.eval(), {
+        "trainable_parameters": learned,
+        "cut": cut.name,
+        "steps": job.steps,
+        "best_epoch": progress.best_epoch,
+    }
+
+
+def starting_model(request: Request, plan: NumericPlan, images: Images, balance: Balance) -> nn.Module:
+    """Return the model that training starts from: pretrained (or not), with a fresh or solved head."""
+    known = settings(request.strategy)
+    classes, width = len(request.data.classes), request.backbone.feature_width
+    seed = derive(request.seed, "head")
+    head = build_head(request.strategy.head, width, classes, seed)
+    if known.start == "probe" and request.strategy.head == "linear":
+        seen = features(request.backbone, images, plan, workers=request.workers, tell=request.tell)
+        start = probe.logistic(
+            seen,
+            images.targets,
+            classes,
+            l2=known.start_l2,
+            smoothing=known.smoothing,
+            weights=balance.image_weights,
+        )
+        head = _as_head(start, balance)
+    return request.backbone.adapt(classes, head=head, seed=seed, pretrained=request.strategy.pretrained)
+
+
+def _solve(
+    request: Request, plan: NumericPlan, images: Images, balance: Balance
+) -> tuple[nn.Module, dict[str, Any]]:
+    """The linear probe: a head solved for on frozen features, its L2 chosen by cross-validation."""
+    known = settings(request.strategy)
+    seen = features(request.backbone, images, plan, workers=request.workers, tell=request.tell)
+    seed = derive(request.seed, "probe folds")
+    folds = request.data.folds(images.samples, 5, seed)
+    found = probe.choose(
+        seen,
+        images.targets,
+        balance.classes,
+        _few(folds, seed),
+        solver=known.solver,
+        metric=request.metric,
+        smoothing=request.strategy.smoothing or 0.0,
+        weights=balance.image_weights,
+    )
+    model = request.backbone.adapt(balance.classes, head=_as_head(found, balance), seed=seed)
+    head = sum(p.numel() for p in model.get_submodule(request.backbone.head).parameters())
+    return model.eval(), {
+        "trainable_parameters": head,
+        "cut": request.backbone.stages[-1].name,
+        "steps": 0,
+        "best_epoch": None,
+        "l2": found.l2,
+        "temperature": found.temperature,
+        "cv_score": found.cv_score,
+    }
+
+
+def _few(folds: probe.Folds, seed: int) -> probe.Folds:
+    """Thin the folds where there are more images than a choice of L2 needs."""
+    total = sum(len(held) for _, held in folds)
+    if total <= probe.MOST_FOR_CHOICE:
+        return folds
+    share = probe.MOST_FOR_CHOICE / total
+    rng = np.random.default_rng(seed)
+    return [
+        (rng.permutation(train)[: int(len(train) * share)], rng.permutation(held)[: int(len(held) * share)])
+        for train, held in folds
+    ]
+
+
+def _as_head(found: probe.Solution, balance: Balance) -> nn.Linear:
+    bias = found.bias
+    if balance.kind == "logit_adjustment":
+        bias = bias - balance.log_prior
+    return linear_head(torch.from_numpy(found.weight).float(), torch.from_numpy(bias).float())
