@@ -4,8 +4,9 @@
     python benchmarks/strategies.py --summary results.jsonl
 
 DATA_DIR holds NAME.csv files of `path,label,group`. For each set, seed and number of images a class, a
-table of train and test images is drawn; "n a class" counts train + val, and val comes out of train by
-frostline's own rule. `--split random` ignores the groups, `--split grouped` keeps them apart. Rows that are
+table of train and test images is drawn; "n a class" counts train + val. `--split random` ignores the groups
+and takes no val out of train, as the trial it is compared with; `--split grouped` keeps groups apart and
+follows frostline's own rule for val: what a person meets. Rows that are
 in the results already are skipped, so an interrupted benchmark goes on.
 """
 
@@ -58,6 +59,15 @@ def draw(table: Path, per_class: int, seed: int, grouped: bool) -> list[tuple[st
     return chosen
 
 
+def draw_table(table: Path, per_class: int, seed: int, grouped: bool, folder: Path) -> Path:
+    """Write a draw as a CSV that `load_data` reads."""
+    sheet = folder / "draw.csv"
+    with open(sheet, "w", newline="", encoding="utf-8") as file:
+        rows = draw(table, per_class, seed, grouped)
+        csv.writer(file).writerows([("path", "label", "split", "group"), *rows])
+    return sheet
+
+
 def _held_groups(rows: list[dict[str, str]], rng: np.random.Generator) -> set[str]:
     """Pick whole groups for testing: about a third of them."""
     groups = sorted({row["group"] for row in rows if row["group"]})
@@ -76,12 +86,9 @@ def run_one(
     """Train one strategy on one draw and return its row."""
     import frostline
 
-    rows = draw(table, per_class, seed, grouped)
     with tempfile.TemporaryDirectory() as scratch:
-        sheet = Path(scratch) / "draw.csv"
-        with open(sheet, "w", newline="", encoding="utf-8") as file:
-            csv.writer(file).writerows([("path", "label", "split", "group"), *rows])
-        data = frostline.load_data(sheet, seed=seed, near_copies=grouped)
+        sheet = draw_table(table, per_class, seed, grouped, Path(scratch))
+        data = frostline.load_data(sheet, seed=seed, near_copies=grouped, val=0.2 if grouped else 0.0)
         backbone = frostline.load_backbone("lite0", size=size)
         run = frostline.train(backbone, data, strategy, study=Path(scratch) / "study", seed=seed, **options)
     keep = ("accuracy", "low", "high", "val_accuracy", "balanced_accuracy", "n_train", "n_val", "n_test")
