@@ -34,7 +34,7 @@ and digests, measured rates, the count of looks at a test part.
   `majority`, `per_class`,
   `n_train`, `n_val`, `n_test`, `trainable_parameters`, `cut`, `steps`, `best_epoch`, `temperature`,
   `peak_memory_bytes` (above the imported baseline), `seconds` (the verb's), `run_seconds` (the run's own),
-  `augment`, `flip`, `flip_test`, `set_aside`, `run`, `study`, `test_looks`;
+  `augment`, `flip`, `flip_test`, `numeric_plan`, `set_aside`, `run`, `study`, `test_looks`;
   for a probe also `l2`, `cv_score`.
 - `predict`: `run`, `predictions: [{{path, label, probability}}]` (and `top` with `--top`), `unreadable`.
 - `stages`: `stages: [{{name, shape, parameters, compute_share}}]`, `cuts: [{{index, name,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 from pathlib import Path
 
 import pytest
@@ -33,3 +34,22 @@ def own_store(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.Monk
     path = tmp_path_factory.mktemp("store")
     monkeypatch.setenv("FROSTLINE_STORE", str(path))
     return path
+
+
+@pytest.fixture(scope="session")
+def converted_weights(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A store in which lite0's weights were converted once."""
+    path = tmp_path_factory.mktemp("converted")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("FROSTLINE_STORE", str(path))
+        from frostline.zoo import load_backbone
+
+        load_backbone("lite0", size=32)
+    return path
+
+
+@pytest.fixture
+def warm_store(own_store: Path, converted_weights: Path) -> Path:
+    """This test's own store, with lite0's converted weights already in it."""
+    shutil.copytree(converted_weights, own_store, dirs_exist_ok=True)
+    return own_store

@@ -19,6 +19,8 @@ from PIL import Image
 from frostline.cli.main import cli
 from tiny import write_folder, write_table
 
+pytestmark = pytest.mark.usefixtures("warm_store")
+
 PROMISED = set(
     "strategy accuracy val_accuracy balanced_accuracy low high n_train n_val n_test seconds "  # noqa: SIM905
     "peak_memory_bytes trainable_parameters run study test_looks".split()

@@ -22,6 +22,8 @@ from frostline.training.learning import starting_model
 from frostline.training.request import Request
 from tiny import tiny_backbone, write_table
 
+pytestmark = pytest.mark.usefixtures("warm_store")
+
 
 @pytest.fixture
 def data(tmp_path: Path) -> Manifest:

@@ -111,8 +111,10 @@ def _classes(per_class: dict[str, dict[str, float]]) -> Table:
     return table
 
 
-def _remarks(found: dict[str, object]) -> list[str]:
-    lines = []
+def _remarks(found: dict[str, Any]) -> list[str]:
+    plan = found["numeric_plan"]
+    format_ = "channels-last" if plan["channels_last"] else "contiguous"
+    lines = [f"Computed in {plan['precision']}, {format_}, {plan['threads']} threads: {plan['reason']}."]
     if found.get("flip_test"):
         word = "on" if found["flip"] == "horizontal" else "off"
         lines.append(f"Flips are {word}: the images were asked (see result.json, flip_test).")

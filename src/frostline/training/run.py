@@ -126,6 +126,7 @@ def _perform(request: Request, study: Study, folder: RunFolder) -> None:
         "augment": policy.name,
         "flip": policy.flip,
         "flip_test": flip_test,
+        "numeric_plan": plan.as_dict(),
         "set_aside": len(request.data.set_aside),
         "run": folder.name,
         "study": str(study.path),
