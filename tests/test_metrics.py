@@ -66,6 +66,11 @@ def test_images_of_one_group_are_not_independent_evidence() -> None:
     assert grouped[1] - grouped[0] > 3 * (alone[1] - alone[0])
 
 
+def test_temperature_of_a_few_right_answers_is_not_certainty() -> None:
+    logits, targets = 3.0 * np.eye(4), np.arange(4)
+    assert 0.3 < metrics.fit_temperature(logits, targets) < 1.0
+
+
 def test_temperature_undoes_a_known_sharpening() -> None:
     rng = np.random.default_rng(2)
     logits = rng.normal(size=(5000, 5))

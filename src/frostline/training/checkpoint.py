@@ -7,7 +7,7 @@ are not needed: every draw is a function of the seed and of the place in the run
 from __future__ import annotations
 
 import json
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +18,8 @@ from torch import Tensor, nn
 
 from frostline import places
 from frostline.errors import StudyError
+
+PLACE = ("segment", "epoch", "views", "best", "best_epoch")
 
 
 @dataclass
@@ -30,19 +32,16 @@ class Progress:
     best: float | None = None  # goodness on val
     best_epoch: int | None = None
     best_weights: dict[str, Tensor] = field(default_factory=dict)
-    moments: dict[str, dict[str, Tensor]] = field(default_factory=dict)  # parameter name → AdamW state
+    moments: dict[str, dict[str, Tensor]] = field(default_factory=dict)  # read back: name → AdamW state
 
 
-def write(path: Path, model: nn.Module, progress: Progress) -> None:
+def write(path: Path, model: nn.Module, progress: Progress, moments: dict[str, dict[str, Tensor]]) -> None:
     """Write the state after an epoch."""
     tensors = {f"model.{k}": v for k, v in model.state_dict().items()}
     tensors |= {f"best.{k}": v for k, v in progress.best_weights.items()}
-    for name, state in progress.moments.items():
+    for name, state in moments.items():
         tensors |= {f"adam.{key}/{name}": value for key, value in state.items()}
-    place = asdict(
-        Progress(progress.segment, progress.epoch, progress.views, progress.best, progress.best_epoch)
-    )
-    place = {k: v for k, v in place.items() if k not in ("best_weights", "moments")}
+    place = {key: getattr(progress, key) for key in PLACE}
     plain = {k: v.detach().cpu().contiguous().clone() for k, v in tensors.items()}
     places.write_atomically(path, save(plain, metadata={"progress": json.dumps(place)}))
 

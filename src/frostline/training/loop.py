@@ -73,9 +73,8 @@ def run(job: Job, model: nn.Module) -> checkpoint.Progress:
             rows.append(row | _validate(job, model, progress, len(rows) + 1))
             progress.segment, progress.epoch = index, epoch + 1
             if time.monotonic() - saved > CHECKPOINT_EVERY_S:
-                progress.moments = checkpoint.moments_of(model, before)
-                checkpoint.write(state, model, progress)
-                job.folder.write_metrics(rows)
+                job.folder.write_metrics(rows)  # first: lines past the state are cut off on the way back
+                checkpoint.write(state, model, progress, checkpoint.moments_of(model, before))
                 saved = time.monotonic()
         progress.epoch = 0
     if progress.best_weights:

@@ -96,6 +96,8 @@ class Request:
         ]
         if self.batch < 1:
             wrong.append(f"batch must be at least 1, found {self.batch}.")
+        if self.batch == 1 and settings(self.strategy).bn in ("train", "recalibrate"):
+            wrong.append("BatchNorm in training needs batches of 2 or more images, found batch=1.")
         if self.threads is not None and self.threads < 1:
             wrong.append(f"threads must be at least 1, found {self.threads}.")
         if wrong:
