@@ -14,7 +14,7 @@ from sklearn.model_selection import KFold
 
 import frostline
 from frostline import numerics
-from frostline.augment import AUGMENTS, Policy, SeededView, build
+from frostline.augment import AUGMENTS, Policy, SeededView, Transform
 from frostline.dataset import Manifest
 from frostline.errors import UsageError
 from frostline.images import Images, contact_sheet
@@ -65,7 +65,7 @@ def test_drawing_a_view_leaves_every_random_state_alone() -> None:
     random.seed(1)
     np.random.seed(1)  # noqa: NPY002 - what a user's code may do
     before = torch.get_rng_state(), random.getstate(), np.random.get_state()[1].copy()  # noqa: NPY002
-    view = SeededView(build(Policy("strong", "both"), PREPROCESSING), 0, foreign=True)
+    view = SeededView(Transform(Policy("strong", "both"), PREPROCESSING), 0, foreign=True)
     view(picture(0, np.random.default_rng(0)), "digest", 1)
     assert torch.equal(torch.get_rng_state(), before[0])
     assert random.getstate() == before[1]

@@ -139,7 +139,7 @@ def test_a_person_reads_tables(table: Path, tmp_path: Path) -> None:
     assert shown.exit_code == 0
     for word in ("accuracy", "95 % interval", "commonest class", "kind 0", "Next: frostline predict"):
         assert word in shown.stdout, word
-    assert "30 to train" in shown.stderr
+    assert "30 train" in shown.stderr
 
 
 @pytest.mark.parametrize(

@@ -40,7 +40,7 @@ def test_a_class_missing_from_the_part_does_no_harm(answers: tuple[np.ndarray, n
     keep = targets != 3
     for name in metrics.METRICS:
         assert np.isfinite(metrics.score(name, targets[keep], p[keep]))
-    assert metrics.summary("abcd", targets[keep], p[keep])["per_class"]["d"]["images"] == 0
+    assert metrics.summary("abcd", targets[keep], p[keep], 0)["per_class"]["d"]["images"] == 0
 
 
 def test_unknown_metric_gets_a_suggestion(answers: tuple[np.ndarray, np.ndarray]) -> None:
@@ -64,6 +64,27 @@ def test_images_of_one_group_are_not_independent_evidence() -> None:
     alone = metrics.interval(targets, guesses)
     grouped = metrics.interval(targets, guesses, units)
     assert grouped[1] - grouped[0] > 3 * (alone[1] - alone[0])
+
+
+@pytest.mark.parametrize("groups", [2, 3, 5, 10, 40])
+def test_grouped_intervals_cover_what_they_promise(groups: int) -> None:
+    """Accuracy differs from group to group (a beta with mean 0.8); the interval is of that mean."""
+    rng = np.random.default_rng(groups)
+    units, inside = np.repeat(np.arange(groups), 30), 0
+    for _ in range(300):
+        right = rng.random(30 * groups) < np.repeat(rng.beta(8, 2, size=groups), 30)
+        low, high = metrics.interval(np.zeros(30 * groups, dtype=np.int64), np.where(right, 0, 1), units)
+        inside += low <= 0.8 <= high
+    assert inside / 300 > 0.9
+
+
+def test_one_group_tells_nothing_and_one_pair_of_copies_little() -> None:
+    zeros = np.zeros(1000, dtype=np.int64)
+    assert metrics.interval(zeros, zeros, zeros) == (0.0, 1.0)
+    pair = np.r_[0, np.arange(999)]
+    low, high = metrics.interval(zeros, zeros, pair)
+    assert high == 1.0
+    assert low == pytest.approx(metrics.interval(zeros, zeros)[0], abs=1e-4)
 
 
 def test_temperature_of_a_few_right_answers_is_not_certainty() -> None:

@@ -52,6 +52,7 @@ def request_for(data: Manifest, strategy: str) -> Request:
         imbalance="none",
         batch=32,
         exact=True,
+        precision="auto",
         threads=1,
         workers=0,
         tell=None,

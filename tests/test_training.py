@@ -61,7 +61,7 @@ def test_every_head_learns_and_predicts(
     model = tiny_model()
     run = frostline.train(backbone, data, f"full(head={head}, lr=0.01)", study=tmp_path / "study", **FAST)
     assert run.accuracy > 0.5
-    loaded = frostline.load_model(run.folder, model)
+    loaded = frostline.load_model(run.folder, module=model)
     for name, value in loaded.state_dict().items():
         assert torch.equal(value, weights(run)[name])
 
@@ -77,7 +77,7 @@ def test_only_what_the_strategy_names_moves(
     run = frostline.train(backbone, data, f"top_k({k}, bn={bn})", study=tmp_path / "study", **FAST)
     before, after = backbone.model.state_dict(), weights(run)
     first = len(backbone.stages) - 1 - k
-    stages = backbone.stage_of(frostline.load_model(run.folder, tiny_model()))
+    stages = backbone.stage_of(frostline.load_model(run.folder, module=tiny_model()))
     for name, value in after.items():
         if name.startswith("head"):
             continue
@@ -193,7 +193,9 @@ def test_a_finished_run_is_read_back_not_done_again(
     assert again.result == first.result
 
 
-@pytest.mark.parametrize("text", ["gradual_unfreeze", "full(bn=train, epochs=6)"])
+@pytest.mark.parametrize(
+    "text", ["gradual_unfreeze", "full(bn=train, epochs=6)", "full(bn=recalibrate, epochs=4)"]
+)
 def test_killed_and_resumed_equals_uninterrupted(
     text: str, backbone: Backbone, data: Manifest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -45,33 +45,39 @@ class Policy:
                 )
 
 
-Transform = Callable[[Image.Image], torch.Tensor]
+class Transform:
+    """From an RGB image to uint8 of shape (3, size, size), drawing on torch's random state.
 
-
-def build(
-    policy: Policy, preprocessing: Preprocessing, custom: Callable[[Image.Image], Any] | None = None
-) -> Transform:
-    """Return the transform from an RGB image to uint8 of shape (3, size, size), drawing on torch's RNG.
-
-    `custom` maps an RGB image to an RGB image, which then gets the checkpoint's own resize and crop.
+    `custom` maps an RGB image to an RGB image, which then gets flips and the checkpoint's resize and crop.
     """
-    if policy.name == "custom":
-        if custom is None:
-            raise UsageError("The augmentation 'custom' needs a callable from image to image.")
-        return lambda image: preprocessing.crop(_image(custom(image)))
-    steps: list[Any] = [*_crop(policy, preprocessing), *_flips(policy)]
-    if policy.name == "strong":
-        # arXiv 2103.10158; then one erased patch in a quarter of the images (timm's --reprob 0.25).
-        steps += [tv.TrivialAugmentWide(), tv.PILToTensor(), tv.RandomErasing(p=0.25)]
-    else:
-        steps += [tv.PILToTensor()]
-    composed = tv.Compose(steps)
-    return lambda image: composed(image)
+
+    def __init__(
+        self, policy: Policy, preprocessing: Preprocessing, custom: Callable[[Image.Image], Any] | None = None
+    ) -> None:
+        if (policy.name == "custom") != (custom is not None):
+            raise UsageError("The augmentation 'custom' and a callable from image to image go together.")
+        self._custom = custom
+        self._preprocessing = preprocessing
+        self._crops = policy.name in CROP_SCALE
+        steps = [*_crop(policy, preprocessing), *_flips(policy)]
+        if policy.name == "strong":
+            # arXiv 2103.10158; then one erased patch in a quarter of the images (timm's --reprob 0.25).
+            steps += [tv.TrivialAugmentWide(), tv.PILToTensor(), tv.RandomErasing(p=0.25)]
+        elif self._crops:
+            steps += [tv.PILToTensor()]
+        self._steps = tv.Compose(steps) if steps else None
+
+    def __call__(self, image: Image.Image) -> torch.Tensor:
+        """Return one augmented view."""
+        if self._custom is not None:
+            image = _image(self._custom(image))
+        out: Any = self._steps(image) if self._steps else image
+        return out if self._crops else self._preprocessing.crop(out)
 
 
 def _crop(policy: Policy, preprocessing: Preprocessing) -> list[Any]:
-    if policy.name == "none":
-        return [tv.Lambda(lambda image: tv.functional.to_pil_image(preprocessing.crop(image)))]
+    if policy.name not in CROP_SCALE:
+        return []
     mode = InterpolationMode(preprocessing.interpolation)
     scale = (CROP_SCALE[policy.name], 1.0)
     return [tv.RandomResizedCrop(preprocessing.size, scale=scale, interpolation=mode, antialias=True)]

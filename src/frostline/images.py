@@ -17,9 +17,10 @@ from PIL import Image
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
-from frostline.augment import Policy, SeededView, build
+from frostline.augment import Policy, SeededView, Transform
 from frostline.backbone import Preprocessing
 from frostline.dataset import Manifest, Sample
+from frostline.errors import FrostlineError
 
 # Decoded pictures may take this share of the memory that is free when a run begins. What is over it is
 # decoded again in each epoch.
@@ -45,7 +46,7 @@ class Images(Dataset[Tensor]):
         self.samples = tuple(samples)
         self.preprocessing = preprocessing
         self.policy = policy or Policy("none")
-        transform = build(self.policy, preprocessing, custom)
+        transform = Transform(self.policy, preprocessing, custom)
         self._view = SeededView(transform, seed, foreign=custom is not None)
         self._decoded: dict[int, Image.Image] = {}
         self._still: dict[int, Tensor] = {}  # view 0, which every epoch would compute anew
@@ -101,7 +102,10 @@ class Images(Dataset[Tensor]):
         )
         with warnings.catch_warnings():  # torch counts cores, and can't know that these wait for disks
             warnings.filterwarnings("ignore", message="This DataLoader will create")
-            yield from loader
+            try:
+                yield from loader
+            except FrostlineError as error:
+                raise type(error)(_own_words(error)) from None
 
     def evaluation(self, batch: int, workers: int = 0) -> Iterator[Tensor]:
         """Yield view 0 of every sample, in order."""
@@ -112,6 +116,12 @@ class Images(Dataset[Tensor]):
     def targets(self) -> np.ndarray[Any, np.dtype[np.int64]]:
         """Class indices, shape (samples,)."""
         return np.asarray(self.manifest.targets(self.samples))
+
+
+def _own_words(error: FrostlineError) -> str:
+    """Return an error's message without the worker's traceback that torch writes around it."""
+    text = str(error)
+    return text.rpartition(f"{type(error).__name__}: ")[2].strip() if "Original Traceback" in text else text
 
 
 def _one_thread(_: int) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable
 from typing import Any
 
@@ -33,7 +34,7 @@ def features(
 
     `change` is applied to the pixels first (a flip, say).
     """
-    model = plan.place(backbone.model.eval())
+    model = plan.place(copy.deepcopy(backbone.model).eval())  # the person's own model stays as it was
     run = bb.prefix(backbone, model, backbone.cut(len(backbone.stages) - 1))
     return _rows(run, images, plan, "features", change, workers, tell)
 

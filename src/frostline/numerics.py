@@ -24,6 +24,7 @@ from torch import Tensor, nn
 from frostline import places
 
 Precision = Literal["float32", "bfloat16"]
+PRECISIONS = ("auto", "float32", "bfloat16")
 
 
 @dataclass(frozen=True)
@@ -47,8 +48,8 @@ class NumericPlan:
 
     def place(self, model: nn.Module) -> nn.Module:
         """Move a model to the device, in the memory format of the plan."""
-        model = model.to(self.device)
-        return model.to(memory_format=torch.channels_last) if self.channels_last else model
+        layout = torch.channels_last if self.channels_last else torch.contiguous_format
+        return model.to(self.device).to(memory_format=layout)
 
     def batch(self, pixels: Tensor, normalise: Callable[[Tensor], Tensor]) -> Tensor:
         """Turn uint8 pixels (n, 3, s, s) into the network's float32 input on the device."""
@@ -82,47 +83,58 @@ def threads(count: int) -> Iterator[None]:
 
 
 def exact_plan(threads_: int | None = None) -> NumericPlan:
-    """Float32 and no timed choice: two runs of one command agree bit for bit on one machine."""
-    return NumericPlan(device(), threads_ or torch.get_num_threads(), "float32", True, "asked for: --exact")
+    """Float32, channels-last, no timed choice: two runs of one command agree bit for bit on one CPU."""
+    return NumericPlan(device(), threads_ or torch.get_num_threads(), "float32", True, "no timed choice")
 
 
-# bfloat16 must be this much faster before it is taken: below that a timing of a few steps can't tell.
+def pinned_plan(precision: str, threads_: int | None = None) -> NumericPlan:
+    """The plan with a precision that was asked for."""
+    base = exact_plan(threads_)
+    return replace(base, precision="bfloat16" if precision == "bfloat16" else "float32", reason="asked for")
+
+
+# A way of computing must be this much faster than the plainer one before it is taken: below that, a timing of
+# a few steps can't tell.
 WORTH_IT = 1.1
 REPEATS = 3
 
 
 def timed_plan(what: str, step: Callable[[NumericPlan], None], threads_: int | None = None) -> NumericPlan:
-    """Return the faster of float32 and bfloat16, by timing `step` (one training step) under each.
+    """Return the fastest of float32, float32 channels-last and bfloat16 channels-last, by timing `step`.
 
-    `what` names the step: a ratio measured once on this machine is remembered under that name.
-    Channels-last is taken wherever the device is a CPU or CUDA: convolutions there run on it natively.
+    `what` names the step (one training step): what was measured once on this machine is remembered.
     """
     where, count = device(), threads_ or torch.get_num_threads()
-    base = NumericPlan(where, count, "float32", where != "mps", "")
-    if not _has_bfloat16(where):
-        return replace(base, reason=f"no fast bfloat16 on this {where}")
-    ratio = _remembered(
-        f"{what} on {where} {_processor()} threads {count} torch {torch.__version__}", step, base
-    )
-    precision: Precision = "bfloat16" if ratio >= WORTH_IT else "float32"
-    return replace(
-        base, precision=precision, reason=f"bfloat16 takes a step {ratio:.2f} × as fast as float32"
-    )
+    plain = NumericPlan(where, count, "float32", False, "")
+    plans = {"float32": plain, "channels-last": replace(plain, channels_last=True)}
+    if _has_bfloat16(where):
+        plans["channels-last bfloat16"] = replace(plain, channels_last=True, precision="bfloat16")
+    key = f"{what} on {where} {_processor()} threads {count} torch {torch.__version__} {' '.join(plans)}"
+    taken = _remembered(key, step, plans)
+    chosen = "float32"
+    for name in plans:
+        if taken[chosen] / taken[name] >= WORTH_IT:
+            chosen = name
+    shares = ", ".join(f"{name} {taken[name] / taken['float32']:.2f}" for name in plans)
+    return replace(plans[chosen], reason=f"a step's time beside plain float32's: {shares}")
 
 
-def _remembered(key: str, step: Callable[[NumericPlan], None], base: NumericPlan) -> float:
-    """Return float32's seconds over bfloat16's for a step; measured, or read from an earlier run."""
+def _remembered(
+    key: str, step: Callable[[NumericPlan], None], plans: dict[str, NumericPlan]
+) -> dict[str, float]:
+    """Return the seconds of a step under each plan; measured, or read from an earlier run."""
     name = f"{hashlib.sha256(key.encode()).hexdigest()[:24]}.json"
     try:
-        return float(json.loads((places.home() / "rates" / name).read_text())["ratio"])
+        found = json.loads((places.home() / "rates" / name).read_text())["seconds"]
+        return {plan: float(found[plan]) for plan in plans}
     except (OSError, ValueError, KeyError, TypeError):
         pass  # not measured yet on this machine
-    with threads(base.threads):
-        ratio = _seconds(step, base) / _seconds(step, replace(base, precision="bfloat16"))
+    with threads(plans["float32"].threads):
+        taken = {plan: _seconds(step, plans[plan]) for plan in plans}
     with contextlib.suppress(OSError):  # a store that can't be written costs a measurement, nothing else
-        text = json.dumps({"key": key, "ratio": round(ratio, 3)})
+        text = json.dumps({"key": key, "seconds": taken})
         places.write_atomically(places.folder("rates") / name, text.encode())
-    return round(ratio, 3)
+    return taken
 
 
 def _has_bfloat16(where: str) -> bool:

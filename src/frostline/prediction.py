@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,7 +13,7 @@ from torch import Tensor, nn
 
 from frostline import metrics, numerics, zoo
 from frostline.backbone import Preprocessing
-from frostline.dataset import find_images, open_image
+from frostline.dataset import find_images, open_image, read_paths
 from frostline.errors import DamagedImage, DataError, StudyError
 from frostline.heads import build_head
 from frostline.inference import BATCH, Tell
@@ -42,11 +41,12 @@ class Prediction:
 
 @dataclass(frozen=True)
 class Predictions:
-    """The answers, the run that gave them, and the files that could not be read, each with its reason."""
+    """The answers; files that could not be read, each with its reason; the run that answered, and why it."""
 
     rows: tuple[Prediction, ...]
     unreadable: tuple[tuple[str, str], ...]
     run: str
+    why: str
 
 
 class Predictor:
@@ -58,7 +58,7 @@ class Predictor:
         self.classes: list[str] = config["classes"]
         self.preprocessing = Preprocessing.from_dict(config["preprocessing"])
         self.temperature = float(folder.read("result.json")["temperature"])
-        self.model = load_model(folder, module)
+        self.model = load_model(folder, module=module)
 
     def __call__(self, pixels: Tensor) -> np.ndarray[tuple[int, int], np.dtype[np.float64]]:
         """Return probabilities (n, classes) for uint8 pixels (n, 3, size, size)."""
@@ -68,12 +68,15 @@ class Predictor:
         return metrics.softmax(out.float().cpu().numpy(), self.temperature)
 
 
-def load_model(folder: RunFolder, module: nn.Module | None = None) -> nn.Module:
-    """Return a run's model as a plain module in eval mode.
+def load_model(
+    study: str | Path | RunFolder, *, run: str | None = None, module: nn.Module | None = None
+) -> nn.Module:
+    """Return a run's model as a plain module in eval mode: the best by validation, or the one called `run`.
 
     `module` is the architecture for a backbone that was handed over in Python; frostline can't rebuild
     that one from a name. Raises `StudyError` where weights and architecture differ.
     """
+    folder = study if isinstance(study, RunFolder) else Study.existing(study).best(run)[0]
     config = folder.read("config.json")
     classes = len(config["classes"])
     backbone = zoo.rebuild_backbone(config["source"], module)
@@ -100,7 +103,8 @@ def predict(
     `images`: a folder (flat or by class), files, or a CSV with a column `path`. A file that can't be
     decoded is listed with its reason and stops nothing. Raises `StudyError` or `DataError`.
     """
-    predictor = Predictor(Study.existing(study).best(run), module)
+    folder, why = Study.existing(study).best(run)
+    predictor = Predictor(folder, module)
     paths = _paths(images)
     rows: list[Prediction] = []
     unreadable: list[tuple[str, str]] = []
@@ -116,7 +120,7 @@ def predict(
             rows += _top(good, predictor(torch.stack(pixels)), predictor.classes, top)
         if tell:
             tell("predict", min(start + BATCH, len(paths)), len(paths))
-    return Predictions(tuple(rows), tuple(unreadable), predictor.folder.name)
+    return Predictions(tuple(rows), tuple(unreadable), folder.name, why)
 
 
 def _top(
@@ -136,8 +140,8 @@ def _paths(images: str | Path | Sequence[str | Path]) -> list[Path]:
     given = [images] if isinstance(images, str | Path) else list(images)
     found: list[Path] = []
     for item in map(Path, given):
-        if item.suffix.lower() == ".csv" and item.is_file():
-            found += _from_csv(item)
+        if item.suffix.lower() in (".csv", ".parquet") and item.is_file():
+            found += _listed(item)
         else:
             found += find_images(item)
     if not found:
@@ -147,11 +151,5 @@ def _paths(images: str | Path | Sequence[str | Path]) -> list[Path]:
     return found
 
 
-def _from_csv(path: Path) -> list[Path]:
-    with open(path, newline="", encoding="utf-8-sig") as file:
-        reader = csv.DictReader(file)
-        if "path" not in (reader.fieldnames or []):
-            raise DataError(
-                f"{path} has no column 'path'. Found: {', '.join(reader.fieldnames or ['nothing'])}."
-            )
-        return [path.parent / row["path"] for row in reader if row["path"]]
+def _listed(table: Path) -> list[Path]:
+    return [path if path.is_absolute() else table.parent / path for path in map(Path, read_paths(table))]

@@ -208,7 +208,7 @@ def _least_loss_near_best(good: Floats, loss: Floats, metric: str, images: int) 
     """Return the position of the lowest loss among scores that chance alone may have put below the best."""
     if metric == "log_loss":
         return int(good.argmax())
-    top = float(np.clip(good.max(), 0.0, 1.0))
+    top = (float(np.clip(good.max(), 0.0, 1.0)) * images + 1.0) / (images + 2.0)  # never quite sure
     near = np.flatnonzero(good >= good.max() - WITHIN_SE * np.sqrt(top * (1.0 - top) / images))
     return int(near[loss[near].argmin()])
 

@@ -3,6 +3,7 @@
     STUDY/
       study.json            format, digests of the data, the split and the test part
       manifest.jsonl        the images, labels, groups and parts (written by the dataset)
+      thumbnails/           a few test images, small, for the report
       runs/<digest>/        one folder per configuration
         config.json         everything that was asked for; the folder's name is its digest
         environment.json    versions and machine
@@ -10,7 +11,7 @@
         metrics.jsonl       a line per epoch
         state.safetensors   where an unfinished run goes on (removed at the end)
         best.safetensors    the weights
-        predictions-val.csv, predictions-test.csv, thumbnails/, augmentation.png
+        predictions-val.csv, predictions-test.csv, augmentation.png
         result.json         written last: its presence means the run is finished
 
 A study belongs to one data set and one split: figures of two splits must not stand in one table.
@@ -22,6 +23,7 @@ import csv
 import hashlib
 import io
 import json
+import math
 import os
 import platform
 import sys
@@ -54,6 +56,15 @@ def digest_of(value: Any) -> str:
     return hashlib.sha256(text.encode()).hexdigest()
 
 
+def plain(value: Any) -> Any:
+    """Return the value with every number that JSON does not know (a metric that is undefined) as null."""
+    if isinstance(value, dict):
+        return {key: plain(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [plain(item) for item in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
 @dataclass(frozen=True)
 class RunFolder:
     """One configuration's folder inside a study."""
@@ -77,7 +88,8 @@ class RunFolder:
 
     def write(self, name: str, value: Any) -> None:
         """Write one JSON file so that no reader ever sees half of it."""
-        places.write_atomically(self.path / name, (json.dumps(value, indent=1) + "\n").encode())
+        text = json.dumps(plain(value), indent=1, allow_nan=False)
+        places.write_atomically(self.path / name, (text + "\n").encode())
 
     def read(self, name: str) -> Any:
         """Read one JSON file of the run. Raises `StudyError` where it is missing or damaged."""
@@ -99,7 +111,7 @@ class RunFolder:
 
     def write_metrics(self, rows: Iterable[dict[str, Any]]) -> None:
         """Write all lines (a run's metrics are small; a whole file is never half a line)."""
-        text = "".join(json.dumps(row) + "\n" for row in rows)
+        text = "".join(json.dumps(plain(row), allow_nan=False) + "\n" for row in rows)
         places.write_atomically(self.path / "metrics.jsonl", text.encode())
 
     def write_table(self, name: str, header: Sequence[str], rows: Iterable[Sequence[object]]) -> None:
@@ -108,7 +120,7 @@ class RunFolder:
         writer = csv.writer(text, lineterminator="\n")
         writer.writerow(header)
         writer.writerows(rows)
-        places.write_atomically(self.path / name, text.getvalue().encode())
+        places.write_atomically(self.path / name, text.getvalue().encode(errors="surrogateescape"))
 
 
 class Study:
@@ -186,29 +198,34 @@ class Study:
         done = [folder for folder in folders if folder.finished]
         return sorted(done, key=lambda f: (f.path / "result.json").stat().st_mtime)
 
-    def best(self, name: str | None = None) -> RunFolder:
-        """Return the run called `name` (or its start), else the best by validation.
+    def best(self, name: str | None = None) -> tuple[RunFolder, str]:
+        """Return the run called `name` (or its start), else the best by validation; and why this one.
 
-        Where no run has a validation part, the newest finished run: the test part must not choose.
+        Runs that chose by one and the same metric are compared by it, others by accuracy on val. Where no
+        run has a validation part, it is the newest finished run: the test part must not choose.
         """
         runs = self.runs()
         if not runs:
             raise StudyError(f"{self.path} holds no finished run yet. Run `frostline train` on it first.")
         if name is not None:
-            found = [run for run in runs if run.name.startswith(name)]
-            if len(found) != 1:
-                names = [run.name for run in runs]
-                raise StudyError(
-                    f"{len(found)} runs of {self.path} begin with {name!r}.{did_you_mean(name, names)} "
-                    f"Finished runs: {', '.join(names)}."
-                )
+            return self._called(name, runs), "as asked for"
+        results = [run.read("result.json") for run in runs]
+        metrics = {run.read("config.json")["metric"] for run in runs}
+        key, word = ("val_goodness", metrics.pop()) if len(metrics) == 1 else ("val_accuracy", "accuracy")
+        scored = [(r[key], i) for i, r in enumerate(results) if r.get(key) is not None]
+        if not scored:
+            return runs[-1], "the newest, since no run has a validation part; name another with --run"
+        return runs[max(scored)[1]], f"the best of {len(scored)} by {word} on val"
+
+    def _called(self, name: str, runs: list[RunFolder]) -> RunFolder:
+        found = [run for run in runs if run.name.startswith(name)]
+        if len(found) == 1:
             return found[0]
-        return max(enumerate(runs), key=lambda pair: (_val_goodness(pair[1]), pair[0]))[1]
-
-
-def _val_goodness(run: RunFolder) -> float:
-    value = run.read("result.json").get("val_goodness")
-    return float("-inf") if value is None else float(value)
+        names = [run.name for run in runs]
+        raise StudyError(
+            f"{len(found)} runs of {self.path} begin with {name!r}.{did_you_mean(name, names)} "
+            f"Finished runs: {', '.join(names)}."
+        )
 
 
 def _read_json(path: Path) -> Any:

@@ -101,7 +101,7 @@ def write_digits(folder: Path, seed: int) -> Path:
             name = f"{digit}/{index:04d}.png"
             _write_digit(folder / name, pictures[index])
             rows.append((name, str(digit), "train" if rank < DEMO_TRAIN else "test"))
-    table = folder / "digits.csv"
+    table = folder / f"digits-seed-{seed}.csv"
     with open(table, "w", newline="", encoding="utf-8") as file:
         csv.writer(file).writerows([("path", "label", "split"), *rows])
     return table

@@ -94,8 +94,8 @@ _POSITIONAL = ("name", "k", "solver", "phases")
 class Settings:
     """Every number a run needs, none of them missing. Defaults carry their source."""
 
-    # AdamW at the head: PEERS of this kind start from 1e-3 (recommended sets of timm, fastai 2e-3);
-    # measured on six image sets, docs/LOG.md 2026-11-23.
+    # AdamW at the head: fastai ships 2e-3, AutoGluon 1e-4 to 4e-4; twice the rate and decay 0.7 were worse
+    # on one set (docs/LOG.md 2026-11-23).
     lr: float = 1e-3
     layer_decay: float = 0.9
     warmup: float = 0.1  # share of a phase's steps; 5-10 % is what AutoGluon and AutoTrain ship
@@ -185,7 +185,7 @@ def parse(text: str) -> Strategy:
         raise UsageError(f"{text!r} is not a strategy. Expected a name like 'full' or 'top_k(2, lr=0.0005)'.")
     name, inside = match.group(1), match.group(2) or ""
     if name not in KINDS:
-        raise UsageError(f"Unknown strategy {name!r}.{did_you_mean(name, KINDS)} Known: {', '.join(KINDS)}.")
+        raise _unknown(name)
     values: dict[str, object] = {}
     phases: list[Phase] = []
     for part in _split(inside):
@@ -201,6 +201,10 @@ def parse(text: str) -> Strategy:
                 f"{name} takes no bare argument, found {part!r}. Settings are written key=value."
             )
     return checked(Strategy(name, phases=tuple(phases), **values))  # type: ignore[arg-type]
+
+
+def _unknown(name: str) -> UsageError:
+    return UsageError(f"Unknown strategy {name!r}.{did_you_mean(name, KINDS)} Known: {', '.join(KINDS)}.")
 
 
 def _split(inside: str) -> list[str]:
@@ -267,6 +271,8 @@ _RANGES: dict[str, tuple[float, float, str]] = {
 
 def checked(strategy: Strategy) -> Strategy:
     """Return `strategy` if every setting makes sense; raise one `UsageError` listing all that do not."""
+    if strategy.name not in KINDS:
+        raise _unknown(strategy.name)
     wrong = [*_wrong_numbers(strategy), *_wrong_words(strategy)]
     if strategy.name == "top_k" and (strategy.k is None or strategy.k < 1):
         wrong.append("top_k needs the number of stages to thaw below the head, 1 or more: top_k(2)")
@@ -320,6 +326,7 @@ class Segment:
     epochs: int
     steps_per_epoch: int
     lr: float  # the head's peak
+    batches: int  # that the training part makes; a phase of less than an epoch stops before the last
 
     @property
     def steps(self) -> int:
@@ -330,8 +337,9 @@ class Segment:
 def epochs_for(images: int) -> float:
     """How many passes a training part of this size asks for (fractional; phases share it).
 
-    Steps grow with the square root of the number of images, as the budgets of BiT's HyperRule do from
-    small to middle sizes; 20 passes at 80 images and 10 at 400 are where the six-set trial stood.
+    20 at 80 images, falling with the square root of the number of images (so that steps grow with it) to 9
+    at 400 and 4 from 2,000 images on: near the 20 and 10 passes of the trial this is compared with
+    (docs/LOG.md 2026-11-23).
     """
     return float(min(40.0, max(4.0, 20.0 * math.sqrt(80.0 / max(images, 1)))))
 
@@ -340,18 +348,21 @@ def schedule(strategy: Strategy, *, stages: int, images: int, batch: int) -> tup
     """Return what to run, phase by phase.
 
     `stages` counts the head; `images` is the size of the training part; `batch` the images per step.
-    A phase that thaws more stages than there are thaws them all.
+    A phase that thaws more stages than there are thaws them all; one of less than an epoch has as many
+    steps as its share of the epoch.
     """
     known = settings(strategy)
     below = stages - 1
     total = strategy.epochs or epochs_for(images)
     phases = KINDS[strategy.name].phases(strategy, below, total)
-    per_epoch = max(1, math.ceil(images / batch))
+    smallest = 2 if known.bn in ("train", "recalibrate") else 1  # batch statistics need two images
+    batches = max(1, min(math.ceil(images / batch), images // smallest))
     segments = []
     for phase in phases:
         epochs = phase.epochs if phase.epochs is not None else total / len(phases)
         cut = 0 if phase.thaw == ALL else max(0, below - phase.thaw)
-        segments.append(Segment(cut, max(1, round(epochs)), per_epoch, phase.lr or known.lr))
+        steps = batches if epochs >= 1 else max(1, round(epochs * batches))
+        segments.append(Segment(cut, max(1, round(epochs)), steps, phase.lr or known.lr, batches))
     return tuple(segments)
 
 

@@ -20,6 +20,16 @@ def resident_bytes() -> int:
     return int(psutil.Process().memory_info().rss)
 
 
+_imported: list[int] = []  # set once
+
+
+def imported_baseline_bytes() -> int:
+    """Return what this process held when this was first called: call it when everything is imported."""
+    if not _imported:
+        _imported.append(resident_bytes())
+    return _imported[0]
+
+
 class PeakMemory:
     """The most memory held inside a `with` block, in bytes above `baseline_bytes`.
 

@@ -5,9 +5,9 @@ from __future__ import annotations
 import hashlib
 import json
 from dataclasses import asdict
+from importlib import metadata
 from typing import Any
 
-import torch
 from torch import nn
 
 from frostline import places
@@ -18,11 +18,12 @@ from frostline.backbone.replay import Recipe
 VERSION = 2  # raise it whenever finding or proving changes, so that what was found before is found again
 
 
-def signature(model: nn.Module, size: int) -> str:
-    """Return a sha256 of the architecture: classes and settings of modules, shapes, size, torch's version."""
+def signature(model: nn.Module, size: int, architecture: str) -> str:
+    """Return a sha256 of the architecture: name, classes and settings of modules, shapes, size, versions."""
     parts = [
         str(VERSION),
-        torch.__version__,
+        architecture,
+        *(f"{name} {metadata.version(name)}" for name in ("torch", "timm", "torchvision")),
         str(size),
         f"{type(model).__module__}.{type(model).__qualname__}",
     ]

@@ -7,6 +7,7 @@ import os
 import signal
 import sys
 from collections.abc import Callable
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -14,7 +15,7 @@ import click
 
 from frostline import strategy as strategies
 from frostline.cli.progress import Progress
-from frostline.errors import FrostlineError, UsageError
+from frostline.errors import DataError, FrostlineError, UsageError
 
 SCHEMA = 1  # of the JSON objects: docs/cli.md; raised when a field changes its meaning or goes
 F = TypeVar("F", bound=Callable[..., Any])
@@ -49,6 +50,12 @@ everywhere = _stack(
         "--store", type=click.Path(file_okay=False), help="Folder for what outlives a run [FROSTLINE_STORE]."
     ),
 )
+shape_options = _stack(
+    click.option("--architecture", help="For a .safetensors FILE: the architecture, e.g. timm/resnet18."),
+    click.option(
+        "--size", type=click.IntRange(16, 4096), help="Input side in pixels [the checkpoint's own]."
+    ),
+)
 model_options = _stack(
     click.option(
         "--model",
@@ -56,10 +63,7 @@ model_options = _stack(
         show_default=True,
         help="Backbone: lite0, timm/NAME, torchvision/NAME, FILE.",
     ),
-    click.option("--architecture", help="For a .safetensors FILE: the architecture, e.g. timm/resnet18."),
-    click.option(
-        "--size", type=click.IntRange(16, 4096), help="Input side in pixels [the checkpoint's own]."
-    ),
+    shape_options,
 )
 running = _stack(
     click.option(
@@ -68,6 +72,13 @@ running = _stack(
     click.option("--exact", is_flag=True, help="Float32 and no timed choices: repeats agree bit for bit."),
     click.option(
         "--workers", type=click.IntRange(0), default=0, show_default=True, help="Processes that decode ahead."
+    ),
+    click.option(
+        "--precision",
+        type=click.Choice(["auto", "float32", "bfloat16"]),
+        default="auto",
+        show_default=True,
+        help="What to compute in [timed].",
     ),
     click.option("--threads", type=click.IntRange(1), help="Torch threads [torch's own choice]."),
 )
@@ -164,6 +175,7 @@ def train(data: str, **options: Any) -> None:
             "imbalance",
             "batch",
             "exact",
+            "precision",
             "threads",
             "workers",
         )
@@ -174,6 +186,8 @@ def train(data: str, **options: Any) -> None:
             tell=verb.progress,
             **{key: options[key] for key in named},
         )
+        for line in show.warnings(run.result):
+            click.echo(line, err=True)
         verb.done({**run.result, "run_seconds": run.result["seconds"]}, lambda: show.run(run))
 
 
@@ -198,6 +212,7 @@ def predict(study: str, images: tuple[str, ...], **options: Any) -> None:
             show.write_predictions(found, options["output"])
         result = {
             "run": found.run,
+            "why": found.why,
             "predictions": [
                 {"path": row.path, "label": row.label, "probability": row.probability}
                 | (
@@ -209,13 +224,15 @@ def predict(study: str, images: tuple[str, ...], **options: Any) -> None:
             ],
             "unreadable": [{"path": path, "reason": reason} for path, reason in found.unreadable],
         }
+        verb.progress.say(f"Run {found.run} answers: {found.why}.")
         verb.done(result, lambda: show.predictions(found, options["output"]))
+        if not found.rows:
+            raise DataError(f"None of {len(found.unreadable)} files could be read as an image.")
 
 
 @cli.command()
 @click.argument("model", default="lite0")
-@click.option("--architecture", help="For a .safetensors FILE: the architecture, e.g. timm/resnet18.")
-@click.option("--size", type=click.IntRange(16, 4096), help="Input side in pixels [the checkpoint's own].")
+@shape_options
 @click.option("--random", is_flag=True, help="Random weights: look at an architecture without having any.")
 @click.option("--image", type=click.Path(dir_okay=False), help="Draw the stages to this PNG file.")
 @everywhere
@@ -262,7 +279,7 @@ def demo(**options: Any) -> None:
         from frostline.cli import show
 
         verb.start()
-        verb.progress.say(show.DEMO_OPENING)
+        verb.progress.say(show.DEMO_OPENING.format(model=options["model"]))
         found = story.demo(
             study=options["study"],
             model=options["model"],
@@ -274,7 +291,12 @@ def demo(**options: Any) -> None:
             tell=verb.progress,
             begin=lambda name: verb.progress.say(f"  {name}: {show.MEANING[name]}"),
         )
-        verb.done({"runs": [run.result for run in found.runs]}, lambda: show.demo(found))
+        rows = (found.majority, found.pixels)
+        result = {
+            "runs": [{**run.result, "run_seconds": run.result["seconds"]} for run in found.runs],
+            "baselines": [asdict(row) for row in rows],
+        }
+        verb.done(result, lambda: show.demo(found))
 
 
 # --- what every verb shares ---------------------------------------------------------------------------
@@ -295,8 +317,11 @@ class _verb:
         return self
 
     def start(self) -> None:
-        """Begin to count seconds: everything is imported."""
+        """Import what a verb needs, then begin to count seconds and memory."""
+        import frostline
         from frostline.timing import Stopwatch
+
+        _ = frostline.load_backbone  # brings the heavy imports, and notes what they cost
 
         self._watch = Stopwatch()
 
@@ -304,9 +329,10 @@ class _verb:
         """Print the result, as JSON or for a person."""
         self.progress.close()
         if self._json:
-            print(
-                json.dumps({"schema": SCHEMA, **result, "seconds": self._watch.seconds}, ensure_ascii=False)
-            )
+            from frostline.record import plain
+
+            found = {"schema": SCHEMA, **result, "seconds": self._watch.seconds}
+            print(json.dumps(plain(found), allow_nan=False))
         else:
             show()
 
@@ -323,7 +349,7 @@ class _verb:
     def _end(self, message: str, code: int) -> None:
         print(message, file=sys.stderr)
         if self._json:
-            print(json.dumps({"schema": SCHEMA, "error": message, "exit_code": code}, ensure_ascii=False))
+            print(json.dumps({"schema": SCHEMA, "error": message, "exit_code": code}))
         sys.stdout.flush()
         raise SystemExit(code)
 

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from frostline.training import Run
 
 DEMO_OPENING = (
-    "frostline demo: EfficientNet-Lite0, trained on ImageNet photographs, meets 8 × 8 handwritten digits.\n"
+    "frostline demo: {model}, trained on ImageNet photographs, meets 8 × 8 handwritten digits.\n"
     "10 training images a class, 1,000 held-out images to test on, everything on this machine:"
 )
 MEANING = {
@@ -34,7 +34,7 @@ TABLE_ROWS = 40  # predictions a terminal shows before it says how many more the
 
 
 def _out() -> Console:
-    return Console(soft_wrap=False)
+    return Console(markup=False)  # names of files and classes are no markup
 
 
 def percent(value: float) -> str:
@@ -54,10 +54,7 @@ def size(value_bytes: float) -> str:
 
 def data_lines(data: Manifest) -> str:
     """What was found, in a few lines."""
-    counts = [len(data.part(name)) for name in ("train", "val", "test")]
-    found = f"{len(data.samples):,} images in {len(data.classes)} classes: "
-    lines = [found + "{:,} to train, {:,} to choose by, {:,} to test.".format(*counts)]
-    lines += data.notes
+    lines = list(data.notes)
     if data.set_aside:
         lines.append(f"{len(data.set_aside)} files cannot be used and are set aside:")
         lines += [f"  {item.path}: {item.reason}" for item in data.set_aside[:20]]
@@ -93,7 +90,7 @@ def run(done: Run) -> None:
     )
     for line in _remarks(found):
         out.print(line)
-    out.print(f"\nNext: frostline predict {found['study']} YOUR_IMAGES", highlight=False)
+    out.print(f"\nNext: frostline predict {found['study']} YOUR_IMAGES")
 
 
 def _without_test(out: Console, found: dict[str, Any]) -> None:
@@ -118,19 +115,24 @@ def _remarks(found: dict[str, Any]) -> list[str]:
     if found.get("flip_test"):
         word = "on" if found["flip"] == "horizontal" else "off"
         lines.append(f"Flips are {word}: the images were asked (see result.json, flip_test).")
-    if isinstance(found["test_looks"], int) and found["test_looks"] > 1:
-        lines.append(
-            f"{found['test_looks']} configurations have looked at this test part. Choose between them by "
-            "val_accuracy: the best of several test figures is too good."
-        )
     return lines
+
+
+def warnings(found: dict[str, Any]) -> list[str]:
+    """What must be said on standard error, to scripts as well: many looks at one test part."""
+    looks = found["test_looks"]
+    if looks is None or looks < 2:
+        return []
+    by = "by val_accuracy" if found["val_accuracy"] is not None else "by cross-validation, or not at all"
+    text = f"{looks} configurations have looked at this test part. Choose between them {by}: "
+    return [text + "the best of several test figures is too good."]
 
 
 def predictions(found: Predictions, written: str | None) -> None:
     """The answers, or where they were written."""
     out = _out()
     if written:
-        out.print(f"{len(found.rows):,} predictions of run {found.run} written to {written}", highlight=False)
+        out.print(f"{len(found.rows):,} predictions of run {found.run} written to {written}")
     else:
         table = Table("image", "label", "probability", title=f"run {found.run}", title_justify="left")
         for row in found.rows[:TABLE_ROWS]:
@@ -140,7 +142,7 @@ def predictions(found: Predictions, written: str | None) -> None:
         if len(found.rows) > TABLE_ROWS:
             out.print(f"… and {len(found.rows) - TABLE_ROWS:,} more: --output FILE.csv writes them all.")
     for path, reason in found.unreadable:
-        out.print(f"not readable: {path}: {reason}", highlight=False)
+        out.print(f"not readable: {path}: {reason}")
 
 
 def write_predictions(found: Predictions, path: str) -> None:
@@ -170,7 +172,7 @@ def stages(backbone: Backbone, marks: dict[str, int], picture: str | None) -> No
     for note in backbone.notes:
         out.print(note)
     if picture:
-        out.print(f"Drawn to {picture}", highlight=False)
+        out.print(f"Drawn to {picture}")
 
 
 def demo(found: Demo) -> None:
@@ -202,9 +204,9 @@ def demo(found: Demo) -> None:
     out.print(table)
     for line in _what_happened([r.result for r in found.runs], found.pixels):
         out.print(line)
-    out.print("\nWith your own pictures, one folder per class:", highlight=False)
-    out.print('  frostline train photos/ --strategy "top_k(2)"', highlight=False)
-    out.print(f"  frostline predict {found.study} {found.study}/digits/3", highlight=False)
+    out.print("\nWith your own pictures, one folder per class:")
+    out.print('  frostline train photos/ --strategy "top_k(2)"')
+    out.print(f"  frostline predict {found.study} {found.study}/digits/3")
 
 
 def _trainable(result: dict[str, Any]) -> str:
@@ -224,8 +226,9 @@ def _what_happened(results: Sequence[dict[str, Any]], pixels: Baseline) -> list[
         verdict = "a real gain" if gain > _noise(best, probe) else "within the noise of this test"
         lines.append(
             f"Frozen features alone reached {percent(probe['accuracy'])}; {best['strategy']} reached "
-            f"{percent(best['accuracy'])}, {100 * gain:+.1f} points: {verdict}. Digits are far from the "
-            "photographs the network knows, which is where thawing layers tends to pay."
+            f"{percent(best['accuracy'])}, {100 * gain:+.1f} points: {verdict} (the best of several looks "
+            "at one test part flatters a little). Digits are far from the photographs the network knows, "
+            "which is where thawing layers tends to pay."
         )
     against = best["accuracy"] - pixels.accuracy
     margin = math.hypot((pixels.high - pixels.low) / 2, (best["high"] - best["low"]) / 2)

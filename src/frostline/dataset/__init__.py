@@ -12,5 +12,16 @@ from __future__ import annotations
 from frostline.dataset.decoding import find_images, open_image
 from frostline.dataset.loading import load_data
 from frostline.dataset.manifest import PARTS, Conflict, Manifest, Sample, SetAside
+from frostline.dataset.tables import read_paths
 
-__all__ = ["PARTS", "Conflict", "Manifest", "Sample", "SetAside", "find_images", "load_data", "open_image"]
+__all__ = [
+    "PARTS",
+    "Conflict",
+    "Manifest",
+    "Sample",
+    "SetAside",
+    "find_images",
+    "load_data",
+    "open_image",
+    "read_paths",
+]

@@ -145,6 +145,11 @@ def is_hidden(name: str) -> bool:
     return name.startswith(".") or name.lower() in HIDDEN_NAMES
 
 
+def is_study(folder: Path) -> bool:
+    """Whether a folder is a study of frostline's own, whose pictures are no data."""
+    return (folder / "study.json").is_file() and (folder / "runs").is_dir()
+
+
 def find_images(path: str | Path) -> list[Path]:
     """List the image files of a folder (flat or by class, however deep), or `[path]` for a single file.
 
@@ -177,7 +182,7 @@ def walk_files(folder: Path) -> list[Path]:
             continue
         seen.add(target)
         try:
-            entries = [entry for entry in here.iterdir() if not is_hidden(entry.name)]
+            entries = [entry for entry in here.iterdir() if not is_hidden(entry.name) and not is_study(entry)]
         except OSError:
             files.append(here)
             continue

@@ -5,7 +5,7 @@ from __future__ import annotations
 import unicodedata
 from pathlib import Path
 
-from frostline.dataset.decoding import find_images, is_hidden, missing_message, suffixes, walk_files
+from frostline.dataset.decoding import find_images, is_hidden, is_study, missing_message, suffixes, walk_files
 from frostline.dataset.sources import Found, Source, listing, part_named
 from frostline.errors import DataError
 
@@ -67,7 +67,7 @@ def _read_classes(folder: Path, part: str, source: Source) -> None:
     """Add every file of every class folder; image files beside them have no label and are set aside."""
     assert source.root is not None
     for child in sorted(folder.iterdir()):
-        if is_hidden(child.name):
+        if is_hidden(child.name) or is_study(child):
             continue
         if child.is_dir():
             _read_class(child, part, source)
@@ -86,7 +86,8 @@ def _read_class(folder: Path, part: str, source: Source) -> None:
 
 
 def _folders(folder: Path) -> list[Path]:
-    return sorted(child for child in folder.iterdir() if child.is_dir() and not is_hidden(child.name))
+    inside = (child for child in folder.iterdir() if child.is_dir() and not is_hidden(child.name))
+    return sorted(child for child in inside if not is_study(child))
 
 
 def _nothing_found(root: Path, inside: list[Path]) -> str:

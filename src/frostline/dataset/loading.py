@@ -198,7 +198,8 @@ def _about_copies(
     if suspects:
         more = ", and there are more than are listed" if cut_short else ""
         notes.append(
-            f"{len(suspects)} pair(s) look alike, {len(near)} so much that they stay in one part{more}."
+            f"{len(suspects)} pair(s) look alike, {len(near)} so much that they stay in one part "
+            f"where the parts are not given{more}."
         )
     return notes
 

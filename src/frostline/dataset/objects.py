@@ -7,6 +7,8 @@ length and items. Items are named "dataset[12]", or "train[12]" where there are 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -44,7 +46,7 @@ def read_torch(dataset: Any) -> Source:
     _demand_pairs(dataset[0])
     _demand_steady(dataset)
     names = _class_names(dataset)
-    source = Source(None, items=_fetcher({NAME: lambda index: picture(dataset[index][0])}))
+    source = Source(None, items=_Fetcher({NAME: partial(_torch_item, dataset)}))
     for index in range(len(dataset)):
         path = f"{NAME}[{index}]"
         try:
@@ -74,7 +76,7 @@ def read_hugging_face(source: Any) -> Source:
     result = Source(None)
     for name, table in tables.items():
         fetchers[name] = _read_part(name, table, result)
-    result.items = _fetcher(fetchers)
+    result.items = _Fetcher(fetchers)
     return result
 
 
@@ -157,19 +159,28 @@ def _label(value: Any, names: list[str]) -> str:
     return names[number] if names else str(number)
 
 
-def _fetcher(parts: Mapping[str, Callable[[int], Content]]) -> Callable[[str], Content]:
-    """Return the function from "train[12]" to that item's image."""
+def _torch_item(dataset: Any, index: int) -> Content:
+    return picture(dataset[index][0])
 
-    def fetch(path: str) -> Content:
+
+def _hugging_face_item(table: Any, column: str, index: int) -> Content:
+    return _encoded(table[index][column])
+
+
+@dataclass(frozen=True)
+class _Fetcher:
+    """From "train[12]" to that item's image; a class, so that worker processes can be given it."""
+
+    parts: Mapping[str, Callable[[int], Content]]
+
+    def __call__(self, path: str) -> Content:
         name, _, index = path[:-1].rpartition("[")
         try:
-            return parts[name](int(index))
+            return self.parts[name](int(index))
         except DamagedImage:
             raise
         except Exception as error:  # the person's own code or files
             raise DamagedImage(_failed(error)) from error
-
-    return fetch
 
 
 def _failed(error: Exception) -> str:
@@ -198,7 +209,7 @@ def _read_part(name: str, table: Any, result: Source) -> Callable[[int], Content
         label = label_names[value] if label_names else str(value)
         result.found.append(Found(path, label, "" if group is None else str(group), part))
     encoded = plain.cast_column(image_column, type(features[image_column])(decode=False))
-    return lambda index: _encoded(encoded[index][image_column])
+    return partial(_hugging_face_item, encoded, image_column)
 
 
 def _encoded(value: dict[str, Any] | None) -> bytes:

@@ -175,9 +175,7 @@ def _about_classes(found: Sequence[Found], outcome: Split) -> list[str]:
         missing = sorted(labels - there)
         if there and missing:
             names = ", ".join(map(repr, missing[:5])) + (" …" if len(missing) > 5 else "")
-            notes.append(
-                f"{len(missing)} class(es) have no image in {part}, too few to hold one out: {names}."
-            )
+            notes.append(f"{len(missing)} class(es) have no image in {part}: {names}.")
     if "test" not in outcome.parts:
         notes.append("There is no test part: nothing can be said about images not seen before.")
     return notes

@@ -42,6 +42,15 @@ def read_table(path: Path) -> Source:
     return source
 
 
+def read_paths(path: Path) -> list[str]:
+    """Return the column "path" of a table that needs no other column. Raises `DataError` without one."""
+    columns, rows = _read_parquet(path) if path.suffix.lower() == ".parquet" else _read_csv(path)
+    if "path" not in columns:
+        found = ", ".join(map(repr, columns)) or "none"
+        raise DataError(f"{path} has no column 'path' (found {found}).{did_you_mean('path', columns)}")
+    return [row["path"] for _, row in rows if row["path"]]
+
+
 def _collect(rows: Iterable[tuple[int, Row]], source: Source) -> list[str]:
     """Add every row to `source`; return what is wrong with them."""
     mistakes: list[str] = []

@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from frostline import places
 from frostline.errors import StudyError
 
-PLACE = ("segment", "epoch", "views", "best", "best_epoch")
+PLACE = ("segment", "epoch", "views", "best", "best_epoch", "seconds")
 
 
 @dataclass
@@ -31,6 +31,7 @@ class Progress:
     views: int = 0  # augmented epochs so far: the view number of the next is views + 1
     best: float | None = None  # goodness on val
     best_epoch: int | None = None
+    seconds: float = 0.0  # spent by processes that were stopped, up to their last checkpoint
     best_weights: dict[str, Tensor] = field(default_factory=dict)
     moments: dict[str, dict[str, Tensor]] = field(default_factory=dict)  # read back: name → AdamW state
 

@@ -14,7 +14,6 @@ from frostline.dataset import Sample
 from frostline.inference import logits
 from frostline.numerics import NumericPlan
 from frostline.record import RunFolder
-from frostline.seeds import derive
 from frostline.training.request import Request
 
 THUMBNAILS = 64  # test images kept small in the study, for the report
@@ -53,10 +52,10 @@ def _of_test(
     _write_predictions(request, folder, "test", test.samples, probabilities)
     _write_thumbnails(request, folder, test.samples)
     guesses = probabilities.argmax(axis=1)
-    low, high = metrics.interval(
-        test.targets, guesses, request.data.units(test.samples), derive(request.seed, "interval")
-    )
-    summary = metrics.summary(request.data.classes, test.targets, probabilities)
+    low, high = metrics.interval(test.targets, guesses, request.data.units(test.samples))
+    learned = request.data.targets(request.data.part("train"))
+    commonest = int(np.bincount(learned).argmax())
+    summary = metrics.summary(request.data.classes, test.targets, probabilities, commonest)
     return {**summary, "low": low, "high": high}
 
 

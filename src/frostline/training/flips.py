@@ -28,7 +28,7 @@ from frostline import probe
 from frostline.backbone import Backbone
 from frostline.dataset import Manifest, Sample
 from frostline.images import Images
-from frostline.inference import features
+from frostline.inference import Tell, features
 from frostline.numerics import NumericPlan
 from frostline.seeds import derive
 
@@ -65,7 +65,12 @@ class FlipTest:
 
 
 def try_flips(
-    backbone: Backbone, manifest: Manifest, samples: Sequence[Sample], plan: NumericPlan, seed: int
+    backbone: Backbone,
+    manifest: Manifest,
+    samples: Sequence[Sample],
+    plan: NumericPlan,
+    seed: int,
+    tell: Tell | None = None,
 ) -> FlipTest:
     """Ask both questions of at most `MOST_IMAGES` training images."""
     chosen = sorted(samples, key=lambda s: derive(seed, "flip", s.digest))[:MOST_IMAGES]
@@ -74,12 +79,16 @@ def try_flips(
     if not folds:  # too few images to hold any out: nothing can be told, so nothing is flipped
         return FlipTest(0.0, 0.0, 0.0, False, 0)
     told = told_from_mirror(_thumbnails(images), folds)
-    plain = features(backbone, images, plan)
-    mirrored = features(backbone, images, plan, change=lambda pixels: torch.flip(pixels, dims=(-1,)))
+    plain = features(backbone, images, plan, tell=tell)
+    mirrored = features(backbone, images, plan, change=_mirror, tell=tell)
     alone, both = _probed(plain, mirrored, images.targets, len(manifest.classes), folds)
     lost, won = int((alone & ~both).sum()), int((both & ~alone).sum())
     clear = lost - won > CLEAR_LOSS_SE * math.sqrt(lost + won)
     return FlipTest(told, float(alone.mean()), float(both.mean()), clear, len(alone))
+
+
+def _mirror(pixels: torch.Tensor) -> torch.Tensor:
+    return torch.flip(pixels, dims=(-1,))
 
 
 def _thumbnails(images: Images) -> NDArray[np.float64]:

@@ -8,6 +8,7 @@ import numpy as np
 import torch
 from torch import nn
 
+from frostline import backbone as bb
 from frostline import probe
 from frostline.heads import build_head, linear_head
 from frostline.images import Images, contact_sheet
@@ -16,13 +17,14 @@ from frostline.numerics import NumericPlan
 from frostline.record import RunFolder
 from frostline.seeds import derive
 from frostline.strategy import settings
+from frostline.timing import Stopwatch
 from frostline.training import loop, recalibration
 from frostline.training.imbalance import Balance
 from frostline.training.request import Request
 
 
 def learn(
-    request: Request, folder: RunFolder, plan: NumericPlan, images: Images
+    request: Request, folder: RunFolder, plan: NumericPlan, images: Images, watch: Stopwatch
 ) -> tuple[nn.Module, dict[str, Any]]:
     """Return the adapted model in eval mode, and what was chosen on the way."""
     balance = Balance(request.imbalance, images.targets, len(request.data.classes))
@@ -45,18 +47,21 @@ def learn(
         metric=request.metric,
         workers=request.workers,
         folder=folder,
+        watch=watch,
         tell=request.tell,
     )
     progress = loop.run(job, model)
     cut = request.backbone.cut(min(s.cut for s in job.segments))
     if known.bn == "recalibrate":
         recalibration.recalibrate(request.backbone, model, cut, images, plan)
+    bb.freeze(request.backbone, model, cut, known.bn)  # all that any phase let learn
     learned = sum(p.numel() for p in model.parameters() if p.requires_grad)
     return model.eval(), {
         "trainable_parameters": learned,
         "cut": cut.name,
         "steps": job.steps,
         "best_epoch": progress.best_epoch,
+        "earlier_seconds": progress.seconds,
     }
 
 

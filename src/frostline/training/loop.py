@@ -7,6 +7,7 @@ through the trainable suffix alone. Frozen layers stay in eval mode throughout, 
 from __future__ import annotations
 
 import time
+from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
@@ -27,12 +28,16 @@ from frostline.numerics import NumericPlan
 from frostline.record import RunFolder
 from frostline.seeds import derive
 from frostline.strategy import Segment, Settings
+from frostline.timing import Stopwatch
 from frostline.training import checkpoint, optimizer
 from frostline.training.imbalance import Balance
 
 # A checkpoint costs a synced write of the whole state. Written at most this often, it takes under 1 % of
 # the time; when it is written changes no bit of the result.
 CHECKPOINT_EVERY_S = 15.0
+
+
+VIEWS_APART = 1_000_000  # more than any run has epochs: the view numbers of repeats stay apart
 
 
 @dataclass(frozen=True)
@@ -50,6 +55,7 @@ class Job:
     metric: str
     workers: int
     folder: RunFolder
+    watch: Stopwatch
     tell: Tell | None = None
 
     @property
@@ -63,7 +69,7 @@ def run(job: Job, model: nn.Module) -> checkpoint.Progress:
     state = job.folder.path / "state.safetensors"
     progress = checkpoint.read(state, model) or checkpoint.Progress()
     model = job.plan.place(model)
-    rows = _rows_before(job, progress)
+    rows, earlier_s = _rows_before(job, progress), progress.seconds
     before: torch.optim.Optimizer | None = None
     saved = time.monotonic()
     for index in range(progress.segment, len(job.segments)):
@@ -74,12 +80,14 @@ def run(job: Job, model: nn.Module) -> checkpoint.Progress:
             progress.segment, progress.epoch = index, epoch + 1
             if time.monotonic() - saved > CHECKPOINT_EVERY_S:
                 job.folder.write_metrics(rows)  # first: lines past the state are cut off on the way back
+                progress.seconds = earlier_s + job.watch.seconds
                 checkpoint.write(state, model, progress, checkpoint.moments_of(model, before))
                 saved = time.monotonic()
         progress.epoch = 0
     if progress.best_weights:
         model.load_state_dict(progress.best_weights)
     job.folder.write_metrics(rows)
+    progress.seconds = earlier_s
     return progress
 
 
@@ -175,10 +183,19 @@ def _step(
 def _batches(
     job: Job, segment: Segment, index: int, epoch: int, view: int
 ) -> Iterator[tuple[Tensor, Tensor]]:
-    """Yield (pixels, targets): every image once in a seeded order, in batches of equal size but for one."""
+    """Yield (pixels, targets) in a seeded order, in batches that differ by one image at most.
+
+    An image that is drawn again within the epoch (balanced sampling) comes in another view.
+    """
     order = job.balance.order(derive(job.seed, "order", index, epoch))
-    chunks = np.array_split(order, segment.steps_per_epoch)
-    items: list[list[Item]] = [[(int(position), view) for position in chunk] for chunk in chunks]
+    chunks = np.array_split(order, segment.batches)[: segment.steps_per_epoch]
+    times: Counter[int] = Counter()
+    items: list[list[Item]] = []
+    for chunk in chunks:
+        items.append([])
+        for position in map(int, chunk):
+            items[-1].append((position, view + VIEWS_APART * times[position]))
+            times[position] += 1
     targets = torch.from_numpy(job.train.targets)
     for chunk, pixels in zip(chunks, job.train.batches(items, job.workers), strict=True):
         yield pixels, targets[torch.from_numpy(chunk)]
@@ -193,7 +210,7 @@ def _validate(
     found: NDArray[np.float32] = logits(model, job.val, job.plan, workers=0)
     probabilities = metrics.softmax(found)
     good = metrics.goodness(job.metric, job.val.targets, probabilities)
-    if progress.best is None or good >= progress.best:
+    if progress.best is None or good >= progress.best or not np.isfinite(progress.best):
         progress.best, progress.best_epoch = good, epochs_done
         progress.best_weights = {k: v.detach().clone() for k, v in model.state_dict().items()}
     return {

@@ -24,6 +24,8 @@ def numeric_plan(request: Request, folder: RunFolder) -> NumericPlan:
         return NumericPlan.from_dict(folder.read("plan.json"))
     if request.exact:
         plan = numerics.exact_plan(request.threads)
+    elif request.precision != "auto":
+        plan = numerics.pinned_plan(request.precision, request.threads)
     else:
         cuts = [s.cut for s in request.segments()]
         plan = numerics.timed_plan(*_timed_step(request, min(cuts) if cuts else None), request.threads)
@@ -61,9 +63,13 @@ def _timed_step(request: Request, cut: int | None) -> tuple[str, Callable[[Numer
 
 def augmentation(request: Request, plan: NumericPlan) -> tuple[Policy, dict[str, Any] | None]:
     """Decide the augmentation: as asked, with `auto` flips asked of the training images."""
-    if request.augment in ("none", "custom") or not request.strategy.trains:
-        return Policy(request.augment if request.strategy.trains else "none"), None
+    if not request.strategy.trains:
+        return Policy("none"), None
     if request.flip != "auto":
         return Policy(request.augment, request.flip), None
-    test = flips.try_flips(request.backbone, request.data, request.data.part("train"), plan, request.seed)
+    if request.augment in ("none", "custom"):
+        return Policy(request.augment), None
+    test = flips.try_flips(
+        request.backbone, request.data, request.data.part("train"), plan, request.seed, request.tell
+    )
     return Policy(request.augment, "horizontal" if test.safe else "none"), test.as_dict()

@@ -1,14 +1,16 @@
 """BatchNorm statistics re-estimated on the training images after training, unaugmented.
 
 Each unfrozen BatchNorm layer gets the mean and variance of its input over all training images, summed
-exactly over batches (Wu & Johnson, "Rethinking 'Batch' in BatchNorm", arXiv 2105.07576, precise BN).
-Layers above normalise by the statistics of their own batch meanwhile, as they did in training.
+exactly over batches of equal size (Wu & Johnson, arXiv 2105.07576, precise BN). Layers further up see what
+batch statistics make of the layers below them, as they did in training; nothing here is random.
 """
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -47,13 +49,16 @@ def recalibrate(backbone: Backbone, model: nn.Module, cut: Cut, images: Images, 
     """Re-estimate every unfrozen BatchNorm layer of `model` in place; leaves it in eval mode."""
     bb.set_training(backbone, model, cut, "train")
     layers = [m for m in model.modules() if isinstance(m, nn.modules.batchnorm._BatchNorm) and m.training]
+    model.eval()  # dropout and stochastic depth would make the statistics random
+    for layer in layers:
+        layer.training = True
     sums = {layer: _Sums() for layer in layers}
     hooks = [layer.register_forward_pre_hook(sums[layer]) for layer in layers]
     try:
         with torch.no_grad():
-            for pixels in images.evaluation(BATCH):
-                if len(pixels) > 1 or images.preprocessing.size > 1:
-                    model(plan.batch(pixels, images.preprocessing.normalise))
+            for chunk in np.array_split(np.arange(len(images)), math.ceil(len(images) / BATCH)):
+                pixels = next(images.batches([[(int(position), 0) for position in chunk]]))
+                model(plan.batch(pixels, images.preprocessing.normalise))
     finally:
         for hook in hooks:
             hook.remove()

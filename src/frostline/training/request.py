@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import inspect
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
@@ -17,6 +18,7 @@ from frostline.dataset import Manifest
 from frostline.errors import UsageError, did_you_mean
 from frostline.images import Images
 from frostline.inference import Tell
+from frostline.numerics import PRECISIONS
 from frostline.record import digest_of
 from frostline.seeds import derive
 from frostline.strategy import Segment, Strategy, schedule, settings
@@ -38,6 +40,7 @@ class Request:
     imbalance: str
     batch: int
     exact: bool
+    precision: str
     threads: int | None
     workers: int
     tell: Tell | None
@@ -61,6 +64,7 @@ class Request:
             "imbalance": self.imbalance,
             "batch": self.batch,
             "exact": self.exact,
+            "precision": self.precision,
         }
 
     def segments(self) -> tuple[Segment, ...]:
@@ -88,12 +92,18 @@ class Request:
         known = {
             "metric": (self.metric, metrics.METRICS),
             "flip": (self.flip, FLIPS),
+            "precision": (self.precision, PRECISIONS),
         }
         wrong = [
             f"{key} must be one of {', '.join(words)}, found {value!r}.{did_you_mean(value, words)}"
             for key, (value, words) in known.items()
             if value not in words
         ]
+        if self.exact and self.precision == "bfloat16":
+            wrong.append("exact means float32: drop one of exact and precision=bfloat16.")
+        val = {sample.label for sample in self.data.part("val")}
+        if self.metric == "auroc" and len(val) == 1:
+            wrong.append("auroc is undefined on a val part of one class; choose another metric or split.")
         if self.batch < 1:
             wrong.append(f"batch must be at least 1, found {self.batch}.")
         if self.batch == 1 and settings(self.strategy).bn in ("train", "recalibrate"):
@@ -107,11 +117,41 @@ class Request:
 
 
 def _identity(function: Callable[..., Any]) -> str:
-    """Name a callable so that two different ones are two different configurations, as far as can be told."""
-    kind = function if hasattr(function, "__qualname__") else type(function)
+    """Name a callable so that two different augmentations are two different configurations.
+
+    The name is its attribute `name` if it has one; else its source, defaults and what it closes over.
+    Raises `UsageError` where those are not plain data.
+    """
+    if isinstance(getattr(function, "name", None), str):
+        return f"custom {function.name}"  # type: ignore[attr-defined]
+    parts = _parts(function)
+    if " at 0x" in repr(parts):
+        raise UsageError(
+            "This augmentation holds objects that cannot be told apart between two runs. Give it an "
+            "attribute `name`, one for each setting: augmentation.name = 'rotate 20'."
+        )
+    return f"custom {digest_of(repr(parts))[:16]}"
+
+
+def _parts(function: Callable[..., Any]) -> list[Any]:
+    """Return what makes a callable what it is: source, defaults, closure, bound arguments, own state."""
+    if isinstance(function, functools.partial):
+        return [_parts(function.func), function.args, sorted(function.keywords.items())]
+    plain = inspect.unwrap(getattr(function, "__func__", function))
+    kind = plain if hasattr(plain, "__code__") else type(plain)
     try:
         source = inspect.getsource(kind)
     except (OSError, TypeError):  # typed at a prompt, or written in C
-        source = ""
-    state = "" if kind is function else repr(sorted(vars(function).items(), key=str))
-    return f"custom {kind.__module__}.{kind.__qualname__} {digest_of([source, state])[:16]}"
+        source = repr(getattr(getattr(plain, "__code__", None), "co_code", kind.__qualname__))
+    closure = [cell.cell_contents for cell in getattr(plain, "__closure__", None) or ()]
+    owner = getattr(function, "__self__", None) if hasattr(function, "__func__") else None
+    state = [sorted(vars(o).items()) for o in (owner, plain) if o is not None and hasattr(o, "__dict__")]
+    return [
+        kind.__module__,
+        kind.__qualname__,
+        source,
+        getattr(plain, "__defaults__", None),
+        getattr(plain, "__kwdefaults__", None),
+        [_parts(value) if callable(value) else value for value in closure],
+        state if kind is not plain or owner is not None else [],
+    ]

@@ -17,15 +17,13 @@ from frostline.backbone import Backbone
 from frostline.dataset import Manifest
 from frostline.inference import Tell
 from frostline.record import RunFolder, Study, digest_of, environment, look_at_test
-from frostline.strategy import Strategy, parse
-from frostline.timing import PeakMemory, Stopwatch, resident_bytes
+from frostline.strategy import Strategy, checked, parse
+from frostline.timing import PeakMemory, Stopwatch, imported_baseline_bytes
 from frostline.training import figures, learning, planning
 from frostline.training.request import Request
 
 DEFAULT_STUDY = "frostline-study"
 BATCH = 32  # images a step; the unit in which step budgets were measured (docs/LOG.md 2026-11-23)
-
-BASELINE_BYTES = resident_bytes()  # what the imports cost; a run's peak memory is counted above it
 
 
 @dataclass(frozen=True)
@@ -37,10 +35,10 @@ class Run:
     study: Study
 
     def __getattr__(self, name: str) -> Any:
-        try:
-            return self.result[name]
-        except KeyError:
-            raise AttributeError(f"A run has no {name!r}. It has {', '.join(self.result)}.") from None
+        result = self.__dict__.get("result", {})
+        if name in result:
+            return result[name]
+        raise AttributeError(f"A run has no {name!r}. It has {', '.join(result)}.")
 
 
 def train(
@@ -56,6 +54,7 @@ def train(
     imbalance: str = "none",
     batch: int = BATCH,
     exact: bool = False,
+    precision: str = "auto",
     threads: int | None = None,
     workers: int = 0,
     tell: Tell | None = None,
@@ -64,14 +63,15 @@ def train(
 
     A run that is finished is read back; an unfinished one goes on where it stopped. `augment` is one of
     `augment.AUGMENTS` or a callable from RGB image to RGB image. `exact` means float32 and no timed
-    choice. `tell(what, done, total)` hears of progress. Rates in the result are fractions 0–1.
+    choice; `precision` pins `float32` or `bfloat16` alone. `tell(what, done, total)` hears of progress.
+    Rates in the result are fractions 0–1.
     Raises `UsageError`, `DataError`, `ModelError`, `StudyError` or `TrainingError`.
     """
     custom = augment if callable(augment) else None
     request = Request(
         backbone=backbone,
         data=data.checked(tell),
-        strategy=parse(strategy) if isinstance(strategy, str) else strategy,
+        strategy=parse(strategy) if isinstance(strategy, str) else checked(strategy),
         seed=seed,
         metric=metric,
         augment="custom" if callable(augment) else augment,
@@ -80,6 +80,7 @@ def train(
         imbalance=imbalance,
         batch=batch,
         exact=exact,
+        precision=precision,
         threads=threads,
         workers=workers,
         tell=tell,
@@ -91,27 +92,26 @@ def train(
         split=request.data.split_digest,
         test=request.data.test_digest,
     )
-    request.data.write(kept.path / "manifest.jsonl")
     folder = kept.run(request.config())
     if not folder.finished:
+        request.data.write(kept.path / "manifest.jsonl")
         _perform(request, kept, folder)
     result = folder.read("result.json")
-    return Run(result, folder, kept)
+    return Run({**result, "test_looks": _looks(request)}, folder, kept)
 
 
 def _perform(request: Request, study: Study, folder: RunFolder) -> None:
     """Do the run: plan, learn, choose, predict, and write the result last."""
     watch = Stopwatch()
-    with PeakMemory(BASELINE_BYTES) as memory:
+    with PeakMemory(imported_baseline_bytes()) as memory:
         folder.write("environment.json", environment())
         plan = planning.numeric_plan(request, folder)
         with numerics.threads(plan.threads):
             policy, flip_test = planning.augmentation(request, plan)
             train_images = request.images("train", policy)
-            model, chosen = learning.learn(request, folder, plan, train_images)
+            model, chosen = learning.learn(request, folder, plan, train_images, watch)
             found = figures.predict_parts(request, folder, model, chosen)
     places.write_atomically(folder.weights, save(_plain_state(model), metadata={"format": "pt"}))
-    looks = look_at_test(request.data.test_digest, digest_of(request.config()))
     result = {
         "strategy": str(request.strategy),
         "model": request.backbone.name,
@@ -119,7 +119,7 @@ def _perform(request: Request, study: Study, folder: RunFolder) -> None:
         "n_train": len(request.data.part("train")),
         "n_val": len(request.data.part("val")),
         "n_test": len(request.data.part("test")),
-        "seconds": watch.seconds,
+        "seconds": watch.seconds + chosen.pop("earlier_seconds", 0.0),
         "peak_memory_bytes": memory.bytes,
         "peak_memory_exact": memory.exact,
         **chosen,
@@ -130,10 +130,16 @@ def _perform(request: Request, study: Study, folder: RunFolder) -> None:
         "set_aside": len(request.data.set_aside),
         "run": folder.name,
         "study": str(study.path),
-        "test_looks": looks,
     }
     folder.write("result.json", result)
     (folder.path / "state.safetensors").unlink(missing_ok=True)
+
+
+def _looks(request: Request) -> int | None:
+    """How many configurations have looked at this test part by now; `None` where there is none."""
+    if not request.data.part("test"):
+        return None
+    return look_at_test(request.data.test_digest, digest_of(request.config()))
 
 
 def _plain_state(model: nn.Module) -> dict[str, torch.Tensor]:

@@ -7,9 +7,9 @@ wrong; so is ImageNet's mean and std, which the packages' own page recommends.
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import importlib.util
-import warnings
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -107,14 +107,10 @@ def _from_store(package: Package, model: nn.Module) -> bool:
 
 
 def _keep(package: Package, model: nn.Module) -> None:
-    try:
+    """Keep the converted weights; a store that can't be written costs a second next time, nothing else."""
+    with contextlib.suppress(OSError):
         places.write_atomically(
             _kept(package), save(model.state_dict(), {"architecture": package.architecture.title})
-        )
-    except OSError:
-        warnings.warn(
-            f"The converted weights of {package.name} could not be kept; next time takes longer.",
-            stacklevel=2,
         )
 
 
