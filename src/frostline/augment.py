@@ -26,7 +26,7 @@ AUGMENTS = ("none", "light", "standard", "strong")
 FLIPS = ("auto", "none", "horizontal", "both")
 
 # Smallest share of the area that a random crop keeps. ImageNet's recipe goes down to 0.08 (torchvision
-# references); fine-tuning on few images wants the object in view: docs/LOG.md 2026-11-23.
+# references); with few images the object should stay in view. A choice, not yet tuned.
 CROP_SCALE = {"light": 0.7, "standard": 0.35, "strong": 0.25}
 
 

@@ -3,7 +3,7 @@
 Features have shape (n, width), targets (n,). They are centred and divided by one number, their root mean
 square length, never by a spread per feature: folding per-feature standardisation back into a head gives
 features that barely vary on the training set enormous weights, which wake up under augmentation
-(docs/LOG.md 2026-11-23). Imports no torch.
+(tests/test_starting_head.py shows it). Imports no torch.
 """
 
 from __future__ import annotations

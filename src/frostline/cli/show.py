@@ -243,7 +243,9 @@ def _what_happened(results: Sequence[dict[str, Any]], pixels: Baseline) -> list[
             "digits raw pixels are very good features. Photographs are another matter."
         )
     else:
-        lines.append(f"All beside an SVM on raw pixels, which reached {percent(pixels.accuracy)}.")
+        lines.append(
+            f"An SVM on the raw pixels reached {percent(pixels.accuracy)}: less, by more than the noise."
+        )
     return lines
 
 

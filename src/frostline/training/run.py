@@ -23,7 +23,7 @@ from frostline.training import figures, learning, planning
 from frostline.training.request import Request
 
 DEFAULT_STUDY = "frostline-study"
-BATCH = 32  # images a step; the unit in which step budgets were measured (docs/LOG.md 2026-11-23)
+BATCH = 32  # images a step: what the step budgets in strategy.py were measured with
 
 
 @dataclass(frozen=True)
