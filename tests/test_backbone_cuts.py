@@ -169,15 +169,16 @@ def test_a_model_changed_after_loading_is_refused() -> None:
 
 
 def test_found_cuts_are_remembered_and_a_damaged_store_only_costs_time(own_store) -> None:  # type: ignore[no-untyped-def]
-    first = assemble(Odd(), PLAIN, name="odd", source={})
+    source = {"kind": "timm", "architecture": "odd"}  # a named architecture, whose code does not change
+    first = assemble(Odd(), PLAIN, name="odd", source=source)
     (kept,) = (own_store / "cuts").iterdir()
     start = time.perf_counter()
-    again = assemble(Odd(), PLAIN, name="odd", source={})
+    again = assemble(Odd(), PLAIN, name="odd", source=source)
     assert time.perf_counter() - start < 0.2
     assert (again.cuts, again.stages, again.notes) == (first.cuts, first.stages, first.notes)
     assert [cut.recipe for cut in again.cuts] == [cut.recipe for cut in first.cuts]
     kept.write_bytes(kept.read_bytes()[:100])
-    assert assemble(Odd(), PLAIN, name="odd", source={}).cuts == first.cuts
+    assert assemble(Odd(), PLAIN, name="odd", source=source).cuts == first.cuts
 
 
 @given(

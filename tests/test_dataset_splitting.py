@@ -155,7 +155,7 @@ def test_tiny_classes(size: int) -> None:
         outcome = split_of(found, Wish(seed, 0.2, 0.2))
         assert counts_of(found, outcome, "test")["few"] == (0 if size == 1 else 1)
         assert counts_of(found, outcome, "val") == {"many": 0, "few": 0}
-    assert any("too few to hold one out: 'few'" in note for note in outcome.notes) == (size == 1)
+    assert any("have no image in test: 'few'" in note for note in outcome.notes) == (size == 1)
 
 
 @pytest.mark.parametrize(("per_class", "has_val"), [(124, False), (126, True)])
