@@ -1,6 +1,7 @@
 """`train`: one strategy, one run, one loop."""
 
 from frostline.training.range_test import Sweep, lr_range_test
-from frostline.training.run import BATCH, DEFAULT_STUDY, Run, train
+from frostline.training.request import BATCH
+from frostline.training.run import DEFAULT_STUDY, Run, train
 
 __all__ = ["BATCH", "DEFAULT_STUDY", "Run", "Sweep", "lr_range_test", "train"]

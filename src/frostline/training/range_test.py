@@ -22,13 +22,14 @@ from frostline import numerics
 from frostline.augment import Policy
 from frostline.backbone import Backbone
 from frostline.dataset import Manifest
-from frostline.heads import build_head
 from frostline.images import Images, Item
 from frostline.numerics import NumericPlan
 from frostline.seeds import derive
-from frostline.strategy import Settings, Strategy, parse, schedule, settings
+from frostline.strategy import Settings, Strategy, checked, parse, settings
 from frostline.training import optimizer
 from frostline.training.imbalance import Balance
+from frostline.training.learning import starting_model
+from frostline.training.request import Request
 
 LOWEST, HIGHEST = 1e-6, 1.0  # fastai sweeps 1e-7–10; outside this span AdamW learns nothing or diverges
 STEPS = 60  # ten a decade
@@ -49,36 +50,35 @@ class Sweep:
 
 
 def lr_range_test(
-    backbone: Backbone,
-    data: Manifest,
-    strategy: Strategy | str,
-    *,
-    seed: int = 0,
-    batch: int = 32,
-    exact: bool = True,
+    backbone: Backbone, data: Manifest, strategy: Strategy | str, *, seed: int = 0, batch: int = 32
 ) -> dict[str, Sweep]:
-    """Return a sweep for each learning stage of the strategy's last phase, by stage name.
+    """Return a sweep for each stage that learns when all the strategy's phases have thawed, by stage name.
 
-    Decayed and undecayed parameters of one stage are swept together.
+    It starts where the strategy starts (from a probe's head, say). Decayed and undecayed parameters of one
+    stage are swept together. Computed in float32.
     """
-    chosen = parse(strategy) if isinstance(strategy, str) else strategy
-    samples = data.part("train")
-    segments = schedule(chosen, stages=len(backbone.stages), images=len(samples), batch=batch)
+    request = Request(
+        backbone=backbone,
+        data=data.checked(),
+        strategy=parse(strategy) if isinstance(strategy, str) else checked(strategy),
+        seed=seed,
+        batch=batch,
+        exact=True,
+    )
+    segments = request.segments()
     if not segments:
         return {}
-    known = settings(chosen)
     plan = numerics.exact_plan()
-    images = Images(
-        data, samples, backbone.preprocessing, policy=Policy("standard"), seed=derive(seed, "augment")
-    )
-    head = build_head(chosen.head, backbone.feature_width, len(data.classes), derive(seed, "head"))
-    model = backbone.adapt(len(data.classes), head=head, seed=seed, pretrained=chosen.pretrained)
+    images = request.images("train", Policy("standard"))
+    balance = Balance("none", images.targets, len(data.classes))
+    model = starting_model(request, plan, images, balance)
     cut = min(segment.cut for segment in segments)
     found = {}
     with torch.random.fork_rng(devices=[]):
         for stage in range(backbone.cut(cut).index, len(backbone.stages)):
             torch.manual_seed(derive(seed, "range test"))
             name = backbone.stages[stage].name
+            known = settings(request.strategy)
             found[name] = _sweep(backbone, copy.deepcopy(model), images, cut, stage, known, plan, seed, batch)
     return found
 

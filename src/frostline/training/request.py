@@ -24,6 +24,8 @@ from frostline.seeds import derive
 from frostline.strategy import Segment, Strategy, schedule, settings
 from frostline.training.imbalance import Balance
 
+BATCH = 32  # images a step: what the step budgets in strategy.py were measured with
+
 
 @dataclass(frozen=True)
 class Request:
@@ -32,18 +34,18 @@ class Request:
     backbone: Backbone
     data: Manifest
     strategy: Strategy
-    seed: int
-    metric: str
-    augment: str
-    custom: Callable[[Image.Image], Any] | None
-    flip: str
-    imbalance: str
-    batch: int
-    exact: bool
-    precision: str
-    threads: int | None
-    workers: int
-    tell: Tell | None
+    seed: int = 0
+    metric: str = "accuracy"
+    augment: str = "standard"
+    custom: Callable[[Image.Image], Any] | None = None
+    flip: str = "auto"
+    imbalance: str = "none"
+    batch: int = BATCH
+    exact: bool = False
+    precision: str = "auto"
+    threads: int | None = None
+    workers: int = 0
+    tell: Tell | None = None
 
     def config(self) -> dict[str, Any]:
         """What makes two runs the same run."""

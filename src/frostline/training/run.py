@@ -20,10 +20,9 @@ from frostline.record import RunFolder, Study, digest_of, environment, look_at_t
 from frostline.strategy import Strategy, checked, parse
 from frostline.timing import PeakMemory, Stopwatch, imported_baseline_bytes
 from frostline.training import figures, learning, planning
-from frostline.training.request import Request
+from frostline.training.request import BATCH, Request
 
 DEFAULT_STUDY = "frostline-study"
-BATCH = 32  # images a step: what the step budgets in strategy.py were measured with
 
 
 @dataclass(frozen=True)
