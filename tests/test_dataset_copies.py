@@ -140,3 +140,16 @@ def test_exact_copies_stay_in_one_part(tmp_path: Path) -> None:
         parts.setdefault(sample.digest, set()).add(sample.split)
     assert all(len(found) == 1 for found in parts.values())
     assert any(note.startswith("40 image(s) are exact copies") for note in data.notes)
+
+
+def test_near_copies_across_given_parts_are_said_to_flatter(tmp_path: Path) -> None:
+    rows = ["path,label,split", "again.jpg,a,test"]
+    for index in range(8):
+        picture, label = scene(index), "ab"[index % 2]
+        picture.save(tmp_path / f"{index}.png")
+        rows.append(f"{index}.png,{label},{'train' if index < 4 else 'test'}")
+    jpeg(scene(0), 90).save(tmp_path / "again.jpg", quality=90)
+    (tmp_path / "t.csv").write_text("\n".join(rows) + "\n")
+    notes = " ".join(load_data(tmp_path / "t.csv").notes)
+    assert "flatters" in notes
+    assert "again.jpg" in notes

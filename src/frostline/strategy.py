@@ -102,6 +102,9 @@ class Settings:
     weight_decay: float = 0.01  # AdamW's own default; never on 1-D parameters (timm, nanoGPT)
     smoothing: float = 0.1  # label smoothing, arXiv 1512.00567; timm's default
     clip: float = 1.0  # global gradient norm: AutoGluon, big_vision transfer
+    # Statistics fixed, weight and bias learn: batch statistics of 32 images cost 5 points (docs/LOG.md
+    # 2026-11-23). With `train`, running statistics move with each layer's own momentum (lite0's and torch's
+    # is 0.1).
     bn: str = "affine"
     start: str = "fresh"  # the head's first weights: fresh | probe
     start_l2: float = 1e-2  # L2 of the probe that a head may start from; `lp_ft` measured at three values

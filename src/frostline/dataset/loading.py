@@ -198,8 +198,14 @@ def _about_copies(
     if suspects:
         more = ", and there are more than are listed" if cut_short else ""
         notes.append(
-            f"{len(suspects)} pair(s) look alike, {len(near)} so much that they stay in one part "
-            f"where the parts are not given{more}."
+            f"{len(suspects)} pair(s) look alike, {len(near)} so much that they count as copies{more}."
+        )
+    part = {sample.path: sample.split for sample in samples}
+    torn = [f"{one} and {other}" for one, other in near if part[one] != part[other]]
+    if torn:
+        notes.append(
+            f"{len(torn)} pair(s) of near copies lie in two of the given parts, which flatters figures: "
+            f"{'; '.join(torn[:3])}{' …' if len(torn) > 3 else ''}."
         )
     return notes
 
