@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import copy
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
@@ -20,10 +21,9 @@ from torch import nn
 from frostline import backbone as bb
 from frostline import numerics
 from frostline.augment import Policy
-from frostline.backbone import Backbone
+from frostline.backbone import Backbone, Cut
 from frostline.dataset import Manifest
 from frostline.images import Images, Item
-from frostline.numerics import NumericPlan
 from frostline.seeds import derive
 from frostline.strategy import Settings, Strategy, checked, parse, settings
 from frostline.training import optimizer
@@ -33,6 +33,7 @@ from frostline.training.request import Request
 
 LOWEST, HIGHEST = 1e-6, 1.0  # fastai sweeps 1e-7–10; outside this span AdamW learns nothing or diverges
 STEPS = 60  # ten a decade
+BATCHES = 6  # drawn once and cycled through, so that a batch's loss can be compared with its own before
 SMOOTHING = 0.8  # exponential average of the loss, as a share of the past
 STOP_AT = 2.0  # the sweep ends where the smoothed loss is this many times its lowest
 LEAST_FALL = 0.05  # share of the first loss that must be lost; smoothed noise stays below (test_range_test)
@@ -73,60 +74,75 @@ def lr_range_test(
     balance = Balance("none", images.targets, len(data.classes))
     model = starting_model(request, plan, images, balance)
     cut = min(segment.cut for segment in segments)
-    found = {}
+    at = backbone.cut(cut)
+    frozen = bb.prefix(backbone, plan.place(model), at)
+    batches = []
+    with torch.no_grad():
+        for number in range(BATCHES):
+            pixels, targets = _draw(images, seed, number, batch)
+            batches.append((frozen(plan.batch(pixels, images.preprocessing.normalise)), targets))
+    known, found = settings(request.strategy), {}
     with torch.random.fork_rng(devices=[]):
-        for stage in range(backbone.cut(cut).index, len(backbone.stages)):
+        for stage in range(at.index, len(backbone.stages)):
             torch.manual_seed(derive(seed, "range test"))
+            swept = copy.deepcopy(model)
             name = backbone.stages[stage].name
-            known = settings(request.strategy)
-            found[name] = _sweep(backbone, copy.deepcopy(model), images, cut, stage, known, plan, seed, batch)
+            found[name] = suggest(name, *_sweep(backbone, swept, at, stage, known, balance, batches))
     return found
+
+
+Batch = tuple[torch.Tensor, torch.Tensor]  # (z, targets)
 
 
 def _sweep(
     backbone: Backbone,
     model: nn.Module,
-    images: Images,
-    cut: int,
+    at: Cut,
     stage: int,
     known: Settings,
-    plan: NumericPlan,
-    seed: int,
-    batch: int,
-) -> Sweep:
-    at = backbone.cut(cut)
+    balance: Balance,
+    batches: list[Batch],
+) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Return (rates, smoothed losses), each loss divided by what its batch cost before anything learned.
+
+    Without that division the batches' own difficulty is a noise in which a steepest fall is found anywhere.
+    """
     bb.freeze(backbone, model, at, known.bn)
-    opt = optimizer.build(backbone, plan.place(model), 1.0, known, None)
+    opt = optimizer.build(backbone, model, 1.0, known, None)
     bb.set_training(backbone, model, at, known.bn)
-    balance = Balance("none", images.targets, len(images.manifest.classes))
-    frozen = bb.prefix(backbone, model, at)
     rates = np.geomspace(LOWEST, HIGHEST, STEPS)
     losses: list[float] = []
     average = 0.0
     with bb.suffix(backbone, model, at) as learning:
+        with torch.no_grad():
+            before = [_loss(learning, b, balance, known).item() for b in batches]
         for step, rate in enumerate(rates):
             for group in opt.param_groups:
                 group["lr"] = float(rate) if group["stage"] == stage else 0.0
                 group["weight_decay"] = 0.0
-            pixels, targets = _draw(images, seed, step, batch)
-            with torch.no_grad():
-                z = frozen(plan.batch(pixels, images.preprocessing.normalise))
-            loss = balance.loss(learning(z), targets.to(z.device), known.smoothing)
+            loss = _loss(learning, batches[step % BATCHES], balance, known)
             opt.zero_grad(set_to_none=True)
             loss.backward()  # type: ignore[no-untyped-call]
             opt.step()
-            average = SMOOTHING * average + (1 - SMOOTHING) * loss.item()
+            average = SMOOTHING * average + (1 - SMOOTHING) * loss.item() / before[step % BATCHES]
             losses.append(average / (1 - SMOOTHING ** (step + 1)))
             if not math.isfinite(losses[-1]) or losses[-1] > STOP_AT * min(losses):
                 break
-    return suggest(backbone.stages[stage].name, rates[: len(losses)], np.asarray(losses))
+    return rates[: len(losses)], np.asarray(losses)
 
 
-def _draw(images: Images, seed: int, step: int, batch: int) -> tuple[torch.Tensor, torch.Tensor]:
-    """A seeded batch: the same ones for every group."""
-    rng = np.random.default_rng(derive(seed, "range batch", step))
+def _loss(
+    learning: Callable[[torch.Tensor], torch.Tensor], batch: Batch, balance: Balance, known: Settings
+) -> torch.Tensor:
+    z, targets = batch
+    return balance.loss(learning(z), targets.to(z.device), known.smoothing)
+
+
+def _draw(images: Images, seed: int, number: int, batch: int) -> Batch:
+    """A seeded batch of augmented pixels: the same ones for every group."""
+    rng = np.random.default_rng(derive(seed, "range batch", number))
     picked = rng.choice(len(images), size=min(batch, len(images)), replace=False)
-    items: list[Item] = [(int(position), step + 1) for position in picked]
+    items: list[Item] = [(int(position), number + 1) for position in picked]
     pixels = next(images.batches([items]))
     return pixels, torch.from_numpy(images.targets[picked])
 
