@@ -182,6 +182,7 @@ def test_interrupted_then_continued(number: int, code: int, table: Path, tmp_pat
     _, errors = process.communicate(timeout=60)
     assert process.returncode == code
     assert "Traceback" not in errors
+    assert "the same command goes on" in errors
     assert (study / "study.json").exists()
     assert not list(study.glob("runs/*/result.json"))
 

@@ -58,11 +58,12 @@ def demo(
     workers: int = 0,
     tell: Tell | None = None,
     begin: Callable[[str], None] | None = None,
+    finished: Callable[[Run], None] | None = None,
 ) -> Demo:
     """Adapt a pretrained network to scikit-learn's handwritten digits, 10 training images a class.
 
     Writes the digits as PNG files under the study, so that every later command works on them.
-    `begin(strategy)` hears of each run before it starts.
+    `begin(strategy)` hears of each run before it starts, `finished(run)` when it is done.
     """
     place = Path(study)
     table = write_digits(place / "digits", seed)
@@ -85,6 +86,8 @@ def demo(
                 tell=tell,
             )
         )
+        if finished:
+            finished(runs[-1])
     return Demo(tuple(runs), _majority(data), _svm_on_pixels(data), data, place)
 
 

@@ -153,6 +153,8 @@ def train(data: str, **options: Any) -> None:
         import frostline
         from frostline.cli import show
 
+        if not Path(data).exists():
+            frostline.load_data(data)  # says so at once, before the heavy imports
         verb.start()
         manifest = frostline.load_data(
             data,
@@ -191,7 +193,7 @@ def train(data: str, **options: Any) -> None:
         verb.done({**run.result, "run_seconds": run.result["seconds"]}, lambda: show.run(run))
 
 
-@cli.command()
+@cli.command(short_help="Label images with a run of a study.")
 @click.argument("study", type=click.Path())
 @click.argument("images", nargs=-1, required=True)
 @click.option("--run", "run_name", help="Which run answers [the best by validation].")
@@ -230,7 +232,7 @@ def predict(study: str, images: tuple[str, ...], **options: Any) -> None:
             raise DataError(f"None of {len(found.unreadable)} files could be read as an image.")
 
 
-@cli.command()
+@cli.command(short_help="Show a backbone's stages and cuts.")
 @click.argument("model", default="lite0")
 @shape_options
 @click.option("--random", is_flag=True, help="Random weights: look at an architecture without having any.")
@@ -267,7 +269,7 @@ def stages(model: str, **options: Any) -> None:
         verb.done(result, lambda: show.stages(backbone, marks, options["image"]))
 
 
-@cli.command()
+@cli.command(short_help="Run the main job offline on real images.")
 @model_options
 @running
 @click.option("--study", default="frostline-demo", show_default=True, help="Folder that keeps the runs.")
@@ -290,6 +292,7 @@ def demo(**options: Any) -> None:
             workers=options["workers"],
             tell=verb.progress,
             begin=lambda name: verb.progress.say(f"  {name}: {show.MEANING[name]}"),
+            finished=lambda run: verb.progress.say(f"    {show.percent(run.accuracy)} on the test part"),
         )
         rows = (found.majority, found.pixels)
         result = {
@@ -355,6 +358,7 @@ class _verb:
 
 
 def _leave(number: int, frame: Any) -> None:
+    print("Stopped. What is finished is kept; the same command goes on.", file=sys.stderr, flush=True)
     raise SystemExit(128 + number)
 
 
