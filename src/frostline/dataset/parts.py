@@ -102,8 +102,8 @@ def _carve_val(table: _Table, wish: Wish, outcome: Split) -> None:
     if labels.total() < MIN_IMAGES_FOR_VAL or scarcest < MIN_CLASS_IMAGES_FOR_VAL:
         outcome.notes.append(
             f"No val part: {labels.total()} images to learn from, {scarcest} in the scarcest class (from "
-            f"{MIN_IMAGES_FOR_VAL} and {MIN_CLASS_IMAGES_FOR_VAL} on there is one). All of them train; choices are made by "
-            "cross-validation."
+            f"{MIN_IMAGES_FOR_VAL} and {MIN_CLASS_IMAGES_FOR_VAL} on there is one). All of them "
+            "train; choices are made by cross-validation."
         )
         return
     _carve(table, "val", wish.val, wish.seed, outcome)
