@@ -9,9 +9,11 @@ Safe with several processes at once (write-ahead log, a time-out, no connection 
 from __future__ import annotations
 
 import sqlite3
+import time
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import closing
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import PIL
@@ -117,15 +119,34 @@ class Memory:
         if self.trouble:
             return
         try:
-            path = places.folder("digests") / f"digests-{FORMAT}.sqlite"
-            with closing(sqlite3.connect(path, timeout=TIMEOUT_S)) as connection:
-                connection.execute("PRAGMA journal_mode=WAL")
-                connection.execute("PRAGMA synchronous=NORMAL")
-                connection.executescript(TABLES)
-                with connection:
-                    work(connection)
+            _patiently(places.folder("digests") / f"digests-{FORMAT}.sqlite", work)
         except (sqlite3.Error, OSError, ValueError, TypeError, AttributeError) as error:
             self.trouble = (
                 f"The memory of earlier looks under {places.home() / 'digests'} could not be used ({error}); "
                 "everything was read afresh. If it is broken, delete that folder: it holds nothing else."
             )
+
+
+def _patiently(path: Path, work: Callable[[sqlite3.Connection], None]) -> None:
+    """Do `work`, again while another process holds the file.
+
+    SQLite's own time-out does not cover the moments in which a first process turns the log on or a last one
+    folds it back: those answer "locked" at once.
+    """
+    until = time.monotonic() + TIMEOUT_S
+    while True:
+        try:
+            return _once(path, work)
+        except sqlite3.OperationalError as error:
+            if "locked" not in str(error) or time.monotonic() > until:
+                raise
+            time.sleep(0.02)
+
+
+def _once(path: Path, work: Callable[[sqlite3.Connection], None]) -> None:
+    with closing(sqlite3.connect(path, timeout=TIMEOUT_S)) as connection:
+        connection.execute("PRAGMA journal_mode=WAL")
+        connection.execute("PRAGMA synchronous=NORMAL")
+        connection.executescript(TABLES)
+        with connection:
+            work(connection)
