@@ -8,6 +8,8 @@
     ├── StudyError        a study folder belongs to something else or cannot be written
     └── TrainingError     training cannot go on
 
+    StoreWarning          not an error: the store cannot help, and what it held is computed instead
+
 Each message says what was found, what was expected and what to do, and is written to be shown to a
 person as it stands. The command line prints it without a traceback and leaves with `exit_code`.
 """
@@ -48,6 +50,10 @@ class StudyError(FrostlineError):
 
 class TrainingError(FrostlineError):
     """Training cannot go on."""
+
+
+class StoreWarning(UserWarning):
+    """The store is damaged, full or out of reach: rows are computed instead, and the result is the same."""
 
 
 def did_you_mean(found: str, known: Iterable[str]) -> str:

@@ -1,0 +1,140 @@
+"""The store: shelves of rows in one bounded folder, and its upkeep."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import shutil
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from frostline import places
+from frostline.store.folder import Folder
+from frostline.store.index import Held, Index, Place
+from frostline.store.shards import Form
+from frostline.store.shelf import Shelf
+
+FOLDER = "rows"  # below `places.home()`
+
+# The least recently used shards go when the store is larger than this. A choice: room for about 100,000
+# rows of an EfficientNet's last blocks at 224 px, and a tenth of a small laptop's disk.
+DEFAULT_LIMIT_BYTES = 20_000_000_000
+KEEP_FREE_SHARE = 0.05  # of the disk, whatever the limit says
+
+
+@dataclass(frozen=True)
+class Holding:
+    """One shelf as `frostline store` shows it. Sizes in bytes; `used` in seconds since 1970."""
+
+    about: dict[str, Any]
+    form: Form | None
+    rows: int
+    bytes: int
+    hits: int
+    misses: int
+    used: float
+
+
+@dataclass(frozen=True)
+class Checked:
+    """What `Store.verify` found: numbers of rows."""
+
+    right: int  # `adopted` ones included
+    damaged: int  # dropped: bytes that differ from their checksum
+    lost: int  # dropped: their shard is gone
+    adopted: int  # in shards that the index did not know
+
+
+class Store:
+    """Rows in `folder` (without one: below `places.home()`), at most `limit_bytes` of them.
+
+    Safe with several processes at once. Raises nothing for the state of the disk: `trouble` is the first
+    thing that went wrong, said as a `StoreWarning`.
+    """
+
+    def __init__(self, folder: str | Path | None = None, *, limit_bytes: int = DEFAULT_LIMIT_BYTES) -> None:
+        self._folder = Folder(Path(folder) if folder else places.home() / FOLDER, limit_bytes)
+
+    @property
+    def path(self) -> Path:
+        """The folder."""
+        return self._folder.path
+
+    @property
+    def trouble(self) -> str:
+        """The first thing that went wrong, in words; empty if nothing did."""
+        return self._folder.trouble
+
+    @property
+    def writable(self) -> bool:
+        """Whether new rows are kept."""
+        return self._folder.writable
+
+    def shelf(self, about: Mapping[str, Any]) -> Shelf:
+        """Return the rows that were computed from exactly `about` (plain data) and an image's view."""
+        text = json.dumps(about, sort_keys=True, separators=(",", ":"))
+        return Shelf(self._folder, hashlib.sha256(text.encode()).hexdigest(), text)
+
+    def room_bytes(self) -> int:
+        """Return how much may be held: the limit, or what the disk has."""
+        if not self.writable:
+            return 0
+        try:
+            disk = shutil.disk_usage(self.path)
+        except OSError:
+            return 0
+        free = disk.free - int(disk.total * KEEP_FREE_SHARE)
+        return max(0, min(self._folder.limit_bytes, self.total_bytes() + free))
+
+    def total_bytes(self) -> int:
+        """Return what all rows take on disk."""
+        return self._folder.attempt(lambda index: index.total_bytes(), 0)
+
+    def prune(self, limit_bytes: int) -> int:
+        """Delete the least recently used rows until at most `limit_bytes` are left; return what went."""
+        return self._folder.evict(limit_bytes)
+
+    def clear(self) -> int:
+        """Delete every row; return how many bytes that were."""
+        return self.prune(0)
+
+    def holdings(self) -> list[Holding]:
+        """Return every shelf that holds something."""
+        found: list[Held] = self._folder.attempt(lambda index: index.summary(), [])
+        return [Holding(json.loads(held[0]), *held[1:]) for held in found]
+
+    def verify(self) -> Checked:
+        """Read every row and drop those that are wrong; take in shards that the index does not know."""
+        return self._folder.attempt(self._verify, Checked(0, 0, 0, 0))
+
+    def _verify(self, index: Index) -> Checked:
+        adopted = self._folder.adopt(index, {name for _, name, _ in index.shards()})
+        right = damaged = lost = 0
+        for number, name, _ in index.shards():
+            rows = index.rows_of(number)
+            if not (self.path / name).exists():
+                lost += len(rows)
+                index.drop_shard(number)
+                continue
+            bad = self._damaged(number, rows, {shelf: index.form(shelf) for shelf in {r[0] for r in rows}})
+            for shelf, key, place in bad:
+                index.drop_rows(shelf, [(key, place)])
+            damaged += len(bad)
+            right += len(rows) - len(bad)
+        return Checked(right, damaged, lost, adopted)
+
+    def _damaged(
+        self, shard: int, rows: Sequence[tuple[int, bytes, Place]], forms: Mapping[int, Form | None]
+    ) -> list[tuple[int, bytes, Place]]:
+        opened = self._folder.opened(shard)
+        bad = []
+        for shelf, key, place in rows:
+            form = forms[shelf]
+            row = np.empty(form.row_bytes if form else 0, dtype=np.uint8)
+            if opened is None or form is None or not opened.read(place.place, key, place.check, row):
+                bad.append((shelf, key, place))
+        return bad
