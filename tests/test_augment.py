@@ -17,6 +17,7 @@ from frostline import numerics
 from frostline.augment import AUGMENTS, Policy, SeededView, Transform
 from frostline.dataset import Manifest
 from frostline.errors import UsageError
+from frostline.frozen import Frozen, Way
 from frostline.images import Images, contact_sheet
 from frostline.training import flips
 from tiny import PREPROCESSING, picture, tiny_backbone, write_table
@@ -178,7 +179,8 @@ def test_flips_stay_off_where_a_mirror_image_means_another_class(tmp_path: Path)
     alone, both = test
     assert alone.mean() > 0.95
     assert both.mean() < 0.8
-    found = flips.try_flips(backbone, data, data.part("train"), numerics.exact_plan(1), 0)
+    head = Frozen(backbone, backbone.model, backbone.cuts[-1], Way(numerics.exact_plan(1), 64))
+    found = flips.try_flips(head, data, data.part("train"), 0)
     assert found.images == 48
     assert found.told < 0.7  # balanced sides: the pixels alone can't object
 

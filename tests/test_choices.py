@@ -20,11 +20,15 @@ from frostline import metrics, numerics, probe
 from frostline.augment import Policy
 from frostline.dataset import Manifest
 from frostline.errors import UsageError
+from frostline.frozen import Counts, Way
 from frostline.images import Images
 from frostline.inference import logits
 from frostline.record import Study, plain
 from frostline.training import loop
+from frostline.training.imbalance import Balance
+from frostline.training.planning import Plan
 from frostline.training.request import _identity
+from frostline.training.supply import Supply
 from tiny import PREPROCESSING, TinyNet, picture, tiny_backbone, tiny_model, write_table
 
 FAST = {"exact": True, "augment": "light", "flip": "none", "threads": 1}
@@ -62,12 +66,12 @@ def test_metric_and_keeping_the_best_are_not_the_same_as_the_last(
     answers = [0.1 * np.roll(right, 1, axis=1), 0.1 * right, 3.0 * wrong_once]
     for metric, best in (("accuracy", 2), ("log_loss", 3)):
         model, progress, queue = nn.Linear(1, 1), loop.checkpoint.Progress(), list(answers)
-        monkeypatch.setattr(loop, "logits", lambda *_, queue=queue, **__: queue.pop(0).astype(np.float32))
-        job = type("J", (), {"val": val, "metric": metric, "plan": None})()
+        monkeypatch.setattr(loop, "_logits", lambda *_, queue=queue, **__: queue.pop(0).astype(np.float32))
+        job = type("J", (), {"val": val, "metric": metric})()
         for epoch in (1, 2, 3):
             with torch.no_grad():
                 model.weight.fill_(epoch)
-            loop._validate(job, model, progress, epoch)
+            loop._validate(job, model, None, progress, epoch)
         assert progress.best_epoch == best
         assert progress.best_weights["weight"].item() == best
 
@@ -160,17 +164,20 @@ def test_repeats_within_an_epoch_are_other_views(tmp_path: Path) -> None:
     table.write_text("\n".join(r for r in rows if r not in [x for x in rows if "kind 1,train" in x][2:]))
     data = frostline.load_data(table, near_copies=False)
     images = Images(data, data.part("train"), PREPROCESSING, policy=Policy("standard"))
-    seen: list[tuple[int, int]] = []
-    real = images.batches
-    images.batches = lambda items, workers: (seen.extend(i for b in items for i in b), real(items, workers))[
-        1
-    ]  # type: ignore[method-assign]
-    balance = loop.Balance("sampler", images.targets, 3)
-    job = type("J", (), {"balance": balance, "seed": 0, "train": images, "workers": 0})()
-    segment = frostline.strategy.Segment(cut=0, epochs=1, steps_per_epoch=2, lr=1.0, batches=2)
-    list(loop._batches(job, segment, 0, 0, 1))
-    assert len(set(seen)) == len(seen) == len(images)
-    assert len({position for position, _ in seen}) < len(seen)
+    balance = Balance("sampler", images.targets, 3)
+    backbone = tiny_backbone()
+    way = Way(numerics.exact_plan(1), 8)
+    for cut, views in ((0, 0), (2, 0), (2, 40)):
+        segment = frostline.strategy.Segment(cut=cut, epochs=1, steps_per_epoch=2, lr=1.0, batches=2)
+        plan = Plan(way.plan, way, views)
+        supply = Supply(backbone, backbone.model, [segment], 0, plan, None, Counts(), 0)
+        items, targets = supply.epoch(images, balance, 0, 0, 0, 1)
+        seen = [item for batch in items for item in batch]
+        assert len(set(seen)) == len(seen) == len(images)
+        assert len({position for position, _ in seen}) < len(seen)
+        assert targets.tolist() == [int(images.targets[position]) for position, _ in seen]
+        if views:
+            assert {view for _, view in seen} <= set(range(1, views + 1))
 
 
 def test_flips_are_on_where_images_have_no_side(tmp_path: Path) -> None:

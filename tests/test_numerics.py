@@ -51,18 +51,26 @@ def test_without_fast_bfloat16_it_is_not_tried(monkeypatch: pytest.MonkeyPatch) 
 def test_a_run_obeys_the_plan_it_began_with(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     data = frostline.load_data(write_table(tmp_path / "i"), near_copies=False)
     place = tmp_path / "study"
-    plans: list[NumericPlan] = []
+    ways: list[str] = []
     real = planning.augmentation
-    monkeypatch.setattr(planning, "augmentation", lambda r, plan: plans.append(plan) or 1 / 0)
+    monkeypatch.setattr(
+        planning, "augmentation", lambda r, head: ways.append(head.way.plan.precision) or 1 / 0
+    )
     with pytest.raises(ZeroDivisionError):
         frostline.train(tiny_backbone(), data, "head", study=place)
     written = next(place.glob("runs/*/plan.json"))
     found = json.loads(written.read_text())
     other = "float32" if found["precision"] == "bfloat16" else "bfloat16"
-    written.write_text(json.dumps(found | {"precision": other}))
-    monkeypatch.setattr(planning, "augmentation", lambda r, plan: (plans.append(plan), real(r, plan))[1])
-    frostline.train(tiny_backbone(), data, "head", study=place)
-    assert [plan.precision for plan in plans] == [found["precision"], other]
+    first = found["frozen"]["plan"]["precision"]
+    second = "float32" if first == "bfloat16" else "bfloat16"
+    found["precision"], found["frozen"]["plan"]["precision"] = other, second
+    written.write_text(json.dumps(found))
+    monkeypatch.setattr(
+        planning, "augmentation", lambda r, head: (ways.append(head.way.plan.precision), real(r, head))[1]
+    )
+    run = frostline.train(tiny_backbone(), data, "head", study=place)
+    assert ways == [first, second]
+    assert run.result["numeric_plan"]["precision"] == other
 
 
 def test_threads_are_given_back() -> None:

@@ -13,8 +13,9 @@ from frostline import backbone as bb
 from frostline import metrics, numerics, probe
 from frostline.augment import Policy
 from frostline.dataset import Manifest
+from frostline.frozen import Frozen, Way, features
 from frostline.heads import linear_head
-from frostline.inference import features, logits
+from frostline.inference import logits
 from frostline.story import write_digits
 from frostline.strategy import settings
 from frostline.training.imbalance import Balance
@@ -64,10 +65,11 @@ def test_step_zero_scores_what_the_probe_scored(strategy: str, digits: Manifest)
     request, plan = request_for(digits, strategy), numerics.exact_plan(1)
     known = settings(request.strategy)
     train, held = request.images("train", Policy("standard")), request.images("test")
-    model = starting_model(request, plan, train, Balance("none", train.targets, 10))
-    seen = features(request.backbone, train, plan)
+    head = Frozen(request.backbone, request.backbone.model, request.backbone.cuts[-1], Way(plan, 64))
+    model = starting_model(request, head, train, Balance("none", train.targets, 10))
+    seen = features(head, train)
     solved = probe.logistic(seen, train.targets, 10, l2=known.start_l2, smoothing=known.smoothing)
-    expected = solved.logits(features(request.backbone, held, plan))
+    expected = solved.logits(features(head, held))
     assert logits(model, held, plan) == pytest.approx(expected, abs=1e-3)
 
     # And in the mode, and on the pixels, that training uses.

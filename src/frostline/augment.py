@@ -25,6 +25,8 @@ from frostline.seeds import derive
 AUGMENTS = ("none", "light", "standard", "strong")
 FLIPS = ("auto", "none", "horizontal", "both")
 
+VERSION = 1  # raised when a policy of one name becomes another transform
+
 # Smallest share of the area that a random crop keeps. ImageNet's recipe goes down to 0.08 (torchvision
 # references); with few images the object should stay in view. A choice, not yet tuned.
 CROP_SCALE = {"light": 0.7, "standard": 0.35, "strong": 0.25}
@@ -43,6 +45,15 @@ class Policy:
                 raise UsageError(
                     f"Unknown augmentation {value!r}.{did_you_mean(value, known)} Known: {', '.join(known)}."
                 )
+
+    @property
+    def still(self) -> bool:
+        """Whether every view is view 0."""
+        return self.name == "none" and self.flip == "none"
+
+    def describe(self) -> str:
+        """Name the policy with its parameters: equal words, equal transforms."""
+        return f"{self.name} {VERSION} crop {CROP_SCALE.get(self.name, 1.0)} flip {self.flip}"
 
 
 class Transform:

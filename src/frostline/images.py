@@ -1,13 +1,13 @@
 """From samples to batches of pixels: decoded once where memory allows, augmented view by view.
 
 A batch is uint8 of shape (n, 3, size, size). It holds (position, view) pairs: view 0 is the checkpoint's
-evaluation transform, view 1, 2, … are seeded augmentations.
+evaluation transform, `MIRRORED` the same seen in a mirror, view 1, 2, … are seeded augmentations.
 """
 
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -27,6 +27,9 @@ from frostline.errors import FrostlineError
 KEPT_SHARE = 0.15
 
 Item = tuple[int, int]  # (position in the samples, view)
+MIRRORED = -1  # a view
+
+Tell = Callable[[str, int, int], None]  # (what, done, total): how long work says how far it is
 
 
 class Images(Dataset[Tensor]):
@@ -40,6 +43,7 @@ class Images(Dataset[Tensor]):
         *,
         policy: Policy | None = None,
         custom: Callable[[Image.Image], Any] | None = None,
+        custom_name: str = "",
         seed: int = 0,
     ) -> None:
         self.manifest = manifest
@@ -48,6 +52,7 @@ class Images(Dataset[Tensor]):
         self.policy = policy or Policy("none")
         transform = Transform(self.policy, preprocessing, custom)
         self._view = SeededView(transform, seed, foreign=custom is not None)
+        self._augmentation = f"{self.policy.describe()} {custom_name} seed {seed}"
         self._decoded: dict[int, Image.Image] = {}
         self._still: dict[int, Tensor] = {}  # view 0, which every epoch would compute anew
         self._room = int(psutil.virtual_memory().available * KEPT_SHARE)
@@ -58,9 +63,17 @@ class Images(Dataset[Tensor]):
     def __getitem__(self, item: Item) -> Tensor:
         """Return one view, uint8 of shape (3, size, size). Raises `DamagedImage`."""
         position, view = item
-        if view == 0 or (self.policy.name == "none" and self.policy.flip == "none"):
+        if view == MIRRORED:
+            return torch.flip(self._evaluation(position), dims=(-1,))
+        if view == 0 or self.policy.still:
             return self._evaluation(position)
         return self._view(self._image(position), self.samples[position].digest, view)
+
+    def view_name(self, view: int) -> str:
+        """Name what a view does to an image: equal names, equal pixels."""
+        if view == MIRRORED:
+            return "mirrored"
+        return "0" if view == 0 or self.policy.still else f"{self._augmentation} view {view}"
 
     def _evaluation(self, position: int) -> Tensor:
         found = self._still.get(position)
@@ -84,10 +97,11 @@ class Images(Dataset[Tensor]):
         self._room -= size_bytes
         return True
 
-    def batches(self, items: Sequence[Sequence[Item]], workers: int = 0) -> Iterator[Tensor]:
+    def batches(self, items: Iterable[Sequence[Item]], workers: int = 0) -> Iterator[Tensor]:
         """Yield one uint8 tensor (n, 3, size, size) per list of items, in order.
 
-        `workers` processes decode ahead; the pixels don't depend on how many there are.
+        `workers` processes decode ahead; the pixels don't depend on how many there are. `items` may be a
+        generator: it is asked as far ahead as the workers are.
         """
         if workers == 0:
             for batch in items:
@@ -95,7 +109,7 @@ class Images(Dataset[Tensor]):
             return
         loader: DataLoader[Tensor] = DataLoader(
             self,
-            batch_sampler=items,  # type: ignore[arg-type]
+            batch_sampler=_Lists(items),  # type: ignore[arg-type]
             num_workers=workers,
             collate_fn=torch.stack,
             worker_init_fn=_one_thread,
@@ -116,6 +130,16 @@ class Images(Dataset[Tensor]):
     def targets(self) -> np.ndarray[Any, np.dtype[np.int64]]:
         """Class indices, shape (samples,)."""
         return np.asarray(self.manifest.targets(self.samples))
+
+
+class _Lists:
+    """What torch's loader asks for batches: once through."""
+
+    def __init__(self, items: Iterable[Sequence[Item]]) -> None:
+        self._items = items
+
+    def __iter__(self) -> Iterator[Sequence[Item]]:
+        return iter(self._items)
 
 
 def _own_words(error: FrostlineError) -> str:

@@ -7,6 +7,7 @@ step, and obeyed on resume and repeat.
 from __future__ import annotations
 
 import contextlib
+import functools
 import hashlib
 import json
 import platform
@@ -109,8 +110,7 @@ def timed_plan(what: str, step: Callable[[NumericPlan], None], threads_: int | N
     plans = {"float32": plain, "channels-last": replace(plain, channels_last=True)}
     if _has_bfloat16(where):
         plans["channels-last bfloat16"] = replace(plain, channels_last=True, precision="bfloat16")
-    key = f"{what} on {where} {_processor()} threads {count} torch {torch.__version__} {' '.join(plans)}"
-    taken = _remembered(key, step, plans)
+    taken = seconds_of(what, {name: functools.partial(step, plan) for name, plan in plans.items()}, count)
     chosen = "float32"
     for name in plans:
         if taken[chosen] / taken[name] >= WORTH_IT:
@@ -119,18 +119,20 @@ def timed_plan(what: str, step: Callable[[NumericPlan], None], threads_: int | N
     return replace(plans[chosen], reason=f"a step's time beside plain float32's: {shares}")
 
 
-def _remembered(
-    key: str, step: Callable[[NumericPlan], None], plans: dict[str, NumericPlan]
-) -> dict[str, float]:
-    """Return the seconds of a step under each plan; measured, or read from an earlier run."""
+def seconds_of(what: str, runs: dict[str, Callable[[], None]], threads_: int) -> dict[str, float]:
+    """Return the seconds that each of `runs` takes; measured, or read from an earlier time on this machine.
+
+    `what` names what is run: model, size, number of images.
+    """
+    key = f"{what} on {device()} {_processor()} threads {threads_} torch {torch.__version__} {' '.join(runs)}"
     name = f"{hashlib.sha256(key.encode()).hexdigest()[:24]}.json"
     try:
         found = json.loads((places.home() / "rates" / name).read_text())["seconds"]
-        return {plan: float(found[plan]) for plan in plans}
+        return {run: float(found[run]) for run in runs}
     except (OSError, ValueError, KeyError, TypeError):
         pass  # not measured yet on this machine
-    with threads(plans["float32"].threads):
-        taken = {plan: _seconds(step, plans[plan]) for plan in plans}
+    with threads(threads_):
+        taken = {name: _seconds(run) for name, run in runs.items()}
     with contextlib.suppress(OSError):  # a store that can't be written costs a measurement, nothing else
         text = json.dumps({"key": key, "seconds": taken})
         places.write_atomically(places.folder("rates") / name, text.encode())
@@ -157,14 +159,14 @@ def _processor() -> str:
     return _cpu_line("model name").partition(":")[2].strip() or platform.processor()
 
 
-def _seconds(step: Callable[[NumericPlan], None], plan: NumericPlan) -> float:
-    """Median seconds of a step, after one that warms up."""
-    step(plan)
+def _seconds(run: Callable[[], None]) -> float:
+    """Median seconds of a run, after one that warms up."""
+    run()
     taken = []
     for _ in range(REPEATS):
         start = time.perf_counter()
-        step(plan)
-        if plan.device == "cuda":
+        run()
+        if torch.cuda.is_available():
             torch.cuda.synchronize()
         taken.append(time.perf_counter() - start)
     return statistics.median(taken)

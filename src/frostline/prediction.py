@@ -16,7 +16,8 @@ from frostline.backbone import Preprocessing
 from frostline.dataset import find_images, open_image, read_paths
 from frostline.errors import DamagedImage, DataError, StudyError
 from frostline.heads import build_head
-from frostline.inference import BATCH, Tell
+from frostline.images import Tell
+from frostline.inference import BATCH
 from frostline.record import RunFolder, Study
 from frostline.strategy import parse
 

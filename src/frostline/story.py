@@ -13,7 +13,7 @@ from PIL import Image
 
 from frostline import metrics, training, zoo
 from frostline.dataset import Manifest, load_data
-from frostline.inference import Tell
+from frostline.images import Tell
 from frostline.training import Run
 
 DEMO_STUDY = "frostline-demo"

@@ -1,16 +1,17 @@
 """A pretrained model as stages with exact cuts: found, proved, run in halves, frozen.
 
 values · tracing → heads → staging → replay → cutting → model → building
-                                                 running · freezing (what training uses)
+                                                 running · freezing · identity (what training uses)
 """
 
 from __future__ import annotations
 
 from frostline.backbone.building import assemble
 from frostline.backbone.freezing import BN_POLICIES, freeze, keeps_statistics, set_training
+from frostline.backbone.identity import prefix_digest
 from frostline.backbone.model import Backbone, Cut, Stage, weights_digest
 from frostline.backbone.preprocessing import Preprocessing
-from frostline.backbone.running import prefix, suffix
+from frostline.backbone.running import between, prefix, row_elements, suffix
 
 __all__ = [
     "BN_POLICIES",
@@ -19,9 +20,12 @@ __all__ = [
     "Preprocessing",
     "Stage",
     "assemble",
+    "between",
     "freeze",
     "keeps_statistics",
     "prefix",
+    "prefix_digest",
+    "row_elements",
     "set_training",
     "suffix",
     "weights_digest",

@@ -163,10 +163,11 @@ def weights_digest(model: nn.Module) -> str:
     named = [*model.named_parameters(remove_duplicate=False), *model.named_buffers(remove_duplicate=False)]
     for name, value in sorted(named, key=lambda pair: pair[0]):
         digest.update(f"{name}\0{tuple(value.shape)}\0{value.dtype}\0".encode())
-        digest.update(_bytes(value))
+        digest.update(tensor_bytes(value))
     return digest.hexdigest()
 
 
-def _bytes(value: Tensor) -> bytes:
+def tensor_bytes(value: Tensor) -> bytes:
+    """Return a tensor's values as bytes, in row-major order."""
     flat = value.detach().cpu().contiguous().reshape(-1)
     return flat.view(torch.uint8).numpy().tobytes() if flat.numel() else b""

@@ -77,6 +77,9 @@ class Recipe:
         )
 
 
+Forward = Callable[..., Any]
+
+
 def _modules(model: nn.Module, names: tuple[str, ...]) -> list[nn.Module]:
     """Return the modules of those names, each once."""
     return list({id(module): module for module in map(model.get_submodule, names)}.values())
@@ -91,8 +94,11 @@ class _Reached(Exception):
     """Raised at the boundary to leave the model; never seen outside."""
 
 
-def first_half(model: nn.Module, recipe: Recipe, images: Tensor) -> Tensor:
-    """Run `images` (n, 3, s, s) up to the boundary and return z, one tensor with a row an image."""
+def first_half(model: nn.Module, recipe: Recipe, images: Tensor, call: Forward | None = None) -> Tensor:
+    """Run `images` (n, 3, s, s) up to the boundary and return z, one tensor with a row an image.
+
+    `call` runs the model in another way: on z of an earlier boundary, say, which is given as `images` then.
+    """
     caught: list[Any] = []
 
     def catch(value: Any) -> None:
@@ -108,7 +114,7 @@ def first_half(model: nn.Module, recipe: Recipe, images: Tensor) -> Tensor:
                 hook = module.register_forward_hook(lambda _, _given, output: catch(output))
             stack.callback(hook.remove)
         with suppress(_Reached):
-            model(images)
+            (call or model)(images)
     if len(caught) < len(recipe.places):
         raise _never_called(recipe)
     if recipe.head is not None:
@@ -156,9 +162,6 @@ class _Replay:
         self.arrived = True
         stored, position = self.stored(), iter(range(1 << 30))
         return with_tensors(value, lambda old: next(stored) if next(position) in self.recipe.leaves else old)
-
-
-Forward = Callable[..., Any]
 
 
 @contextmanager

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
@@ -9,6 +10,7 @@ from torch import Tensor, nn
 
 from frostline.backbone.model import Backbone, Cut
 from frostline.backbone.replay import Recipe, first_half, second_half
+from frostline.backbone.values import at_batch
 from frostline.errors import ModelError
 
 
@@ -40,6 +42,21 @@ def prefix(backbone: Backbone, model: nn.Module, cut: Cut) -> Callable[[Tensor],
 
 
 @contextmanager
+def between(
+    backbone: Backbone, model: nn.Module, early: Cut, late: Cut
+) -> Iterator[Callable[[Tensor], Tensor]]:
+    """Yield a function from z at `early` to z at `late`, a later cut: what `prefix` at `late` would give.
+
+    The caller's model is in eval mode; at an early cut of 0 z is the images.
+    """
+    if early.index == 0:
+        yield prefix(backbone, model, late)
+        return
+    with second_half(model, _recipe(early)) as run:
+        yield lambda z: first_half(model, _recipe(late), z, run)
+
+
+@contextmanager
 def suffix(backbone: Backbone, model: nn.Module, cut: Cut) -> Iterator[Callable[[Tensor], Tensor]]:
     """Yield a function from z (n rows) to logits (n, classes), with gradients if the caller wants them.
 
@@ -51,6 +68,16 @@ def suffix(backbone: Backbone, model: nn.Module, cut: Cut) -> Iterator[Callable[
         return
     with second_half(model, _recipe(cut)) as run:
         yield run
+
+
+def row_elements(backbone: Backbone, cut: Cut) -> int:
+    """Return how many numbers z has for one image; at cut 0 those are the pixels."""
+    if cut.index == 0:
+        return 3 * backbone.preprocessing.size**2
+    recipe = _recipe(cut)
+    if recipe.head is not None:
+        return backbone.feature_width
+    return sum(math.prod(at_batch(shape, 1)) for shape in recipe.shapes)
 
 
 def _recipe(cut: Cut) -> Recipe:

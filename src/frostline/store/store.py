@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 import shutil
+import time
+import uuid
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,7 +19,7 @@ from frostline import places
 from frostline.store.folder import Folder
 from frostline.store.index import Held, Index, Place
 from frostline.store.shards import Form
-from frostline.store.shelf import Shelf
+from frostline.store.shelf import Shelf, key_of
 
 FOLDER = "rows"  # below `places.home()`
 
@@ -24,6 +27,9 @@ FOLDER = "rows"  # below `places.home()`
 # rows of an EfficientNet's last blocks at 224 px, and a tenth of a small laptop's disk.
 DEFAULT_LIMIT_BYTES = 20_000_000_000
 KEEP_FREE_SHARE = 0.05  # of the disk, whatever the limit says
+
+PROBE_BYTES = 8_000_000  # written and read to measure a disk: a few milliseconds on most
+PROBE_BATCH = 32  # rows read at a time, as training does
 
 
 @dataclass(frozen=True)
@@ -74,10 +80,13 @@ class Store:
         """Whether new rows are kept."""
         return self._folder.writable
 
-    def shelf(self, about: Mapping[str, Any]) -> Shelf:
-        """Return the rows that were computed from exactly `about` (plain data) and an image's view."""
-        text = json.dumps(about, sort_keys=True, separators=(",", ":"))
-        return Shelf(self._folder, hashlib.sha256(text.encode()).hexdigest(), text)
+    def shelf(self, about: Mapping[str, Any], shown: Mapping[str, Any] | None = None) -> Shelf:
+        """Return the rows that were computed from exactly `about` (plain data) and an image's view.
+
+        `shown` is kept beside it for people, and has no say in what is found.
+        """
+        digest = hashlib.sha256(_text(about).encode()).hexdigest()
+        return Shelf(self._folder, digest, _text({**about, **(shown or {})}))
 
     def room_bytes(self) -> int:
         """Return how much may be held: the limit, or what the disk has."""
@@ -89,6 +98,24 @@ class Store:
             return 0
         free = disk.free - int(disk.total * KEEP_FREE_SHARE)
         return max(0, min(self._folder.limit_bytes, self.total_bytes() + free))
+
+    def seconds_per_row(self, row_bytes: int) -> tuple[float, float]:
+        """Measure on this disk how long one row takes to read (just written, so from memory) and to keep."""
+        count = max(16, min(256, PROBE_BYTES // max(1, row_bytes)))
+        keys = [key_of(str(number), "rate") for number in range(count)]
+        rows = np.random.default_rng(0).integers(0, 256, (count, row_bytes), dtype=np.uint8)
+        folder = self.path / f".rate-{os.getpid()}-{uuid.uuid4().hex[:8]}"
+        try:
+            shelf = Store(folder).shelf({})
+            begun = time.perf_counter()
+            shelf.put(keys, rows, Form("bfloat16", (row_bytes // 2,)))
+            shelf.flush()
+            kept = time.perf_counter()
+            for start in range(0, count, PROBE_BATCH):
+                shelf.read(keys[start : start + PROBE_BATCH])
+            return (time.perf_counter() - kept) / count, (kept - begun) / count
+        finally:
+            shutil.rmtree(folder, ignore_errors=True)
 
     def total_bytes(self) -> int:
         """Return what all rows take on disk."""
@@ -138,3 +165,8 @@ class Store:
             if opened is None or form is None or not opened.read(place.place, key, place.check, row):
                 bad.append((shelf, key, place))
         return bad
+
+
+def _text(about: Mapping[str, Any]) -> str:
+    """Write plain data so that equal data are equal text."""
+    return json.dumps(about, sort_keys=True, separators=(",", ":"))

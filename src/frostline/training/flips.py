@@ -25,11 +25,9 @@ from numpy.typing import NDArray
 from torch.nn import functional as F
 
 from frostline import probe
-from frostline.backbone import Backbone
 from frostline.dataset import Manifest, Sample
-from frostline.images import Images
-from frostline.inference import Tell, features
-from frostline.numerics import NumericPlan
+from frostline.frozen import Frozen, features
+from frostline.images import MIRRORED, Images, Tell
 from frostline.seeds import derive
 
 Ints = NDArray[np.int64]
@@ -65,30 +63,25 @@ class FlipTest:
 
 
 def try_flips(
-    backbone: Backbone,
+    head: Frozen,
     manifest: Manifest,
     samples: Sequence[Sample],
-    plan: NumericPlan,
     seed: int,
     tell: Tell | None = None,
 ) -> FlipTest:
-    """Ask both questions of at most `MOST_IMAGES` training images."""
+    """Ask both questions of at most `MOST_IMAGES` training images; `head` answers the features."""
     chosen = sorted(samples, key=lambda s: derive(seed, "flip", s.digest))[:MOST_IMAGES]
-    images = Images(manifest, chosen, backbone.preprocessing)
+    images = Images(manifest, chosen, head.preprocessing)
     folds = manifest.folds(chosen, 5, derive(seed, "flip folds"))
     if not folds:  # too few images to hold any out: nothing can be told, so nothing is flipped
         return FlipTest(0.0, 0.0, 0.0, False, 0)
     told = told_from_mirror(_thumbnails(images), folds)
-    plain = features(backbone, images, plan, tell=tell)
-    mirrored = features(backbone, images, plan, change=_mirror, tell=tell)
+    plain = features(head, images, tell=tell)
+    mirrored = features(head, images, view=MIRRORED, tell=tell)
     alone, both = _probed(plain, mirrored, images.targets, len(manifest.classes), folds)
     lost, won = int((alone & ~both).sum()), int((both & ~alone).sum())
     clear = lost - won > CLEAR_LOSS_SE * math.sqrt(lost + won)
     return FlipTest(told, float(alone.mean()), float(both.mean()), clear, len(alone))
-
-
-def _mirror(pixels: torch.Tensor) -> torch.Tensor:
-    return torch.flip(pixels, dims=(-1,))
 
 
 def _thumbnails(images: Images) -> NDArray[np.float64]:

@@ -10,28 +10,28 @@ from torch import nn
 
 from frostline import backbone as bb
 from frostline import probe
+from frostline.frozen import Frozen, features
 from frostline.heads import build_head, linear_head
 from frostline.images import Images, contact_sheet
-from frostline.inference import features
-from frostline.numerics import NumericPlan
 from frostline.record import RunFolder
 from frostline.seeds import derive
 from frostline.strategy import settings
 from frostline.timing import Stopwatch
 from frostline.training import loop, recalibration
 from frostline.training.imbalance import Balance
+from frostline.training.planning import Plan
 from frostline.training.request import Request
 
 
 def learn(
-    request: Request, folder: RunFolder, plan: NumericPlan, images: Images, watch: Stopwatch
+    request: Request, folder: RunFolder, plan: Plan, head: Frozen, images: Images, watch: Stopwatch
 ) -> tuple[nn.Module, dict[str, Any]]:
     """Return the adapted model in eval mode, and what was chosen on the way."""
     balance = Balance(request.imbalance, images.targets, len(request.data.classes))
     if not request.strategy.trains:
-        return _solve(request, plan, images, balance)
+        return _solve(request, head, images, balance)
     known = settings(request.strategy)
-    model = starting_model(request, plan, images, balance)
+    model = starting_model(request, head, images, balance)
     if images.policy.name != "none":
         contact_sheet(images).save(folder.path / "augmentation.png")
     val = request.images("val") if request.data.part("val") else None
@@ -42,6 +42,8 @@ def learn(
         train=images,
         val=val,
         plan=plan,
+        store=head.store,
+        counts=head.counts,
         balance=balance,
         seed=request.seed,
         metric=request.metric,
@@ -53,7 +55,7 @@ def learn(
     progress = loop.run(job, model)
     cut = request.backbone.cut(min(s.cut for s in job.segments))
     if known.bn == "recalibrate":
-        recalibration.recalibrate(request.backbone, model, cut, images, plan)
+        recalibration.recalibrate(request.backbone, model, cut, images, plan.numbers)
     bb.freeze(request.backbone, model, cut, known.bn)  # all that any phase let learn
     learned = sum(p.numel() for p in model.parameters() if p.requires_grad)
     return model.eval(), {
@@ -65,14 +67,17 @@ def learn(
     }
 
 
-def starting_model(request: Request, plan: NumericPlan, images: Images, balance: Balance) -> nn.Module:
-    """Return the model that training starts from: pretrained (or not), with a fresh or solved head."""
+def starting_model(request: Request, features_of: Frozen, images: Images, balance: Balance) -> nn.Module:
+    """Return the model that training starts from: pretrained (or not), with a fresh or solved head.
+
+    `features_of` answers the pretrained features, on which a head is solved for.
+    """
     known = settings(request.strategy)
     classes, width = len(request.data.classes), request.backbone.feature_width
     seed = derive(request.seed, "head")
     head = build_head(request.strategy.head, width, classes, seed)
     if known.start == "probe" and request.strategy.head == "linear":
-        seen = features(request.backbone, images, plan, workers=request.workers, tell=request.tell)
+        seen = features(features_of, images, workers=request.workers, tell=request.tell)
         start = probe.logistic(
             seen,
             images.targets,
@@ -86,11 +91,11 @@ def starting_model(request: Request, plan: NumericPlan, images: Images, balance:
 
 
 def _solve(
-    request: Request, plan: NumericPlan, images: Images, balance: Balance
+    request: Request, features_of: Frozen, images: Images, balance: Balance
 ) -> tuple[nn.Module, dict[str, Any]]:
     """The linear probe: a head solved for on frozen features, its L2 chosen by cross-validation."""
     known = settings(request.strategy)
-    seen = features(request.backbone, images, plan, workers=request.workers, tell=request.tell)
+    seen = features(features_of, images, workers=request.workers, tell=request.tell)
     seed = derive(request.seed, "probe folds")
     folds = request.data.folds(images.samples, 5, seed)
     found = probe.choose(

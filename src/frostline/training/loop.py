@@ -7,8 +7,7 @@ through the trainable suffix alone. Frozen layers stay in eval mode throughout, 
 from __future__ import annotations
 
 import time
-from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -22,22 +21,22 @@ from frostline import backbone as bb
 from frostline import metrics
 from frostline.backbone import Backbone
 from frostline.errors import TrainingError
-from frostline.images import Images, Item
-from frostline.inference import Tell, logits
-from frostline.numerics import NumericPlan
+from frostline.frozen import Counts
+from frostline.images import Images, Tell
+from frostline.inference import BATCH
 from frostline.record import RunFolder
 from frostline.seeds import derive
+from frostline.store import Store
 from frostline.strategy import Segment, Settings
 from frostline.timing import Stopwatch
 from frostline.training import checkpoint, optimizer
 from frostline.training.imbalance import Balance
+from frostline.training.planning import Plan
+from frostline.training.supply import Supply, targets_of
 
 # A checkpoint costs a synced write of the whole state. Written at most this often, it takes under 1 % of
 # the time; when it is written changes no bit of the result.
 CHECKPOINT_EVERY_S = 15.0
-
-
-VIEWS_APART = 1_000_000  # more than any run has epochs: the view numbers of repeats stay apart
 
 
 @dataclass(frozen=True)
@@ -49,7 +48,9 @@ class Job:
     settings: Settings
     train: Images
     val: Images | None
-    plan: NumericPlan
+    plan: Plan
+    store: Store | None
+    counts: Counts
     balance: Balance
     seed: int
     metric: str
@@ -68,15 +69,16 @@ def run(job: Job, model: nn.Module) -> checkpoint.Progress:
     """Train `model` in place, going on where an earlier process stopped; end with the best weights."""
     state = job.folder.path / "state.safetensors"
     progress = checkpoint.read(state, model) or checkpoint.Progress()
-    model = job.plan.place(model)
+    model = job.plan.numbers.place(model)
     rows, earlier_s = _rows_before(job, progress), progress.seconds
     before: torch.optim.Optimizer | None = None
     saved = time.monotonic()
     for index in range(progress.segment, len(job.segments)):
         before = _prepare(job, model, job.segments[index], before, progress)
+        supply = _supply(job, model, index)
         for epoch in range(progress.epoch, job.segments[index].epochs):
-            row = _epoch(job, model, index, epoch, before, progress)
-            rows.append(row | _validate(job, model, progress, len(rows) + 1))
+            row = _epoch(job, model, supply, index, epoch, before, progress)
+            rows.append(row | _validate(job, model, supply, progress, len(rows) + 1))
             progress.segment, progress.epoch = index, epoch + 1
             if time.monotonic() - saved > CHECKPOINT_EVERY_S:
                 job.folder.write_metrics(rows)  # first: lines past the state are cut off on the way back
@@ -112,29 +114,36 @@ def _prepare(
     return made
 
 
+def _supply(job: Job, model: nn.Module, index: int) -> Supply:
+    return Supply(
+        job.backbone, model.eval(), job.segments, index, job.plan, job.store, job.counts, job.workers
+    )
+
+
 def _epoch(
     job: Job,
     model: nn.Module,
+    supply: Supply,
     index: int,
     epoch: int,
     opt: torch.optim.Optimizer,
     progress: checkpoint.Progress,
 ) -> dict[str, Any]:
     """One pass over the training images; returns its line of metrics."""
-    segment = job.segments[index]
-    cut = job.backbone.cut(segment.cut)
-    bb.set_training(job.backbone, model, cut, job.settings.bn)
+    segment, cut = job.segments[index], supply.cut
     progress.views += 1
     losses: list[Tensor] = []
     start, first = time.perf_counter(), epoch * segment.steps_per_epoch
-    frozen = bb.prefix(job.backbone, model, cut)
+    items, targets = supply.epoch(job.train, job.balance, job.seed, index, epoch, progress.views)
+    supply.prepare(job.train, items, job.tell)
+    bb.set_training(job.backbone, model, cut, job.settings.bn)
     with torch.random.fork_rng(devices=_cuda(job)), bb.suffix(job.backbone, model, cut) as learning:
         torch.manual_seed(derive(job.seed, "epoch", index, epoch))
-        for step, (pixels, targets) in enumerate(_batches(job, segment, index, epoch, progress.views)):
+        batches = zip(supply.batches(job.train, items), targets_of(targets, items), strict=True)
+        for step, (z, y) in enumerate(batches):
             share = optimizer.scale(first + step, segment.steps, job.settings.warmup)
             optimizer.set_rates(opt, share)
-            x = job.plan.batch(pixels, job.train.preprocessing.normalise)
-            losses.append(_step(job, frozen, learning, model, opt, x, targets))
+            losses.append(_step(job, learning, opt, z, y))
             if job.tell:
                 done = sum(s.steps for s in job.segments[:index]) + first + step + 1
                 job.tell("train", done, job.steps)
@@ -156,23 +165,15 @@ def _epoch(
 
 
 def _cuda(job: Job) -> list[int]:
-    return [torch.cuda.current_device()] if job.plan.device == "cuda" else []
+    return [torch.cuda.current_device()] if job.plan.numbers.device == "cuda" else []
 
 
 def _step(
-    job: Job,
-    frozen: Callable[[Tensor], Tensor],
-    learning: Callable[[Tensor], Tensor],
-    model: nn.Module,
-    opt: torch.optim.Optimizer,
-    x: Tensor,
-    targets: Tensor,
+    job: Job, learning: Callable[[Tensor], Tensor], opt: torch.optim.Optimizer, z: Tensor, y: Tensor
 ) -> Tensor:
-    with job.plan.autocast():
-        with torch.no_grad():
-            z = frozen(x)
+    with job.plan.numbers.autocast():
         out = learning(z)
-    loss = job.balance.loss(out.float(), targets.to(out.device), job.settings.smoothing)
+    loss = job.balance.loss(out.float(), y.to(out.device), job.settings.smoothing)
     opt.zero_grad(set_to_none=True)
     loss.backward()  # type: ignore[no-untyped-call]
     torch.nn.utils.clip_grad_norm_((p for g in opt.param_groups for p in g["params"]), job.settings.clip)
@@ -180,34 +181,25 @@ def _step(
     return loss.detach()
 
 
-def _batches(
-    job: Job, segment: Segment, index: int, epoch: int, view: int
-) -> Iterator[tuple[Tensor, Tensor]]:
-    """Yield (pixels, targets) in a seeded order, in batches that differ by one image at most.
-
-    An image that is drawn again within the epoch (balanced sampling) comes in another view.
-    """
-    order = job.balance.order(derive(job.seed, "order", index, epoch))
-    chunks = np.array_split(order, segment.batches)[: segment.steps_per_epoch]
-    times: Counter[int] = Counter()
-    items: list[list[Item]] = []
-    for chunk in chunks:
-        items.append([])
-        for position in map(int, chunk):
-            items[-1].append((position, view + VIEWS_APART * times[position]))
-            times[position] += 1
-    targets = torch.from_numpy(job.train.targets)
-    for chunk, pixels in zip(chunks, job.train.batches(items, job.workers), strict=True):
-        yield pixels, targets[torch.from_numpy(chunk)]
+def _logits(job: Job, model: nn.Module, supply: Supply, images: Images) -> NDArray[np.float32]:
+    """Return the logits of view 0 of every image, from the rows of the cut; (images, classes)."""
+    items = supply.still(images, BATCH)
+    supply.prepare(images, items)
+    found = []
+    with torch.no_grad(), bb.suffix(job.backbone, model, supply.cut) as learned:
+        for z in supply.batches(images, items):
+            with job.plan.numbers.autocast():
+                found.append(learned(z).float().cpu().numpy())
+    return np.concatenate(found)
 
 
 def _validate(
-    job: Job, model: nn.Module, progress: checkpoint.Progress, epochs_done: int
+    job: Job, model: nn.Module, supply: Supply, progress: checkpoint.Progress, epochs_done: int
 ) -> dict[str, float]:
     """Score val, and keep the weights if they are the best so far. Without a val part nothing is chosen."""
     if job.val is None:
         return {}
-    found: NDArray[np.float32] = logits(model, job.val, job.plan, workers=0)
+    found = _logits(job, model.eval(), supply, job.val)
     probabilities = metrics.softmax(found)
     good = metrics.goodness(job.metric, job.val.targets, probabilities)
     if progress.best is None or good >= progress.best or not np.isfinite(progress.best):

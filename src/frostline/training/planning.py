@@ -1,45 +1,138 @@
-"""What is decided before the first step: how numbers are computed, and how images are augmented."""
+"""What is decided before the first step: how numbers are computed, and how images are augmented.
+
+Everything that a timing or the disk decides is written into the run's `plan.json` and obeyed on resume.
+"""
 
 from __future__ import annotations
 
 import copy
+import functools
 from collections.abc import Callable
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from frostline import backbone as bb
 from frostline import numerics
 from frostline.augment import Policy
+from frostline.backbone import Backbone, Cut
+from frostline.frozen import Frozen, Way
 from frostline.numerics import NumericPlan
 from frostline.record import RunFolder
 from frostline.strategy import settings
 from frostline.training import flips
 from frostline.training.request import Request
 
+FROZEN_BATCHES = (32, 64, 128)  # images a forward pass of the frozen part; the fastest per image is taken
+FROZEN_BATCH = 64  # where nothing may be timed
 
-def numeric_plan(request: Request, folder: RunFolder) -> NumericPlan:
-    """Read the plan that was made when the run began, or make and write it now."""
+
+@dataclass
+class Plan:
+    """How one run computes: `numbers` where layers learn, `way` where they are frozen.
+
+    `views` augmented views of each image are drawn and cycled through while anything is frozen (0: a new
+    one each epoch). `kept` says which views of a cut are kept in the store (0 is the evaluation transform),
+    `why` with which arithmetic.
+    """
+
+    numbers: NumericPlan
+    way: Way
+    views: int = 0
+    whole: bool = False  # views and kept are decided
+    kept: dict[int, tuple[int, ...]] = field(default_factory=dict)
+    why: dict[int, str] = field(default_factory=dict)
+
+    def as_dict(self) -> dict[str, Any]:
+        """The plan as plain data."""
+        frozen = {"plan": self.way.plan.as_dict(), "batch": self.way.batch, "views": self.views}
+        frozen["whole"] = self.whole
+        kept = [{"cut": c, "views_kept": list(v), "why": self.why[c]} for c, v in sorted(self.kept.items())]
+        return {**self.numbers.as_dict(), "frozen": {**frozen, "rows": kept}}
+
+    @classmethod
+    def from_dict(cls, found: dict[str, Any]) -> Plan:
+        """Read a plan back."""
+        numbers = {key: value for key, value in found.items() if key != "frozen"}
+        frozen, rows = found["frozen"], found["frozen"]["rows"]
+        return cls(
+            NumericPlan.from_dict(numbers),
+            Way(NumericPlan.from_dict(frozen["plan"]), frozen["batch"]),
+            frozen["views"],
+            frozen["whole"],
+            {row["cut"]: tuple(row["views_kept"]) for row in rows},
+            {row["cut"]: row["why"] for row in rows},
+        )
+
+    def keeps(self, cut: Cut, view: int) -> bool:
+        """Whether rows of that view at that cut are kept and read."""
+        return view in self.kept.get(cut.index, ())
+
+
+def begin(request: Request, folder: RunFolder) -> Plan:
+    """Return the plan that was made when the run began, else begin one and write it."""
     if (folder.path / "plan.json").exists():
-        return NumericPlan.from_dict(folder.read("plan.json"))
+        return Plan.from_dict(folder.read("plan.json"))
+    way = frozen_way(request)
     if request.exact:
-        plan = numerics.exact_plan(request.threads)
+        numbers = numerics.exact_plan(request.threads)
     elif request.precision != "auto":
-        plan = numerics.pinned_plan(request.precision, request.threads)
+        numbers = numerics.pinned_plan(request.precision, request.threads)
     else:
-        cuts = [s.cut for s in request.segments()]
-        plan = numerics.timed_plan(*_timed_step(request, min(cuts) if cuts else None), request.threads)
+        cuts = [segment.cut for segment in request.segments()]
+        numbers = _timed_training(request, min(cuts)) if cuts else way.plan
+    plan = Plan(numbers, way)
     folder.write("plan.json", plan.as_dict())
     return plan
 
 
-def _timed_step(request: Request, cut: int | None) -> tuple[str, Callable[[NumericPlan], None]]:
-    """Return (what is timed, one step of it) on random pixels; `cut` None means a forward pass alone."""
+def frozen_way(request: Request) -> Way:
+    """Decide how frozen layers are computed: the same for every strategy, so that they share their rows."""
+    if request.exact:
+        return Way(numerics.exact_plan(request.threads), FROZEN_BATCH)
+    if request.precision != "auto":
+        return Way(numerics.pinned_plan(request.precision, request.threads), FROZEN_BATCH)
+    backbone = request.backbone
+    what = f"forward {backbone.name} {backbone.digest[:12]} size {backbone.preprocessing.size}"
+    last = backbone.cuts[-1]
+    first = FROZEN_BATCHES[0]
+    tried = functools.cache(lambda plan: forward(backbone, Way(plan, first), last))
+    plan = numerics.timed_plan(f"{what} images {first}", lambda plan: tried(plan)(), request.threads)
+    ways = {str(size): Way(plan, size) for size in FROZEN_BATCHES}
+    what = f"{what} {plan.precision} {plan.channels_last}"
+    runs = {size: forward(backbone, way, last) for size, way in ways.items()}
+    taken = numerics.seconds_of(what, runs, plan.threads)
+    return min(ways.values(), key=lambda way: taken[str(way.batch)] / way.batch)
+
+
+def forward(backbone: Backbone, way: Way, cut: Cut) -> Callable[[], None]:
+    """Return one forward pass of the pretrained frozen part on random pixels; the first call prepares it."""
+
+    @functools.cache
+    def prepared() -> tuple[Callable[[Tensor], Tensor], Tensor]:
+        model = way.plan.place(copy.deepcopy(backbone.model))
+        size = backbone.preprocessing.size
+        pixels = torch.zeros((way.batch, 3, size, size), dtype=torch.uint8)
+        x = way.plan.batch(pixels, backbone.preprocessing.normalise)
+        return bb.prefix(backbone, model, cut), x
+
+    def run() -> None:
+        prefix, x = prepared()
+        with torch.no_grad(), way.plan.autocast():
+            prefix(x)
+
+    return run
+
+
+def _timed_training(request: Request, cut: int) -> NumericPlan:
+    """Time one training step on random pixels above `cut`."""
     backbone = request.backbone
     size, images = backbone.preprocessing.size, min(request.batch, 16)
     pixels = torch.zeros((images, 3, size, size), dtype=torch.uint8)
     model = copy.deepcopy(backbone.model)
-    at = backbone.cut(len(backbone.stages) - 1 if cut is None else cut)
+    at = backbone.cut(cut)
     policy = settings(request.strategy).bn
     bb.freeze(backbone, model, at, policy)
     bb.set_training(backbone, model, at, policy)
@@ -49,8 +142,6 @@ def _timed_step(request: Request, cut: int | None) -> tuple[str, Callable[[Numer
         x = plan.batch(pixels, backbone.preprocessing.normalise)
         with plan.autocast(), torch.no_grad():
             z = bb.prefix(backbone, model, at)(x)
-        if cut is None:
-            return
         with bb.suffix(backbone, model, at) as learning:
             with plan.autocast():
                 out = learning(z)
@@ -58,10 +149,10 @@ def _timed_step(request: Request, cut: int | None) -> tuple[str, Callable[[Numer
             model.zero_grad()
 
     what = f"{backbone.name} {backbone.digest[:12]} size {size} images {images} cut {cut}"
-    return what, step
+    return numerics.timed_plan(what, step, request.threads)
 
 
-def augmentation(request: Request, plan: NumericPlan) -> tuple[Policy, dict[str, Any] | None]:
+def augmentation(request: Request, head: Frozen) -> tuple[Policy, dict[str, Any] | None]:
     """Decide the augmentation: as asked, with `auto` flips asked of the training images."""
     if not request.strategy.trains:
         return Policy("none"), None
@@ -69,7 +160,5 @@ def augmentation(request: Request, plan: NumericPlan) -> tuple[Policy, dict[str,
         return Policy(request.augment, request.flip), None
     if request.augment in ("none", "custom"):
         return Policy(request.augment), None
-    test = flips.try_flips(
-        request.backbone, request.data, request.data.part("train"), plan, request.seed, request.tell
-    )
+    test = flips.try_flips(head, request.data, request.data.part("train"), request.seed, request.tell)
     return Policy(request.augment, "horizontal" if test.safe else "none"), test.as_dict()

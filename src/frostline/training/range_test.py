@@ -23,12 +23,15 @@ from frostline import numerics
 from frostline.augment import Policy
 from frostline.backbone import Backbone, Cut
 from frostline.dataset import Manifest
+from frostline.frozen import Frozen, Way
 from frostline.images import Images, Item
 from frostline.seeds import derive
+from frostline.store import Store
 from frostline.strategy import Settings, Strategy, checked, parse, settings
 from frostline.training import optimizer
 from frostline.training.imbalance import Balance
 from frostline.training.learning import starting_model
+from frostline.training.planning import FROZEN_BATCH
 from frostline.training.request import Request
 
 LOWEST, HIGHEST = 1e-6, 1.0  # fastai sweeps 1e-7–10; outside this span AdamW learns nothing or diverges
@@ -72,7 +75,8 @@ def lr_range_test(
     plan = numerics.exact_plan()
     images = request.images("train", Policy("standard"))
     balance = Balance("none", images.targets, len(data.classes))
-    model = starting_model(request, plan, images, balance)
+    head = Frozen(backbone, backbone.model, backbone.cuts[-1], Way(plan, FROZEN_BATCH), Store())
+    model = starting_model(request, head, images, balance)
     cut = min(segment.cut for segment in segments)
     at = backbone.cut(cut)
     frozen = bb.prefix(backbone, plan.place(model), at)

@@ -16,14 +16,15 @@ from frostline.augment import FLIPS, Policy
 from frostline.backbone import Backbone
 from frostline.dataset import Manifest
 from frostline.errors import UsageError, did_you_mean
-from frostline.images import Images
-from frostline.inference import Tell
+from frostline.images import Images, Tell
 from frostline.numerics import PRECISIONS
 from frostline.record import digest_of
 from frostline.seeds import derive
 from frostline.strategy import Segment, Strategy, schedule, settings
 from frostline.training.imbalance import Balance
 
+# What to do with rows of frozen layers: decide from rates, keep them all, or compute them each time.
+ROWS = ("auto", "keep", "compute")
 BATCH = 32  # images a step: what the step budgets in strategy.py were measured with
 
 
@@ -45,6 +46,8 @@ class Request:
     precision: str = "auto"
     threads: int | None = None
     workers: int = 0
+    views: int | None = None
+    rows: str = "auto"
     tell: Tell | None = None
 
     def config(self) -> dict[str, Any]:
@@ -67,6 +70,7 @@ class Request:
             "batch": self.batch,
             "exact": self.exact,
             "precision": self.precision,
+            "views": self.views,
         }
 
     def segments(self) -> tuple[Segment, ...]:
@@ -86,6 +90,7 @@ class Request:
             self.backbone.preprocessing,
             policy=policy,
             custom=self.custom if policy is not None and policy.name == "custom" else None,
+            custom_name="" if self.custom is None else _identity(self.custom),
             seed=derive(self.seed, "augment"),
         )
 
@@ -95,6 +100,7 @@ class Request:
             "metric": (self.metric, metrics.METRICS),
             "flip": (self.flip, FLIPS),
             "precision": (self.precision, PRECISIONS),
+            "rows": (self.rows, ROWS),
         }
         wrong = [
             f"{key} must be one of {', '.join(words)}, found {value!r}.{did_you_mean(value, words)}"
@@ -110,6 +116,8 @@ class Request:
             wrong.append(f"batch must be at least 1, found {self.batch}.")
         if self.batch == 1 and settings(self.strategy).bn in ("train", "recalibrate"):
             wrong.append("BatchNorm in training needs batches of 2 or more images, found batch=1.")
+        if self.views is not None and self.views < 0:
+            wrong.append(f"views must be at least 1, or 0 for a new one each epoch; found {self.views}.")
         if self.threads is not None and self.threads < 1:
             wrong.append(f"threads must be at least 1, found {self.threads}.")
         if wrong:

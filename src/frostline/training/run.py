@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -15,11 +15,13 @@ from torch import nn
 from frostline import numerics, places
 from frostline.backbone import Backbone
 from frostline.dataset import Manifest
-from frostline.inference import Tell
+from frostline.frozen import Counts, Frozen
+from frostline.images import Tell
 from frostline.record import RunFolder, Study, digest_of, environment, look_at_test
+from frostline.store import Store
 from frostline.strategy import Strategy, checked, parse
 from frostline.timing import PeakMemory, Stopwatch, imported_baseline_bytes
-from frostline.training import figures, learning, planning
+from frostline.training import figures, keeping, learning, planning
 from frostline.training.request import BATCH, Request
 
 DEFAULT_STUDY = "frostline-study"
@@ -56,13 +58,20 @@ def train(
     precision: str = "auto",
     threads: int | None = None,
     workers: int = 0,
+    views: int | None = None,
+    rows: str = "auto",
     tell: Tell | None = None,
 ) -> Run:
     """Adapt `backbone` to `data` by one strategy, and keep the result in the study.
 
     A run that is finished is read back; an unfinished one goes on where it stopped. `augment` is one of
     `augment.AUGMENTS` or a callable from RGB image to RGB image. `exact` means float32 and no timed
-    choice; `precision` pins `float32` or `bfloat16` alone. `tell(what, done, total)` hears of progress.
+    choice; `precision` pins `float32` or `bfloat16` alone.
+
+    Frozen layers are computed once: `views` augmented views of each image are drawn and cycled through while
+    anything is frozen (without it as many as the epochs ask for; 0: a new one each epoch), and their rows are
+    kept in the store where that is faster; `rows` is `auto`, `keep` or `compute`, and changes no bit of the
+    result. `tell(what, done, total)` hears of progress.
     Rates in the result are fractions 0–1.
     Raises `UsageError`, `DataError`, `ModelError`, `StudyError` or `TrainingError`.
     """
@@ -82,6 +91,8 @@ def train(
         precision=precision,
         threads=threads,
         workers=workers,
+        views=views,
+        rows=rows,
         tell=tell,
     )
     request.check()
@@ -104,11 +115,18 @@ def _perform(request: Request, study: Study, folder: RunFolder) -> None:
     watch = Stopwatch()
     with PeakMemory(imported_baseline_bytes()) as memory:
         folder.write("environment.json", environment())
-        plan = planning.numeric_plan(request, folder)
-        with numerics.threads(plan.threads):
-            policy, flip_test = planning.augmentation(request, plan)
+        plan, counts = planning.begin(request, folder), Counts()
+        with numerics.threads(plan.numbers.threads):
+            store = Store() if request.rows != "compute" else None
+            head = Frozen(
+                request.backbone, request.backbone.model, request.backbone.cuts[-1], plan.way, store, counts
+            )
+            policy, flip_test = planning.augmentation(request, head)
             train_images = request.images("train", policy)
-            model, chosen = learning.learn(request, folder, plan, train_images, watch)
+            if not plan.whole:
+                keeping.decide(request, plan, train_images, store)
+                folder.write("plan.json", plan.as_dict())
+            model, chosen = learning.learn(request, folder, plan, head, train_images, watch)
             found = figures.predict_parts(request, folder, model, chosen)
     places.write_atomically(folder.weights, save(_plain_state(model), metadata={"format": "pt"}))
     result = {
@@ -126,6 +144,7 @@ def _perform(request: Request, study: Study, folder: RunFolder) -> None:
         "flip": policy.flip,
         "flip_test": flip_test,
         "numeric_plan": plan.as_dict(),
+        "store": asdict(counts),
         "set_aside": len(request.data.set_aside),
         "run": folder.name,
         "study": str(study.path),

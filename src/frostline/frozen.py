@@ -1,0 +1,395 @@
+"""What the frozen part makes of images: read where the store has it, computed where not. The same bits.
+
+A row is what the prefix answers for one view of one image, kept in the type it was computed in: nothing is
+rounded, so a later cut's row may be computed from an earlier one. A batch of the prefix always has the same
+number of images, filled up where there are fewer: some kernels answer other bits for other batch sizes.
+"""
+
+from __future__ import annotations
+
+import copy
+import itertools
+import platform
+from collections import deque
+from collections.abc import Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from functools import cached_property
+from importlib import metadata
+from typing import Any, TypeVar
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from frostline import backbone as bb
+from frostline.backbone import Backbone, Cut
+from frostline.images import Images, Item, Tell
+from frostline.numerics import NumericPlan
+from frostline.store import Form, Shelf, Store, key_of
+
+# These decide what the bits of a row are: how pixels are decoded, resized and turned into activations.
+LIBRARIES = ("torch", "torchvision", "timm", "pillow", "numpy")
+VERSION = 1  # of how rows are computed here; raised when the same inputs give other bits
+
+AHEAD = 2  # batches decoded before they are needed: one in work, one waiting
+READ_AT_ONCE_BYTES = 32_000_000  # rows looked up and read in one go: a small part of any memory
+
+DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
+NAMES = {dtype: name for name, dtype in DTYPES.items()}
+
+T = TypeVar("T")
+
+
+@dataclass
+class Counts:
+    """How many rows were computed by the prefix, and how many came out of the store."""
+
+    rows_computed: int = 0
+    rows_read: int = 0
+
+
+@dataclass(frozen=True)
+class Way:
+    """How frozen layers are computed: part of every row's key."""
+
+    plan: NumericPlan
+    batch: int
+
+    def describe(self) -> dict[str, Any]:
+        """Everything about machine and libraries that may change a bit."""
+        return {
+            "version": VERSION,
+            "precision": self.plan.precision,
+            "channels_last": self.plan.channels_last,
+            "batch": self.batch,
+            "device": _device(self.plan.device),
+            "mkldnn": torch.backends.mkldnn.enabled,
+            "libraries": {name: metadata.version(name) for name in LIBRARIES},
+        }
+
+
+def _device(kind: str) -> str:
+    if kind == "cuda":
+        return f"cuda {torch.cuda.get_device_name()} {torch.version.cuda}"
+    return f"{kind} {platform.machine()} {torch.backends.cpu.get_cpu_capability()}"
+
+
+class Frozen:
+    """The rows of one cut of one model, in eval mode and without gradients.
+
+    With a `store`, rows are read from it and kept in it; without one they are computed each time. The model
+    may be in training above the cut; below it must not change while this is in use.
+    """
+
+    def __init__(
+        self,
+        backbone: Backbone,
+        model: nn.Module,
+        cut: Cut,
+        way: Way,
+        store: Store | None = None,
+        counts: Counts | None = None,
+    ) -> None:
+        self.cut = cut
+        self.way = way
+        self.counts = counts if counts is not None else Counts()
+        self._backbone = backbone
+        self._given = model
+        self.store = store
+        self._bridges: dict[int, bool] = {}  # cut index → whether rows of that cut lead to the same bits
+
+    @property
+    def preprocessing(self) -> bb.Preprocessing:
+        """The checkpoint's own."""
+        return self._backbone.preprocessing
+
+    @cached_property
+    def _model(self) -> nn.Module:
+        """The model where and how the prefix wants it: the one given, or a copy laid out otherwise."""
+        first = next(self._given.parameters())
+        layout = torch.channels_last if self.way.plan.channels_last else torch.contiguous_format
+        fits = all(p.is_contiguous(memory_format=layout) for p in self._given.parameters() if p.ndim == 4)
+        if fits and first.device.type == self.way.plan.device:
+            return self._given
+        return self.way.plan.place(copy.deepcopy(self._given))
+
+    @cached_property
+    def shelf(self) -> Shelf | None:
+        """Where this cut's rows lie."""
+        return self._shelf_of(self.cut)
+
+    def _shelf_of(self, cut: Cut) -> Shelf | None:
+        if self.store is None:
+            return None
+        about = {
+            "prefix": bb.prefix_digest(self._backbone, self._given, cut),
+            "preprocessing": self._backbone.preprocessing.as_dict(),
+            "computed": self.way.describe(),
+        }
+        return self.store.shelf(about, {"model": self._backbone.name, "cut": cut.name, "index": cut.index})
+
+    # --- computing -------------------------------------------------------------------------------------
+
+    def _prefix(self, pixels: Tensor) -> Tensor:
+        """Return z for uint8 pixels (n, 3, s, s), n at most the way's batch."""
+        x = self.way.plan.batch(_padded(pixels, self.way.batch), self._backbone.preprocessing.normalise)
+        with torch.no_grad(), self.way.plan.autocast():
+            z = bb.prefix(self._backbone, self._model, self.cut)(x)
+        return z[: len(pixels)].cpu()
+
+    def _compute(self, images: Images, items: Sequence[Item]) -> Tensor:
+        (pixels,) = images.batches([items])
+        self.counts.rows_computed += len(items)
+        return self._prefix(pixels)
+
+    def _computed(self, images: Images, items: list[list[Item]], workers: int) -> Iterator[Tensor]:
+        """Yield z batch by batch, computing in full batches of the prefix across batch borders."""
+        flat = list(itertools.chain.from_iterable(items))
+        chunks = [flat[i : i + self.way.batch] for i in range(0, len(flat), self.way.batch)]
+        rest: Tensor | None = None  # computed and not yet asked for
+        sizes = iter([len(batch) for batch in items])
+        wanted = next(sizes, 0)
+        for z in self._chunks(images, chunks, workers):
+            self.counts.rows_computed += len(z)
+            rest = z if rest is None or not len(rest) else torch.cat([rest, z])
+            while 0 < wanted <= len(rest):
+                yield rest[:wanted]
+                rest = rest[wanted:]
+                wanted = next(sizes, 0)
+
+    def _chunks(self, images: Images, chunks: list[list[Item]], workers: int) -> Iterator[Tensor]:
+        """Compute each chunk: from the rows of an earlier cut if all are there, else from pixels."""
+        keys = [[_key(images, item) for item in chunk] for chunk in chunks]
+        for early, below in self._earlier:
+            if below.form is None or below.missing(list(itertools.chain.from_iterable(keys))):
+                continue
+            if self._bridge_holds(early, below, images, dict(zip(keys[0], chunks[0], strict=True))):
+                for chunk, wanted in zip(chunks, keys, strict=True):
+                    found = self._from_rows(early, below, wanted)
+                    yield self._compute(images, chunk) if found is None else found
+                below.close()
+                return
+        for pixels in images.batches(chunks, workers):
+            yield self._prefix(pixels)
+
+    # --- reading ---------------------------------------------------------------------------------------
+
+    def batches(
+        self, images: Images, items: list[list[Item]], *, keep: bool = True, workers: int = 0
+    ) -> Iterator[Tensor]:
+        """Yield z, one tensor with a row an item, for each list of (position, view) items.
+
+        With `keep`, rows are read where they are kept, and kept where they had to be computed.
+        """
+        shelf = self.shelf
+        if shelf is None or not keep:
+            yield from self._computed(images, items, workers)
+            return
+        row_bytes = shelf.form.row_bytes if shelf.form else READ_AT_ONCE_BYTES
+        at_once = max(1, READ_AT_ONCE_BYTES // (max(1, row_bytes) * max(map(len, items), default=1)))
+        try:
+            for start in range(0, len(items), at_once):
+                yield from self._read(shelf, images, items[start : start + at_once])
+        finally:
+            shelf.close()
+
+    def _read(self, shelf: Shelf, images: Images, items: list[list[Item]]) -> Iterator[Tensor]:
+        flat = list(itertools.chain.from_iterable(items))
+        rows, absent = shelf.read([_key(images, item) for item in flat])
+        self.counts.rows_read += len(flat) - len(absent)
+        there = None if shelf.form is None else _from_bytes(rows, shelf.form)
+        for start in range(0, len(absent), self.way.batch):
+            chunk = absent[start : start + self.way.batch]
+            z = self._compute(images, [flat[i] for i in chunk])
+            self._keep(shelf, [_key(images, flat[i]) for i in chunk], z)
+            if there is None or there.shape[1:] != z.shape[1:]:
+                there = torch.empty((len(flat), *z.shape[1:]), dtype=z.dtype)
+                if z.ndim == 4 and z.is_contiguous(memory_format=torch.channels_last):
+                    there = there.contiguous(memory_format=torch.channels_last)
+            there[torch.tensor(chunk)] = z
+        assert there is not None
+        start = 0
+        for batch in items:
+            yield there[start : start + len(batch)]
+            start += len(batch)
+
+    @staticmethod
+    def _keep(shelf: Shelf, keys: list[bytes], z: Tensor) -> None:
+        form, rows = _to_bytes(z)
+        if form is not None:
+            shelf.put(keys, rows, form)
+
+    # --- filling ---------------------------------------------------------------------------------------
+
+    def missing(self, images: Images, items: Iterable[Item]) -> int:
+        """Return how many rows of `items` are not kept yet."""
+        keys = {_key(images, item) for item in items}
+        return len(keys) if self.shelf is None else len(self.shelf.missing(list(keys)))
+
+    def fill(
+        self, images: Images, items: Iterable[Item], *, workers: int = 0, tell: Tell | None = None
+    ) -> None:
+        """Compute and keep every row of `items` that is missing: from an earlier cut's rows or from pixels.
+
+        Several processes that fill the same rows divide them among themselves.
+        """
+        shelf = self.shelf
+        if shelf is None or self.store is None or not self.store.writable:
+            return
+        item_of = {_key(images, item): item for item in items}
+        missing = shelf.missing(list(item_of))
+        told = _Told(tell, len(missing))
+        try:
+            for early, below in self._earlier:
+                if missing and below.form is not None:
+                    absent = set(below.missing(missing))
+                    if len(absent) < len(missing) and self._bridge_holds(early, below, images, item_of):
+                        self._fill_from_rows(early, below, [k for k in missing if k not in absent], told)
+                        missing = shelf.missing(missing)
+            self._fill_from_pixels(images, missing, item_of, workers, told)
+        finally:
+            shelf.close()
+
+    @cached_property
+    def _earlier(self) -> list[tuple[Cut, Shelf]]:
+        """Every earlier cut with its rows, the nearest first."""
+        cuts = [cut for cut in reversed(self._backbone.cuts) if 0 < cut.index < self.cut.index]
+        shelves = [(cut, self._shelf_of(cut)) for cut in cuts]
+        return [(cut, shelf) for cut, shelf in shelves if shelf is not None]
+
+    def _fill_from_pixels(
+        self, images: Images, missing: list[bytes], item_of: dict[bytes, Item], workers: int, told: _Told
+    ) -> None:
+        shelf = self.shelf
+        assert shelf is not None
+        asked: deque[list[bytes]] = deque()
+
+        def lists() -> Iterator[list[Item]]:
+            for keys in shelf.todo(missing, self.way.batch):
+                asked.append(keys)
+                yield [item_of[key] for key in keys]
+
+        pixels = images.batches(lists(), workers)
+        for batch in pixels if workers else ahead(pixels):
+            self._keep_new(shelf, asked.popleft(), self._prefix(batch), told)
+
+    def _fill_from_rows(self, early: Cut, below: Shelf, keys: list[bytes], told: _Told) -> None:
+        shelf = self.shelf
+        assert shelf is not None
+        for chunk in shelf.todo(keys, self.way.batch):
+            found = self._from_rows(early, below, chunk)
+            if found is not None:
+                self._keep_new(shelf, chunk, found, told)
+        shelf.flush()
+
+    def _from_rows(self, early: Cut, below: Shelf, keys: list[bytes]) -> Tensor | None:
+        """Return z at this cut from rows of an earlier one; `None` where one of them is gone."""
+        rows, absent = below.read(keys)
+        if absent or below.form is None:
+            return None
+        z = _padded(_from_bytes(rows, below.form), self.way.batch).to(self.way.plan.device)
+        between = bb.between(self._backbone, self._model, early, self.cut)
+        with torch.no_grad(), self.way.plan.autocast(), between as run:
+            return run(z)[: len(keys)].cpu()
+
+    def _bridge_holds(self, early: Cut, below: Shelf, images: Images, item_of: dict[bytes, Item]) -> bool:
+        """Whether rows of that cut lead to the same bits as pixels do: tried on one batch, once."""
+        if early.index not in self._bridges:
+            absent = set(below.missing(list(item_of)))
+            keys = [key for key in item_of if key not in absent][: self.way.batch]
+            z = self._from_rows(early, below, keys)
+            direct = self._compute(images, [item_of[key] for key in keys])
+            self._bridges[early.index] = z is not None and _same(z, direct)
+        return self._bridges[early.index]
+
+    def _keep_new(self, shelf: Shelf, keys: list[bytes], z: Tensor, told: _Told) -> None:
+        self.counts.rows_computed += len(keys)
+        self._keep(shelf, keys, z)
+        told.more(len(keys))
+
+
+class _Told:
+    """How far a filling is."""
+
+    def __init__(self, tell: Tell | None, total: int) -> None:
+        self._tell, self._total, self._done = tell, total, 0
+
+    def more(self, count: int) -> None:
+        self._done += count
+        if self._tell:
+            self._tell("frozen layers", self._done, max(self._done, self._total))
+
+
+def features(
+    frozen: Frozen,
+    images: Images,
+    *,
+    view: int = 0,
+    workers: int = 0,
+    tell: Tell | None = None,
+) -> NDArray[np.float32]:
+    """Return the rows of one view of every image, averaged over space: float32 of shape (images, width).
+
+    At the last cut these are the pretrained features before the head.
+    """
+    items = [(position, view) for position in range(len(images))]
+    frozen.fill(images, items, workers=workers, tell=tell)
+    size = frozen.way.batch
+    lists = [items[i : i + size] for i in range(0, len(items), size)]
+    found = []
+    for z in frozen.batches(images, lists, workers=workers):
+        flat = z.mean(dim=tuple(range(2, z.ndim))) if z.ndim > 2 else z  # where a head pools by itself
+        found.append(flat.float().numpy())
+    return np.concatenate(found)
+
+
+def _key(images: Images, item: Item) -> bytes:
+    position, view = item
+    return key_of(images.samples[position].digest, images.view_name(view))
+
+
+def _padded(batch: Tensor, size: int) -> Tensor:
+    """Fill a batch up to `size` rows with copies of its last one."""
+    missing = size - len(batch)
+    if missing <= 0:
+        return batch
+    return torch.cat([batch, batch[-1:].expand(missing, *batch.shape[1:])])
+
+
+def _same(one: Tensor, other: Tensor) -> bool:
+    return one.dtype == other.dtype and torch.equal(one, other)
+
+
+def _to_bytes(z: Tensor) -> tuple[Form | None, NDArray[np.uint8]]:
+    """Return the form and bytes of rows, uint8 of shape (n, row_bytes); no form for a type we don't keep."""
+    name = NAMES.get(z.dtype)
+    if name is None:
+        return None, np.empty((len(z), 0), dtype=np.uint8)
+    shape = tuple(z.shape[1:])
+    last = z.ndim == 4 and not z.is_contiguous() and z.is_contiguous(memory_format=torch.channels_last)
+    flat = (z.permute(0, 2, 3, 1) if last else z).contiguous().reshape(len(z), -1)
+    return Form(name, shape, last), flat.view(torch.uint8).numpy()
+
+
+def _from_bytes(rows: NDArray[np.uint8], form: Form) -> Tensor:
+    """Return rows as they were given to `_to_bytes`, memory format included."""
+    flat = torch.from_numpy(rows).view(DTYPES[form.dtype])
+    if not form.channels_last:
+        return flat.reshape(len(rows), *form.shape)
+    c, h, w = form.shape
+    return flat.reshape(len(rows), h, w, c).permute(0, 3, 1, 2)
+
+
+def ahead(made: Iterator[T]) -> Iterator[T]:
+    """Yield what `made` yields, made in another thread up to `AHEAD` items early.
+
+    For work that leaves the interpreter alone for most of its time, such as decoding images.
+    """
+    end = object()
+    with ThreadPoolExecutor(1) as pool:
+        waiting = deque(pool.submit(next, made, end) for _ in range(AHEAD))
+        while (item := waiting.popleft().result()) is not end:
+            waiting.append(pool.submit(next, made, end))
+            yield item  # type: ignore[misc]
