@@ -6,7 +6,8 @@ from pathlib import Path
 
 import click
 
-from frostline.cli.main import SCHEMA, cli
+from frostline.cli.main import cli
+from frostline.cli.verb import SCHEMA
 
 INTRODUCTION = f"""# The command line
 
@@ -24,8 +25,8 @@ Rates and probabilities are fractions 0–1. `seconds` is the verb's wall time a
 | 130 | after Ctrl-C; the same command goes on |
 | 143 | after SIGTERM; the same command goes on |
 
-`FROSTLINE_STORE` (or `--store`) names the folder for what outlives a run: converted weights, remembered cuts
-and digests, measured rates, the count of looks at a test part.
+`FROSTLINE_STORE` (or `--store`) names the folder for what outlives a run: rows of frozen layers, converted
+weights, remembered cuts and digests, measured rates, the count of looks at a test part.
 
 ## JSON fields
 
@@ -34,12 +35,15 @@ and digests, measured rates, the count of looks at a test part.
   `majority`, `per_class`,
   `n_train`, `n_val`, `n_test`, `trainable_parameters`, `cut`, `steps`, `best_epoch`, `temperature`,
   `peak_memory_bytes` (above the imported baseline), `seconds` (the verb's), `run_seconds` (the run's own),
-  `augment`, `flip`, `flip_test`, `numeric_plan`, `set_aside`, `run`, `study`, `test_looks`;
+  `augment`, `flip`, `flip_test`, `numeric_plan`, `store: {{rows_computed, rows_read}}`, `set_aside`, `run`,
+  `study`, `test_looks`;
   for a probe also `l2`, `cv_score`.
 - `predict`: `run`, `predictions: [{{path, label, probability}}]` (and `top` with `--top`), `unreadable`.
 - `stages`: `stages: [{{name, shape, parameters, compute_share}}]`, `cuts: [{{index, name,
   verified}}]`, `notes`.
 - `demo`: `runs`, a list of `train` objects.
+- `store`: `path`, `bytes`, `shelves: [{{about, form, rows, bytes, hits, misses, used}}]`; `store prune` and
+  `store clear`: `freed_bytes`, `bytes`; `store verify`: `right`, `damaged`, `lost`, `adopted`.
 """
 
 
@@ -50,6 +54,10 @@ def page() -> str:
         context = click.Context(command, info_name=f"frostline {name}", max_content_width=100)
         context.terminal_width = 100
         parts.append(f"## frostline {name}\n\n```\n{command.get_help(context)}\n```\n")
+        for below, inner in getattr(command, "commands", {}).items():
+            within = click.Context(inner, info_name=below, parent=context, max_content_width=100)
+            within.terminal_width = 100
+            parts.append(f"### frostline {name} {below}\n\n```\n{inner.get_help(within)}\n```\n")
     return "\n".join(parts)
 
 

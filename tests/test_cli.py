@@ -12,18 +12,20 @@ import time
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from click.testing import CliRunner
 from PIL import Image
 
 from frostline.cli.main import cli
+from frostline.store import Form, Store, key_of
 from tiny import write_folder, write_table
 
 pytestmark = pytest.mark.usefixtures("warm_store")
 
 PROMISED = set(
     "strategy accuracy val_accuracy balanced_accuracy low high n_train n_val n_test seconds "  # noqa: SIM905
-    "peak_memory_bytes trainable_parameters run study test_looks".split()
+    "peak_memory_bytes trainable_parameters run study test_looks store".split()
 )
 SMALL = ["--size", "32", "--exact", "--threads", "1"]
 
@@ -208,3 +210,67 @@ def test_a_folder_per_class_is_split_for_you(tmp_path: Path) -> None:
     refused = frostline("train", str(folder), "--strict", "--study", str(tmp_path / "other"), *SMALL)
     assert refused.exit_code == 1
     assert "broken.png" in refused.stderr
+
+
+# --- store --------------------------------------------------------------------------------------------
+
+
+def fill_store() -> None:
+    shelf = Store().shelf({"prefix": "x"}, {"model": "tiny [1]", "cut": "blocks.1", "index": 2})
+    keys = [key_of(str(number), "0") for number in range(50)]
+    shelf.put(keys, np.zeros((50, 4000), dtype=np.uint8), Form("float32", (1000,)))
+    shelf.close()
+    reader = Store().shelf({"prefix": "x"})
+    reader.read([*keys, key_of("stranger", "0")])
+    reader.close()
+
+
+def test_store_shows_what_it_holds(own_store: Path) -> None:
+    assert "Nothing is kept" in frostline("store").output
+    fill_store()
+    shown = frostline("store").output
+    for words in ("tiny [1]", "blocks.1", "50", "4.0 kB", "98.0 %"):
+        assert words in shown
+    found = json.loads(frostline("store", "--json").stdout)
+    assert found["bytes"] == sum(path.stat().st_size for path in own_store.glob("rows/*.safetensors"))
+    (shelf,) = found["shelves"]
+    assert (shelf["rows"], shelf["hits"], shelf["misses"]) == (50, 50, 1)
+    assert shelf["about"]["model"] == "tiny [1]"
+
+
+def test_store_is_verified_pruned_and_cleared(own_store: Path) -> None:
+    fill_store()
+    (shard,) = own_store.glob("rows/*.safetensors")
+    content = bytearray(shard.read_bytes())
+    content[-1] ^= 1
+    shard.write_bytes(content)
+    found = json.loads(frostline("store", "verify", "--json").stdout)
+    assert (found["right"], found["damaged"]) == (49, 1)
+    assert "49 rows are right" in frostline("store", "verify").output
+    assert json.loads(frostline("store", "--json", "prune", "--max-size", "1GB").stdout)["freed_bytes"] == 0
+    assert json.loads(frostline("store", "prune", "--max-size", "100 kB", "--json").stdout)["bytes"] == 0
+    fill_store()
+    assert "deleted from" in frostline("store", "clear").output
+    assert "Nothing is kept" in frostline("store").output
+
+
+@pytest.mark.parametrize("size", ["much", "-3GB", "5 parsecs", ""])
+def test_a_wrong_size_is_said(size: str) -> None:
+    result = frostline("store", "prune", "--max-size", size)
+    assert result.exit_code == 2
+    assert "Expected a number with a unit" in result.output
+
+
+def test_trouble_with_the_store_is_one_line_of_plain_words(tmp_path: Path) -> None:
+    (tmp_path / "s").mkdir()
+    (tmp_path / "s" / "rows").write_text("a file")
+    done = subprocess.run(
+        [sys.executable, "-m", "frostline", "store", "--store", str(tmp_path / "s")],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0
+    assert done.stderr.startswith("Warning: The store")
+    assert done.stderr.count("\n") == 1
+    assert "Traceback" not in done.stderr

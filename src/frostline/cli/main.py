@@ -1,24 +1,17 @@
-"""`frostline train | predict | stages | demo`."""
+"""`frostline train | predict | stages | demo | store`."""
 
 from __future__ import annotations
 
-import json
-import os
-import signal
-import sys
-from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import click
 
 from frostline import strategy as strategies
-from frostline.cli.progress import Progress
-from frostline.errors import DataError, FrostlineError, UsageError
-
-SCHEMA = 1  # of the JSON objects: docs/cli.md; raised when a field changes its meaning or goes
-F = TypeVar("F", bound=Callable[..., Any])
+from frostline.cli.storing import store
+from frostline.cli.verb import Verb, everywhere, stack
+from frostline.errors import DataError, UsageError
 
 
 class StrategyText(click.ParamType[str]):
@@ -34,29 +27,13 @@ class StrategyText(click.ParamType[str]):
             self.fail(str(error), param, ctx)
 
 
-def _stack(*decorators: Callable[[F], F]) -> Callable[[F], F]:
-    def apply(function: F) -> F:
-        for decorator in reversed(decorators):
-            function = decorator(function)
-        return function
-
-    return apply
-
-
-everywhere = _stack(
-    click.option("--json", "as_json", is_flag=True, help="Print one JSON object on standard output."),
-    click.option("--quiet", is_flag=True, help="No progress on standard error."),
-    click.option(
-        "--store", type=click.Path(file_okay=False), help="Folder for what outlives a run [FROSTLINE_STORE]."
-    ),
-)
-shape_options = _stack(
+shape_options = stack(
     click.option("--architecture", help="For a .safetensors FILE: the architecture, e.g. timm/resnet18."),
     click.option(
         "--size", type=click.IntRange(16, 4096), help="Input side in pixels [the checkpoint's own]."
     ),
 )
-model_options = _stack(
+model_options = stack(
     click.option(
         "--model",
         default="lite0",
@@ -65,7 +42,7 @@ model_options = _stack(
     ),
     shape_options,
 )
-running = _stack(
+running = stack(
     click.option(
         "--seed", default=0, show_default=True, help="Split, order, initialisation and augmentation."
     ),
@@ -114,16 +91,36 @@ def cli() -> None:
     type=click.Choice(["none", "light", "standard", "strong"]),
     default="standard",
     show_default=True,
+    help="How much training images are varied: crops, and with strong also colours and erased patches.",
 )
 @click.option(
-    "--flip", type=click.Choice(["auto", "none", "horizontal", "both"]), default="auto", show_default=True
+    "--flip",
+    type=click.Choice(["auto", "none", "horizontal", "both"]),
+    default="auto",
+    show_default=True,
+    help="Mirror training images? auto asks the images whether they have a left and a right.",
 )
 @click.option(
     "--imbalance",
     type=click.Choice(["none", "weights", "sampler", "logit_adjustment"]),
     default="none",
     show_default=True,
+    help="Where some classes have few images: weigh their loss, draw them more often, or adjust logits.",
 )
+@click.option(
+    "--views",
+    type=click.IntRange(0),
+    help="Augmented views of each image to cycle through while layers are frozen; "
+    "0: a new one each epoch [as many as the epochs ask for].",
+)
+@click.option(
+    "--rows",
+    type=click.Choice(["auto", "keep", "compute"]),
+    default="auto",
+    show_default=True,
+    help="Keep what frozen layers answer in the store, or compute it each time; the result is the same.",
+)
+@click.option("--explain", is_flag=True, help="Show the arithmetic behind --rows auto.")
 @click.option("--batch", type=click.IntRange(1), default=32, show_default=True, help="Images a step.")
 @click.option(
     "--test",
@@ -149,7 +146,7 @@ def train(data: str, **options: Any) -> None:
     DATA is a folder with one folder per class, one with train/, val/ and test/ inside, or a CSV or
     Parquet file with the columns path, label and, if you like, split and group.
     """
-    with _verb(options) as verb:
+    with Verb(options) as verb:
         import frostline
         from frostline.cli import show
 
@@ -180,6 +177,8 @@ def train(data: str, **options: Any) -> None:
             "precision",
             "threads",
             "workers",
+            "views",
+            "rows",
         )
         run = frostline.train(
             backbone,
@@ -190,7 +189,9 @@ def train(data: str, **options: Any) -> None:
         )
         for line in show.warnings(run.result):
             click.echo(line, err=True)
-        verb.done({**run.result, "run_seconds": run.result["seconds"]}, lambda: show.run(run))
+        verb.done(
+            {**run.result, "run_seconds": run.result["seconds"]}, lambda: show.run(run, options["explain"])
+        )
 
 
 @cli.command(short_help="Label images with a run of a study.")
@@ -202,7 +203,7 @@ def train(data: str, **options: Any) -> None:
 @everywhere
 def predict(study: str, images: tuple[str, ...], **options: Any) -> None:
     """Label IMAGES (a folder, files, or a CSV with a column path) with a run of STUDY."""
-    with _verb(options) as verb:
+    with Verb(options) as verb:
         import frostline
         from frostline.cli import show
 
@@ -240,7 +241,7 @@ def predict(study: str, images: tuple[str, ...], **options: Any) -> None:
 @everywhere
 def stages(model: str, **options: Any) -> None:
     """Show a backbone from stem to head, and where each strategy cuts it."""
-    with _verb(options) as verb:
+    with Verb(options) as verb:
         import frostline
         from frostline import drawing
         from frostline.cli import show
@@ -276,7 +277,7 @@ def stages(model: str, **options: Any) -> None:
 @everywhere
 def demo(**options: Any) -> None:
     """Adapt a real ImageNet network to real handwritten digits, offline, by four strategies."""
-    with _verb(options) as verb:
+    with Verb(options) as verb:
         from frostline import story
         from frostline.cli import show
 
@@ -302,64 +303,7 @@ def demo(**options: Any) -> None:
         verb.done(result, lambda: show.demo(found))
 
 
-# --- what every verb shares ---------------------------------------------------------------------------
-
-
-class _verb:
-    """One call of one verb: store, clock, progress, and the one JSON object."""
-
-    def __init__(self, options: dict[str, Any]) -> None:
-        self._json: bool = options["as_json"]
-        self.progress = Progress(options["quiet"])
-        self._watch: Any = None
-        if options["store"]:
-            os.environ["FROSTLINE_STORE"] = options["store"]
-
-    def __enter__(self) -> _verb:
-        signal.signal(signal.SIGTERM, _leave)
-        return self
-
-    def start(self) -> None:
-        """Import what a verb needs, then begin to count seconds and memory."""
-        import frostline
-        from frostline.timing import Stopwatch
-
-        _ = frostline.load_backbone  # brings the heavy imports, and notes what they cost
-
-        self._watch = Stopwatch()
-
-    def done(self, result: dict[str, Any], show: Callable[[], None]) -> None:
-        """Print the result, as JSON or for a person."""
-        self.progress.close()
-        if self._json:
-            from frostline.record import plain
-
-            found = {"schema": SCHEMA, **result, "seconds": self._watch.seconds}
-            print(json.dumps(plain(found), allow_nan=False))
-        else:
-            show()
-
-    def __exit__(self, kind: Any, error: BaseException | None, trace: Any) -> None:
-        self.progress.close()
-        match error:
-            case KeyboardInterrupt():
-                self._end("Interrupted. What is finished is kept; the same command goes on.", 130)
-            case FrostlineError():
-                self._end(str(error), error.exit_code)
-            case OSError():  # a disk that is full, a folder that can't be written
-                self._end(f"{error.filename or 'A file'}: {error.strerror or error}.", 1)
-
-    def _end(self, message: str, code: int) -> None:
-        print(message, file=sys.stderr)
-        if self._json:
-            print(json.dumps({"schema": SCHEMA, "error": message, "exit_code": code}))
-        sys.stdout.flush()
-        raise SystemExit(code)
-
-
-def _leave(number: int, frame: Any) -> None:
-    print("Stopped. What is finished is kept; the same command goes on.", file=sys.stderr, flush=True)
-    raise SystemExit(128 + number)
+cli.add_command(store)
 
 
 def main() -> None:

@@ -10,7 +10,7 @@ WORDS = {
     "indexing": "Reading the images' bytes",
     "looking for copies": "Looking for copies",
     "decoding": "Decoding each image once",
-    "features": "Computing frozen features",
+    "frozen layers": "Computing frozen layers",
     "train": "Training",
     "predict": "Predicting",
 }

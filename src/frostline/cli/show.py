@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import math
 from collections.abc import Sequence
+from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
@@ -17,6 +18,7 @@ if TYPE_CHECKING:
     from frostline.backbone import Backbone
     from frostline.dataset import Manifest
     from frostline.prediction import Predictions
+    from frostline.store import Store
     from frostline.story import Baseline, Demo
     from frostline.training import Run
 
@@ -63,8 +65,8 @@ def data_lines(data: Manifest) -> str:
     return "\n".join(lines)
 
 
-def run(done: Run) -> None:
-    """One run's figures."""
+def run(done: Run, explain: bool = False) -> None:
+    """One run's figures, and with `explain` the arithmetic behind what was kept."""
     out, found = _out(), done.result
     table = Table(title=f"{found['strategy']} on {found['model']}", title_justify="left")
     for name in ("", "accuracy", "95 % interval", "balanced", "images"):
@@ -88,7 +90,7 @@ def run(done: Run) -> None:
         f"{found['trainable_parameters']:,} parameters learned, {found['seconds']:.1f} s, "
         f"{size(found['peak_memory_bytes'])} at the peak."
     )
-    for line in _remarks(found):
+    for line in [*_remarks(found), *(_arithmetic(found) if explain else [])]:
         out.print(line)
     out.print(f"\nNext: frostline predict {found['study']} YOUR_IMAGES")
 
@@ -115,7 +117,45 @@ def _remarks(found: dict[str, Any]) -> list[str]:
     if found.get("flip_test"):
         word = "on" if found["flip"] == "horizontal" else "off"
         lines.append(f"Flips are {word}: the images were asked (see result.json, flip_test).")
+    rows = found["store"]
+    lines.append(
+        f"Frozen layers: {rows['rows_computed']:,} rows computed, {rows['rows_read']:,} read from the store."
+    )
     return lines
+
+
+def _arithmetic(found: dict[str, Any]) -> list[str]:
+    """Read or recompute, cut by cut."""
+    lines = []
+    for row in found["numeric_plan"]["frozen"]["rows"]:
+        views = len([view for view in row["views_kept"] if view])
+        word = f"{views} view(s) kept" if row["views_kept"] else "computed each time"
+        lines.append(f"Cut {row['cut']}: {word}; {row['why']}.")
+    return lines or ["No rows to keep: nothing is trained above a frozen part."]
+
+
+def store(kept: Store) -> None:
+    """What is kept of frozen layers."""
+    out, held = _out(), kept.holdings()
+    if not held:
+        out.print(f"Nothing is kept in {kept.path} yet.")
+        return
+    table = Table(title=f"{size(kept.total_bytes())} in {kept.path}", title_justify="left")
+    for name in ("model", "cut", "pixels", "rows", "a row", "in all", "found there", "last used"):
+        table.add_column(name, justify="left" if name in ("model", "cut") else "right")
+    for one in sorted(held, key=lambda h: (h.about.get("model", ""), h.about.get("index", 0))):
+        asked = one.hits + one.misses
+        table.add_row(
+            str(one.about.get("model", "?")),
+            str(one.about.get("cut", "?")),
+            str(one.about.get("preprocessing", {}).get("size", "?")),
+            f"{one.rows:,}",
+            f"{one.form.row_bytes / 1000:,.1f} kB" if one.form else "",
+            size(one.bytes),
+            percent(one.hits / asked) if asked else "",
+            f"{datetime.fromtimestamp(one.used):%Y-%m-%d %H:%M}",
+        )
+    out.print(table)
 
 
 def warnings(found: dict[str, Any]) -> list[str]:

@@ -1,0 +1,117 @@
+"""`frostline store`: what is kept of frozen layers, and its upkeep. Needs no torch."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from typing import Any
+
+import click
+
+from frostline.cli.verb import Verb, everywhere
+
+UNITS = {"B": 1, "KB": 10**3, "MB": 10**6, "GB": 10**9, "TB": 10**12}
+
+
+class Size(click.ParamType[int]):
+    """A number of bytes, such as 500MB or 2.5 GB."""
+
+    name = "SIZE"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> int:
+        """Return bytes."""
+        text = str(value).strip().upper().replace(" ", "")
+        digits = text.rstrip("KMGTB")
+        unit = text[len(digits) :] or "B"
+        try:
+            size = float(digits) * UNITS[unit if unit.endswith("B") else f"{unit}B"]
+        except (ValueError, KeyError):
+            size = -1
+        if size < 0:
+            self.fail(f"{value!r} is not a size. Expected a number with a unit, such as 500MB or 2GB.")
+        return int(size)
+
+
+@click.group(invoke_without_command=True, short_help="Show what is kept of frozen layers, and tidy it.")
+@everywhere
+@click.pass_context
+def store(context: click.Context, /, **options: Any) -> None:
+    """Show the rows of frozen layers that are kept, by model and cut.
+
+    Deleting them costs time, never a result: what is missing is computed again.
+    """
+    context.obj = options
+    if context.invoked_subcommand is None:
+        with Verb(options) as verb:
+            from frostline.cli import show
+            from frostline.store import Store
+
+            verb.start_light()
+            kept = Store()
+            shelves = [
+                {**asdict(held), "form": asdict(held.form) if held.form else None} for held in kept.holdings()
+            ]
+            result = {"path": str(kept.path), "bytes": kept.total_bytes(), "shelves": shelves}
+            verb.done(result, lambda: show.store(kept))
+
+
+@store.command()
+@click.option("--max-size", type=Size(), required=True, help="Keep at most this much, such as 5GB.")
+@everywhere
+@click.pass_obj
+def prune(before: dict[str, Any], /, max_size: int, **options: Any) -> None:
+    """Delete the least recently used rows until at most --max-size is left."""
+    with Verb(_both(before, options)) as verb:
+        from frostline.cli.show import size
+        from frostline.store import Store
+
+        verb.start_light()
+        kept = Store()
+        gone = kept.prune(max_size)
+        left = kept.total_bytes()
+        verb.done(
+            {"path": str(kept.path), "freed_bytes": gone, "bytes": left},
+            lambda: click.echo(f"{size(gone)} deleted, {size(left)} left in {kept.path}"),
+        )
+
+
+@store.command()
+@everywhere
+@click.pass_obj
+def verify(before: dict[str, Any], /, **options: Any) -> None:
+    """Read every row and drop what is damaged."""
+    with Verb(_both(before, options)) as verb:
+        from frostline.store import Store
+
+        verb.start_light()
+        kept = Store()
+        found = kept.verify()
+        verb.done(
+            {"path": str(kept.path), **asdict(found)},
+            lambda: click.echo(
+                f"{found.right:,} rows are right, {found.damaged:,} were damaged and are dropped, "
+                f"{found.lost:,} were gone, {found.adopted:,} were on disk and unknown, and are known now."
+            ),
+        )
+
+
+@store.command()
+@everywhere
+@click.pass_obj
+def clear(before: dict[str, Any], /, **options: Any) -> None:
+    """Delete every row."""
+    with Verb(_both(before, options)) as verb:
+        from frostline.cli.show import size
+        from frostline.store import Store
+
+        verb.start_light()
+        kept = Store()
+        gone = kept.clear()
+        verb.done(
+            {"path": str(kept.path), "freed_bytes": gone, "bytes": kept.total_bytes()},
+            lambda: click.echo(f"{size(gone)} deleted from {kept.path}"),
+        )
+
+
+def _both(before: dict[str, Any], after: dict[str, Any]) -> dict[str, Any]:
+    """Take an option wherever it was given: `store --json verify` or `store verify --json`."""
+    return {key: after[key] or before[key] for key in after}

@@ -1,0 +1,116 @@
+"""What every verb shares: its common options, clock, progress, warnings, and the one JSON object."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import sys
+import warnings
+from collections.abc import Callable
+from typing import Any, TypeVar
+
+import click
+
+from frostline.cli.progress import Progress
+from frostline.errors import FrostlineError, StoreWarning
+
+SCHEMA = 1  # of the JSON objects: docs/cli.md; raised when a field changes its meaning or goes
+F = TypeVar("F", bound=Callable[..., Any])
+
+
+def stack(*decorators: Callable[[F], F]) -> Callable[[F], F]:
+    """Return several options as one decorator."""
+
+    def apply(function: F) -> F:
+        for decorator in reversed(decorators):
+            function = decorator(function)
+        return function
+
+    return apply
+
+
+everywhere = stack(
+    click.option("--json", "as_json", is_flag=True, help="Print one JSON object on standard output."),
+    click.option("--quiet", is_flag=True, help="No progress on standard error."),
+    click.option(
+        "--store",
+        "store_folder",
+        type=click.Path(file_okay=False),
+        help="Folder for what outlives a run [FROSTLINE_STORE].",
+    ),
+)
+
+
+class Verb:
+    """One call of one verb: store, clock, progress, and the one JSON object."""
+
+    def __init__(self, options: dict[str, Any]) -> None:
+        self._json: bool = options["as_json"]
+        self.progress = Progress(options["quiet"])
+        self._watch: Any = None
+        self._warnings = warnings.catch_warnings()
+        if options["store_folder"]:
+            os.environ["FROSTLINE_STORE"] = options["store_folder"]
+
+    def __enter__(self) -> Verb:
+        signal.signal(signal.SIGTERM, _leave)
+        self._warnings.__enter__()
+        warnings.simplefilter("always", StoreWarning)
+        plain = warnings.showwarning
+
+        def show(message: Warning | str, category: type[Warning], *rest: Any) -> None:
+            if issubclass(category, StoreWarning):
+                print(f"Warning: {message}", file=sys.stderr)
+            else:
+                plain(message, category, *rest)
+
+        warnings.showwarning = show  # type: ignore[assignment]
+        return self
+
+    def start(self) -> None:
+        """Import what a verb needs, then begin to count seconds and memory."""
+        import frostline
+
+        _ = frostline.load_backbone  # brings the heavy imports, and notes what they cost
+        self.start_light()
+
+    def start_light(self) -> None:
+        """Begin to count seconds, for a verb that needs no network."""
+        from frostline.timing import Stopwatch
+
+        self._watch = Stopwatch()
+
+    def done(self, result: dict[str, Any], show: Callable[[], None]) -> None:
+        """Print the result, as JSON or for a person."""
+        self.progress.close()
+        if self._json:
+            from frostline.record import plain
+
+            found = {"schema": SCHEMA, **result, "seconds": self._watch.seconds}
+            print(json.dumps(plain(found), allow_nan=False))
+        else:
+            show()
+
+    def __exit__(self, kind: Any, error: BaseException | None, trace: Any) -> None:
+        self._warnings.__exit__(kind, error, trace)
+        self.progress.close()
+        match error:
+            case KeyboardInterrupt():
+                self._end("Interrupted. What is finished is kept; the same command goes on.", 130)
+            case FrostlineError():
+                self._end(str(error), error.exit_code)
+            case OSError():  # a disk that is full, a folder that can't be written
+                self._end(f"{error.filename or 'A file'}: {error.strerror or error}.", 1)
+
+    def _end(self, message: str, code: int) -> None:
+        print(message, file=sys.stderr)
+        if self._json:
+            print(json.dumps({"schema": SCHEMA, "error": message, "exit_code": code}))
+        sys.stdout.flush()
+        raise SystemExit(code)
+
+
+def _leave(number: int, frame: Any) -> None:
+    print("Stopped. What is finished is kept; the same command goes on.", file=sys.stderr, flush=True)
+    raise SystemExit(128 + number)
