@@ -14,7 +14,7 @@ from sklearn.model_selection import KFold
 
 import frostline
 from frostline import numerics
-from frostline.augment import AUGMENTS, Policy, SeededView, Transform
+from frostline.augment import AUGMENTS, Policy, SeededView, Transform, brightness
 from frostline.dataset import Manifest
 from frostline.errors import UsageError
 from frostline.frozen import Frozen, Way
@@ -190,3 +190,31 @@ def test_too_few_images_to_ask_means_no_flips() -> None:
     assert flips.FlipTest(0.5, 0.9, 0.88, False, 80).safe
     assert not flips.FlipTest(0.5, 0.9, 0.5, True, 80).safe
     assert not flips.FlipTest(0.9, 0.9, 0.9, False, 80).safe
+
+
+# --- in feature space ---------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("shape", [(6, 10), (6, 10, 4, 4), (6, 7, 10)])
+def test_brightness_shifts_channels_within_the_images_range(shape: tuple[int, ...]) -> None:
+    z = torch.randn(shape).relu()
+    torch.manual_seed(0)
+    out = brightness(z, 0.3)
+    torch.manual_seed(0)
+    assert torch.equal(out, brightness(z, 0.3))
+    assert out.shape == z.shape
+    assert not torch.equal(out, z)
+    assert (out.flatten(1).amax(1) <= z.flatten(1).amax(1)).all()
+    assert (out.flatten(1).amin(1) >= z.flatten(1).amin(1)).all()
+    span = (z.flatten(1).amax(1) - z.flatten(1).amin(1)).view(-1, *[1] * (z.ndim - 1))
+    moved = (out - z).abs() / span
+    assert moved.max() <= 0.3 + 1e-6
+    assert brightness(z, 0.0) is z
+
+
+def test_feature_augmentation_needs_a_frozen_part() -> None:
+    for strategy in ("head(frofa=0.1)", "top_k(1, frofa=0.1)", "gradual_unfreeze(frofa=0.1)"):
+        assert str(frostline.parse(strategy)) == strategy
+    for strategy in ("full(frofa=0.1)", "lp_ft(frofa=0.1)", "scratch(frofa=0.1)"):
+        with pytest.raises(UsageError, match="no setting 'frofa'"):
+            frostline.parse(strategy)

@@ -65,6 +65,7 @@ class Strategy:
     weight_decay: float | None = None
     smoothing: float | None = None
     clip: float | None = None
+    frofa: float | None = None
     bn: str | None = None
 
     def __str__(self) -> str:
@@ -102,6 +103,7 @@ class Settings:
     weight_decay: float = 0.01  # AdamW's own default; never on 1-D parameters (timm, nanoGPT)
     smoothing: float = 0.1  # label smoothing, arXiv 1512.00567; timm's default
     clip: float = 1.0  # global gradient norm: AutoGluon, big_vision transfer
+    frofa: float = 0.0  # strength of brightness on frozen features, arXiv 2403.10519; see docs/LOG.md
     # Statistics fixed, weight and bias learn: batch statistics of 32 images cost 5 points (docs/LOG.md
     # 2026-11-23). With `train`, running statistics move with each layer's own momentum (lite0's and torch's
     # is 0.1).
@@ -147,17 +149,23 @@ def _gradual(strategy: Strategy, below: int, total: float) -> tuple[Phase, ...]:
 
 KINDS: dict[str, _Kind] = {
     "linear_probe": _Kind(lambda s, n, e: (), allowed=("smoothing",), takes="solver"),
-    "head": _Kind(lambda s, n, e: (Phase(0),), {"lr": 3e-3}, allowed=_ANY),
-    "top_k": _Kind(lambda s, n, e: (Phase(s.k or 0),), {"start": "probe"}, passes=1.5, takes="k"),
+    "head": _Kind(lambda s, n, e: (Phase(0),), {"lr": 3e-3}, allowed=(*_ANY, "frofa")),
+    "top_k": _Kind(
+        lambda s, n, e: (Phase(s.k or 0),),
+        {"start": "probe"},
+        allowed=(*_ANY, "bn", "frofa"),
+        passes=1.5,
+        takes="k",
+    ),
     "lp_ft": _Kind(lambda s, n, e: (Phase(ALL),), {"start": "probe"}),
-    "gradual_unfreeze": _Kind(_gradual, {"start": "probe"}, takes="k"),
+    "gradual_unfreeze": _Kind(_gradual, {"start": "probe"}, allowed=(*_ANY, "bn", "frofa"), takes="k"),
     # A fresh head sends noise down at first, which AdamW scales up to full steps: at 1e-3 `full` stood still
     # on spectrograms (49 % against 79 % at 5e-4; docs/LOG.md 2026-11-23). A head from a probe bears 1e-3.
     "full": _Kind(lambda s, n, e: (Phase(ALL),), {"lr": 5e-4}),
     "scratch": _Kind(
         lambda s, n, e: (Phase(ALL),), {"layer_decay": 1.0, "bn": "train", "lr": 2e-3}, allowed=(*_ANY, "bn")
     ),
-    "phases": _Kind(lambda s, n, e: s.phases, takes="phases"),
+    "phases": _Kind(lambda s, n, e: s.phases, allowed=(*_ANY, "bn", "frofa"), takes="phases"),
 }
 
 NAMED = (
@@ -296,7 +304,7 @@ def _wrong_numbers(strategy: Strategy) -> Iterable[str]:
         value = getattr(strategy, key)
         if value is not None and not low < value <= high:
             yield f"{key} must be {rule}, found {value:g}"
-    for key in ("smoothing", "warmup"):
+    for key in ("smoothing", "warmup", "frofa"):
         value = getattr(strategy, key)
         if value is not None and not 0 <= value < 1:
             yield f"{key} must be at least 0 and below 1, found {value:g}"

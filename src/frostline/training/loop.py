@@ -19,6 +19,7 @@ from torch.nn import functional as F
 
 from frostline import backbone as bb
 from frostline import metrics
+from frostline.augment import brightness
 from frostline.backbone import Backbone
 from frostline.errors import TrainingError
 from frostline.frozen import Counts
@@ -140,10 +141,11 @@ def _epoch(
     with torch.random.fork_rng(devices=_cuda(job)), bb.suffix(job.backbone, model, cut) as learning:
         torch.manual_seed(derive(job.seed, "epoch", index, epoch))
         batches = zip(supply.batches(job.train, items), targets_of(targets, items), strict=True)
+        strength = job.settings.frofa if cut.index > 0 else 0.0
         for step, (z, y) in enumerate(batches):
             share = optimizer.scale(first + step, segment.steps, job.settings.warmup)
             optimizer.set_rates(opt, share)
-            losses.append(_step(job, learning, opt, z, y))
+            losses.append(_step(job, learning, opt, brightness(z, strength), y))
             if job.tell:
                 done = sum(s.steps for s in job.segments[:index]) + first + step + 1
                 job.tell("train", done, job.steps)

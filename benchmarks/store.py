@@ -1,0 +1,463 @@
+"""What the store saves, in ratios within one run: against the limit, and against the loop people write.
+
+    python benchmarks/store.py DATA_DIR --out store.jsonl            # every part
+    python benchmarks/store.py DATA_DIR --out store.jsonl --parts head suffix
+    python benchmarks/store.py --summary store.jsonl
+
+DATA_DIR holds clothing10.csv (`path,label,group`). lite0, real images, after imports and model load. The
+loop people write: torchvision transforms, float32, contiguous, the frozen part run in every epoch. Where it
+would take an hour, some of its epochs are run and the rest is multiplied; the result says so.
+"""
+
+from __future__ import annotations
+
+import argparse
+import csv
+import json
+import os
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+import frostline
+from frostline import backbone as bb
+from frostline import numerics
+from frostline.backbone import Backbone
+from frostline.dataset import Manifest
+from frostline.frozen import Frozen
+from frostline.images import Images
+from frostline.record import environment
+from frostline.store import Store
+from frostline.strategy import settings
+from frostline.training import optimizer, planning
+from frostline.training.request import Request
+
+EPOCHS_HEAD, EPOCHS_SUFFIX, BATCH = 30, 15, 32
+
+
+class Bench:
+    """One folder of images, a fresh store for every measurement, and the rows that come out."""
+
+    def __init__(self, table: Path, out: Path, scratch: Path) -> None:
+        self.table, self.out, self.scratch = table, out, scratch
+        self._fresh = 0
+
+    def data(self, train: int, test: int = 0, seed: int = 0, copies: int = 1) -> Manifest:
+        """Draw images: `train` to learn from, `test` to report on; `copies` repeats them under new bytes."""
+        with open(self.table, newline="", encoding="utf-8") as file:
+            rows = list(csv.DictReader(file))
+        order = np.random.default_rng(seed).permutation(len(rows))[: train + test]
+        folder = self.scratch / f"images-{train}-{test}-{seed}-{copies}"
+        folder.mkdir(exist_ok=True)
+        lines = ["path,label,split"]
+        for place, index in enumerate(order):
+            source, label = self.table.parent / rows[index]["path"], rows[index]["label"]
+            for copy in range(copies if place < train else 1):
+                path = source
+                if copies > 1:
+                    path = folder / f"{place}-{copy}.jpg"
+                    if not path.exists():
+                        path.write_bytes(
+                            source.read_bytes() + copy.to_bytes(2, "big")
+                        )  # after the image's end
+                lines.append(f"{path},{label},{'train' if place < train else 'test'}")
+        sheet = folder / "table.csv"
+        sheet.write_text("\n".join(lines) + "\n")
+        return frostline.load_data(sheet, near_copies=False, val=0.0).checked()
+
+    def fresh_store(self) -> None:
+        """Begin with an empty store; converted weights, cuts and rates stay."""
+        Store().clear()
+
+    def train(
+        self, backbone: Backbone, data: Manifest, strategy: str, **options: Any
+    ) -> frostline.training.Run:
+        """Train with frostline into a new study."""
+        self._fresh += 1
+        options = {"flip": "none", **options}
+        return frostline.train(
+            backbone, data, strategy, study=self.scratch / f"study-{self._fresh}", **options
+        )
+
+    def note(self, what: str, ours: float, other: float, bar: str, **more: Any) -> None:
+        """Write one result: seconds of ours and of what it is measured against."""
+        row = {"what": what, "ours_s": ours, "other_s": other, "ratio": ours / other, "bar": bar, **more}
+        with open(self.out, "a", encoding="utf-8") as file:
+            file.write(json.dumps(row) + "\n")
+        print(json.dumps(row), file=sys.stderr, flush=True)
+
+
+def timed(work: Callable[[], Any]) -> tuple[float, Any]:
+    """Return wall seconds and the answer."""
+    start = time.perf_counter()
+    answer = work()
+    return time.perf_counter() - start, answer
+
+
+# --- the loop people write ----------------------------------------------------------------------------
+
+
+def plain_images(
+    backbone: Backbone, data: Manifest, augment: bool, seed: int
+) -> Iterator[tuple[Tensor, Tensor]]:
+    """Decode and transform every training image anew, in random order, as a Dataset and DataLoader would."""
+    from torchvision.transforms import v2 as tv
+
+    torch.manual_seed(seed)
+    size, samples = backbone.preprocessing.size, data.part("train")
+    crop = tv.RandomResizedCrop(size, scale=(0.35, 1.0)) if augment else None
+    targets = torch.from_numpy(data.targets(samples))
+    for chunk in torch.randperm(len(samples)).split(BATCH):
+        pixels = []
+        for position in chunk.tolist():
+            image = data.read(samples[position])
+            pixels.append(
+                tv.functional.pil_to_tensor(crop(image)) if crop else backbone.preprocessing.crop(image)
+            )
+        yield backbone.preprocessing.normalise(torch.stack(pixels)), targets[chunk]
+
+
+def plain_loop(
+    backbone: Backbone,
+    data: Manifest,
+    thawed: int,
+    epochs: int,
+    *,
+    augment: bool,
+    measured: int | None = None,
+) -> tuple[float, nn.Module]:
+    """Train head and `thawed` stages below it in float32; return seconds (some epochs may stand for all)."""
+    model = backbone.adapt(len(data.classes), seed=0)
+    cut = backbone.cut(max(0, len(backbone.stages) - 1 - thawed))
+    bb.freeze(backbone, model, cut, "affine")
+    opt = torch.optim.AdamW([p for p in model.parameters() if p.requires_grad], lr=1e-3)
+    run = measured or epochs
+    start = time.perf_counter()
+    for epoch in range(run):
+        bb.set_training(backbone, model, cut, "affine")
+        for x, y in plain_images(backbone, data, augment, epoch):
+            loss = F.cross_entropy(model(x), y, label_smoothing=0.1)
+            opt.zero_grad()
+            loss.backward()
+            opt.step()
+    return (time.perf_counter() - start) * epochs / run, model.eval()
+
+
+def accuracy(backbone: Backbone, model: nn.Module, data: Manifest) -> float:
+    """Test accuracy of a plain model."""
+    images = Images(data, data.part("test"), backbone.preprocessing)
+    with torch.no_grad():
+        found = [
+            model(backbone.preprocessing.normalise(pixels)).argmax(1) for pixels in images.evaluation(BATCH)
+        ]
+    return float((torch.cat(found).numpy() == images.targets).mean())
+
+
+# --- the parts ----------------------------------------------------------------------------------------
+
+
+def way_of(backbone: Backbone, data: Manifest) -> Any:
+    """How this machine computes frozen layers."""
+    return planning.frozen_way(Request(backbone, data, frostline.parse("head")))
+
+
+def bare_pass(backbone: Backbone, data: Manifest) -> float:
+    """Decode, preprocess, forward in the fastest mode, once over the training images: the limit."""
+    way = way_of(backbone, data)
+    model = way.plan.place(backbone.adapt(2))
+    images = Images(data, data.part("train"), backbone.preprocessing)
+    run = bb.prefix(backbone, model, backbone.cuts[-1])
+
+    def work() -> None:
+        with torch.inference_mode(), way.plan.autocast():
+            for pixels in images.evaluation(way.batch):
+                run(way.plan.batch(pixels, backbone.preprocessing.normalise))
+
+    return timed(work)[0]
+
+
+def head(bench: Bench) -> None:
+    """Head only, 30 epochs, 1,000 images, 224 px."""
+    backbone, data = frostline.load_backbone("lite0", size=224), bench.data(1000)
+    strategy = f"head(epochs={EPOCHS_HEAD})"
+    way_of(backbone, data)
+    bench.fresh_store()
+    bench.train(backbone, bench.data(64), "head(epochs=1)", augment="none")  # rates measured, imports done
+    for repeat in range(3):
+        bench.fresh_store()
+        bare = bare_pass(backbone, data)
+        cold, _ = timed(lambda: bench.train(backbone, data, strategy, augment="none"))
+        warm, again = timed(lambda: bench.train(backbone, data, strategy, augment="none"))
+        assert again.store["rows_computed"] == 0
+        bench.note("head, empty store / one bare pass", cold, bare, "<= 1.3", repeat=repeat)
+        bench.note("head, filled store / empty store", warm, cold, "<= 0.15", repeat=repeat)
+        plain, _ = plain_loop(backbone, data, 0, EPOCHS_HEAD, augment=False, measured=1)
+        bench.note("head / the loop people write, no augmentation", cold, plain, "<= 1/25", repeat=repeat)
+    for repeat in range(2):
+        bench.fresh_store()
+        ours, run = timed(lambda: bench.train(backbone, data, strategy))
+        plain, _ = plain_loop(backbone, data, 0, EPOCHS_HEAD, augment=True, measured=1)
+        views = run.numeric_plan["frozen"]["views"]
+        bench.note(
+            "head / the loop people write, augmented", ours, plain, "<= 1/25", repeat=repeat, views=views
+        )
+
+
+def head_accuracy(bench: Bench) -> None:
+    """The accuracies behind `head`: the plain loop run to its end, once."""
+    backbone, data = frostline.load_backbone("lite0", size=224), bench.data(1000, 800)
+    for augment in (False, True):
+        name = "standard" if augment else "none"
+        run = bench.train(backbone, data, f"head(epochs={EPOCHS_HEAD})", augment=name)
+        seconds, model = plain_loop(backbone, data, 0, EPOCHS_HEAD, augment=augment)
+        other = accuracy(backbone, model, data)
+        bench.note(
+            f"head, augment={name}: accuracy",
+            run.seconds,
+            seconds,
+            "",
+            accuracy=run.accuracy,
+            plain_accuracy=other,
+        )
+
+
+def suffix(bench: Bench) -> None:
+    """top_k on a filled store against the suffix's own steps on tensors in memory."""
+    backbone, data = frostline.load_backbone("lite0", size=224), bench.data(1000)
+    for k in (1, 2, 3):
+        strategy = f"top_k({k}, epochs={EPOCHS_SUFFIX})"
+        bench.train(backbone, data, strategy, rows="keep")
+        limit = suffix_alone(bench, backbone, data, strategy)
+        ours, run = timed(lambda s=strategy: bench.train(backbone, data, s, rows="keep"))
+        assert run.store["rows_computed"] == 0
+        bench.note(f"top_k({k}), filled store / suffix alone", ours, limit, "<= 1.25", steps=run.steps)
+
+
+def suffix_alone(bench: Bench, backbone: Backbone, data: Manifest, strategy: str) -> float:
+    """The steps of a suffix, its input in memory: the limit."""
+    request = Request(backbone, data, frostline.parse(strategy))
+    segment, known = request.segments()[0], settings(request.strategy)
+    plan = planning._timed_training(request, segment.cut)
+    model, cut = backbone.adapt(len(data.classes), seed=0), backbone.cut(segment.cut)
+    images = Images(data, data.part("train"), backbone.preprocessing)
+    frozen = Frozen(backbone, model, cut, way_of(backbone, data))
+    items = [
+        [(position, 0) for position in range(i, min(i + 32, len(images)))] for i in range(0, len(images), 32)
+    ]
+    rows = torch.cat(list(frozen.batches(images, items)))
+    targets = torch.from_numpy(images.targets)
+    model = plan.place(model)
+    bb.freeze(backbone, model, cut, known.bn)
+    bb.set_training(backbone, model, cut, known.bn)
+    opt = optimizer.build(backbone, model, segment.lr, known, None)
+    rows = rows.float() if plan.precision == "float32" else rows
+
+    def steps() -> None:
+        with bb.suffix(backbone, model, cut) as learning:
+            for _ in range(segment.epochs):
+                for chunk in torch.randperm(len(rows)).chunk(segment.batches):
+                    with plan.autocast():
+                        out = learning(rows[chunk])
+                    loss = F.cross_entropy(out.float(), targets[chunk], label_smoothing=known.smoothing)
+                    opt.zero_grad(set_to_none=True)
+                    loss.backward()
+                    learned = [p for group in opt.param_groups for p in group["params"]]
+                    torch.nn.utils.clip_grad_norm_(learned, known.clip)
+                    opt.step()
+
+    return timed(steps)[0]
+
+
+def live(bench: Bench) -> None:
+    """top_k(1), empty store, the planned views, against the same strategy live in our own loop."""
+    backbone, data = frostline.load_backbone("lite0", size=224), bench.data(1000)
+    strategy = f"top_k(1, epochs={EPOCHS_SUFFIX})"
+    for repeat in range(2):
+        bench.fresh_store()
+        ours, run = timed(lambda: bench.train(backbone, data, strategy))
+        other, _ = timed(lambda: bench.train(backbone, data, strategy, views=0, rows="compute"))
+        views = run.numeric_plan["frozen"]["views"]
+        bench.note("top_k(1), empty store / live", ours, other, "<= 1/2.5", repeat=repeat, views=views)
+
+
+def six(bench: Bench) -> None:
+    """Six strategies one after another, 160 px, against the same six in the loop people write."""
+    backbone, data = frostline.load_backbone("lite0", size=160), bench.data(400)
+    epochs, stages = 10, len(backbone.stages) - 1
+    names = ("linear_probe", "head", "top_k(1)", "gradual_unfreeze", "lp_ft", "full")
+    bench.train(backbone, bench.data(64), "full(epochs=1)")
+    bench.fresh_store()
+    ours, others = [], []
+    for name in names:
+        strategy = name if name == "linear_probe" else _with_epochs(name, epochs)
+        ours.append(timed(lambda s=strategy: bench.train(backbone, data, s))[0])
+    for name in names:
+        if name == "linear_probe":
+            others.append(timed(lambda: plain_probe(backbone, data))[0])
+        elif name == "gradual_unfreeze":  # half of the epochs for the last phase, as ours
+            parts = [plain_loop(backbone, data, k, 1, augment=True)[0] for k in range(stages)]
+            last = plain_loop(backbone, data, stages, 1, augment=True)[0]
+            others.append(sum(parts) * epochs / 2 / stages + last * epochs / 2)
+        elif name == "lp_ft":
+            others.append(others[0] + plain_loop(backbone, data, stages, epochs, augment=True, measured=2)[0])
+        else:
+            thawed = {"head": 0, "top_k(1)": 1, "full": stages}[name]
+            others.append(plain_loop(backbone, data, thawed, epochs, augment=True, measured=2)[0])
+        print(name, ours[len(others) - 1], others[-1], file=sys.stderr)
+    each = {name: [a, b] for name, a, b in zip(names, ours, others, strict=True)}
+    bench.note("six strategies / the loop people write", sum(ours), sum(others), "<= 1/2", each=each)
+    bench.note("the first three / the loop people write", sum(ours[:3]), sum(others[:3]), "<= 1/6")
+
+
+def _with_epochs(name: str, epochs: int) -> str:
+    return f"{name[:-1]}, epochs={epochs})" if name.endswith(")") else f"{name}(epochs={epochs})"
+
+
+def plain_probe(backbone: Backbone, data: Manifest) -> None:
+    """Features in float32, contiguous, then scikit-learn's logistic regression."""
+    from sklearn.linear_model import LogisticRegression
+
+    model = backbone.adapt(2)
+    run = bb.prefix(backbone, model, backbone.cuts[-1])
+    found, targets = [], []
+    with torch.no_grad():
+        for x, y in plain_images(backbone, data, False, 0):
+            found.append(run(x))
+            targets.append(y)
+    LogisticRegression(max_iter=1000).fit(torch.cat(found).numpy(), torch.cat(targets).numpy())
+
+
+def overhead(bench: Bench) -> None:
+    """Running a suffix through its model against calling its modules by hand, forward and backward."""
+    backbone = frostline.load_backbone("lite0", size=224)
+    plan = numerics.exact_plan()
+    model = plan.place(backbone.adapt(10, seed=0))
+    for k in (1, 2, 3):
+        cut = backbone.cut(len(backbone.stages) - 1 - k)
+        with torch.no_grad():
+            z = bb.prefix(backbone, model, cut)(
+                plan.batch(torch.zeros(32, 3, 224, 224, dtype=torch.uint8), lambda p: p.float())
+            )
+        blocks = list(model.blocks)[-k:]
+
+        def by_hand(z: Tensor = z, blocks: list[nn.Module] = blocks) -> Tensor:
+            for block in blocks:
+                z = block(z)
+            z = model.global_pool(model.bn2(model.conv_head(z)))
+            return model.classifier(z)
+
+        def step(call: Callable[[], Tensor]) -> float:
+            start = time.perf_counter()
+            call().square().mean().backward()
+            taken = time.perf_counter() - start
+            model.zero_grad()
+            return taken
+
+        with bb.suffix(backbone, model, cut) as run:
+            assert torch.equal(run(z), by_hand())
+            pairs = [(step(lambda r=run, z=z: r(z)), step(by_hand)) for _ in range(12)][2:]
+        ours, other = (statistics.median(p[i] for p in pairs) for i in (0, 1))
+        bench.note(f"suffix of top_k({k}) through its model / by hand", ours, other, "<= 1.05 or 3 ms more")
+
+
+def ten_more(bench: Bench) -> None:
+    """10 images added to 1,000."""
+    backbone = frostline.load_backbone("lite0", size=224)
+    bench.fresh_store()
+    bench.train(backbone, bench.data(1000), "linear_probe")
+    run = bench.train(backbone, bench.data(1010), "linear_probe")
+    bench.note("10 images more: rows computed", run.store["rows_computed"], 10, "= 10")
+
+
+def memory(bench: Bench) -> None:
+    """Peak memory on a filled store against the live run, each in a process of its own."""
+    for strategy in ("head(epochs=2)", "top_k(1, epochs=2)", "top_k(2, epochs=2)"):
+        peaks = {}
+        for rows in ("keep", "keep", "compute"):  # the second `keep` finds a filled store
+            words = [__file__, str(bench.table.parent), "--peak", strategy, rows]
+            done = subprocess.run([sys.executable, *words], capture_output=True, text=True, check=True)
+            peaks[rows] = int(done.stdout)
+        bench.note(f"{strategy}: peak bytes / live", peaks["keep"], peaks["compute"], "< 1")
+
+
+def peak(bench: Bench, strategy: str, rows: str) -> int:
+    """Peak memory of one run on 400 images."""
+    backbone, data = frostline.load_backbone("lite0", size=224), bench.data(400)
+    run = bench.train(backbone, data, strategy, rows=rows, views=0 if rows == "compute" else None)
+    return int(run.peak_memory_bytes)
+
+
+def growth(bench: Bench) -> None:
+    """1,000, 4,000 and 16,000 images, head only, empty store: time and memory."""
+    backbone = frostline.load_backbone("lite0", size=96)
+    first = 0.0
+    for copies in (1, 4, 16):
+        data = bench.data(1000, copies=copies)
+        bench.fresh_store()
+        seconds, run = timed(lambda d=data: bench.train(backbone, d, "head(epochs=5)", augment="none"))
+        first = first or seconds
+        bench.note(
+            f"head, {1000 * copies:,} images / 1,000 images",
+            seconds,
+            first,
+            "linear",
+            peak=run.peak_memory_bytes,
+        )
+
+
+PARTS = {
+    part.__name__: part
+    for part in (head, suffix, live, six, overhead, ten_more, memory, growth, head_accuracy)
+}
+
+
+def summarise(path: Path) -> str:
+    """Return a Markdown table: median ratio and range over repeats."""
+    rows = [json.loads(line) for line in path.read_text().splitlines()]
+    lines = ["| work | ratio (range) | n | bar |", "|---|---|---|---|"]
+    for what in dict.fromkeys(row["what"] for row in rows):
+        mine = [row for row in rows if row["what"] == what]
+        ratios = [row["ratio"] for row in mine]
+        span = f"{statistics.median(ratios):.3g} ({min(ratios):.3g}–{max(ratios):.3g})"
+        lines.append(f"| {what} | {span} | {len(mine)} | {mine[0]['bar']} |")
+    return "\n".join(lines)
+
+
+def main() -> None:
+    """Run the parts that are asked for, then print the table."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("data", nargs="?", type=Path)
+    parser.add_argument("--summary", type=Path)
+    parser.add_argument("--out", type=Path, default=Path("store.jsonl"))
+    parser.add_argument("--parts", nargs="*", choices=list(PARTS), default=list(PARTS))
+    parser.add_argument("--peak", nargs=2, help=argparse.SUPPRESS)
+    arguments = parser.parse_args()
+    if arguments.peak:
+        with tempfile.TemporaryDirectory() as scratch:
+            bench = Bench(arguments.data / "clothing10.csv", arguments.out, Path(scratch))
+            print(peak(bench, *arguments.peak))
+        return
+    if arguments.summary is None:
+        print(json.dumps(environment()), file=sys.stderr)
+        with tempfile.TemporaryDirectory() as scratch:
+            os.environ["FROSTLINE_STORE"] = f"{scratch}/store"
+            bench = Bench(arguments.data / "clothing10.csv", arguments.out, Path(scratch))
+            for part in arguments.parts:
+                PARTS[part](bench)
+    print(summarise(arguments.summary or arguments.out))
+
+
+if __name__ == "__main__":
+    main()
