@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import itertools
 import shutil
 from collections.abc import Iterator
@@ -24,7 +25,7 @@ from frostline.errors import StoreWarning
 from frostline.frozen import Frozen, Way, ahead, features
 from frostline.images import MIRRORED, Images
 from frostline.store import Store
-from frostline.training import Run
+from frostline.training import Run, planning
 from tiny import PREPROCESSING, TinyNet, tiny_backbone, tiny_model, write_table
 
 FAST = {"exact": True, "threads": 1, "flip": "none"}
@@ -147,6 +148,39 @@ def test_kept_computed_cold_and_warm_give_the_same_weights(
         assert done["warm"].store["rows_read"] > 0
     losses = [[row.get("val_loss") for row in run.folder.metrics()] for run in done.values()]
     assert all(found == losses[0] for found in losses)
+
+
+def test_workers_and_layouts_change_no_bit(data: Manifest, tmp_path: Path) -> None:
+    done = []
+    for name, options in (("a", {}), ("b", {"workers": 2}), ("c", {"workers": 2, "rows": "compute"})):
+        done.append(
+            frostline.train(tiny_backbone(), data, "top_k(1)", study=tmp_path / name, **FAST, **options)
+        )
+        Store().clear()
+    assert len({weights(run) for run in done}) == 1
+    assert done[1].store["rows_computed"] > 0
+
+
+@pytest.mark.parametrize("rows", ["keep", "compute"])
+def test_learning_contiguous_above_a_channels_last_prefix(
+    rows: str, data: Manifest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The prefix then runs on a copy of the model in its own memory format."""
+    real = planning.begin
+
+    def contiguous(*given: object) -> planning.Plan:
+        plan = real(*given)  # type: ignore[arg-type]
+        plan.numbers = dataclasses.replace(plan.numbers, channels_last=False)
+        assert plan.way.plan.channels_last
+        return plan
+
+    monkeypatch.setattr(planning, "begin", contiguous)
+    run = frostline.train(tiny_backbone(), data, "top_k(2)", study=tmp_path / rows, rows=rows, **FAST)
+    monkeypatch.undo()
+    other = frostline.train(tiny_backbone(), data, "top_k(2)", study=tmp_path / "other", **FAST)
+    for key, value in frostline.load_model(run.study.path, module=tiny_model()).state_dict().items():
+        expected = frostline.load_model(other.study.path, module=tiny_model()).state_dict()[key]
+        assert torch.allclose(value, expected, atol=1e-3), key
 
 
 @pytest.mark.parametrize("strategy", ["top_k(2)", "gradual_unfreeze"])

@@ -223,6 +223,10 @@ class Frozen:
 
     # --- filling ---------------------------------------------------------------------------------------
 
+    def place(self) -> None:
+        """Lay the model out as the prefix wants it, now: a copy must not be made while its suffix runs."""
+        _ = self._model
+
     def missing(self, images: Images, items: Iterable[Item]) -> int:
         """Return how many rows of `items` are not kept yet."""
         keys = {_key(images, item) for item in items}

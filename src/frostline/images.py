@@ -113,6 +113,7 @@ class Images(Dataset[Tensor]):
             num_workers=workers,
             collate_fn=torch.stack,
             worker_init_fn=_one_thread,
+            generator=torch.Generator(),  # else the loader draws on the global state, and dropout differs
         )
         with warnings.catch_warnings():  # torch counts cores, and can't know that these wait for disks
             warnings.filterwarnings("ignore", message="This DataLoader will create")

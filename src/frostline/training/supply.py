@@ -80,6 +80,8 @@ class Supply:
 
     def prepare(self, images: Images, items: list[list[Item]], tell: Tell | None = None) -> None:
         """Compute the rows that will be read, here or in later phases, if any are missing."""
+        if self._frozen:
+            self._frozen.place()
         flat = [item for batch in items for item in batch]
         for frozen in [*self._later, *([self._frozen] if self._frozen else [])]:
             wanted = [item for item in flat if self._plan.keeps(frozen.cut, item[1])]
