@@ -23,6 +23,7 @@ from frostline.cost import RowRates, read_or_recompute
 from frostline.dataset import Manifest
 from frostline.errors import StoreWarning
 from frostline.frozen import Frozen, Way, ahead, features
+from frostline.frozen import way as way_module
 from frostline.images import MIRRORED, Images
 from frostline.store import Store
 from frostline.training import Run, planning
@@ -267,7 +268,7 @@ def test_another_way_of_computing_is_a_miss(
     elif change == "batch":
         how = way(batch=9)
     elif change == "a version":
-        monkeypatch.setattr(freezing.metadata, "version", lambda name: "0")
+        monkeypatch.setattr(way_module.metadata, "version", lambda name: "0")
     elif change == "the device":
         monkeypatch.setattr(torch.backends.cpu, "get_cpu_capability", lambda: "another")
     else:

@@ -1,22 +1,17 @@
-"""What the frozen part makes of images: read where the store has it, computed where not. The same bits.
+"""`Frozen`: the rows of one cut, read or computed, and never computed twice where they are kept.
 
-A row is what the prefix answers for one view of one image, kept in the type it was computed in: nothing is
-rounded, so a later cut's row may be computed from an earlier one. A batch of the prefix always has the same
-number of images, filled up where there are fewer: some kernels answer other bits for other batch sizes.
+A batch of the prefix always has the same number of images, filled up where there are fewer: some kernels
+answer other bits for other batch sizes.
 """
 
 from __future__ import annotations
 
 import copy
 import itertools
-import platform
 from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import cached_property
-from importlib import metadata
-from typing import Any, TypeVar
 
 import numpy as np
 import torch
@@ -25,21 +20,12 @@ from torch import Tensor, nn
 
 from frostline import backbone as bb
 from frostline.backbone import Backbone, Cut
+from frostline.frozen.tensors import ahead, from_bytes, padded, same, to_bytes
+from frostline.frozen.way import Way
 from frostline.images import Images, Item, Tell
-from frostline.numerics import NumericPlan
-from frostline.store import Form, Shelf, Store, key_of
+from frostline.store import Shelf, Store, key_of
 
-# These decide what the bits of a row are: how pixels are decoded, resized and turned into activations.
-LIBRARIES = ("torch", "torchvision", "timm", "pillow", "numpy")
-VERSION = 1  # of how rows are computed here; raised when the same inputs give other bits
-
-AHEAD = 2  # batches decoded before they are needed: one in work, one waiting
 READ_AT_ONCE_BYTES = 32_000_000  # rows looked up and read in one go: a small part of any memory
-
-DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
-NAMES = {dtype: name for name, dtype in DTYPES.items()}
-
-T = TypeVar("T")
 
 
 @dataclass
@@ -48,32 +34,6 @@ class Counts:
 
     rows_computed: int = 0
     rows_read: int = 0
-
-
-@dataclass(frozen=True)
-class Way:
-    """How frozen layers are computed: part of every row's key."""
-
-    plan: NumericPlan
-    batch: int
-
-    def describe(self) -> dict[str, Any]:
-        """Everything about machine and libraries that may change a bit."""
-        return {
-            "version": VERSION,
-            "precision": self.plan.precision,
-            "channels_last": self.plan.channels_last,
-            "batch": self.batch,
-            "device": _device(self.plan.device),
-            "mkldnn": torch.backends.mkldnn.enabled,
-            "libraries": {name: metadata.version(name) for name in LIBRARIES},
-        }
-
-
-def _device(kind: str) -> str:
-    if kind == "cuda":
-        return f"cuda {torch.cuda.get_device_name()} {torch.version.cuda}"
-    return f"{kind} {platform.machine()} {torch.backends.cpu.get_cpu_capability()}"
 
 
 class Frozen:
@@ -134,7 +94,7 @@ class Frozen:
 
     def _prefix(self, pixels: Tensor) -> Tensor:
         """Return z for uint8 pixels (n, 3, s, s), n at most the way's batch."""
-        x = self.way.plan.batch(_padded(pixels, self.way.batch), self._backbone.preprocessing.normalise)
+        x = self.way.plan.batch(padded(pixels, self.way.batch), self._backbone.preprocessing.normalise)
         with torch.no_grad(), self.way.plan.autocast():
             z = bb.prefix(self._backbone, self._model, self.cut)(x)
         return z[: len(pixels)].cpu()
@@ -199,7 +159,7 @@ class Frozen:
         flat = list(itertools.chain.from_iterable(items))
         rows, absent = shelf.read([_key(images, item) for item in flat])
         self.counts.rows_read += len(flat) - len(absent)
-        there = None if shelf.form is None else _from_bytes(rows, shelf.form)
+        there = None if shelf.form is None else from_bytes(rows, shelf.form)
         for start in range(0, len(absent), self.way.batch):
             chunk = absent[start : start + self.way.batch]
             z = self._compute(images, [flat[i] for i in chunk])
@@ -217,7 +177,7 @@ class Frozen:
 
     @staticmethod
     def _keep(shelf: Shelf, keys: list[bytes], z: Tensor) -> None:
-        form, rows = _to_bytes(z)
+        form, rows = to_bytes(z)
         if form is not None:
             shelf.put(keys, rows, form)
 
@@ -293,7 +253,7 @@ class Frozen:
         rows, absent = below.read(keys)
         if absent or below.form is None:
             return None
-        z = _padded(_from_bytes(rows, below.form), self.way.batch).to(self.way.plan.device)
+        z = padded(from_bytes(rows, below.form), self.way.batch).to(self.way.plan.device)
         between = bb.between(self._backbone, self._model, early, self.cut)
         with torch.no_grad(), self.way.plan.autocast(), between as run:
             return run(z)[: len(keys)].cpu()
@@ -305,7 +265,7 @@ class Frozen:
             keys = [key for key in item_of if key not in absent][: self.way.batch]
             z = self._from_rows(early, below, keys)
             direct = self._compute(images, [item_of[key] for key in keys])
-            self._bridges[early.index] = z is not None and _same(z, direct)
+            self._bridges[early.index] = z is not None and same(z, direct)
         return self._bridges[early.index]
 
     def _keep_new(self, shelf: Shelf, keys: list[bytes], z: Tensor, told: _Told) -> None:
@@ -352,48 +312,3 @@ def features(
 def _key(images: Images, item: Item) -> bytes:
     position, view = item
     return key_of(images.samples[position].digest, images.view_name(view))
-
-
-def _padded(batch: Tensor, size: int) -> Tensor:
-    """Fill a batch up to `size` rows with copies of its last one."""
-    missing = size - len(batch)
-    if missing <= 0:
-        return batch
-    return torch.cat([batch, batch[-1:].expand(missing, *batch.shape[1:])])
-
-
-def _same(one: Tensor, other: Tensor) -> bool:
-    return one.dtype == other.dtype and torch.equal(one, other)
-
-
-def _to_bytes(z: Tensor) -> tuple[Form | None, NDArray[np.uint8]]:
-    """Return the form and bytes of rows, uint8 of shape (n, row_bytes); no form for a type we don't keep."""
-    name = NAMES.get(z.dtype)
-    if name is None:
-        return None, np.empty((len(z), 0), dtype=np.uint8)
-    shape = tuple(z.shape[1:])
-    last = z.ndim == 4 and not z.is_contiguous() and z.is_contiguous(memory_format=torch.channels_last)
-    flat = (z.permute(0, 2, 3, 1) if last else z).contiguous().reshape(len(z), -1)
-    return Form(name, shape, last), flat.view(torch.uint8).numpy()
-
-
-def _from_bytes(rows: NDArray[np.uint8], form: Form) -> Tensor:
-    """Return rows as they were given to `_to_bytes`, memory format included."""
-    flat = torch.from_numpy(rows).view(DTYPES[form.dtype])
-    if not form.channels_last:
-        return flat.reshape(len(rows), *form.shape)
-    c, h, w = form.shape
-    return flat.reshape(len(rows), h, w, c).permute(0, 3, 1, 2)
-
-
-def ahead(made: Iterator[T]) -> Iterator[T]:
-    """Yield what `made` yields, made in another thread up to `AHEAD` items early.
-
-    For work that leaves the interpreter alone for most of its time, such as decoding images.
-    """
-    end = object()
-    with ThreadPoolExecutor(1) as pool:
-        waiting = deque(pool.submit(next, made, end) for _ in range(AHEAD))
-        while (item := waiting.popleft().result()) is not end:
-            waiting.append(pool.submit(next, made, end))
-            yield item  # type: ignore[misc]

@@ -1,0 +1,13 @@
+"""What the frozen part makes of images: read where the store has it, computed where not. The same bits.
+
+A row is what the prefix answers for one view of one image, kept in the type it was computed in: nothing is
+rounded, so a later cut's row may be computed from an earlier one.
+
+way · tensors → rows
+"""
+
+from frostline.frozen.rows import Counts, Frozen, features
+from frostline.frozen.tensors import AHEAD, ahead
+from frostline.frozen.way import Way
+
+__all__ = ["AHEAD", "Counts", "Frozen", "Way", "ahead", "features"]

@@ -1,0 +1,42 @@
+"""How frozen layers are computed, in every respect that may change a bit: part of each row's key."""
+
+from __future__ import annotations
+
+import platform
+from dataclasses import dataclass
+from importlib import metadata
+from typing import Any
+
+import torch
+
+from frostline.numerics import NumericPlan
+
+# These decide what the bits of a row are: how pixels are decoded, resized and turned into activations.
+LIBRARIES = ("torch", "torchvision", "timm", "pillow", "numpy")
+VERSION = 1  # of how rows are computed here; raised when the same inputs give other bits
+
+
+@dataclass(frozen=True)
+class Way:
+    """How frozen layers are computed: part of every row's key."""
+
+    plan: NumericPlan
+    batch: int
+
+    def describe(self) -> dict[str, Any]:
+        """Everything about machine and libraries that may change a bit."""
+        return {
+            "version": VERSION,
+            "precision": self.plan.precision,
+            "channels_last": self.plan.channels_last,
+            "batch": self.batch,
+            "device": _device(self.plan.device),
+            "mkldnn": torch.backends.mkldnn.enabled,
+            "libraries": {name: metadata.version(name) for name in LIBRARIES},
+        }
+
+
+def _device(kind: str) -> str:
+    if kind == "cuda":
+        return f"cuda {torch.cuda.get_device_name()} {torch.version.cuda}"
+    return f"{kind} {platform.machine()} {torch.backends.cpu.get_cpu_capability()}"
