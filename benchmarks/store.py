@@ -73,7 +73,7 @@ class Bench:
                 lines.append(f"{path},{label},{'train' if place < train else 'test'}")
         sheet = folder / "table.csv"
         sheet.write_text("\n".join(lines) + "\n")
-        return frostline.load_data(sheet, near_copies=False, val=0.0).checked()
+        return frostline.load_data(sheet, near_copies=False, val=0.0, test=0.0).checked()
 
     def fresh_store(self) -> None:
         """Begin with an empty store; converted weights, cuts and rates stay."""

@@ -170,7 +170,7 @@ def test_repeats_within_an_epoch_are_other_views(tmp_path: Path) -> None:
     for cut, views in ((0, 0), (2, 0), (2, 40)):
         segment = frostline.strategy.Segment(cut=cut, epochs=1, steps_per_epoch=2, lr=1.0, batches=2)
         plan = Plan(way.plan, way, views)
-        supply = Supply(backbone, backbone.model, [segment], 0, plan, None, Counts(), 0)
+        supply = Supply(backbone, backbone.model, [], [segment], 0, plan, None, Counts(), 0)
         items, targets = supply.epoch(images, balance, 0, 0, 0, 1)
         seen = [item for batch in items for item in batch]
         assert len(set(seen)) == len(seen) == len(images)

@@ -98,6 +98,7 @@ def pinned_plan(precision: str, threads_: int | None = None) -> NumericPlan:
 # a few steps can't tell.
 WORTH_IT = 1.1
 REPEATS = 3
+ENOUGH_S = 0.5  # the longer a run takes, the less one timing of it varies
 
 
 def timed_plan(what: str, step: Callable[[NumericPlan], None], threads_: int | None = None) -> NumericPlan:
@@ -160,10 +161,10 @@ def _processor() -> str:
 
 
 def _seconds(run: Callable[[], None]) -> float:
-    """Median seconds of a run, after one that warms up."""
+    """Median seconds of a run, after one that warms up; fewer repeats where they take long."""
     run()
-    taken = []
-    for _ in range(REPEATS):
+    taken: list[float] = []
+    while len(taken) < REPEATS and sum(taken) < ENOUGH_S:
         start = time.perf_counter()
         run()
         if torch.cuda.is_available():

@@ -7,7 +7,7 @@ values · tracing → heads → staging → replay → cutting → model → bui
 from __future__ import annotations
 
 from frostline.backbone.building import assemble
-from frostline.backbone.freezing import BN_POLICIES, freeze, keeps_statistics, set_training
+from frostline.backbone.freezing import BN_POLICIES, freeze, keeps_statistics, set_training, training_modes
 from frostline.backbone.identity import prefix_digest
 from frostline.backbone.model import Backbone, Cut, Stage, weights_digest
 from frostline.backbone.preprocessing import Preprocessing
@@ -28,5 +28,6 @@ __all__ = [
     "row_elements",
     "set_training",
     "suffix",
+    "training_modes",
     "weights_digest",
 ]

@@ -39,13 +39,22 @@ def set_training(backbone: Backbone, model: nn.Module, cut: Cut, bn: str = "affi
 
     A module that works on both sides of the cut is in training mode itself, but BatchNorm there stays still.
     """
+    for module, learns in training_modes(backbone, model, cut, bn):
+        module.training = learns
+
+
+def training_modes(
+    backbone: Backbone, model: nn.Module, cut: Cut, bn: str = "affine"
+) -> list[tuple[nn.Module, bool]]:
+    """Return each module with its `training` flag, to be set many times and worked out once."""
     _check(bn)
     still = bn in ("eval", "affine")
+    modes = []
     for name, (first, last) in backbone.module_spans(model).items():
         module = model.get_submodule(name)
-        module.training = last >= cut.index
-        if keeps_statistics(module) and (still or first < cut.index):
-            module.training = False
+        frozen_norm = keeps_statistics(module) and (still or first < cut.index)
+        modes.append((module, last >= cut.index and not frozen_norm))
+    return modes
 
 
 def keeps_statistics(module: nn.Module) -> bool:

@@ -206,7 +206,7 @@ class Frozen:
         missing = shelf.missing(list(item_of))
         told = _Told(tell, len(missing))
         try:
-            for early, below in self._earlier:
+            for early, below in self._earlier if missing else []:
                 if missing and below.form is not None:
                     absent = set(below.missing(missing))
                     if len(absent) < len(missing) and self._bridge_holds(early, below, images, item_of):

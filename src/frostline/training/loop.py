@@ -116,8 +116,11 @@ def _prepare(
 
 
 def _supply(job: Job, model: nn.Module, index: int) -> Supply:
+    modes = bb.training_modes(
+        job.backbone, model.eval(), job.backbone.cut(job.segments[index].cut), job.settings.bn
+    )
     return Supply(
-        job.backbone, model.eval(), job.segments, index, job.plan, job.store, job.counts, job.workers
+        job.backbone, model, modes, job.segments, index, job.plan, job.store, job.counts, job.workers
     )
 
 
@@ -137,7 +140,7 @@ def _epoch(
     start, first = time.perf_counter(), epoch * segment.steps_per_epoch
     items, targets = supply.epoch(job.train, job.balance, job.seed, index, epoch, progress.views)
     supply.prepare(job.train, items, job.tell)
-    bb.set_training(job.backbone, model, cut, job.settings.bn)
+    supply.set_training()
     with torch.random.fork_rng(devices=_cuda(job)), bb.suffix(job.backbone, model, cut) as learning:
         torch.manual_seed(derive(job.seed, "epoch", index, epoch))
         batches = zip(supply.batches(job.train, items), targets_of(targets, items), strict=True)

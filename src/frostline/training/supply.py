@@ -22,6 +22,9 @@ from frostline.strategy import Segment
 from frostline.training.imbalance import Balance
 from frostline.training.planning import Plan
 
+# Rows of a phase that stay in memory once they were read. A choice: all pooled features of a few thousand
+# images and several views, and a small part of what one training step of a convolutional network takes.
+HELD_BYTES = 64_000_000
 VIEWS_APART = 1_000_000  # more than any run has epochs: the view numbers of repeats stay apart
 
 
@@ -32,6 +35,7 @@ class Supply:
         self,
         backbone: bb.Backbone,
         model: nn.Module,
+        modes: Sequence[tuple[nn.Module, bool]],
         segments: Sequence[Segment],
         index: int,
         plan: Plan,
@@ -43,6 +47,9 @@ class Supply:
         self._segment = segments[index]
         self._plan = plan
         self._workers = workers
+        self._model, self._modes = model, modes
+        self._held: dict[tuple[int, int] | None, Tensor] = {}  # (part, view) → all its rows, in order
+        self._room_bytes = HELD_BYTES
 
         def frozen(index: int) -> Frozen:
             return Frozen(backbone, model, backbone.cut(index), plan.way, store, counts)
@@ -80,13 +87,20 @@ class Supply:
 
     def prepare(self, images: Images, items: list[list[Item]], tell: Tell | None = None) -> None:
         """Compute the rows that will be read, here or in later phases, if any are missing."""
-        if self._frozen:
-            self._frozen.place()
+        self._model.eval()
+        if self._frozen is None or (not self._later and _place(images, items) in self._held):
+            return
+        self._frozen.place()
         flat = [item for batch in items for item in batch]
-        for frozen in [*self._later, *([self._frozen] if self._frozen else [])]:
+        for frozen in [*self._later, self._frozen]:
             wanted = [item for item in flat if self._plan.keeps(frozen.cut, item[1])]
             if wanted:
                 frozen.fill(images, wanted, workers=self._workers, tell=tell)
+
+    def set_training(self) -> None:
+        """Put what learns in training mode."""
+        for module, learns in self._modes:
+            module.training = learns
 
     def batches(self, images: Images, items: list[list[Item]]) -> Iterator[Tensor]:
         """Yield z for each batch of items, on the device where layers learn."""
@@ -95,15 +109,48 @@ class Supply:
             for pixels in images.batches(items, self._workers):
                 yield numbers.batch(pixels, images.preprocessing.normalise)
             return
-        keep = all(self._plan.keeps(self.cut, view) for batch in items for _, view in batch)
-        for z in self._frozen.batches(images, items, keep=keep, workers=self._workers):
+        for z in self._rows(self._frozen, images, items):
             moved = z.to(numbers.device)
             yield moved.float() if numbers.precision == "float32" else moved
+
+    def _rows(self, frozen: Frozen, images: Images, items: list[list[Item]]) -> Iterator[Tensor]:
+        """Read or compute; small rows of a view that is read whole stay in memory for the next time."""
+        place = _place(images, items)
+        held = self._held.get(place)
+        if held is not None:
+            for batch in items:
+                yield _picked(held, [position for position, _ in batch])
+            return
+        keep = all(self._plan.keeps(self.cut, view) for batch in items for _, view in batch)
+        positions = [position for batch in items for position, _ in batch]
+        whole = keep and place is not None and sorted(positions) == list(range(len(images)))
+        kept: list[Tensor] = []
+        for z in frozen.batches(images, items, keep=keep, workers=self._workers):
+            yield z
+            if whole and len(images) * z[:1].nbytes <= self._room_bytes:
+                kept.append(z)
+        if kept and place is not None:
+            rows = torch.cat(kept)
+            self._room_bytes -= rows.nbytes
+            self._held[place] = _picked(rows, np.argsort(positions).tolist())
 
     def still(self, images: Images, size: int) -> list[list[Item]]:
         """Return view 0 of every image in order, in batches."""
         items = [(position, 0) for position in range(len(images))]
         return [items[i : i + size] for i in range(0, len(items), size)]
+
+
+def _place(images: Images, items: Sequence[Sequence[Item]]) -> tuple[int, int] | None:
+    """Return (part, view) where all items are of one view."""
+    views = {view for batch in items for _, view in batch}
+    return (id(images), views.pop()) if len(views) == 1 else None
+
+
+def _picked(rows: Tensor, positions: list[int]) -> Tensor:
+    """Return some rows, in the memory format that all have."""
+    found = rows[torch.tensor(positions)]
+    last = rows.ndim == 4 and not rows.is_contiguous()
+    return found.contiguous(memory_format=torch.channels_last) if last else found
 
 
 def targets_of(targets: Tensor, items: Sequence[Sequence[Item]]) -> Iterator[Tensor]:
