@@ -53,10 +53,9 @@ def decide(request: Request, plan: Plan, images: Images, store: Store | None) ->
         plan.views = views_for(sum(segment.steps / segment.batches for segment in segments))
     if store is None:
         return
-    decode_s = _decode_s(images) if request.rows == "auto" and not request.exact and segments else 0.0
     for index, need in _needs(request, plan, images).items():
         cut = request.backbone.cut(index)
-        choice = _choice(request, plan, cut, need, decode_s, images, store)
+        choice = _choice(request, plan, cut, need, images, store)
         row_bytes = _row_bytes(request, plan, cut) * len(images)
         room = math.floor(store.room_bytes() / max(1, row_bytes))
         views = sorted(need.passes)
@@ -91,9 +90,7 @@ def _needs(request: Request, plan: Plan, images: Images) -> dict[int, _Need]:
     return needs
 
 
-def _choice(
-    request: Request, plan: Plan, cut: Cut, need: _Need, decode_s: float, images: Images, store: Store
-) -> cost.Choice:
+def _choice(request: Request, plan: Plan, cut: Cut, need: _Need, images: Images, store: Store) -> cost.Choice:
     row_bytes = _row_bytes(request, plan, cut)
     pixel_bytes = 3 * request.backbone.preprocessing.size**2
     if request.rows == "keep":
@@ -101,11 +98,12 @@ def _choice(
     if request.exact:
         why = f"a row has {row_bytes:,} bytes, an image's pixels {pixel_bytes:,}; nothing is timed"
         return cost.Choice(row_bytes <= pixel_bytes, why)
-    read_s, keep_s = store.seconds_per_row(row_bytes)
-    rates = cost.RowRates(row_bytes, decode_s, _prefix_s(request, plan.way, cut), read_s, keep_s)
     first = Frozen(request.backbone, request.backbone.model, cut, plan.way, store)
     wanted = [(position, view) for position in range(len(images)) for view in need.passes]
     missing = first.missing(images, wanted) / max(1, len(wanted))
+    read_s, keep_s = store.seconds_per_row(row_bytes)
+    decode_s = _decode_s(images) if missing else 0.0  # what is there is read if it beats the prefix alone
+    rates = cost.RowRates(row_bytes, decode_s, _prefix_s(request, plan.way, cut), read_s, keep_s)
     return cost.read_or_recompute(rates, uses=need.uses, missing=missing, along=need.along)
 
 

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from frostline import backbone as bb
 from frostline import numerics
@@ -25,7 +25,8 @@ from frostline.strategy import settings
 from frostline.training import flips
 from frostline.training.request import Request
 
-FROZEN_BATCHES = (32, 64, 128)  # images a forward pass of the frozen part; the fastest per image is taken
+FROZEN_BATCHES = (32, 64)  # images a forward pass of the frozen part; the fastest per image is taken
+TRIAL = 16  # images with which precisions are timed: what a person waits for once on a machine
 FROZEN_BATCH = 64  # where nothing may be timed
 
 
@@ -97,7 +98,7 @@ def frozen_way(request: Request) -> Way:
     backbone = request.backbone
     what = f"forward {backbone.name} {backbone.digest[:12]} size {backbone.preprocessing.size}"
     last = backbone.cuts[-1]
-    first = FROZEN_BATCHES[0]
+    first = TRIAL
     tried = functools.cache(lambda plan: forward(backbone, Way(plan, first), last))
     plan = numerics.timed_plan(f"{what} images {first}", lambda plan: tried(plan)(), request.threads)
     ways = {str(size): Way(plan, size) for size in FROZEN_BATCHES}
@@ -129,16 +130,19 @@ def forward(backbone: Backbone, way: Way, cut: Cut) -> Callable[[], None]:
 def _timed_training(request: Request, cut: int) -> NumericPlan:
     """Time one training step on random pixels above `cut`."""
     backbone = request.backbone
-    size, images = backbone.preprocessing.size, min(request.batch, 16)
+    size, images = backbone.preprocessing.size, min(request.batch, TRIAL)
     pixels = torch.zeros((images, 3, size, size), dtype=torch.uint8)
-    model = copy.deepcopy(backbone.model)
-    at = backbone.cut(cut)
-    policy = settings(request.strategy).bn
-    bb.freeze(backbone, model, at, policy)
-    bb.set_training(backbone, model, at, policy)
+    at, policy = backbone.cut(cut), settings(request.strategy).bn
+
+    @functools.cache
+    def prepared() -> nn.Module:
+        model = copy.deepcopy(backbone.model)
+        bb.freeze(backbone, model, at, policy)
+        bb.set_training(backbone, model, at, policy)
+        return model
 
     def step(plan: NumericPlan) -> None:
-        plan.place(model)
+        model = plan.place(prepared())
         x = plan.batch(pixels, backbone.preprocessing.normalise)
         with plan.autocast(), torch.no_grad():
             z = bb.prefix(backbone, model, at)(x)
