@@ -46,12 +46,13 @@ def store(context: click.Context, /, **options: Any) -> None:
             from frostline.store import Store
 
             verb.start_light()
-            kept = Store()
-            shelves = [
-                {**asdict(held), "form": asdict(held.form) if held.form else None} for held in kept.holdings()
-            ]
-            result = {"path": str(kept.path), "bytes": kept.total_bytes(), "shelves": shelves}
-            verb.done(result, lambda: show.store(kept))
+            with Store() as kept:
+                shelves = [
+                    {**asdict(held), "form": asdict(held.form) if held.form else None}
+                    for held in kept.holdings()
+                ]
+                result = {"path": str(kept.path), "bytes": kept.total_bytes(), "shelves": shelves}
+                verb.done(result, lambda: show.store(kept))
 
 
 @store.command()
@@ -65,13 +66,13 @@ def prune(before: dict[str, Any], /, max_size: int, **options: Any) -> None:
         from frostline.store import Store
 
         verb.start_light()
-        kept = Store()
-        gone = kept.prune(max_size)
-        left = kept.total_bytes()
-        verb.done(
-            {"path": str(kept.path), "freed_bytes": gone, "bytes": left},
-            lambda: click.echo(f"{size(gone)} deleted, {size(left)} left in {kept.path}"),
-        )
+        with Store() as kept:
+            gone = kept.prune(max_size)
+            left = kept.total_bytes()
+            verb.done(
+                {"path": str(kept.path), "freed_bytes": gone, "bytes": left},
+                lambda: click.echo(f"{size(gone)} deleted, {size(left)} left in {kept.path}"),
+            )
 
 
 @store.command()
@@ -83,15 +84,15 @@ def verify(before: dict[str, Any], /, **options: Any) -> None:
         from frostline.store import Store
 
         verb.start_light()
-        kept = Store()
-        found = kept.verify()
-        verb.done(
-            {"path": str(kept.path), **asdict(found)},
-            lambda: click.echo(
-                f"{found.right:,} rows are right, {found.damaged:,} were damaged and are dropped, "
-                f"{found.lost:,} were gone, {found.adopted:,} were on disk and unknown, and are known now."
-            ),
-        )
+        with Store() as kept:
+            found = kept.verify()
+            verb.done(
+                {"path": str(kept.path), **asdict(found)},
+                lambda: click.echo(
+                    f"{found.right:,} rows are right, {found.damaged:,} were damaged and are dropped, "
+                    f"{found.lost:,} were gone, {found.adopted:,} were found on disk and are known now."
+                ),
+            )
 
 
 @store.command()
@@ -104,12 +105,12 @@ def clear(before: dict[str, Any], /, **options: Any) -> None:
         from frostline.store import Store
 
         verb.start_light()
-        kept = Store()
-        gone = kept.clear()
-        verb.done(
-            {"path": str(kept.path), "freed_bytes": gone, "bytes": kept.total_bytes()},
-            lambda: click.echo(f"{size(gone)} deleted from {kept.path}"),
-        )
+        with Store() as kept:
+            gone = kept.clear()
+            verb.done(
+                {"path": str(kept.path), "freed_bytes": gone, "bytes": kept.total_bytes()},
+                lambda: click.echo(f"{size(gone)} deleted from {kept.path}"),
+            )
 
 
 def _both(before: dict[str, Any], after: dict[str, Any]) -> dict[str, Any]:

@@ -102,6 +102,11 @@ class Folder:
             self._index.close()
             self._index = None
 
+    def close(self) -> None:
+        """Give every file back; afterwards nothing is read or kept."""
+        self._forget()
+        self.readable = self.writable = False
+
     def adopt(self, index: Index, known: set[str]) -> int:
         """Take shards that are on disk into the index, delete what is no whole shard; return the rows."""
         adopted = 0

@@ -28,6 +28,7 @@ FOLDER = "rows"  # below `places.home()`
 DEFAULT_LIMIT_BYTES = 20_000_000_000
 KEEP_FREE_SHARE = 0.05  # of the disk, whatever the limit says
 
+NEVER_S = 1e9  # what keeping a row costs where nothing can be kept
 PROBE_BYTES = 8_000_000  # written and read to measure a disk: a few milliseconds on most
 PROBE_BATCH = 32  # rows read at a time, as training does
 
@@ -80,6 +81,16 @@ class Store:
         """Whether new rows are kept."""
         return self._folder.writable
 
+    def close(self) -> None:
+        """Give every file back; afterwards all rows are misses."""
+        self._folder.close()
+
+    def __enter__(self) -> Store:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self.close()
+
     def shelf(self, about: Mapping[str, Any], shown: Mapping[str, Any] | None = None) -> Shelf:
         """Return the rows that were computed from exactly `about` (plain data) and an image's view.
 
@@ -101,19 +112,22 @@ class Store:
 
     def seconds_per_row(self, row_bytes: int) -> tuple[float, float]:
         """Measure on this disk how long one row takes to read (just written, so from memory) and to keep."""
+        if not self.writable:
+            return 0.0, NEVER_S
         count = max(16, min(256, PROBE_BYTES // max(1, row_bytes)))
         keys = [key_of(str(number), "rate") for number in range(count)]
         rows = np.random.default_rng(0).integers(0, 256, (count, row_bytes), dtype=np.uint8)
         folder = self.path / f".rate-{os.getpid()}-{uuid.uuid4().hex[:8]}"
         try:
-            shelf = Store(folder).shelf({})
-            begun = time.perf_counter()
-            shelf.put(keys, rows, Form("bfloat16", (row_bytes // 2,)))
-            shelf.flush()
-            kept = time.perf_counter()
-            for start in range(0, count, PROBE_BATCH):
-                shelf.read(keys[start : start + PROBE_BATCH])
-            return (time.perf_counter() - kept) / count, (kept - begun) / count
+            with Store(folder) as store:
+                shelf = store.shelf({})
+                begun = time.perf_counter()
+                shelf.put(keys, rows, Form("bfloat16", (row_bytes // 2,)))
+                shelf.flush()
+                kept = time.perf_counter()
+                for start in range(0, count, PROBE_BATCH):
+                    shelf.read(keys[start : start + PROBE_BATCH])
+                return (time.perf_counter() - kept) / count, (kept - begun) / count
         finally:
             shutil.rmtree(folder, ignore_errors=True)
 

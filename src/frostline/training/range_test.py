@@ -75,8 +75,9 @@ def lr_range_test(
     plan = numerics.exact_plan()
     images = request.images("train", Policy("standard"))
     balance = Balance("none", images.targets, len(data.classes))
-    head = Frozen(backbone, backbone.model, backbone.cuts[-1], Way(plan, FROZEN_BATCH), Store())
-    model = starting_model(request, head, images, balance)
+    with Store() as store:
+        head = Frozen(backbone, backbone.model, backbone.cuts[-1], Way(plan, FROZEN_BATCH), store)
+        model = starting_model(request, head, images, balance)
     cut = min(segment.cut for segment in segments)
     at = backbone.cut(cut)
     frozen = bb.prefix(backbone, plan.place(model), at)

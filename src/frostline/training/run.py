@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import nullcontext
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -116,8 +117,8 @@ def _perform(request: Request, study: Study, folder: RunFolder) -> None:
     with PeakMemory(imported_baseline_bytes()) as memory:
         folder.write("environment.json", environment())
         plan, counts = planning.begin(request, folder), Counts()
-        with numerics.threads(plan.numbers.threads):
-            store = Store() if request.rows != "compute" else None
+        opened = nullcontext() if request.rows == "compute" else Store()
+        with numerics.threads(plan.numbers.threads), opened as store:
             head = Frozen(
                 request.backbone, request.backbone.model, request.backbone.cuts[-1], plan.way, store, counts
             )
