@@ -155,7 +155,9 @@ def test_workers_and_layouts_change_no_bit(data: Manifest, tmp_path: Path) -> No
     done = []
     for name, options in (("a", {}), ("b", {"workers": 2}), ("c", {"workers": 2, "rows": "compute"})):
         done.append(
-            frostline.train(tiny_backbone(), data, "top_k(1)", study=tmp_path / name, **FAST, **options)
+            frostline.train(
+                tiny_backbone(), data, "top_k(1, epochs=2)", study=tmp_path / name, **FAST, **options
+            )
         )
         Store().clear()
     assert len({weights(run) for run in done}) == 1
