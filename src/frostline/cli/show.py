@@ -51,7 +51,7 @@ def between(low: float, high: float) -> str:
 
 def size(value_bytes: float) -> str:
     """Bytes as people read them."""
-    return f"{value_bytes / 1e6:,.0f} MB"
+    return f"{value_bytes / 1e6:,.0f} MB" if value_bytes >= 1e6 else f"{value_bytes / 1e3:,.0f} kB"
 
 
 def data_lines(data: Manifest) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -181,9 +182,13 @@ def _named(samples: Sequence[Sample], pairs: Sequence[tuple[str, str]]) -> tuple
 
 
 def _summary(samples: Sequence[Sample], classes: Sequence[str]) -> str:
-    parts = [sample.split for sample in samples]
-    counts = ", ".join(f"{parts.count(part)} {part}" for part in PARTS)
-    return f"{len(samples)} images in {len(classes)} classes: {counts}."
+    found = []
+    for part in PARTS:
+        of_class = Counter(sample.label for sample in samples if sample.split == part)
+        fewest, most = min(of_class[name] for name in classes), max(of_class[name] for name in classes)
+        spread = f"{fewest}" if fewest == most else f"{fewest} to {most}"
+        found.append(f"{of_class.total()} {part}" + (f" ({spread} a class)" if most else ""))
+    return f"{len(samples)} images in {len(classes)} classes: {', '.join(found)}."
 
 
 def _about_copies(
