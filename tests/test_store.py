@@ -431,3 +431,14 @@ def test_rates_are_measured_and_leave_nothing(place: Path) -> None:
         assert 0 < keep_s < 1
         assert store.total_bytes() == 0
         assert [path.name for path in place.iterdir()] == [folders.INDEX]
+
+
+def test_a_shard_that_another_process_took_in_first_is_no_damage(place: Path) -> None:
+    store = filled(place)
+    (shard,) = shard_files(place)
+    says = sharding.contents(shard)
+    index = folders.Index(place / folders.INDEX)
+    index.add(index.shelf(says.shelf, says.about)[0], says.form, shard.name, 1, says.keys, says.checks)
+    index.close()
+    assert right(store.shelf(ABOUT), KEYS) == 100
+    assert store.trouble == ""

@@ -164,11 +164,11 @@ class Index:
         keys: Sequence[bytes],
         checks: Sequence[int],
     ) -> None:
-        """Note a shard that is on disk, and end the claims on its rows."""
+        """Note a shard that is on disk (again, if `verify` met it first), and end the claims on its rows."""
         with self._writing() as do:
             do.execute("UPDATE shelves SET form = ? WHERE id = ?", (form.to_json(), shelf))
             shard = do.execute(
-                "INSERT INTO shards (name, shelf, bytes, used) VALUES (?, ?, ?, ?)",
+                "INSERT OR REPLACE INTO shards (name, shelf, bytes, used) VALUES (?, ?, ?, ?)",
                 (name, shelf, size_bytes, time.time()),
             ).lastrowid
             rows = [
