@@ -22,14 +22,13 @@ from frostline.dataset import Manifest
 from frostline.errors import UsageError
 from frostline.frozen import Counts, Way
 from frostline.images import Images
-from frostline.inference import logits
 from frostline.record import Study, plain
 from frostline.training import loop
 from frostline.training.imbalance import Balance
 from frostline.training.planning import Plan
 from frostline.training.request import _identity
 from frostline.training.supply import Supply
-from tiny import PREPROCESSING, TinyNet, picture, tiny_backbone, tiny_model, write_table
+from tiny import PREPROCESSING, TinyNet, live_logits, picture, tiny_backbone, tiny_model, write_table
 
 FAST = {"exact": True, "augment": "light", "flip": "none", "threads": 1}
 
@@ -80,7 +79,7 @@ def test_temperature_is_fitted_on_val_and_used_in_prediction(data: Manifest, tmp
     run = frostline.train(tiny_backbone(), data, "full(lr=0.01)", study=tmp_path / "s", **FAST)
     model = frostline.load_model(run.study.path, module=tiny_model())
     val = Images(data, data.part("val"), PREPROCESSING)
-    raw = logits(model, val, numerics.exact_plan(1))
+    raw = live_logits(model, val)
     assert run.temperature == pytest.approx(metrics.fit_temperature(raw, val.targets), rel=1e-3)
     assert abs(run.temperature - 1) > 0.02
     answers = frostline.predict(run.study.path, tmp_path / "images", module=tiny_model())
@@ -153,7 +152,7 @@ def test_a_solved_head_knows_about_imbalance(kind: str, tmp_path: Path) -> None:
             tiny_backbone(), data, "linear_probe", study=tmp_path / name, imbalance=name, **FAST
         )
         model = frostline.load_model(run.folder, module=tiny_model())
-        rows = logits(model, Images(data, data.part("test"), PREPROCESSING), numerics.exact_plan(1))
+        rows = live_logits(model, Images(data, data.part("test"), PREPROCESSING))
         margins.append(float((rows[:, 1] - np.maximum(rows[:, 0], rows[:, 2])).mean()))
     assert margins[1] > margins[0] + 0.01
 
@@ -177,7 +176,7 @@ def test_repeats_within_an_epoch_are_other_views(tmp_path: Path) -> None:
         assert len({position for position, _ in seen}) < len(seen)
         assert targets.tolist() == [int(images.targets[position]) for position, _ in seen]
         if views:
-            assert {view for _, view in seen} <= set(range(1, views + 1))
+            assert {view for _, view in seen} <= set(range(views))
 
 
 def test_flips_are_on_where_images_have_no_side(tmp_path: Path) -> None:

@@ -15,13 +15,12 @@ from frostline.augment import Policy
 from frostline.dataset import Manifest
 from frostline.frozen import Frozen, Way, features
 from frostline.heads import linear_head
-from frostline.inference import logits
 from frostline.story import write_digits
 from frostline.strategy import settings
 from frostline.training.imbalance import Balance
 from frostline.training.learning import starting_model
 from frostline.training.request import Request
-from tiny import tiny_backbone, write_table
+from tiny import live_logits, tiny_backbone, write_table
 
 pytestmark = pytest.mark.usefixtures("warm_store")
 
@@ -70,7 +69,7 @@ def test_step_zero_scores_what_the_probe_scored(strategy: str, digits: Manifest)
     seen = features(head, train)
     solved = probe.logistic(seen, train.targets, 10, l2=known.start_l2, smoothing=known.smoothing)
     expected = solved.logits(features(head, held))
-    assert logits(model, held, plan) == pytest.approx(expected, abs=1e-3)
+    assert live_logits(model, held) == pytest.approx(expected, abs=1e-3)
 
     # And in the mode, and on the pixels, that training uses.
     cut = request.backbone.cut(min(s.cut for s in request.segments()))

@@ -6,15 +6,24 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor, nn
 
 import frostline
 from frostline.backbone import Backbone, Preprocessing
+from frostline.images import Images
 
 PREPROCESSING = Preprocessing(
     size=16, crop_pct=1.0, interpolation="bilinear", mean=(0.5, 0.5, 0.5), std=(0.5, 0.5, 0.5)
 )
+
+
+def live_logits(model: nn.Module, images: Images) -> NDArray[np.float32]:
+    """What the whole model answers to view 0 of every image in float32, shape (images, classes)."""
+    with torch.no_grad():
+        pixels = torch.stack([images[(position, 0)] for position in range(len(images))])
+        return model.eval()(images.preprocessing.normalise(pixels)).numpy()
 
 
 class Block(nn.Module):

@@ -25,6 +25,7 @@ from frostline.errors import FrostlineError
 # Decoded pictures may take this share of the memory that is free when a run begins. What is over it is
 # decoded again in each epoch.
 KEPT_SHARE = 0.15
+EVALUATION_BATCH = 64  # images a forward pass without gradients: keeps memory small; not measured
 
 Item = tuple[int, int]  # (position in the samples, view)
 MIRRORED = -1  # a view

@@ -16,8 +16,7 @@ from frostline.backbone import Preprocessing
 from frostline.dataset import find_images, open_image, read_paths
 from frostline.errors import DamagedImage, DataError, StudyError
 from frostline.heads import build_head
-from frostline.images import Tell
-from frostline.inference import BATCH
+from frostline.images import EVALUATION_BATCH, Tell
 from frostline.record import RunFolder, Study
 from frostline.strategy import parse
 
@@ -109,9 +108,9 @@ def predict(
     paths = _paths(images)
     rows: list[Prediction] = []
     unreadable: list[tuple[str, str]] = []
-    for start in range(0, len(paths), BATCH):
+    for start in range(0, len(paths), EVALUATION_BATCH):
         good, pixels = [], []
-        for path in paths[start : start + BATCH]:
+        for path in paths[start : start + EVALUATION_BATCH]:
             try:
                 pixels.append(predictor.preprocessing.crop(open_image(path)))
                 good.append(str(path))
@@ -120,7 +119,7 @@ def predict(
         if pixels:
             rows += _top(good, predictor(torch.stack(pixels)), predictor.classes, top)
         if tell:
-            tell("predict", min(start + BATCH, len(paths)), len(paths))
+            tell("predict", min(start + EVALUATION_BATCH, len(paths)), len(paths))
     return Predictions(tuple(rows), tuple(unreadable), folder.name, why)
 
 

@@ -110,8 +110,8 @@ def cli() -> None:
 @click.option(
     "--views",
     type=click.IntRange(0),
-    help="Augmented views of each image to cycle through while layers are frozen; "
-    "0: a new one each epoch [as many as the epochs ask for].",
+    help="Views of each image, the plain one among them, to cycle through while layers are frozen; "
+    "0: a new augmented one each epoch [as many as the epochs ask for].",
 )
 @click.option(
     "--rows",

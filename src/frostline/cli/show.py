@@ -128,8 +128,7 @@ def _arithmetic(found: dict[str, Any]) -> list[str]:
     """Read or recompute, cut by cut."""
     lines = []
     for row in found["numeric_plan"]["frozen"]["rows"]:
-        views = len([view for view in row["views_kept"] if view])
-        word = f"{views} view(s) kept" if row["views_kept"] else "computed each time"
+        word = f"{len(row['views_kept'])} view(s) kept" if row["views_kept"] else "computed each time"
         lines.append(f"Cut {row['cut']}: {word}; {row['why']}.")
     return lines or ["No rows to keep: nothing is trained above a frozen part."]
 

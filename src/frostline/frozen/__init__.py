@@ -3,11 +3,12 @@
 A row is what the prefix answers for one view of one image, kept in the type it was computed in: nothing is
 rounded, so a later cut's row may be computed from an earlier one.
 
-way · tensors → rows
+way · tensors → rows → answers
 """
 
-from frostline.frozen.rows import Counts, Frozen, features
+from frostline.frozen.answers import features, logits
+from frostline.frozen.rows import Counts, Frozen
 from frostline.frozen.tensors import AHEAD, ahead
 from frostline.frozen.way import Way
 
-__all__ = ["AHEAD", "Counts", "Frozen", "Way", "ahead", "features"]
+__all__ = ["AHEAD", "Counts", "Frozen", "Way", "ahead", "features", "logits"]

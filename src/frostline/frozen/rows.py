@@ -13,9 +13,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
-import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from frostline import backbone as bb
@@ -284,29 +282,6 @@ class _Told:
         self._done += count
         if self._tell:
             self._tell("frozen layers", self._done, max(self._done, self._total))
-
-
-def features(
-    frozen: Frozen,
-    images: Images,
-    *,
-    view: int = 0,
-    workers: int = 0,
-    tell: Tell | None = None,
-) -> NDArray[np.float32]:
-    """Return the rows of one view of every image, averaged over space: float32 of shape (images, width).
-
-    At the last cut these are the pretrained features before the head.
-    """
-    items = [(position, view) for position in range(len(images))]
-    frozen.fill(images, items, workers=workers, tell=tell)
-    size = frozen.way.batch
-    lists = [items[i : i + size] for i in range(0, len(items), size)]
-    found = []
-    for z in frozen.batches(images, lists, workers=workers):
-        flat = z.mean(dim=tuple(range(2, z.ndim))) if z.ndim > 2 else z  # where a head pools by itself
-        found.append(flat.float().numpy())
-    return np.concatenate(found)
 
 
 def _key(images: Images, item: Item) -> bytes:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -11,9 +12,11 @@ from torch import nn
 
 from frostline import metrics, numerics
 from frostline.dataset import Sample
-from frostline.inference import logits
-from frostline.numerics import NumericPlan
+from frostline.frozen import Counts, Way, logits
+from frostline.images import EVALUATION_BATCH, Images
 from frostline.record import RunFolder
+from frostline.store import Store
+from frostline.training import keeping
 from frostline.training.request import Request
 
 THUMBNAILS = 64  # test images kept small in the study, for the report
@@ -21,15 +24,36 @@ THUMBNAIL_PX = 64
 
 
 def predict_parts(
-    request: Request, folder: RunFolder, model: nn.Module, chosen: dict[str, Any]
+    request: Request,
+    folder: RunFolder,
+    model: nn.Module,
+    chosen: dict[str, Any],
+    store: Store | None,
+    counts: Counts,
 ) -> dict[str, Any]:
     """Predict val and test with the model as it will be taken away: float32, plain."""
-    plain = numerics.exact_plan(request.threads)
+    cut = next(cut for cut in request.backbone.cuts if cut.name == chosen["cut"])
+    way = Way(numerics.exact_plan(request.threads), EVALUATION_BATCH)
+
+    def answers(images: Images) -> NDArray[np.float32]:
+        return logits(
+            request.backbone,
+            model,
+            cut,
+            images,
+            way,
+            keep=keeping.untimed(request, cut, 4).keep,
+            store=store,
+            counts=counts,
+            workers=request.workers,
+            tell=request.tell,
+        )
+
     temperature = chosen.pop("temperature", 1.0)
     figures: dict[str, Any] = {"val_accuracy": None, f"val_{request.metric}": None, "val_goodness": None}
     if request.data.part("val"):
         val = request.images("val")
-        raw = logits(model, val, plain, workers=request.workers)
+        raw = answers(val)
         temperature = metrics.fit_temperature(raw, val.targets)
         probabilities = metrics.softmax(raw, temperature)
         _write_predictions(request, folder, "val", val.samples, probabilities)
@@ -38,17 +62,17 @@ def predict_parts(
             f"val_{request.metric}": metrics.score(request.metric, val.targets, probabilities),
             "val_goodness": metrics.goodness(request.metric, val.targets, probabilities),
         }
-    return {**figures, **_of_test(request, folder, model, plain, temperature), "temperature": temperature}
+    return {**figures, **_of_test(request, folder, answers, temperature), "temperature": temperature}
 
 
 def _of_test(
-    request: Request, folder: RunFolder, model: nn.Module, plain: NumericPlan, temperature: float
+    request: Request, folder: RunFolder, answers: Callable[[Images], NDArray[np.float32]], temperature: float
 ) -> dict[str, Any]:
     """The test part's figures; all null where there is no test image."""
     test = request.images("test")
     if not test.samples:
         return dict.fromkeys((*metrics.METRICS, "majority", "per_class", "low", "high"))
-    probabilities = metrics.softmax(logits(model, test, plain, workers=request.workers), temperature)
+    probabilities = metrics.softmax(answers(test), temperature)
     _write_predictions(request, folder, "test", test.samples, probabilities)
     _write_thumbnails(request, folder, test.samples)
     guesses = probabilities.argmax(axis=1)

@@ -23,8 +23,12 @@ DECODED = 16  # images decoded twice to measure how long that takes: a fraction 
 
 
 def views_for(epochs: float) -> int:
-    """How many views of each image are drawn for so many epochs with frozen layers."""
-    return max(1, min(math.ceil(epochs), max(4, math.ceil(epochs / 3))))
+    """How many views of each image, the plain one among them, are cycled through in so many epochs.
+
+    Three were as good as a new view in each of 12 to 30 epochs (docs/LOG.md 2026-11-24). That they grow with
+    longer runs is a choice.
+    """
+    return max(1, min(math.ceil(epochs), max(3, math.ceil(epochs / 10))))
 
 
 @dataclass
@@ -50,7 +54,11 @@ def decide(request: Request, plan: Plan, images: Images, store: Store | None) ->
     if request.views is not None:
         plan.views = request.views
     elif not images.policy.still:
-        plan.views = views_for(sum(segment.steps / segment.batches for segment in segments))
+        epochs = sum(segment.steps / segment.batches for segment in segments)
+        head_only = all(
+            request.backbone.cut(s.cut).index == request.backbone.cuts[-1].index for s in segments
+        )
+        plan.views = views_for(epochs, head_only)
     if store is None:
         return
     for index, need in _needs(request, plan, images).items():
@@ -76,10 +84,10 @@ def _needs(request: Request, plan: Plan, images: Images) -> dict[int, _Need]:
         passes: dict[int, float] = {}
         for _ in range(segment.epochs):
             view += 1
-            drawn = 0 if images.policy.still else (1 + (view - 1) % plan.views if plan.views else view)
+            drawn = 0 if images.policy.still else plan.view(view)
             passes[drawn] = passes.get(drawn, 0) + segment.steps_per_epoch / segment.batches
         if request.imbalance == "sampler" and plan.views:  # what is drawn twice comes in another view
-            passes = {v: sum(passes.values()) / plan.views for v in range(1, plan.views + 1)}
+            passes = {v: sum(passes.values()) / plan.views for v in range(plan.views)}
         if index > 0:
             along = set(passes) <= seen
             known = needs.setdefault(index, _Need({}, along))
@@ -91,13 +99,9 @@ def _needs(request: Request, plan: Plan, images: Images) -> dict[int, _Need]:
 
 
 def _choice(request: Request, plan: Plan, cut: Cut, need: _Need, images: Images, store: Store) -> cost.Choice:
+    if request.rows == "keep" or request.exact:
+        return untimed(request, cut, _value_bytes(plan))
     row_bytes = _row_bytes(request, plan, cut)
-    pixel_bytes = 3 * request.backbone.preprocessing.size**2
-    if request.rows == "keep":
-        return cost.Choice(True, "asked for")
-    if request.exact:
-        why = f"a row has {row_bytes:,} bytes, an image's pixels {pixel_bytes:,}; nothing is timed"
-        return cost.Choice(row_bytes <= pixel_bytes, why)
     first = Frozen(request.backbone, request.backbone.model, cut, plan.way, store)
     wanted = [(position, view) for position in range(len(images)) for view in need.passes]
     missing = first.missing(images, wanted) / max(1, len(wanted))
@@ -107,9 +111,23 @@ def _choice(request: Request, plan: Plan, cut: Cut, need: _Need, images: Images,
     return cost.read_or_recompute(rates, uses=need.uses, missing=missing, along=need.along)
 
 
+def untimed(request: Request, cut: Cut, value_bytes: int) -> cost.Choice:
+    """Decide where nothing is timed: a row that is no larger than its image's pixels is worth keeping."""
+    if request.rows == "keep":
+        return cost.Choice(True, "asked for")
+    row_bytes = bb.row_elements(request.backbone, cut) * value_bytes
+    pixel_bytes = 3 * request.backbone.preprocessing.size**2
+    why = f"a row has {row_bytes:,} bytes, an image's pixels {pixel_bytes:,}; nothing is timed"
+    return cost.Choice(row_bytes <= pixel_bytes, why)
+
+
 def _row_bytes(request: Request, plan: Plan, cut: Cut) -> int:
     """Bytes of one row, before any is computed: layers that answer float32 under bfloat16 take twice that."""
-    return bb.row_elements(request.backbone, cut) * (2 if plan.way.plan.precision == "bfloat16" else 4)
+    return bb.row_elements(request.backbone, cut) * _value_bytes(plan)
+
+
+def _value_bytes(plan: Plan) -> int:
+    return 2 if plan.way.plan.precision == "bfloat16" else 4
 
 
 def _prefix_s(request: Request, way: Way, cut: Cut) -> float:

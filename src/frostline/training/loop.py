@@ -23,8 +23,7 @@ from frostline.augment import brightness
 from frostline.backbone import Backbone
 from frostline.errors import TrainingError
 from frostline.frozen import Counts
-from frostline.images import Images, Tell
-from frostline.inference import BATCH
+from frostline.images import EVALUATION_BATCH, Images, Tell
 from frostline.record import RunFolder
 from frostline.seeds import derive
 from frostline.store import Store
@@ -188,7 +187,7 @@ def _step(
 
 def _logits(job: Job, model: nn.Module, supply: Supply, images: Images) -> NDArray[np.float32]:
     """Return the logits of view 0 of every image, from the rows of the cut; (images, classes)."""
-    items = supply.still(images, BATCH)
+    items = supply.still(images, EVALUATION_BATCH)
     supply.prepare(images, items)
     found = []
     with torch.no_grad(), bb.suffix(job.backbone, model, supply.cut) as learned:

@@ -28,15 +28,16 @@ from frostline.training.request import Request
 FROZEN_BATCHES = (32, 64)  # images a forward pass of the frozen part; the fastest per image is taken
 TRIAL = 16  # images with which precisions are timed: what a person waits for once on a machine
 FROZEN_BATCH = 64  # where nothing may be timed
+VIEWS_APART = 1_000_000  # more than any run has epochs: the view numbers of repeats stay apart
 
 
 @dataclass
 class Plan:
     """How one run computes: `numbers` where layers learn, `way` where they are frozen.
 
-    `views` augmented views of each image are drawn and cycled through while anything is frozen (0: a new
-    one each epoch). `kept` says which views of a cut are kept in the store (0 is the evaluation transform),
-    `why` with which arithmetic.
+    `views` views of each image, the plain one first, are cycled through while anything is frozen (0: a new
+    augmented one each epoch). `kept` says which views of a cut are kept in the store (0 is the evaluation
+    transform), `why` with which arithmetic.
     """
 
     numbers: NumericPlan
@@ -66,6 +67,10 @@ class Plan:
             {row["cut"]: tuple(row["views_kept"]) for row in rows},
             {row["cut"]: row["why"] for row in rows},
         )
+
+    def view(self, drawn: int, repeat: int = 0) -> int:
+        """Return the view that the `drawn`-th epoch (from 1) shows where a part is frozen."""
+        return (drawn - 1 + repeat) % self.views if self.views else drawn + VIEWS_APART * repeat
 
     def keeps(self, cut: Cut, view: int) -> bool:
         """Whether rows of that view at that cut are kept and read."""

@@ -16,8 +16,7 @@ from torch import Tensor, nn
 
 from frostline import backbone as bb
 from frostline.backbone import Backbone, Cut
-from frostline.images import Images
-from frostline.inference import BATCH
+from frostline.images import EVALUATION_BATCH, Images
 from frostline.numerics import NumericPlan
 
 
@@ -56,7 +55,7 @@ def recalibrate(backbone: Backbone, model: nn.Module, cut: Cut, images: Images, 
     hooks = [layer.register_forward_pre_hook(sums[layer]) for layer in layers]
     try:
         with torch.no_grad():
-            for chunk in np.array_split(np.arange(len(images)), math.ceil(len(images) / BATCH)):
+            for chunk in np.array_split(np.arange(len(images)), math.ceil(len(images) / EVALUATION_BATCH)):
                 pixels = next(images.batches([[(int(position), 0) for position in chunk]]))
                 model(plan.batch(pixels, images.preprocessing.normalise))
     finally:

@@ -69,10 +69,10 @@ def train(
     `augment.AUGMENTS` or a callable from RGB image to RGB image. `exact` means float32 and no timed
     choice; `precision` pins `float32` or `bfloat16` alone.
 
-    Frozen layers are computed once: `views` augmented views of each image are drawn and cycled through while
-    anything is frozen (without it as many as the epochs ask for; 0: a new one each epoch), and their rows are
-    kept in the store where that is faster; `rows` is `auto`, `keep` or `compute`, and changes no bit of the
-    result. `tell(what, done, total)` hears of progress.
+    Frozen layers are computed once: `views` views of each image, the plain one first, are cycled through
+    while anything is frozen (`None`: as many as the epochs ask for; 0: a new one each epoch), and their rows
+    are kept in the store where that is faster; `rows` is `auto`, `keep` or `compute`, and changes no bit of
+    the result. `tell(what, done, total)` hears of progress.
     Rates in the result are fractions 0–1.
     Raises `UsageError`, `DataError`, `ModelError`, `StudyError` or `TrainingError`.
     """
@@ -128,7 +128,7 @@ def _perform(request: Request, study: Study, folder: RunFolder) -> None:
                 keeping.decide(request, plan, train_images, store)
                 folder.write("plan.json", plan.as_dict())
             model, chosen = learning.learn(request, folder, plan, head, train_images, watch)
-            found = figures.predict_parts(request, folder, model, chosen)
+            found = figures.predict_parts(request, folder, model, chosen, store, counts)
     places.write_atomically(folder.weights, save(_plain_state(model), metadata={"format": "pt"}))
     result = {
         "strategy": str(request.strategy),

@@ -20,12 +20,11 @@ from frostline.seeds import derive
 from frostline.store import Store
 from frostline.strategy import Segment
 from frostline.training.imbalance import Balance
-from frostline.training.planning import Plan
+from frostline.training.planning import VIEWS_APART, Plan
 
 # Rows of a phase that stay in memory once they were read. A choice: all pooled features of a few thousand
 # images and several views, and a small part of what one training step of a convolutional network takes.
 HELD_BYTES = 64_000_000
-VIEWS_APART = 1_000_000  # more than any run has epochs: the view numbers of repeats stay apart
 
 
 class Supply:
@@ -81,9 +80,7 @@ class Supply:
         """Cycle through the planned views while anything is frozen; else draw a new one each time."""
         if images.policy.still:
             return 0
-        if self.cut.index > 0 and self._plan.views:
-            return 1 + (view - 1 + repeat) % self._plan.views
-        return view + VIEWS_APART * repeat
+        return self._plan.view(view, repeat) if self.cut.index > 0 else view + VIEWS_APART * repeat
 
     def prepare(self, images: Images, items: list[list[Item]], tell: Tell | None = None) -> None:
         """Compute the rows that will be read, here or in later phases, if any are missing."""
