@@ -54,11 +54,7 @@ def decide(request: Request, plan: Plan, images: Images, store: Store | None) ->
     if request.views is not None:
         plan.views = request.views
     elif not images.policy.still:
-        epochs = sum(segment.steps / segment.batches for segment in segments)
-        head_only = all(
-            request.backbone.cut(s.cut).index == request.backbone.cuts[-1].index for s in segments
-        )
-        plan.views = views_for(epochs, head_only)
+        plan.views = views_for(sum(segment.steps / segment.batches for segment in segments))
     if store is None:
         return
     for index, need in _needs(request, plan, images).items():
