@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import dataclasses
 import itertools
+import json
 import shutil
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -371,6 +374,36 @@ def test_a_schedule_with_several_cuts_computes_each_layer_once(
     )  # two views of 36 in batches of 64, val, test: the earliest cut alone
     assert len(calls) - len(from_pixels) <= 3 * 3  # one batch each, to see that a bridge holds
     assert run.store["rows_computed"] <= 4 * (2 * 36 + 12) + len(calls) * images
+
+
+def test_four_training_processes_share_one_store(tmp_path: Path) -> None:
+    table = write_table(tmp_path / "images", train=200, test=4)
+    script = Path(__file__).with_name("training_together.py")
+    processes = [
+        subprocess.Popen(
+            [sys.executable, "-W", "error", str(script), str(table), str(tmp_path / f"study {number}")],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        for number in range(4)
+    ]
+    for process in processes:  # torch is imported by now in all of them
+        assert process.stdout
+        assert process.stdout.readline() == "ready\n", process.communicate()
+    found = []
+    for process in processes:
+        assert process.stdin
+        process.stdin.write("go\n")
+        process.stdin.flush()
+    for process in processes:
+        out, errors = process.communicate(timeout=120)
+        assert process.returncode == 0, errors
+        found.append(json.loads(out))
+    needed = 3 * 600 + 12  # three views of each training image; test
+    assert needed <= sum(each["rows_computed"] for each in found) <= 1.05 * needed
+    assert len({Path(each["weights"]).read_bytes() for each in found}) == 1
 
 
 # --- reading or computing -----------------------------------------------------------------------------

@@ -1,0 +1,23 @@
+"""Trains a tiny head in a process of its own; several of these share one store.
+
+python training_together.py TABLE STUDY
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+
+import frostline
+from frostline.training import planning
+from tiny import tiny_backbone
+
+if __name__ == "__main__":
+    table, study = sys.argv[1:]
+    planning.FROZEN_BATCH = 16  # small shares, so that there is something to divide
+    data = frostline.load_data(table, near_copies=False, val=0.0)
+    print("ready", flush=True)
+    sys.stdin.readline()
+    options = {"exact": True, "threads": 1, "flip": "none", "views": 3, "rows": "keep"}
+    run = frostline.train(tiny_backbone(), data, "head(epochs=3)", study=study, **options)
+    print(json.dumps({**run.store, "weights": str(run.folder.weights)}), flush=True)
