@@ -63,11 +63,14 @@ class Images(Dataset[Tensor]):
 
     def __getitem__(self, item: Item) -> Tensor:
         """Return one view, uint8 of shape (3, size, size). Raises `DamagedImage`."""
+        return self._pixels(item, keep=True)
+
+    def _pixels(self, item: Item, keep: bool) -> Tensor:
         position, view = item
         if view == MIRRORED:
-            return torch.flip(self._evaluation(position), dims=(-1,))
+            return torch.flip(self._evaluation(position, keep), dims=(-1,))
         if view == 0 or self.policy.still:
-            return self._evaluation(position)
+            return self._evaluation(position, keep)
         return self._view(self._image(position), self.samples[position].digest, view)
 
     def view_name(self, view: int) -> str:
@@ -76,11 +79,11 @@ class Images(Dataset[Tensor]):
             return "mirrored"
         return "0" if view == 0 or self.policy.still else f"{self._augmentation} view {view}"
 
-    def _evaluation(self, position: int) -> Tensor:
+    def _evaluation(self, position: int, keep: bool) -> Tensor:
         found = self._still.get(position)
         if found is None:
             found = self.preprocessing.crop(self._image(position))
-            if self._take(found.numel()):
+            if keep and self._take(found.numel()):
                 self._still[position] = found
         return found
 
@@ -98,15 +101,18 @@ class Images(Dataset[Tensor]):
         self._room -= size_bytes
         return True
 
-    def batches(self, items: Iterable[Sequence[Item]], workers: int = 0) -> Iterator[Tensor]:
+    def batches(
+        self, items: Iterable[Sequence[Item]], workers: int = 0, *, once: bool = False
+    ) -> Iterator[Tensor]:
         """Yield one uint8 tensor (n, 3, size, size) per list of items, in order.
 
+        With `once`, the evaluation view's pixels are not held in memory for another time.
         `workers` processes decode ahead; the pixels don't depend on how many there are. `items` may be a
         generator: it is asked as far ahead as the workers are.
         """
         if workers == 0:
             for batch in items:
-                yield torch.stack([self[item] for item in batch])
+                yield torch.stack([self._pixels(item, not once) for item in batch])
             return
         loader: DataLoader[Tensor] = DataLoader(
             self,

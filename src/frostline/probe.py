@@ -31,6 +31,9 @@ RIDGE_GRID = (10.0, 3.0, 1.0, 3e-1, 1e-1, 3e-2, 1e-2, 3e-3)
 # L2 is chosen on at most this many images: the choice is stable long before, and folds cost five fits.
 MOST_FOR_CHOICE = 4000
 ITERATIONS = 300
+# Below so many multiplications a step, threads wait for each other longer than they compute: 400 images took
+# 0.8 s with one and 14 s with two on two cores (docs/LOG.md 2026-11-24).
+THREADED = 100_000_000
 
 
 @dataclass(frozen=True)
@@ -135,15 +138,19 @@ def path(
     weights: Floats | None = None,
 ) -> list[Solution]:
     """Return a head for each L2 of `grid`; each logistic fit starts from the one before."""
-    ready = Scaled.of(features, weights)
+    from threadpoolctl import threadpool_limits
+
     flat: Floats | None = None
     found = []
-    for l2 in grid:
-        if solver == "ridge":
-            flat = _ridge(ready, targets, classes, l2)
-        else:
-            flat = _logistic(ready, targets, classes, l2, smoothing, flat)
-        found.append(ready.unfold(*_unpack(flat, classes, ready.features.shape[1]), l2))
+    small = features.size * classes < THREADED
+    with threadpool_limits(limits=1 if small else None, user_api="blas"):
+        ready = Scaled.of(features, weights)
+        for l2 in grid:
+            if solver == "ridge":
+                flat = _ridge(ready, targets, classes, l2)
+            else:
+                flat = _logistic(ready, targets, classes, l2, smoothing, flat)
+            found.append(ready.unfold(*_unpack(flat, classes, ready.features.shape[1]), l2))
     return found
 
 

@@ -233,7 +233,7 @@ class Frozen:
                 asked.append(keys)
                 yield [item_of[key] for key in keys]
 
-        pixels = images.batches(lists(), workers)
+        pixels = images.batches(lists(), workers, once=True)
         for batch in pixels if workers else ahead(pixels):
             self._keep_new(shelf, asked.popleft(), self._prefix(batch), told)
 
