@@ -293,7 +293,7 @@ def live(bench: Bench) -> None:
 def six(bench: Bench) -> None:
     """Six strategies one after another, 160 px, against the same six in the loop people write."""
     backbone, data = frostline.load_backbone("lite0", size=160), bench.data(400)
-    epochs, stages = 10, len(backbone.stages) - 1
+    epochs, stages = 15, len(backbone.stages) - 1
     names = ("linear_probe", "head", "top_k(1)", "gradual_unfreeze", "lp_ft", "full")
     bench.train(backbone, bench.data(64), "full(epochs=1)")
     bench.fresh_store()

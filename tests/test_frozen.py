@@ -54,13 +54,13 @@ def data(tmp_path: Path) -> Manifest:
 def calls(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     """The cuts whose prefix was run on pixels, as they are run."""
     found: list[int] = []
-    real = Frozen._prefix
+    real = Frozen.compute
 
     def spy(self: Frozen, pixels: torch.Tensor) -> torch.Tensor:
         found.append(self.cut.index)
         return real(self, pixels)
 
-    monkeypatch.setattr(Frozen, "_prefix", spy)
+    monkeypatch.setattr(Frozen, "compute", spy)
     return found
 
 

@@ -8,8 +8,6 @@ from __future__ import annotations
 
 import contextlib
 import functools
-import hashlib
-import json
 import platform
 import statistics
 import time
@@ -126,18 +124,12 @@ def seconds_of(what: str, runs: dict[str, Callable[[], None]], threads_: int) ->
     `what` names what is run: model, size, number of images.
     """
     key = f"{what} on {device()} {_processor()} threads {threads_} torch {torch.__version__} {' '.join(runs)}"
-    name = f"{hashlib.sha256(key.encode()).hexdigest()[:24]}.json"
-    try:
-        found = json.loads((places.home() / "rates" / name).read_text())["seconds"]
-        return {run: float(found[run]) for run in runs}
-    except (OSError, ValueError, KeyError, TypeError):
-        pass  # not measured yet on this machine
-    with threads(threads_):
-        taken = {name: _seconds(run) for name, run in runs.items()}
-    with contextlib.suppress(OSError):  # a store that can't be written costs a measurement, nothing else
-        text = json.dumps({"key": key, "seconds": taken})
-        places.write_atomically(places.folder("rates") / name, text.encode())
-    return taken
+
+    def measure() -> dict[str, Any]:
+        with threads(threads_):
+            return {name: _seconds(run) for name, run in runs.items()}
+
+    return places.remembered("rates", key, measure)
 
 
 def _has_bfloat16(where: str) -> bool:

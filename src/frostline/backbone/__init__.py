@@ -1,12 +1,13 @@
 """A pretrained model as stages with exact cuts: found, proved, run in halves, frozen.
 
 values · tracing → heads → staging → replay → cutting → model → building
-                                                 running · freezing · identity (what training uses)
+                                                 running · folding · freezing · identity (what training uses)
 """
 
 from __future__ import annotations
 
 from frostline.backbone.building import assemble
+from frostline.backbone.folding import Folded, foldable
 from frostline.backbone.freezing import BN_POLICIES, freeze, keeps_statistics, set_training, training_modes
 from frostline.backbone.identity import prefix_digest
 from frostline.backbone.model import Backbone, Cut, Stage, weights_digest
@@ -17,10 +18,12 @@ __all__ = [
     "BN_POLICIES",
     "Backbone",
     "Cut",
+    "Folded",
     "Preprocessing",
     "Stage",
     "assemble",
     "between",
+    "foldable",
     "freeze",
     "keeps_statistics",
     "prefix",

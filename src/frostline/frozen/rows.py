@@ -10,6 +10,7 @@ import copy
 import itertools
 from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -64,8 +65,19 @@ class Frozen:
         return self._backbone.preprocessing
 
     @cached_property
+    def _folded(self) -> bb.Folded | None:
+        """A copy with BatchNorm folded, where that is the way."""
+        if not self.way.folded:
+            return None
+        folded = bb.Folded(self._given, list(self.way.folded))
+        self.way.plan.place(folded.model)
+        return folded
+
+    @cached_property
     def _model(self) -> nn.Module:
         """The model where and how the prefix wants it: the one given, or a copy laid out otherwise."""
+        if self._folded is not None:
+            return self._folded.model
         first = next(self._given.parameters())
         layout = torch.channels_last if self.way.plan.channels_last else torch.contiguous_format
         fits = all(p.is_contiguous(memory_format=layout) for p in self._given.parameters() if p.ndim == 4)
@@ -90,17 +102,25 @@ class Frozen:
 
     # --- computing -------------------------------------------------------------------------------------
 
-    def _prefix(self, pixels: Tensor) -> Tensor:
+    @contextmanager
+    def _inference(self) -> Iterator[nn.Module]:
+        """The model as the prefix runs it."""
+        model = self._model
+        skipping = self._folded.skipping() if self._folded else nullcontext()
+        with torch.no_grad(), self.way.plan.autocast(), skipping:
+            yield model
+
+    def compute(self, pixels: Tensor) -> Tensor:
         """Return z for uint8 pixels (n, 3, s, s), n at most the way's batch."""
         x = self.way.plan.batch(padded(pixels, self.way.batch), self._backbone.preprocessing.normalise)
-        with torch.no_grad(), self.way.plan.autocast():
-            z = bb.prefix(self._backbone, self._model, self.cut)(x)
+        with self._inference() as model:
+            z = bb.prefix(self._backbone, model, self.cut)(x)
         return z[: len(pixels)].cpu()
 
     def _compute(self, images: Images, items: Sequence[Item]) -> Tensor:
         (pixels,) = images.batches([items])
         self.counts.rows_computed += len(items)
-        return self._prefix(pixels)
+        return self.compute(pixels)
 
     def _computed(self, images: Images, items: list[list[Item]], workers: int) -> Iterator[Tensor]:
         """Yield z batch by batch, computing in full batches of the prefix across batch borders."""
@@ -130,7 +150,7 @@ class Frozen:
                 below.close()
                 return
         for pixels in images.batches(chunks, workers):
-            yield self._prefix(pixels)
+            yield self.compute(pixels)
 
     # --- reading ---------------------------------------------------------------------------------------
 
@@ -235,7 +255,7 @@ class Frozen:
 
         pixels = images.batches(lists(), workers, once=True)
         for batch in pixels if workers else ahead(pixels):
-            self._keep_new(shelf, asked.popleft(), self._prefix(batch), told)
+            self._keep_new(shelf, asked.popleft(), self.compute(batch), told)
 
     def _fill_from_rows(self, early: Cut, below: Shelf, keys: list[bytes], told: _Told) -> None:
         shelf = self.shelf
@@ -252,8 +272,7 @@ class Frozen:
         if absent or below.form is None:
             return None
         z = padded(from_bytes(rows, below.form), self.way.batch).to(self.way.plan.device)
-        between = bb.between(self._backbone, self._model, early, self.cut)
-        with torch.no_grad(), self.way.plan.autocast(), between as run:
+        with self._inference() as model, bb.between(self._backbone, model, early, self.cut) as run:
             return run(z)[: len(keys)].cpu()
 
     def _bridge_holds(self, early: Cut, below: Shelf, images: Images, item_of: dict[bytes, Item]) -> bool:

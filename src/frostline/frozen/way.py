@@ -22,6 +22,7 @@ class Way:
 
     plan: NumericPlan
     batch: int
+    folded: tuple[tuple[str, str], ...] = ()  # BatchNorm layers that are folded, each after its convolution
 
     def describe(self) -> dict[str, Any]:
         """Everything about machine and libraries that may change a bit."""
@@ -30,6 +31,7 @@ class Way:
             "precision": self.plan.precision,
             "channels_last": self.plan.channels_last,
             "batch": self.batch,
+            "folded": [list(pair) for pair in self.folded],
             "device": _device(self.plan.device),
             "mkldnn": torch.backends.mkldnn.enabled,
             "libraries": {name: metadata.version(name) for name in LIBRARIES},

@@ -130,7 +130,7 @@ def _prefix_s(request: Request, way: Way, cut: Cut) -> float:
     backbone = request.backbone
     what = (
         f"prefix {backbone.name} {backbone.digest[:12]} size {backbone.preprocessing.size} "
-        f"batch {way.batch} {way.plan.precision} {way.plan.channels_last}"
+        f"batch {way.batch} {way.plan.precision} {way.plan.channels_last} folded {len(way.folded)}"
     )
     name = f"cut {cut.index}"
     taken = numerics.seconds_of(what, {name: forward(backbone, way, cut)}, way.plan.threads)

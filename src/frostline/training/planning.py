@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from frostline import backbone as bb
 from frostline import numerics
@@ -50,6 +50,7 @@ class Plan:
     def as_dict(self) -> dict[str, Any]:
         """The plan as plain data."""
         frozen = {"plan": self.way.plan.as_dict(), "batch": self.way.batch, "views": self.views}
+        frozen["folded"] = [list(pair) for pair in self.way.folded]
         frozen["whole"] = self.whole
         kept = [{"cut": c, "views_kept": list(v), "why": self.why[c]} for c, v in sorted(self.kept.items())]
         return {**self.numbers.as_dict(), "frozen": {**frozen, "rows": kept}}
@@ -61,7 +62,11 @@ class Plan:
         frozen, rows = found["frozen"], found["frozen"]["rows"]
         return cls(
             NumericPlan.from_dict(numbers),
-            Way(NumericPlan.from_dict(frozen["plan"]), frozen["batch"]),
+            Way(
+                NumericPlan.from_dict(frozen["plan"]),
+                frozen["batch"],
+                tuple((conv, norm) for conv, norm in frozen["folded"]),
+            ),
             frozen["views"],
             frozen["whole"],
             {row["cut"]: tuple(row["views_kept"]) for row in rows},
@@ -103,31 +108,25 @@ def frozen_way(request: Request) -> Way:
     backbone = request.backbone
     what = f"forward {backbone.name} {backbone.digest[:12]} size {backbone.preprocessing.size}"
     last = backbone.cuts[-1]
-    first = TRIAL
-    tried = functools.cache(lambda plan: forward(backbone, Way(plan, first), last))
-    plan = numerics.timed_plan(f"{what} images {first}", lambda plan: tried(plan)(), request.threads)
-    ways = {str(size): Way(plan, size) for size in FROZEN_BATCHES}
+    tried = functools.cache(lambda plan: forward(backbone, Way(plan, TRIAL), last))
+    plan = numerics.timed_plan(f"{what} images {TRIAL}", lambda plan: tried(plan)(), request.threads)
+    pairs = tuple(bb.foldable(backbone))
+    ways = {f"{size}": Way(plan, size) for size in FROZEN_BATCHES}
+    if pairs:
+        ways |= {f"{size} folded": Way(plan, size, pairs) for size in FROZEN_BATCHES}
     what = f"{what} {plan.precision} {plan.channels_last}"
-    runs = {size: forward(backbone, way, last) for size, way in ways.items()}
+    runs = {name: forward(backbone, way, last) for name, way in ways.items()}
     taken = numerics.seconds_of(what, runs, plan.threads)
-    return min(ways.values(), key=lambda way: taken[str(way.batch)] / way.batch)
+    return min(ways.items(), key=lambda item: taken[item[0]] / item[1].batch)[1]
 
 
 def forward(backbone: Backbone, way: Way, cut: Cut) -> Callable[[], None]:
-    """Return one forward pass of the pretrained frozen part on random pixels; the first call prepares it."""
-
-    @functools.cache
-    def prepared() -> tuple[Callable[[Tensor], Tensor], Tensor]:
-        model = way.plan.place(copy.deepcopy(backbone.model))
-        size = backbone.preprocessing.size
-        pixels = torch.zeros((way.batch, 3, size, size), dtype=torch.uint8)
-        x = way.plan.batch(pixels, backbone.preprocessing.normalise)
-        return bb.prefix(backbone, model, cut), x
+    """Return one forward pass of the pretrained frozen part on black images; the first call prepares it."""
+    frozen = Frozen(backbone, backbone.model, cut, way)
+    size = backbone.preprocessing.size
 
     def run() -> None:
-        prefix, x = prepared()
-        with torch.no_grad(), way.plan.autocast():
-            prefix(x)
+        frozen.compute(torch.zeros((way.batch, 3, size, size), dtype=torch.uint8))
 
     return run
 

@@ -1,0 +1,124 @@
+"""BatchNorm folded into the convolution before it answers the same, or is not folded."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor, nn
+
+import frostline
+from frostline import backbone as bb
+from frostline import numerics
+from frostline.backbone import Backbone
+from frostline.backbone.folding import pairs
+from frostline.dataset import Manifest
+from frostline.frozen import Frozen, Way, features
+from frostline.images import Images
+from tiny import PREPROCESSING, tiny_backbone, tiny_model, write_table
+
+IMAGES = torch.randn(4, 3, 16, 16, generator=torch.Generator().manual_seed(1))
+FAST = {"threads": 1, "flip": "none"}
+
+
+@pytest.fixture
+def data(tmp_path: Path) -> Manifest:
+    return frostline.load_data(write_table(tmp_path / "images"), near_copies=False)
+
+
+def test_it_is_the_same_function_at_every_cut() -> None:
+    backbone = tiny_backbone()
+    names = bb.foldable(backbone)
+    assert names == [("stem.conv", "stem.bn")] + [(f"blocks.{i}.conv", f"blocks.{i}.bn") for i in range(3)]
+    folded = bb.Folded(backbone.model, names)
+    for cut in backbone.cuts[1:]:
+        expected = bb.prefix(backbone, backbone.model, cut)(IMAGES)
+        with torch.no_grad(), folded.skipping():
+            found = bb.prefix(backbone, folded.model, cut)(IMAGES)
+        assert torch.allclose(found, expected, rtol=1e-4, atol=1e-5)
+    unskipped = bb.prefix(backbone, folded.model, backbone.cuts[-1])(IMAGES)
+    assert not torch.allclose(unskipped, expected, rtol=1e-2, atol=1e-2)  # the layers are still there
+
+
+def test_the_model_that_is_folded_stays_as_it_was() -> None:
+    model = tiny_model()
+    before = {name: value.clone() for name, value in model.state_dict().items()}
+    bb.Folded(model, bb.foldable(tiny_backbone()))
+    assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
+    assert model.stem.conv.bias is None
+
+
+class _Reused(nn.Module):
+    """The convolution's own output is used beside the normalised one: folding would change it."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(3, 8, 3, padding=1)
+        self.bn = nn.BatchNorm2d(8)
+        self.head = nn.Linear(8, 5)
+
+    def forward(self, x: Tensor) -> Tensor:
+        z = self.conv(x)
+        return self.head((self.bn(z) + z).mean((2, 3)))
+
+
+class _Twice(nn.Module):
+    """One BatchNorm layer serves two convolutions."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.one, self.two = nn.Conv2d(3, 8, 3, padding=1), nn.Conv2d(8, 8, 3, padding=1)
+        self.bn = nn.BatchNorm2d(8)
+        self.head = nn.Linear(8, 5)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.head(self.bn(self.two(self.bn(self.one(x)))).mean((2, 3)))
+
+
+def loaded(model: nn.Module) -> Backbone:
+    torch.manual_seed(0)
+    for module in model.modules():
+        if isinstance(module, nn.BatchNorm2d):
+            nn.init.uniform_(module.running_var, 0.5, 2.0)
+            nn.init.normal_(module.running_mean)
+    return frostline.load_backbone(model.eval(), preprocessing=PREPROCESSING)
+
+
+@pytest.mark.parametrize("network", [_Reused, _Twice])
+def test_what_cannot_be_folded_is_not(network: type[nn.Module]) -> None:
+    assert bb.foldable(loaded(network())) == []
+
+
+def test_only_what_feeds_a_norm_directly_is_a_pair() -> None:
+    model = nn.Sequential(
+        nn.Conv2d(3, 8, 3), nn.ReLU(), nn.BatchNorm2d(8), nn.Conv2d(8, 4, 1), nn.BatchNorm2d(4)
+    )
+    assert pairs(model.eval(), IMAGES) == [("3", "4")]
+
+
+def test_folded_rows_are_rows_of_their_own(data: Manifest) -> None:
+    backbone = tiny_backbone()
+    images = Images(data, data.part("train"), PREPROCESSING)
+    plan = numerics.exact_plan(1)
+    plain = Frozen(backbone, backbone.model, backbone.cuts[-1], Way(plan, 8))
+    way = Way(plan, 8, tuple(bb.foldable(backbone)))
+    folded = Frozen(backbone, backbone.model, backbone.cuts[-1], way)
+    assert np.allclose(features(folded, images), features(plain, images), rtol=1e-3, atol=1e-4)
+    assert way.describe() != Way(plan, 8).describe()
+
+
+def test_a_run_that_folds_is_planned_once_and_resumed_so(data: Manifest, tmp_path: Path) -> None:
+    first = frostline.train(tiny_backbone(), data, "top_k(1)", study=tmp_path / "a", **FAST)
+    frozen = first.numeric_plan["frozen"]
+    assert frozen["folded"] in ([], [list(pair) for pair in bb.foldable(tiny_backbone())])
+    again = frostline.train(tiny_backbone(), data, "top_k(1)", study=tmp_path / "b", **FAST)
+    assert again.numeric_plan["frozen"]["folded"] == frozen["folded"]
+    assert first.folder.weights.read_bytes() == again.folder.weights.read_bytes()
+    assert (
+        frostline.train(
+            tiny_backbone(), data, "top_k(1)", study=tmp_path / "c", exact=True, **FAST
+        ).numeric_plan["frozen"]["folded"]
+        == []
+    )
