@@ -1,7 +1,7 @@
 """BatchNorm folded into the convolution before it: the same function in fewer operations, while frozen.
 
 In eval mode BatchNorm is a scale and a shift for each channel, which a convolution can do on its own (Jacob
-et al., arXiv 1712.05877, section 3.2). Pairs are found by running the model, and tried before they are believed.
+et al., arXiv 1712.05877, section 3.2). Pairs are found by running the model, and proved before they are used.
 """
 
 from __future__ import annotations
