@@ -174,14 +174,12 @@ def way_of(backbone: Backbone, data: Manifest) -> Any:
 def bare_pass(backbone: Backbone, data: Manifest) -> float:
     """Decode, preprocess, forward in the fastest mode, once over the training images: the limit."""
     way = way_of(backbone, data)
-    model = way.plan.place(backbone.adapt(2))
+    frozen = Frozen(backbone, backbone.model, backbone.cuts[-1], way)
     images = Images(data, data.part("train"), backbone.preprocessing)
-    run = bb.prefix(backbone, model, backbone.cuts[-1])
 
     def work() -> None:
-        with torch.inference_mode(), way.plan.autocast():
-            for pixels in images.evaluation(way.batch):
-                run(way.plan.batch(pixels, backbone.preprocessing.normalise))
+        for pixels in images.evaluation(way.batch):
+            frozen.compute(pixels)
 
     return timed(work)[0]
 

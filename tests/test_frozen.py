@@ -406,6 +406,14 @@ def test_four_training_processes_share_one_store(tmp_path: Path) -> None:
     assert len({Path(each["weights"]).read_bytes() for each in found}) == 1
 
 
+def test_a_head_that_starts_from_a_probe_costs_no_pass_of_its_own(
+    data: Manifest, tmp_path: Path, calls: list[int]
+) -> None:
+    frostline.train(tiny_backbone(), data, "top_k(1, epochs=3)", study=tmp_path / "s", rows="keep", **FAST)
+    assert calls.count(3) == 3 + 2  # three views of the training images; val, test
+    assert calls.count(4) <= 1  # one batch, to see that rows of cut 3 lead there
+
+
 # --- reading or computing -----------------------------------------------------------------------------
 
 

@@ -31,6 +31,8 @@ def learn(
     if not request.strategy.trains:
         return _solve(request, head, images, balance)
     known = settings(request.strategy)
+    if known.start == "probe":
+        _keep_what_is_passed(request, plan, head, images)
     model = starting_model(request, head, images, balance)
     if images.policy.name != "none":
         contact_sheet(images).save(folder.path / "augmentation.png")
@@ -65,6 +67,16 @@ def learn(
         "best_epoch": progress.best_epoch,
         "earlier_seconds": progress.seconds,
     }
+
+
+def _keep_what_is_passed(request: Request, plan: Plan, head: Frozen, images: Images) -> None:
+    """Fill the rows of the earliest cut first: the starting head's features are then computed from them."""
+    cuts = [index for index, views in plan.kept.items() if 0 in views and index < head.cut.index]
+    if cuts:
+        backbone, cut = request.backbone, request.backbone.cut(min(cuts))
+        first = Frozen(backbone, backbone.model, cut, plan.way, head.store, head.counts)
+        items = [(position, 0) for position in range(len(images))]
+        first.fill(images, items, workers=request.workers, tell=request.tell)
 
 
 def starting_model(request: Request, features_of: Frozen, images: Images, balance: Balance) -> nn.Module:
