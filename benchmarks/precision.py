@@ -82,10 +82,11 @@ def main() -> None:
     for strategy in STRATEGIES:
         mine = [row for row in rows if row["strategy"] == strategy]
         gap = [row["bfloat16"] - row["float32"] for row in mine]
+        apart = max(row["largest_difference"] for row in mine)
+        largest = max(row["largest_logit"] for row in mine)
         print(
             f"| {strategy} | {statistics.mean(gap):+.2f} ± {statistics.stdev(gap):.2f} (n = {len(gap)}) | "
-            f"{max(row['largest_difference'] for row in mine):.2f} of {max(r['largest_logit'] for r in mine):.1f}"
-            f" | {100 * statistics.mean(row['same_answer'] for row in mine):.2f} % |"
+            f"{apart:.2f} of {largest:.1f} | {100 * statistics.mean(row['same_answer'] for row in mine):.2f} % |"
         )
 
 

@@ -418,9 +418,25 @@ def growth(bench: Bench) -> None:
         )
 
 
+def choice(bench: Bench) -> None:
+    """Keeping rows, computing them each time, and what frostline chooses, from late cuts to early ones."""
+    backbone, data = frostline.load_backbone("lite0", size=96), bench.data(200)
+    for k in (1, 3, 5, 6):
+        strategy, taken = f"top_k({k}, epochs=8)", {}
+        bench.train(backbone, bench.data(64), f"top_k({k}, epochs=1)")  # rates are measured once on a machine
+        for rows in ("keep", "compute", "auto"):
+            bench.fresh_store()
+            taken[rows], run = timed(lambda s=strategy, r=rows: bench.train(backbone, data, s, rows=r))
+        why = run.numeric_plan["frozen"]["rows"]
+        best = min(taken["keep"], taken["compute"])
+        bench.note(
+            f"top_k({k}), 200 images, 96 px: auto / the better", taken["auto"], best, "", **taken, why=why
+        )
+
+
 PARTS = {
     part.__name__: part
-    for part in (head, suffix, live, six, overhead, ten_more, memory, growth, head_accuracy)
+    for part in (head, suffix, live, six, overhead, ten_more, memory, growth, choice, head_accuracy)
 }
 
 
