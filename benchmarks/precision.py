@@ -86,7 +86,7 @@ def main() -> None:
         largest = max(row["largest_logit"] for row in mine)
         print(
             f"| {strategy} | {statistics.mean(gap):+.2f} ± {statistics.stdev(gap):.2f} (n = {len(gap)}) | "
-            f"{apart:.2f} of {largest:.1f} | {100 * statistics.mean(row['same_answer'] for row in mine):.2f} % |"
+            f"{apart:.2f} of {largest:.1f} | {statistics.mean(row['same_answer'] for row in mine):.2%} |"
         )
 
 

@@ -422,7 +422,8 @@ def choice(bench: Bench) -> None:
     """Keeping rows, computing them each time, and what frostline chooses, from late cuts to early ones."""
     backbone, data = frostline.load_backbone("lite0", size=96), bench.data(200)
     for k in (1, 3, 5, 6):
-        strategy, taken = f"top_k({k}, epochs=8)", {}
+        strategy = f"top_k({k}, epochs=8)"
+        taken: dict[str, Any] = {}
         bench.train(backbone, bench.data(64), f"top_k({k}, epochs=1)")  # rates are measured once on a machine
         for rows in ("keep", "compute", "auto"):
             bench.fresh_store()
