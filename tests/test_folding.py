@@ -93,7 +93,7 @@ def test_what_cannot_be_folded_is_not(network: type[nn.Module]) -> None:
 
 def test_only_what_feeds_a_norm_directly_is_a_pair() -> None:
     model = nn.Sequential(
-        nn.Conv2d(3, 8, 3), nn.ReLU(), nn.BatchNorm2d(8), nn.Conv2d(8, 4, 1), nn.BatchNorm2d(4)
+        nn.Conv2d(3, 8, 3), nn.ReLU(inplace=True), nn.BatchNorm2d(8), nn.Conv2d(8, 4, 1), nn.BatchNorm2d(4)
     )
     assert pairs(model.eval(), IMAGES) == [("3", "4")]
 

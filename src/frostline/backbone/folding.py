@@ -21,6 +21,7 @@ from frostline import places
 from frostline.backbone.identity import prefix_digest
 from frostline.backbone.model import Backbone
 from frostline.backbone.running import prefix
+from frostline.backbone.tracing import fed
 
 CONVOLUTIONS = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
 # Relative difference that float32 may make: lite0 differs by 2e-6. A wrong pair differs by far more.
@@ -53,35 +54,13 @@ def pairs(model: nn.Module, images: Tensor) -> list[tuple[str, str]]:
 
     `images` are (n, 3, s, s). Each module of a pair runs once, and its weights are its own.
     """
-    names = {module: name for name, module in model.named_modules()}
-    made_by: dict[int, nn.Module] = {}
-    alive: list[Tensor] = []  # so that no other tensor gets the same identity
-    times: Counter[nn.Module] = Counter()
-    found: list[tuple[nn.Module, nn.Module]] = []
-
-    def after(module: nn.Module, inputs: tuple[Any, ...], output: Any) -> None:
-        times[module] += 1
-        made_by[id(output)] = module
-        alive.append(output)
-
-    def before(module: nn.Module, inputs: tuple[Any, ...]) -> None:
-        times[module] += 1
-        if inputs and id(inputs[0]) in made_by:
-            found.append((made_by[id(inputs[0])], module))
-
-    hooks = [m.register_forward_hook(after) for m in names if isinstance(m, CONVOLUTIONS)]
-    hooks += [m.register_forward_pre_hook(before) for m in names if isinstance(m, _BatchNorm)]
-    try:
-        with torch.no_grad():
-            model(images)
-    finally:
-        for hook in hooks:
-            hook.remove()
     users = Counter(id(p) for module in model.modules() for p in module.parameters(recurse=False))
     return [
-        (names[conv], names[norm])
-        for conv, norm in found
-        if times[conv] == times[norm] == 1 and all(users[id(p)] == 1 for p in conv.parameters())
+        (conv, norm)
+        for conv, norm in fed(
+            model, images, lambda m: isinstance(m, CONVOLUTIONS), lambda m: isinstance(m, _BatchNorm)
+        )
+        if all(users[id(p)] == 1 for p in model.get_submodule(conv).parameters())
     ]
 
 

@@ -6,6 +6,7 @@ Time is counted in ticks: entering and leaving a module are one tick each. Nothi
 from __future__ import annotations
 
 import weakref
+from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
@@ -133,3 +134,43 @@ def depends_on_images(one: Tensor, other: Tensor) -> bool:
         return True
     a, b = one.sample, other.sample  # type: ignore[attr-defined]
     return not torch.equal(a, b)
+
+
+def fed(
+    model: nn.Module,
+    images: Tensor,
+    makes: Callable[[nn.Module], bool],
+    takes: Callable[[nn.Module], bool],
+) -> list[tuple[str, str]]:
+    """Return the names of modules whose output goes straight into another, with that other's name, in order.
+
+    `images` are (n, 3, s, s). Only modules that run once: `makes` and `takes` say which ones are looked at.
+    """
+    names = {module: name for name, module in model.named_modules()}
+    made_by: dict[tuple[int, int], nn.Module] = {}  # an answer that was changed in place is another one
+    alive: list[Tensor] = []  # so that no other tensor gets the same identity
+    times: Counter[nn.Module] = Counter()
+    found: list[tuple[nn.Module, nn.Module]] = []
+
+    def after(module: nn.Module, inputs: tuple[Any, ...], output: Any) -> None:
+        times[module] += 1
+        if isinstance(output, Tensor):
+            made_by[id(output), output._version] = module
+            alive.append(output)
+
+    def before(module: nn.Module, inputs: tuple[Any, ...]) -> None:
+        times[module] += 1
+        if inputs and isinstance(inputs[0], Tensor):
+            maker = made_by.get((id(inputs[0]), inputs[0]._version))
+            if maker is not None:
+                found.append((maker, module))
+
+    hooks = [m.register_forward_hook(after) for m in names if makes(m)]
+    hooks += [m.register_forward_pre_hook(before) for m in names if takes(m)]
+    try:
+        with torch.no_grad():
+            model(images)
+    finally:
+        for hook in hooks:
+            hook.remove()
+    return [(names[a], names[b]) for a, b in found if times[a] == times[b] == 1]
