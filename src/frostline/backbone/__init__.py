@@ -13,6 +13,7 @@ from frostline.backbone.identity import prefix_digest
 from frostline.backbone.model import Backbone, Cut, Stage, weights_digest
 from frostline.backbone.preprocessing import Preprocessing
 from frostline.backbone.running import between, prefix, row_elements, suffix
+from frostline.backbone.tracing import fed
 
 __all__ = [
     "BN_POLICIES",
@@ -23,6 +24,7 @@ __all__ = [
     "Stage",
     "assemble",
     "between",
+    "fed",
     "foldable",
     "freeze",
     "keeps_statistics",
