@@ -91,6 +91,22 @@ def test_temperature_is_fitted_on_val_and_used_in_prediction(data: Manifest, tmp
             assert answer.probability == pytest.approx(float(row[f"p({answer.label})"]), abs=1e-3)
 
 
+def test_a_finished_run_says_that_it_is_shown_again(data: Manifest, tmp_path: Path) -> None:
+    first = frostline.train(tiny_backbone(), data, "linear_probe", study=tmp_path / "s", **FAST)
+    second = frostline.train(tiny_backbone(), data, "linear_probe", study=tmp_path / "s", **FAST)
+    assert (first.again, second.again) == (False, True)
+    answers = frostline.predict(tmp_path / "s", tmp_path / "images", module=tiny_model())
+    assert answers.strategy == "linear_probe"
+    assert list(answers) == list(answers.rows)
+    assert len(answers) == len(answers.rows) > 0
+    assert answers[0].label in data.classes
+
+
+def test_thawing_more_than_there_is_is_refused(data: Manifest, tmp_path: Path) -> None:
+    with pytest.raises(frostline.errors.UsageError, match=r"has 4: use top_k\(4\) or less, lp_ft or full"):
+        frostline.train(tiny_backbone(), data, "top_k(99)", study=tmp_path / "s", **FAST)
+
+
 def test_the_probe_is_chosen_by_the_metric() -> None:
     rng = np.random.default_rng(0)
     targets = np.r_[np.zeros(60, dtype=int), np.ones(12, dtype=int)]
@@ -289,7 +305,7 @@ def test_everything_that_ever_learned_is_counted(data: Manifest, tmp_path: Path)
 def fake_study(path: Path, runs: list[dict[str, object]]) -> Study:
     study = Study.open(path, data="d", split="s", test="t")
     for index, entry in enumerate(runs):
-        folder = study.run({"metric": entry.get("metric", "accuracy"), "index": index})
+        folder = study.run({"metric": entry.get("metric", "accuracy"), "index": index, "strategy": "head"})
         folder.write("result.json", entry)
         time.sleep(0.01)
     return study
@@ -308,6 +324,7 @@ def test_the_run_that_answers_is_the_best_by_one_metric(tmp_path: Path) -> None:
     none = {"val_accuracy": None, "val_goodness": None}
     _, why = fake_study(tmp_path / "c", [none, none]).best()
     assert "newest" in why
+    assert "(head)" in why
 
 
 def test_a_study_inside_the_data_is_not_data(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -152,7 +152,7 @@ def test_a_person_reads_tables(table: Path, tmp_path: Path) -> None:
         (["train", ".", "--strategy", "full(lr=0)"], 2, "lr must be"),
         (["train", ".", "--metric", "acuracy"], 2, "acuracy"),
         (["train"], 2, "DATA"),
-        (["predict", "nowhere", "x.jpg"], 1, "not a study"),
+        (["predict", "nowhere", "x.jpg"], 1, "does not exist. Expected a folder that"),
         (["stages", "lite9"], 1, "lite"),
         (["stages", "timm/resnet18"], 1, "random weights"),
     ],

@@ -220,7 +220,7 @@ def test_all_mistakes_of_a_table_at_once(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("columns", "words"),
     [
-        (["paths", "label"], "'path' is missing (found 'paths', 'label'). Did you mean 'paths'?"),
+        (["paths", "label"], "'path' is missing (found 'paths', 'label'); rename 'paths' to 'path'"),
         (["path", "label", "groups"], "Did you mean 'group'?"),
         (["path", "label", "label"], "appears twice"),
         (["file", "kind"], "'label' is missing"),

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -41,12 +41,25 @@ class Prediction:
 
 @dataclass(frozen=True)
 class Predictions:
-    """The answers; files that could not be read, each with its reason; the run that answered, and why it."""
+    """The answers; files that could not be read, each with its reason; the run that answered, and why it.
+
+    Iterating yields the answers.
+    """
 
     rows: tuple[Prediction, ...]
     unreadable: tuple[tuple[str, str], ...]
     run: str
     why: str
+    strategy: str
+
+    def __iter__(self) -> Iterator[Prediction]:
+        return iter(self.rows)
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def __getitem__(self, index: int) -> Prediction:
+        return self.rows[index]
 
 
 class Predictor:
@@ -120,7 +133,8 @@ def predict(
             rows += _top(good, predictor(torch.stack(pixels)), predictor.classes, top)
         if tell:
             tell("predict", min(start + EVALUATION_BATCH, len(paths)), len(paths))
-    return Predictions(tuple(rows), tuple(unreadable), folder.name, why)
+    strategy = folder.read("config.json")["strategy"]
+    return Predictions(tuple(rows), tuple(unreadable), folder.name, why, strategy)
 
 
 def _top(

@@ -37,6 +37,7 @@ from frostline import places
 from frostline.errors import StudyError, did_you_mean
 
 FORMAT = 1
+LISTED = 8  # runs named in a message
 PACKAGES = (
     "frostline",
     "torch",
@@ -153,10 +154,8 @@ class Study:
         """Open a study that must exist already."""
         study = cls(path)
         if not (study.path / "study.json").is_file():
-            raise StudyError(
-                f"{study.path} is not a study: it holds no study.json. "
-                "Expected a folder that `frostline train --study` wrote."
-            )
+            what = "is not a study: it holds no study.json" if study.path.is_dir() else "does not exist"
+            raise StudyError(f"{study.path} {what}. Expected a folder that `frostline train --study` wrote.")
         return study
 
     def _refuse_other(self, found: dict[str, Any], expected: dict[str, Any]) -> None:
@@ -172,8 +171,8 @@ class Study:
             )
         if found.get("split") != expected["split"]:
             raise StudyError(
-                f"{self.path} is a study of the same data under another split (other seed or fractions). "
-                "Use the same split, or take another folder with --study."
+                f"{self.path} is a study of the same data under another split (another --seed, --test or "
+                "--val, or other given parts). Use the same split, or take another folder with --study."
             )
 
     @property
@@ -214,7 +213,8 @@ class Study:
         key, word = ("val_goodness", metrics.pop()) if len(metrics) == 1 else ("val_accuracy", "accuracy")
         scored = [(r[key], i) for i, r in enumerate(results) if r.get(key) is not None]
         if not scored:
-            return runs[-1], "the newest, since no run has a validation part; name another with --run"
+            others = f"; name another with --run: {_listed(runs[:-1])}" if runs[1:] else ""
+            return runs[-1], f"the newest, since no run has a val part to choose by{others}"
         return runs[max(scored)[1]], f"the best of {len(scored)} by {word} on val"
 
     def _called(self, name: str, runs: list[RunFolder]) -> RunFolder:
@@ -224,8 +224,14 @@ class Study:
         names = [run.name for run in runs]
         raise StudyError(
             f"{len(found)} runs of {self.path} begin with {name!r}.{did_you_mean(name, names)} "
-            f"Finished runs: {', '.join(names)}."
+            f"Finished runs: {_listed(runs)}."
         )
+
+
+def _listed(runs: list[RunFolder]) -> str:
+    """Name runs with their strategies, the newest first, and not too many."""
+    named = [f"{run.name} ({run.read('config.json')['strategy']})" for run in reversed(runs)]
+    return ", ".join(named[:LISTED]) + (f" and {len(named) - LISTED} more" if named[LISTED:] else "")
 
 
 def _read_json(path: Path) -> Any:

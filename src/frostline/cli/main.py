@@ -187,6 +187,7 @@ def train(data: str, **options: Any) -> None:
             tell=verb.progress,
             **{key: options[key] for key in named},
         )
+        verb.progress.close()
         for line in show.warnings(run.result):
             click.echo(line, err=True)
         verb.done(
@@ -215,6 +216,7 @@ def predict(study: str, images: tuple[str, ...], **options: Any) -> None:
             show.write_predictions(found, options["output"])
         result = {
             "run": found.run,
+            "strategy": found.strategy,
             "why": found.why,
             "predictions": [
                 {"path": row.path, "label": row.label, "probability": row.probability}
@@ -227,7 +229,7 @@ def predict(study: str, images: tuple[str, ...], **options: Any) -> None:
             ],
             "unreadable": [{"path": path, "reason": reason} for path, reason in found.unreadable],
         }
-        verb.progress.say(f"Run {found.run} answers: {found.why}.")
+        verb.progress.say(f"Run {found.run} ({found.strategy}) answers: {found.why}.")
         verb.done(result, lambda: show.predictions(found, options["output"]))
         if not found.rows:
             raise DataError(f"None of {len(found.unreadable)} files could be read as an image.")

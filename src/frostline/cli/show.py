@@ -58,7 +58,7 @@ def data_lines(data: Manifest) -> str:
     """What was found, in a few lines."""
     lines = list(data.notes)
     if data.set_aside:
-        lines.append(f"{len(data.set_aside)} files cannot be used and are set aside:")
+        lines.append(f"{len(data.set_aside)} file(s) cannot be used and are set aside:")
         lines += [f"  {item.path}: {item.reason}" for item in data.set_aside[:20]]
         if len(data.set_aside) > 20:
             lines.append(f"  … and {len(data.set_aside) - 20} more (in the study's manifest.jsonl)")
@@ -68,7 +68,9 @@ def data_lines(data: Manifest) -> str:
 def run(done: Run, explain: bool = False) -> None:
     """One run's figures, and with `explain` the arithmetic behind what was kept."""
     out, found = _out(), done.result
-    table = Table(title=f"{found['strategy']} on {found['model']}", title_justify="left")
+    if done.again:
+        out.print(f"Trained before: run {found['run']} is shown again, with the figures from then.")
+    table = Table(title=f"{found['strategy']} on {found['model']}, run {found['run']}", title_justify="left")
     for name in ("", "accuracy", "95 % interval", "balanced", "images"):
         table.add_column(name, justify="right" if name else "left")
     if found["accuracy"] is None:
@@ -113,10 +115,15 @@ def _classes(per_class: dict[str, dict[str, float]]) -> Table:
 def _remarks(found: dict[str, Any]) -> list[str]:
     plan = found["numeric_plan"]
     format_ = "channels-last" if plan["channels_last"] else "contiguous"
-    lines = [f"Computed in {plan['precision']}, {format_}, {plan['threads']} threads: {plan['reason']}."]
+    threads = f"{plan['threads']} thread{'s' if plan['threads'] > 1 else ''}"
+    lines = [f"Computed in {plan['precision']}, {format_}, {threads}: {plan['reason']}."]
     if found.get("flip_test"):
         word = "on" if found["flip"] == "horizontal" else "off"
-        lines.append(f"Flips are {word}: the images were asked (see result.json, flip_test).")
+        told = percent(found["flip_test"]["told"])
+        lines.append(
+            f"Mirror images in training are {word}: a small classifier tells images from their mirror images "
+            f"{told} of the time (50 % is guessing). --flip sets it."
+        )
     rows = found["store"]
     lines.append(
         f"Frozen layers: {rows['rows_computed']:,} rows computed, {rows['rows_read']:,} read from the store."
@@ -162,9 +169,10 @@ def warnings(found: dict[str, Any]) -> list[str]:
     looks = found["test_looks"]
     if looks is None or looks < 2:
         return []
-    by = "by val_accuracy" if found["val_accuracy"] is not None else "by cross-validation, or not at all"
-    text = f"{looks} configurations have looked at this test part. Choose between them {by}: "
-    return [text + "the best of several test figures is too good."]
+    text = f"{looks} configurations have looked at this test part, in this study and others. "
+    if found["val_accuracy"] is None:
+        return [text + "Their test figures are no fair way to choose: the best of several is too good."]
+    return [text + "Choose between them by val_accuracy: the best of several test figures is too good."]
 
 
 def predictions(found: Predictions, written: str | None) -> None:
@@ -245,7 +253,9 @@ def demo(found: Demo) -> None:
         out.print(line)
     out.print("\nWith your own pictures, one folder per class:")
     out.print('  frostline train photos/ --strategy "top_k(2)"')
-    out.print(f"  frostline predict {found.study} {found.study}/digits/3")
+    best = max((r.result for r in found.runs), key=lambda r: r["accuracy"])
+    out.print(f"\nLabel images with the run of {best['strategy']}:")
+    out.print(f"  frostline predict {found.study} {found.study}/digits/3 --run {best['run']}")
 
 
 def _trainable(result: dict[str, Any]) -> str:
@@ -285,6 +295,9 @@ def _what_happened(results: Sequence[dict[str, Any]], pixels: Baseline) -> list[
         lines.append(
             f"An SVM on the raw pixels reached {percent(pixels.accuracy)}: less, by more than the noise."
         )
+    behind = [r["strategy"] for r in results if r is not best and r["accuracy"] < pixels.accuracy]
+    if against > 0 and behind:
+        lines.append(f"It did better than {' and '.join(behind)}, though, and needs no network at all.")
     return lines
 
 

@@ -196,7 +196,7 @@ def missing_message(path: Path) -> str:
     """Say that a path is not there, with the nearest name that is."""
     parent = path.parent
     names = [entry.name for entry in parent.iterdir()] if parent.is_dir() else []
-    where = "" if parent.is_dir() else f" (nor is {parent})"
+    where = "" if parent.is_dir() else f", nor does {parent}"
     return (
         f"{path} does not exist{where}; expected a folder or file of images.{did_you_mean(path.name, names)}"
     )

@@ -203,7 +203,8 @@ def _about_copies(
     if suspects:
         more = ", and there are more than are listed" if cut_short else ""
         notes.append(
-            f"{len(suspects)} pair(s) look alike, {len(near)} so much that they count as copies{more}."
+            f"{len(suspects)} pair(s) of images look alike, {len(near)} of them so much that they count as "
+            f"copies and stay in one part{more}; the study's manifest.jsonl names them."
         )
     part = {sample.path: sample.split for sample in samples}
     torn = [f"{one} and {other}" for one, other in near if part[one] != part[other]]
@@ -217,7 +218,7 @@ def _about_copies(
 
 def _about_losses(read: Source, classes: Sequence[str]) -> list[str]:
     """Say how many images were set aside, which classes that emptied, and which differ by case alone."""
-    notes = [f"{len(read.aside)} image(s) set aside; each is listed with its reason."] if read.aside else []
+    notes: list[str] = []
     gone = sorted({found.label for found, _ in read.aside} - set(classes) - {""})
     notes += [f"The class {label!r} has no usable image left and is not learnt." for label in gone]
     spelt: dict[str, str] = {}

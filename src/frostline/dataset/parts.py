@@ -101,9 +101,9 @@ def _carve_val(table: _Table, wish: Wish, outcome: Split) -> None:
     scarcest = min(labels.values(), default=0)
     if labels.total() < MIN_IMAGES_FOR_VAL or scarcest < MIN_CLASS_IMAGES_FOR_VAL:
         outcome.notes.append(
-            f"No val part: {labels.total()} images to learn from, {scarcest} in the scarcest class (from "
-            f"{MIN_IMAGES_FOR_VAL} and {MIN_CLASS_IMAGES_FOR_VAL} on there is one). All of them "
-            "train; choices are made by cross-validation."
+            f"No val part, since images are few: {labels.total()} to learn from, {scarcest} in the scarcest "
+            f"class; at least {MIN_IMAGES_FOR_VAL} and {MIN_CLASS_IMAGES_FOR_VAL} are needed. All of them "
+            "train; the schedule runs to its end, and a probe's L2 is chosen by cross-validation."
         )
         return
     _carve(table, "val", wish.val, wish.seed, outcome)

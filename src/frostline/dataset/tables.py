@@ -103,11 +103,17 @@ def _difference(line: int, before: Found, now: Found) -> str:
     return ""
 
 
+def _slip(name: str, columns: list[str]) -> str:
+    """Name the column that is probably meant to be `name`."""
+    near = get_close_matches(name, [c for c in columns if c not in REQUIRED], n=1, cutoff=SLIP_LIKENESS)
+    return f"; rename {near[0]!r} to {name!r}" if near else ""
+
+
 def _column_mistakes(columns: list[str]) -> list[str]:
     """Say which columns are missing, doubled or probably misspelt."""
     named = f"found {', '.join(map(repr, columns)) or 'none'}"
     mistakes = [
-        f"column {name!r} is missing ({named}).{did_you_mean(name, columns)}"
+        f"column {name!r} is missing ({named}){_slip(name, columns)}"
         for name in REQUIRED
         if name not in columns
     ]

@@ -34,9 +34,10 @@ from frostline.training.imbalance import Balance
 from frostline.training.planning import Plan
 from frostline.training.supply import Supply, targets_of
 
-# A checkpoint costs a synced write of the whole state. Written at most this often, it takes under 1 % of
-# the time; when it is written changes no bit of the result.
-CHECKPOINT_EVERY_S = 15.0
+# A checkpoint costs a synced write of the whole state. It may take this share of the time; when it is written
+# changes no bit of the result.
+CHECKPOINT_SHARE = 0.02
+CHECKPOINT_S = 0.04  # what the first one is taken to cost, until it was measured: lite0's on a local disk
 
 
 @dataclass(frozen=True)
@@ -72,7 +73,7 @@ def run(job: Job, model: nn.Module) -> checkpoint.Progress:
     model = job.plan.numbers.place(model)
     rows, earlier_s = _rows_before(job, progress), progress.seconds
     before: torch.optim.Optimizer | None = None
-    saved = time.monotonic()
+    saved, cost_s = time.monotonic(), CHECKPOINT_S
     for index in range(progress.segment, len(job.segments)):
         before = _prepare(job, model, job.segments[index], before, progress)
         supply = _supply(job, model, index)
@@ -80,11 +81,13 @@ def run(job: Job, model: nn.Module) -> checkpoint.Progress:
             row = _epoch(job, model, supply, index, epoch, before, progress)
             rows.append(row | _validate(job, model, supply, progress, len(rows) + 1))
             progress.segment, progress.epoch = index, epoch + 1
-            if time.monotonic() - saved > CHECKPOINT_EVERY_S:
+            begun = time.monotonic()
+            if (begun - saved) * CHECKPOINT_SHARE > cost_s:
                 job.folder.write_metrics(rows)  # first: lines past the state are cut off on the way back
                 progress.seconds = earlier_s + job.watch.seconds
                 checkpoint.write(state, model, progress, checkpoint.moments_of(model, before))
                 saved = time.monotonic()
+                cost_s = saved - begun
         progress.epoch = 0
     if progress.best_weights:
         model.load_state_dict(progress.best_weights)

@@ -112,6 +112,12 @@ class Request:
         val = {sample.label for sample in self.data.part("val")}
         if self.metric == "auroc" and len(val) == 1:
             wrong.append("auroc is undefined on a val part of one class; choose another metric or split.")
+        below = len(self.backbone.stages) - 1
+        if self.strategy.name == "top_k" and (self.strategy.k or 0) > below:
+            wrong.append(
+                f"{self.strategy} thaws {self.strategy.k} stages below the head, {self.backbone.name} has "
+                f"{below}: use top_k({below}) or less, lp_ft or full (frostline stages shows them)."
+            )
         if self.batch < 1:
             wrong.append(f"batch must be at least 1, found {self.batch}.")
         if self.batch == 1 and settings(self.strategy).bn in ("train", "recalibrate"):

@@ -35,6 +35,7 @@ class Run:
     result: dict[str, Any]
     folder: RunFolder
     study: Study
+    again: bool = False  # it had been finished before, and was read back
 
     def __getattr__(self, name: str) -> Any:
         result = self.__dict__.get("result", {})
@@ -104,11 +105,12 @@ def train(
         test=request.data.test_digest,
     )
     folder = kept.run(request.config())
-    if not folder.finished:
+    again = folder.finished
+    if not again:
         request.data.write(kept.path / "manifest.jsonl")
         _perform(request, kept, folder)
     result = folder.read("result.json")
-    return Run({**result, "test_looks": _looks(request)}, folder, kept)
+    return Run({**result, "test_looks": _looks(request)}, folder, kept, again)
 
 
 def _perform(request: Request, study: Study, folder: RunFolder) -> None:
