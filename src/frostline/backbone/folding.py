@@ -9,7 +9,7 @@ from __future__ import annotations
 import contextlib
 import copy
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from typing import Any
 
 import torch
@@ -26,8 +26,6 @@ from frostline.backbone.tracing import fed
 CONVOLUTIONS = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
 # Relative difference that float32 may make: lite0 differs by 2e-6. A wrong pair differs by far more.
 TOLERANCE = 1e-3
-
-Normalise = Callable[..., Tensor]
 
 
 class _Skipping(TorchFunctionMode):
