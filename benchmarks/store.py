@@ -216,8 +216,8 @@ def head(bench: Bench) -> None:
 
 
 def head_accuracy(bench: Bench) -> None:
-    """The accuracies behind `head`, on 300 images: the plain loop run to its end, once."""
-    backbone, data = frostline.load_backbone("lite0", size=224), bench.data(300, 500)
+    """The accuracies behind `head`, on 1,000 images: the plain loop run to its end, once."""
+    backbone, data = frostline.load_backbone("lite0", size=224), bench.data(1000, 1500)
     for augment in (False, True):
         name = "standard" if augment else "none"
         run = bench.train(backbone, data, f"head(epochs={EPOCHS_HEAD})", augment=name)

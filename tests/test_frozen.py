@@ -9,6 +9,7 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -418,14 +419,21 @@ def test_a_head_that_starts_from_a_probe_costs_no_pass_of_its_own(
 
 
 def test_reading_or_computing_is_arithmetic() -> None:
-    rates = RowRates(row_bytes=1000, decode_s=1e-3, prefix_s=3e-3, read_s=1e-5, keep_s=1e-4)
+    rates = RowRates(
+        row_bytes=1000, pixel_bytes=150_000, decode_s=1e-3, prefix_s=3e-3, read_s=1e-5, keep_s=1e-4
+    )
     assert read_or_recompute(rates, uses=2, missing=1).keep
     assert not read_or_recompute(rates, uses=1, missing=1).keep  # computed once anyway
     assert read_or_recompute(rates, uses=1, missing=1, along=True).keep
     assert read_or_recompute(rates, uses=1, missing=0).keep
-    early = RowRates(row_bytes=400_000, decode_s=3e-4, prefix_s=1e-4, read_s=9e-4, keep_s=3e-3)
+    early = RowRates(
+        row_bytes=400_000, pixel_bytes=150_000, decode_s=3e-4, prefix_s=1e-4, read_s=9e-4, keep_s=3e-3
+    )
     for uses in (1, 3, 30):
         assert not read_or_recompute(early, uses=uses, missing=0).keep
+    large = replace(rates, row_bytes=151_000, decode_s=2e-4, prefix_s=2e-4)
+    assert read_or_recompute(replace(large, row_bytes=150_000), uses=2, missing=1).keep
+    assert not read_or_recompute(large, uses=2, missing=1).keep  # 0.65 of computing: not worth the room
     why = read_or_recompute(rates, uses=2, missing=1).why
     assert "1.00 × 4.10 + 2.0 × 0.010 = 4.12 ms" in why
     assert "2.0 × (1.00 decode + 3.00 frozen layers) = 8.00 ms" in why

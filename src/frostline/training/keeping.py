@@ -103,7 +103,8 @@ def _choice(request: Request, plan: Plan, cut: Cut, need: _Need, images: Images,
     missing = first.missing(images, wanted) / max(1, len(wanted))
     read_s, keep_s = store.seconds_per_row(row_bytes)
     decode_s = _decode_s(images) if missing else 0.0  # what is there is read if it beats the prefix alone
-    rates = cost.RowRates(row_bytes, decode_s, _prefix_s(request, plan.way, cut), read_s, keep_s)
+    prefix_s = _prefix_s(request, plan.way, cut)
+    rates = cost.RowRates(row_bytes, _pixel_bytes(request), decode_s, prefix_s, read_s, keep_s)
     return cost.read_or_recompute(rates, uses=need.uses, missing=missing, along=need.along)
 
 
@@ -112,9 +113,13 @@ def untimed(request: Request, cut: Cut, value_bytes: int) -> cost.Choice:
     if request.rows == "keep":
         return cost.Choice(True, "asked for")
     row_bytes = bb.row_elements(request.backbone, cut) * value_bytes
-    pixel_bytes = 3 * request.backbone.preprocessing.size**2
+    pixel_bytes = _pixel_bytes(request)
     why = f"a row has {row_bytes:,} bytes, an image's pixels {pixel_bytes:,}; nothing is timed"
     return cost.Choice(row_bytes <= pixel_bytes, why)
+
+
+def _pixel_bytes(request: Request) -> int:
+    return int(3 * request.backbone.preprocessing.size**2)
 
 
 def _row_bytes(request: Request, plan: Plan, cut: Cut) -> int:
