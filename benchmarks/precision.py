@@ -18,11 +18,11 @@ from pathlib import Path
 import numpy as np
 
 import frostline
+from draws import draw_table
 from frostline import numerics
 from frostline.dataset import Manifest
 from frostline.frozen import Way, logits
 from frostline.images import Images
-from strategies import draw_table
 
 SETS = ("clothing10", "sign_digits", "spoken_digit_spectrograms10")
 STRATEGIES = ("linear_probe", "head", "top_k(1)")

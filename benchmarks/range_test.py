@@ -10,7 +10,8 @@ import tempfile
 from pathlib import Path
 
 import frostline
-from strategies import draw_table, run_one
+from draws import draw_table
+from strategies import run_one
 
 GRID = (1e-4, 3e-4, 1e-3, 3e-3, 1e-2)
 

@@ -13,7 +13,6 @@ in the results already are skipped, so an interrupted benchmark goes on.
 from __future__ import annotations
 
 import argparse
-import csv
 import json
 import statistics
 import sys
@@ -21,7 +20,7 @@ import tempfile
 from collections import defaultdict
 from pathlib import Path
 
-import numpy as np
+from draws import draw_table
 
 STRATEGIES = (
     "linear_probe",
@@ -32,46 +31,6 @@ STRATEGIES = (
     "gradual_unfreeze",
     "full",
 )
-TEST_PER_CLASS = 80
-
-
-def draw(table: Path, per_class: int, seed: int, grouped: bool) -> list[tuple[str, str, str, str]]:
-    """Return rows (path, label, split, group): `per_class` to train and up to 80 to test of each class."""
-    with open(table, newline="", encoding="utf-8") as file:
-        rows = list(csv.DictReader(file))
-    rng = np.random.default_rng((seed, per_class))
-    held = _held_groups(rows, rng) if grouped else set()
-    labels = sorted({row["label"] for row in rows})
-    chosen = []
-    for label in labels:
-        mine = [row for row in rows if row["label"] == label]
-        mine = [mine[i] for i in rng.permutation(len(mine))]
-        if not grouped:
-            train, test = mine[:per_class], mine[per_class : per_class + TEST_PER_CLASS]
-        else:
-            train = [r for r in mine if r["group"] not in held][:per_class]
-            test = [r for r in mine if r["group"] in held or not r["group"]]
-            used = {r["path"] for r in train}
-            test = [r for r in test if r["path"] not in used][:TEST_PER_CLASS]
-        for split, part in (("train", train), ("test", test)):
-            group = "group" if grouped else None
-            chosen += [(str(table.parent / r["path"]), label, split, r[group] if group else "") for r in part]
-    return chosen
-
-
-def draw_table(table: Path, per_class: int, seed: int, grouped: bool, folder: Path) -> Path:
-    """Write a draw as a CSV that `load_data` reads."""
-    sheet = folder / "draw.csv"
-    with open(sheet, "w", newline="", encoding="utf-8") as file:
-        rows = draw(table, per_class, seed, grouped)
-        csv.writer(file).writerows([("path", "label", "split", "group"), *rows])
-    return sheet
-
-
-def _held_groups(rows: list[dict[str, str]], rng: np.random.Generator) -> set[str]:
-    """Pick whole groups for testing: about a third of them."""
-    groups = sorted({row["group"] for row in rows if row["group"]})
-    return set(rng.permutation(groups)[: round(len(groups) / 3)].tolist())
 
 
 def run_one(

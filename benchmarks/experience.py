@@ -1,0 +1,174 @@
+"""What advice knows: strategies with their learning rates, tried on real image sets, cell by cell.
+
+    python benchmarks/experience.py DATA_DIR                   # goes on where it was interrupted
+    python benchmarks/experience.py DATA_DIR --share 1/2       # two processes halve the cells
+    python benchmarks/experience.py DATA_DIR --blocks main
+    python benchmarks/experience.py --summary
+
+DATA_DIR holds NAME.csv files of `path,label,group`. Every finished cell is appended to `--out`, the file that
+the package reads its experience from. Each seed draws the training images anew, groups are kept apart, the
+test part is what remains, at most 1,500 images. Left out: `head` and `scratch`, weight decay, BatchNorm
+policies and augmentation (always the defaults), networks other than lite0 and SqueezeNet.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import statistics
+import sys
+import tempfile
+from collections import defaultdict
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from draws import draw_table
+
+OUT = Path(__file__).parents[1] / "src" / "frostline" / "advice" / "experience.jsonl"
+
+# Strategies at two or three effective rates: `lr` at the head times `layer_decay` to the depth.
+CONFIGURATIONS = (
+    "linear_probe",
+    "top_k(1)",
+    "top_k(3)",
+    "top_k(3, lr=0.003, layer_decay=1)",
+    "lp_ft(lr=0.0003)",
+    "lp_ft",
+    "lp_ft(lr=0.002, layer_decay=1)",
+    "gradual_unfreeze",
+    "full",
+    "full(lr=0.001, layer_decay=1)",
+)
+ALL_SETS = (
+    "clothing10",
+    "trashnet6",
+    "clipart12",
+    "sign_digits",
+    "fashion_mnist10",
+    "spoken_digit_spectrograms10",
+)
+ONE_A_BAND = ("clothing10", "sign_digits", "spoken_digit_spectrograms10")
+TEST = 1500
+KEY = ("model", "size", "set", "per_class", "seed", "strategy")
+
+# (sets, images a class, model, image size, seeds)
+BLOCKS: dict[str, tuple[tuple[str, ...], tuple[int, ...], str, int, tuple[int, ...]]] = {
+    "main": (ALL_SETS, (8, 40), "lite0", 96, (0, 1, 2, 3)),
+    "squeezenet": (ONE_A_BAND, (8, 40), "squeezenet1_1", 96, (0, 1)),
+    "more": (ONE_A_BAND, (100,), "lite0", 96, (0, 1)),
+    "larger": (ONE_A_BAND, (8, 40), "lite0", 160, (0, 1)),
+}
+
+
+def tasks(blocks: list[str]) -> Iterator[tuple[str, int, str, int, int]]:
+    """Yield (set, images a class, model, size, seed): what shares images and rows."""
+    for block in blocks:
+        sets, counts, model, size, seeds = BLOCKS[block]
+        for seed in seeds:
+            for count in counts:
+                for name in sets:
+                    yield name, count, model, size, seed
+
+
+def backbone_of(model: str, size: int, data: Path) -> Any:
+    """Load a network; SqueezeNet's file lies beside the image sets."""
+    import frostline
+
+    if model == "squeezenet1_1":
+        file = data.parent / "weights" / "squeezenet1_1-imagenet.safetensors"
+        return frostline.load_backbone(str(file), architecture="torchvision/squeezenet1_1", size=size)
+    return frostline.load_backbone(model, size=size)
+
+
+def run_one(backbone: Any, manifest: Any, strategy: str, seed: int, scratch: Path) -> dict[str, Any]:
+    """Train one configuration on one draw."""
+    import frostline
+
+    run = frostline.train(backbone, manifest, strategy, study=scratch / "study", seed=seed, threads=1)
+    keep = ("n_train", "n_val", "n_test", "n_classes")
+    found = {key: run.result[key] for key in keep if key in run.result}
+    return {**found, "accuracy": round(run.accuracy, 5), "seconds": round(run.seconds, 2)}
+
+
+def read(path: Path) -> list[dict[str, Any]]:
+    """Read the cells that have landed."""
+    return [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
+
+
+def work(arguments: argparse.Namespace) -> None:
+    """Run every missing cell of this process's share."""
+    import frostline
+
+    share, of = (int(word) for word in arguments.share.split("/"))
+    done = {tuple(row[key] for key in KEY) for row in read(arguments.out)}
+    for number, task in enumerate(tasks(arguments.blocks)):
+        name, count, model, size, seed = task
+        wanted = [s for s in arguments.strategies if (model, size, name, count, seed, s) not in done]
+        if number % of != share - 1 or not wanted:
+            continue
+        with tempfile.TemporaryDirectory() as folder:
+            scratch, table = Path(folder), arguments.data / f"{name}.csv"
+            sheet = draw_table(table, count, seed, True, scratch, test_per_class=None, test=TEST)
+            manifest = frostline.load_data(sheet, seed=seed)
+            backbone = backbone_of(model, size, arguments.data)
+            for strategy in wanted:
+                row = dict(zip(KEY, (model, size, name, count, seed, strategy), strict=True))
+                row |= run_one(backbone, manifest, strategy, seed, scratch)
+                with open(arguments.out, "a", encoding="utf-8") as file:
+                    file.write(json.dumps(row) + "\n")
+                print(*row.values(), file=sys.stderr, flush=True)
+
+
+def summarise(path: Path) -> str:
+    """Return a Markdown table a block: mean test accuracy of each configuration."""
+    rows = read(path)
+    cells: dict[tuple[Any, ...], list[float]] = defaultdict(list)
+    for row in rows:
+        cells[row["model"], row["size"], row["per_class"], row["set"], row["strategy"]].append(
+            100 * row["accuracy"]
+        )
+    lines = []
+    for model, size, count in sorted({key[:3] for key in cells}):
+        sets = [name for name in ALL_SETS if any(key[:4] == (model, size, count, name) for key in cells)]
+        lines += [
+            f"\n{model}, {size} px, {count} a class\n",
+            "| strategy | " + " | ".join(sets) + " | mean |",
+        ]
+        lines.append("|---|" + "---|" * (len(sets) + 1))
+        for strategy in dict.fromkeys(row["strategy"] for row in rows):
+            found = [cells.get((model, size, count, name, strategy), []) for name in sets]
+            means = [statistics.mean(values) for values in found if values]
+            texts = [
+                f"{statistics.mean(v):.1f} ± {statistics.stdev(v) if len(v) > 1 else float('nan'):.1f}"
+                if v
+                else ""
+                for v in found
+            ]
+            mean = f"{statistics.mean(means):.1f}" if len(means) == len(sets) else ""
+            lines.append(f"| `{strategy}` | " + " | ".join(texts) + f" | {mean} |")
+    return "\n".join(lines)
+
+
+def main() -> None:
+    """Run what is missing, then print the tables."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("data", nargs="?", type=Path)
+    parser.add_argument("--summary", action="store_true")
+    parser.add_argument("--out", type=Path, default=OUT)
+    parser.add_argument("--blocks", nargs="*", choices=list(BLOCKS), default=list(BLOCKS))
+    parser.add_argument("--strategies", nargs="*", default=list(CONFIGURATIONS))
+    parser.add_argument("--share", default="1/1", metavar="K/N")
+    arguments = parser.parse_args()
+    if not arguments.summary:
+        with tempfile.TemporaryDirectory() as store:
+            os.environ.setdefault("FROSTLINE_STORE", store)
+            work(arguments)
+    print(summarise(arguments.out))
+
+
+if __name__ == "__main__":
+    main()
