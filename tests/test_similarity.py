@@ -16,7 +16,8 @@ from frostline.dataset import Manifest
 from frostline.errors import DataError
 from frostline.images import Images
 from frostline.signals import Similarity, similarity
-from frostline.signals.similarity import _blocks, _jackknife
+from frostline.signals.listening import blocks_of
+from frostline.signals.similarity import _jackknife
 from tiny import PREPROCESSING, tiny_backbone, tiny_model, write_table
 
 PLAN = numerics.exact_plan(1)
@@ -148,12 +149,12 @@ def test_too_few_images_are_told_so(data: Manifest) -> None:
 
 def test_units_stay_in_one_block() -> None:
     units = np.repeat(np.arange(30), 4)
-    blocks = _blocks(120, units.tolist())
+    blocks = blocks_of(120, units.tolist())
     assert all(len(set(blocks[units == unit])) == 1 for unit in range(30))
     assert set(np.bincount(blocks)) == {4, 8}
-    assert len(set(_blocks(50, None))) == 20
-    assert len(set(_blocks(12, [0, 0, 0, 1, 1, 1, 2, 2, 2, 3, 3, 3]))) == 4
-    assert len(set(_blocks(12, [5] * 12))) == 12  # one group only: nothing to keep apart
+    assert len(set(blocks_of(50, None))) == 20
+    assert len(set(blocks_of(12, [0, 0, 0, 1, 1, 1, 2, 2, 2, 3, 3, 3]))) == 4
+    assert len(set(blocks_of(12, [5] * 12))) == 12  # one group only: nothing to keep apart
 
 
 def test_the_jackknife_takes_off_the_bias_of_few() -> None:

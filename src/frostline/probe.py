@@ -8,7 +8,7 @@ features that barely vary on the training set enormous weights, which wake up un
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -110,18 +110,33 @@ def _logistic(
     return np.asarray(found.x, dtype=np.float64)
 
 
+def _logistic_path(
+    ready: Scaled, targets: Ints, classes: int, grid: Sequence[float], smoothing: float
+) -> Iterator[Floats]:
+    flat: Floats | None = None
+    for l2 in grid:
+        flat = _logistic(ready, targets, classes, l2, smoothing, flat)
+        yield flat
+
+
 def _unpack(flat: Floats, classes: int, width: int) -> tuple[Floats, Floats]:
     return flat[: classes * width].reshape(classes, width), flat[classes * width :]
 
 
-def _ridge(ready: Scaled, targets: Ints, classes: int, l2: float) -> Floats:
-    """Return weight and bias in one row: weighted least squares onto ±1 targets, in closed form."""
+def _ridge(ready: Scaled, targets: Ints, classes: int, grid: Sequence[float]) -> Iterator[Floats]:
+    """Yield weight and bias in one row for each L2: weighted least squares onto ±1 targets, in closed form.
+
+    One eigendecomposition serves the whole grid.
+    """
     wanted = 2.0 * np.eye(classes)[targets] - 1.0
     middle = ready.share @ wanted
     root = np.sqrt(ready.share)[:, None]
     x, y = ready.features * root, (wanted - middle) * root
-    weight = np.linalg.solve(x.T @ x + l2 * np.eye(x.shape[1]), x.T @ y).T
-    return np.concatenate([weight.ravel(), middle])
+    values, vectors = np.linalg.eigh(x.T @ x)
+    toward = vectors.T @ (x.T @ y)
+    for l2 in grid:
+        weight = (vectors @ (toward / (np.maximum(values, 0.0) + l2)[:, None])).T
+        yield np.concatenate([weight.ravel(), middle])
 
 
 SOLVERS = {"logistic": GRID, "ridge": RIDGE_GRID}
@@ -140,18 +155,17 @@ def path(
     """Return a head for each L2 of `grid`; each logistic fit starts from the one before."""
     from threadpoolctl import threadpool_limits
 
-    flat: Floats | None = None
-    found = []
     small = features.size * classes < THREADED
     with threadpool_limits(limits=1 if small else None, user_api="blas"):
         ready = Scaled.of(features, weights)
-        for l2 in grid:
-            if solver == "ridge":
-                flat = _ridge(ready, targets, classes, l2)
-            else:
-                flat = _logistic(ready, targets, classes, l2, smoothing, flat)
-            found.append(ready.unfold(*_unpack(flat, classes, ready.features.shape[1]), l2))
-    return found
+        if solver == "ridge":
+            solved = _ridge(ready, targets, classes, grid)
+        else:
+            solved = _logistic_path(ready, targets, classes, grid, smoothing)
+        width = ready.features.shape[1]
+        return [
+            ready.unfold(*_unpack(flat, classes, width), l2) for flat, l2 in zip(solved, grid, strict=True)
+        ]
 
 
 def logistic(
@@ -200,7 +214,9 @@ def choose(
             features, targets, classes, (middle,), solver=solver, smoothing=smoothing, weights=weights
         )[0]
     held = np.concatenate([rows for _, rows in folds])
-    logits = _out_of_fold(features, targets, classes, folds, grid, solver, smoothing, weights)
+    logits = out_of_fold(
+        features, targets, classes, folds, grid, solver=solver, smoothing=smoothing, weights=weights
+    )
     temperatures = [metrics.fit_temperature(row, targets[held]) for row in logits]
     calibrated = [metrics.softmax(row, t) for row, t in zip(logits, temperatures, strict=True)]
     good = np.array([metrics.goodness(metric, targets[held], p) for p in calibrated])
@@ -220,15 +236,16 @@ def _least_loss_near_best(good: Floats, loss: Floats, metric: str, images: int) 
     return int(near[loss[near].argmin()])
 
 
-def _out_of_fold(
+def out_of_fold(
     features: NDArray[np.floating],
     targets: Ints,
     classes: int,
     folds: Folds,
     grid: Sequence[float],
-    solver: str,
-    smoothing: float,
-    weights: Floats | None,
+    *,
+    solver: str = "logistic",
+    smoothing: float = 0.0,
+    weights: Floats | None = None,
 ) -> Floats:
     """Return logits (L2s, held-out images, classes), each by a fit that did not see the image."""
     parts = []

@@ -8,7 +8,7 @@ way · tensors → rows → answers
 
 from frostline.frozen.answers import features, logits
 from frostline.frozen.rows import Counts, Frozen
-from frostline.frozen.tensors import AHEAD, ahead
+from frostline.frozen.tensors import AHEAD, ahead, padded
 from frostline.frozen.way import Way
 
-__all__ = ["AHEAD", "Counts", "Frozen", "Way", "ahead", "features", "logits"]
+__all__ = ["AHEAD", "Counts", "Frozen", "Way", "ahead", "features", "logits", "padded"]

@@ -102,7 +102,7 @@ def _from_package(
     wanted = PACKAGES[source].architecture
     model = wanted.build_seeded() if random else load_lite(source)
     return _assembled(
-        model, wanted, _sized(preprocessing or wanted.preprocessing(model), size), name or source
+        model, wanted, _sized(preprocessing or wanted.preprocessing(model), size), name or source, random
     )
 
 
@@ -113,7 +113,7 @@ def _from_name(
     wanted = architecture(source, side)
     model = wanted.build_seeded() if random else wanted.pretrained()
     return _assembled(
-        model, wanted, _sized(preprocessing or wanted.preprocessing(model), size), name or source
+        model, wanted, _sized(preprocessing or wanted.preprocessing(model), size), name or source, random
     )
 
 
@@ -131,15 +131,17 @@ def _from_file(
     if random:
         model = wanted.build_seeded()
     own = preprocessing or described_preprocessing(metadata, wanted.preprocessing(model))
-    return _assembled(model, wanted, _sized(own, size), name or path.stem)
+    return _assembled(model, wanted, _sized(own, size), name or path.stem, random)
 
 
 def _sized(preprocessing: Preprocessing, size: int | None) -> Preprocessing:
     return preprocessing.with_size(size) if size else preprocessing
 
 
-def _assembled(model: nn.Module, wanted: Architecture, preprocessing: Preprocessing, name: str) -> Backbone:
-    source = {
+def _assembled(
+    model: nn.Module, wanted: Architecture, preprocessing: Preprocessing, name: str, random: bool
+) -> Backbone:
+    source: dict[str, Any] = {
         "kind": wanted.kind,
         "architecture": wanted.name,
         "size": wanted.size,
@@ -147,6 +149,8 @@ def _assembled(model: nn.Module, wanted: Architecture, preprocessing: Preprocess
         "name": name,
         "preprocessing": preprocessing.as_dict(),
     }
+    if random:
+        source["random"] = True
     try:
         return _checked(model, preprocessing, name, source, wanted.build)
     except ModelError as error:
