@@ -157,10 +157,9 @@ def _looked(
             )
     classes, targets = len(data.classes), images.targets
     last = next(reversed(seen.features))
-    folds = data.folds(samples, FOLDS, derive(seed, "measure folds")) if classes > 1 else []
+    folds = data.folds(samples, FOLDS, derive(seed, "measure folds"))
     if not folds:
-        why = "there is one class" if classes < 2 else "no class has two images that may be parted"
-        notes.append(f"Nothing can be held out ({why}), so no probe tells what each depth knows.")
+        notes.append("No class has two images that may be parted, so no probe tells what each depth knows.")
         return {**found, "notes": notes}
     found["curve"] = [
         asdict(point)

@@ -50,18 +50,18 @@ def log_me(features: Features, targets: Ints, classes: int) -> float:
 def h_score(features: Features, targets: Ints, classes: int) -> float:
     """Return the H-score: how much of the features' spread lies between class means (Bao et al. 2019).
 
-    tr(cov⁻¹ cov_between), with the covariance shrunk as Ledoit and Wolf do (arXiv 2110.06893): without that
-    it grows with the width alone. At most `classes` − 1.
+    tr(cov⁻¹ cov_between), both shrunk by what Ledoit and Wolf find (arXiv 2110.06893): without that it grows
+    with the width alone. At most `classes` − 1.
     """
     from sklearn.covariance import ledoit_wolf
 
     x = features.astype(np.float64)
     x = x - x.mean(axis=0)
-    covariance, _ = ledoit_wolf(x, assume_centered=True)
+    covariance, shrunk = ledoit_wolf(x, assume_centered=True)
     there = [targets == label for label in range(classes) if (targets == label).any()]
     rows = np.stack([x[mine].mean(axis=0) for mine in there])
     between = (rows * np.array([mine.mean() for mine in there])[:, None]).T @ rows
-    return float(np.trace(np.linalg.lstsq(covariance, between, rcond=None)[0]))
+    return float((1.0 - shrunk) * np.trace(np.linalg.lstsq(covariance, between, rcond=None)[0]))
 
 
 def nearest_neighbours(features: Features, targets: Ints, folds: Folds) -> float:

@@ -61,7 +61,8 @@ def rebuild_backbone(source: dict[str, Any], module: nn.Module | None = None) ->
             )
         return _from_module(module, None, preprocessing, source.get("name"))
     wanted = Architecture(source["kind"], source["architecture"], source["size"], source.get("num_classes"))
-    return _assembled(wanted.build_seeded(), wanted, preprocessing, source.get("name", wanted.title))
+    name = source.get("name", wanted.title)
+    return _assembled(wanted.build_seeded(), wanted, preprocessing, name, bool(source.get("random")))
 
 
 def rebuild(

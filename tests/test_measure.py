@@ -1,0 +1,207 @@
+"""`measure`: one pass, every depth probed honestly, and a modest answer where there is little to say."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+import frostline
+from frostline import backbone as bb
+from frostline import numerics, probe
+from frostline.dataset import Manifest
+from frostline.frozen import Way, padded
+from frostline.images import EVALUATION_BATCH, Images
+from frostline.probe import Folds
+from frostline.signals import depth, measure, similarity, transfer
+from frostline.signals.glance import glance
+from frostline.store import Store
+from tiny import PREPROCESSING, tiny_backbone, write_folder, write_table
+
+PLAN = numerics.exact_plan(1)
+
+
+@pytest.fixture
+def data(tmp_path: Path) -> Manifest:
+    return frostline.load_data(write_table(tmp_path / "images", train=20), near_copies=False, val=0.0)
+
+
+def calls_of(backbone: bb.Backbone, monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """Count the images that pass the first convolution."""
+    seen: list[int] = []
+    stem = backbone.model.get_submodule("stem.conv")
+    stem.register_forward_pre_hook(lambda _, given: seen.append(len(given[0])))
+    return seen
+
+
+# --- one pass -----------------------------------------------------------------------------------------
+
+
+def test_a_glance_sees_what_every_cut_answers(data: Manifest) -> None:
+    backbone = tiny_backbone()
+    images = Images(data, data.part("train")[:10], PREPROCESSING)
+    found = glance(backbone, images, PLAN)
+    (pixels,) = images.batches([[(position, 0) for position in range(10)]])
+    x = PLAN.batch(padded(pixels, EVALUATION_BATCH), PREPROCESSING.normalise)
+    assert list(found.features) == ["stem", "blocks.0", "blocks.1", "blocks.2"]
+    for cut, rows in zip(backbone.cuts[1:], found.features.values(), strict=True):
+        with torch.no_grad():
+            z = bb.prefix(backbone, backbone.model, cut)(x)[:10]
+        direct = z.mean(dim=(2, 3)) if z.ndim == 4 else z
+        np.testing.assert_allclose(rows, direct.numpy(), rtol=1e-5, atol=1e-6)
+    with torch.no_grad():
+        top = backbone.model(x).softmax(1).amax(1)[:10]
+    np.testing.assert_allclose(found.confidence, top.numpy(), rtol=1e-5)
+
+
+def test_images_that_were_looked_at_are_read(data: Manifest, monkeypatch: pytest.MonkeyPatch) -> None:
+    backbone = tiny_backbone()
+    few, all_ = (Images(data, data.part("train")[:n], PREPROCESSING) for n in (10, 30))
+    with Store() as store:
+        glance(backbone, few, PLAN, store=store)
+        told: list[int] = []
+        found = glance(backbone, all_, PLAN, store=store, tell=lambda what, done, total: told.append(total))
+    assert told == [20]  # the ten that are known are not computed again
+    fresh = glance(backbone, all_, PLAN)
+    assert all(np.array_equal(found.features[stage], rows) for stage, rows in fresh.features.items())
+    assert np.array_equal(found.confidence, fresh.confidence)
+
+
+def test_measuring_twice_passes_once(data: Manifest, monkeypatch: pytest.MonkeyPatch) -> None:
+    backbone = tiny_backbone()
+    seen = calls_of(backbone, monkeypatch)
+    first = measure(backbone, data, random=False)
+    assert sum(seen) <= len(data.part("train")) + EVALUATION_BATCH + 1  # one pass, its last batch filled up
+    seen.clear()
+    assert measure(backbone, data, random=False) == first
+    assert not seen
+
+
+def test_similarity_is_the_one_that_is_measured_alone(data: Manifest) -> None:
+    backbone = tiny_backbone()
+    images = Images(data, data.part("train"), PREPROCESSING)
+    alone = similarity(backbone, images, PLAN, units=data.units(images.samples).tolist())
+    assert measure(backbone, data, random=False, threads=1).similarity == alone
+
+
+# --- what each depth knows ----------------------------------------------------------------------------
+
+
+def clusters(n: int, width: int, apart: float, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
+    rng = np.random.default_rng(seed)
+    targets = np.arange(n) % 3
+    centres = rng.normal(size=(3, width)) * apart
+    return (centres[targets] + rng.normal(size=(n, width))).astype(np.float32), targets
+
+
+def folds_of(n: int, k: int = 5) -> Folds:
+    order = np.random.default_rng(1).permutation(n)
+    parts = np.array_split(order, k)
+    return [(np.setdiff1d(order, part), part) for part in parts]
+
+
+def test_a_closed_form_probe_of_more_features_than_images_does_not_flatter_itself() -> None:
+    noise, targets = clusters(60, 400, 0.0)
+    found = depth.probe_stages({"noise": noise}, None, targets, np.arange(60), 3, folds_of(60))[0]
+    assert found.low <= 1 / 3 <= found.high
+    assert found.random is None
+
+
+def test_out_of_fold_accuracy_is_what_new_images_get() -> None:
+    features, targets = clusters(4000, 300, 0.09)
+    few = depth.probe_stages({"x": features[:300]}, None, targets[:300], np.arange(300), 3, folds_of(300))[0]
+    told = []
+    for l2 in probe.RIDGE_GRID:
+        head = probe.ridge(features[:240], targets[:240], 3, l2=l2)
+        told.append((head.logits(features[300:]).argmax(1) == targets[300:]).mean())
+    assert min(told) < max(told) < 0.99
+    assert few.low <= max(told) <= few.high
+
+
+def test_probes_see_the_stage_that_knows_and_width_alone_is_not_knowledge() -> None:
+    (known, targets), (wide, _) = clusters(150, 20, 1.0), clusters(150, 800, 0.0, seed=3)
+    rows = depth.probe_stages(
+        {"early": known, "late": wide},
+        {"early": wide[:, :20], "late": wide},
+        targets,
+        np.arange(150),
+        3,
+        folds_of(150),
+    )
+    assert rows[0].accuracy > 0.9 > 0.5 > rows[1].accuracy
+    assert rows[0].random is not None
+    assert rows[0].random < 0.5
+    for name in ("log_me", "h_score", "neighbours"):
+        assert getattr(rows[0], name) > getattr(rows[1], name)
+
+
+def test_a_curve_rises_with_the_images() -> None:
+    features, targets = clusters(400, 60, 0.35)
+    points = depth.learning_curve(features, targets, np.arange(400), 3, folds_of(400), seed=0)
+    assert [point.images for point in points] == pytest.approx([80, 160, 320], abs=3)
+    assert points[0].accuracy < points[2].accuracy
+    assert all(p.low <= p.accuracy <= p.high for p in points)
+
+
+def test_log_me_is_the_evidence_of_a_linear_model() -> None:
+    """By the definition: y ~ N(0, F Fᵀ / alpha + I / beta), maximised over both."""
+    features, targets = clusters(40, 6, 0.5)
+    from scipy.optimize import minimize
+    from scipy.stats import multivariate_normal
+
+    x, y = features.astype(np.float64), (targets == 0).astype(np.float64)
+
+    def minus_evidence(logs: np.ndarray) -> float:
+        alpha, beta = np.exp(logs)
+        covariance = x @ x.T / alpha + np.eye(len(x)) / beta
+        return -float(multivariate_normal(np.zeros(len(x)), covariance).logpdf(y)) / len(x)
+
+    best = -minimize(minus_evidence, np.zeros(2), method="Nelder-Mead").fun
+    each = [transfer.log_me(features, np.where(targets == label, 0, 1), 1) for label in range(3)]
+    assert each[0] == pytest.approx(best, abs=1e-3)
+    assert transfer.log_me(features, targets, 3) == pytest.approx(np.mean(each), abs=1e-9)
+
+
+def test_h_score_is_bounded_by_classes() -> None:
+    apart, targets = clusters(300, 10, 50.0)
+    assert transfer.h_score(apart, targets, 3) == pytest.approx(2.0, abs=0.05)
+    mixed, targets = clusters(300, 10, 0.0)
+    assert transfer.h_score(mixed, targets, 3) < 0.2
+
+
+# --- modest answers -----------------------------------------------------------------------------------
+
+
+def test_signals_are_plain_data_with_what_the_command_promises(data: Manifest) -> None:
+    found = measure(tiny_backbone(), data).as_dict()
+    assert {"value", "low", "high", "by_stage"} <= set(found["similarity"])
+    assert found["n_images"] == len(data.samples)
+    assert found["n_classes"] == 3
+    assert [row["stage"] for row in found["probe_by_stage"]] == ["stem", "blocks.0", "blocks.1", "blocks.2"]
+    assert all(0 <= row["random"] <= 1 for row in found["probe_by_stage"])
+    assert found["best_stage"] in found["similarity"]["by_stage"]
+    assert found["size"]["per_class"] == (20, 20, 20)
+    assert found["size"]["resolution"] == (20, 20)
+
+
+def test_three_images_get_a_modest_answer(tmp_path: Path) -> None:
+    few = frostline.load_data(write_folder(tmp_path / "few", classes=3, per_class=1), test=0.0, val=0.0)
+    found = measure(tiny_backbone(), few)
+    assert found.similarity is None
+    assert found.best_stage is None
+    assert len(found.notes) == 2
+
+
+def test_random_weights_and_unproven_networks_say_so(data: Manifest) -> None:
+    import timm
+
+    model = timm.create_model("test_vit", num_classes=10, img_size=64).eval()
+    backbone = frostline.load_backbone(model, preprocessing=PREPROCESSING.with_size(64))
+    found = measure(backbone, data, random=False)
+    assert found.similarity is not None
+    assert not found.similarity.proven
+    assert any("never proved" in note for note in found.notes)
+    described = Way(PLAN, EVALUATION_BATCH).describe()
+    assert described["precision"] == "float32"
