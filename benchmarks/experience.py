@@ -5,8 +5,9 @@
     python benchmarks/experience.py DATA_DIR --blocks main
     python benchmarks/experience.py --summary
 
-DATA_DIR holds NAME.csv files of `path,label,group`. Every finished cell is appended to `--out`, the file that
-the package reads its experience from. Each seed draws the training images anew, groups are kept apart, the
+DATA_DIR holds NAME.csv files of `path,label,group`. Every finished cell is appended to `outcomes.jsonl` in
+the folder `--out`, where the package reads its experience from; what `measure` says of the same training
+images goes to `signals.jsonl`. Each seed draws the training images anew, groups are kept apart, the
 test part is what remains, at most 1,500 images. Left out: `head` and `scratch`, weight decay, BatchNorm
 policies and augmentation (always the defaults), networks other than lite0 and SqueezeNet.
 """
@@ -26,7 +27,7 @@ from typing import Any
 
 from draws import draw_table
 
-OUT = Path(__file__).parents[1] / "src" / "frostline" / "advice" / "experience.jsonl"
+OUT = Path(__file__).parents[1] / "src" / "frostline" / "advice" / "experience"
 
 # Strategies at two or three effective rates: `lr` at the head times `layer_decay` to the depth.
 CONFIGURATIONS = (
@@ -51,7 +52,8 @@ ALL_SETS = (
 )
 ONE_A_BAND = ("clothing10", "sign_digits", "spoken_digit_spectrograms10")
 TEST = 1500
-KEY = ("model", "size", "set", "per_class", "seed", "strategy")
+TASK = ("model", "size", "set", "per_class", "seed")
+KEY = (*TASK, "strategy")
 
 # (sets, images a class, model, image size, seeds)
 BLOCKS: dict[str, tuple[tuple[str, ...], tuple[int, ...], str, int, tuple[int, ...]]] = {
@@ -87,9 +89,32 @@ def run_one(backbone: Any, manifest: Any, strategy: str, seed: int, scratch: Pat
     import frostline
 
     run = frostline.train(backbone, manifest, strategy, study=scratch / "study", seed=seed, threads=1)
-    keep = ("n_train", "n_val", "n_test", "n_classes")
-    found = {key: run.result[key] for key in keep if key in run.result}
-    return {**found, "accuracy": round(run.accuracy, 5), "seconds": round(run.seconds, 2)}
+    found = {key: run.result[key] for key in ("n_train", "n_val", "n_test")}
+    rates = {key: _rounded(run.result[key]) for key in ("accuracy", "val_accuracy", "seconds")}
+    return {**found, **rates, "peak_memory_mb": round(run.peak_memory_bytes / 1e6, 1)}
+
+
+def signals_of(backbone: Any, manifest: Any) -> dict[str, Any]:
+    """Measure the training images of one draw."""
+    from frostline.signals import measure
+
+    found = measure(backbone, manifest, threads=1).as_dict()
+    kept = ("n_classes", "n_measured", "similarity", "confidence", "probe_by_stage", "learning_curve")
+    return {"fewest": found["size"]["per_class"][0], **{key: _rounded(found[key]) for key in kept}}
+
+
+def _rounded(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {key: _rounded(item) for key, item in value.items()}
+    if isinstance(value, list):
+        return [_rounded(item) for item in value]
+    return round(value, 5) if isinstance(value, float) else value
+
+
+def append(path: Path, row: dict[str, Any]) -> None:
+    """Write one line, at once and whole."""
+    with open(path, "a", encoding="utf-8") as file:
+        file.write(json.dumps(row) + "\n")
 
 
 def read(path: Path) -> list[dict[str, Any]]:
@@ -102,11 +127,15 @@ def work(arguments: argparse.Namespace) -> None:
     import frostline
 
     share, of = (int(word) for word in arguments.share.split("/"))
-    done = {tuple(row[key] for key in KEY) for row in read(arguments.out)}
+    outcomes, signals = arguments.out / "outcomes.jsonl", arguments.out / "signals.jsonl"
+    arguments.out.mkdir(parents=True, exist_ok=True)
+    done = {tuple(row[key] for key in KEY) for row in read(outcomes)}
+    measured = {tuple(row[key] for key in TASK) for row in read(signals)}
     for number, task in enumerate(tasks(arguments.blocks)):
         name, count, model, size, seed = task
         wanted = [s for s in arguments.strategies if (model, size, name, count, seed, s) not in done]
-        if number % of != share - 1 or not wanted:
+        unmeasured = (model, size, name, count, seed) not in measured
+        if number % of != share - 1 or not (wanted or unmeasured):
             continue
         with tempfile.TemporaryDirectory() as folder:
             scratch, table = Path(folder), arguments.data / f"{name}.csv"
@@ -116,9 +145,11 @@ def work(arguments: argparse.Namespace) -> None:
             for strategy in wanted:
                 row = dict(zip(KEY, (model, size, name, count, seed, strategy), strict=True))
                 row |= run_one(backbone, manifest, strategy, seed, scratch)
-                with open(arguments.out, "a", encoding="utf-8") as file:
-                    file.write(json.dumps(row) + "\n")
+                append(outcomes, row)
                 print(*row.values(), file=sys.stderr, flush=True)
+            if unmeasured:
+                row = dict(zip(TASK, (model, size, name, count, seed), strict=True))
+                append(signals, row | signals_of(backbone, manifest))
 
 
 def summarise(path: Path) -> str:
@@ -167,7 +198,7 @@ def main() -> None:
         with tempfile.TemporaryDirectory() as store:
             os.environ.setdefault("FROSTLINE_STORE", store)
             work(arguments)
-    print(summarise(arguments.out))
+    print(summarise(arguments.out / "outcomes.jsonl"))
 
 
 if __name__ == "__main__":

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from frostline.dataset import Manifest, load_data
     from frostline.errors import FrostlineError
     from frostline.prediction import load_model, predict
+    from frostline.signals import Signals, measure
     from frostline.story import demo
     from frostline.strategy import Phase, Strategy, parse
     from frostline.training import Run, lr_range_test, train
@@ -31,6 +32,7 @@ _HOME = {
     "Phase": "strategy",
     "Preprocessing": "backbone",
     "Run": "training",
+    "Signals": "signals",
     "Stage": "backbone",
     "Strategy": "strategy",
     "demo": "story",
@@ -38,6 +40,7 @@ _HOME = {
     "load_data": "dataset",
     "load_model": "prediction",
     "lr_range_test": "training",
+    "measure": "signals",
     "parse": "strategy",
     "predict": "prediction",
     "train": "training",
@@ -51,6 +54,7 @@ __all__ = [
     "Phase",
     "Preprocessing",
     "Run",
+    "Signals",
     "Stage",
     "Strategy",
     "demo",
@@ -58,6 +62,7 @@ __all__ = [
     "load_data",
     "load_model",
     "lr_range_test",
+    "measure",
     "parse",
     "predict",
     "train",
@@ -67,7 +72,7 @@ __all__ = [
 def __getattr__(name: str) -> Any:
     if name not in _HOME:
         raise AttributeError(f"module 'frostline' has no attribute {name!r}")
-    if _HOME[name] in ("story", "training", "zoo"):
+    if _HOME[name] in ("signals", "story", "training", "zoo"):
         _import_all()
     return getattr(import_module(f"frostline.{_HOME[name]}"), name)
 

@@ -1,4 +1,4 @@
-"""`frostline train | predict | stages | demo | store`."""
+"""`frostline measure | train | predict | stages | demo | store`."""
 
 from __future__ import annotations
 
@@ -9,56 +9,11 @@ from typing import Any
 import click
 
 from frostline import strategy as strategies
+from frostline.cli.judging import measure
+from frostline.cli.options import StrategyText, data_options, loaded, model_options, running, shape_options
 from frostline.cli.storing import store
-from frostline.cli.verb import Verb, everywhere, stack
-from frostline.errors import DataError, UsageError
-
-
-class StrategyText(click.ParamType[str]):
-    """A strategy in its notation, checked before anything is loaded."""
-
-    name = "STRATEGY"
-
-    def convert(self, value: str, param: click.Parameter | None, ctx: click.Context | None) -> str:
-        """Return the canonical notation."""
-        try:
-            return str(strategies.parse(value))
-        except UsageError as error:
-            self.fail(str(error), param, ctx)
-
-
-shape_options = stack(
-    click.option("--architecture", help="For a .safetensors FILE: the architecture, e.g. timm/resnet18."),
-    click.option(
-        "--size", type=click.IntRange(16, 4096), help="Input side in pixels [the checkpoint's own]."
-    ),
-)
-model_options = stack(
-    click.option(
-        "--model",
-        default="lite0",
-        show_default=True,
-        help="Backbone: lite0, timm/NAME, torchvision/NAME, FILE.",
-    ),
-    shape_options,
-)
-running = stack(
-    click.option(
-        "--seed", default=0, show_default=True, help="Split, order, initialisation and augmentation."
-    ),
-    click.option("--exact", is_flag=True, help="Float32 and no timed choices: repeats agree bit for bit."),
-    click.option(
-        "--workers", type=click.IntRange(0), default=0, show_default=True, help="Processes that decode ahead."
-    ),
-    click.option(
-        "--precision",
-        type=click.Choice(["auto", "float32", "bfloat16"]),
-        default="auto",
-        show_default=True,
-        help="What to compute in [timed].",
-    ),
-    click.option("--threads", type=click.IntRange(1), help="Torch threads [torch's own choice]."),
-)
+from frostline.cli.verb import Verb, everywhere
+from frostline.errors import DataError
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
@@ -122,23 +77,7 @@ def cli() -> None:
 )
 @click.option("--explain", is_flag=True, help="Show the arithmetic behind --rows auto.")
 @click.option("--batch", type=click.IntRange(1), default=32, show_default=True, help="Images a step.")
-@click.option(
-    "--test",
-    "test",
-    type=click.FloatRange(0, 0.9),
-    default=0.2,
-    show_default=True,
-    help="Share tested on, where DATA names no test part.",
-)
-@click.option(
-    "--val",
-    "val",
-    type=click.FloatRange(0, 0.9),
-    default=0.2,
-    show_default=True,
-    help="Share of the rest that chooses, where DATA names no val part.",
-)
-@click.option("--strict", is_flag=True, help="Refuse if any image cannot be used.")
+@data_options
 @everywhere
 def train(data: str, **options: Any) -> None:
     """Adapt a backbone to DATA by one strategy.
@@ -150,20 +89,7 @@ def train(data: str, **options: Any) -> None:
         import frostline
         from frostline.cli import show
 
-        if not Path(data).exists():
-            frostline.load_data(data)  # says so at once, before the heavy imports
-        verb.start()
-        manifest = frostline.load_data(
-            data,
-            seed=options["seed"],
-            test=options["test"],
-            val=options["val"],
-            strict=options["strict"],
-            progress=verb.progress,
-        )
-        backbone = frostline.load_backbone(
-            options["model"], size=options["size"], architecture=options["architecture"]
-        )
+        manifest, backbone = loaded(verb, data, options)
         verb.progress.say(show.data_lines(manifest))
         named = (
             "study",
@@ -305,6 +231,7 @@ def demo(**options: Any) -> None:
         verb.done(result, lambda: show.demo(found))
 
 
+cli.add_command(measure)
 cli.add_command(store)
 
 

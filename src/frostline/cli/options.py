@@ -1,0 +1,103 @@
+"""Options that several verbs share, and the data and network they name."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from frostline import strategy as strategies
+from frostline.cli.verb import Verb, stack
+from frostline.errors import UsageError
+
+if TYPE_CHECKING:
+    from frostline.backbone import Backbone
+    from frostline.dataset import Manifest
+
+
+class StrategyText(click.ParamType[str]):
+    """A strategy in its notation, checked before anything is loaded."""
+
+    name = "STRATEGY"
+
+    def convert(self, value: str, param: click.Parameter | None, ctx: click.Context | None) -> str:
+        """Return the canonical notation."""
+        try:
+            return str(strategies.parse(value))
+        except UsageError as error:
+            self.fail(str(error), param, ctx)
+
+
+shape_options = stack(
+    click.option("--architecture", help="For a .safetensors FILE: the architecture, e.g. timm/resnet18."),
+    click.option(
+        "--size", type=click.IntRange(16, 4096), help="Input side in pixels [the checkpoint's own]."
+    ),
+)
+model_options = stack(
+    click.option(
+        "--model",
+        default="lite0",
+        show_default=True,
+        help="Backbone: lite0, timm/NAME, torchvision/NAME, FILE.",
+    ),
+    shape_options,
+)
+running = stack(
+    click.option(
+        "--seed", default=0, show_default=True, help="Split, order, initialisation and augmentation."
+    ),
+    click.option("--exact", is_flag=True, help="Float32 and no timed choices: repeats agree bit for bit."),
+    click.option(
+        "--workers", type=click.IntRange(0), default=0, show_default=True, help="Processes that decode ahead."
+    ),
+    click.option(
+        "--precision",
+        type=click.Choice(["auto", "float32", "bfloat16"]),
+        default="auto",
+        show_default=True,
+        help="What to compute in [timed].",
+    ),
+    click.option("--threads", type=click.IntRange(1), help="Torch threads [torch's own choice]."),
+)
+data_options = stack(
+    click.option(
+        "--test",
+        "test",
+        type=click.FloatRange(0, 0.9),
+        default=0.2,
+        show_default=True,
+        help="Share tested on, where DATA names no test part.",
+    ),
+    click.option(
+        "--val",
+        "val",
+        type=click.FloatRange(0, 0.9),
+        default=0.2,
+        show_default=True,
+        help="Share of the rest that chooses, where DATA names no val part.",
+    ),
+    click.option("--strict", is_flag=True, help="Refuse if any image cannot be used."),
+)
+
+
+def loaded(verb: Verb, data: str, options: dict[str, Any]) -> tuple[Manifest, Backbone]:
+    """Load the images and the network that a verb names, and begin its clock."""
+    import frostline
+
+    if not Path(data).exists():
+        frostline.load_data(data)  # says so at once, before the heavy imports
+    verb.start()
+    manifest = frostline.load_data(
+        data,
+        seed=options["seed"],
+        test=options["test"],
+        val=options["val"],
+        strict=options["strict"],
+        progress=verb.progress,
+    )
+    backbone = frostline.load_backbone(
+        options["model"], size=options["size"], architecture=options["architecture"]
+    )
+    return manifest, backbone

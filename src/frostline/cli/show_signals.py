@@ -1,0 +1,115 @@
+"""Signals as a person reads them."""
+
+from __future__ import annotations
+
+from rich.table import Table
+
+from frostline.cli.show import _out, between, percent
+from frostline.signals import Signals, Similarity, StageProbe
+
+# Words for a number. For lite0 photographs lie at 0.58 and 0.61, clip art and hands at 0.47 and 0.29, icons
+# and spectrograms at 0.28 and 0.17 (docs/LOG.md 2026-11-24).
+NEAR, FAR = 0.5, 0.285
+
+
+def signals(found: Signals) -> None:
+    """Print what was measured: size, similarity, what each depth knows, and what more images would bring."""
+    out = _out()
+    for line in _size_lines(found):
+        out.print(line)
+    if found.similarity:
+        out.print(_similarity_line(found.similarity, found.model))
+    if found.confidence:
+        c = found.confidence
+        out.print(
+            f"Its own classifier is sure of one of its {c.classes:,} classes to {percent(c.value)} on "
+            f"average ({between(c.low, c.high)})."
+        )
+    if found.probe_by_stage:
+        out.print(_depth_table(found))
+        for line in _depth_lines(found):
+            out.print(line)
+    for note in found.notes:
+        out.print(f"Note: {note}")
+
+
+def _size_lines(found: Signals) -> list[str]:
+    s = found.size
+    fewest, middle, most = s.per_class
+    spread = f"{middle} a class" if fewest == most else f"{fewest} to {most} a class, {middle} in the middle"
+    lines = [
+        f"{s.train:,} training images of {s.classes} classes ({spread}); {s.val:,} val, {s.test:,} test.",
+        f"Typically {s.resolution[0]} × {s.resolution[1]} px, seen at {found.input_size} px.",
+    ]
+    more = []
+    if s.imbalance >= 3:
+        more.append(f"the largest class has {s.imbalance:.0f} times the images of the smallest")
+    if s.copies:
+        more.append(f"{s.copies:,} exact copies")
+    if s.near_copies:
+        more.append(f"{s.near_copies:,} pairs of near copies")
+    if s.groups:
+        more.append(f"{s.groups:,} groups of images that are kept together")
+    if s.set_aside:
+        more.append(f"{s.set_aside:,} files set aside")
+    if more:
+        lines.append(f"Mind: {'; '.join(more)}.")
+    return lines
+
+
+def _similarity_line(found: Similarity, model: str) -> str:
+    if not found.proven:
+        word = "unproven for such a network"
+    elif found.value >= NEAR:
+        word = "near"
+    else:
+        word = "far" if found.value < FAR else "some way off"
+    return (
+        f"Similarity to what {model} was trained on: {found.value:.2f} ({found.low:.2f}–{found.high:.2f}), "
+        f"{word} (by {found.basis}; 1 is the same, 0 is foreign)."
+    )
+
+
+def _depth_table(found: Signals) -> Table:
+    table = Table(title="What each depth already knows (probe, out of fold)", title_justify="left")
+    columns = ("after stage", "width", "similarity", "accuracy", "95 % interval", "random weights")
+    for name in (*columns, "LogME", "H-score", "5-NN"):
+        table.add_column(name, justify="left" if name == "after stage" else "right")
+    best = found.best_stage
+    near = found.similarity.by_stage if found.similarity else {}
+    for row in found.probe_by_stage:
+        table.add_row(
+            f"[bold]{row.stage}[/bold]" if row is best else row.stage,
+            str(row.width),
+            f"{near[row.stage]:.2f}" if row.stage in near else "",
+            f"[bold]{percent(row.accuracy)}[/bold]" if row is best else percent(row.accuracy),
+            between(row.low, row.high),
+            "" if row.random is None else percent(row.random),
+            f"{row.log_me:.2f}",
+            f"{row.h_score:.2f}",
+            percent(row.neighbours),
+        )
+    return table
+
+
+def _depth_lines(found: Signals) -> list[str]:
+    best, last = found.best_stage, found.probe_by_stage[-1]
+    assert best is not None
+    lines = [_best_line(best, last)]
+    points = found.curve
+    steps = ", ".join(f"{percent(point.accuracy)} from {point.images:,}" for point in points)
+    slope = points[-1].accuracy - points[-2].accuracy
+    verdict = "more images would still help" if slope >= 0.02 else "more images of the same would add little"
+    lines.append(f"Learning curve of the last stage's probe: {steps} images; {verdict} to a frozen network.")
+    return lines
+
+
+def _best_line(best: StageProbe, last: StageProbe) -> str:
+    if best is last:
+        return f"The deepest features are the best: {percent(last.accuracy)}."
+    if best.accuracy - last.accuracy <= (last.high - last.low) / 4:
+        return f"The features of {best.stage} and of the last stage are not separated."
+    return (
+        f"The best features sit at {best.stage}, {100 * (best.accuracy - last.accuracy):.0f} points above the "
+        "last stage: the top of the network is tuned to other images; thawing it tends to pay."
+    )
