@@ -29,7 +29,8 @@ from draws import draw_table
 
 OUT = Path(__file__).parents[1] / "src" / "frostline" / "advice" / "experience"
 
-# Strategies at two or three effective rates: `lr` at the head times `layer_decay` to the depth.
+# Strategies at two or three effective rates (`lr` at the head times `layer_decay` to the depth), and two with
+# a third or less of their passes, for small budgets.
 CONFIGURATIONS = (
     "linear_probe",
     "top_k(1)",
@@ -41,6 +42,8 @@ CONFIGURATIONS = (
     "gradual_unfreeze",
     "full",
     "full(lr=0.001, layer_decay=1)",
+    "top_k(3, epochs=4)",
+    "lp_ft(epochs=4)",
 )
 ALL_SETS = (
     "clothing10",

@@ -274,3 +274,19 @@ def test_trouble_with_the_store_is_one_line_of_plain_words(tmp_path: Path) -> No
     assert done.stderr.startswith("Warning: The store")
     assert done.stderr.count("\n") == 1
     assert "Traceback" not in done.stderr
+
+
+def test_measure_prints_what_it_promises_and_a_table(table: Path) -> None:
+    words = ["measure", str(table), "--size", "32", "--threads", "1", "--quiet"]
+    found = one_object(frostline(*words, "--json"))
+    assert {"value", "low", "high", "by_stage"} <= set(found["similarity"])
+    assert (found["n_images"], found["n_classes"]) == (48, 3)
+    assert {row["stage"] for row in found["probe_by_stage"]} == {"stem", *(f"blocks.{i}" for i in range(7))}
+    shown = frostline(*words)
+    assert shown.exit_code == 0, shown.output
+    for text in (
+        "30 training images of 3 classes",
+        "Similarity to what lite0 was trained on: 0.",
+        "blocks.6",
+    ):
+        assert text in shown.stdout

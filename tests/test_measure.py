@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from torch import nn
 
 import frostline
 from frostline import backbone as bb
@@ -17,6 +18,8 @@ from frostline.images import EVALUATION_BATCH, Images
 from frostline.probe import Folds
 from frostline.signals import depth, measure, similarity, transfer
 from frostline.signals.glance import glance
+from frostline.signals.listening import Ear, blocks_of
+from frostline.signals.similarity import concluded
 from frostline.store import Store
 from tiny import PREPROCESSING, tiny_backbone, write_folder, write_table
 
@@ -77,6 +80,33 @@ def test_measuring_twice_passes_once(data: Manifest, monkeypatch: pytest.MonkeyP
     seen.clear()
     assert measure(backbone, data, random=False) == first
     assert not seen
+
+
+def test_a_network_in_pieces_is_heard_as_one(data: Manifest) -> None:
+    """Its BatchNorm layers stand in the network itself, where a piece that starts later feeds them NaN."""
+    flat = nn.Sequential(
+        *(
+            layer
+            for c in ((3, 8), (8, 12), (12, 16))
+            for layer in (nn.Conv2d(*c, 3, 2, 1), nn.BatchNorm2d(c[1]))
+        ),
+        nn.AdaptiveAvgPool2d(1),
+        nn.Flatten(),
+        nn.Linear(16, 4),
+    )
+    with torch.no_grad():
+        flat.train()(torch.randn(64, 3, 16, 16))
+    backbone = frostline.load_backbone(flat.eval(), preprocessing=PREPROCESSING)
+    assert len(backbone.cuts) > 2
+    images = Images(data, data.part("train"), PREPROCESSING)
+    blocks = blocks_of(len(images), None)
+    whole = Ear(backbone, backbone.model, int(blocks.max()) + 1)
+    whole.expect(blocks)
+    (pixels,) = images.batches([[(position, 0) for position in range(len(images))]])
+    with torch.no_grad(), whole.listening():
+        backbone.model(PREPROCESSING.normalise(pixels))
+    found = similarity(backbone, images, PLAN)
+    assert found.value == pytest.approx(concluded(backbone, whole, blocks).value, abs=1e-5)
 
 
 def test_similarity_is_the_one_that_is_measured_alone(data: Manifest) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from rich import box
 from rich.table import Table
 
 from frostline.cli.show import _out, between, percent
@@ -71,23 +72,25 @@ def _similarity_line(found: Similarity, model: str) -> str:
 
 
 def _depth_table(found: Signals) -> Table:
-    table = Table(title="What each depth already knows (probe, out of fold)", title_justify="left")
-    columns = ("after stage", "width", "similarity", "accuracy", "95 % interval", "random weights")
-    for name in (*columns, "LogME", "H-score", "5-NN"):
-        table.add_column(name, justify="left" if name == "after stage" else "right")
+    title = "What each depth already knows: a probe, out of fold, beside one on random weights"
+    table = Table(title=title, title_justify="left", box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0))
+    columns = ("after", "width", "similar", "probe", "95 % interval", "random", "LogME", "H-score", "5-NN")
+    for name in columns:
+        table.add_column(name, justify="left" if name == "after" else "right")
     best = found.best_stage
     near = found.similarity.by_stage if found.similarity else {}
     for row in found.probe_by_stage:
         table.add_row(
-            f"[bold]{row.stage}[/bold]" if row is best else row.stage,
+            row.stage,
             str(row.width),
             f"{near[row.stage]:.2f}" if row.stage in near else "",
-            f"[bold]{percent(row.accuracy)}[/bold]" if row is best else percent(row.accuracy),
+            percent(row.accuracy),
             between(row.low, row.high),
             "" if row.random is None else percent(row.random),
             f"{row.log_me:.2f}",
             f"{row.h_score:.2f}",
             percent(row.neighbours),
+            style="bold" if row is best else None,
         )
     return table
 
@@ -99,8 +102,8 @@ def _depth_lines(found: Signals) -> list[str]:
     points = found.curve
     steps = ", ".join(f"{percent(point.accuracy)} from {point.images:,}" for point in points)
     slope = points[-1].accuracy - points[-2].accuracy
-    verdict = "more images would still help" if slope >= 0.02 else "more images of the same would add little"
-    lines.append(f"Learning curve of the last stage's probe: {steps} images; {verdict} to a frozen network.")
+    verdict = "more images would still help" if slope >= 0.02 else "more of the same images would hardly help"
+    lines.append(f"Learning curve of the last stage's probe: {steps} images; {verdict} a frozen network.")
     return lines
 
 
@@ -109,7 +112,8 @@ def _best_line(best: StageProbe, last: StageProbe) -> str:
         return f"The deepest features are the best: {percent(last.accuracy)}."
     if best.accuracy - last.accuracy <= (last.high - last.low) / 4:
         return f"The features of {best.stage} and of the last stage are not separated."
+    gain = 100 * (best.accuracy - last.accuracy)
     return (
-        f"The best features sit at {best.stage}, {100 * (best.accuracy - last.accuracy):.0f} points above the "
-        "last stage: the top of the network is tuned to other images; thawing it tends to pay."
+        f"The best features sit at {best.stage}, {gain:.0f} points above the last "
+        "stage: the top of the network is tuned to other images; thawing it tends to pay."
     )

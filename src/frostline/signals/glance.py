@@ -114,17 +114,21 @@ def _looked(
             if ear is not None and blocks is not None:
                 ear.expect(blocks[chunk])
             x = plan.batch(padded(pixels, EVALUATION_BATCH), images.preprocessing.normalise)
-            parts = [part[: len(chunk)].float().cpu() for part in _chain(backbone, model, x)]
+            parts = [part[: len(chunk)].float().cpu() for part in _chain(backbone, model, x, ear)]
             yield chunk, torch.cat(parts, dim=1).numpy()
 
 
-def _chain(backbone: Backbone, model: nn.Module, x: Tensor) -> Iterator[Tensor]:
+def _chain(backbone: Backbone, model: nn.Module, x: Tensor, ear: Ear | None = None) -> Iterator[Tensor]:
     """Yield the mean over space of z at every cut above 0, (n, width), then the head's confidence, (n, 1)."""
     z = x
     for early, late in zip(backbone.cuts, backbone.cuts[1:], strict=False):
+        if ear is not None:
+            ear.attend(range(early.index, late.index))
         with bb.between(backbone, model, early, late) as run:
             z = run(z)
         yield _pooled(z)
+    if ear is not None:
+        ear.attend(range(backbone.cuts[-1].index, len(backbone.stages)))
     with bb.suffix(backbone, model, backbone.cuts[-1]) as head:
         answers = head(z)
     yield answers.float().softmax(dim=1).amax(dim=1, keepdim=True)

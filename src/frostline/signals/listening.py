@@ -46,6 +46,8 @@ class Ear:
     """Hears what the layers of `model` meet, and adds it up by blocks of images.
 
     Say which blocks the next images belong to with `expect`; rows beyond those are padding and not heard.
+    Where a network runs in pieces, say with `attend` which stages run now: what lies outside a piece is fed
+    placeholders.
     """
 
     def __init__(self, backbone: Backbone, model: nn.Module, blocks: int) -> None:
@@ -53,10 +55,15 @@ class Ear:
         self.sums: dict[str, Floats] = {}
         self._model, self._blocks = model, blocks
         self._now = np.zeros(0, dtype=np.int64)
+        self._stages = range(len(backbone.stages))
 
     def expect(self, blocks: Blocks) -> None:
         """Name the block of each image that comes next."""
         self._now = blocks
+
+    def attend(self, stages: range) -> None:
+        """Hear only the layers of these stages from now on."""
+        self._stages = stages
 
     @contextmanager
     def listening(self) -> Iterator[None]:
@@ -75,6 +82,8 @@ class Ear:
                 handle.remove()
 
     def _hear(self, layer: Layer, x: Tensor) -> None:
+        if layer.stage not in self._stages:
+            return
         each = layer.find(x.detach()[: len(self._now)]).double().cpu().numpy()
         total = self.sums.setdefault(layer.name, np.zeros((self._blocks, *each.shape[1:])))
         np.add.at(total, self._now, each)
