@@ -1,0 +1,231 @@
+"""Is advice worth anything? Regret on image sets that it never saw, beside constants, the textbook and a race.
+
+    python benchmarks/advice.py [--experience FOLDER]
+
+For every set the advice is fitted on the other sets alone, for all its sizes and networks. Regret is
+cross-fitted: the oracle is chosen on half of the seeds, oracle and policy are scored on the other half,
+averaged over the halvings; the naive figure (oracle chosen and scored on the same seeds) stands beside it.
+Differences to a rival carry a 95 % bootstrap interval over sets. No network is run: seconds.
+"""
+
+from __future__ import annotations
+
+import argparse
+import itertools
+import statistics
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from frostline.advice.advising import chosen
+from frostline.advice.forecast import NAMES, Model, fit
+from frostline.advice.knowledge import HOME, Trial, read_experience
+
+Cell = tuple[str, int, str, int]  # model, size, set, images a class
+# A policy picks one of the allowed strategies for one trial, having seen trials of other sets only.
+Policy = Callable[[Trial, Sequence[str], Sequence[Trial], Model], str]
+
+SIMILAR, LARGE = 0.4, 20  # the textbook's two questions, thresholds halfway between what we have
+ADVICE_S = 5.0  # what measuring takes on such sets, for the race's budget
+
+
+def seconds(trials: Sequence[Trial]) -> dict[str, float]:
+    """Mean seconds of each strategy."""
+    names = dict.fromkeys(name for trial in trials for name in trial.seconds)
+    return {n: statistics.mean(t.seconds[n] for t in trials if n in t.seconds) for n in names}
+
+
+# --- policies -----------------------------------------------------------------------------------------
+
+
+def ours(trial: Trial, allowed: Sequence[str], rest: Sequence[Trial], model: Model) -> str:
+    """What `plan` recommends."""
+    cost = seconds(rest)
+    return chosen(model, trial.facts, {name: cost[name] for name in allowed}).strategy
+
+
+def best_constant(trial: Trial, allowed: Sequence[str], rest: Sequence[Trial], model: Model) -> str:
+    """The one that was best on average over the other sets."""
+    return max(allowed, key=lambda name: np.mean([t.accuracy[name] for t in rest if name in t.accuracy]))
+
+
+def always(name: str) -> Policy:
+    """One strategy whatever the images; the cheapest where that isn't allowed."""
+
+    def policy(trial: Trial, allowed: Sequence[str], rest: Sequence[Trial], model: Model) -> str:
+        return name if name in allowed else min(allowed, key=seconds(rest).__getitem__)
+
+    return policy
+
+
+def textbook(trial: Trial, allowed: Sequence[str], rest: Sequence[Trial], model: Model) -> str:
+    """Similar or not × small or large. "Small and different: earlier features" is read as `top_k(3)`."""
+    small = trial.facts.images / trial.facts.classes < LARGE
+    if trial.facts.similarity >= SIMILAR:
+        wanted = "linear_probe" if small else "full"
+    else:
+        wanted = "top_k(3)" if small else "full(lr=0.001, layer_decay=1)"
+    return always(wanted)(trial, allowed, rest, model)
+
+
+def race(trial: Trial, allowed: Sequence[str], rest: Sequence[Trial], model: Model) -> str:
+    """Train the cheapest first until the seconds of our choice and of asking are spent; best on val wins.
+
+    Without a val part the last that was finished wins.
+    """
+    left = trial.seconds[ours(trial, allowed, rest, model)] + ADVICE_S
+    done: list[str] = []
+    for name in sorted(allowed, key=lambda n: trial.seconds[n]):
+        if done and trial.seconds[name] > left:
+            break
+        left -= trial.seconds[name]
+        done.append(name)
+    scores = {name: trial.val_accuracy[name] for name in done}
+    if any(score is None for score in scores.values()):
+        return done[-1]
+    return max(done, key=lambda name: (scores[name], trial.seconds[name]))
+
+
+POLICIES: dict[str, Policy] = {
+    "advice": ours,
+    "the best constant of the other sets": best_constant,
+    "always linear_probe": always("linear_probe"),
+    "always top_k(1)": always("top_k(1)"),
+    "always lp_ft": always("lp_ft"),
+    "always gradual_unfreeze": always("gradual_unfreeze"),
+    "always full": always("full"),
+    "textbook 2×2": textbook,
+    "race": race,
+}
+
+
+# --- regret -------------------------------------------------------------------------------------------
+
+
+def allowed_in(cell: Sequence[Trial], share: float) -> list[str]:
+    """Return the strategies that cost at most a share of the best one's seconds; the cheapest always."""
+    cost = seconds(cell)
+    means = {name: np.mean([t.accuracy[name] for t in cell]) for name in cost}
+    best = max(means, key=lambda name: means[name])
+    cheapest = min(cost, key=cost.__getitem__)
+    return [name for name in cost if cost[name] <= share * cost[best] or name == cheapest]
+
+
+def regrets(cell: Sequence[Trial], allowed: Sequence[str], picks: Sequence[str]) -> tuple[float, float]:
+    """Return cross-fitted and naive regret, in points, of the strategies picked trial by trial."""
+    scores = {name: np.array([100 * t.accuracy[name] for t in cell]) for name in allowed}
+    mine = np.array([100 * t.accuracy[name] for t, name in zip(cell, picks, strict=True)])
+    naive = max(float(s.mean()) for s in scores.values()) - float(mine.mean())
+    count = len(cell)
+    found = []
+    for half in itertools.combinations(range(count), count // 2):
+        one, other = np.array(half), np.setdiff1d(np.arange(count), half)
+        for learn, score in ((one, other), (other, one)):
+            oracle = max(scores, key=lambda name: float(scores[name][learn].mean()))
+            found.append(float(scores[oracle][score].mean() - mine[score].mean()))
+    return (float(np.mean(found)) if found else naive), naive
+
+
+def randomly(cell: Sequence[Trial], allowed: Sequence[str]) -> tuple[float, float]:
+    """Return the regrets of picking any allowed strategy, all equally often."""
+    each = [regrets(cell, allowed, [name] * len(cell)) for name in allowed]
+    return statistics.mean(e[0] for e in each), statistics.mean(e[1] for e in each)
+
+
+def table(trials: Sequence[Trial], share: float) -> tuple[str, dict[str, dict[Cell, float]]]:
+    """Return a Markdown table of regrets, and the cross-fitted regret of each policy in each cell."""
+    cells: dict[Cell, list[Trial]] = {}
+    for trial in trials:
+        cells.setdefault((trial.model, trial.size, trial.set, trial.per_class), []).append(trial)
+    sets = sorted({trial.set for trial in trials})
+    rest_of = {name: [t for t in trials if t.set != name] for name in sets}
+    models = {name: fit(rest_of[name]) for name in sets}
+    cross: dict[str, dict[Cell, float]] = {name: {} for name in (*POLICIES, "random")}
+    naive: dict[str, dict[Cell, float]] = {name: {} for name in (*POLICIES, "random")}
+    for key, cell in cells.items():
+        allowed = allowed_in(cell, share)
+        for name, policy in POLICIES.items():
+            picks = [policy(trial, allowed, rest_of[key[2]], models[key[2]]) for trial in cell]
+            cross[name][key], naive[name][key] = regrets(cell, allowed, picks)
+        cross["random"][key], naive["random"][key] = randomly(cell, allowed)
+    lines = ["| policy | mean regret | worst set | naive | more than advice (95 %) |", "|---|---|---|---|---|"]
+    for name, found in cross.items():
+        per_set = _by_set(found)
+        apart = "" if name == "advice" else _difference(found, cross["advice"])
+        lines.append(
+            f"| {name} | {np.mean(list(found.values())):.2f} | {max(per_set.values()):.1f} "
+            f"({max(per_set, key=lambda n: per_set[n])}) | {np.mean(list(naive[name].values())):.2f} | {apart} |"
+        )
+    return "\n".join(lines), cross
+
+
+def _by_set(found: dict[Cell, float]) -> dict[str, float]:
+    names = sorted({key[2] for key in found})
+    return {name: float(np.mean([v for key, v in found.items() if key[2] == name])) for name in names}
+
+
+def _difference(one: dict[Cell, float], other: dict[Cell, float]) -> str:
+    """Bootstrap the mean difference over sets."""
+    apart = _by_set({key: one[key] - other[key] for key in one})
+    values = np.array(list(apart.values()))
+    rng = np.random.default_rng(0)
+    drawn = rng.choice(values, (10_000, len(values))).mean(axis=1)
+    low, high = np.quantile(drawn, (0.025, 0.975))
+    verdict = "" if low <= 0 <= high else (", higher" if low > 0 else ", LOWER")
+    return f"{values.mean():+.2f} ({low:+.2f} to {high:+.2f}){verdict or ', not separated'}"
+
+
+def coverage(trials: Sequence[Trial]) -> str:
+    """Count held-out outcomes inside the 80 % interval, set by set left out."""
+    inside = total = 0
+    each = []
+    for name in sorted({trial.set for trial in trials}):
+        model = fit([t for t in trials if t.set != name])
+        hits = [
+            expected.low <= trial.accuracy[expected.strategy] <= expected.high
+            for trial in trials
+            if trial.set == name
+            for expected in model.expect(trial.facts)
+            if expected.strategy in trial.accuracy
+        ]
+        inside, total = inside + sum(hits), total + len(hits)
+        each.append(f"{name} {100 * sum(hits) / len(hits):.0f} %")
+    return f"{inside} of {total} ({100 * inside / total:.0f} %): {', '.join(each)}"
+
+
+def picks(trials: Sequence[Trial]) -> str:
+    """Show what is recommended for each cell by advice that never saw the set."""
+    lines = ["| model, px | set | a class | recommended | best (mean) |", "|---|---|---|---|---|"]
+    cells: dict[Cell, list[Trial]] = {}
+    for trial in trials:
+        cells.setdefault((trial.model, trial.size, trial.set, trial.per_class), []).append(trial)
+    for key, cell in sorted(cells.items(), key=lambda item: (item[0][0], item[0][1], item[0][2], item[0][3])):
+        rest = [t for t in trials if t.set != key[2]]
+        model = fit(rest)
+        names = dict.fromkeys(ours(t, list(t.accuracy), rest, model) for t in cell)
+        means = {n: 100 * np.mean([t.accuracy[n] for t in cell]) for n in cell[0].accuracy}
+        best = max(means, key=lambda n: means[n])
+        said = ", ".join(f"`{n}` {means[n]:.1f}" for n in names)
+        lines.append(f"| {key[0]}, {key[1]} | {key[2]} | {key[3]} | {said} | `{best}` {means[best]:.1f} |")
+    return "\n".join(lines)
+
+
+def main() -> None:
+    """Print every table."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--experience", type=Path, default=HOME)
+    arguments = parser.parse_args()
+    trials = read_experience(arguments.experience)
+    full = max(len(trial.accuracy) for trial in trials)
+    whole: list[Any] = [trial for trial in trials if len(trial.accuracy) == full]
+    print(f"{len(whole)} draws of {full} strategies; facts: {', '.join(NAMES)}\n")
+    for title, share in (("No budget", float("inf")), ("A quarter", 1 / 4), ("A sixteenth", 1 / 16)):
+        print(f"\n{title}\n\n{table(whole, share)[0]}")
+    print(f"\n80 % intervals hold {coverage(whole)}\n\n{picks(whole)}")
+
+
+if __name__ == "__main__":
+    main()

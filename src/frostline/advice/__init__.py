@@ -1,0 +1,1 @@
+"""What to do with these images: experience, a forecast from it, and advice with its reasons."""
