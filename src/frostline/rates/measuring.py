@@ -93,7 +93,8 @@ def _value_bytes(way: Way) -> int:
 def _network(backbone: Backbone, way: Way, batch: int, classes: int, threads: int) -> dict[str, Any]:
     """Measure what depends on the network alone, as plain data."""
     cuts, last = backbone.cuts, backbone.cuts[-1]
-    steps = learning.steps(backbone, batch, classes, threads)
+    with torch.random.fork_rng(devices=[]):  # dropout draws
+        steps = learning.steps(backbone, batch, classes, threads)
     whole = ways.forward(backbone, Way(numerics.exact_plan(threads), EVALUATION_BATCH), last)
     evaluation_s = numerics.seconds(whole) / EVALUATION_BATCH
     forwards = [forward for forward, _, _ in steps.rates["channels-last"]]
