@@ -261,7 +261,7 @@ def test_rates_are_measured_stage_by_stage(images: Images) -> None:
 
 
 def test_kept_bytes_are_what_autograd_keeps(images: Images) -> None:
-    """By hand, in float32: a block's input, what goes into BatchNorm and comes out of ReLU, dropout's mask."""
+    """By hand, in float32: a block's input, its convolution's output, ReLU's output, dropout's mask."""
     backbone = tiny_backbone()
     rows = learning._chain(backbone, backbone.adapt(3), numerics.candidates(1)["float32"])
     sizes = [3 * 16 * 16, 8 * 16 * 16, 12 * 8 * 8, 16 * 4 * 4, 24 * 4 * 4]
