@@ -32,7 +32,7 @@ from torch.nn import functional as F
 
 import frostline
 from frostline import backbone as bb
-from frostline import numerics
+from frostline import numerics, rates
 from frostline.backbone import Backbone
 from frostline.dataset import Manifest
 from frostline.frozen import Frozen
@@ -41,7 +41,7 @@ from frostline.record import environment
 from frostline.store import Store
 from frostline.strategy import settings
 from frostline.timing import _give_back
-from frostline.training import optimizer, planning
+from frostline.training import optimizer
 from frostline.training.request import Request
 
 EPOCHS_HEAD, EPOCHS_SUFFIX, BATCH = 30, 15, 32
@@ -172,7 +172,7 @@ def accuracy(backbone: Backbone, model: nn.Module, data: Manifest) -> float:
 
 def way_of(backbone: Backbone, data: Manifest) -> Any:
     """How this machine computes frozen layers."""
-    return planning.frozen_way(Request(backbone, data, frostline.parse("head")))
+    return rates.frozen_way(backbone)
 
 
 def bare_pass(backbone: Backbone, data: Manifest) -> float:
@@ -249,8 +249,8 @@ def suffix_alone(bench: Bench, backbone: Backbone, data: Manifest, strategy: str
     """The steps of a suffix, its input in memory: the limit."""
     request = Request(backbone, data, frostline.parse(strategy))
     segment, known = request.segments()[0], settings(request.strategy)
-    plan = planning._timed_training(request, segment.cut)
     model, cut = backbone.adapt(len(data.classes), seed=0), backbone.cut(segment.cut)
+    plan = rates.training_plan(backbone, cut)
     images = Images(data, data.part("train"), backbone.preprocessing)
     frozen = Frozen(backbone, model, cut, way_of(backbone, data))
     items = [

@@ -9,12 +9,12 @@ import json
 import sys
 
 import frostline
-from frostline.training import planning
+from frostline.rates import ways
 from tiny import tiny_backbone
 
 if __name__ == "__main__":
     table, study = sys.argv[1:]
-    planning.FROZEN_BATCH = 16  # small shares, so that there is something to divide
+    ways.FROZEN_BATCH = 16  # small shares, so that there is something to divide
     data = frostline.load_data(table, near_copies=False, val=0.0)
     print("ready", flush=True)
     sys.stdin.readline()

@@ -99,23 +99,35 @@ REPEATS = 3
 ENOUGH_S = 0.5  # the longer a run takes, the less one timing of it varies
 
 
-def timed_plan(what: str, step: Callable[[NumericPlan], None], threads_: int | None = None) -> NumericPlan:
-    """Return the fastest of float32, float32 channels-last and bfloat16 channels-last, by timing `step`.
-
-    `what` names the step (one training step): what was measured once on this machine is remembered.
-    """
+def candidates(threads_: int | None = None) -> dict[str, NumericPlan]:
+    """Return the plans that a timing may choose from, by name, the plainest first."""
     where, count = device(), threads_ or torch.get_num_threads()
     plain = NumericPlan(where, count, "float32", False, "")
     plans = {"float32": plain, "channels-last": replace(plain, channels_last=True)}
     if _has_bfloat16(where):
         plans["channels-last bfloat16"] = replace(plain, channels_last=True, precision="bfloat16")
-    taken = seconds_of(what, {name: functools.partial(step, plan) for name, plan in plans.items()}, count)
-    chosen = "float32"
-    for name in plans:
+    return plans
+
+
+def fastest(taken: dict[str, float]) -> str:
+    """Return which of `candidates` to take, given the seconds of a step in each of them."""
+    chosen = next(iter(taken))
+    for name in taken:
         if taken[chosen] / taken[name] >= WORTH_IT:
             chosen = name
+    return chosen
+
+
+def timed_plan(what: str, step: Callable[[NumericPlan], None], threads_: int | None = None) -> NumericPlan:
+    """Return the fastest of float32, float32 channels-last and bfloat16 channels-last, by timing `step`.
+
+    `what` names the step (one training step): what was measured once on this machine is remembered.
+    """
+    plans = candidates(threads_)
+    count = plans["float32"].threads
+    taken = seconds_of(what, {name: functools.partial(step, plan) for name, plan in plans.items()}, count)
     shares = ", ".join(f"{name} {taken[name] / taken['float32']:.2f}" for name in plans)
-    return replace(plans[chosen], reason=f"a step's time beside plain float32's: {shares}")
+    return replace(plans[fastest(taken)], reason=f"a step's time beside plain float32's: {shares}")
 
 
 def seconds_of(what: str, runs: dict[str, Callable[[], None]], threads_: int) -> dict[str, float]:
@@ -123,11 +135,23 @@ def seconds_of(what: str, runs: dict[str, Callable[[], None]], threads_: int) ->
 
     `what` names what is run: model, size, number of images.
     """
-    key = f"{what} on {device()} {_processor()} threads {threads_} torch {torch.__version__} {' '.join(runs)}"
+    return measured(
+        f"{what} {' '.join(runs)}", lambda: {name: seconds(run) for name, run in runs.items()}, threads_
+    )
+
+
+def note_seconds(what: str, taken: dict[str, float], threads_: int) -> dict[str, float]:
+    """Let `seconds_of` answer these, unless it knows others already; return what it answers."""
+    return measured(f"{what} {' '.join(taken)}", lambda: taken, threads_)
+
+
+def measured(what: str, find: Callable[[], dict[str, Any]], threads_: int) -> dict[str, Any]:
+    """Return what `find` measures with that many threads, plain data; remembered on this machine."""
+    key = f"{what} on {device()} {_processor()} threads {threads_} torch {torch.__version__}"
 
     def measure() -> dict[str, Any]:
         with threads(threads_):
-            return {name: _seconds(run) for name, run in runs.items()}
+            return find()
 
     return places.remembered("rates", key, measure)
 
@@ -152,7 +176,7 @@ def _processor() -> str:
     return _cpu_line("model name").partition(":")[2].strip() or platform.processor()
 
 
-def _seconds(run: Callable[[], None]) -> float:
+def seconds(run: Callable[[], object]) -> float:
     """Median seconds of a run, after one that warms up; fewer repeats where they take long."""
     run()
     taken: list[float] = []

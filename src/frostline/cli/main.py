@@ -75,6 +75,11 @@ def cli() -> None:
     show_default=True,
     help="Keep what frozen layers answer in the store, or compute it each time; the result is the same.",
 )
+@click.option(
+    "--minutes",
+    type=click.FloatRange(0, min_open=True),
+    help="A hard limit: training stops in time for the final figures, with the best weights so far.",
+)
 @click.option("--explain", is_flag=True, help="Show the arithmetic behind --rows auto.")
 @click.option("--batch", type=click.IntRange(1), default=32, show_default=True, help="Images a step.")
 @data_options
@@ -105,6 +110,7 @@ def train(data: str, **options: Any) -> None:
             "workers",
             "views",
             "rows",
+            "minutes",
         )
         run = frostline.train(
             backbone,

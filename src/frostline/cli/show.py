@@ -124,6 +124,13 @@ def _remarks(found: dict[str, Any]) -> list[str]:
             f"Mirror images in training are {word}: a small classifier tells images from their mirror images "
             f"{told} of the time (50 % is guessing). --flip sets it."
         )
+    if found.get("stopped"):
+        kept = "the best on val so far" if found["best_epoch"] else "the last weights"
+        lines.insert(
+            0,
+            f"Stopped by --{found['stopped']} after {found['steps']:,} of {found['steps_planned']:,} steps, "
+            f"with {kept}.",
+        )
     rows = found["store"]
     lines.append(
         f"Frozen layers: {rows['rows_computed']:,} rows computed, {rows['rows_read']:,} read from the store."

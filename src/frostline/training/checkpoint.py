@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from frostline import places
 from frostline.errors import StudyError
 
-PLACE = ("segment", "epoch", "views", "best", "best_epoch", "seconds")
+PLACE = ("segment", "epoch", "views", "steps", "best", "best_epoch", "seconds")
 
 
 @dataclass
@@ -29,6 +29,8 @@ class Progress:
     segment: int = 0
     epoch: int = 0
     views: int = 0  # augmented epochs so far: the view number of the next is views + 1
+    steps: int = 0  # done so far
+    stopped: bool = False  # the time was up
     best: float | None = None  # goodness on val
     best_epoch: int | None = None
     seconds: float = 0.0  # spent by processes that were stopped, up to their last checkpoint

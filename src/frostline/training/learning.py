@@ -18,13 +18,20 @@ from frostline.seeds import derive
 from frostline.strategy import settings
 from frostline.timing import Stopwatch
 from frostline.training import loop, recalibration
+from frostline.training.budget import Budget
 from frostline.training.imbalance import Balance
 from frostline.training.planning import Plan
 from frostline.training.request import Request
 
 
 def learn(
-    request: Request, folder: RunFolder, plan: Plan, head: Frozen, images: Images, watch: Stopwatch
+    request: Request,
+    folder: RunFolder,
+    plan: Plan,
+    head: Frozen,
+    images: Images,
+    watch: Stopwatch,
+    budget: Budget,
 ) -> tuple[nn.Module, dict[str, Any]]:
     """Return the adapted model in eval mode, and what was chosen on the way."""
     balance = Balance(request.imbalance, images.targets, len(request.data.classes))
@@ -52,7 +59,8 @@ def learn(
         workers=request.workers,
         folder=folder,
         watch=watch,
-        tell=request.tell,
+        budget=budget,
+        tell=budget.telling(request.tell),
     )
     progress = loop.run(job, model)
     cut = request.backbone.cut(min(s.cut for s in job.segments))
@@ -63,7 +71,9 @@ def learn(
     return model.eval(), {
         "trainable_parameters": learned,
         "cut": cut.name,
-        "steps": job.steps,
+        "steps": progress.steps,
+        "steps_planned": job.steps,
+        "stopped": "minutes" if progress.stopped else None,
         "best_epoch": progress.best_epoch,
         "earlier_seconds": progress.seconds,
     }
@@ -126,6 +136,8 @@ def _solve(
         "trainable_parameters": head,
         "cut": request.backbone.stages[-1].name,
         "steps": 0,
+        "steps_planned": 0,
+        "stopped": None,
         "best_epoch": None,
         "l2": found.l2,
         "temperature": found.temperature,

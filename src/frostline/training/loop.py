@@ -9,6 +9,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -30,6 +31,7 @@ from frostline.store import Store
 from frostline.strategy import Segment, Settings
 from frostline.timing import Stopwatch
 from frostline.training import checkpoint, optimizer
+from frostline.training.budget import Budget, OutOfTime
 from frostline.training.imbalance import Balance
 from frostline.training.planning import Plan
 from frostline.training.supply import Supply, targets_of
@@ -58,6 +60,7 @@ class Job:
     workers: int
     folder: RunFolder
     watch: Stopwatch
+    budget: Budget
     tell: Tell | None = None
 
     @property
@@ -72,6 +75,23 @@ def run(job: Job, model: nn.Module) -> checkpoint.Progress:
     progress = checkpoint.read(state, model) or checkpoint.Progress()
     model = job.plan.numbers.place(model)
     rows, earlier_s = _rows_before(job, progress), progress.seconds
+    job.budget.earlier_s = earlier_s
+    try:
+        _run(job, model, progress, rows, state)
+    except OutOfTime:
+        progress.stopped = True
+    if progress.best_weights:
+        model.load_state_dict(progress.best_weights)
+    job.folder.write_metrics(rows)
+    progress.seconds = earlier_s
+    return progress
+
+
+def _run(
+    job: Job, model: nn.Module, progress: checkpoint.Progress, rows: list[dict[str, Any]], state: Path
+) -> None:
+    """Do every epoch that is not done yet; raises `OutOfTime` between two steps."""
+    earlier_s = progress.seconds
     before: torch.optim.Optimizer | None = None
     saved, cost_s = time.monotonic(), CHECKPOINT_S
     for index in range(progress.segment, len(job.segments)):
@@ -79,7 +99,8 @@ def run(job: Job, model: nn.Module) -> checkpoint.Progress:
         supply = _supply(job, model, index)
         for epoch in range(progress.epoch, job.segments[index].epochs):
             row = _epoch(job, model, supply, index, epoch, before, progress)
-            rows.append(row | _validate(job, model, supply, progress, len(rows) + 1))
+            rows.append(row)
+            row |= _validate(job, model, supply, progress, len(rows))
             progress.segment, progress.epoch = index, epoch + 1
             begun = time.monotonic()
             if (begun - saved) * CHECKPOINT_SHARE > cost_s:
@@ -89,11 +110,6 @@ def run(job: Job, model: nn.Module) -> checkpoint.Progress:
                 saved = time.monotonic()
                 cost_s = saved - begun
         progress.epoch = 0
-    if progress.best_weights:
-        model.load_state_dict(progress.best_weights)
-    job.folder.write_metrics(rows)
-    progress.seconds = earlier_s
-    return progress
 
 
 def _rows_before(job: Job, progress: checkpoint.Progress) -> list[dict[str, Any]]:
@@ -147,6 +163,8 @@ def _epoch(
         torch.manual_seed(derive(job.seed, "epoch", index, epoch))
         batches = zip(supply.batches(job.train, items), targets_of(targets, items), strict=True)
         strength = job.settings.frofa if cut.index > 0 else 0.0
+        job.budget.check("step")
+        began = time.perf_counter()
         for step, (z, y) in enumerate(batches):
             share = optimizer.scale(first + step, segment.steps, job.settings.warmup)
             optimizer.set_rates(opt, share)
@@ -154,6 +172,11 @@ def _epoch(
             if job.tell:
                 done = sum(s.steps for s in job.segments[:index]) + first + step + 1
                 job.tell("train", done, job.steps)
+            progress.steps += 1
+            job.budget.note("step", began)
+            if step + 1 < len(items):
+                job.budget.check("step")
+            began = time.perf_counter()
     loss = float(torch.stack(losses).mean())
     if not np.isfinite(loss):
         raise TrainingError(
@@ -191,7 +214,7 @@ def _step(
 def _logits(job: Job, model: nn.Module, supply: Supply, images: Images) -> NDArray[np.float32]:
     """Return the logits of view 0 of every image, from the rows of the cut; (images, classes)."""
     items = supply.still(images, EVALUATION_BATCH)
-    supply.prepare(images, items)
+    supply.prepare(images, items, job.tell)
     found = []
     with torch.no_grad(), bb.suffix(job.backbone, model, supply.cut) as learned:
         for z in supply.batches(images, items):
@@ -206,12 +229,15 @@ def _validate(
     """Score val, and keep the weights if they are the best so far. Without a val part nothing is chosen."""
     if job.val is None:
         return {}
+    job.budget.check("validation")
+    began = time.perf_counter()
     found = _logits(job, model.eval(), supply, job.val)
     probabilities = metrics.softmax(found)
     good = metrics.goodness(job.metric, job.val.targets, probabilities)
     if progress.best is None or good >= progress.best or not np.isfinite(progress.best):
         progress.best, progress.best_epoch = good, epochs_done
         progress.best_weights = {k: v.detach().clone() for k, v in model.state_dict().items()}
+    job.budget.note("validation", began)
     return {
         "val_accuracy": metrics.score("accuracy", job.val.targets, probabilities),
         f"val_{job.metric}": metrics.score(job.metric, job.val.targets, probabilities),

@@ -25,13 +25,13 @@ from frostline.backbone import Backbone, Cut
 from frostline.dataset import Manifest
 from frostline.frozen import Frozen, Way
 from frostline.images import Images, Item
+from frostline.rates import FROZEN_BATCH
 from frostline.seeds import derive
 from frostline.store import Store
 from frostline.strategy import Settings, Strategy, checked, parse, settings
 from frostline.training import optimizer
 from frostline.training.imbalance import Balance
 from frostline.training.learning import starting_model
-from frostline.training.planning import FROZEN_BATCH
 from frostline.training.request import Request
 
 LOWEST, HIGHEST = 1e-6, 1.0  # fastai sweeps 1e-7–10; outside this span AdamW learns nothing or diverges

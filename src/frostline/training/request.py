@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import inspect
+import math
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from typing import Any
@@ -48,6 +49,7 @@ class Request:
     workers: int = 0
     views: int | None = None
     rows: str = "auto"
+    minutes: float | None = None
     tell: Tell | None = None
 
     def config(self) -> dict[str, Any]:
@@ -71,6 +73,7 @@ class Request:
             "exact": self.exact,
             "precision": self.precision,
             "views": self.views,
+            **({} if self.minutes is None else {"minutes": self.minutes}),
         }
 
     def segments(self) -> tuple[Segment, ...]:
@@ -124,6 +127,8 @@ class Request:
             wrong.append("BatchNorm in training needs batches of 2 or more images, found batch=1.")
         if self.views is not None and self.views < 0:
             wrong.append(f"views must be at least 1, or 0 for a new one each epoch; found {self.views}.")
+        if self.minutes is not None and not 0 < self.minutes < math.inf:
+            wrong.append(f"minutes must be above 0, found {self.minutes:g}.")
         if self.threads is not None and self.threads < 1:
             wrong.append(f"threads must be at least 1, found {self.threads}.")
         if wrong:

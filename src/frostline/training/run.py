@@ -22,7 +22,7 @@ from frostline.record import RunFolder, Study, digest_of, environment, look_at_t
 from frostline.store import Store
 from frostline.strategy import Strategy, checked, parse
 from frostline.timing import PeakMemory, Stopwatch, imported_baseline_bytes
-from frostline.training import figures, keeping, learning, planning
+from frostline.training import budget, figures, keeping, learning, planning
 from frostline.training.request import BATCH, Request
 
 DEFAULT_STUDY = "frostline-study"
@@ -62,6 +62,7 @@ def train(
     workers: int = 0,
     views: int | None = None,
     rows: str = "auto",
+    minutes: float | None = None,
     tell: Tell | None = None,
 ) -> Run:
     """Adapt `backbone` to `data` by one strategy, and keep the result in the study.
@@ -74,6 +75,10 @@ def train(
     while anything is frozen (`None`: as many as the epochs ask for; 0: a new one each epoch), and their rows
     are kept in the store where that is faster; `rows` is `auto`, `keep` or `compute`, and changes no bit of
     the result. `tell(what, done, total)` hears of progress.
+
+    With `minutes`, training stops while there is time left for the final figures: with the best weights on
+    val so far, or else the last ones. The result then has `stopped` "minutes", and fewer `steps` than
+    `steps_planned`. What comes before the first step, and a head that is solved for, is not cut short.
     Rates in the result are fractions 0–1.
     Raises `UsageError`, `DataError`, `ModelError`, `StudyError` or `TrainingError`.
     """
@@ -95,6 +100,7 @@ def train(
         workers=workers,
         views=views,
         rows=rows,
+        minutes=minutes,
         tell=tell,
     )
     request.check()
@@ -129,7 +135,8 @@ def _perform(request: Request, study: Study, folder: RunFolder) -> None:
             if not plan.whole:
                 keeping.decide(request, plan, train_images, store)
                 folder.write("plan.json", plan.as_dict())
-            model, chosen = learning.learn(request, folder, plan, head, train_images, watch)
+            time_left = budget.begin(request, watch)
+            model, chosen = learning.learn(request, folder, plan, head, train_images, watch, time_left)
             found = figures.predict_parts(request, folder, model, chosen, store, counts)
     places.write_atomically(folder.weights, save(_plain_state(model), metadata={"format": "pt"}))
     result = {

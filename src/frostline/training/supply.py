@@ -14,13 +14,14 @@ import torch
 from torch import Tensor, nn
 
 from frostline import backbone as bb
+from frostline.cost.rows import VIEWS_APART, on_the_way
 from frostline.frozen import Counts, Frozen
 from frostline.images import Images, Item, Tell
 from frostline.seeds import derive
 from frostline.store import Store
 from frostline.strategy import Segment
 from frostline.training.imbalance import Balance
-from frostline.training.planning import VIEWS_APART, Plan
+from frostline.training.planning import Plan
 
 # Rows of a phase that stay in memory once they were read. A choice: all pooled features of a few thousand
 # images and several views, and a small part of what one training step of a convolutional network takes.
@@ -55,7 +56,8 @@ class Supply:
 
         self._frozen = frozen(self.cut.index) if self.cut.index > 0 else None
         # What later phases need lies on the way: one pass serves them and this one.
-        self._later = [frozen(index) for index in _on_the_way(backbone, segments[index:])]
+        cuts = [backbone.cut(segment.cut).index for segment in segments[index:]]
+        self._later = [frozen(index) for index in on_the_way(cuts)]
 
     def epoch(
         self, images: Images, balance: Balance, seed: int, index: int, epoch: int, view: int
@@ -156,17 +158,3 @@ def targets_of(targets: Tensor, items: Sequence[Sequence[Item]]) -> Iterator[Ten
     for batch in items:
         yield targets[start : start + len(batch)]
         start += len(batch)
-
-
-def _on_the_way(backbone: bb.Backbone, segments: Sequence[Segment]) -> list[int]:
-    """Return the cuts of later phases that are passed on the way to the first one's, in order.
-
-    Only those whose frozen part no phase until then lets learn.
-    """
-    lowest, found = backbone.cut(segments[0].cut).index, []
-    for segment in segments[1:]:
-        index = backbone.cut(segment.cut).index
-        if 0 < index < lowest:
-            found.append(index)
-        lowest = min(lowest, index)
-    return sorted(found)

@@ -1,0 +1,24 @@
+"""Seconds and bytes before they are spent: arithmetic on measured rates. Imports no torch.
+
+rows (which views there are, which rows are kept) · measured (the rates) → walk (a run, step by step) · peak
+                                                                       → predicting (`predict`)
+
+The rates come from `frostline.rates.measure`, or from wherever `Rates.as_dict` was written.
+"""
+
+from frostline.cost.measured import Learning, Line, Peaks, Rates, StageRates
+from frostline.cost.predicting import Cost, predict
+from frostline.cost.rows import Choice, RowRates, read_or_recompute
+
+__all__ = [
+    "Choice",
+    "Cost",
+    "Learning",
+    "Line",
+    "Peaks",
+    "Rates",
+    "RowRates",
+    "StageRates",
+    "predict",
+    "read_or_recompute",
+]

@@ -1,0 +1,142 @@
+"""The rates that every prediction is made from: what was measured of one network on one machine, as data.
+
+Seconds and bytes are per image unless a name says otherwise. A *stage* here reaches from one offered cut to
+the next, so it may hold several of the backbone's stages where it offers few cuts.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass
+from typing import Any
+
+PIXEL_CHANNELS = 3
+FLOAT_BYTES = 4
+
+
+@dataclass(frozen=True)
+class Line:
+    """What grows in proportion: `fixed` seconds, and `each` more for every byte (or number)."""
+
+    fixed: float
+    each: float
+
+    def at(self, count: float) -> float:
+        """Return the seconds for that many."""
+        return self.fixed + self.each * count
+
+
+@dataclass(frozen=True)
+class Learning:
+    """One stage as it learns in one numeric plan."""
+
+    forward_s: float
+    backward_s: float
+    kept_bytes: float  # held from forward to backward
+
+
+@dataclass(frozen=True)
+class StageRates:
+    """One stage: where it begins, what a row there weighs, and what it costs frozen and learning."""
+
+    name: str
+    cut: int  # the offered cut that it begins at
+    parameters: int
+    row_bytes: int  # of a row at that cut, as the frozen part answers it; at cut 0 the pixels
+    frozen_s: float  # forward as inference, in the way frozen layers are computed
+    evaluation_s: float  # forward in plain float32, as final figures are computed
+    plan: str  # in which training from this cut learns, by name
+    learning: Mapping[str, Learning]  # by plan
+
+
+@dataclass(frozen=True)
+class Peaks:
+    """Memory in bytes: what the process holds anyway, and what one pass holds on top at its highest."""
+
+    base: int  # above the imports: backbone, kernels, what earlier work left
+    frozen: int  # one frozen batch through all layers
+    evaluation: int  # one float32 evaluation batch through all layers
+    step: int  # one step in which all learns, beside what is kept for the backward pass
+
+
+@dataclass(frozen=True)
+class Rates:
+    """What one network costs on one machine at one image size."""
+
+    name: str
+    size: int  # pixels a side
+    threads: int
+    batch: int  # images a training step, of the steps that were measured
+    stages: tuple[StageRates, ...]
+    depth: int  # the backbone's own number of stages, the head among them
+    feature_width: int
+    frozen_batch: int  # images a frozen pass; fewer are filled up
+    value_bytes: int  # of a number in a kept row
+    copies: bool  # frozen layers are computed on a copy of the model (folded, or laid out otherwise)
+    evaluation_batch: int
+    file_s: float  # an image from its file
+    crop_s: float  # the evaluation view of a decoded picture
+    augment_s: float  # an augmented view of a decoded picture
+    picture_bytes: int  # a decoded picture
+    read: Line  # a row from the store, by its bytes
+    keep: Line  # a row into the store, by its bytes
+    write: Line  # a file onto the disk, by its bytes
+    step_s: float  # of each training step whatever learns
+    update_s: float  # optimizer and clipping, per parameter that learns and step
+    copy_s: float  # the model copied
+    frozen_copy_s: float  # the frozen part's copy made ready
+    digest_s: float  # the digest of all frozen weights, by which rows are found
+    probe: Line  # one L-BFGS evaluation of a head, by images × numbers an image × classes
+    peaks: Peaks
+
+    @property
+    def parameters(self) -> int:
+        """Of the whole network with its new head."""
+        return sum(stage.parameters for stage in self.stages)
+
+    @property
+    def model_bytes(self) -> int:
+        """The weights in float32."""
+        return FLOAT_BYTES * self.parameters
+
+    @property
+    def pixel_bytes(self) -> int:
+        """An image as the network takes it, before normalising."""
+        return PIXEL_CHANNELS * self.size**2
+
+    @property
+    def last(self) -> StageRates:
+        """The head."""
+        return self.stages[-1]
+
+    def offered(self, cut: int) -> int:
+        """Return the offered cut at that index, else the nearest earlier one, as `Backbone.cut` does."""
+        return max(stage.cut for stage in self.stages if stage.cut <= cut)
+
+    def at(self, cut: int) -> StageRates:
+        """Return the stage that begins at an offered cut."""
+        return next(stage for stage in self.stages if stage.cut == cut)
+
+    def above(self, cut: int, rate: Callable[[StageRates], float]) -> float:
+        """Sum a rate over the stages that learn from `cut`."""
+        return sum(rate(stage) for stage in self.stages if stage.cut >= cut)
+
+    def below(self, cut: int, rate: Callable[[StageRates], float]) -> float:
+        """Sum a rate over the stages that are frozen at `cut`."""
+        return sum(rate(stage) for stage in self.stages if stage.cut < cut)
+
+    def as_dict(self) -> dict[str, Any]:
+        """The rates as plain data."""
+        return asdict(self)
+
+    @classmethod
+    def from_dict(cls, found: Mapping[str, Any]) -> Rates:
+        """Read rates back."""
+        stages = tuple(
+            StageRates(
+                **{**stage, "learning": {name: Learning(**each) for name, each in stage["learning"].items()}}
+            )
+            for stage in found["stages"]
+        )
+        lines = {key: Line(**found[key]) for key in ("read", "keep", "write", "probe")}
+        return cls(**{**found, **lines, "stages": stages, "peaks": Peaks(**found["peaks"])})

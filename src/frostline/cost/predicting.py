@@ -1,0 +1,71 @@
+"""`predict`: what a run will take, from rates alone."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+from frostline.cost.measured import Rates
+from frostline.cost.peak import peak
+from frostline.cost.walk import Job, Walk
+from frostline.strategy import Strategy, parse, schedule, settings
+
+
+@dataclass(frozen=True)
+class Cost:
+    """What a run takes: wall seconds, bytes of memory above the imports, bytes of rows in the store.
+
+    `parts` is the seconds by item. The measured error is in docs/LOG.md.
+    """
+
+    seconds: float
+    peak_memory_bytes: int
+    peak_memory_upper_bytes: int
+    disk_bytes: int
+    parts: dict[str, float]
+
+
+def predict(
+    strategy: Strategy | str,
+    rates: Rates,
+    *,
+    train: int,
+    val: int,
+    test: int,
+    classes: int,
+    batch: int = 32,
+    augment: str = "standard",
+    flip: str = "auto",
+    warm: bool = False,
+    rows: str = "auto",
+) -> Cost:
+    """Return what `frostline.train` would take, with so many images in each part.
+
+    `warm` says that the store holds every row that the run keeps, else it holds none. `batch`, `augment`,
+    `flip` and `rows` are those of `train`. At another batch than the rates', an image is taken to cost the
+    same. Raises `UsageError` for a strategy that makes no sense.
+    """
+    plan = parse(strategy) if isinstance(strategy, str) else strategy
+    segments = schedule(plan, stages=rates.depth, images=train, batch=batch)
+    job = Job(
+        strategy=plan,
+        settings=settings(plan),
+        segments=tuple(replace(segment, cut=rates.offered(segment.cut)) for segment in segments),
+        train=train,
+        val=val,
+        test=test,
+        classes=classes,
+        batch=batch,
+        augment=augment,
+        flip=flip,
+        warm=warm,
+        rows=rows,
+    )
+    walked = Walk(rates, job).run()
+    held = peak(rates, job, walked)
+    return Cost(
+        seconds=sum(walked.seconds.values()),
+        peak_memory_bytes=held.expected,
+        peak_memory_upper_bytes=held.upper,
+        disk_bytes=round(walked.disk_bytes),
+        parts=dict(walked.seconds),
+    )

@@ -1,0 +1,11 @@
+"""What this machine needs for one network: how it computes best, and the seconds and bytes of each stage.
+
+ways (the numeric plans that are timed) → learning · upkeep (stages and what surrounds them) → measuring
+
+What was measured once on a machine is remembered, and a run after `measure` times nothing anew.
+"""
+
+from frostline.rates.measuring import measure
+from frostline.rates.ways import FROZEN_BATCH, TRIAL, forward, frozen_way, prefix_s, training_plan
+
+__all__ = ["FROZEN_BATCH", "TRIAL", "forward", "frozen_way", "measure", "prefix_s", "training_plan"]

@@ -1,0 +1,227 @@
+"""What each stage costs as it learns: forward, backward and the bytes kept between, in every numeric plan.
+
+The network is run stage by stage under autograd, each stage from the detached output of the one before, at
+two batch sizes: the slope is what an image costs, free of what it takes to enter a stage alone. Whole steps
+are then timed too, and every stage is scaled so that together they take what a whole step takes.
+"""
+
+from __future__ import annotations
+
+import statistics
+import time
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from frostline import backbone as bb
+from frostline import numerics
+from frostline.backbone import Backbone, Cut
+from frostline.numerics import NumericPlan
+from frostline.rates import ways
+from frostline.timing import PeakMemory, resident_bytes
+
+FEW, MANY = 2, ways.TRIAL  # images; training steps have up to twice as many, and whole steps correct for it
+REPEATS = 3
+LEAST = 0.05  # of a stage's time is the images', whatever the difference of two timings says
+WEIGHED = (2, 4)  # images in the two passes that count kept bytes
+
+Rates = dict[str, list[tuple[float, float, float]]]  # plan → (forward_s, backward_s, kept_bytes) a stage
+
+
+@dataclass(frozen=True)
+class Steps:
+    """What training costs: per stage and image, per step, per parameter; bytes of a step at its highest."""
+
+    rates: Rates
+    parameters: list[int]  # by stage
+    step_s: float
+    update_s: float
+    peak_bytes: int
+
+
+def steps(backbone: Backbone, batch: int, classes: int, threads: int) -> Steps:
+    """Measure training steps of `batch` images, with all stages learning and with the head alone."""
+    model = backbone.adapt(classes)
+    parameters = _parameters(backbone, model)
+    plans = numerics.candidates(threads)
+    rates = {name: _chain(backbone, model, plan) for name, plan in plans.items()}
+    taken = {name: sum(forward + backward for forward, backward, _ in rows) for name, rows in rates.items()}
+    name, last = numerics.fastest(taken), backbone.cuts[-1]
+    plan = plans[name]
+    whole = _Step(backbone, model, backbone.cuts[0], plan, batch)
+    whole_s = numerics.seconds(whole.run)
+    update_s = numerics.seconds(whole.update) / sum(parameters)
+    peak = peak_bytes(whole.run) - batch * sum(kept for _, _, kept in rates[name])
+    head = _Step(backbone, model, last, plan, batch)
+    head_s = numerics.seconds(head.run)
+    of_head = batch * sum(rates[name][-1][:2]) + update_s * parameters[-1]
+    step_s = max(0.0, head_s - of_head)
+    scale = (whole_s - step_s - update_s * sum(parameters)) / (batch * taken[name])
+    scaled = {
+        plan: [(forward * scale, backward * scale, kept) for forward, backward, kept in rows]
+        for plan, rows in rates.items()
+    }
+    return Steps(scaled, parameters, step_s, update_s, max(0, round(peak)))
+
+
+def chosen(backbone: Backbone, rates: Rates, step_s: float, batch: int, threads: int) -> list[str]:
+    """Return the plan that training from each cut takes, and let `train` find it without a timing."""
+    found = []
+    for place, cut in enumerate(backbone.cuts):
+        taken = {
+            name: step_s + MANY * sum(forward + backward for forward, backward, _ in rows[place:])
+            for name, rows in rates.items()
+        }
+        known = numerics.note_seconds(ways.trial(backbone, cut, batch), taken, threads)
+        found.append(numerics.fastest(known))
+    return found
+
+
+def peak_bytes(run: Callable[[], object]) -> int:
+    """Return the most memory that a second call of `run` holds above what is held before it."""
+    run()
+    with PeakMemory(0) as memory:
+        before = resident_bytes()
+        run()
+    return max(0, memory.bytes - before)
+
+
+def _parameters(backbone: Backbone, model: nn.Module) -> list[int]:
+    """Return the parameters of each stage between offered cuts."""
+    stage_of = backbone.stage_of(model)
+    sizes = {name: parameter.numel() for name, parameter in model.named_parameters()}
+    return [
+        sum(size for name, size in sizes.items() if cut.index <= stage_of[name] < late)
+        for cut, late in zip(backbone.cuts, _ends(backbone), strict=True)
+    ]
+
+
+def _ends(backbone: Backbone) -> list[int]:
+    """Return the cut at which each stage ends."""
+    return [*(cut.index for cut in backbone.cuts[1:]), len(backbone.stages)]
+
+
+class _Step:
+    """A whole training step at one cut, with the optimizer that training uses, at a rate of 0."""
+
+    def __init__(self, backbone: Backbone, model: nn.Module, cut: Cut, plan: NumericPlan, batch: int) -> None:
+        self._backbone, self._cut, self._plan = backbone, cut, plan
+        self._model = plan.place(model)
+        bb.freeze(backbone, model, cut)
+        bb.set_training(backbone, model, cut)
+        self._learning = [p for p in model.parameters() if p.requires_grad]
+        self._optimizer = torch.optim.AdamW(self._learning, lr=0.0, fused=True)
+        x = plan.batch(_pixels(backbone, batch), backbone.preprocessing.normalise)
+        with plan.autocast(), torch.no_grad():
+            self._z = bb.prefix(backbone, model, cut)(x)
+
+    def run(self) -> None:
+        """Forward, backward, update."""
+        with bb.suffix(self._backbone, self._model, self._cut) as learning:
+            with self._plan.autocast():
+                out = learning(self._z)
+            loss = out.float().square().mean()
+            self._optimizer.zero_grad(set_to_none=True)
+            loss.backward()  # type: ignore[no-untyped-call]
+            self.update()
+
+    def update(self) -> None:
+        """Clip and update, once there are gradients."""
+        torch.nn.utils.clip_grad_norm_(self._learning, 1.0)
+        self._optimizer.step()
+
+
+def _pixels(backbone: Backbone, images: int) -> Tensor:
+    size = backbone.preprocessing.size
+    generator = torch.Generator().manual_seed(0)
+    return torch.randint(0, 256, (images, 3, size, size), dtype=torch.uint8, generator=generator)
+
+
+def _chain(backbone: Backbone, model: nn.Module, plan: NumericPlan) -> list[tuple[float, float, float]]:
+    """Return (forward_s, backward_s, kept_bytes) of an image, stage by stage."""
+    model = plan.place(model)
+    bb.freeze(backbone, model, backbone.cuts[0])
+    bb.set_training(backbone, model, backbone.cuts[0])
+    few, many = (_timed(backbone, model, plan, images) for images in (FEW, MANY))
+    light, heavy = (_kept(backbone, model, plan, images) for images in WEIGHED)
+    return [
+        (_slope(low[0], high[0]), _slope(low[1], high[1]), (b - a) / (WEIGHED[1] - WEIGHED[0]))
+        for low, high, a, b in zip(few, many, light, heavy, strict=True)
+    ]
+
+
+def _slope(few_s: float, many_s: float) -> float:
+    """Return the seconds an image adds; no image is free, though a timing may say so."""
+    return max(many_s - few_s, LEAST * many_s) / (MANY - FEW)
+
+
+def _timed(backbone: Backbone, model: nn.Module, plan: NumericPlan, images: int) -> list[tuple[float, float]]:
+    """Return the median seconds of each stage's forward and backward, after one pass that warms up."""
+    passes = []
+    for _ in range(1 + REPEATS):
+        row = []
+        for run, z in _stages(backbone, model, plan, images):
+            begun = time.perf_counter()
+            out = run(z)
+            forward = time.perf_counter()
+            out.backward(torch.ones_like(out))  # type: ignore[no-untyped-call]
+            row.append((forward - begun, time.perf_counter() - forward))
+        passes.append(row)
+    model.zero_grad(set_to_none=True)
+    return [
+        (statistics.median(f for f, _ in stage), statistics.median(b for _, b in stage))
+        for stage in zip(*passes[1:], strict=True)
+    ]
+
+
+def _kept(backbone: Backbone, model: nn.Module, plan: NumericPlan, images: int) -> list[int]:
+    """Return the bytes of the storages that each stage keeps for its backward pass, each counted once."""
+    weights = {p.untyped_storage().data_ptr() for p in [*model.parameters(), *model.buffers()]}
+    held: dict[int, Tensor] = {}  # by storage; kept alive, so that no address is used twice
+    sizes: list[int] = []
+
+    def pack(kept: Tensor) -> Tensor:
+        place = kept.untyped_storage().data_ptr()
+        if place not in held and place not in weights:
+            held[place] = kept
+            sizes[-1] += kept.untyped_storage().nbytes()
+        return kept
+
+    alive = []
+    for run, z in _stages(backbone, model, plan, images):
+        sizes.append(0)
+        with torch.autograd.graph.saved_tensors_hooks(pack, lambda kept: kept):
+            alive.append(run(z))
+    return sizes
+
+
+def _stages(
+    backbone: Backbone, model: nn.Module, plan: NumericPlan, images: int
+) -> Iterator[tuple[Callable[[Tensor], Tensor], Tensor]]:
+    """Yield each stage as a function and its input; the caller runs it once before it asks for the next."""
+    outputs: list[Tensor] = []
+
+    def noted(run: Callable[[Tensor], Tensor]) -> Callable[[Tensor], Tensor]:
+        def forward(z: Tensor) -> Tensor:
+            with plan.autocast():
+                outputs.append(run(z))
+            return outputs[-1]
+
+        return forward
+
+    z = plan.batch(_pixels(backbone, images), backbone.preprocessing.normalise)
+    for early, late in zip(backbone.cuts, [*backbone.cuts[1:], None], strict=True):
+        with _stage(backbone, model, early, late) as run:
+            yield noted(run), z
+        z = outputs.pop().detach().requires_grad_(True)
+
+
+def _stage(
+    backbone: Backbone, model: nn.Module, early: Cut, late: Cut | None
+) -> AbstractContextManager[Callable[[Tensor], Tensor]]:
+    if late is None:
+        return bb.suffix(backbone, model, early)
+    return bb.between(backbone, model, early, late)

@@ -1,0 +1,107 @@
+"""How a network is computed on this machine, where it is frozen and where it learns: decided by timings."""
+
+from __future__ import annotations
+
+import copy
+import functools
+from collections.abc import Callable
+
+import torch
+from torch import Tensor, nn
+
+from frostline import backbone as bb
+from frostline import numerics
+from frostline.backbone import Backbone, Cut
+from frostline.frozen import Frozen, Way
+from frostline.numerics import NumericPlan
+
+FROZEN_BATCHES = (32, 64)  # images a forward pass of the frozen part; the fastest per image is taken
+FROZEN_BATCH = 64  # where nothing may be timed
+TRIAL = 16  # images with which precisions are timed: what a person waits for once on a machine
+
+
+def named(backbone: Backbone) -> str:
+    """Name a network and its input, for rates that are remembered."""
+    return f"{backbone.name} {backbone.digest[:12]} size {backbone.preprocessing.size}"
+
+
+def frozen_way(
+    backbone: Backbone, *, exact: bool = False, precision: str = "auto", threads: int | None = None
+) -> Way:
+    """Decide how frozen layers are computed: the same for every strategy, so that they share their rows."""
+    if exact:
+        return Way(numerics.exact_plan(threads), FROZEN_BATCH)
+    if precision != "auto":
+        return Way(numerics.pinned_plan(precision, threads), FROZEN_BATCH)
+    what, last = f"forward {named(backbone)}", backbone.cuts[-1]
+    tried = functools.cache(lambda plan: forward(backbone, Way(plan, TRIAL), last))
+    plan = numerics.timed_plan(f"{what} images {TRIAL}", lambda plan: tried(plan)(), threads)
+    pairs = tuple(bb.foldable(backbone))
+    ways = {f"{size}": Way(plan, size) for size in FROZEN_BATCHES}
+    if pairs:
+        ways |= {f"{size} folded": Way(plan, size, pairs) for size in FROZEN_BATCHES}
+    what = f"{what} {plan.precision} {plan.channels_last}"
+    runs = {name: forward(backbone, way, last) for name, way in ways.items()}
+    taken = numerics.seconds_of(what, runs, plan.threads)
+    return min(ways.items(), key=lambda item: taken[item[0]] / item[1].batch)[1]
+
+
+def forward(backbone: Backbone, way: Way, cut: Cut) -> Callable[[], None]:
+    """Return one forward pass of the pretrained frozen part on black images; the first call prepares it."""
+    frozen = Frozen(backbone, backbone.model, cut, way)
+    size = backbone.preprocessing.size
+
+    def run() -> None:
+        frozen.compute(torch.zeros((way.batch, 3, size, size), dtype=torch.uint8))
+
+    return run
+
+
+def prefix_s(backbone: Backbone, way: Way, cut: Cut) -> float:
+    """Return the seconds an image takes from pixels to the row at `cut`, without decoding."""
+    what = (
+        f"prefix {named(backbone)} "
+        f"batch {way.batch} {way.plan.precision} {way.plan.channels_last} folded {len(way.folded)}"
+    )
+    name = f"cut {cut.index}"
+    taken = numerics.seconds_of(what, {name: forward(backbone, way, cut)}, way.plan.threads)
+    return taken[name] / way.batch
+
+
+def trial(backbone: Backbone, cut: Cut, batch: int) -> str:
+    """Name the step that `training_plan` times."""
+    return f"suffix {named(backbone)} images {min(batch, TRIAL)} cut {cut.index}"
+
+
+def training_plan(
+    backbone: Backbone, cut: Cut, *, bn: str = "affine", batch: int = 32, threads: int | None = None
+) -> NumericPlan:
+    """Decide how layers above `cut` learn, by timing forward and backward of a step on black images.
+
+    What lies below the cut is computed in its own way, so it has no say.
+    """
+    size = backbone.preprocessing.size
+
+    @functools.cache
+    def prepared() -> nn.Module:
+        model = copy.deepcopy(backbone.model)
+        bb.freeze(backbone, model, cut, bn)
+        bb.set_training(backbone, model, cut, bn)
+        return model
+
+    @functools.cache
+    def given(plan: NumericPlan) -> Tensor:
+        pixels = torch.zeros((min(batch, TRIAL), 3, size, size), dtype=torch.uint8)
+        x = plan.batch(pixels, backbone.preprocessing.normalise)
+        with plan.autocast(), torch.no_grad():
+            return bb.prefix(backbone, plan.place(prepared()), cut)(x)
+
+    def step(plan: NumericPlan) -> None:
+        z, model = given(plan), plan.place(prepared())
+        with bb.suffix(backbone, model, cut) as learning:
+            with plan.autocast():
+                out = learning(z)
+            out.float().square().mean().backward()  # type: ignore[no-untyped-call]
+            model.zero_grad()
+
+    return numerics.timed_plan(trial(backbone, cut, batch), step, threads)

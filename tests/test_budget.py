@@ -1,0 +1,98 @@
+"""A limit on time is hard: a run stops in time, with a model that answers."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+import frostline
+from frostline.dataset import Manifest
+from frostline.errors import UsageError
+from frostline.timing import Stopwatch
+from frostline.training import loop
+from frostline.training.budget import Budget, OutOfTime
+from tiny import tiny_backbone, tiny_model, write_table
+
+FAST = {"exact": True, "threads": 1, "flip": "none"}
+LONG = "full(epochs=5000)"  # minutes, if nothing stopped it
+
+
+@pytest.fixture(params=[0, 4], ids=["no val", "val"])
+def data(request: pytest.FixtureRequest, tmp_path: Path) -> Manifest:
+    table = write_table(tmp_path / "images", train=12, val=request.param)
+    return frostline.load_data(table, near_copies=False, val=0.0)
+
+
+def test_a_run_stops_in_time_with_a_model_that_answers(data: Manifest, tmp_path: Path) -> None:
+    run = frostline.train(tiny_backbone(), data, LONG, study=tmp_path / "study", minutes=4 / 60, **FAST)
+    assert run.stopped == "minutes"
+    assert 0 < run.steps < run.steps_planned
+    assert run.seconds < 2 * 4  # generous: other work may share the machine
+    assert (run.best_epoch is None) == (not data.part("val"))
+    assert run.accuracy > 0.5  # of three kinds
+    model = frostline.load_model(tmp_path / "study", module=tiny_model())
+    assert not model.training
+    found = frostline.predict(tmp_path / "study", tmp_path / "images", module=tiny_model())
+    assert len(found.rows) == len(data.samples)
+
+
+def test_too_little_time_for_one_step_still_gives_a_model(tmp_path: Path) -> None:
+    data = frostline.load_data(write_table(tmp_path / "images", train=12), near_copies=False)
+    run = frostline.train(tiny_backbone(), data, "top_k(1)", study=tmp_path / "a", minutes=0.001, **FAST)
+    assert (run.stopped, run.steps) == ("minutes", 0)
+    assert run.accuracy is not None
+
+
+def test_enough_time_changes_nothing(tmp_path: Path) -> None:
+    data = frostline.load_data(write_table(tmp_path / "images", train=12, val=4), near_copies=False)
+    free = frostline.train(tiny_backbone(), data, "top_k(1, epochs=2)", study=tmp_path / "a", **FAST)
+    limited = frostline.train(
+        tiny_backbone(), data, "top_k(1, epochs=2)", study=tmp_path / "a", minutes=10, **FAST
+    )
+    assert limited.folder.path != free.folder.path  # another question
+    assert limited.folder.weights.read_bytes() == free.folder.weights.read_bytes()
+    assert limited.stopped is None
+    assert limited.steps == limited.steps_planned == free.steps
+
+
+def test_time_spent_before_a_kill_counts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    data = frostline.load_data(write_table(tmp_path / "images", train=12, val=4), near_copies=False)
+    monkeypatch.setattr(loop, "CHECKPOINT_SHARE", 1e9)
+
+    def kill(what: str, done: int, total: int) -> None:
+        if what == "train" and done == 40:
+            raise KeyboardInterrupt
+
+    arguments = {"study": tmp_path / "study", "minutes": 10 / 60, **FAST}
+    with pytest.raises(KeyboardInterrupt):
+        frostline.train(tiny_backbone(), data, LONG, tell=kill, **arguments)
+    real = loop.checkpoint.read
+
+    def as_if_long_ago(*given: object) -> object:
+        progress = real(*given)  # type: ignore[arg-type]
+        assert progress is not None
+        progress.seconds = 9.9
+        return progress
+
+    monkeypatch.setattr(loop.checkpoint, "read", as_if_long_ago)
+    run = frostline.train(tiny_backbone(), data, LONG, **arguments)
+    assert run.stopped == "minutes"
+    assert 30 < run.steps <= 40
+
+
+def test_what_takes_long_is_not_begun_when_little_is_left() -> None:
+    watch = Stopwatch()
+    budget = Budget(1000.0, 10.0, watch)
+    budget.check("step")
+    budget.note("step", -1e6)  # one took very long
+    budget.check("validation")
+    with pytest.raises(OutOfTime):
+        budget.check("step")
+    Budget(None, 0.0, watch).check("step")
+
+
+def test_a_limit_must_be_above_zero(tmp_path: Path) -> None:
+    data = frostline.load_data(write_table(tmp_path / "images"), near_copies=False)
+    with pytest.raises(UsageError, match="minutes must be above 0"):
+        frostline.train(tiny_backbone(), data, "head", study=tmp_path / "study", minutes=0)

@@ -1,0 +1,294 @@
+"""What a run will take, from invented rates by hand, and from rates that were measured."""
+
+from __future__ import annotations
+
+import dataclasses
+import itertools
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+import frostline
+from frostline import numerics, rates
+from frostline.augment import Policy
+from frostline.cost import Learning, Line, Peaks, Rates, StageRates, predict
+from frostline.cost.rows import needs, on_the_way, view_at, views_for, views_of
+from frostline.dataset import Manifest
+from frostline.images import Images
+from frostline.rates import learning
+from frostline.strategy import parse, schedule
+from tiny import PREPROCESSING, tiny_backbone, write_table
+
+FREE = Line(0.0, 0.0)
+STRATEGIES = ("linear_probe", "head", "top_k(1)", "top_k(2)", "gradual_unfreeze", "lp_ft", "full")
+DATA = {"train": 100, "val": 20, "test": 40, "classes": 3}
+
+
+def stage(name: str, cut: int, row_bytes: int) -> StageRates:
+    """Each stage: 1 ms frozen, 2 ms in float32, 3 ms forward and 6 ms backward, 1 MB kept."""
+    return StageRates(name, cut, 1000, row_bytes, 1e-3, 2e-3, "only", {"only": Learning(3e-3, 6e-3, 1e6)})
+
+
+INVENTED = Rates(
+    name="invented",
+    size=32,
+    threads=1,
+    batch=32,
+    stages=(stage("stem", 0, 3 * 32**2), stage("block", 1, 4096), stage("head", 2, 128)),
+    depth=3,
+    feature_width=64,
+    frozen_batch=10,
+    value_bytes=2,
+    copies=False,
+    evaluation_batch=10,
+    file_s=0.0,
+    crop_s=0.0,
+    augment_s=0.0,
+    picture_bytes=10_000,
+    read=FREE,
+    keep=FREE,
+    write=FREE,
+    step_s=0.0,
+    update_s=0.0,
+    copy_s=0.0,
+    frozen_copy_s=0.0,
+    digest_s=0.0,
+    probe=FREE,
+    peaks=Peaks(1_000_000, 2_000_000, 3_000_000, 500_000),
+)
+# Everything costs something.
+DEAR = dataclasses.replace(
+    INVENTED,
+    file_s=4e-3,
+    crop_s=1e-3,
+    augment_s=2e-3,
+    read=Line(1e-5, 1e-9),
+    keep=Line(1e-4, 1e-8),
+    write=Line(5e-3, 1e-9),
+    step_s=1e-3,
+    update_s=1e-8,
+    copy_s=1e-3,
+    frozen_copy_s=1e-3,
+    digest_s=1e-3,
+    probe=Line(1e-2, 1e-8),
+)
+
+
+@pytest.fixture
+def data(tmp_path: Path) -> Manifest:
+    return frostline.load_data(write_table(tmp_path / "images", train=12, val=4), near_copies=False)
+
+
+@pytest.fixture
+def images(data: Manifest) -> Images:
+    return Images(data, data.part("train"), PREPROCESSING, policy=Policy("standard"))
+
+
+def parts(strategy: str, known: Rates = INVENTED, **changed: object) -> dict[str, float]:
+    given = {**DATA, "flip": "none", **changed}
+    return predict(strategy, known, **given).parts  # type: ignore[arg-type]
+
+
+# --- the formulae, by hand ------------------------------------------------------------------------------
+
+
+def test_full_fine_tuning_is_passes_through_all_stages() -> None:
+    found = parts("full(epochs=5)")
+    assert found["training"] == pytest.approx(5 * 100 * 3 * (3e-3 + 6e-3))
+    assert found["validation"] == pytest.approx(5 * 20 * 3 * 3e-3)
+    assert found["final figures"] == pytest.approx((20 + 40) * 3 * 2e-3)
+    assert found["frozen layers"] == 0.0
+    assert found["checkpoints"] == pytest.approx(0.02 * (13.5 + 0.9))
+
+
+def test_frozen_layers_are_computed_once_a_view_and_the_last_batch_is_filled_up() -> None:
+    found = parts("head(epochs=6)")
+    # Three views of 100 images and val once, two stages of 1 ms; all batches of 10 are full.
+    assert found["frozen layers"] == pytest.approx((3 * 100 + 20) * 2e-3)
+    assert found["training"] == pytest.approx(6 * 100 * 9e-3)
+    assert parts("head(epochs=6)", train=101)["frozen layers"] == pytest.approx((3 * 110 + 20) * 2e-3)
+
+
+def test_rows_that_are_not_kept_are_computed_in_each_epoch() -> None:
+    found = parts("head(epochs=6)", rows="compute")
+    assert found["frozen layers"] == pytest.approx(6 * (100 + 20) * 2e-3)
+
+
+def test_rows_of_a_later_cut_are_computed_from_those_of_an_earlier_one() -> None:
+    found = parts("phases(0@3, 1@3)", rows="keep")
+    # Cut 1 from pixels, 1 ms; cut 2 from its rows, 1 ms more; each filling from rows tries one batch of 10
+    # both ways (2 ms and 1 ms): three views and val.
+    assert found["frozen layers"] == pytest.approx((3 * 100) * 2e-3 + 3 * 10 * 3e-3 + 20 * 2e-3 + 10 * 3e-3)
+
+
+def test_a_step_costs_the_same_whatever_learns_and_an_update_by_the_parameters() -> None:
+    known = dataclasses.replace(INVENTED, step_s=0.5, update_s=1e-4)
+    extra = parts("head(epochs=1)", known)["training"] - parts("head(epochs=1)")["training"]
+    assert extra == pytest.approx(4 * (0.5 + 1e-4 * 1000))
+
+
+def test_a_linear_probe_solves_folds_and_once_more() -> None:
+    known = dataclasses.replace(INVENTED, probe=Line(1.0, 0.0))
+    assert parts("linear_probe", known)["head solved for"] == pytest.approx(6.0)
+    assert parts("linear_probe(ridge)", known)["head solved for"] == pytest.approx(6.0 / 11)
+    assert parts("lp_ft", known)["head solved for"] == pytest.approx(1.0 / 11)
+
+
+def test_memory_is_what_stands_and_the_highest_moment() -> None:
+    found = predict("full", INVENTED, flip="none", **DATA)  # type: ignore[arg-type]
+    standing = 1_000_000 + 100 * 10_000 + 20 * 3 * 32**2
+    weights = 3000 * 4
+    step = 32 * 3e6 + 500_000 + 32 * 3 * 32**2 * 4
+    assert found.peak_memory_bytes == pytest.approx(standing + (1 + 3 + 1) * weights + step, rel=1e-6)
+    assert found.peak_memory_upper_bytes > found.peak_memory_bytes
+
+
+def test_disk_is_the_rows_of_each_view() -> None:
+    found = predict("head(epochs=6)", INVENTED, flip="none", rows="keep", **DATA)  # type: ignore[arg-type]
+    # Three views of train, val; val and test again in float32 for the final figures.
+    assert found.disk_bytes == (3 * 100 + 20) * 128 + (20 + 40) * 256
+
+
+# --- what must hold whatever the rates -------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("warm", [False, True])
+@pytest.mark.parametrize("strategy", STRATEGIES)
+def test_more_images_are_not_cheaper(strategy: str, warm: bool) -> None:
+    text = strategy if strategy == "linear_probe" else f"{strategy.rstrip(')')}, epochs=6)"
+    text = text if "(" in text else text.replace(", ", "(", 1)
+    for key in ("train", "val", "test"):
+        costs = [predict(text, DEAR, **{**DATA, key: count}, warm=warm) for count in (20, 60, 200, 900)]
+        for less, more in itertools.pairwise(costs):
+            assert less.seconds <= more.seconds
+            assert less.disk_bytes <= more.disk_bytes
+            assert less.peak_memory_bytes <= more.peak_memory_bytes
+
+
+@pytest.mark.parametrize("strategy", ["head", "top_k(1, {})", "gradual_unfreeze", "lp_ft", "full"])
+def test_more_epochs_are_not_cheaper(strategy: str) -> None:
+    def seconds(epochs: int) -> float:
+        setting = f"epochs={epochs}"
+        text = strategy.format(setting) if "{" in strategy else f"{strategy}({setting})"
+        return predict(text, DEAR, **DATA).seconds  # type: ignore[arg-type]
+
+    assert seconds(2) < seconds(4) < seconds(12)
+
+
+@pytest.mark.parametrize("warm", [False, True])
+def test_a_lower_cut_is_not_cheaper(warm: bool) -> None:
+    """Law 8, decode and read apart."""
+
+    def seconds(thaw: str) -> float:
+        found = parts(f"phases({thaw}@6)", DEAR, warm=warm, rows="keep")
+        return sum(value for item, value in found.items() if item not in ("decode", "store"))
+
+    assert seconds("0") <= seconds("1") <= seconds("all")
+
+
+@pytest.mark.parametrize("strategy", STRATEGIES)
+def test_warm_is_cheaper_than_cold(strategy: str) -> None:
+    cold = predict(strategy, DEAR, **DATA)  # type: ignore[arg-type]
+    warm = predict(strategy, DEAR, warm=True, **DATA)  # type: ignore[arg-type]
+    assert warm.seconds < cold.seconds
+    assert warm.peak_memory_bytes <= cold.peak_memory_bytes
+    assert sum(warm.parts.values()) == pytest.approx(warm.seconds)
+
+
+def test_the_formulae_need_no_torch() -> None:
+    code = (
+        "import sys, json, frostline.cost as c;"
+        "rates = c.Rates.from_dict(json.loads(sys.stdin.read()));"
+        "c.predict('gradual_unfreeze', rates, train=100, val=20, test=40, classes=3);"
+        "print([m for m in ('torch', 'numpy', 'timm', 'PIL') if m in sys.modules])"
+    )
+    given = json.dumps(DEAR.as_dict())
+    done = subprocess.run(
+        [sys.executable, "-c", code], input=given, capture_output=True, text=True, check=True
+    )
+    assert done.stdout.strip() == "[]"
+
+
+# --- views -----------------------------------------------------------------------------------------------
+
+
+def test_views_are_those_that_training_plans(data: Manifest, tmp_path: Path) -> None:
+    for number, text in enumerate(("head(epochs=40)", "top_k(1, epochs=2)", "gradual_unfreeze", "full")):
+        options = {"exact": True, "threads": 1, "flip": "none"}
+        run = frostline.train(tiny_backbone(), data, text, study=tmp_path / str(number), **options)
+        plan = run.numeric_plan["frozen"]
+        segments = schedule(parse(text), stages=5, images=36, batch=32)
+        assert plan["views"] == views_of(segments)
+        needed = needs(segments, plan["views"])
+        assert {row["cut"] for row in plan["rows"]} == set(needed)
+        for row in plan["rows"]:
+            if row["views_kept"]:
+                assert row["views_kept"] == sorted({0, *needed[row["cut"]].passes})
+
+
+def test_views_cycle_and_grow_with_long_runs() -> None:
+    assert [views_for(epochs) for epochs in (0.4, 1, 2, 3, 30, 31, 100)] == [1, 1, 2, 3, 3, 4, 10]
+    assert [view_at(drawn, 3) for drawn in (1, 2, 3, 4)] == [0, 1, 2, 0]
+    assert view_at(4, 0) == 4
+    assert on_the_way([4, 3, 0, 2, 1]) == [3]
+    assert on_the_way([4, 3, 2]) == [2, 3]
+
+
+# --- measured --------------------------------------------------------------------------------------------
+
+
+def test_rates_are_measured_stage_by_stage(images: Images) -> None:
+    backbone = tiny_backbone()
+    found = rates.measure(backbone, images, threads=1)
+    assert [stage.name for stage in found.stages] == [stage.name for stage in backbone.stages]
+    assert [stage.cut for stage in found.stages] == [0, 1, 2, 3, 4]
+    model = backbone.adapt(3)
+    assert found.parameters == sum(p.numel() for p in model.parameters())
+    assert found.last.parameters == 24 * 3 + 3
+    assert found.picture_bytes == 20 * 20 * 3
+    for stage in found.stages:
+        assert stage.plan in stage.learning
+        assert set(stage.learning) == set(numerics.candidates(1))
+        assert all(each.backward_s > 0 and each.kept_bytes > 0 for each in stage.learning.values())
+    assert found.stages[0].row_bytes == 3 * 16 * 16
+    assert found.stages[1].row_bytes == 8 * 16 * 16 * found.value_bytes
+    assert Rates.from_dict(json.loads(json.dumps(found.as_dict()))) == found
+    assert predict("top_k(1)", found, **DATA).seconds > 0  # type: ignore[arg-type]
+
+
+def test_kept_bytes_are_what_autograd_keeps(images: Images) -> None:
+    """By hand, in float32: a block's input, its convolution's output, ReLU's output, dropout's mask."""
+    backbone = tiny_backbone()
+    rows = learning._chain(backbone, backbone.adapt(3), numerics.candidates(1)["float32"])
+    sizes = [3 * 16 * 16, 8 * 16 * 16, 12 * 8 * 8, 16 * 4 * 4, 24 * 4 * 4]
+    expected = [4 * (before + 3 * after) for before, after in itertools.pairwise(sizes)]
+    assert [kept for _, _, kept in rows[:-1]] == expected
+
+
+def test_a_run_after_measuring_times_nothing(
+    data: Manifest, images: Images, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    backbone = tiny_backbone()
+    found = rates.measure(backbone, images, threads=1)
+    monkeypatch.setattr(numerics, "seconds", lambda run: pytest.fail("timed again"))
+    for text in ("head(epochs=2)", "top_k(2, epochs=2)", "full(epochs=1)"):
+        run = frostline.train(backbone, data, text, study=tmp_path / "study", threads=1)
+        cut = schedule(parse(text), stages=5, images=36, batch=32)[0].cut
+        plans = numerics.candidates(1)
+        chosen = plans[found.at(cut).plan]
+        assert run.numeric_plan["precision"] == chosen.precision
+        assert run.numeric_plan["channels_last"] == chosen.channels_last
+
+
+def test_measuring_leaves_weights_and_random_state_alone(images: Images) -> None:
+    backbone = tiny_backbone()
+    before = {key: value.clone() for key, value in backbone.model.state_dict().items()}
+    state = torch.get_rng_state()
+    rates.measure(backbone, images, threads=1)
+    assert torch.equal(state, torch.get_rng_state())
+    assert all(torch.equal(before[key], value) for key, value in backbone.model.state_dict().items())
+    assert not backbone.model.training
