@@ -1,4 +1,4 @@
-"""Is advice worth anything? Regret on image sets that it never saw, beside constants, the textbook and a race.
+"""Is advice worth anything? Regret on image sets that it never saw, beside constants, textbook and race.
 
     python benchmarks/advice.py [--experience FOLDER]
 
@@ -18,8 +18,8 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from frostline.advice.advising import chosen
-from frostline.advice.forecast import NAMES, Model, fit
+
+from frostline.advice.forecast import NAMES, Model, chosen, fit
 from frostline.advice.knowledge import HOME, Trial, read_experience
 
 Cell = tuple[str, int, str, int]  # model, size, set, images a class
@@ -149,14 +149,16 @@ def table(trials: Sequence[Trial], share: float) -> tuple[str, dict[str, dict[Ce
             picks = [policy(trial, allowed, rest_of[key[2]], models[key[2]]) for trial in cell]
             cross[name][key], naive[name][key] = regrets(cell, allowed, picks)
         cross["random"][key], naive["random"][key] = randomly(cell, allowed)
-    lines = ["| policy | mean regret | worst set | naive | more than advice (95 %) |", "|---|---|---|---|---|"]
+    lines = [
+        "| policy | mean regret | worst set | naive | more than advice (95 %) |",
+        "|---|---|---|---|---|",
+    ]
     for name, found in cross.items():
         per_set = _by_set(found)
         apart = "" if name == "advice" else _difference(found, cross["advice"])
-        lines.append(
-            f"| {name} | {np.mean(list(found.values())):.2f} | {max(per_set.values()):.1f} "
-            f"({max(per_set, key=lambda n: per_set[n])}) | {np.mean(list(naive[name].values())):.2f} | {apart} |"
-        )
+        worst = max(per_set, key=lambda n: per_set[n])
+        means = f"{np.mean(list(found.values())):.2f} | {per_set[worst]:.1f} ({worst})"
+        lines.append(f"| {name} | {means} | {np.mean(list(naive[name].values())):.2f} | {apart} |")
     return "\n".join(lines), cross
 
 

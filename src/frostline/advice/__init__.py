@@ -1,1 +1,9 @@
-"""What to do with these images: experience, a forecast from it, and advice with its reasons."""
+"""What to do with these images: experience, a forecast from it, and advice with its reasons.
+
+knowledge (what was tried) → forecast (what to expect) → advising (what to do, and why) → planning
+"""
+
+from frostline.advice.advising import Advice, Budget, Case, Option, advise
+from frostline.advice.planning import Planned, plan
+
+__all__ = ["Advice", "Budget", "Case", "Option", "Planned", "advise", "plan"]

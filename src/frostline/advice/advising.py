@@ -7,24 +7,20 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
-from frostline.advice.forecast import Expected, Model, fit
+from frostline.advice import words
+from frostline.advice.forecast import Expected, Model, chosen, fit
 from frostline.advice.knowledge import Facts, Trial, facts_of, read_experience
+from frostline.advice.words import TIME_MARGIN, Picture, minutes
 from frostline.cost import Cost, Rates, predict
 from frostline.errors import UsageError
 from frostline.strategy import Segment, Strategy, parse, schedule, settings
 
-# Two strategies are not separated where the forecasts differ by less than this share of the error that such
-# differences had on image sets left out. Chosen by regret there (docs/LOG.md).
-SEPARATED = 0.25
-# A run takes longer than predicted by more than this in one case of ten (docs/LOG.md): a budget is hard.
-TIME_MARGIN = 1.35
 # How much wider intervals are for networks and sizes that were never tried: a choice, since one network and
 # two sizes can't tell.
 WIDENED = 1.5
 # Images within this factor of what was tried count as tried; so do image sizes within the second one.
 NEAR_IMAGES, NEAR_SIZE = 2.0, 1.25
 MORE_IMAGES = 4  # times as many: the question people ask
-LEAST_GAIN = 0.005  # of accuracy: less is not worth a word
 
 
 @dataclass(frozen=True)
@@ -115,13 +111,14 @@ def advise(case: Case, rates: Rates, budget: Budget, trials: Sequence[Trial] | N
 
     Raises `UsageError` where not one fits the budget.
     """
-    model = fit(read_experience() if trials is None else trials)
-    known = read_experience() if trials is None else trials
-    basis, notes = _basis(case, known)
+    trials = read_experience() if trials is None else trials
+    model = fit(trials)
+    basis, notes = _basis(case, trials)
     facts = case.facts
-    if facts is not None and not case.signals["similarity"]["proven"]:
-        middle = float(model.centre[1])
-        facts = replace(facts, similarity=middle)
+    if facts is None:
+        notes.append("Too few images to measure on: take the cheapest, and trust no forecast.")
+    elif not case.signals["similarity"]["proven"]:
+        facts = replace(facts, similarity=model.typical["similarity"])
     able = [name for name in model.strategies if (parse(name).k or 0) < case.stages]
     costs = {name: _cost(name, rates, case, budget) for name in able}
     refused = {name: budget.refuses(cost) for name, (cost, _) in costs.items()}
@@ -130,55 +127,72 @@ def advise(case: Case, rates: Rates, budget: Budget, trials: Sequence[Trial] | N
         raise UsageError(_nothing_fits({name: cost for name, (cost, _) in costs.items()}, budget))
     seconds = {name: costs[name][0].seconds for name in able}
     widen = WIDENED if basis == "extrapolated" else 1.0
+    expected = {e.strategy: e for e in model.expect(facts, widen) if e.strategy in costs} if facts else {}
     if facts is None:
-        expected: dict[str, Expected] = {}
         pick = min(fitting, key=seconds.__getitem__)
-        notes.append("Too few images to measure on: take the cheapest, and don't trust any forecast.")
     else:
-        expected = {e.strategy: e for e in model.expect(facts, widen) if e.strategy in costs}
         pick = chosen(model, facts, {name: seconds[name] for name in fitting}).strategy
-    order = sorted(able, key=lambda n: (n not in fitting, -expected[n].accuracy if expected else 0, seconds[n]))
+    order = sorted(
+        able, key=lambda n: (n not in fitting, -expected[n].accuracy if expected else 0, seconds[n])
+    )
+    runner_up = next((name for name in order if name in fitting and name != pick), None)
+    picture = Picture(facts, model, expected, seconds, refused, pick, runner_up)
     options = tuple(
         Option(
             name,
             expected[name].accuracy if expected else None,
             expected[name].low if expected else None,
             expected[name].high if expected else None,
-            costs[name][0],
-            costs[name][1],
-            not refused[name],
-            _reason(name, pick, model, expected, seconds, refused[name]),
+            *costs[name],
+            fits=not refused[name],
+            reason=words.reason(picture, name),
         )
         for name in order
     )
-    others = [name for name in order if name in fitting and name != pick]
-    runner_up = others[0] if others else None
+    proven = bool(case.signals["similarity"] and case.signals["similarity"]["proven"])
     return Advice(
         options=options,
         recommended=pick,
         runner_up=runner_up,
-        why=_why(case, facts, model, expected, pick, runner_up, seconds),
-        would_change=_changes(case, facts, model, expected, pick, seconds, rates, budget),
-        settings=described_settings(pick, case, rates),
+        why=words.why(picture, case.train, proven),
+        would_change=words.changes(picture, _with_more(case, facts, model, rates, list(seconds))),
+        settings=described_settings(pick, case),
         basis=basis,
         notes=tuple(notes),
     )
 
 
-# --- choosing -----------------------------------------------------------------------------------------
+def _with_more(
+    case: Case, facts: Facts | None, model: Model, rates: Rates, names: Sequence[str]
+) -> Expected | None:
+    """Return what would be chosen with `MORE_IMAGES` times the images, if anything can be said."""
+    if facts is None:
+        return None
+    doublings = math.log2(MORE_IMAGES)
+    probe = min(1.0, facts.probe + doublings * max(0.0, facts.slope))
+    larger = replace(facts, images=facts.images * MORE_IMAGES, probe=probe)
+    more = replace(case, train=case.train * MORE_IMAGES)
+    return chosen(model, larger, {name: _cost(name, rates, more, Budget())[0].seconds for name in names})
 
 
-def chosen(model: Model, facts: Facts, seconds: Mapping[str, float]) -> Expected:
-    """Pick among the strategies that `seconds` names: the best expected, or a cheaper one not separated."""
-    able = [expected for expected in model.expect(facts) if expected.strategy in seconds]
-    best = max(able, key=lambda e: e.accuracy)
-    near = [e for e in able if not separated(model, best, e)]
-    return min(near, key=lambda e: (seconds[e.strategy], -e.accuracy))
-
-
-def separated(model: Model, best: Expected, other: Expected) -> bool:
-    """Whether the forecasts of two strategies differ by more than their errors let us say."""
-    return best.accuracy - other.accuracy > SEPARATED * model.apart(best.strategy, other.strategy)
+def described_settings(name: str, case: Case) -> dict[str, Any]:
+    """Everything that the strategy decides, with every default filled in."""
+    strategy: Strategy = parse(name)
+    known = settings(strategy)
+    segments: tuple[Segment, ...] = schedule(
+        strategy, stages=case.stages, images=case.train, batch=case.batch
+    )
+    lowest = min((segment.cut for segment in segments), default=case.stages - 1)
+    return {
+        "lr": known.lr if segments else None,
+        "layer_decay": known.layer_decay if segments else None,
+        "cut": lowest,
+        "epochs": sum(segment.epochs for segment in segments),
+        "bn": known.bn if segments else None,
+        "augment": case.augment if segments else "none",
+        "size": case.signals["input_size"],
+        "batch": case.batch,
+    }
 
 
 def _cost(name: str, rates: Rates, case: Case, budget: Budget) -> tuple[Cost, str]:
@@ -226,138 +240,3 @@ def _basis(case: Case, trials: Sequence[Trial]) -> tuple[str, list[str]]:
     if not any(one / NEAR_SIZE <= size <= one * NEAR_SIZE for one in sizes):
         notes.append(f"{size} px; tried were {', '.join(map(str, sizes))} px.")
     return ("extrapolated", [*notes, "Intervals are wider."]) if notes else ("measured", [])
-
-
-# --- words --------------------------------------------------------------------------------------------
-
-
-def minutes(seconds: float) -> str:
-    """Write a duration so that nobody must convert it."""
-    if seconds < 90:
-        return f"{seconds:.0f} s"
-    return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"
-
-
-def _points(difference: float) -> str:
-    return f"{100 * difference:.1f} points"
-
-
-def _reason(
-    name: str,
-    pick: str,
-    model: Model,
-    expected: Mapping[str, Expected],
-    seconds: Mapping[str, float],
-    refused: str,
-) -> str:
-    if refused:
-        return f"does not fit: {refused}"
-    if not expected:
-        return "the cheapest" if name == pick else ""
-    if name == pick:
-        best = max(expected.values(), key=lambda e: e.accuracy)
-        return "recommended" if best.strategy == pick else "recommended: the cheapest of those not separated"
-    apart = expected[name].accuracy - expected[pick].accuracy
-    times = seconds[name] / seconds[pick]
-    dearer = f"{times:.1f} × the time" if times >= 1 else f"1/{1 / times:.1f} of the time"
-    close = abs(apart) <= SEPARATED * model.apart(name, pick)
-    return f"{'not separated, ' if close else ''}{100 * apart:+.1f} points for {dearer}"
-
-
-def _why(
-    case: Case,
-    facts: Facts | None,
-    model: Model,
-    expected: Mapping[str, Expected],
-    pick: str,
-    runner_up: str | None,
-    seconds: Mapping[str, float],
-) -> tuple[str, ...]:
-    if facts is None:
-        return (f"There is too little to measure on {case.train} images, so the cheapest is as good a guess.",)
-    mine = expected[pick]
-    proven = case.signals["similarity"]["proven"]
-    near = f", similarity {facts.similarity:.2f}" if proven else ", similarity unproven for such a network"
-    first = (
-        f"With {facts.images:,} training images of {facts.classes} classes{near}, and a frozen probe at "
-        f"{100 * facts.probe:.0f} %, {pick} is expected to reach {100 * mine.accuracy:.0f} % "
-        f"({100 * mine.low:.0f}–{100 * mine.high:.0f} %) on new images, in about {minutes(seconds[pick])}."
-    )
-    if runner_up is None:
-        return (first,)
-    other = expected[runner_up]
-    if separated(model, mine, other) and mine.accuracy > other.accuracy:
-        second = f"Next comes {runner_up}, {_points(mine.accuracy - other.accuracy)} lower."
-    elif seconds[pick] <= seconds[runner_up]:
-        second = (
-            f"{runner_up} ({100 * other.accuracy:.0f} %) is not separated from it by what was tried, and takes "
-            f"{minutes(seconds[runner_up])}."
-        )
-    else:
-        second = f"{runner_up} is close ({100 * other.accuracy:.0f} %) and takes {minutes(seconds[runner_up])}."
-    return first, second
-
-
-def _changes(
-    case: Case,
-    facts: Facts | None,
-    model: Model,
-    expected: Mapping[str, Expected],
-    pick: str,
-    seconds: Mapping[str, float],
-    rates: Rates,
-    budget: Budget,
-) -> tuple[str, ...]:
-    """What would change the recommendation: more images, more time, or less."""
-    if facts is None:
-        return ()
-    found = []
-    best = chosen(model, facts, seconds)
-    if best.strategy != pick:
-        found.append(
-            f"With {minutes(TIME_MARGIN * seconds[best.strategy])} and room for it: {best.strategy}, "
-            f"{_points(best.accuracy - expected[pick].accuracy)} more."
-        )
-    cheap = {n: s for n, s in seconds.items() if s <= seconds[pick] / 2}
-    if cheap:
-        quick = chosen(model, facts, cheap)
-        lost = expected[pick].accuracy - quick.accuracy
-        found.append(
-            f"With only {minutes(TIME_MARGIN * seconds[quick.strategy])}: {quick.strategy}, "
-            f"{_points(max(0.0, lost))} less."
-        )
-    doublings = math.log2(MORE_IMAGES)
-    larger = replace(
-        facts,
-        images=facts.images * MORE_IMAGES,
-        probe=min(1.0, facts.probe + doublings * max(0.0, facts.slope)),
-    )
-    more = replace(case, train=case.train * MORE_IMAGES)
-    then = chosen(model, larger, {name: _cost(name, rates, more, Budget())[0].seconds for name in seconds})
-    if then.strategy != pick:
-        found.append(f"With {MORE_IMAGES} × the images: {then.strategy}.")
-    elif then.accuracy - expected[pick].accuracy > LEAST_GAIN:
-        found.append(
-            f"With {MORE_IMAGES} × the images still {pick}, then at about {100 * then.accuracy:.0f} %."
-        )
-    return tuple(found)
-
-
-def described_settings(name: str, case: Case, rates: Rates) -> dict[str, Any]:
-    """Everything that the strategy decides, with every default filled in."""
-    strategy: Strategy = parse(name)
-    known = settings(strategy)
-    segments: tuple[Segment, ...] = schedule(
-        strategy, stages=case.stages, images=case.train, batch=case.batch
-    )
-    lowest = min((segment.cut for segment in segments), default=case.stages - 1)
-    return {
-        "lr": known.lr if segments else None,
-        "layer_decay": known.layer_decay if segments else None,
-        "cut": lowest,
-        "epochs": sum(segment.epochs for segment in segments),
-        "bn": known.bn if segments else None,
-        "augment": case.augment if segments else "none",
-        "size": case.signals["input_size"],
-        "batch": case.batch,
-    }

@@ -1,4 +1,4 @@
-"""From what was tried to what to expect: one small linear model a strategy, on few facts, all to be looked at.
+"""From what was tried to what to expect: one small linear model a strategy, all of it to be looked at.
 
 A strategy's accuracy is the probe's plus a gain. The gain is the strategy's mean over everything that was
 tried plus a slope for each fact, shrunk towards none (ridge regression, so with few image sets the advice
@@ -9,7 +9,7 @@ the intervals. Imports no torch.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -25,6 +25,9 @@ NAMES = ("log images", "similarity", "probe")
 # Shrinkage of the slopes, in trials: tried 3 to 1,000, chosen by regret on sets left out (docs/LOG.md).
 SHRINK = 30.0
 COVERED = 0.8  # of outcomes that an interval is to hold
+# Two strategies are not separated where the forecasts differ by less than this share of the error that such
+# differences had on image sets left out. Chosen by regret there (docs/LOG.md).
+SEPARATED = 0.25
 
 
 def described(facts: Facts) -> Floats:
@@ -55,6 +58,11 @@ class Model:
     mean: Floats  # (strategies,)
     slopes: Floats  # (strategies, facts)
     missed: Floats
+
+    @property
+    def typical(self) -> dict[str, float]:
+        """The mean of each fact over the trials."""
+        return dict(zip(NAMES, self.centre.tolist(), strict=True))
 
     def gains(self, facts: Facts) -> Floats:
         """Return the expected gain over the probe's out-of-fold accuracy: (strategies,)."""
@@ -117,3 +125,16 @@ def _fitted(trials: Sequence[Trial], shrink: float) -> Model:
         slopes[place] = np.linalg.solve(mine.T @ mine + shrink * np.eye(x.shape[1]), mine.T @ gain)
         mean[place] = gain.mean() - slopes[place] @ x[tried].mean(axis=0)
     return Model(strategies, centre, spread, mean, slopes, np.empty((len(strategies), 0)))
+
+
+def chosen(model: Model, facts: Facts, seconds: Mapping[str, float]) -> Expected:
+    """Pick among the strategies that `seconds` names: the best expected, or a cheaper one not separated."""
+    able = [expected for expected in model.expect(facts) if expected.strategy in seconds]
+    best = max(able, key=lambda e: e.accuracy)
+    near = [e for e in able if not separated(model, best, e)]
+    return min(near, key=lambda e: (seconds[e.strategy], -e.accuracy))
+
+
+def separated(model: Model, best: Expected, other: Expected) -> bool:
+    """Whether the forecasts of two strategies differ by more than their errors let us say."""
+    return best.accuracy - other.accuracy > SEPARATED * model.apart(best.strategy, other.strategy)

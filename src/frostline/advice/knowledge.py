@@ -1,4 +1,4 @@
-"""What was tried: strategies with their learning rates on real image sets, and what the images had said before.
+"""What was tried: strategies with their learning rates on real image sets, and what the images said before.
 
 `experience/outcomes.jsonl` holds a run a line, `experience/signals.jsonl` what `measure` said of the same
 training images; benchmarks/experience.py writes both. Imports no torch.

@@ -1,0 +1,62 @@
+"""`plan`: measure the images, measure the machine, and advise."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from frostline import rates
+from frostline.advice.advising import Advice, Budget, Case, advise
+from frostline.augment import Policy
+from frostline.backbone import Backbone
+from frostline.dataset import Manifest
+from frostline.images import Images, Tell
+from frostline.signals import Signals, measure
+
+MEASURED = 64  # images whose decoding is timed
+
+
+@dataclass(frozen=True)
+class Planned:
+    """The advice, and what it was drawn from."""
+
+    advice: Advice
+    signals: Signals
+
+    def as_dict(self) -> dict[str, Any]:
+        """Both as plain data; `recommended` and `options` first."""
+        return {**self.advice.as_dict(), "signals": self.signals.as_dict()}
+
+
+def plan(
+    backbone: Backbone,
+    data: Manifest,
+    *,
+    minutes: float | None = None,
+    memory_bytes: int | None = None,
+    disk_bytes: int | None = None,
+    seed: int = 0,
+    threads: int | None = None,
+    tell: Tell | None = None,
+) -> Planned:
+    """Advise which strategy to train on these images with this network, within a budget for one run.
+
+    Nothing is trained. Measuring is remembered, and so are the rates of the network on this machine. Raises
+    `UsageError` where nothing fits the budget.
+    """
+    data = data.checked(tell)
+    found = measure(backbone, data, random=False, seed=seed, threads=threads, tell=tell)
+    samples = data.part("train")[:MEASURED]
+    images = Images(data, samples, backbone.preprocessing, policy=Policy("standard"), seed=seed)
+    measured = rates.measure(backbone, images, threads=threads, classes=len(data.classes))
+    case = Case(
+        signals=found.as_dict(),
+        architecture=str(backbone.source.get("architecture", backbone.name)),
+        stages=len(backbone.stages),
+        train=len(data.part("train")),
+        val=len(data.part("val")),
+        test=len(data.part("test")),
+        classes=len(data.classes),
+    )
+    budget = Budget(None if minutes is None else 60.0 * minutes, memory_bytes, disk_bytes)
+    return Planned(advise(case, measured, budget), found)

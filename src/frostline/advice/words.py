@@ -1,0 +1,110 @@
+"""Advice in sentences a person understands, with the numbers that decided."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from frostline.advice.forecast import SEPARATED, Expected, Model, chosen, separated
+from frostline.advice.knowledge import Facts
+
+# A run takes longer than predicted by more than this in one case of ten (docs/LOG.md): a budget is hard.
+TIME_MARGIN = 1.35
+LEAST_GAIN = 0.005  # of accuracy: less is not worth a word
+
+
+@dataclass(frozen=True)
+class Picture:
+    """What a recommendation was drawn from. `expected` is empty where `facts` is `None`."""
+
+    facts: Facts | None
+    model: Model
+    expected: Mapping[str, Expected]
+    seconds: Mapping[str, float]
+    refused: Mapping[str, str]  # why it does not fit the budget; empty where it does
+    pick: str
+    runner_up: str | None
+
+
+def minutes(seconds: float) -> str:
+    """Write a duration so that nobody must convert it."""
+    if seconds < 90:
+        return f"{seconds:.0f} s"
+    return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"
+
+
+def points(difference: float) -> str:
+    """Write a difference of accuracies."""
+    return f"{100 * difference:.1f} points"
+
+
+def reason(picture: Picture, name: str) -> str:
+    """Say in a few words how an option stands beside the recommended one."""
+    p = picture
+    if p.refused[name]:
+        return f"does not fit: {p.refused[name]}"
+    if p.facts is None:
+        return "the cheapest" if name == p.pick else ""
+    if name == p.pick:
+        fitting = [e for n, e in p.expected.items() if not p.refused[n]]
+        best = max(fitting, key=lambda e: e.accuracy)
+        return "recommended" if best.strategy == name else "recommended: the cheapest of those not separated"
+    apart = p.expected[name].accuracy - p.expected[p.pick].accuracy
+    times = p.seconds[name] / p.seconds[p.pick]
+    dearer = f"{times:.1f} × the time" if times >= 1 else f"1/{1 / times:.1f} of the time"
+    close = abs(apart) <= SEPARATED * p.model.apart(name, p.pick)
+    return f"{'not separated, ' if close else ''}{100 * apart:+.1f} points for {dearer}"
+
+
+def why(picture: Picture, images: int, proven: bool) -> tuple[str, ...]:
+    """Say in two sentences why the recommended strategy is, and what comes next."""
+    p = picture
+    if p.facts is None:
+        return (f"{images} training images are too few to measure on: the cheapest is as good a guess.",)
+    mine = p.expected[p.pick]
+    near = f"similarity {p.facts.similarity:.2f}" if proven else "similarity unproven for such a network"
+    span = f"{100 * mine.low:.0f}–{100 * mine.high:.0f} %"
+    first = (
+        f"With {p.facts.images:,} training images of {p.facts.classes} classes, {near} and a frozen probe at "
+        f"{100 * p.facts.probe:.0f} %, {p.pick} is expected to reach {100 * mine.accuracy:.0f} % "
+        f"({span}) on new images, in about {minutes(p.seconds[p.pick])}."
+    )
+    if p.runner_up is None:
+        return (first,)
+    other = p.expected[p.runner_up]
+    takes = minutes(p.seconds[p.runner_up])
+    if mine.accuracy > other.accuracy and separated(p.model, mine, other):
+        second = f"Next comes {p.runner_up}, {points(mine.accuracy - other.accuracy)} lower, in {takes}."
+    else:
+        second = (
+            f"What was tried can't separate it from {p.runner_up} ({100 * other.accuracy:.0f} %), "
+            f"which takes {takes}."
+        )
+    return first, second
+
+
+def changes(picture: Picture, with_more: Expected | None) -> tuple[str, ...]:
+    """Say what would change the recommendation: more time, less of it, more images."""
+    p = picture
+    if p.facts is None or with_more is None:
+        return ()
+    found = []
+    best = chosen(p.model, p.facts, p.seconds)
+    if best.strategy != p.pick:
+        found.append(
+            f"With {minutes(TIME_MARGIN * p.seconds[best.strategy])} and room for it: {best.strategy}, "
+            f"{points(best.accuracy - p.expected[p.pick].accuracy)} more."
+        )
+    cheap = {n: s for n, s in p.seconds.items() if s <= p.seconds[p.pick] / 2 and not p.refused[n]}
+    if cheap:
+        quick = chosen(p.model, p.facts, cheap)
+        lost = max(0.0, p.expected[p.pick].accuracy - quick.accuracy)
+        found.append(
+            f"With only {minutes(TIME_MARGIN * p.seconds[quick.strategy])}: {quick.strategy}, "
+            f"{points(lost)} less."
+        )
+    if with_more.strategy != p.pick:
+        found.append(f"With 4 × the images: {with_more.strategy}.")
+    elif with_more.accuracy - p.expected[p.pick].accuracy > LEAST_GAIN:
+        found.append(f"With 4 × the images still {p.pick}, then at about {100 * with_more.accuracy:.0f} %.")
+    return tuple(found)
