@@ -14,6 +14,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from frostline.advice import Advice, plan
     from frostline.backbone import Backbone, Cut, Preprocessing, Stage
     from frostline.dataset import Manifest, load_data
     from frostline.errors import FrostlineError
@@ -25,6 +26,7 @@ if TYPE_CHECKING:
     from frostline.zoo import load_backbone
 
 _HOME = {
+    "Advice": "advice",
     "Backbone": "backbone",
     "Cut": "backbone",
     "FrostlineError": "errors",
@@ -42,11 +44,13 @@ _HOME = {
     "lr_range_test": "training",
     "measure": "signals",
     "parse": "strategy",
+    "plan": "advice",
     "predict": "prediction",
     "train": "training",
 }
 
 __all__ = [
+    "Advice",
     "Backbone",
     "Cut",
     "FrostlineError",
@@ -64,6 +68,7 @@ __all__ = [
     "lr_range_test",
     "measure",
     "parse",
+    "plan",
     "predict",
     "train",
 ]
@@ -72,7 +77,7 @@ __all__ = [
 def __getattr__(name: str) -> Any:
     if name not in _HOME:
         raise AttributeError(f"module 'frostline' has no attribute {name!r}")
-    if _HOME[name] in ("signals", "story", "training", "zoo"):
+    if _HOME[name] in ("advice", "signals", "story", "training", "zoo"):
         _import_all()
     return getattr(import_module(f"frostline.{_HOME[name]}"), name)
 

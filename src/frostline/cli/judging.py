@@ -1,4 +1,4 @@
-"""`frostline measure`: what the images say, before anything is trained."""
+"""`frostline measure | plan`: what the images say, and what to do, before anything is trained."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from typing import Any
 import click
 
 from frostline.cli.options import data_options, loaded, model_options
+from frostline.cli.storing import Size
 from frostline.cli.verb import Verb, everywhere, stack
 
 looking = stack(
@@ -41,3 +42,36 @@ def measure(data: str, **options: Any) -> None:
             tell=verb.progress,
         )
         verb.done(found.as_dict(), lambda: show_signals.signals(found))
+
+
+@click.command(short_help="Recommend a strategy, with reasons, costs and what would change it.")
+@click.argument("data")
+@model_options
+@data_options
+@looking
+@click.option("--minutes", type=click.FloatRange(0, min_open=True), help="What one run may take [no limit].")
+@click.option("--memory", type=Size(), help="Memory a run may hold above its imports, e.g. 4GB [no limit].")
+@click.option("--disk", type=Size(), help="Disk that rows of frozen layers may take, e.g. 2GB [no limit].")
+@everywhere
+def plan(data: str, **options: Any) -> None:
+    """Recommend a strategy for DATA: expected accuracy, seconds, memory and disk of each, and why.
+
+    Nothing is trained. A strategy that does not fit the budget is never recommended; pass the same --minutes
+    to `frostline train`, which stops in time.
+    """
+    with Verb(options) as verb:
+        import frostline
+        from frostline.cli import show_advice
+
+        manifest, backbone = loaded(verb, data, options)
+        found = frostline.plan(
+            backbone,
+            manifest,
+            minutes=options["minutes"],
+            memory_bytes=options["memory"],
+            disk_bytes=options["disk"],
+            seed=options["seed"],
+            threads=options["threads"],
+            tell=verb.progress,
+        )
+        verb.done(found.as_dict(), lambda: show_advice.advice(found, data))

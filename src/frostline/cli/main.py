@@ -1,4 +1,4 @@
-"""`frostline measure | train | predict | stages | demo | store`."""
+"""`frostline measure | plan | train | predict | stages | demo | store`."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Any
 import click
 
 from frostline import strategy as strategies
-from frostline.cli.judging import measure
+from frostline.cli.judging import measure, plan
 from frostline.cli.options import StrategyText, data_options, loaded, model_options, running, shape_options
 from frostline.cli.storing import store
 from frostline.cli.verb import Verb, everywhere
@@ -238,6 +238,7 @@ def demo(**options: Any) -> None:
 
 
 cli.add_command(measure)
+cli.add_command(plan)
 cli.add_command(store)
 
 

@@ -16,10 +16,10 @@ NEAR, FAR = 0.5, 0.285
 def signals(found: Signals) -> None:
     """Print what was measured: size, similarity, what each depth knows, and what more images would bring."""
     out = _out()
-    for line in _size_lines(found):
+    for line in size_lines(found):
         out.print(line)
     if found.similarity:
-        out.print(_similarity_line(found.similarity, found.model))
+        out.print(similarity_line(found.similarity, found.model))
     if found.confidence:
         c = found.confidence
         out.print(
@@ -34,7 +34,8 @@ def signals(found: Signals) -> None:
         out.print(f"Note: {note}")
 
 
-def _size_lines(found: Signals) -> list[str]:
+def size_lines(found: Signals) -> list[str]:
+    """How much there is to learn from, and what to mind."""
     s = found.size
     fewest, middle, most = s.per_class
     spread = f"{middle} a class" if fewest == most else f"{fewest} to {most} a class, {middle} in the middle"
@@ -58,7 +59,8 @@ def _size_lines(found: Signals) -> list[str]:
     return lines
 
 
-def _similarity_line(found: Similarity, model: str) -> str:
+def similarity_line(found: Similarity, model: str) -> str:
+    """Similarity as a number, and in a word."""
     if not found.proven:
         word = "unproven for such a network"
     elif found.value >= NEAR:

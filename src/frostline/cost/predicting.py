@@ -66,6 +66,6 @@ def predict(
         seconds=sum(walked.seconds.values()),
         peak_memory_bytes=held.expected,
         peak_memory_upper_bytes=held.upper,
-        disk_bytes=round(walked.disk_bytes),
+        disk_bytes=0 if rows == "compute" else round(walked.disk_bytes),
         parts=dict(walked.seconds),
     )

@@ -1,0 +1,52 @@
+"""Advice as a person reads it."""
+
+from __future__ import annotations
+
+from rich import box
+from rich.table import Table
+
+from frostline.advice import Option, Planned
+from frostline.advice.words import minutes
+from frostline.cli.show import _out, between, percent, size
+from frostline.cli.show_signals import similarity_line, size_lines
+
+
+def advice(found: Planned, data: str) -> None:
+    """Print the recommendation with its reasons, every option, and the command that follows it."""
+    out, said = _out(), found.advice
+    for line in size_lines(found.signals):
+        out.print(line)
+    if found.signals.similarity:
+        out.print(similarity_line(found.signals.similarity, found.signals.model))
+    out.print(_options(said.options, said.recommended))
+    out.print(f"Recommended: {said.recommended}", style="bold", highlight=False)
+    for line in said.why:
+        out.print(line, highlight=False)
+    for line in said.would_change:
+        out.print(f"  · {line}", highlight=False)
+    for note in (f"Basis: {said.basis}. {' '.join(said.notes)}".rstrip(), *found.signals.notes):
+        out.print(f"Note: {note}", highlight=False)
+    rows = said.option(said.recommended).rows
+    more = "" if rows == "auto" else f" --rows {rows}"
+    out.print(f'\n  frostline train {data} --strategy "{said.recommended}"{more}', highlight=False)
+
+
+def _options(options: tuple[Option, ...], recommended: str) -> Table:
+    title = "What to expect of each strategy on new images (80 % interval), and what it costs"
+    table = Table(title=title, title_justify="left", box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0))
+    for name in ("strategy", "expected", "80 %", "time", "memory", "disk", ""):
+        table.add_column(name, justify="left" if name in ("strategy", "") else "right")
+    for option in options:
+        known = option.expected_accuracy is not None and option.low is not None and option.high is not None
+        style = "bold" if option.strategy == recommended else (None if option.fits else "dim")
+        table.add_row(
+            option.strategy,
+            percent(option.expected_accuracy) if known and option.expected_accuracy is not None else "?",
+            between(option.low, option.high) if option.low is not None and option.high is not None else "",
+            minutes(option.cost.seconds),
+            size(option.cost.peak_memory_bytes),
+            size(option.cost.disk_bytes),
+            option.reason,
+            style=style,
+        )
+    return table

@@ -1,0 +1,213 @@
+"""Advice from invented experience: what it learns, what it refuses, and what it says when it knows little."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import pytest
+
+from frostline.advice import Budget, Case, advise
+from frostline.advice.forecast import chosen, fit
+from frostline.advice.knowledge import Facts, Trial, read_experience
+from frostline.advice.words import TIME_MARGIN
+from frostline.errors import UsageError
+from frostline.strategy import parse
+from test_cost import DEAR
+
+SETS = ("a", "b", "c", "d", "e", "f")
+
+
+def trials_of(gain: Any, seeds: int = 4, noise: float = 0.005) -> list[Trial]:
+    """Six sets of rising similarity at two sizes; `gain(strategy, similarity, images)` over the probe."""
+    rng = np.random.default_rng(0)
+    found = []
+    for place, name in enumerate(SETS):
+        for images in (80, 400):
+            for seed in range(seeds):
+                facts = Facts(images, 10, 0.1 + 0.1 * place, 0.5, 0.02, 0.05)
+                names = ("linear_probe", "top_k(1)", "lp_ft", "full")
+                accuracy = {s: 0.5 + gain(s, facts.similarity, images) + noise * rng.normal() for s in names}
+                found.append(
+                    Trial("net", 96, name, images // 10, seed, facts, accuracy, dict.fromkeys(names), {})
+                )
+    return found
+
+
+def by_similarity(strategy: str, similarity: float, images: int) -> float:
+    return {"linear_probe": 0.0, "top_k(1)": 0.05, "lp_ft": 0.35 - 0.75 * similarity, "full": 0.03}[strategy]
+
+
+def constantly(strategy: str, similarity: float, images: int) -> float:
+    return {"linear_probe": 0.0, "top_k(1)": 0.05, "lp_ft": 0.1, "full": 0.09}[strategy]
+
+
+SECONDS = {"linear_probe": 1.0, "top_k(1)": 3.0, "lp_ft": 20.0, "full": 25.0}
+
+
+def facts(similarity: float) -> Facts:
+    return Facts(200, 10, similarity, 0.5, 0.0, 0.05)
+
+
+# --- the forecast -------------------------------------------------------------------------------------
+
+
+def test_it_learns_what_similarity_decides() -> None:
+    model = fit(trials_of(by_similarity), shrink=1.0)
+    assert chosen(model, facts(0.15), SECONDS).strategy == "lp_ft"
+    assert chosen(model, facts(0.55), SECONDS).strategy == "top_k(1)"
+    expected = {e.strategy: e for e in model.expect(facts(0.3))}
+    assert expected["lp_ft"].accuracy == pytest.approx(0.5 + 0.35 - 0.75 * 0.3, abs=0.02)
+    assert expected["lp_ft"].low < expected["lp_ft"].accuracy < expected["lp_ft"].high
+
+
+def test_shrunk_it_is_the_best_constant() -> None:
+    model = fit(trials_of(by_similarity), shrink=1e9)
+    for similarity in (0.1, 0.6):
+        gains = dict(zip(model.strategies, model.gains(facts(similarity)), strict=True))
+        assert gains["lp_ft"] == pytest.approx(0.35 - 0.75 * 0.35, abs=0.01)
+
+
+def test_errors_come_from_sets_that_were_left_out() -> None:
+    """One set behaves like no other: its errors must be large though the fit could have bent towards it."""
+    odd = [
+        replace(t, accuracy={s: a + (0.2 if s == "full" else 0.0) for s, a in t.accuracy.items()})
+        if t.set == "c"
+        else t
+        for t in trials_of(constantly)
+    ]
+    model = fit(odd)
+    place = model.strategies.index("full")
+    missed = {name: model.missed[place][[t.set == name for t in odd]] for name in SETS}
+    assert missed["c"].mean() > 0.15
+    assert abs(missed["a"].mean()) < 0.1
+    assert model.reach(place) > model.reach(model.strategies.index("lp_ft"))
+
+
+def test_intervals_hold_four_outcomes_of_five() -> None:
+    trials = trials_of(constantly, seeds=20, noise=0.03)
+    model = fit(trials)
+    new = trials_of(constantly, seeds=20, noise=0.03)
+    held = [e.low <= t.accuracy[e.strategy] <= e.high for t in new for e in model.expect(t.facts)]
+    assert 0.7 <= np.mean(held) <= 0.9
+
+
+def test_of_two_that_cannot_be_separated_the_cheaper() -> None:
+    close = {"linear_probe": 0.0, "top_k(1)": 0.0995, "lp_ft": 0.1, "full": 0.09}
+    model = fit(trials_of(lambda s, similarity, images: close[s], noise=0.02))
+    assert chosen(model, facts(0.3), SECONDS).strategy == "top_k(1)"
+    apart = fit(trials_of(constantly, noise=0.002))
+    assert chosen(apart, facts(0.3), SECONDS).strategy == "lp_ft"
+
+
+def test_the_packaged_experience_can_be_read_and_names_real_strategies() -> None:
+    trials = read_experience()
+    assert len({trial.set for trial in trials}) == 6
+    for trial in trials:
+        for name, accuracy in trial.accuracy.items():
+            assert str(parse(name)) == name
+            assert 0.0 <= accuracy <= 1.0
+        assert 0.0 <= trial.facts.similarity <= 1.0
+
+
+# --- the advice ---------------------------------------------------------------------------------------
+
+
+def signals(similarity: float | None = 0.3, proven: bool = True, size: int = 96) -> dict[str, Any]:
+    near = None if similarity is None else {"value": similarity, "proven": proven}
+    probes = [{"stage": "block", "accuracy": 0.52}, {"stage": "last", "accuracy": 0.5}]
+    curve = [{"accuracy": 0.4}, {"accuracy": 0.45}, {"accuracy": 0.5}]
+    known = similarity is not None
+    return {
+        "n_classes": 10,
+        "input_size": size,
+        "similarity": near,
+        "probe_by_stage": probes if known else [],
+        "learning_curve": curve if known else [],
+    }
+
+
+def case(**changes: Any) -> Case:
+    given = {"signals": signals(), "architecture": "net", "stages": 3, "train": 200, "val": 40, "test": 100}
+    return Case(**{**given, "classes": 10, **changes})
+
+
+def test_advice_names_everything_that_was_decided() -> None:
+    found = advise(case(), DEAR, Budget(), trials_of(constantly))
+    assert found.recommended == "lp_ft"
+    assert found.basis == "measured"
+    assert found.runner_up in {"full", "top_k(1)"}
+    assert len(found.why) == 2
+    assert "60 %" in found.why[0]
+    assert "lp_ft" in found.why[0]
+    assert {"lr", "layer_decay", "cut", "epochs", "bn", "augment", "size"} <= set(found.settings)
+    plain = found.as_dict()
+    for option in plain["options"]:
+        promised = "strategy expected_accuracy low high seconds peak_memory_bytes disk_bytes reason"
+        assert set(promised.split()) <= set(option)
+        assert option["low"] <= option["expected_accuracy"] <= option["high"]
+        assert option["seconds"] > 0
+    assert plain["options"][0]["strategy"] == "lp_ft"
+
+
+def test_a_budget_is_hard_and_what_it_costs_is_said() -> None:
+    free = advise(case(), DEAR, Budget(), trials_of(constantly))
+    limit = TIME_MARGIN * free.option("top_k(1)").cost.seconds
+    tight = advise(case(), DEAR, Budget(seconds=limit), trials_of(constantly))
+    assert tight.recommended == "top_k(1)"
+    assert not tight.option("lp_ft").fits
+    assert "does not fit" in tight.option("lp_ft").reason
+    assert any("lp_ft" in line for line in tight.would_change)
+    upper = free.option("top_k(1)").cost.peak_memory_upper_bytes
+    small = advise(case(), DEAR, Budget(memory_bytes=upper), trials_of(constantly))
+    assert all(o.cost.peak_memory_upper_bytes <= upper for o in small.options if o.fits)
+    assert small.option(small.recommended).fits
+
+
+def test_rows_that_do_not_fit_the_disk_are_computed_each_time() -> None:
+    free = advise(case(), DEAR, Budget(), trials_of(constantly))
+    assert free.option("top_k(1)").cost.disk_bytes > 0
+    none = advise(case(), DEAR, Budget(disk_bytes=0), trials_of(constantly))
+    assert none.option("top_k(1)").rows == "compute"
+    assert none.option("top_k(1)").cost.disk_bytes == 0
+    assert none.option("top_k(1)").fits
+
+
+def test_nothing_fits_is_one_clear_message() -> None:
+    with pytest.raises(UsageError, match=r"No strategy fits the budget. The cheapest, .*, may take"):
+        advise(case(), DEAR, Budget(seconds=1e-6), trials_of(constantly))
+
+
+def test_what_was_never_tried_is_said_and_widens() -> None:
+    known = advise(case(), DEAR, Budget(), trials_of(constantly))
+    for changed in (
+        case(architecture="other"),
+        case(signals=signals(size=224)),
+        case(train=20_000),
+    ):
+        new = advise(changed, DEAR, Budget(), trials_of(constantly))
+        assert new.basis == "extrapolated"
+        assert new.notes
+        mine, before = new.option("lp_ft"), known.option("lp_ft")
+        assert mine.high is not None
+        assert mine.low is not None
+        assert before.high is not None
+        assert before.low is not None
+        assert mine.high - mine.low > before.high - before.low
+
+
+def test_an_unproven_similarity_decides_nothing() -> None:
+    near, far = (
+        advise(case(signals=signals(s, proven=False)), DEAR, Budget(), trials_of(by_similarity))
+        for s in (0.01, 0.99)
+    )
+    assert near.recommended == far.recommended
+    assert "unproven" in near.why[0]
+
+
+def test_three_images_get_no_forecast() -> None:
+    found = advise(case(signals=signals(None), train=3), DEAR, Budget(), trials_of(constantly))
+    assert all(option.expected_accuracy is None for option in found.options)
+    assert found.recommended == min(found.options, key=lambda o: o.cost.seconds).strategy
+    assert "too few" in found.why[0]
