@@ -1,7 +1,7 @@
 """Listening to a network while images pass: sums per channel, by blocks of images, of what its layers meet.
 
 BatchNorm layers are asked for the mean and mean square of what they are fed. In a network without any, layers
-behind an activation are asked how often each channel is above zero.
+before an activation are asked how often each channel is above zero, and how far it leans to one side.
 """
 
 from __future__ import annotations
@@ -23,6 +23,7 @@ from frostline.errors import DataError
 
 # Images are shared out to this many blocks, whole units each; leaving one out at a time gives an interval.
 BLOCKS = 20
+MOST_LEANING = 5.0  # spreads from its threshold: beyond that a channel is off, and how far means nothing
 
 Floats = NDArray[np.float64]
 Blocks = NDArray[np.int64]
@@ -122,7 +123,7 @@ def _layers(backbone: Backbone, model: nn.Module) -> tuple[list[Layer], str]:
     for name in dict.fromkeys(name for name, _ in fed):
         if spans[name][0] < len(backbone.stages) - 1:
             axis = -1 if isinstance(model.get_submodule(name), nn.Linear) else 1
-            used.append(Layer(name, spans[name][0], False, _positive(axis), _unevenness))
+            used.append(Layer(name, spans[name][0], False, _signs(axis), _estranged))
     if not used:
         raise DataError(
             f"{backbone.name} has neither BatchNorm layers nor activation modules that can be listened to, "
@@ -143,11 +144,12 @@ def _moments(x: Tensor) -> Tensor:
     return torch.stack([flat.mean(2), flat.square().mean(2)], dim=1)
 
 
-def _positive(axis: int) -> Callable[[Tensor], Tensor]:
-    """The share of places at which each channel of each image is above 0: (n, 1, channels)."""
+def _signs(axis: int) -> Callable[[Tensor], Tensor]:
+    """Share of places above 0, mean and mean square of each image's channels: (n, 3, channels)."""
 
     def sums(x: Tensor) -> Tensor:
-        return (x > 0).float().movedim(axis, 1).flatten(2).mean(2)[:, None]
+        flat = x.float().movedim(axis, 1).flatten(2)
+        return torch.stack([(flat > 0).float().mean(2), flat.mean(2), flat.square().mean(2)], dim=1)
 
     return sums
 
@@ -167,11 +169,18 @@ def _from_statistics(layer: _BatchNorm) -> Callable[[Floats], float]:
     return distance
 
 
-def _unevenness(sums: Floats) -> float:
-    """Return 1 − (effective number of channels in use) / channels, by the entropy of their shares."""
+def _estranged(sums: Floats) -> float:
+    """Return how unevenly channels are used plus half of how far they lean to one side of their threshold.
+
+    Unevenness is 1 − (effective number of channels in use) / channels, by the entropy of their shares. A
+    channel leans by |mean| / spread: what a network was trained on makes it vary, other images leave it on
+    one side. Unevenness alone puts two of six sets the wrong way round at 96 px (docs/LOG.md).
+    """
+    spread = np.sqrt(np.maximum(sums[2] - sums[1] ** 2, 0.0)) + 1e-9
+    lean = float(np.minimum(np.abs(sums[1]) / spread, MOST_LEANING).mean())
     total = sums[0].sum()
     if total <= 0:
-        return 1.0
+        return 1.0 + lean / 2
     share = sums[0] / total
     entropy = -(share * np.log(np.maximum(share, 1e-12))).sum()
-    return float(1.0 - np.exp(entropy) / len(share))
+    return float(1.0 - np.exp(entropy) / len(share)) + lean / 2
