@@ -69,7 +69,7 @@ def read_experience(folder: Path = HOME) -> list[Trial]:
     for row in _rows(folder / "outcomes.jsonl"):
         runs.setdefault(tuple(row[key] for key in TASK), []).append(row)
     trials = []
-    for row in _rows(folder / "signals.jsonl"):
+    for row in read_signals(folder):
         mine = runs.get(tuple(row[key] for key in TASK), [])
         facts = facts_of(row, mine[0]["n_train"]) if mine else None
         if facts is None:
@@ -84,6 +84,11 @@ def read_experience(folder: Path = HOME) -> list[Trial]:
             )
         )
     return trials
+
+
+def read_signals(folder: Path = HOME) -> list[dict[str, Any]]:
+    """Return what `measure` said of every draw, as plain data."""
+    return _rows(folder / "signals.jsonl")
 
 
 def _rows(path: Path) -> list[dict[str, Any]]:

@@ -8,8 +8,8 @@ from rich.table import Table
 from frostline.cli.show import _out, between, percent
 from frostline.signals import Signals, Similarity, StageProbe
 
-# Words for a number, a choice. For lite0 photographs lie at 0.58 and 0.61, clip art and hands at 0.47 and 0.29,
-# icons and spectrograms at 0.28 and 0.17 (docs/LOG.md 2026-11-24).
+# Words for a number, a choice. For lite0 photographs lie at 0.58 and 0.61, clip art and hands at 0.47 and
+# 0.29, icons and spectrograms at 0.28 and 0.17 (docs/LOG.md 2026-11-24).
 NEAR, FAR = 0.55, 0.25
 
 
