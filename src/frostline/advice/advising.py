@@ -220,8 +220,8 @@ def _cost(name: str, rates: Rates, case: Case, budget: Budget) -> tuple[Cost, st
 def _nothing_fits(costs: Mapping[str, Cost], budget: Budget) -> str:
     name = min(costs, key=lambda n: (costs[n].seconds, costs[n].peak_memory_upper_bytes))
     return (
-        f"No strategy fits the budget. The cheapest, {name}, {budget.refuses(costs[name])}; "
-        "give more, fewer images, or a smaller --size."
+        f"No strategy fits the budget. The cheapest, {name}, {budget.refuses(costs[name])}. "
+        "Allow more, use fewer images, or a smaller --size."
     )
 
 

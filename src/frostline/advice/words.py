@@ -51,9 +51,9 @@ def reason(picture: Picture, name: str) -> str:
         return "recommended" if best.strategy == name else "recommended: the cheapest of those not separated"
     apart = p.expected[name].accuracy - p.expected[p.pick].accuracy
     times = p.seconds[name] / p.seconds[p.pick]
-    dearer = f"{times:.1f} × the time" if times >= 1 else f"1/{1 / times:.1f} of the time"
+    dearer = f"{times:.1f} × the time" if times >= 1 else f"1/{1 / times:.1f} the time"
     close = abs(apart) <= SEPARATED * p.model.apart(name, p.pick)
-    return f"{'not separated, ' if close else ''}{100 * apart:+.1f} points for {dearer}"
+    return f"{'not separated' if close else f'{100 * apart:+.1f} points'}, {dearer}"
 
 
 def why(picture: Picture, images: int, proven: bool) -> tuple[str, ...]:

@@ -74,4 +74,7 @@ def plan(data: str, **options: Any) -> None:
             threads=options["threads"],
             tell=verb.progress,
         )
-        verb.done(found.as_dict(), lambda: show_advice.advice(found, data))
+        words = ["frostline train", data]
+        named = ("model", "architecture", "size", "seed", "minutes")
+        words += [f"--{name} {options[name]}" for name in named if options[name] not in (None, "lite0", 0)]
+        verb.done(found.as_dict(), lambda: show_advice.advice(found, " ".join(words)))

@@ -11,8 +11,11 @@ from frostline.cli.show import _out, between, percent, size
 from frostline.cli.show_signals import similarity_line, size_lines
 
 
-def advice(found: Planned, data: str) -> None:
-    """Print the recommendation with its reasons, every option, and the command that follows it."""
+def advice(found: Planned, train: str) -> None:
+    """Print every option, the recommendation with its reasons, and the command that follows it.
+
+    `train` is that command without the strategy.
+    """
     out, said = _out(), found.advice
     for line in size_lines(found.signals):
         out.print(line)
@@ -28,21 +31,23 @@ def advice(found: Planned, data: str) -> None:
         out.print(f"Note: {note}", highlight=False)
     rows = said.option(said.recommended).rows
     more = "" if rows == "auto" else f" --rows {rows}"
-    out.print(f'\n  frostline train {data} --strategy "{said.recommended}"{more}', highlight=False)
+    out.print(f'\n  {train} --strategy "{said.recommended}"{more}', highlight=False)
 
 
 def _options(options: tuple[Option, ...], recommended: str) -> Table:
     title = "What to expect of each strategy on new images (80 % interval), and what it costs"
     table = Table(title=title, title_justify="left", box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0))
     for name in ("strategy", "expected", "80 %", "time", "memory", "disk", ""):
-        table.add_column(name, justify="left" if name in ("strategy", "") else "right")
+        left = name in ("strategy", "")
+        narrowest = 18 if name == "strategy" else None
+        table.add_column(name, justify="left" if left else "right", min_width=narrowest, no_wrap=not left)
     for option in options:
-        known = option.expected_accuracy is not None and option.low is not None and option.high is not None
+        accuracy, low, high = option.expected_accuracy, option.low, option.high
         style = "bold" if option.strategy == recommended else (None if option.fits else "dim")
         table.add_row(
             option.strategy,
-            percent(option.expected_accuracy) if known and option.expected_accuracy is not None else "?",
-            between(option.low, option.high) if option.low is not None and option.high is not None else "",
+            "?" if accuracy is None else percent(accuracy),
+            "" if low is None or high is None else between(low, high),
             minutes(option.cost.seconds),
             size(option.cost.peak_memory_bytes),
             size(option.cost.disk_bytes),
