@@ -101,7 +101,7 @@ def signals_of(backbone: Any, manifest: Any) -> dict[str, Any]:
     """Measure the training images of one draw."""
     from frostline.signals import measure
 
-    found = measure(backbone, manifest, threads=1).as_dict()
+    found = measure(backbone, manifest, rates=False, threads=1).as_dict()
     kept = ("n_classes", "n_measured", "similarity", "confidence", "probe_by_stage", "learning_curve")
     return {"fewest": found["size"]["per_class"][0], **{key: _rounded(found[key]) for key in kept}}
 

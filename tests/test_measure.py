@@ -75,10 +75,10 @@ def test_images_that_were_looked_at_are_read(data: Manifest, monkeypatch: pytest
 def test_measuring_twice_passes_once(data: Manifest, monkeypatch: pytest.MonkeyPatch) -> None:
     backbone = tiny_backbone()
     seen = calls_of(backbone, monkeypatch)
-    first = measure(backbone, data, random=False)
+    first = measure(backbone, data, random=False, rates=False)
     assert sum(seen) <= len(data.part("train")) + EVALUATION_BATCH + 1  # one pass, its last batch filled up
     seen.clear()
-    assert measure(backbone, data, random=False) == first
+    assert measure(backbone, data, random=False, rates=False) == first
     assert not seen
 
 
@@ -113,7 +113,7 @@ def test_similarity_is_the_one_that_is_measured_alone(data: Manifest) -> None:
     backbone = tiny_backbone()
     images = Images(data, data.part("train"), PREPROCESSING)
     alone = similarity(backbone, images, PLAN, units=data.units(images.samples).tolist())
-    assert measure(backbone, data, random=False, threads=1).similarity == alone
+    assert measure(backbone, data, random=False, rates=False, threads=1).similarity == alone
 
 
 # --- what each depth knows ----------------------------------------------------------------------------
@@ -218,7 +218,7 @@ def test_signals_are_plain_data_with_what_the_command_promises(data: Manifest) -
 
 def test_three_images_get_a_modest_answer(tmp_path: Path) -> None:
     few = frostline.load_data(write_folder(tmp_path / "few", classes=3, per_class=1), test=0.0, val=0.0)
-    found = measure(tiny_backbone(), few)
+    found = measure(tiny_backbone(), few, rates=False)
     assert found.similarity is None
     assert found.best_stage is None
     assert len(found.notes) == 2
@@ -229,7 +229,7 @@ def test_random_weights_and_unproven_networks_say_so(data: Manifest) -> None:
 
     model = timm.create_model("test_vit", num_classes=10, img_size=64).eval()
     backbone = frostline.load_backbone(model, preprocessing=PREPROCESSING.with_size(64))
-    found = measure(backbone, data, random=False)
+    found = measure(backbone, data, random=False, rates=False)
     assert found.similarity is not None
     assert not found.similarity.proven
     assert any("never proved" in note for note in found.notes)

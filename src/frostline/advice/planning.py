@@ -5,15 +5,11 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-from frostline import rates
 from frostline.advice.advising import Advice, Budget, Case, advise
-from frostline.augment import Policy
 from frostline.backbone import Backbone
 from frostline.dataset import Manifest
-from frostline.images import Images, Tell
+from frostline.images import Tell
 from frostline.signals import Signals, measure
-
-MEASURED = 64  # images whose decoding is timed
 
 
 @dataclass(frozen=True)
@@ -46,9 +42,7 @@ def plan(
     """
     data = data.checked(tell)
     found = measure(backbone, data, random=False, seed=seed, threads=threads, tell=tell)
-    samples = data.part("train")[:MEASURED]
-    images = Images(data, samples, backbone.preprocessing, policy=Policy("standard"), seed=seed)
-    measured = rates.measure(backbone, images, threads=threads, classes=len(data.classes))
+    assert found.rates is not None
     case = Case(
         signals=found.as_dict(),
         architecture=str(backbone.source.get("architecture", backbone.name)),
@@ -59,4 +53,4 @@ def plan(
         classes=len(data.classes),
     )
     budget = Budget(None if minutes is None else 60.0 * minutes, memory_bytes, disk_bytes)
-    return Planned(advise(case, measured, budget), found)
+    return Planned(advise(case, found.rates, budget), found)

@@ -6,6 +6,8 @@ from rich import box
 from rich.table import Table
 
 from frostline.cli.show import _out, between, percent
+from frostline.cost import Rates
+from frostline.drawing import count_text
 from frostline.signals import Signals, Similarity, StageProbe
 
 # Words for a number, a choice. For lite0 photographs lie at 0.58 and 0.61, clip art and hands at 0.47 and
@@ -30,6 +32,9 @@ def signals(found: Signals) -> None:
         out.print(_depth_table(found))
         for line in _depth_lines(found):
             out.print(line)
+    if found.rates:
+        out.print(_rates_table(found.rates))
+        out.print(_rates_line(found.rates))
     for note in found.notes:
         out.print(f"Note: {note}")
 
@@ -95,6 +100,33 @@ def _depth_table(found: Signals) -> Table:
             style="bold" if row is best else None,
         )
     return table
+
+
+def _rates_table(rates: Rates) -> Table:
+    title = "What each stage costs on this machine: milliseconds an image, kilobytes a row"
+    table = Table(title=title, title_justify="left", box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0))
+    for name in ("stage", "parameters", "frozen", "learning: forward", "backward", "row before it"):
+        table.add_column(name, justify="left" if name == "stage" else "right")
+    for stage in rates.stages:
+        learning = stage.learning[stage.plan]
+        table.add_row(
+            stage.name,
+            count_text(stage.parameters),
+            f"{1000 * stage.frozen_s:.2f}",
+            f"{1000 * learning.forward_s:.2f}",
+            f"{1000 * learning.backward_s:.2f}",
+            f"{stage.row_bytes / 1000:.1f}",
+        )
+    return table
+
+
+def _rates_line(rates: Rates) -> str:
+    row = rates.last.row_bytes
+    return (
+        f"Reading and decoding {1000 * rates.file_s:.1f} ms an image, an augmented view of it "
+        f"{1000 * rates.augment_s:.1f} ms; a row of {row / 1000:.1f} kB from the store "
+        f"{1000 * rates.read.at(row):.3f} ms ({rates.threads} thread(s), batches of {rates.batch})."
+    )
 
 
 def _depth_lines(found: Signals) -> list[str]:

@@ -13,11 +13,14 @@ from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from frostline import numerics, places
+from frostline.augment import Policy
 from frostline.backbone import Backbone
+from frostline.cost import Rates
 from frostline.dataset import Manifest, Sample
 from frostline.frozen import Way
 from frostline.images import EVALUATION_BATCH, Images, Tell
 from frostline.numerics import NumericPlan
+from frostline.rates import measure as measured_rates
 from frostline.record import digest_of
 from frostline.seeds import derive
 from frostline.signals import depth
@@ -33,6 +36,7 @@ MOST_IMAGES = 2000  # looked at: similarity stands still from 200 on (docs/LOG.m
 # Probed stage by stage, on pretrained and on random weights: a choice between time and steadiness.
 MOST_PROBED, PROBED_A_CLASS = 500, 10
 FOLDS = 5
+TIMED = 64  # images whose decoding is timed
 
 
 @dataclass(frozen=True)
@@ -57,6 +61,7 @@ class Signals:
     confidence: Confidence | None
     probe_by_stage: tuple[StageProbe, ...]
     curve: tuple[CurvePoint, ...]
+    rates: Rates | None
     notes: tuple[str, ...]
 
     @property
@@ -78,6 +83,7 @@ class Signals:
             "probe_by_stage": [asdict(probe) for probe in self.probe_by_stage],
             "best_stage": self.best_stage.stage if self.best_stage else None,
             "learning_curve": [asdict(point) for point in self.curve],
+            "rates": None if self.rates is None else self.rates.as_dict(),
             "notes": list(self.notes),
         }
 
@@ -87,6 +93,7 @@ def measure(
     data: Manifest,
     *,
     random: bool = True,
+    rates: bool = True,
     seed: int = 0,
     threads: int | None = None,
     tell: Tell | None = None,
@@ -94,7 +101,8 @@ def measure(
     """Measure the training images against a network: one forward pass over at most 2,000 of them.
 
     `random` also passes at most 500 (10 a class, if that is more) through random weights of the same
-    architecture, so that width is not mistaken for knowledge. What was measured before is remembered.
+    architecture, so that width is not mistaken for knowledge; `rates` times the network on this machine,
+    stage by stage. What was measured before is remembered.
     """
     data = data.checked(tell)
     samples = _chosen(data, data.part("train"), MOST_IMAGES, seed)
@@ -124,8 +132,16 @@ def measure(
         confidence=Confidence(**found["confidence"]) if found["confidence"] else None,
         probe_by_stage=tuple(StageProbe(**row) for row in found["probe_by_stage"]),
         curve=tuple(CurvePoint(**row) for row in found["curve"]),
+        rates=_rates(backbone, data, seed, threads) if rates else None,
         notes=tuple(found["notes"]),
     )
+
+
+def _rates(backbone: Backbone, data: Manifest, seed: int, threads: int | None) -> Rates:
+    """Time the network on this machine, and the decoding of some of these images."""
+    samples = data.part("train")[:TIMED]
+    images = Images(data, samples, backbone.preprocessing, policy=Policy("standard"), seed=seed)
+    return measured_rates(backbone, images, threads=threads, classes=len(data.classes))
 
 
 def _looked(
