@@ -119,7 +119,7 @@ def regrets(cell: Sequence[Trial], allowed: Sequence[str], picks: Sequence[str])
     naive = max(float(s.mean()) for s in scores.values()) - float(mine.mean())
     count = len(cell)
     found = []
-    for half in itertools.combinations(range(count), count // 2):
+    for half in itertools.combinations(range(count), count // 2) if count > 1 else ():
         one, other = np.array(half), np.setdiff1d(np.arange(count), half)
         for learn, score in ((one, other), (other, one)):
             oracle = max(scores, key=lambda name: float(scores[name][learn].mean()))
