@@ -290,3 +290,32 @@ def test_measure_prints_what_it_promises_and_a_table(table: Path) -> None:
         "blocks.6",
     ):
         assert text in shown.stdout
+
+
+def test_plan_recommends_with_costs_and_reasons(table: Path) -> None:
+    words = ["plan", str(table), "--size", "32", "--threads", "1", "--quiet"]
+    found = one_object(frostline(*words, "--json"))
+    promised = {"strategy", "expected_accuracy", "low", "high", "seconds", "disk_bytes", "reason"}
+    assert found["recommended"] in {option["strategy"] for option in found["options"]}
+    assert all(promised <= set(option) for option in found["options"])
+    assert found["basis"] == "extrapolated"  # 32 px was never tried
+    shown = frostline(*words, "--minutes", "60", "--memory", "64GB", "--disk", "10GB")
+    assert shown.exit_code == 0, shown.output
+    assert "Recommended: " in shown.stdout
+    assert "--size 32 --minutes 60.0 --strategy" in shown.stdout
+    nothing = frostline(*words, "--minutes", "0.0001")
+    assert nothing.exit_code == 1
+    assert "No strategy fits the budget. The cheapest, " in nothing.output
+    wrong = frostline(*words, "--memory", "4 apples")
+    assert wrong.exit_code == 2
+    assert "is not a size" in wrong.output
+
+
+def test_plan_and_measure_say_little_of_few_images(tmp_path: Path) -> None:
+    few = write_table(tmp_path / "few", train=1, test=1)
+    words = ["--size", "32", "--threads", "1", "--quiet", "--json"]
+    measured = one_object(frostline("measure", str(few), *words))
+    assert measured["similarity"] is None
+    assert measured["probe_by_stage"] == []
+    planned = one_object(frostline("plan", str(few), *words))
+    assert all(option["expected_accuracy"] is None for option in planned["options"])
