@@ -23,7 +23,9 @@ from frostline.errors import UsageError
 from frostline.frozen import Counts, Way
 from frostline.images import Images
 from frostline.record import Study, plain
+from frostline.timing import Stopwatch
 from frostline.training import loop
+from frostline.training.budget import Budget
 from frostline.training.imbalance import Balance
 from frostline.training.planning import Plan
 from frostline.training.request import _identity
@@ -66,7 +68,7 @@ def test_metric_and_keeping_the_best_are_not_the_same_as_the_last(
     for metric, best in (("accuracy", 2), ("log_loss", 3)):
         model, progress, queue = nn.Linear(1, 1), loop.checkpoint.Progress(), list(answers)
         monkeypatch.setattr(loop, "_logits", lambda *_, queue=queue, **__: queue.pop(0).astype(np.float32))
-        job = type("J", (), {"val": val, "metric": metric})()
+        job = type("J", (), {"val": val, "metric": metric, "budget": Budget(None, 0.0, Stopwatch())})()
         for epoch in (1, 2, 3):
             with torch.no_grad():
                 model.weight.fill_(epoch)
@@ -113,7 +115,7 @@ def test_the_probe_is_chosen_by_the_metric() -> None:
     features = rng.normal(size=(72, 30)) + 0.8 * rng.normal(size=(2, 30))[targets]
     folds = list(StratifiedKFold(4).split(features, targets))
     held = np.concatenate([h for _, h in folds])
-    rows = probe._out_of_fold(features, targets, 2, folds, probe.GRID, "logistic", 0.0, None)
+    rows = probe.out_of_fold(features, targets, 2, folds, probe.GRID)
     for metric in ("accuracy", "balanced_accuracy", "log_loss"):
         found = probe.choose(features, targets, 2, folds, metric=metric)
         row = rows[probe.GRID.index(found.l2)]
