@@ -68,7 +68,9 @@ def test_metric_and_keeping_the_best_are_not_the_same_as_the_last(
     for metric, best in (("accuracy", 2), ("log_loss", 3)):
         model, progress, queue = nn.Linear(1, 1), loop.checkpoint.Progress(), list(answers)
         monkeypatch.setattr(loop, "_logits", lambda *_, queue=queue, **__: queue.pop(0).astype(np.float32))
-        job = type("J", (), {"val": val, "metric": metric, "budget": Budget(None, 0.0, Stopwatch())})()
+        job = type(
+            "J", (), {"val": val, "metric": metric, "keep": "best", "budget": Budget(None, 0.0, Stopwatch())}
+        )()
         for epoch in (1, 2, 3):
             with torch.no_grad():
                 model.weight.fill_(epoch)

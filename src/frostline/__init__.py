@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from frostline.advice import Advice, plan
     from frostline.backbone import Backbone, Cut, Preprocessing, Stage
+    from frostline.comparison import Comparison, compare
     from frostline.dataset import Manifest, load_data
     from frostline.errors import FrostlineError
     from frostline.prediction import load_model, predict
@@ -28,6 +29,7 @@ if TYPE_CHECKING:
 _HOME = {
     "Advice": "advice",
     "Backbone": "backbone",
+    "Comparison": "comparison",
     "Cut": "backbone",
     "FrostlineError": "errors",
     "Manifest": "dataset",
@@ -37,6 +39,7 @@ _HOME = {
     "Signals": "signals",
     "Stage": "backbone",
     "Strategy": "strategy",
+    "compare": "comparison",
     "demo": "story",
     "load_backbone": "zoo",
     "load_data": "dataset",
@@ -52,6 +55,7 @@ _HOME = {
 __all__ = [
     "Advice",
     "Backbone",
+    "Comparison",
     "Cut",
     "FrostlineError",
     "Manifest",
@@ -61,6 +65,7 @@ __all__ = [
     "Signals",
     "Stage",
     "Strategy",
+    "compare",
     "demo",
     "load_backbone",
     "load_data",
@@ -77,7 +82,7 @@ __all__ = [
 def __getattr__(name: str) -> Any:
     if name not in _HOME:
         raise AttributeError(f"module 'frostline' has no attribute {name!r}")
-    if _HOME[name] in ("advice", "signals", "story", "training", "zoo"):
+    if _HOME[name] in ("advice", "comparison", "signals", "story", "training", "zoo"):
         _import_all()
     return getattr(import_module(f"frostline.{_HOME[name]}"), name)
 

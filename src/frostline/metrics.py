@@ -74,9 +74,13 @@ def interval(targets: Ints, guesses: Ints, units: Sequence[int] | Ints | None = 
     are not independent evidence: the variance between units gives an effective number of images, never more
     than there are, and with few units a t quantile widens the interval. One unit tells nothing: (0, 1).
     """
+    return rate_interval((guesses == targets).astype(np.float64), units)
+
+
+def rate_interval(right: Floats, units: Sequence[int] | Ints | None = None) -> tuple[float, float]:
+    """Return a 95 % interval of a mean of fractions 0–1, an image each: `interval` says how."""
     from scipy.stats import t
 
-    right = (guesses == targets).astype(np.float64)
     n, rate = len(right), float(right.mean())
     _, index = np.unique(np.arange(n) if units is None else np.asarray(units), return_inverse=True)
     count = int(index.max()) + 1

@@ -4,6 +4,9 @@
       study.json            format, digests of the data, the split and the test part
       manifest.jsonl        the images, labels, groups and parts (written by the dataset)
       thumbnails/           a few test images, small, for the report
+      answer.json           which run answers, where a comparison has chosen one
+      comparisons/<digest>/ what was raced, its trials (Optuna's SQLite) and its outcome
+      splits/<digest>/      a study for each other split of the same data: repeats, folds, everything
       runs/<digest>/        one folder per configuration
         config.json         everything that was asked for; the folder's name is its digest
         environment.json    versions and machine
@@ -197,12 +200,21 @@ class Study:
         done = [folder for folder in folders if folder.finished]
         return sorted(done, key=lambda f: (f.path / "result.json").stat().st_mtime)
 
-    def best(self, name: str | None = None) -> tuple[RunFolder, str]:
-        """Return the run called `name` (or its start), else the best by validation; and why this one.
+    def answer_by(self, folder: RunFolder, why: str) -> None:
+        """Let this run answer for the study from now on: the winner of a comparison, or the best so far."""
+        found = {"run": str(folder.path.relative_to(self.path)), "why": why}
+        places.write_atomically(self.path / "answer.json", json.dumps(found).encode())
 
+    def best(self, name: str | None = None) -> tuple[RunFolder, str]:
+        """Return the run called `name` (or its start), else the one to ask; and why this one.
+
+        That is the winner of a comparison where there was one, else the best by validation.
         Runs that chose by one and the same metric are compared by it, others by accuracy on val. Where no
         run has a validation part, it is the newest finished run: the test part must not choose.
         """
+        if name is None and (self.path / "answer.json").exists():
+            found = _read_json(self.path / "answer.json")
+            return RunFolder(self.path / found["run"]), str(found["why"])
         runs = self.runs()
         if not runs:
             raise StudyError(f"{self.path} holds no finished run yet. Run `frostline train` on it first.")

@@ -380,6 +380,22 @@ def schedule(strategy: Strategy, *, stages: int, images: int, batch: int) -> tup
     return tuple(segments)
 
 
+def scaled(strategy: Strategy, share: float, images: int) -> Strategy:
+    """Return the same strategy with a share of its epochs: every phase is there, each of them shorter.
+
+    `images` is the size of the training part, which the epochs follow from where none are named.
+    """
+    if not strategy.trains or share == 1.0:
+        return strategy
+    kind = KINDS[strategy.name]
+    total = share * (strategy.epochs or epochs_for(images) * kind.passes)
+    phases = tuple(
+        phase if phase.epochs is None else replace(phase, epochs=float(f"{share * phase.epochs:.3g}"))
+        for phase in strategy.phases
+    )
+    return replace(strategy, epochs=float(f"{total:.3g}"), phases=phases)
+
+
 # --- the names, as functions --------------------------------------------------------------------------
 
 

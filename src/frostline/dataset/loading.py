@@ -169,6 +169,7 @@ def _manifest(
         near_copies=near,
         suspects=suspects,
         notes=tuple(note for note in notes if note),
+        given=tuple(part for part in PARTS if any(image.found.split == part for image in usable)),
         items=read.items,
     )
 

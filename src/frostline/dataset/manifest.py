@@ -73,6 +73,7 @@ class Manifest:
     near_copies: tuple[tuple[str, str], ...] = ()  # pairs of paths that are kept in one part
     suspects: tuple[tuple[str, str], ...] = ()  # every pair of paths that look alike, `near_copies` included
     notes: tuple[str, ...] = ()  # plain sentences for the person
+    given: tuple[str, ...] = ()  # parts that the source named itself; the others were drawn
     items: Items | None = field(default=None, compare=False, repr=False)  # images handed over in memory
 
     def part(self, name: str) -> tuple[Sample, ...]:
@@ -152,7 +153,7 @@ class Manifest:
 
     def to_json(self) -> str:
         """Return the manifest as JSON Lines: a header, then a sample a line. `items` is left out."""
-        kept = ("classes", "near_copies", "suspects", "notes")
+        kept = ("classes", "near_copies", "suspects", "notes", "given")
         header = {
             "root": None if self.root is None else str(self.root),
             "digest": self.digest,
@@ -294,4 +295,5 @@ def _built(header: dict[str, Any], rows: list[list[str]]) -> Manifest:
         near_copies=tuple((one, other) for one, other in header["near_copies"]),
         suspects=tuple((one, other) for one, other in header["suspects"]),
         notes=tuple(header["notes"]),
+        given=tuple(header.get("given", ())),
     )

@@ -56,6 +56,7 @@ def learn(
         balance=balance,
         seed=request.seed,
         metric=request.metric,
+        keep=request.keep,
         workers=request.workers,
         folder=folder,
         watch=watch,

@@ -57,6 +57,7 @@ class Job:
     balance: Balance
     seed: int
     metric: str
+    keep: str
     workers: int
     folder: RunFolder
     watch: Stopwatch
@@ -226,7 +227,7 @@ def _logits(job: Job, model: nn.Module, supply: Supply, images: Images) -> NDArr
 def _validate(
     job: Job, model: nn.Module, supply: Supply, progress: checkpoint.Progress, epochs_done: int
 ) -> dict[str, float]:
-    """Score val, and keep the weights if they are the best so far. Without a val part nothing is chosen."""
+    """Score val, and keep the weights if they are the best so far and the best are asked for."""
     if job.val is None:
         return {}
     job.budget.check("validation")
@@ -234,7 +235,8 @@ def _validate(
     found = _logits(job, model.eval(), supply, job.val)
     probabilities = metrics.softmax(found)
     good = metrics.goodness(job.metric, job.val.targets, probabilities)
-    if progress.best is None or good >= progress.best or not np.isfinite(progress.best):
+    better = progress.best is None or good >= progress.best or not np.isfinite(progress.best)
+    if better and job.keep == "best":
         progress.best, progress.best_epoch = good, epochs_done
         progress.best_weights = {k: v.detach().clone() for k, v in model.state_dict().items()}
     job.budget.note("validation", began)

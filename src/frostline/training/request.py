@@ -26,6 +26,8 @@ from frostline.training.imbalance import Balance
 
 # What to do with rows of frozen layers: decide from rates, keep them all, or compute them each time.
 ROWS = ("auto", "keep", "compute")
+# Which weights a run ends with: the best on val, or the last, which leaves val free to judge by.
+KEEP = ("best", "last")
 BATCH = 32  # images a step: what the step budgets in strategy.py were measured with
 
 
@@ -50,6 +52,7 @@ class Request:
     views: int | None = None
     rows: str = "auto"
     minutes: float | None = None
+    keep: str = "best"
     tell: Tell | None = None
 
     def config(self) -> dict[str, Any]:
@@ -74,6 +77,7 @@ class Request:
             "precision": self.precision,
             "views": self.views,
             **({} if self.minutes is None else {"minutes": self.minutes}),
+            **({} if self.keep == "best" else {"keep": self.keep}),
         }
 
     def segments(self) -> tuple[Segment, ...]:
@@ -104,6 +108,7 @@ class Request:
             "flip": (self.flip, FLIPS),
             "precision": (self.precision, PRECISIONS),
             "rows": (self.rows, ROWS),
+            "keep": (self.keep, KEEP),
         }
         wrong = [
             f"{key} must be one of {', '.join(words)}, found {value!r}.{did_you_mean(value, words)}"

@@ -63,6 +63,7 @@ def train(
     views: int | None = None,
     rows: str = "auto",
     minutes: float | None = None,
+    keep: str = "best",
     tell: Tell | None = None,
 ) -> Run:
     """Adapt `backbone` to `data` by one strategy, and keep the result in the study.
@@ -75,6 +76,9 @@ def train(
     while anything is frozen (`None`: as many as the epochs ask for; 0: a new one each epoch), and their rows
     are kept in the store where that is faster; `rows` is `auto`, `keep` or `compute`, and changes no bit of
     the result. `tell(what, done, total)` hears of progress.
+
+    A run ends with the weights of the epoch that did best on val; with `keep` "last", with the last ones, so
+    that nothing was chosen on val and its figures are those of images not seen before.
 
     With `minutes`, training stops while there is time left for the final figures: with the best weights on
     val so far, or else the last ones. The result then has `stopped` "minutes", and fewer `steps` than
@@ -101,6 +105,7 @@ def train(
         views=views,
         rows=rows,
         minutes=minutes,
+        keep=keep,
         tell=tell,
     )
     request.check()

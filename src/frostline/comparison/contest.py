@@ -1,0 +1,207 @@
+"""One comparison at work: which runs there are to do, whether they fit the time, and who answers so far."""
+
+from __future__ import annotations
+
+import json
+import statistics
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+from frostline import places
+from frostline.backbone import Backbone
+from frostline.comparison import cells
+from frostline.comparison.candidates import Candidate
+from frostline.comparison.ledger import Ledger, Outcome
+from frostline.comparison.race import Race, Task
+from frostline.dataset import Manifest
+from frostline.images import Tell
+from frostline.record import Study
+from frostline.strategy import scaled
+from frostline.timing import Stopwatch
+from frostline.training import Run, train
+
+# A run takes longer than predicted by more than this in one case of ten (docs/LOG.md); beside it, the
+# prediction is corrected by what the runs before took.
+TIME_MARGIN = 1.35
+POLL_S = 0.5  # between two looks at what other processes have finished
+
+
+class OutOfTime(Exception):
+    """Raised inside a run when the comparison's time is up; never seen outside."""
+
+
+@dataclass
+class Clock:
+    """The time that is left, with what interrupted calls of the same command have spent."""
+
+    limit_s: float
+    file: Path
+    watch: Stopwatch
+    earlier_s: float = 0.0
+
+    @classmethod
+    def begin(cls, minutes: float | None, file: Path, watch: Stopwatch) -> Clock:
+        """Go on from what the file says was spent."""
+        earlier = float(json.loads(file.read_text())["seconds"]) if file.exists() else 0.0
+        return cls(float("inf") if minutes is None else 60.0 * minutes, file, watch, earlier)
+
+    @property
+    def spent_s(self) -> float:
+        """Seconds since the first call began, pauses left out."""
+        return self.earlier_s + self.watch.seconds
+
+    @property
+    def left_s(self) -> float:
+        """Seconds left."""
+        return self.limit_s - self.spent_s
+
+    def note(self) -> None:
+        """Write down what was spent."""
+        places.write_atomically(self.file, json.dumps({"seconds": self.spent_s}).encode())
+
+
+@dataclass
+class Contest:
+    """A race, its runs, and the time they may take. Seconds are predicted, a list a candidate."""
+
+    backbone: Backbone
+    data: Manifest
+    study: Study
+    candidates: list[Candidate]
+    race: Race
+    short_s: list[float]
+    whole_s: list[float]
+    final_s: list[float]  # trained on everything
+    ledger: Ledger
+    clock: Clock
+    seed: int
+    options: dict[str, Any]
+    tell: Tell | None
+    say: Callable[[str], None]
+    outcomes: dict[Task, Outcome] = field(default_factory=dict)
+
+    def run(self) -> bool:
+        """Make runs until the race is over; returns whether it is, or the time was up first."""
+        while True:
+            self.outcomes = self.ledger.outcomes()
+            wanted = self.race.missing(self._scores())
+            if not wanted:
+                return True
+            fitting = [task for task in wanted if self._fits(task)]
+            if not fitting:
+                return False
+            try:
+                if self.ledger.take(fitting, self._work) is None:
+                    self._wait()
+            except OutOfTime:
+                return False
+            self.clock.note()
+
+    def leader(self) -> int | None:
+        """Who did best so far on the highest rung that anyone has finished a run on."""
+        if not self.outcomes:
+            return None
+        highest: dict[int, tuple[float, int]] = {}
+        for task in self.outcomes:
+            mine = (task.share, task.cell.repeat)
+            highest[task.candidate] = max(mine, highest.get(task.candidate, mine))
+        top = max(highest.values())
+        scores = self._scores()
+        return max(
+            (c for c, level in highest.items() if level == top),
+            key=lambda c: statistics.mean(
+                s for t, s in scores.items() if t.candidate == c and t.share == top[0]
+            ),
+        )
+
+    def _scores(self) -> dict[Task, float]:
+        return {task: float(outcome["score"]) for task, outcome in self.outcomes.items()}
+
+    def _predicted(self, task: Task) -> float:
+        return (self.whole_s if task.share == 1.0 else self.short_s)[task.candidate]
+
+    def _factor(self) -> float:
+        """What runs took beside what was predicted: never less than half, for rows may have been warm."""
+        taken = sum(outcome["seconds"] for outcome in self.outcomes.values())
+        told = sum(self._predicted(task) for task in self.outcomes)
+        return max(0.5, taken / told) if told else 1.0
+
+    def _fits(self, task: Task) -> bool:
+        """Whether a run is expected to end while there is time left to train the leader on everything."""
+        leader = self.leader()
+        last_s = self.final_s[task.candidate if leader is None else leader]
+        return self._factor() * TIME_MARGIN * (self._predicted(task) + last_s) <= self.clock.left_s
+
+    def _work(self, task: Task) -> Outcome:
+        candidate = self.candidates[task.candidate]
+        data = cells.split(self.data, task.cell, self.seed)
+        strategy = scaled(candidate.strategy, task.share, len(data.part("train")))
+        run = train(
+            self.backbone,
+            data,
+            strategy,
+            study=sub_study(self.study, data),
+            seed=cells.seed_of(self.seed, task.cell),
+            augment=candidate.augment,
+            keep="last",
+            tell=self._tell,
+            **self.options,
+        )
+        outcome = {
+            "score": run.val_goodness,
+            "accuracy": run.val_accuracy,
+            "seconds": run.seconds,
+            "run": str(run.folder.path.relative_to(self.study.path)),
+        }
+        self._say(task, outcome)
+        self.outcomes[task] = outcome
+        if self.leader() == task.candidate:
+            answer_by(self.study, run, f"the best so far of {len(self.candidates)} compared")
+        return outcome
+
+    def _say(self, task: Task, outcome: Outcome) -> None:
+        short = "" if task.share == 1.0 else f", {task.share:g} of its epochs"
+        fold = f", fold {task.cell.fold + 1} of {self.race.folds}" if self.race.folds > 1 else ""
+        where = f"repeat {task.cell.repeat + 1}{fold}{short}"
+        self.say(
+            f"  {self.candidates[task.candidate]} ({where}): {100 * outcome['accuracy']:.1f} % in "
+            f"{outcome['seconds']:.1f} s"
+        )
+
+    def _tell(self, what: str, done: int, total: int) -> None:
+        if self.clock.left_s <= 0:
+            raise OutOfTime
+        if self.tell:
+            self.tell(what, done, total)
+
+    def _wait(self) -> None:
+        """Others have every run that is left."""
+        if self.clock.left_s <= 0:
+            raise OutOfTime
+        time.sleep(POLL_S)
+
+
+def sub_study(study: Study, data: Manifest) -> Path:
+    """Return the folder of runs on another split of the same data."""
+    return study.path / "splits" / data.split_digest[:12]
+
+
+def answer_by(study: Study, run: Run, why: str) -> None:
+    """Let `predict` ask this run."""
+    study.answer_by(run.folder, why)
+
+
+def as_data(race: Race) -> dict[str, Any]:
+    """A race as plain data."""
+    return asdict(race)
+
+
+def from_data(found: Mapping[str, Any]) -> Race:
+    """Read a race back."""
+    from frostline.comparison.race import Rung
+
+    rungs = tuple(Rung(r["share"], tuple(r["repeats"]), r["enter"]) for r in found["rungs"])
+    return Race(rungs, found["candidates"], found["folds"])

@@ -1,0 +1,169 @@
+"""Who runs what: Optuna's storage, shared by any number of processes. No run is made twice.
+
+A run that is wanted is queued once; a process takes one from the queue and tells its outcome. Optuna sees to
+it that only one process gets a queued run. Two processes may queue the same run at the same moment: the one
+with the lower number counts, the other is dropped unseen. What a dead process had taken is queued again, at
+once where the process was on this machine, else when its heartbeat is missing; the run itself goes on from
+its last checkpoint.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import socket
+import warnings
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import psutil
+
+from frostline.comparison.cells import Cell
+from frostline.comparison.race import Task
+from frostline.errors import StudyError
+
+HEARTBEAT_S = 30  # between two signs of life
+SILENCE_S = 120  # without one a process on another machine counts as dead
+
+Outcome = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Ledger:
+    """The queue and the outcomes of one comparison."""
+
+    study: Any  # optuna.Study
+
+    @classmethod
+    def open(cls, name: str, folder: Path, url: str | None = None) -> Ledger:
+        """Open or begin the ledger: an SQLite file in `folder`, or a database that several machines reach.
+
+        Raises `StudyError` where the database can't be used.
+        """
+        optuna = _optuna()
+        address = url or f"sqlite:///{folder / 'trials.db'}"
+        try:
+            with _calm():
+                storage = optuna.storages.RDBStorage(
+                    address,
+                    engine_kwargs={"connect_args": {"timeout": 60}} if address.startswith("sqlite") else None,
+                    heartbeat_interval=HEARTBEAT_S,
+                    grace_period=SILENCE_S,
+                )
+            return cls(
+                optuna.create_study(
+                    study_name=name, storage=storage, direction="maximize", load_if_exists=True
+                )
+            )
+        except Exception as error:  # whatever the database's driver raises
+            raise StudyError(
+                f"The database of trials {address.split('@')[-1]} cannot be used ({_first_line(error)}). "
+                "Expected a URL like sqlite:///trials.db or postgresql://user@host/name, and its driver."
+            ) from None
+
+    def outcomes(self) -> dict[Task, Outcome]:
+        """Return what was told of each finished run."""
+        complete = _optuna().trial.TrialState.COMPLETE
+        return {_task(t): dict(t.user_attrs["outcome"]) for t in self._trials() if t.state == complete}
+
+    def take(self, wanted: Sequence[Task], work: Callable[[Task], Outcome]) -> Task | None:
+        """Do one of the wanted runs that nobody has: returns which, or `None` where others have them all.
+
+        `work` returns the outcome, with `score`. Whatever it raises ends the claim, so that the run is
+        wanted again.
+        """
+        self._release_dead()
+        taken = {_task(trial) for trial in self._trials() if _alive(trial)}
+        for task in [task for task in wanted if task not in taken][:1]:
+            self.study.enqueue_trial({}, user_attrs={"task": _text(task)})
+        done: list[Task] = []
+
+        def objective(trial: Any) -> float:
+            if "task" not in trial.user_attrs:  # another process emptied the queue a moment ago
+                raise _optuna().TrialPruned
+            task = _task(trial)
+            if self._claimed_before(trial.number, task):
+                raise _optuna().TrialPruned
+            trial.set_user_attr("holder", _holder())
+            outcome = work(task)
+            trial.set_user_attr("outcome", outcome)
+            done.append(task)
+            return float(outcome["score"])
+
+        if not any(trial.state == _optuna().trial.TrialState.WAITING for trial in self._trials()):
+            return None
+        self.study.optimize(objective, n_trials=1)
+        return done[0] if done else None
+
+    @property
+    def waiting_for(self) -> list[str]:
+        """Who is at work, as `host:pid`."""
+        running = _optuna().trial.TrialState.RUNNING
+        return [t.user_attrs.get("holder", {}).get("name", "?") for t in self._trials() if t.state == running]
+
+    def _trials(self) -> Sequence[Any]:
+        return [t for t in self.study.get_trials(deepcopy=False) if "task" in t.user_attrs]
+
+    def _claimed_before(self, number: int, task: Task) -> bool:
+        return any(t.number < number and _task(t) == task and _alive(t) for t in self._trials())
+
+    def _release_dead(self) -> None:
+        """Give up what processes of this machine had taken that are no more; the rest by their heartbeats."""
+        optuna = _optuna()
+        with _calm():
+            optuna.storages.fail_stale_trials(self.study)
+        for trial in self._trials():
+            holder = trial.user_attrs.get("holder")
+            dead = holder and holder["host"] == socket.gethostname() and not _lives(holder)
+            if trial.state == optuna.trial.TrialState.RUNNING and dead:
+                with contextlib.suppress(Exception):  # another process may have been faster
+                    self.study.tell(trial.number, state=optuna.trial.TrialState.FAIL)
+
+
+def _optuna() -> Any:
+    import optuna
+
+    optuna.logging.set_verbosity(optuna.logging.ERROR)
+    return optuna
+
+
+def _alive(trial: Any) -> bool:
+    """Whether a trial is queued, being run, or finished."""
+    return trial.state.name in ("WAITING", "RUNNING", "COMPLETE")
+
+
+def _text(task: Task) -> str:
+    return json.dumps([task.candidate, task.share, task.cell.repeat, task.cell.fold])
+
+
+def _task(trial: Any) -> Task:
+    candidate, share, repeat, fold = json.loads(trial.user_attrs["task"])
+    return Task(candidate, share, Cell(repeat, fold))
+
+
+def _holder() -> dict[str, Any]:
+    host, pid = socket.gethostname(), os.getpid()
+    return {"name": f"{host}:{pid}", "host": host, "pid": pid, "began": psutil.Process(pid).create_time()}
+
+
+def _lives(holder: dict[str, Any]) -> bool:
+    """Whether the very process that took a run still runs: a number may be given out again."""
+    try:
+        return bool(abs(psutil.Process(holder["pid"]).create_time() - holder["began"]) < 1.0)
+    except psutil.NoSuchProcess:
+        return False
+
+
+def _first_line(error: Exception) -> str:
+    return str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+
+
+@contextlib.contextmanager
+def _calm() -> Iterator[None]:
+    """Keep the library's warnings that heartbeats may change from people who never chose them."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", _optuna().exceptions.ExperimentalWarning)
+        yield

@@ -1,0 +1,138 @@
+"""The race as data: rungs, who climbs to the next one, and which runs are still to be made. Imports no torch.
+
+Every run trains a whole schedule. The first rung, where it is worth having, trains short ones (all phases, a
+share of the epochs), so that gradual unfreezing is not judged while it is still a probe and no schedule is
+cut off in its middle; who climbs begins anew with the whole schedule (docs/decisions/0007). The last rung
+repeats the finalists on new splits.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+
+from frostline.comparison.cells import Cell
+
+SHORT = 0.25  # of the epochs, on the first rung: docs/LOG.md
+CLIMB = 0.5  # of those who ran short, at least two
+FINALISTS = 0.3  # of all, at least two
+FEWEST_TO_HALVE = 4  # with three, halving saves less than its short runs cost
+
+
+@dataclass(frozen=True)
+class Rung:
+    """Runs of `share` of the epochs on some repeats, for the best `enter` of the rung before."""
+
+    share: float
+    repeats: tuple[int, ...]
+    enter: int
+
+
+@dataclass(frozen=True, order=True)
+class Task:
+    """One run: a candidate (by its place in the list) on one cell, with a share of its epochs."""
+
+    candidate: int
+    share: float
+    cell: Cell
+
+
+@dataclass(frozen=True)
+class Race:
+    """The rungs, for `candidates` candidates and `folds` folds a repeat."""
+
+    rungs: tuple[Rung, ...]
+    candidates: int
+    folds: int
+
+    def tasks(self, rung: int, entering: Iterable[int]) -> list[Task]:
+        """Return the runs of one rung, cell by cell, so that every candidate has been seen early."""
+        found = self.rungs[rung]
+        cells = [Cell(repeat, fold) for repeat in found.repeats for fold in range(self.folds)]
+        return [Task(candidate, found.share, cell) for cell in cells for candidate in entering]
+
+    def entering(self, rung: int, scores: Mapping[Task, float]) -> list[int]:
+        """Return who enters a rung: the best of the rung before by mean score, ties to the earlier listed.
+
+        A rung that is not finished lets nobody in.
+        """
+        if rung == 0:
+            return list(range(self.candidates))
+        before = self.entering(rung - 1, scores)
+        tasks = self.tasks(rung - 1, before)
+        if not before or any(task not in scores for task in tasks):
+            return []
+        ranked = sorted(before, key=lambda c: (-_mean(scores[t] for t in tasks if t.candidate == c), c))
+        return sorted(ranked[: self.rungs[rung].enter])
+
+    def standing(self, scores: Mapping[Task, float]) -> int:
+        """Return the rung that runs are now made for; the number of rungs when all are finished."""
+        for rung in range(len(self.rungs)):
+            entering = self.entering(rung, scores)
+            if any(task not in scores for task in self.tasks(rung, entering)):
+                return rung
+        return len(self.rungs)
+
+    def missing(self, scores: Mapping[Task, float]) -> list[Task]:
+        """Return the runs that the present rung still needs; none when the race is over."""
+        rung = self.standing(scores)
+        if rung == len(self.rungs):
+            return []
+        return [t for t in self.tasks(rung, self.entering(rung, scores)) if t not in scores]
+
+    def repeated(self, scores: Mapping[Task, float]) -> list[int]:
+        """Return those who have been seen on every repeat with their whole schedule."""
+        cells = {Cell(r, fold) for rung in self.rungs for r in rung.repeats for fold in range(self.folds)}
+        whole = range(self.candidates)
+        return [c for c in whole if all(Task(c, 1.0, cell) in scores for cell in cells)]
+
+
+def plan(
+    short_s: Sequence[float],
+    whole_s: Sequence[float],
+    *,
+    folds: int,
+    repeats: int,
+    seconds: float | None = None,
+) -> Race:
+    """Return the most thorough race that is expected to fit into the seconds; without a limit, halving.
+
+    `short_s` and `whole_s` are each candidate's seconds for one run. Everything is repeated where there is
+    time for it. Where not even halving fits, the race is planned all the same, and stops when its time is up.
+    """
+    count = len(whole_s)
+    some = tuple(range(repeats))
+    everything = Race((Rung(1.0, some, count),), count, folds)
+    finalists = min(count, max(2, round(FINALISTS * count)))
+    once = Race((Rung(1.0, (0,), count), Rung(1.0, some[1:], finalists)), count, folds)
+    if repeats == 1:
+        once = everything
+    if count < FEWEST_TO_HALVE:
+        fits = seconds is None or seconds >= expected_s(everything, short_s, whole_s)
+        return everything if fits else once
+    climbing = max(2, math.ceil(CLIMB * count))
+    rungs = (
+        Rung(SHORT, (0,), count),
+        Rung(1.0, (0,), climbing),
+        Rung(1.0, some[1:], min(finalists, climbing)),
+    )
+    halving = Race(rungs if repeats > 1 else rungs[:2], count, folds)
+    if seconds is None:
+        return halving
+    fitting = (race for race in (everything, once) if expected_s(race, short_s, whole_s) <= seconds)
+    return next(fitting, halving)
+
+
+def expected_s(race: Race, short_s: Sequence[float], whole_s: Sequence[float]) -> float:
+    """Return what a race is expected to take, if any candidate is as likely to climb as another."""
+    total = 0.0
+    for rung in race.rungs:
+        each = whole_s if rung.share == 1.0 else short_s
+        total += rung.enter * len(rung.repeats) * race.folds * _mean(each)
+    return total
+
+
+def _mean(values: Iterable[float]) -> float:
+    known = list(values)
+    return sum(known) / len(known)

@@ -1,0 +1,38 @@
+"""A comparison's outcome in sentences. Imports nothing of frostline's."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+
+def verdict_lines(result: Mapping[str, Any]) -> list[str]:
+    """Say who won, by how much, whether that means anything, and what the test part says."""
+    winner = result["winner"]
+    lines = [_first(result)]
+    for found in sorted(result["differences"], key=lambda d: d["mean"])[:2]:
+        span = f"{100 * found['mean']:+.1f} points ({100 * found['low']:+.1f} to {100 * found['high']:+.1f})"
+        word = "separated" if found["separated"] else "too close to call"
+        lines.append(f"{found['leader']} over {found['other']}: {span}, {word}.")
+    if not result["finished"]:
+        lines.append("The time was up before the race was: more minutes would repeat more of the strategies.")
+    if result["accuracy"] is not None:
+        span = f"{100 * result['low']:.1f}–{100 * result['high']:.1f} %"
+        lines.append(
+            f"On the test part, read once, {winner} trained on train and val answers "
+            f"{100 * result['accuracy']:.1f} % right ({span})."
+        )
+    return lines
+
+
+def _first(result: Mapping[str, Any]) -> str:
+    winner, repeats = result["winner"], result["repeats"]
+    seen = f"{repeats} repeat{'s' if repeats != 1 else ''}"
+    if not result["differences"]:
+        return f"{winner} leads after {seen}: too few to name a winner."
+    leader = result["differences"][0]["leader"]
+    if result["separated"]:
+        return f"{winner} wins over {seen}, separated from every other strategy that was repeated."
+    if leader == winner:
+        return f"{winner} leads over {seen}, too close to the next to call, and no cheaper one is as near."
+    return f"{winner} and {leader} are too close to call over {seen}: {winner} is cheaper, so it is taken."

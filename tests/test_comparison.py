@@ -1,0 +1,378 @@
+"""The race, the judge, the ledger, and a whole comparison on a tiny network."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import subprocess
+import sys
+from collections import Counter
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+import frostline
+from frostline.comparison import cells, judging, race
+from frostline.comparison.candidates import listed, searched
+from frostline.comparison.cells import Cell
+from frostline.comparison.judging import Held
+from frostline.comparison.ledger import Ledger
+from frostline.comparison.race import Race, Rung, Task
+from frostline.dataset import Manifest
+from frostline.errors import DataError, StudyError, UsageError
+from frostline.strategy import parse, scaled, schedule
+from tiny import tiny_backbone, tiny_model, write_table
+
+OPTIONS = {"exact": True, "flip": "none", "threads": 1}
+
+
+@pytest.fixture
+def data(tmp_path: Path) -> Manifest:
+    return frostline.load_data(write_table(tmp_path / "images", train=12, val=4), near_copies=False)
+
+
+def without_val(tmp_path: Path, **counts: int) -> Manifest:
+    table = write_table(tmp_path / "images", **counts)
+    table.write_text("\n".join(line.replace(",val", ",") for line in table.read_text().splitlines()))
+    return frostline.load_data(table, near_copies=False)
+
+
+# --- cells ----------------------------------------------------------------------------------------------
+
+
+def test_every_image_is_held_out_once_a_repeat_and_the_test_part_never(tmp_path: Path) -> None:
+    data = without_val(tmp_path, train=15, test=5)
+    folds = cells.folds_of(data, 0)
+    assert folds == 5
+    pool = {sample.path for sample in data.samples if sample.split != "test"}
+    splits = {}
+    for repeat in range(2):
+        held: list[str] = []
+        for fold in range(folds):
+            part = cells.split(data, Cell(repeat, fold), 0)
+            assert {s.path for s in part.samples} == pool
+            assert not part.part("test")
+            assert {s.label for s in part.part("train")} == set(data.classes)
+            held += [s.path for s in part.part("val")]
+            splits[repeat, fold] = part.split_digest
+        assert sorted(held) == sorted(pool)
+    assert len(set(splits.values())) == len(splits)
+    assert cells.seed_of(0, Cell(0, 1)) == cells.seed_of(0, Cell(0, 4)) != cells.seed_of(0, Cell(1, 1))
+
+
+def test_a_val_part_that_the_source_names_is_kept(data: Manifest) -> None:
+    assert data.given == ("train", "val", "test")
+    assert cells.folds_of(data, 0) == 1
+    for repeat in range(2):
+        part = cells.split(data, Cell(repeat, 0), 0)
+        assert {s.path for s in part.part("val")} == {s.path for s in data.part("val")}
+        assert not part.part("test")
+    assert Manifest.from_json(data.to_json()).given == data.given
+
+
+def test_groups_and_what_can_only_train_stay_together(tmp_path: Path) -> None:
+    table = write_table(tmp_path / "images", train=10, val=0, test=0)
+    lines = [line.split(",") for line in table.read_text().splitlines()[1:]]
+    rows = [
+        f"{path},{label if i else 'rare'},g{i // 2 if i else 'alone'}"
+        for i, (path, label, _) in enumerate(lines)
+    ]
+    table.write_text("\n".join(["path,label,group", *rows]))
+    data = frostline.load_data(table, near_copies=False, test=0.0)
+    units = {s.path: u for s, u in zip(data.samples, data.units(data.samples), strict=True)}
+    for fold in range(cells.folds_of(data, 0)):
+        part = cells.split(data, Cell(0, fold), 0)
+        assert not {units[s.path] for s in part.part("train")} & {units[s.path] for s in part.part("val")}
+        assert {s.label for s in part.part("train")} == set(data.classes)
+
+
+# --- the race -------------------------------------------------------------------------------------------
+
+
+def play(found: Race, skill: list[float]) -> tuple[dict[Task, float], list[int]]:
+    """Run every wanted task; a candidate's score is its skill."""
+    scores: dict[Task, float] = {}
+    order = []
+    while wanted := found.missing(scores):
+        assert not set(wanted) & set(scores)
+        order.append(len(wanted))
+        scores |= {task: skill[task.candidate] for task in wanted}
+    return scores, order
+
+
+@pytest.mark.parametrize("folds", [1, 5])
+def test_the_best_climbs_and_halving_costs_what_it_promises(folds: int) -> None:
+    count = 8
+    short, whole = [1.0] * count, [4.0] * count
+    everything = count * 3 * folds * 4.0
+    found = race.plan(short, whole, folds=folds, repeats=3)
+    assert [rung.share for rung in found.rungs] == [race.SHORT, 1.0, 1.0]
+    skill = list(np.random.default_rng(0).permutation(count) / 10)
+    scores, _ = play(found, skill)
+    best = int(np.argmax(skill))
+    assert best in found.repeated(scores)
+    cost = [
+        sum(4.0 if t.share == 1 else 1.0 for t in scores if t.cell.repeat in some) for some in ((0,), (1, 2))
+    ]
+    assert cost[0] <= everything / 4
+    assert sum(cost) <= everything / 2
+    assert sum(cost) == race.expected_s(found, short, whole)
+
+
+def test_more_time_means_more_repeats_and_little_means_halving() -> None:
+    whole, short = [4.0] * 6, [1.0] * 6
+    plans = [race.plan(short, whole, folds=1, repeats=3, seconds=s) for s in (1e9, 50.0, 30.0, 1.0, None)]
+    assert [len(p.rungs) for p in plans] == [1, 2, 3, 3, 3]
+    assert race.plan(short[:3], whole[:3], folds=1, repeats=3, seconds=1.0).rungs[0].share == 1.0
+    assert len(race.plan(short, whole, folds=1, repeats=1, seconds=20.0).rungs) == 2
+
+
+def test_an_unfinished_rung_lets_nobody_in() -> None:
+    found = Race((Rung(0.25, (0,), 3), Rung(1.0, (0, 1), 2)), 3, 1)
+    scores = dict.fromkeys(found.tasks(0, [0, 1]), 0.5)
+    assert found.standing(scores) == 0
+    assert found.entering(1, scores) == []
+    assert [task.candidate for task in found.missing(scores)] == [2]
+
+
+def test_a_short_schedule_has_every_phase() -> None:
+    for text in ("gradual_unfreeze", "lp_ft", "top_k(2, epochs=8)", "phases(0@4, 2@4, all@8)", "full"):
+        whole, short = parse(text), scaled(parse(text), 0.25, 400)
+        runs = [schedule(s, stages=9, images=400, batch=32) for s in (whole, short)]
+        assert [segment.cut for segment in runs[0]] == [segment.cut for segment in runs[1]]
+        steps = [sum(segment.steps for segment in run) for run in runs]
+        assert steps[1] == pytest.approx(steps[0] / 4, rel=0.35)  # epochs are rounded
+    assert scaled(parse("linear_probe"), 0.25, 400) == parse("linear_probe")
+
+
+# --- the judge ------------------------------------------------------------------------------------------
+
+
+def answers(rate: float, *, images: int = 300, repeats: int = 3, seed: int = 0, ties: int = 1) -> Held:
+    """Invent a candidate that is right about an image with some probability, in two classes."""
+    rng = np.random.default_rng(seed)
+    targets = np.tile(np.arange(images) % 2, repeats)
+    right = rng.random(images * repeats) < rate
+    guess = np.where(right, targets, 1 - targets)
+    return Held(
+        images=np.tile(np.arange(images), repeats),
+        repeats=np.repeat(np.arange(repeats), images),
+        units=np.tile(np.arange(images) // ties, repeats),
+        targets=targets,
+        probabilities=np.eye(2)[guess] * 0.8 + 0.1,
+    )
+
+
+def test_a_clear_lead_is_separated_and_wins() -> None:
+    held = {0: answers(0.9, seed=1), 1: answers(0.6, seed=2)}
+    found = judging.judge(held, {0: 100.0, 1: 1.0}, "accuracy")
+    assert (found.winner, found.leader, found.separated) == (0, 0, True)
+    assert found.differences[1].mean == pytest.approx(0.3, abs=0.06)
+
+
+def test_too_close_to_call_and_the_cheaper_wins() -> None:
+    one = answers(0.8, seed=1)
+    other = Held(one.images, one.repeats, one.units, one.targets, one.probabilities.copy())
+    other.probabilities[0] = other.probabilities[0][::-1]  # one image apart
+    costs = {0: 100.0, 1: 1.0}
+    found = judging.judge({0: one, 1: other}, costs, "accuracy")
+    assert not found.separated
+    assert found.winner == 1
+    assert judging.judge({0: one, 1: other}, {0: 1.0, 1: 100.0}, "accuracy").winner == 0
+
+
+@pytest.mark.parametrize("metric", ["accuracy", "balanced_accuracy"])
+def test_the_interval_of_a_difference_covers_the_truth(metric: str) -> None:
+    inside = 0
+    for seed in range(20):
+        one, other = answers(0.8, seed=2 * seed, images=100), answers(0.75, seed=2 * seed + 1, images=100)
+        found = judging.difference(one, other, metric, seed)
+        inside += found.low <= 0.05 <= found.high
+    assert 16 <= inside <= 20
+
+
+def test_images_that_hang_together_widen_the_interval() -> None:
+    alone = judging.difference(answers(0.8, seed=1), answers(0.7, seed=2), "accuracy")
+
+    def tied(rate: float, seed: int) -> Held:
+        found = answers(rate, seed=seed, images=30)
+        rows = np.tile(np.repeat(np.arange(30), 10), 3) + np.repeat(np.arange(3) * 30, 300)
+        return Held(
+            np.tile(np.arange(300), 3),
+            np.repeat(np.arange(3), 300),
+            found.units[rows],
+            found.targets[rows],
+            found.probabilities[rows],
+        )
+
+    together = judging.difference(tied(0.8, 1), tied(0.7, 2), "accuracy")
+    assert together.error > 2 * alone.error
+
+
+# --- the ledger -----------------------------------------------------------------------------------------
+
+WORKER = """
+import json, sys, time
+from pathlib import Path
+from frostline.comparison.cells import Cell
+from frostline.comparison.ledger import Ledger
+from frostline.comparison.race import Task
+
+folder, die = Path(sys.argv[1]), sys.argv[2]
+ledger = Ledger.open("x", folder)
+tasks = [Task(c, 1.0, Cell(0, 0)) for c in range(12)]
+
+def work(task):
+    with open(folder / "done.txt", "a") as file:
+        file.write(f"{task.candidate}\\n")
+    if die == "die":
+        print("working", flush=True)
+        time.sleep(60)
+    time.sleep(0.05)
+    return {"score": task.candidate / 10}
+
+while True:
+    outcomes = ledger.outcomes()
+    wanted = [task for task in tasks if task not in outcomes]
+    if not wanted:
+        break
+    if ledger.take(wanted, work) is None:
+        time.sleep(0.05)
+"""
+
+
+def test_processes_share_the_runs_and_none_is_made_twice(tmp_path: Path) -> None:
+    command = [sys.executable, "-W", "ignore", "-c", WORKER, str(tmp_path)]
+    dying = subprocess.Popen([*command, "die"], stdout=subprocess.PIPE, text=True)
+    assert dying.stdout is not None
+    assert dying.stdout.readline() == "working\n"
+    dying.kill()
+    dying.wait()
+    dying.stdout.close()
+    workers = [subprocess.Popen([*command, "live"]) for _ in range(3)]
+    assert [worker.wait(60) for worker in workers] == [0, 0, 0]
+    counted = Counter((tmp_path / "done.txt").read_text().split())
+    assert set(counted) == {str(c) for c in range(12)}
+    assert sorted(counted.values()) == [1] * 11 + [2]  # what the dead one had taken, and nothing else
+    found = Ledger.open("x", tmp_path).outcomes()
+    assert {task.candidate: outcome["score"] for task, outcome in found.items()} == {
+        c: c / 10 for c in range(12)
+    }
+
+
+def test_a_database_that_cannot_be_used_is_one_message(tmp_path: Path) -> None:
+    with pytest.raises(StudyError, match="cannot be used"):
+        Ledger.open("x", tmp_path, "nonsense://there")
+
+
+# --- candidates -----------------------------------------------------------------------------------------
+
+
+def test_search_draws_variants_evenly_and_the_same_each_time() -> None:
+    base = listed(["linear_probe", "lp_ft", "top_k(1)"], "standard")
+    drawn = searched(base, ("lr", "layer_decay"), 8, 0)
+    assert drawn == searched(base, ("lr", "layer_decay"), 8, 0) != searched(base, ("lr", "layer_decay"), 8, 1)
+    assert {candidate.strategy.name for candidate in drawn} == {"lp_ft", "top_k"}
+    rates = [candidate.strategy.lr or 0 for candidate in drawn]
+    assert 2.5e-4 <= min(rates) < 6e-4
+    assert 1.6e-3 < max(rates) <= 4e-3
+    assert len({candidate.augment for candidate in searched(base, ("augment",), 8, 0)}) > 1
+    assert searched(base, (), 8, 0) == []
+    with pytest.raises(UsageError, match="'weight decay' Did you mean 'weight_decay'"):
+        searched(base, ("weight decay",), 8, 0)
+    with pytest.raises(UsageError, match="at least two"):
+        listed(["lp_ft", "lp_ft"], "none")
+
+
+# --- the whole ------------------------------------------------------------------------------------------
+
+STRATEGIES = ("linear_probe", "head(epochs=4)", "top_k(1, epochs=4)", "full(epochs=4, lr=0.01)")
+
+
+def test_a_comparison_names_a_winner_and_reads_the_test_part_once(tmp_path: Path) -> None:
+    data = without_val(tmp_path, train=15, test=5)
+    study = tmp_path / "study"
+    said: list[str] = []
+    given = {"study": study, "repeats": 2, "minutes": 10.0, "say": said.append, **OPTIONS}
+    found = frostline.compare(tiny_backbone(), data, STRATEGIES, **given)
+    assert found.finished
+    assert found.winner in {str(parse(text)) for text in STRATEGIES}
+    assert found.accuracy is not None
+    assert found.test_looks == 1
+    assert {row["strategy"] for row in found.standings} == {str(parse(text)) for text in STRATEGIES}
+    assert sum(row["runs"] for row in found.standings) == len(said) == 4 * 5 * 2
+    assert all(row["low"] <= row["accuracy"] <= row["high"] for row in found.standings)
+    for table in study.glob("splits/*/runs/*/predictions-test.csv"):
+        assert table.parent == study / found.run.folder.path.relative_to(study)
+    learned = found.run.n_train
+    assert learned == 45
+    again = frostline.compare(tiny_backbone(), data, STRATEGIES, **given)
+    assert len(said) == 40, "finished runs were made again"
+    assert again.winner == found.winner
+    answers = frostline.predict(study, tmp_path / "images", module=tiny_model())
+    assert answers.run == found.run.folder.name
+    assert "winner of the comparison" in answers.why
+
+
+def test_test_labels_have_no_say(tmp_path: Path) -> None:
+    results = []
+    for number in range(2):
+        data = without_val(tmp_path / str(number), train=10, test=4)
+        if number:
+            samples = list(data.samples)
+            tests = [i for i, s in enumerate(samples) if s.split == "test"]
+            labels = [samples[i].label for i in tests]
+            for i, label in zip(tests, labels[1:] + labels[:1], strict=True):
+                samples[i] = dataclasses.replace(samples[i], label=label)
+            data = dataclasses.replace(data, samples=tuple(samples))
+        found = frostline.compare(
+            tiny_backbone(), data, STRATEGIES[:3], study=tmp_path / f"s{number}", repeats=1, **OPTIONS
+        )
+        results.append(
+            (
+                found.winner,
+                [(r["strategy"], r["score"]) for r in found.standings],
+                found.run.folder.weights.read_bytes(),
+            )
+        )
+    assert results[0] == results[1]
+
+
+def test_a_budget_stops_the_race_with_a_model_that_answers(tmp_path: Path) -> None:
+    data = without_val(tmp_path, train=15, test=5)
+    study = tmp_path / "study"
+    with pytest.raises(UsageError, match="Not one run fits"):
+        frostline.compare(tiny_backbone(), data, STRATEGIES, study=study, minutes=1e-4, **OPTIONS)
+    found = frostline.compare(tiny_backbone(), data, STRATEGIES, study=study, minutes=0.05, **OPTIONS)
+    assert found.seconds < 3.0 * 1.05
+    assert found.winner
+    assert len(frostline.predict(study, tmp_path / "images", module=tiny_model())) == 60
+
+
+def test_interrupted_it_goes_on(tmp_path: Path) -> None:
+    data = without_val(tmp_path, train=15, test=5)
+    said: list[str] = []
+
+    def stop(line: str) -> None:
+        said.append(line)
+        if len(said) == 7:
+            raise KeyboardInterrupt
+
+    given = {"study": tmp_path / "study", "repeats": 1, "minutes": 10.0, **OPTIONS}
+    with pytest.raises(KeyboardInterrupt):
+        frostline.compare(tiny_backbone(), data, STRATEGIES, say=stop, **given)
+    assert len(frostline.predict(tmp_path / "study", tmp_path / "images", module=tiny_model())) == 60
+    frostline.compare(tiny_backbone(), data, STRATEGIES, say=said.append, **given)
+    plain = frostline.compare(tiny_backbone(), data, STRATEGIES, **{**given, "study": tmp_path / "other"})
+    assert len(said) == 7 + 4 * 5 - 6  # the seventh was told before it was written down
+    files = [p / "best.safetensors" for p in (plain.run.folder.path,)]
+    assert files[0].exists()
+    result = json.loads(next((tmp_path / "study").glob("comparisons/*/comparison.json")).read_text())
+    assert result["winner"] == plain.winner
+
+
+def test_nothing_to_hold_out_is_one_message(tmp_path: Path) -> None:
+    data = without_val(tmp_path, train=1, test=2)
+    with pytest.raises(DataError, match="Nothing can be held out"):
+        frostline.compare(tiny_backbone(), data, STRATEGIES, study=tmp_path / "s", **OPTIONS)
