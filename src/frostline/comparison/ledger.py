@@ -1,10 +1,10 @@
 """Who runs what: Optuna's storage, shared by any number of processes. No run is made twice.
 
-A run that is wanted is queued once; a process takes one from the queue and tells its outcome. Optuna sees to
-it that only one process gets a queued run. Two processes may queue the same run at the same moment: the one
-with the lower number counts, the other is dropped unseen. What a dead process had taken is queued again, at
-once where the process was on this machine, else when its heartbeat is missing; the run itself goes on from
-its last checkpoint.
+A run that is wanted is queued once; a process takes one from the queue and tells its outcome. A file lock
+beside the study keeps two processes from taking the same one, which Optuna's SQLite storage alone does not;
+where a database is shared by machines that don't share the lock, the run with the lower number counts and the
+other is dropped unseen. What a dead process had taken is wanted again, at once where the process was on this
+machine, else when its heartbeat is missing; the run itself goes on from its last checkpoint.
 """
 
 from __future__ import annotations
@@ -13,12 +13,14 @@ import contextlib
 import json
 import os
 import socket
+import threading
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import filelock
 import psutil
 
 from frostline.comparison.cells import Cell
@@ -36,6 +38,8 @@ class Ledger:
     """The queue and the outcomes of one comparison."""
 
     study: Any  # optuna.Study
+    storage: Any  # optuna.storages.RDBStorage
+    lock: filelock.BaseFileLock
 
     @classmethod
     def open(cls, name: str, folder: Path, url: str | None = None) -> Ledger:
@@ -53,11 +57,10 @@ class Ledger:
                     heartbeat_interval=HEARTBEAT_S,
                     grace_period=SILENCE_S,
                 )
-            return cls(
-                optuna.create_study(
-                    study_name=name, storage=storage, direction="maximize", load_if_exists=True
-                )
+            study = optuna.create_study(
+                study_name=name, storage=storage, direction="maximize", load_if_exists=True
             )
+            return cls(study, storage, filelock.FileLock(folder / "trials.lock"))
         except Exception as error:  # whatever the database's driver raises
             raise StudyError(
                 f"The database of trials {address.split('@')[-1]} cannot be used ({_first_line(error)}). "
@@ -75,28 +78,58 @@ class Ledger:
         `work` returns the outcome, with `score`. Whatever it raises ends the claim, so that the run is
         wanted again.
         """
-        self._release_dead()
-        taken = {_task(trial) for trial in self._trials() if _alive(trial)}
-        for task in [task for task in wanted if task not in taken][:1]:
-            self.study.enqueue_trial({}, user_attrs={"task": _text(task)})
-        done: list[Task] = []
-
-        def objective(trial: Any) -> float:
-            if "task" not in trial.user_attrs:  # another process emptied the queue a moment ago
-                raise _optuna().TrialPruned
-            task = _task(trial)
-            if self._claimed_before(trial.number, task):
-                raise _optuna().TrialPruned
-            trial.set_user_attr("holder", _holder())
-            outcome = work(task)
-            trial.set_user_attr("outcome", outcome)
-            done.append(task)
-            return float(outcome["score"])
-
-        if not any(trial.state == _optuna().trial.TrialState.WAITING for trial in self._trials()):
+        trial = self._claim(wanted)
+        if trial is None:
             return None
-        self.study.optimize(objective, n_trials=1)
-        return done[0] if done else None
+        task, states = _task(trial), _optuna().trial.TrialState
+        try:
+            with self._beating(trial):
+                outcome = work(task)
+        except BaseException:
+            self._tell(trial, state=states.FAIL)
+            raise
+        trial.set_user_attr("outcome", outcome)
+        self._tell(trial, float(outcome["score"]))
+        return task
+
+    def _claim(self, wanted: Sequence[Task]) -> Any | None:
+        """Take a run out of the queue, after putting the first that nobody has into it."""
+        states = _optuna().trial.TrialState
+        with self.lock:  # SQLite lets two processes take the same one
+            self._release_dead()
+            taken = {_task(trial) for trial in self._trials() if _alive(trial)}
+            for task in [task for task in wanted if task not in taken][:1]:
+                self.study.enqueue_trial({}, user_attrs={"task": _text(task)})
+            if not any(trial.state == states.WAITING for trial in self._trials()):
+                return None
+            trial = self.study.ask()
+            trial.set_user_attr("holder", _holder())
+        if "task" not in trial.user_attrs or self._claimed_before(trial.number, _task(trial)):
+            self._tell(trial, state=states.PRUNED)  # another machine was a moment faster
+            return None
+        return trial
+
+    def _tell(self, trial: Any, value: float | None = None, state: Any = None) -> None:
+        self.study.tell(trial, value, state=state, skip_if_finished=True)
+
+    @contextlib.contextmanager
+    def _beating(self, trial: Any) -> Iterator[None]:
+        """Give signs of life while a run is being made."""
+        done = threading.Event()
+
+        def beat() -> None:
+            while not done.wait(HEARTBEAT_S):
+                with contextlib.suppress(Exception):  # a database that is busy hears the next one
+                    self.storage.record_heartbeat(trial._trial_id)
+
+        self.storage.record_heartbeat(trial._trial_id)
+        thread = threading.Thread(target=beat, daemon=True)
+        thread.start()
+        try:
+            yield
+        finally:
+            done.set()
+            thread.join()
 
     @property
     def waiting_for(self) -> list[str]:
