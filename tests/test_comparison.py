@@ -376,3 +376,13 @@ def test_nothing_to_hold_out_is_one_message(tmp_path: Path) -> None:
     data = without_val(tmp_path, train=1, test=2)
     with pytest.raises(DataError, match="Nothing can be held out"):
         frostline.compare(tiny_backbone(), data, STRATEGIES, study=tmp_path / "s", **OPTIONS)
+
+
+def test_cuts_are_all_tried_and_the_shallowest_that_is_as_good_wins(tmp_path: Path) -> None:
+    data = without_val(tmp_path, train=8, test=4)
+    found = frostline.compare(tiny_backbone(), data, study=tmp_path / "s", repeats=1, cuts=True, **OPTIONS)
+    thawed = ["linear_probe", "head", *(f"top_k({k})" for k in (1, 2, 3, 4))]
+    assert {row["strategy"] for row in found.standings} == set(thawed)
+    assert all(row["runs"] == 5 for row in found.standings)
+    close = [d["other"] for d in found.differences if not d["separated"]]
+    assert found.winner == min([found.differences[0]["leader"], *close], key=thawed.index)

@@ -202,7 +202,7 @@ def parse(text: str) -> Strategy:
         raise _unknown(name)
     values: dict[str, object] = {}
     phases: list[Phase] = []
-    for part in _split(inside):
+    for part in split(inside):
         key, sign, value = part.partition("=")
         if sign:
             _set(values, name, key.strip(), _value(name, key.strip(), value.strip()))
@@ -221,7 +221,7 @@ def _unknown(name: str) -> UsageError:
     return UsageError(f"Unknown strategy {name!r}.{did_you_mean(name, KINDS)} Known: {', '.join(KINDS)}.")
 
 
-def _split(inside: str) -> list[str]:
+def split(inside: str) -> list[str]:
     """Split at commas that are not inside brackets."""
     parts = re.split(r",\s*(?![^()]*\))", inside.strip())
     return [part.strip() for part in parts if part.strip()]

@@ -1,4 +1,4 @@
-"""`frostline measure | plan | train | predict | stages | demo | store`."""
+"""`frostline measure | plan | compare | train | predict | stages | demo | store`."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from typing import Any
 import click
 
 from frostline import strategy as strategies
+from frostline.cli.comparing import compare
 from frostline.cli.judging import measure, plan
 from frostline.cli.options import StrategyText, data_options, loaded, model_options, running, shape_options
 from frostline.cli.storing import store
@@ -237,6 +238,7 @@ def demo(**options: Any) -> None:
         verb.done(result, lambda: show.demo(found))
 
 
+cli.add_command(compare)
 cli.add_command(measure)
 cli.add_command(plan)
 cli.add_command(store)

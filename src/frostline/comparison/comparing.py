@@ -14,9 +14,9 @@ from frostline.augment import Policy
 from frostline.backbone import Backbone
 from frostline.comparison import cells, race
 from frostline.comparison.candidates import Candidate, listed, searched
-from frostline.comparison.contest import Clock, Contest, answer_by, as_data, from_data, sub_study
+from frostline.comparison.contest import Clock, Contest, as_data, from_data, sub_study
 from frostline.comparison.held import gather
-from frostline.comparison.judging import Held, Verdict, judge
+from frostline.comparison.judging import Held, Verdict, judge, shallowest
 from frostline.comparison.ledger import Ledger
 from frostline.comparison.words import verdict_lines
 from frostline.cost import Rates, predict
@@ -24,7 +24,7 @@ from frostline.dataset import Manifest
 from frostline.errors import UsageError
 from frostline.images import Images, Tell
 from frostline.record import Study, digest_of, plain
-from frostline.strategy import NAMED, Strategy, scaled
+from frostline.strategy import NAMED, Strategy, head, linear_probe, scaled, top_k
 from frostline.timing import Stopwatch
 from frostline.training import BATCH, DEFAULT_STUDY, Run, train
 
@@ -52,6 +52,40 @@ class Comparison:
         raise AttributeError(f"A comparison has no {name!r}. It has {', '.join(result)}.")
 
 
+@dataclass(frozen=True)
+class Asked:
+    """Everything that was asked for in one call. `options` are those of `train`, the same for every run."""
+
+    backbone: Backbone
+    data: Manifest
+    candidates: list[Candidate]
+    study: Study
+    minutes: float | None
+    repeats: int
+    thorough: bool  # every candidate on every repeat, and the shallowest thaw wins where it isn't separated
+    database: str | None
+    seed: int
+    options: dict[str, Any]
+    watch: Stopwatch
+    tell: Tell | None
+    say: Callable[[str], None]
+
+    @property
+    def folder(self) -> Path:
+        """Where the plan, the trials and the outcome lie: by what makes two comparisons the same."""
+        what = {
+            "candidates": [[str(c.strategy), c.augment] for c in self.candidates],
+            "model": self.backbone.digest,
+            "preprocessing": self.backbone.preprocessing.as_dict(),
+            "repeats": self.repeats,
+            "seed": self.seed,
+            "minutes": self.minutes,
+            "thorough": self.thorough,
+            **{key: value for key, value in self.options.items() if key not in ("threads", "workers")},
+        }
+        return self.study.path / "comparisons" / digest_of(what)[:12]
+
+
 def compare(
     backbone: Backbone,
     data: Manifest,
@@ -61,6 +95,7 @@ def compare(
     repeats: int = REPEATS,
     search: Sequence[str] = (),
     draws: int = 0,
+    cuts: bool = False,
     study: str | Path = DEFAULT_STUDY,
     database: str | None = None,
     seed: int = 0,
@@ -83,103 +118,96 @@ def compare(
     `minutes`, the race is planned to fit, and ends in time. `draws` variants over what `search` names (of
     `lr`, `layer_decay`, `weight_decay`, `augment`) join it. The test part is read once, for the winner.
 
+    With `cuts`, the strategies are a thaw at every stage, all of them repeated, and the winner is the
+    shallowest that is not separated from the best: how many layers to freeze, answered by experiment.
+
     Called again, it goes on: finished runs are kept. Several processes may call it at once, on one study
     folder; `database` is the URL of Optuna's storage where SQLite on that folder won't do.
     Raises `UsageError`, `DataError`, `ModelError`, `StudyError` or `TrainingError`.
     """
     watch = Stopwatch()
     data = data.checked(tell)
-    options = {
-        "metric": metric,
-        "flip": flip,
-        "imbalance": imbalance,
-        "batch": batch,
-        "exact": exact,
-        "precision": precision,
-        "threads": threads,
-        "workers": workers,
-    }
     if repeats < 1:
         raise UsageError(f"repeats must be at least 1, found {repeats}.")
-    candidates = listed(strategies, augment)
+    candidates = listed(_thaws(backbone) if cuts else strategies, augment)
     candidates += searched(candidates, search, draws, seed)
     kept = Study.open(study, data=data.digest, split=data.split_digest, test=data.test_digest)
     data.write(kept.path / "manifest.jsonl")
-    asked = {
-        "candidates": [[str(c.strategy), c.augment] for c in candidates],
-        "model": backbone.digest,
-        "preprocessing": backbone.preprocessing.as_dict(),
-        "repeats": repeats,
-        "seed": seed,
-        "minutes": minutes,
-        **{key: value for key, value in options.items() if key not in ("threads", "workers")},
-    }
-    folder = kept.path / "comparisons" / digest_of(asked)[:12]
-    folder.mkdir(parents=True, exist_ok=True)
-    contest = _contest(
-        backbone, data, kept, folder, candidates, repeats, minutes, database, seed, options, watch, tell, say
+    asked = Asked(
+        backbone=backbone,
+        data=data,
+        candidates=candidates,
+        study=kept,
+        minutes=minutes,
+        repeats=repeats,
+        thorough=cuts,
+        database=database,
+        seed=seed,
+        options={
+            "metric": metric,
+            "flip": flip,
+            "imbalance": imbalance,
+            "batch": batch,
+            "exact": exact,
+            "precision": precision,
+            "threads": threads,
+            "workers": workers,
+        },
+        watch=watch,
+        tell=tell,
+        say=say,
     )
-    over = contest.run()
-    return _conclude(contest, folder, over)
+    contest = _contest(asked)
+    return _conclude(asked, contest, over=contest.run())
 
 
-def _contest(
-    backbone: Backbone,
-    data: Manifest,
-    kept: Study,
-    folder: Path,
-    candidates: list[Candidate],
-    repeats: int,
-    minutes: float | None,
-    database: str | None,
-    seed: int,
-    options: dict[str, Any],
-    watch: Stopwatch,
-    tell: Tell | None,
-    say: Callable[[str], None],
-) -> Contest:
+def _thaws(backbone: Backbone) -> list[Strategy]:
+    """Return a strategy for each offered cut, the shallowest first."""
+    below = len(backbone.stages) - 1
+    thawed = [below - cut.index for cut in reversed(backbone.cuts)]
+    return [linear_probe(), head(), *(top_k(k) for k in thawed if k > 0)]
+
+
+def _contest(asked: Asked) -> Contest:
     """Plan the race, or read the plan of an earlier call: the first call's plan holds."""
-    clock = Clock.begin(minutes, folder / "clock.json", watch)
-    file = folder / "plan.json"
+    asked.folder.mkdir(parents=True, exist_ok=True)
+    clock = Clock.begin(asked.minutes, asked.folder / "clock.json", asked.watch)
+    file = asked.folder / "plan.json"
     if not file.exists():
-        images = Images(
-            data, data.part("train"), backbone.preprocessing, policy=Policy(candidates[0].augment)
-        )
-        known = rates.measure(
-            backbone, images, batch=options["batch"], threads=options["threads"], classes=len(data.classes)
-        )
-        plan = _plan(data, candidates, known, repeats, seed, options, clock.left_s)
+        plan = _plan(asked, _rates(asked), clock.left_s)
         places.write_atomically(file, json.dumps(plain(plan), indent=1).encode())
     plan = json.loads(file.read_text())
     return Contest(
-        backbone=backbone,
-        data=data,
-        study=kept,
-        candidates=candidates,
+        backbone=asked.backbone,
+        data=asked.data,
+        study=asked.study,
+        candidates=asked.candidates,
         race=from_data(plan["race"]),
         short_s=plan["short_seconds"],
         whole_s=plan["whole_seconds"],
         final_s=plan["final_seconds"],
-        ledger=Ledger.open(folder.name, folder, database),
+        ledger=Ledger.open(asked.folder.name, asked.folder, asked.database),
         clock=clock,
-        seed=seed,
-        options=options,
-        tell=tell,
-        say=say,
+        seed=asked.seed,
+        options=asked.options,
+        tell=asked.tell,
+        say=asked.say,
     )
 
 
-def _plan(
-    data: Manifest,
-    candidates: Sequence[Candidate],
-    known: Rates,
-    repeats: int,
-    seed: int,
-    options: Mapping[str, Any],
-    left_s: float,
-) -> dict[str, Any]:
+def _rates(asked: Asked) -> Rates:
+    data, backbone, options = asked.data, asked.backbone, asked.options
+    policy = Policy(asked.candidates[0].augment)
+    images = Images(data, data.part("train"), backbone.preprocessing, policy=policy)
+    return rates.measure(
+        backbone, images, batch=options["batch"], threads=options["threads"], classes=len(data.classes)
+    )
+
+
+def _plan(asked: Asked, known: Rates, left_s: float) -> dict[str, Any]:
     """What is fixed before the first run: the rungs, and what each run is expected to take."""
-    folds, images = cells.folds_of(data, seed), len(cells.pool(data))
+    data, candidates = asked.data, asked.candidates
+    folds, images = cells.folds_of(data, asked.seed), len(cells.pool(data))
     hold = len(data.part("val")) if "val" in data.given else images // cells.FOLDS
 
     def seconds(candidate: Candidate, share: float, train: int, val: int, test: int) -> float:
@@ -190,17 +218,20 @@ def _plan(
             val=val,
             test=test,
             classes=len(data.classes),
-            batch=options["batch"],
+            batch=asked.options["batch"],
             augment=candidate.augment,
-            flip=options["flip"],
+            flip=asked.options["flip"],
         ).seconds
 
     learn = images - hold
     short = [seconds(c, race.SHORT, learn, hold, 0) for c in candidates]
     whole = [seconds(c, 1.0, learn, hold, 0) for c in candidates]
     final = [seconds(c, 1.0, images, 0, len(data.part("test"))) for c in candidates]
-    seconds_left = None if math.isinf(left_s) else left_s - max(final)
-    planned = race.plan(short, whole, folds=folds, repeats=repeats, seconds=seconds_left)
+    if asked.thorough:
+        planned = race.everything(len(candidates), folds, asked.repeats)
+    else:
+        left = None if math.isinf(left_s) else left_s - max(final)
+        planned = race.plan(short, whole, folds=folds, repeats=asked.repeats, seconds=left)
     return {
         "race": as_data(planned),
         "short_seconds": short,
@@ -210,71 +241,73 @@ def _plan(
     }
 
 
-def _conclude(contest: Contest, folder: Path, over: bool) -> Comparison:
+def _conclude(asked: Asked, contest: Contest, over: bool) -> Comparison:
     """Name the winner, train it on everything, and write the result."""
     contest.outcomes = contest.ledger.outcomes()
-    verdict, answers = _judged(contest)
+    verdict, answers = _judged(asked, contest)
     place = verdict.winner if verdict else contest.leader()
     if place is None:
         raise UsageError(
             f"Not one run fits into the time: the cheapest is expected to take "
             f"{min(contest.short_s) + min(contest.final_s):.0f} s. Give more --minutes, or fewer images."
         )
-    run = _train_winner(contest, contest.candidates[place])
-    standings = _standings(contest, answers)
+    run = _train_winner(asked, asked.candidates[place])
     result = {
-        "winner": str(contest.candidates[place].strategy),
-        "augment": contest.candidates[place].augment,
+        "winner": str(asked.candidates[place].strategy),
+        "augment": asked.candidates[place].augment,
         "separated": bool(verdict and verdict.separated),
         "finished": over,
+        "cuts": asked.thorough,
         "repeats": len({task.cell.repeat for task in contest.outcomes if task.share == 1.0}),
         "folds": contest.race.folds,
-        "metric": contest.options["metric"],
-        "standings": standings,
+        "metric": asked.options["metric"],
+        "standings": _standings(contest, answers),
+        "differences": _differences(contest, verdict),
         "accuracy": run.accuracy,
         "low": run.low,
         "high": run.high,
         "test_looks": run.test_looks,
         "seconds": contest.clock.spent_s,
         "budget_seconds": contest.clock.limit_s,
-        "model": contest.backbone.name,
-        "study": str(contest.study.path),
-        "run": str(run.folder.path.relative_to(contest.study.path)),
-        "differences": _differences(contest, verdict),
+        "model": asked.backbone.name,
+        "study": str(asked.study.path),
+        "run": str(run.folder.path.relative_to(asked.study.path)),
     }
     result["verdict"] = verdict_lines(result)
-    places.write_atomically(folder / "comparison.json", json.dumps(plain(result), indent=1).encode())
-    return Comparison(plain(result), folder, contest.study, run)
+    places.write_atomically(asked.folder / "comparison.json", json.dumps(plain(result), indent=1).encode())
+    return Comparison(plain(result), asked.folder, asked.study, run)
 
 
-def _judged(contest: Contest) -> tuple[Verdict | None, dict[int, Held]]:
+def _judged(asked: Asked, contest: Contest) -> tuple[Verdict | None, dict[int, Held]]:
     """The verdict among those seen on every repeat; none where fewer than two are."""
     scores = {task: float(outcome["score"]) for task, outcome in contest.outcomes.items()}
     repeated = contest.race.repeated(scores)
     answers = gather(contest.data, contest.study.path, contest.outcomes, repeated)
     if len(repeated) < 2:
         return None, answers
-    return judge(answers, dict(enumerate(contest.whole_s)), contest.options["metric"], contest.seed), answers
+    seconds = dict(enumerate(contest.whole_s))
+    found = judge(answers, seconds, asked.options["metric"], asked.seed)
+    return (shallowest(found) if asked.thorough else found), answers
 
 
-def _train_winner(contest: Contest, winner: Candidate) -> Run:
+def _train_winner(asked: Asked, winner: Candidate) -> Run:
     """Train on train and val together, everything that was chosen held fixed; the test part is read here."""
     samples = tuple(
         replace(sample, split="train" if sample.split == "val" else sample.split)
-        for sample in contest.data.samples
+        for sample in asked.data.samples
     )
-    everything = replace(contest.data, samples=samples)
+    everything = replace(asked.data, samples=samples)
     run = train(
-        contest.backbone,
+        asked.backbone,
         everything,
         winner.strategy,
-        study=sub_study(contest.study, everything),
-        seed=contest.seed,
+        study=sub_study(asked.study, everything),
+        seed=asked.seed,
         augment=winner.augment,
-        tell=contest.tell,
-        **contest.options,
+        tell=asked.tell,
+        **asked.options,
     )
-    answer_by(contest.study, run, "the winner of the comparison, trained on train and val")
+    asked.study.answer_by(run.folder, "the winner of the comparison, trained on train and val")
     return run
 
 

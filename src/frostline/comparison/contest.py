@@ -15,13 +15,13 @@ from frostline.backbone import Backbone
 from frostline.comparison import cells
 from frostline.comparison.candidates import Candidate
 from frostline.comparison.ledger import Ledger, Outcome
-from frostline.comparison.race import Race, Task
+from frostline.comparison.race import Race, Rung, Task
 from frostline.dataset import Manifest
 from frostline.images import Tell
 from frostline.record import Study
 from frostline.strategy import scaled
 from frostline.timing import Stopwatch
-from frostline.training import Run, train
+from frostline.training import train
 
 # A run takes longer than predicted by more than this in one case of ten (docs/LOG.md); beside it, the
 # prediction is corrected by what the runs before took.
@@ -159,7 +159,7 @@ class Contest:
         self._say(task, outcome)
         self.outcomes[task] = outcome
         if self.leader() == task.candidate:
-            answer_by(self.study, run, f"the best so far of {len(self.candidates)} compared")
+            self.study.answer_by(run.folder, f"the best so far of {len(self.candidates)} compared")
         return outcome
 
     def _say(self, task: Task, outcome: Outcome) -> None:
@@ -189,11 +189,6 @@ def sub_study(study: Study, data: Manifest) -> Path:
     return study.path / "splits" / data.split_digest[:12]
 
 
-def answer_by(study: Study, run: Run, why: str) -> None:
-    """Let `predict` ask this run."""
-    study.answer_by(run.folder, why)
-
-
 def as_data(race: Race) -> dict[str, Any]:
     """A race as plain data."""
     return asdict(race)
@@ -201,7 +196,5 @@ def as_data(race: Race) -> dict[str, Any]:
 
 def from_data(found: Mapping[str, Any]) -> Race:
     """Read a race back."""
-    from frostline.comparison.race import Rung
-
     rungs = tuple(Rung(r["share"], tuple(r["repeats"]), r["enter"]) for r in found["rungs"])
     return Race(rungs, found["candidates"], found["folds"])

@@ -7,7 +7,7 @@ together, and so are the repeats (a two-way bootstrap); the interval of the diff
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -97,6 +97,12 @@ def judge(held: Mapping[int, Held], seconds: Mapping[int, float], metric: str, s
     close = [name for name, found in others.items() if not found.separated and found.mean <= found.error]
     winner = min([leader, *close], key=lambda name: (seconds[name], -scores[name]))
     return Verdict(winner, leader, all(found.separated for found in others.values()), others)
+
+
+def shallowest(found: Verdict) -> Verdict:
+    """Return the verdict by another rule: the first listed that is not separated from the leader wins."""
+    close = [name for name, apart in found.differences.items() if not apart.separated]
+    return replace(found, winner=min([found.leader, *close]))
 
 
 def _drawn_accuracy(one: Held, other: Held, seed: int) -> Floats:

@@ -102,7 +102,8 @@ class Ledger:
                 self.study.enqueue_trial({}, user_attrs={"task": _text(task)})
             if not any(trial.state == states.WAITING for trial in self._trials()):
                 return None
-            trial = self.study.ask()
+            with _calm():
+                trial = self.study.ask()
             trial.set_user_attr("holder", _holder())
         if "task" not in trial.user_attrs or self._claimed_before(trial.number, _task(trial)):
             self._tell(trial, state=states.PRUNED)  # another machine was a moment faster
@@ -196,7 +197,8 @@ def _first_line(error: Exception) -> str:
 
 @contextlib.contextmanager
 def _calm() -> Iterator[None]:
-    """Keep the library's warnings that heartbeats may change from people who never chose them."""
+    """Keep the library's warnings about heartbeats from people who never chose them."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", _optuna().exceptions.ExperimentalWarning)
+        warnings.filterwarnings("ignore", "Heartbeat of storage")  # `_beating` gives them
         yield

@@ -103,14 +103,14 @@ def plan(
     """
     count = len(whole_s)
     some = tuple(range(repeats))
-    everything = Race((Rung(1.0, some, count),), count, folds)
+    most = everything(count, folds, repeats)
     finalists = min(count, max(2, round(FINALISTS * count)))
     once = Race((Rung(1.0, (0,), count), Rung(1.0, some[1:], finalists)), count, folds)
     if repeats == 1:
-        once = everything
+        once = most
     if count < FEWEST_TO_HALVE:
-        fits = seconds is None or seconds >= expected_s(everything, short_s, whole_s)
-        return everything if fits else once
+        fits = seconds is None or seconds >= expected_s(most, short_s, whole_s)
+        return most if fits else once
     climbing = max(2, math.ceil(CLIMB * count))
     rungs = (
         Rung(SHORT, (0,), count),
@@ -120,8 +120,13 @@ def plan(
     halving = Race(rungs if repeats > 1 else rungs[:2], count, folds)
     if seconds is None:
         return halving
-    fitting = (race for race in (everything, once) if expected_s(race, short_s, whole_s) <= seconds)
+    fitting = (race for race in (most, once) if expected_s(race, short_s, whole_s) <= seconds)
     return next(fitting, halving)
+
+
+def everything(count: int, folds: int, repeats: int) -> Race:
+    """Return the race without a race: every candidate on every repeat."""
+    return Race((Rung(1.0, tuple(range(repeats)), count),), count, folds)
 
 
 def expected_s(race: Race, short_s: Sequence[float], whole_s: Sequence[float]) -> float:

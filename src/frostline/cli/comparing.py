@@ -1,0 +1,114 @@
+"""`frostline compare`: strategies race, and who won is said with what it is worth."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import click
+
+from frostline import strategy as strategies
+from frostline.cli.options import data_options, loaded, model_options, running
+from frostline.cli.verb import Verb, everywhere
+from frostline.errors import UsageError
+
+SEARCHED = ("lr", "layer_decay", "weight_decay", "augment")
+
+
+class StrategyList(click.ParamType[tuple[str, ...]]):
+    """Strategies with commas between them; commas inside brackets belong to a strategy."""
+
+    name = "STRATEGIES"
+
+    def convert(
+        self, value: str | tuple[str, ...], param: click.Parameter | None, ctx: click.Context | None
+    ) -> tuple[str, ...]:
+        """Return the canonical notations."""
+        if isinstance(value, tuple):
+            return value
+        try:
+            return tuple(str(strategies.parse(part)) for part in strategies.split(value))
+        except UsageError as error:
+            self.fail(str(error), param, ctx)
+
+
+@click.command(short_help="Race strategies fairly, name the winner, train it.")
+@click.argument("data")
+@click.option(
+    "--strategies",
+    "names",
+    type=StrategyList(),
+    help='What races, such as "linear_probe,top_k(2),lp_ft" [every strategy but scratch].',
+)
+@click.option("--cuts", is_flag=True, help="Race a thaw at every stage instead: how many layers to freeze?")
+@click.option(
+    "--minutes", type=click.FloatRange(0, min_open=True), help="What all of it may take [no limit]."
+)
+@click.option("--repeats", type=click.IntRange(1), default=3, show_default=True, help="New splits and seeds.")
+@click.option(
+    "--search",
+    type=click.Choice(SEARCHED),
+    multiple=True,
+    help="Let variants of the strategies join, with this setting drawn; may be given more than once.",
+)
+@click.option("--draws", type=click.IntRange(0), default=8, show_default=True, help="Variants for --search.")
+@click.option("--study", default="frostline-study", show_default=True, help="Folder that keeps the runs.")
+@click.option("--database", help="Optuna storage URL for workers on several machines [SQLite in the study].")
+@click.option(
+    "--metric",
+    type=click.Choice(["accuracy", "balanced_accuracy", "macro_f1", "auroc", "log_loss"]),
+    default="accuracy",
+    show_default=True,
+    help="What the race is decided by.",
+)
+@click.option(
+    "--augment",
+    type=click.Choice(["none", "light", "standard", "strong"]),
+    default="standard",
+    show_default=True,
+    help="How much training images are varied.",
+)
+@model_options
+@running
+@data_options
+@everywhere
+def compare(data: str, **options: Any) -> None:
+    """Race strategies on DATA, and train the winner on all that may be learned from.
+
+    Every repeat is a new split, order, initialisation and augmentation, shared by all strategies; with
+    fewer than 2,000 images it is five folds. Decisions read validation images alone; the test part is read
+    once, for the winner. Interrupted, the same command goes on; several at once share the work.
+    """
+    with Verb(options) as verb:
+        import frostline
+        from frostline.cli import show, show_comparison
+
+        manifest, backbone = loaded(verb, data, options)
+        verb.progress.say(show.data_lines(manifest))
+        named = (
+            "cuts",
+            "minutes",
+            "repeats",
+            "search",
+            "study",
+            "database",
+            "seed",
+            "metric",
+            "augment",
+            "exact",
+            "precision",
+            "threads",
+            "workers",
+        )
+        given = {key: options[key] for key in named}
+        if options["names"]:
+            given["strategies"] = options["names"]
+        found = frostline.compare(
+            backbone,
+            manifest,
+            draws=options["draws"] if options["search"] else 0,
+            tell=verb.progress,
+            say=verb.progress.say,
+            **given,
+        )
+        verb.progress.close()
+        verb.done(found.result, lambda: show_comparison.comparison(found))

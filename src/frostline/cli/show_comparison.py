@@ -1,0 +1,59 @@
+"""A comparison as a person reads it."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from rich import box
+from rich.table import Table
+
+from frostline.advice.words import minutes
+from frostline.cli.show import _out, between, percent
+from frostline.comparison import Comparison
+
+
+def comparison(found: Comparison) -> None:
+    """Print how far each strategy came, who won, and what that is worth."""
+    out = _out()
+    out.print(_standings(found.result))
+    first, *rest = found.verdict
+    out.print(first, style="bold", highlight=False)
+    for line in rest:
+        out.print(line, highlight=False)
+    spent = minutes(found.seconds)
+    budget = "" if found.budget_seconds is None else f" of {minutes(found.budget_seconds)}"
+    out.print(f"{spent}{budget}; {sum(row['runs'] for row in found.standings)} runs in {found.study.path}")
+    out.print(f"\n  frostline predict {found.study.path} IMAGES", highlight=False)
+
+
+def _standings(result: dict[str, Any]) -> Table:
+    folds = f", {result['folds']} folds each" if result["folds"] > 1 else ""
+    title = f"Accuracy on images held out (95 % interval over images{folds})"
+    table = Table(title=title, title_justify="left", box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0))
+    for name in ("strategy", "accuracy", "95 %", "a run", "repeats", ""):
+        left = name in ("strategy", "")
+        narrowest = 18 if name == "strategy" else None
+        table.add_column(name, justify="left" if left else "right", min_width=narrowest, no_wrap=not left)
+    for row in result["standings"]:
+        table.add_row(
+            row["strategy"]
+            if row["augment"] == result["augment"]
+            else f"{row['strategy']}, {row['augment']}",
+            "" if row["accuracy"] is None else percent(row["accuracy"]),
+            "" if row["low"] is None else between(row["low"], row["high"]),
+            "" if row["run_seconds"] is None else minutes(row["run_seconds"]),
+            str(row["repeats"]) if row["repeats"] else "",
+            _remark(row),
+            style="bold" if (row["strategy"], row["augment"]) == _winner(result) else None,
+        )
+    return table
+
+
+def _remark(row: dict[str, Any]) -> str:
+    if not row["runs"]:
+        return "no time left"
+    return "" if row["share"] == 1.0 else f"out after {row['share']:g} of its epochs"
+
+
+def _winner(result: dict[str, Any]) -> tuple[str, str]:
+    return result["winner"], result["augment"]
