@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from frostline.errors import FrostlineError
     from frostline.prediction import load_model, predict
     from frostline.signals import Signals, measure
-    from frostline.story import demo
+    from frostline.story import Fitted, demo, fit
     from frostline.strategy import Phase, Strategy, parse
     from frostline.training import Run, lr_range_test, train
     from frostline.zoo import load_backbone
@@ -31,6 +31,7 @@ _HOME = {
     "Backbone": "backbone",
     "Comparison": "comparison",
     "Cut": "backbone",
+    "Fitted": "story",
     "FrostlineError": "errors",
     "Manifest": "dataset",
     "Phase": "strategy",
@@ -41,6 +42,7 @@ _HOME = {
     "Strategy": "strategy",
     "compare": "comparison",
     "demo": "story",
+    "fit": "story",
     "load_backbone": "zoo",
     "load_data": "dataset",
     "load_model": "prediction",
@@ -57,6 +59,7 @@ __all__ = [
     "Backbone",
     "Comparison",
     "Cut",
+    "Fitted",
     "FrostlineError",
     "Manifest",
     "Phase",
@@ -67,6 +70,7 @@ __all__ = [
     "Strategy",
     "compare",
     "demo",
+    "fit",
     "load_backbone",
     "load_data",
     "load_model",

@@ -85,7 +85,7 @@ def rate_interval(right: Floats, units: Sequence[int] | Ints | None = None) -> t
     _, index = np.unique(np.arange(n) if units is None else np.asarray(units), return_inverse=True)
     count = int(index.max()) + 1
     if count == n:
-        return _wilson(rate, n, Z95)
+        return wilson(rate, n, Z95)
     if count == 1:
         return 0.0, 1.0
     residuals = np.bincount(index, weights=right - rate)
@@ -93,10 +93,10 @@ def rate_interval(right: Floats, units: Sequence[int] | Ints | None = None) -> t
     simple = rate * (1.0 - rate) / n
     by_size = float((np.bincount(index) ** 2).sum()) / n  # images a unit, as a unit's images meet them
     inflation = max(1.0, clustered / simple) if simple > 0 else by_size
-    return _wilson(rate, n / inflation, float(t.ppf(0.975, count - 1)) if inflation > 1 else Z95)
+    return wilson(rate, n / inflation, float(t.ppf(0.975, count - 1)) if inflation > 1 else Z95)
 
 
-def _wilson(rate: float, n: float, z: float) -> tuple[float, float]:
+def wilson(rate: float, n: float, z: float = Z95) -> tuple[float, float]:
     """Wilson's score interval (1927) for a rate seen on `n` images, which may be fractional."""
     middle = (rate + z * z / (2 * n)) / (1 + z * z / n)
     half = z * np.sqrt(rate * (1 - rate) / n + z * z / (4 * n * n)) / (1 + z * z / n)

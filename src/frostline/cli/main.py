@@ -1,4 +1,4 @@
-"""`frostline measure | plan | compare | train | predict | stages | demo | store`."""
+"""`frostline fit | measure | plan | compare | train | predict | stages | demo | store`."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ import click
 
 from frostline import strategy as strategies
 from frostline.cli.comparing import compare
+from frostline.cli.fitting import fit
 from frostline.cli.judging import measure, plan
 from frostline.cli.options import StrategyText, data_options, loaded, model_options, running, shape_options
 from frostline.cli.storing import store
@@ -239,6 +240,7 @@ def demo(**options: Any) -> None:
 
 
 cli.add_command(compare)
+cli.add_command(fit)
 cli.add_command(measure)
 cli.add_command(plan)
 cli.add_command(store)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -86,9 +85,7 @@ def loaded(verb: Verb, data: str, options: dict[str, Any]) -> tuple[Manifest, Ba
     """Load the images and the network that a verb names, and begin its clock."""
     import frostline
 
-    if not Path(data).exists():
-        frostline.load_data(data)  # says so at once, before the heavy imports
-    verb.start()
+    verb.start_for(data)
     manifest = frostline.load_data(
         data,
         seed=options["seed"],

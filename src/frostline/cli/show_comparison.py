@@ -15,7 +15,7 @@ from frostline.comparison import Comparison
 def comparison(found: Comparison) -> None:
     """Print how far each strategy came, who won, and what that is worth."""
     out = _out()
-    out.print(_standings(found.result))
+    out.print(standings(found.result))
     first, *rest = found.verdict
     out.print(first, style="bold", highlight=False)
     for line in rest:
@@ -26,7 +26,8 @@ def comparison(found: Comparison) -> None:
     out.print(f"\n  frostline predict {found.study.path} IMAGES", highlight=False)
 
 
-def _standings(result: dict[str, Any]) -> Table:
+def standings(result: dict[str, Any]) -> Table:
+    """A table of how far each strategy came."""
     folds = f", {result['folds']} folds each" if result["folds"] > 1 else ""
     title = f"Accuracy on images held out (95 % interval over images{folds})"
     table = Table(title=title, title_justify="left", box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0))

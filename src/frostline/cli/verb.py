@@ -8,6 +8,7 @@ import signal
 import sys
 import warnings
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any, TypeVar
 
 import click
@@ -74,6 +75,14 @@ class Verb:
 
         _ = frostline.load_backbone  # brings the heavy imports, and notes what they cost
         self.start_light()
+
+    def start_for(self, data: str) -> None:
+        """Start for images at a path; says at once, before the heavy imports, where there is nothing."""
+        if not Path(data).exists():
+            import frostline
+
+            frostline.load_data(data)
+        self.start()
 
     def start_light(self) -> None:
         """Begin to count seconds, for a verb that needs no network."""

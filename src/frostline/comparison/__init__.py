@@ -4,6 +4,8 @@ cells (new splits, no test image) · race (who climbs, as data) · judging (pair
 candidates (what races) · ledger (who runs what: Optuna) → comparing (`compare`)
 """
 
+from frostline.comparison.cells import FEW_IMAGES
 from frostline.comparison.comparing import Comparison, compare
+from frostline.comparison.contest import sub_study
 
-__all__ = ["Comparison", "compare"]
+__all__ = ["FEW_IMAGES", "Comparison", "compare", "sub_study"]

@@ -9,14 +9,14 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from frostline import places, rates
+from frostline import metrics, places, rates
 from frostline.augment import Policy
 from frostline.backbone import Backbone
 from frostline.comparison import cells, race
 from frostline.comparison.candidates import Candidate, listed, searched
 from frostline.comparison.contest import Clock, Contest, as_data, from_data, sub_study
-from frostline.comparison.held import gather
-from frostline.comparison.judging import Held, Verdict, judge, shallowest
+from frostline.comparison.held import gather, write_answers
+from frostline.comparison.judging import Held, Verdict, judge, optimism, shallowest
 from frostline.comparison.ledger import Ledger
 from frostline.comparison.words import verdict_lines
 from frostline.cost import Rates, predict
@@ -251,7 +251,9 @@ def _conclude(asked: Asked, contest: Contest, over: bool) -> Comparison:
             f"Not one run fits into the time: the cheapest is expected to take "
             f"{min(contest.short_s) + min(contest.final_s):.0f} s. Give more --minutes, or fewer images."
         )
-    run = _train_winner(asked, asked.candidates[place])
+    mine = answers.get(place) or gather(contest.data, asked.study.path, contest.outcomes, [place])[place]
+    held_out = _held_out(asked, mine, answers)
+    run = _train_winner(asked, asked.candidates[place], held_out["temperature"])
     result = {
         "winner": str(asked.candidates[place].strategy),
         "augment": asked.candidates[place].augment,
@@ -263,6 +265,7 @@ def _conclude(asked: Asked, contest: Contest, over: bool) -> Comparison:
         "metric": asked.options["metric"],
         "standings": _standings(contest, answers),
         "differences": _differences(contest, verdict),
+        "out_of_fold": held_out,
         "accuracy": run.accuracy,
         "low": run.low,
         "high": run.high,
@@ -290,8 +293,31 @@ def _judged(asked: Asked, contest: Contest) -> tuple[Verdict | None, dict[int, H
     return (shallowest(found) if asked.thorough else found), answers
 
 
-def _train_winner(asked: Asked, winner: Candidate) -> Run:
-    """Train on train and val together, everything that was chosen held fixed; the test part is read here."""
+def _held_out(asked: Asked, mine: Held, answers: Mapping[int, Held]) -> dict[str, Any]:
+    """What the winner's runs say of images they had not learned from, and the table of their answers.
+
+    `accuracy` and its interval are lowered by the optimism of having been picked as the best.
+    """
+    if not len(mine.images):
+        return {"accuracy": None, "low": None, "high": None, "optimism": None, "temperature": 1.0}
+    accuracy, low, high = mine.accuracy_interval()
+    lead = optimism(answers, "accuracy", asked.seed)
+    write_answers(asked.folder / "out-of-fold.csv", asked.data, mine)
+    assert mine.logits is not None
+    return {
+        "accuracy": accuracy - lead,
+        "low": max(0.0, low - lead),
+        "high": high - lead,
+        "optimism": lead,
+        "temperature": metrics.fit_temperature(mine.logits, mine.targets),
+    }
+
+
+def _train_winner(asked: Asked, winner: Candidate, temperature: float) -> Run:
+    """Train on train and val together, everything that was chosen held fixed; the test part is read here.
+
+    No image is left to fit the temperature on, so it is that of the answers out of fold.
+    """
     samples = tuple(
         replace(sample, split="train" if sample.split == "val" else sample.split)
         for sample in asked.data.samples
@@ -304,6 +330,7 @@ def _train_winner(asked: Asked, winner: Candidate) -> Run:
         study=sub_study(asked.study, everything),
         seed=asked.seed,
         augment=winner.augment,
+        temperature=temperature,
         tell=asked.tell,
         **asked.options,
     )

@@ -153,6 +153,7 @@ class Contest:
         outcome = {
             "score": run.val_goodness,
             "accuracy": run.val_accuracy,
+            "temperature": run.temperature,
             "seconds": run.seconds,
             "run": str(run.folder.path.relative_to(self.study.path)),
         }

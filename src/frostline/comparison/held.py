@@ -3,17 +3,21 @@
 from __future__ import annotations
 
 import csv
+import io
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 import numpy as np
 
+from frostline import places
 from frostline.comparison.cells import pool
 from frostline.comparison.judging import Held
 from frostline.comparison.ledger import Outcome
 from frostline.comparison.race import Task
 from frostline.dataset import Manifest
 from frostline.errors import StudyError
+
+LEAST = 1e-12  # of a probability, before its logarithm: the tables have six digits
 
 
 def gather(
@@ -25,21 +29,42 @@ def gather(
     targets, units = data.targets(samples), data.units(samples)
     found = {}
     for candidate in candidates:
-        rows: list[tuple[int, int, list[float]]] = []
+        rows: list[tuple[int, int, list[float], float]] = []
         for task, outcome in outcomes.items():
             if task.candidate == candidate and task.share == 1.0:
                 table = study / outcome["run"] / "predictions-val.csv"
-                rows += [(task.cell.repeat, place[path], p) for path, p in _answers(table)]
+                t = float(outcome["temperature"])
+                rows += [(task.cell.repeat, place[path], p, t) for path, p in _answers(table)]
         rows.sort(key=lambda row: row[:2])
+        probabilities = np.array([row[2] for row in rows])
+        temperatures = np.array([row[3] for row in rows])[:, None]
         images = np.array([row[1] for row in rows], dtype=np.int64)
         found[candidate] = Held(
             images=images,
             repeats=np.array([row[0] for row in rows], dtype=np.int64),
             units=units[images],
             targets=targets[images],
-            probabilities=np.array([row[2] for row in rows]),
+            probabilities=probabilities,
+            logits=np.log(np.maximum(probabilities, LEAST)) * temperatures,  # but for a constant an image
         )
     return found
+
+
+def write_answers(path: Path, data: Manifest, held: Held) -> None:
+    """Write a table of one candidate's answers: the mean over repeats, a line an image."""
+    samples = pool(data)
+    images, place = np.unique(held.images, return_inverse=True)
+    mean = np.zeros((len(images), held.probabilities.shape[1]))
+    np.add.at(mean, place, held.probabilities)
+    mean /= np.bincount(place)[:, None]
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(["path", "label", "predicted", *(f"p({name})" for name in data.classes)])
+    for image, row in zip(images.tolist(), mean, strict=True):
+        sample = samples[image]
+        guess = data.classes[int(row.argmax())]
+        writer.writerow([sample.path, sample.label, guess, *(f"{p:.6g}" for p in row)])
+    places.write_atomically(path, text.getvalue().encode(errors="surrogateescape"))
 
 
 def _answers(table: Path) -> list[tuple[str, list[float]]]:

@@ -6,6 +6,7 @@ together, and so are the repeats (a two-way bootstrap); the interval of the diff
 
 from __future__ import annotations
 
+import statistics
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
@@ -17,6 +18,7 @@ from frostline import metrics
 Floats = NDArray[np.float64]
 Ints = NDArray[np.int64]
 
+CORRECTIONS = 200  # draws of images for the optimism of a choice
 DRAWS = 2000  # the interval's ends then move by less than a twentieth of its width between repeats
 
 
@@ -32,6 +34,7 @@ class Held:
     units: Ints
     targets: Ints
     probabilities: Floats  # (N, classes)
+    logits: Floats | None = None  # (N, classes), before any temperature
 
     def score(self, metric: str) -> float:
         """Return the mean over repeats of the goodness (higher is better)."""
@@ -97,6 +100,34 @@ def judge(held: Mapping[int, Held], seconds: Mapping[int, float], metric: str, s
     close = [name for name, found in others.items() if not found.separated and found.mean <= found.error]
     winner = min([leader, *close], key=lambda name: (seconds[name], -scores[name]))
     return Verdict(winner, leader, all(found.separated for found in others.values()), others)
+
+
+def optimism(held: Mapping[int, Held], metric: str, seed: int = 0) -> float:
+    """Return how much better the best of several looks than it is, by having been picked as the best.
+
+    In each draw of images the best there is picked, and asked about the images that were not drawn
+    (bootstrap bias correction, Tsamardinos et al. 2018, arXiv 1708.07180). Never below zero.
+    """
+    if len(held) < 2:
+        return 0.0
+    names, first = list(held), next(iter(held.values()))
+    members = _members(first.units)
+    rng = np.random.default_rng(seed)
+    gaps = []
+    for _ in range(CORRECTIONS):
+        drawn = rng.integers(len(members), size=len(members))
+        inside = np.concatenate([members[u] for u in drawn])
+        outside = np.setdiff1d(np.arange(len(first.images)), inside)
+        if not len(outside):
+            continue
+        seen = {name: _goodness(held[name], metric, inside) for name in names}
+        gap = {name: seen[name] - _goodness(held[name], metric, outside) for name in names}
+        picked = max(names, key=seen.__getitem__)
+        gaps.append(
+            gap[picked] - statistics.mean(gap.values())
+        )  # what all share is the draw's, not the pick's
+    found = float(np.mean(gaps)) if gaps else 0.0
+    return max(0.0, found) if np.isfinite(found) else 0.0
 
 
 def shallowest(found: Verdict) -> Verdict:

@@ -49,12 +49,13 @@ def predict_parts(
             tell=request.tell,
         )
 
-    temperature = chosen.pop("temperature", 1.0)
+    temperature = request.temperature or chosen.pop("temperature", 1.0)
+    chosen.pop("temperature", None)
     figures: dict[str, Any] = {"val_accuracy": None, f"val_{request.metric}": None, "val_goodness": None}
     if request.data.part("val"):
         val = request.images("val")
         raw = answers(val)
-        temperature = metrics.fit_temperature(raw, val.targets)
+        temperature = request.temperature or metrics.fit_temperature(raw, val.targets)
         probabilities = metrics.softmax(raw, temperature)
         _write_predictions(request, folder, "val", val.samples, probabilities)
         figures |= {

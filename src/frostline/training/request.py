@@ -53,6 +53,7 @@ class Request:
     rows: str = "auto"
     minutes: float | None = None
     keep: str = "best"
+    temperature: float | None = None
     tell: Tell | None = None
 
     def config(self) -> dict[str, Any]:
@@ -78,6 +79,7 @@ class Request:
             "views": self.views,
             **({} if self.minutes is None else {"minutes": self.minutes}),
             **({} if self.keep == "best" else {"keep": self.keep}),
+            **({} if self.temperature is None else {"temperature": self.temperature}),
         }
 
     def segments(self) -> tuple[Segment, ...]:
@@ -134,6 +136,8 @@ class Request:
             wrong.append(f"views must be at least 1, or 0 for a new one each epoch; found {self.views}.")
         if self.minutes is not None and not 0 < self.minutes < math.inf:
             wrong.append(f"minutes must be above 0, found {self.minutes:g}.")
+        if self.temperature is not None and not 0 < self.temperature < math.inf:
+            wrong.append(f"temperature must be above 0, found {self.temperature:g}.")
         if self.threads is not None and self.threads < 1:
             wrong.append(f"threads must be at least 1, found {self.threads}.")
         if wrong:

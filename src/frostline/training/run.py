@@ -64,6 +64,7 @@ def train(
     rows: str = "auto",
     minutes: float | None = None,
     keep: str = "best",
+    temperature: float | None = None,
     tell: Tell | None = None,
 ) -> Run:
     """Adapt `backbone` to `data` by one strategy, and keep the result in the study.
@@ -79,6 +80,8 @@ def train(
 
     A run ends with the weights of the epoch that did best on val; with `keep` "last", with the last ones, so
     that nothing was chosen on val and its figures are those of images not seen before.
+
+    `temperature` divides the logits of the answers; without it, it is fitted on val, or by a probe's folds.
 
     With `minutes`, training stops while there is time left for the final figures: with the best weights on
     val so far, or else the last ones. The result then has `stopped` "minutes", and fewer `steps` than
@@ -106,6 +109,7 @@ def train(
         rows=rows,
         minutes=minutes,
         keep=keep,
+        temperature=temperature,
         tell=tell,
     )
     request.check()

@@ -1,0 +1,78 @@
+"""`frostline fit`: the whole story in one command."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import click
+
+from frostline.cli.comparing import StrategyList
+from frostline.cli.options import model_options, running
+from frostline.cli.verb import Verb, everywhere
+
+
+@click.command(short_help="The whole story: from images to a model and a number to trust.")
+@click.argument("data")
+@click.option("--minutes", type=click.FloatRange(0, min_open=True), help="What it all may take [announced].")
+@click.option(
+    "--strategies", "names", type=StrategyList(), help="Race these [what experience advises for the images]."
+)
+@click.option("--repeats", type=click.IntRange(1), default=3, show_default=True, help="New splits and seeds.")
+@click.option("--study", default="frostline-study", show_default=True, help="Folder that keeps everything.")
+@click.option("--database", help="Optuna storage URL for workers on several machines [SQLite in the study].")
+@click.option(
+    "--metric",
+    type=click.Choice(["accuracy", "balanced_accuracy", "macro_f1", "auroc", "log_loss"]),
+    default="accuracy",
+    show_default=True,
+    help="What the race is decided by.",
+)
+@click.option(
+    "--augment",
+    type=click.Choice(["none", "light", "standard", "strong"]),
+    default="standard",
+    show_default=True,
+    help="How much training images are varied.",
+)
+@click.option("--strict", is_flag=True, help="Refuse if any image cannot be used.")
+@model_options
+@running
+@everywhere
+def fit(data: str, **options: Any) -> None:
+    """Check the images of DATA, measure them, plan, race strategies, train the winner, say what it is worth.
+
+    DATA is a folder with one folder per class, one with train/, val/ and test/ inside, or a CSV or Parquet
+    file with the columns path, label and, if you like, split and group. A model answers within seconds, and
+    gets better until the time is up. Interrupted, the same command goes on.
+    """
+    with Verb(options) as verb:
+        verb.start_for(data)
+        import frostline
+        from frostline.cli import show_fitting
+
+        named = (
+            "model",
+            "architecture",
+            "size",
+            "minutes",
+            "repeats",
+            "study",
+            "database",
+            "seed",
+            "metric",
+            "augment",
+            "exact",
+            "precision",
+            "threads",
+            "workers",
+            "strict",
+        )
+        found = frostline.fit(
+            data,
+            strategies=options["names"],
+            tell=verb.progress,
+            say=verb.progress.say,
+            **{key: options[key] for key in named},
+        )
+        verb.progress.close()
+        verb.done(found.result, lambda: show_fitting.fitted(found))

@@ -1,0 +1,36 @@
+"""What `fit` found, in ten lines."""
+
+from __future__ import annotations
+
+from frostline.advice.words import minutes
+from frostline.cli.show import _out, between, percent
+from frostline.cli.show_comparison import standings
+from frostline.story import Fitted
+
+BASIS = {
+    "test part": "on the test part, which was read once",
+    "out of fold": "estimated from models trained on four fifths of the images, each asked about the rest",
+}
+
+
+def fitted(found: Fitted) -> None:
+    """Print the race, the winner, its accuracy worded for what it is, and what to do with the model."""
+    out = _out()
+    out.print(standings(found.comparison.result))
+    for line in found.verdict[:3]:
+        out.print(line, highlight=False)
+    out.print(
+        f"Accuracy {percent(found.accuracy)} ({between(found.low, found.high)}), {BASIS[found.basis]}.",
+        style="bold",
+        highlight=False,
+    )
+    if found.optimism:
+        out.print(
+            f"Lowered by {100 * found.optimism:.1f} points for having been picked as the best of several.",
+            highlight=False,
+        )
+    if found.recommended != found.strategy:
+        out.print(f"Experience had advised {found.recommended}.", highlight=False)
+    spent, budget = minutes(found.seconds), minutes(found.budget_seconds)
+    out.print(f"{spent} of {budget}; the model has learned from all that may be learned from.")
+    out.print(f"\n  frostline predict {found.study} IMAGES", highlight=False)

@@ -1,0 +1,218 @@
+"""`fit`: from labelled images to a model and a number that can be trusted, in one call.
+
+Load, a probe at once (a model that answers within seconds), measure, plan, race within the time, train the
+winner on every image, say what it is worth.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from frostline import metrics, zoo
+from frostline.advice import Advice, plan
+from frostline.backbone import Backbone
+from frostline.comparison import FEW_IMAGES, Comparison, compare, sub_study
+from frostline.dataset import Manifest, load_data
+from frostline.images import Tell
+from frostline.record import Study
+from frostline.signals import Signals
+from frostline.timing import Stopwatch
+from frostline.training import DEFAULT_STUDY, Run, train
+
+RACED = 4  # the best of the advice, beside the probe: with more, a short budget repeats none of them
+# Without --minutes: what the race is expected to take, within these bounds. Choices: long enough that a race
+# on a few hundred images ends by itself, short enough to wait for.
+LEAST_MINUTES, MOST_MINUTES = 2.0, 30.0
+RACE_RUNS = 8.0  # runs of an average candidate that halving among five comes to (docs/LOG.md)
+
+
+@dataclass(frozen=True)
+class Fitted:
+    """What came out: `result` holds every figure, `run` the model, and what it was chosen by."""
+
+    result: dict[str, Any]
+    run: Run
+    comparison: Comparison
+    signals: Signals
+    advice: Advice
+
+    def __getattr__(self, name: str) -> Any:
+        result = self.__dict__.get("result", {})
+        if name in result:
+            return result[name]
+        raise AttributeError(f"A fitted model has no {name!r}. It has {', '.join(result)}.")
+
+
+def fit(
+    source: Any,
+    *,
+    model: str | Backbone = "lite0",
+    architecture: str | None = None,
+    size: int | None = None,
+    minutes: float | None = None,
+    strategies: Sequence[str] | None = None,
+    repeats: int = 3,
+    study: str | Path = DEFAULT_STUDY,
+    database: str | None = None,
+    seed: int = 0,
+    metric: str = "accuracy",
+    augment: str = "standard",
+    flip: str = "auto",
+    imbalance: str = "none",
+    exact: bool = False,
+    precision: str = "auto",
+    threads: int | None = None,
+    workers: int = 0,
+    strict: bool = False,
+    tell: Tell | None = None,
+    say: Callable[[str], None] = lambda line: None,
+) -> Fitted:
+    """Adapt a backbone to labelled images, and say how good it is.
+
+    `source` is anything that `load_data` takes. Where it names no parts and has fewer than 2,000 images,
+    every image trains the model, and its accuracy is estimated from models trained on four fifths (folds
+    that keep groups and copies together); else a test part is held out, and read once at the end.
+    `strategies` races these instead of what experience advises. `say` hears sentences for a person.
+    Raises `DataError`, `ModelError`, `UsageError`, `StudyError` or `TrainingError`.
+    """
+    watch = Stopwatch()
+    data = _load(source, seed, strict, tell).checked(tell)
+    backbone = (
+        model
+        if isinstance(model, Backbone)
+        else zoo.load_backbone(model, size=size, architecture=architecture)
+    )
+    options: dict[str, Any] = {
+        "metric": metric,
+        "flip": flip,
+        "imbalance": imbalance,
+        "exact": exact,
+        "precision": precision,
+        "threads": threads,
+        "workers": workers,
+    }
+    for line in _found_lines(data):
+        say(line)
+    first = _probe(backbone, data, Path(study), seed, options, tell)
+    say(_first_line(first, metric, watch.seconds))
+    planned = plan(backbone, data, minutes=minutes, seed=seed, threads=threads, tell=tell)
+    advice = planned.advice
+    for line in advice.why:
+        say(line)
+    raced = list(strategies) if strategies else candidates(advice)
+    allowed = minutes if minutes is not None else default_minutes(advice, raced)
+    left = allowed - watch.seconds / 60
+    say(
+        f"Racing {', '.join(raced)} "
+        + (f"for {left:.1f} min." if minutes is not None else f"for at most {left:.1f} min (--minutes).")
+    )
+    found = compare(
+        backbone,
+        data,
+        raced,
+        minutes=max(left, 1e-3),
+        repeats=repeats,
+        study=study,
+        database=database,
+        seed=seed,
+        augment=augment,
+        tell=tell,
+        say=say,
+        **options,
+    )
+    return Fitted(_result(found, advice, data, watch, allowed), found.run, found, planned.signals, advice)
+
+
+def candidates(advice: Advice) -> list[str]:
+    """Return what races: the probe, the recommended strategy, and the best of the others that fit."""
+    fitting = [option.strategy for option in advice.options if option.fits]
+    wanted = [advice.recommended, *(name for name in fitting if name != advice.recommended)]
+    trained = [name for name in wanted if name != "linear_probe"]
+    return ["linear_probe", *trained[:RACED]]
+
+
+def default_minutes(advice: Advice, raced: Sequence[str]) -> float:
+    """Return what a race among these is expected to take, within bounds."""
+    known = {option.strategy: option.cost.seconds for option in advice.options}
+    each = [known[name] for name in raced if name in known]
+    expected = RACE_RUNS * sum(each) / max(1, len(each)) / 60
+    return min(MOST_MINUTES, max(LEAST_MINUTES, math.ceil(expected)))
+
+
+def _load(source: Any, seed: int, strict: bool, tell: Tell | None) -> Manifest:
+    """Load without holding anything out; where images are many or the source names parts, with a test part."""
+    data = load_data(source, seed=seed, test=0.0, val=0.0, strict=strict, progress=tell)
+    few = len(data.samples) < FEW_IMAGES
+    if few and not set(data.given) - {"train"}:
+        return data
+    if "test" in data.given:
+        return data if few else load_data(source, seed=seed, test=0.0, strict=strict, progress=tell)
+    return load_data(source, seed=seed, val=0.0 if few else 0.2, strict=strict, progress=tell)
+
+
+def _found_lines(data: Manifest) -> list[str]:
+    lines = [note for note in data.notes if "No val part" not in note and "no test part" not in note.lower()]
+    if not data.part("test"):
+        lines.append(
+            "Every image will train the model; its accuracy is estimated from models trained on four fifths, "
+            "each asked about the fifth that it has not seen."
+        )
+    return lines
+
+
+def _probe(
+    backbone: Backbone, data: Manifest, study: Path, seed: int, options: dict[str, Any], tell: Tell | None
+) -> Run:
+    """Train a linear probe on everything: a model that answers, before anything else is decided."""
+    kept = Study.open(study, data=data.digest, split=data.split_digest, test=data.test_digest)
+    data.write(kept.path / "manifest.jsonl")
+    samples = tuple(replace(s, split="train") for s in data.samples if s.split != "test")
+    learning = replace(data, samples=samples)
+    run = train(
+        backbone, learning, "linear_probe", study=sub_study(kept, learning), seed=seed, tell=tell, **options
+    )
+    if not (kept.path / "answer.json").exists():
+        kept.answer_by(run.folder, "a linear probe, the first model of this study")
+    return run
+
+
+def _first_line(run: Run, metric: str, seconds: float) -> str:
+    answers = f"After {seconds:.0f} s there is a model that answers, a linear probe"
+    if metric != "accuracy":
+        return f"{answers}. More minutes may buy more by thawing layers."
+    low, high = metrics.wilson(run.cv_score, run.n_train)
+    return (
+        f"{answers}: {100 * run.cv_score:.0f} % right ({100 * low:.0f}–{100 * high:.0f} %, cross-validated). "
+        "More minutes may buy more by thawing layers."
+    )
+
+
+def _result(
+    found: Comparison, advice: Advice, data: Manifest, watch: Stopwatch, allowed: float
+) -> dict[str, Any]:
+    """Return the figures; accuracy is the test part's where there is one, else the folds'."""
+    tested = found.accuracy is not None
+    held = found.out_of_fold
+    return {
+        "strategy": found.winner,
+        "model": found.model,
+        "accuracy": found.accuracy if tested else held["accuracy"],
+        "low": found.low if tested else held["low"],
+        "high": found.high if tested else held["high"],
+        "basis": "test part" if tested else "out of fold",
+        "optimism": None if tested else held["optimism"],
+        "separated": found.separated,
+        "recommended": advice.recommended,
+        "seconds": watch.seconds,
+        "budget_seconds": 60 * allowed,
+        "images": len(data.samples),
+        "study": found.result["study"],
+        "run": found.result["run"],
+        "report": None,
+        "tried": found.standings,
+        "verdict": found.verdict,
+    }

@@ -1,0 +1,82 @@
+"""The whole story on a tiny network: a model at once, a race, a number that is worded for what it is."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+import frostline
+from frostline.comparison import judging
+from test_comparison import answers
+from tiny import tiny_backbone, tiny_model, write_folder, write_table
+
+OPTIONS = {"exact": True, "flip": "none", "threads": 1}
+STRATEGIES = ("linear_probe", "top_k(1, epochs=4)", "full(epochs=4, lr=0.01)")
+
+
+def test_without_a_split_every_image_trains_and_the_figure_is_out_of_fold(tmp_path: Path) -> None:
+    said: list[str] = []
+    images = write_folder(tmp_path / "photos", per_class=12)
+    study = tmp_path / "study"
+
+    def hear(line: str) -> None:
+        said.append(line)
+        if "there is a model that answers" in line:
+            first = frostline.predict(study, images, module=tiny_model())
+            assert first.strategy == "linear_probe"
+            assert len(first) == 36
+
+    found = frostline.fit(
+        images,
+        model=tiny_backbone(),
+        strategies=STRATEGIES,
+        repeats=1,
+        minutes=5.0,
+        study=study,
+        say=hear,
+        **OPTIONS,
+    )
+    assert found.basis == "out of fold"
+    assert found.run.n_train == 36
+    assert found.run.n_test == 0
+    assert found.low < found.accuracy <= found.high
+    assert found.optimism >= 0
+    assert any("estimated from models trained on four fifths" in line for line in said)
+    assert any("there is a model that answers" in line for line in said)
+    best = frostline.predict(study, images, module=tiny_model())
+    assert best.run == found.run.folder.name
+    table = next(study.glob("comparisons/*/out-of-fold.csv")).read_text().splitlines()
+    assert len(table) == 1 + 36
+    assert {row["strategy"] for row in found.tried} == {str(frostline.parse(s)) for s in STRATEGIES}
+
+
+def test_a_given_test_part_is_read_once_for_the_winner(tmp_path: Path) -> None:
+    table = write_table(tmp_path / "images", train=12, test=6)
+    found = frostline.fit(
+        table,
+        model=tiny_backbone(),
+        strategies=STRATEGIES[:2],
+        repeats=1,
+        minutes=5.0,
+        study=tmp_path / "study",
+        **OPTIONS,
+    )
+    assert found.basis == "test part"
+    assert found.comparison.test_looks == 1
+    assert found.run.n_train == 36
+    assert found.run.n_test == 18
+
+
+def test_the_pick_of_the_best_is_corrected() -> None:
+    """Twenty candidates that are equally good: the best looks better than it is, and is lowered by that."""
+    looks, corrected = [], []
+    for seed in range(5):
+        held = {c: answers(0.7, seed=100 * seed + c, images=100, repeats=1) for c in range(20)}
+        lead = max(one.score("accuracy") for one in held.values())
+        looks.append(lead)
+        corrected.append(lead - judging.optimism(held, "accuracy", seed))
+    assert np.mean(looks) > 0.76
+    assert np.mean(corrected) == pytest.approx(0.7, abs=0.03)
+    assert judging.optimism({0: answers(0.7)}, "accuracy") == 0.0
