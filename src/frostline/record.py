@@ -5,6 +5,7 @@
       manifest.jsonl        the images, labels, groups and parts (written by the dataset)
       thumbnails/           a few test images, small, for the report
       answer.json           which run answers, where a comparison has chosen one
+      backbone.json, signals.json, advice.json, fit.json   what `fit` measured, was advised, and found
       comparisons/<digest>/ what was raced, its trials (Optuna's SQLite) and its outcome
       splits/<digest>/      a study for each other split of the same data: repeats, folds, everything
       runs/<digest>/        one folder per configuration
@@ -200,10 +201,15 @@ class Study:
         done = [folder for folder in folders if folder.finished]
         return sorted(done, key=lambda f: (f.path / "result.json").stat().st_mtime)
 
+    def write(self, name: str, value: Any) -> None:
+        """Write one JSON file of the study, whole or not at all."""
+        text = json.dumps(plain(value), indent=1, allow_nan=False)
+        places.write_atomically(self.path / name, (text + "\n").encode())
+
     def answer_by(self, folder: RunFolder, why: str) -> None:
         """Let this run answer for the study from now on: the winner of a comparison, or the best so far."""
         found = {"run": str(folder.path.relative_to(self.path)), "why": why}
-        places.write_atomically(self.path / "answer.json", json.dumps(found).encode())
+        self.write("answer.json", found)
 
     def best(self, name: str | None = None) -> tuple[RunFolder, str]:
         """Return the run called `name` (or its start), else the one to ask; and why this one.

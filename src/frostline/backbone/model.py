@@ -73,6 +73,23 @@ class Backbone:
     classifier: Head = field(repr=False)
     fresh: Callable[[], nn.Module] | None = field(default=None, repr=False)  # the same, random weights
 
+    def as_dict(self) -> dict[str, Any]:
+        """What a table or a drawing needs to know, as plain data."""
+        return {
+            "model": self.name,
+            "stages": [
+                {
+                    "name": stage.name,
+                    "shape": list(stage.shape),
+                    "parameters": stage.parameters,
+                    "compute_share": stage.compute_share,
+                }
+                for stage in self.stages
+            ],
+            "cuts": [{"index": c.index, "name": c.name, "verified": c.verified} for c in self.cuts],
+            "notes": list(self.notes),
+        }
+
     def cut(self, index: int) -> Cut:
         """Return the cut offered at that index, else the nearest earlier one (which trains more)."""
         offered = [cut for cut in self.cuts if cut.index <= index]

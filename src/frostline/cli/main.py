@@ -189,21 +189,7 @@ def stages(model: str, **options: Any) -> None:
         marks = show.cut_marks(len(backbone.stages))
         if options["image"]:
             drawing.image(backbone, Path(options["image"]), marks)
-        result = {
-            "model": backbone.name,
-            "stages": [
-                {
-                    "name": s.name,
-                    "shape": list(s.shape),
-                    "parameters": s.parameters,
-                    "compute_share": s.compute_share,
-                }
-                for s in backbone.stages
-            ],
-            "cuts": [{"index": c.index, "name": c.name, "verified": c.verified} for c in backbone.cuts],
-            "notes": list(backbone.notes),
-        }
-        verb.done(result, lambda: show.stages(backbone, marks, options["image"]))
+        verb.done(backbone.as_dict(), lambda: show.stages(backbone, marks, options["image"]))
 
 
 @cli.command(short_help="Run the main job offline on real images.")

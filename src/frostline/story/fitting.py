@@ -97,10 +97,15 @@ def fit(
     }
     for line in _found_lines(data):
         say(line)
-    first = _probe(backbone, data, Path(study), seed, options, tell)
+    kept = Study.open(study, data=data.digest, split=data.split_digest, test=data.test_digest)
+    data.write(kept.path / "manifest.jsonl")
+    first = _probe(backbone, data, kept, seed, options, tell)
     say(_first_line(first, metric, watch.seconds))
     planned = plan(backbone, data, minutes=minutes, seed=seed, threads=threads, tell=tell)
     advice = planned.advice
+    kept.write("backbone.json", backbone.as_dict())
+    kept.write("signals.json", planned.signals.as_dict())
+    kept.write("advice.json", advice.as_dict())
     for line in advice.why:
         say(line)
     raced = list(strategies) if strategies else candidates(advice)
@@ -124,7 +129,9 @@ def fit(
         say=say,
         **options,
     )
-    return Fitted(_result(found, advice, data, watch, allowed), found.run, found, planned.signals, advice)
+    result = _result(found, advice, data, watch, allowed)
+    found.study.write("fit.json", result)
+    return Fitted(result, found.run, found, planned.signals, advice)
 
 
 def candidates(advice: Advice) -> list[str]:
@@ -144,7 +151,7 @@ def default_minutes(advice: Advice, raced: Sequence[str]) -> float:
 
 
 def _load(source: Any, seed: int, strict: bool, tell: Tell | None) -> Manifest:
-    """Load without holding anything out; where images are many or the source names parts, with a test part."""
+    """Load with nothing held out; where images are many or the source names parts, with a test part."""
     data = load_data(source, seed=seed, test=0.0, val=0.0, strict=strict, progress=tell)
     few = len(data.samples) < FEW_IMAGES
     if few and not set(data.given) - {"train"}:
@@ -165,11 +172,9 @@ def _found_lines(data: Manifest) -> list[str]:
 
 
 def _probe(
-    backbone: Backbone, data: Manifest, study: Path, seed: int, options: dict[str, Any], tell: Tell | None
+    backbone: Backbone, data: Manifest, kept: Study, seed: int, options: dict[str, Any], tell: Tell | None
 ) -> Run:
     """Train a linear probe on everything: a model that answers, before anything else is decided."""
-    kept = Study.open(study, data=data.digest, split=data.split_digest, test=data.test_digest)
-    data.write(kept.path / "manifest.jsonl")
     samples = tuple(replace(s, split="train") for s in data.samples if s.split != "test")
     learning = replace(data, samples=samples)
     run = train(
