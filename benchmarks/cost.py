@@ -1,6 +1,6 @@
 """How well a run's seconds and memory are predicted: real runs beside what was said before each of them.
 
-    python benchmarks/cost.py DATA_DIR --out cost.jsonl             # about 25 minutes on 2 cores
+    python benchmarks/cost.py DATA_DIR --out cost.jsonl             # about 8 minutes on 2 cores
     python benchmarks/cost.py DATA_DIR --out cost.jsonl --quick     # a dozen runs, a minute
     python benchmarks/cost.py --summary cost.jsonl
 
@@ -28,21 +28,26 @@ from typing import Any
 from draws import draw_table
 
 TEST = 100
-# Epochs are few where the default would take minutes; `top_k(1)` and `lp_ft` keep theirs for small sets.
+# Epochs are few where the default would take minutes.
 STRATEGIES = (
     "linear_probe",
     "head",
-    "top_k(1)",
-    "top_k(3, epochs=6)",
-    "lp_ft(epochs=4)",
-    "gradual_unfreeze(epochs=8)",
-    "full(epochs=4)",
+    "top_k(1, epochs=8)",
+    "top_k(3, epochs=4)",
+    "lp_ft(epochs=2)",
+    "gradual_unfreeze(epochs=4)",
+    "full(epochs=2)",
 )
 SIZES = (96, 160)  # pixels
 MODELS = ("lite0", "squeezenet1_1")
-PER_CLASS = (10, 38)  # of 10 classes, a fifth of them for val: 80 and 304 images to train
-WARM = ("linear_probe", "head", "top_k(1)", "top_k(3, epochs=6)")  # also run on the rows of the cold run
-REPEATED = ("head", "top_k(3, epochs=6)", "full(epochs=4)", "linear_probe")  # cold, a second time
+PER_CLASS = (10, 30)  # of 10 classes: 100 images to train, or 300, a fifth of them for val
+WARM = (
+    "linear_probe",
+    "head",
+    "top_k(1, epochs=8)",
+    "top_k(3, epochs=4)",
+)  # also run on the rows of the cold run
+REPEATED = ("head", "top_k(3, epochs=4)", "full(epochs=2)", "linear_probe")  # cold, a second time
 
 
 def tasks(quick: bool) -> Iterator[tuple[str, int, int]]:

@@ -16,7 +16,9 @@ import frostline
 from frostline import numerics, rates
 from frostline.augment import Policy
 from frostline.cost import Learning, Line, Peaks, Rates, StageRates, predict
+from frostline.cost.peak import REUSED, Moment, grown
 from frostline.cost.rows import needs, on_the_way, view_at, views_for, views_of
+from frostline.cost.walk import PASS_S
 from frostline.dataset import Manifest
 from frostline.images import Images
 from frostline.rates import learning
@@ -30,7 +32,9 @@ DATA = {"train": 100, "val": 20, "test": 40, "classes": 3}
 
 def stage(name: str, cut: int, row_bytes: int) -> StageRates:
     """Each stage: 1 ms frozen, 2 ms in float32, 3 ms forward and 6 ms backward, 1 MB kept."""
-    return StageRates(name, cut, 1000, row_bytes, 1e-3, 2e-3, "only", {"only": Learning(3e-3, 6e-3, 1e6)})
+    return StageRates(
+        name, cut, 1000, row_bytes, 1e-3, 2e-3, "only", {"only": Learning(3e-3, 6e-3, 0.0, 1e6)}
+    )
 
 
 INVENTED = Rates(
@@ -47,17 +51,24 @@ INVENTED = Rates(
     evaluation_batch=10,
     file_s=0.0,
     crop_s=0.0,
+    normalise_s=0.0,
     augment_s=0.0,
     picture_bytes=10_000,
+    sheet_s=0.0,
     read=FREE,
     keep=FREE,
     write=FREE,
+    look_s=0.0,
+    touch_s=0.0,
     step_s=0.0,
     update_s=0.0,
     copy_s=0.0,
     frozen_copy_s=0.0,
     digest_s=0.0,
-    probe=FREE,
+    solve=FREE,
+    solve_grid=FREE,
+    temperature_s=0.0,
+    summary_s=0.0,
     peaks=Peaks(1_000_000, 2_000_000, 3_000_000, 500_000),
 )
 # Everything costs something.
@@ -65,16 +76,23 @@ DEAR = dataclasses.replace(
     INVENTED,
     file_s=4e-3,
     crop_s=1e-3,
+    normalise_s=1e-4,
     augment_s=2e-3,
+    sheet_s=5e-2,
     read=Line(1e-5, 1e-9),
     keep=Line(1e-4, 1e-8),
     write=Line(5e-3, 1e-9),
+    look_s=2e-2,
+    touch_s=5e-10,
     step_s=1e-3,
     update_s=1e-8,
     copy_s=1e-3,
     frozen_copy_s=1e-3,
     digest_s=1e-3,
-    probe=Line(1e-2, 1e-8),
+    solve=Line(1e-3, 1e-9),
+    solve_grid=Line(1e-2, 1e-8),
+    temperature_s=2e-2,
+    summary_s=2e-2,
 )
 
 
@@ -98,18 +116,18 @@ def parts(strategy: str, known: Rates = INVENTED, **changed: object) -> dict[str
 
 def test_full_fine_tuning_is_passes_through_all_stages() -> None:
     found = parts("full(epochs=5)")
-    assert found["training"] == pytest.approx(5 * 100 * 3 * (3e-3 + 6e-3))
-    assert found["validation"] == pytest.approx(5 * 20 * 3 * 3e-3)
+    assert found["training"] == pytest.approx(5 * (100 * 3 * (3e-3 + 6e-3) + PASS_S))
+    assert found["validation"] == pytest.approx(5 * (20 * 3 * 3e-3 + PASS_S))
     assert found["final figures"] == pytest.approx((20 + 40) * 3 * 2e-3)
     assert found["frozen layers"] == 0.0
-    assert found["checkpoints"] == pytest.approx(0.02 * (13.5 + 0.9))
+    assert found["checkpoints"] == pytest.approx(0.02 * (13.5 + 0.9 + 10 * PASS_S))
 
 
 def test_frozen_layers_are_computed_once_a_view_and_the_last_batch_is_filled_up() -> None:
     found = parts("head(epochs=6)")
     # Three views of 100 images and val once, two stages of 1 ms; all batches of 10 are full.
     assert found["frozen layers"] == pytest.approx((3 * 100 + 20) * 2e-3)
-    assert found["training"] == pytest.approx(6 * 100 * 9e-3)
+    assert found["training"] == pytest.approx(6 * (100 * 9e-3 + PASS_S))
     assert parts("head(epochs=6)", train=101)["frozen layers"] == pytest.approx((3 * 110 + 20) * 2e-3)
 
 
@@ -131,20 +149,70 @@ def test_a_step_costs_the_same_whatever_learns_and_an_update_by_the_parameters()
     assert extra == pytest.approx(4 * (0.5 + 1e-4 * 1000))
 
 
+def test_a_step_costs_something_whatever_its_images() -> None:
+    slow = {"only": Learning(3e-3, 6e-3, 0.25, 1e6)}
+    stages = tuple(dataclasses.replace(stage, learning=slow) for stage in INVENTED.stages)
+    known = dataclasses.replace(INVENTED, stages=stages)
+    for strategy, learning_stages in (("head(epochs=1)", 1), ("full(epochs=1)", 3)):
+        extra = parts(strategy, known)["training"] - parts(strategy)["training"]
+        assert extra == pytest.approx(4 * 0.25 * learning_stages)
+
+
+def test_pixels_are_normalised_where_nothing_is_frozen() -> None:
+    known = dataclasses.replace(INVENTED, normalise_s=0.1)
+    for strategy, images in (("full(epochs=2)", 200), ("head(epochs=2)", 0)):
+        extra = parts(strategy, known)["training"] - parts(strategy)["training"]
+        assert extra == pytest.approx(0.1 * images)
+
+
 def test_a_linear_probe_solves_folds_and_once_more() -> None:
-    known = dataclasses.replace(INVENTED, probe=Line(1.0, 0.0))
-    assert parts("linear_probe", known)["head solved for"] == pytest.approx(6.0)
-    assert parts("linear_probe(ridge)", known)["head solved for"] == pytest.approx(6.0 / 11)
-    assert parts("lp_ft", known)["head solved for"] == pytest.approx(1.0 / 11)
+    known = dataclasses.replace(INVENTED, solve=Line(0.1, 0.0), solve_grid=Line(1.0, 0.0), temperature_s=0.01)
+    assert parts("linear_probe", known)["head solved for"] == pytest.approx(6.0 + 0.11)
+    assert parts("linear_probe(ridge)", known)["head solved for"] == pytest.approx(0.6 + 0.11)
+    assert parts("lp_ft", known)["head solved for"] == pytest.approx(0.1)
 
 
-def test_memory_is_what_stands_and_the_highest_moment() -> None:
+def test_asking_for_flips_solves_two_heads_a_fold() -> None:
+    known = dataclasses.replace(INVENTED, solve=Line(0.1, 0.0))
+    extra = parts("full", known, flip="auto")["flip test"] - parts("full", flip="auto")["flip test"]
+    assert extra == pytest.approx(10 * 0.1)
+
+
+def test_digests_go_by_the_frozen_weights() -> None:
+    known = dataclasses.replace(INVENTED, digest_s=1.0)
+    warm = parts("linear_probe", known, warm=True)["start"]
+    assert warm == pytest.approx(1.0 + 1.0 + 2 * 1.0)  # the plan; features; figures of val and test
+    assert parts("linear_probe", known)["start"] == pytest.approx(1.0 + 1.5 + 2 * 1.5)  # block's, too
+
+
+def test_what_a_run_writes_beside_learning() -> None:
+    known = dataclasses.replace(INVENTED, sheet_s=1.0, look_s=0.1, summary_s=3.0, temperature_s=0.2)
+    assert parts("head(epochs=1)", known)["start"] == pytest.approx(1.0 + 0.1)
+    assert parts("full(epochs=1)", known, augment="none")["start"] == 0.0
+    figures = parts("full(epochs=1)", known)["final figures"] - parts("full(epochs=1)")["final figures"]
+    assert figures == pytest.approx(3.0 + 0.2)
+
+
+def test_memory_is_what_stays_and_the_highest_moment() -> None:
     found = predict("full", INVENTED, flip="none", **DATA)  # type: ignore[arg-type]
-    standing = 1_000_000 + 100 * 10_000 + 20 * 3 * 32**2
     weights = 3000 * 4
-    step = 32 * 3e6 + 500_000 + 32 * 3 * 32**2 * 4
-    assert found.peak_memory_bytes == pytest.approx(standing + (1 + 3 + 1) * weights + step, rel=1e-6)
-    assert found.peak_memory_upper_bytes > found.peak_memory_bytes
+    stays = weights * 4 + (100 + 20) * 10_000  # the model, the best so far, moments; pictures
+    step = 32 * 3e6 + 500_000 + 32 * 3 * 32**2 * 4 + weights
+    assert found.peak_memory_bytes == pytest.approx(1_000_000 + stays + step, rel=1e-6)
+    figures = 3_000_000 + (20 + 40) * 10_000  # fit into what the steps freed, or not
+    assert found.peak_memory_upper_bytes == pytest.approx(1_000_000 + stays + step + figures, rel=1e-6)
+
+
+def test_freed_memory_is_used_again_but_not_all_of_it() -> None:
+    assert grown([Moment(100.0), Moment(100.0)]) == pytest.approx(100 + (1 - REUSED) * 100)
+    assert grown([Moment(100.0, 10.0), Moment(50.0)]) == pytest.approx(110.0)
+    assert grown([Moment(0.0, 10.0), Moment(0.0, 10.0)]) == pytest.approx(20.0)
+
+
+def test_memory_that_was_not_used_before_takes_time() -> None:
+    known = dataclasses.replace(INVENTED, touch_s=1e-9)
+    found = predict("full", known, flip="none", **DATA)  # type: ignore[arg-type]
+    assert found.parts["fresh memory"] == pytest.approx((found.peak_memory_bytes - 1_000_000) * 1e-9)
 
 
 def test_disk_is_the_rows_of_each_view() -> None:
@@ -266,7 +334,7 @@ def test_kept_bytes_are_what_autograd_keeps(images: Images) -> None:
     rows = learning._chain(backbone, backbone.adapt(3), numerics.candidates(1)["float32"])
     sizes = [3 * 16 * 16, 8 * 16 * 16, 12 * 8 * 8, 16 * 4 * 4, 24 * 4 * 4]
     expected = [4 * (before + 3 * after) for before, after in itertools.pairwise(sizes)]
-    assert [kept for _, _, kept in rows[:-1]] == expected
+    assert [kept for *_, kept in rows[:-1]] == expected
 
 
 def test_a_run_after_measuring_times_nothing(

@@ -32,6 +32,7 @@ class Learning:
 
     forward_s: float
     backward_s: float
+    fixed_s: float  # forward and backward of a step, whatever its images
     kept_bytes: float  # held from forward to backward
 
 
@@ -51,12 +52,12 @@ class StageRates:
 
 @dataclass(frozen=True)
 class Peaks:
-    """Memory in bytes: what the process holds anyway, and what one pass holds on top at its highest."""
+    """Memory in bytes: what the process holds anyway, and what passes need on top, batch after batch."""
 
     base: int  # above the imports: backbone, kernels, what earlier work left
-    frozen: int  # one frozen batch through all layers
-    evaluation: int  # one float32 evaluation batch through all layers
-    step: int  # one step in which all learns, beside what is kept for the backward pass
+    frozen: int  # frozen batches through all layers
+    evaluation: int  # float32 evaluation batches through all layers
+    step: int  # steps in which all learns, beside what is kept for the backward pass
 
 
 @dataclass(frozen=True)
@@ -76,18 +77,26 @@ class Rates:
     evaluation_batch: int
     file_s: float  # an image from its file
     crop_s: float  # the evaluation view of a decoded picture
+    normalise_s: float  # pixels as the network takes them
     augment_s: float  # an augmented view of a decoded picture
     picture_bytes: int  # a decoded picture
+    sheet_s: float  # the picture of augmented images that a run writes
     read: Line  # a row from the store, by its bytes
     keep: Line  # a row into the store, by its bytes
     write: Line  # a file onto the disk, by its bytes
+    look_s: float  # the disk timed again, as a run does for each cut
+    touch_s: float  # a byte of memory that was not used before
     step_s: float  # of each training step whatever learns
     update_s: float  # optimizer and clipping, per parameter that learns and step
     copy_s: float  # the model copied
     frozen_copy_s: float  # the frozen part's copy made ready
     digest_s: float  # the digest of all frozen weights, by which rows are found
-    probe: Line  # one L-BFGS evaluation of a head, by images × numbers an image × classes
+    solve: Line  # a head solved for with one L2, by images × numbers an image × classes
+    solve_grid: Line  # with every L2 of the grid, one after another
+    temperature_s: float  # a temperature fitted to logits
+    summary_s: float  # a run's figures of test
     peaks: Peaks
+    notes: tuple[str, ...] = ()  # what is doubtful about them
 
     @property
     def parameters(self) -> int:
@@ -138,5 +147,6 @@ class Rates:
             )
             for stage in found["stages"]
         )
-        lines = {key: Line(**found[key]) for key in ("read", "keep", "write", "probe")}
-        return cls(**{**found, **lines, "stages": stages, "peaks": Peaks(**found["peaks"])})
+        lines = {key: Line(**found[key]) for key in ("read", "keep", "write", "solve", "solve_grid")}
+        rest = {"stages": stages, "peaks": Peaks(**found["peaks"]), "notes": tuple(found.get("notes", ()))}
+        return cls(**{**found, **lines, **rest})

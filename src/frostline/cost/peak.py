@@ -1,68 +1,102 @@
-"""The most memory a run holds, in bytes above the imports: the highest of its moments.
+"""The most memory a run holds, in bytes above the imports: what its moments make the process grow by.
 
-What stays for the whole run lies under every moment: the backbone, the adapted copy, decoded pictures. A
-moment adds what it needs at its highest: a frozen batch, a training step, the final figures, a checkpoint.
+Freed memory is kept for the next use (`timing.reuse_freed_memory`), so a process never shrinks during a run:
+its peak is what it has grown to at the end. A moment needs memory for a while, and leaves some behind for the
+rest of the run. It takes what was freed before, as far as that fits.
 """
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
-from frostline.cost.measured import FLOAT_BYTES, PIXEL_CHANNELS, Rates
-from frostline.cost.walk import HELD_BYTES, Job, Walked
+from frostline.cost.measured import FLOAT_BYTES, Rates
+from frostline.cost.walk import FLIP_IMAGES, HELD_BYTES, Job, Walked
 
 READ_AT_ONCE_BYTES = 32_000_000  # rows looked up in one go (frozen/rows.py)
 MOMENTS = 2  # of AdamW, each as large as what learns
+# Of freed memory, what later work fits into: small things lie between. In two processes it was 0.2 and 0.85
+# for float32 batches after frozen ones, 0.4 and 0.75 for training steps after frozen ones, 0.65 and 0.9 for
+# float32 batches after training (lite0, 96 px, torch 2.14.1).
+REUSED = 0.75
 
 
 @dataclass(frozen=True)
 class Peak:
-    """Bytes above the imports: what is expected, and what would be held if nothing freed were used again."""
+    """Bytes above the imports: what is expected, and what would be held if little freed were used again."""
 
     expected: int
     upper: int
 
 
+@dataclass(frozen=True)
+class Moment:
+    """What a part of a run needs for a while, and what it leaves behind, in bytes."""
+
+    needs: float
+    stays: float = 0.0
+
+
 def peak(rates: Rates, job: Job, walked: Walked) -> Peak:
     """Return the peak of one run."""
-    standing = rates.peaks.base + _pictures(rates, job)
-    moments = _moments(rates, job, walked)
-    highest = sorted((sum(moment) for moment in moments.values()), reverse=True)
-    # What one moment gave back the next one can use, if it lies together: at worst, none of it.
-    return Peak(int(standing + highest[0]), int(standing + sum(highest[:2])))
+    moments = [*_before(rates, job), *_phases(rates, job, walked), _figures(rates, job, walked)]
+    stays = sum(moment.stays for moment in moments)
+    highest = sorted((moment.needs for moment in moments), reverse=True)
+    base = rates.peaks.base
+    expected = base + grown(moments)
+    return Peak(int(expected), int(max(expected, base + stays + sum(highest[:2]))))
 
 
-def _pictures(rates: Rates, job: Job) -> int:
-    """Decoded training pictures stay in memory while images are varied, and plain pixels of val at cut 0."""
-    pictures = 0 if job.still else job.train * rates.picture_bytes
-    live = job.val if job.segments and job.lowest == 0 else 0
-    return pictures + live * rates.pixel_bytes
+def grown(moments: list[Moment]) -> float:
+    """Return the bytes that a process has grown by after these moments."""
+    held = free = 0.0
+    for moment in moments:
+        new = max(0.0, moment.needs + moment.stays - REUSED * free)
+        held += new
+        free = max(0.0, free + new - moment.stays)
+    return held
 
 
-def _moments(rates: Rates, job: Job, walked: Walked) -> dict[str, tuple[float, ...]]:
-    """Return what each moment holds on top of what stands, in parts."""
-    model = rates.model_bytes
-    copy = model if rates.copies else 0
-    moments: dict[str, tuple[float, ...]] = {
-        "features": (copy, rates.peaks.frozen, job.train * 2 * FLOAT_BYTES * rates.feature_width),
-        "figures": (model, _evaluation(rates, job)),
-        "saving": (model, 2 * model),
-    }
+def _before(rates: Rates, job: Job) -> list[Moment]:
+    """Pictures looked at for mirroring, features, the adapted model."""
+    found = []
+    if job.asks_flips:  # pixels that are held lie between the pictures that are not
+        found.append(Moment(0.0, min(job.train, FLIP_IMAGES) * rates.picture_bytes))
+    asked = job.asks_flips or not job.segments or job.settings.start == "probe"
+    features = FLOAT_BYTES * rates.feature_width * job.train
+    if asked and not job.warm:
+        found.append(Moment(rates.peaks.frozen + features, _copy(rates)))
+    return [*found, Moment(features if asked else 0.0, rates.model_bytes)]
+
+
+def _copy(rates: Rates) -> int:
+    """A copy of the model on which frozen layers are computed, made and then laid out otherwise."""
+    return 2 * rates.model_bytes if rates.copies else 0
+
+
+def _phases(rates: Rates, job: Job, walked: Walked) -> list[Moment]:
+    """Pictures, rows, steps; the optimizer's moments and the best weights stay."""
+    found = [Moment(0.0, _pictures(rates, job, walked) + (rates.model_bytes if job.val else 0))]
+    learned = 0.0
     for segment in job.segments:
-        moments[f"phase from cut {segment.cut}"] = (
-            model,
-            _optimizer(rates, segment.cut),
-            model if job.val else 0,  # the best weights so far
-            copy if segment.cut else 0,
-            _rows(rates, job, segment.cut, walked),
-            max(_step(rates, job, segment.cut), rates.peaks.frozen if segment.cut else 0),
-        )
-    return moments
+        learns = FLOAT_BYTES * rates.above(segment.cut, lambda stage: stage.parameters)
+        if segment.cut:
+            computes = not (job.warm and walked.kept.get(segment.cut))
+            found.append(Moment(_copy(rates) + (rates.peaks.frozen if computes else 0)))
+        needs = _step(rates, job, segment.cut) + learns + _rows(rates, job, segment.cut, walked)
+        needs += _copy(rates) if segment.cut else 0
+        found.append(Moment(needs, MOMENTS * max(0.0, learns - learned)))
+        learned = max(learned, learns)
+    return found
 
 
-def _optimizer(rates: Rates, cut: int) -> float:
-    """Gradients and moments of what learns."""
-    return (1 + MOMENTS) * FLOAT_BYTES * rates.above(cut, lambda stage: stage.parameters)
+def _pictures(rates: Rates, job: Job, walked: Walked) -> int:
+    """Decoded training pictures stay while images are varied, unless all rows are there."""
+    if job.still or not job.segments:
+        return 0
+    decodes = any(not segment.cut or not walked.kept.get(segment.cut) for segment in job.segments)
+    held = job.train * rates.picture_bytes if decodes or not job.warm else 0
+    return held + (job.val * rates.picture_bytes if job.lowest == 0 else 0)
 
 
 def _rows(rates: Rates, job: Job, cut: int, walked: Walked) -> float:
@@ -76,21 +110,31 @@ def _rows(rates: Rates, job: Job, cut: int, walked: Walked) -> float:
 
 
 def _step(rates: Rates, job: Job, cut: int) -> float:
-    """What a step keeps for its backward pass, and its largest buffers, in proportion to what it keeps."""
+    """What a step keeps for its backward pass, and its buffers.
+
+    Those shrink more slowly than what the largest stage keeps: lite0's last stage keeps 1/15 and needs 1/6,
+    its last three keep 0.3 and need 0.7; the root lies between.
+    """
     plan = rates.at(job.lowest).plan
-
-    def kept(stage_cut: int) -> float:
-        return rates.at(stage_cut).learning[plan].kept_bytes
-
     images = min(job.batch, job.train)
-    cuts = [stage.cut for stage in rates.stages]
-    share = max(kept(c) for c in cuts if c >= cut) / max(kept(c) for c in cuts)
-    z = images * rates.at(cut).row_bytes * (PIXEL_CHANNELS + 1 if cut == 0 else 2)
-    return images * sum(kept(c) for c in cuts if c >= cut) + share * rates.peaks.step + z
+    kept = rates.above(cut, lambda stage: stage.learning[plan].kept_bytes)
+    z = images * rates.at(cut).row_bytes * (FLOAT_BYTES if cut == 0 else 2)
+    return images * kept + math.sqrt(_share(rates, cut, plan)) * rates.peaks.step + z
 
 
-def _evaluation(rates: Rates, job: Job) -> float:
-    """The final forward pass, of fewer images where there are fewer and nothing is filled up."""
-    filled = job.lowest != 0
-    largest = rates.evaluation_batch if filled else min(rates.evaluation_batch, max(job.val, job.test))
-    return rates.peaks.evaluation * largest / rates.evaluation_batch
+def _share(rates: Rates, cut: int, plan: str) -> float:
+    """The largest stage from `cut` on beside the largest of all, by what they keep."""
+    kept = {stage.cut: stage.learning[plan].kept_bytes for stage in rates.stages}
+    return max(size for place, size in kept.items() if place >= cut) / max(kept.values())
+
+
+def _figures(rates: Rates, job: Job, walked: Walked) -> Moment:
+    """The final passes: of fewer images where nothing is filled up, of late layers where rows are read."""
+    cut = job.lowest if job.segments else rates.last.cut
+    needs = float(rates.peaks.evaluation)
+    if cut == 0:
+        share = min(rates.evaluation_batch, max(job.val, job.test)) / rates.evaluation_batch
+        return Moment(needs * share, (job.val + job.test) * rates.picture_bytes)
+    if job.warm and walked.reads_figures:
+        needs *= _share(rates, cut, rates.at(cut).plan)
+    return Moment(needs)

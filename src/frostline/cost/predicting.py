@@ -62,6 +62,7 @@ def predict(
     )
     walked = Walk(rates, job).run()
     held = peak(rates, job, walked)
+    walked.seconds["fresh memory"] += rates.touch_s * (held.expected - rates.peaks.base)
     return Cost(
         seconds=sum(walked.seconds.values()),
         peak_memory_bytes=held.expected,

@@ -30,6 +30,11 @@ FLIP_IMAGES = 600  # at most, in the flip test (training/flips.py)
 CHOICE_IMAGES = 4000  # at most, in the choice of L2 (probe.MOST_FOR_CHOICE)
 GRID = 11  # L2s that a choice tries (probe.GRID)
 FILES = 8  # small files that a run writes one by one
+LOOKED_AT = 16  # images decoded, twice, before rows of a cut are kept or computed (training/keeping.py)
+THUMBNAILS = 64  # test images that a run keeps small (training/figures.py)
+# A pass over train or val beside its batches: 19 epochs of a head took 4.3 ms each, 13 validations 2 ms
+# (torch 2.14.1, one machine).
+PASS_S = 4e-3
 # The flip test's support vector machines on 64 numbers an image, seconds by the square of their images: 120
 # to 480 images took 0.9e-7 to 1.2e-7 each on one machine.
 SVM_S = 1e-7
@@ -76,6 +81,7 @@ class Walked:
     seconds: dict[str, float] = field(default_factory=lambda: defaultdict(float))
     disk_bytes: float = 0.0
     kept: dict[int, tuple[int, ...]] = field(default_factory=dict)  # cut → views
+    reads_figures: bool = False  # rows of val and test are kept in float32
 
 
 class Walk:
@@ -94,6 +100,7 @@ class Walk:
         if self.job.asks_flips:
             self._flips()
         if self.job.segments:
+            self._looks()
             self._start()
             self._train()
         else:
@@ -165,10 +172,13 @@ class Walk:
             self._add("frozen layers", self._forward(cut, images))
         self._add("store", images * rates.keep.at(row_bytes))
 
-    def _digests(self, cuts: int, filled: bool) -> None:
-        """Rows are found by the digest of all frozen weights; a filling looks at every earlier cut too."""
-        times = cuts if filled and not self.job.warm else 1
-        self._add("start", times * self.rates.digest_s)
+    def _digests(self, cut: int, filled: bool) -> None:
+        """Rows are found by the digest of the frozen weights; a filling looks at every earlier cut too."""
+        rates = self.rates
+        cuts = [stage.cut for stage in rates.stages] if filled and not self.job.warm else [cut]
+        numbers = sum(rates.below(each, lambda stage: stage.parameters) for each in cuts if each <= cut)
+        total = rates.below(rates.last.cut, lambda stage: stage.parameters)
+        self._add("start", rates.digest_s * numbers / max(1, total))
 
     def _read(self, cut: int, images: float) -> None:
         self._add("store", images * self.rates.read.at(self.rates.at(cut).row_bytes))
@@ -177,7 +187,7 @@ class Walk:
 
     def _begin(self) -> None:
         rates = self.rates
-        self._add("start", FILES * rates.write.fixed + 2 * rates.copy_s)
+        self._add("start", FILES * rates.write.fixed + 2 * rates.copy_s + rates.digest_s)
         self._add("start", rates.write.at(rates.model_bytes))
 
     def _flips(self) -> None:
@@ -187,7 +197,8 @@ class Walk:
         self._add("flip test", images * (rates.file_s + rates.crop_s))
         self._add("flip test", FOLDS * SVM_S * (2 * images * (FOLDS - 1) / FOLDS) ** 2)
         for copies in (1, 2):
-            self._add("flip test", FOLDS * self._solving(copies * images * (FOLDS - 1) / FOLDS) / GRID)
+            learned = copies * images * (FOLDS - 1) / FOLDS
+            self._add("flip test", FOLDS * rates.solve.at(self._numbers(learned)))
         self._head_rows("flip test", images, pixels=False)
         if not self.job.warm:  # mirrored ones
             self._add("flip test", self._forward(last, images))
@@ -197,7 +208,7 @@ class Walk:
         """The features of the plain view: read, or computed and kept."""
         rates, last = self.rates, self.rates.last.cut
         known = (last, "train", 0) in self._filled
-        self._digests(len(rates.stages), not known)
+        self._digests(last, not known)
         self._add("store", images * rates.read.at(rates.last.row_bytes))
         if known:
             return
@@ -209,28 +220,43 @@ class Walk:
             self._add(item, self._forward(last, images) + rates.frozen_copy_s)
             self._add("store", images * rates.keep.at(rates.last.row_bytes))
 
-    def _solving(self, images: float) -> float:
-        """Seconds to solve for heads with every L2 of the grid."""
-        numbers = images * min(images, self.rates.feature_width) * self.job.classes
-        return self.rates.probe.at(numbers)
+    def _numbers(self, images: float) -> float:
+        """The size of the problem that a head is the solution of."""
+        return images * min(images, self.rates.feature_width) * self.job.classes
+
+    def _looks(self) -> None:
+        """Decoding and the disk are timed for each cut before its rows are kept or computed."""
+        rates = self.rates
+        cuts = len(self.found.kept) if self.job.rows == "auto" else 0
+        self._add("start", cuts * rates.look_s)
+        for cut in self.found.kept:
+            self._digests(cut, False)
+        if cuts and not self.job.warm:
+            self._add("start", LOOKED_AT * (rates.file_s + 2 * cuts * rates.augment_s))
 
     def _start(self) -> None:
-        """A head that starts from a probe."""
+        """The picture of augmented images, and a head that starts from a probe."""
+        if self.job.augment != "none":
+            self._add("start", self.rates.sheet_s)
         if self.job.settings.start != "probe":
             return
         cuts = [cut for cut, views in self.found.kept.items() if 0 in views and cut < self.rates.last.cut]
         if cuts:
             self._fill(min(cuts), "train", 0, self.job.train)
         self._head_rows("frozen layers", self.job.train)
-        self._add("head solved for", self._solving(self.job.train) / GRID)
+        self._add("head solved for", self.rates.solve.at(self._numbers(self.job.train)))
 
     def _solve(self) -> None:
-        """The linear probe: its L2 chosen by cross-validation, then solved for once more."""
+        """The linear probe: its L2 chosen by cross-validation, then solved for once more.
+
+        A ridge path takes one decomposition, about as long as one logistic head.
+        """
         self._head_rows("frozen layers", self.job.train)
         chosen = min(self.job.train, CHOICE_IMAGES)
-        ridge = self.job.settings.solver == "ridge"
-        paths = FOLDS * self._solving(chosen * (FOLDS - 1) / FOLDS) + self._solving(self.job.train)
-        self._add("head solved for", paths / (GRID if ridge else 1))
+        path = self.rates.solve if self.job.settings.solver == "ridge" else self.rates.solve_grid
+        folds = FOLDS * path.at(self._numbers(chosen * (FOLDS - 1) / FOLDS))
+        self._add("head solved for", folds + path.at(self._numbers(self.job.train)))
+        self._add("head solved for", GRID * self.rates.temperature_s)
 
     # --- training ----------------------------------------------------------------------------------------
 
@@ -240,10 +266,10 @@ class Walk:
         for index, segment in enumerate(self.job.segments):
             later = on_the_way([s.cut for s in self.job.segments[index:]])
             if segment.cut > 0:
-                cuts = sum(stage.cut <= segment.cut for stage in self.rates.stages)
-                self._digests(cuts, bool(self.found.kept.get(segment.cut)))
-                if self.rates.copies and not self.job.warm:
-                    self._add("start", (1 + len(later)) * self.rates.frozen_copy_s)
+                self._digests(segment.cut, bool(self.found.kept.get(segment.cut)))
+                first = index == 0 and not self.job.warm  # when rows that later phases need are computed
+                if self.rates.copies:
+                    self._add("start", (1 + len(later) * first) * self.rates.frozen_copy_s)
             held: set[tuple[str, int]] = set()
             for _ in range(segment.epochs):
                 drawn += 1
@@ -280,13 +306,18 @@ class Walk:
     def _learn(self, segment: Segment, images: int) -> None:
         rates, plan = self.rates, self._plan(segment.cut)
         each = rates.above(segment.cut, lambda s: s.learning[plan].forward_s + s.learning[plan].backward_s)
+        fixed = rates.above(segment.cut, lambda stage: stage.learning[plan].fixed_s)
         update_s = rates.update_s * rates.above(segment.cut, lambda stage: stage.parameters)
-        self._add("training", images * each + segment.steps_per_epoch * (rates.step_s + update_s))
+        self._add("training", images * (each + self._normalising(segment.cut)) + PASS_S)
+        self._add("training", segment.steps_per_epoch * (rates.step_s + fixed + update_s))
 
     def _validate(self, cut: int) -> None:
         plan = self._plan(cut)
         each = self.rates.above(cut, lambda stage: stage.learning[plan].forward_s)
-        self._add("validation", self.job.val * each)
+        self._add("validation", self.job.val * (each + self._normalising(cut)) + PASS_S)
+
+    def _normalising(self, cut: int) -> float:
+        return 0.0 if cut else self.rates.normalise_s
 
     def _plan(self, cut: int) -> str:
         """One plan for the whole run: the one for its earliest cut."""
@@ -300,12 +331,19 @@ class Walk:
         cut = job.lowest if job.segments else rates.last.cut
         row_bytes = rates.at(cut).row_bytes // rates.value_bytes * FLOAT_BYTES
         keeps = cut > 0 and job.rows != "compute" and untimed(row_bytes, rates.pixel_bytes).keep
+        self.found.reads_figures = keeps
         for images in (job.val, job.test):
             padded = math.ceil(images / rates.evaluation_batch) * rates.evaluation_batch
             self._add("final figures", images * rates.above(cut, lambda stage: stage.evaluation_s))
             if keeps:
+                self._digests(cut, True)
                 self.found.disk_bytes += images * row_bytes
                 self._add("final figures", images * rates.read.at(row_bytes))
             if not (keeps and job.warm) and images:
                 self._add("final figures", images * (rates.file_s + rates.crop_s))
                 self._add("final figures", padded * rates.below(cut, lambda stage: stage.evaluation_s))
+        if job.val:
+            self._add("final figures", rates.temperature_s)
+        if job.test:
+            thumbnails = min(THUMBNAILS, job.test)  # each takes about as long as an evaluation view
+            self._add("final figures", thumbnails * (rates.file_s + rates.crop_s) + rates.summary_s)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import copy
 import itertools
+import time
 from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
@@ -116,6 +117,19 @@ class Frozen:
         with self._inference() as model:
             z = bb.prefix(self._backbone, model, self.cut)(x)
         return z[: len(pixels)].cpu()
+
+    def stages_s(self, pixels: Tensor) -> list[float]:
+        """Return the seconds of each stage between offered cuts up to this one, for a whole batch."""
+        z = self.way.plan.batch(pixels, self._backbone.preprocessing.normalise)
+        cuts = [cut for cut in self._backbone.cuts if cut.index <= self.cut.index]
+        found = []
+        with self._inference() as model:
+            for early, late in itertools.pairwise(cuts):
+                with bb.between(self._backbone, model, early, late) as run:
+                    begun = time.perf_counter()
+                    z = run(z)
+                    found.append(time.perf_counter() - begun)
+        return found
 
     def _compute(self, images: Images, items: Sequence[Item]) -> Tensor:
         (pixels,) = images.batches([items])

@@ -1,13 +1,12 @@
 """What each stage costs as it learns: forward, backward and the bytes kept between, in every numeric plan.
 
 The network is run stage by stage under autograd, each stage from the detached output of the one before, at
-two batch sizes: the slope is what an image costs, free of what it takes to enter a stage alone. Whole steps
+two batch sizes: the slope is what an image costs, the rest what a step costs whatever its size. Whole steps
 are then timed too, and every stage is scaled so that together they take what a whole step takes.
 """
 
 from __future__ import annotations
 
-import statistics
 import time
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager
@@ -24,22 +23,33 @@ from frostline.rates import ways
 from frostline.timing import PeakMemory, resident_bytes
 
 FEW, MANY = 2, ways.TRIAL  # images; training steps have up to twice as many, and whole steps correct for it
-REPEATS = 3
+REPEATS = 2  # the shortest counts: of a whole step each stage takes its share
 LEAST = 0.05  # of a stage's time is the images', whatever the difference of two timings says
 WEIGHED = (2, 4)  # images in the two passes that count kept bytes
 
-Rates = dict[str, list[tuple[float, float, float]]]  # plan → (forward_s, backward_s, kept_bytes) a stage
+Row = tuple[float, float, float, float]  # as in `cost.Learning`
+Rates = dict[str, list[Row]]  # plan → stages
+
+
+@dataclass(frozen=True)
+class Watched:
+    """A piece of work: its seconds once its memory is there, and how much of it that is at its highest."""
+
+    first_s: float  # when it is not
+    seconds: float
+    peak_bytes: int
 
 
 @dataclass(frozen=True)
 class Steps:
-    """What training costs: per stage and image, per step, per parameter; bytes of a step at its highest."""
+    """What training costs: by stage, by step, by parameter; bytes of a step at its highest."""
 
     rates: Rates
     parameters: list[int]  # by stage
     step_s: float
     update_s: float
-    peak_bytes: int
+    whole: Watched  # a step in which all learns
+    peak_bytes: int  # of it, beside what is kept for the backward pass
 
 
 def steps(backbone: Backbone, batch: int, classes: int, threads: int) -> Steps:
@@ -48,45 +58,53 @@ def steps(backbone: Backbone, batch: int, classes: int, threads: int) -> Steps:
     parameters = _parameters(backbone, model)
     plans = numerics.candidates(threads)
     rates = {name: _chain(backbone, model, plan) for name, plan in plans.items()}
-    taken = {name: sum(forward + backward for forward, backward, _ in rows) for name, rows in rates.items()}
+    taken = {name: _step_s(rows, batch) for name, rows in rates.items()}
     name, last = numerics.fastest(taken), backbone.cuts[-1]
     plan = plans[name]
-    whole = _Step(backbone, model, backbone.cuts[0], plan, batch)
-    whole_s = numerics.seconds(whole.run)
-    update_s = numerics.seconds(whole.update) / sum(parameters)
-    peak = peak_bytes(whole.run) - batch * sum(kept for _, _, kept in rates[name])
-    head = _Step(backbone, model, last, plan, batch)
-    head_s = numerics.seconds(head.run)
-    of_head = batch * sum(rates[name][-1][:2]) + update_s * parameters[-1]
-    step_s = max(0.0, head_s - of_head)
-    scale = (whole_s - step_s - update_s * sum(parameters)) / (batch * taken[name])
+    step = _Step(backbone, model, backbone.cuts[0], plan, batch)
+    whole = watched(step.run)
+    update_s = numerics.seconds(step.update) / sum(parameters)
+    peak = whole.peak_bytes - batch * sum(kept for *_, kept in rates[name])
+    head_s = numerics.seconds(_Step(backbone, model, last, plan, batch).run)
+    step_s = max(0.0, head_s - _step_s(rates[name][-1:], batch) - update_s * parameters[-1])
+    scale = (whole.seconds - step_s - update_s * sum(parameters)) / taken[name]
     scaled = {
-        plan: [(forward * scale, backward * scale, kept) for forward, backward, kept in rows]
+        plan: [
+            (forward * scale, backward * scale, fixed * scale, kept)
+            for forward, backward, fixed, kept in rows
+        ]
         for plan, rows in rates.items()
     }
-    return Steps(scaled, parameters, step_s, update_s, max(0, round(peak)))
+    return Steps(scaled, parameters, step_s, update_s, whole, max(0, round(peak)))
+
+
+def _step_s(rows: list[Row], images: int) -> float:
+    """Return the seconds that a step of so many images takes in these stages."""
+    return sum(fixed + images * (forward + backward) for forward, backward, fixed, _ in rows)
 
 
 def chosen(backbone: Backbone, rates: Rates, step_s: float, batch: int, threads: int) -> list[str]:
     """Return the plan that training from each cut takes, and let `train` find it without a timing."""
     found = []
     for place, cut in enumerate(backbone.cuts):
-        taken = {
-            name: step_s + MANY * sum(forward + backward for forward, backward, _ in rows[place:])
-            for name, rows in rates.items()
-        }
+        taken = {name: step_s + _step_s(rows[place:], min(batch, MANY)) for name, rows in rates.items()}
         known = numerics.note_seconds(ways.trial(backbone, cut, batch), taken, threads)
         found.append(numerics.fastest(known))
     return found
 
 
-def peak_bytes(run: Callable[[], object]) -> int:
-    """Return the most memory that a second call of `run` holds above what is held before it."""
+def watched(run: Callable[[], object]) -> Watched:
+    """Measure calls of `run` after one that prepares it, in memory that was given back before.
+
+    The second call needs more than the first, which finds all of it in one piece; a third adds little.
+    """
     run()
     with PeakMemory(0) as memory:
-        before = resident_bytes()
+        before, begun = resident_bytes(), time.perf_counter()
         run()
-    return max(0, memory.bytes - before)
+        first_s = time.perf_counter() - begun
+        taken = numerics.seconds(run)
+    return Watched(first_s, taken, max(0, memory.bytes - before))
 
 
 def _parameters(backbone: Backbone, model: nn.Module) -> list[int]:
@@ -140,17 +158,19 @@ def _pixels(backbone: Backbone, images: int) -> Tensor:
     return torch.randint(0, 256, (images, 3, size, size), dtype=torch.uint8, generator=generator)
 
 
-def _chain(backbone: Backbone, model: nn.Module, plan: NumericPlan) -> list[tuple[float, float, float]]:
-    """Return (forward_s, backward_s, kept_bytes) of an image, stage by stage."""
+def _chain(backbone: Backbone, model: nn.Module, plan: NumericPlan) -> list[Row]:
+    """Return what each stage costs, unscaled."""
     model = plan.place(model)
     bb.freeze(backbone, model, backbone.cuts[0])
     bb.set_training(backbone, model, backbone.cuts[0])
     few, many = (_timed(backbone, model, plan, images) for images in (FEW, MANY))
     light, heavy = (_kept(backbone, model, plan, images) for images in WEIGHED)
-    return [
-        (_slope(low[0], high[0]), _slope(low[1], high[1]), (b - a) / (WEIGHED[1] - WEIGHED[0]))
-        for low, high, a, b in zip(few, many, light, heavy, strict=True)
-    ]
+    found = []
+    for low, high, a, b in zip(few, many, light, heavy, strict=True):
+        forward, backward = (_slope(*pair) for pair in zip(low, high, strict=True))
+        fixed = max(0.0, sum(high) - MANY * (forward + backward))
+        found.append((forward, backward, fixed, (b - a) / (WEIGHED[1] - WEIGHED[0])))
+    return found
 
 
 def _slope(few_s: float, many_s: float) -> float:
@@ -159,7 +179,7 @@ def _slope(few_s: float, many_s: float) -> float:
 
 
 def _timed(backbone: Backbone, model: nn.Module, plan: NumericPlan, images: int) -> list[tuple[float, float]]:
-    """Return the median seconds of each stage's forward and backward, after one pass that warms up."""
+    """Return the shortest seconds of each stage's forward and backward, after one pass that warms up."""
     passes = []
     for _ in range(1 + REPEATS):
         row = []
@@ -171,10 +191,7 @@ def _timed(backbone: Backbone, model: nn.Module, plan: NumericPlan, images: int)
             row.append((forward - begun, time.perf_counter() - forward))
         passes.append(row)
     model.zero_grad(set_to_none=True)
-    return [
-        (statistics.median(f for f, _ in stage), statistics.median(b for _, b in stage))
-        for stage in zip(*passes[1:], strict=True)
-    ]
+    return [(min(f for f, _ in stage), min(b for _, b in stage)) for stage in zip(*passes[1:], strict=True)]
 
 
 def _kept(backbone: Backbone, model: nn.Module, plan: NumericPlan, images: int) -> list[int]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import functools
+import itertools
 from collections.abc import Callable
 
 import torch
@@ -17,6 +18,7 @@ from frostline.numerics import NumericPlan
 
 FROZEN_BATCHES = (32, 64)  # images a forward pass of the frozen part; the fastest per image is taken
 FROZEN_BATCH = 64  # where nothing may be timed
+PASSES = 2  # through the frozen stages one by one, after one that warms up
 TRIAL = 16  # images with which precisions are timed: what a person waits for once on a machine
 
 
@@ -59,13 +61,32 @@ def forward(backbone: Backbone, way: Way, cut: Cut) -> Callable[[], None]:
 
 def prefix_s(backbone: Backbone, way: Way, cut: Cut) -> float:
     """Return the seconds an image takes from pixels to the row at `cut`, without decoding."""
-    what = (
-        f"prefix {named(backbone)} "
-        f"batch {way.batch} {way.plan.precision} {way.plan.channels_last} folded {len(way.folded)}"
-    )
     name = f"cut {cut.index}"
-    taken = numerics.seconds_of(what, {name: forward(backbone, way, cut)}, way.plan.threads)
-    return taken[name] / way.batch
+    run = {name: forward(backbone, way, cut)}
+    return numerics.seconds_of(_prefix(backbone, way), run, way.plan.threads)[name] / way.batch
+
+
+def _prefix(backbone: Backbone, way: Way) -> str:
+    plan = way.plan
+    computed = f"{plan.precision} {plan.channels_last} folded {len(way.folded)}"
+    return f"prefix {named(backbone)} batch {way.batch} {computed}"
+
+
+def stages_s(backbone: Backbone, way: Way) -> list[float]:
+    """Return the seconds an image takes in each frozen stage, and let `prefix_s` find them without a timing.
+
+    The stages are run one after another, each entered alone, and share the seconds of the whole.
+    """
+    whole_s = prefix_s(backbone, way, backbone.cuts[-1])
+    frozen, size = Frozen(backbone, backbone.model, backbone.cuts[-1], way), backbone.preprocessing.size
+    pixels = torch.zeros((way.batch, 3, size, size), dtype=torch.uint8)
+    passes = [frozen.stages_s(pixels) for _ in range(1 + PASSES)]
+    shortest = [min(taken) for taken in zip(*passes[1:], strict=True)]
+    found = [whole_s * taken / sum(shortest) for taken in shortest]
+    for cut, reached in zip(backbone.cuts[1:], itertools.accumulate(found), strict=True):
+        known = {f"cut {cut.index}": reached * way.batch}
+        numerics.note_seconds(_prefix(backbone, way), known, way.plan.threads)
+    return found
 
 
 def trial(backbone: Backbone, cut: Cut, batch: int) -> str:

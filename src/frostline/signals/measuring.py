@@ -123,6 +123,7 @@ def measure(
             return _looked(backbone, data, samples, plan, store, random, seed, tell)
 
     found = places.remembered("signals", f"signals {digest_of(key)}", look)
+    known = _rates(backbone, data, seed, threads) if rates else None
     return Signals(
         model=backbone.name,
         input_size=backbone.preprocessing.size,
@@ -132,8 +133,8 @@ def measure(
         confidence=Confidence(**found["confidence"]) if found["confidence"] else None,
         probe_by_stage=tuple(StageProbe(**row) for row in found["probe_by_stage"]),
         curve=tuple(CurvePoint(**row) for row in found["curve"]),
-        rates=_rates(backbone, data, seed, threads) if rates else None,
-        notes=tuple(found["notes"]),
+        rates=known,
+        notes=(*found["notes"], *(known.notes if known else ())),
     )
 
 
