@@ -58,13 +58,13 @@ INVENTED = Rates(
     read=FREE,
     keep=FREE,
     write=FREE,
+    find=FREE,
     look_s=0.0,
     touch_s=0.0,
     step_s=0.0,
     update_s=0.0,
     copy_s=0.0,
     frozen_copy_s=0.0,
-    digest_s=0.0,
     solve=FREE,
     solve_grid=FREE,
     temperature_s=0.0,
@@ -82,13 +82,13 @@ DEAR = dataclasses.replace(
     read=Line(1e-5, 1e-9),
     keep=Line(1e-4, 1e-8),
     write=Line(5e-3, 1e-9),
+    find=Line(1e-3, 1e-8),
     look_s=2e-2,
     touch_s=5e-10,
     step_s=1e-3,
     update_s=1e-8,
     copy_s=1e-3,
     frozen_copy_s=1e-3,
-    digest_s=1e-3,
     solve=Line(1e-3, 1e-9),
     solve_grid=Line(1e-2, 1e-8),
     temperature_s=2e-2,
@@ -178,11 +178,11 @@ def test_asking_for_flips_solves_two_heads_a_fold() -> None:
     assert extra == pytest.approx(10 * 0.1)
 
 
-def test_digests_go_by_the_frozen_weights() -> None:
-    known = dataclasses.replace(INVENTED, digest_s=1.0)
-    warm = parts("linear_probe", known, warm=True)["start"]
-    assert warm == pytest.approx(1.0 + 1.0 + 2 * 1.0)  # the plan; features; figures of val and test
-    assert parts("linear_probe", known)["start"] == pytest.approx(1.0 + 1.5 + 2 * 1.5)  # block's, too
+def test_rows_are_found_by_the_digest_of_what_is_frozen() -> None:
+    known = dataclasses.replace(INVENTED, find=Line(0.0, 1e-3))
+    # A second a stage. The plan; features; figures of val and test.
+    assert parts("linear_probe", known, warm=True)["start"] == pytest.approx(2.0 + 2.0 + 2 * 2.0)
+    assert parts("linear_probe", known)["start"] == pytest.approx(2.0 + 3 * (1.0 + 2.0))  # block's, too
 
 
 def test_what_a_run_writes_beside_learning() -> None:

@@ -84,16 +84,16 @@ class Rates:
     read: Line  # a row from the store, by its bytes
     keep: Line  # a row into the store, by its bytes
     write: Line  # a file onto the disk, by its bytes
+    find: Line  # the rows of a cut in the store, by the numbers below it, whose digest names them
     look_s: float  # the disk timed again, as a run does for each cut
     touch_s: float  # a byte of memory that was not used before
     step_s: float  # of each training step whatever learns
     update_s: float  # optimizer and clipping, per parameter that learns and step
     copy_s: float  # the model copied
     frozen_copy_s: float  # the frozen part's copy made ready
-    digest_s: float  # the digest of all frozen weights, by which rows are found
     solve: Line  # a head solved for with one L2, by images × numbers an image × classes
     solve_grid: Line  # with every L2 of the grid, one after another
-    temperature_s: float  # a temperature fitted to logits
+    temperature_s: float  # a temperature fitted to logits, and its log loss
     summary_s: float  # a run's figures of test
     peaks: Peaks
     notes: tuple[str, ...] = ()  # what is doubtful about them
@@ -147,6 +147,6 @@ class Rates:
             )
             for stage in found["stages"]
         )
-        lines = {key: Line(**found[key]) for key in ("read", "keep", "write", "solve", "solve_grid")}
+        lines = {key: Line(**found[key]) for key in ("read", "keep", "write", "find", "solve", "solve_grid")}
         rest = {"stages": stages, "peaks": Peaks(**found["peaks"]), "notes": tuple(found.get("notes", ()))}
         return cls(**{**found, **lines, **rest})

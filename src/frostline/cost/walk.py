@@ -172,13 +172,13 @@ class Walk:
             self._add("frozen layers", self._forward(cut, images))
         self._add("store", images * rates.keep.at(row_bytes))
 
-    def _digests(self, cut: int, filled: bool) -> None:
-        """Rows are found by the digest of the frozen weights; a filling looks at every earlier cut too."""
+    def _find(self, cut: int, filled: bool) -> None:
+        """Rows are found by a digest of the frozen weights; a filling looks for every earlier cut's, too."""
         rates = self.rates
         cuts = [stage.cut for stage in rates.stages] if filled and not self.job.warm else [cut]
-        numbers = sum(rates.below(each, lambda stage: stage.parameters) for each in cuts if each <= cut)
-        total = rates.below(rates.last.cut, lambda stage: stage.parameters)
-        self._add("start", rates.digest_s * numbers / max(1, total))
+        for each in cuts:
+            if 0 < each <= cut:
+                self._add("start", rates.find.at(rates.below(each, lambda stage: stage.parameters)))
 
     def _read(self, cut: int, images: float) -> None:
         self._add("store", images * self.rates.read.at(self.rates.at(cut).row_bytes))
@@ -187,7 +187,8 @@ class Walk:
 
     def _begin(self) -> None:
         rates = self.rates
-        self._add("start", FILES * rates.write.fixed + 2 * rates.copy_s + rates.digest_s)
+        self._add("start", FILES * rates.write.fixed + 2 * rates.copy_s)
+        self._find(rates.last.cut, False)
         self._add("start", rates.write.at(rates.model_bytes))
 
     def _flips(self) -> None:
@@ -208,7 +209,7 @@ class Walk:
         """The features of the plain view: read, or computed and kept."""
         rates, last = self.rates, self.rates.last.cut
         known = (last, "train", 0) in self._filled
-        self._digests(last, not known)
+        self._find(last, not known)
         self._add("store", images * rates.read.at(rates.last.row_bytes))
         if known:
             return
@@ -230,7 +231,7 @@ class Walk:
         cuts = len(self.found.kept) if self.job.rows == "auto" else 0
         self._add("start", cuts * rates.look_s)
         for cut in self.found.kept:
-            self._digests(cut, False)
+            self._find(cut, False)
         if cuts and not self.job.warm:
             self._add("start", LOOKED_AT * (rates.file_s + 2 * cuts * rates.augment_s))
 
@@ -266,7 +267,7 @@ class Walk:
         for index, segment in enumerate(self.job.segments):
             later = on_the_way([s.cut for s in self.job.segments[index:]])
             if segment.cut > 0:
-                self._digests(segment.cut, bool(self.found.kept.get(segment.cut)))
+                self._find(segment.cut, bool(self.found.kept.get(segment.cut)))
                 first = index == 0 and not self.job.warm  # when rows that later phases need are computed
                 if self.rates.copies:
                     self._add("start", (1 + len(later) * first) * self.rates.frozen_copy_s)
@@ -336,7 +337,7 @@ class Walk:
             padded = math.ceil(images / rates.evaluation_batch) * rates.evaluation_batch
             self._add("final figures", images * rates.above(cut, lambda stage: stage.evaluation_s))
             if keeps:
-                self._digests(cut, True)
+                self._find(cut, True)
                 self.found.disk_bytes += images * row_bytes
                 self._add("final figures", images * rates.read.at(row_bytes))
             if not (keeps and job.warm) and images:

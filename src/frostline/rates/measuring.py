@@ -14,7 +14,7 @@ import torch
 
 from frostline import backbone as bb
 from frostline import metrics, numerics, places, probe
-from frostline.backbone import Backbone
+from frostline.backbone import Backbone, Cut
 from frostline.cost import Learning, Line, Peaks, Rates, StageRates
 from frostline.frozen import Frozen, Way
 from frostline.images import EVALUATION_BATCH, Images, contact_sheet
@@ -54,7 +54,7 @@ def measure(
     found = numerics.measured(what, lambda: _network(backbone, way, batch, classes, count), count)
     with numerics.threads(count), Store() as store:
         around = {**found["around"], **_pictures(images), **_disk(store), **_figures(classes)}
-        around |= _solving(backbone.feature_width, classes)
+        around |= {**_solving(backbone.feature_width, classes), "find": _finding(backbone, way, store)}
     return Rates(
         name=backbone.name,
         size=backbone.preprocessing.size,
@@ -144,7 +144,6 @@ def _network(backbone: Backbone, way: Way, batch: int, classes: int, threads: in
         "normalise_s": numerics.seconds(normalise) / batch,
         "copy_s": numerics.seconds(lambda: backbone.adapt(classes)),
         "frozen_copy_s": numerics.seconds(lambda: Frozen(backbone, backbone.model, last, way).place()),
-        "digest_s": numerics.seconds(lambda: bb.prefix_digest(backbone, backbone.model, last)),
     }
     peaks = {
         "frozen": frozen.peak_bytes,
@@ -206,9 +205,24 @@ def _disk(store: Store) -> dict[str, Any]:
     }
 
 
+def _finding(backbone: Backbone, way: Way, store: Store) -> Line:
+    """Seconds to find a cut's rows in the store, by the numbers below it, from the first and the last cut."""
+    cuts = (backbone.cuts[1], backbone.cuts[-1])
+    stage_of = backbone.stage_of(backbone.model)
+    sizes = [(stage_of[name], value.numel()) for name, value in backbone.model.named_parameters()]
+    few, many = (sum(size for stage, size in sizes if stage < cut.index) for cut in cuts)
+
+    def find(cut: Cut) -> None:
+        _ = Frozen(backbone, backbone.model, cut, way, store).shelf
+
+    first, last = (numerics.seconds(functools.partial(find, cut)) for cut in cuts)
+    return _line((few, many), (first, last))
+
+
 def _line(places_: tuple[int, int], seconds: tuple[float, float]) -> Line:
     """Return the line through two measurements, never falling and never below zero."""
-    each = max(0.0, seconds[1] - seconds[0]) / (places_[1] - places_[0])
+    apart = places_[1] - places_[0]
+    each = max(0.0, seconds[1] - seconds[0]) / apart if apart else 0.0
     return Line(max(0.0, seconds[0] - each * places_[0]), each)
 
 
@@ -231,9 +245,15 @@ def _solving(width: int, classes: int) -> dict[str, Line]:
 def _figures(classes: int) -> dict[str, float]:
     """Seconds to fit a temperature, and to sum up a run's answers on test."""
     rng = np.random.default_rng(0)
-    targets, logits = np.arange(FIGURES) % classes, rng.normal(size=(FIGURES, classes))
+    targets = np.arange(FIGURES) % classes
+    logits = 2.0 * np.eye(classes)[targets] + rng.normal(size=(FIGURES, classes))
     names, answers = [str(place) for place in range(classes)], metrics.softmax(logits)
+
+    def calibrate() -> None:
+        metrics.fit_temperature(logits, targets)
+        metrics.score("log_loss", targets, answers)
+
     return {
-        "temperature_s": numerics.seconds(lambda: metrics.fit_temperature(logits, targets)),
+        "temperature_s": numerics.seconds(calibrate),
         "summary_s": numerics.seconds(lambda: metrics.summary(names, targets, answers, 0)),
     }
