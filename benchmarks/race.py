@@ -1,0 +1,240 @@
+"""Racing beside running everything: cost, regret, and whether to begin anew or go on between rungs.
+
+    python benchmarks/race.py DATA_DIR --out FOLDER                  # goes on where it was interrupted
+    python benchmarks/race.py DATA_DIR --out FOLDER --share 1/2      # two processes halve the sets
+    python benchmarks/race.py DATA_DIR --out FOLDER --summary
+
+DATA_DIR holds NAME.csv files of `path,label,group`. For each set every strategy is run on every fold of three
+repeats, short ones on the first repeat, and three times on all images, tested on up to 1,500 others: what
+there is to know. The race is then played on these runs, in every order of the repeats. `seconds` are the
+processor's, of one thread.
+"""
+
+from __future__ import annotations
+
+import argparse
+import itertools
+import json
+import os
+import statistics
+import tempfile
+import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from draws import draw_table
+
+SETS = ("trashnet6", "sign_digits", "clipart12")
+PER_CLASS = 20
+STRATEGIES = (
+    "linear_probe",
+    "top_k(1)",
+    "top_k(3)",
+    "lp_ft(lr=0.0003)",
+    "lp_ft",
+    "gradual_unfreeze",
+    "full",
+    "full(lr=0.001, layer_decay=1)",
+)
+REPEATS, TEST, FINALS = 3, 1500, 3
+SHORT = 0.25
+
+
+def work(arguments: argparse.Namespace) -> None:
+    """Make every run that is missing."""
+    import frostline
+    from frostline.comparison import cells
+    from frostline.comparison.cells import Cell
+    from frostline.strategy import parse, scaled
+
+    share, of = (int(word) for word in arguments.share.split("/"))
+    arguments.out.mkdir(parents=True, exist_ok=True)
+    for number, name in enumerate(SETS):
+        if number % of != share - 1:
+            continue
+        scratch, table = arguments.out / name, arguments.out / f"{name}.jsonl"
+        scratch.mkdir(exist_ok=True)
+        done = {tuple(row["task"]) for row in read(table)}
+        sheet = draw_table(
+            arguments.data / f"{name}.csv", PER_CLASS, 0, True, scratch, test_per_class=None, test=TEST
+        )
+        data = frostline.load_data(sheet, seed=0, val=0.0)
+        backbone = frostline.load_backbone("lite0", size=96)
+        folds = cells.folds_of(data, 0)
+        tasks = [("whole", r, f) for r in range(REPEATS) for f in range(folds)]
+        tasks += [("short", 0, f) for f in range(folds)] + [("final", r, 0) for r in range(FINALS)]
+        for (kind, repeat, fold), strategy in itertools.product(tasks, STRATEGIES):
+            if (kind, repeat, fold, strategy) in done:
+                continue
+            part, seed = data, repeat
+            if kind != "final":
+                part = cells.split(data, Cell(repeat, fold), 0)
+                seed = cells.seed_of(0, Cell(repeat, fold))
+            plan = parse(strategy)
+            if kind == "short":
+                plan = scaled(plan, SHORT, len(part.part("train")))
+            began = time.process_time()
+            with tempfile.TemporaryDirectory() as study:
+                run = frostline.train(backbone, part, plan, study=study, seed=seed, threads=1, keep="last")
+                curve = [row.get("val_accuracy") for row in run.folder.metrics()]
+                found = "test" if kind == "final" else "val"
+                right = _right(run.folder.path / f"predictions-{found}.csv")
+            row = {
+                "task": [kind, repeat, fold, strategy],
+                "seconds": round(time.process_time() - began, 2),
+                "curve": curve,
+                "right": right if kind == "whole" else {},
+                "accuracy": statistics.mean(right.values()),
+            }
+            with open(table, "a", encoding="utf-8") as file:
+                file.write(json.dumps(row) + "\n")
+            print(name, *row["task"], row["accuracy"], row["seconds"], flush=True)
+
+
+def _right(table: Path) -> dict[str, int]:
+    import csv
+
+    with open(table, newline="", encoding="utf-8") as file:
+        return {Path(r["path"]).name: int(r["label"] == r["predicted"]) for r in csv.DictReader(file)}
+
+
+def read(path: Path) -> list[dict[str, Any]]:
+    """Read what has landed."""
+    return [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
+
+
+# --- playing the race on what was run -----------------------------------------------------------------
+
+
+class Known:
+    """Everything that was run on one set."""
+
+    def __init__(self, rows: Sequence[dict[str, Any]]) -> None:
+        self.rows = {tuple(row["task"]): row for row in rows}
+        self.folds = 1 + max(fold for kind, _, fold, _ in self.rows if kind == "whole")
+
+    def seconds(self, kind: str, repeat: int, strategy: str) -> float:
+        """What a repeat of one strategy took."""
+        return sum(self.rows[kind, repeat, f, strategy]["seconds"] for f in range(self.folds))
+
+    def score(self, kind: str, repeats: Sequence[int], strategy: str) -> float:
+        """Mean accuracy on images held out."""
+        return statistics.mean(
+            self.rows[kind, r, f, strategy]["accuracy"] for r in repeats for f in range(self.folds)
+        )
+
+    def paused(self, strategy: str) -> float:
+        """Mean accuracy of the whole schedules of the first repeat, stopped after a share of their epochs."""
+        found = []
+        for fold in range(self.folds):
+            row = self.rows["whole", 0, fold, strategy]
+            curve = row["curve"]
+            found.append(curve[max(1, round(SHORT * len(curve))) - 1] if curve else row["accuracy"])
+        return statistics.mean(found)
+
+    def truth(self, strategy: str) -> float:
+        """Mean test accuracy of models that learned from all images."""
+        return statistics.mean(self.rows["final", r, 0, strategy]["accuracy"] for r in range(FINALS))
+
+
+def judged(known: Known, strategies: Sequence[str], seed: int = 0) -> str:
+    """Name the winner among strategies that were seen on every repeat, as `compare` does."""
+    from frostline.comparison.judging import Held, judge
+
+    held = {}
+    for place, strategy in enumerate(strategies):
+        rows = [
+            (r, name, right)
+            for r in range(REPEATS)
+            for f in range(known.folds)
+            for name, right in known.rows["whole", r, f, strategy]["right"].items()
+        ]
+        names = {name: i for i, name in enumerate(sorted({row[1] for row in rows}))}
+        rows.sort(key=lambda row: (row[0], names[row[1]]))
+        images = np.array([names[row[1]] for row in rows])
+        right = np.array([row[2] for row in rows])
+        held[place] = Held(
+            images,
+            np.array([r[0] for r in rows]),
+            images,
+            np.ones(len(rows), np.int64),
+            np.c_[1 - right, right] * 1.0,
+        )
+    costs = {i: known.seconds("whole", 0, s) for i, s in enumerate(strategies)}
+    return strategies[judge(held, costs, "accuracy", seed).winner]
+
+
+def play(known: Known, first: Mapping[str, float], first_s: float, left: float) -> tuple[str, float, float]:
+    """Race by these scores of the first rung; returns the winner, the seconds in all and before repeating.
+
+    `left` is the share of a whole schedule that is still to be run for those who climb.
+    """
+    from frostline.comparison import race
+
+    plan = race.plan([1.0] * len(STRATEGIES), [4.0] * len(STRATEGIES), folds=known.folds, repeats=REPEATS)
+    ranked = sorted(STRATEGIES, key=lambda s: -first[s])[: plan.rungs[1].enter]
+    climb_s = left * sum(known.seconds("whole", 0, s) for s in ranked)
+    finalists = sorted(ranked, key=lambda s: -known.score("whole", [0], s))[: plan.rungs[2].enter]
+    repeat_s = sum(known.seconds("whole", r, s) for r in range(1, REPEATS) for s in finalists)
+    return judged(known, finalists), first_s + climb_s + repeat_s, first_s + climb_s
+
+
+def summarise(out: Path) -> str:
+    """Return the tables."""
+    from scipy.stats import spearmanr
+
+    lines = [
+        "| set | way | winner | regret (points) | seconds | of running everything | before repeating |",
+        "|---|---|---|---|---|---|---|",
+    ]
+    ranks = [
+        "",
+        "| set | rank correlation with the whole schedule: begun anew, short | paused | with the truth: whole |",
+        "|---|---|---|---|",
+    ]
+    for name in SETS:
+        known = Known(read(out / f"{name}.jsonl"))
+        truth = {s: 100 * known.truth(s) for s in STRATEGIES}
+        all_s = sum(known.seconds("whole", r, s) for r in range(REPEATS) for s in STRATEGIES)
+        short = {s: known.score("short", [0], s) for s in STRATEGIES}
+        paused = {s: known.paused(s) for s in STRATEGIES}
+        short_s = sum(known.seconds("short", 0, s) for s in STRATEGIES)
+        ways = {
+            "everything": (judged(known, STRATEGIES), all_s, all_s / REPEATS),
+            "race, begun anew": play(known, short, short_s, 1.0),
+            "race, paused and resumed": play(known, paused, SHORT * all_s / REPEATS, 1.0 - SHORT),
+        }
+        for way, (winner, seconds, before) in ways.items():
+            regret = max(truth.values()) - truth[winner]
+            lines.append(
+                f"| {name} | {way} | `{winner}` | {regret:.1f} | {seconds:.0f} | {seconds / all_s:.2f} | {before / all_s:.2f} |"
+            )
+        whole = [known.score("whole", range(REPEATS), s) for s in STRATEGIES]
+        found = [spearmanr(list(some.values()), whole)[0] for some in (short, paused)]
+        found.append(spearmanr(whole, list(truth.values()))[0])
+        ranks.append(f"| {name} | " + " | ".join(f"{value:.2f}" for value in found) + " |")
+    return "\n".join([*lines, *ranks])
+
+
+def main() -> None:
+    """Run what is missing, then print the tables."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("data", type=Path)
+    parser.add_argument("--out", type=Path, required=True)
+    parser.add_argument("--share", default="1/1", metavar="K/N")
+    parser.add_argument("--summary", action="store_true")
+    arguments = parser.parse_args()
+    if not arguments.summary:
+        with tempfile.TemporaryDirectory() as store:
+            os.environ.setdefault("FROSTLINE_STORE", store)
+            work(arguments)
+    print(summarise(arguments.out))
+
+
+if __name__ == "__main__":
+    main()
