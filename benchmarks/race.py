@@ -192,7 +192,7 @@ def summarise(out: Path) -> str:
     ]
     ranks = [
         "",
-        "| set | rank correlation with the whole schedule: begun anew, short | paused | with the truth: whole |",
+        "| set | rank correlation with whole schedules: short ones | paused ones | whole ones with the truth |",
         "|---|---|---|---|",
     ]
     for name in SETS:
@@ -209,9 +209,8 @@ def summarise(out: Path) -> str:
         }
         for way, (winner, seconds, before) in ways.items():
             regret = max(truth.values()) - truth[winner]
-            lines.append(
-                f"| {name} | {way} | `{winner}` | {regret:.1f} | {seconds:.0f} | {seconds / all_s:.2f} | {before / all_s:.2f} |"
-            )
+            shares = f"{seconds / all_s:.2f} | {before / all_s:.2f}"
+            lines.append(f"| {name} | {way} | `{winner}` | {regret:.1f} | {seconds:.0f} | {shares} |")
         whole = [known.score("whole", range(REPEATS), s) for s in STRATEGIES]
         found = [spearmanr(list(some.values()), whole)[0] for some in (short, paused)]
         found.append(spearmanr(whole, list(truth.values()))[0])

@@ -53,3 +53,21 @@ def warm_store(own_store: Path, converted_weights: Path) -> Path:
     """This test's own store, with lite0's converted weights already in it."""
     shutil.copytree(converted_weights, own_store, dirs_exist_ok=True)
     return own_store
+
+
+@pytest.fixture
+def calls(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """The cuts whose prefix was run on pixels, as they are run."""
+    import torch
+
+    from frostline.frozen import Frozen
+
+    found: list[int] = []
+    real = Frozen.compute
+
+    def spy(self: Frozen, pixels: torch.Tensor) -> torch.Tensor:
+        found.append(self.cut.index)
+        return real(self, pixels)
+
+    monkeypatch.setattr(Frozen, "compute", spy)
+    return found
