@@ -18,7 +18,7 @@ from frostline.cli.verb import Verb, everywhere
     "--strategies", "names", type=StrategyList(), help="Race these [what experience advises for the images]."
 )
 @click.option("--repeats", type=click.IntRange(1), default=3, show_default=True, help="New splits and seeds.")
-@click.option("--study", default="frostline-study", show_default=True, help="Folder that keeps everything.")
+@click.option("--study", default="frostline-fit", show_default=True, help="Folder that keeps everything.")
 @click.option("--database", help="Optuna storage URL for workers on several machines [SQLite in the study].")
 @click.option(
     "--metric",

@@ -21,8 +21,9 @@ from frostline.images import Tell
 from frostline.record import Study
 from frostline.signals import Signals
 from frostline.timing import Stopwatch
-from frostline.training import DEFAULT_STUDY, Run, train
+from frostline.training import Run, train
 
+FIT_STUDY = "frostline-fit"  # a folder of its own: it splits the images in another way than `train`
 RACED = 4  # the best of the advice, beside the probe: with more, a short budget repeats none of them
 # Without --minutes: what the race is expected to take, within these bounds. Choices: long enough that a race
 # on a few hundred images ends by itself, short enough to wait for.
@@ -56,7 +57,7 @@ def fit(
     minutes: float | None = None,
     strategies: Sequence[str] | None = None,
     repeats: int = 3,
-    study: str | Path = DEFAULT_STUDY,
+    study: str | Path = FIT_STUDY,
     database: str | None = None,
     seed: int = 0,
     metric: str = "accuracy",
