@@ -18,6 +18,7 @@ from frostline import numerics, rates
 from frostline.augment import Policy
 from frostline.cost import Learning, Line, Peaks, Rates, StageRates, predict
 from frostline.cost.peak import REUSED, SMALL_BYTES, UNSEEN_BYTES, Moment, grown
+from frostline.cost.predicting import BESIDE
 from frostline.cost.rows import needs, on_the_way, view_at, views_for, views_of
 from frostline.cost.walk import PASS_S
 from frostline.dataset import Manifest
@@ -216,6 +217,11 @@ def test_memory_that_was_not_used_before_takes_time() -> None:
     known = dataclasses.replace(INVENTED, touch_s=1e-9)
     found = predict("full", known, flip="none", **DATA)  # type: ignore[arg-type]
     assert found.parts["fresh memory"] == pytest.approx((found.peak_memory_bytes - 1_000_000) * 1e-9)
+
+
+def test_work_in_a_run_takes_longer_than_alone() -> None:
+    found = parts("full(epochs=5)")
+    assert found["beside"] == pytest.approx(BESIDE * (sum(found.values()) - found["beside"]))
 
 
 def test_disk_is_the_rows_of_each_view() -> None:

@@ -36,6 +36,7 @@ class Watched:
     """A piece of work: its seconds once its memory is there, and how much of it that is at its highest."""
 
     first_s: float  # when it is not
+    first_bytes: int  # what that touched
     seconds: float
     peak_bytes: int
 
@@ -102,9 +103,9 @@ def watched(run: Callable[[], object]) -> Watched:
     with PeakMemory(0) as memory:
         before, begun = resident_bytes(), time.perf_counter()
         run()
-        first_s = time.perf_counter() - begun
+        first_s, first_bytes = time.perf_counter() - begun, resident_bytes() - before
         taken = numerics.seconds(run)
-    return Watched(first_s, taken, max(0, memory.bytes - before))
+    return Watched(first_s, max(0, first_bytes), taken, max(0, memory.bytes - before))
 
 
 def _parameters(backbone: Backbone, model: nn.Module) -> list[int]:

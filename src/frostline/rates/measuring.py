@@ -157,7 +157,7 @@ def _network(backbone: Backbone, way: Way, batch: int, classes: int, threads: in
 def _touch_s(works: list[learning.Watched]) -> float:
     """Return the seconds that a byte of memory takes the first time, beyond those of later times."""
     extra = sum(work.first_s - work.seconds for work in works)
-    return max(0.0, extra) / max(1, sum(work.peak_bytes for work in works))
+    return max(0.0, extra) / max(1, sum(work.first_bytes for work in works))
 
 
 def _pictures(images: Images) -> dict[str, Any]:
