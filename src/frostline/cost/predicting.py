@@ -9,7 +9,6 @@ from frostline.cost.peak import peak
 from frostline.cost.walk import Job, Walk
 from frostline.strategy import Strategy, parse, schedule, settings
 
-
 # Work in a run takes this share longer than the same work alone and over and over, as rates are measured:
 # cold caches, images decoded beside computing, small things that no rate is of. The median of 56 runs of
 # lite0 and SqueezeNet at 96 px.
