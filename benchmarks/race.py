@@ -192,7 +192,7 @@ def summarise(out: Path) -> str:
     ]
     ranks = [
         "",
-        "| set | rank correlation with whole schedules: short ones | paused ones | whole ones with the truth |",
+        "| set | rank correlation with whole schedules: short | paused | of whole ones with the truth |",
         "|---|---|---|---|",
     ]
     for name in SETS:

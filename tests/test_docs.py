@@ -44,7 +44,9 @@ def test_every_command_in_readme_runs(tmp_path: Path, monkeypatch: pytest.Monkey
     write_folder(tmp_path / "photos", per_class=12)
     write_folder(tmp_path / "new-photos", per_class=2, seed=9)
     for line in commands():
-        short = line.replace("--minutes 10", "--minutes 0.3 --size 96")  # the same command, for a test's patience
+        short = line.replace(
+            "--minutes 10", "--minutes 0.3 --size 96"
+        )  # the same command, for a test's patience
         result = CliRunner().invoke(cli, shlex.split(short)[1:])
         assert result.exit_code == 0, f"{line}\n{result.output}"
 

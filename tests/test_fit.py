@@ -69,6 +69,34 @@ def test_a_given_test_part_is_read_once_for_the_winner(tmp_path: Path) -> None:
     assert found.run.n_test == 18
 
 
+def test_no_time_for_a_race_leaves_the_probe(tmp_path: Path) -> None:
+    images, study = write_folder(tmp_path / "photos", per_class=12), tmp_path / "study"
+    found = frostline.fit(images, model=tiny_backbone(), minutes=1e-4, study=study, **OPTIONS)
+    assert (found.strategy, found.basis, found.comparison) == ("linear_probe", "cross-validation", None)
+    assert found.low <= found.accuracy <= found.high
+    assert frostline.predict(study, images, module=tiny_model()).strategy == "linear_probe"
+
+
+def test_interrupted_it_goes_on(tmp_path: Path) -> None:
+    images, study = write_folder(tmp_path / "photos", per_class=12), tmp_path / "study"
+    given = {"model": tiny_backbone(), "strategies": STRATEGIES, "repeats": 1, "minutes": 5.0, **OPTIONS}
+    runs: list[str] = []
+
+    def stop(line: str) -> None:
+        runs.extend([line] if line.startswith("  ") else [])
+        if len(runs) == 4:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        frostline.fit(images, study=study, say=stop, **given)
+    found = frostline.fit(images, study=study, say=runs.append, **given)
+    again = [line for line in runs[4:] if line.startswith("  ")]
+    assert len(again) == 3 * 5 - 3  # the fourth was told before it was written down
+    assert len(list(study.glob("comparisons/*"))) == 1
+    assert found.comparison is not None
+    assert found.comparison.finished
+
+
 def test_the_pick_of_the_best_is_corrected() -> None:
     """Twenty candidates that are equally good: the best looks better than it is, and is lowered by that."""
     looks, corrected = [], []

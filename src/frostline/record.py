@@ -206,10 +206,20 @@ class Study:
         text = json.dumps(plain(value), indent=1, allow_nan=False)
         places.write_atomically(self.path / name, (text + "\n").encode())
 
-    def answer_by(self, folder: RunFolder, why: str) -> None:
-        """Let this run answer for the study from now on: the winner of a comparison, or the best so far."""
-        found = {"run": str(folder.path.relative_to(self.path)), "why": why}
-        self.write("answer.json", found)
+    def answer_by(self, folder: RunFolder, why: str, score: float | None = None) -> None:
+        """Let this run answer for the study from now on: the winner of a comparison, or the best so far.
+
+        `score` is how well it did on images held out, higher being better.
+        """
+        self.write(
+            "answer.json", {"run": str(folder.path.relative_to(self.path)), "why": why, "score": score}
+        )
+
+    @property
+    def answer(self) -> dict[str, Any] | None:
+        """Which run answers (`run`, relative to the study), `why`, and its `score`; `None`: none was chosen."""
+        path = self.path / "answer.json"
+        return dict(_read_json(path)) if path.exists() else None
 
     def best(self, name: str | None = None) -> tuple[RunFolder, str]:
         """Return the run called `name` (or its start), else the one to ask; and why this one.
@@ -218,8 +228,7 @@ class Study:
         Runs that chose by one and the same metric are compared by it, others by accuracy on val. Where no
         run has a validation part, it is the newest finished run: the test part must not choose.
         """
-        if name is None and (self.path / "answer.json").exists():
-            found = _read_json(self.path / "answer.json")
+        if name is None and (found := self.answer):
             return RunFolder(self.path / found["run"]), str(found["why"])
         runs = self.runs()
         if not runs:

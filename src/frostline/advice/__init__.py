@@ -5,5 +5,16 @@ knowledge (what was tried) → forecast (what to expect) → advising (what to d
 
 from frostline.advice.advising import Advice, Budget, Case, Option, advise
 from frostline.advice.planning import Planned, plan
+from frostline.advice.words import TIME_MARGIN, outlook
 
-__all__ = ["Advice", "Budget", "Case", "Option", "Planned", "advise", "plan"]
+__all__ = [
+    "TIME_MARGIN",
+    "Advice",
+    "Budget",
+    "Case",
+    "Option",
+    "Planned",
+    "advise",
+    "outlook",
+    "plan",
+]

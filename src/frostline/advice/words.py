@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from frostline.advice.forecast import SEPARATED, Expected, Model, chosen, separated
-from frostline.advice.knowledge import Facts
+from frostline.advice.knowledge import Facts, Trial
 
 # A run takes longer than predicted by more than this in one case of ten (docs/LOG.md): a budget is hard.
 TIME_MARGIN = 1.35
@@ -81,6 +81,22 @@ def why(picture: Picture, images: int, proven: bool) -> tuple[str, ...]:
             f"which takes {takes}."
         )
     return first, second
+
+
+def outlook(trials: Sequence[Trial]) -> str:
+    """Say what thawing brought over a frozen network in what was tried, before these images are measured."""
+    gains = sorted(
+        max(trial.accuracy.values()) - trial.accuracy["linear_probe"]
+        for trial in trials
+        if "linear_probe" in trial.accuracy
+    )
+    if not gains:
+        return ""
+    middle, low, high = (100 * gains[int(q * (len(gains) - 1))] for q in (0.5, 0.1, 0.9))
+    return (
+        f"More minutes, to thaw layers, brought {middle:.0f} points more on the image sets that were tried "
+        f"({low:.0f} to {high:.0f})."
+    )
 
 
 def changes(picture: Picture, with_more: Expected | None) -> tuple[str, ...]:

@@ -9,6 +9,7 @@ from frostline.story import Fitted
 
 BASIS = {
     "test part": "on the test part, which was read once",
+    "cross-validation": "cross-validated",
     "out of fold": "estimated from models trained on four fifths of the images, each asked about the rest",
 }
 
@@ -16,14 +17,14 @@ BASIS = {
 def fitted(found: Fitted) -> None:
     """Print the race, the winner, its accuracy worded for what it is, and what to do with the model."""
     out = _out()
-    out.print(standings(found.comparison.result))
+    if found.comparison:
+        out.print(standings(found.comparison.result))
     for line in found.verdict[:3]:
         out.print(line, highlight=False)
-    out.print(
-        f"Accuracy {percent(found.accuracy)} ({between(found.low, found.high)}), {BASIS[found.basis]}.",
-        style="bold",
-        highlight=False,
-    )
+    if found.accuracy is not None:
+        span = between(found.low, found.high)
+        line = f"Accuracy {percent(found.accuracy)} ({span}), {BASIS[found.basis]}."
+        out.print(line, style="bold", highlight=False)
     if found.optimism:
         out.print(
             f"Lowered by {100 * found.optimism:.1f} points for having been picked as the best of several.",

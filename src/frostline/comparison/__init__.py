@@ -5,7 +5,7 @@ candidates (what races) · ledger (who runs what: Optuna) → comparing (`compar
 """
 
 from frostline.comparison.cells import FEW_IMAGES
-from frostline.comparison.comparing import Comparison, compare
+from frostline.comparison.comparing import Comparison, NoTime, compare
 from frostline.comparison.contest import sub_study
 
-__all__ = ["FEW_IMAGES", "Comparison", "compare", "sub_study"]
+__all__ = ["FEW_IMAGES", "Comparison", "NoTime", "compare", "sub_study"]

@@ -9,6 +9,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+import filelock
+
 from frostline import metrics, places, rates
 from frostline.augment import Policy
 from frostline.backbone import Backbone
@@ -30,6 +32,10 @@ from frostline.training import BATCH, DEFAULT_STUDY, Run, train
 
 REPEATS = 3  # before a winner is named
 EVERY = tuple(name for name in NAMED if name != "scratch")  # what "all" means
+
+
+class NoTime(UsageError):
+    """Not one run fits into the time."""
 
 
 @dataclass(frozen=True)
@@ -72,14 +78,16 @@ class Asked:
 
     @property
     def folder(self) -> Path:
-        """Where the plan, the trials and the outcome lie: by what makes two comparisons the same."""
+        """Where the plan, the trials and the outcome lie: by what makes two comparisons the same.
+
+        With more minutes it is still the same one: the race is planned anew, and what was run counts.
+        """
         what = {
             "candidates": [[str(c.strategy), c.augment] for c in self.candidates],
             "model": self.backbone.digest,
             "preprocessing": self.backbone.preprocessing.as_dict(),
             "repeats": self.repeats,
             "seed": self.seed,
-            "minutes": self.minutes,
             "thorough": self.thorough,
             **{key: value for key, value in self.options.items() if key not in ("threads", "workers")},
         }
@@ -108,6 +116,7 @@ def compare(
     precision: str = "auto",
     threads: int | None = None,
     workers: int = 0,
+    watch: Stopwatch | None = None,
     tell: Tell | None = None,
     say: Callable[[str], None] = lambda line: None,
 ) -> Comparison:
@@ -122,10 +131,11 @@ def compare(
     shallowest that is not separated from the best: how many layers to freeze, answered by experiment.
 
     Called again, it goes on: finished runs are kept. Several processes may call it at once, on one study
-    folder; `database` is the URL of Optuna's storage where SQLite on that folder won't do.
+    folder; `database` is the URL of Optuna's storage where SQLite on that folder won't do. `watch` says when
+    the minutes began.
     Raises `UsageError`, `DataError`, `ModelError`, `StudyError` or `TrainingError`.
     """
-    watch = Stopwatch()
+    watch = watch or Stopwatch()
     data = data.checked(tell)
     if repeats < 1:
         raise UsageError(f"repeats must be at least 1, found {repeats}.")
@@ -158,7 +168,9 @@ def compare(
         say=say,
     )
     contest = _contest(asked)
-    return _conclude(asked, contest, over=contest.run())
+    over = contest.run()
+    with filelock.FileLock(asked.folder / "end.lock"):  # who comes second finds the winner trained
+        return _conclude(asked, contest, over)
 
 
 def _thaws(backbone: Backbone) -> list[Strategy]:
@@ -169,14 +181,14 @@ def _thaws(backbone: Backbone) -> list[Strategy]:
 
 
 def _contest(asked: Asked) -> Contest:
-    """Plan the race, or read the plan of an earlier call: the first call's plan holds."""
+    """Plan the race, or read the plan of an earlier call with as many minutes."""
     asked.folder.mkdir(parents=True, exist_ok=True)
     clock = Clock.begin(asked.minutes, asked.folder / "clock.json", asked.watch)
     file = asked.folder / "plan.json"
-    if not file.exists():
-        plan = _plan(asked, _rates(asked), clock.left_s)
-        places.write_atomically(file, json.dumps(plain(plan), indent=1).encode())
-    plan = json.loads(file.read_text())
+    plan = json.loads(file.read_text()) if file.exists() else {}
+    if not plan or plan["minutes"] != asked.minutes:
+        plan = plain(_plan(asked, _rates(asked), clock.left_s))
+        places.write_atomically(file, json.dumps(plan, indent=1).encode())
     return Contest(
         backbone=asked.backbone,
         data=asked.data,
@@ -233,6 +245,7 @@ def _plan(asked: Asked, known: Rates, left_s: float) -> dict[str, Any]:
         left = None if math.isinf(left_s) else left_s - max(final)
         planned = race.plan(short, whole, folds=folds, repeats=asked.repeats, seconds=left)
     return {
+        "minutes": asked.minutes,
         "race": as_data(planned),
         "short_seconds": short,
         "whole_seconds": whole,
@@ -247,7 +260,7 @@ def _conclude(asked: Asked, contest: Contest, over: bool) -> Comparison:
     verdict, answers = _judged(asked, contest)
     place = verdict.winner if verdict else contest.leader()
     if place is None:
-        raise UsageError(
+        raise NoTime(
             f"Not one run fits into the time: the cheapest is expected to take "
             f"{min(contest.short_s) + min(contest.final_s):.0f} s. Give more --minutes, or fewer images."
         )

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from frostline import places
+from frostline.advice import TIME_MARGIN
 from frostline.backbone import Backbone
 from frostline.comparison import cells
 from frostline.comparison.candidates import Candidate
@@ -21,11 +22,8 @@ from frostline.images import Tell
 from frostline.record import Study
 from frostline.strategy import scaled
 from frostline.timing import Stopwatch
-from frostline.training import train
+from frostline.training import Run, train
 
-# A run takes longer than predicted by more than this in one case of ten (docs/LOG.md); beside it, the
-# prediction is corrected by what the runs before took.
-TIME_MARGIN = 1.35
 POLL_S = 0.5  # between two looks at what other processes have finished
 
 
@@ -124,7 +122,10 @@ class Contest:
         return (self.whole_s if task.share == 1.0 else self.short_s)[task.candidate]
 
     def _factor(self) -> float:
-        """What runs took beside what was predicted: never less than half, for rows may have been warm."""
+        """What runs took beside what was predicted, by which the rest is corrected.
+
+        Never less than half: rows may have been warm.
+        """
         taken = sum(outcome["seconds"] for outcome in self.outcomes.values())
         told = sum(self._predicted(task) for task in self.outcomes)
         return max(0.5, taken / told) if told else 1.0
@@ -159,9 +160,18 @@ class Contest:
         }
         self._say(task, outcome)
         self.outcomes[task] = outcome
-        if self.leader() == task.candidate:
-            self.study.answer_by(run.folder, f"the best so far of {len(self.candidates)} compared")
+        self._offer(task, run)
         return outcome
+
+    def _offer(self, task: Task, run: Run) -> None:
+        """Let the leader's newest run answer for the study, if it does better than who answers now."""
+        mine = [
+            s for t, s in self._scores().items() if (t.candidate, t.share) == (task.candidate, task.share)
+        ]
+        score, now = statistics.mean(mine), (self.study.answer or {}).get("score")
+        if self.leader() == task.candidate and (now is None or score > now):
+            why = f"the best so far of {len(self.candidates)} compared"
+            self.study.answer_by(run.folder, why, score)
 
     def _say(self, task: Task, outcome: Outcome) -> None:
         short = "" if task.share == 1.0 else f", {task.share:g} of its epochs"

@@ -13,9 +13,10 @@ from pathlib import Path
 from typing import Any
 
 from frostline import metrics, zoo
-from frostline.advice import Advice, plan
+from frostline.advice import Advice, outlook, plan
+from frostline.advice.knowledge import read_experience
 from frostline.backbone import Backbone
-from frostline.comparison import FEW_IMAGES, Comparison, compare, sub_study
+from frostline.comparison import FEW_IMAGES, Comparison, NoTime, compare, sub_study
 from frostline.dataset import Manifest, load_data
 from frostline.images import Tell
 from frostline.record import Study
@@ -37,7 +38,7 @@ class Fitted:
 
     result: dict[str, Any]
     run: Run
-    comparison: Comparison
+    comparison: Comparison | None  # none where there was no time for a single run
     signals: Signals
     advice: Advice
 
@@ -102,7 +103,7 @@ def fit(
     data.write(kept.path / "manifest.jsonl")
     first = _probe(backbone, data, kept, seed, options, tell)
     say(_first_line(first, metric, watch.seconds))
-    planned = plan(backbone, data, minutes=minutes, seed=seed, threads=threads, tell=tell)
+    planned = plan(backbone, data, seed=seed, threads=threads, tell=tell)
     advice = planned.advice
     kept.write("backbone.json", backbone.as_dict())
     kept.write("signals.json", planned.signals.as_dict())
@@ -110,29 +111,39 @@ def fit(
     for line in advice.why:
         say(line)
     raced = list(strategies) if strategies else candidates(advice)
-    allowed = minutes if minutes is not None else default_minutes(advice, raced)
-    left = allowed - watch.seconds / 60
-    say(
-        f"Racing {', '.join(raced)} "
-        + (f"for {left:.1f} min." if minutes is not None else f"for at most {left:.1f} min (--minutes).")
-    )
-    found = compare(
-        backbone,
-        data,
-        raced,
-        minutes=max(left, 1e-3),
-        repeats=repeats,
-        study=study,
-        database=database,
-        seed=seed,
-        augment=augment,
-        tell=tell,
-        say=say,
-        **options,
-    )
-    result = _result(found, advice, data, watch, allowed)
-    found.study.write("fit.json", result)
-    return Fitted(result, found.run, found, planned.signals, advice)
+    allowed = default_minutes(advice, raced) if minutes is None else minutes
+    say(f"Racing {', '.join(raced)} until {allowed:g} min are up{'' if minutes else ' (--minutes)'}.")
+    found = None
+    try:
+        found = compare(
+            backbone,
+            data,
+            raced,
+            minutes=allowed,
+            repeats=repeats,
+            study=study,
+            database=database,
+            seed=seed,
+            augment=augment,
+            watch=watch,
+            tell=tell,
+            say=say,
+            **options,
+        )
+    except NoTime as error:
+        say(str(error))
+    result = {
+        **(_of_race(found) if found else _of_probe(first, metric)),
+        "recommended": advice.recommended,
+        "model": backbone.name,
+        "images": len(data.samples),
+        "seconds": watch.seconds,
+        "budget_seconds": 60 * allowed,
+        "study": str(kept.path),
+        "report": None,
+    }
+    kept.write("fit.json", result)
+    return Fitted(result, found.run if found else first, found, planned.signals, advice)
 
 
 def candidates(advice: Advice) -> list[str]:
@@ -182,43 +193,50 @@ def _probe(
         backbone, learning, "linear_probe", study=sub_study(kept, learning), seed=seed, tell=tell, **options
     )
     if not (kept.path / "answer.json").exists():
-        kept.answer_by(run.folder, "a linear probe, the first model of this study")
+        score = run.result["cv_score"]
+        kept.answer_by(run.folder, "a linear probe, the first model of this study", score)
     return run
 
 
 def _first_line(run: Run, metric: str, seconds: float) -> str:
     answers = f"After {seconds:.0f} s there is a model that answers, a linear probe"
-    if metric != "accuracy":
-        return f"{answers}. More minutes may buy more by thawing layers."
-    low, high = metrics.wilson(run.cv_score, run.n_train)
-    return (
-        f"{answers}: {100 * run.cv_score:.0f} % right ({100 * low:.0f}–{100 * high:.0f} %, cross-validated). "
-        "More minutes may buy more by thawing layers."
-    )
+    if metric == "accuracy":
+        low, high = metrics.wilson(run.cv_score, run.n_train)
+        answers += f": {100 * run.cv_score:.0f} % right ({100 * low:.0f}–{100 * high:.0f} %, cross-validated)"
+    return f"{answers}. {outlook(read_experience())}".rstrip()
 
 
-def _result(
-    found: Comparison, advice: Advice, data: Manifest, watch: Stopwatch, allowed: float
-) -> dict[str, Any]:
-    """Return the figures; accuracy is the test part's where there is one, else the folds'."""
+def _of_race(found: Comparison) -> dict[str, Any]:
+    """The winner's figures; accuracy is the test part's where there is one, else the folds'."""
     tested = found.accuracy is not None
-    held = found.out_of_fold
+    figures = found.result if tested else found.out_of_fold
     return {
         "strategy": found.winner,
-        "model": found.model,
-        "accuracy": found.accuracy if tested else held["accuracy"],
-        "low": found.low if tested else held["low"],
-        "high": found.high if tested else held["high"],
+        "accuracy": figures["accuracy"],
+        "low": figures["low"],
+        "high": figures["high"],
         "basis": "test part" if tested else "out of fold",
-        "optimism": None if tested else held["optimism"],
+        "optimism": None if tested else figures["optimism"],
         "separated": found.separated,
-        "recommended": advice.recommended,
-        "seconds": watch.seconds,
-        "budget_seconds": 60 * allowed,
-        "images": len(data.samples),
-        "study": found.result["study"],
         "run": found.result["run"],
-        "report": None,
         "tried": found.standings,
         "verdict": found.verdict,
+    }
+
+
+def _of_probe(run: Run, metric: str) -> dict[str, Any]:
+    """The figures of the first model, where there was no time for another."""
+    known = metric == "accuracy"
+    low, high = metrics.wilson(run.cv_score, run.n_train) if known else (None, None)
+    return {
+        "strategy": "linear_probe",
+        "accuracy": run.cv_score if known else None,
+        "low": low,
+        "high": high,
+        "basis": "cross-validation",
+        "optimism": None,
+        "separated": False,
+        "run": str(run.folder.path),
+        "tried": [],
+        "verdict": ["There was no time for a race: the linear probe answers."],
     }
