@@ -217,7 +217,7 @@ class Study:
 
     @property
     def answer(self) -> dict[str, Any] | None:
-        """Which run answers (`run`, relative to the study), `why`, and its `score`; `None`: none was chosen."""
+        """Which run answers: `run` (relative to the study), `why`, `score`; `None` where none does."""
         path = self.path / "answer.json"
         return dict(_read_json(path)) if path.exists() else None
 
