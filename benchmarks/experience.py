@@ -65,7 +65,8 @@ BLOCKS: dict[str, tuple[tuple[str, ...], tuple[int, ...], str, int, tuple[int, .
     "main": (ALL_SETS, (8, 40), "tf_efficientnet_lite0", 96, (0, 1, 2, 3)),
     "squeezenet": (ONE_A_BAND, (8, 40), "squeezenet1_1", 96, (0, 1)),
     "more": (ONE_A_BAND, (100,), "tf_efficientnet_lite0", 96, (0, 1)),
-    "larger": (ONE_A_BAND, (8, 40), "tf_efficientnet_lite0", 160, (0, 1)),
+    "larger": (ONE_A_BAND, (8,), "tf_efficientnet_lite0", 160, (0, 1)),
+    "larger, 40": (ONE_A_BAND, (40,), "tf_efficientnet_lite0", 160, (0,)),
 }
 
 
