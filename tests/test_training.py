@@ -13,6 +13,7 @@ from PIL import Image
 from safetensors.torch import load_file
 
 import frostline
+from frostline import pacing
 from frostline import strategy as fs
 from frostline.backbone import Backbone
 from frostline.dataset import Manifest
@@ -137,7 +138,7 @@ def test_moments_survive_a_thaw(backbone: Backbone) -> None:
 
 
 def test_the_schedule_warms_up_and_ends_near_zero() -> None:
-    shares = [optimizer.scale(step, 100, 0.1) for step in range(100)]
+    shares = [pacing.scale(step, 100, 0.1) for step in range(100)]
     assert shares[0] < 0.2
     assert max(shares) == pytest.approx(1.0)
     assert shares[-1] < 0.01

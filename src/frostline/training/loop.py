@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from frostline import backbone as bb
-from frostline import metrics
+from frostline import metrics, pacing
 from frostline.augment import brightness
 from frostline.backbone import Backbone
 from frostline.errors import TrainingError
@@ -167,7 +167,7 @@ def _epoch(
         job.budget.check("step")
         began = time.perf_counter()
         for step, (z, y) in enumerate(batches):
-            share = optimizer.scale(first + step, segment.steps, job.settings.warmup)
+            share = pacing.scale(first + step, segment.steps, job.settings.warmup)
             optimizer.set_rates(opt, share)
             losses.append(_step(job, learning, opt, brightness(z, strength), y))
             if job.tell:

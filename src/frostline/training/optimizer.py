@@ -1,17 +1,17 @@
 """Parameter groups with layer-wise rates, and the rate at each step.
 
-A group is (stage, decayed or not). A stage d below the head learns at `lr * layer_decay ** d`
-(BEiT, arXiv 2106.08254; ULMFiT, arXiv 1801.06146, for the idea). 1-D parameters are not decayed.
+A group is (stage, decayed or not); how fast a stage learns is said by `pacing`. 1-D parameters are not
+decayed.
 """
 
 from __future__ import annotations
 
-import math
 from typing import Any
 
 import torch
 from torch import nn
 
+from frostline import pacing
 from frostline.backbone import Backbone
 from frostline.errors import ModelError
 from frostline.strategy import Settings
@@ -29,7 +29,7 @@ def groups(backbone: Backbone, model: nn.Module, lr: float, known: Settings) -> 
         if not parameter.requires_grad:
             continue
         stage, decays = stage_of[name], parameter.ndim > 1
-        peak = lr * known.layer_decay ** (last - stage)
+        peak = pacing.peak(lr, known.layer_decay, last - stage)
         group = found.setdefault(
             (stage, decays),
             {
@@ -70,17 +70,6 @@ def build(
 def _can_fuse(model: nn.Module) -> bool:
     """Whether one kernel can update all: torch has it for float tensors on CPU and CUDA."""
     return all(p.is_floating_point() and p.device.type in ("cpu", "cuda") for p in model.parameters())
-
-
-def scale(step: int, steps: int, warmup: float) -> float:
-    """Return the share of the peak rate at `step` of `steps`: linear warm-up, then a cosine to zero.
-
-    Both lie inside one phase; the next phase starts its own.
-    """
-    warm = max(1, round(warmup * steps)) if warmup > 0 else 0
-    if step < warm:
-        return (step + 1) / (warm + 1)
-    return 0.5 * (1.0 + math.cos(math.pi * (step - warm) / max(1, steps - warm)))
 
 
 def set_rates(optimizer: torch.optim.Optimizer, share: float) -> None:

@@ -1,0 +1,534 @@
+"""The charts, as Vega-Lite specifications: plain data, colours by name, values never used as field names.
+
+Colours are the page's CSS variables, so that one chart serves light, dark and print; `concrete` puts real
+colours in for other places. Each chart carries the table of what it shows.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+SCHEMA = "https://vega.github.io/schema/vega-lite/v6.json"
+# Light: told apart by people with any colour vision (Okabe and Ito's blue and vermilion, calmed down).
+LIGHT = {
+    "--ink": "#1d2b3a",
+    "--soft": "#55636f",
+    "--line": "#dfe5ea",
+    "--paper": "#ffffff",
+    "--cool": "#2272ad",
+    "--warm": "#c85a11",
+    "--third": "#5f7f4a",
+    "--ice": "#cfe3f2",
+}
+FONT = (
+    "system-ui, -apple-system, 'Segoe UI', Roboto, 'Helvetica Neue', 'Noto Sans', "
+    "'Liberation Sans', sans-serif"
+)
+LABEL_PX = 150  # a label's longest
+INK, SOFT, LINE, PAPER = "var(--ink)", "var(--soft)", "var(--line)", "var(--paper)"
+COOL, WARM, THIRD = "var(--cool)", "var(--warm)", "var(--third)"
+ROW_PX = 24  # a class
+Spec = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Chart:
+    """One chart: `says` is read to those who can't see it, `header` and `rows` are what it shows."""
+
+    key: str
+    title: str
+    says: str
+    spec: Spec
+    header: tuple[str, ...]
+    rows: tuple[tuple[str, ...], ...]
+
+
+CONFIG: Spec = {
+    "aria": False,  # the figure has a name and a table; a tree of unnamed marks helps nobody
+    "background": None,
+    "font": FONT,
+    "padding": 4,
+    "view": {"stroke": None},
+    "axis": {
+        "labelColor": SOFT,
+        "titleColor": SOFT,
+        "titleFontWeight": "normal",
+        "titleFontSize": 12,
+        "labelFontSize": 12,
+        "labelLimit": LABEL_PX,
+        "gridColor": LINE,
+        "domain": False,
+        "tickColor": LINE,
+        "titlePadding": 10,
+    },
+    "legend": {
+        "labelColor": INK,
+        "titleColor": SOFT,
+        "orient": "top",
+        "direction": "horizontal",
+        "labelFontSize": 12,
+        "labelLimit": 260,
+        "title": None,
+        "symbolStrokeWidth": 2.5,
+    },
+    "header": {"labelColor": INK, "titleColor": SOFT},
+    "line": {"strokeWidth": 2.5},
+    "rule": {"strokeWidth": 1.5},
+    "point": {"filled": True, "size": 70, "opacity": 1},
+    "text": {"color": INK, "fontSize": 12},
+}
+
+
+def spec(height: int, values: Sequence[Spec], layer: Sequence[Spec], **more: Any) -> Spec:
+    """Return a layered chart as wide as its place."""
+    return {
+        "$schema": SCHEMA,
+        "width": "container",
+        "height": height,
+        "autosize": {"type": "fit-x", "contains": "padding"},
+        "data": {"values": list(values)},
+        "layer": list(layer),
+        "config": CONFIG,
+        **more,
+    }
+
+
+def concrete(found: Spec) -> Spec:
+    """Return the chart with light colours in the place of the page's variables, for a notebook."""
+    text = json.dumps(found)
+    for name, colour in LIGHT.items():
+        text = text.replace(f"var({name})", colour)
+    made: Spec = json.loads(text)
+    return {**made, "width": 560, "autosize": "pad", "background": "white"}
+
+
+def axis(title: str | None = None, **more: Any) -> Spec:
+    """An axis with its title."""
+    return {"title": title, **more}
+
+
+def quantity(field: str, title: str | None, *, zero: bool = False, share: bool = False, **more: Any) -> Spec:
+    """Encode a number; shares are shown in per cent."""
+    style = {"format": ".0%"} if share else {}
+    scale = {"zero": zero, **more.pop("scale", {})}
+    return {
+        "field": field,
+        "type": "quantitative",
+        "title": title,
+        "scale": scale,
+        "axis": axis(title, **style, **more.pop("axis", {})),
+        **more,
+    }
+
+
+def category(field: str, order: Sequence[str] | None, title: str | None = None, **more: Any) -> Spec:
+    """Encode a name, in the given order."""
+    return {"field": field, "type": "nominal", "sort": order, "axis": axis(title, **more)}
+
+
+def told(*pairs: tuple[str, str, str]) -> list[Spec]:
+    """Return what a tooltip says: (field, title, format)."""
+    return [
+        {"field": field, "title": title, "type": "quantitative" if style else "nominal", "format": style}
+        if style
+        else {"field": field, "title": title, "type": "nominal"}
+        for field, title, style in pairs
+    ]
+
+
+def ranged(
+    values: Sequence[Spec],
+    x: Spec,
+    *,
+    height: int,
+    tooltip: list[Spec],
+    colour: str = COOL,
+    line: bool = True,
+) -> Spec:
+    """Points with intervals (`value`, `low`, `high`) over x, joined by a line."""
+    y = quantity("value", "images answered right", share=True)
+    layers: list[Spec] = []
+    if line:
+        layers.append(
+            {
+                "mark": {"type": "area", "color": colour, "opacity": 0.15},
+                "encoding": {"x": x, "y": {**y, "field": "low"}, "y2": {"field": "high"}},
+            }
+        )
+        layers.append({"mark": {"type": "line", "color": colour}, "encoding": {"x": x, "y": y}})
+    else:
+        layers.append(
+            {
+                "mark": {"type": "rule", "color": colour},
+                "encoding": {"x": x, "y": {**y, "field": "low"}, "y2": {"field": "high"}},
+            }
+        )
+    layers.append(
+        {"mark": {"type": "point", "color": colour}, "encoding": {"x": x, "y": y, "tooltip": tooltip}}
+    )
+    return spec(height, values, layers)
+
+
+def bars(values: Sequence[Spec], order: Sequence[str], parts: Sequence[str]) -> Spec:
+    """Horizontal bars of `count` for each `name`, stacked by `part`."""
+    colours = dict(zip(("train", "val", "test"), (COOL, THIRD, WARM), strict=True))
+    layer = {
+        "mark": {"type": "bar", "cornerRadiusEnd": 2},
+        "encoding": {
+            "y": category("name", order),
+            "x": {**quantity("count", "images", zero=True), "stack": "zero"},
+            "color": {
+                "field": "part",
+                "type": "nominal",
+                "scale": {"domain": list(parts), "range": [colours[part] for part in parts]},
+                "legend": {} if len(parts) > 1 else None,
+            },
+            "order": {"field": "rank", "type": "quantitative"},
+            "tooltip": told(("name", "class", ""), ("part", "part", ""), ("count", "images", ",d")),
+        },
+    }
+    return spec(ROW_PX * len(order) + 10, values, [layer])
+
+
+def histogram(values: Sequence[Spec]) -> Spec:
+    """How many classes have how many images: for sets of more classes than bars can show."""
+    layer = {
+        "mark": {"type": "bar", "color": COOL},
+        "encoding": {
+            "x": {
+                "field": "count",
+                "type": "quantitative",
+                "bin": {"maxbins": 30},
+                "axis": axis("images a class"),
+            },
+            "y": {"aggregate": "count", "type": "quantitative", "axis": axis("classes")},
+        },
+    }
+    return spec(220, values, [layer])
+
+
+def scatter(values: Sequence[Spec], front: Sequence[Spec], on: str) -> Spec:
+    """Accuracy against seconds, with intervals and the front of what nothing beats; click picks a row."""
+    x = {
+        **quantity("seconds", "seconds a run, each line ten times the one before", scale={"type": "log"}),
+        "axis": axis("seconds of one run (logarithmic)", tickCount=4, format="~s"),
+    }
+    y = quantity("accuracy", f"right on {on}", share=True, scale={"padding": 14})
+    kinds = {"domain": ["chosen", "tried", "short"], "range": [WARM, COOL, SOFT]}
+    colour = {"field": "kind", "type": "nominal", "scale": kinds, "legend": None}
+    layers: list[Spec] = [
+        {
+            "data": {"values": list(front)},
+            "mark": {
+                "type": "line",
+                "interpolate": "step-after",
+                "color": SOFT,
+                "strokeDash": [4, 4],
+                "strokeWidth": 1.5,
+            },
+            "encoding": {"x": x, "y": y},
+        },
+        {
+            "mark": {"type": "rule"},
+            "encoding": {"x": x, "y": {**y, "field": "low"}, "y2": {"field": "high"}, "color": colour},
+        },
+        {
+            "mark": {"type": "point", "size": 130, "cursor": "pointer", "stroke": PAPER, "strokeWidth": 1.5},
+            "encoding": {
+                "x": x,
+                "y": y,
+                "color": colour,
+                "shape": {
+                    "field": "kind",
+                    "type": "nominal",
+                    "scale": {"domain": kinds["domain"], "range": ["diamond", "circle", "triangle-up"]},
+                    "legend": None,
+                },
+                "tooltip": told(
+                    ("name", "strategy", ""),
+                    ("accuracy", "right", ".1%"),
+                    ("low", "from", ".1%"),
+                    ("high", "to", ".1%"),
+                    ("seconds", "seconds a run", ".1f"),
+                ),
+            },
+        },
+        {
+            "mark": {
+                "type": "text",
+                "align": "left",
+                "dx": 10,
+                "dy": -9,
+                "limit": 170,
+                "fontSize": 11,
+                "color": SOFT,
+            },
+            "encoding": {"x": x, "y": y, "text": {"field": "label", "type": "nominal"}},
+        },
+    ]
+    return spec(340, values, layers)
+
+
+def against_cut(values: Sequence[Spec], stages: Sequence[str], on: str) -> Spec:
+    """Accuracy by the lowest stage that learns; the frozen network stands last."""
+    x = {
+        "field": "stage",
+        "type": "ordinal",
+        "sort": list(stages),
+        "scale": {"domain": list(stages)},
+        "axis": axis("the lowest stage that learns: to the left, more of the network does", labelAngle=-30),
+    }
+    tooltip = told(
+        ("name", "strategy", ""), ("value", "right", ".1%"), ("low", "from", ".1%"), ("high", "to", ".1%")
+    )
+    found = ranged(values, x, height=260, tooltip=tooltip, line=False)
+    for layer in found["layer"]:
+        layer["encoding"]["y"]["axis"] = axis(f"right on {on}", format=".0%")
+        layer["encoding"]["xOffset"] = {
+            "field": "offset",
+            "type": "quantitative",
+            "scale": {"domain": [-1, 1]},
+        }
+    return found
+
+
+def curves(
+    values: Sequence[Spec], first: str, what: Sequence[str], title: str, *, share: bool = False
+) -> Spec:
+    """Lines by epoch for the row that is shown; bands are the range over its runs."""
+    x = {
+        "field": "epoch",
+        "type": "quantitative",
+        "scale": {"zero": False, "nice": False},
+        "axis": axis("epoch", tickMinStep=1, format="d", grid=False),
+    }
+    y = quantity("value", title, share=share)
+    colours = {"domain": list(what), "range": [COOL, WARM][: len(what)]}
+    colour = {"field": "what", "type": "nominal", "scale": colours, "legend": {} if len(what) > 1 else None}
+    style = ".1%" if share else ".3f"
+    layers: list[Spec] = [
+        {
+            "mark": {"type": "area", "opacity": 0.15},
+            "encoding": {"x": x, "y": {**y, "field": "low"}, "y2": {"field": "high"}, "color": colour},
+        },
+        {"mark": {"type": "line"}, "encoding": {"x": x, "y": y, "color": colour}},
+        {
+            "mark": {"type": "point", "size": 35},
+            "encoding": {
+                "x": x,
+                "y": y,
+                "color": colour,
+                "tooltip": told(("what", "images", ""), ("epoch", "epoch", "d"), ("value", title, style)),
+            },
+        },
+    ]
+    return spec(
+        220,
+        [value for value in values if value["what"] in what],
+        layers,
+        params=[{"name": "shown", "value": first}],
+        transform=[{"filter": "datum.row === shown"}],
+    )
+
+
+def confusion(values: Sequence[Spec], order: Sequence[str], *, counts: bool) -> Spec:
+    """True class by answered class; shade is the share of the true class."""
+    x = {**category("answered", order, "answered", labelAngle=-40, orient="top"), "scale": {"padding": 0.06}}
+    y = {**category("true", order, "true class"), "scale": {"padding": 0.06}}
+    layers: list[Spec] = [
+        {
+            "mark": {"type": "rect", "cornerRadius": 2},
+            "encoding": {
+                "x": x,
+                "y": y,
+                "color": {
+                    "field": "kind",
+                    "type": "nominal",
+                    "scale": {"domain": ["right", "wrong"], "range": [COOL, WARM]},
+                    "legend": None,
+                },
+                "opacity": {
+                    "field": "share",
+                    "type": "quantitative",
+                    "scale": {"domain": [0, 1], "range": [0.14, 1]},
+                    "legend": None,
+                },
+                "tooltip": told(
+                    ("true", "true", ""),
+                    ("answered", "answered", ""),
+                    ("count", "images", ",d"),
+                    ("share", "of the true class", ".1%"),
+                ),
+            },
+        }
+    ]
+    if counts:
+        layers.append(
+            {
+                "mark": {"type": "text"},
+                "encoding": {
+                    "x": x,
+                    "y": y,
+                    "text": {"field": "count", "type": "quantitative"},
+                    "color": {"condition": {"test": "datum.share > 0.5", "value": PAPER}, "value": INK},
+                },
+            }
+        )
+    return spec(max(120, (ROW_PX if counts else 11) * len(order)), values, layers)
+
+
+def recalls(values: Sequence[Spec], order: Sequence[str]) -> Spec:
+    """Recall of each class with its interval; precision as an open mark."""
+    y = category("name", order)
+    x = quantity(
+        "recall",
+        "recognised (dot, with 95 % interval)  ·  answers that are right (ring)",
+        share=True,
+        scale={"domainMax": 1},
+    )
+    layers: list[Spec] = [
+        {
+            "mark": {"type": "rule", "color": COOL},
+            "encoding": {"y": y, "x": {**x, "field": "low"}, "x2": {"field": "high"}},
+        },
+        {
+            "mark": {"type": "point", "filled": False, "color": WARM, "size": 90},
+            "encoding": {"y": y, "x": {**x, "field": "precision"}},
+        },
+        {
+            "mark": {"type": "point", "color": COOL},
+            "encoding": {
+                "y": y,
+                "x": x,
+                "tooltip": told(
+                    ("name", "class", ""),
+                    ("recall", "recognised", ".1%"),
+                    ("low", "from", ".1%"),
+                    ("high", "to", ".1%"),
+                    ("precision", "answers that are right", ".1%"),
+                    ("images", "images", ",d"),
+                ),
+            },
+        },
+    ]
+    return spec(ROW_PX * len(order) + 10, values, layers)
+
+
+def calibration(values: Sequence[Spec]) -> Spec:
+    """What came true against what was said; the diagonal is perfect."""
+    x = quantity("said", "what the model said", share=True, scale={"domain": [0, 1]})
+    y = quantity("right", "how often it was right", share=True, scale={"domain": [0, 1]})
+    diagonal = [{"said": 0, "right": 0}, {"said": 1, "right": 1}]
+    layers: list[Spec] = [
+        {
+            "data": {"values": diagonal},
+            "mark": {"type": "line", "color": SOFT, "strokeDash": [4, 4], "strokeWidth": 1.5},
+            "encoding": {"x": x, "y": y},
+        },
+        {
+            "mark": {"type": "rule", "color": COOL},
+            "encoding": {"x": x, "y": {**y, "field": "low"}, "y2": {"field": "high"}},
+        },
+        {
+            "mark": {"type": "point", "color": COOL},
+            "encoding": {
+                "x": x,
+                "y": y,
+                "size": {
+                    "field": "images",
+                    "type": "quantitative",
+                    "scale": {"range": [30, 400]},
+                    "legend": None,
+                },
+                "tooltip": told(
+                    ("said", "said", ".1%"), ("right", "right", ".1%"), ("images", "images", ",d")
+                ),
+            },
+        },
+    ]
+    return spec(300, values, layers)
+
+
+def forecast(values: Sequence[Spec], order: Sequence[str]) -> Spec:
+    """Expected and found accuracy of each strategy, one above the other."""
+    y = {"field": "name", "type": "nominal", "sort": list(order), "axis": axis(None)}
+    x = quantity("value", "images answered right", share=True)
+    kinds = {"domain": ["expected (80 %)", "found (95 %)"], "range": [SOFT, WARM]}
+    colour = {"field": "kind", "type": "nominal", "scale": kinds, "legend": {}}
+    offset = {"field": "kind", "type": "nominal", "sort": kinds["domain"]}
+    layers: list[Spec] = [
+        {
+            "mark": {"type": "rule", "strokeWidth": 2},
+            "encoding": {
+                "y": y,
+                "yOffset": offset,
+                "x": {**x, "field": "low"},
+                "x2": {"field": "high"},
+                "color": colour,
+            },
+        },
+        {
+            "mark": {"type": "point"},
+            "encoding": {
+                "y": y,
+                "yOffset": offset,
+                "x": x,
+                "color": colour,
+                "tooltip": told(
+                    ("name", "strategy", ""),
+                    ("kind", "", ""),
+                    ("value", "right", ".1%"),
+                    ("low", "from", ".1%"),
+                    ("high", "to", ".1%"),
+                ),
+            },
+        },
+    ]
+    return spec(44 * len(order) + 10, values, layers)
+
+
+def costs(values: Sequence[Spec], ends: tuple[float, float]) -> Spec:
+    """Seconds that a run took against what was predicted; the diagonal is perfect."""
+    scale = {"type": "log", "domain": list(ends), "nice": False}
+    x = {
+        **quantity("predicted", "predicted seconds", scale=scale),
+        "axis": axis("predicted seconds", tickCount=4, format="~s"),
+    }
+    y = {
+        **quantity("taken", "seconds taken", scale=scale),
+        "axis": axis("seconds taken", tickCount=4, format="~s"),
+    }
+    diagonal = [{"predicted": end, "taken": end} for end in ends]
+    layers: list[Spec] = [
+        {
+            "data": {"values": diagonal},
+            "mark": {"type": "line", "color": SOFT, "strokeDash": [4, 4], "strokeWidth": 1.5},
+            "encoding": {"x": x, "y": y},
+        },
+        {
+            "mark": {"type": "point", "color": COOL, "size": 110},
+            "encoding": {
+                "x": x,
+                "y": y,
+                "tooltip": told(
+                    ("name", "strategy", ""), ("predicted", "predicted s", ".1f"), ("taken", "taken s", ".1f")
+                ),
+            },
+        },
+        {
+            "mark": {
+                "type": "text",
+                "align": "left",
+                "dx": 9,
+                "dy": -8,
+                "limit": 150,
+                "fontSize": 11,
+                "color": SOFT,
+            },
+            "encoding": {"x": x, "y": y, "text": {"field": "label", "type": "nominal"}},
+        },
+    ]
+    return spec(280, values, layers)

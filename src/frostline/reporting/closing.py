@@ -1,0 +1,250 @@
+"""The last parts of the story: whether forecasts proved right, and how to use the model."""
+
+from __future__ import annotations
+
+import shlex
+from pathlib import PurePath
+from typing import Any
+
+from frostline.reporting import charts as c
+from frostline.reporting.charts import Chart
+from frostline.reporting.naming import shortened, visible
+from frostline.reporting.section import Section
+from frostline.reporting.words import Found, between, duration, percent
+
+DEFAULTS = {
+    "model": "lite0",
+    "seed": 0,
+    "metric": "accuracy",
+    "augment": "standard",
+    "flip": "auto",
+    "imbalance": "none",
+    "batch": 32,
+    "precision": "auto",
+    "repeats": 3,
+}
+# Options of each verb that are written as they were asked for, where they differ from the default.
+FIT = (
+    "minutes",
+    "model",
+    "architecture",
+    "size",
+    "strategies",
+    "repeats",
+    "seed",
+    "metric",
+    "augment",
+    "precision",
+)
+COMPARE = (
+    "minutes", "cuts", "model", "architecture", "size", "strategies", "repeats", "search", "draws", "seed",
+    "metric", "augment", "precision",
+)  # fmt: skip
+TRAIN = (
+    "strategy",
+    "model",
+    "size",
+    "seed",
+    "metric",
+    "augment",
+    "flip",
+    "imbalance",
+    "batch",
+    "views",
+    "precision",
+)
+
+
+def foresight(found: Found) -> Section | None:
+    """What was recommended, why, and whether it proved right; predicted against actual cost."""
+    told, charts = found.told, []
+    section = Section("foresight", "What was expected, and what came of it")
+    if told.advice is not None:
+        section.lead += [str(line) for line in told.advice["why"]]
+        section.lead += _proved(found, told.advice)
+        section.more = {
+            "would_change": [str(line) for line in told.advice["would_change"]],
+            "notes": [str(line) for line in told.advice["notes"]],
+        }
+        charts.append(_forecast_chart(found, told.advice))
+    charts.append(_cost_chart(found))
+    section.charts = [chart for chart in charts if chart is not None]
+    return section if section.lead or section.charts else None
+
+
+def _pairs(found: Found, advice: dict[str, Any]) -> list[tuple[dict[str, Any], Any]]:
+    """Return each option that was run to its end, with its row."""
+    rows = {row.strategy: row for row in reversed(found.rows) if row.whole and row.accuracy is not None}
+    return [
+        (option, rows[option["strategy"]])
+        for option in advice["options"]
+        if option["strategy"] in rows and option["expected_accuracy"] is not None
+    ]
+
+
+def _proved(found: Found, advice: dict[str, Any]) -> list[str]:
+    pairs = _pairs(found, advice)
+    if not pairs:
+        return ["None of the strategies it spoke of was run to its end here, so nothing can be said of it."]
+    inside = sum(option["low"] <= row.accuracy <= option["high"] for option, row in pairs)
+    line = (
+        f"{inside} of {len(pairs)} accuracies that were found lie within what was expected (an interval is "
+        "to hold four in five)."
+    )
+    best = next((row for row in found.rows if row.winner), None)
+    if best is None:
+        return [line]
+    if best.strategy == advice["recommended"]:
+        return [f"The recommended strategy, {best.strategy}, won.", line]
+    return [f"Recommended was {advice['recommended']}; {best.strategy} was chosen.", line]
+
+
+def _forecast_chart(found: Found, advice: dict[str, Any]) -> Chart | None:
+    pairs = _pairs(found, advice)
+    if not pairs:
+        return None
+    values, rows = [], []
+    for option, row in pairs:
+        name = shortened(row.strategy)
+        low, high = (row.accuracy if end is None else end for end in (row.low, row.high))
+        expected = (option["expected_accuracy"], option["low"], option["high"])
+        for kind, (value, start, end) in (
+            ("expected (80 %)", expected),
+            ("found (95 %)", (row.accuracy, low, high)),
+        ):
+            values.append({"name": name, "kind": kind, "value": value, "low": start, "high": end})
+        rows.append(
+            (
+                visible(row.strategy),
+                f"{percent(expected[0])} ({between(*expected[1:])})",
+                f"{percent(row.accuracy)} ({between(low, high)})",
+            )
+        )
+    return Chart(
+        "forecast",
+        "Accuracy: expected and found",
+        "Grey is what experience on other image sets led to expect, with an 80 % interval; orange is what "
+        "was found.",
+        c.forecast(values, list(dict.fromkeys(value["name"] for value in values))),
+        ("strategy", "expected (80 %)", "found (95 %)"),
+        tuple(rows),
+    )
+
+
+def _cost_chart(found: Found) -> Chart | None:
+    values = [
+        {
+            "name": shortened(row.strategy),
+            "label": shortened(row.strategy, 24),
+            "predicted": row.predicted_s,
+            "taken": row.seconds,
+        }
+        for row in found.rows
+        if row.predicted_s and row.seconds and row.whole
+    ]
+    if len(values) < 2:
+        return None
+    seconds = [float(value[key]) for value in values for key in ("predicted", "taken")]  # type: ignore[arg-type]
+    return Chart(
+        "costs",
+        "Seconds: predicted and taken",
+        "Below the dashed line a run took less than was predicted for it with nothing kept: frozen layers "
+        "are computed once, so later runs find their rows in the store.",
+        c.costs(values, (min(seconds) / 1.6, max(seconds) * 1.6)),
+        ("strategy", "predicted", "taken"),
+        tuple(
+            (str(v["name"]), duration(float(v["predicted"])), duration(float(v["taken"])))  # type: ignore[arg-type]
+            for v in values
+        ),
+    )
+
+
+def use(found: Found) -> Section | None:
+    """How to use the model, and the one command that repeats it all."""
+    run = found.told.answering
+    if run is None:
+        return None
+    study = found.told.path.name or "frostline-study"
+    section = Section("use", "Use it, and repeat it")
+    section.lead.append(
+        f"{visible(run.strategy)} answers: {found.told.why}. It is a plain PyTorch model; no part of "
+        "frostline is needed to run it further."
+    )
+    python = (
+        "import frostline\n\n"
+        f"for answer in frostline.predict({study!r}, 'new-photos/'):\n"
+        "    print(answer.path, answer.label, answer.probability)\n\n"
+        f"model = frostline.load_model({study!r})  # a torch.nn.Module in eval mode"
+    )
+    section.more = {
+        "codes": [
+            ("Label new images at the prompt", f"frostline predict {shlex.quote(study)} new-photos/"),
+            ("The same in Python, and the model itself", python),
+            ("Repeat all of this", repeat(found)),
+        ],
+        "environment": _environment(run.folder, found),
+    }
+    return section
+
+
+def repeat(found: Found) -> str:
+    """Return the command that makes this study again; DATA stands for the images."""
+    told = found.told
+    race = told.comparison.result if told.comparison else None
+    run = told.answering or next(iter(told.everyone))
+    data = _data_name(found)
+    if told.fit is not None and isinstance(told.fit.get("asked"), dict):
+        return _command("fit", data, _asked(told.fit["asked"], FIT))
+    if race is not None:
+        asked = {"strategies": [row["strategy"] for row in race["standings"]], **race.get("asked", {})}
+        if asked.get("cuts"):
+            asked.pop("strategies")
+        return _command("compare", data, _asked(asked, COMPARE))
+    asked = {**run.config, "size": run.config["preprocessing"]["size"]}
+    lines = []
+    for row in found.rows:
+        mine = row.one.config if row.one else asked
+        lines.append(_command("train", data, _asked({**asked, **mine, "strategy": row.strategy}, TRAIN)))
+    return "\n".join(dict.fromkeys(lines))
+
+
+def _data_name(found: Found) -> str:
+    root = found.told.data.root if found.told.data else None
+    return shlex.quote(visible(PurePath(root).name) + "/") if root else "DATA"
+
+
+def _asked(asked: dict[str, Any], names: tuple[str, ...]) -> list[str]:
+    words = []
+    for name in names:
+        value = asked.get(name)
+        if value is None or value is False or value == DEFAULTS.get(name) or value in ([], ()):
+            continue
+        option = f"--{name}"
+        if value is True:
+            words.append(option)
+        elif name == "search":
+            words += [f"{option} {shlex.quote(str(one))}" for one in value]
+        else:
+            text = ",".join(map(str, value)) if isinstance(value, list | tuple) else _short(value)
+            words.append(f"{option} {shlex.quote(text)}")
+    if asked.get("exact"):
+        words.append("--exact")
+    return words
+
+
+def _short(value: Any) -> str:
+    return f"{value:g}" if isinstance(value, float) else str(value)
+
+
+def _command(verb: str, data: str, words: list[str]) -> str:
+    return " ".join([f"frostline {verb}", data, *words])
+
+
+def _environment(folder: Any, found: Found) -> list[tuple[str, str]]:
+    from frostline.reporting.reading import object_of
+
+    known = object_of(found.told, folder / "environment.json")
+    if known is None:
+        return []
+    rows = [(name, str(version)) for name, version in known["packages"].items()]
+    return [("python", str(known["python"])), *rows, ("machine", f"{known['system']}, {known['machine']}")]

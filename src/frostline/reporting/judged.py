@@ -1,0 +1,183 @@
+"""What a table of predictions says: classes, confusions, calibration, mistakes, likely label errors.
+
+Imports no torch. All rates are fractions 0–1; positions are rows of the table or places among its classes.
+"""
+
+from __future__ import annotations
+
+import warnings
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from frostline import metrics
+from frostline.reporting.reading import Answers, Told, answers, note
+
+BINS = 10  # of stated probability; equal widths, as reliability diagrams are usually drawn
+# Below this, out-of-fold figures of a class say too little for a threshold of its own (a rule of thumb).
+FEWEST_TO_DOUBT = 5
+Ints = NDArray[np.int64]
+
+
+@dataclass(frozen=True)
+class ClassRow:
+    """How one class fares. `low` to `high` is a 95 % interval of the recall."""
+
+    place: int
+    images: int
+    recall: float
+    low: float
+    high: float
+    precision: float | None  # none was answered so: undefined
+    taken_for: int | None  # the class its images are most often mistaken for
+    times: int
+
+
+@dataclass(frozen=True)
+class Bin:
+    """Images that were answered with about the same probability: what was said, and what came true."""
+
+    said: float
+    right: float
+    low: float
+    high: float
+    images: int
+
+
+@dataclass(frozen=True)
+class Calibration:
+    """`error` is the expected calibration error: the mean gap between said and right, weighed by images."""
+
+    bins: tuple[Bin, ...]
+    error: float
+    said: float
+    right: float
+
+
+def judged(told: Told) -> Answers | None:
+    """Return the answers that the model is judged by: of the test part, else out of fold, else of val."""
+    run, race = told.answering, told.comparison
+    done = race is not None and race.result is not None
+    if run is not None:
+        found = answers(told, run.folder / "predictions-test.csv", "test part")
+        if found is not None:
+            return found
+    if race is not None and done:
+        found = answers(told, race.folder / "out-of-fold.csv", "out of fold")
+        if found is not None:
+            return found
+    return answers(told, run.folder / "predictions-val.csv", "val part") if run is not None else None
+
+
+def held_out(told: Told) -> Answers | None:
+    """Return the answers that labels may be doubted by: out of fold where there are such, else `judged`."""
+    race = told.comparison
+    if race is not None and race.result is not None:
+        found = answers(told, race.folder / "out-of-fold.csv", "out of fold")
+        if found is not None:
+            return found
+    return judged(told)
+
+
+def interval(told: Told, found: Answers) -> tuple[float, float, float]:
+    """Return the accuracy and its 95 % interval, over what hangs together where the manifest tells."""
+    units = None
+    if told.data is not None:
+        by_path = {sample.path: sample for sample in told.data.samples}
+        if all(path in by_path for path in found.paths):
+            units = told.data.units([by_path[path] for path in found.paths])
+    accuracy = float((found.guesses == found.targets).mean())
+    return accuracy, *metrics.interval(found.targets, found.guesses, units)
+
+
+def confusion(found: Answers) -> Ints:
+    """Return counts, (true, answered)."""
+    table = np.zeros((len(found.classes),) * 2, dtype=np.int64)
+    np.add.at(table, (found.targets, found.guesses), 1)
+    return table
+
+
+def classes(found: Answers) -> list[ClassRow]:
+    """Return a row for each class that has images, the least recognised first."""
+    table = confusion(found)
+    rows = []
+    for place, images in enumerate(table.sum(axis=1).tolist()):
+        if not images:
+            continue
+        answered = int(table[:, place].sum())
+        wrong = table[place].copy()
+        wrong[place] = 0
+        other = int(wrong.argmax())
+        recall = float(table[place, place] / images)
+        low, high = metrics.wilson(recall, images)
+        rows.append(
+            ClassRow(
+                place=place,
+                images=images,
+                recall=recall,
+                low=low,
+                high=high,
+                precision=float(table[place, place] / answered) if answered else None,
+                taken_for=other if wrong[other] else None,
+                times=int(wrong[other]),
+            )
+        )
+    return sorted(rows, key=lambda row: (row.recall, -row.images, row.place))
+
+
+def calibration(found: Answers) -> Calibration:
+    """Compare what was said (the top probability) with what came true."""
+    top = found.probabilities.max(axis=1)
+    right = found.guesses == found.targets
+    edge = np.minimum((top * BINS).astype(np.int64), BINS - 1)
+    bins = []
+    for place in np.unique(edge).tolist():
+        mine = edge == place
+        rate, images = float(right[mine].mean()), int(mine.sum())
+        low, high = metrics.wilson(rate, images)
+        bins.append(Bin(float(top[mine].mean()), rate, low, high, images))
+    error = sum(b.images * abs(b.said - b.right) for b in bins) / len(top)
+    return Calibration(tuple(bins), float(error), float(top.mean()), float(right.mean()))
+
+
+def mistakes(found: Answers) -> Ints:
+    """Return the rows that were answered wrongly, the most confident first.
+
+    Ranked by how far the answer's probability lies above the label's: the order in which labels are doubted.
+    """
+    rows = np.arange(len(found.targets))
+    margin = found.probabilities[rows, found.guesses] - found.probabilities[rows, found.targets]
+    wrong = np.flatnonzero(found.guesses != found.targets)
+    return np.asarray(
+        sorted(wrong.tolist(), key=lambda row: (-margin[row], found.paths[row])), dtype=np.int64
+    )
+
+
+def doubtful(told: Told, found: Answers) -> Ints:
+    """Return the rows whose label is likely wrong by confident learning (cleanlab), the likeliest first.
+
+    Northcutt, Jiang and Chuang 2021, arXiv 1911.00068. Empty where a class has too few images to tell.
+    """
+    counts = np.bincount(found.targets, minlength=len(found.classes))
+    if counts.min() < FEWEST_TO_DOUBT or len(found.classes) < 2:
+        return np.zeros(0, dtype=np.int64)
+    rows = found.probabilities / found.probabilities.sum(axis=1, keepdims=True)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of libraries that cleanlab brings
+            from cleanlab.filter import find_label_issues
+
+            flagged = find_label_issues(found.targets, rows, n_jobs=1)
+    except (ImportError, ValueError, AssertionError) as error:
+        note(told, f"Likely label errors could not be looked for ({error}).")
+        return np.zeros(0, dtype=np.int64)
+    return np.asarray([row for row in mistakes(found).tolist() if flagged[row]], dtype=np.int64)
+
+
+def table_of(found: Answers, told: Told) -> Path | None:
+    """Where the answers lie, for a message that names them."""
+    if found.basis == "out of fold" and told.comparison is not None:
+        return told.comparison.folder / "out-of-fold.csv"
+    return told.answering.folder / f"predictions-{found.basis.split()[0]}.csv" if told.answering else None

@@ -1,0 +1,47 @@
+"""Names from users, made fit to be shown: no invisible marks, not too long, still told apart."""
+
+from __future__ import annotations
+
+import unicodedata
+from collections.abc import Iterable
+
+JOINERS = "\u200c\u200d"  # of letters, in Persian, Indic scripts and emoji: they turn nothing round
+LONGEST = 48  # characters of a name in a chart or a table; the whole name is in its tooltip
+
+
+def visible(name: str) -> str:
+    """Return the name with everything that is invisible, or turns the reading direction, written out.
+
+    Letters of every script stay as they are; a right-to-left override becomes `\\u202e`.
+    """
+    return "".join(_visible(letter) for letter in name)
+
+
+def _visible(letter: str) -> str:
+    hidden = unicodedata.category(letter) in ("Cc", "Cf", "Cs", "Co", "Cn", "Zl", "Zp")
+    if not hidden or letter in JOINERS:
+        return letter
+    return f"\\u{ord(letter):04x}" if ord(letter) < 0x10000 else f"\\U{ord(letter):08x}"
+
+
+def shortened(name: str, longest: int = LONGEST) -> str:
+    """Return a visible name of at most `longest` characters, its middle left out."""
+    text = visible(name)
+    if len(text) <= longest:
+        return text
+    head = (longest - 1) * 2 // 3
+    return f"{text[:head]}…{text[len(text) - (longest - 1 - head) :]}"
+
+
+def told_apart(names: Iterable[str], longest: int = LONGEST) -> list[str]:
+    """Return a shown name for each, no two alike: what shortening makes equal gets a number."""
+    found: dict[str, int] = {}
+    shown = []
+    for name in names:
+        text = shortened(name, longest) or "(no name)"
+        while text in found:
+            found[text] += 1
+            text = f"{text} ({found[text]})"
+        found[text] = 1
+        shown.append(text)
+    return shown

@@ -1,0 +1,138 @@
+"""From sections to one self-contained page: no address is loaded, and no text from a study can become code.
+
+The template escapes everything. What charts show travels as JSON whose angle brackets are written as escapes.
+The page's own policy allows these very scripts (by their SHA-256) and nothing else, no connection included.
+"""
+
+from __future__ import annotations
+
+import base64
+import functools
+import hashlib
+import json
+from collections.abc import Sequence
+from importlib import metadata, resources
+from typing import Any
+
+from frostline.record import plain
+from frostline.reporting import words
+from frostline.reporting.charts import Chart
+from frostline.reporting.naming import visible
+from frostline.reporting.section import Section
+from frostline.reporting.words import Found
+
+# Addresses in the chart library that lead outside: its editor, and a page that a warning names.
+OUTSIDE = ("https://vega.github.io/editor/", "https://github.com/vega/vega-lite/issues/2415")
+ESCAPES = {ord("<"): "\\u003c", ord(">"): "\\u003e", ord("&"): "\\u0026", ord("'"): "\\u0027"}
+
+
+def render(found: Found, sections: Sequence[Section], *, live: str = "") -> bytes:
+    """Return the page. `live` is what a watched page says of itself; it asks its server for news."""
+    from markupsafe import Markup
+
+    charts = [chart for section in sections for chart in all_charts(section)]
+    scripts = {"library": library(), "script": _text("page.js") + ("\n" + _text("watch.js") if live else "")}
+    lines, head = words.conclusions(found), words.headline(found)
+    study = found.told.path.resolve().name
+    text: str = _template().render(
+        policy=_policy(scripts.values(), live=bool(live)),
+        version=metadata.version("frostline"),
+        title=f"{visible(study)}: frostline report",
+        study=study,
+        live=live,
+        head=head,
+        opening=lines[0] if len(lines) > 1 else "Nothing is finished yet",
+        facts=_facts(found),
+        lines=lines[1:] if head else lines,
+        notes=found.told.damaged,
+        sections=sections,
+        percent=words.percent,
+        between=words.between,
+        style=Markup(_text("page.css")),
+        specs=Markup(safe_json({chart.key: chart.spec for chart in charts})),
+        **{name: Markup(script) for name, script in scripts.items()},
+    )
+    return text.encode("utf-8", errors="replace")
+
+
+def all_charts(section: Section) -> list[Chart]:
+    """Return a section's charts, the ones of its own piece of the template too."""
+    return [*section.charts, *section.more.get("curves", [])]
+
+
+def safe_json(value: Any) -> str:
+    """Return JSON that can stand in a script element: it holds no character that HTML knows."""
+    text = json.dumps(plain(value), allow_nan=False, separators=(",", ":"), sort_keys=True)
+    return text.translate(ESCAPES)
+
+
+@functools.cache
+def library() -> str:
+    """Return Vega, Vega-Lite and Vega-Embed as one script, from the bundle that vl-convert carries."""
+    import vl_convert
+
+    text: str = vl_convert.javascript_bundle("window.frostlineEmbed=vegaEmbed;")
+    for address in OUTSIDE:
+        text = text.replace(address, "")
+    return text.replace("</script", "<\\/script").replace("<!--", "<\\!--")
+
+
+def _policy(scripts: Any, live: bool) -> str:
+    hashes = " ".join(
+        f"'sha256-{base64.b64encode(hashlib.sha256(s.encode()).digest()).decode()}'" for s in scripts
+    )
+    connect = "connect-src 'self'; " if live else ""
+    return (
+        f"default-src 'none'; img-src data:; style-src 'unsafe-inline'; {connect}script-src {hashes}; "
+        "base-uri 'none'; form-action 'none'"
+    )
+
+
+@functools.cache
+def _template() -> Any:
+    import jinja2
+
+    made = jinja2.Environment(autoescape=True, trim_blocks=True)
+    made.filters["visible"] = lambda value: visible(str(value))
+    made.filters["visible_code"] = lambda code: "\n".join(visible(line) for line in code.split("\n"))
+    made.filters["count"] = _count
+    return made.from_string(_text("page.html.j2"))
+
+
+@functools.cache
+def _text(name: str) -> str:
+    return (resources.files("frostline.reporting") / "template" / name).read_text(encoding="utf-8")
+
+
+def _count(parameters: int) -> str:
+    """A count of parameters as people read it."""
+    for limit, unit in ((1_000_000, "M"), (1_000, "k")):
+        if parameters >= limit:
+            return f"{parameters / limit:.3g} {unit} parameters"
+    return f"{parameters:,} parameters"
+
+
+def _facts(found: Found) -> list[tuple[str, str]]:
+    """The few numbers that stand under the headline."""
+    told, facts = found.told, []
+    if told.data is not None:
+        facts.append(("images", f"{len(told.data.samples):,}"))
+        facts.append(("classes", f"{len(told.data.classes):,}"))
+    if len(found.rows) > 1:
+        facts.append(("strategies tried", f"{len(found.rows):,}"))
+    done = [run for run in told.everyone if run.result is not None]
+    if len(done) > 1:
+        facts.append(("runs", f"{len(done):,}"))
+    spent = _spent(found)
+    if spent is not None:
+        facts.append(("time spent", words.duration(spent)))
+    return facts
+
+
+def _spent(found: Found) -> float | None:
+    try:
+        if found.told.fit is not None:
+            return float(found.told.fit["seconds"])
+        return sum(float(run.result["seconds"]) for run in found.told.everyone if run.result) or None
+    except (KeyError, TypeError, ValueError):
+        return None

@@ -1,0 +1,258 @@
+"""The part of the story about what was tried: accuracy against seconds, each run's flow, curves, the cut."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+from frostline.reporting import charts as c
+from frostline.reporting.charts import Chart
+from frostline.reporting.flow import Flow, flow
+from frostline.reporting.naming import shortened, visible
+from frostline.reporting.section import Section
+from frostline.reporting.tried import Row, curves, pareto
+from frostline.reporting.words import Found, between, counted, duration, percent
+
+MOST_SHOWN = 24  # rows that can be looked at one by one
+
+
+def tried(found: Found) -> Section | None:
+    """What was tried and what it cost; each row can be looked at."""
+    rows = found.rows[:MOST_SHOWN]
+    if not rows:
+        return None
+    alone = len(rows) == 1
+    section = Section("tried", "What was done" if alone else "What was tried, and what it cost")
+    section.lead = [*_lead(found, rows), *_differences(found)]
+    front = pareto(rows)
+    if len([row for row in rows if row.accuracy is not None and row.seconds]) > 1:
+        section.charts.append(_scatter(rows, front))
+    shown = next((row for row in rows if row.winner), rows[0])
+    points = curves(rows)
+    section.more = {
+        "rows": [_cells(row, row in front) for row in rows],
+        "left_out": len(found.rows) - len(rows),
+        "shown": shown.key,
+        "looks": [_look(found, row) for row in rows],
+        "curves": _curve_charts(points, shown) if points else [],
+        "has_curves": sorted({point["row"] for point in points}),
+    }
+    return section
+
+
+def _lead(found: Found, rows: list[Row]) -> list[str]:
+    race = found.told.comparison
+    if race is None:
+        if len(rows) == 1:
+            return [f"One strategy was trained. Accuracy is of {rows[0].on}."]
+        return [
+            (
+                f"{len(rows)} strategies were trained one by one, each on the same split; accuracy is of "
+                f"{rows[0].on}, with 95 % intervals."
+            )
+        ]
+    if race.result is None:
+        return ["The comparison is at work: figures are of the runs that are finished so far."]
+    result = race.result
+    folds = f", each of them in {result['folds']} folds" if result["folds"] > 1 else ""
+    spent = duration(float(result["seconds"]))
+    budget = f" of {duration(float(result['budget_seconds']))}" if result["budget_seconds"] else ""
+    total = sum(int(row["runs"]) for row in result["standings"])
+    return [
+        (
+            f"{len(rows)} strategies raced on the same splits: "
+            f"{counted(int(result['repeats']), 'repeat')}{folds}, {counted(total, 'run')} in "
+            f"{spent}{budget}. Accuracy is of images that the model asked had not seen, with 95 % intervals "
+            "over images."
+        )
+    ]
+
+
+def _differences(found: Found) -> list[str]:
+    race = found.told.comparison
+    return [str(line) for line in race.result["verdict"]][:4] if race and race.result else []
+
+
+def _scatter(rows: list[Row], front: list[Row]) -> Chart:
+    known = [row for row in rows if row.accuracy is not None and row.seconds]
+    labelled = {row.key for row in front} | {row.key for row in known if row.winner}
+    values = [
+        {
+            "key": row.key,
+            "name": _name(row),
+            "label": shortened(row.strategy, 26) if row.key in labelled or len(known) <= 8 else "",
+            "accuracy": row.accuracy,
+            "low": row.low if row.low is not None else row.accuracy,
+            "high": row.high if row.high is not None else row.accuracy,
+            "seconds": row.seconds,
+            "kind": "chosen" if row.winner else ("tried" if row.whole else "short"),
+        }
+        for row in known
+    ]
+    line = [{"seconds": row.seconds, "accuracy": row.accuracy} for row in front]
+    short = any(not row.whole for row in known)
+    return Chart(
+        "tried-scatter",
+        "Accuracy against time",
+        "Up and to the left is better. The diamond was chosen; the dashed line joins what nothing beats in "
+        "both (the Pareto front)."
+        + (" Triangles were left out early, after short runs." if short else "")
+        + " Click a mark to look at it below.",
+        c.scatter(values, line, known[0].on),
+        ("strategy", "right", "95 % interval", "seconds a run"),
+        tuple((_name(row), _percent(row.accuracy), _span(row), f"{row.seconds:.1f}") for row in known),
+    )
+
+
+def _name(row: Row) -> str:
+    return visible(row.strategy) + ("" if row.augment in ("standard", "none", "None") else f", {row.augment}")
+
+
+def _percent(value: float | None) -> str:
+    return "" if value is None else percent(value)
+
+
+def _span(row: Row) -> str:
+    return "" if row.low is None or row.high is None else between(row.low, row.high)
+
+
+def _cells(row: Row, best: bool) -> dict[str, Any]:
+    """One line of the table of what was tried."""
+    remark = []
+    if row.winner:
+        remark.append("chosen")
+    if best:
+        remark.append("nothing is both cheaper and better")
+    if row.share < 1:
+        remark.append(f"left out after {row.share:g} of its epochs" if row.count else "no time left for it")
+    if row.stopped:
+        remark.append("stopped by its time limit")
+    return {
+        "key": row.key,
+        "name": _name(row),
+        "accuracy": _percent(row.accuracy),
+        "span": _span(row),
+        "seconds": "" if row.seconds is None else duration(row.seconds),
+        "runs": row.count,
+        "remark": "; ".join(remark),
+        "winner": row.winner,
+    }
+
+
+def _look(found: Found, row: Row) -> dict[str, Any]:
+    """What a row shows when it is picked: its flow and its facts."""
+    run = row.one
+    drawn: Flow | None = flow(found.told, run) if run else None
+    facts: list[tuple[str, str]] = []
+    if run is not None and run.result is not None:
+        result = run.result
+        facts = [
+            ("parameters that learned", f"{int(result['trainable_parameters']):,}"),
+            ("images it learned from", f"{int(result['n_train']):,}"),
+            ("optimizer steps", f"{int(result['steps']):,}"),
+            ("memory at the peak", f"{float(result['peak_memory_bytes']) / 1e6:,.0f} MB"),
+            ("mirrored in training", "yes" if result["flip"] == "horizontal" else "no"),
+            ("seed", str(run.config.get("seed", ""))),
+        ]
+        if row.count > 1:
+            facts.append(("runs", f"{row.count:,}, this is the first of those its figures are of"))
+    return {"key": row.key, "name": _name(row), "flow": drawn, "facts": facts, "run": run.path if run else ""}
+
+
+def _curve_charts(points: list[dict[str, Any]], shown: Row) -> list[Chart]:
+    charts = []
+    mine = [point for point in points if point["row"] == shown.key]
+    has = {point["what"] for point in points}
+    kinds = [
+        (
+            "curve-loss",
+            "Loss, epoch by epoch",
+            [w for w in ("training", "held out") if w in has],
+            "loss",
+            False,
+        ),
+        ("curve-right", "Right on images held out", ["accuracy"], "images answered right", True),
+    ]
+    for key, title, what, axis, share in kinds:
+        if not set(what) & has or not what:
+            continue
+        charts.append(
+            Chart(
+                key,
+                title,
+                "The line is the mean over the runs of this strategy, the band their range.",
+                c.curves(points, shown.key, what, axis, share=share),
+                ("epoch", "images", axis),
+                tuple(
+                    (str(p["epoch"]), p["what"], percent(p["value"]) if share else f"{p['value']:.3f}")
+                    for p in mine
+                    if p["what"] in what
+                ),
+            )
+        )
+    return charts
+
+
+def cuts(found: Found) -> Section | None:
+    """Accuracy against the cut: how much of the network to let learn."""
+    network = found.told.backbone or next((r.backbone for r in found.told.everyone if r.backbone), None)
+    rows = [row for row in found.rows if row.cut is not None and row.accuracy is not None and row.whole]
+    if network is None or len({row.cut for row in rows}) < 3:
+        return None
+    stages = [str(stage["name"]) for stage in network["stages"]]
+    section = Section("cut", "How much of the network to let learn")
+    race = found.told.comparison
+    asked = bool(race and race.result and race.result.get("cuts"))
+    section.lead.append(
+        "A cut freezes everything before it. This is the accuracy by the lowest stage that was let learn"
+        + (", tried at every place where the network can be cut exactly." if asked else ".")
+    )
+    section.charts.append(_cut_chart(rows, stages))
+    best = next((row for row in rows if row.winner), None)
+    if asked and best is not None and best.cut is not None:
+        section.lead.append(
+            f"The answer: let {counted(len(stages) - best.cut, 'stage')} learn ({best.strategy}). It is the "
+            "shallowest choice that cannot be told from the best."
+        )
+    return section
+
+
+def _cut_chart(rows: list[Row], stages: list[str]) -> Chart:
+    values: list[dict[str, Any]] = []
+    for cut in sorted({row.cut for row in rows if row.cut is not None}):
+        mine = [row for row in rows if row.cut == cut]
+        for place, row in enumerate(mine):
+            offset = 0.0 if len(mine) == 1 else -0.4 + 0.8 * place / (len(mine) - 1)
+            low, high = (row.accuracy if end is None else end for end in (row.low, row.high))
+            values.append(
+                {
+                    "stage": stages[cut],
+                    "name": _name(row),
+                    "value": row.accuracy,
+                    "low": low,
+                    "high": high,
+                    "offset": offset,
+                }
+            )
+    used = [stage for stage in stages if any(value["stage"] == stage for value in values)]
+    return Chart(
+        "cut",
+        "Accuracy against the cut",
+        "At “" + visible(stages[-1]) + "” only the classifier on top learned.",
+        c.against_cut(values, used, rows[0].on),
+        ("lowest stage that learns", "strategy", "right", "95 % interval"),
+        tuple(
+            (visible(v["stage"]), v["name"], percent(v["value"]), between(v["low"], v["high"]))
+            for v in values
+        ),
+    )
+
+
+def tens(values: list[float]) -> tuple[float, float]:
+    """Return the ends of a logarithmic axis that holds all values, with some room."""
+    return min(values) / 1.6, max(values) * 1.6
+
+
+def is_number(value: Any) -> bool:
+    """Whether it is a number that can be drawn."""
+    return isinstance(value, int | float) and math.isfinite(value)
