@@ -6,7 +6,9 @@
       thumbnails/           a few test images, small, for the report
       answer.json           which run answers, where a comparison has chosen one
       backbone.json, signals.json, advice.json, fit.json   what `fit` measured, was advised, and found
-      comparisons/<digest>/ what was raced, its trials (Optuna's SQLite) and its outcome
+      comparisons/<digest>/ what was raced, its trials (Optuna's SQLite), its outcome; looks.json and looks/
+                            as in a run, of the winner's answers out of fold
+      report.html           the study as one page, where it was asked for
       splits/<digest>/      a study for each other split of the same data: repeats, folds, everything
       runs/<digest>/        one folder per configuration
         config.json         everything that was asked for; the folder's name is its digest
@@ -15,7 +17,9 @@
         metrics.jsonl       a line per epoch
         state.safetensors   where an unfinished run goes on (removed at the end)
         best.safetensors    the weights
+        backbone.json       the network's stages and cuts
         predictions-val.csv, predictions-test.csv, augmentation.png
+        looks.json, looks/  pictures of the most confident mistakes on test, with class-activation maps
         result.json         written last: its presence means the run is finished
 
 A study belongs to one data set and one split: figures of two splits must not stand in one table.

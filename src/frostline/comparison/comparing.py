@@ -11,13 +11,13 @@ from typing import Any
 
 import filelock
 
-from frostline import metrics, places, rates
+from frostline import looks, metrics, places, rates
 from frostline.augment import Policy
 from frostline.backbone import Backbone
 from frostline.comparison import cells, race
 from frostline.comparison.candidates import Candidate, listed, searched
 from frostline.comparison.contest import Clock, Contest, as_data, from_data, sub_study
-from frostline.comparison.held import gather, write_answers
+from frostline.comparison.held import fold_models, gather, write_answers
 from frostline.comparison.judging import Held, Verdict, judge, optimism, shallowest
 from frostline.comparison.ledger import Ledger
 from frostline.comparison.words import verdict_lines
@@ -143,6 +143,7 @@ def compare(
     candidates += searched(candidates, search, draws, seed)
     kept = Study.open(study, data=data.digest, split=data.split_digest, test=data.test_digest)
     data.write(kept.path / "manifest.jsonl")
+    kept.write("backbone.json", backbone.as_dict())
     asked = Asked(
         backbone=backbone,
         data=data,
@@ -267,6 +268,7 @@ def _conclude(asked: Asked, contest: Contest, over: bool) -> Comparison:
     mine = answers.get(place) or gather(contest.data, asked.study.path, contest.outcomes, [place])[place]
     held_out = _held_out(asked, mine, answers)
     run = _train_winner(asked, asked.candidates[place], held_out["temperature"])
+    _leave_looks(asked, contest, place)
     result = {
         "winner": str(asked.candidates[place].strategy),
         "augment": asked.candidates[place].augment,
@@ -324,6 +326,20 @@ def _held_out(asked: Asked, mine: Held, answers: Mapping[int, Held]) -> dict[str
         "optimism": lead,
         "temperature": metrics.fit_temperature(mine.logits, mine.targets),
     }
+
+
+def _leave_looks(asked: Asked, contest: Contest, place: int) -> None:
+    """Leave pictures of the winner's worst answers out of fold, each mapped by the model that gave it."""
+    table = asked.folder / "out-of-fold.csv"
+    if table.is_file():
+        models = fold_models(
+            asked.backbone,
+            asked.candidates[place].strategy,
+            len(asked.data.classes),
+            asked.study.path,
+            [o for task, o in contest.outcomes.items() if task.candidate == place and task.share == 1.0],
+        )
+        looks.leave(asked.folder, table, asked.backbone, asked.data, models)
 
 
 def _train_winner(asked: Asked, winner: Candidate, temperature: float) -> Run:

@@ -4,18 +4,23 @@ from __future__ import annotations
 
 import csv
 import io
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
+from safetensors.torch import load_file
+from torch import nn
 
 from frostline import places
+from frostline.backbone import Backbone
 from frostline.comparison.cells import pool
 from frostline.comparison.judging import Held
 from frostline.comparison.ledger import Outcome
 from frostline.comparison.race import Task
 from frostline.dataset import Manifest
 from frostline.errors import StudyError
+from frostline.heads import build_head
+from frostline.strategy import Strategy
 
 LEAST = 1e-12  # of a probability, before its logarithm: the tables have six digits
 
@@ -65,6 +70,34 @@ def write_answers(path: Path, data: Manifest, held: Held) -> None:
         guess = data.classes[int(row.argmax())]
         writer.writerow([sample.path, sample.label, guess, *(f"{p:.6g}" for p in row)])
     places.write_atomically(path, text.getvalue().encode(errors="surrogateescape"))
+
+
+def fold_models(
+    backbone: Backbone, strategy: Strategy, classes: int, study: Path, outcomes: Sequence[Outcome]
+) -> Callable[[str], nn.Module | None]:
+    """Return what finds the model that was asked about an image: of the first run that held it out.
+
+    One model is held at a time, so ask in any order, but expect a load where the run changes.
+    """
+    of: dict[str, Path] = {}
+    for outcome in outcomes:
+        run = study / outcome["run"]
+        for path, _ in _answers(run / "predictions-val.csv"):
+            of.setdefault(path, run)
+    head = build_head(strategy.head, backbone.feature_width, classes, seed=0)
+    model = backbone.adapt(classes, head=head)
+    loaded: list[Path] = []
+
+    def find(path: str) -> nn.Module | None:
+        run = of.get(path)
+        if run is None or not (run / "best.safetensors").is_file():
+            return None
+        if loaded != [run]:
+            model.load_state_dict(load_file(run / "best.safetensors"))
+            loaded[:] = [run]
+        return model
+
+    return find
 
 
 def _answers(table: Path) -> list[tuple[str, list[float]]]:

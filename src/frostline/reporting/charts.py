@@ -63,6 +63,7 @@ CONFIG: Spec = {
         "domain": False,
         "tickColor": LINE,
         "titlePadding": 10,
+        "labelOverlap": True,
     },
     "legend": {
         "labelColor": INK,
@@ -114,12 +115,14 @@ def quantity(field: str, title: str | None, *, zero: bool = False, share: bool =
     """Encode a number; shares are shown in per cent."""
     style = {"format": ".0%"} if share else {}
     scale = {"zero": zero, **more.pop("scale", {})}
+    if scale.get("type") == "log":
+        del scale["zero"]
     return {
         "field": field,
         "type": "quantitative",
         "title": title,
         "scale": scale,
-        "axis": axis(title, **style, **more.pop("axis", {})),
+        "axis": axis(title, **{"tickCount": 6, **style, **more.pop("axis", {})}),
         **more,
     }
 
@@ -210,13 +213,13 @@ def histogram(values: Sequence[Spec]) -> Spec:
     return spec(220, values, [layer])
 
 
-def scatter(values: Sequence[Spec], front: Sequence[Spec], on: str) -> Spec:
+def scatter(values: Sequence[Spec], front: Sequence[Spec], on: str, ends: tuple[float, float]) -> Spec:
     """Accuracy against seconds, with intervals and the front of what nothing beats; click picks a row."""
     x = {
         **quantity("seconds", "seconds a run, each line ten times the one before", scale={"type": "log"}),
-        "axis": axis("seconds of one run (logarithmic)", tickCount=4, format="~s"),
+        "axis": axis("seconds of one run (logarithmic)", tickCount=4, format="~s", grid=False),
     }
-    y = quantity("accuracy", f"right on {on}", share=True, scale={"padding": 14})
+    y = quantity("accuracy", f"right on {on}", share=True, scale={"domain": list(ends), "nice": False})
     kinds = {"domain": ["chosen", "tried", "short"], "range": [WARM, COOL, SOFT]}
     colour = {"field": "kind", "type": "nominal", "scale": kinds, "legend": None}
     layers: list[Spec] = [
@@ -306,13 +309,24 @@ def curves(
         "axis": axis("epoch", tickMinStep=1, format="d", grid=False),
     }
     y = quantity("value", title, share=share)
+    legend = {"symbolType": "stroke", "symbolOpacity": 1, "symbolFillColor": "transparent"}
     colours = {"domain": list(what), "range": [COOL, WARM][: len(what)]}
-    colour = {"field": "what", "type": "nominal", "scale": colours, "legend": {} if len(what) > 1 else None}
+    colour = {
+        "field": "what",
+        "type": "nominal",
+        "scale": colours,
+        "legend": legend if len(what) > 1 else None,
+    }
     style = ".1%" if share else ".3f"
     layers: list[Spec] = [
         {
             "mark": {"type": "area", "opacity": 0.15},
-            "encoding": {"x": x, "y": {**y, "field": "low"}, "y2": {"field": "high"}, "color": colour},
+            "encoding": {
+                "x": x,
+                "y": {**y, "field": "low"},
+                "y2": {"field": "high"},
+                "color": colour,
+            },
         },
         {"mark": {"type": "line"}, "encoding": {"x": x, "y": y, "color": colour}},
         {
@@ -495,11 +509,11 @@ def costs(values: Sequence[Spec], ends: tuple[float, float]) -> Spec:
     scale = {"type": "log", "domain": list(ends), "nice": False}
     x = {
         **quantity("predicted", "predicted seconds", scale=scale),
-        "axis": axis("predicted seconds", tickCount=4, format="~s"),
+        "axis": axis("predicted seconds", tickCount=4, format="~s", grid=False),
     }
     y = {
         **quantity("taken", "seconds taken", scale=scale),
-        "axis": axis("seconds taken", tickCount=4, format="~s"),
+        "axis": axis("seconds taken", tickCount=4, format="~s", grid=False),
     }
     diagonal = [{"predicted": end, "taken": end} for end in ends]
     layers: list[Spec] = [

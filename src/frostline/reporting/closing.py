@@ -58,7 +58,7 @@ TRAIN = (
 def foresight(found: Found) -> Section | None:
     """What was recommended, why, and whether it proved right; predicted against actual cost."""
     told, charts = found.told, []
-    section = Section("foresight", "What was expected, and what came of it")
+    section = Section("foresight", "What was expected, and what came of it", "Forecast")
     if told.advice is not None:
         section.lead += [str(line) for line in told.advice["why"]]
         section.lead += _proved(found, told.advice)
@@ -165,7 +165,7 @@ def use(found: Found) -> Section | None:
     if run is None:
         return None
     study = found.told.path.name or "frostline-study"
-    section = Section("use", "Use it, and repeat it")
+    section = Section("use", "Use it, and repeat it", "Use it")
     section.lead.append(
         f"{visible(run.strategy)} answers: {found.told.why}. It is a plain PyTorch model; no part of "
         "frostline is needed to run it further."

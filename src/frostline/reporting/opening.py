@@ -16,7 +16,7 @@ def images(found: Found) -> Section | None:
     data = found.told.data
     if data is None:
         return None
-    section = Section("images", "The images")
+    section = Section("images", "The images", "Images")
     counts, names = data.counts, dict(zip(data.classes, told_apart(data.classes), strict=True))
     parts = [part for part in ("train", "val", "test") if any(n[part] for n in counts.values())]
     total = {part: sum(n[part] for n in counts.values()) for part in parts}
@@ -81,7 +81,7 @@ def seeing(found: Found) -> Section | None:
     signals = found.told.signals
     if signals is None or not (signals["probe_by_stage"] or signals["similarity"]):
         return None
-    section = Section("seeing", "How the network sees them")
+    section = Section("seeing", "How the network sees them", "Depth")
     probes, near = signals["probe_by_stage"], signals["similarity"]
     if near:
         section.lead.append(

@@ -17,7 +17,7 @@ from frostline.reporting.words import BASIS, Found, between, counted, percent
 
 MOST_MISTAKES = 24  # shown as pictures
 MOST_PICTURE_BYTES = 60_000  # of one picture; what `looks` writes has a fifth of it
-MOST_PAIRS = 12  # of classes that are confused
+MOST_PAIRS = 8  # of classes that are confused
 
 
 def classes(found: Found) -> Section | None:
@@ -25,7 +25,7 @@ def classes(found: Found) -> Section | None:
     answers = found.answers
     if answers is None:
         return None
-    section = Section("classes", "How good it is, class by class")
+    section = Section("classes", "How good it is, class by class", "Classes")
     rows, names = j.classes(answers), told_apart(answers.classes)
     section.lead.append(
         f"{counted(len(answers.paths), 'image')}, {BASIS[answers.basis]}. A dot is the share of a class's "
@@ -112,7 +112,7 @@ def mistakes(found: Found) -> Section | None:
     rows = j.mistakes(answers)
     if not len(rows):
         return None
-    section = Section("mistakes", "Where it is wrong and sure of it")
+    section = Section("mistakes", "Where it is wrong and sure of it", "Mistakes")
     looks = _looks(found.told, answers)
     cards = [_card(found.told, answers, row, looks) for row in rows[:MOST_MISTAKES].tolist()]
     section.lead.append(
@@ -140,7 +140,7 @@ def labels(found: Found) -> Section | None:
     answers = found.doubts
     if answers is None or not found.doubtful:
         return None
-    section = Section("labels", "Labels worth checking")
+    section = Section("labels", "Labels worth checking", "Labels")
     looks = _looks(found.told, answers)
     shown = found.doubtful[:MOST_MISTAKES]
     many = len(found.doubtful)
@@ -163,7 +163,7 @@ def trust(found: Found) -> Section | None:
     if answers is None or len(answers.paths) < 2:
         return None
     got = j.calibration(answers)
-    section = Section("trust", "Can its probabilities be believed?")
+    section = Section("trust", "Can its probabilities be believed?", "Probabilities")
     gap = 100 * (got.said - got.right)
     word = "too sure" if gap > 0 else "too modest"
     section.lead.append(

@@ -124,6 +124,11 @@ def object_of(told: Told, path: Path) -> dict[str, Any] | None:
     return _kept(told, lambda: _object(path))
 
 
+def table(path: Path, basis: str) -> Answers:
+    """Read a table of predictions. Raises `StudyError` where it is missing or damaged."""
+    return _answers(path, basis)
+
+
 def note(told: Told, problem: str) -> None:
     """Remember a problem, once."""
     if problem not in told.damaged:

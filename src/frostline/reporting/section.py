@@ -18,6 +18,7 @@ class Section:
 
     key: str
     title: str
+    short: str  # its name in the page's menu
     lead: list[str] = field(default_factory=list)
     charts: list[Chart] = field(default_factory=list)
     more: dict[str, Any] = field(default_factory=dict)

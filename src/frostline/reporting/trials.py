@@ -22,7 +22,7 @@ def tried(found: Found) -> Section | None:
     if not rows:
         return None
     alone = len(rows) == 1
-    section = Section("tried", "What was done" if alone else "What was tried, and what it cost")
+    section = Section("tried", "What was done" if alone else "What was tried, and what it cost", "Tried")
     section.lead = [*_lead(found, rows), *_differences(found)]
     front = pareto(rows)
     if len([row for row in rows if row.accuracy is not None and row.seconds]) > 1:
@@ -70,7 +70,11 @@ def _lead(found: Found, rows: list[Row]) -> list[str]:
 
 def _differences(found: Found) -> list[str]:
     race = found.told.comparison
-    return [str(line) for line in race.result["verdict"]][:4] if race and race.result else []
+    return (
+        [str(line) for line in race.result["verdict"] if "test part" not in str(line)]
+        if race and race.result
+        else []
+    )
 
 
 def _scatter(rows: list[Row], front: list[Row]) -> Chart:
@@ -98,10 +102,17 @@ def _scatter(rows: list[Row], front: list[Row]) -> Chart:
         "both (the Pareto front)."
         + (" Triangles were left out early, after short runs." if short else "")
         + " Click a mark to look at it below.",
-        c.scatter(values, line, known[0].on),
+        c.scatter(values, line, known[0].on, _ends(values)),
         ("strategy", "right", "95 % interval", "seconds a run"),
         tuple((_name(row), _percent(row.accuracy), _span(row), f"{row.seconds:.1f}") for row in known),
     )
+
+
+def _ends(values: list[dict[str, Any]]) -> tuple[float, float]:
+    """Return what the accuracy's axis spans: all intervals, with some room, and never above 1."""
+    low, high = min(value["low"] for value in values), max(value["high"] for value in values)
+    room = max(0.01, 0.08 * (high - low))
+    return max(0.0, low - room), min(1.0, high + room)
 
 
 def _name(row: Row) -> str:
@@ -155,7 +166,7 @@ def _look(found: Found, row: Row) -> dict[str, Any]:
             ("seed", str(run.config.get("seed", ""))),
         ]
         if row.count > 1:
-            facts.append(("runs", f"{row.count:,}, this is the first of those its figures are of"))
+            facts.append(("runs in all", f"{row.count:,}, drawn is one"))
     return {"key": row.key, "name": _name(row), "flow": drawn, "facts": facts, "run": run.path if run else ""}
 
 
@@ -200,7 +211,7 @@ def cuts(found: Found) -> Section | None:
     if network is None or len({row.cut for row in rows}) < 3:
         return None
     stages = [str(stage["name"]) for stage in network["stages"]]
-    section = Section("cut", "How much of the network to let learn")
+    section = Section("cut", "How much of the network to let learn", "Cut")
     race = found.told.comparison
     asked = bool(race and race.result and race.result.get("cuts"))
     section.lead.append(

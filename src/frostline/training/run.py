@@ -13,7 +13,7 @@ from PIL import Image
 from safetensors.torch import save
 from torch import nn
 
-from frostline import numerics, places
+from frostline import looks, numerics, places
 from frostline.backbone import Backbone
 from frostline.dataset import Manifest
 from frostline.frozen import Counts, Frozen
@@ -133,6 +133,7 @@ def _perform(request: Request, study: Study, folder: RunFolder) -> None:
     watch = Stopwatch()
     with PeakMemory(imported_baseline_bytes()) as memory:
         folder.write("environment.json", environment())
+        folder.write("backbone.json", request.backbone.as_dict())
         plan, counts = planning.begin(request, folder), Counts()
         opened = nullcontext() if request.rows == "compute" else Store()
         with numerics.threads(plan.numbers.threads), opened as store:
@@ -168,6 +169,9 @@ def _perform(request: Request, study: Study, folder: RunFolder) -> None:
         "run": folder.name,
         "study": str(study.path),
     }
+    if request.data.part("test"):  # after the clock: pictures are for the report, not the result
+        table = folder.path / "predictions-test.csv"
+        looks.leave(folder.path, table, request.backbone, request.data, lambda _: model)
     folder.write("result.json", result)
     (folder.path / "state.safetensors").unlink(missing_ok=True)
 
