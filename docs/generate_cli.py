@@ -42,6 +42,7 @@ weights, remembered cuts and digests, measured rates, the count of looks at a te
 - `stages`: `stages: [{{name, shape, parameters, compute_share}}]`, `cuts: [{{index, name,
   verified}}]`, `notes`.
 - `demo`: `runs`, a list of `train` objects.
+- `report`: `report` (the page's file), `bytes`, `conclusions` (sentences), `notes` (what could not be read).
 - `store`: `path`, `bytes`, `shelves: [{{about, form, rows, bytes, hits, misses, used}}]`; `store prune` and
   `store clear`: `freed_bytes`, `bytes`; `store verify`: `right`, `damaged`, `lost`, `adopted`.
 """

@@ -4,6 +4,7 @@
     backbone = frostline.load_backbone("lite0")
     run      = frostline.train(backbone, data, "top_k(2)")
     answers  = frostline.predict(run.study.path, "new-photos/")
+    page     = frostline.report(run.study)
 
 Names are imported when first used, so that importing frostline does not import torch.
 """
@@ -20,6 +21,7 @@ if TYPE_CHECKING:
     from frostline.dataset import Manifest, load_data
     from frostline.errors import FrostlineError
     from frostline.prediction import load_model, predict
+    from frostline.reporting import Report, report
     from frostline.signals import Signals, measure
     from frostline.story import Fitted, demo, fit
     from frostline.strategy import Phase, Strategy, parse
@@ -36,6 +38,7 @@ _HOME = {
     "Manifest": "dataset",
     "Phase": "strategy",
     "Preprocessing": "backbone",
+    "Report": "reporting",
     "Run": "training",
     "Signals": "signals",
     "Stage": "backbone",
@@ -51,6 +54,7 @@ _HOME = {
     "parse": "strategy",
     "plan": "advice",
     "predict": "prediction",
+    "report": "reporting",
     "train": "training",
 }
 
@@ -64,6 +68,7 @@ __all__ = [
     "Manifest",
     "Phase",
     "Preprocessing",
+    "Report",
     "Run",
     "Signals",
     "Stage",
@@ -79,6 +84,7 @@ __all__ = [
     "parse",
     "plan",
     "predict",
+    "report",
     "train",
 ]
 

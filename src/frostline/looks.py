@@ -101,9 +101,9 @@ def _write(path: Path, picture: Image.Image) -> None:
 
 
 def class_maps(backbone: Backbone, model: nn.Module, pixels: Tensor, classes: Sequence[int]) -> Floats | None:
-    """Return how much each place spoke for a class, 0–1: (n, h, w); `None` where no map exists.
+    """Return how much each place spoke for a class: (n, h, w), 0 the least and 1 the most of the image.
 
-    `pixels` (n, 3, size, size) uint8; `classes` names one class an image.
+    `pixels` (n, 3, size, size) uint8; `classes` names one class an image. `None` where no map exists.
     """
     layer = _linear(model.get_submodule(backbone.classifier.name))
     if layer is None or backbone.classifier.twin is not None:
@@ -132,8 +132,9 @@ def class_maps(backbone: Backbone, model: nn.Module, pixels: Tensor, classes: Se
     if features is None:
         return None
     weights = layer.weight.detach().float()[list(classes)]
-    heat = torch.relu(torch.einsum("nchw,nc->nhw", features, weights)).cpu().double().numpy()
-    return np.asarray(heat / np.maximum(heat.max(axis=(1, 2), keepdims=True), 1e-12))
+    heat = torch.einsum("nchw,nc->nhw", features, weights).cpu().double().numpy()
+    low, high = heat.min(axis=(1, 2), keepdims=True), heat.max(axis=(1, 2), keepdims=True)
+    return np.asarray((heat - low) / np.maximum(high - low, 1e-12))
 
 
 def _linear(head: nn.Module) -> nn.Linear | None:

@@ -1,4 +1,4 @@
-"""`frostline fit | measure | plan | compare | train | predict | stages | demo | store`."""
+"""`frostline fit | measure | plan | compare | train | report | predict | stages | demo | store`."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ from frostline.cli.comparing import compare
 from frostline.cli.fitting import fit
 from frostline.cli.judging import measure, plan
 from frostline.cli.options import StrategyText, data_options, loaded, model_options, running, shape_options
+from frostline.cli.reporting import report
 from frostline.cli.storing import store
 from frostline.cli.verb import Verb, everywhere
 from frostline.errors import DataError
@@ -229,6 +230,7 @@ cli.add_command(compare)
 cli.add_command(fit)
 cli.add_command(measure)
 cli.add_command(plan)
+cli.add_command(report)
 cli.add_command(store)
 
 

@@ -6,8 +6,9 @@ import shlex
 from pathlib import PurePath
 from typing import Any
 
+from frostline.reporting import charting as b
 from frostline.reporting import charts as c
-from frostline.reporting.charts import Chart
+from frostline.reporting.charting import Chart
 from frostline.reporting.naming import shortened, visible
 from frostline.reporting.section import Section
 from frostline.reporting.words import Found, between, duration, percent
@@ -137,6 +138,7 @@ def _cost_chart(found: Found) -> Chart | None:
             "name": shortened(row.strategy),
             "label": shortened(row.strategy, 24),
             "predicted": row.predicted_s,
+            "side": "left",
             "taken": row.seconds,
         }
         for row in found.rows
@@ -144,6 +146,8 @@ def _cost_chart(found: Found) -> Chart | None:
     ]
     if len(values) < 2:
         return None
+    for value in values:
+        value["side"] = b.side_of(float(value["predicted"]), [float(v["predicted"]) for v in values])  # type: ignore[arg-type]
     seconds = [float(value[key]) for value in values for key in ("predicted", "taken")]  # type: ignore[arg-type]
     return Chart(
         "costs",

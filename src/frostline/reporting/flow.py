@@ -25,7 +25,7 @@ class Stage:
 
     name: str
     shape: str
-    parameters: int
+    parameters: int | None  # of the head: not the network's own any more
     rates: tuple[float | None, ...]
 
     @property
@@ -78,8 +78,8 @@ def flow(told: Told, run: RunRead) -> Flow | None:
     stages = tuple(
         Stage(
             name=str(found["name"]),
-            shape=" × ".join(str(side) for side in found["shape"]) if place < last else "classes",
-            parameters=int(found["parameters"]),
+            shape=" × ".join(str(side) for side in found["shape"]) if place < last else "a new classifier",
+            parameters=int(found["parameters"]) if place < last else None,
             rates=tuple(_most(row[place] for row in rates[at : at + width]) for at in columns[::width]),
         )
         for place, found in enumerate(network["stages"])

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from frostline.errors import UsageError
-from frostline.reporting import charts
+from frostline.reporting import charting
 from frostline.reporting.naming import visible
 
 MOST_ROWS = 40  # of a table that is shown as it stands
@@ -41,7 +41,7 @@ class Plot:
 
 def plot(spec: dict[str, Any]) -> Plot:
     """Return a chart with colours of its own."""
-    return Plot(charts.concrete(spec))
+    return Plot(charting.concrete(spec))
 
 
 def frame(rows: Sequence[Mapping[str, Any]]) -> Any:

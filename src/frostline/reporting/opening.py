@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from typing import Any
 
+from frostline.reporting import charting as b
 from frostline.reporting import charts as c
-from frostline.reporting.charts import Chart
+from frostline.reporting.charting import Chart
 from frostline.reporting.naming import told_apart, visible
 from frostline.reporting.section import MOST_BARS, MOST_LISTED, Section
 from frostline.reporting.words import Found, between, counted, percent
@@ -69,7 +70,9 @@ def _classes_chart(counts: dict[str, dict[str, int]], names: dict[str, str], par
     return Chart(
         "classes-images",
         "Images of each class",
-        f"From {fewest:,} to {most:,} images a class.",
+        f"{most:,} images in each class."
+        if most == fewest
+        else f"From {fewest:,} to {most:,} images a class.",
         spec,
         ("class", *parts),
         rows,
@@ -125,18 +128,18 @@ def _probe_chart(probes: list[dict[str, Any]]) -> Chart:
         "field": "stage",
         "type": "ordinal",
         "sort": stages,
-        "axis": c.axis("depth: after this stage", labelAngle=-30),
+        "axis": b.axis("depth: after this stage", labelAngle=-30),
     }
-    tooltip = c.told(
+    tooltip = b.told(
         ("stage", "after", ""), ("value", "right", ".1%"), ("low", "from", ".1%"), ("high", "to", ".1%")
     )
-    spec = c.ranged(values, x, height=240, tooltip=tooltip)
+    spec = b.ranged(values, x, height=240, tooltip=tooltip)
     if all(probe["random"] is not None for probe in probes):
         blind = [{"stage": p["stage"], "value": p["random"]} for p in probes]
         spec["layer"].append(
             {
                 "data": {"values": blind},
-                "mark": {"type": "line", "color": c.SOFT, "strokeDash": [4, 4], "strokeWidth": 1.5},
+                "mark": {"type": "line", "color": b.SOFT, "strokeDash": [4, 4], "strokeWidth": 1.5},
                 "encoding": {"x": x, "y": {"field": "value", "type": "quantitative"}},
             }
         )
@@ -162,23 +165,23 @@ def _near_chart(by_stage: dict[str, float]) -> Chart:
     stages = list(by_stage)
     values = [{"stage": stage, "value": value} for stage, value in by_stage.items()]
     layer = {
-        "mark": {"type": "bar", "color": c.COOL, "cornerRadiusEnd": 2},
+        "mark": {"type": "bar", "color": b.COOL, "cornerRadiusEnd": 2},
         "encoding": {
             "x": {
                 "field": "stage",
                 "type": "ordinal",
                 "sort": stages,
-                "axis": c.axis("stage", labelAngle=-30),
+                "axis": b.axis("stage", labelAngle=-30),
             },
-            "y": c.quantity("value", "familiar, 0 to 1", zero=True, scale={"domain": [0, 1]}),
-            "tooltip": c.told(("stage", "stage", ""), ("value", "similarity", ".2f")),
+            "y": b.quantity("value", "familiar, 0 to 1", zero=True, scale={"domain": [0, 1]}),
+            "tooltip": b.told(("stage", "stage", ""), ("value", "similarity", ".2f")),
         },
     }
     return Chart(
         "near-depth",
         "How familiar the images are, stage by stage",
         "1: like the pictures the network was trained on; 0: nothing like them.",
-        c.spec(240, values, [layer]),
+        b.spec(240, values, [layer]),
         ("stage", "similarity"),
         tuple((visible(stage), f"{value:.2f}") for stage, value in by_stage.items()),
     )
@@ -192,9 +195,9 @@ def _more_chart(points: list[dict[str, Any]]) -> Chart:
         "field": "images",
         "type": "quantitative",
         "scale": {"type": "log", "nice": False},
-        "axis": c.axis("images learned from", values=[p["images"] for p in points], format=",d"),
+        "axis": b.axis("images learned from", values=[p["images"] for p in points], format=",d"),
     }
-    tooltip = c.told(("images", "images", ",d"), ("value", "right", ".1%"))
+    tooltip = b.told(("images", "images", ",d"), ("value", "right", ".1%"))
     slope = points[-1]["accuracy"] - points[-2]["accuracy"]
     verdict = (
         "Still rising: more images would help."
@@ -205,7 +208,7 @@ def _more_chart(points: list[dict[str, Any]]) -> Chart:
         "more-images",
         "What more images would bring",
         f"The same classifier on the last stage, with fewer images to learn from. {verdict}",
-        c.ranged(values, x, height=240, tooltip=tooltip),
+        b.ranged(values, x, height=240, tooltip=tooltip),
         ("images", "right", "95 % interval"),
         tuple((f"{p['images']:,}", percent(p["accuracy"]), between(p["low"], p["high"])) for p in points),
     )

@@ -9,7 +9,7 @@ from typing import Any
 
 from frostline.reporting import charts as c
 from frostline.reporting import judged as j
-from frostline.reporting.charts import Chart
+from frostline.reporting.charting import Chart
 from frostline.reporting.naming import shortened, told_apart, visible
 from frostline.reporting.reading import Answers, Told, object_of
 from frostline.reporting.section import MOST_BARS, MOST_CELLS, MOST_COUNTS, Section

@@ -16,7 +16,7 @@ from typing import Any
 
 from frostline.record import plain
 from frostline.reporting import words
-from frostline.reporting.charts import Chart
+from frostline.reporting.charting import Chart
 from frostline.reporting.naming import visible
 from frostline.reporting.section import Section
 from frostline.reporting.words import Found

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any
 
-from frostline.reporting.charts import Chart
+from frostline.reporting.charting import Chart
 
 MOST_BARS = 40  # classes drawn one by one
 MOST_CELLS, MOST_COUNTS = 60, 22  # classes of a confusion matrix, and of one with numbers in it

@@ -5,8 +5,9 @@ from __future__ import annotations
 import math
 from typing import Any
 
+from frostline.reporting import charting as b
 from frostline.reporting import charts as c
-from frostline.reporting.charts import Chart
+from frostline.reporting.charting import Chart
 from frostline.reporting.flow import Flow, flow
 from frostline.reporting.naming import shortened, visible
 from frostline.reporting.section import Section
@@ -79,6 +80,7 @@ def _differences(found: Found) -> list[str]:
 
 def _scatter(rows: list[Row], front: list[Row]) -> Chart:
     known = [row for row in rows if row.accuracy is not None and row.seconds]
+    seconds = [row.seconds for row in known if row.seconds]
     labelled = {row.key for row in front} | {row.key for row in known if row.winner}
     values = [
         {
@@ -89,6 +91,7 @@ def _scatter(rows: list[Row], front: list[Row]) -> Chart:
             "low": row.low if row.low is not None else row.accuracy,
             "high": row.high if row.high is not None else row.accuracy,
             "seconds": row.seconds,
+            "side": b.side_of(row.seconds or 1.0, seconds),
             "kind": "chosen" if row.winner else ("tried" if row.whole else "short"),
         }
         for row in known
@@ -243,13 +246,14 @@ def _cut_chart(rows: list[Row], stages: list[str]) -> Chart:
                     "low": low,
                     "high": high,
                     "offset": offset,
+                    "kind": "chosen" if row.winner else "tried",
                 }
             )
     used = [stage for stage in stages if any(value["stage"] == stage for value in values)]
     return Chart(
         "cut",
         "Accuracy against the cut",
-        "At “" + visible(stages[-1]) + "” only the classifier on top learned.",
+        f"At “{visible(stages[-1])}” only the classifier on top learned. Orange was chosen.",
         c.against_cut(values, used, rows[0].on),
         ("lowest stage that learns", "strategy", "right", "95 % interval"),
         tuple(
