@@ -288,12 +288,27 @@ def _conclude(asked: Asked, contest: Contest, over: bool) -> Comparison:
         "seconds": contest.clock.spent_s,
         "budget_seconds": contest.clock.limit_s,
         "model": asked.backbone.name,
+        "asked": _asked(asked),
         "study": str(asked.study.path),
         "run": str(run.folder.path.relative_to(asked.study.path)),
     }
     result["verdict"] = verdict_lines(result)
     places.write_atomically(asked.folder / "comparison.json", json.dumps(plain(result), indent=1).encode())
     return Comparison(plain(result), asked.folder, asked.study, run)
+
+
+def _asked(asked: Asked) -> dict[str, Any]:
+    """What the call asked for, so that a report can say how to repeat it."""
+    return {
+        "model": asked.backbone.name,
+        "size": asked.backbone.preprocessing.size,
+        "minutes": asked.minutes,
+        "repeats": asked.repeats,
+        "cuts": asked.thorough,
+        "seed": asked.seed,
+        "augment": asked.candidates[0].augment,
+        **{key: value for key, value in asked.options.items() if key not in ("threads", "workers")},
+    }
 
 
 def _judged(asked: Asked, contest: Contest) -> tuple[Verdict | None, dict[int, Held]]:

@@ -8,6 +8,6 @@ making ── watching                           the file; the page that follows
 notebook                                     results in a notebook
 """
 
-from frostline.reporting.making import Report, report
+from frostline.reporting.making import NAME, Report, report
 
-__all__ = ["Report", "report"]
+__all__ = ["NAME", "Report", "report"]

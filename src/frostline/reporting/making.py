@@ -11,8 +11,8 @@ from frostline.record import Study
 from frostline.reporting import judged, tried, words
 from frostline.reporting.page import render
 from frostline.reporting.reading import note, read
-from frostline.reporting.sections import DAMAGE, sections
-from frostline.reporting.words import Found
+from frostline.reporting.sections import sections
+from frostline.reporting.words import DAMAGE, Found
 
 NAME = "report.html"
 

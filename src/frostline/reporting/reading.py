@@ -224,7 +224,7 @@ def _answering(told: Told) -> None:
         folder, told.why = Study(told.path).best()
         place = folder.path.relative_to(told.path).as_posix()
     except StudyError as error:
-        if told.runs:
+        if told.runs or (told.path / "answer.json").exists():
             note(told, str(error))
         return
     except (KeyError, TypeError, ValueError, OSError) as error:

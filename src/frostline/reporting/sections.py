@@ -10,9 +10,8 @@ from collections.abc import Callable
 from frostline.reporting import closing, opening, outcomes, trials
 from frostline.reporting.reading import note
 from frostline.reporting.section import Section
-from frostline.reporting.words import Found
+from frostline.reporting.words import DAMAGE, Found
 
-DAMAGE = (KeyError, TypeError, ValueError, AttributeError, IndexError, ZeroDivisionError, OverflowError)
 # What a section is told from, and what tells it, in the order of the story.
 PARTS: tuple[tuple[str, Callable[[Found], Section | None]], ...] = (
     ("manifest.jsonl or signals.json", opening.images),

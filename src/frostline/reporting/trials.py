@@ -251,7 +251,7 @@ def _cut_chart(rows: list[Row], stages: list[str]) -> Chart:
             )
     used = [stage for stage in stages if any(value["stage"] == stage for value in values)]
     return Chart(
-        "cut",
+        "cut-curve",
         "Accuracy against the cut",
         f"At “{visible(stages[-1])}” only the classifier on top learned. Orange was chosen.",
         c.against_cut(values, used, rows[0].on),

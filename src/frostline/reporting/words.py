@@ -4,14 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import PurePath
 from typing import Any
 
 from frostline.reporting import judged as j
 from frostline.reporting.naming import shortened
-from frostline.reporting.reading import Answers, Told, note
+from frostline.reporting.reading import Answers, RunRead, Told, note
 from frostline.reporting.tried import Row, pareto
 
 MOST_LINES = 10
+# What a file that is JSON, and not what it should be, comes to.
+DAMAGE = (KeyError, TypeError, ValueError, AttributeError, IndexError, ZeroDivisionError, OverflowError)
 # Words for a number: similarity as `frostline measure` words it; gaps in calibration that one may act on.
 NEAR, FAR = 0.55, 0.25
 GOOD_CALIBRATION, FAIR_CALIBRATION = 0.03, 0.08
@@ -19,6 +22,7 @@ BASIS = {
     "test part": "measured on the test part, images that no choice has seen",
     "out of fold": "estimated from models that learned from four fifths of the images, each asked about the "
     "rest",
+    "cross-validation": "estimated by cross-validation on the training images",
     "val part": "measured on the val part, which also chose the weights, so a little flattering",
 }
 
@@ -73,10 +77,20 @@ def counted(number: int, noun: str, plural: str = "") -> str:
 
 def headline(found: Found) -> Headline | None:
     """Return the one figure: the comparison's own where there is one, else that of the run that answers."""
+    try:
+        return _headline(found)
+    except DAMAGE as error:
+        note(found.told, f"The headline is left out: {found.told.path} holds a damaged figure ({error!r}).")
+        return None
+
+
+def _headline(found: Found) -> Headline | None:
     told = found.told
     run = told.answering
-    if run is None or found.answers is None or run.result is None:
+    if run is None or run.result is None:
         return None
+    if found.answers is None:
+        return _of_fit(told, run)
     race = told.comparison.result if told.comparison else None
     model = str(run.result["model"])
     if race and race.get("run") == run.path:
@@ -99,6 +113,16 @@ def headline(found: Found) -> Headline | None:
     return Headline(run.strategy, model, accuracy, low, high, found.answers.basis, None)
 
 
+def _of_fit(told: Told, run: RunRead) -> Headline | None:
+    """Return what `fit` says of a model that has no table of answers: a probe that was cross-validated."""
+    fit = told.fit
+    if fit is None or fit["accuracy"] is None or run.name != PurePath(str(fit["run"])).name:
+        return None
+    return Headline(
+        run.strategy, str(fit["model"]), fit["accuracy"], fit["low"], fit["high"], fit["basis"], None
+    )
+
+
 def conclusions(found: Found) -> list[str]:
     """Return at most ten sentences, the most important first."""
     parts: list[Callable[[Found], list[str]]] = [
@@ -116,7 +140,7 @@ def conclusions(found: Found) -> list[str]:
     for part in parts:
         try:
             lines += part(found)
-        except (KeyError, TypeError, ValueError, AttributeError, IndexError) as error:
+        except DAMAGE as error:
             note(found.told, f"A sentence is left out: {found.told.path} holds a damaged figure ({error!r}).")
     return [*lines[: MOST_LINES - 1], next_step(found)]
 

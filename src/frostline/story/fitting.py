@@ -18,8 +18,11 @@ from frostline.advice.knowledge import read_experience
 from frostline.backbone import Backbone
 from frostline.comparison import FEW_IMAGES, Comparison, NoTime, compare, sub_study
 from frostline.dataset import Manifest, load_data
+from frostline.errors import StudyError
 from frostline.images import Tell
 from frostline.record import Study
+from frostline.reporting import NAME as REPORT
+from frostline.reporting import report
 from frostline.signals import Signals
 from frostline.timing import Stopwatch
 from frostline.training import Run, train
@@ -139,10 +142,24 @@ def fit(
         "images": len(data.samples),
         "seconds": watch.seconds,
         "budget_seconds": 60 * allowed,
+        "asked": {
+            "model": backbone.name,
+            "size": backbone.preprocessing.size,
+            "minutes": minutes,
+            "strategies": list(strategies) if strategies else None,
+            "repeats": repeats,
+            "seed": seed,
+            "augment": augment,
+            **{key: value for key, value in options.items() if key not in ("threads", "workers")},
+        },
         "study": str(kept.path),
-        "report": None,
+        "report": str(kept.path / REPORT),
     }
     kept.write("fit.json", result)
+    try:
+        report(kept)
+    except StudyError as error:  # a page that can't be written costs no model
+        say(str(error))
     return Fitted(result, found.run if found else first, found, planned.signals, advice)
 
 

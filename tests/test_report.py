@@ -1,0 +1,412 @@
+"""The report: from the folder alone, the same bytes, nothing hostile runs, nothing damaged stops it."""
+
+from __future__ import annotations
+
+import html
+import html.parser
+import http.client
+import json
+import re
+import shutil
+import subprocess
+import sys
+import threading
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from click.testing import CliRunner
+from PIL import Image
+
+import frostline
+import studies
+from frostline import looks, pacing
+from frostline.cli.main import cli
+from frostline.errors import StudyError, UsageError
+from frostline.reporting import judged, notebook, page, tried
+from frostline.reporting.flow import flow
+from frostline.reporting.making import gathered
+from frostline.reporting.naming import shortened, told_apart, visible
+from frostline.reporting.reading import read
+from frostline.reporting.sections import sections
+from frostline.reporting.watching import server, state_of
+from frostline.strategy import parse, schedule, settings
+from frostline.training import optimizer
+from tiny import tiny_backbone, write_table
+
+KINDS = {
+    "trained": studies.trained,
+    "compared": studies.compared,
+    "unfinished": lambda place: studies.compared(place, finished=False),
+    "cuts": lambda place: studies.compared(place, cuts=True),
+    "fitted": studies.fitted,
+}
+EXPECTED = {
+    "trained": "images tried cut classes mistakes trust use",
+    "compared": "images tried cut classes mistakes trust foresight use",
+    "unfinished": "images tried cut",
+    "cuts": "images tried cut classes mistakes trust foresight use",
+    "fitted": "images seeing tried cut classes mistakes trust foresight use",
+}
+MOST_BYTES = 3_000_000
+
+
+class Reader(html.parser.HTMLParser):
+    """What a browser would see: scripts, attributes, ids, and text outside of scripts."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.tags: list[tuple[str, dict[str, str | None]]] = []
+        self.text = ""
+        self._inside = ""
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.tags.append((tag, dict(attrs)))
+        self._inside = tag if tag in ("script", "style") else self._inside
+
+    def handle_endtag(self, tag: str) -> None:
+        self._inside = "" if tag == self._inside else self._inside
+
+    def handle_data(self, data: str) -> None:
+        if not self._inside:
+            self.text += data
+
+
+def looked_at(path: Path) -> Reader:
+    found = Reader()
+    found.feed(path.read_text(encoding="utf-8"))
+    return found
+
+
+# --- the page ---------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_every_kind_of_study_tells_what_it_holds_and_no_more(kind: str, tmp_path: Path) -> None:
+    study = KINDS[kind](tmp_path / "study")
+    made = frostline.report(study)
+    assert made.notes == ()
+    assert 1 <= len(made.lines) <= 10
+    assert made.bytes == made.path.stat().st_size < MOST_BYTES
+    found = looked_at(made.path)
+    shown = [attributes["id"] for tag, attributes in found.tags if tag == "section" and "id" in attributes]
+    expected = EXPECTED[kind].split()
+    assert [key for key in shown if key != "labels"] == expected  # doubts depend on the draw
+    ids = [attributes["id"] for _, attributes in found.tags if attributes.get("id")]
+    assert len(ids) == len(set(ids))
+    specs = json.loads(re.search(r'id="specs">(.*?)</script>', made.path.read_text(), re.DOTALL)[1])  # type: ignore[index]
+    places = {attributes["data-chart"] for _, attributes in found.tags if "data-chart" in attributes}
+    assert places == set(specs) != set()
+
+
+def test_the_same_study_gives_the_same_bytes_wherever_it_lies(tmp_path: Path) -> None:
+    first = studies.fitted(tmp_path / "a" / "study")
+    shutil.copytree(first, tmp_path / "b" / "study")
+    one, other = (frostline.report(tmp_path / name / "study").path.read_bytes() for name in "ab")
+    again = frostline.report(first).path.read_bytes()
+    assert one == other == again
+    assert str(tmp_path).encode() not in one
+    assert b"/somewhere" not in one
+
+
+def test_the_page_loads_nothing_from_outside(tmp_path: Path) -> None:
+    made = frostline.report(studies.fitted(tmp_path / "study"))
+    found = looked_at(made.path)
+    for _, attributes in found.tags:
+        for name in ("src", "href", "action", "data", "srcset"):
+            assert (attributes.get(name) or "#").startswith(("#", "data:")), attributes
+    policy = next(a["content"] for tag, a in found.tags if tag == "meta" and "http-equiv" in a)
+    assert policy
+    assert "default-src 'none'" in policy
+    assert "unsafe-eval" not in policy
+    assert "script-src 'sha256-" in policy
+    addresses = set(re.findall(r"https?://[\w./-]+", made.path.read_text()))
+    names = re.compile(r"http://www\.w3\.org/|https://vega\.github\.io/schema/")  # of formats; never fetched
+    assert [address for address in addresses if not names.match(address)] == []
+    assert "url(" not in made.path.read_text().split("<script")[0]
+
+
+def test_names_from_users_stay_text(tmp_path: Path) -> None:
+    made = frostline.report(studies.fitted(tmp_path / "study", studies.EVIL))
+    text = made.path.read_text()
+    found = looked_at(made.path)
+    assert made.notes == ()
+    assert [a for _, a in found.tags if any(name.startswith("on") for name in a)] == []
+    scripts = [a.get("type") for tag, a in found.tags if tag == "script"]
+    assert scripts == ["application/json", "module", "module"]
+    assert text.count("</script>") == 3
+    assert text.count("</style>") == 1
+    assert "\u202e" not in text
+    assert "\\u202e" in found.text  # written out
+    assert "49" not in [row.strip() for row in found.text.split("\n")]  # no template inside a name
+    assert "<script>document.title" in found.text  # a name is shown as it is, as text
+
+
+def test_no_torch_is_imported(tmp_path: Path) -> None:
+    study = studies.fitted(tmp_path / "study")
+    code = (
+        "import sys; from frostline.cli.main import cli\n"
+        f"try: cli(['report', {str(study)!r}])\n"
+        "finally: print('torch' in sys.modules, 'timm' in sys.modules, file=sys.stderr)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert done.stderr.strip().endswith("False False")
+    assert len(done.stdout.splitlines()) >= 5
+
+
+# --- damage -----------------------------------------------------------------------------------------------
+
+DAMAGE = ("", "{", "[]", "null", '{"a": 1}', "\x00\xff\ufffd", '{"standings": [{"strategy": 5}]}')
+
+
+@pytest.mark.parametrize("damage", DAMAGE)
+def test_whatever_is_damaged_the_rest_is_told_and_the_file_is_named(damage: str, tmp_path: Path) -> None:
+    whole = studies.fitted(tmp_path / "whole")
+    run = json.loads((whole / "answer.json").read_text())["run"]
+    names = [
+        "manifest.jsonl",
+        "backbone.json",
+        "signals.json",
+        "advice.json",
+        "fit.json",
+        "answer.json",
+        "comparisons/abc/comparison.json",
+        "comparisons/abc/plan.json",
+        "comparisons/abc/out-of-fold.csv",
+        "comparisons/abc/looks.json",
+        *(
+            f"{run}/{name}"
+            for name in ("config.json", "result.json", "metrics.jsonl", "backbone.json", "environment.json")
+        ),
+    ]
+    for name in names:
+        (whole / name).rename(tmp_path / "kept")
+        (whole / name).write_text(damage, encoding="utf-8")
+        found = gathered(whole)
+        text = page.render(found, sections(found)).decode()
+        harmless = name.endswith(("metrics.jsonl", "plan.json", "looks.json", "environment.json"))
+        assert found.told.damaged or harmless or "standings" in damage or '"a"' in damage, name
+        shown = html.unescape(text)
+        assert [note for note in found.told.damaged if visible(note) not in shown] == []
+        (tmp_path / "kept").replace(whole / name)
+
+
+def test_a_damaged_file_is_named(tmp_path: Path) -> None:
+    study = studies.compared(tmp_path / "study")
+    table = study / "comparisons" / "abc" / "out-of-fold.csv"
+    table.write_text("path,label\nx")
+    made = frostline.report(study)
+    assert any(str(table) in note for note in made.notes)
+    with pytest.raises(StudyError, match="is not a study"):
+        frostline.report(tmp_path)
+    with pytest.raises(StudyError, match="does not exist"):
+        frostline.report(tmp_path / "nothing")
+
+
+# --- names --------------------------------------------------------------------------------------------
+
+
+def test_names_are_shortened_and_stay_apart() -> None:
+    assert visible("a\u202eb\x00\n") == "a\\u202eb\\u0000\\u000a"
+    assert visible("שלום 猫 é\u200d") == "שלום 猫 é\u200d"
+    assert len(shortened("y" * 300)) == 48
+    shown = told_apart(["x" * 300 + "<b>", "x" * 300 + "<b>", "x" * 300, "", "a"])
+    assert len(set(shown)) == 5
+    assert visible("\udc80") == "\\udc80"
+
+
+# --- figures ------------------------------------------------------------------------------------------
+
+
+def test_figures_are_what_they_say(tmp_path: Path) -> None:
+    told = read(studies.compared(tmp_path / "study"))
+    found = judged.judged(told)
+    assert found is not None
+    assert found.basis == "out of fold"
+    table = judged.confusion(found)
+    assert table.sum() == len(found.paths)
+    accuracy, low, high = judged.interval(told, found)
+    assert accuracy == pytest.approx(np.trace(table) / table.sum())
+    assert low < accuracy < high
+    rows = judged.classes(found)
+    assert [row.recall for row in rows] == sorted(row.recall for row in rows)
+    got = judged.calibration(found)
+    assert sum(b.images for b in got.bins) == len(found.paths)
+    assert got.right == pytest.approx(accuracy)
+    wrong = judged.mistakes(found)
+    assert len(wrong) == (found.guesses != found.targets).sum()
+    sure = found.probabilities[wrong, found.guesses[wrong]] - found.probabilities[wrong, found.targets[wrong]]
+    assert (np.diff(sure) <= 0).all()
+
+
+def test_labels_that_are_wrong_are_doubted(tmp_path: Path) -> None:
+    study = studies.compared(tmp_path / "study")
+    data = read(study).data
+    assert data is not None
+    table = study / "comparisons" / "abc" / "out-of-fold.csv"
+    studies.write_answers(table, data.classes, data.samples, 1.0)
+    assert judged.doubtful(read(study), judged.held_out(read(study))).tolist() == []  # type: ignore[arg-type]
+    lines = table.read_text().splitlines()
+    lines[4] = re.sub(",cat,", ",newt,", lines[4], count=1)  # said to be a newt, and looks like a cat
+    table.write_text("\n".join(lines) + "\n")
+    told = read(study)
+    found = judged.held_out(told)
+    assert found is not None
+    assert judged.doubtful(told, found).tolist() == [3]
+
+
+def test_what_was_tried_and_the_front_of_it(tmp_path: Path) -> None:
+    told = read(studies.compared(tmp_path / "study"))
+    rows = {row.strategy: row for row in tried.tried(told)}
+    assert set(rows) == set(studies.TRIED)
+    assert rows["gradual_unfreeze"].winner
+    assert not rows["full"].whole
+    assert all(len(row.runs) == 2 for row in rows.values())
+    assert rows["full"].low is not None  # from its runs' own tables
+    assert [row.cut for row in rows.values()] == [0, 0, 2, 3]
+    front = tried.pareto(rows.values())
+    assert [row.strategy for row in front] == ["linear_probe", "top_k(1)", "gradual_unfreeze"]
+
+
+@pytest.mark.parametrize("strategy", ["top_k(2, epochs=3)", "gradual_unfreeze", "phases(0@2, all@3*0.0005)"])
+def test_rates_drawn_are_the_rates_trained_with(strategy: str, tmp_path: Path) -> None:
+    """The rates of the flow against the optimizer's own groups and shares, on a tiny network."""
+    data = studies.begin(tmp_path / "study")
+    studies.write_run(tmp_path / "study", strategy, data)
+    told = read(tmp_path / "study")
+    drawn = flow(told, told.runs[0])
+    assert drawn is not None
+    known, below = settings(parse(strategy)), len(studies.STAGES) - 1
+    parts = schedule(parse(strategy), stages=below + 1, images=len(data.part("train")), batch=32)
+    column = 0
+    for part in parts:
+        for epoch in range(part.epochs):
+            steps = range(epoch * part.steps_per_epoch, (epoch + 1) * part.steps_per_epoch)
+            share = np.mean([pacing.scale(step, part.steps, known.warmup) for step in steps])
+            for place, stage in enumerate(drawn.stages):
+                rate = stage.rates[column]
+                if place < part.cut:
+                    assert rate is None
+                else:
+                    assert rate == pytest.approx(share * part.lr * known.layer_decay ** (below - place))
+            column += 1
+    assert column == len(drawn.columns)
+
+
+def test_peaks_are_the_optimizers() -> None:
+    backbone = tiny_backbone()
+    known = settings(parse("full"))
+    made = optimizer.groups(backbone, backbone.adapt(3), 0.01, known)
+    for group in made:
+        below = len(backbone.stages) - 1 - group["stage"]
+        assert group["peak"] == pacing.peak(0.01, known.layer_decay, below)
+
+
+# --- the command, and watching -----------------------------------------------------------------------------
+
+
+def test_the_command_prints_the_conclusions_and_one_object(tmp_path: Path) -> None:
+    study = studies.fitted(tmp_path / "study")
+    done = CliRunner().invoke(cli, ["report", str(study), "--output", str(tmp_path / "page.html"), "--json"])
+    assert done.exit_code == 0, done.output
+    found = json.loads(done.stdout)
+    assert found["report"] == str(tmp_path / "page.html")
+    assert len(found["conclusions"]) <= 10
+    assert "gradual_unfreeze" in found["conclusions"][0]
+    assert (tmp_path / "page.html").is_file()
+    done = CliRunner().invoke(cli, ["report", str(study)])
+    assert "91.0 %" in done.stdout
+    refused = CliRunner().invoke(cli, ["report", str(tmp_path / "no")])
+    assert refused.exit_code == 1
+    assert "Traceback" not in refused.output
+
+
+def asked(port: int, path: str, host: str = "127.0.0.1") -> tuple[int, bytes]:
+    connection = http.client.HTTPConnection("127.0.0.1", port, timeout=30)
+    connection.request("GET", path, headers={"Host": f"{host}:{port}"})
+    answer = connection.getresponse()
+    return answer.status, answer.read()
+
+
+def test_a_watched_study_follows_its_files_on_loopback_alone(tmp_path: Path) -> None:
+    study = studies.compared(tmp_path / "study", finished=False)
+    served = server(study)
+    port = served.server_address[1]
+    assert served.server_address[0] == "127.0.0.1"
+    threading.Thread(target=served.serve_forever, daemon=True).start()
+    try:
+        status, first = asked(port, "/")
+        assert status == 200
+        assert b"1 run at work" in first
+        assert b"connect-src &#39;self&#39;" in first
+        state = asked(port, "/state")[1]
+        data = read(study).data
+        assert data is not None
+        studies.write_run(study / "splits" / "fold2", "full", data, keep="last", val=data.samples[:9])
+        assert asked(port, "/state")[1] != state
+        assert b"at work" not in asked(port, "/")[1].split(b"<main")[0]
+        assert asked(port, "/", host="evil.example")[0] == 403
+        assert asked(port, "/../study.json")[0] == 404
+        with pytest.raises(UsageError, match="--port"):
+            server(study, port)
+    finally:
+        served.shutdown()
+        served.server_close()
+    assert state_of(study) == state_of(study)
+
+
+# --- what training leaves ----------------------------------------------------------------------------------
+
+
+def test_a_real_run_leaves_its_network_and_looks(tmp_path: Path) -> None:
+    """A whole run on a tiny network, from images to page, with mistakes that can be looked at."""
+    table = write_table(tmp_path / "images", train=8, test=10)
+    text = table.read_text()
+    swapped = re.sub(r"^(0_01\d\.png),kind 0,test", r"\1,kind 1,test", text, flags=re.MULTILINE)
+    table.write_text(swapped)  # test images with wrong labels: mistakes are certain
+    data = frostline.load_data(table, near_copies=False)
+    options: dict[str, Any] = {"exact": True, "flip": "none", "threads": 1}
+    run = frostline.train(tiny_backbone(), data, "top_k(1, epochs=6)", study=tmp_path / "study", **options)
+    left = json.loads((run.folder.path / "looks.json").read_text())
+    assert 0 < len(left["rows"]) <= looks.MOST
+    assert left["note"] == ""
+    for row in left["rows"]:
+        for name in (row["picture"], row["map"]):
+            with Image.open(run.folder.path / "looks" / name) as picture:
+                assert picture.format == "JPEG"
+    assert json.loads((run.folder.path / "backbone.json").read_text()) == tiny_backbone().as_dict()
+    made = frostline.report(run.study)
+    assert made.notes == ()
+    page_text = made.path.read_text()
+    assert page_text.count("data:image/jpeg;base64,") == 2 * len(left["rows"])
+    assert "class-activation map" in page_text
+
+
+def test_a_map_sums_to_the_logit() -> None:
+    """The mean of a class's map is its logit without bias; a network without pooling has no map."""
+    backbone = tiny_backbone()
+    model = backbone.adapt(3, seed=1)
+    pixels = torch.randint(0, 255, (2, 3, 16, 16), dtype=torch.uint8)
+    maps = looks.class_maps(backbone, model, pixels, [0, 2])
+    assert maps is not None
+    assert maps.shape[0] == 2
+    assert maps.min() == 0.0
+    assert maps.max() == 1.0
+    model.pool = torch.nn.AdaptiveMaxPool2d(1)
+    assert looks.class_maps(backbone, model, pixels, [0, 2]) is None
+
+
+# --- notebooks ------------------------------------------------------------------------------------------
+
+
+def test_a_notebooks_table_escapes_and_pandas_is_asked_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    text = notebook.table_html("<b>", [{"a": "<script>", "b": 0.123456}, {"a": None}])
+    assert "<script>" not in text
+    assert "&lt;script&gt;" in text
+    assert list(notebook.frame([{"a": 1}]).columns) == ["a"]
+    monkeypatch.setitem(sys.modules, "pandas", None)
+    with pytest.raises(UsageError, match="pip install pandas"):
+        notebook.frame([])
