@@ -12,6 +12,7 @@ import subprocess
 import sys
 import threading
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -25,6 +26,7 @@ import studies
 from frostline import looks, pacing
 from frostline.cli.main import cli
 from frostline.errors import StudyError, UsageError
+from frostline.prediction import Prediction, Predictions
 from frostline.reporting import judged, notebook, page, tried
 from frostline.reporting.flow import flow
 from frostline.reporting.making import gathered
@@ -399,6 +401,31 @@ def test_a_map_sums_to_the_logit() -> None:
     assert looks.class_maps(backbone, model, pixels, [0, 2]) is None
 
 
+def test_a_comparison_leaves_looks_by_the_models_that_answered(tmp_path: Path) -> None:
+    """Out of fold: maps come from the fold that had not seen the image; the page shows them."""
+    table = write_table(tmp_path / "images", train=8)
+    table.write_text("\n".join(line.replace(",train", ",") for line in table.read_text().splitlines()))
+    data = frostline.load_data(table, test=0.0, val=0.0, near_copies=False)
+    options: dict[str, Any] = {"exact": True, "flip": "none", "threads": 1, "repeats": 1}
+    found = frostline.compare(
+        tiny_backbone(), data, ["linear_probe", "head(epochs=2)"], study=tmp_path / "study", **options
+    )
+    left = json.loads((found.folder / "looks.json").read_text())
+    wrong = sum(
+        row.split(",")[1] != row.split(",")[2]
+        for row in (found.folder / "out-of-fold.csv").read_text().splitlines()[1:]
+    )
+    assert len(left["rows"]) == min(wrong, looks.MOST)
+    assert all(row["map"] for row in left["rows"])
+    made = frostline.report(found.study)
+    assert made.notes == ()
+    assert "frostline compare" in made.path.read_text()
+    assert "linear_probe" in found._repr_html_()
+    assert len(found.to_pandas()) == 2
+    assert found.plot().spec["data"]["values"]
+    assert "epoch" in found.run.to_pandas() or found.run.strategy == "linear_probe"
+
+
 # --- notebooks ------------------------------------------------------------------------------------------
 
 
@@ -410,3 +437,43 @@ def test_a_notebooks_table_escapes_and_pandas_is_asked_for(monkeypatch: pytest.M
     monkeypatch.setitem(sys.modules, "pandas", None)
     with pytest.raises(UsageError, match="pip install pandas"):
         notebook.frame([])
+
+
+def test_every_chart_is_one_that_vega_lite_knows(tmp_path: Path) -> None:
+    import vl_convert
+
+    found = gathered(studies.fitted(tmp_path / "study", studies.EVIL))
+    charts = [chart for section in sections(found) for chart in page.all_charts(section)]
+    assert len(charts) >= 11
+    for chart in charts:
+        assert vl_convert.vegalite_to_vega(chart.spec)["marks"]
+        assert chart.rows
+        assert all(len(row) == len(chart.header) for row in chart.rows)
+    drawn = notebook.plot(charts[0].spec)._repr_mimebundle_()
+    assert "<svg" in drawn["image/svg+xml"]
+    assert "var(--" not in json.dumps(drawn["application/vnd.vegalite.v6+json"])
+
+
+def test_answers_and_progress_in_a_notebook(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    answers = Predictions((Prediction("a<b>.png", (("cat", 0.9),)),), (), "run", "why", "head")
+    assert "a&lt;b&gt;.png" in answers._repr_html_()
+    assert list(answers.to_pandas()["label"]) == ["cat"]
+    assert answers.plot().spec["data"]["values"][0]["count"] == 1
+    frostline.Progress()("train", 3, 3)
+    assert "train: 3 of 3" in capsys.readouterr().err
+    shown: list[str] = []
+
+    class Handle:
+        def update(self, html: str) -> None:
+            shown.append(html)
+
+    kernel = SimpleNamespace(kernel=True)
+    display = SimpleNamespace(HTML=str, display=lambda html, display_id: shown.append(html) or Handle())
+    monkeypatch.setitem(sys.modules, "IPython", SimpleNamespace(get_ipython=lambda: kernel, display=display))  # type: ignore[arg-type]
+    monkeypatch.setitem(sys.modules, "IPython.display", display)  # type: ignore[arg-type]
+    tell = frostline.Progress()
+    tell("<train>", 1, 2)
+    tell("<train>", 2, 2)
+    assert [text.count("&lt;train&gt;") for text in shown] == [1, 1]

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from frostline.dataset import Manifest, load_data
     from frostline.errors import FrostlineError
     from frostline.prediction import load_model, predict
-    from frostline.reporting import Report, report
+    from frostline.reporting import Progress, Report, report
     from frostline.signals import Signals, measure
     from frostline.story import Fitted, demo, fit
     from frostline.strategy import Phase, Strategy, parse
@@ -38,6 +38,7 @@ _HOME = {
     "Manifest": "dataset",
     "Phase": "strategy",
     "Preprocessing": "backbone",
+    "Progress": "reporting",
     "Report": "reporting",
     "Run": "training",
     "Signals": "signals",
@@ -68,6 +69,7 @@ __all__ = [
     "Manifest",
     "Phase",
     "Preprocessing",
+    "Progress",
     "Report",
     "Run",
     "Signals",

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -18,6 +19,7 @@ from frostline.errors import DamagedImage, DataError, StudyError
 from frostline.heads import build_head
 from frostline.images import EVALUATION_BATCH, Tell
 from frostline.record import RunFolder, Study
+from frostline.reporting import notebook
 from frostline.strategy import parse
 
 
@@ -60,6 +62,21 @@ class Predictions:
 
     def __getitem__(self, index: int) -> Prediction:
         return self.rows[index]
+
+    def _repr_html_(self) -> str:
+        """A table, in a notebook."""
+        return notebook.table_html(f"Answers of {self.strategy}", self._table())
+
+    def to_pandas(self) -> Any:
+        """The answers, a row each. Raises `UsageError` where pandas is not installed."""
+        return notebook.frame(self._table())
+
+    def plot(self) -> notebook.Plot:
+        """Draw how many images were given each label."""
+        return notebook.answers_plot([row.label for row in self.rows])
+
+    def _table(self) -> list[dict[str, Any]]:
+        return [{"path": r.path, "label": r.label, "probability": r.probability} for r in self.rows]
 
 
 class Predictor:

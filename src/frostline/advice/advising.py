@@ -13,6 +13,7 @@ from frostline.advice.knowledge import Facts, Trial, facts_of, read_experience
 from frostline.advice.words import TIME_MARGIN, Picture, minutes
 from frostline.cost import Cost, Rates, predict
 from frostline.errors import UsageError
+from frostline.reporting import notebook
 from frostline.strategy import Segment, Strategy, parse, schedule, settings
 
 # How much wider intervals are for networks and sizes that were never tried: a choice, since one network and
@@ -84,6 +85,20 @@ class Advice:
         """The advice as plain data."""
         found = {key: value for key, value in vars(self).items() if key != "options"}
         return {**found, "options": [option.as_dict() for option in self.options]}
+
+    def _repr_html_(self) -> str:
+        """A table, in a notebook."""
+        shown = ("strategy", "expected_accuracy", "low", "high", "seconds", "reason")
+        rows = [{key: option.as_dict()[key] for key in shown} for option in self.options]
+        return notebook.table_html(f"Recommended: {self.recommended}", rows, self.why)
+
+    def to_pandas(self) -> Any:
+        """The options, a row each. Raises `UsageError` where pandas is not installed."""
+        return notebook.frame([option.as_dict() for option in self.options])
+
+    def plot(self) -> notebook.Plot:
+        """Draw what is expected of each strategy."""
+        return notebook.options_plot([option.as_dict() for option in self.options])
 
 
 @dataclass(frozen=True)

@@ -26,6 +26,7 @@ from frostline.dataset import Manifest
 from frostline.errors import UsageError
 from frostline.images import Images, Tell
 from frostline.record import Study, digest_of, plain
+from frostline.reporting import notebook
 from frostline.strategy import NAMED, Strategy, head, linear_probe, scaled, top_k
 from frostline.timing import Stopwatch
 from frostline.training import BATCH, DEFAULT_STUDY, Run, train
@@ -56,6 +57,20 @@ class Comparison:
         if name in result:
             return result[name]
         raise AttributeError(f"A comparison has no {name!r}. It has {', '.join(result)}.")
+
+    def _repr_html_(self) -> str:
+        """A table, in a notebook."""
+        shown = ("strategy", "accuracy", "low", "high", "run_seconds", "repeats")
+        rows = [{key: row[key] for key in shown} for row in self.result["standings"]]
+        return notebook.table_html("Comparison", rows, self.result["verdict"])
+
+    def to_pandas(self) -> Any:
+        """The standings, a row for each strategy. Raises `UsageError` where pandas is not installed."""
+        return notebook.frame(self.result["standings"])
+
+    def plot(self) -> notebook.Plot:
+        """Draw accuracy against seconds."""
+        return notebook.standings_plot(self.result["standings"], self.result["winner"])
 
 
 @dataclass(frozen=True)

@@ -9,5 +9,6 @@ notebook                                     results in a notebook
 """
 
 from frostline.reporting.making import NAME, Report, report
+from frostline.reporting.notebook import Progress
 
-__all__ = ["NAME", "Report", "report"]
+__all__ = ["NAME", "Progress", "Report", "report"]

@@ -29,7 +29,7 @@ def bars(values: Sequence[Spec], order: Sequence[str], parts: Sequence[str]) -> 
     layer = {
         "mark": {"type": "bar", "cornerRadiusEnd": 2},
         "encoding": {
-            "y": category("name", order),
+            "y": category("name", order, labelOverlap=False),
             "x": {**quantity("count", "images", zero=True), "stack": "zero"},
             "color": {
                 "field": "part",
@@ -119,7 +119,11 @@ def against_cut(values: Sequence[Spec], stages: Sequence[str], on: str) -> Spec:
         "type": "ordinal",
         "sort": list(stages),
         "scale": {"domain": list(stages)},
-        "axis": axis("the lowest stage that learns: to the left, more of the network does", labelAngle=-30),
+        "axis": axis(
+            "the lowest stage that learns: to the left, more of the network does",
+            labelAngle=-30,
+            labelOverlap=False,
+        ),
     }
     tooltip = told(
         ("name", "strategy", ""), ("value", "right", ".1%"), ("low", "from", ".1%"), ("high", "to", ".1%")
@@ -189,8 +193,11 @@ def curves(
 
 def confusion(values: Sequence[Spec], order: Sequence[str], *, counts: bool) -> Spec:
     """True class by answered class; shade is the share of the true class."""
-    x = {**category("answered", order, "answered", labelAngle=-40, orient="top"), "scale": {"padding": 0.06}}
-    y = {**category("true", order, "true class"), "scale": {"padding": 0.06}}
+    x = {
+        **category("answered", order, "answered", labelAngle=-40, orient="top", labelOverlap=False),
+        "scale": {"padding": 0.06},
+    }
+    y = {**category("true", order, "true class", labelOverlap=False), "scale": {"padding": 0.06}}
     layers: list[Spec] = [
         {
             "mark": {"type": "rect", "cornerRadius": 2},
@@ -235,7 +242,7 @@ def confusion(values: Sequence[Spec], order: Sequence[str], *, counts: bool) -> 
 
 def recalls(values: Sequence[Spec], order: Sequence[str]) -> Spec:
     """Recall of each class with its interval; precision as an open mark."""
-    y = category("name", order)
+    y = category("name", order, labelOverlap=False)
     x = quantity(
         "recall",
         "recognised (dot, with 95 % interval)  ·  answers that are right (ring)",
@@ -309,7 +316,7 @@ def forecast(values: Sequence[Spec], order: Sequence[str]) -> Spec:
     """Expected and found accuracy of each strategy, one above the other."""
     y = {"field": "name", "type": "nominal", "sort": list(order), "axis": axis(None)}
     x = quantity("value", "images answered right", share=True)
-    kinds = {"domain": ["expected (80 %)", "found (95 %)"], "range": [SOFT, WARM]}
+    kinds = {"domain": ["expected", "found"], "range": [SOFT, WARM]}
     colour = {"field": "kind", "type": "nominal", "scale": kinds, "legend": {}}
     offset = {"field": "kind", "type": "nominal", "sort": kinds["domain"]}
     layers: list[Spec] = [

@@ -110,8 +110,8 @@ def _forecast_chart(found: Found, advice: dict[str, Any]) -> Chart | None:
         low, high = (row.accuracy if end is None else end for end in (row.low, row.high))
         expected = (option["expected_accuracy"], option["low"], option["high"])
         for kind, (value, start, end) in (
-            ("expected (80 %)", expected),
-            ("found (95 %)", (row.accuracy, low, high)),
+            ("expected", expected),
+            ("found", (row.accuracy, low, high)),
         ):
             values.append({"name": name, "kind": kind, "value": value, "low": start, "high": end})
         rows.append(

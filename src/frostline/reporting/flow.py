@@ -27,6 +27,7 @@ class Stage:
     shape: str
     parameters: int | None  # of the head: not the network's own any more
     rates: tuple[float | None, ...]
+    peak: float | None  # its highest rate at any step; `None` where it never learns
 
     @property
     def learns(self) -> bool:
@@ -37,11 +38,6 @@ class Stage:
     def first(self) -> int | None:
         """The first column in which it learns."""
         return next((n for n, rate in enumerate(self.rates) if rate is not None), None)
-
-    @property
-    def peak(self) -> float | None:
-        """Its highest rate."""
-        return max((rate for rate in self.rates if rate is not None), default=None)
 
 
 @dataclass(frozen=True)
@@ -81,6 +77,9 @@ def flow(told: Told, run: RunRead) -> Flow | None:
             shape=" × ".join(str(side) for side in found["shape"]) if place < last else "a new classifier",
             parameters=int(found["parameters"]) if place < last else None,
             rates=tuple(_most(row[place] for row in rates[at : at + width]) for at in columns[::width]),
+            peak=_most(
+                pacing.peak(part.lr, known.layer_decay, last - place) for part in parts if place >= part.cut
+            ),
         )
         for place, found in enumerate(network["stages"])
     )

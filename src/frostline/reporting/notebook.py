@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import html
+import sys
+import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from frostline.errors import UsageError
-from frostline.reporting import charting
+from frostline.reporting import charting, charts
 from frostline.reporting.naming import visible
 
 MOST_ROWS = 40  # of a table that is shown as it stands
@@ -83,3 +85,105 @@ def _text(value: Any) -> str:
         return ""
     shown = f"{value:.4g}" if isinstance(value, float) else visible(str(value))
     return html.escape(shown)
+
+
+# --- what each result draws -------------------------------------------------------------------------------
+
+
+def epochs_plot(epochs: Sequence[Mapping[str, Any]]) -> Plot:
+    """Draw a run's loss by epoch. Raises `UsageError` where it has no epochs: a head that was solved for."""
+    if not epochs:
+        raise UsageError("This run has no epochs to draw: its head was solved for in one go.")
+    names = {"loss": "training", "val_loss": "held out"}
+    values = [
+        {"row": "run", "epoch": n + 1, "what": what, "value": row[key], "low": row[key], "high": row[key]}
+        for n, row in enumerate(epochs)
+        for key, what in names.items()
+        if row.get(key) is not None
+    ]
+    what = [name for name in names.values() if any(value["what"] == name for value in values)]
+    return plot(charts.curves(values, "run", what, "loss"))
+
+
+def standings_plot(standings: Sequence[Mapping[str, Any]], winner: str) -> Plot:
+    """Draw accuracy against seconds, a mark for each strategy that was compared."""
+    known = [row for row in standings if row["accuracy"] is not None and row["run_seconds"]]
+    if not known:
+        raise UsageError("Nothing was run to its end, so there is nothing to draw.")
+    seconds = [float(row["run_seconds"]) for row in known]
+    values = [
+        {
+            "key": row["strategy"],
+            "name": visible(row["strategy"]),
+            "label": visible(row["strategy"]),
+            "accuracy": row["accuracy"],
+            "low": row["accuracy"] if row["low"] is None else row["low"],
+            "high": row["accuracy"] if row["high"] is None else row["high"],
+            "seconds": row["run_seconds"],
+            "side": charting.side_of(float(row["run_seconds"]), seconds),
+            "kind": "chosen" if row["strategy"] == winner else ("tried" if row["share"] == 1.0 else "short"),
+        }
+        for row in known
+    ]
+    ends = (min(v["low"] for v in values) - 0.02, min(1.0, max(v["high"] for v in values) + 0.02))
+    return plot(charts.scatter(values, [], "images held out", (max(0.0, ends[0]), ends[1])))
+
+
+def options_plot(options: Sequence[Mapping[str, Any]]) -> Plot:
+    """Draw what is expected of each strategy."""
+    values = [
+        {
+            "name": visible(option["strategy"]),
+            "kind": "expected",
+            "value": option["expected_accuracy"],
+            "low": option["low"],
+            "high": option["high"],
+        }
+        for option in options
+        if option["expected_accuracy"] is not None
+    ]
+    if not values:
+        raise UsageError("Too little was measured to expect anything, so there is nothing to draw.")
+    return plot(charts.forecast(values, [str(value["name"]) for value in values]))
+
+
+def answers_plot(labels: Sequence[str]) -> Plot:
+    """Draw how many images were given each label."""
+    counts = {name: list(labels).count(name) for name in sorted(set(labels))}
+    values = [{"name": visible(n), "part": "test", "count": count, "rank": 0} for n, count in counts.items()]
+    return plot(charts.bars(values, [visible(name) for name in counts], ["test"]))
+
+
+class Progress:
+    """How far long work is, to pass as `tell=`: a bar in a notebook, a line now and then elsewhere."""
+
+    def __init__(self) -> None:
+        self._handle: Any = None
+        self._shown = 0.0
+        self._notebook = _in_notebook()
+        self._every_s = 0.2 if self._notebook else 10.0  # between two signs
+
+    def __call__(self, what: str, done: int, total: int) -> None:
+        """Show that `done` of `total` are done."""
+        now = time.monotonic()
+        if done < total and now - self._shown < self._every_s:
+            return
+        self._shown = now
+        if not self._notebook:
+            print(f"  {what}: {done} of {total}", file=sys.stderr, flush=True)
+            return
+        from IPython.display import HTML, display
+
+        bar = f'<progress value="{int(done)}" max="{int(total)}"></progress>'
+        shown = HTML(f"{bar} {_text(what)}: {done:,} of {total:,}")
+        if self._handle is None:
+            self._handle = display(shown, display_id=True)
+        else:
+            self._handle.update(shown)
+
+
+def _in_notebook() -> bool:
+    """Whether a notebook's kernel is running us."""
+    shell = sys.modules.get("IPython")
+    found = shell.get_ipython() if shell is not None else None
+    return found is not None and hasattr(found, "kernel")

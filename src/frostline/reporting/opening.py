@@ -99,7 +99,7 @@ def seeing(found: Found) -> Section | None:
             "At each depth a simple classifier (a probe) was asked how much the features there already know. "
             + _depth_sentence(best, last)
         )
-        section.charts.append(_probe_chart(probes))
+        section.charts.append(probe_chart(probes))
     if near and near["by_stage"]:
         section.charts.append(_near_chart(near["by_stage"]))
     if len(signals["learning_curve"]) > 1:
@@ -119,7 +119,8 @@ def _depth_sentence(best: dict[str, Any], last: dict[str, Any]) -> str:
     )
 
 
-def _probe_chart(probes: list[dict[str, Any]]) -> Chart:
+def probe_chart(probes: list[dict[str, Any]]) -> Chart:
+    """Draw what each depth knows, from rows as `Signals.as_dict` gives them."""
     stages = [probe["stage"] for probe in probes]
     values = [
         {"stage": p["stage"], "value": p["accuracy"], "low": p["low"], "high": p["high"]} for p in probes
@@ -128,7 +129,7 @@ def _probe_chart(probes: list[dict[str, Any]]) -> Chart:
         "field": "stage",
         "type": "ordinal",
         "sort": stages,
-        "axis": b.axis("depth: after this stage", labelAngle=-30),
+        "axis": b.axis("depth: after this stage", labelAngle=-30, labelOverlap=False),
     }
     tooltip = b.told(
         ("stage", "after", ""), ("value", "right", ".1%"), ("low", "from", ".1%"), ("high", "to", ".1%")
@@ -171,7 +172,7 @@ def _near_chart(by_stage: dict[str, float]) -> Chart:
                 "field": "stage",
                 "type": "ordinal",
                 "sort": stages,
-                "axis": b.axis("stage", labelAngle=-30),
+                "axis": b.axis("stage", labelAngle=-30, labelOverlap=False),
             },
             "y": b.quantity("value", "familiar, 0 to 1", zero=True, scale={"domain": [0, 1]}),
             "tooltip": b.told(("stage", "stage", ""), ("value", "similarity", ".2f")),
@@ -180,7 +181,7 @@ def _near_chart(by_stage: dict[str, float]) -> Chart:
     return Chart(
         "near-depth",
         "How familiar the images are, stage by stage",
-        "1: like the pictures the network was trained on; 0: nothing like them.",
+        "1: like the pictures that the network was trained on; 0: nothing like them.",
         b.spec(240, values, [layer]),
         ("stage", "similarity"),
         tuple((visible(stage), f"{value:.2f}") for stage, value in by_stage.items()),
@@ -202,7 +203,7 @@ def _more_chart(points: list[dict[str, Any]]) -> Chart:
     verdict = (
         "Still rising: more images would help."
         if slope >= 0.02
-        else "Flat: more of the same would hardly help."
+        else "Nearly flat: more of the same would add little to a frozen network."
     )
     return Chart(
         "more-images",

@@ -98,9 +98,13 @@ def _confusion_chart(answers: Answers, names: list[str]) -> Chart:
 
 
 def _pairs(answers: Answers) -> list[tuple[int, int, int]]:
-    """Return (true, answered, images) of what is confused, the most frequent first."""
+    """Return (true, answered, images) of what is confused more than once, the most frequent first."""
     table = j.confusion(answers)
-    wrong = [(int(a), int(b), int(table[a, b])) for a, b in zip(*table.nonzero(), strict=True) if a != b]
+    wrong = [
+        (int(a), int(b), int(table[a, b]))
+        for a, b in zip(*table.nonzero(), strict=True)
+        if a != b and table[a, b] > 1
+    ]
     return sorted(wrong, key=lambda pair: (-pair[2], pair[0], pair[1]))
 
 

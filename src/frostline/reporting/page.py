@@ -19,7 +19,7 @@ from frostline.reporting import words
 from frostline.reporting.charting import Chart
 from frostline.reporting.naming import visible
 from frostline.reporting.section import Section
-from frostline.reporting.words import Found
+from frostline.reporting.words import DAMAGE, Found
 
 # Addresses in the chart library that lead outside: its editor, and a page that a warning names.
 OUTSIDE = ("https://vega.github.io/editor/", "https://github.com/vega/vega-lite/issues/2415")
@@ -130,9 +130,10 @@ def _facts(found: Found) -> list[tuple[str, str]]:
 
 
 def _spent(found: Found) -> float | None:
+    race = found.told.comparison
     try:
-        if found.told.fit is not None:
-            return float(found.told.fit["seconds"])
+        if race is not None and race.result is not None:
+            return float(race.result["seconds"])
         return sum(float(run.result["seconds"]) for run in found.told.everyone if run.result) or None
-    except (KeyError, TypeError, ValueError):
+    except DAMAGE:
         return None

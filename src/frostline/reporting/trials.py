@@ -136,7 +136,7 @@ def _cells(row: Row, best: bool) -> dict[str, Any]:
     if row.winner:
         remark.append("chosen")
     if best:
-        remark.append("nothing is both cheaper and better")
+        remark.append("best for its time")
     if row.share < 1:
         remark.append(f"left out after {row.share:g} of its epochs" if row.count else "no time left for it")
     if row.stopped:
@@ -169,7 +169,7 @@ def _look(found: Found, row: Row) -> dict[str, Any]:
             ("seed", str(run.config.get("seed", ""))),
         ]
         if row.count > 1:
-            facts.append(("runs in all", f"{row.count:,}, drawn is one"))
+            facts.append(("runs", f"{row.count:,}, one of them drawn"))
     return {"key": row.key, "name": _name(row), "flow": drawn, "facts": facts, "run": run.path if run else ""}
 
 

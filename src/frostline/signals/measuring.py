@@ -22,6 +22,8 @@ from frostline.images import EVALUATION_BATCH, Images, Tell
 from frostline.numerics import NumericPlan
 from frostline.rates import measure as measured_rates
 from frostline.record import digest_of
+from frostline.reporting import notebook
+from frostline.reporting.opening import probe_chart
 from frostline.seeds import derive
 from frostline.signals import depth
 from frostline.signals.depth import CurvePoint, StageProbe
@@ -86,6 +88,22 @@ class Signals:
             "rates": None if self.rates is None else self.rates.as_dict(),
             "notes": list(self.notes),
         }
+
+    def _repr_html_(self) -> str:
+        """A table, in a notebook."""
+        shown = ("stage", "accuracy", "low", "high", "random", "log_me", "h_score", "neighbours")
+        rows = [{key: row[key] for key in shown} for row in self.as_dict()["probe_by_stage"]]
+        near = self.similarity
+        line = [] if near is None else [f"similarity {near.value:.2f} ({near.low:.2f}–{near.high:.2f})"]
+        return notebook.table_html(f"What each depth of {self.model} knows", rows, [*line, *self.notes])
+
+    def to_pandas(self) -> Any:
+        """The probes, a row for each stage. Raises `UsageError` where pandas is not installed."""
+        return notebook.frame(self.as_dict()["probe_by_stage"])
+
+    def plot(self) -> notebook.Plot:
+        """Draw what each depth knows."""
+        return notebook.plot(probe_chart(self.as_dict()["probe_by_stage"]).spec)
 
 
 def measure(

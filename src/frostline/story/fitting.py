@@ -22,7 +22,7 @@ from frostline.errors import StudyError
 from frostline.images import Tell
 from frostline.record import Study
 from frostline.reporting import NAME as REPORT
-from frostline.reporting import report
+from frostline.reporting import notebook, report
 from frostline.signals import Signals
 from frostline.timing import Stopwatch
 from frostline.training import Run, train
@@ -50,6 +50,20 @@ class Fitted:
         if name in result:
             return result[name]
         raise AttributeError(f"A fitted model has no {name!r}. It has {', '.join(result)}.")
+
+    def _repr_html_(self) -> str:
+        """A table, in a notebook."""
+        shown = ("strategy", "model", "accuracy", "low", "high", "basis", "seconds", "report")
+        rows = [{key: self.result.get(key) for key in shown}]
+        return notebook.table_html("Fitted", rows, self.result["verdict"])
+
+    def to_pandas(self) -> Any:
+        """What was tried, a row for each strategy. Raises `UsageError` where pandas is not installed."""
+        return notebook.frame(self.result["tried"])
+
+    def plot(self) -> notebook.Plot:
+        """Draw accuracy against seconds."""
+        return notebook.standings_plot(self.result["tried"], self.result["strategy"])
 
 
 def fit(

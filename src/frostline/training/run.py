@@ -19,6 +19,7 @@ from frostline.dataset import Manifest
 from frostline.frozen import Counts, Frozen
 from frostline.images import Tell
 from frostline.record import RunFolder, Study, digest_of, environment, look_at_test
+from frostline.reporting import notebook
 from frostline.store import Store
 from frostline.strategy import Strategy, checked, parse
 from frostline.timing import PeakMemory, Stopwatch, imported_baseline_bytes
@@ -42,6 +43,19 @@ class Run:
         if name in result:
             return result[name]
         raise AttributeError(f"A run has no {name!r}. It has {', '.join(result)}.")
+
+    def _repr_html_(self) -> str:
+        """A table, in a notebook."""
+        shown = ("strategy", "model", "accuracy", "low", "high", "val_accuracy", "seconds", "run")
+        return notebook.table_html("Run", [{key: self.result.get(key) for key in shown}])
+
+    def to_pandas(self) -> Any:
+        """The epochs, a row each. Raises `UsageError` where pandas is not installed."""
+        return notebook.frame(self.folder.metrics())
+
+    def plot(self) -> notebook.Plot:
+        """Draw the loss, epoch by epoch."""
+        return notebook.epochs_plot(self.folder.metrics())
 
 
 def train(

@@ -23,6 +23,7 @@ async function draw(place) {
   const options = { actions: false, renderer: "svg", defaultStyle: false, ast: true, tooltip: showTip };
   const { view } = await frostlineEmbed(place, specs[key], options);
   views[key] = view;
+  place.querySelector("svg").setAttribute("aria-hidden", "true"); // the figure has a name, and a table
   if (key === "tried-scatter") {
     view.addEventListener("click", (_, item) => { if (item && item.datum && item.datum.key) look(item.datum.key); });
   }
