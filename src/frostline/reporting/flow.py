@@ -131,6 +131,6 @@ def _sentences(parts: Sequence[Segment], stages: Sequence[dict[str, Any]]) -> tu
         else:
             frozen = "the stem is" if part.cut == 1 else f"stem to {names[part.cut - 1]} are"
             who = f"{names[part.cut]} to {names[last]} learn; {frozen} frozen"
-        found.append(f"{when}: {who}, at a learning rate of up to {part.lr:g}.")
+        found.append(f"{when}: {who}, at a learning rate of up to {part.lr:.3g}.")
         begun = ends + 1
     return tuple(found)

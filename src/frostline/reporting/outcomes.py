@@ -120,8 +120,8 @@ def mistakes(found: Found) -> Section | None:
     looks = _looks(found.told, answers)
     cards = [_card(found.told, answers, row, looks) for row in rows[:MOST_MISTAKES].tolist()]
     section.lead.append(
-        f"{counted(len(rows), 'mistake')} in {counted(len(answers.paths), 'image')}; "
-        f"these {len(cards)} were the most confident."
+        f"{counted(len(rows), 'mistake')} in {counted(len(answers.paths), 'image')}, the most confident first"
+        + ("." if len(cards) == len(rows) else f"; these are the first {len(cards)}.")
     )
     if any(card["map"] for card in cards):
         section.lead.append(
