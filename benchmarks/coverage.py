@@ -1,7 +1,7 @@
 """Whether `fit`'s interval holds the accuracy on images that were left out, and how wide it is.
 
-    python benchmarks/coverage.py DATA_DIR --out coverage.jsonl                 # goes on where it was interrupted
-    python benchmarks/coverage.py DATA_DIR --out coverage.jsonl --share 1/2     # two processes halve the draws
+    python benchmarks/coverage.py DATA_DIR --out coverage.jsonl              # goes on where it was interrupted
+    python benchmarks/coverage.py DATA_DIR --out coverage.jsonl --share 1/2  # two processes halve the draws
     python benchmarks/coverage.py --summary coverage.jsonl
 
 200 images are drawn at random from a set, 20 times; `fit` sees no other, and its model then answers on 1,000

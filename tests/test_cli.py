@@ -304,7 +304,7 @@ def test_plan_recommends_with_costs_and_reasons(table: Path) -> None:
     assert "Recommended: " in shown.stdout
     assert "--size 32 --minutes 60.0 --strategy" in shown.stdout
     nothing = frostline(*words, "--minutes", "0.0001")
-    assert nothing.exit_code == 1
+    assert nothing.exit_code == 2
     assert "No strategy fits the budget. The cheapest, " in nothing.output
     wrong = frostline(*words, "--memory", "4 apples")
     assert wrong.exit_code == 2
