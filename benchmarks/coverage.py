@@ -1,6 +1,6 @@
 """Whether `fit`'s interval holds the accuracy on images that were left out, and how wide it is.
 
-    python benchmarks/coverage.py DATA_DIR --out coverage.jsonl              # goes on where it was interrupted
+    python benchmarks/coverage.py DATA_DIR --out coverage.jsonl             # goes on where it was interrupted
     python benchmarks/coverage.py DATA_DIR --out coverage.jsonl --share 1/2  # two processes halve the draws
     python benchmarks/coverage.py --summary coverage.jsonl
 
