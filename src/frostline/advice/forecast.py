@@ -3,14 +3,18 @@
 A strategy's accuracy is the probe's plus a gain. The gain is the strategy's mean over everything that was
 tried plus a slope for each fact, shrunk towards none (ridge regression, so with few image sets the advice
 stays close to "what was best on average"). How far such forecasts miss on image sets that were left out gives
-the intervals. Imports no torch.
+the intervals.
+
+The strategy that was best on average is the default. Forecasts may depart from it only where departing by
+them was better on image sets that were left out; where a budget rules the default out, they choose among what
+fits. Imports no torch.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -25,9 +29,9 @@ NAMES = ("log images", "similarity", "probe")
 # Shrinkage of the slopes, in trials: tried 3 to 1,000, chosen by regret on sets left out (docs/LOG.md).
 SHRINK = 30.0
 COVERED = 0.8  # of outcomes that an interval is to hold
-# Two strategies are not separated where the forecasts differ by less than this share of the error that such
-# differences had on image sets left out. Chosen by regret there (docs/LOG.md).
-SEPARATED = 0.25
+# Forecasts of accuracy this near are the same, and the cheaper strategy wins: a choice, half a point.
+EQUAL = 0.005
+FEWEST_SETS = 3  # below that nothing can be said of departing from the default
 
 
 def described(facts: Facts) -> Floats:
@@ -49,7 +53,9 @@ class Expected:
 class Model:
     """The fitted model: `mean[s] + slopes[s] · standardised facts` is the gain of strategy s over the probe.
 
-    `missed` (strategies, trials) are the errors on image sets that were left out, `nan` where not tried.
+    `missed` (strategies, trials) are the errors on image sets that were left out, `nan` where not tried;
+    `sets` (trials,) are their names. `default` was best on average over the sets. `departing` is what picking
+    by forecast gained over the default of the other sets on each set that was left out, as a fraction.
     """
 
     strategies: tuple[str, ...]
@@ -58,6 +64,16 @@ class Model:
     mean: Floats  # (strategies,)
     slopes: Floats  # (strategies, facts)
     missed: Floats
+    sets: tuple[str, ...]
+    default: str
+    departing: tuple[float, ...]
+
+    @property
+    def departs(self) -> bool:
+        """Whether picking by forecast beat the default by more than a standard error on sets left out."""
+        if len(self.departing) < FEWEST_SETS:
+            return False
+        return float(np.mean(self.departing)) > _standard_error(self.departing)
 
     @property
     def typical(self) -> dict[str, float]:
@@ -86,30 +102,42 @@ class Model:
         return float(np.quantile(errors, COVERED)) if len(errors) else 1.0
 
     def apart(self, one: str, other: str) -> float:
-        """Return the typical error of a forecast difference between two strategies (root mean square)."""
+        """Return the standard error, over image sets, of the forecast difference of two strategies.
+
+        It is 1 where the two were tried together on fewer than two sets.
+        """
         a, b = (self.missed[self.strategies.index(name)] for name in (one, other))
-        both = (a - b)[~np.isnan(a - b)]
-        return float(np.sqrt((both**2).mean())) if len(both) else 1.0
+        known = ~np.isnan(a - b)
+        names = np.array(self.sets)[known]
+        means = [float((a - b)[known][names == name].mean()) for name in sorted(set(names.tolist()))]
+        if len(means) < 2:
+            return 1.0
+        return math.sqrt(sum(mean**2 for mean in means)) / len(means)
 
 
 def fit(trials: Sequence[Trial], shrink: float = SHRINK) -> Model:
     """Fit the model, and measure its errors by leaving out one image set at a time."""
     whole = _fitted(trials, shrink)
     missed = np.full((len(whole.strategies), len(trials)), np.nan)
-    names = [trial.set for trial in trials]
-    for name in sorted(set(names)):
-        rest = [trial for trial in trials if trial.set != name]
+    sets = tuple(trial.set for trial in trials)
+    departing = []
+    for left_out in sorted(set(sets)):
+        rest = [trial for trial in trials if trial.set != left_out]
         if not rest:
             continue
-        model = _fitted(rest, shrink)
+        model, gained = _fitted(rest, shrink), []
         for column, trial in enumerate(trials):
-            if trial.set == name:
-                gains = dict(zip(model.strategies, model.gains(trial.facts), strict=True))
-                for row, strategy in enumerate(whole.strategies):
-                    if strategy in trial.accuracy and strategy in gains:
-                        expected = trial.facts.probe + gains[strategy]
-                        missed[row, column] = trial.accuracy[strategy] - expected
-    return Model(whole.strategies, whole.centre, whole.spread, whole.mean, whole.slopes, missed)
+            if trial.set != left_out:
+                continue
+            gains = dict(zip(model.strategies, model.gains(trial.facts), strict=True))
+            for row, strategy in enumerate(whole.strategies):
+                if strategy in trial.accuracy and strategy in gains:
+                    missed[row, column] = trial.accuracy[strategy] - trial.facts.probe - gains[strategy]
+            if model.default in trial.accuracy:
+                pick = max((s for s in gains if s in trial.accuracy), key=gains.__getitem__)
+                gained.append(trial.accuracy[pick] - trial.accuracy[model.default])
+        departing += [float(np.mean(gained))] if gained else []
+    return replace(whole, missed=missed, sets=sets, departing=tuple(departing))
 
 
 def _fitted(trials: Sequence[Trial], shrink: float) -> Model:
@@ -124,17 +152,42 @@ def _fitted(trials: Sequence[Trial], shrink: float) -> Model:
         mine = x[tried] - x[tried].mean(axis=0)
         slopes[place] = np.linalg.solve(mine.T @ mine + shrink * np.eye(x.shape[1]), mine.T @ gain)
         mean[place] = gain.mean() - slopes[place] @ x[tried].mean(axis=0)
-    return Model(strategies, centre, spread, mean, slopes, np.empty((len(strategies), 0)))
+    default = _best_on_average(trials)
+    return Model(strategies, centre, spread, mean, slopes, np.empty((len(strategies), 0)), (), default, ())
+
+
+def _best_on_average(trials: Sequence[Trial]) -> str:
+    """Return what gained most over the probe's forecast, every image set counting the same."""
+    gains: dict[str, dict[str, list[float]]] = {}
+    for trial in trials:
+        for name, accuracy in trial.accuracy.items():
+            gains.setdefault(name, {}).setdefault(trial.set, []).append(accuracy - trial.facts.probe)
+    sets = max(len(by_set) for by_set in gains.values())
+    means = {n: np.mean([np.mean(v) for v in by.values()]) for n, by in gains.items() if len(by) == sets}
+    return max(means, key=lambda name: means[name])
+
+
+def _standard_error(values: Sequence[float]) -> float:
+    return float(np.std(values, ddof=1)) / math.sqrt(len(values))
 
 
 def chosen(model: Model, facts: Facts, seconds: Mapping[str, float]) -> Expected:
-    """Pick among the strategies that `seconds` names: the best expected, or a cheaper one not separated."""
-    able = [expected for expected in model.expect(facts) if expected.strategy in seconds]
-    best = max(able, key=lambda e: e.accuracy)
-    near = [e for e in able if not separated(model, best, e)]
-    return min(near, key=lambda e: (seconds[e.strategy], -e.accuracy))
+    """Pick among the strategies that `seconds` names.
+
+    The default where it is among them and forecasts are not known to do better, else the best expected; a
+    cheaper one takes its place where both are expected to do the same.
+    """
+    able = {e.strategy: e for e in model.expect(facts) if e.strategy in seconds}
+    if model.default in able and not model.departs:
+        same = dict(zip(model.strategies, model.mean.tolist(), strict=True))
+        pick = model.default
+    else:
+        same = {name: e.accuracy for name, e in able.items()}
+        pick = max(able, key=lambda name: same[name])
+    near = [name for name in able if abs(same[pick] - same[name]) <= EQUAL]
+    return able[min(near, key=lambda name: (seconds[name], -same[name]))]
 
 
 def separated(model: Model, best: Expected, other: Expected) -> bool:
-    """Whether the forecasts of two strategies differ by more than their errors let us say."""
-    return best.accuracy - other.accuracy > SEPARATED * model.apart(best.strategy, other.strategy)
+    """Whether the forecasts of two strategies differ by more than a standard error of such differences."""
+    return best.accuracy - other.accuracy > model.apart(best.strategy, other.strategy)

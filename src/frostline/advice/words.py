@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from frostline.advice.forecast import SEPARATED, Expected, Model, chosen, separated
+from frostline.advice.forecast import Expected, Model, chosen, separated
 from frostline.advice.knowledge import Facts, Trial
 
 # A run takes longer than predicted by more than this in one case of ten (docs/LOG.md): a budget is hard.
@@ -48,11 +48,13 @@ def reason(picture: Picture, name: str) -> str:
     if name == p.pick:
         fitting = [e for n, e in p.expected.items() if not p.refused[n]]
         best = max(fitting, key=lambda e: e.accuracy)
-        return "recommended" if best.strategy == name else "recommended: the cheapest of those not separated"
+        if best.strategy == name:
+            return "recommended"
+        return f"recommended: {'best on average' if _by_default(p) else 'as good, and cheaper'}"
     apart = p.expected[name].accuracy - p.expected[p.pick].accuracy
     times = p.seconds[name] / p.seconds[p.pick]
     dearer = f"{times:.1f} × the time" if times >= 1 else f"1/{1 / times:.1f} the time"
-    close = abs(apart) <= SEPARATED * p.model.apart(name, p.pick)
+    close = abs(apart) <= p.model.apart(name, p.pick)
     return f"{'not separated' if close else f'{100 * apart:+.1f} points'}, {dearer}"
 
 
@@ -73,7 +75,13 @@ def why(picture: Picture, images: int, proven: bool) -> tuple[str, ...]:
         return (first,)
     other = p.expected[p.runner_up]
     takes = minutes(p.seconds[p.runner_up])
-    if mine.accuracy > other.accuracy and separated(p.model, mine, other):
+    if _by_default(p) and mine.accuracy < other.accuracy:
+        second = (
+            f"It was best on average on the {len(set(p.model.sets))} image sets that were tried, where "
+            "departing from it by such forecasts did not pay; "
+            f"{p.runner_up} ({100 * other.accuracy:.0f} %, {takes}) is next."
+        )
+    elif mine.accuracy > other.accuracy and separated(p.model, mine, other):
         second = f"Next comes {p.runner_up}, {points(mine.accuracy - other.accuracy)} lower, in {takes}."
     else:
         second = (
@@ -81,6 +89,11 @@ def why(picture: Picture, images: int, proven: bool) -> tuple[str, ...]:
             f"which takes {takes}."
         )
     return first, second
+
+
+def _by_default(picture: Picture) -> bool:
+    """Whether the recommended strategy is the one that was best on average, whatever was measured."""
+    return picture.pick == picture.model.default and not picture.model.departs
 
 
 def outlook(trials: Sequence[Trial]) -> str:
