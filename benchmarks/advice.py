@@ -15,7 +15,6 @@ import itertools
 import statistics
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
@@ -47,7 +46,8 @@ def ours(trial: Trial, allowed: Sequence[str], rest: Sequence[Trial], model: Mod
 
 def best_constant(trial: Trial, allowed: Sequence[str], rest: Sequence[Trial], model: Model) -> str:
     """The one that was best on average over the other sets."""
-    return max(allowed, key=lambda name: np.mean([t.accuracy[name] for t in rest if name in t.accuracy]))
+    gains = {name: [t.accuracy[name] - t.facts.probe for t in rest if name in t.accuracy] for name in allowed}
+    return max(allowed, key=lambda name: np.mean(gains[name]) if gains[name] else -1.0)
 
 
 def always(name: str) -> Policy:
@@ -104,12 +104,20 @@ POLICIES: dict[str, Policy] = {
 
 
 def allowed_in(cell: Sequence[Trial], share: float) -> list[str]:
-    """Return the strategies that cost at most a share of the best one's seconds; the cheapest always."""
-    cost = seconds(cell)
+    """Return the strategies that cost at most a share of the best one's seconds; the cheapest always.
+
+    Only such as were tried on every draw of the cell.
+    """
+    cost = {name: statistics.mean(t.seconds[name] for t in cell) for name in tried_in(cell)}
     means = {name: np.mean([t.accuracy[name] for t in cell]) for name in cost}
     best = max(means, key=lambda name: means[name])
     cheapest = min(cost, key=cost.__getitem__)
     return [name for name in cost if cost[name] <= share * cost[best] or name == cheapest]
+
+
+def tried_in(cell: Sequence[Trial]) -> list[str]:
+    """Return the strategies that were tried on every draw."""
+    return [name for name in cell[0].accuracy if all(name in trial.accuracy for trial in cell)]
 
 
 def regrets(cell: Sequence[Trial], allowed: Sequence[str], picks: Sequence[str]) -> tuple[float, float]:
@@ -133,11 +141,21 @@ def randomly(cell: Sequence[Trial], allowed: Sequence[str]) -> tuple[float, floa
     return statistics.mean(e[0] for e in each), statistics.mean(e[1] for e in each)
 
 
-def table(trials: Sequence[Trial], share: float) -> tuple[str, dict[str, dict[Cell, float]]]:
-    """Return a Markdown table of regrets, and the cross-fitted regret of each policy in each cell."""
+def cells_of(trials: Sequence[Trial]) -> dict[Cell, list[Trial]]:
+    """Return the draws of each network, size, set and number of images."""
     cells: dict[Cell, list[Trial]] = {}
     for trial in trials:
         cells.setdefault((trial.model, trial.size, trial.set, trial.per_class), []).append(trial)
+    return cells
+
+
+def table(
+    cells: dict[Cell, list[Trial]], trials: Sequence[Trial], share: float
+) -> tuple[str, dict[str, dict[Cell, float]]]:
+    """Return a Markdown table of regrets in some cells, and the cross-fitted ones of each policy.
+
+    Advice and constants come from all trials of the other sets.
+    """
     sets = sorted({trial.set for trial in trials})
     rest_of = {name: [t for t in trials if t.set != name] for name in sets}
     models = {name: fit(rest_of[name]) for name in sets}
@@ -150,14 +168,16 @@ def table(trials: Sequence[Trial], share: float) -> tuple[str, dict[str, dict[Ce
             cross[name][key], naive[name][key] = regrets(cell, allowed, picks)
         cross["random"][key], naive["random"][key] = randomly(cell, allowed)
     lines = [
-        "| policy | mean regret | worst set | naive | more than advice (95 %) |",
+        "| policy | mean regret ± spread over cells | worst set | naive | more than advice (95 %) |",
         "|---|---|---|---|---|",
     ]
     for name, found in cross.items():
         per_set = _by_set(found)
         apart = "" if name == "advice" else _difference(found, cross["advice"])
         worst = max(per_set, key=lambda n: per_set[n])
-        means = f"{np.mean(list(found.values())):.2f} | {per_set[worst]:.1f} ({worst})"
+        values = list(found.values())
+        spread = statistics.stdev(values) if len(values) > 1 else 0.0
+        means = f"{np.mean(values):.2f} ± {spread:.1f} | {per_set[worst]:.1f} ({worst})"
         lines.append(f"| {name} | {means} | {np.mean(list(naive[name].values())):.2f} | {apart} |")
     return "\n".join(lines), cross
 
@@ -198,18 +218,19 @@ def coverage(trials: Sequence[Trial]) -> str:
 
 def picks(trials: Sequence[Trial]) -> str:
     """Show what is recommended for each cell by advice that never saw the set."""
-    lines = ["| model, px | set | a class | recommended | best (mean) |", "|---|---|---|---|---|"]
-    cells: dict[Cell, list[Trial]] = {}
-    for trial in trials:
-        cells.setdefault((trial.model, trial.size, trial.set, trial.per_class), []).append(trial)
+    lines = ["| model, px | set | a class | draws | recommended | best (mean) |", "|---|---|---|---|---|---|"]
+    cells = cells_of(trials)
     for key, cell in sorted(cells.items(), key=lambda item: (item[0][0], item[0][1], item[0][2], item[0][3])):
         rest = [t for t in trials if t.set != key[2]]
         model = fit(rest)
-        names = dict.fromkeys(ours(t, list(t.accuracy), rest, model) for t in cell)
-        means = {n: 100 * np.mean([t.accuracy[n] for t in cell]) for n in cell[0].accuracy}
+        names = dict.fromkeys(ours(t, tried_in(cell), rest, model) for t in cell)
+        means = {n: 100 * np.mean([t.accuracy[n] for t in cell]) for n in tried_in(cell)}
         best = max(means, key=lambda n: means[n])
         said = ", ".join(f"`{n}` {means[n]:.1f}" for n in names)
-        lines.append(f"| {key[0]}, {key[1]} | {key[2]} | {key[3]} | {said} | `{best}` {means[best]:.1f} |")
+        lines.append(
+            f"| {key[0]}, {key[1]} | {key[2]} | {key[3]} | {len(cell)} | {said} "
+            f"| `{best}` {means[best]:.1f} |"
+        )
     return "\n".join(lines)
 
 
@@ -220,13 +241,21 @@ def main() -> None:
     )
     parser.add_argument("--experience", type=Path, default=HOME)
     arguments = parser.parse_args()
-    trials = read_experience(arguments.experience)
+    trials = [t for t in read_experience(arguments.experience) if len(t.accuracy) > 1]
     full = max(len(trial.accuracy) for trial in trials)
-    whole: list[Any] = [trial for trial in trials if len(trial.accuracy) == full]
-    print(f"{len(whole)} draws of {full} strategies; facts: {', '.join(NAMES)}\n")
+    main_cells = {k: c for k, c in cells_of(trials).items() if len(tried_in(c)) == full}
+    print(f"{len(trials)} draws; {len(main_cells)} cells of {full} strategies; facts: {', '.join(NAMES)}\n")
+    whole = fit(trials)
+    print(
+        f"Default: {whole.default}. Departing by forecast from the default of the other sets gained", end=" "
+    )
+    print(", ".join(f"{100 * gain:+.1f}" for gain in whole.departing), f"points; departs: {whole.departs}")
     for title, share in (("No budget", float("inf")), ("A quarter", 1 / 4), ("A sixteenth", 1 / 16)):
-        print(f"\n{title}\n\n{table(whole, share)[0]}")
-    print(f"\n80 % intervals hold {coverage(whole)}\n\n{picks(whole)}")
+        print(f"\n{title}\n\n{table(main_cells, trials, share)[0]}")
+    for kind in sorted({(key[0], key[1], key[3]) for key in cells_of(trials)}):
+        some = {k: c for k, c in cells_of(trials).items() if (k[0], k[1], k[3]) == kind}
+        print(f"\n{kind[0]}, {kind[1]} px, {kind[2]} a class, no budget\n\n{table(some, trials, np.inf)[0]}")
+    print(f"\n80 % intervals hold {coverage(trials)}\n\n{picks(trials)}")
 
 
 if __name__ == "__main__":
