@@ -17,6 +17,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
+from scipy.stats import spearmanr
 
 from frostline.advice.forecast import NAMES, Model, chosen, fit
 from frostline.advice.knowledge import HOME, Trial, read_experience
@@ -26,6 +27,13 @@ Cell = tuple[str, int, str, int]  # model, size, set, images a class
 Policy = Callable[[Trial, Sequence[str], Sequence[Trial], Model], str]
 
 SIMILAR, LARGE = 0.4, 20  # the textbook's two questions, thresholds halfway between what we have
+# What is known before training, and might tell what thawing gains.
+KNOWN: dict[str, Callable[[Trial], float]] = {
+    "similarity": lambda t: t.facts.similarity,
+    "the probe's accuracy": lambda t: t.facts.probe,
+    "what doubling the images brought": lambda t: t.facts.slope,
+    "how far the best stage lies above the last": lambda t: t.facts.peak,
+}
 ADVICE_S = 5.0  # what measuring takes on such sets, for the race's budget
 
 
@@ -216,6 +224,30 @@ def coverage(trials: Sequence[Trial]) -> str:
     return f"{inside} of {total} ({100 * inside / total:.0f} %): {', '.join(each)}"
 
 
+def thawing(trials: Sequence[Trial], default: str) -> str:
+    """Correlate what is known beforehand with what thawing gains over a frozen probe, over image sets."""
+    lines = ["| images a class | " + " | ".join(KNOWN) + " | sets |", "|---|" + "---|" * (len(KNOWN) + 1)]
+    for kind in sorted({(t.model, t.size, t.per_class) for t in trials}):
+        by_set: dict[str, list[Trial]] = {}
+        for trial in trials:
+            both = default in trial.accuracy and "linear_probe" in trial.accuracy
+            if (trial.model, trial.size, trial.per_class) == kind and both:
+                by_set.setdefault(trial.set, []).append(trial)
+        if len(by_set) < 4:  # three can be in order by chance
+            continue
+        gains = [
+            np.mean([t.accuracy[default] - t.accuracy["linear_probe"] for t in some])
+            for some in by_set.values()
+        ]
+        found = [
+            spearmanr([np.mean([of(t) for t in some]) for some in by_set.values()], gains)[0]
+            for of in KNOWN.values()
+        ]
+        what = f"{kind[0]}, {kind[1]} px, {kind[2]}"
+        lines.append(f"| {what} | " + " | ".join(f"{rho:+.2f}" for rho in found) + f" | {len(by_set)} |")
+    return "\n".join(lines)
+
+
 def picks(trials: Sequence[Trial]) -> str:
     """Show what is recommended for each cell by advice that never saw the set."""
     lines = ["| model, px | set | a class | draws | recommended | best (mean) |", "|---|---|---|---|---|---|"]
@@ -255,6 +287,7 @@ def main() -> None:
     for kind in sorted({(key[0], key[1], key[3]) for key in cells_of(trials)}):
         some = {k: c for k, c in cells_of(trials).items() if (k[0], k[1], k[3]) == kind}
         print(f"\n{kind[0]}, {kind[1]} px, {kind[2]} a class, no budget\n\n{table(some, trials, np.inf)[0]}")
+    print(f"\nRank correlation with the gain from thawing\n\n{thawing(trials, whole.default)}")
     print(f"\n80 % intervals hold {coverage(trials)}\n\n{picks(trials)}")
 
 
