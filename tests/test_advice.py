@@ -179,6 +179,20 @@ def test_nothing_fits_is_one_clear_message() -> None:
         advise(case(), DEAR, Budget(seconds=1e-6), trials_of(constantly))
 
 
+@pytest.mark.parametrize(
+    "budget",
+    [
+        Budget(seconds=0.0),
+        Budget(seconds=float("nan")),
+        Budget(memory_bytes=-1),
+        Budget(disk_bytes=float("nan")),  # type: ignore[arg-type]
+    ],
+)
+def test_a_budget_that_is_none_is_wrong_usage(budget: Budget) -> None:
+    with pytest.raises(UsageError, match="found"):
+        budget.check()
+
+
 def test_what_was_never_tried_is_said_and_widens() -> None:
     known = advise(case(), DEAR, Budget(), trials_of(constantly))
     for changed in (

@@ -311,6 +311,23 @@ def test_plan_recommends_with_costs_and_reasons(table: Path) -> None:
     assert "is not a size" in wrong.output
 
 
+@pytest.mark.parametrize(
+    ("option", "value", "words"),
+    [
+        ("--minutes", "nan", "is not a number of minutes"),
+        ("--minutes", "inf", "is not a number of minutes"),
+        ("--minutes", "-1", "x>0"),
+        ("--memory", "nan", "is not a size"),
+        ("--memory", "inf", "is not a size"),
+        ("--disk", "1e400", "is not a size"),
+    ],
+)
+def test_a_budget_that_is_no_number_is_wrong_usage(option: str, value: str, words: str) -> None:
+    result = frostline("plan", "images", option, value)
+    assert result.exit_code == 2
+    assert words in result.output
+
+
 def test_plan_and_measure_say_little_of_few_images(tmp_path: Path) -> None:
     few = write_table(tmp_path / "few", train=1, test=1)
     words = ["--size", "32", "--threads", "1", "--quiet", "--json"]

@@ -32,6 +32,14 @@ class Budget:
     memory_bytes: int | None = None
     disk_bytes: int | None = None
 
+    def check(self) -> None:
+        """Refuse a budget that is none. Raises `UsageError`."""
+        if self.seconds is not None and not 0 < self.seconds < math.inf:
+            raise UsageError(f"minutes must be above 0, found {self.seconds / 60:g}.")
+        for name, value in (("memory_bytes", self.memory_bytes), ("disk_bytes", self.disk_bytes)):
+            if value is not None and not 0 <= value < math.inf:
+                raise UsageError(f"{name} must be 0 or more, found {value:g}.")
+
     def refuses(self, cost: Cost) -> str:
         """Say what does not fit; empty where all does."""
         found = []

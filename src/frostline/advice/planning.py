@@ -38,8 +38,10 @@ def plan(
     """Advise which strategy to train on these images with this network, within a budget for one run.
 
     Nothing is trained. Measuring is remembered, and so are the rates of the network on this machine. Raises
-    `UsageError` where nothing fits the budget.
+    `UsageError` for a budget that is none, and where nothing fits it.
     """
+    budget = Budget(None if minutes is None else 60.0 * minutes, memory_bytes, disk_bytes)
+    budget.check()
     data = data.checked(tell)
     found = measure(backbone, data, random=False, seed=seed, threads=threads, tell=tell)
     assert found.rates is not None
@@ -52,5 +54,4 @@ def plan(
         test=len(data.part("test")),
         classes=len(data.classes),
     )
-    budget = Budget(None if minutes is None else 60.0 * minutes, memory_bytes, disk_bytes)
     return Planned(advise(case, found.rates, budget), found)

@@ -7,7 +7,7 @@ from typing import Any
 import click
 
 from frostline import strategy as strategies
-from frostline.cli.options import data_options, loaded, model_options, running
+from frostline.cli.options import Minutes, data_options, loaded, model_options, running
 from frostline.cli.verb import Verb, everywhere
 from frostline.errors import UsageError
 
@@ -40,9 +40,7 @@ class StrategyList(click.ParamType[tuple[str, ...]]):
     help='What races, such as "linear_probe,top_k(2),lp_ft" [every strategy but scratch].',
 )
 @click.option("--cuts", is_flag=True, help="Race a thaw at every stage instead: how many layers to freeze?")
-@click.option(
-    "--minutes", type=click.FloatRange(0, min_open=True), help="What all of it may take [no limit]."
-)
+@click.option("--minutes", type=Minutes(), help="What all of it may take [no limit].")
 @click.option("--repeats", type=click.IntRange(1), default=3, show_default=True, help="New splits and seeds.")
 @click.option(
     "--search",

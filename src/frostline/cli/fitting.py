@@ -7,13 +7,13 @@ from typing import Any
 import click
 
 from frostline.cli.comparing import StrategyList
-from frostline.cli.options import model_options, running
+from frostline.cli.options import Minutes, model_options, running
 from frostline.cli.verb import Verb, everywhere
 
 
 @click.command(short_help="The whole story: from images to a model and a number to trust.")
 @click.argument("data")
-@click.option("--minutes", type=click.FloatRange(0, min_open=True), help="What it all may take [announced].")
+@click.option("--minutes", type=Minutes(), help="What it all may take [announced].")
 @click.option(
     "--strategies", "names", type=StrategyList(), help="Race these [what experience advises for the images]."
 )

@@ -6,7 +6,7 @@ from typing import Any
 
 import click
 
-from frostline.cli.options import data_options, loaded, model_options
+from frostline.cli.options import Minutes, data_options, loaded, model_options
 from frostline.cli.storing import Size
 from frostline.cli.verb import Verb, everywhere, stack
 
@@ -49,7 +49,7 @@ def measure(data: str, **options: Any) -> None:
 @model_options
 @data_options
 @looking
-@click.option("--minutes", type=click.FloatRange(0, min_open=True), help="What one run may take [no limit].")
+@click.option("--minutes", type=Minutes(), help="What one run may take [no limit].")
 @click.option("--memory", type=Size(), help="Memory a run may hold above its imports, e.g. 4GB [no limit].")
 @click.option("--disk", type=Size(), help="Disk that rows of frozen layers may take, e.g. 2GB [no limit].")
 @everywhere

@@ -12,7 +12,15 @@ from frostline import strategy as strategies
 from frostline.cli.comparing import compare
 from frostline.cli.fitting import fit
 from frostline.cli.judging import measure, plan
-from frostline.cli.options import StrategyText, data_options, loaded, model_options, running, shape_options
+from frostline.cli.options import (
+    Minutes,
+    StrategyText,
+    data_options,
+    loaded,
+    model_options,
+    running,
+    shape_options,
+)
 from frostline.cli.reporting import report
 from frostline.cli.storing import store
 from frostline.cli.verb import Verb, everywhere
@@ -80,7 +88,7 @@ def cli() -> None:
 )
 @click.option(
     "--minutes",
-    type=click.FloatRange(0, min_open=True),
+    type=Minutes(),
     help="A hard limit: training stops in time for the final figures, with the best weights so far.",
 )
 @click.option("--explain", is_flag=True, help="Show the arithmetic behind --rows auto.")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -26,6 +27,20 @@ class StrategyText(click.ParamType[str]):
             return str(strategies.parse(value))
         except UsageError as error:
             self.fail(str(error), param, ctx)
+
+
+class Minutes(click.FloatRange):
+    """A time above 0 that ends: click lets `nan` and `inf` through, which would be no limit at all."""
+
+    def __init__(self) -> None:
+        super().__init__(0, min_open=True)
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        """Return minutes."""
+        found = super().convert(value, param, ctx)
+        if not math.isfinite(found):
+            self.fail(f"{value!r} is not a number of minutes. Leave it out for no limit.", param, ctx)
+        return found
 
 
 shape_options = stack(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import asdict
 from typing import Any
 
@@ -26,7 +27,7 @@ class Size(click.ParamType[int]):
             size = float(digits) * UNITS[unit if unit.endswith("B") else f"{unit}B"]
         except (ValueError, KeyError):
             size = -1
-        if size < 0:
+        if not 0 <= size < math.inf:
             self.fail(f"{value!r} is not a size. Expected a number with a unit, such as 500MB or 2GB.")
         return int(size)
 
