@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 import frostline
 from frostline import backbone as bb
@@ -16,7 +16,7 @@ from frostline.dataset import Manifest
 from frostline.frozen import Way, padded
 from frostline.images import EVALUATION_BATCH, Images
 from frostline.probe import Folds
-from frostline.signals import depth, measure, similarity, transfer
+from frostline.signals import depth, measure, measuring, similarity, transfer
 from frostline.signals.glance import glance
 from frostline.signals.listening import Ear, blocks_of
 from frostline.signals.similarity import concluded
@@ -82,6 +82,54 @@ def test_measuring_twice_passes_once(data: Manifest, monkeypatch: pytest.MonkeyP
     assert not seen
 
 
+def test_random_weights_are_looked_at_beside_what_is_known(
+    data: Manifest, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    backbone = tiny_backbone()
+    plain = measure(backbone, data, random=False, rates=False)
+    assert all(row.random is None for row in plain.probe_by_stage)
+    monkeypatch.delattr(measuring, "_looked")  # of the pretrained network all is known
+    both = measure(backbone, data, rates=False)
+    assert all(row.random is not None for row in both.probe_by_stage)
+    assert [row.accuracy for row in both.probe_by_stage] == [row.accuracy for row in plain.probe_by_stage]
+    assert measure(backbone, data, random=False, rates=False) == plain
+
+
+class ChannelsLast(nn.Module):
+    """Passes its maps on as (n, h, w, c), as Swin does, and uses no module that can be listened to."""
+
+    def __init__(self, classes: int = 5) -> None:
+        super().__init__()
+        self.stem = nn.Conv2d(3, 6, 3, 2, 1)
+        self.body = nn.Linear(6, 10)
+        self.scale = nn.Parameter(torch.ones(10))
+        self.head = nn.Linear(10, classes)
+
+    def forward(self, x: Tensor) -> Tensor:
+        z = torch.relu(self.stem(x)).permute(0, 2, 3, 1)
+        return self.head((torch.relu(self.body(z)) * self.scale).mean((1, 2)))
+
+
+def test_maps_with_channels_last_are_averaged_over_places(data: Manifest) -> None:
+    backbone = frostline.load_backbone(ChannelsLast().eval(), preprocessing=PREPROCESSING)
+    images = Images(data, data.part("train")[:10], PREPROCESSING)
+    assert {stage: rows.shape[1] for stage, rows in glance(backbone, images, PLAN).features.items()} == {
+        "stem": 6,
+        "body": 10,
+    }
+
+
+def test_a_network_that_cannot_be_listened_to_is_measured_without_similarity(data: Manifest) -> None:
+    backbone = frostline.load_backbone(ChannelsLast(1).eval(), preprocessing=PREPROCESSING)
+    found = measure(backbone, data, rates=False)
+    assert found.similarity is None
+    assert found.confidence is None  # a head of one number is always sure
+    assert len(found.probe_by_stage) == 2
+    assert any("can be listened to" in note for note in found.notes)
+    assert any("random weights is left out" in note for note in found.notes)  # `scale` can't be made afresh
+    assert all(row.random is None for row in found.probe_by_stage)
+
+
 def test_a_network_in_pieces_is_heard_as_one(data: Manifest) -> None:
     """Its BatchNorm layers stand in the network itself, where a piece that starts later feeds them NaN."""
     flat = nn.Sequential(
@@ -134,14 +182,14 @@ def folds_of(n: int, k: int = 5) -> Folds:
 
 def test_a_closed_form_probe_of_more_features_than_images_does_not_flatter_itself() -> None:
     noise, targets = clusters(60, 400, 0.0)
-    found = depth.probe_stages({"noise": noise}, None, targets, np.arange(60), 3, folds_of(60))[0]
+    found = depth.probe_stages({"noise": noise}, targets, np.arange(60), 3, folds_of(60))[0]
     assert found.low <= 1 / 3 <= found.high
     assert found.random is None
 
 
 def test_out_of_fold_accuracy_is_what_new_images_get() -> None:
     features, targets = clusters(4000, 300, 0.09)
-    few = depth.probe_stages({"x": features[:300]}, None, targets[:300], np.arange(300), 3, folds_of(300))[0]
+    few = depth.probe_stages({"x": features[:300]}, targets[:300], np.arange(300), 3, folds_of(300))[0]
     told = []
     for l2 in probe.RIDGE_GRID:
         head = probe.ridge(features[:240], targets[:240], 3, l2=l2)
@@ -152,17 +200,11 @@ def test_out_of_fold_accuracy_is_what_new_images_get() -> None:
 
 def test_probes_see_the_stage_that_knows_and_width_alone_is_not_knowledge() -> None:
     (known, targets), (wide, _) = clusters(150, 20, 1.0), clusters(150, 800, 0.0, seed=3)
-    rows = depth.probe_stages(
-        {"early": known, "late": wide},
-        {"early": wide[:, :20], "late": wide},
-        targets,
-        np.arange(150),
-        3,
-        folds_of(150),
-    )
+    rows = depth.probe_stages({"early": known, "late": wide}, targets, np.arange(150), 3, folds_of(150))
     assert rows[0].accuracy > 0.9 > 0.5 > rows[1].accuracy
-    assert rows[0].random is not None
-    assert rows[0].random < 0.5
+    twin = depth.accuracies({"early": wide[:, :20], "late": wide}, targets, 3, folds_of(150))
+    assert twin["early"] < 0.5
+    assert twin["late"] == rows[1].accuracy  # the same probe
     for name in ("log_me", "h_score", "neighbours"):
         assert getattr(rows[0], name) > getattr(rows[1], name)
 
@@ -212,6 +254,7 @@ def test_signals_are_plain_data_with_what_the_command_promises(data: Manifest) -
     assert [row["stage"] for row in found["probe_by_stage"]] == ["stem", "blocks.0", "blocks.1", "blocks.2"]
     assert all(0 <= row["random"] <= 1 for row in found["probe_by_stage"])
     assert found["best_stage"] in found["similarity"]["by_stage"]
+    assert found["learning_curve"][-1]["accuracy"] == found["probe_by_stage"][-1]["accuracy"]
     assert found["size"]["per_class"] == (20, 20, 20)
     assert found["size"]["resolution"] == (20, 20)
 
@@ -222,6 +265,19 @@ def test_three_images_get_a_modest_answer(tmp_path: Path) -> None:
     assert found.similarity is None
     assert found.best_stage is None
     assert len(found.notes) == 2
+
+
+def test_one_group_tells_of_no_other(tmp_path: Path) -> None:
+    table = write_table(tmp_path / "images", train=5, test=0)
+    lines = table.read_text().splitlines()
+    table.write_text("\n".join([f"{lines[0]},group", *(f"{line},one patient" for line in lines[1:])]))
+    data = frostline.load_data(table, near_copies=False, val=0.0, test=0.0)
+    found = measure(tiny_backbone(), data, rates=False)
+    assert found.similarity is not None
+    assert (found.similarity.low, found.similarity.high) == (0.0, 1.0)
+    assert all(0.0 <= near <= 1.0 for near in found.similarity.by_stage.values())
+    assert found.confidence is not None
+    assert (found.confidence.low, found.confidence.high) == (0.0, 1.0)
 
 
 def test_random_weights_and_unproven_networks_say_so(data: Manifest) -> None:

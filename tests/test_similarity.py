@@ -154,7 +154,7 @@ def test_units_stay_in_one_block() -> None:
     assert set(np.bincount(blocks)) == {4, 8}
     assert len(set(blocks_of(50, None))) == 20
     assert len(set(blocks_of(12, [0, 0, 0, 1, 1, 1, 2, 2, 2, 3, 3, 3]))) == 4
-    assert len(set(blocks_of(12, [5] * 12))) == 12  # one group only: nothing to keep apart
+    assert len(set(blocks_of(12, [5] * 12))) == 1
 
 
 def test_the_jackknife_takes_off_the_bias_of_few() -> None:

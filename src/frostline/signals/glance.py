@@ -24,7 +24,7 @@ from frostline.numerics import NumericPlan
 from frostline.signals.listening import Blocks, Ear
 from frostline.store import Form, Store, key_of
 
-VERSION = 1  # of what a row holds; raised when the same images give other numbers
+VERSION = 2  # of what a row holds; raised when the same images give other numbers
 
 
 @dataclass(frozen=True)
@@ -135,7 +135,12 @@ def _chain(backbone: Backbone, model: nn.Module, x: Tensor, ear: Ear | None = No
 
 
 def _pooled(z: Tensor) -> Tensor:
-    """Average over space: the places of a map (n, c, h, w), the tokens of a sequence (n, tokens, c)."""
+    """Average over space: the tokens of a sequence (n, tokens, c), the places of a map (n, c, h, w).
+
+    Some networks (Swin) pass maps on as (n, h, w, c). Images are square, so the sides that are equal tell.
+    """
     if z.ndim == 3:
         return z.mean(dim=1)
+    if z.ndim == 4 and z.shape[1] == z.shape[2] != z.shape[3]:
+        return z.mean(dim=(1, 2))
     return z.mean(dim=tuple(range(2, z.ndim))) if z.ndim > 2 else z

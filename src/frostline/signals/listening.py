@@ -91,13 +91,13 @@ class Ear:
 
 
 def blocks_of(images: int, units: Sequence[int] | None) -> Blocks:
-    """Return a block for each image: whole units, the largest first, each into the emptiest block."""
+    """Return a block for each image: whole units, the largest first, each into the emptiest block.
+
+    One unit is one block, from which no interval follows.
+    """
     of = np.arange(images) if units is None else np.unique(np.asarray(units), return_inverse=True)[1]
     sizes = np.bincount(of)
-    blocks = min(BLOCKS, len(sizes))
-    if blocks < 2:
-        blocks, of, sizes = min(BLOCKS, images), np.arange(images), np.ones(images, dtype=np.int64)
-    filled = np.zeros(blocks, dtype=np.int64)
+    filled = np.zeros(min(BLOCKS, len(sizes)), dtype=np.int64)
     place = np.zeros(len(sizes), dtype=np.int64)
     for unit in np.argsort(-sizes, kind="stable"):
         place[unit] = filled.argmin()
@@ -127,7 +127,7 @@ def _layers(backbone: Backbone, model: nn.Module) -> tuple[list[Layer], str]:
     if not used:
         raise DataError(
             f"{backbone.name} has neither BatchNorm layers nor activation modules that can be listened to, "
-            "so similarity can't be measured. Go on without it."
+            "so similarity can't be measured; all else can."
         )
     return used, "use of channels"
 

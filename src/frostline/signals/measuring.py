@@ -17,9 +17,11 @@ from frostline.augment import Policy
 from frostline.backbone import Backbone
 from frostline.cost import Rates
 from frostline.dataset import Manifest, Sample
+from frostline.errors import DataError, ModelError
 from frostline.frozen import Way
 from frostline.images import EVALUATION_BATCH, Images, Tell
 from frostline.numerics import NumericPlan
+from frostline.probe import Folds
 from frostline.rates import measure as measured_rates
 from frostline.record import digest_of
 from frostline.reporting import notebook
@@ -33,7 +35,7 @@ from frostline.signals.similarity import FEWEST, Similarity, concluded
 from frostline.signals.size import Size, size_of
 from frostline.store import Store
 
-VERSION = 1  # of what is remembered; raised when the same images give other signals
+VERSION = 2  # of what is remembered; raised when the same images give other signals
 MOST_IMAGES = 2000  # looked at: similarity stands still from 200 on (docs/LOG.md 2026-11-24)
 # Probed stage by stage, on pretrained and on random weights: a choice between time and steadiness.
 MOST_PROBED, PROBED_A_CLASS = 500, 10
@@ -43,7 +45,7 @@ TIMED = 64  # images whose decoding is timed
 
 @dataclass(frozen=True)
 class Confidence:
-    """Mean top probability of the original classifier, 0–1, with a 95 % interval, and its classes."""
+    """Mean top probability of the original classifier, 0–1, with a 95 % interval, and its classes (2 up)."""
 
     value: float
     low: float
@@ -132,15 +134,23 @@ def measure(
         "computed": Way(plan, EVALUATION_BATCH).describe(),
         "images": [(sample.digest, sample.label) for sample in samples],
         "units": data.units(samples).tolist(),
+        "classes": len(data.classes),
         "seed": seed,
-        "random": random,
     }
+    some = _chosen(data, samples, max(MOST_PROBED, PROBED_A_CLASS * len(data.classes)), seed)
 
     def look() -> dict[str, Any]:
         with numerics.threads(plan.threads), Store() as store:
-            return _looked(backbone, data, samples, plan, store, random, seed, tell)
+            return _looked(backbone, data, samples, some, plan, store, seed, tell)
+
+    def look_at_twin() -> dict[str, Any]:
+        with numerics.threads(plan.threads):
+            return _looked_at_twin(backbone, data, some, plan, seed, tell)
 
     found = places.remembered("signals", f"signals {digest_of(key)}", look)
+    twin: dict[str, Any] = {"accuracy": {}, "notes": []}
+    if random and found["probe_by_stage"]:
+        twin = places.remembered("signals", f"random weights {digest_of(key)}", look_at_twin)
     known = _rates(backbone, data, seed, threads) if rates else None
     return Signals(
         model=backbone.name,
@@ -149,10 +159,13 @@ def measure(
         n_measured=len(samples),
         similarity=Similarity(**found["similarity"]) if found["similarity"] else None,
         confidence=Confidence(**found["confidence"]) if found["confidence"] else None,
-        probe_by_stage=tuple(StageProbe(**row) for row in found["probe_by_stage"]),
+        probe_by_stage=tuple(
+            StageProbe(**{**row, "random": twin["accuracy"].get(row["stage"])})
+            for row in found["probe_by_stage"]
+        ),
         curve=tuple(CurvePoint(**row) for row in found["curve"]),
         rates=known,
-        notes=(*found["notes"], *(known.notes if known else ())),
+        notes=(*found["notes"], *twin["notes"], *(known.notes if known else ())),
     )
 
 
@@ -167,62 +180,74 @@ def _looked(
     backbone: Backbone,
     data: Manifest,
     samples: tuple[Sample, ...],
+    some: tuple[Sample, ...],
     plan: NumericPlan,
     store: Store,
-    random: bool,
     seed: int,
     tell: Tell | None,
 ) -> dict[str, Any]:
-    """Do the pass and conclude, as plain data."""
+    """Do the pass and conclude, as plain data; stages are probed with `some` of the samples."""
     images, units, notes = Images(data, samples, backbone.preprocessing), data.units(samples), []
     ear, blocks = None, blocks_of(len(images), units.tolist())
     if len(images) < FEWEST:
         notes.append(f"Similarity needs {FEWEST} training images or more; there are {len(images)}.")
     else:
-        ear = Ear(backbone, plan.place(backbone.model.eval()), int(blocks.max()) + 1)
+        try:
+            ear = Ear(backbone, plan.place(backbone.model.eval()), int(blocks.max()) + 1)
+        except DataError as error:  # nothing in this network can be listened to
+            notes.append(str(error))
     seen = glance(backbone, images, plan, store=store, ear=ear, blocks=blocks, tell=tell)
     found: dict[str, Any] = {"similarity": None, "confidence": None, "probe_by_stage": [], "curve": []}
     if ear is not None:
         likeness = concluded(backbone, ear, blocks)
         found["similarity"] = likeness.as_dict()
-        found["confidence"] = asdict(_confidence(backbone, seen.confidence, units))
         if not likeness.proven:
             notes.append(
                 f"Similarity was never proved for a network like {backbone.name}: don't rely on its value."
             )
+    if len(images) >= FEWEST and backbone.stages[-1].shape[-1] > 1:
+        found["confidence"] = asdict(_confidence(backbone, seen.confidence, units))
     classes, targets = len(data.classes), images.targets
-    last = next(reversed(seen.features))
-    folds = data.folds(samples, FOLDS, derive(seed, "measure folds"))
-    if not folds:
-        notes.append("No class has two images that may be parted, so no probe tells what each depth knows.")
+    folds = _folds(data, samples, seed)
+    if not folds or not seen.features:
+        why = "No class has two images that may be parted" if not folds else f"{backbone.name} has one stage"
+        notes.append(f"{why}, so no probe tells what each depth knows.")
         return {**found, "notes": notes}
-    found["curve"] = [
-        asdict(point)
-        for point in depth.learning_curve(
-            seen.features[last], targets, units, classes, folds, derive(seed, "curve")
-        )
-    ]
-    some = _chosen(data, samples, max(MOST_PROBED, PROBED_A_CLASS * classes), seed)
+    last = next(reversed(seen.features))
+    curve = depth.learning_curve(seen.features[last], targets, units, classes, folds, derive(seed, "curve"))
+    found["curve"] = [asdict(point) for point in curve]
     at = {sample.path: place for place, sample in enumerate(samples)}
     kept = np.array([at[sample.path] for sample in some])
-    twin = None
-    if random:
-        probed = Images(data, some, backbone.preprocessing)
-        twin = glance(backbone, probed, plan, model=_twin(backbone, probed, seed), tell=tell).features
-    found["probe_by_stage"] = [
-        asdict(row)
-        for row in depth.probe_stages(
-            {stage: rows[kept] for stage, rows in seen.features.items()},
-            twin,
-            targets[kept],
-            units[kept],
-            classes,
-            data.folds(some, FOLDS, derive(seed, "depth folds")),
-        )
-    ]
+    features = {stage: rows[kept] for stage, rows in seen.features.items()}
+    probes = depth.probe_stages(features, targets[kept], units[kept], classes, _folds(data, some, seed))
+    found["probe_by_stage"] = [asdict(row) for row in probes]
     if len(some) < len(samples):
         notes.append(f"Stages were probed with {len(some):,} of {len(samples):,} images.")
     return {**found, "notes": notes}
+
+
+def _looked_at_twin(
+    backbone: Backbone,
+    data: Manifest,
+    some: tuple[Sample, ...],
+    plan: NumericPlan,
+    seed: int,
+    tell: Tell | None,
+) -> dict[str, Any]:
+    """Probe random weights with the same images and folds, as plain data."""
+    images = Images(data, some, backbone.preprocessing)
+    try:
+        twin = _twin(backbone, images, seed)
+    except ModelError as error:
+        return {"accuracy": {}, "notes": [f"The probe on random weights is left out. {error}"]}
+    features = glance(backbone, images, plan, model=twin, tell=tell).features
+    classes, folds = len(data.classes), _folds(data, some, seed)
+    return {"accuracy": depth.accuracies(features, images.targets, classes, folds), "notes": []}
+
+
+def _folds(data: Manifest, samples: tuple[Sample, ...], seed: int) -> Folds:
+    """Return the folds of every probe of these samples: the curve ends where the last stage is."""
+    return data.folds(samples, FOLDS, derive(seed, "measure folds"))
 
 
 def _chosen(data: Manifest, samples: tuple[Sample, ...], most: int, seed: int) -> tuple[Sample, ...]:
@@ -248,7 +273,8 @@ def _confidence(backbone: Backbone, top: NDArray[np.float32], units: NDArray[np.
     value, count = float(top.mean()), len(means)
     reach = 1.0 if count < 2 else float(t.ppf(0.975, count - 1)) * means.std(ddof=1) / math.sqrt(count)
     shape = backbone.stages[-1].shape
-    return Confidence(value, max(0.0, value - reach), min(1.0, value + reach), int(shape[-1]))
+    low, high = max(0.0, float(value - reach)), min(1.0, float(value + reach))
+    return Confidence(value, low, high, int(shape[-1]))
 
 
 def _twin(backbone: Backbone, images: Images, seed: int) -> nn.Module:

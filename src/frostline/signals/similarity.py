@@ -41,6 +41,8 @@ SURE = 0.975
 class Similarity:
     """0 is foreign, 1 is what the network was trained on; `low` to `high` is a 95 % interval.
 
+    The interval is 0 to 1 where all images belong together (one patient): one unit tells of no other.
+
     `by_stage` is the profile by depth, `basis` says what was looked at, `proven` whether that was ever shown
     to order image sets rightly for such a network.
     """
@@ -92,12 +94,14 @@ def concluded(backbone: Backbone, ear: Ear, blocks: Blocks) -> Similarity:
         heard = (layer.distance(ear.sums[layer.name][keep].sum(axis=0) / total) for layer in ear.layers)
         return np.array(list(heard), dtype=np.float64) - home
 
-    whole = profile(None)
-    parts = np.stack([profile(block) for block in range(len(counts))])
-    value, low, high = _jackknife(
-        math.exp(-whole.mean() / scale), np.exp(-parts.mean(axis=1) / scale), len(counts)
-    )
-    corrected = len(counts) * whole - (len(counts) - 1) * parts.mean(axis=0)
+    whole = corrected = profile(None)
+    value, low, high = min(1.0, math.exp(-whole.mean() / scale)), 0.0, 1.0
+    if len(counts) > 1:
+        parts = np.stack([profile(block) for block in range(len(counts))])
+        value, low, high = _jackknife(
+            math.exp(-whole.mean() / scale), np.exp(-parts.mean(axis=1) / scale), len(counts)
+        )
+        corrected = len(counts) * whole - (len(counts) - 1) * parts.mean(axis=0)
     stages = np.array([layer.stage for layer in ear.layers])
     by_stage = {
         backbone.stages[stage].name: math.exp(-max(0.0, corrected[stages == stage].mean()) / scale)
