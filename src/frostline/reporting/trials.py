@@ -176,7 +176,9 @@ def _look(found: Found, row: Row) -> dict[str, Any]:
 
 def _curve_charts(points: list[dict[str, Any]], shown: Row) -> list[Chart]:
     charts = []
-    mine = [point for point in points if point["row"] == shown.key]
+    drawn = {str(point["row"]) for point in points}
+    first = shown.key if shown.key in drawn else min(drawn)  # hidden while its row isn't the one looked at
+    mine = [point for point in points if point["row"] == first]
     has = {point["what"] for point in points}
     kinds = [
         (
@@ -196,7 +198,7 @@ def _curve_charts(points: list[dict[str, Any]], shown: Row) -> list[Chart]:
                 key,
                 title,
                 "The line is the mean over the runs of this strategy, the band their range.",
-                c.curves(points, shown.key, what, axis, share=share),
+                c.curves(points, first, what, axis, share=share),
                 ("epoch", "images", axis),
                 tuple(
                     (str(p["epoch"]), p["what"], percent(p["value"]) if share else f"{p['value']:.3f}")
