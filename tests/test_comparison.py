@@ -215,6 +215,8 @@ def test_a_head_that_is_solved_for_has_no_epochs_to_run_short_of() -> None:
     for task in found.outcomes:
         found._say(task, outcome)
     assert ["of its epochs" in line for line in said] == [False, True]
+    found._say(Task(0, 1.0, Cell(0, 0)), outcome)  # the same run again
+    assert len(said) == 2
     assert [comparing._share(found, place) for place in (0, 1)] == [1.0, 0.25]
 
 

@@ -120,8 +120,21 @@ def test_without_minutes_the_race_gets_the_time_that_its_folds_take() -> None:
     advice: Any = SimpleNamespace(
         options=[SimpleNamespace(strategy=name, cost=SimpleNamespace(seconds=15.0)) for name in STRATEGIES]
     )
-    once, folded = (default_minutes(advice, STRATEGIES, folds) for folds in (1, 5))
-    assert (once, folded) == (2.0, 10.0)
+    once, folded = (default_minutes(advice, STRATEGIES, folds, 3) for folds in (1, 5))
+    assert once == 3.0  # three candidates, three repeats, and the winner: 2.5 min
+    assert folded == 12.0  # 46 runs
+    assert default_minutes(advice, STRATEGIES[:1], 1, 1) == 2.0
+
+
+def test_one_strategy_can_be_pinned(tmp_path: Path) -> None:
+    images, said = write_folder(tmp_path / "photos", per_class=6), list[str]()
+    given = {"model": tiny_backbone(), "repeats": 1, "minutes": 5.0, **OPTIONS}
+    with pytest.raises(frostline.FrostlineError, match="top_k"):
+        frostline.fit(images, strategies=["topk(1)"], study=tmp_path / "a", say=said.append, **given)
+    assert not said  # before anything was done
+    found = frostline.fit(images, strategies=["head(epochs=2)"], study=tmp_path / "b", **given)
+    assert (found.strategy, found.basis) == ("head(epochs=2)", "out of fold")
+    assert found.verdict == ["head(epochs=2) was the only one asked for, seen on 1 repeat."]
 
 
 def test_interrupted_it_goes_on(tmp_path: Path) -> None:

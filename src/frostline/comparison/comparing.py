@@ -119,6 +119,7 @@ def compare(
     search: Sequence[str] = (),
     draws: int = 0,
     cuts: bool = False,
+    least: int = 2,
     study: str | Path = DEFAULT_STUDY,
     database: str | None = None,
     seed: int = 0,
@@ -143,7 +144,8 @@ def compare(
     `lr`, `layer_decay`, `weight_decay`, `augment`) join it. The test part is read once, for the winner.
 
     With `cuts`, the strategies are a thaw at every stage, all of them repeated, and the winner is the
-    shallowest that is not separated from the best: how many layers to freeze, answered by experiment.
+    shallowest that is not separated from the best: how many layers to freeze, answered by experiment. With
+    `least` 1 a single strategy will do: how good is it?
 
     Called again, it goes on: finished runs are kept. Several processes may call it at once, on one study
     folder; `database` is the URL of Optuna's storage where SQLite on that folder won't do. `watch` says when
@@ -154,7 +156,7 @@ def compare(
     data = data.checked(tell)
     if repeats < 1:
         raise UsageError(f"repeats must be at least 1, found {repeats}.")
-    candidates = listed(_thaws(backbone) if cuts else strategies, augment)
+    candidates = listed(_thaws(backbone) if cuts else strategies, augment, least)
     candidates += searched(candidates, search, draws, seed)
     kept = Study.open(study, data=data.digest, split=data.split_digest, test=data.test_digest)
     data.write(kept.path / "manifest.jsonl")
@@ -291,7 +293,7 @@ def _conclude(asked: Asked, contest: Contest, over: bool) -> Comparison:
         "separated": bool(verdict and verdict.separated and asked.repeats >= REPEATS),
         "finished": over,
         "cuts": asked.thorough,
-        "repeats": len({task.cell.repeat for task in contest.outcomes if task.share == 1.0}),
+        "repeats": len({t.cell.repeat for t in longest(contest.outcomes, place) if t.share == 1.0}),
         "folds": contest.race.folds,
         "metric": asked.options["metric"],
         "standings": _standings(contest, answers),

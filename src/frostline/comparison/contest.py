@@ -6,7 +6,7 @@ import json
 import statistics
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +16,7 @@ from frostline.backbone import Backbone
 from frostline.comparison import cells
 from frostline.comparison.candidates import Candidate
 from frostline.comparison.ledger import Ledger, Outcome
-from frostline.comparison.race import Race, Rung, Task
+from frostline.comparison.race import SHORT, Race, Rung, Task
 from frostline.dataset import Manifest
 from frostline.images import Tell
 from frostline.record import Study
@@ -175,7 +175,10 @@ class Contest:
             self.study.answer_by(run.folder, why, score)
 
     def _say(self, task: Task, outcome: Outcome) -> None:
-        whole = task.share == 1.0 or not self.candidates[task.candidate].strategy.trains
+        solved = not self.candidates[task.candidate].strategy.trains
+        if solved and replace(task, share=SHORT) in self.outcomes and task.share == 1.0:
+            return  # it is the very run that was told of on the rung before
+        whole = task.share == 1.0 or solved
         short = "" if whole else f", {task.share:g} of its epochs"
         fold = f", fold {task.cell.fold + 1} of {self.race.folds}" if self.race.folds > 1 else ""
         where = f"repeat {task.cell.repeat + 1}{fold}{short}"

@@ -28,6 +28,8 @@ def verdict_lines(result: Mapping[str, Any]) -> list[str]:
 def _first(result: Mapping[str, Any]) -> str:
     winner, repeats = result["winner"], result["repeats"]
     seen = f"{repeats} repeat{'s' if repeats != 1 else ''}"
+    if len(result["standings"]) == 1:
+        return f"{winner} was the only one asked for, seen on {seen}."
     if not result["differences"]:
         after = seen if repeats else "the first short runs" if _short(result) else "its first run"
         return f"{winner} leads after {after}: too few to name a winner."

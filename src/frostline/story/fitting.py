@@ -7,6 +7,7 @@ winner on every image, say what it is worth.
 from __future__ import annotations
 
 import math
+import statistics
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -16,7 +17,7 @@ from frostline import metrics, zoo
 from frostline.advice import Advice, outlook, plan
 from frostline.advice.knowledge import read_experience
 from frostline.backbone import Backbone
-from frostline.comparison import FEW_IMAGES, FOLDS, Comparison, NoTime, compare, sub_study
+from frostline.comparison import FEW_IMAGES, FOLDS, Comparison, NoTime, compare, race, sub_study
 from frostline.dataset import Manifest, load_data
 from frostline.errors import StudyError
 from frostline.images import Tell
@@ -24,6 +25,7 @@ from frostline.record import Study
 from frostline.reporting import NAME as REPORT
 from frostline.reporting import notebook, report
 from frostline.signals import Signals
+from frostline.strategy import parse
 from frostline.timing import Stopwatch
 from frostline.training import Run, train
 
@@ -32,7 +34,6 @@ RACED = 4  # the best of the advice, beside the probe: with more, a short budget
 # Without --minutes: what the race is expected to take, within these bounds. Choices: long enough that a race
 # on a few hundred images ends by itself, short enough to wait for.
 LEAST_MINUTES, MOST_MINUTES = 2.0, 30.0
-RACE_RUNS = 8.0  # runs of an average candidate that halving among five comes to, on each fold (docs/LOG.md)
 SHOWN = 20  # files that cannot be used, named one by one
 
 
@@ -102,6 +103,7 @@ def fit(
     Raises `DataError`, `ModelError`, `UsageError`, `StudyError` or `TrainingError`.
     """
     watch = watch or Stopwatch()
+    pinned = [str(parse(name)) for name in strategies or ()]
     data = _load(source, seed, strict, tell).checked(tell)
     backbone = (
         model
@@ -130,10 +132,11 @@ def fit(
     kept.write("advice.json", advice.as_dict())
     for line in advice.why:
         say(line)
-    raced = list(strategies) if strategies else candidates(advice)
+    raced = pinned or candidates(advice)
     folds = 1 if "val" in data.given or len(data.samples) >= FEW_IMAGES else FOLDS
-    allowed = default_minutes(advice, raced, folds) if minutes is None else minutes
-    say(f"Racing {', '.join(raced)} until {allowed:g} min are up{'' if minutes else ' (--minutes)'}.")
+    allowed = default_minutes(advice, raced, folds, repeats) if minutes is None else minutes
+    limit = f"{allowed:g} min" + ("" if minutes else ", unless --minutes says otherwise")
+    say(f"{'Racing' if len(raced) > 1 else 'Trying'} {', '.join(raced)} for at most {limit}.")
     found = None
     try:
         found = compare(
@@ -142,6 +145,7 @@ def fit(
             raced,
             minutes=allowed,
             repeats=repeats,
+            least=1,
             study=study,
             database=database,
             seed=seed,
@@ -189,12 +193,15 @@ def candidates(advice: Advice) -> list[str]:
     return ["linear_probe", *trained[:RACED]]
 
 
-def default_minutes(advice: Advice, raced: Sequence[str], folds: int) -> float:
-    """Return what a race among these is expected to take on so many folds, within bounds."""
+def default_minutes(advice: Advice, raced: Sequence[str], folds: int, repeats: int) -> float:
+    """Return what a race among these is expected to take, within bounds."""
     known = {option.strategy: option.cost.seconds for option in advice.options}
     each = [known[name] for name in raced if name in known]
-    expected = RACE_RUNS * folds * sum(each) / max(1, len(each)) / 60
-    return min(MOST_MINUTES, max(LEAST_MINUTES, math.ceil(expected)))
+    typical = statistics.fmean(each) if each else 0.0
+    whole, short = [typical] * len(raced), [race.SHORT * typical] * len(raced)
+    planned = race.plan(short, whole, folds=folds, repeats=repeats)
+    expected_s = race.expected_s(planned, short, whole) + typical
+    return min(MOST_MINUTES, max(LEAST_MINUTES, math.ceil(expected_s / 60)))
 
 
 def _load(source: Any, seed: int, strict: bool, tell: Tell | None) -> Manifest:
