@@ -7,21 +7,25 @@ import json
 import subprocess
 import sys
 from collections import Counter
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 
 import frostline
-from frostline.comparison import cells, judging, race
+from frostline.comparison import cells, comparing, judging, race
 from frostline.comparison.candidates import listed, searched
 from frostline.comparison.cells import Cell
+from frostline.comparison.contest import Clock, Contest, OutOfTime
 from frostline.comparison.judging import Held
 from frostline.comparison.ledger import Ledger
 from frostline.comparison.race import Race, Rung, Task
 from frostline.dataset import Manifest
 from frostline.errors import DataError, StudyError, UsageError
 from frostline.strategy import parse, scaled, schedule
+from frostline.timing import Stopwatch, process_age_s
 from tiny import tiny_backbone, tiny_model, write_table
 
 OPTIONS = {"exact": True, "flip": "none", "threads": 1}
@@ -134,6 +138,91 @@ def test_an_unfinished_rung_lets_nobody_in() -> None:
     assert found.standing(scores) == 0
     assert found.entering(1, scores) == []
     assert [task.candidate for task in found.missing(scores)] == [2]
+
+
+def test_who_leads_is_decided_on_cells_that_all_have_been_seen_on() -> None:
+    plan = Race((Rung(0.25, (0,), 4), Rung(1.0, (0,), 2), Rung(1.0, (1, 2), 2)), candidates=4, folds=2)
+    easy, hard = Cell(0, 0), Cell(0, 1)
+    scores = {Task(c, 0.25, easy): score for c, score in enumerate((0.6, 0.7, 0.8, 0.9))}
+    assert plan.leading({}) == []
+    assert plan.leading(scores) == [3]
+    scores |= {Task(c, 0.25, hard): 0.1 for c in (0, 1, 2)}
+    assert plan.leading(scores) == [3]
+    scores[Task(0, 0.25, hard)] = 1.0
+    assert plan.leading(scores) == [3]  # that one was asked about more says nothing of the others
+    scores[Task(3, 0.25, hard)] = 0.0
+    assert plan.leading(scores) == [0]
+    scores[Task(0, 0.25, hard)] = 0.2
+    assert plan.leading(scores) == [2, 3]
+    scores[Task(2, 1.0, easy)] = 0.5
+    assert plan.leading(scores) == [2, 3]  # first on the next rung: no lead by that
+    scores[Task(3, 1.0, easy)] = 0.6
+    assert plan.leading(scores) == [3]
+    scores |= {Task(2, 1.0, hard): 0.9, Task(3, 1.0, hard): 0.1}
+    scores[Task(3, 1.0, Cell(1, 0))] = 1.0
+    assert plan.leading(scores) == [2]
+
+
+def contest(limit_s: float, say: Callable[[str], None] = print) -> Contest:
+    """A race of a cheap and a dear candidate on one cell."""
+    nothing: Any = None
+    return Contest(
+        backbone=nothing,
+        data=nothing,
+        study=nothing,
+        candidates=listed(["linear_probe", "full"], "none"),
+        race=race.everything(2, 1, 1),
+        short_s=[1.0, 10.0],
+        whole_s=[1.0, 10.0],
+        final_s=[1.0, 80.0],
+        ledger=nothing,
+        clock=Clock(limit_s, Path("unused"), Stopwatch()),
+        seed=0,
+        options={},
+        tell=None,
+        say=say,
+    )
+
+
+def test_time_is_kept_for_training_whoever_may_lead() -> None:
+    cheap, dear = Task(0, 1.0, Cell(0, 0)), Task(1, 1.0, Cell(0, 0))
+    found = contest(limit_s=100.0)
+    assert found._fits(cheap)
+    found.outcomes = {cheap: {"score": 0.5, "seconds": 1.0}}
+    assert not found._fits(dear)  # were it to win, there would be no time to train it on everything
+    more = contest(limit_s=200.0)
+    more.outcomes = found.outcomes
+    assert more._fits(dear)
+
+
+def test_a_run_that_is_slow_does_not_use_up_the_winners_time() -> None:
+    found = contest(limit_s=120.0)
+    found.outcomes = {Task(1, 1.0, Cell(0, 0)): {"score": 0.5, "seconds": 10.0}}
+    found.keep_time()
+    found._tell("Training", 1, 2)
+    late = contest(limit_s=90.0)
+    late.outcomes = found.outcomes
+    late.keep_time()
+    with pytest.raises(OutOfTime):
+        late._tell("Training", 1, 2)
+
+
+def test_a_head_that_is_solved_for_has_no_epochs_to_run_short_of() -> None:
+    said: list[str] = []
+    found = contest(limit_s=100.0, say=said.append)
+    outcome = {"score": 0.5, "accuracy": 0.5, "seconds": 10.0}
+    found.outcomes = {Task(place, 0.25, Cell(0, 0)): outcome for place in (0, 1)}
+    for task in found.outcomes:
+        found._say(task, outcome)
+    assert ["of its epochs" in line for line in said] == [False, True]
+    found._say(Task(0, 1.0, Cell(0, 0)), outcome)  # the same run again
+    assert len(said) == 2
+    assert [comparing._share(found, place) for place in (0, 1)] == [1.0, 0.25]
+
+
+def test_minutes_count_from_the_start_of_the_process() -> None:
+    assert process_age_s() > 0.1  # torch has been imported
+    assert Stopwatch(process_age_s()).seconds >= process_age_s() - 0.05
 
 
 def test_a_short_schedule_has_every_phase() -> None:

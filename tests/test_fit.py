@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import pytest
 
 import frostline
-from frostline.comparison import judging
+from frostline.comparison import judging, race
+from frostline.comparison.contest import Contest
+from frostline.story.fitting import default_minutes
 from test_comparison import answers
 from tiny import tiny_backbone, tiny_model, write_folder, write_table
 
@@ -71,10 +75,66 @@ def test_a_given_test_part_is_read_once_for_the_winner(tmp_path: Path) -> None:
 
 def test_no_time_for_a_race_leaves_the_probe(tmp_path: Path) -> None:
     images, study = write_folder(tmp_path / "photos", per_class=12), tmp_path / "study"
-    found = frostline.fit(images, model=tiny_backbone(), minutes=1e-4, study=study, **OPTIONS)
+    said: list[str] = []
+    next(images.glob("*/")).joinpath("broken.png").write_bytes(b"no picture")
+    found = frostline.fit(
+        images, model=tiny_backbone(), minutes=1e-4, study=study, say=said.append, **OPTIONS
+    )
+    assert any("broken.png: is not an image" in line for line in said)
     assert (found.strategy, found.basis, found.comparison) == ("linear_probe", "cross-validation", None)
     assert found.low <= found.accuracy <= found.high
+    assert (study / found.result["run"] / "result.json").is_file()
     assert frostline.predict(study, images, module=tiny_model()).strategy == "linear_probe"
+
+
+def test_time_for_short_runs_alone_gives_a_figure_that_says_so(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Contest, "_fits", lambda _, task: task.candidate and task.share < 1)
+    monkeypatch.setattr(race, "FEWEST_TO_HALVE", 3)
+    monkeypatch.setattr(
+        race, "everything", lambda *_: race.Race((race.Rung(0.25, (0,), 3), race.Rung(1.0, (0,), 2)), 3, 5)
+    )
+    images, said = write_folder(tmp_path / "photos", per_class=12), list[str]()
+    found = frostline.fit(
+        images,
+        model=tiny_backbone(),
+        strategies=STRATEGIES,
+        repeats=1,
+        minutes=5.0,
+        study=tmp_path / "study",
+        say=said.append,
+        **OPTIONS,
+    )
+    assert found.basis == "short runs"
+    assert found.low < found.accuracy < found.high
+    assert "too few to name a winner" in found.verdict[0]
+    assert any("0.25 of its epochs" in line for line in said)
+    page = (tmp_path / "study/report.html").read_text()
+    assert "first estimate, from short runs" in page
+    assert "left out" not in page
+    assert (tmp_path / "study" / found.result["run"] / "best.safetensors").is_file()
+
+
+def test_without_minutes_the_race_gets_the_time_that_its_folds_take() -> None:
+    advice: Any = SimpleNamespace(
+        options=[SimpleNamespace(strategy=name, cost=SimpleNamespace(seconds=15.0)) for name in STRATEGIES]
+    )
+    once, folded = (default_minutes(advice, STRATEGIES, folds, 3) for folds in (1, 5))
+    assert once == 3.0  # three candidates, three repeats, and the winner: 2.5 min
+    assert folded == 12.0  # 46 runs
+    assert default_minutes(advice, STRATEGIES[:1], 1, 1) == 2.0
+
+
+def test_one_strategy_can_be_pinned(tmp_path: Path) -> None:
+    images, said = write_folder(tmp_path / "photos", per_class=6), list[str]()
+    given = {"model": tiny_backbone(), "repeats": 1, "minutes": 5.0, **OPTIONS}
+    with pytest.raises(frostline.FrostlineError, match="top_k"):
+        frostline.fit(images, strategies=["topk(1)"], study=tmp_path / "a", say=said.append, **given)
+    assert not said  # before anything was done
+    found = frostline.fit(images, strategies=["head(epochs=2)"], study=tmp_path / "b", **given)
+    assert (found.strategy, found.basis) == ("head(epochs=2)", "out of fold")
+    assert found.verdict == ["head(epochs=2) was the only one asked for, seen on 1 repeat."]
 
 
 def test_interrupted_it_goes_on(tmp_path: Path) -> None:

@@ -211,6 +211,17 @@ def test_a_damaged_file_is_named(tmp_path: Path) -> None:
 # --- names --------------------------------------------------------------------------------------------
 
 
+def test_a_winner_without_epochs_leaves_the_curves_to_the_others(tmp_path: Path) -> None:
+    study = studies.compared(tmp_path / "study")
+    file = next(study.glob("comparisons/*/comparison.json"))
+    file.write_text(json.dumps({**json.loads(file.read_text()), "winner": "linear_probe"}))
+    section = next(s for s in sections(gathered(study)) if s.key == "tried")
+    assert section.more["shown"] not in section.more["has_curves"]
+    for chart in section.more["curves"]:
+        assert chart.spec["params"][0]["value"] in section.more["has_curves"]
+        assert chart.rows
+
+
 def test_names_are_shortened_and_stay_apart() -> None:
     assert visible("a\u202eb\x00\n") == "a\\u202eb\\u0000\\u000a"
     assert visible("שלום 猫 é\u200d") == "שלום 猫 é\u200d"

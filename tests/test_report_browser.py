@@ -78,12 +78,21 @@ def drawn(browser: Any) -> None:
     wait(lambda: browser.execute_script("return document.documentElement.dataset.drawn"), "charts")
 
 
+def won_by_the_probe(place: Path) -> Path:
+    """A comparison whose winner has no epochs to draw."""
+    study = studies.compared(place)
+    file = next(study.glob("comparisons/*/comparison.json"))
+    file.write_text(json.dumps({**json.loads(file.read_text()), "winner": "linear_probe"}))
+    return study
+
+
 def test_every_chart_has_marks_and_the_console_is_silent(browser: Any, tmp_path: Path) -> None:
     for name, study in {
         "fitted": studies.fitted(tmp_path / "a"),
         "trained": studies.trained(tmp_path / "b"),
         "unfinished": studies.compared(tmp_path / "c", finished=False),
         "evil": studies.fitted(tmp_path / "d", studies.EVIL),
+        "solved": won_by_the_probe(tmp_path / "e"),
     }.items():
         shown(browser, study)
         marks = browser.execute_script(

@@ -53,7 +53,7 @@ def standings(result: dict[str, Any]) -> Table:
 def _remark(row: dict[str, Any]) -> str:
     if not row["runs"]:
         return "no time left"
-    return "" if row["share"] == 1.0 else f"out after {row['share']:g} of its epochs"
+    return "" if row["share"] == 1.0 else f"{row['share']:g} of its epochs"
 
 
 def _winner(result: dict[str, Any]) -> tuple[str, str]:

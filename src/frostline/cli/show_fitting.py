@@ -11,6 +11,7 @@ BASIS = {
     "test part": "on the test part, which was read once",
     "cross-validation": "cross-validated",
     "out of fold": "estimated from models trained on four fifths of the images, each asked about the rest",
+    "short runs": "a first estimate, from short runs on part of the images; the model was trained for longer",
 }
 
 

@@ -4,8 +4,8 @@ cells (new splits, no test image) · race (who climbs, as data) · judging (pair
 candidates (what races) · ledger (who runs what: Optuna) → comparing (`compare`)
 """
 
-from frostline.comparison.cells import FEW_IMAGES
+from frostline.comparison.cells import FEW_IMAGES, FOLDS
 from frostline.comparison.comparing import Comparison, NoTime, compare
 from frostline.comparison.contest import sub_study
 
-__all__ = ["FEW_IMAGES", "Comparison", "NoTime", "compare", "sub_study"]
+__all__ = ["FEW_IMAGES", "FOLDS", "Comparison", "NoTime", "compare", "sub_study"]

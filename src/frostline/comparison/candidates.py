@@ -29,11 +29,11 @@ class Candidate:
         return str(self.strategy)
 
 
-def listed(names: Iterable[str | Strategy], augment: str) -> list[Candidate]:
-    """Return the named strategies, each once. Raises `UsageError` where fewer than two are left."""
+def listed(names: Iterable[str | Strategy], augment: str, least: int = 2) -> list[Candidate]:
+    """Return the named strategies, each once. Raises `UsageError` where fewer than `least` are left."""
     found = [parse(name) if isinstance(name, str) else checked(name) for name in names]
     unique = list(dict.fromkeys(Candidate(strategy, augment) for strategy in found))
-    if len(unique) < 2:
+    if len(unique) < least:
         raise UsageError(
             f"Found {len(unique)} strategy to compare; name at least two, such as "
             "linear_probe,top_k(2),lp_ft."

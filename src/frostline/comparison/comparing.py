@@ -17,7 +17,7 @@ from frostline.backbone import Backbone
 from frostline.comparison import cells, race
 from frostline.comparison.candidates import Candidate, listed, searched
 from frostline.comparison.contest import Clock, Contest, as_data, from_data, sub_study
-from frostline.comparison.held import fold_models, gather, write_answers
+from frostline.comparison.held import fold_models, gather, longest, write_answers
 from frostline.comparison.judging import Held, Verdict, judge, optimism, shallowest
 from frostline.comparison.ledger import Ledger
 from frostline.comparison.words import verdict_lines
@@ -119,6 +119,7 @@ def compare(
     search: Sequence[str] = (),
     draws: int = 0,
     cuts: bool = False,
+    least: int = 2,
     study: str | Path = DEFAULT_STUDY,
     database: str | None = None,
     seed: int = 0,
@@ -143,7 +144,8 @@ def compare(
     `lr`, `layer_decay`, `weight_decay`, `augment`) join it. The test part is read once, for the winner.
 
     With `cuts`, the strategies are a thaw at every stage, all of them repeated, and the winner is the
-    shallowest that is not separated from the best: how many layers to freeze, answered by experiment.
+    shallowest that is not separated from the best: how many layers to freeze, answered by experiment. With
+    `least` 1 a single strategy will do: how good is it?
 
     Called again, it goes on: finished runs are kept. Several processes may call it at once, on one study
     folder; `database` is the URL of Optuna's storage where SQLite on that folder won't do. `watch` says when
@@ -154,7 +156,7 @@ def compare(
     data = data.checked(tell)
     if repeats < 1:
         raise UsageError(f"repeats must be at least 1, found {repeats}.")
-    candidates = listed(_thaws(backbone) if cuts else strategies, augment)
+    candidates = listed(_thaws(backbone) if cuts else strategies, augment, least)
     candidates += searched(candidates, search, draws, seed)
     kept = Study.open(study, data=data.digest, split=data.split_digest, test=data.test_digest)
     data.write(kept.path / "manifest.jsonl")
@@ -282,15 +284,16 @@ def _conclude(asked: Asked, contest: Contest, over: bool) -> Comparison:
         )
     mine = answers.get(place) or gather(contest.data, asked.study.path, contest.outcomes, [place])[place]
     held_out = _held_out(asked, mine, answers)
+    held_out["share"] = _share(contest, place)
     run = _train_winner(asked, asked.candidates[place], held_out["temperature"])
     _leave_looks(asked, contest, place)
     result = {
         "winner": str(asked.candidates[place].strategy),
         "augment": asked.candidates[place].augment,
-        "separated": bool(verdict and verdict.separated),
+        "separated": bool(verdict and verdict.separated and asked.repeats >= REPEATS),
         "finished": over,
         "cuts": asked.thorough,
-        "repeats": len({task.cell.repeat for task in contest.outcomes if task.share == 1.0}),
+        "repeats": len({t.cell.repeat for t in longest(contest.outcomes, place) if t.share == 1.0}),
         "folds": contest.race.folds,
         "metric": asked.options["metric"],
         "standings": _standings(contest, answers),
@@ -367,7 +370,7 @@ def _leave_looks(asked: Asked, contest: Contest, place: int) -> None:
             asked.candidates[place].strategy,
             len(asked.data.classes),
             asked.study.path,
-            [o for task, o in contest.outcomes.items() if task.candidate == place and task.share == 1.0],
+            [contest.outcomes[task] for task in longest(contest.outcomes, place)],
         )
         looks.leave(asked.folder, table, asked.backbone, asked.data, models)
 
@@ -402,13 +405,13 @@ def _standings(contest: Contest, answers: Mapping[int, Held]) -> list[dict[str, 
     found = []
     for place, candidate in enumerate(contest.candidates):
         mine = {task: o for task, o in contest.outcomes.items() if task.candidate == place}
-        share = max((task.share for task in mine), default=0.0)
-        there = [o for task, o in mine.items() if task.share == share]
+        tasks = longest(contest.outcomes, place)
+        there = [mine[task] for task in tasks]
         row: dict[str, Any] = {
             "strategy": str(candidate.strategy),
             "augment": candidate.augment,
             "runs": len(mine),
-            "share": share,
+            "share": _share(contest, place),
             "repeats": len({task.cell.repeat for task in mine if task.share == 1.0}),
             "score": _mean([o["score"] for o in there]),
             "accuracy": _mean([o["accuracy"] for o in there]),
@@ -420,8 +423,17 @@ def _standings(contest: Contest, answers: Mapping[int, Held]) -> list[dict[str, 
         }
         if place in answers:
             row["accuracy"], row["low"], row["high"] = answers[place].accuracy_interval()
-        found.append(row)
-    return sorted(found, key=lambda r: (-r["repeats"], -r["share"], -(r["score"] if r["runs"] else 0.0)))
+        found.append((max((task.share for task in tasks), default=0.0), row))
+    best_first = sorted(found, key=lambda r: (-r[1]["repeats"], -r[0], -(r[1]["score"] or 0.0)))
+    return [row for _, row in best_first]
+
+
+def _share(contest: Contest, place: int) -> float:
+    """Return the largest share of its epochs that a candidate got to; 0 without a run."""
+    tasks = longest(contest.outcomes, place)
+    if tasks and not contest.candidates[place].strategy.trains:
+        return 1.0  # a head that is solved for has no epochs: its short run is a whole one
+    return tasks[0].share if tasks else 0.0
 
 
 def _differences(contest: Contest, verdict: Verdict | None) -> list[dict[str, Any]]:

@@ -6,7 +6,7 @@ import json
 import statistics
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +16,7 @@ from frostline.backbone import Backbone
 from frostline.comparison import cells
 from frostline.comparison.candidates import Candidate
 from frostline.comparison.ledger import Ledger, Outcome
-from frostline.comparison.race import Race, Rung, Task
+from frostline.comparison.race import SHORT, Race, Rung, Task
 from frostline.dataset import Manifest
 from frostline.images import Tell
 from frostline.record import Study
@@ -80,6 +80,7 @@ class Contest:
     tell: Tell | None
     say: Callable[[str], None]
     outcomes: dict[Task, Outcome] = field(default_factory=dict)
+    _kept_s: float = 0.0  # for training the leader on everything: a run that is slow must not use it up
 
     def run(self) -> bool:
         """Make runs until the race is over; returns whether it is, or the time was up first."""
@@ -88,6 +89,7 @@ class Contest:
             wanted = self.race.missing(self._scores())
             if not wanted:
                 return True
+            self.keep_time()
             fitting = [task for task in wanted if self._fits(task)]
             if not fitting:
                 return False
@@ -98,22 +100,14 @@ class Contest:
                 return False
             self.clock.note()
 
+    def keep_time(self) -> None:
+        """Set the time aside that training the present leader on everything takes."""
+        self._kept_s = self._last_s()
+
     def leader(self) -> int | None:
-        """Who did best so far on the highest rung that anyone has finished a run on."""
-        if not self.outcomes:
-            return None
-        highest: dict[int, tuple[float, int]] = {}
-        for task in self.outcomes:
-            mine = (task.share, task.cell.repeat)
-            highest[task.candidate] = max(mine, highest.get(task.candidate, mine))
-        top = max(highest.values())
-        scores = self._scores()
-        return max(
-            (c for c, level in highest.items() if level == top),
-            key=lambda c: statistics.mean(
-                s for t, s in scores.items() if t.candidate == c and t.share == top[0]
-            ),
-        )
+        """Who does best so far, on cells that all have been seen on: ties go to the cheaper."""
+        found = self.race.leading(self._scores())
+        return min(found, key=lambda c: (self.final_s[c], c), default=None)
 
     def _scores(self) -> dict[Task, float]:
         return {task: float(outcome["score"]) for task, outcome in self.outcomes.items()}
@@ -131,10 +125,17 @@ class Contest:
         return max(0.5, taken / told) if told else 1.0
 
     def _fits(self, task: Task) -> bool:
-        """Whether a run is expected to end while there is time left to train the leader on everything."""
-        leader = self.leader()
-        last_s = self.final_s[task.candidate if leader is None else leader]
-        return self._factor() * TIME_MARGIN * (self._predicted(task) + last_s) <= self.clock.left_s
+        """Whether a run is expected to end while there is time left to train the leader on everything.
+
+        The run may make its candidate the leader.
+        """
+        return self._factor() * TIME_MARGIN * self._predicted(task) + self._last_s(task) <= self.clock.left_s
+
+    def _last_s(self, task: Task | None = None) -> float:
+        """Seconds to keep for training on everything: the leader, or who may lead after `task`."""
+        leading = [self.leader(), task.candidate if task else None]
+        last_s = max((self.final_s[place] for place in leading if place is not None), default=0.0)
+        return self._factor() * TIME_MARGIN * last_s
 
     def _work(self, task: Task) -> Outcome:
         candidate = self.candidates[task.candidate]
@@ -174,7 +175,11 @@ class Contest:
             self.study.answer_by(run.folder, why, score)
 
     def _say(self, task: Task, outcome: Outcome) -> None:
-        short = "" if task.share == 1.0 else f", {task.share:g} of its epochs"
+        solved = not self.candidates[task.candidate].strategy.trains
+        if solved and replace(task, share=SHORT) in self.outcomes and task.share == 1.0:
+            return  # it is the very run that was told of on the rung before
+        whole = task.share == 1.0 or solved
+        short = "" if whole else f", {task.share:g} of its epochs"
         fold = f", fold {task.cell.fold + 1} of {self.race.folds}" if self.race.folds > 1 else ""
         where = f"repeat {task.cell.repeat + 1}{fold}{short}"
         self.say(
@@ -183,14 +188,14 @@ class Contest:
         )
 
     def _tell(self, what: str, done: int, total: int) -> None:
-        if self.clock.left_s <= 0:
+        if self.clock.left_s <= self._kept_s:
             raise OutOfTime
         if self.tell:
             self.tell(what, done, total)
 
     def _wait(self) -> None:
         """Others have every run that is left."""
-        if self.clock.left_s <= 0:
+        if self.clock.left_s <= self._kept_s:
             raise OutOfTime
         time.sleep(POLL_S)
 

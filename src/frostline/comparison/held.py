@@ -28,18 +28,20 @@ LEAST = 1e-12  # of a probability, before its logarithm: the tables have six dig
 def gather(
     data: Manifest, study: Path, outcomes: Mapping[Task, Outcome], candidates: Iterable[int]
 ) -> dict[int, Held]:
-    """Return each candidate's answers over its whole-schedule runs, in one order: by repeat, then image."""
+    """Return each candidate's answers over its longest runs, in one order: by repeat, then image.
+
+    Those are whole schedules, unless the time was up before there was one.
+    """
     samples = pool(data)
     place = {sample.path: index for index, sample in enumerate(samples)}
     targets, units = data.targets(samples), data.units(samples)
     found = {}
     for candidate in candidates:
         rows: list[tuple[int, int, list[float], float]] = []
-        for task, outcome in outcomes.items():
-            if task.candidate == candidate and task.share == 1.0:
-                table = study / outcome["run"] / "predictions-val.csv"
-                t = float(outcome["temperature"])
-                rows += [(task.cell.repeat, place[path], p, t) for path, p in _answers(table)]
+        for task in longest(outcomes, candidate):
+            table = study / outcomes[task]["run"] / "predictions-val.csv"
+            t = float(outcomes[task]["temperature"])
+            rows += [(task.cell.repeat, place[path], p, t) for path, p in _answers(table)]
         rows.sort(key=lambda row: row[:2])
         probabilities = np.array([row[2] for row in rows])
         temperatures = np.array([row[3] for row in rows])[:, None]
@@ -53,6 +55,13 @@ def gather(
             logits=np.log(np.maximum(probabilities, LEAST)) * temperatures,  # but for a constant an image
         )
     return found
+
+
+def longest(outcomes: Mapping[Task, Outcome], candidate: int) -> list[Task]:
+    """Return a candidate's finished runs with the largest share of its epochs that it has got to."""
+    mine = [task for task in outcomes if task.candidate == candidate]
+    share = max((task.share for task in mine), default=1.0)
+    return [task for task in mine if task.share == share]
 
 
 def write_answers(path: Path, data: Manifest, held: Held) -> None:

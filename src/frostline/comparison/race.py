@@ -81,6 +81,22 @@ class Race:
             return []
         return [t for t in self.tasks(rung, self.entering(rung, scores)) if t not in scores]
 
+    def leading(self, scores: Mapping[Task, float]) -> list[int]:
+        """Return who does best on the last rung where all who entered it can be compared; several in a tie.
+
+        They are compared on cells that all of them have been seen on: who was lucky with one easy fold leads
+        nobody who has been seen on hard ones too, and who is first on a new rung leads nobody by that.
+        """
+        for rung in reversed(range(len(self.rungs))):
+            share, entering = self.rungs[rung].share, self.entering(rung, scores)
+            seen = {c: {t.cell for t in scores if t.candidate == c and t.share == share} for c in entering}
+            begun = [c for c in entering if seen[c]]
+            if begun and (rung == 0 or begun == entering):
+                common = set.intersection(*(seen[c] for c in begun))
+                means = {c: _mean(scores[Task(c, share, cell)] for cell in common or seen[c]) for c in begun}
+                return [c for c in begun if means[c] == max(means.values())]
+        return []
+
     def repeated(self, scores: Mapping[Task, float]) -> list[int]:
         """Return those who have been seen on every repeat with their whole schedule."""
         cells = {Cell(r, fold) for rung in self.rungs for r in rung.repeats for fold in range(self.folds)}

@@ -28,11 +28,22 @@ def verdict_lines(result: Mapping[str, Any]) -> list[str]:
 def _first(result: Mapping[str, Any]) -> str:
     winner, repeats = result["winner"], result["repeats"]
     seen = f"{repeats} repeat{'s' if repeats != 1 else ''}"
+    if len(result["standings"]) == 1:
+        return f"{winner} was the only one asked for, seen on {seen}."
     if not result["differences"]:
-        return f"{winner} leads after {seen}: too few to name a winner."
+        after = seen if repeats else "the first short runs" if _short(result) else "its first run"
+        return f"{winner} leads after {after}: too few to name a winner."
     leader = result["differences"][0]["leader"]
     if result["separated"]:
         return f"{winner} wins over {seen}, separated from every other strategy that was repeated."
-    if leader == winner:
-        return f"{winner} leads over {seen}, too close to the next to call, and no cheaper one is as near."
-    return f"{winner} and {leader} are too close to call over {seen}: {winner} is cheaper, so it is taken."
+    if leader != winner:
+        return (
+            f"{winner} and {leader} are too close to call over {seen}: {winner} is cheaper, so it is taken."
+        )
+    if all(found["separated"] for found in result["differences"]):
+        return f"{winner} leads over {seen}, ahead of every other: too few to name a winner."
+    return f"{winner} leads over {seen}, too close to the next to call, and no cheaper one is as near."
+
+
+def _short(result: Mapping[str, Any]) -> bool:
+    return bool(result["out_of_fold"]["share"] < 1.0)

@@ -65,7 +65,7 @@ def scatter(values: Sequence[Spec], front: Sequence[Spec], on: str, ends: tuple[
     """Accuracy against seconds, with intervals and the front of what nothing beats; click picks a row."""
     x = {
         **quantity("seconds", "seconds a run, each line ten times the one before", scale={"type": "log"}),
-        "axis": axis("seconds of one run (logarithmic)", tickCount=4, format="~s", grid=False),
+        "axis": axis("seconds of one run (logarithmic)", tickCount=4, format="~g", grid=False),
     }
     y = quantity("accuracy", f"right on {on}", share=True, scale={"domain": list(ends), "nice": False})
     kinds = {"domain": ["chosen", "tried", "short"], "range": [WARM, COOL, SOFT]}
@@ -193,8 +193,11 @@ def curves(
 
 def confusion(values: Sequence[Spec], order: Sequence[str], *, counts: bool) -> Spec:
     """True class by answered class; shade is the share of the true class."""
+    upright = all(len(name) <= 3 for name in order)  # slanted names would be cut off at the right
     x = {
-        **category("answered", order, "answered", labelAngle=-40, orient="top", labelOverlap=False),
+        **category(
+            "answered", order, "answered", labelAngle=0 if upright else -90, orient="top", labelOverlap=False
+        ),
         "scale": {"padding": 0.06},
     }
     y = {**category("true", order, "true class", labelOverlap=False), "scale": {"padding": 0.06}}
@@ -245,7 +248,7 @@ def recalls(values: Sequence[Spec], order: Sequence[str]) -> Spec:
     y = category("name", order, labelOverlap=False)
     x = quantity(
         "recall",
-        "recognised (dot, with 95 % interval)  ·  answers that are right (ring)",
+        "recognised (dot)  ·  right (ring)",
         share=True,
         scale={"domainMax": 1},
     )
@@ -355,11 +358,11 @@ def costs(values: Sequence[Spec], ends: tuple[float, float]) -> Spec:
     scale = {"type": "log", "domain": list(ends), "nice": False}
     x = {
         **quantity("predicted", "predicted seconds", scale=scale),
-        "axis": axis("predicted seconds", tickCount=4, format="~s", grid=False),
+        "axis": axis("predicted seconds", tickCount=4, format="~g", grid=False),
     }
     y = {
         **quantity("taken", "seconds taken", scale=scale),
-        "axis": axis("seconds taken", tickCount=4, format="~s", grid=False),
+        "axis": axis("seconds taken", tickCount=4, format="~g", grid=False),
     }
     diagonal = [{"predicted": end, "taken": end} for end in ends]
     layers: list[Spec] = [

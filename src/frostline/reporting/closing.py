@@ -96,7 +96,8 @@ def _proved(found: Found, advice: dict[str, Any]) -> list[str]:
     if best is None:
         return [line]
     if best.strategy == advice["recommended"]:
-        return [f"The recommended strategy, {best.strategy}, won.", line]
+        word = "won" if best.whole else "leads, after short runs"
+        return [f"The recommended strategy, {best.strategy}, {word}.", line]
     return [f"Recommended was {advice['recommended']}; {best.strategy} was chosen.", line]
 
 

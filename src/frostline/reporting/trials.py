@@ -56,15 +56,16 @@ def _lead(found: Found, rows: list[Row]) -> list[str]:
         return ["The comparison is at work: figures are of the runs that are finished so far."]
     result = race.result
     folds = f", each of them in {result['folds']} folds" if result["folds"] > 1 else ""
+    repeats = int(result["repeats"])
+    seen = f"{counted(repeats, 'repeat')}{folds}" if repeats else "no whole repeat in the time"
     spent = duration(float(result["seconds"]))
     budget = f" of {duration(float(result['budget_seconds']))}" if result["budget_seconds"] else ""
     total = sum(int(row["runs"]) for row in result["standings"])
     return [
         (
             f"{len(rows)} strategies raced on the same splits: "
-            f"{counted(int(result['repeats']), 'repeat')}{folds}, {counted(total, 'run')} in "
-            f"{spent}{budget}. Accuracy is of images that the model asked had not seen, with 95 % intervals "
-            "over images."
+            f"{seen}, {counted(total, 'run')} in {spent}{budget}. Accuracy is of images that the model asked "
+            "had not seen, with 95 % intervals over images."
         )
     ]
 
@@ -97,13 +98,13 @@ def _scatter(rows: list[Row], front: list[Row]) -> Chart:
         for row in known
     ]
     line = [{"seconds": row.seconds, "accuracy": row.accuracy} for row in front]
-    short = any(not row.whole for row in known)
+    short = any(not row.whole and not row.winner for row in known)
     return Chart(
         "tried-scatter",
         "Accuracy against time",
         "Up and to the left is better. The diamond was chosen; the dashed line joins what nothing beats in "
         "both (the Pareto front)."
-        + (" Triangles were left out early, after short runs." if short else "")
+        + (" Triangles had short runs alone." if short else "")
         + " Click a mark to look at it below.",
         c.scatter(values, line, known[0].on, _ends(values)),
         ("strategy", "right", "95 % interval", "seconds a run"),
@@ -138,7 +139,7 @@ def _cells(row: Row, best: bool) -> dict[str, Any]:
     if best:
         remark.append("best for its time")
     if row.share < 1:
-        remark.append(f"left out after {row.share:g} of its epochs" if row.count else "no time left for it")
+        remark.append(f"short runs, {row.share:g} of its epochs" if row.count else "no time left for it")
     if row.stopped:
         remark.append("stopped by its time limit")
     return {
@@ -175,7 +176,9 @@ def _look(found: Found, row: Row) -> dict[str, Any]:
 
 def _curve_charts(points: list[dict[str, Any]], shown: Row) -> list[Chart]:
     charts = []
-    mine = [point for point in points if point["row"] == shown.key]
+    drawn = {str(point["row"]) for point in points}
+    first = shown.key if shown.key in drawn else min(drawn)  # hidden while its row isn't the one looked at
+    mine = [point for point in points if point["row"] == first]
     has = {point["what"] for point in points}
     kinds = [
         (
@@ -195,7 +198,7 @@ def _curve_charts(points: list[dict[str, Any]], shown: Row) -> list[Chart]:
                 key,
                 title,
                 "The line is the mean over the runs of this strategy, the band their range.",
-                c.curves(points, shown.key, what, axis, share=share),
+                c.curves(points, first, what, axis, share=share),
                 ("epoch", "images", axis),
                 tuple(
                     (str(p["epoch"]), p["what"], percent(p["value"]) if share else f"{p['value']:.3f}")

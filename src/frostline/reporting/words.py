@@ -22,6 +22,7 @@ BASIS = {
     "test part": "measured on the test part, images that no choice has seen",
     "out of fold": "estimated from models that learned from four fifths of the images, each asked about the "
     "rest",
+    "short runs": "a first estimate, from short runs on part of the images; the model was trained for longer",
     "cross-validation": "estimated by cross-validation on the training images",
     "val part": "measured on the val part, which also chose the weights, so a little flattering",
 }
@@ -106,7 +107,7 @@ def _headline(found: Found) -> Headline | None:
                 held["accuracy"],
                 held["low"],
                 held["high"],
-                "out of fold",
+                "out of fold" if held.get("share", 1.0) == 1.0 else "short runs",
                 held["optimism"],
             )
     accuracy, low, high = j.interval(told, found.answers)
@@ -159,18 +160,22 @@ def _result(found: Found) -> list[str]:
         if not done:
             return []
         best = done[0]
-        return [f"So far {best.strategy} leads with {percent(best.accuracy or 0.0)} on {best.on}."]
-    lowered = (
-        f", lowered by {100 * head.optimism:.1f} points for being the pick of several"
-        if head.optimism
-        else ""
-    )
+        over = found.told.comparison is not None and found.told.comparison.result is not None
+        so_far = "" if over else "So far "
+        return [f"{so_far}{best.strategy} leads with {percent(best.accuracy or 0.0)} on {best.on}."]
     return [
         (
             f"{head.strategy} on {head.model} answers {percent(head.accuracy)} of new images right "
-            f"({between(head.low, head.high)}): {BASIS[head.basis]}{lowered}."
+            f"({between(head.low, head.high)}): {basis(head)}."
         )
     ]
+
+
+def basis(head: Headline) -> str:
+    """Say what kind of figure the headline is."""
+    if not head.optimism:
+        return BASIS[head.basis]
+    return f"{BASIS[head.basis]}, lowered by {100 * head.optimism:.1f} points for being the pick of several"
 
 
 def _verdict(found: Found) -> list[str]:

@@ -7,6 +7,7 @@ winner on every image, say what it is worth.
 from __future__ import annotations
 
 import math
+import statistics
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -16,7 +17,7 @@ from frostline import metrics, zoo
 from frostline.advice import Advice, outlook, plan
 from frostline.advice.knowledge import read_experience
 from frostline.backbone import Backbone
-from frostline.comparison import FEW_IMAGES, Comparison, NoTime, compare, sub_study
+from frostline.comparison import FEW_IMAGES, FOLDS, Comparison, NoTime, compare, race, sub_study
 from frostline.dataset import Manifest, load_data
 from frostline.errors import StudyError
 from frostline.images import Tell
@@ -24,6 +25,7 @@ from frostline.record import Study
 from frostline.reporting import NAME as REPORT
 from frostline.reporting import notebook, report
 from frostline.signals import Signals
+from frostline.strategy import parse
 from frostline.timing import Stopwatch
 from frostline.training import Run, train
 
@@ -32,7 +34,7 @@ RACED = 4  # the best of the advice, beside the probe: with more, a short budget
 # Without --minutes: what the race is expected to take, within these bounds. Choices: long enough that a race
 # on a few hundred images ends by itself, short enough to wait for.
 LEAST_MINUTES, MOST_MINUTES = 2.0, 30.0
-RACE_RUNS = 8.0  # runs of an average candidate that halving among five comes to (docs/LOG.md)
+SHOWN = 20  # files that cannot be used, named one by one
 
 
 @dataclass(frozen=True)
@@ -87,6 +89,7 @@ def fit(
     threads: int | None = None,
     workers: int = 0,
     strict: bool = False,
+    watch: Stopwatch | None = None,
     tell: Tell | None = None,
     say: Callable[[str], None] = lambda line: None,
 ) -> Fitted:
@@ -95,10 +98,12 @@ def fit(
     `source` is anything that `load_data` takes. Where it names no parts and has fewer than 2,000 images,
     every image trains the model, and its accuracy is estimated from models trained on four fifths (folds
     that keep groups and copies together); else a test part is held out, and read once at the end.
-    `strategies` races these instead of what experience advises. `say` hears sentences for a person.
+    `strategies` races these instead of what experience advises. `watch` says when the minutes began. `say`
+    hears sentences for a person.
     Raises `DataError`, `ModelError`, `UsageError`, `StudyError` or `TrainingError`.
     """
-    watch = Stopwatch()
+    watch = watch or Stopwatch()
+    pinned = [str(parse(name)) for name in strategies or ()]
     data = _load(source, seed, strict, tell).checked(tell)
     backbone = (
         model
@@ -127,9 +132,11 @@ def fit(
     kept.write("advice.json", advice.as_dict())
     for line in advice.why:
         say(line)
-    raced = list(strategies) if strategies else candidates(advice)
-    allowed = default_minutes(advice, raced) if minutes is None else minutes
-    say(f"Racing {', '.join(raced)} until {allowed:g} min are up{'' if minutes else ' (--minutes)'}.")
+    raced = pinned or candidates(advice)
+    folds = 1 if "val" in data.given or len(data.samples) >= FEW_IMAGES else FOLDS
+    allowed = default_minutes(advice, raced, folds, repeats) if minutes is None else minutes
+    limit = f"{allowed:g} min" + ("" if minutes else ", unless --minutes says otherwise")
+    say(f"{'Racing' if len(raced) > 1 else 'Trying'} {', '.join(raced)} for at most {limit}.")
     found = None
     try:
         found = compare(
@@ -138,6 +145,7 @@ def fit(
             raced,
             minutes=allowed,
             repeats=repeats,
+            least=1,
             study=study,
             database=database,
             seed=seed,
@@ -150,7 +158,7 @@ def fit(
     except NoTime as error:
         say(str(error))
     result = {
-        **(_of_race(found) if found else _of_probe(first, metric)),
+        **(_of_race(found) if found else _of_probe(first, kept, metric)),
         "recommended": advice.recommended,
         "model": backbone.name,
         "images": len(data.samples),
@@ -185,12 +193,15 @@ def candidates(advice: Advice) -> list[str]:
     return ["linear_probe", *trained[:RACED]]
 
 
-def default_minutes(advice: Advice, raced: Sequence[str]) -> float:
+def default_minutes(advice: Advice, raced: Sequence[str], folds: int, repeats: int) -> float:
     """Return what a race among these is expected to take, within bounds."""
     known = {option.strategy: option.cost.seconds for option in advice.options}
     each = [known[name] for name in raced if name in known]
-    expected = RACE_RUNS * sum(each) / max(1, len(each)) / 60
-    return min(MOST_MINUTES, max(LEAST_MINUTES, math.ceil(expected)))
+    typical = statistics.fmean(each) if each else 0.0
+    whole, short = [typical] * len(raced), [race.SHORT * typical] * len(raced)
+    planned = race.plan(short, whole, folds=folds, repeats=repeats)
+    expected_s = race.expected_s(planned, short, whole) + typical
+    return min(MOST_MINUTES, max(LEAST_MINUTES, math.ceil(expected_s / 60)))
 
 
 def _load(source: Any, seed: int, strict: bool, tell: Tell | None) -> Manifest:
@@ -206,6 +217,11 @@ def _load(source: Any, seed: int, strict: bool, tell: Tell | None) -> Manifest:
 
 def _found_lines(data: Manifest) -> list[str]:
     lines = [note for note in data.notes if "No val part" not in note and "no test part" not in note.lower()]
+    if data.set_aside:
+        lines.append(f"{len(data.set_aside)} file(s) cannot be used and are set aside:")
+        lines += [f"  {item.path}: {item.reason}" for item in data.set_aside[:SHOWN]]
+        if len(data.set_aside) > SHOWN:
+            lines.append(f"  … and {len(data.set_aside) - SHOWN} more (in the study's manifest.jsonl)")
     if not data.part("test"):
         lines.append(
             "Every image will train the model; its accuracy is estimated from models trained on four fifths, "
@@ -246,7 +262,7 @@ def _of_race(found: Comparison) -> dict[str, Any]:
         "accuracy": figures["accuracy"],
         "low": figures["low"],
         "high": figures["high"],
-        "basis": "test part" if tested else "out of fold",
+        "basis": "test part" if tested else "out of fold" if figures["share"] == 1.0 else "short runs",
         "optimism": None if tested else figures["optimism"],
         "separated": found.separated,
         "run": found.result["run"],
@@ -255,7 +271,7 @@ def _of_race(found: Comparison) -> dict[str, Any]:
     }
 
 
-def _of_probe(run: Run, metric: str) -> dict[str, Any]:
+def _of_probe(run: Run, kept: Study, metric: str) -> dict[str, Any]:
     """The figures of the first model, where there was no time for another."""
     known = metric == "accuracy"
     low, high = metrics.wilson(run.cv_score, run.n_train) if known else (None, None)
@@ -267,7 +283,7 @@ def _of_probe(run: Run, metric: str) -> dict[str, Any]:
         "basis": "cross-validation",
         "optimism": None,
         "separated": False,
-        "run": str(run.folder.path),
+        "run": str(run.folder.path.relative_to(kept.path)),
         "tried": [],
         "verdict": ["There was no time for a race: the linear probe answers."],
     }

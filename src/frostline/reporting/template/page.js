@@ -29,6 +29,8 @@ async function draw(place) {
   }
 }
 
+function hasCurves(key) { return document.getElementById("looks").dataset.curves.split(" ").includes(key); }
+
 async function look(key) {
   const looks = document.getElementById("looks");
   for (const one of looks.querySelectorAll(".look")) one.hidden = one.id !== `look-${key}`;
@@ -36,7 +38,7 @@ async function look(key) {
   looks.dataset.shown = key;
   const curves = document.getElementById("curves");
   if (!curves) return;
-  const has = looks.dataset.curves.split(" ").includes(key);
+  const has = hasCurves(key);
   curves.hidden = !has;
   if (!has) return;
   for (const figure of curves.querySelectorAll("figure")) {
@@ -109,4 +111,6 @@ for (const place of document.querySelectorAll("[data-chart]")) {
   try { await draw(place); drawn.push(place.dataset.chart); }
   catch (error) { place.textContent = "This chart could not be drawn; its numbers are below."; console.error(error); }
 }
+const curves = document.getElementById("curves");
+if (curves) curves.hidden = !hasCurves(document.getElementById("looks").dataset.shown);
 document.documentElement.dataset.drawn = drawn.length;
