@@ -52,7 +52,7 @@ def fitted(sheet: Path, folder: Path, minutes: float) -> dict[str, Any]:
         now = time.perf_counter() - began
         if "there is a model that answers" in line:
             found["first_s"], found["said"] = now, line.strip()
-        elif line.startswith("Racing "):
+        elif line.startswith(("Racing ", "Trying ")):
             found["planned_s"] = now
         elif scored := re.search(r"([\d.]+) % in", line):
             found["scores"].append([now, float(scored.group(1))])
