@@ -42,6 +42,14 @@ weights, remembered cuts and digests, measured rates, the count of looks at a te
 - `stages`: `stages: [{{name, shape, parameters, compute_share}}]`, `cuts: [{{index, name,
   verified}}]`, `notes`.
 - `demo`: `runs`, a list of `train` objects.
+- `compare`: `winner`, `separated` (from every other, over three repeats or more), `finished` (or
+  the time was up), `standings: [{{strategy, augment, runs, share, repeats, score, accuracy, low,
+  high, run_seconds, predicted_seconds}}]`, `differences: [{{leader, other, mean, low, high,
+  separated}}]`, `out_of_fold`, `accuracy`, `low`, `high` (of the test part; null without one),
+  `test_looks`, `verdict` (sentences), `budget_seconds`, `study`, `run`.
+- `fit`: `strategy`, `model`, `accuracy`, `low`, `high`, `basis` (`test part`, `out of fold`, `short
+  runs`, `cross-validation`), `optimism`, `separated`, `recommended`, `images`, `budget_seconds`,
+  `tried` (as `standings`), `verdict`, `study`, `run`, `report`.
 - `report`: `report` (the page's file), `bytes`, `conclusions` (sentences), `notes` (what could not be read).
 - `store`: `path`, `bytes`, `shelves: [{{about, form, rows, bytes, hits, misses, used}}]`; `store prune` and
   `store clear`: `freed_bytes`, `bytes`; `store verify`: `right`, `damaged`, `lost`, `adopted`.

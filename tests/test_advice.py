@@ -8,10 +8,11 @@ from typing import Any
 import numpy as np
 import pytest
 
-from frostline.advice import Budget, Case, advise
+from frostline.advice import Budget, Case, advise, advising, words
 from frostline.advice.forecast import chosen, fit
 from frostline.advice.knowledge import Facts, Trial, read_experience
 from frostline.advice.words import TIME_MARGIN
+from frostline.cost import Cost
 from frostline.errors import UsageError
 from frostline.strategy import parse
 from test_cost import DEAR
@@ -142,6 +143,8 @@ def test_advice_names_everything_that_was_decided() -> None:
     assert "60 %" in found.why[0]
     assert "lp_ft" in found.why[0]
     assert {"lr", "layer_decay", "cut", "epochs", "bn", "augment", "size"} <= set(found.settings)
+    assert all(set(option.settings) == set(found.settings) for option in found.options)
+    assert found.option("linear_probe").settings["lr"] is None  # nothing but a solved head
     plain = found.as_dict()
     for option in plain["options"]:
         promised = "strategy expected_accuracy low high seconds peak_memory_bytes disk_bytes reason"
@@ -175,8 +178,55 @@ def test_rows_that_do_not_fit_the_disk_are_computed_each_time() -> None:
 
 
 def test_nothing_fits_is_one_clear_message() -> None:
-    with pytest.raises(UsageError, match=r"No strategy fits the budget. The cheapest, .*, may take"):
+    with pytest.raises(
+        UsageError, match=r"No strategy fits the budget \(.* min\). The quickest, .*, may take \d+ s\. A"
+    ):
         advise(case(), DEAR, Budget(seconds=1e-6), trials_of(constantly))
+
+
+def test_what_contradicting_limits_leave_out_is_said_of_each() -> None:
+    costs = {"quick": Cost(1.0, 900, 900_000_000, 0, {}), "small": Cost(9.0, 100, 100_000_000, 0, {})}
+    said = advising._nothing_fits(costs, Budget(seconds=2.0, memory_bytes=200_000_000))
+    assert "(0.0333333 min, 200 MB of memory)" in said
+    assert "The quickest, quick, may hold 900 MB of memory. The smallest, small, may take 13 s." in said
+
+
+@pytest.mark.parametrize("seconds", [0.2, 12.4, 89.6, 100.0, 140.0, 5399.0, 5401.0, 9000.0])
+def test_time_that_is_said_to_be_enough_is_enough(seconds: float) -> None:
+    number, unit = words.enough(seconds).split()
+    allowed = float(number) * {"s": 1, "min": 60, "h": 3600}[unit]
+    assert seconds <= allowed <= max(1.0, 1.7 * seconds)
+    assert words.minutes(0.001) != "0 s"
+
+
+def test_random_weights_were_never_tried() -> None:
+    found = advise(case(random=True), DEAR, Budget(), trials_of(constantly))
+    assert found.basis == "extrapolated"
+    assert "random weights" in found.notes[0]
+
+
+def test_fewer_images_than_were_tried_widen_with_their_number() -> None:
+    widths = []
+    for images in (40, 20, 10):
+        option = advise(case(train=images), DEAR, Budget(), trials_of(constantly)).option("lp_ft")
+        assert option.low is not None
+        assert option.high is not None
+        widths.append(option.high - option.low)
+    assert widths[2] > 1.3 * widths[1] > 1.3 * widths[0] / 1.3
+
+
+def test_a_probe_that_knows_the_commonest_class_alone_is_said() -> None:
+    found = advise(case(commonest=0.5), DEAR, Budget(), trials_of(constantly))
+    assert any("commonest class (50 % against 50 %)" in note for note in found.notes)
+    assert not advise(case(commonest=0.3), DEAR, Budget(), trials_of(constantly)).notes
+
+
+def test_without_similarity_the_probe_decides() -> None:
+    silent = {**signals(), "similarity": None}
+    found = advise(case(signals=silent), DEAR, Budget(), trials_of(by_similarity))
+    unproven = advise(case(signals=signals(proven=False)), DEAR, Budget(), trials_of(by_similarity))
+    assert [o.expected_accuracy for o in found.options] == [o.expected_accuracy for o in unproven.options]
+    assert "similarity unknown" in found.why[0]
 
 
 @pytest.mark.parametrize(
@@ -223,5 +273,13 @@ def test_an_unproven_similarity_decides_nothing() -> None:
 def test_three_images_get_no_forecast() -> None:
     found = advise(case(signals=signals(None), train=3), DEAR, Budget(), trials_of(constantly))
     assert all(option.expected_accuracy is None for option in found.options)
-    assert found.recommended == min(found.options, key=lambda o: o.cost.seconds).strategy
+    assert found.recommended == "linear_probe"
     assert "too few" in found.why[0]
+    assert len(found.why) == 2
+
+
+def test_images_that_cannot_be_parted_get_no_forecast_and_are_not_called_few() -> None:
+    tied = {**signals(), "probe_by_stage": [], "learning_curve": []}
+    found = advise(case(signals=tied), DEAR, Budget(), trials_of(constantly))
+    assert all(option.expected_accuracy is None for option in found.options)
+    assert "may be parted" in found.why[0]

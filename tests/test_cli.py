@@ -17,6 +17,7 @@ import pytest
 from click.testing import CliRunner
 from PIL import Image
 
+from frostline.cli import judging
 from frostline.cli.main import cli
 from frostline.store import Form, Store, key_of
 from tiny import write_folder, write_table
@@ -302,13 +303,22 @@ def test_plan_recommends_with_costs_and_reasons(table: Path) -> None:
     shown = frostline(*words, "--minutes", "60", "--memory", "64GB", "--disk", "10GB")
     assert shown.exit_code == 0, shown.output
     assert "Recommended: " in shown.stdout
-    assert "--size 32 --minutes 60.0 --strategy" in shown.stdout
+    assert f"\n  frostline train {table} --size 32 --minutes 60 --threads 1 --strategy" in shown.stdout
     nothing = frostline(*words, "--minutes", "0.0001")
     assert nothing.exit_code == 2
-    assert "No strategy fits the budget. The cheapest, " in nothing.output
+    assert "No strategy fits the budget (0.0001 min). The quickest, " in nothing.output
     wrong = frostline(*words, "--memory", "4 apples")
     assert wrong.exit_code == 2
     assert "is not a size" in wrong.output
+
+
+def test_the_command_that_plan_names_splits_and_reads_as_plan_did() -> None:
+    plain = {"model": "lite0", "architecture": None, "size": None, "seed": 0, "test": 0.2, "val": 0.2}
+    plain |= {"minutes": None, "threads": None, "store_folder": None, "strict": False}
+    assert judging._train("photos", plain) == "frostline train photos"
+    asked = {"seed": 3, "val": 0.0, "minutes": 10.0, "store_folder": "my store", "strict": True}
+    words = "frostline train 'my photos' --seed 3 --val 0 --minutes 10 --store 'my store' --strict"
+    assert judging._train("my photos", {**plain, **asked}) == words
 
 
 @pytest.mark.parametrize(

@@ -25,7 +25,7 @@ from frostline.comparison.race import Race, Rung, Task
 from frostline.dataset import Manifest
 from frostline.errors import DataError, StudyError, UsageError
 from frostline.strategy import parse, scaled, schedule
-from frostline.timing import Stopwatch, process_age_s
+from frostline.timing import Stopwatch
 from tiny import tiny_backbone, tiny_model, write_table
 
 OPTIONS = {"exact": True, "flip": "none", "threads": 1}
@@ -218,11 +218,6 @@ def test_a_head_that_is_solved_for_has_no_epochs_to_run_short_of() -> None:
     found._say(Task(0, 1.0, Cell(0, 0)), outcome)  # the same run again
     assert len(said) == 2
     assert [comparing._share(found, place) for place in (0, 1)] == [1.0, 0.25]
-
-
-def test_minutes_count_from_the_start_of_the_process() -> None:
-    assert process_age_s() > 0.1  # torch has been imported
-    assert Stopwatch(process_age_s()).seconds >= process_age_s() - 0.05
 
 
 def test_a_short_schedule_has_every_phase() -> None:

@@ -339,6 +339,13 @@ def test_rates_are_measured_stage_by_stage(images: Images) -> None:
     assert predict("top_k(1)", found, **DATA).seconds > 0  # type: ignore[arg-type]
 
 
+def test_timings_that_contradict_each_other_give_no_negative_rates(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A neighbour held up what lies beside the stages, and not the whole step."""
+    monkeypatch.setattr(learning, "watched", lambda run: run() or learning.Watched(1e-6, 0, 1e-6, 0))
+    found = learning.steps(tiny_backbone(), 8, 3, 1)
+    assert all(rate >= 0 for rows in found.rates.values() for row in rows for rate in row)
+
+
 def test_kept_bytes_are_what_autograd_keeps(images: Images) -> None:
     """By hand, in float32: a block's input, its convolution's output, ReLU's output, dropout's mask."""
     backbone = tiny_backbone()

@@ -2,17 +2,23 @@
 
 from __future__ import annotations
 
+import time
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 import pytest
+from click.testing import CliRunner
 
 import frostline
+from frostline.cli.main import cli
+from frostline.cli.verb import Verb
 from frostline.comparison import judging, race
 from frostline.comparison.contest import Contest
+from frostline.errors import UsageError
 from frostline.story.fitting import default_minutes
+from frostline.timing import Stopwatch
 from test_comparison import answers
 from tiny import tiny_backbone, tiny_model, write_folder, write_table
 
@@ -124,6 +130,26 @@ def test_without_minutes_the_race_gets_the_time_that_its_folds_take() -> None:
     assert once == 3.0  # three candidates, three repeats, and the winner: 2.5 min
     assert folded == 12.0  # 46 runs
     assert default_minutes(advice, STRATEGIES[:1], 1, 1) == 2.0
+
+
+@pytest.mark.parametrize("verb", ["fit", "compare"])
+def test_a_budget_counts_from_the_call_imports_and_all(
+    verb: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    watches: list[Stopwatch] = []
+
+    def begun(*_: object, watch: Stopwatch, **given: object) -> None:
+        watches.append(watch)
+        raise UsageError("far enough")
+
+    slow_s = 0.2
+    monkeypatch.setattr(Verb, "start", lambda _: time.sleep(slow_s))  # where torch is imported
+    monkeypatch.setattr(frostline, verb, begun)
+    made = tiny_backbone()
+    monkeypatch.setattr(frostline, "load_backbone", lambda *_, **given: made)
+    arguments = [verb, str(write_folder(tmp_path / "photos", per_class=4)), "--minutes", "1"]
+    assert "far enough" in CliRunner().invoke(cli, arguments).stderr
+    assert watches[0].seconds >= slow_s
 
 
 def test_one_strategy_can_be_pinned(tmp_path: Path) -> None:

@@ -13,6 +13,7 @@ import frostline
 from frostline import backbone as bb
 from frostline import numerics, probe
 from frostline.dataset import Manifest
+from frostline.errors import ModelError
 from frostline.frozen import Way, padded
 from frostline.images import EVALUATION_BATCH, Images
 from frostline.probe import Folds
@@ -128,6 +129,19 @@ def test_a_network_that_cannot_be_listened_to_is_measured_without_similarity(dat
     assert any("can be listened to" in note for note in found.notes)
     assert any("random weights is left out" in note for note in found.notes)  # `scale` can't be made afresh
     assert all(row.random is None for row in found.probe_by_stage)
+
+
+def test_a_network_without_a_cut_is_one_clear_message(data: Manifest) -> None:
+    loose = nn.Sequential(
+        nn.Sequential(nn.Conv2d(3, 8, 3, 2, 1), nn.BatchNorm2d(8, track_running_stats=False), nn.ReLU()),
+        nn.AdaptiveAvgPool2d(1),
+        nn.Flatten(),
+        nn.Linear(8, 4),
+    )
+    backbone = frostline.load_backbone(loose.eval(), preprocessing=PREPROCESSING)
+    assert len(backbone.cuts) == 1  # what one image answers depends on the others
+    with pytest.raises(ModelError, match="can't be cut"):
+        measure(backbone, data)
 
 
 def test_a_network_in_pieces_is_heard_as_one(data: Manifest) -> None:

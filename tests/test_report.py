@@ -222,6 +222,21 @@ def test_a_winner_without_epochs_leaves_the_curves_to_the_others(tmp_path: Path)
         assert chart.rows
 
 
+def test_accuracy_and_seconds_stand_against_the_cut(tmp_path: Path) -> None:
+    study = studies.compared(tmp_path / "study", cuts=True)
+    section = next(s for s in sections(gathered(study)) if s.key == "cut")
+    accuracy, seconds = section.charts
+    assert (accuracy.key, seconds.key) == ("cut-curve", "cut-seconds")
+    assert [row[:2] for row in accuracy.rows] == [row[:2] for row in seconds.rows]
+    assert not any("The answer" in line for line in section.lead)  # not all were seen on every repeat
+    file = next(study.glob("comparisons/*/comparison.json"))
+    found = json.loads(file.read_text())
+    apart = {"leader": "full", "other": "top_k(1)", "mean": 0.1, "low": 0.0, "high": 0.2, "separated": False}
+    file.write_text(json.dumps({**found, "differences": [apart]}))
+    section = next(s for s in sections(gathered(study)) if s.key == "cut")
+    assert any("The answer" in line for line in section.lead)
+
+
 def test_names_are_shortened_and_stay_apart() -> None:
     assert visible("a\u202eb\x00\n") == "a\\u202eb\\u0000\\u000a"
     assert visible("שלום 猫 é\u200d") == "שלום 猫 é\u200d"

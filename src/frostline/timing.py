@@ -106,18 +106,13 @@ def reuse_freed_memory() -> None:
             mallopt(parameter, value)
 
 
-def process_age_s() -> float:
-    """Return the wall seconds since this process was started: what importing took is in them."""
-    return max(0.0, time.time() - float(psutil.Process().create_time()))
-
-
 class Stopwatch:
-    """Wall seconds since it was made, and `earlier_s`."""
+    """Wall seconds since it was made."""
 
-    def __init__(self, earlier_s: float = 0.0) -> None:
-        self._start = time.perf_counter() - earlier_s
+    def __init__(self) -> None:
+        self._start = time.perf_counter()
 
     @property
     def seconds(self) -> float:
-        """Seconds since it was made, and `earlier_s`."""
+        """Seconds since it was made."""
         return time.perf_counter() - self._start

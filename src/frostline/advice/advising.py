@@ -10,10 +10,11 @@ from typing import Any
 from frostline.advice import words
 from frostline.advice.forecast import Expected, Model, chosen, fit
 from frostline.advice.knowledge import Facts, Trial, facts_of, read_experience
-from frostline.advice.words import TIME_MARGIN, Picture, minutes
+from frostline.advice.words import PLAINEST, TIME_MARGIN, Picture, enough, room
 from frostline.cost import Cost, Rates, predict
 from frostline.errors import UsageError
 from frostline.reporting import notebook
+from frostline.signals.similarity import FEWEST
 from frostline.strategy import Segment, Strategy, parse, schedule, settings
 
 # How much wider intervals are for networks and sizes that were never tried: a choice, since one network and
@@ -21,6 +22,7 @@ from frostline.strategy import Segment, Strategy, parse, schedule, settings
 WIDENED = 1.5
 # Images within this factor of what was tried count as tried; so do image sizes within the second one.
 NEAR_IMAGES, NEAR_SIZE = 2.0, 1.25
+BETTER = 0.01  # a probe that beats the commonest class by less knows nothing
 MORE_IMAGES = 4  # times as many: the question people ask
 
 
@@ -44,12 +46,20 @@ class Budget:
         """Say what does not fit; empty where all does."""
         found = []
         if self.seconds is not None and TIME_MARGIN * cost.seconds > self.seconds:
-            found.append(f"may take {minutes(TIME_MARGIN * cost.seconds)}")
+            found.append(f"may take {enough(TIME_MARGIN * cost.seconds)}")
         if self.memory_bytes is not None and cost.peak_memory_upper_bytes > self.memory_bytes:
-            found.append(f"may hold {cost.peak_memory_upper_bytes / 1e9:.2f} GB of memory")
+            found.append(f"may hold {room(cost.peak_memory_upper_bytes)} of memory")
         if self.disk_bytes is not None and cost.disk_bytes > self.disk_bytes:
-            found.append(f"keeps {cost.disk_bytes / 1e9:.2f} GB on disk")
+            found.append(f"keeps {room(cost.disk_bytes)} on disk")
         return ", ".join(found)
+
+    def __str__(self) -> str:
+        limits = [] if self.seconds is None else [f"{self.seconds / 60:g} min"]
+        if self.memory_bytes is not None:
+            limits.append(f"{self.memory_bytes / 1e6:g} MB of memory")
+        if self.disk_bytes is not None:
+            limits.append(f"{self.disk_bytes / 1e6:g} MB on disk")
+        return ", ".join(limits) or "no limit"
 
 
 @dataclass(frozen=True)
@@ -64,6 +74,7 @@ class Option:
     rows: str  # to pass to `train`: "compute" where rows don't fit the disk
     fits: bool
     reason: str
+    settings: dict[str, Any]  # rates, cut, epochs, augmentation, BatchNorm, size
 
     def as_dict(self) -> dict[str, Any]:
         """The option as plain data."""
@@ -81,7 +92,7 @@ class Advice:
     runner_up: str | None
     why: tuple[str, ...]
     would_change: tuple[str, ...]
-    settings: dict[str, Any]  # of the recommended strategy: rates, cut, epochs, augmentation, BatchNorm, size
+    settings: dict[str, Any]  # of the recommended strategy
     basis: str  # "measured", or "extrapolated" with the reason in `notes`
     notes: tuple[str, ...]
 
@@ -122,11 +133,24 @@ class Case:
     classes: int
     augment: str = "standard"
     batch: int = 32
+    random: bool = False  # the network's weights
+    commonest: float = 0.0  # share of the training images in the largest class
 
     @property
     def facts(self) -> Facts | None:
-        """What the forecast looks at; `None` where too little could be measured."""
-        return facts_of(self.signals, self.train)
+        """What the forecast looks at; `None` where too little could be measured.
+
+        Similarity is `nan` where there are images enough and the network can't be listened to.
+        """
+        signals = dict(self.signals)
+        if signals["similarity"] is None and self.train >= FEWEST:
+            signals["similarity"] = {"value": math.nan}
+        return facts_of(signals, self.train)
+
+    @property
+    def proven(self) -> bool:
+        """Whether the similarity may be relied on."""
+        return bool(self.signals["similarity"] and self.signals["similarity"]["proven"])
 
 
 def advise(case: Case, rates: Rates, budget: Budget, trials: Sequence[Trial] | None = None) -> Advice:
@@ -138,10 +162,10 @@ def advise(case: Case, rates: Rates, budget: Budget, trials: Sequence[Trial] | N
     model = fit(trials)
     basis, notes = _basis(case, trials)
     facts = case.facts
-    if facts is None:
-        notes.append("Too few images to measure on: take the cheapest, and trust no forecast.")
-    elif not case.signals["similarity"]["proven"]:
-        facts = replace(facts, similarity=model.typical["similarity"])
+    if facts is not None:
+        notes += _doubts(case, facts)
+        if not case.proven:
+            facts = replace(facts, similarity=model.typical["similarity"])
     able = [name for name in model.strategies if (parse(name).k or 0) < case.stages]
     costs = {name: _cost(name, rates, case, budget) for name in able}
     refused = {name: budget.refuses(cost) for name, (cost, _) in costs.items()}
@@ -149,10 +173,10 @@ def advise(case: Case, rates: Rates, budget: Budget, trials: Sequence[Trial] | N
     if not fitting:
         raise UsageError(_nothing_fits({name: cost for name, (cost, _) in costs.items()}, budget))
     seconds = {name: costs[name][0].seconds for name in able}
-    widen = WIDENED if basis == "extrapolated" else 1.0
+    widen = _widening(case, trials) if basis == "extrapolated" else 1.0
     expected = {e.strategy: e for e in model.expect(facts, widen) if e.strategy in costs} if facts else {}
     if facts is None:
-        pick = min(fitting, key=seconds.__getitem__)
+        pick = PLAINEST if PLAINEST in fitting else min(fitting, key=seconds.__getitem__)
     else:
         pick = chosen(model, facts, {name: seconds[name] for name in fitting}).strategy
     order = sorted(
@@ -169,17 +193,20 @@ def advise(case: Case, rates: Rates, budget: Budget, trials: Sequence[Trial] | N
             *costs[name],
             fits=not refused[name],
             reason=words.reason(picture, name),
+            settings=described_settings(name, case),
         )
         for name in order
     )
-    proven = bool(case.signals["similarity"] and case.signals["similarity"]["proven"])
+    near = "similarity unproven for such a network" if case.signals["similarity"] else "similarity unknown"
+    if facts is not None and case.proven:
+        near = f"similarity {facts.similarity:.2f}"
     return Advice(
         options=options,
         recommended=pick,
         runner_up=runner_up,
-        why=words.why(picture, case.train, proven),
+        why=words.why(picture, near) if facts else words.unknown(case.train, FEWEST, pick),
         would_change=words.changes(picture, _with_more(case, facts, model, rates, list(seconds))),
-        settings=described_settings(pick, case),
+        settings=next(option.settings for option in options if option.strategy == pick),
         basis=basis,
         notes=tuple(notes),
     )
@@ -241,16 +268,37 @@ def _cost(name: str, rates: Rates, case: Case, budget: Budget) -> tuple[Cost, st
 
 
 def _nothing_fits(costs: Mapping[str, Cost], budget: Budget) -> str:
-    name = min(costs, key=lambda n: (costs[n].seconds, costs[n].peak_memory_upper_bytes))
+    quickest = min(costs, key=lambda name: costs[name].seconds)
+    smallest = min(costs, key=lambda name: costs[name].peak_memory_upper_bytes)
+    found = [f"The quickest, {quickest}, {budget.refuses(costs[quickest])}."]
+    if smallest != quickest and budget.memory_bytes is not None:
+        found.append(f"The smallest, {smallest}, {budget.refuses(costs[smallest])}.")
     return (
-        f"No strategy fits the budget. The cheapest, {name}, {budget.refuses(costs[name])}. "
+        f"No strategy fits the budget ({budget}). {' '.join(found)} "
         "Allow more, use fewer images, or a smaller --size."
     )
+
+
+def _widening(case: Case, trials: Sequence[Trial]) -> float:
+    """How much wider intervals are for what was never tried; errors of few images shrink as their root."""
+    fewest = min(trial.facts.images for trial in trials)
+    return WIDENED * math.sqrt(max(1.0, fewest / case.train))
+
+
+def _doubts(case: Case, facts: Facts) -> list[str]:
+    """Say where accuracy tells little, whatever its interval."""
+    if facts.probe > case.commonest + BETTER:
+        return []
+    shares = f"{100 * facts.probe:.0f} % against {100 * case.commonest:.0f} %"
+    return [f"A frozen probe does no better than always answering the commonest class ({shares})."]
 
 
 def _basis(case: Case, trials: Sequence[Trial]) -> tuple[str, list[str]]:
     """Tell whether such a case was tried, and what is new about it."""
     mine = [trial for trial in trials if trial.model == case.architecture]
+    if case.random:
+        doubt = f"{case.architecture} has random weights here, and all that was tried was pretrained"
+        return "extrapolated", [f"{doubt}: trust no forecast."]
     if not mine:
         names = ", ".join(sorted({trial.model for trial in trials}))
         return "extrapolated", [f"{case.architecture} was never tried (tried: {names}); intervals are wider."]

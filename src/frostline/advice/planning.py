@@ -53,5 +53,7 @@ def plan(
         val=len(data.part("val")),
         test=len(data.part("test")),
         classes=len(data.classes),
+        random=bool(backbone.source.get("random")),
+        commonest=found.size.per_class[-1] / found.size.train,
     )
     return Planned(advise(case, found.rates, budget), found)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
@@ -10,7 +11,9 @@ from frostline.advice.knowledge import Facts, Trial
 
 # A run takes longer than predicted by more than this in one case of ten (docs/LOG.md): a budget is hard.
 TIME_MARGIN = 1.35
+PLAINEST = "linear_probe"  # solved for, nothing to tune: what to begin with where nothing is known
 LEAST_GAIN = 0.005  # of accuracy: less is not worth a word
+SAME_TIME = 1.05  # times as long: less is not worth a word either
 
 
 @dataclass(frozen=True)
@@ -29,8 +32,20 @@ class Picture:
 def minutes(seconds: float) -> str:
     """Write a duration so that nobody must convert it."""
     if seconds < 90:
-        return f"{seconds:.0f} s"
+        return f"{seconds:.0f} s" if seconds >= 1 else f"{max(0.1, seconds):.1f} s"
     return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"
+
+
+def enough(seconds: float) -> str:
+    """Write a duration that is no shorter: what must be allowed for it."""
+    if seconds < 90:
+        return f"{math.ceil(seconds)} s"
+    return f"{math.ceil(seconds / 60)} min" if seconds < 5400 else f"{math.ceil(seconds / 360) / 10:.1f} h"
+
+
+def room(size_bytes: float) -> str:
+    """Write a size that is no smaller: what must be allowed for it."""
+    return f"{math.ceil(size_bytes / 1e6):,} MB"
 
 
 def points(difference: float) -> str:
@@ -44,7 +59,7 @@ def reason(picture: Picture, name: str) -> str:
     if p.refused[name]:
         return f"does not fit: {p.refused[name]}"
     if p.facts is None:
-        return "the cheapest" if name == p.pick else ""
+        return "recommended" if name == p.pick else ""
     if name == p.pick:
         fitting = [e for n, e in p.expected.items() if not p.refused[n]]
         best = max(fitting, key=lambda e: e.accuracy)
@@ -54,17 +69,29 @@ def reason(picture: Picture, name: str) -> str:
     apart = p.expected[name].accuracy - p.expected[p.pick].accuracy
     times = p.seconds[name] / p.seconds[p.pick]
     dearer = f"{times:.1f} × the time" if times >= 1 else f"1/{1 / times:.1f} the time"
+    if 1 / SAME_TIME <= times <= SAME_TIME:
+        dearer = "the same time"
     close = abs(apart) <= p.model.apart(name, p.pick)
     return f"{'not separated' if close else f'{100 * apart:+.1f} points'}, {dearer}"
 
 
-def why(picture: Picture, images: int, proven: bool) -> tuple[str, ...]:
-    """Say in two sentences why the recommended strategy is, and what comes next."""
+def unknown(images: int, fewest: int, pick: str) -> tuple[str, ...]:
+    """Say why nothing can be forecast, and what to do then; `fewest` images can be measured on."""
+    if images < fewest:
+        why = f"{images} training images are too few to measure on, so nothing can be forecast."
+    else:
+        why = "No class has two images that may be parted, so nothing can be forecast."
+    return why, f"{pick} is {'the plainest start' if pick == PLAINEST else 'the cheapest that fits'}."
+
+
+def why(picture: Picture, near: str) -> tuple[str, ...]:
+    """Say in two sentences why the recommended strategy is, and what comes next.
+
+    `near` is what similarity says.
+    """
     p = picture
-    if p.facts is None:
-        return (f"{images} training images are too few to measure on: the cheapest is as good a guess.",)
+    assert p.facts is not None
     mine = p.expected[p.pick]
-    near = f"similarity {p.facts.similarity:.2f}" if proven else "similarity unproven for such a network"
     span = f"{100 * mine.low:.0f}–{100 * mine.high:.0f} %"
     first = (
         f"With {p.facts.images:,} training images of {p.facts.classes} classes, {near} and a frozen probe at "
@@ -121,7 +148,7 @@ def changes(picture: Picture, with_more: Expected | None) -> tuple[str, ...]:
     best = chosen(p.model, p.facts, p.seconds)
     if best.strategy != p.pick:
         found.append(
-            f"With {minutes(TIME_MARGIN * p.seconds[best.strategy])} and room for it: {best.strategy}, "
+            f"With {enough(TIME_MARGIN * p.seconds[best.strategy])} and room for it: {best.strategy}, "
             f"{points(best.accuracy - p.expected[p.pick].accuracy)} more."
         )
     cheap = {n: s for n, s in p.seconds.items() if s <= p.seconds[p.pick] / 2 and not p.refused[n]}
@@ -129,7 +156,7 @@ def changes(picture: Picture, with_more: Expected | None) -> tuple[str, ...]:
         quick = chosen(p.model, p.facts, cheap)
         lost = max(0.0, p.expected[p.pick].accuracy - quick.accuracy)
         found.append(
-            f"With only {minutes(TIME_MARGIN * p.seconds[quick.strategy])}: {quick.strategy}, "
+            f"With only {enough(TIME_MARGIN * p.seconds[quick.strategy])}: {quick.strategy}, "
             f"{points(lost)} less."
         )
     if with_more.strategy != p.pick:

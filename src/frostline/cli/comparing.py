@@ -79,7 +79,6 @@ def compare(data: str, **options: Any) -> None:
     with Verb(options) as verb:
         import frostline
         from frostline.cli import show, show_comparison
-        from frostline.timing import Stopwatch, process_age_s
 
         manifest, backbone = loaded(verb, data, options)
         verb.progress.say(show.data_lines(manifest))
@@ -105,7 +104,7 @@ def compare(data: str, **options: Any) -> None:
             backbone,
             manifest,
             draws=options["draws"] if options["search"] else 0,
-            watch=Stopwatch(process_age_s()),  # the minutes are from start to exit
+            watch=verb.since_called,
             tell=verb.progress,
             say=verb.progress.say,
             **given,

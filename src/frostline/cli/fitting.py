@@ -49,7 +49,6 @@ def fit(data: str, **options: Any) -> None:
         verb.start_for(data)
         import frostline
         from frostline.cli import show_fitting
-        from frostline.timing import Stopwatch, process_age_s
 
         named = (
             "model",
@@ -71,7 +70,7 @@ def fit(data: str, **options: Any) -> None:
         found = frostline.fit(
             data,
             strategies=options["names"],
-            watch=Stopwatch(process_age_s()),  # the minutes are from start to exit
+            watch=verb.since_called,
             tell=verb.progress,
             say=verb.progress.say,
             **{key: options[key] for key in named},

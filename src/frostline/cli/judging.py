@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from typing import Any
 
 import click
@@ -74,7 +75,17 @@ def plan(data: str, **options: Any) -> None:
             threads=options["threads"],
             tell=verb.progress,
         )
-        words = ["frostline train", data]
-        named = ("model", "architecture", "size", "seed", "minutes")
-        words += [f"--{name} {options[name]}" for name in named if options[name] not in (None, "lite0", 0)]
-        verb.done(found.as_dict(), lambda: show_advice.advice(found, " ".join(words)))
+        verb.done(found.as_dict(), lambda: show_advice.advice(found, _train(data, options)))
+
+
+def _train(data: str, options: dict[str, Any]) -> str:
+    """Return the `frostline train` that goes with this call, ready to be pasted, without a strategy."""
+    plain = {"model": "lite0", "seed": 0, "test": 0.2, "val": 0.2}
+    named = ("model", "architecture", "size", "seed", "test", "val", "minutes", "threads", "store_folder")
+    words = ["frostline", "train", data]
+    for name in named:
+        value = options[name]
+        if value is not None and value != plain.get(name):
+            shown = f"{value:g}" if isinstance(value, float) else str(value)
+            words += [f"--{name.removesuffix('_folder')}", shown]
+    return shlex.join([*words, *(["--strict"] if options["strict"] else [])])

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from rich import box
 from rich.table import Table
 
 from frostline.advice import Option, Planned
 from frostline.advice.words import minutes
-from frostline.cli.show import _out, between, percent, size
+from frostline.cli.show import _out, size
 from frostline.cli.show_signals import similarity_line, size_lines
 
 
@@ -23,6 +25,7 @@ def advice(found: Planned, train: str) -> None:
         out.print(similarity_line(found.signals.similarity, found.signals.model))
     out.print(_options(said.options, said.recommended))
     out.print(f"Recommended: {said.recommended}", style="bold", highlight=False)
+    out.print(settings_line(said.settings), highlight=False)
     for line in said.why:
         out.print(line, highlight=False)
     for line in said.would_change:
@@ -31,7 +34,18 @@ def advice(found: Planned, train: str) -> None:
         out.print(f"Note: {note}", highlight=False)
     rows = said.option(said.recommended).rows
     more = "" if rows == "auto" else f" --rows {rows}"
-    out.print(f'\n  {train} --strategy "{said.recommended}"{more}', highlight=False)
+    out.print(f'\n  {train} --strategy "{said.recommended}"{more}', highlight=False, soft_wrap=True)
+
+
+def settings_line(found: dict[str, Any]) -> str:
+    """What a strategy decides, with every default filled in."""
+    if not found["epochs"]:
+        return f"A linear head is solved for on frozen features, {found['size']} px; nothing else learns."
+    return (
+        f"Stages from {found['cut']} on learn, {found['epochs']} epochs: rate {found['lr']:g} at the head, "
+        f"× {found['layer_decay']:g} for each stage below; BatchNorm {found['bn']}, augmentation "
+        f"{found['augment']}, {found['size']} px, batches of {found['batch']}."
+    )
 
 
 def _options(options: tuple[Option, ...], recommended: str) -> Table:
@@ -46,8 +60,8 @@ def _options(options: tuple[Option, ...], recommended: str) -> Table:
         style = "bold" if option.strategy == recommended else (None if option.fits else "dim")
         table.add_row(
             option.strategy,
-            "?" if accuracy is None else percent(accuracy),
-            "" if low is None or high is None else between(low, high),
+            "?" if accuracy is None else f"{100 * accuracy:.0f} %",  # errors are points, not tenths of them
+            "" if low is None or high is None else f"{100 * low:.0f}–{100 * high:.0f} %",
             minutes(option.cost.seconds),
             size(option.cost.peak_memory_bytes),
             size(option.cost.disk_bytes),

@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from rich import box
 from rich.table import Table
 
 from frostline.cli.show import _out, between, percent
 from frostline.cost import Rates
 from frostline.drawing import count_text
-from frostline.signals import Signals, Similarity, StageProbe
+from frostline.signals import CurvePoint, Signals, Similarity, StageProbe
+from frostline.signals.similarity import FEWEST
 
 # Words for a number, a choice. For lite0 photographs lie at 0.58 and 0.61, clip art and hands at 0.47 and
 # 0.29, icons and spectrograms at 0.28 and 0.17 (docs/LOG.md 2026-11-24).
 NEAR, FAR = 0.55, 0.25
+RISING = 0.02  # of accuracy from twice the images: a choice
+UNSURE = 0.05  # half an interval, beyond which a flat curve tells nothing: a choice
 
 
 def signals(found: Signals) -> None:
@@ -50,18 +55,26 @@ def size_lines(found: Signals) -> list[str]:
     ]
     more = []
     if s.imbalance >= 3:
-        more.append(f"the largest class has {s.imbalance:.0f} times the images of the smallest")
+        more.append(
+            f"the largest class has {s.imbalance:.0f} times the images of the smallest, and always answering "
+            f"it is right for {percent(most / s.train)}"
+        )
     if s.copies:
-        more.append(f"{s.copies:,} exact copies")
+        more.append(counted(s.copies, "exact copy", "exact copies"))
     if s.near_copies:
-        more.append(f"{s.near_copies:,} pairs of near copies")
+        more.append(counted(s.near_copies, "pair of near copies", "pairs of near copies"))
     if s.groups:
-        more.append(f"{s.groups:,} groups of images that are kept together")
+        more.append(f"{counted(s.groups, 'group', 'groups')} of images kept together")
     if s.set_aside:
-        more.append(f"{s.set_aside:,} files set aside")
+        more.append(counted(s.set_aside, "file set aside", "files set aside"))
     if more:
         lines.append(f"Mind: {'; '.join(more)}.")
     return lines
+
+
+def counted(number: int, one: str, several: str) -> str:
+    """Write how many there are of something."""
+    return f"{number:,} {one if number == 1 else several}"
 
 
 def similarity_line(found: Similarity, model: str) -> str:
@@ -79,11 +92,12 @@ def similarity_line(found: Similarity, model: str) -> str:
 
 
 def _depth_table(found: Signals) -> Table:
-    title = "What each depth already knows: a probe, out of fold, beside one on random weights"
+    title = "What each depth already knows: a probe, out of fold (95 % interval), and one on random weights"
     table = Table(title=title, title_justify="left", box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0))
-    columns = ("after", "width", "similar", "probe", "95 % interval", "random", "LogME", "H-score", "5-NN")
+    columns = ("after", "width", "similar", "probe", "95 %", "random", "LogME", "H-score", "5-NN")
     for name in columns:
-        table.add_column(name, justify="left" if name == "after" else "right")
+        left = name == "after"
+        table.add_column(name, justify="left" if left else "right", no_wrap=not left, overflow="fold")
     best = found.best_stage
     near = found.similarity.by_stage if found.similarity else {}
     for row in found.probe_by_stage:
@@ -132,19 +146,30 @@ def _rates_line(rates: Rates) -> str:
 def _depth_lines(found: Signals) -> list[str]:
     best, last = found.best_stage, found.probe_by_stage[-1]
     assert best is not None
-    lines = [_best_line(best, last)]
+    if found.n_measured < FEWEST:
+        return [f"Probes of {found.n_measured} images say next to nothing."]
     points = found.curve
     steps = ", ".join(f"{percent(point.accuracy)} from {point.images:,}" for point in points)
-    slope = points[-1].accuracy - points[-2].accuracy
-    verdict = "more images would still help" if slope >= 0.02 else "more of the same images would hardly help"
-    lines.append(f"Learning curve of the last stage's probe: {steps} images; {verdict} a frozen network.")
-    return lines
+    return [
+        _best_line(best, last),
+        f"Learning curve of the last stage's probe: {steps} images; {_rise(found.curve)}.",
+    ]
+
+
+def _rise(points: Sequence[CurvePoint]) -> str:
+    """Say what the curve says of more images; it is itself uncertain."""
+    last = points[-1]
+    if last.accuracy - points[-2].accuracy >= RISING:
+        return "more images would probably still help a frozen network"
+    if last.high - last.low > 2 * UNSURE:
+        return "these are too few to tell whether more would help a frozen network"
+    return "more of the same images would hardly help a frozen network"
 
 
 def _best_line(best: StageProbe, last: StageProbe) -> str:
     if best is last:
         return f"The deepest features are the best: {percent(last.accuracy)}."
-    if best.accuracy - last.accuracy <= (last.high - last.low) / 4:
+    if best.accuracy - last.accuracy <= (last.high - last.low) / 2:
         return f"The features of {best.stage} and of the last stage are not separated."
     gain = 100 * (best.accuracy - last.accuracy)
     return (

@@ -15,6 +15,7 @@ import click
 
 from frostline.cli.progress import Progress
 from frostline.errors import FrostlineError, StoreWarning
+from frostline.timing import Stopwatch
 
 SCHEMA = 1  # of the JSON objects: docs/cli.md; raised when a field changes its meaning or goes
 F = TypeVar("F", bound=Callable[..., Any])
@@ -47,6 +48,7 @@ class Verb:
     """One call of one verb: store, clock, progress, and the one JSON object."""
 
     def __init__(self, options: dict[str, Any]) -> None:
+        self.since_called = Stopwatch()  # heavy imports are in it: a budget is from start to exit
         self._json: bool = options["as_json"]
         self.progress = Progress(options["quiet"])
         self._watch: Any = None
@@ -86,8 +88,6 @@ class Verb:
 
     def start_light(self) -> None:
         """Begin to count seconds, for a verb that needs no network."""
-        from frostline.timing import Stopwatch
-
         self._watch = Stopwatch()
 
     def done(self, result: dict[str, Any], show: Callable[[], None]) -> None:

@@ -24,7 +24,8 @@ from frostline.timing import PeakMemory, resident_bytes
 
 FEW, MANY = 2, ways.TRIAL  # images; training steps have up to twice as many, and whole steps correct for it
 REPEATS = 2  # the shortest counts: of a whole step each stage takes its share
-LEAST = 0.05  # of a stage's time is the images', whatever the difference of two timings says
+# Of a stage's time is the images', and of a step's the stages', whatever differences of timings say.
+LEAST = 0.05
 WEIGHED = (2, 4)  # images in the two passes that count kept bytes
 
 Row = tuple[float, float, float, float]  # as in `cost.Learning`
@@ -68,7 +69,8 @@ def steps(backbone: Backbone, batch: int, classes: int, threads: int) -> Steps:
     peak = whole.peak_bytes - batch * sum(kept for *_, kept in rates[name])
     head_s = numerics.seconds(_Step(backbone, model, last, plan, batch).run)
     step_s = max(0.0, head_s - _step_s(rates[name][-1:], batch) - update_s * parameters[-1])
-    scale = (whole.seconds - step_s - update_s * sum(parameters)) / taken[name]
+    # Timed apart, what lies beside the stages may come out longer than a whole step on a busy machine.
+    scale = max(LEAST * whole.seconds, whole.seconds - step_s - update_s * sum(parameters)) / taken[name]
     scaled = {
         plan: [
             (forward * scale, backward * scale, fixed * scale, kept)

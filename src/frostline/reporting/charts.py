@@ -112,8 +112,8 @@ def scatter(values: Sequence[Spec], front: Sequence[Spec], on: str, ends: tuple[
     return spec(340, values, layers)
 
 
-def against_cut(values: Sequence[Spec], stages: Sequence[str], on: str) -> Spec:
-    """Accuracy by the lowest stage that learns; the frozen network stands last."""
+def against_cut(values: Sequence[Spec], stages: Sequence[str], title: str, *, share: bool) -> Spec:
+    """A share, or seconds, by the lowest stage that learns; the frozen network stands last."""
     x = {
         "field": "stage",
         "type": "ordinal",
@@ -125,14 +125,17 @@ def against_cut(values: Sequence[Spec], stages: Sequence[str], on: str) -> Spec:
             labelOverlap=False,
         ),
     }
+    style = ".1%" if share else ".1f"
     tooltip = told(
-        ("name", "strategy", ""), ("value", "right", ".1%"), ("low", "from", ".1%"), ("high", "to", ".1%")
+        ("name", "strategy", ""), ("value", title, style), ("low", "from", style), ("high", "to", style)
     )
     found = ranged(values, x, height=260, tooltip=tooltip, line=False)
     kinds = {"domain": ["chosen", "tried"], "range": [WARM, COOL]}
     for layer in found["layer"]:
         layer["encoding"]["color"] = {"field": "kind", "type": "nominal", "scale": kinds, "legend": None}
-        layer["encoding"]["y"]["axis"] = axis(f"right on {on}", format=".0%")
+        layer["encoding"]["y"]["axis"] = axis(title, format=".0%" if share else "~g", tickCount=5)
+        if not share:
+            layer["encoding"]["y"]["scale"] = {"type": "log"}
         layer["encoding"]["xOffset"] = {
             "field": "offset",
             "type": "quantitative",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from typing import Any
 
 from frostline.reporting import charting as b
@@ -224,9 +225,10 @@ def cuts(found: Found) -> Section | None:
         "A cut freezes everything before it. This is the accuracy by the lowest stage that was let learn"
         + (", tried at every place where the network can be cut exactly." if asked else ".")
     )
-    section.charts.append(_cut_chart(rows, stages))
+    section.charts += [_cut_chart(rows, stages), _cut_cost_chart(rows, stages)]
     best = next((row for row in rows if row.winner), None)
-    if asked and best is not None and best.cut is not None:
+    decided = bool(race and race.result and race.result["differences"])  # all of them on every repeat
+    if asked and decided and best is not None and best.cut is not None:
         section.lead.append(
             f"The answer: let {counted(len(stages) - best.cut, 'stage')} learn ({best.strategy}). It is the "
             "shallowest choice that cannot be told from the best."
@@ -235,35 +237,68 @@ def cuts(found: Found) -> Section | None:
 
 
 def _cut_chart(rows: list[Row], stages: list[str]) -> Chart:
-    values: list[dict[str, Any]] = []
-    for cut in sorted({row.cut for row in rows if row.cut is not None}):
-        mine = [row for row in rows if row.cut == cut]
-        for place, row in enumerate(mine):
-            offset = 0.0 if len(mine) == 1 else -0.4 + 0.8 * place / (len(mine) - 1)
-            low, high = (row.accuracy if end is None else end for end in (row.low, row.high))
-            values.append(
-                {
-                    "stage": stages[cut],
-                    "name": _name(row),
-                    "value": row.accuracy,
-                    "low": low,
-                    "high": high,
-                    "offset": offset,
-                    "kind": "chosen" if row.winner else "tried",
-                }
-            )
-    used = [stage for stage in stages if any(value["stage"] == stage for value in values)]
+    values = _by_cut(rows, stages, lambda row: (row.accuracy, row.low, row.high))
     return Chart(
         "cut-curve",
         "Accuracy against the cut",
         f"At “{visible(stages[-1])}” only the classifier on top learned. Orange was chosen.",
-        c.against_cut(values, used, rows[0].on),
+        c.against_cut(values, _used(values, stages), f"right on {rows[0].on}", share=True),
         ("lowest stage that learns", "strategy", "right", "95 % interval"),
         tuple(
             (visible(v["stage"]), v["name"], percent(v["value"]), between(v["low"], v["high"]))
             for v in values
         ),
     )
+
+
+def _cut_cost_chart(rows: list[Row], stages: list[str]) -> Chart:
+    values = _by_cut([row for row in rows if row.seconds], stages, _seconds)
+    return Chart(
+        "cut-seconds",
+        "Seconds against the cut",
+        "What a run took, on a logarithmic scale; the line is the range over the runs of a strategy.",
+        c.against_cut(values, _used(values, stages), "seconds of one run", share=False),
+        ("lowest stage that learns", "strategy", "seconds a run", "range"),
+        tuple(
+            (visible(v["stage"]), v["name"], f"{v['value']:.1f}", f"{v['low']:.1f}–{v['high']:.1f}")
+            for v in values
+        ),
+    )
+
+
+def _seconds(row: Row) -> tuple[float | None, float | None, float | None]:
+    """What a run of a row took: the mean, the least and the most."""
+    taken = [float(run.result["seconds"]) for run in row.runs if run.result]
+    return row.seconds, min(taken, default=None), max(taken, default=None)
+
+
+def _by_cut(
+    rows: list[Row],
+    stages: list[str],
+    figures: Callable[[Row], tuple[float | None, float | None, float | None]],
+) -> list[dict[str, Any]]:
+    """Return a figure and its interval for each row, side by side where several share a cut."""
+    values: list[dict[str, Any]] = []
+    for cut in sorted({row.cut for row in rows if row.cut is not None}):
+        mine = [row for row in rows if row.cut == cut]
+        for place, row in enumerate(mine):
+            value, low, high = figures(row)
+            values.append(
+                {
+                    "stage": stages[cut],
+                    "name": _name(row),
+                    "value": value,
+                    "low": value if low is None else low,
+                    "high": value if high is None else high,
+                    "offset": 0.0 if len(mine) == 1 else -0.4 + 0.8 * place / (len(mine) - 1),
+                    "kind": "chosen" if row.winner else "tried",
+                }
+            )
+    return values
+
+
+def _used(values: list[dict[str, Any]], stages: list[str]) -> list[str]:
+    return [stage for stage in stages if any(value["stage"] == stage for value in values)]
 
 
 def tens(values: list[float]) -> tuple[float, float]:

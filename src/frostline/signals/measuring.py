@@ -122,8 +122,13 @@ def measure(
 
     `random` also passes at most 500 (10 a class, if that is more) through random weights of the same
     architecture, so that width is not mistaken for knowledge; `rates` times the network on this machine,
-    stage by stage. What was measured before is remembered.
+    stage by stage. What was measured before is remembered. Raises `ModelError` for a network without a cut.
     """
+    if len(backbone.cuts) < 2:
+        raise ModelError(
+            f"{backbone.name} can't be cut before its head ({' '.join(backbone.notes)}), so nothing can be "
+            "measured stage by stage. `frostline train` with the strategy full needs no cut."
+        )
     data = data.checked(tell)
     samples = _chosen(data, data.part("train"), MOST_IMAGES, seed)
     plan = numerics.exact_plan(threads)
@@ -209,9 +214,8 @@ def _looked(
         found["confidence"] = asdict(_confidence(backbone, seen.confidence, units))
     classes, targets = len(data.classes), images.targets
     folds = _folds(data, samples, seed)
-    if not folds or not seen.features:
-        why = "No class has two images that may be parted" if not folds else f"{backbone.name} has one stage"
-        notes.append(f"{why}, so no probe tells what each depth knows.")
+    if not folds:
+        notes.append("No class has two images that may be parted, so no probe tells what each depth knows.")
         return {**found, "notes": notes}
     last = next(reversed(seen.features))
     curve = depth.learning_curve(seen.features[last], targets, units, classes, folds, derive(seed, "curve"))
