@@ -9,6 +9,7 @@
     └── TrainingError     training cannot go on
 
     StoreWarning          not an error: the store cannot help, and what it held is computed instead
+    TrackerWarning        not an error: a tracker cannot be written, and the run goes on without it
 
 Each message says what was found, what was expected and what to do, and is written to be shown to a
 person as it stands. The command line prints it without a traceback and leaves with `exit_code`.
@@ -54,6 +55,10 @@ class TrainingError(FrostlineError):
 
 class StoreWarning(UserWarning):
     """The store is damaged, full or out of reach: rows are computed instead, and the result is the same."""
+
+
+class TrackerWarning(UserWarning):
+    """A tracker is out of reach or cannot write: the run goes on without it, and the result is the same."""
 
 
 def did_you_mean(found: str, known: Iterable[str]) -> str:

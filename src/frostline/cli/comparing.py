@@ -7,7 +7,15 @@ from typing import Any
 import click
 
 from frostline import strategy as strategies
-from frostline.cli.options import Minutes, data_options, loaded, model_options, running
+from frostline.cli.options import (
+    Minutes,
+    data_options,
+    followed,
+    loaded,
+    model_options,
+    running,
+    tracker_option,
+)
 from frostline.cli.verb import Verb, everywhere
 from frostline.errors import UsageError
 
@@ -67,6 +75,7 @@ class StrategyList(click.ParamType[tuple[str, ...]]):
 )
 @model_options
 @running
+@tracker_option
 @data_options
 @everywhere
 def compare(data: str, **options: Any) -> None:
@@ -80,6 +89,7 @@ def compare(data: str, **options: Any) -> None:
         import frostline
         from frostline.cli import show, show_comparison
 
+        trackers = followed(verb, options)
         manifest, backbone = loaded(verb, data, options)
         verb.progress.say(show.data_lines(manifest))
         named = (
@@ -105,6 +115,7 @@ def compare(data: str, **options: Any) -> None:
             manifest,
             draws=options["draws"] if options["search"] else 0,
             watch=verb.since_called,
+            tracker=trackers,
             tell=verb.progress,
             say=verb.progress.say,
             **given,

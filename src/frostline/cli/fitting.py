@@ -7,7 +7,7 @@ from typing import Any
 import click
 
 from frostline.cli.comparing import StrategyList
-from frostline.cli.options import Minutes, model_options, running
+from frostline.cli.options import Minutes, followed, model_options, running, tracker_option
 from frostline.cli.verb import Verb, everywhere
 
 
@@ -37,6 +37,7 @@ from frostline.cli.verb import Verb, everywhere
 @click.option("--strict", is_flag=True, help="Refuse if any image cannot be used.")
 @model_options
 @running
+@tracker_option
 @everywhere
 def fit(data: str, **options: Any) -> None:
     """Check the images of DATA, measure them, plan, race strategies, train the winner, say what it is worth.
@@ -46,6 +47,7 @@ def fit(data: str, **options: Any) -> None:
     gets better until the time is up. Interrupted, the same command goes on.
     """
     with Verb(options) as verb:
+        trackers = followed(verb, options)
         verb.start_for(data)
         import frostline
         from frostline.cli import show_fitting
@@ -71,6 +73,7 @@ def fit(data: str, **options: Any) -> None:
             data,
             strategies=options["names"],
             watch=verb.since_called,
+            tracker=trackers,
             tell=verb.progress,
             say=verb.progress.say,
             **{key: options[key] for key in named},

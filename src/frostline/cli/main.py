@@ -16,10 +16,12 @@ from frostline.cli.options import (
     Minutes,
     StrategyText,
     data_options,
+    followed,
     loaded,
     model_options,
     running,
     shape_options,
+    tracker_option,
 )
 from frostline.cli.reporting import report
 from frostline.cli.storing import store
@@ -93,6 +95,7 @@ def cli() -> None:
 )
 @click.option("--explain", is_flag=True, help="Show the arithmetic behind --rows auto.")
 @click.option("--batch", type=click.IntRange(1), default=32, show_default=True, help="Images a step.")
+@tracker_option
 @data_options
 @everywhere
 def train(data: str, **options: Any) -> None:
@@ -105,6 +108,7 @@ def train(data: str, **options: Any) -> None:
         import frostline
         from frostline.cli import show
 
+        trackers = followed(verb, options)
         manifest, backbone = loaded(verb, data, options)
         verb.progress.say(show.data_lines(manifest))
         named = (
@@ -127,6 +131,7 @@ def train(data: str, **options: Any) -> None:
             backbone,
             manifest,
             options["strategy"],
+            tracker=trackers,
             tell=verb.progress,
             **{key: options[key] for key in named},
         )

@@ -8,8 +8,10 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from frostline import strategy as strategies
+from frostline import tracking
 from frostline.cli.verb import Verb, stack
 from frostline.errors import UsageError
+from frostline.tracking import Trackers
 
 if TYPE_CHECKING:
     from frostline.backbone import Backbone
@@ -41,6 +43,19 @@ class Minutes(click.FloatRange):
         if not math.isfinite(found):
             self.fail(f"{value!r} is not a number of minutes. Leave it out for no limit.", param, ctx)
         return found
+
+
+class TrackerNames(click.ParamType[str]):
+    """Trackers with commas between them, checked before anything is loaded."""
+
+    name = "TRACKER"
+
+    def convert(self, value: str, param: click.Parameter | None, ctx: click.Context | None) -> str:
+        """Return the names as they are written."""
+        try:
+            return ",".join(tracking.parsed(value))
+        except UsageError as error:
+            self.fail(str(error), param, ctx)
 
 
 shape_options = stack(
@@ -75,6 +90,13 @@ running = stack(
     ),
     click.option("--threads", type=click.IntRange(1), help="Torch threads [torch's own choice]."),
 )
+tracker_option = click.option(
+    "--tracker",
+    "tracker",
+    type=TrackerNames(),
+    multiple=True,
+    help="Send each epoch's figures to tensorboard or mlflow, too; may be given more than once.",
+)
 data_options = stack(
     click.option(
         "--test",
@@ -94,6 +116,14 @@ data_options = stack(
     ),
     click.option("--strict", is_flag=True, help="Refuse if any image cannot be used."),
 )
+
+
+def followed(verb: Verb, options: dict[str, Any]) -> Trackers:
+    """Return the trackers that a verb names, and say where to look; refuses before anything is loaded."""
+    trackers = tracking.asked(options["tracker"], options["study"])
+    for line in trackers.lines():
+        verb.progress.say(line)
+    return trackers
 
 
 def loaded(verb: Verb, data: str, options: dict[str, Any]) -> tuple[Manifest, Backbone]:

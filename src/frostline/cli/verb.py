@@ -14,10 +14,11 @@ from typing import Any, TypeVar
 import click
 
 from frostline.cli.progress import Progress
-from frostline.errors import FrostlineError, StoreWarning
+from frostline.errors import FrostlineError, StoreWarning, TrackerWarning
 from frostline.timing import Stopwatch
 
 SCHEMA = 1  # of the JSON objects: docs/cli.md; raised when a field changes its meaning or goes
+PLAIN_WARNINGS = (StoreWarning, TrackerWarning)  # shown to a person as they stand
 F = TypeVar("F", bound=Callable[..., Any])
 
 
@@ -59,11 +60,12 @@ class Verb:
     def __enter__(self) -> Verb:
         signal.signal(signal.SIGTERM, _leave)
         self._warnings.__enter__()
-        warnings.simplefilter("always", StoreWarning)
+        for kind in PLAIN_WARNINGS:
+            warnings.simplefilter("always", kind)
         plain = warnings.showwarning
 
         def show(message: Warning | str, category: type[Warning], *rest: Any) -> None:
-            if issubclass(category, StoreWarning):
+            if issubclass(category, PLAIN_WARNINGS):
                 print(f"Warning: {message}", file=sys.stderr)
             else:
                 plain(message, category, *rest)

@@ -11,7 +11,7 @@ from typing import Any
 
 import filelock
 
-from frostline import looks, metrics, places, rates
+from frostline import looks, metrics, places, rates, tracking
 from frostline.augment import Policy
 from frostline.backbone import Backbone
 from frostline.comparison import cells, race
@@ -29,6 +29,7 @@ from frostline.record import Study, digest_of, plain
 from frostline.reporting import notebook
 from frostline.strategy import NAMED, Strategy, head, linear_probe, scaled, top_k
 from frostline.timing import Stopwatch
+from frostline.tracking import Trackers
 from frostline.training import BATCH, DEFAULT_STUDY, Run, train
 
 REPEATS = 3  # before a winner is named
@@ -87,6 +88,7 @@ class Asked:
     database: str | None
     seed: int
     options: dict[str, Any]
+    trackers: Trackers
     watch: Stopwatch
     tell: Tell | None
     say: Callable[[str], None]
@@ -132,6 +134,7 @@ def compare(
     precision: str = "auto",
     threads: int | None = None,
     workers: int = 0,
+    tracker: str | Iterable[str] | Trackers | None = None,
     watch: Stopwatch | None = None,
     tell: Tell | None = None,
     say: Callable[[str], None] = lambda line: None,
@@ -148,10 +151,11 @@ def compare(
     `least` 1 a single strategy will do: how good is it?
 
     Called again, it goes on: finished runs are kept. Several processes may call it at once, on one study
-    folder; `database` is the URL of Optuna's storage where SQLite on that folder won't do. `watch` says when
-    the minutes began.
+    folder; `database` is the URL of Optuna's storage where SQLite on that folder won't do. `tracker` follows
+    every run, as in `train`. `watch` says when the minutes began.
     Raises `UsageError`, `DataError`, `ModelError`, `StudyError` or `TrainingError`.
     """
+    trackers = tracking.asked(tracker, study)
     watch = watch or Stopwatch()
     data = data.checked(tell)
     if repeats < 1:
@@ -181,6 +185,7 @@ def compare(
             "threads": threads,
             "workers": workers,
         },
+        trackers=trackers,
         watch=watch,
         tell=tell,
         say=say,
@@ -220,6 +225,7 @@ def _contest(asked: Asked) -> Contest:
         clock=clock,
         seed=asked.seed,
         options=asked.options,
+        trackers=asked.trackers,
         tell=asked.tell,
         say=asked.say,
     )
@@ -393,6 +399,7 @@ def _train_winner(asked: Asked, winner: Candidate, temperature: float) -> Run:
         seed=asked.seed,
         augment=winner.augment,
         temperature=temperature,
+        tracker=asked.trackers,
         tell=asked.tell,
         **asked.options,
     )

@@ -22,6 +22,7 @@ from frostline.images import Tell
 from frostline.record import Study
 from frostline.strategy import scaled
 from frostline.timing import Stopwatch
+from frostline.tracking import Trackers
 from frostline.training import Run, train
 
 POLL_S = 0.5  # between two looks at what other processes have finished
@@ -77,6 +78,7 @@ class Contest:
     clock: Clock
     seed: int
     options: dict[str, Any]
+    trackers: Trackers
     tell: Tell | None
     say: Callable[[str], None]
     outcomes: dict[Task, Outcome] = field(default_factory=dict)
@@ -149,6 +151,7 @@ class Contest:
             seed=cells.seed_of(self.seed, task.cell),
             augment=candidate.augment,
             keep="last",
+            tracker=self.trackers,
             tell=self._tell,
             **self.options,
         )

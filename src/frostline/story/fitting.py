@@ -8,12 +8,12 @@ from __future__ import annotations
 
 import math
 import statistics
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from frostline import metrics, zoo
+from frostline import metrics, tracking, zoo
 from frostline.advice import Advice, outlook, plan
 from frostline.advice.knowledge import read_experience
 from frostline.backbone import Backbone
@@ -27,6 +27,7 @@ from frostline.reporting import notebook, report
 from frostline.signals import Signals
 from frostline.strategy import parse
 from frostline.timing import Stopwatch
+from frostline.tracking import Trackers
 from frostline.training import Run, train
 
 FIT_STUDY = "frostline-fit"  # a folder of its own: it splits the images in another way than `train`
@@ -89,6 +90,7 @@ def fit(
     threads: int | None = None,
     workers: int = 0,
     strict: bool = False,
+    tracker: str | Iterable[str] | Trackers | None = None,
     watch: Stopwatch | None = None,
     tell: Tell | None = None,
     say: Callable[[str], None] = lambda line: None,
@@ -98,10 +100,11 @@ def fit(
     `source` is anything that `load_data` takes. Where it names no parts and has fewer than 2,000 images,
     every image trains the model, and its accuracy is estimated from models trained on four fifths (folds
     that keep groups and copies together); else a test part is held out, and read once at the end.
-    `strategies` races these instead of what experience advises. `watch` says when the minutes began. `say`
-    hears sentences for a person.
+    `strategies` races these instead of what experience advises. `tracker` follows every run, as in `train`.
+    `watch` says when the minutes began. `say` hears sentences for a person.
     Raises `DataError`, `ModelError`, `UsageError`, `StudyError` or `TrainingError`.
     """
+    trackers = tracking.asked(tracker, study)
     watch = watch or Stopwatch()
     pinned = [str(parse(name)) for name in strategies or ()]
     data = _load(source, seed, strict, tell).checked(tell)
@@ -123,7 +126,7 @@ def fit(
         say(line)
     kept = Study.open(study, data=data.digest, split=data.split_digest, test=data.test_digest)
     data.write(kept.path / "manifest.jsonl")
-    first = _probe(backbone, data, kept, seed, options, tell)
+    first = _probe(backbone, data, kept, seed, {**options, "tracker": trackers}, tell)
     say(_first_line(first, metric, watch.seconds))
     planned = plan(backbone, data, seed=seed, threads=threads, tell=tell)
     advice = planned.advice
@@ -150,6 +153,7 @@ def fit(
             database=database,
             seed=seed,
             augment=augment,
+            tracker=trackers,
             watch=watch,
             tell=tell,
             say=say,

@@ -17,6 +17,7 @@ from frostline.record import RunFolder
 from frostline.seeds import derive
 from frostline.strategy import settings
 from frostline.timing import Stopwatch
+from frostline.tracking import Hear
 from frostline.training import loop, recalibration
 from frostline.training.budget import Budget
 from frostline.training.imbalance import Balance
@@ -32,6 +33,7 @@ def learn(
     images: Images,
     watch: Stopwatch,
     budget: Budget,
+    hear: Hear,
 ) -> tuple[nn.Module, dict[str, Any]]:
     """Return the adapted model in eval mode, and what was chosen on the way."""
     balance = Balance(request.imbalance, images.targets, len(request.data.classes))
@@ -62,6 +64,7 @@ def learn(
         watch=watch,
         budget=budget,
         tell=budget.telling(request.tell),
+        hear=hear,
     )
     progress = loop.run(job, model)
     cut = request.backbone.cut(min(s.cut for s in job.segments))

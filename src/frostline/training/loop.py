@@ -30,6 +30,7 @@ from frostline.seeds import derive
 from frostline.store import Store
 from frostline.strategy import Segment, Settings
 from frostline.timing import Stopwatch
+from frostline.tracking import Hear
 from frostline.training import checkpoint, optimizer
 from frostline.training.budget import Budget, OutOfTime
 from frostline.training.imbalance import Balance
@@ -63,6 +64,7 @@ class Job:
     watch: Stopwatch
     budget: Budget
     tell: Tell | None = None
+    hear: Hear = lambda rows: None  # of the epochs so far, after each
 
     @property
     def steps(self) -> int:
@@ -76,6 +78,7 @@ def run(job: Job, model: nn.Module) -> checkpoint.Progress:
     progress = checkpoint.read(state, model) or checkpoint.Progress()
     model = job.plan.numbers.place(model)
     rows, earlier_s = _rows_before(job, progress), progress.seconds
+    job.hear(rows)
     job.budget.earlier_s = earlier_s
     try:
         _run(job, model, progress, rows, state)
@@ -103,6 +106,7 @@ def _run(
             rows.append(row)
             row |= _validate(job, model, supply, progress, len(rows))
             progress.segment, progress.epoch = index, epoch + 1
+            job.hear(rows)
             begun = time.monotonic()
             if (begun - saved) * CHECKPOINT_SHARE > cost_s:
                 job.folder.write_metrics(rows)  # first: lines past the state are cut off on the way back

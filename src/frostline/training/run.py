@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from contextlib import nullcontext
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -13,7 +13,7 @@ from PIL import Image
 from safetensors.torch import save
 from torch import nn
 
-from frostline import looks, numerics, places
+from frostline import looks, numerics, places, tracking
 from frostline.backbone import Backbone
 from frostline.dataset import Manifest
 from frostline.frozen import Counts, Frozen
@@ -23,6 +23,7 @@ from frostline.reporting import notebook
 from frostline.store import Store
 from frostline.strategy import Strategy, checked, parse
 from frostline.timing import PeakMemory, Stopwatch, imported_baseline_bytes
+from frostline.tracking import Hear, Trackers
 from frostline.training import budget, figures, keeping, learning, planning
 from frostline.training.request import BATCH, Request
 
@@ -79,6 +80,7 @@ def train(
     minutes: float | None = None,
     keep: str = "best",
     temperature: float | None = None,
+    tracker: str | Iterable[str] | Trackers | None = None,
     tell: Tell | None = None,
 ) -> Run:
     """Adapt `backbone` to `data` by one strategy, and keep the result in the study.
@@ -100,9 +102,14 @@ def train(
     With `minutes`, training stops while there is time left for the final figures: with the best weights on
     val so far, or else the last ones. The result then has `stopped` "minutes", and fewer `steps` than
     `steps_planned`. What comes before the first step, and a head that is solved for, is not cut short.
+    Each epoch's figures and the result also go to `tracker`, "tensorboard" or "mlflow" or both, in the study
+    or on MLflow's server; that changes neither the run nor its result. A run that was finished without it is
+    handed over as a whole.
+
     Rates in the result are fractions 0–1.
     Raises `UsageError`, `DataError`, `ModelError`, `StudyError` or `TrainingError`.
     """
+    trackers = tracking.asked(tracker, study)
     custom = augment if callable(augment) else None
     request = Request(
         backbone=backbone,
@@ -135,14 +142,16 @@ def train(
     )
     folder = kept.run(request.config())
     again = folder.finished
-    if not again:
-        request.data.write(kept.path / "manifest.jsonl")
-        _perform(request, kept, folder)
-    result = folder.read("result.json")
+    with trackers.follow(folder, request.config()) as following:
+        if not again:
+            request.data.write(kept.path / "manifest.jsonl")
+            _perform(request, kept, folder, following.epochs)
+        result = folder.read("result.json")
+        following.end(folder.metrics(), result)
     return Run({**result, "test_looks": _looks(request)}, folder, kept, again)
 
 
-def _perform(request: Request, study: Study, folder: RunFolder) -> None:
+def _perform(request: Request, study: Study, folder: RunFolder, hear: Hear) -> None:
     """Do the run: plan, learn, choose, predict, and write the result last."""
     watch = Stopwatch()
     with PeakMemory(imported_baseline_bytes()) as memory:
@@ -160,7 +169,7 @@ def _perform(request: Request, study: Study, folder: RunFolder) -> None:
                 keeping.decide(request, plan, train_images, store)
                 folder.write("plan.json", plan.as_dict())
             time_left = budget.begin(request, watch)
-            model, chosen = learning.learn(request, folder, plan, head, train_images, watch, time_left)
+            model, chosen = learning.learn(request, folder, plan, head, train_images, watch, time_left, hear)
             found = figures.predict_parts(request, folder, model, chosen, store, counts)
     places.write_atomically(folder.weights, save(_plain_state(model), metadata={"format": "pt"}))
     result = {

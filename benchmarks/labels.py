@@ -1,0 +1,152 @@
+"""Likely label errors: how many of the labels that were made wrong are found, and what else is suspected.
+
+    python benchmarks/labels.py DATA_DIR --out labels.jsonl
+
+Of each set up to 600 images are drawn, evenly over the classes, and one label in twenty is exchanged for
+another class, drawn evenly. `linear_probe` and `top_k(1)` are compared on five folds, and labels are doubted
+by the report's own function, from the winner's answers out of fold. Precision is the share of the suspects
+that had been exchanged, recall the share of the exchanged that are suspected. Labels that were wrong before
+count as right here, so precision is a lower bound. A draw that stands in the file is not run again.
+"""
+
+from __future__ import annotations
+
+import argparse
+import csv
+import json
+import shutil
+import statistics
+import sys
+import tempfile
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+import frostline
+from draws import draw
+from frostline.reporting import judged
+from frostline.reporting.reading import Told, read
+
+SETS = ("clothing10", "sign_digits", "fashion_mnist10")
+STRATEGIES = ("linear_probe", "top_k(1)")
+SHOWN = ("precision", "recall", "flipped", "suspects", "others", "accuracy")
+
+
+def flipped_table(
+    table: Path, images: int, seed: int, share: float, folder: Path
+) -> tuple[Path, dict[str, str]]:
+    """Write a draw with some labels exchanged; return the table and the true labels of those, by path."""
+    rng = np.random.default_rng((seed, images))
+    with open(table, newline="", encoding="utf-8") as file:
+        classes = sorted({row["label"] for row in csv.DictReader(file)})
+    rows = [row for row in draw(table, images // len(classes), seed, False) if row[2] == "train"]
+    chosen = set(rng.permutation(len(rows))[: round(share * len(rows))].tolist())
+    truth, written = {}, []
+    for index, (path, label, _, _) in enumerate(rows):
+        given = label
+        if index in chosen:
+            given = str(rng.choice([name for name in classes if name != label]))
+            truth[path] = label
+        written.append((path, given))
+    sheet = folder / "flipped.csv"
+    with open(sheet, "w", newline="", encoding="utf-8") as file:
+        csv.writer(file).writerows([("path", "label"), *written])
+    return sheet, truth
+
+
+def judge(told: Told, truth: dict[str, str]) -> dict[str, Any]:
+    """Set what the report would suspect beside what had been exchanged."""
+    answers = judged.held_out(told)
+    if answers is None or answers.basis != "out of fold":
+        raise SystemExit(f"{told.path} holds no answers out of fold.")
+    wrong = {Path(path).resolve() for path in truth}
+    asked = [Path(path).resolve() for path in answers.paths]
+    if not wrong <= set(asked):
+        print(f"{len(wrong - set(asked))} exchanged labels were not judged", file=sys.stderr)
+    suspects = [asked[row] for row in judged.doubtful(told, answers).tolist()]
+    hits = sum(path in wrong for path in suspects)
+    return {
+        "images": len(asked),
+        "flipped": len(wrong),
+        "suspects": len(suspects),
+        "others": len(suspects) - hits,
+        "precision": hits / len(suspects) if suspects else float("nan"),
+        "recall": hits / len(wrong),
+    }
+
+
+def one(arguments: argparse.Namespace, name: str, seed: int) -> dict[str, Any]:
+    """Do one draw of one set."""
+    with tempfile.TemporaryDirectory() as scratch:
+        table = arguments.data / f"{name}.csv"
+        sheet, truth = flipped_table(table, arguments.images, seed, arguments.share, Path(scratch))
+        data = frostline.load_data(sheet, seed=seed, test=0.0, val=0.0)
+        race = frostline.compare(
+            frostline.load_backbone("lite0", size=arguments.size),
+            data,
+            STRATEGIES,
+            repeats=1,
+            study=Path(scratch) / "study",
+            seed=seed,
+            threads=arguments.threads,
+        )
+        row = {"set": name, "seed": seed, "asked": arguments.images, "share": arguments.share}
+        row |= judge(read(race.study.path), truth)
+        row |= {"winner": race.winner, "accuracy": race.out_of_fold["accuracy"], "seconds": race.seconds}
+        if arguments.tables:
+            arguments.tables.mkdir(parents=True, exist_ok=True)
+            kept = arguments.tables / f"{name}-{seed}"
+            shutil.copy(race.folder / "out-of-fold.csv", kept.with_suffix(".csv"))
+            kept.with_suffix(".json").write_text(json.dumps(truth))
+        return row
+
+
+def summary(rows: list[dict[str, Any]]) -> list[str]:
+    """Return a Markdown table: a line for each set, mean ± standard deviation over the draws."""
+    lines = [
+        "| set | precision | recall | exchanged | suspects | not exchanged | right out of fold | n |",
+        "|---|---|---|---|---|---|---|---|",
+    ]
+    for name in dict.fromkeys(row["set"] for row in rows):
+        mine = [row for row in rows if row["set"] == name]
+        cells = []
+        for key in SHOWN:
+            values = [row[key] for row in mine]
+            spread = statistics.stdev(values) if len(values) > 1 else float("nan")
+            digits = 2 if key in ("precision", "recall", "accuracy") else 1
+            cells.append(f"{statistics.mean(values):.{digits}f} ± {spread:.{digits}f}")
+        lines.append(f"| {name} | {' | '.join(cells)} | {len(mine)} |")
+    return lines
+
+
+def main() -> None:
+    """Run what is missing, then print the means."""
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("data", type=Path)
+    parser.add_argument("--out", type=Path, default=Path("labels.jsonl"))
+    parser.add_argument("--sets", nargs="*", default=SETS)
+    parser.add_argument("--seeds", nargs="*", type=int, default=[0, 1, 2])
+    parser.add_argument("--images", type=int, default=600)
+    parser.add_argument("--share", type=float, default=0.05)
+    parser.add_argument("--size", type=int, default=96)
+    parser.add_argument("--threads", type=int)
+    parser.add_argument("--tables", type=Path, help="Keep the answers out of fold and the true labels here.")
+    arguments = parser.parse_args()
+    known = arguments.out.read_text(encoding="utf-8").splitlines() if arguments.out.exists() else []
+    rows = [json.loads(line) for line in known]
+    done = {(row["set"], row["seed"], row["asked"], row["share"]) for row in rows}
+    for seed in arguments.seeds:
+        for name in arguments.sets:
+            if (name, seed, arguments.images, arguments.share) in done:
+                continue
+            rows.append(one(arguments, name, seed))
+            print(json.dumps(rows[-1]), file=sys.stderr, flush=True)
+            with open(arguments.out, "a", encoding="utf-8") as file:
+                file.write(json.dumps(rows[-1]) + "\n")
+    asked = [r for r in rows if (r["asked"], r["share"]) == (arguments.images, arguments.share)]
+    print("\n".join(summary(asked)))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,81 @@
+"""Which trackers were asked for, and whether their libraries are there. Imports no torch by itself."""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Callable, Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+from frostline import timing
+from frostline.errors import UsageError, did_you_mean
+from frostline.record import RunFolder
+from frostline.tracking import mlflow, tensorboard
+from frostline.tracking.following import Following
+from frostline.tracking.log import Log, Tracked
+
+NAMES = ("tensorboard", "mlflow")
+_MODULES = {"tensorboard": tensorboard.MODULES, "mlflow": mlflow.MODULES}
+_MAKERS: Mapping[str, Callable[[Tracked], Log]] = {
+    "tensorboard": tensorboard.Board,
+    "mlflow": mlflow.MlflowRun,
+}
+
+
+class Trackers:
+    """The trackers of one call; their own files lie in `study`, however many splits the runs are of."""
+
+    def __init__(self, names: Iterable[str], study: str | Path) -> None:
+        self.names = tuple(dict.fromkeys(names))
+        self.study = Path(study)
+        self._given_up: set[str] = set()
+
+    def follow(self, folder: RunFolder, config: Mapping[str, Any]) -> Following:
+        """Return what follows one run."""
+        makers = {name: _MAKERS[name] for name in self.names}
+        return Following(Tracked(self.study, folder, config), makers, self._given_up)
+
+    def lines(self) -> list[str]:
+        """Say where to look."""
+        found = []
+        if "tensorboard" in self.names:
+            found.append(f'TensorBoard follows: tensorboard --logdir "{self.study / tensorboard.FOLDER}"')
+        if "mlflow" in self.names:
+            found.append(f"MLflow follows: {mlflow.place(self.study)}")
+        return found
+
+
+def parsed(text: str | Iterable[str]) -> tuple[str, ...]:
+    """Return the trackers named, with commas between them or as a list. Raises `UsageError`."""
+    parts = [text] if isinstance(text, str) else list(text)
+    names = [name.strip() for part in parts for name in part.split(",")]
+    wrong = [f"{name!r}{did_you_mean(name, NAMES)}" for name in names if name not in NAMES]
+    if wrong:
+        raise UsageError(f"tracker must be one of {', '.join(NAMES)}, found {', '.join(wrong)}.")
+    return tuple(names)
+
+
+def asked(tracker: str | Iterable[str] | Trackers | None, study: str | Path) -> Trackers:
+    """Return the trackers that are asked for, their libraries imported.
+
+    Raises `UsageError` where a name is unknown or a library is missing.
+    """
+    if isinstance(tracker, Trackers):
+        return tracker
+    names = () if tracker is None else parsed(tracker)
+    for name in names:
+        _bring(name)
+    return Trackers(names, study)
+
+
+def _bring(name: str) -> None:
+    """Import what a tracker needs, so that a run's seconds and memory are its own."""
+    try:
+        with timing.set_apart(), mlflow.gently():
+            for module in _MODULES[name]:
+                importlib.import_module(module)
+    except ImportError as error:
+        raise UsageError(
+            f"The tracker {name} needs its library, which cannot be imported here ({error}). "
+            'Install it: pip install "frostline[trackers]"'
+        ) from None

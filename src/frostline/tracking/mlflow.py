@@ -1,0 +1,164 @@
+"""A run in MLflow: on the server that MLFLOW_TRACKING_URI names, else in a database in the study."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import logging
+import os
+import time
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import filelock
+
+from frostline.tracking.log import LOSS, Tracked
+
+if TYPE_CHECKING:
+    from mlflow.tracking import MlflowClient
+
+DATABASE = "mlflow.db"  # in the study
+EXPERIMENT = "frostline"  # unless MLFLOW_EXPERIMENT_NAME or MLFLOW_EXPERIMENT_ID says otherwise
+KEPT = "trackers.json"  # in the run's folder
+MODULES = ("mlflow.tracking", "mlflow.store.tracking.sqlalchemy_store")
+BATCH = 100  # parameters that MLflow takes at once
+# Where nothing else is set: a server out of reach costs a run seconds instead of MLflow's own quarter of an
+# hour (7 tries of 120 s), and nobody else is told that MLflow is in use.
+GENTLE = {
+    "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "1",
+    "MLFLOW_HTTP_REQUEST_TIMEOUT": "10",
+    "MLFLOW_DISABLE_TELEMETRY": "true",
+}
+
+
+class MlflowRun:
+    """One of MLflow's runs."""
+
+    def __init__(self, run: Tracked) -> None:
+        self._run = run
+        with gently():
+            self._client, where = _client(run)
+            known = run.folder.read(KEPT) if (run.folder.path / KEPT).is_file() else {}
+            self._id, status = _existing(self._client, known.get(where))
+            if not self._id:
+                self._id = self._begin()
+                run.folder.write(KEPT, {**known, where: self._id})
+            self.over = self._told = status == "FINISHED"
+            steps = [m.step for m in self._client.get_metric_history(self._id, LOSS)] if status else []
+            self.held = max(steps, default=0)
+            if not self.over:
+                self._client.update_run(self._id, status="RUNNING")
+
+    def rewind(self, done: int) -> None:
+        """Nothing: MLflow keeps what it has, and epochs that are run again end as before."""
+
+    def add(self, step: int, figures: Mapping[str, float]) -> None:
+        """Log one epoch as a whole."""
+        self._log(figures, step)
+        self.held = step
+
+    def end(self, figures: Mapping[str, float]) -> None:
+        """Log the result."""
+        self._log(figures, self.held)
+        self.over = True
+
+    def close(self, failed: bool | None) -> None:
+        """Say how the run ended, unless that was known before."""
+        if self._told:
+            return
+        with gently():
+            status = "FINISHED" if failed is None else "FAILED" if failed else "KILLED"
+            self._client.set_terminated(self._id, status)
+
+    def _log(self, figures: Mapping[str, float], step: int) -> None:
+        from mlflow.entities import Metric
+
+        now_ms = int(1000 * time.time())
+        with gently():
+            rows = [Metric(name, value, now_ms, step) for name, value in figures.items()]
+            self._client.log_batch(self._id, metrics=rows)
+
+    def _begin(self) -> str:
+        from mlflow.entities import Param
+
+        run = self._run
+        made = self._client.create_run(
+            _experiment(self._client, run), run_name=run.name, tags={"frostline.run": run.folder.name}
+        )
+        every = [Param(name, str(value)) for name, value in run.parameters.items()]
+        for start in range(0, len(every), BATCH):
+            self._client.log_batch(made.info.run_id, params=every[start : start + BATCH])
+        return str(made.info.run_id)
+
+
+def place(study: Path) -> str:
+    """Say where runs of this study go."""
+    from mlflow.tracking import get_tracking_uri, is_tracking_uri_set
+
+    if is_tracking_uri_set():  # type: ignore[no-untyped-call]
+        return "the server at " + str(get_tracking_uri()).rpartition("@")[2].rpartition("://")[2]
+    return f'mlflow ui --backend-store-uri "sqlite:///{(study / DATABASE).as_posix()}"'
+
+
+@contextlib.contextmanager
+def gently() -> Iterator[None]:
+    """Call MLflow with patience in seconds, without telemetry, and without its own lines of progress."""
+    log = logging.getLogger("mlflow")
+    level, added = log.level, {key: value for key, value in GENTLE.items() if key not in os.environ}
+    os.environ.update(added)
+    log.setLevel(logging.WARNING)
+    try:
+        yield
+    finally:
+        log.setLevel(level)
+        for key in added:
+            os.environ.pop(key, None)
+
+
+def _client(run: Tracked) -> tuple[MlflowClient, str]:
+    """Return the client, and a word for where it writes that holds no password."""
+    from mlflow.tracking import MlflowClient, get_tracking_uri, is_tracking_uri_set
+
+    if is_tracking_uri_set():  # type: ignore[no-untyped-call]
+        uri = str(get_tracking_uri())
+        return MlflowClient(tracking_uri=uri), hashlib.sha256(uri.encode()).hexdigest()[:12]
+    database = (run.study / DATABASE).resolve()
+    with filelock.FileLock(f"{database}.lock"):  # one process makes the tables
+        client = MlflowClient(tracking_uri=f"sqlite:///{database.as_posix()}")
+        client.get_experiment_by_name(EXPERIMENT)
+    return client, "here"
+
+
+def _existing(client: MlflowClient, run_id: Any) -> tuple[str, str]:
+    """Return the run that was begun for this one and its status; empty where it is gone."""
+    from mlflow.exceptions import MlflowException
+    from mlflow.protos.databricks_pb2 import RESOURCE_DOES_NOT_EXIST, ErrorCode
+
+    if not run_id:
+        return "", ""
+    try:
+        info = client.get_run(str(run_id)).info
+    except MlflowException as error:
+        if error.error_code == ErrorCode.Name(RESOURCE_DOES_NOT_EXIST):
+            return "", ""
+        raise
+    return (str(info.run_id), str(info.status)) if info.lifecycle_stage == "active" else ("", "")
+
+
+def _experiment(client: MlflowClient, run: Tracked) -> str:
+    """Return the experiment's id, made where it is new."""
+    from mlflow.exceptions import MlflowException
+
+    if given := os.environ.get("MLFLOW_EXPERIMENT_ID"):
+        return given
+    name = os.environ.get("MLFLOW_EXPERIMENT_NAME") or EXPERIMENT
+    if found := client.get_experiment_by_name(name):
+        return str(found.experiment_id)
+    try:
+        return str(client.create_experiment(name))
+    except MlflowException:  # another process was faster
+        found = client.get_experiment_by_name(name)
+        if found is None:
+            raise
+        return str(found.experiment_id)

@@ -1,0 +1,73 @@
+"""A run in TensorBoard: event files in a folder of the study, by torch's own writer."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from frostline.tracking.log import LOSS, RESULT, Tracked
+
+if TYPE_CHECKING:
+    from torch.utils.tensorboard import SummaryWriter
+
+FOLDER = "tensorboard"  # in the study
+MODULES = ("tensorboard", "torch.utils.tensorboard", "tensorboard.backend.event_processing.event_accumulator")
+
+
+class Board:
+    """One run's event files."""
+
+    def __init__(self, run: Tracked) -> None:
+        self._run = run
+        self._folder = run.study / FOLDER / run.name
+        self._open: SummaryWriter | None = None
+        self.held, self.over = _found(self._folder)
+
+    def rewind(self, done: int) -> None:
+        """Begin a file that says to forget what is held of later epochs."""
+        self._let_go()
+        self._open = self._writer(forget_from=done + 1)
+        self.held = done
+
+    def add(self, step: int, figures: Mapping[str, float]) -> None:
+        """Write one epoch, and see it to the disk."""
+        writer = self._writer()
+        for name, value in figures.items():
+            writer.add_scalar(name, value, step)
+        writer.flush()
+        self.held = step
+
+    def end(self, figures: Mapping[str, float]) -> None:
+        """Write the result with its parameters, for the tab HPARAMS."""
+        self._writer().add_hparams(self._run.parameters, dict(figures), run_name=".")
+        self.over = True
+
+    def close(self, failed: bool | None) -> None:
+        """Close the file; TensorBoard knows no states of a run."""
+        self._let_go()
+
+    def _writer(self, forget_from: int | None = None) -> SummaryWriter:
+        from torch.utils.tensorboard import SummaryWriter
+
+        if self._open is None:
+            self._open = SummaryWriter(str(self._folder), purge_step=forget_from)
+        return self._open
+
+    def _let_go(self) -> None:
+        writer, self._open = self._open, None
+        if writer is not None:
+            writer.close()
+
+
+def _found(folder: Path) -> tuple[int, bool]:
+    """Return how many epochs the files of earlier processes hold, and whether the result is there."""
+    if not folder.is_dir():
+        return 0, False
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    events = EventAccumulator(str(folder), size_guidance={"scalars": 0})
+    events.Reload()
+    names = events.Tags()["scalars"]
+    held = max((event.step for event in events.Scalars(LOSS)), default=0) if LOSS in names else 0
+    return held, any(name.startswith(RESULT) for name in names)

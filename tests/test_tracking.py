@@ -1,0 +1,364 @@
+"""A run's figures in TensorBoard and MLflow: all of them, once, and without a trace in the result."""
+
+from __future__ import annotations
+
+import json
+import warnings
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import pytest
+from click.testing import CliRunner
+
+import frostline
+from frostline import tracking
+from frostline.backbone import Backbone
+from frostline.cli.main import cli
+from frostline.dataset import Manifest
+from frostline.errors import TrackerWarning, UsageError
+from frostline.tracking import asking, log
+from tiny import tiny_backbone, write_table
+
+STRATEGY = "top_k(1, epochs=4)"
+FAST: dict[str, Any] = {"exact": True, "augment": "light", "flip": "none", "threads": 1}
+# What a clock or a meter says, which no two runs share.
+MEASURED = ("seconds", "peak_memory_bytes", "study", "store")
+
+
+class Fake:
+    """A tracker in memory; `told` outlives it, by run."""
+
+    told: dict[str, dict[str, Any]] = {}  # noqa: RUF012 - cleared by the fixture
+    fails_at: int | None = None
+    opened = 0
+
+    def __init__(self, run: log.Tracked) -> None:
+        type(self).opened += 1
+        self.mine = self.told.setdefault(
+            run.name, {"epochs": {}, "result": None, "closed": [], "parameters": run.parameters}
+        )
+        self.held = max(self.mine["epochs"], default=0)
+        self.over = self.mine["result"] is not None
+
+    def rewind(self, done: int) -> None:
+        self.mine["epochs"] = {s: f for s, f in self.mine["epochs"].items() if s <= done}
+        self.held = done
+
+    def add(self, step: int, figures: Mapping[str, float]) -> None:
+        if step == self.fails_at:
+            raise OSError("no space left")
+        assert step not in self.mine["epochs"]
+        self.mine["epochs"][step] = dict(figures)
+        self.held = step
+
+    def end(self, figures: Mapping[str, float]) -> None:
+        assert self.mine["result"] is None
+        self.mine["result"] = dict(figures)
+        self.over = True
+
+    def close(self, failed: bool | None) -> None:
+        self.mine["closed"].append(failed)
+
+
+@pytest.fixture
+def fake(monkeypatch: pytest.MonkeyPatch) -> Iterator[type[Fake]]:
+    """Put the fake in both trackers' places."""
+    Fake.told.clear()
+    Fake.fails_at, Fake.opened = None, 0
+    monkeypatch.setattr(asking, "_MAKERS", dict.fromkeys(tracking.NAMES, Fake))
+    monkeypatch.setattr(asking, "_MODULES", dict.fromkeys(tracking.NAMES, ("json",)))
+    yield Fake
+    Fake.told.clear()
+
+
+@pytest.fixture
+def backbone() -> Backbone:
+    return tiny_backbone()
+
+
+@pytest.fixture
+def data(tmp_path: Path) -> Manifest:
+    return frostline.load_data(write_table(tmp_path / "images", val=6), near_copies=False)
+
+
+class Killed(Exception):
+    """Stands for a process that is gone."""
+
+
+def killed_in_epoch(number: int, monkeypatch: pytest.MonkeyPatch, *, checkpoints: bool) -> None:
+    """Let the next run die when it has done so many epochs."""
+    from frostline.training import loop
+
+    real, seen = loop._epoch, []
+
+    def epoch(*arguments: Any) -> dict[str, Any]:
+        seen.append(1)
+        if len(seen) == number:
+            monkeypatch.setattr(loop, "_epoch", real)
+            raise Killed
+        return real(*arguments)
+
+    monkeypatch.setattr(loop, "_epoch", epoch)
+    monkeypatch.setattr(loop, "CHECKPOINT_SHARE", 1e9 if checkpoints else 0.0)
+
+
+def scalars(run: frostline.Run) -> dict[str, float]:
+    return log.figures(run.folder.read("result.json"), log.RESULT)
+
+
+# --- what a tracker is told -----------------------------------------------------------------------------
+
+
+def test_every_epoch_the_result_and_the_settings(
+    fake: type[Fake], backbone: Backbone, data: Manifest, tmp_path: Path
+) -> None:
+    run = frostline.train(backbone, data, STRATEGY, study=tmp_path / "s", tracker="mlflow", **FAST)
+    [(name, told)] = fake.told.items()
+    assert name == f"top_k(1,_epochs=4) {run.folder.name}"
+    rows = run.folder.metrics()
+    assert len(rows) == 4
+    assert told["epochs"] == {step: log.figures(row) for step, row in enumerate(rows, 1)}
+    assert {"loss", "lr", "val_accuracy", "val_loss"} <= set(told["epochs"][1])
+    assert told["result"] == scalars(run)
+    assert told["result"]["result/accuracy"] == run.accuracy
+    assert told["parameters"]["settings/lr"] == run.folder.read("config.json")["settings"]["lr"]
+    assert told["parameters"]["strategy"] == STRATEGY
+    assert told["closed"] == [None]
+
+
+def test_a_solved_head_has_a_result_and_no_epochs(
+    fake: type[Fake], backbone: Backbone, data: Manifest, tmp_path: Path
+) -> None:
+    frostline.train(backbone, data, "linear_probe", study=tmp_path / "s", tracker="mlflow", **FAST)
+    [told] = fake.told.values()
+    assert not told["epochs"]
+    assert "result/cv_score" in told["result"]
+
+
+def test_following_changes_neither_the_run_nor_its_result(
+    fake: type[Fake], backbone: Backbone, data: Manifest, tmp_path: Path
+) -> None:
+    plain = frostline.train(backbone, data, STRATEGY, study=tmp_path / "a", **FAST)
+    followed = frostline.train(backbone, data, STRATEGY, study=tmp_path / "b", tracker="mlflow", **FAST)
+    assert followed.folder.name == plain.folder.name
+    assert followed.folder.weights.read_bytes() == plain.folder.weights.read_bytes()
+    for name in ("config.json", "predictions-test.csv", "predictions-val.csv"):
+        assert (followed.folder.path / name).read_bytes() == (plain.folder.path / name).read_bytes()
+    one, two = (
+        {key: value for key, value in run.folder.read("result.json").items() if key not in MEASURED}
+        for run in (plain, followed)
+    )
+    assert one == two
+
+
+def test_a_finished_run_is_handed_over_once(
+    fake: type[Fake], backbone: Backbone, data: Manifest, tmp_path: Path
+) -> None:
+    run = frostline.train(backbone, data, STRATEGY, study=tmp_path / "s", **FAST)
+    for _ in range(2):
+        again = frostline.train(backbone, data, STRATEGY, study=tmp_path / "s", tracker="mlflow", **FAST)
+        assert again.again
+    [told] = fake.told.values()
+    assert sorted(told["epochs"]) == [1, 2, 3, 4]
+    assert told["result"] == scalars(run)
+
+
+@pytest.mark.parametrize("checkpoints", [True, False])
+def test_an_interrupted_run_goes_on_with_the_same_one(
+    checkpoints: bool,
+    fake: type[Fake],
+    backbone: Backbone,
+    data: Manifest,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    killed_in_epoch(4, monkeypatch, checkpoints=checkpoints)
+    with pytest.raises(Killed):
+        frostline.train(backbone, data, STRATEGY, study=tmp_path / "s", tracker="mlflow", **FAST)
+    assert [sorted(told["epochs"]) for told in fake.told.values()] == [[1, 2, 3]]
+    run = frostline.train(backbone, data, STRATEGY, study=tmp_path / "s", tracker="mlflow", **FAST)
+    [told] = fake.told.values()
+    assert told["epochs"] == {step: log.figures(row) for step, row in enumerate(run.folder.metrics(), 1)}
+    assert told["closed"] == [False, None]
+
+
+# --- what goes wrong ------------------------------------------------------------------------------------
+
+
+def test_a_tracker_that_fails_costs_one_warning(
+    fake: type[Fake], backbone: Backbone, data: Manifest, tmp_path: Path
+) -> None:
+    fake.fails_at = 2
+    with pytest.warns(TrackerWarning, match="mlflow cannot be written .no space left") as caught:
+        run = frostline.train(backbone, data, STRATEGY, study=tmp_path / "s", tracker="mlflow", **FAST)
+    assert len(caught) == 1
+    assert len(run.folder.metrics()) == 4
+    [told] = fake.told.values()
+    assert sorted(told["epochs"]) == [1]
+    fake.fails_at = None
+    frostline.train(backbone, data, STRATEGY, study=tmp_path / "s", tracker="mlflow", **FAST)
+    assert told["result"] == scalars(run)
+
+
+def test_a_comparison_is_followed_run_by_run_and_warns_once(
+    fake: type[Fake], backbone: Backbone, data: Manifest, tmp_path: Path
+) -> None:
+    wanted = ["linear_probe", STRATEGY]
+    options: dict[str, Any] = {**FAST, "repeats": 1, "tracker": ["mlflow"]}
+    found = frostline.compare(backbone, data, wanted, study=tmp_path / "s", **options)
+    runs = list((tmp_path / "s").rglob("result.json"))
+    assert len(fake.told) == len(runs) >= 3
+    assert found.run.folder.name in {name.split()[-1] for name in fake.told}
+    fake.fails_at, fake.opened = 1, 0
+    with pytest.warns(TrackerWarning) as caught:
+        frostline.compare(backbone, data, [*wanted, "head(epochs=2)"], study=tmp_path / "t", **options)
+    assert len([w for w in caught if w.category is TrackerWarning]) == 1
+
+
+def test_an_unknown_tracker_and_a_missing_library_are_said_first(
+    data: Manifest, backbone: Backbone, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with pytest.raises(UsageError, match="found 'tensorbord' Did you mean 'tensorboard'"):
+        frostline.train(backbone, data, "head", study=tmp_path / "s", tracker="mlflow,tensorbord")
+    monkeypatch.setattr(asking, "_MODULES", {"mlflow": ("no_such_library",)})
+    for call in (frostline.train, frostline.compare):
+        with pytest.raises(UsageError, match=r"No module named 'no_such_library'.*frostline\[trackers\]"):
+            call(backbone, data, "head", study=tmp_path / "s", tracker="mlflow")
+    with pytest.raises(UsageError, match="no_such_library"):
+        frostline.fit(tmp_path / "images", study=tmp_path / "s", tracker="mlflow")
+    assert not (tmp_path / "s").exists()
+
+
+@pytest.mark.parametrize("verb", ["train", "compare", "fit"])
+def test_the_command_line_refuses_before_anything_is_read(
+    verb: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    unknown = CliRunner().invoke(cli, [verb, "nowhere", "--tracker", "tensorbord"])
+    assert unknown.exit_code == 2
+    assert "Did you mean 'tensorboard'" in unknown.output
+    monkeypatch.setattr(asking, "_MODULES", {"mlflow": ("no_such_library",)})
+    missing = CliRunner().invoke(cli, [verb, "nowhere", "--tracker", "mlflow", "--json"])
+    assert missing.exit_code == 2
+    assert 'pip install "frostline[trackers]"' in json.loads(missing.stdout)["error"]
+
+
+def test_names_may_be_repeated_or_listed() -> None:
+    assert asking.parsed("tensorboard, mlflow") == asking.parsed(["tensorboard", "mlflow"])
+    assert asking.asked(None, "s").names == ()
+
+
+# --- the libraries themselves ---------------------------------------------------------------------------
+
+
+def board(study: Path) -> tuple[dict[str, dict[int, float]], list[str]]:
+    """Return every scalar by name and step as TensorBoard reads them, and the runs' folders."""
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    [folder] = (study / "tensorboard").iterdir()
+    events = EventAccumulator(str(folder), size_guidance={"scalars": 0})
+    events.Reload()
+    found = {}
+    for name in events.Tags()["scalars"]:
+        rows = events.Scalars(name)
+        assert len({row.step for row in rows}) == len(rows), f"{name} has a step twice"
+        found[name] = {row.step: row.value for row in rows}
+    assert "_hparams_/session_start_info" in events.summary_metadata
+    return found, [folder.name]
+
+
+@pytest.mark.ecosystem
+@pytest.mark.parametrize("checkpoints", [True, False])
+def test_tensorboard_reads_back_what_was_trained(
+    checkpoints: bool, backbone: Backbone, data: Manifest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    killed_in_epoch(4, monkeypatch, checkpoints=checkpoints)
+    study = tmp_path / "s"
+    with pytest.raises(Killed):
+        frostline.train(backbone, data, STRATEGY, study=study, tracker="tensorboard", **FAST)
+    for _ in range(2):  # the second time it is finished, and nothing is added
+        run = frostline.train(backbone, data, STRATEGY, study=study, tracker="tensorboard", **FAST)
+    found, names = board(study)
+    assert names == [f"top_k(1,_epochs=4) {run.folder.name}"]
+    for key in ("loss", "val_accuracy", "val_loss", "lr", "seconds"):
+        rows = run.folder.metrics()
+        assert found[key] == pytest.approx({step: row[key] for step, row in enumerate(rows, 1)})
+    for key, value in scalars(run).items():
+        assert found[key] == pytest.approx({0: value})
+
+
+@pytest.fixture
+def no_server(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("MLFLOW_TRACKING_URI", "MLFLOW_EXPERIMENT_NAME", "MLFLOW_EXPERIMENT_ID"):
+        monkeypatch.delenv(name, raising=False)
+
+
+# MLflow 3.17 with SQLAlchemy 2.1, on import.
+quiet = pytest.mark.filterwarnings("ignore:The ``noload`` loader strategy:DeprecationWarning")
+
+
+@quiet
+@pytest.mark.ecosystem
+@pytest.mark.usefixtures("no_server")
+@pytest.mark.parametrize("checkpoints", [True, False])
+def test_mlflow_reads_back_what_was_trained(
+    checkpoints: bool, backbone: Backbone, data: Manifest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from mlflow.tracking import MlflowClient
+
+    study = tmp_path / "s"
+    killed_in_epoch(4, monkeypatch, checkpoints=checkpoints)
+    client = MlflowClient(tracking_uri=f"sqlite:///{study.resolve()}/mlflow.db")
+    with pytest.raises(Killed):
+        frostline.train(backbone, data, STRATEGY, study=study, tracker="mlflow", **FAST)
+    for _ in range(2):
+        run = frostline.train(backbone, data, STRATEGY, study=study, tracker="mlflow", **FAST)
+    experiment = client.get_experiment_by_name("frostline")
+    [found] = client.search_runs([experiment.experiment_id])
+    assert found.info.run_name == f"top_k(1,_epochs=4) {run.folder.name}"
+    assert found.info.status == "FINISHED"
+    for key in ("loss", "val_accuracy", "val_loss", "lr"):
+        history = client.get_metric_history(found.info.run_id, key)
+        rows = run.folder.metrics()
+        assert [(m.step, m.value) for m in history] == [(s, row[key]) for s, row in enumerate(rows, 1)]
+    assert scalars(run).items() <= found.data.metrics.items()
+    assert found.data.params["settings/lr"] == str(run.folder.read("config.json")["settings"]["lr"])
+    assert not list(tmp_path.glob("mlruns"))
+
+
+@quiet
+@pytest.mark.ecosystem
+@pytest.mark.usefixtures("no_server")
+def test_mlflow_writes_where_its_variable_says_and_gives_up_on_a_dead_server(
+    backbone: Backbone, data: Manifest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from mlflow.tracking import MlflowClient
+
+    elsewhere = f"sqlite:///{tmp_path}/elsewhere.db"
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", elsewhere)
+    monkeypatch.setenv("MLFLOW_EXPERIMENT_NAME", "my own")
+    run = frostline.train(backbone, data, "linear_probe", study=tmp_path / "s", tracker="mlflow", **FAST)
+    client = MlflowClient(tracking_uri=elsewhere)
+    [found] = client.search_runs([client.get_experiment_by_name("my own").experiment_id])
+    assert found.data.metrics["result/accuracy"] == run.accuracy
+    assert not (tmp_path / "s" / "mlflow.db").exists()
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://127.0.0.1:9")  # the port "discard": nobody listens
+    with pytest.warns(TrackerWarning, match="mlflow cannot be written") as caught:
+        run = frostline.train(backbone, data, STRATEGY, study=tmp_path / "s", tracker="mlflow", **FAST)
+    assert len(caught) == 1
+    assert len(run.folder.metrics()) == 4
+
+
+@quiet
+@pytest.mark.ecosystem
+@pytest.mark.usefixtures("no_server")
+def test_both_at_once_change_no_byte(backbone: Backbone, data: Manifest, tmp_path: Path) -> None:
+    plain = frostline.train(backbone, data, STRATEGY, study=tmp_path / "a", **FAST)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", TrackerWarning)
+        both = frostline.train(
+            backbone, data, STRATEGY, study=tmp_path / "b", tracker="tensorboard,mlflow", **FAST
+        )
+    assert both.folder.weights.read_bytes() == plain.folder.weights.read_bytes()
+    assert (tmp_path / "b" / "mlflow.db").is_file()
+    assert both.peak_memory_bytes < plain.peak_memory_bytes + 64 * 2**20
