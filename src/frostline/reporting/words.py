@@ -267,8 +267,8 @@ def _labels(found: Found) -> list[str]:
     many = len(found.doubtful)
     return [
         (
-            f"{counted(many, 'image')} {'looks' if many == 1 else 'look'} mislabelled: checking "
-            f"{'it' if many == 1 else 'them'} is the cheapest way to a better model."
+            f"{counted(many, 'image')} may be mislabelled: look before you correct, since hard images "
+            "that are labelled right look just the same."
         )
     ]
 
