@@ -20,7 +20,8 @@ BINS = 10  # of stated probability; equal widths, as reliability diagrams are us
 FEWEST_TO_DOUBT = 5
 # A label is doubted where the answer has at least so many times its probability. Confident learning alone
 # suspects a sixth of all images where a model is right on two thirds, and is wrong on four in five of them.
-# With this bar precision is about twice as high, for a quarter of the recall (docs/LOG.md 2026-11-25).
+# This bar takes away two thirds of the false alarms and up to a sixth of the labels exchanged at random that
+# were found; of those exchanged with the most similar class, four in nine (docs/LOG.md 2026-11-25).
 FIRMLY = 10.0
 Ints = NDArray[np.int64]
 
