@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
 import frostline
+from frostline import numerics
 from frostline.dataset import Manifest
 from frostline.errors import UsageError
 from frostline.timing import Stopwatch
@@ -90,6 +92,33 @@ def test_what_takes_long_is_not_begun_when_little_is_left() -> None:
     with pytest.raises(OutOfTime):
         budget.check("step")
     Budget(None, 0.0, watch).check("step")
+
+
+def test_a_network_too_slow_to_be_tried_in_the_time_is_not(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Timings of ways of computing come before the first step: on a large network they took minutes."""
+    data = frostline.load_data(write_table(tmp_path / "images", train=12), near_copies=False)
+    real, timed = numerics.seconds, []
+
+    def seconds(run: Callable[[], object]) -> float:
+        real(run)
+        timed.append(run)
+        return 1.0  # a batch of four
+
+    monkeypatch.setattr(numerics, "seconds", seconds)
+    options = {"threads": 1, "flip": "none", "study": tmp_path / "study"}
+    run = frostline.train(tiny_backbone(), data, "top_k(1, epochs=1)", minutes=0.2, **options)
+    assert len(timed) == 1
+    assert "too short" in run.numeric_plan["reason"]
+    assert not run.numeric_plan["frozen"]["timed"]
+    plenty = frostline.train(tiny_backbone(), data, "top_k(1, epochs=1)", minutes=60, **options)
+    assert len(timed) > 5
+    assert plenty.numeric_plan["frozen"]["timed"]
+    timed.clear()
+    again = frostline.train(tiny_backbone(), data, "top_k(1, epochs=2)", minutes=0.2, **options)
+    assert again.numeric_plan["frozen"]["timed"]  # what is remembered costs no time
+    assert not timed
 
 
 def test_a_limit_must_be_above_zero(tmp_path: Path) -> None:

@@ -13,6 +13,7 @@ import statistics
 import time
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager
+from contextvars import ContextVar
 from dataclasses import asdict, dataclass, replace
 from typing import Any, Literal
 
@@ -176,8 +177,27 @@ def _processor() -> str:
     return _cpu_line("model name").partition(":")[2].strip() or platform.processor()
 
 
+class NotTimed(Exception):
+    """Raised by a timing inside `nothing_timed`."""
+
+
+_allowed = ContextVar("timings are allowed", default=True)
+
+
+@contextlib.contextmanager
+def nothing_timed() -> Iterator[None]:
+    """Inside the block only what is remembered is answered; a timing raises `NotTimed` instead."""
+    token = _allowed.set(False)
+    try:
+        yield
+    finally:
+        _allowed.reset(token)
+
+
 def seconds(run: Callable[[], object]) -> float:
     """Median seconds of a run, after one that warms up; fewer repeats where they take long."""
+    if not _allowed.get():
+        raise NotTimed
     run()
     taken: list[float] = []
     while len(taken) < REPEATS and sum(taken) < ENOUGH_S:

@@ -6,6 +6,25 @@ What was measured once on a machine is remembered, and a run after `measure` tim
 """
 
 from frostline.rates.measuring import measure
-from frostline.rates.ways import FROZEN_BATCH, TRIAL, forward, frozen_way, prefix_s, training_plan
+from frostline.rates.ways import (
+    FROZEN_BATCH,
+    TRIAL,
+    forward,
+    frozen_way,
+    glimpse_s,
+    prefix_s,
+    timing_s,
+    training_plan,
+)
 
-__all__ = ["FROZEN_BATCH", "TRIAL", "forward", "frozen_way", "measure", "prefix_s", "training_plan"]
+__all__ = [
+    "FROZEN_BATCH",
+    "TRIAL",
+    "forward",
+    "frozen_way",
+    "glimpse_s",
+    "measure",
+    "prefix_s",
+    "timing_s",
+    "training_plan",
+]

@@ -19,6 +19,10 @@ from frostline.numerics import NumericPlan
 FROZEN_BATCHES = (32, 64)  # images a forward pass of the frozen part; the fastest per image is taken
 FROZEN_BATCH = 64  # where nothing may be timed
 PASSES = 2  # through the frozen stages one by one, after one that warms up
+GLIMPSE = 4  # images with which it is found how slow a network is, before anything else is timed
+# What deciding by timings passes forward, in images: three precisions and four ways of frozen layers, each
+# twice, three training steps twice at three times a forward pass, one cut's prefix.
+TIMED_IMAGES = 900
 TRIAL = 16  # images with which precisions are timed: what a person waits for once on a machine
 
 
@@ -64,6 +68,16 @@ def prefix_s(backbone: Backbone, way: Way, cut: Cut) -> float:
     name = f"cut {cut.index}"
     run = {name: forward(backbone, way, cut)}
     return numerics.seconds_of(_prefix(backbone, way), run, way.plan.threads)[name] / way.batch
+
+
+def glimpse_s(backbone: Backbone, threads: int | None = None) -> float:
+    """Return the seconds an image takes through all layers in float32, roughly and soon."""
+    return prefix_s(backbone, Way(numerics.exact_plan(threads), GLIMPSE), backbone.cuts[-1])
+
+
+def timing_s(backbone: Backbone, threads: int | None = None) -> float:
+    """Return roughly the seconds that deciding by timings takes for a network that is new on this machine."""
+    return TIMED_IMAGES * glimpse_s(backbone, threads)
 
 
 def _prefix(backbone: Backbone, way: Way) -> str:

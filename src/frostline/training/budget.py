@@ -6,11 +6,11 @@ and the files. Time that processes killed before have spent counts.
 
 from __future__ import annotations
 
+import math
 import time
 
-from frostline import numerics, rates
-from frostline.frozen import Way
-from frostline.images import Tell
+from frostline import rates
+from frostline.images import EVALUATION_BATCH, Tell
 from frostline.strategy import settings
 from frostline.timing import Stopwatch
 from frostline.training.request import Request
@@ -70,12 +70,12 @@ def _reserve_s(request: Request) -> float:
     backbone, parts = request.backbone, ["val", "test"]
     if settings(request.strategy).bn == "recalibrate":
         parts.append("train")
-    samples = [sample for part in parts for sample in request.data.part(part)]
-    way = Way(numerics.exact_plan(request.threads), rates.TRIAL)
-    each = rates.prefix_s(backbone, way, backbone.cuts[-1])
-    looked = samples[:LOOKED_AT]
+    counts = [len(request.data.part(part)) for part in parts]
+    if all(segment.cut for segment in request.segments()):  # frozen batches are filled up
+        counts = [math.ceil(count / EVALUATION_BATCH) * EVALUATION_BATCH for count in counts]
+    looked = [sample for part in parts for sample in request.data.part(part)][:LOOKED_AT]
     began = time.perf_counter()
     for sample in looked:
         backbone.preprocessing.crop(request.data.read(sample))
-    each += (time.perf_counter() - began) / max(1, len(looked))
-    return ENDING_S + MARGIN * each * len(samples)
+    decode_s = (time.perf_counter() - began) / max(1, len(looked))
+    return ENDING_S + MARGIN * (rates.glimpse_s(backbone, request.threads) + decode_s) * sum(counts)

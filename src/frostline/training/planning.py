@@ -5,7 +5,7 @@ Everything that a timing or the disk decides is written into the run's `plan.jso
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from frostline import numerics, rates
@@ -18,6 +18,8 @@ from frostline.record import RunFolder
 from frostline.strategy import settings
 from frostline.training import flips
 from frostline.training.request import Request
+
+TIMED_SHARE = 0.25  # of a limit on time may go into timings: a choice
 
 
 @dataclass
@@ -33,6 +35,7 @@ class Plan:
     way: Way
     views: int = 0
     whole: bool = False  # views and kept are decided
+    timed: bool = True  # False where a limit on time is too short to try ways of computing
     kept: dict[int, tuple[int, ...]] = field(default_factory=dict)
     why: dict[int, str] = field(default_factory=dict)
 
@@ -40,7 +43,7 @@ class Plan:
         """The plan as plain data."""
         frozen = {"plan": self.way.plan.as_dict(), "batch": self.way.batch, "views": self.views}
         frozen["folded"] = [list(pair) for pair in self.way.folded]
-        frozen["whole"] = self.whole
+        frozen |= {"whole": self.whole, "timed": self.timed}
         kept = [{"cut": c, "views_kept": list(v), "why": self.why[c]} for c, v in sorted(self.kept.items())]
         return {**self.numbers.as_dict(), "frozen": {**frozen, "rows": kept}}
 
@@ -58,6 +61,7 @@ class Plan:
             ),
             frozen["views"],
             frozen["whole"],
+            frozen["timed"],
             {row["cut"]: tuple(row["views_kept"]) for row in rows},
             {row["cut"]: row["why"] for row in rows},
         )
@@ -75,6 +79,30 @@ def begin(request: Request, folder: RunFolder) -> Plan:
     """Return the plan that was made when the run began, else begin one and write it."""
     if (folder.path / "plan.json").exists():
         return Plan.from_dict(folder.read("plan.json"))
+    plan = _plan(request) if _affordable(request) else _untimed(request)
+    folder.write("plan.json", plan.as_dict())
+    return plan
+
+
+def _affordable(request: Request) -> bool:
+    """Whether timings fit into a limit on time: they are remembered, or take a small share of it."""
+    if request.minutes is None or request.exact:
+        return True
+    try:
+        with numerics.nothing_timed():
+            _plan(request)
+    except numerics.NotTimed:
+        return rates.timing_s(request.backbone, request.threads) <= TIMED_SHARE * 60.0 * request.minutes
+    return True
+
+
+def _untimed(request: Request) -> Plan:
+    """Decide without timings, as `exact` does."""
+    numbers = replace(numerics.exact_plan(request.threads), reason="the time is too short to try other ways")
+    return Plan(numbers, Way(numbers, rates.FROZEN_BATCH), timed=False)
+
+
+def _plan(request: Request) -> Plan:
     backbone, threads = request.backbone, request.threads
     way = rates.frozen_way(backbone, exact=request.exact, precision=request.precision, threads=threads)
     if request.exact:
@@ -86,9 +114,7 @@ def begin(request: Request, folder: RunFolder) -> Plan:
         numbers = rates.training_plan(backbone, cut, bn=bn, batch=request.batch, threads=threads)
     else:
         numbers = way.plan
-    plan = Plan(numbers, way)
-    folder.write("plan.json", plan.as_dict())
-    return plan
+    return Plan(numbers, way)
 
 
 def augmentation(request: Request, head: Frozen) -> tuple[Policy, dict[str, Any] | None]:
