@@ -250,6 +250,18 @@ def test_log_me_is_the_evidence_of_a_linear_model() -> None:
     assert transfer.log_me(features, targets, 3) == pytest.approx(np.mean(each), abs=1e-9)
 
 
+@pytest.mark.parametrize("scale", [0.0, 1e-12, 1e-5, 1e12])
+def test_scores_of_dead_and_of_exploding_features_are_numbers(scale: float) -> None:
+    """Random weights of deep networks give both."""
+    for width in (6, 400):
+        features, targets = clusters(45, width, 0.5)
+        found = transfer.log_me((scale * features).astype(np.float32), targets, 3)
+        assert np.isfinite(found)
+        assert np.isfinite(transfer.h_score((scale * features).astype(np.float32), targets, 3))
+        if scale:
+            assert found == pytest.approx(transfer.log_me(features, targets, 3), abs=1e-4)
+
+
 def test_h_score_is_bounded_by_classes() -> None:
     apart, targets = clusters(300, 10, 50.0)
     assert transfer.h_score(apart, targets, 3) == pytest.approx(2.0, abs=0.05)

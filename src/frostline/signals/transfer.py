@@ -25,6 +25,11 @@ def log_me(features: Features, targets: Ints, classes: int) -> float:
     """
     x = features.astype(np.float64)
     n, width = x.shape
+    length = float(np.sqrt((x**2).sum() / n))
+    if not length:  # every image looks alike, so there is nothing but noise
+        right = np.bincount(targets, minlength=classes) / n
+        return float(np.mean([-0.5 * (np.log(2 * np.pi * max(share, 1 / n)) + 1) for share in right]))
+    x /= length  # changes no evidence, and keeps the small constants below small
     left, singular, _ = np.linalg.svd(x, full_matrices=False)
     sigma = singular**2
     found = []
@@ -38,7 +43,8 @@ def log_me(features: Features, targets: Ints, classes: int) -> float:
             freedom = float((sigma / (sigma + ratio)).sum())
             size = float((sigma * along / (sigma + ratio) ** 2).sum())  # |mean of the weights|²
             error = outside + float((along * (ratio / (sigma + ratio)) ** 2).sum())
-            alpha, beta = freedom / (size + 1e-9), (n - freedom) / (error + 1e-9)
+            noise = n - len(sigma) + float((ratio / (sigma + ratio)).sum())  # n - freedom
+            alpha, beta = freedom / (size + 1e-9), noise / (error + 1e-9)
             if abs(alpha / beta - ratio) <= SETTLED * ratio:
                 break
         log_det = float(np.log(alpha + beta * sigma).sum()) + (width - len(sigma)) * np.log(alpha)
