@@ -42,6 +42,17 @@ weights, remembered cuts and digests, measured rates, the count of looks at a te
 - `stages`: `stages: [{{name, shape, parameters, compute_share}}]`, `cuts: [{{index, name,
   verified}}]`, `notes`.
 - `demo`: `runs`, a list of `train` objects.
+- `measure`: `model`, `input_size`, `n_images`, `n_classes`, `n_measured`, `size`, `similarity:
+  {{value, low, high, by_stage, basis, proven, n_images}}` (95 %), `confidence: {{value, low, high,
+  classes}}`, `probe_by_stage: [{{stage, width, accuracy, low, high, random, log_me, h_score,
+  neighbours}}]`, `best_stage`, `learning_curve: [{{images, accuracy, low, high}}]`, `rates`
+  (seconds and bytes an image), `notes`. What can't be measured is null or empty.
+- `plan`: `recommended`, `runner_up`, `options: [{{strategy, expected_accuracy, low, high, seconds,
+  peak_memory_bytes, peak_memory_upper_bytes, disk_bytes, rows, fits, reason, settings}}]` (80 %
+  intervals; null where nothing can be forecast), `settings: {{lr, layer_decay, cut, epochs, bn,
+  augment, size, batch}}` (of the recommended one), `why`, `would_change`, `basis` (`measured` or
+  `extrapolated`), `notes`, `signals` (as of `measure`, without random weights). Limits are held
+  against `peak_memory_upper_bytes` and 1.35 × `seconds`.
 - `compare`: `winner`, `separated` (from every other, over three repeats or more), `finished` (or
   the time was up), `standings: [{{strategy, augment, runs, share, repeats, score, accuracy, low,
   high, run_seconds, predicted_seconds}}]`, `differences: [{{leader, other, mean, low, high,

@@ -92,7 +92,9 @@ def similarity_line(found: Similarity, model: str) -> str:
 
 
 def _depth_table(found: Signals) -> Table:
-    title = "What each depth already knows: a probe, out of fold (95 % interval), and one on random weights"
+    title = "What each depth already knows: a probe, out of fold (95 % interval)"
+    if any(row.random is not None for row in found.probe_by_stage):
+        title += ", and one on random weights"
     table = Table(title=title, title_justify="left", box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0))
     columns = ("after", "width", "similar", "probe", "95 %", "random", "LogME", "H-score", "5-NN")
     for name in columns:
