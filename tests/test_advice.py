@@ -102,6 +102,32 @@ def test_of_two_that_cannot_be_separated_the_cheaper() -> None:
     assert chosen(apart, facts(0.3), SECONDS).strategy == "lp_ft"
 
 
+def test_departing_from_the_default_must_have_paid_on_sets_left_out() -> None:
+    """Noise that differs from set to set is no reason to depart; what similarity decides is."""
+    rng = np.random.default_rng(1)
+    luck = {}
+    for name in ("top_k(1)", "full"):
+        drawn = 0.06 * rng.normal(size=len(SETS))
+        luck |= {(s, name): value for s, value in zip(SETS, drawn - drawn.mean(), strict=True)}
+    noisy = [
+        replace(t, accuracy={s: a + luck.get((t.set, s), 0.0) for s, a in t.accuracy.items()})
+        for t in trials_of(constantly)
+    ]
+    model = fit(noisy, shrink=0.1)
+    assert (model.default, model.departs) == ("lp_ft", False)
+    for similarity in (0.05, 0.3, 0.7):
+        assert chosen(model, facts(similarity), SECONDS).strategy == "lp_ft"
+    assert fit(trials_of(by_similarity), shrink=1.0).departs
+    without = {name: s for name, s in SECONDS.items() if name != "lp_ft"}
+    assert chosen(model, facts(0.3), without).strategy in without
+
+
+def test_nothing_is_promised_above_the_top() -> None:
+    model = fit(trials_of(constantly))
+    for expected in model.expect(replace(facts(0.3), probe=0.97)):
+        assert expected.accuracy < 1.0
+
+
 def test_the_packaged_experience_can_be_read_and_names_real_strategies() -> None:
     trials = read_experience()
     assert len({trial.set for trial in trials}) == 6

@@ -1,9 +1,9 @@
 """From what was tried to what to expect: one small linear model a strategy, all of it to be looked at.
 
-A strategy's accuracy is the probe's plus a gain. The gain is the strategy's mean over everything that was
-tried plus a slope for each fact, shrunk towards none (ridge regression, so with few image sets the advice
-stays close to "what was best on average"). How far such forecasts miss on image sets that were left out gives
-the intervals.
+A strategy's accuracy is the probe's plus a share of what the probe leaves to gain (so that nothing is
+promised above 100 %). The share is the strategy's mean over everything that was tried plus a slope for each
+fact, shrunk towards none (ridge regression, so with few image sets the forecast stays close to the average).
+How far such forecasts miss on image sets that were left out gives the intervals.
 
 The strategy that was best on average is the default. Forecasts may depart from it only where departing by
 them was better on image sets that were left out; where a budget rules the default out, they choose among what
@@ -31,7 +31,13 @@ SHRINK = 30.0
 COVERED = 0.8  # of outcomes that an interval is to hold
 # Forecasts of accuracy this near are the same, and the cheaper strategy wins: a choice, half a point.
 EQUAL = 0.005
+LEAST_HEADROOM = 0.05  # of accuracy left to gain: shares of less are noise
 FEWEST_SETS = 3  # below that nothing can be said of departing from the default
+
+
+def headroom(facts: Facts) -> float:
+    """Return what the probe leaves to gain, 0–1."""
+    return max(LEAST_HEADROOM, 1.0 - facts.probe)
 
 
 def described(facts: Facts) -> Floats:
@@ -51,7 +57,8 @@ class Expected:
 
 @dataclass(frozen=True)
 class Model:
-    """The fitted model: `mean[s] + slopes[s] · standardised facts` is the gain of strategy s over the probe.
+    """The fitted model: `mean[s] + slopes[s] · standardised facts` is the share of the probe's errors, 0–1,
+    that strategy s takes away.
 
     `missed` (strategies, trials) are the errors on image sets that were left out, `nan` where not tried;
     `sets` (trials,) are their names. `default` was best on average over the sets. `departing` is what picking
@@ -82,7 +89,13 @@ class Model:
 
     def gains(self, facts: Facts) -> Floats:
         """Return the expected gain over the probe's out-of-fold accuracy: (strategies,)."""
-        return np.asarray(self.mean + self.slopes @ ((described(facts) - self.centre) / self.spread))
+        shares = self.mean + self.slopes @ ((described(facts) - self.centre) / self.spread)
+        return np.asarray(headroom(facts) * shares)
+
+    def average_lead(self, one: str, other: str, facts: Facts) -> float:
+        """Return how far one strategy lay above another over all that was tried, at this probe's accuracy."""
+        mean = dict(zip(self.strategies, self.mean.tolist(), strict=True))
+        return headroom(facts) * float(mean[one] - mean[other])
 
     def expect(self, facts: Facts, widen: float = 1.0) -> list[Expected]:
         """Return what to expect of each strategy; `widen` stretches the intervals."""
@@ -148,7 +161,9 @@ def _fitted(trials: Sequence[Trial], shrink: float) -> Model:
     mean, slopes = np.zeros(len(strategies)), np.zeros((len(strategies), x.shape[1]))
     for place, name in enumerate(strategies):
         tried = np.array([name in trial.accuracy for trial in trials])
-        gain = np.array([t.accuracy[name] - t.facts.probe for t in trials if name in t.accuracy])
+        gain = np.array(
+            [(t.accuracy[name] - t.facts.probe) / headroom(t.facts) for t in trials if name in t.accuracy]
+        )
         mine = x[tried] - x[tried].mean(axis=0)
         slopes[place] = np.linalg.solve(mine.T @ mine + shrink * np.eye(x.shape[1]), mine.T @ gain)
         mean[place] = gain.mean() - slopes[place] @ x[tried].mean(axis=0)
@@ -179,13 +194,13 @@ def chosen(model: Model, facts: Facts, seconds: Mapping[str, float]) -> Expected
     """
     able = {e.strategy: e for e in model.expect(facts) if e.strategy in seconds}
     if model.default in able and not model.departs:
-        same = dict(zip(model.strategies, model.mean.tolist(), strict=True))
         pick = model.default
+        behind = {name: model.average_lead(pick, name, facts) for name in able}
     else:
-        same = {name: e.accuracy for name, e in able.items()}
-        pick = max(able, key=lambda name: same[name])
-    near = [name for name in able if abs(same[pick] - same[name]) <= EQUAL]
-    return able[min(near, key=lambda name: (seconds[name], -same[name]))]
+        pick = max(able, key=lambda name: able[name].accuracy)
+        behind = {name: able[pick].accuracy - e.accuracy for name, e in able.items()}
+    near = [name for name in able if abs(behind[name]) <= EQUAL]
+    return able[min(near, key=lambda name: (seconds[name], behind[name]))]
 
 
 def separated(model: Model, best: Expected, other: Expected) -> bool:

@@ -113,8 +113,11 @@ def why(picture: Picture, near: str) -> tuple[str, ...]:
     else:
         second = (
             f"What was tried can't separate it from {p.runner_up} ({100 * other.accuracy:.0f} %), "
-            f"which takes {takes}."
+            f"which takes {takes}"
         )
+        lead = p.model.average_lead(p.pick, p.runner_up, p.facts)
+        cheaper = p.seconds[p.runner_up] < p.seconds[p.pick]
+        second += f", but was {points(lead)} worse on average." if cheaper and lead > 0 else "."
     return first, second
 
 
