@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import time
 from pathlib import Path
 from types import SimpleNamespace
@@ -16,7 +17,8 @@ from frostline.cli.main import cli
 from frostline.cli.verb import Verb
 from frostline.comparison import judging, race
 from frostline.comparison.contest import Contest
-from frostline.errors import UsageError
+from frostline.errors import StudyError, UsageError
+from frostline.record import Study
 from frostline.story.fitting import default_minutes
 from frostline.timing import Stopwatch
 from test_comparison import answers
@@ -161,6 +163,16 @@ def test_one_strategy_can_be_pinned(tmp_path: Path) -> None:
     found = frostline.fit(images, strategies=["head(epochs=2)"], study=tmp_path / "b", **given)
     assert (found.strategy, found.basis) == ("head(epochs=2)", "out of fold")
     assert found.verdict == ["head(epochs=2) was the only one asked for, seen on 1 repeat."]
+
+
+def test_a_study_that_cannot_be_written_is_said_before_any_work(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    digests = {"data": "a", "split": "b", "test": "c"}
+    Study.open(tmp_path / "study", **digests)
+    monkeypatch.setattr(os, "access", lambda *_: False)
+    with pytest.raises(StudyError, match=r"study cannot be written\. Take another with --study"):
+        Study.open(tmp_path / "study", **digests)
 
 
 def test_interrupted_it_goes_on(tmp_path: Path) -> None:

@@ -237,6 +237,16 @@ def test_accuracy_and_seconds_stand_against_the_cut(tmp_path: Path) -> None:
     assert any("The answer" in line for line in section.lead)
 
 
+def test_the_terminal_names_the_study_as_it_was_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    studies.trained(Path("all my studies/one"))
+    made = frostline.report("all my studies/one")
+    assert made.lines[-1] == "Label new images: frostline predict 'all my studies/one' IMAGES"
+    assert "frostline predict one IMAGES" in made.path.read_text()  # the same page wherever the folder lies
+
+
 def test_names_are_shortened_and_stay_apart() -> None:
     assert visible("a\u202eb\x00\n") == "a\\u202eb\\u0000\\u000a"
     assert visible("שלום 猫 é\u200d") == "שלום 猫 é\u200d"

@@ -151,6 +151,8 @@ class Study:
             (study.path / "runs").mkdir(parents=True, exist_ok=True)
         except OSError as error:
             raise StudyError(f"The study folder {study.path} cannot be written ({error.strerror}).") from None
+        if not os.access(study.path, os.W_OK):
+            raise StudyError(f"The study folder {study.path} cannot be written. Take another with --study.")
         known = {"format": FORMAT, "data": data, "split": split, "test": test}
         card = study.path / "study.json"
         if not card.exists():
@@ -165,7 +167,7 @@ class Study:
         study = cls(path)
         if not (study.path / "study.json").is_file():
             what = "is not a study: it holds no study.json" if study.path.is_dir() else "does not exist"
-            raise StudyError(f"{study.path} {what}. Expected a folder that `frostline train --study` wrote.")
+            raise StudyError(f"{study.path} {what}. Expected a folder that fit, compare or train wrote.")
         return study
 
     def _refuse_other(self, found: dict[str, Any], expected: dict[str, Any]) -> None:

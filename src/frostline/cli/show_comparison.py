@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from typing import Any
 
 from rich import box
@@ -23,7 +24,8 @@ def comparison(found: Comparison) -> None:
     spent = minutes(found.seconds)
     budget = "" if found.budget_seconds is None else f" of {minutes(found.budget_seconds)}"
     out.print(f"{spent}{budget}; {sum(row['runs'] for row in found.standings)} runs in {found.study.path}")
-    out.print(f"\n  frostline predict {found.study.path} IMAGES", highlight=False)
+    command = f"frostline predict {shlex.quote(str(found.study.path))} IMAGES"
+    out.print(f"\n  {command}", highlight=False, soft_wrap=True)
 
 
 def standings(result: dict[str, Any]) -> Table:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import shlex
+
 from frostline.advice.words import minutes
 from frostline.cli.show import _out, between, percent
 from frostline.cli.show_comparison import standings
@@ -35,4 +37,5 @@ def fitted(found: Fitted) -> None:
         out.print(f"Experience had advised {found.recommended}.", highlight=False)
     spent, budget = minutes(found.seconds), minutes(found.budget_seconds)
     out.print(f"{spent} of {budget}; the model has learned from all that may be learned from.")
-    out.print(f"\n  frostline predict {found.study} IMAGES", highlight=False)
+    command = f"frostline predict {shlex.quote(str(found.study))} IMAGES"
+    out.print(f"\n  {command}", highlight=False, soft_wrap=True)

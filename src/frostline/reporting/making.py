@@ -46,8 +46,10 @@ def report(study: str | Path | Study, output: str | Path | None = None) -> Repor
     try:
         places.write_atomically(target, page)
     except OSError as error:
-        raise StudyError(f"The report cannot be written to {target} ({error.strerror}).") from None
-    lines = tuple(words.conclusions(found))
+        raise StudyError(
+            f"The report cannot be written to {target} ({error.strerror}). Name another file with --output."
+        ) from None
+    lines = tuple(words.conclusions(found, str(place)))
     return Report(target, lines, tuple(found.told.damaged), len(page))
 
 

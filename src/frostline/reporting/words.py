@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import PurePath
@@ -124,8 +125,11 @@ def _of_fit(told: Told, run: RunRead) -> Headline | None:
     )
 
 
-def conclusions(found: Found) -> list[str]:
-    """Return at most ten sentences, the most important first."""
+def conclusions(found: Found, study: str = "") -> list[str]:
+    """Return at most ten sentences, the most important first.
+
+    `study` is the folder as it was named; a page, the same bytes wherever the folder lies, has its last part.
+    """
     parts: list[Callable[[Found], list[str]]] = [
         _result,
         _verdict,
@@ -143,14 +147,15 @@ def conclusions(found: Found) -> list[str]:
             lines += part(found)
         except DAMAGE as error:
             note(found.told, f"A sentence is left out: {found.told.path} holds a damaged figure ({error!r}).")
-    return [*lines[: MOST_LINES - 1], next_step(found)]
+    return [*lines[: MOST_LINES - 1], next_step(found, study)]
 
 
-def next_step(found: Found) -> str:
+def next_step(found: Found, study: str = "") -> str:
     """Say what to type next."""
     if found.told.answering is None:
         return "Nothing is finished yet: the command that began this study goes on where it stopped."
-    return f"Label new images: frostline predict {found.told.path.name or found.told.path} IMAGES"
+    named = study or found.told.path.name or str(found.told.path)
+    return f"Label new images: frostline predict {shlex.quote(named)} IMAGES"
 
 
 def _result(found: Found) -> list[str]:
