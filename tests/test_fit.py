@@ -75,6 +75,7 @@ def test_a_given_test_part_is_read_once_for_the_winner(tmp_path: Path) -> None:
         study=tmp_path / "study",
         **OPTIONS,
     )
+    assert f"frostline fit {table.name} --minutes 5" in Path(found.report).read_text()
     assert found.basis == "test part"
     assert found.comparison.test_looks == 1
     assert found.run.n_train == 36

@@ -27,7 +27,7 @@ from frostline import looks, pacing
 from frostline.cli.main import cli
 from frostline.errors import StudyError, UsageError
 from frostline.prediction import Prediction, Predictions
-from frostline.reporting import judged, notebook, page, tried
+from frostline.reporting import closing, judged, notebook, page, tried
 from frostline.reporting.flow import flow
 from frostline.reporting.making import gathered
 from frostline.reporting.naming import shortened, told_apart, visible
@@ -245,6 +245,20 @@ def test_the_terminal_names_the_study_as_it_was_named(
     made = frostline.report("all my studies/one")
     assert made.lines[-1] == "Label new images: frostline predict 'all my studies/one' IMAGES"
     assert "frostline predict one IMAGES" in made.path.read_text()  # the same page wherever the folder lies
+
+
+def test_the_command_that_repeats_it_names_what_was_asked_for(tmp_path: Path) -> None:
+    fitted = studies.fitted(tmp_path / "fitted")
+    fit = json.loads((fitted / "fit.json").read_text())
+    for source, words in ((None, "DATA"), ("my photos/", "'my photos/'"), ("list.csv", "list.csv")):
+        (fitted / "fit.json").write_text(json.dumps({**fit, "asked": {**fit["asked"], "source": source}}))
+        assert closing.repeat(gathered(fitted)).startswith(f"frostline fit {words} --minutes 5")
+    compared = studies.compared(tmp_path / "compared")
+    file = next(compared.glob("comparisons/*/comparison.json"))
+    asked = {"strategies": ["linear_probe", "full"], "search": ["lr", "augment"], "draws": 4}
+    file.write_text(json.dumps({**json.loads(file.read_text()), "asked": asked}))
+    command = closing.repeat(gathered(compared))
+    assert "--strategies linear_probe,full --search lr --search augment --draws 4" in command
 
 
 def test_names_are_shortened_and_stay_apart() -> None:

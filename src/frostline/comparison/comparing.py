@@ -87,6 +87,7 @@ class Asked:
     thorough: bool  # every candidate on every repeat, and the shallowest thaw wins where it isn't separated
     database: str | None
     seed: int
+    named: dict[str, Any]  # strategies and search, as they were asked for
     options: dict[str, Any]
     trackers: Trackers
     watch: Stopwatch
@@ -161,6 +162,7 @@ def compare(
     if repeats < 1:
         raise UsageError(f"repeats must be at least 1, found {repeats}.")
     candidates = listed(_thaws(backbone) if cuts else strategies, augment, least)
+    named = [str(candidate) for candidate in candidates]
     candidates += searched(candidates, search, draws, seed)
     kept = Study.open(study, data=data.digest, split=data.split_digest, test=data.test_digest)
     data.write(kept.path / "manifest.jsonl")
@@ -175,6 +177,7 @@ def compare(
         thorough=cuts,
         database=database,
         seed=seed,
+        named={"strategies": named, **({"search": list(search), "draws": draws} if draws else {})},
         options={
             "metric": metric,
             "flip": flip,
@@ -331,6 +334,7 @@ def _asked(asked: Asked) -> dict[str, Any]:
         "cuts": asked.thorough,
         "seed": asked.seed,
         "augment": asked.candidates[0].augment,
+        **asked.named,
         **{key: value for key, value in asked.options.items() if key not in ("threads", "workers")},
     }
 

@@ -199,7 +199,9 @@ def repeat(found: Found) -> str:
     run = told.answering or next(iter(told.everyone))
     data = _data_name(found)
     if told.fit is not None and isinstance(told.fit.get("asked"), dict):
-        return _command("fit", data, _asked(told.fit["asked"], FIT))
+        source = told.fit["asked"].get("source")
+        named = shlex.quote(visible(str(source))) if source else data
+        return _command("fit", named, _asked(told.fit["asked"], FIT))
     if race is not None:
         asked = {"strategies": [row["strategy"] for row in race["standings"]], **race.get("asked", {})}
         if asked.get("cuts"):
@@ -214,8 +216,13 @@ def repeat(found: Found) -> str:
 
 
 def _data_name(found: Found) -> str:
-    root = found.told.data.root if found.told.data else None
-    return shlex.quote(visible(PurePath(root).name) + "/") if root else "DATA"
+    """The folder's name, where its folders are the classes; a table's name is not known."""
+    data = found.told.data
+    if data is None or data.root is None or any(sample.group for sample in data.samples):
+        return "DATA"
+    if not all(sample.label in PurePath(sample.path).parts[:2] for sample in data.samples):
+        return "DATA"
+    return shlex.quote(visible(PurePath(data.root).name) + "/")
 
 
 def _asked(asked: dict[str, Any], names: tuple[str, ...]) -> list[str]:

@@ -169,6 +169,7 @@ def fit(
         "seconds": watch.seconds,
         "budget_seconds": 60 * allowed,
         "asked": {
+            "source": _name_of(source),
             "model": backbone.name,
             "size": backbone.preprocessing.size,
             "minutes": minutes,
@@ -217,6 +218,13 @@ def _load(source: Any, seed: int, strict: bool, tell: Tell | None) -> Manifest:
     if "test" in data.given:
         return data if few else load_data(source, seed=seed, test=0.0, strict=strict, progress=tell)
     return load_data(source, seed=seed, val=0.0 if few else 0.2, strict=strict, progress=tell)
+
+
+def _name_of(source: Any) -> str | None:
+    """Return a folder's or a file's own name; nothing for a data set in memory."""
+    if not isinstance(source, str | Path):
+        return None
+    return Path(source).resolve().name + ("/" if Path(source).is_dir() else "")
 
 
 def _found_lines(data: Manifest) -> list[str]:
