@@ -22,6 +22,7 @@ from frostline.comparison.contest import Clock, Contest, OutOfTime
 from frostline.comparison.judging import Held
 from frostline.comparison.ledger import Ledger
 from frostline.comparison.race import Race, Rung, Task
+from frostline.comparison.words import verdict_lines
 from frostline.dataset import Manifest
 from frostline.errors import DataError, StudyError, UsageError
 from frostline.strategy import parse, scaled, schedule
@@ -205,6 +206,31 @@ def test_a_run_that_is_slow_does_not_use_up_the_winners_time() -> None:
     late.keep_time()
     with pytest.raises(OutOfTime):
         late._tell("Training", 1, 2)
+
+
+def test_the_verdict_says_how_much_was_seen() -> None:
+    apart = {"leader": "full", "other": "head", "mean": 0.1, "low": 0.05, "high": 0.2, "separated": True}
+    result = {
+        "winner": "full",
+        "repeats": 1,
+        "standings": [{}, {}],
+        "differences": [apart],
+        "separated": False,  # on one repeat nothing is
+        "finished": True,
+        "accuracy": 0.9,
+        "low": 0.8,
+        "high": 0.95,
+        "test_looks": 1,
+        "out_of_fold": {"share": 1.0},
+    }
+    first, *_, last = verdict_lines(result)
+    assert first == "full leads over 1 repeat, ahead of every other: too few to name a winner."
+    assert "read once" in last
+    assert "looked at 3 times by now" in verdict_lines({**result, "test_looks": 3})[-1]
+    three = {**result, "repeats": 3, "separated": True}
+    assert verdict_lines(three)[0].startswith("full wins over 3 repeats, separated")
+    short = {**result, "repeats": 0, "differences": [], "out_of_fold": {"share": 0.25}}
+    assert verdict_lines(short)[0] == "full leads after the first short runs: too few to name a winner."
 
 
 def test_a_head_that_is_solved_for_has_no_epochs_to_run_short_of() -> None:

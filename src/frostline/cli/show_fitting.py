@@ -10,7 +10,7 @@ from frostline.cli.show_comparison import standings
 from frostline.story import Fitted
 
 BASIS = {
-    "test part": "on the test part, which was read once",
+    "test part": "on the test part, images that no choice has seen",
     "cross-validation": "cross-validated",
     "out of fold": "estimated from models trained on four fifths of the images, each asked about the rest",
     "short runs": "a first estimate, from short runs on part of the images; the model was trained for longer",

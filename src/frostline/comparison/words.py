@@ -18,8 +18,10 @@ def verdict_lines(result: Mapping[str, Any]) -> list[str]:
         lines.append("The time was up before the race was: more minutes would repeat more of the strategies.")
     if result["accuracy"] is not None:
         span = f"{100 * result['low']:.1f}–{100 * result['high']:.1f} %"
+        seen = result["test_looks"]  # an earlier study of these images may have looked at it, too
+        looks = "read once" if seen == 1 else f"looked at {seen} times by now"
         lines.append(
-            f"On the test part, read once, {winner} trained on train and val answers "
+            f"On the test part, {looks}, {winner} trained on train and val answers "
             f"{100 * result['accuracy']:.1f} % right ({span})."
         )
     return lines
