@@ -27,7 +27,7 @@ from frostline import looks, pacing
 from frostline.cli.main import cli
 from frostline.errors import StudyError, UsageError
 from frostline.prediction import Prediction, Predictions
-from frostline.reporting import closing, judged, notebook, page, tried
+from frostline.reporting import charts, closing, judged, notebook, page, tried
 from frostline.reporting.flow import flow
 from frostline.reporting.making import gathered
 from frostline.reporting.naming import shortened, told_apart, visible
@@ -259,6 +259,14 @@ def test_the_command_that_repeats_it_names_what_was_asked_for(tmp_path: Path) ->
     file.write_text(json.dumps({**json.loads(file.read_text()), "asked": asked}))
     command = closing.repeat(gathered(compared))
     assert "--strategies linear_probe,full --search lr --search augment --draws 4" in command
+
+
+def test_a_class_that_is_never_answered_has_a_column() -> None:
+    value = {"true": "ant", "answered": "bee", "kind": "wrong", "share": 1.0, "images": 3}
+    drawn = charts.confusion([value], ["ant", "bee", "cat"], counts=True)
+    for layer in drawn["layer"]:
+        for side in ("x", "y"):
+            assert layer["encoding"][side]["scale"]["domain"] == ["ant", "bee", "cat"]
 
 
 def test_names_are_shortened_and_stay_apart() -> None:

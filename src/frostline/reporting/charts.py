@@ -120,7 +120,7 @@ def against_cut(values: Sequence[Spec], stages: Sequence[str], title: str, *, sh
         "sort": list(stages),
         "scale": {"domain": list(stages)},
         "axis": axis(
-            "the lowest stage that learns: to the left, more of the network does",
+            "lowest stage that learns",
             labelAngle=-30,
             labelOverlap=False,
         ),
@@ -133,7 +133,7 @@ def against_cut(values: Sequence[Spec], stages: Sequence[str], title: str, *, sh
     kinds = {"domain": ["chosen", "tried"], "range": [WARM, COOL]}
     for layer in found["layer"]:
         layer["encoding"]["color"] = {"field": "kind", "type": "nominal", "scale": kinds, "legend": None}
-        layer["encoding"]["y"]["axis"] = axis(title, format=".0%" if share else "~g", tickCount=5)
+        layer["encoding"]["y"]["axis"] = axis(title, format=".0%" if share else "~g", tickCount=5, grid=share)
         if not share:
             layer["encoding"]["y"]["scale"] = {"type": "log"}
         layer["encoding"]["xOffset"] = {
@@ -196,14 +196,15 @@ def curves(
 
 def confusion(values: Sequence[Spec], order: Sequence[str], *, counts: bool) -> Spec:
     """True class by answered class; shade is the share of the true class."""
+    scale = {"padding": 0.06, "domain": list(order)}  # classes that were never answered have a column, too
     upright = all(len(name) <= 3 for name in order)  # slanted names would be cut off at the right
     x = {
         **category(
             "answered", order, "answered", labelAngle=0 if upright else -90, orient="top", labelOverlap=False
         ),
-        "scale": {"padding": 0.06},
+        "scale": scale,
     }
-    y = {**category("true", order, "true class", labelOverlap=False), "scale": {"padding": 0.06}}
+    y = {**category("true", order, "true class", labelOverlap=False), "scale": scale}
     layers: list[Spec] = [
         {
             "mark": {"type": "rect", "cornerRadius": 2},

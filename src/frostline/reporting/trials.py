@@ -241,7 +241,8 @@ def _cut_chart(rows: list[Row], stages: list[str]) -> Chart:
     return Chart(
         "cut-curve",
         "Accuracy against the cut",
-        f"At “{visible(stages[-1])}” only the classifier on top learned. Orange was chosen.",
+        f"At “{visible(stages[-1])}” only the classifier on top learned; further left, more of the network "
+        "did. Orange was chosen.",
         c.against_cut(values, _used(values, stages), f"right on {rows[0].on}", share=True),
         ("lowest stage that learns", "strategy", "right", "95 % interval"),
         tuple(

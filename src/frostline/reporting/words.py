@@ -289,7 +289,9 @@ def _trust(found: Found) -> list[str]:
         if got.error <= FAIR_CALIBRATION
         else "Don't take its probabilities at their word"
     )
-    return [f"{word}: it says {percent(got.said)} on average and is right {percent(got.right)} of the time."]
+    gap = "" if got.error <= GOOD_CALIBRATION else f"; the mean gap is {100 * got.error:.1f} points"
+    said, right = percent(got.said), percent(got.right)
+    return [f"{word}: it says {said} on average and is right {right} of the time{gap}."]
 
 
 def _advice(found: Found) -> list[str]:
