@@ -11,6 +11,7 @@ import shutil
 import subprocess
 import sys
 import threading
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -34,6 +35,7 @@ from frostline.reporting.naming import shortened, told_apart, visible
 from frostline.reporting.reading import read
 from frostline.reporting.sections import sections
 from frostline.reporting.watching import server, state_of
+from frostline.reporting.words import conclusions
 from frostline.strategy import parse, schedule, settings
 from frostline.training import optimizer
 from tiny import tiny_backbone, write_table
@@ -267,6 +269,26 @@ def test_a_class_that_is_never_answered_has_a_column() -> None:
     for layer in drawn["layer"]:
         for side in ("x", "y"):
             assert layer["encoding"][side]["scale"]["domain"] == ["ant", "bee", "cat"]
+
+
+def test_a_weak_model_does_not_call_the_labels_wrong(tmp_path: Path) -> None:
+    found = gathered(studies.fitted(tmp_path / "study"))
+    assert found.doubts is not None
+    few, many = ([*range(round(share * len(found.doubts.paths)))] for share in (0.05, 0.2))
+    assert any("mislabelled: checking" in line for line in conclusions(replace(found, doubtful=few)))
+    told = conclusions(replace(found, doubtful=many))
+    assert any("too many for all to be mislabelled" in line for line in told)
+
+
+def test_training_a_head_is_not_called_letting_layers_learn(tmp_path: Path) -> None:
+    found = gathered(studies.compared(tmp_path / "study"))
+    assert any(line.startswith("Letting layers learn") for line in conclusions(found))
+    probe = next(row for row in found.rows if row.strategy == "linear_probe")
+    head = replace(probe, strategy="head", winner=True, seconds=1.5 * (probe.seconds or 0))
+    others = [replace(row, winner=False) for row in found.rows]
+    line = next(x for x in conclusions(replace(found, rows=[head, *others])) if "linear probe" in x)
+    assert line.startswith("Training a head (head)")
+    assert "1.5 times its time" in line
 
 
 def test_names_are_shortened_and_stay_apart() -> None:
