@@ -180,6 +180,7 @@ def contest(limit_s: float, say: Callable[[str], None] = print) -> Contest:
         clock=Clock(limit_s, Path("unused"), Stopwatch()),
         seed=0,
         options={},
+        trackers=[],
         tell=None,
         say=say,
     )

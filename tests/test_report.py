@@ -271,15 +271,6 @@ def test_a_class_that_is_never_answered_has_a_column() -> None:
             assert layer["encoding"][side]["scale"]["domain"] == ["ant", "bee", "cat"]
 
 
-def test_a_weak_model_does_not_call_the_labels_wrong(tmp_path: Path) -> None:
-    found = gathered(studies.fitted(tmp_path / "study"))
-    assert found.doubts is not None
-    few, many = ([*range(round(share * len(found.doubts.paths)))] for share in (0.05, 0.2))
-    assert any("mislabelled: checking" in line for line in conclusions(replace(found, doubtful=few)))
-    told = conclusions(replace(found, doubtful=many))
-    assert any("too many for all to be mislabelled" in line for line in told)
-
-
 def test_training_a_head_is_not_called_letting_layers_learn(tmp_path: Path) -> None:
     found = gathered(studies.compared(tmp_path / "study"))
     assert any(line.startswith("Letting layers learn") for line in conclusions(found))

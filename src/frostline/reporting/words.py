@@ -19,9 +19,6 @@ DAMAGE = (KeyError, TypeError, ValueError, AttributeError, IndexError, ZeroDivis
 # Words for a number: similarity as `frostline measure` words it; gaps in calibration that one may act on.
 NEAR, FAR = 0.55, 0.25
 GOOD_CALIBRATION, FAIR_CALIBRATION = 0.03, 0.08
-# Of labels in doubt. Ten well-known test sets have 3 % wrong on average, the worst 10 % (Northcutt et al.
-# 2021, arXiv 2103.14749): with more than that, it is the model.
-MANY_DOUBTS = 0.1
 BASIS = {
     "test part": "measured on the test part, images that no choice has seen",
     "out of fold": "estimated from models that learned from four fifths of the images, each asked about the "
@@ -275,13 +272,6 @@ def _labels(found: Found) -> list[str]:
     if not found.doubtful:
         return []
     many = len(found.doubtful)
-    if found.doubts is not None and many > MANY_DOUBTS * len(found.doubts.paths):
-        return [
-            (
-                f"{counted(many, 'image')} contradict their labels, too many for all to be mislabelled: the "
-                "model is not good enough yet to tell. The first few are worth a look."
-            )
-        ]
     return [
         (
             f"{counted(many, 'image')} may be mislabelled: look before you correct, since hard images "
