@@ -38,6 +38,9 @@ weights, remembered cuts and digests, measured rates, the count of looks at a te
   `augment`, `flip`, `flip_test`, `numeric_plan`, `store: {{rows_computed, rows_read}}`, `set_aside`, `run`,
   `study`, `test_looks`;
   for a probe also `l2`, `cv_score`.
+- `fit` with `--models` or a limit: also `models: [{{model, latency_ms, size_mb, probe_accuracy, low, high,
+  logme, separated, kept, reason}}]`, those that raced first (`probe_accuracy` is out of fold, null where a
+  limit came first); with several in the race each of `tried` names its `model`. `model` is the winner's.
 - `predict`: `run`, `predictions: [{{path, label, probability}}]` (and `top` with `--top`), `unreadable`.
 - `stages`: `stages: [{{name, shape, parameters, compute_share}}]`, `cuts: [{{index, name,
   verified}}]`, `notes`.

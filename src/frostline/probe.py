@@ -213,7 +213,38 @@ def choose(
         return path(
             features, targets, classes, (middle,), solver=solver, smoothing=smoothing, weights=weights
         )[0]
+    best, temperature, score, _ = _tried(
+        features, targets, classes, folds, solver=solver, metric=metric, smoothing=smoothing, weights=weights
+    )
+    upto = grid[: best + 1]  # the same path, so the same solution
+    found = path(features, targets, classes, upto, solver=solver, smoothing=smoothing, weights=weights)[-1]
+    return Solution(found.weight, found.bias, grid[best], temperature, score)
+
+
+def answers(
+    features: NDArray[np.floating], targets: Ints, classes: int, folds: Folds, *, metric: str = "accuracy"
+) -> Floats:
+    """Return what the head that `choose` takes says of each held-out image, by a fit without that image.
+
+    Probabilities (held-out images, classes), fold after fold.
+    """
+    return _tried(features, targets, classes, folds, metric=metric)[-1]
+
+
+def _tried(
+    features: NDArray[np.floating],
+    targets: Ints,
+    classes: int,
+    folds: Folds,
+    *,
+    solver: str = "logistic",
+    metric: str = "accuracy",
+    smoothing: float = 0.0,
+    weights: Floats | None = None,
+) -> tuple[int, float, float, Floats]:
+    """Return which L2 of the grid is best out of fold, its temperature, goodness and probabilities."""
     held = np.concatenate([rows for _, rows in folds])
+    grid = SOLVERS[solver]
     logits = out_of_fold(
         features, targets, classes, folds, grid, solver=solver, smoothing=smoothing, weights=weights
     )
@@ -222,9 +253,7 @@ def choose(
     good = np.array([metrics.goodness(metric, targets[held], p) for p in calibrated])
     loss = np.array([metrics.score("log_loss", targets[held], p) for p in calibrated])
     best = _least_loss_near_best(good, loss, metric, len(held))
-    upto = grid[: best + 1]  # the same path, so the same solution
-    found = path(features, targets, classes, upto, solver=solver, smoothing=smoothing, weights=weights)[-1]
-    return Solution(found.weight, found.bias, grid[best], temperatures[best], float(good[best]))
+    return best, temperatures[best], float(good[best]), calibrated[best]
 
 
 def _least_loss_near_best(good: Floats, loss: Floats, metric: str, images: int) -> int:

@@ -6,6 +6,7 @@
       thumbnails/           a few test images, small, for the report
       answer.json           which run answers, where a comparison has chosen one
       backbone.json, signals.json, advice.json, fit.json   what `fit` measured, was advised, and found
+      models.json           what each of several backbones is, and which of them raced
       comparisons/<digest>/ what was raced, its trials (Optuna's SQLite), its outcome; looks.json and looks/
                             as in a run, of the winner's answers out of fold
       report.html           the study as one page, where it was asked for
@@ -214,6 +215,11 @@ class Study:
         text = json.dumps(plain(value), indent=1, allow_nan=False)
         places.write_atomically(self.path / name, (text + "\n").encode())
 
+    def read(self, name: str) -> dict[str, Any] | None:
+        """Read one JSON file of the study; `None` where there is none. `StudyError` where it is damaged."""
+        path = self.path / name
+        return dict(_read_json(path)) if path.exists() else None
+
     def answer_by(self, folder: RunFolder, why: str, score: float | None = None) -> None:
         """Let this run answer for the study from now on: the winner of a comparison, or the best so far.
 
@@ -226,8 +232,7 @@ class Study:
     @property
     def answer(self) -> dict[str, Any] | None:
         """Which run answers: `run` (relative to the study), `why`, `score`; `None` where none does."""
-        path = self.path / "answer.json"
-        return dict(_read_json(path)) if path.exists() else None
+        return self.read("answer.json")
 
     def best(self, name: str | None = None) -> tuple[RunFolder, str]:
         """Return the run called `name` (or its start), else the one to ask; and why this one.

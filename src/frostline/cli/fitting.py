@@ -5,10 +5,34 @@ from __future__ import annotations
 from typing import Any
 
 import click
+from click.core import ParameterSource
 
 from frostline.cli.comparing import StrategyList
 from frostline.cli.options import Minutes, followed, model_options, running, tracker_option
 from frostline.cli.verb import Verb, everywhere
+
+
+class NameList(click.ParamType[tuple[str, ...] | str]):
+    """Names with commas between them, or `auto`."""
+
+    name = "MODELS"
+
+    def convert(
+        self, value: str | tuple[str, ...], param: click.Parameter | None, ctx: click.Context | None
+    ) -> tuple[str, ...] | str:
+        """Return the names."""
+        if isinstance(value, tuple) or value == "auto":
+            return value
+        names = tuple(name.strip() for name in value.split(",") if name.strip())
+        if not names:
+            self.fail("names no network; expected names such as lite0,lite1, or auto.", param, ctx)
+        return names
+
+
+def _given(option: str) -> bool:
+    """Whether an option was written at the prompt."""
+    source = click.get_current_context().get_parameter_source(option)
+    return source is not ParameterSource.DEFAULT
 
 
 @click.command(short_help="The whole story: from images to a model and a number to trust.")
@@ -35,12 +59,31 @@ from frostline.cli.verb import Verb, everywhere
     help="How much training images are varied.",
 )
 @click.option("--strict", is_flag=True, help="Refuse if any image cannot be used.")
+@click.option(
+    "--models",
+    type=NameList(),
+    help="Choose among these, such as lite0,lite1; auto: what is on disk (lite0 to lite2 where installed, "
+    "timm's in the hub's cache).",
+)
+@click.option(
+    "--max-latency-ms",
+    type=click.FloatRange(0, min_open=True),
+    help="What a network may take for one image, measured here [no limit].",
+)
+@click.option(
+    "--max-size-mb",
+    type=click.FloatRange(0, min_open=True),
+    help="How large a network's weights may be, in 10⁶ bytes [no limit].",
+)
 @model_options
 @running
 @tracker_option
 @everywhere
 def fit(data: str, **options: Any) -> None:
     """Check the images of DATA, measure them, plan, race strategies, train the winner, say what it is worth.
+
+    With --models, each network passes over the images once, and those whose linear probe, asked out of fold,
+    is not separated from the best one's (two at most) race by their strategies.
 
     DATA is a folder with one folder per class, one with train/, val/ and test/ inside, or a CSV or Parquet
     file with the columns path, label and, if you like, split and group. A model answers within seconds, and
@@ -53,7 +96,9 @@ def fit(data: str, **options: Any) -> None:
         from frostline.cli import show_fitting
 
         named = (
-            "model",
+            "models",
+            "max_latency_ms",
+            "max_size_mb",
             "architecture",
             "size",
             "minutes",
@@ -71,6 +116,7 @@ def fit(data: str, **options: Any) -> None:
         )
         found = frostline.fit(
             data,
+            model=options["model"] if _given("model") or not options["models"] else None,
             strategies=options["names"],
             watch=verb.since_called,
             tracker=trackers,

@@ -33,12 +33,14 @@ def standings(result: dict[str, Any]) -> Table:
     folds = f", {result['folds']} folds each" if result["folds"] > 1 else ""
     title = f"Accuracy on images held out (95 % interval over images{folds})"
     table = Table(title=title, title_justify="left", box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0))
-    for name in ("strategy", "accuracy", "95 %", "a run", "repeats", ""):
-        left = name in ("strategy", "")
+    several = "models" in result
+    for name in (*(("network",) if several else ()), "strategy", "accuracy", "95 %", "a run", "repeats", ""):
+        left = name in ("network", "strategy", "")
         narrowest = 18 if name == "strategy" else None
         table.add_column(name, justify="left" if left else "right", min_width=narrowest, no_wrap=not left)
     for row in result["standings"]:
         table.add_row(
+            *((row["model"],) if several else ()),
             row["strategy"]
             if row["augment"] == result["augment"]
             else f"{row['strategy']}, {row['augment']}",
@@ -47,7 +49,7 @@ def standings(result: dict[str, Any]) -> Table:
             "" if row["run_seconds"] is None else minutes(row["run_seconds"]),
             str(row["repeats"]) if row["repeats"] else "",
             _remark(row),
-            style="bold" if (row["strategy"], row["augment"]) == _winner(result) else None,
+            style="bold" if _won(row, result) else None,
         )
     return table
 
@@ -58,5 +60,6 @@ def _remark(row: dict[str, Any]) -> str:
     return "" if row["share"] == 1.0 else f"{row['share']:g} of its epochs"
 
 
-def _winner(result: dict[str, Any]) -> tuple[str, str]:
-    return result["winner"], result["augment"]
+def _won(row: dict[str, Any], result: dict[str, Any]) -> bool:
+    mine = (row["strategy"], row["augment"], row.get("model", result["model"]))
+    return mine == (result["winner"], result["augment"], result["model"])

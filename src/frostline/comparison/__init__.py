@@ -1,5 +1,6 @@
 """`compare`: strategies race under a budget and share one store; who won, and whether that means anything.
 
+screening (which backbones are worth it, by probes)
 cells (new splits, no test image) · race (who climbs, as data) · judging (paired, by images and repeats)
 candidates (what races) · ledger (who runs what: Optuna) → comparing (`compare`)
 """
@@ -7,5 +8,17 @@ candidates (what races) · ledger (who runs what: Optuna) → comparing (`compar
 from frostline.comparison.cells import FEW_IMAGES, FOLDS
 from frostline.comparison.comparing import Comparison, NoTime, compare
 from frostline.comparison.contest import sub_study
+from frostline.comparison.screening import SURVIVORS, Limits, Screened, screen
 
-__all__ = ["FEW_IMAGES", "FOLDS", "Comparison", "NoTime", "compare", "sub_study"]
+__all__ = [
+    "FEW_IMAGES",
+    "FOLDS",
+    "SURVIVORS",
+    "Comparison",
+    "Limits",
+    "NoTime",
+    "Screened",
+    "compare",
+    "screen",
+    "sub_study",
+]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 
 from frostline.augment import AUGMENTS
@@ -20,19 +20,36 @@ SEARCHED = ("lr", "layer_decay", "weight_decay", "augment")
 
 @dataclass(frozen=True)
 class Candidate:
-    """A strategy and how strongly images are varied for it."""
+    """A strategy and how strongly images are varied for it; `model` is empty where one races alone."""
 
     strategy: Strategy
     augment: str
+    model: str = ""
 
     def __str__(self) -> str:
-        return str(self.strategy)
+        return f"{self.strategy} on {self.model}" if self.model else str(self.strategy)
+
+    def as_list(self) -> list[str]:
+        """What makes it this one, as plain data."""
+        return [str(self.strategy), self.augment, *([self.model] if self.model else [])]
 
 
-def listed(names: Iterable[str | Strategy], augment: str, least: int = 2) -> list[Candidate]:
-    """Return the named strategies, each once. Raises `UsageError` where fewer than `least` are left."""
-    found = [parse(name) if isinstance(name, str) else checked(name) for name in names]
-    unique = list(dict.fromkeys(Candidate(strategy, augment) for strategy in found))
+Strategies = Iterable[str | Strategy]
+
+
+def listed(names: Strategies | Mapping[str, Strategies], augment: str, least: int = 2) -> list[Candidate]:
+    """Return the named strategies, each once; of a mapping, those of each model.
+
+    Raises `UsageError` where fewer than `least` are left.
+    """
+    of_models = names if isinstance(names, Mapping) else {"": names}
+    unique = list(
+        dict.fromkeys(
+            Candidate(parse(name) if isinstance(name, str) else checked(name), augment, model)
+            for model, mine in of_models.items()
+            for name in mine
+        )
+    )
     if len(unique) < least:
         raise UsageError(
             f"Found {len(unique)} strategy to compare; name at least two, such as "
@@ -84,4 +101,5 @@ def _variant(base: Candidate, drawn: dict[str, float | str]) -> Candidate:
         if isinstance(value, float) and name in allowed:
             scale = settings(strategy).lr if name == "lr" else 1.0
             changed[name] = float(f"{scale * value:.2g}")
-    return Candidate(checked(replace(strategy, **changed)), str(drawn.get("augment", base.augment)))  # type: ignore[arg-type]
+    varied = checked(replace(strategy, **changed))  # type: ignore[arg-type]
+    return replace(base, strategy=varied, augment=str(drawn.get("augment", base.augment)))

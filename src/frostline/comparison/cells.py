@@ -56,6 +56,14 @@ def seed_of(seed: int, cell: Cell) -> int:
     return derive(seed, "repeat", cell.repeat)
 
 
+def parted(data: Manifest, cell: Cell, seed: int) -> tuple[np.ndarray, np.ndarray]:
+    """Return the cell's (learn, hold) positions into the pool."""
+    if "val" in data.given:
+        held = np.array([sample.split == "val" for sample in pool(data)])
+        return np.flatnonzero(~held), np.flatnonzero(held)
+    return _pairs(data, cell.repeat, seed)[cell.fold]
+
+
 def split(data: Manifest, cell: Cell, seed: int) -> Manifest:
     """Return the cell's manifest: train, and val to judge by; no test image."""
     if "val" in data.given:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -15,7 +15,7 @@ from frostline import looks, metrics, places, rates, tracking
 from frostline.augment import Policy
 from frostline.backbone import Backbone
 from frostline.comparison import cells, race
-from frostline.comparison.candidates import Candidate, listed, searched
+from frostline.comparison.candidates import Candidate, Strategies, listed, searched
 from frostline.comparison.contest import Clock, Contest, as_data, from_data, sub_study
 from frostline.comparison.held import fold_models, gather, longest, write_answers
 from frostline.comparison.judging import Held, Verdict, judge, optimism, shallowest
@@ -61,8 +61,8 @@ class Comparison:
 
     def _repr_html_(self) -> str:
         """A table, in a notebook."""
-        shown = ("strategy", "accuracy", "low", "high", "run_seconds", "repeats")
-        rows = [{key: row[key] for key in shown} for row in self.result["standings"]]
+        shown = ("model", "strategy", "accuracy", "low", "high", "run_seconds", "repeats")
+        rows = [{key: row[key] for key in shown if key in row} for row in self.result["standings"]]
         return notebook.table_html("Comparison", rows, self.result["verdict"])
 
     def to_pandas(self) -> Any:
@@ -71,14 +71,14 @@ class Comparison:
 
     def plot(self) -> notebook.Plot:
         """Draw accuracy against seconds."""
-        return notebook.standings_plot(self.result["standings"], self.result["winner"])
+        return notebook.standings_plot(self.result["standings"], self.result["winner"], self.result["model"])
 
 
 @dataclass(frozen=True)
 class Asked:
     """Everything that was asked for in one call. `options` are those of `train`, the same for every run."""
 
-    backbone: Backbone
+    backbones: Mapping[str, Backbone]  # by a candidate's `model`: its name, empty where there is one alone
     data: Manifest
     candidates: list[Candidate]
     study: Study
@@ -95,15 +95,23 @@ class Asked:
     say: Callable[[str], None]
 
     @property
+    def alone(self) -> bool:
+        """Whether one network races alone, by its strategies."""
+        return "" in self.backbones
+
+    @property
     def folder(self) -> Path:
         """Where the plan, the trials and the outcome lie: by what makes two comparisons the same.
 
         With more minutes it is still the same one: the race is planned anew, and what was run counts.
         """
+        network = {
+            name: {"model": one.digest, "preprocessing": one.preprocessing.as_dict()}
+            for name, one in self.backbones.items()
+        }
         what = {
-            "candidates": [[str(c.strategy), c.augment] for c in self.candidates],
-            "model": self.backbone.digest,
-            "preprocessing": self.backbone.preprocessing.as_dict(),
+            "candidates": [c.as_list() for c in self.candidates],
+            **(network[""] if self.alone else {"models": network}),
             "repeats": self.repeats,
             "seed": self.seed,
             "thorough": self.thorough,
@@ -113,9 +121,9 @@ class Asked:
 
 
 def compare(
-    backbone: Backbone,
+    backbone: Backbone | Sequence[Backbone],
     data: Manifest,
-    strategies: Iterable[str | Strategy] = EVERY,
+    strategies: Strategies | Mapping[str, Strategies] = EVERY,
     *,
     minutes: float | None = None,
     repeats: int = REPEATS,
@@ -147,6 +155,9 @@ def compare(
     `minutes`, the race is planned to fit, and ends in time. `draws` variants over what `search` names (of
     `lr`, `layer_decay`, `weight_decay`, `augment`) join it. The test part is read once, for the winner.
 
+    Where several backbones are given, each with each strategy races as one candidate; `strategies` may then
+    be a mapping from a backbone's name to its own. Rows of the outcome name their `model`.
+
     With `cuts`, the strategies are a thaw at every stage, all of them repeated, and the winner is the
     shallowest that is not separated from the best: how many layers to freeze, answered by experiment. With
     `least` 1 a single strategy will do: how good is it?
@@ -161,14 +172,15 @@ def compare(
     data = data.checked(tell)
     if repeats < 1:
         raise UsageError(f"repeats must be at least 1, found {repeats}.")
-    candidates = listed(_thaws(backbone) if cuts else strategies, augment, least)
-    named = [str(candidate) for candidate in candidates]
+    backbones = _by_name(backbone)
+    candidates = listed(_strategies(backbones, strategies, cuts), augment, least)
+    named = list(dict.fromkeys(str(candidate.strategy) for candidate in candidates))
     candidates += searched(candidates, search, draws, seed)
     kept = Study.open(study, data=data.digest, split=data.split_digest, test=data.test_digest)
     data.write(kept.path / "manifest.jsonl")
-    kept.write("backbone.json", backbone.as_dict())
+    kept.write("backbone.json", next(iter(backbones.values())).as_dict())
     asked = Asked(
-        backbone=backbone,
+        backbones=backbones,
         data=data,
         candidates=candidates,
         study=kept,
@@ -199,6 +211,37 @@ def compare(
         return _conclude(asked, contest, over)
 
 
+def _by_name(backbone: Backbone | Sequence[Backbone]) -> dict[str, Backbone]:
+    """Return the networks by name, one alone under an empty one. Raises `UsageError` on equal names."""
+    several = [backbone] if isinstance(backbone, Backbone) else list(backbone)
+    if len(several) == 1:
+        return {"": several[0]}
+    found = {one.name: one for one in several}
+    if len(found) != len(several) or not found:
+        names = ", ".join(one.name for one in several) or "none"
+        raise UsageError(f"Backbones that race need names that differ, found {names}.")
+    return found
+
+
+def _strategies(
+    backbones: Mapping[str, Backbone], strategies: Strategies | Mapping[str, Strategies], cuts: bool
+) -> Strategies | Mapping[str, Strategies]:
+    """Return what races, for each network by name where there are several."""
+    if cuts:
+        if len(backbones) > 1:
+            raise UsageError("cuts asks how many layers of one network to freeze; give one backbone.")
+        return _thaws(*backbones.values())
+    if "" in backbones or isinstance(strategies, Mapping):
+        if isinstance(strategies, Mapping) and set(strategies) != set(backbones):
+            raise UsageError(
+                f"Found strategies for {', '.join(strategies)}; expected some for each of "
+                f"{', '.join(backbones)}."
+            )
+        return strategies
+    named = list(strategies)
+    return dict.fromkeys(backbones, named)
+
+
 def _thaws(backbone: Backbone) -> list[Strategy]:
     """Return a strategy for each offered cut, the shallowest first."""
     below = len(backbone.stages) - 1
@@ -213,10 +256,11 @@ def _contest(asked: Asked) -> Contest:
     file = asked.folder / "plan.json"
     plan = json.loads(file.read_text()) if file.exists() else {}
     if not plan or plan["minutes"] != asked.minutes:
-        plan = plain(_plan(asked, _rates(asked), clock.left_s))
+        known = {name: _rates(asked, one) for name, one in asked.backbones.items()}
+        plan = plain(_plan(asked, known, clock.left_s))
         places.write_atomically(file, json.dumps(plan, indent=1).encode())
     return Contest(
-        backbone=asked.backbone,
+        backbones=asked.backbones,
         data=asked.data,
         study=asked.study,
         candidates=asked.candidates,
@@ -234,8 +278,8 @@ def _contest(asked: Asked) -> Contest:
     )
 
 
-def _rates(asked: Asked) -> Rates:
-    data, backbone, options = asked.data, asked.backbone, asked.options
+def _rates(asked: Asked, backbone: Backbone) -> Rates:
+    data, options = asked.data, asked.options
     policy = Policy(asked.candidates[0].augment)
     images = Images(data, data.part("train"), backbone.preprocessing, policy=policy)
     return rates.measure(
@@ -243,7 +287,7 @@ def _rates(asked: Asked) -> Rates:
     )
 
 
-def _plan(asked: Asked, known: Rates, left_s: float) -> dict[str, Any]:
+def _plan(asked: Asked, known: Mapping[str, Rates], left_s: float) -> dict[str, Any]:
     """What is fixed before the first run: the rungs, and what each run is expected to take."""
     data, candidates = asked.data, asked.candidates
     folds, images = cells.folds_of(data, asked.seed), len(cells.pool(data))
@@ -252,7 +296,7 @@ def _plan(asked: Asked, known: Rates, left_s: float) -> dict[str, Any]:
     def seconds(candidate: Candidate, share: float, train: int, val: int, test: int) -> float:
         return predict(
             scaled(candidate.strategy, share, train),
-            known,
+            known[candidate.model],
             train=train,
             val=val,
             test=test,
@@ -294,11 +338,14 @@ def _conclude(asked: Asked, contest: Contest, over: bool) -> Comparison:
     mine = answers.get(place) or gather(contest.data, asked.study.path, contest.outcomes, [place])[place]
     held_out = _held_out(asked, mine, answers)
     held_out["share"] = _share(contest, place)
-    run = _train_winner(asked, asked.candidates[place], held_out["temperature"])
+    winner = asked.candidates[place]
+    backbone = asked.backbones[winner.model]
+    asked.study.write("backbone.json", backbone.as_dict())
+    run = _train_winner(asked, winner, held_out["temperature"])
     _leave_looks(asked, contest, place)
     result = {
-        "winner": str(asked.candidates[place].strategy),
-        "augment": asked.candidates[place].augment,
+        "winner": str(winner.strategy),
+        "augment": winner.augment,
         "separated": bool(verdict and verdict.separated and asked.repeats >= REPEATS),
         "finished": over,
         "cuts": asked.thorough,
@@ -314,7 +361,8 @@ def _conclude(asked: Asked, contest: Contest, over: bool) -> Comparison:
         "test_looks": run.test_looks,
         "seconds": contest.clock.spent_s,
         "budget_seconds": contest.clock.limit_s,
-        "model": asked.backbone.name,
+        "model": backbone.name,
+        **({} if asked.alone else {"models": list(asked.backbones)}),
         "asked": _asked(asked),
         "study": str(asked.study.path),
         "run": str(run.folder.path.relative_to(asked.study.path)),
@@ -326,9 +374,11 @@ def _conclude(asked: Asked, contest: Contest, over: bool) -> Comparison:
 
 def _asked(asked: Asked) -> dict[str, Any]:
     """What the call asked for, so that a report can say how to repeat it."""
+    sizes = {one.preprocessing.size for one in asked.backbones.values()}
+    names = [one.name for one in asked.backbones.values()]
     return {
-        "model": asked.backbone.name,
-        "size": asked.backbone.preprocessing.size,
+        **({"model": names[0]} if asked.alone else {"models": names}),
+        "size": sizes.pop() if len(sizes) == 1 else None,
         "minutes": asked.minutes,
         "repeats": asked.repeats,
         "cuts": asked.thorough,
@@ -373,16 +423,16 @@ def _held_out(asked: Asked, mine: Held, answers: Mapping[int, Held]) -> dict[str
 
 def _leave_looks(asked: Asked, contest: Contest, place: int) -> None:
     """Leave pictures of the winner's worst answers out of fold, each mapped by the model that gave it."""
-    table = asked.folder / "out-of-fold.csv"
+    table, backbone = asked.folder / "out-of-fold.csv", asked.backbones[asked.candidates[place].model]
     if table.is_file():
         models = fold_models(
-            asked.backbone,
+            backbone,
             asked.candidates[place].strategy,
             len(asked.data.classes),
             asked.study.path,
             [contest.outcomes[task] for task in longest(contest.outcomes, place)],
         )
-        looks.leave(asked.folder, table, asked.backbone, asked.data, models)
+        looks.leave(asked.folder, table, backbone, asked.data, models)
 
 
 def _train_winner(asked: Asked, winner: Candidate, temperature: float) -> Run:
@@ -396,7 +446,7 @@ def _train_winner(asked: Asked, winner: Candidate, temperature: float) -> Run:
     )
     everything = replace(asked.data, samples=samples)
     run = train(
-        asked.backbone,
+        asked.backbones[winner.model],
         everything,
         winner.strategy,
         study=sub_study(asked.study, everything),
@@ -419,6 +469,7 @@ def _standings(contest: Contest, answers: Mapping[int, Held]) -> list[dict[str, 
         tasks = longest(contest.outcomes, place)
         there = [mine[task] for task in tasks]
         row: dict[str, Any] = {
+            **({"model": candidate.model} if candidate.model else {}),
             "strategy": str(candidate.strategy),
             "augment": candidate.augment,
             "runs": len(mine),
@@ -451,7 +502,7 @@ def _differences(contest: Contest, verdict: Verdict | None) -> list[dict[str, An
     """Return the leader minus each other that was repeated."""
     if verdict is None:
         return []
-    names = [str(candidate.strategy) for candidate in contest.candidates]
+    names = [str(candidate) for candidate in contest.candidates]
     return [
         {
             "leader": names[verdict.leader],

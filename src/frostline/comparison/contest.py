@@ -66,7 +66,7 @@ class Clock:
 class Contest:
     """A race, its runs, and the time they may take. Seconds are predicted, a list a candidate."""
 
-    backbone: Backbone
+    backbones: Mapping[str, Backbone]  # by a candidate's `model`
     data: Manifest
     study: Study
     candidates: list[Candidate]
@@ -144,7 +144,7 @@ class Contest:
         data = cells.split(self.data, task.cell, self.seed)
         strategy = scaled(candidate.strategy, task.share, len(data.part("train")))
         run = train(
-            self.backbone,
+            self.backbones[candidate.model],
             data,
             strategy,
             study=sub_study(self.study, data),

@@ -8,7 +8,7 @@ from typing import Any
 
 def verdict_lines(result: Mapping[str, Any]) -> list[str]:
     """Say who won, by how much, whether that means anything, and what the test part says."""
-    winner = result["winner"]
+    winner = titled(result)
     lines = [_first(result)]
     for found in sorted(result["differences"], key=lambda d: d["mean"])[:2]:
         span = f"{100 * found['mean']:+.1f} points ({100 * found['low']:+.1f} to {100 * found['high']:+.1f})"
@@ -27,8 +27,13 @@ def verdict_lines(result: Mapping[str, Any]) -> list[str]:
     return lines
 
 
+def titled(result: Mapping[str, Any]) -> str:
+    """Name the winner: its strategy, and its network where several raced."""
+    return f"{result['winner']} on {result['model']}" if "models" in result else str(result["winner"])
+
+
 def _first(result: Mapping[str, Any]) -> str:
-    winner, repeats = result["winner"], result["repeats"]
+    winner, repeats = titled(result), result["repeats"]
     seen = f"{repeats} repeat{'s' if repeats != 1 else ''}"
     if len(result["standings"]) == 1:
         return f"{winner} was the only one asked for, seen on {seen}."

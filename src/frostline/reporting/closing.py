@@ -11,6 +11,7 @@ from frostline.reporting import charts as c
 from frostline.reporting.charting import Chart
 from frostline.reporting.naming import shortened, visible
 from frostline.reporting.section import Section
+from frostline.reporting.tried import of_network
 from frostline.reporting.words import Found, between, duration, percent
 
 DEFAULTS = {
@@ -28,6 +29,9 @@ DEFAULTS = {
 FIT = (
     "minutes",
     "model",
+    "models",
+    "max_latency_ms",
+    "max_size_mb",
     "architecture",
     "size",
     "strategies",
@@ -75,7 +79,8 @@ def foresight(found: Found) -> Section | None:
 
 def _pairs(found: Found, advice: dict[str, Any]) -> list[tuple[dict[str, Any], Any]]:
     """Return each option that was run to its end, with its row."""
-    rows = {row.strategy: row for row in reversed(found.rows) if row.whole and row.accuracy is not None}
+    mine = of_network(found.told, found.rows)
+    rows = {row.strategy: row for row in reversed(mine) if row.whole and row.accuracy is not None}
     return [
         (option, rows[option["strategy"]])
         for option in advice["options"]
@@ -136,8 +141,8 @@ def _forecast_chart(found: Found, advice: dict[str, Any]) -> Chart | None:
 def _cost_chart(found: Found) -> Chart | None:
     values = [
         {
-            "name": shortened(row.strategy),
-            "label": shortened(row.strategy, 24),
+            "name": shortened(row.title),
+            "label": shortened(row.title, 24),
             "predicted": row.predicted_s,
             "side": "left",
             "taken": row.seconds,
@@ -203,7 +208,10 @@ def repeat(found: Found) -> str:
         named = shlex.quote(visible(str(source))) if source else data
         return _command("fit", named, _asked(told.fit["asked"], FIT))
     if race is not None:
-        asked = {"strategies": [row["strategy"] for row in race["standings"]], **race.get("asked", {})}
+        names = dict.fromkeys(row["strategy"] for row in race["standings"])
+        asked = {"strategies": list(names), **race.get("asked", {})}
+        if asked.get("models"):  # `frostline compare` races one; several come from `fit`, or from Python
+            return _command("fit", data, _asked(asked, FIT))
         if asked.get("cuts"):
             asked.pop("strategies")
         return _command("compare", data, _asked(asked, COMPARE))
@@ -231,7 +239,7 @@ def _asked(asked: dict[str, Any], names: tuple[str, ...]) -> list[str]:
         value = asked.get(name)
         if value is None or value is False or value == DEFAULTS.get(name) or value in ([], ()):
             continue
-        option = f"--{name}"
+        option = f"--{name.replace('_', '-')}"
         if value is True:
             words.append(option)
         elif name == "search":

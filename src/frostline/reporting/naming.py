@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import unicodedata
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
+from typing import Any
 
 JOINERS = "\u200c\u200d"  # of letters, in Persian, Indic scripts and emoji: they turn nothing round
 LONGEST = 48  # characters of a name in a chart or a table; the whole name is in its tooltip
@@ -22,6 +23,11 @@ def _visible(letter: str) -> str:
     if not hidden or letter in JOINERS:
         return letter
     return f"\\u{ord(letter):04x}" if ord(letter) < 0x10000 else f"\\U{ord(letter):08x}"
+
+
+def titled(row: Mapping[str, Any]) -> str:
+    """Return what a row of a comparison's standings is called: with its network where several raced."""
+    return f"{row['strategy']} on {row['model']}" if "model" in row else str(row["strategy"])
 
 
 def shortened(name: str, longest: int = LONGEST) -> str:

@@ -11,7 +11,7 @@ from typing import Any
 
 from frostline.errors import UsageError
 from frostline.reporting import charting, charts
-from frostline.reporting.naming import visible
+from frostline.reporting.naming import titled, visible
 
 MOST_ROWS = 40  # of a table that is shown as it stands
 CELL = 'style="text-align:left;padding:.25em .9em .25em 0"'
@@ -105,23 +105,28 @@ def epochs_plot(epochs: Sequence[Mapping[str, Any]]) -> Plot:
     return plot(charts.curves(values, "run", what, "loss"))
 
 
-def standings_plot(standings: Sequence[Mapping[str, Any]], winner: str) -> Plot:
-    """Draw accuracy against seconds, a mark for each strategy that was compared."""
+def standings_plot(standings: Sequence[Mapping[str, Any]], winner: str, model: str) -> Plot:
+    """Draw accuracy against seconds, a mark for each strategy that was compared.
+
+    `winner` is its strategy, `model` its network.
+    """
     known = [row for row in standings if row["accuracy"] is not None and row["run_seconds"]]
     if not known:
         raise UsageError("Nothing was run to its end, so there is nothing to draw.")
     seconds = [float(row["run_seconds"]) for row in known]
     values = [
         {
-            "key": row["strategy"],
-            "name": visible(row["strategy"]),
-            "label": visible(row["strategy"]),
+            "key": titled(row),
+            "name": visible(titled(row)),
+            "label": visible(titled(row)),
             "accuracy": row["accuracy"],
             "low": row["accuracy"] if row["low"] is None else row["low"],
             "high": row["accuracy"] if row["high"] is None else row["high"],
             "seconds": row["run_seconds"],
             "side": charting.side_of(float(row["run_seconds"]), seconds),
-            "kind": "chosen" if row["strategy"] == winner else ("tried" if row["share"] == 1.0 else "short"),
+            "kind": "chosen"
+            if (row["strategy"], row.get("model", model)) == (winner, model)
+            else ("tried" if row["share"] == 1.0 else "short"),
         }
         for row in known
     ]

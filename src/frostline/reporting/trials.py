@@ -12,7 +12,7 @@ from frostline.reporting.charting import Chart
 from frostline.reporting.flow import Flow, flow
 from frostline.reporting.naming import shortened, visible
 from frostline.reporting.section import Section
-from frostline.reporting.tried import Row, curves, pareto
+from frostline.reporting.tried import Row, curves, of_network, pareto
 from frostline.reporting.words import Found, between, counted, duration, percent
 
 MOST_SHOWN = 24  # rows that can be looked at one by one
@@ -64,11 +64,23 @@ def _lead(found: Found, rows: list[Row]) -> list[str]:
     total = sum(int(row["runs"]) for row in result["standings"])
     return [
         (
-            f"{len(rows)} strategies raced on the same splits: "
+            f"{len(rows)} {'candidates' if rows[0].model else 'strategies'} raced on the same splits: "
             f"{seen}, {counted(total, 'run')} in {spent}{budget}. Accuracy is of images that the model asked "
             "had not seen, with 95 % intervals over images."
-        )
+        ),
+        *_networks(found),
     ]
+
+
+def _networks(found: Found) -> list[str]:
+    """Say which networks were looked at, and why the others did not race."""
+    looked = (found.told.fit or {}).get("models")
+    if not looked:
+        return []
+    raced = ", ".join(str(row["model"]) for row in looked if row["kept"])
+    out = [f"{row['model']} ({row['reason']})" for row in looked if not row["kept"]]
+    tail = f" Left out: {'; '.join(out)}." if out else ""
+    return [f"{counted(len(looked), 'network')} looked at; raced: {raced}.{tail}"]
 
 
 def _differences(found: Found) -> list[str]:
@@ -88,7 +100,7 @@ def _scatter(rows: list[Row], front: list[Row]) -> Chart:
         {
             "key": row.key,
             "name": _name(row),
-            "label": shortened(row.strategy, 26) if row.key in labelled or len(known) <= 8 else "",
+            "label": shortened(row.title, 26) if row.key in labelled or len(known) <= 8 else "",
             "accuracy": row.accuracy,
             "low": row.low if row.low is not None else row.accuracy,
             "high": row.high if row.high is not None else row.accuracy,
@@ -121,7 +133,7 @@ def _ends(values: list[dict[str, Any]]) -> tuple[float, float]:
 
 
 def _name(row: Row) -> str:
-    return visible(row.strategy) + ("" if row.augment in ("standard", "none", "None") else f", {row.augment}")
+    return visible(row.title) + ("" if row.augment in ("standard", "none", "None") else f", {row.augment}")
 
 
 def _percent(value: float | None) -> str:
@@ -214,7 +226,8 @@ def _curve_charts(points: list[dict[str, Any]], shown: Row) -> list[Chart]:
 def cuts(found: Found) -> Section | None:
     """Accuracy against the cut: how much of the network to let learn."""
     network = found.told.backbone or next((r.backbone for r in found.told.everyone if r.backbone), None)
-    rows = [row for row in found.rows if row.cut is not None and row.accuracy is not None and row.whole]
+    mine = of_network(found.told, found.rows)
+    rows = [row for row in mine if row.cut is not None and row.accuracy is not None and row.whole]
     if network is None or len({row.cut for row in rows}) < 3:
         return None
     stages = [str(stage["name"]) for stage in network["stages"]]

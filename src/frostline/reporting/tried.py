@@ -38,6 +38,12 @@ class Row:
     winner: bool
     on: str  # what the accuracy is of
     stopped: bool = False
+    model: str = ""  # empty where all rows are of one network
+
+    @property
+    def title(self) -> str:
+        """What it is called."""
+        return f"{self.strategy} on {self.model}" if self.model else self.strategy
 
     @property
     def whole(self) -> bool:
@@ -60,6 +66,12 @@ def tried(told: Told) -> list[Row]:
     else:
         rows = _one_by_one(told)
     return rows
+
+
+def of_network(told: Told, rows: Iterable[Row]) -> list[Row]:
+    """Return the rows of the network that the study's advice and stages are about: the chosen one."""
+    name = (told.backbone or {}).get("model")
+    return [row for row in rows if row.model in ("", name)]
 
 
 def pareto(rows: Iterable[Row]) -> list[Row]:
@@ -112,8 +124,9 @@ def _standing(told: Told, found: dict[str, Any], number: int) -> Row:
     assert told.comparison is not None
     assert told.comparison.result is not None
     result, name, augment = told.comparison.result, str(found["strategy"]), str(found["augment"])
+    model = str(found.get("model", ""))
     share = float(found["share"]) if _trains(name) else 1.0  # a head that is solved for has no short runs
-    runs = tuple(run for run in told.cells if _is_of(run, name, augment, share))
+    runs = tuple(run for run in told.cells if _is_of(run, name, augment, share, model))
     row = Row(
         key=f"tried-{number}",
         strategy=name,
@@ -128,20 +141,23 @@ def _standing(told: Told, found: dict[str, Any], number: int) -> Row:
         repeats=int(found["repeats"]),
         share=share,
         cut=lowest_cut(told, name, runs[0] if runs else None),
-        winner=(name, augment) == (result["winner"], result["augment"]),
+        winner=(name, augment) == (result["winner"], result["augment"]) and model in ("", result["model"]),
         on="images held out",
+        model=model,
     )
     return row if row.low is not None or not runs else _with_interval(told, row)
 
 
 def _at_work(told: Told) -> list[Row]:
     """The candidates of a comparison that is not finished, as far as their runs tell."""
-    groups: dict[tuple[str, str], list[RunRead]] = {}
+    groups: dict[tuple[str, str, str], list[RunRead]] = {}
     for run in told.cells:
         if run.config.get("keep") == "last" and run.result is not None:
-            groups.setdefault((run.strategy, str(run.config.get("augment"))), []).append(run)
+            kind = (run.strategy, str(run.config.get("augment")), str(run.config.get("model", "")))
+            groups.setdefault(kind, []).append(run)
+    several = len({model for *_, model in groups}) > 1
     rows = []
-    for number, ((name, augment), runs) in enumerate(sorted(groups.items())):
+    for number, ((name, augment, model), runs) in enumerate(sorted(groups.items())):
         row = Row(
             key=f"tried-{number}",
             strategy=name,
@@ -158,6 +174,7 @@ def _at_work(told: Told) -> list[Row]:
             cut=lowest_cut(told, name, runs[0]),
             winner=False,
             on="images held out, so far",
+            model=model if several else "",
         )
         rows.append(_with_interval(told, row))
     return sorted(rows, key=lambda row: -(row.accuracy or 0.0))
@@ -213,8 +230,10 @@ def _with_interval(told: Told, row: Row) -> Row:
     return replace(row, low=low, high=high)
 
 
-def _is_of(run: RunRead, name: str, augment: str, share: float) -> bool:
+def _is_of(run: RunRead, name: str, augment: str, share: float, model: str) -> bool:
     """Whether a run is one of a candidate's, with that share of its epochs."""
+    if model and run.config.get("model") != model:
+        return False
     if run.result is None or run.config.get("keep") != "last" or run.config.get("augment") != augment:
         return False
     images = _learned_from(run)

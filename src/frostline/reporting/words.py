@@ -11,7 +11,7 @@ from typing import Any
 from frostline.reporting import judged as j
 from frostline.reporting.naming import shortened
 from frostline.reporting.reading import Answers, RunRead, Told, note
-from frostline.reporting.tried import Row, pareto
+from frostline.reporting.tried import Row, of_network, pareto
 
 MOST_LINES = 10
 # What a file that is JSON, and not what it should be, comes to.
@@ -167,7 +167,7 @@ def _result(found: Found) -> list[str]:
         best = done[0]
         over = found.told.comparison is not None and found.told.comparison.result is not None
         so_far = "" if over else "So far "
-        return [f"{so_far}{best.strategy} leads with {percent(best.accuracy or 0.0)} on {best.on}."]
+        return [f"{so_far}{best.title} leads with {percent(best.accuracy or 0.0)} on {best.on}."]
     return [
         (
             f"{head.strategy} on {head.model} answers {percent(head.accuracy)} of new images right "
@@ -195,8 +195,9 @@ def _verdict(found: Found) -> list[str]:
 
 def _against_probe(found: Found) -> list[str]:
     """What thawing bought beside the cheapest thing that can be done, and for how much more time."""
-    probe = next((row for row in found.rows if row.strategy.startswith("linear_probe")), None)
-    best = next((row for row in found.rows if row.winner), None)
+    mine = of_network(found.told, found.rows)
+    probe = next((row for row in mine if row.strategy.startswith("linear_probe")), None)
+    best = next((row for row in mine if row.winner), None)
     if not probe or not best or probe is best or not (probe.seconds and best.seconds):
         return []
     if probe.accuracy is None or best.accuracy is None:
@@ -302,7 +303,8 @@ def _advice(found: Found) -> list[str]:
     if advice is None:
         return []
     name = str(advice["recommended"])
-    mine = next((row for row in found.rows if row.strategy == name and row.whole), None)
+    known = of_network(found.told, found.rows)
+    mine = next((row for row in known if row.strategy == name and row.whole), None)
     if mine is None or mine.accuracy is None:
         return [f"Experience had advised {name}; it was not run to its end here."]
     if mine.winner:

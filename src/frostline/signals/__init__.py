@@ -4,7 +4,7 @@ size · listening → glance → similarity, depth (with transfer) → measuring
 """
 
 from frostline.signals.depth import CurvePoint, StageProbe
-from frostline.signals.measuring import Confidence, Signals, measure
+from frostline.signals.measuring import Confidence, Signals, measure, shared_out
 from frostline.signals.similarity import Similarity, similarity
 from frostline.signals.size import Size
 
@@ -16,5 +16,6 @@ __all__ = [
     "Size",
     "StageProbe",
     "measure",
+    "shared_out",
     "similarity",
 ]

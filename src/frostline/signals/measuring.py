@@ -130,7 +130,7 @@ def measure(
             "measured stage by stage. `frostline train` with the strategy full needs no cut."
         )
     data = data.checked(tell)
-    samples = _chosen(data, data.part("train"), MOST_IMAGES, seed)
+    samples = shared_out(data, data.part("train"), MOST_IMAGES, seed)
     plan = numerics.exact_plan(threads)
     key = {
         "version": VERSION,
@@ -142,7 +142,7 @@ def measure(
         "classes": len(data.classes),
         "seed": seed,
     }
-    some = _chosen(data, samples, max(MOST_PROBED, PROBED_A_CLASS * len(data.classes)), seed)
+    some = shared_out(data, samples, max(MOST_PROBED, PROBED_A_CLASS * len(data.classes)), seed)
 
     def look() -> dict[str, Any]:
         with numerics.threads(plan.threads), Store() as store:
@@ -254,7 +254,7 @@ def _folds(data: Manifest, samples: tuple[Sample, ...], seed: int) -> Folds:
     return data.folds(samples, FOLDS, derive(seed, "measure folds"))
 
 
-def _chosen(data: Manifest, samples: tuple[Sample, ...], most: int, seed: int) -> tuple[Sample, ...]:
+def shared_out(data: Manifest, samples: tuple[Sample, ...], most: int, seed: int) -> tuple[Sample, ...]:
     """Return at most `most` samples, an equal share of each class, in the manifest's order."""
     if len(samples) <= most:
         return samples

@@ -1,23 +1,23 @@
 """`fit`: from labelled images to a model and a number that can be trusted, in one call.
 
-Load, a probe at once (a model that answers within seconds), measure, plan, race within the time, train the
-winner on every image, say what it is worth.
+Load, choose among backbones where several are named, a probe at once (a model that answers within seconds),
+measure, plan, race within the time, train the winner on every image, say what it is worth.
 """
 
 from __future__ import annotations
 
 import math
 import statistics
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from frostline import metrics, tracking, zoo
-from frostline.advice import Advice, outlook, plan
+from frostline import metrics, tracking
+from frostline.advice import Advice, Planned, outlook, plan
 from frostline.advice.knowledge import read_experience
 from frostline.backbone import Backbone
-from frostline.comparison import FEW_IMAGES, FOLDS, Comparison, NoTime, compare, race, sub_study
+from frostline.comparison import FEW_IMAGES, FOLDS, Comparison, Limits, NoTime, compare, race, sub_study
 from frostline.dataset import Manifest, load_data
 from frostline.errors import StudyError
 from frostline.images import Tell
@@ -25,6 +25,7 @@ from frostline.record import Study
 from frostline.reporting import NAME as REPORT
 from frostline.reporting import notebook, report
 from frostline.signals import Signals
+from frostline.story import choosing
 from frostline.strategy import parse
 from frostline.timing import Stopwatch
 from frostline.tracking import Trackers
@@ -66,13 +67,16 @@ class Fitted:
 
     def plot(self) -> notebook.Plot:
         """Draw accuracy against seconds."""
-        return notebook.standings_plot(self.result["tried"], self.result["strategy"])
+        return notebook.standings_plot(self.result["tried"], self.result["strategy"], self.result["model"])
 
 
 def fit(
     source: Any,
     *,
-    model: str | Backbone = "lite0",
+    model: str | Backbone | None = None,
+    models: Sequence[str | Backbone] | str | None = None,
+    max_latency_ms: float | None = None,
+    max_size_mb: float | None = None,
     architecture: str | None = None,
     size: int | None = None,
     minutes: float | None = None,
@@ -102,17 +106,21 @@ def fit(
     that keep groups and copies together); else a test part is held out, and read once at the end.
     `strategies` races these instead of what experience advises. `tracker` follows every run, as in `train`.
     `watch` says when the minutes began. `say` hears sentences for a person.
+
+    `model` is lite0 where nothing else is said. `models` names several, or is "auto" for all that are on
+    disk (lite packages, and what timm fetched before): each passes over the images once, and those whose
+    out-of-fold linear probe is not separated from the best one's, two at most, race by their strategies.
+    None that takes more than `max_latency_ms` for one image, or whose weights are larger than `max_size_mb`
+    (10⁶ bytes), both measured here, is looked at further. `models` in the result says what was found.
     Raises `DataError`, `ModelError`, `UsageError`, `StudyError` or `TrainingError`.
     """
     trackers = tracking.asked(tracker, study)
     watch = watch or Stopwatch()
     pinned = [str(parse(name)) for name in strategies or ()]
+    limits = Limits(max_latency_ms, max_size_mb)
+    wanted = choosing.Wanted(model, models, limits, size, architecture).checked()
     data = _load(source, seed, strict, tell).checked(tell)
-    backbone = (
-        model
-        if isinstance(model, Backbone)
-        else zoo.load_backbone(model, size=size, architecture=architecture)
-    )
+    backbones = wanted.load(say)
     options: dict[str, Any] = {
         "metric": metric,
         "flip": flip,
@@ -126,26 +134,33 @@ def fit(
         say(line)
     kept = Study.open(study, data=data.digest, split=data.split_digest, test=data.test_digest)
     data.write(kept.path / "manifest.jsonl")
-    first = _probe(backbone, data, kept, seed, {**options, "tracker": trackers}, tell)
+    looked = None
+    if wanted.looks:
+        looked = choosing.chosen(
+            backbones, data, limits, kept, seed=seed, options=options, tell=tell, say=say
+        )
+        backbones = [next(b for b in backbones if b.name == row["model"]) for row in looked if row["kept"]]
+    first = _probe(backbones[0], data, kept, seed, {**options, "tracker": trackers}, tell)
     say(_first_line(first, metric, watch.seconds))
-    planned = plan(backbone, data, seed=seed, threads=threads, tell=tell)
-    advice = planned.advice
-    kept.write("backbone.json", backbone.as_dict())
-    kept.write("signals.json", planned.signals.as_dict())
-    kept.write("advice.json", advice.as_dict())
-    for line in advice.why:
-        say(line)
-    raced = pinned or candidates(advice)
+    plans = {b.name: plan(b, data, seed=seed, threads=threads, tell=tell) for b in backbones}
+    _tell_of(kept, backbones[0], plans)  # the best so far; at the end the winner
+    raced = {}
+    for name, planned in plans.items():
+        raced[name] = pinned or candidates(planned.advice, len(plans))
+        for line in planned.advice.why:
+            say(line if len(plans) == 1 else f"{name}: {line}")
     folds = 1 if "val" in data.given or len(data.samples) >= FEW_IMAGES else FOLDS
-    allowed = default_minutes(advice, raced, folds, repeats) if minutes is None else minutes
+    every = [name for mine in raced.values() for name in mine]  # as if the slowest network ran them all
+    expected = max(default_minutes(planned.advice, every, folds, repeats) for planned in plans.values())
+    allowed = expected if minutes is None else minutes
     limit = f"{allowed:g} min" + ("" if minutes else ", unless --minutes says otherwise")
-    say(f"{'Racing' if len(raced) > 1 else 'Trying'} {', '.join(raced)} for at most {limit}.")
+    say(f"{'Trying' if len(every) == 1 else 'Racing'} {_listed(raced)} for at most {limit}.")
     found = None
     try:
         found = compare(
-            backbone,
+            backbones,
             data,
-            raced,
+            raced if len(backbones) > 1 else raced[backbones[0].name],
             minutes=allowed,
             repeats=repeats,
             least=1,
@@ -161,17 +176,20 @@ def fit(
         )
     except NoTime as error:
         say(str(error))
+    chosen = next(b for b in backbones if b.name == (found.model if found else first.model))
+    planned = plans[chosen.name]
+    _tell_of(kept, chosen, plans)
     result = {
         **(_of_race(found) if found else _of_probe(first, kept, metric)),
-        "recommended": advice.recommended,
-        "model": backbone.name,
+        "recommended": planned.advice.recommended,
+        "model": chosen.name,
+        **({} if looked is None else {"models": looked}),
         "images": len(data.samples),
         "seconds": watch.seconds,
         "budget_seconds": 60 * allowed,
         "asked": {
             "source": _name_of(source),
-            "model": backbone.name,
-            "size": backbone.preprocessing.size,
+            **wanted.asked(chosen),
             "minutes": minutes,
             "strategies": list(strategies) if strategies else None,
             "repeats": repeats,
@@ -187,15 +205,33 @@ def fit(
         report(kept)
     except StudyError as error:  # a page that can't be written costs no model
         say(str(error))
-    return Fitted(result, found.run if found else first, found, planned.signals, advice)
+    return Fitted(result, found.run if found else first, found, planned.signals, planned.advice)
 
 
-def candidates(advice: Advice) -> list[str]:
-    """Return what races: the probe, the recommended strategy, and the best of the others that fit."""
+def _tell_of(kept: Study, backbone: Backbone, plans: Mapping[str, Planned]) -> None:
+    """Let the study's own files be about this network."""
+    planned = plans[backbone.name]
+    kept.write("backbone.json", backbone.as_dict())
+    kept.write("signals.json", planned.signals.as_dict())
+    kept.write("advice.json", planned.advice.as_dict())
+
+
+def _listed(raced: Mapping[str, Sequence[str]]) -> str:
+    """Name what races, and on which network where there are several."""
+    if len(raced) == 1:
+        return ", ".join(*raced.values())
+    return "; ".join(f"{', '.join(mine)} on {name}" for name, mine in raced.items())
+
+
+def candidates(advice: Advice, networks: int = 1) -> list[str]:
+    """Return what races: the probe, the recommended strategy, and the best of the others that fit.
+
+    Where several networks race they share the places, so that the race takes as long as with one.
+    """
     fitting = [option.strategy for option in advice.options if option.fits]
     wanted = [advice.recommended, *(name for name in fitting if name != advice.recommended)]
     trained = [name for name in wanted if name != "linear_probe"]
-    return ["linear_probe", *trained[:RACED]]
+    return ["linear_probe", *trained[: math.ceil(RACED / networks)]]
 
 
 def default_minutes(advice: Advice, raced: Sequence[str], folds: int, repeats: int) -> float:

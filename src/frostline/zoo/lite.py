@@ -93,6 +93,15 @@ def load_lite(name: str) -> nn.Module:
     return model
 
 
+def at_hand(name: str) -> bool:
+    """Tell whether lite0, lite1 or lite2 can be loaded without a network."""
+    package = PACKAGES[name]
+    try:
+        return _kept(package).is_file() or _packaged(package).is_file()
+    except (ModelError, OSError):
+        return False
+
+
 def _kept(package: Package) -> Path:
     return places.folder("weights") / f"{package.name}-{package.digest[:12]}.safetensors"
 

@@ -1,0 +1,202 @@
+"""Which backbone: each is measured, limits are kept, and its features are asked once, by out-of-fold probes.
+
+A network costs one frozen pass and one solved head. Those whose probe is not separated from the best one's
+are worth training; nothing here trains them.
+"""
+
+from __future__ import annotations
+
+import statistics
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass, replace
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from frostline import numerics, probe, rates
+from frostline.backbone import Backbone
+from frostline.comparison import cells
+from frostline.comparison.cells import Cell
+from frostline.comparison.judging import Difference, Held, difference
+from frostline.dataset import Manifest
+from frostline.errors import UsageError
+from frostline.frozen import Frozen, features
+from frostline.images import Images, Tell
+from frostline.signals import shared_out, transfer
+from frostline.store import Store
+
+# Networks whose strategies race. Two share the strategies of one, so that the race takes as long as it does
+# with a single network; with three it would take half as long again (docs/decisions/0009).
+SURVIVORS = 2
+MOST_IMAGES = cells.FEW_IMAGES - 1  # looked at: enough, and few enough that each of them is held out once
+WARM, TIMED = 3, 11  # passes of one image before the clock, and on it: the median of eleven, below a second
+
+
+@dataclass(frozen=True)
+class Limits:
+    """What a network may take to answer one image (milliseconds), and its weights (megabytes, 10⁶ bytes)."""
+
+    latency_ms: float | None = None
+    size_mb: float | None = None
+
+    def check(self) -> None:
+        """Raise `UsageError` where a limit allows nothing."""
+        for name, limit in (("max_latency_ms", self.latency_ms), ("max_size_mb", self.size_mb)):
+            if limit is not None and not limit > 0:
+                raise UsageError(f"{name} must be above 0, found {limit:g}.")
+
+    def over(self, latency_ms: float, size_mb: float) -> str:
+        """Return what is over a limit, in words; empty where nothing is."""
+        found = []
+        if self.latency_ms is not None and latency_ms > self.latency_ms:
+            found.append(f"{latency_ms:.4g} ms an image, over the limit of {self.latency_ms:g} ms")
+        if self.size_mb is not None and size_mb > self.size_mb:
+            found.append(f"{size_mb:.4g} MB, over the limit of {self.size_mb:g} MB")
+        return "; ".join(found)
+
+
+@dataclass(frozen=True)
+class Screened:
+    """What was found about one network.
+
+    Rates 0–1 with a 95 % interval, out of fold; `None` where a limit left it out before any image was looked
+    at. `separated` tells whether the best one's probe is better than chance explains.
+    """
+
+    model: str
+    latency_ms: float  # one image, batch 1, the plain model on this device
+    size_mb: float  # of the adapted model's weights as they are saved
+    probe_accuracy: float | None = None
+    low: float | None = None
+    high: float | None = None
+    logme: float | None = None
+    separated: bool = True
+    kept: bool = False
+    reason: str = ""
+
+    def as_dict(self) -> dict[str, Any]:
+        """The figures as plain data."""
+        return asdict(self)
+
+
+def screen(
+    backbones: Sequence[Backbone],
+    data: Manifest,
+    limits: Limits,
+    *,
+    metric: str = "accuracy",
+    seed: int = 0,
+    exact: bool = False,
+    precision: str = "auto",
+    threads: int | None = None,
+    workers: int = 0,
+    tell: Tell | None = None,
+    say: Callable[[str], None] = lambda line: None,
+) -> list[Screened]:
+    """Return what was found about each network: the kept ones first, the best by probe before the others.
+
+    No image of the test part is looked at. Raises `UsageError` where every network is over a limit.
+    """
+    limits.check()
+    classes = len(data.classes)
+    found = {}
+    for backbone in backbones:
+        latency_ms, size_mb = measured(backbone, classes, threads)
+        over = limits.over(latency_ms, size_mb)
+        found[backbone.name] = Screened(backbone.name, latency_ms, size_mb, reason=over)
+        say(f"  {backbone.name}: {latency_ms:.1f} ms an image, {size_mb:.1f} MB")
+    within = [backbone for backbone in backbones if not found[backbone.name].reason]
+    if not within:
+        each = "; ".join(f"{row.model} {row.reason}" for row in found.values())
+        raise UsageError(f"Every network is over a limit: {each}. Raise it, or name a smaller network.")
+    few = replace(data, samples=shared_out(data, cells.pool(data), MOST_IMAGES, seed))
+    folds = [cells.parted(few, Cell(0, fold), seed) for fold in range(cells.folds_of(few, seed))]
+    held = {}
+    for backbone in within:
+        seen = _features(backbone, few, exact, precision, threads, workers, tell)
+        held[backbone.name] = mine = _asked(seen, few, folds, metric)
+        accuracy, low, high = mine.accuracy_interval()
+        logme = transfer.log_me(seen, few.targets(few.samples), classes)
+        row = found[backbone.name]
+        found[row.model] = replace(row, probe_accuracy=accuracy, low=low, high=high, logme=logme)
+        span = f"{100 * accuracy:.1f} % right ({100 * low:.1f}–{100 * high:.1f} %)"
+        say(f"  {row.model}: {span} by a linear probe, out of fold")
+    return _decided(found, held, metric, seed)
+
+
+def measured(backbone: Backbone, classes: int, threads: int | None = None) -> tuple[float, float]:
+    """Return the median milliseconds of one image, and the megabytes of the weights, with the new head.
+
+    The model is the plain one that a person takes away: float32, on this machine's device.
+    """
+    model = backbone.adapt(classes).to(numerics.device())
+    size = backbone.preprocessing.size
+    image = torch.zeros((1, 3, size, size), device=numerics.device())
+    taken = []
+    with numerics.threads(threads or torch.get_num_threads()), torch.inference_mode():
+        for _ in range(WARM + TIMED):
+            begun = time.perf_counter()
+            model(image).cpu()  # the answer is there, also on a device that works behind our back
+            taken.append(time.perf_counter() - begun)
+    weights_bytes = sum(value.numel() * value.element_size() for value in model.state_dict().values())
+    return 1e3 * statistics.median(taken[WARM:]), weights_bytes / 1e6
+
+
+def _features(
+    backbone: Backbone,
+    data: Manifest,
+    exact: bool,
+    precision: str,
+    threads: int | None,
+    workers: int,
+    tell: Tell | None,
+) -> NDArray[np.float32]:
+    """Return the pooled features of every image, computed as training does, so that it finds the rows."""
+    way = rates.frozen_way(backbone, exact=exact, precision=precision, threads=threads)
+    images = Images(data, data.samples, backbone.preprocessing)
+    with numerics.threads(way.plan.threads), Store() as store:
+        head = Frozen(backbone, backbone.model, backbone.cuts[-1], way, store)
+        return features(head, images, workers=workers, tell=tell)
+
+
+def _asked(seen: NDArray[np.float32], data: Manifest, folds: probe.Folds, metric: str) -> Held:
+    """Return what a linear probe says of each image by a fit that has not seen it."""
+    targets, units = data.targets(data.samples), data.units(data.samples)
+    images = np.concatenate([rows for _, rows in folds])
+    return Held(
+        images=images,
+        repeats=np.zeros(len(images), dtype=np.int64),
+        units=units[images],
+        targets=targets[images],
+        probabilities=probe.answers(seen, targets, len(data.classes), folds, metric=metric),
+    )
+
+
+def _decided(found: dict[str, Screened], held: dict[str, Held], metric: str, seed: int) -> list[Screened]:
+    """Keep the best by probe and those that are not separated from it, up to `SURVIVORS`."""
+    ranked = sorted(held, key=lambda name: -held[name].score(metric))  # ties: the earlier named
+    best = ranked[0]
+    rows = []
+    for place, name in enumerate(ranked):
+        if place == 0:
+            rows.append(replace(found[name], separated=False, kept=True, reason="the best out-of-fold probe"))
+            continue
+        behind = difference(held[best], held[name], metric, seed)
+        kept = not behind.separated and place < SURVIVORS
+        reason = _behind(best, behind, metric, kept)
+        rows.append(replace(found[name], separated=behind.separated, kept=kept, reason=reason))
+    left_out = [row for row in found.values() if row.model not in held]
+    return sorted([*rows, *left_out], key=lambda row: not row.kept)
+
+
+def _behind(best: str, behind: Difference, metric: str, kept: bool) -> str:
+    """Say how far behind the best one is, and whether that means anything."""
+    scale, unit = (1.0, "") if metric == "log_loss" else (100.0, " points")
+    span = f"{scale * behind.mean:.2g}{unit} ({scale * behind.low:.2g} to {scale * behind.high:.2g})"
+    if behind.separated:
+        return f"separated from {best}, which is better by {span}"
+    rest = "" if kept else f", and only the first {SURVIVORS} race"
+    return f"not separated from {best}, which is ahead by {span}{rest}"

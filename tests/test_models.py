@@ -1,0 +1,384 @@
+"""Which backbone: measured limits, out-of-fold probes, and a race of (network, strategy) pairs."""
+
+from __future__ import annotations
+
+import json
+import re
+import time
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import huggingface_hub.constants
+import numpy as np
+import pytest
+import torch
+from click.testing import CliRunner
+from safetensors.torch import save
+from torch import Tensor, nn
+
+import frostline
+from frostline import probe, zoo
+from frostline.backbone import Backbone
+from frostline.cli.main import cli
+from frostline.comparison import Limits, screen, screening
+from frostline.dataset import Manifest
+from frostline.errors import ModelError, UsageError
+from frostline.record import digest_of
+from frostline.zoo import lite, load_backbone
+from tiny import PREPROCESSING, TinyNet, tiny_model, write_folder, write_table
+
+OPTIONS = {"exact": True, "flip": "none", "threads": 1}
+STRATEGIES = ("linear_probe", "top_k(1, epochs=2)")
+
+
+def network(name: str, seed: int = 0) -> Backbone:
+    """A TinyNet by another name."""
+    return load_backbone(tiny_model(seed), preprocessing=PREPROCESSING, name=name)
+
+
+def blind(name: str) -> Backbone:
+    """A TinyNet that sees nothing: its features are 1 for every image."""
+    model = tiny_model()
+    nn.init.zeros_(model.blocks[2].bn.weight)
+    nn.init.ones_(model.blocks[2].bn.bias)
+    return frostline.load_backbone(model, preprocessing=PREPROCESSING, name=name)
+
+
+class Slow(TinyNet):
+    """A TinyNet that takes `pause_s` and more for one image."""
+
+    pause_s = 0.0
+
+    def forward(self, x: Tensor) -> Tensor:
+        time.sleep(self.pause_s if len(x) == 1 else 0.0)
+        return super().forward(x)
+
+
+@pytest.fixture
+def data(tmp_path: Path) -> Manifest:
+    """36 images to learn from, 18 to test on."""
+    return frostline.load_data(write_table(tmp_path / "images", train=12, test=6), val=0.0)
+
+
+def rows_of(found: list[screening.Screened]) -> dict[str, screening.Screened]:
+    return {row.model: row for row in found}
+
+
+# --- measuring
+
+
+def test_latency_is_of_one_image_and_size_of_the_weights_as_saved() -> None:
+    slow = frostline.load_backbone(Slow().eval(), preprocessing=PREPROCESSING)
+    quick_ms, size_mb = screening.measured(slow, classes=3, threads=1)
+    slow.model.pause_s = quick_ms / 1e3 + 0.02
+    slow_ms, _ = screening.measured(slow, classes=3, threads=1)
+    assert slow_ms >= quick_ms + 20
+    saved = {classes: len(save(slow.adapt(classes).state_dict())) for classes in (3, 7)}
+    assert saved[3] - 4096 < size_mb * 1e6 < saved[3]  # a file begins with names and shapes
+    assert saved[7] - saved[3] == 4 * 25 * 4
+
+
+def test_over_a_limit_is_left_out_before_it_looks_at_an_image(
+    data: Manifest, calls: list[int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    taken = {"slow": 20.04, "quick": 20.0, "again": 1.0}
+    monkeypatch.setattr(screening, "measured", lambda backbone, *_: (taken[backbone.name], 1.0))
+    both = [network("slow", seed=2), network("quick")]
+    found = rows_of(screen(both, data, Limits(latency_ms=20.0), threads=1, exact=True))
+    passes = len(calls)
+    assert found["quick"].kept
+    assert not found["slow"].kept
+    assert found["slow"].probe_accuracy is None
+    assert found["slow"].reason == "20.04 ms an image, over the limit of 20 ms"
+    calls.clear()
+    screen([network("again", seed=1)], data, Limits(), threads=1, exact=True)
+    assert passes == len(calls) > 0  # of one network, not of two
+
+
+def test_where_all_are_over_a_limit_it_says_what_was_found_and_allowed(data: Manifest) -> None:
+    both = [network("one"), network("other")]
+    with pytest.raises(
+        UsageError, match=r"one 0\.0263\d MB, over the limit of 0\.001 MB; other 0\.0263\d MB"
+    ):
+        screen(both, data, Limits(size_mb=0.001), threads=1)
+    with pytest.raises(UsageError, match="max_latency_ms must be above 0"):
+        screen(both, data, Limits(latency_ms=-1.0), threads=1)
+
+
+# --- asking
+
+
+def test_the_best_probe_and_those_not_separated_from_it_go_on(data: Manifest) -> None:
+    found = screen([blind("blind"), network("sees"), network("twin")], data, Limits(), threads=1, exact=True)
+    assert [row.model for row in found] == ["sees", "twin", "blind"]  # of equals the one named first
+    sees, twin, poor = found
+    assert (sees.kept, twin.kept, poor.kept) == (True, True, False)
+    assert twin.probe_accuracy == sees.probe_accuracy
+    assert "not separated from sees" in twin.reason
+    assert poor.separated
+    assert poor.reason.startswith("separated from sees, which is better by ")
+    assert poor.probe_accuracy is not None
+    assert poor.probe_accuracy < 0.5 < sees.low < sees.probe_accuracy <= sees.high
+    assert sees.logme > poor.logme
+
+
+def test_no_more_race_than_may(data: Manifest) -> None:
+    several = [network(name) for name in ("one", "two", "three")]
+    found = screen(several, data, Limits(), threads=1, exact=True)
+    assert [row.kept for row in found] == [True, True, False]
+    assert not found[2].separated
+    assert "only the first 2 race" in found[2].reason
+
+
+def test_probes_are_asked_out_of_fold_and_copies_stay_together(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = write_folder(tmp_path / "photos", per_class=12)
+    for file in sorted(folder.glob("*/*.png")):
+        file.with_name(f"copy of {file.name}").write_bytes(file.read_bytes())
+    data = frostline.load_data(folder, val=0.0, test=0.0)
+    asked: list[Any] = []
+    real = probe.answers
+
+    def spy(seen: Any, targets: Any, classes: int, folds: Any, **rest: Any) -> Any:
+        asked.extend(folds)
+        return real(seen, targets, classes, folds, **rest)
+
+    monkeypatch.setattr(probe, "answers", spy)
+    screen([network("one")], data, Limits(), threads=1, exact=True)
+    units = data.units(data.samples)
+    assert len(asked) == 5
+    assert sorted(np.concatenate([held for _, held in asked])) == list(range(72))
+    for learned, held in asked:
+        assert not set(units[learned]) & set(units[held])
+
+
+def test_the_test_part_says_nothing(data: Manifest) -> None:
+    turned = tuple(
+        replace(s, label=data.classes[(data.classes.index(s.label) + 1) % 3]) if s.split == "test" else s
+        for s in data.samples
+    )
+    both = [network("one"), network("other", seed=1)]
+    found, other = (
+        rows_of(screen(both, some, Limits(), threads=1, exact=True))
+        for some in (data, replace(data, samples=turned))
+    )
+    for name, row in found.items():
+        assert replace(row, latency_ms=0.0) == replace(other[name], latency_ms=0.0)
+
+
+# --- racing
+
+
+def fitted(images: Path, study: Path, models: Any, **more: Any) -> Any:
+    options = {"strategies": STRATEGIES, "repeats": 1, "minutes": 5.0, "study": study, **OPTIONS, **more}
+    return frostline.fit(images, models=models, **options)
+
+
+def test_survivors_race_by_their_strategies_and_the_study_answers(tmp_path: Path) -> None:
+    images, study = write_folder(tmp_path / "photos", per_class=12), tmp_path / "study"
+    found = fitted(images, study, [network("first"), blind("blind"), network("second")])
+    raced = {(row["model"], row["strategy"]) for row in found.tried}
+    assert raced == {(m, str(frostline.parse(s))) for m in ("first", "second") for s in STRATEGIES}
+    assert [row["model"] for row in found.models] == ["first", "second", "blind"]
+    assert [row["kept"] for row in found.models] == [True, True, False]
+    assert found.model == found.run.model == found.comparison.model in ("first", "second")
+    kept = json.loads((study / "fit.json").read_text())
+    assert kept["models"] == found.models
+    assert kept["asked"]["models"] == ["first", "blind", "second"]
+    assert json.loads((study / "backbone.json").read_text())["model"] == found.model
+    answers = frostline.predict(study, images, module=tiny_model())
+    assert answers.run == found.run.folder.name
+    page = (study / "report.html").read_text()
+    for name in ("first", "second"):
+        assert f"linear_probe on {name}" in page
+    assert "blind (separated from first" in page
+    assert f"on {found.model} answers" in " ".join(frostline.report(study).lines)
+    assert "--models first,blind,second" in page
+    assert found.to_pandas is not None
+    found.plot()
+
+
+def test_each_pair_is_its_own_in_the_standings(tmp_path: Path) -> None:
+    """A network that sees nothing must not be given the other's figures, nor the winner's mark."""
+    data = frostline.load_data(write_folder(tmp_path / "photos", per_class=12), test=0.0, val=0.0)
+    found = frostline.compare(
+        [blind("blind"), network("sees")],
+        data,
+        {"blind": STRATEGIES[:1], "sees": STRATEGIES},
+        repeats=1,
+        study=tmp_path / "study",
+        **OPTIONS,
+    )
+    accuracy = {(row["model"], row["strategy"]): row["accuracy"] for row in found.standings}
+    assert len(accuracy) == 3
+    assert accuracy["blind", "linear_probe"] < 0.5 < accuracy["sees", "linear_probe"]
+    assert found.model == "sees"
+    assert found.verdict[0].startswith(f"{found.winner} on sees ")
+    told = frostline.report(found.study)
+    assert told.lines[0].startswith(f"{found.winner} on sees answers ")
+
+
+def test_interrupted_it_goes_on_and_measures_nothing_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    images, study = write_folder(tmp_path / "photos", per_class=12), tmp_path / "study"
+    both = [network("first"), network("second", seed=1)]
+    runs: list[str] = []
+
+    def stop(line: str) -> None:
+        runs.extend([line] if "fold 1 of" in line or "fold 2 of" in line else [])
+        if len(runs) == 3:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        fitted(images, study, both, say=stop)
+    before = (study / "models.json").read_text()
+    monkeypatch.setattr(screening, "measured", None)  # calling it would fail
+    heard: list[str] = []
+    found = fitted(images, study, both, say=heard.append)
+    assert found.comparison.finished
+    assert (study / "models.json").read_text() == before
+    assert len(list(study.glob("comparisons/*"))) == 1
+    assert sum(", fold " in line for line in heard) == 2 * len(STRATEGIES) * 5 - 2
+
+
+def test_one_survivor_is_the_race_of_one(tmp_path: Path) -> None:
+    images = write_folder(tmp_path / "photos", per_class=12)
+    several = fitted(images, tmp_path / "several", [network("sees"), blind("blind")])
+    alone = frostline.fit(
+        images,
+        model=network("sees"),
+        strategies=STRATEGIES,
+        repeats=1,
+        minutes=5.0,
+        study=tmp_path / "alone",
+        **OPTIONS,
+    )
+    assert several.comparison.folder.name == alone.comparison.folder.name
+    assert several.run.folder.name == alone.run.folder.name
+    assert "models" not in alone.result
+    assert "model" not in alone.tried[0]
+
+
+def test_the_folder_of_a_comparison_of_one_network_is_what_it_was(tmp_path: Path) -> None:
+    """Studies of earlier versions go on: these keys, and no others, name the folder."""
+    data = frostline.load_data(write_folder(tmp_path / "photos", per_class=12), test=0.0, val=0.0)
+    backbone = network("sees")
+    found = frostline.compare(
+        backbone, data, ["linear_probe", "linear_probe(ridge)"], repeats=1, study=tmp_path / "s", **OPTIONS
+    )
+    expected = {
+        "candidates": [["linear_probe", "standard"], ["linear_probe(ridge)", "standard"]],
+        "model": backbone.digest,
+        "preprocessing": backbone.preprocessing.as_dict(),
+        "repeats": 1,
+        "seed": 0,
+        "thorough": False,
+        "metric": "accuracy",
+        "flip": "none",
+        "imbalance": "none",
+        "batch": 32,
+        "exact": True,
+        "precision": "auto",
+    }
+    assert found.folder.name == digest_of(expected)[:12]
+
+
+# --- asking for them
+
+
+def test_what_makes_no_sense_is_refused_before_anything_is_loaded() -> None:
+    nowhere = "no such folder"
+    with pytest.raises(UsageError, match="not both"):
+        frostline.fit(nowhere, model="lite0", models=["lite1"])
+    with pytest.raises(UsageError, match="a list of names or 'auto', found 'lite0'"):
+        frostline.fit(nowhere, models="lite0")
+    with pytest.raises(UsageError, match="names no backbone"):
+        frostline.fit(nowhere, models=[])
+    with pytest.raises(UsageError, match="architecture is for one"):
+        frostline.fit(nowhere, models=["lite0"], architecture="timm/resnet18")
+    with pytest.raises(UsageError, match="max_size_mb must be above 0"):
+        frostline.fit(nowhere, max_size_mb=0.0)
+
+
+def test_names_are_told_apart_or_refused(tmp_path: Path) -> None:
+    images = write_folder(tmp_path / "photos", per_class=6)
+    with pytest.raises(UsageError, match="one name: same, same"):
+        frostline.fit(images, models=[network("same"), network("same", seed=1)], study=tmp_path / "s")
+    with pytest.raises(ModelError, match=r"'lite9' is unknown.*Did you mean 'lite"):
+        frostline.fit(images, models=["lite9"], study=tmp_path / "s")
+
+
+def test_auto_is_what_is_on_disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    cache = tmp_path / "hub"
+    for name, file in (("timm--tiny.a1", "model.safetensors"), ("timm--bare", "config.json")):
+        place = cache / f"models--{name}" / "snapshots" / ("0" * 40)
+        place.mkdir(parents=True)
+        (place / file).write_bytes(b"weights")
+        (cache / f"models--{name}" / "refs").mkdir()
+        (cache / f"models--{name}" / "refs" / "main").write_text("0" * 40)
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_CACHE", str(cache))
+
+    def packaged(package: lite.Package) -> Path:
+        if package.name != "lite0":
+            raise ModelError("not installed")
+        return cache / "models--timm--bare" / "refs" / "main"
+
+    monkeypatch.setattr(lite, "_packaged", packaged)
+    assert zoo.on_disk() == ["lite0", "timm/tiny.a1"]
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_CACHE", str(tmp_path / "none"))
+    assert zoo.on_disk() == ["lite0"]
+
+
+def test_auto_skips_what_cannot_be_loaded_and_says_so(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    images = write_folder(tmp_path / "photos", per_class=12)
+    monkeypatch.setattr(zoo, "on_disk", lambda: ["lite0", "timm/no such"])
+
+    def load(name: str, **shape: Any) -> Backbone:
+        if name != "lite0":
+            raise ModelError(f"timm has no model called {name!r}.")
+        return network(name)
+
+    monkeypatch.setattr("frostline.story.choosing.zoo.load_backbone", load)
+    heard: list[str] = []
+    found = fitted(images, tmp_path / "study", "auto", say=heard.append)
+    assert [row["model"] for row in found.models] == ["lite0"]
+    assert any("timm/no such is left out: timm has no model called" in line for line in heard)
+    assert found.result["asked"]["models"] == "auto"
+    monkeypatch.setattr(zoo, "on_disk", list)
+    with pytest.raises(ModelError, match="No pretrained network is on this machine"):
+        frostline.fit(images, models="auto", study=tmp_path / "other")
+
+
+def ended(images: Path, *words: str) -> tuple[int, str]:
+    result = CliRunner().invoke(cli, ["fit", str(images), *words])
+    return result.exit_code, result.output
+
+
+def test_the_prompt_says_what_is_wrong(
+    tmp_path: Path, warm_store: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    images = write_folder(tmp_path / "photos", per_class=6)
+    code, said = ended(images, "--model", "lite0", "--models", "lite1")
+    assert (code, "not both" in said) == (2, True)
+    code, said = ended(images, "--models", " , ")
+    assert (code, "names no network" in said) == (2, True)
+    code, said = ended(images, "--models", "lite0,lite9", "--size", "32")
+    assert code == 1
+    assert "Model 'lite9' is unknown" in said
+    code, said = ended(images, "--models", "lite0", "--size", "32", "--max-size-mb", "2.5")
+    assert code == 2
+    assert re.search(r"Every network is over a limit: lite0 13\.\d+ MB, over the limit of 2.5 MB", said)
+    code, said = ended(images, "--models", "lite0", "--max-latency-ms", "0")
+    assert (code, "x>0" in said) == (2, True)
+
+
+def test_torch_is_left_as_it_was() -> None:
+    threads = torch.get_num_threads()
+    screening.measured(network("one"), classes=3, threads=1)
+    assert torch.get_num_threads() == threads
