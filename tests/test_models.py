@@ -76,10 +76,11 @@ def rows_of(found: list[screening.Screened]) -> dict[str, screening.Screened]:
 
 def test_latency_is_of_one_image_and_size_of_the_weights_as_saved() -> None:
     slow = frostline.load_backbone(Slow().eval(), preprocessing=PREPROCESSING)
-    quick_ms, size_mb = screening.measured(slow, classes=3, threads=1)
+    quick_ms, size_mb, _ = screening.measured(slow, classes=3, threads=1)
     slow.model.pause_s = quick_ms / 1e3 + 0.02
-    slow_ms, _ = screening.measured(slow, classes=3, threads=1)
+    slow_ms, _, given = screening.measured(slow, classes=3, threads=1)
     assert slow_ms >= quick_ms + 20
+    assert given < 0.7  # asleep, as if others had the processor
     saved = {classes: len(save(slow.adapt(classes).state_dict())) for classes in (3, 7)}
     assert saved[3] - 4096 < size_mb * 1e6 < saved[3]  # a file begins with names and shapes
     assert saved[7] - saved[3] == 4 * 25 * 4
@@ -89,7 +90,7 @@ def test_over_a_limit_is_left_out_before_it_looks_at_an_image(
     data: Manifest, calls: list[int], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     taken = {"slow": 20.04, "quick": 20.0, "again": 1.0}
-    monkeypatch.setattr(screening, "measured", lambda backbone, *_: (taken[backbone.name], 1.0))
+    monkeypatch.setattr(screening, "measured", lambda backbone, *_: (taken[backbone.name], 1.0, 1.0))
     both = [network("slow", seed=2), network("quick")]
     found = rows_of(screen(both, data, Limits(latency_ms=20.0), threads=1, exact=True))
     passes = len(calls)
