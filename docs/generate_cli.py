@@ -38,9 +38,6 @@ weights, remembered cuts and digests, measured rates, the count of looks at a te
   `augment`, `flip`, `flip_test`, `numeric_plan`, `store: {{rows_computed, rows_read}}`, `set_aside`, `run`,
   `study`, `test_looks`;
   for a probe also `l2`, `cv_score`.
-- `fit` with `--models` or a limit: also `models: [{{model, latency_ms, size_mb, probe_accuracy, low, high,
-  logme, separated, kept, reason}}]`, those that raced first (`probe_accuracy` is out of fold, null where a
-  limit came first); with several in the race each of `tried` names its `model`. `model` is the winner's.
 - `predict`: `run`, `predictions: [{{path, label, probability}}]` (and `top` with `--top`), `unreadable`.
 - `stages`: `stages: [{{name, shape, parameters, compute_share}}]`, `cuts: [{{index, name,
   verified}}]`, `notes`.
@@ -63,7 +60,10 @@ weights, remembered cuts and digests, measured rates, the count of looks at a te
   `test_looks`, `verdict` (sentences), `budget_seconds`, `study`, `run`.
 - `fit`: `strategy`, `model`, `accuracy`, `low`, `high`, `basis` (`test part`, `out of fold`, `short
   runs`, `cross-validation`), `optimism`, `separated`, `recommended`, `images`, `budget_seconds`,
-  `tried` (as `standings`), `verdict`, `study`, `run`, `report`.
+  `tried` (as `standings`), `verdict`, `study`, `run`, `report`. With `--models` or a limit also `models:
+  [{{model, latency_ms, size_mb, probe_accuracy, low, high, logme, separated, kept, reason}}]`, those that
+  raced first (`probe_accuracy` is out of fold, null where a limit came first); `model` is the winner's, and
+  where several raced each of `tried` names its own.
 - `report`: `report` (the page's file), `bytes`, `conclusions` (sentences), `notes` (what could not be read).
 - `store`: `path`, `bytes`, `shelves: [{{about, form, rows, bytes, hits, misses, used}}]`; `store prune` and
   `store clear`: `freed_bytes`, `bytes`; `store verify`: `right`, `damaged`, `lost`, `adopted`.
