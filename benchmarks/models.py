@@ -113,16 +113,10 @@ def work(arguments: argparse.Namespace) -> None:
 
 def regrets(strategy: str, out: Path) -> tuple[dict[str, dict[Case, float]], dict[str, list[str]]]:
     """Return each policy's regret by case (points), and what it picked."""
-    reached: dict[Case, dict[str, float]] = defaultdict(dict)
-    for row in read(out / "truth.jsonl"):
-        if row["strategy"] == strategy:
-            reached[row["set"], row["seed"]][row["model"]] = 100 * row["accuracy"]
-    rows: dict[Case, list[Row]] = defaultdict(list)
-    for row in read(out / "screen.jsonl"):
-        rows[row["set"], row["seed"]].append(row)
+    reached, rows = _read(strategy, out)
     found: dict[str, dict[Case, float]] = {policy: {} for policy in POLICIES}
     picks: dict[str, list[str]] = {policy: [] for policy in POLICIES}
-    for case in (case for case in rows if len(reached[case]) == len(IMAGENET)):
+    for case in rows:
         for policy, value in POLICIES.items():
             top = max(map(value, rows[case]))
             mine = [row["model"] for row in rows[case] if value(row) == top]
@@ -131,6 +125,18 @@ def regrets(strategy: str, out: Path) -> tuple[dict[str, dict[Case, float]], dic
             )
             picks[policy] += mine if len(mine) == 1 else []
     return found, picks
+
+
+def _read(strategy: str, out: Path) -> tuple[dict[Case, dict[str, float]], dict[Case, list[Row]]]:
+    """Return what every network reached (%), and what was found of it, by draws that are complete."""
+    reached: dict[Case, dict[str, float]] = defaultdict(dict)
+    for row in read(out / "truth.jsonl"):
+        if row["strategy"] == strategy:
+            reached[row["set"], row["seed"]][row["model"]] = 100 * row["accuracy"]
+    rows: dict[Case, list[Row]] = defaultdict(list)
+    for row in read(out / "screen.jsonl"):
+        rows[row["set"], row["seed"]].append(row)
+    return reached, {case: mine for case, mine in rows.items() if len(reached[case]) == len(IMAGENET)}
 
 
 def summarise(out: Path) -> str:
@@ -166,24 +172,19 @@ def _beside(mine: Mapping[Case, float], ours: Mapping[Case, float], sets: list[s
 
 
 def _still_there(strategy: str, out: Path) -> str:
-    """Say how often the truly best network was among the first 1, 2, 3 not separated by probes."""
-    best: dict[Case, Row] = {}
-    for row in read(out / "truth.jsonl"):
-        case = (row["set"], row["seed"])
-        if row["strategy"] == strategy and row["accuracy"] > best.get(case, {"accuracy": -1.0})["accuracy"]:
-            best[case] = row
-    rows: dict[Case, list[Row]] = defaultdict(list)
-    for row in read(out / "screen.jsonl"):
-        rows[row["set"], row["seed"]].append(row)
-    places = []
+    """Say how often the best network was among the first 1, 2, … not separated by probes, and what lacked."""
+    reached, rows = _read(strategy, out)
+    lacking: dict[int, list[float]] = {k: [] for k in (1, 2, 3, 4)}
     for case, mine in rows.items():
         ranked = sorted(mine, key=lambda row: -row["probe_accuracy"])
-        apart = [row["model"] for row in ranked if row["separated"]]
-        order = [row["model"] for row in ranked]
-        model = best[case]["model"]
-        places.append(99 if model in apart else order.index(model))
-    shares = ", ".join(f"{sum(p < k for p in places)} with {k}" for k in (1, 2, 3))
-    return f"\nThe best network was among the first not separated in {shares} of {len(places)} draws."
+        for k, lacks in lacking.items():
+            racing = [row["model"] for row in ranked[:k] if not row["separated"]]
+            lacks.append(max(reached[case].values()) - max(reached[case][model] for model in racing))
+    shares = ", ".join(
+        f"{sum(lack == 0 for lack in lacks)} with {k} ({statistics.mean(lacks):.1f} points short)"
+        for k, lacks in lacking.items()
+    )
+    return f"\nThe best was among the first k not separated, in {len(rows)} draws: {shares}."
 
 
 def _reached(out: Path) -> list[str]:

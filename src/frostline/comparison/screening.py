@@ -64,7 +64,7 @@ class Screened:
     """What was found about one network.
 
     Rates 0–1 with a 95 % interval, out of fold; `None` where a limit left it out before any image was looked
-    at. `separated` tells whether the best one's probe is better than chance explains.
+    at. `separated` tells whether the best one's probe is better by more than chance explains.
     """
 
     model: str
@@ -74,7 +74,7 @@ class Screened:
     low: float | None = None
     high: float | None = None
     logme: float | None = None
-    separated: bool = True
+    separated: bool | None = None
     kept: bool = False
     reason: str = ""
 
