@@ -180,11 +180,20 @@ def _still_there(strategy: str, out: Path) -> str:
         for k, lacks in lacking.items():
             racing = [row["model"] for row in ranked[:k] if not row["separated"]]
             lacks.append(max(reached[case].values()) - max(reached[case][model] for model in racing))
+    two: list[float] = []
+    for case, mine in rows.items():
+        two.append(max(reached[case].values()) - max(reached[case][r["model"]] for r in mine if r["kept"]))
+    kept = (
+        f"{sum(lack == 0 for lack in two)} ({statistics.mean(two):.1f} points short, {max(two):.1f} at worst)"
+    )
     shares = ", ".join(
         f"{sum(lack == 0 for lack in lacks)} with {k} ({statistics.mean(lacks):.1f} points short)"
         for k, lacks in lacking.items()
     )
-    return f"\nThe best was among the first k not separated, in {len(rows)} draws: {shares}."
+    return (
+        f"\nOf {len(rows)} draws, the best network was among those that `fit` lets race in {kept}; among the "
+        f"first k by probe not separated: {shares}."
+    )
 
 
 def _reached(out: Path) -> list[str]:

@@ -168,7 +168,7 @@ def contest(limit_s: float, say: Callable[[str], None] = print) -> Contest:
     """A race of a cheap and a dear candidate on one cell."""
     nothing: Any = None
     return Contest(
-        backbone=nothing,
+        backbones={"": nothing},
         data=nothing,
         study=nothing,
         candidates=listed(["linear_probe", "full"], "none"),

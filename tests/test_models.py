@@ -130,12 +130,17 @@ def test_the_best_probe_and_those_not_separated_from_it_go_on(data: Manifest) ->
     assert sees.logme > poor.logme
 
 
-def test_no_more_race_than_may(data: Manifest) -> None:
-    several = [network(name) for name in ("one", "two", "three")]
+def test_the_best_and_the_largest_not_separated_from_it_race(
+    data: Manifest, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sizes = {"one": 1.0, "two": 2.0, "three": 3.0, "blind": 4.0}
+    monkeypatch.setattr(screening, "measured", lambda backbone, *_: (1.0, sizes[backbone.name], 1.0))
+    several = [network("one"), network("two"), network("three"), blind("blind")]
     found = screen(several, data, Limits(), threads=1, exact=True)
-    assert [row.kept for row in found] == [True, True, False]
-    assert not found[2].separated
-    assert "only the first 2 race" in found[2].reason
+    assert [row.model for row in found if row.kept] == ["one", "three"]
+    two = rows_of(found)["two"]
+    assert not two.separated
+    assert "only 2 race, the best and the largest such" in two.reason
 
 
 def test_probes_are_asked_out_of_fold_and_copies_stay_together(

@@ -82,8 +82,8 @@ def _given(option: str) -> bool:
 def fit(data: str, **options: Any) -> None:
     """Check the images of DATA, measure them, plan, race strategies, train the winner, say what it is worth.
 
-    With --models, each network passes over the images once, and those whose linear probe, asked out of fold,
-    is not separated from the best one's (two at most) race by their strategies.
+    With --models, each network passes over the images once. The one whose linear probe, asked out of fold,
+    is best races with the largest of those that are not separated from it, by their strategies.
 
     DATA is a folder with one folder per class, one with train/, val/ and test/ inside, or a CSV or Parquet
     file with the columns path, label and, if you like, split and group. A model answers within seconds, and

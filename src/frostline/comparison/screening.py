@@ -28,8 +28,9 @@ from frostline.images import Images, Tell
 from frostline.signals import shared_out, transfer
 from frostline.store import Store
 
-# Networks whose strategies race. Two share the strategies of one, so that the race takes as long as it does
-# with a single network; with three it would take half as long again (docs/decisions/0009).
+# Networks whose strategies race: the best by probe, and the largest of those not separated from it. Two share
+# the strategies of one, so that the race takes as long as it does with a single network; with three it would
+# take half as long again (docs/decisions/0009).
 SURVIVORS = 2
 MOST_IMAGES = cells.FEW_IMAGES - 1  # looked at: enough, and few enough that each of them is held out once
 WARM, TIMED = 3, 21  # passes of one image before the clock, and on it: a second, for most networks
@@ -97,7 +98,7 @@ def screen(
     tell: Tell | None = None,
     say: Callable[[str], None] = lambda line: None,
 ) -> list[Screened]:
-    """Return what was found about each network: the kept ones first, the best by probe before the others.
+    """Return what was found about each network: the kept ones first, and of those the best by probe.
 
     No image of the test part is looked at. Raises `UsageError` where every network is over a limit.
     """
@@ -186,18 +187,18 @@ def _asked(seen: NDArray[np.float32], data: Manifest, folds: probe.Folds, metric
 
 
 def _decided(found: dict[str, Screened], held: dict[str, Held], metric: str, seed: int) -> list[Screened]:
-    """Keep the best by probe and those that are not separated from it, up to `SURVIVORS`."""
-    ranked = sorted(held, key=lambda name: -held[name].score(metric))  # ties: the earlier named
-    best = ranked[0]
-    rows = []
-    for place, name in enumerate(ranked):
-        if place == 0:
-            rows.append(replace(found[name], separated=False, kept=True, reason="the best out-of-fold probe"))
-            continue
-        behind = difference(held[best], held[name], metric, seed)
-        kept = not behind.separated and place < SURVIVORS
-        reason = _behind(best, behind, metric, kept)
-        rows.append(replace(found[name], separated=behind.separated, kept=kept, reason=reason))
+    """Keep the best by probe and, of those not separated from it, the largest, up to `SURVIVORS`.
+
+    A larger network gains more by training than its probe shows: docs/LOG.md 2026-11-25.
+    """
+    best, *others = sorted(held, key=lambda name: -held[name].score(metric))  # ties: the earlier named
+    behind = {name: difference(held[best], held[name], metric, seed) for name in others}
+    close = sorted((n for n in others if not behind[n].separated), key=lambda n: -found[n].size_mb)
+    racing = close[: SURVIVORS - 1]
+    rows = [replace(found[best], separated=False, kept=True, reason="the best out-of-fold probe")]
+    for name in others:
+        reason, kept = _behind(best, behind[name], metric, name in racing), name in racing
+        rows.append(replace(found[name], separated=behind[name].separated, kept=kept, reason=reason))
     left_out = [row for row in found.values() if row.model not in held]
     return sorted([*rows, *left_out], key=lambda row: not row.kept)
 
@@ -208,5 +209,5 @@ def _behind(best: str, behind: Difference, metric: str, kept: bool) -> str:
     span = f"{scale * behind.mean:.2g}{unit} ({scale * behind.low:.2g} to {scale * behind.high:.2g})"
     if behind.separated:
         return f"separated from {best}, which is better by {span}"
-    rest = "" if kept else f", and only the first {SURVIVORS} race"
-    return f"not separated from {best}, which is ahead by {span}{rest}"
+    rest = "and the largest such" if kept else f"and only {SURVIVORS} race, the best and the largest such"
+    return f"not separated from {best}, which is ahead by {span}, {rest}"

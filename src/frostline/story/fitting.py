@@ -108,8 +108,8 @@ def fit(
     `watch` says when the minutes began. `say` hears sentences for a person.
 
     `model` is lite0 where nothing else is said. `models` names several, or is "auto" for all that are on
-    disk (lite packages, and what timm fetched before): each passes over the images once, and those whose
-    out-of-fold linear probe is not separated from the best one's, two at most, race by their strategies.
+    disk (lite packages, and what timm fetched before): each passes over the images once, and the one whose
+    out-of-fold linear probe is best races with the largest of those not separated from it, by strategies.
     None that takes more than `max_latency_ms` for one image, or whose weights are larger than `max_size_mb`
     (10⁶ bytes), both measured here, is looked at further. `models` in the result says what was found.
     Raises `DataError`, `ModelError`, `UsageError`, `StudyError` or `TrainingError`.
