@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 
 import frostline
-from frostline.comparison import cells, comparing, judging, race
+from frostline.comparison import cells, concluding, judging, race
 from frostline.comparison.candidates import listed, searched
 from frostline.comparison.cells import Cell
 from frostline.comparison.contest import Clock, Contest, OutOfTime
@@ -244,7 +244,7 @@ def test_a_head_that_is_solved_for_has_no_epochs_to_run_short_of() -> None:
     assert ["of its epochs" in line for line in said] == [False, True]
     found._say(Task(0, 1.0, Cell(0, 0)), outcome)  # the same run again
     assert len(said) == 2
-    assert [comparing._share(found, place) for place in (0, 1)] == [1.0, 0.25]
+    assert [concluding._share(found, place) for place in (0, 1)] == [1.0, 0.25]
 
 
 def test_a_short_schedule_has_every_phase() -> None:

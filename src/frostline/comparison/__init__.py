@@ -2,11 +2,12 @@
 
 screening (which backbones are worth it, by probes)
 cells (new splits, no test image) · race (who climbs, as data) · judging (paired, by images and repeats)
-candidates (what races) · ledger (who runs what: Optuna) → comparing (`compare`)
+candidates (what races) · ledger (who runs what: Optuna) → comparing (`compare`) → concluding (who won)
 """
 
 from frostline.comparison.cells import FEW_IMAGES, FOLDS
-from frostline.comparison.comparing import Comparison, NoTime, compare
+from frostline.comparison.comparing import compare
+from frostline.comparison.concluding import Comparison, NoTime
 from frostline.comparison.contest import sub_study
 from frostline.comparison.screening import SURVIVORS, Limits, Screened, screen
 

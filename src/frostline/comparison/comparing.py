@@ -1,123 +1,35 @@
-"""`compare`: run the race, name the winner, train it on everything, read the test part once."""
+"""`compare`: plan the race, run it, and conclude."""
 
 from __future__ import annotations
 
 import json
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import filelock
 
-from frostline import looks, metrics, places, rates, tracking
+from frostline import places, rates, tracking
 from frostline.augment import Policy
 from frostline.backbone import Backbone
 from frostline.comparison import cells, race
+from frostline.comparison.asked import REPEATS, Asked
 from frostline.comparison.candidates import Candidate, Strategies, listed, searched
-from frostline.comparison.contest import Clock, Contest, as_data, from_data, sub_study
-from frostline.comparison.held import fold_models, gather, longest, write_answers
-from frostline.comparison.judging import Held, Verdict, judge, optimism, shallowest
+from frostline.comparison.concluding import Comparison, conclude
+from frostline.comparison.contest import Clock, Contest, as_data, from_data
 from frostline.comparison.ledger import Ledger
-from frostline.comparison.words import verdict_lines
 from frostline.cost import Rates, predict
 from frostline.dataset import Manifest
 from frostline.errors import UsageError
 from frostline.images import Images, Tell
-from frostline.record import Study, digest_of, plain
-from frostline.reporting import notebook
+from frostline.record import Study, plain
 from frostline.strategy import NAMED, Strategy, head, linear_probe, scaled, top_k
 from frostline.timing import Stopwatch
 from frostline.tracking import Trackers
-from frostline.training import BATCH, DEFAULT_STUDY, Run, train
+from frostline.training import BATCH, DEFAULT_STUDY
 
-REPEATS = 3  # before a winner is named
 EVERY = tuple(name for name in NAMED if name != "scratch")  # what "all" means
-
-
-class NoTime(UsageError):
-    """Not one run fits into the time."""
-
-
-@dataclass(frozen=True)
-class Comparison:
-    """What was compared, how each did, and who won; `run` is the winner trained on everything.
-
-    `result` is what `comparison.json` holds: `standings` (one for each candidate), `winner`, `separated`,
-    `verdict` (sentences), `seconds`, `budget_seconds`.
-    """
-
-    result: dict[str, Any]
-    folder: Path
-    study: Study
-    run: Run
-
-    def __getattr__(self, name: str) -> Any:
-        result = self.__dict__.get("result", {})
-        if name in result:
-            return result[name]
-        raise AttributeError(f"A comparison has no {name!r}. It has {', '.join(result)}.")
-
-    def _repr_html_(self) -> str:
-        """A table, in a notebook."""
-        shown = ("model", "strategy", "accuracy", "low", "high", "run_seconds", "repeats")
-        rows = [{key: row[key] for key in shown if key in row} for row in self.result["standings"]]
-        return notebook.table_html("Comparison", rows, self.result["verdict"])
-
-    def to_pandas(self) -> Any:
-        """The standings, a row for each strategy. Raises `UsageError` where pandas is not installed."""
-        return notebook.frame(self.result["standings"])
-
-    def plot(self) -> notebook.Plot:
-        """Draw accuracy against seconds."""
-        return notebook.standings_plot(self.result["standings"], self.result["winner"], self.result["model"])
-
-
-@dataclass(frozen=True)
-class Asked:
-    """Everything that was asked for in one call. `options` are those of `train`, the same for every run."""
-
-    backbones: Mapping[str, Backbone]  # by a candidate's `model`: its name, empty where there is one alone
-    data: Manifest
-    candidates: list[Candidate]
-    study: Study
-    minutes: float | None
-    repeats: int
-    thorough: bool  # every candidate on every repeat, and the shallowest thaw wins where it isn't separated
-    database: str | None
-    seed: int
-    named: dict[str, Any]  # strategies and search, as they were asked for
-    options: dict[str, Any]
-    trackers: Trackers
-    watch: Stopwatch
-    tell: Tell | None
-    say: Callable[[str], None]
-
-    @property
-    def alone(self) -> bool:
-        """Whether one network races alone, by its strategies."""
-        return "" in self.backbones
-
-    @property
-    def folder(self) -> Path:
-        """Where the plan, the trials and the outcome lie: by what makes two comparisons the same.
-
-        With more minutes it is still the same one: the race is planned anew, and what was run counts.
-        """
-        network = {
-            name: {"model": one.digest, "preprocessing": one.preprocessing.as_dict()}
-            for name, one in self.backbones.items()
-        }
-        what = {
-            "candidates": [c.as_list() for c in self.candidates],
-            **(network[""] if self.alone else {"models": network}),
-            "repeats": self.repeats,
-            "seed": self.seed,
-            "thorough": self.thorough,
-            **{key: value for key, value in self.options.items() if key not in ("threads", "workers")},
-        }
-        return self.study.path / "comparisons" / digest_of(what)[:12]
 
 
 def compare(
@@ -208,7 +120,7 @@ def compare(
     contest = _contest(asked)
     over = contest.run()
     with filelock.FileLock(asked.folder / "end.lock"):  # who comes second finds the winner trained
-        return _conclude(asked, contest, over)
+        return conclude(asked, contest, over)
 
 
 def _by_name(backbone: Backbone | Sequence[Backbone]) -> dict[str, Backbone]:
@@ -323,198 +235,3 @@ def _plan(asked: Asked, known: Mapping[str, Rates], left_s: float) -> dict[str, 
         "final_seconds": final,
         "expected_seconds": race.expected_s(planned, short, whole) + max(final),
     }
-
-
-def _conclude(asked: Asked, contest: Contest, over: bool) -> Comparison:
-    """Name the winner, train it on everything, and write the result."""
-    contest.outcomes = contest.ledger.outcomes()
-    verdict, answers = _judged(asked, contest)
-    place = verdict.winner if verdict else contest.leader()
-    if place is None:
-        raise NoTime(
-            f"Not one run fits into the time: the cheapest is expected to take "
-            f"{min(contest.short_s) + min(contest.final_s):.0f} s. Give more --minutes, or fewer images."
-        )
-    mine = answers.get(place) or gather(contest.data, asked.study.path, contest.outcomes, [place])[place]
-    held_out = _held_out(asked, mine, answers)
-    held_out["share"] = _share(contest, place)
-    winner = asked.candidates[place]
-    backbone = asked.backbones[winner.model]
-    asked.study.write("backbone.json", backbone.as_dict())
-    run = _train_winner(asked, winner, held_out["temperature"])
-    _leave_looks(asked, contest, place)
-    result = {
-        "winner": str(winner.strategy),
-        "augment": winner.augment,
-        "separated": bool(verdict and verdict.separated and asked.repeats >= REPEATS),
-        "finished": over,
-        "cuts": asked.thorough,
-        "repeats": len({t.cell.repeat for t in longest(contest.outcomes, place) if t.share == 1.0}),
-        "folds": contest.race.folds,
-        "metric": asked.options["metric"],
-        "standings": _standings(contest, answers),
-        "differences": _differences(contest, verdict),
-        "out_of_fold": held_out,
-        "accuracy": run.accuracy,
-        "low": run.low,
-        "high": run.high,
-        "test_looks": run.test_looks,
-        "seconds": contest.clock.spent_s,
-        "budget_seconds": contest.clock.limit_s,
-        "model": backbone.name,
-        **({} if asked.alone else {"models": list(asked.backbones)}),
-        "asked": _asked(asked),
-        "study": str(asked.study.path),
-        "run": str(run.folder.path.relative_to(asked.study.path)),
-    }
-    result["verdict"] = verdict_lines(result)
-    places.write_atomically(asked.folder / "comparison.json", json.dumps(plain(result), indent=1).encode())
-    return Comparison(plain(result), asked.folder, asked.study, run)
-
-
-def _asked(asked: Asked) -> dict[str, Any]:
-    """What the call asked for, so that a report can say how to repeat it."""
-    sizes = {one.preprocessing.size for one in asked.backbones.values()}
-    names = [one.name for one in asked.backbones.values()]
-    return {
-        **({"model": names[0]} if asked.alone else {"models": names}),
-        "size": sizes.pop() if len(sizes) == 1 else None,
-        "minutes": asked.minutes,
-        "repeats": asked.repeats,
-        "cuts": asked.thorough,
-        "seed": asked.seed,
-        "augment": asked.candidates[0].augment,
-        **asked.named,
-        **{key: value for key, value in asked.options.items() if key not in ("threads", "workers")},
-    }
-
-
-def _judged(asked: Asked, contest: Contest) -> tuple[Verdict | None, dict[int, Held]]:
-    """The verdict among those seen on every repeat; none where fewer than two are."""
-    scores = {task: float(outcome["score"]) for task, outcome in contest.outcomes.items()}
-    repeated = contest.race.repeated(scores)
-    answers = gather(contest.data, contest.study.path, contest.outcomes, repeated)
-    if len(repeated) < 2:
-        return None, answers
-    seconds = dict(enumerate(contest.whole_s))
-    found = judge(answers, seconds, asked.options["metric"], asked.seed)
-    return (shallowest(found) if asked.thorough else found), answers
-
-
-def _held_out(asked: Asked, mine: Held, answers: Mapping[int, Held]) -> dict[str, Any]:
-    """What the winner's runs say of images they had not learned from, and the table of their answers.
-
-    `accuracy` and its interval are lowered by the optimism of having been picked as the best.
-    """
-    if not len(mine.images):
-        return {"accuracy": None, "low": None, "high": None, "optimism": None, "temperature": 1.0}
-    accuracy, low, high = mine.accuracy_interval()
-    lead = optimism(answers, "accuracy", asked.seed)
-    write_answers(asked.folder / "out-of-fold.csv", asked.data, mine)
-    assert mine.logits is not None
-    return {
-        "accuracy": accuracy - lead,
-        "low": max(0.0, low - lead),
-        "high": high - lead,
-        "optimism": lead,
-        "temperature": metrics.fit_temperature(mine.logits, mine.targets),
-    }
-
-
-def _leave_looks(asked: Asked, contest: Contest, place: int) -> None:
-    """Leave pictures of the winner's worst answers out of fold, each mapped by the model that gave it."""
-    table, backbone = asked.folder / "out-of-fold.csv", asked.backbones[asked.candidates[place].model]
-    if table.is_file():
-        models = fold_models(
-            backbone,
-            asked.candidates[place].strategy,
-            len(asked.data.classes),
-            asked.study.path,
-            [contest.outcomes[task] for task in longest(contest.outcomes, place)],
-        )
-        looks.leave(asked.folder, table, backbone, asked.data, models)
-
-
-def _train_winner(asked: Asked, winner: Candidate, temperature: float) -> Run:
-    """Train on train and val together, everything that was chosen held fixed; the test part is read here.
-
-    No image is left to fit the temperature on, so it is that of the answers out of fold.
-    """
-    samples = tuple(
-        replace(sample, split="train" if sample.split == "val" else sample.split)
-        for sample in asked.data.samples
-    )
-    everything = replace(asked.data, samples=samples)
-    run = train(
-        asked.backbones[winner.model],
-        everything,
-        winner.strategy,
-        study=sub_study(asked.study, everything),
-        seed=asked.seed,
-        augment=winner.augment,
-        temperature=temperature,
-        tracker=asked.trackers,
-        tell=asked.tell,
-        **asked.options,
-    )
-    asked.study.answer_by(run.folder, "the winner of the comparison, trained on train and val")
-    return run
-
-
-def _standings(contest: Contest, answers: Mapping[int, Held]) -> list[dict[str, Any]]:
-    """Return how far each candidate came and how it did there, the best first."""
-    found = []
-    for place, candidate in enumerate(contest.candidates):
-        mine = {task: o for task, o in contest.outcomes.items() if task.candidate == place}
-        tasks = longest(contest.outcomes, place)
-        there = [mine[task] for task in tasks]
-        row: dict[str, Any] = {
-            **({"model": candidate.model} if candidate.model else {}),
-            "strategy": str(candidate.strategy),
-            "augment": candidate.augment,
-            "runs": len(mine),
-            "share": _share(contest, place),
-            "repeats": len({task.cell.repeat for task in mine if task.share == 1.0}),
-            "score": _mean([o["score"] for o in there]),
-            "accuracy": _mean([o["accuracy"] for o in there]),
-            "low": None,
-            "high": None,
-            "seconds": sum(o["seconds"] for o in mine.values()),
-            "run_seconds": _mean([o["seconds"] for o in there]),
-            "predicted_seconds": contest.whole_s[place],
-        }
-        if place in answers:
-            row["accuracy"], row["low"], row["high"] = answers[place].accuracy_interval()
-        found.append((max((task.share for task in tasks), default=0.0), row))
-    best_first = sorted(found, key=lambda r: (-r[1]["repeats"], -r[0], -(r[1]["score"] or 0.0)))
-    return [row for _, row in best_first]
-
-
-def _share(contest: Contest, place: int) -> float:
-    """Return the largest share of its epochs that a candidate got to; 0 without a run."""
-    tasks = longest(contest.outcomes, place)
-    if tasks and not contest.candidates[place].strategy.trains:
-        return 1.0  # a head that is solved for has no epochs: its short run is a whole one
-    return tasks[0].share if tasks else 0.0
-
-
-def _differences(contest: Contest, verdict: Verdict | None) -> list[dict[str, Any]]:
-    """Return the leader minus each other that was repeated."""
-    if verdict is None:
-        return []
-    names = [str(candidate) for candidate in contest.candidates]
-    return [
-        {
-            "leader": names[verdict.leader],
-            "other": names[other],
-            "mean": found.mean,
-            "low": found.low,
-            "high": found.high,
-            "separated": found.separated,
-        }
-        for other, found in verdict.differences.items()
-    ]
-
-
-def _mean(values: Sequence[float]) -> float | None:
-    return sum(values) / len(values) if values else None
