@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
+import importlib
 import logging
 import os
 import time
@@ -94,10 +95,9 @@ class MlflowRun:
 
 def place(study: Path) -> str:
     """Say where runs of this study go."""
-    from mlflow.tracking import get_tracking_uri, is_tracking_uri_set
-
-    if is_tracking_uri_set():  # type: ignore[no-untyped-call]
-        return "the server at " + str(get_tracking_uri()).rpartition("@")[2].rpartition("://")[2]
+    tracking = _tracking()
+    if tracking.is_tracking_uri_set():
+        return "the server at " + str(tracking.get_tracking_uri()).rpartition("@")[2].rpartition("://")[2]
     return f'mlflow ui --backend-store-uri "sqlite:///{(study / DATABASE).as_posix()}"'
 
 
@@ -116,16 +116,20 @@ def gently() -> Iterator[None]:
             os.environ.pop(key, None)
 
 
+def _tracking() -> Any:
+    """Return MLflow's module of that name, half of which has no types."""
+    return importlib.import_module("mlflow.tracking")
+
+
 def _client(run: Tracked) -> tuple[MlflowClient, str]:
     """Return the client, and a word for where it writes that holds no password."""
-    from mlflow.tracking import MlflowClient, get_tracking_uri, is_tracking_uri_set
-
-    if is_tracking_uri_set():  # type: ignore[no-untyped-call]
-        uri = str(get_tracking_uri())
-        return MlflowClient(tracking_uri=uri), hashlib.sha256(uri.encode()).hexdigest()[:12]
+    tracking = _tracking()
+    if tracking.is_tracking_uri_set():
+        uri = str(tracking.get_tracking_uri())
+        return tracking.MlflowClient(tracking_uri=uri), hashlib.sha256(uri.encode()).hexdigest()[:12]
     database = (run.study / DATABASE).resolve()
     with filelock.FileLock(f"{database}.lock"):  # one process makes the tables
-        client = MlflowClient(tracking_uri=f"sqlite:///{database.as_posix()}")
+        client = tracking.MlflowClient(tracking_uri=f"sqlite:///{database.as_posix()}")
         client.get_experiment_by_name(EXPERIMENT)
     return client, "here"
 
