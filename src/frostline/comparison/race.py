@@ -14,7 +14,7 @@ from dataclasses import dataclass
 
 from frostline.comparison.cells import Cell
 
-SHORT = 0.25  # of the epochs, on the first rung: docs/LOG.md
+SHORT = 0.25  # of the epochs, on the first rung: a choice that benchmarks/race.py can be asked about
 CLIMB = 0.5  # of those who ran short, at least two
 FINALISTS = 0.3  # of all, at least two
 FEWEST_TO_HALVE = 4  # with three, halving saves less than its short runs cost
