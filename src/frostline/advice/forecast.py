@@ -26,8 +26,8 @@ Floats = NDArray[np.float64]
 # What a gain may depend on, each standardised over the trials. Which of them help is measured by
 # benchmarks/advice.py (docs/LOG.md 2026-11-25).
 NAMES = ("log images", "similarity", "probe")
-# Shrinkage of the slopes, in trials: a choice in the middle of 10 to 1,000, whose regrets on sets left out are
-# not separated (docs/LOG.md 2026-11-25).
+# Shrinkage of the slopes, in trials: a choice in the middle of 10 to 1,000, whose regrets on sets left out
+# are not separated (docs/LOG.md 2026-11-25).
 SHRINK = 30.0
 COVERED = 0.8  # of outcomes that an interval is to hold
 # Forecasts of accuracy this near are the same, and the cheaper strategy wins: a choice, half a point.
