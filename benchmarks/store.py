@@ -21,7 +21,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -32,7 +32,7 @@ from torch.nn import functional as F
 
 import frostline
 from frostline import backbone as bb
-from frostline import numerics, rates, timing
+from frostline import numerics, rates
 from frostline.backbone import Backbone
 from frostline.dataset import Manifest
 from frostline.frozen import Frozen
@@ -43,9 +43,9 @@ from frostline.strategy import settings
 from frostline.timing import _give_back
 from frostline.training import optimizer
 from frostline.training.request import Request
+from plain import accuracy, drawn, plain_loop
 
-EPOCHS_HEAD, EPOCHS_SUFFIX, BATCH = 30, 15, 32
-SIX_SIZE, SIX_IMAGES = 160, 400
+EPOCHS_HEAD, EPOCHS_SUFFIX = 30, 15
 
 
 class Bench:
@@ -56,6 +56,10 @@ class Bench:
         self._fresh = 0
 
     def data(self, train: int, test: int = 0, seed: int = 0, copies: int = 1) -> Manifest:
+        """Load a draw."""
+        return drawn(self.sheet(train, test, seed, copies))
+
+    def sheet(self, train: int, test: int = 0, seed: int = 0, copies: int = 1) -> Path:
         """Draw images: `train` to learn from, `test` to report on; `copies` repeats them under new bytes."""
         with open(self.table, newline="", encoding="utf-8") as file:
             rows = list(csv.DictReader(file))
@@ -76,7 +80,7 @@ class Bench:
                 lines.append(f"{path},{label},{'train' if place < train else 'test'}")
         sheet = folder / "table.csv"
         sheet.write_text("\n".join(lines) + "\n")
-        return frostline.load_data(sheet, near_copies=False, val=0.0, test=0.0).checked()
+        return sheet
 
     def fresh_store(self) -> None:
         """Begin with an empty store; converted weights, cuts and rates stay."""
@@ -107,65 +111,6 @@ def timed(work: Callable[[], Any]) -> tuple[float, Any]:
     start = time.perf_counter()
     answer = work()
     return time.perf_counter() - start, answer
-
-
-# --- the loop people write ----------------------------------------------------------------------------
-
-
-def plain_images(
-    backbone: Backbone, data: Manifest, augment: bool, seed: int
-) -> Iterator[tuple[Tensor, Tensor]]:
-    """Decode and transform every training image anew, in random order, as a Dataset and DataLoader would."""
-    from torchvision.transforms import v2 as tv
-
-    torch.manual_seed(seed)
-    size, samples = backbone.preprocessing.size, data.part("train")
-    crop = tv.RandomResizedCrop(size, scale=(0.35, 1.0)) if augment else None
-    targets = torch.from_numpy(data.targets(samples))
-    for chunk in torch.randperm(len(samples)).split(BATCH):
-        pixels = []
-        for position in chunk.tolist():
-            image = data.read(samples[position])
-            pixels.append(
-                tv.functional.pil_to_tensor(crop(image)) if crop else backbone.preprocessing.crop(image)
-            )
-        yield backbone.preprocessing.normalise(torch.stack(pixels)), targets[chunk]
-
-
-def plain_loop(
-    backbone: Backbone,
-    data: Manifest,
-    thawed: int,
-    epochs: int,
-    *,
-    augment: bool,
-    measured: int | None = None,
-) -> tuple[float, nn.Module]:
-    """Train head and `thawed` stages below it in float32; return seconds (some epochs may stand for all)."""
-    model = backbone.adapt(len(data.classes), seed=0)
-    cut = backbone.cut(max(0, len(backbone.stages) - 1 - thawed))
-    bb.freeze(backbone, model, cut, "affine")
-    opt = torch.optim.AdamW([p for p in model.parameters() if p.requires_grad], lr=1e-3)
-    run = measured or epochs
-    start = time.perf_counter()
-    for epoch in range(run):
-        bb.set_training(backbone, model, cut, "affine")
-        for x, y in plain_images(backbone, data, augment, epoch):
-            loss = F.cross_entropy(model(x), y, label_smoothing=0.1)
-            opt.zero_grad()
-            loss.backward()
-            opt.step()
-    return (time.perf_counter() - start) * epochs / run, model.eval()
-
-
-def accuracy(backbone: Backbone, model: nn.Module, data: Manifest) -> float:
-    """Test accuracy of a plain model."""
-    images = Images(data, data.part("test"), backbone.preprocessing)
-    with torch.no_grad():
-        found = [
-            model(backbone.preprocessing.normalise(pixels)).argmax(1) for pixels in images.evaluation(BATCH)
-        ]
-    return float((torch.cat(found).numpy() == images.targets).mean())
 
 
 # --- the parts ----------------------------------------------------------------------------------------
@@ -204,12 +149,12 @@ def head(bench: Bench) -> None:
         assert again.store["rows_computed"] == 0
         bench.note("head, empty store / one bare pass", cold, bare, "<= 1.3", repeat=repeat)
         bench.note("head, filled store / empty store", warm, cold, "<= 0.15", repeat=repeat)
-        plain, _ = plain_loop(backbone, data, 0, EPOCHS_HEAD, augment=False, measured=1)
+        plain = _plain(bench, "head", size=224, images=1000, epochs=EPOCHS_HEAD, augment=False)
         bench.note("head / the loop people write, no augmentation", cold, plain, "<= 1/25", repeat=repeat)
     for repeat in range(2):
         bench.fresh_store()
         ours, run = timed(lambda: bench.train(backbone, data, strategy))
-        plain, _ = plain_loop(backbone, data, 0, EPOCHS_HEAD, augment=True, measured=1)
+        plain = _plain(bench, "head", size=224, images=1000, epochs=EPOCHS_HEAD, augment=True)
         views = run.numeric_plan["frozen"]["views"]
         bench.note(
             "head / the loop people write, augmented", ours, plain, "<= 1/25", repeat=repeat, views=views
@@ -294,12 +239,9 @@ def live(bench: Bench) -> None:
 
 
 def six(bench: Bench) -> None:
-    """Six strategies one after another, 160 px, against the same six in the loop people write.
-
-    Their loop runs in processes of its own: frostline's import makes the C library keep freed memory, and in
-    one process with it the plain loop would be faster than people have it.
-    """
-    backbone, data = frostline.load_backbone("lite0", size=SIX_SIZE), bench.data(SIX_IMAGES)
+    """Six strategies one after another, 160 px, against the same six in the loop people write."""
+    size, images = 160, 400
+    backbone, data = frostline.load_backbone("lite0", size=size), bench.data(images)
     names = ("linear_probe", "head", "top_k(1)", "gradual_unfreeze", "lp_ft", "full")
     for name in names:  # rates are measured once on a machine
         bench.train(backbone, bench.data(64), name if name == "linear_probe" else _with_epochs(name, 1))
@@ -308,51 +250,31 @@ def six(bench: Bench) -> None:
     for name in names:
         strategy = name if name == "linear_probe" else _with_epochs(name, EPOCHS_SUFFIX)
         ours.append(timed(lambda s=strategy: bench.train(backbone, data, s))[0])
-        others.append(_alone(bench, "--plain", name))
+        others.append(_plain(bench, name, size=size, images=images, epochs=EPOCHS_SUFFIX, augment=True))
         print(name, ours[-1], others[-1], file=sys.stderr, flush=True)
     each = {name: [a, b] for name, a, b in zip(names, ours, others, strict=True)}
     bench.note("six strategies / the loop people write", sum(ours), sum(others), "<= 1/2", each=each)
     bench.note("the first three / the loop people write", sum(ours[:3]), sum(others[:3]), "<= 1/6")
 
 
-def _alone(bench: Bench, *words: str) -> float:
+def _plain(bench: Bench, name: str, *, size: int, images: int, epochs: int, augment: bool) -> float:
+    """Return the seconds of the loop people write, in a process of its own.
+
+    In one process with frostline, whose import makes the C library keep freed memory, it would be faster than
+    people have it.
+    """
+    words = [str(bench.sheet(images)), name, "--size", str(size), "--epochs", str(epochs)]
+    return _alone("plain.py", *words, *(["--augment"] if augment else []))
+
+
+def _alone(file: str, *words: str) -> float:
     """Return what a process of its own prints."""
-    command = [sys.executable, __file__, str(bench.table.parent), *words]
+    command = [sys.executable, str(Path(__file__).parent / file), *words]
     return float(subprocess.run(command, capture_output=True, text=True, check=True).stdout)
-
-
-def plain_strategy(bench: Bench, name: str) -> float:
-    """Seconds of one of the six in the loop people write, model and images loaded."""
-    timing.reuse_freed_memory = lambda: None  # type: ignore[assignment]
-    backbone, data = frostline.load_backbone("lite0", size=SIX_SIZE), bench.data(SIX_IMAGES)
-    stages, epochs = len(backbone.stages) - 1, EPOCHS_SUFFIX
-    if name == "linear_probe":
-        return timed(lambda: plain_probe(backbone, data))[0]
-    if name == "gradual_unfreeze":  # half of the epochs for the last phase, as ours
-        parts = [plain_loop(backbone, data, k, 1, augment=True)[0] for k in range(stages)]
-        last = plain_loop(backbone, data, stages, 1, augment=True)[0]
-        return sum(parts) * epochs / 2 / stages + last * epochs / 2
-    thawed = {"head": 0, "top_k(1)": 1}.get(name, stages)
-    start = timed(lambda: plain_probe(backbone, data))[0] if name == "lp_ft" else 0.0
-    return start + plain_loop(backbone, data, thawed, epochs, augment=True, measured=2)[0]
 
 
 def _with_epochs(name: str, epochs: int) -> str:
     return f"{name[:-1]}, epochs={epochs})" if name.endswith(")") else f"{name}(epochs={epochs})"
-
-
-def plain_probe(backbone: Backbone, data: Manifest) -> None:
-    """Features in float32, contiguous, then scikit-learn's logistic regression."""
-    from sklearn.linear_model import LogisticRegression
-
-    model = backbone.adapt(2)
-    run = bb.prefix(backbone, model, backbone.cuts[-1])
-    found, targets = [], []
-    with torch.no_grad():
-        for x, y in plain_images(backbone, data, False, 0):
-            found.append(run(x))
-            targets.append(y)
-    LogisticRegression(max_iter=1000).fit(torch.cat(found).numpy(), torch.cat(targets).numpy())
 
 
 def overhead(bench: Bench) -> None:
@@ -402,7 +324,7 @@ def memory(bench: Bench) -> None:
     for strategy in ("head(epochs=2)", "top_k(1, epochs=2)", "top_k(2, epochs=2)"):
         peaks = {}
         for rows in ("keep", "keep", "compute"):  # the second `keep` finds a filled store
-            peaks[rows] = int(_alone(bench, "--peak", strategy, rows))
+            peaks[rows] = int(_alone("store.py", str(bench.table.parent), "--peak", strategy, rows))
         bench.note(f"{strategy}: peak bytes / live", peaks["keep"], peaks["compute"], "< 1")
 
 
@@ -476,12 +398,11 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=Path("store.jsonl"))
     parser.add_argument("--parts", nargs="*", choices=list(PARTS), default=list(PARTS))
     parser.add_argument("--peak", nargs=2, help=argparse.SUPPRESS)
-    parser.add_argument("--plain", help=argparse.SUPPRESS)
     arguments = parser.parse_args()
-    if arguments.peak or arguments.plain:
+    if arguments.peak:
         with tempfile.TemporaryDirectory() as scratch:
             bench = Bench(arguments.data / "clothing10.csv", arguments.out, Path(scratch))
-            print(peak(bench, *arguments.peak) if arguments.peak else plain_strategy(bench, arguments.plain))
+            print(peak(bench, *arguments.peak))
         return
     if arguments.summary is None:
         print(json.dumps(environment()), file=sys.stderr)
