@@ -9,7 +9,8 @@ from dataclasses import dataclass
 from frostline.advice.forecast import Expected, Model, chosen, separated
 from frostline.advice.knowledge import Facts, Trial
 
-# A run takes longer than predicted by more than this in one case of ten (docs/LOG.md): a budget is hard.
+# 1 of 104 runs took longer than this times the prediction, on a quiet machine; on a busy one more do
+# (docs/LOG.md 2026-11-25): a budget is hard.
 TIME_MARGIN = 1.35
 PLAINEST = "linear_probe"  # solved for, nothing to tune: what to begin with where nothing is known
 LEAST_GAIN = 0.005  # of accuracy: less is not worth a word
