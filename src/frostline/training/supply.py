@@ -69,14 +69,19 @@ class Supply:
         """
         order = balance.order(derive(seed, "order", index, epoch))
         chunks = np.array_split(order, self._segment.batches)[: self._segment.steps_per_epoch]
+        drawn = np.concatenate(chunks)
+        targets = torch.from_numpy(images.targets[drawn])
+        if len(np.unique(drawn)) == len(drawn):
+            first = self._view(images, view, 0)
+            return [[(position, first) for position in chunk.tolist()] for chunk in chunks], targets
         times: Counter[int] = Counter()
         items: list[list[Item]] = []
         for chunk in chunks:
             items.append([])
-            for position in map(int, chunk):
+            for position in chunk.tolist():
                 items[-1].append((position, self._view(images, view, times[position])))
                 times[position] += 1
-        return items, torch.from_numpy(images.targets[np.concatenate(chunks)])
+        return items, targets
 
     def _view(self, images: Images, view: int, repeat: int) -> int:
         """Cycle through the planned views while anything is frozen; else draw a new one each time."""
@@ -86,9 +91,9 @@ class Supply:
 
     def prepare(self, images: Images, items: list[list[Item]], tell: Tell | None = None) -> None:
         """Compute the rows that will be read, here or in later phases, if any are missing."""
-        self._model.eval()
         if self._frozen is None or (not self._later and _place(images, items) in self._held):
             return
+        self._model.eval()
         self._frozen.place()
         flat = [item for batch in items for item in batch]
         for frozen in [*self._later, self._frozen]:
