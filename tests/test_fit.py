@@ -13,9 +13,10 @@ import pytest
 from click.testing import CliRunner
 
 import frostline
+from frostline import metrics
 from frostline.cli.main import cli
 from frostline.cli.verb import Verb
-from frostline.comparison import judging, race
+from frostline.comparison import cells, judging, race
 from frostline.comparison.contest import Contest
 from frostline.errors import StudyError, UsageError
 from frostline.record import Study
@@ -207,3 +208,14 @@ def test_the_pick_of_the_best_is_corrected() -> None:
     assert np.mean(looks) > 0.76
     assert np.mean(corrected) == pytest.approx(0.7, abs=0.03)
     assert judging.optimism({0: answers(0.7)}, "accuracy") == 0.0
+
+
+def test_the_figure_is_of_a_new_model_so_its_interval_is_wider_than_over_images() -> None:
+    """Half again as wide with five folds, and still narrower than a hold-out of a fifth."""
+    held = answers(0.7, images=200, repeats=1)
+    _, low, high = held.accuracy_interval()
+    _, lower, higher = held.accuracy_interval(cells.spread_of_folds(5))
+    assert (higher - lower) / (high - low) == pytest.approx(1.5, abs=0.05)
+    alone = metrics.wilson(held.score("accuracy"), 40)
+    assert higher - lower < alone[1] - alone[0]
+    assert cells.spread_of_folds(1) == pytest.approx(1.25)

@@ -77,15 +77,20 @@ def interval(targets: Ints, guesses: Ints, units: Sequence[int] | Ints | None = 
     return rate_interval((guesses == targets).astype(np.float64), units)
 
 
-def rate_interval(right: Floats, units: Sequence[int] | Ints | None = None) -> tuple[float, float]:
-    """Return a 95 % interval of a mean of fractions 0–1, an image each: `interval` says how."""
+def rate_interval(
+    right: Floats, units: Sequence[int] | Ints | None = None, spread: float = 1.0
+) -> tuple[float, float]:
+    """Return a 95 % interval of a mean of fractions 0–1, an image each: `interval` says how.
+
+    `spread` is how many times the variance over images the mean has.
+    """
     from scipy.stats import t
 
     n, rate = len(right), float(right.mean())
     _, index = np.unique(np.arange(n) if units is None else np.asarray(units), return_inverse=True)
     count = int(index.max()) + 1
     if count == n:
-        return wilson(rate, n, Z95)
+        return wilson(rate, n / spread, Z95)
     if count == 1:
         return 0.0, 1.0
     residuals = np.bincount(index, weights=right - rate)
@@ -93,7 +98,7 @@ def rate_interval(right: Floats, units: Sequence[int] | Ints | None = None) -> t
     simple = rate * (1.0 - rate) / n
     by_size = float((np.bincount(index) ** 2).sum()) / n  # images a unit, as a unit's images meet them
     inflation = max(1.0, clustered / simple) if simple > 0 else by_size
-    return wilson(rate, n / inflation, float(t.ppf(0.975, count - 1)) if inflation > 1 else Z95)
+    return wilson(rate, n / inflation / spread, float(t.ppf(0.975, count - 1)) if inflation > 1 else Z95)
 
 
 def wilson(rate: float, n: float, z: float = Z95) -> tuple[float, float]:

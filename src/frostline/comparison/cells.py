@@ -51,6 +51,16 @@ def folds_of(data: Manifest, seed: int) -> int:
     return made if len(pool(data)) < FEW_IMAGES else 1
 
 
+def spread_of_folds(folds: int) -> float:
+    """Return how many times the variance over images a cross-validated accuracy has, as one of a new model.
+
+    Models of other folds learned from almost the same images, so their mistakes hang together, and what is
+    estimated is a model that learns from all: 1 + folds × held out / learned from (Nadeau and Bengio 2003).
+    """
+    held = 1 / folds if folds > 1 else 1 / FOLDS
+    return 1 + folds * held / (1 - held)
+
+
 def seed_of(seed: int, cell: Cell) -> int:
     """Return the seed of a cell's runs; the folds of one repeat share it, and so their augmented views."""
     return derive(seed, "repeat", cell.repeat)

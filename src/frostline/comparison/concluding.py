@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from frostline import looks, metrics, places
+from frostline.comparison import cells
 from frostline.comparison.asked import REPEATS, Asked
 from frostline.comparison.candidates import Candidate
 from frostline.comparison.contest import Contest, sub_study
@@ -70,7 +71,7 @@ def conclude(asked: Asked, contest: Contest, over: bool) -> Comparison:
             f"{min(contest.short_s) + min(contest.final_s):.0f} s. Give more --minutes, or fewer images."
         )
     mine = answers.get(place) or gather(contest.data, asked.study.path, contest.outcomes, [place])[place]
-    held_out = _held_out(asked, mine, answers)
+    held_out = _held_out(asked, mine, answers, contest.race.folds)
     held_out["share"] = _share(contest, place)
     winner = asked.candidates[place]
     backbone = asked.backbones[winner.model]
@@ -135,14 +136,15 @@ def _judged(asked: Asked, contest: Contest) -> tuple[Verdict | None, dict[int, H
     return (shallowest(found) if asked.thorough else found), answers
 
 
-def _held_out(asked: Asked, mine: Held, answers: Mapping[int, Held]) -> dict[str, Any]:
+def _held_out(asked: Asked, mine: Held, answers: Mapping[int, Held], folds: int) -> dict[str, Any]:
     """What the winner's runs say of images they had not learned from, and the table of their answers.
 
-    `accuracy` and its interval are lowered by the optimism of having been picked as the best.
+    `accuracy` and its interval are lowered by the optimism of having been picked as the best. The interval is
+    of a new model's accuracy on new images, so wider than the standings' own, which speak of images alone.
     """
     if not len(mine.images):
         return {"accuracy": None, "low": None, "high": None, "optimism": None, "temperature": 1.0}
-    accuracy, low, high = mine.accuracy_interval()
+    accuracy, low, high = mine.accuracy_interval(cells.spread_of_folds(folds))
     lead = optimism(answers, "accuracy", asked.seed)
     write_answers(asked.folder / "out-of-fold.csv", asked.data, mine)
     assert mine.logits is not None

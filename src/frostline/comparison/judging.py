@@ -40,13 +40,16 @@ class Held:
         """Return the mean over repeats of the goodness (higher is better)."""
         return float(np.mean([self._at(metric, self.repeats == r) for r in np.unique(self.repeats)]))
 
-    def accuracy_interval(self) -> tuple[float, float, float]:
-        """Return the mean accuracy over repeats and its 95 % interval, over images and what ties them."""
+    def accuracy_interval(self, spread: float = 1.0) -> tuple[float, float, float]:
+        """Return the mean accuracy over repeats and its 95 % interval, over images and what ties them.
+
+        `spread` widens it: how many times the variance over images the figure has.
+        """
         _, place = np.unique(self.images, return_inverse=True)
         right = np.bincount(place, weights=_right(self)) / np.bincount(place)
         unit = np.zeros(len(right), dtype=np.int64)
         unit[place] = self.units
-        low, high = metrics.rate_interval(right, unit)
+        low, high = metrics.rate_interval(right, unit, spread)
         return float(right.mean()), low, high
 
     def _at(self, metric: str, rows: NDArray[np.bool_]) -> float:
