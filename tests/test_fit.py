@@ -55,6 +55,8 @@ def test_without_a_split_every_image_trains_and_the_figure_is_out_of_fold(tmp_pa
     assert found.run.n_train == 36
     assert found.run.n_test == 0
     assert found.low < found.accuracy <= found.high
+    row = next(row for row in found.tried if row["strategy"] == found.strategy)
+    assert found.high - found.low > row["high"] - row["low"]  # of a new model, not of these images alone
     assert found.optimism >= 0
     assert any("estimated from models trained on four fifths" in line for line in said)
     assert any("there is a model that answers" in line for line in said)
@@ -93,6 +95,8 @@ def test_no_time_for_a_race_leaves_the_probe(tmp_path: Path) -> None:
     assert any("broken.png: is not an image" in line for line in said)
     assert (found.strategy, found.basis, found.comparison) == ("linear_probe", "cross-validation", None)
     assert found.low <= found.accuracy <= found.high
+    over_images = metrics.wilson(found.accuracy, 36)
+    assert found.high - found.low > over_images[1] - over_images[0]
     assert (study / found.result["run"] / "result.json").is_file()
     assert frostline.predict(study, images, module=tiny_model()).strategy == "linear_probe"
 

@@ -5,7 +5,7 @@ cells (new splits, no test image) · race (who climbs, as data) · judging (pair
 candidates (what races) · ledger (who runs what: Optuna) → comparing (`compare`) → concluding (who won)
 """
 
-from frostline.comparison.cells import FEW_IMAGES, FOLDS
+from frostline.comparison.cells import FEW_IMAGES, FOLDS, spread_of_folds
 from frostline.comparison.comparing import compare
 from frostline.comparison.concluding import Comparison, NoTime
 from frostline.comparison.contest import sub_study
@@ -21,5 +21,6 @@ __all__ = [
     "Screened",
     "compare",
     "screen",
+    "spread_of_folds",
     "sub_study",
 ]

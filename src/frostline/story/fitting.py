@@ -17,7 +17,17 @@ from frostline import metrics, tracking
 from frostline.advice import Advice, Planned, outlook, plan
 from frostline.advice.knowledge import read_experience
 from frostline.backbone import Backbone
-from frostline.comparison import FEW_IMAGES, FOLDS, Comparison, Limits, NoTime, compare, race, sub_study
+from frostline.comparison import (
+    FEW_IMAGES,
+    FOLDS,
+    Comparison,
+    Limits,
+    NoTime,
+    compare,
+    race,
+    spread_of_folds,
+    sub_study,
+)
 from frostline.dataset import Manifest, load_data
 from frostline.errors import StudyError
 from frostline.images import Tell
@@ -293,10 +303,15 @@ def _probe(
     return run
 
 
+def _cross_validated(run: Run) -> tuple[float, float]:
+    """Return a 95 % interval of the first probe's accuracy on new images."""
+    return metrics.wilson(run.cv_score, run.n_train / spread_of_folds(FOLDS))
+
+
 def _first_line(run: Run, metric: str, seconds: float) -> str:
     answers = f"After {seconds:.0f} s there is a model that answers, a linear probe"
     if metric == "accuracy":
-        low, high = metrics.wilson(run.cv_score, run.n_train)
+        low, high = _cross_validated(run)
         answers += f": {100 * run.cv_score:.0f} % right ({100 * low:.0f}–{100 * high:.0f} %, cross-validated)"
     return f"{answers}. {outlook(read_experience())}".rstrip()
 
@@ -322,7 +337,7 @@ def _of_race(found: Comparison) -> dict[str, Any]:
 def _of_probe(run: Run, kept: Study, metric: str) -> dict[str, Any]:
     """The figures of the first model, where there was no time for another."""
     known = metric == "accuracy"
-    low, high = metrics.wilson(run.cv_score, run.n_train) if known else (None, None)
+    low, high = _cross_validated(run) if known else (None, None)
     return {
         "strategy": "linear_probe",
         "accuracy": run.cv_score if known else None,
