@@ -37,7 +37,7 @@ from frostline.reporting.sections import sections
 from frostline.reporting.watching import server, state_of
 from frostline.reporting.words import conclusions
 from frostline.strategy import parse, schedule, settings
-from frostline.training import optimizer
+from frostline.unfreezing import groups
 from tiny import tiny_backbone, write_table
 
 KINDS = {
@@ -372,7 +372,7 @@ def test_rates_drawn_are_the_rates_trained_with(strategy: str, tmp_path: Path) -
 def test_peaks_are_the_optimizers() -> None:
     backbone = tiny_backbone()
     known = settings(parse("full"))
-    made = optimizer.groups(backbone, backbone.adapt(3), 0.01, known)
+    made = groups(backbone, backbone.adapt(3), 0.01, known.layer_decay, known.weight_decay)
     for group in made:
         below = len(backbone.stages) - 1 - group["stage"]
         assert group["peak"] == pacing.peak(0.01, known.layer_decay, below)

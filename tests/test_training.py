@@ -19,6 +19,7 @@ from frostline.backbone import Backbone
 from frostline.dataset import Manifest
 from frostline.errors import StudyError, TrainingError, UsageError
 from frostline.training import loop, optimizer
+from frostline.unfreezing import groups
 from tiny import tiny_backbone, tiny_model, write_table
 
 FAST = {"exact": True, "augment": "light", "flip": "none"}
@@ -114,14 +115,14 @@ def test_groups_cover_what_learns_once_and_rates_fall_towards_the_input(
     model = backbone.adapt(3)
     frostline.backbone.freeze(backbone, model, backbone.cut(cut), bn)
     known = fs.settings(fs.full(layer_decay=0.5))
-    groups = optimizer.groups(backbone, model, 1e-3, known)
-    covered = [id(p) for g in groups for p in g["params"]]
+    made = groups(backbone, model, 1e-3, known.layer_decay, known.weight_decay)
+    covered = [id(p) for g in made for p in g["params"]]
     assert sorted(covered) == sorted(id(p) for p in model.parameters() if p.requires_grad)
-    peaks = {g["stage"]: g["peak"] for g in groups}
+    peaks = {g["stage"]: g["peak"] for g in made}
     assert max(peaks) == len(backbone.stages) - 1
     for stage, peak in peaks.items():
         assert peak == pytest.approx(1e-3 * 0.5 ** (len(backbone.stages) - 1 - stage))
-    assert all(g["weight_decay"] == 0 for g in groups for p in g["params"] if p.ndim == 1)
+    assert all(g["weight_decay"] == 0 for g in made for p in g["params"] if p.ndim == 1)
 
 
 def test_moments_survive_a_thaw(backbone: Backbone) -> None:

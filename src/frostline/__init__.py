@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from frostline.story import Fitted, demo, fit
     from frostline.strategy import Phase, Strategy, parse
     from frostline.training import Run, lr_range_test, train
+    from frostline.unfreezing import Unfreezing, freeze, param_groups
     from frostline.zoo import load_backbone
 
 _HOME = {
@@ -44,14 +45,17 @@ _HOME = {
     "Signals": "signals",
     "Stage": "backbone",
     "Strategy": "strategy",
+    "Unfreezing": "unfreezing",
     "compare": "comparison",
     "demo": "story",
     "fit": "story",
+    "freeze": "unfreezing",
     "load_backbone": "zoo",
     "load_data": "dataset",
     "load_model": "prediction",
     "lr_range_test": "training",
     "measure": "signals",
+    "param_groups": "unfreezing",
     "parse": "strategy",
     "plan": "advice",
     "predict": "prediction",
@@ -75,14 +79,17 @@ __all__ = [
     "Signals",
     "Stage",
     "Strategy",
+    "Unfreezing",
     "compare",
     "demo",
     "fit",
+    "freeze",
     "load_backbone",
     "load_data",
     "load_model",
     "lr_range_test",
     "measure",
+    "param_groups",
     "parse",
     "plan",
     "predict",

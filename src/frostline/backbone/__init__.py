@@ -8,7 +8,15 @@ from __future__ import annotations
 
 from frostline.backbone.building import assemble
 from frostline.backbone.folding import Folded, foldable
-from frostline.backbone.freezing import BN_POLICIES, freeze, keeps_statistics, set_training, training_modes
+from frostline.backbone.freezing import (
+    BN_POLICIES,
+    freeze,
+    hold,
+    keeps_statistics,
+    release,
+    set_training,
+    training_modes,
+)
 from frostline.backbone.identity import prefix_digest
 from frostline.backbone.model import Backbone, Cut, Stage, weights_digest
 from frostline.backbone.preprocessing import Preprocessing
@@ -27,9 +35,11 @@ __all__ = [
     "fed",
     "foldable",
     "freeze",
+    "hold",
     "keeps_statistics",
     "prefix",
     "prefix_digest",
+    "release",
     "row_elements",
     "set_training",
     "suffix",

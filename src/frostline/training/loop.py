@@ -36,6 +36,7 @@ from frostline.training.budget import Budget, OutOfTime
 from frostline.training.imbalance import Balance
 from frostline.training.planning import Plan
 from frostline.training.supply import Supply, targets_of
+from frostline.unfreezing import set_rates
 
 # A checkpoint costs a synced write of the whole state. It may take this share of the time; when it is written
 # changes no bit of the result.
@@ -172,7 +173,7 @@ def _epoch(
         began = time.perf_counter()
         for step, (z, y) in enumerate(batches):
             share = pacing.scale(first + step, segment.steps, job.settings.warmup)
-            optimizer.set_rates(opt, share)
+            set_rates(opt, share)
             losses.append(_step(job, learning, opt, brightness(z, strength), y))
             if job.tell:
                 done = sum(s.steps for s in job.segments[:index]) + first + step + 1

@@ -1,0 +1,207 @@
+"""A learning-rate scheduler that also moves the cut: freezing that changes over time, in anyone's loop.
+
+All parameters are in the optimizer from the start, and frozen ones have no gradient. So nothing about the
+optimizer changes when the cut moves: what learned keeps its moments, groups keep their number, and a
+checkpoint fits whichever phase it was written in. The place in the schedule is the scheduler's own state,
+and where it is restored the model is frozen as it was.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import nn
+from torch.optim.lr_scheduler import LRScheduler
+
+from frostline import pacing, strategy
+from frostline.backbone import Backbone, Cut, hold
+from frostline.errors import ModelError, UsageError
+from frostline.strategy import Segment, Strategy
+from frostline.unfreezing.groups import param_groups
+from frostline.unfreezing.wrapping import adapted_in, tell_moved
+
+# What a strategy may say beside phases and rates, and who it is up to in a loop that is not frostline's.
+OTHERS = {
+    "head": "`backbone.adapt(num_classes, head=…)`",
+    "start": "the weights of the head that you begin with",
+    "start_l2": "the weights of the head that you begin with",
+    "smoothing": "your loss",
+    "clip": "your loop",
+    "frofa": "your loop",
+}
+
+
+def freeze(backbone: Backbone, model: nn.Module, cut: Cut | int, *, bn: str = "affine") -> None:
+    """Freeze the stages of `model` before the cut, whoever trains it, and let the others learn.
+
+    `model` is a copy made by `backbone.adapt`, or holds one. Frozen means: no gradient, and eval mode however
+    often `model.train()` is called, so that BatchNorm statistics and dropout stay still. `cut` is one of
+    `backbone.cuts` or an index into `backbone.stages` (the nearest earlier cut is taken); 0 lets everything
+    learn. `bn` says what BatchNorm after the cut does: "affine" (weight and bias learn, statistics stay),
+    "train" (statistics move, too) or "eval" (nothing does). Call it again to move the cut.
+    Raises `ModelError` or `UsageError`.
+    """
+    hold(backbone, adapted_in(backbone, model), backbone.cut(cut) if isinstance(cut, int) else cut, bn)
+    tell_moved(model)
+
+
+def adamw(backbone: Backbone, model: nn.Module, plan: Strategy | str) -> torch.optim.AdamW:
+    """Return AdamW as `frostline.train` would have it for a strategy, with every parameter in it."""
+    known = strategy.settings(_parsed(plan))
+    inner = adapted_in(backbone, model)
+    made = param_groups(
+        backbone, inner, lr=known.lr, layer_decay=known.layer_decay, weight_decay=known.weight_decay
+    )
+    return torch.optim.AdamW(made, lr=known.lr)
+
+
+class Unfreezing(LRScheduler):
+    """A torch learning-rate scheduler that also moves the cut; call `step()` after each optimizer step.
+
+    Args:
+        optimizer: Any optimizer that holds every parameter which the strategy ever lets learn; groups made by
+            `param_groups` get layer-wise rates, others learn at the head's.
+        backbone: Knows the stages and cuts.
+        model: A copy made by `backbone.adapt`, or anything that holds one (DistributedDataParallel, too).
+        strategy: Its phases, rates, warm-up and BatchNorm policy are followed, as in `frostline.train`.
+        epochs: How long the loop is; the phases share it, and each begins with an epoch if there are enough.
+        steps_per_epoch: Optimizer steps of an epoch.
+
+    `state_dict` holds plain numbers and text. After `load_state_dict` the model is frozen as it was, with
+    what had been thawed still thawed. Raises `UsageError` or `ModelError`.
+    """
+
+    def __init__(
+        self,
+        optimizer: torch.optim.Optimizer,
+        backbone: Backbone,
+        model: nn.Module,
+        strategy: Strategy | str,
+        *,
+        epochs: float,
+        steps_per_epoch: int,
+    ) -> None:
+        self.strategy = _parsed(strategy)
+        self.segments = _segments(self.strategy, backbone, epochs, steps_per_epoch)
+        self._known = _settings(self.strategy, optimizer)
+        self._backbone, self._wrapper = backbone, model
+        self._model = adapted_in(backbone, model)
+        self._at: int | None = None  # the cut that the model is frozen to
+        _check_cover(optimizer, backbone, self._model, min(segment.cut for segment in self.segments))
+        super().__init__(optimizer)
+
+    @property
+    def phase(self) -> int:
+        """The phase that the next step belongs to, from 0."""
+        return _place(self.segments, self.last_epoch)[0]
+
+    @property
+    def cut(self) -> Cut:
+        """Where the model is frozen to now."""
+        return self._backbone.cut(self.segments[self.phase].cut)
+
+    def wrapped_in(self, wrapper: nn.Module) -> None:
+        """Say what was wrapped around the model since: it is told now, and whenever the cut moves."""
+        self._wrapper = wrapper
+        tell_moved(wrapper)
+
+    def get_lr(self) -> list[float | torch.Tensor]:
+        """Return each group's rate for the next step: the phase's, layer-wise, times warm-up and cosine."""
+        phase, step = _place(self.segments, self.last_epoch)
+        segment, last = self.segments[phase], len(self._backbone.stages) - 1
+        share = pacing.scale(step, segment.steps, self._known.warmup)
+        below = [last - group.get("stage", last) for group in self.optimizer.param_groups]
+        return [share * pacing.peak(segment.lr, self._known.layer_decay, depth) for depth in below]
+
+    def step(self, epoch: int | None = None) -> None:
+        """Go on by one step: set the rates, and freeze to another cut where a new phase begins."""
+        super().step(epoch)
+        self._freeze()
+
+    def _freeze(self) -> None:
+        cut = self.cut
+        if self._at != cut.index:
+            hold(self._backbone, self._model, cut, self._known.bn)
+            tell_moved(self._wrapper)
+            self._at = cut.index
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return how far the schedule is, and which schedule it is, as plain numbers and text."""
+        return {
+            "strategy": str(self.strategy),
+            "segments": [[segment.cut, segment.steps] for segment in self.segments],
+            "last_epoch": self.last_epoch,
+            "_step_count": self._step_count,
+        }
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Go on where another process stopped. Raises `UsageError` where its schedule was another one."""
+        own = self.state_dict()
+        for key in ("strategy", "segments"):
+            if state_dict.get(key) != own[key]:
+                raise UsageError(
+                    f"This checkpoint's {key}: {state_dict.get(key)}, and this run's: {own[key]}. "
+                    "Go on with the same strategy, number of epochs and steps, or begin anew."
+                )
+        self.last_epoch, self._step_count = state_dict["last_epoch"], state_dict["_step_count"]
+        for group, rate in zip(self.optimizer.param_groups, self.get_lr(), strict=True):
+            group["lr"] = rate
+        self._last_lr = [group["lr"] for group in self.optimizer.param_groups]
+        self._freeze()
+
+
+def _parsed(plan: Strategy | str) -> Strategy:
+    return strategy.parse(plan) if isinstance(plan, str) else strategy.checked(plan)
+
+
+def _segments(plan: Strategy, backbone: Backbone, epochs: float, steps_per_epoch: int) -> tuple[Segment, ...]:
+    if steps_per_epoch < 1 or epochs <= 0:
+        raise UsageError(f"Found epochs={epochs:g}, steps_per_epoch={steps_per_epoch}; expected more than 0.")
+    return strategy.stretched(
+        plan, stages=len(backbone.stages), epochs=epochs, steps_per_epoch=steps_per_epoch
+    )
+
+
+def _settings(plan: Strategy, optimizer: torch.optim.Optimizer) -> strategy.Settings:
+    """Return the settings. Raises `UsageError` naming those that someone else would have to follow."""
+    default = Strategy(plan.name)
+    wrong = [
+        f"{key} is up to {whose}"
+        for key, whose in OTHERS.items()
+        if getattr(plan, key) != getattr(default, key)
+    ]
+    if plan.bn == "recalibrate":
+        wrong.append("bn=recalibrate is a pass over the images after training, which frostline.train does")
+    decays = {group.get("weight_decay", 0.0) for group in optimizer.param_groups} - {0.0}
+    if plan.weight_decay is not None and decays - {plan.weight_decay}:
+        wrong.append(f"weight_decay is up to the optimizer, whose groups have {sorted(decays)}")
+    if wrong:
+        raise UsageError(f"{plan} cannot be followed by a scheduler: {'; '.join(wrong)}. Leave it out.")
+    return strategy.settings(plan)
+
+
+def _check_cover(
+    optimizer: torch.optim.Optimizer, backbone: Backbone, model: nn.Module, earliest: int
+) -> None:
+    held = {id(parameter) for group in optimizer.param_groups for parameter in group["params"]}
+    stage_of, first = backbone.stage_of(model), backbone.cut(earliest).index
+    missing = [
+        name
+        for name, parameter in model.named_parameters()
+        if stage_of[name] >= first and parameter.is_floating_point() and id(parameter) not in held
+    ]
+    if missing:
+        raise ModelError(
+            f"The optimizer lacks {len(missing)} parameter(s) that will learn: {', '.join(missing[:8])}. "
+            "Give it all from the start, frozen ones too: frostline.param_groups(backbone, model)."
+        )
+
+
+def _place(segments: tuple[Segment, ...], step: int) -> tuple[int, int]:
+    """Return the phase of a step and the step in it; after the end, the end of the last phase."""
+    for index, segment in enumerate(segments):
+        if step < segment.steps:
+            return index, step
+        step -= segment.steps
+    return len(segments) - 1, segments[-1].steps
