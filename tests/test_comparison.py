@@ -461,6 +461,27 @@ def test_a_budget_stops_the_race_with_a_model_that_answers(tmp_path: Path) -> No
     assert len(frostline.predict(study, tmp_path / "images", module=tiny_model())) == 60
 
 
+def test_no_time_to_train_on_every_image_lets_a_model_of_the_race_answer(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The last training is not begun without time for it, but a machine may become slow on the way."""
+    data = without_val(tmp_path, train=10, test=4)
+    monkeypatch.setattr(Clock, "late", property(lambda clock: True))
+    given = {"study": tmp_path / "study", "repeats": 1, "minutes": 10.0, "least": 1, **OPTIONS}
+    found = frostline.compare(tiny_backbone(), data, ["top_k(1)"], **given)
+    assert found.run.strategy == "top_k(1)"
+    assert found.run.n_train == 24
+    assert (found.every_image, found.accuracy, found.test_looks) == (False, None, None)
+    assert found.out_of_fold["accuracy"] is not None
+    assert "No time was left to train top_k(1) on every image" in " ".join(found.verdict)
+    assert len(frostline.predict(tmp_path / "study", tmp_path / "images", module=tiny_model())) == 42
+    monkeypatch.undo()
+    whole = frostline.compare(tiny_backbone(), data, ["top_k(1)"], **given)
+    assert (whole.every_image, whole.run.n_train) == (True, 30)
+    monkeypatch.setattr(Clock, "late", property(lambda clock: True))
+    assert frostline.compare(tiny_backbone(), data, ["top_k(1)"], **given).every_image
+
+
 def test_interrupted_it_goes_on(tmp_path: Path) -> None:
     data = without_val(tmp_path, train=15, test=5)
     said: list[str] = []

@@ -12,12 +12,12 @@ from frostline import looks, metrics, places
 from frostline.comparison import cells
 from frostline.comparison.asked import REPEATS, Asked
 from frostline.comparison.candidates import Candidate
-from frostline.comparison.contest import Contest, sub_study
+from frostline.comparison.contest import Contest, OutOfTime, sub_study
 from frostline.comparison.held import fold_models, gather, longest, write_answers
 from frostline.comparison.judging import Held, Verdict, judge, optimism, shallowest
 from frostline.comparison.words import verdict_lines
 from frostline.errors import UsageError
-from frostline.record import Study, plain
+from frostline.record import RunFolder, Study, plain
 from frostline.reporting import notebook
 from frostline.training import Run, train
 
@@ -76,7 +76,7 @@ def conclude(asked: Asked, contest: Contest, over: bool) -> Comparison:
     winner = asked.candidates[place]
     backbone = asked.backbones[winner.model]
     asked.study.write("backbone.json", backbone.as_dict())
-    run = _train_winner(asked, winner, held_out["temperature"])
+    run, whole = _shipped(asked, contest, place, held_out["temperature"])
     _leave_looks(asked, contest, place)
     result = {
         "winner": str(winner.strategy),
@@ -90,10 +90,8 @@ def conclude(asked: Asked, contest: Contest, over: bool) -> Comparison:
         "standings": _standings(contest, answers),
         "differences": _differences(contest, verdict),
         "out_of_fold": held_out,
-        "accuracy": run.accuracy,
-        "low": run.low,
-        "high": run.high,
-        "test_looks": run.test_looks,
+        "every_image": whole,
+        **{key: run.result[key] if whole else None for key in ("accuracy", "low", "high", "test_looks")},
         "seconds": contest.clock.spent_s,
         "budget_seconds": contest.clock.limit_s,
         "model": backbone.name,
@@ -171,6 +169,31 @@ def _leave_looks(asked: Asked, contest: Contest, place: int) -> None:
         looks.leave(asked.folder, table, backbone, asked.data, models)
 
 
+def _shipped(asked: Asked, contest: Contest, place: int, temperature: float) -> tuple[Run, bool]:
+    """Return the winner trained on every image, and whether it is: else the time was up on the way.
+
+    Then the first of the winner's runs that made its figure answers. The other goes on when the command is
+    given again with more time.
+    """
+
+    def tell(what: str, done: int, total: int) -> None:
+        if contest.clock.late and what != "decoding":  # a finished run only asks whether its images are sound
+            raise OutOfTime
+        if asked.tell:
+            asked.tell(what, done, total)
+
+    try:
+        run = _train_winner(replace(asked, tell=tell), asked.candidates[place], temperature)
+    except OutOfTime:
+        task = min(longest(contest.outcomes, place), key=lambda t: (t.cell.repeat, t.cell.fold))
+        folder = RunFolder(asked.study.path / contest.outcomes[task]["run"])
+        split = Study(folder.path.parents[1])
+        asked.study.answer_by(folder, "the winner of the comparison; no time was left to train it on all")
+        return Run(folder.read("result.json"), folder, split, again=True), False
+    asked.study.answer_by(run.folder, "the winner of the comparison, trained on train and val")
+    return run, True
+
+
 def _train_winner(asked: Asked, winner: Candidate, temperature: float) -> Run:
     """Train on train and val together, everything that was chosen held fixed; the test part is read here.
 
@@ -181,7 +204,7 @@ def _train_winner(asked: Asked, winner: Candidate, temperature: float) -> Run:
         for sample in asked.data.samples
     )
     everything = replace(asked.data, samples=samples)
-    run = train(
+    return train(
         asked.backbones[winner.model],
         everything,
         winner.strategy,
@@ -193,8 +216,6 @@ def _train_winner(asked: Asked, winner: Candidate, temperature: float) -> Run:
         tell=asked.tell,
         **asked.options,
     )
-    asked.study.answer_by(run.folder, "the winner of the comparison, trained on train and val")
-    return run
 
 
 def _standings(contest: Contest, answers: Mapping[int, Held]) -> list[dict[str, Any]]:

@@ -25,6 +25,9 @@ from frostline.timing import Stopwatch
 from frostline.tracking import Trackers
 from frostline.training import Run, train
 
+LATE = (
+    0.05  # of the time: training the winner on every image, once begun, may take so much more than was left
+)
 POLL_S = 0.5  # between two looks at what other processes have finished
 
 
@@ -56,6 +59,11 @@ class Clock:
     def left_s(self) -> float:
         """Seconds left."""
         return self.limit_s - self.spent_s
+
+    @property
+    def late(self) -> bool:
+        """Whether more was spent than there was, by more than may be."""
+        return self.spent_s > (1.0 + LATE) * self.limit_s
 
     def note(self) -> None:
         """Write down what was spent."""
