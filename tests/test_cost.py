@@ -349,7 +349,8 @@ def test_timings_that_contradict_each_other_give_no_negative_rates(monkeypatch: 
 def test_kept_bytes_are_what_autograd_keeps(images: Images) -> None:
     """By hand, in float32: a block's input, its convolution's output, ReLU's output, dropout's mask."""
     backbone = tiny_backbone()
-    rows = learning._chain(backbone, backbone.adapt(3), numerics.candidates(1)["float32"])
+    plan = {"float32": numerics.candidates(1)["float32"]}
+    rows = learning._chains(backbone, backbone.adapt(3), plan)["float32"]
     sizes = [3 * 16 * 16, 8 * 16 * 16, 12 * 8 * 8, 16 * 4 * 4, 24 * 4 * 4]
     expected = [4 * (before + 3 * after) for before, after in itertools.pairwise(sizes)]
     assert [kept for *_, kept in rows[:-1]] == expected
@@ -390,3 +391,29 @@ def test_measuring_leaves_weights_and_random_state_alone(images: Images) -> None
     assert torch.equal(state, torch.get_rng_state())
     assert all(torch.equal(before[key], value) for key, value in backbone.model.state_dict().items())
     assert not backbone.model.training
+
+
+def test_a_hopeless_plan_is_not_timed_with_many_images(monkeypatch: pytest.MonkeyPatch) -> None:
+    timed = []
+
+    def seconds(
+        backbone: object, model: object, plan: numerics.NumericPlan, images: int
+    ) -> list[learning.Pass]:
+        timed.append((plan.channels_last, images))
+        return [(0.1 * images, 0.2 * images) if plan.channels_last else (0.2 * images, 0.4 * images)] * 5
+
+    monkeypatch.setattr(learning, "_timed", seconds)
+    backbone = tiny_backbone()
+    plans = {name: plan for name, plan in numerics.candidates(1).items() if plan.precision == "float32"}
+    found = learning._chains(backbone, backbone.adapt(3), plans)
+    assert timed == [(False, learning.FEW), (True, learning.FEW), (True, learning.MANY)]
+    assert [row[:2] for row in found["float32"]] == [pytest.approx((0.2, 0.4))] * 5
+    assert [row[:2] for row in found["channels-last"]] == [pytest.approx((0.1, 0.2))] * 5
+
+
+def test_rates_of_one_head_serve_another(images: Images, monkeypatch: pytest.MonkeyPatch) -> None:
+    backbone = tiny_backbone()
+    three = rates.measure(backbone, images, threads=1, classes=3)
+    monkeypatch.delattr(measuring, "_network")  # nothing is left to be timed
+    nine = rates.measure(backbone, images, threads=1, classes=9)
+    assert nine.parameters - three.parameters == 6 * (backbone.feature_width + 1)

@@ -96,6 +96,25 @@ def test_random_weights_are_looked_at_beside_what_is_known(
     assert measure(backbone, data, random=False, rates=False) == plain
 
 
+def test_of_many_images_a_share_is_listened_to_and_all_give_the_curve(
+    data: Manifest, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setattr(measuring, "MOST_PROBED", 30)
+    monkeypatch.setattr(measuring, "PROBED_A_CLASS", 1)
+    backbone = tiny_backbone()
+    found = measure(backbone, data, random=False, rates=False)
+    assert found.n_measured == len(data.part("train")) == 60
+    assert any("30 of 60" in note for note in found.notes)
+    assert [point.images for point in found.curve] == pytest.approx([12, 24, 48], abs=1)
+    some = measuring.shared_out(data, data.part("train"), 30, 0)
+    alone = similarity(backbone, Images(data, some, PREPROCESSING), PLAN, units=data.units(some).tolist())
+    assert found.similarity == alone
+    run = frostline.train(backbone, data, "linear_probe", study=tmp_path / "study", flip="none")
+    assert run.store["rows_computed"] == len(
+        data.part("test")
+    )  # training finds what the curve was drawn from
+
+
 class ChannelsLast(nn.Module):
     """Passes its maps on as (n, h, w, c), as Swin does, and uses no module that can be listened to."""
 

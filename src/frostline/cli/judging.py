@@ -27,7 +27,7 @@ looking = stack(
 def measure(data: str, **options: Any) -> None:
     """Measure the training images of DATA against a backbone: how near they lie, what each depth knows.
 
-    Nothing is trained: one forward pass over at most 2,000 training images.
+    Nothing is trained: at most 500 training images are listened to, and at most 2,000 probed.
     """
     with Verb(options) as verb:
         import frostline

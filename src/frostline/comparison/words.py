@@ -18,8 +18,8 @@ def verdict_lines(result: Mapping[str, Any]) -> list[str]:
         lines.append("The time was up before the race was: more minutes would repeat more of the strategies.")
     if not result.get("every_image", True):
         lines.append(
-            f"No time was left to train {winner} on every image: the model that answers learned from those of "
-            "one split. The same command with more minutes goes on."
+            f"No time was left to train {winner} on every image: the model that answers learned from those "
+            "of one split. The same command with more minutes goes on."
         )
     if result["accuracy"] is not None:
         span = f"{100 * result['low']:.1f}–{100 * result['high']:.1f} %"

@@ -22,6 +22,9 @@ from frostline.rates import learning, ways
 from frostline.store import Store
 from frostline.timing import PeakMemory, imported_baseline_bytes, resident_bytes
 
+# A head of so many classes or of twice as many is timed for all in between; it is a layer of many that learn,
+# and where it learns alone the optimizer's time goes by its parameters, which are counted.
+FEWEST_CLASSES = 16
 LOOKED_AT = 16  # images decoded to measure how long that takes: a fraction of a second
 ROW_BYTES = (4_000, 100_000)  # rows that a disk is measured with: pooled features, and a middle block's
 FILE_BYTES = (1_000, 8_000_000)  # files that a disk is measured with
@@ -49,9 +52,11 @@ def measure(
     """
     count = threads or torch.get_num_threads()
     classes = classes or len(images.manifest.classes)
+    timed = _as_wide(classes)
     way = ways.frozen_way(backbone, threads=threads)
-    what = f"stages {ways.named(backbone)} batch {batch} classes {classes}"
-    found = numerics.measured(what, lambda: _network(backbone, way, batch, classes, count), count)
+    what = f"stages {ways.named(backbone)} batch {batch} classes {timed}"
+    found = numerics.measured(what, lambda: _network(backbone, way, batch, timed, count), count)
+    found["stages"][-1]["parameters"] -= (timed - classes) * (backbone.feature_width + 1)
     with numerics.threads(count), Store() as store:
         around = {**found["around"], **_pictures(images), **_disk(store), **_figures(classes)}
         around |= {**_solving(backbone.feature_width, classes), "find": _finding(backbone, way, store)}
@@ -71,6 +76,11 @@ def measure(
         peaks=Peaks(base=_base_bytes(), **found["peaks"]),
         notes=_notes(found["given"]),
     )
+
+
+def _as_wide(classes: int) -> int:
+    """Return the classes of the head that is timed: a power of two, so that other images find the rates."""
+    return max(FEWEST_CLASSES, 1 << (classes - 1).bit_length())
 
 
 def _notes(given: float) -> tuple[str, ...]:

@@ -13,16 +13,16 @@ from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from frostline import numerics, places
+from frostline import rates as rates_of
 from frostline.augment import Policy
 from frostline.backbone import Backbone
 from frostline.cost import Rates
 from frostline.dataset import Manifest, Sample
 from frostline.errors import DataError, ModelError
-from frostline.frozen import Way
+from frostline.frozen import Frozen, Way, features
 from frostline.images import EVALUATION_BATCH, Images, Tell
 from frostline.numerics import NumericPlan
 from frostline.probe import Folds
-from frostline.rates import measure as measured_rates
 from frostline.record import digest_of
 from frostline.reporting import notebook
 from frostline.reporting.opening import probe_chart
@@ -35,9 +35,10 @@ from frostline.signals.similarity import FEWEST, Similarity, concluded
 from frostline.signals.size import Size, size_of
 from frostline.store import Store
 
-VERSION = 2  # of what is remembered; raised when the same images give other signals
-MOST_IMAGES = 2000  # looked at: similarity stands still from 200 on (docs/LOG.md 2026-11-24)
-# Probed stage by stage, on pretrained and on random weights: a choice between time and steadiness.
+VERSION = 3  # of what is remembered; raised when the same images give other signals
+MOST_IMAGES = 2000  # that a learning curve is drawn from: a choice between time and steadiness
+# Listened to and probed stage by stage, on pretrained and on random weights: likewise. Similarity stands
+# still from 200 on (docs/LOG.md 2026-11-24).
 MOST_PROBED, PROBED_A_CLASS = 500, 10
 FOLDS = 5
 TIMED = 64  # images whose decoding is timed
@@ -118,11 +119,13 @@ def measure(
     threads: int | None = None,
     tell: Tell | None = None,
 ) -> Signals:
-    """Measure the training images against a network: one forward pass over at most 2,000 of them.
+    """Measure the training images against a network: similarity, and what each depth knows of them.
 
-    `random` also passes at most 500 (10 a class, if that is more) through random weights of the same
-    architecture, so that width is not mistaken for knowledge; `rates` times the network on this machine,
-    stage by stage. What was measured before is remembered. Raises `ModelError` for a network without a cut.
+    At most 500 images (10 a class, if that is more) pass in float32 and are listened to, stage by stage.
+    Where there are more, a learning curve is drawn from at most 2,000: from features as training computes
+    and keeps them. `random` passes those 500 through random weights of the same architecture, too, so that
+    width is not mistaken for knowledge; `rates` times the network on this machine, stage by stage. What was
+    measured before is remembered. Raises `ModelError` for a network without a cut.
     """
     if len(backbone.cuts) < 2:
         raise ModelError(
@@ -131,22 +134,24 @@ def measure(
         )
     data = data.checked(tell)
     samples = shared_out(data, data.part("train"), MOST_IMAGES, seed)
+    some = shared_out(data, samples, max(MOST_PROBED, PROBED_A_CLASS * len(data.classes)), seed)
     plan = numerics.exact_plan(threads)
+    way = rates_of.frozen_way(backbone, threads=threads) if len(samples) > len(some) else None
     key = {
         "version": VERSION,
         "weights": backbone.digest,
         "preprocessing": backbone.preprocessing.as_dict(),
         "computed": Way(plan, EVALUATION_BATCH).describe(),
+        **({} if way is None else {"curve": way.describe()}),
         "images": [(sample.digest, sample.label) for sample in samples],
         "units": data.units(samples).tolist(),
         "classes": len(data.classes),
         "seed": seed,
     }
-    some = shared_out(data, samples, max(MOST_PROBED, PROBED_A_CLASS * len(data.classes)), seed)
 
     def look() -> dict[str, Any]:
         with numerics.threads(plan.threads), Store() as store:
-            return _looked(backbone, data, samples, some, plan, store, seed, tell)
+            return _looked(backbone, data, samples, some, plan, way, store, seed, tell)
 
     def look_at_twin() -> dict[str, Any]:
         with numerics.threads(plan.threads):
@@ -178,7 +183,7 @@ def _rates(backbone: Backbone, data: Manifest, seed: int, threads: int | None) -
     """Time the network on this machine, and the decoding of some of these images."""
     samples = data.part("train")[:TIMED]
     images = Images(data, samples, backbone.preprocessing, policy=Policy("standard"), seed=seed)
-    return measured_rates(backbone, images, threads=threads, classes=len(data.classes))
+    return rates_of.measure(backbone, images, threads=threads, classes=len(data.classes))
 
 
 def _looked(
@@ -187,12 +192,13 @@ def _looked(
     samples: tuple[Sample, ...],
     some: tuple[Sample, ...],
     plan: NumericPlan,
+    way: Way | None,
     store: Store,
     seed: int,
     tell: Tell | None,
 ) -> dict[str, Any]:
-    """Do the pass and conclude, as plain data; stages are probed with `some` of the samples."""
-    images, units, notes = Images(data, samples, backbone.preprocessing), data.units(samples), []
+    """Do the passes and conclude, as plain data: `some` of the samples stage by stage, all for the curve."""
+    images, units, notes = Images(data, some, backbone.preprocessing), data.units(some), []
     ear, blocks = None, blocks_of(len(images), units.tolist())
     if len(images) < FEWEST:
         notes.append(f"Similarity needs {FEWEST} training images or more; there are {len(images)}.")
@@ -212,22 +218,41 @@ def _looked(
             )
     if len(images) >= FEWEST and backbone.stages[-1].shape[-1] > 1:
         found["confidence"] = asdict(_confidence(backbone, seen.confidence, units))
-    classes, targets = len(data.classes), images.targets
-    folds = _folds(data, samples, seed)
+    folds = _folds(data, some, seed)
     if not folds:
         notes.append("No class has two images that may be parted, so no probe tells what each depth knows.")
         return {**found, "notes": notes}
-    last = next(reversed(seen.features))
-    curve = depth.learning_curve(seen.features[last], targets, units, classes, folds, derive(seed, "curve"))
-    found["curve"] = [asdict(point) for point in curve]
-    at = {sample.path: place for place, sample in enumerate(samples)}
-    kept = np.array([at[sample.path] for sample in some])
-    features = {stage: rows[kept] for stage, rows in seen.features.items()}
-    probes = depth.probe_stages(features, targets[kept], units[kept], classes, _folds(data, some, seed))
+    probes = depth.probe_stages(seen.features, images.targets, units, len(data.classes), folds)
     found["probe_by_stage"] = [asdict(row) for row in probes]
-    if len(some) < len(samples):
+    last = seen.features[next(reversed(seen.features))]
+    if way is not None:
         notes.append(f"Stages were probed with {len(some):,} of {len(samples):,} images.")
+        last = _last_features(backbone, data, samples, way, store, tell)
+    found["curve"] = _curve(data, samples, last, seed)
     return {**found, "notes": notes}
+
+
+def _last_features(
+    backbone: Backbone,
+    data: Manifest,
+    samples: tuple[Sample, ...],
+    way: Way,
+    store: Store,
+    tell: Tell | None,
+) -> NDArray[np.float32]:
+    """Return the pooled features of all samples as training computes them, so that it finds the rows."""
+    head = Frozen(backbone, backbone.model, backbone.cuts[-1], way, store)
+    return features(head, Images(data, samples, backbone.preprocessing), tell=tell)
+
+
+def _curve(
+    data: Manifest, samples: tuple[Sample, ...], seen: NDArray[np.float32], seed: int
+) -> list[dict[str, Any]]:
+    """Return the learning curve of a probe of these features, as plain data."""
+    targets, units, classes = data.targets(samples), data.units(samples), len(data.classes)
+    folds = _folds(data, samples, seed)
+    curve = depth.learning_curve(seen, targets, units, classes, folds, derive(seed, "curve"))
+    return [asdict(point) for point in curve]
 
 
 def _looked_at_twin(
@@ -244,13 +269,13 @@ def _looked_at_twin(
         twin = _twin(backbone, images, seed)
     except ModelError as error:
         return {"accuracy": {}, "notes": [f"The probe on random weights is left out. {error}"]}
-    features = glance(backbone, images, plan, model=twin, tell=tell).features
+    seen = glance(backbone, images, plan, model=twin, tell=tell).features
     classes, folds = len(data.classes), _folds(data, some, seed)
-    return {"accuracy": depth.accuracies(features, images.targets, classes, folds), "notes": []}
+    return {"accuracy": depth.accuracies(seen, images.targets, classes, folds), "notes": []}
 
 
 def _folds(data: Manifest, samples: tuple[Sample, ...], seed: int) -> Folds:
-    """Return the folds of every probe of these samples: the curve ends where the last stage is."""
+    """Return the folds of every probe of these samples."""
     return data.folds(samples, FOLDS, derive(seed, "measure folds"))
 
 
