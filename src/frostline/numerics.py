@@ -194,11 +194,12 @@ def nothing_timed() -> Iterator[None]:
         _allowed.reset(token)
 
 
-def seconds(run: Callable[[], object]) -> float:
-    """Median seconds of a run, after one that warms up; fewer repeats where they take long."""
+def seconds(run: Callable[[], object], *, warm: bool = False) -> float:
+    """Median seconds of a run, after one to warm up unless it is warm; fewer repeats where they take long."""
     if not _allowed.get():
         raise NotTimed
-    run()
+    if not warm:
+        run()
     taken: list[float] = []
     while len(taken) < REPEATS and sum(taken) < ENOUGH_S:
         start = time.perf_counter()

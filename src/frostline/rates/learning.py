@@ -110,7 +110,7 @@ def watched(run: Callable[[], object]) -> Watched:
         before, begun = resident_bytes(), time.perf_counter()
         run()
         first_s, first_bytes = time.perf_counter() - begun, resident_bytes() - before
-        taken = numerics.seconds(run)
+        taken = numerics.seconds(run, warm=True)
     return Watched(first_s, max(0, first_bytes), taken, max(0, memory.bytes - before))
 
 
