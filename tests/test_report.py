@@ -261,6 +261,15 @@ def test_the_command_that_repeats_it_names_what_was_asked_for(tmp_path: Path) ->
     file.write_text(json.dumps({**json.loads(file.read_text()), "asked": asked}))
     command = closing.repeat(gathered(compared))
     assert "--strategies linear_probe,full --search lr --search augment --draws 4" in command
+    drawn = compared / "manifest.jsonl"
+    header, *rows = drawn.read_text().splitlines()
+    parted = {
+        **json.loads(header),
+        "given": ["test"],
+        "shares": [0.0, 0.3],
+    }  # a test part of the source's own
+    drawn.write_text("\n".join([json.dumps(parted), *rows]) + "\n")
+    assert closing.repeat(gathered(compared)).endswith(" --val 0.3")
 
 
 def test_a_class_that_is_never_answered_has_a_column() -> None:

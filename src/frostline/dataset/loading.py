@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -64,7 +65,7 @@ def load_data(
     )
     read.aside += [(usable[i].found, reason) for i, reason in sorted(outcome.reasons.items())]
     _demand_whole(read, strict)
-    return _manifest(read, usable, outcome, alike, memory)
+    return replace(_manifest(read, usable, outcome, alike, memory), shares=(test, val))
 
 
 def _demand_shares(**shares: float) -> None:

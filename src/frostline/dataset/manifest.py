@@ -74,6 +74,7 @@ class Manifest:
     suspects: tuple[tuple[str, str], ...] = ()  # every pair of paths that look alike, `near_copies` included
     notes: tuple[str, ...] = ()  # plain sentences for the person
     given: tuple[str, ...] = ()  # parts that the source named itself; the others were drawn
+    shares: tuple[float, float] | None = None  # drawn for test, and of the rest for val, as was asked for
     items: Items | None = field(default=None, compare=False, repr=False)  # images handed over in memory
 
     def part(self, name: str) -> tuple[Sample, ...]:
@@ -153,7 +154,7 @@ class Manifest:
 
     def to_json(self) -> str:
         """Return the manifest as JSON Lines: a header, then a sample a line. `items` is left out."""
-        kept = ("classes", "near_copies", "suspects", "notes", "given")
+        kept = ("classes", "near_copies", "suspects", "notes", "given", "shares")
         header = {
             "root": None if self.root is None else str(self.root),
             "digest": self.digest,
@@ -296,4 +297,5 @@ def _built(header: dict[str, Any], rows: list[list[str]]) -> Manifest:
         suspects=tuple((one, other) for one, other in header["suspects"]),
         notes=tuple(header["notes"]),
         given=tuple(header.get("given", ())),
+        shares=(header["shares"][0], header["shares"][1]) if header.get("shares") else None,
     )

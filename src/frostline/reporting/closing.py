@@ -24,6 +24,8 @@ DEFAULTS = {
     "batch": 32,
     "precision": "auto",
     "repeats": 3,
+    "test": 0.2,
+    "val": 0.2,
 }
 # Options of each verb that are written as they were asked for, where they differ from the default.
 FIT = (
@@ -43,7 +45,7 @@ FIT = (
 )
 COMPARE = (
     "minutes", "cuts", "model", "architecture", "size", "strategies", "repeats", "search", "draws", "seed",
-    "metric", "augment", "precision",
+    "metric", "augment", "precision", "test", "val",
 )  # fmt: skip
 TRAIN = (
     "strategy",
@@ -57,6 +59,8 @@ TRAIN = (
     "batch",
     "views",
     "precision",
+    "test",
+    "val",
 )
 
 
@@ -209,17 +213,20 @@ def repeat(found: Found) -> str:
         return _command("fit", named, _asked(told.fit["asked"], FIT))
     if race is not None:
         names = dict.fromkeys(row["strategy"] for row in race["standings"])
-        asked = {"strategies": list(names), **race.get("asked", {})}
+        asked = {"strategies": list(names), **race.get("asked", {}), **_shares(found)}
         if asked.get("models"):  # `frostline compare` races one; several come from `fit`, or from Python
             return _command("fit", data, _asked(asked, FIT))
         if asked.get("cuts"):
             asked.pop("strategies")
         return _command("compare", data, _asked(asked, COMPARE))
     asked = {**run.config, "size": run.config["preprocessing"]["size"]}
+    parted = _shares(found)
     lines = []
     for row in found.rows:
         mine = row.one.config if row.one else asked
-        lines.append(_command("train", data, _asked({**asked, **mine, "strategy": row.strategy}, TRAIN)))
+        lines.append(
+            _command("train", data, _asked({**asked, **mine, **parted, "strategy": row.strategy}, TRAIN))
+        )
     return "\n".join(dict.fromkeys(lines))
 
 
@@ -231,6 +238,18 @@ def _data_name(found: Found) -> str:
     if not all(sample.label in PurePath(sample.path).parts[:2] for sample in data.samples):
         return "DATA"
     return shlex.quote(visible(PurePath(data.root).name) + "/")
+
+
+def _shares(found: Found) -> dict[str, float]:
+    """The shares of the images that were drawn for test and val, where the source named no such part."""
+    data = found.told.data
+    if data is None or data.shares is None:
+        return {}
+    return {
+        part: share
+        for part, share in zip(("test", "val"), data.shares, strict=True)
+        if part not in data.given
+    }
 
 
 def _asked(asked: dict[str, Any], names: tuple[str, ...]) -> list[str]:
