@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import copy
 import itertools
-import time
 from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
@@ -19,6 +18,7 @@ import torch
 from torch import Tensor, nn
 
 from frostline import backbone as bb
+from frostline import numerics
 from frostline.backbone import Backbone, Cut
 from frostline.frozen.tensors import ahead, from_bytes, padded, same, to_bytes
 from frostline.frozen.way import Way
@@ -126,9 +126,9 @@ class Frozen:
         with self._inference() as model:
             for early, late in itertools.pairwise(cuts):
                 with bb.between(self._backbone, model, early, late) as run:
-                    begun = time.perf_counter()
+                    begun = numerics.now()
                     z = run(z)
-                    found.append(time.perf_counter() - begun)
+                    found.append(numerics.now() - begun)
         return found
 
     def _compute(self, images: Images, items: Sequence[Item]) -> Tensor:

@@ -7,7 +7,6 @@ are then timed too, and every stage is scaled so that together they take what a 
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
@@ -107,9 +106,9 @@ def watched(run: Callable[[], object]) -> Watched:
     """
     run()
     with PeakMemory(0) as memory:
-        before, begun = resident_bytes(), time.perf_counter()
+        before, begun = resident_bytes(), numerics.now()
         run()
-        first_s, first_bytes = time.perf_counter() - begun, resident_bytes() - before
+        first_s, first_bytes = numerics.now() - begun, resident_bytes() - before
         taken = numerics.seconds(run, warm=True)
     return Watched(first_s, max(0, first_bytes), taken, max(0, memory.bytes - before))
 
@@ -219,11 +218,11 @@ def _timed(backbone: Backbone, model: nn.Module, plan: NumericPlan, images: int)
     for _ in range(1 + REPEATS):
         row = []
         for run, z in _stages(backbone, model, plan, images):
-            begun = time.perf_counter()
+            begun = numerics.now()
             out = run(z)
-            forward = time.perf_counter()
+            forward = numerics.now()
             out.backward(torch.ones_like(out))  # type: ignore[no-untyped-call]
-            row.append((forward - begun, time.perf_counter() - forward))
+            row.append((forward - begun, numerics.now() - forward))
         passes.append(row)
     model.zero_grad(set_to_none=True)
     return [(min(f for f, _ in stage), min(b for _, b in stage)) for stage in zip(*passes[1:], strict=True)]

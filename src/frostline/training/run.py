@@ -154,6 +154,7 @@ def train(
 def _perform(request: Request, study: Study, folder: RunFolder, hear: Hear) -> None:
     """Do the run: plan, learn, choose, predict, and write the result last."""
     watch = Stopwatch()
+    numerics.forget_device_peak()
     with PeakMemory(imported_baseline_bytes()) as memory:
         folder.write("environment.json", environment())
         folder.write("backbone.json", request.backbone.as_dict())
@@ -182,6 +183,7 @@ def _perform(request: Request, study: Study, folder: RunFolder, hear: Hear) -> N
         "seconds": watch.seconds + chosen.pop("earlier_seconds", 0.0),
         "peak_memory_bytes": memory.bytes,
         "peak_memory_exact": memory.exact,
+        "device_peak_bytes": numerics.device_peak_bytes(),
         **chosen,
         "augment": policy.name,
         "flip": policy.flip,

@@ -17,6 +17,7 @@ from frostline import backbone as bb
 from frostline.cost.rows import VIEWS_APART, on_the_way
 from frostline.frozen import Counts, Frozen
 from frostline.images import Images, Item, Tell
+from frostline.numerics import sent
 from frostline.seeds import derive
 from frostline.store import Store
 from frostline.strategy import Segment
@@ -114,7 +115,7 @@ class Supply:
                 yield numbers.batch(pixels, images.preprocessing.normalise)
             return
         for z in self._rows(self._frozen, images, items):
-            moved = z.to(numbers.device)
+            moved = sent(z, numbers.device)
             yield moved.float() if numbers.precision == "float32" else moved
 
     def _rows(self, frozen: Frozen, images: Images, items: list[list[Item]]) -> Iterator[Tensor]:

@@ -1,0 +1,272 @@
+"""Ten minutes on a GPU: what frostline promises and no one has tried there yet.
+
+    python benchmarks/gpu.py                    # on a machine with a GPU; prints a page to send in
+    python benchmarks/gpu.py --quick            # a few images at 64 px: runs anywhere, to try the script
+
+Real digits from scikit-learn, lite0's packaged weights, no network. Each question of docs/gpu.md has a check
+here; a check that fails says how, and the others go on. Nothing is kept but the page.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import itertools
+import json
+import os
+import statistics
+import tempfile
+import time
+import traceback
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+import frostline
+from frostline import backbone as bb
+from frostline import numerics, rates
+from frostline.augment import Policy
+from frostline.backbone import Backbone
+from frostline.cost import predict
+from frostline.dataset import Manifest
+from frostline.frozen import Way
+from frostline.images import Images
+from frostline.record import environment
+from frostline.story.digits import write_digits
+
+REPEATS = 20  # of what takes milliseconds
+
+
+@dataclass(frozen=True)
+class Bench:
+    """What every check works with."""
+
+    backbone: Backbone
+    data: Manifest
+    scratch: Path
+    epochs: int
+
+    def train(self, strategy: str, name: str, **given: Any) -> frostline.Run:
+        """Train in a study of its own, flips not tried."""
+        return frostline.train(
+            self.backbone, self.data, strategy, study=self.scratch / name, flip="none", **given
+        )
+
+    def pixels(self, images: int) -> torch.Tensor:
+        """Invented pixels, uint8 of shape (images, 3, size, size)."""
+        generator = torch.Generator().manual_seed(0)
+        size = self.backbone.preprocessing.size
+        return torch.randint(0, 256, (images, 3, size, size), dtype=torch.uint8, generator=generator)
+
+
+# --- is it right? ---------------------------------------------------------------------------------------
+
+
+def cuts(bench: Bench) -> dict[str, Any]:
+    """Run each cut's frozen part and then the rest, beside the whole model, on this device."""
+    plan = numerics.exact_plan()
+    model = plan.place(bench.backbone.adapt(10).eval())
+    x = plan.batch(bench.pixels(32), bench.backbone.preprocessing.normalise)
+    found = {}
+    with torch.no_grad():
+        whole = model(x)
+        for cut in bench.backbone.cuts[1:]:
+            z = bb.prefix(bench.backbone, model, cut)(x)
+            with bb.suffix(bench.backbone, model, cut) as rest:
+                found[cut.name] = float((rest(z) - whole).abs().max())
+    return {"largest_difference_by_cut": found, "ok": max(found.values()) < 1e-3}
+
+
+def rows(bench: Bench) -> dict[str, Any]:
+    """Train on kept rows and on rows computed each time: are the weights the same bytes?"""
+    strategy = f"top_k(1, epochs={bench.epochs})"
+    kept, computed = (bench.train(strategy, way, rows=way) for way in ("keep", "compute"))
+    return {"ok": _same(kept, computed), "largest_difference": _apart(kept, computed)}
+
+
+def repeated(bench: Bench) -> dict[str, Any]:
+    """Train twice with `exact`: are the weights the same bytes? (Promised on a CPU alone.)"""
+    runs = [bench.train(f"full(epochs={bench.epochs})", f"exact {i}", exact=True) for i in range(2)]
+    return {"ok": _same(*runs), "largest_difference": _apart(*runs)}
+
+
+def resumed(bench: Bench) -> dict[str, Any]:
+    """Interrupt gradual unfreezing in the middle and go on: are the weights the same bytes?"""
+    strategy = f"gradual_unfreeze(2, epochs={3 * bench.epochs})"
+
+    def stop(what: str, done: int, total: int) -> None:
+        if what == "train" and 2 * done > total:
+            raise KeyboardInterrupt
+
+    with contextlib.suppress(KeyboardInterrupt):
+        bench.train(strategy, "resumed", tell=stop)
+    again, whole = bench.train(strategy, "resumed"), bench.train(strategy, "whole")
+    return {"ok": _same(again, whole), "largest_difference": _apart(again, whole)}
+
+
+def _same(one: frostline.Run, other: frostline.Run) -> bool:
+    return one.folder.weights.read_bytes() == other.folder.weights.read_bytes()
+
+
+def _apart(one: frostline.Run, other: frostline.Run) -> float:
+    from safetensors.torch import load_file
+
+    first, second = load_file(one.folder.weights), load_file(other.folder.weights)
+    return max(float((first[key].float() - second[key].float()).abs().max()) for key in first)
+
+
+# --- is it fast, and is that known beforehand? ----------------------------------------------------------
+
+
+def plans(bench: Bench) -> dict[str, Any]:
+    """Seconds of a forward pass and of a training step in each numeric plan, and what was chosen."""
+    last = bench.backbone.cuts[-1]
+    forward = {
+        name: 1e3 * numerics.seconds(rates.forward(bench.backbone, Way(plan, rates.FROZEN_BATCH), last))
+        for name, plan in numerics.candidates().items()
+    }
+    chosen = rates.training_plan(bench.backbone, bench.backbone.cut(0))
+    way = rates.frozen_way(bench.backbone)
+    return {
+        f"forward_ms_of_{rates.FROZEN_BATCH}_images": forward,
+        "learning": f"{chosen.precision}, channels-last {chosen.channels_last}: {chosen.reason}",
+        "frozen": way.describe(),
+    }
+
+
+def sending(bench: Bench) -> dict[str, Any]:
+    """Seconds to send a batch, and to fetch a middle cut's rows, from pinned memory and from plain."""
+    if numerics.device() != "cuda":
+        return {"skipped": "needs CUDA"}
+    pixels = bench.pixels(rates.FROZEN_BATCH)
+    pinned = pixels.pin_memory()
+    z = torch.rand((rates.FROZEN_BATCH, bb.row_elements(bench.backbone, bench.backbone.cuts[-3])))
+    there = z.to("cuda")
+    ways: dict[str, Callable[[], object]] = {
+        "plain": lambda: pixels.to("cuda"),
+        "pinned anew (what frostline does)": lambda: numerics.sent(pixels, "cuda"),
+        "pinned before": lambda: pinned.to("cuda", non_blocking=True),
+        "rows back": lambda: there.cpu(),
+    }
+    return {f"{name}, ms": 1e3 * _median_s(run) for name, run in ways.items()}
+
+
+def compiling(bench: Bench) -> dict[str, Any]:
+    """Seconds of a step with and without `torch.compile`; and do layers learn that thawed after it?"""
+    bench.backbone.model.eval()
+    model, cut = bench.backbone.adapt(10), bench.backbone.cuts[-2]
+    plan = rates.training_plan(bench.backbone, cut)
+    model = plan.place(model)
+    bb.freeze(bench.backbone, model, cut)
+    compiled = torch.compile(model)
+    x = plan.batch(bench.pixels(32), bench.backbone.preprocessing.normalise)
+
+    def step(run: Callable[[torch.Tensor], torch.Tensor]) -> None:
+        with plan.autocast():
+            out = run(x)
+        out.float().square().mean().backward()
+
+    taken = {name: 1e3 * numerics.seconds(lambda run=run: step(run)) for name, run in
+             (("eager", model), ("compiled", compiled))}  # fmt: skip
+    bb.freeze(bench.backbone, model, bench.backbone.cut(0))
+    model.zero_grad(set_to_none=True)
+    step(compiled)
+    silent = [name for name, p in model.named_parameters() if p.requires_grad and p.grad is None]
+    return {"ms": taken, "thawed_without_a_gradient": silent[:5], "ok": not silent}
+
+
+def foreseen(bench: Bench) -> dict[str, Any]:
+    """Seconds and memory that were predicted, beside what runs took; the GPU's memory, which is not yet."""
+    images = Images(
+        bench.data, bench.data.part("train"), bench.backbone.preprocessing, policy=Policy("standard")
+    )
+    known = rates.measure(bench.backbone, images)
+    found = []
+    for strategy in ("linear_probe", f"top_k(1, epochs={bench.epochs})", f"full(epochs={bench.epochs})"):
+        counts = {part: len(bench.data.part(part)) for part in ("train", "val", "test")}
+        told = predict(strategy, known, classes=len(bench.data.classes), flip="none", **counts)
+        run = bench.train(strategy, f"foreseen {strategy}")
+        found.append(
+            {
+                "strategy": strategy,
+                "seconds": [told.seconds, run.seconds],
+                "host_memory_mb": [told.peak_memory_bytes / 1e6, run.peak_memory_bytes / 1e6],
+                "device_memory_mb": None if run.device_peak_bytes is None else run.device_peak_bytes / 1e6,
+            }
+        )
+    return {"predicted_then_actual": found}
+
+
+def _median_s(run: Callable[[], object]) -> float:
+    run()
+    taken = []
+    for _ in range(REPEATS):
+        begun = numerics.now()
+        run()
+        taken.append(numerics.now() - begun)
+    return statistics.median(taken)
+
+
+CHECKS = (cuts, rows, repeated, resumed, plans, sending, compiling, foreseen)
+
+
+def page(found: Sequence[tuple[str, str, float, dict[str, Any]]], device: str) -> str:
+    """Return the answers as Markdown."""
+    lines = [f"# frostline on {device}", "", "```json", json.dumps(environment(), indent=1), "```"]
+    for name, question, seconds, answer in found:
+        verdict = {True: "yes", False: "NO"}.get(answer.get("ok"), "")
+        lines += ["", f"## {name} {verdict}".rstrip(), "", question, ""]
+        lines += ["```json", json.dumps(answer, indent=1), "```", "", f"({seconds:.0f} s)"]
+    return "\n".join(lines)
+
+
+def answers(bench: Bench, wanted: Sequence[str]) -> list[tuple[str, str, float, dict[str, Any]]]:
+    """Make each check; one that fails answers with its last lines."""
+    found = []
+    for check in CHECKS:
+        if wanted and check.__name__ not in wanted:
+            continue
+        begun = time.perf_counter()
+        try:
+            answer = check(bench)
+        except Exception:
+            answer = {"ok": False, "failed": traceback.format_exc().splitlines()[-3:]}
+        question = (check.__doc__ or "").splitlines()[0]
+        found.append((check.__name__, question, time.perf_counter() - begun, answer))
+    return found
+
+
+def main() -> None:
+    """Answer all questions, or those that were named."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("checks", nargs="*", metavar="CHECK", help=", ".join(c.__name__ for c in CHECKS))
+    parser.add_argument("--quick", action="store_true")
+    arguments = parser.parse_args()
+    with tempfile.TemporaryDirectory() as folder:
+        os.environ["FROSTLINE_STORE"] = str(Path(folder) / "store")
+        sheet = write_digits(Path(folder) / "digits", seed=0)
+        if arguments.quick:
+            _thin(sheet)
+        bench = Bench(
+            frostline.load_backbone("lite0", size=64 if arguments.quick else 224),
+            frostline.load_data(sheet, near_copies=False),
+            Path(folder),
+            epochs=1 if arguments.quick else 3,
+        )
+        where = torch.cuda.get_device_name() if numerics.device() == "cuda" else numerics.device()
+        print(page(answers(bench, arguments.checks), where))
+
+
+def _thin(sheet: Path) -> None:
+    """Keep every tenth row of the table."""
+    head, *lines = sheet.read_text().splitlines()
+    sheet.write_text("\n".join([head, *itertools.islice(lines, 0, None, 10)]) + "\n")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,83 @@
+"""What a processor can tell of a GPU: it is waited for, fed from pinned memory, and asked questions."""
+
+from __future__ import annotations
+
+import importlib.util
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import pytest
+import torch
+
+import frostline
+from frostline import numerics
+from tiny import tiny_backbone, write_table
+
+ROOT = Path(__file__).parents[1]
+
+
+@pytest.fixture
+def gpu(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
+    """The benchmark, as a module."""
+    monkeypatch.syspath_prepend(ROOT / "benchmarks")
+    spec = importlib.util.spec_from_file_location("gpu_benchmark", ROOT / "benchmarks" / "gpu.py")
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    monkeypatch.setitem(__import__("sys").modules, "gpu_benchmark", module)
+    spec.loader.exec_module(module)
+    return module
+
+
+def test_the_clock_waits_for_the_device(monkeypatch: pytest.MonkeyPatch) -> None:
+    told: list[str] = []
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "synchronize", lambda: told.append("wait"))
+    monkeypatch.setattr(torch.cuda, "reset_peak_memory_stats", lambda: told.append("forget"))
+    monkeypatch.setattr(torch.cuda, "max_memory_allocated", lambda: 7)
+    numerics.seconds(lambda: told.append("run"), warm=True)
+    assert told[:3] == ["wait", "run", "wait"]
+    numerics.forget_device_peak()
+    assert (told[-1], numerics.device_peak_bytes()) == ("forget", 7)
+
+
+def test_a_batch_goes_to_a_gpu_from_pinned_memory_and_nobody_waits() -> None:
+    class Batch:
+        is_cuda = False
+
+        def __init__(self) -> None:
+            self.done: list[Any] = []
+
+        def pin_memory(self) -> Batch:
+            self.done.append("pinned")
+            return self
+
+        def to(self, where: str, non_blocking: bool = False) -> Batch:
+            self.done.append((where, non_blocking))
+            return self
+
+    batch = Batch()
+    numerics.sent(batch, "cuda")  # type: ignore[arg-type]
+    assert batch.done == ["pinned", ("cuda", True)]
+    pixels = torch.zeros(2)
+    assert numerics.sent(pixels, "cpu") is pixels
+
+
+def test_the_questions_are_answered_and_one_that_fails_stops_no_other(
+    gpu: ModuleType, tmp_path: Path
+) -> None:
+    data = frostline.load_data(write_table(tmp_path / "images", train=8, val=3, test=3), near_copies=False)
+    bench = gpu.Bench(tiny_backbone(), data, tmp_path, epochs=1)
+    found = {
+        name: answer for name, _, _, answer in gpu.answers(bench, ["cuts", "rows", "resumed", "sending"])
+    }
+    assert [found[name]["ok"] for name in ("cuts", "rows", "resumed")] == [True] * 3, found
+    broken = gpu.answers(gpu.Bench(None, data, tmp_path, 1), ["cuts", "sending"])
+    assert [(name, answer.get("ok")) for name, _, _, answer in broken] == [("cuts", False), ("sending", None)]
+    assert "## cuts NO" in gpu.page(broken, "a device")
+
+
+def test_the_page_names_every_question(gpu: ModuleType) -> None:
+    page = (ROOT / "docs" / "gpu.md").read_text()
+    assert [check.__name__ for check in gpu.CHECKS if f"`{check.__name__}`" not in page] == []
