@@ -12,7 +12,7 @@ from frostline import numerics
 from frostline.dataset import Manifest
 from frostline.errors import UsageError
 from frostline.timing import Stopwatch
-from frostline.training import loop
+from frostline.training import epoch, loop
 from frostline.training.budget import Budget, OutOfTime
 from tiny import tiny_backbone, tiny_model, write_table
 
@@ -60,7 +60,7 @@ def test_enough_time_changes_nothing(tmp_path: Path) -> None:
 
 def test_time_spent_before_a_kill_counts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     data = frostline.load_data(write_table(tmp_path / "images", train=12, val=4), near_copies=False)
-    monkeypatch.setattr(loop, "CHECKPOINT_SHARE", 1e9)
+    monkeypatch.setattr(epoch, "CHECKPOINT_SHARE", 1e9)
 
     def kill(what: str, done: int, total: int) -> None:
         if what == "train" and done == 40:

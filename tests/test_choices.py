@@ -46,7 +46,7 @@ def data(tmp_path: Path) -> Manifest:
 @pytest.mark.parametrize("metric", ["accuracy", "log_loss"])
 def test_the_best_epoch_is_the_best_by_the_metric(metric: str, data: Manifest, tmp_path: Path) -> None:
     run = frostline.train(
-        tiny_backbone(), data, "full(lr=0.03, epochs=12)", study=tmp_path / "s", metric=metric, **FAST
+        tiny_backbone(), data, "full(lr=0.1, epochs=12)", study=tmp_path / "s", metric=metric, **FAST
     )
     values = [row[f"val_{metric}"] for row in run.folder.metrics()]
     good = [-v if metric == "log_loss" else v for v in values]
@@ -69,12 +69,20 @@ def test_metric_and_keeping_the_best_are_not_the_same_as_the_last(
         model, progress, queue = nn.Linear(1, 1), loop.checkpoint.Progress(), list(answers)
         monkeypatch.setattr(loop, "_logits", lambda *_, queue=queue, **__: queue.pop(0).astype(np.float32))
         job = type(
-            "J", (), {"val": val, "metric": metric, "keep": "best", "budget": Budget(None, 0.0, Stopwatch())}
+            "J",
+            (),
+            {
+                "val": val,
+                "metric": metric,
+                "keep": "best",
+                "budget": Budget(None, 0.0, Stopwatch()),
+                "rows": [],
+            },
         )()
         for epoch in (1, 2, 3):
             with torch.no_grad():
                 model.weight.fill_(epoch)
-            loop._validate(job, model, None, progress, epoch)
+            job.rows.append(loop._validate(job, model, None, progress, lambda: None))
         assert progress.best_epoch == best
         assert progress.best_weights["weight"].item() == best
 

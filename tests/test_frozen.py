@@ -150,11 +150,11 @@ def test_learning_contiguous_above_a_channels_last_prefix(
 def test_killed_and_resumed_reads_the_same_rows(
     strategy: str, data: Manifest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from frostline.training import loop
+    from frostline.training import epoch, loop
 
     whole = frostline.train(tiny_backbone(), data, strategy, study=tmp_path / "whole", **FAST)
     shutil.rmtree(Store().path)
-    monkeypatch.setattr(loop, "CHECKPOINT_SHARE", 1e9)
+    monkeypatch.setattr(epoch, "CHECKPOINT_SHARE", 1e9)
     real, left = loop._validate, [5]
 
     def stop(*given: object) -> object:

@@ -88,19 +88,19 @@ class Killed(Exception):
 
 def killed_in_epoch(number: int, monkeypatch: pytest.MonkeyPatch, *, checkpoints: bool) -> None:
     """Let the next run die when it has done so many epochs."""
-    from frostline.training import loop
+    from frostline.training import epoch, loop
 
-    real, seen = loop._epoch, []
+    real, seen = loop.run_epoch, []
 
-    def epoch(*arguments: Any) -> dict[str, Any]:
+    def stopped(*arguments: Any) -> float:
         seen.append(1)
         if len(seen) == number:
-            monkeypatch.setattr(loop, "_epoch", real)
+            monkeypatch.setattr(loop, "run_epoch", real)
             raise Killed
         return real(*arguments)
 
-    monkeypatch.setattr(loop, "_epoch", epoch)
-    monkeypatch.setattr(loop, "CHECKPOINT_SHARE", 1e9 if checkpoints else 0.0)
+    monkeypatch.setattr(loop, "run_epoch", stopped)
+    monkeypatch.setattr(epoch, "CHECKPOINT_SHARE", 1e9 if checkpoints else 0.0)
 
 
 def scalars(run: frostline.Run) -> dict[str, float]:

@@ -11,16 +11,17 @@ import pytest
 import torch
 from PIL import Image
 from safetensors.torch import load_file
+from torch import nn
 
 import frostline
 from frostline import pacing
 from frostline import strategy as fs
 from frostline.backbone import Backbone
 from frostline.dataset import Manifest
-from frostline.errors import StudyError, TrainingError, UsageError
-from frostline.training import loop, optimizer
+from frostline.errors import StudyError, UsageError
+from frostline.training import epoch, loop, optimizer
 from frostline.unfreezing import groups
-from tiny import tiny_backbone, tiny_model, write_table
+from tiny import PREPROCESSING, tiny_backbone, tiny_model, write_table
 
 FAST = {"exact": True, "augment": "light", "flip": "none"}
 
@@ -202,7 +203,7 @@ def test_killed_and_resumed_equals_uninterrupted(
     text: str, backbone: Backbone, data: Manifest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Lightning #21901, #6891: what was thawed stays thawed, and the optimizer's state fits."""
-    monkeypatch.setattr(loop, "CHECKPOINT_SHARE", 1e9)
+    monkeypatch.setattr(epoch, "CHECKPOINT_SHARE", 1e9)
     whole = frostline.train(backbone, data, text, study=tmp_path / "whole", **FAST)
     total = sum(s.steps for s in fs.schedule(fs.parse(text), stages=5, images=36, batch=32))
 
@@ -306,9 +307,16 @@ def test_every_mistake_in_a_call_is_named(backbone: Backbone, data: Manifest, tm
         frostline.train(backbone, data, "full", study=tmp_path, augment="lihgt")
 
 
-def test_a_diverging_run_says_so(
-    backbone: Backbone, data: Manifest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(loop, "_step", lambda *_: torch.tensor(float("nan")))
-    with pytest.raises(TrainingError, match="lower learning rate"):
-        frostline.train(backbone, data, "full", study=tmp_path / "study", **FAST)
+def test_a_network_without_a_cut_takes_what_freezes_nothing(data: Manifest, tmp_path: Path) -> None:
+    loose = nn.Sequential(
+        nn.Sequential(nn.Conv2d(3, 8, 3, 2, 1), nn.BatchNorm2d(8, track_running_stats=False), nn.ReLU()),
+        nn.AdaptiveAvgPool2d(1),
+        nn.Flatten(),
+        nn.Linear(8, 4),
+    )
+    backbone = frostline.load_backbone(loose.eval(), preprocessing=PREPROCESSING)
+    assert len(backbone.cuts) == 1
+    for text in ("linear_probe", "head", "top_k(1)", "lp_ft", "gradual_unfreeze"):
+        with pytest.raises(UsageError, match="needs a cut: use full or scratch"):
+            frostline.train(backbone, data, text, study=tmp_path / "s", **FAST)
+    assert frostline.train(backbone, data, "full(epochs=1)", study=tmp_path / "s", **FAST).steps > 0

@@ -10,6 +10,7 @@
 
     StoreWarning          not an error: the store cannot help, and what it held is computed instead
     TrackerWarning        not an error: a tracker cannot be written, and the run goes on without it
+    RunWarning            not an error: something went wrong on the way, and the run deals with it
 
 Each message says what was found, what was expected and what to do, and is written to be shown to a
 person as it stands. The command line prints it without a traceback and leaves with `exit_code`.
@@ -59,6 +60,10 @@ class StoreWarning(UserWarning):
 
 class TrackerWarning(UserWarning):
     """A tracker is out of reach or cannot write: the run goes on without it, and the result is the same."""
+
+
+class RunWarning(UserWarning):
+    """Something went wrong on the way, and the run goes on: with what, is said."""
 
 
 def did_you_mean(found: str, known: Iterable[str]) -> str:

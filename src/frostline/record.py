@@ -17,7 +17,8 @@
         environment.json    versions and machine
         plan.json           the numeric plan: what a timing decided, obeyed on resume
         metrics.jsonl       a line per epoch
-        state.safetensors   where an unfinished run goes on (removed at the end)
+        state.safetensors, state-before.safetensors   where an unfinished run goes on (removed at the end)
+        lock, holder.json   who makes the run
         best.safetensors    the weights
         backbone.json       the network's stages and cuts
         predictions-val.csv, predictions-test.csv, augmentation.png
@@ -38,11 +39,15 @@ import math
 import os
 import platform
 import sys
-from collections.abc import Iterable, Sequence
+import time
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
 from typing import Any
+
+from filelock import FileLock, Timeout
 
 from frostline import places
 from frostline.errors import StudyError, did_you_mean
@@ -97,6 +102,36 @@ class RunFolder:
     def weights(self) -> Path:
         """The best weights, in safetensors."""
         return self.path / "best.safetensors"
+
+    @contextmanager
+    def held(self) -> Iterator[None]:
+        """Make this run alone: another process that tries meanwhile gets a `StudyError` that names this one.
+
+        The system lets the lock go when its holder is dead.
+        """
+        lock = FileLock(self.path / "lock")
+        try:
+            lock.acquire(timeout=0)
+        except Timeout:
+            raise StudyError(
+                f"Run {self.name} is being made by {self._holder()}. Wait for it, or stop it; the same "
+                "command then goes on."
+            ) from None
+        except OSError as error:
+            raise StudyError(f"The study folder {self.path} cannot be written ({error.strerror}).") from None
+        try:
+            self.write("holder.json", {"process": os.getpid(), "host": platform.node(), "since": _clock()})
+            yield
+        finally:
+            (self.path / "holder.json").unlink(missing_ok=True)
+            lock.release()
+
+    def _holder(self) -> str:
+        try:
+            found = self.read("holder.json")
+            return f"process {found['process']} on {found['host']} since {found['since']}"
+        except (StudyError, KeyError, TypeError):  # it has only just begun, or just ended
+            return "another process"
 
     def write(self, name: str, value: Any) -> None:
         """Write one JSON file so that no reader ever sees half of it."""
@@ -281,6 +316,10 @@ def _read_json(path: Path) -> Any:
         raise StudyError(
             f"{path} cannot be read ({error}). Expected a JSON file written by frostline."
         ) from None
+
+
+def _clock() -> str:
+    return time.strftime("%Y-%m-%d %H:%M:%S %z")
 
 
 def environment() -> dict[str, Any]:

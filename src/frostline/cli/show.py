@@ -116,7 +116,8 @@ def _remarks(found: dict[str, Any]) -> list[str]:
     plan = found["numeric_plan"]
     format_ = "channels-last" if plan["channels_last"] else "contiguous"
     threads = f"{plan['threads']} thread{'s' if plan['threads'] > 1 else ''}"
-    lines = [f"Computed in {plan['precision']}, {format_}, {threads}: {plan['reason']}."]
+    lines = [*found.get("notes", [])]
+    lines.append(f"Computed in {plan['precision']}, {format_}, {threads}: {plan['reason']}.")
     if found.get("flip_test"):
         word = "on" if found["flip"] == "horizontal" else "off"
         told = percent(found["flip_test"]["told"])

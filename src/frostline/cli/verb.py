@@ -14,11 +14,11 @@ from typing import Any, TypeVar
 import click
 
 from frostline.cli.progress import Progress
-from frostline.errors import FrostlineError, StoreWarning, TrackerWarning
+from frostline.errors import FrostlineError, RunWarning, StoreWarning, TrackerWarning
 from frostline.timing import Stopwatch
 
 SCHEMA = 1  # of the JSON objects: docs/cli.md; raised when a field changes its meaning or goes
-PLAIN_WARNINGS = (StoreWarning, TrackerWarning)  # shown to a person as they stand
+PLAIN_WARNINGS = (RunWarning, StoreWarning, TrackerWarning)  # shown to a person as they stand
 F = TypeVar("F", bound=Callable[..., Any])
 
 

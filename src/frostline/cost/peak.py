@@ -14,7 +14,8 @@ from frostline.cost.measured import FLOAT_BYTES, Rates
 from frostline.cost.walk import FLIP_IMAGES, HELD_BYTES, Job, Walked
 
 READ_AT_ONCE_BYTES = 32_000_000  # rows looked up in one go (frozen/rows.py)
-MOMENTS = 2  # of AdamW, each as large as what learns
+# Each as large as what learns: AdamW's moments; and weights and moments as the epoch began, to go back to.
+MOMENTS, NOTED = 2, 3
 # Of freed memory, what later work fits into: small things lie between. In two processes it was 0.2 and 0.85
 # for float32 batches after frozen ones, 0.4 and 0.75 for training steps after frozen ones, 0.65 and 0.9 for
 # float32 batches after training (lite0, 96 px, torch 2.14.1).
@@ -96,7 +97,7 @@ def _phases(rates: Rates, job: Job, walked: Walked) -> list[Moment]:
             step = _copy(rates) + max(rates.peaks.frozen if computes else 0, step + rows)
         needs.append(step)
     best = rates.model_bytes if job.val else 0
-    stays = _pictures(rates, job, walked) + best + MOMENTS * _learning(rates, job.lowest)
+    stays = _pictures(rates, job, walked) + best + (MOMENTS + NOTED) * _learning(rates, job.lowest)
     return [Moment(max(needs), stays)]
 
 

@@ -38,7 +38,7 @@ PASS_S = 4e-3
 # The flip test's support vector machines on 64 numbers an image, seconds by the square of their images: 120
 # to 480 images took 0.9e-7 to 1.2e-7 each on one machine.
 SVM_S = 1e-7
-CHECKPOINT_SHARE, CHECKPOINT_AFTER_S = 0.02, 2.0  # training/loop.py
+CHECKPOINT_SHARE, CHECKPOINT_AFTER_S = 0.02, 2.0  # training/epoch.py
 
 
 @dataclass(frozen=True)

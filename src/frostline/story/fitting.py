@@ -13,6 +13,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from filelock import FileLock
+
 from frostline import metrics, tracking
 from frostline.advice import Advice, Planned, outlook, plan
 from frostline.advice.knowledge import read_experience
@@ -150,7 +152,8 @@ def fit(
             backbones, data, limits, kept, seed=seed, options=options, tell=tell, say=say
         )
         backbones = [next(b for b in backbones if b.name == row["model"]) for row in looked if row["kept"]]
-    first = _probe(backbones[0], data, kept, seed, {**options, "tracker": trackers}, tell)
+    with FileLock(kept.path / "first.lock"):  # a second process finds the model trained
+        first = _probe(backbones[0], data, kept, seed, {**options, "tracker": trackers}, tell)
     say(_first_line(first, metric, watch.seconds))
     plans = {b.name: plan(b, data, seed=seed, threads=threads, tell=tell) for b in backbones}
     _tell_of(kept, backbones[0], plans)  # the best so far; at the end the winner

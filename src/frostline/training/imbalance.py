@@ -64,6 +64,13 @@ class Balance:
             logits = logits + torch.as_tensor(self.log_prior, dtype=logits.dtype, device=logits.device)
         return F.cross_entropy(logits, targets, weight=weight, label_smoothing=smoothing)
 
+    def share(self, piece: Tensor, whole: Tensor) -> float:
+        """Return how much the loss of a piece of a batch counts in the loss of the whole, given targets."""
+        if self.kind != "weights":
+            return len(piece) / len(whole)
+        inverse = torch.as_tensor(1.0 / self.counts)
+        return float(inverse[piece.cpu()].sum() / inverse[whole.cpu()].sum())
+
     def order(self, seed: int) -> NDArray[Any]:
         """Return positions for one epoch: a permutation, or for `sampler` a balanced draw with return."""
         rng = np.random.default_rng(seed)

@@ -21,6 +21,7 @@ from frostline.tracking import Hear
 from frostline.training import loop, recalibration
 from frostline.training.budget import Budget
 from frostline.training.imbalance import Balance
+from frostline.training.job import Job
 from frostline.training.planning import Plan
 from frostline.training.request import Request
 
@@ -46,7 +47,7 @@ def learn(
     if images.policy.name != "none":
         contact_sheet(images).save(folder.path / "augmentation.png")
     val = request.images("val") if request.data.part("val") else None
-    job = loop.Job(
+    job = Job(
         backbone=request.backbone,
         segments=request.segments(),
         settings=known,
@@ -79,6 +80,7 @@ def learn(
         "steps_planned": job.steps,
         "stopped": "minutes" if progress.stopped else None,
         "best_epoch": progress.best_epoch,
+        "notes": progress.notes,
         "earlier_seconds": progress.seconds,
     }
 
@@ -143,6 +145,7 @@ def _solve(
         "steps_planned": 0,
         "stopped": None,
         "best_epoch": None,
+        "notes": [],
         "l2": found.l2,
         "temperature": found.temperature,
         "cv_score": found.cv_score,

@@ -91,6 +91,14 @@ class Request:
             batch=self.batch,
         )
 
+    @property
+    def _cuts(self) -> bool:
+        """Whether the strategy freezes anything, or starts from a head that is solved for on features."""
+        if not self.strategy.trains or settings(self.strategy).start == "probe":
+            return True
+        whole = schedule(self.strategy, stages=len(self.backbone.stages), images=1, batch=1)
+        return any(segment.cut for segment in whole)
+
     def images(self, part: str, policy: Policy | None = None) -> Images:
         """The pixels of one part; without a policy, as the checkpoint's evaluation transform gives them."""
         return Images(
@@ -127,6 +135,11 @@ class Request:
             wrong.append(
                 f"{self.strategy} thaws {self.strategy.k} stages below the head, {self.backbone.name} has "
                 f"{below}: use top_k({below}) or less, lp_ft or full (frostline stages shows them)."
+            )
+        if len(self.backbone.cuts) < 2 and self._cuts:
+            wrong.append(
+                f"{self.backbone.name} can't be cut before its head ({' '.join(self.backbone.notes)}), and "
+                f"{self.strategy} needs a cut: use full or scratch."
             )
         if self.batch < 1:
             wrong.append(f"batch must be at least 1, found {self.batch}.")

@@ -24,7 +24,7 @@ from frostline.store import Store
 from frostline.strategy import Strategy, checked, parse
 from frostline.timing import PeakMemory, Stopwatch, imported_baseline_bytes
 from frostline.tracking import Hear, Trackers
-from frostline.training import budget, figures, keeping, learning, planning
+from frostline.training import budget, checkpoint, figures, keeping, learning, mishaps, planning
 from frostline.training.request import BATCH, Request
 
 DEFAULT_STUDY = "frostline-study"
@@ -145,7 +145,10 @@ def train(
     with trackers.follow(folder, request.config()) as following:
         if not again:
             request.data.write(kept.path / "manifest.jsonl")
-            _perform(request, kept, folder, following.epochs)
+            with folder.held():
+                if not folder.finished:  # by another process, just now
+                    with mishaps.no_memory_told():
+                        _perform(request, kept, folder, following.epochs)
         result = folder.read("result.json")
         following.end(folder.metrics(), result)
     return Run({**result, "test_looks": _looks(request)}, folder, kept, again)
@@ -198,7 +201,7 @@ def _perform(request: Request, study: Study, folder: RunFolder, hear: Hear) -> N
         table = folder.path / "predictions-test.csv"
         looks.leave(folder.path, table, request.backbone, request.data, lambda _: model)
     folder.write("result.json", result)
-    (folder.path / "state.safetensors").unlink(missing_ok=True)
+    checkpoint.remove(folder.path)
 
 
 def _looks(request: Request) -> int | None:

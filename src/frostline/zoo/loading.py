@@ -34,7 +34,8 @@ def load_backbone(
     if size is not None and size < 1:
         raise UsageError(f"size is {size}, expected at least 1 pixel.")
     if isinstance(source, nn.Module):
-        return _from_module(source, size, preprocessing, name)
+        inside = getattr(source, "_orig_mod", source)  # of a compiled one: its graph can't be cut
+        return _from_module(inside, size, preprocessing, name)
     if source in PACKAGES:
         return _from_package(source, size, random, preprocessing, name)
     if source.endswith(".safetensors"):

@@ -1,0 +1,223 @@
+"""One epoch: steps over batches of (z, y), from the step where it is, with a checkpoint between any two.
+
+The loss goes through the trainable suffix alone; frozen layers stay in eval mode.
+"""
+
+from __future__ import annotations
+
+import time
+import warnings
+from collections.abc import Callable
+from contextlib import AbstractContextManager
+
+import torch
+from torch import Tensor, nn
+
+from frostline import backbone as bb
+from frostline import pacing
+from frostline.augment import brightness
+from frostline.errors import RunWarning
+from frostline.seeds import derive
+from frostline.training import checkpoint, mishaps
+from frostline.training.checkpoint import Progress
+from frostline.training.interruption import Leave
+from frostline.training.job import Job
+from frostline.training.supply import Supply, targets_of
+from frostline.unfreezing import set_rates
+
+# A checkpoint costs a synced write of the whole state. It may take this share of the time; when it is written
+# changes no bit of the result.
+CHECKPOINT_SHARE = 0.02
+CHECKPOINT_S = 0.04  # what the first one is taken to cost, until it was measured: lite0's on a local disk
+
+
+class Keeper:
+    """Writes the state between two steps, as often as its cost allows. A full disk costs a warning."""
+
+    def __init__(self, job: Job, model: nn.Module, progress: Progress) -> None:
+        self._job, self._model, self._progress = job, model, progress
+        self._earlier_s = progress.seconds  # of processes before this one
+        self._saved, self._cost_s, self._failed = time.monotonic(), CHECKPOINT_S, False
+        self._epoch_s = 0.0  # of the epoch under way, when it or this process began with it
+        self._since = time.perf_counter()
+
+    def begin_epoch(self) -> None:
+        """Let the epoch's seconds be counted from here."""
+        self._epoch_s, self._since = self._progress.epoch_seconds, time.perf_counter()
+
+    @property
+    def epoch_seconds(self) -> float:
+        """Seconds of the epoch under way, those of earlier processes included."""
+        return self._epoch_s + time.perf_counter() - self._since
+
+    @property
+    def due(self) -> bool:
+        """Whether a state may be written again."""
+        return (time.monotonic() - self._saved) * CHECKPOINT_SHARE > self._cost_s
+
+    def keep(self, optimizer: torch.optim.Optimizer) -> None:
+        """Write the state now. The metrics' lines come first: lines past the state are cut off on return."""
+        begun = time.monotonic()
+        self._progress.seconds = self._earlier_s + self._job.watch.seconds
+        self._progress.epoch_seconds = self.epoch_seconds if self._progress.step else 0.0
+        try:
+            self._job.folder.write_metrics(self._job.rows)
+            moments = checkpoint.moments_of(self._model, optimizer)
+            checkpoint.write(self._job.folder.path, self._model, self._progress, moments)
+        except OSError as error:
+            if not self._failed:
+                warnings.warn(
+                    f"No checkpoint can be written to {self._job.folder.path} ({error.strerror}): the run "
+                    "goes on, but if it is stopped it begins again at the last one that was.",
+                    RunWarning,
+                    stacklevel=2,
+                )
+            self._failed = True
+        self._saved = time.monotonic()
+        self._cost_s = self._saved - begun
+
+
+def run_epoch(
+    job: Job,
+    model: nn.Module,
+    supply: Supply,
+    opt: torch.optim.Optimizer,
+    progress: Progress,
+    keeper: Keeper,
+    leave: Leave,
+) -> float:
+    """Do the steps of the epoch that are not done yet; return its mean loss.
+
+    A loss that is no number, or memory that runs out, takes the epoch back to its start; `leave` is asked
+    between two steps.
+    """
+    epoch = _Epoch(job, model, supply, opt, progress, keeper, leave)
+    while True:
+        try:
+            epoch.steps()
+            return float(torch.tensor(progress.losses).mean())
+        except mishaps.NotFinite as error:
+            files = epoch.files(error.step)
+            mishaps.halve(model, opt, progress, error, files)
+        except mishaps.OutOfMemory:
+            mishaps.split(model, opt, progress, epoch.sizes, job.least)
+        keeper.keep(opt)  # the decision, before anything follows from it
+
+
+class _Epoch:
+    def __init__(
+        self,
+        job: Job,
+        model: nn.Module,
+        supply: Supply,
+        opt: torch.optim.Optimizer,
+        progress: Progress,
+        keeper: Keeper,
+        leave: Leave,
+    ) -> None:
+        self._job, self._model, self._supply, self._opt = job, model, supply, opt
+        self._progress, self._keeper, self._leave = progress, keeper, leave
+        view = progress.views + 1
+        self._items, self._targets = supply.epoch(
+            job.train, job.balance, job.seed, progress.segment, progress.epoch, view
+        )
+        self.sizes = [len(batch) for batch in self._items]
+
+    def files(self, step: int) -> list[str]:
+        """The images of a step's batch."""
+        return [self._job.train.samples[position].path for position, _ in self._items[step]]
+
+    def steps(self) -> None:
+        """Do what is left."""
+        job, progress, supply = self._job, self._progress, self._supply
+        segment = job.segments[progress.segment]
+        begun_at = progress.step
+        supply.prepare(job.train, self._items, self._tell)
+        supply.set_training()
+        if begun_at == 0:
+            checkpoint.begin_epoch(self._model, self._opt, progress)
+        items = self._items[begun_at:]
+        y_of = targets_of(self._targets[sum(map(len, self._items[:begun_at])) :], items)
+        fresh: list[Tensor] = []  # losses that are not in `progress` yet
+        with torch.random.fork_rng(devices=_cuda(job)), self._suffix() as learning:
+            job.budget.check("step")
+            began = time.perf_counter()
+            for step, (z, y) in enumerate(zip(supply.batches(job.train, items), y_of, strict=True), begun_at):
+                torch.manual_seed(derive(job.seed, "step", progress.segment, progress.epoch, step))
+                place = progress.epoch * segment.steps_per_epoch + step
+                share = pacing.scale(place, segment.steps, job.settings.warmup)
+                set_rates(self._opt, share * 0.5**progress.halvings)
+                fresh.append(self._step(learning, z, y))
+                progress.steps, progress.step = progress.steps + 1, step + 1
+                mishaps.check_losses(fresh, progress.step - len(fresh), now=self._keeper.due)
+                self._told(progress)
+                job.budget.note("step", began)
+                self._between(fresh, more=step + 1 < len(self._items))
+                began = time.perf_counter()
+        self._settle(fresh)
+        mishaps.check_weights(self._model, max(0, progress.step - 1))
+
+    def _suffix(self) -> AbstractContextManager[Callable[[Tensor], Tensor]]:
+        return bb.suffix(self._job.backbone, self._model, self._supply.cut)
+
+    def _between(self, fresh: list[Tensor], *, more: bool) -> None:
+        """Between two steps: keep the state where it is due, leave where that was asked or the time is up."""
+
+        def keep() -> None:
+            self._settle(fresh)
+            self._keeper.keep(self._opt)
+
+        self._leave(keep)
+        if more:
+            self._job.budget.check("step")
+            if self._keeper.due:
+                keep()
+
+    def _settle(self, fresh: list[Tensor]) -> None:
+        """Move losses into what is kept."""
+        mishaps.check_losses(fresh, self._progress.step - len(fresh), now=True)
+        if fresh:
+            self._progress.losses += torch.stack(fresh).tolist()
+            fresh.clear()
+
+    def _tell(self, what: str, done: int, total: int) -> None:
+        self._leave(lambda: self._keeper.keep(self._opt))
+        if self._job.tell:
+            self._job.tell(what, done, total)
+
+    def _told(self, progress: Progress) -> None:
+        if self._job.tell:
+            self._job.tell("train", progress.steps, self._job.steps)
+
+    def _step(self, learning: Callable[[Tensor], Tensor], z: Tensor, y: Tensor) -> Tensor:
+        """Learn from one batch, in pieces where memory asks for it; return its loss."""
+        strength = self._job.settings.frofa if self._supply.cut.index > 0 else 0.0
+        try:
+            self._opt.zero_grad(set_to_none=True)
+            loss = self._backward(learning, brightness(z, strength), y)
+        except Exception as error:
+            if mishaps.is_out_of_memory(error):
+                raise mishaps.OutOfMemory from None
+            raise
+        learned = (p for group in self._opt.param_groups for p in group["params"])
+        torch.nn.utils.clip_grad_norm_(learned, self._job.settings.clip)
+        self._opt.step()
+        return loss
+
+    def _backward(self, learning: Callable[[Tensor], Tensor], z: Tensor, y: Tensor) -> Tensor:
+        job, pieces = self._job, self._progress.pieces
+        total: Tensor | None = None
+        for one, targets in zip(z.tensor_split(pieces), y.tensor_split(pieces), strict=True):
+            with job.plan.numbers.autocast():
+                out = learning(one)
+            loss = job.balance.loss(out.float(), targets.to(out.device), job.settings.smoothing)
+            if pieces > 1:
+                loss = loss * job.balance.share(targets, y)
+            loss.backward()  # type: ignore[no-untyped-call]
+            total = loss.detach() if total is None else total + loss.detach()
+        assert total is not None
+        return total
+
+
+def _cuda(job: Job) -> list[int]:
+    return [torch.cuda.current_device()] if job.plan.numbers.device == "cuda" else []

@@ -1,0 +1,53 @@
+"""All that one run's training needs."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+from frostline.backbone import Backbone
+from frostline.frozen import Counts
+from frostline.images import Images, Tell
+from frostline.record import RunFolder
+from frostline.store import Store
+from frostline.strategy import Segment, Settings
+from frostline.timing import Stopwatch
+from frostline.tracking import Hear
+from frostline.training.budget import Budget
+from frostline.training.imbalance import Balance
+from frostline.training.planning import Plan
+
+
+@dataclass(frozen=True)
+class Job:
+    """All that one run's training needs. `rows` are the lines of its metrics, an epoch each, as they come."""
+
+    backbone: Backbone
+    segments: tuple[Segment, ...]
+    settings: Settings
+    train: Images
+    val: Images | None
+    plan: Plan
+    store: Store | None
+    counts: Counts
+    balance: Balance
+    seed: int
+    metric: str
+    keep: str
+    workers: int
+    folder: RunFolder
+    watch: Stopwatch
+    budget: Budget
+    tell: Tell | None = None
+    hear: Hear = lambda rows: None  # of the epochs so far, after each
+    rows: list[dict[str, Any]] = field(default_factory=list)
+
+    @property
+    def steps(self) -> int:
+        """Optimizer steps in all."""
+        return sum(segment.steps for segment in self.segments)
+
+    @property
+    def least(self) -> int:
+        """Images that must be learned from together: batch statistics need two."""
+        return 2 if self.settings.bn in ("train", "recalibrate") else 1

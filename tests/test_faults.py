@@ -1,0 +1,462 @@
+"""What goes wrong on the way ends in a right result or in one clear message, and loses nothing."""
+
+from __future__ import annotations
+
+import errno
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from contextlib import nullcontext
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+import frostline
+from frostline import places
+from frostline.backbone import Backbone
+from frostline.dataset import Manifest
+from frostline.errors import DataError, RunWarning, StudyError, TrainingError
+from frostline.record import RunFolder
+from frostline.training import checkpoint, epoch, mishaps
+from frostline.training.interruption import heard
+from tiny import PREPROCESSING, tiny_backbone, tiny_model, write_table
+
+FAST: dict[str, Any] = {"exact": True, "flip": "none", "threads": 1}
+STRATEGY = "gradual_unfreeze(2, epochs=6)"
+
+
+@pytest.fixture
+def backbone() -> Backbone:
+    return tiny_backbone()
+
+
+@pytest.fixture
+def data(tmp_path: Path) -> Manifest:
+    return frostline.load_data(write_table(tmp_path / "images", train=24, val=4, test=4), near_copies=False)
+
+
+@pytest.fixture
+def each_step_kept(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A checkpoint between any two steps."""
+    monkeypatch.setattr(epoch, "CHECKPOINT_SHARE", 1e9)
+
+
+class Killed(BaseException):
+    """Stands for a process that is gone."""
+
+
+def killed_at(step: int) -> Callable[[str, int, int], None]:
+    def tell(what: str, done: int, total: int) -> None:
+        if what == "train" and done == step:
+            raise Killed
+
+    return tell
+
+
+def untimed(run: frostline.Run) -> list[dict[str, Any]]:
+    return [{k: v for k, v in row.items() if k != "seconds"} for row in run.folder.metrics()]
+
+
+def same(one: frostline.Run, other: frostline.Run) -> bool:
+    figures = ("accuracy", "val_accuracy", "log_loss", "steps", "best_epoch", "temperature", "notes")
+    answers = [(run.folder.path / "predictions-test.csv").read_bytes() for run in (one, other)]
+    return (
+        one.folder.weights.read_bytes() == other.folder.weights.read_bytes()
+        and untimed(one) == untimed(other)
+        and answers[0] == answers[1]
+        and all(one.result[key] == other.result[key] for key in figures)
+    )
+
+
+# --- going on ---------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("text", [STRATEGY, "full(bn=train, epochs=3)"])
+def test_killed_in_the_middle_of_an_epoch_and_resumed_equals_uninterrupted(
+    text: str, backbone: Backbone, data: Manifest, tmp_path: Path, each_step_kept: None
+) -> None:
+    """Lightning #21901, #6891; flash #1321: cut, rates and optimizer go on where they were, at any step."""
+    given = {**FAST, "batch": 8}
+    whole = frostline.train(backbone, data, text, study=tmp_path / "whole", **given)
+    place = tmp_path / "killed"
+    for step in range(2, whole.steps, 3):  # again and again, in one study
+        with pytest.raises(Killed):
+            frostline.train(backbone, data, text, study=place, tell=killed_at(step), **given)
+        (state,) = place.glob("runs/*/state.safetensors")
+        progress = checkpoint.read(state.parent, backbone.adapt(3))
+        assert progress is not None
+        assert progress.steps == step - 1
+    resumed = frostline.train(backbone, data, text, study=place, **given)
+    assert same(resumed, whole)
+    assert not list(place.glob("runs/*/state*"))
+
+
+def test_a_damaged_state_is_passed_over_for_the_one_before(
+    backbone: Backbone, data: Manifest, tmp_path: Path, each_step_kept: None
+) -> None:
+    given = {**FAST, "batch": 8}
+    whole = frostline.train(backbone, data, STRATEGY, study=tmp_path / "whole", **given)
+    with pytest.raises(Killed):
+        frostline.train(backbone, data, STRATEGY, study=tmp_path / "s", tell=killed_at(6), **given)
+    newest, before = (
+        next((tmp_path / "s").glob(f"runs/*/{n}")) for n in (checkpoint.STATE, checkpoint.BEFORE)
+    )
+    content = bytearray(newest.read_bytes())
+    content[-5] ^= 1  # one bit
+    newest.write_bytes(content)
+    with pytest.warns(RunWarning, match="checksum differs.*the state before it"):
+        resumed = frostline.train(backbone, data, STRATEGY, study=tmp_path / "s", **given)
+    assert same(resumed, whole)
+    with pytest.raises(Killed):
+        frostline.train(backbone, data, STRATEGY, study=tmp_path / "t", tell=killed_at(6), **given)
+    for name in (newest.name, before.name):
+        next((tmp_path / "t").glob(f"runs/*/{name}")).write_bytes(b"\0" * 40)
+    with pytest.raises(StudyError, match=r"(?s)damaged.*damaged.*starts anew"):
+        frostline.train(backbone, data, STRATEGY, study=tmp_path / "t", **given)
+
+
+def test_sigterm_is_heard_between_two_steps_and_the_state_kept(
+    backbone: Backbone, data: Manifest, tmp_path: Path
+) -> None:
+    given = {**FAST, "batch": 8}
+    whole = frostline.train(backbone, data, STRATEGY, study=tmp_path / "whole", **given)
+    handled: list[int] = []
+
+    def stop(number: int, frame: Any) -> None:
+        handled.append(number)
+        raise SystemExit(128 + number)
+
+    def tell(what: str, done: int, total: int) -> None:
+        if what == "train" and done == 5:
+            os.kill(os.getpid(), signal.SIGTERM)
+
+    before = signal.signal(signal.SIGTERM, stop)
+    try:
+        with pytest.raises(SystemExit) as left:
+            frostline.train(backbone, data, STRATEGY, study=tmp_path / "s", tell=tell, **given)
+    finally:
+        signal.signal(signal.SIGTERM, before)
+    assert (left.value.code, handled) == (143, [signal.SIGTERM])
+    (state,) = (tmp_path / "s").glob("runs/*/state.safetensors")
+    progress = checkpoint.read(state.parent, backbone.adapt(3))
+    assert progress is not None
+    assert progress.steps == 5  # no checkpoint was due: this one is the signal's
+    assert same(frostline.train(backbone, data, STRATEGY, study=tmp_path / "s", **given), whole)
+
+
+def test_a_handler_that_returns_lets_the_work_go_on_and_a_second_signal_is_not_waited_for() -> None:
+    told: list[str] = []
+    before = signal.signal(signal.SIGTERM, lambda *_: told.append("handled"))
+    try:
+        with heard() as leave:
+            leave(lambda: told.append("kept"))
+            signal.raise_signal(signal.SIGTERM)
+            assert told == []
+            leave(lambda: told.append("kept"))
+            leave(lambda: told.append("kept"))
+            assert told == ["kept", "handled"]
+            signal.raise_signal(signal.SIGTERM)
+            signal.raise_signal(signal.SIGTERM)
+            assert told == ["kept", "handled", "handled"]
+        assert told == ["kept", "handled", "handled"]
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+# --- losses that are no numbers -----------------------------------------------------------------------------
+
+
+def exploding(monkeypatch: pytest.MonkeyPatch, times: int) -> list[int]:
+    """Let the loss of the fifth step of a run be no number, so many times."""
+    real, left = epoch._Epoch._backward, [times]
+
+    def backward(self: Any, learning: Any, z: Tensor, y: Tensor) -> Tensor:
+        loss = real(self, learning, z, y)
+        if left[0] and self._progress.steps == 4:
+            left[0] -= 1
+            return loss * float("nan")
+        return loss
+
+    monkeypatch.setattr(epoch._Epoch, "_backward", backward)
+    return left
+
+
+def test_a_loss_that_is_no_number_halves_the_rate_from_the_start_of_the_epoch(
+    backbone: Backbone, data: Manifest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, each_step_kept: None
+) -> None:
+    given = {**FAST, "batch": 8}
+    exploding(monkeypatch, 2)
+    with pytest.warns(RunWarning, match="learning rate halved") as told:
+        run = frostline.train(backbone, data, "full(epochs=4, lr=0.001)", study=tmp_path / "s", **given)
+    assert len(told) == len(run.notes) == 2
+    assert [row["lr"] for row in run.folder.metrics()] == [0.001 / 4] * 4
+    assert run.steps == run.steps_planned
+    exploding(monkeypatch, 2)
+    for step in (3, 7):  # killed before and after: the same way again
+        with pytest.raises(Killed), pytest.warns(RunWarning) if step > 4 else nullcontext():
+            frostline.train(
+                backbone,
+                data,
+                "full(epochs=4, lr=0.001)",
+                study=tmp_path / "t",
+                tell=killed_at(step),
+                **given,
+            )
+    assert same(
+        frostline.train(backbone, data, "full(epochs=4, lr=0.001)", study=tmp_path / "t", **given), run
+    )
+
+
+def test_the_fourth_time_it_stops_with_the_names_of_the_batch(
+    backbone: Backbone, data: Manifest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    exploding(monkeypatch, 100)
+    with pytest.warns(RunWarning), pytest.raises(TrainingError, match=r"halved 3 times.*batch.*_0\d\d\.png"):
+        frostline.train(backbone, data, "full(epochs=4)", study=tmp_path / "s", batch=8, **FAST)
+
+
+def test_weights_that_are_no_numbers_are_found_at_the_end_of_the_epoch() -> None:
+    model = torch.nn.Linear(2, 2)
+    mishaps.check_weights(model, 3)
+    with torch.no_grad():
+        model.bias[0] = float("inf")
+    with pytest.raises(mishaps.NotFinite):
+        mishaps.check_weights(model, 3)
+
+
+# --- memory that runs out -----------------------------------------------------------------------------------
+
+
+def small_machine(monkeypatch: pytest.MonkeyPatch, most: int) -> None:
+    """Let a step have memory for so many images."""
+    real = epoch._Epoch._backward
+
+    def backward(self: Any, learning: Callable[[Tensor], Tensor], z: Tensor, y: Tensor) -> Tensor:
+        def narrow(part: Tensor) -> Tensor:
+            if len(part) > most:
+                raise RuntimeError("[enforce fail] DefaultCPUAllocator: can't allocate memory: you tried …")
+            return learning(part)
+
+        return real(self, narrow, z, y)
+
+    monkeypatch.setattr(epoch._Epoch, "_backward", backward)
+
+
+@pytest.mark.parametrize("imbalance", ["none", "weights"])
+def test_memory_that_runs_out_makes_pieces_of_a_batch_and_the_same_steps(
+    imbalance: str, backbone: Backbone, data: Manifest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    given = {**FAST, "batch": 16, "imbalance": imbalance}
+    whole = frostline.train(backbone, data, "full(epochs=2)", study=tmp_path / "whole", **given)
+    small_machine(monkeypatch, 5)
+    with pytest.warns(RunWarning, match="4 at a time|8 at a time") as told:
+        run = frostline.train(backbone, data, "full(epochs=2)", study=tmp_path / "s", **given)
+    assert len(told) == 1
+    assert len(run.notes) == 1
+    assert "4 at a time" in run.notes[0]
+    assert run.steps == whole.steps
+    losses = [[row["loss"] for row in one.folder.metrics()] for one in (run, whole)]
+    assert losses[0] == pytest.approx(losses[1], rel=1e-4)  # gradients are added in another order
+
+
+def test_memory_for_not_even_one_image_is_one_message(
+    backbone: Backbone, data: Manifest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    small_machine(monkeypatch, 0)
+    with (
+        pytest.warns(RunWarning),
+        pytest.raises(TrainingError, match="Memory ran out while learning from 1 im"),
+    ):
+        frostline.train(backbone, data, "full(epochs=2)", study=tmp_path / "s", batch=4, **FAST)
+    small_machine(monkeypatch, 1)
+    with pytest.warns(RunWarning, match="BatchNorm"), pytest.raises(TrainingError, match="from 2 image"):
+        frostline.train(backbone, data, "full(epochs=2, bn=train)", study=tmp_path / "t", batch=4, **FAST)
+
+
+def test_memory_that_runs_out_elsewhere_is_one_message(
+    backbone: Backbone, data: Manifest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def none_left(*_: object, **__: object) -> None:
+        raise MemoryError
+
+    monkeypatch.setattr("frostline.frozen.Frozen.compute", none_left)
+    with pytest.raises(TrainingError, match="Memory ran out"):
+        frostline.train(backbone, data, "linear_probe", study=tmp_path / "s", **FAST)
+
+
+# --- files and folders --------------------------------------------------------------------------------------
+
+
+def test_an_image_that_changes_or_goes_in_mid_run_is_one_message_and_loses_nothing(
+    backbone: Backbone, data: Manifest, tmp_path: Path, each_step_kept: None
+) -> None:
+    given = {**FAST, "batch": 8, "augment": "none", "rows": "compute"}
+    whole = frostline.train(backbone, data, "top_k(1, epochs=3)", study=tmp_path / "whole", **given)
+    victim = tmp_path / "images" / data.part("test")[0].path
+    content = victim.read_bytes()
+    for broken in (None, b"no image", (tmp_path / "images" / data.part("test")[1].path).read_bytes()):
+
+        def tell(what: str, done: int, total: int, broken: bytes | None = broken) -> None:
+            if what == "train" and done == 4:
+                victim.unlink() if broken is None else victim.write_bytes(broken)
+
+        place = tmp_path / f"s{broken is None}{len(broken or b'')}"
+        with pytest.raises(DataError, match=victim.name):
+            frostline.train(backbone, data, "top_k(1, epochs=3)", study=place, tell=tell, **given)
+        victim.write_bytes(content)
+        assert same(frostline.train(backbone, data, "top_k(1, epochs=3)", study=place, **given), whole)
+
+
+def test_labels_that_are_edited_meanwhile_are_another_study(
+    backbone: Backbone, data: Manifest, tmp_path: Path, each_step_kept: None
+) -> None:
+    table = tmp_path / "images" / "table.csv"
+    text = table.read_text()
+
+    def tell(what: str, done: int, total: int) -> None:
+        table.write_text(text.replace("0_000.png,kind 0", "0_000.png,kind 1"))
+        killed_at(4)(what, done, total)
+
+    with pytest.raises(Killed):
+        frostline.train(backbone, data, STRATEGY, study=tmp_path / "s", tell=tell, batch=8, **FAST)
+    edited = frostline.load_data(table, near_copies=False)
+    with pytest.raises(StudyError, match="other data"):
+        frostline.train(backbone, edited, STRATEGY, study=tmp_path / "s", batch=8, **FAST)
+    table.write_text(text)
+    again = frostline.load_data(table, near_copies=False)
+    run = frostline.train(backbone, again, STRATEGY, study=tmp_path / "s", batch=8, **FAST)
+    whole = frostline.train(backbone, data, STRATEGY, study=tmp_path / "whole", batch=8, **FAST)
+    assert same(run, whole)
+
+
+def full_disk(monkeypatch: pytest.MonkeyPatch, words: tuple[str, ...]) -> list[str]:
+    """Let files whose names hold one of the words find no room."""
+    real, refused = places.write_atomically, []
+
+    def write(path: Path, content: bytes) -> None:
+        if any(word in path.name for word in words):
+            refused.append(path.name)
+            raise OSError(errno.ENOSPC, "No space left on device", str(path))
+        real(path, content)
+
+    monkeypatch.setattr(places, "write_atomically", write)
+    return refused
+
+
+def test_a_disk_that_is_full_costs_checkpoints_and_not_the_run(
+    backbone: Backbone, data: Manifest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, each_step_kept: None
+) -> None:
+    whole = frostline.train(backbone, data, STRATEGY, study=tmp_path / "whole", batch=8, **FAST)
+    refused = full_disk(monkeypatch, ("state",))
+    with pytest.warns(RunWarning, match="No space left on device.*goes on") as told:
+        run = frostline.train(backbone, data, STRATEGY, study=tmp_path / "s", batch=8, **FAST)
+    assert len(told) == 1 < len(refused)
+    assert same(run, whole)
+
+
+def test_a_disk_that_is_full_at_the_end_is_one_message_and_the_run_goes_on_later(
+    backbone: Backbone, data: Manifest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, each_step_kept: None
+) -> None:
+    whole = frostline.train(backbone, data, STRATEGY, study=tmp_path / "whole", batch=8, **FAST)
+    with monkeypatch.context() as patch:
+        full_disk(patch, ("best.safetensors",))
+        with pytest.raises(OSError, match="No space left"):  # the command line says it in one line
+            frostline.train(backbone, data, STRATEGY, study=tmp_path / "s", batch=8, **FAST)
+    counted: list[int] = []
+    run = frostline.train(
+        backbone,
+        data,
+        STRATEGY,
+        study=tmp_path / "s",
+        batch=8,
+        tell=lambda what, done, total: counted.append(done) if what == "train" else None,
+        **FAST,
+    )
+    assert len(counted) <= 1  # all but the last step had been kept
+    assert same(run, whole)
+
+
+# --- two at once --------------------------------------------------------------------------------------------
+
+
+def test_a_run_is_made_by_one_process_and_the_other_is_told_by_which(
+    backbone: Backbone, data: Manifest, tmp_path: Path
+) -> None:
+    def tell(what: str, done: int, total: int) -> None:
+        if what == "train" and done == 2:
+            with pytest.raises(StudyError, match=f"made by process {os.getpid()} on .* since 20"):
+                frostline.train(backbone, data, STRATEGY, study=tmp_path / "s", batch=8, **FAST)
+            frostline.train(backbone, data, "linear_probe", study=tmp_path / "s", batch=8, **FAST)
+
+    run = frostline.train(backbone, data, STRATEGY, study=tmp_path / "s", tell=tell, batch=8, **FAST)
+    assert not (run.folder.path / "holder.json").exists()
+
+
+def test_a_dead_holder_holds_nothing(tmp_path: Path) -> None:
+    (tmp_path / "run").mkdir()
+    code = (
+        "import sys, time; from pathlib import Path; from frostline.record import RunFolder\n"
+        "with RunFolder(Path(sys.argv[1])).held(): print('held', flush=True); time.sleep(60)"
+    )
+    folder = RunFolder(tmp_path / "run")
+    with subprocess.Popen(
+        [sys.executable, "-c", code, str(tmp_path / "run")], stdout=subprocess.PIPE, text=True
+    ) as process:
+        assert process.stdout is not None
+        assert process.stdout.readline() == "held\n"
+        with pytest.raises(StudyError, match=f"process {process.pid} "), folder.held():
+            pass
+        process.kill()
+    with folder.held():
+        assert json.loads((tmp_path / "run" / "holder.json").read_text())["process"] == os.getpid()
+
+
+# --- workers, clocks ----------------------------------------------------------------------------------------
+
+
+def test_a_worker_that_dies_is_one_message_and_the_same_command_goes_on(
+    backbone: Backbone, data: Manifest, tmp_path: Path, each_step_kept: None
+) -> None:
+    import psutil
+
+    given = {**FAST, "batch": 8, "rows": "compute"}
+    whole = frostline.train(backbone, data, "full(epochs=3)", study=tmp_path / "whole", **given)
+
+    def tell(what: str, done: int, total: int) -> None:
+        if what == "train" and done >= 4:
+            for child in psutil.Process().children():
+                if "resource_tracker" not in " ".join(child.cmdline()):
+                    child.kill()
+
+    with pytest.raises(TrainingError, match="process that decodes images"):
+        frostline.train(backbone, data, "full(epochs=3)", study=tmp_path / "s", workers=1, tell=tell, **given)
+    assert same(frostline.train(backbone, data, "full(epochs=3)", study=tmp_path / "s", **given), whole)
+
+
+def test_a_clock_that_jumps_changes_nothing(
+    backbone: Backbone, data: Manifest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    whole = frostline.train(backbone, data, STRATEGY, study=tmp_path / "whole", batch=8, **FAST)
+    real, jumps = time.time, iter([0.0, 1e9, -1e9] * 10_000)
+    monkeypatch.setattr(time, "time", lambda: real() + next(jumps))
+    run = frostline.train(backbone, data, STRATEGY, study=tmp_path / "s", batch=8, minutes=5.0, **FAST)
+    assert run.stopped is None
+    assert run.folder.weights.read_bytes() == whole.folder.weights.read_bytes()
+    assert 0 <= run.seconds < 300
+
+
+def test_a_compiled_network_learns_what_thaws(data: Manifest, tmp_path: Path) -> None:
+    """pytorch #139476: what was compiled while frozen stayed so. The network inside is cut, not its graph."""
+    given = {"study": tmp_path / "plain", "batch": 8, **FAST}
+    plain = frostline.train(tiny_backbone(), data, STRATEGY, **given)
+    compiled = torch.compile(tiny_model(), backend="eager")
+    backbone = frostline.load_backbone(compiled, preprocessing=PREPROCESSING)
+    run = frostline.train(backbone, data, STRATEGY, **{**given, "study": tmp_path / "compiled"})
+    assert run.folder.weights.read_bytes() == plain.folder.weights.read_bytes()
