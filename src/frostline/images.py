@@ -20,7 +20,7 @@ from torch.utils.data import DataLoader, Dataset
 from frostline.augment import Policy, SeededView, Transform
 from frostline.backbone import Preprocessing
 from frostline.dataset import Manifest, Sample
-from frostline.errors import FrostlineError, TrainingError
+from frostline.errors import FrostlineError
 
 # Decoded pictures may take this share of the memory that is free when a run begins. What is over it is
 # decoded again in each epoch.
@@ -128,13 +128,6 @@ class Images(Dataset[Tensor]):
                 yield from loader
             except FrostlineError as error:
                 raise type(error)(_own_words(error)) from None
-            except RuntimeError as error:
-                if "DataLoader worker" not in str(error):
-                    raise
-                raise TrainingError(
-                    "A process that decodes images ended before its time: something stopped it, often a lack "
-                    "of memory. The same command goes on; try fewer --workers."
-                ) from None
 
     def evaluation(self, batch: int, workers: int = 0) -> Iterator[Tensor]:
         """Yield view 0 of every sample, in order."""

@@ -46,11 +46,16 @@ def is_out_of_memory(error: BaseException) -> bool:
 
 
 @contextmanager
-def no_memory_told() -> Iterator[None]:
-    """Say in one message that memory ran out, where no smaller batch could help."""
+def told_plainly() -> Iterator[None]:
+    """Say in one message that memory ran out, where no smaller batch could help, or that a worker is dead."""
     try:
         yield
     except (MemoryError, RuntimeError) as error:
+        if "DataLoader worker" in str(error):  # torch raises it wherever the process is just then
+            raise TrainingError(
+                "A process that decodes images ended before its time: something stopped it, often a lack of "
+                "memory. The same command goes on; try fewer --workers."
+            ) from None
         if not is_out_of_memory(error):
             raise
         free = psutil.virtual_memory().available / 1e9

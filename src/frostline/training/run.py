@@ -147,7 +147,7 @@ def train(
             request.data.write(kept.path / "manifest.jsonl")
             with folder.held():
                 if not folder.finished:  # by another process, just now
-                    with mishaps.no_memory_told():
+                    with mishaps.told_plainly():
                         _perform(request, kept, folder, following.epochs)
         result = folder.read("result.json")
         following.end(folder.metrics(), result)
