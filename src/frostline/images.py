@@ -128,6 +128,8 @@ class Images(Dataset[Tensor]):
                 yield from loader
             except FrostlineError as error:
                 raise type(error)(_own_words(error)) from None
+            except (ConnectionError, EOFError) as error:  # what a worker was about to hand over
+                raise RuntimeError(f"DataLoader worker is gone ({error!r})") from None
 
     def evaluation(self, batch: int, workers: int = 0) -> Iterator[Tensor]:
         """Yield view 0 of every sample, in order."""

@@ -145,10 +145,9 @@ def train(
     with trackers.follow(folder, request.config()) as following:
         if not again:
             request.data.write(kept.path / "manifest.jsonl")
-            with folder.held():
+            with mishaps.told_plainly(), folder.held():
                 if not folder.finished:  # by another process, just now
-                    with mishaps.told_plainly():
-                        _perform(request, kept, folder, following.epochs)
+                    _perform(request, kept, folder, following.epochs)
         result = folder.read("result.json")
         following.end(folder.metrics(), result)
     return Run({**result, "test_looks": _looks(request)}, folder, kept, again)
