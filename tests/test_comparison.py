@@ -372,6 +372,31 @@ def test_processes_share_the_runs_and_none_is_made_twice(tmp_path: Path) -> None
     }
 
 
+def test_who_was_killed_before_leaving_a_name_holds_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Found by benchmarks/chaos.py: the others waited for it for ever."""
+    task = Task(0, 1.0, Cell(0, 0))
+
+    class Killed(BaseException):
+        pass
+
+    def kill() -> dict[str, Any]:
+        raise Killed
+
+    for url in (None, f"sqlite:///{tmp_path / 'shared.db'}"):
+        ledger = Ledger.open(f"one {url is None}", tmp_path, url)
+        with monkeypatch.context() as patch:
+            patch.setattr("frostline.comparison.ledger._holder", kill)
+            with pytest.raises(Killed):
+                ledger.take([task], lambda _: {"score": 0.0})
+        taken = ledger.take([task], lambda _: {"score": 1.0})
+        assert taken == (task if url is None else None)  # another machine may be about to say who it is
+        monkeypatch.setattr("frostline.comparison.ledger.SILENCE_S", 0)
+        assert (ledger.take([task], lambda _: {"score": 1.0}) is None) == (url is None)
+        assert ledger.outcomes() == {task: {"score": 1.0}}
+
+
 def test_a_database_that_cannot_be_used_is_one_message(tmp_path: Path) -> None:
     with pytest.raises(StudyError, match="cannot be used"):
         Ledger.open("x", tmp_path, "nonsense://there")

@@ -421,6 +421,7 @@ def test_a_dead_holder_holds_nothing(tmp_path: Path) -> None:
 # --- workers, clocks ----------------------------------------------------------------------------------------
 
 
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")  # torch's own, as it tidies up
 def test_a_worker_that_dies_is_one_message_and_the_same_command_goes_on(
     backbone: Backbone, data: Manifest, tmp_path: Path, each_step_kept: None
 ) -> None:

@@ -10,6 +10,7 @@ machine, else when its heartbeat is missing; the run itself goes on from its las
 from __future__ import annotations
 
 import contextlib
+import datetime
 import json
 import os
 import socket
@@ -40,6 +41,7 @@ class Ledger:
     study: Any  # optuna.Study
     storage: Any  # optuna.storages.RDBStorage
     lock: filelock.BaseFileLock
+    shared: bool = False  # with machines that may not share the lock
 
     @classmethod
     def open(cls, name: str, folder: Path, url: str | None = None) -> Ledger:
@@ -60,7 +62,7 @@ class Ledger:
             study = optuna.create_study(
                 study_name=name, storage=storage, direction="maximize", load_if_exists=True
             )
-            return cls(study, storage, filelock.FileLock(folder / "trials.lock"))
+            return cls(study, storage, filelock.FileLock(folder / "trials.lock"), url is not None)
         except Exception as error:  # whatever the database's driver raises
             raise StudyError(
                 f"The database of trials {address.split('@')[-1]} cannot be used ({_first_line(error)}). "
@@ -150,11 +152,21 @@ class Ledger:
         with _calm():
             optuna.storages.fail_stale_trials(self.study)
         for trial in self._trials():
-            holder = trial.user_attrs.get("holder")
-            dead = holder and holder["host"] == socket.gethostname() and not _lives(holder)
-            if trial.state == optuna.trial.TrialState.RUNNING and dead:
+            if trial.state == optuna.trial.TrialState.RUNNING and self._abandoned(trial):
                 with contextlib.suppress(Exception):  # another process may have been faster
                     self.study.tell(trial.number, state=optuna.trial.TrialState.FAIL)
+
+    def _abandoned(self, trial: Any) -> bool:
+        """Whether who took a trial is no more; asked under the lock, under which trials are taken.
+
+        Who was killed between taking it and saying who it is left no name. Where machines without the lock
+        share the database, one of them may be just doing that.
+        """
+        holder = trial.user_attrs.get("holder")
+        if holder:
+            return bool(holder["host"] == socket.gethostname() and not _lives(holder))
+        since = datetime.datetime.now() - trial.datetime_start
+        return not self.shared or abs(since.total_seconds()) > SILENCE_S
 
 
 def _optuna() -> Any:
