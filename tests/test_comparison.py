@@ -392,8 +392,9 @@ def test_who_was_killed_before_leaving_a_name_holds_nothing(
                 ledger.take([task], lambda _: {"score": 0.0})
         taken = ledger.take([task], lambda _: {"score": 1.0})
         assert taken == (task if url is None else None)  # another machine may be about to say who it is
-        monkeypatch.setattr("frostline.comparison.ledger.SILENCE_S", 0)
-        assert (ledger.take([task], lambda _: {"score": 1.0}) is None) == (url is None)
+        with monkeypatch.context() as patch:
+            patch.setattr("frostline.comparison.ledger.SILENCE_S", 0)
+            assert (ledger.take([task], lambda _: {"score": 1.0}) is None) == (url is None)
         assert ledger.outcomes() == {task: {"score": 1.0}}
 
 
