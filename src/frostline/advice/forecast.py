@@ -30,7 +30,8 @@ NAMES = ("log images", "similarity", "probe")
 # are not separated (docs/LOG.md 2026-11-25).
 SHRINK = 30.0
 COVERED = 0.8  # of outcomes that an interval is to hold
-# Forecasts of accuracy this near are the same, and the cheaper strategy wins: a choice, half a point.
+# Strategies known to be this near are the same, and the cheaper wins: a choice, half a point. Without the
+# standard error that goes with it, the cheaper lost 3 points on one set of six (docs/LOG.md 2026-11-25).
 EQUAL = 0.005
 LEAST_HEADROOM = 0.05  # of accuracy left to gain: shares of less are noise
 FEWEST_SETS = 3  # below that nothing can be said of departing from the default
@@ -191,7 +192,8 @@ def chosen(model: Model, facts: Facts, seconds: Mapping[str, float]) -> Expected
     """Pick among the strategies that `seconds` names.
 
     The default where it is among them and forecasts are not known to do better, else the best expected; a
-    cheaper one takes its place where both are expected to do the same.
+    cheaper one takes its place where it is known to do the same: behind by no more than half a point, a
+    standard error over image sets included.
     """
     able = {e.strategy: e for e in model.expect(facts) if e.strategy in seconds}
     if model.default in able and not model.departs:
@@ -200,7 +202,7 @@ def chosen(model: Model, facts: Facts, seconds: Mapping[str, float]) -> Expected
     else:
         pick = max(able, key=lambda name: able[name].accuracy)
         behind = {name: able[pick].accuracy - e.accuracy for name, e in able.items()}
-    near = [name for name in able if abs(behind[name]) <= EQUAL]
+    near = [name for name in able if name == pick or behind[name] + model.apart(pick, name) <= EQUAL]
     return able[min(near, key=lambda name: (seconds[name], behind[name]))]
 
 
