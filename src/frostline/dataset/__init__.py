@@ -1,6 +1,6 @@
 """Labelled images, however they arrive, as one Manifest with three parts of fixed roles.
 
-sources ── folders · tables · objects      what each way of handing over images says
+sources ── folders · tables · objects · pairs      what each way of handing over images says
 decoding                                   the one decoder: any file to upright RGB, or why not
 memory ── indexing ── copies               digests and damage remembered; what looks alike
 folding ── splitting ── parts              units never separated; who is held out
@@ -12,16 +12,19 @@ from __future__ import annotations
 from frostline.dataset.decoding import find_images, open_image
 from frostline.dataset.loading import load_data
 from frostline.dataset.manifest import PARTS, Conflict, Manifest, Sample, SetAside
+from frostline.dataset.pairs import Pairs, unlabelled
 from frostline.dataset.tables import read_paths
 
 __all__ = [
     "PARTS",
     "Conflict",
     "Manifest",
+    "Pairs",
     "Sample",
     "SetAside",
     "find_images",
     "load_data",
     "open_image",
     "read_paths",
+    "unlabelled",
 ]

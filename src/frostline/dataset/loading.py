@@ -15,6 +15,7 @@ from frostline.dataset.folders import read_folder
 from frostline.dataset.indexing import Indexed, Progress, index, likeness_of
 from frostline.dataset.manifest import PARTS, Manifest, Sample, SetAside, demand_training_images
 from frostline.dataset.memory import Memory
+from frostline.dataset.pairs import Pairs, read_pairs
 from frostline.dataset.parts import Split, Wish, split
 from frostline.dataset.sources import Source, listing
 from frostline.dataset.tables import read_table
@@ -78,6 +79,8 @@ def _source_of(source: Any) -> Source:
     """List what `source` holds. Raises `DataError` where it is nothing of the kind."""
     if isinstance(source, str | Path):
         return _source_at(Path(source).expanduser())
+    if isinstance(source, Pairs):
+        return read_pairs(source)
     if objects.is_hugging_face(source):
         return objects.read_hugging_face(source)
     if objects.is_indexable(source):

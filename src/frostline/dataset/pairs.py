@@ -1,0 +1,66 @@
+"""Images and labels side by side, as scikit-learn and its kin hand them over: arrays in memory, or paths."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from PIL import Image
+
+from frostline.dataset.indexing import index
+from frostline.dataset.manifest import Manifest, Sample
+from frostline.dataset.memory import Memory
+from frostline.dataset.objects import NAME, picture
+from frostline.dataset.sources import Found, Source, listing
+from frostline.errors import DamagedImage, DataError
+
+
+@dataclass(frozen=True)
+class Pairs:
+    """One label for each image; images are all paths, or all PIL images or arrays (h, w[, 3])."""
+
+    images: Sequence[Any]
+    labels: Sequence[str]
+
+
+def read_pairs(pairs: Pairs) -> Source:
+    """List what there is; files are read later, as those of a folder are."""
+    if all(isinstance(image, str | Path) for image in pairs.images):
+        paths = [Path(image).expanduser().absolute().as_posix() for image in pairs.images]
+        return Source(Path(), _found(paths, pairs.labels))
+    names = [f"{NAME}[{position}]" for position in range(len(pairs.images))]
+    return Source(None, _found(names, pairs.labels), items=_InMemory(pairs.images))
+
+
+def unlabelled(images: Sequence[Any], workers: int = 0) -> Manifest:
+    """Return images to be asked about, all of them in the part "test", in their order.
+
+    Raises `DataError` naming those that cannot be used.
+    """
+    read = read_pairs(Pairs(images, [""] * len(images)))
+    seen = index(read, Memory(), None, workers)
+    lost = [f"{image.found.path} {image.fault}" for image in seen if image.fault]
+    if lost:
+        raise DataError(f"{len(lost)} image(s) cannot be used:{listing(lost)}")
+    samples = tuple(Sample(image.found.path, "", image.digest, "", "test") for image in seen)
+    return Manifest(read.root, samples, ("",), items=read.items)
+
+
+def _found(paths: Sequence[str], labels: Sequence[str]) -> list[Found]:
+    return [Found(path, label) for path, label in zip(paths, labels, strict=True)]
+
+
+@dataclass(frozen=True)
+class _InMemory:
+    """From "dataset[12]" to that image; a class, so that worker processes can be given it."""
+
+    images: Sequence[Any]
+
+    def __call__(self, path: str) -> Image.Image:
+        position = int(path[:-1].rpartition("[")[2])
+        try:
+            return picture(self.images[position])
+        except DataError as error:
+            raise DamagedImage(str(error)) from error

@@ -1,0 +1,296 @@
+"""A scikit-learn classifier on images: `fit`, `predict`, `predict_proba`, `transform`, `score`.
+
+Frozen layers are computed once for each image, whichever fold, candidate or process asks: cross-validation
+costs little more than one fit.
+"""
+
+from __future__ import annotations
+
+import json
+import tempfile
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, nullcontext
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import safetensors.torch
+from numpy.typing import ArrayLike, NDArray
+from safetensors import SafetensorError, safe_open
+from sklearn.base import BaseEstimator, ClassifierMixin, TransformerMixin
+from sklearn.utils import check_random_state
+from sklearn.utils.multiclass import check_classification_targets
+from sklearn.utils.validation import check_is_fitted, column_or_1d
+from torch import nn
+
+from frostline import metrics, numerics, places
+from frostline.backbone import Backbone
+from frostline.dataset import Pairs, load_data, unlabelled
+from frostline.errors import FrostlineError
+from frostline.frozen import Frozen, features, logits
+from frostline.heads import build_head
+from frostline.images import Images
+from frostline.store import Store
+from frostline.strategy import parse
+from frostline.training import BATCH, Plan, train
+from frostline.zoo import load_backbone
+
+FITTED = ("classes_", "result_")  # beside the weights: all that a saved classifier needs
+
+
+class FrostlineClassifier(ClassifierMixin, TransformerMixin, BaseEstimator):  # type: ignore[misc]
+    """Adapt a pretrained vision model to labelled images, as a scikit-learn estimator.
+
+    Args:
+        backbone: A name that `frostline.load_backbone` knows, or a `Backbone`.
+        strategy: As in `frostline.train`: "linear_probe", "top_k(2)", "lp_ft(lr=0.0005)", …
+        size: Side of the backbone's input in pixels; None is the checkpoint's own.
+        augment, flip, imbalance, batch, exact, precision, threads, workers, views: As in `frostline.train`.
+        random_state: Decides order, augmentation and fresh weights.
+        study: A folder to keep each fit in, one study for each set of images; None keeps nothing there.
+
+    X is an array of images, uint8 or floats in 0–1 (n, h, w, 3) or (n, h, w); or n paths, as a list, a Series
+    or an array (n,) or (n, 1). y holds n labels of any kind that scikit-learn takes. Every image of X learns:
+    nothing is held out here. Mistakes raise `ValueError`.
+
+    Attributes:
+        classes_: The labels, sorted.
+        result_: What `frostline.train` says of the run.
+        model_: The adapted `torch.nn.Module`, in eval mode; answers in the order of `classes_`.
+    """
+
+    def __init__(
+        self,
+        backbone: str | Backbone = "lite0",
+        strategy: str = "linear_probe",
+        *,
+        size: int | None = None,
+        augment: str = "standard",
+        flip: str = "auto",
+        imbalance: str = "none",
+        batch: int = BATCH,
+        exact: bool = False,
+        precision: str = "auto",
+        threads: int | None = None,
+        workers: int = 0,
+        views: int | None = None,
+        random_state: int | np.random.RandomState | None = 0,
+        study: str | Path | None = None,
+    ) -> None:
+        self.backbone = backbone
+        self.strategy = strategy
+        self.size = size
+        self.augment = augment
+        self.flip = flip
+        self.imbalance = imbalance
+        self.batch = batch
+        self.exact = exact
+        self.precision = precision
+        self.threads = threads
+        self.workers = workers
+        self.views = views
+        self.random_state = random_state
+        self.study = study
+
+    def fit(self, X: Any, y: ArrayLike) -> FrostlineClassifier:
+        """Adapt the backbone to images and their labels."""
+        with _value_errors():
+            images = _images(X)
+            self.classes_, targets = np.unique(_labels(y, len(images)), return_inverse=True)
+            names = [f"{target:06}" for target in targets]  # sorted as `classes_` is
+            pairs = Pairs(images, names)
+            data = load_data(pairs, test=0.0, val=0.0, strict=True, near_copies=False, workers=self.workers)
+            backbone = _backbone(self.backbone, self.size)
+            with _place(self.study, data.digest) as place:
+                run = train(
+                    backbone,
+                    data,
+                    self.strategy,
+                    study=place,
+                    seed=_seed(self.random_state),
+                    augment=self.augment,
+                    flip=self.flip,
+                    imbalance=self.imbalance,
+                    batch=self.batch,
+                    exact=self.exact,
+                    precision=self.precision,
+                    threads=self.threads,
+                    workers=self.workers,
+                    views=self.views,
+                    keep="last",
+                )
+                self.result_ = json.loads(json.dumps(run.result))
+                self._weights = run.folder.weights.read_bytes()
+        self._asked = (self.backbone, self.size)
+        self.__dict__.pop("_model", None)
+        _ = self.model_
+        return self
+
+    def predict(self, X: Any) -> NDArray[Any]:
+        """Return the likeliest label of each image, (n,)."""
+        best = self.predict_proba(X).argmax(axis=1)
+        labels: NDArray[Any] = self.classes_[best]
+        return labels
+
+    def predict_proba(self, X: Any) -> NDArray[np.float64]:
+        """Return probabilities in the order of `classes_`, (n, classes)."""
+        check_is_fitted(self, FITTED)
+        with _value_errors(), self._ready(X) as (backbone, images, plan, store):
+            cut = next(cut for cut in backbone.cuts if cut.name == self.result_["cut"])
+            keep = cut.index == backbone.cuts[-1].index or 0 in plan.kept.get(cut.index, ())
+            answers = logits(
+                backbone, self.model_, cut, images, plan.way, keep=keep, store=store, workers=self.workers
+            )
+        return metrics.softmax(answers, self.result_["temperature"])
+
+    def transform(self, X: Any) -> NDArray[np.float32]:
+        """Return the adapted model's features before its head, (n, width)."""
+        check_is_fitted(self, FITTED)
+        with _value_errors(), self._ready(X) as (backbone, images, plan, store):
+            frozen = Frozen(backbone, self.model_, backbone.cuts[-1], plan.way, store)
+            return features(frozen, images, workers=self.workers)
+
+    @property
+    def model_(self) -> nn.Module:
+        """The adapted model; built from the weights where this was copied or read back."""
+        if "_weights" not in self.__dict__:
+            raise AttributeError("model_: this FrostlineClassifier is not fitted yet")
+        if "_model" not in self.__dict__:
+            backbone, count = _backbone(*self._asked), len(self.classes_)
+            head = build_head(parse(self.result_["strategy"]).head, backbone.feature_width, count, seed=0)
+            model = backbone.adapt(count, head=head)
+            model.load_state_dict(safetensors.torch.load(self._weights))
+            self._model: nn.Module = model.eval()
+        return self._model
+
+    def get_feature_names_out(self, input_features: Any = None) -> NDArray[np.object_]:
+        """Return a name for each column that `transform` gives."""
+        check_is_fitted(self, FITTED)
+        width = _backbone(*self._asked).feature_width
+        return np.array([f"frostlineclassifier{i}" for i in range(width)], dtype=object)
+
+    @contextmanager
+    def _ready(self, X: Any) -> Iterator[tuple[Backbone, Images, Plan, Store]]:
+        """Yield what answering needs: images are seen as in the fit, and rows shared with it."""
+        backbone, plan = _backbone(*self._asked), Plan.from_dict(self.result_["numeric_plan"])
+        data = unlabelled(_images(X), self.workers)
+        images = Images(data, data.samples, backbone.preprocessing)
+        with numerics.threads(self.threads or plan.numbers.threads), Store() as store:
+            yield backbone, images, plan, store
+
+    def save(self, path: str | Path) -> None:
+        """Write everything that was fitted to one safetensors file, whole or not at all."""
+        check_is_fitted(self, FITTED)
+        parameters = {key: value for key, value in self.get_params().items() if _plain(value)}
+        kept = {
+            "parameters": parameters,
+            "classes": self.classes_.tolist(),
+            "dtype": self.classes_.dtype.str,
+            "result": self.result_,
+        }
+        weights = safetensors.torch.load(self._weights)
+        places.write_atomically(
+            Path(path), safetensors.torch.save(weights, metadata={"frostline": json.dumps(kept)})
+        )
+
+    @classmethod
+    def load(cls, path: str | Path, **parameters: Any) -> FrostlineClassifier:
+        """Read what `save` wrote; nothing is unpickled. `backbone` must be given where it was an object."""
+        try:
+            with safe_open(path, framework="pt") as file:
+                kept = json.loads((file.metadata() or {})["frostline"])
+                weights = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118 - not a dict
+            made = cls(**{**kept["parameters"], **parameters})
+            made.classes_ = np.array(kept["classes"], dtype=kept["dtype"])
+        except (OSError, KeyError, TypeError, ValueError, SafetensorError) as error:
+            raise ValueError(f"{path} is no FrostlineClassifier that `save` wrote ({error!r}).") from error
+        made.result_ = kept["result"]
+        made._weights = safetensors.torch.save(weights)
+        made._asked = (made.backbone, made.size)
+        return made
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Everything but the network itself, which is built again from the weights."""
+        return {key: value for key, value in super().__getstate__().items() if key != "_model"}
+
+    def __sklearn_tags__(self) -> Any:
+        """Images and paths, no columns of numbers."""
+        tags = super().__sklearn_tags__()
+        tags.input_tags.two_d_array = False
+        tags.input_tags.three_d_array = True
+        tags.input_tags.string = True
+        tags.transformer_tags.preserves_dtype = []  # features are float32 whatever the images are
+        return tags
+
+
+def _images(X: Any) -> Sequence[Any]:
+    """Return X as a sequence of paths, arrays or PIL images. Raises `ValueError` saying what was found."""
+    wanted = "expected images (n, h, w) or (n, h, w, 3), or n paths"
+    if isinstance(X, str | Path):
+        raise ValueError(f"Found one path, {str(X)!r}; {wanted}: put it into a list.")
+    if isinstance(X, list | tuple) and not all(isinstance(item, str | Path) for item in X):
+        images: Sequence[Any] = X
+    else:
+        array = np.asarray(X)
+        if array.dtype.kind in "OUST" and array.ndim == 2 and array.shape[1] == 1:
+            array = array[:, 0]
+        if array.dtype.kind not in "OUST" and array.ndim not in (3, 4):
+            raise ValueError(
+                f"Found array with {array.ndim} dimension(s), shape {array.shape}; {wanted}. "
+                "Reshape your data: X.reshape(n, h, w)."
+            )
+        texts = array.ndim == 1 and array.dtype.kind in "OUST"
+        images = [item if isinstance(item, Path) or not texts else _text(item) for item in array]
+    if not len(images):
+        raise ValueError(f"Found array with 0 sample(s) while a minimum of 1 is required; {wanted}.")
+    return images
+
+
+def _text(item: Any) -> Any:
+    return str(item) if isinstance(item, str) else item
+
+
+def _labels(y: ArrayLike | None, count: int) -> NDArray[Any]:
+    if y is None:
+        raise ValueError("FrostlineClassifier requires y to be passed, but the target y is None.")
+    labels: NDArray[Any] = column_or_1d(y, warn=True)
+    check_classification_targets(labels)
+    if len(labels) != count:
+        raise ValueError(f"Found {count} image(s) and {len(labels)} label(s); expected as many of each.")
+    return labels
+
+
+def _backbone(asked: str | Backbone, size: int | None) -> Backbone:
+    return asked if isinstance(asked, Backbone) else _loaded(asked, size)
+
+
+@lru_cache(maxsize=4)  # a grid over backbones, and no more memory than that
+def _loaded(name: str, size: int | None) -> Backbone:
+    return load_backbone(name, size=size)
+
+
+def _seed(state: Any) -> int:
+    if isinstance(state, int | np.integer):
+        return int(state)
+    return int(check_random_state(state).randint(2**31 - 1))
+
+
+def _plain(value: Any) -> bool:
+    return value is None or isinstance(value, bool | int | float | str)
+
+
+def _place(study: str | Path | None, digest: str) -> Any:
+    """Return a `with` block around the study's folder: one for each set of images, or one that goes."""
+    if study is None:
+        return tempfile.TemporaryDirectory(prefix="frostline-", ignore_cleanup_errors=True)
+    return nullcontext(Path(study) / digest[:12])
+
+
+@contextmanager
+def _value_errors() -> Iterator[None]:
+    """Raise what is wrong as scikit-learn's users expect it."""
+    try:
+        yield
+    except FrostlineError as error:
+        raise ValueError(str(error)) from error
