@@ -206,7 +206,7 @@ class OnColumns(FrostlineClassifier):
 NOT_OURS = {
     "check_estimators_overwrite_params": "compares pickles, in which a network's tensors differ from call to "
     "call; that no weight is changed is tested above, and a backbone given by name is text",
-    "check_methods_subset_invariance": "asks for 1e-7, and networks answer float32: batches of one and of many "
+    "check_methods_subset_invariance": "asks for 1e-7, and networks answer float32: one image or many "
     "differ by rounding (about 3e-6)",
 }
 
