@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from frostline.comparison import Comparison, compare
     from frostline.dataset import Manifest, load_data
     from frostline.errors import FrostlineError
+    from frostline.exporting import Export, export
     from frostline.prediction import load_model, predict
     from frostline.reporting import Progress, Report, report
     from frostline.signals import Signals, measure
@@ -34,6 +35,7 @@ _HOME = {
     "Backbone": "backbone",
     "Comparison": "comparison",
     "Cut": "backbone",
+    "Export": "exporting",
     "Fitted": "story",
     "FrostlineError": "errors",
     "Manifest": "dataset",
@@ -48,6 +50,7 @@ _HOME = {
     "Unfreezing": "unfreezing",
     "compare": "comparison",
     "demo": "story",
+    "export": "exporting",
     "fit": "story",
     "freeze": "unfreezing",
     "load_backbone": "zoo",
@@ -68,6 +71,7 @@ __all__ = [
     "Backbone",
     "Comparison",
     "Cut",
+    "Export",
     "Fitted",
     "FrostlineError",
     "Manifest",
@@ -82,6 +86,7 @@ __all__ = [
     "Unfreezing",
     "compare",
     "demo",
+    "export",
     "fit",
     "freeze",
     "load_backbone",

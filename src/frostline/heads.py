@@ -66,3 +66,15 @@ def linear_head(weight: Tensor, bias: Tensor) -> nn.Linear:
         module.weight.copy_(weight)
         module.bias.copy_(bias)
     return module
+
+
+def divide(head: nn.Module, temperature: float) -> None:
+    """Divide a head's logits by a temperature for good, in place: then a plain softmax is calibrated.
+
+    Exact for every kind of head, up to rounding: a linear layer and the last layer of an MLP have weight and
+    bias divided, a cosine head its scale. `head` may be the module around it, which pools or reshapes.
+    """
+    last = [part for part in head.modules() if isinstance(part, nn.Linear | CosineHead)][-1]
+    with torch.no_grad():
+        for value in (last.scale,) if isinstance(last, CosineHead) else (last.weight, last.bias):
+            value.copy_(value.double() / temperature)

@@ -12,8 +12,8 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
-from frostline import metrics, numerics, zoo
-from frostline.backbone import Preprocessing
+from frostline import delta, metrics, numerics, zoo
+from frostline.backbone import Backbone, Preprocessing
 from frostline.dataset import find_images, open_image, read_paths
 from frostline.errors import DamagedImage, DataError, StudyError
 from frostline.heads import build_head
@@ -80,15 +80,30 @@ class Predictions:
 
 
 class Predictor:
-    """A run's model, ready to answer."""
+    """A model, ready to answer: it says `classes`, and its logits are divided by `temperature`."""
 
-    def __init__(self, folder: RunFolder, module: nn.Module | None = None) -> None:
+    def __init__(
+        self,
+        model: nn.Module,
+        classes: Sequence[str],
+        preprocessing: Preprocessing,
+        temperature: float = 1.0,
+    ) -> None:
+        self.model = model
+        self.classes = list(classes)
+        self.preprocessing = preprocessing
+        self.temperature = temperature
+
+    @classmethod
+    def of_run(cls, folder: RunFolder, module: nn.Module | None = None) -> Predictor:
+        """Return a run's model; `module` as in `load_model`."""
         config = folder.read("config.json")
-        self.folder = folder
-        self.classes: list[str] = config["classes"]
-        self.preprocessing = Preprocessing.from_dict(config["preprocessing"])
-        self.temperature = float(folder.read("result.json")["temperature"])
-        self.model = load_model(folder, module=module)
+        return cls(
+            rebuilt(folder, module)[1],
+            config["classes"],
+            Preprocessing.from_dict(config["preprocessing"]),
+            float(folder.read("result.json")["temperature"]),
+        )
 
     def __call__(self, pixels: Tensor) -> np.ndarray[tuple[int, int], np.dtype[np.float64]]:
         """Return probabilities (n, classes) for uint8 pixels (n, 3, size, size)."""
@@ -99,14 +114,27 @@ class Predictor:
 
 
 def load_model(
-    study: str | Path | RunFolder, *, run: str | None = None, module: nn.Module | None = None
+    study: str | Path | RunFolder,
+    *,
+    run: str | None = None,
+    module: nn.Module | None = None,
+    base: str | nn.Module | Backbone | None = None,
 ) -> nn.Module:
     """Return a run's model as a plain module in eval mode: the best by validation, or the one called `run`.
 
     `module` is the architecture for a backbone that was handed over in Python; frostline can't rebuild
-    that one from a name. Raises `StudyError` where weights and architecture differ.
+    that one from a name. `study` may also be a delta that `export` wrote, which is put on its base weights;
+    `base` hands those over where they have no name. Raises `StudyError` where weights and architecture
+    differ, `ModelError` where the base weights are others.
     """
+    if not isinstance(study, RunFolder) and delta.is_delta(study):
+        return delta.load(study, base if base is not None else module).model
     folder = study if isinstance(study, RunFolder) else Study.existing(study).best(run)[0]
+    return rebuilt(folder, module)[1]
+
+
+def rebuilt(folder: RunFolder, module: nn.Module | None = None) -> tuple[Backbone, nn.Module]:
+    """Return a run's model, in eval mode, and the backbone it was adapted from with random weights."""
     config = folder.read("config.json")
     classes = len(config["classes"])
     backbone = zoo.rebuild_backbone(config["source"], module)
@@ -116,7 +144,7 @@ def load_model(
         model.load_state_dict(load_file(folder.weights))
     except (OSError, RuntimeError) as error:
         raise StudyError(f"The weights of run {folder.name} cannot be loaded: {error}") from None
-    return model.eval()
+    return backbone, model.eval()
 
 
 def predict(
@@ -126,15 +154,16 @@ def predict(
     run: str | None = None,
     top: int = 1,
     module: nn.Module | None = None,
+    base: str | nn.Module | Backbone | None = None,
     tell: Tell | None = None,
 ) -> Predictions:
     """Label images with a run of a study: the best by validation, or the one called `run`.
 
+    `study` may also be a delta that `export` wrote; `base` hands over its base weights, as in `load_model`.
     `images`: a folder (flat or by class), files, or a CSV with a column `path`. A file that can't be
     decoded is listed with its reason and stops nothing. Raises `StudyError` or `DataError`.
     """
-    folder, why = Study.existing(study).best(run)
-    predictor = Predictor(folder, module)
+    predictor, named, why, strategy = _asked(study, run, module, base)
     paths = _paths(images)
     rows: list[Prediction] = []
     unreadable: list[tuple[str, str]] = []
@@ -150,8 +179,23 @@ def predict(
             rows += _top(good, predictor(torch.stack(pixels)), predictor.classes, top)
         if tell:
             tell("predict", min(start + EVALUATION_BATCH, len(paths)), len(paths))
-    strategy = folder.read("config.json")["strategy"]
-    return Predictions(tuple(rows), tuple(unreadable), folder.name, why, strategy)
+    return Predictions(tuple(rows), tuple(unreadable), named, why, strategy)
+
+
+def _asked(
+    study: str | Path,
+    run: str | None,
+    module: nn.Module | None,
+    base: str | nn.Module | Backbone | None,
+) -> tuple[Predictor, str, str, str]:
+    """Return who answers: the model, its run's name, why this one, and its strategy."""
+    if delta.is_delta(study):
+        found = delta.load(study, base if base is not None else module)
+        answering = Predictor(found.model, found.classes, found.preprocessing)
+        return answering, found.run, "the one this delta was made of", found.strategy
+    folder, why = Study.existing(study).best(run)
+    strategy = str(folder.read("config.json")["strategy"])
+    return Predictor.of_run(folder, module), folder.name, why, strategy
 
 
 def _top(

@@ -18,7 +18,7 @@ from frostline.backbone.freezing import (
     training_modes,
 )
 from frostline.backbone.identity import prefix_digest
-from frostline.backbone.model import Backbone, Cut, Stage, weights_digest
+from frostline.backbone.model import Backbone, Cut, Stage, tensor_bytes, weights_digest
 from frostline.backbone.preprocessing import Preprocessing
 from frostline.backbone.running import between, prefix, row_elements, suffix
 from frostline.backbone.tracing import fed
@@ -43,6 +43,7 @@ __all__ = [
     "row_elements",
     "set_training",
     "suffix",
+    "tensor_bytes",
     "training_modes",
     "weights_digest",
 ]

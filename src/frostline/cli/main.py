@@ -1,4 +1,4 @@
-"""`frostline fit | measure | plan | compare | train | report | predict | stages | demo | store`."""
+"""`frostline fit | measure | plan | compare | train | report | predict | export | stages | demo | store`."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ import click
 
 from frostline import strategy as strategies
 from frostline.cli.comparing import compare
+from frostline.cli.exporting import export
 from frostline.cli.fitting import fit
 from frostline.cli.judging import measure, plan
 from frostline.cli.options import (
@@ -149,16 +150,24 @@ def train(data: str, **options: Any) -> None:
 @click.option("--run", "run_name", help="Which run answers [the best by validation].")
 @click.option("--top", type=click.IntRange(1), default=1, show_default=True, help="Labels per image.")
 @click.option("--output", type=click.Path(dir_okay=False), help="Write a CSV file instead of the terminal.")
+@click.option(
+    "--base", type=click.Path(), help="For a delta: the base weights' file, where they have no name."
+)
 @everywhere
 def predict(study: str, images: tuple[str, ...], **options: Any) -> None:
-    """Label IMAGES (a folder, files, or a CSV with a column path) with a run of STUDY."""
+    """Label IMAGES (a folder, files, or a CSV with a column path) with a run of STUDY, or with a delta."""
     with Verb(options) as verb:
         import frostline
         from frostline.cli import show
 
         verb.start()
         found = frostline.predict(
-            study, images, run=options["run_name"], top=options["top"], tell=verb.progress
+            study,
+            images,
+            run=options["run_name"],
+            top=options["top"],
+            base=options["base"],
+            tell=verb.progress,
         )
         if options["output"]:
             show.write_predictions(found, options["output"])
@@ -240,6 +249,7 @@ def demo(**options: Any) -> None:
 
 
 cli.add_command(compare)
+cli.add_command(export)
 cli.add_command(fit)
 cli.add_command(measure)
 cli.add_command(plan)

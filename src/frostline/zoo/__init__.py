@@ -1,11 +1,22 @@
 """Where backbones come from: packaged weights, timm, torchvision, a local file, or your own module.
 
-architectures → lite · files → loading · disk
+architectures → lite · files → loading · disk → base
 """
 
 from __future__ import annotations
 
+from frostline.zoo.base import hub_name, known_name, licence, load_base, wanted
 from frostline.zoo.disk import on_disk
 from frostline.zoo.loading import load_backbone, rebuild, rebuild_backbone
 
-__all__ = ["load_backbone", "on_disk", "rebuild", "rebuild_backbone"]
+__all__ = [
+    "hub_name",
+    "known_name",
+    "licence",
+    "load_backbone",
+    "load_base",
+    "on_disk",
+    "rebuild",
+    "rebuild_backbone",
+    "wanted",
+]

@@ -52,6 +52,10 @@ class Architecture:
         """Return the model with its published weights. Raises `ModelError` if they are out of reach."""
         return _timm_pretrained(self) if self.kind == "timm" else _torchvision_pretrained(self)
 
+    def arguments(self) -> dict[str, Any]:
+        """Return what is passed to `timm.create_model` or torchvision's builder beside the name."""
+        return _timm_arguments(self) if self.kind == "timm" else _torchvision_arguments(self)
+
     def preprocessing(self, model: nn.Module) -> Preprocessing:
         """Return what the published weights were measured with, for this architecture's size."""
         own = _timm_preprocessing(model) if self.kind == "timm" else _torchvision_preprocessing(self.name)
@@ -91,29 +95,31 @@ def _check_torchvision(name: str) -> None:
 
 
 def _timm(wanted: Architecture, *, pretrained: bool) -> nn.Module:
-    """Build a timm model; `img_size` is passed only where the size differs and the model takes it."""
-    import timm
-
-    options: dict[str, Any] = {"num_classes": wanted.num_classes} if wanted.num_classes else {}
-    config = timm.get_pretrained_cfg(wanted.name)
-    native = (config.input_size if config else (3, 224, 224))[-1]
-    if wanted.size in (None, native):
-        return _created(wanted, native, pretrained, options)
-    if not _takes_size(wanted.name):
-        return _created(wanted, native, pretrained, options)
-    return _created(wanted, native, pretrained, {**options, "img_size": wanted.size})
-
-
-def _created(wanted: Architecture, native: int, pretrained: bool, options: dict[str, Any]) -> nn.Module:
     import timm
 
     try:
-        model: nn.Module = timm.create_model(wanted.name, pretrained=pretrained, **options)
+        model: nn.Module = timm.create_model(wanted.name, pretrained=pretrained, **wanted.arguments())
     except (AssertionError, ValueError) as error:
         raise ModelError(
-            f"{wanted.title} cannot be built for {wanted.size} pixels; expected {native}. ({error})"
+            f"{wanted.title} cannot be built for {wanted.size} pixels; expected {_native(wanted.name)}. "
+            f"({error})"
         ) from error
     return model
+
+
+def _timm_arguments(wanted: Architecture) -> dict[str, Any]:
+    """Return `num_classes`, where asked for, and `img_size`, where it differs and the model takes it."""
+    options: dict[str, Any] = {"num_classes": wanted.num_classes} if wanted.num_classes else {}
+    if wanted.size not in (None, _native(wanted.name)) and _takes_size(wanted.name):
+        options["img_size"] = wanted.size
+    return options
+
+
+def _native(name: str) -> int:
+    import timm
+
+    config = timm.get_pretrained_cfg(name)
+    return int((config.input_size if config else (3, 224, 224))[-1])
 
 
 def _takes_size(name: str) -> bool:
@@ -167,16 +173,23 @@ def _torchvision(wanted: Architecture) -> nn.Module:
     from torchvision import models
 
     builder = models.get_model_builder(wanted.name)
+    try:
+        model: nn.Module = builder(weights=None, **wanted.arguments())
+    except (RuntimeError, ValueError) as error:
+        raise ModelError(f"{wanted.title} cannot be built for {wanted.size} pixels: {error}") from error
+    return model
+
+
+def _torchvision_arguments(wanted: Architecture) -> dict[str, Any]:
+    from torchvision import models
+
+    builder = models.get_model_builder(wanted.name)
     options = _torchvision_options(builder)
     if wanted.num_classes:
         options["num_classes"] = wanted.num_classes
     if wanted.size and "image_size" in inspect.signature(_made_by(builder)).parameters:
         options["image_size"] = wanted.size
-    try:
-        model: nn.Module = builder(weights=None, **options)
-    except (RuntimeError, ValueError) as error:
-        raise ModelError(f"{wanted.title} cannot be built for {wanted.size} pixels: {error}") from error
-    return model
+    return options
 
 
 def _made_by(builder: Callable[..., nn.Module]) -> type[nn.Module]:
