@@ -66,6 +66,9 @@ weights, remembered cuts and digests, measured rates, the count of looks at a te
   [{{model, latency_ms, size_mb, probe_accuracy, low, high, logme, separated, kept, reason}}]`, those that
   raced first (`probe_accuracy` is out of fold, null where a limit came first); `model` is the winner's, and
   where several raced each of `tried` names its own.
+- `export`: `export` (the folder), `format`, `run`, `strategy`, `model`, `why`, `classes` (how many),
+  `temperature` (folded into the head), `files: [{{name, bytes}}]`, `bytes`, `check: {{images, of,
+  largest_difference, answers_changed}}` (probabilities beside those of `predict`), `usage` (Python), `notes`.
 - `report`: `report` (the page's file), `bytes`, `conclusions` (sentences), `notes` (what could not be read).
 - `store`: `path`, `bytes`, `shelves: [{{about, form, rows, bytes, hits, misses, used}}]`; `store prune` and
   `store clear`: `freed_bytes`, `bytes`; `store verify`: `right`, `damaged`, `lost`, `adopted`.

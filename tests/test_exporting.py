@@ -121,7 +121,7 @@ def test_timm_loads_it_in_one_line_without_frostline(runs: dict[str, Run], tmp_p
     files = [str(tmp_path / name) for name in ("out", "x.pt", "y.pt")]
     told = subprocess.run([sys.executable, "-c", script, *files], check=True, capture_output=True, text=True)
     seen = mine.preprocessing
-    assert told.stdout.strip() == f"(3, {SIDE}, {SIDE}) {seen.crop_pct} {seen.mean}"
+    assert told.stdout.strip() == f"[3, {SIDE}, {SIDE}] {seen.crop_pct} {list(seen.mean)}"
     found = torch.load(tmp_path / "y.pt", weights_only=True)
     with torch.no_grad():
         assert torch.equal(found, mine.model(mine.preprocessing.normalise(pixels)))
