@@ -358,10 +358,11 @@ def test_the_card_is_ready_for_the_hub_and_names_no_place(runs: dict[str, Run], 
 
 
 def test_licences_are_stated_only_where_they_are_known() -> None:
-    known = frostline.load_backbone("lite0", size=32)
-    assert zoo.licence(known.source) == "apache-2.0"
-    assert zoo.licence({**known.source, "random": True}) is None
-    assert zoo.licence({**known.source, "name": "somebodys-file"}) is None
+    source = {"kind": "timm", "architecture": "tf_efficientnet_lite0", "name": "lite0"}
+    assert zoo.licence(source) == "apache-2.0"
+    assert zoo.licence({**source, "random": True}) is None
+    assert zoo.licence({**source, "name": "somebodys-file"}) is None
+    assert zoo.licence({**source, "kind": "torchvision"}) is None
 
 
 @pytest.mark.parametrize(

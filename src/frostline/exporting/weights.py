@@ -89,7 +89,7 @@ def _for_timm(subject: Subject, place: Path, shown: Pictures, state: dict[str, T
     import timm
 
     config = timm_config(subject)
-    _save(place, state, subject)
+    _save(place, state)
     _write_json(place / "config.json", config)
     model = timm.create_model(f"local-dir:{place}", pretrained=True).eval()
     if subject.backbone.classifier.kind == "flat":
@@ -150,7 +150,7 @@ def _with_loader(subject: Subject, place: Path, shown: Pictures, module: nn.Modu
         "rebuild": told,
     }
     state = {key: value.detach().contiguous().clone() for key, value in subject.model.state_dict().items()}
-    _save(place, state, subject)
+    _save(place, state)
     _write_json(place / "config.json", config)
     (place / LOADER).write_text(Path(rebuild.__file__).read_text(encoding="utf-8"), encoding="utf-8")
     model = rebuild.load(place, copy.deepcopy(module))
@@ -198,20 +198,9 @@ def _demand_same_bits(subject: Subject, model: nn.Module, shown: Pictures) -> No
         )
 
 
-def _save(place: Path, state: dict[str, Tensor], subject: Subject) -> None:
-    """Write the weights; the metadata lets `frostline … --model FILE` use them as a backbone, too."""
-    seen = subject.preprocessing
-    metadata = {
-        "format": "pt",
-        "architecture": f"{subject.source['kind']}/{subject.source['architecture']}",
-        "input_size": str(seen.size),
-        "crop_pct": repr(seen.crop_pct),
-        "crop_mode": seen.crop_mode,
-        "interpolation": seen.interpolation,
-        "mean": json.dumps(list(seen.mean)),
-        "std": json.dumps(list(seen.std)),
-    }
-    places.write_atomically(place / WEIGHTS, save(state, metadata))
+def _save(place: Path, state: dict[str, Tensor]) -> None:
+    """Write the weights; one key of metadata, since safetensors writes several in any order."""
+    places.write_atomically(place / WEIGHTS, save(state, {"format": "pt"}))
 
 
 def _write_json(path: Path, value: Any) -> None:
