@@ -21,8 +21,8 @@ from frostline.prediction import Predictor
 
 # Images asked about: more find no other fault in a program that runs the same layers, and take longer.
 MOST_IMAGES = 64
-# Two libraries that add up float32 in another order differ by 1e-7 to 1e-5 in a probability (docs/LOG.md,
-# 2026-11-25); a hundred times that is no rounding but another network.
+# A choice: exports of lite0 were within 2e-7 (docs/LOG.md, 2026-11-25, few images); room for deeper networks
+# and other processors, and still far below what a wrong layer or preprocessing does.
 MOST_DIFFERENCE = 1e-3
 
 Answer = Callable[[Tensor], NDArray[np.float32]]  # uint8 pixels (n, 3, s, s) → logits (n, classes)
