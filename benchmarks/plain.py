@@ -61,12 +61,13 @@ def plain_loop(
     *,
     augment: bool,
     measured: int | None = None,
+    lr: float = 1e-3,
 ) -> tuple[float, nn.Module]:
     """Train head and `thawed` stages below it in float32; return seconds (some epochs may stand for all)."""
     model = backbone.adapt(len(data.classes), seed=0)
     cut = backbone.cut(max(0, len(backbone.stages) - 1 - thawed))
     bb.freeze(backbone, model, cut, "affine")
-    opt = torch.optim.AdamW([p for p in model.parameters() if p.requires_grad], lr=1e-3)
+    opt = torch.optim.AdamW([p for p in model.parameters() if p.requires_grad], lr=lr)
     run = measured or epochs
     start = time.perf_counter()
     for epoch in range(run):
