@@ -22,11 +22,12 @@ if TYPE_CHECKING:
     from frostline.errors import FrostlineError
     from frostline.exporting import Export, export
     from frostline.prediction import load_model, predict
+    from frostline.remembering import Forgetting, drift, forgetting
     from frostline.reporting import Progress, Report, report
     from frostline.signals import Signals, measure
     from frostline.story import Fitted, demo, fit
     from frostline.strategy import Phase, Strategy, parse
-    from frostline.training import Run, lr_range_test, train
+    from frostline.training import Run, interpolate, lr_range_test, train
     from frostline.unfreezing import Unfreezing, freeze, param_groups
     from frostline.zoo import load_backbone
 
@@ -37,6 +38,7 @@ _HOME = {
     "Cut": "backbone",
     "Export": "exporting",
     "Fitted": "story",
+    "Forgetting": "remembering",
     "FrostlineError": "errors",
     "Manifest": "dataset",
     "Phase": "strategy",
@@ -50,9 +52,12 @@ _HOME = {
     "Unfreezing": "unfreezing",
     "compare": "comparison",
     "demo": "story",
+    "drift": "remembering",
     "export": "exporting",
     "fit": "story",
+    "forgetting": "remembering",
     "freeze": "unfreezing",
+    "interpolate": "training",
     "load_backbone": "zoo",
     "load_data": "dataset",
     "load_model": "prediction",
@@ -73,6 +78,7 @@ __all__ = [
     "Cut",
     "Export",
     "Fitted",
+    "Forgetting",
     "FrostlineError",
     "Manifest",
     "Phase",
@@ -86,9 +92,12 @@ __all__ = [
     "Unfreezing",
     "compare",
     "demo",
+    "drift",
     "export",
     "fit",
+    "forgetting",
     "freeze",
+    "interpolate",
     "load_backbone",
     "load_data",
     "load_model",

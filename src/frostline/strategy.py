@@ -67,6 +67,7 @@ class Strategy:
     clip: float | None = None
     frofa: float | None = None
     bn: str | None = None
+    l2_sp: float | None = None
 
     def __str__(self) -> str:
         parts = [str(value) for value in (self.k, self.solver) if value is not None]
@@ -111,6 +112,10 @@ class Settings:
     start: str = "fresh"  # the head's first weights: fresh | probe
     start_l2: float = 1e-2  # L2 of the probe that a head may start from; `lp_ft` measured at three values
     solver: str = "logistic"
+    # L2-SP (Li, Grandvalet and Davoine 2018, arXiv 1802.01483): this over 2 times the squared distance of the
+    # pretrained weights to where they started joins the loss, in place of their weight decay. The paper tried
+    # 1e-3 to 1 and kept 0.1 or 0.01, with SGD; 0 is off.
+    l2_sp: float = 0.0
 
 
 _ANY = (
@@ -133,7 +138,7 @@ class _Kind:
 
     phases: Callable[[Strategy, int, float], tuple[Phase, ...]]  # (strategy, stages below the head, epochs)
     defaults: dict[str, float | str] = field(default_factory=dict)
-    allowed: tuple[str, ...] = (*_ANY, "bn")
+    allowed: tuple[str, ...] = (*_ANY, "bn", "l2_sp")
     passes: float = 1.0  # beside what the number of images asks for
     takes: str = ""  # the positional argument: "k", "solver", "phases" or none
 
@@ -153,19 +158,21 @@ KINDS: dict[str, _Kind] = {
     "top_k": _Kind(
         lambda s, n, e: (Phase(s.k or 0),),
         {"start": "probe"},
-        allowed=(*_ANY, "bn", "frofa"),
+        allowed=(*_ANY, "bn", "frofa", "l2_sp"),
         passes=1.5,
         takes="k",
     ),
     "lp_ft": _Kind(lambda s, n, e: (Phase(ALL),), {"start": "probe"}),
-    "gradual_unfreeze": _Kind(_gradual, {"start": "probe"}, allowed=(*_ANY, "bn", "frofa"), takes="k"),
+    "gradual_unfreeze": _Kind(
+        _gradual, {"start": "probe"}, allowed=(*_ANY, "bn", "frofa", "l2_sp"), takes="k"
+    ),
     # A fresh head sends noise down at first, which AdamW scales up to full steps: at 1e-3 `full` stood still
     # on spectrograms (49 % against 79 % at 5e-4; docs/LOG.md 2026-11-23). A head from a probe bears 1e-3.
     "full": _Kind(lambda s, n, e: (Phase(ALL),), {"lr": 5e-4}),
     "scratch": _Kind(
         lambda s, n, e: (Phase(ALL),), {"layer_decay": 1.0, "bn": "train", "lr": 2e-3}, allowed=(*_ANY, "bn")
     ),
-    "phases": _Kind(lambda s, n, e: s.phases, allowed=(*_ANY, "bn", "frofa"), takes="phases"),
+    "phases": _Kind(lambda s, n, e: s.phases, allowed=(*_ANY, "bn", "frofa", "l2_sp"), takes="phases"),
 }
 
 NAMED = (
@@ -310,6 +317,8 @@ def _wrong_numbers(strategy: Strategy) -> Iterable[str]:
             yield f"{key} must be at least 0 and below 1, found {value:g}"
     if strategy.weight_decay is not None and not 0 <= strategy.weight_decay <= 10:
         yield f"weight_decay must lie between 0 and 10, found {strategy.weight_decay:g}"
+    if strategy.l2_sp is not None and not 0 <= strategy.l2_sp <= 1e4:
+        yield f"l2_sp must lie between 0 and 10000, found {strategy.l2_sp:g}"
     for phase in strategy.phases:
         if phase.epochs is not None and not 0 < phase.epochs < 1e5:
             yield f"a phase's epochs must be above 0, found {phase.epochs:g}"

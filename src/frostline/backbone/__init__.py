@@ -20,7 +20,7 @@ from frostline.backbone.freezing import (
 from frostline.backbone.identity import prefix_digest
 from frostline.backbone.model import Backbone, Cut, Stage, tensor_bytes, weights_digest
 from frostline.backbone.preprocessing import Preprocessing
-from frostline.backbone.running import between, prefix, row_elements, suffix
+from frostline.backbone.running import between, over_space, prefix, row_elements, suffix
 from frostline.backbone.tracing import fed
 
 __all__ = [
@@ -37,6 +37,7 @@ __all__ = [
     "freeze",
     "hold",
     "keeps_statistics",
+    "over_space",
     "prefix",
     "prefix_digest",
     "release",

@@ -80,6 +80,18 @@ def row_elements(backbone: Backbone, cut: Cut) -> int:
     return sum(math.prod(at_batch(shape, 1)) for shape in recipe.shapes)
 
 
+def over_space(z: Tensor) -> Tensor:
+    """Return the mean over space of z, (n, width): of tokens (n, tokens, c) or places (n, c, h, w).
+
+    Some networks (Swin) pass maps on as (n, h, w, c). Images are square, so the sides that are equal tell.
+    """
+    if z.ndim == 3:
+        return z.mean(dim=1)
+    if z.ndim == 4 and z.shape[1] == z.shape[2] != z.shape[3]:
+        return z.mean(dim=(1, 2))
+    return z.mean(dim=tuple(range(2, z.ndim))) if z.ndim > 2 else z
+
+
 def _recipe(cut: Cut) -> Recipe:
     if cut.recipe is None:
         raise ModelError(

@@ -15,6 +15,7 @@ from frostline.cli.fitting import fit
 from frostline.cli.judging import measure, plan
 from frostline.cli.options import (
     Minutes,
+    Share,
     StrategyText,
     data_options,
     followed,
@@ -94,6 +95,11 @@ def cli() -> None:
     type=Minutes(),
     help="A hard limit: training stops in time for the final figures, with the best weights so far.",
 )
+@click.option(
+    "--interpolate",
+    type=Share(),
+    help="Back towards the pretrained weights: 0 is those with a probe, 1 the adapted ones; auto asks val.",
+)
 @click.option("--explain", is_flag=True, help="Show the arithmetic behind --rows auto.")
 @click.option("--batch", type=click.IntRange(1), default=32, show_default=True, help="Images a step.")
 @tracker_option
@@ -127,6 +133,7 @@ def train(data: str, **options: Any) -> None:
             "views",
             "rows",
             "minutes",
+            "interpolate",
         )
         run = frostline.train(
             backbone,

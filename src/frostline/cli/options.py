@@ -45,6 +45,24 @@ class Minutes(click.FloatRange):
         return found
 
 
+class Share(click.ParamType[float | str]):
+    """A number between 0 and 1, or `auto`."""
+
+    name = "SHARE"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> float | str:
+        """Return the number, or "auto"."""
+        if value == "auto":
+            return "auto"
+        try:
+            found = float(value)
+        except ValueError:
+            found = math.nan
+        if not 0 <= found <= 1:
+            self.fail(f"{value!r} is neither auto nor a number between 0 and 1.", param, ctx)
+        return found
+
+
 class TrackerNames(click.ParamType[str]):
     """Trackers with commas between them, checked before anything is loaded."""
 
@@ -69,7 +87,7 @@ model_options = stack(
         "--model",
         default="lite0",
         show_default=True,
-        help="Backbone: lite0, timm/NAME, torchvision/NAME, FILE.",
+        help="Backbone: lite0, timm/NAME, torchvision/NAME, FILE, STUDY.",
     ),
     shape_options,
 )

@@ -126,21 +126,9 @@ def _chain(backbone: Backbone, model: nn.Module, x: Tensor, ear: Ear | None = No
             ear.attend(range(early.index, late.index))
         with bb.between(backbone, model, early, late) as run:
             z = run(z)
-        yield _pooled(z)
+        yield bb.over_space(z)
     if ear is not None:
         ear.attend(range(backbone.cuts[-1].index, len(backbone.stages)))
     with bb.suffix(backbone, model, backbone.cuts[-1]) as head:
         answers = head(z)
     yield answers.float().softmax(dim=1).amax(dim=1, keepdim=True)
-
-
-def _pooled(z: Tensor) -> Tensor:
-    """Average over space: the tokens of a sequence (n, tokens, c), the places of a map (n, c, h, w).
-
-    Some networks (Swin) pass maps on as (n, h, w, c). Images are square, so the sides that are equal tell.
-    """
-    if z.ndim == 3:
-        return z.mean(dim=1)
-    if z.ndim == 4 and z.shape[1] == z.shape[2] != z.shape[3]:
-        return z.mean(dim=(1, 2))
-    return z.mean(dim=tuple(range(2, z.ndim))) if z.ndim > 2 else z

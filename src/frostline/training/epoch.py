@@ -18,7 +18,7 @@ from frostline import pacing
 from frostline.augment import brightness
 from frostline.errors import RunWarning
 from frostline.seeds import derive
-from frostline.training import checkpoint, mishaps
+from frostline.training import checkpoint, mishaps, optimizer
 from frostline.training.checkpoint import Progress
 from frostline.training.interruption import Leave
 from frostline.training.job import Job
@@ -118,6 +118,7 @@ class _Epoch:
         self._job, self._model, self._supply, self._opt = job, model, supply, opt
         self._progress, self._keeper, self._leave = progress, keeper, leave
         view = progress.views + 1
+        self._anchor = optimizer.Anchor(job.backbone, model, job.settings.l2_sp)
         self._items, self._targets = supply.epoch(
             job.train, job.balance, job.seed, progress.segment, progress.epoch, view
         )
@@ -199,6 +200,7 @@ class _Epoch:
             if mishaps.is_out_of_memory(error):
                 raise mishaps.OutOfMemory from None
             raise
+        self._anchor.pull()
         learned = (p for group in self._opt.param_groups for p in group["params"])
         torch.nn.utils.clip_grad_norm_(learned, self._job.settings.clip)
         self._opt.step()

@@ -6,19 +6,20 @@ from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import nn
 
 from frostline import backbone as bb
 from frostline import probe
 from frostline.frozen import Frozen, features
 from frostline.heads import build_head, linear_head
-from frostline.images import Images, contact_sheet
+from frostline.images import EVALUATION_BATCH, Images, contact_sheet
 from frostline.record import RunFolder
 from frostline.seeds import derive
 from frostline.strategy import settings
 from frostline.timing import Stopwatch
 from frostline.tracking import Hear
-from frostline.training import loop, recalibration
+from frostline.training import interpolation, loop, recalibration
 from frostline.training.budget import Budget
 from frostline.training.imbalance import Balance
 from frostline.training.job import Job
@@ -71,6 +72,9 @@ def learn(
     cut = request.backbone.cut(min(s.cut for s in job.segments))
     if known.bn == "recalibrate":
         recalibration.recalibrate(request.backbone, model, cut, images, plan.numbers)
+    between = None
+    if request.interpolate is not None:
+        model, between = _interpolated(request, head, images, balance, model, job)
     bb.freeze(request.backbone, model, cut, known.bn)  # all that any phase let learn
     learned = sum(p.numel() for p in model.parameters() if p.requires_grad)
     return model.eval(), {
@@ -81,8 +85,40 @@ def learn(
         "stopped": "minutes" if progress.stopped else None,
         "best_epoch": progress.best_epoch,
         "notes": progress.notes,
+        **({} if between is None else {"interpolation": between}),
         "earlier_seconds": progress.seconds,
     }
+
+
+def _interpolated(
+    request: Request, head: Frozen, images: Images, balance: Balance, model: nn.Module, job: Job
+) -> tuple[nn.Module, dict[str, Any]]:
+    """Go back some way to the pretrained network with a probe for a head, as far as val says."""
+    before, _ = _solve(request, head, images, balance)
+    numbers, cut = job.plan.numbers, request.backbone.cut(min(s.cut for s in job.segments))
+
+    def settle(point: nn.Module) -> None:
+        recalibration.recalibrate(request.backbone, point, cut, images, numbers)
+
+    def answers(point: nn.Module) -> NDArray[np.float32]:
+        assert job.val is not None
+        with torch.no_grad():
+            parts = [
+                point(numbers.batch(pixels, request.backbone.preprocessing.normalise)).float().cpu().numpy()
+                for pixels in job.val.evaluation(EVALUATION_BATCH, request.workers)
+            ]
+        return np.concatenate(parts)
+
+    assert request.interpolate is not None
+    return interpolation.chosen(
+        numbers.place(before),
+        model,
+        request.interpolate,
+        settle=settle,
+        answers=answers,
+        targets=np.zeros(0, dtype=np.int64) if job.val is None else job.val.targets,
+        metric=request.metric,
+    )
 
 
 def _keep_what_is_passed(request: Request, plan: Plan, head: Frozen, images: Images) -> None:

@@ -54,13 +54,15 @@ class Request:
     minutes: float | None = None
     keep: str = "best"
     temperature: float | None = None
+    interpolate: float | str | None = None
     tell: Tell | None = None
 
     def config(self) -> dict[str, Any]:
-        """What makes two runs the same run."""
+        """What makes two runs the same run. What is new in it is there only where asked for: digests stay."""
+        known = settings(self.strategy)
         return {
             "strategy": str(self.strategy),
-            "settings": asdict(settings(self.strategy)),
+            "settings": {k: v for k, v in asdict(known).items() if k != "l2_sp" or v},
             "model": self.backbone.name,
             "weights": self.backbone.digest,
             "source": self.backbone.source,
@@ -80,6 +82,7 @@ class Request:
             **({} if self.minutes is None else {"minutes": self.minutes}),
             **({} if self.keep == "best" else {"keep": self.keep}),
             **({} if self.temperature is None else {"temperature": self.temperature}),
+            **({} if self.interpolate is None else {"interpolate": self.interpolate}),
         }
 
     def segments(self) -> tuple[Segment, ...]:
@@ -151,12 +154,34 @@ class Request:
             wrong.append(f"minutes must be above 0, found {self.minutes:g}.")
         if self.temperature is not None and not 0 < self.temperature < math.inf:
             wrong.append(f"temperature must be above 0, found {self.temperature:g}.")
+        wrong += self._wrong_interpolation()
         if self.threads is not None and self.threads < 1:
             wrong.append(f"threads must be at least 1, found {self.threads}.")
         if wrong:
             raise UsageError(" ".join(wrong))
         Policy(self.augment)
         Balance(self.imbalance, np.zeros(1, dtype=np.int64), 1)
+
+    def _wrong_interpolation(self) -> list[str]:
+        asked, strategy = self.interpolate, self.strategy
+        if asked is None:
+            return []
+        wrong = []
+        if isinstance(asked, str) and asked != "auto":
+            wrong.append(f'interpolate must be "auto" or a number between 0 and 1, found {asked!r}.')
+        if not isinstance(asked, str) and not 0 <= asked <= 1:
+            wrong.append(f"interpolate must lie between 0 (pretrained) and 1 (adapted), found {asked:g}.")
+        if asked == "auto" and not self.data.part("val"):
+            wrong.append(
+                'interpolate="auto" chooses the point on val images, and there is no val part: name the '
+                "point, for example interpolate=0.5, or give images to val."
+            )
+        if not (strategy.trains and strategy.pretrained and strategy.head == "linear"):
+            wrong.append(
+                f"{strategy} can't be interpolated: that needs a strategy that trains pretrained weights, "
+                "and a linear head."
+            )
+        return wrong
 
 
 def _identity(function: Callable[..., Any]) -> str:

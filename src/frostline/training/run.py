@@ -13,7 +13,7 @@ from PIL import Image
 from safetensors.torch import save
 from torch import nn
 
-from frostline import looks, numerics, places, tracking
+from frostline import looks, numerics, places, remembering, tracking
 from frostline.backbone import Backbone
 from frostline.dataset import Manifest
 from frostline.frozen import Counts, Frozen
@@ -80,6 +80,7 @@ def train(
     minutes: float | None = None,
     keep: str = "best",
     temperature: float | None = None,
+    interpolate: float | str | None = None,
     tracker: str | Iterable[str] | Trackers | None = None,
     tell: Tell | None = None,
 ) -> Run:
@@ -98,6 +99,11 @@ def train(
     that nothing was chosen on val and its figures are those of images not seen before.
 
     `temperature` divides the logits of the answers; without it, it is fitted on val, or by a probe's folds.
+
+    `interpolate` goes back some way to the pretrained network with a probe for a head: 0 is that one, 1 the
+    adapted one, "auto" the best of six points on val. Each point in between costs a pass over the training
+    images, since BatchNorm is re-estimated there, and with "auto" each costs one over val; the result's
+    `interpolation` says what was found and how long it took.
 
     With `minutes`, training stops while there is time left for the final figures: with the best weights on
     val so far, or else the last ones. The result then has `stopped` "minutes", and fewer `steps` than
@@ -131,6 +137,7 @@ def train(
         minutes=minutes,
         keep=keep,
         temperature=temperature,
+        interpolate=interpolate,
         tell=tell,
     )
     request.check()
@@ -196,11 +203,19 @@ def _perform(request: Request, study: Study, folder: RunFolder, hear: Hear) -> N
         "run": folder.name,
         "study": str(study.path),
     }
+    if request.strategy.trains and _final(request):
+        seen = request.images("val" if request.data.part("val") else "train")
+        result["drift"] = remembering.drift(request.backbone, model, seen)
     if request.data.part("test"):  # after the clock: pictures are for the report, not the result
         table = folder.path / "predictions-test.csv"
         looks.leave(folder.path, table, request.backbone, request.data, lambda _: model)
     folder.write("result.json", result)
     checkpoint.remove(folder.path)
+
+
+def _final(request: Request) -> bool:
+    """Whether this may be a model to be taken away: a race's runs have a val part and no test part."""
+    return bool(request.data.part("test")) or not request.data.part("val")
 
 
 def _looks(request: Request) -> int | None:

@@ -29,6 +29,7 @@ OTHERS = {
     "smoothing": "your loss",
     "clip": "your loop",
     "frofa": "your loop",
+    "l2_sp": "your loss",
 }
 
 

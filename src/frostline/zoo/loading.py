@@ -7,10 +7,13 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from safetensors.torch import load_file
 from torch import nn
 
 from frostline.backbone import Backbone, Preprocessing, assemble
-from frostline.errors import ModelError, UsageError, did_you_mean
+from frostline.errors import ModelError, StudyError, UsageError, did_you_mean
+from frostline.record import RunFolder, Study
+from frostline.strategy import parse
 from frostline.zoo.architectures import Architecture, architecture
 from frostline.zoo.files import described_preprocessing, fitted, named_architecture, read
 from frostline.zoo.lite import PACKAGES, load_lite
@@ -25,11 +28,13 @@ def load_backbone(
     name: str | None = None,
     architecture: str | None = None,
 ) -> Backbone:
-    """Return a backbone from "lite0", "timm/NAME", "torchvision/NAME", a .safetensors file or a module.
+    """Return a backbone from "lite0", "timm/NAME", "torchvision/NAME", a file, a study or a module.
 
     `size` (pixels a side) overrides the checkpoint's own. `random=True` needs no weights at all.
     `architecture` ("timm/NAME") is for a file whose metadata does not say. A module needs its
-    `preprocessing`. Raises `ModelError` with what can be had instead.
+    `preprocessing`. A study's folder gives what its best run made of its backbone, or the run RUN of
+    "STUDY/runs/RUN", to be adapted once more; its head stays on as the original classifier.
+    Raises `ModelError` with what can be had instead.
     """
     if size is not None and size < 1:
         raise UsageError(f"size is {size}, expected at least 1 pixel.")
@@ -38,13 +43,15 @@ def load_backbone(
         return _from_module(inside, size, preprocessing, name)
     if source in PACKAGES:
         return _from_package(source, size, random, preprocessing, name)
+    if (run := _run_at(source)) is not None:
+        return _from_run(run, size, preprocessing, name)
     if source.endswith(".safetensors"):
         return _from_file(Path(source).expanduser(), size, random, preprocessing, name, architecture)
     if source.startswith(("timm/", "torchvision/")):
         return _from_name(source, size, random, preprocessing, name)
     raise ModelError(
-        f"Model {source!r} is unknown; expected lite0, lite1, lite2, timm/NAME, torchvision/NAME or a "
-        f".safetensors file.{did_you_mean(source, [*PACKAGES, *_bare_names()])}"
+        f"Model {source!r} is unknown; expected lite0, lite1, lite2, timm/NAME, torchvision/NAME a "
+        f".safetensors file or a study's folder.{did_you_mean(source, [*PACKAGES, *_bare_names()])}"
     )
 
 
@@ -106,6 +113,44 @@ def _from_package(
     return _assembled(
         model, wanted, _sized(preprocessing or wanted.preprocessing(model), size), name or source, random
     )
+
+
+def _run_at(source: str) -> RunFolder | None:
+    """Return the run that a path names: a study's best, or one run's own folder."""
+    path = Path(source).expanduser()
+    if (path / "study.json").is_file():
+        return Study(path).best()[0]
+    if (path / "config.json").is_file() and path.parent.name == "runs":
+        return Study(path.parents[1]).best(path.name)[0]
+    return None
+
+
+def _from_run(
+    folder: RunFolder, size: int | None, preprocessing: Preprocessing | None, name: str | None
+) -> Backbone:
+    """Return the adapted network of a run as a backbone. Raises `ModelError` where its head is not linear."""
+    config = folder.read("config.json")
+    strategy, known = parse(config["strategy"]), config["source"]
+    if strategy.head != "linear":
+        raise ModelError(
+            f"Run {folder.name} has the head {strategy.head}, and only a network with a linear one can be "
+            "adapted once more. Train one with head=linear."
+        )
+    if known["kind"] == "module":
+        raise ModelError(
+            f"Run {folder.name} adapted a module of your own, which can't be built by name. Load its weights "
+            "with frostline.load_model(study, module=…), and hand that over with its preprocessing."
+        )
+    own = _sized(preprocessing or Preprocessing.from_dict(config["preprocessing"]), size)
+    wanted = Architecture(known["kind"], known["architecture"], known["size"], known.get("num_classes"))
+    model = rebuild_backbone(known).adapt(len(config["classes"]))
+    try:
+        model.load_state_dict(load_file(folder.weights))
+    except (OSError, RuntimeError) as error:
+        raise StudyError(f"The weights of run {folder.name} cannot be loaded: {error}") from None
+    title = name or f"{config['model']} after run {folder.name}"
+    source = {**known, "name": title, "preprocessing": own.as_dict(), "classes": config["classes"]}
+    return _checked(model.eval(), own, title, source, wanted.build)
 
 
 def _from_name(

@@ -1,0 +1,184 @@
+"""What adapting did to a network: how far its features moved, and what it can no longer do.
+
+*Drift* is a distance between features, and says nothing of what is lost. *Forgetting* is: the share of
+labelled images that the original network answered right through its own classifier, and that the same
+classifier, on top of the adapted layers, no longer does.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from frostline import backbone as bb
+from frostline import metrics, numerics
+from frostline.backbone import Backbone
+from frostline.dataset import Manifest
+from frostline.errors import DataError
+from frostline.images import EVALUATION_BATCH, Images, Tell
+
+# Images that drift is measured on, where nothing else is said: a choice. Fewer give a wider spread and, since
+# the estimate is debiased, hardly another mean.
+DRIFT_IMAGES = 128
+FEWEST = 4  # images, below which the debiased estimate is not defined
+NAMED = 5  # classes in a message
+Floats = NDArray[np.float64]
+
+
+@dataclass(frozen=True)
+class Forgetting:
+    """Accuracy of the original classifier before and after, 0–1; `lost` is the difference.
+
+    `low` to `high` is a 95 % interval of `lost`, paired by image, over what belongs together.
+    """
+
+    before: float
+    after: float
+    lost: float
+    low: float | None
+    high: float | None
+    n_images: int
+
+    def as_dict(self) -> dict[str, Any]:
+        """As plain data."""
+        return asdict(self)
+
+
+def forgetting(
+    backbone: Backbone, model: nn.Module, data: Manifest, *, tell: Tell | None = None
+) -> Forgetting:
+    """Return what `model`, adapted from `backbone`, has forgotten of what the backbone could do.
+
+    `data` holds images labelled with the backbone's own classes: their names where it came from a study, else
+    the number of the output (0, 1, …). Its test part is asked, or where it has none every image; images that
+    the backbone was itself trained on make it look better before than it is. Raises `DataError`.
+    """
+    samples = data.part("test") or data.samples
+    images = Images(data, samples, backbone.preprocessing)
+    targets = _own_targets(backbone, data)[images.targets]
+    found = [
+        (_answers(one, images, "remember", tell).argmax(axis=1) == targets).astype(np.float64)
+        for one in (backbone.model, _with_own_head(backbone, model))
+    ]
+    before, after = found
+    low, high = metrics.mean_interval(before - after, data.units(samples))
+    return Forgetting(
+        float(before.mean()), float(after.mean()), float((before - after).mean()), low, high, len(samples)
+    )
+
+
+def _own_targets(backbone: Backbone, data: Manifest) -> NDArray[np.int64]:
+    """Return the place among the backbone's outputs of each class of `data`."""
+    width = _width(backbone)
+    own = backbone.source.get("classes") or [str(place) for place in range(width)]
+    places = {str(name): place for place, name in enumerate(own)}
+    strange = [name for name in data.classes if name not in places]
+    if strange:
+        listed = ", ".join(strange[:NAMED]) + (f" and {len(strange) - NAMED} more" if strange[NAMED:] else "")
+        known = ", ".join(own[:NAMED]) + (", …" if own[NAMED:] else "")
+        raise DataError(
+            f"{len(strange)} class(es) of the images to remember are none of {backbone.name}'s own: "
+            f"{listed}. Expected its {len(own)} classes ({known}) as labels."
+        )
+    return np.array([places[name] for name in data.classes], dtype=np.int64)
+
+
+def _width(backbone: Backbone) -> int:
+    like = next(backbone.model.parameters())
+    size = backbone.preprocessing.size
+    with torch.no_grad():
+        return int(backbone.model.eval()(torch.zeros(1, 3, size, size).to(like)).shape[1])
+
+
+def _with_own_head(backbone: Backbone, model: nn.Module) -> nn.Module:
+    """Return the original network with the layers below its classifier as `model` has them."""
+    whole = copy.deepcopy(backbone.model)
+    learned = {k: v for k, v in model.state_dict().items() if not backbone.classifier.owns(k)}
+    own = {k: v for k, v in whole.state_dict().items() if backbone.classifier.owns(k)}
+    whole.load_state_dict({**learned, **own})
+    return whole.eval()
+
+
+def _answers(model: nn.Module, images: Images, what: str, tell: Tell | None) -> NDArray[np.float32]:
+    """Return logits (n, classes) in float32."""
+    plan, found, done = numerics.exact_plan(), [], 0
+    model = plan.place(model.eval())
+    with torch.no_grad():
+        for pixels in images.evaluation(EVALUATION_BATCH):
+            found.append(model(plan.batch(pixels, images.preprocessing.normalise)).float().cpu().numpy())
+            done += len(pixels)
+            if tell:
+                tell(what, done, len(images))
+    return np.concatenate(found)
+
+
+def drift(
+    backbone: Backbone, model: nn.Module, images: Images, *, most: int = DRIFT_IMAGES
+) -> dict[str, float]:
+    """Return how far the features after each stage moved from the pretrained ones: 1 − debiased linear CKA.
+
+    0 is the same up to rotation and scale, 1 unrelated; chance may take it a little above. Features are
+    averaged over space, of view 0 of up to `most` images, evenly taken. Kornblith et al. 2019, arXiv
+    1905.00414; debiased by Nguyen, Raghu and Kornblith 2021, arXiv 2010.15327. Empty below 4 images.
+    """
+    places = np.unique(np.linspace(0, len(images) - 1, min(most, len(images))).round().astype(int)).tolist()
+    if len(places) < FEWEST:
+        return {}
+    plan = numerics.exact_plan()
+    parts: list[list[list[Floats]]] = [[], []]
+    chunks = [places[i : i + EVALUATION_BATCH] for i in range(0, len(places), EVALUATION_BATCH)]
+    items = [[(int(position), 0) for position in chunk] for chunk in chunks]
+    looked = [plan.place(one.eval()) for one in (backbone.model, model)]
+    with torch.no_grad():
+        for pixels in images.batches(items, once=True):
+            x = plan.batch(pixels, images.preprocessing.normalise)
+            for one, kept in zip(looked, parts, strict=True):
+                kept.append([z.double().cpu().numpy() for z in _stages(backbone, one, x)])
+    before, after = ([np.concatenate(stage) for stage in zip(*kept, strict=True)] for kept in parts)
+    names = [backbone.stages[cut.index - 1].name for cut in backbone.cuts if cut.index > 0]
+    return {name: 1.0 - cka(a, b) for name, a, b in zip(names, before, after, strict=True)}
+
+
+def _stages(backbone: Backbone, model: nn.Module, x: Tensor) -> Iterator[Tensor]:
+    """Yield the mean over space of z at every cut above 0, (n, width)."""
+    z = x
+    for early, late in zip(backbone.cuts, backbone.cuts[1:], strict=False):
+        with bb.between(backbone, model, early, late) as run:
+            z = run(z)
+        yield bb.over_space(z)
+
+
+def cka(one: Floats, other: Floats) -> float:
+    """Return debiased linear CKA of features (n, width) and (n, width') of the same n images, 4 or more.
+
+    `nan` where one of them does not vary.
+    """
+    if np.array_equal(one, other):
+        return 1.0
+    a, b = _gram(one), _gram(other)
+    own = _hsic(a, a) * _hsic(b, b)
+    return float(_hsic(a, b) / np.sqrt(own)) if own > 0 else float("nan")
+
+
+def _gram(features: Floats) -> Floats:
+    """Return the matrix of inner products without its diagonal, of centred features of length about 1."""
+    centred = features - features.mean(axis=0)
+    centred = centred / (np.sqrt((centred**2).sum(axis=1).mean()) or 1.0)
+    gram = centred @ centred.T
+    np.fill_diagonal(gram, 0.0)
+    return np.asarray(gram)
+
+
+def _hsic(a: Floats, b: Floats) -> float:
+    """The unbiased estimator of HSIC (Song et al. 2012), of Gram matrices with an empty diagonal."""
+    n = len(a)
+    sums = a.sum() * b.sum() / ((n - 1) * (n - 2))
+    cross = 2.0 / (n - 2) * float(a.sum(axis=0) @ b.sum(axis=0))
+    return float(((a * b).sum() + sums - cross) / (n * (n - 3)))
