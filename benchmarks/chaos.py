@@ -1,236 +1,380 @@
-"""Runs, comparisons and fits that are killed at random moments, again and again: do they end the same?
+"""Kills runs at random moments, again and again, and asks whether they still end as if nothing had been.
 
-    python benchmarks/chaos.py --out chaos.jsonl              # 100 kills of runs, of comparisons, 30 of fits
-    python benchmarks/chaos.py --out chaos.jsonl --kills 5    # a short form
+    python benchmarks/chaos.py --out chaos.jsonl                # 100 kills, then faults on the way
+    python benchmarks/chaos.py --kills 10 --only train          # a short form
+    python benchmarks/chaos.py --summary chaos.jsonl
 
-Small images and one of timm's test networks, random weights, everything from a fresh store. A process that
-does the job is killed (SIGKILL) at a random moment and begun again with the same call, until one comes to
-its end. Now and then it is SIGTERM instead, or a bit of the newest checkpoint is turned over before the next
-one begins. What is left must equal what an uninterrupted process left: weights, metrics and answers to the
-byte; no run that was finished may be made again, no row of the store be lost or wrong. A process that takes
-ten times as long as the uninterrupted one hangs, and counts as failed. Linux only (processes are forked).
+A job (`train`, `compare`, `fit` on a network of 5,000 parameters with dropout and BatchNorm, rows kept in a
+store; `cli`: the command line on lite0 at 64 px) is done once undisturbed. Then it is begun in a fresh study,
+its whole process group gets SIGKILL at a random moment, and the same job is begun again, until it ends. Then
+every run's weights, metrics and predictions must be those of the undisturbed one, bit for bit; no finished
+run may have been made again, and no row that was in the store may be gone or damaged. Jobs run in forked
+processes, which spares them the imports; `cli` does not. What the comparison's timings decided (its
+`plan.json`) is given to both. With --work on a disk in memory it takes a quarter of an hour.
 """
 
 from __future__ import annotations
 
 import argparse
-import contextlib
+import csv
 import hashlib
 import json
 import os
-import random
+import shutil
 import signal
+import sqlite3
+import subprocess
 import sys
 import tempfile
 import time
+import traceback
 import warnings
 from collections import Counter
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
-from PIL import Image
 
-import frostline
-from frostline.backbone import Backbone
-from frostline.dataset import Manifest
-from frostline.errors import RunWarning
-from frostline.store import Store
-from frostline.training import checkpoint, epoch
+ROOT = Path(__file__).parents[1]
+sys.path.insert(0, str(ROOT / "tests"))
+sys.path.insert(0, str(ROOT / "benchmarks"))
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+os.environ["HF_HUB_OFFLINE"] = "1"
 
-KINDS = {"run": 1.0, "comparison": 1.0, "fit": 0.3}  # share of the kills
-OPTIONS: dict[str, Any] = {"exact": True, "flip": "none", "threads": 1}
-TERMINATED, DAMAGED = 0.15, 0.15  # of the lives: ended by SIGTERM; begun with a damaged checkpoint
-LEAST_S = 0.02
-MOST, HANGS = 12, 10  # kills before a process is let come to its end; times the length that it then has
+import torch  # noqa: E402
 
+import frostline  # noqa: E402
+from frostline.store import Store  # noqa: E402
+from frostline.training import epoch  # noqa: E402
+from tiny import tiny_backbone, write_table  # noqa: E402
 
-def write_images(folder: Path, a_class: int = 16) -> Path:
-    """Write three classes of noisy stripes, 32 px."""
-    rng = np.random.default_rng(0)
-    for label, step in (("wide", 8), ("middle", 4), ("narrow", 2)):
-        (folder / label).mkdir(parents=True)
-        for number in range(a_class):
-            stripes = 90.0 + 80.0 * (np.arange(32) // step % 2)[None, :, None]
-            noisy = rng.normal(stripes, 40.0, (32, 32, 3)).clip(0, 255).astype(np.uint8)
-            Image.fromarray(noisy).save(folder / label / f"{number}.png")
-    return folder
-
-
-def job(kind: str, backbone: Backbone, images: Path, study: Path, seed: int) -> None:
-    """What a process does: one run, one comparison, or one fit."""
-    if kind == "fit":
-        frostline.fit(
-            images, model=backbone, study=study, seed=seed, repeats=1, minutes=30.0,
-            strategies=("linear_probe", "top_k(1, epochs=2)"), **OPTIONS,
-        )  # fmt: skip
-        return
-    data: Manifest = frostline.load_data(images, near_copies=False, val=0.0 if kind == "comparison" else 0.2)
-    if kind == "run":
-        frostline.train(
-            backbone, data, "gradual_unfreeze(2, epochs=6)", study=study, seed=seed, batch=8, views=2,
-            rows="keep", **OPTIONS,
-        )  # fmt: skip
-    else:
-        strategies = ("linear_probe", "head(epochs=2)", "top_k(1, epochs=2)")
-        frostline.compare(backbone, data, strategies, study=study, seed=seed, repeats=1, batch=8, **OPTIONS)
+SHARE = {"train": 0.60, "compare": 0.20, "fit": 0.14, "cli": 0.06}  # of the kills
+PATIENCE_S = 180.0  # for one job, undisturbed: a run that hangs is not a survivor
+# Once killed so often a job may end: a job that is killed for ever shows nothing.
+MOST_KILLS = {"train": 6, "compare": 8, "fit": 8, "cli": 3}
+STRATEGIES = (
+    "gradual_unfreeze(2, epochs=6)",
+    "gradual_unfreeze(epochs=8, frofa=0.1)",
+    "lp_ft(epochs=3)",
+    "full(bn=train, epochs=3)",
+    "top_k(1, bn=recalibrate, epochs=4)",
+)
+EXACT: dict[str, Any] = {"exact": True, "flip": "none", "threads": 1}
+RACED = ("linear_probe", "top_k(1, epochs=2)", "gradual_unfreeze(2, epochs=4)")
+CLI = ["--exact", "--threads", "1", "--flip", "none", "--size", "64", "--batch", "8", "--quiet", "--strategy"]
 
 
-def left(study: Path) -> dict[str, str]:
-    """What a study holds, without what a clock says: a digest of each file that matters."""
-    found = {}
-    for path in sorted(study.rglob("*")):
-        name = str(path.relative_to(study))
-        if path.name in (
-            "best.safetensors",
-            "predictions-val.csv",
-            "predictions-test.csv",
-            "out-of-fold.csv",
-        ):
-            found[name] = hashlib.sha256(path.read_bytes()).hexdigest()
-        if path.name == "metrics.jsonl":
-            rows = [json.loads(line) for line in path.read_text().splitlines()]
-            found[name] = json.dumps([{k: v for k, v in row.items() if k != "seconds"} for row in rows])
-        if path.name == "comparison.json":
-            known = json.loads(path.read_text())
-            kept = ("strategy", "score", "accuracy", "low", "high", "runs", "repeats")
-            rows = [{k: row[k] for k in kept} for row in known["standings"]]
-            found[name] = json.dumps([known["winner"], known["out_of_fold"], rows])
-    return found
+@dataclass
+class Tally:
+    """What was seen of one kind of job."""
+
+    kind: str
+    kills: int = 0
+    runs: int = 0
+    survived: int = 0
+    wrong: int = 0
+    redone: int = 0
+    rows_lost: int = 0
+    whole_s: list[float] = field(default_factory=list)  # of undisturbed jobs
+    kills_by_moment: dict[str, int] = field(default_factory=dict)  # what the study held when it was killed
 
 
-def finished(study: Path) -> dict[str, int]:
-    """When each finished run was finished."""
-    return {str(path): path.stat().st_mtime_ns for path in study.rglob("result.json")}
+# --- jobs ------------------------------------------------------------------------------------------------
 
 
-def life(kind: str, backbone: Backbone, images: Path, place: Path, seed: int, every_step: bool) -> int:
-    """Begin a process that does the job; returns its number."""
-    number = os.fork()
-    if number:
-        return number
+def work(kind: str, place: Path, strategy: str, each_step: bool, workers: int = 0) -> Callable[[], object]:
+    """Return what does a job on the images of `place`, in its folder `study`, with its folder `store`."""
+    given = {**EXACT, "study": place / "study"}
+    table = place.parent / "images" / "table.csv"
+
+    def do() -> object:
+        torch.set_num_threads(1)
+        if epoch.CHECKPOINT_SHARE > 0:
+            epoch.CHECKPOINT_SHARE = 1e9 if each_step else 0.3
+        os.environ["FROSTLINE_STORE"] = str(place / "store")
+        if kind == "fit":
+            pinned = {"strategies": RACED, "repeats": 1, "minutes": 20.0}
+            return frostline.fit(table, model=tiny_backbone(), **pinned, **given)
+        data = frostline.load_data(table, near_copies=False)
+        if kind == "compare":
+            return frostline.compare(tiny_backbone(), data, RACED, repeats=1, batch=8, **given)
+        more = {"batch": 8, "rows": "keep", "workers": workers}
+        return frostline.train(tiny_backbone(), data, strategy, **more, **given)
+
+    return do
+
+
+def begun(kind: str, place: Path, strategy: str, each_step: bool = True) -> int:
+    """Begin a job in a process group of its own; returns its number. What it says goes to `place`/said."""
+    if kind == "cli":
+        words = [sys.executable, "-m", "frostline", "train", str(place.parent / "images" / "table.csv")]
+        words += [*CLI, strategy, "--study", str(place / "study"), "--store", str(place / "store")]
+        with open(place / "said", "a") as said:
+            return subprocess.Popen(words, stdout=said, stderr=said, start_new_session=True).pid
+    return forked(work(kind, place, strategy, each_step), place / "said")
+
+
+def forked(do: Callable[[], object], said: Path) -> int:
+    """Do something in a forked process, in a group of its own; returns its number."""
+    if child := os.fork():
+        return child
     code = 1
     try:
-        os.environ["FROSTLINE_STORE"] = str(place / "store")
-        signal.signal(signal.SIGTERM, lambda *_: os._exit(143))
-        warnings.simplefilter("ignore", RunWarning)
-        epoch.CHECKPOINT_SHARE = 1e9 if every_step else epoch.CHECKPOINT_SHARE
-        with open(os.devnull, "w") as nowhere, contextlib.redirect_stdout(nowhere):
-            job(kind, backbone, images, place / "study", seed)
+        os.setsid()
+        with open(said, "a") as file:
+            os.dup2(file.fileno(), 1)
+            os.dup2(file.fileno(), 2)
+        do()
         code = 0
-    except BaseException as error:
-        print(f"{kind} {seed}: {type(error).__name__}: {error}", file=sys.stderr, flush=True)
+    except frostline.errors.FrostlineError as error:
+        print(f"{type(error).__name__}: {error}", file=sys.stderr, flush=True)
+        code = error.exit_code
+    except SystemExit as left:
+        code = int(left.code or 0)
+    except BaseException:
+        traceback.print_exc()
     finally:
+        sys.stdout.flush()
+        sys.stderr.flush()
         os._exit(code)
 
 
-def damage(study: Path, rng: random.Random) -> bool:
-    """Turn a bit over in the newest checkpoint, where there is one before it; returns whether it did."""
-    for state in study.rglob(checkpoint.STATE):
-        if (state.parent / checkpoint.BEFORE).exists():
-            content = bytearray(state.read_bytes())
-            content[rng.randrange(len(content))] ^= 1 << rng.randrange(8)
-            state.write_bytes(content)
-            return True
-    return False
-
-
-def waited(number: int, seconds: float) -> tuple[int, int]:
-    """Wait for a process to end, but no longer than that; as `os.waitpid` answers."""
+def waited(process: int, seconds: float) -> int | None:
+    """Wait for a process; returns its exit code, or `None` where it works on."""
     until = time.monotonic() + seconds
     while True:
-        ended, status = os.waitpid(number, os.WNOHANG)
-        if ended or time.monotonic() > until:
-            return ended, status
-        time.sleep(LEAST_S / 4)
+        found, status = os.waitpid(process, os.WNOHANG)
+        if found:
+            return os.waitstatus_to_exitcode(status)
+        if time.monotonic() >= until:
+            return None
+        time.sleep(0.002)
 
 
-def tried(kind: str, backbone: Backbone, images: Path, seed: int) -> Counter[str]:
-    """Kill and begin again until one process comes to its end; returns what was done and what was found."""
-    rng, counts = random.Random(f"{kind} {seed}"), Counter[str]()
-    with tempfile.TemporaryDirectory() as folder:
-        whole, place = Path(folder) / "whole", Path(folder) / "killed"
-        began = time.perf_counter()
-        _, status = os.waitpid(life(kind, backbone, images, whole, seed, False), 0)
-        length = time.perf_counter() - began
-        assert status == 0, "the uninterrupted process failed"
-        known: dict[str, int] = {}
-        while True:
-            if rng.random() < DAMAGED and damage(place / "study", rng):
-                counts["checkpoints damaged"] += 1
-            number = life(kind, backbone, images, place, seed, every_step=bool(seed % 2))
-            last = counts["kills"] >= MOST
-            patience = HANGS * length if last else rng.expovariate(3 / length)
-            ended, status = waited(number, max(LEAST_S, patience))
-            if not ended and last:
-                os.kill(number, signal.SIGKILL)
-                os.waitpid(number, 0)
-                counts["failed"] += 1
+def killed(process: int) -> None:
+    """Kill a whole process group."""
+    try:
+        os.killpg(process, signal.SIGKILL)
+    except ProcessLookupError:  # it has only just begun, and is still in ours
+        os.kill(process, signal.SIGKILL)
+    os.waitpid(process, 0)
+
+
+# --- what must be equal ----------------------------------------------------------------------------------
+
+TIMED = ("seconds", "memory", "peak", "store", "study", "numeric_plan", "test_looks", "device")
+
+
+def digest(folder: Path) -> str:
+    """Return a run's digest: weights, metrics and predictions, and every figure that no timing enters."""
+    lines = (
+        [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+        if (folder / "metrics.jsonl").exists()
+        else []
+    )
+    untimed = [{k: v for k, v in line.items() if k != "seconds"} for line in lines]
+    result = json.loads((folder / "result.json").read_text())
+    figures = {k: v for k, v in result.items() if not any(word in k for word in TIMED)}
+    found = hashlib.sha256(json.dumps([untimed, figures], sort_keys=True).encode())
+    for name in ("best.safetensors", "predictions-val.csv", "predictions-test.csv"):
+        found.update((folder / name).read_bytes() if (folder / name).exists() else b"-")
+    return found.hexdigest()
+
+
+def finished(study: Path) -> dict[str, str]:
+    """Return the digest of every finished run of a study and of the studies in it."""
+    folders = {path.parent for path in study.rglob("runs/*/result.json")}
+    return {str(folder.relative_to(study)): digest(folder) for folder in folders}
+
+
+def outcome(study: Path) -> list[Any]:
+    """Return the digests of all runs, and what a comparison concluded."""
+    words: list[Any] = [finished(study)]
+    for path in sorted(study.glob("comparisons/*/comparison.json")):
+        found = json.loads(path.read_text())
+        words.append(
+            {key: found[key] for key in ("winner", "separated", "out_of_fold", "differences", "run")}
+        )
+    return words
+
+
+def rows_in(store: Path) -> int:
+    """Return how many rows the store's index knows at this moment."""
+    index = store / "rows" / "index.sqlite"
+    if not index.exists():
+        return 0
+    with sqlite3.connect(f"{index.resolve().as_uri()}?mode=ro", uri=True, timeout=20) as connection:
+        try:
+            return int(connection.execute("SELECT COUNT(*) FROM rows").fetchone()[0])
+        except sqlite3.OperationalError:  # its tables are not made yet
+            return 0
+
+
+def rows_lost(store: Path, before: int) -> int:
+    """Return how many of the rows that the index knew are gone or damaged."""
+    if not before:
+        return 0
+    os.environ["FROSTLINE_STORE"] = str(store)
+    with Store() as kept:
+        found = kept.verify()
+    return found.damaged + found.lost + max(0, before - found.right)
+
+
+def moment(study: Path) -> str:
+    """Say what there was when a job was killed."""
+    if any(study.rglob("runs/*/.*.tmp")):
+        return "while a file was written"
+    if any(study.rglob("runs/*/state.safetensors")):
+        return "with a state to go on from"
+    return "with finished runs" if any(study.rglob("runs/*/result.json")) else "before the first state"
+
+
+# --- kills -----------------------------------------------------------------------------------------------
+
+
+@dataclass
+class Case:
+    """One job with its undisturbed outcome."""
+
+    kind: str
+    strategy: str
+    place: Path
+    whole_s: float
+    right: list[Any]
+
+    @classmethod
+    def undisturbed(cls, kind: str, strategy: str, place: Path) -> Case:
+        """Do the job once, and note how long it takes and what comes out."""
+        place.mkdir()
+        began = time.monotonic()
+        code = waited(begun(kind, place, strategy), PATIENCE_S)
+        if code != 0:
+            raise SystemExit(f"The undisturbed {kind} failed ({code}):\n{(place / 'said').read_text()}")
+        return cls(kind, strategy, place, time.monotonic() - began, outcome(place / "study"))
+
+    def again(self, place: Path, rng: np.random.Generator, most: int, tally: Tally) -> None:
+        """Do the job in a fresh folder with at most so many kills on the way."""
+        (place / "study").mkdir(parents=True)
+        for plan in self.place.glob("study/comparisons/*/plan.json"):
+            there = place / plan.relative_to(self.place)
+            there.parent.mkdir(parents=True)
+            shutil.copy(plan, there)
+        each_step, code, marks = bool(rng.random() < 0.7), None, {}
+        for _ in range(most):
+            process = begun(self.kind, place, self.strategy, each_step)
+            code = waited(process, float(rng.uniform(0.02, 0.9)) * self.whole_s)
+            if code is not None:
                 break
-            if not ended:
-                polite = rng.random() < TERMINATED
-                os.kill(number, signal.SIGTERM if polite else signal.SIGKILL)
-                _, status = os.waitpid(number, 0)
-                if os.WIFSIGNALED(status) or os.WEXITSTATUS(status) == 143:
-                    counts["kills"] += 1
-                    counts["of them SIGTERM"] += polite
-            counts["runs made again"] += sum(finished(place / "study").get(k) != v for k, v in known.items())
-            known = finished(place / "study")
-            if os.WIFEXITED(status) and os.WEXITSTATUS(status) == 0:
-                break
-            if os.WIFEXITED(status) and os.WEXITSTATUS(status) == 1:
-                counts["failed"] += 1
-                break
-        counts["wrong results"] += left(whole / "study") != left(place / "study")
-        counts["rows lost or wrong"] += _bad_rows(whole, place)
-    return counts
+            rows = rows_in(place / "store")
+            killed(process)
+            tally.kills += 1
+            what = moment(place / "study")
+            tally.kills_by_moment[what] = tally.kills_by_moment.get(what, 0) + 1
+            tally.rows_lost += rows_lost(place / "store", rows)
+            marks |= {p: p.stat().st_mtime_ns for p in (place / "study").rglob("runs/*/result.json")}
+        if code is None:
+            process = begun(self.kind, place, self.strategy, each_step)
+            code = waited(process, PATIENCE_S)
+            if code is None:
+                killed(process)
+        self._judged(place, code, marks, tally)
+
+    def _judged(self, place: Path, code: int | None, marks: dict[Path, int], tally: Tally) -> None:
+        tally.runs += 1
+        tally.redone += sum(path.stat().st_mtime_ns != when for path, when in marks.items())
+        if code != 0:
+            print(f"{self.kind} {self.strategy}: left with {code}\n{(place / 'said').read_text()[-3000:]}")
+            return
+        tally.survived += 1
+        if (found := outcome(place / "study")) != self.right:
+            tally.wrong += 1
+            print(f"{self.kind} {self.strategy} differs in {place}:\n{self.right}\n{found}")
+        else:
+            shutil.rmtree(place)
 
 
-def _bad_rows(whole: Path, place: Path) -> int:
-    """Rows that are damaged, and rows that the uninterrupted store has and the other hasn't."""
-    rows = []
-    bad = 0
-    for folder in (whole, place):
-        os.environ["FROSTLINE_STORE"] = str(folder / "store")
-        with Store() as store:
-            checked = store.verify()
-            bad += checked.damaged + checked.lost if folder == place else 0
-            rows.append(sum(holding.rows for holding in store.holdings()))
-    return bad + max(0, rows[0] - rows[1])
+def kills(kind: str, wanted: int, folder: Path, rng: np.random.Generator) -> Tally:
+    """Do one kind of job until there were so many kills."""
+    tally, cases, number = Tally(kind), {}, 0
+    strategies = STRATEGIES if kind == "train" else STRATEGIES[:1]
+    while tally.kills < wanted:
+        strategy = strategies[number % len(strategies)]
+        if strategy not in cases:
+            cases[strategy] = Case.undisturbed(kind, strategy, folder / f"{kind}-{len(cases)}")
+            tally.whole_s.append(round(cases[strategy].whole_s, 2))
+        most = min(MOST_KILLS[kind], wanted - tally.kills)
+        cases[strategy].again(folder / f"{kind}-again-{number}", rng, most, tally)
+        number += 1
+    return tally
+
+
+# --- the whole -------------------------------------------------------------------------------------------
+
+
+@contextmanager
+def workplace(given: Path | None) -> Iterator[Path]:
+    """A folder with images in it; removed at the end where none was given."""
+    with tempfile.TemporaryDirectory() as temporary:
+        folder = given or Path(temporary)
+        write_table(folder / "images", train=24, val=4, test=4)
+        yield folder
+
+
+def noted(out: Path | None, row: dict[str, Any]) -> None:
+    """Print a result, and append it to the file."""
+    row |= {"torch": torch.__version__, "cpus": os.cpu_count(), "threads": 1}
+    print(json.dumps(row), flush=True)
+    if out:
+        with open(out, "a") as file:
+            file.write(json.dumps(row) + "\n")
+
+
+def summary(file: Path) -> None:
+    """Print the two tables of the README."""
+    rows = [json.loads(line) for line in file.read_text().splitlines()]
+    total: Counter[str] = Counter()
+    for row in (row for row in rows if "kills" in row):
+        total.update({key: row[key] for key in ("kills", "runs", "survived", "wrong", "redone", "rows_lost")})
+    print(dict(total))
+    table = csv.writer(sys.stdout, delimiter="|", lineterminator="\n")
+    table.writerow(["fault", "times", "right result", "one message, then the right result", "wrong"])
+    for row in (row for row in rows if "fault" in row):
+        table.writerow([row[key] for key in ("fault", "times", "right", "told", "wrong")])
 
 
 def main() -> None:
-    """Kill until there were enough, and print a line a kind."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("--out", type=Path, default=Path("chaos.jsonl"))
+    """Do what the command line asks for; leaves with 1 where anything was wrong."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
     parser.add_argument("--kills", type=int, default=100)
-    parser.add_argument("--kinds", nargs="*", choices=list(KINDS), default=list(KINDS))
-    arguments = parser.parse_args()
-    torch.set_num_threads(1)
-    with tempfile.TemporaryDirectory() as folder:
-        os.environ["FROSTLINE_STORE"] = str(Path(folder) / "store")
-        images = write_images(Path(folder) / "images")
-        backbone = frostline.load_backbone("timm/test_resnet", random=True, size=32)
-        for kind in arguments.kinds:
-            counts, seed = Counter[str](), 0
-            want = max(1, round(KINDS[kind] * arguments.kills))
-            while counts["kills"] < want and not counts["failed"]:
-                counts += tried(kind, backbone, images, seed)
-                counts["ends compared"] += 1
-                seed += 1
-            row = {"kind": kind, **{k: counts[k] for k in NAMES}, "torch": torch.__version__}
-            with open(arguments.out, "a", encoding="utf-8") as file:
-                file.write(json.dumps(row) + "\n")
-            print(json.dumps(row), flush=True)
+    parser.add_argument("--times", type=int, default=4, help="of each fault")
+    parser.add_argument("--only", choices=[*SHARE, "faults"], action="append")
+    parser.add_argument("--work", type=Path, help="a folder to work in, kept")
+    parser.add_argument("--out", type=Path)
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--summary", type=Path)
+    asked = parser.parse_args()
+    if asked.summary:
+        summary(asked.summary)
+        return
+    warnings.simplefilter("ignore")
+    wrong, rng = 0, np.random.default_rng(asked.seed)
+    kinds = asked.only or [*SHARE, "faults"]
+    with workplace(asked.work) as folder:
+        for kind in (kind for kind in SHARE if kind in kinds):
+            share = SHARE[kind] / sum(SHARE[other] for other in kinds if other in SHARE)
+            found = kills(kind, max(1, round(share * asked.kills)), folder, rng)
+            wrong += found.runs - found.survived + found.wrong + found.redone + found.rows_lost
+            noted(asked.out, asdict(found))
+        if "faults" in kinds:
+            import chaos_faults
 
-
-NAMES = (
-    "kills", "of them SIGTERM", "checkpoints damaged", "ends compared", "wrong results", "runs made again",
-    "rows lost or wrong", "failed",
-)  # fmt: skip
+            for row in chaos_faults.injected(folder, asked.times, rng):
+                wrong += row["wrong"]
+                noted(asked.out, row)
+    raise SystemExit(min(1, wrong))
 
 
 if __name__ == "__main__":

@@ -6,6 +6,7 @@ import errno
 import json
 import os
 import signal
+import sqlite3
 import subprocess
 import sys
 import time
@@ -14,6 +15,7 @@ from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
+import optuna
 import pytest
 import torch
 from torch import Tensor
@@ -21,6 +23,9 @@ from torch import Tensor
 import frostline
 from frostline import places
 from frostline.backbone import Backbone
+from frostline.comparison.cells import Cell
+from frostline.comparison.ledger import Ledger
+from frostline.comparison.race import Task
 from frostline.dataset import Manifest
 from frostline.errors import DataError, RunWarning, StudyError, TrainingError
 from frostline.record import RunFolder
@@ -416,6 +421,117 @@ def test_a_dead_holder_holds_nothing(tmp_path: Path) -> None:
         process.kill()
     with folder.held():
         assert json.loads((tmp_path / "run" / "holder.json").read_text())["process"] == os.getpid()
+
+
+def test_what_a_dead_holder_had_started_is_waited_for(tmp_path: Path) -> None:
+    """A data worker outlives its killed parent for a while, and holds the parent's lock as long."""
+    (tmp_path / "run").mkdir()
+    code = (
+        "import os, sys, time; from pathlib import Path; from frostline.record import RunFolder\n"
+        "with RunFolder(Path(sys.argv[1])).held():\n"
+        "    if os.fork(): print('held', flush=True); time.sleep(60)\n"
+        "    else: time.sleep(2); os._exit(0)"
+    )
+    with subprocess.Popen(
+        [sys.executable, "-c", code, str(tmp_path / "run")], stdout=subprocess.PIPE, text=True
+    ) as process:
+        assert process.stdout is not None
+        assert process.stdout.readline() == "held\n"
+        process.kill()
+        process.wait()
+        with RunFolder(tmp_path / "run").held():
+            found = json.loads((tmp_path / "run" / "holder.json").read_text())
+    assert found["process"] == os.getpid()
+
+
+def test_states_that_a_finished_run_left_behind_go(
+    backbone: Backbone, data: Manifest, tmp_path: Path
+) -> None:
+    """Killed between writing its result and removing them."""
+    run = frostline.train(backbone, data, "linear_probe", study=tmp_path, **FAST)
+    state = run.folder.path / checkpoint.STATE
+    state.write_bytes(b"left")
+    assert frostline.train(backbone, data, "linear_probe", study=tmp_path, **FAST).again
+    assert not state.exists()
+
+
+# --- the ledger of a comparison -----------------------------------------------------------------------------
+
+TASK = Task(0, 1.0, Cell(0, 0))
+
+
+def test_a_process_that_slept_with_its_machine_keeps_its_run(tmp_path: Path) -> None:
+    """Its heartbeat is old by the clock on the wall; it lives all the same."""
+    mine, other = (Ledger.open("x", tmp_path) for _ in range(2))
+    taken: list[Task | None] = []
+
+    def work(task: Task) -> dict[str, Any]:
+        with sqlite3.connect(tmp_path / "trials.db") as database:
+            database.execute("UPDATE trial_heartbeats SET heartbeat = '2001-01-01 00:00:00'")
+            database.execute("UPDATE trials SET datetime_start = '2001-01-01 00:00:00.000000'")
+        database.close()
+        taken.append(other.take([TASK], lambda task: {"score": 0.0}))
+        return {"score": 1.0}
+
+    assert mine.take([TASK], work) == TASK
+    assert taken == [None]
+    assert mine.outcomes() == {TASK: {"score": 1.0}}
+
+
+def test_a_run_that_was_given_up_elsewhere_is_taken_again(tmp_path: Path) -> None:
+    ledger = Ledger.open("x", tmp_path)
+
+    def work(task: Task) -> dict[str, Any]:
+        ledger.study.tell(0, state=optuna.trial.TrialState.FAIL)
+        return {"score": 1.0}
+
+    assert ledger.take([TASK], work) is None
+    assert ledger.outcomes() == {}
+    assert ledger.take([TASK], lambda task: {"score": 2.0}) == TASK
+    assert ledger.outcomes() == {TASK: {"score": 2.0}}
+
+
+def test_a_database_on_a_full_disk_is_one_message(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    ledger = Ledger.open("x", tmp_path)
+
+    def full(*_: object, **__: object) -> None:
+        raise optuna.exceptions.StorageInternalError("An exception is raised during the commit.") from (
+            sqlite3.OperationalError("database or disk is full")
+        )
+
+    with monkeypatch.context() as patch:
+        patch.setattr(optuna.storages.RDBStorage, "set_trial_user_attr", full)
+        with pytest.raises(StudyError, match=r"trials.db cannot be written.*disk is full.*goes on"):
+            ledger.take([TASK], lambda task: {"score": 1.0})
+    # The claim has no holder now, as after a kill in the middle of it: it does not block the run.
+    assert ledger.take([TASK], lambda task: {"score": 1.0}) == TASK
+
+
+# --- kills at random moments --------------------------------------------------------------------------------
+
+
+def chaos(tmp_path: Path, *words: str) -> list[dict[str, Any]]:
+    """Run the benchmark in its short form; returns what it found."""
+    script = Path(__file__).parents[1] / "benchmarks" / "chaos.py"
+    out = tmp_path / "out.jsonl"
+    command = [sys.executable, "-W", "ignore", str(script), "--out", str(out), *words]
+    ended = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert ended.returncode == 0, ended.stdout + ended.stderr
+    return [json.loads(line) for line in out.read_text().splitlines()]
+
+
+def test_killed_at_4_random_moments_it_ends_the_same(tmp_path: Path) -> None:
+    (found,) = chaos(tmp_path, "--kills", "4", "--only", "train")
+    assert found["kills"] == 4
+    assert found["survived"] == found["runs"] > 0
+    assert found["wrong"] == found["rows_lost"] == found["redone"] == 0
+
+
+@pytest.mark.slow
+def test_every_job_survives_kills(tmp_path: Path) -> None:
+    found = chaos(tmp_path, "--kills", "14", "--times", "1")
+    assert sum(row.get("kills", 0) for row in found) >= 13
+    assert not sum(row["wrong"] for row in found)
 
 
 # --- workers, clocks ----------------------------------------------------------------------------------------

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import threading
 import warnings
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -17,7 +18,7 @@ from frostline.backbone import Backbone
 from frostline.cli.main import cli
 from frostline.dataset import Manifest
 from frostline.errors import TrackerWarning, UsageError
-from frostline.tracking import asking, log
+from frostline.tracking import asking, log, tensorboard
 from tiny import tiny_backbone, write_table
 
 STRATEGY = "top_k(1, epochs=4)"
@@ -347,6 +348,28 @@ def test_mlflow_writes_where_its_variable_says_and_gives_up_on_a_dead_server(
         run = frostline.train(backbone, data, STRATEGY, study=tmp_path / "s", tracker="mlflow", **FAST)
     assert len(caught) == 1
     assert len(run.folder.metrics()) == 4
+
+
+@pytest.mark.ecosystem
+def test_a_full_disk_gives_tensorboard_up_with_one_warning_and_no_traceback(
+    backbone: Backbone,
+    data: Manifest,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capfd: pytest.CaptureFixture[str],
+) -> None:
+    from tensorboard.summary.writer.record_writer import RecordWriter
+
+    def full(*_: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(RecordWriter, "write", full)
+    monkeypatch.setattr(threading, "excepthook", threading.excepthook)  # put back afterwards
+    tensorboard._hear_threads.cache_clear()
+    with pytest.warns(TrackerWarning, match="tensorboard cannot be written .*No space left") as caught:
+        run = frostline.train(backbone, data, STRATEGY, study=tmp_path, tracker="tensorboard", **FAST)
+    assert (len(caught), len(run.folder.metrics())) == (1, 4)
+    assert "Traceback" not in capfd.readouterr().err
 
 
 @quiet

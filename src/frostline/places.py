@@ -50,7 +50,10 @@ def remembered(kind: str, key: str, find: Callable[[], dict[str, Any]]) -> dict[
 
 
 def write_atomically(path: Path, data: bytes) -> None:
-    """Write `data` beside `path`, sync it, and rename it into place, so no reader sees half a file."""
+    """Write `data` beside `path`, sync it, and rename it into place, so no reader sees half a file.
+
+    The folder is synced too: what is written later can't outlive a power cut that this did not.
+    """
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
         with open(temporary, "wb") as file:
@@ -58,5 +61,16 @@ def write_atomically(path: Path, data: bytes) -> None:
             file.flush()
             os.fsync(file.fileno())
         os.replace(temporary, path)
+        sync_folder(path.parent)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def sync_folder(path: Path) -> None:
+    """See a folder's names to the disk, where the system can (Windows can't open a folder)."""
+    with contextlib.suppress(OSError):
+        number = os.open(path, os.O_RDONLY)
+        try:
+            os.fsync(number)
+        finally:
+            os.close(number)

@@ -47,13 +47,17 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-from filelock import FileLock, Timeout
+import psutil
+from filelock import BaseFileLock, FileLock, Timeout
 
 from frostline import places
 from frostline.errors import StudyError, did_you_mean
 
 FORMAT = 1
 LISTED = 8  # runs named in a message
+# How long what a dead process left behind is waited for: torch's data workers look every 5 s whether their
+# parent is there (torch.utils.data._utils.MP_STATUS_CHECK_INTERVAL), and hold its locks until then.
+ORPHANS_S = 20.0
 PACKAGES = (
     "frostline",
     "torch",
@@ -107,11 +111,11 @@ class RunFolder:
     def held(self) -> Iterator[None]:
         """Make this run alone: another process that tries meanwhile gets a `StudyError` that names this one.
 
-        The system lets the lock go when its holder is dead.
+        The system lets the lock go when its holder and what that had started are dead; these are waited for.
         """
         lock = FileLock(self.path / "lock")
         try:
-            lock.acquire(timeout=0)
+            self._acquire(lock)
         except Timeout:
             raise StudyError(
                 f"Run {self.name} is being made by {self._holder()}. Wait for it, or stop it; the same "
@@ -120,11 +124,31 @@ class RunFolder:
         except OSError as error:
             raise StudyError(f"The study folder {self.path} cannot be written ({error.strerror}).") from None
         try:
-            self.write("holder.json", {"process": os.getpid(), "host": platform.node(), "since": _clock()})
+            me = {"process": os.getpid(), "host": platform.node(), "since": _clock()}
+            self.write("holder.json", {**me, "began": psutil.Process().create_time()})
             yield
         finally:
             (self.path / "holder.json").unlink(missing_ok=True)
             lock.release()
+
+    def _acquire(self, lock: BaseFileLock) -> None:
+        try:
+            lock.acquire(timeout=0)
+        except Timeout:
+            if self._holder_lives():
+                raise
+            lock.acquire(timeout=ORPHANS_S)
+
+    def _holder_lives(self) -> bool:
+        """Whether the very process that noted itself runs, for all that can be seen from this machine."""
+        try:
+            found = self.read("holder.json")
+            here = found["host"] == platform.node()
+            return not here or abs(psutil.Process(found["process"]).create_time() - found["began"]) < 1.0
+        except psutil.NoSuchProcess:
+            return False
+        except (psutil.Error, StudyError, KeyError, TypeError, ValueError):
+            return True
 
     def _holder(self) -> str:
         try:

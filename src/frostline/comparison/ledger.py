@@ -15,9 +15,10 @@ import json
 import os
 import socket
 import threading
+import time
 import warnings
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -42,6 +43,7 @@ class Ledger:
     storage: Any  # optuna.storages.RDBStorage
     lock: filelock.BaseFileLock
     shared: bool = False  # with machines that may not share the lock
+    _beaten: dict[int, float] = field(default_factory=dict)  # trial → when this process gave its sign of life
 
     @classmethod
     def open(cls, name: str, folder: Path, url: str | None = None) -> Ledger:
@@ -72,15 +74,17 @@ class Ledger:
     def outcomes(self) -> dict[Task, Outcome]:
         """Return what was told of each finished run."""
         complete = _optuna().trial.TrialState.COMPLETE
-        return {_task(t): dict(t.user_attrs["outcome"]) for t in self._trials() if t.state == complete}
+        with _told(self.storage.url):
+            return {_task(t): dict(t.user_attrs["outcome"]) for t in self._trials() if t.state == complete}
 
     def take(self, wanted: Sequence[Task], work: Callable[[Task], Outcome]) -> Task | None:
         """Do one of the wanted runs that nobody has: returns which, or `None` where others have them all.
 
         `work` returns the outcome, with `score`. Whatever it raises ends the claim, so that the run is
-        wanted again.
+        wanted again. Raises `StudyError` where the database can't be written.
         """
-        trial = self._claim(wanted)
+        with _told(self.storage.url):
+            trial = self._claim(wanted)
         if trial is None:
             return None
         task, states = _task(trial), _optuna().trial.TrialState
@@ -88,10 +92,15 @@ class Ledger:
             with self._beating(trial):
                 outcome = work(task)
         except BaseException:
-            self._tell(trial, state=states.FAIL)
+            with contextlib.suppress(Exception):  # what went wrong first is said; a dead claim ends by itself
+                self._tell(trial, state=states.FAIL)
             raise
-        trial.set_user_attr("outcome", outcome)
-        self._tell(trial, float(outcome["score"]))
+        with _told(self.storage.url):
+            try:
+                trial.set_user_attr("outcome", outcome)
+            except _optuna().exceptions.UpdateFinishedTrialError:  # given up by another machine: asleep?
+                return None  # the run itself is kept, and read back by whoever takes it
+            self._tell(trial, float(outcome["score"]))
         return task
 
     def _claim(self, wanted: Sequence[Task]) -> Any | None:
@@ -106,7 +115,10 @@ class Ledger:
                 return None
             with _calm():
                 trial = self.study.ask()
-            trial.set_user_attr("holder", _holder())
+            try:
+                trial.set_user_attr("holder", _holder())
+            except _optuna().exceptions.UpdateFinishedTrialError:  # another machine took it for dead
+                return None
         if "task" not in trial.user_attrs or self._claimed_before(trial.number, _task(trial)):
             self._tell(trial, state=states.PRUNED)  # another machine was a moment faster
             return None
@@ -147,14 +159,30 @@ class Ledger:
         return any(t.number < number and _task(t) == task and _alive(t) for t in self._trials())
 
     def _release_dead(self) -> None:
-        """Give up what processes of this machine had taken that are no more; the rest by their heartbeats."""
+        """Give up what processes of this machine had taken that are no more; the rest by their heartbeats.
+
+        A process of this machine that lives needs no heartbeat: the machine may have slept, or its clock
+        have jumped.
+        """
         optuna = _optuna()
+        for trial in self._trials():
+            if trial.state != optuna.trial.TrialState.RUNNING:
+                continue
+            with contextlib.suppress(Exception):  # another process may have been faster
+                if self._abandoned(trial):
+                    self.study.tell(trial.number, state=optuna.trial.TrialState.FAIL)
+                elif _here(trial) and self._quiet_for_long(trial):
+                    self.storage.record_heartbeat(trial._trial_id)
         with _calm():
             optuna.storages.fail_stale_trials(self.study)
-        for trial in self._trials():
-            if trial.state == optuna.trial.TrialState.RUNNING and self._abandoned(trial):
-                with contextlib.suppress(Exception):  # another process may have been faster
-                    self.study.tell(trial.number, state=optuna.trial.TrialState.FAIL)
+
+    def _quiet_for_long(self, trial: Any) -> bool:
+        """Whether a heartbeat is due by the clock on the wall, as far as this process knows."""
+        now, began = time.time(), trial.datetime_start.timestamp()
+        due = bool(abs(now - self._beaten.get(trial.number, began)) > HEARTBEAT_S)
+        if due:
+            self._beaten[trial.number] = now
+        return due
 
     def _abandoned(self, trial: Any) -> bool:
         """Whether who took a trial is no more; asked under the lock, under which trials are taken.
@@ -164,7 +192,7 @@ class Ledger:
         """
         holder = trial.user_attrs.get("holder")
         if holder:
-            return bool(holder["host"] == socket.gethostname() and not _lives(holder))
+            return _here(trial) and not _lives(holder)
         since = datetime.datetime.now() - trial.datetime_start
         return not self.shared or abs(since.total_seconds()) > SILENCE_S
 
@@ -195,6 +223,11 @@ def _holder() -> dict[str, Any]:
     return {"name": f"{host}:{pid}", "host": host, "pid": pid, "began": psutil.Process(pid).create_time()}
 
 
+def _here(trial: Any) -> bool:
+    """Whether a process of this machine took it."""
+    return bool(trial.user_attrs.get("holder", {}).get("host") == socket.gethostname())
+
+
 def _lives(holder: dict[str, Any]) -> bool:
     """Whether the very process that took a run still runs: a number may be given out again."""
     try:
@@ -203,8 +236,22 @@ def _lives(holder: dict[str, Any]) -> bool:
         return False
 
 
-def _first_line(error: Exception) -> str:
+def _first_line(error: BaseException) -> str:
     return str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+
+
+@contextlib.contextmanager
+def _told(url: str) -> Iterator[None]:
+    """Say in one message that the database failed, a full disk for example."""
+    try:
+        yield
+    except Exception as error:
+        if not isinstance(error, _optuna().exceptions.StorageInternalError | OSError):
+            raise
+        raise StudyError(
+            f"The database of trials {url.split('@')[-1]} cannot be written or read "
+            f"({_first_line(error.__cause__ or error)}). What is finished is kept; the same command goes on."
+        ) from None
 
 
 @contextlib.contextmanager

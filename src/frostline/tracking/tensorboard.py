@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import functools
+import threading
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -51,6 +53,7 @@ class Board:
         from torch.utils.tensorboard import SummaryWriter
 
         if self._open is None:
+            _hear_threads()
             self._open = SummaryWriter(str(self._folder), purge_step=forget_from)
         return self._open
 
@@ -58,6 +61,18 @@ class Board:
         writer, self._open = self._open, None
         if writer is not None:
             writer.close()
+
+
+@functools.cache
+def _hear_threads() -> None:
+    """Keep still about TensorBoard's own thread: what it failed of is raised again at the next call."""
+    plain = threading.excepthook
+
+    def tell(failed: threading.ExceptHookArgs) -> None:
+        if not type(failed.thread).__module__.startswith("tensorboard."):
+            plain(failed)
+
+    threading.excepthook = tell
 
 
 def _found(folder: Path) -> tuple[int, bool]:

@@ -83,6 +83,7 @@ def write(folder: Path, model: nn.Module, progress: Progress, moments: Moments) 
         if (folder / STATE).exists():
             os.replace(folder / STATE, folder / BEFORE)
         os.replace(new, folder / STATE)
+        places.sync_folder(folder)
     finally:
         new.unlink(missing_ok=True)
 

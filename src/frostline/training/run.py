@@ -155,6 +155,7 @@ def train(
             with mishaps.told_plainly(), folder.held():
                 if not folder.finished:  # by another process, just now
                     _perform(request, kept, folder, following.epochs)
+        checkpoint.remove(folder.path)  # of a process that was killed between its result and this
         result = folder.read("result.json")
         following.end(folder.metrics(), result)
     return Run({**result, "test_looks": _looks(request)}, folder, kept, again)
@@ -210,7 +211,6 @@ def _perform(request: Request, study: Study, folder: RunFolder, hear: Hear) -> N
         table = folder.path / "predictions-test.csv"
         looks.leave(folder.path, table, request.backbone, request.data, lambda _: model)
     folder.write("result.json", result)
-    checkpoint.remove(folder.path)
 
 
 def _final(request: Request) -> bool:
