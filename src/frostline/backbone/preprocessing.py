@@ -20,7 +20,9 @@ from torch import Tensor
 
 from frostline.errors import ModelError
 
-CROP_MODES = ("center", "squash", "border")
+# "floor" is "center" with the smaller half of an odd margin above and to the left, as transformers crops;
+# torchvision rounds the half to the even number. The other three are timm's.
+CROP_MODES = ("center", "squash", "border", "floor")
 INTERPOLATIONS = ("bicubic", "bilinear", "nearest", "lanczos", "box", "hamming")
 
 
@@ -90,8 +92,10 @@ class Preprocessing:
 def _cropping(preprocessing: Preprocessing) -> Callable[[Image.Image], Tensor]:
     """Return timm's evaluation transform up to, and without, scaling and normalisation."""
     from timm.data.transforms_factory import create_transform
+    from torchvision.transforms import CenterCrop
 
-    transform: Callable[[Image.Image], Tensor] = create_transform(
+    floor = preprocessing.crop_mode == "floor"
+    transform = create_transform(
         (3, preprocessing.size, preprocessing.size),
         is_training=False,
         use_prefetcher=True,  # timm's name for "answer uint8, normalisation comes later"
@@ -99,6 +103,22 @@ def _cropping(preprocessing: Preprocessing) -> Callable[[Image.Image], Tensor]:
         std=preprocessing.std,
         interpolation=preprocessing.interpolation,
         crop_pct=preprocessing.crop_pct,
-        crop_mode=preprocessing.crop_mode,
+        crop_mode="center" if floor else preprocessing.crop_mode,
     )
-    return transform
+    if floor:
+        transform.transforms = [
+            _floor_crop(preprocessing.size) if isinstance(step, CenterCrop) else step
+            for step in transform.transforms
+        ]
+    cropping: Callable[[Image.Image], Tensor] = transform
+    return cropping
+
+
+def _floor_crop(size: int) -> Callable[[Image.Image], Image.Image]:
+    """Return a crop of `size` × `size` pixels from the middle, the smaller half of the margin first."""
+
+    def crop(image: Image.Image) -> Image.Image:
+        left, top = (image.width - size) // 2, (image.height - size) // 2
+        return image.crop((left, top, left + size, top + size))
+
+    return crop

@@ -87,7 +87,7 @@ model_options = stack(
         "--model",
         default="lite0",
         show_default=True,
-        help="Backbone: lite0, timm/NAME, torchvision/NAME, FILE, STUDY.",
+        help="Backbone: lite0, timm/NAME, torchvision/NAME, hf/OWNER/NAME, FILE, FOLDER, STUDY.",
     ),
     shape_options,
 )

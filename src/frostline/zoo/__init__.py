@@ -1,6 +1,6 @@
-"""Where backbones come from: packaged weights, timm, torchvision, a local file, or your own module.
+"""Where backbones come from: packages, timm, torchvision, transformers, a file, or your own module.
 
-architectures → lite · files → loading · disk → base
+architectures → lite · files · hugging_face → loading · disk → base
 """
 
 from __future__ import annotations

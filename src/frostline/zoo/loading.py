@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ from frostline.backbone import Backbone, Preprocessing, assemble
 from frostline.errors import ModelError, StudyError, UsageError, did_you_mean
 from frostline.record import RunFolder, Study
 from frostline.strategy import parse
+from frostline.zoo import hugging_face
 from frostline.zoo.architectures import Architecture, architecture
 from frostline.zoo.files import described_preprocessing, fitted, named_architecture, read
 from frostline.zoo.lite import PACKAGES, load_lite
@@ -28,7 +30,9 @@ def load_backbone(
     name: str | None = None,
     architecture: str | None = None,
 ) -> Backbone:
-    """Return a backbone from "lite0", "timm/NAME", "torchvision/NAME", a file, a study or a module.
+    """Return a backbone by name, or from a file, a folder of `save_pretrained`, a study or a module.
+
+    Names are "lite0", "timm/NAME", "torchvision/NAME" and "hf/OWNER/NAME".
 
     `size` (pixels a side) overrides the checkpoint's own. `random=True` needs no weights at all.
     `architecture` ("timm/NAME") is for a file whose metadata does not say. A module needs its
@@ -49,9 +53,12 @@ def load_backbone(
         return _from_file(Path(source).expanduser(), size, random, preprocessing, name, architecture)
     if source.startswith(("timm/", "torchvision/")):
         return _from_name(source, size, random, preprocessing, name)
+    if hugging_face.is_hugging_face(source):
+        return _from_hugging_face(source, size, random, preprocessing, name)
     raise ModelError(
-        f"Model {source!r} is unknown; expected lite0, lite1, lite2, timm/NAME, torchvision/NAME a "
-        f".safetensors file or a study's folder.{did_you_mean(source, [*PACKAGES, *_bare_names()])}"
+        f"Model {source!r} is unknown; expected lite0, lite1, lite2, timm/NAME, torchvision/NAME, "
+        "hf/OWNER/NAME, a .safetensors file, a folder with a config.json or a study."
+        f"{did_you_mean(source, [*PACKAGES, *_bare_names()])}"
     )
 
 
@@ -68,6 +75,8 @@ def rebuild_backbone(source: dict[str, Any], module: nn.Module | None = None) ->
                 "by name. Hand the module over."
             )
         return _from_module(module, None, preprocessing, source.get("name"))
+    if source["kind"] == hugging_face.KIND:
+        return _of_hugging_face(hugging_face.rebuilt(source["config"], preprocessing), source["name"], True)
     wanted = Architecture(source["kind"], source["architecture"], source["size"], source.get("num_classes"))
     name = source.get("name", wanted.title)
     return _assembled(wanted.build_seeded(), wanted, preprocessing, name, bool(source.get("random")))
@@ -179,6 +188,37 @@ def _from_file(
         model = wanted.build_seeded()
     own = preprocessing or described_preprocessing(metadata, wanted.preprocessing(model))
     return _assembled(model, wanted, _sized(own, size), name or path.stem, random)
+
+
+def _from_hugging_face(
+    source: str, size: int | None, random: bool, preprocessing: Preprocessing | None, name: str | None
+) -> Backbone:
+    found = hugging_face.load(source, random=random, preprocessing=preprocessing)
+    sized = replace(found, preprocessing=_sized(found.preprocessing, size))
+    plain = source if source.startswith(hugging_face.PREFIX) else Path(source).expanduser().resolve().name
+    backbone = _of_hugging_face(sized, name or plain, random)
+    lost = [tensor for tensor in found.missing if not backbone.classifier.owns(tensor)]
+    if lost:
+        raise ModelError(
+            f"The weights of {source} lack {len(lost)} tensor(s) of the model that its config.json describes "
+            f"({', '.join(lost[:5])}); expected all but the classifier's own."
+        )
+    return backbone
+
+
+def _of_hugging_face(found: hugging_face.Found, name: str, random: bool) -> Backbone:
+    source: dict[str, Any] = {
+        "kind": hugging_face.KIND,
+        "architecture": found.config["model_type"],
+        "size": found.preprocessing.size,
+        "config": found.config,
+        "name": name,
+        "preprocessing": found.preprocessing.as_dict(),
+    }
+    if random:
+        source["random"] = True
+    fresh = partial(hugging_face.fresh, found.config)
+    return _checked(found.model, found.preprocessing, name, source, fresh)
 
 
 def _sized(preprocessing: Preprocessing, size: int | None) -> Preprocessing:

@@ -1,0 +1,258 @@
+"""Image classifiers of the `transformers` library: `hf/NAME` on the hub, or a folder that holds one.
+
+A model of theirs answers an object with `logits` in it. `opened` gives it a class of the same name, derived
+from its own, whose `forward` answers the logits alone: nothing else changes, so `state_dict` keys, `config`
+and `save_pretrained` stay the model's own. Code from a repository is never run, and nothing is unpickled.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor, nn
+
+from frostline.backbone import Preprocessing
+from frostline.errors import ModelError
+from frostline.zoo.architectures import HUB, SEED
+from frostline.zoo.network import NO_NETWORK, online
+
+PREFIX = "hf/"
+KIND = "hf"
+
+MISSING = "Models of Hugging Face need the transformers library: pip install 'frostline[hf]'"
+
+# Sides of the pictures on which two preprocessings are compared: wide, tall, odd, and smaller than any input.
+TRIAL_SIDES = ((320, 240), (210, 333), (257, 257), (40, 24))
+
+# How far apart two preprocessings may be, in levels of 255: their arithmetic in floats rounds differently.
+# Compared is the processor on Pillow. transformers' default, torchvision on tensors, resizes a little
+# differently: on the trial pictures by 2 levels of 255 at most for most processors, 6 for DeiT's (5.24).
+SAME_LEVELS = 0.01
+
+# From this shortest edge on, ConvNeXt's processor squeezes the whole picture instead of cropping it
+# (transformers, image_processing_convnext.py).
+CONVNEXT_SQUASHES_FROM = 384
+
+
+@dataclass(frozen=True)
+class Found:
+    """A model as it was loaded; `missing` are the tensors that its file did not hold."""
+
+    model: nn.Module
+    preprocessing: Preprocessing
+    config: dict[str, Any]
+    missing: tuple[str, ...] = ()
+
+
+def is_hugging_face(source: str) -> bool:
+    """Whether `source` is `hf/NAME` or a folder as `save_pretrained` writes it."""
+    return source.startswith(PREFIX) or (Path(source).expanduser() / "config.json").is_file()
+
+
+def load(source: str, *, random: bool = False, preprocessing: Preprocessing | None = None) -> Found:
+    """Return the classifier that `hf/NAME` or a folder holds, in eval mode, float32, with its preprocessing.
+
+    Raises `ModelError` where there is none, where the library is missing, and where its image processor does
+    something that `Preprocessing` cannot say.
+    """
+    library = _library()
+    place, options = _place(source)
+    with _own_words(source):
+        config = library.AutoConfig.from_pretrained(place, **options)
+        known = json.loads(config.to_json_string(use_diff=True))
+        missing: tuple[str, ...] = ()
+        if random:
+            model = build(known)
+        else:
+            model, missing = _pretrained(library, place, options, config)
+        own = preprocessing or _preprocessing(library, source, place, options)
+    return Found(opened(model), own, known, missing)
+
+
+def rebuilt(config: dict[str, Any], preprocessing: Preprocessing) -> Found:
+    """Return the classifier that a configuration describes, with random weights; needs no files."""
+    return Found(build(config), preprocessing, config)
+
+
+def build(config: dict[str, Any]) -> nn.Module:
+    """Return the classifier that a configuration describes, with random weights that are always the same."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(SEED)
+        return fresh(config)
+
+
+def fresh(config: dict[str, Any]) -> nn.Module:
+    """Return the classifier that a configuration describes, with weights decided by the random state."""
+    library = _library()
+    known = {key: value for key, value in config.items() if key != "model_type"}
+    described = library.AutoConfig.for_model(config["model_type"], **known)
+    return opened(library.AutoModelForImageClassification.from_config(described).float())
+
+
+def opened(model: nn.Module) -> nn.Module:
+    """Return the same model, whose call on pixels (n, 3, s, s) now answers logits (n, classes)."""
+    kind = type(model)
+    if getattr(kind, "answers_logits", False):
+        return model
+
+    def forward(self: Any, pixel_values: Tensor) -> Tensor:
+        logits: Tensor = kind.forward(self, pixel_values, return_dict=True).logits
+        return logits
+
+    body = {"forward": forward, "answers_logits": True, "__doc__": kind.__doc__}
+    named = {"__module__": kind.__module__, "__qualname__": kind.__qualname__}
+    model.__class__ = type(kind.__name__, (kind,), {**body, **named})
+    model.config._name_or_path = model.name_or_path = ""  # type: ignore[union-attr, assignment]  # is no setting
+    # A stored row's key holds a module's settings, and so the version of the code that computed it.
+    model.made_by = f"transformers {_library().__version__}"  # type: ignore[assignment]
+    return model.eval()
+
+
+def _library() -> Any:
+    try:
+        import transformers
+    except ImportError as error:
+        raise ModelError(MISSING) from error
+    return transformers
+
+
+def _place(source: str) -> tuple[str, dict[str, Any]]:
+    """Return the name or folder that the library is asked for, and how."""
+    folder = Path(source).expanduser()
+    if not source.startswith(PREFIX):
+        config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+        if "model_type" not in config:
+            raise ModelError(
+                f"{folder}/config.json has no model_type, so it is no model of the transformers library. "
+                "A folder for timm is loaded by its weights: load_backbone('…/model.safetensors', "
+                "architecture='timm/NAME')"
+            )
+        return str(folder), {"local_files_only": True}
+    name = source.removeprefix(PREFIX)
+    if not name:
+        raise ModelError("Found 'hf/' alone; expected hf/OWNER/NAME, such as hf/microsoft/resnet-18.")
+    return name, {"local_files_only": not online(HUB)}
+
+
+@contextmanager
+def _own_words(source: str) -> Iterator[None]:
+    """Turn what the library raises for a model that can't be had into one message."""
+    try:
+        yield
+    except (OSError, ValueError, KeyError, ImportError, RuntimeError) as error:
+        lines = str(error).strip().splitlines() or [type(error).__name__]
+        out_of_reach = source.startswith(PREFIX) and not online(HUB)
+        raise ModelError(f"{source} cannot be loaded: {NO_NETWORK if out_of_reach else lines[0]}") from error
+
+
+def _pretrained(
+    library: Any, place: str, options: dict[str, Any], config: Any
+) -> tuple[nn.Module, tuple[str, ...]]:
+    """Return the model with its weights, and the names of those that its file lacks."""
+    with torch.random.fork_rng(devices=[]), _quiet(library):
+        torch.manual_seed(SEED)
+        model, report = library.AutoModelForImageClassification.from_pretrained(
+            place, config=config, use_safetensors=True, output_loading_info=True, **options
+        )
+    return model.float(), tuple(sorted(report["missing_keys"]))
+
+
+@contextmanager
+def _quiet(library: Any) -> Iterator[None]:
+    """Keep the library's bars and remarks off the screen for as long as the block runs."""
+    log = library.utils.logging
+    level, bars = log.get_verbosity(), log.is_progress_bar_enabled()
+    log.set_verbosity_error()
+    log.disable_progress_bar()
+    try:
+        yield
+    finally:
+        log.set_verbosity(level)
+        if bars:
+            log.enable_progress_bar()
+
+
+def _preprocessing(library: Any, source: str, place: str, options: dict[str, Any]) -> Preprocessing:
+    """Return what the model's image processor does. Raises `ModelError` where that can't be said exactly."""
+    with _quiet(library):
+        processor = library.AutoImageProcessor.from_pretrained(place, backend="pil", **options)
+    own = described(processor.to_dict())
+    way = "Hand over what the model needs: load_backbone(…, preprocessing=Preprocessing(…))."
+    if isinstance(own, str):
+        raise ModelError(f"The image processor of {source} {own}, which cannot be repeated here. {way}")
+    apart = _levels_apart(own, processor)
+    if apart > SAME_LEVELS:
+        raise ModelError(
+            f"The image processor of {source} ({type(processor).__name__}) makes other pixels than the size, "
+            f"crop, mean and std in its configuration say ({apart:.1f} of 255 levels apart). {way}"
+        )
+    return own
+
+
+def described(said: dict[str, Any]) -> Preprocessing | str:
+    """Return the preprocessing that an image processor's settings describe, or what stands against it."""
+    if not said.get("do_resize") or not said.get("do_rescale"):
+        return "does not resize, or does not scale pixels to 0–1"
+    geometry = _geometry(said)
+    if isinstance(geometry, str):
+        return geometry
+    size, crop_pct, mode = geometry
+    if not 0 < crop_pct <= 1:
+        return f"crops {size} pixels out of fewer"
+    plain = not said.get("do_normalize")
+    mean = (0.0,) * 3 if plain else _three(said["image_mean"])
+    std = (1.0,) * 3 if plain else _three(said["image_std"])
+    way = Image.Resampling(said.get("resample", Image.Resampling.BILINEAR)).name.lower()
+    return Preprocessing(size, crop_pct, way, mean, std, mode)
+
+
+def _geometry(said: dict[str, Any]) -> tuple[int, float, str] | str:
+    """Return side, share cropped and crop mode, or what stands against them."""
+    size, crop = dict(said["size"]), said.get("crop_size") if said.get("do_center_crop") else None
+    edge, sides = size.get("shortest_edge"), {size.get("height"), size.get("width")}
+    if edge and said.get("crop_pct"):
+        squashes = edge >= CONVNEXT_SQUASHES_FROM
+        return edge, 1.0 if squashes else float(said["crop_pct"]), "squash" if squashes else "floor"
+    if len(sides) > 1 or (edge is None and sides == {None}):
+        return f"makes pictures that are not square ({size})"
+    if crop is None:
+        return f"keeps each picture's own shape ({size})" if edge else (int(size["height"]), 1.0, "squash")
+    if crop["height"] != crop["width"]:
+        return f"makes pictures that are not square ({crop})"
+    side = int(crop["height"])
+    return side, side / int(edge or size["height"]), "floor" if edge else "squash"
+
+
+def _three(values: Sequence[float]) -> tuple[float, ...]:
+    return tuple(float(value) for value in values)
+
+
+def _levels_apart(own: Preprocessing, processor: Any) -> float:
+    """Return the largest difference between what both make of the trial pictures, in levels of 255."""
+    worst = 0.0
+    std = torch.tensor(own.std).view(3, 1, 1)
+    for picture in _trial_pictures():
+        theirs = torch.as_tensor(np.asarray(processor(picture, return_tensors="pt")["pixel_values"][0]))
+        ours = own.evaluation()(picture)
+        if theirs.shape != ours.shape:
+            return float("inf")
+        worst = max(worst, float(((theirs - ours) * std).abs().max()) * 255)
+    return worst
+
+
+def _trial_pictures() -> Iterator[Image.Image]:
+    """Yield smooth pictures with an edge in them, the same each time."""
+    for width, height in TRIAL_SIDES:
+        across, down = np.meshgrid(np.linspace(0, 1, width), np.linspace(0, 1, height))
+        waves = np.stack([np.sin(9 * across), np.cos(7 * down), np.sin(5 * (across + down))], axis=2)
+        pixels = 127.5 + 100 * waves
+        pixels[height // 3 : height // 2, width // 4 : width // 2] = (250, 20, 120)
+        yield Image.fromarray(pixels.astype(np.uint8))
