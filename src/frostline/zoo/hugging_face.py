@@ -110,7 +110,9 @@ def opened(model: nn.Module) -> nn.Module:
     body = {"forward": forward, "answers_logits": True, "__doc__": kind.__doc__}
     named = {"__module__": kind.__module__, "__qualname__": kind.__qualname__}
     model.__class__ = type(kind.__name__, (kind,), {**body, **named})
-    model.config._name_or_path = model.name_or_path = ""  # type: ignore[union-attr, assignment]  # is no setting
+    for part in model.modules():  # where a model lay is no setting of it
+        if hasattr(part, "name_or_path"):
+            part.config._name_or_path = part.name_or_path = ""  # type: ignore[union-attr, assignment]
     # A stored row's key holds a module's settings, and so the version of the code that computed it.
     model.made_by = f"transformers {_library().__version__}"  # type: ignore[assignment]
     return model.eval()
