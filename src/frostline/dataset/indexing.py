@@ -53,7 +53,7 @@ def index(
     for start in range(0, len(source.found), CHUNK_IMAGES):
         chunk = source.found[start : start + CHUNK_IMAGES]
         if source.items:
-            fresh = [_of_item(found, source) for found in chunk]
+            fresh = _of_items(chunk, source, memory, workers)
         else:
             fresh = _of_files(chunk, source.root or Path(), memory, workers)
         _add_known_faults(fresh, memory)
@@ -90,7 +90,7 @@ def _marked(chunk: Sequence[Indexed], source: Source, memory: Memory, workers: i
     """Return the marks of a chunk, from memory or by decoding."""
     known = memory.contents_of(image.digest for image in chunk)
     new = [image for image in chunk if image.digest not in known or not known[image.digest].mark]
-    if source.items:
+    if source.items and not source.key:
         workers = 0  # the person's own code may not bear threads
     looks = in_threads(lambda image: _mark(image, source), new, workers)
     memory.remember(contents=[look for look in looks if look.decoded])
@@ -103,6 +103,8 @@ def _mark(image: Indexed, source: Source) -> Known:
     try:
         if source.items:
             content = source.items(image.found.path)
+            if source.key and hashlib.sha256(content).hexdigest() != image.digest:  # type: ignore[arg-type]
+                return Known(image.digest, decoded=False)
         else:
             content = decoding.read_bytes((source.root or Path()) / image.found.path)
             if hashlib.sha256(content).hexdigest() != image.digest:
@@ -168,6 +170,26 @@ def _key(path: Path) -> FileKey | str:
     except OSError as error:
         return f"cannot be read ({error.strerror or error})"
     return FileKey(os.fsencode(path), status.st_size, status.st_mtime_ns)
+
+
+def _of_items(chunk: Sequence[Found], source: Source, memory: Memory, workers: int) -> list[Indexed]:
+    """Look at a chunk of items, reading those that are not remembered."""
+    if source.key is None:
+        return [_of_item(found, source) for found in chunk]
+    keys = [source.key(found.path) for found in chunk]
+    known = memory.digests_of([key for key in keys if key])
+
+    def look(pair: tuple[Found, FileKey | None]) -> Indexed:
+        found, key = pair
+        return Indexed(found, known[key]) if key and key in known else _of_item(found, source)
+
+    images = in_threads(look, list(zip(chunk, keys, strict=True)), workers)
+    read = [(key, image.digest) for key, image in zip(keys, images, strict=True) if key and image.digest]
+    memory.remember(
+        files=[(key, digest) for key, digest in read if key not in known],
+        contents=[Known(i.digest, decoded=False, fault=i.fault) for i in images if i.fault and i.digest],
+    )
+    return images
 
 
 def _of_item(found: Found, source: Source) -> Indexed:

@@ -17,6 +17,8 @@ from frostline.dataset.manifest import PARTS, Manifest, Sample, SetAside, demand
 from frostline.dataset.memory import Memory
 from frostline.dataset.pairs import Pairs, read_pairs
 from frostline.dataset.parts import Split, Wish, split
+from frostline.dataset.remote import is_address, masked, read_remote_folder
+from frostline.dataset.shards import is_shards, read_shards
 from frostline.dataset.sources import Source, listing
 from frostline.dataset.tables import read_table
 from frostline.errors import DataError, UsageError, did_you_mean
@@ -39,8 +41,9 @@ def load_data(
 
     Args:
         source: A folder with a folder per class, or with train/ val/ test/ inside; a CSV or Parquet table of
-            `path,label[,split][,group]`; a torch `Dataset` of (image, label); a Hugging Face `Dataset` or
-            `DatasetDict`.
+            `path,label[,split][,group]`, whose paths may be addresses; an address fsspec knows (`s3://…`) of
+            such a folder; tar shards in the WebDataset layout, here or at an address (`photos-*.tar`); a
+            torch `Dataset` of (image, label); a Hugging Face `Dataset` or `DatasetDict`.
         seed: Decides, with each image's content, which part it goes to.
         test: Share of all images to test on, where the source has no test part.
         val: Share of the remaining images to choose on, where the source has no val part.
@@ -77,6 +80,8 @@ def _demand_shares(**shares: float) -> None:
 
 def _source_of(source: Any) -> Source:
     """List what `source` holds. Raises `DataError` where it is nothing of the kind."""
+    if isinstance(source, str) and is_address(source):
+        return _source_at_address(source)
     if isinstance(source, str | Path):
         return _source_at(Path(source).expanduser())
     if isinstance(source, Pairs):
@@ -91,7 +96,20 @@ def _source_of(source: Any) -> Source:
     )
 
 
+def _source_at_address(address: str) -> Source:
+    if is_shards(address):
+        return read_shards(address)
+    if address.endswith(TABLE_SUFFIXES):
+        raise DataError(
+            f"{masked(address)} is a table at an address; expected one on this machine. Copy it here: "
+            "its column path may hold addresses."
+        )
+    return read_remote_folder(address)
+
+
 def _source_at(path: Path) -> Source:
+    if is_shards(path.name) and not path.is_dir():
+        return read_shards(str(path.absolute()))
     if not path.exists():
         raise DataError(missing_message(path))
     if path.is_dir():

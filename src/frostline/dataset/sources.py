@@ -11,6 +11,7 @@ from pathlib import Path
 
 from PIL import Image
 
+from frostline.dataset.memory import FileKey
 from frostline.errors import did_you_mean
 
 # The names people give the three parts: torchvision, Keras, Hugging Face and Kaggle sets between them.
@@ -49,6 +50,7 @@ class Source:
     notes: list[str] = field(default_factory=list)
     hint: str = ""  # what to check when not one image can be used
     items: Callable[[str], Image.Image | bytes] | None = None  # where there are no files
+    key: Callable[[str], FileKey | None] | None = None  # what tells an unchanged item without reading it
 
 
 def part_named(name: str) -> str | None:

@@ -6,9 +6,11 @@ import csv
 import io
 import unicodedata
 from collections.abc import Iterable
+from dataclasses import replace
 from difflib import get_close_matches
 from pathlib import Path
 
+from frostline.dataset.remote import Fetcher, Place, is_address, masked
 from frostline.dataset.sources import Found, Source, listing, part_named, unknown_part
 from frostline.errors import DataError, did_you_mean
 
@@ -37,6 +39,7 @@ def read_table(path: Path) -> Source:
     root = path.resolve().parent
     source = Source(root, hint=f"Paths that are not absolute count from the table's folder, {root}.")
     mistakes = _collect(rows, source)
+    _add_addresses(source)
     if mistakes:
         raise DataError(f"{path} has {len(mistakes)} mistake(s):{listing(mistakes)}")
     return source
@@ -83,8 +86,24 @@ def _found(row: Row, root: Path) -> tuple[Found, list[str]]:
     return Found(path, unicodedata.normalize("NFC", row["label"]), row.get("group", ""), part), wrong
 
 
+def _add_addresses(source: Source) -> None:
+    """Have images at addresses fetched, and named without what may be secret; others stay files."""
+    if not any(is_address(found.path) for found in source.found):
+        return
+    fetcher = Fetcher(source.root)
+    source.found = [
+        replace(found, path=fetcher.add(masked(found.path), Place(found.path)))
+        if is_address(found.path)
+        else found
+        for found in source.found
+    ]
+    source.items, source.key = fetcher, fetcher.key
+
+
 def _reference(text: str, root: Path) -> str:
     """Return a path as the manifest keeps it: relative to `root` where it lies below, else absolute."""
+    if is_address(text):
+        return text
     path = root / text
     if "\\" in text and not path.exists() and (other := root / text.replace("\\", "/")).exists():
         path = other  # written on Windows
@@ -99,7 +118,8 @@ def _difference(line: int, before: Found, now: Found) -> str:
         old, new = getattr(before, name), getattr(now, name)
         if old != new:
             more = " (several labels for one image are not supported yet)" if name == "label" else ""
-            return f"{now.path} has {name} {new!r} here and {old!r} in row {line}; expected one{more}"
+            shown = masked(now.path) if is_address(now.path) else now.path
+            return f"{shown} has {name} {new!r} here and {old!r} in row {line}; expected one{more}"
     return ""
 
 

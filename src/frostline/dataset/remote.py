@@ -1,0 +1,233 @@
+"""Images at addresses that fsspec knows: `s3://`, `gs://`, `https://`, `memory://`, `file://`.
+
+An image is fetched when it is asked for, and not kept. Credentials are the libraries' own business: an
+address is shown, kept and remembered without user, password, query and fragment (`masked`).
+"""
+
+from __future__ import annotations
+
+import hashlib
+import warnings
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, TypeVar
+
+from frostline.dataset import decoding
+from frostline.dataset.memory import FileKey
+from frostline.dataset.sources import Found, Source, part_named
+from frostline.errors import DamagedImage, DataError, RunWarning
+
+MISSING = "Images at addresses need fsspec and tenacity: pip install 'frostline[remote]'"
+
+# Tries of one read, and the seconds waited between them: doubling from the first to at most the second, with
+# some chance in them so that many readers do not come back at once. Not measured.
+TRIES = 5
+WAIT_S = (0.2, 8.0)
+
+# An object larger than this is no picture: the decoder takes no more than a quarter of a gigabyte of pixels.
+MAX_OBJECT_BYTES = 256 * 1024 * 1024
+
+# What listings call the thing that changes with an object's content, in the order in which they are trusted.
+VERSIONS = ("ETag", "etag", "md5Hash", "mtime", "LastModified", "last_modified", "Last-Modified", "created")
+
+T = TypeVar("T")
+
+
+def is_address(text: str) -> bool:
+    """Whether a text is an address such as s3://bucket/key, rather than a path."""
+    scheme, mark, rest = text.partition("://")
+    return bool(mark and rest) and scheme.replace("+", "").isalnum() and len(scheme) > 1
+
+
+def masked(address: str) -> str:
+    """Return an address without what may be secret: user, password, query and fragment."""
+    scheme, _, rest = address.partition("://")
+    host, slash, path = rest.partition("?")[0].partition("#")[0].partition("/")
+    if scheme not in ("http", "https"):  # "?" and "#" may be part of an object's name
+        host, slash, path = rest.partition("/")
+    return f"{scheme}://{host.rpartition('@')[2]}{slash}{path}"
+
+
+@dataclass(frozen=True, slots=True)
+class Place:
+    """Where an image's bytes lie: a whole object, or `size_bytes` of it from `offset` on."""
+
+    address: str
+    size_bytes: int | None = None  # None = not known before it is read
+    offset: int | None = None  # of a member of a tar shard
+    version: str = ""  # what changes with the content; "" = not known
+
+
+@dataclass
+class Fetcher:
+    """Reads images by the names that are shown for them. `root` is where other names are files."""
+
+    root: Path | None = None
+    places: dict[str, Place] = field(default_factory=dict)
+
+    def add(self, name: str, place: Place) -> str:
+        """Note where an image lies; return the name it goes by, which no other image has."""
+        shown, count = name, 1
+        while self.places.setdefault(shown, place).address != place.address:
+            count += 1
+            shown = f"{name}#{count}"
+        return shown
+
+    def __call__(self, name: str) -> bytes:
+        """Return an image's bytes. Raises `DamagedImage` where it is gone, `DataError` after all tries."""
+        place = self.places.get(name)
+        if place is None:
+            return decoding.read_bytes((self.root or Path()) / name)
+        if (place.size_bytes or 0) > MAX_OBJECT_BYTES:
+            raise DamagedImage(f"has {place.size_bytes:,} bytes; more than {MAX_OBJECT_BYTES:,} are not read")
+        try:
+            return patiently(place.address, lambda: _read(place))
+        except FileNotFoundError as error:
+            raise DamagedImage("does not exist") from error
+        except PermissionError as error:
+            raise DamagedImage("may not be read (no permission)") from error
+
+    def key(self, name: str) -> FileKey | None:
+        """Return what tells that an image is unchanged without reading it, where the listing said that."""
+        place = self.places.get(name)
+        if place is None or not place.version or place.size_bytes is None:
+            return None
+        what = f"{masked(place.address)} {place.offset}".encode()
+        version = int.from_bytes(hashlib.sha256(place.version.encode()).digest()[:7], "big")
+        return FileKey(what, place.size_bytes, version)
+
+
+def read_remote_folder(address: str) -> Source:
+    """List the images below an address: a folder per class, or train/ val/ test/ with those inside.
+
+    Raises:
+        DataError: it cannot be listed, or holds no image in a folder.
+    """
+    listing = listed(address)
+    root = masked(address).rstrip("/")
+    fetcher = Fetcher()
+    source = Source(None, items=fetcher, key=fetcher.key, hint=f"Only images in folders below {root} count.")
+    names = [name for name in sorted(listing) if _wanted(name)]
+    parts = {name.split("/")[0] for name in names if name.count("/") >= 2}
+    in_parts = bool(parts) and all(part_named(part) for part in parts) and "train" in map(part_named, parts)
+    for name in names:
+        words = name.split("/")
+        part = part_named(words[0]) or "" if in_parts and len(words) > 2 else ""
+        label = words[1] if part else words[0]
+        shown = fetcher.add(f"{root}/{name}", listing[name])
+        if len(words) == 1 or (in_parts and not part):
+            source.aside.append((Found(shown, ""), "lies outside the class folders, so it has no label"))
+        else:
+            source.found.append(Found(shown, label, split=part))
+    if not source.found:
+        raise DataError(
+            f"{root} holds no image in a class folder; expected CLASS/image.jpg, or train/CLASS/image.jpg."
+        )
+    return source
+
+
+def listed(address: str) -> dict[str, Place]:
+    """Return every object below an address, by its path from there."""
+
+    def find() -> dict[str, Place]:
+        system, root = filesystem(address)
+        found = system.find(root, detail=True)
+        below = root.rstrip("/") + "/"
+        return {
+            name.removeprefix(below): place_of(system.unstrip_protocol(name), info)
+            for name, info in found.items()
+        }
+
+    try:
+        return patiently(address, find)
+    except (FileNotFoundError, PermissionError) as error:
+        kind = "does not exist" if isinstance(error, FileNotFoundError) else "may not be listed"
+        raise DataError(f"{masked(address)} {kind}.") from error
+
+
+def place_of(address: str, info: Mapping[str, Any]) -> Place:
+    """Return what a listing says of an object."""
+    version = next((f"{name} {info[name]}" for name in VERSIONS if info.get(name)), "")
+    size = info.get("size")
+    return Place(address, None if size is None else int(size), version=version)
+
+
+def filesystem(address: str) -> tuple[Any, str]:
+    """Return fsspec's file system for an address, and the path in it. Each process gets one of its own."""
+    try:
+        import fsspec
+        import tenacity  # noqa: F401  (said here, before anything is read)
+    except ImportError as error:
+        raise DataError(MISSING) from error
+    try:
+        system, path = fsspec.core.url_to_fs(address)
+    except ImportError as error:  # the library for this scheme
+        scheme = address.partition("://")[0]
+        more = MISSING if scheme == "s3" else f"Install what fsspec needs for {scheme}://: {error}"
+        raise DataError(more) from error
+    except ValueError as error:
+        known = "s3://, gs://, https://, file://"
+        raise DataError(f"{masked(address)} has a scheme that fsspec does not know; try {known}.") from error
+    return system, str(path)
+
+
+def patiently(address: str, work: Callable[[], T]) -> T:
+    """Do `work`, again after a pause where the other side or the line fails; say so once a process.
+
+    Raises `FileNotFoundError` and `PermissionError` at once, `DataError` after `TRIES` tries.
+    """
+    filesystem(address)
+    import tenacity
+
+    again = tenacity.Retrying(
+        stop=tenacity.stop_after_attempt(TRIES),
+        wait=tenacity.wait_random_exponential(multiplier=WAIT_S[0], max=WAIT_S[1]),
+        retry=tenacity.retry_if_exception(_passing),
+        before_sleep=lambda state: _say(address),
+        reraise=True,
+    )
+    try:
+        return again(work)
+    except (FileNotFoundError, PermissionError, DataError):
+        raise
+    except Exception as error:  # each library has its own; its words may hold a signed address
+        raise DataError(
+            f"{masked(address)} could not be read in {TRIES} tries ({type(error).__name__}). "
+            "Check the line and the credentials; the same command goes on."
+        ) from None
+
+
+def _passing(error: BaseException) -> bool:
+    """Whether another try may help."""
+    lasting = (FileNotFoundError, PermissionError, IsADirectoryError, DataError)
+    return isinstance(error, Exception) and not isinstance(error, lasting)
+
+
+_said: set[str] = set()
+
+
+def _say(address: str) -> None:
+    host = masked(address).partition("://")[2].partition("/")[0]
+    if host not in _said:
+        _said.add(host)
+        warnings.warn(f"Reading from {host} failed and is tried again (said once).", RunWarning, stacklevel=2)
+
+
+def _read(place: Place) -> bytes:
+    """Read one image; fewer bytes than there should be are a failure."""
+    system, path = filesystem(place.address)
+    if place.offset is None:
+        content = system.cat_file(path)
+        short = len(content) < (place.size_bytes or 0)
+        if short and system.info(path).get("size") != len(content):  # else it changed: its digest will tell
+            raise OSError(f"{len(content)} of {place.size_bytes} bytes came")
+    else:
+        content = system.cat_file(path, start=place.offset, end=place.offset + (place.size_bytes or 0))
+        if len(content) != place.size_bytes:
+            raise OSError(f"{len(content)} of {place.size_bytes} bytes came")
+    return bytes(content)
+
+
+def _wanted(name: str) -> bool:
+    return not any(decoding.is_hidden(word) for word in name.split("/")) and not name.endswith("/")

@@ -1,0 +1,166 @@
+"""Tar shards in the WebDataset layout, here or at an address: `key.jpg` beside `key.cls` or `key.json`.
+
+A shard is looked through once for where its members begin, never unpacked; an image is then read from its
+place in the shard, by a range request where the shard is far.
+"""
+
+from __future__ import annotations
+
+import json
+import tarfile
+from collections.abc import Iterator
+from pathlib import PurePosixPath
+from typing import Any
+
+from frostline.dataset.decoding import suffixes
+from frostline.dataset.remote import (
+    MAX_OBJECT_BYTES,
+    Fetcher,
+    Place,
+    filesystem,
+    is_address,
+    masked,
+    patiently,
+    place_of,
+)
+from frostline.dataset.sources import Found, Source, listing
+from frostline.errors import DataError
+
+LABEL_SUFFIXES = (".cls", ".txt")  # WebDataset's own name for a class, and what people write instead
+JSON_NAMES = ("label", "cls", "class", "class_name")
+MAX_LABEL_BYTES = 1 << 20  # a label file larger than this is none
+
+ENDING = ".tar"
+
+
+def is_shards(text: str) -> bool:
+    """Whether a path or address names one tar shard, or several by `*` or `?`."""
+    return text.endswith(ENDING)
+
+
+def read_shards(text: str) -> Source:
+    """List the labelled images of one shard or of all that a pattern such as `photos-*.tar` names.
+
+    Raises:
+        DataError: there is none, one cannot be read, or nothing in them has a label.
+    """
+    address = text if is_address(text) else f"file://{text}"
+    fetcher = Fetcher()
+    source = Source(
+        None,
+        items=fetcher,
+        key=fetcher.key,
+        hint="Expected key.jpg beside key.cls or key.json in each shard.",
+    )
+    for shard in _matching(address):
+        _read_shard(shard, source, fetcher)
+    if not source.found:
+        lines = [f"{found.path} {reason}" for found, reason in source.aside]
+        raise DataError(f"{masked(text)} holds no labelled image. {source.hint}{listing(lines)}")
+    return source
+
+
+def _matching(address: str) -> list[str]:
+    def find() -> list[str]:
+        system, path = filesystem(address)
+        names = sorted(system.glob(path)) if set("*?[") & set(path) else [path]
+        return [system.unstrip_protocol(name) for name in names]
+
+    found = patiently(address, find)
+    if not found:
+        raise DataError(f"No shard is called {masked(address)}.")
+    return found
+
+
+def _read_shard(address: str, source: Source, fetcher: Fetcher) -> None:
+    """Add one shard's images. A key's files follow each other, as WebDataset demands."""
+    name = masked(address).removeprefix("file://")
+
+    def look() -> list[tuple[str, Place | None, str]]:
+        return list(_members(address))
+
+    try:
+        members = patiently(address, look)
+    except FileNotFoundError as error:
+        raise DataError(f"{name} does not exist.") from error
+    except PermissionError as error:
+        raise DataError(f"{name} may not be read.") from error
+    labels = {_key(path): text for path, place, text in members if place is None and _says_label(path)}
+    for path, place, text in members:
+        shown = f"{name}!{path}"
+        if place is None:
+            if not _says_label(path):
+                source.aside.append((Found(shown, ""), text))
+        elif labels.get(_key(path)):
+            source.found.append(Found(fetcher.add(shown, place), labels[_key(path)]))
+        else:
+            source.aside.append((Found(shown, ""), "has no label beside it (.cls or .json)"))
+
+
+def _members(address: str) -> Iterator[tuple[str, Place | None, str]]:
+    """Yield (path, place, "") of images, (path, None, label) of labels, (path, None, reason) of the rest."""
+    system, path = filesystem(address)
+    shard = place_of(address, system.info(path))
+    with system.open(path, "rb") as file:
+        try:
+            with tarfile.open(fileobj=file, mode="r:") as tar:
+                for member in tar:
+                    tar.members = []  # it would keep every one
+                    found = _member(tar, member, shard)
+                    if found:
+                        yield found
+        except tarfile.TarError as error:
+            raise DataError(
+                f"{masked(address)} is no plain tar file, or is cut short ({error}). "
+                "A compressed one has to be written anew without: its members have no place of their own."
+            ) from error
+
+
+def _member(
+    tar: tarfile.TarFile, member: tarfile.TarInfo, shard: Place
+) -> tuple[str, Place | None, str] | None:
+    path = PurePosixPath(member.name)
+    if member.isdir() or path.name.startswith("."):
+        return None
+    if not member.isreg() or member.issparse():
+        return _refused(member.name, "is a link or a device in a tar shard, not a file")
+    if path.is_absolute() or ".." in path.parts:
+        return _refused(member.name, "has a name that leads out of its shard")
+    if _says_label(member.name):
+        return (member.name, None, _label(tar, member)) if member.size <= MAX_LABEL_BYTES else None
+    if path.suffix.lower() not in suffixes():
+        return None
+    if member.size > MAX_OBJECT_BYTES:
+        return _refused(
+            member.name, f"has {member.size:,} bytes; more than {MAX_OBJECT_BYTES:,} are not read"
+        )
+    place = Place(shard.address, member.size, member.offset_data, shard.version)
+    return member.name, place, ""
+
+
+def _refused(name: str, reason: str) -> tuple[str, None, str]:
+    return f"{name} ", None, reason  # the space keeps it from being taken for a label file
+
+
+def _label(tar: tarfile.TarFile, member: tarfile.TarInfo) -> str:
+    """Return what a label file says, "" where it says nothing."""
+    file = tar.extractfile(member)
+    text = file.read().decode("utf-8", "replace").strip() if file else ""
+    if not member.name.endswith(".json"):
+        return text
+    try:
+        said: Any = json.loads(text)
+    except ValueError:
+        return ""
+    values = [said.get(name) for name in JSON_NAMES] if isinstance(said, dict) else []
+    return next((str(value) for value in values if value is not None), "")
+
+
+def _says_label(path: str) -> bool:
+    return path.endswith((*LABEL_SUFFIXES, ".json"))
+
+
+def _key(path: str) -> str:
+    """Return what a sample's files share: the path up to the first dot of the name."""
+    folder, slash, name = path.strip().rpartition("/")
+    return f"{folder}{slash}{name.partition('.')[0]}"

@@ -1,0 +1,200 @@
+"""Images at addresses and in tar shards: tried again, never unpacked, no secrets kept."""
+
+from __future__ import annotations
+
+import io
+import json
+import tarfile
+import warnings
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import frostline
+from frostline.dataset import remote
+from frostline.dataset.remote import masked
+from frostline.errors import DataError, RunWarning
+from tiny import write_folder
+
+pytestmark = pytest.mark.ecosystem
+
+
+@pytest.fixture
+def store(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
+    """An object store in memory that holds a folder of pictures."""
+    import fsspec
+
+    monkeypatch.setenv("FROSTLINE_STORE", str(tmp_path / "home"))
+    monkeypatch.setattr(remote, "WAIT_S", (0.001, 0.002))
+    remote._said.clear()
+    system = fsspec.filesystem("memory")
+    system.put(str(write_folder(tmp_path / "photos", per_class=4)), "/bucket/photos", recursive=True)
+    yield system
+    system.store.clear()
+    system.pseudo_dirs[:] = [""]
+
+
+def counted(system: Any, monkeypatch: pytest.MonkeyPatch, fail: int = 0, cut: int = 0) -> list[str]:
+    """Note every read; let the first `fail` of them fail and the next `cut` come short."""
+    reads: list[str] = []
+    plain = type(system).cat_file
+
+    def cat_file(self: Any, path: str, start: Any = None, end: Any = None, **options: Any) -> bytes:
+        reads.append(path)
+        if len(reads) <= fail:
+            raise TimeoutError("503 for https://user:secret@host/?X-Amz-Signature=abc")
+        content = plain(self, path, start=start, end=end, **options)
+        return content[:-7] if len(reads) <= fail + cut else content
+
+    monkeypatch.setattr(type(system), "cat_file", cat_file)
+    return reads
+
+
+def write_shard(path: Path, photos: Path, *, by_json: bool = False) -> Path:
+    with tarfile.open(path, "w") as tar:
+        for index, file in enumerate(sorted(photos.rglob("*.png"))):
+            label = file.parent.name
+            add(tar, f"{index:04}.png", file.read_bytes())
+            said = json.dumps({"label": label}) if by_json else label
+            add(tar, f"{index:04}.{'json' if by_json else 'cls'}", said.encode())
+    return path
+
+
+def add(tar: tarfile.TarFile, name: str, content: bytes = b"", **settings: Any) -> None:
+    member = tarfile.TarInfo(name)
+    member.size = len(content)
+    for key, value in settings.items():
+        setattr(member, key, value)
+    tar.addfile(member, io.BytesIO(content))
+
+
+def test_a_folder_at_an_address_is_the_folder_and_is_read_once(
+    tmp_path: Path, store: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    reads = counted(store, monkeypatch)
+    here = frostline.load_data(tmp_path / "photos", near_copies=False)
+    there = frostline.load_data("memory://bucket/photos", near_copies=False)
+    assert there.digest == here.digest
+    assert there.split_digest == here.split_digest
+    assert len(reads) == 12
+    again = frostline.load_data("memory://bucket/photos", near_copies=False)
+    assert again == there
+    assert len(reads) == 12  # the listing said that nothing changed
+
+
+def test_an_object_that_changes_in_mid_run_is_noticed(store: Any) -> None:
+    data = frostline.load_data("memory://bucket/photos")
+    sample = data.samples[0]
+    store.pipe_file(sample.path.removeprefix("memory:/"), b"something else")
+    with pytest.raises(DataError, match="has changed since it was indexed"):
+        data.read(sample)
+
+
+def test_failures_pass_with_tries_and_one_warning(store: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    counted(store, monkeypatch, fail=3)
+    with pytest.warns(RunWarning, match="tried again") as caught:
+        data = frostline.load_data("memory://bucket/photos")
+    assert len(data.samples) == 12
+    assert len(caught) == 1
+
+
+def test_a_line_that_stays_dead_ends_with_one_message_without_secrets(
+    store: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    reads = counted(store, monkeypatch, fail=10**6)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", RunWarning)
+        with pytest.raises(DataError, match=r"could not be read in 5 tries \(TimeoutError\)") as refusal:
+            frostline.load_data("memory://bucket/photos")
+    assert len(reads) == 5
+    assert "secret" not in str(refusal.value)
+    assert "Signature" not in str(refusal.value)
+
+
+def test_short_reads_are_read_again(tmp_path: Path, store: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    expected = frostline.load_data("memory://bucket/photos", near_copies=False).digest
+    monkeypatch.setenv("FROSTLINE_STORE", str(tmp_path / "other"))  # nothing is remembered
+    counted(store, monkeypatch, cut=2)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", RunWarning)
+        found = frostline.load_data("memory://bucket/photos", near_copies=False)
+    assert found.digest == expected
+
+
+def test_tables_may_hold_addresses_and_paths_and_keep_no_secret(tmp_path: Path, store: Any) -> None:
+    names = sorted(store.find("/bucket/photos"))
+    rows = [f"memory:/{name},{name.split('/')[-2]}" for name in names[:-1]]
+    local = sorted((tmp_path / "photos").rglob("*.png"))[-1]
+    rows.append(f"{local},{local.parent.name}")
+    table = tmp_path / "table.csv"
+    table.write_text("\n".join(["path,label", *rows]))
+    data = frostline.load_data(table)
+    assert data.digest == frostline.load_data(tmp_path / "photos").digest
+    assert data.read(data.samples[-1]).size == data.read(data.samples[0]).size
+
+
+@pytest.mark.parametrize(
+    ("address", "shown"),
+    [
+        ("https://ann:pw@host:80/a.jpg?X-Amz-Signature=1#x", "https://host:80/a.jpg"),
+        ("s3://key:secret@bucket/a?b.jpg", "s3://bucket/a?b.jpg"),
+        ("s3://bucket/a@b.jpg", "s3://bucket/a@b.jpg"),
+    ],
+)
+def test_addresses_are_shown_without_what_may_be_secret(address: str, shown: str) -> None:
+    assert masked(address) == shown
+
+
+@pytest.mark.parametrize("by_json", [False, True])
+def test_shards_are_the_folder_here_and_far(tmp_path: Path, store: Any, by_json: bool) -> None:
+    shard = write_shard(tmp_path / "photos-0.tar", tmp_path / "photos", by_json=by_json)
+    expected = frostline.load_data(tmp_path / "photos")
+    here = frostline.load_data(tmp_path / "photos-*.tar")
+    assert here.digest == expected.digest
+    store.put_file(str(shard), "/bucket/photos-0.tar")
+    there = frostline.load_data("memory://bucket/photos-0.tar")
+    assert there.digest == expected.digest
+    assert "bucket/photos-0.tar!00" in there.samples[0].path
+    assert there.read(there.samples[0]).tobytes() == here.read(here.samples[0]).tobytes()
+
+
+def test_hostile_members_are_set_aside_and_nothing_is_unpacked(tmp_path: Path, store: Any) -> None:
+    shard = write_shard(tmp_path / "a.tar", tmp_path / "photos")
+    picture = next((tmp_path / "photos").rglob("*.png")).read_bytes()
+    with tarfile.open(shard, "a") as tar:
+        add(tar, "../out.png", picture)
+        add(tar, "/etc/out.png", picture)
+        add(tar, "link.png", type=tarfile.SYMTYPE, linkname="/etc/passwd")
+        add(tar, "device.png", type=tarfile.CHRTYPE)
+        add(tar, "lonely.png", picture)
+    before = set(tmp_path.parent.rglob("*.png"))
+    data = frostline.load_data(shard)
+    reasons = {gone.path.rpartition("!")[2].strip(): gone.reason for gone in data.set_aside}
+    assert set(reasons) == {"../out.png", "/etc/out.png", "link.png", "device.png", "lonely.png"}
+    assert "leads out" in reasons["../out.png"]
+    assert "link or a device" in reasons["link.png"]
+    assert "no label beside it" in reasons["lonely.png"]
+    assert set(tmp_path.parent.rglob("*.png")) == before
+
+
+def test_a_torn_or_compressed_shard_and_a_missing_one_are_told(tmp_path: Path, store: Any) -> None:
+    torn = tmp_path / "torn.tar"
+    torn.write_bytes(b"no tar at all" * 100)
+    with pytest.raises(DataError, match="no plain tar file"):
+        frostline.load_data(torn)
+    with pytest.raises(DataError, match=r"does not exist|No shard"):
+        frostline.load_data(tmp_path / "none.tar")
+    with pytest.raises(DataError, match="table at an address"):
+        frostline.load_data("memory://bucket/table.csv")
+    with pytest.raises(DataError, match="does not know"):
+        frostline.load_data("nowhere://bucket/photos")
+
+
+def test_a_run_trains_from_an_address(tmp_path: Path, store: Any) -> None:
+    from tiny import tiny_backbone
+
+    data = frostline.load_data("memory://bucket/photos")
+    run = frostline.train(tiny_backbone(), data, "linear_probe", study=tmp_path / "study")
+    assert run.n_train == len(data.part("train"))
