@@ -105,7 +105,7 @@ def _members(address: str) -> Iterator[tuple[str, Place | None, str]]:
         try:
             with tarfile.open(fileobj=file, mode="r:") as tar:
                 for member in tar:
-                    tar.members = []  # it would keep every one
+                    tar.members = []  # type: ignore[attr-defined]  # it would keep every one
                     found = _member(tar, member, shard)
                     if found:
                         yield found
