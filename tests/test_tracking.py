@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import struct
 import threading
 import warnings
 from collections.abc import Iterator, Mapping
@@ -385,3 +386,79 @@ def test_both_at_once_change_no_byte(backbone: Backbone, data: Manifest, tmp_pat
     assert both.folder.weights.read_bytes() == plain.folder.weights.read_bytes()
     assert (tmp_path / "b" / "mlflow.db").is_file()
     assert both.peak_memory_bytes < plain.peak_memory_bytes + 64 * 2**20
+
+
+@pytest.mark.ecosystem
+@pytest.mark.filterwarnings(
+    "ignore::DeprecationWarning", "ignore::pydantic.warnings.PydanticDeprecatedSince20"
+)
+@pytest.mark.parametrize("checkpoints", [True, False])
+def test_wandb_holds_what_was_trained(
+    checkpoints: bool, backbone: Backbone, data: Manifest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("WANDB_MODE", "WANDB_PROJECT", "WANDB_DIR"):
+        monkeypatch.delenv(name, raising=False)
+    study = tmp_path / "s"
+    killed_in_epoch(4, monkeypatch, checkpoints=checkpoints)
+    with pytest.raises(Killed):
+        frostline.train(backbone, data, STRATEGY, study=study, tracker="wandb", **FAST)
+    for _ in range(2):  # the second time it is finished, and nothing is added
+        run = frostline.train(backbone, data, STRATEGY, study=study, tracker="wandb", **FAST)
+    files = sorted((study / "wandb").glob("offline-run-*/*.wandb"))
+    assert len(files) == 2  # of the process that was killed, and of the next
+    assert len({file.name for file in files}) == 1  # one run
+    history, summary = wandb_rows(files)
+    assert [row["_step"] for row in history] == [1, 2, 3, 4]
+    for row, kept in zip(history, run.folder.metrics(), strict=True):
+        assert {key: row[key] for key in ("loss", "val_loss", "lr")} == pytest.approx(
+            {key: kept[key] for key in ("loss", "val_loss", "lr")}
+        )
+    assert scalars(run).items() <= summary.items()
+    assert not list(Path.cwd().glob("wandb"))
+
+
+def wandb_rows(files: list[Path]) -> tuple[list[dict[str, Any]], dict[str, Any]]:
+    """Return the history and the last summary that W&B's files hold."""
+    from wandb.proto import wandb_internal_pb2
+
+    history, summary = [], {}
+    for file in files:
+        for found in wandb_records(file.read_bytes()):
+            record = wandb_internal_pb2.Record()
+            record.ParseFromString(found)
+            if record.HasField("history"):
+                items = record.history.item
+                row = {i.key or "/".join(i.nested_key): json.loads(i.value_json) for i in items}
+                history.append(row)
+            for item in record.summary.update:
+                summary[item.key or "/".join(item.nested_key)] = json.loads(item.value_json)
+    return history, summary
+
+
+def wandb_records(data: bytes) -> Iterator[bytes]:
+    """Read LevelDB's log format: blocks of 32 KiB, in them records with checksum, length and kind."""
+    place, whole = 7, b""  # after ":W&B", a number and a version
+    while place + 7 <= len(data):
+        if 32768 - place % 32768 < 7:  # no room for a record's head: the block is filled up
+            place += 32768 - place % 32768
+            continue
+        size, kind = struct.unpack("<HB", data[place + 4 : place + 7])
+        whole += data[place + 7 : place + 7 + size]
+        place += 7 + size
+        if kind in (1, 4):  # whole, or the last part
+            yield whole
+            whole = b""
+
+
+@pytest.mark.ecosystem
+@pytest.mark.filterwarnings(
+    "ignore::DeprecationWarning", "ignore::pydantic.warnings.PydanticDeprecatedSince20"
+)
+def test_wandb_gives_up_where_it_cannot_write(
+    backbone: Backbone, data: Manifest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("WANDB_MODE", "no such mode")
+    with pytest.warns(TrackerWarning, match="wandb cannot be written") as caught:
+        run = frostline.train(backbone, data, STRATEGY, study=tmp_path / "s", tracker="wandb", **FAST)
+    assert len([w for w in caught if w.category is TrackerWarning]) == 1
+    assert len(run.folder.metrics()) == 4

@@ -113,7 +113,7 @@ tracker_option = click.option(
     "tracker",
     type=TrackerNames(),
     multiple=True,
-    help="Send each epoch's figures to tensorboard or mlflow, too; may be given more than once.",
+    help="Send each epoch's figures to tensorboard, mlflow or wandb, too; may be given more than once.",
 )
 data_options = stack(
     click.option(

@@ -1,8 +1,9 @@
-"""Where a run's figures also go when that is asked for: TensorBoard or MLflow, through their own libraries.
+"""Where a run's figures also go when that is asked for: TensorBoard, MLflow or W&B, by their own libraries.
 
     STUDY/tensorboard/<strategy> <run>/  TensorBoard's event files
     STUDY/mlflow.db                      MLflow's, unless MLFLOW_TRACKING_URI names another place
-    runs/<digest>/trackers.json          which of MLflow's runs this one is
+    STUDY/wandb/offline-run-…            W&B's, unless WANDB_MODE says otherwise
+    runs/<digest>/trackers.json          which of MLflow's and W&B's runs this one is
 
 A run's own files hold all of this, too: a tracker is a copy, and nothing is read back from it but how far it
 had come. Imports no torch until a tracker is asked for.

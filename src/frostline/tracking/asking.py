@@ -10,15 +10,16 @@ from typing import Any
 from frostline import timing
 from frostline.errors import UsageError, did_you_mean
 from frostline.record import RunFolder
-from frostline.tracking import mlflow, tensorboard
+from frostline.tracking import mlflow, tensorboard, wandb
 from frostline.tracking.following import Following
 from frostline.tracking.log import Log, Tracked
 
-NAMES = ("tensorboard", "mlflow")
-_MODULES = {"tensorboard": tensorboard.MODULES, "mlflow": mlflow.MODULES}
+NAMES = ("tensorboard", "mlflow", "wandb")
+_MODULES = {"tensorboard": tensorboard.MODULES, "mlflow": mlflow.MODULES, "wandb": wandb.MODULES}
 _MAKERS: Mapping[str, Callable[[Tracked], Log]] = {
     "tensorboard": tensorboard.Board,
     "mlflow": mlflow.MlflowRun,
+    "wandb": wandb.WandbRun,
 }
 
 
@@ -42,6 +43,8 @@ class Trackers:
             found.append(f'TensorBoard follows: tensorboard --logdir "{self.study / tensorboard.FOLDER}"')
         if "mlflow" in self.names:
             found.append(f"MLflow follows: {mlflow.place(self.study)}")
+        if "wandb" in self.names:
+            found.append(f"W&B follows: {wandb.place(self.study)}")
         return found
 
 

@@ -108,9 +108,9 @@ def train(
     With `minutes`, training stops while there is time left for the final figures: with the best weights on
     val so far, or else the last ones. The result then has `stopped` "minutes", and fewer `steps` than
     `steps_planned`. What comes before the first step, and a head that is solved for, is not cut short.
-    Each epoch's figures and the result also go to `tracker`, "tensorboard" or "mlflow" or both, in the study
-    or on MLflow's server; that changes neither the run nor its result. A run that was finished without it is
-    handed over as a whole.
+    Each epoch's figures and the result also go to `tracker` ("tensorboard", "mlflow", "wandb", or several),
+    in the study or on the tracker's server; that changes neither the run nor its result. A run that was
+    finished without it is handed over as a whole.
 
     Rates in the result are fractions 0–1.
     Raises `UsageError`, `DataError`, `ModelError`, `StudyError` or `TrainingError`.
