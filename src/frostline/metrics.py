@@ -19,6 +19,7 @@ Floats = NDArray[np.float64]
 Ints = NDArray[np.int64]
 
 METRICS = ("accuracy", "balanced_accuracy", "macro_f1", "auroc", "log_loss")
+BINS = 10  # of stated probability; equal widths, as reliability diagrams are usually drawn
 Z95 = 1.959963984540054  # the normal distribution's 97.5 % quantile
 
 
@@ -103,12 +104,12 @@ def rate_interval(
 
 
 def mean_interval(
-    values: Floats, units: Sequence[int] | Ints | None = None
+    values: Floats, units: Sequence[int] | Ints | None = None, spread: float = 1.0
 ) -> tuple[float | None, float | None]:
     """Return a 95 % interval of a mean of any numbers, an image each, by Student's t.
 
     Where `units` ties images together the variance is that between units, as in `rate_interval`, and no
-    smaller than if there were none. One unit tells nothing: (None, None).
+    smaller than if there were none. One unit tells nothing: (None, None). `spread` as in `rate_interval`.
     """
     from scipy.stats import t
 
@@ -120,7 +121,7 @@ def mean_interval(
     away = values - middle
     simple = float((away**2).sum()) / (n - 1) / n
     clustered = float((np.bincount(index, weights=away) ** 2).sum()) * count / (count - 1) / n**2
-    half = float(t.ppf(0.975, count - 1)) * math.sqrt(max(simple, clustered))
+    half = float(t.ppf(0.975, count - 1)) * math.sqrt(spread * max(simple, clustered))
     return middle - half, middle + half
 
 
@@ -149,6 +150,59 @@ def summary(classes: Sequence[str], targets: Ints, probabilities: Floats, common
     }
     figures: dict[str, Any] = {name: score(name, targets, probabilities) for name in METRICS}
     return {**figures, "majority": float((targets == commonest).mean()), "per_class": per_class}
+
+
+def believed(
+    targets: Ints,
+    probabilities: Floats,
+    units: Sequence[int] | Ints | None = None,
+    *,
+    images: Ints | None = None,
+    spread: float = 1.0,
+) -> dict[str, Any]:
+    """Return log loss and Brier score with 95 % intervals, and the calibration error.
+
+    `log_loss` is in nats; `brier` is the sum over classes of squared differences (Brier 1950), 0–2; `ece` is
+    the expected calibration error of the top probability over `ece_bins` bins of equal width, 0–1. The
+    intervals are t of the images' own losses; where `images` (n,) tells that rows speak of the same image
+    their losses are averaged first.
+    """
+    n = len(targets)
+    true = np.eye(probabilities.shape[1])[targets]
+    losses = {
+        "log_loss": -np.log(_rows(probabilities)[np.arange(n), targets]),
+        "brier": ((probabilities - true) ** 2).sum(axis=1),
+    }
+    _, place = np.unique(np.arange(n) if images is None else images, return_inverse=True)
+    unit = np.zeros(int(place.max()) + 1, dtype=np.int64)
+    unit[place] = np.arange(n) if units is None else np.asarray(units)
+    found: dict[str, Any] = {}
+    for name, values in losses.items():
+        each = np.bincount(place, weights=values) / np.bincount(place)
+        low, high = mean_interval(each, unit, spread)
+        low = None if low is None else max(0.0, low)
+        found |= {name: float(each.mean()), f"{name}_low": low, f"{name}_high": high}
+    return {**found, "ece": calibration_error(targets, probabilities), "ece_bins": BINS}
+
+
+def calibration_error(targets: Ints, probabilities: Floats) -> float:
+    """Return the mean gap between the top probability and how often it is right, weighed by images, 0–1."""
+    top = probabilities.max(axis=1)
+    right = probabilities.argmax(axis=1) == targets
+    place = np.minimum((top * BINS).astype(np.int64), BINS - 1)
+    return float(np.abs(np.bincount(place, weights=top - right)).sum() / len(top))
+
+
+BELIEVED = (
+    "log_loss",
+    "log_loss_low",
+    "log_loss_high",
+    "brier",
+    "brier_low",
+    "brier_high",
+    "ece",
+    "ece_bins",
+)
 
 
 def softmax(logits: NDArray[Any], temperature: float = 1.0) -> Floats:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -12,10 +12,10 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
-from frostline import delta, metrics, numerics, zoo
+from frostline import delta, familiar, metrics, numerics, zoo
 from frostline.backbone import Backbone, Preprocessing
 from frostline.dataset import find_images, open_image, read_paths
-from frostline.errors import DamagedImage, DataError, StudyError
+from frostline.errors import DamagedImage, DataError, StudyError, UsageError
 from frostline.heads import build_head
 from frostline.images import EVALUATION_BATCH, Tell
 from frostline.record import RunFolder, Study
@@ -29,6 +29,7 @@ class Prediction:
 
     path: str
     top: tuple[tuple[str, float], ...]
+    unsure: str | None = None  # why it should rather not be answered: "probability" or "unfamiliar"
 
     @property
     def label(self) -> str:
@@ -53,6 +54,7 @@ class Predictions:
     run: str
     why: str
     strategy: str
+    doubts: familiar.Doubts | None = None  # what answers were doubted by, where that was asked for
 
     def __iter__(self) -> Iterator[Prediction]:
         return iter(self.rows)
@@ -76,7 +78,12 @@ class Predictions:
         return notebook.answers_plot([row.label for row in self.rows])
 
     def _table(self) -> list[dict[str, Any]]:
-        return [{"path": r.path, "label": r.label, "probability": r.probability} for r in self.rows]
+        asked = self.doubts is not None
+        return [
+            {"path": r.path, "label": r.label, "probability": r.probability}
+            | ({"unsure": r.unsure} if asked else {})
+            for r in self.rows
+        ]
 
 
 class Predictor:
@@ -88,29 +95,45 @@ class Predictor:
         classes: Sequence[str],
         preprocessing: Preprocessing,
         temperature: float = 1.0,
+        backbone: Backbone | None = None,
     ) -> None:
         self.model = model
         self.classes = list(classes)
         self.preprocessing = preprocessing
         self.temperature = temperature
+        self.backbone = backbone
 
     @classmethod
     def of_run(cls, folder: RunFolder, module: nn.Module | None = None) -> Predictor:
         """Return a run's model; `module` as in `load_model`."""
         config = folder.read("config.json")
+        backbone, model = rebuilt(folder, module)
         return cls(
-            rebuilt(folder, module)[1],
+            model,
             config["classes"],
             Preprocessing.from_dict(config["preprocessing"]),
             float(folder.read("result.json")["temperature"]),
+            backbone,
         )
 
     def __call__(self, pixels: Tensor) -> np.ndarray[tuple[int, int], np.dtype[np.float64]]:
         """Return probabilities (n, classes) for uint8 pixels (n, 3, size, size)."""
+        return metrics.softmax(self._logits(pixels), self.temperature)
+
+    def with_features(
+        self, pixels: Tensor
+    ) -> tuple[np.ndarray[tuple[int, int], np.dtype[np.float64]], Tensor]:
+        """Return probabilities, and the features (n, width) that the head was given; of a run alone."""
+        assert self.backbone is not None
+        with familiar.listening(self.backbone, self.model) as heard:
+            out = self._logits(pixels)
+        return metrics.softmax(out, self.temperature), torch.cat(heard)
+
+    def _logits(self, pixels: Tensor) -> np.ndarray[tuple[int, int], np.dtype[np.float32]]:
         plan = numerics.exact_plan()
         with torch.inference_mode():
             out = plan.place(self.model)(plan.batch(pixels, self.preprocessing.normalise))
-        return metrics.softmax(out.float().cpu().numpy(), self.temperature)
+        return np.asarray(out.float().cpu().numpy())
 
 
 def load_model(
@@ -153,6 +176,7 @@ def predict(
     *,
     run: str | None = None,
     top: int = 1,
+    unsure: float | None = None,
     module: nn.Module | None = None,
     base: str | nn.Module | Backbone | None = None,
     tell: Tell | None = None,
@@ -161,8 +185,14 @@ def predict(
 
     `study` may also be a delta that `export` wrote; `base` hands over its base weights, as in `load_model`.
     `images`: a folder (flat or by class), files, or a CSV with a column `path`. A file that can't be
-    decoded is listed with its reason and stops nothing. Raises `StudyError` or `DataError`.
+    decoded is listed with its reason and stops nothing.
+
+    With `unsure`, a precision above 0 and below 1 such as 0.95, an answer whose class was not right so often
+    at its probability, on images that the run had not learned from, is marked `unsure="probability"`; one
+    of an image that lies farther from the training images than 95 % of those did, "unfamiliar".
+    Raises `StudyError`, `UsageError` or `DataError`.
     """
+    doubts = None if unsure is None else _doubts(study, run, unsure)
     predictor, named, why, strategy = _asked(study, run, module, base)
     paths = _paths(images)
     rows: list[Prediction] = []
@@ -176,10 +206,26 @@ def predict(
             except DamagedImage as error:
                 unreadable.append((str(path), str(error)))
         if pixels:
-            rows += _top(good, predictor(torch.stack(pixels)), predictor.classes, top)
+            rows += _answered(predictor, good, torch.stack(pixels), top, doubts)
         if tell:
             tell("predict", min(start + EVALUATION_BATCH, len(paths)), len(paths))
-    return Predictions(tuple(rows), tuple(unreadable), named, why, strategy)
+    return Predictions(tuple(rows), tuple(unreadable), named, why, strategy, doubts)
+
+
+def _doubts(study: str | Path, run: str | None, precision: float) -> familiar.Doubts:
+    if delta.is_delta(study):
+        raise UsageError("A delta keeps no images' features to be unsure by: ask the study it was made of.")
+    return familiar.doubts(Study.existing(study).best(run)[0].path, precision)
+
+
+def _answered(
+    predictor: Predictor, paths: Sequence[str], pixels: Tensor, top: int, doubts: familiar.Doubts | None
+) -> list[Prediction]:
+    if doubts is None:
+        return _top(paths, predictor(pixels), predictor.classes, top)
+    probabilities, features = predictor.with_features(pixels)
+    found = _top(paths, probabilities, predictor.classes, top)
+    return [replace(row, unsure=u) for row, u in zip(found, doubts.of(probabilities, features), strict=True)]
 
 
 def _asked(

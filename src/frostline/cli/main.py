@@ -156,6 +156,12 @@ def train(data: str, **options: Any) -> None:
 @click.argument("images", nargs=-1, required=True)
 @click.option("--run", "run_name", help="Which run answers [the best by validation].")
 @click.option("--top", type=click.IntRange(1), default=1, show_default=True, help="Labels per image.")
+@click.option(
+    "--unsure",
+    type=click.FloatRange(0, 1, min_open=True, max_open=True),
+    metavar="PRECISION",
+    help="Mark answers that would not be right so often, e.g. 0.95, and images unlike those learned from.",
+)
 @click.option("--output", type=click.Path(dir_okay=False), help="Write a CSV file instead of the terminal.")
 @click.option(
     "--base", type=click.Path(), help="For a delta: the base weights' file, where they have no name."
@@ -174,6 +180,7 @@ def predict(study: str, images: tuple[str, ...], **options: Any) -> None:
             run=options["run_name"],
             top=options["top"],
             base=options["base"],
+            unsure=options["unsure"],
             tell=verb.progress,
         )
         if options["output"]:
@@ -184,6 +191,7 @@ def predict(study: str, images: tuple[str, ...], **options: Any) -> None:
             "why": found.why,
             "predictions": [
                 {"path": row.path, "label": row.label, "probability": row.probability}
+                | ({} if found.doubts is None else {"unsure": row.unsure})
                 | (
                     {"top": [{"label": n, "probability": p} for n, p in row.top]}
                     if options["top"] > 1
@@ -191,6 +199,7 @@ def predict(study: str, images: tuple[str, ...], **options: Any) -> None:
                 )
                 for row in found.rows
             ],
+            **({} if found.doubts is None else {"doubts": found.doubts.as_dict()}),
             "unreadable": [{"path": path, "reason": reason} for path, reason in found.unreadable],
         }
         verb.progress.say(f"Run {found.run} ({found.strategy}) answers: {found.why}.")

@@ -189,13 +189,19 @@ def predictions(found: Predictions, written: str | None) -> None:
     if written:
         out.print(f"{len(found.rows):,} predictions of run {found.run} written to {written}")
     else:
-        table = Table("image", "label", "probability", title=f"run {found.run}", title_justify="left")
+        doubted = ["unsure"] if found.doubts else []
+        title = f"run {found.run}"
+        table = Table("image", "label", "probability", *doubted, title=title, title_justify="left")
         for row in found.rows[:TABLE_ROWS]:
             for rank, (label, probability) in enumerate(row.top):
-                table.add_row(row.path if rank == 0 else "", label, percent(probability))
+                why = [row.unsure or "" if rank == 0 else ""] if doubted else []
+                table.add_row(row.path if rank == 0 else "", label, percent(probability), *why)
         out.print(table)
         if len(found.rows) > TABLE_ROWS:
             out.print(f"… and {len(found.rows) - TABLE_ROWS:,} more: --output FILE.csv writes them all.")
+    if found.doubts:
+        count = sum(row.unsure is not None for row in found.rows)
+        out.print(f"{count:,} of {len(found.rows):,} are better not answered. {found.doubts.sentence}")
     for path, reason in found.unreadable:
         out.print(f"not readable: {path}: {reason}")
 
@@ -204,9 +210,10 @@ def write_predictions(found: Predictions, path: str) -> None:
     """Write path, label, probability (a row per label with --top)."""
     with open(path, "w", newline="", encoding="utf-8") as file:
         writer = csv.writer(file)
-        writer.writerow(["path", "label", "probability"])
+        writer.writerow(["path", "label", "probability", *(["unsure"] if found.doubts else [])])
         for row in found.rows:
-            writer.writerows([row.path, label, f"{probability:.6g}"] for label, probability in row.top)
+            why = [row.unsure or ""] if found.doubts else []
+            writer.writerows([row.path, label, f"{probability:.6g}", *why] for label, probability in row.top)
 
 
 def cut_marks(stage_count: int) -> dict[str, int]:

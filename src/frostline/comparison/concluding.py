@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from frostline import looks, metrics, places
+from frostline import familiar, looks, metrics, places
 from frostline.comparison import cells
 from frostline.comparison.asked import REPEATS, Asked
 from frostline.comparison.candidates import Candidate
@@ -17,6 +17,7 @@ from frostline.comparison.held import fold_models, gather, longest, write_answer
 from frostline.comparison.judging import Held, Verdict, judge, optimism, shallowest
 from frostline.comparison.words import verdict_lines
 from frostline.errors import UsageError
+from frostline.images import Images
 from frostline.record import RunFolder, Study, plain
 from frostline.reporting import notebook
 from frostline.training import Run, train
@@ -78,6 +79,7 @@ def conclude(asked: Asked, contest: Contest, over: bool) -> Comparison:
     asked.study.write("backbone.json", backbone.as_dict())
     run, whole = _shipped(asked, contest, place, held_out["temperature"])
     _leave_looks(asked, contest, place)
+    _leave_familiar(asked, contest, place, run)
     result = {
         "winner": str(winner.strategy),
         "augment": winner.augment,
@@ -141,12 +143,18 @@ def _held_out(asked: Asked, mine: Held, answers: Mapping[int, Held], folds: int)
     of a new model's accuracy on new images, so wider than the standings' own, which speak of images alone.
     """
     if not len(mine.images):
-        return {"accuracy": None, "low": None, "high": None, "optimism": None, "temperature": 1.0}
-    accuracy, low, high = mine.accuracy_interval(cells.spread_of_folds(folds))
+        nothing = dict.fromkeys(("accuracy", "low", "high", "optimism", *metrics.BELIEVED))
+        return {**nothing, "temperature": 1.0}
+    spread = cells.spread_of_folds(folds)
+    accuracy, low, high = mine.accuracy_interval(spread)
     lead = optimism(answers, "accuracy", asked.seed)
     write_answers(asked.folder / "out-of-fold.csv", asked.data, mine)
     assert mine.logits is not None
+    believed = metrics.believed(
+        mine.targets, mine.probabilities, mine.units, images=mine.images, spread=spread
+    )
     return {
+        **believed,
         "accuracy": accuracy - lead,
         "low": max(0.0, low - lead),
         "high": high - lead,
@@ -167,6 +175,33 @@ def _leave_looks(asked: Asked, contest: Contest, place: int) -> None:
             [contest.outcomes[task] for task in longest(contest.outcomes, place)],
         )
         looks.leave(asked.folder, table, backbone, asked.data, models)
+
+
+def _leave_familiar(asked: Asked, contest: Contest, place: int, run: Run) -> None:
+    """Leave with the winner what it may doubt its answers by: those out of fold, and one fold's distances.
+
+    The model that is taken away has learned from every image. How far new ones lie is told by a run of the
+    same strategy that held some out: one of them, since it costs a pass over the images.
+    """
+    table, known = asked.folder / "out-of-fold.csv", familiar.read(run.folder.path)
+    if known is None or not table.is_file():
+        return
+    places.write_atomically(run.folder.path / familiar.HELD_OUT, table.read_bytes())
+    task = min(longest(contest.outcomes, place), key=lambda t: (t.cell.repeat, t.cell.fold))
+    backbone = asked.backbones[asked.candidates[place].model]
+    split = cells.split(contest.data, task.cell, asked.seed)
+    models = fold_models(
+        backbone,
+        asked.candidates[place].strategy,
+        len(asked.data.classes),
+        asked.study.path,
+        [contest.outcomes[task]],
+    )
+    train, held = (Images(split, split.part(p), backbone.preprocessing) for p in ("train", "val"))
+    model = models(held.samples[0].path) if held.samples else None
+    if model is not None and not contest.clock.late:
+        distances = familiar.distances(backbone, model, train, held)
+        familiar.write(run.folder.path, familiar.Familiar(known.features, distances))
 
 
 def _shipped(asked: Asked, contest: Contest, place: int, temperature: float) -> tuple[Run, bool]:

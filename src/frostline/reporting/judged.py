@@ -15,7 +15,6 @@ from numpy.typing import NDArray
 from frostline import metrics
 from frostline.reporting.reading import Answers, Told, answers, note
 
-BINS = 10  # of stated probability; equal widths, as reliability diagrams are usually drawn
 # Below this, out-of-fold figures of a class say too little for a threshold of its own (a rule of thumb).
 FEWEST_TO_DOUBT = 5
 # A label is doubted where the answer has at least so many times its probability. Confident learning alone
@@ -86,13 +85,23 @@ def held_out(told: Told) -> Answers | None:
     return judged(told)
 
 
-def interval(told: Told, found: Answers) -> tuple[float, float, float]:
-    """Return the accuracy and its 95 % interval, over what hangs together where the manifest tells."""
-    units = None
+def units_of(told: Told, found: Answers) -> list[int] | None:
+    """Return which answers hang together (groups, copies), a number each, where the manifest tells."""
     if told.data is not None:
         by_path = {sample.path: sample for sample in told.data.samples}
         if all(path in by_path for path in found.paths):
-            units = told.data.units([by_path[path] for path in found.paths])
+            return list(told.data.units([by_path[path] for path in found.paths]))
+    return None
+
+
+def losses(told: Told, found: Answers) -> dict[str, float | None]:
+    """Return log loss, Brier score and their 95 % intervals, as `metrics.believed` gives them."""
+    return metrics.believed(found.targets, found.probabilities, units_of(told, found))
+
+
+def interval(told: Told, found: Answers) -> tuple[float, float, float]:
+    """Return the accuracy and its 95 % interval, over what hangs together where the manifest tells."""
+    units = units_of(told, found)
     accuracy = float((found.guesses == found.targets).mean())
     return accuracy, *metrics.interval(found.targets, found.guesses, units)
 
@@ -136,7 +145,7 @@ def calibration(found: Answers) -> Calibration:
     """Compare what was said (the top probability) with what came true."""
     top = found.probabilities.max(axis=1)
     right = found.guesses == found.targets
-    edge = np.minimum((top * BINS).astype(np.int64), BINS - 1)
+    edge = np.minimum((top * metrics.BINS).astype(np.int64), metrics.BINS - 1)
     bins = []
     for place in np.unique(edge).tolist():
         mine = edge == place

@@ -174,7 +174,13 @@ def trust(found: Found) -> Section | None:
         f"Of answers given with 90 %, nine in ten should be right. On average it says {percent(got.said)} "
         f"and is right {percent(got.right)} of the time"
         + (f": {abs(gap):.1f} points {word}." if abs(gap) >= 1 else ": well matched.")
-        + f" The mean gap over all levels is {100 * got.error:.1f} points (expected calibration error)."
+        + f" The mean gap over all levels is {100 * got.error:.1f} points (expected calibration error, "
+        f"{j.metrics.BINS} bins)."
+    )
+    lost = j.losses(found.told, answers)
+    section.lead.append(
+        f"Log loss is {_spanned(lost, 'log_loss')} nats an image; the Brier score, summed over classes, "
+        f"{_spanned(lost, 'brier')}. Both are lower the better, and 0 at best."
     )
     values = [
         {"said": b.said, "right": b.right, "low": b.low, "high": b.high, "images": b.images} for b in got.bins
@@ -193,6 +199,12 @@ def trust(found: Found) -> Section | None:
         )
     )
     return section
+
+
+def _spanned(lost: dict[str, float | None], name: str) -> str:
+    low, high = lost[f"{name}_low"], lost[f"{name}_high"]
+    span = "" if low is None or high is None else f" ({low:.3f}–{high:.3f})"
+    return f"{lost[name]:.3f}{span}"
 
 
 def _looks(told: Told, answers: Answers) -> dict[str, Any]:

@@ -13,7 +13,7 @@ from PIL import Image
 from safetensors.torch import save
 from torch import nn
 
-from frostline import looks, numerics, places, remembering, tracking
+from frostline import familiar, looks, numerics, places, remembering, tracking
 from frostline.backbone import Backbone
 from frostline.dataset import Manifest
 from frostline.frozen import Counts, Frozen
@@ -204,6 +204,9 @@ def _perform(request: Request, study: Study, folder: RunFolder, hear: Hear) -> N
         "run": folder.name,
         "study": str(study.path),
     }
+    if _final(request):  # after the clock: what predictions may be doubted by
+        held = request.images("val") if request.data.part("val") else None
+        familiar.leave(folder.path, request.backbone, model, request.images("train"), held, request.tell)
     if request.strategy.trains and _final(request):
         seen = request.images("val" if request.data.part("val") else "train")
         result["drift"] = remembering.drift(request.backbone, model, seen)
