@@ -7,6 +7,7 @@ import binascii
 from pathlib import Path
 from typing import Any
 
+from frostline import metrics
 from frostline.reporting import charts as c
 from frostline.reporting import judged as j
 from frostline.reporting.charting import Chart
@@ -175,7 +176,7 @@ def trust(found: Found) -> Section | None:
         f"and is right {percent(got.right)} of the time"
         + (f": {abs(gap):.1f} points {word}." if abs(gap) >= 1 else ": well matched.")
         + f" The mean gap over all levels is {100 * got.error:.1f} points (expected calibration error, "
-        f"{j.metrics.BINS} bins)."
+        f"{metrics.BINS} bins)."
     )
     lost = j.losses(found.told, answers)
     section.lead.append(
