@@ -240,9 +240,9 @@ def test_a_head_that_is_solved_for_has_no_epochs_to_run_short_of() -> None:
     outcome = {"score": 0.5, "accuracy": 0.5, "seconds": 10.0}
     found.outcomes = {Task(place, 0.25, Cell(0, 0)): outcome for place in (0, 1)}
     for task in found.outcomes:
-        found._say(task, outcome)
+        found.say_outcome(task, outcome)
     assert ["of its epochs" in line for line in said] == [False, True]
-    found._say(Task(0, 1.0, Cell(0, 0)), outcome)  # the same run again
+    found.say_outcome(Task(0, 1.0, Cell(0, 0)), outcome)  # the same run again
     assert len(said) == 2
     assert [concluding._share(found, place) for place in (0, 1)] == [1.0, 0.25]
 

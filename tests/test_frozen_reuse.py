@@ -19,12 +19,12 @@ import frostline
 from frostline import frozen as freezing
 from frostline.cost import RowRates, read_or_recompute
 from frostline.dataset import Manifest
-from frostline.errors import StoreWarning
+from frostline.errors import StoreWarning, UsageError
 from frostline.frozen import Frozen, ahead
 from frostline.images import Images
 from frostline.store import Store
 from frozen_examples import FAST, frozen_at, items_of, missing, way, weights
-from tiny import PREPROCESSING, tiny_backbone, write_table
+from tiny import PREPROCESSING, tiny_backbone, write_folder, write_table
 
 
 @pytest.fixture
@@ -248,3 +248,25 @@ def test_a_damaged_image_is_said_while_rows_are_filled(data: Manifest) -> None:
     with pytest.raises(frostline.errors.DataError, match="has changed"):
         frozen_at(2).fill(images, [(position, 0) for position in range(len(images))])
     assert np.isin(missing(images, frozen_at(2)), range(1, 37))
+
+
+@pytest.mark.parametrize("strategy", ["linear_probe", "top_k(1, epochs=4)", "gradual_unfreeze(2, epochs=6)"])
+def test_a_store_that_was_filled_before_leaves_nothing_to_compute(tmp_path: Path, strategy: str) -> None:
+    data = frostline.load_data(write_folder(tmp_path / "images", per_class=16), near_copies=False)
+    given = {"exact": True, "flip": "none", "threads": 1, "seed": 3}
+    filled = frostline.fill_store(tiny_backbone(), data, strategy, **given)
+    assert filled.computed > 0
+    run = frostline.train(tiny_backbone(), data, strategy, study=tmp_path / "s", rows="keep", **given)
+    assert run.store["rows_computed"] == 0
+    assert run.store["rows_read"] > 0
+    assert frostline.fill_store(tiny_backbone(), data, strategy, **given).computed == 0
+
+
+def test_one_cut_is_filled_with_the_views_that_were_asked_for(tmp_path: Path) -> None:
+    data = frostline.load_data(write_folder(tmp_path / "images", per_class=8), near_copies=False)
+    filled = frostline.fill_store(tiny_backbone(), data, cut=2, views=3, exact=True, flip="none", threads=1)
+    rest = len(data.samples) - len(data.part("train"))
+    assert filled.views == {2: 3}
+    assert filled.wanted == filled.computed == 3 * len(data.part("train")) + rest
+    with pytest.raises(UsageError, match="Nothing is frozen before cut 0"):
+        frostline.fill_store(tiny_backbone(), data, cut=0, exact=True)

@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from frostline.signals import Signals, measure
     from frostline.story import Fitted, demo, fit
     from frostline.strategy import Phase, Strategy, parse
-    from frostline.training import Run, interpolate, lr_range_test, train
+    from frostline.training import Filled, Run, fill_store, interpolate, lr_range_test, train
     from frostline.unfreezing import Unfreezing, freeze, param_groups
     from frostline.zoo import load_backbone
 
@@ -37,6 +37,7 @@ _HOME = {
     "Comparison": "comparison",
     "Cut": "backbone",
     "Export": "exporting",
+    "Filled": "training",
     "Fitted": "story",
     "Forgetting": "remembering",
     "FrostlineError": "errors",
@@ -54,6 +55,7 @@ _HOME = {
     "demo": "story",
     "drift": "remembering",
     "export": "exporting",
+    "fill_store": "training",
     "fit": "story",
     "forgetting": "remembering",
     "freeze": "unfreezing",
@@ -77,6 +79,7 @@ __all__ = [
     "Comparison",
     "Cut",
     "Export",
+    "Filled",
     "Fitted",
     "Forgetting",
     "FrostlineError",
@@ -94,6 +97,7 @@ __all__ = [
     "demo",
     "drift",
     "export",
+    "fill_store",
     "fit",
     "forgetting",
     "freeze",

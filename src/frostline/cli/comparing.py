@@ -13,6 +13,7 @@ from frostline.cli.options import (
     followed,
     loaded,
     model_options,
+    ray_option,
     running,
     tracker_option,
 )
@@ -73,6 +74,7 @@ class StrategyList(click.ParamType[tuple[str, ...]]):
     show_default=True,
     help="How much training images are varied.",
 )
+@ray_option
 @model_options
 @running
 @tracker_option
@@ -99,6 +101,7 @@ def compare(data: str, **options: Any) -> None:
             "search",
             "study",
             "database",
+            "ray",
             "seed",
             "metric",
             "augment",

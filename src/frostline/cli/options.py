@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import math
+import re
 from typing import TYPE_CHECKING, Any
 
 import click
 
+from frostline import cluster, tracking
 from frostline import strategy as strategies
-from frostline import tracking
 from frostline.cli.verb import Verb, stack
 from frostline.errors import UsageError
 from frostline.tracking import Trackers
@@ -76,6 +77,32 @@ class TrackerNames(click.ParamType[str]):
             self.fail(str(error), param, ctx)
 
 
+class RayAddress(click.ParamType[str]):
+    """Where a Ray cluster is. What looks like a path was meant as DATA."""
+
+    name = "ADDRESS"
+
+    def convert(self, value: str, param: click.Parameter | None, ctx: click.Context | None) -> str:
+        """Return the address."""
+        if value not in (cluster.AUTO, cluster.LOCAL) and not re.fullmatch(r"(ray://)?[^/\s]+:\d+", value):
+            self.fail(
+                f"{value!r} is not the address of a Ray cluster. Expected {cluster.ADDRESSES}; without one, "
+                "write --ray last, or --ray=auto.",
+                param,
+                ctx,
+            )
+        return value
+
+
+ray_option = click.option(
+    "--ray",
+    "ray",
+    is_flag=False,
+    flag_value=cluster.AUTO,
+    type=RayAddress(),
+    help="Do it on the workers of a Ray cluster, which see the same folders: one that runs, else one on "
+    "this machine. One worker a GPU, or for each --threads cores, or a machine.",
+)
 shape_options = stack(
     click.option("--architecture", help="For a .safetensors FILE: the architecture, e.g. timm/resnet18."),
     click.option(

@@ -1,4 +1,4 @@
-"""`frostline store`: what is kept of frozen layers, and its upkeep. Needs no torch."""
+"""`frostline store`: what is kept of frozen layers, and its upkeep. Only `fill` needs torch."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from typing import Any
 
 import click
 
+from frostline.cli.options import StrategyText, data_options, loaded, model_options, ray_option, running
 from frostline.cli.verb import Verb, everywhere
 
 UNITS = {"B": 1, "KB": 10**3, "MB": 10**6, "GB": 10**9, "TB": 10**12}
@@ -54,6 +55,56 @@ def store(context: click.Context, /, **options: Any) -> None:
                 ]
                 result = {"path": str(kept.path), "bytes": kept.total_bytes(), "shelves": shelves}
                 verb.done(result, lambda: show.store(kept))
+
+
+@store.command()
+@click.argument("data")
+@click.option(
+    "--strategy", type=StrategyText(), default="head", show_default=True, help="Keep what this will read."
+)
+@click.option("--cut", type=click.IntRange(1), help="Keep the rows of this cut alone (see frostline stages).")
+@click.option("--views", type=click.IntRange(1), help="Views of each training image, the plain one first.")
+@click.option(
+    "--augment",
+    type=click.Choice(["none", "light", "standard", "strong"]),
+    default="standard",
+    show_default=True,
+    help="How much training images will be varied.",
+)
+@ray_option
+@model_options
+@running
+@data_options
+@everywhere
+@click.pass_obj
+def fill(before: dict[str, Any], /, data: str, **options: Any) -> None:
+    """Compute the frozen layers of DATA's images and keep them, before anything is trained.
+
+    Training reads them where model, --size, --seed, --augment and --precision are the same. Interrupted, the
+    same command goes on; several at once, also on several machines, share the work.
+    """
+    options = {**options, **_both(before, {key: options[key] for key in before})}
+    with Verb(options) as verb:
+        import frostline
+        from frostline.cli import show
+
+        manifest, backbone = loaded(verb, data, options)
+        verb.progress.say(show.data_lines(manifest))
+        named = ("cut", "views", "ray", "seed", "augment", "exact", "precision", "threads", "workers")
+        found = frostline.fill_store(
+            backbone,
+            manifest,
+            options["strategy"],
+            tell=verb.progress,
+            **{key: options[key] for key in named},
+        )
+        verb.done(
+            asdict(found),
+            lambda: click.echo(
+                f"{found.wanted:,} rows are wanted, {found.computed:,} were computed now, by {found.workers} "
+                f"worker(s), in {found.store}"
+            ),
+        )
 
 
 @store.command()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -13,7 +14,7 @@ import filelock
 from frostline import places, rates, tracking
 from frostline.augment import Policy
 from frostline.backbone import Backbone
-from frostline.comparison import cells, race
+from frostline.comparison import cells, race, spreading
 from frostline.comparison.asked import REPEATS, Asked
 from frostline.comparison.candidates import Candidate, Strategies, listed, searched
 from frostline.comparison.concluding import Comparison, conclude
@@ -45,6 +46,7 @@ def compare(
     least: int = 2,
     study: str | Path = DEFAULT_STUDY,
     database: str | None = None,
+    ray: str | None = None,
     seed: int = 0,
     metric: str = "accuracy",
     augment: str = "standard",
@@ -75,8 +77,10 @@ def compare(
     `least` 1 a single strategy will do: how good is it?
 
     Called again, it goes on: finished runs are kept. Several processes may call it at once, on one study
-    folder; `database` is the URL of Optuna's storage where SQLite on that folder won't do. `tracker` follows
-    every run, as in `train`. `watch` says when the minutes began.
+    folder; `database` is the URL of Optuna's storage where SQLite on that folder won't do. `ray`
+    ("auto", "local" or an address) spreads the runs over the workers of a Ray cluster that share the study's
+    folder, the store and the images: the same runs, with the same outcomes where `threads` are the same.
+    `tracker` follows every run, as in `train`. `watch` says when the minutes began.
     Raises `UsageError`, `DataError`, `ModelError`, `StudyError` or `TrainingError`.
     """
     trackers = tracking.asked(tracker, study)
@@ -118,9 +122,10 @@ def compare(
         say=say,
     )
     contest = _contest(asked)
-    over = contest.run()
-    with filelock.FileLock(asked.folder / "end.lock"):  # who comes second finds the winner trained
-        return conclude(asked, contest, over)
+    with contextlib.closing(contest.ledger):
+        over = contest.run() if ray is None else spreading.race(asked, contest, _contest, ray)
+        with filelock.FileLock(asked.folder / "end.lock"):  # who comes second finds the winner trained
+            return conclude(asked, contest, over)
 
 
 def _by_name(backbone: Backbone | Sequence[Backbone]) -> dict[str, Backbone]:

@@ -170,7 +170,7 @@ class Contest:
             "seconds": run.seconds,
             "run": str(run.folder.path.relative_to(self.study.path)),
         }
-        self._say(task, outcome)
+        self.say_outcome(task, outcome)
         self.outcomes[task] = outcome
         self._offer(task, run)
         return outcome
@@ -185,7 +185,8 @@ class Contest:
             why = f"the best so far of {len(self.candidates)} compared"
             self.study.answer_by(run.folder, why, score)
 
-    def _say(self, task: Task, outcome: Outcome) -> None:
+    def say_outcome(self, task: Task, outcome: Outcome) -> None:
+        """Tell a person of a finished run."""
         solved = not self.candidates[task.candidate].strategy.trains
         if solved and replace(task, share=SHORT) in self.outcomes and task.share == 1.0:
             return  # it is the very run that was told of on the rung before

@@ -11,11 +11,14 @@ from __future__ import annotations
 
 import contextlib
 import datetime
+import importlib.util
 import json
 import os
+import random
 import socket
 import threading
 import time
+import urllib.parse
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
@@ -30,6 +33,7 @@ from frostline.comparison.race import Task
 from frostline.errors import StudyError
 
 HEARTBEAT_S = 30  # between two signs of life
+OPENINGS = 5  # tries to make the tables where several machines begin at the same moment
 SILENCE_S = 120  # without one a process on another machine counts as dead
 
 Outcome = dict[str, Any]
@@ -51,25 +55,27 @@ class Ledger:
 
         Raises `StudyError` where the database can't be used.
         """
-        optuna = _optuna()
         address = url or f"sqlite:///{folder / 'trials.db'}"
-        try:
-            with _calm():
-                storage = optuna.storages.RDBStorage(
-                    address,
-                    engine_kwargs={"connect_args": {"timeout": 60}} if address.startswith("sqlite") else None,
-                    heartbeat_interval=HEARTBEAT_S,
-                    grace_period=SILENCE_S,
-                )
-            study = optuna.create_study(
-                study_name=name, storage=storage, direction="maximize", load_if_exists=True
-            )
-            return cls(study, storage, filelock.FileLock(folder / "trials.lock"), url is not None)
-        except Exception as error:  # whatever the database's driver raises
-            raise StudyError(
-                f"The database of trials {address.split('@')[-1]} cannot be used ({_first_line(error)}). "
-                "Expected a URL like sqlite:///trials.db or postgresql://user@host/name, and its driver."
-            ) from None
+        lock = filelock.FileLock(folder / "trials.lock")
+        for attempt in range(OPENINGS):
+            try:
+                with lock:
+                    return cls(*_opened(name, address), lock, url is not None)
+            except Exception as error:  # whatever the database's driver raises
+                if attempt < OPENINGS - 1 and _crossed(error):
+                    time.sleep(random.uniform(0.1, 1.0))
+                    continue
+                raise StudyError(
+                    f"The database of trials {_shown(address)} cannot be used ({_reason(error, address)}). "
+                    "Expected a URL like sqlite:///trials.db or postgresql://user@host/name, and its driver "
+                    '(for PostgreSQL: pip install "frostline[postgresql]").'
+                ) from None
+        raise AssertionError("unreachable")
+
+    def close(self) -> None:
+        """Give the database's connections back."""
+        self.storage.remove_session()
+        self.storage.engine.dispose()
 
     def outcomes(self) -> dict[Task, Outcome]:
         """Return what was told of each finished run."""
@@ -197,6 +203,35 @@ class Ledger:
         return not self.shared or abs(since.total_seconds()) > SILENCE_S
 
 
+def _opened(name: str, address: str) -> tuple[Any, Any]:
+    """Return Optuna's study and storage, made where they were not there."""
+    optuna = _optuna()
+    with _calm():
+        storage = optuna.storages.RDBStorage(
+            _with_driver(address),
+            engine_kwargs={"connect_args": {"timeout": 60}} if address.startswith("sqlite") else None,
+            heartbeat_interval=HEARTBEAT_S,
+            grace_period=SILENCE_S,
+        )
+    study = optuna.create_study(study_name=name, storage=storage, direction="maximize", load_if_exists=True)
+    return study, storage
+
+
+def _with_driver(address: str) -> str:
+    """Name the driver that is installed: which one SQLAlchemy takes by itself changed with its version."""
+    scheme, _, rest = address.partition("://")
+    if scheme not in ("postgresql", "postgres"):
+        return address
+    found = [name for name in ("psycopg", "psycopg2") if importlib.util.find_spec(name)]
+    return f"postgresql+{found[0]}://{rest}" if found else address
+
+
+def _crossed(error: Exception) -> bool:
+    """Whether another machine made the tables at the same moment, which a file lock can't prevent."""
+    said = str(error).lower()
+    return any(word in said for word in ("already exists", "duplicate key", "unique constraint"))
+
+
 def _optuna() -> Any:
     import optuna
 
@@ -236,8 +271,19 @@ def _lives(holder: dict[str, Any]) -> bool:
         return False
 
 
-def _first_line(error: BaseException) -> str:
-    return str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+def _shown(address: str) -> str:
+    """Return a database's address without the user, the password and options, which may hold one, too."""
+    return address.rpartition("@")[2].partition("?")[0]
+
+
+def _reason(error: BaseException, address: str) -> str:
+    """Return what a driver says, in a line that doesn't hold the password, however it is written."""
+    said = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+    _, _, login = address.rpartition("@")[0].rpartition("//")
+    password = login.partition(":")[2]
+    secrets = {address, login, password, urllib.parse.unquote(password)} - {""}
+    secret = any(word in said for word in secrets) or "password=" in said
+    return type(error).__name__ if secret and password else said
 
 
 @contextlib.contextmanager
@@ -249,8 +295,8 @@ def _told(url: str) -> Iterator[None]:
         if not isinstance(error, _optuna().exceptions.StorageInternalError | OSError):
             raise
         raise StudyError(
-            f"The database of trials {url.split('@')[-1]} cannot be written or read "
-            f"({_first_line(error.__cause__ or error)}). What is finished is kept; the same command goes on."
+            f"The database of trials {_shown(url)} cannot be written or read "
+            f"({_reason(error.__cause__ or error, url)}). What is finished is kept; the same command goes on."
         ) from None
 
 

@@ -1,9 +1,21 @@
 """`train`: one strategy, one run, one loop."""
 
+from frostline.training.filling import Filled, fill_store
 from frostline.training.interpolation import interpolate
 from frostline.training.planning import Plan
 from frostline.training.range_test import Sweep, lr_range_test
 from frostline.training.request import BATCH
 from frostline.training.run import DEFAULT_STUDY, Run, train
 
-__all__ = ["BATCH", "DEFAULT_STUDY", "Plan", "Run", "Sweep", "interpolate", "lr_range_test", "train"]
+__all__ = [
+    "BATCH",
+    "DEFAULT_STUDY",
+    "Filled",
+    "Plan",
+    "Run",
+    "Sweep",
+    "fill_store",
+    "interpolate",
+    "lr_range_test",
+    "train",
+]

@@ -79,9 +79,14 @@ def begin(request: Request, folder: RunFolder) -> Plan:
     """Return the plan that was made when the run began, else begin one and write it."""
     if (folder.path / "plan.json").exists():
         return Plan.from_dict(folder.read("plan.json"))
-    plan = _plan(request) if _affordable(request) else _untimed(request)
+    plan = made(request)
     folder.write("plan.json", plan.as_dict())
     return plan
+
+
+def made(request: Request) -> Plan:
+    """Return a new plan, without views and rows."""
+    return _plan(request) if _affordable(request) else _untimed(request)
 
 
 def _affordable(request: Request) -> bool:
