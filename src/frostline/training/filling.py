@@ -28,7 +28,10 @@ SEEN_S = 1.0  # between two looks at how many rows a cluster's workers have kept
 
 @dataclass(frozen=True)
 class Filled:
-    """What a frozen pass left in the store. `wanted` and `computed` count rows, of all cuts and views."""
+    """What a frozen pass left in the store. `wanted` and `computed` count rows, of all cuts and views.
+
+    `computed` has the batch in it by which a worker tries whether an earlier cut's rows give the same bits.
+    """
 
     wanted: int
     computed: int
