@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -9,6 +10,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
@@ -106,13 +108,13 @@ class Predictor:
     @classmethod
     def of_run(cls, folder: RunFolder, module: nn.Module | None = None) -> Predictor:
         """Return a run's model; `module` as in `load_model`."""
-        config = folder.read("config.json")
+        config = folder.asked()
         backbone, model = rebuilt(folder, module)
         return cls(
             model,
             config["classes"],
             Preprocessing.from_dict(config["preprocessing"]),
-            float(folder.read("result.json")["temperature"]),
+            _temperature(folder),
             backbone,
         )
 
@@ -158,16 +160,24 @@ def load_model(
 
 def rebuilt(folder: RunFolder, module: nn.Module | None = None) -> tuple[Backbone, nn.Module]:
     """Return a run's model, in eval mode, and the backbone it was adapted from with random weights."""
-    config = folder.read("config.json")
+    config = folder.asked()
     classes = len(config["classes"])
     backbone = zoo.rebuild_backbone(config["source"], module)
     head = build_head(parse(config["strategy"]).head, backbone.feature_width, classes, seed=0)
     model = backbone.adapt(classes, head=head)
     try:
         model.load_state_dict(load_file(folder.weights))
-    except (OSError, RuntimeError) as error:
+    except (OSError, RuntimeError, SafetensorError) as error:
         raise StudyError(f"The weights of run {folder.name} cannot be loaded: {error}") from None
     return backbone, model.eval()
+
+
+def _temperature(folder: RunFolder) -> float:
+    result = folder.read("result.json")
+    value = result.get("temperature") if isinstance(result, dict) else None
+    if not isinstance(value, int | float) or not 0 < value < math.inf:
+        raise StudyError(f"{folder.path / 'result.json'} is damaged: its temperature is {str(value)[:40]}.")
+    return float(value)
 
 
 def predict(
@@ -240,7 +250,7 @@ def _asked(
         answering = Predictor(found.model, found.classes, found.preprocessing)
         return answering, found.run, "the one this delta was made of", found.strategy
     folder, why = Study.existing(study).best(run)
-    strategy = str(folder.read("config.json")["strategy"])
+    strategy = str(folder.asked()["strategy"])
     return Predictor.of_run(folder, module), folder.name, why, strategy
 
 

@@ -38,6 +38,7 @@ import json
 import math
 import os
 import platform
+import re
 import sys
 import time
 from collections.abc import Iterable, Iterator, Sequence
@@ -54,10 +55,15 @@ from frostline import places
 from frostline.errors import StudyError, did_you_mean
 
 FORMAT = 1
+# The largest published heads have 21,843 classes (ImageNet-21k in timm). A study that names more than a few
+# times as many is damaged, or would fill the memory.
+MAX_CLASSES = 100_000
 LISTED = 8  # runs named in a message
 # How long what a dead process left behind is waited for: torch's data workers look every 5 s whether their
 # parent is there (torch.utils.data._utils.MP_STATUS_CHECK_INTERVAL), and hold its locks until then.
 ORPHANS_S = 20.0
+# Where a run lies in its study, as `answer.json` and the trials name it. A study may come from a stranger.
+PLACE_OF_RUN = re.compile(r"(splits/[\w-]+/)*runs/[\w-]+", re.ASCII)
 PACKAGES = (
     "frostline",
     "torch",
@@ -166,17 +172,41 @@ class RunFolder:
         """Read one JSON file of the run. Raises `StudyError` where it is missing or damaged."""
         return _read_json(self.path / name)
 
+    def asked(self) -> dict[str, Any]:
+        """Return what the run was asked for, checked: a study may be damaged, or come from a stranger.
+
+        Raises `StudyError` where classes, strategy, source or preprocessing are missing or something else.
+        """
+        config = self.read("config.json")
+        kinds: dict[str, type] = {"classes": list, "strategy": str, "source": dict, "preprocessing": dict}
+        found = config if isinstance(config, dict) else {}
+        wrong = [key for key, kind in kinds.items() if not isinstance(found.get(key), kind)]
+        names = [] if wrong else found["classes"]
+        plain_names = all(isinstance(name, str) for name in names) and 1 < len(names) <= MAX_CLASSES
+        if not wrong and not plain_names:
+            wrong = [f"classes (expected 2 to {MAX_CLASSES:,} names)"]
+        if wrong:
+            raise StudyError(f"{self.path / 'config.json'} is damaged: {', '.join(wrong)}. Train again.")
+        return dict(found)
+
     def metrics(self) -> list[dict[str, Any]]:
         """Return the lines written so far, up to the first damaged one."""
         try:
             lines = (self.path / "metrics.jsonl").read_text().splitlines()
         except FileNotFoundError:
             return []
+        except (OSError, UnicodeDecodeError) as error:
+            raise StudyError(
+                f"{self.path / 'metrics.jsonl'} cannot be read ({error}). Expected lines of JSON."
+            ) from None
         found = []
         for line in lines:
             try:
                 found.append(json.loads(line))
-            except ValueError:  # a line cut short by a crash: it and what follows are written again
+            except (
+                ValueError,
+                RecursionError,
+            ):  # a line cut short by a crash: it and what follows are written again
                 break
         return found
 
@@ -218,7 +248,7 @@ class Study:
         if not card.exists():
             places.write_atomically(card, (json.dumps(known, indent=1) + "\n").encode())
             return study
-        study._refuse_other(_read_json(card), known)
+        study._refuse_other(_object(card), known)
         return study
 
     @classmethod
@@ -250,7 +280,7 @@ class Study:
     @property
     def card(self) -> dict[str, Any]:
         """The study's digests."""
-        return dict(_read_json(self.path / "study.json"))
+        return _object(self.path / "study.json")
 
     def run(self, config: dict[str, Any]) -> RunFolder:
         """Return this configuration's folder, begun if new."""
@@ -277,7 +307,7 @@ class Study:
     def read(self, name: str) -> dict[str, Any] | None:
         """Read one JSON file of the study; `None` where there is none. `StudyError` where it is damaged."""
         path = self.path / name
-        return dict(_read_json(path)) if path.exists() else None
+        return _object(path) if path.exists() else None
 
     def answer_by(self, folder: RunFolder, why: str, score: float | None = None) -> None:
         """Let this run answer for the study from now on: the winner of a comparison, or the best so far.
@@ -301,7 +331,7 @@ class Study:
         run has a validation part, it is the newest finished run: the test part must not choose.
         """
         if name is None and (found := self.answer):
-            return RunFolder(self.path / found["run"]), str(found["why"])
+            return self.run_at(found.get("run")), str(found.get("why"))
         runs = self.runs()
         if not runs:
             raise StudyError(f"{self.path} holds no finished run yet. Run `frostline train` on it first.")
@@ -315,6 +345,20 @@ class Study:
             others = f"; name another with --run: {_listed(runs[:-1])}" if runs[1:] else ""
             return runs[-1], f"the newest, since no run has a val part to choose by{others}"
         return runs[max(scored)[1]], f"the best of {len(scored)} by {word} on val"
+
+    def run_at(self, where: object) -> RunFolder:
+        """Return the run at a place that a file of the study names, such as `runs/1a2b`.
+
+        Raises `StudyError` where that is no run inside this study: a file may say `../../elsewhere`.
+        """
+        place = self.path / str(where)
+        named = isinstance(where, str) and PLACE_OF_RUN.fullmatch(where)
+        if not named or not place.resolve().is_relative_to(self.path.resolve()):
+            raise StudyError(
+                f"{self.path} names {str(where)[:80]!r} as a run of its own; expected a folder inside "
+                "the study, like runs/1a2b3c. Name a run with --run, or train again."
+            )
+        return RunFolder(place)
 
     def _called(self, name: str, runs: list[RunFolder]) -> RunFolder:
         found = [run for run in runs if run.name.startswith(name)]
@@ -336,10 +380,19 @@ def _listed(runs: list[RunFolder]) -> str:
 def _read_json(path: Path) -> Any:
     try:
         return json.loads(path.read_text())
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise StudyError(
             f"{path} cannot be read ({error}). Expected a JSON file written by frostline."
         ) from None
+
+
+def _object(path: Path) -> dict[str, Any]:
+    found = _read_json(path)
+    if not isinstance(found, dict):
+        raise StudyError(
+            f"{path} holds a {type(found).__name__}, expected a JSON object written by frostline."
+        )
+    return found
 
 
 def _clock() -> str:

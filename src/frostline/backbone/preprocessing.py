@@ -23,6 +23,8 @@ from frostline.errors import ModelError
 # "floor" is "center" with the smaller half of an odd margin above and to the left, as transformers crops;
 # torchvision rounds the half to the even number. The other three are timm's.
 CROP_MODES = ("center", "squash", "border", "floor")
+# A choice: several times the side of timm's published classifiers; a batch of such images fits a memory.
+MAX_SIDE_PIXELS = 4096
 INTERPOLATIONS = ("bicubic", "bilinear", "nearest", "lanczos", "box", "hamming")
 
 
@@ -39,8 +41,8 @@ class Preprocessing:
 
     def __post_init__(self) -> None:
         problems = []
-        if self.size < 1:
-            problems.append(f"size is {self.size}, expected at least 1 pixel")
+        if not 1 <= self.size <= MAX_SIDE_PIXELS:
+            problems.append(f"size is {self.size}, expected 1 to {MAX_SIDE_PIXELS} pixels")
         if not 0 < self.crop_pct <= 1:
             problems.append(f"crop_pct is {self.crop_pct}, expected above 0 and at most 1")
         if self.interpolation not in INTERPOLATIONS:
@@ -65,7 +67,10 @@ class Preprocessing:
     @classmethod
     def from_dict(cls, data: dict[str, Any]) -> Preprocessing:
         """Return the preprocessing that `as_dict` described. Raises `ModelError` for values out of range."""
-        return cls(**{**data, "mean": tuple(data["mean"]), "std": tuple(data["std"])})
+        try:
+            return cls(**{**data, "mean": tuple(data["mean"]), "std": tuple(data["std"])})
+        except (TypeError, KeyError, ValueError) as error:
+            raise ModelError(f"This is no preprocessing ({error!r}): {str(data)[:200]}") from None
 
     def digest(self) -> str:
         """Return a sha256 that changes with any field."""

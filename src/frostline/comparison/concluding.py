@@ -18,7 +18,7 @@ from frostline.comparison.judging import Held, Verdict, judge, optimism, shallow
 from frostline.comparison.words import verdict_lines
 from frostline.errors import UsageError
 from frostline.images import Images
-from frostline.record import RunFolder, Study, plain
+from frostline.record import Study, plain
 from frostline.reporting import notebook
 from frostline.training import Run, train
 
@@ -221,7 +221,7 @@ def _shipped(asked: Asked, contest: Contest, place: int, temperature: float) -> 
         run = _train_winner(replace(asked, tell=tell), asked.candidates[place], temperature)
     except OutOfTime:
         task = min(longest(contest.outcomes, place), key=lambda t: (t.cell.repeat, t.cell.fold))
-        folder = RunFolder(asked.study.path / contest.outcomes[task]["run"])
+        folder = asked.study.run_at(contest.outcomes[task].get("run"))
         split = Study(folder.path.parents[1])
         asked.study.answer_by(folder, "the winner of the comparison; no time was left to train it on all")
         return Run(folder.read("result.json"), folder, split, again=True), False

@@ -20,6 +20,7 @@ from frostline.comparison.race import Task
 from frostline.dataset import Manifest
 from frostline.errors import StudyError
 from frostline.heads import build_head
+from frostline.record import Study
 from frostline.strategy import Strategy
 
 LEAST = 1e-12  # of a probability, before its logarithm: the tables have six digits
@@ -39,7 +40,7 @@ def gather(
     for candidate in candidates:
         rows: list[tuple[int, int, list[float], float]] = []
         for task in longest(outcomes, candidate):
-            table = study / outcomes[task]["run"] / "predictions-val.csv"
+            table = Study(study).run_at(outcomes[task].get("run")).path / "predictions-val.csv"
             t = float(outcomes[task]["temperature"])
             rows += [(task.cell.repeat, place[path], p, t) for path, p in _answers(table)]
         rows.sort(key=lambda row: row[:2])
@@ -90,7 +91,7 @@ def fold_models(
     """
     of: dict[str, Path] = {}
     for outcome in outcomes:
-        run = study / outcome["run"]
+        run = Study(study).run_at(outcome.get("run")).path
         for path, _ in _answers(run / "predictions-val.csv"):
             of.setdefault(path, run)
     head = build_head(strategy.head, backbone.feature_width, classes, seed=0)
@@ -113,7 +114,7 @@ def _answers(table: Path) -> list[tuple[str, list[float]]]:
     try:
         with open(table, newline="", encoding="utf-8", errors="surrogateescape") as file:
             return [(row[0], [float(p) for p in row[3:]]) for row in list(csv.reader(file))[1:]]
-    except (OSError, ValueError, IndexError) as error:
+    except (OSError, ValueError, IndexError, csv.Error) as error:
         raise StudyError(
             f"{table} cannot be read ({error}). Expected the table of predictions that a run leaves: remove "
             "the study's folder `comparisons` to run them again."

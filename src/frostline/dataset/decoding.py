@@ -25,6 +25,9 @@ FORMATS = ("AVIF", "BMP", "GIF", "HEIF", "JPEG", "JPEG2000", "PNG", "PPM", "TIFF
 # Pillow's own default, `Image.MAX_IMAGE_PIXELS`: a quarter of a gigabyte at three bytes a pixel.
 MAX_PIXELS = 1024 * 1024 * 1024 // 4 // 3
 
+# A larger file is not read into memory: this holds MAX_PIXELS of four channels with 16 bits, uncompressed.
+MAX_FILE_BYTES = MAX_PIXELS * 8
+
 # Fewer pixels than this on a side is a tracking pixel or a rule, not a picture (the issue names 1×1).
 MIN_SIDE_PIXELS = 2
 
@@ -73,7 +76,7 @@ def file_fault(path: Path) -> str:
     """Say why `path` is no file one can read (missing, a folder, a pipe, a device), or return ""."""
     try:
         if path.is_file():
-            return ""
+            return _too_large(path.stat().st_size)
         if path.is_dir():
             return (
                 "is a folder, not a file"
@@ -85,6 +88,12 @@ def file_fault(path: Path) -> str:
         return "is a link that leads nowhere" if path.is_symlink() else "does not exist"
     except (OSError, ValueError) as error:  # a loop of symbolic links, a NUL in the name
         return f"cannot be read ({error})"
+
+
+def _too_large(size_bytes: int) -> str:
+    if size_bytes <= MAX_FILE_BYTES:
+        return ""
+    return f"has {size_bytes:,} bytes; more than {MAX_FILE_BYTES:,} are no image that could be decoded"
 
 
 def decode(content: bytes | Image.Image) -> Image.Image:
@@ -156,10 +165,13 @@ def find_images(path: str | Path) -> list[Path]:
     Hidden files and files without an image's suffix are left out. Raises `DataError` where there is none.
     """
     path = Path(path).expanduser()
-    if path.is_file():
-        return [path]
-    if not path.is_dir():
-        raise DataError(missing_message(path))
+    try:
+        if path.is_file():
+            return [path]
+        if not path.is_dir():
+            raise DataError(missing_message(path))
+    except OSError as error:  # a name of 300 characters
+        raise DataError(f"{str(path)[:200]!r} cannot be opened ({error.strerror}).") from None
     found = sorted(file for file in walk_files(path) if file.suffix.lower() in suffixes())
     if not found:
         raise DataError(

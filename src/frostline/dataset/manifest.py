@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import astuple, dataclass, field, replace
@@ -24,6 +25,7 @@ from frostline.dataset.memory import Known, Memory
 from frostline.errors import DamagedImage, DataError
 
 PARTS = ("train", "val", "test")
+DIGEST = re.compile("[0-9a-f]{64}")  # pictures in a study are called by it
 
 # Images decoded between two writes to the memory and two calls of `progress`: a second or less of work.
 CHECK_CHUNK_IMAGES = 128
@@ -284,8 +286,8 @@ def _digest_rows(rows: Iterable[tuple[str, ...]]) -> str:
 
 
 def _built(header: dict[str, Any], rows: list[list[str]]) -> Manifest:
-    """Build a manifest from the lines of `Manifest.to_json`."""
-    return Manifest(
+    """Build a manifest from the lines of `Manifest.to_json`. Raises `ValueError` for values of no use."""
+    made = Manifest(
         root=None if header["root"] is None else Path(header["root"]),
         samples=tuple(Sample(*row) for row in rows),
         classes=tuple(header["classes"]),
@@ -299,3 +301,23 @@ def _built(header: dict[str, Any], rows: list[list[str]]) -> Manifest:
         given=tuple(header.get("given", ())),
         shares=(header["shares"][0], header["shares"][1]) if header.get("shares") else None,
     )
+    _demand_plain(made)
+    return made
+
+
+def _demand_plain(made: Manifest) -> None:
+    """Raise `ValueError` for what JSON can say and a manifest can't: it may come from a stranger."""
+    words = [word for sample in made.samples for word in astuple(sample)]
+    words += [word for gone in made.set_aside for word in astuple(gone)]
+    words += [*made.classes, *made.notes, *made.given]
+    words += [word for pair in (*made.near_copies, *made.suspects) for word in pair]
+    words += [word for one in made.conflicts for word in (one.digest, *one.paths, *one.labels)]
+    if not all(isinstance(word, str) for word in words):
+        raise ValueError("a number or a list stands where a word is expected")
+    if not all(isinstance(share, int | float) for share in made.shares or ()):
+        raise ValueError(f"its shares are {made.shares!r}, expected two numbers")
+    for sample in made.samples:
+        if not DIGEST.fullmatch(sample.digest) or sample.split not in PARTS:
+            raise ValueError(f"{sample.path!r} has digest {sample.digest[:20]!r} and part {sample.split!r}")
+    if strange := {sample.label for sample in made.samples} - set(made.classes):
+        raise ValueError(f"its classes leave out {sorted(strange)[:5]}")

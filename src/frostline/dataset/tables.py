@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import unicodedata
+from collections import Counter
 from collections.abc import Iterable
 from dataclasses import replace
 from difflib import get_close_matches
@@ -16,10 +17,18 @@ from frostline.errors import DataError, did_you_mean
 
 REQUIRED = ("path", "label")
 OPTIONAL = ("split", "group")
+KNOWN = frozenset((*REQUIRED, *OPTIONAL))
+
+# Choices, far above any table of labels, far below what fills a memory: a Parquet file of a few kilobytes can
+# claim billions of rows.
+MAX_COLUMNS = 10_000
+MAX_ROWS = 50_000_000
 
 # A column this close to an optional one ("groups", "splits") is a slip that would leak a split; other columns
 # people have ("width", "source", "species", "fold", "patient") score .67 and below.
 SLIP_LIKENESS = 0.8
+
+SHOWN = 20  # columns named in a message
 
 Row = dict[str, str]
 
@@ -49,8 +58,7 @@ def read_paths(path: Path) -> list[str]:
     """Return the column "path" of a table that needs no other column. Raises `DataError` without one."""
     columns, rows = _read_parquet(path) if path.suffix.lower() == ".parquet" else _read_csv(path)
     if "path" not in columns:
-        found = ", ".join(map(repr, columns)) or "none"
-        raise DataError(f"{path} has no column 'path' (found {found}).{did_you_mean('path', columns)}")
+        raise DataError(f"{path} has no column 'path' ({_listed(columns)}).{did_you_mean('path', columns)}")
     return [row["path"] for _, row in rows if row["path"]]
 
 
@@ -105,10 +113,17 @@ def _reference(text: str, root: Path) -> str:
     if is_address(text):
         return text
     path = root / text
-    if "\\" in text and not path.exists() and (other := root / text.replace("\\", "/")).exists():
-        path = other  # written on Windows
-    if ".." in path.parts:
-        path = path.resolve()
+    try:
+        if "\\" in text and not path.exists() and (other := root / text.replace("\\", "/")).exists():
+            path = other  # written on Windows
+        if ".." in path.parts:
+            path = path.resolve()
+    except (
+        OSError,
+        ValueError,
+        RuntimeError,
+    ):  # too long a name, a NUL, a loop of links: said when it is read
+        path = root / text
     return path.relative_to(root).as_posix() if path.is_relative_to(root) else path.as_posix()
 
 
@@ -131,15 +146,15 @@ def _slip(name: str, columns: list[str]) -> str:
 
 def _column_mistakes(columns: list[str]) -> list[str]:
     """Say which columns are missing, doubled or probably misspelt."""
-    named = f"found {', '.join(map(repr, columns)) or 'none'}"
+    named = _listed(columns)
+    if len(columns) > MAX_COLUMNS:
+        return [f"it has {len(columns):,} columns ({named}); expected at most {MAX_COLUMNS:,}"]
     mistakes = [
         f"column {name!r} is missing ({named}){_slip(name, columns)}"
         for name in REQUIRED
         if name not in columns
     ]
-    mistakes += [
-        f"column {name!r} appears twice" for name in dict.fromkeys(columns) if columns.count(name) > 1
-    ]
+    mistakes += [f"column {name!r} appears twice" for name, count in Counter(columns).items() if count > 1]
     for name in OPTIONAL:
         slip = get_close_matches(name, columns, n=1, cutoff=SLIP_LIKENESS)
         if slip and name not in columns:
@@ -147,6 +162,13 @@ def _column_mistakes(columns: list[str]) -> list[str]:
                 f"column {slip[0]!r} is not known. Did you mean {name!r}? Rename it, or leave it out."
             )
     return mistakes
+
+
+def _listed(columns: list[str]) -> str:
+    """Name the columns that were found, as many as a message bears."""
+    shown = [repr(name[:80]) for name in columns[:SHOWN]]
+    more = f" and {len(columns) - SHOWN:,} more" if len(columns) > SHOWN else ""
+    return f"found {', '.join(shown) or 'none'}{more}"
 
 
 def _read_csv(path: Path) -> tuple[list[str], list[tuple[int, Row]]]:
@@ -165,12 +187,13 @@ def _read_csv(path: Path) -> tuple[list[str], list[tuple[int, Row]]]:
         lines = [(reader.line_num, cells) for cells in reader if any(map(str.strip, cells))]
     except csv.Error as error:
         raise DataError(f"{path} is not a readable CSV: {error} (line {reader.line_num}).") from error
-    return columns, [(line, _row(columns, cells)) for line, cells in lines]
+    known = [(place, name) for place, name in enumerate(columns) if name in KNOWN]
+    return columns, [(line, _row(known, cells)) for line, cells in lines]
 
 
-def _row(columns: list[str], cells: list[str]) -> Row:
-    padded = [cell.strip() for cell in cells] + [""] * (len(columns) - len(cells))
-    return dict(zip(columns, padded, strict=False))
+def _row(known: list[tuple[int, str]], cells: list[str]) -> Row:
+    """Return a row's known columns alone: a short row must not grow to the width of its table."""
+    return {name: cells[place].strip() if place < len(cells) else "" for place, name in known}
 
 
 def _read_parquet(path: Path) -> tuple[list[str], list[tuple[int, Row]]]:
@@ -179,10 +202,16 @@ def _read_parquet(path: Path) -> tuple[list[str], list[tuple[int, Row]]]:
     import pyarrow.parquet
 
     try:
+        about = pyarrow.parquet.read_metadata(path)
+        if about.num_rows > MAX_ROWS or about.num_columns > MAX_COLUMNS:
+            raise DataError(
+                f"{path} says it has {about.num_rows:,} rows and {about.num_columns:,} columns; expected "
+                f"at most {MAX_ROWS:,} and {MAX_COLUMNS:,}."
+            )
         schema = pyarrow.parquet.read_schema(path)
         wanted = [name for name in schema.names if name.strip().lower() in (*REQUIRED, *OPTIONAL)]
         table = pyarrow.parquet.read_table(path, columns=wanted)
-    except (pyarrow.ArrowException, OSError) as error:
+    except (pyarrow.ArrowException, OSError, ValueError) as error:  # names that are no UTF-8, too
         raise DataError(f"{path} is not a readable Parquet file: {error}") from error
     kept = _names(wanted)
     values = [[_cell(value) for value in table.column(name).to_pylist()] for name in wanted]

@@ -26,7 +26,7 @@ def parse(text: str) -> tuple[dict[str, Any], list[list[str]]]:
     try:
         header, *rows = [json.loads(line) for line in text.splitlines()]
         version = header["frostline_manifest"]
-    except (ValueError, KeyError, TypeError) as error:
+    except (ValueError, KeyError, TypeError, RecursionError) as error:
         raise DataError(
             f"This is not a manifest ({error!r}); expected the file that a study keeps."
         ) from error

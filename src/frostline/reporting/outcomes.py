@@ -253,5 +253,5 @@ def _picture(folder: Path | None, name: Any) -> str | None:
         if len(data) > MOST_PICTURE_BYTES or not data.startswith(b"\xff\xd8\xff"):
             return None
         return "data:image/jpeg;base64," + base64.b64encode(data).decode()
-    except (OSError, binascii.Error):
+    except (OSError, ValueError, binascii.Error):  # a NUL in the name
         return None

@@ -8,6 +8,7 @@ shelf at once divide the rows among themselves.
 from __future__ import annotations
 
 import os
+import re
 import socket
 import sqlite3
 import threading
@@ -21,12 +22,13 @@ from typing import Any
 
 import psutil
 
-from frostline.store.shards import FORMAT, Form
+from frostline.store.shards import FORMAT, SUFFIX, Form
 
 TIMEOUT_S = 30.0  # to wait for another process's write; ours take milliseconds
 # A claim that its owner has not renewed for so long may be taken over (a machine that died; a process of
 # this machine that died is seen at once).
 LEASE_S = 60.0
+SHARD = re.compile(rf"[\w-]+{re.escape(SUFFIX)}", re.ASCII)
 BATCH_ROWS = 500  # SQLite's oldest limit on the `?` of one statement is 999; stay below it
 
 TABLES = """
@@ -63,6 +65,11 @@ class Place:
     shard: int
     place: int
     check: int
+
+    def __post_init__(self) -> None:
+        for number in (self.shard, self.place, self.check):  # SQLite keeps whatever was put into a column
+            if not isinstance(number, int) or number < 0:
+                raise ValueError(f"a row lies at {str(number)[:40]!r}")
 
 
 class Index:
@@ -191,11 +198,12 @@ class Index:
     def shard_name(self, shard: int) -> str | None:
         """Return a shard's file name."""
         rows = self._all("SELECT name FROM shards WHERE id = ?", (shard,))
-        return rows[0][0] if rows else None
+        return _file_name(rows[0][0]) if rows else None
 
     def shards(self) -> list[tuple[int, str, int]]:
         """Return (number, name, bytes) of every shard, the least recently used first."""
-        return [tuple(row) for row in self._all("SELECT id, name, bytes FROM shards ORDER BY used, id")]
+        rows = self._all("SELECT id, name, bytes FROM shards ORDER BY used, id")
+        return [(number, _file_name(name), size) for number, name, size in rows]
 
     def total_bytes(self) -> int:
         """Return what all shards take on disk."""
@@ -261,6 +269,13 @@ class Index:
         """Give up claims that were not fulfilled."""
         with self._writing() as do:
             do.executemany("DELETE FROM claims WHERE shelf = ? AND key = ?", [(shelf, key) for key in keys])
+
+
+def _file_name(name: object) -> str:
+    """Return a shard's name. Raises `ValueError` for any other file's: shards are deleted by name."""
+    if not isinstance(name, str) or not SHARD.fullmatch(name):
+        raise ValueError(f"it names the file {str(name)[:80]!r} as a shard")
+    return name
 
 
 def _me() -> str:

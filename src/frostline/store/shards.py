@@ -7,6 +7,7 @@ built again from the shards. A shard is written beside its place, synced, and re
 from __future__ import annotations
 
 import json
+import math
 import os
 import zlib
 from collections.abc import Sequence
@@ -24,6 +25,8 @@ FORMAT = 1  # of a shard and of the index; raised when either changes its meanin
 SUFFIX = ".rows.safetensors"
 ITEM_BYTES = {"float32": 4, "float16": 2, "bfloat16": 2}
 KEY_BYTES = 16
+# A choice: 4 GB in float32, hundreds of times what a layer answers to one image of 4096 pixels a side.
+MAX_ROW_ITEMS = 1 << 30
 
 Bytes = NDArray[np.uint8]
 
@@ -51,10 +54,17 @@ class Form:
     @classmethod
     def from_json(cls, text: str) -> Form:
         """Read a form. Raises `ValueError` where it is none."""
-        dtype, shape, channels_last = json.loads(text)
-        if dtype not in ITEM_BYTES:
-            raise ValueError(f"unknown element type {dtype!r}")
-        return cls(dtype, tuple(int(side) for side in shape), bool(channels_last))
+        try:
+            dtype, shape, channels_last = json.loads(text)
+        except (TypeError, RecursionError) as error:
+            raise ValueError(f"no form of a row: {error}") from None
+        if not isinstance(dtype, str) or dtype not in ITEM_BYTES:
+            raise ValueError(f"unknown element type {str(dtype)[:40]!r}")
+        if not isinstance(shape, list) or not all(type(side) is int and side > 0 for side in shape):
+            raise ValueError(f"no shape of a row: {str(shape)[:80]}")
+        if math.prod(shape) > MAX_ROW_ITEMS:
+            raise ValueError(f"a row of shape {str(shape)[:80]} is larger than any layer's answer")
+        return cls(dtype, tuple(shape), bool(channels_last))
 
 
 @dataclass(frozen=True)
@@ -99,14 +109,14 @@ def contents(path: Path) -> Contents:
             count, row_bytes = file.get_slice("rows").get_shape()
         if says["format"] != str(FORMAT):
             raise ValueError(f"its format is {says['format']}, expected {FORMAT}")
-        form = Form.from_json(says["form"])
+        shelf, about, form = says["shelf"], says["about"], Form.from_json(says["form"])
         keys = _split(bytes.fromhex(says["keys"]), KEY_BYTES)
         checks = tuple(int.from_bytes(check, "big") for check in _split(bytes.fromhex(says["checks"]), 4))
     except (SafetensorError, KeyError, TypeError) as error:
         raise ValueError(f"not a whole shard ({error})") from error
     if not (len(keys) == len(checks) == count and form.row_bytes == row_bytes):
         raise ValueError(f"its header says {len(keys)} rows of {form}, it holds {count} of {row_bytes} bytes")
-    return Contents(says["shelf"], says["about"], form, keys, checks)
+    return Contents(shelf, about, form, keys, checks)
 
 
 def _split(joined: bytes, size: int) -> tuple[bytes, ...]:
@@ -124,7 +134,7 @@ class Opened:
     def read(self, place: int, key: bytes, check: int, into: Bytes) -> bool:
         """Fill `into`, uint8 of shape (row_bytes,), with the row at `place`; False where it isn't right."""
         where = self._offset + place * len(into)
-        if where >= 1 << 62:  # a damaged header
+        if where >= 1 << 62 or not len(into):  # a damaged header
             return False
         whole = os.preadv(self._handle, [into.data], where) == len(into)
         return whole and check_of(key, into) == check

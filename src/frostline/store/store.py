@@ -146,7 +146,7 @@ class Store:
     def holdings(self) -> list[Holding]:
         """Return every shelf that holds something."""
         found: list[Held] = self._folder.attempt(lambda index: index.summary(), [])
-        return [Holding(json.loads(held[0]), *held[1:]) for held in found]
+        return [Holding(_about(held[0]), *held[1:]) for held in found]
 
     def verify(self) -> Checked:
         """Read every row and drop those that are wrong; take in shards that the index does not know."""
@@ -179,6 +179,14 @@ class Store:
             if opened is None or form is None or not opened.read(place.place, key, place.check, row):
                 bad.append((shelf, key, place))
         return bad
+
+
+def _about(text: str) -> dict[str, Any]:
+    try:
+        found = json.loads(text)
+    except (ValueError, TypeError, RecursionError):  # an index that somebody else wrote
+        return {}
+    return found if isinstance(found, dict) else {}
 
 
 def _text(about: Mapping[str, Any]) -> str:

@@ -11,9 +11,11 @@ import typing
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from pickle import UnpicklingError  # what torch raises for a file that wants to build more than tensors
 from typing import Any
 
 import torch
+from safetensors import SafetensorError
 from torch import Tensor, nn
 
 from frostline.backbone import Preprocessing
@@ -21,6 +23,12 @@ from frostline.errors import ModelError, did_you_mean
 from frostline.zoo.network import NO_NETWORK, online
 
 SEED = 0  # of random weights: two builds of one name are the same model
+# Said of any file that torch can't read with `weights_only=True`.
+NEEDS_MORE = (
+    "holds more than tensors, or is damaged. To rebuild anything but tensors a torch file may run a program, "
+    "so it is not opened. Where it came from, save model.state_dict() alone, best with "
+    "safetensors.torch.save_file."
+)
 HUB = "https://huggingface.co"
 TORCHVISION_FILES = "https://download.pytorch.org"
 
@@ -153,6 +161,8 @@ def _timm_pretrained(wanted: Architecture) -> nn.Module:
         raise ModelError(f"The weights of {wanted.title} are not on this machine. {NO_NETWORK}")
     try:
         return _timm(wanted, pretrained=True)
+    except (UnpicklingError, SafetensorError, RuntimeError) as error:  # timm wraps the first in the last
+        raise ModelError(f"The weights of {wanted.title} on this machine: the file {NEEDS_MORE}") from error
     except (HfHubHTTPError, LocalEntryNotFoundError, OfflineModeIsEnabled, OSError) as error:
         raise ModelError(f"The weights of {wanted.title} could not be fetched. {NO_NETWORK}") from error
 
@@ -221,6 +231,8 @@ def _torchvision_pretrained(wanted: Architecture) -> nn.Module:
         raise ModelError(f"The weights of {wanted.title} are not on this machine. {NO_NETWORK}")
     try:
         state = weights.get_state_dict(progress=False, check_hash=True, weights_only=True)
+    except UnpicklingError as error:
+        raise ModelError(f"The weights of {wanted.title} on this machine: {kept} {NEEDS_MORE}") from error
     except OSError as error:
         raise ModelError(f"The weights of {wanted.title} could not be fetched. {NO_NETWORK}") from error
     model = wanted.build_seeded()

@@ -1,22 +1,40 @@
-"""A local `.safetensors` file and what its metadata says: architecture, size, mean, std, interpolation."""
+"""A local file of weights, and what a `.safetensors` says of its model: architecture, size, mean, std.
+
+A torch file (`.pth`, `.pt`, `.bin`) is read with `weights_only=True`, so that it can't run a program: it may
+hold tensors by name, alone or under "state_dict" or "model", and nothing else.
+"""
 
 from __future__ import annotations
 
 import json
+import zipfile
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 
 from frostline.backbone import Preprocessing
 from frostline.errors import ModelError
-from frostline.zoo.architectures import Architecture, architecture, load_weights, share
+from frostline.zoo.architectures import NEEDS_MORE, Architecture, architecture, load_weights, share
+
+ENDINGS = (".safetensors", ".pth", ".pt", ".bin")
+WRAPPERS = ("state_dict", "model")  # under which trainers keep the weights: timm's and torchvision's scripts
+
+
+def is_weights(source: str) -> bool:
+    """Whether a model's name is that of a file of weights."""
+    return source.lower().endswith(ENDINGS)
 
 
 def read(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
     """Return the tensors and the metadata of a file. Raises `ModelError` if it cannot be read."""
+    if path.exists() and not path.is_file():
+        raise ModelError(f"{path} is no file of weights, but a folder, a pipe or a device.")
+    if path.suffix.lower() != ".safetensors":
+        return _read_torch(path), {}
     try:
         with safe_open(path, framework="pt", device="cpu") as file:
             return {key: file.get_tensor(key) for key in file.keys()}, dict(file.metadata() or {})  # noqa: SIM118
@@ -24,6 +42,41 @@ def read(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
         raise ModelError(f"There is no file {path}.") from error
     except (SafetensorError, OSError) as error:
         raise ModelError(f"{path} is not a readable .safetensors file: {error}") from error
+
+
+def _read_torch(path: Path) -> dict[str, Tensor]:
+    """Return a torch file's tensors by name; nothing but tensors and plain values is built from it."""
+    _refuse_packed(path)
+    try:
+        found = torch.load(path, map_location="cpu", weights_only=True)
+    except FileNotFoundError as error:
+        raise ModelError(f"There is no file {path}.") from error
+    except Exception as error:  # the reader of torch's old formats raises whatever it stumbles over
+        raise ModelError(f"{path} {NEEDS_MORE} ({_first_line(error)})") from None
+    for key in WRAPPERS:
+        if isinstance(found, dict) and isinstance(found.get(key), dict):
+            found = found[key]
+            break
+    if not isinstance(found, dict) or not found or not all(isinstance(v, Tensor) for v in found.values()):
+        raise ModelError(f"{path} {NEEDS_MORE}")
+    return {str(name).removeprefix("module."): value for name, value in found.items()}
+
+
+def _refuse_packed(path: Path) -> None:
+    """Raise `ModelError` for a zip whose entries are compressed: torch's are not, and these may be a bomb."""
+    try:
+        with zipfile.ZipFile(path) as archive:
+            packed = [
+                entry.filename for entry in archive.infolist() if entry.compress_type != zipfile.ZIP_STORED
+            ]
+    except Exception:
+        return  # torch's old format, or no file of weights at all: the reader says so
+    if packed:
+        raise ModelError(f"{path} {NEEDS_MORE} ({packed[0][:80]!r} in it is compressed)")
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).strip().splitlines() or [type(error).__name__])[0][:200]
 
 
 def named_architecture(
@@ -36,7 +89,7 @@ def named_architecture(
             f"{path} does not say which architecture it is for (metadata key 'architecture'). "
             "Say it: architecture='timm/resnet18'"
         )
-    words = said.split()
+    words = said.split() or [""]
     if "/" in words[0]:
         return architecture(words[0], size)
     kind = "torchvision" if "torchvision" in said else "timm"  # as in "squeezenet1_1 (torchvision keys)"

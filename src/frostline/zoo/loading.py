@@ -8,16 +8,17 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import nn
 
-from frostline.backbone import Backbone, Preprocessing, assemble
+from frostline.backbone import MAX_SIDE_PIXELS, Backbone, Preprocessing, assemble
 from frostline.errors import ModelError, StudyError, UsageError, did_you_mean
-from frostline.record import RunFolder, Study
+from frostline.record import MAX_CLASSES, RunFolder, Study
 from frostline.strategy import parse
 from frostline.zoo import hugging_face
 from frostline.zoo.architectures import Architecture, architecture
-from frostline.zoo.files import described_preprocessing, fitted, named_architecture, read
+from frostline.zoo.files import described_preprocessing, fitted, is_weights, named_architecture, read
 from frostline.zoo.lite import PACKAGES, load_lite
 
 
@@ -35,10 +36,11 @@ def load_backbone(
     Names are "lite0", "timm/NAME", "torchvision/NAME" and "hf/OWNER/NAME".
 
     `size` (pixels a side) overrides the checkpoint's own. `random=True` needs no weights at all.
-    `architecture` ("timm/NAME") is for a file whose metadata does not say. A module needs its
-    `preprocessing`. A study's folder gives what its best run made of its backbone, or the run RUN of
-    "STUDY/runs/RUN", to be adapted once more; its head stays on as the original classifier.
-    Raises `ModelError` with what can be had instead.
+    A file is a .safetensors, or a .pth, .pt or .bin that holds tensors alone (nothing is unpickled);
+    `architecture` ("timm/NAME") is for one that does not say. A module needs its `preprocessing`.
+    A study's folder gives what its best run made of its backbone, or the run RUN of "STUDY/runs/RUN", to be
+    adapted once more; its head stays on as the original classifier. Raises `ModelError` with what can be had
+    instead.
     """
     if size is not None and size < 1:
         raise UsageError(f"size is {size}, expected at least 1 pixel.")
@@ -49,7 +51,7 @@ def load_backbone(
         return _from_package(source, size, random, preprocessing, name)
     if (run := _run_at(source)) is not None:
         return _from_run(run, size, preprocessing, name)
-    if source.endswith(".safetensors"):
+    if is_weights(source):
         return _from_file(Path(source).expanduser(), size, random, preprocessing, name, architecture)
     if source.startswith(("timm/", "torchvision/")):
         return _from_name(source, size, random, preprocessing, name)
@@ -57,7 +59,7 @@ def load_backbone(
         return _from_hugging_face(source, size, random, preprocessing, name)
     raise ModelError(
         f"Model {source!r} is unknown; expected lite0, lite1, lite2, timm/NAME, torchvision/NAME, "
-        "hf/OWNER/NAME, a .safetensors file, a folder with a config.json or a study."
+        "hf/OWNER/NAME, a .safetensors, .pth, .pt or .bin file, a folder with a config.json or a study."
         f"{did_you_mean(source, [*PACKAGES, *_bare_names()])}"
     )
 
@@ -67,19 +69,34 @@ def rebuild_backbone(source: dict[str, Any], module: nn.Module | None = None) ->
 
     Raises `ModelError` if it came from a user's own module and that is not handed over.
     """
-    preprocessing = Preprocessing.from_dict(source["preprocessing"])
-    if source["kind"] == "module":
+    preprocessing = Preprocessing.from_dict(source.get("preprocessing", {}))
+    if source.get("kind") == "module":
         if module is None:
             raise ModelError(
-                f"This backbone was a module of your own ({source['architecture']}), which cannot be built "
-                "by name. Hand the module over."
+                f"This backbone was a module of your own ({source.get('architecture')}), which cannot be "
+                "built by name. Hand the module over."
             )
         return _from_module(module, None, preprocessing, source.get("name"))
-    if source["kind"] == hugging_face.KIND:
-        return _of_hugging_face(hugging_face.rebuilt(source["config"], preprocessing), source["name"], True)
-    wanted = Architecture(source["kind"], source["architecture"], source["size"], source.get("num_classes"))
+    if source.get("kind") == hugging_face.KIND:
+        name = str(source.get("name"))
+        return _of_hugging_face(hugging_face.rebuilt(source.get("config"), preprocessing), name, True)
+    wanted = _described(source)
     name = source.get("name", wanted.title)
     return _assembled(wanted.build_seeded(), wanted, preprocessing, name, bool(source.get("random")))
+
+
+def _described(source: dict[str, Any]) -> Architecture:
+    """Return the architecture that a study names, if it is one that this library lists by that name.
+
+    A study may come from a stranger, and timm's own door also takes `hf-hub:` and `local-dir:`.
+    """
+    named = architecture(f"{source.get('kind')}/{source.get('architecture')}")
+    limits = {"size": MAX_SIDE_PIXELS, "num_classes": MAX_CLASSES}
+    for key, most in limits.items():
+        value = source.get(key)
+        if value is not None and not (type(value) is int and 1 <= value <= most):
+            raise ModelError(f"The study names {key} {str(value)[:40]}, expected a number from 1 to {most}.")
+    return replace(named, size=source.get("size"), num_classes=source.get("num_classes"))
 
 
 def rebuild(
@@ -138,26 +155,26 @@ def _from_run(
     folder: RunFolder, size: int | None, preprocessing: Preprocessing | None, name: str | None
 ) -> Backbone:
     """Return the adapted network of a run as a backbone. Raises `ModelError` where its head is not linear."""
-    config = folder.read("config.json")
+    config = folder.asked()
     strategy, known = parse(config["strategy"]), config["source"]
     if strategy.head != "linear":
         raise ModelError(
             f"Run {folder.name} has the head {strategy.head}, and only a network with a linear one can be "
             "adapted once more. Train one with head=linear."
         )
-    if known["kind"] == "module":
+    if known.get("kind") == "module":
         raise ModelError(
             f"Run {folder.name} adapted a module of your own, which can't be built by name. Load its weights "
             "with frostline.load_model(study, module=…), and hand that over with its preprocessing."
         )
     own = _sized(preprocessing or Preprocessing.from_dict(config["preprocessing"]), size)
-    wanted = Architecture(known["kind"], known["architecture"], known["size"], known.get("num_classes"))
+    wanted = _described(known)
     model = rebuild_backbone(known).adapt(len(config["classes"]))
     try:
         model.load_state_dict(load_file(folder.weights))
-    except (OSError, RuntimeError) as error:
+    except (OSError, RuntimeError, SafetensorError) as error:
         raise StudyError(f"The weights of run {folder.name} cannot be loaded: {error}") from None
-    title = name or f"{config['model']} after run {folder.name}"
+    title = name or f"{config.get('model')} after run {folder.name}"
     source = {**known, "name": title, "preprocessing": own.as_dict(), "classes": config["classes"]}
     return _checked(model.eval(), own, title, source, wanted.build)
 
