@@ -37,6 +37,16 @@ TRIAL_SIDES = ((320, 240), (210, 333), (257, 257), (40, 24))
 # differently: on the trial pictures by 2 levels of 255 at most for most processors, 6 for DeiT's (5.24).
 SAME_LEVELS = 0.01
 
+# Settings by which transformers would take code, or a network or its weights, from another place.
+ELSEWHERE = (
+    "auto_map",
+    "custom_pipelines",
+    "architecture",
+    "backbone",
+    "use_timm_backbone",
+    "use_pretrained_backbone",
+)
+
 # From this shortest edge on, ConvNeXt's processor squeezes the whole picture instead of cropping it
 # (transformers, image_processing_convnext.py).
 CONVNEXT_SQUASHES_FROM = 384
@@ -77,9 +87,22 @@ def load(source: str, *, random: bool = False, preprocessing: Preprocessing | No
     return Found(opened(model), own, known, missing)
 
 
-def rebuilt(config: dict[str, Any], preprocessing: Preprocessing) -> Found:
-    """Return the classifier that a configuration describes, with random weights; needs no files."""
-    return Found(build(config), preprocessing, config)
+def rebuilt(config: object, preprocessing: Preprocessing) -> Found:
+    """Return the classifier that a study's configuration describes, with random weights; needs no files.
+
+    Raises `ModelError` where it names code, a network of another library, or nothing that can be built: a
+    study may come from a stranger.
+    """
+    if not isinstance(config, dict) or not isinstance(config.get("model_type"), str):
+        raise ModelError(f"The study describes no model of transformers: {str(config)[:80]}")
+    elsewhere = [key for key in ELSEWHERE if config.get(key)]
+    if elsewhere:
+        raise ModelError(f"The study's model takes parts from elsewhere ({', '.join(elsewhere)}): not built.")
+    with _own_words("The study's model"):
+        try:
+            return Found(build(config), preprocessing, config)
+        except (TypeError, AttributeError, ArithmeticError) as error:  # settings of another type
+            raise ValueError(str(error)) from error
 
 
 def build(config: dict[str, Any]) -> nn.Module:
