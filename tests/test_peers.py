@@ -82,7 +82,9 @@ def test_a_peer_stands_beside_the_soonest_of_ours_that_is_as_good(peers: ModuleT
     heads = list(peers.headlines(found))
     assert heads[0].endswith("fastai fine_tune takes 19.36 × its seconds.")
     assert heads[1].endswith("no peer gets there.")
-    assert "frostline top_k(1) +5.0" in heads[2]
+    assert "frostline top_k(1) +5.0 (n = 2)" in heads[2]
+    paired = list(peers.paired_lines([*found, row("vyntri", 2, 0.1, 1.0)]))  # a draw that ours has not seen
+    assert "| vyntri | frostline linear_probe | +1.5 ± 6.4 | 0.50 (0.50–0.50) | 2 |" in paired
 
 
 def test_the_soonest_setting_within_a_point_of_the_best_is_chosen(peers: ModuleType) -> None:
