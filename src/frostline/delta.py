@@ -98,7 +98,7 @@ def load(folder: str | Path, base: str | nn.Module | Backbone | None = None) -> 
         source, wanted = dict(told["base"]["source"]), str(told["base"]["digest"])
         classes = [str(name) for name in config["label_names"]]
         head, digest = str(told["head"]), str(told["digest"])
-        preprocessing = Preprocessing.from_dict(config["preprocessing"])
+        preprocessing = _preprocessing(config["preprocessing"])
         found = zoo.load_base(source, base)
     except (KeyError, TypeError, ValueError) as error:
         raise StudyError(f"{place / CONFIG} is damaged ({error!r}). Export the delta again.") from None
@@ -107,6 +107,14 @@ def load(folder: str | Path, base: str | nn.Module | Backbone | None = None) -> 
     if digest_of(model.state_dict()) != digest:
         raise StudyError(f"{place} was changed or damaged: its weights are not those that were exported.")
     return Delta(model, classes, preprocessing, str(told.get("run")), str(told.get("strategy")))
+
+
+def _preprocessing(said: dict[str, Any]) -> Preprocessing:
+    """Return what was said as a preprocessing. Raises `ValueError` where it is none: the file is damaged."""
+    try:
+        return Preprocessing.from_dict(said)
+    except ModelError as error:
+        raise ValueError(str(error)) from None
 
 
 def _read(place: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
