@@ -389,9 +389,7 @@ def test_both_at_once_change_no_byte(backbone: Backbone, data: Manifest, tmp_pat
 
 
 @pytest.mark.ecosystem
-@pytest.mark.filterwarnings(
-    "ignore::DeprecationWarning", "ignore::pydantic.warnings.PydanticDeprecatedSince20"
-)
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")  # pydantic's, too
 @pytest.mark.parametrize("checkpoints", [True, False])
 def test_wandb_holds_what_was_trained(
     checkpoints: bool, backbone: Backbone, data: Manifest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
@@ -451,9 +449,7 @@ def wandb_records(data: bytes) -> Iterator[bytes]:
 
 
 @pytest.mark.ecosystem
-@pytest.mark.filterwarnings(
-    "ignore::DeprecationWarning", "ignore::pydantic.warnings.PydanticDeprecatedSince20"
-)
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")  # pydantic's, too
 def test_wandb_gives_up_where_it_cannot_write(
     backbone: Backbone, data: Manifest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
