@@ -188,7 +188,8 @@ def patiently(address: str, work: Callable[[], T]) -> T:
         reraise=True,
     )
     try:
-        return again(work)
+        found: T = again(work)
+        return found
     except (FileNotFoundError, PermissionError, DataError):
         raise
     except Exception as error:  # each library has its own; its words may hold a signed address
