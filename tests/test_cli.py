@@ -176,7 +176,13 @@ def test_interrupted_then_continued(number: int, code: int, table: Path, tmp_pat
     study = tmp_path / "study"
     command = [sys.executable, "-m", "frostline", "train", str(table), "--study", str(study), *SMALL]
     command += ["--strategy", "full(epochs=300)", "--augment", "none"]
-    process = subprocess.Popen(command, stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+    process = subprocess.Popen(
+        command,
+        stderr=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # ignored in a shell's background
+    )
     until = time.monotonic() + 60
     while not list(study.glob("runs/*/plan.json")) and time.monotonic() < until:
         time.sleep(0.05)
