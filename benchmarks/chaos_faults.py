@@ -33,7 +33,7 @@ Fault = Callable[[Path, int], None]  # set up in the process of the run: its pla
 
 def at_step(step: int, do: Callable[[], None]) -> None:
     """Let something happen once, before a step of the run."""
-    real, left = epoch._Epoch._step, [step]
+    real, left = epoch.Epoch._step, [step]
 
     def disturbed(self: Any, *rest: Any) -> Any:
         left[0] -= 1
@@ -41,7 +41,7 @@ def at_step(step: int, do: Callable[[], None]) -> None:
             do()
         return real(self, *rest)
 
-    epoch._Epoch._step = disturbed  # type: ignore[method-assign]
+    epoch.Epoch._step = disturbed  # type: ignore[method-assign]
 
 
 def victim(place: Path) -> Path:
@@ -70,26 +70,26 @@ def disk_full(place: Path, step: int) -> None:
 
 def memory_out(place: Path, step: int) -> None:
     """From a step on there is memory for four images at a time."""
-    real = epoch._Epoch._backward
+    real = epoch.Epoch._backward
 
     def narrow(self: Any, learning: Any, z: Any, y: Any) -> Any:
         if self._progress.steps >= step and len(z) / self._progress.pieces > 4:
             raise RuntimeError("DefaultCPUAllocator: can't allocate memory")
         return real(self, learning, z, y)
 
-    epoch._Epoch._backward = narrow  # type: ignore[method-assign]
+    epoch.Epoch._backward = narrow  # type: ignore[method-assign]
 
 
 def not_finite(place: Path, step: int) -> None:
     """The loss of one step is no number, each time it is tried at the full rate."""
-    real = epoch._Epoch._backward
+    real = epoch.Epoch._backward
 
     def exploding(self: Any, learning: Any, z: Any, y: Any) -> Any:
         loss = real(self, learning, z, y)
         bad = self._progress.steps == step and self._progress.halvings == 0
         return loss * float("nan") if bad else loss
 
-    epoch._Epoch._backward = exploding  # type: ignore[method-assign]
+    epoch.Epoch._backward = exploding  # type: ignore[method-assign]
 
 
 def clock_jumps(place: Path, step: int) -> None:

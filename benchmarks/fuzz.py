@@ -1,8 +1,8 @@
 """Feed every reader with what no one meant it to read, guided by which lines it reaches (atheris, libFuzzer).
 
     pip install atheris
-    python benchmarks/fuzz.py --out /tmp/fuzz --minutes 2              each target for two minutes
-    python benchmarks/fuzz.py --out /tmp/fuzz --target csv --minutes 10
+    python benchmarks/fuzz.py --out FOLDER --minutes 2              each target for two minutes
+    python benchmarks/fuzz.py --out FOLDER --target csv --minutes 10
 
 A reader may answer, or raise `FrostlineError` with its message; a store may also warn. Anything else is a
 finding: another exception, a hang of 20 s, 3 GB of memory, a crash of the process, a file touched outside of

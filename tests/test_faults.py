@@ -180,7 +180,7 @@ def test_a_handler_that_returns_lets_the_work_go_on_and_a_second_signal_is_not_w
 
 def exploding(monkeypatch: pytest.MonkeyPatch, times: int) -> list[int]:
     """Let the loss of the fifth step of a run be no number, so many times."""
-    real, left = epoch._Epoch._backward, [times]
+    real, left = epoch.Epoch._backward, [times]
 
     def backward(self: Any, learning: Any, z: Tensor, y: Tensor) -> Tensor:
         loss = real(self, learning, z, y)
@@ -189,7 +189,7 @@ def exploding(monkeypatch: pytest.MonkeyPatch, times: int) -> list[int]:
             return loss * float("nan")
         return loss
 
-    monkeypatch.setattr(epoch._Epoch, "_backward", backward)
+    monkeypatch.setattr(epoch.Epoch, "_backward", backward)
     return left
 
 
@@ -241,7 +241,7 @@ def test_weights_that_are_no_numbers_are_found_at_the_end_of_the_epoch() -> None
 
 def small_machine(monkeypatch: pytest.MonkeyPatch, most: int) -> None:
     """Let a step have memory for so many images."""
-    real = epoch._Epoch._backward
+    real = epoch.Epoch._backward
 
     def backward(self: Any, learning: Callable[[Tensor], Tensor], z: Tensor, y: Tensor) -> Tensor:
         def narrow(part: Tensor) -> Tensor:
@@ -251,7 +251,7 @@ def small_machine(monkeypatch: pytest.MonkeyPatch, most: int) -> None:
 
         return real(self, narrow, z, y)
 
-    monkeypatch.setattr(epoch._Epoch, "_backward", backward)
+    monkeypatch.setattr(epoch.Epoch, "_backward", backward)
 
 
 @pytest.mark.parametrize("imbalance", ["none", "weights"])

@@ -92,16 +92,16 @@ def killed_in_epoch(number: int, monkeypatch: pytest.MonkeyPatch, *, checkpoints
     """Let the next run die when it has done so many epochs."""
     from frostline.training import epoch, loop
 
-    real, seen = loop.run_epoch, []
+    real, seen = loop.Epoch.run, []
 
     def stopped(*arguments: Any) -> float:
         seen.append(1)
         if len(seen) == number:
-            monkeypatch.setattr(loop, "run_epoch", real)
+            monkeypatch.setattr(loop.Epoch, "run", real)
             raise Killed
         return real(*arguments)
 
-    monkeypatch.setattr(loop, "run_epoch", stopped)
+    monkeypatch.setattr(loop.Epoch, "run", stopped)
     monkeypatch.setattr(epoch, "CHECKPOINT_SHARE", 1e9 if checkpoints else 0.0)
 
 

@@ -57,7 +57,7 @@ def _front(subject: Subject, to: str, written: Written) -> str:
     licence = zoo.licence(subject.source)
     known = licence in HUB_LICENCES
     data = ModelCardData(
-        library_name=written.library,
+        library_name=written.loaded_by,
         pipeline_tag="image-classification",
         tags=["image-classification", *written.tags, "frostline", *(["onnx"] if to == "onnx" else [])],
         license=licence if known else ("other" if licence else "unknown"),

@@ -36,7 +36,7 @@ class Written:
     """What one format leaves beside the model card: `config.json`, how to load it, and sentences."""
 
     config: dict[str, Any]
-    library: str  # as the hub calls it
+    loaded_by: str  # the hub's name of what loads it
     usage: str  # Python, for the model card
     model: nn.Module | None = None  # put together again from what was written
     notes: tuple[str, ...] = ()

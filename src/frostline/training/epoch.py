@@ -77,34 +77,9 @@ class Keeper:
         self._cost_s = self._saved - begun
 
 
-def run_epoch(
-    job: Job,
-    model: nn.Module,
-    supply: Supply,
-    opt: torch.optim.Optimizer,
-    progress: Progress,
-    keeper: Keeper,
-    leave: Leave,
-) -> float:
-    """Do the steps of the epoch that are not done yet; return its mean loss.
+class Epoch:
+    """The epoch that `progress` stands in; `leave` is asked between two steps."""
 
-    A loss that is no number, or memory that runs out, takes the epoch back to its start; `leave` is asked
-    between two steps.
-    """
-    epoch = _Epoch(job, model, supply, opt, progress, keeper, leave)
-    while True:
-        try:
-            epoch.steps()
-            return float(torch.tensor(progress.losses).mean())
-        except mishaps.NotFinite as error:
-            files = epoch.files(error.step)
-            mishaps.halve(model, opt, progress, error, files)
-        except mishaps.OutOfMemory:
-            mishaps.split(model, opt, progress, epoch.sizes, job.least)
-        keeper.keep(opt)  # the decision, before anything follows from it
-
-
-class _Epoch:
     def __init__(
         self,
         job: Job,
@@ -118,17 +93,31 @@ class _Epoch:
         self._job, self._model, self._supply, self._opt = job, model, supply, opt
         self._progress, self._keeper, self._leave = progress, keeper, leave
         view = progress.views + 1
-        self._anchor = optimizer.Anchor(job.backbone, model, job.settings.l2_sp)
         self._items, self._targets = supply.epoch(
             job.train, job.balance, job.seed, progress.segment, progress.epoch, view
         )
-        self.sizes = [len(batch) for batch in self._items]
 
-    def files(self, step: int) -> list[str]:
+    def run(self) -> float:
+        """Do the steps that are not done yet; return the epoch's mean loss.
+
+        A loss that is no number, or memory that runs out, takes the epoch back to its start.
+        """
+        while True:
+            try:
+                self._steps()
+                return float(torch.tensor(self._progress.losses).mean())
+            except mishaps.NotFinite as error:
+                mishaps.halve(self._model, self._opt, self._progress, error, self._files(error.step))
+            except mishaps.OutOfMemory:
+                sizes = [len(batch) for batch in self._items]
+                mishaps.split(self._model, self._opt, self._progress, sizes, self._job.least)
+            self._keeper.keep(self._opt)  # the decision, before anything follows from it
+
+    def _files(self, step: int) -> list[str]:
         """The images of a step's batch."""
         return [self._job.train.samples[position].path for position, _ in self._items[step]]
 
-    def steps(self) -> None:
+    def _steps(self) -> None:
         """Do what is left."""
         job, progress, supply = self._job, self._progress, self._supply
         segment = job.segments[progress.segment]

@@ -21,7 +21,7 @@ from frostline.images import EVALUATION_BATCH, Images
 from frostline.strategy import Segment
 from frostline.training import checkpoint, optimizer
 from frostline.training.budget import OutOfTime
-from frostline.training.epoch import Keeper, run_epoch
+from frostline.training.epoch import Epoch, Keeper
 from frostline.training.interruption import Leave, heard
 from frostline.training.job import Job
 from frostline.training.supply import Supply
@@ -71,7 +71,7 @@ def _one_epoch(
     leave: Leave,
 ) -> None:
     keeper.begin_epoch()
-    loss = run_epoch(job, model, supply, opt, progress, keeper, leave)
+    loss = Epoch(job, model, supply, opt, progress, keeper, leave).run()
     segment = job.segments[progress.segment]
     row = {
         "phase": progress.segment,
