@@ -93,6 +93,7 @@ class Epoch:
         self._job, self._model, self._supply, self._opt = job, model, supply, opt
         self._progress, self._keeper, self._leave = progress, keeper, leave
         view = progress.views + 1
+        self._anchor = optimizer.Anchor(job.backbone, model, job.settings.l2_sp)
         self._items, self._targets = supply.epoch(
             job.train, job.balance, job.seed, progress.segment, progress.epoch, view
         )
