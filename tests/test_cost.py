@@ -407,7 +407,7 @@ def test_a_hopeless_plan_is_not_timed_with_many_images(monkeypatch: pytest.Monke
     backbone = tiny_backbone()
     plans = {name: plan for name, plan in numerics.candidates(1).items() if plan.precision == "float32"}
     found = learning._chains(backbone, backbone.adapt(3), plans)
-    assert timed == [(False, learning.FEW), (True, learning.FEW), (True, learning.MANY)]
+    assert timed == [(False, learning.FEW), (True, learning.FEW), (True, learning.SOME)]  # they take long
     assert [row[:2] for row in found["float32"]] == [pytest.approx((0.2, 0.4))] * 5
     assert [row[:2] for row in found["channels-last"]] == [pytest.approx((0.1, 0.2))] * 5
 

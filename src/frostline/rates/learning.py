@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor, nn
@@ -21,7 +21,8 @@ from frostline.numerics import NumericPlan
 from frostline.rates import ways
 from frostline.timing import PeakMemory, resident_bytes
 
-FEW, MANY = 2, ways.TRIAL  # images; training steps have up to twice as many, and whole steps correct for it
+FEW, SOME, MANY = 2, 8, ways.TRIAL  # images; training steps have more, and whole steps correct for it
+LONG_S = 0.1  # some images that take so long tell as much as many: noise is a millisecond or two
 REPEATS = 2  # the shortest counts: of a whole step each stage takes its share
 # Of a stage's time is the images', and of a step's the stages', whatever differences of timings say.
 LEAST = 0.05
@@ -66,14 +67,17 @@ def steps(backbone: Backbone, batch: int, classes: int, threads: int) -> Steps:
     taken = {name: _step_s(rows, batch) for name, rows in rates.items()}
     name, last = numerics.fastest(taken), backbone.cuts[-1]
     plan = plans[name]
-    step = _Step(backbone, model, backbone.cuts[0], plan, batch)
+    # A long step is timed with fewer images; what it needs beside what is kept grows with them, nearly.
+    images = min(batch, MANY) if taken[name] > numerics.ENOUGH_S else batch
+    step = _Step(backbone, model, backbone.cuts[0], plan, images)
     whole = watched(step.run)
     update_s = numerics.seconds(step.update) / sum(parameters)
-    peak = whole.peak_bytes - batch * sum(kept for *_, kept in rates[name])
-    head_s = numerics.seconds(_Step(backbone, model, last, plan, batch).run)
-    step_s = max(0.0, head_s - _step_s(rates[name][-1:], batch) - update_s * parameters[-1])
+    beside = (whole.peak_bytes - images * sum(kept for *_, kept in rates[name])) * batch / images
+    head_s = numerics.seconds(_Step(backbone, model, last, plan, images).run)
+    step_s = max(0.0, head_s - _step_s(rates[name][-1:], images) - update_s * parameters[-1])
     # Timed apart, what lies beside the stages may come out longer than a whole step on a busy machine.
-    scale = max(LEAST * whole.seconds, whole.seconds - step_s - update_s * sum(parameters)) / taken[name]
+    learning_s = max(LEAST * whole.seconds, whole.seconds - step_s - update_s * sum(parameters))
+    scale = learning_s / _step_s(rates[name], images)
     scaled = {
         plan: [
             (forward * scale, backward * scale, fixed * scale, kept)
@@ -81,7 +85,7 @@ def steps(backbone: Backbone, batch: int, classes: int, threads: int) -> Steps:
         ]
         for plan, rows in rates.items()
     }
-    return Steps(scaled, parameters, step_s, update_s, whole, max(0, round(peak)))
+    return Steps(scaled, parameters, step_s, update_s, whole, max(0, round(beside)))
 
 
 def _step_s(rows: list[Row], images: int) -> float:
@@ -100,7 +104,13 @@ def chosen(backbone: Backbone, rates: Rates, step_s: float, batch: int, threads:
 
 
 def watched(run: Callable[[], object]) -> Watched:
-    """Measure calls of `run` after one that prepares it, in memory that was given back before.
+    """Measure calls of `run`: the memory it needs, and what it takes once that is there."""
+    found = peak(run)
+    return replace(found, seconds=numerics.seconds(run, warm=True))
+
+
+def peak(run: Callable[[], object]) -> Watched:
+    """Measure a call of `run` after one that prepares it, in memory that was given back before.
 
     The second call needs more than the first, which finds all of it in one piece; a third adds little.
     """
@@ -108,9 +118,8 @@ def watched(run: Callable[[], object]) -> Watched:
     with PeakMemory(0) as memory:
         before, begun = resident_bytes(), numerics.now()
         run()
-        first_s, first_bytes = numerics.now() - begun, resident_bytes() - before
-        taken = numerics.seconds(run, warm=True)
-    return Watched(first_s, max(0, first_bytes), taken, max(0, memory.bytes - before))
+        taken = numerics.now() - begun
+        return Watched(taken, max(0, resident_bytes() - before), taken, max(0, memory.bytes - before))
 
 
 def _parameters(backbone: Backbone, model: nn.Module) -> list[int]:
@@ -169,13 +178,14 @@ def _chains(backbone: Backbone, model: nn.Module, plans: dict[str, NumericPlan])
     few = {name: _timed(backbone, model, plan, FEW) for name, plan in plans.items()}
     taken = {name: sum(map(sum, stages)) for name, stages in few.items()}
     best = min(taken, key=lambda name: taken[name])
-    many = {best: _timed(backbone, model, plans[best], MANY)}
+    images = SOME if taken[best] / FEW * SOME >= LONG_S else MANY
+    many = {best: _timed(backbone, model, plans[best], images)}
     for name, plan in plans.items():
         if taken[name] > HOPELESS * taken[best]:
             many[name] = _as_many(few[name], few[best], many[best])
         elif name != best:
-            many[name] = _timed(backbone, model, plan, MANY)
-    return {name: _rows(backbone, model, plan, few[name], many[name]) for name, plan in plans.items()}
+            many[name] = _timed(backbone, model, plan, images)
+    return {name: _rows(backbone, model, plan, few[name], many[name], images) for name, plan in plans.items()}
 
 
 def _as_many(few: list[Pass], few_best: list[Pass], many_best: list[Pass]) -> list[Pass]:
@@ -187,14 +197,14 @@ def _as_many(few: list[Pass], few_best: list[Pass], many_best: list[Pass]) -> li
 
 
 def _rows(
-    backbone: Backbone, model: nn.Module, plan: NumericPlan, few: list[Pass], many: list[Pass]
+    backbone: Backbone, model: nn.Module, plan: NumericPlan, few: list[Pass], many: list[Pass], images: int
 ) -> list[Row]:
-    """Return the lines through few and many images, stage by stage, and the bytes kept."""
-    light, heavy = (_kept(backbone, _ready(backbone, model, plan), plan, images) for images in WEIGHED)
+    """Return the lines through few and that many images, stage by stage, and the bytes kept."""
+    light, heavy = (_kept(backbone, _ready(backbone, model, plan), plan, weighed) for weighed in WEIGHED)
     found = []
     for low, high, a, b in zip(few, many, light, heavy, strict=True):
-        forward, backward = (_slope(*pair) for pair in zip(low, high, strict=True))
-        fixed = max(0.0, sum(high) - MANY * (forward + backward))
+        forward, backward = (_slope(*pair, images - FEW) for pair in zip(low, high, strict=True))
+        fixed = max(0.0, sum(high) - images * (forward + backward))
         found.append((forward, backward, fixed, (b - a) / (WEIGHED[1] - WEIGHED[0])))
     return found
 
@@ -207,9 +217,9 @@ def _ready(backbone: Backbone, model: nn.Module, plan: NumericPlan) -> nn.Module
     return model
 
 
-def _slope(few_s: float, many_s: float) -> float:
-    """Return the seconds an image adds; no image is free, though a timing may say so."""
-    return max(many_s - few_s, LEAST * many_s) / (MANY - FEW)
+def _slope(few_s: float, many_s: float, more: int) -> float:
+    """Return the seconds that an image adds, of `more`; none is free, though a timing may say so."""
+    return max(many_s - few_s, LEAST * many_s) / more
 
 
 def _timed(backbone: Backbone, model: nn.Module, plan: NumericPlan, images: int) -> list[Pass]:

@@ -144,11 +144,10 @@ def _network(backbone: Backbone, way: Way, batch: int, classes: int, threads: in
         {"parameters": parameters, "frozen_s": each_s, "evaluation_s": evaluation}
         for parameters, each_s, evaluation in zip(steps.parameters, frozen_s, evaluation_s, strict=True)
     ]
-    frozen = learning.watched(ways.forward(backbone, way, last))
     pixels = torch.zeros((batch, 3, *2 * (backbone.preprocessing.size,)), dtype=torch.uint8)
     normalise = functools.partial(exact.batch, pixels, backbone.preprocessing.normalise)
     around = {
-        "touch_s": _touch_s([frozen, whole, steps.whole]),
+        "touch_s": _touch_s([whole, steps.whole]),
         "step_s": steps.step_s,
         "update_s": steps.update_s,
         "normalise_s": numerics.seconds(normalise) / batch,
@@ -156,7 +155,7 @@ def _network(backbone: Backbone, way: Way, batch: int, classes: int, threads: in
         "frozen_copy_s": numerics.seconds(lambda: Frozen(backbone, backbone.model, last, way).place()),
     }
     peaks = {
-        "frozen": frozen.peak_bytes,
+        "frozen": learning.peak(ways.forward(backbone, way, last)).peak_bytes,
         "evaluation": whole.peak_bytes,
         "step": steps.peak_bytes,
     }

@@ -6,6 +6,7 @@ import copy
 import functools
 import itertools
 from collections.abc import Callable
+from dataclasses import replace
 
 import torch
 from torch import Tensor, nn
@@ -18,11 +19,11 @@ from frostline.numerics import NumericPlan
 
 FROZEN_BATCHES = (32, 64)  # images a forward pass of the frozen part; the fastest per image is taken
 FROZEN_BATCH = 64  # where nothing may be timed
-PASSES = 2  # through the frozen stages one by one, after one that warms up
+PASSES = 2  # through the frozen stages one by one; the shortest of each stage counts
 GLIMPSE = 4  # images with which it is found how slow a network is, before anything else is timed
-# What deciding by timings passes forward, in images: three precisions and four ways of frozen layers, each
+# What deciding by timings passes forward, in images: three precisions and three ways of frozen layers, each
 # twice, three training steps twice at three times a forward pass, one cut's prefix.
-TIMED_IMAGES = 900
+TIMED_IMAGES = 800
 TRIAL = 16  # images with which precisions are timed: what a person waits for once on a machine
 
 
@@ -42,14 +43,11 @@ def frozen_way(
     what, last = f"forward {named(backbone)}", backbone.cuts[-1]
     tried = functools.cache(lambda plan: forward(backbone, Way(plan, TRIAL), last))
     plan = numerics.timed_plan(f"{what} images {TRIAL}", lambda plan: tried(plan)(), threads)
-    pairs = tuple(bb.foldable(backbone))
-    ways = {f"{size}": Way(plan, size) for size in FROZEN_BATCHES}
-    if pairs:
-        ways |= {f"{size} folded": Way(plan, size, pairs) for size in FROZEN_BATCHES}
-    what = f"{what} {plan.precision} {plan.channels_last}"
-    runs = {name: forward(backbone, way, last) for name, way in ways.items()}
-    taken = numerics.seconds_of(what, runs, plan.threads)
-    return min(ways.items(), key=lambda item: taken[item[0]] / item[1].batch)[1]
+    few, many = FROZEN_BATCHES
+    plain, pairs = Way(plan, few), tuple(bb.foldable(backbone))
+    image_s = functools.partial(prefix_s, backbone, cut=last)
+    best = min([plain, replace(plain, folded=pairs)] if pairs else [plain], key=image_s)
+    return min([best, replace(best, batch=many)], key=image_s)
 
 
 def forward(backbone: Backbone, way: Way, cut: Cut) -> Callable[[], None]:
@@ -94,8 +92,8 @@ def stages_s(backbone: Backbone, way: Way) -> list[float]:
     whole_s = prefix_s(backbone, way, backbone.cuts[-1])
     frozen, size = Frozen(backbone, backbone.model, backbone.cuts[-1], way), backbone.preprocessing.size
     pixels = torch.zeros((way.batch, 3, size, size), dtype=torch.uint8)
-    passes = [frozen.stages_s(pixels) for _ in range(1 + PASSES)]
-    shortest = [min(taken) for taken in zip(*passes[1:], strict=True)]
+    passes = [frozen.stages_s(pixels) for _ in range(PASSES)]
+    shortest = [min(taken) for taken in zip(*passes, strict=True)]
     found = [whole_s * taken / sum(shortest) for taken in shortest]
     for cut, reached in zip(backbone.cuts[1:], itertools.accumulate(found), strict=True):
         known = {f"cut {cut.index}": reached * way.batch}
