@@ -66,6 +66,7 @@ def test_predict_says_when_it_is_unsure_without_training_images(tmp_path: Path) 
     Image.new("RGB", (20, 20), (255, 0, 255)).save(tmp_path / "new" / "foreign.png")
     shutil.rmtree(tmp_path / "images")
     asked = frostline.predict(run.study.path, tmp_path / "new", unsure=0.9, module=tiny_model())
+    assert run.predict(tmp_path / "new", unsure=0.9).rows == asked.rows
     by_name = {Path(row.path).name: row.unsure for row in asked}
     assert by_name.pop("foreign.png") == "unfamiliar"
     assert sum(why != "unfamiliar" for why in by_name.values()) >= 18

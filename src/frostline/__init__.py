@@ -3,7 +3,7 @@
     data     = frostline.load_data("photos/")
     backbone = frostline.load_backbone("lite0")
     run      = frostline.train(backbone, data, "top_k(2)")
-    answers  = frostline.predict(run.study.path, "new-photos/")
+    answers  = run.predict("new-photos/")
     page     = frostline.report(run.study)
 
 Names are imported when first used, so that importing frostline does not import torch.

@@ -16,8 +16,8 @@ from torch import Tensor, nn
 
 from frostline import delta, familiar, metrics, numerics, zoo
 from frostline.backbone import Backbone, Preprocessing
-from frostline.dataset import find_images, open_image, read_paths
-from frostline.errors import DamagedImage, DataError, StudyError, UsageError
+from frostline.dataset import questions
+from frostline.errors import DamagedImage, StudyError, UsageError
 from frostline.heads import build_head
 from frostline.images import EVALUATION_BATCH, Tell
 from frostline.record import RunFolder, Study
@@ -69,7 +69,8 @@ class Predictions:
 
     def _repr_html_(self) -> str:
         """A table, in a notebook."""
-        return notebook.table_html(f"Answers of {self.strategy}", self._table())
+        left_out = [f"Not readable: {path}: {reason}" for path, reason in self.unreadable]
+        return notebook.table_html(f"Answers of {self.strategy}", self._table(), left_out)
 
     def to_pandas(self) -> Any:
         """The answers, a row each. Raises `UsageError` where pandas is not installed."""
@@ -106,10 +107,12 @@ class Predictor:
         self.backbone = backbone
 
     @classmethod
-    def of_run(cls, folder: RunFolder, module: nn.Module | None = None) -> Predictor:
-        """Return a run's model; `module` as in `load_model`."""
+    def of_run(
+        cls, folder: RunFolder, module: nn.Module | None = None, backbone: Backbone | None = None
+    ) -> Predictor:
+        """Return a run's model; `module` as in `load_model`, `backbone` where it is at hand."""
         config = folder.asked()
-        backbone, model = rebuilt(folder, module)
+        backbone, model = rebuilt(folder, module, backbone)
         return cls(
             model,
             config["classes"],
@@ -158,11 +161,13 @@ def load_model(
     return rebuilt(folder, module)[1]
 
 
-def rebuilt(folder: RunFolder, module: nn.Module | None = None) -> tuple[Backbone, nn.Module]:
-    """Return a run's model, in eval mode, and the backbone it was adapted from with random weights."""
+def rebuilt(
+    folder: RunFolder, module: nn.Module | None = None, backbone: Backbone | None = None
+) -> tuple[Backbone, nn.Module]:
+    """Return a run's model, in eval mode, and its backbone: `backbone`, else one with random weights."""
     config = folder.asked()
     classes = len(config["classes"])
-    backbone = zoo.rebuild_backbone(config["source"], module)
+    backbone = backbone or zoo.rebuild_backbone(config["source"], module)
     head = build_head(parse(config["strategy"]).head, backbone.feature_width, classes, seed=0)
     model = backbone.adapt(classes, head=head)
     try:
@@ -182,7 +187,7 @@ def _temperature(folder: RunFolder) -> float:
 
 def predict(
     study: str | Path,
-    images: str | Path | Sequence[str | Path],
+    images: Any,
     *,
     run: str | None = None,
     top: int = 1,
@@ -194,8 +199,9 @@ def predict(
     """Label images with a run of a study: the best by validation, or the one called `run`.
 
     `study` may also be a delta that `export` wrote; `base` hands over its base weights, as in `load_model`.
-    `images`: a folder (flat or by class), files, or a CSV with a column `path`. A file that can't be
-    decoded is listed with its reason and stops nothing.
+    `images`: a folder (flat or by class), files, a CSV with a column `path`; PIL images, arrays (H, W) or
+    (H, W, 3), uint8 or floats in 0–1, encoded files' bytes; one or several of these. A file that can't be
+    decoded is listed with its reason and stops nothing; one in memory is called "image" or "image[3]".
 
     With `unsure`, a precision above 0 and below 1 such as 0.95, an answer whose class was not right so often
     at its probability, on images that the run had not learned from, is marked `unsure="probability"`; one
@@ -204,22 +210,30 @@ def predict(
     """
     doubts = None if unsure is None else _doubts(study, run, unsure)
     predictor, named, why, strategy = _asked(study, run, module, base)
-    paths = _paths(images)
+    rows, unreadable = answer(predictor, images, top=top, doubts=doubts, tell=tell)
+    return Predictions(rows, unreadable, named, why, strategy, doubts)
+
+
+def answer(
+    predictor: Predictor, images: Any, *, top: int, doubts: familiar.Doubts | None, tell: Tell | None
+) -> tuple[tuple[Prediction, ...], tuple[tuple[str, str], ...]]:
+    """Return an answer for each image that can be decoded, and the others' names with the reasons."""
+    asked = questions(images)
     rows: list[Prediction] = []
     unreadable: list[tuple[str, str]] = []
-    for start in range(0, len(paths), EVALUATION_BATCH):
+    for start in range(0, len(asked), EVALUATION_BATCH):
         good, pixels = [], []
-        for path in paths[start : start + EVALUATION_BATCH]:
+        for question in asked[start : start + EVALUATION_BATCH]:
             try:
-                pixels.append(predictor.preprocessing.crop(open_image(path)))
-                good.append(str(path))
+                pixels.append(predictor.preprocessing.crop(question.open()))
+                good.append(question.name)
             except DamagedImage as error:
-                unreadable.append((str(path), str(error)))
+                unreadable.append((question.name, str(error)))
         if pixels:
             rows += _answered(predictor, good, torch.stack(pixels), top, doubts)
         if tell:
-            tell("predict", min(start + EVALUATION_BATCH, len(paths)), len(paths))
-    return Predictions(tuple(rows), tuple(unreadable), named, why, strategy, doubts)
+            tell("predict", min(start + EVALUATION_BATCH, len(asked)), len(asked))
+    return tuple(rows), tuple(unreadable)
 
 
 def _doubts(study: str | Path, run: str | None, precision: float) -> familiar.Doubts:
@@ -265,22 +279,3 @@ def _top(
         Prediction(path, tuple((classes[c], float(row[c])) for c in best))
         for path, row, best in zip(paths, probabilities, order, strict=True)
     ]
-
-
-def _paths(images: str | Path | Sequence[str | Path]) -> list[Path]:
-    given = [images] if isinstance(images, str | Path) else list(images)
-    found: list[Path] = []
-    for item in map(Path, given):
-        if item.suffix.lower() in (".csv", ".parquet") and item.is_file():
-            found += _listed(item)
-        else:
-            found += find_images(item)
-    if not found:
-        raise DataError(
-            f"No image found in {', '.join(map(str, given)) or 'nothing'}. Expected a folder or files."
-        )
-    return found
-
-
-def _listed(table: Path) -> list[Path]:
-    return [path if path.is_absolute() else table.parent / path for path in map(Path, read_paths(table))]

@@ -224,7 +224,13 @@ def _shipped(asked: Asked, contest: Contest, place: int, temperature: float) -> 
         folder = asked.study.run_at(contest.outcomes[task].get("run"))
         split = Study(folder.path.parents[1])
         asked.study.answer_by(folder, "the winner of the comparison; no time was left to train it on all")
-        return Run(folder.read("result.json"), folder, split, again=True), False
+        return Run(
+            folder.read("result.json"),
+            folder,
+            split,
+            again=True,
+            backbone=asked.backbones[asked.candidates[place].model],
+        ), False
     asked.study.answer_by(run.folder, "the winner of the comparison, trained on train and val")
     return run, True
 

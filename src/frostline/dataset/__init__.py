@@ -5,10 +5,12 @@ decoding                                   the one decoder: any file to upright 
 memory ── indexing ── copies               digests and damage remembered; what looks alike
 folding ── splitting ── parts              units never separated; who is held out
 written ── manifest ── loading             the result, kept and made
+asked                                      images without labels, to be answered
 """
 
 from __future__ import annotations
 
+from frostline.dataset.asked import questions
 from frostline.dataset.decoding import find_images, open_image
 from frostline.dataset.loading import load_data
 from frostline.dataset.manifest import PARTS, Conflict, Manifest, Sample, SetAside
@@ -25,6 +27,7 @@ __all__ = [
     "find_images",
     "load_data",
     "open_image",
+    "questions",
     "read_paths",
     "unlabelled",
 ]

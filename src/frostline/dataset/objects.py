@@ -97,6 +97,11 @@ def picture(item: Any) -> Image.Image:
         raise DataError(
             f"An image has shape {tuple(pixels.shape)}; expected (H, W), (H, W, 3) or a tensor (C, H, W)."
         )
+    if pixels.size == 0 or pixels.dtype.kind not in "biuf":
+        raise DataError(
+            f"An image has shape {tuple(pixels.shape)} of {pixels.dtype}; expected bytes or floats in 0–1, "
+            "at least one."
+        )
     return Image.fromarray(np.ascontiguousarray(_bytes_of(pixels)))
 
 
@@ -111,7 +116,7 @@ def _bytes_of(pixels: np.ndarray) -> np.ndarray:
         return pixels.astype(np.uint8)
     raise DataError(
         f"An image has {pixels.dtype} values from {low:.3g} to {high:.3g}; expected bytes or floats in 0–1. "
-        "If the dataset normalises, hand it over without that step: preprocessing is the backbone's own."
+        "If it was normalised, hand it over without that step: preprocessing is the backbone's own."
     )
 
 

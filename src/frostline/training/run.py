@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 from contextlib import nullcontext
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,7 @@ from frostline.backbone import Backbone
 from frostline.dataset import Manifest
 from frostline.frozen import Counts, Frozen
 from frostline.images import Tell
+from frostline.prediction import Predictions, Predictor, answer
 from frostline.record import RunFolder, Study, digest_of, environment, look_at_test
 from frostline.reporting import notebook
 from frostline.store import Store
@@ -38,6 +40,24 @@ class Run:
     folder: RunFolder
     study: Study
     again: bool = False  # it had been finished before, and was read back
+    backbone: Backbone | None = field(default=None, repr=False, compare=False)  # where it is at hand
+
+    def predict(
+        self, images: Any, *, top: int = 1, unsure: float | None = None, tell: Tell | None = None
+    ) -> Predictions:
+        """Label images with this run.
+
+        `images` is a path (a file, a folder, a CSV with a column `path`), a PIL image, an array (H, W) or
+        (H, W, 3), uint8 or floats in 0–1, or several of these; the rest is as in `frostline.predict`.
+        The model is kept in memory for the next call. Raises `StudyError`, `UsageError` or `DataError`.
+        """
+        doubts = None if unsure is None else familiar.doubts(self.folder.path, unsure)
+        rows, unreadable = answer(self._predictor, images, top=top, doubts=doubts, tell=tell)
+        return Predictions(rows, unreadable, self.folder.name, "as asked for", self.strategy, doubts)
+
+    @cached_property
+    def _predictor(self) -> Predictor:
+        return Predictor.of_run(self.folder, backbone=self.backbone)
 
     def __getattr__(self, name: str) -> Any:
         result = self.__dict__.get("result", {})
@@ -158,7 +178,7 @@ def train(
         checkpoint.remove(folder.path)  # of a process that was killed between its result and this
         result = folder.read("result.json")
         following.end(folder.metrics(), result)
-    return Run({**result, "test_looks": _looks(request)}, folder, kept, again)
+    return Run({**result, "test_looks": _looks(request)}, folder, kept, again, backbone)
 
 
 def _perform(request: Request, study: Study, folder: RunFolder, hear: Hear) -> None:
