@@ -105,10 +105,8 @@ def test_time_for_short_runs_alone_gives_a_figure_that_says_so(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(Contest, "_fits", lambda _, task: task.candidate and task.share < 1)
-    monkeypatch.setattr(race, "FEWEST_TO_HALVE", 3)
-    monkeypatch.setattr(
-        race, "everything", lambda *_: race.Race((race.Rung(0.25, (0,), 3), race.Rung(1.0, (0,), 2)), 3, 5)
-    )
+    short_first = race.Race((race.Rung(0.25, (0,), 3), race.Rung(1.0, (0,), 2)), 3, 5)
+    monkeypatch.setattr(race, "plan", lambda *_, **__: short_first)
     images, said = write_folder(tmp_path / "photos", per_class=12), list[str]()
     found = frostline.fit(
         images,

@@ -122,6 +122,9 @@ def compare(
         say=say,
     )
     contest = _contest(asked)
+    if contest.race.left_out:
+        names = ", ".join(str(candidates[place]) for place in contest.race.left_out)
+        say(f"There is no time for {names}: the others are seen often enough to be told apart.")
     with contextlib.closing(contest.ledger):
         over = contest.run() if ray is None else spreading.race(asked, contest, _contest, ray)
         with filelock.FileLock(asked.folder / "end.lock"):  # who comes second finds the winner trained

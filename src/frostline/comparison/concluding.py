@@ -15,6 +15,8 @@ from frostline.comparison.candidates import Candidate
 from frostline.comparison.contest import Contest, OutOfTime, sub_study
 from frostline.comparison.held import fold_models, gather, longest, write_answers
 from frostline.comparison.judging import Held, Verdict, judge, optimism, shallowest
+from frostline.comparison.ledger import Outcome
+from frostline.comparison.race import Task
 from frostline.comparison.words import verdict_lines
 from frostline.errors import UsageError
 from frostline.images import Images
@@ -83,9 +85,12 @@ def conclude(asked: Asked, contest: Contest, over: bool) -> Comparison:
     result = {
         "winner": str(winner.strategy),
         "augment": winner.augment,
-        "separated": bool(verdict and verdict.separated and asked.repeats >= REPEATS),
+        "separated": bool(
+            verdict and verdict.separated and asked.repeats >= REPEATS and (over or not asked.thorough)
+        ),
         "finished": over,
         "cuts": asked.thorough,
+        "left_out": [str(asked.candidates[one]) for one in contest.race.left_out],
         "repeats": len({t.cell.repeat for t in longest(contest.outcomes, place) if t.share == 1.0}),
         "folds": contest.race.folds,
         "metric": asked.options["metric"],
@@ -125,15 +130,31 @@ def _asked(asked: Asked) -> dict[str, Any]:
 
 
 def _judged(asked: Asked, contest: Contest) -> tuple[Verdict | None, dict[int, Held]]:
-    """The verdict among those seen on every repeat; none where fewer than two are."""
-    scores = {task: float(outcome["score"]) for task, outcome in contest.outcomes.items()}
-    repeated = contest.race.repeated(scores)
-    answers = gather(contest.data, contest.study.path, contest.outcomes, repeated)
+    """The verdict among those seen on every repeat; none where fewer than two are.
+
+    Thaws that the time cut short are judged on the cells that all of them have been seen on.
+    """
+    outcomes = contest.outcomes
+    repeated = contest.race.repeated({task: float(found["score"]) for task, found in outcomes.items()})
+    if asked.thorough and len(repeated) < len(contest.candidates):
+        outcomes = _of_all(contest)
+        repeated = sorted({task.candidate for task in outcomes})
+    answers = gather(contest.data, contest.study.path, outcomes, repeated)
     if len(repeated) < 2:
         return None, answers
     seconds = dict(enumerate(contest.whole_s))
     found = judge(answers, seconds, asked.options["metric"], asked.seed)
     return (shallowest(found) if asked.thorough else found), answers
+
+
+def _of_all(contest: Contest) -> dict[Task, Outcome]:
+    """Return the runs on cells that every candidate has been seen on."""
+    everyone = range(len(contest.candidates))
+    return {
+        task: found
+        for task, found in contest.outcomes.items()
+        if all(replace(task, candidate=one) in contest.outcomes for one in everyone)
+    }
 
 
 def _held_out(asked: Asked, mine: Held, answers: Mapping[int, Held], folds: int) -> dict[str, Any]:

@@ -40,11 +40,17 @@ class Task:
 
 @dataclass(frozen=True)
 class Race:
-    """The rungs, for `candidates` candidates and `folds` folds a repeat."""
+    """The rungs, for `candidates` candidates and `folds` folds a repeat; some may not even start."""
 
     rungs: tuple[Rung, ...]
     candidates: int
     folds: int
+    left_out: tuple[int, ...] = ()  # there is no time for them
+
+    @property
+    def starting(self) -> list[int]:
+        """Who enters the first rung."""
+        return [c for c in range(self.candidates) if c not in self.left_out]
 
     def tasks(self, rung: int, entering: Iterable[int]) -> list[Task]:
         """Return the runs of one rung, cell by cell, so that every candidate has been seen early."""
@@ -58,7 +64,7 @@ class Race:
         A rung that is not finished lets nobody in.
         """
         if rung == 0:
-            return list(range(self.candidates))
+            return self.starting
         before = self.entering(rung - 1, scores)
         tasks = self.tasks(rung - 1, before)
         if not before or any(task not in scores for task in tasks):
@@ -115,29 +121,43 @@ def plan(
     """Return the most thorough race that is expected to fit into the seconds; without a limit, halving.
 
     `short_s` and `whole_s` are each candidate's seconds for one run. Everything is repeated where there is
-    time for it. Where not even halving fits, the race is planned all the same, and stops when its time is up.
+    time for it. Where not even halving fits, those listed late don't start, nor do those too slow for what
+    is left: a few seen often say more than many that nobody can tell apart. Where no two fit, the race is
+    planned all the same, and stops when its time is up.
     """
     count = len(whole_s)
+    everyone = range(count)
+    most, once, halving = (Race(rungs, count, folds) for rungs in _rungs(count, repeats))
+    if seconds is None:
+        return most if count < FEWEST_TO_HALVE else halving
+    for planned in (most, once, halving):
+        if expected_s(planned, short_s, whole_s) <= seconds:
+            return planned
+    started, thrifty = list[int](), halving
+    for candidate in everyone:
+        more = [*started, candidate]
+        rungs = _rungs(len(more), repeats)[-1]
+        planned = Race(rungs, count, folds, tuple(c for c in everyone if c not in more))
+        if expected_s(planned, short_s, whole_s) <= seconds:
+            started, thrifty = more, planned
+    return thrifty if len(started) > 1 else halving
+
+
+def _rungs(count: int, repeats: int) -> tuple[tuple[Rung, ...], ...]:
+    """Return the rungs of three races, the most thorough first: everything, finalists repeated, halving."""
     some = tuple(range(repeats))
-    most = everything(count, folds, repeats)
+    most = (Rung(1.0, some, count),)
     finalists = min(count, max(2, round(FINALISTS * count)))
-    once = Race((Rung(1.0, (0,), count), Rung(1.0, some[1:], finalists)), count, folds)
-    if repeats == 1:
-        once = most
+    once = (Rung(1.0, (0,), count), Rung(1.0, some[1:], finalists)) if repeats > 1 else most
     if count < FEWEST_TO_HALVE:
-        fits = seconds is None or seconds >= expected_s(most, short_s, whole_s)
-        return most if fits else once
+        return most, once, once
     climbing = max(2, math.ceil(CLIMB * count))
-    rungs = (
+    halving = (
         Rung(SHORT, (0,), count),
         Rung(1.0, (0,), climbing),
         Rung(1.0, some[1:], min(finalists, climbing)),
     )
-    halving = Race(rungs if repeats > 1 else rungs[:2], count, folds)
-    if seconds is None:
-        return halving
-    fitting = (race for race in (most, once) if expected_s(race, short_s, whole_s) <= seconds)
-    return next(fitting, halving)
+    return most, once, halving if repeats > 1 else halving[:2]
 
 
 def everything(count: int, folds: int, repeats: int) -> Race:
@@ -150,7 +170,7 @@ def expected_s(race: Race, short_s: Sequence[float], whole_s: Sequence[float]) -
     total = 0.0
     for rung in race.rungs:
         each = whole_s if rung.share == 1.0 else short_s
-        total += rung.enter * len(rung.repeats) * race.folds * _mean(each)
+        total += rung.enter * len(rung.repeats) * race.folds * _mean(each[c] for c in race.starting)
     return total
 
 

@@ -16,6 +16,8 @@ def verdict_lines(result: Mapping[str, Any]) -> list[str]:
         lines.append(f"{found['leader']} over {found['other']}: {span}, {word}.")
     if not result["finished"]:
         lines.append("The time was up before the race was: more minutes would repeat more of the strategies.")
+    if result.get("left_out"):
+        lines.append(f"More minutes would let {', '.join(result['left_out'])} race, too.")
     if not result.get("every_image", True):
         lines.append(
             f"No time was left to train {winner} on every image: the model that answers learned from those "
