@@ -40,7 +40,9 @@ weights, remembered cuts and digests, measured rates, the count of looks at a te
   `augment`, `flip`, `flip_test`, `numeric_plan`, `store: {{rows_computed, rows_read}}`, `set_aside`, `run`,
   `study`, `test_looks`;
   for a probe also `l2`, `cv_score`.
-- `predict`: `run`, `predictions: [{{path, label, probability}}]` (and `top` with `--top`), `unreadable`.
+- `predict`: `run`, `predictions: [{{path, label, probability}}]` (and `top` with `--top`,
+  `unsure` with `--unsure`), `unreadable`; with `--copy-to` `copied: {{to, copied,
+  folders: [{{name, copied, there}}], inside, failed}}`.
 - `stages`: `stages: [{{name, shape, parameters, compute_share}}]`, `cuts: [{{index, name,
   verified}}]`, `notes`.
 - `demo`: `runs`, a list of `train` objects.

@@ -115,6 +115,16 @@ def test_predict_takes_files_folders_and_tables(table: Path, tmp_path: Path) -> 
     assert frostline("predict", study, str(table.parent), "--output", str(output)).exit_code == 0
     with open(output, newline="") as file:
         assert [*next(csv.reader(file))] == ["path", "label", "probability"]
+    copies = str(tmp_path / "sorted")
+    sort = ("predict", study, str(table.parent), "--copy-to", copies)
+    rows, labels = one_object(frostline(*sort, "--json")), {}
+    for path in (tmp_path / "sorted").glob("*/*.png"):
+        labels[path.name] = path.parent.name
+    assert labels == {Path(row["path"]).name: row["label"] for row in rows["predictions"]}
+    assert rows["copied"]["copied"] == len(pictures) == sum(f["copied"] for f in rows["copied"]["folders"])
+    again = frostline(*sort)
+    assert "there already" in again.stdout
+    assert one_object(frostline(*sort, "--json"))["copied"]["copied"] == 0
     missing = frostline("predict", study, str(tmp_path / "nowhere"))
     assert missing.exit_code == 1
     assert "nowhere" in missing.stderr

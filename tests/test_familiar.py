@@ -73,6 +73,10 @@ def test_predict_says_when_it_is_unsure_without_training_images(tmp_path: Path) 
     plain = frostline.predict(run.study.path, tmp_path / "new", module=tiny_model())
     assert [row.top for row in plain] == [row.top for row in asked]  # the answers are the same
     assert {row.unsure for row in plain} == {None}
+    asked.copy_to(tmp_path / "sorted")
+    assert (tmp_path / "sorted" / "unsure" / "foreign.png").is_file()
+    assert len(list((tmp_path / "sorted").rglob("*.png"))) == len(asked)
+    assert {path.parent.name for path in (tmp_path / "sorted").rglob("*.png")} <= {*data.classes, "unsure"}
     with pytest.raises(UsageError, match="above 0 and below 1"):
         frostline.predict(run.study.path, tmp_path / "new", unsure=95.0, module=tiny_model())
 

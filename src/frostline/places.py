@@ -9,13 +9,19 @@ import contextlib
 import hashlib
 import json
 import os
+import platform
+import re
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import platformdirs
+import psutil
 
 VARIABLE = "FROSTLINE_STORE"
+STALE_S = 24 * 3600.0  # a choice: no export and no copy of one image takes a day
+CLOCK_S = 2.0  # file times are as coarse as that on FAT
 
 
 def home() -> Path:
@@ -64,6 +70,38 @@ def write_atomically(path: Path, data: bytes) -> None:
         sync_folder(path.parent)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def temporary(path: Path, ending: str = "tmp") -> Path:
+    """Return a hidden name beside `path`, this process's own; `left_behind` knows it."""
+    return path.with_name(f".{path.name}.{_host()}-{os.getpid()}.{ending}")
+
+
+def left_behind(path: Path, ending: str = "tmp") -> list[Path]:
+    """Return what processes that were killed left beside `path` under a name of `temporary`."""
+    pattern = re.compile(rf"\.{re.escape(path.name)}\.([0-9a-f]{{8}})-(\d+)\.{re.escape(ending)}")
+    if not path.parent.is_dir():
+        return []
+    named = [(entry, pattern.fullmatch(entry.name)) for entry in path.parent.iterdir()]
+    return [entry for entry, found in named if found and _is_stale(entry, found[1], int(found[2]))]
+
+
+def _is_stale(entry: Path, host: str, process: int) -> bool:
+    """Whether the process that made this is gone. One of another machine is, for all we know, after a day."""
+    try:
+        made = entry.lstat().st_mtime
+        if host != _host():
+            return time.time() - made > STALE_S
+        # A number is given out again: a process that began after the file was made isn't its maker.
+        return process != os.getpid() and psutil.Process(process).create_time() > made + CLOCK_S
+    except psutil.NoSuchProcess:
+        return True
+    except (OSError, OverflowError, psutil.Error):
+        return False
+
+
+def _host() -> str:
+    return hashlib.sha256(platform.node().encode()).hexdigest()[:8]
 
 
 def sync_folder(path: Path) -> None:

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from frostline import delta, familiar, metrics, numerics, zoo
 from frostline.backbone import Backbone, Preprocessing
-from frostline.dataset import questions
+from frostline.dataset import Sorted, doubted_name, folder_names, questions, sort_into
 from frostline.errors import DamagedImage, StudyError, UsageError
 from frostline.heads import build_head
 from frostline.images import EVALUATION_BATCH, Tell
@@ -57,6 +57,7 @@ class Predictions:
     why: str
     strategy: str
     doubts: familiar.Doubts | None = None  # what answers were doubted by, where that was asked for
+    classes: tuple[str, ...] = ()  # all that could have been answered
 
     def __iter__(self) -> Iterator[Prediction]:
         return iter(self.rows)
@@ -69,7 +70,7 @@ class Predictions:
 
     def _repr_html_(self) -> str:
         """A table, in a notebook."""
-        left_out = [f"Not readable: {path}: {reason}" for path, reason in self.unreadable]
+        left_out = [f"Not readable: {reason}" for _, reason in self.unreadable]
         return notebook.table_html(f"Answers of {self.strategy}", self._table(), left_out)
 
     def to_pandas(self) -> Any:
@@ -79,6 +80,20 @@ class Predictions:
     def plot(self) -> notebook.Plot:
         """Draw how many images were given each label."""
         return notebook.answers_plot([row.label for row in self.rows])
+
+    def copy_to(self, folder: str | Path) -> Sorted:
+        """Copy images into a folder for each label below `folder`, doubted ones into one of their own.
+
+        No file is overwritten: one of the same name gets a suffix. What lies there already, is not copied
+        again. An image that was handed over in memory has no file, and is listed under `failed`.
+        Raises `UsageError` or `DataError`.
+        """
+        names = folder_names([*self.classes, *(row.label for row in self.rows)])
+        doubted = doubted_name(names.values())
+        return sort_into(
+            Path(folder).expanduser(),
+            [(row.path, doubted if row.unsure else names[row.label]) for row in self.rows],
+        )
 
     def _table(self) -> list[dict[str, Any]]:
         asked = self.doubts is not None
@@ -211,7 +226,7 @@ def predict(
     doubts = None if unsure is None else _doubts(study, run, unsure)
     predictor, named, why, strategy = _asked(study, run, module, base)
     rows, unreadable = answer(predictor, images, top=top, doubts=doubts, tell=tell)
-    return Predictions(rows, unreadable, named, why, strategy, doubts)
+    return Predictions(rows, unreadable, named, why, strategy, doubts, tuple(predictor.classes))
 
 
 def answer(

@@ -164,6 +164,12 @@ def train(data: str, **options: Any) -> None:
 )
 @click.option("--output", type=click.Path(dir_okay=False), help="Write a CSV file instead of the terminal.")
 @click.option(
+    "--copy-to",
+    type=click.Path(file_okay=False),
+    metavar="DIR",
+    help="Copy the images into a folder for each label below DIR, and doubted ones into one of their own.",
+)
+@click.option(
     "--base", type=click.Path(), help="For a delta: the base weights' file, where they have no name."
 )
 @everywhere
@@ -171,7 +177,7 @@ def predict(study: str, images: tuple[str, ...], **options: Any) -> None:
     """Label IMAGES (a folder, files, or a CSV with a column path) with a run of STUDY, or with a delta."""
     with Verb(options) as verb:
         import frostline
-        from frostline.cli import show
+        from frostline.cli import show_answers
 
         verb.start()
         found = frostline.predict(
@@ -184,7 +190,8 @@ def predict(study: str, images: tuple[str, ...], **options: Any) -> None:
             tell=verb.progress,
         )
         if options["output"]:
-            show.write_predictions(found, options["output"])
+            show_answers.write_predictions(found, options["output"])
+        copied = found.copy_to(options["copy_to"]) if options["copy_to"] else None
         result = {
             "run": found.run,
             "strategy": found.strategy,
@@ -200,10 +207,11 @@ def predict(study: str, images: tuple[str, ...], **options: Any) -> None:
                 for row in found.rows
             ],
             **({} if found.doubts is None else {"doubts": found.doubts.as_dict()}),
+            **({} if copied is None else {"copied": copied.as_dict()}),
             "unreadable": [{"path": path, "reason": reason} for path, reason in found.unreadable],
         }
         verb.progress.say(f"Run {found.run} ({found.strategy}) answers: {found.why}.")
-        verb.done(result, lambda: show.predictions(found, options["output"]))
+        verb.done(result, lambda: show_answers.predictions(found, options["output"], copied))
         if not found.rows:
             raise DataError(f"None of {len(found.unreadable)} files could be read as an image.")
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 import math
 from collections.abc import Sequence
 from datetime import datetime
@@ -17,7 +16,6 @@ from frostline.drawing import count_text
 if TYPE_CHECKING:
     from frostline.backbone import Backbone
     from frostline.dataset import Manifest
-    from frostline.prediction import Predictions
     from frostline.store import Store
     from frostline.story import Baseline, Demo
     from frostline.training import Run
@@ -32,7 +30,6 @@ MEANING = {
     "lp_ft": "the head starts from the probe, then everything learns",
     "full": "everything learns from the first step",
 }
-TABLE_ROWS = 40  # predictions a terminal shows before it says how many more there are
 
 
 def _out() -> Console:
@@ -181,39 +178,6 @@ def warnings(found: dict[str, Any]) -> list[str]:
     if found["val_accuracy"] is None:
         return [text + "Their test figures are no fair way to choose: the best of several is too good."]
     return [text + "Choose between them by val_accuracy: the best of several test figures is too good."]
-
-
-def predictions(found: Predictions, written: str | None) -> None:
-    """The answers, or where they were written."""
-    out = _out()
-    if written:
-        out.print(f"{len(found.rows):,} predictions of run {found.run} written to {written}")
-    else:
-        doubted = ["unsure"] if found.doubts else []
-        title = f"run {found.run}"
-        table = Table("image", "label", "probability", *doubted, title=title, title_justify="left")
-        for row in found.rows[:TABLE_ROWS]:
-            for rank, (label, probability) in enumerate(row.top):
-                why = [row.unsure or "" if rank == 0 else ""] if doubted else []
-                table.add_row(row.path if rank == 0 else "", label, percent(probability), *why)
-        out.print(table)
-        if len(found.rows) > TABLE_ROWS:
-            out.print(f"… and {len(found.rows) - TABLE_ROWS:,} more: --output FILE.csv writes them all.")
-    if found.doubts:
-        count = sum(row.unsure is not None for row in found.rows)
-        out.print(f"{count:,} of {len(found.rows):,} are better not answered. {found.doubts.sentence}")
-    for path, reason in found.unreadable:
-        out.print(f"not readable: {path}: {reason}")
-
-
-def write_predictions(found: Predictions, path: str) -> None:
-    """Write path, label, probability (a row per label with --top)."""
-    with open(path, "w", newline="", encoding="utf-8") as file:
-        writer = csv.writer(file)
-        writer.writerow(["path", "label", "probability", *(["unsure"] if found.doubts else [])])
-        for row in found.rows:
-            why = [row.unsure or ""] if found.doubts else []
-            writer.writerows([row.path, label, f"{probability:.6g}", *why] for label, probability in row.top)
 
 
 def cut_marks(stage_count: int) -> dict[str, int]:

@@ -5,7 +5,7 @@ decoding                                   the one decoder: any file to upright 
 memory ── indexing ── copies               digests and damage remembered; what looks alike
 folding ── splitting ── parts              units never separated; who is held out
 written ── manifest ── loading             the result, kept and made
-asked                                      images without labels, to be answered
+asked ── sorting                           images without labels; copied to a folder for each answer
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ from frostline.dataset.decoding import find_images, open_image
 from frostline.dataset.loading import load_data
 from frostline.dataset.manifest import PARTS, Conflict, Manifest, Sample, SetAside
 from frostline.dataset.pairs import Pairs, unlabelled
+from frostline.dataset.sorting import Sorted, doubted_name, folder_names, sort_into
 from frostline.dataset.tables import read_paths
 
 __all__ = [
@@ -24,10 +25,14 @@ __all__ = [
     "Pairs",
     "Sample",
     "SetAside",
+    "Sorted",
+    "doubted_name",
     "find_images",
+    "folder_names",
     "load_data",
     "open_image",
     "questions",
     "read_paths",
+    "sort_into",
     "unlabelled",
 ]

@@ -53,7 +53,8 @@ class Run:
         """
         doubts = None if unsure is None else familiar.doubts(self.folder.path, unsure)
         rows, unreadable = answer(self._predictor, images, top=top, doubts=doubts, tell=tell)
-        return Predictions(rows, unreadable, self.folder.name, "as asked for", self.strategy, doubts)
+        classes = tuple(self._predictor.classes)
+        return Predictions(rows, unreadable, self.folder.name, "as asked for", self.strategy, doubts, classes)
 
     @cached_property
     def _predictor(self) -> Predictor:
