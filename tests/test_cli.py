@@ -95,6 +95,21 @@ def test_train_then_predict(table: Path, tmp_path: Path) -> None:
     assert all(0 <= a["probability"] <= 1 for a in answers)
 
 
+def test_what_is_to_be_remembered_is_asked_through_the_old_head(table: Path, tmp_path: Path) -> None:
+    """Labels are numbers of the network's own outputs; others are refused before anything is trained."""
+    study = tmp_path / "study"
+    call = ["train", str(table), "--strategy", "linear_probe", "--study", str(study), *SMALL, "--json"]
+    refused = frostline(*call, "--remember", str(table))
+    assert refused.exit_code == 1
+    assert "none of lite0's own: kind 0" in refused.output
+    assert not list(study.glob("runs/*"))
+    own = table.with_name("own.csv")
+    own.write_text(table.read_text().replace("kind ", "7"))
+    found = one_object(frostline(*call, "--remember", str(own)))["forgetting"]
+    assert (found["lost"], found["n_images"]) == (0.0, 18)  # the layers are as before; the test part is asked
+    assert json.loads(next(study.glob("runs/*/forgetting.json")).read_text()) == found
+
+
 def test_predict_takes_files_folders_and_tables(table: Path, tmp_path: Path) -> None:
     study, pictures = str(tmp_path / "study"), sorted(table.parent.glob("*.png"))
     one_object(

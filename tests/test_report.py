@@ -105,6 +105,20 @@ def test_every_kind_of_study_tells_what_it_holds_and_no_more(kind: str, tmp_path
     assert places == set(specs) != set()
 
 
+def test_what_adapting_changed_is_told_of_the_model_that_answers(tmp_path: Path) -> None:
+    study = studies.trained(tmp_path / "study")
+    folder = read(study).answering.folder  # type: ignore[union-attr]
+    result = json.loads((folder / "result.json").read_text())
+    (folder / "result.json").write_text(json.dumps({**result, "drift": {"stem": 0.01, "blocks.0": 0.345}}))
+    lost = {"before": 0.8, "after": 0.5, "lost": 0.3, "low": 0.25, "high": 0.351, "n_images": 120}
+    (folder / "forgetting.json").write_text(json.dumps(lost))
+    text = looked_at(frostline.report(study).path).text
+    assert "What adapting changed in the network" in text
+    assert "0.345" in text
+    assert "Of 120 images of its own classes the network answered 80.0 % right before" in text
+    assert "30.0 points (25.0 to 35.1) forgotten" in text
+
+
 def test_the_same_study_gives_the_same_bytes_wherever_it_lies(tmp_path: Path) -> None:
     first = studies.fitted(tmp_path / "a" / "study")
     shutil.copytree(first, tmp_path / "b" / "study")

@@ -27,6 +27,7 @@ from frostline.images import EVALUATION_BATCH, Images, Tell
 # Images that drift is measured on, where nothing else is said: a choice. Fewer give a wider spread and, since
 # the estimate is debiased, hardly another mean.
 DRIFT_IMAGES = 128
+KEPT = "forgetting.json"  # in a run's folder: the latest measurement, for its report
 FEWEST = 4  # images, below which the debiased estimate is not defined
 NAMED = 5  # classes in a message
 Floats = NDArray[np.float64]
@@ -62,7 +63,7 @@ def forgetting(
     """
     samples = data.part("test") or data.samples
     images = Images(data, samples, backbone.preprocessing)
-    targets = _own_targets(backbone, data)[images.targets]
+    targets = own_targets(backbone, data)[images.targets]
     found = [
         (_answers(one, images, "remember", tell).argmax(axis=1) == targets).astype(np.float64)
         for one in (backbone.model, _with_own_head(backbone, model))
@@ -74,8 +75,11 @@ def forgetting(
     )
 
 
-def _own_targets(backbone: Backbone, data: Manifest) -> NDArray[np.int64]:
-    """Return the place among the backbone's outputs of each class of `data`."""
+def own_targets(backbone: Backbone, data: Manifest) -> NDArray[np.int64]:
+    """Return the place among the backbone's outputs of each class of `data`; (classes,).
+
+    Raises `DataError` for a class that is none of the backbone's.
+    """
     width = _width(backbone)
     own = backbone.source.get("classes") or [str(place) for place in range(width)]
     places = {str(name): place for place, name in enumerate(own)}

@@ -100,6 +100,11 @@ def cli() -> None:
     type=Share(),
     help="Back towards the pretrained weights: 0 is those with a probe, 1 the adapted ones; auto asks val.",
 )
+@click.option(
+    "--remember",
+    type=click.Path(),
+    help="Images labelled with the backbone's own classes: how many does it answer right no more?",
+)
 @click.option("--explain", is_flag=True, help="Show the arithmetic behind --rows auto.")
 @click.option("--batch", type=click.IntRange(1), default=32, show_default=True, help="Images a step.")
 @tracker_option
@@ -113,11 +118,16 @@ def train(data: str, **options: Any) -> None:
     """
     with Verb(options) as verb:
         import frostline
+        from frostline import remembering
         from frostline.cli import show
 
         trackers = followed(verb, options)
         manifest, backbone = loaded(verb, data, options)
         verb.progress.say(show.data_lines(manifest))
+        old = None
+        if options["remember"]:  # what is wrong with it shows before anything is trained
+            old = frostline.load_data(options["remember"], test=0.0, val=0.0, progress=verb.progress)
+            remembering.own_targets(backbone, old)
         named = (
             "study",
             "seed",
@@ -143,6 +153,10 @@ def train(data: str, **options: Any) -> None:
             tell=verb.progress,
             **{key: options[key] for key in named},
         )
+        if old is not None:
+            lost = frostline.forgetting(backbone, frostline.load_model(run.folder), old, tell=verb.progress)
+            run.result["forgetting"] = lost.as_dict()
+            run.folder.write(remembering.KEPT, lost.as_dict())
         verb.progress.close()
         for line in show.warnings(run.result):
             click.echo(line, err=True)

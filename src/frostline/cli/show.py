@@ -89,6 +89,10 @@ def run(done: Run, explain: bool = False) -> None:
         f"{found['trainable_parameters']:,} parameters learned, {found['seconds']:.1f} s, "
         f"{size(found['peak_memory_bytes'])} at the peak."
     )
+    if "forgetting" in found:
+        from frostline.reporting.words import forgotten_line
+
+        out.print(forgotten_line(found["forgetting"]))
     for line in [*_remarks(found), *(_arithmetic(found) if explain else [])]:
         out.print(line)
     out.print(f"\nNext: frostline predict {found['study']} YOUR_IMAGES")

@@ -8,8 +8,9 @@ from frostline.reporting import charting as b
 from frostline.reporting import charts as c
 from frostline.reporting.charting import Chart
 from frostline.reporting.naming import told_apart, visible
+from frostline.reporting.reading import object_of
 from frostline.reporting.section import MOST_BARS, MOST_LISTED, Section
-from frostline.reporting.words import Found, between, counted, percent
+from frostline.reporting.words import Found, between, counted, forgotten_line, percent
 
 
 def images(found: Found) -> Section | None:
@@ -83,7 +84,7 @@ def seeing(found: Found) -> Section | None:
     """Similarity and probe by depth, and what more images would bring."""
     signals = found.told.signals
     if signals is None or not (signals["probe_by_stage"] or signals["similarity"]):
-        return None
+        return _moved(found)
     section = Section("seeing", "How the network sees them", "Depth")
     probes, near = signals["probe_by_stage"], signals["similarity"]
     if near:
@@ -104,7 +105,26 @@ def seeing(found: Found) -> Section | None:
         section.charts.append(_near_chart(near["by_stage"]))
     if len(signals["learning_curve"]) > 1:
         section.charts.append(_more_chart(signals["learning_curve"]))
+    moved = _moved(found)
+    if moved:
+        section.lead += moved.lead
+        section.charts += moved.charts
     return section
+
+
+def _moved(found: Found) -> Section | None:
+    """How far adapting moved the features of the model that answers, and what it can no longer do."""
+    run = found.told.answering
+    if run is None or run.result is None:
+        return None
+    section = Section("seeing", "What adapting changed in the network", "Depth")
+    forgotten = object_of(found.told, run.folder / "forgetting.json")
+    if forgotten:
+        section.lead.append(forgotten_line(forgotten))
+    drift = run.result.get("drift")
+    if drift:
+        section.charts.append(_drift_chart(drift))
+    return section if section.lead or section.charts else None
 
 
 def _depth_sentence(best: dict[str, Any], last: dict[str, Any]) -> str:
@@ -165,6 +185,36 @@ def probe_chart(probes: list[dict[str, Any]]) -> Chart:
 def _near_chart(by_stage: dict[str, float]) -> Chart:
     stages = list(by_stage)
     values = [{"stage": stage, "value": value} for stage, value in by_stage.items()]
+    y = b.quantity("value", "familiar, 0 to 1", zero=True, scale={"domain": [0, 1]})
+    return Chart(
+        "near-depth",
+        "How familiar the images are, stage by stage",
+        "1: like the pictures that the network was trained on; 0: nothing like them.",
+        _stage_bars(values, stages, y, ("value", "similarity", ".2f")),
+        ("stage", "similarity"),
+        tuple((visible(stage), f"{value:.2f}") for stage, value in by_stage.items()),
+    )
+
+
+def _drift_chart(drift: dict[str, float]) -> Chart:
+    stages = list(drift)
+    values = [{"stage": stage, "value": max(0.0, value)} for stage, value in drift.items()]
+    y = b.quantity("value", "drift, 0 to 1", zero=True)
+    return Chart(
+        "drift-depth",
+        "How far adapting moved the features, stage by stage",
+        "0: the same as before, up to rotation and scale; 1: unrelated. Measured on images of yours "
+        "(1 − debiased linear CKA); what moved need not be forgotten.",
+        _stage_bars(values, stages, y, ("value", "drift", ".3f")),
+        ("stage", "drift"),
+        tuple((visible(stage), f"{value:.3f}") for stage, value in drift.items()),
+    )
+
+
+def _stage_bars(
+    values: list[dict[str, Any]], stages: list[str], y: dict[str, Any], told: tuple[str, str, str]
+) -> dict[str, Any]:
+    """Draw a bar for each stage."""
     layer = {
         "mark": {"type": "bar", "color": b.COOL, "cornerRadiusEnd": 2},
         "encoding": {
@@ -174,18 +224,11 @@ def _near_chart(by_stage: dict[str, float]) -> Chart:
                 "sort": stages,
                 "axis": b.axis("stage", labelAngle=-30, labelOverlap=False),
             },
-            "y": b.quantity("value", "familiar, 0 to 1", zero=True, scale={"domain": [0, 1]}),
-            "tooltip": b.told(("stage", "stage", ""), ("value", "similarity", ".2f")),
+            "y": y,
+            "tooltip": b.told(("stage", "stage", ""), told),
         },
     }
-    return Chart(
-        "near-depth",
-        "How familiar the images are, stage by stage",
-        "1: like the pictures that the network was trained on; 0: nothing like them.",
-        b.spec(240, values, [layer]),
-        ("stage", "similarity"),
-        tuple((visible(stage), f"{value:.2f}") for stage, value in by_stage.items()),
-    )
+    return b.spec(240, values, [layer])
 
 
 def _more_chart(points: list[dict[str, Any]]) -> Chart:

@@ -53,6 +53,17 @@ class Headline:
     optimism: float | None
 
 
+def forgotten_line(found: dict[str, Any]) -> str:
+    """Say what `remembering.Forgetting.as_dict` holds."""
+    before, after, lost = (100 * float(found[key]) for key in ("before", "after", "lost"))
+    span = "" if found["low"] is None else f" ({100 * found['low']:.1f} to {100 * found['high']:.1f})"
+    return (
+        f"Of {counted(int(found['n_images']), 'image')} of its own classes the network answered "
+        f"{before:.1f} % right before adapting and {after:.1f} % after, through its own head: {lost:.1f} "
+        f"points{span} forgotten."
+    )
+
+
 def percent(value: float) -> str:
     """A fraction as people read it."""
     return f"{100 * value:.1f} %"
