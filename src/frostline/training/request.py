@@ -28,7 +28,7 @@ from frostline.training.imbalance import Balance
 ROWS = ("auto", "keep", "compute")
 # Which weights a run ends with: the best on val, or the last, which leaves val free to judge by.
 KEEP = ("best", "last")
-BATCH = 32  # images a step: what the step budgets in strategy.py were measured with
+BATCH = 32  # images a step: what the step budgets in strategy/ were measured with
 
 
 @dataclass(frozen=True)
