@@ -77,6 +77,7 @@ def test_every_head_learns_and_predicts(
 def test_only_what_the_strategy_names_moves(
     bn: str, k: int, backbone: Backbone, data: Manifest, tmp_path: Path
 ) -> None:
+    """ultralytics #9391: BatchNorm of frozen layers went on counting."""
     run = frostline.train(backbone, data, f"top_k({k}, bn={bn})", study=tmp_path / "study", **FAST)
     before, after = backbone.model.state_dict(), weights(run)
     first = len(backbone.stages) - 1 - k
