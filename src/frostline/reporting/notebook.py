@@ -7,6 +7,7 @@ import sys
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from importlib import import_module
 from typing import Any
 
 from frostline.errors import UsageError
@@ -177,12 +178,12 @@ class Progress:
         if not self._notebook:
             print(f"  {what}: {done} of {total}", file=sys.stderr, flush=True)
             return
-        from IPython.display import HTML, display
-
+        # IPython is untyped where it is installed, and may not be; named by a string it is Any either way.
+        notebook: Any = import_module("IPython.display")
         bar = f'<progress value="{int(done)}" max="{int(total)}"></progress>'
-        shown = HTML(f"{bar} {_text(what)}: {done:,} of {total:,}")
+        shown = notebook.HTML(f"{bar} {_text(what)}: {done:,} of {total:,}")
         if self._handle is None:
-            self._handle = display(shown, display_id=True)
+            self._handle = notebook.display(shown, display_id=True)
         else:
             self._handle.update(shown)
 
