@@ -9,6 +9,7 @@ from frostline.advice.advising import Advice, Budget, Case, advise
 from frostline.backbone import Backbone
 from frostline.dataset import Manifest
 from frostline.images import Tell
+from frostline.reporting import notebook
 from frostline.signals import Signals, measure
 
 
@@ -22,6 +23,18 @@ class Planned:
     def as_dict(self) -> dict[str, Any]:
         """Both as plain data; `recommended` and `options` first."""
         return {**self.advice.as_dict(), "signals": self.signals.as_dict()}
+
+    def _repr_html_(self) -> str:
+        """The advice, in a notebook."""
+        return self.advice._repr_html_()
+
+    def to_pandas(self) -> Any:
+        """The options, a row each. Raises `UsageError` where pandas is not installed."""
+        return self.advice.to_pandas()
+
+    def plot(self) -> notebook.Plot:
+        """Draw what is expected of each strategy."""
+        return self.advice.plot()
 
 
 def plan(
