@@ -6,6 +6,7 @@ evaluation transform, `MIRRORED` the same seen in a mirror, view 1, 2, … are s
 
 from __future__ import annotations
 
+import copy
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any
@@ -21,6 +22,7 @@ from frostline.augment import Policy, SeededView, Transform
 from frostline.backbone import Preprocessing
 from frostline.dataset import Manifest, Sample
 from frostline.errors import FrostlineError
+from frostline.launching import launched
 
 # Decoded pictures may take this share of the memory that is free when a run begins. What is over it is
 # decoded again in each epoch.
@@ -56,7 +58,15 @@ class Images(Dataset[Tensor]):
         self._augmentation = f"{self.policy.describe()} {custom_name} seed {seed}"
         self._decoded: dict[int, Image.Image] = {}
         self._still: dict[int, Tensor] = {}  # view 0, which every epoch would compute anew
-        self._room = int(psutil.virtual_memory().available * KEPT_SHARE)
+        self._room = int(psutil.virtual_memory().available * KEPT_SHARE / launched().local_size)
+
+    def some(self, part: slice) -> Images:
+        """Return a part of the images; all of them are these themselves, with what they hold in memory."""
+        if part.indices(len(self)) == (0, len(self), 1):
+            return self
+        found = copy.copy(self)
+        found.samples, found._decoded, found._still = self.samples[part], {}, {}
+        return found
 
     def __len__(self) -> int:
         return len(self.samples)

@@ -94,9 +94,13 @@ def plain(value: Any) -> Any:
 
 @dataclass(frozen=True)
 class RunFolder:
-    """One configuration's folder inside a study."""
+    """One configuration's folder inside a study.
+
+    Of several processes that make one run together one `writes`; for the others writing does nothing.
+    """
 
     path: Path
+    writes: bool = True
 
     @property
     def name(self) -> str:
@@ -165,6 +169,8 @@ class RunFolder:
 
     def write(self, name: str, value: Any) -> None:
         """Write one JSON file so that no reader ever sees half of it."""
+        if not self.writes:
+            return
         text = json.dumps(plain(value), indent=1, allow_nan=False)
         places.write_atomically(self.path / name, (text + "\n").encode())
 
@@ -212,11 +218,15 @@ class RunFolder:
 
     def write_metrics(self, rows: Iterable[dict[str, Any]]) -> None:
         """Write all lines (a run's metrics are small; a whole file is never half a line)."""
+        if not self.writes:
+            return
         text = "".join(json.dumps(plain(row), allow_nan=False) + "\n" for row in rows)
         places.write_atomically(self.path / "metrics.jsonl", text.encode())
 
     def write_table(self, name: str, header: Sequence[str], rows: Iterable[Sequence[object]]) -> None:
         """Write one CSV file."""
+        if not self.writes:
+            return
         text = io.StringIO()
         writer = csv.writer(text, lineterminator="\n")
         writer.writerow(header)

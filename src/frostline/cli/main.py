@@ -28,7 +28,8 @@ from frostline.cli.options import (
 from frostline.cli.reporting import report
 from frostline.cli.storing import store
 from frostline.cli.verb import Verb, everywhere
-from frostline.errors import DataError
+from frostline.errors import DataError, UsageError
+from frostline.launching import launched
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
@@ -114,15 +115,17 @@ def train(data: str, **options: Any) -> None:
     """Adapt a backbone to DATA by one strategy.
 
     DATA is a folder with one folder per class, one with train/, val/ and test/ inside, or a CSV or
-    Parquet file with the columns path, label and, if you like, split and group.
+    Parquet file with the columns path, label and, if you like, split and group. Several processes or GPUs
+    share one run: torchrun --nproc-per-node 2 -m frostline train DATA …
     """
-    with Verb(options) as verb:
+    with Verb(options, divided=True) as verb, verb.together():
         import frostline
         from frostline import remembering
         from frostline.cli import show
 
         trackers = followed(verb, options)
-        manifest, backbone = loaded(verb, data, options)
+        with verb.in_turn():
+            manifest, backbone = loaded(verb, data, options)
         verb.progress.say(show.data_lines(manifest))
         old = None
         if options["remember"]:  # what is wrong with it shows before anything is trained
@@ -158,8 +161,7 @@ def train(data: str, **options: Any) -> None:
             run.result["forgetting"] = lost.as_dict()
             run.folder.write(remembering.KEPT, lost.as_dict())
         verb.progress.close()
-        for line in show.warnings(run.result):
-            click.echo(line, err=True)
+        verb.warn(show.warnings(run.result))
         verb.done(
             {**run.result, "run_seconds": run.result["seconds"]}, lambda: show.run(run, options["explain"])
         )
@@ -297,4 +299,17 @@ cli.add_command(store)
 
 def main() -> None:
     """Run the command line."""
-    cli(prog_name="frostline")
+    if _leads():
+        cli(prog_name="frostline")
+        return
+    try:
+        cli.main(prog_name="frostline", standalone_mode=False)
+    except click.ClickException as error:  # the first process of the job says it
+        raise SystemExit(error.exit_code) from None
+
+
+def _leads() -> bool:
+    try:
+        return launched().leads
+    except UsageError:  # which the verb says
+        return True

@@ -6,19 +6,25 @@ import json
 import os
 import signal
 import sys
+import time
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import Any, TypeVar
 
 import click
 
 from frostline.cli.progress import Progress
-from frostline.errors import FrostlineError, RunWarning, StoreWarning, TrackerWarning
+from frostline.errors import FrostlineError, RunWarning, StoreWarning, TrackerWarning, UsageError
+from frostline.launching import Launch, demand_alone, launched
 from frostline.timing import Stopwatch
 
 SCHEMA = 1  # of the JSON objects: docs/cli.md; raised when a field changes its meaning or goes
 PLAIN_WARNINGS = (RunWarning, StoreWarning, TrackerWarning)  # shown to a person as they stand
+# What goes wrong in all processes of a job the first one says. Another waits so long before it speaks, and
+# the launcher ends it meanwhile if the first one has ended.
+GRACE_S = 2.0
 F = TypeVar("F", bound=Callable[..., Any])
 
 
@@ -48,8 +54,10 @@ everywhere = stack(
 class Verb:
     """One call of one verb: store, clock, progress, and the one JSON object."""
 
-    def __init__(self, options: dict[str, Any]) -> None:
+    def __init__(self, options: dict[str, Any], *, divided: bool = False) -> None:
+        """Begin a verb; `divided` is one whose work several processes of torchrun's do together."""
         self.since_called = Stopwatch()  # heavy imports are in it: a budget is from start to exit
+        self._divided, self._launch = divided, Launch()
         self._json: bool = options["as_json"]
         self.progress = Progress(options["quiet"])
         self._watch: Any = None
@@ -58,10 +66,11 @@ class Verb:
             os.environ["FROSTLINE_STORE"] = options["store_folder"]
 
     def __enter__(self) -> Verb:
-        signal.signal(signal.SIGTERM, _leave)
+        self._see_launch()
+        signal.signal(signal.SIGTERM, _leave if self._launch.leads else _leave_quietly)
         self._warnings.__enter__()
         for kind in PLAIN_WARNINGS:
-            warnings.simplefilter("always", kind)
+            warnings.simplefilter("always" if self._launch.leads else "ignore", kind)
         plain = warnings.showwarning
 
         def show(message: Warning | str, category: type[Warning], *rest: Any) -> None:
@@ -72,6 +81,32 @@ class Verb:
 
         warnings.showwarning = show  # type: ignore[assignment]
         return self
+
+    def _see_launch(self) -> None:
+        """Find out whether this is one of several processes; only the first one speaks."""
+        try:
+            self._launch = launched()
+            self.progress = self.progress if self._launch.leads else Progress(quiet=True)
+            if not self._divided:
+                demand_alone(f"frostline {click.get_current_context().info_name}")
+        except UsageError as error:
+            self._end(str(error), error.exit_code)
+
+    def together(self) -> AbstractContextManager[None]:
+        """The block in which the processes of a job work together."""
+        if self._launch.size == 1:
+            return nullcontext()
+        from frostline import ranks
+
+        return ranks.together()
+
+    def in_turn(self) -> AbstractContextManager[None]:
+        """A block that the first process does before the others, which find in the store what it left."""
+        if self._launch.size == 1:
+            return nullcontext()
+        from frostline import ranks
+
+        return ranks.in_turn()
 
     def start(self) -> None:
         """Import what a verb needs, then begin to count seconds and memory."""
@@ -92,9 +127,16 @@ class Verb:
         """Begin to count seconds, for a verb that needs no network."""
         self._watch = Stopwatch()
 
+    def warn(self, lines: Iterable[str]) -> None:
+        """Print to standard error, in quiet mode too."""
+        for line in lines if self._launch.leads else ():
+            click.echo(line, err=True)
+
     def done(self, result: dict[str, Any], show: Callable[[], None]) -> None:
         """Print the result, as JSON or for a person."""
         self.progress.close()
+        if not self._launch.leads:
+            return
         if self._json:
             from frostline.record import plain
 
@@ -107,6 +149,8 @@ class Verb:
         self._warnings.__exit__(kind, error, trace)
         self.progress.close()
         match error:
+            case KeyboardInterrupt() if not self._launch.leads:
+                raise SystemExit(130)
             case KeyboardInterrupt():
                 self._end("Interrupted. What is finished is kept; the same command goes on.", 130)
             case FrostlineError():
@@ -115,11 +159,18 @@ class Verb:
                 self._end(f"{error.filename or 'A file'}: {error.strerror or error}.", 1)
 
     def _end(self, message: str, code: int) -> None:
-        print(message, file=sys.stderr)
-        if self._json:
+        if not self._launch.leads:
+            time.sleep(GRACE_S)
+            message = f"Process {self._launch.rank} of {self._launch.size}: {message}"
+        print(message, file=sys.stderr, flush=True)
+        if self._json and self._launch.leads:
             print(json.dumps({"schema": SCHEMA, "error": message, "exit_code": code}))
         sys.stdout.flush()
         raise SystemExit(code)
+
+
+def _leave_quietly(number: int, frame: Any) -> None:
+    raise SystemExit(128 + number)
 
 
 def _leave(number: int, frame: Any) -> None:

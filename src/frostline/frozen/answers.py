@@ -58,6 +58,8 @@ def logits(
     model = way.plan.place(model.eval())
     frozen = Frozen(backbone, model, cut, way, store if keep else None, counts if cut.index > 0 else None)
     found: list[NDArray[np.float32]] = []
+    if not len(images):  # a share of fewer images than processes
+        return np.empty((0, len(images.manifest.classes)), dtype=np.float32)
     with torch.no_grad(), bb.suffix(backbone, model, cut) as learned:
         for z in _rows(frozen, images, 0, keep, workers, tell):
             with way.plan.autocast():

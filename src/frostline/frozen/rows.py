@@ -18,7 +18,7 @@ import torch
 from torch import Tensor, nn
 
 from frostline import backbone as bb
-from frostline import numerics
+from frostline import numerics, ranks
 from frostline.backbone import Backbone, Cut
 from frostline.frozen.tensors import ahead, from_bytes, padded, same, to_bytes
 from frostline.frozen.way import Way
@@ -229,22 +229,25 @@ class Frozen:
     ) -> None:
         """Compute and keep every row of `items` that is missing: from an earlier cut's rows or from pixels.
 
-        Several processes that fill the same rows divide them among themselves.
+        Several processes that fill the same rows divide them among themselves; those of one job begin with a
+        share each.
         """
         shelf = self.shelf
         if shelf is None or self.store is None or not self.store.writable:
             return
         item_of = {_key(images, item): item for item in items}
         missing = shelf.missing(list(item_of))
-        told = _Told(tell, len(missing))
+        told = _Told(tell, len(missing) // ranks.size())
         try:
             for early, below in self._earlier if missing else []:
                 if missing and below.form is not None:
                     absent = set(below.missing(missing))
                     if len(absent) < len(missing) and self._bridge_holds(early, below, images, item_of):
-                        self._fill_from_rows(early, below, [k for k in missing if k not in absent], told)
+                        for keys in _mine_first([k for k in missing if k not in absent]):
+                            self._fill_from_rows(early, below, keys, told)
                         missing = shelf.missing(missing)
-            self._fill_from_pixels(images, missing, item_of, workers, told)
+            for keys in _mine_first(missing):
+                self._fill_from_pixels(images, keys, item_of, workers, told)
         finally:
             shelf.close()
 
@@ -315,6 +318,13 @@ class _Told:
         self._done += count
         if self._tell:
             self._tell("frozen layers", self._done, max(self._done, self._total))
+
+
+def _mine_first(keys: list[bytes]) -> list[list[bytes]]:
+    """Return this process's share of the keys, then all: another may have stopped. Alone, all at once."""
+    if ranks.size() == 1:
+        return [keys]
+    return [[key for key in keys if key[0] % ranks.size() == ranks.rank()], keys]
 
 
 def _key(images: Images, item: Item) -> bytes:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 import time
 
-from frostline import rates
+from frostline import ranks, rates
 from frostline.images import EVALUATION_BATCH, Tell
 from frostline.strategy import settings
 from frostline.timing import Stopwatch
@@ -39,22 +39,27 @@ class Budget:
         """Note that a piece of work is done which began then (`time.perf_counter()`)."""
         self._longest[kind] = max(self._longest.get(kind, 0.0), time.perf_counter() - began)
 
-    def check(self, kind: str) -> None:
-        """Raise `OutOfTime` unless a piece of work as long as the longest of its kind fits in."""
+    def late(self, kind: str) -> bool:
+        """Whether no piece of work as long as the longest of its kind fits in any more."""
         if self._end_s is None:
-            return
-        if self.earlier_s + self._watch.seconds + self._longest.get(kind, 0.0) > self._end_s:
+            return False
+        return self.earlier_s + self._watch.seconds + self._longest.get(kind, 0.0) > self._end_s
+
+    def check(self, kind: str) -> None:
+        """Raise `OutOfTime` where it is late, in all processes of a job if it is in one."""
+        if self._end_s is not None and any(ranks.any_of(self.late(kind))):
             raise OutOfTime
 
     def telling(self, tell: Tell | None) -> Tell | None:
-        """Return a `tell` that also looks at the clock, for work that says how far it is."""
+        """Return a `tell` that also looks at this process's clock, for work that says how far it is."""
         if self._end_s is None:
             return tell
 
         def checked(what: str, done: int, total: int) -> None:
             if tell:
                 tell(what, done, total)
-            self.check(what)
+            if self.late(what):
+                raise OutOfTime
 
         return checked
 
@@ -63,7 +68,7 @@ def begin(request: Request, watch: Stopwatch) -> Budget:
     """Start a run's budget; with a limit, estimate from timings what must be kept free for the end."""
     if request.minutes is None:
         return Budget(None, 0.0, watch)
-    return Budget(60.0 * request.minutes, _reserve_s(request), watch)
+    return Budget(60.0 * request.minutes, ranks.decided(lambda: _reserve_s(request)), watch)
 
 
 def _reserve_s(request: Request) -> float:

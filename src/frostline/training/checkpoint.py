@@ -14,13 +14,14 @@ import warnings
 import zlib
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import torch
 from safetensors import safe_open
 from safetensors.torch import save
 from torch import Tensor, nn
 
-from frostline import places
+from frostline import places, ranks
 from frostline.errors import RunWarning, StudyError
 
 PLACE = (
@@ -68,13 +69,7 @@ class Progress:
 
 def write(folder: Path, model: nn.Module, progress: Progress, moments: Moments) -> None:
     """Write the state between two steps. Raises `OSError`; then what was kept before is still there."""
-    tensors = {f"model.{k}": v for k, v in model.state_dict().items()}
-    tensors |= {f"best.{k}": v for k, v in progress.best_weights.items()}
-    tensors |= _flat("adam", moments)
-    if progress.step:
-        tensors |= {f"start.{k}": v for k, v in progress.start.items()}
-        tensors |= _flat("start adam", progress.start_moments)
-    place = {key: getattr(progress, key) for key in PLACE}
+    tensors, place = _tensors(model, progress, moments), _place(progress)
     plain = {k: v.detach().cpu().contiguous().clone() for k, v in tensors.items()}
     about = {"progress": json.dumps(place), "crc32": str(_crc32(plain))}
     new = folder / f".{STATE}.new.tmp"
@@ -86,6 +81,22 @@ def write(folder: Path, model: nn.Module, progress: Progress, moments: Moments) 
         places.sync_folder(folder)
     finally:
         new.unlink(missing_ok=True)
+
+
+def shared(folder: Path, model: nn.Module) -> Progress:
+    """Return how far the run is, and load its state into `model`; in all processes what the first one has.
+
+    Where there is no state, `model` is the first process's all the same.
+    """
+    found = Progress()
+    if ranks.leads():
+        found = read(folder, model) or found
+    if ranks.size() == 1:
+        return found
+    place = ranks.decided(lambda: _place(found))
+    tensors = ranks.tensors(lambda: _tensors(model, found, found.moments))
+    model.load_state_dict(_under(tensors, "model."))
+    return _progress(place, tensors)
 
 
 def read(folder: Path, model: nn.Module) -> Progress | None:
@@ -124,12 +135,32 @@ def _read(path: Path) -> tuple[Progress, dict[str, Tensor]]:
         tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118 - not a dict
     if _crc32(tensors) != int(about["crc32"]):
         raise ValueError("its checksum differs")
-    progress = Progress(**json.loads(about["progress"]))
+    return _progress(json.loads(about["progress"]), tensors), _under(tensors, "model.")
+
+
+def _place(progress: Progress) -> dict[str, Any]:
+    """What of it is plain data."""
+    return {key: getattr(progress, key) for key in PLACE}
+
+
+def _tensors(model: nn.Module, progress: Progress, moments: Moments) -> dict[str, Tensor]:
+    """The rest, the model included, by names that `_progress` knows."""
+    tensors = {f"model.{k}": v for k, v in model.state_dict().items()}
+    tensors |= {f"best.{k}": v for k, v in progress.best_weights.items()}
+    tensors |= _flat("adam", moments)
+    if progress.step:
+        tensors |= {f"start.{k}": v for k, v in progress.start.items()}
+        tensors |= _flat("start adam", progress.start_moments)
+    return tensors
+
+
+def _progress(place: dict[str, Any], tensors: dict[str, Tensor]) -> Progress:
+    progress = Progress(**place)
     progress.best_weights = _under(tensors, "best.")
     progress.start = _under(tensors, "start.")
     progress.moments = _nested(_under(tensors, "adam."))
     progress.start_moments = _nested(_under(tensors, "start adam."))
-    return progress, _under(tensors, "model.")
+    return progress
 
 
 def _crc32(tensors: dict[str, Tensor]) -> int:

@@ -5,6 +5,7 @@ The loss goes through the trainable suffix alone; frozen layers stay in eval mod
 
 from __future__ import annotations
 
+import math
 import time
 import warnings
 from collections.abc import Callable
@@ -14,11 +15,13 @@ import torch
 from torch import Tensor, nn
 
 from frostline import backbone as bb
-from frostline import pacing
+from frostline import pacing, ranks
 from frostline.augment import brightness
 from frostline.errors import RunWarning
+from frostline.images import Images, Item
 from frostline.seeds import derive
-from frostline.training import checkpoint, mishaps, optimizer
+from frostline.training import checkpoint, exchange, mishaps, optimizer
+from frostline.training.budget import OutOfTime
 from frostline.training.checkpoint import Progress
 from frostline.training.interruption import Leave
 from frostline.training.job import Job
@@ -52,11 +55,16 @@ class Keeper:
 
     @property
     def due(self) -> bool:
-        """Whether a state may be written again."""
+        """Whether a state may be written again, by this process's clock."""
         return (time.monotonic() - self._saved) * CHECKPOINT_SHARE > self._cost_s
 
     def keep(self, optimizer: torch.optim.Optimizer) -> None:
-        """Write the state now. The metrics' lines come first: lines past the state are cut off on return."""
+        """Write the state now. The metrics' lines come first: lines past the state are cut off on return.
+
+        Of a job's processes, which hold the same state, the first one writes.
+        """
+        if not ranks.leads():
+            return
         begun = time.monotonic()
         self._progress.seconds = self._earlier_s + self._job.watch.seconds
         self._progress.epoch_seconds = self.epoch_seconds if self._progress.step else 0.0
@@ -97,6 +105,8 @@ class Epoch:
         self._items, self._targets = supply.epoch(
             job.train, job.balance, job.seed, progress.segment, progress.epoch, view
         )
+        self._mine = [batch[ranks.share(len(batch))] for batch in self._items]
+        self._learning = [parameter for group in opt.param_groups for parameter in group["params"]]
 
     def run(self) -> float:
         """Do the steps that are not done yet; return the epoch's mean loss.
@@ -110,7 +120,8 @@ class Epoch:
             except mishaps.NotFinite as error:
                 mishaps.halve(self._model, self._opt, self._progress, error, self._files(error.step))
             except mishaps.OutOfMemory:
-                sizes = [len(batch) for batch in self._items]
+                sizes = [len(batch) // ranks.size() for batch in self._items]
+                sizes += [math.ceil(len(batch) / ranks.size()) for batch in self._items]
                 mishaps.split(self._model, self._opt, self._progress, sizes, self._job.least)
             self._keeper.keep(self._opt)  # the decision, before anything follows from it
 
@@ -123,8 +134,9 @@ class Epoch:
         job, progress, supply = self._job, self._progress, self._supply
         segment = job.segments[progress.segment]
         begun_at = progress.step
-        supply.prepare(job.train, self._items, self._tell)
+        prepared(job, supply, job.train, self._items, self._leave, lambda: self._keeper.keep(self._opt))
         supply.set_training()
+        self._moving = exchange.statistics(self._model)
         if begun_at == 0:
             checkpoint.begin_epoch(self._model, self._opt, progress)
         items = self._items[begun_at:]
@@ -133,14 +145,15 @@ class Epoch:
         with torch.random.fork_rng(devices=_cuda(job)), self._suffix() as learning:
             job.budget.check("step")
             began = time.perf_counter()
-            for step, (z, y) in enumerate(zip(supply.batches(job.train, items), y_of, strict=True), begun_at):
-                torch.manual_seed(derive(job.seed, "step", progress.segment, progress.epoch, step))
+            batches = supply.batches(job.train, self._mine[begun_at:])
+            for step, (z, y) in enumerate(zip(batches, y_of, strict=True), begun_at):
+                torch.manual_seed(derive(job.seed, "step", progress.segment, progress.epoch, step, *_apart()))
                 place = progress.epoch * segment.steps_per_epoch + step
                 share = pacing.scale(place, segment.steps, job.settings.warmup)
                 set_rates(self._opt, share * 0.5**progress.halvings)
                 fresh.append(self._step(learning, z, y))
                 progress.steps, progress.step = progress.steps + 1, step + 1
-                mishaps.check_losses(fresh, progress.step - len(fresh), now=self._keeper.due)
+                mishaps.check_losses(fresh, progress.step - len(fresh), now=False)
                 self._told(progress)
                 job.budget.note("step", began)
                 self._between(fresh, more=step + 1 < len(self._items))
@@ -158,11 +171,19 @@ class Epoch:
             self._settle(fresh)
             self._keeper.keep(self._opt)
 
-        self._leave(keep)
-        if more:
-            self._job.budget.check("step")
-            if self._keeper.due:
-                keep()
+        leave, late, due = ranks.any_of(
+            self._leave.asked, more and self._job.budget.late("step"), more and self._due
+        )
+        self._leave(keep, others=leave)
+        if late:
+            raise OutOfTime
+        if due:
+            keep()
+
+    @property
+    def _due(self) -> bool:
+        """Whether a state may be written; the process that writes it says so."""
+        return ranks.leads() and self._keeper.due
 
     def _settle(self, fresh: list[Tensor]) -> None:
         """Move losses into what is kept."""
@@ -171,44 +192,81 @@ class Epoch:
             self._progress.losses += torch.stack(fresh).tolist()
             fresh.clear()
 
-    def _tell(self, what: str, done: int, total: int) -> None:
-        self._leave(lambda: self._keeper.keep(self._opt))
-        if self._job.tell:
-            self._job.tell(what, done, total)
-
     def _told(self, progress: Progress) -> None:
         if self._job.tell:
             self._job.tell("train", progress.steps, self._job.steps)
 
     def _step(self, learning: Callable[[Tensor], Tensor], z: Tensor, y: Tensor) -> Tensor:
-        """Learn from one batch, in pieces where memory asks for it; return its loss."""
+        """Learn from one batch, given this process's part of it and all its targets; return its loss."""
         strength = self._job.settings.frofa if self._supply.cut.index > 0 else 0.0
+        loss: Tensor | None = None
         try:
             self._opt.zero_grad(set_to_none=True)
             loss = self._backward(learning, brightness(z, strength), y)
         except Exception as error:
-            if mishaps.is_out_of_memory(error):
-                raise mishaps.OutOfMemory from None
-            raise
+            if not mishaps.is_out_of_memory(error):
+                raise
+        loss = exchange.add_up(self._learning, self._moving, loss)
         self._anchor.pull()
-        learned = (p for group in self._opt.param_groups for p in group["params"])
-        torch.nn.utils.clip_grad_norm_(learned, self._job.settings.clip)
+        torch.nn.utils.clip_grad_norm_(self._learning, self._job.settings.clip)
         self._opt.step()
         return loss
 
     def _backward(self, learning: Callable[[Tensor], Tensor], z: Tensor, y: Tensor) -> Tensor:
-        job, pieces = self._job, self._progress.pieces
+        """Backpropagate the loss of a part of the batch, in pieces where memory asks for it."""
+        job, mine = self._job, y[ranks.share(len(y))]
+        pieces = max(1, min(self._progress.pieces, len(mine) // job.least))
         total: Tensor | None = None
-        for one, targets in zip(z.tensor_split(pieces), y.tensor_split(pieces), strict=True):
+        for one, targets in zip(z.tensor_split(pieces), mine.tensor_split(pieces), strict=True):
             with job.plan.numbers.autocast():
                 out = learning(one)
             loss = job.balance.loss(out.float(), targets.to(out.device), job.settings.smoothing)
-            if pieces > 1:
+            if len(targets) < len(y):
                 loss = loss * job.balance.share(targets, y)
             loss.backward()  # type: ignore[no-untyped-call]
             total = loss.detach() if total is None else total + loss.detach()
         assert total is not None
         return total
+
+
+def prepared(
+    job: Job,
+    supply: Supply,
+    images: Images,
+    items: list[list[Item]],
+    leave: Leave,
+    keep: Callable[[], None],
+) -> None:
+    """Have the rows computed that will be read; a signal or the time may end that.
+
+    The processes of a job fill the store together, and then hear what has come to one of them.
+    """
+
+    def tell(what: str, done: int, total: int) -> None:
+        if ranks.size() == 1:
+            leave(keep)
+        elif leave.asked:
+            raise OutOfTime
+        if job.tell:
+            job.tell(what, done, total)
+
+    if ranks.size() == 1:
+        supply.prepare(images, items, tell)
+        return
+    late = False
+    try:
+        supply.prepare(images, items, tell)
+    except OutOfTime:
+        late = not leave.asked
+    others, late = ranks.any_of(leave.asked, late)
+    leave(keep, others=others)
+    if late:
+        raise OutOfTime
+
+
+def _apart() -> tuple[str, ...]:
+    """What tells a process's draws of dropout from the others'; nothing in the first one, or alone."""
+    return () if ranks.leads() else (f"process {ranks.rank()}",)
 
 
 def _cuda(job: Job) -> list[int]:

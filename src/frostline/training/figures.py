@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 from torch import nn
 
-from frostline import metrics, numerics
+from frostline import metrics, numerics, ranks
 from frostline.dataset import Sample
 from frostline.frozen import Counts, Way, logits
 from frostline.images import EVALUATION_BATCH, Images
@@ -36,11 +36,12 @@ def predict_parts(
     way = Way(numerics.exact_plan(request.threads), EVALUATION_BATCH)
 
     def answers(images: Images) -> NDArray[np.float32]:
-        return logits(
+        """Of all images; each process of a job asks about a share of them."""
+        mine = logits(
             request.backbone,
             model,
             cut,
-            images,
+            images.some(ranks.share(len(images))),
             way,
             keep=keeping.untimed(request, cut, 4).keep,
             store=store,
@@ -48,6 +49,7 @@ def predict_parts(
             workers=request.workers,
             tell=request.tell,
         )
+        return ranks.gathered(mine, len(images))
 
     temperature = request.temperature or chosen.pop("temperature", 1.0)
     chosen.pop("temperature", None)
@@ -103,6 +105,8 @@ def _write_predictions(
 
 def _write_thumbnails(request: Request, folder: RunFolder, samples: tuple[Sample, ...]) -> None:
     """Keep a few small test pictures, so that a report can show them without the images."""
+    if not folder.writes:
+        return
     place = folder.path.parent.parent / "thumbnails"
     place.mkdir(exist_ok=True)
     for sample in sorted(samples, key=lambda s: s.digest)[:THUMBNAILS]:

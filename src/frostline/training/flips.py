@@ -24,7 +24,7 @@ import torch
 from numpy.typing import NDArray
 from torch.nn import functional as F
 
-from frostline import probe
+from frostline import probe, ranks
 from frostline.dataset import Manifest, Sample
 from frostline.frozen import Frozen, features
 from frostline.images import MIRRORED, Images, Tell
@@ -75,10 +75,18 @@ def try_flips(
     folds = manifest.folds(chosen, 5, derive(seed, "flip folds"))
     if not folds:  # too few images to hold any out: nothing can be told, so nothing is flipped
         return FlipTest(0.0, 0.0, 0.0, False, 0)
+    if ranks.size() == 1:
+        return _asked(head, images, folds, len(manifest.classes), tell)
+    for view in (0, MIRRORED):  # by all processes of the job; the first one judges
+        head.fill(images, [(position, view) for position in range(len(images))], tell=tell)
+    return FlipTest(**ranks.decided(lambda: asdict(_asked(head, images, folds, len(manifest.classes), tell))))
+
+
+def _asked(head: Frozen, images: Images, folds: probe.Folds, classes: int, tell: Tell | None) -> FlipTest:
     told = told_from_mirror(_thumbnails(images), folds)
     plain = features(head, images, tell=tell)
     mirrored = features(head, images, view=MIRRORED, tell=tell)
-    alone, both = _probed(plain, mirrored, images.targets, len(manifest.classes), folds)
+    alone, both = _probed(plain, mirrored, images.targets, classes, folds)
     lost, won = int((alone & ~both).sum()), int((both & ~alone).sum())
     clear = lost - won > CLEAR_LOSS_SE * math.sqrt(lost + won)
     return FlipTest(told, float(alone.mean()), float(both.mean()), clear, len(alone))

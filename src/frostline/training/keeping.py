@@ -11,7 +11,7 @@ import time
 from dataclasses import replace
 
 from frostline import backbone as bb
-from frostline import rates
+from frostline import ranks, rates
 from frostline.backbone import Cut
 from frostline.cost import Choice, RowRates, rows
 from frostline.frozen import Frozen
@@ -24,7 +24,18 @@ DECODED = 16  # images decoded twice to measure how long that takes: a fraction 
 
 
 def decide(request: Request, plan: Plan, images: Images, store: Store | None) -> None:
-    """Decide how many views there are, and for each cut which of them are kept."""
+    """Decide how many views there are, and for each cut which of them are kept.
+
+    The first process of a job does that for all.
+    """
+    if ranks.leads():
+        _decide(request, plan, images, store)
+    if ranks.size() > 1:
+        found = Plan.from_dict(ranks.decided(plan.as_dict))
+        plan.whole, plan.views, plan.kept, plan.why = found.whole, found.views, found.kept, found.why
+
+
+def _decide(request: Request, plan: Plan, images: Images, store: Store | None) -> None:
     plan.whole = True
     segments = [replace(s, cut=request.backbone.cut(s.cut).index) for s in request.segments()]
     if request.views is not None:

@@ -7,10 +7,10 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import nn
+from torch import Tensor, nn
 
 from frostline import backbone as bb
-from frostline import probe
+from frostline import probe, ranks
 from frostline.frozen import Frozen, features
 from frostline.heads import build_head, linear_head
 from frostline.images import EVALUATION_BATCH, Images, contact_sheet
@@ -45,7 +45,7 @@ def learn(
     if known.start == "probe":
         _keep_what_is_passed(request, plan, head, images)
     model = starting_model(request, head, images, balance)
-    if images.policy.name != "none":
+    if images.policy.name != "none" and folder.writes:
         contact_sheet(images).save(folder.path / "augmentation.png")
     val = request.images("val") if request.data.part("val") else None
     job = Job(
@@ -102,12 +102,14 @@ def _interpolated(
 
     def answers(point: nn.Module) -> NDArray[np.float32]:
         assert job.val is not None
+        mine = job.val.some(ranks.share(len(job.val)))
+        parts = [np.empty((0, balance.classes), dtype=np.float32)]
         with torch.no_grad():
-            parts = [
+            parts += [
                 point(numbers.batch(pixels, request.backbone.preprocessing.normalise)).float().cpu().numpy()
-                for pixels in job.val.evaluation(EVALUATION_BATCH, request.workers)
+                for pixels in mine.evaluation(EVALUATION_BATCH, request.workers)
             ]
-        return np.concatenate(parts)
+        return ranks.gathered(np.concatenate(parts), len(job.val))
 
     assert request.interpolate is not None
     return interpolation.chosen(
@@ -142,15 +144,16 @@ def starting_model(request: Request, features_of: Frozen, images: Images, balanc
     head = build_head(request.strategy.head, width, classes, seed)
     if known.start == "probe" and request.strategy.head == "linear":
         seen = features(features_of, images, workers=request.workers, tell=request.tell)
-        start = probe.logistic(
-            seen,
-            images.targets,
-            classes,
-            l2=known.start_l2,
-            smoothing=known.smoothing,
-            weights=balance.image_weights,
-        )
-        head = _as_head(start, balance)
+        if ranks.leads():  # whose weights the others are given before the first step
+            start = probe.logistic(
+                seen,
+                images.targets,
+                classes,
+                l2=known.start_l2,
+                smoothing=known.smoothing,
+                weights=balance.image_weights,
+            )
+            head = _as_head(start, balance)
     return request.backbone.adapt(classes, head=head, seed=seed, pretrained=request.strategy.pretrained)
 
 
@@ -162,17 +165,26 @@ def _solve(
     seen = features(features_of, images, workers=request.workers, tell=request.tell)
     seed = derive(request.seed, "probe folds")
     folds = request.data.folds(images.samples, 5, seed)
-    found = probe.choose(
-        seen,
-        images.targets,
-        balance.classes,
-        _few(folds, seed),
-        solver=known.solver,
-        metric=request.metric,
-        smoothing=request.strategy.smoothing or 0.0,
-        weights=balance.image_weights,
-    )
-    model = request.backbone.adapt(balance.classes, head=_as_head(found, balance), seed=seed)
+
+    def solved() -> dict[str, Tensor]:
+        found = probe.choose(
+            seen,
+            images.targets,
+            balance.classes,
+            _few(folds, seed),
+            solver=known.solver,
+            metric=request.metric,
+            smoothing=request.strategy.smoothing or 0.0,
+            weights=balance.image_weights,
+        )
+        chosen.update(l2=found.l2, temperature=found.temperature, cv_score=found.cv_score)
+        return _as_head(found, balance).state_dict()
+
+    chosen: dict[str, Any] = {}
+    found = ranks.tensors(solved)  # by the first process of a job
+    chosen = ranks.decided(lambda: chosen)
+    solution = linear_head(found["weight"], found["bias"])
+    model = request.backbone.adapt(balance.classes, head=solution, seed=seed)
     head = sum(p.numel() for p in model.get_submodule(request.backbone.head).parameters())
     return model.eval(), {
         "trainable_parameters": head,
@@ -182,9 +194,7 @@ def _solve(
         "stopped": None,
         "best_epoch": None,
         "notes": [],
-        "l2": found.l2,
-        "temperature": found.temperature,
-        "cv_score": found.cv_score,
+        **chosen,
     }
 
 

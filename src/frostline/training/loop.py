@@ -16,12 +16,12 @@ from torch import nn
 from torch.nn import functional as F
 
 from frostline import backbone as bb
-from frostline import metrics
+from frostline import metrics, ranks
 from frostline.images import EVALUATION_BATCH, Images
 from frostline.strategy import Segment
 from frostline.training import checkpoint, optimizer
 from frostline.training.budget import OutOfTime
-from frostline.training.epoch import Epoch, Keeper
+from frostline.training.epoch import Epoch, Keeper, prepared
 from frostline.training.interruption import Leave, heard
 from frostline.training.job import Job
 from frostline.training.supply import Supply
@@ -29,11 +29,11 @@ from frostline.training.supply import Supply
 
 def run(job: Job, model: nn.Module) -> checkpoint.Progress:
     """Train `model` in place, going on where an earlier process stopped; end with the best weights."""
-    progress = checkpoint.read(job.folder.path, model) or checkpoint.Progress()
+    progress = checkpoint.shared(job.folder.path, model)
     model = job.plan.numbers.place(model)
     earlier_s = progress.seconds
     done = sum(s.epochs for s in job.segments[: progress.segment]) + progress.epoch
-    job.rows[:] = job.folder.metrics()[:done]  # and no others
+    job.rows[:] = ranks.decided(lambda: job.folder.metrics()[:done])  # and no others
     job.hear(job.rows)
     job.budget.earlier_s = earlier_s
     keeper = Keeper(job, model, progress)
@@ -81,7 +81,7 @@ def _one_epoch(
         "loss": loss,
         "seconds": keeper.epoch_seconds,
     }
-    row |= _validate(job, model, supply, progress, lambda: leave(lambda: keeper.keep(opt)))
+    row |= _validate(job, model, supply, progress, leave, lambda: keeper.keep(opt))
     job.rows.append(row)
     progress.epoch, progress.views = progress.epoch + 1, progress.views + 1
     progress.step, progress.losses, progress.epoch_seconds = 0, [], 0.0
@@ -115,29 +115,38 @@ def _supply(job: Job, model: nn.Module, index: int) -> Supply:
 
 
 def _logits(
-    job: Job, model: nn.Module, supply: Supply, images: Images, between: Callable[[], None]
+    job: Job, model: nn.Module, supply: Supply, images: Images, leave: Leave, keep: Callable[[], None]
 ) -> NDArray[np.float32]:
-    """Return the logits of view 0 of every image, from the rows of the cut; (images, classes)."""
-    items = supply.still(images, EVALUATION_BATCH)
-    supply.prepare(images, items, job.tell)
-    found = []
+    """Return the logits of view 0 of every image, from the rows of the cut; (images, classes).
+
+    Each process of a job answers for a share of the images.
+    """
+    prepared(job, supply, images, supply.still(range(len(images)), EVALUATION_BATCH), leave, keep)
+    found = [np.empty((0, job.balance.classes), dtype=np.float32)]
     with torch.no_grad(), bb.suffix(job.backbone, model, supply.cut) as learned:
-        for z in supply.batches(images, items):
-            between()
+        mine = range(len(images))[ranks.share(len(images))]
+        for z in supply.batches(images, supply.still(mine, EVALUATION_BATCH)):
+            if ranks.size() == 1:
+                leave(keep)
             with job.plan.numbers.autocast():
                 found.append(learned(z).float().cpu().numpy())
-    return np.concatenate(found)
+    return ranks.gathered(np.concatenate(found), len(images))
 
 
 def _validate(
-    job: Job, model: nn.Module, supply: Supply, progress: checkpoint.Progress, between: Callable[[], None]
+    job: Job,
+    model: nn.Module,
+    supply: Supply,
+    progress: checkpoint.Progress,
+    leave: Leave,
+    keep: Callable[[], None],
 ) -> dict[str, float]:
     """Score val, and keep the weights if they are the best so far and the best are asked for."""
     if job.val is None:
         return {}
     job.budget.check("validation")
     began = time.perf_counter()
-    found = _logits(job, model.eval(), supply, job.val, between)
+    found = _logits(job, model.eval(), supply, job.val, leave, keep)
     probabilities = metrics.softmax(found)
     good = metrics.goodness(job.metric, job.val.targets, probabilities)
     better = progress.best is None or good >= progress.best or not np.isfinite(progress.best)

@@ -15,6 +15,7 @@ import psutil
 import torch
 from torch import Tensor, nn
 
+from frostline import ranks
 from frostline.errors import RunWarning, TrainingError
 from frostline.training import checkpoint
 from frostline.training.checkpoint import Progress
@@ -142,5 +143,5 @@ def split(
 def say(progress: Progress, text: str, *, aloud: bool = True) -> None:
     """Note it with the run, and tell the person now."""
     progress.notes.append(text)
-    if aloud:
+    if aloud and ranks.leads():
         warnings.warn(text, RunWarning, stacklevel=2)

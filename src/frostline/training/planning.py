@@ -5,10 +5,11 @@ Everything that a timing or the disk decides is written into the run's `plan.jso
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from frostline import numerics, rates
+from frostline import numerics, ranks, rates
 from frostline.augment import Policy
 from frostline.backbone import Cut
 from frostline.cost.rows import view_at
@@ -76,7 +77,16 @@ class Plan:
 
 
 def begin(request: Request, folder: RunFolder) -> Plan:
-    """Return the plan that was made when the run began, else begin one and write it."""
+    """Return the plan that was made when the run began, else begin one and write it.
+
+    The first process of a job does that for all.
+    """
+    if ranks.size() > 1:
+        return Plan.from_dict(ranks.decided(lambda: _begun(request, folder).as_dict()))
+    return _begun(request, folder)
+
+
+def _begun(request: Request, folder: RunFolder) -> Plan:
     if (folder.path / "plan.json").exists():
         return Plan.from_dict(folder.read("plan.json"))
     plan = made(request)
@@ -115,8 +125,9 @@ def _plan(request: Request) -> Plan:
     elif request.precision != "auto":
         numbers = numerics.pinned_plan(request.precision, threads)
     elif segments := request.segments():
+        batch = math.ceil(request.batch / ranks.size())
         cut, bn = backbone.cut(min(segment.cut for segment in segments)), settings(request.strategy).bn
-        numbers = rates.training_plan(backbone, cut, bn=bn, batch=request.batch, threads=threads)
+        numbers = rates.training_plan(backbone, cut, bn=bn, batch=batch, threads=threads)
     else:
         numbers = way.plan
     return Plan(numbers, way)

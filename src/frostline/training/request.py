@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from frostline import metrics
+from frostline import metrics, ranks
 from frostline.augment import FLIPS, Policy
 from frostline.backbone import Backbone
 from frostline.dataset import Manifest
@@ -148,6 +148,7 @@ class Request:
             wrong.append(f"batch must be at least 1, found {self.batch}.")
         if self.batch == 1 and settings(self.strategy).bn in ("train", "recalibrate"):
             wrong.append("BatchNorm in training needs batches of 2 or more images, found batch=1.")
+        wrong += self._wrong_processes()
         if self.views is not None and self.views < 0:
             wrong.append(f"views must be at least 1, or 0 for a new one each epoch; found {self.views}.")
         if self.minutes is not None and not 0 < self.minutes < math.inf:
@@ -161,6 +162,20 @@ class Request:
             raise UsageError(" ".join(wrong))
         Policy(self.augment)
         Balance(self.imbalance, np.zeros(1, dtype=np.int64), 1)
+
+    def _wrong_processes(self) -> list[str]:
+        """Each process of a job learns from its part of every batch."""
+        if ranks.size() == 1 or not self.strategy.trains or self.batch < 1:
+            return []
+        least = 2 if settings(self.strategy).bn in ("train", "recalibrate") else 1
+        images = len(self.data.part("train"))
+        smallest = images // math.ceil(images / self.batch)
+        if smallest // ranks.size() >= least:
+            return []
+        why = " (BatchNorm in training needs two)" if least == 2 else ""
+        most = max(1, smallest // least)
+        words = f"{ranks.size()} processes share batches of {smallest}; each{why} needs {least} or more"
+        return [f"{words}: start at most {most}, or give a larger batch."]
 
     def _wrong_interpolation(self) -> list[str]:
         asked, strategy = self.interpolate, self.strategy

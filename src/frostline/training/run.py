@@ -14,13 +14,13 @@ from PIL import Image
 from safetensors.torch import save
 from torch import nn
 
-from frostline import familiar, looks, numerics, places, remembering, tracking
+from frostline import familiar, looks, numerics, places, ranks, remembering, tracking
 from frostline.backbone import Backbone
 from frostline.dataset import Manifest
 from frostline.frozen import Counts, Frozen
 from frostline.images import Tell
 from frostline.prediction import Predictions, Predictor, answer
-from frostline.record import RunFolder, Study, digest_of, environment, look_at_test
+from frostline.record import RunFolder, Study, digest_of, environment, look_at_test, plain
 from frostline.reporting import notebook
 from frostline.store import Store
 from frostline.strategy import Strategy, checked, parse
@@ -126,6 +126,9 @@ def train(
     images, since BatchNorm is re-estimated there, and with "auto" each costs one over val; the result's
     `interpolation` says what was found and how long it took.
 
+    In the processes that torchrun (or `accelerate launch`) starts, all call this and make one run together,
+    of the same batches: the first one writes it, and all return it.
+
     With `minutes`, training stops while there is time left for the final figures: with the best weights on
     val so far, or else the last ones. The result then has `stopped` "minutes", and fewer `steps` than
     `steps_planned`. What comes before the first step, and a head that is solved for, is not cut short.
@@ -136,32 +139,45 @@ def train(
     Rates in the result are fractions 0–1.
     Raises `UsageError`, `DataError`, `ModelError`, `StudyError` or `TrainingError`.
     """
-    trackers = tracking.asked(tracker, study)
     custom = augment if callable(augment) else None
-    request = Request(
-        backbone=backbone,
-        data=data.checked(tell),
-        strategy=parse(strategy) if isinstance(strategy, str) else checked(strategy),
-        seed=seed,
-        metric=metric,
-        augment="custom" if callable(augment) else augment,
-        custom=custom,
-        flip=flip,
-        imbalance=imbalance,
-        batch=batch,
-        exact=exact,
-        precision=precision,
-        threads=threads,
-        workers=workers,
-        views=views,
-        rows=rows,
-        minutes=minutes,
-        keep=keep,
-        temperature=temperature,
-        interpolate=interpolate,
-        tell=tell,
-    )
-    request.check()
+    with ranks.together():
+        request = Request(
+            backbone=backbone,
+            data=_sound(data, tell),
+            strategy=parse(strategy) if isinstance(strategy, str) else checked(strategy),
+            seed=seed,
+            metric=metric,
+            augment="custom" if callable(augment) else augment,
+            custom=custom,
+            flip=flip,
+            imbalance=imbalance,
+            batch=batch,
+            exact=exact,
+            precision=precision,
+            threads=threads,
+            workers=workers,
+            views=views,
+            rows=rows,
+            minutes=minutes,
+            keep=keep,
+            temperature=temperature,
+            interpolate=interpolate,
+            tell=tell,
+        )
+        request.check()
+        ranks.demand_same(digest_of(request.config()))
+        trackers = tracking.asked(tracker if ranks.leads() else None, study)
+        return _lead(request, study, trackers) if ranks.leads() else _help(request, study)
+
+
+def _sound(data: Manifest, tell: Tell | None) -> Manifest:
+    """Return the images without damaged ones; processes of one job don't all decode them."""
+    with ranks.in_turn():
+        return data.checked(tell)
+
+
+def _lead(request: Request, study: str | Path, trackers: Trackers) -> Run:
+    """Make the run, or read it back; the other processes of a job, if there are any, help."""
     kept = Study.open(
         study,
         data=request.data.digest,
@@ -175,11 +191,26 @@ def train(
             request.data.write(kept.path / "manifest.jsonl")
             with mishaps.told_plainly(), folder.held():
                 if not folder.finished:  # by another process, just now
+                    ranks.decided(lambda: {"run": folder.name})
                     _perform(request, kept, folder, following.epochs)
         checkpoint.remove(folder.path)  # of a process that was killed between its result and this
         result = folder.read("result.json")
         following.end(folder.metrics(), result)
-    return Run({**result, "test_looks": _looks(request)}, folder, kept, again, backbone)
+    found = {**result, "test_looks": _looks(request)}
+    ranks.decided(lambda: {"result": plain(found), "run": folder.name, "again": again})
+    return Run(found, folder, kept, again, request.backbone)
+
+
+def _help(request: Request, study: str | Path) -> Run:
+    """Do this process's part of a run that the first process of the job makes; writes nothing."""
+    kept = Study(study)
+    found = ranks.decided(dict)
+    folder = RunFolder(kept.path / "runs" / found["run"], writes=False)
+    if "result" not in found:
+        with mishaps.told_plainly():
+            _work(request, folder, lambda rows: None, Stopwatch())
+        found = ranks.decided(dict)
+    return Run(found["result"], folder, kept, found["again"], request.backbone)
 
 
 def _perform(request: Request, study: Study, folder: RunFolder, hear: Hear) -> None:
@@ -189,20 +220,7 @@ def _perform(request: Request, study: Study, folder: RunFolder, hear: Hear) -> N
     with PeakMemory(imported_baseline_bytes()) as memory:
         folder.write("environment.json", environment())
         folder.write("backbone.json", request.backbone.as_dict())
-        plan, counts = planning.begin(request, folder), Counts()
-        opened = nullcontext() if request.rows == "compute" else Store()
-        with numerics.threads(plan.numbers.threads), opened as store:
-            head = Frozen(
-                request.backbone, request.backbone.model, request.backbone.cuts[-1], plan.way, store, counts
-            )
-            policy, flip_test = planning.augmentation(request, head)
-            train_images = request.images("train", policy)
-            if not plan.whole:
-                keeping.decide(request, plan, train_images, store)
-                folder.write("plan.json", plan.as_dict())
-            time_left = budget.begin(request, watch)
-            model, chosen = learning.learn(request, folder, plan, head, train_images, watch, time_left, hear)
-            found = figures.predict_parts(request, folder, model, chosen, store, counts)
+        model, found, chosen, about = _work(request, folder, hear, watch)
     places.write_atomically(folder.weights, save(_plain_state(model), metadata={"format": "pt"}))
     result = {
         "strategy": str(request.strategy),
@@ -215,12 +233,9 @@ def _perform(request: Request, study: Study, folder: RunFolder, hear: Hear) -> N
         "peak_memory_bytes": memory.bytes,
         "peak_memory_exact": memory.exact,
         "device_peak_bytes": numerics.device_peak_bytes(),
+        "world_size": ranks.size(),
         **chosen,
-        "augment": policy.name,
-        "flip": policy.flip,
-        "flip_test": flip_test,
-        "numeric_plan": plan.as_dict(),
-        "store": asdict(counts),
+        **about,
         "set_aside": len(request.data.set_aside),
         "run": folder.name,
         "study": str(study.path),
@@ -235,6 +250,42 @@ def _perform(request: Request, study: Study, folder: RunFolder, hear: Hear) -> N
         table = folder.path / "predictions-test.csv"
         looks.leave(folder.path, table, request.backbone, request.data, lambda _: model)
     folder.write("result.json", result)
+
+
+Found = dict[str, Any]
+
+
+def _work(
+    request: Request, folder: RunFolder, hear: Hear, watch: Stopwatch
+) -> tuple[nn.Module, Found, Found, Found]:
+    """Do what all processes of a job have a part in.
+
+    Returns the model, its figures, what was chosen on the way, and how it was done.
+    """
+    plan, counts = planning.begin(request, folder), Counts()
+    opened = nullcontext() if request.rows == "compute" else Store()
+    with numerics.threads(plan.numbers.threads), opened as store:
+        head = Frozen(
+            request.backbone, request.backbone.model, request.backbone.cuts[-1], plan.way, store, counts
+        )
+        policy, flip_test = planning.augmentation(request, head)
+        train_images = request.images("train", policy)
+        if not plan.whole:
+            keeping.decide(request, plan, train_images, store)
+            folder.write("plan.json", plan.as_dict())
+        time_left = budget.begin(request, watch)
+        model, chosen = learning.learn(request, folder, plan, head, train_images, watch, time_left, hear)
+        found = figures.predict_parts(request, folder, model, chosen, store, counts)
+    rows = torch.tensor([counts.rows_computed, counts.rows_read])
+    ranks.add_up([rows])
+    about = {
+        "augment": policy.name,
+        "flip": policy.flip,
+        "flip_test": flip_test,
+        "numeric_plan": plan.as_dict(),
+        "store": dict(zip(asdict(counts), rows.tolist(), strict=True)),
+    }
+    return model, found, chosen, about
 
 
 def _final(request: Request) -> bool:

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from frostline import backbone as bb
+from frostline import ranks
 from frostline.cost.rows import VIEWS_APART, on_the_way
 from frostline.frozen import Counts, Frozen
 from frostline.images import Images, Item, Tell
@@ -50,6 +51,7 @@ class Supply:
         self._workers = workers
         self._model, self._modes = model, modes
         self._held: dict[tuple[int, int] | None, Tensor] = {}  # (part, view) → all its rows, in order
+        self._whole: set[tuple[int, int]] = set()  # of these every row was prepared
         self._room_bytes = HELD_BYTES
 
         def frozen(index: int) -> Frozen:
@@ -97,6 +99,9 @@ class Supply:
         self._model.eval()
         self._frozen.place()
         flat = [item for batch in items for item in batch]
+        place = _place(images, items)
+        if place and sorted(position for position, _ in flat) == list(range(len(images))):
+            self._whole.add(place)
         for frozen in [*self._later, self._frozen]:
             wanted = [item for item in flat if self._plan.keeps(frozen.cut, item[1])]
             if wanted:
@@ -127,6 +132,9 @@ class Supply:
                 yield _picked(held, [position for position, _ in batch])
             return
         keep = all(self._plan.keeps(self.cut, view) for batch in items for _, view in batch)
+        if place is not None and keep and ranks.size() > 1 and self._hold(frozen, images, place):
+            yield from self._rows(frozen, images, items)
+            return
         positions = [position for batch in items for position, _ in batch]
         whole = keep and place is not None and sorted(positions) == list(range(len(images)))
         kept: list[Tensor] = []
@@ -139,9 +147,20 @@ class Supply:
             self._room_bytes -= rows.nbytes
             self._held[place] = _picked(rows, np.argsort(positions).tolist())
 
-    def still(self, images: Images, size: int) -> list[list[Item]]:
-        """Return view 0 of every image in order, in batches."""
-        items = [(position, 0) for position in range(len(images))]
+    def _hold(self, frozen: Frozen, images: Images, place: tuple[int, int]) -> bool:
+        """Read all rows of a view, of which one process of a job sees another part each epoch."""
+        form = frozen.shelf.form if frozen.shelf else None
+        if form is None or place not in self._whole or len(images) * form.row_bytes > self._room_bytes:
+            return False
+        items = [(position, place[1]) for position in range(len(images))]
+        lists = [items[i : i + frozen.way.batch] for i in range(0, len(items), frozen.way.batch)]
+        self._held[place] = torch.cat(list(frozen.batches(images, lists, workers=self._workers)))
+        self._room_bytes -= self._held[place].nbytes
+        return True
+
+    def still(self, positions: Sequence[int], size: int) -> list[list[Item]]:
+        """Return view 0 of images in order, in batches."""
+        items = [(position, 0) for position in positions]
         return [items[i : i + size] for i in range(0, len(items), size)]
 
 
