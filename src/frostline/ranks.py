@@ -7,6 +7,7 @@ function here answers at once.
 
 from __future__ import annotations
 
+import atexit
 import json
 import math
 from collections.abc import Callable, Iterator, Sequence
@@ -62,7 +63,8 @@ def leads() -> bool:
 def together() -> Iterator[None]:
     """Work as one of the processes that torchrun started, inside the block; alone where it started none.
 
-    A process group that exists already (Ray Train's) is used and left. Raises `UsageError`.
+    A process group that exists already (Ray Train's) is used. One that is begun here stays for the next time,
+    until the process ends: torch can't meet a second time at the same address. Raises `UsageError`.
     """
     found = launched()
     given = distributed.is_available() and distributed.is_initialized()
@@ -75,11 +77,10 @@ def together() -> Iterator[None]:
     try:
         yield
     except BaseException:
-        _joined.clear()  # and nothing that would wait for the others
+        atexit.unregister(_end)  # which might wait for the others
         raise
-    _joined.clear()
-    if not given:
-        distributed.destroy_process_group()
+    finally:
+        _joined.clear()
 
 
 def _begin(found: Launch) -> None:
@@ -102,6 +103,13 @@ def _begin(found: Launch) -> None:
         raise UsageError("Several processes can't share an Apple GPU here: start one, without torchrun.")
     with _others_alive():
         distributed.init_process_group(backend, timeout=TIMEOUT)
+    atexit.register(_end)
+
+
+def _end() -> None:
+    """Let go of the others, as NCCL wants it."""
+    if distributed.is_initialized():
+        distributed.destroy_process_group()
 
 
 def _control() -> Any:

@@ -11,7 +11,7 @@ from typing import Any
 
 import filelock
 
-from frostline import places, rates, tracking
+from frostline import launching, places, rates, tracking
 from frostline.augment import Policy
 from frostline.backbone import Backbone
 from frostline.comparison import cells, race, spreading
@@ -83,6 +83,7 @@ def compare(
     `tracker` follows every run, as in `train`. `watch` says when the minutes began.
     Raises `UsageError`, `DataError`, `ModelError`, `StudyError` or `TrainingError`.
     """
+    launching.demand_alone("compare")
     trackers = tracking.asked(tracker, study)
     watch = watch or Stopwatch()
     data = data.checked(tell)

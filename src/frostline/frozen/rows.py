@@ -273,6 +273,7 @@ class Frozen:
         pixels = images.batches(lists(), workers, once=True)
         for batch in pixels if workers else ahead(pixels):
             self._keep_new(shelf, asked.popleft(), self.compute(batch), told)
+        shelf.flush()
 
     def _fill_from_rows(self, early: Cut, below: Shelf, keys: list[bytes], told: _Told) -> None:
         shelf = self.shelf

@@ -15,7 +15,7 @@ from typing import Any
 
 from filelock import FileLock
 
-from frostline import metrics, tracking
+from frostline import launching, metrics, tracking
 from frostline.advice import Advice, Planned, outlook, plan
 from frostline.advice.knowledge import read_experience
 from frostline.backbone import Backbone
@@ -126,6 +126,7 @@ def fit(
     (10⁶ bytes), both measured here, is looked at further. `models` in the result says what was found.
     Raises `DataError`, `ModelError`, `UsageError`, `StudyError` or `TrainingError`.
     """
+    launching.demand_alone("fit")
     trackers = tracking.asked(tracker, study)
     watch = watch or Stopwatch()
     pinned = [str(parse(name)) for name in strategies or ()]

@@ -10,7 +10,7 @@ import time
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
-from frostline import cluster, numerics, places
+from frostline import cluster, launching, numerics, places
 from frostline.augment import Policy
 from frostline.backbone import Backbone
 from frostline.dataset import PARTS, Manifest
@@ -66,6 +66,7 @@ def fill_store(
     images; each row is computed by one of them.
     Raises `UsageError`, `DataError` or `ModelError`.
     """
+    launching.demand_alone("store fill")
     request = Request(
         backbone=backbone,
         data=data.checked(tell),
