@@ -34,7 +34,8 @@ weights, remembered cuts and digests, measured rates, the count of looks at a te
   `val_accuracy` (null without a val part), `balanced_accuracy`, `macro_f1`, `auroc`, `log_loss`,
   `majority`, `per_class`,
   `n_train`, `n_val`, `n_test`, `trainable_parameters`, `cut`, `steps`, `best_epoch`, `notes`
-  (what went wrong on the way and how the run dealt with it), `temperature`,
+  (what went wrong on the way and how the run dealt with it), `temperature`, `world_size` (processes of
+  torchrun's that made the run; 1 without),
   `peak_memory_bytes` (above the imported baseline), `device_peak_bytes` (of a GPU; null without),
   `seconds` (the verb's), `run_seconds` (the run's own),
   `augment`, `flip`, `flip_test`, `numeric_plan`, `store: {{rows_computed, rows_read}}`, `set_aside`, `run`,

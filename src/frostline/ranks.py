@@ -10,6 +10,7 @@ from __future__ import annotations
 import atexit
 import json
 import math
+import re
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -127,7 +128,8 @@ def _others_alive() -> Iterator[None]:
     except torch.OutOfMemoryError:
         raise
     except RuntimeError as error:  # gloo's and NCCL's, and all of torch.distributed's
-        reason = (str(error).strip() or type(error).__name__).splitlines()[-1]
+        said = re.sub(r"\[[^\]]*\.(cc|cpp|hpp|h):\d+\]\s*", "", str(error))  # without the place in the source
+        reason = re.split(r"\.\s|\n", said.strip() or type(error).__name__)[0]
         raise TrainingError(
             f"Another of the {launched().size} processes of this job has ended or can't be reached "
             f"({reason}). What is finished is kept; the same command goes on, also with another number of "

@@ -54,9 +54,10 @@ def recalibrate(backbone: Backbone, model: nn.Module, cut: Cut, images: Images, 
     sums = {layer: _Sums(layer.running_mean) for layer in layers if layer.running_mean is not None}
     hooks = [layer.register_forward_pre_hook(sums[layer]) for layer in sums]
     chunks = np.array_split(np.arange(len(images)), math.ceil(len(images) / EVALUATION_BATCH))
+    mine = chunks[ranks.share(len(chunks))]
     try:
         with torch.no_grad():
-            for chunk in chunks[ranks.share(len(chunks))]:
+            for chunk in mine:
                 pixels = next(images.batches([[(int(position), 0) for position in chunk]]))
                 model(plan.batch(pixels, images.preprocessing.normalise))
     finally:
@@ -67,4 +68,6 @@ def recalibrate(backbone: Backbone, model: nn.Module, cut: Cut, images: Images, 
         for layer, found in sums.items():
             if found.held[0].any():
                 found.write(layer)
+            if layer.num_batches_tracked is not None:
+                layer.num_batches_tracked += len(chunks) - len(mine)
     model.eval()
