@@ -17,12 +17,13 @@ from safetensors.torch import load_file
 import frostline
 from frostline import ranks
 from frostline.cli.main import cli
-from frostline.errors import UsageError
+from frostline.errors import RunWarning, UsageError
 from frostline.launching import Launch, launched
 from frostline.strategy import parse
+from frostline.training import epoch
 from frostline.training.request import Request
 from tiny import write_folder, write_table
-from training_in_ranks import OPTIONS, images_of, steady_backbone
+from training_in_ranks import OPTIONS, exhaust, images_of, steady_backbone
 
 SCRIPT = Path(__file__).parent / "training_in_ranks.py"
 STAGES = "gradual_unfreeze(2, epochs=4, lr=0.003)"
@@ -72,7 +73,15 @@ def table(tmp_path: Path) -> Path:
     return write_table(tmp_path / "images", train=12, val=5)
 
 
-def test_two_processes_end_where_one_does(tmp_path: Path, table: Path) -> None:
+def exhaust_first_step(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let one process learn from each batch in two pieces: what two processes do."""
+    monkeypatch.setattr(epoch.Epoch, "_backward", epoch.Epoch._backward)  # put back at the end
+    exhaust(0)
+
+
+def test_two_processes_end_where_one_does(
+    tmp_path: Path, table: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     stages = {"table": table, "study": tmp_path / "stages", "strategy": STAGES}
     pieces = {**stages, "study": tmp_path / "pieces", "exhaust": [1, 3]}
     statistics = {**stages, "study": tmp_path / "statistics", "strategy": "top_k(2, bn=train, epochs=3)"}
@@ -94,6 +103,10 @@ def test_two_processes_end_where_one_does(tmp_path: Path, table: Path) -> None:
     assert first["result"]["store"]["rows_computed"] == one.store["rows_computed"]
     assert farthest(tmp_path / "one with rows", rows["study"]) < CLOSE
 
+    exhaust_first_step(monkeypatch)
+    with pytest.warns(RunWarning, match="learned from 6 at a time"):
+        alone(table, tmp_path / "one in pieces", STAGES)
+    assert farthest(tmp_path / "one in pieces", stages["study"]) == 0.0, "not the same bits"
     one = alone(table, tmp_path / "one", STAGES)
     for job in (stages, pieces):
         assert farthest(tmp_path / "one", job["study"]) < CLOSE

@@ -220,8 +220,14 @@ def any_of(*flags: bool) -> list[bool]:
 
 
 def share(count: int) -> slice:
-    """Return this process's part of `count` things; parts differ by one at most."""
-    return slice(count * rank() // size(), count * (rank() + 1) // size())
+    """Return this process's part of `count` things, as torch's `tensor_split` cuts: the first are larger."""
+    return _part(count, rank())
+
+
+def _part(count: int, place: int) -> slice:
+    least, over = divmod(count, size())
+    start = place * least + min(place, over)
+    return slice(start, start + least + (place < over))
 
 
 def gathered(rows: NDArray[np.float32], count: int) -> NDArray[np.float32]:
@@ -234,8 +240,8 @@ def gathered(rows: NDArray[np.float32], count: int) -> NDArray[np.float32]:
     found = [torch.empty_like(mine) for _ in range(size())]
     with _others_alive():
         distributed.all_gather(found, mine, group=_joined[0].control)
-    sizes = [count * (r + 1) // size() - count * r // size() for r in range(size())]
-    return torch.cat([part[:n] for part, n in zip(found, sizes, strict=True)]).numpy()
+    parts = [_part(count, place) for place in range(size())]
+    return torch.cat([held[: p.stop - p.start] for held, p in zip(found, parts, strict=True)]).numpy()
 
 
 def add_up(held: Sequence[Tensor]) -> None:
