@@ -31,6 +31,12 @@ MAX_OBJECT_BYTES = 256 * 1024 * 1024
 # What listings call the thing that changes with an object's content, in the order in which they are trusted.
 VERSIONS = ("ETag", "etag", "md5Hash", "mtime", "LastModified", "last_modified", "Last-Modified", "created")
 
+# Where the libraries look for credentials, for the schemes that people ask about most.
+CREDENTIALS = {
+    "s3": "AWS_PROFILE, AWS_ACCESS_KEY_ID with AWS_SECRET_ACCESS_KEY, or the machine's role",
+    "gs": "`gcloud auth application-default login`, or GOOGLE_APPLICATION_CREDENTIALS",
+}
+
 T = TypeVar("T")
 
 
@@ -142,8 +148,21 @@ def listed(address: str) -> dict[str, Place]:
     try:
         return patiently(address, find)
     except (FileNotFoundError, PermissionError) as error:
-        kind = "does not exist" if isinstance(error, FileNotFoundError) else "may not be listed"
-        raise DataError(f"{masked(address)} {kind}.") from error
+        raise refusal(address, error) from None
+
+
+def refusal(address: str, error: Exception) -> DataError:
+    """Return what to say of an address that does not exist, or that may not be read."""
+    if isinstance(error, FileNotFoundError):
+        return DataError(f"{masked(address).removeprefix('file://')} does not exist.")
+    scheme = address.partition("://")[0]
+    if scheme == "file":
+        return DataError(f"{masked(address).removeprefix('file://')} may not be read (no permission).")
+    where = CREDENTIALS.get(scheme, f"where fsspec's library for {scheme}:// looks for them")
+    return DataError(
+        f"{masked(address)} may not be read: credentials are missing, wrong, or without the right to it. "
+        f"They are taken from: {where}."
+    )
 
 
 def place_of(address: str, info: Mapping[str, Any]) -> Place:
@@ -175,7 +194,8 @@ def filesystem(address: str) -> tuple[Any, str]:
 def patiently(address: str, work: Callable[[], T]) -> T:
     """Do `work`, again after a pause where the other side or the line fails; say so once a process.
 
-    Raises `FileNotFoundError` and `PermissionError` at once, `DataError` after `TRIES` tries.
+    Raises `FileNotFoundError` and `PermissionError` at once, `DataError` after `TRIES` tries, and at once
+    where there are no credentials.
     """
     filesystem(address)
     import tenacity
@@ -193,6 +213,8 @@ def patiently(address: str, work: Callable[[], T]) -> T:
     except (FileNotFoundError, PermissionError, DataError):
         raise
     except Exception as error:  # each library has its own; its words may hold a signed address
+        if _lacks_credentials(error):
+            raise refusal(address, error) from None
         raise DataError(
             f"{masked(address)} could not be read in {TRIES} tries ({type(error).__name__}). "
             "Check the line and the credentials; the same command goes on."
@@ -202,7 +224,13 @@ def patiently(address: str, work: Callable[[], T]) -> T:
 def _passing(error: BaseException) -> bool:
     """Whether another try may help."""
     lasting = (FileNotFoundError, PermissionError, IsADirectoryError, DataError)
-    return isinstance(error, Exception) and not isinstance(error, lasting)
+    passing = isinstance(error, Exception) and not isinstance(error, lasting)
+    return passing and not _lacks_credentials(error)
+
+
+def _lacks_credentials(error: BaseException) -> bool:
+    """Whether the library found none: botocore, google-auth and azure each have a class of their own."""
+    return "Credential" in type(error).__name__
 
 
 _said: set[str] = set()

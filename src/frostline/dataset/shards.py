@@ -22,6 +22,7 @@ from frostline.dataset.remote import (
     masked,
     patiently,
     place_of,
+    refusal,
 )
 from frostline.dataset.sources import Found, Source, listing
 from frostline.errors import DataError
@@ -66,7 +67,10 @@ def _matching(address: str) -> list[str]:
         names = sorted(system.glob(path)) if set("*?[") & set(path) else [path]
         return [system.unstrip_protocol(name) for name in names]
 
-    found = patiently(address, find)
+    try:
+        found = patiently(address, find)
+    except (FileNotFoundError, PermissionError) as error:
+        raise refusal(address, error) from None
     if not found:
         raise DataError(f"No shard is called {masked(address)}.")
     return found
@@ -81,10 +85,8 @@ def _read_shard(address: str, source: Source, fetcher: Fetcher) -> None:
 
     try:
         members = patiently(address, look)
-    except FileNotFoundError as error:
-        raise DataError(f"{name} does not exist.") from error
-    except PermissionError as error:
-        raise DataError(f"{name} may not be read.") from error
+    except (FileNotFoundError, PermissionError) as error:
+        raise refusal(address, error) from None
     labels = {_key(path): text for path, place, text in members if place is None and _says_label(path)}
     for path, place, text in members:
         shown = f"{name}!{path}"
