@@ -86,9 +86,17 @@ def test_two_processes_end_where_one_does(
     pieces = {**stages, "study": tmp_path / "pieces", "exhaust": [1, 3]}
     statistics = {**stages, "study": tmp_path / "statistics", "strategy": "top_k(2, bn=train, epochs=3)"}
     rows = {**stages, "study": tmp_path / "rows", "strategy": "head(epochs=3)", "options": {"rows": "keep"}}
-    done = launch(2, tmp_path, rows, stages, pieces, statistics)
+    spoilt = {**stages, "study": tmp_path / "spoilt", "spoil": [1, 4]}
+    halves = {**stages, "study": tmp_path / "halves", "options": {"exact": False, "precision": "bfloat16"}}
+    late = {
+        **stages,
+        "study": tmp_path / "late",
+        "strategy": "full(epochs=9999)",
+        "options": {"minutes": 0.05},
+    }
+    done = launch(2, tmp_path, rows, stages, pieces, statistics, halves, late, spoilt)
     assert done.returncode == 0, done.stderr
-    for job in (stages, pieces, statistics, rows):
+    for job in (stages, pieces, statistics, rows, halves, late, spoilt):
         first, second = (told(job["study"], rank) for rank in (0, 1))
         assert first["weights"] == second["weights"], "the processes drifted apart"
         assert first["result"] == second["result"]
@@ -103,10 +111,11 @@ def test_two_processes_end_where_one_does(
     assert first["result"]["store"]["rows_computed"] == one.store["rows_computed"]
     assert farthest(tmp_path / "one with rows", rows["study"]) < CLOSE
 
-    exhaust_first_step(monkeypatch)
-    with pytest.warns(RunWarning, match="learned from 6 at a time"):
-        alone(table, tmp_path / "one in pieces", STAGES)
-    assert farthest(tmp_path / "one in pieces", stages["study"]) == 0.0, "not the same bits"
+    for name, job in (("one in pieces", stages), ("one in halves", halves)):
+        exhaust_first_step(monkeypatch)
+        with pytest.warns(RunWarning, match="learned from 6 at a time"):
+            alone(table, tmp_path / name, STAGES, **job.get("options", {}))
+        assert farthest(tmp_path / name, job["study"]) == 0.0, "not the same bits"
     one = alone(table, tmp_path / "one", STAGES)
     for job in (stages, pieces):
         assert farthest(tmp_path / "one", job["study"]) < CLOSE
@@ -116,6 +125,12 @@ def test_two_processes_end_where_one_does(
         assert found["log_loss"] == pytest.approx(one.log_loss, abs=CLOSE)
     (note,) = told(pieces["study"], 1)["result"]["notes"]
     assert "Memory ran out with 6 images a step: they are now learned from 3 at a time" in note
+    (note,) = told(spoilt["study"], 0)["result"]["notes"]
+    assert "The loss became nan in epoch 1 of phase 2" in note
+    found = told(late["study"], 1)["result"]
+    assert found["stopped"] == "minutes"
+    assert 0 < found["steps"] < found["steps_planned"]
+    assert found["seconds"] < 2 * 3  # generous: other work may share the machine
     assert "RunWarning" in done.stderr
     assert done.stderr.count("Memory ran out") == 1, "said by more than one process"
 
@@ -171,6 +186,23 @@ def test_the_same_command_under_torchrun_prints_once_and_says_how_many(
     )
     assert wrong.returncode != 0
     assert wrong.stderr.count("none does not exist") == 1
+
+
+@pytest.mark.ecosystem
+def test_accelerate_starts_it_too(tmp_path: Path, table: Path) -> None:
+    """As it would start it on GPUs, of which none is seen here; its `--cpu` wants MPI."""
+    pytest.importorskip("accelerate", reason="needs pip install -e '.[ecosystem]'")
+    jobs = tmp_path / "jobs.jsonl"
+    jobs.write_text(json.dumps({"table": str(table), "study": str(tmp_path / "study"), "strategy": STAGES}))
+    start = [sys.executable, "-m", "accelerate.commands.launch", "--multi_gpu", "--num_processes", "2"]
+    start += ["--num_machines", "1", "--mixed_precision", "no", "--dynamo_backend", "no"]
+    done = subprocess.run([*start, str(SCRIPT), str(jobs)], capture_output=True, text=True, timeout=400)
+    assert done.returncode == 0, done.stderr
+    first, second = (told(tmp_path / "study", rank) for rank in (0, 1))
+    assert first["weights"] == second["weights"]
+    assert first["result"]["world_size"] == 2
+    alone(table, tmp_path / "one", STAGES)
+    assert farthest(tmp_path / "one", tmp_path / "study") < CLOSE
 
 
 def test_what_a_launcher_says_is_read_or_refused(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,8 +1,8 @@
 """Trains a tiny network as one process of a job, once for each line of a file of jobs.
 
 torchrun --nproc-per-node 2 training_in_ranks.py JOBS: a line is the JSON of `table`, `study`, `strategy`, and
-of `options` of `train`; `each_step_kept`; `kill` and `exhaust`, each (rank, step of the run), for a process
-that dies there or runs out of memory. Each process writes `STUDY-RANK.json`.
+of `options` of `train`; `each_step_kept`; `kill`, `exhaust` and `spoil`, each (rank, step of the run), for a
+process that dies there, runs out of memory or finds a loss that is no number. Each writes `STUDY-RANK.json`.
 """
 
 from __future__ import annotations
@@ -81,6 +81,20 @@ def exhaust(step: int) -> None:
     epoch.Epoch._backward = backward  # type: ignore[method-assign]
 
 
+def spoil(step: int) -> None:
+    """Let a loss be no number at one step of the run, once."""
+    real, left = epoch.Epoch._backward, [1]
+
+    def backward(self: Any, learning: Any, z: Tensor, y: Tensor) -> Tensor:
+        loss = real(self, learning, z, y)
+        if left[0] and self._progress.steps == step:
+            left[0] -= 1
+            return loss * float("nan")
+        return loss
+
+    epoch.Epoch._backward = backward  # type: ignore[method-assign]
+
+
 def main(jobs: str) -> None:
     me = int(os.environ.get("RANK", "0"))
     backbone = steady_backbone()
@@ -91,6 +105,8 @@ def main(jobs: str) -> None:
         epoch.CHECKPOINT_SHARE = 1e9 if job.get("each_step_kept") else 0.0
         if job.get("exhaust", [None])[0] == me:
             exhaust(job["exhaust"][1])
+        if job.get("spoil", [None])[0] == me:
+            spoil(job["spoil"][1])
 
         def tell(what: str, done: int, total: int, job: dict[str, Any] = job) -> None:
             if what == "train" and job.get("kill") == [me, done]:
