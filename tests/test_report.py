@@ -260,6 +260,7 @@ def test_the_terminal_names_the_study_as_it_was_named(
     studies.trained(Path("all my studies/one"))
     made = frostline.report("all my studies/one")
     assert made.lines[-1] == "Label new images: frostline predict 'all my studies/one' IMAGES"
+    assert "frostline export one" in made.path.read_text()
     assert "frostline predict one IMAGES" in made.path.read_text()  # the same page wherever the folder lies
 
 

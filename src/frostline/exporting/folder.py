@@ -9,8 +9,11 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from frostline import places
 from frostline.delta import CONFIG, exported_as
 from frostline.errors import StudyError
+
+OLD = "old"  # the ending of an earlier export while the new one takes its place
 
 
 def checked(out: Path, kind: str) -> Path:
@@ -48,9 +51,10 @@ def whole(place: Path) -> Iterator[Path]:
 
     Raises `StudyError` where nothing can be written, or the disk is full.
     """
-    temporary = place.with_name(f".{place.name}.{os.getpid()}.tmp")
+    temporary = places.temporary(place)
     try:
         place.parent.mkdir(parents=True, exist_ok=True)
+        _tidy(place)
         shutil.rmtree(temporary, ignore_errors=True)
         temporary.mkdir()
         yield temporary
@@ -65,6 +69,15 @@ def whole(place: Path) -> Iterator[Path]:
         shutil.rmtree(temporary, ignore_errors=True)
 
 
+def _tidy(place: Path) -> None:
+    """Remove what a killed export left beside `place`; an export that it had put aside comes back."""
+    for old in places.left_behind(place, OLD):
+        if not place.exists():
+            old.rename(place)
+    for left in [*places.left_behind(place), *places.left_behind(place, OLD)]:
+        shutil.rmtree(left, ignore_errors=True)
+
+
 def _sync(folder: Path) -> None:
     for path in folder.iterdir():
         with open(path, "rb") as file:
@@ -73,7 +86,7 @@ def _sync(folder: Path) -> None:
 
 def _swap(new: Path, place: Path) -> None:
     """Put `new` where `place` is; what was there is removed last."""
-    old = new.with_suffix(".old")
+    old = places.temporary(place, OLD)
     if place.exists():
         place.rename(old)
     try:

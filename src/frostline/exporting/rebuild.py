@@ -57,9 +57,28 @@ def network(told: dict[str, Any]) -> nn.Module:
 
         built: nn.Module = models.get_model(told["architecture"], weights=None, **told["arguments"])
         return built
+    if told["library"] == "hf":
+        return of_transformers(told)
     raise ValueError(
         f"This network was a module of its owner's ({told['architecture']}): load(folder, module)"
     )
+
+
+def of_transformers(told: dict[str, Any]) -> nn.Module:
+    """Return a network of transformers without its weights, whose call answers logits alone."""
+    from transformers import AutoConfig, AutoModelForImageClassification
+
+    config = AutoConfig.for_model(told["architecture"], **told["arguments"])
+    builder: Any = AutoModelForImageClassification
+    made: nn.Module = builder.from_config(config)
+    kind: Any = type(made)
+
+    def forward(self: Any, pixel_values: Tensor) -> Tensor:
+        logits: Tensor = kind.forward(self, pixel_values, return_dict=True).logits
+        return logits
+
+    made.__class__ = type(kind.__name__, (kind,), {"forward": forward})
+    return made
 
 
 def head(told: dict[str, Any], classes: int) -> nn.Module:

@@ -25,9 +25,16 @@ from frostline.errors import ModelError
 from frostline.exporting import rebuild
 from frostline.exporting.proof import Pictures, asked, logits
 from frostline.exporting.subject import Subject
+from frostline.zoo import hugging_face
 
 WEIGHTS, LOADER = "model.safetensors", "load.py"
 # What timm must know of a network's own shape; where its weights came from is for the model card.
+THEIRS = (
+    "import torch\nfrom transformers import AutoModelForImageClassification\n\n"
+    'model = AutoModelForImageClassification.from_pretrained("path/to/this/folder").eval()\n'
+    "with torch.inference_mode():  # pixels: float32 (n, 3, size, size), made as `preprocessing` says\n"
+    "    probabilities = model(pixels).logits.softmax(dim=1)  # in the order of label_names in config.json"
+)
 SHAPE = ("fixed_input_size", "first_conv", "classifier")
 
 
@@ -144,6 +151,7 @@ def _seen_by_timm(preprocessing: Preprocessing) -> dict[str, Any]:
 def _with_loader(subject: Subject, place: Path, shown: Pictures, module: nn.Module | None) -> Written:
     told = _rebuild(subject)
     config = {
+        **(_transformers_config(subject) if told["library"] == "hf" else {}),
         "num_classes": len(subject.classes),
         "label_names": subject.classes,
         "preprocessing": subject.preprocessing.as_dict(),
@@ -155,28 +163,58 @@ def _with_loader(subject: Subject, place: Path, shown: Pictures, module: nn.Modu
     (place / LOADER).write_text(Path(rebuild.__file__).read_text(encoding="utf-8"), encoding="utf-8")
     model = rebuild.load(place, copy.deepcopy(module))
     _demand_same_bits(subject, model, shown)
+    if _is_theirs(subject):
+        _demand_same_bits(
+            subject, hugging_face.load(str(place), preprocessing=subject.preprocessing).model, shown
+        )
+        return Written(config, "transformers", THEIRS, model, tags=("transformers",))
     own = told["library"] == "module"
     why = {
         "timm": f"timm has no {subject.head} head like this one",
         "torchvision": "the network is torchvision's",
+        "hf": f"transformers has no {subject.head} head like this one",
         "module": "the network is a module of its owner's",
     }[told["library"]]
     usage = (
         "import sys\n\nsys.path.append('path/to/this/folder')\nfrom load import load\n\n"
         f"model = load('path/to/this/folder'{', module' if own else ''})  # softmax of its answers"
     )
-    note = f"{why[0].upper()}{why[1:]}, so not timm.create_model but {LOADER} in the folder loads it."
+    note = f"{why[0].upper()}{why[1:]}, so {LOADER} in the folder loads it."
     return Written(config, "pytorch", usage, model, (note,))
+
+
+def _is_theirs(subject: Subject) -> bool:
+    """Whether transformers builds this very network, head included, by its configuration alone."""
+    return subject.source["kind"] == hugging_face.KIND and subject.head == "linear"
+
+
+def _transformers_config(subject: Subject) -> dict[str, Any]:
+    """Return the network's own configuration, with these classes where it can hold them."""
+    if not _is_theirs(subject):
+        return {}
+    named = {str(number): name for number, name in enumerate(subject.classes)}
+    return {
+        **subject.source["config"],
+        "architectures": [type(subject.model).__name__],
+        "id2label": named,
+        "label2id": {name: int(number) for number, name in named.items()},
+    }
+
+
+def _arguments(subject: Subject) -> dict[str, Any]:
+    kind = subject.source["kind"]
+    if kind == hugging_face.KIND:
+        return {key: value for key, value in subject.source["config"].items() if key != "model_type"}
+    return zoo.wanted(subject.source).arguments() if kind in ("timm", "torchvision") else {}
 
 
 def _rebuild(subject: Subject) -> dict[str, Any]:
     kind, place = subject.source["kind"], subject.backbone.classifier
-    target = zoo.wanted(subject.source)
     hidden = re.fullmatch(r"mlp\((\d+)\)", subject.head)
     return {
         "library": kind,
         "architecture": subject.source["architecture"],
-        "arguments": target.arguments() if kind in ("timm", "torchvision") else {},
+        "arguments": _arguments(subject),
         "head": {
             "names": list(place.names),
             "kind": place.kind,

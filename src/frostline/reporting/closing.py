@@ -194,6 +194,7 @@ def use(found: Found) -> Section | None:
         "codes": [
             ("Label new images at the prompt", f"frostline predict {shlex.quote(study)} new-photos/"),
             ("The same in Python, and the model itself", python),
+            ("Take the model away, in timm's own format", f"frostline export {shlex.quote(study)}"),
             ("Repeat all of this", repeat(found)),
         ],
         "environment": _environment(run.folder, found),
