@@ -48,15 +48,17 @@ def standings(result: dict[str, Any]) -> Table:
             "" if row["low"] is None else between(row["low"], row["high"]),
             "" if row["run_seconds"] is None else minutes(row["run_seconds"]),
             str(row["repeats"]) if row["repeats"] else "",
-            _remark(row),
+            _remark(row, result["folds"]),
             style="bold" if _won(row, result) else None,
         )
     return table
 
 
-def _remark(row: dict[str, Any]) -> str:
+def _remark(row: dict[str, Any], folds: int) -> str:
     if not row["runs"]:
         return "no time left"
+    if row["share"] == 1.0 and not row["repeats"]:
+        return f"{row['cells']} of {folds} folds"
     return "" if row["share"] == 1.0 else f"{row['share']:g} of its epochs"
 
 

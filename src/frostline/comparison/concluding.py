@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -91,7 +92,7 @@ def conclude(asked: Asked, contest: Contest, over: bool) -> Comparison:
         "finished": over,
         "cuts": asked.thorough,
         "left_out": [str(asked.candidates[one]) for one in contest.race.left_out],
-        "repeats": len({t.cell.repeat for t in longest(contest.outcomes, place) if t.share == 1.0}),
+        "repeats": _repeats(contest, place),
         "folds": contest.race.folds,
         "metric": asked.options["metric"],
         "standings": _standings(contest, answers),
@@ -293,7 +294,8 @@ def _standings(contest: Contest, answers: Mapping[int, Held]) -> list[dict[str, 
             "augment": candidate.augment,
             "runs": len(mine),
             "share": _share(contest, place),
-            "repeats": len({task.cell.repeat for task in mine if task.share == 1.0}),
+            "repeats": _repeats(contest, place),
+            "cells": len(tasks),
             "score": _mean([o["score"] for o in there]),
             "accuracy": _mean([o["accuracy"] for o in there]),
             "low": None,
@@ -307,6 +309,12 @@ def _standings(contest: Contest, answers: Mapping[int, Held]) -> list[dict[str, 
         found.append((max((task.share for task in tasks), default=0.0), row))
     best_first = sorted(found, key=lambda r: (-r[1]["repeats"], -r[0], -(r[1]["score"] or 0.0)))
     return [row for _, row in best_first]
+
+
+def _repeats(contest: Contest, place: int) -> int:
+    """Return on how many repeats a candidate was seen with its whole schedule, on every fold of them."""
+    seen = Counter(task.cell.repeat for task in longest(contest.outcomes, place) if task.share == 1.0)
+    return sum(count == contest.race.folds for count in seen.values())
 
 
 def _share(contest: Contest, place: int) -> float:

@@ -224,5 +224,7 @@ def as_data(race: Race) -> dict[str, Any]:
 
 def from_data(found: Mapping[str, Any]) -> Race:
     """Read a race back."""
-    rungs = tuple(Rung(r["share"], tuple(r["repeats"]), r["enter"]) for r in found["rungs"])
+    rungs = tuple(
+        Rung(r["share"], tuple(r["repeats"]), r["enter"], r.get("folds", 0)) for r in found["rungs"]
+    )
     return Race(rungs, found["candidates"], found["folds"], tuple(found.get("left_out", ())))

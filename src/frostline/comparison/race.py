@@ -1,9 +1,9 @@
 """The race as data: rungs, who climbs to the next one, and which runs are still to be made. Imports no torch.
 
-Every run trains a whole schedule. The first rung, where it is worth having, trains short ones (all phases, a
-share of the epochs), so that gradual unfreezing is not judged while it is still a probe and no schedule is
-cut off in its middle; who climbs begins anew with the whole schedule (docs/decisions/0007). The last rung
-repeats the finalists on new splits.
+Every run trains a whole schedule, so that gradual unfreezing is not judged while it is still a probe and
+none is cut off in its middle. The first rung, where it is worth having, is one fold of the first repeat; who
+climbs goes on to the other folds. Without folds it trains short schedules (all phases, a share of the
+epochs), and who climbs begins anew (docs/decisions/0007). The last rung repeats the finalists on new splits.
 """
 
 from __future__ import annotations
@@ -14,19 +14,25 @@ from dataclasses import dataclass
 
 from frostline.comparison.cells import Cell
 
-SHORT = 0.25  # of the epochs, on the first rung: a choice that benchmarks/race.py can be asked about
-CLIMB = 0.5  # of those who ran short, at least two
+# On the first rung: of five folds one costs least, and three found hardly better winners (docs/LOG.md
+# 2026-11-25); of the epochs, where there are no folds, a choice.
+FIRST_FOLDS, SHORT = 1, 0.25
+CLIMB = 0.5  # of those on the first rung, at least two
 FINALISTS = 0.3  # of all, at least two
 FEWEST_TO_HALVE = 4  # with three, halving saves less than its short runs cost
 
 
 @dataclass(frozen=True)
 class Rung:
-    """Runs of `share` of the epochs on some repeats, for the best `enter` of the rung before."""
+    """Runs of `share` of the epochs on some repeats, for the best `enter` of the rung before.
+
+    `folds` is how many folds of each repeat, 0 all of them.
+    """
 
     share: float
     repeats: tuple[int, ...]
     enter: int
+    folds: int = 0
 
 
 @dataclass(frozen=True, order=True)
@@ -54,9 +60,13 @@ class Race:
 
     def tasks(self, rung: int, entering: Iterable[int]) -> list[Task]:
         """Return the runs of one rung, cell by cell, so that every candidate has been seen early."""
+        share = self.rungs[rung].share
+        return [Task(candidate, share, cell) for cell in self.cells(rung) for candidate in entering]
+
+    def cells(self, rung: int) -> list[Cell]:
+        """Return the cells of one rung; some may be those of the rung before."""
         found = self.rungs[rung]
-        cells = [Cell(repeat, fold) for repeat in found.repeats for fold in range(self.folds)]
-        return [Task(candidate, found.share, cell) for cell in cells for candidate in entering]
+        return [Cell(repeat, fold) for repeat in found.repeats for fold in range(found.folds or self.folds)]
 
     def entering(self, rung: int, scores: Mapping[Task, float]) -> list[int]:
         """Return who enters a rung: the best of the rung before by mean score, ties to the earlier listed.
@@ -127,7 +137,7 @@ def plan(
     """
     count = len(whole_s)
     everyone = range(count)
-    most, once, halving = (Race(rungs, count, folds) for rungs in _rungs(count, repeats))
+    most, once, halving = (Race(rungs, count, folds) for rungs in _rungs(count, repeats, folds))
     if seconds is None:
         return most if count < FEWEST_TO_HALVE else halving
     for planned in (most, once, halving):
@@ -136,14 +146,14 @@ def plan(
     started, thrifty = list[int](), halving
     for candidate in everyone:
         more = [*started, candidate]
-        rungs = _rungs(len(more), repeats)[-1]
+        rungs = _rungs(len(more), repeats, folds)[-1]
         planned = Race(rungs, count, folds, tuple(c for c in everyone if c not in more))
         if expected_s(planned, short_s, whole_s) <= seconds:
             started, thrifty = more, planned
     return thrifty if len(started) > 1 else halving
 
 
-def _rungs(count: int, repeats: int) -> tuple[tuple[Rung, ...], ...]:
+def _rungs(count: int, repeats: int, folds: int) -> tuple[tuple[Rung, ...], ...]:
     """Return the rungs of three races, the most thorough first: everything, finalists repeated, halving."""
     some = tuple(range(repeats))
     most = (Rung(1.0, some, count),)
@@ -153,7 +163,7 @@ def _rungs(count: int, repeats: int) -> tuple[tuple[Rung, ...], ...]:
         return most, once, once
     climbing = max(2, math.ceil(CLIMB * count))
     halving = (
-        Rung(SHORT, (0,), count),
+        Rung(1.0, (0,), count, FIRST_FOLDS) if folds > FIRST_FOLDS else Rung(SHORT, (0,), count),
         Rung(1.0, (0,), climbing),
         Rung(1.0, some[1:], min(finalists, climbing)),
     )
@@ -167,10 +177,12 @@ def everything(count: int, folds: int, repeats: int) -> Race:
 
 def expected_s(race: Race, short_s: Sequence[float], whole_s: Sequence[float]) -> float:
     """Return what a race is expected to take, if any candidate is as likely to climb as another."""
-    total = 0.0
-    for rung in race.rungs:
+    total, seen = 0.0, set[tuple[float, Cell]]()
+    for number, rung in enumerate(race.rungs):
         each = whole_s if rung.share == 1.0 else short_s
-        total += rung.enter * len(rung.repeats) * race.folds * _mean(each[c] for c in race.starting)
+        fresh = {(rung.share, cell) for cell in race.cells(number)} - seen
+        total += rung.enter * len(fresh) * _mean(each[c] for c in race.starting)
+        seen |= fresh
     return total
 
 

@@ -45,7 +45,7 @@ def _first(result: Mapping[str, Any]) -> str:
     if len(result["standings"]) == 1:
         return f"{winner} was the only one asked for, seen on {seen}."
     if not result["differences"]:
-        after = seen if repeats else "the first short runs" if _short(result) else "its first run"
+        after = seen if repeats else "the first short runs" if _short(result) else "its first runs"
         return f"{winner} leads after {after}: too few to name a winner."
     leader = result["differences"][0]["leader"]
     if result["separated"]:

@@ -105,7 +105,7 @@ def _proved(found: Found, advice: dict[str, Any]) -> list[str]:
     if best is None:
         return [line]
     if best.strategy == advice["recommended"]:
-        word = "won" if best.whole else "leads, after short runs"
+        word = "won" if best.whole else "leads, after its first runs"
         return [f"The recommended strategy, {best.strategy}, {word}.", line]
     return [f"Recommended was {advice['recommended']}; {best.strategy} was chosen.", line]
 

@@ -117,7 +117,7 @@ def _scatter(rows: list[Row], front: list[Row]) -> Chart:
         "Accuracy against time",
         "Up and to the left is better. The diamond was chosen; the dashed line joins what nothing beats in "
         "both (the Pareto front)."
-        + (" Triangles had short runs alone." if short else "")
+        + (" Triangles were not run to the end." if short else "")
         + " Click a mark to look at it below.",
         c.scatter(values, line, known[0].on, _ends(values)),
         ("strategy", "right", "95 % interval", "seconds a run"),
@@ -151,6 +151,8 @@ def _cells(row: Row, best: bool) -> dict[str, Any]:
         remark.append("chosen")
     if best:
         remark.append("best for its time")
+    if row.part:
+        remark.append(f"seen on {row.part}")
     if row.share < 1:
         remark.append(f"short runs, {row.share:g} of its epochs" if row.count else "no time left for it")
     if row.stopped:

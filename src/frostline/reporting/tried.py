@@ -38,6 +38,7 @@ class Row:
     winner: bool
     on: str  # what the accuracy is of
     stopped: bool = False
+    part: str = ""  # of its first repeat that it was seen on, where it was left out before the end
     model: str = ""  # empty where all rows are of one network
 
     @property
@@ -48,7 +49,7 @@ class Row:
     @property
     def whole(self) -> bool:
         """Whether its figures are of whole schedules."""
-        return self.share == 1.0 and not self.stopped
+        return self.share == 1.0 and not self.stopped and not self.part
 
     @property
     def one(self) -> RunRead | None:
@@ -127,6 +128,8 @@ def _standing(told: Told, found: dict[str, Any], number: int) -> Row:
     model = str(found.get("model", ""))
     share = float(found["share"]) if _trains(name) else 1.0  # a head that is solved for has no short runs
     runs = tuple(run for run in told.cells if _is_of(run, name, augment, share, model))
+    cells, folds = int(found.get("cells", 0)), int(result["folds"])
+    left_out = share == 1.0 and not found["repeats"] and 0 < cells < folds
     row = Row(
         key=f"tried-{number}",
         strategy=name,
@@ -143,6 +146,7 @@ def _standing(told: Told, found: dict[str, Any], number: int) -> Row:
         cut=lowest_cut(told, name, runs[0] if runs else None),
         winner=(name, augment) == (result["winner"], result["augment"]) and model in ("", result["model"]),
         on="images held out",
+        part=f"{cells} of {folds} folds" if left_out else "",
         model=model,
     )
     return row if row.low is not None or not runs else _with_interval(told, row)
