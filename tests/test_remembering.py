@@ -79,9 +79,12 @@ def test_a_half_way_point_is_a_half_way_point() -> None:
 def test_interpolation_is_chosen_on_val_and_says_what_it_tried(data: Manifest, tmp_path: Path) -> None:
     run = _run(data, "lp_ft(epochs=3)", tmp_path, interpolate="auto")
     found = run.result["interpolation"]
-    assert [point["share"] for point in found["points"]] == [0.0, 0.2, 0.4, 0.6, 0.8, 1.0]
+    tried = [(point["share"], point["statistics"]) for point in found["points"]]
+    between = [(share, way) for share in (0.2, 0.4, 0.6, 0.8) for way in ("kept", "re-estimated")]
+    assert tried == [(0.0, "kept"), *between, (1.0, "kept")]
     best = max(p["val_accuracy"] for p in found["points"])
-    assert {p["share"]: p["val_accuracy"] for p in found["points"]}[found["share"]] == best
+    reached = {(p["share"], p["statistics"]): p["val_accuracy"] for p in found["points"]}
+    assert reached[found["share"], found["statistics"]] == best
     assert run.val_accuracy == pytest.approx(best)
     shuffled = replace(
         data,
@@ -106,10 +109,13 @@ def test_the_ends_of_the_line_are_the_probe_and_the_plain_run(data: Manifest, tm
     assert start.accuracy == pytest.approx(probe.accuracy)
 
 
-def test_statistics_are_estimated_anew_in_between(data: Manifest, tmp_path: Path) -> None:
-    half = _run(data, "lp_ft(epochs=2)", tmp_path, interpolate=0.5)
-    model = frostline.load_model(half.folder, module=tiny_backbone().model)
-    assert not torch.equal(model.stem.bn.running_mean, tiny_backbone().model.stem.bn.running_mean)
+def test_statistics_that_training_moved_are_estimated_anew_in_between(data: Manifest, tmp_path: Path) -> None:
+    start = tiny_backbone().model.stem.bn.running_mean
+    for bn, moves in (("affine", False), ("train", True)):
+        half = _run(data, f"lp_ft(epochs=2, bn={bn})", tmp_path, interpolate=0.5)
+        model = frostline.load_model(half.folder, module=tiny_backbone().model)
+        assert torch.equal(model.stem.bn.running_mean, start) != moves
+        assert half.result["interpolation"]["statistics"] == ("re-estimated" if moves else "kept")
 
 
 @pytest.mark.parametrize(

@@ -2,8 +2,10 @@
 
 Averaged weights often answer as well as the adapted ones on the target, and forget less of what the network
 could do before (WiSE-FT: Wortsman et al. 2022, arXiv 2109.01903). BatchNorm statistics of an average are not
-the average of the statistics, so they are re-estimated at each point in between (as Izmailov et al. 2018,
-arXiv 1803.05407, do): a pass over the training images a point. An end keeps its own.
+the average of the statistics, so where training moved them they are re-estimated at each point in between
+(as Izmailov et al. 2018, arXiv 1803.05407, do): a pass over the training images a point. Where both ends
+share them, the weights of both were made for these, and re-estimated ones can break the network (docs/LOG.md
+2026-11-25): "auto" tries both, a share that is asked for keeps them. An end keeps its own.
 """
 
 from __future__ import annotations
@@ -16,6 +18,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import nn
+from torch.nn.modules.batchnorm import _BatchNorm
 
 from frostline import metrics
 from frostline.errors import ModelError
@@ -67,26 +70,39 @@ def chosen(
     """
     watch = Stopwatch()
     points: list[dict[str, Any]] = []
-    best: tuple[tuple[float, float], float, nn.Module] | None = None
-    for share in POINTS if asked == "auto" else (float(asked),):
-        model = interpolate(before, after, share)
-        if 0.0 < share < 1.0:
-            settle(model)
-        if asked != "auto":
-            best = ((0.0, 0.0), share, model)
-            continue
-        raw = answers(model)
-        probabilities = metrics.softmax(raw, metrics.fit_temperature(raw, targets))
-        loss = metrics.score("log_loss", targets, probabilities)
-        points.append(
-            {
-                "share": share,
-                f"val_{metric}": metrics.score(metric, targets, probabilities),
-                "val_log_loss": loss,
-            }
-        )
-        rank = (metrics.goodness(metric, targets, probabilities), -loss)
-        if best is None or rank > best[0]:
-            best = (rank, share, model)
+    best: tuple[tuple[float, float], dict[str, Any], nn.Module] | None = None
+    auto = asked == "auto"
+    for share in POINTS if auto else (float(asked),):
+        for again in _ways(before, after, share, both=auto):
+            model = interpolate(before, after, share)
+            if again:
+                settle(model)
+            point = {"share": share, "statistics": "re-estimated" if again else "kept"}
+            rank = (0.0, 0.0)
+            if auto:
+                raw = answers(model)
+                probabilities = metrics.softmax(raw, metrics.fit_temperature(raw, targets))
+                loss = metrics.score("log_loss", targets, probabilities)
+                rank = (metrics.goodness(metric, targets, probabilities), -loss)
+                found = {f"val_{metric}": metrics.score(metric, targets, probabilities), "val_log_loss": loss}
+                points.append({**point, **found})
+            if best is None or rank > best[0]:
+                best = (rank, point, model)
     assert best is not None
-    return best[2], {"share": best[1], "points": points, "seconds": watch.seconds}
+    return best[2], {**best[1], "points": points, "seconds": watch.seconds}
+
+
+def _ways(before: nn.Module, after: nn.Module, share: float, *, both: bool) -> tuple[bool, ...]:
+    """Return whether to re-estimate statistics at a point: no, yes, or each in turn."""
+    norms = [m for m in after.modules() if isinstance(m, _BatchNorm) and m.running_mean is not None]
+    if not norms or share in (0.0, 1.0):
+        return (False,)
+    start = dict(before.named_buffers())
+    shared = all(
+        torch.equal(start[name].to(value), value)
+        for name, value in after.named_buffers()
+        if value.is_floating_point() and name.rpartition(".")[2] in ("running_mean", "running_var")
+    )
+    if not shared:
+        return (True,)
+    return (False, True) if both else (False,)
