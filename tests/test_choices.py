@@ -82,7 +82,7 @@ def test_metric_and_keeping_the_best_are_not_the_same_as_the_last(
         for epoch in (1, 2, 3):
             with torch.no_grad():
                 model.weight.fill_(epoch)
-            job.rows.append(loop._validate(job, model, None, progress, lambda: None))
+            job.rows.append(loop._validate(job, model, None, progress, None, None))
         assert progress.best_epoch == best
         assert progress.best_weights["weight"].item() == best
 
