@@ -203,6 +203,10 @@ def _signalled(case: Case, place: Path, name: str, step: int) -> str:
 
     def do() -> None:
         signal.signal(signal.SIGTERM, lambda number, _: os._exit(128 + number))
+        signal.signal(
+            signal.SIGINT, signal.default_int_handler
+        )  # nohup and a shell's background ignore these
+        signal.signal(signal.SIGHUP, signal.SIG_DFL)
         at_step(step, lambda: os.kill(os.getpid(), getattr(signal, name)))
         epoch.CHECKPOINT_SHARE = -1.0  # no checkpoint but the signal's
         try:
