@@ -10,6 +10,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -17,8 +18,10 @@ import pytest
 from click.testing import CliRunner
 from PIL import Image
 
+import frostline as package
 from frostline.cli import judging
 from frostline.cli.main import cli
+from frostline.errors import UsageError
 from frostline.store import Form, Store, key_of
 from tiny import write_folder, write_table
 
@@ -377,3 +380,20 @@ def test_plan_and_measure_say_little_of_few_images(tmp_path: Path) -> None:
     assert measured["probe_by_stage"] == []
     planned = one_object(frostline("plan", str(few), *words))
     assert all(option["expected_accuracy"] is None for option in planned["options"])
+
+
+def test_compare_races_the_top_of_the_advice(table: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    options = [SimpleNamespace(strategy=name, fits=name != "full") for name in ("lp_ft", "full", "head")]
+    advice = SimpleNamespace(recommended="head", options=options)
+    raced: list[str] = []
+
+    def compare(*_: object, strategies: list[str], **__: object) -> None:
+        raced.extend(strategies)
+        raise UsageError("seen enough")
+
+    monkeypatch.setattr(package, "plan", lambda *_, **__: SimpleNamespace(advice=advice))
+    monkeypatch.setattr(package, "compare", compare)
+    found = frostline("compare", str(table), "--strategies", "advised", "--size", "32")
+    assert (found.exit_code, raced) == (2, ["linear_probe", "head", "lp_ft"])
+    assert "Racing linear_probe, head, lp_ft." in found.output
+    assert frostline("compare", str(table), "--strategies", "advisd").exit_code == 2

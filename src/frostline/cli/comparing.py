@@ -40,13 +40,27 @@ class StrategyList(click.ParamType[tuple[str, ...]]):
             self.fail(str(error), param, ctx)
 
 
+ADVISED = "advised"  # in place of names: what `plan` thinks most of
+
+
+class Racing(StrategyList):
+    """A list of strategies, or the word for those of the advice."""
+
+    def convert(
+        self, value: str | tuple[str, ...], param: click.Parameter | None, ctx: click.Context | None
+    ) -> tuple[str, ...]:
+        """Return the canonical notations, or the word alone."""
+        return (ADVISED,) if value == ADVISED else super().convert(value, param, ctx)
+
+
 @click.command(short_help="Race strategies fairly, name the winner, train it.")
 @click.argument("data")
 @click.option(
     "--strategies",
     "names",
-    type=StrategyList(),
-    help='What races, such as "linear_probe,top_k(2),lp_ft" [every strategy but scratch].',
+    type=Racing(),
+    help='What races, such as "linear_probe,top_k(2),lp_ft", or advised: the probe and the top of the advice '
+    "[every strategy but scratch].",
 )
 @click.option("--cuts", is_flag=True, help="Race a thaw at every stage instead: how many layers to freeze?")
 @click.option("--minutes", type=Minutes(), help="What all of it may take [no limit].")
@@ -90,6 +104,7 @@ def compare(data: str, **options: Any) -> None:
     with Verb(options) as verb:
         import frostline
         from frostline.cli import show, show_comparison
+        from frostline.story import candidates
 
         trackers = followed(verb, options)
         manifest, backbone = loaded(verb, data, options)
@@ -111,8 +126,15 @@ def compare(data: str, **options: Any) -> None:
             "workers",
         )
         given = {key: options[key] for key in named}
-        if options["names"]:
-            given["strategies"] = options["names"]
+        names = options["names"]
+        if names == (ADVISED,):
+            planned = frostline.plan(
+                backbone, manifest, seed=options["seed"], threads=options["threads"], tell=verb.progress
+            )
+            names = candidates(planned.advice)
+            verb.progress.say(f"Racing {', '.join(names)}.")
+        if names:
+            given["strategies"] = names
         found = frostline.compare(
             backbone,
             manifest,
