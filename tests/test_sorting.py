@@ -135,8 +135,8 @@ def test_every_label_has_a_folder_of_its_own_in_the_folder(labels: list[str]) ->
     assert set(names) == set(labels)
     assert len({name.casefold() for name in names.values()}) == len(names)
     for name in names.values():
-        assert Path("/root") / name == Path("/root/" + name)
-        assert Path(os.path.normpath(f"/root/{name}")).parent == Path("/root")
+        assert Path("/sorted") / name == Path("/sorted/" + name)
+        assert Path(os.path.normpath(f"/sorted/{name}")).parent == Path("/sorted")
         assert not name.startswith(".")
         assert 0 < len(name.encode()) <= 200
         assert not set(name) & set('/\\:*?"<>|\0\n')
