@@ -578,3 +578,4 @@ def test_cuts_that_the_time_cut_short_are_judged_where_all_were_seen(
     assert found.winner == min([found.differences[0]["leader"], *close], key=names.index)
     assert not found.finished
     assert not found.separated
+    assert "over part of the first repeat" in found.verdict[0]

@@ -125,7 +125,7 @@ def compare(
     contest = _contest(asked)
     if contest.race.left_out:
         names = ", ".join(str(candidates[place]) for place in contest.race.left_out)
-        say(f"There is no time for {names}: the others are seen often enough to be told apart.")
+        say(f"There is no time for {names}: they do not start, so that the others are seen more often.")
     with contextlib.closing(contest.ledger):
         over = contest.run() if ray is None else spreading.race(asked, contest, _contest, ray)
         with filelock.FileLock(asked.folder / "end.lock"):  # who comes second finds the winner trained

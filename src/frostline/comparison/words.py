@@ -41,7 +41,7 @@ def titled(result: Mapping[str, Any]) -> str:
 
 def _first(result: Mapping[str, Any]) -> str:
     winner, repeats = titled(result), result["repeats"]
-    seen = f"{repeats} repeat{'s' if repeats != 1 else ''}"
+    seen = f"{repeats} repeat{'s' if repeats != 1 else ''}" if repeats else "part of the first repeat"
     if len(result["standings"]) == 1:
         return f"{winner} was the only one asked for, seen on {seen}."
     if not result["differences"]:
