@@ -22,11 +22,13 @@ from numpy.typing import NDArray
 from safetensors.torch import load_file, save
 from torch import Tensor, nn
 
-from frostline import numerics, places
-from frostline.backbone import Backbone
+from frostline import places
+from frostline.backbone import Backbone, Cut
 from frostline.errors import StudyError, UsageError
-from frostline.images import EVALUATION_BATCH, Images, Tell
+from frostline.frozen import Frozen, Way, features, logits
+from frostline.images import Images, Tell
 from frostline.reporting.reading import table
+from frostline.store import Store
 
 NAME = "familiar.safetensors"
 HELD_OUT = "held-out.csv"  # answers out of fold, where the run itself held no image out
@@ -92,36 +94,69 @@ def listening(backbone: Backbone, model: nn.Module) -> Iterator[list[Tensor]]:
         hook.remove()
 
 
-def features_of(backbone: Backbone, model: nn.Module, images: Images, most: int, tell: Tell | None) -> Tensor:
-    """Return what the model's head is given for view 0 of up to `most` images, evenly taken: (n, width)."""
-    plan = numerics.exact_plan()
-    model = plan.place(model.eval())
-    taken = np.unique(np.linspace(0, len(images) - 1, min(most, len(images))).round().astype(int)).tolist()
-    chunks = [taken[i : i + EVALUATION_BATCH] for i in range(0, len(taken), EVALUATION_BATCH)]
-    items = [[(int(position), 0) for position in chunk] for chunk in chunks]
-    with torch.no_grad(), listening(backbone, model) as heard:
-        for pixels in images.batches(items, once=True):
-            model(plan.batch(pixels, images.preprocessing.normalise))
-            if tell:
-                tell("features", sum(map(len, heard)), len(taken))
-    return torch.cat(heard).float().cpu()
+@dataclass(frozen=True)
+class Below:
+    """How the layers that a model has in common with its backbone are computed: up to which cut, in what way.
+
+    With a store, rows that it holds are read, and what it lacks is computed once and kept.
+    """
+
+    cut: Cut
+    way: Way
+    store: Store | None = None
+
+
+def features_of(
+    backbone: Backbone, model: nn.Module, below: Below, images: Images, tell: Tell | None = None
+) -> Tensor:
+    """Return what the model's head is given for view 0 of up to `MOST` images, evenly taken: (n, width)."""
+    some = images.evenly(MOST)
+    if below.cut is backbone.cuts[-1]:
+        frozen = Frozen(backbone, model, below.cut, below.way, below.store)
+        return torch.from_numpy(features(frozen, some, tell=tell))
+    found: list[Tensor] = []
+
+    @contextmanager
+    def heard() -> Iterator[None]:
+        with listening(backbone, model) as batch:
+            yield
+        found.extend(batch)
+
+    logits(
+        backbone,
+        model,
+        below.cut,
+        some,
+        below.way,
+        keep=below.store is not None,
+        store=below.store,
+        above=heard,
+        tell=tell,
+    )
+    return torch.cat(found).float().cpu()
 
 
 def leave(
-    folder: Path, backbone: Backbone, model: nn.Module, train: Images, val: Images | None, tell: Tell | None
+    folder: Path,
+    backbone: Backbone,
+    model: nn.Module,
+    below: Below,
+    train: Images,
+    val: Images | None,
+    tell: Tell | None = None,
 ) -> None:
-    """Keep with a run what its images look like to its model: a pass over train, and one over val."""
-    known = _of_length_1(features_of(backbone, model, train, MOST, tell)).half()
+    """Keep with a run what its images look like to its model; `val` may be empty."""
+    known = _of_length_1(features_of(backbone, model, below, train, tell)).half()
     held = np.zeros(0)
     if val is not None and len(val):
-        held = neighbour(features_of(backbone, model, val, MOST, tell), known)
+        held = neighbour(features_of(backbone, model, below, val, tell), known)
     write(folder, Familiar(known, held))
 
 
-def distances(backbone: Backbone, model: nn.Module, train: Images, held: Images) -> Floats:
+def distances(backbone: Backbone, model: nn.Module, below: Below, train: Images, held: Images) -> Floats:
     """Return how far held-out images lie from those that `model` learned from: (held,)."""
-    known = _of_length_1(features_of(backbone, model, train, MOST, None)).half()
-    return neighbour(features_of(backbone, model, held, MOST, None), known)
+    known = _of_length_1(features_of(backbone, model, below, train)).half()
+    return neighbour(features_of(backbone, model, below, held), known)
 
 
 def write(folder: Path, found: Familiar) -> None:

@@ -64,8 +64,18 @@ class Images(Dataset[Tensor]):
         """Return a part of the images; all of them are these themselves, with what they hold in memory."""
         if part.indices(len(self)) == (0, len(self), 1):
             return self
+        return self._of(self.samples[part])
+
+    def evenly(self, most: int) -> Images:
+        """Return up to `most` of the images, evenly taken; all of them are these themselves."""
+        if len(self) <= most:
+            return self
+        places = np.linspace(0, len(self) - 1, most).round().astype(int)
+        return self._of(tuple(self.samples[place] for place in places))
+
+    def _of(self, samples: tuple[Sample, ...]) -> Images:
         found = copy.copy(self)
-        found.samples, found._decoded, found._still = self.samples[part], {}, {}
+        found.samples, found._decoded, found._still = samples, {}, {}
         return found
 
     def __len__(self) -> int:

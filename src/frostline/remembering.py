@@ -10,6 +10,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -19,7 +20,7 @@ from torch import Tensor, nn
 
 from frostline import backbone as bb
 from frostline import metrics, numerics
-from frostline.backbone import Backbone
+from frostline.backbone import Backbone, Cut
 from frostline.dataset import Manifest
 from frostline.errors import DataError
 from frostline.images import EVALUATION_BATCH, Images, Tell
@@ -132,28 +133,42 @@ def drift(
     averaged over space, of view 0 of up to `most` images, evenly taken. Kornblith et al. 2019, arXiv
     1905.00414; debiased by Nguyen, Raghu and Kornblith 2021, arXiv 2010.15327. Empty below 4 images.
     """
-    places = np.unique(np.linspace(0, len(images) - 1, min(most, len(images))).round().astype(int)).tolist()
-    if len(places) < FEWEST:
+    some = images.evenly(most)
+    if len(some) < FEWEST:
         return {}
+    shared = _shared(backbone, model)
+    names = {cut: backbone.stages[cut.index - 1].name for cut in backbone.cuts if cut.index > 0}
+    found = {name: 0.0 for cut, name in names.items() if cut.index <= shared.index}
+    later = [name for name in names.values() if name not in found]
+    if not later:
+        return found
     plan = numerics.exact_plan()
+    before, after = (plan.place(one.eval()) for one in (backbone.model, model))
     parts: list[list[list[Floats]]] = [[], []]
-    chunks = [places[i : i + EVALUATION_BATCH] for i in range(0, len(places), EVALUATION_BATCH)]
-    items = [[(int(position), 0) for position in chunk] for chunk in chunks]
-    looked = [plan.place(one.eval()) for one in (backbone.model, model)]
+    items = [(position, 0) for position in range(len(some))]
+    batches = [items[i : i + EVALUATION_BATCH] for i in range(0, len(items), EVALUATION_BATCH)]
     with torch.no_grad():
-        for pixels in images.batches(items, once=True):
-            x = plan.batch(pixels, images.preprocessing.normalise)
-            for one, kept in zip(looked, parts, strict=True):
-                kept.append([z.double().cpu().numpy() for z in _stages(backbone, one, x)])
-    before, after = ([np.concatenate(stage) for stage in zip(*kept, strict=True)] for kept in parts)
-    names = [backbone.stages[cut.index - 1].name for cut in backbone.cuts if cut.index > 0]
-    return {name: 1.0 - cka(a, b) for name, a, b in zip(names, before, after, strict=True)}
+        for pixels in some.batches(batches, once=True):
+            z = bb.prefix(backbone, before, shared)(plan.batch(pixels, images.preprocessing.normalise))
+            for one, kept in zip((before, after), parts, strict=True):
+                kept.append([f.double().cpu().numpy() for f in _stages(backbone, one, shared, z)])
+    pairs = ([np.concatenate(stage) for stage in zip(*kept, strict=True)] for kept in parts)
+    return found | {name: 1.0 - cka(a, b) for name, a, b in zip(later, *pairs, strict=True)}
 
 
-def _stages(backbone: Backbone, model: nn.Module, x: Tensor) -> Iterator[Tensor]:
-    """Yield the mean over space of z at every cut above 0, (n, width)."""
-    z = x
-    for early, late in zip(backbone.cuts, backbone.cuts[1:], strict=False):
+def _shared(backbone: Backbone, model: nn.Module) -> Cut:
+    """Return the last cut below which no weight has changed."""
+    own, stages = backbone.model.state_dict(), backbone.stage_of(model)
+    below = {k: v for k, v in model.state_dict().items() if not backbone.classifier.owns(k)}
+    changed = [stages[name] for name, value in below.items() if not torch.equal(value, own[name].to(value))]
+    first = min(changed, default=len(backbone.stages))
+    return max((cut for cut in backbone.cuts if cut.index <= first), key=lambda cut: cut.index)
+
+
+def _stages(backbone: Backbone, model: nn.Module, first: Cut, z: Tensor) -> Iterator[Tensor]:
+    """Yield the mean over space of z at every cut above `first`, (n, width), from z there."""
+    cuts = [cut for cut in backbone.cuts if cut.index >= first.index]
+    for early, late in pairwise(cuts):
         with bb.between(backbone, model, early, late) as run:
             z = run(z)
         yield bb.over_space(z)

@@ -23,7 +23,8 @@ from frostline.errors import UsageError
 from frostline.images import Images
 from frostline.record import Study, plain
 from frostline.reporting import notebook
-from frostline.training import Run, train
+from frostline.store import Store
+from frostline.training import Run, below_of, train
 
 
 class NoTime(UsageError):
@@ -222,7 +223,10 @@ def _leave_familiar(asked: Asked, contest: Contest, place: int, run: Run) -> Non
     train, held = (Images(split, split.part(p), backbone.preprocessing) for p in ("train", "val"))
     model = models(held.samples[0].path) if held.samples else None
     if model is not None and not contest.clock.late:
-        distances = familiar.distances(backbone, model, train, held)
+        folder = Study(asked.study.path).run_at(contest.outcomes[task].get("run"))
+        with Store() as store:
+            below = below_of(backbone, folder, folder.read("result.json")["cut"], store)
+            distances = familiar.distances(backbone, model, below, train, held)
         familiar.write(run.folder.path, familiar.Familiar(known.features, distances))
 
 

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, nullcontext
 
 import numpy as np
 import torch
@@ -47,12 +48,13 @@ def logits(
     store: Store | None = None,
     counts: Counts | None = None,
     workers: int = 0,
+    above: Callable[[], AbstractContextManager[None]] = nullcontext,
     tell: Tell | None = None,
 ) -> NDArray[np.float32]:
     """Return a model's logits on view 0 of every image, float32 of shape (images, classes).
 
     `cut` is the earliest that the model was trained from. With `keep`, what lies below it is computed once
-    for all models that share it.
+    for all models that share it. `above` surrounds what is computed above the cut.
     """
     keep = keep and cut.index > 0
     model = way.plan.place(model.eval())
@@ -62,7 +64,7 @@ def logits(
         return np.empty((0, len(images.manifest.classes)), dtype=np.float32)
     with torch.no_grad(), bb.suffix(backbone, model, cut) as learned:
         for z in _rows(frozen, images, 0, keep, workers, tell):
-            with way.plan.autocast():
+            with way.plan.autocast(), above():
                 out = learned(z.to(way.plan.device))
             found.append(out.float().cpu().numpy())
     return np.concatenate(found)

@@ -2,6 +2,7 @@
 
 from frostline.training.filling import Filled, fill_store
 from frostline.training.interpolation import interpolate
+from frostline.training.leaving import below_of
 from frostline.training.planning import Plan
 from frostline.training.range_test import Sweep, lr_range_test
 from frostline.training.request import BATCH
@@ -14,6 +15,7 @@ __all__ = [
     "Plan",
     "Run",
     "Sweep",
+    "below_of",
     "fill_store",
     "interpolate",
     "lr_range_test",

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 import time
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import replace
 
 from frostline import backbone as bb
@@ -21,6 +22,11 @@ from frostline.training.planning import Plan
 from frostline.training.request import Request
 
 DECODED = 16  # images decoded twice to measure how long that takes: a fraction of a second
+
+
+def opened(rows: str) -> AbstractContextManager[Store | None]:
+    """Open the store, unless rows are to be computed each time."""
+    return nullcontext() if rows == "compute" else Store()
 
 
 def decide(request: Request, plan: Plan, images: Images, store: Store | None) -> None:

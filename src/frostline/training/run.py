@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
-from contextlib import nullcontext
 from dataclasses import asdict, dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -14,7 +13,7 @@ from PIL import Image
 from safetensors.torch import save
 from torch import nn
 
-from frostline import familiar, looks, numerics, places, ranks, remembering, tracking
+from frostline import familiar, numerics, places, ranks, tracking
 from frostline.backbone import Backbone
 from frostline.dataset import Manifest
 from frostline.frozen import Counts, Frozen
@@ -22,11 +21,10 @@ from frostline.images import Tell
 from frostline.prediction import Predictions, Predictor, answer
 from frostline.record import RunFolder, Study, digest_of, environment, look_at_test, plain
 from frostline.reporting import notebook
-from frostline.store import Store
 from frostline.strategy import Strategy, checked, parse
 from frostline.timing import PeakMemory, Stopwatch, imported_baseline_bytes
 from frostline.tracking import Hear, Trackers
-from frostline.training import budget, checkpoint, figures, keeping, learning, mishaps, planning
+from frostline.training import budget, checkpoint, figures, keeping, learning, leaving, mishaps, planning
 from frostline.training.request import BATCH, Request
 
 DEFAULT_STUDY = "frostline-study"
@@ -240,15 +238,7 @@ def _perform(request: Request, study: Study, folder: RunFolder, hear: Hear) -> N
         "run": folder.name,
         "study": str(study.path),
     }
-    if _final(request):  # after the clock: what predictions may be doubted by
-        held = request.images("val") if request.data.part("val") else None
-        familiar.leave(folder.path, request.backbone, model, request.images("train"), held, request.tell)
-    if request.strategy.trains and _final(request):
-        seen = request.images("val" if request.data.part("val") else "train")
-        result["drift"] = remembering.drift(request.backbone, model, seen)
-    if request.data.part("test"):  # after the clock: pictures are for the report, not the result
-        table = folder.path / "predictions-test.csv"
-        looks.leave(folder.path, table, request.backbone, request.data, lambda _: model)
+    result |= leaving.leave(request, folder, model, result["cut"])  # after the clock
     folder.write("result.json", result)
 
 
@@ -263,8 +253,7 @@ def _work(
     Returns the model, its figures, what was chosen on the way, and how it was done.
     """
     plan, counts = planning.begin(request, folder), Counts()
-    opened = nullcontext() if request.rows == "compute" else Store()
-    with numerics.threads(plan.numbers.threads), opened as store:
+    with numerics.threads(plan.numbers.threads), keeping.opened(request.rows) as store:
         head = Frozen(
             request.backbone, request.backbone.model, request.backbone.cuts[-1], plan.way, store, counts
         )
@@ -286,11 +275,6 @@ def _work(
         "store": dict(zip(asdict(counts), rows.tolist(), strict=True)),
     }
     return model, found, chosen, about
-
-
-def _final(request: Request) -> bool:
-    """Whether this may be a model to be taken away: a race's runs have a val part and no test part."""
-    return bool(request.data.part("test")) or not request.data.part("val")
 
 
 def _looks(request: Request) -> int | None:

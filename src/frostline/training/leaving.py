@@ -1,0 +1,55 @@
+"""What a finished run leaves beside its figures: its doubts, how far features moved, and pictures.
+
+All of it comes after the clock of the training has stopped, and none of it computes a row that is there.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from torch import nn
+
+from frostline import familiar, looks, numerics, remembering
+from frostline.backbone import Backbone
+from frostline.familiar import Below
+from frostline.record import RunFolder
+from frostline.store import Store
+from frostline.training import keeping
+from frostline.training.planning import Plan
+from frostline.training.request import Request
+
+
+def leave(request: Request, folder: RunFolder, model: nn.Module, cut: str) -> dict[str, Any]:
+    """Write what reports and predictions will want of the run; return what belongs into its result.
+
+    `cut` names the earliest from which the model learned. A run that a comparison makes on a fold keeps
+    neither doubts nor drift: its model is not taken away.
+    """
+    found: dict[str, Any] = {}
+    if _taken_away(request):
+        train, val = request.images("train"), request.images("val")
+        with numerics.threads(_plan(folder).numbers.threads), keeping.opened(request.rows) as store:
+            below = below_of(request.backbone, folder, cut, store)
+            familiar.leave(folder.path, request.backbone, model, below, train, val, request.tell)
+        if request.strategy.trains:
+            found["drift"] = remembering.drift(request.backbone, model, val if len(val) else train)
+    if request.data.part("test"):
+        table = folder.path / "predictions-test.csv"
+        looks.leave(folder.path, table, request.backbone, request.data, lambda _: model)
+    return found
+
+
+def below_of(backbone: Backbone, folder: RunFolder, cut: str, store: Store | None) -> Below:
+    """Return how a run computed what lies below `cut`, and where it left the rows, if it left any."""
+    plan, found = _plan(folder), next(one for one in backbone.cuts if one.name == cut)
+    kept = found is backbone.cuts[-1] or plan.keeps(found, 0)
+    return Below(found, plan.way, store if kept else None)
+
+
+def _plan(folder: RunFolder) -> Plan:
+    return Plan.from_dict(folder.read("plan.json"))
+
+
+def _taken_away(request: Request) -> bool:
+    """Whether this may be a model to be taken away: a race's runs have a val part and no test part."""
+    return bool(request.data.part("test")) or not request.data.part("val")
