@@ -7,7 +7,7 @@ import json
 import subprocess
 import sys
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +19,7 @@ from frostline.comparison import cells, concluding, judging, race
 from frostline.comparison.candidates import listed, searched
 from frostline.comparison.cells import Cell
 from frostline.comparison.contest import Clock, Contest, OutOfTime
-from frostline.comparison.judging import Held
+from frostline.comparison.judging import Held, Verdict, judge
 from frostline.comparison.ledger import Ledger
 from frostline.comparison.race import Race, Rung, Task
 from frostline.comparison.words import verdict_lines
@@ -465,7 +465,11 @@ def test_a_comparison_names_a_winner_and_reads_the_test_part_once(tmp_path: Path
     assert "winner of the comparison" in answers.why
 
 
-def test_test_labels_have_no_say(tmp_path: Path) -> None:
+def test_test_labels_have_no_say(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def untimed(held: Mapping[int, Held], seconds: Mapping[int, float], *rest: Any) -> Verdict:
+        return judge(held, dict.fromkeys(seconds, 1.0), *rest)  # the clock has a say where none is separated
+
+    monkeypatch.setattr(concluding, "judge", untimed)
     results = []
     for number in range(2):
         data = without_val(tmp_path / str(number), train=10, test=4)

@@ -13,6 +13,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from functools import cached_property
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -58,6 +59,7 @@ class Frozen:
         self._backbone = backbone
         self._given = model
         self.store = store
+        self._shelves: dict[int, Shelf | None] = {}  # of earlier cuts, by index
         self._bridges: dict[int, bool] = {}  # cut index → whether rows of that cut lead to the same bits
 
     @property
@@ -91,13 +93,17 @@ class Frozen:
         """Where this cut's rows lie."""
         return self._shelf_of(self.cut)
 
+    @cached_property
+    def _computed_how(self) -> dict[str, Any]:
+        return self.way.describe()
+
     def _shelf_of(self, cut: Cut) -> Shelf | None:
         if self.store is None:
             return None
         about = {
             "prefix": bb.prefix_digest(self._backbone, self._given, cut),
             "preprocessing": self._backbone.preprocessing.as_dict(),
-            "computed": self.way.describe(),
+            "computed": self._computed_how,
         }
         return self.store.shelf(about, {"model": self._backbone.name, "cut": cut.name, "index": cut.index})
 
@@ -154,7 +160,7 @@ class Frozen:
     def _chunks(self, images: Images, chunks: list[list[Item]], workers: int) -> Iterator[Tensor]:
         """Compute each chunk: from the rows of an earlier cut if all are there, else from pixels."""
         keys = [[_key(images, item) for item in chunk] for chunk in chunks]
-        for early, below in self._earlier:
+        for early, below in self._earlier():
             if below.form is None or below.missing(list(itertools.chain.from_iterable(keys))):
                 continue
             if self._bridge_holds(early, below, images, dict(zip(keys[0], chunks[0], strict=True))):
@@ -239,7 +245,7 @@ class Frozen:
         missing = shelf.missing(list(item_of))
         told = _Told(tell, len(missing) // ranks.size())
         try:
-            for early, below in self._earlier if missing else []:
+            for early, below in self._earlier() if missing else ():
                 if missing and below.form is not None:
                     absent = set(below.missing(missing))
                     if len(absent) < len(missing) and self._bridge_holds(early, below, images, item_of):
@@ -251,12 +257,15 @@ class Frozen:
         finally:
             shelf.close()
 
-    @cached_property
-    def _earlier(self) -> list[tuple[Cut, Shelf]]:
-        """Every earlier cut with its rows, the nearest first."""
-        cuts = [cut for cut in reversed(self._backbone.cuts) if 0 < cut.index < self.cut.index]
-        shelves = [(cut, self._shelf_of(cut)) for cut in cuts]
-        return [(cut, shelf) for cut, shelf in shelves if shelf is not None]
+    def _earlier(self) -> Iterator[tuple[Cut, Shelf]]:
+        """Yield every earlier cut that the store may hold rows of, with its shelf, the nearest first."""
+        held = {about.get("index") for about in self.store.kept_abouts()} if self.store else set()
+        for cut in reversed(self._backbone.cuts):
+            if 0 < cut.index < self.cut.index and cut.index in held:
+                if cut.index not in self._shelves:
+                    self._shelves[cut.index] = self._shelf_of(cut)
+                if (shelf := self._shelves[cut.index]) is not None:
+                    yield cut, shelf
 
     def _fill_from_pixels(
         self, images: Images, missing: list[bytes], item_of: dict[bytes, Item], workers: int, told: _Told

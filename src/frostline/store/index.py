@@ -137,6 +137,10 @@ class Index:
         rows = self._all("SELECT form FROM shelves WHERE id = ?", (shelf,))
         return Form.from_json(rows[0][0]) if rows and rows[0][0] else None
 
+    def abouts(self) -> list[str]:
+        """Return what every shelf that had a row says of itself."""
+        return [about for (about,) in self._all("SELECT about FROM shelves WHERE form IS NOT NULL")]
+
     def summary(self) -> list[Held]:
         """Return (about, form, rows, bytes, hits, misses, last used) of every shelf that holds something."""
         rows = self._all(

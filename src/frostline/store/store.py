@@ -99,6 +99,11 @@ class Store:
         digest = hashlib.sha256(_text(about).encode()).hexdigest()
         return Shelf(self._folder, digest, _text({**about, **(shown or {})}))
 
+    def kept_abouts(self) -> list[dict[str, Any]]:
+        """Return what each shelf that holds rows says of itself: `about` and `shown` together."""
+        none: list[str] = []
+        return [json.loads(text) for text in self._folder.attempt(lambda index: index.abouts(), none)]
+
     def room_bytes(self) -> int:
         """Return how much may be held: the limit, or what the disk has."""
         if not self.writable:

@@ -14,12 +14,13 @@ from frostline.backbone import Backbone
 from frostline.familiar import Below
 from frostline.record import RunFolder
 from frostline.store import Store
-from frostline.training import keeping
 from frostline.training.planning import Plan
 from frostline.training.request import Request
 
 
-def leave(request: Request, folder: RunFolder, model: nn.Module, cut: str) -> dict[str, Any]:
+def leave(
+    request: Request, folder: RunFolder, model: nn.Module, cut: str, store: Store | None
+) -> dict[str, Any]:
     """Write what reports and predictions will want of the run; return what belongs into its result.
 
     `cut` names the earliest from which the model learned. A run that a comparison makes on a fold keeps
@@ -28,8 +29,8 @@ def leave(request: Request, folder: RunFolder, model: nn.Module, cut: str) -> di
     found: dict[str, Any] = {}
     if _taken_away(request):
         train, val = request.images("train"), request.images("val")
-        with numerics.threads(_plan(folder).numbers.threads), keeping.opened(request.rows) as store:
-            below = below_of(request.backbone, folder, cut, store)
+        below = below_of(request.backbone, folder, cut, store)
+        with numerics.threads(below.way.plan.threads):
             familiar.leave(folder.path, request.backbone, model, below, train, val, request.tell)
         if request.strategy.trains:
             found["drift"] = remembering.drift(request.backbone, model, val if len(val) else train)

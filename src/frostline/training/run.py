@@ -21,6 +21,7 @@ from frostline.images import Tell
 from frostline.prediction import Predictions, Predictor, answer
 from frostline.record import RunFolder, Study, digest_of, environment, look_at_test, plain
 from frostline.reporting import notebook
+from frostline.store import Store
 from frostline.strategy import Strategy, checked, parse
 from frostline.timing import PeakMemory, Stopwatch, imported_baseline_bytes
 from frostline.tracking import Hear, Trackers
@@ -190,7 +191,8 @@ def _lead(request: Request, study: str | Path, trackers: Trackers) -> Run:
             with mishaps.told_plainly(), folder.held():
                 if not folder.finished:  # by another process, just now
                     ranks.decided(lambda: {"run": folder.name})
-                    _perform(request, kept, folder, following.epochs)
+                    with keeping.opened(request.rows) as store:
+                        _perform(request, kept, folder, following.epochs, store)
         checkpoint.remove(folder.path)  # of a process that was killed between its result and this
         result = folder.read("result.json")
         following.end(folder.metrics(), result)
@@ -205,20 +207,20 @@ def _help(request: Request, study: str | Path) -> Run:
     found = ranks.decided(dict)
     folder = RunFolder(kept.path / "runs" / found["run"], writes=False)
     if "result" not in found:
-        with mishaps.told_plainly():
-            _work(request, folder, lambda rows: None, Stopwatch())
+        with mishaps.told_plainly(), keeping.opened(request.rows) as store:
+            _work(request, folder, lambda rows: None, Stopwatch(), store)
         found = ranks.decided(dict)
     return Run(found["result"], folder, kept, found["again"], request.backbone)
 
 
-def _perform(request: Request, study: Study, folder: RunFolder, hear: Hear) -> None:
+def _perform(request: Request, study: Study, folder: RunFolder, hear: Hear, store: Store | None) -> None:
     """Do the run: plan, learn, choose, predict, and write the result last."""
     watch = Stopwatch()
     numerics.forget_device_peak()
     with PeakMemory(imported_baseline_bytes()) as memory:
         folder.write("environment.json", environment())
         folder.write("backbone.json", request.backbone.as_dict())
-        model, found, chosen, about = _work(request, folder, hear, watch)
+        model, found, chosen, about = _work(request, folder, hear, watch, store)
     places.write_atomically(folder.weights, save(_plain_state(model), metadata={"format": "pt"}))
     result = {
         "strategy": str(request.strategy),
@@ -238,7 +240,7 @@ def _perform(request: Request, study: Study, folder: RunFolder, hear: Hear) -> N
         "run": folder.name,
         "study": str(study.path),
     }
-    result |= leaving.leave(request, folder, model, result["cut"])  # after the clock
+    result |= leaving.leave(request, folder, model, result["cut"], store)  # after the clock
     folder.write("result.json", result)
 
 
@@ -246,14 +248,14 @@ Found = dict[str, Any]
 
 
 def _work(
-    request: Request, folder: RunFolder, hear: Hear, watch: Stopwatch
+    request: Request, folder: RunFolder, hear: Hear, watch: Stopwatch, store: Store | None
 ) -> tuple[nn.Module, Found, Found, Found]:
     """Do what all processes of a job have a part in.
 
     Returns the model, its figures, what was chosen on the way, and how it was done.
     """
     plan, counts = planning.begin(request, folder), Counts()
-    with numerics.threads(plan.numbers.threads), keeping.opened(request.rows) as store:
+    with numerics.threads(plan.numbers.threads):
         head = Frozen(
             request.backbone, request.backbone.model, request.backbone.cuts[-1], plan.way, store, counts
         )
