@@ -155,7 +155,13 @@ def plain(task: Task, clock: Clock) -> float:
     thawed = task.settings.get("thawed", len(backbone.stages) - 1)
     with clock:
         _, model = loop.plain_loop(
-            backbone, data, thawed, task.settings["epochs"], augment=True, lr=task.settings["lr"]
+            backbone,
+            data,
+            thawed,
+            task.settings["epochs"],
+            augment=True,
+            lr=task.settings["lr"],
+            bn=task.settings.get("bn", "affine"),
         )
     return loop.accuracy(backbone, model, data)
 

@@ -58,15 +58,17 @@ PEERS: Named = {
 GRIDS: dict[str, tuple[str, list[dict[str, Any]]]] = {
     "fastai fine_tune": (
         "fastai",
-        [{"epochs": n, "lr": 2e-3, "batch": batch} for n, batch in ((3, 16), (5, 16), (10, 16), (10, 64))],
+        [{"epochs": n, "lr": 2e-3, "batch": batch} for n, batch in ((3, 16), (5, 16), (10, 16), (10, 64))]
+        + [{"epochs": n, "lr": lr, "batch": 16} for n, lr in ((10, 1e-2), (20, 2e-3))],
     ),
     "Lightning, finetuning-scheduler": (
         "lightning",
-        [{"epochs": n, "lr": lr} for lr in (1e-3, 4e-3) for n in (5, 10, 20)],
+        [{"epochs": n, "lr": lr} for lr in (1e-3, 4e-3) for n in (5, 10, 20)] + [{"epochs": 20, "lr": 1e-2}],
     ),
     "the loop people write": (
         "plain",
-        [{"epochs": n, "lr": lr} for lr in (3e-4, 1e-3) for n in (5, 10, 20)],
+        [{"epochs": n, "lr": lr} for lr in (1e-4, 3e-4, 1e-3) for n in (5, 10, 20)]
+        + [{"epochs": n, "lr": lr, "bn": "train"} for lr in (3e-4, 1e-3) for n in (10, 20)],
     ),
 }
 

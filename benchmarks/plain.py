@@ -62,16 +62,20 @@ def plain_loop(
     augment: bool,
     measured: int | None = None,
     lr: float = 1e-3,
+    bn: str = "affine",
 ) -> tuple[float, nn.Module]:
-    """Train head and `thawed` stages below it in float32; return seconds (some epochs may stand for all)."""
+    """Train head and `thawed` stages below it in float32; return seconds (some epochs may stand for all).
+
+    `bn` is what thawed BatchNorm does: with "train" it follows the batches, as after a bare `model.train()`.
+    """
     model = backbone.adapt(len(data.classes), seed=0)
     cut = backbone.cut(max(0, len(backbone.stages) - 1 - thawed))
-    bb.freeze(backbone, model, cut, "affine")
+    bb.freeze(backbone, model, cut, bn)
     opt = torch.optim.AdamW([p for p in model.parameters() if p.requires_grad], lr=lr)
     run = measured or epochs
     start = time.perf_counter()
     for epoch in range(run):
-        bb.set_training(backbone, model, cut, "affine")
+        bb.set_training(backbone, model, cut, bn)
         for x, y in plain_images(backbone, data, augment, epoch):
             loss = F.cross_entropy(model(x), y, label_smoothing=0.1)
             opt.zero_grad()
