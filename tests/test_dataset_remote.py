@@ -16,7 +16,7 @@ import frostline
 from frostline.dataset import remote
 from frostline.dataset.remote import masked
 from frostline.errors import DataError, RunWarning
-from tiny import write_folder
+from tiny import tiny_backbone, write_folder
 
 pytestmark = pytest.mark.ecosystem
 
@@ -198,3 +198,52 @@ def test_a_run_trains_from_an_address(tmp_path: Path, store: Any) -> None:
     data = frostline.load_data("memory://bucket/photos")
     run = frostline.train(tiny_backbone(), data, "linear_probe", study=tmp_path / "study")
     assert run.n_train == len(data.part("train"))
+
+
+def test_predict_answers_for_images_at_addresses_and_in_shards(
+    tmp_path: Path, store: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    data = frostline.load_data(tmp_path / "photos", near_copies=False, test=0.0, val=0.0)
+    run = frostline.train(tiny_backbone(), data, "linear_probe", study=tmp_path / "study", exact=True)
+    reads = counted(store, monkeypatch, fail=1)
+    shard = write_shard(tmp_path / "new.tar", tmp_path / "photos")
+    store.pipe_file("/bucket/photos/kind 0/notes.txt", b"no picture")
+    store.pipe_file("/bucket/photos/kind 1/broken.png", b"no picture either")
+    here = run.predict(tmp_path / "photos")
+    with pytest.warns(RunWarning, match="tried again"):
+        there = run.predict("memory://bucket/photos")
+    assert [row.path for row in there] == [f"memory://bucket/photos/{_below(row.path)}" for row in here]
+    assert [row.top for row in there] == [row.top for row in here]
+    ((name, reason),) = there.unreadable
+    assert name.endswith("broken.png")
+    assert "is not an image in a format known here" in reason
+    assert len(reads) == 1 + 13
+    packed = run.predict(str(shard))
+    assert [row.top for row in packed] == [row.top for row in here]
+    assert packed.rows[0].path == f"{shard}!0000.png"
+    one = run.predict("memory://bucket/photos/kind 2/000.png")
+    assert one.rows[0].top == next(row.top for row in here if row.path.endswith("kind 2/000.png"))
+    sheet = tmp_path / "sheet.csv"
+    sheet.write_text(f"path\nmemory://bucket/photos/kind 2/000.png\n{here.rows[0].path}\n", encoding="utf-8")
+    assert [row.top for row in run.predict(sheet)] == [one.rows[0].top, here.rows[0].top]
+    sorted_ = there.copy_to(tmp_path / "sorted")
+    assert len(sorted_.failed) == len(there)
+    assert "lies at an address" in sorted_.failed[0][1]
+
+
+def test_predict_says_what_an_address_lacks(tmp_path: Path, store: Any) -> None:
+    from frostline.dataset import questions
+
+    store.pipe_file("/bucket/words/notes.txt", b"no picture")
+    with pytest.raises(DataError, match="holds no image; expected names ending in"):
+        questions("memory://bucket/words")
+    with pytest.raises(DataError, match="table at an address"):
+        questions("memory://bucket/new.csv")
+    with tarfile.open(tmp_path / "empty.tar", "w") as tar:
+        add(tar, "0.cls", b"cat")
+    with pytest.raises(DataError, match="holds no image"):
+        questions(tmp_path / "empty.tar")
+
+
+def _below(path: str) -> str:
+    return path.rpartition("photos/")[2]

@@ -16,13 +16,15 @@ from torch import Tensor, nn
 
 from frostline import delta, familiar, metrics, numerics, zoo
 from frostline.backbone import Backbone, Preprocessing
-from frostline.dataset import Sorted, doubted_name, folder_names, questions, sort_into
+from frostline.dataset import Question, Sorted, doubted_name, folder_names, in_threads, questions, sort_into
 from frostline.errors import DamagedImage, StudyError, UsageError
 from frostline.heads import build_head
 from frostline.images import EVALUATION_BATCH, Tell
 from frostline.record import RunFolder, Study
 from frostline.reporting import notebook
 from frostline.strategy import parse
+
+FETCHERS = 8  # threads that fetch far images while others wait for theirs; a choice
 
 
 @dataclass(frozen=True)
@@ -214,7 +216,8 @@ def predict(
     """Label images with a run of a study: the best by validation, or the one called `run`.
 
     `study` may also be a delta that `export` wrote; `base` hands over its base weights, as in `load_model`.
-    `images`: a folder (flat or by class), files, a CSV with a column `path`; PIL images, arrays (H, W) or
+    `images`: a folder (flat or by class), files, a CSV with a column `path`, addresses such as s3://bucket/new,
+    tar shards; PIL images, arrays (H, W) or
     (H, W, 3), uint8 or floats in 0–1, encoded files' bytes; one or several of these. A file that can't be
     decoded is listed with its reason and stops nothing; one in memory is called "image" or "image[3]".
 
@@ -238,17 +241,29 @@ def answer(
     unreadable: list[tuple[str, str]] = []
     for start in range(0, len(asked), EVALUATION_BATCH):
         good, pixels = [], []
-        for question in asked[start : start + EVALUATION_BATCH]:
-            try:
-                pixels.append(predictor.preprocessing.crop(question.open()))
+        batch = asked[start : start + EVALUATION_BATCH]
+        looks = in_threads(
+            lambda question: _look(predictor, question), batch, FETCHERS * any(q.far for q in batch)
+        )
+        for question, look in zip(batch, looks, strict=True):
+            if isinstance(look, DamagedImage):
+                unreadable.append((question.name, str(look)))
+            else:
+                pixels.append(look)
                 good.append(question.name)
-            except DamagedImage as error:
-                unreadable.append((question.name, str(error)))
         if pixels:
             rows += _answered(predictor, good, torch.stack(pixels), top, doubts)
         if tell:
             tell("predict", min(start + EVALUATION_BATCH, len(asked)), len(asked))
     return tuple(rows), tuple(unreadable)
+
+
+def _look(predictor: Predictor, question: Question) -> Tensor | DamagedImage:
+    """Return an image's pixels, or why there are none."""
+    try:
+        return predictor.preprocessing.crop(question.open())
+    except DamagedImage as error:
+        return error
 
 
 def _doubts(study: str | Path, run: str | None, precision: float) -> familiar.Doubts:

@@ -190,7 +190,10 @@ def train(data: str, **options: Any) -> None:
 )
 @everywhere
 def predict(study: str, images: tuple[str, ...], **options: Any) -> None:
-    """Label IMAGES (a folder, files, or a CSV with a column path) with a run of STUDY, or with a delta."""
+    """Label IMAGES with a run of STUDY, or with a delta.
+
+    IMAGES are a folder, files, a CSV with a column path, addresses such as s3://bucket/new, or tar shards.
+    """
     with Verb(options) as verb:
         import frostline
         from frostline.cli import show_answers

@@ -10,8 +10,9 @@ asked ── sorting                           images without labels; copied to 
 
 from __future__ import annotations
 
-from frostline.dataset.asked import questions
+from frostline.dataset.asked import Question, questions
 from frostline.dataset.decoding import find_images, open_image
+from frostline.dataset.indexing import in_threads
 from frostline.dataset.loading import load_data
 from frostline.dataset.manifest import PARTS, Conflict, Manifest, Sample, SetAside
 from frostline.dataset.pairs import Pairs, unlabelled
@@ -23,12 +24,14 @@ __all__ = [
     "Conflict",
     "Manifest",
     "Pairs",
+    "Question",
     "Sample",
     "SetAside",
     "Sorted",
     "doubted_name",
     "find_images",
     "folder_names",
+    "in_threads",
     "load_data",
     "open_image",
     "questions",

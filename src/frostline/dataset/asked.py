@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from PIL import Image
 
-from frostline.dataset.decoding import decode, find_images, open_image, size_fault
+from frostline.dataset.decoding import decode, find_images, open_image, size_fault, suffixes
 from frostline.dataset.objects import picture
+from frostline.dataset.remote import Fetcher, Place, images_below, is_address, masked
+from frostline.dataset.shards import images_in, is_shards
 from frostline.dataset.tables import read_paths
 from frostline.errors import DamagedImage, DataError
 
+TABLES = (".csv", ".parquet")
 OBJECTS = "OUST"  # kinds of numpy arrays that hold paths or objects, not pixels
 
 
@@ -22,7 +25,12 @@ class Question:
     """One image to be looked at. `name` is its path, or "image" or "image[3]" for one in memory."""
 
     name: str
-    source: Any  # a path, an encoded file's bytes, a PIL image, an array or a tensor
+    source: Any  # a path, an encoded file's bytes or what fetches them, a PIL image, an array or a tensor
+
+    @property
+    def far(self) -> bool:
+        """Whether it must be fetched."""
+        return isinstance(self.source, _Fetched)
 
     def open(self) -> Image.Image:
         """Return it as upright RGB.
@@ -33,8 +41,8 @@ class Question:
         if isinstance(self.source, Path):
             return open_image(self.source)
         try:
-            if isinstance(self.source, bytes):
-                return decode(self.source)
+            if isinstance(self.source, bytes | _Fetched):
+                return decode(self.source if isinstance(self.source, bytes) else self.source())
             image = picture(self.source)
             if fault := size_fault(*image.size):
                 raise DamagedImage(fault)
@@ -45,12 +53,24 @@ class Question:
             raise DataError(f"{self.name} cannot be used. {error}") from None
 
 
+@dataclass(frozen=True)
+class _Fetched:
+    """An image that is fetched when it is looked at, and not kept."""
+
+    fetch: Callable[[str], bytes]
+    name: str
+
+    def __call__(self) -> bytes:
+        return self.fetch(self.name)
+
+
 def questions(images: Any) -> list[Question]:
     """List what is asked about.
 
-    `images`: a folder (flat or by class), a file, or a CSV with a column `path`; a PIL image; an array (H, W)
-    or (H, W, 3), uint8 or floats in 0–1, a tensor (3, H, W), or a batch of four dimensions; an encoded file's
-    bytes; or several of all these, in any iterable.
+    `images`: a folder (flat or by class), a file, a CSV with a column `path`, an address such as
+    s3://bucket/new of a folder or a file, tar shards; a PIL image; an array (H, W) or (H, W, 3), uint8 or
+    floats in 0–1, a tensor (3, H, W), or a batch of four dimensions; an encoded file's bytes; or several of
+    all these, in any iterable.
     Raises `DataError` for anything else, and where there is no image.
     """
     if not _is_several(images):
@@ -76,7 +96,7 @@ def _kind(array: Any) -> str:
 
 def _single(item: Any, name: str) -> list[Question]:
     if isinstance(item, str | Path):
-        return [Question(str(path), path) for path in _paths(Path(item))]
+        return _named(str(item))
     if isinstance(item, bytes | Image.Image) or hasattr(item, "shape"):
         return [Question(name, item)]
     raise DataError(
@@ -85,8 +105,29 @@ def _single(item: Any, name: str) -> list[Question]:
     )
 
 
-def _paths(path: Path) -> list[Path]:
-    if path.suffix.lower() not in (".csv", ".parquet") or not path.is_file():
-        return find_images(path)
-    listed = map(Path, read_paths(path))
-    return [found if found.is_absolute() else path.parent / found for found in listed]
+def _named(text: str) -> list[Question]:
+    """List what a path or an address names."""
+    path, fetcher = Path(text), Fetcher()
+    ending = path.suffix.lower()
+    if is_shards(text) and not path.is_dir():
+        return _fetched(fetcher, images_in(text, fetcher))
+    if is_address(text):
+        if ending in TABLES:
+            raise DataError(
+                f"{masked(text)} is a table at an address; expected one that lies here. The images in it may "
+                "lie at addresses."
+            )
+        single = ending in suffixes()
+        found = [fetcher.add(masked(text), Place(text))] if single else images_below(text, fetcher)
+        return _fetched(fetcher, found)
+    if ending not in TABLES or not path.is_file():
+        return [Question(str(found), found) for found in find_images(path)]
+    asked: list[Question] = []
+    for listed in read_paths(path):
+        there = listed if is_address(listed) else str(path.parent / listed)
+        asked += _named(there) if is_address(there) else [Question(there, Path(there))]
+    return asked
+
+
+def _fetched(fetcher: Fetcher, names: Iterable[str]) -> list[Question]:
+    return [Question(name, _Fetched(fetcher, name)) for name in names]

@@ -133,6 +133,19 @@ def read_remote_folder(address: str) -> Source:
     return source
 
 
+def images_below(address: str, fetcher: Fetcher) -> list[str]:
+    """Return the names of all images below an address, by class or not, noted with `fetcher`; sorted.
+
+    Raises `DataError` where it cannot be listed, or where there is none.
+    """
+    listing, root = listed(address), masked(address).rstrip("/")
+    wanted = [name for name in sorted(listing) if _wanted(name) and _is_picture(name)]
+    if not wanted:
+        endings = ", ".join(sorted(decoding.suffixes()))
+        raise DataError(f"{root} holds no image; expected names ending in {endings}.")
+    return [fetcher.add(f"{root}/{name}", listing[name]) for name in wanted]
+
+
 def listed(address: str) -> dict[str, Place]:
     """Return every object below an address, by its path from there."""
 
@@ -260,3 +273,7 @@ def _read(place: Place) -> bytes:
 
 def _wanted(name: str) -> bool:
     return not any(decoding.is_hidden(word) for word in name.split("/")) and not name.endswith("/")
+
+
+def _is_picture(name: str) -> bool:
+    return "." + name.lower().rpartition(".")[2] in decoding.suffixes()

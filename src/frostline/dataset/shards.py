@@ -39,6 +39,11 @@ def is_shards(text: str) -> bool:
     return text.endswith(ENDING)
 
 
+def is_member(name: str) -> bool:
+    """Whether a shown name is one of an image in a shard."""
+    return f"{ENDING}!" in name
+
+
 def read_shards(text: str) -> Source:
     """List the labelled images of one shard or of all that a pattern such as `photos-*.tar` names.
 
@@ -61,6 +66,20 @@ def read_shards(text: str) -> Source:
     return source
 
 
+def images_in(text: str, fetcher: Fetcher) -> list[str]:
+    """Return the names of all images in one shard, or in those of a pattern, noted with `fetcher`.
+
+    Labels beside them are of no interest. Raises `DataError` where there is no image.
+    """
+    address, names = text if is_address(text) else f"file://{text}", []
+    for shard in _matching(address):
+        shown = masked(shard).removeprefix("file://")
+        names += [fetcher.add(f"{shown}!{path}", place) for path, place, _ in _looked_through(shard) if place]
+    if not names:
+        raise DataError(f"{masked(text)} holds no image.")
+    return names
+
+
 def _matching(address: str) -> list[str]:
     def find() -> list[str]:
         system, path = filesystem(address)
@@ -78,15 +97,7 @@ def _matching(address: str) -> list[str]:
 
 def _read_shard(address: str, source: Source, fetcher: Fetcher) -> None:
     """Add one shard's images. A key's files follow each other, as WebDataset demands."""
-    name = masked(address).removeprefix("file://")
-
-    def look() -> list[tuple[str, Place | None, str]]:
-        return list(_members(address))
-
-    try:
-        members = patiently(address, look)
-    except (FileNotFoundError, PermissionError) as error:
-        raise refusal(address, error) from None
+    name, members = masked(address).removeprefix("file://"), _looked_through(address)
     labels = {_key(path): text for path, place, text in members if place is None and _says_label(path)}
     for path, place, text in members:
         shown = f"{name}!{path}"
@@ -97,6 +108,13 @@ def _read_shard(address: str, source: Source, fetcher: Fetcher) -> None:
             source.found.append(Found(fetcher.add(shown, place), labels[_key(path)]))
         else:
             source.aside.append((Found(shown, ""), "has no label beside it (.cls or .json)"))
+
+
+def _looked_through(address: str) -> list[tuple[str, Place | None, str]]:
+    try:
+        return patiently(address, lambda: list(_members(address)))
+    except (FileNotFoundError, PermissionError) as error:
+        raise refusal(address, error) from None
 
 
 def _members(address: str) -> Iterator[tuple[str, Place | None, str]]:

@@ -18,6 +18,8 @@ from typing import Any
 
 from frostline import places
 from frostline.dataset.decoding import file_fault, is_hidden
+from frostline.dataset.remote import is_address
+from frostline.dataset.shards import is_member
 from frostline.errors import DataError, UsageError
 
 # What no name may hold on one of the three systems, and what Windows keeps for its devices.
@@ -99,7 +101,10 @@ def sort_into(target: Path, images: Sequence[tuple[str, str]]) -> Sorted:
         for name in sorted({name for _, name in images}):
             _prepare(root, root / name)
         for path, name in images:
-            _sort(Path(path), root, name, done)
+            if is_address(path) or is_member(path):
+                done.failed.append((path, "is no file here: it lies at an address or in a shard"))
+            else:
+                _sort(Path(path), root, name, done)
     except OSError as error:
         raise DataError(
             f"{target} cannot be written ({error.strerror or error}). {sum(done.copied.values()):,} of "
