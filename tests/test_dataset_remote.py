@@ -222,10 +222,11 @@ def test_predict_answers_for_images_at_addresses_and_in_shards(
     assert [row.top for row in packed] == [row.top for row in here]
     assert packed.rows[0].path == f"{shard}!0000.png"
     one = run.predict("memory://bucket/photos/kind 2/000.png")
-    assert one.rows[0].top == next(row.top for row in here if row.path.endswith("kind 2/000.png"))
+    same = next(row for row in here if row.path.endswith("kind 2/000.png"))
+    assert (one.rows[0].label, one.rows[0].probability) == (same.label, pytest.approx(same.probability))
     sheet = tmp_path / "sheet.csv"
     sheet.write_text(f"path\nmemory://bucket/photos/kind 2/000.png\n{here.rows[0].path}\n", encoding="utf-8")
-    assert [row.top for row in run.predict(sheet)] == [one.rows[0].top, here.rows[0].top]
+    assert [row.label for row in run.predict(sheet)] == [same.label, here.rows[0].label]
     sorted_ = there.copy_to(tmp_path / "sorted")
     assert len(sorted_.failed) == len(there)
     assert "lies at an address" in sorted_.failed[0][1]
