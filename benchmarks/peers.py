@@ -51,8 +51,8 @@ PEERS: Named = {
     "scikit-learn on timm features": ("sklearn", {}),
     "the same, C by folds": ("sklearn", {"chooses_c": True}),
     "vyntri": ("vyntri", {}),
-    "fastai fine_tune": ("fastai", {"epochs": 10, "lr": 2e-3, "batch": 16}),
-    "Lightning, finetuning-scheduler": ("lightning", {"epochs": 20, "lr": 1e-3}),
+    "fastai fine_tune": ("fastai", {"epochs": 10, "lr": 1e-2, "batch": 16}),
+    "Lightning, finetuning-scheduler": ("lightning", {"epochs": 20, "lr": 1e-2}),
     "the loop people write": ("plain", {"epochs": 20, "lr": 3e-4}),
 }
 GRIDS: dict[str, tuple[str, list[dict[str, Any]]]] = {

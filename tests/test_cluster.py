@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import json
 import os
 import signal
 import sys
@@ -22,8 +23,12 @@ from frostline.cli.main import cli
 from frostline.cluster import Share
 from frostline.comparison import Comparison
 from frostline.comparison.ledger import Ledger
-from frostline.errors import UsageError
-from tiny import tiny_backbone, write_folder
+from frostline.errors import DataError, RunWarning, UsageError
+from frostline.training import in_ray
+from test_ranks import STAGES, launch, weights_file
+from tiny import tiny_backbone, write_folder, write_table
+from training_in_ranks import OPTIONS as TRAINING
+from training_in_ranks import images_of, steady_backbone
 
 OPTIONS: dict[str, Any] = {"exact": True, "flip": "none", "threads": 1, "repeats": 1}
 STRATEGIES = ("head(epochs=4)", "full(epochs=8, lr=0.01)")
@@ -163,3 +168,57 @@ def test_machines_are_shared_by_gpu_else_by_threads() -> None:
     assert cluster._shares([node(8), node(4)], 3) == (Share(3, 0),) * 3
     assert cluster._shares([node(8), node(16, 4)], 2) == (Share(4, 1),) * 4
     assert cluster._shares([node(2)], 3) == ()
+
+
+@pytest.mark.ecosystem
+def test_a_run_on_a_cluster_has_the_bits_of_torchruns(ray: Any, tmp_path: Path) -> None:
+    table = write_table(tmp_path / "images", train=12, val=5)
+    job = {"table": table, "study": tmp_path / "torchrun", "strategy": STAGES}
+    done = launch(2, tmp_path, job)
+    assert done.returncode == 0, done.stderr
+    here = str(tmp_path / "cluster")
+    run = in_a_cluster(table, here, STAGES)
+    assert run.result["world_size"] == 2
+    assert not run.again
+    assert run.folder.weights.read_bytes() == weights_file(tmp_path / "torchrun").read_bytes()
+    assert in_a_cluster(table, here, STAGES).again
+    assert not list(Path(here).glob(".ray-*")), "Ray left something behind"
+
+
+@pytest.mark.ecosystem
+def test_a_run_that_loses_a_process_is_begun_again_and_goes_on(
+    ray: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(in_ray, "LOOK_S", 0.02)
+    table, strategy = write_table(tmp_path / "images", train=12, val=5), "full(epochs=150, lr=0.003)"
+    whole = in_a_cluster(table, tmp_path / "whole", strategy)
+    killed: list[int] = []
+
+    def kill_the_leader(what: str, done: int, total: int) -> None:
+        if what == "epochs" and done > 3 and not killed:
+            (holder,) = (tmp_path / "study").glob("runs/*/holder.json")
+            killed.append(json.loads(holder.read_text())["process"])
+            os.kill(killed[0], signal.SIGKILL)
+
+    with pytest.warns(RunWarning, match="lost a process and is begun again"):
+        run = in_a_cluster(table, tmp_path / "study", strategy, tell=kill_the_leader)
+    assert killed
+    assert run.folder.weights.read_bytes() == whole.folder.weights.read_bytes()
+
+
+@pytest.mark.ecosystem
+def test_what_a_process_of_a_run_raises_is_its_one_message(ray: Any, tmp_path: Path) -> None:
+    table = write_table(tmp_path / "images", train=12, val=5)
+    data = images_of(table)
+    (tmp_path / "images" / data.part("train")[0].path).unlink()
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", RunWarning)  # such a job is not begun again
+        with pytest.raises(DataError, match=r"does not exist|has changed") as raised:
+            frostline.train(steady_backbone(), data, STAGES, study=tmp_path / "s", ray="auto", **TRAINING)
+    assert "Traceback" not in str(raised.value)
+
+
+def in_a_cluster(table: Path, study: Path | str, strategy: str, **given: Any) -> frostline.Run:
+    return frostline.train(
+        steady_backbone(), images_of(table), strategy, study=study, ray="auto", **TRAINING, **given
+    )

@@ -51,9 +51,13 @@ def told(study: Path, rank: int) -> dict[str, Any]:
     return json.loads(Path(f"{study}-{rank}.json").read_text())
 
 
-def weights(study: Path) -> dict[str, torch.Tensor]:
+def weights_file(study: Path) -> Path:
     (found,) = study.glob("runs/*/best.safetensors")
-    return load_file(found)
+    return found
+
+
+def weights(study: Path) -> dict[str, torch.Tensor]:
+    return load_file(weights_file(study))
 
 
 def farthest(one: Path, other: Path) -> float:

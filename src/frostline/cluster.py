@@ -80,7 +80,7 @@ class Cluster:
         folders: Sequence[Path],
         hear: Callable[[], None],
     ) -> list[Any]:
-        here = _Caller(str(places.home().resolve()), [str(f.resolve()) for f in folders], _versions())
+        here = caller(folders)
         packed = self.ray.put(arguments)
         remote = self.ray.remote(_obey)
         options = {"scheduling_strategy": "SPREAD", "max_retries": RETRIES}
@@ -119,12 +119,23 @@ class Cluster:
 
 
 @dataclass(frozen=True)
-class _Caller:
+class Caller:
     """What a worker must have in common with who called it."""
 
     home: str
     folders: list[str]
     versions: dict[str, str]
+
+
+def caller(folders: Sequence[Path]) -> Caller:
+    """Describe this process to its workers."""
+    return Caller(str(places.home().resolve()), [str(f.resolve()) for f in folders], _versions())
+
+
+def take_after(caller: Caller) -> None:
+    """Let this worker use its caller's store. Raises `UsageError` where it lacks what the caller has."""
+    _demand_same(caller)
+    os.environ[places.VARIABLE] = caller.home
 
 
 @contextlib.contextmanager
@@ -141,7 +152,8 @@ def connected(
     ray = _ray(address)
     mine = not ray.is_initialized()
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # Ray's own, about what its next release will do
+        for category in (FutureWarning, DeprecationWarning, ResourceWarning):  # Ray's own; ours are heard
+            warnings.simplefilter("ignore", category)
         if mine:
             _begin(ray, address)
         try:
@@ -223,14 +235,13 @@ def _shares(nodes: Sequence[dict[str, Any]], threads: int | None) -> tuple[Share
     )
 
 
-def _obey(caller: _Caller, function: Callable[..., Any], arguments: tuple[Any, ...]) -> Any:
+def _obey(caller: Caller, function: Callable[..., Any], arguments: tuple[Any, ...]) -> Any:
     """Do a function in a worker, once it has what its caller has."""
-    _demand_same(caller)
-    os.environ[places.VARIABLE] = caller.home
+    take_after(caller)
     return function(*arguments)
 
 
-def _demand_same(caller: _Caller) -> None:
+def _demand_same(caller: Caller) -> None:
     host, mine = socket.gethostname(), _versions()
     other = [
         f"{name} {mine.get(name)} (the caller has {version})"

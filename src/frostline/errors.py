@@ -7,6 +7,7 @@
     ├── ModelError        a backbone cannot be had, read or cut
     ├── StudyError        a study folder belongs to something else or cannot be written
     └── TrainingError     training cannot go on
+        └── LostProcess   another process of the job is gone
 
     StoreWarning          not an error: the store cannot help, and what it held is computed instead
     TrackerWarning        not an error: a tracker cannot be written, and the run goes on without it
@@ -52,6 +53,10 @@ class StudyError(FrostlineError):
 
 class TrainingError(FrostlineError):
     """Training cannot go on."""
+
+
+class LostProcess(TrainingError):
+    """Another process of the job has ended or can't be reached."""
 
 
 class StoreWarning(UserWarning):

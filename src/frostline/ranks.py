@@ -24,7 +24,7 @@ from safetensors.torch import load, save
 from torch import Tensor, distributed, nn
 
 from frostline import errors
-from frostline.errors import FrostlineError, TrainingError, UsageError
+from frostline.errors import FrostlineError, LostProcess, UsageError
 from frostline.launching import Launch, launched
 
 # How long a process waits for another that is alive: as long as the first one may be busy with what it does
@@ -130,7 +130,7 @@ def _others_alive() -> Iterator[None]:
     except RuntimeError as error:  # gloo's and NCCL's, and all of torch.distributed's
         said = re.sub(r"\[[^\]]*\.(cc|cpp|hpp|h):\d+\]\s*", "", str(error))  # without the place in the source
         reason = re.split(r"\.\s|\n", said.strip() or type(error).__name__)[0]
-        raise TrainingError(
+        raise LostProcess(
             f"Another of the {launched().size} processes of this job has ended or can't be reached "
             f"({reason}). What is finished is kept; the same command goes on, also with another number of "
             "processes."

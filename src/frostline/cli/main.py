@@ -21,6 +21,7 @@ from frostline.cli.options import (
     followed,
     loaded,
     model_options,
+    ray_option,
     running,
     shape_options,
     tracker_option,
@@ -108,6 +109,7 @@ def cli() -> None:
 )
 @click.option("--explain", is_flag=True, help="Show the arithmetic behind --rows auto.")
 @click.option("--batch", type=click.IntRange(1), default=32, show_default=True, help="Images a step.")
+@ray_option
 @tracker_option
 @data_options
 @everywhere
@@ -147,6 +149,7 @@ def train(data: str, **options: Any) -> None:
             "rows",
             "minutes",
             "interpolate",
+            "ray",
         )
         run = frostline.train(
             backbone,

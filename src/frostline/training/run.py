@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -18,6 +18,7 @@ from frostline.backbone import Backbone
 from frostline.dataset import Manifest
 from frostline.frozen import Counts, Frozen
 from frostline.images import Tell
+from frostline.launching import demand_alone
 from frostline.prediction import Predictions, Predictor, answer
 from frostline.record import RunFolder, Study, digest_of, environment, look_at_test, plain
 from frostline.reporting import notebook
@@ -25,7 +26,17 @@ from frostline.store import Store
 from frostline.strategy import Strategy, checked, parse
 from frostline.timing import PeakMemory, Stopwatch, imported_baseline_bytes
 from frostline.tracking import Hear, Trackers
-from frostline.training import budget, checkpoint, figures, keeping, learning, leaving, mishaps, planning
+from frostline.training import (
+    budget,
+    checkpoint,
+    figures,
+    in_ray,
+    keeping,
+    learning,
+    leaving,
+    mishaps,
+    planning,
+)
 from frostline.training.request import BATCH, Request
 
 DEFAULT_STUDY = "frostline-study"
@@ -102,6 +113,7 @@ def train(
     temperature: float | None = None,
     interpolate: float | str | None = None,
     tracker: str | Iterable[str] | Trackers | None = None,
+    ray: str | None = None,
     tell: Tell | None = None,
 ) -> Run:
     """Adapt `backbone` to `data` by one strategy, and keep the result in the study.
@@ -127,6 +139,10 @@ def train(
 
     In the processes that torchrun (or `accelerate launch`) starts, all call this and make one run together,
     of the same batches: the first one writes it, and all return it.
+
+    With `ray`, the address of a Ray cluster ("auto": one that runs, else one on this machine), its workers
+    are those processes, started by Ray Train: one a GPU, or for each `threads` cores, or a machine. They see
+    the same folders. A job that lost a process is begun again and goes on.
 
     With `minutes`, training stops while there is time left for the final figures: with the best weights on
     val so far, or else the last ones. The result then has `stopped` "minutes", and fewer `steps` than
@@ -164,9 +180,11 @@ def train(
             tell=tell,
         )
         request.check()
-        ranks.demand_same(digest_of(request.config()))
+        if ray is not None:
+            demand_alone("train --ray")
+            return _in_ray(request, study, tracking.asked(tracker, study), ray)
         trackers = tracking.asked(tracker if ranks.leads() else None, study)
-        return _lead(request, study, trackers) if ranks.leads() else _help(request, study)
+        return _take_part(request, study, trackers)
 
 
 def _sound(data: Manifest, tell: Tell | None) -> Manifest:
@@ -175,14 +193,39 @@ def _sound(data: Manifest, tell: Tell | None) -> Manifest:
         return data.checked(tell)
 
 
-def _lead(request: Request, study: str | Path, trackers: Trackers) -> Run:
-    """Make the run, or read it back; the other processes of a job, if there are any, help."""
-    kept = Study.open(
+def _in_ray(request: Request, study: str | Path, trackers: Trackers, address: str) -> Run:
+    """Let a cluster make the run, unless it is finished; then read it back."""
+    kept = _study(request, study)
+    again = kept.run(request.config()).finished
+    if not again:
+        in_ray.train(request, kept.path, _process, address)
+    return replace(_lead(request, study, trackers), again=again)
+
+
+def _process(request: Request, study: str) -> None:
+    """Be one process of a job on a cluster."""
+    with ranks.together():
+        _take_part(request, study, tracking.asked(None, study))
+
+
+def _take_part(request: Request, study: str | Path, trackers: Trackers) -> Run:
+    """Make the run, alone or as one of the processes of a job."""
+    ranks.demand_same(digest_of(request.config()))
+    return _lead(request, study, trackers) if ranks.leads() else _help(request, study)
+
+
+def _study(request: Request, study: str | Path) -> Study:
+    return Study.open(
         study,
         data=request.data.digest,
         split=request.data.split_digest,
         test=request.data.test_digest,
     )
+
+
+def _lead(request: Request, study: str | Path, trackers: Trackers) -> Run:
+    """Make the run, or read it back; the other processes of a job, if there are any, help."""
+    kept = _study(request, study)
     folder = kept.run(request.config())
     again = folder.finished
     with trackers.follow(folder, request.config()) as following:
