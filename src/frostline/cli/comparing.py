@@ -9,6 +9,7 @@ import click
 from frostline import strategy as strategies
 from frostline.cli.options import (
     Minutes,
+    Share,
     data_options,
     followed,
     loaded,
@@ -88,6 +89,12 @@ class Racing(StrategyList):
     show_default=True,
     help="How much training images are varied.",
 )
+@click.option(
+    "--interpolate",
+    type=Share(),
+    help="Take the winner back towards the pretrained weights: 0 is those with a probe, 1 the adapted ones; "
+    "auto asks the folds.",
+)
 @ray_option
 @model_options
 @running
@@ -124,6 +131,7 @@ def compare(data: str, **options: Any) -> None:
             "precision",
             "threads",
             "workers",
+            "interpolate",
         )
         given = {key: options[key] for key in named}
         names = options["names"]

@@ -8,7 +8,7 @@ import click
 from click.core import ParameterSource
 
 from frostline.cli.comparing import StrategyList
-from frostline.cli.options import Minutes, followed, model_options, running, tracker_option
+from frostline.cli.options import Minutes, Share, followed, model_options, running, tracker_option
 from frostline.cli.verb import Verb, everywhere
 
 
@@ -57,6 +57,12 @@ def _given(option: str) -> bool:
     default="standard",
     show_default=True,
     help="How much training images are varied.",
+)
+@click.option(
+    "--interpolate",
+    type=Share(),
+    help="Take the winner back towards the pretrained weights: 0 is those with a probe, 1 the adapted ones; "
+    "auto asks the folds.",
 )
 @click.option("--strict", is_flag=True, help="Refuse if any image cannot be used.")
 @click.option(
@@ -112,6 +118,7 @@ def fit(data: str, **options: Any) -> None:
             "precision",
             "threads",
             "workers",
+            "interpolate",
             "strict",
         )
         found = frostline.fit(

@@ -37,6 +37,7 @@ class Asked:
     watch: Stopwatch
     tell: Tell | None
     say: Callable[[str], None]
+    interpolate: float | str | None = None  # how far the winner goes back: a share, or "auto"
 
     @property
     def alone(self) -> bool:
@@ -59,6 +60,7 @@ class Asked:
             "repeats": self.repeats,
             "seed": self.seed,
             "thorough": self.thorough,
+            **({} if self.interpolate is None else {"interpolate": self.interpolate}),
             **{key: value for key, value in self.options.items() if key not in ("threads", "workers")},
         }
         return self.study.path / "comparisons" / digest_of(what)[:12]

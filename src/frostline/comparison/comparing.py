@@ -57,6 +57,7 @@ def compare(
     precision: str = "auto",
     threads: int | None = None,
     workers: int = 0,
+    interpolate: float | str | None = None,
     tracker: str | Iterable[str] | Trackers | None = None,
     watch: Stopwatch | None = None,
     tell: Tell | None = None,
@@ -80,6 +81,9 @@ def compare(
     folder; `database` is the URL of Optuna's storage where SQLite on that folder won't do. `ray`
     ("auto", "local" or an address) spreads the runs over the workers of a Ray cluster that share the study's
     folder, the store and the images: the same runs, with the same outcomes where `threads` are the same.
+    `interpolate` takes the winner back some way towards the pretrained network with a probe for a head: to a
+    share of the way (0 is that one, 1 the adapted one), or with "auto" to the best of six points by answers
+    out of fold. Its runs are asked about what they held out at each point; a probe that wins is left alone.
     `tracker` follows every run, as in `train`. `watch` says when the minutes began.
     Raises `UsageError`, `DataError`, `ModelError`, `StudyError` or `TrainingError`.
     """
@@ -121,6 +125,7 @@ def compare(
         watch=watch,
         tell=tell,
         say=say,
+        interpolate=_share(interpolate),
     )
     contest = _contest(asked)
     if contest.race.left_out:
@@ -130,6 +135,13 @@ def compare(
         over = contest.run() if ray is None else spreading.race(asked, contest, _contest, ray)
         with filelock.FileLock(asked.folder / "end.lock"):  # who comes second finds the winner trained
             return conclude(asked, contest, over)
+
+
+def _share(asked: float | str | None) -> float | str | None:
+    """Return how far to go back. Raises `UsageError` for anything but a share or "auto"."""
+    if asked is None or asked == "auto" or (not isinstance(asked, str) and 0 <= asked <= 1):
+        return asked
+    raise UsageError(f'interpolate must be "auto" or a number between 0 and 1, found {asked!r}.')
 
 
 def _by_name(backbone: Backbone | Sequence[Backbone]) -> dict[str, Backbone]:

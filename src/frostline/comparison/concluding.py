@@ -10,11 +10,12 @@ from pathlib import Path
 from typing import Any
 
 from frostline import familiar, looks, metrics, places
-from frostline.comparison import cells
+from frostline.comparison import cells, halfway
 from frostline.comparison.asked import REPEATS, Asked
 from frostline.comparison.candidates import Candidate
 from frostline.comparison.contest import Contest, OutOfTime, sub_study
-from frostline.comparison.held import fold_models, gather, longest, write_answers
+from frostline.comparison.halfway import Halfway
+from frostline.comparison.held import gather, longest, write_answers
 from frostline.comparison.judging import Held, Verdict, judge, optimism, shallowest
 from frostline.comparison.ledger import Outcome
 from frostline.comparison.race import Task
@@ -76,14 +77,19 @@ def conclude(asked: Asked, contest: Contest, over: bool) -> Comparison:
             f"{min(contest.short_s) + min(contest.final_s):.0f} s. Give more --minutes, or fewer images."
         )
     mine = answers.get(place) or gather(contest.data, asked.study.path, contest.outcomes, [place])[place]
-    held_out = _held_out(asked, mine, answers, contest.race.folds)
-    held_out["share"] = _share(contest, place)
     winner = asked.candidates[place]
     backbone = asked.backbones[winner.model]
     asked.study.write("backbone.json", backbone.as_dict())
-    run, whole = _shipped(asked, contest, place, held_out["temperature"])
-    _leave_looks(asked, contest, place)
-    _leave_familiar(asked, contest, place, run)
+    back = _gone_back(asked, contest, place, mine)
+    held_out = _held_out(asked, back.held if back else mine, answers, contest.race.folds)
+    share = back.share if back else None
+    run, whole = _shipped(asked, contest, place, held_out["temperature"], share)
+    if back and not whole:  # what answers is a run on a fold, as it ended
+        back = share = None
+        held_out = _held_out(asked, mine, answers, contest.race.folds)
+    held_out["share"] = _share(contest, place)
+    _leave_looks(asked, contest, place, share)
+    _leave_familiar(asked, contest, place, run, share)
     result = {
         "winner": str(winner.strategy),
         "augment": winner.augment,
@@ -99,6 +105,7 @@ def conclude(asked: Asked, contest: Contest, over: bool) -> Comparison:
         "standings": _standings(contest, answers),
         "differences": _differences(contest, verdict),
         "out_of_fold": held_out,
+        **({} if back is None else {"interpolation": back.about}),
         "every_image": whole,
         **{key: run.result[key] if whole else None for key in ("accuracy", "low", "high", "test_looks")},
         "seconds": contest.clock.spent_s,
@@ -114,6 +121,13 @@ def conclude(asked: Asked, contest: Contest, over: bool) -> Comparison:
     return Comparison(plain(result), asked.folder, asked.study, run)
 
 
+def _gone_back(asked: Asked, contest: Contest, place: int, mine: Held) -> Halfway | None:
+    """How far the winner goes back, where that was asked for and there is something to go back to."""
+    if asked.interpolate is None or not len(mine.images) or not halfway.can(asked.candidates[place]):
+        return None
+    return halfway.choose(asked, contest, place, mine)
+
+
 def _asked(asked: Asked) -> dict[str, Any]:
     """What the call asked for, so that a report can say how to repeat it."""
     sizes = {one.preprocessing.size for one in asked.backbones.values()}
@@ -127,6 +141,7 @@ def _asked(asked: Asked) -> dict[str, Any]:
         "seed": asked.seed,
         "augment": asked.candidates[0].augment,
         **asked.named,
+        **({} if asked.interpolate is None else {"interpolate": asked.interpolate}),
         **{key: value for key, value in asked.options.items() if key not in ("threads", "workers")},
     }
 
@@ -186,21 +201,15 @@ def _held_out(asked: Asked, mine: Held, answers: Mapping[int, Held], folds: int)
     }
 
 
-def _leave_looks(asked: Asked, contest: Contest, place: int) -> None:
+def _leave_looks(asked: Asked, contest: Contest, place: int, share: float | None) -> None:
     """Leave pictures of the winner's worst answers out of fold, each mapped by the model that gave it."""
     table, backbone = asked.folder / "out-of-fold.csv", asked.backbones[asked.candidates[place].model]
     if table.is_file():
-        models = fold_models(
-            backbone,
-            asked.candidates[place].strategy,
-            len(asked.data.classes),
-            asked.study.path,
-            [contest.outcomes[task] for task in longest(contest.outcomes, place)],
-        )
+        models = halfway.models(asked, contest, place, longest(contest.outcomes, place), share)
         looks.leave(asked.folder, table, backbone, asked.data, models)
 
 
-def _leave_familiar(asked: Asked, contest: Contest, place: int, run: Run) -> None:
+def _leave_familiar(asked: Asked, contest: Contest, place: int, run: Run, share: float | None) -> None:
     """Leave with the winner what it may doubt its answers by: those out of fold, and one fold's distances.
 
     The model that is taken away has learned from every image. How far new ones lie is told by a run of the
@@ -213,13 +222,7 @@ def _leave_familiar(asked: Asked, contest: Contest, place: int, run: Run) -> Non
     task = min(longest(contest.outcomes, place), key=lambda t: (t.cell.repeat, t.cell.fold))
     backbone = asked.backbones[asked.candidates[place].model]
     split = cells.split(contest.data, task.cell, asked.seed)
-    models = fold_models(
-        backbone,
-        asked.candidates[place].strategy,
-        len(asked.data.classes),
-        asked.study.path,
-        [contest.outcomes[task]],
-    )
+    models = halfway.models(asked, contest, place, [task], share)
     train, held = (Images(split, split.part(p), backbone.preprocessing) for p in ("train", "val"))
     model = models(held.samples[0].path) if held.samples else None
     if model is not None and not contest.clock.late:
@@ -230,7 +233,9 @@ def _leave_familiar(asked: Asked, contest: Contest, place: int, run: Run) -> Non
         familiar.write(run.folder.path, familiar.Familiar(known.features, distances))
 
 
-def _shipped(asked: Asked, contest: Contest, place: int, temperature: float) -> tuple[Run, bool]:
+def _shipped(
+    asked: Asked, contest: Contest, place: int, temperature: float, share: float | None
+) -> tuple[Run, bool]:
     """Return the winner trained on every image, and whether it is: else the time was up on the way.
 
     Then the first of the winner's runs that made its figure answers. The other goes on when the command is
@@ -244,7 +249,7 @@ def _shipped(asked: Asked, contest: Contest, place: int, temperature: float) -> 
             asked.tell(what, done, total)
 
     try:
-        run = _train_winner(replace(asked, tell=tell), asked.candidates[place], temperature)
+        run = _train_winner(replace(asked, tell=tell), asked.candidates[place], temperature, share)
     except OutOfTime:
         task = min(longest(contest.outcomes, place), key=lambda t: (t.cell.repeat, t.cell.fold))
         folder = asked.study.run_at(contest.outcomes[task].get("run"))
@@ -261,7 +266,7 @@ def _shipped(asked: Asked, contest: Contest, place: int, temperature: float) -> 
     return run, True
 
 
-def _train_winner(asked: Asked, winner: Candidate, temperature: float) -> Run:
+def _train_winner(asked: Asked, winner: Candidate, temperature: float, share: float | None) -> Run:
     """Train on train and val together, everything that was chosen held fixed; the test part is read here.
 
     No image is left to fit the temperature on, so it is that of the answers out of fold.
@@ -279,6 +284,7 @@ def _train_winner(asked: Asked, winner: Candidate, temperature: float) -> Run:
         seed=asked.seed,
         augment=winner.augment,
         temperature=temperature,
+        interpolate=None if share == 1.0 else share,
         tracker=asked.trackers,
         tell=asked.tell,
         **asked.options,

@@ -83,11 +83,17 @@ def write_answers(path: Path, data: Manifest, held: Held) -> None:
 
 
 def fold_models(
-    backbone: Backbone, strategy: Strategy, classes: int, study: Path, outcomes: Sequence[Outcome]
+    backbone: Backbone,
+    strategy: Strategy,
+    classes: int,
+    study: Path,
+    outcomes: Sequence[Outcome],
+    change: Callable[[Path, nn.Module], nn.Module] | None = None,
 ) -> Callable[[str], nn.Module | None]:
     """Return what finds the model that was asked about an image: of the first run that held it out.
 
-    One model is held at a time, so ask in any order, but expect a load where the run changes.
+    One model is held at a time, so ask in any order, but expect a load where the run changes. `change` makes
+    another model of a run's own.
     """
     of: dict[str, Path] = {}
     for outcome in outcomes:
@@ -96,16 +102,17 @@ def fold_models(
             of.setdefault(path, run)
     head = build_head(strategy.head, backbone.feature_width, classes, seed=0)
     model = backbone.adapt(classes, head=head)
-    loaded: list[Path] = []
+    loaded: dict[Path, nn.Module] = {}
 
     def find(path: str) -> nn.Module | None:
         run = of.get(path)
         if run is None or not (run / "best.safetensors").is_file():
             return None
-        if loaded != [run]:
+        if run not in loaded:
+            loaded.clear()
             model.load_state_dict(load_file(run / "best.safetensors"))
-            loaded[:] = [run]
-        return model
+            loaded[run] = change(run, model) if change else model
+        return loaded[run]
 
     return find
 

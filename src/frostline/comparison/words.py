@@ -14,6 +14,8 @@ def verdict_lines(result: Mapping[str, Any]) -> list[str]:
         span = f"{100 * found['mean']:+.1f} points ({100 * found['low']:+.1f} to {100 * found['high']:+.1f})"
         word = "separated" if found["separated"] else "too close to call"
         lines.append(f"{found['leader']} over {found['other']}: {span}, {word}.")
+    if found := result.get("interpolation"):
+        lines.append(_gone_back(found, result["metric"]))
     if not result["finished"]:
         lines.append("The time was up before the race was: more minutes would repeat more of the strategies.")
     if result.get("left_out"):
@@ -32,6 +34,21 @@ def verdict_lines(result: Mapping[str, Any]) -> list[str]:
             f"{100 * result['accuracy']:.1f} % right ({span})."
         )
     return lines
+
+
+def _gone_back(found: Mapping[str, Any], metric: str) -> str:
+    """Say how far the winner goes back, and what the points gave."""
+    best = next(point for point in found["points"] if point["share"] == found["share"])
+    end = next((point for point in found["points"] if point["share"] == 1.0), None)
+    where = f"at {found['share']:g} of the way from the pretrained network with a probe"
+    figures = f"{metric} {best[metric]:.3f}, log loss {best['log_loss']:.3f} out of fold"
+    if end is None:
+        return f"It is taken {where}, as asked for: {figures}."
+    if best is end:
+        count = len(found["points"])
+        return f"Of {count} points on the way back none was better than where it ended: {figures}."
+    beside = f"where it ended {end[metric]:.3f}, {end['log_loss']:.3f}"
+    return f"It is taken {where}: {figures}; {beside}. Chosen of {len(found['points'])} points."
 
 
 def titled(result: Mapping[str, Any]) -> str:

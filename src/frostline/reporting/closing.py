@@ -41,11 +41,12 @@ FIT = (
     "seed",
     "metric",
     "augment",
+    "interpolate",
     "precision",
 )
 COMPARE = (
     "minutes", "cuts", "model", "architecture", "size", "strategies", "repeats", "search", "draws", "seed",
-    "metric", "augment", "precision", "test", "val",
+    "metric", "augment", "interpolate", "precision", "test", "val",
 )  # fmt: skip
 TRAIN = (
     "strategy",

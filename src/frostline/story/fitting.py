@@ -105,6 +105,7 @@ def fit(
     precision: str = "auto",
     threads: int | None = None,
     workers: int = 0,
+    interpolate: float | str | None = None,
     strict: bool = False,
     tracker: str | Iterable[str] | Trackers | None = None,
     watch: Stopwatch | None = None,
@@ -117,6 +118,7 @@ def fit(
     every image trains the model, and its accuracy is estimated from models trained on four fifths (folds
     that keep groups and copies together); else a test part is held out, and read once at the end.
     `strategies` races these instead of what experience advises. `tracker` follows every run, as in `train`.
+    `interpolate` goes back from the winner towards the pretrained network, as in `compare`.
     `watch` says when the minutes began. `say` hears sentences for a person.
 
     `model` is lite0 where nothing else is said. `models` names several, or is "auto" for all that are on
@@ -182,6 +184,7 @@ def fit(
             database=database,
             seed=seed,
             augment=augment,
+            interpolate=interpolate,
             tracker=trackers,
             watch=watch,
             tell=tell,
@@ -209,6 +212,7 @@ def fit(
             "repeats": repeats,
             "seed": seed,
             "augment": augment,
+            **({} if interpolate is None else {"interpolate": interpolate}),
             **{key: value for key, value in options.items() if key not in ("threads", "workers")},
         },
         "study": str(kept.path),

@@ -53,6 +53,17 @@ def interpolate(before: nn.Module, after: nn.Module, share: float) -> nn.Module:
     return model.eval()
 
 
+def point(
+    before: nn.Module, after: nn.Module, share: float, settle: Callable[[nn.Module], None]
+) -> nn.Module:
+    """Return the model at a share of the way; `settle` re-estimates statistics that can't be kept."""
+    (again,) = _ways(before, after, share, both=False)
+    model = interpolate(before, after, share)
+    if again:
+        settle(model)
+    return model
+
+
 def chosen(
     before: nn.Module,
     after: nn.Module,

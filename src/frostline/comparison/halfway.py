@@ -1,0 +1,216 @@
+"""How far the winner goes back towards the pretrained network, chosen by answers out of fold.
+
+Between (pretrained network + its probe) and (adapted network), weights are mixed (WiSE-FT, Wortsman et al.
+2022, arXiv 2109.01903). Each of the winner's runs is asked about the images it held out, at every point. The
+share that all of them together like best is the one the winner is trained with; the figures reported are of
+shares that each fold's images had no say in.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from safetensors.torch import load_file
+from torch import nn
+
+from frostline import backbone as bb
+from frostline import metrics, numerics
+from frostline.backbone import Backbone, Cut
+from frostline.comparison import cells
+from frostline.comparison.asked import Asked
+from frostline.comparison.candidates import Candidate
+from frostline.comparison.contest import Contest, sub_study
+from frostline.comparison.held import fold_models, longest
+from frostline.comparison.judging import Held
+from frostline.comparison.race import Task
+from frostline.cost import rows
+from frostline.frozen import Way, logits
+from frostline.images import EVALUATION_BATCH, Images
+from frostline.record import RunFolder
+from frostline.store import Store
+from frostline.strategy import linear_probe
+from frostline.timing import Stopwatch
+from frostline.training import Plan, train
+from frostline.training.interpolation import POINTS, point
+from frostline.training.recalibration import recalibrate
+
+Floats = NDArray[np.float64]
+
+
+@dataclass(frozen=True)
+class Halfway:
+    """The share that was chosen (0 pretrained, 1 adapted), what its runs answer, and what was found."""
+
+    share: float
+    held: Held
+    about: dict[str, Any]
+
+
+def can(candidate: Candidate) -> bool:
+    """Whether there is anything between the candidate and a probe."""
+    strategy = candidate.strategy
+    return strategy.trains and strategy.pretrained and strategy.head == "linear"
+
+
+def choose(asked: Asked, contest: Contest, place: int, mine: Held) -> Halfway | None:
+    """Ask the winner's runs at every point, or at the one asked for; `None` where the time is up.
+
+    `mine` holds what they answer where they ended.
+    """
+    shares = POINTS if asked.interpolate == "auto" else (float(asked.interpolate or 0.0),)
+    tasks, watch = longest(contest.outcomes, place), Stopwatch()
+    row_of = {
+        key: row for row, key in enumerate(zip(mine.repeats.tolist(), mine.images.tolist(), strict=True))
+    }
+    found = np.zeros((len(shares), *mine.probabilities.shape))
+    cell_of = np.zeros(len(mine.images), dtype=np.int64)
+    image_of = {sample.path: index for index, sample in enumerate(cells.pool(contest.data))}
+    for number, task in enumerate(tasks):
+        if contest.clock.late:
+            asked.say("There is no time to choose how far to go back; the winner stays where it ended.")
+            return None
+        fold = _Fold.of(asked, contest, task)
+        which = np.array([row_of[task.cell.repeat, image_of[s.path]] for s in fold.held.samples])
+        cell_of[which] = number
+        for position, share in enumerate(shares):
+            found[position, which] = fold.answers(share)
+        if number == 0:
+            asked.say(
+                f"Going back: {len(tasks)} run(s) are asked about what they held out, at {len(shares)} "
+                f"point(s): about {watch.seconds * len(tasks):.0f} s"
+            )
+    return _chosen(asked, shares, found, cell_of, mine, watch)
+
+
+def _chosen(
+    asked: Asked,
+    shares: Sequence[float],
+    found: Floats,
+    cell_of: NDArray[np.int64],
+    mine: Held,
+    watch: Stopwatch,
+) -> Halfway:
+    metric, everyone = asked.options["metric"], np.ones(len(cell_of), dtype=bool)
+    best, points = _best(metric, shares, found, mine.targets, everyone)
+    answers, nested = np.empty_like(found[0]), list[float]()
+    for cell in np.unique(cell_of):
+        own = cell_of == cell
+        others = ~np.isin(
+            mine.images, mine.images[own]
+        )  # in other repeats the same images were held out, too
+        picked = _best(metric, shares, found, mine.targets, others if others.any() else ~own)[0]
+        answers[own] = found[picked, own]
+        nested.append(shares[picked])
+    temperature = metrics.fit_temperature(answers, mine.targets)
+    held = replace(mine, logits=answers, probabilities=metrics.softmax(answers, temperature))
+    about = {"share": shares[best], "points": points, "by_fold": nested, "seconds": watch.seconds}
+    return Halfway(shares[best], held, about)
+
+
+def _best(
+    metric: str, shares: Sequence[float], found: Floats, targets: NDArray[np.int64], rows_: NDArray[np.bool_]
+) -> tuple[int, list[dict[str, float]]]:
+    """Return the best point on some answers, of equals the one with the lower log loss; and all points."""
+    points, ranks = [], []
+    for share, raw in zip(shares, found, strict=True):
+        p = metrics.softmax(raw[rows_], metrics.fit_temperature(raw[rows_], targets[rows_]))
+        loss = metrics.score("log_loss", targets[rows_], p)
+        points.append({"share": share, metric: metrics.score(metric, targets[rows_], p), "log_loss": loss})
+        ranks.append((metrics.goodness(metric, targets[rows_], p), -loss))
+    return max(range(len(shares)), key=lambda one: ranks[one]), points
+
+
+def models(
+    asked: Asked, contest: Contest, place: int, tasks: Sequence[Task], share: float | None
+) -> Callable[[str], nn.Module | None]:
+    """Return what finds the model that was asked about an image, as `fold_models` does, at a share."""
+    task_of = {asked.study.run_at(contest.outcomes[task].get("run")).path: task for task in tasks}
+
+    def back(run: Path, model: nn.Module) -> nn.Module:
+        assert share is not None
+        return _Fold.of(asked, contest, task_of[run]).at(share, model)
+
+    return fold_models(
+        asked.backbones[asked.candidates[place].model],
+        asked.candidates[place].strategy,
+        len(asked.data.classes),
+        asked.study.path,
+        [contest.outcomes[task] for task in tasks],
+        None if share is None or share == 1.0 else back,
+    )
+
+
+@dataclass(frozen=True)
+class _Fold:
+    """One run of the winner on a fold, with the probe of the same fold."""
+
+    asked: Asked
+    backbone: Backbone
+    folder: RunFolder
+    cut: Cut
+    train: Images
+    held: Images
+    before: nn.Module
+    after: nn.Module
+
+    @classmethod
+    def of(cls, asked: Asked, contest: Contest, task: Task) -> _Fold:
+        """Load the run, and make the probe on its training part, or read it back where it raced, too."""
+        candidate = asked.candidates[task.candidate]
+        backbone, folder = (
+            asked.backbones[candidate.model],
+            asked.study.run_at(contest.outcomes[task].get("run")),
+        )
+        data = cells.split(contest.data, task.cell, asked.seed)
+        probe = train(
+            backbone,
+            data,
+            linear_probe(),
+            study=sub_study(asked.study, data),
+            seed=cells.seed_of(asked.seed, task.cell),
+            augment=candidate.augment,
+            keep="last",
+            **asked.options,
+        )
+        name = folder.read("result.json")["cut"]
+        classes = len(asked.data.classes)
+
+        def loaded(run: RunFolder) -> nn.Module:
+            model = backbone.adapt(classes, seed=0)
+            model.load_state_dict(load_file(run.weights))
+            return model
+
+        return cls(
+            asked=asked,
+            backbone=backbone,
+            folder=folder,
+            cut=next(cut for cut in backbone.cuts if cut.name == name),
+            train=Images(data, data.part("train"), backbone.preprocessing),
+            held=Images(data, data.part("val"), backbone.preprocessing),
+            before=loaded(probe.folder),
+            after=loaded(folder),
+        )
+
+    def at(self, share: float, after: nn.Module) -> nn.Module:
+        """Return the model at a share of the way, as `train` makes it."""
+        numbers = Plan.from_dict(self.folder.read("plan.json")).numbers
+
+        def settle(model: nn.Module) -> None:
+            recalibrate(self.backbone, model, self.cut, self.train, numbers)
+
+        return point(self.before, after, share, settle)
+
+    def answers(self, share: float) -> NDArray[np.float32]:
+        """Return logits (images, classes) on the held-out images at a share, in float32 as a run's are."""
+        row_bytes = 4 * bb.row_elements(self.backbone, self.cut)
+        keep = rows.untimed(row_bytes, 3 * self.backbone.preprocessing.size**2).keep
+        way = Way(numerics.exact_plan(self.asked.options["threads"]), EVALUATION_BATCH)
+        with Store() as store:
+            return logits(
+                self.backbone, self.at(share, self.after), self.cut, self.held, way, keep=keep, store=store
+            )
