@@ -6,6 +6,7 @@ import builtins
 import json
 import subprocess
 import sys
+import zipfile
 from pathlib import Path
 from typing import Any
 
@@ -235,6 +236,9 @@ def test_a_program_of_torch_takes_any_number_of_images(
             found = metrics.softmax(program(given[:count]).numpy())
         np.testing.assert_allclose(found, expected[:count], atol=1e-5)
     assert b"site-packages" not in (tmp_path / "out" / "model.pt2").read_bytes()
+    with zipfile.ZipFile(tmp_path / "out" / "model.pt2") as archive:
+        inside = [archive.read(name)[:4] for name in archive.namelist()]
+    assert not [start for start in inside if start.startswith((b"\x80", b"PK"))], "something is pickled in it"
 
 
 @pytest.mark.ecosystem

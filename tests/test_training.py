@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -19,6 +20,7 @@ from frostline import strategy as fs
 from frostline.backbone import Backbone
 from frostline.dataset import Manifest
 from frostline.errors import StudyError, UsageError
+from frostline.record import RunFolder, Study
 from frostline.training import epoch, loop, optimizer
 from frostline.unfreezing import groups
 from tiny import PREPROCESSING, tiny_backbone, tiny_model, write_table
@@ -321,3 +323,13 @@ def test_a_network_without_a_cut_takes_what_freezes_nothing(data: Manifest, tmp_
         with pytest.raises(UsageError, match="needs a cut: use full or scratch"):
             frostline.train(backbone, data, text, study=tmp_path / "s", **FAST)
     assert frostline.train(backbone, data, "full(epochs=1)", study=tmp_path / "s", **FAST).steps > 0
+
+
+def test_runs_of_a_copied_study_keep_their_order(tmp_path: Path) -> None:
+    study = Study(tmp_path / "study")
+    for name, ended in (("b", "2026-01-02"), ("a", "2026-01-03"), ("c", "2026-01-01")):
+        (study.path / "runs" / name).mkdir(parents=True)
+        RunFolder(study.path / "runs" / name).write("result.json", {"ended": ended})
+    shutil.copytree(study.path, tmp_path / "copy", copy_function=shutil.copyfile)
+    assert [run.name for run in study.runs()] == ["c", "b", "a"]
+    assert [run.name for run in Study(tmp_path / "copy").runs()] == ["c", "b", "a"]

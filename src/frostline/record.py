@@ -113,6 +113,12 @@ class RunFolder:
         return (self.path / "result.json").is_file()
 
     @property
+    def ended(self) -> str:
+        """When a finished run ended, as its result says (ISO 8601, UTC); empty where it says nothing."""
+        result = self.read("result.json")
+        return str(result.get("ended", "")) if isinstance(result, dict) else ""
+
+    @property
     def weights(self) -> Path:
         """The best weights, in safetensors."""
         return self.path / "best.safetensors"
@@ -304,10 +310,10 @@ class Study:
         return folder
 
     def runs(self) -> list[RunFolder]:
-        """Return the finished runs, oldest first."""
+        """Return the finished runs, those first that ended first; a copy of a study keeps the order."""
         folders = [RunFolder(p) for p in (self.path / "runs").glob("*") if p.is_dir()]
-        done = [folder for folder in folders if folder.finished]
-        return sorted(done, key=lambda f: (f.path / "result.json").stat().st_mtime)
+        done = [(folder.ended, folder.name, folder) for folder in folders if folder.finished]
+        return [folder for *_, folder in sorted(done, key=lambda found: found[:2])]
 
     def write(self, name: str, value: Any) -> None:
         """Write one JSON file of the study, whole or not at all."""

@@ -66,6 +66,7 @@ def demand_extra() -> None:
 def write_torch(subject: Subject, place: Path, included: bool) -> tuple[Written, Answer]:
     """Write `model.pt2`, and load it back as something to ask."""
     program = _traced(subject, included)
+    program.example_inputs = None  # torch would pickle them
     config = described(subject, included)
     with _quietly():
         torch.export.save(program, place / TORCH, extra_files={"config.json": json.dumps(config)})

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 from dataclasses import asdict, dataclass, field, replace
+from datetime import UTC, datetime
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -279,6 +280,7 @@ def _perform(request: Request, study: Study, folder: RunFolder, hear: Hear, stor
         "world_size": ranks.size(),
         **chosen,
         **about,
+        "ended": datetime.now(UTC).isoformat(),
         "set_aside": len(request.data.set_aside),
         "run": folder.name,
         "study": str(study.path),
