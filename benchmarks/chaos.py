@@ -165,7 +165,7 @@ def killed(process: int) -> None:
 
 # --- what must be equal ----------------------------------------------------------------------------------
 
-TIMED = ("seconds", "memory", "peak", "store", "study", "numeric_plan", "test_looks", "device")
+TIMED = ("ended", "seconds", "memory", "peak", "store", "study", "numeric_plan", "test_looks", "device")
 
 
 def digest(folder: Path) -> str:
