@@ -64,7 +64,9 @@ NETWORKS = {
 }
 
 
-@pytest.mark.parametrize("to", ["safetensors", "torch", "delta"])
+@pytest.mark.parametrize(
+    "to", ["safetensors", "torch", "delta", pytest.param("onnx", marks=pytest.mark.ecosystem)]
+)
 @pytest.mark.parametrize(
     "kind", ["vit", "torchvision", pytest.param("hugging face", marks=pytest.mark.ecosystem)]
 )
@@ -141,3 +143,21 @@ def test_an_export_that_was_put_aside_comes_back(tmp_path: Path) -> None:
         raise KeyError
     assert (place / "model.safetensors").read_text() == "earlier"
     assert [path.name for path in tmp_path.iterdir()] == ["out"]
+
+
+@pytest.mark.ecosystem
+def test_a_hugging_face_network_goes_into_a_pipeline_as_it_is(photos: Path, tmp_path: Path) -> None:
+    transformers = pytest.importorskip("transformers")
+    data = frostline.load_data(photos, near_copies=False)
+    run = frostline.train(
+        hugging_face(tmp_path), data, "linear_probe", study=tmp_path / "study", exact=True, temperature=1.5
+    )
+    frostline.export(run.study.path, to="safetensors", out=tmp_path / "out")
+    processor = transformers.AutoImageProcessor.from_pretrained(tmp_path / "out", backend="pil")
+    asked = transformers.pipeline(
+        "image-classification", model=str(tmp_path / "out"), image_processor=processor
+    )
+    for row in run.predict(photos):
+        (best,) = asked(row.path, top_k=1)
+        assert best["label"] == row.label
+        assert best["score"] == pytest.approx(row.probability, abs=1e-4)

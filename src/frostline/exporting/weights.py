@@ -164,6 +164,8 @@ def _with_loader(subject: Subject, place: Path, shown: Pictures, module: nn.Modu
     model = rebuild.load(place, copy.deepcopy(module))
     _demand_same_bits(subject, model, shown)
     if _is_theirs(subject):
+        if settings := hugging_face.processor_settings(subject.preprocessing):
+            _write_json(place / "preprocessor_config.json", settings)
         _demand_same_bits(
             subject, hugging_face.load(str(place), preprocessing=subject.preprocessing).model, shown
         )

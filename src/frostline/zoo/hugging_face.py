@@ -8,6 +8,7 @@ and `save_pretrained` stay the model's own. Code from a repository is never run,
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -237,6 +238,34 @@ def described(said: dict[str, Any]) -> Preprocessing | str:
     std = (1.0,) * 3 if plain else _three(said["image_std"])
     way = Image.Resampling(said.get("resample", Image.Resampling.BILINEAR)).name.lower()
     return Preprocessing(size, crop_pct, way, mean, std, mode)
+
+
+def processor_settings(preprocessing: Preprocessing) -> dict[str, Any] | None:
+    """Return what `preprocessor_config.json` must say for the same pixels; `None` where nothing does.
+
+    The image processor of these settings is made, and compared on the trial pictures.
+    """
+    side, squashes = preprocessing.size, preprocessing.crop_mode == "squash"
+    whole = round(side / preprocessing.crop_pct) if squashes else math.floor(side / preprocessing.crop_pct)
+    settings = {
+        "do_resize": True,
+        "size": {"height": whole, "width": whole} if squashes else {"shortest_edge": whole},
+        "do_center_crop": whole != side or not squashes,
+        "crop_size": {"height": side, "width": side},
+        "resample": int(Image.Resampling[preprocessing.interpolation.upper()]),
+        "do_rescale": True,
+        "rescale_factor": 1 / 255,
+        "do_normalize": True,
+        "image_mean": list(preprocessing.mean),
+        "image_std": list(preprocessing.std),
+    }
+    library = _library()
+    kind = "ViTImageProcessor" if squashes and whole == side else "BitImageProcessor"
+    with _quiet(library):
+        # Pillow's twin of the processor: the other one resizes a little differently
+        made = getattr(library, f"{kind}Pil", getattr(library, kind))(**settings)
+    same = _levels_apart(preprocessing, made) <= SAME_LEVELS
+    return {**settings, "image_processor_type": kind} if same else None
 
 
 def _geometry(said: dict[str, Any]) -> tuple[int, float, str] | str:
