@@ -132,9 +132,9 @@ def test_the_probe_is_chosen_by_the_metric() -> None:
         p = metrics.softmax(row, metrics.fit_temperature(row, targets[held]))
         assert found.cv_score == pytest.approx(metrics.goodness(metric, targets[held], p))
     good, loss = np.array([0.80, 0.90, 0.89, 0.88]), np.array([1.0, 0.9, 0.5, 0.4])
-    assert probe._least_loss_near_best(good, loss, "accuracy", 100) == 2
-    assert probe._least_loss_near_best(good, loss, "accuracy", 100_000) == 1
-    assert probe._least_loss_near_best(-loss, loss, "log_loss", 100) == 3
+    assert probe.least_loss_near_best(good, loss, "accuracy", 100) == 2
+    assert probe.least_loss_near_best(good, loss, "accuracy", 100_000) == 1
+    assert probe.least_loss_near_best(-loss, loss, "log_loss", 100) == 3
 
 
 def test_an_undefined_metric_is_refused_before_training(data: Manifest, tmp_path: Path) -> None:

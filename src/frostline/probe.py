@@ -252,11 +252,11 @@ def _tried(
     calibrated = [metrics.softmax(row, t) for row, t in zip(logits, temperatures, strict=True)]
     good = np.array([metrics.goodness(metric, targets[held], p) for p in calibrated])
     loss = np.array([metrics.score("log_loss", targets[held], p) for p in calibrated])
-    best = _least_loss_near_best(good, loss, metric, len(held))
+    best = least_loss_near_best(good, loss, metric, len(held))
     return best, temperatures[best], float(good[best]), calibrated[best]
 
 
-def _least_loss_near_best(good: Floats, loss: Floats, metric: str, images: int) -> int:
+def least_loss_near_best(good: Floats, loss: Floats, metric: str, images: int) -> int:
     """Return the position of the lowest loss among scores that chance alone may have put below the best."""
     if metric == "log_loss":
         return int(good.argmax())

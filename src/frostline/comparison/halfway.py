@@ -19,7 +19,7 @@ from safetensors.torch import load_file
 from torch import nn
 
 from frostline import backbone as bb
-from frostline import metrics, numerics
+from frostline import metrics, numerics, probe
 from frostline.backbone import Backbone, Cut
 from frostline.comparison import cells
 from frostline.comparison.asked import Asked
@@ -115,14 +115,19 @@ def _chosen(
 def _best(
     metric: str, shares: Sequence[float], found: Floats, targets: NDArray[np.int64], rows_: NDArray[np.bool_]
 ) -> tuple[int, list[dict[str, float]]]:
-    """Return the best point on some answers, of equals the one with the lower log loss; and all points."""
-    points, ranks = [], []
+    """Return the best point on some answers, as a probe's L2 is chosen, and what all points gave.
+
+    That is the one of lowest log loss among those that chance alone may have put below the best.
+    """
+    points, good, losses = [], [], []
     for share, raw in zip(shares, found, strict=True):
         p = metrics.softmax(raw[rows_], metrics.fit_temperature(raw[rows_], targets[rows_]))
         loss = metrics.score("log_loss", targets[rows_], p)
         points.append({"share": share, metric: metrics.score(metric, targets[rows_], p), "log_loss": loss})
-        ranks.append((metrics.goodness(metric, targets[rows_], p), -loss))
-    return max(range(len(shares)), key=lambda one: ranks[one]), points
+        good.append(metrics.goodness(metric, targets[rows_], p))
+        losses.append(loss)
+    best = probe.least_loss_near_best(np.array(good), np.array(losses), metric, int(rows_.sum()))
+    return best, points
 
 
 def models(
@@ -167,7 +172,7 @@ class _Fold:
             asked.study.run_at(contest.outcomes[task].get("run")),
         )
         data = cells.split(contest.data, task.cell, asked.seed)
-        probe = train(
+        solved = train(
             backbone,
             data,
             linear_probe(),
@@ -192,7 +197,7 @@ class _Fold:
             cut=next(cut for cut in backbone.cuts if cut.name == name),
             train=Images(data, data.part("train"), backbone.preprocessing),
             held=Images(data, data.part("val"), backbone.preprocessing),
-            before=loaded(probe.folder),
+            before=loaded(solved.folder),
             after=loaded(folder),
         )
 
