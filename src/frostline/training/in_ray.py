@@ -80,9 +80,31 @@ def _job(found: Cluster, work: Work, caller: Caller, request: Request, study: Pa
             torch_config=TorchConfig(backend="nccl" if least.gpus else "gloo"),
         )
         try:
-            trainer.fit()
+            _aside(trainer.fit)
         except Exception as error:
             raise _reason(error) from None
+
+
+def _aside(work: Callable[[], object]) -> None:
+    """Do `work` in a thread of its own, and raise what it raises.
+
+    In the main thread Ray Train takes Ctrl-C for itself, and the process leaves with 1 and without a word. So
+    signals are the caller's here; the job ends with the connection to the cluster.
+    """
+    raised: list[Exception] = []
+
+    def run() -> None:
+        try:
+            work()
+        except Exception as error:
+            raised.append(error)
+
+    thread = threading.Thread(target=run, daemon=True)
+    thread.start()
+    while thread.is_alive():
+        thread.join(LOOK_S)
+    if raised:
+        raise raised[0]
 
 
 def _process(config: dict[str, Any]) -> None:
