@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 import frostline
-from frostline.comparison import halfway
+from frostline.comparison import halfway, words
 from frostline.comparison.judging import Held
 from frostline.dataset import Manifest
 from frostline.errors import UsageError
@@ -64,6 +64,17 @@ def test_a_share_that_is_asked_for_is_taken(data: Manifest, tmp_path: Path) -> N
     assert "interpolation" not in probe.result  # nothing lies between a probe and itself
     with pytest.raises(UsageError, match=r"between 0 and 1, found 1\.5"):
         raced(data, tmp_path / "study", STRATEGY, interpolate=1.5)
+
+
+def test_with_one_part_held_out_it_says_that_the_same_images_chose(tmp_path: Path) -> None:
+    data = frostline.load_data(write_table(tmp_path / "images", train=10, val=6), near_copies=False)
+    found = raced(data, tmp_path / "study", STRATEGY, interpolate="auto")
+    about = found.result["interpolation"]
+    assert not about["apart"]
+    assert about["by_fold"] == [about["share"]]
+    back = {**about, "share": 0.2}
+    assert "by the very images that its accuracy is told of" in words._gone_back(back, "accuracy")
+    assert "told of" not in words._gone_back({**back, "apart": True}, "accuracy")
 
 
 def test_a_folds_own_images_have_no_say_in_its_share() -> None:

@@ -10,10 +10,12 @@ import sys
 
 import frostline
 from frostline.rates import ways
+from frostline.store import store
 from tiny import tiny_backbone
 
 if __name__ == "__main__":
     table, study = sys.argv[1:]
+    store.KEEP_FREE_SHARE = 0.0  # however full the disk is
     ways.FROZEN_BATCH = 16  # small shares, so that there is something to divide
     data = frostline.load_data(table, near_copies=False, val=0.0)
     print("ready", flush=True)

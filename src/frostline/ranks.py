@@ -131,7 +131,7 @@ def _others_alive() -> Iterator[None]:
         said = re.sub(r"\[[^\]]*\.(cc|cpp|hpp|h):\d+\]\s*", "", str(error))  # without the place in the source
         reason = re.split(r"\.\s|\n", said.strip() or type(error).__name__)[0]
         raise LostProcess(
-            f"Another of the {launched().size} processes of this job has ended or can't be reached "
+            f"Another of the {size()} processes of this job has ended or can't be reached "
             f"({reason}). What is finished is kept; the same command goes on, also with another number of "
             "processes."
         ) from None

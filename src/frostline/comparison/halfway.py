@@ -100,16 +100,23 @@ def _chosen(
     answers, nested = np.empty_like(found[0]), list[float]()
     for cell in np.unique(cell_of):
         own = cell_of == cell
-        others = ~np.isin(
-            mine.images, mine.images[own]
-        )  # in other repeats the same images were held out, too
-        picked = _best(metric, shares, found, mine.targets, others if others.any() else ~own)[0]
+        picked = _best(metric, shares, found, mine.targets, _without(own, mine.images))[0]
         answers[own] = found[picked, own]
         nested.append(shares[picked])
     temperature = metrics.fit_temperature(answers, mine.targets)
     held = replace(mine, logits=answers, probabilities=metrics.softmax(answers, temperature))
-    about = {"share": shares[best], "points": points, "by_fold": nested, "seconds": watch.seconds}
+    apart = len(nested) > 1  # else the one part that was held out has chosen, and is reported on
+    about: dict[str, Any] = {"share": shares[best], "points": points, "by_fold": nested, "apart": apart}
+    about["seconds"] = watch.seconds
     return Halfway(shares[best], held, about)
+
+
+def _without(own: NDArray[np.bool_], images: NDArray[np.int64]) -> NDArray[np.bool_]:
+    """Return the answers that may choose for those marked: of other images; else of other runs; else all."""
+    others = ~np.isin(images, images[own])  # in other repeats the same images were held out, too
+    if others.any():
+        return others
+    return own if own.all() else ~own
 
 
 def _best(

@@ -48,7 +48,8 @@ def _gone_back(found: Mapping[str, Any], metric: str) -> str:
         count = len(found["points"])
         return f"Of {count} points on the way back none was better than where it ended: {figures}."
     beside = f"where it ended {end[metric]:.3f}, {end['log_loss']:.3f}"
-    return f"It is taken {where}: {figures}; {beside}. Chosen of {len(found['points'])} points."
+    judged = "" if found.get("apart", True) else ", by the very images that its accuracy is told of"
+    return f"It is taken {where}: {figures}; {beside}. Chosen of {len(found['points'])} points{judged}."
 
 
 def titled(result: Mapping[str, Any]) -> str:
