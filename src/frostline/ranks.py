@@ -130,8 +130,9 @@ def _others_alive() -> Iterator[None]:
     except RuntimeError as error:  # gloo's and NCCL's, and all of torch.distributed's
         said = re.sub(r"\[[^\]]*\.(cc|cpp|hpp|h):\d+\]\s*", "", str(error))  # without the place in the source
         reason = re.split(r"\.\s|\n", said.strip() or type(error).__name__)[0]
+        count = max(size(), launched().size)
         raise LostProcess(
-            f"Another of the {size()} processes of this job has ended or can't be reached "
+            f"Another of the {count} processes of this job has ended or can't be reached "
             f"({reason}). What is finished is kept; the same command goes on, also with another number of "
             "processes."
         ) from None

@@ -85,6 +85,7 @@ def conclude(asked: Asked, contest: Contest, over: bool) -> Comparison:
     share = back.share if back else None
     run, whole = _shipped(asked, contest, place, held_out["temperature"], share)
     if back and not whole:  # what answers is a run on a fold, as it ended
+        asked.say("What answers is a run on a fold as it ended: it does not go back.")
         back = share = None
         held_out = _held_out(asked, mine, answers, contest.race.folds)
     held_out["share"] = _share(contest, place)
@@ -123,7 +124,10 @@ def conclude(asked: Asked, contest: Contest, over: bool) -> Comparison:
 
 def _gone_back(asked: Asked, contest: Contest, place: int, mine: Held) -> Halfway | None:
     """How far the winner goes back, where that was asked for and there is something to go back to."""
-    if asked.interpolate is None or not len(mine.images) or not halfway.can(asked.candidates[place]):
+    if asked.interpolate is None or not len(mine.images):
+        return None
+    if not halfway.can(asked.candidates[place]):
+        asked.say(f"{asked.candidates[place]} does not go back: nothing lies between it and a probe.")
         return None
     return halfway.choose(asked, contest, place, mine)
 

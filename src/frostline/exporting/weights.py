@@ -28,6 +28,8 @@ from frostline.exporting.subject import Subject
 from frostline.zoo import hugging_face
 
 WEIGHTS, LOADER = "model.safetensors", "load.py"
+# Where the pixels can't be described to transformers.
+NO_PROCESSOR = "transformers has no image processor for these pixels: config.json says how they are made."
 # What timm must know of a network's own shape; where its weights came from is for the model card.
 THEIRS = (
     "import torch\nfrom transformers import AutoModelForImageClassification\n\n"
@@ -164,12 +166,14 @@ def _with_loader(subject: Subject, place: Path, shown: Pictures, module: nn.Modu
     model = rebuild.load(place, copy.deepcopy(module))
     _demand_same_bits(subject, model, shown)
     if _is_theirs(subject):
-        if settings := hugging_face.processor_settings(subject.preprocessing):
+        settings = hugging_face.processor_settings(subject.preprocessing)
+        if settings:
             _write_json(place / "preprocessor_config.json", settings)
         _demand_same_bits(
             subject, hugging_face.load(str(place), preprocessing=subject.preprocessing).model, shown
         )
-        return Written(config, "transformers", THEIRS, model, tags=("transformers",))
+        told_how = () if settings else (NO_PROCESSOR,)
+        return Written(config, "transformers", THEIRS, model, told_how, tags=("transformers",))
     own = told["library"] == "module"
     why = {
         "timm": f"timm has no {subject.head} head like this one",
