@@ -14,6 +14,7 @@ from PIL import Image
 import frostline
 from frostline import familiar, metrics
 from frostline.errors import UsageError
+from frostline.frozen import Frozen
 from tiny import tiny_backbone, tiny_model, write_folder
 
 
@@ -79,6 +80,23 @@ def test_predict_says_when_it_is_unsure_without_training_images(tmp_path: Path) 
     assert {path.parent.name for path in (tmp_path / "sorted").rglob("*.png")} <= {*data.classes, "unsure"}
     with pytest.raises(UsageError, match="above 0 and below 1"):
         frostline.predict(run.study.path, tmp_path / "new", unsure=95.0, module=tiny_model())
+
+
+def test_what_a_probe_leaves_comes_from_rows_that_are_there(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    computed: list[int] = []
+    real = Frozen.compute
+
+    def compute(self: Frozen, pixels: torch.Tensor) -> torch.Tensor:
+        computed.append(len(pixels))
+        return real(self, pixels)
+
+    monkeypatch.setattr(Frozen, "compute", compute)
+    data = frostline.load_data(write_folder(tmp_path / "images", per_class=8), test=0.0, val=0.0)
+    run = frostline.train(tiny_backbone(), data, "linear_probe", study=tmp_path / "study", exact=True)
+    assert sum(computed) == len(data.samples), "images passed the frozen layers again"
+    assert familiar.read(run.folder.path) is not None
 
 
 def test_a_run_that_held_nothing_out_says_so(tmp_path: Path) -> None:
