@@ -18,13 +18,14 @@ from click.testing import CliRunner
 from markdown_it import MarkdownIt
 
 import frostline
-from frostline import delta, heads, metrics, zoo
+from frostline import heads, metrics, zoo
 from frostline.cli.main import cli
 from frostline.errors import ModelError, StudyError, UsageError
 from frostline.exporting import naming, programs, proof
 from frostline.exporting.subject import calibrated, subject
 from frostline.prediction import Predictor
 from frostline.training import Run
+from frostline.zoo import delta
 from studies import EVIL
 from tiny import picture, tiny_backbone, tiny_model, write_folder
 

@@ -14,7 +14,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
-from frostline import delta, familiar, metrics, numerics, zoo
+from frostline import familiar, metrics, numerics, zoo
 from frostline.backbone import Backbone, Preprocessing
 from frostline.dataset import Question, Sorted, doubted_name, folder_names, in_threads, questions, sort_into
 from frostline.errors import DamagedImage, StudyError, UsageError
@@ -23,6 +23,7 @@ from frostline.images import EVALUATION_BATCH, Tell
 from frostline.record import RunFolder, Study
 from frostline.reporting import notebook
 from frostline.strategy import parse
+from frostline.zoo import delta
 
 FETCHERS = 8  # threads that fetch far images while others wait for theirs; a choice
 

@@ -20,6 +20,7 @@
         state.safetensors, state-before.safetensors   where an unfinished run goes on (removed at the end)
         lock, holder.json   who makes the run
         best.safetensors    the weights
+        fingerprints.safetensors   short digests of the images they learned from, through all generations
         backbone.json       the network's stages and cuts
         predictions-val.csv, predictions-test.csv, augmentation.png
         looks.json, looks/  pictures of the most confident mistakes on test, with class-activation maps
@@ -51,7 +52,7 @@ from typing import Any
 import psutil
 from filelock import BaseFileLock, FileLock, Timeout
 
-from frostline import places
+from frostline import fingerprints, places
 from frostline.errors import StudyError, did_you_mean
 
 FORMAT = 1
@@ -122,6 +123,11 @@ class RunFolder:
     def weights(self) -> Path:
         """The best weights, in safetensors."""
         return self.path / "best.safetensors"
+
+    @property
+    def fingerprints(self) -> Path:
+        """Short digests of the images that its model learned from, through all generations."""
+        return self.path / fingerprints.NAME
 
     @contextmanager
     def held(self) -> Iterator[None]:

@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from frostline import backbone as bb
-from frostline import metrics, numerics
+from frostline import lineage, metrics, numerics
 from frostline.backbone import Backbone, Cut
 from frostline.dataset import Manifest
 from frostline.errors import DataError
@@ -38,15 +38,18 @@ Floats = NDArray[np.float64]
 class Forgetting:
     """Accuracy of the original classifier before and after, 0–1; `lost` is the difference.
 
-    `low` to `high` is a 95 % interval of `lost`, paired by image, over what belongs together.
+    `low` to `high` is a 95 % interval of `lost`, paired by image, over what belongs together. All of it is of
+    images that the backbone is not known to have learned from, `None` where there are none; `learned` has
+    `n_images`, `before` and `after` of those that it is, which are no measure of what it could do.
     """
 
-    before: float
-    after: float
-    lost: float
+    before: float | None
+    after: float | None
+    lost: float | None
     low: float | None
     high: float | None
     n_images: int
+    learned: dict[str, Any] | None = None
 
     def as_dict(self) -> dict[str, Any]:
         """As plain data."""
@@ -59,21 +62,31 @@ def forgetting(
     """Return what `model`, adapted from `backbone`, has forgotten of what the backbone could do.
 
     `data` holds images labelled with the backbone's own classes: their names where it came from a study, else
-    the number of the output (0, 1, …). Its test part is asked, or where it has none every image; images that
-    the backbone was itself trained on make it look better before than it is. Raises `DataError`.
+    the number of the output (0, 1, …). Its test part is asked, or where it has none every image. Images that
+    the backbone learned from make it look better before than it is: those that its fingerprints know stand
+    apart in `learned`. Raises `DataError`.
     """
+    data = lineage.marked(backbone, data)
     samples = data.part("test") or data.samples
     images = Images(data, samples, backbone.preprocessing)
     targets = own_targets(backbone, data)[images.targets]
-    found = [
+    before, after = (
         (_answers(one, images, "remember", tell).argmax(axis=1) == targets).astype(np.float64)
         for one in (backbone.model, _with_own_head(backbone, model))
-    ]
-    before, after = found
-    low, high = metrics.mean_interval(before - after, data.units(samples))
-    return Forgetting(
-        float(before.mean()), float(after.mean()), float((before - after).mean()), low, high, len(samples)
     )
+    seen = np.array([sample.digest in data.learned for sample in samples], dtype=np.bool_)
+    new, units = ~seen, data.units(samples)
+    learned = None
+    if seen.any():
+        count = int(seen.sum())
+        learned = {"n_images": count, "before": _mean(before[seen]), "after": _mean(after[seen])}
+    low, high = metrics.mean_interval((before - after)[new], units[new]) if new.any() else (None, None)
+    lost = _mean((before - after)[new])
+    return Forgetting(_mean(before[new]), _mean(after[new]), lost, low, high, int(new.sum()), learned)
+
+
+def _mean(values: Floats) -> float | None:
+    return float(values.mean()) if len(values) else None
 
 
 def own_targets(backbone: Backbone, data: Manifest) -> NDArray[np.int64]:

@@ -19,6 +19,7 @@ from frostline.backbone.heads import Head, fresh_linear, put_head
 from frostline.backbone.preprocessing import Preprocessing
 from frostline.backbone.replay import Recipe
 from frostline.errors import ModelError
+from frostline.fingerprints import Fingerprints
 
 
 @dataclass(frozen=True)
@@ -72,6 +73,9 @@ class Backbone:
     layout: Layout = field(repr=False)
     classifier: Head = field(repr=False)
     fresh: Callable[[], nn.Module] | None = field(default=None, repr=False)  # the same, random weights
+    fingerprints: Fingerprints | None = field(
+        default=None, repr=False
+    )  # of the images it learned from before
 
     def as_dict(self) -> dict[str, Any]:
         """What a table or a drawing needs to know, as plain data."""

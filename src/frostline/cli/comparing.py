@@ -114,7 +114,7 @@ def compare(data: str, **options: Any) -> None:
         from frostline.story import candidates
 
         trackers = followed(verb, options)
-        manifest, backbone = loaded(verb, data, options)
+        manifest, backbone = loaded(verb, data, options, learns=True)
         verb.progress.say(show.data_lines(manifest))
         named = (
             "cuts",

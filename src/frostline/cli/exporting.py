@@ -21,6 +21,12 @@ FORMATS = ("safetensors", "onnx", "torch", "delta")
     is_flag=True,
     help="onnx, torch: take bytes (n, size, size, 3), and scale and normalise them; resizing stays outside.",
 )
+@click.option(
+    "--no-fingerprints",
+    is_flag=True,
+    help="Leave out the short digests of the images that the model learned from, by which a later training "
+    "keeps them apart from what judges it.",
+)
 @click.option("--images", type=click.Path(), help="Images to check the export on [64 of the study's own].")
 @click.option(
     "--base", type=click.Path(), help="For a delta: the base weights' file, where they have no name."
@@ -43,6 +49,7 @@ def export(study: str, **options: Any) -> None:
             run=options["run_name"],
             out=options["out"],
             with_preprocessing=options["with_preprocessing"],
+            fingerprints=not options["no_fingerprints"],
             images=options["images"],
             base=options["base"],
             tell=verb.progress,

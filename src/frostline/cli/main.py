@@ -127,7 +127,7 @@ def train(data: str, **options: Any) -> None:
 
         trackers = followed(verb, options)
         with verb.in_turn():
-            manifest, backbone = loaded(verb, data, options)
+            manifest, backbone = loaded(verb, data, options, learns=True)
         verb.progress.say(show.data_lines(manifest))
         old = None
         if options["remember"]:  # what is wrong with it shows before anything is trained

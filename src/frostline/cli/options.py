@@ -171,8 +171,13 @@ def followed(verb: Verb, options: dict[str, Any]) -> Trackers:
     return trackers
 
 
-def loaded(verb: Verb, data: str, options: dict[str, Any]) -> tuple[Manifest, Backbone]:
-    """Load the images and the network that a verb names, and begin its clock."""
+def loaded(
+    verb: Verb, data: str, options: dict[str, Any], *, learns: bool = False
+) -> tuple[Manifest, Backbone]:
+    """Load the images and the network that a verb names, and begin its clock.
+
+    Where the verb `learns`, images that the network learned from before are not held out.
+    """
     import frostline
 
     verb.start_for(data)
@@ -187,4 +192,9 @@ def loaded(verb: Verb, data: str, options: dict[str, Any]) -> tuple[Manifest, Ba
     backbone = frostline.load_backbone(
         options["model"], size=options["size"], architecture=options["architecture"]
     )
+    if learns:
+        from frostline import lineage
+        from frostline.record import Study
+
+        manifest = lineage.respected([backbone], manifest, Study(options["study"]))
     return manifest, backbone

@@ -11,7 +11,7 @@ from typing import Any
 
 import filelock
 
-from frostline import launching, places, rates, tracking
+from frostline import launching, lineage, places, rates, tracking
 from frostline.augment import Policy
 from frostline.backbone import Backbone
 from frostline.comparison import cells, race, spreading
@@ -98,6 +98,10 @@ def compare(
     candidates = listed(_strategies(backbones, strategies, cuts), augment, least)
     named = list(dict.fromkeys(str(candidate.strategy) for candidate in candidates))
     candidates += searched(candidates, search, draws, seed)
+    split = data
+    data = lineage.respected(list(backbones.values()), data, Study(study))
+    for note in data.notes[len(split.notes) :]:
+        say(note)
     kept = Study.open(study, data=data.digest, split=data.split_digest, test=data.test_digest)
     data.write(kept.path / "manifest.jsonl")
     kept.write("backbone.json", next(iter(backbones.values())).as_dict())

@@ -3,6 +3,7 @@
 sources ── folders · tables · objects · pairs      what each way of handing over images says
 decoding                                   the one decoder: any file to upright RGB, or why not
 memory ── indexing ── copies               digests and damage remembered; what looks alike
+pixels ── recognition                      which images a model has met before
 folding ── splitting ── parts              units never separated; who is held out
 written ── manifest ── loading             the result, kept and made
 asked ── sorting                           images without labels; copied to a folder for each answer
@@ -16,6 +17,7 @@ from frostline.dataset.indexing import in_threads
 from frostline.dataset.loading import load_data
 from frostline.dataset.manifest import PARTS, Conflict, Manifest, Sample, SetAside
 from frostline.dataset.pairs import Pairs, unlabelled
+from frostline.dataset.recognition import Recognised, fingerprints_of, recognised
 from frostline.dataset.sorting import Sorted, doubted_name, folder_names, sort_into
 from frostline.dataset.tables import read_paths
 
@@ -25,17 +27,20 @@ __all__ = [
     "Manifest",
     "Pairs",
     "Question",
+    "Recognised",
     "Sample",
     "SetAside",
     "Sorted",
     "doubted_name",
     "find_images",
+    "fingerprints_of",
     "folder_names",
     "in_threads",
     "load_data",
     "open_image",
     "questions",
     "read_paths",
+    "recognised",
     "sort_into",
     "unlabelled",
 ]

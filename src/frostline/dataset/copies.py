@@ -7,7 +7,7 @@ part, when they differ in fewer and the thumbnails agree too. Flat images have n
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -61,6 +61,28 @@ def mark_of(content: bytes | Image.Image) -> bytes:
     bits = imagehash.phash(image, hash_size=HASH_SIDE).hash
     thumb = image.resize((THUMB_SIDE, THUMB_SIDE), Image.Resampling.BOX)
     return np.packbits(bits).tobytes() + thumb.tobytes()
+
+
+def hash_of(mark: bytes) -> bytes:
+    """Return the perceptual hash within a mark; nothing for an image without detail, or an empty mark."""
+    if len(mark) != MARK_BYTES or np.frombuffer(mark[HASH_BYTES:], np.uint8).std() < FLAT_LEVELS:
+        return b""
+    return mark[:HASH_BYTES]
+
+
+def alike(hashes: Sequence[bytes], others: Sequence[bytes]) -> list[bool]:
+    """Return for each hash whether one of the others is a near copy's; empty ones and zeros never are."""
+    none = {b"", bytes(HASH_BYTES)}
+    mine = [place for place, one in enumerate(hashes) if one not in none]
+    theirs = [other for other in others if other not in none]
+    like = np.zeros(len(hashes), dtype=bool)
+    table = np.frombuffer(b"".join([*(hashes[place] for place in mine), *theirs]), np.uint8)
+    table = table.reshape(-1, HASH_BYTES)
+    for pairs in _candidates(table):
+        across = pairs[(pairs[:, 0] < len(mine)) & (pairs[:, 1] >= len(mine))]
+        near = across[_distance(table, across) <= NEAR_BITS]
+        like[[mine[place] for place in near[:, 0].tolist()]] = True
+    return [bool(one) for one in like]
 
 
 @dataclass(frozen=True, slots=True)

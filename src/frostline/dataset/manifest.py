@@ -20,7 +20,7 @@ import numpy as np
 from PIL import Image
 
 from frostline import places
-from frostline.dataset import decoding, folding, written
+from frostline.dataset import decoding, folding, pixels, written
 from frostline.dataset.memory import Known, Memory
 from frostline.errors import DamagedImage, DataError
 
@@ -115,10 +115,12 @@ class Manifest:
             DataError: the file has changed or gone since it was indexed.
         """
         try:
-            return self._decoded(sample)
+            image = self._decoded(sample)
         except DamagedImage as error:
             Memory().remember(contents=[Known(sample.digest, decoded=True, fault=str(error))])
             raise DamagedImage(f"{sample.path} {error}") from error
+        pixels.note(sample.digest, image)
+        return image
 
     def checked(self, progress: Progress | None = None) -> Manifest:
         """Decode every image that is not known to be sound; return a manifest without the damaged ones.

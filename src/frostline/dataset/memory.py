@@ -1,9 +1,10 @@
 """What is known of files and images from earlier looks, kept by digest in one SQLite file.
 
-Two tables: `files` says which content a path of this size and time held; `contents` says what that content
-turned out to be (sound, damaged and why, its perceptual mark). Forgetting any of it costs time, never
-correctness: where the store cannot be used, `trouble` says so once and every answer is "not known".
-Safe with several processes at once (write-ahead log, a time-out, no connection kept open).
+Three tables: `files` says which content a path of this size and time held; `contents` says what that content
+turned out to be (sound, damaged and why, its perceptual mark); `pixels` digests what was decoded. Forgetting
+any of it costs time, never correctness: where the store cannot be used, `trouble` says so once and every
+answer is "not known". Safe with several processes at once (write-ahead log, a time-out, no connection kept
+open).
 """
 
 from __future__ import annotations
@@ -37,6 +38,8 @@ CREATE TABLE IF NOT EXISTS files (
     path BLOB PRIMARY KEY, size_bytes INTEGER, mtime_ns INTEGER, digest BLOB) WITHOUT ROWID;
 CREATE TABLE IF NOT EXISTS contents (
     digest BLOB PRIMARY KEY, decoder TEXT, decoded INTEGER, fault TEXT, mark BLOB) WITHOUT ROWID;
+CREATE TABLE IF NOT EXISTS pixels (
+    digest BLOB PRIMARY KEY, decoder TEXT, pixels BLOB) WITHOUT ROWID;
 """
 
 
@@ -85,8 +88,20 @@ class Memory:
             if decoder == DECODER
         }
 
-    def remember(self, files: Iterable[tuple[FileKey, str]] = (), contents: Iterable[Known] = ()) -> None:
-        """Write both kinds of rows in one transaction."""
+    def pixels_of(self, digests: Iterable[str]) -> dict[str, bytes]:
+        """Return the digest of each content's pixels (`pixels.digest_of`), where this decoder decoded it."""
+        wanted = [bytes.fromhex(digest) for digest in dict.fromkeys(digests)]
+        rows = self._select("pixels", "digest", wanted)
+        return {digest.hex(): pixels for digest, decoder, pixels in rows if decoder == DECODER}
+
+    def remember(
+        self,
+        files: Iterable[tuple[FileKey, str]] = (),
+        contents: Iterable[Known] = (),
+        pixels: Iterable[tuple[str, bytes]] = (),
+    ) -> None:
+        """Write all kinds of rows in one transaction."""
+        pixel_rows = [(bytes.fromhex(digest), DECODER, value) for digest, value in pixels]
         file_rows = [(key.path, key.size_bytes, key.mtime_ns, bytes.fromhex(digest)) for key, digest in files]
         content_rows = [
             (bytes.fromhex(known.digest), DECODER, known.decoded, known.fault, known.mark)
@@ -96,8 +111,9 @@ class Memory:
         def write(connection: sqlite3.Connection) -> None:
             connection.executemany("INSERT OR REPLACE INTO files VALUES (?, ?, ?, ?)", file_rows)
             connection.executemany("INSERT OR REPLACE INTO contents VALUES (?, ?, ?, ?, ?)", content_rows)
+            connection.executemany("INSERT OR REPLACE INTO pixels VALUES (?, ?, ?)", pixel_rows)
 
-        if file_rows or content_rows:
+        if file_rows or content_rows or pixel_rows:
             self._run(write)
 
     def _select(self, table: str, column: str, values: list[bytes]) -> list[Any]:

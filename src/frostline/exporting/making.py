@@ -10,7 +10,7 @@ from typing import Any
 
 from torch import nn
 
-from frostline import delta
+from frostline import places
 from frostline.backbone import Backbone
 from frostline.errors import UsageError, did_you_mean
 from frostline.exporting import card, folder, programs, proof, thawed, weights
@@ -20,6 +20,7 @@ from frostline.exporting.weights import Written
 from frostline.images import Tell
 from frostline.record import plain
 from frostline.reporting import notebook
+from frostline.zoo import delta
 
 FORMATS = ("safetensors", "onnx", "torch", "delta")
 CARD = "README.md"
@@ -51,6 +52,7 @@ def export(
     run: str | None = None,
     out: str | Path | None = None,
     with_preprocessing: bool = False,
+    fingerprints: bool = True,
     images: str | Path | None = None,
     module: nn.Module | None = None,
     base: str | nn.Module | Backbone | None = None,
@@ -62,7 +64,9 @@ def export(
     "delta" (only what was thawed, for the same base weights). The temperature is folded into the head, so
     that a plain softmax gives the probabilities `predict` gives. `out` is the folder ["frostline-FORMAT"]; an
     earlier export of the same format is replaced, anything else refused. `with_preprocessing` lets an ONNX or
-    torch program take uint8 (n, s, s, 3) and normalise it.
+    torch program take uint8 (n, s, s, 3) and normalise it. `fingerprints` of the images that the model
+    learned from (short digests, no picture and no name) let a later training keep them apart from what judges
+    it.
 
     The exported model is loaded back and asked about up to 64 of the study's images, or `images`; if one
     answer changes, nothing is written. `module` is the architecture of a backbone of your own, `base` its
@@ -86,6 +90,10 @@ def export(
             written = weights.write(found, new, shown, module)
             answer = proof.logits(written.loaded, found.preprocessing)
         check = proof.compared(expected, answer, shown)
+        if fingerprints and found.folder.fingerprints.is_file():
+            places.write_atomically(
+                new / found.folder.fingerprints.name, found.folder.fingerprints.read_bytes()
+            )
         files = _finish(found, to, new, written, check)
     if tell:
         tell("export", 1, 1)
@@ -137,6 +145,8 @@ def _finish(found: Subject, to: str, new: Path, written: Written, check: Proof) 
         "head": found.head,
         "temperature": found.predictor.temperature,
         "digest": found.digest,
+        "source": found.source,
+        "preprocessing": found.preprocessing.as_dict(),
         **written.told,
         "files": names,
     }

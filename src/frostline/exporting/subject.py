@@ -11,10 +11,10 @@ from torch import nn
 
 from frostline import heads
 from frostline.backbone import Backbone, Preprocessing
-from frostline.delta import digest_of
 from frostline.prediction import Predictor, rebuilt
 from frostline.record import RunFolder, Study
 from frostline.strategy import parse
+from frostline.zoo.delta import digest_of
 
 
 @dataclass(frozen=True)

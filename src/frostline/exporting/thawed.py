@@ -7,11 +7,12 @@ from pathlib import Path
 from safetensors.torch import save
 from torch import Tensor, nn
 
-from frostline import delta, places, zoo
+from frostline import places, zoo
 from frostline.backbone import Backbone
 from frostline.errors import ModelError
 from frostline.exporting.subject import Subject
 from frostline.exporting.weights import Written
+from frostline.zoo import delta
 
 
 def write(subject: Subject, place: Path, base: str | nn.Module | Backbone | None) -> Written:

@@ -55,12 +55,25 @@ class Headline:
 
 def forgotten_line(found: dict[str, Any]) -> str:
     """Say what `remembering.Forgetting.as_dict` holds."""
+    apart = _learned_line(found.get("learned"))
+    if found["before"] is None:
+        return f"What the network forgot can't be told: it had learned from every image asked about.{apart}"
     before, after, lost = (100 * float(found[key]) for key in ("before", "after", "lost"))
     span = "" if found["low"] is None else f" ({100 * found['low']:.1f} to {100 * found['high']:.1f})"
     return (
         f"Of {counted(int(found['n_images']), 'image')} of its own classes the network answered "
         f"{before:.1f} % right before adapting and {after:.1f} % after, through its own head: {lost:.1f} "
-        f"points{span} forgotten."
+        f"points{span} forgotten.{apart}"
+    )
+
+
+def _learned_line(learned: dict[str, Any] | None) -> str:
+    """Say what was seen on images that the network had learned from: no measure of new images."""
+    if not learned:
+        return ""
+    return (
+        f" Already learned before, n = {learned['n_images']}, no measure of new images: "
+        f"{100 * learned['before']:.1f} % right before and {100 * learned['after']:.1f} % after."
     )
 
 

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from frostline import numerics, places
+from frostline import lineage, numerics, places
 from frostline import rates as rates_of
 from frostline.augment import Policy
 from frostline.backbone import Backbone
@@ -132,7 +132,7 @@ def measure(
             f"{backbone.name} can't be cut before its head ({' '.join(backbone.notes)}), so nothing can be "
             "measured stage by stage. `frostline train` with the strategy full needs no cut."
         )
-    data = data.checked(tell)
+    data = lineage.marked(backbone, data.checked(tell))
     samples = shared_out(data, data.part("train"), MOST_IMAGES, seed)
     some = shared_out(data, samples, max(MOST_PROBED, PROBED_A_CLASS * len(data.classes)), seed)
     plan = numerics.exact_plan(threads)
@@ -147,6 +147,7 @@ def measure(
         "units": data.units(samples).tolist(),
         "classes": len(data.classes),
         "seed": seed,
+        **({"learned": sorted(data.learned)} if data.learned else {}),
     }
 
     def look() -> dict[str, Any]:
@@ -219,8 +220,14 @@ def _looked(
     if len(images) >= FEWEST and backbone.stages[-1].shape[-1] > 1:
         found["confidence"] = asdict(_confidence(backbone, seen.confidence, units))
     folds = _folds(data, some, seed)
+    learned = sum(sample.digest in data.learned for sample in some)
+    if learned:
+        notes.append(
+            f"The model learned from {learned} of {len(some)} images before: no probe is asked about them."
+        )
     if not folds:
-        notes.append("No class has two images that may be parted, so no probe tells what each depth knows.")
+        new = "new images" if learned else "images"
+        notes.append(f"No class has two {new} that may be parted, so no probe tells what each depth knows.")
         return {**found, "notes": notes}
     probes = depth.probe_stages(seen.features, images.targets, units, len(data.classes), folds)
     found["probe_by_stage"] = [asdict(row) for row in probes]

@@ -15,7 +15,7 @@ from typing import Any
 
 from filelock import FileLock
 
-from frostline import launching, metrics, tracking
+from frostline import launching, lineage, metrics, tracking
 from frostline.advice import Advice, Planned, outlook, plan
 from frostline.advice.knowledge import read_experience
 from frostline.backbone import Backbone
@@ -136,6 +136,7 @@ def fit(
     wanted = choosing.Wanted(model, models, limits, size, architecture).checked()
     data = _load(source, seed, strict, tell).checked(tell)
     backbones = wanted.load(say)
+    data = lineage.respected(backbones, data, Study(study))
     options: dict[str, Any] = {
         "metric": metric,
         "flip": flip,

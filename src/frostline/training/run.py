@@ -14,8 +14,8 @@ from PIL import Image
 from safetensors.torch import save
 from torch import nn
 
-from frostline import familiar, numerics, places, ranks, tracking
-from frostline.backbone import Backbone
+from frostline import familiar, lineage, numerics, places, ranks, tracking
+from frostline.backbone import Backbone, weights_digest
 from frostline.dataset import Manifest
 from frostline.frozen import Counts, Frozen
 from frostline.images import Tell
@@ -128,6 +128,9 @@ def train(
     are kept in the store where that is faster; `rows` is `auto`, `keep` or `compute`, and changes no bit of
     the result. `tell(what, done, total)` hears of progress.
 
+    A backbone that was adapted before knows which images it learned from: those of `data` train it again and
+    are never held out, and its test images stay in the test part.
+
     A run ends with the weights of the epoch that did best on val; with `keep` "last", with the last ones, so
     that nothing was chosen on val and its figures are those of images not seen before.
 
@@ -159,7 +162,7 @@ def train(
     with ranks.together():
         request = Request(
             backbone=backbone,
-            data=_sound(data, tell),
+            data=_prepared(backbone, data, study, tell),
             strategy=parse(strategy) if isinstance(strategy, str) else checked(strategy),
             seed=seed,
             metric=metric,
@@ -188,10 +191,13 @@ def train(
         return _take_part(request, study, trackers)
 
 
-def _sound(data: Manifest, tell: Tell | None) -> Manifest:
-    """Return the images without damaged ones; processes of one job don't all decode them."""
+def _prepared(backbone: Backbone, data: Manifest, study: str | Path, tell: Tell | None) -> Manifest:
+    """Return the images without damaged ones, none held out that the backbone learned from before.
+
+    Processes of one job don't all decode them.
+    """
     with ranks.in_turn():
-        return data.checked(tell)
+        return lineage.respected([backbone], data.checked(tell), Study(study))
 
 
 def _in_ray(request: Request, study: str | Path, trackers: Trackers, address: str) -> Run:
@@ -266,6 +272,7 @@ def _perform(request: Request, study: Study, folder: RunFolder, hear: Hear, stor
         folder.write("backbone.json", request.backbone.as_dict())
         model, found, chosen, about = _work(request, folder, hear, watch, store)
     places.write_atomically(folder.weights, save(_plain_state(model), metadata={"format": "pt"}))
+    lineage.inherited(request.backbone, request.data).write(folder.fingerprints)
     result = {
         "strategy": str(request.strategy),
         "model": request.backbone.name,
@@ -282,6 +289,8 @@ def _perform(request: Request, study: Study, folder: RunFolder, hear: Hear, stor
         **about,
         "ended": datetime.now(UTC).isoformat(),
         "set_aside": len(request.data.set_aside),
+        "learned_before": sum(sample.digest in request.data.learned for sample in request.data.samples),
+        "weights_digest": weights_digest(model),
         "run": folder.name,
         "study": str(study.path),
     }

@@ -1,6 +1,6 @@
 """Where backbones come from: packages, timm, torchvision, transformers, a file, or your own module.
 
-architectures → lite · files · hugging_face → loading · disk → base
+architectures → lite · files · hugging_face → loading · disk → base → delta → adapted
 """
 
 from __future__ import annotations

@@ -8,14 +8,11 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from safetensors import SafetensorError
-from safetensors.torch import load_file
 from torch import nn
 
 from frostline.backbone import MAX_SIDE_PIXELS, Backbone, Preprocessing, assemble
-from frostline.errors import ModelError, StudyError, UsageError, did_you_mean
-from frostline.record import MAX_CLASSES, RunFolder, Study
-from frostline.strategy import parse
+from frostline.errors import ModelError, UsageError, did_you_mean
+from frostline.record import MAX_CLASSES
 from frostline.zoo import hugging_face
 from frostline.zoo.architectures import Architecture, architecture
 from frostline.zoo.files import described_preprocessing, fitted, is_weights, named_architecture, read
@@ -39,8 +36,9 @@ def load_backbone(
     A file is a .safetensors, or a .pth, .pt or .bin that holds tensors alone (nothing is unpickled);
     `architecture` ("timm/NAME") is for one that does not say. A module needs its `preprocessing`.
     A study's folder gives what its best run made of its backbone, or the run RUN of "STUDY/runs/RUN", to be
-    adapted once more; its head stays on as the original classifier. Raises `ModelError` with what can be had
-    instead.
+    adapted once more; so do a folder that `export` wrote as safetensors, and a delta. The head stays on as
+    the original classifier, and what the network learned from never judges it again
+    (`Backbone.fingerprints`). Raises `ModelError` with what can be had instead.
     """
     if size is not None and size < 1:
         raise UsageError(f"size is {size}, expected at least 1 pixel.")
@@ -49,8 +47,10 @@ def load_backbone(
         return _from_module(inside, size, preprocessing, name)
     if source in PACKAGES:
         return _from_package(source, size, random, preprocessing, name)
-    if (run := _run_at(source)) is not None:
-        return _from_run(run, size, preprocessing, name)
+    from frostline.zoo.adapted import adapted_at, as_backbone  # which loads what was adapted, from here
+
+    if (adapted := adapted_at(source)) is not None:
+        return as_backbone(adapted, size, preprocessing, name)
     if is_weights(source):
         return _from_file(Path(source).expanduser(), size, random, preprocessing, name, architecture)
     if source.startswith(("timm/", "torchvision/")):
@@ -80,13 +80,13 @@ def rebuild_backbone(source: dict[str, Any], module: nn.Module | None = None) ->
     if source.get("kind") == hugging_face.KIND:
         name = str(source.get("name"))
         return _of_hugging_face(hugging_face.rebuilt(source.get("config"), preprocessing), name, True)
-    wanted = _described(source)
+    wanted = described(source)
     name = source.get("name", wanted.title)
     return _assembled(wanted.build_seeded(), wanted, preprocessing, name, bool(source.get("random")))
 
 
-def _described(source: dict[str, Any]) -> Architecture:
-    """Return the architecture that a study names, if it is one that this library lists by that name.
+def described(source: dict[str, Any]) -> Architecture:
+    """Return the architecture that a study or an export names, if this library lists one by that name.
 
     A study may come from a stranger, and timm's own door also takes `hf-hub:` and `local-dir:`.
     """
@@ -128,7 +128,7 @@ def _from_module(
         "name": name,
         "preprocessing": preprocessing.as_dict(),
     }
-    return _checked(model, preprocessing, name, source, None)
+    return checked(model, preprocessing, name, source, None)
 
 
 def _from_package(
@@ -139,44 +139,6 @@ def _from_package(
     return _assembled(
         model, wanted, _sized(preprocessing or wanted.preprocessing(model), size), name or source, random
     )
-
-
-def _run_at(source: str) -> RunFolder | None:
-    """Return the run that a path names: a study's best, or one run's own folder."""
-    path = Path(source).expanduser()
-    if (path / "study.json").is_file():
-        return Study(path).best()[0]
-    if (path / "config.json").is_file() and path.parent.name == "runs":
-        return Study(path.parents[1]).best(path.name)[0]
-    return None
-
-
-def _from_run(
-    folder: RunFolder, size: int | None, preprocessing: Preprocessing | None, name: str | None
-) -> Backbone:
-    """Return the adapted network of a run as a backbone. Raises `ModelError` where its head is not linear."""
-    config = folder.asked()
-    strategy, known = parse(config["strategy"]), config["source"]
-    if strategy.head != "linear":
-        raise ModelError(
-            f"Run {folder.name} has the head {strategy.head}, and only a network with a linear one can be "
-            "adapted once more. Train one with head=linear."
-        )
-    if known.get("kind") == "module":
-        raise ModelError(
-            f"Run {folder.name} adapted a module of your own, which can't be built by name. Load its weights "
-            "with frostline.load_model(study, module=…), and hand that over with its preprocessing."
-        )
-    own = _sized(preprocessing or Preprocessing.from_dict(config["preprocessing"]), size)
-    wanted = _described(known)
-    model = rebuild_backbone(known).adapt(len(config["classes"]))
-    try:
-        model.load_state_dict(load_file(folder.weights))
-    except (OSError, RuntimeError, SafetensorError) as error:
-        raise StudyError(f"The weights of run {folder.name} cannot be loaded: {error}") from None
-    title = name or f"{config.get('model')} after run {folder.name}"
-    source = {**known, "name": title, "preprocessing": own.as_dict(), "classes": config["classes"]}
-    return _checked(model.eval(), own, title, source, wanted.build)
 
 
 def _from_name(
@@ -235,7 +197,7 @@ def _of_hugging_face(found: hugging_face.Found, name: str, random: bool) -> Back
     if random:
         source["random"] = True
     fresh = partial(hugging_face.fresh, found.config)
-    return _checked(found.model, found.preprocessing, name, source, fresh)
+    return checked(found.model, found.preprocessing, name, source, fresh)
 
 
 def _sized(preprocessing: Preprocessing, size: int | None) -> Preprocessing:
@@ -256,7 +218,7 @@ def _assembled(
     if random:
         source["random"] = True
     try:
-        return _checked(model, preprocessing, name, source, wanted.build)
+        return checked(model, preprocessing, name, source, wanted.build)
     except ModelError as error:
         native = replace(wanted, size=None).preprocessing(model).size
         if preprocessing.size == native:
@@ -264,13 +226,14 @@ def _assembled(
         raise ModelError(f"{error}\n{native} pixels are expected.") from error
 
 
-def _checked(
+def checked(
     model: nn.Module,
     preprocessing: Preprocessing,
     name: str,
     source: dict[str, Any],
     fresh: Callable[[], nn.Module] | None,
 ) -> Backbone:
+    """Return the backbone of a model. Raises `ModelError` that names it."""
     try:
         return assemble(model, preprocessing, name=name, source=source, fresh=fresh)
     except ModelError as error:

@@ -22,10 +22,10 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
-from frostline import zoo
 from frostline.backbone import Backbone, Preprocessing, tensor_bytes
 from frostline.errors import FrostlineError, ModelError, StudyError
 from frostline.heads import build_head
+from frostline.zoo.base import load_base
 
 WEIGHTS = "delta.safetensors"
 CONFIG = "config.json"
@@ -42,6 +42,8 @@ class Delta:
     preprocessing: Preprocessing
     run: str
     strategy: str
+    head: str
+    source: dict[str, Any]  # the base network's, as `Backbone.source`
 
 
 def is_delta(folder: str | Path) -> bool:
@@ -99,14 +101,14 @@ def load(folder: str | Path, base: str | nn.Module | Backbone | None = None) -> 
         classes = [str(name) for name in config["label_names"]]
         head, digest = str(told["head"]), str(told["digest"])
         preprocessing = _preprocessing(config["preprocessing"])
-        found = zoo.load_base(source, base)
+        found = load_base(source, base)
     except (KeyError, TypeError, ValueError) as error:
         raise StudyError(f"{place / CONFIG} is damaged ({error!r}). Export the delta again.") from None
     _refuse_other(found, wanted, str(source.get("name")))
     model = together(place, found, head, len(classes), tensors)
     if digest_of(model.state_dict()) != digest:
         raise StudyError(f"{place} was changed or damaged: its weights are not those that were exported.")
-    return Delta(model, classes, preprocessing, str(told.get("run")), str(told.get("strategy")))
+    return Delta(model, classes, preprocessing, str(told.get("run")), str(told.get("strategy")), head, source)
 
 
 def _preprocessing(said: dict[str, Any]) -> Preprocessing:

@@ -1,0 +1,142 @@
+"""What a model learned from never judges it, through any number of generations.
+
+A network that was adapted before brings along fingerprints of the images it met (`Backbone.fingerprints`).
+Here they are compared with images that it is to be adapted to, or asked about.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+from frostline.backbone import Backbone
+from frostline.dataset import Manifest, Recognised, Sample, fingerprints_of, recognised
+from frostline.errors import DataError
+from frostline.fingerprints import LEARNED, Fingerprints
+from frostline.record import RunFolder, Study
+
+NAMED = 3  # images in a message
+FOLDS = 5  # what is tried to find out whether anything can be held out
+
+
+@dataclass(frozen=True)
+class _Met:
+    """What is known of the images: which were met before, and whether anything is known at all."""
+
+    images: Recognised
+    known: bool
+
+
+def respected(backbones: Sequence[Backbone], data: Manifest, study: Study | None = None) -> Manifest:
+    """Return the images split so that none that a backbone learned from is ever held out, with notes.
+
+    Images of its test part stay in the test part. `study` may hold the run that made a module which was
+    handed over. Raises `DataError` where a part that the source names holds learned images, or where nothing
+    is left to judge by.
+    """
+    met = _met(backbones, data, study)
+    learned = frozenset(d for d, side in met.images.sides.items() if side in LEARNED)
+    _demand_clean_parts(data, learned)
+    sides = {digest: "train" if digest in learned else "test" for digest in met.images.sides}
+    if "test" in data.given:  # the source says what is tested on
+        sides = {digest: side for digest, side in sides.items() if side == "train"}
+    marked = replace(data, learned=data.learned | learned)
+    if any(sides.get(sample.digest, sample.split) != sample.split for sample in data.samples):
+        marked = marked.keeping(sides)
+    _demand_judges(marked)
+    notes = [note for note in _notes(marked, met) if note not in data.notes]
+    return replace(marked, notes=(*marked.notes, *notes)) if notes else marked
+
+
+def marked(backbone: Backbone, data: Manifest) -> Manifest:
+    """Return the images in the parts they have; those that the backbone learned from are in no fold."""
+    met = _met([backbone], data, None)
+    learned = frozenset(d for d, side in met.images.sides.items() if side in LEARNED)
+    return replace(data, learned=data.learned | learned) if learned else data
+
+
+def inherited(backbone: Backbone, data: Manifest) -> Fingerprints:
+    """Return the fingerprints of a model adapted to `data`: its own, and those of what it began with."""
+    own = fingerprints_of(data)
+    return own if backbone.fingerprints is None else own + backbone.fingerprints
+
+
+def _met(backbones: Sequence[Backbone], data: Manifest, study: Study | None) -> _Met:
+    for backbone in backbones:
+        if backbone.fingerprints is None and backbone.source.get("kind") == "module" and study is not None:
+            backbone.fingerprints = _of_module(backbone, study)
+    prints = [backbone.fingerprints for backbone in backbones if backbone.fingerprints is not None]
+    unknown = any(b.fingerprints is None and "classes" in b.source for b in backbones)
+    if not prints:
+        return _Met(Recognised({}, frozenset()), not unknown)
+    whole = prints[0]
+    for more in prints[1:]:
+        whole = whole + more
+    return _Met(recognised(data, whole), not unknown)
+
+
+def _of_module(backbone: Backbone, study: Study) -> Fingerprints | None:
+    """Return the fingerprints of the run of this study that made exactly these weights, if one did."""
+    for path in sorted(study.path.rglob("runs/*/result.json")):
+        run = RunFolder(path.parent)
+        result = run.read("result.json")
+        if isinstance(result, dict) and result.get("weights_digest") == backbone.digest:
+            return Fingerprints.read(run.path)
+    return None
+
+
+def _demand_clean_parts(data: Manifest, learned: frozenset[str]) -> None:
+    for part in ("test", "val"):
+        inside = [sample for sample in data.part(part) if sample.digest in learned]
+        if inside and part in data.given:
+            raise DataError(
+                f"The {part} part that the source names holds {len(inside)} image(s) that this model learned "
+                f"from ({_listed(inside)}): its answers to them say nothing of new images. Take them out of "
+                "that part, or begin with a network that has not seen them."
+            )
+
+
+def _demand_judges(data: Manifest) -> None:
+    """Raise `DataError` where images were learned from before, and none is left that could be held out."""
+    if not data.learned or data.part("test") or data.part("val"):
+        return
+    train = data.part("train")
+    if not data.folds(train, FOLDS, seed=0):
+        count = sum(sample.digest in data.learned for sample in train)
+        raise DataError(
+            f"This model learned from {count} of these {len(train)} images before ({_listed(train)}), and "
+            "too few others are left to judge it by: at least two new images of one class are needed. Add "
+            "new images, or begin with the pretrained network."
+        )
+
+
+def _notes(data: Manifest, met: _Met) -> list[str]:
+    """Say in sentences what was recognised."""
+    notes = []
+    if not met.known:
+        notes.append(
+            "The model carries no fingerprints of what it learned from: whether it has seen these images "
+            "can't be told, and its accuracy on them may be flattered."
+        )
+    learned = sum(sample.digest in data.learned for sample in data.samples)
+    if learned:
+        notes.append(
+            f"The model learned from {learned} of these {len(data.samples)} images before: they train it "
+            "again, and are never held out."
+        )
+    tested = {digest for digest, side in met.images.sides.items() if side == "test"}
+    stay = sum(sample.digest in tested and sample.split == "test" for sample in data.samples)
+    if stay:
+        notes.append(f"{stay} images were in the model's test part before, and are in this one.")
+    near = sum(sample.digest in met.images.near and sample.split != "train" for sample in data.samples)
+    if near:
+        notes.append(
+            f"{near} held-out image(s) look almost like one that the model learned from. That is right for a "
+            "fixed camera or slices of one scan, and flatters the accuracy where they are copies."
+        )
+    return notes
+
+
+def _listed(samples: Sequence[Sample]) -> str:
+    more = f" and {len(samples) - NAMED} more" if len(samples) > NAMED else ""
+    return ", ".join(sample.path for sample in samples[:NAMED]) + more
