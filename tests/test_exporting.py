@@ -409,5 +409,6 @@ def test_the_command_line_says_the_same(runs: dict[str, Run], tmp_path: Path) ->
     assert found.exit_code == 0, found.output
     told = json.loads(found.stdout)
     assert told["format"] == "delta"
-    assert {row["name"] for row in told["files"]} == {"README.md", "config.json", "delta.safetensors"}
+    names = {"README.md", "config.json", "delta.safetensors", "fingerprints.safetensors"}
+    assert {row["name"] for row in told["files"]} == names
     assert CliRunner().invoke(cli, arguments).exit_code == 0

@@ -10,7 +10,7 @@ import hashlib
 import json
 import re
 from collections import Counter
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import astuple, dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
@@ -78,6 +78,7 @@ class Manifest:
     given: tuple[str, ...] = ()  # parts that the source named itself; the others were drawn
     shares: tuple[float, float] | None = None  # drawn for test, and of the rest for val, as was asked for
     items: Items | None = field(default=None, compare=False, repr=False)  # images handed over in memory
+    learned: frozenset[str] = frozenset()  # digests of images that the model at hand learned from before
 
     def part(self, name: str) -> tuple[Sample, ...]:
         """Return the samples of one part, in the manifest's order. Raises `DataError` for another name."""
@@ -105,7 +106,17 @@ class Manifest:
 
         Fewer where classes or units do not allow `k`; none where nothing can be held out at all.
         """
-        return folding.folds(self.targets(samples), self.units(samples), k, seed)
+        units = self.units(samples)
+        learned = np.array([sample.digest in self.learned for sample in samples], dtype=np.bool_)
+        moving = np.flatnonzero(~np.isin(units, units[learned]))
+        targets, everything = self.targets(samples), np.arange(len(samples))
+        pairs = folding.folds(targets[moving], units[moving], k, seed) if len(moving) else []
+        return [(np.setdiff1d(everything, moving[hold]), moving[hold]) for _, hold in pairs]
+
+    def keeping(self, sides: Mapping[str, str]) -> Manifest:
+        """Return the images with those of these digests in these parts."""
+        samples = tuple(replace(s, split=sides.get(s.digest, s.split)) for s in self.samples)
+        return replace(self, samples=samples)
 
     def read(self, sample: Sample) -> Image.Image:
         """Return a sample's image as upright RGB of 8 bits a channel.
