@@ -296,8 +296,8 @@ class Study:
         if found.get("split") != expected["split"]:
             raise StudyError(
                 f"{self.path} is a study of the same data under another split (another --seed, --test or "
-                "--val, other given parts, or a model that learned from some of the images, which are not held "
-                "out any more). Use the same split, or take another folder with --study."
+                "--val, other given parts, or a model that learned from some of these images, so that none "
+                "of them is held out). Use the same split, or take another folder with --study."
             )
 
     @property
