@@ -275,8 +275,12 @@ def test_a_table_beside_loose_images_is_offered(tmp_path: Path) -> None:
 
 def test_parts_mixed_with_other_folders(tmp_path: Path) -> None:
     for part in ("train", "test"):
-        by_class(tmp_path / part, {"a": 2, "b": 2})
+        by_class(tmp_path / part, {"a": 2, "b": 2}, start=len(part) * 10)
     save(tmp_path / "extra" / "x.png", 9)
+    flat = load_data(tmp_path)
+    assert any("Images in extra/ have no label" in note for note in flat.notes)
+    assert [gone.path for gone in flat.set_aside] == ["extra/x.png"]
+    save(tmp_path / "extra" / "a" / "y.png", 9)
     with pytest.raises(DataError, match="mixes parts"):
         load_data(tmp_path)
 

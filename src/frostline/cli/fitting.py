@@ -8,7 +8,15 @@ import click
 from click.core import ParameterSource
 
 from frostline.cli.comparing import StrategyList
-from frostline.cli.options import Minutes, Share, followed, model_options, running, tracker_option
+from frostline.cli.options import (
+    Minutes,
+    Share,
+    followed,
+    model_options,
+    running,
+    split_names_option,
+    tracker_option,
+)
 from frostline.cli.verb import Verb, everywhere
 
 
@@ -65,6 +73,7 @@ def _given(option: str) -> bool:
     "auto asks the folds.",
 )
 @click.option("--strict", is_flag=True, help="Refuse if any image cannot be used.")
+@split_names_option
 @click.option(
     "--models",
     type=NameList(),
@@ -120,6 +129,7 @@ def fit(data: str, **options: Any) -> None:
             "workers",
             "interpolate",
             "strict",
+            "split_names",
         )
         found = frostline.fit(
             data,

@@ -83,6 +83,10 @@ def _train(data: str, options: dict[str, Any]) -> str:
     plain = {"model": "lite0", "seed": 0, "test": 0.2, "val": 0.2}
     named = ("model", "architecture", "size", "seed", "test", "val", "minutes", "threads", "store_folder")
     words = ["frostline", "train", data]
+    if options["split_names"]:
+        from frostline.dataset.layout import written
+
+        words += ["--split-names", written(options["split_names"])]
     for name in named:
         value = options[name]
         if value is not None and value != plain.get(name):

@@ -46,6 +46,24 @@ class Minutes(click.FloatRange):
         return found
 
 
+class SplitNames(click.ParamType[dict[str, str] | str]):
+    """Parts with the folders that they are, or `none`."""
+
+    name = "PART=FOLDER,…"
+
+    def convert(
+        self, value: dict[str, str] | str, param: click.Parameter | None, ctx: click.Context | None
+    ) -> dict[str, str] | str:
+        """Return folders with their parts."""
+        if isinstance(value, dict) or value == "none":
+            return value
+        pairs = [pair.partition("=") for pair in value.split(",") if pair.strip()]
+        parts = ("train", "val", "test")
+        if not pairs or not all(folder and part.strip() in parts for part, _, folder in pairs):
+            self.fail(f"{value!r} is neither none nor like train=FOLDER,test=FOLDER.", param, ctx)
+        return {folder.strip().rstrip("/"): part.strip() for part, _, folder in pairs}
+
+
 class Share(click.ParamType[float | str]):
     """A number between 0 and 1, or `auto`."""
 
@@ -142,6 +160,12 @@ tracker_option = click.option(
     multiple=True,
     help="Send each epoch's figures to tensorboard, mlflow or wandb, too; may be given more than once.",
 )
+split_names_option = click.option(
+    "--split-names",
+    type=SplitNames(),
+    help="Which folders of DATA are which part, such as train=fold0,train=fold1,test=fold2; none: they are "
+    "classes [by their names].",
+)
 data_options = stack(
     click.option(
         "--test",
@@ -160,6 +184,7 @@ data_options = stack(
         help="Share of the rest that chooses, where DATA names no val part.",
     ),
     click.option("--strict", is_flag=True, help="Refuse if any image cannot be used."),
+    split_names_option,
 )
 
 
@@ -187,6 +212,7 @@ def loaded(
         test=options["test"],
         val=options["val"],
         strict=options["strict"],
+        split_names=options["split_names"],
         progress=verb.progress,
     )
     backbone = frostline.load_backbone(

@@ -6,12 +6,18 @@ import unicodedata
 from pathlib import Path
 
 from frostline.dataset.decoding import find_images, is_hidden, is_study, missing_message, suffixes, walk_files
-from frostline.dataset.sources import Found, Source, listing, part_named
+from frostline.dataset.layout import SplitNames, Tree, layout_of
+from frostline.dataset.sources import Found, Source, listing
 from frostline.errors import DataError
 
+# Below the root lie at most: a folder of the same name, a part, one of its name, and classes.
+DEPTH = 5
 
-def read_folder(root: Path) -> Source:
+
+def read_folder(root: Path, split_names: SplitNames = None) -> Source:
     """List a folder of labelled images; the class is the name of the first folder below the root or the part.
+
+    `split_names` says which folders are which part, where their names don't (`layout`).
 
     Raises:
         DataError: there are no class folders, or parts and classes are mixed up.
@@ -20,16 +26,16 @@ def read_folder(root: Path) -> Source:
         raise DataError(missing_message(root))
     root = root.absolute()  # the manifest and the memory outlive the working directory
     source = Source(root, hint="Only image files inside the class folders count.")
+    layout = layout_of(_tree(root, DEPTH), str(root), split_names)
+    source.notes += layout.notes
+    for path, part in layout.classes_in.items():
+        _read_classes(root.joinpath(*path), part, source)
+    for path in layout.unlabelled:
+        _set_aside(root.joinpath(*path), source)
     inside = _folders(root)
-    parts = _parts(root, inside)
-    if parts:
-        for folder, part in parts:
-            _read_classes(folder, part, source)
-    else:
-        _read_classes(root, "", source)
     if not source.found:
         raise DataError(_nothing_found(root, inside))
-    if len(inside) == 1 and len(_folders(inside[0])) > 1 and not parts:
+    if len(inside) == 1 and len(_folders(inside[0])) > 1 and layout.classes_in == {(): ""}:
         raise DataError(
             f"{root} holds one folder, {inside[0].name}/, which would be the only class. "
             f"Did you mean {inside[0]}?"
@@ -37,30 +43,23 @@ def read_folder(root: Path) -> Source:
     return source
 
 
-def _parts(root: Path, inside: list[Path]) -> list[tuple[Path, str]]:
-    """Return the folders that are parts, or none where they are classes. Raises where they are both."""
-    parts = [(folder, part) for folder in inside if (part := part_named(folder.name))]
-    names = [part for _, part in parts]
-    nested = [folder for folder, _ in parts if _folders(folder)]
-    if "train" not in names or not nested:
-        if len(parts) >= 2:
-            raise DataError(
-                f"{root} has {', '.join(f'{folder.name}/' for folder, _ in parts)} but no class folders "
-                "under train/; expected train/CLASS/image.jpg."
-            )
-        return []
-    others = [folder.name for folder in inside if not part_named(folder.name)]
-    if others and len(parts) >= 2:
-        raise DataError(
-            f"{root} mixes parts ({', '.join(folder.name for folder, _ in parts)}) with other folders "
-            f"({', '.join(others[:5])}); expected either train/ val/ test/ or a folder per class. "
-            "Move the others out."
-        )
-    if len(set(names)) < len(names):
-        raise DataError(
-            f"{root} has two folders for one part: {', '.join(folder.name for folder, _ in parts)}."
-        )
-    return [] if others else parts
+def _tree(folder: Path, depth: int) -> Tree:
+    """Return the folders below one, so many levels deep."""
+    try:
+        folders = _folders(folder)
+        files = any(not child.is_dir() and not is_hidden(child.name) for child in folder.iterdir())
+    except OSError:  # which is said of the class that can't be opened
+        return Tree()
+    return Tree({child.name: _tree(child, depth - 1) for child in folders} if depth else {}, files)
+
+
+def _set_aside(folder: Path, source: Source) -> None:
+    """List the images of a folder that says neither part nor class."""
+    assert source.root is not None
+    for file in walk_files(folder):
+        if file.suffix.lower() in suffixes():
+            path = file.relative_to(source.root).as_posix()
+            source.aside.append((Found(path, ""), "lies outside the class folders, so it has no label"))
 
 
 def _read_classes(folder: Path, part: str, source: Source) -> None:

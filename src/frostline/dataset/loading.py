@@ -13,6 +13,7 @@ from frostline.dataset.copies import NOTHING_ALIKE, Likeness
 from frostline.dataset.decoding import missing_message
 from frostline.dataset.folders import read_folder
 from frostline.dataset.indexing import Indexed, Progress, index, likeness_of
+from frostline.dataset.layout import SplitNames, checked, written
 from frostline.dataset.manifest import PARTS, Manifest, Sample, SetAside, demand_training_images
 from frostline.dataset.memory import Memory
 from frostline.dataset.pairs import Pairs, read_pairs
@@ -34,6 +35,7 @@ def load_data(
     val: float = 0.2,
     strict: bool = False,
     near_copies: bool = True,
+    split_names: SplitNames = None,
     progress: Progress | None = None,
     workers: int = 0,
 ) -> Manifest:
@@ -49,6 +51,8 @@ def load_data(
         val: Share of the remaining images to choose on, where the source has no val part.
         strict: Refuse where any image would be set aside.
         near_copies: Look for near copies, which decodes every image once (milliseconds; remembered).
+        split_names: Which folder is which part, where their names don't say ({"fold0": "train", "fold1":
+            "test"}); "none" where folders that look like parts are classes.
         progress: Called now and then with (what, done, total).
         workers: Threads for reading and decoding files; 0 = none besides this one.
 
@@ -57,7 +61,7 @@ def load_data(
         UsageError: a share is not in 0 ≤ share < 1.
     """
     _demand_shares(test=test, val=val)
-    read = _source_of(source)
+    read = _source_of(source, checked(split_names))
     memory = Memory()
     usable = index(read, memory, progress, workers)
     alike = likeness_of(read, usable, memory, progress, workers) if near_copies else NOTHING_ALIKE
@@ -69,7 +73,8 @@ def load_data(
     )
     read.aside += [(usable[i].found, reason) for i, reason in sorted(outcome.reasons.items())]
     _demand_whole(read, strict)
-    return replace(_manifest(read, usable, outcome, alike, memory), shares=(test, val))
+    manifest = _manifest(read, usable, outcome, alike, memory)
+    return replace(manifest, shares=(test, val), split_names=written(split_names))
 
 
 def _demand_shares(**shares: float) -> None:
@@ -78,12 +83,14 @@ def _demand_shares(**shares: float) -> None:
         raise UsageError(f"Found {', '.join(wrong)}; expected a share of the images, from 0 up to but not 1.")
 
 
-def _source_of(source: Any) -> Source:
+def _source_of(source: Any, split_names: SplitNames) -> Source:
     """List what `source` holds. Raises `DataError` where it is nothing of the kind."""
     if isinstance(source, str) and is_address(source):
-        return _source_at_address(source)
+        return _source_at_address(source, split_names)
     if isinstance(source, str | Path):
-        return _source_at(Path(source).expanduser())
+        return _source_at(Path(source).expanduser(), split_names)
+    if split_names:
+        raise UsageError("split_names is for folders; a table or a data set names its parts itself.")
     if isinstance(source, Pairs):
         return read_pairs(source)
     if objects.is_hugging_face(source):
@@ -96,7 +103,7 @@ def _source_of(source: Any) -> Source:
     )
 
 
-def _source_at_address(address: str) -> Source:
+def _source_at_address(address: str, split_names: SplitNames) -> Source:
     if is_shards(address):
         return read_shards(address)
     if address.endswith(TABLE_SUFFIXES):
@@ -104,16 +111,18 @@ def _source_at_address(address: str) -> Source:
             f"{masked(address)} is a table at an address; expected one on this machine. Copy it here: "
             "its column path may hold addresses."
         )
-    return read_remote_folder(address)
+    return read_remote_folder(address, split_names)
 
 
-def _source_at(path: Path) -> Source:
+def _source_at(path: Path, split_names: SplitNames) -> Source:
+    if split_names and not path.is_dir() and path.exists():
+        raise UsageError(f"split_names is for folders, and {path} is a file: it names its parts itself.")
     if is_shards(path.name) and not path.is_dir():
         return read_shards(str(path.absolute()))
     if not path.exists():
         raise DataError(missing_message(path))
     if path.is_dir():
-        return read_folder(path)
+        return read_folder(path, split_names)
     if path.suffix.lower() not in TABLE_SUFFIXES:
         raise DataError(
             f"{path} is a single file; expected a folder with a folder per class, or a table ending in "

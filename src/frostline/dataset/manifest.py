@@ -77,6 +77,7 @@ class Manifest:
     notes: tuple[str, ...] = ()  # plain sentences for the person
     given: tuple[str, ...] = ()  # parts that the source named itself; the others were drawn
     shares: tuple[float, float] | None = None  # drawn for test, and of the rest for val, as was asked for
+    split_names: str = ""  # which folders were said to be which part, as the option takes it
     items: Items | None = field(default=None, compare=False, repr=False)  # images handed over in memory
     learned: frozenset[str] = frozenset()  # digests of images that the model at hand learned from before
 
@@ -177,6 +178,7 @@ class Manifest:
             "set_aside": [astuple(gone) for gone in self.set_aside],
             "conflicts": [astuple(conflict) for conflict in self.conflicts],
             **{name: getattr(self, name) for name in kept},
+            **({"split_names": self.split_names} if self.split_names else {}),
         }
         return written.text_of(header, (astuple(sample) for sample in self.samples))
 
@@ -312,6 +314,7 @@ def _built(header: dict[str, Any], rows: list[list[str]]) -> Manifest:
         suspects=tuple((one, other) for one, other in header["suspects"]),
         notes=tuple(header["notes"]),
         given=tuple(header.get("given", ())),
+        split_names=header.get("split_names", ""),
         shares=(header["shares"][0], header["shares"][1]) if header.get("shares") else None,
     )
     _demand_plain(made)
@@ -322,7 +325,7 @@ def _demand_plain(made: Manifest) -> None:
     """Raise `ValueError` for what JSON can say and a manifest can't: it may come from a stranger."""
     words = [word for sample in made.samples for word in astuple(sample)]
     words += [word for gone in made.set_aside for word in astuple(gone)]
-    words += [*made.classes, *made.notes, *made.given]
+    words += [*made.classes, *made.notes, *made.given, made.split_names]
     words += [word for pair in (*made.near_copies, *made.suspects) for word in pair]
     words += [word for one in made.conflicts for word in (one.digest, *one.paths, *one.labels)]
     if not all(isinstance(word, str) for word in words):

@@ -14,8 +14,9 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from frostline.dataset import decoding
+from frostline.dataset.layout import SplitNames, Tree, layout_of
 from frostline.dataset.memory import FileKey
-from frostline.dataset.sources import Found, Source, part_named
+from frostline.dataset.sources import Found, Source
 from frostline.errors import DamagedImage, DataError, RunWarning
 
 MISSING = "Images at addresses need fsspec and tenacity: pip install 'frostline[remote]'"
@@ -104,8 +105,10 @@ class Fetcher:
         return FileKey(what, place.size_bytes, version)
 
 
-def read_remote_folder(address: str) -> Source:
+def read_remote_folder(address: str, split_names: SplitNames = None) -> Source:
     """List the images below an address: a folder per class, or train/ val/ test/ with those inside.
+
+    `split_names` says which folders are which part, where their names don't (`layout`).
 
     Raises:
         DataError: it cannot be listed, or holds no image in a folder.
@@ -115,17 +118,17 @@ def read_remote_folder(address: str) -> Source:
     fetcher = Fetcher()
     source = Source(None, items=fetcher, key=fetcher.key, hint=f"Only images in folders below {root} count.")
     names = [name for name in sorted(listing) if _wanted(name)]
-    parts = {name.split("/")[0] for name in names if name.count("/") >= 2}
-    in_parts = bool(parts) and all(part_named(part) for part in parts) and "train" in map(part_named, parts)
+    layout = layout_of(Tree.of(names), root, split_names)
+    source.notes += layout.notes
     for name in names:
-        words = name.split("/")
-        part = part_named(words[0]) or "" if in_parts and len(words) > 2 else ""
-        label = words[1] if part else words[0]
+        words = tuple(name.split("/"))
         shown = fetcher.add(f"{root}/{name}", listing[name])
-        if len(words) == 1 or (in_parts and not part):
-            source.aside.append((Found(shown, ""), "lies outside the class folders, so it has no label"))
+        for path, part in layout.classes_in.items():
+            if words[: len(path)] == path and len(words) > len(path) + 1:
+                source.found.append(Found(shown, words[len(path)], split=part))
+                break
         else:
-            source.found.append(Found(shown, label, split=part))
+            source.aside.append((Found(shown, ""), "lies outside the class folders, so it has no label"))
     if not source.found:
         raise DataError(
             f"{root} holds no image in a class folder; expected CLASS/image.jpg, or train/CLASS/image.jpg."

@@ -30,6 +30,7 @@ DEFAULTS = {
 # Options of each verb that are written as they were asked for, where they differ from the default.
 FIT = (
     "minutes",
+    "split_names",
     "model",
     "models",
     "max_latency_ms",
@@ -46,10 +47,11 @@ FIT = (
 )
 COMPARE = (
     "minutes", "cuts", "model", "architecture", "size", "strategies", "repeats", "search", "draws", "seed",
-    "metric", "augment", "interpolate", "precision", "test", "val",
+    "metric", "augment", "interpolate", "precision", "test", "val", "split_names",
 )  # fmt: skip
 TRAIN = (
     "strategy",
+    "split_names",
     "model",
     "size",
     "seed",
@@ -212,7 +214,7 @@ def repeat(found: Found) -> str:
     if told.fit is not None and isinstance(told.fit.get("asked"), dict):
         source = told.fit["asked"].get("source")
         named = shlex.quote(visible(str(source))) if source else data
-        return _command("fit", named, _asked(told.fit["asked"], FIT))
+        return _command("fit", named, _asked({**told.fit["asked"], **_shares(found)}, FIT))
     if race is not None:
         names = dict.fromkeys(row["strategy"] for row in race["standings"])
         asked = {"strategies": list(names), **race.get("asked", {}), **_shares(found)}
@@ -242,16 +244,20 @@ def _data_name(found: Found) -> str:
     return shlex.quote(visible(PurePath(data.root).name) + "/")
 
 
-def _shares(found: Found) -> dict[str, float]:
-    """The shares of the images that were drawn for test and val, where the source named no such part."""
+def _shares(found: Found) -> dict[str, Any]:
+    """The shares of the images that were drawn for test and val, where the source named no such part.
+
+    And which folders were said to be which part.
+    """
     data = found.told.data
     if data is None or data.shares is None:
         return {}
-    return {
+    drawn = {
         part: share
         for part, share in zip(("test", "val"), data.shares, strict=True)
         if part not in data.given
     }
+    return {**drawn, "split_names": data.split_names or None}
 
 
 def _asked(asked: dict[str, Any], names: tuple[str, ...]) -> list[str]:

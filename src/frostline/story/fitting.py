@@ -107,6 +107,7 @@ def fit(
     workers: int = 0,
     interpolate: float | str | None = None,
     strict: bool = False,
+    split_names: Mapping[str, str] | str | None = None,
     tracker: str | Iterable[str] | Trackers | None = None,
     watch: Stopwatch | None = None,
     tell: Tell | None = None,
@@ -134,7 +135,8 @@ def fit(
     pinned = [str(parse(name)) for name in strategies or ()]
     limits = Limits(max_latency_ms, max_size_mb)
     wanted = choosing.Wanted(model, models, limits, size, architecture).checked()
-    data = _load(source, seed, strict, tell).checked(tell)
+    loading = {"seed": seed, "strict": strict, "split_names": split_names, "progress": tell}
+    data = _load(source, loading).checked(tell)
     backbones = wanted.load(say)
     data = lineage.respected(backbones, data, Study(study))
     options: dict[str, Any] = {
@@ -264,15 +266,15 @@ def default_minutes(advice: Advice, raced: Sequence[str], folds: int, repeats: i
     return min(MOST_MINUTES, max(LEAST_MINUTES, math.ceil(expected_s / 60)))
 
 
-def _load(source: Any, seed: int, strict: bool, tell: Tell | None) -> Manifest:
+def _load(source: Any, options: dict[str, Any]) -> Manifest:
     """Load with nothing held out; where images are many or the source names parts, with a test part."""
-    data = load_data(source, seed=seed, test=0.0, val=0.0, strict=strict, progress=tell)
+    data = load_data(source, test=0.0, val=0.0, **options)
     few = len(data.samples) < FEW_IMAGES
     if few and not set(data.given) - {"train"}:
         return data
     if "test" in data.given:
-        return data if few else load_data(source, seed=seed, test=0.0, strict=strict, progress=tell)
-    return load_data(source, seed=seed, val=0.0 if few else 0.2, strict=strict, progress=tell)
+        return data if few else load_data(source, test=0.0, **options)
+    return load_data(source, val=0.0 if few else 0.2, **options)
 
 
 def _name_of(source: Any) -> str | None:
