@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from frostline import drawing
 from frostline.backbone import Backbone, Preprocessing, prefix, suffix, weights_digest
 from frostline.errors import ModelError
-from frostline.zoo import lite, load_backbone, rebuild, rebuild_backbone
+from frostline.zoo import lite, load_backbone, rebuild, rebuild_backbone, wanted
 from frostline.zoo.architectures import share
 
 torch.set_num_threads(1)
@@ -213,3 +213,27 @@ def test_stages_are_drawn_as_text_and_picture(tmp_path: Path) -> None:
     drawing.image(backbone, tmp_path / "one.png", marks)
     drawing.image(backbone, tmp_path / "two.png", marks)
     assert (tmp_path / "one.png").read_bytes() == (tmp_path / "two.png").read_bytes()
+
+
+# Published without a classifier: small ones of timm's families, with an input side each.
+HEADLESS = {
+    "convnextv2_atto.fcmae": 64,
+    "vit_tiny_patch16_dinov3_qkvb": 64,
+    "eva02_tiny_patch14_224": 56,
+    "vit_small_patch14_dinov2": 56,
+}
+
+
+@pytest.mark.parametrize("name", HEADLESS)
+def test_a_network_published_without_a_head_gets_one_on_timms_own_features(name: str) -> None:
+    size = HEADLESS[name]
+    backbone = load_backbone(f"timm/{name}", size=size, random=True)
+    features = backbone.adapt(backbone.feature_width, head=nn.Identity()).eval()
+    built = {key: v for key, v in wanted(backbone.source).arguments().items() if key != "num_classes"}
+    plain = timm.create_model(name.partition(".")[0], num_classes=0, **built).eval()
+    own = {key: v for key, v in backbone.model.state_dict().items() if not backbone.classifier.owns(key)}
+    plain.load_state_dict(own)  # strictly: nothing that was published is left out, nothing is left over
+    pixels = torch.randn(2, 3, size, size, generator=torch.Generator().manual_seed(0))
+    with torch.no_grad():
+        assert torch.equal(features(pixels), plain(pixels))
+    assert len(backbone.cuts) > 2

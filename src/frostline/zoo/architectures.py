@@ -29,6 +29,9 @@ NEEDS_MORE = (
     "so it is not opened. Where it came from, save model.state_dict() alone, best with "
     "safetensors.torch.save_file."
 )
+# timm builds its own pooling and norm before a classifier; so a network whose weights were published without one
+# is built with a stand-in, which nothing asks: one class tells nothing apart.
+STAND_IN_CLASSES = 1
 HUB = "https://huggingface.co"
 TORCHVISION_FILES = "https://download.pytorch.org"
 
@@ -116,11 +119,20 @@ def _timm(wanted: Architecture, *, pretrained: bool) -> nn.Module:
 
 
 def _timm_arguments(wanted: Architecture) -> dict[str, Any]:
-    """Return `num_classes`, where asked for, and `img_size`, where it differs and the model takes it."""
-    options: dict[str, Any] = {"num_classes": wanted.num_classes} if wanted.num_classes else {}
+    """Return `num_classes`, where asked for or needed, and `img_size`, where it differs and is taken."""
+    classes = wanted.num_classes or (STAND_IN_CLASSES if _has_no_head(wanted.name) else None)
+    options: dict[str, Any] = {"num_classes": classes} if classes else {}
     if wanted.size not in (None, _native(wanted.name)) and _takes_size(wanted.name):
         options["img_size"] = wanted.size
     return options
+
+
+def _has_no_head(name: str) -> bool:
+    """Tell whether weights were published without a classifier, as self-supervised ones are."""
+    import timm
+
+    config = timm.get_pretrained_cfg(name)
+    return bool(config is not None and config.num_classes == 0)
 
 
 def _native(name: str) -> int:
@@ -160,7 +172,9 @@ def _timm_pretrained(wanted: Architecture) -> nn.Module:
     if not kept and not online(HUB):
         raise ModelError(f"The weights of {wanted.title} are not on this machine. {NO_NETWORK}")
     try:
-        return _timm(wanted, pretrained=True)
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(SEED)  # of a stand-in head
+            return _timm(wanted, pretrained=True)
     except (UnpicklingError, SafetensorError, RuntimeError) as error:  # timm wraps the first in the last
         raise ModelError(f"The weights of {wanted.title} on this machine: the file {NEEDS_MORE}") from error
     except (HfHubHTTPError, LocalEntryNotFoundError, OfflineModeIsEnabled, OSError) as error:
