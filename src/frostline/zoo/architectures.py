@@ -29,8 +29,8 @@ NEEDS_MORE = (
     "so it is not opened. Where it came from, save model.state_dict() alone, best with "
     "safetensors.torch.save_file."
 )
-# timm builds its own pooling and norm before a classifier; so a network whose weights were published without one
-# is built with a stand-in, which nothing asks: one class tells nothing apart.
+# timm builds its own pooling and norm before a classifier; so a network whose weights were published without
+# one is built with a stand-in, which nothing asks: one class tells nothing apart.
 STAND_IN_CLASSES = 1
 HUB = "https://huggingface.co"
 TORCHVISION_FILES = "https://download.pytorch.org"
