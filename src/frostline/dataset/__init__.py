@@ -14,8 +14,9 @@ from frostline.dataset.asked import Question, questions
 from frostline.dataset.decoding import find_images, open_image
 from frostline.dataset.indexing import in_threads
 from frostline.dataset.loading import load_data
-from frostline.dataset.manifest import PARTS, Conflict, Manifest, Sample, SetAside
+from frostline.dataset.manifest import Manifest
 from frostline.dataset.pairs import Pairs, unlabelled
+from frostline.dataset.samples import PARTS, Conflict, Sample, SetAside
 from frostline.dataset.sorting import Sorted, doubted_name, folder_names, sort_into
 from frostline.dataset.tables import read_paths
 
