@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import re
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -174,8 +175,10 @@ def followed(verb: Verb, options: dict[str, Any]) -> Trackers:
 def loaded(verb: Verb, data: str, options: dict[str, Any]) -> tuple[Manifest, Backbone]:
     """Load the images and the network that a verb names, and begin its clock."""
     import frostline
+    from frostline.dataset import is_study
 
     verb.start_for(data)
+    study = options.get("study")
     manifest = frostline.load_data(
         data,
         seed=options["seed"],
@@ -183,6 +186,7 @@ def loaded(verb: Verb, data: str, options: dict[str, Any]) -> tuple[Manifest, Ba
         val=options["val"],
         strict=options["strict"],
         progress=verb.progress,
+        study=study if study and is_study(Path(study)) else None,
     )
     backbone = frostline.load_backbone(
         options["model"], size=options["size"], architecture=options["architecture"]

@@ -99,7 +99,8 @@ def compare(
     named = list(dict.fromkeys(str(candidate.strategy) for candidate in candidates))
     candidates += searched(candidates, search, draws, seed)
     kept = Study.open(study, data=data.digest, split=data.split_digest, test=data.test_digest)
-    data.write(kept.path / "manifest.jsonl")
+    data = data.recalled(kept.path)
+    data.keep_in(kept.path, cells.remembered(data, seed, repeats))
     kept.write("backbone.json", next(iter(backbones.values())).as_dict())
     asked = Asked(
         backbones=backbones,

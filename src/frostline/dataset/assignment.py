@@ -42,7 +42,7 @@ def assigned(study: str | Path) -> Assignment:
     if not (folder / "study.json").is_file():
         what = "is not a study: it holds no study.json" if folder.is_dir() else "does not exist"
         raise StudyError(f"{folder} {what}. Expected a folder that fit, compare or train wrote.")
-    return _read(folder / NAME)
+    return read(folder)
 
 
 def remember(study: Path, sides: Mapping[str, str], folds: Folds | None = None) -> None:
@@ -50,7 +50,7 @@ def remember(study: Path, sides: Mapping[str, str], folds: Folds | None = None) 
     if study.parent.name == SPLITS:
         return
     with FileLock(study / "assignment.lock"):
-        old = _read(study / NAME)
+        old = read(study)
         seeds = {**old.folds}
         for seed, of_digest in (folds or {}).items():
             seeds[seed] = {**seeds.get(seed, {}), **of_digest}
@@ -70,7 +70,9 @@ def _text(assignment: Assignment) -> str:
     return json.dumps({"seeds": seeds, "images": images}, separators=(",", ":")) + "\n"
 
 
-def _read(path: Path) -> Assignment:
+def read(study: Path) -> Assignment:
+    """Return what a folder remembers, nothing where it is new. Raises `StudyError` where it is damaged."""
+    path = study / NAME
     try:
         content = json.loads(path.read_text(encoding="ascii"))
         seeds, images = content["seeds"], content["images"]

@@ -13,6 +13,8 @@ import numpy as np
 
 from frostline.dataset.splitting import contents, place
 
+Pairs = list[tuple[np.ndarray, np.ndarray]]  # positions to learn from and to hold out, for each fold
+
 
 def unit_ids(
     groups: Sequence[str], digests: Sequence[str], near_copies: Sequence[tuple[int, int]]
@@ -110,8 +112,13 @@ def folds(
     k: int,
     seed: int,
     before: np.ndarray | None = None,
-) -> list[tuple[np.ndarray, np.ndarray]]:
+) -> Pairs:
     """Return the pairs (learn, hold) of positions that `fold_of` makes, without a fold that holds nothing."""
     fold = fold_of(targets, units, keys, k, seed, before)
     pairs = [(np.flatnonzero(fold != at), np.flatnonzero(fold == at)) for at in np.unique(fold).tolist()]
     return pairs if len(pairs) > 1 else []
+
+
+def numbered(pairs: Pairs, digests: Sequence[str]) -> dict[str, int]:
+    """Return the fold that holds out each of these images, by digest; without those held out in none."""
+    return {digests[at]: fold for fold, (_, hold) in enumerate(pairs) for at in hold.tolist()}

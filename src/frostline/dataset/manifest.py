@@ -29,6 +29,7 @@ from frostline.errors import DamagedImage, DataError
 # Images decoded between two writes to the memory and two calls of `progress`: a second or less of work.
 CHECK_CHUNK_IMAGES = 128
 
+Pairs = folding.Pairs
 Progress = Callable[[str, int, int], None]
 Items = Callable[[str], "Image.Image | bytes"]  # "dataset[12]" → the image, or its file's bytes
 
@@ -73,7 +74,7 @@ class Manifest:
         """Return an id per sample, (N,), int64; samples that share one must never be separated."""
         return np.array([self._unit_of_path[sample.path] for sample in samples], dtype=np.int64)
 
-    def folds(self, samples: Sequence[Sample], k: int, seed: int) -> list[tuple[np.ndarray, np.ndarray]]:
+    def folds(self, samples: Sequence[Sample], k: int, seed: int) -> Pairs:
         """Return up to `k` pairs (learn, hold) of positions into `samples`: stratified, units kept whole.
 
         Fewer where classes or units do not allow `k`; none where nothing can be held out at all. What was
@@ -92,6 +93,8 @@ class Manifest:
 
     def has_learned(self, samples: Sequence[Sample]) -> np.ndarray:
         """Return of each sample whether it, or what hangs together with it, is in `learned`: (N,) bool."""
+        if not self.learned:
+            return np.zeros(len(samples), dtype=bool)
         units = {self._unit_of_path[s.path] for s in self.samples if s.digest in self.learned}
         return np.array([self._unit_of_path[sample.path] in units for sample in samples], dtype=bool)
 
@@ -103,14 +106,21 @@ class Manifest:
         """
         return resplitting.keeping(self, sides)
 
-    def keep_in(self, study: Path) -> None:
-        """Write the manifest into a study, which from now on remembers the part of each image."""
+    def keep_in(self, study: Path, folds: Folds | None = None) -> None:
+        """Write the manifest into a study, which from now on remembers each image's part, and `folds`."""
         self.write(study / "manifest.jsonl")
-        assignment.remember(study, {sample.digest: sample.split for sample in self.samples})
+        assignment.remember(study, {sample.digest: sample.split for sample in self.samples}, folds)
+
+    def keep_folds(self, study: Path, samples: Sequence[Sample], pairs: Pairs, seed: int) -> None:
+        """Let a study remember which of the pairs (learn, hold) that `folds` made holds out each sample."""
+        assignment.remember(study, {}, {seed: folding.numbered(pairs, [s.digest for s in samples])})
 
     def recalled(self, study: Path) -> Manifest:
-        """Return the manifest with the folds a study remembers. Raises `StudyError` where that is damaged."""
-        return replace(self, earlier_folds=assignment.assigned(study).folds)
+        """Return the manifest with the folds that a study remembers, if it is there.
+
+        Raises `StudyError` where what it remembers is damaged.
+        """
+        return replace(self, earlier_folds=assignment.read(study).folds)
 
     def read(self, sample: Sample) -> Image.Image:
         """Return a sample's image as upright RGB of 8 bits a channel.

@@ -30,7 +30,7 @@ from frostline.comparison import (
     spread_of_folds,
     sub_study,
 )
-from frostline.dataset import Manifest, load_data
+from frostline.dataset import Manifest, is_study, load_data
 from frostline.errors import StudyError
 from frostline.images import Tell
 from frostline.record import Study
@@ -134,7 +134,7 @@ def fit(
     pinned = [str(parse(name)) for name in strategies or ()]
     limits = Limits(max_latency_ms, max_size_mb)
     wanted = choosing.Wanted(model, models, limits, size, architecture).checked()
-    data = _load(source, seed, strict, tell).checked(tell)
+    data = _load(source, study, seed, strict, tell).checked(tell)
     backbones = wanted.load(say)
     options: dict[str, Any] = {
         "metric": metric,
@@ -148,7 +148,7 @@ def fit(
     for line in _found_lines(data):
         say(line)
     kept = Study.open(study, data=data.digest, split=data.split_digest, test=data.test_digest)
-    data.write(kept.path / "manifest.jsonl")
+    data.keep_in(kept.path)
     looked = None
     if wanted.looks:
         looked = choosing.chosen(
@@ -263,15 +263,24 @@ def default_minutes(advice: Advice, raced: Sequence[str], folds: int, repeats: i
     return min(MOST_MINUTES, max(LEAST_MINUTES, math.ceil(expected_s / 60)))
 
 
-def _load(source: Any, seed: int, strict: bool, tell: Tell | None) -> Manifest:
-    """Load with nothing held out; where images are many or the source names parts, with a test part."""
-    data = load_data(source, seed=seed, test=0.0, val=0.0, strict=strict, progress=tell)
+def _load(source: Any, study: str | Path, seed: int, strict: bool, tell: Tell | None) -> Manifest:
+    """Load with nothing held out; where images are many or the source names parts, with a test part.
+
+    Images that the study knows keep the part that they have in it.
+    """
+
+    before = study if is_study(Path(study)) else None
+
+    def loaded(test: float, val: float) -> Manifest:
+        return load_data(source, seed=seed, test=test, val=val, strict=strict, progress=tell, study=before)
+
+    data = loaded(0.0, 0.0)
     few = len(data.samples) < FEW_IMAGES
     if few and not set(data.given) - {"train"}:
         return data
     if "test" in data.given:
-        return data if few else load_data(source, seed=seed, test=0.0, strict=strict, progress=tell)
-    return load_data(source, seed=seed, val=0.0 if few else 0.2, strict=strict, progress=tell)
+        return data if few else loaded(0.0, 0.2)
+    return loaded(0.2, 0.0 if few else 0.2)
 
 
 def _name_of(source: Any) -> str | None:

@@ -159,7 +159,7 @@ def train(
     with ranks.together():
         request = Request(
             backbone=backbone,
-            data=_sound(data, tell),
+            data=_sound(data, tell).recalled(Path(study)),
             strategy=parse(strategy) if isinstance(strategy, str) else checked(strategy),
             seed=seed,
             metric=metric,
@@ -231,7 +231,7 @@ def _lead(request: Request, study: str | Path, trackers: Trackers) -> Run:
     again = folder.finished
     with trackers.follow(folder, request.config()) as following:
         if not again:
-            request.data.write(kept.path / "manifest.jsonl")
+            request.data.keep_in(kept.path)
             with mishaps.told_plainly(), folder.held():
                 if not folder.finished:  # by another process, just now
                     ranks.decided(lambda: {"run": folder.name})
