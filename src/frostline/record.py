@@ -4,8 +4,8 @@
       study.json            format, digests of the data, the split and the test part
       manifest.jsonl        the images, labels, groups and parts (written by the dataset)
       assignment.json, assignment.lock   what is remembered of images, also of those that have gone (written
-                            by the dataset): {"seeds": [s, …], "images": {digest: [part, fold for s, …]}}, null
-                            where an image was in no part, or was held out in no fold of that seed
+                            by the dataset): {"seeds": [s, …], "images": {digest: [part, fold for s, …]}},
+                            null for no part, and where it was held out in no fold of that seed
       thumbnails/           a few test images, small, for the report
       answer.json           which run answers, where a comparison has chosen one
       backbone.json, signals.json, advice.json, fit.json   what `fit` measured, was advised, and found

@@ -72,10 +72,10 @@ def _about_shares(
         return []
     percent = {name: 100 * held[name] / whole[name] for name in classes if whole[name]}
     low, high = min(percent, key=percent.__getitem__), max(percent, key=percent.__getitem__)
-    note = (
-        f"{part} holds {percent[low]:.0f} % of {low!r} to {percent[high]:.0f} % of {high!r}, where "
-        f"{100 * share:g} % was asked for: what hangs together is kept whole, and what had a part keeps it."
-    )
+    spread = f"{percent[low]:.0f} % of {low!r} to {percent[high]:.0f} % of {high!r}"
+    if round(percent[low]) == round(percent[high]):
+        spread = f"{percent[low]:.0f} % of each class"
+    note = f"{part} holds {spread}, where {100 * share:g} % was asked for: what hangs together is kept whole, and what had a part keeps it."
     return [note]
 
 
