@@ -75,7 +75,10 @@ def _about_shares(
     spread = f"{percent[low]:.0f} % of {low!r} to {percent[high]:.0f} % of {high!r}"
     if round(percent[low]) == round(percent[high]):
         spread = f"{percent[low]:.0f} % of each class"
-    note = f"{part} holds {spread}, where {100 * share:g} % was asked for: what hangs together is kept whole, and what had a part keeps it."
+    note = (
+        f"{part} holds {spread}, where {100 * share:g} % was asked for: "
+        "what hangs together is kept whole, and what had a part keeps it."
+    )
     return [note]
 
 
