@@ -3,6 +3,9 @@
     STUDY/
       study.json            format, digests of the data, the split and the test part
       manifest.jsonl        the images, labels, groups and parts (written by the dataset)
+      assignment.json, assignment.lock   what is remembered of images, also of those that have gone (written
+                            by the dataset): {"seeds": [s, …], "images": {digest: [part, fold for s, …]}},
+                            null for no part, and where it was held out in no fold of that seed
       thumbnails/           a few test images, small, for the report
       answer.json           which run answers, where a comparison has chosen one
       backbone.json, signals.json, advice.json, fit.json   what `fit` measured, was advised, and found
@@ -27,7 +30,8 @@
         trackers.json       which of MLflow's runs this one is, where it was followed
         result.json         written last: its presence means the run is finished
 
-A study belongs to one data set and one split: figures of two splits must not stand in one table.
+A study belongs to one data set and one split: figures of two splits must not stand in one table. Studies in
+`splits/` remember nothing of images: the outer one does.
 """
 
 from __future__ import annotations
@@ -107,6 +111,11 @@ class RunFolder:
     def name(self) -> str:
         """The start of the configuration's digest."""
         return self.path.name
+
+    @property
+    def study(self) -> Path:
+        """The folder of the study that the run is in."""
+        return self.path.parent.parent
 
     @property
     def finished(self) -> bool:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import re
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -204,8 +205,10 @@ def loaded(
     Where the verb `learns`, images that the network learned from before are not held out.
     """
     import frostline
+    from frostline.dataset import is_study
 
     verb.start_for(data)
+    study = options.get("study")
     manifest = frostline.load_data(
         data,
         seed=options["seed"],
@@ -214,6 +217,7 @@ def loaded(
         strict=options["strict"],
         split_names=options["split_names"],
         progress=verb.progress,
+        study=study if study and is_study(Path(study)) else None,
     )
     backbone = frostline.load_backbone(
         options["model"], size=options["size"], architecture=options["architecture"]

@@ -2,7 +2,7 @@
 
 The test part is in none of them, so nothing that a comparison does can read it. Images that hang together
 (groups, copies) stay on one side. Where the source names its own val part every cell keeps it, and only
-order, initialisation and augmentation are new.
+order, initialisation and augmentation are new. What the network has learned from before only trains, in all.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from frostline.dataset import Manifest, Sample
+from frostline.dataset import Manifest, Sample, numbered
 from frostline.errors import DataError
 from frostline.seeds import derive
 
@@ -40,15 +40,27 @@ def folds_of(data: Manifest, seed: int) -> int:
 
     Raises `DataError` where nothing can be held out.
     """
-    if "val" in data.given:
-        return 1
-    made = len(_pairs(data, 0, seed))
+    given = "val" in data.given
+    made = 1 if given and len(_given_val(data)) else 0 if given else len(_pairs(data, 0, seed))
     if not made:
-        raise DataError(
+        raise DataError(_nothing_held(data))
+    return made if not given and len(pool(data)) < FEW_IMAGES else 1
+
+
+def _nothing_held(data: Manifest) -> str:
+    """Say why nothing can be held out, and what to do."""
+    images = pool(data)
+    learned = sum(sample.digest in data.learned for sample in images)
+    if not learned:
+        return (
             "Nothing can be held out to compare on: no class has two images that are independent of each "
             "other. Add images, or train one strategy without comparing."
         )
-    return made if len(pool(data)) < FEW_IMAGES else 1
+    return (
+        f"Nothing can be held out to compare on: the model had already learned from {learned} of "
+        f"{len(images)} images, and none of the others can be held out without them. Add images that it has "
+        "not seen, or begin with a model that has not learned from these."
+    )
 
 
 def spread_of_folds(folds: int) -> float:
@@ -66,23 +78,38 @@ def seed_of(seed: int, cell: Cell) -> int:
     return derive(seed, "repeat", cell.repeat)
 
 
+def remembered(data: Manifest, seed: int, repeats: int) -> dict[int, dict[str, int]]:
+    """Return the folds of these repeats, as a study remembers them: seed → digest → fold."""
+    if "val" in data.given:
+        return {}
+    digests = [sample.digest for sample in pool(data)]
+    return {
+        derive(seed, "repeat", repeat): numbered(_pairs(data, repeat, seed), digests)
+        for repeat in range(repeats)
+    }
+
+
 def parted(data: Manifest, cell: Cell, seed: int) -> tuple[np.ndarray, np.ndarray]:
     """Return the cell's (learn, hold) positions into the pool."""
     if "val" in data.given:
-        held = np.array([sample.split == "val" for sample in pool(data)])
-        return np.flatnonzero(~held), np.flatnonzero(held)
+        held = _given_val(data)
+        return np.setdiff1d(np.arange(len(pool(data))), held), held
     return _pairs(data, cell.repeat, seed)[cell.fold]
 
 
 def split(data: Manifest, cell: Cell, seed: int) -> Manifest:
     """Return the cell's manifest: train, and val to judge by; no test image."""
-    if "val" in data.given:
-        return replace(data, samples=pool(data), notes=())
-    learn_or_hold = pool(data)
-    _, hold = _pairs(data, cell.repeat, seed)[cell.fold]
-    held = {learn_or_hold[i].path for i in hold.tolist()}
-    samples = tuple(replace(s, split="val" if s.path in held else "train") for s in learn_or_hold)
+    images = pool(data)
+    held = {images[i].path for i in parted(data, cell, seed)[1].tolist()}
+    samples = tuple(replace(s, split="val" if s.path in held else "train") for s in images)
     return replace(data, samples=samples, notes=())
+
+
+def _given_val(data: Manifest) -> np.ndarray:
+    """Return the positions into the pool of the val part that the source names, without what was learned."""
+    images = pool(data)
+    named = np.array([sample.split == "val" for sample in images], dtype=bool)
+    return np.flatnonzero(named & ~data.has_learned(images))
 
 
 def _pairs(data: Manifest, repeat: int, seed: int) -> list[tuple[np.ndarray, np.ndarray]]:
@@ -94,7 +121,7 @@ def _pairs(data: Manifest, repeat: int, seed: int) -> list[tuple[np.ndarray, np.
         label for label, n in Counter(t for t, _ in set(zip(targets, units, strict=True))).items() if n < 2
     }
     stays = np.array([s.path in contested for s in samples]) | np.isin(targets, list(single))
-    moving = np.flatnonzero(~np.isin(units, units[stays]))
+    moving = np.flatnonzero(~np.isin(units, units[stays]) & ~data.has_learned(samples))
     if not len(moving):
         return []
     some = [samples[i] for i in moving.tolist()]

@@ -98,12 +98,14 @@ def compare(
     candidates = listed(_strategies(backbones, strategies, cuts), augment, least)
     named = list(dict.fromkeys(str(candidate.strategy) for candidate in candidates))
     candidates += searched(candidates, search, draws, seed)
-    split = data
+    told = data.notes
     data = lineage.respected(list(backbones.values()), data, Study(study))
-    for note in data.notes[len(split.notes) :]:
-        say(note)
+    for note in data.notes:
+        if note not in told:
+            say(note)
     kept = Study.open(study, data=data.digest, split=data.split_digest, test=data.test_digest)
-    data.write(kept.path / "manifest.jsonl")
+    data = data.recalled(kept.path)
+    data.keep_in(kept.path, cells.remembered(data, seed, repeats))
     kept.write("backbone.json", next(iter(backbones.values())).as_dict())
     asked = Asked(
         backbones=backbones,

@@ -117,7 +117,7 @@ def screen(
     if not within:
         each = "; ".join(f"{row.model} {row.reason}" for row in found.values())
         raise UsageError(f"Every network is over a limit: {each}. Raise it, or name a smaller network.")
-    few = replace(data, samples=shared_out(data, cells.pool(data), MOST_IMAGES, seed))
+    few = _fewer(data, seed)
     folds = [cells.parted(few, Cell(0, fold), seed) for fold in range(cells.folds_of(few, seed))]
     held = {}
     for backbone in within:
@@ -130,6 +130,18 @@ def screen(
         span = f"{100 * accuracy:.1f} % right ({100 * low:.1f}–{100 * high:.1f} %)"
         say(f"  {row.model}: {span} by a linear probe, out of fold")
     return _decided(found, held, metric, seed)
+
+
+def _fewer(data: Manifest, seed: int) -> Manifest:
+    """Return at most `MOST_IMAGES` images, with folds of their own: a study remembers those of all images."""
+    pool = cells.pool(data)
+    learned = np.flatnonzero(data.has_learned(pool)).tolist()  # by what is left out, too
+    return replace(
+        data,
+        samples=shared_out(data, pool, MOST_IMAGES, seed),
+        learned=data.learned | {pool[at].digest for at in learned},
+        earlier_folds={},
+    )
 
 
 def measured(backbone: Backbone, classes: int, threads: int | None = None) -> tuple[float, float, float]:

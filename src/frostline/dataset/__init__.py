@@ -3,21 +3,25 @@
 sources ── folders · tables · objects · pairs      what each way of handing over images says
 decoding                                   the one decoder: any file to upright RGB, or why not
 memory ── indexing ── copies               digests and damage remembered; what looks alike
-pixels ── recognition                      which images a model has met before
-folding ── splitting ── parts              units never separated; who is held out
+samples ── splitting ── folding ── parts   units never separated; who is held out, and in which fold
+describing ── resplitting                  what a person should know of a split; a split made anew
+assignment                                 the part and folds of each image, as a study remembers them
 written ── manifest ── loading             the result, kept and made
+pixels ── recognition                      which images a model has met before
 asked ── sorting                           images without labels; copied to a folder for each answer
 """
 
 from __future__ import annotations
 
 from frostline.dataset.asked import Question, questions
-from frostline.dataset.decoding import find_images, open_image
+from frostline.dataset.decoding import find_images, is_study, open_image
+from frostline.dataset.folding import numbered
 from frostline.dataset.indexing import in_threads
 from frostline.dataset.loading import load_data
-from frostline.dataset.manifest import PARTS, Conflict, Manifest, Sample, SetAside
+from frostline.dataset.manifest import Manifest
 from frostline.dataset.pairs import Pairs, unlabelled
 from frostline.dataset.recognition import Recognised, fingerprints_of, recognised
+from frostline.dataset.samples import PARTS, Conflict, Sample, SetAside
 from frostline.dataset.sorting import Sorted, doubted_name, folder_names, sort_into
 from frostline.dataset.tables import read_paths
 
@@ -36,7 +40,9 @@ __all__ = [
     "fingerprints_of",
     "folder_names",
     "in_threads",
+    "is_study",
     "load_data",
+    "numbered",
     "open_image",
     "questions",
     "read_paths",

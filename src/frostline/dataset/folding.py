@@ -1,7 +1,8 @@
 """Units that must never be separated, and cross-validation folds that keep them whole.
 
 A unit is what hangs together through a shared group, identical content or a strict near copy; an image with
-none of these is a unit of its own.
+none of these is a unit of its own. Units are dealt to folds in the order of a hash, each to the fold that has
+least of its classes; those that had a fold before keep it.
 """
 
 from __future__ import annotations
@@ -9,6 +10,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import numpy as np
+
+from frostline.dataset.splitting import contents, place
+
+Pairs = list[tuple[np.ndarray, np.ndarray]]  # positions to learn from and to hold out, for each fold
 
 
 def unit_ids(
@@ -34,27 +39,86 @@ def unit_ids(
     return np.asarray(connected_components(graph, directed=False)[1], dtype=np.int64)
 
 
-def folds(targets: np.ndarray, units: np.ndarray, k: int, seed: int) -> list[tuple[np.ndarray, np.ndarray]]:
-    """Return up to `k` pairs (learn, hold) of positions: stratified by class, units kept whole.
+def fold_of(
+    targets: np.ndarray,
+    units: np.ndarray,
+    keys: Sequence[str],
+    k: int,
+    seed: int,
+    before: np.ndarray | None = None,
+) -> np.ndarray:
+    """Return the fold that holds out each image: (N,) int64, 0 … folds-1, or empty where nothing fits.
 
-    `targets` and `units` are (N,). As many folds as the scarcest class has units, among classes with two or
-    more; a class that is a single unit cannot be on both sides and does not count. Empty where nothing fits.
+    `targets` (N,) are classes, `units` (N,) are 0 … U-1, `keys` (U,) their names, `before` (N,) the fold that
+    an image was in, -1 for one that is new. There are as many folds as before; at first `k`, or as many as
+    the scarcest class has units, among classes with two or more. Of a class whose units hold no other, no two
+    folds differ by more than a unit, as far as what was there before allows. A unit whose images were in
+    several folds goes to the one that had most of them.
     """
-    from sklearn.model_selection import StratifiedGroupKFold, StratifiedKFold
+    earlier = (
+        np.full(len(targets), -1, dtype=np.int64) if before is None else np.where(before < k, before, -1)
+    )
+    k = _count(targets, units, k, earlier)
+    if not k:
+        return np.zeros(0, dtype=np.int64)
+    held, sizes = contents(targets, units), np.bincount(units).tolist()
+    images: list[int] = np.bincount(targets).tolist()
+    load = [[0] * len(images) for _ in range(k)]  # images of each class that each fold has
+    total = [0] * k
+    fold = np.full(len(keys), -1, dtype=np.int64)
 
-    per_class = {label: len(np.unique(units[targets == label])) for label in np.unique(targets)}
-    k = min([k, *(count for count in per_class.values() if count > 1)])
-    if k < 2 or len(np.unique(units)) < 2 or max(per_class.values()) < 2:
-        return []
-    strata = _merge_scarce(targets, per_class, k)
-    alone = len(np.unique(units)) == len(units)
-    maker = (StratifiedKFold if alone else StratifiedGroupKFold)(k, shuffle=True, random_state=seed)
-    pairs = maker.split(np.zeros(len(targets)), strata, None if alone else units)
-    return [(learn, hold) for learn, hold in pairs if len(learn) and len(hold)]
+    def put(unit: int, into: int) -> None:
+        fold[unit] = into
+        total[into] += sizes[unit]
+        for label, size in held[unit]:
+            load[into][label] += size
+
+    for unit, into in _remembered(units, earlier, k).items():
+        put(unit, into)
+    free = np.flatnonzero(fold < 0).tolist()
+    rank = {unit: (-sizes[unit], place(seed, "fold", keys[unit])) for unit in free}
+    for unit in sorted(free, key=rank.__getitem__):  # large ones first: small ones even out
+        cost = [
+            (sum(size * mine[label] / images[label] for label, size in held[unit]), total[at], at)
+            for at, mine in enumerate(load)
+        ]
+        put(unit, min(cost)[2])
+    return np.asarray(fold[units])
 
 
-def _merge_scarce(targets: np.ndarray, per_class: dict[int, int], k: int) -> np.ndarray:
-    """Count classes with fewer than `k` units to the commonest one, which only stratification sees: (N,)."""
-    commonest = max(per_class, key=lambda label: per_class[label])
-    scarce = [label for label, count in per_class.items() if count < k]
-    return np.where(np.isin(targets, scarce), commonest, targets)
+def _count(targets: np.ndarray, units: np.ndarray, k: int, earlier: np.ndarray) -> int:
+    """Return how many folds there are; 0 where nothing can be held out."""
+    pairs = np.unique(np.stack([targets, units], 1), axis=0)
+    per_class = np.bincount(pairs[:, 0]) if len(pairs) else np.zeros(1, dtype=np.int64)
+    several = per_class[per_class > 1]
+    if not len(several) or len(np.unique(units)) < 2:
+        return 0
+    most = int(earlier.max()) + 1
+    return most if most > 1 else min(k, int(several.min()))
+
+
+def _remembered(units: np.ndarray, earlier: np.ndarray, k: int) -> dict[int, int]:
+    """Return the fold of each unit that had one: where most of its images were, the first of equals."""
+    old = np.flatnonzero(earlier >= 0)
+    seen, votes = np.unique(units[old] * k + earlier[old], return_counts=True)
+    order = np.lexsort((-seen, votes))  # the last one of a unit wins
+    return {int(seen[at]) // k: int(seen[at]) % k for at in order.tolist()}
+
+
+def folds(
+    targets: np.ndarray,
+    units: np.ndarray,
+    keys: Sequence[str],
+    k: int,
+    seed: int,
+    before: np.ndarray | None = None,
+) -> Pairs:
+    """Return the pairs (learn, hold) of positions that `fold_of` makes, without a fold that holds nothing."""
+    fold = fold_of(targets, units, keys, k, seed, before)
+    pairs = [(np.flatnonzero(fold != at), np.flatnonzero(fold == at)) for at in np.unique(fold).tolist()]
+    return pairs if len(pairs) > 1 else []
+
+
+def numbered(pairs: Pairs, digests: Sequence[str]) -> dict[str, int]:
+    """Return the fold that holds out each of these images, by digest; without those held out in none."""
+    return {digests[at]: fold for fold, (_, hold) in enumerate(pairs) for at in hold.tolist()}

@@ -2,23 +2,25 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from frostline.dataset import objects
+from frostline.dataset.assignment import Assignment, assigned
 from frostline.dataset.copies import NOTHING_ALIKE, Likeness
 from frostline.dataset.decoding import missing_message
+from frostline.dataset.describing import about_split
 from frostline.dataset.folders import read_folder
 from frostline.dataset.indexing import Indexed, Progress, index, likeness_of
 from frostline.dataset.layout import SplitNames, checked, written
-from frostline.dataset.manifest import PARTS, Manifest, Sample, SetAside, demand_training_images
+from frostline.dataset.manifest import Manifest
 from frostline.dataset.memory import Memory
 from frostline.dataset.pairs import Pairs, read_pairs
 from frostline.dataset.parts import Split, Wish, split
 from frostline.dataset.remote import is_address, masked, read_remote_folder
+from frostline.dataset.samples import PARTS, Sample, SetAside, demand_training_images
 from frostline.dataset.shards import is_shards, read_shards
 from frostline.dataset.sources import Source, listing
 from frostline.dataset.tables import read_table
@@ -38,8 +40,13 @@ def load_data(
     split_names: SplitNames = None,
     progress: Progress | None = None,
     workers: int = 0,
+    study: str | Path | None = None,
 ) -> Manifest:
     """Read labelled images from wherever they are and split them into train, val and test.
+
+    Each class has its share in each part, by the lowest hashes of what must stay together. When images come
+    or go, others may change sides, unless `study` names a study that remembers where each was: then known
+    images stay, and new ones go, by hash, where a class is short.
 
     Args:
         source: A folder with a folder per class, or with train/ val/ test/ inside; a CSV or Parquet table of
@@ -55,12 +62,16 @@ def load_data(
             "test"}); "none" where folders that look like parts are classes.
         progress: Called now and then with (what, done, total).
         workers: Threads for reading and decoding files; 0 = none besides this one.
+        study: Folder of a study: images that it knows keep their part, and folds, in it. What comes to tie
+            images of two parts together is set aside with those of the part that guards less.
 
     Raises:
         DataError: the data cannot be used; the message says what was found and what to do.
+        StudyError: `study` is no study, or damaged.
         UsageError: a share is not in 0 ≤ share < 1.
     """
     _demand_shares(test=test, val=val)
+    before = Assignment() if study is None else assigned(study)
     read = _source_of(source, checked(split_names))
     memory = Memory()
     usable = index(read, memory, progress, workers)
@@ -68,13 +79,12 @@ def load_data(
     usable = [image for image in usable if not _moved_aside(image, read)]
     _demand_classes(read, usable)
     near = _positions(usable, alike.near)
-    outcome = split(
-        [image.found for image in usable], [image.digest for image in usable], near, Wish(seed, test, val)
-    )
+    wish, digests = Wish(seed, test, val), [image.digest for image in usable]
+    outcome = split([image.found for image in usable], digests, near, wish, before.sides)
     read.aside += [(usable[i].found, reason) for i, reason in sorted(outcome.reasons.items())]
     _demand_whole(read, strict)
-    manifest = _manifest(read, usable, outcome, alike, memory)
-    return replace(manifest, shares=(test, val), split_names=written(split_names))
+    manifest = _manifest(read, usable, outcome, alike, memory, wish)
+    return replace(manifest, earlier_folds=before.folds, split_names=written(split_names))
 
 
 def _demand_shares(**shares: float) -> None:
@@ -172,7 +182,12 @@ def _positions(usable: Sequence[Indexed], pairs: Sequence[tuple[str, str]]) -> l
 
 
 def _manifest(
-    read: Source, usable: Sequence[Indexed], outcome: Split, alike: Likeness, memory: Memory
+    read: Source,
+    usable: Sequence[Indexed],
+    outcome: Split,
+    alike: Likeness,
+    memory: Memory,
+    wish: Wish,
 ) -> Manifest:
     samples = tuple(
         Sample(image.found.path, image.found.label, image.digest, image.found.group, part)
@@ -183,8 +198,9 @@ def _manifest(
     classes = tuple(sorted({sample.label for sample in samples}))
     demand_training_images(samples, classes, set_aside)
     near, suspects = _named(samples, alike.near), _named(samples, alike.suspects)
+    given = tuple(part for part in PARTS if any(image.found.split == part for image in usable))
     notes = [
-        _summary(samples, classes),
+        *about_split(samples, classes, given, wish, near),
         *read.notes,
         *outcome.notes,
         *_about_copies(samples, near, suspects, alike.cut_short),
@@ -200,7 +216,9 @@ def _manifest(
         near_copies=near,
         suspects=suspects,
         notes=tuple(note for note in notes if note),
-        given=tuple(part for part in PARTS if any(image.found.split == part for image in usable)),
+        given=given,
+        shares=(wish.test, wish.val),
+        seed=wish.seed,
         items=read.items,
     )
 
@@ -211,16 +229,6 @@ def _named(samples: Sequence[Sample], pairs: Sequence[tuple[str, str]]) -> tuple
     for sample in samples:
         first.setdefault(sample.digest, sample.path)
     return tuple((first[one], first[other]) for one, other in pairs if one in first and other in first)
-
-
-def _summary(samples: Sequence[Sample], classes: Sequence[str]) -> str:
-    found = []
-    for part in PARTS:
-        of_class = Counter(sample.label for sample in samples if sample.split == part)
-        fewest, most = min(of_class[name] for name in classes), max(of_class[name] for name in classes)
-        spread = f"{fewest}" if fewest == most else f"{fewest} to {most}"
-        found.append(f"{of_class.total()} {part}" + (f" ({spread} a class)" if most else ""))
-    return f"{len(samples)} images in {len(classes)} classes: {', '.join(found)}."
 
 
 def _about_copies(
@@ -237,13 +245,6 @@ def _about_copies(
         notes.append(
             f"{len(suspects)} pair(s) of images look alike, {len(near)} of them so much that they count as "
             f"copies and stay in one part{more}; the study's manifest.jsonl names them."
-        )
-    part = {sample.path: sample.split for sample in samples}
-    torn = [f"{one} and {other}" for one, other in near if part[one] != part[other]]
-    if torn:
-        notes.append(
-            f"{len(torn)} pair(s) of near copies lie in two of the given parts, which flatters figures: "
-            f"{'; '.join(torn[:3])}{' …' if len(torn) > 3 else ''}."
         )
     return notes
 

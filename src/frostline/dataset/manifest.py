@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import re
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import astuple, dataclass, field, replace
@@ -20,47 +19,19 @@ import numpy as np
 from PIL import Image
 
 from frostline import places
-from frostline.dataset import decoding, folding, pixels, written
+from frostline.dataset import assignment, decoding, folding, pixels, resplitting, written
+from frostline.dataset.assignment import DIGEST, Folds
 from frostline.dataset.memory import Known, Memory
+from frostline.dataset.samples import PARTS, Conflict, Sample, SetAside, demand_training_images
+from frostline.dataset.splitting import unit_keys
 from frostline.errors import DamagedImage, DataError
-
-PARTS = ("train", "val", "test")
-DIGEST = re.compile("[0-9a-f]{64}")  # pictures in a study are called by it
 
 # Images decoded between two writes to the memory and two calls of `progress`: a second or less of work.
 CHECK_CHUNK_IMAGES = 128
 
+Pairs = folding.Pairs
 Progress = Callable[[str, int, int], None]
 Items = Callable[[str], "Image.Image | bytes"]  # "dataset[12]" → the image, or its file's bytes
-
-
-@dataclass(frozen=True, slots=True)
-class Sample:
-    """One usable image."""
-
-    path: str  # relative to the manifest's root, with forward slashes; else absolute, or "dataset[12]"
-    label: str
-    digest: str  # SHA-256, hex: of the file's bytes, or of decoded pixels and shape where there is no file
-    group: str  # "" = the image stands alone
-    split: str  # one of PARTS
-
-
-@dataclass(frozen=True, slots=True)
-class SetAside:
-    """One image that is not used, and why."""
-
-    path: str
-    label: str
-    reason: str
-
-
-@dataclass(frozen=True, slots=True)
-class Conflict:
-    """Identical images that carry different labels. They are kept out of val and test."""
-
-    digest: str
-    paths: tuple[str, ...]
-    labels: tuple[str, ...]  # one for each path
 
 
 @dataclass(frozen=True)
@@ -78,8 +49,10 @@ class Manifest:
     given: tuple[str, ...] = ()  # parts that the source named itself; the others were drawn
     shares: tuple[float, float] | None = None  # drawn for test, and of the rest for val, as was asked for
     split_names: str = ""  # which folders were said to be which part, as the option takes it
+    seed: int | None = None  # that they were drawn with
+    learned: frozenset[str] = frozenset()  # digests that the model has learned from: never held out
+    earlier_folds: Folds = field(default_factory=dict, compare=False, repr=False)  # as a study remembers
     items: Items | None = field(default=None, compare=False, repr=False)  # images handed over in memory
-    learned: frozenset[str] = frozenset()  # digests of images that the model at hand learned from before
 
     def part(self, name: str) -> tuple[Sample, ...]:
         """Return the samples of one part, in the manifest's order. Raises `DataError` for another name."""
@@ -102,22 +75,53 @@ class Manifest:
         """Return an id per sample, (N,), int64; samples that share one must never be separated."""
         return np.array([self._unit_of_path[sample.path] for sample in samples], dtype=np.int64)
 
-    def folds(self, samples: Sequence[Sample], k: int, seed: int) -> list[tuple[np.ndarray, np.ndarray]]:
+    def folds(self, samples: Sequence[Sample], k: int, seed: int) -> Pairs:
         """Return up to `k` pairs (learn, hold) of positions into `samples`: stratified, units kept whole.
 
-        Fewer where classes or units do not allow `k`; none where nothing can be held out at all.
+        Fewer where classes or units do not allow `k`; none where nothing can be held out at all. What was
+        learned from before, and what hangs together with it, is held out in none. An image keeps the fold
+        that a study remembers for the seed.
         """
-        units = self.units(samples)
-        learned = np.array([sample.digest in self.learned for sample in samples], dtype=np.bool_)
-        moving = np.flatnonzero(~np.isin(units, units[learned]))
-        targets, everything = self.targets(samples), np.arange(len(samples))
-        pairs = folding.folds(targets[moving], units[moving], k, seed) if len(moving) else []
+        before = self.earlier_folds.get(seed, {})
+        moving = np.flatnonzero(~self.has_learned(samples))
+        some = [samples[at] for at in moving.tolist()]
+        units = np.unique(self.units(some), return_inverse=True)[1]
+        keys = unit_keys(units, [s.group for s in some], [s.digest for s in some])
+        earlier = np.array([before.get(sample.digest, -1) for sample in some], dtype=np.int64)
+        pairs = folding.folds(self.targets(some), units, keys, k, seed, earlier)
+        everything = np.arange(len(samples))
         return [(np.setdiff1d(everything, moving[hold]), moving[hold]) for _, hold in pairs]
 
+    def has_learned(self, samples: Sequence[Sample]) -> np.ndarray:
+        """Return of each sample whether it, or what hangs together with it, is in `learned`: (N,) bool."""
+        if not self.learned:
+            return np.zeros(len(samples), dtype=bool)
+        units = {self._unit_of_path[s.path] for s in self.samples if s.digest in self.learned}
+        return np.array([self._unit_of_path[sample.path] in units for sample in samples], dtype=bool)
+
     def keeping(self, sides: Mapping[str, str]) -> Manifest:
-        """Return the images with those of these digests in these parts."""
-        samples = tuple(replace(s, split=sides.get(s.digest, s.split)) for s in self.samples)
-        return replace(self, samples=samples)
+        """Return the manifest with its drawn parts drawn anew: images of these digests keep these parts.
+
+        All else goes by the rule, seed and shares that the data were loaded with; an equal manifest where
+        nothing changes. Raises `DataError` where these are not known, or a class can't be learned any more.
+        """
+        return resplitting.keeping(self, sides)
+
+    def keep_in(self, study: Path, folds: Folds | None = None) -> None:
+        """Write the manifest into a study, which from now on remembers each image's part, and `folds`."""
+        self.write(study / "manifest.jsonl")
+        assignment.remember(study, {sample.digest: sample.split for sample in self.samples}, folds)
+
+    def keep_folds(self, study: Path, samples: Sequence[Sample], pairs: Pairs, seed: int) -> None:
+        """Let a study remember which of the pairs (learn, hold) that `folds` made holds out each sample."""
+        assignment.remember(study, {}, {seed: folding.numbered(pairs, [s.digest for s in samples])})
+
+    def recalled(self, study: Path) -> Manifest:
+        """Return the manifest with the folds that a study remembers, if it is there.
+
+        Raises `StudyError` where what it remembers is damaged.
+        """
+        return replace(self, earlier_folds=assignment.read(study).folds)
 
     def read(self, sample: Sample) -> Image.Image:
         """Return a sample's image as upright RGB of 8 bits a channel.
@@ -148,8 +152,7 @@ class Manifest:
         kept = tuple(sample for sample in self.samples if sample.digest not in faults)
         demand_training_images(kept, self.classes, moved)
         note = f"{len(moved)} more image(s) set aside: damaged, as decoding showed."
-        left = replace(self, samples=kept, set_aside=(*self.set_aside, *moved), notes=(*self.notes, note))
-        return left._without_pairs_of({sample.path for sample in damaged})
+        return resplitting.with_samples(self, kept, moved, [note])
 
     @cached_property
     def digest(self) -> str:
@@ -170,7 +173,7 @@ class Manifest:
 
     def to_json(self) -> str:
         """Return the manifest as JSON Lines: a header, then a sample a line. `items` is left out."""
-        kept = ("classes", "near_copies", "suspects", "notes", "given", "shares")
+        kept = ("classes", "near_copies", "suspects", "notes", "given", "shares", "seed")
         header = {
             "root": None if self.root is None else str(self.root),
             "digest": self.digest,
@@ -179,6 +182,7 @@ class Manifest:
             "conflicts": [astuple(conflict) for conflict in self.conflicts],
             **{name: getattr(self, name) for name in kept},
             **({"split_names": self.split_names} if self.split_names else {}),
+            **({"learned": sorted(self.learned)} if self.learned else {}),
         }
         return written.text_of(header, (astuple(sample) for sample in self.samples))
 
@@ -215,11 +219,12 @@ class Manifest:
         ids = folding.unit_ids(
             [sample.group for sample in self.samples],
             [sample.digest for sample in self.samples],
-            self._positions(self.near_copies),
+            self.positions(self.near_copies),
         )
         return {sample.path: int(unit) for sample, unit in zip(self.samples, ids, strict=True)}
 
-    def _positions(self, pairs: Iterable[tuple[str, str]]) -> list[tuple[int, int]]:
+    def positions(self, pairs: Iterable[tuple[str, str]]) -> list[tuple[int, int]]:
+        """Return pairs of paths as pairs of positions into `samples`, where both are there."""
         position = {sample.path: index for index, sample in enumerate(self.samples)}
         return [
             (position[one], position[other]) for one, other in pairs if one in position and other in position
@@ -269,28 +274,6 @@ class Manifest:
             return Known(sample.digest, decoded=True, fault=str(error))
         return Known(sample.digest, decoded=True)
 
-    def _without_pairs_of(self, gone: set[str]) -> Manifest:
-        def left(pairs: tuple[tuple[str, str], ...]) -> tuple[tuple[str, str], ...]:
-            return tuple(pair for pair in pairs if not gone & set(pair))
-
-        return replace(self, near_copies=left(self.near_copies), suspects=left(self.suspects))
-
-
-def demand_training_images(
-    samples: Iterable[Sample], classes: Sequence[str], set_aside: Sequence[SetAside]
-) -> None:
-    """Raise `DataError` naming every class that has no training image."""
-    learnt = {sample.label for sample in samples if sample.split == "train"}
-    missing = [label for label in classes if label not in learnt]
-    if not missing:
-        return
-    lost = [f"{gone.path} {gone.reason}" for gone in set_aside if gone.label in missing][:5]
-    raise DataError(
-        f"No training image for {', '.join(map(repr, missing))}; every class needs at least one. "
-        "Add images, correct the label or its split, or leave the class out."
-        + (" Set aside: " + "; ".join(lost) + "." if lost else "")
-    )
-
 
 def _digest_rows(rows: Iterable[tuple[str, ...]]) -> str:
     """Return the SHA-256 of a bag of rows, whatever their order."""
@@ -316,6 +299,8 @@ def _built(header: dict[str, Any], rows: list[list[str]]) -> Manifest:
         given=tuple(header.get("given", ())),
         split_names=header.get("split_names", ""),
         shares=(header["shares"][0], header["shares"][1]) if header.get("shares") else None,
+        seed=header.get("seed"),
+        learned=frozenset(header.get("learned", ())),
     )
     _demand_plain(made)
     return made
@@ -325,11 +310,15 @@ def _demand_plain(made: Manifest) -> None:
     """Raise `ValueError` for what JSON can say and a manifest can't: it may come from a stranger."""
     words = [word for sample in made.samples for word in astuple(sample)]
     words += [word for gone in made.set_aside for word in astuple(gone)]
-    words += [*made.classes, *made.notes, *made.given, made.split_names]
+    words += [*made.classes, *made.notes, *made.given, *made.learned, made.split_names]
     words += [word for pair in (*made.near_copies, *made.suspects) for word in pair]
     words += [word for one in made.conflicts for word in (one.digest, *one.paths, *one.labels)]
     if not all(isinstance(word, str) for word in words):
         raise ValueError("a number or a list stands where a word is expected")
+    if not isinstance(made.seed, int | None):
+        raise ValueError(f"its seed is {made.seed!r}, expected a whole number")
+    if not all(DIGEST.fullmatch(digest) for digest in made.learned):
+        raise ValueError("it names images learned from by something else than digests")
     if not all(isinstance(share, int | float) for share in made.shares or ()):
         raise ValueError(f"its shares are {made.shares!r}, expected two numbers")
     for sample in made.samples:

@@ -10,9 +10,10 @@ from typing import Any
 from PIL import Image
 
 from frostline.dataset.indexing import index
-from frostline.dataset.manifest import Manifest, Sample
+from frostline.dataset.manifest import Manifest
 from frostline.dataset.memory import Memory
 from frostline.dataset.objects import NAME, picture
+from frostline.dataset.samples import Sample
 from frostline.dataset.sources import Found, Source, listing
 from frostline.errors import DamagedImage, DataError
 

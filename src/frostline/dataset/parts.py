@@ -6,21 +6,22 @@ influences nothing else: which images are in train and val does not depend on an
 
 from __future__ import annotations
 
-from collections import Counter, defaultdict
-from collections.abc import Sequence
+from collections import defaultdict
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
 
 from frostline.dataset.folding import unit_ids
-from frostline.dataset.manifest import PARTS, Conflict
+from frostline.dataset.samples import PARTS, Conflict
 from frostline.dataset.sources import Found
-from frostline.dataset.splitting import Shares, hold_out, shared_out_whole, unit_keys
+from frostline.dataset.splitting import hold_out, unit_keys
 
 # Below this nothing is chosen on a hold-out: a val part of a fifth would be under 40 images, where accuracy
 # has a standard error of .07, or hold one or two images of the scarcest class. Rules of thumb.
 MIN_IMAGES_FOR_VAL = 200
 MIN_CLASS_IMAGES_FOR_VAL = 10
+NEW = -1  # the side of an image that none is remembered of; others are places in `PARTS`
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,26 +43,42 @@ class Split:
     notes: list[str] = field(default_factory=list)
 
 
+def too_few_for_val(images: Collection[int]) -> bool:
+    """Whether nothing should be chosen on a val part taken from so many images of each class."""
+    return sum(images) < MIN_IMAGES_FOR_VAL or min(images, default=0) < MIN_CLASS_IMAGES_FOR_VAL
+
+
 def split(
-    found: Sequence[Found], digests: Sequence[str], near: Sequence[tuple[int, int]], wish: Wish
+    found: Sequence[Found],
+    digests: Sequence[str],
+    near: Sequence[tuple[int, int]],
+    wish: Wish,
+    sides: Mapping[str, str] | None = None,
+    contested: Collection[str] = (),
 ) -> Split:
-    """Give every image a part. `near` holds pairs of positions that must stay together."""
-    given = {image.split for image in found}
+    """Give every image a part.
+
+    `near` holds pairs of positions that must stay together. `sides` holds the part that images of these
+    digests had before, and keep unless the source itself names their part or the part they were in. Images of
+    `contested` digests carry different labels in the source, all copies of it here or not.
+    """
     outcome = Split([image.split or "train" for image in found])
-    contested = _set_conflicts_aside(found, digests, outcome)
+    in_doubt = _set_conflicts_aside(found, digests, outcome)
+    if contested:
+        in_doubt |= np.array([digest in contested for digest in digests], dtype=bool)
     _set_leaks_aside(found, digests, outcome)
     units = unit_ids([image.group for image in found], digests, near)
-    may_leave = np.array([image.split in ("", "train") for image in found], dtype=bool)
-    may_leave &= ~np.isin(units, units[~may_leave]) & ~np.isin(units, units[contested])
-    table = _Table(found, digests, units, may_leave)
-    if "test" not in given:
+    given = np.array([image.split in ("val", "test") for image in found], dtype=bool)
+    may_leave = ~np.isin(units, units[given | in_doubt])
+    pinned = np.zeros(len(found), dtype=bool)
+    if sides:
+        pinned = _pin(found, units, _sides(found, digests, sides, outcome), in_doubt, outcome)
+    table = _Table(found, digests, units, pinned, pinned | may_leave)
+    named = {image.split for image in found}
+    if "test" not in named:
         _carve(table, "test", wish.test, wish.seed, outcome)
-        if given - {""} and wish.test > 0:
-            outcome.notes.append("The source has no test part, so it was taken out of train.")
-    if "val" not in given:
+    if "val" not in named:
         _carve_val(table, wish, outcome)
-    outcome.notes += _about_groups(found, outcome, given)
-    outcome.notes += _about_classes(found, outcome)
     return outcome
 
 
@@ -72,41 +89,87 @@ class _Table:
     found: Sequence[Found]
     digests: Sequence[str]
     units: np.ndarray
-    may_leave: np.ndarray  # bool: not given to val or test, not contested, nor tied to one that is
+    pinned: np.ndarray  # bool: it has the part that it had before
+    counted: np.ndarray  # bool: pinned, or not given to val or test, not contested, nor tied to one that is
 
 
 def _carve(table: _Table, part: str, fraction: float, seed: int, outcome: Split) -> None:
-    """Take `fraction` of the images in train that may leave it out for `part`; changes `outcome`."""
-    stays = np.array([name == "train" for name in outcome.parts], dtype=bool)
-    at = np.flatnonzero(table.may_leave & stays)
+    """Take `fraction` of the images that no part which guards more holds for `part`; changes `outcome`."""
+    below = ("", *PARTS[PARTS.index(part) + 1 :])
+    at = np.flatnonzero(table.counted & np.array([name not in below for name in outcome.parts], dtype=bool))
     if not len(at) or fraction <= 0:
         return
-    leavers = [table.found[i] for i in at.tolist()]
-    targets = np.unique(np.array([image.label for image in leavers], dtype=object), return_inverse=True)[1]
+    counted = [table.found[i] for i in at.tolist()]
+    targets = np.unique(np.array([image.label for image in counted], dtype=object), return_inverse=True)[1]
     units = np.unique(table.units[at], return_inverse=True)[1]
-    keys = unit_keys(units, [image.group for image in leavers], [table.digests[i] for i in at.tolist()])
-    for i in at[hold_out(targets, units, keys, fraction, seed, part)].tolist():
+    keys = unit_keys(units, [image.group for image in counted], [table.digests[i] for i in at.tolist()])
+    there = np.array([outcome.parts[i] == part for i in at.tolist()], dtype=bool)
+    pins = np.zeros(len(keys), dtype=np.int64)
+    pins[units[table.pinned[at]]] = -1
+    pins[units[table.pinned[at] & there]] = 1
+    for i in at[hold_out(targets, units, keys, fraction, seed, part, pins)].tolist():
         outcome.parts[i] = part
-    if shared_out_whole(Shares.of(targets, units)):
-        outcome.notes.append(f"Only {len(keys)} groups to take {part} from: whole groups were shared out.")
 
 
 def _carve_val(table: _Table, wish: Wish, outcome: Split) -> None:
     """Take val out of train, unless there are too few images to choose anything on it."""
-    if wish.val <= 0:
-        return
-    labels = Counter(
-        image.label for image, part in zip(table.found, outcome.parts, strict=True) if part == "train"
+    labels = [image.label for image, part in zip(table.found, outcome.parts, strict=True) if part == "train"]
+    if "val" in outcome.parts or not too_few_for_val(np.unique(labels, return_counts=True)[1].tolist()):
+        _carve(table, "val", wish.val, wish.seed, outcome)
+
+
+def _sides(
+    found: Sequence[Found], digests: Sequence[str], sides: Mapping[str, str], outcome: Split
+) -> np.ndarray:
+    """Return the side to keep of every image, (N,): `NEW` where the source has the say, or none is known."""
+    place = {part: at for at, part in enumerate(PARTS)}
+    named = {image.split for image in found}
+    before = np.full(len(found), NEW, dtype=np.int64)
+    for i, (image, digest) in enumerate(zip(found, digests, strict=True)):
+        side = sides.get(digest)
+        decided = image.split in ("val", "test") or (image.split == "train" and side in named - {"train"})
+        if side is not None and not decided and outcome.parts[i]:
+            before[i] = place[side]
+    return before
+
+
+def _pin(
+    found: Sequence[Found], units: np.ndarray, side: np.ndarray, in_doubt: np.ndarray, outcome: Split
+) -> np.ndarray:
+    """Put what is remembered, and what hangs together with it, where it was: (N,) bool; changes `outcome`.
+
+    A unit that is remembered on two sides keeps the images of the side that guards more. Its others are set
+    aside: they hang together with these, and newcomers with both.
+    """
+    count = int(units.max()) + 1
+    highest, lowest = np.full(count, NEW), np.full(count, len(PARTS))
+    old = side != NEW
+    np.maximum.at(highest, units[old], side[old])
+    np.minimum.at(lowest, units[old], side[old])
+    guard, torn = highest[units], (lowest < highest)[units]
+    taken = (guard != NEW) & np.array(
+        [
+            bool(part) and image.split in ("", "train")
+            for image, part in zip(found, outcome.parts, strict=True)
+        ]
     )
-    scarcest = min(labels.values(), default=0)
-    if labels.total() < MIN_IMAGES_FOR_VAL or scarcest < MIN_CLASS_IMAGES_FOR_VAL:
-        outcome.notes.append(
-            f"No val part, since images are few: {labels.total()} to learn from, {scarcest} in the scarcest "
-            f"class; at least {MIN_IMAGES_FOR_VAL} and {MIN_CLASS_IMAGES_FOR_VAL} are needed. All of them "
-            "train; the schedule runs to its end, and a probe's L2 is chosen by cross-validation."
+    leaves = taken & ((torn & (side != guard)) | (in_doubt & (guard > 0)))
+    for i in np.flatnonzero(taken & ~leaves).tolist():
+        outcome.parts[i] = PARTS[guard[i]]
+    for i in np.flatnonzero(leaves).tolist():
+        doubt = "is identical to an image with another label, and " if in_doubt[i] else ""
+        outcome.parts[i] = ""
+        outcome.reasons[i] = (
+            f"{doubt}hangs together with images of the {PARTS[guard[i]]} part that stay there"
         )
-        return
-    _carve(table, "val", wish.val, wish.seed, outcome)
+    tied = [found[i].path for i in np.flatnonzero(leaves).tolist()]
+    if tied:
+        outcome.notes.append(
+            f"{len(tied)} image(s) are set aside, since newcomers tie images of two parts together: "
+            f"{', '.join(tied[:3])}{' …' if len(tied) > 3 else ''}. Those of the part that guards more "
+            "(test before val before train) stay; nothing learns from the others."
+        )
+    return np.asarray(taken & ~leaves)
 
 
 def _set_conflicts_aside(found: Sequence[Found], digests: Sequence[str], outcome: Split) -> np.ndarray:
@@ -145,40 +208,6 @@ def _set_leaks_aside(found: Sequence[Found], digests: Sequence[str], outcome: Sp
                     outcome.parts[i] = ""
                     outcome.reasons[i] = f"is an exact copy of {found[keepers[0]].path} in the {guard} part"
             break
-
-
-def _about_groups(found: Sequence[Found], outcome: Split, given: set[str]) -> list[str]:
-    """Say how many groups each part got, and which a given split has torn apart."""
-    parts_of: dict[str, set[str]] = defaultdict(set)
-    for image, part in zip(found, outcome.parts, strict=True):
-        if image.group and part:
-            parts_of[image.group].add(part)
-    if not parts_of:
-        return []
-    counts = ", ".join(f"{sum(part in parts for parts in parts_of.values())} in {part}" for part in PARTS)
-    notes = [f"{len(parts_of)} groups: {counts}."]
-    torn = sorted(group for group, parts in parts_of.items() if len(parts) > 1)
-    if torn:
-        notes.append(
-            f"The given split puts {len(torn)} group(s) into more than one part ({', '.join(torn[:5])}): "
-            "figures on such parts flatter the model."
-        )
-    return notes
-
-
-def _about_classes(found: Sequence[Found], outcome: Split) -> list[str]:
-    """Say which classes have no image in a part that others have images in."""
-    notes = []
-    labels = {image.label for image, part in zip(found, outcome.parts, strict=True) if part}
-    for part in ("val", "test"):
-        there = {image.label for image, name in zip(found, outcome.parts, strict=True) if name == part}
-        missing = sorted(labels - there)
-        if there and missing:
-            names = ", ".join(map(repr, missing[:5])) + (" …" if len(missing) > 5 else "")
-            notes.append(f"{len(missing)} class(es) have no image in {part}: {names}.")
-    if "test" not in outcome.parts:
-        notes.append("There is no test part: nothing can be said about images not seen before.")
-    return notes
 
 
 def _by_digest(digests: Sequence[str]) -> dict[str, list[int]]:

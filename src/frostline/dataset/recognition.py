@@ -7,8 +7,9 @@ from dataclasses import dataclass
 
 from frostline.dataset import pixels
 from frostline.dataset.copies import alike, hash_of
-from frostline.dataset.manifest import Manifest, Sample
+from frostline.dataset.manifest import Manifest
 from frostline.dataset.memory import Memory
+from frostline.dataset.samples import Sample
 from frostline.fingerprints import Fingerprints
 
 

@@ -30,7 +30,7 @@ from frostline.comparison import (
     spread_of_folds,
     sub_study,
 )
-from frostline.dataset import Manifest, load_data
+from frostline.dataset import Manifest, is_study, load_data
 from frostline.errors import StudyError
 from frostline.images import Tell
 from frostline.record import Study
@@ -135,7 +135,14 @@ def fit(
     pinned = [str(parse(name)) for name in strategies or ()]
     limits = Limits(max_latency_ms, max_size_mb)
     wanted = choosing.Wanted(model, models, limits, size, architecture).checked()
-    loading = {"seed": seed, "strict": strict, "split_names": split_names, "progress": tell}
+    before = study if is_study(Path(study)) else None
+    loading = {
+        "seed": seed,
+        "strict": strict,
+        "split_names": split_names,
+        "progress": tell,
+        "study": before,
+    }
     data = _load(source, loading).checked(tell)
     backbones = wanted.load(say)
     data = lineage.respected(backbones, data, Study(study))
@@ -151,7 +158,7 @@ def fit(
     for line in _found_lines(data):
         say(line)
     kept = Study.open(study, data=data.digest, split=data.split_digest, test=data.test_digest)
-    data.write(kept.path / "manifest.jsonl")
+    data.keep_in(kept.path)
     looked = None
     if wanted.looks:
         looked = choosing.chosen(

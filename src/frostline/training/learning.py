@@ -40,7 +40,7 @@ def learn(
     """Return the adapted model in eval mode, and what was chosen on the way."""
     balance = Balance(request.imbalance, images.targets, len(request.data.classes))
     if not request.strategy.trains:
-        return _solve(request, head, images, balance)
+        return _solve(request, folder, head, images, balance)
     known = settings(request.strategy)
     if known.start == "probe":
         _keep_what_is_passed(request, plan, head, images)
@@ -94,7 +94,7 @@ def _interpolated(
     request: Request, head: Frozen, images: Images, balance: Balance, model: nn.Module, job: Job
 ) -> tuple[nn.Module, dict[str, Any]]:
     """Go back some way to the pretrained network with a probe for a head, as far as val says."""
-    before, _ = _solve(request, head, images, balance)
+    before, _ = _solve(request, job.folder, head, images, balance)
     numbers, cut = job.plan.numbers, request.backbone.cut(min(s.cut for s in job.segments))
 
     def settle(point: nn.Module) -> None:
@@ -158,13 +158,15 @@ def starting_model(request: Request, features_of: Frozen, images: Images, balanc
 
 
 def _solve(
-    request: Request, features_of: Frozen, images: Images, balance: Balance
+    request: Request, folder: RunFolder, features_of: Frozen, images: Images, balance: Balance
 ) -> tuple[nn.Module, dict[str, Any]]:
     """The linear probe: a head solved for on frozen features, its L2 chosen by cross-validation."""
     known = settings(request.strategy)
     seen = features(features_of, images, workers=request.workers, tell=request.tell)
     seed = derive(request.seed, "probe folds")
     folds = request.data.folds(images.samples, 5, seed)
+    if folder.writes:
+        request.data.keep_folds(folder.study, images.samples, folds, seed)
 
     def solved() -> dict[str, Tensor]:
         found = probe.choose(

@@ -197,7 +197,7 @@ def _prepared(backbone: Backbone, data: Manifest, study: str | Path, tell: Tell 
     Processes of one job don't all decode them.
     """
     with ranks.in_turn():
-        return lineage.respected([backbone], data.checked(tell), Study(study))
+        return lineage.respected([backbone], data.checked(tell).recalled(Path(study)), Study(study))
 
 
 def _in_ray(request: Request, study: str | Path, trackers: Trackers, address: str) -> Run:
@@ -237,7 +237,7 @@ def _lead(request: Request, study: str | Path, trackers: Trackers) -> Run:
     again = folder.finished
     with trackers.follow(folder, request.config()) as following:
         if not again:
-            request.data.write(kept.path / "manifest.jsonl")
+            request.data.keep_in(kept.path)
             with mishaps.told_plainly(), folder.held():
                 if not folder.finished:  # by another process, just now
                     ranks.decided(lambda: {"run": folder.name})

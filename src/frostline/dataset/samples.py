@@ -1,0 +1,55 @@
+"""What a manifest is made of: one usable image, one set aside, identical ones with different labels."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+from frostline.errors import DataError
+
+PARTS = ("train", "val", "test")  # the later one guards more: what it holds must not be learned from
+
+
+@dataclass(frozen=True, slots=True)
+class Sample:
+    """One usable image."""
+
+    path: str  # relative to the manifest's root, with forward slashes; else absolute, or "dataset[12]"
+    label: str
+    digest: str  # SHA-256, hex: of the file's bytes, or of decoded pixels and shape where there is no file
+    group: str  # "" = the image stands alone
+    split: str  # one of PARTS
+
+
+@dataclass(frozen=True, slots=True)
+class SetAside:
+    """One image that is not used, and why."""
+
+    path: str
+    label: str
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class Conflict:
+    """Identical images that carry different labels. They are kept out of val and test."""
+
+    digest: str
+    paths: tuple[str, ...]
+    labels: tuple[str, ...]  # one for each path
+
+
+def demand_training_images(
+    samples: Iterable[Sample], classes: Sequence[str], set_aside: Sequence[SetAside]
+) -> None:
+    """Raise `DataError` naming every class that has no training image."""
+    learnt = {sample.label for sample in samples if sample.split == "train"}
+    missing = [label for label in classes if label not in learnt]
+    if not missing:
+        return
+    lost = [f"{gone.path} {gone.reason}" for gone in set_aside if gone.label in missing][:5]
+    raise DataError(
+        f"No training image for {', '.join(map(repr, missing))}; every class needs at least one. "
+        "Add images, correct the label or its split, or leave the class out."
+        + (" Set aside: " + "; ".join(lost) + "." if lost else "")
+    )
