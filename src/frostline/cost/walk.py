@@ -28,7 +28,7 @@ HELD_BYTES = 64_000_000  # rows of a phase that training keeps in memory (traini
 FOLDS = 5  # of the probe's choice of L2, and of the flip test
 FLIP_IMAGES = 600  # at most, in the flip test (training/flips.py)
 CHOICE_IMAGES = 4000  # at most, in the choice of L2 (probe.MOST_FOR_CHOICE)
-GRID = 11  # L2s that a choice tries (probe.GRID)
+GRID, TRIED = 11, 6  # L2s in the grid (probe.GRID); of them a choice usually tries so many (probe.choose)
 FILES = 8  # small files that a run writes one by one
 LOOKED_AT = 16  # images decoded, twice, before rows of a cut are kept or computed (training/keeping.py)
 THUMBNAILS = 64  # test images that a run keeps small (training/figures.py)
@@ -254,10 +254,11 @@ class Walk:
         """
         self._head_rows("frozen layers", self.job.train)
         chosen = min(self.job.train, CHOICE_IMAGES)
-        path = self.rates.solve if self.job.settings.solver == "ridge" else self.rates.solve_grid
-        folds = FOLDS * path.at(self._numbers(chosen * (FOLDS - 1) / FOLDS))
-        self._add("head solved for", folds + path.at(self._numbers(self.job.train)))
-        self._add("head solved for", GRID * self.rates.temperature_s)
+        ridge = self.job.settings.solver == "ridge"
+        path, share = (self.rates.solve, 1.0) if ridge else (self.rates.solve_grid, TRIED / GRID)
+        folds = FOLDS * share * path.at(self._numbers(chosen * (FOLDS - 1) / FOLDS))
+        self._add("head solved for", folds + self.rates.solve.at(self._numbers(self.job.train)))
+        self._add("head solved for", TRIED * self.rates.temperature_s)
 
     # --- training ----------------------------------------------------------------------------------------
 
