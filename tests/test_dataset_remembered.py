@@ -270,4 +270,4 @@ def test_the_command_line_keeps_the_parts_of_its_study(tmp_path: Path) -> None:
     call = ["fit", str(photos), "--strategies", "linear_probe", "--repeats", "1", *options]
     done = CliRunner().invoke(cli, call)
     assert done.exit_code == 0, done.output
-    assert json.loads(done.stdout)["n_test"] == 6
+    assert json.loads(done.stdout)["basis"] == "test part"
