@@ -206,7 +206,7 @@ def test_a_run_uses_the_folds_that_its_study_remembers(tmp_path: Path) -> None:
     data = load_data(write_folder(tmp_path / "photos", per_class=12), near_copies=False)
     frostline.train(tiny_backbone(), data, "linear_probe", study=tmp_path / "one", threads=1, exact=True)
     ((seed, drawn),) = assigned(tmp_path / "one").folds.items()
-    others = {digest: fold for digest, fold in zip(drawn, reversed(drawn.values()), strict=True)}
+    others = dict(zip(drawn, reversed(drawn.values()), strict=True))
     other = tmp_path / "other"
     Study.open(other, data=data.digest, split=data.split_digest, test=data.test_digest)
     remember(other, {}, {seed: others})
