@@ -299,8 +299,8 @@ class Study:
         if found.get("split") != expected["split"]:
             raise StudyError(
                 f"{self.path} is a study of the same data under another split (another --seed, --test or "
-                "--val, or other given parts). Load them with load_data(…, study=…), which keeps the study's parts, "
-                "or take another folder with --study."
+                "--val, or other given parts). Load them with load_data(…, study=…), which keeps the "
+                "study's parts, or take another folder with --study."
             )
 
     @property
