@@ -69,7 +69,9 @@ def test_paths_arrays_lists_and_grey_images(data: Any, paths: list[str]) -> None
     column = np.array(paths, dtype=object)[:, None]
     for same in ([Path(p) for p in paths], column, np.array(paths), list(X), X / 255.0):
         assert np.array_equal(made.predict_proba(same), expected)
-    assert np.array_equal(classifier().fit(paths, y).predict_proba(X), expected)
+    # A probe's folds, and so its L2, go by the digests of files or of pixels; a trained head does not.
+    heads = [classifier(strategy="head(epochs=2)", augment="none").fit(same, y) for same in (X, paths)]
+    assert np.array_equal(*(head.predict_proba(X) for head in heads))
     grey = X.mean(axis=3).astype(np.uint8)
     colours = np.repeat(grey[..., None], 3, axis=3)
     assert np.array_equal(made.predict_proba(grey), made.predict_proba(colours))

@@ -306,7 +306,8 @@ class Study:
             raise StudyError(
                 f"{self.path} is a study of the same data under another split (another --seed, --test or "
                 "--val, other given parts, or a model that learned from some of these images, so that none "
-                "of them is held out). Use the same split, or take another folder with --study."
+                "of them is held out). Load them with load_data(…, study=…), which keeps the study's parts, "
+                "or take another folder with --study."
             )
 
     @property

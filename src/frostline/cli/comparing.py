@@ -73,7 +73,12 @@ class Racing(StrategyList):
     help="Let variants of the strategies join, with this setting drawn; may be given more than once.",
 )
 @click.option("--draws", type=click.IntRange(0), default=8, show_default=True, help="Variants for --search.")
-@click.option("--study", default="frostline-study", show_default=True, help="Folder that keeps the runs.")
+@click.option(
+    "--study",
+    default="frostline-study",
+    show_default=True,
+    help="Folder that keeps the runs; images that it knows keep their part.",
+)
 @click.option("--database", help="Optuna storage URL for workers on several machines [SQLite in the study].")
 @click.option(
     "--metric",

@@ -50,7 +50,12 @@ def _given(option: str) -> bool:
     "--strategies", "names", type=StrategyList(), help="Race these [what experience advises for the images]."
 )
 @click.option("--repeats", type=click.IntRange(1), default=3, show_default=True, help="New splits and seeds.")
-@click.option("--study", default="frostline-fit", show_default=True, help="Folder that keeps everything.")
+@click.option(
+    "--study",
+    default="frostline-fit",
+    show_default=True,
+    help="Folder that keeps everything; images that it knows keep their part.",
+)
 @click.option("--database", help="Optuna storage URL for workers on several machines [SQLite in the study].")
 @click.option(
     "--metric",

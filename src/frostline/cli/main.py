@@ -50,7 +50,12 @@ def cli() -> None:
 )
 @model_options
 @running
-@click.option("--study", default="frostline-study", show_default=True, help="Folder that keeps the runs.")
+@click.option(
+    "--study",
+    default="frostline-study",
+    show_default=True,
+    help="Folder that keeps the runs; images that it knows keep their part.",
+)
 @click.option(
     "--metric",
     type=click.Choice(["accuracy", "balanced_accuracy", "macro_f1", "auroc", "log_loss"]),

@@ -118,6 +118,7 @@ def fit(
     `source` is anything that `load_data` takes. Where it names no parts and has fewer than 2,000 images,
     every image trains the model, and its accuracy is estimated from models trained on four fifths (folds
     that keep groups and copies together); else a test part is held out, and read once at the end.
+    Images that an existing `study` knows keep the part that they have in it.
     `strategies` races these instead of what experience advises. `tracker` follows every run, as in `train`.
     `interpolate` goes back from the winner towards the pretrained network, as in `compare`.
     `watch` says when the minutes began. `say` hears sentences for a person.
