@@ -9,10 +9,14 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from frostline import familiar, looks, metrics, places
+from frostline.best import COMPARISON, best_of
 from frostline.comparison import cells, halfway
 from frostline.comparison.asked import REPEATS, Asked
 from frostline.comparison.candidates import Candidate
+from frostline.comparison.cells import Cell
 from frostline.comparison.contest import Contest, OutOfTime, sub_study
 from frostline.comparison.halfway import Halfway
 from frostline.comparison.held import gather, longest, write_answers
@@ -22,7 +26,7 @@ from frostline.comparison.race import Task
 from frostline.comparison.words import verdict_lines
 from frostline.errors import UsageError
 from frostline.images import Images
-from frostline.record import Study, plain
+from frostline.record import Study, digest_of, plain
 from frostline.reporting import notebook
 from frostline.store import Store
 from frostline.training import Run, below_of, train
@@ -44,6 +48,7 @@ class Comparison:
     folder: Path
     study: Study
     run: Run
+    again: bool = False  # all of it had been finished before, and was read back
 
     def __getattr__(self, name: str) -> Any:
         result = self.__dict__.get("result", {})
@@ -66,8 +71,21 @@ class Comparison:
         return notebook.standings_plot(self.result["standings"], self.result["winner"], self.result["model"])
 
 
-def conclude(asked: Asked, contest: Contest, over: bool) -> Comparison:
-    """Name the winner, train it on everything, and write the result."""
+def read_ended(folder: Path) -> dict[str, Any] | None:
+    """Return the outcome that an earlier call left in a comparison's folder; `None` where there is none."""
+    try:
+        return dict(json.loads((folder / COMPARISON).read_text(encoding="utf-8")))
+    except (OSError, ValueError, TypeError):  # what is damaged is written anew
+        return None
+
+
+def conclude(
+    asked: Asked, contest: Contest, over: bool, ended: Mapping[str, Any] | None = None
+) -> Comparison:
+    """Name the winner, train it on everything, and write the result.
+
+    `ended` is the outcome of an earlier call, where this one has made no run for the race.
+    """
     contest.outcomes = contest.ledger.outcomes()
     verdict, answers = _judged(asked, contest)
     place = verdict.winner if verdict else contest.leader()
@@ -91,6 +109,7 @@ def conclude(asked: Asked, contest: Contest, over: bool) -> Comparison:
     held_out["share"] = _share(contest, place)
     _leave_looks(asked, contest, place, share)
     _leave_familiar(asked, contest, place, run, share)
+    again = ended is not None and run.again
     result = {
         "winner": str(winner.strategy),
         "augment": winner.augment,
@@ -103,23 +122,59 @@ def conclude(asked: Asked, contest: Contest, over: bool) -> Comparison:
         "repeats": _repeats(contest, place),
         "folds": contest.race.folds,
         "metric": asked.options["metric"],
-        "standings": _standings(contest, answers),
+        "standings": _standings(asked, contest, answers),
         "differences": _differences(contest, verdict),
         "out_of_fold": held_out,
         **({} if back is None else {"interpolation": back.about}),
         "every_image": whole,
         **{key: run.result[key] if whole else None for key in ("accuracy", "low", "high", "test_looks")},
-        "seconds": contest.clock.spent_s,
+        "seconds": ended["seconds"] if ended and again else contest.clock.spent_s,
         "budget_seconds": contest.clock.limit_s,
         "model": backbone.name,
         **({} if asked.alone else {"models": list(asked.backbones)}),
         "asked": _asked(asked),
+        "joined": [str(one) for one in asked.earlier.joined],
+        "apart": [one.as_dict() for one in asked.earlier.apart],
+        "judged": _figures(asked, contest, place, back.held if back else mine),
         "study": str(asked.study.path),
         "run": str(run.folder.path.relative_to(asked.study.path)),
     }
     result["verdict"] = verdict_lines(result)
-    places.write_atomically(asked.folder / "comparison.json", json.dumps(plain(result), indent=1).encode())
-    return Comparison(plain(result), asked.folder, asked.study, run)
+    places.write_atomically(asked.folder / COMPARISON, json.dumps(plain(result), indent=1).encode())
+    best = best_of(asked.study)
+    answers_by = {"run": best.folder.name, "why": best.why, "winner": best.folder.path == run.folder.path}
+    told = {**result, "answering": answers_by, "again": again}
+    return Comparison(plain(told), asked.folder, asked.study, run, again)
+
+
+def _figures(asked: Asked, contest: Contest, place: int, mine: Held) -> dict[str, Any]:
+    """How the winner was judged, so that others of the study can be set beside it (`best_of`).
+
+    Empty where it was not seen with its whole schedule on every fold of a repeat. `val` is of the study's own
+    val part, whose images the winner's runs had held out; null where they had not, or there is none.
+    """
+    settings = {"settings": asked.settings}
+    if not (_repeats(contest, place) and _share(contest, place) == 1.0):
+        return settings
+    metric = asked.options["metric"]
+    parts = [
+        cells.split(asked.data, Cell(0, fold), asked.seed).split_digest for fold in range(contest.race.folds)
+    ]
+    part = np.array([sample.split == "val" for sample in cells.pool(asked.data)])
+    mine_on = [(r, part[mine.images] & (mine.repeats == r)) for r in np.unique(mine.repeats)]
+    whole = [int(r) for r, rows in mine_on if rows.sum() == part.sum()]
+    rows = part[mine.images] & np.isin(mine.repeats, whole)
+    val = None
+    if part.any() and whole:
+        held = mine.rows(rows)
+        val = {"accuracy": held.accuracy_interval()[0], "goodness": held.score(metric)}
+    return {
+        **settings,
+        "folds": digest_of(parts)[:16],
+        "score": mine.score(metric),
+        "accuracy": mine.accuracy_interval()[0],
+        "val": val,
+    }
 
 
 def _gone_back(asked: Asked, contest: Contest, place: int, mine: Held) -> Halfway | None:
@@ -145,6 +200,7 @@ def _asked(asked: Asked) -> dict[str, Any]:
         "seed": asked.seed,
         "augment": asked.candidates[0].augment,
         **asked.named,
+        "strategies": [*asked.named["strategies"], *(str(one.strategy) for one in asked.earlier.joined)],
         **({} if asked.interpolate is None else {"interpolate": asked.interpolate}),
         **{key: value for key, value in asked.options.items() if key not in ("threads", "workers")},
     }
@@ -258,7 +314,6 @@ def _shipped(
         task = min(longest(contest.outcomes, place), key=lambda t: (t.cell.repeat, t.cell.fold))
         folder = asked.study.run_at(contest.outcomes[task].get("run"))
         split = Study(folder.path.parents[1])
-        asked.study.answer_by(folder, "the winner of the comparison; no time was left to train it on all")
         return Run(
             folder.read("result.json"),
             folder,
@@ -266,7 +321,6 @@ def _shipped(
             again=True,
             backbone=asked.backbones[asked.candidates[place].model],
         ), False
-    asked.study.answer_by(run.folder, "the winner of the comparison, trained on train and val")
     return run, True
 
 
@@ -295,7 +349,7 @@ def _train_winner(asked: Asked, winner: Candidate, temperature: float, share: fl
     )
 
 
-def _standings(contest: Contest, answers: Mapping[int, Held]) -> list[dict[str, Any]]:
+def _standings(asked: Asked, contest: Contest, answers: Mapping[int, Held]) -> list[dict[str, Any]]:
     """Return how far each candidate came and how it did there, the best first."""
     found = []
     for place, candidate in enumerate(contest.candidates):
@@ -306,6 +360,7 @@ def _standings(contest: Contest, answers: Mapping[int, Held]) -> list[dict[str, 
             **({"model": candidate.model} if candidate.model else {}),
             "strategy": str(candidate.strategy),
             "augment": candidate.augment,
+            "joined": candidate in asked.earlier.joined,
             "runs": len(mine),
             "share": _share(contest, place),
             "repeats": _repeats(contest, place),

@@ -19,6 +19,7 @@ from frostline import launching, metrics, tracking
 from frostline.advice import Advice, Planned, outlook, plan
 from frostline.advice.knowledge import read_experience
 from frostline.backbone import Backbone
+from frostline.best import answers_already
 from frostline.comparison import (
     FEW_IMAGES,
     FOLDS,
@@ -60,6 +61,7 @@ class Fitted:
     comparison: Comparison | None  # none where there was no time for a single run
     signals: Signals
     advice: Advice
+    again: bool = False  # all of it had been finished before, and was read back
 
     def __getattr__(self, name: str) -> Any:
         result = self.__dict__.get("result", {})
@@ -196,13 +198,14 @@ def fit(
     chosen = next(b for b in backbones if b.name == (found.model if found else first.model))
     planned = plans[chosen.name]
     _tell_of(kept, chosen, plans)
+    again = found.again if found else first.again
     result = {
         **(_of_race(found) if found else _of_probe(first, kept, metric)),
         "recommended": planned.advice.recommended,
         "model": chosen.name,
         **({} if looked is None else {"models": looked}),
         "images": len(data.samples),
-        "seconds": watch.seconds,
+        "seconds": (_seconds_then(kept) if again else None) or watch.seconds,
         "budget_seconds": 60 * allowed,
         "asked": {
             "source": _name_of(source),
@@ -223,7 +226,17 @@ def fit(
         report(kept)
     except StudyError as error:  # a page that can't be written costs no model
         say(str(error))
-    return Fitted(result, found.run if found else first, found, planned.signals, planned.advice)
+    told = {**result, "again": again}
+    return Fitted(told, found.run if found else first, found, planned.signals, planned.advice, again)
+
+
+def _seconds_then(kept: Study) -> float | None:
+    """Return what the call took that did the work, where its outcome is there and whole."""
+    try:
+        seconds = (kept.read("fit.json") or {}).get("seconds")
+    except StudyError:
+        return None
+    return float(seconds) if isinstance(seconds, int | float) else None
 
 
 def _tell_of(kept: Study, backbone: Backbone, plans: Mapping[str, Planned]) -> None:
@@ -305,7 +318,7 @@ def _probe(
     run = train(
         backbone, learning, "linear_probe", study=sub_study(kept, learning), seed=seed, tell=tell, **options
     )
-    if not (kept.path / "answer.json").exists():
+    if not (answers_already(kept) or kept.answer):
         score = run.result["cv_score"]
         kept.answer_by(run.folder, "a linear probe, the first model of this study", score)
     return run

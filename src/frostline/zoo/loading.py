@@ -13,6 +13,7 @@ from safetensors.torch import load_file
 from torch import nn
 
 from frostline.backbone import MAX_SIDE_PIXELS, Backbone, Preprocessing, assemble
+from frostline.best import best_of
 from frostline.errors import ModelError, StudyError, UsageError, did_you_mean
 from frostline.record import MAX_CLASSES, RunFolder, Study
 from frostline.strategy import parse
@@ -145,9 +146,9 @@ def _run_at(source: str) -> RunFolder | None:
     """Return the run that a path names: a study's best, or one run's own folder."""
     path = Path(source).expanduser()
     if (path / "study.json").is_file():
-        return Study(path).best()[0]
+        return best_of(Study(path)).folder
     if (path / "config.json").is_file() and path.parent.name == "runs":
-        return Study(path.parents[1]).best(path.name)[0]
+        return best_of(Study(path.parents[1]), path.name).folder
     return None
 
 
