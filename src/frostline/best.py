@@ -16,19 +16,24 @@ Who is newer or looks better and does not answer is named, with the reason. Impo
 from __future__ import annotations
 
 import contextlib
-import json
-import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
+from frostline.contenders import (
+    Contender,
+    Race,
+    ended_of,
+    network_of,
+    race_of,
+    trained_runs,
+    unlike,
+    winners_of,
+)
 from frostline.errors import StudyError, did_you_mean
 from frostline.record import RunFolder, Study
 
 LISTED = 8  # runs named in a message
-SAME = ("flip", "imbalance", "batch", "views")  # settings beside the strategy that change what it learns
-COMPARISON = "comparison.json"  # in a comparison's folder, written at its end
 
 
 @dataclass(frozen=True)
@@ -57,56 +62,6 @@ class Best:
     passed_over: tuple[PassedOver, ...] = ()
 
 
-@dataclass(frozen=True)
-class OnVal:
-    """What was answered about the study's val part without having learned from it; higher is better."""
-
-    accuracy: float
-    metric: str
-    goodness: float | None
-
-
-@dataclass(frozen=True)
-class Race:
-    """How a winner was judged: equal `folds`, the same folds. `raced` holds each candidate's accuracy."""
-
-    folds: str | None
-    metric: str
-    score: float | None
-    accuracy: float | None
-    raced: Mapping[tuple[str, str, str], float | None]  # by strategy, augmentation and network
-    settings: Mapping[str, Mapping[str, Any]]  # of its runs, by a candidate's network
-    whole: bool
-
-
-@dataclass(frozen=True)
-class Contender:
-    """A finished run that may answer: one of `train`, or, with a race, a comparison's winner."""
-
-    folder: RunFolder
-    strategy: str
-    ended: str
-    on_val: OnVal | None
-    config: Mapping[str, Any]
-    stopped: bool = False
-    race: Race | None = None
-
-    @property
-    def accuracy(self) -> float | None:
-        """What it is known by."""
-        if self.race is not None:
-            return self.race.accuracy
-        return self.on_val.accuracy if self.on_val else None
-
-    @property
-    def figure(self) -> str:
-        """What it was judged by, in words."""
-        if self.accuracy is None:
-            return "judged by no val part"
-        rate = f"{100 * self.accuracy:.1f} %"
-        return f"{rate} out of fold" if self.race else f"val {rate}"
-
-
 def passed_over_line(runs: Sequence[PassedOver]) -> str:
     """Name the runs that were passed over, in one sentence, and not too many; empty where there is none."""
     more = f"; and {len(runs) - LISTED} more" if runs[LISTED:] else ""
@@ -120,7 +75,7 @@ def best_of(study: Study, name: str | None = None) -> Best:
     """
     if name is not None:
         return Best(_called(study, name), "as asked for")
-    winners = _winners(study)
+    winners = winners_of(study)
     trained = trained_runs(study)
     if winners:
         return _with_winners(winners, trained)
@@ -130,7 +85,7 @@ def best_of(study: Study, name: str | None = None) -> Best:
             raise _nothing(study)
         return at_work
     found = _of_trained(trained)
-    if at_work is not None and _ended(at_work.folder) > found.folder.ended:
+    if at_work is not None and ended_of(at_work.folder) > max(run.ended for run in trained):
         figures = {run.folder.path: run for run in trained}
         over = _named(figures[found.folder.path], "judged on other images, and older")
         return Best(at_work.folder, at_work.why, (over,))
@@ -139,28 +94,12 @@ def best_of(study: Study, name: str | None = None) -> Best:
 
 def answers_already(study: Study) -> bool:
     """Whether something finished answers, so that a comparison at work need not offer its leader."""
-    return bool(study.runs() or _winners(study))
-
-
-def trained_runs(study: Study) -> list[Contender]:
-    """Return the finished runs that `train` made in this study, those first that ended first."""
-    found = []
-    for folder in study.runs():
-        config, result = folder.read("config.json"), folder.read("result.json")
-        if not isinstance(config, dict) or not isinstance(config.get("strategy"), str):
-            raise StudyError(
-                f"{folder.path / 'config.json'} is damaged: it names no strategy. Remove the run's folder, "
-                "or name another run with --run."
-            )
-        on_val = _on_val(result.get("val_accuracy"), config.get("metric"), result.get("val_goodness"))
-        stopped = bool(result.get("stopped"))
-        found.append(Contender(folder, config["strategy"], folder.ended, on_val, config, stopped))
-    return found
+    return bool(study.runs() or winners_of(study))
 
 
 def apart_from(study: Study, outcome: Mapping[str, Any]) -> list[PassedOver]:
     """Return the runs of `train` whose strategies a comparison's outcome doesn't hold, with the reasons."""
-    race = _race(outcome)
+    race = race_of(outcome)
     reasons = {str(row["run"]): str(row["reason"]) for row in outcome.get("apart") or ()}
     found = []
     for run in trained_runs(study) if race.settings else ():
@@ -170,86 +109,59 @@ def apart_from(study: Study, outcome: Mapping[str, Any]) -> list[PassedOver]:
     return found
 
 
-def unlike(run: Contender, settings: Mapping[str, Mapping[str, Any]]) -> str:
-    """Say how a run of `train` was made unlike the runs of a comparison; nothing where it was made alike.
-
-    `settings` are a comparison's, by a candidate's network.
-    """
-    config = run.config
-    mine = [known for known in settings.values() if known["weights"] == config.get("weights")]
-    if not mine:
-        return f"trained on another network, {config.get('model')}"
-    size = (config.get("preprocessing") or {}).get("size")
-    if all(known["preprocessing"] != config.get("preprocessing") for known in mine):
-        other = all(known["preprocessing"].get("size") != size for known in mine)
-        return f"trained at {size} px" if other else "trained with another preprocessing"
-    apart = [f"{key}={config.get(key)}" for key in SAME if config.get(key) != mine[0][key]]
-    if str(config.get("augment")).startswith("custom"):
-        apart.append("an augmentation of its own")
-    if config.get("interpolate") is not None:
-        apart.append(f"interpolate={config['interpolate']}")
-    if apart:
-        return f"trained with {', '.join(apart)}"
-    return "stopped by its time limit" if run.stopped else ""
-
-
-def network_of(run: Contender, settings: Mapping[str, Mapping[str, Any]]) -> str:
-    """Return by which name a comparison calls the network of a run that is not unlike its own."""
-    same = (run.config.get("weights"), run.config.get("preprocessing"))
-    return next(
-        name for name, known in settings.items() if (known["weights"], known["preprocessing"]) == same
-    )
-
-
 def _with_winners(winners: Sequence[Contender], trained: Sequence[Contender]) -> Best:
     """Return who is best where a comparison has ended; `winners` in the order in which they ended."""
     newest = winners[-1]
     alike = [one for one in winners if one is newest or (_folds(one) and _folds(one) == _folds(newest))]
     lead = _leading(alike)
     races = [one.race for one in alike if one.race]
-    raced = {run.folder.path: reason for run in trained if (reason := _judged_by(run, races))}
+    raced = {run.folder.path: said for run in trained if (said := _judged_by(run, races))}
     rivals = [run for run in trained if run.on_val and run.folder.path not in raced]
-    chosen, why = lead, _why(lead)
-    if rivals:
-        rival = _best_on_val(rivals)
-        if lead.on_val is None:
-            newer = rival.ended > lead.ended
-            apart = (
-                f"it and the winner of the comparison, {lead.strategy}, were not judged on the same images"
-            )
-            chosen, why = (rival, f"the newest: {apart}") if newer else (lead, why)
-        elif _best_on_val([rival, lead]) is rival:  # the winner where both are as good
-            word = _figure_of([rival, lead])[1]
-            there = f"{100 * lead.on_val.accuracy:.1f} % right there, out of fold"
-            chosen = rival
-            why = (
-                f"the best by {word} on val, {100 * (rival.on_val or lead.on_val).accuracy:.1f} % right, "
-                f"ahead of the winner of the comparison, {lead.strategy} ({there})"
-            )
+    chosen, why = _ahead(lead, rivals)
     over = []
     for one in (*trained, *winners):
-        if one is chosen or not (one is lead or _notable(one, chosen)):
+        if one.folder.path == chosen.folder.path or not (one is lead or _notable(one, chosen)):
             continue
-        if one.folder.path in raced:
-            reason = raced[one.folder.path]
-        elif one.race:
-            reason = _why_not_winner(one, lead, alike)
-        elif one.on_val is None:
-            reason = "no val part judges it"
-        elif lead.on_val is None and chosen is lead:
-            reason = "judged on other images, and older"
-        else:
-            reason = f"no better by {_figure_of([one, chosen])[1]} on the same val images" + (
-                f" ({100 * lead.on_val.accuracy:.1f} % out of fold)" if chosen is lead and lead.on_val else ""
-            )
-        over.append(_named(one, reason))
+        reason = raced.get(one.folder.path)
+        if reason is None and one.race and one is not lead:
+            reason = "no better on the same folds" if one in alike else "judged on other folds, and older"
+        over.append(_named(one, reason or _beside(one, chosen)))
     return Best(chosen.folder, why, tuple(over))
 
 
-def _why_not_winner(one: Contender, lead: Contender, alike: Sequence[Contender]) -> str:
-    if one is lead:
-        return "the comparison's winner; see why the other answers"
-    return "no better on the same folds" if one in alike else "judged on other folds, and older"
+def _ahead(lead: Contender, rivals: Sequence[Contender]) -> tuple[Contender, str]:
+    """Return who is ahead, a comparison's winner or a run of `train` that no race has judged; and why."""
+    assert lead.race is not None
+    learned = ", trained on train and val" if lead.race.whole else "; no time was left to train it on all"
+    winner = f"the winner of the comparison{learned}"
+    if not rivals:
+        return lead, winner
+    rival = _best_on_val(rivals)
+    if lead.on_val is None:
+        if max(run.ended for run in rivals) < lead.ended:
+            return lead, winner
+        best = f"the best of {len(rivals)} by {_figure_of(rivals)[1]} on val"
+        return rival, f"{best}; the winner of the comparison, {lead.strategy}, was judged on other images"
+    if _best_on_val([rival, lead]) is lead:  # of equals, too: it has learned from more images
+        return lead, winner
+    assert rival.on_val is not None
+    ours, theirs = (f"{100 * one.accuracy:.1f} %" for one in (rival.on_val, lead.on_val))
+    return rival, (
+        f"the best by {_figure_of([rival, lead])[1]} on val, {ours} right, ahead of the winner of the "
+        f"comparison, {lead.strategy} ({theirs} right there, out of fold)"
+    )
+
+
+def _beside(one: Contender, chosen: Contender) -> str:
+    """Say why one that was not chosen was not, where no race has judged it."""
+    if one.on_val is None and not one.race:
+        return "no val part judges it"
+    if one.on_val is None or chosen.on_val is None:
+        return "judged on other images, and older"
+    word = _figure_of([one, chosen])[1]
+    theirs = one if one.race else chosen
+    rate = f" ({100 * theirs.on_val.accuracy:.1f} % out of fold)" if theirs.race and theirs.on_val else ""
+    return f"no better by {word} on the same val part{rate}"
 
 
 def _of_trained(trained: Sequence[Contender]) -> Best:
@@ -261,9 +173,7 @@ def _of_trained(trained: Sequence[Contender]) -> Best:
         return Best(trained[-1].folder, f"the newest, since no run has a val part to choose by{more}")
     chosen, word = _best_on_val(judged), _figure_of(judged)[1]
     over = [
-        _named(run, f"no better by {word} on the same val part" if run.on_val else "no val part judges it")
-        for run in trained
-        if run is not chosen and _notable(run, chosen)
+        _named(run, _beside(run, chosen)) for run in trained if run is not chosen and _notable(run, chosen)
     ]
     return Best(chosen.folder, f"the best of {len(judged)} by {word} on val", tuple(over))
 
@@ -314,12 +224,6 @@ def _leading(alike: Sequence[Contender]) -> Contender:
     return alike[max((score, place) for place, score in enumerate(scores))[1]]
 
 
-def _why(lead: Contender) -> str:
-    assert lead.race is not None
-    learned = ", trained on train and val" if lead.race.whole else "; no time was left to train it on all"
-    return f"the winner of the comparison{learned}"
-
-
 def _folds(one: Contender) -> str | None:
     return one.race.folds if one.race else None
 
@@ -328,64 +232,10 @@ def _named(one: Contender, reason: str) -> PassedOver:
     return PassedOver(one.folder.name, one.strategy, one.figure, reason)
 
 
-def _winners(study: Study) -> list[Contender]:
-    """Return the winners of comparisons that have ended, those first that ended first."""
-    found: dict[Path, Contender] = {}
-    for file in sorted((study.path / "comparisons").glob(f"*/{COMPARISON}")):
-        winner = _winner(study, file)
-        known = found.get(winner.folder.path)  # two comparisons may end with one and the same run
-        if known is None or (winner.race and known.race and len(winner.race.raced) > len(known.race.raced)):
-            found[winner.folder.path] = winner
-    return sorted(found.values(), key=lambda one: (one.ended, one.folder.name))
-
-
-def _winner(study: Study, file: Path) -> Contender:
-    try:
-        told = json.loads(file.read_text(encoding="utf-8"))
-        folder, judged = study.run_at(told.get("run")), told.get("judged") or {}
-        val = judged.get("val") or {}
-        on_val = _on_val(val.get("accuracy"), told["metric"], val.get("goodness"))
-        return Contender(folder, str(told["winner"]), _ended(folder), on_val, {}, race=_race(told))
-    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
-        raise StudyError(
-            f"{file} is damaged ({str(error)[:80] or type(error).__name__}). Expected what `compare` leaves: "
-            "give its command again, or name a run with --run."
-        ) from None
-
-
-def _race(told: Mapping[str, Any]) -> Race:
-    """Read how a comparison judged."""
-    judged, rows = told.get("judged") or {}, [row for row in told["standings"] if row["runs"]]
-    names = [(str(row["strategy"]), str(row["augment"]), str(row.get("model", ""))) for row in rows]
-    return Race(
-        folds=judged.get("folds"),
-        metric=str(told["metric"]),
-        score=_number(judged.get("score")),
-        accuracy=_number(judged.get("accuracy")),
-        raced={name: _number(row["accuracy"]) for name, row in zip(names, rows, strict=True)},
-        settings=dict(judged.get("settings") or {}),
-        whole=bool(told.get("every_image", True)),
-    )
-
-
 def _at_work(study: Study) -> Best | None:
     """Return the leader that a comparison at work has offered."""
     told = study.answer
     return None if told is None else Best(study.run_at(told.get("run")), str(told.get("why")))
-
-
-def _ended(folder: RunFolder) -> str:
-    return folder.ended if folder.finished else ""
-
-
-def _on_val(accuracy: object, metric: object, goodness: object) -> OnVal | None:
-    right = _number(accuracy)
-    return None if right is None else OnVal(right, str(metric), _number(goodness))
-
-
-def _number(value: object) -> float | None:
-    known = isinstance(value, int | float) and math.isfinite(value)
-    return float(value) if known else None  # type: ignore[arg-type]
 
 
 def _nothing(study: Study) -> StudyError:
@@ -396,7 +246,7 @@ def _called(study: Study, name: str) -> RunFolder:
     """Return the run whose name begins so: of `train`, or a comparison's winner."""
     known = {run.path: run for run in study.runs()}
     with contextlib.suppress(StudyError):  # a damaged comparison keeps nobody from naming another run
-        known |= {winner.folder.path: winner.folder for winner in _winners(study)}
+        known |= {winner.folder.path: winner.folder for winner in winners_of(study)}
     runs = list(known.values())
     if not runs:
         raise _nothing(study)

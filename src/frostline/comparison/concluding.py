@@ -6,13 +6,14 @@ import json
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from frostline import familiar, looks, metrics, places
-from frostline.best import COMPARISON, best_of
+from frostline.best import best_of
 from frostline.comparison import cells, halfway
 from frostline.comparison.asked import REPEATS, Asked
 from frostline.comparison.candidates import Candidate
@@ -24,6 +25,7 @@ from frostline.comparison.judging import Held, Verdict, judge, optimism, shallow
 from frostline.comparison.ledger import Outcome
 from frostline.comparison.race import Task
 from frostline.comparison.words import verdict_lines
+from frostline.contenders import COMPARISON
 from frostline.errors import UsageError
 from frostline.images import Images
 from frostline.record import Study, digest_of, plain
@@ -130,6 +132,7 @@ def conclude(
         **{key: run.result[key] if whole else None for key in ("accuracy", "low", "high", "test_looks")},
         "seconds": ended["seconds"] if ended and again else contest.clock.spent_s,
         "budget_seconds": contest.clock.limit_s,
+        "ended": (ended if ended and again else {}).get("ended") or datetime.now(UTC).isoformat(),
         "model": backbone.name,
         **({} if asked.alone else {"models": list(asked.backbones)}),
         "asked": _asked(asked),

@@ -12,9 +12,10 @@ from dataclasses import replace
 import filelock
 
 from frostline import places
-from frostline.best import Contender, PassedOver, network_of, trained_runs, unlike
+from frostline.best import PassedOver
 from frostline.comparison.asked import Asked, Earlier
 from frostline.comparison.candidates import Candidate
+from frostline.contenders import Contender, network_of, trained_runs, unlike
 from frostline.errors import UsageError
 from frostline.strategy import parse
 
