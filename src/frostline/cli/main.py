@@ -172,7 +172,7 @@ def train(data: str, **options: Any) -> None:
 @cli.command(short_help="Label images with a run of a study.")
 @click.argument("study", type=click.Path())
 @click.argument("images", nargs=-1, required=True)
-@click.option("--run", "run_name", help="Which run answers [the best; see README].")
+@click.option("--run", "run_name", help="Which run answers [the best: on val, or by a comparison].")
 @click.option("--top", type=click.IntRange(1), default=1, show_default=True, help="Labels per image.")
 @click.option(
     "--unsure",

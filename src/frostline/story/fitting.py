@@ -39,7 +39,7 @@ from frostline.reporting import NAME as REPORT
 from frostline.reporting import notebook, report
 from frostline.signals import Signals
 from frostline.story import choosing
-from frostline.strategy import parse
+from frostline.strategy import Strategy, parse, parse_list
 from frostline.timing import Stopwatch
 from frostline.tracking import Trackers
 from frostline.training import Run, train
@@ -94,7 +94,7 @@ def fit(
     architecture: str | None = None,
     size: int | None = None,
     minutes: float | None = None,
-    strategies: Sequence[str] | None = None,
+    strategies: Sequence[str | Strategy] | str | None = None,
     repeats: int = 3,
     study: str | Path = FIT_STUDY,
     database: str | None = None,
@@ -133,7 +133,8 @@ def fit(
     launching.demand_alone("fit")
     trackers = tracking.asked(tracker, study)
     watch = watch or Stopwatch()
-    pinned = [str(parse(name)) for name in strategies or ()]
+    strategies = parse_list(strategies) if isinstance(strategies, str) else strategies
+    pinned = [str(parse(name) if isinstance(name, str) else name) for name in strategies or ()]
     limits = Limits(max_latency_ms, max_size_mb)
     wanted = choosing.Wanted(model, models, limits, size, architecture).checked()
     data = _load(source, seed, strict, tell).checked(tell)
@@ -211,7 +212,7 @@ def fit(
             "source": _name_of(source),
             **wanted.asked(chosen),
             "minutes": minutes,
-            "strategies": list(strategies) if strategies else None,
+            "strategies": pinned or None,
             "repeats": repeats,
             "seed": seed,
             "augment": augment,
