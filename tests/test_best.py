@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
+import dataclasses
 import itertools
 import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+import studies
 from frostline.best import best_of, passed_over_line
+from frostline.contenders import Contender, separated
+from frostline.dataset import Manifest
 from frostline.errors import StudyError
 from frostline.record import RunFolder, Study
 
@@ -24,12 +29,34 @@ SETTINGS = {
     "batch": 32,
     "views": None,
 }
+VAL = 200  # images of the val part
 clock = itertools.count()
+
+
+def begun(path: Path, groups: int = 0) -> Study:
+    """A study with nothing in it but its images; with groups, the val part's images hang together."""
+    study = Study.open(path, data="d", split="s", test="t")
+    images = studies.samples(["cat", "dog"], VAL // 2)
+    if groups:
+        images = tuple(
+            dataclasses.replace(sample, group=str(place % groups)) for place, sample in enumerate(images)
+        )
+    Manifest(Path("/photos"), images, ("cat", "dog")).write(study.path / "manifest.jsonl")
+    return study
+
+
+def write_answers(table: Path, right: float) -> None:
+    """A table of answers about the val part, the first of which are right."""
+    lines = [
+        f"{sample.path},cat,{'cat' if place < round(right * VAL) else 'dog'}"
+        for place, sample in enumerate(studies.samples(["cat", "dog"], VAL // 2))
+    ]
+    table.write_text("\n".join(["path,label,predicted", *lines]))
 
 
 @pytest.fixture
 def study(tmp_path: Path) -> Study:
-    return Study.open(tmp_path / "study", data="d", split="s", test="t")
+    return begun(tmp_path / "study")
 
 
 def trained(
@@ -51,6 +78,8 @@ def trained(
     folder = at.run({**known, **config})
     figures = {"val_accuracy": val, "val_goodness": val if goodness is None else goodness, "accuracy": test}
     folder.write("result.json", {**figures, "ended": f"2026-01-01T{when:06}"})
+    if val is not None:
+        write_answers(folder.path / "predictions-val.csv", val)
     return folder
 
 
@@ -80,6 +109,7 @@ def compared(
     run = str(winner.path.relative_to(study.path))
     told = {"run": run, "winner": names[0], "metric": metric, "standings": rows, "judged": judged}
     file.write_text(json.dumps(told))
+    write_answers(file.with_name("out-of-fold.csv"), accuracy if val is None else val)
     return winner
 
 
@@ -153,12 +183,39 @@ def test_a_later_run_that_is_better_on_the_same_images_answers(study: Study) -> 
     assert found.folder == winner
     assert over(study) == {"top_k(1)": "no better by accuracy on the same val part (70.0 % out of fold)"}
     assert found.passed_over[0].run == worse.name
-    better = trained(study, "top_k(2)", 0.71)
+    trained(study, "top_k(3)", 0.71)
+    assert best_of(study).folder == winner
+    chance = "ahead by accuracy on the same val part (70.0 % out of fold), but too close to call"
+    assert over(study)["top_k(3)"] == chance
+    better = trained(study, "top_k(2)", 0.8)
     found = best_of(study)
     assert found.folder == better
-    assert "71.0 % right, ahead of the winner of the comparison, head (70.0 % right there" in found.why
+    assert "80.0 % right, ahead of the winner of the comparison, head (70.0 % right there" in found.why
     assert over(study) == {"head": "no better by accuracy on the same val part (70.0 % out of fold)"}
     assert best_of(study, winner.name).folder == winner
+
+
+def test_images_that_hang_together_are_not_so_many_proofs(tmp_path: Path) -> None:
+    for groups, stands in ((100, False), (8, True)):
+        study = begun(tmp_path / str(groups), groups)
+        winner = compared(study, "head", "full", val=0.7)
+        run = trained(study, "top_k(1)", 0.8)
+        assert best_of(study).folder == (winner if stands else run)
+
+
+def test_of_two_that_are_equally_good_one_is_rarely_called_better(study: Study, tmp_path: Path) -> None:
+    """A 95 % interval: by chance each is ahead of the other in about one of forty draws."""
+    rng = np.random.default_rng(0)
+    tables = [tmp_path / name for name in ("one.csv", "other.csv")]
+    two = [Contender(RunFolder(tmp_path), "head", "", None, {}, table) for table in tables]
+    names = [sample.path for sample in studies.samples(["cat", "dog"], VAL // 2)]
+    said = 0
+    for _ in range(200):
+        for table in tables:
+            rows = [f"{name},cat,{'cat' if rng.random() < 0.7 else 'dog'}" for name in names]
+            table.write_text("\n".join(["path,label,predicted", *rows]))
+        said += separated(two[0], two[1], study)
+    assert 0 < said <= 12  # 5 are expected
 
 
 def test_what_was_judged_on_other_images_is_told_and_the_newest_answers(study: Study) -> None:
@@ -205,7 +262,7 @@ def test_the_leader_of_a_comparison_at_work_answers_until_something_newer_does(s
 @given(st.lists(st.tuples(st.floats(0, 1), st.floats(0, 1), st.floats(0, 1)), min_size=1, max_size=4))
 def test_the_test_part_has_no_say(tmp_path_factory: Any, rates: list[tuple[float, float, float]]) -> None:
     def asked(one: Callable[[tuple[float, float, float]], float]) -> tuple[str, str]:
-        made = Study.open(tmp_path_factory.mktemp("study"), data="d", split="s", test="t")
+        made = begun(tmp_path_factory.mktemp("study"))
         compared(made, "head", "full", val=0.5)
         for place, rate in enumerate(rates):
             trained(made, f"top_k({place + 1})", rate[0], test=one(rate))

@@ -5,7 +5,8 @@ A run is judged by images that it had not learned from, and never by the test pa
 1. Runs that were judged alike are compared: those of `train` by the study's val part; winners of comparisons
    by the folds that they share; a winner, which has learned from the val part, and runs of `train` by the
    images of the val part, about which the winner's strategy was asked out of fold. The figure is the metric
-   that all of them were judged by, else accuracy.
+   that all of them were judged by, else accuracy. A winner gives way only where chance would not do it: a val
+   part is small beside the folds, and has chosen the epoch that a run of `train` ended with.
 2. A strategy that raced was judged by its race: a run of it that `train` made does not meet the race's winner
    once more on fewer images.
 3. Of what can't be compared the newest answers, and what was judged before what was not.
@@ -26,6 +27,7 @@ from frostline.contenders import (
     ended_of,
     network_of,
     race_of,
+    separated,
     trained_runs,
     unlike,
     winners_of,
@@ -78,7 +80,7 @@ def best_of(study: Study, name: str | None = None) -> Best:
     winners = winners_of(study)
     trained = trained_runs(study)
     if winners:
-        return _with_winners(winners, trained)
+        return _with_winners(study, winners, trained)
     at_work = _at_work(study)
     if not trained:
         if at_work is None:
@@ -109,7 +111,7 @@ def apart_from(study: Study, outcome: Mapping[str, Any]) -> list[PassedOver]:
     return found
 
 
-def _with_winners(winners: Sequence[Contender], trained: Sequence[Contender]) -> Best:
+def _with_winners(study: Study, winners: Sequence[Contender], trained: Sequence[Contender]) -> Best:
     """Return who is best where a comparison has ended; `winners` in the order in which they ended."""
     newest = winners[-1]
     alike = [one for one in winners if one is newest or (_folds(one) and _folds(one) == _folds(newest))]
@@ -117,7 +119,7 @@ def _with_winners(winners: Sequence[Contender], trained: Sequence[Contender]) ->
     races = [one.race for one in alike if one.race]
     raced = {run.folder.path: said for run in trained if (said := _judged_by(run, races))}
     rivals = [run for run in trained if run.on_val and run.folder.path not in raced]
-    chosen, why = _ahead(lead, rivals)
+    chosen, why = _ahead(study, lead, rivals)
     over = []
     for one in (*trained, *winners):
         if one.folder.path == chosen.folder.path or not (one is lead or _notable(one, chosen)):
@@ -129,7 +131,7 @@ def _with_winners(winners: Sequence[Contender], trained: Sequence[Contender]) ->
     return Best(chosen.folder, why, tuple(over))
 
 
-def _ahead(lead: Contender, rivals: Sequence[Contender]) -> tuple[Contender, str]:
+def _ahead(study: Study, lead: Contender, rivals: Sequence[Contender]) -> tuple[Contender, str]:
     """Return who is ahead, a comparison's winner or a run of `train` that no race has judged; and why."""
     assert lead.race is not None
     learned = ", trained on train and val" if lead.race.whole else "; no time was left to train it on all"
@@ -142,7 +144,7 @@ def _ahead(lead: Contender, rivals: Sequence[Contender]) -> tuple[Contender, str
             return lead, winner
         best = f"the best of {len(rivals)} by {_figure_of(rivals)[1]} on val"
         return rival, f"{best}; the winner of the comparison, {lead.strategy}, was judged on other images"
-    if _best_on_val([rival, lead]) is lead:  # of equals, too: it has learned from more images
+    if _best_on_val([rival, lead]) is lead or not separated(rival, lead, study):
         return lead, winner
     assert rival.on_val is not None
     ours, theirs = (f"{100 * one.accuracy:.1f} %" for one in (rival.on_val, lead.on_val))
@@ -161,6 +163,8 @@ def _beside(one: Contender, chosen: Contender) -> str:
     word = _figure_of([one, chosen])[1]
     theirs = one if one.race else chosen
     rate = f" ({100 * theirs.on_val.accuracy:.1f} % out of fold)" if theirs.race and theirs.on_val else ""
+    if chosen.race and _best_on_val([one, chosen]) is one:
+        return f"ahead by {word} on the same val part{rate}, but too close to call"
     return f"no better by {word} on the same val part{rate}"
 
 

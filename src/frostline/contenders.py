@@ -5,18 +5,22 @@ Nothing here reads a figure of the test part. Imports no torch.
 
 from __future__ import annotations
 
+import csv
 import json
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from frostline.errors import StudyError
+from frostline.dataset import Manifest
+from frostline.errors import DataError, StudyError
+from frostline.metrics import Z95
 from frostline.record import RunFolder, Study
 
 SAME = ("flip", "imbalance", "batch", "views")  # settings beside the strategy that change what it learns
 COMPARISON = "comparison.json"  # in a comparison's folder, written at its end
+OUT_OF_FOLD = "out-of-fold.csv"  # beside it: what the winner's runs answered about what they held out
 
 
 @dataclass(frozen=True)
@@ -50,6 +54,7 @@ class Contender:
     ended: str
     on_val: OnVal | None
     config: Mapping[str, Any]
+    answers: Path  # the table of what was answered about the images that judge it
     stopped: bool = False
     race: Race | None = None
 
@@ -81,8 +86,49 @@ def trained_runs(study: Study) -> list[Contender]:
             )
         on_val = _on_val(result.get("val_accuracy"), config.get("metric"), result.get("val_goodness"))
         stopped = bool(result.get("stopped"))
-        found.append(Contender(folder, config["strategy"], folder.ended, on_val, config, stopped))
+        answers = folder.path / "predictions-val.csv"
+        found.append(Contender(folder, config["strategy"], folder.ended, on_val, config, answers, stopped))
     return found
+
+
+def separated(one: Contender, other: Contender, study: Study) -> bool:
+    """Whether one is right more often than the other on the images that both were asked about, beyond chance.
+
+    The lower end of a 95 % interval for paired shares (Bonett and Price 2012, who add one to the images that
+    each alone had right) is above zero. Images that hang together count as often as there are groups of them.
+    """
+    mine, theirs = _right(one.answers), _right(other.answers)
+    both = [path for path in mine if path in theirs]
+    n = _independent(study, both)
+    if not n:
+        return False
+    share = n / len(both)
+    alone = (1 + share * sum(mine[path] and not theirs[path] for path in both)) / (n + 2)
+    lost = (1 + share * sum(theirs[path] and not mine[path] for path in both)) / (n + 2)
+    error = math.sqrt((alone + lost - (alone - lost) ** 2) / (n + 2))
+    return alone - lost > Z95 * error
+
+
+def _right(table: Path) -> dict[str, bool]:
+    """Return which images of a table of answers were answered right. Raises `StudyError`."""
+    try:
+        with open(table, newline="", encoding="utf-8", errors="surrogateescape") as file:
+            return {row["path"]: row["label"] == row["predicted"] for row in csv.DictReader(file)}
+    except (OSError, ValueError, KeyError, csv.Error) as error:
+        raise StudyError(
+            f"{table} cannot be read ({str(error)[:80]}), so runs cannot be compared by it. Name one with "
+            "--run, or train again."
+        ) from None
+
+
+def _independent(study: Study, paths: Sequence[str]) -> int:
+    """Return how many of the images stand alone: groups and copies count once."""
+    try:
+        data = Manifest.load(study.path / "manifest.jsonl")
+    except DataError as error:
+        raise StudyError(f"{error} Name a run with --run.") from None
+    known = {sample.path: sample for sample in data.samples}
+    return len(set(data.units([known[path] for path in paths if path in known]).tolist()))
 
 
 def unlike(run: Contender, settings: Mapping[str, Mapping[str, Any]]) -> str:
@@ -129,7 +175,8 @@ def _winner(study: Study, file: Path) -> Contender:
         val = judged.get("val") or {}
         on_val = _on_val(val.get("accuracy"), told["metric"], val.get("goodness"))
         ended = str(told.get("ended") or ended_of(folder))
-        return Contender(folder, str(told["winner"]), ended, on_val, {}, race=race_of(told))
+        answers = file.with_name(OUT_OF_FOLD)
+        return Contender(folder, str(told["winner"]), ended, on_val, {}, answers, race=race_of(told))
     except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise StudyError(
             f"{file} is damaged ({str(error)[:80] or type(error).__name__}). Expected what `compare` leaves: "

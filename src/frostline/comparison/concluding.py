@@ -25,7 +25,7 @@ from frostline.comparison.judging import Held, Verdict, judge, optimism, shallow
 from frostline.comparison.ledger import Outcome
 from frostline.comparison.race import Task
 from frostline.comparison.words import verdict_lines
-from frostline.contenders import COMPARISON
+from frostline.contenders import COMPARISON, OUT_OF_FOLD
 from frostline.errors import UsageError
 from frostline.images import Images
 from frostline.record import Study, digest_of, plain
@@ -249,7 +249,7 @@ def _held_out(asked: Asked, mine: Held, answers: Mapping[int, Held], folds: int)
     spread = cells.spread_of_folds(folds)
     accuracy, low, high = mine.accuracy_interval(spread)
     lead = optimism(answers, "accuracy", asked.seed)
-    write_answers(asked.folder / "out-of-fold.csv", asked.data, mine)
+    write_answers(asked.folder / OUT_OF_FOLD, asked.data, mine)
     assert mine.logits is not None
     believed = metrics.believed(
         mine.targets, mine.probabilities, mine.units, images=mine.images, spread=spread
@@ -266,7 +266,7 @@ def _held_out(asked: Asked, mine: Held, answers: Mapping[int, Held], folds: int)
 
 def _leave_looks(asked: Asked, contest: Contest, place: int, share: float | None) -> None:
     """Leave pictures of the winner's worst answers out of fold, each mapped by the model that gave it."""
-    table, backbone = asked.folder / "out-of-fold.csv", asked.backbones[asked.candidates[place].model]
+    table, backbone = asked.folder / OUT_OF_FOLD, asked.backbones[asked.candidates[place].model]
     if table.is_file():
         models = halfway.models(asked, contest, place, longest(contest.outcomes, place), share)
         looks.leave(asked.folder, table, backbone, asked.data, models)
@@ -278,7 +278,7 @@ def _leave_familiar(asked: Asked, contest: Contest, place: int, run: Run, share:
     The model that is taken away has learned from every image. How far new ones lie is told by a run of the
     same strategy that held some out: one of them, since it costs a pass over the images.
     """
-    table, known = asked.folder / "out-of-fold.csv", familiar.read(run.folder.path)
+    table, known = asked.folder / OUT_OF_FOLD, familiar.read(run.folder.path)
     if known is None or not table.is_file():
         return
     places.write_atomically(run.folder.path / familiar.HELD_OUT, table.read_bytes())
