@@ -71,8 +71,8 @@ weights, remembered cuts and digests, measured rates, the count of looks at a te
   runs`, `cross-validation`), `optimism`, `separated`, `recommended`, `images`, `budget_seconds`,
   `tried` (as `standings`), `verdict`, `study`, `run`, `report`, `again`. With `--models` or a limit also
   `models: [{{model, latency_ms, size_mb, probe_accuracy, low, high, logme, separated, kept, reason}}]`, those
-  that raced first (`probe_accuracy` is out of fold, null where a limit came first); `model` is the winner's, and
-  where several raced each of `tried` names its own.
+  that raced first (`probe_accuracy` is out of fold, null where a limit came first); `model` is the winner's,
+  and where several raced each of `tried` names its own.
 - `export`: `export` (the folder), `format`, `run`, `strategy`, `model`, `why`, `passed_over`, `classes`
   (how many), `temperature` (folded into the head), `files: [{{name, bytes}}]`, `bytes`, `check: {{images, of,
   largest_difference, answers_changed}}` (probabilities beside those of `predict`), `usage` (Python), `notes`.
