@@ -487,7 +487,7 @@ def test_what_was_trained_before_joins_a_comparison_or_stands_apart(tmp_path: Pa
         "top_k(1, epochs=2)": True,
     }
     assert said[0] == "Also compared, trained in this study before: top_k(1, epochs=2)."
-    apart = f"Trained in this study before, and not compared: lp_ft(epochs=2) (run {before[2].folder.name}"
+    apart = f"Also trained in this study, and not compared: lp_ft(epochs=2) (run {before[2].folder.name}"
     assert said[1].startswith(apart)
     assert [row["reason"] for row in found.apart] == ["trained with batch=16"]
     assert not found.again
@@ -499,7 +499,7 @@ def test_what_was_trained_before_joins_a_comparison_or_stands_apart(tmp_path: Pa
     assert again.again
     assert (again.folder, again.winner, again.seconds) == (found.folder, found.winner, found.seconds)
     assert again.joined == found.joined  # what was trained since does not join: it goes on as it began
-    assert [row["reason"] for row in again.apart][1].startswith("it was trained after this comparison began")
+    assert [row["reason"] for row in again.apart][1].startswith("trained after this comparison began")
     assert len(said) == runs + 2, "runs were made again"
     answers = frostline.predict(study, tmp_path / "images", module=tiny_model())
     assert answers.run == again.answering["run"]
@@ -511,7 +511,7 @@ def test_what_was_trained_before_joins_a_comparison_or_stands_apart(tmp_path: Pa
     alone = frostline.compare(tiny_backbone(), data, named, earlier=False, **given)
     assert alone.folder != found.folder
     assert {row["strategy"] for row in alone.standings} == set(named)
-    assert "--no-earlier" in {row["reason"] for row in alone.apart}
+    assert "left out, as asked for" in {row["reason"] for row in alone.apart}
 
 
 def _right_out_of_fold(found: Any, data: Manifest) -> float:

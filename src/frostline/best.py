@@ -106,7 +106,7 @@ def apart_from(study: Study, outcome: Mapping[str, Any]) -> list[PassedOver]:
     found = []
     for run in trained_runs(study) if race.settings else ():
         if not _judged_by(run, [race]):
-            late = unlike(run, race.settings) or "it was trained after the comparison"
+            late = unlike(run, race.settings) or "trained after the comparison"
             found.append(_named(run, reasons.get(run.folder.name, late)))
     return found
 

@@ -32,7 +32,7 @@ class Earlier:
         runs = "; ".join(map(str, self.apart))
         return [
             *([f"Also compared, trained in this study before: {names}."] if names else []),
-            *([f"Trained in this study before, and not compared: {runs}."] if runs else []),
+            *([f"Also trained in this study, and not compared: {runs}."] if runs else []),
         ]
 
 

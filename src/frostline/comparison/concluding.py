@@ -10,15 +10,13 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from frostline import familiar, looks, metrics, places
 from frostline.best import best_of
 from frostline.comparison import cells, halfway
 from frostline.comparison.asked import REPEATS, Asked
 from frostline.comparison.candidates import Candidate
-from frostline.comparison.cells import Cell
 from frostline.comparison.contest import Contest, OutOfTime, sub_study
+from frostline.comparison.evidence import evidence
 from frostline.comparison.halfway import Halfway
 from frostline.comparison.held import gather, longest, write_answers
 from frostline.comparison.judging import Held, Verdict, judge, optimism, shallowest
@@ -28,7 +26,7 @@ from frostline.comparison.words import verdict_lines
 from frostline.contenders import COMPARISON, OUT_OF_FOLD
 from frostline.errors import UsageError
 from frostline.images import Images
-from frostline.record import Study, digest_of, plain
+from frostline.record import Study, plain
 from frostline.reporting import notebook
 from frostline.store import Store
 from frostline.training import Run, below_of, train
@@ -43,7 +41,7 @@ class Comparison:
     """What was compared, how each did, and who won; `run` is the winner trained on everything.
 
     `result` is what `comparison.json` holds: `standings` (one for each candidate), `winner`, `separated`,
-    `verdict` (sentences), `seconds`, `budget_seconds`.
+    `verdict` (sentences), `seconds`, `budget_seconds`; and `answering`, whom `predict` asks now.
     """
 
     result: dict[str, Any]
@@ -112,6 +110,7 @@ def conclude(
     _leave_looks(asked, contest, place, share)
     _leave_familiar(asked, contest, place, run, share)
     again = ended is not None and run.again
+    seen = bool(_repeats(contest, place)) and _share(contest, place) == 1.0
     result = {
         "winner": str(winner.strategy),
         "augment": winner.augment,
@@ -138,7 +137,7 @@ def conclude(
         "asked": _asked(asked),
         "joined": [str(one) for one in asked.earlier.joined],
         "apart": [one.as_dict() for one in asked.earlier.apart],
-        "judged": _figures(asked, contest, place, back.held if back else mine),
+        "judged": evidence(asked, contest.race.folds, back.held if back else mine, seen),
         "study": str(asked.study.path),
         "run": str(run.folder.path.relative_to(asked.study.path)),
     }
@@ -148,36 +147,6 @@ def conclude(
     answers_by = {"run": best.folder.name, "why": best.why, "winner": best.folder.path == run.folder.path}
     told = {**result, "answering": answers_by, "again": again}
     return Comparison(plain(told), asked.folder, asked.study, run, again)
-
-
-def _figures(asked: Asked, contest: Contest, place: int, mine: Held) -> dict[str, Any]:
-    """How the winner was judged, so that others of the study can be set beside it (`best_of`).
-
-    Empty where it was not seen with its whole schedule on every fold of a repeat. `val` is of the study's own
-    val part, whose images the winner's runs had held out; null where they had not, or there is none.
-    """
-    settings = {"settings": asked.settings}
-    if not (_repeats(contest, place) and _share(contest, place) == 1.0):
-        return settings
-    metric = asked.options["metric"]
-    parts = [
-        cells.split(asked.data, Cell(0, fold), asked.seed).split_digest for fold in range(contest.race.folds)
-    ]
-    part = np.array([sample.split == "val" for sample in cells.pool(asked.data)])
-    mine_on = [(r, part[mine.images] & (mine.repeats == r)) for r in np.unique(mine.repeats)]
-    whole = [int(r) for r, rows in mine_on if rows.sum() == part.sum()]
-    rows = part[mine.images] & np.isin(mine.repeats, whole)
-    val = None
-    if part.any() and whole:
-        held = mine.rows(rows)
-        val = {"accuracy": held.accuracy_interval()[0], "goodness": held.score(metric)}
-    return {
-        **settings,
-        "folds": digest_of(parts)[:16],
-        "score": mine.score(metric),
-        "accuracy": mine.accuracy_interval()[0],
-        "val": val,
-    }
 
 
 def _gone_back(asked: Asked, contest: Contest, place: int, mine: Held) -> Halfway | None:

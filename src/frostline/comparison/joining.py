@@ -33,8 +33,8 @@ def join(asked: Asked) -> Asked:
     with filelock.FileLock(asked.folder / "earlier.lock"):  # of several processes the first decides
         joined = _joined(asked, trained if asked.joins and not asked.thorough else ())
     together = replace(asked, candidates=[*asked.candidates, *joined])
-    late = "it was trained after this comparison began; name it in --strategies"
-    why = "--cuts compares thaws alone" if asked.thorough else late if asked.joins else "--no-earlier"
+    late = "trained after this comparison began; name it among the strategies"
+    why = "cuts compares thaws alone" if asked.thorough else late if asked.joins else "left out, as asked for"
     reasons = [(run, unlike(run, asked.settings) or _missing(run, together, why)) for run in trained]
     apart = [
         PassedOver(run.folder.name, run.strategy, run.figure, reason) for run, reason in reasons if reason
