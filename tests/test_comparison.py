@@ -514,6 +514,23 @@ def test_what_was_trained_before_joins_a_comparison_or_stands_apart(tmp_path: Pa
     assert "left out, as asked for" in {row["reason"] for row in alone.apart}
 
 
+def test_a_comparison_at_work_takes_no_finished_runs_place(data: Manifest, tmp_path: Path) -> None:
+    given = {"study": tmp_path / "study", **OPTIONS}
+    run = frostline.train(tiny_backbone(), data, "head(epochs=1)", **given)
+
+    made: list[str] = []
+
+    def stop(line: str) -> None:
+        made.extend([line] if "repeat 1" in line else [])
+        if len(made) == 2:  # the first one might have been offered by now
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        frostline.compare(tiny_backbone(), data, ["linear_probe", "full(epochs=1)"], say=stop, **given)
+    answers = frostline.predict(tmp_path / "study", tmp_path / "images", module=tiny_model())
+    assert answers.run == run.folder.name
+
+
 def _right_out_of_fold(found: Any, data: Manifest) -> float:
     """How often the winner was right about the val part, by the table that the comparison leaves."""
     val = {sample.path for sample in data.part("val")}

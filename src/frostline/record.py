@@ -7,8 +7,8 @@
       answer.json           which run answers while a comparison is at work
       backbone.json, signals.json, advice.json, fit.json   what `fit` measured, was advised, and found
       models.json           what each of several backbones is, and which of them raced
-      comparisons/<digest>/ what was raced, what joined it from earlier runs, its trials (Optuna's SQLite), its
-                            outcome; looks.json and looks/ as in a run, of the winner's answers out of fold
+      comparisons/<digest>/ what was raced, what joined it from earlier runs, its trials (Optuna's SQLite),
+                            its outcome; looks.json and looks/ as in a run, of answers out of fold
       report.html           the study as one page, where it was asked for
       tensorboard/<strategy> <run>/, mlflow.db  copies of all runs' figures, where trackers were asked for
       splits/<digest>/      a study for each other split of the same data: repeats, folds, everything
