@@ -16,7 +16,7 @@ from frostline.best import PassedOver
 from frostline.comparison.asked import Asked, Earlier
 from frostline.comparison.candidates import Candidate
 from frostline.contenders import Contender, network_of, trained_runs, unlike
-from frostline.errors import UsageError
+from frostline.errors import StudyError, UsageError
 from frostline.strategy import parse
 
 JOINED = "earlier.json"  # in a comparison's folder: the candidates that joined it
@@ -46,8 +46,14 @@ def _joined(asked: Asked, trained: Sequence[Contender]) -> list[Candidate]:
     """Return what joins: as written down at the first call, else what was trained until now."""
     file = asked.folder / JOINED
     if file.exists():
-        rows = json.loads(file.read_text(encoding="utf-8"))
-        return [Candidate(parse(row[0]), *row[1:]) for row in rows]
+        try:
+            rows = json.loads(file.read_text(encoding="utf-8"))
+            return [Candidate(parse(row[0]), *map(str, row[1:])) for row in rows]
+        except (OSError, ValueError, TypeError, LookupError, UsageError) as error:
+            raise StudyError(
+                f"{file} is damaged ({str(error)[:80]}). Expected the candidates that joined this comparison: "
+                "remove its folder to begin it again."
+            ) from None
     alike = [run for run in trained if not unlike(run, asked.settings)]
     found = dict.fromkeys(_candidate(run, asked) for run in alike)
     joined = [one for one in found if one is not None and one not in asked.candidates]
