@@ -51,7 +51,7 @@ def _joined(asked: Asked, trained: Sequence[Contender]) -> list[Candidate]:
             return [Candidate(parse(row[0]), *map(str, row[1:])) for row in rows]
         except (OSError, ValueError, TypeError, LookupError, UsageError) as error:
             raise StudyError(
-                f"{file} is damaged ({str(error)[:80]}). Expected the candidates that joined this comparison: "
+                f"{file} is damaged ({str(error)[:80]}). Expected the candidates that joined a comparison: "
                 "remove its folder to begin it again."
             ) from None
     alike = [run for run in trained if not unlike(run, asked.settings)]
