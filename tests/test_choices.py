@@ -18,6 +18,7 @@ from torch import nn
 import frostline
 from frostline import metrics, numerics, probe
 from frostline.augment import Policy
+from frostline.best import best_of
 from frostline.dataset import Manifest
 from frostline.errors import UsageError
 from frostline.frozen import Counts, Way
@@ -327,14 +328,15 @@ def test_the_run_that_answers_is_the_best_by_one_metric(tmp_path: Path) -> None:
     low = {"val_accuracy": 0.5, "val_goodness": 0.5}
     high = {"val_accuracy": 0.9, "val_goodness": 0.9}
     study = fake_study(tmp_path / "a", [high, low])
-    assert study.best()[0].read("result.json")["val_accuracy"] == 0.9
+    assert best_of(study).folder.read("result.json")["val_accuracy"] == 0.9
     loss = {"metric": "log_loss", "val_accuracy": 0.95, "val_goodness": -0.2}
     study = fake_study(tmp_path / "b", [loss, high, low])
-    folder, why = study.best()
+    best = best_of(study)
+    folder, why = best.folder, best.why
     assert folder.read("result.json")["val_accuracy"] == 0.95
     assert "accuracy" in why
     none = {"val_accuracy": None, "val_goodness": None}
-    _, why = fake_study(tmp_path / "c", [none, none]).best()
+    why = best_of(fake_study(tmp_path / "c", [none, none])).why
     assert "newest" in why
     assert "(head)" in why
 

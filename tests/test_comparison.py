@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import dataclasses
 import json
 import subprocess
@@ -463,6 +464,107 @@ def test_a_comparison_names_a_winner_and_reads_the_test_part_once(tmp_path: Path
     answers = frostline.predict(study, tmp_path / "images", module=tiny_model())
     assert answers.run == found.run.folder.name
     assert "winner of the comparison" in answers.why
+
+
+def test_what_was_trained_before_joins_a_comparison_or_stands_apart(tmp_path: Path) -> None:
+    data = without_val(tmp_path, train=15, test=4)
+    learning = [sample.path for sample in data.part("train")]
+    val = set(learning[::5])
+    samples = (dataclasses.replace(s, split="val") if s.path in val else s for s in data.samples)
+    data = dataclasses.replace(data, samples=tuple(samples))
+    study, said = tmp_path / "study", list[str]()
+    settings = {"study": study, **OPTIONS}
+    before = [
+        frostline.train(tiny_backbone(), data, name, batch=batch, **settings)
+        for name, batch in (("top_k(1, epochs=2)", 32), ("head(epochs=2)", 32), ("lp_ft(epochs=2)", 16))
+    ]
+    given = {**settings, "repeats": 1, "minutes": 10.0, "say": said.append}
+    named = ["linear_probe", "head(epochs=2)"]
+    found = frostline.compare(tiny_backbone(), data, named, **given)
+    assert {row["strategy"]: row["joined"] for row in found.standings} == {
+        "linear_probe": False,
+        "head(epochs=2)": False,
+        "top_k(1, epochs=2)": True,
+    }
+    assert said[0] == "Also compared, trained in this study before: top_k(1, epochs=2)."
+    apart = f"Also trained in this study, and not compared: lp_ft(epochs=2) (run {before[2].folder.name}"
+    assert said[1].startswith(apart)
+    assert [row["reason"] for row in found.apart] == ["trained with batch=16"]
+    assert not found.again
+    assert found.judged["val"]["accuracy"] == pytest.approx(_right_out_of_fold(found, data))
+
+    runs = len(said)
+    later = frostline.train(tiny_backbone(), data, "top_k(2, epochs=2)", **settings)
+    again = frostline.compare(tiny_backbone(), data, ", ".join(named), **given)
+    assert again.again
+    assert (again.folder, again.winner, again.seconds) == (found.folder, found.winner, found.seconds)
+    assert again.joined == found.joined  # what was trained since does not join: it goes on as it began
+    assert [row["reason"] for row in again.apart][1].startswith("trained after this comparison began")
+    assert len(said) == runs + 2, "runs were made again"
+    answers = frostline.predict(study, tmp_path / "images", module=tiny_model())
+    assert answers.run == again.answering["run"]
+    assert later.folder.name in {answers.run, *(one.run for one in answers.passed_over)}
+    page = frostline.report(study).path.read_text()
+    assert "trained in this study before" in page.lower()
+    assert "trained with batch=16" in page
+
+    alone = frostline.compare(tiny_backbone(), data, named, earlier=False, **given)
+    assert alone.folder != found.folder
+    assert {row["strategy"] for row in alone.standings} == set(named)
+    assert "left out, as asked for" in {row["reason"] for row in alone.apart}
+
+
+def test_a_comparison_at_work_takes_no_finished_runs_place(data: Manifest, tmp_path: Path) -> None:
+    given = {"study": tmp_path / "study", **OPTIONS}
+    run = frostline.train(tiny_backbone(), data, "head(epochs=1)", **given)
+
+    made: list[str] = []
+
+    def stop(line: str) -> None:
+        made.extend([line] if "repeat 1" in line else [])
+        if len(made) == 2:  # the first one might have been offered by now
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        frostline.compare(tiny_backbone(), data, ["linear_probe", "full(epochs=1)"], say=stop, **given)
+    answers = frostline.predict(tmp_path / "study", tmp_path / "images", module=tiny_model())
+    assert answers.run == run.folder.name
+
+
+def _right_out_of_fold(found: Any, data: Manifest) -> float:
+    """How often the winner was right about the val part, by the table that the comparison leaves."""
+    val = {sample.path for sample in data.part("val")}
+    with open(found.folder / "out-of-fold.csv", newline="") as file:
+        rows = [row for row in csv.DictReader(file) if row["path"] in val]
+    assert len(rows) == len(val)
+    return sum(row["label"] == row["predicted"] for row in rows) / len(rows)
+
+
+def test_who_joins_never_costs_those_who_were_named(tmp_path: Path) -> None:
+    """Two that were named, seen on three repeats, take 62 s; with one that joins 92 s, with two 122 s."""
+    whole = [2.0] * 4
+    given = {"folds": 5, "repeats": 3}
+    alone = race.plan(whole[:2], whole[:2], seconds=65.0, **given)
+    for seconds, joined in ((65.0, 0), (95.0, 1), (125.0, 2), (None, 2)):
+        planned = race.joined(2, whole, whole, seconds=seconds, **given)
+        assert planned.candidates == 4
+        assert planned.starting == list(range(2 + joined))
+        if seconds is not None:
+            assert len(planned.rungs) == len(alone.rungs)
+            assert race.expected_s(planned, whole, whole) <= seconds
+    short = race.joined(4, [*whole, 0.1], [*whole, 0.1], seconds=25.0, **given)
+    assert 4 in short.left_out  # where not even all that were named can start, nobody joins
+    assert set(short.left_out) - {4} == set(race.plan(whole, whole, seconds=25.0, **given).left_out)
+
+
+def test_what_would_be_ignored_is_refused(data: Manifest, tmp_path: Path) -> None:
+    given = {"study": tmp_path / "s", **OPTIONS}
+    with pytest.raises(UsageError, match="give one of the two"):
+        frostline.compare(tiny_backbone(), data, ["head", "full"], cuts=True, **given)
+    for wrong in ({"draws": 3}, {"search": ["lr"]}):
+        with pytest.raises(UsageError, match="Give both, or neither"):
+            frostline.compare(tiny_backbone(), data, **wrong, **given)
+    assert not (tmp_path / "s").exists()
 
 
 def test_test_labels_have_no_say(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

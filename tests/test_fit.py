@@ -69,15 +69,18 @@ def test_without_a_split_every_image_trains_and_the_figure_is_out_of_fold(tmp_pa
 
 def test_a_given_test_part_is_read_once_for_the_winner(tmp_path: Path) -> None:
     table = write_table(tmp_path / "images", train=12, test=6)
-    found = frostline.fit(
-        table,
-        model=tiny_backbone(),
-        strategies=STRATEGIES[:2],
-        repeats=1,
-        minutes=5.0,
-        study=tmp_path / "study",
+    given = {
+        "strategies": ", ".join(STRATEGIES[:2]),
+        "repeats": 1,
+        "minutes": 5.0,
+        "study": tmp_path / "study",
         **OPTIONS,
-    )
+    }
+    found = frostline.fit(table, model=tiny_backbone(), **given)
+    again = frostline.fit(table, model=tiny_backbone(), **given)
+    assert (found.again, again.again) == (False, True)
+    assert again.seconds == found.seconds  # what it took then
+    assert again.result["again"]
     assert f"frostline fit {table.name} --minutes 5" in Path(found.report).read_text()
     assert found.basis == "test part"
     assert found.comparison.test_looks == 1

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 from frostline import familiar, metrics, numerics, zoo
 from frostline.backbone import Backbone, Preprocessing
+from frostline.best import PassedOver, best_of
 from frostline.dataset import Question, Sorted, doubted_name, folder_names, in_threads, questions, sort_into
 from frostline.errors import DamagedImage, StudyError, UsageError
 from frostline.heads import build_head
@@ -51,6 +52,7 @@ class Prediction:
 class Predictions:
     """The answers; files that could not be read, each with its reason; the run that answered, and why it.
 
+    `passed_over` names the runs that are newer or look better and did not answer, with the reasons.
     Iterating yields the answers.
     """
 
@@ -61,6 +63,7 @@ class Predictions:
     strategy: str
     doubts: familiar.Doubts | None = None  # what answers were doubted by, where that was asked for
     classes: tuple[str, ...] = ()  # all that could have been answered
+    passed_over: tuple[PassedOver, ...] = ()
 
     def __iter__(self) -> Iterator[Prediction]:
         return iter(self.rows)
@@ -166,7 +169,7 @@ def load_model(
     module: nn.Module | None = None,
     base: str | nn.Module | Backbone | None = None,
 ) -> nn.Module:
-    """Return a run's model as a plain module in eval mode: the best by validation, or the one called `run`.
+    """Return a run's model as a plain module in eval mode: the study's best, or the one called `run`.
 
     `module` is the architecture for a backbone that was handed over in Python; frostline can't rebuild
     that one from a name. `study` may also be a delta that `export` wrote, which is put on its base weights;
@@ -175,7 +178,7 @@ def load_model(
     """
     if not isinstance(study, RunFolder) and delta.is_delta(study):
         return delta.load(study, base if base is not None else module).model
-    folder = study if isinstance(study, RunFolder) else Study.existing(study).best(run)[0]
+    folder = study if isinstance(study, RunFolder) else best_of(Study.existing(study), run).folder
     return rebuilt(folder, module)[1]
 
 
@@ -214,8 +217,10 @@ def predict(
     base: str | nn.Module | Backbone | None = None,
     tell: Tell | None = None,
 ) -> Predictions:
-    """Label images with a run of a study: the best by validation, or the one called `run`.
+    """Label images with a run of a study: the best, or the one called `run`.
 
+    The best is that of the runs judged by the same images: on val, or by a comparison's folds. Where they
+    can't be compared, it is the newest. `why` says which it was, and `passed_over` names the others.
     `study` may also be a delta that `export` wrote; `base` hands over its base weights, as in `load_model`.
     `images`: a folder (flat or by class), files, a CSV with a column `path`, addresses such as s3://bucket/new,
     tar shards; PIL images, arrays (H, W) or
@@ -228,9 +233,10 @@ def predict(
     Raises `StudyError`, `UsageError` or `DataError`.
     """
     doubts = None if unsure is None else _doubts(study, run, unsure)
-    predictor, named, why, strategy = _asked(study, run, module, base)
-    rows, unreadable = answer(predictor, images, top=top, doubts=doubts, tell=tell)
-    return Predictions(rows, unreadable, named, why, strategy, doubts, tuple(predictor.classes))
+    who = _answering(study, run, module, base)
+    rows, unreadable = answer(who.predictor, images, top=top, doubts=doubts, tell=tell)
+    classes = tuple(who.predictor.classes)
+    return Predictions(rows, unreadable, who.run, who.why, who.strategy, doubts, classes, who.passed_over)
 
 
 def answer(
@@ -270,7 +276,7 @@ def _look(predictor: Predictor, question: Question) -> Tensor | DamagedImage:
 def _doubts(study: str | Path, run: str | None, precision: float) -> familiar.Doubts:
     if delta.is_delta(study):
         raise UsageError("A delta keeps no images' features to be unsure by: ask the study it was made of.")
-    return familiar.doubts(Study.existing(study).best(run)[0].path, precision)
+    return familiar.doubts(best_of(Study.existing(study), run).folder.path, precision)
 
 
 def _answered(
@@ -283,20 +289,31 @@ def _answered(
     return [replace(row, unsure=u) for row, u in zip(found, doubts.of(probabilities, features), strict=True)]
 
 
-def _asked(
+@dataclass(frozen=True)
+class _Answering:
+    """Who answers: the model, its run's name and strategy, and why this one."""
+
+    predictor: Predictor
+    run: str
+    why: str
+    strategy: str
+    passed_over: tuple[PassedOver, ...] = ()
+
+
+def _answering(
     study: str | Path,
     run: str | None,
     module: nn.Module | None,
     base: str | nn.Module | Backbone | None,
-) -> tuple[Predictor, str, str, str]:
-    """Return who answers: the model, its run's name, why this one, and its strategy."""
+) -> _Answering:
     if delta.is_delta(study):
         found = delta.load(study, base if base is not None else module)
         answering = Predictor(found.model, found.classes, found.preprocessing)
-        return answering, found.run, "the one this delta was made of", found.strategy
-    folder, why = Study.existing(study).best(run)
-    strategy = str(folder.asked()["strategy"])
-    return Predictor.of_run(folder, module), folder.name, why, strategy
+        return _Answering(answering, found.run, "the one this delta was made of", found.strategy)
+    best = best_of(Study.existing(study), run)
+    strategy = str(best.folder.asked()["strategy"])
+    predictor = Predictor.of_run(best.folder, module)
+    return _Answering(predictor, best.folder.name, best.why, strategy, best.passed_over)
 
 
 def _top(

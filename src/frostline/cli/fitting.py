@@ -5,13 +5,13 @@ from __future__ import annotations
 from typing import Any
 
 import click
-from click.core import ParameterSource
 
 from frostline.cli.comparing import StrategyList
 from frostline.cli.options import (
     Minutes,
     Share,
     followed,
+    given,
     model_options,
     running,
     split_names_option,
@@ -35,12 +35,6 @@ class NameList(click.ParamType[tuple[str, ...] | str]):
         if not names:
             self.fail("names no network; expected names such as lite0,lite1, or auto.", param, ctx)
         return names
-
-
-def _given(option: str) -> bool:
-    """Whether an option was written at the prompt."""
-    source = click.get_current_context().get_parameter_source(option)
-    return source is not ParameterSource.DEFAULT
 
 
 @click.command(short_help="The whole story: from images to a model and a number to trust.")
@@ -138,7 +132,7 @@ def fit(data: str, **options: Any) -> None:
         )
         found = frostline.fit(
             data,
-            model=options["model"] if _given("model") or not options["models"] else None,
+            model=options["model"] if given("model") or not options["models"] else None,
             strategies=options["names"],
             watch=verb.since_called,
             tracker=trackers,

@@ -170,15 +170,14 @@ def train(data: str, **options: Any) -> None:
             run.folder.write(remembering.KEPT, lost.as_dict())
         verb.progress.close()
         verb.warn(show.warnings(run.result))
-        verb.done(
-            {**run.result, "run_seconds": run.result["seconds"]}, lambda: show.run(run, options["explain"])
-        )
+        result = {**run.result, "run_seconds": run.result["seconds"], "again": run.again}
+        verb.done(result, lambda: show.run(run, options["explain"]))
 
 
 @cli.command(short_help="Label images with a run of a study.")
 @click.argument("study", type=click.Path())
 @click.argument("images", nargs=-1, required=True)
-@click.option("--run", "run_name", help="Which run answers [the best by validation].")
+@click.option("--run", "run_name", help="Which run answers [the best: on val, or by a comparison].")
 @click.option("--top", type=click.IntRange(1), default=1, show_default=True, help="Labels per image.")
 @click.option(
     "--unsure",
@@ -204,6 +203,7 @@ def predict(study: str, images: tuple[str, ...], **options: Any) -> None:
     """
     with Verb(options) as verb:
         import frostline
+        from frostline.best import passed_over_line
         from frostline.cli import show_answers
 
         verb.start()
@@ -223,6 +223,7 @@ def predict(study: str, images: tuple[str, ...], **options: Any) -> None:
             "run": found.run,
             "strategy": found.strategy,
             "why": found.why,
+            "passed_over": [one.as_dict() for one in found.passed_over],
             "predictions": [
                 {"path": row.path, "label": row.label, "probability": row.probability}
                 | ({} if found.doubts is None else {"unsure": row.unsure})
@@ -238,6 +239,8 @@ def predict(study: str, images: tuple[str, ...], **options: Any) -> None:
             "unreadable": [{"path": path, "reason": reason} for path, reason in found.unreadable],
         }
         verb.progress.say(f"Run {found.run} ({found.strategy}) answers: {found.why}.")
+        if found.passed_over:
+            verb.progress.say(passed_over_line(found.passed_over))
         verb.done(result, lambda: show_answers.predictions(found, options["output"], copied))
         if not found.rows:
             raise DataError(f"None of {len(found.unreadable)} files could be read as an image.")
@@ -293,7 +296,9 @@ def demo(**options: Any) -> None:
         )
         rows = (found.majority, found.pixels)
         result = {
-            "runs": [{**run.result, "run_seconds": run.result["seconds"]} for run in found.runs],
+            "runs": [
+                {**run.result, "run_seconds": run.result["seconds"], "again": run.again} for run in found.runs
+            ],
             "baselines": [asdict(row) for row in rows],
         }
         verb.done(result, lambda: show.demo(found))

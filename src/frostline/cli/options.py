@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
+from click.core import ParameterSource
 
 from frostline import cluster, tracking
 from frostline import strategy as strategies
@@ -187,6 +188,12 @@ data_options = stack(
     click.option("--strict", is_flag=True, help="Refuse if any image cannot be used."),
     split_names_option,
 )
+
+
+def given(option: str) -> bool:
+    """Whether an option was written at the prompt."""
+    source = click.get_current_context().get_parameter_source(option)
+    return source is not ParameterSource.DEFAULT
 
 
 def followed(verb: Verb, options: dict[str, Any]) -> Trackers:

@@ -24,6 +24,7 @@ DEMO_OPENING = (
     "frostline demo: {model}, trained on ImageNet photographs, meets 8 × 8 handwritten digits.\n"
     "10 training images a class, 1,000 held-out images to test on, everything on this machine:"
 )
+AGAIN = "Already finished, shown again"  # of a command whose work had been done before
 MEANING = {
     "linear_probe": "the network stays as it is; only a linear classifier on its features is solved for",
     "top_k(2)": "the last two stages and the head learn, the bottom stays frozen",
@@ -66,7 +67,7 @@ def run(done: Run, explain: bool = False) -> None:
     """One run's figures, and with `explain` the arithmetic behind what was kept."""
     out, found = _out(), done.result
     if done.again:
-        out.print(f"Trained before: run {found['run']} is shown again, with the figures from then.")
+        out.print(f"{AGAIN}: run {found['run']}, with the figures from then.")
     table = Table(title=f"{found['strategy']} on {found['model']}, run {found['run']}", title_justify="left")
     for name in ("", "accuracy", "95 % interval", "balanced", "images"):
         table.add_column(name, justify="right" if name else "left")
@@ -208,6 +209,8 @@ def stages(backbone: Backbone, marks: dict[str, int], picture: str | None) -> No
 def demo(found: Demo) -> None:
     """The one table, and in plain words what happened."""
     out = _out()
+    if all(done.again for done in found.runs):
+        out.print(f"{AGAIN}, with the figures from then.")
     table = Table(title="Handwritten digits, 10 training images a class", title_justify="left")
     for name in ("strategy", "trainable", "accuracy", "95 % interval", "seconds", "peak memory"):
         table.add_column(name, justify="left" if name in ("strategy", "trainable") else "right")

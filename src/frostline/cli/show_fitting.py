@@ -10,7 +10,7 @@ from rich.table import Table
 
 from frostline.advice.words import minutes
 from frostline.cli.show import _out, between, percent
-from frostline.cli.show_comparison import standings
+from frostline.cli.show_comparison import again_line, standings
 from frostline.story import Fitted
 
 BASIS = {
@@ -47,6 +47,8 @@ def fitted(found: Fitted) -> None:
     out = _out()
     if found.result.get("models"):
         out.print(networks(found.result["models"]))
+    if found.again:
+        out.print(again_line(found.comparison is None or found.comparison.finished))
     if found.comparison:
         out.print(standings(found.comparison.result))
     for line in found.verdict[:3]:

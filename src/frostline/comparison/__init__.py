@@ -2,7 +2,8 @@
 
 screening (which backbones are worth it, by probes)
 cells (new splits, no test image) · race (who climbs, as data) · judging (paired, by images and repeats)
-candidates (what races) · ledger (who runs what: Optuna) → comparing (`compare`) → concluding (who won)
+candidates (what races) · joining (what was trained before) · ledger (who runs what: Optuna)
+→ comparing (`compare`) → concluding (who won) · evidence (how it was judged)
 """
 
 from frostline.comparison.cells import FEW_IMAGES, FOLDS, spread_of_folds

@@ -17,8 +17,9 @@ from frostline.backbone import Backbone
 from frostline.comparison import cells, race, spreading
 from frostline.comparison.asked import REPEATS, Asked
 from frostline.comparison.candidates import Candidate, Strategies, listed, searched
-from frostline.comparison.concluding import Comparison, conclude
+from frostline.comparison.concluding import Comparison, conclude, read_ended
 from frostline.comparison.contest import Clock, Contest, as_data, from_data
+from frostline.comparison.joining import join
 from frostline.comparison.ledger import Ledger
 from frostline.cost import Rates, predict
 from frostline.dataset import Manifest
@@ -36,13 +37,14 @@ EVERY = tuple(name for name in NAMED if name != "scratch")  # what "all" means
 def compare(
     backbone: Backbone | Sequence[Backbone],
     data: Manifest,
-    strategies: Strategies | Mapping[str, Strategies] = EVERY,
+    strategies: Strategies | Mapping[str, Strategies] | None = None,
     *,
     minutes: float | None = None,
     repeats: int = REPEATS,
     search: Sequence[str] = (),
     draws: int = 0,
     cuts: bool = False,
+    earlier: bool = True,
     least: int = 2,
     study: str | Path = DEFAULT_STUDY,
     database: str | None = None,
@@ -64,6 +66,11 @@ def compare(
     say: Callable[[str], None] = lambda line: None,
 ) -> Comparison:
     """Race strategies on the images that may be learned from, and train the winner on all of them.
+
+    `strategies` are notations (or one text with commas), by default every named one but `scratch`. Those that
+    `train` tried in this study before, with the settings given here, join them, unless `earlier` is off:
+    never at the cost of what is named where `minutes` are short. What can't join stands apart, with the
+    reason (`apart` in the result). `again` says that all of it had been finished before.
 
     Every repeat is a new train/val split, order, initialisation and augmentation, the same for all
     strategies; on fewer than 2,000 images it is five folds, so that every image is held out once. With
@@ -94,6 +101,16 @@ def compare(
     data = data.checked(tell)
     if repeats < 1:
         raise UsageError(f"repeats must be at least 1, found {repeats}.")
+    if cuts and strategies is not None:
+        raise UsageError(
+            "cuts races a thaw at every stage, and strategies names others: give one of the two."
+        )
+    if bool(search) != bool(draws):
+        raise UsageError(
+            f"search names what is varied, and draws how many variants join: found search={list(search)} and "
+            f"draws={draws}. Give both, or neither."
+        )
+    strategies = EVERY if strategies is None else strategies
     backbones = _by_name(backbone)
     candidates = listed(_strategies(backbones, strategies, cuts), augment, least)
     named = list(dict.fromkeys(str(candidate.strategy) for candidate in candidates))
@@ -133,15 +150,22 @@ def compare(
         tell=tell,
         say=say,
         interpolate=_share(interpolate),
+        joins=earlier,
     )
+    asked = join(asked)
+    for line in asked.earlier.lines():
+        say(line)
     contest = _contest(asked)
+    ended = read_ended(asked.folder)
+    before = contest.ledger.outcomes()
     if contest.race.left_out:
-        names = ", ".join(str(candidates[place]) for place in contest.race.left_out)
+        names = ", ".join(str(asked.candidates[place]) for place in contest.race.left_out)
         say(f"There is no time for {names}: they do not start, so that the others are seen more often.")
     with contextlib.closing(contest.ledger):
         over = contest.run() if ray is None else spreading.race(asked, contest, _contest, ray)
         with filelock.FileLock(asked.folder / "end.lock"):  # who comes second finds the winner trained
-            return conclude(asked, contest, over)
+            same = ended if contest.ledger.outcomes().keys() == before.keys() else None
+            return conclude(asked, contest, over, same)
 
 
 def _share(asked: float | str | None) -> float | str | None:
@@ -229,7 +253,7 @@ def _rates(asked: Asked, backbone: Backbone) -> Rates:
 
 def _plan(asked: Asked, known: Mapping[str, Rates], left_s: float) -> dict[str, Any]:
     """What is fixed before the first run: the rungs, and what each run is expected to take."""
-    data, candidates = asked.data, asked.candidates
+    data, candidates, own = asked.data, asked.candidates, len(asked.own)
     folds, images = cells.folds_of(data, asked.seed), len(cells.pool(data))
     hold = len(data.part("val")) if "val" in data.given else images // cells.FOLDS
 
@@ -254,7 +278,7 @@ def _plan(asked: Asked, known: Mapping[str, Rates], left_s: float) -> dict[str, 
         planned = race.everything(len(candidates), folds, asked.repeats)
     else:
         left = None if math.isinf(left_s) else left_s - max(final)
-        planned = race.plan(short, whole, folds=folds, repeats=asked.repeats, seconds=left)
+        planned = race.joined(own, short, whole, folds=folds, repeats=asked.repeats, seconds=left)
     return {
         "minutes": asked.minutes,
         "race": as_data(planned),

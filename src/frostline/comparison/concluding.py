@@ -6,20 +6,24 @@ import json
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 from frostline import familiar, looks, metrics, places
+from frostline.best import best_of
 from frostline.comparison import cells, halfway
 from frostline.comparison.asked import REPEATS, Asked
 from frostline.comparison.candidates import Candidate
 from frostline.comparison.contest import Contest, OutOfTime, sub_study
+from frostline.comparison.evidence import evidence
 from frostline.comparison.halfway import Halfway
 from frostline.comparison.held import gather, longest, write_answers
 from frostline.comparison.judging import Held, Verdict, judge, optimism, shallowest
 from frostline.comparison.ledger import Outcome
 from frostline.comparison.race import Task
 from frostline.comparison.words import verdict_lines
+from frostline.contenders import COMPARISON, OUT_OF_FOLD
 from frostline.errors import UsageError
 from frostline.images import Images
 from frostline.record import Study, plain
@@ -37,13 +41,14 @@ class Comparison:
     """What was compared, how each did, and who won; `run` is the winner trained on everything.
 
     `result` is what `comparison.json` holds: `standings` (one for each candidate), `winner`, `separated`,
-    `verdict` (sentences), `seconds`, `budget_seconds`.
+    `verdict` (sentences), `seconds`, `budget_seconds`; and `answering`, whom `predict` asks now.
     """
 
     result: dict[str, Any]
     folder: Path
     study: Study
     run: Run
+    again: bool = False  # all of it had been finished before, and was read back
 
     def __getattr__(self, name: str) -> Any:
         result = self.__dict__.get("result", {})
@@ -66,8 +71,21 @@ class Comparison:
         return notebook.standings_plot(self.result["standings"], self.result["winner"], self.result["model"])
 
 
-def conclude(asked: Asked, contest: Contest, over: bool) -> Comparison:
-    """Name the winner, train it on everything, and write the result."""
+def read_ended(folder: Path) -> dict[str, Any] | None:
+    """Return the outcome that an earlier call left in a comparison's folder; `None` where there is none."""
+    try:
+        return dict(json.loads((folder / COMPARISON).read_text(encoding="utf-8")))
+    except (OSError, ValueError, TypeError):  # what is damaged is written anew
+        return None
+
+
+def conclude(
+    asked: Asked, contest: Contest, over: bool, ended: Mapping[str, Any] | None = None
+) -> Comparison:
+    """Name the winner, train it on everything, and write the result.
+
+    `ended` is the outcome of an earlier call, where this one has made no run for the race.
+    """
     contest.outcomes = contest.ledger.outcomes()
     verdict, answers = _judged(asked, contest)
     place = verdict.winner if verdict else contest.leader()
@@ -91,6 +109,8 @@ def conclude(asked: Asked, contest: Contest, over: bool) -> Comparison:
     held_out["share"] = _share(contest, place)
     _leave_looks(asked, contest, place, share)
     _leave_familiar(asked, contest, place, run, share)
+    again = ended is not None and run.again
+    seen = bool(_repeats(contest, place)) and _share(contest, place) == 1.0
     result = {
         "winner": str(winner.strategy),
         "augment": winner.augment,
@@ -103,23 +123,30 @@ def conclude(asked: Asked, contest: Contest, over: bool) -> Comparison:
         "repeats": _repeats(contest, place),
         "folds": contest.race.folds,
         "metric": asked.options["metric"],
-        "standings": _standings(contest, answers),
+        "standings": _standings(asked, contest, answers),
         "differences": _differences(contest, verdict),
         "out_of_fold": held_out,
         **({} if back is None else {"interpolation": back.about}),
         "every_image": whole,
         **{key: run.result[key] if whole else None for key in ("accuracy", "low", "high", "test_looks")},
-        "seconds": contest.clock.spent_s,
+        "seconds": ended["seconds"] if ended and again else contest.clock.spent_s,
         "budget_seconds": contest.clock.limit_s,
+        "ended": (ended if ended and again else {}).get("ended") or datetime.now(UTC).isoformat(),
         "model": backbone.name,
         **({} if asked.alone else {"models": list(asked.backbones)}),
         "asked": _asked(asked),
+        "joined": [str(one) for one in asked.earlier.joined],
+        "apart": [one.as_dict() for one in asked.earlier.apart],
+        "judged": evidence(asked, contest.race.folds, back.held if back else mine, seen),
         "study": str(asked.study.path),
         "run": str(run.folder.path.relative_to(asked.study.path)),
     }
     result["verdict"] = verdict_lines(result)
-    places.write_atomically(asked.folder / "comparison.json", json.dumps(plain(result), indent=1).encode())
-    return Comparison(plain(result), asked.folder, asked.study, run)
+    places.write_atomically(asked.folder / COMPARISON, json.dumps(plain(result), indent=1).encode())
+    best = best_of(asked.study)
+    answers_by = {"run": best.folder.name, "why": best.why, "winner": best.folder.path == run.folder.path}
+    told = {**result, "answering": answers_by, "again": again}
+    return Comparison(plain(told), asked.folder, asked.study, run, again)
 
 
 def _gone_back(asked: Asked, contest: Contest, place: int, mine: Held) -> Halfway | None:
@@ -145,6 +172,7 @@ def _asked(asked: Asked) -> dict[str, Any]:
         "seed": asked.seed,
         "augment": asked.candidates[0].augment,
         **asked.named,
+        "strategies": [*asked.named["strategies"], *(str(one.strategy) for one in asked.earlier.joined)],
         **({} if asked.interpolate is None else {"interpolate": asked.interpolate}),
         **{key: value for key, value in asked.options.items() if key not in ("threads", "workers")},
     }
@@ -190,7 +218,7 @@ def _held_out(asked: Asked, mine: Held, answers: Mapping[int, Held], folds: int)
     spread = cells.spread_of_folds(folds)
     accuracy, low, high = mine.accuracy_interval(spread)
     lead = optimism(answers, "accuracy", asked.seed)
-    write_answers(asked.folder / "out-of-fold.csv", asked.data, mine)
+    write_answers(asked.folder / OUT_OF_FOLD, asked.data, mine)
     assert mine.logits is not None
     believed = metrics.believed(
         mine.targets, mine.probabilities, mine.units, images=mine.images, spread=spread
@@ -207,7 +235,7 @@ def _held_out(asked: Asked, mine: Held, answers: Mapping[int, Held], folds: int)
 
 def _leave_looks(asked: Asked, contest: Contest, place: int, share: float | None) -> None:
     """Leave pictures of the winner's worst answers out of fold, each mapped by the model that gave it."""
-    table, backbone = asked.folder / "out-of-fold.csv", asked.backbones[asked.candidates[place].model]
+    table, backbone = asked.folder / OUT_OF_FOLD, asked.backbones[asked.candidates[place].model]
     if table.is_file():
         models = halfway.models(asked, contest, place, longest(contest.outcomes, place), share)
         looks.leave(asked.folder, table, backbone, asked.data, models)
@@ -219,7 +247,7 @@ def _leave_familiar(asked: Asked, contest: Contest, place: int, run: Run, share:
     The model that is taken away has learned from every image. How far new ones lie is told by a run of the
     same strategy that held some out: one of them, since it costs a pass over the images.
     """
-    table, known = asked.folder / "out-of-fold.csv", familiar.read(run.folder.path)
+    table, known = asked.folder / OUT_OF_FOLD, familiar.read(run.folder.path)
     if known is None or not table.is_file():
         return
     places.write_atomically(run.folder.path / familiar.HELD_OUT, table.read_bytes())
@@ -258,7 +286,6 @@ def _shipped(
         task = min(longest(contest.outcomes, place), key=lambda t: (t.cell.repeat, t.cell.fold))
         folder = asked.study.run_at(contest.outcomes[task].get("run"))
         split = Study(folder.path.parents[1])
-        asked.study.answer_by(folder, "the winner of the comparison; no time was left to train it on all")
         return Run(
             folder.read("result.json"),
             folder,
@@ -266,7 +293,6 @@ def _shipped(
             again=True,
             backbone=asked.backbones[asked.candidates[place].model],
         ), False
-    asked.study.answer_by(run.folder, "the winner of the comparison, trained on train and val")
     return run, True
 
 
@@ -295,7 +321,7 @@ def _train_winner(asked: Asked, winner: Candidate, temperature: float, share: fl
     )
 
 
-def _standings(contest: Contest, answers: Mapping[int, Held]) -> list[dict[str, Any]]:
+def _standings(asked: Asked, contest: Contest, answers: Mapping[int, Held]) -> list[dict[str, Any]]:
     """Return how far each candidate came and how it did there, the best first."""
     found = []
     for place, candidate in enumerate(contest.candidates):
@@ -306,6 +332,7 @@ def _standings(contest: Contest, answers: Mapping[int, Held]) -> list[dict[str, 
             **({"model": candidate.model} if candidate.model else {}),
             "strategy": str(candidate.strategy),
             "augment": candidate.augment,
+            "joined": candidate in asked.earlier.joined,
             "runs": len(mine),
             "share": _share(contest, place),
             "repeats": _repeats(contest, place),

@@ -13,6 +13,7 @@ from typing import Any
 from frostline import places
 from frostline.advice import TIME_MARGIN
 from frostline.backbone import Backbone
+from frostline.best import answers_already
 from frostline.comparison import cells
 from frostline.comparison.candidates import Candidate
 from frostline.comparison.ledger import Ledger, Outcome
@@ -176,7 +177,9 @@ class Contest:
         return outcome
 
     def _offer(self, task: Task, run: Run) -> None:
-        """Let the leader's newest run answer for the study, if it does better than who answers now."""
+        """Let the leader's newest run answer while nothing finished does, if it is better than who does."""
+        if answers_already(self.study):
+            return
         mine = [
             s for t, s in self._scores().items() if (t.candidate, t.share) == (task.candidate, task.share)
         ]

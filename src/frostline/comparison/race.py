@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from frostline.comparison.cells import Cell
 
@@ -151,6 +151,33 @@ def plan(
         if expected_s(planned, short_s, whole_s) <= seconds:
             started, thrifty = more, planned
     return thrifty if len(started) > 1 else halving
+
+
+def joined(
+    own: int,
+    short_s: Sequence[float],
+    whole_s: Sequence[float],
+    *,
+    folds: int,
+    repeats: int,
+    seconds: float | None = None,
+) -> Race:
+    """Return the race of the first `own` candidates, with as many of those behind them as cost these nothing.
+
+    Those take part without whom the others would be repeated no more, and all start; the rest does not start.
+    """
+    count = len(whole_s)
+    alone = plan(short_s[:own], whole_s[:own], folds=folds, repeats=repeats, seconds=seconds)
+    planned = alone
+    for more in range(own + 1, count + 1) if not alone.left_out else ():
+        found = plan(short_s[:more], whole_s[:more], folds=folds, repeats=repeats, seconds=seconds)
+        late = seconds is not None and expected_s(found, short_s[:more], whole_s[:more]) > seconds
+        shorter = seconds is not None and len(found.rungs) > len(alone.rungs)
+        if found.left_out or late or shorter:
+            break
+        planned = found
+    left_out = (*planned.left_out, *range(planned.candidates, count))
+    return replace(planned, candidates=count, left_out=left_out)
 
 
 def _rungs(count: int, repeats: int, folds: int) -> tuple[tuple[Rung, ...], ...]:

@@ -6,6 +6,7 @@ import shlex
 from pathlib import PurePath
 from typing import Any
 
+from frostline.best import passed_over_line
 from frostline.reporting import charting as b
 from frostline.reporting import charts as c
 from frostline.reporting.charting import Chart
@@ -187,6 +188,8 @@ def use(found: Found) -> Section | None:
         f"{visible(run.strategy)} answers: {found.told.why}. It is a plain PyTorch model; no part of "
         "frostline is needed to run it further."
     )
+    if found.told.passed_over:
+        section.lead.append(visible(passed_over_line(found.told.passed_over)))
     python = (
         "import frostline\n\n"
         f"for answer in frostline.predict({study!r}, 'new-photos/'):\n"

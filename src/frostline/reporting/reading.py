@@ -16,6 +16,7 @@ from typing import Any, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
+from frostline.best import PassedOver, apart_from, best_of
 from frostline.dataset import Manifest
 from frostline.errors import DataError, StudyError
 from frostline.record import RunFolder, Study
@@ -85,6 +86,8 @@ class Told:
     cells: list[RunRead] = field(default_factory=list)  # of its other splits: folds, repeats, everything
     answering: RunRead | None = None
     why: str = ""  # that run answers
+    passed_over: tuple[PassedOver, ...] = ()
+    apart: tuple[PassedOver, ...] = ()  # runs of `train` that are no part of the comparison
     damaged: list[str] = field(default_factory=list)  # sentences, each of them with a file's name
 
     @property
@@ -221,13 +224,16 @@ def _answering(told: Told) -> None:
     if not any(run.result for run in told.everyone):
         return
     try:
-        folder, told.why = Study(told.path).best()
-        place = folder.path.relative_to(told.path).as_posix()
+        best = best_of(Study(told.path))
+        told.why, told.passed_over = best.why, best.passed_over
+        if told.comparison is not None and told.comparison.result is not None:
+            told.apart = tuple(apart_from(Study(told.path), told.comparison.result))
+        place = best.folder.path.relative_to(told.path).as_posix()
     except StudyError as error:
         if told.runs or (told.path / "answer.json").exists():
             note(told, str(error))
         return
-    except (KeyError, TypeError, ValueError, OSError) as error:
+    except (KeyError, TypeError, ValueError, AttributeError, OSError) as error:
         note(told, f"{told.path / 'answer.json'} or a run's result.json is damaged ({_short(error)}).")
         return
     told.answering = next((run for run in told.everyone if run.path == place and run.result), None)

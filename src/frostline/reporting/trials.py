@@ -69,6 +69,19 @@ def _lead(found: Found, rows: list[Row]) -> list[str]:
             "had not seen, with 95 % intervals over images."
         ),
         *_networks(found),
+        *_earlier(found),
+    ]
+
+
+def _earlier(found: Found) -> list[str]:
+    """Say which candidates had been trained one by one, and which such runs were not compared."""
+    assert found.told.comparison is not None
+    assert found.told.comparison.result is not None
+    joined = ", ".join(map(str, found.told.comparison.result.get("joined") or ()))
+    apart = "; ".join(map(str, found.told.apart))
+    return [
+        *([f"Trained in this study before, and so compared, too: {visible(joined)}."] if joined else []),
+        *([f"Trained in this study and not compared: {visible(apart)}."] if apart else []),
     ]
 
 

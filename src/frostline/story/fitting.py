@@ -19,6 +19,7 @@ from frostline import launching, lineage, metrics, tracking
 from frostline.advice import Advice, Planned, outlook, plan
 from frostline.advice.knowledge import read_experience
 from frostline.backbone import Backbone
+from frostline.best import answers_already
 from frostline.comparison import (
     FEW_IMAGES,
     FOLDS,
@@ -38,7 +39,7 @@ from frostline.reporting import NAME as REPORT
 from frostline.reporting import notebook, report
 from frostline.signals import Signals
 from frostline.story import choosing
-from frostline.strategy import parse
+from frostline.strategy import Strategy, parse, parse_list
 from frostline.timing import Stopwatch
 from frostline.tracking import Trackers
 from frostline.training import Run, train
@@ -60,6 +61,7 @@ class Fitted:
     comparison: Comparison | None  # none where there was no time for a single run
     signals: Signals
     advice: Advice
+    again: bool = False  # all of it had been finished before, and was read back
 
     def __getattr__(self, name: str) -> Any:
         result = self.__dict__.get("result", {})
@@ -92,7 +94,7 @@ def fit(
     architecture: str | None = None,
     size: int | None = None,
     minutes: float | None = None,
-    strategies: Sequence[str] | None = None,
+    strategies: Sequence[str | Strategy] | str | None = None,
     repeats: int = 3,
     study: str | Path = FIT_STUDY,
     database: str | None = None,
@@ -133,7 +135,8 @@ def fit(
     launching.demand_alone("fit")
     trackers = tracking.asked(tracker, study)
     watch = watch or Stopwatch()
-    pinned = [str(parse(name)) for name in strategies or ()]
+    strategies = parse_list(strategies) if isinstance(strategies, str) else strategies
+    pinned = [str(parse(name) if isinstance(name, str) else name) for name in strategies or ()]
     limits = Limits(max_latency_ms, max_size_mb)
     wanted = choosing.Wanted(model, models, limits, size, architecture).checked()
     before = study if is_study(Path(study)) else None
@@ -207,19 +210,20 @@ def fit(
     chosen = next(b for b in backbones if b.name == (found.model if found else first.model))
     planned = plans[chosen.name]
     _tell_of(kept, chosen, plans)
+    again = found.again if found else first.again
     result = {
         **(_of_race(found) if found else _of_probe(first, kept, metric)),
         "recommended": planned.advice.recommended,
         "model": chosen.name,
         **({} if looked is None else {"models": looked}),
         "images": len(data.samples),
-        "seconds": watch.seconds,
+        "seconds": (_seconds_then(kept) if again else None) or watch.seconds,
         "budget_seconds": 60 * allowed,
         "asked": {
             "source": _name_of(source),
             **wanted.asked(chosen),
             "minutes": minutes,
-            "strategies": list(strategies) if strategies else None,
+            "strategies": pinned or None,
             "repeats": repeats,
             "seed": seed,
             "augment": augment,
@@ -234,7 +238,17 @@ def fit(
         report(kept)
     except StudyError as error:  # a page that can't be written costs no model
         say(str(error))
-    return Fitted(result, found.run if found else first, found, planned.signals, planned.advice)
+    told = {**result, "again": again}
+    return Fitted(told, found.run if found else first, found, planned.signals, planned.advice, again)
+
+
+def _seconds_then(kept: Study) -> float | None:
+    """Return what the call took that did the work, where its outcome is there and whole."""
+    try:
+        seconds = (kept.read("fit.json") or {}).get("seconds")
+    except StudyError:
+        return None
+    return float(seconds) if isinstance(seconds, int | float) else None
 
 
 def _tell_of(kept: Study, backbone: Backbone, plans: Mapping[str, Planned]) -> None:
@@ -316,7 +330,7 @@ def _probe(
     run = train(
         backbone, learning, "linear_probe", study=sub_study(kept, learning), seed=seed, tell=tell, **options
     )
-    if not (kept.path / "answer.json").exists():
+    if not (answers_already(kept) or kept.answer):
         score = run.result["cv_score"]
         kept.answer_by(run.folder, "a linear probe, the first model of this study", score)
     return run
