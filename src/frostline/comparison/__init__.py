@@ -5,7 +5,14 @@ cells (new splits, no test image) · race (who climbs, as data) · judging (pair
 candidates (what races) · ledger (who runs what: Optuna) → comparing (`compare`) → concluding (who won)
 """
 
-from frostline.comparison.cells import FEW_IMAGES, FOLDS, spread_of_folds
+from frostline.comparison.cells import (
+    FEW_IMAGES,
+    FOLDS,
+    NothingHeldOut,
+    folds_of,
+    pool,
+    spread_of_folds,
+)
 from frostline.comparison.comparing import compare
 from frostline.comparison.concluding import Comparison, NoTime
 from frostline.comparison.contest import sub_study
@@ -18,8 +25,11 @@ __all__ = [
     "Comparison",
     "Limits",
     "NoTime",
+    "NothingHeldOut",
     "Screened",
     "compare",
+    "folds_of",
+    "pool",
     "screen",
     "spread_of_folds",
     "sub_study",

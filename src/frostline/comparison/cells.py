@@ -30,6 +30,10 @@ class Cell:
     fold: int
 
 
+class NothingHeldOut(DataError):
+    """No image can be held out: none would leave its class another one to learn from."""
+
+
 def pool(data: Manifest) -> tuple[Sample, ...]:
     """Return the images that may be learned from: train and val."""
     return tuple(sample for sample in data.samples if sample.split != "test")
@@ -38,13 +42,13 @@ def pool(data: Manifest) -> tuple[Sample, ...]:
 def folds_of(data: Manifest, seed: int) -> int:
     """Return how many folds a repeat has: all of them where images are few, else the first alone.
 
-    Raises `DataError` where nothing can be held out.
+    Raises `NothingHeldOut` where nothing can be.
     """
     if "val" in data.given:
         return 1
     made = len(_pairs(data, 0, seed))
     if not made:
-        raise DataError(
+        raise NothingHeldOut(
             "Nothing can be held out to compare on: no class has two images that are independent of each "
             "other. Add images, or train one strategy without comparing."
         )

@@ -9,6 +9,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from frostline import familiar, looks, metrics, places
 from frostline.comparison import cells, halfway
 from frostline.comparison.asked import REPEATS, Asked
@@ -26,6 +28,8 @@ from frostline.record import Study, plain
 from frostline.reporting import notebook
 from frostline.store import Store
 from frostline.training import Run, below_of, train
+
+TESTED = ("accuracy", "low", "high", *metrics.BALANCE, "test_looks")  # of the winner, where it was tested
 
 
 class NoTime(UsageError):
@@ -89,6 +93,7 @@ def conclude(asked: Asked, contest: Contest, over: bool) -> Comparison:
         back = share = None
         held_out = _held_out(asked, mine, answers, contest.race.folds)
     held_out["share"] = _share(contest, place)
+    standings = _standings(contest, answers)
     _leave_looks(asked, contest, place, share)
     _leave_familiar(asked, contest, place, run, share)
     result = {
@@ -103,12 +108,14 @@ def conclude(asked: Asked, contest: Contest, over: bool) -> Comparison:
         "repeats": _repeats(contest, place),
         "folds": contest.race.folds,
         "metric": asked.options["metric"],
-        "standings": _standings(contest, answers),
+        "standings": standings,
+        "strategies_tried": sum(row["runs"] > 0 for row in standings),
+        "runs": sum(row["runs"] for row in standings),
         "differences": _differences(contest, verdict),
         "out_of_fold": held_out,
         **({} if back is None else {"interpolation": back.about}),
         "every_image": whole,
-        **{key: run.result[key] if whole else None for key in ("accuracy", "low", "high", "test_looks")},
+        **{key: run.result[key] if whole else None for key in TESTED},
         "seconds": contest.clock.spent_s,
         "budget_seconds": contest.clock.limit_s,
         "model": backbone.name,
@@ -117,9 +124,29 @@ def conclude(asked: Asked, contest: Contest, over: bool) -> Comparison:
         "study": str(asked.study.path),
         "run": str(run.folder.path.relative_to(asked.study.path)),
     }
+    result["headline"] = _headline(result, run.result, len(cells.pool(asked.data)))
     result["verdict"] = verdict_lines(result)
     places.write_atomically(asked.folder / "comparison.json", json.dumps(plain(result), indent=1).encode())
     return Comparison(plain(result), asked.folder, asked.study, run)
+
+
+def _headline(result: dict[str, Any], run: dict[str, Any], pool: int) -> dict[str, Any]:
+    """The one accuracy of the model that answers, with what it must not be read without.
+
+    It is the test part's where there is one, else the folds'. Every place that shows it reads this record.
+    """
+    tested = result["accuracy"] is not None
+    figures = {**run, **result} if tested else result["out_of_fold"]
+    kind = "test part" if tested else "out of fold" if figures["share"] == 1.0 else "short runs"
+    return {
+        **{key: figures.get(key) for key in ("accuracy", "low", "high", *metrics.BELIEVED, *metrics.BALANCE)},
+        "basis": kind,
+        "images": run["n_test"] if tested else figures["images"],
+        "pool": pool,
+        "folds": result["folds"],
+        "optimism": None if tested else figures["optimism"],
+        "test_looks": result["test_looks"],
+    }
 
 
 def _gone_back(asked: Asked, contest: Contest, place: int, mine: Held) -> Halfway | None:
@@ -182,11 +209,11 @@ def _held_out(asked: Asked, mine: Held, answers: Mapping[int, Held], folds: int)
     """What the winner's runs say of images they had not learned from, and the table of their answers.
 
     `accuracy` and its interval are lowered by the optimism of having been picked as the best. The interval is
-    of a new model's accuracy on new images, so wider than the standings' own, which speak of images alone.
+    of a new model's accuracy on new images, as the standings' are.
     """
     if not len(mine.images):
-        nothing = dict.fromkeys(("accuracy", "low", "high", "optimism", *metrics.BELIEVED))
-        return {**nothing, "temperature": 1.0}
+        figures = ("accuracy", "low", "high", "optimism", *metrics.BELIEVED, *metrics.BALANCE)
+        return {**dict.fromkeys(figures), "images": 0, "temperature": 1.0}
     spread = cells.spread_of_folds(folds)
     accuracy, low, high = mine.accuracy_interval(spread)
     lead = optimism(answers, "accuracy", asked.seed)
@@ -195,8 +222,12 @@ def _held_out(asked: Asked, mine: Held, answers: Mapping[int, Held], folds: int)
     believed = metrics.believed(
         mine.targets, mine.probabilities, mine.units, images=mine.images, spread=spread
     )
+    learned = np.bincount(asked.data.targets(cells.pool(asked.data)), minlength=len(asked.data.classes))
+    guesses = mine.probabilities.argmax(axis=1)
     return {
         **believed,
+        **metrics.balance(asked.data.classes, mine.targets, guesses, learned, mine.images),
+        "images": len(np.unique(mine.images)),
         "accuracy": accuracy - lead,
         "low": max(0.0, low - lead),
         "high": high - lead,
@@ -296,8 +327,11 @@ def _train_winner(asked: Asked, winner: Candidate, temperature: float, share: fl
 
 
 def _standings(contest: Contest, answers: Mapping[int, Held]) -> list[dict[str, Any]]:
-    """Return how far each candidate came and how it did there, the best first."""
-    found = []
+    """Return how far each candidate came and how it did there, the best first.
+
+    The intervals are of a new model's accuracy on new images, like the headline's.
+    """
+    found, spread = [], cells.spread_of_folds(contest.race.folds)
     for place, candidate in enumerate(contest.candidates):
         mine = {task: o for task, o in contest.outcomes.items() if task.candidate == place}
         tasks = longest(contest.outcomes, place)
@@ -318,8 +352,11 @@ def _standings(contest: Contest, answers: Mapping[int, Held]) -> list[dict[str, 
             "run_seconds": _mean([o["seconds"] for o in there]),
             "predicted_seconds": contest.whole_s[place],
         }
-        if place in answers:
-            row["accuracy"], row["low"], row["high"] = answers[place].accuracy_interval()
+        held = answers.get(place)
+        if held is None and tasks:
+            held = gather(contest.data, contest.study.path, contest.outcomes, [place])[place]
+        if held is not None and len(held.images):
+            row["accuracy"], row["low"], row["high"] = held.accuracy_interval(spread)
         found.append((max((task.share for task in tasks), default=0.0), row))
     best_first = sorted(found, key=lambda r: (-r[1]["repeats"], -r[0], -(r[1]["score"] or 0.0)))
     return [row for _, row in best_first]

@@ -12,7 +12,8 @@ from frostline.reporting.charting import Chart
 from frostline.reporting.naming import shortened, visible
 from frostline.reporting.section import Section
 from frostline.reporting.tried import of_network
-from frostline.reporting.words import Found, between, duration, percent
+from frostline.reporting.words import Found, duration
+from frostline.sentences import between, percent
 
 DEFAULTS = {
     "model": "lite0",

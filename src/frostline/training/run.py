@@ -21,7 +21,7 @@ from frostline.frozen import Counts, Frozen
 from frostline.images import Tell
 from frostline.launching import demand_alone
 from frostline.prediction import Predictions, Predictor, answer
-from frostline.record import RunFolder, Study, digest_of, environment, look_at_test, plain
+from frostline.record import LOOKS, RunFolder, Study, digest_of, environment, look_at_test, plain
 from frostline.reporting import notebook
 from frostline.store import Store
 from frostline.strategy import Strategy, checked, parse
@@ -240,7 +240,10 @@ def _lead(request: Request, study: str | Path, trackers: Trackers) -> Run:
         checkpoint.remove(folder.path)  # of a process that was killed between its result and this
         result = folder.read("result.json")
         following.end(folder.metrics(), result)
-    found = {**result, "test_looks": _looks(request)}
+    looks = _looks(request)
+    if looks is not None:
+        kept.write(LOOKS, {"configurations": looks})
+    found = {**result, "test_looks": looks}
     ranks.decided(lambda: {"result": plain(found), "run": folder.name, "again": again})
     return Run(found, folder, kept, again, request.backbone)
 
