@@ -97,9 +97,9 @@ def caveats(figures: Mapping[str, Any]) -> list[str]:
         balanced = "unknown" if middle is None else percent(middle)
         lines.append(
             f"Classes are unequal ({ratio:.3g} to 1): balanced accuracy {balanced}, always answering "
-            f"{figures['majority_class']} {percent(figures['majority_share'])}, worst class{' asked' if never else ''} "
-            f"{worst['label']} "
-            f"{percent(worst['accuracy'])} of {counted(worst['n'], 'image')}."
+            f"{figures['majority_class']} {percent(figures['majority_share'])}, worst class"
+            f"{' asked' if never else ''} {worst['label']} {percent(worst['accuracy'])} of "
+            f"{counted(worst['n'], 'image')}."
         )
     if never:
         were = "was" if len(never) == 1 else "were"
@@ -111,3 +111,10 @@ def named(names: Sequence[str]) -> str:
     """Name a few of many."""
     left = len(names) - MOST_NAMED
     return ", ".join(names[:MOST_NAMED]) + (f" and {left} more" if left > 0 else "")
+
+
+def short(accuracy: float | None, low: float | None, high: float | None, on: str) -> str:
+    """Say an accuracy and its interval in a few words."""
+    if accuracy is None or low is None or high is None:
+        return "accuracy unknown"
+    return f"{percent(accuracy)} ({between(low, high)}) {on}"

@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from frostline import familiar, looks, metrics, places
+from frostline import familiar, looks, metrics, places, sentences
 from frostline.comparison import cells, halfway
 from frostline.comparison.asked import REPEATS, Asked
 from frostline.comparison.candidates import Candidate
@@ -21,7 +21,7 @@ from frostline.comparison.held import gather, longest, write_answers
 from frostline.comparison.judging import Held, Verdict, judge, optimism, shallowest
 from frostline.comparison.ledger import Outcome
 from frostline.comparison.race import Task
-from frostline.comparison.words import verdict_lines
+from frostline.comparison.words import titled, verdict_lines
 from frostline.errors import UsageError
 from frostline.images import Images
 from frostline.record import Study, plain
@@ -54,6 +54,12 @@ class Comparison:
         if name in result:
             return result[name]
         raise AttributeError(f"A comparison has no {name!r}. It has {', '.join(result)}.")
+
+    def __repr__(self) -> str:
+        """Two lines: who won, and what that is worth."""
+        tried = f"{self.strategies_tried} tried in {sentences.counted(self.runs, 'run')}"
+        first = f"<Comparison: {titled(self.result)} of {tried}; in {self.study.path}"
+        return f"{first}\n{sentences.accuracy(self.headline)}>"
 
     def _repr_html_(self) -> str:
         """A table, in a notebook."""

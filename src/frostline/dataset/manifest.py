@@ -29,6 +29,7 @@ DIGEST = re.compile("[0-9a-f]{64}")  # pictures in a study are called by it
 
 # Images decoded between two writes to the memory and two calls of `progress`: a second or less of work.
 CHECK_CHUNK_IMAGES = 128
+SHOWN_CLASSES = 6  # in a line
 
 Progress = Callable[[str, int, int], None]
 Items = Callable[[str], "Image.Image | bytes"]  # "dataset[12]" → the image, or its file's bytes
@@ -78,6 +79,14 @@ class Manifest:
     given: tuple[str, ...] = ()  # parts that the source named itself; the others were drawn
     shares: tuple[float, float] | None = None  # drawn for test, and of the rest for val, as was asked for
     items: Items | None = field(default=None, compare=False, repr=False)  # images handed over in memory
+
+    def __repr__(self) -> str:
+        """What a person wants to see first: how many, of what, in which parts."""
+        parts = [f"{len(samples):,} {part}" for part in PARTS if (samples := self.part(part))]
+        names = ", ".join(self.classes[:SHOWN_CLASSES]) + (", …" if self.classes[SHOWN_CLASSES:] else "")
+        aside = f", {len(self.set_aside):,} files set aside" if self.set_aside else ""
+        many = f"{len(self.samples):,} images of {len(self.classes):,} classes ({names})"
+        return f"<Manifest: {many}: {', '.join(parts)}{aside}>"
 
     def part(self, name: str) -> tuple[Sample, ...]:
         """Return the samples of one part, in the manifest's order. Raises `DataError` for another name."""

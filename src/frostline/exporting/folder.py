@@ -10,8 +10,8 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from frostline import places
-from frostline.delta import CONFIG, exported_as
 from frostline.errors import StudyError
+from frostline.places import CONFIG, exported_as
 
 OLD = "old"  # the ending of an earlier export while the new one takes its place
 

@@ -72,7 +72,7 @@ def _classes_chart(counts: dict[str, dict[str, int]], names: dict[str, str], par
     return Chart(
         "classes-images",
         "Images of each class",
-        f"{most:,} images in each class."
+        f"{counted(most, 'image')} in each class."
         if most == fewest
         else f"From {fewest:,} to {most:,} images a class.",
         spec,

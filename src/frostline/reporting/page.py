@@ -140,6 +140,8 @@ def _facts(found: Found) -> list[tuple[str, str]]:
 def _spent(found: Found) -> float | None:
     race = found.told.comparison
     try:
+        if found.told.fit is not None:
+            return float(found.told.fit["seconds"])
         if race is not None and race.result is not None:
             return float(race.result["seconds"])
         return sum(float(run.result["seconds"]) for run in found.told.everyone if run.result) or None

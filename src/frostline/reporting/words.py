@@ -343,6 +343,9 @@ def _advice(found: Found) -> list[str]:
     known = of_network(found.told, found.rows)
     mine = next((row for row in known if row.strategy == name and row.whole), None)
     if mine is None or mine.accuracy is None:
+        answering = found.told.answering
+        if answering is not None and answering.strategy == name:
+            return [f"Experience had advised {name}, which answers."]
         return [f"Experience had advised {name}; it was not run to its end here."]
     if mine.winner:
         return [f"Experience had advised {name}, and it won."]

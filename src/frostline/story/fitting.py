@@ -70,6 +70,11 @@ class Fitted:
             return result[name]
         raise AttributeError(f"A fitted model has no {name!r}. It has {', '.join(result)}.")
 
+    def __repr__(self) -> str:
+        """Two lines: what answers, and what it is worth."""
+        first = f"<Fitted: {self.result['strategy']} on {self.result['model']}; in {self.result['study']}"
+        return f"{first}\n{sentences.accuracy(self.result['headline'])}>"
+
     def _repr_html_(self) -> str:
         """A table, in a notebook."""
         shown = ("strategy", "model", "accuracy", "low", "high", "basis", "seconds", "report")

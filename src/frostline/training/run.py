@@ -14,7 +14,7 @@ from PIL import Image
 from safetensors.torch import save
 from torch import nn
 
-from frostline import familiar, numerics, places, ranks, tracking
+from frostline import familiar, numerics, places, ranks, sentences, tracking
 from frostline.backbone import Backbone
 from frostline.dataset import Manifest
 from frostline.frozen import Counts, Frozen
@@ -76,6 +76,14 @@ class Run:
         if name in result:
             return result[name]
         raise AttributeError(f"A run has no {name!r}. It has {', '.join(result)}.")
+
+    def __repr__(self) -> str:
+        """One line: what was trained, how good it is, and where it lies."""
+        worth = sentences.short(self.result["accuracy"], self.result["low"], self.result["high"], "on test")
+        if self.result["accuracy"] is None and self.result["val_accuracy"] is not None:
+            worth = f"{sentences.percent(self.result['val_accuracy'])} on val, which chose"
+        name = f"{self.result['strategy']} on {self.result['model']}"
+        return f"<Run {self.folder.name}: {name}, {worth}; in {self.folder.path}>"
 
     def _repr_html_(self) -> str:
         """A table, in a notebook."""
