@@ -205,6 +205,13 @@ def test_a_fit_tells_one_story(tmp_path: Path, capsys: pytest.CaptureFixture[str
     assert told["runs"]
     assert len(told["headline"]) == len(told["worst class"]) == len(told["balanced"]) == 1
     assert told["log loss"]
+    ((_, low, high),) = told["headline"]
+    ((_, span),) = told[f"row {found.strategy}"]
+    ends = [float(end) for end in re.findall(r"[\d.]+", span)]
+    lead = 100 * found.optimism
+    assert [float(low), float(high)] == pytest.approx(
+        [ends[0] - lead, ends[1] - lead], abs=0.11
+    )  # of one kind
     assert sum(name.startswith("row ") for name in told) == 3
     assert "Classes are unequal (5 to 1)" in terminal  # 20 against 4
     assert "Classes are unequal (5 to 1)" in Path(found.report).read_text()

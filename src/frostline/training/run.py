@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable, Iterable
 from dataclasses import asdict, dataclass, field, replace
 from datetime import UTC, datetime
@@ -250,7 +251,8 @@ def _lead(request: Request, study: str | Path, trackers: Trackers) -> Run:
         following.end(folder.metrics(), result)
     looks = _looks(request)
     if looks is not None:
-        kept.write(LOOKS, {"configurations": looks})
+        with contextlib.suppress(OSError):  # a finished run can be read from a study that can't be written
+            kept.write(LOOKS, {"configurations": looks})
     found = {**result, "test_looks": looks}
     ranks.decided(lambda: {"result": plain(found), "run": folder.name, "again": again})
     return Run(found, folder, kept, again, request.backbone)
