@@ -288,7 +288,7 @@ def test_majority_is_the_training_parts_commonest_class(tmp_path: Path) -> None:
     table.write_text("\n".join(rows) + "\n")
     data = frostline.load_data(table, near_copies=False)
     run = frostline.train(tiny_backbone(), data, "linear_probe", study=tmp_path / "s", **FAST)
-    assert run.majority == pytest.approx(4 / 20)  # kind 2: commonest to train, rarest to test
+    assert run.majority_share == pytest.approx(4 / 20)  # kind 2: commonest to train, rarest to test
 
 
 def test_seconds_and_memory_are_of_the_run(data: Manifest, tmp_path: Path) -> None:

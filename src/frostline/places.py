@@ -20,8 +20,18 @@ import platformdirs
 import psutil
 
 VARIABLE = "FROSTLINE_STORE"
+CONFIG = "config.json"  # of an export: whose it is, and in which format
 STALE_S = 24 * 3600.0  # a choice: no export and no copy of one image takes a day
 CLOCK_S = 2.0  # file times are as coarse as that on FAT
+
+
+def exported_as(folder: str | Path) -> str | None:
+    """Return the format of an export of frostline's; `None` for any other folder."""
+    try:
+        card = json.loads((Path(folder) / CONFIG).read_text(encoding="utf-8"))["frostline"]
+        return str(card["export"])
+    except (OSError, ValueError, KeyError, TypeError, RecursionError):
+        return None
 
 
 def home() -> Path:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -26,6 +27,7 @@ from frostline.reporting import notebook
 from frostline.strategy import parse
 from frostline.zoo import delta
 
+SHOWN_LABELS = 4  # in a line
 FETCHERS = 8  # threads that fetch far images while others wait for theirs; a choice
 
 
@@ -73,6 +75,14 @@ class Predictions:
 
     def __getitem__(self, index: int) -> Prediction:
         return self.rows[index]
+
+    def __repr__(self) -> str:
+        """One line: how many answers, which, and of what."""
+        counts = Counter(row.label for row in self.rows).most_common()
+        shown = ", ".join(f"{label} {count:,}" for label, count in counts[:SHOWN_LABELS])
+        more = ", …" if counts[SHOWN_LABELS:] else ""
+        unread = f"; {len(self.unreadable):,} not readable" if self.unreadable else ""
+        return f"<Predictions of {self.strategy}, run {self.run}: {len(self.rows):,} ({shown}{more}){unread}>"
 
     def _repr_html_(self) -> str:
         """A table, in a notebook."""

@@ -7,6 +7,7 @@
                             by the dataset): {"seeds": [s, …], "images": {digest: [part, fold for s, …]}},
                             null for no part, and where it was held out in no fold of that seed
       thumbnails/           a few test images, small, for the report
+      test-looks.json       how many configurations had looked at the test part when the last run was shown
       answer.json           which run answers while a comparison is at work
       backbone.json, signals.json, advice.json, fit.json   what `fit` measured, was advised, and found
       models.json           what each of several backbones is, and which of them raced
@@ -63,6 +64,7 @@ FORMAT = 1
 # The largest published heads have 21,843 classes (ImageNet-21k in timm). A study that names more than a few
 # times as many is damaged, or would fill the memory.
 MAX_CLASSES = 100_000
+LOOKS = "test-looks.json"  # in a study and in each of its splits
 # How long what a dead process left behind is waited for: torch's data workers look every 5 s whether their
 # parent is there (torch.utils.data._utils.MP_STATUS_CHECK_INTERVAL), and hold its locks until then.
 ORPHANS_S = 20.0

@@ -8,6 +8,7 @@ from typing import Any
 
 import click
 
+from frostline import sentences
 from frostline import strategy as strategies
 from frostline.cli.comparing import compare
 from frostline.cli.exporting import export
@@ -292,7 +293,7 @@ def demo(**options: Any) -> None:
             workers=options["workers"],
             tell=verb.progress,
             begin=lambda name: verb.progress.say(f"  {name}: {show.MEANING[name]}"),
-            finished=lambda run: verb.progress.say(f"    {show.percent(run.accuracy)} on the test part"),
+            finished=lambda run: verb.progress.say(f"    {sentences.percent(run.accuracy)} on the test part"),
         )
         rows = (found.majority, found.pixels)
         result = {

@@ -12,6 +12,7 @@ from rich.table import Table
 
 from frostline import strategy as strategies
 from frostline.drawing import count_text
+from frostline.sentences import between, caveats, percent
 
 if TYPE_CHECKING:
     from frostline.backbone import Backbone
@@ -35,16 +36,6 @@ MEANING = {
 
 def _out() -> Console:
     return Console(markup=False)  # names of files and classes are no markup
-
-
-def percent(value: float) -> str:
-    """A fraction as people read it."""
-    return f"{100 * value:.1f} %"
-
-
-def between(low: float, high: float) -> str:
-    """An interval as people read it."""
-    return f"{100 * low:.1f}–{100 * high:.1f} %"
 
 
 def size(value_bytes: float) -> str:
@@ -78,13 +69,15 @@ def run(done: Run, explain: bool = False) -> None:
         "test",
         percent(found["accuracy"]),
         between(found["low"], found["high"]),
-        percent(found["balanced_accuracy"]),
+        _known(found["balanced_accuracy"]),
         f"{found['n_test']:,}",
     )
     if found["val_accuracy"] is not None:
         table.add_row("val", percent(found["val_accuracy"]), "", "", f"{found['n_val']:,}")
-    table.add_row("always the commonest class", percent(found["majority"]), "", "", "")
+    table.add_row("always the commonest class", percent(found["majority_share"]), "", "", "")
     out.print(table)
+    for line in caveats(found):
+        out.print(line, style="bold", highlight=False)
     out.print(_classes(found["per_class"]))
     out.print(
         f"{found['trainable_parameters']:,} parameters learned, {found['seconds']:.1f} s, "
@@ -105,12 +98,21 @@ def _without_test(out: Console, found: dict[str, Any]) -> None:
         out.print(f"Accuracy on val, which chose: {percent(found['val_accuracy'])}")
 
 
-def _classes(per_class: dict[str, dict[str, float]]) -> Table:
+def _known(value: float | None, why_not: str = "unknown") -> str:
+    return why_not if value is None else percent(value)
+
+
+def _classes(per_class: dict[str, dict[str, Any]]) -> Table:
     table = Table()
     for name in ("class", "precision", "recall", "test images"):
         table.add_column(name, justify="left" if name == "class" else "right")
     for name, row in per_class.items():
-        table.add_row(name, percent(row["precision"]), percent(row["recall"]), f"{row['images']:,}")
+        table.add_row(
+            name,
+            _known(row["precision"], "never answered"),
+            _known(row["recall"], "never asked"),
+            f"{row['images']:,}",
+        )
     return table
 
 

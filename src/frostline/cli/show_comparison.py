@@ -8,9 +8,11 @@ from typing import Any
 from rich import box
 from rich.table import Table
 
+from frostline import sentences
 from frostline.advice.words import minutes
-from frostline.cli.show import AGAIN, _out, between, percent
+from frostline.cli.show import AGAIN, _out
 from frostline.comparison import Comparison
+from frostline.sentences import between, counted, percent
 
 
 def comparison(found: Comparison) -> None:
@@ -23,9 +25,10 @@ def comparison(found: Comparison) -> None:
     out.print(first, style="bold", highlight=False)
     for line in rest:
         out.print(line, highlight=False)
+    out.print(sentences.accuracy(found.headline), style="bold", highlight=False)
     spent = minutes(found.seconds)
     budget = "" if found.budget_seconds is None else f" of {minutes(found.budget_seconds)}"
-    out.print(f"{spent}{budget}; {sum(row['runs'] for row in found.standings)} runs in {found.study.path}")
+    out.print(f"{spent}{budget}; {counted(found.runs, 'run')} in {found.study.path}")
     answering = found.result["answering"]
     if not answering["winner"]:
         out.print(f"predict asks run {answering['run']} instead: {answering['why']}.", highlight=False)
@@ -42,7 +45,7 @@ def again_line(finished: bool) -> str:
 def standings(result: dict[str, Any]) -> Table:
     """A table of how far each strategy came."""
     folds = f", {result['folds']} folds each" if result["folds"] > 1 else ""
-    title = f"Accuracy on images held out (95 % interval over images{folds})"
+    title = f"Accuracy on images held out (95 % interval of a new model{folds})"
     table = Table(title=title, title_justify="left", box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0))
     several = "models" in result
     for name in (*(("network",) if several else ()), "strategy", "accuracy", "95 %", "a run", "repeats", ""):

@@ -6,7 +6,14 @@ candidates (what races) · joining (what was trained before) · ledger (who runs
 → comparing (`compare`) → concluding (who won) · evidence (how it was judged)
 """
 
-from frostline.comparison.cells import FEW_IMAGES, FOLDS, spread_of_folds
+from frostline.comparison.cells import (
+    FEW_IMAGES,
+    FOLDS,
+    NothingHeldOut,
+    folds_of,
+    pool,
+    spread_of_folds,
+)
 from frostline.comparison.comparing import compare
 from frostline.comparison.concluding import Comparison, NoTime
 from frostline.comparison.contest import sub_study
@@ -19,8 +26,11 @@ __all__ = [
     "Comparison",
     "Limits",
     "NoTime",
+    "NothingHeldOut",
     "Screened",
     "compare",
+    "folds_of",
+    "pool",
     "screen",
     "spread_of_folds",
     "sub_study",

@@ -286,4 +286,5 @@ def _plan(asked: Asked, known: Mapping[str, Rates], left_s: float) -> dict[str, 
         "whole_seconds": whole,
         "final_seconds": final,
         "expected_seconds": race.expected_s(planned, short, whole) + max(final),
+        "spread": cells.spread_of_folds(folds),  # of the intervals, for a report before the end
     }

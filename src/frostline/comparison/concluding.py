@@ -10,7 +10,9 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from frostline import familiar, looks, metrics, places
+import numpy as np
+
+from frostline import familiar, looks, metrics, places, sentences
 from frostline.best import best_of
 from frostline.comparison import cells, halfway
 from frostline.comparison.asked import REPEATS, Asked
@@ -22,7 +24,7 @@ from frostline.comparison.held import gather, longest, write_answers
 from frostline.comparison.judging import Held, Verdict, judge, optimism, shallowest
 from frostline.comparison.ledger import Outcome
 from frostline.comparison.race import Task
-from frostline.comparison.words import verdict_lines
+from frostline.comparison.words import titled, verdict_lines
 from frostline.contenders import COMPARISON, OUT_OF_FOLD
 from frostline.errors import UsageError
 from frostline.images import Images
@@ -30,6 +32,8 @@ from frostline.record import Study, plain
 from frostline.reporting import notebook
 from frostline.store import Store
 from frostline.training import Run, below_of, train
+
+TESTED = ("accuracy", "low", "high", *metrics.BALANCE, "test_looks")  # of the winner, where it was tested
 
 
 class NoTime(UsageError):
@@ -55,6 +59,12 @@ class Comparison:
         if name in result:
             return result[name]
         raise AttributeError(f"A comparison has no {name!r}. It has {', '.join(result)}.")
+
+    def __repr__(self) -> str:
+        """Two lines: who won, and what that is worth."""
+        tried = f"{self.strategies_tried} tried in {sentences.counted(self.runs, 'run')}"
+        first = f"<Comparison: {titled(self.result)} of {tried}; in {self.study.path}"
+        return f"{first}\n{sentences.accuracy(self.headline)}>"
 
     def _repr_html_(self) -> str:
         """A table, in a notebook."""
@@ -107,6 +117,7 @@ def conclude(
         back = share = None
         held_out = _held_out(asked, mine, answers, contest.race.folds)
     held_out["share"] = _share(contest, place)
+    standings = _standings(asked, contest, answers)
     _leave_looks(asked, contest, place, share)
     _leave_familiar(asked, contest, place, run, share)
     again = ended is not None and run.again
@@ -123,12 +134,14 @@ def conclude(
         "repeats": _repeats(contest, place),
         "folds": contest.race.folds,
         "metric": asked.options["metric"],
-        "standings": _standings(asked, contest, answers),
+        "standings": standings,
+        "strategies_tried": sum(row["runs"] > 0 for row in standings),
+        "runs": sum(row["runs"] for row in standings),
         "differences": _differences(contest, verdict),
         "out_of_fold": held_out,
         **({} if back is None else {"interpolation": back.about}),
         "every_image": whole,
-        **{key: run.result[key] if whole else None for key in ("accuracy", "low", "high", "test_looks")},
+        **{key: run.result[key] if whole else None for key in TESTED},
         "seconds": ended["seconds"] if ended and again else contest.clock.spent_s,
         "budget_seconds": contest.clock.limit_s,
         "ended": (ended if ended and again else {}).get("ended") or datetime.now(UTC).isoformat(),
@@ -141,12 +154,32 @@ def conclude(
         "study": str(asked.study.path),
         "run": str(run.folder.path.relative_to(asked.study.path)),
     }
+    result["headline"] = _headline(result, run.result, len(cells.pool(asked.data)))
     result["verdict"] = verdict_lines(result)
     places.write_atomically(asked.folder / COMPARISON, json.dumps(plain(result), indent=1).encode())
     best = best_of(asked.study)
     answers_by = {"run": best.folder.name, "why": best.why, "winner": best.folder.path == run.folder.path}
     told = {**result, "answering": answers_by, "again": again}
     return Comparison(plain(told), asked.folder, asked.study, run, again)
+
+
+def _headline(result: dict[str, Any], run: dict[str, Any], pool: int) -> dict[str, Any]:
+    """The one accuracy of the model that answers, with what it must not be read without.
+
+    It is the test part's where there is one, else the folds'. Every place that shows it reads this record.
+    """
+    tested = result["accuracy"] is not None
+    figures = {**run, **result} if tested else result["out_of_fold"]
+    kind = "test part" if tested else "out of fold" if figures["share"] == 1.0 else "short runs"
+    return {
+        **{key: figures.get(key) for key in ("accuracy", "low", "high", *metrics.BELIEVED, *metrics.BALANCE)},
+        "basis": kind,
+        "images": run["n_test"] if tested else figures["images"],
+        "pool": pool,
+        "folds": result["folds"],
+        "optimism": None if tested else figures["optimism"],
+        "test_looks": result["test_looks"],
+    }
 
 
 def _gone_back(asked: Asked, contest: Contest, place: int, mine: Held) -> Halfway | None:
@@ -210,11 +243,11 @@ def _held_out(asked: Asked, mine: Held, answers: Mapping[int, Held], folds: int)
     """What the winner's runs say of images they had not learned from, and the table of their answers.
 
     `accuracy` and its interval are lowered by the optimism of having been picked as the best. The interval is
-    of a new model's accuracy on new images, so wider than the standings' own, which speak of images alone.
+    of a new model's accuracy on new images, as the standings' are.
     """
     if not len(mine.images):
-        nothing = dict.fromkeys(("accuracy", "low", "high", "optimism", *metrics.BELIEVED))
-        return {**nothing, "temperature": 1.0}
+        figures = ("accuracy", "low", "high", "optimism", *metrics.BELIEVED, *metrics.BALANCE)
+        return {**dict.fromkeys(figures), "images": 0, "temperature": 1.0}
     spread = cells.spread_of_folds(folds)
     accuracy, low, high = mine.accuracy_interval(spread)
     lead = optimism(answers, "accuracy", asked.seed)
@@ -223,8 +256,12 @@ def _held_out(asked: Asked, mine: Held, answers: Mapping[int, Held], folds: int)
     believed = metrics.believed(
         mine.targets, mine.probabilities, mine.units, images=mine.images, spread=spread
     )
+    learned = np.bincount(asked.data.targets(cells.pool(asked.data)), minlength=len(asked.data.classes))
+    guesses = mine.probabilities.argmax(axis=1)
     return {
         **believed,
+        **metrics.balance(asked.data.classes, mine.targets, guesses, learned, mine.images),
+        "images": len(np.unique(mine.images)),
         "accuracy": accuracy - lead,
         "low": max(0.0, low - lead),
         "high": high - lead,
@@ -322,8 +359,11 @@ def _train_winner(asked: Asked, winner: Candidate, temperature: float, share: fl
 
 
 def _standings(asked: Asked, contest: Contest, answers: Mapping[int, Held]) -> list[dict[str, Any]]:
-    """Return how far each candidate came and how it did there, the best first."""
-    found = []
+    """Return how far each candidate came and how it did there, the best first.
+
+    The intervals are of a new model's accuracy on new images, like the headline's.
+    """
+    found, spread = [], cells.spread_of_folds(contest.race.folds)
     for place, candidate in enumerate(contest.candidates):
         mine = {task: o for task, o in contest.outcomes.items() if task.candidate == place}
         tasks = longest(contest.outcomes, place)
@@ -345,8 +385,11 @@ def _standings(asked: Asked, contest: Contest, answers: Mapping[int, Held]) -> l
             "run_seconds": _mean([o["seconds"] for o in there]),
             "predicted_seconds": contest.whole_s[place],
         }
-        if place in answers:
-            row["accuracy"], row["low"], row["high"] = answers[place].accuracy_interval()
+        held = answers.get(place)
+        if held is None and tasks:
+            held = gather(contest.data, contest.study.path, contest.outcomes, [place])[place]
+        if held is not None and len(held.images):
+            row["accuracy"], row["low"], row["high"] = held.accuracy_interval(spread)
         found.append((max((task.share for task in tasks), default=0.0), row))
     best_first = sorted(found, key=lambda r: (-r[1]["repeats"], -r[0], -(r[1]["score"] or 0.0)))
     return [row for _, row in best_first]

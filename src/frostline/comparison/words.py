@@ -7,7 +7,7 @@ from typing import Any
 
 
 def verdict_lines(result: Mapping[str, Any]) -> list[str]:
-    """Say who won, by how much, whether that means anything, and what the test part says."""
+    """Say who won, by how much, and whether that means anything."""
     winner = titled(result)
     lines = [_first(result)]
     for found in sorted(result["differences"], key=lambda d: d["mean"])[:2]:
@@ -24,14 +24,6 @@ def verdict_lines(result: Mapping[str, Any]) -> list[str]:
         lines.append(
             f"No time was left to train {winner} on every image: the model that answers learned from those "
             "of one split. The same command with more minutes goes on."
-        )
-    if result["accuracy"] is not None:
-        span = f"{100 * result['low']:.1f}–{100 * result['high']:.1f} %"
-        seen = result["test_looks"]  # an earlier study of these images may have looked at it, too
-        looks = "read once" if seen == 1 else f"looked at {seen} times by now"
-        lines.append(
-            f"On the test part, {looks}, {winner} trained on train and val answers "
-            f"{100 * result['accuracy']:.1f} % right ({span})."
         )
     return lines
 

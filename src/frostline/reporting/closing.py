@@ -13,7 +13,8 @@ from frostline.reporting.charting import Chart
 from frostline.reporting.naming import shortened, visible
 from frostline.reporting.section import Section
 from frostline.reporting.tried import of_network
-from frostline.reporting.words import Found, between, duration, percent
+from frostline.reporting.words import Found, duration
+from frostline.sentences import between, percent
 
 DEFAULTS = {
     "model": "lite0",
@@ -99,7 +100,7 @@ def _pairs(found: Found, advice: dict[str, Any]) -> list[tuple[dict[str, Any], A
 def _proved(found: Found, advice: dict[str, Any]) -> list[str]:
     pairs = _pairs(found, advice)
     if not pairs:
-        return ["None of the strategies it spoke of was run to its end here, so nothing can be said of it."]
+        return ["What was expected can't be held against a figure: none of it was raced to its end here."]
     inside = sum(option["low"] <= row.accuracy <= option["high"] for option, row in pairs)
     line = (
         f"{inside} of {len(pairs)} accuracies that were found lie within what was expected (an interval is "

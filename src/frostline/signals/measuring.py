@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from frostline import lineage, numerics, places
+from frostline import lineage, numerics, places, sentences
 from frostline import rates as rates_of
 from frostline.augment import Policy
 from frostline.backbone import Backbone
@@ -91,6 +91,15 @@ class Signals:
             "rates": None if self.rates is None else self.rates.as_dict(),
             "notes": list(self.notes),
         }
+
+    def __repr__(self) -> str:
+        """One line: how many images, how near they lie, what the best depth knows."""
+        found = [f"{self.size.images:,} images of {self.size.classes:,} classes"]
+        if self.similarity is not None:
+            found.append(f"similarity {self.similarity.value:.2f}")
+        if (best := self.best_stage) is not None:
+            found.append(f"a probe after {best.stage} {sentences.percent(best.accuracy)}")
+        return f"<Signals of {self.model} at {self.input_size} px: {', '.join(found)}>"
 
     def _repr_html_(self) -> str:
         """A table, in a notebook."""

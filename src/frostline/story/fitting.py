@@ -15,7 +15,7 @@ from typing import Any
 
 from filelock import FileLock
 
-from frostline import launching, lineage, metrics, tracking
+from frostline import launching, lineage, metrics, sentences, tracking
 from frostline.advice import Advice, Planned, outlook, plan
 from frostline.advice.knowledge import read_experience
 from frostline.backbone import Backbone
@@ -25,8 +25,11 @@ from frostline.comparison import (
     FOLDS,
     Comparison,
     Limits,
+    NothingHeldOut,
     NoTime,
     compare,
+    folds_of,
+    pool,
     race,
     spread_of_folds,
     sub_study,
@@ -68,6 +71,11 @@ class Fitted:
         if name in result:
             return result[name]
         raise AttributeError(f"A fitted model has no {name!r}. It has {', '.join(result)}.")
+
+    def __repr__(self) -> str:
+        """Two lines: what answers, and what it is worth."""
+        first = f"<Fitted: {self.result['strategy']} on {self.result['model']}; in {self.result['study']}"
+        return f"{first}\n{sentences.accuracy(self.result['headline'])}>"
 
     def _repr_html_(self) -> str:
         """A table, in a notebook."""
@@ -159,7 +167,8 @@ def fit(
         "threads": threads,
         "workers": workers,
     }
-    for line in _found_lines(data):
+    held = _folds(data, seed)
+    for line in _found_lines(data, held):
         say(line)
     kept = Study.open(study, data=data.digest, split=data.split_digest, test=data.test_digest)
     data.keep_in(kept.path)
@@ -184,7 +193,8 @@ def fit(
     expected = max(default_minutes(planned.advice, every, folds, repeats) for planned in plans.values())
     allowed = expected if minutes is None else minutes
     limit = f"{allowed:g} min" + ("" if minutes else ", unless --minutes says otherwise")
-    say(f"{'Trying' if len(every) == 1 else 'Racing'} {_listed(raced)} for at most {limit}.")
+    if held:
+        say(f"{'Trying' if len(every) == 1 else 'Racing'} {_listed(raced)} for at most {limit}.")
     found = None
     try:
         found = compare(
@@ -205,19 +215,21 @@ def fit(
             say=say,
             **options,
         )
-    except NoTime as error:
+    except (NoTime, NothingHeldOut) as error:
         say(str(error))
+    if not held and data.part("test"):
+        first = _tested(backbones[0], data, kept, seed, {**options, "tracker": trackers}, tell)
     chosen = next(b for b in backbones if b.name == (found.model if found else first.model))
     planned = plans[chosen.name]
     _tell_of(kept, chosen, plans)
     again = found.again if found else first.again
     result = {
-        **(_of_race(found) if found else _of_probe(first, kept, metric)),
+        **(_of_race(found) if found else _of_probe(first, kept, metric, data)),
         "recommended": planned.advice.recommended,
         "model": chosen.name,
         **({} if looked is None else {"models": looked}),
         "images": len(data.samples),
-        "seconds": (_seconds_then(kept) if again else None) or watch.seconds,
+        "seconds": (_seconds_then(kept) if again else None) or (found.seconds if found else watch.seconds),
         "budget_seconds": 60 * allowed,
         "asked": {
             "source": _name_of(source),
@@ -306,17 +318,28 @@ def _name_of(source: Any) -> str | None:
     return Path(source).resolve().name + ("/" if Path(source).is_dir() else "")
 
 
-def _found_lines(data: Manifest) -> list[str]:
+def _folds(data: Manifest, seed: int) -> int:
+    """Return how many folds the race will have; 0 where nothing can be held out."""
+    try:
+        return folds_of(data, seed)
+    except NothingHeldOut:
+        return 0
+
+
+def _found_lines(data: Manifest, folds: int) -> list[str]:
+    """What was found; `folds` is how many a repeat has."""
     lines = [note for note in data.notes if "No val part" not in note and "no test part" not in note.lower()]
     if data.set_aside:
         lines.append(f"{len(data.set_aside)} file(s) cannot be used and are set aside:")
         lines += [f"  {item.path}: {item.reason}" for item in data.set_aside[:SHOWN]]
         if len(data.set_aside) > SHOWN:
             lines.append(f"  … and {len(data.set_aside) - SHOWN} more (in the study's manifest.jsonl)")
-    if not data.part("test"):
+    if not data.part("test") and not folds:
+        lines.append(f"Every image will train the model. {sentences.NOTHING_TO_ASK}")
+    elif not data.part("test") and folds > 1:
         lines.append(
-            "Every image will train the model; its accuracy is estimated from models trained on four fifths, "
-            "each asked about the fifth that it has not seen."
+            "Every image will train the model; its accuracy is estimated from models that learned from "
+            f"{sentences.PARTS[folds]} of the images, each asked about the rest."
         )
     return lines
 
@@ -336,52 +359,91 @@ def _probe(
     return run
 
 
+def _tested(
+    backbone: Backbone, data: Manifest, kept: Study, seed: int, options: dict[str, Any], tell: Tell | None
+) -> Run:
+    """Train the probe that answers where nothing can be held out, and read the test part, once."""
+    samples = tuple(replace(s, split="train") if s.split == "val" else s for s in data.samples)
+    everything = replace(data, samples=samples)
+    folder = sub_study(kept, everything)
+    run = train(backbone, everything, "linear_probe", study=folder, seed=seed, tell=tell, **options)
+    kept.answer_by(run.folder, "a linear probe, since nothing can be held out to compare on")
+    return run
+
+
 def _cross_validated(run: Run) -> tuple[float, float]:
-    """Return a 95 % interval of the first probe's accuracy on new images."""
+    """Return a 95 % interval of the first probe's accuracy on new images, where folds could be made."""
     return metrics.wilson(run.cv_score, run.n_train / spread_of_folds(FOLDS))
 
 
 def _first_line(run: Run, metric: str, seconds: float) -> str:
     answers = f"After {seconds:.0f} s there is a model that answers, a linear probe"
-    if metric == "accuracy":
+    if metric == "accuracy" and run.cv_score is not None:
         low, high = _cross_validated(run)
         answers += f": {100 * run.cv_score:.0f} % right ({100 * low:.0f}–{100 * high:.0f} %, cross-validated)"
     return f"{answers}. {outlook(read_experience())}".rstrip()
 
 
 def _of_race(found: Comparison) -> dict[str, Any]:
-    """The winner's figures; accuracy is the test part's where there is one, else the folds'."""
-    tested = found.accuracy is not None
-    figures = found.result if tested else found.out_of_fold
+    """The winner's figures: the comparison's own headline."""
     return {
         "strategy": found.winner,
-        "accuracy": figures["accuracy"],
-        "low": figures["low"],
-        "high": figures["high"],
-        **{key: (found.run.result if tested else figures).get(key) for key in metrics.BELIEVED},
-        "basis": "test part" if tested else "out of fold" if figures["share"] == 1.0 else "short runs",
-        "optimism": None if tested else figures["optimism"],
+        **_headlined(found.headline),
         "separated": found.separated,
         "run": found.result["run"],
         "tried": found.standings,
+        "strategies_tried": found.strategies_tried,
+        "runs": found.runs,
         "verdict": found.verdict,
     }
 
 
-def _of_probe(run: Run, kept: Study, metric: str) -> dict[str, Any]:
-    """The figures of the first model, where there was no time for another."""
-    known = metric == "accuracy"
-    low, high = _cross_validated(run) if known else (None, None)
+def _of_probe(run: Run, kept: Study, metric: str, data: Manifest) -> dict[str, Any]:
+    """The figures of the first model, where there was no race."""
+    why = "Nothing could be held out for a race" if run.cv_score is None else "There was no time for a race"
     return {
         "strategy": "linear_probe",
-        "accuracy": run.cv_score if known else None,
-        "low": low,
-        "high": high,
-        **dict.fromkeys(metrics.BELIEVED),
-        "basis": "cross-validation",
-        "optimism": None,
+        **_headlined(_probe_headline(run, metric, data)),
         "separated": False,
         "run": str(run.folder.path.relative_to(kept.path)),
         "tried": [],
-        "verdict": ["There was no time for a race: the linear probe answers."],
+        "strategies_tried": 1,
+        "runs": 1,
+        "verdict": [f"{why}: the linear probe answers."],
+    }
+
+
+def _headlined(headline: dict[str, Any]) -> dict[str, Any]:
+    """The record that the report reads, and its figures where a program looks for them."""
+    return {
+        **{key: headline[key] for key in ("accuracy", "low", "high", *metrics.BELIEVED, *metrics.BALANCE)},
+        "basis": headline["basis"],
+        "optimism": headline["optimism"],
+        "headline": headline,
+    }
+
+
+def _probe_headline(run: Run, metric: str, data: Manifest) -> dict[str, Any]:
+    """The accuracy of a probe without a race: the test part's, else cross-validated, else unknown."""
+    tested = run.accuracy is not None
+    figures = run.result if tested else dict.fromkeys(("accuracy", "low", "high"))
+    note = None
+    if not tested and run.cv_score is None:
+        note = sentences.NOTHING_TO_ASK
+    elif not tested and metric != "accuracy":
+        note = f"Cross-validated {metric} {run.cv_score:.3f}; the accuracy was not asked for."
+    elif not tested:
+        low, high = _cross_validated(run)
+        figures = {"accuracy": run.cv_score, "low": low, "high": high}
+    balance = (*metrics.BELIEVED, *metrics.BALANCE)
+    return {
+        **dict.fromkeys(balance),
+        **{key: figures[key] for key in ("accuracy", "low", "high", *balance) if key in figures},
+        "basis": "test part" if tested else "cross-validation",
+        "images": run.n_test if tested else run.n_train,
+        "pool": len(pool(data)),
+        "folds": 0,
+        "optimism": None,
+        "test_looks": run.test_looks,
+        "note": note,
     }

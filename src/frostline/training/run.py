@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable, Iterable
 from dataclasses import asdict, dataclass, field, replace
 from datetime import UTC, datetime
@@ -14,14 +15,14 @@ from PIL import Image
 from safetensors.torch import save
 from torch import nn
 
-from frostline import familiar, lineage, numerics, places, ranks, tracking
+from frostline import familiar, lineage, numerics, places, ranks, sentences, tracking
 from frostline.backbone import Backbone, weights_digest
 from frostline.dataset import Manifest
 from frostline.frozen import Counts, Frozen
 from frostline.images import Tell
 from frostline.launching import demand_alone
 from frostline.prediction import Predictions, Predictor, answer
-from frostline.record import RunFolder, Study, digest_of, environment, look_at_test, plain
+from frostline.record import LOOKS, RunFolder, Study, digest_of, environment, look_at_test, plain
 from frostline.reporting import notebook
 from frostline.store import Store
 from frostline.strategy import Strategy, checked, parse
@@ -76,6 +77,14 @@ class Run:
         if name in result:
             return result[name]
         raise AttributeError(f"A run has no {name!r}. It has {', '.join(result)}.")
+
+    def __repr__(self) -> str:
+        """One line: what was trained, how good it is, and where it lies."""
+        worth = sentences.short(self.result["accuracy"], self.result["low"], self.result["high"], "on test")
+        if self.result["accuracy"] is None and self.result["val_accuracy"] is not None:
+            worth = f"{sentences.percent(self.result['val_accuracy'])} on val, which chose"
+        name = f"{self.result['strategy']} on {self.result['model']}"
+        return f"<Run {self.folder.name}: {name}, {worth}; in {self.folder.path}>"
 
     def _repr_html_(self) -> str:
         """A table, in a notebook."""
@@ -246,7 +255,11 @@ def _lead(request: Request, study: str | Path, trackers: Trackers) -> Run:
         checkpoint.remove(folder.path)  # of a process that was killed between its result and this
         result = folder.read("result.json")
         following.end(folder.metrics(), result)
-    found = {**result, "test_looks": _looks(request)}
+    looks = _looks(request)
+    if looks is not None:
+        with contextlib.suppress(OSError):  # a finished run can be read from a study that can't be written
+            kept.write(LOOKS, {"configurations": looks})
+    found = {**result, "test_looks": looks}
     ranks.decided(lambda: {"result": plain(found), "run": folder.name, "again": again})
     return Run(found, folder, kept, again, request.backbone)
 

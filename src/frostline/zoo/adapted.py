@@ -14,6 +14,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import nn
 
+from frostline import places
 from frostline.backbone import Backbone, Preprocessing
 from frostline.best import best_of
 from frostline.errors import ModelError, StudyError
@@ -49,9 +50,9 @@ def adapted_at(source: str) -> Adapted | None:
         return _of_run(best_of(Study(path)).folder)
     if (path / "config.json").is_file() and path.parent.name == "runs":
         return _of_run(best_of(Study(path.parents[1]), path.name).folder)
-    if path.name == EXPORTED and delta.exported_as(path.parent):
+    if path.name == EXPORTED and places.exported_as(path.parent):
         path = path.parent
-    kind = delta.exported_as(path)
+    kind = places.exported_as(path)
     if kind is None:
         return None
     if kind == delta.KIND:
