@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import csv
+import io
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
@@ -14,7 +16,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
-from frostline import delta, familiar, metrics, numerics, zoo
+from frostline import delta, familiar, metrics, numerics, places, zoo
 from frostline.backbone import Backbone, Preprocessing
 from frostline.dataset import Question, Sorted, doubted_name, folder_names, in_threads, questions, sort_into
 from frostline.errors import DamagedImage, StudyError, UsageError
@@ -78,6 +80,21 @@ class Predictions:
     def to_pandas(self) -> Any:
         """The answers, a row each. Raises `UsageError` where pandas is not installed."""
         return notebook.frame(self._table())
+
+    def to_csv(self, path: str | Path) -> None:
+        """Write path, label, probability (a row per label, with `top`), and unsure where that was asked for.
+
+        UTF-8; a file name that is not keeps its own bytes. The file is there whole or not at all.
+        Raises `OSError`.
+        """
+        doubted = self.doubts is not None
+        text = io.StringIO(newline="")
+        writer = csv.writer(text)
+        writer.writerow(["path", "label", "probability", *(["unsure"] if doubted else [])])
+        for row in self.rows:
+            why = [row.unsure or ""] if doubted else []
+            writer.writerows([row.path, label, f"{value:.6g}", *why] for label, value in row.top)
+        places.write_atomically(Path(path), text.getvalue().encode(errors="surrogateescape"))
 
     def plot(self) -> notebook.Plot:
         """Draw how many images were given each label."""

@@ -199,9 +199,8 @@ def predict(study: str, images: tuple[str, ...], **options: Any) -> None:
     """
     with Verb(options) as verb:
         import frostline
-        from frostline.cli import show_answers
 
-        verb.start()
+        verb.start_with("prediction")
         found = frostline.predict(
             study,
             images,
@@ -212,7 +211,7 @@ def predict(study: str, images: tuple[str, ...], **options: Any) -> None:
             tell=verb.progress,
         )
         if options["output"]:
-            show_answers.write_predictions(found, options["output"])
+            found.to_csv(options["output"])
         copied = found.copy_to(options["copy_to"]) if options["copy_to"] else None
         result = {
             "run": found.run,
@@ -233,7 +232,13 @@ def predict(study: str, images: tuple[str, ...], **options: Any) -> None:
             "unreadable": [{"path": path, "reason": reason} for path, reason in found.unreadable],
         }
         verb.progress.say(f"Run {found.run} ({found.strategy}) answers: {found.why}.")
-        verb.done(result, lambda: show_answers.predictions(found, options["output"], copied))
+
+        def show() -> None:  # for a person alone: JSON needs no tables
+            from frostline.cli import show_answers
+
+            show_answers.predictions(found, options["output"], copied)
+
+        verb.done(result, show)
         if not found.rows:
             raise DataError(f"None of {len(found.unreadable)} files could be read as an image.")
 
@@ -247,18 +252,24 @@ def predict(study: str, images: tuple[str, ...], **options: Any) -> None:
 def stages(model: str, **options: Any) -> None:
     """Show a backbone from stem to head, and where each strategy cuts it."""
     with Verb(options) as verb:
-        import frostline
-        from frostline import drawing
-        from frostline.cli import show
+        verb.start_with("zoo")
+        from frostline.zoo import load_backbone
 
-        verb.start()
-        backbone = frostline.load_backbone(
+        backbone = load_backbone(
             model, size=options["size"], random=options["random"], architecture=options["architecture"]
         )
-        marks = show.cut_marks(len(backbone.stages))
         if options["image"]:
-            drawing.image(backbone, Path(options["image"]), marks)
-        verb.done(backbone.as_dict(), lambda: show.stages(backbone, marks, options["image"]))
+            from frostline import drawing
+            from frostline.cli.show import cut_marks
+
+            drawing.image(backbone, Path(options["image"]), cut_marks(len(backbone.stages)))
+
+        def show() -> None:  # for a person alone: JSON needs no tables
+            from frostline.cli import show
+
+            show.stages(backbone, show.cut_marks(len(backbone.stages)), options["image"])
+
+        verb.done(backbone.as_dict(), show)
 
 
 @cli.command(short_help="Run the main job offline on real images.")

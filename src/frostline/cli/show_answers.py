@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 from typing import TYPE_CHECKING
 
 from rich.console import Console
@@ -52,13 +51,3 @@ def _copied(out: Console, done: Sorted) -> None:
         out.print(f"{done.inside:,} image(s) lie in {done.folder} themselves, and are left where they are.")
     for path, reason in done.failed:
         out.print(f"not copied: {path}: {reason}")
-
-
-def write_predictions(found: Predictions, path: str) -> None:
-    """Write path, label, probability (a row per label with --top)."""
-    with open(path, "w", newline="", encoding="utf-8") as file:
-        writer = csv.writer(file)
-        writer.writerow(["path", "label", "probability", *(["unsure"] if found.doubts else [])])
-        for row in found.rows:
-            why = [row.unsure or ""] if found.doubts else []
-            writer.writerows([row.path, label, f"{probability:.6g}", *why] for label, probability in row.top)
