@@ -16,7 +16,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
-from frostline import delta, familiar, metrics, numerics, places, zoo
+from frostline import delta, familiar, metrics, numerics, places, writing, zoo
 from frostline.backbone import Backbone, Preprocessing
 from frostline.dataset import Question, Sorted, doubted_name, folder_names, in_threads, questions, sort_into
 from frostline.errors import DamagedImage, StudyError, UsageError
@@ -94,7 +94,7 @@ class Predictions:
         for row in self.rows:
             why = [row.unsure or ""] if doubted else []
             writer.writerows([row.path, label, f"{value:.6g}", *why] for label, value in row.top)
-        places.write_atomically(Path(path), text.getvalue().encode(errors="surrogateescape"))
+        places.write_whole(Path(path), writing.encoded(text.getvalue()))
 
     def plot(self) -> notebook.Plot:
         """Draw how many images were given each label."""

@@ -51,7 +51,7 @@ from typing import Any
 import psutil
 from filelock import BaseFileLock, FileLock, Timeout
 
-from frostline import places
+from frostline import places, writing
 from frostline.errors import StudyError, did_you_mean
 
 FORMAT = 1
@@ -237,7 +237,7 @@ class RunFolder:
         writer = csv.writer(text, lineterminator="\n")
         writer.writerow(header)
         writer.writerows(rows)
-        places.write_atomically(self.path / name, text.getvalue().encode(errors="surrogateescape"))
+        places.write_atomically(self.path / name, writing.encoded(text.getvalue()))
 
 
 class Study:

@@ -31,6 +31,7 @@ from frostline.cli.storing import store
 from frostline.cli.verb import Verb, everywhere
 from frostline.errors import DataError, UsageError
 from frostline.launching import launched
+from frostline.writing import standard_streams
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
@@ -200,6 +201,10 @@ def predict(study: str, images: tuple[str, ...], **options: Any) -> None:
     with Verb(options) as verb:
         import frostline
 
+        if options["output"] and not (folder := Path(options["output"]).absolute().parent).is_dir():
+            raise UsageError(
+                f"--output names a file in {folder}, which does not exist. Make that folder first."
+            )
         verb.start_with("prediction")
         found = frostline.predict(
             study,
@@ -316,6 +321,7 @@ cli.add_command(store)
 
 def main() -> None:
     """Run the command line."""
+    standard_streams()
     if _leads():
         cli(prog_name="frostline")
         return

@@ -15,11 +15,13 @@ from frostline.dataset.decoding import find_images, open_image
 from frostline.dataset.indexing import in_threads
 from frostline.dataset.loading import load_data
 from frostline.dataset.manifest import PARTS, Conflict, Manifest, Sample, SetAside
+from frostline.dataset.objects import CHANNELS
 from frostline.dataset.pairs import Pairs, unlabelled
 from frostline.dataset.sorting import Sorted, doubted_name, folder_names, sort_into
 from frostline.dataset.tables import read_paths
 
 __all__ = [
+    "CHANNELS",
     "PARTS",
     "Conflict",
     "Manifest",

@@ -22,6 +22,12 @@ NAME = "dataset"  # what an item's path starts with where the source has no part
 # Column names that mean "the label" where no column is a ClassLabel, in the order they are tried.
 LABEL_COLUMNS = ("label", "labels", "class", "class_name", "category", "target")
 
+CHANNELS = (3, 4)  # RGB and RGBA
+ROW_OF_AN_IMAGE = (
+    "An image has shape {shape}: that is one row of an image (h, w, channels), so one image was handed over as "
+    "if it were several. Hand over a batch of one: x[None], or [x]."
+)
+
 Content = Image.Image | bytes
 
 
@@ -97,6 +103,8 @@ def picture(item: Any) -> Image.Image:
         raise DataError(
             f"An image has shape {tuple(pixels.shape)}; expected (H, W), (H, W, 3) or a tensor (C, H, W)."
         )
+    if pixels.ndim == 2 and pixels.shape[1] in CHANNELS:
+        raise DataError(ROW_OF_AN_IMAGE.format(shape=tuple(pixels.shape)))
     if pixels.size == 0 or pixels.dtype.kind not in "biuf":
         raise DataError(
             f"An image has shape {tuple(pixels.shape)} of {pixels.dtype}; expected bytes or floats in 0–1, "

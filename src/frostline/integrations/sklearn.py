@@ -26,7 +26,7 @@ from torch import nn
 
 from frostline import metrics, numerics, places
 from frostline.backbone import Backbone
-from frostline.dataset import Pairs, load_data, unlabelled
+from frostline.dataset import CHANNELS, Pairs, load_data, unlabelled
 from frostline.errors import FrostlineError
 from frostline.frozen import Frozen, features, logits
 from frostline.heads import build_head
@@ -240,11 +240,22 @@ def _images(X: Any) -> Sequence[Any]:
                 f"Found array with {array.ndim} dimension(s), shape {array.shape}; {wanted}. "
                 "Reshape your data: X.reshape(n, h, w)."
             )
+        if _is_tensor(X) and array.ndim in (3, 4) and array.shape[-3] in CHANNELS:
+            array = np.moveaxis(array, -3, -1)  # torch's (n, channels, h, w)
+        if array.ndim == 3 and array.shape[2] in CHANNELS:
+            raise ValueError(
+                f"Found array of shape {np.shape(X)}, which is one image; {wanted}. "
+                "Hand over a batch of one: X[None]."
+            )
         texts = array.ndim == 1 and array.dtype.kind in "OUST"
         images = [item if isinstance(item, Path) or not texts else _text(item) for item in array]
     if not len(images):
         raise ValueError(f"Found array with 0 sample(s) while a minimum of 1 is required; {wanted}.")
     return images
+
+
+def _is_tensor(X: Any) -> bool:
+    return hasattr(X, "detach")
 
 
 def _text(item: Any) -> Any:
