@@ -73,7 +73,7 @@ def write_atomically(path: Path, data: bytes) -> None:
 
 
 def write_whole(path: Path, data: bytes) -> None:
-    """Write a file that a person named: whole or not at all, through a link, and to a pipe or a device too."""
+    """Write a file that a person named, whole or not at all; through a link, and to a pipe or a device."""
     if path.exists() and (not path.is_file() or path.is_relative_to("/dev") or path.is_relative_to("/proc")):
         with open(path, "wb") as file:  # renaming would put a file in a device's place
             file.write(data)

@@ -226,6 +226,7 @@ def predict(
     run: str | None = None,
     top: int = 1,
     unsure: float | None = None,
+    path_column: str | None = None,
     module: nn.Module | None = None,
     base: str | nn.Module | Backbone | None = None,
     tell: Tell | None = None,
@@ -233,7 +234,8 @@ def predict(
     """Label images with a run of a study: the best by validation, or the one called `run`.
 
     `study` may also be a delta that `export` wrote; `base` hands over its base weights, as in `load_model`.
-    `images`: a folder (flat or by class), files, a CSV with a column `path`, addresses such as s3://bucket/new,
+    `images`: a folder (flat or by class), files, tables with a column `path` (or the one called `path_column`),
+    addresses such as s3://bucket/new,
     tar shards; PIL images, arrays (H, W) or
     (H, W, 3), uint8 or floats in 0–1, encoded files' bytes; one or several of these. A file that can't be
     decoded is listed with its reason and stops nothing; one in memory is called "image" or "image[3]".
@@ -245,15 +247,20 @@ def predict(
     """
     doubts = None if unsure is None else _doubts(study, run, unsure)
     predictor, named, why, strategy = _asked(study, run, module, base)
-    rows, unreadable = answer(predictor, images, top=top, doubts=doubts, tell=tell)
+    asked = questions(images, path_column)
+    rows, unreadable = answer(predictor, asked, top=top, doubts=doubts, tell=tell)
     return Predictions(rows, unreadable, named, why, strategy, doubts, tuple(predictor.classes))
 
 
 def answer(
-    predictor: Predictor, images: Any, *, top: int, doubts: familiar.Doubts | None, tell: Tell | None
+    predictor: Predictor,
+    asked: Sequence[Question],
+    *,
+    top: int,
+    doubts: familiar.Doubts | None,
+    tell: Tell | None,
 ) -> tuple[tuple[Prediction, ...], tuple[tuple[str, str], ...]]:
     """Return an answer for each image that can be decoded, and the others' names with the reasons."""
-    asked = questions(images)
     rows: list[Prediction] = []
     unreadable: list[tuple[str, str]] = []
     for start in range(0, len(asked), EVALUATION_BATCH):

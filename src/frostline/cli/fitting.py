@@ -8,7 +8,16 @@ import click
 from click.core import ParameterSource
 
 from frostline.cli.comparing import StrategyList
-from frostline.cli.options import Minutes, Share, followed, model_options, running, tracker_option
+from frostline.cli.options import (
+    Minutes,
+    Share,
+    followed,
+    label_column_option,
+    model_options,
+    path_column_option,
+    running,
+    tracker_option,
+)
 from frostline.cli.verb import Verb, everywhere
 
 
@@ -65,6 +74,8 @@ def _given(option: str) -> bool:
     "auto asks the folds.",
 )
 @click.option("--strict", is_flag=True, help="Refuse if any image cannot be used.")
+@path_column_option
+@label_column_option
 @click.option(
     "--models",
     type=NameList(),
@@ -120,6 +131,8 @@ def fit(data: str, **options: Any) -> None:
             "workers",
             "interpolate",
             "strict",
+            "path_column",
+            "label_column",
         )
         found = frostline.fit(
             data,

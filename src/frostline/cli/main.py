@@ -21,6 +21,7 @@ from frostline.cli.options import (
     followed,
     loaded,
     model_options,
+    path_column_option,
     ray_option,
     running,
     shape_options,
@@ -182,6 +183,7 @@ def train(data: str, **options: Any) -> None:
     metavar="PRECISION",
     help="Mark answers that would not be right so often, e.g. 0.95, and images unlike those learned from.",
 )
+@path_column_option
 @click.option("--output", type=click.Path(dir_okay=False), help="Write a CSV file instead of the terminal.")
 @click.option(
     "--copy-to",
@@ -213,6 +215,7 @@ def predict(study: str, images: tuple[str, ...], **options: Any) -> None:
             top=options["top"],
             base=options["base"],
             unsure=options["unsure"],
+            path_column=options["path_column"],
             tell=verb.progress,
         )
         if options["output"]:

@@ -142,6 +142,12 @@ tracker_option = click.option(
     multiple=True,
     help="Send each epoch's figures to tensorboard, mlflow or wandb, too; may be given more than once.",
 )
+path_column_option = click.option(
+    "--path-column", metavar="NAME", help="Of a table: the column that names the images [path, filename, …]."
+)
+label_column_option = click.option(
+    "--label-column", metavar="NAME", help="Of a table: the column of labels [label, class, category, …]."
+)
 data_options = stack(
     click.option(
         "--test",
@@ -160,6 +166,8 @@ data_options = stack(
         help="Share of the rest that chooses, where DATA names no val part.",
     ),
     click.option("--strict", is_flag=True, help="Refuse if any image cannot be used."),
+    path_column_option,
+    label_column_option,
 )
 
 
@@ -182,6 +190,8 @@ def loaded(verb: Verb, data: str, options: dict[str, Any]) -> tuple[Manifest, Ba
         test=options["test"],
         val=options["val"],
         strict=options["strict"],
+        path_column=options["path_column"],
+        label_column=options["label_column"],
         progress=verb.progress,
     )
     backbone = frostline.load_backbone(

@@ -1,5 +1,7 @@
 """Labelled images, however they arrive, as one Manifest with three parts of fixed roles.
 
+labels                                     what a label may be, for all of them
+cells ── columns ── tables                 which cells of a table hold what
 sources ── folders · tables · objects · pairs      what each way of handing over images says
 decoding                                   the one decoder: any file to upright RGB, or why not
 memory ── indexing ── copies               digests and damage remembered; what looks alike
@@ -13,6 +15,7 @@ from __future__ import annotations
 from frostline.dataset.asked import Question, questions
 from frostline.dataset.decoding import find_images, open_image
 from frostline.dataset.indexing import in_threads
+from frostline.dataset.labels import is_missing, read_labels
 from frostline.dataset.loading import load_data
 from frostline.dataset.manifest import PARTS, Conflict, Manifest, Sample, SetAside
 from frostline.dataset.objects import CHANNELS
@@ -34,9 +37,11 @@ __all__ = [
     "find_images",
     "folder_names",
     "in_threads",
+    "is_missing",
     "load_data",
     "open_image",
     "questions",
+    "read_labels",
     "read_paths",
     "sort_into",
     "unlabelled",

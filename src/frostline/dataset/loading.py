@@ -13,6 +13,7 @@ from frostline.dataset.copies import NOTHING_ALIKE, Likeness
 from frostline.dataset.decoding import missing_message
 from frostline.dataset.folders import read_folder
 from frostline.dataset.indexing import Indexed, Progress, index, likeness_of
+from frostline.dataset.labels import settled
 from frostline.dataset.manifest import PARTS, Manifest, Sample, SetAside, demand_training_images
 from frostline.dataset.memory import Memory
 from frostline.dataset.pairs import Pairs, read_pairs
@@ -36,6 +37,8 @@ def load_data(
     near_copies: bool = True,
     progress: Progress | None = None,
     workers: int = 0,
+    path_column: str | None = None,
+    label_column: str | None = None,
 ) -> Manifest:
     """Read labelled images from wherever they are and split them into train, val and test.
 
@@ -50,6 +53,8 @@ def load_data(
         strict: Refuse where any image would be set aside.
         near_copies: Look for near copies, which decodes every image once (milliseconds; remembered).
         progress: Called now and then with (what, done, total).
+        path_column: The column of a table, or of a Hugging Face dataset, that holds the images.
+        label_column: The one that holds the labels.
         workers: Threads for reading and decoding files; 0 = none besides this one.
 
     Raises:
@@ -57,7 +62,8 @@ def load_data(
         UsageError: a share is not in 0 ≤ share < 1.
     """
     _demand_shares(test=test, val=val)
-    read = _source_of(source)
+    read = _source_of(source, path_column, label_column)
+    settled(read)
     memory = Memory()
     usable = index(read, memory, progress, workers)
     alike = likeness_of(read, usable, memory, progress, workers) if near_copies else NOTHING_ALIKE
@@ -78,16 +84,18 @@ def _demand_shares(**shares: float) -> None:
         raise UsageError(f"Found {', '.join(wrong)}; expected a share of the images, from 0 up to but not 1.")
 
 
-def _source_of(source: Any) -> Source:
+def _source_of(source: Any, path_column: str | None, label_column: str | None) -> Source:
     """List what `source` holds. Raises `DataError` where it is nothing of the kind."""
+    if (path_column or label_column) and not _has_columns(source):
+        raise UsageError("A path column and a label column can be named for a table, which this is not.")
     if isinstance(source, str) and is_address(source):
         return _source_at_address(source)
     if isinstance(source, str | Path):
-        return _source_at(Path(source).expanduser())
+        return _source_at(Path(source).expanduser(), path_column, label_column)
     if isinstance(source, Pairs):
         return read_pairs(source)
     if objects.is_hugging_face(source):
-        return objects.read_hugging_face(source)
+        return objects.read_hugging_face(source, path_column, label_column)
     if objects.is_indexable(source):
         return objects.read_torch(source)
     raise DataError(
@@ -107,7 +115,13 @@ def _source_at_address(address: str) -> Source:
     return read_remote_folder(address)
 
 
-def _source_at(path: Path) -> Source:
+def _has_columns(source: Any) -> bool:
+    if isinstance(source, str | Path):
+        return str(source).lower().endswith(TABLE_SUFFIXES)
+    return objects.is_hugging_face(source)
+
+
+def _source_at(path: Path, path_column: str | None, label_column: str | None) -> Source:
     if is_shards(path.name) and not path.is_dir():
         return read_shards(str(path.absolute()))
     if not path.exists():
@@ -119,7 +133,7 @@ def _source_at(path: Path) -> Source:
             f"{path} is a single file; expected a folder with a folder per class, or a table ending in "
             f"{' or '.join(TABLE_SUFFIXES)}.{did_you_mean(path.suffix.lower(), TABLE_SUFFIXES)}"
         )
-    return read_table(path)
+    return read_table(path, path_column, label_column)
 
 
 def _moved_aside(image: Indexed, read: Source) -> bool:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from functools import lru_cache
 from pathlib import Path
@@ -26,7 +26,7 @@ from torch import nn
 
 from frostline import metrics, numerics, places
 from frostline.backbone import Backbone
-from frostline.dataset import CHANNELS, Pairs, load_data, unlabelled
+from frostline.dataset import CHANNELS, Pairs, is_missing, load_data, read_labels, unlabelled
 from frostline.errors import FrostlineError
 from frostline.frozen import Frozen, features, logits
 from frostline.heads import build_head
@@ -265,8 +265,20 @@ def _text(item: Any) -> Any:
 def _labels(y: ArrayLike | None, count: int) -> NDArray[Any]:
     if y is None:
         raise ValueError("FrostlineClassifier requires y to be passed, but the target y is None.")
+    values = list(y) if isinstance(y, Iterable) else []
+    missing = sum(map(is_missing, values))
+    if missing:
+        raise ValueError(
+            f"Input y contains NaN: {missing} of {len(values)} labels are missing (None, NaN, NA or blank). "
+            "Leave those images out."
+        )
+    if not any(isinstance(value, float | np.floating) for value in values):
+        read_labels(values)  # several labels for one image are refused as everywhere
     labels: NDArray[Any] = column_or_1d(y, warn=True)
     check_classification_targets(labels)
+    kinds = sorted({type(value).__name__ for value in labels}) if labels.dtype == object else []
+    if "str" in kinds and len(kinds) > 1:
+        raise ValueError(f"Labels are of several kinds ({', '.join(kinds)}); expected one, as y.astype(str).")
     if len(labels) != count:
         raise ValueError(f"Found {count} image(s) and {len(labels)} label(s); expected as many of each.")
     return labels

@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 import statistics
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from functools import partial
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -107,6 +108,8 @@ def fit(
     workers: int = 0,
     interpolate: float | str | None = None,
     strict: bool = False,
+    path_column: str | None = None,
+    label_column: str | None = None,
     tracker: str | Iterable[str] | Trackers | None = None,
     watch: Stopwatch | None = None,
     tell: Tell | None = None,
@@ -119,6 +122,7 @@ def fit(
     that keep groups and copies together); else a test part is held out, and read once at the end.
     `strategies` races these instead of what experience advises. `tracker` follows every run, as in `train`.
     `interpolate` goes back from the winner towards the pretrained network, as in `compare`.
+    `path_column` and `label_column` are as in `load_data`.
     `watch` says when the minutes began. `say` hears sentences for a person.
 
     `model` is lite0 where nothing else is said. `models` names several, or is "auto" for all that are on
@@ -134,7 +138,16 @@ def fit(
     pinned = [str(parse(name)) for name in strategies or ()]
     limits = Limits(max_latency_ms, max_size_mb)
     wanted = choosing.Wanted(model, models, limits, size, architecture).checked()
-    data = _load(source, seed, strict, tell).checked(tell)
+    load = partial(
+        load_data,
+        source,
+        seed=seed,
+        strict=strict,
+        path_column=path_column,
+        label_column=label_column,
+        progress=tell,
+    )
+    data = _loaded(load).checked(tell)
     backbones = wanted.load(say)
     options: dict[str, Any] = {
         "metric": metric,
@@ -263,15 +276,15 @@ def default_minutes(advice: Advice, raced: Sequence[str], folds: int, repeats: i
     return min(MOST_MINUTES, max(LEAST_MINUTES, math.ceil(expected_s / 60)))
 
 
-def _load(source: Any, seed: int, strict: bool, tell: Tell | None) -> Manifest:
+def _loaded(load: Callable[..., Manifest]) -> Manifest:
     """Load with nothing held out; where images are many or the source names parts, with a test part."""
-    data = load_data(source, seed=seed, test=0.0, val=0.0, strict=strict, progress=tell)
+    data = load(test=0.0, val=0.0)
     few = len(data.samples) < FEW_IMAGES
     if few and not set(data.given) - {"train"}:
         return data
     if "test" in data.given:
-        return data if few else load_data(source, seed=seed, test=0.0, strict=strict, progress=tell)
-    return load_data(source, seed=seed, val=0.0 if few else 0.2, strict=strict, progress=tell)
+        return data if few else load(test=0.0)
+    return load(val=0.0 if few else 0.2)
 
 
 def _name_of(source: Any) -> str | None:
