@@ -55,9 +55,9 @@ def own_bytes(text: str) -> str:
 def _csv(path: Path) -> Cells:
     text, western = _text(path)
     lines = text.replace("\r\n", "\n").replace("\r", "\n").split("\n")
-    first = next((n for n, line in enumerate(lines) if line.strip(DELIMITERS + " ")), 0)
-    named = SEP_LINE.fullmatch(lines[first].strip())
-    first += named is not None
+    first = _first_filled(lines, 0)
+    named = SEP_LINE.fullmatch(lines[first].strip(" "))
+    first = _first_filled(lines, first + 1) if named else first
     header = lines[first] if first < len(lines) else ""
     delimiter = named[1] if named else _delimiter(header)
     reader = csv.reader(io.StringIO("\n".join(lines[first:]), newline=""), delimiter=delimiter)
@@ -85,6 +85,11 @@ def _csv(path: Path) -> Cells:
             "Where that is wrong, save it as UTF-8."
         )
     return table
+
+
+def _first_filled(lines: Sequence[str], start: int) -> int:
+    """Return the place of the first line from `start` on that holds more than separators, else `start`."""
+    return next((n for n in range(start, len(lines)) if lines[n].strip(DELIMITERS + " ")), start)
 
 
 def _text(path: Path) -> tuple[str, bool]:

@@ -7,6 +7,7 @@ vectors and numbers with a fraction are refused for the whole column at once, wi
 from __future__ import annotations
 
 import math
+import re
 import unicodedata
 from collections import Counter
 from collections.abc import Iterable, Sequence
@@ -27,6 +28,7 @@ HIDDEN = -1  # where classes are numbered, this is how Hugging Face and torchvis
 WORDS_FOR_NONE = frozenset({"nan", "none", "na", "n/a", "#n/a", "<na>", "nat", "null", "nil"})
 
 SEPARATORS = "|;,"  # between several labels in one text
+WRITTEN_LIST = re.compile(r"\[.*[^,\s].*[,\s].*[^,\s].*\]", re.DOTALL)  # as Python and numpy print one
 # Numbers with a fraction, as text, are taken for a measured quantity where there are this many different ones
 # an image. A choice: in a regression nearly every image has its own, in classes such as 0.5 and 1.0 few do.
 MEASURED_SHARE = 0.5
@@ -166,7 +168,7 @@ def _text(value: Any, names: Sequence[str]) -> str:
 def _refuse_joined(texts: Sequence[str]) -> None:
     """Refuse texts that hold several labels: `a|b`, `[a, b]`, and `a;b` or `a,b` of labels seen elsewhere."""
     classes = {text for text in texts if text}
-    joined = {text for text in classes if "|" in text or (text[0] == "[" and text[-1] == "]")}
+    joined = {text for text in classes if "|" in text or WRITTEN_LIST.fullmatch(text)}
     for separator in SEPARATORS[1:]:
         joined |= _joined_by(separator, classes)
     count = sum(text in joined for text in texts)

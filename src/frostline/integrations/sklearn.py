@@ -275,10 +275,10 @@ def _labels(y: ArrayLike | None, count: int) -> NDArray[Any]:
     if not any(isinstance(value, float | np.floating) for value in values):
         read_labels(values)  # several labels for one image are refused as everywhere
     labels: NDArray[Any] = column_or_1d(y, warn=True)
-    check_classification_targets(labels)
     kinds = sorted({type(value).__name__ for value in labels}) if labels.dtype == object else []
     if "str" in kinds and len(kinds) > 1:
         raise ValueError(f"Labels are of several kinds ({', '.join(kinds)}); expected one, as y.astype(str).")
+    check_classification_targets(labels)
     if len(labels) != count:
         raise ValueError(f"Found {count} image(s) and {len(labels)} label(s); expected as many of each.")
     return labels
