@@ -37,7 +37,8 @@ import studies
 from frostline.backbone import Preprocessing
 from frostline.best import best_of
 from frostline.dataset import Manifest, Sample, decoding
-from frostline.dataset.tables import MAX_COLUMNS, read_table
+from frostline.dataset.cells import MAX_COLUMNS
+from frostline.dataset.tables import read_table
 from frostline.errors import DamagedImage, DataError, FrostlineError, ModelError, StoreWarning, StudyError
 from frostline.record import Study
 from frostline.reporting import reading
@@ -601,12 +602,12 @@ def test_a_parquet_file_that_claims_billions_of_rows_is_refused(tmp_path: Path) 
     import pyarrow
     import pyarrow.parquet
 
-    from frostline.dataset import tables
+    from frostline.dataset import cells
 
     table = pyarrow.table({"path": ["a"] * 100, "label": ["x"] * 100})
     pyarrow.parquet.write_table(table, tmp_path / "a.parquet")
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(tables, "MAX_ROWS", 99)
+        patch.setattr(cells, "MAX_ROWS", 99)
         with pytest.raises(DataError, match="100 rows"):
             read_table(tmp_path / "a.parquet")
 

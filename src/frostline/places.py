@@ -82,6 +82,15 @@ def write_atomically(path: Path, data: bytes) -> None:
         temporary.unlink(missing_ok=True)
 
 
+def write_whole(path: Path, data: bytes) -> None:
+    """Write a file that a person named, whole or not at all; through a link, and to a pipe or a device."""
+    if path.exists() and (not path.is_file() or path.is_relative_to("/dev") or path.is_relative_to("/proc")):
+        with open(path, "wb") as file:  # renaming would put a file in a device's place
+            file.write(data)
+        return
+    write_atomically(path.resolve(), data)
+
+
 def temporary(path: Path, ending: str = "tmp") -> Path:
     """Return a hidden name beside `path`, this process's own; `left_behind` knows it."""
     return path.with_name(f".{path.name}.{_host()}-{os.getpid()}.{ending}")

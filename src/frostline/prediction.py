@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import csv
+import io
 import math
 from collections import Counter
 from collections.abc import Iterator, Sequence
@@ -15,7 +17,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
-from frostline import familiar, metrics, numerics, zoo
+from frostline import familiar, metrics, numerics, places, writing, zoo
 from frostline.backbone import Backbone, Preprocessing
 from frostline.best import PassedOver, best_of
 from frostline.dataset import Question, Sorted, doubted_name, folder_names, in_threads, questions, sort_into
@@ -92,6 +94,21 @@ class Predictions:
     def to_pandas(self) -> Any:
         """The answers, a row each. Raises `UsageError` where pandas is not installed."""
         return notebook.frame(self._table())
+
+    def to_csv(self, path: str | Path) -> None:
+        """Write path, label, probability (a row per label, with `top`), and unsure where that was asked for.
+
+        UTF-8; a file name that is not keeps its own bytes. The file is there whole or not at all.
+        Raises `OSError`.
+        """
+        doubted = self.doubts is not None
+        text = io.StringIO(newline="")
+        writer = csv.writer(text)
+        writer.writerow(["path", "label", "probability", *(["unsure"] if doubted else [])])
+        for row in self.rows:
+            why = [row.unsure or ""] if doubted else []
+            writer.writerows([row.path, label, f"{value:.6g}", *why] for label, value in row.top)
+        places.write_whole(Path(path), writing.encoded(text.getvalue()))
 
     def plot(self) -> notebook.Plot:
         """Draw how many images were given each label."""
@@ -223,6 +240,7 @@ def predict(
     run: str | None = None,
     top: int = 1,
     unsure: float | None = None,
+    path_column: str | None = None,
     module: nn.Module | None = None,
     base: str | nn.Module | Backbone | None = None,
     tell: Tell | None = None,
@@ -232,10 +250,10 @@ def predict(
     The best is that of the runs judged by the same images: on val, or by a comparison's folds. Where they
     can't be compared, it is the newest. `why` says which it was, and `passed_over` names the others.
     `study` may also be a delta that `export` wrote; `base` hands over its base weights, as in `load_model`.
-    `images`: a folder (flat or by class), files, a CSV with a column `path`, addresses such as s3://bucket/new,
-    tar shards; PIL images, arrays (H, W) or
-    (H, W, 3), uint8 or floats in 0–1, encoded files' bytes; one or several of these. A file that can't be
-    decoded is listed with its reason and stops nothing; one in memory is called "image" or "image[3]".
+    `images`: a folder (flat or by class), files, tables with a column `path` (or the one called
+    `path_column`), addresses such as s3://bucket/new, tar shards; PIL images, arrays (H, W) or (H, W, 3),
+    uint8 or floats in 0–1, encoded files' bytes; one or several of these. A file that can't be decoded is
+    listed with its reason and stops nothing; one in memory is called "image" or "image[3]".
 
     With `unsure`, a precision above 0 and below 1 such as 0.95, an answer whose class was not right so often
     at its probability, on images that the run had not learned from, is marked `unsure="probability"`; one
@@ -244,16 +262,21 @@ def predict(
     """
     doubts = None if unsure is None else _doubts(study, run, unsure)
     who = _answering(study, run, module, base)
-    rows, unreadable = answer(who.predictor, images, top=top, doubts=doubts, tell=tell)
+    asked = questions(images, path_column)
+    rows, unreadable = answer(who.predictor, asked, top=top, doubts=doubts, tell=tell)
     classes = tuple(who.predictor.classes)
     return Predictions(rows, unreadable, who.run, who.why, who.strategy, doubts, classes, who.passed_over)
 
 
 def answer(
-    predictor: Predictor, images: Any, *, top: int, doubts: familiar.Doubts | None, tell: Tell | None
+    predictor: Predictor,
+    asked: Sequence[Question],
+    *,
+    top: int,
+    doubts: familiar.Doubts | None,
+    tell: Tell | None,
 ) -> tuple[tuple[Prediction, ...], tuple[tuple[str, str], ...]]:
     """Return an answer for each image that can be decoded, and the others' names with the reasons."""
-    asked = questions(images)
     rows: list[Prediction] = []
     unreadable: list[tuple[str, str]] = []
     for start in range(0, len(asked), EVALUATION_BATCH):

@@ -57,7 +57,7 @@ from typing import Any
 import psutil
 from filelock import BaseFileLock, FileLock, Timeout
 
-from frostline import fingerprints, places
+from frostline import fingerprints, places, writing
 from frostline.errors import StudyError
 
 FORMAT = 1
@@ -253,7 +253,7 @@ class RunFolder:
         writer = csv.writer(text, lineterminator="\n")
         writer.writerow(header)
         writer.writerows(rows)
-        places.write_atomically(self.path / name, text.getvalue().encode(errors="surrogateescape"))
+        places.write_atomically(self.path / name, writing.encoded(text.getvalue()))
 
 
 class Study:

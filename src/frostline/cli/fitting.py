@@ -12,7 +12,9 @@ from frostline.cli.options import (
     Share,
     followed,
     given,
+    label_column_option,
     model_options,
+    path_column_option,
     running,
     split_names_option,
     tracker_option,
@@ -73,6 +75,8 @@ class NameList(click.ParamType[tuple[str, ...] | str]):
 )
 @click.option("--strict", is_flag=True, help="Refuse if any image cannot be used.")
 @split_names_option
+@path_column_option
+@label_column_option
 @click.option(
     "--models",
     type=NameList(),
@@ -129,6 +133,8 @@ def fit(data: str, **options: Any) -> None:
             "interpolate",
             "strict",
             "split_names",
+            "path_column",
+            "label_column",
         )
         found = frostline.fit(
             data,

@@ -22,6 +22,7 @@ from frostline.cli.options import (
     followed,
     loaded,
     model_options,
+    path_column_option,
     ray_option,
     running,
     shape_options,
@@ -32,6 +33,7 @@ from frostline.cli.storing import store
 from frostline.cli.verb import Verb, everywhere
 from frostline.errors import DataError, UsageError
 from frostline.launching import launched
+from frostline.writing import standard_streams
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
@@ -186,6 +188,7 @@ def train(data: str, **options: Any) -> None:
     metavar="PRECISION",
     help="Mark answers that would not be right so often, e.g. 0.95, and images unlike those learned from.",
 )
+@path_column_option
 @click.option("--output", type=click.Path(dir_okay=False), help="Write a CSV file instead of the terminal.")
 @click.option(
     "--copy-to",
@@ -205,9 +208,12 @@ def predict(study: str, images: tuple[str, ...], **options: Any) -> None:
     with Verb(options) as verb:
         import frostline
         from frostline.best import passed_over_line
-        from frostline.cli import show_answers
 
-        verb.start()
+        if options["output"] and not (folder := Path(options["output"]).absolute().parent).is_dir():
+            raise UsageError(
+                f"--output names a file in {folder}, which does not exist. Make that folder first."
+            )
+        verb.start_with("prediction")
         found = frostline.predict(
             study,
             images,
@@ -215,10 +221,11 @@ def predict(study: str, images: tuple[str, ...], **options: Any) -> None:
             top=options["top"],
             base=options["base"],
             unsure=options["unsure"],
+            path_column=options["path_column"],
             tell=verb.progress,
         )
         if options["output"]:
-            show_answers.write_predictions(found, options["output"])
+            found.to_csv(options["output"])
         copied = found.copy_to(options["copy_to"]) if options["copy_to"] else None
         result = {
             "run": found.run,
@@ -242,7 +249,13 @@ def predict(study: str, images: tuple[str, ...], **options: Any) -> None:
         verb.progress.say(f"Run {found.run} ({found.strategy}) answers: {found.why}.")
         if found.passed_over:
             verb.progress.say(passed_over_line(found.passed_over))
-        verb.done(result, lambda: show_answers.predictions(found, options["output"], copied))
+
+        def show() -> None:  # for a person alone: JSON needs no tables
+            from frostline.cli import show_answers
+
+            show_answers.predictions(found, options["output"], copied)
+
+        verb.done(result, show)
         if not found.rows:
             raise DataError(f"None of {len(found.unreadable)} files could be read as an image.")
 
@@ -256,18 +269,24 @@ def predict(study: str, images: tuple[str, ...], **options: Any) -> None:
 def stages(model: str, **options: Any) -> None:
     """Show a backbone from stem to head, and where each strategy cuts it."""
     with Verb(options) as verb:
-        import frostline
-        from frostline import drawing
-        from frostline.cli import show
+        verb.start_with("zoo")
+        from frostline.zoo import load_backbone
 
-        verb.start()
-        backbone = frostline.load_backbone(
+        backbone = load_backbone(
             model, size=options["size"], random=options["random"], architecture=options["architecture"]
         )
-        marks = show.cut_marks(len(backbone.stages))
         if options["image"]:
-            drawing.image(backbone, Path(options["image"]), marks)
-        verb.done(backbone.as_dict(), lambda: show.stages(backbone, marks, options["image"]))
+            from frostline import drawing
+            from frostline.cli.show import cut_marks
+
+            drawing.image(backbone, Path(options["image"]), cut_marks(len(backbone.stages)))
+
+        def show() -> None:  # for a person alone: JSON needs no tables
+            from frostline.cli import show
+
+            show.stages(backbone, show.cut_marks(len(backbone.stages)), options["image"])
+
+        verb.done(backbone.as_dict(), show)
 
 
 @cli.command(short_help="Run the main job offline on real images.")
@@ -316,6 +335,7 @@ cli.add_command(store)
 
 def main() -> None:
     """Run the command line."""
+    standard_streams()
     if _leads():
         cli(prog_name="frostline")
         return

@@ -168,6 +168,12 @@ split_names_option = click.option(
     help="Which folders of DATA are which part, such as train=fold0,train=fold1,test=fold2; none: they are "
     "classes [by their names].",
 )
+path_column_option = click.option(
+    "--path-column", metavar="NAME", help="Of a table: the column that names the images [path, filename, …]."
+)
+label_column_option = click.option(
+    "--label-column", metavar="NAME", help="Of a table: the column of labels [label, class, category, …]."
+)
 data_options = stack(
     click.option(
         "--test",
@@ -187,6 +193,8 @@ data_options = stack(
     ),
     click.option("--strict", is_flag=True, help="Refuse if any image cannot be used."),
     split_names_option,
+    path_column_option,
+    label_column_option,
 )
 
 
@@ -223,6 +231,8 @@ def loaded(
         val=options["val"],
         strict=options["strict"],
         split_names=options["split_names"],
+        path_column=options["path_column"],
+        label_column=options["label_column"],
         progress=verb.progress,
         study=study if study and is_study(Path(study)) else None,
     )

@@ -10,6 +10,7 @@ import time
 import warnings
 from collections.abc import Callable, Iterable
 from contextlib import AbstractContextManager, nullcontext
+from importlib import import_module
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -109,10 +110,18 @@ class Verb:
         return ranks.in_turn()
 
     def start(self) -> None:
-        """Import what a verb needs, then begin to count seconds and memory."""
+        """Import what a verb that trains or measures needs, then begin to count seconds and memory."""
         import frostline
 
         _ = frostline.load_backbone  # brings the heavy imports, and notes what they cost
+        self.start_light()
+
+    def start_with(self, module: str) -> None:
+        """Import one module of frostline's, with all that it needs, then begin to count seconds."""
+        from frostline.timing import reuse_freed_memory
+
+        import_module(f"frostline.{module}")
+        reuse_freed_memory()
         self.start_light()
 
     def start_for(self, data: str) -> None:

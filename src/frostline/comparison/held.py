@@ -11,7 +11,7 @@ import numpy as np
 from safetensors.torch import load_file
 from torch import nn
 
-from frostline import places
+from frostline import places, writing
 from frostline.backbone import Backbone
 from frostline.comparison.cells import pool
 from frostline.comparison.judging import Held
@@ -75,7 +75,7 @@ def write_answers(path: Path, data: Manifest, held: Held) -> None:
         sample = samples[image]
         guess = data.classes[int(row.argmax())]
         writer.writerow([sample.path, sample.label, guess, *(f"{p:.6g}" for p in row)])
-    places.write_atomically(path, text.getvalue().encode(errors="surrogateescape"))
+    places.write_atomically(path, writing.encoded(text.getvalue()))
 
 
 def fold_models(

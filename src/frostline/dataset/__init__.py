@@ -1,5 +1,7 @@
 """Labelled images, however they arrive, as one Manifest with three parts of fixed roles.
 
+labels                                     what a label may be, for all of them
+cells ── columns ── tables                 which cells of a table hold what
 sources ── folders · tables · objects · pairs      what each way of handing over images says
 decoding                                   the one decoder: any file to upright RGB, or why not
 memory ── indexing ── copies               digests and damage remembered; what looks alike
@@ -17,8 +19,10 @@ from frostline.dataset.asked import Question, questions
 from frostline.dataset.decoding import find_images, is_study, open_image
 from frostline.dataset.folding import numbered
 from frostline.dataset.indexing import in_threads
+from frostline.dataset.labels import is_missing, read_labels
 from frostline.dataset.loading import load_data
 from frostline.dataset.manifest import Manifest
+from frostline.dataset.objects import CHANNELS
 from frostline.dataset.pairs import Pairs, unlabelled
 from frostline.dataset.recognition import Recognised, fingerprints_of, recognised
 from frostline.dataset.samples import PARTS, Conflict, Sample, SetAside
@@ -26,6 +30,7 @@ from frostline.dataset.sorting import Sorted, doubted_name, folder_names, sort_i
 from frostline.dataset.tables import read_paths
 
 __all__ = [
+    "CHANNELS",
     "PARTS",
     "Conflict",
     "Manifest",
@@ -40,11 +45,13 @@ __all__ = [
     "fingerprints_of",
     "folder_names",
     "in_threads",
+    "is_missing",
     "is_study",
     "load_data",
     "numbered",
     "open_image",
     "questions",
+    "read_labels",
     "read_paths",
     "recognised",
     "sort_into",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,7 +15,7 @@ from frostline.dataset.objects import picture
 from frostline.dataset.remote import Fetcher, Place, images_below, is_address, masked
 from frostline.dataset.shards import images_in, is_shards
 from frostline.dataset.tables import read_paths
-from frostline.errors import DamagedImage, DataError
+from frostline.errors import DamagedImage, DataError, RunWarning
 
 TABLES = (".csv", ".parquet")
 OBJECTS = "OUST"  # kinds of numpy arrays that hold paths or objects, not pixels
@@ -64,8 +65,8 @@ class _Fetched:
         return self.fetch(self.name)
 
 
-def questions(images: Any) -> list[Question]:
-    """List what is asked about.
+def questions(images: Any, path_column: str | None = None) -> list[Question]:
+    """List what is asked about; `path_column` is the column of a table that holds the paths.
 
     `images`: a folder (flat or by class), a file, a CSV with a column `path`, an address such as
     s3://bucket/new of a folder or a file, tar shards; a PIL image; an array (H, W) or (H, W, 3), uint8 or
@@ -74,8 +75,10 @@ def questions(images: Any) -> list[Question]:
     Raises `DataError` for anything else, and where there is no image.
     """
     if not _is_several(images):
-        return _single(images, "image")
-    found = [question for n, item in enumerate(images) for question in _single(item, f"image[{n}]")]
+        return _single(images, "image", path_column)
+    found = [
+        question for n, item in enumerate(images) for question in _single(item, f"image[{n}]", path_column)
+    ]
     if not found:
         raise DataError("No image found in nothing. Expected a folder, files or images.")
     return found
@@ -94,9 +97,9 @@ def _kind(array: Any) -> str:
     return getattr(getattr(array, "dtype", None), "kind", "-")  # a torch tensor's has none
 
 
-def _single(item: Any, name: str) -> list[Question]:
+def _single(item: Any, name: str, path_column: str | None) -> list[Question]:
     if isinstance(item, str | Path):
-        return _named(str(item))
+        return _named(str(item), path_column)
     if isinstance(item, bytes | Image.Image) or hasattr(item, "shape"):
         return [Question(name, item)]
     raise DataError(
@@ -105,7 +108,7 @@ def _single(item: Any, name: str) -> list[Question]:
     )
 
 
-def _named(text: str) -> list[Question]:
+def _named(text: str, path_column: str | None) -> list[Question]:
     """List what a path or an address names."""
     path, fetcher = Path(text), Fetcher()
     ending = path.suffix.lower()
@@ -123,9 +126,11 @@ def _named(text: str) -> list[Question]:
     if ending not in TABLES or not path.is_file():
         return [Question(str(found), found) for found in find_images(path)]
     asked: list[Question] = []
-    for listed in read_paths(path):
-        there = listed if is_address(listed) else str(path.parent / listed)
-        asked += _named(there) if is_address(there) else [Question(there, Path(there))]
+    listed, notes = read_paths(path, path_column)
+    for note in notes:
+        warnings.warn(f"{path}: {note}", RunWarning, stacklevel=2)
+    for there in listed:
+        asked += _named(there, None) if is_address(there) else [Question(there, Path(there))]
     return asked
 
 

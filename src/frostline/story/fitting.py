@@ -10,6 +10,7 @@ import math
 import statistics
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -118,6 +119,8 @@ def fit(
     interpolate: float | str | None = None,
     strict: bool = False,
     split_names: Mapping[str, str] | str | None = None,
+    path_column: str | None = None,
+    label_column: str | None = None,
     tracker: str | Iterable[str] | Trackers | None = None,
     watch: Stopwatch | None = None,
     tell: Tell | None = None,
@@ -131,6 +134,7 @@ def fit(
     Images that an existing `study` knows keep the part that they have in it.
     `strategies` races these instead of what experience advises. `tracker` follows every run, as in `train`.
     `interpolate` goes back from the winner towards the pretrained network, as in `compare`.
+    `path_column` and `label_column` are as in `load_data`.
     `watch` says when the minutes began. `say` hears sentences for a person.
 
     `model` is lite0 where nothing else is said. `models` names several, or is "auto" for all that are on
@@ -147,15 +151,18 @@ def fit(
     pinned = [str(parse(name) if isinstance(name, str) else name) for name in strategies or ()]
     limits = Limits(max_latency_ms, max_size_mb)
     wanted = choosing.Wanted(model, models, limits, size, architecture).checked()
-    before = study if is_study(Path(study)) else None
-    loading = {
-        "seed": seed,
-        "strict": strict,
-        "split_names": split_names,
-        "progress": tell,
-        "study": before,
-    }
-    data = _load(source, loading).checked(tell)
+    load = partial(
+        load_data,
+        source,
+        seed=seed,
+        strict=strict,
+        split_names=split_names,
+        path_column=path_column,
+        label_column=label_column,
+        study=study if is_study(Path(study)) else None,
+        progress=tell,
+    )
+    data = _loaded(load).checked(tell)
     backbones = wanted.load(say)
     data = lineage.respected(backbones, data, Study(study))
     options: dict[str, Any] = {
@@ -300,15 +307,15 @@ def default_minutes(advice: Advice, raced: Sequence[str], folds: int, repeats: i
     return min(MOST_MINUTES, max(LEAST_MINUTES, math.ceil(expected_s / 60)))
 
 
-def _load(source: Any, options: dict[str, Any]) -> Manifest:
+def _loaded(load: Callable[..., Manifest]) -> Manifest:
     """Load with nothing held out; where images are many or the source names parts, with a test part."""
-    data = load_data(source, test=0.0, val=0.0, **options)
+    data = load(test=0.0, val=0.0)
     few = len(data.samples) < FEW_IMAGES
     if few and not set(data.given) - {"train"}:
         return data
     if "test" in data.given:
-        return data if few else load_data(source, test=0.0, **options)
-    return load_data(source, val=0.0 if few else 0.2, **options)
+        return data if few else load(test=0.0)
+    return load(val=0.0 if few else 0.2)
 
 
 def _name_of(source: Any) -> str | None:

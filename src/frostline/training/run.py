@@ -17,7 +17,7 @@ from torch import nn
 
 from frostline import familiar, lineage, numerics, places, ranks, sentences, tracking
 from frostline.backbone import Backbone, weights_digest
-from frostline.dataset import Manifest
+from frostline.dataset import Manifest, questions
 from frostline.frozen import Counts, Frozen
 from frostline.images import Tell
 from frostline.launching import demand_alone
@@ -55,7 +55,13 @@ class Run:
     backbone: Backbone | None = field(default=None, repr=False, compare=False)  # where it is at hand
 
     def predict(
-        self, images: Any, *, top: int = 1, unsure: float | None = None, tell: Tell | None = None
+        self,
+        images: Any,
+        *,
+        top: int = 1,
+        unsure: float | None = None,
+        path_column: str | None = None,
+        tell: Tell | None = None,
     ) -> Predictions:
         """Label images with this run.
 
@@ -64,7 +70,9 @@ class Run:
         The model is kept in memory for the next call. Raises `StudyError`, `UsageError` or `DataError`.
         """
         doubts = None if unsure is None else familiar.doubts(self.folder.path, unsure)
-        rows, unreadable = answer(self._predictor, images, top=top, doubts=doubts, tell=tell)
+        rows, unreadable = answer(
+            self._predictor, questions(images, path_column), top=top, doubts=doubts, tell=tell
+        )
         classes = tuple(self._predictor.classes)
         return Predictions(rows, unreadable, self.folder.name, "as asked for", self.strategy, doubts, classes)
 
