@@ -70,8 +70,28 @@ def prefix_s(backbone: Backbone, way: Way, cut: Cut) -> float:
 
 
 def glimpse_s(backbone: Backbone, threads: int | None = None) -> float:
-    """Return the seconds an image takes through all layers in float32, roughly and soon."""
-    return prefix_s(backbone, Way(numerics.exact_plan(threads), GLIMPSE), backbone.cuts[-1])
+    """Return the seconds an image takes through all layers in float32, roughly and soon.
+
+    Timed once a process, not remembered for longer: it decides what there is time for.
+    """
+    count = numerics.thread_count(threads)
+    return _glimpsed(numerics.rates_key(named(backbone), count), backbone, count)
+
+
+def pass_s(backbone: Backbone, images: int, threads: int) -> float:
+    """Return the seconds of a forward pass of so many images in float32, timed now."""
+    way = Way(numerics.exact_plan(threads), images)
+    with numerics.threads(threads):
+        return numerics.seconds(forward(backbone, way, backbone.cuts[-1]))
+
+
+_glimpses: dict[str, float] = {}
+
+
+def _glimpsed(key: str, backbone: Backbone, threads: int) -> float:
+    if key not in _glimpses:
+        _glimpses[key] = pass_s(backbone, GLIMPSE, threads) / GLIMPSE
+    return _glimpses[key]
 
 
 def timing_s(backbone: Backbone, threads: int | None = None) -> float:
