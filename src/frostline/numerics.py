@@ -284,14 +284,14 @@ def nothing_timed() -> Iterator[None]:
         _allowed.reset(token)
 
 
-def seconds(run: Callable[[], object], *, warm: bool = False) -> float:
+def seconds(run: Callable[[], object], *, warm: bool = False, repeats: int = REPEATS) -> float:
     """Median seconds of a run, after one to warm up unless it is warm; fewer repeats where they take long."""
     if not _allowed.get():
         raise NotTimed
     if not warm:
         run()
     taken: list[float] = []
-    while len(taken) < REPEATS and sum(taken) < ENOUGH_S:
+    while len(taken) < repeats and sum(taken) < ENOUGH_S:
         start = now()
         run()
         taken.append(now() - start)

@@ -15,7 +15,7 @@ from frostline.backbone import Backbone
 from frostline.cost import Cost, Rates
 from frostline.rates import ways
 
-CHECK_S = 0.1  # what a pass that checks may take, with from 2 to 16 images; it is repeated at most four times
+CHECK_S = 0.1  # what a pass that checks may take, with from 2 to 16 images; all its repeats take 0.5 s
 # Remembered rates that are further off than this are corrected by the check. A choice: runs of one command
 # take a tenth more or less on a quiet machine, and predictions are allowed 1.35 (advice.TIME_MARGIN).
 HOLDS = 1.25

@@ -20,6 +20,7 @@ from frostline.numerics import NumericPlan
 # image at 96 px and 1.00 to 1.03 at 224 px, on one and two threads (7 interleaved pairs): not worth a timing.
 FROZEN_BATCH = 64
 PASSES = 2  # through the frozen stages one by one; the shortest of each stage counts
+REPEATED = 15  # passes, where they are short, by which worlds are told apart
 GLIMPSE = 4  # images with which it is found how slow a network is, before anything else is timed
 # What deciding by timings passes forward, in images: three precisions of the frozen layers four times, three
 # training steps as often at three times a forward pass, one cut's prefix.
@@ -82,7 +83,7 @@ def pass_s(backbone: Backbone, images: int, threads: int) -> float:
     """Return the seconds of a forward pass of so many images in float32, timed now."""
     way = Way(numerics.exact_plan(threads), images)
     with numerics.threads(threads):
-        return numerics.seconds(forward(backbone, way, backbone.cuts[-1]))
+        return numerics.seconds(forward(backbone, way, backbone.cuts[-1]), repeats=REPEATED)
 
 
 _glimpses: dict[str, float] = {}
