@@ -296,12 +296,11 @@ def test_another_card_has_rates_of_its_own(monkeypatch: pytest.MonkeyPatch) -> N
 
 def test_a_glimpse_is_of_now(monkeypatch: pytest.MonkeyPatch) -> None:
     """It decides what there is time for, so another process's glimpse of another day is none."""
-    backbone, kept = tiny_backbone(), {}
     for second in (1.0, 5.0):
-        monkeypatch.setattr(rates.ways, "_glimpses", kept := {})
-        monkeypatch.setattr(rates.ways, "pass_s", lambda *_, second=second: second)
+        backbone, timed = tiny_backbone(), []
+        monkeypatch.setattr(rates.ways, "pass_s", lambda *_, s=second, t=timed: t.append(s) or s)
         assert rates.glimpse_s(backbone, 1) == rates.glimpse_s(backbone, 1) == second / rates.ways.GLIMPSE
-    assert len(kept) == 1
+        assert timed == [second]  # once in a process
 
 
 def learned(backbone: frostline.Backbone, taken_s: float, **changed: float) -> float:

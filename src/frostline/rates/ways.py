@@ -6,6 +6,7 @@ import copy
 import functools
 import itertools
 from collections.abc import Callable
+from weakref import WeakKeyDictionary
 
 import torch
 from torch import Tensor, nn
@@ -73,10 +74,13 @@ def prefix_s(backbone: Backbone, way: Way, cut: Cut) -> float:
 def glimpse_s(backbone: Backbone, threads: int | None = None) -> float:
     """Return the seconds an image takes through all layers in float32, roughly and soon.
 
-    Timed once a process, not remembered for longer: it decides what there is time for.
+    Timed once in a process, not remembered for longer: it decides what there is time for.
     """
     count = numerics.thread_count(threads)
-    return _glimpsed(numerics.rates_key(named(backbone), count), backbone, count)
+    known = _glimpses.setdefault(backbone, {})
+    if count not in known:
+        known[count] = pass_s(backbone, GLIMPSE, count) / GLIMPSE
+    return known[count]
 
 
 def pass_s(backbone: Backbone, images: int, threads: int) -> float:
@@ -86,13 +90,7 @@ def pass_s(backbone: Backbone, images: int, threads: int) -> float:
         return numerics.seconds(forward(backbone, way, backbone.cuts[-1]), repeats=REPEATED)
 
 
-_glimpses: dict[str, float] = {}
-
-
-def _glimpsed(key: str, backbone: Backbone, threads: int) -> float:
-    if key not in _glimpses:
-        _glimpses[key] = pass_s(backbone, GLIMPSE, threads) / GLIMPSE
-    return _glimpses[key]
+_glimpses: WeakKeyDictionary[Backbone, dict[int, float]] = WeakKeyDictionary()  # by threads
 
 
 def timing_s(backbone: Backbone, threads: int | None = None) -> float:
