@@ -67,10 +67,12 @@ def neighbour(threads: int) -> Iterator[None]:
 class Worker:
     """A process that runs the same training whenever it is asked."""
 
-    def __init__(self, setting: dict[str, str], asked: argparse.Namespace, table: Path, folder: Path) -> None:
+    def __init__(self, way: str, asked: argparse.Namespace, table: Path, folder: Path) -> None:
+        setting = asked.ways[way]
         clean = {key: value for key, value in os.environ.items() if key not in SET}
         command = [sys.executable, __file__, str(table), "--worker", str(folder)]
         command += ["--strategy", asked.strategy, "--size", str(asked.size)]
+        command += [] if way == OWN else ["--torch-first"]
         pipe = subprocess.PIPE
         self._process = subprocess.Popen(
             command, env={**clean, **setting}, stdin=pipe, stdout=pipe, text=True
@@ -92,6 +94,8 @@ class Worker:
 
 def work(asked: argparse.Namespace) -> None:
     """Be the process of a worker."""
+    if asked.torch_first:
+        pass  # noqa: F401: then frostline can't say how threads wait
     import frostline
 
     data = frostline.load_data(asked.table, near_copies=False)
@@ -114,6 +118,7 @@ def main() -> None:
     parser.add_argument("--strategy", default="top_k(3, epochs=4)")
     parser.add_argument("--also", action="append", default=[], help="another way, as NAME=VALUE,NAME=VALUE")
     parser.add_argument("--worker", help=argparse.SUPPRESS)
+    parser.add_argument("--torch-first", action="store_true", help=argparse.SUPPRESS)
     asked = parser.parse_args()
     if asked.worker:
         work(asked)
@@ -121,7 +126,7 @@ def main() -> None:
     from draws import draw_table
 
     tried = ways(len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1)
-    tried |= {way: dict(pair.split("=") for pair in way.split(",")) for way in asked.also}
+    asked.ways = tried = tried | {way: dict(pair.split("=") for pair in way.split(",")) for way in asked.also}
     taken: dict[str, list[float]] = {way: [] for way in tried}
     with ExitStack() as stack:
         scratch = Path(stack.enter_context(tempfile.TemporaryDirectory()))
@@ -129,7 +134,7 @@ def main() -> None:
         stack.enter_context(neighbour(0 if asked.quiet else asked.busy))
         workers = {}
         for place, way in enumerate(tried):  # one after another: each sees the neighbour alone at work
-            workers[way] = Worker(tried[way], asked, table, scratch / f"way {place}")
+            workers[way] = Worker(way, asked, table, scratch / f"way {place}")
             stack.callback(workers[way].end)
             plan = workers[way].run()["plan"]  # the first fills the store and times what is remembered
             print(f"  {way}: {plan['threads']} threads; {plan.get('wait', '')}", flush=True)

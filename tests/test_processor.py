@@ -78,17 +78,26 @@ def before_torch(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.parametrize(
-    ("cores", "others", "threads"),
-    [(2, 0.0, 2), (2, 0.3, 2), (2, 2.0, 1), (16, 2.0, 14), (16, 16.0, 8), (1, 1.0, 1)],
+    ("cores", "others", "sharing", "aside"),
+    [
+        (2, 0.0, 2, 2),
+        (2, 0.3, 2, 2),
+        (2, 2.0, 2, 1),
+        (16, 2.0, 14, 14),
+        (16, 8.0, 16, 8),
+        (16, 16.0, 16, 8),
+        (1, 1.0, 1, 1),
+    ],
 )
-def test_threads_are_as_many_as_cores_are_free(
-    cores: int, others: float, threads: int, monkeypatch: pytest.MonkeyPatch
+def test_threads_are_as_many_as_the_machine_has_room_for(
+    cores: int, others: float, sharing: int, aside: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     machine = Machine(monkeypatch, cores)
     machine.others = others
     found = processor.free()
-    assert found.threads() == threads
     assert found.others == pytest.approx(others)
+    spinning, passive = (dataclasses.replace(found, wait=wait) for wait in (AS_IT_COMES, PASSIVE))
+    assert (passive.threads(), spinning.threads()) == (sharing, aside)
     assert found.threads(steady=True) == cores  # what must agree does not hang on the neighbours
 
 

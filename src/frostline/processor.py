@@ -27,6 +27,9 @@ RECENT_S = 10.0  # a look back over more tells of another time: a choice
 # stirring, and less than one busy thread: a choice.
 BUSY = 0.5
 _GROUP = Path("/sys/fs/cgroup/cpu.stat")  # as a container sees it
+# With so large a share of the cores left, threads keep off the others: one that must share its core makes all
+# wait for it at each step. With less they share. A choice; on two cores it makes no difference.
+ASIDE = 0.75
 AS_IT_COMES, PASSIVE = "as it comes", "passive"
 
 
@@ -84,12 +87,22 @@ class Free:
     def threads(self, *, steady: bool = False) -> int:
         """Return how many threads to compute with; `steady`: whatever else is at work.
 
-        As many as cores are free, and no less than half of them: where all are at work, who asks for as much
-        as the others gets his share.
+        Threads step aside for little other work. Beside much of it, threads that wait without spinning take
+        their share of every core: the kernel shares by threads, so fewer would get less. Those that spin step
+        aside for up to half of the cores.
         """
         if steady or self.others < BUSY:
             return self.cores
-        return max(1, self.cores // 2, round(self.cores - self.others))
+        free = round(self.cores - self.others)
+        if not self.spins and free < ASIDE * self.cores:
+            return self.cores
+        return max(1, self.cores // 2, free)
+
+    @property
+    def spins(self) -> bool:
+        """Whether threads spin where they wait."""
+        policy = os.environ.get("OMP_WAIT_POLICY", "")
+        return self.wait != PASSIVE and not (policy in self.wait and policy.upper() == "PASSIVE")
 
     def __str__(self) -> str:
         return f"{self.others:.1f} of {self.cores} cores were at work for others"
