@@ -11,6 +11,7 @@ best of the other three, by their medians: 1.15 beside a neighbour, 1.05 without
 from __future__ import annotations
 
 import argparse
+import importlib
 import json
 import os
 import statistics
@@ -95,7 +96,7 @@ class Worker:
 def work(asked: argparse.Namespace) -> None:
     """Be the process of a worker."""
     if asked.torch_first:
-        pass  # noqa: F401: then frostline can't say how threads wait
+        importlib.import_module("torch")  # so frostline comes too late to say how threads wait
     import frostline
 
     data = frostline.load_data(asked.table, near_copies=False)
