@@ -47,22 +47,41 @@ def folder(name: str) -> Path:
     return path
 
 
-def remembered(kind: str, key: str, find: Callable[[], dict[str, Any]]) -> dict[str, Any]:
+def remembered(
+    kind: str, key: str, find: Callable[[], dict[str, Any]], about: dict[str, Any] | None = None
+) -> dict[str, Any]:
     """Return what `find` answers, plain data; read back where it was found for this key before.
 
-    A folder that can't be written costs finding it again, nothing else.
+    `about` is written down beside it, for a person. A folder that can't be written costs finding it again,
+    nothing else.
     """
-    name = f"{hashlib.sha256(key.encode()).hexdigest()[:24]}.json"
+    before = recalled(kind, key)
+    return remember(kind, key, find(), about) if before is None else before
+
+
+def recalled(kind: str, key: str) -> dict[str, Any] | None:
+    """Return what is remembered for this key; `None` where nothing is, or it is damaged."""
     try:
-        known = json.loads((home() / kind / name).read_text())
+        known = json.loads((home() / kind / _file(key)).read_text())
         if known["key"] == key and isinstance(known["found"], dict):
             return dict(known["found"])
     except (OSError, ValueError, KeyError, TypeError):
-        pass  # not found yet, or damaged
-    found = find()
+        pass
+    return None
+
+
+def remember(
+    kind: str, key: str, found: dict[str, Any], about: dict[str, Any] | None = None
+) -> dict[str, Any]:
+    """Write down what was found for this key, in place of what was there before; return it."""
+    told = {"key": key, **({"about": about} if about else {}), "found": found}
     with contextlib.suppress(OSError):
-        write_atomically(folder(kind) / name, json.dumps({"key": key, "found": found}).encode())
+        write_atomically(folder(kind) / _file(key), json.dumps(told).encode())
     return found
+
+
+def _file(key: str) -> str:
+    return f"{hashlib.sha256(key.encode()).hexdigest()[:24]}.json"
 
 
 def write_atomically(path: Path, data: bytes) -> None:

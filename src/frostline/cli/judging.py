@@ -13,7 +13,7 @@ from frostline.cli.verb import Verb, everywhere, stack
 
 looking = stack(
     click.option("--seed", default=0, show_default=True, help="Split, folds and random weights."),
-    click.option("--threads", type=click.IntRange(1), help="Torch threads [torch's own choice]."),
+    click.option("--threads", type=click.IntRange(1), help="Torch threads [as many as cores are free]."),
 )
 
 

@@ -153,7 +153,7 @@ running = stack(
         show_default=True,
         help="What to compute in [timed].",
     ),
-    click.option("--threads", type=click.IntRange(1), help="Torch threads [torch's own choice]."),
+    click.option("--threads", type=click.IntRange(1), help="Torch threads [as many as cores are free]."),
 )
 tracker_option = click.option(
     "--tracker",

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 from rich.console import Console
 from rich.table import Table
 
+from frostline import processor
 from frostline import strategy as strategies
 from frostline.drawing import count_text
 from frostline.sentences import between, caveats, percent
@@ -122,6 +123,8 @@ def _remarks(found: dict[str, Any]) -> list[str]:
     threads = f"{plan['threads']} thread{'s' if plan['threads'] > 1 else ''}"
     lines = [*found.get("notes", [])]
     lines.append(f"Computed in {plan['precision']}, {format_}, {threads}: {plan['reason']}.")
+    if plan["wait"] == processor.PASSIVE:
+        lines.append(f"{plan['load']} as it began, so threads wait for each other without spinning.")
     if found.get("flip_test"):
         word = "on" if found["flip"] == "horizontal" else "off"
         told = percent(found["flip_test"]["told"])

@@ -16,6 +16,7 @@ from typing import Any, TypeVar
 
 import click
 
+from frostline import processor
 from frostline.cli.progress import Progress
 from frostline.errors import FrostlineError, RunWarning, StoreWarning, TrackerWarning, UsageError
 from frostline.launching import Launch, demand_alone, launched
@@ -68,6 +69,7 @@ class Verb:
 
     def __enter__(self) -> Verb:
         self._see_launch()
+        processor.settle()  # before torch is imported
         signal.signal(signal.SIGTERM, _leave if self._launch.leads else _leave_quietly)
         self._warnings.__enter__()
         for kind in PLAIN_WARNINGS:
@@ -114,6 +116,9 @@ class Verb:
         import frostline
 
         _ = frostline.load_backbone  # brings the heavy imports, and notes what they cost
+        from frostline import numerics
+
+        numerics.settle()
         self.start_light()
 
     def start_with(self, module: str) -> None:

@@ -6,12 +6,13 @@ import contextlib
 import json
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import filelock
 
-from frostline import launching, lineage, places, rates, tracking
+from frostline import launching, lineage, numerics, places, rates, tracking
 from frostline.augment import Policy
 from frostline.backbone import Backbone
 from frostline.comparison import cells, race, spreading
@@ -21,7 +22,7 @@ from frostline.comparison.concluding import Comparison, conclude, read_ended
 from frostline.comparison.contest import Clock, Contest, as_data, from_data
 from frostline.comparison.joining import join
 from frostline.comparison.ledger import Ledger
-from frostline.cost import Rates, predict
+from frostline.cost import Cost, Rates, predict
 from frostline.dataset import Manifest
 from frostline.errors import UsageError
 from frostline.images import Images, Tell
@@ -239,6 +240,8 @@ def _contest(asked: Asked) -> Contest:
         trackers=asked.trackers,
         tell=asked.tell,
         say=asked.say,
+        expected=[rates.Expected(**row) for row in plan["expected"]],
+        others=plan["others"],
     )
 
 
@@ -246,9 +249,8 @@ def _rates(asked: Asked, backbone: Backbone) -> Rates:
     data, options = asked.data, asked.options
     policy = Policy(asked.candidates[0].augment)
     images = Images(data, data.part("train"), backbone.preprocessing, policy=policy)
-    return rates.measure(
-        backbone, images, batch=options["batch"], threads=options["threads"], classes=len(data.classes)
-    )
+    threads = numerics.thread_count(options["threads"], steady=options["exact"])
+    return rates.measure(backbone, images, batch=options["batch"], threads=threads, classes=len(data.classes))
 
 
 def _plan(asked: Asked, known: Mapping[str, Rates], left_s: float) -> dict[str, Any]:
@@ -257,7 +259,7 @@ def _plan(asked: Asked, known: Mapping[str, Rates], left_s: float) -> dict[str, 
     folds, images = cells.folds_of(data, asked.seed), len(cells.pool(data))
     hold = len(data.part("val")) if "val" in data.given else images // cells.FOLDS
 
-    def seconds(candidate: Candidate, share: float, train: int, val: int, test: int) -> float:
+    def cost(candidate: Candidate, share: float, train: int, val: int, test: int, warm: bool = False) -> Cost:
         return predict(
             scaled(candidate.strategy, share, train),
             known[candidate.model],
@@ -268,11 +270,16 @@ def _plan(asked: Asked, known: Mapping[str, Rates], left_s: float) -> dict[str, 
             batch=asked.options["batch"],
             augment=candidate.augment,
             flip=asked.options["flip"],
-        ).seconds
+            warm=warm,
+        )
+
+    def seconds(candidate: Candidate, share: float, train: int, val: int, test: int) -> float:
+        return cost(candidate, share, train, val, test).seconds
 
     learn = images - hold
     short = [seconds(c, race.SHORT, learn, hold, 0) for c in candidates]
     whole = [seconds(c, 1.0, learn, hold, 0) for c in candidates]
+    both = [[cost(c, 1.0, learn, hold, 0, warm) for warm in (False, True)] for c in candidates]
     final = [seconds(c, 1.0, images, 0, len(data.part("test"))) for c in candidates]
     if asked.thorough:
         planned = race.everything(len(candidates), folds, asked.repeats)
@@ -285,6 +292,8 @@ def _plan(asked: Asked, known: Mapping[str, Rates], left_s: float) -> dict[str, 
         "short_seconds": short,
         "whole_seconds": whole,
         "final_seconds": final,
+        "expected": [asdict(rates.Expected.of(cold, warm)) for cold, warm in both],
+        "others": max(one.others for one in known.values()),
         "expected_seconds": race.expected_s(planned, short, whole) + max(final),
         "spread": cells.spread_of_folds(folds),  # of the intervals, for a report before the end
     }

@@ -10,7 +10,7 @@ from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from frostline import places
+from frostline import places, processor, rates
 from frostline.advice import TIME_MARGIN
 from frostline.backbone import Backbone
 from frostline.best import answers_already
@@ -20,6 +20,7 @@ from frostline.comparison.ledger import Ledger, Outcome
 from frostline.comparison.race import SHORT, Race, Rung, Task
 from frostline.dataset import Manifest
 from frostline.images import Tell
+from frostline.rates import Expected
 from frostline.record import Study
 from frostline.strategy import scaled
 from frostline.timing import Stopwatch
@@ -90,6 +91,8 @@ class Contest:
     trackers: Trackers
     tell: Tell | None
     say: Callable[[str], None]
+    expected: list[Expected] = field(default_factory=list)  # of whole runs
+    others: float = 0.0  # cores' worth of other work, when the rates were checked
     outcomes: dict[Task, Outcome] = field(default_factory=dict)
     _kept_s: float = 0.0  # for training the leader on everything: a run that is slow must not use it up
 
@@ -124,16 +127,20 @@ class Contest:
         return {task: float(outcome["score"]) for task, outcome in self.outcomes.items()}
 
     def _predicted(self, task: Task) -> float:
-        return (self.whole_s if task.share == 1.0 else self.short_s)[task.candidate]
+        """Seconds, as if nothing were in the store, or as an earlier fold of its repeat should have taken."""
+        told = (self.whole_s if task.share == 1.0 else self.short_s)[task.candidate]
+        like = (task.candidate, task.share, task.cell.repeat)
+        before = [o for t, o in self.outcomes.items() if (t.candidate, t.share, t.cell.repeat) == like]
+        return min([told, *(float(outcome.get("expected", told)) for outcome in before)])
 
     def _factor(self) -> float:
-        """What runs took beside what was predicted, by which the rest is corrected.
+        """What runs took beside what was expected of them, by which the rest is corrected, up or down.
 
-        Never less than half: rows may have been warm.
+        Of a run that found rows in the store less was expected.
         """
         taken = sum(outcome["seconds"] for outcome in self.outcomes.values())
-        told = sum(self._predicted(task) for task in self.outcomes)
-        return max(0.5, taken / told) if told else 1.0
+        told = sum(outcome.get("expected", self._predicted(t)) for t, outcome in self.outcomes.items())
+        return float(taken / told) if told else 1.0
 
     def _fits(self, task: Task) -> bool:
         """Whether a run is expected to end while there is time left to train the leader on everything.
@@ -152,6 +159,7 @@ class Contest:
         candidate = self.candidates[task.candidate]
         data = cells.split(self.data, task.cell, self.seed)
         strategy = scaled(candidate.strategy, task.share, len(data.part("train")))
+        begun = processor.Reading.now()
         run = train(
             self.backbones[candidate.model],
             data,
@@ -169,12 +177,28 @@ class Contest:
             "accuracy": run.val_accuracy,
             "temperature": run.temperature,
             "seconds": run.seconds,
+            **self._learned(task, run, begun),
             "run": str(run.folder.path.relative_to(self.study.path)),
         }
         self.say_outcome(task, outcome)
         self.outcomes[task] = outcome
         self._offer(task, run)
         return outcome
+
+    def _learned(self, task: Task, run: Run, begun: processor.Reading) -> dict[str, float]:
+        """Let the rates learn from a run; return what was expected of it, where that can be said."""
+        if not self.expected or task.share < 1.0 or run.again or run.stopped:
+            return {}
+        expected_s = self.expected[task.candidate].seconds(run.store["rows_computed"])
+        rates.learn(
+            self.backbones[self.candidates[task.candidate].model],
+            run.numeric_plan["threads"],
+            expected_s=expected_s,
+            taken_s=run.seconds,
+            before=self.others,
+            meanwhile=begun.others(),
+        )
+        return {"expected": expected_s}
 
     def _offer(self, task: Task, run: Run) -> None:
         """Let the leader's newest run answer while nothing finished does, if it is better than who does."""

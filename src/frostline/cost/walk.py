@@ -80,6 +80,7 @@ class Walked:
 
     seconds: dict[str, float] = field(default_factory=lambda: defaultdict(float))
     disk_bytes: float = 0.0
+    rows: int = 0  # that it would hold
     kept: dict[int, tuple[int, ...]] = field(default_factory=dict)  # cut → views
     reads_figures: bool = False  # rows of val and test are kept in float32
 
@@ -107,6 +108,10 @@ class Walk:
             self._solve()
         self._figures()
         return self.found
+
+    def _kept(self, images: int, row_bytes: int) -> None:
+        self.found.disk_bytes += images * row_bytes
+        self.found.rows += images
 
     def _add(self, item: str, seconds: float) -> None:
         self.found.seconds[item] += seconds
@@ -157,7 +162,7 @@ class Walk:
             return
         self._filled.add(place)
         row_bytes = rates.at(cut).row_bytes
-        self.found.disk_bytes += images * row_bytes
+        self._kept(images, row_bytes)
         if self.job.warm:
             return
         early = max((c for c, p, v in self._filled if (p, v) == (part, view) and c < cut), default=0)
@@ -203,7 +208,7 @@ class Walk:
         self._head_rows("flip test", images, pixels=False)
         if not self.job.warm:  # mirrored ones
             self._add("flip test", self._forward(last, images))
-        self.found.disk_bytes += images * rates.last.row_bytes
+        self._kept(images, rates.last.row_bytes)
 
     def _head_rows(self, item: str, images: int, *, pixels: bool = True) -> None:
         """The features of the plain view: read, or computed and kept."""
@@ -214,7 +219,7 @@ class Walk:
         if known:
             return
         self._filled.add((last, "train", 0))
-        self.found.disk_bytes += images * rates.last.row_bytes
+        self._kept(images, rates.last.row_bytes)
         if not self.job.warm:
             if pixels:
                 self._add("decode", images * (rates.file_s + rates.crop_s))
@@ -339,7 +344,7 @@ class Walk:
             self._add("final figures", images * rates.above(cut, lambda stage: stage.evaluation_s))
             if keeps:
                 self._find(cut, True)
-                self.found.disk_bytes += images * row_bytes
+                self._kept(images, row_bytes)
                 self._add("final figures", images * rates.read.at(row_bytes))
             if not (keeps and job.warm) and images:
                 self._add("final figures", images * (rates.file_s + rates.crop_s))

@@ -144,7 +144,7 @@ def measure(
     data = lineage.marked(backbone, data.checked(tell))
     samples = shared_out(data, data.part("train"), MOST_IMAGES, seed)
     some = shared_out(data, samples, max(MOST_PROBED, PROBED_A_CLASS * len(data.classes)), seed)
-    plan = numerics.exact_plan(threads)
+    plan = numerics.exact_plan(numerics.thread_count(threads))
     way = rates_of.frozen_way(backbone, threads=threads) if len(samples) > len(some) else None
     key = {
         "version": VERSION,

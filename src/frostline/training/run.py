@@ -315,7 +315,8 @@ def _perform(request: Request, study: Study, folder: RunFolder, hear: Hear, stor
         "run": folder.name,
         "study": str(study.path),
     }
-    result |= leaving.leave(request, folder, model, result["cut"], store)  # after the clock
+    with numerics.threads(about["numeric_plan"]["threads"]):  # after the clock
+        result |= leaving.leave(request, folder, model, result["cut"], store)
     folder.write("result.json", result)
 
 
