@@ -65,7 +65,10 @@ def play(
 def entrants(*seconds: float, families: str = "") -> list[Entrant]:
     """Return a probe of half a second, and one that trains for each number: seconds of a run on a fold."""
     named = families or "abcdefgh"
-    return [Entrant(0.5, 0.6, trains=False), *(Entrant(s, 1.25 * s, family=f) for s, f in zip(seconds, named))]  # noqa: B905
+    return [
+        Entrant(0.5, 0.6, trains=False),
+        *(Entrant(s, 1.25 * s, family=f) for s, f in zip(seconds, named, strict=False)),
+    ]
 
 
 def test_a_probe_then_whole_folds_for_the_best_that_fits_then_the_next() -> None:

@@ -156,6 +156,7 @@ def train(data: str, **options: Any) -> None:
             manifest,
             options["strategy"],
             tracker=trackers,
+            watch=verb.since_called,
             tell=verb.progress,
             **{key: options[key] for key in named},
         )
@@ -305,6 +306,7 @@ cli.add_command(store)
 
 def main() -> None:
     """Run the command line."""
+    Verb.owns_process = True
     if _leads():
         cli(prog_name="frostline")
         return

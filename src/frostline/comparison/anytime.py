@@ -65,18 +65,21 @@ class Terms:
     limit_s: float
     closing_s: float
     held: int = 0
+    depth: int | None = None  # folds that count, once that is settled
 
 
 @dataclass(frozen=True)
 class Next:
     """The run to make and the seconds it may take, or why there is none.
 
-    `over` says that nothing is left that could change the answer; `waits` that other processes have it.
+    `over` says that nothing is left that could change the answer; `waits` that other processes have it; `place`
+    whom there is no time for.
     """
 
     task: Task | None
     why: str
     may_take_s: float = 0.0
+    place: int | None = None
     over: bool = False
     waits: bool = False
 
@@ -146,6 +149,8 @@ class Board:
         """
         trained = [place for place, entrant in enumerate(self.entrants) if entrant.trains]
         folds = self.terms.folds
+        if self.terms.depth is not None:
+            return self.terms.depth
         if folds == 1 or not trained or any(self._has(place, folds) for place in trained):
             return folds
         if min(self.run_s(place, -1) for place in trained) > FOLD_SHARE * self.terms.limit_s:
@@ -228,7 +233,12 @@ class Board:
         last_s = self.final_s(place, side)
         if leading is not None:
             last_s = max(last_s, self.final_s(leading, 1))
-        return self._rest(place, depth) * self.run_s(place, side) + last_s + self.terms.closing_s
+        return self._rest(place, depth) * self.run_s(place, side) + last_s + self.closing_s
+
+    @functools.cached_property
+    def closing_s(self) -> float:
+        """Seconds that follow the last training; a machine that trains slower than predicted is slow there, too."""
+        return self.terms.closing_s * max(1.0, self.pace(trains=True) or 1.0)
 
     def could(self, place: int, depth: int | None = None) -> bool:
         """Whether a candidate might be judged in the time that is left, were its runs as quick as may be."""
@@ -241,7 +251,7 @@ class Board:
     @property
     def reserve_s(self) -> float:
         """Seconds to keep for training the leader on every image, and for what follows."""
-        return self.terms.closing_s + (0.0 if self.leader is None else self.final_s(self.leader, 1))
+        return self.closing_s + (0.0 if self.leader is None else self.final_s(self.leader, 1))
 
     def may_take_s(self, place: int, depth: int | None = None) -> float:
         """Return the seconds after which one more run of a candidate had better be stopped.
@@ -251,8 +261,10 @@ class Board:
         rest = max(1, self._rest(place, depth or self.depth))
         entrant = self.entrants[place]
         ratio = entrant.final_s / max(entrant.run_s, 1e-9)
-        free_s = self.left_s - self.terms.closing_s
-        each = OWN * free_s / (rest + ratio) if self._taken(place) else free_s / (1 + LATER * (rest - 1 + ratio))
+        free_s = self.left_s - self.closing_s
+        each = (
+            OWN * free_s / (rest + ratio) if self._taken(place) else free_s / (1 + LATER * (rest - 1 + ratio))
+        )
         return min(each, self.left_s - self.reserve_s)
 
 
@@ -352,12 +364,13 @@ def _nothing(board: Board) -> Next:
     if unjudged:
         place = min(unjudged, key=lambda c: board.need_s(c, 0))
         spare_s = max(0.0, board.left_s - board.reserve_s)
-        need_s = board.need_s(place, 0) - board.reserve_s
-        return Next(None, f"the next would take about {max(need_s, 1):.0f} s, and {spare_s:.0f} s are left")
-    last = [Task(c, 1.0, Cell(board.terms.repeats - 1, f)) for c in board.finalists for f in range(board.depth)]
-    if any(task not in board.seen for task in last):
-        return Next(None, "there is no time to repeat those within a point of each other")
-    return Next(None, "every candidate was judged, and nothing is left to try", over=True)
+        need_s = max(1.0, board.need_s(place, 0) - board.reserve_s)
+        why = f"would take about {need_s:.0f} s more until it is judged, and {spare_s:.0f} s were left"
+        return Next(None, why, place=place)
+    last = Cell(board.terms.repeats - 1, board.depth - 1)
+    if any(Task(c, 1.0, last) not in board.seen for c in board.finalists):
+        return Next(None, "No time was left to repeat those within a point of each other.")
+    return Next(None, "Every candidate was judged: nothing is left to try.", over=True)
 
 
 def judged(seen: Collection[Task], count: int, depth: int) -> dict[int, int]:

@@ -3,29 +3,29 @@
 from __future__ import annotations
 
 import json
-from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from frostline import familiar, looks, metrics, places
 from frostline.comparison import cells, halfway
 from frostline.comparison.asked import REPEATS, Asked
 from frostline.comparison.candidates import Candidate
-from frostline.comparison.contest import Contest, OutOfTime, sub_study
+from frostline.comparison.contest import ENDING_S, PLAN, Contest, OutOfTime, sub_study
 from frostline.comparison.halfway import Halfway
-from frostline.comparison.held import gather, longest, write_answers
-from frostline.comparison.judging import Held, Verdict, judge, optimism, shallowest
-from frostline.comparison.ledger import Outcome
-from frostline.comparison.race import Task
+from frostline.comparison.held import longest, write_answers
+from frostline.comparison.judging import Held, Verdict, optimism
+from frostline.comparison.settling import asked_folds, settle, whole_repeats, without_rest
 from frostline.comparison.words import verdict_lines
 from frostline.errors import UsageError
 from frostline.images import Images
 from frostline.record import Study, plain
 from frostline.reporting import notebook
 from frostline.store import Store
-from frostline.training import Run, below_of, train
+from frostline.training import Run, below_of, refusal, train
 
 
 class NoTime(UsageError):
@@ -69,41 +69,45 @@ class Comparison:
 def conclude(asked: Asked, contest: Contest, over: bool) -> Comparison:
     """Name the winner, train it on everything, and write the result."""
     contest.outcomes = contest.ledger.outcomes()
-    verdict, answers = _judged(asked, contest)
-    place = verdict.winner if verdict else contest.leader()
-    if place is None:
-        raise NoTime(
-            f"Not one run fits into the time: the cheapest is expected to take "
-            f"{min(contest.short_s) + min(contest.final_s):.0f} s. Give more --minutes, or fewer images."
-        )
-    mine = answers.get(place) or gather(contest.data, asked.study.path, contest.outcomes, [place])[place]
+    contest.settle_depth(asked.folder / PLAN)
+    found = settle(asked, contest)
+    if found is None:
+        raise NoTime(_no_time(asked, contest))
+    verdict, answers, place = found.verdict, found.answers, found.winner
+    ended, promising = contest.ended, _promising(contest)
+    standings = _standings(contest, answers)
+    contest, mine = without_rest(contest, place), answers[place]
     winner = asked.candidates[place]
     backbone = asked.backbones[winner.model]
     asked.study.write("backbone.json", backbone.as_dict())
     back = _gone_back(asked, contest, place, mine)
-    held_out = _held_out(asked, back.held if back else mine, answers, contest.race.folds)
+    folds = asked_folds(contest, place)
+    held_out = _held_out(asked, back.held if back else mine, found.once, folds)
     share = back.share if back else None
     run, whole = _shipped(asked, contest, place, held_out["temperature"], share)
     if back and not whole:  # what answers is a run on a fold, as it ended
         asked.say("What answers is a run on a fold as it ended: it does not go back.")
         back = share = None
-        held_out = _held_out(asked, mine, answers, contest.race.folds)
-    held_out["share"] = _share(contest, place)
+        held_out = _held_out(asked, mine, found.once, folds)
+    held_out |= _whose(contest, place, mine, folds)
     _leave_looks(asked, contest, place, share)
     _leave_familiar(asked, contest, place, run, share)
     result = {
         "winner": str(winner.strategy),
         "augment": winner.augment,
         "separated": bool(
-            verdict and verdict.separated and asked.repeats >= REPEATS and (over or not asked.thorough)
+            verdict and verdict.separated and found.repeats >= REPEATS and (over or not asked.thorough)
         ),
         "finished": over,
+        "ended": ended,
         "cuts": asked.thorough,
-        "left_out": [str(asked.candidates[one]) for one in contest.race.left_out],
-        "repeats": _repeats(contest, place),
+        "left_out": [str(asked.candidates[one]) for one in _never_begun(contest)],
+        "promising": promising,
+        "repeats": found.repeats,
         "folds": contest.race.folds,
+        "judged_on_folds": found.depth,
         "metric": asked.options["metric"],
-        "standings": _standings(contest, answers),
+        "standings": standings,
         "differences": _differences(contest, verdict),
         "out_of_fold": held_out,
         **({} if back is None else {"interpolation": back.about}),
@@ -150,32 +154,32 @@ def _asked(asked: Asked) -> dict[str, Any]:
     }
 
 
-def _judged(asked: Asked, contest: Contest) -> tuple[Verdict | None, dict[int, Held]]:
-    """The verdict among those seen on every repeat; none where fewer than two are.
-
-    Thaws that the time cut short are judged on the cells that all of them have been seen on.
-    """
-    outcomes = contest.outcomes
-    repeated = contest.race.repeated({task: float(found["score"]) for task, found in outcomes.items()})
-    if asked.thorough and len(repeated) < len(contest.candidates):
-        outcomes = _of_all(contest)
-        repeated = sorted({task.candidate for task in outcomes})
-    answers = gather(contest.data, contest.study.path, outcomes, repeated)
-    if len(repeated) < 2:
-        return None, answers
-    seconds = dict(enumerate(contest.whole_s))
-    found = judge(answers, seconds, asked.options["metric"], asked.seed)
-    return (shallowest(found) if asked.thorough else found), answers
+def _no_time(asked: Asked, contest: Contest) -> str:
+    """Say how little time there is, and how much would do."""
+    place = min(range(len(contest.candidates)), key=lambda c: contest.whole_s[c] + contest.final_s[c])
+    need_s = contest.race.folds * contest.whole_s[place] + contest.final_s[place]
+    if contest.terms is not None:
+        need_s = contest.board().need_s(place, 1)
+    folds = f" on {contest.race.folds} folds" if contest.race.folds > 1 else ""
+    what = f"loading, judging {contest.candidates[place]}{folds} and training it on every image"
+    return refusal(asked.minutes or 0.0, contest.clock.watch.seconds + need_s, what)
 
 
-def _of_all(contest: Contest) -> dict[Task, Outcome]:
-    """Return the runs on cells that every candidate has been seen on."""
-    everyone = range(len(contest.candidates))
-    return {
-        task: found
-        for task, found in contest.outcomes.items()
-        if all(replace(task, candidate=one) in contest.outcomes for one in everyone)
-    }
+def _promising(contest: Contest) -> list[dict[str, Any]]:
+    """Return who is ahead of who leads on folds that are not all, with how many and how far."""
+    if contest.terms is None:
+        return []
+    board = contest.board()
+    return [
+        {
+            "strategy": str(contest.candidates[place]),
+            "folds": sum(task.candidate == place for task in contest.outcomes),
+            "ahead": board.ahead(place),
+            "beside": str(contest.candidates[board.leader]),
+        }
+        for place in board.promising
+        if board.leader is not None
+    ]
 
 
 def _held_out(asked: Asked, mine: Held, answers: Mapping[int, Held], folds: int) -> dict[str, Any]:
@@ -205,6 +209,16 @@ def _held_out(asked: Asked, mine: Held, answers: Mapping[int, Held], folds: int)
     }
 
 
+def _whose(contest: Contest, place: int, mine: Held, folds: int) -> dict[str, Any]:
+    """Say what model the figures out of fold are of: the winner's, trained without the images asked about."""
+    return {
+        "strategy": str(contest.candidates[place].strategy),
+        "images": len(np.unique(mine.images)),
+        "folds": folds,
+        "runs": sorted(str(o["run"]) for t, o in contest.outcomes.items() if t.candidate == place),
+    }
+
+
 def _leave_looks(asked: Asked, contest: Contest, place: int, share: float | None) -> None:
     """Leave pictures of the winner's worst answers out of fold, each mapped by the model that gave it."""
     table, backbone = asked.folder / "out-of-fold.csv", asked.backbones[asked.candidates[place].model]
@@ -229,12 +243,34 @@ def _leave_familiar(asked: Asked, contest: Contest, place: int, run: Run, share:
     models = halfway.models(asked, contest, place, [task], share)
     train, held = (Images(split, split.part(p), backbone.preprocessing) for p in ("train", "val"))
     model = models(held.samples[0].path) if held.samples else None
-    if model is not None and not contest.clock.late:
+    most = _to_doubt_by(asked, contest, max(len(train), len(held)))
+    if model is not None and most:
         folder = Study(asked.study.path).run_at(contest.outcomes[task].get("run"))
         with Store() as store:
             below = below_of(backbone, folder, folder.read("result.json")["cut"], store)
-            distances = familiar.distances(backbone, model, below, train, held)
+            distances = familiar.distances(backbone, model, below, train, held, most)
         familiar.write(run.folder.path, familiar.Familiar(known.features, distances))
+
+
+def _to_doubt_by(asked: Asked, contest: Contest, images: int) -> int:
+    """Return how many images of each part there is time to pass, of those learned from and those held out."""
+    most = min(familiar.MOST, images)
+    if asked.minutes is None:
+        return most
+    fits = int((contest.clock.left_s - ENDING_S) / (2 * max(contest.pass_s, 1e-9)))
+    if fits >= most:
+        return most
+    if fits < familiar.FEWEST:
+        asked.say("No time was left to say how far new images may lie from those learned from.")
+        return 0
+    asked.say(f"Little time was left: unfamiliar images are told by {fits} images instead of {most}.")
+    return fits
+
+
+def _never_begun(contest: Contest) -> list[int]:
+    """Return the places of those without a run."""
+    begun = {task.candidate for task in contest.outcomes}
+    return [place for place in range(len(contest.candidates)) if place not in begun]
 
 
 def _shipped(
@@ -297,7 +333,7 @@ def _train_winner(asked: Asked, winner: Candidate, temperature: float, share: fl
 
 def _standings(contest: Contest, answers: Mapping[int, Held]) -> list[dict[str, Any]]:
     """Return how far each candidate came and how it did there, the best first."""
-    found = []
+    found, repeats = [], whole_repeats(contest)
     for place, candidate in enumerate(contest.candidates):
         mine = {task: o for task, o in contest.outcomes.items() if task.candidate == place}
         tasks = longest(contest.outcomes, place)
@@ -308,7 +344,7 @@ def _standings(contest: Contest, answers: Mapping[int, Held]) -> list[dict[str, 
             "augment": candidate.augment,
             "runs": len(mine),
             "share": _share(contest, place),
-            "repeats": _repeats(contest, place),
+            "repeats": repeats.get(place, 0),
             "cells": len(tasks),
             "score": _mean([o["score"] for o in there]),
             "accuracy": _mean([o["accuracy"] for o in there]),
@@ -323,12 +359,6 @@ def _standings(contest: Contest, answers: Mapping[int, Held]) -> list[dict[str, 
         found.append((max((task.share for task in tasks), default=0.0), row))
     best_first = sorted(found, key=lambda r: (-r[1]["repeats"], -r[0], -(r[1]["score"] or 0.0)))
     return [row for _, row in best_first]
-
-
-def _repeats(contest: Contest, place: int) -> int:
-    """Return on how many repeats a candidate was seen with its whole schedule, on every fold of them."""
-    seen = Counter(task.cell.repeat for task in longest(contest.outcomes, place) if task.share == 1.0)
-    return sum(count == contest.race.folds for count in seen.values())
 
 
 def _share(contest: Contest, place: int) -> float:

@@ -16,7 +16,10 @@ def verdict_lines(result: Mapping[str, Any]) -> list[str]:
         lines.append(f"{found['leader']} over {found['other']}: {span}, {word}.")
     if found := result.get("interpolation"):
         lines.append(_gone_back(found, result["metric"]))
-    if not result["finished"]:
+    lines += [_promising(found, result) for found in result.get("promising", [])]
+    if result.get("ended"):
+        lines.append(str(result["ended"]))
+    elif not result["finished"]:
         lines.append("The time was up before the race was: more minutes would repeat more of the strategies.")
     if result.get("left_out"):
         lines.append(f"More minutes would let {', '.join(result['left_out'])} race, too.")
@@ -34,6 +37,12 @@ def verdict_lines(result: Mapping[str, Any]) -> list[str]:
             f"{100 * result['accuracy']:.1f} % right ({span})."
         )
     return lines
+
+
+def _promising(found: Mapping[str, Any], result: Mapping[str, Any]) -> str:
+    """Say who is ahead on the folds that it was asked about, which are not all."""
+    ahead = f"{100 * found['ahead']:+.1f} points beside {found['beside']} on the same images"
+    return f"{found['strategy']} is promising: {found['folds']} of {result['folds']} folds, {ahead}."
 
 
 def _gone_back(found: Mapping[str, Any], metric: str) -> str:
@@ -63,8 +72,7 @@ def _first(result: Mapping[str, Any]) -> str:
     if len(result["standings"]) == 1:
         return f"{winner} was the only one asked for, seen on {seen}."
     if not result["differences"]:
-        after = seen if repeats else "the first short runs" if _short(result) else "its first runs"
-        return f"{winner} leads after {after}: too few to name a winner."
+        return f"{winner} was judged on {seen}, and no other was: too few to name a winner."
     leader = result["differences"][0]["leader"]
     if result["separated"]:
         return f"{winner} wins over {seen}, separated from every other strategy that was repeated."
@@ -75,7 +83,3 @@ def _first(result: Mapping[str, Any]) -> str:
     if all(found["separated"] for found in result["differences"]):
         return f"{winner} leads over {seen}, ahead of every other: too few to name a winner."
     return f"{winner} leads over {seen}, too close to the next to call, and no cheaper one is as near."
-
-
-def _short(result: Mapping[str, Any]) -> bool:
-    return bool(result["out_of_fold"]["share"] < 1.0)

@@ -5,7 +5,7 @@ ways (the numeric plans that are timed) → learning · upkeep (stages and what 
 What was measured once on a machine is remembered, and a run after `measure` times nothing anew.
 """
 
-from frostline.rates.measuring import measure
+from frostline.rates.measuring import measure, ready
 from frostline.rates.ways import (
     FROZEN_BATCH,
     TRIAL,
@@ -25,6 +25,7 @@ __all__ = [
     "glimpse_s",
     "measure",
     "prefix_s",
+    "ready",
     "timing_s",
     "training_plan",
 ]

@@ -15,23 +15,27 @@ from typing import Any
 
 from filelock import FileLock
 
-from frostline import launching, metrics, tracking
+from frostline import launching, metrics, rates, tracking
 from frostline.advice import Advice, Planned, outlook, plan
 from frostline.advice.knowledge import read_experience
 from frostline.backbone import Backbone
 from frostline.comparison import (
+    ENDING_S,
     FEW_IMAGES,
     FOLDS,
+    MEASURING,
     Comparison,
+    Entrant,
     Limits,
     NoTime,
+    Terms,
     compare,
-    race,
+    expected_s,
     spread_of_folds,
     sub_study,
 )
 from frostline.dataset import Manifest, load_data
-from frostline.errors import StudyError
+from frostline.errors import StudyError, UsageError
 from frostline.images import Tell
 from frostline.record import Study
 from frostline.reporting import NAME as REPORT
@@ -41,13 +45,17 @@ from frostline.story import choosing
 from frostline.strategy import parse
 from frostline.timing import Stopwatch
 from frostline.tracking import Trackers
-from frostline.training import Run, train
+from frostline.training import Run, pass_s, refusal, train
 
 FIT_STUDY = "frostline-fit"  # a folder of its own: it splits the images in another way than `train`
-RACED = 4  # the best of the advice, beside the probe: with more, a short budget repeats none of them
+RACED = 4  # the best of the advice, beside the probe and a smaller one for where time is short
+SMALLER = "top_k(1)"  # of those that were tried, the one that trains fewest stages
 # Without --minutes: what the race is expected to take, within these bounds. Choices: long enough that a race
 # on a few hundred images ends by itself, short enough to wait for.
 LEAST_MINUTES, MOST_MINUTES = 2.0, 30.0
+# Measuring listens to at most so many images on so many passes (all stages, the pretrained classifier, rows for
+# the learning curve): see frostline.signals.
+LISTENED, PASSES = 2000, 3
 SHOWN = 20  # files that cannot be used, named one by one
 
 
@@ -58,8 +66,8 @@ class Fitted:
     result: dict[str, Any]
     run: Run
     comparison: Comparison | None  # none where there was no time for a single run
-    signals: Signals
-    advice: Advice
+    signals: Signals | None  # these two: none where there was no time to measure the network
+    advice: Advice | None
 
     def __getattr__(self, name: str) -> Any:
         result = self.__dict__.get("result", {})
@@ -155,50 +163,57 @@ def fit(
             backbones, data, limits, kept, seed=seed, options=options, tell=tell, say=say
         )
         backbones = [next(b for b in backbones if b.name == row["model"]) for row in looked if row["kept"]]
+    _demand_time(backbones[0], data, minutes, threads, watch)
     with FileLock(kept.path / "first.lock"):  # a second process finds the model trained
         first = _probe(backbones[0], data, kept, seed, {**options, "tracker": trackers}, tell)
     say(_first_line(first, metric, watch.seconds))
-    plans = {b.name: plan(b, data, seed=seed, threads=threads, tell=tell) for b in backbones}
+    measuring = sum(_measuring_s(b, data, threads) for b in backbones)
+    plans, raced = dict[str, Planned](), dict[str, list[str]]()
+    if minutes is None or watch.seconds + measuring + ENDING_S < 60.0 * minutes:
+        plans = {b.name: plan(b, data, seed=seed, threads=threads, tell=tell) for b in backbones}
+    else:
+        say(f"There is no time to measure the network (about {measuring:.0f} s): the probe answers.")
     _tell_of(kept, backbones[0], plans)  # the best so far; at the end the winner
-    raced = {}
     for name, planned in plans.items():
         raced[name] = pinned or candidates(planned.advice, len(plans))
         for line in planned.advice.why:
             say(line if len(plans) == 1 else f"{name}: {line}")
     folds = 1 if "val" in data.given or len(data.samples) >= FEW_IMAGES else FOLDS
     every = [name for mine in raced.values() for name in mine]  # as if the slowest network ran them all
-    expected = max(default_minutes(planned.advice, every, folds, repeats) for planned in plans.values())
-    allowed = expected if minutes is None else minutes
+    usual = [default_minutes(planned.advice, every, folds, repeats) for planned in plans.values()]
+    allowed = max(usual) if minutes is None else minutes
     limit = f"{allowed:g} min" + ("" if minutes else ", unless --minutes says otherwise")
-    say(f"{'Trying' if len(every) == 1 else 'Racing'} {_listed(raced)} for at most {limit}.")
-    found = None
+    if plans:
+        say(f"{'Trying' if len(every) == 1 else 'Racing'} {_listed(raced)} for at most {limit}.")
+    found: Comparison | None = None
     try:
-        found = compare(
-            backbones,
-            data,
-            raced if len(backbones) > 1 else raced[backbones[0].name],
-            minutes=allowed,
-            repeats=repeats,
-            least=1,
-            study=study,
-            database=database,
-            seed=seed,
-            augment=augment,
-            interpolate=interpolate,
-            tracker=trackers,
-            watch=watch,
-            tell=tell,
-            say=say,
-            **options,
-        )
+        if plans:
+            found = compare(
+                backbones,
+                data,
+                raced if len(backbones) > 1 else raced[backbones[0].name],
+                minutes=allowed,
+                repeats=repeats,
+                least=1,
+                study=study,
+                database=database,
+                seed=seed,
+                augment=augment,
+                interpolate=interpolate,
+                tracker=trackers,
+                watch=watch,
+                tell=tell,
+                say=say,
+                **options,
+            )
     except NoTime as error:
         say(str(error))
     chosen = next(b for b in backbones if b.name == (found.model if found else first.model))
-    planned = plans[chosen.name]
+    mine = plans.get(chosen.name)
     _tell_of(kept, chosen, plans)
     result = {
         **(_of_race(found) if found else _of_probe(first, kept, metric)),
-        "recommended": planned.advice.recommended,
+        "recommended": mine.advice.recommended if mine else None,
         "model": chosen.name,
         **({} if looked is None else {"models": looked}),
         "images": len(data.samples),
@@ -223,13 +238,16 @@ def fit(
         report(kept)
     except StudyError as error:  # a page that can't be written costs no model
         say(str(error))
-    return Fitted(result, found.run if found else first, found, planned.signals, planned.advice)
+    signals, advice = (mine.signals, mine.advice) if mine else (None, None)
+    return Fitted(result, found.run if found else first, found, signals, advice)
 
 
 def _tell_of(kept: Study, backbone: Backbone, plans: Mapping[str, Planned]) -> None:
     """Let the study's own files be about this network."""
-    planned = plans[backbone.name]
     kept.write("backbone.json", backbone.as_dict())
+    planned = plans.get(backbone.name)
+    if planned is None:
+        return
     kept.write("signals.json", planned.signals.as_dict())
     kept.write("advice.json", planned.advice.as_dict())
 
@@ -248,8 +266,10 @@ def candidates(advice: Advice, networks: int = 1) -> list[str]:
     """
     fitting = [option.strategy for option in advice.options if option.fits]
     wanted = [advice.recommended, *(name for name in fitting if name != advice.recommended)]
-    trained = [name for name in wanted if name != "linear_probe"]
-    return ["linear_probe", *trained[: math.ceil(RACED / networks)]]
+    trained = [name for name in wanted if name != "linear_probe"][: math.ceil(RACED / networks)]
+    if SMALLER in fitting and SMALLER not in trained:
+        trained.append(SMALLER)  # for where the larger don't fit the time
+    return ["linear_probe", *trained]
 
 
 def default_minutes(advice: Advice, raced: Sequence[str], folds: int, repeats: int) -> float:
@@ -257,10 +277,29 @@ def default_minutes(advice: Advice, raced: Sequence[str], folds: int, repeats: i
     known = {option.strategy: option.cost.seconds for option in advice.options}
     each = [known[name] for name in raced if name in known]
     typical = statistics.fmean(each) if each else 0.0
-    whole, short = [typical] * len(raced), [race.SHORT * typical] * len(raced)
-    planned = race.plan(short, whole, folds=folds, repeats=repeats)
-    expected_s = race.expected_s(planned, short, whole) + typical
-    return min(MOST_MINUTES, max(LEAST_MINUTES, math.ceil(expected_s / 60)))
+    terms = Terms(folds, repeats, limit_s=math.inf, closing_s=ENDING_S)
+    seconds = expected_s([Entrant(typical, typical)] * len(raced), terms)
+    return min(MOST_MINUTES, max(LEAST_MINUTES, math.ceil(seconds / 60)))
+
+
+def _demand_time(
+    backbone: Backbone, data: Manifest, minutes: float | None, threads: int | None, watch: Stopwatch
+) -> None:
+    """Refuse a limit that is shorter than a probe and its figures take. Raises `UsageError`."""
+    if minutes is None:
+        return
+    images = len(data.samples)
+    floor_s = watch.seconds + images * pass_s(backbone, data, data.samples, threads) + ENDING_S
+    if floor_s > 60.0 * minutes:
+        raise UsageError(refusal(minutes, floor_s, "loading, one linear probe and its figures"))
+
+
+def _measuring_s(backbone: Backbone, data: Manifest, threads: int | None) -> float:
+    """Return roughly the seconds that measuring the images and timing the network take."""
+    images = min(len(data.part("train")), LISTENED)
+    ready = rates.ready(backbone, threads=threads, classes=len(data.classes))
+    timing_s = 0.0 if ready else MEASURING * rates.timing_s(backbone, threads)
+    return timing_s + PASSES * images * pass_s(backbone, data, data.samples, threads)
 
 
 def _load(source: Any, seed: int, strict: bool, tell: Tell | None) -> Manifest:
@@ -325,7 +364,11 @@ def _first_line(run: Run, metric: str, seconds: float) -> str:
 
 
 def _of_race(found: Comparison) -> dict[str, Any]:
-    """The winner's figures; accuracy is the test part's where there is one, else the folds'."""
+    """The winner's figures; accuracy is the test part's where there is one, else the folds'.
+
+    `accuracy_of` says which model the number belongs to: the one that answers, asked about test; or the same
+    strategy's models without the fold that each was asked about.
+    """
     tested = found.accuracy is not None
     figures = found.result if tested else found.out_of_fold
     return {
@@ -334,13 +377,21 @@ def _of_race(found: Comparison) -> dict[str, Any]:
         "low": figures["low"],
         "high": figures["high"],
         **{key: (found.run.result if tested else figures).get(key) for key in metrics.BELIEVED},
-        "basis": "test part" if tested else "out of fold" if figures["share"] == 1.0 else "short runs",
+        "basis": "test part" if tested else "out of fold",
+        "accuracy_of": _accuracy_of(found, tested),
         "optimism": None if tested else figures["optimism"],
         "separated": found.separated,
         "run": found.result["run"],
         "tried": found.standings,
         "verdict": found.verdict,
     }
+
+
+def _accuracy_of(found: Comparison, tested: bool) -> dict[str, Any]:
+    own = {"strategy": found.winner, "model": found.model}
+    if tested:
+        return {**own, "runs": [found.result["run"]], "images": found.run.n_test, "folds": None}
+    return {**own, **{key: found.out_of_fold[key] for key in ("runs", "images", "folds")}}
 
 
 def _of_probe(run: Run, kept: Study, metric: str) -> dict[str, Any]:
@@ -354,6 +405,13 @@ def _of_probe(run: Run, kept: Study, metric: str) -> dict[str, Any]:
         "high": high,
         **dict.fromkeys(metrics.BELIEVED),
         "basis": "cross-validation",
+        "accuracy_of": {
+            "strategy": "linear_probe",
+            "model": run.result["model"],
+            "runs": [str(run.folder.path.relative_to(kept.path))],
+            "images": run.n_train,
+            "folds": FOLDS,
+        },
         "optimism": None,
         "separated": False,
         "run": str(run.folder.path.relative_to(kept.path)),
