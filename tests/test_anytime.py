@@ -216,4 +216,4 @@ def test_why_it_stopped_is_said_with_seconds() -> None:
     assert found.end is not None
     assert found.end.task is None
     assert not found.end.over
-    assert "s are left" in found.end.why
+    assert "s were left" in found.end.why

@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 
 import frostline
-from frostline.comparison import cells, concluding, judging, race
+from frostline.comparison import cells, concluding, judging, race, settling
 from frostline.comparison.candidates import listed, searched
 from frostline.comparison.cells import Cell
 from frostline.comparison.contest import Clock, Contest, OutOfTime
@@ -109,9 +109,8 @@ def play(found: Race, skill: list[float]) -> tuple[dict[Task, float], list[int]]
 @pytest.mark.parametrize("folds", [1, 5])
 def test_the_best_climbs_and_halving_costs_what_it_promises(folds: int) -> None:
     count = 8
-    short, whole = [1.0] * count, [4.0] * count
     everything = count * 3 * folds * 4.0
-    found = race.plan(short, whole, folds=folds, repeats=3)
+    found = race.plan(count, folds=folds, repeats=3)
     first = (1.0, race.FIRST_FOLDS) if folds > 1 else (race.SHORT, 0)
     assert [(rung.share, rung.folds) for rung in found.rungs] == [first, (1.0, 0), (1.0, 0)]
     skill = list(np.random.default_rng(0).permutation(count) / 10)
@@ -123,27 +122,11 @@ def test_the_best_climbs_and_halving_costs_what_it_promises(folds: int) -> None:
     ]
     assert cost[0] <= everything / 4
     assert sum(cost) <= everything / 2
-    assert sum(cost) == race.expected_s(found, short, whole)
 
 
-def test_more_time_means_more_repeats_and_little_means_halving() -> None:
-    whole, short = [4.0] * 6, [1.0] * 6
-    plans = [race.plan(short, whole, folds=1, repeats=3, seconds=s) for s in (1e9, 50.0, 30.0, 1.0, None)]
-    assert [len(p.rungs) for p in plans] == [1, 2, 3, 3, 3]
-    assert race.plan(short[:3], whole[:3], folds=1, repeats=3, seconds=1.0).rungs[0].share == 1.0
-    assert len(race.plan(short, whole, folds=1, repeats=1, seconds=20.0).rungs) == 2
-
-
-def test_with_too_little_time_for_all_some_do_not_start() -> None:
-    """The probe and three others, one of them slow, in the time that halving among three would take."""
-    short, whole = [0.1, 1.0, 9.0, 1.0], [0.1, 4.0, 36.0, 4.0]
-    planned = race.plan(short, whole, folds=1, repeats=3, seconds=20.0)
-    assert planned.left_out == (2,)
-    scores, _ = play(planned, [0.1, 0.9, 1.0, 0.5])
-    assert {task.candidate for task in scores} == {0, 1, 3}
-    assert planned.repeated(scores) == [1, 3]
-    assert race.expected_s(planned, short, whole) <= 20.0 < race.expected_s(planned, short, [36.0] * 4)
-    assert race.plan(short, whole, folds=1, repeats=3, seconds=1.0).left_out == ()  # no two fit: all may try
+def test_few_candidates_are_not_halved() -> None:
+    assert race.plan(3, folds=5, repeats=3) == race.everything(3, 5, 3)
+    assert len(race.plan(6, folds=1, repeats=1).rungs) == 2
 
 
 def test_an_unfinished_rung_lets_nobody_in() -> None:
@@ -235,7 +218,6 @@ def test_the_verdict_says_how_much_was_seen() -> None:
         "low": 0.8,
         "high": 0.95,
         "test_looks": 1,
-        "out_of_fold": {"share": 1.0},
     }
     first, *_, last = verdict_lines(result)
     assert first == "full leads over 1 repeat, ahead of every other: too few to name a winner."
@@ -243,8 +225,32 @@ def test_the_verdict_says_how_much_was_seen() -> None:
     assert "looked at 3 times by now" in verdict_lines({**result, "test_looks": 3})[-1]
     three = {**result, "repeats": 3, "separated": True}
     assert verdict_lines(three)[0].startswith("full wins over 3 repeats, separated")
-    short = {**result, "repeats": 0, "differences": [], "out_of_fold": {"share": 0.25}}
-    assert verdict_lines(short)[0] == "full leads after the first short runs: too few to name a winner."
+    alone = {**result, "differences": []}
+    assert (
+        verdict_lines(alone)[0] == "full was judged on 1 repeat, and no other was: too few to name a winner."
+    )
+    held = {**result, "folds": 5, "judged_on_folds": 1, "out_of_fold": {"images": 54}}
+    assert verdict_lines(held)[0].startswith(
+        "full leads over one hold-out of 54 images, ahead of every other"
+    )
+
+
+def test_a_challenger_is_promising_until_it_has_all_its_folds() -> None:
+    result = {
+        "winner": "head",
+        "repeats": 1,
+        "folds": 5,
+        "standings": [{}, {}],
+        "differences": [],
+        "separated": False,
+        "finished": False,
+        "accuracy": None,
+        "promising": [{"strategy": "full", "folds": 1, "ahead": 0.056, "beside": "head"}],
+        "ended": "full would take about 40 s more until it is judged, and 22 s were left.",
+    }
+    _, promising, ended = verdict_lines(result)
+    assert promising == "full is promising: 1 of 5 folds, +5.6 points beside head on the same images."
+    assert ended == result["ended"]
 
 
 def test_a_head_that_is_solved_for_has_no_epochs_to_run_short_of() -> None:
@@ -385,6 +391,28 @@ def test_processes_share_the_runs_and_none_is_made_twice(tmp_path: Path) -> None
     }
 
 
+def test_a_run_that_was_stopped_for_time_leaves_what_it_was_given(tmp_path: Path) -> None:
+    """Else it would be begun again at once, by this process or another, for ever."""
+    ledger, task = Ledger.open("x", tmp_path), Task(3, 1.0, Cell(0, 0))
+
+    def slow(_: Task) -> dict[str, Any]:
+        assert ledger.running() == {task}
+        raise OutOfTime
+
+    def interrupted(_: Task) -> dict[str, Any]:
+        raise OutOfTime
+
+    with pytest.raises(OutOfTime):
+        ledger.take([task], slow, stops=OutOfTime)
+    assert ledger.running() == set()
+    assert 0 < ledger.stopped()[3] < 5.0
+    with pytest.raises(OutOfTime):
+        ledger.take([Task(4, 1.0, Cell(0, 0))], interrupted)
+    assert 4 not in ledger.stopped()
+    assert ledger.take([task], lambda _: {"score": 1.0}) == task
+    assert ledger.stopped() == {}  # what it took tells more
+
+
 def test_who_was_killed_before_leaving_a_name_holds_nothing(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -451,14 +479,21 @@ def test_a_comparison_names_a_winner_and_reads_the_test_part_once(tmp_path: Path
     assert found.accuracy is not None
     assert found.test_looks == 1
     assert {row["strategy"] for row in found.standings} == {str(parse(text)) for text in STRATEGIES}
-    assert sum(row["runs"] for row in found.standings) == len(said) == 4 * 5 * 2
+    runs = sum(row["runs"] for row in found.standings)
+    assert 4 * 5 <= runs == len(said) <= 4 * 5 * 2  # finalists within a point of each other are repeated
+    assert found.ended == "Every candidate was judged: nothing is left to try."
+    assert found.out_of_fold["images"] == 45
+    assert found.out_of_fold["strategy"] == found.winner
+    assert len(found.out_of_fold["runs"]) == next(
+        row["runs"] for row in found.standings if row["strategy"] == found.winner
+    )
     assert all(row["low"] <= row["accuracy"] <= row["high"] for row in found.standings)
     for table in study.glob("splits/*/runs/*/predictions-test.csv"):
         assert table.parent == study / found.run.folder.path.relative_to(study)
     learned = found.run.n_train
     assert learned == 45
     again = frostline.compare(tiny_backbone(), data, STRATEGIES, **given)
-    assert len(said) == 40, "finished runs were made again"
+    assert len(said) == runs, "finished runs were made again"
     assert again.winner == found.winner
     answers = frostline.predict(study, tmp_path / "images", module=tiny_model())
     assert answers.run == found.run.folder.name
@@ -469,7 +504,7 @@ def test_test_labels_have_no_say(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     def untimed(held: Mapping[int, Held], seconds: Mapping[int, float], *rest: Any) -> Verdict:
         return judge(held, dict.fromkeys(seconds, 1.0), *rest)  # the clock has a say where none is separated
 
-    monkeypatch.setattr(concluding, "judge", untimed)
+    monkeypatch.setattr(settling, "judge", untimed)
     results = []
     for number in range(2):
         data = without_val(tmp_path / str(number), train=10, test=4)
@@ -496,10 +531,13 @@ def test_test_labels_have_no_say(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 def test_a_budget_stops_the_race_with_a_model_that_answers(tmp_path: Path) -> None:
     data = without_val(tmp_path, train=15, test=5)
     study = tmp_path / "study"
-    with pytest.raises(UsageError, match="Not one run fits"):
+    with pytest.raises(UsageError, match=r"--minutes 0.0001 is less than .* give at least"):
         frostline.compare(tiny_backbone(), data, STRATEGIES, study=study, minutes=1e-4, **OPTIONS)
-    found = frostline.compare(tiny_backbone(), data, STRATEGIES, study=study, minutes=0.1, **OPTIONS)
-    assert found.seconds < 6.0 * 1.05 + 1.0  # an epoch beside other work
+    assert not (study / "splits").exists()  # refused before any run
+    found = frostline.compare(tiny_backbone(), data, STRATEGIES, study=study, minutes=0.25, **OPTIONS)
+    assert found.seconds < 15.0 + 3.0
+    first = found.standings[0]
+    assert (first["repeats"], first["low"] is None) == (1, False)
     assert found.winner
     assert len(frostline.predict(study, tmp_path / "images", module=tiny_model())) == 60
 

@@ -69,6 +69,12 @@ def titled(result: Mapping[str, Any]) -> str:
 def _first(result: Mapping[str, Any]) -> str:
     winner, repeats = titled(result), result["repeats"]
     seen = f"{repeats} repeat{'s' if repeats != 1 else ''}" if repeats else "part of the first repeat"
+    if result.get("judged_on_folds", result.get("folds")) != result.get("folds"):
+        seen = (
+            f"one hold-out of {result['out_of_fold']['images']} images"
+            if repeats == 1
+            else f"{repeats} hold-outs"
+        )
     if len(result["standings"]) == 1:
         return f"{winner} was the only one asked for, seen on {seen}."
     if not result["differences"]:

@@ -135,6 +135,7 @@ def _reserve_s(request: Request) -> float:
     if request.taken_away:
         most = _fitting(request, each_s)
         counts += [min(most, len(request.data.part(part))) for part in ("train", "val")]
-        counts.append(2 * remembering.DRIFT_IMAGES if request.strategy.trains else 0)
+        moved = len(request.data.part("val")) or len(request.data.part("train"))
+        counts.append(2 * min(remembering.DRIFT_IMAGES, moved) if request.strategy.trains else 0)
     counts.append(looks.MOST if request.data.part("test") else 0)
     return ENDING_S + MARGIN * each_s * sum(counts)
