@@ -1,4 +1,4 @@
-"""What is run next while minutes last: played with an oracle's scores, against a clock that is only reckoned."""
+"""What is run next while minutes last, played with an oracle's scores against a reckoned clock."""
 
 from __future__ import annotations
 
@@ -10,7 +10,8 @@ from dataclasses import dataclass, field, replace
 import numpy as np
 import pytest
 
-from frostline.comparison.anytime import Board, Entrant, Next, Seen, Terms, judged, next_task
+from frostline.comparison.anytime import Next, judged, next_task
+from frostline.comparison.board import Board, Entrant, Seen, Terms
 from frostline.comparison.cells import Cell
 from frostline.comparison.race import Task
 
@@ -41,7 +42,7 @@ def play(
     seen: Mapping[Task, Seen] | None = None,
     most: int = 1000,
 ) -> Played:
-    """Run what is asked for; runs take `pace` times what was predicted, a candidate's first two thirds more."""
+    """Run what is asked for; runs take `pace` times what was predicted, a first one two thirds more."""
     each = [pace] * len(entrants) if isinstance(pace, float) else list(pace)
     found = Played(seen=dict(seen or {}), left_s=terms.limit_s if left_s is None else left_s)
     for _ in range(most):
@@ -108,7 +109,7 @@ def test_predictions_that_are_far_off_cost_no_answer_and_no_minute_too_many(pace
 
 
 def test_among_random_oracles_the_best_that_fits_wins_or_nearly() -> None:
-    """Law 9: the budget is kept, and the best of those that fit is found; predictions are off by up to two."""
+    """The budget is kept, and the best of those that fit is found; predictions are off by up to two."""
     rng, regrets, used = np.random.default_rng(0), [], []
     for _ in range(300):
         racing = entrants(*rng.uniform(1.0, 40.0, size=5))

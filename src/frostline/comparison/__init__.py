@@ -1,12 +1,13 @@
 """`compare`: strategies race under a budget and share one store; who won, and whether that means anything.
 
-screening (which backbones are worth it, by probes)
-cells (new splits, no test image) · race (who climbs, as data) · anytime (what is run next while minutes last) · judging (paired, by images and repeats)
-candidates (what races) · ledger (who runs what: Optuna) → comparing (`compare`) → settling (who won)
-→ concluding (the winner trained, the result)
+screening (which backbones are worth it, by probes) cells (new splits, no test image) · race (who climbs, as
+data) · anytime (what is run next while minutes last) · judging (paired, by images and repeats) candidates
+(what races) · ledger (who runs what: Optuna) → comparing (`compare`) → settling (who won) → concluding (the
+winner trained, the result)
 """
 
-from frostline.comparison.anytime import Entrant, Terms, expected_s
+from frostline.comparison.anytime import expected_s
+from frostline.comparison.board import Entrant, Terms
 from frostline.comparison.cells import FEW_IMAGES, FOLDS, spread_of_folds
 from frostline.comparison.comparing import MEASURING, compare
 from frostline.comparison.concluding import Comparison, NoTime

@@ -15,8 +15,8 @@ from frostline import launching, places, rates, tracking
 from frostline.augment import Policy
 from frostline.backbone import Backbone
 from frostline.comparison import cells, race, spreading
-from frostline.comparison.anytime import Terms
 from frostline.comparison.asked import REPEATS, Asked
+from frostline.comparison.board import Terms
 from frostline.comparison.candidates import Candidate, Strategies, listed, searched
 from frostline.comparison.concluding import Comparison, NoTime, conclude
 from frostline.comparison.contest import ENDING_S, PLAN, Clock, Contest, as_data, closing_s, from_data

@@ -14,7 +14,8 @@ from frostline import familiar, looks, places, remembering
 from frostline.advice import TIME_MARGIN
 from frostline.backbone import Backbone
 from frostline.comparison import anytime, cells
-from frostline.comparison.anytime import Board, Entrant, Next, Seen, Terms
+from frostline.comparison.anytime import Next
+from frostline.comparison.board import Board, Entrant, Seen, Terms
 from frostline.comparison.candidates import Candidate
 from frostline.comparison.ledger import Ledger, Outcome
 from frostline.comparison.race import SHORT, Race, Rung, Task
@@ -80,8 +81,8 @@ class Clock:
 class Contest:
     """A race, its runs, and the time they may take. Seconds are predicted, a list a candidate.
 
-    With a limit on time there are `terms`, and what is run next is decided before each run; the race then only
-    names the folds and repeats.
+    With a limit on time there are `terms`, and what is run next is decided before each run; the race then
+    only names the folds and repeats.
     """
 
     backbones: Mapping[str, Backbone]  # by a candidate's `model`
@@ -136,7 +137,7 @@ class Contest:
         return self.race.folds if self.terms is None else self.board().depth
 
     def settle_depth(self, file: Path) -> None:
-        """Hold on to the folds that count, in the plan too: with no time left they would look like too many."""
+        """Hold on to the folds that count: with no time left they would look like too many."""
         if self.terms is not None and self.terms.depth is None and self.outcomes:
             self.terms = replace(self.terms, depth=self.depth)
             plan = json.loads(file.read_text())

@@ -1,4 +1,4 @@
-"""Who won, and what that rests on: those that were judged on every fold, compared over the repeats they share."""
+"""Who won, and what that rests on: those judged on every fold, over the repeats they share."""
 
 from __future__ import annotations
 
@@ -19,8 +19,8 @@ from frostline.comparison.race import Task
 class Judged:
     """Who won, and what that rests on.
 
-    `answers` are those of each candidate that was judged, over all images it was asked about; `once` those that
-    the winner was picked from, of the first repeat.
+    `answers` are those of each candidate that was judged, over all images it was asked about; `once` those
+    that the winner was picked from, of the first repeat.
     """
 
     winner: int
@@ -81,7 +81,7 @@ def whole_repeats(contest: Contest) -> dict[int, int]:
 
 
 def asked_folds(contest: Contest, place: int) -> int:
-    """Return on how many folds of the first repeat a candidate that was judged was asked: all, or those that count."""
+    """Return on how many folds of a repeat a judged candidate was asked: all, or those that count."""
     folds = contest.race.folds
     every = all(Task(place, 1.0, Cell(0, fold)) in contest.outcomes for fold in range(folds))
     return folds if every else contest.depth

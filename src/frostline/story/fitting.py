@@ -53,8 +53,8 @@ SMALLER = "top_k(1)"  # of those that were tried, the one that trains fewest sta
 # Without --minutes: what the race is expected to take, within these bounds. Choices: long enough that a race
 # on a few hundred images ends by itself, short enough to wait for.
 LEAST_MINUTES, MOST_MINUTES = 2.0, 30.0
-# Measuring listens to at most so many images on so many passes (all stages, the pretrained classifier, rows for
-# the learning curve): see frostline.signals.
+# Measuring listens to at most so many images on so many passes (all stages, the pretrained classifier, rows
+# for the learning curve): see frostline.signals.
 LISTENED, PASSES = 2000, 3
 SHOWN = 20  # files that cannot be used, named one by one
 

@@ -24,8 +24,8 @@ LOOKED_AT = 8  # images decoded to measure how long that takes
 # A choice: the neighbours of a shared machine made one and the same step wander by half (docs/LOG.md
 # 2026-11-24).
 MARGIN = 1.5
-# Weights, tables and thumbnails (0.1 to 0.3 s for lite0 on a local disk), then the end of the process (0.5 s on
-# one core of a busy machine).
+# Weights, tables and thumbnails (0.1 to 0.3 s for lite0 on a local disk), then the end of the process (0.5 s
+# on one core of a busy machine).
 ENDING_S = 1.0
 DOUBT_SHARE = 0.2  # of the limit may go into what answers are doubted by: a choice
 
