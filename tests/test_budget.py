@@ -153,7 +153,7 @@ def test_what_follows_training_is_kept_free_and_shortened_where_time_is_short(
     monkeypatch.setattr(budget_of, "pass_s", lambda *_: 0.05)
     given = {"study": tmp_path / "a", **FAST}
     with pytest.warns(RunWarning, match=r"told by 2\d? images of each part"):
-        run = frostline.train(tiny_backbone(), data, "full(epochs=1)", minutes=0.3, **given)
+        run = frostline.train(tiny_backbone(), data, "full(epochs=1)", minutes=0.6, **given)
     features = load_file(run.folder.path / "familiar.safetensors")["features"]
     assert 20 <= len(features) < 36
     whole = frostline.train(tiny_backbone(), data, "full(epochs=1)", minutes=5, **given)

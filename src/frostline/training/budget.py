@@ -27,7 +27,7 @@ MARGIN = 1.5
 # Weights, tables and thumbnails (0.1 to 0.3 s for lite0 on a local disk), then the end of the process (0.5 s
 # on one core of a busy machine).
 ENDING_S = 1.0
-DOUBT_SHARE = 0.2  # of the limit may go into what answers are doubted by: a choice
+DOUBT_SHARE = 0.1  # of the limit may go into what answers are doubted by: a choice
 
 
 class OutOfTime(Exception):
