@@ -150,8 +150,9 @@ class Contest:
         if self.terms is None:
             return ""
         found = self.next_task()
-        who = "" if found.place is None else f"{self.candidates[found.place]} "
-        return who + found.why + ("." if who else "")
+        if found.place is None:
+            return found.why
+        return f"Nothing is left to try that fits: {self.candidates[found.place]} {found.why}."
 
     def board(self) -> Board:
         """Return what has been seen, and what is left."""
