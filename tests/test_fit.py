@@ -22,7 +22,7 @@ from frostline.comparison.contest import Contest
 from frostline.errors import StudyError, UsageError
 from frostline.record import Study
 from frostline.story import fitting
-from frostline.story.fitting import default_minutes
+from frostline.story.lasting import default_minutes
 from frostline.timing import Stopwatch
 from test_comparison import answers
 from tiny import tiny_backbone, tiny_model, write_folder, write_table
@@ -105,7 +105,7 @@ def test_no_time_for_a_race_leaves_the_probe(
     said: list[str] = []
     next(images.glob("*/")).joinpath("broken.png").write_bytes(b"no picture")
     if why == "no time to measure":
-        monkeypatch.setattr(fitting, "_measuring_s", lambda *_: 1e4)
+        monkeypatch.setattr(fitting, "measuring_s", lambda *_: 1e4)
     else:
         monkeypatch.setattr(Contest, "next_task", lambda _: Next(None, "nothing fits"))
     found = frostline.fit(images, model=tiny_backbone(), minutes=5, study=study, say=said.append, **OPTIONS)

@@ -134,7 +134,9 @@ def _nothing(board: Board) -> Next:
         return Next(None, why, place=place)
     last = Cell(board.terms.repeats - 1, board.depth - 1)
     if any(Task(c, 1.0, last) not in board.seen for c in board.finalists):
-        return Next(None, "Nothing is left to try that fits: those within a point of each other can't be repeated.")
+        return Next(
+            None, "Nothing is left to try that fits: those within a point of each other can't be repeated."
+        )
     return Next(None, "Every candidate was judged: nothing is left to try.", over=True)
 
 

@@ -30,6 +30,7 @@ from frostline.strategy import NAMED, Strategy, head, linear_probe, scaled, top_
 from frostline.timing import Stopwatch
 from frostline.tracking import Trackers
 from frostline.training import BATCH, DEFAULT_STUDY, pass_s, refusal
+from frostline.training.interpolation import POINTS
 
 # What timing a network takes beside what `rates.timing_s` reckons for its precisions alone: 2 to 3 times on
 # lite0 at 96 px, one core (docs/LOG.md 2026-11-28).
@@ -145,6 +146,13 @@ def _share(asked: float | str | None) -> float | str | None:
     if asked is None or asked == "auto" or (not isinstance(asked, str) and 0 <= asked <= 1):
         return asked
     raise UsageError(f'interpolate must be "auto" or a number between 0 and 1, found {asked!r}.')
+
+
+def _points(asked: Asked) -> int:
+    """Return at how many points the winner's runs are asked how far to go back."""
+    if asked.interpolate is None:
+        return 0
+    return len(POINTS) if asked.interpolate == "auto" else 1
 
 
 def _by_name(backbone: Backbone | Sequence[Backbone]) -> dict[str, Backbone]:
@@ -275,7 +283,7 @@ def _plan(asked: Asked, known: Mapping[str, Rates]) -> dict[str, Any]:
             folds=folds,
             repeats=asked.repeats,
             limit_s=60.0 * asked.minutes,
-            closing_s=closing_s(each_s, images, hold, 60.0 * asked.minutes),
+            closing_s=closing_s(each_s, images, hold, 60.0 * asked.minutes, _points(asked)),
             held=0 if asked.options["metric"] == "log_loss" else hold,
         )
     return {

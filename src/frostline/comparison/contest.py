@@ -33,6 +33,7 @@ LATE, LATE_S = 0.05, 3.0
 # What no timing of the network tells of what follows the last training: the pictures of mistakes (0.6 s), the
 # report (1.5 s) and the end of the process (0.5 s), on one core of a busy machine (docs/LOG.md 2026-11-28).
 ENDING_S = 2.6
+MOST_WAITING = 4.0  # times as long as alone: two cores shared by eight busy processes
 DISTANCES = 0.05  # of the limit is kept at most for distances of held-out images: a choice
 PLAN = "plan.json"  # in a comparison's folder: what was fixed before the first run
 POLL_S = 0.5  # between two looks at what other processes have finished
@@ -50,6 +51,7 @@ class Clock:
     file: Path
     watch: Stopwatch
     earlier_s: float = 0.0
+    _began: tuple[float, float] = field(default_factory=lambda: (time.perf_counter(), time.process_time()))
 
     @classmethod
     def begin(cls, minutes: float | None, file: Path, watch: Stopwatch) -> Clock:
@@ -68,9 +70,16 @@ class Clock:
         return self.limit_s - self.spent_s
 
     @property
+    def ending_s(self) -> float:
+        """Seconds that the end takes beside its passes over images, on a machine as busy as it has been."""
+        wall_s, own_s = time.perf_counter() - self._began[0], time.process_time() - self._began[1]
+        waiting = wall_s / max(own_s, 1e-9) if wall_s > ENDING_S else 1.0
+        return ENDING_S * min(MOST_WAITING, max(1.0, waiting))
+
+    @property
     def late(self) -> bool:
         """Whether the process will end later than it may, even if it now only writes what it has."""
-        return self.spent_s + ENDING_S > self.limit_s + max(LATE * self.limit_s, LATE_S)
+        return self.spent_s + self.ending_s > self.limit_s + max(LATE * self.limit_s, LATE_S)
 
     def note(self) -> None:
         """Write down what was spent."""
@@ -157,6 +166,7 @@ class Contest:
     def board(self) -> Board:
         """Return what has been seen, and what is left."""
         assert self.terms is not None
+        waiting_s = self.clock.ending_s - ENDING_S
         return Board(
             [
                 Entrant(run_s, final_s, c.strategy.trains, _family(c))
@@ -164,7 +174,7 @@ class Contest:
             ],
             {task: Seen(float(o["score"]), float(o["taken"])) for task, o in self.outcomes.items()},
             self.clock.left_s,
-            self.terms,
+            replace(self.terms, closing_s=self.terms.closing_s + waiting_s),
             self.ledger.running(),
             self.ledger.stopped(),
         )
@@ -294,8 +304,10 @@ class Contest:
         time.sleep(POLL_S)
 
 
-def closing_s(pass_s: float, images: int, hold: int, limit_s: float) -> float:
+def closing_s(pass_s: float, images: int, hold: int, limit_s: float, points: int = 0) -> float:
     """Return the seconds between the last training and the end of the process, at `pass_s` an image.
+
+    Where the winner may go back, all images are asked about at `points` points by its folds' runs.
 
     Images pass for what the model is given to doubt its answers by (`familiar`: those it learned from; of a
     fold, those learned from and held out, fewer where time is short), for drift (by both networks) and for
@@ -303,6 +315,7 @@ def closing_s(pass_s: float, images: int, hold: int, limit_s: float) -> float:
     """
     fold = sum(min(familiar.MOST, count) for count in (images - hold, hold))
     needed = min(familiar.MOST, images) + 2 * min(remembering.DRIFT_IMAGES, images) + looks.MOST
+    needed += points * images
     return ENDING_S + pass_s * needed + min(pass_s * fold, DISTANCES * limit_s)
 
 

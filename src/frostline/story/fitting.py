@@ -7,7 +7,6 @@ measure, plan, race within the time, train the winner on every image, say what i
 from __future__ import annotations
 
 import math
-import statistics
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -15,7 +14,7 @@ from typing import Any
 
 from filelock import FileLock
 
-from frostline import launching, metrics, rates, tracking
+from frostline import launching, metrics, tracking
 from frostline.advice import Advice, Planned, outlook, plan
 from frostline.advice.knowledge import read_experience
 from frostline.backbone import Backbone
@@ -23,39 +22,30 @@ from frostline.comparison import (
     ENDING_S,
     FEW_IMAGES,
     FOLDS,
-    MEASURING,
     Comparison,
-    Entrant,
     Limits,
     NoTime,
-    Terms,
     compare,
-    expected_s,
     spread_of_folds,
     sub_study,
 )
 from frostline.dataset import Manifest, load_data
-from frostline.errors import StudyError, UsageError
+from frostline.errors import StudyError
 from frostline.images import Tell
 from frostline.record import Study
 from frostline.reporting import NAME as REPORT
 from frostline.reporting import notebook, report
 from frostline.signals import Signals
 from frostline.story import choosing
+from frostline.story.lasting import default_minutes, demand_time, measuring_s
 from frostline.strategy import parse
 from frostline.timing import Stopwatch
 from frostline.tracking import Trackers
-from frostline.training import Run, pass_s, refusal, train
+from frostline.training import Run, train
 
 FIT_STUDY = "frostline-fit"  # a folder of its own: it splits the images in another way than `train`
 RACED = 4  # the best of the advice, beside the probe and a smaller one for where time is short
 SMALLER = "top_k(1)"  # of those that were tried, the one that trains fewest stages
-# Without --minutes: what the race is expected to take, within these bounds. Choices: long enough that a race
-# on a few hundred images ends by itself, short enough to wait for.
-LEAST_MINUTES, MOST_MINUTES = 2.0, 30.0
-# Measuring listens to at most so many images on so many passes (all stages, the pretrained classifier, rows
-# for the learning curve): see frostline.signals.
-LISTENED, PASSES = 2000, 3
 SHOWN = 20  # files that cannot be used, named one by one
 
 
@@ -163,11 +153,11 @@ def fit(
             backbones, data, limits, kept, seed=seed, options=options, tell=tell, say=say
         )
         backbones = [next(b for b in backbones if b.name == row["model"]) for row in looked if row["kept"]]
-    _demand_time(backbones[0], data, minutes, threads, watch)
+    demand_time(backbones[0], data, minutes, threads, watch)
     with FileLock(kept.path / "first.lock"):  # a second process finds the model trained
         first = _probe(backbones[0], data, kept, seed, {**options, "tracker": trackers}, tell)
     say(_first_line(first, metric, watch.seconds))
-    measuring = sum(_measuring_s(b, data, threads) for b in backbones)
+    measuring = sum(measuring_s(b, data, threads) for b in backbones)
     plans, raced = dict[str, Planned](), dict[str, list[str]]()
     if minutes is None or watch.seconds + measuring + ENDING_S < 60.0 * minutes:
         plans = {b.name: plan(b, data, seed=seed, threads=threads, tell=tell) for b in backbones}
@@ -270,36 +260,6 @@ def candidates(advice: Advice, networks: int = 1) -> list[str]:
     if SMALLER in fitting and SMALLER not in trained:
         trained.append(SMALLER)  # for where the larger don't fit the time
     return ["linear_probe", *trained]
-
-
-def default_minutes(advice: Advice, raced: Sequence[str], folds: int, repeats: int) -> float:
-    """Return what a race among these is expected to take, within bounds."""
-    known = {option.strategy: option.cost.seconds for option in advice.options}
-    each = [known[name] for name in raced if name in known]
-    typical = statistics.fmean(each) if each else 0.0
-    terms = Terms(folds, repeats, limit_s=math.inf, closing_s=ENDING_S)
-    seconds = expected_s([Entrant(typical, typical)] * len(raced), terms)
-    return min(MOST_MINUTES, max(LEAST_MINUTES, math.ceil(seconds / 60)))
-
-
-def _demand_time(
-    backbone: Backbone, data: Manifest, minutes: float | None, threads: int | None, watch: Stopwatch
-) -> None:
-    """Refuse a limit that is shorter than a probe and its figures take. Raises `UsageError`."""
-    if minutes is None:
-        return
-    images = len(data.samples)
-    floor_s = watch.seconds + images * pass_s(backbone, data, data.samples, threads) + ENDING_S
-    if floor_s > 60.0 * minutes:
-        raise UsageError(refusal(minutes, floor_s, "loading, one linear probe and its figures"))
-
-
-def _measuring_s(backbone: Backbone, data: Manifest, threads: int | None) -> float:
-    """Return roughly the seconds that measuring the images and timing the network take."""
-    images = min(len(data.part("train")), LISTENED)
-    ready = rates.ready(backbone, threads=threads, classes=len(data.classes))
-    timing_s = 0.0 if ready else MEASURING * rates.timing_s(backbone, threads)
-    return timing_s + PASSES * images * pass_s(backbone, data, data.samples, threads)
 
 
 def _load(source: Any, seed: int, strict: bool, tell: Tell | None) -> Manifest:
