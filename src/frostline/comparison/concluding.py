@@ -18,6 +18,7 @@ from frostline.comparison.contest import PLAN, Contest, OutOfTime, sub_study
 from frostline.comparison.halfway import Halfway
 from frostline.comparison.held import longest, write_answers
 from frostline.comparison.judging import Held, Verdict, optimism
+from frostline.comparison.leaving import leave_familiar, leave_looks
 from frostline.comparison.settling import asked_folds, settle, whole_repeats, without_rest
 from frostline.comparison.words import verdict_lines
 from frostline.errors import UsageError
