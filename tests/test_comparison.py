@@ -9,16 +9,18 @@ import sys
 from collections import Counter
 from collections.abc import Callable, Mapping
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 import pytest
 
 import frostline
-from frostline.comparison import cells, concluding, judging, race, settling
+from frostline.comparison import cells, concluding, judging, leaving, race, settling
+from frostline.comparison.board import Terms
 from frostline.comparison.candidates import listed, searched
 from frostline.comparison.cells import Cell
-from frostline.comparison.contest import Clock, Contest, OutOfTime
+from frostline.comparison.contest import Clock, Contest, OutOfTime, closing_s
 from frostline.comparison.judging import Held, Verdict, judge
 from frostline.comparison.ledger import Ledger
 from frostline.comparison.race import Race, Rung, Task
@@ -203,6 +205,54 @@ def test_a_run_that_is_slow_does_not_use_up_the_winners_time() -> None:
     late.keep_time()
     with pytest.raises(OutOfTime):
         late._tell("Training", 1, 2)
+
+
+def test_a_run_that_takes_too_long_is_stopped_and_others_get_the_time(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    said: list[str] = []
+    found = contest(limit_s=60.0, say=said.append)
+    found.candidates = listed(["linear_probe", "full", "top_k(1)"], "none")
+    found.short_s, found.whole_s, found.final_s = [0.1] * 3, [0.1, 4.0, 1.0], [0.1, 5.0, 1.2]
+    found.race = race.everything(3, 5, 1)
+    found.terms = Terms(folds=5, repeats=1, limit_s=60.0, closing_s=2.0)
+    found.ledger, found.clock.file = Ledger.open("x", tmp_path), tmp_path / "clock.json"
+    begun = Counter[int]()
+
+    def work(self: Contest, task: Task) -> dict[str, Any]:
+        begun[task.candidate] += 1
+        if task.candidate == 1:
+            raise OutOfTime
+        return {"score": task.candidate / 10, "seconds": 0.1, "taken": 0.1}
+
+    monkeypatch.setattr(Contest, "_work", work)
+    assert not found.run()
+    assert begun == {0: 5, 1: 1, 2: 5}
+    assert found.leader() == 2
+    assert said == ["  full was stopped: it takes too long."]
+    assert found.ended.startswith("Nothing is left to try that fits: full would take about")
+
+
+def test_what_a_winner_doubts_by_is_shortened_where_time_is_short() -> None:
+    said: list[str] = []
+    asked: Any = SimpleNamespace(minutes=1.0, say=said.append)
+    found = contest(limit_s=60.0)
+    for pass_s, images in ((0.01, 200), (0.5, 57), (3.0, 0)):
+        found.pass_s = pass_s
+        assert leaving._to_doubt_by(asked, found, 200) == images
+    assert [line.split(":")[0] for line in said] == [
+        "Little time was left",
+        "No time was left to say how far new images may lie from those learned from.",
+    ]
+    asked.minutes = None
+    assert leaving._to_doubt_by(asked, found, 200) == 200
+
+
+def test_what_follows_the_last_training_is_set_aside_by_rates() -> None:
+    few, many = (closing_s(0.02, images, images // 5, 600.0) for images in (100, 100_000))
+    assert few == pytest.approx(2.6 + 0.02 * (100 + 200 + 24 + 100), abs=0.1)
+    assert many == pytest.approx(2.6 + 0.02 * (1000 + 256 + 24) + 30.0, abs=0.1)  # distances: a twentieth
+    assert closing_s(0.02, 100, 20, 600.0, points=6) == pytest.approx(few + 12.0)
 
 
 def test_the_verdict_says_how_much_was_seen() -> None:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import subprocess
+import sys
 import time
 from pathlib import Path
 from types import SimpleNamespace
@@ -14,7 +16,7 @@ from click.testing import CliRunner
 
 import frostline
 from frostline import metrics
-from frostline.cli.main import cli
+from frostline.cli.main import cli, main
 from frostline.cli.verb import Verb
 from frostline.comparison import anytime, cells, judging
 from frostline.comparison.anytime import Next
@@ -187,6 +189,30 @@ def test_a_budget_counts_from_the_call_imports_and_all(
     arguments = [verb, str(write_folder(tmp_path / "photos", per_class=4)), "--minutes", "1"]
     assert "far enough" in CliRunner().invoke(cli, arguments).stderr
     assert watches[0].seconds >= slow_s
+
+
+def test_at_the_prompt_the_minutes_begin_with_the_process(monkeypatch: pytest.MonkeyPatch) -> None:
+    options = {"as_json": False, "quiet": True, "store_folder": None}
+    monkeypatch.setattr("frostline.cli.verb.process_s", lambda: 7.0)
+    assert Verb(options).since_called.seconds < 7.0  # in another program's process
+    monkeypatch.setattr(Verb, "owns_process", False)
+    monkeypatch.setattr(sys.modules["frostline.cli.main"], "cli", lambda **_: None)
+    main()
+    assert Verb(options).since_called.seconds >= 7.0
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("verb", ["train", "compare", "fit"])
+def test_it_ends_in_time_by_a_clock_outside(verb: str, tmp_path: Path) -> None:
+    """From start to exit: imports, what follows the training, pictures and report included."""
+    images, minutes = write_folder(tmp_path / "photos", per_class=20), 0.5
+    words = [sys.executable, "-m", "frostline", verb, str(images), "--minutes", str(minutes), "--size", "64"]
+    words += ["--study", str(tmp_path / "study"), "--json", "--quiet", "--threads", "1"]
+    words += ["--strategy", "full(epochs=9999)"] if verb == "train" else []
+    began = time.perf_counter()
+    done = subprocess.run(words, capture_output=True, text=True)
+    assert time.perf_counter() - began <= 60 * minutes + 3.0
+    assert done.returncode == 0 or "is less than" in done.stderr
 
 
 def test_one_strategy_can_be_pinned(tmp_path: Path) -> None:

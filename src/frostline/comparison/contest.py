@@ -131,7 +131,7 @@ class Contest:
             ends_s = self.clock.left_s - found.may_take_s
             self._kept_s = max(0.0, ends_s)
             try:
-                self.ledger.take([found.task], self._work, stops=OutOfTime)
+                self.ledger.take([found.task], self._work, stops=OutOfTime, given_s=found.may_take_s)
             except OutOfTime:  # the ledger knows; others get the time that is left
                 self.say(f"  {self.candidates[found.task.candidate]} was stopped: it takes too long.")
             self.clock.note()

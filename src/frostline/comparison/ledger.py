@@ -109,12 +109,13 @@ class Ledger:
         wanted: Sequence[Task],
         work: Callable[[Task], Outcome],
         stops: type[BaseException] | tuple[()] = (),
+        given_s: float = 0.0,
     ) -> Task | None:
         """Do one of the wanted runs that nobody has: returns which, or `None` where others have them all.
 
-        `work` returns the outcome, with `score`. Whatever it raises ends the claim, so that the run is
-        wanted again; where it raises `stops`, its seconds are noted. Raises `StudyError` where the database
-        can't be written.
+        `work` returns the outcome, with `score`. Whatever it raises ends the claim, so that the run is wanted
+        again; where it raises `stops`, the seconds it was given are noted. Raises `StudyError` where the
+        database can't be written.
         """
         with _told(self.storage.url):
             trial = self._claim(wanted)
@@ -128,7 +129,7 @@ class Ledger:
         except BaseException as error:
             with contextlib.suppress(Exception):  # what went wrong first is said; a dead claim ends by itself
                 if isinstance(error, stops):
-                    trial.set_user_attr("stopped", time.perf_counter() - began)
+                    trial.set_user_attr("stopped", max(given_s, time.perf_counter() - began))
                 self._tell(trial, state=states.FAIL)
             raise
         with _told(self.storage.url):
