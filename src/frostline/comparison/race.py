@@ -107,12 +107,6 @@ class Race:
                 return [c for c in begun if means[c] == max(means.values())]
         return []
 
-    def repeated(self, scores: Mapping[Task, float]) -> list[int]:
-        """Return those who have been seen on every repeat with their whole schedule."""
-        cells = {Cell(r, fold) for rung in self.rungs for r in rung.repeats for fold in range(self.folds)}
-        whole = range(self.candidates)
-        return [c for c in whole if all(Task(c, 1.0, cell) in scores for cell in cells)]
-
 
 def plan(count: int, *, folds: int, repeats: int) -> Race:
     """Return the race where nobody waits: everything for few candidates, else halving.
