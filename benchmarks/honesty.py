@@ -64,6 +64,8 @@ def one(arguments: argparse.Namespace, table: Path, draw: int, minutes: float) -
         folder = Path(scratch)
         sheet, others = written(folder / "drawn.csv", drawn), written(folder / "rest.csv", rest)
         result, wall_s = fitted(arguments, sheet, folder / "study", minutes, draw)
+        if "error" in result:  # the machine is too busy for so few minutes, and says so
+            return {"refused": result["error"], "wall_s": wall_s}
         truth = answered(arguments, folder / "study", others, rest)
         judged = [row for row in result["tried"] if row["low"] is not None]
         raced = {} if arguments.no_regret else each(arguments, folder, drawn, rest, judged, draw)
@@ -79,7 +81,7 @@ def fitted(
     """Run the command; returns its result and the seconds from start to exit, by a clock outside."""
     words = ["fit", str(sheet), "--minutes", str(minutes), "--size", str(SIZE), "--study", str(study)]
     began = time.perf_counter()
-    out = called(arguments, [*words, "--seed", str(seed), "--json", "--quiet"])
+    out = called(arguments, [*words, "--seed", str(seed), "--json", "--quiet"], may_refuse=True)
     return out, time.perf_counter() - began
 
 
@@ -120,8 +122,8 @@ def each(
     return found
 
 
-def called(arguments: argparse.Namespace, words: Sequence[str]) -> Row:
-    """Run a verb of the code asked for; returns its JSON."""
+def called(arguments: argparse.Namespace, words: Sequence[str], may_refuse: bool = False) -> Row:
+    """Run a verb of the code asked for; returns its JSON, which of a refusal has an `error`."""
     environment = dict(os.environ)
     if arguments.source:
         environment["PYTHONPATH"] = str(arguments.source.resolve())
@@ -129,7 +131,7 @@ def called(arguments: argparse.Namespace, words: Sequence[str]) -> Row:
     if words[0] == "predict":
         command = command[:-2]
     done = subprocess.run(command, env=environment, capture_output=True, text=True)
-    if done.returncode:
+    if done.returncode and not (may_refuse and "is less than" in done.stdout):
         raise SystemExit(f"{' '.join(command)} ended with {done.returncode}:\n{done.stderr}")
     return dict(json.loads(done.stdout))
 
@@ -166,8 +168,10 @@ def summarise(path: Path) -> str:
     names = list(dict.fromkeys(row["name"] for row in rows))
     for minutes, name, of in itertools.product(MINUTES, names, (*SETS, "all")):
         mine = [r for r in rows if (r["minutes"], r["name"]) == (minutes, name) and of in (r["set"], "all")]
-        if mine:
-            lines.append(f"| {minutes:g} | {name} | {of} | {_line(mine)} |")
+        ran = [row for row in mine if "refused" not in row]
+        if ran:
+            refused = f" (and {len(mine) - len(ran)} refused)" if len(ran) < len(mine) else ""
+            lines.append(f"| {minutes:g} | {name} | {of} | {len(ran)}{refused} | {_line(ran)} |")
     return "\n".join(lines)
 
 
@@ -183,7 +187,6 @@ def _line(rows: Sequence[Mapping[str, Any]]) -> str:
     counts = (statistics.mean(row[key] for row in rows) for key in ("judged", "tried"))
     return " | ".join(
         [
-            str(len(rows)),
             off,
             f"{100 * held:.0f} %",
             f"{width:.1f}",
