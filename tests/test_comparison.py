@@ -585,10 +585,14 @@ def test_a_budget_stops_the_race_with_a_model_that_answers(tmp_path: Path) -> No
     with pytest.raises(UsageError, match=r"--minutes 0.0001 is less than .* give at least"):
         frostline.compare(tiny_backbone(), data, STRATEGIES, study=study, minutes=1e-4, **OPTIONS)
     assert not (study / "splits").exists()  # refused before any run
-    found = frostline.compare(tiny_backbone(), data, STRATEGIES, study=study, minutes=0.25, **OPTIONS)
-    assert found.seconds < 15.0 + 3.0
-    first = found.standings[0]
+    racing = (*STRATEGIES[:2], "full(epochs=9999)")
+    found = frostline.compare(tiny_backbone(), data, racing, study=study, repeats=1, minutes=1, **OPTIONS)
+    assert found.seconds < 60.0 + 3.0
+    assert not found.finished
+    assert found.ended.startswith("Nothing is left to try that fits: full(epochs=9999) would take about")
+    first, *_, last = found.standings
     assert (first["repeats"], first["low"] is None) == (1, False)
+    assert (last["strategy"], last["repeats"]) == ("full(epochs=9999)", 0)
     assert found.winner
     assert len(frostline.predict(study, tmp_path / "images", module=tiny_model())) == 60
 
