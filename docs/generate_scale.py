@@ -152,7 +152,7 @@ def races() -> str:
     whole = MILLION * image_s() * value("epochs")
     rows = []
     for folds, name in ((1, "one split"), (5, "five folds")):
-        plan = race.plan([whole / 4] * count, [whole] * count, folds=folds, repeats=3)
+        plan = race.plan(count, folds=folds, repeats=3)
         rungs = [[whole * rung.share] * (rung.enter * folds * len(rung.repeats)) for rung in plan.rungs]
         for workers in (1, *GPUS):
             found = trials(workers, rungs, MEASURED["ledger_s"], MEASURED["ledger_per_trial_s"])

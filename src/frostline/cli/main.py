@@ -164,6 +164,7 @@ def train(data: str, **options: Any) -> None:
             manifest,
             options["strategy"],
             tracker=trackers,
+            watch=verb.since_called,
             tell=verb.progress,
             **{key: options[key] for key in named},
         )
@@ -336,6 +337,7 @@ cli.add_command(store)
 def main() -> None:
     """Run the command line."""
     standard_streams()
+    Verb.owns_process = True
     if _leads():
         cli(prog_name="frostline")
         return

@@ -20,7 +20,7 @@ from frostline import processor
 from frostline.cli.progress import Progress
 from frostline.errors import FrostlineError, RunWarning, StoreWarning, TrackerWarning, UsageError
 from frostline.launching import Launch, demand_alone, launched
-from frostline.timing import Stopwatch
+from frostline.timing import Stopwatch, process_s
 
 SCHEMA = 1  # of the JSON objects: docs/cli.md; raised when a field changes its meaning or goes
 PLAIN_WARNINGS = (RunWarning, StoreWarning, TrackerWarning)  # shown to a person as they stand
@@ -56,9 +56,12 @@ everywhere = stack(
 class Verb:
     """One call of one verb: store, clock, progress, and the one JSON object."""
 
+    owns_process = False  # whether this process was started for it
+
     def __init__(self, options: dict[str, Any], *, divided: bool = False) -> None:
         """Begin a verb; `divided` is one whose work several processes of torchrun's do together."""
-        self.since_called = Stopwatch()  # heavy imports are in it: a budget is from start to exit
+        # A budget is from start to exit, imports and all. In another program's process it starts here.
+        self.since_called = Stopwatch(process_s() if Verb.owns_process else 0.0)
         self._divided, self._launch = divided, Launch()
         self._json: bool = options["as_json"]
         self.progress = Progress(options["quiet"])

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
@@ -12,26 +11,24 @@ from typing import Any
 
 import numpy as np
 
-from frostline import familiar, looks, metrics, places, sentences
+from frostline import metrics, places, sentences
 from frostline.best import best_of
 from frostline.comparison import cells, halfway
 from frostline.comparison.asked import REPEATS, Asked
 from frostline.comparison.candidates import Candidate
-from frostline.comparison.contest import Contest, OutOfTime, sub_study
+from frostline.comparison.contest import PLAN, Contest, OutOfTime, sub_study
 from frostline.comparison.evidence import evidence
 from frostline.comparison.halfway import Halfway
 from frostline.comparison.held import gather, longest, write_answers
-from frostline.comparison.judging import Held, Verdict, judge, optimism, shallowest
-from frostline.comparison.ledger import Outcome
-from frostline.comparison.race import Task
+from frostline.comparison.judging import Held, Verdict, optimism
+from frostline.comparison.leaving import leave_familiar, leave_looks
+from frostline.comparison.settling import asked_folds, settle, whole_repeats, without_rest
 from frostline.comparison.words import titled, verdict_lines
 from frostline.contenders import COMPARISON, OUT_OF_FOLD
 from frostline.errors import UsageError
-from frostline.images import Images
 from frostline.record import Study, plain
 from frostline.reporting import notebook
-from frostline.store import Store
-from frostline.training import Run, below_of, train
+from frostline.training import Run, refusal, train
 
 TESTED = ("accuracy", "low", "high", *metrics.BALANCE, "test_looks")  # of the winner, where it was tested
 
@@ -97,42 +94,44 @@ def conclude(
     `ended` is the outcome of an earlier call, where this one has made no run for the race.
     """
     contest.outcomes = contest.ledger.outcomes()
-    verdict, answers = _judged(asked, contest)
-    place = verdict.winner if verdict else contest.leader()
-    if place is None:
-        raise NoTime(
-            f"Not one run fits into the time: the cheapest is expected to take "
-            f"{min(contest.short_s) + min(contest.final_s):.0f} s. Give more --minutes, or fewer images."
-        )
-    mine = answers.get(place) or gather(contest.data, asked.study.path, contest.outcomes, [place])[place]
+    contest.settle_depth(asked.folder / PLAN)
+    found = settle(asked, contest)
+    if found is None:
+        raise NoTime(_no_time(asked, contest))
+    verdict, answers, place = found.verdict, found.answers, found.winner
+    because, promising = contest.ended_because, _promising(contest)
+    standings = _standings(asked, contest, answers)
+    contest, mine = without_rest(contest, place), answers[place]
     winner = asked.candidates[place]
     backbone = asked.backbones[winner.model]
     asked.study.write("backbone.json", backbone.as_dict())
     back = _gone_back(asked, contest, place, mine)
-    held_out = _held_out(asked, back.held if back else mine, answers, contest.race.folds)
+    folds = asked_folds(contest, place)
+    held_out = _held_out(asked, back.held if back else mine, found.once, folds)
     share = back.share if back else None
     run, whole = _shipped(asked, contest, place, held_out["temperature"], share)
     if back and not whole:  # what answers is a run on a fold, as it ended
         asked.say("What answers is a run on a fold as it ended: it does not go back.")
         back = share = None
-        held_out = _held_out(asked, mine, answers, contest.race.folds)
-    held_out["share"] = _share(contest, place)
-    standings = _standings(asked, contest, answers)
-    _leave_looks(asked, contest, place, share)
-    _leave_familiar(asked, contest, place, run, share)
+        held_out = _held_out(asked, mine, found.once, folds)
+    held_out |= _whose(contest, place, mine, folds)
+    leave_looks(asked, contest, place, share)
+    leave_familiar(asked, contest, place, run, share)
     again = ended is not None and run.again
-    seen = bool(_repeats(contest, place)) and _share(contest, place) == 1.0
     result = {
         "winner": str(winner.strategy),
         "augment": winner.augment,
         "separated": bool(
-            verdict and verdict.separated and asked.repeats >= REPEATS and (over or not asked.thorough)
+            verdict and verdict.separated and found.repeats >= REPEATS and (over or not asked.thorough)
         ),
         "finished": over,
+        "ended_because": because,
         "cuts": asked.thorough,
-        "left_out": [str(asked.candidates[one]) for one in contest.race.left_out],
-        "repeats": _repeats(contest, place),
+        "left_out": [str(asked.candidates[one]) for one in _never_begun(contest)],
+        "promising": promising,
+        "repeats": found.repeats,
         "folds": contest.race.folds,
+        "judged_on_folds": found.depth,
         "metric": asked.options["metric"],
         "standings": standings,
         "strategies_tried": sum(row["runs"] > 0 for row in standings),
@@ -150,7 +149,7 @@ def conclude(
         "asked": _asked(asked),
         "joined": [str(one) for one in asked.earlier.joined],
         "apart": [one.as_dict() for one in asked.earlier.apart],
-        "judged": evidence(asked, contest.race.folds, back.held if back else mine, seen),
+        "judged": evidence(asked, folds, back.held if back else mine, bool(found.repeats)),
         "study": str(asked.study.path),
         "run": str(run.folder.path.relative_to(asked.study.path)),
     }
@@ -170,13 +169,12 @@ def _headline(result: dict[str, Any], run: dict[str, Any], pool: int) -> dict[st
     """
     tested = result["accuracy"] is not None
     figures = {**run, **result} if tested else result["out_of_fold"]
-    kind = "test part" if tested else "out of fold" if figures["share"] == 1.0 else "short runs"
     return {
         **{key: figures.get(key) for key in ("accuracy", "low", "high", *metrics.BELIEVED, *metrics.BALANCE)},
-        "basis": kind,
+        "basis": "test part" if tested else "out of fold",
         "images": run["n_test"] if tested else figures["images"],
         "pool": pool,
-        "folds": result["folds"],
+        "folds": result["out_of_fold"]["folds"],
         "optimism": None if tested else figures["optimism"],
         "test_looks": result["test_looks"],
     }
@@ -211,32 +209,32 @@ def _asked(asked: Asked) -> dict[str, Any]:
     }
 
 
-def _judged(asked: Asked, contest: Contest) -> tuple[Verdict | None, dict[int, Held]]:
-    """The verdict among those seen on every repeat; none where fewer than two are.
-
-    Thaws that the time cut short are judged on the cells that all of them have been seen on.
-    """
-    outcomes = contest.outcomes
-    repeated = contest.race.repeated({task: float(found["score"]) for task, found in outcomes.items()})
-    if asked.thorough and len(repeated) < len(contest.candidates):
-        outcomes = _of_all(contest)
-        repeated = sorted({task.candidate for task in outcomes})
-    answers = gather(contest.data, contest.study.path, outcomes, repeated)
-    if len(repeated) < 2:
-        return None, answers
-    seconds = dict(enumerate(contest.whole_s))
-    found = judge(answers, seconds, asked.options["metric"], asked.seed)
-    return (shallowest(found) if asked.thorough else found), answers
+def _no_time(asked: Asked, contest: Contest) -> str:
+    """Say how little time there is, and how much would do."""
+    place = min(range(len(contest.candidates)), key=lambda c: contest.whole_s[c] + contest.final_s[c])
+    need_s = contest.race.folds * contest.whole_s[place] + contest.final_s[place]
+    if contest.terms is not None:
+        need_s = contest.board().need_s(place, 1)
+    folds = f" on {contest.race.folds} folds" if contest.race.folds > 1 else ""
+    what = f"loading, judging {contest.candidates[place]}{folds} and training it on every image"
+    return refusal(asked.minutes or 0.0, contest.clock.watch.seconds + need_s, what)
 
 
-def _of_all(contest: Contest) -> dict[Task, Outcome]:
-    """Return the runs on cells that every candidate has been seen on."""
-    everyone = range(len(contest.candidates))
-    return {
-        task: found
-        for task, found in contest.outcomes.items()
-        if all(replace(task, candidate=one) in contest.outcomes for one in everyone)
-    }
+def _promising(contest: Contest) -> list[dict[str, Any]]:
+    """Return who is ahead of who leads on folds that are not all, with how many and how far."""
+    if contest.terms is None:
+        return []
+    board = contest.board()
+    return [
+        {
+            "strategy": str(contest.candidates[place]),
+            "folds": sum(task.candidate == place for task in contest.outcomes),
+            "ahead": board.ahead(place),
+            "beside": str(contest.candidates[board.leader]),
+        }
+        for place in board.promising
+        if board.leader is not None
+    ]
 
 
 def _held_out(asked: Asked, mine: Held, answers: Mapping[int, Held], folds: int) -> dict[str, Any]:
@@ -270,36 +268,20 @@ def _held_out(asked: Asked, mine: Held, answers: Mapping[int, Held], folds: int)
     }
 
 
-def _leave_looks(asked: Asked, contest: Contest, place: int, share: float | None) -> None:
-    """Leave pictures of the winner's worst answers out of fold, each mapped by the model that gave it."""
-    table, backbone = asked.folder / OUT_OF_FOLD, asked.backbones[asked.candidates[place].model]
-    if table.is_file():
-        models = halfway.models(asked, contest, place, longest(contest.outcomes, place), share)
-        looks.leave(asked.folder, table, backbone, asked.data, models)
+def _whose(contest: Contest, place: int, mine: Held, folds: int) -> dict[str, Any]:
+    """Say what model the figures out of fold are of: the winner's, trained without the images asked about."""
+    return {
+        "strategy": str(contest.candidates[place].strategy),
+        "images": len(np.unique(mine.images)),
+        "folds": folds,
+        "runs": sorted(str(o["run"]) for t, o in contest.outcomes.items() if t.candidate == place),
+    }
 
 
-def _leave_familiar(asked: Asked, contest: Contest, place: int, run: Run, share: float | None) -> None:
-    """Leave with the winner what it may doubt its answers by: those out of fold, and one fold's distances.
-
-    The model that is taken away has learned from every image. How far new ones lie is told by a run of the
-    same strategy that held some out: one of them, since it costs a pass over the images.
-    """
-    table, known = asked.folder / OUT_OF_FOLD, familiar.read(run.folder.path)
-    if known is None or not table.is_file():
-        return
-    places.write_atomically(run.folder.path / familiar.HELD_OUT, table.read_bytes())
-    task = min(longest(contest.outcomes, place), key=lambda t: (t.cell.repeat, t.cell.fold))
-    backbone = asked.backbones[asked.candidates[place].model]
-    split = cells.split(contest.data, task.cell, asked.seed)
-    models = halfway.models(asked, contest, place, [task], share)
-    train, held = (Images(split, split.part(p), backbone.preprocessing) for p in ("train", "val"))
-    model = models(held.samples[0].path) if held.samples else None
-    if model is not None and not contest.clock.late:
-        folder = Study(asked.study.path).run_at(contest.outcomes[task].get("run"))
-        with Store() as store:
-            below = below_of(backbone, folder, folder.read("result.json")["cut"], store)
-            distances = familiar.distances(backbone, model, below, train, held)
-        familiar.write(run.folder.path, familiar.Familiar(known.features, distances))
+def _never_begun(contest: Contest) -> list[int]:
+    """Return the places of those without a run."""
+    begun = {task.candidate for task in contest.outcomes}
+    return [place for place in range(len(contest.candidates)) if place not in begun]
 
 
 def _shipped(
@@ -363,7 +345,7 @@ def _standings(asked: Asked, contest: Contest, answers: Mapping[int, Held]) -> l
 
     The intervals are of a new model's accuracy on new images, like the headline's.
     """
-    found, spread = [], cells.spread_of_folds(contest.race.folds)
+    found, repeats = [], whole_repeats(contest)
     for place, candidate in enumerate(contest.candidates):
         mine = {task: o for task, o in contest.outcomes.items() if task.candidate == place}
         tasks = longest(contest.outcomes, place)
@@ -375,7 +357,7 @@ def _standings(asked: Asked, contest: Contest, answers: Mapping[int, Held]) -> l
             "joined": candidate in asked.earlier.joined,
             "runs": len(mine),
             "share": _share(contest, place),
-            "repeats": _repeats(contest, place),
+            "repeats": repeats.get(place, 0),
             "cells": len(tasks),
             "score": _mean([o["score"] for o in there]),
             "accuracy": _mean([o["accuracy"] for o in there]),
@@ -389,16 +371,11 @@ def _standings(asked: Asked, contest: Contest, answers: Mapping[int, Held]) -> l
         if held is None and tasks:
             held = gather(contest.data, contest.study.path, contest.outcomes, [place])[place]
         if held is not None and len(held.images):
+            spread = cells.spread_of_folds(asked_folds(contest, place))
             row["accuracy"], row["low"], row["high"] = held.accuracy_interval(spread)
         found.append((max((task.share for task in tasks), default=0.0), row))
     best_first = sorted(found, key=lambda r: (-r[1]["repeats"], -r[0], -(r[1]["score"] or 0.0)))
     return [row for _, row in best_first]
-
-
-def _repeats(contest: Contest, place: int) -> int:
-    """Return on how many repeats a candidate was seen with its whole schedule, on every fold of them."""
-    seen = Counter(task.cell.repeat for task in longest(contest.outcomes, place) if task.share == 1.0)
-    return sum(count == contest.race.folds for count in seen.values())
 
 
 def _share(contest: Contest, place: int) -> float:

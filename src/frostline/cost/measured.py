@@ -126,6 +126,11 @@ class Rates:
         return PIXEL_CHANNELS * self.size**2
 
     @property
+    def pass_s(self) -> float:
+        """An image from its file through all layers in plain float32, as final figures are computed."""
+        return self.file_s + self.crop_s + self.normalise_s + sum(s.evaluation_s for s in self.stages)
+
+    @property
     def last(self) -> StageRates:
         """The head."""
         return self.stages[-1]

@@ -7,7 +7,7 @@ rates are checked by one timing before they predict anything, and whole runs cor
 """
 
 from frostline.rates.correcting import Expected, learn
-from frostline.rates.measuring import measure
+from frostline.rates.measuring import measure, ready
 from frostline.rates.ways import (
     FROZEN_BATCH,
     TRIAL,
@@ -29,6 +29,7 @@ __all__ = [
     "learn",
     "measure",
     "prefix_s",
+    "ready",
     "timing_s",
     "training_plan",
 ]

@@ -54,14 +54,13 @@ def measure(
     classes = classes or len(images.manifest.classes)
     timed = _as_wide(classes)
     way = ways.frozen_way(backbone, threads=threads)
-    what = f"stages {ways.named(backbone)} batch {batch} classes {timed}"
     fresh: list[bool] = []
 
     def network() -> dict[str, Any]:
         fresh.append(True)
         return _network(backbone, way, batch, timed, count)
 
-    found = numerics.measured(what, network, count)
+    found = numerics.measured(_what(backbone, batch, classes), network, count)
     found["stages"][-1]["parameters"] -= (timed - classes) * (backbone.feature_width + 1)
     with numerics.threads(count), Store() as store:
         around = {**found["around"], **_pictures(images), **_disk(store), **_figures(classes)}
@@ -86,6 +85,27 @@ def measure(
         factor=correcting.factor(backbone, count),
     )
     return rates if fresh else correcting.checked(rates, backbone, found["check"])
+
+
+def ready(backbone: Backbone, *, batch: int = 32, threads: int | None = None, classes: int) -> bool:
+    """Whether `measure` finds the network timed on this machine, so that it takes a second or two."""
+    count = threads or torch.get_num_threads()
+
+    def absent() -> dict[str, Any]:
+        raise numerics.NotTimed
+
+    try:
+        with numerics.nothing_timed():
+            ways.frozen_way(backbone, threads=threads)
+            numerics.measured(_what(backbone, batch, classes), absent, count)
+    except numerics.NotTimed:
+        return False
+    return True
+
+
+def _what(backbone: Backbone, batch: int, classes: int) -> str:
+    """Name what is timed of a network, for it to be remembered by."""
+    return f"stages {ways.named(backbone)} batch {batch} classes {_as_wide(classes)}"
 
 
 def _as_wide(classes: int) -> int:

@@ -7,7 +7,6 @@ measure, plan, race within the time, train the winner on every image, say what i
 from __future__ import annotations
 
 import math
-import statistics
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
@@ -22,6 +21,7 @@ from frostline.advice.knowledge import read_experience
 from frostline.backbone import Backbone
 from frostline.best import answers_already
 from frostline.comparison import (
+    ENDING_S,
     FEW_IMAGES,
     FOLDS,
     Comparison,
@@ -31,7 +31,6 @@ from frostline.comparison import (
     compare,
     folds_of,
     pool,
-    race,
     spread_of_folds,
     sub_study,
 )
@@ -43,16 +42,15 @@ from frostline.reporting import NAME as REPORT
 from frostline.reporting import notebook, report
 from frostline.signals import Signals
 from frostline.story import choosing
+from frostline.story.lasting import default_minutes, demand_time, measuring_s
 from frostline.strategy import Strategy, parse, parse_list
 from frostline.timing import Stopwatch
 from frostline.tracking import Trackers
 from frostline.training import Run, train
 
 FIT_STUDY = "frostline-fit"  # a folder of its own: it splits the images in another way than `train`
-RACED = 4  # the best of the advice, beside the probe: with more, a short budget repeats none of them
-# Without --minutes: what the race is expected to take, within these bounds. Choices: long enough that a race
-# on a few hundred images ends by itself, short enough to wait for.
-LEAST_MINUTES, MOST_MINUTES = 2.0, 30.0
+RACED = 4  # the best of the advice, beside the probe and a smaller one for where time is short
+SMALLER = "top_k(1)"  # of those that were tried, the one that trains fewest stages
 SHOWN = 20  # files that cannot be used, named one by one
 
 
@@ -63,8 +61,8 @@ class Fitted:
     result: dict[str, Any]
     run: Run
     comparison: Comparison | None  # none where there was no time for a single run
-    signals: Signals
-    advice: Advice
+    signals: Signals | None  # these two: none where there was no time to measure the network
+    advice: Advice | None
     again: bool = False  # all of it had been finished before, and was read back
 
     def __getattr__(self, name: str) -> Any:
@@ -185,54 +183,60 @@ def fit(
             backbones, data, limits, kept, seed=seed, options=options, tell=tell, say=say
         )
         backbones = [next(b for b in backbones if b.name == row["model"]) for row in looked if row["kept"]]
+    demand_time(backbones[0], data, minutes, threads, watch)
     with FileLock(kept.path / "first.lock"):  # a second process finds the model trained
         first = _probe(backbones[0], data, kept, seed, {**options, "tracker": trackers}, tell)
     say(_first_line(first, metric, watch.seconds))
-    plans = {b.name: plan(b, data, seed=seed, threads=threads, tell=tell) for b in backbones}
+    measuring = sum(measuring_s(b, data, threads) for b in backbones)
+    plans, raced = dict[str, Planned](), dict[str, list[str]]()
+    if minutes is None or watch.seconds + measuring + ENDING_S < 60.0 * minutes:
+        plans = {b.name: plan(b, data, seed=seed, threads=threads, tell=tell) for b in backbones}
+    else:
+        say(f"There is no time to measure the network (about {measuring:.0f} s): the probe answers.")
     _tell_of(kept, backbones[0], plans)  # the best so far; at the end the winner
-    raced = {}
     for name, planned in plans.items():
         raced[name] = pinned or candidates(planned.advice, len(plans))
         for line in planned.advice.why:
             say(line if len(plans) == 1 else f"{name}: {line}")
     folds = 1 if "val" in data.given or len(data.samples) >= FEW_IMAGES else FOLDS
     every = [name for mine in raced.values() for name in mine]  # as if the slowest network ran them all
-    expected = max(default_minutes(planned.advice, every, folds, repeats) for planned in plans.values())
-    allowed = expected if minutes is None else minutes
+    usual = [default_minutes(planned.advice, every, folds, repeats) for planned in plans.values()]
+    allowed = max(usual) if minutes is None else minutes
     limit = f"{allowed:g} min" + ("" if minutes else ", unless --minutes says otherwise")
-    if held:
+    if plans and held:
         say(f"{'Trying' if len(every) == 1 else 'Racing'} {_listed(raced)} for at most {limit}.")
-    found = None
+    found: Comparison | None = None
     try:
-        found = compare(
-            backbones,
-            data,
-            raced if len(backbones) > 1 else raced[backbones[0].name],
-            minutes=allowed,
-            repeats=repeats,
-            least=1,
-            study=study,
-            database=database,
-            seed=seed,
-            augment=augment,
-            interpolate=interpolate,
-            tracker=trackers,
-            watch=watch,
-            tell=tell,
-            say=say,
-            **options,
-        )
+        if plans:
+            found = compare(
+                backbones,
+                data,
+                raced if len(backbones) > 1 else raced[backbones[0].name],
+                minutes=allowed,
+                repeats=repeats,
+                least=1,
+                study=study,
+                database=database,
+                seed=seed,
+                augment=augment,
+                interpolate=interpolate,
+                tracker=trackers,
+                watch=watch,
+                tell=tell,
+                say=say,
+                **options,
+            )
     except (NoTime, NothingHeldOut) as error:
         say(str(error))
     if not held and data.part("test"):
         first = _tested(backbones[0], data, kept, seed, {**options, "tracker": trackers}, tell)
     chosen = next(b for b in backbones if b.name == (found.model if found else first.model))
-    planned = plans[chosen.name]
+    mine = plans.get(chosen.name)
     _tell_of(kept, chosen, plans)
     again = found.again if found else first.again
     result = {
         **(_of_race(found) if found else _of_probe(first, kept, metric, data)),
-        "recommended": planned.advice.recommended,
+        "recommended": mine.advice.recommended if mine else None,
         "model": chosen.name,
         **({} if looked is None else {"models": looked}),
         "images": len(data.samples),
@@ -258,7 +262,8 @@ def fit(
     except StudyError as error:  # a page that can't be written costs no model
         say(str(error))
     told = {**result, "again": again}
-    return Fitted(told, found.run if found else first, found, planned.signals, planned.advice, again)
+    signals, advice = (mine.signals, mine.advice) if mine else (None, None)
+    return Fitted(told, found.run if found else first, found, signals, advice, again)
 
 
 def _seconds_then(kept: Study) -> float | None:
@@ -272,8 +277,10 @@ def _seconds_then(kept: Study) -> float | None:
 
 def _tell_of(kept: Study, backbone: Backbone, plans: Mapping[str, Planned]) -> None:
     """Let the study's own files be about this network."""
-    planned = plans[backbone.name]
     kept.write("backbone.json", backbone.as_dict())
+    planned = plans.get(backbone.name)
+    if planned is None:
+        return
     kept.write("signals.json", planned.signals.as_dict())
     kept.write("advice.json", planned.advice.as_dict())
 
@@ -292,19 +299,10 @@ def candidates(advice: Advice, networks: int = 1) -> list[str]:
     """
     fitting = [option.strategy for option in advice.options if option.fits]
     wanted = [advice.recommended, *(name for name in fitting if name != advice.recommended)]
-    trained = [name for name in wanted if name != "linear_probe"]
-    return ["linear_probe", *trained[: math.ceil(RACED / networks)]]
-
-
-def default_minutes(advice: Advice, raced: Sequence[str], folds: int, repeats: int) -> float:
-    """Return what a race among these is expected to take, within bounds."""
-    known = {option.strategy: option.cost.seconds for option in advice.options}
-    each = [known[name] for name in raced if name in known]
-    typical = statistics.fmean(each) if each else 0.0
-    whole, short = [typical] * len(raced), [race.SHORT * typical] * len(raced)
-    planned = race.plan(short, whole, folds=folds, repeats=repeats)
-    expected_s = race.expected_s(planned, short, whole) + typical
-    return min(MOST_MINUTES, max(LEAST_MINUTES, math.ceil(expected_s / 60)))
+    trained = [name for name in wanted if name != "linear_probe"][: math.ceil(RACED / networks)]
+    if SMALLER in fitting and SMALLER not in trained:
+        trained.append(SMALLER)  # for where the larger don't fit the time
+    return ["linear_probe", *trained]
 
 
 def _loaded(load: Callable[..., Manifest]) -> Manifest:
@@ -380,7 +378,7 @@ def _tested(
 
 def _cross_validated(run: Run) -> tuple[float, float]:
     """Return a 95 % interval of the first probe's accuracy on new images, where folds could be made."""
-    return metrics.wilson(run.cv_score, run.n_train / spread_of_folds(FOLDS))
+    return metrics.wilson(run.cv_score, (run.cv_images or run.n_train) / spread_of_folds(FOLDS))
 
 
 def _first_line(run: Run, metric: str, seconds: float) -> str:
@@ -392,10 +390,15 @@ def _first_line(run: Run, metric: str, seconds: float) -> str:
 
 
 def _of_race(found: Comparison) -> dict[str, Any]:
-    """The winner's figures: the comparison's own headline."""
+    """The winner's figures: the comparison's own headline.
+
+    `accuracy_of` says which model the number belongs to: the one that answers, asked about test; or the same
+    strategy's models without the fold that each was asked about.
+    """
     return {
         "strategy": found.winner,
         **_headlined(found.headline),
+        "accuracy_of": _accuracy_of(found),
         "separated": found.separated,
         "run": found.result["run"],
         "tried": found.standings,
@@ -405,12 +408,27 @@ def _of_race(found: Comparison) -> dict[str, Any]:
     }
 
 
+def _accuracy_of(found: Comparison) -> dict[str, Any]:
+    own = {"strategy": found.winner, "model": found.model}
+    if found.accuracy is not None:
+        return {**own, "runs": [found.result["run"]], "images": found.run.n_test, "folds": None}
+    return {**own, **{key: found.out_of_fold[key] for key in ("runs", "images", "folds")}}
+
+
 def _of_probe(run: Run, kept: Study, metric: str, data: Manifest) -> dict[str, Any]:
     """The figures of the first model, where there was no race."""
     why = "Nothing could be held out for a race" if run.cv_score is None else "There was no time for a race"
+    headline = _probe_headline(run, metric, data)
     return {
         "strategy": "linear_probe",
-        **_headlined(_probe_headline(run, metric, data)),
+        **_headlined(headline),
+        "accuracy_of": {
+            "strategy": "linear_probe",
+            "model": run.result["model"],
+            "runs": [str(run.folder.path.relative_to(kept.path))],
+            "images": headline["images"],
+            "folds": None if headline["basis"] == "test part" else FOLDS,
+        },
         "separated": False,
         "run": str(run.folder.path.relative_to(kept.path)),
         "tried": [],
@@ -447,7 +465,7 @@ def _probe_headline(run: Run, metric: str, data: Manifest) -> dict[str, Any]:
         **dict.fromkeys(balance),
         **{key: figures[key] for key in ("accuracy", "low", "high", *balance) if key in figures},
         "basis": "test part" if tested else "cross-validation",
-        "images": run.n_test if tested else run.n_train,
+        "images": run.n_test if tested else run.cv_images or run.n_train,
         "pool": len(pool(data)),
         "folds": 0,
         "optimism": None,

@@ -132,6 +132,7 @@ def train(
     interpolate: float | str | None = None,
     tracker: str | Iterable[str] | Trackers | None = None,
     ray: str | None = None,
+    watch: Stopwatch | None = None,
     tell: Tell | None = None,
 ) -> Run:
     """Adapt `backbone` to `data` by one strategy, and keep the result in the study.
@@ -165,8 +166,10 @@ def train(
     are those processes, started by Ray Train: one a GPU, or for each `threads` cores, or a machine. They see
     the same folders. A job that lost a process is begun again and goes on.
 
-    With `minutes`, training stops while there is time left for the final figures: with the best weights on
-    val so far, or else the last ones. The result then has `stopped` "minutes", and fewer `steps` than
+    With `minutes`, training stops while there is time left for the final figures and for what the model may
+    doubt its answers by: with the best weights on val so far, or else the last ones. The minutes begin with
+    the call, or when `watch` does; fewer than what comes before and after the first step needs are refused.
+    The result then has `stopped` "minutes", and fewer `steps` than
     `steps_planned`. What comes before the first step, and a head that is solved for, is not cut short.
     Each epoch's figures and the result also go to `tracker` ("tensorboard", "mlflow", "wandb", or several),
     in the study or on the tracker's server; that changes neither the run nor its result. A run that was
@@ -175,7 +178,7 @@ def train(
     Rates in the result are fractions 0–1.
     Raises `UsageError`, `DataError`, `ModelError`, `StudyError` or `TrainingError`.
     """
-    custom = augment if callable(augment) else None
+    custom, watch = augment if callable(augment) else None, watch or Stopwatch()
     with ranks.together():
         request = Request(
             backbone=backbone,
@@ -199,6 +202,7 @@ def train(
             temperature=temperature,
             interpolate=interpolate,
             tell=tell,
+            since=watch,
         )
         request.check()
         if ray is not None:
