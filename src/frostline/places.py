@@ -21,6 +21,7 @@ import psutil
 
 VARIABLE = "FROSTLINE_STORE"
 CONFIG = "config.json"  # of an export: whose it is, and in which format
+FINGERPRINTS = "fingerprints.safetensors"  # beside the weights: of a run, an export, a delta
 STALE_S = 24 * 3600.0  # a choice: no export and no copy of one image takes a day
 CLOCK_S = 2.0  # file times are as coarse as that on FAT
 

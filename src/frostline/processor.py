@@ -169,10 +169,10 @@ def cores() -> int:
 
     Raises `UsageError` where LOKY_MAX_CPU_COUNT, which joblib obeys, is no number.
     """
-    import joblib  # brings numpy: an idle machine's `--help` needs neither
+    from joblib import cpu_count  # brings numpy: an idle machine's `--help` needs neither
 
     try:
-        return int(joblib.cpu_count())
+        return int(cpu_count())
     except ValueError:
         raise UsageError(
             f"LOKY_MAX_CPU_COUNT is {os.environ.get('LOKY_MAX_CPU_COUNT')!r}; expected a number of cores. "

@@ -57,7 +57,7 @@ from typing import Any
 import psutil
 from filelock import BaseFileLock, FileLock, Timeout
 
-from frostline import fingerprints, places, writing
+from frostline import places, writing
 from frostline.errors import StudyError
 
 FORMAT = 1
@@ -137,7 +137,7 @@ class RunFolder:
     @property
     def fingerprints(self) -> Path:
         """Short digests of the images that its model learned from, through all generations."""
-        return self.path / fingerprints.NAME
+        return self.path / places.FINGERPRINTS
 
     @contextmanager
     def held(self) -> Iterator[None]:

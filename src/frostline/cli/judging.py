@@ -82,6 +82,7 @@ def _train(data: str, options: dict[str, Any]) -> str:
     """Return the `frostline train` that goes with this call, ready to be pasted, without a strategy."""
     plain = {"model": "lite0", "seed": 0, "test": 0.2, "val": 0.2}
     named = ("model", "architecture", "size", "seed", "test", "val", "minutes", "threads", "store_folder")
+    named += ("path_column", "label_column")
     words = ["frostline", "train", data]
     if options["split_names"]:
         from frostline.dataset.layout import written
@@ -91,5 +92,5 @@ def _train(data: str, options: dict[str, Any]) -> str:
         value = options[name]
         if value is not None and value != plain.get(name):
             shown = f"{value:g}" if isinstance(value, float) else str(value)
-            words += [f"--{name.removesuffix('_folder')}", shown]
+            words += [f"--{name.removesuffix('_folder').replace('_', '-')}", shown]
     return shlex.join([*words, *(["--strict"] if options["strict"] else [])])

@@ -168,8 +168,8 @@ def _text(value: Any, names: Sequence[str]) -> str:
 def _refuse_joined(texts: Sequence[str]) -> None:
     """Refuse texts that hold several labels: `a|b`, `[a, b]`, and `a;b` or `a,b` of labels seen elsewhere."""
     classes = {text for text in texts if text}
-    joined = {text for text in classes if "|" in text or WRITTEN_LIST.fullmatch(text)}
-    for separator in SEPARATORS[1:]:
+    joined = {text for text in classes if WRITTEN_LIST.fullmatch(text)}
+    for separator in SEPARATORS:
         joined |= _joined_by(separator, classes)
     count = sum(text in joined for text in texts)
     if count:
@@ -181,7 +181,11 @@ def _refuse_joined(texts: Sequence[str]) -> None:
 
 
 def _joined_by(separator: str, classes: set[str]) -> set[str]:
-    """Return the labels all of whose pieces are labels themselves, or pieces of another label, too."""
+    """Return the labels whose pieces are labels themselves, or pieces of another label, too.
+
+    All pieces, for separators that names of one class hold, too; of "|", which few do, one is enough.
+    """
+    enough = any if separator == "|" else all
     pieces = {
         text: [piece.strip() for piece in text.split(separator)] for text in classes if separator in text
     }
@@ -189,5 +193,5 @@ def _joined_by(separator: str, classes: set[str]) -> set[str]:
     return {
         text
         for text, parts in pieces.items()
-        if len(set(parts)) > 1 and all(part and (part in classes or uses[part] > 1) for part in parts)
+        if len(set(parts)) > 1 and enough(part and (part in classes or uses[part] > 1) for part in parts)
     }
