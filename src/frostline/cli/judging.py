@@ -81,8 +81,10 @@ def plan(data: str, **options: Any) -> None:
 def _train(data: str, options: dict[str, Any]) -> str:
     """Return the `frostline train` that goes with this call, ready to be pasted, without a strategy."""
     plain = {"model": "lite0", "seed": 0, "test": 0.2, "val": 0.2}
-    named = ("model", "architecture", "size", "seed", "test", "val", "minutes", "threads", "store_folder")
-    named += ("path_column", "label_column")
+    named = (
+        *("model", "architecture", "size", "seed", "test", "val", "minutes", "threads", "store_folder"),
+        *("path_column", "label_column"),
+    )
     words = ["frostline", "train", data]
     if options["split_names"]:
         from frostline.dataset.layout import written
