@@ -99,6 +99,7 @@ def test_what_takes_long_is_not_begun_when_little_is_left() -> None:
     Budget(None, 0.0, watch).check("step")
 
 
+@pytest.mark.filterwarnings("ignore:Little time was left")  # a second a batch, as this test has it
 def test_a_network_too_slow_to_be_tried_in_the_time_is_not(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -27,6 +27,7 @@ HIDDEN = -1  # where classes are numbered, this is how Hugging Face and torchvis
 # Texts by which spreadsheets, pandas, R and SQL write that a value is missing; as a class each gets a note.
 WORDS_FOR_NONE = frozenset({"nan", "none", "na", "n/a", "#n/a", "<na>", "nat", "null", "nil"})
 
+TIGHT_BAR = re.compile(r"\S\|\S")  # Glas|wet: no name of one class has that
 SEPARATORS = "|;,"  # between several labels in one text
 WRITTEN_LIST = re.compile(r"\[.*[^,\s].*[,\s].*[^,\s].*\]", re.DOTALL)  # as Python and numpy print one
 # Numbers with a fraction, as text, are taken for a measured quantity where there are this many different ones
@@ -168,7 +169,7 @@ def _text(value: Any, names: Sequence[str]) -> str:
 def _refuse_joined(texts: Sequence[str]) -> None:
     """Refuse texts that hold several labels: `a|b`, `[a, b]`, and `a;b` or `a,b` of labels seen elsewhere."""
     classes = {text for text in texts if text}
-    joined = {text for text in classes if WRITTEN_LIST.fullmatch(text)}
+    joined = {text for text in classes if TIGHT_BAR.search(text) or WRITTEN_LIST.fullmatch(text)}
     for separator in SEPARATORS:
         joined |= _joined_by(separator, classes)
     count = sum(text in joined for text in texts)
@@ -181,11 +182,7 @@ def _refuse_joined(texts: Sequence[str]) -> None:
 
 
 def _joined_by(separator: str, classes: set[str]) -> set[str]:
-    """Return the labels whose pieces are labels themselves, or pieces of another label, too.
-
-    All pieces, for separators that names of one class hold, too; of "|", which few do, one is enough.
-    """
-    enough = any if separator == "|" else all
+    """Return the labels all of whose pieces are labels themselves, or pieces of another label, too."""
     pieces = {
         text: [piece.strip() for piece in text.split(separator)] for text in classes if separator in text
     }
@@ -193,5 +190,5 @@ def _joined_by(separator: str, classes: set[str]) -> set[str]:
     return {
         text
         for text, parts in pieces.items()
-        if len(set(parts)) > 1 and enough(part and (part in classes or uses[part] > 1) for part in parts)
+        if len(set(parts)) > 1 and all(part and (part in classes or uses[part] > 1) for part in parts)
     }
