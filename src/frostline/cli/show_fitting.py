@@ -49,7 +49,7 @@ def fitted(found: Fitted) -> None:
     for line in found.verdict[:3]:
         out.print(line, highlight=False)
     out.print(sentences.accuracy(found.result["headline"]), style="bold", highlight=False)
-    if found.recommended != found.strategy:
+    if found.recommended not in (None, found.strategy):
         out.print(f"Experience had advised {found.recommended}.", highlight=False)
     spent, budget = minutes(found.seconds), minutes(found.budget_seconds)
     whole = found.comparison is None or found.comparison.every_image
