@@ -208,15 +208,20 @@ def test_at_the_prompt_the_minutes_begin_with_the_process(monkeypatch: pytest.Mo
 @pytest.mark.slow
 @pytest.mark.parametrize("verb", ["train", "compare", "fit"])
 def test_it_ends_in_time_by_a_clock_outside(verb: str, tmp_path: Path) -> None:
-    """From start to exit: imports, what follows the training, pictures and report included."""
-    images, minutes = write_folder(tmp_path / "photos", per_class=20), 0.5
+    """From start to exit: imports, what follows the training, pictures and report included.
+
+    On a machine so busy that a minute is below the floor it is refused.
+    """
+    images, minutes = write_folder(tmp_path / "photos", per_class=20), 1.0
     words = [sys.executable, "-m", "frostline", verb, str(images), "--minutes", str(minutes), "--size", "64"]
     words += ["--study", str(tmp_path / "study"), "--json", "--quiet", "--threads", "1"]
     words += ["--strategy", "full(epochs=9999)"] if verb == "train" else []
     began = time.perf_counter()
     done = subprocess.run(words, capture_output=True, text=True)
+    if done.returncode != 0:
+        assert "is less than" in done.stderr
+        return
     assert time.perf_counter() - began <= 60 * minutes + 3.0
-    assert done.returncode == 0 or "is less than" in done.stderr
 
 
 def test_one_strategy_can_be_pinned(tmp_path: Path) -> None:
