@@ -198,7 +198,8 @@ class OnColumns(FrostlineClassifier):
 
         table = validate_data(self, X, reset=reset, dtype=np.float64)
         bars = 0.5 + np.arctan(table) / np.pi  # any number to 0–1
-        return np.repeat(np.repeat(bars, 4, axis=1)[:, None, :], 8, axis=1)
+        # Eight pixels a column: a picture 3 or 4 wide could be one image with its channels last.
+        return np.repeat(np.repeat(bars, 8, axis=1)[:, None, :], 8, axis=1)
 
     def fit(self, X: Any, y: Any) -> OnColumns:
         if y is None:
