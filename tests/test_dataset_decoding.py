@@ -62,8 +62,10 @@ def test_wider_integers_and_floats_are_scaled() -> None:
     for image in (whole, unit):
         assert np.asarray(open_image(encoded(image, "TIFF")))[0, :, 0].tolist() == [0, 255]
     wild = Image.fromarray(np.array([[-3.0, 1e9]] * 2, dtype=np.float32))
-    with pytest.raises(DamagedImage, match="pixel values from -3"):
-        open_image(encoded(wild, "TIFF"))
+    assert np.asarray(open_image(encoded(wild, "TIFF")))[0, :, 0].tolist() == [0, 255]
+    empty = Image.fromarray(np.full((2, 2), np.nan, dtype=np.float32))
+    with pytest.raises(DamagedImage, match="not one finite pixel"):
+        open_image(encoded(empty, "TIFF"))
 
 
 def test_cmyk() -> None:

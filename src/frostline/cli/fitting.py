@@ -14,6 +14,7 @@ from frostline.cli.options import (
     followed,
     model_options,
     running,
+    shown_options,
     split_names_option,
     tracker_option,
 )
@@ -74,6 +75,7 @@ def _given(option: str) -> bool:
 )
 @click.option("--strict", is_flag=True, help="Refuse if any image cannot be used.")
 @split_names_option
+@shown_options
 @click.option(
     "--models",
     type=NameList(),
@@ -130,6 +132,8 @@ def fit(data: str, **options: Any) -> None:
             "interpolate",
             "strict",
             "split_names",
+            "intensity_range",
+            "alpha_background",
         )
         found = frostline.fit(
             data,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import re
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -167,6 +168,49 @@ split_names_option = click.option(
     help="Which folders of DATA are which part, such as train=fold0,train=fold1,test=fold2; none: they are "
     "classes [by their names].",
 )
+
+
+class Checked(click.ParamType[str]):
+    """Text that `check` returns, or refuses with a `UsageError`."""
+
+    def __init__(self, name: str, check: Callable[[str], Any]) -> None:
+        self.name, self._check = name, check
+
+    def convert(self, value: str, param: click.Parameter | None, ctx: click.Context | None) -> str:
+        """Return the text."""
+        try:
+            self._check(value)
+        except UsageError as error:
+            self.fail(str(error), param, ctx)
+        return value
+
+
+def _range(text: str) -> None:
+    from frostline.dataset.rendering import checked_range
+
+    checked_range(text)
+
+
+def _ground(text: str) -> None:
+    from frostline.dataset.showing import wished
+
+    wished(None, text)
+
+
+shown_options = stack(
+    click.option(
+        "--intensity-range",
+        type=Checked("auto|per-image|LOW,HIGH", _range),
+        help="Which values of images deeper than 8 bits become black and white [as the study has it, else "
+        "auto: robust percentiles of the training images].",
+    ),
+    click.option(
+        "--alpha-background",
+        type=Checked("auto|white|grey|black|R,G,B", _ground),
+        help="What transparent pixels are laid on [as the study has it, else white; grey where white would "
+        "hide images].",
+    ),
+)
 data_options = stack(
     click.option(
         "--test",
@@ -186,6 +230,7 @@ data_options = stack(
     ),
     click.option("--strict", is_flag=True, help="Refuse if any image cannot be used."),
     split_names_option,
+    shown_options,
 )
 
 
@@ -216,6 +261,8 @@ def loaded(
         val=options["val"],
         strict=options["strict"],
         split_names=options["split_names"],
+        intensity_range=options["intensity_range"],
+        alpha_background=options["alpha_background"],
         progress=verb.progress,
         study=study if study and is_study(Path(study)) else None,
     )

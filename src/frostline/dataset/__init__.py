@@ -1,7 +1,8 @@
 """Labelled images, however they arrive, as one Manifest with three parts of fixed roles.
 
 sources ── folders · tables · objects · pairs      what each way of handing over images says
-decoding                                   the one decoder: any file to upright RGB, or why not
+depth ── rendering ── decoding             the one decoder: any file to upright RGB, or why not
+traits ── showing                          what an image holds; how a study shows its images
 memory ── indexing ── copies               digests and damage remembered; what looks alike
 samples ── splitting ── folding ── parts   units never separated; who is held out, and in which fold
 describing ── resplitting                  what a person should know of a split; a split made anew
@@ -21,7 +22,9 @@ from frostline.dataset.loading import load_data
 from frostline.dataset.manifest import Manifest
 from frostline.dataset.pairs import Pairs, unlabelled
 from frostline.dataset.recognition import Recognised, fingerprints_of, recognised
+from frostline.dataset.rendering import Rendering, as_options
 from frostline.dataset.samples import PARTS, Conflict, Sample, SetAside
+from frostline.dataset.showing import Shown, notes_on, shown_as
 from frostline.dataset.sorting import Sorted, doubted_name, folder_names, sort_into
 from frostline.dataset.tables import read_paths
 
@@ -32,9 +35,12 @@ __all__ = [
     "Pairs",
     "Question",
     "Recognised",
+    "Rendering",
     "Sample",
     "SetAside",
+    "Shown",
     "Sorted",
+    "as_options",
     "doubted_name",
     "find_images",
     "fingerprints_of",
@@ -42,11 +48,13 @@ __all__ = [
     "in_threads",
     "is_study",
     "load_data",
+    "notes_on",
     "numbered",
     "open_image",
     "questions",
     "read_paths",
     "recognised",
+    "shown_as",
     "sort_into",
     "unlabelled",
 ]

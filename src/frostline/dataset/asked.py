@@ -9,7 +9,8 @@ from typing import Any
 
 from PIL import Image
 
-from frostline.dataset.decoding import decode, find_images, open_image, size_fault, suffixes
+from frostline.dataset import decoding
+from frostline.dataset.decoding import Picture, find_images, size_fault, suffixes
 from frostline.dataset.objects import picture
 from frostline.dataset.remote import Fetcher, Place, images_below, is_address, masked
 from frostline.dataset.shards import images_in, is_shards
@@ -32,21 +33,22 @@ class Question:
         """Whether it must be fetched."""
         return isinstance(self.source, _Fetched)
 
-    def open(self) -> Image.Image:
-        """Return it as upright RGB.
+    def open(self) -> Picture:
+        """Decode it; a study's rendering makes RGB of that.
 
         Raises `DamagedImage` with its name and why it cannot be decoded, `DataError` for an array that is
         no image.
         """
         if isinstance(self.source, Path):
-            return open_image(self.source)
+            return decoding.open_picture(self.source)
         try:
             if isinstance(self.source, bytes | _Fetched):
-                return decode(self.source if isinstance(self.source, bytes) else self.source())
+                content = self.source if isinstance(self.source, bytes) else self.source()
+                return decoding.picture(content)
             image = picture(self.source)
             if fault := size_fault(*image.size):
                 raise DamagedImage(fault)
-            return decode(image)
+            return decoding.picture(image)
         except DamagedImage as error:
             raise DamagedImage(f"{self.name} {error}") from error
         except DataError as error:

@@ -1,21 +1,25 @@
 """The one decoder: any image file becomes RGB, 8 bit, upright, or a reason in words why not.
 
-Handled right: grey, palette, CMYK, 16-bit, transparency (laid on white), animation (its first frame),
-EXIF rotation. Refused with a reason: empty, truncated, not an image, absurdly large, one pixel wide.
-This file knows nothing about folders, labels or splits.
+Handled right: grey, palette, CMYK, deep pixels (`depth`), transparency, animation (its first frame), EXIF
+rotation. Refused with a reason: empty, truncated, not an image, absurdly large, one pixel wide. What a study
+decides of deep pixels and transparency is its `Rendering`. This file knows nothing of labels or splits.
 """
 
 from __future__ import annotations
 
 import io
 import os
+from collections.abc import Callable
+from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError
 
+from frostline.dataset import depth, rendering
+from frostline.dataset.depth import Deep
+from frostline.dataset.rendering import ALPHA, PLAIN, Rendering
 from frostline.errors import DamagedImage, DataError, did_you_mean
 
 # Formats that are decoded in this process by well-tried code. Left out on purpose: EPS (starts Ghostscript)
@@ -31,9 +35,6 @@ MAX_FILE_BYTES = MAX_PIXELS * 8
 # Fewer pixels than this on a side is a tracking pixel or a rule, not a picture (the issue names 1×1).
 MIN_SIDE_PIXELS = 2
 
-# What transparent pixels are laid on: white, as a web browser's page, for which such images are drawn.
-BACKGROUND = (255, 255, 255)
-
 # The signature of things that often end up under an image's name, and what to do about them.
 IMPOSTORS = {
     b"version https://git-lfs": "is a Git LFS pointer, not the image itself: run `git lfs pull`",
@@ -47,16 +48,41 @@ IMPOSTORS = {
 HIDDEN_NAMES = frozenset({"thumbs.db", "desktop.ini", "__macosx", "@eadir"})  # left behind by file managers
 
 
-def open_image(source: str | Path | bytes) -> Image.Image:
+@dataclass(frozen=True, slots=True)
+class Picture:
+    """A decoded image, upright, before a study's rendering: `image` of 8 bits a channel, or `deep` pixels."""
+
+    kind: str  # "" = opaque RGB; `ALPHA` = RGBA; else what `deep` holds
+    image: Image.Image | None = None
+    deep: Deep | None = None
+    shrunk: bool = False  # on the way in, as was asked for
+
+    def rgb(self, how: Rendering = PLAIN) -> Image.Image:
+        """Return it as RGB."""
+        if self.deep is not None:
+            return how.picture(self.deep)
+        assert self.image is not None
+        return rendering.on_ground(self.image, how.ground) if self.kind == ALPHA else self.image
+
+
+def open_image(source: str | Path | bytes, how: Rendering = PLAIN) -> Image.Image:
     """Decode a file, or a file's bytes, to an upright RGB image of 8 bits a channel.
+
+    Deep pixels are spread, and transparent ones filled, as `how` says; without it, each image over its own
+    range and on white.
 
     Raises:
         DamagedImage: it cannot be decoded; the message names the file and says why.
     """
+    return open_picture(source).rgb(how)
+
+
+def open_picture(source: str | Path | bytes) -> Picture:
+    """Decode a file, or a file's bytes. Raises `DamagedImage`; the message names the file and says why."""
     if isinstance(source, bytes):
-        return decode(source)
+        return picture(source)
     try:
-        return decode(read_bytes(Path(source)))
+        return picture(read_bytes(Path(source)))
     except DamagedImage as error:
         raise DamagedImage(f"{source} {error}") from error
 
@@ -96,48 +122,55 @@ def _too_large(size_bytes: int) -> str:
     return f"has {size_bytes:,} bytes; more than {MAX_FILE_BYTES:,} are no image that could be decoded"
 
 
-def decode(content: bytes | Image.Image) -> Image.Image:
+def picture(content: bytes | Image.Image) -> Picture:
     """Decode a file's bytes, or an image in memory. Raises `DamagedImage` with the reason alone."""
     if isinstance(content, Image.Image):
         with _words_for_faults(b"image"):
-            return to_rgb(content)
+            return _picture(content, None)
     with _words_for_faults(content[:64]), _open(io.BytesIO(content)) as image:
-        return to_rgb(image)
+        return _picture(image, lambda: _open(io.BytesIO(content)))
 
 
-def decode_small(data: bytes, side_pixels: int) -> Image.Image:
-    """Decode like `decode`, but let a JPEG be shrunk on the way to no less than `side_pixels` a side.
+def decode(content: bytes | Image.Image, how: Rendering = PLAIN) -> Image.Image:
+    """Decode to RGB like `open_image`. Raises `DamagedImage` with the reason alone."""
+    return picture(content).rgb(how)
+
+
+def picture_small(data: bytes, side_pixels: int) -> Picture:
+    """Decode like `picture`, but let a JPEG be shrunk on the way to no less than `side_pixels` a side.
 
     The whole file is read either way, so a truncated one is found out. Several times as fast on photographs.
     """
     with _words_for_faults(data[:64]), _open(io.BytesIO(data)) as image:
-        image.draft(None, (side_pixels, side_pixels))
-        return to_rgb(image)
+        shrunk = image.draft(None, (side_pixels, side_pixels)) is not None
+        return replace(_picture(image, lambda: _open(io.BytesIO(data))), shrunk=shrunk)
 
 
-def header_fault(file: io.BufferedIOBase) -> str:
-    """Say what a file's header alone gives away, or return "". Pixel data is not looked at."""
+def header(file: io.BufferedIOBase) -> tuple[str, str]:
+    """Return what a file's header alone gives away: why it is no image, or "", and its kind."""
     start = file.read(64)
     file.seek(0)
     try:
-        with _words_for_faults(start), _open(file):
-            return ""
+        with _words_for_faults(start), _open(file) as image:
+            return "", _kind(image)
     except DamagedImage as error:
-        return str(error)
+        return str(error), ""
 
 
-def to_rgb(image: Image.Image) -> Image.Image:
-    """Return an image in memory as upright RGB, 8 bits a channel, decoding what is not decoded yet."""
+def _kind(image: Image.Image) -> str:
+    return depth.kind_of(image) or (ALPHA if image.has_transparency_data else "")
+
+
+def _picture(image: Image.Image, again: Callable[[], Image.Image] | None) -> Picture:
+    """Decode an opened image, or look at one in memory."""
+    if kind := depth.kind_of(image):
+        return Picture(kind, deep=depth.read(image, again))
     image.load()
     upright = _upright(image)
-    if upright.mode.startswith(("I", "F")):
-        upright = Image.fromarray(_to_eight_bits(np.asarray(upright)))
-    if upright.has_transparency_data:
-        page = Image.new("RGBA", upright.size, (*BACKGROUND, 255))
-        upright = Image.alpha_composite(page, upright.convert("RGBA"))
-    rgb = upright.convert("RGB")
-    rgb.info = {}  # colour profiles and comments have no say from here on
-    return rgb
+    clear = upright.has_transparency_data
+    plain = upright.convert("RGBA" if clear else "RGB")
+    plain.info = {}  # colour profiles and comments have no say from here on
+    return Picture(ALPHA if clear else "", plain)
 
 
 def size_fault(width: int, height: int) -> str:
@@ -243,17 +276,6 @@ def _upright(image: Image.Image) -> Image.Image:
         return ImageOps.exif_transpose(image)
     except Exception:  # Pillow's EXIF parser raises whatever it stumbles over
         return image
-
-
-def _to_eight_bits(pixels: np.ndarray) -> np.ndarray:
-    """Scale integer or float pixels, (H, W), to uint8 by the range they are stored in."""
-    if pixels.dtype == np.uint16:
-        return (pixels >> 8).astype(np.uint8)
-    low, high = float(np.min(pixels)), float(np.max(pixels))
-    for top in (1.0, 255.0, 65535.0):  # floats in 0–1, bytes, 16 bits kept in a wider type
-        if low >= 0 and high <= top and (top > 1.0 or pixels.dtype.kind == "f"):
-            return np.round(pixels * (255.0 / top)).astype(np.uint8)
-    raise DamagedImage(f"has pixel values from {low:g} to {high:g}; expected 0–1, 8 bit or 16 bit")
 
 
 class _words_for_faults:

@@ -108,6 +108,8 @@ def fit(
     interpolate: float | str | None = None,
     strict: bool = False,
     split_names: Mapping[str, str] | str | None = None,
+    intensity_range: str | tuple[float, float] | None = None,
+    alpha_background: str | None = None,
     tracker: str | Iterable[str] | Trackers | None = None,
     watch: Stopwatch | None = None,
     tell: Tell | None = None,
@@ -140,6 +142,8 @@ def fit(
         "seed": seed,
         "strict": strict,
         "split_names": split_names,
+        "intensity_range": intensity_range,
+        "alpha_background": alpha_background,
         "progress": tell,
         "study": before,
     }

@@ -63,9 +63,17 @@ class Run:
         The model is kept in memory for the next call. Raises `StudyError`, `UsageError` or `DataError`.
         """
         doubts = None if unsure is None else familiar.doubts(self.folder.path, unsure)
-        rows, unreadable = answer(self._predictor, images, top=top, doubts=doubts, tell=tell)
-        classes = tuple(self._predictor.classes)
-        return Predictions(rows, unreadable, self.folder.name, "as asked for", self.strategy, doubts, classes)
+        found = answer(self._predictor, images, top=top, doubts=doubts, tell=tell)
+        return Predictions(
+            found.rows,
+            found.unreadable,
+            self.folder.name,
+            "as asked for",
+            self.strategy,
+            doubts,
+            tuple(self._predictor.classes),
+            found.notes,
+        )
 
     @cached_property
     def _predictor(self) -> Predictor:
