@@ -14,6 +14,7 @@ from deep_examples import png, ppm, tiff
 from frostline.dataset import Manifest, Rendering, load_data, open_image
 from frostline.dataset.copies import mark_of
 from frostline.dataset.decoding import picture
+from frostline.dataset.depth import Deep
 from frostline.dataset.rendering import Levels, ranges_of
 from frostline.errors import DataError, UsageError
 
@@ -267,7 +268,7 @@ def test_what_is_remembered_gives_the_same_range(tmp_path: Path, monkeypatch: py
 
 
 def test_a_range_needs_two_ends() -> None:
-    flat = [("uint16", Levels.of(np.full((8, 8), 7, np.uint16)))]
+    flat = [("uint16", Levels.of(Deep("uint16", np.full((8, 8), 7, np.uint16))))]
     ((_, low, high),) = ranges_of(flat)
     assert low == 7 < high
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import io
 import os
+import struct
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import cache
@@ -19,6 +20,7 @@ from PIL import Image, ImageOps, UnidentifiedImageError
 
 from frostline.dataset import depth, rendering
 from frostline.dataset.depth import Deep
+from frostline.dataset.inflight import IN_FLIGHT
 from frostline.dataset.rendering import ALPHA, PLAIN, Rendering
 from frostline.errors import DamagedImage, DataError, did_you_mean
 
@@ -26,8 +28,14 @@ from frostline.errors import DamagedImage, DataError, did_you_mean
 # and TGA (has no signature, so noise passes for an image). HEIF counts where a plug-in registered it.
 FORMATS = ("AVIF", "BMP", "GIF", "HEIF", "JPEG", "JPEG2000", "PNG", "PPM", "TIFF", "WEBP")
 
-# Pillow's own default, `Image.MAX_IMAGE_PIXELS`: a quarter of a gigabyte at three bytes a pixel.
-MAX_PIXELS = 1024 * 1024 * 1024 // 4 // 3
+# The largest sensors in use have 200 million pixels (phones) and 150 (medium format).
+MAX_PIXELS = 200_000_000
+# What has more pixels is halved on the way in. Pillow's own default, `Image.MAX_IMAGE_PIXELS`: a quarter of a
+# gigabyte at three bytes a pixel. Above it Pillow warns of each crop.
+MAX_HELD_PIXELS = 1024 * 1024 * 1024 // 4 // 3
+# Decoding holds a picture twice: as the decoder leaves it and as it is handed on, four bytes a pixel each; deep
+# ones in two halves of 16 bits besides.
+BYTES_A_PIXEL, DEEP_BYTES_A_PIXEL = 8, 16
 
 # A larger file is not read into memory: this holds MAX_PIXELS of four channels with 16 bits, uncompressed.
 MAX_FILE_BYTES = MAX_PIXELS * 8
@@ -162,15 +170,23 @@ def _kind(image: Image.Image) -> str:
 
 
 def _picture(image: Image.Image, again: Callable[[], Image.Image] | None) -> Picture:
-    """Decode an opened image, or look at one in memory."""
-    if kind := depth.kind_of(image):
-        return Picture(kind, deep=depth.read(image, again))
-    image.load()
-    upright = _upright(image)
-    clear = upright.has_transparency_data
-    plain = upright.convert("RGBA" if clear else "RGB")
-    plain.info = {}  # colour profiles and comments have no say from here on
-    return Picture(ALPHA if clear else "", plain)
+    """Decode an opened image, or look at one in memory; a very large one is halved."""
+    kind, large = depth.kind_of(image), image.width * image.height > MAX_HELD_PIXELS
+    if large and image.format in ("JPEG", "MPO"):  # which is never decoded whole
+        image.draft(None, (image.width // 2, image.height // 2))
+    size_bytes = image.width * image.height * (DEEP_BYTES_A_PIXEL if kind else BYTES_A_PIXEL)
+    with IN_FLIGHT.room_for(size_bytes):
+        if kind:
+            deep = depth.read(image, again)
+            return Picture(kind, deep=depth.halved(deep) if large else deep)
+        image.load()
+        upright = _upright(image)
+        clear = upright.has_transparency_data
+        plain = upright.convert("RGBA" if clear else "RGB")
+        if plain.width * plain.height > MAX_HELD_PIXELS:
+            plain = plain.reduce(2)
+        plain.info = {}  # colour profiles and comments have no say from here on
+        return Picture(ALPHA if clear else "", plain)
 
 
 def size_fault(width: int, height: int) -> str:
@@ -262,12 +278,35 @@ def _readable_formats() -> tuple[str, ...]:
 
 def _open(file: Any) -> Image.Image:
     """Open an image's header, refusing what is too large or too small to be one."""
-    image = Image.open(file, formats=_readable_formats())
+    image = _identified(file)
     fault = size_fault(*image.size)
     if fault:
         image.close()
         raise DamagedImage(fault)
     return image
+
+
+def _identified(file: Any) -> Image.Image:
+    """Open a header as `Image.open` does, whose warnings of large images can't be silenced in threads.
+
+    Raises `UnidentifiedImageError`, or whatever the plug-in does.
+    """
+    start = file.read(16)  # what plug-ins are shown, by Pillow's agreement with them
+    for name in _readable_formats():
+        factory, accepts = Image.OPEN[name]
+        if accepts is None or accepts(start) is True:
+            file.seek(0)
+            try:
+                image: Image.Image = factory(file, "")
+                return image
+            except (
+                SyntaxError,
+                IndexError,
+                TypeError,
+                struct.error,
+            ):  # as plug-ins say that it is not theirs
+                continue
+    raise UnidentifiedImageError("No plug-in knows it.")
 
 
 def _upright(image: Image.Image) -> Image.Image:

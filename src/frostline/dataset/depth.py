@@ -120,6 +120,21 @@ def averaged(values: Values, side: int) -> Values:
     return np.asarray(means.reshape(*means.shape[:2], *values.shape[2:]))
 
 
+def halved(deep: Deep) -> Deep:
+    """Return an image of half the size a side: means of four values each, of the kind they were."""
+    height, width = (size // 2 * 2 for size in deep.values.shape[:2])
+    values = deep.values
+    wide = values.dtype if values.dtype.kind == "f" else np.int64
+    made = np.empty((height // 2, width // 2, *values.shape[2:]), dtype=values.dtype)
+    for row in range(0, height, 2):  # line by line, so that no wide copy of all is held
+        lines = values[row : row + 2, :width].astype(wide).sum(axis=0)
+        made[row // 2] = (
+            (lines[0::2] + lines[1::2]) / 4 if wide != np.int64 else (lines[0::2] + lines[1::2]) // 4
+        )
+    alpha = None if deep.alpha is None else deep.alpha[:height:2, :width:2]
+    return Deep(deep.kind, made, alpha)
+
+
 def _of_colours(image: Image.Image, other: Image.Image, unpacked: str) -> tuple[Values, NDArray[Any] | None]:
     """Return colours of 16 bits and their transparency from two decodings, or one where that holds all."""
     if unpacked.startswith("LA"):  # four bytes a pixel, as RGBA has

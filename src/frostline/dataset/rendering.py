@@ -55,13 +55,21 @@ class Levels:
     high: float
     most: float
 
+    @property
+    def ends(self) -> tuple[float, float]:
+        """The extremes."""
+        return self.least, self.most
+
     @staticmethod
-    def of(values: Values) -> Levels:
-        """Look at an image's values."""
-        seen = depth.thinned(values, SIDE).astype(np.float64)
-        seen = seen[np.isfinite(seen)] if values.dtype.kind == "f" else seen.ravel()
+    def of(deep: Deep) -> Levels:
+        """Look at an image's values: at those that can be seen, where there are such."""
+        seen = depth.thinned(deep.values, SIDE)
+        if deep.alpha is not None:
+            visible = depth.thinned(deep.alpha, SIDE) > 0
+            seen = seen[visible] if visible.any() else seen
+        seen = seen[np.isfinite(seen)].astype(np.float64)
         if not len(seen):
-            seen = values[np.isfinite(values)].astype(np.float64)
+            seen = deep.values[np.isfinite(deep.values)].astype(np.float64)
         # the nearest value further in: among few pixels, an interpolated one would follow a single hot one
         low, inner_low = np.quantile(seen, [TAIL, MOST_SATURATED], method="higher")
         inner_high, high = np.quantile(seen, [1 - MOST_SATURATED, 1 - TAIL], method="lower")
@@ -102,7 +110,7 @@ class Rendering:
 
     def picture(self, deep: Deep) -> Image.Image:
         """Return deep pixels as an RGB image."""
-        low, high = self.range_of(deep.kind) or _own_range(deep.values)
+        low, high = self.range_of(deep.kind) or _own_range(deep)
         image = Image.fromarray(spread(deep.values, low, high)).convert("RGB")
         if deep.alpha is None:
             return image
@@ -111,7 +119,7 @@ class Rendering:
 
     def saturated(self, deep: Deep) -> float:
         """Return the share of an image's values outside the range, 0–1."""
-        low, high = self.range_of(deep.kind) or _own_range(deep.values)
+        low, high = self.range_of(deep.kind) or _own_range(deep)
         seen = depth.thinned(deep.values, SIDE)
         return float(((seen < low) | (seen > high)).mean())
 
@@ -229,8 +237,8 @@ def _range_of(seen: list[Levels]) -> tuple[float, float]:
     return _apart(lows[without], highs[-1 - without])
 
 
-def _own_range(values: Values) -> tuple[float, float]:
-    own = Levels.of(values)
+def _own_range(deep: Deep) -> tuple[float, float]:
+    own = Levels.of(deep)
     return _apart(own.low, own.high)
 
 

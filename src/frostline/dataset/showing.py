@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from PIL import Image
@@ -41,10 +41,9 @@ class Wish:
 
 def wished(intensity_range: object, alpha_background: str | None) -> Wish:
     """Return what was asked for, checked. Raises `UsageError`."""
-    background = "" if alpha_background is None else str(alpha_background)
-    if background not in ("", AUTO):
-        parsed_ground(background)
-    return Wish("" if intensity_range is None else checked_range(intensity_range), background)
+    if alpha_background not in (None, AUTO):
+        parsed_ground(str(alpha_background))
+    return Wish("" if intensity_range is None else checked_range(intensity_range), alpha_background or "")
 
 
 def kept_in(study: str | Path | None) -> Rendering | None:
@@ -80,17 +79,20 @@ def decided(training: Sequence[Traits], wish: Wish, earlier: Rendering | None) -
     elif earlier and earlier.alpha_background == AUTO:
         ground = earlier.ground
     else:
-        ground = _ground(training)
-    return Rendering(asked, tuple(sorted(ranges)) if asked == AUTO else (), background, ground)
+        ground = WHITE
+    made = Rendering(asked, tuple(sorted(ranges)) if asked == AUTO else (), background, ground)
+    undecided = background == AUTO and not (earlier and earlier.alpha_background == AUTO)
+    return _on_better_ground(training, made) if undecided else made
 
 
-def _ground(training: Sequence[Traits]) -> tuple[int, int, int]:
-    """Return white, or mid-grey where that hides fewer images."""
-    on_white, on_grey = (
-        sum(one.hidden_on_white for one in training),
-        sum(one.hidden_on_grey for one in training),
-    )
-    return GREY if on_grey < on_white else WHITE
+def _on_better_ground(training: Sequence[Traits], rendering: Rendering) -> Rendering:
+    """Return the rendering on white, or on mid-grey where that hides fewer images."""
+    on_white, on_grey = (replace(rendering, ground=ground) for ground in (WHITE, GREY))
+    return on_grey if _flat_under(training, on_grey) < _flat_under(training, on_white) else on_white
+
+
+def _flat_under(images: Sequence[Traits], rendering: Rendering) -> int:
+    return sum(one.flat_under(rendering) for one in images)
 
 
 @dataclass(frozen=True, slots=True)
@@ -144,7 +146,7 @@ def notes(images: Sequence[tuple[str, Traits]], rendering: Rendering) -> list[st
     """Return what a person should know, from every image's path and traits."""
     return [
         *_about_depth([(path, one) for path, one in images if one.levels], len(images), rendering),
-        *_about_ground([one for _, one in images if one.kind == ALPHA], rendering),
+        *_about_ground([one for _, one in images if one.clear], rendering),
         *_about_flat([path for path, one in images if one.flat_under(rendering)]),
         *_about_pages([path for path, one in images if one.pages > 1]),
     ]
@@ -183,7 +185,7 @@ def _saturates(levels: Levels, low: float, high: float) -> bool:
 def _about_ground(clear: Sequence[Traits], rendering: Rendering) -> list[str]:
     if not clear or rendering.ground == WHITE or rendering.alpha_background != AUTO:
         return []
-    hidden = sum(one.hidden_on_white for one in clear)
+    hidden = _flat_under(clear, replace(rendering, ground=WHITE)) - _flat_under(clear, rendering)
     said = (
         f"{len(clear)} image(s) with transparency are laid on mid-grey, since white would hide {hidden} of "
         "them; --alpha-background sets another ground."

@@ -21,11 +21,12 @@ class Traits:
 
     kind: str = ""  # "" = 8 bits and opaque; `rendering.ALPHA`; "uint16" … (`depth.kind_of`)
     flat: bool = False  # one colour, on any ground
-    hidden_on_white: bool = False  # shows something, but not on white
+    clear: bool = False  # has pixels that one sees through
+    hidden_on_white: bool = False  # 8 bits: shows something, but not on white
     hidden_on_grey: bool = False
     pages: int = 1
     group: str = ""  # whose image it is, as the file itself says
-    levels: Levels | None = None  # of deep pixels, once they were decoded
+    levels: Levels | None = None  # of deep pixels that can be seen, once they were decoded
 
     def text(self) -> str:
         """Return what `read` reads; "" for the default."""
@@ -57,8 +58,9 @@ class Traits:
         if limits is None:
             return False
         low, high = limits
-        ends = [min(max((end - low) / (high - low), 0), 1) for end in (self.levels.least, self.levels.most)]
-        return 255 * (ends[1] - ends[0]) <= FLAT_LEVELS
+        ends = [min(max(255 * (end - low) / (high - low), 0), 255) for end in self.levels.ends]
+        ground = rendering.ground if self.clear else ()
+        return max(*ends, *ground) - min(*ends, *ground) <= FLAT_LEVELS
 
 
 PLAIN = Traits()
@@ -67,8 +69,11 @@ PLAIN = Traits()
 def looked_at(picture: Picture, header: Traits = PLAIN) -> Traits:
     """Add to what a header said what the decoded picture shows."""
     if picture.deep is not None:
-        levels = Levels.of(picture.deep.values)
-        return replace(header, kind=picture.kind, levels=levels, flat=levels.least == levels.most)
+        levels, alpha = Levels.of(picture.deep), picture.deep.alpha
+        clear = alpha is not None and bool((alpha < 255).any())
+        shows = not clear or (alpha is not None and bool((alpha > 0).any()))
+        flat = not shows or (levels.least == levels.most and not clear)
+        return replace(header, kind=picture.kind, levels=levels, flat=flat, clear=clear)
     assert picture.image is not None
     if picture.kind != ALPHA:
         return replace(header, kind="", flat=is_flat(picture.image))
@@ -77,6 +82,7 @@ def looked_at(picture: Picture, header: Traits = PLAIN) -> Traits:
     return replace(
         header,
         kind=ALPHA,
+        clear=picture.image.getchannel("A").getextrema() != (255, 255),
         flat=both,
         hidden_on_white=white and not both,
         hidden_on_grey=grey and not both,
