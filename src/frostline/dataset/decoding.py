@@ -11,6 +11,7 @@ import io
 import os
 import struct
 from collections.abc import Callable
+from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
@@ -20,7 +21,7 @@ from PIL import Image, ImageOps, UnidentifiedImageError
 
 from frostline.dataset import depth, rendering
 from frostline.dataset.depth import Deep
-from frostline.dataset.inflight import IN_FLIGHT
+from frostline.dataset.inflight import IN_FLIGHT, PILLOWS_LIMIT
 from frostline.dataset.rendering import ALPHA, PLAIN, Rendering
 from frostline.errors import DamagedImage, DataError, did_you_mean
 
@@ -33,8 +34,8 @@ MAX_PIXELS = 200_000_000
 # What has more pixels is halved on the way in. Pillow's own default, `Image.MAX_IMAGE_PIXELS`: a quarter of a
 # gigabyte at three bytes a pixel. Above it Pillow warns of each crop.
 MAX_HELD_PIXELS = 1024 * 1024 * 1024 // 4 // 3
-# Decoding holds a picture twice: as the decoder leaves it and as it is handed on, four bytes a pixel each; deep
-# ones in two halves of 16 bits besides.
+# Decoding holds a picture twice: as the decoder leaves it and as it is handed on, four bytes a pixel each;
+# deep ones in two halves of 16 bits besides.
 BYTES_A_PIXEL, DEEP_BYTES_A_PIXEL = 8, 16
 
 # A larger file is not read into memory: this holds MAX_PIXELS of four channels with 16 bits, uncompressed.
@@ -175,16 +176,15 @@ def _picture(image: Image.Image, again: Callable[[], Image.Image] | None) -> Pic
     if large and image.format in ("JPEG", "MPO"):  # which is never decoded whole
         image.draft(None, (image.width // 2, image.height // 2))
     size_bytes = image.width * image.height * (DEEP_BYTES_A_PIXEL if kind else BYTES_A_PIXEL)
-    with IN_FLIGHT.room_for(size_bytes):
+    allowed = PILLOWS_LIMIT.raised_to(MAX_PIXELS) if large else nullcontext()
+    with IN_FLIGHT.room_for(size_bytes), allowed:
         if kind:
             deep = depth.read(image, again)
             return Picture(kind, deep=depth.halved(deep) if large else deep)
         image.load()
-        upright = _upright(image)
+        upright = _upright(_halved(image) if image.width * image.height > MAX_HELD_PIXELS else image)
         clear = upright.has_transparency_data
         plain = upright.convert("RGBA" if clear else "RGB")
-        if plain.width * plain.height > MAX_HELD_PIXELS:
-            plain = plain.reduce(2)
         plain.info = {}  # colour profiles and comments have no say from here on
         return Picture(ALPHA if clear else "", plain)
 
@@ -286,6 +286,12 @@ def _open(file: Any) -> Image.Image:
     return image
 
 
+def _halved(image: Image.Image) -> Image.Image:
+    """Return an image of half the size a side, before anything else makes a copy of it."""
+    mode = "RGBA" if image.has_transparency_data else "RGB"
+    return (image if image.mode in ("L", mode) else image.convert(mode)).reduce(2)
+
+
 def _identified(file: Any) -> Image.Image:
     """Open a header as `Image.open` does, whose warnings of large images can't be silenced in threads.
 
@@ -294,7 +300,8 @@ def _identified(file: Any) -> Image.Image:
     start = file.read(16)  # what plug-ins are shown, by Pillow's agreement with them
     for name in _readable_formats():
         factory, accepts = Image.OPEN[name]
-        if accepts is None or accepts(start) is True:
+        verdict = accepts is None or accepts(start)  # words where a plug-in lacks its library
+        if verdict and not isinstance(verdict, str):
             file.seek(0)
             try:
                 image: Image.Image = factory(file, "")

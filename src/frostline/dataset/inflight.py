@@ -7,7 +7,9 @@ import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-# Two pictures of 12 megapixels for each of eight threads; the largest that are taken, one at a time. A choice.
+from PIL import Image
+
+# Eight threads with two pictures of 12 megapixels each; the largest pictures one at a time. A choice.
 MOST_BYTES = 2**31
 
 
@@ -39,6 +41,30 @@ class InFlight:
         self.__init__(self.most_bytes)  # type: ignore[misc]
 
 
+class PillowsLimit:
+    """Pillow's own limit on pixels, raised while a block lasts, in several threads; ours was asked before."""
+
+    def __init__(self) -> None:
+        self._lock, self._blocks, self._own = threading.Lock(), 0, Image.MAX_IMAGE_PIXELS
+
+    @contextmanager
+    def raised_to(self, pixels: int) -> Iterator[None]:
+        """A block in which Pillow neither warns of, nor refuses, an image of so many pixels."""
+        with self._lock:
+            if not self._blocks:
+                self._own = Image.MAX_IMAGE_PIXELS
+            self._blocks += 1
+            Image.MAX_IMAGE_PIXELS = max(pixels, Image.MAX_IMAGE_PIXELS or 0)
+        try:
+            yield
+        finally:
+            with self._lock:
+                self._blocks -= 1
+                if not self._blocks:
+                    Image.MAX_IMAGE_PIXELS = self._own
+
+
+PILLOWS_LIMIT = PillowsLimit()
 IN_FLIGHT = InFlight()
 if hasattr(os, "register_at_fork"):
     os.register_at_fork(after_in_child=IN_FLIGHT.reset)
