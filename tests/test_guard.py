@@ -35,7 +35,7 @@ from safetensors.torch import save, save_file
 import frostline
 import studies
 from frostline.backbone import Preprocessing
-from frostline.dataset import Manifest, Sample, decoding
+from frostline.dataset import Manifest, Sample, decoding, listing
 from frostline.dataset.tables import MAX_COLUMNS, read_table
 from frostline.errors import DamagedImage, DataError, FrostlineError, ModelError, StoreWarning, StudyError
 from frostline.record import Study
@@ -463,7 +463,7 @@ def test_damaged_archives_are_no_source(tmp_path: Path, name: str) -> None:
 
 def test_paths_too_long_for_a_file_are_said(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="cannot be opened"):
-        decoding.find_images(tmp_path / ("x" * 300))
+        listing.find_images(tmp_path / ("x" * 300))
     long = "x" * 300
     (tmp_path / "a.csv").write_text(f"path,label\n{long}\\a.png,cat\n../{long},dog\na\0b,cat\n")
     assert len(read_table(tmp_path / "a.csv").found) == 3

@@ -263,7 +263,8 @@ def answer(
     predictor: Predictor, images: Any, *, top: int, doubts: familiar.Doubts | None, tell: Tell | None
 ) -> Answers:
     """Return an answer for each image that can be decoded, and the others' names with the reasons."""
-    asked = questions(images)
+    whole = questions(images)
+    asked = whole.questions
     rows: list[Prediction] = []
     unreadable: list[tuple[str, str]] = []
     shown: list[Shown] = []
@@ -284,7 +285,7 @@ def answer(
             rows += _answered(predictor, good, torch.stack(pixels), top, doubts)
         if tell:
             tell("predict", min(start + EVALUATION_BATCH, len(asked)), len(asked))
-    return Answers(tuple(rows), tuple(unreadable), tuple(notes_on(shown, predictor.rendering)))
+    return Answers(tuple(rows), tuple(unreadable), tuple(notes_on(shown, predictor.rendering, whole.others)))
 
 
 @dataclass(frozen=True)

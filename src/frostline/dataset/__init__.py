@@ -1,6 +1,7 @@
 """Labelled images, however they arrive, as one Manifest with three parts of fixed roles.
 
 sources ── folders · tables · objects · pairs      what each way of handing over images says
+formats · dicom · listing                  what files are, and which of a folder are pictures
 depth ── rendering ── decoding             the one decoder: any file to upright RGB, or why not
 traits ── showing                          what an image holds; how a study shows its images
 memory ── indexing ── copies               digests and damage remembered; what looks alike
@@ -15,9 +16,10 @@ asked ── sorting                           images without labels; copied to 
 from __future__ import annotations
 
 from frostline.dataset.asked import Question, questions
-from frostline.dataset.decoding import find_images, is_study, open_image
+from frostline.dataset.decoding import open_image
 from frostline.dataset.folding import numbered
 from frostline.dataset.indexing import in_threads
+from frostline.dataset.listing import find_images, is_study
 from frostline.dataset.loading import load_data
 from frostline.dataset.manifest import Manifest
 from frostline.dataset.pairs import Pairs, unlabelled

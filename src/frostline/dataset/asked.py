@@ -10,7 +10,9 @@ from typing import Any
 from PIL import Image
 
 from frostline.dataset import decoding
-from frostline.dataset.decoding import Picture, find_images, size_fault, suffixes
+from frostline.dataset.decoding import Picture, size_fault
+from frostline.dataset.formats import suffixes
+from frostline.dataset.listing import listed_in
 from frostline.dataset.objects import picture
 from frostline.dataset.remote import Fetcher, Place, images_below, is_address, masked
 from frostline.dataset.shards import images_in, is_shards
@@ -66,7 +68,15 @@ class _Fetched:
         return self.fetch(self.name)
 
 
-def questions(images: Any) -> list[Question]:
+@dataclass(frozen=True)
+class Asked:
+    """What is asked about, and the files beside it that are no pictures by name or content."""
+
+    questions: tuple[Question, ...]
+    others: tuple[str, ...] = ()
+
+
+def questions(images: Any) -> Asked:
     """List what is asked about.
 
     `images`: a folder (flat or by class), a file, a CSV with a column `path`, an address such as
@@ -77,10 +87,18 @@ def questions(images: Any) -> list[Question]:
     """
     if not _is_several(images):
         return _single(images, "image")
-    found = [question for n, item in enumerate(images) for question in _single(item, f"image[{n}]")]
-    if not found:
+    whole = _together(_single(item, f"image[{n}]") for n, item in enumerate(images))
+    if not whole.questions:
         raise DataError("No image found in nothing. Expected a folder, files or images.")
-    return found
+    return whole
+
+
+def _together(several: Iterable[Asked]) -> Asked:
+    parts = list(several)
+    return Asked(
+        tuple(question for part in parts for question in part.questions),
+        tuple(name for part in parts for name in part.others),
+    )
 
 
 def _is_several(images: Any) -> bool:
@@ -96,18 +114,18 @@ def _kind(array: Any) -> str:
     return getattr(getattr(array, "dtype", None), "kind", "-")  # a torch tensor's has none
 
 
-def _single(item: Any, name: str) -> list[Question]:
+def _single(item: Any, name: str) -> Asked:
     if isinstance(item, str | Path):
         return _named(str(item))
     if isinstance(item, bytes | Image.Image) or hasattr(item, "shape"):
-        return [Question(name, item)]
+        return Asked((Question(name, item),))
     raise DataError(
         f"{name} is a {type(item).__name__}; expected a path, a PIL image, an array (H, W) or (H, W, 3), or "
         "several of these."
     )
 
 
-def _named(text: str) -> list[Question]:
+def _named(text: str) -> Asked:
     """List what a path or an address names."""
     path, fetcher = Path(text), Fetcher()
     ending = path.suffix.lower()
@@ -123,13 +141,18 @@ def _named(text: str) -> list[Question]:
         found = [fetcher.add(masked(text), Place(text))] if single else images_below(text, fetcher)
         return _fetched(fetcher, found)
     if ending not in TABLES or not path.is_file():
-        return [Question(str(found), found) for found in find_images(path)]
-    asked: list[Question] = []
-    for listed in read_paths(path):
-        there = listed if is_address(listed) else str(path.parent / listed)
-        asked += _named(there) if is_address(there) else [Question(there, Path(there))]
-    return asked
+        listing = listed_in(path)
+        return Asked(
+            tuple(Question(str(image), image) for image in listing.images), tuple(map(str, listing.others))
+        )
+    return _together(_of_row(path, listed) for listed in read_paths(path))
 
 
-def _fetched(fetcher: Fetcher, names: Iterable[str]) -> list[Question]:
-    return [Question(name, _Fetched(fetcher, name)) for name in names]
+def _of_row(table: Path, listed: str) -> Asked:
+    """Return the image that a row of a table names."""
+    there = listed if is_address(listed) else str(table.parent / listed)
+    return _named(there) if is_address(there) else Asked((Question(there, Path(there)),))
+
+
+def _fetched(fetcher: Fetcher, names: Iterable[str]) -> Asked:
+    return Asked(tuple(Question(name, _Fetched(fetcher, name)) for name in names))

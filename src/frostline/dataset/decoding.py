@@ -2,32 +2,26 @@
 
 Handled right: grey, palette, CMYK, deep pixels (`depth`), transparency, animation (its first frame), EXIF
 rotation. Refused with a reason: empty, truncated, not an image, absurdly large, one pixel wide. What a study
-decides of deep pixels and transparency is its `Rendering`. This file knows nothing of labels or splits.
+decides of deep pixels and transparency is its `Rendering`. Which formats there are is said in `formats`.
 """
 
 from __future__ import annotations
 
 import io
 import os
-import struct
 from collections.abc import Callable
 from contextlib import nullcontext
 from dataclasses import dataclass, replace
-from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 from PIL import Image, ImageOps, UnidentifiedImageError
 
-from frostline.dataset import depth, rendering
+from frostline.dataset import depth, dicom, formats, rendering
 from frostline.dataset.depth import Deep
 from frostline.dataset.inflight import IN_FLIGHT, PILLOWS_LIMIT
 from frostline.dataset.rendering import ALPHA, PLAIN, Rendering
-from frostline.errors import DamagedImage, DataError, did_you_mean
-
-# Formats that are decoded in this process by well-tried code. Left out on purpose: EPS (starts Ghostscript)
-# and TGA (has no signature, so noise passes for an image). HEIF counts where a plug-in registered it.
-FORMATS = ("AVIF", "BMP", "GIF", "HEIF", "JPEG", "JPEG2000", "PNG", "PPM", "TIFF", "WEBP")
+from frostline.errors import DamagedImage
 
 # The largest sensors in use have 200 million pixels (phones) and 150 (medium format).
 MAX_PIXELS = 200_000_000
@@ -44,18 +38,6 @@ MAX_FILE_BYTES = MAX_PIXELS * 8
 # Fewer pixels than this on a side is a tracking pixel or a rule, not a picture (the issue names 1×1).
 MIN_SIDE_PIXELS = 2
 
-# The signature of things that often end up under an image's name, and what to do about them.
-IMPOSTORS = {
-    b"version https://git-lfs": "is a Git LFS pointer, not the image itself: run `git lfs pull`",
-    b"<!doctype html": "is a web page saved under an image's name",
-    b"<html": "is a web page saved under an image's name",
-    b"<svg": "is a vector drawing (SVG): export it as PNG",
-    b"<?xml": "is XML, not an image",
-    b"%pdf": "is a PDF: export its pages as PNG",
-}
-
-HIDDEN_NAMES = frozenset({"thumbs.db", "desktop.ini", "__macosx", "@eadir"})  # left behind by file managers
-
 
 @dataclass(frozen=True, slots=True)
 class Picture:
@@ -65,6 +47,7 @@ class Picture:
     image: Image.Image | None = None
     deep: Deep | None = None
     shrunk: bool = False  # on the way in, as was asked for
+    several: bool = False  # the file holds more pages or frames, which are not looked at
 
     def rgb(self, how: Rendering = PLAIN) -> Image.Image:
         """Return it as RGB."""
@@ -131,13 +114,49 @@ def _too_large(size_bytes: int) -> str:
     return f"has {size_bytes:,} bytes; more than {MAX_FILE_BYTES:,} are no image that could be decoded"
 
 
+@dataclass(frozen=True, slots=True)
+class Header:
+    """What a file's header alone gives away."""
+
+    fault: str = ""  # why it is no image
+    kind: str = ""  # as a `Picture`'s
+    several: bool = False  # holds more pages or frames than the first
+    group: str = ""  # whose picture it is, as far as the file says
+
+
 def picture(content: bytes | Image.Image) -> Picture:
     """Decode a file's bytes, or an image in memory. Raises `DamagedImage` with the reason alone."""
     if isinstance(content, Image.Image):
-        with _words_for_faults(b"image"):
+        with _words_for_faults(lambda: b"image"):
             return _picture(content, None)
-    with _words_for_faults(content[:64]), _open(io.BytesIO(content)) as image:
+    if formats.is_dicom(content):
+        return _dicom_picture(content)
+    with _words_for_faults(lambda: content), _open(io.BytesIO(content)) as image:
         return _picture(image, lambda: _open(io.BytesIO(content)))
+
+
+def _dicom_picture(content: bytes) -> Picture:
+    _demand_pydicom()
+    with _words_for_faults(lambda: content):
+        about = _dicom_header(io.BytesIO(content))
+        with IN_FLIGHT.room_for(about.width * about.height * DEEP_BYTES_A_PIXEL):
+            pixels, frames = dicom.read(content)
+    if isinstance(pixels, Deep):
+        large = about.width * about.height > MAX_HELD_PIXELS
+        return Picture(about.kind, deep=depth.halved(pixels) if large else pixels, several=frames > 1)
+    return Picture("", Image.fromarray(pixels).convert("RGB"), several=frames > 1)
+
+
+def _dicom_header(file: Any) -> dicom.Header:
+    about = dicom.header(file)
+    if fault := size_fault(about.width, about.height):
+        raise DamagedImage(fault)
+    return about
+
+
+def _demand_pydicom() -> None:
+    if not formats.installed(formats.DICOM):
+        raise DamagedImage(formats.dicom_missing())
 
 
 def decode(content: bytes | Image.Image, how: Rendering = PLAIN) -> Image.Image:
@@ -150,20 +169,32 @@ def picture_small(data: bytes, side_pixels: int) -> Picture:
 
     The whole file is read either way, so a truncated one is found out. Several times as fast on photographs.
     """
-    with _words_for_faults(data[:64]), _open(io.BytesIO(data)) as image:
+    if formats.is_dicom(data):
+        return _dicom_picture(data)
+    with _words_for_faults(lambda: data), _open(io.BytesIO(data)) as image:
         shrunk = image.draft(None, (side_pixels, side_pixels)) is not None
         return replace(_picture(image, lambda: _open(io.BytesIO(data))), shrunk=shrunk)
 
 
-def header(file: io.BufferedIOBase) -> tuple[str, str]:
-    """Return what a file's header alone gives away: why it is no image, or "", and its kind."""
-    start = file.read(64)
+def header(file: BinaryIO) -> Header:
+    """Look at what a file's header alone gives away. Pixel data is not looked at."""
+
+    def whole() -> bytes:
+        file.seek(0)
+        return file.read(MAX_FILE_BYTES)
+
+    head = file.read(formats.HEAD_BYTES)
     file.seek(0)
     try:
-        with _words_for_faults(start), _open(file) as image:
-            return "", _kind(image)
+        with _words_for_faults(whole):
+            if formats.is_dicom(head):
+                _demand_pydicom()
+                about = _dicom_header(file)
+                return Header("", about.kind, about.frames > 1, about.group)
+            with _open(file) as image:
+                return Header("", _kind(image), formats.several(image))
     except DamagedImage as error:
-        return str(error), ""
+        return Header(str(error))
 
 
 def _kind(image: Image.Image) -> str:
@@ -172,6 +203,7 @@ def _kind(image: Image.Image) -> str:
 
 def _picture(image: Image.Image, again: Callable[[], Image.Image] | None) -> Picture:
     """Decode an opened image, or look at one in memory; a very large one is halved."""
+    several = formats.several(image)
     kind, large = depth.kind_of(image), image.width * image.height > MAX_HELD_PIXELS
     if large and image.format in ("JPEG", "MPO"):  # which is never decoded whole
         image.draft(None, (image.width // 2, image.height // 2))
@@ -180,13 +212,13 @@ def _picture(image: Image.Image, again: Callable[[], Image.Image] | None) -> Pic
     with IN_FLIGHT.room_for(size_bytes), allowed:
         if kind:
             deep = depth.read(image, again)
-            return Picture(kind, deep=depth.halved(deep) if large else deep)
+            return Picture(kind, deep=depth.halved(deep) if large else deep, several=several)
         image.load()
         upright = _upright(_halved(image) if image.width * image.height > MAX_HELD_PIXELS else image)
         clear = upright.has_transparency_data
         plain = upright.convert("RGBA" if clear else "RGB")
         plain.info = {}  # colour profiles and comments have no say from here on
-        return Picture(ALPHA if clear else "", plain)
+        return Picture(ALPHA if clear else "", plain, several=several)
 
 
 def size_fault(width: int, height: int) -> str:
@@ -198,88 +230,12 @@ def size_fault(width: int, height: int) -> str:
     return ""
 
 
-def is_hidden(name: str) -> bool:
-    """Whether a file or folder name belongs to the system rather than to the person."""
-    return name.startswith(".") or name.lower() in HIDDEN_NAMES
-
-
-def is_study(folder: Path) -> bool:
-    """Whether a folder is a study of frostline's own, whose pictures are no data."""
-    return (folder / "study.json").is_file() and (folder / "runs").is_dir()
-
-
-def find_images(path: str | Path) -> list[Path]:
-    """List the image files of a folder (flat or by class, however deep), or `[path]` for a single file.
-
-    Hidden files and files without an image's suffix are left out. Raises `DataError` where there is none.
-    """
-    path = Path(path).expanduser()
-    try:
-        if path.is_file():
-            return [path]
-        if not path.is_dir():
-            raise DataError(missing_message(path))
-    except OSError as error:  # a name of 300 characters
-        raise DataError(f"{str(path)[:200]!r} cannot be opened ({error.strerror}).") from None
-    found = sorted(file for file in walk_files(path) if file.suffix.lower() in suffixes())
-    if not found:
-        raise DataError(
-            f"{path} holds no image files; expected files ending in {', '.join(sorted(suffixes()))}."
-        )
-    return found
-
-
-def walk_files(folder: Path) -> list[Path]:
-    """List every file below `folder` that is not hidden, sorted; a folder that cannot be opened is one.
-
-    Links are followed, but no folder is walked twice and none that `folder` lies in.
-    """
-    files: list[Path] = []
-    waiting, seen = [folder], {parent.resolve() for parent in folder.resolve().parents}
-    while waiting:
-        here = waiting.pop()
-        target = here.resolve()
-        if target in seen:
-            continue
-        seen.add(target)
-        try:
-            entries = [entry for entry in here.iterdir() if not is_hidden(entry.name) and not is_study(entry)]
-        except OSError:
-            files.append(here)
-            continue
-        folders = [entry for entry in entries if entry.is_dir()]
-        waiting += folders
-        files += sorted(set(entries) - set(folders))
-    return sorted(files)
-
-
-def missing_message(path: Path) -> str:
-    """Say that a path is not there, with the nearest name that is."""
-    parent = path.parent
-    names = [entry.name for entry in parent.iterdir()] if parent.is_dir() else []
-    where = "" if parent.is_dir() else f", nor does {parent}"
-    return (
-        f"{path} does not exist{where}; expected a folder or file of images.{did_you_mean(path.name, names)}"
-    )
-
-
-@cache
-def suffixes() -> frozenset[str]:
-    """Return the file-name endings of the formats that can be read here, such as ".jpg"."""
-    formats = set(_readable_formats())
-    return frozenset(end for end, name in Image.registered_extensions().items() if name in formats)
-
-
-@cache
-def _readable_formats() -> tuple[str, ...]:
-    Image.init()
-    return tuple(name for name in FORMATS if name in Image.OPEN)
-
-
 def _open(file: Any) -> Image.Image:
     """Open an image's header, refusing what is too large or too small to be one."""
-    image = _identified(file)
-    fault = size_fault(*image.size)
+    image = formats.identified(file)
+    if image is None:
+        raise UnidentifiedImageError("No plug-in knows it.")
+    fault = size_fault(*image.size) or formats.fault_of(image)
     if fault:
         image.close()
         raise DamagedImage(fault)
@@ -292,30 +248,6 @@ def _halved(image: Image.Image) -> Image.Image:
     return (image if image.mode in ("L", mode) else image.convert(mode)).reduce(2)
 
 
-def _identified(file: Any) -> Image.Image:
-    """Open a header as `Image.open` does, whose warnings of large images can't be silenced in threads.
-
-    Raises `UnidentifiedImageError`, or whatever the plug-in does.
-    """
-    start = file.read(16)  # what plug-ins are shown, by Pillow's agreement with them
-    for name in _readable_formats():
-        factory, accepts = Image.OPEN[name]
-        verdict = accepts is None or accepts(start)  # words where a plug-in lacks its library
-        if verdict and not isinstance(verdict, str):
-            file.seek(0)
-            try:
-                image: Image.Image = factory(file, "")
-                return image
-            except (
-                SyntaxError,
-                IndexError,
-                TypeError,
-                struct.error,
-            ):  # as plug-ins say that it is not theirs
-                continue
-    raise UnidentifiedImageError("No plug-in knows it.")
-
-
 def _upright(image: Image.Image) -> Image.Image:
     """Turn an image as its EXIF orientation says; leave it where the EXIF block cannot be read."""
     try:
@@ -325,10 +257,10 @@ def _upright(image: Image.Image) -> Image.Image:
 
 
 class _words_for_faults:
-    """Turn whatever Pillow raises inside the block into `DamagedImage` with a reason in words."""
+    """Turn whatever a decoder raises inside the block into `DamagedImage` with a reason in words."""
 
-    def __init__(self, start: bytes) -> None:
-        self.start = start  # the file's first bytes, which tell an empty file or a web page
+    def __init__(self, content: Callable[[], bytes]) -> None:
+        self.content = content  # which tells an empty file, a web page, or a format that can't be read
 
     def __enter__(self) -> None:
         return None
@@ -336,20 +268,17 @@ class _words_for_faults:
     def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
         if error is None or isinstance(error, DamagedImage) or not isinstance(error, Exception):
             return
-        raise DamagedImage(_reason(error, self.start)) from error
+        raise DamagedImage(_reason(error, self.content)) from error
 
 
-def _reason(error: Exception, start: bytes) -> str:
-    """Put an error of Pillow's in words."""
-    if not start:
-        return "is empty (0 bytes)"
+def _reason(error: Exception, content: Callable[[], bytes]) -> str:
+    """Put an error of a decoder's in words."""
+    if isinstance(error, UnidentifiedImageError):
+        whole = content()
+        return formats.stranger(whole) if whole else "is empty (0 bytes)"
     if isinstance(error, Image.DecompressionBombError | Image.DecompressionBombWarning):
         return f"has more than {MAX_PIXELS:,} pixels, which is taken for a decompression bomb"
-    if isinstance(error, UnidentifiedImageError):
-        known = next(
-            (words for sign, words in IMPOSTORS.items() if start.lower().lstrip().startswith(sign)), ""
-        )
-        return known or f"is not an image in a format known here ({', '.join(_readable_formats())})"
     if "truncated" in str(error).lower():
         return "is truncated: the file ends before the picture does"
-    return f"cannot be decoded ({type(error).__name__}: {error})"
+    lines = str(error).splitlines()
+    return f"cannot be decoded ({type(error).__name__}: {lines[0] if lines else ''})"

@@ -11,9 +11,9 @@ import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from io import BufferedIOBase, BytesIO
+from io import BytesIO
 from pathlib import Path
-from typing import TypeVar
+from typing import BinaryIO, TypeVar
 
 import numpy as np
 
@@ -226,9 +226,9 @@ def _of_item(found: Found, source: Source) -> Indexed:
         return Indexed(found, fault=str(error))
 
 
-def _header(file: BufferedIOBase) -> tuple[str, Traits]:
-    fault, kind = decoding.header(file)
-    return fault, Traits(kind)
+def _header(file: BinaryIO) -> tuple[str, Traits]:
+    seen = decoding.header(file)
+    return seen.fault, Traits(seen.kind, several=seen.several, group=seen.group)
 
 
 def _recall(images: Sequence[Indexed], source: Source, memory: Memory, workers: int) -> None:

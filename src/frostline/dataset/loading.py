@@ -10,11 +10,11 @@ from typing import Any
 from frostline.dataset import objects, showing
 from frostline.dataset.assignment import Assignment, assigned
 from frostline.dataset.copies import NOTHING_ALIKE, Likeness
-from frostline.dataset.decoding import missing_message
 from frostline.dataset.describing import about_split
 from frostline.dataset.folders import read_folder
 from frostline.dataset.indexing import Indexed, Progress, index, likeness_of, look_at_special
 from frostline.dataset.layout import SplitNames, checked, written
+from frostline.dataset.listing import missing_message
 from frostline.dataset.manifest import Manifest
 from frostline.dataset.memory import Memory
 from frostline.dataset.pairs import Pairs, read_pairs
@@ -91,6 +91,7 @@ def load_data(
         alike = NOTHING_ALIKE
         look_at_special(read, usable, memory, progress, workers)
     usable = [image for image in usable if not _moved_aside(image, read)]
+    _group_by_file(usable, read)
     _demand_classes(read, usable)
     near = _positions(usable, alike.near)
     wish, digests = Wish(seed, test, val), [image.digest for image in usable]
@@ -166,6 +167,18 @@ def _source_at(path: Path, split_names: SplitNames) -> Source:
             f"{' or '.join(TABLE_SUFFIXES)}.{did_you_mean(path.suffix.lower(), TABLE_SUFFIXES)}"
         )
     return read_table(path)
+
+
+def _group_by_file(usable: Sequence[Indexed], read: Source) -> None:
+    """Let the patient that a file names be its group, where the source names none."""
+    named = [image for image in usable if image.traits.group and not image.found.group]
+    for image in named:
+        image.found = replace(image.found, group=image.traits.group)
+    if named:
+        many = len({image.found.group for image in named})
+        read.notes.append(
+            f"{len(named)} DICOM file(s) name {many} patient(s), each of whom is kept in one part as a group."
+        )
 
 
 def _moved_aside(image: Indexed, read: Source) -> bool:

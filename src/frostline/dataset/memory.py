@@ -17,16 +17,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import PIL
-
 from frostline import places
+from frostline.dataset import formats
 from frostline.dataset.traits import PLAIN, Traits
 
 # Raise when a table changes shape or a mark (`copies.mark_of`) changes meaning: a new file is then begun.
 FORMAT = 2
 
 # Another Pillow may read what this one could not, and the other way round.
-DECODER = f"pillow {PIL.__version__}"
+DECODER = formats.decoder()
 
 # How long to wait for another process's write; ours take milliseconds, so this is generous.
 TIMEOUT_S = 20.0

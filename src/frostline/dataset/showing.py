@@ -103,17 +103,22 @@ class Shown:
     kind: str = ""
     saturated: float = 0.0  # share of its pixels outside the range, 0–1
     flat: bool = False
+    several: bool = False  # pages or frames, of which the first was looked at
 
 
 def shown_as(name: str, picture: Picture, image: Image.Image, rendering: Rendering) -> Shown:
     """Say how a picture became `image`."""
     saturated = rendering.saturated(picture.deep) if picture.deep is not None else 0.0
-    return Shown(name, picture.kind, saturated, is_flat(image))
+    return Shown(name, picture.kind, saturated, is_flat(image), picture.several)
 
 
-def notes_on(shown: Sequence[Shown], rendering: Rendering) -> list[str]:
-    """Return what a person should know of how images were shown to a model."""
+def notes_on(shown: Sequence[Shown], rendering: Rendering, others: Sequence[str] = ()) -> list[str]:
+    """Return what a person should know of how images were shown to a model; `others` are no pictures."""
     said = []
+    if others:
+        said.append(
+            f"{len(others)} file(s) are no pictures by name or content, and were left out: {_some(others)}."
+        )
     deep = [one for one in shown if one.kind not in ("", ALPHA)]
     cut = [one.name for one in deep if one.saturated > MOST_SATURATED and rendering.range_of(one.kind)]
     if cut:
@@ -134,7 +139,8 @@ def notes_on(shown: Sequence[Shown], rendering: Rendering) -> list[str]:
             f"{len(plain)} image(s) hold 8 bits, and the model learned from {rendering.ranges[0][0]} values: "
             f"{_some(plain)}."
         )
-    return [*said, *_about_flat([one.name for one in shown if one.flat])]
+    said += _about_flat([one.name for one in shown if one.flat])
+    return said + _about_pages([one.name for one in shown if one.several])
 
 
 def kinds_of(traits: Mapping[str, Traits]) -> dict[str, str]:
@@ -148,7 +154,7 @@ def notes(images: Sequence[tuple[str, Traits]], rendering: Rendering) -> list[st
         *_about_depth([(path, one) for path, one in images if one.levels], len(images), rendering),
         *_about_ground([one for _, one in images if one.clear], rendering),
         *_about_flat([path for path, one in images if one.flat_under(rendering)]),
-        *_about_pages([path for path, one in images if one.pages > 1]),
+        *_about_pages([path for path, one in images if one.several]),
     ]
 
 

@@ -24,7 +24,7 @@ class Traits:
     clear: bool = False  # has pixels that one sees through
     hidden_on_white: bool = False  # 8 bits: shows something, but not on white
     hidden_on_grey: bool = False
-    pages: int = 1
+    several: bool = False  # pages or frames, of which the first is used
     group: str = ""  # whose image it is, as the file itself says
     levels: Levels | None = None  # of deep pixels that can be seen, once they were decoded
 
@@ -68,6 +68,7 @@ PLAIN = Traits()
 
 def looked_at(picture: Picture, header: Traits = PLAIN) -> Traits:
     """Add to what a header said what the decoded picture shows."""
+    header = replace(header, several=picture.several)
     if picture.deep is not None:
         levels, alpha = Levels.of(picture.deep), picture.deep.alpha
         clear = alpha is not None and bool((alpha < 255).any())
