@@ -97,6 +97,7 @@ def manifest(data: bytes, folder: Path) -> None:
 
 def study(data: bytes, folder: Path) -> None:
     """A study whose answer, card, plan, run or figures are strange: choosing a run, reading it, its model."""
+    from frostline.best import best_of
     from frostline.prediction import Predictor
     from frostline.record import Study
     from frostline.reporting import reading
@@ -104,7 +105,7 @@ def study(data: bytes, folder: Path) -> None:
     place = _study(folder, data)
     reading.read(place)
     found = Study.existing(place)
-    run, _ = found.best()
+    run = best_of(found).folder
     assert run.path.resolve().is_relative_to(place.resolve())
     _ = found.card, found.answer, run.metrics()
     Predictor.of_run(run)

@@ -39,10 +39,11 @@ weights, remembered cuts and digests, measured rates, the count of looks at a te
   `peak_memory_bytes` (above the imported baseline), `device_peak_bytes` (of a GPU; null without),
   `seconds` (the verb's), `run_seconds` (the run's own),
   `augment`, `flip`, `flip_test`, `numeric_plan`, `store: {{rows_computed, rows_read}}`, `set_aside`, `run`,
-  `study`, `test_looks`;
+  `study`, `test_looks`, `again` (finished before, and shown again);
   for a probe also `l2`, `cv_score`.
-- `predict`: `run`, `predictions: [{{path, label, probability}}]` (and `top` with `--top`,
-  `unsure` with `--unsure`), `unreadable`; with `--copy-to` `copied: {{to, copied,
+- `predict`: `run`, `strategy`, `why` (this one answers), `passed_over: [{{run, strategy, figure,
+  reason}}]` (newer or better-looking runs that do not), `predictions: [{{path, label, probability}}]`
+  (and `top` with `--top`, `unsure` with `--unsure`), `unreadable`; with `--copy-to` `copied: {{to, copied,
   folders: [{{name, copied, there}}], inside, failed}}`.
 - `stages`: `stages: [{{name, shape, parameters, compute_share}}]`, `cuts: [{{index, name,
   verified}}]`, `notes`.
@@ -58,19 +59,27 @@ weights, remembered cuts and digests, measured rates, the count of looks at a te
   augment, size, batch}}` (of the recommended one), `why`, `would_change`, `basis` (`measured` or
   `extrapolated`), `notes`, `signals` (as of `measure`, without random weights). Limits are held
   against `peak_memory_upper_bytes` and 1.35 × `seconds`.
-- `compare`: `winner`, `separated` (from every other, over three repeats or more), `finished` (or
-  the time was up), `standings: [{{strategy, augment, runs, share, repeats, score, accuracy, low,
-  high, run_seconds, predicted_seconds}}]`, `differences: [{{leader, other, mean, low, high,
-  separated}}]`, `out_of_fold`, `accuracy`, `low`, `high` (of the test part; null without one),
-  `test_looks`, `verdict` (sentences), `budget_seconds`, `study`, `run`.
-- `fit`: `strategy`, `model`, `accuracy`, `low`, `high`, `basis` (`test part`, `out of fold`, `short
-  runs`, `cross-validation`), `optimism`, `separated`, `recommended`, `images`, `budget_seconds`,
-  `tried` (as `standings`), `verdict`, `study`, `run`, `report`. With `--models` or a limit also `models:
-  [{{model, latency_ms, size_mb, probe_accuracy, low, high, logme, separated, kept, reason}}]`, those that
-  raced first (`probe_accuracy` is out of fold, null where a limit came first); `model` is the winner's, and
-  where several raced each of `tried` names its own.
-- `export`: `export` (the folder), `format`, `run`, `strategy`, `model`, `why`, `classes` (how many),
-  `temperature` (folded into the head), `files: [{{name, bytes}}]`, `bytes`, `check: {{images, of,
+- `compare`: `winner`, `separated` (from every other, over three repeats or more), `finished` (nothing was
+  left to try), `ended_because` (why nothing more was run, with minutes; else empty), `standings: [{{strategy,
+  augment, runs, share, repeats, cells, score, accuracy, low, high, run_seconds, predicted_seconds, joined}}]`
+  (`low` to `high` of those with answers), `promising: [{{strategy, folds, ahead, beside}}]` (ahead of the
+  winner on fewer folds), `folds`, `judged_on_folds` (1: a hold-out), `joined` (strategies that were trained
+  in the study before), `apart: [{{run, strategy, figure, reason}}]` (those that could not join), `answering:
+  {{run, why, winner}}` (whom `predict` asks), `judged` (by what others of the study are set beside the
+  winner), `again`, `ended`, `differences: [{{leader, other, mean, low, high, separated}}]`, `out_of_fold`
+  (with `strategy`, `images`, `folds` and `runs`: what the figures are of), `accuracy`, `low`, `high` (of the
+  test part; null without one), `test_looks`, `verdict` (sentences), `headline`, `budget_seconds`, `study`,
+  `run`.
+- `fit`: `strategy`, `model`, `accuracy`, `low`, `high`, `basis` (`test part`, `out of fold`,
+  `cross-validation`), `accuracy_of: {{strategy, model, runs, images, folds}}` (which models the accuracy
+  is of, over how many images: with `out of fold` the folds' models of the same strategy), `optimism`,
+  `separated`, `recommended`, `images`, `budget_seconds`, `tried` (as `standings`), `verdict`, `headline`,
+  `study`, `run`, `report`, `again`. With `--models` or a limit also `models: [{{model, latency_ms, size_mb,
+  probe_accuracy, low, high, logme, separated, kept, reason}}]`, those that raced first (`probe_accuracy` is
+  out of fold, null where a limit came first); `model` is the winner's, and where several raced each of
+  `tried` names its own.
+- `export`: `export` (the folder), `format`, `run`, `strategy`, `model`, `why`, `passed_over`, `classes`
+  (how many), `temperature` (folded into the head), `files: [{{name, bytes}}]`, `bytes`, `check: {{images, of,
   largest_difference, answers_changed}}` (probabilities beside those of `predict`), `usage` (Python), `notes`.
 - `report`: `report` (the page's file), `bytes`, `conclusions` (sentences), `notes` (what could not be read).
 - `store`: `path`, `bytes`, `shelves: [{{about, form, rows, bytes, hits, misses, used}}]`; `store prune` and

@@ -152,7 +152,7 @@ def races() -> str:
     whole = MILLION * image_s() * value("epochs")
     rows = []
     for folds, name in ((1, "one split"), (5, "five folds")):
-        plan = race.plan([whole / 4] * count, [whole] * count, folds=folds, repeats=3)
+        plan = race.plan(count, folds=folds, repeats=3)
         rungs = [[whole * rung.share] * (rung.enter * folds * len(rung.repeats)) for rung in plan.rungs]
         for workers in (1, *GPUS):
             found = trials(workers, rungs, MEASURED["ledger_s"], MEASURED["ledger_per_trial_s"])
@@ -196,7 +196,7 @@ def limits() -> str:
     parts = [
         ("listing and hashing", "one process, one file after another", m["list_and_hash_s"], "divide the listing among processes; memory by path, size and time saves the second time"),
         ("manifest: digest", "sorts every line, in memory", m["manifest_digest_s"], f"memory: {large(BILLION * m['manifest_bytes'])} at a billion, in every process; columns on disk"),
-        ("split by hash", "Python, an image at a time; its mending looks at whole classes", m["split_s"], "the hash of one image needs no other; mending rare classes does"),
+        ("split by hash", "Python, an image at a time; a share of each class needs all of its hashes in order", m["split_s"], "the hash of one image needs no other; the share of its class does"),
         ("store index: claims and rows", f"one SQLite writer at a time: {two(1 / index)} rows a second", index, f"busy all the time from {two(claims)} GPUs on; an index for each prefix of the keys"),
         ("store index: finding rows", "readers side by side", m["index_locate_s"], "grows with the depth of a tree; the file lies on one disk"),
         ("linear probe", f"one process; needs every row in memory, {large(BILLION * 4 * 1280)} at a billion", m["probe_s"], "ridge adds up over images, so it could be summed by workers; the logistic one not"),

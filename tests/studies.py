@@ -203,8 +203,8 @@ def compared(
                 "repeats": 0 if short else 1,
                 "score": REACHED[strategy],
                 "accuracy": REACHED[strategy],
-                "low": None if short else REACHED[strategy] - 0.06,
-                "high": None if short else REACHED[strategy] + 0.05,
+                "low": REACHED[strategy] - 0.06,
+                "high": REACHED[strategy] + 0.05,
                 "seconds": 30.0,
                 "run_seconds": 3.0 + 10 * TRIED.index(strategy),
                 "predicted_seconds": 4.0 + 9 * TRIED.index(strategy),
@@ -230,7 +230,20 @@ def compared(
         "metric": "accuracy",
         "standings": sorted(standings, key=lambda row: -row["accuracy"]),
         "differences": [],
-        "out_of_fold": {"accuracy": 0.91, "low": 0.84, "high": 0.95, "optimism": 0.01, "temperature": 1.0},
+        "strategies_tried": len(standings),
+        "runs": sum(row["runs"] for row in standings),
+        "out_of_fold": {"accuracy": 0.91, "low": 0.85, "high": 0.96, "optimism": 0.01, "temperature": 1.0},
+        "headline": {
+            "accuracy": 0.91,
+            "low": 0.85,
+            "high": 0.96,
+            "basis": "out of fold",
+            "images": len(data.samples),
+            "pool": len(data.samples),
+            "folds": 2,
+            "optimism": 0.01,
+            "test_looks": None,
+        },
         "accuracy": None,
         "low": None,
         "high": None,
@@ -315,7 +328,9 @@ def fitted(place: Path, classes: Sequence[str] = PLAIN) -> Path:
     )
     run = json.loads((place / "answer.json").read_text())["run"]
     asked = {"model": "lite0", "size": 96, "minutes": 5.0, "repeats": 1, "seed": 3, "strategies": None}
-    write(place / "fit.json", {"run": run, "seconds": 250.0, "accuracy": 0.91, "asked": asked})
+    headline = json.loads(next(place.glob("comparisons/*/comparison.json")).read_text())["headline"]
+    made = {"run": run, "seconds": 250.0, "accuracy": 0.91, "headline": headline, "asked": asked}
+    write(place / "fit.json", made)
     return place
 
 

@@ -86,6 +86,7 @@ def test_train_then_predict(table: Path, tmp_path: Path) -> None:
     )
     assert (again["run"], again["accuracy"]) == (found["run"], found["accuracy"])
     assert again["seconds"] < found["seconds"]
+    assert (found["again"], again["again"]) == (False, True)
 
     pictures = sorted(table.parent.glob("*.png"))
     answers = one_object(frostline("predict", study, str(table.parent), "--json"))["predictions"]
@@ -96,6 +97,34 @@ def test_train_then_predict(table: Path, tmp_path: Path) -> None:
     assert kept
     assert all(labels[Path(path).name] == label for path, label in kept.items())
     assert all(0 <= a["probability"] <= 1 for a in answers)
+
+
+def test_a_comparison_that_is_finished_says_so_and_predict_names_who_it_passed_over(
+    table: Path, tmp_path: Path
+) -> None:
+    study = str(tmp_path / "study")
+    train = ["train", str(table), "--study", study, *SMALL, "--strategy", "head(epochs=1)"]
+    run = one_object(frostline(*train, "--json"))["run"]
+    assert "Already finished, shown again: run" in frostline(*train).stdout
+    race = ["compare", str(table), "--study", study, *SMALL, "--repeats", "1"]
+    race += ["--strategies", "linear_probe, head(epochs=2)"]
+    first = frostline(*race)
+    assert first.exit_code == 0, first.output
+    assert "Already finished" not in first.output
+    assert "Also compared, trained in this study before: head(epochs=1)." in first.stderr
+    again = frostline(*race)
+    assert again.stdout.startswith("Already finished, shown again, with the figures from then.")
+    told = one_object(frostline(*race, "--json"))
+    assert (told["again"], told["joined"], told["apart"]) == (True, ["head(epochs=1)"], [])
+    late = one_object(frostline(*train[:-1], "head(epochs=3)", "--json"))["run"]
+    answers = one_object(frostline("predict", study, str(table.parent), "--json"))
+    assert answers["run"] == told["answering"]["run"]
+    assert [(row["run"], row["reason"]) for row in answers["passed_over"]] == [
+        (late, "no val part judges it")
+    ]
+    said = frostline("predict", study, str(table.parent)).stderr
+    assert f"Passed over: head(epochs=3) (run {late}, judged by no val part): no val part judges it." in said
+    assert one_object(frostline("predict", study, str(table.parent), "--run", run, "--json"))["run"] == run
 
 
 def test_what_is_to_be_remembered_is_asked_through_the_old_head(table: Path, tmp_path: Path) -> None:
@@ -182,6 +211,11 @@ def test_a_person_reads_tables(table: Path, tmp_path: Path) -> None:
         (["train", ".", "--metric", "acuracy"], 2, "acuracy"),
         (["train"], 2, "DATA"),
         (["predict", "nowhere", "x.jpg"], 1, "does not exist. Expected a folder that"),
+        (["compare", ".", "--cuts", "--strategies", "head,full"], 2, "give one of the two"),
+        (["compare", ".", "--draws", "3"], 2, "give --search"),
+        (["compare", ".", "--strategies", ""], 2, "names no strategy"),
+        (["fit", ".", "--strategies", " , "], 2, "names no strategy"),
+        (["compare", ".", "--strategies", "top_k(2, head=mlp(64),full"], 2, "is not a strategy"),
         (["stages", "lite9"], 1, "lite"),
         (["stages", "timm/resnet18"], 1, "random weights"),
     ],
@@ -349,6 +383,7 @@ def test_plan_recommends_with_costs_and_reasons(table: Path) -> None:
 def test_the_command_that_plan_names_splits_and_reads_as_plan_did() -> None:
     plain = {"model": "lite0", "architecture": None, "size": None, "seed": 0, "test": 0.2, "val": 0.2}
     plain |= {"minutes": None, "threads": None, "store_folder": None, "strict": False}
+    plain |= {"split_names": None, "path_column": None, "label_column": None}
     assert judging._train("photos", plain) == "frostline train photos"
     asked = {"seed": 3, "val": 0.0, "minutes": 10.0, "store_folder": "my store", "strict": True}
     words = "frostline train 'my photos' --seed 3 --val 0 --minutes 10 --store 'my store' --strict"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import dataclasses
 import json
 import subprocess
@@ -9,16 +10,20 @@ import sys
 from collections import Counter
 from collections.abc import Callable, Mapping
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 import pytest
 
 import frostline
-from frostline.comparison import cells, concluding, judging, race
+from frostline import sentences
+from frostline.comparison import cells, concluding, judging, leaving, race, settling
+from frostline.comparison.anytime import judged, next_task
+from frostline.comparison.board import Board, Entrant, Seen, Terms
 from frostline.comparison.candidates import listed, searched
 from frostline.comparison.cells import Cell
-from frostline.comparison.contest import Clock, Contest, OutOfTime
+from frostline.comparison.contest import Clock, Contest, OutOfTime, closing_s
 from frostline.comparison.judging import Held, Verdict, judge
 from frostline.comparison.ledger import Ledger
 from frostline.comparison.race import Race, Rung, Task
@@ -109,41 +114,24 @@ def play(found: Race, skill: list[float]) -> tuple[dict[Task, float], list[int]]
 @pytest.mark.parametrize("folds", [1, 5])
 def test_the_best_climbs_and_halving_costs_what_it_promises(folds: int) -> None:
     count = 8
-    short, whole = [1.0] * count, [4.0] * count
     everything = count * 3 * folds * 4.0
-    found = race.plan(short, whole, folds=folds, repeats=3)
+    found = race.plan(count, folds=folds, repeats=3)
     first = (1.0, race.FIRST_FOLDS) if folds > 1 else (race.SHORT, 0)
     assert [(rung.share, rung.folds) for rung in found.rungs] == [first, (1.0, 0), (1.0, 0)]
     skill = list(np.random.default_rng(0).permutation(count) / 10)
     scores, _ = play(found, skill)
     best = int(np.argmax(skill))
-    assert best in found.repeated(scores)
+    assert judged(scores, count, folds)[best] == 3
     cost = [
         sum(4.0 if t.share == 1 else 1.0 for t in scores if t.cell.repeat in some) for some in ((0,), (1, 2))
     ]
     assert cost[0] <= everything / 4
     assert sum(cost) <= everything / 2
-    assert sum(cost) == race.expected_s(found, short, whole)
 
 
-def test_more_time_means_more_repeats_and_little_means_halving() -> None:
-    whole, short = [4.0] * 6, [1.0] * 6
-    plans = [race.plan(short, whole, folds=1, repeats=3, seconds=s) for s in (1e9, 50.0, 30.0, 1.0, None)]
-    assert [len(p.rungs) for p in plans] == [1, 2, 3, 3, 3]
-    assert race.plan(short[:3], whole[:3], folds=1, repeats=3, seconds=1.0).rungs[0].share == 1.0
-    assert len(race.plan(short, whole, folds=1, repeats=1, seconds=20.0).rungs) == 2
-
-
-def test_with_too_little_time_for_all_some_do_not_start() -> None:
-    """The probe and three others, one of them slow, in the time that halving among three would take."""
-    short, whole = [0.1, 1.0, 9.0, 1.0], [0.1, 4.0, 36.0, 4.0]
-    planned = race.plan(short, whole, folds=1, repeats=3, seconds=20.0)
-    assert planned.left_out == (2,)
-    scores, _ = play(planned, [0.1, 0.9, 1.0, 0.5])
-    assert {task.candidate for task in scores} == {0, 1, 3}
-    assert planned.repeated(scores) == [1, 3]
-    assert race.expected_s(planned, short, whole) <= 20.0 < race.expected_s(planned, short, [36.0] * 4)
-    assert race.plan(short, whole, folds=1, repeats=3, seconds=1.0).left_out == ()  # no two fit: all may try
+def test_few_candidates_are_not_halved() -> None:
+    assert race.plan(3, folds=5, repeats=3) == race.everything(3, 5, 3)
+    assert len(race.plan(6, folds=1, repeats=1).rungs) == 2
 
 
 def test_an_unfinished_rung_lets_nobody_in() -> None:
@@ -222,6 +210,54 @@ def test_a_run_that_is_slow_does_not_use_up_the_winners_time() -> None:
         late._tell("Training", 1, 2)
 
 
+def test_a_run_that_takes_too_long_is_stopped_and_others_get_the_time(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    said: list[str] = []
+    found = contest(limit_s=60.0, say=said.append)
+    found.candidates = listed(["linear_probe", "full", "top_k(1)"], "none")
+    found.short_s, found.whole_s, found.final_s = [0.1] * 3, [0.1, 4.0, 1.0], [0.1, 5.0, 1.2]
+    found.race = race.everything(3, 5, 1)
+    found.terms = Terms(folds=5, repeats=1, limit_s=60.0, closing_s=2.0)
+    found.ledger, found.clock.file = Ledger.open("x", tmp_path), tmp_path / "clock.json"
+    begun = Counter[int]()
+
+    def work(self: Contest, task: Task) -> dict[str, Any]:
+        begun[task.candidate] += 1
+        if task.candidate == 1:
+            raise OutOfTime
+        return {"score": task.candidate / 10, "seconds": 0.1, "taken": 0.1}
+
+    monkeypatch.setattr(Contest, "_work", work)
+    assert not found.run()
+    assert begun == {0: 5, 1: 1, 2: 5}
+    assert found.leader() == 2
+    assert said == ["  full was stopped: it takes too long."]
+    assert found.ended_because.startswith("Nothing is left to try that fits: full would take about")
+
+
+def test_what_a_winner_doubts_by_is_shortened_where_time_is_short() -> None:
+    said: list[str] = []
+    asked: Any = SimpleNamespace(minutes=1.0, say=said.append)
+    found = contest(limit_s=60.0)
+    for pass_s, images in ((0.01, 200), (0.5, 57), (3.0, 0)):
+        found.pass_s = pass_s
+        assert leaving._to_doubt_by(asked, found, 200) == images
+    assert [line.split(":")[0] for line in said] == [
+        "Little time was left",
+        "No time was left to say how far new images may lie from those learned from.",
+    ]
+    asked.minutes = None
+    assert leaving._to_doubt_by(asked, found, 200) == 200
+
+
+def test_what_follows_the_last_training_is_set_aside_by_rates() -> None:
+    few, many = (closing_s(0.02, images, images // 5, 600.0) for images in (100, 100_000))
+    assert few == pytest.approx(2.6 + 0.02 * (100 + 200 + 24 + 100), abs=0.1)
+    assert many == pytest.approx(2.6 + 0.02 * (1000 + 256 + 24) + 30.0, abs=0.1)  # distances: a twentieth
+    assert closing_s(0.02, 100, 20, 600.0, points=6) == pytest.approx(few + 12.0)
+
+
 def test_the_verdict_says_how_much_was_seen() -> None:
     apart = {"leader": "full", "other": "head", "mean": 0.1, "low": 0.05, "high": 0.2, "separated": True}
     result = {
@@ -235,16 +271,40 @@ def test_the_verdict_says_how_much_was_seen() -> None:
         "low": 0.8,
         "high": 0.95,
         "test_looks": 1,
-        "out_of_fold": {"share": 1.0},
     }
-    first, *_, last = verdict_lines(result)
+    first, *_ = verdict_lines(result)
     assert first == "full leads over 1 repeat, ahead of every other: too few to name a winner."
-    assert "read once" in last
-    assert "looked at 3 times by now" in verdict_lines({**result, "test_looks": 3})[-1]
+    headline = {**result, "basis": "test part"}
+    assert "images that no choice has seen" in sentences.accuracy(headline)
+    assert "3 configurations have looked at by now" in sentences.accuracy({**headline, "test_looks": 3})
     three = {**result, "repeats": 3, "separated": True}
     assert verdict_lines(three)[0].startswith("full wins over 3 repeats, separated")
-    short = {**result, "repeats": 0, "differences": [], "out_of_fold": {"share": 0.25}}
-    assert verdict_lines(short)[0] == "full leads after the first short runs: too few to name a winner."
+    alone = {**result, "differences": []}
+    assert (
+        verdict_lines(alone)[0] == "full was judged on 1 repeat, and no other was: too few to name a winner."
+    )
+    held = {**result, "folds": 5, "judged_on_folds": 1, "out_of_fold": {"images": 54}}
+    assert verdict_lines(held)[0].startswith(
+        "full leads over one hold-out of 54 images, ahead of every other"
+    )
+
+
+def test_a_challenger_is_promising_until_it_has_all_its_folds() -> None:
+    result = {
+        "winner": "head",
+        "repeats": 1,
+        "folds": 5,
+        "standings": [{}, {}],
+        "differences": [],
+        "separated": False,
+        "finished": False,
+        "accuracy": None,
+        "promising": [{"strategy": "full", "folds": 1, "ahead": 0.056, "beside": "head"}],
+        "ended_because": "full would take about 40 s more until it is judged, and 22 s were left.",
+    }
+    _, promising, ended = verdict_lines(result)
+    assert promising == "full is promising: 1 of 5 folds, +5.6 points beside head on the same images."
+    assert ended == result["ended_because"]
 
 
 def test_a_head_that_is_solved_for_has_no_epochs_to_run_short_of() -> None:
@@ -385,6 +445,28 @@ def test_processes_share_the_runs_and_none_is_made_twice(tmp_path: Path) -> None
     }
 
 
+def test_a_run_that_was_stopped_for_time_leaves_what_it_was_given(tmp_path: Path) -> None:
+    """Else it would be begun again at once, by this process or another, for ever."""
+    ledger, task = Ledger.open("x", tmp_path), Task(3, 1.0, Cell(0, 0))
+
+    def slow(_: Task) -> dict[str, Any]:
+        assert ledger.running() == {task}
+        raise OutOfTime
+
+    def interrupted(_: Task) -> dict[str, Any]:
+        raise OutOfTime
+
+    with pytest.raises(OutOfTime):
+        ledger.take([task], slow, stops=OutOfTime)
+    assert ledger.running() == set()
+    assert 0 < ledger.stopped()[3] < 5.0
+    with pytest.raises(OutOfTime):
+        ledger.take([Task(4, 1.0, Cell(0, 0))], interrupted)
+    assert 4 not in ledger.stopped()
+    assert ledger.take([task], lambda _: {"score": 1.0}) == task
+    assert ledger.stopped() == {}  # what it took tells more
+
+
 def test_who_was_killed_before_leaving_a_name_holds_nothing(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -451,25 +533,130 @@ def test_a_comparison_names_a_winner_and_reads_the_test_part_once(tmp_path: Path
     assert found.accuracy is not None
     assert found.test_looks == 1
     assert {row["strategy"] for row in found.standings} == {str(parse(text)) for text in STRATEGIES}
-    assert sum(row["runs"] for row in found.standings) == len(said) == 4 * 5 * 2
+    runs = sum(row["runs"] for row in found.standings)
+    assert 4 * 5 <= runs == len(said) <= 4 * 5 * 2  # finalists within a point of each other are repeated
+    assert found.ended_because == "Every candidate was judged: nothing is left to try."
+    assert found.out_of_fold["images"] == 45
+    assert found.out_of_fold["strategy"] == found.winner
+    assert len(found.out_of_fold["runs"]) == next(
+        row["runs"] for row in found.standings if row["strategy"] == found.winner
+    )
     assert all(row["low"] <= row["accuracy"] <= row["high"] for row in found.standings)
     for table in study.glob("splits/*/runs/*/predictions-test.csv"):
         assert table.parent == study / found.run.folder.path.relative_to(study)
     learned = found.run.n_train
     assert learned == 45
     again = frostline.compare(tiny_backbone(), data, STRATEGIES, **given)
-    assert len(said) == 40, "finished runs were made again"
+    assert len(said) == runs, "finished runs were made again"
     assert again.winner == found.winner
     answers = frostline.predict(study, tmp_path / "images", module=tiny_model())
     assert answers.run == found.run.folder.name
     assert "winner of the comparison" in answers.why
 
 
+def test_what_was_trained_before_joins_a_comparison_or_stands_apart(tmp_path: Path) -> None:
+    data = without_val(tmp_path, train=15, test=4)
+    learning = [sample.path for sample in data.part("train")]
+    val = set(learning[::5])
+    samples = (dataclasses.replace(s, split="val") if s.path in val else s for s in data.samples)
+    data = dataclasses.replace(data, samples=tuple(samples))
+    study, said = tmp_path / "study", list[str]()
+    settings = {"study": study, **OPTIONS}
+    before = [
+        frostline.train(tiny_backbone(), data, name, batch=batch, **settings)
+        for name, batch in (("top_k(1, epochs=2)", 32), ("head(epochs=2)", 32), ("lp_ft(epochs=2)", 16))
+    ]
+    given = {**settings, "repeats": 1, "minutes": 10.0, "say": said.append}
+    named = ["linear_probe", "head(epochs=2)"]
+    found = frostline.compare(tiny_backbone(), data, named, **given)
+    assert {row["strategy"]: row["joined"] for row in found.standings} == {
+        "linear_probe": False,
+        "head(epochs=2)": False,
+        "top_k(1, epochs=2)": True,
+    }
+    assert said[0] == "Also compared, trained in this study before: top_k(1, epochs=2)."
+    apart = f"Also trained in this study, and not compared: lp_ft(epochs=2) (run {before[2].folder.name}"
+    assert said[1].startswith(apart)
+    assert [row["reason"] for row in found.apart] == ["trained with batch=16"]
+    assert not found.again
+    assert found.judged["val"]["accuracy"] == pytest.approx(_right_out_of_fold(found, data))
+
+    runs = len(said)
+    later = frostline.train(tiny_backbone(), data, "top_k(2, epochs=2)", **settings)
+    again = frostline.compare(tiny_backbone(), data, ", ".join(named), **given)
+    assert again.again
+    assert (again.folder, again.winner, again.seconds) == (found.folder, found.winner, found.seconds)
+    assert again.joined == found.joined  # what was trained since does not join: it goes on as it began
+    assert [row["reason"] for row in again.apart][1].startswith("trained after this comparison began")
+    assert len(said) == runs + 2, "runs were made again"
+    answers = frostline.predict(study, tmp_path / "images", module=tiny_model())
+    assert answers.run == again.answering["run"]
+    assert later.folder.name in {answers.run, *(one.run for one in answers.passed_over)}
+    page = frostline.report(study).path.read_text()
+    assert "trained in this study before" in page.lower()
+    assert "trained with batch=16" in page
+
+    alone = frostline.compare(tiny_backbone(), data, named, earlier=False, **given)
+    assert alone.folder != found.folder
+    assert {row["strategy"] for row in alone.standings} == set(named)
+    assert "left out, as asked for" in {row["reason"] for row in alone.apart}
+
+
+def test_a_comparison_at_work_takes_no_finished_runs_place(data: Manifest, tmp_path: Path) -> None:
+    given = {"study": tmp_path / "study", **OPTIONS}
+    run = frostline.train(tiny_backbone(), data, "head(epochs=1)", **given)
+
+    made: list[str] = []
+
+    def stop(line: str) -> None:
+        made.extend([line] if "repeat 1" in line else [])
+        if len(made) == 2:  # the first one might have been offered by now
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        frostline.compare(tiny_backbone(), data, ["linear_probe", "full(epochs=1)"], say=stop, **given)
+    answers = frostline.predict(tmp_path / "study", tmp_path / "images", module=tiny_model())
+    assert answers.run == run.folder.name
+
+
+def _right_out_of_fold(found: Any, data: Manifest) -> float:
+    """How often the winner was right about the val part, by the table that the comparison leaves."""
+    val = {sample.path for sample in data.part("val")}
+    with open(found.folder / "out-of-fold.csv", newline="") as file:
+        rows = [row for row in csv.DictReader(file) if row["path"] in val]
+    assert len(rows) == len(val)
+    return sum(row["label"] == row["predicted"] for row in rows) / len(rows)
+
+
+def test_who_joins_never_costs_those_who_were_named() -> None:
+    """What joined is listed last: it starts when all that were named are judged, and time is left for it."""
+    terms = Terms(folds=5, repeats=1, limit_s=200.0, closing_s=2.0)
+    entrants = [Entrant(2.0, 2.5, family=str(place)) for place in range(3)]  # the last one joined
+    seen: dict[Task, Seen] = {}
+    order: list[int] = []
+    while (task := next_task(Board(entrants, seen, 200.0 - 2.0 * len(seen), terms)).task) is not None:
+        order.append(task.candidate)
+        seen[task] = Seen(0.5, 2.0)
+    assert order == [0] * 5 + [1] * 5 + [2] * 5
+    scarce = {task: one for task, one in seen.items() if task.candidate < 2}
+    assert next_task(Board(entrants, scarce, 8.0, terms)).task is None
+
+
+def test_what_would_be_ignored_is_refused(data: Manifest, tmp_path: Path) -> None:
+    given = {"study": tmp_path / "s", **OPTIONS}
+    with pytest.raises(UsageError, match="give one of the two"):
+        frostline.compare(tiny_backbone(), data, ["head", "full"], cuts=True, **given)
+    for wrong in ({"draws": 3}, {"search": ["lr"]}):
+        with pytest.raises(UsageError, match="Give both, or neither"):
+            frostline.compare(tiny_backbone(), data, **wrong, **given)
+    assert not (tmp_path / "s").exists()
+
+
 def test_test_labels_have_no_say(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def untimed(held: Mapping[int, Held], seconds: Mapping[int, float], *rest: Any) -> Verdict:
         return judge(held, dict.fromkeys(seconds, 1.0), *rest)  # the clock has a say where none is separated
 
-    monkeypatch.setattr(concluding, "judge", untimed)
+    monkeypatch.setattr(settling, "judge", untimed)
     results = []
     for number in range(2):
         data = without_val(tmp_path / str(number), train=10, test=4)
@@ -496,10 +683,19 @@ def test_test_labels_have_no_say(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 def test_a_budget_stops_the_race_with_a_model_that_answers(tmp_path: Path) -> None:
     data = without_val(tmp_path, train=15, test=5)
     study = tmp_path / "study"
-    with pytest.raises(UsageError, match="Not one run fits"):
+    with pytest.raises(UsageError, match=r"--minutes 0.0001 is less than .* give at least"):
         frostline.compare(tiny_backbone(), data, STRATEGIES, study=study, minutes=1e-4, **OPTIONS)
-    found = frostline.compare(tiny_backbone(), data, STRATEGIES, study=study, minutes=0.1, **OPTIONS)
-    assert found.seconds < 6.0 * 1.05 + 1.0  # an epoch beside other work
+    assert not (study / "splits").exists()  # refused before any run
+    racing = (*STRATEGIES[:2], "full(epochs=9999)")
+    found = frostline.compare(tiny_backbone(), data, racing, study=study, repeats=1, minutes=1, **OPTIONS)
+    assert found.seconds < 60.0 + 3.0
+    assert not found.finished
+    assert found.ended_because.startswith(
+        "Nothing is left to try that fits: full(epochs=9999) would take about"
+    )
+    first, *_, last = found.standings
+    assert (first["repeats"], first["low"] is None) == (1, False)
+    assert (last["strategy"], last["repeats"]) == ("full(epochs=9999)", 0)
     assert found.winner
     assert len(frostline.predict(study, tmp_path / "images", module=tiny_model())) == 60
 

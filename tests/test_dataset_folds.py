@@ -145,6 +145,15 @@ def test_a_newcomer_goes_to_the_fold_where_its_class_is_short() -> None:
     assert {grown.samples[at].path for at in held.tolist()} >= {sample.path for sample in newcomers}
 
 
+def test_a_unit_that_ties_folds_together_goes_where_most_of_it_was() -> None:
+    targets, units = np.repeat([0, 1], 10), np.concatenate([np.zeros(4, dtype=np.int64), np.arange(1, 17)])
+    before = np.array([1, 2, 2, -1, *range(3), *range(3), *range(3), *range(3), *range(4)])
+    before[-1] = 0
+    fold = fold_of(targets, units, [f"image {content(unit)}" for unit in range(17)], 3, 0, before)
+    assert fold[:4].tolist() == [2] * 4
+    assert fold[4:].tolist() == before[4:].tolist()
+
+
 def test_adding_one_image_moves_no_other_where_folds_are_remembered() -> None:
     data = manifest({"a": 30, "b": 31}, groups=9)
     before = {3: numbered(data.folds(data.samples, 5, 3), [sample.digest for sample in data.samples])}

@@ -202,6 +202,19 @@ def test_load_data_applies_what_a_study_remembers(tmp_path: Path) -> None:
     assert {len(of_digest) for of_digest in folds.values()} == {len(data.part("train"))}
 
 
+def test_a_run_uses_the_folds_that_its_study_remembers(tmp_path: Path) -> None:
+    data = load_data(write_folder(tmp_path / "photos", per_class=12), near_copies=False)
+    frostline.train(tiny_backbone(), data, "linear_probe", study=tmp_path / "one", threads=1, exact=True)
+    ((seed, drawn),) = assigned(tmp_path / "one").folds.items()
+    others = dict(zip(drawn, reversed(drawn.values()), strict=True))
+    other = tmp_path / "other"
+    Study.open(other, data=data.digest, split=data.split_digest, test=data.test_digest)
+    remember(other, {}, {seed: others})
+    frostline.train(tiny_backbone(), data, "linear_probe", study=other, threads=1, exact=True)
+    assert others != drawn
+    assert assigned(other).folds == {seed: others}
+
+
 def test_what_is_no_study_is_refused(tmp_path: Path) -> None:
     photos = by_class(tmp_path / "photos", {"a": 4, "b": 4})
     with pytest.raises(StudyError, match="does not exist"):
@@ -270,4 +283,4 @@ def test_the_command_line_keeps_the_parts_of_its_study(tmp_path: Path) -> None:
     call = ["fit", str(photos), "--strategies", "linear_probe", "--repeats", "1", *options]
     done = CliRunner().invoke(cli, call)
     assert done.exit_code == 0, done.output
-    assert json.loads(done.stdout)["n_test"] == 6
+    assert json.loads(done.stdout)["basis"] == "test part"

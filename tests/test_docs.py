@@ -41,7 +41,7 @@ def test_readme_holds_the_two_commands() -> None:
 def patient(line: str) -> str:
     """The same command on smaller pictures and for less time."""
     return re.sub(r"^frostline (fit|measure|plan|train|compare) ", r"frostline \1 --size 64 ", line).replace(
-        "--minutes 10", "--minutes 0.2"
+        "--minutes 10", "--minutes 0.5"
     )
 
 

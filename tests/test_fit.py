@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import subprocess
+import sys
 import time
 from pathlib import Path
 from types import SimpleNamespace
@@ -14,13 +16,15 @@ from click.testing import CliRunner
 
 import frostline
 from frostline import metrics
-from frostline.cli.main import cli
+from frostline.cli.main import cli, main
 from frostline.cli.verb import Verb
-from frostline.comparison import cells, judging, race
+from frostline.comparison import anytime, cells, judging
+from frostline.comparison.anytime import Next
 from frostline.comparison.contest import Contest
 from frostline.errors import StudyError, UsageError
 from frostline.record import Study
-from frostline.story.fitting import default_minutes
+from frostline.story import fitting
+from frostline.story.lasting import default_minutes
 from frostline.timing import Stopwatch
 from test_comparison import answers
 from tiny import tiny_backbone, tiny_model, write_folder, write_table
@@ -56,9 +60,9 @@ def test_without_a_split_every_image_trains_and_the_figure_is_out_of_fold(tmp_pa
     assert found.run.n_test == 0
     assert found.low < found.accuracy <= found.high
     row = next(row for row in found.tried if row["strategy"] == found.strategy)
-    assert found.high - found.low > row["high"] - row["low"]  # of a new model, not of these images alone
+    assert found.high - found.low == pytest.approx(row["high"] - row["low"])  # of a new model, both
     assert found.optimism >= 0
-    assert any("estimated from models trained on four fifths" in line for line in said)
+    assert any("estimated from models that learned from four fifths" in line for line in said)
     assert any("there is a model that answers" in line for line in said)
     best = frostline.predict(study, images, module=tiny_model())
     assert best.run == found.run.folder.name
@@ -69,15 +73,18 @@ def test_without_a_split_every_image_trains_and_the_figure_is_out_of_fold(tmp_pa
 
 def test_a_given_test_part_is_read_once_for_the_winner(tmp_path: Path) -> None:
     table = write_table(tmp_path / "images", train=12, test=6)
-    found = frostline.fit(
-        table,
-        model=tiny_backbone(),
-        strategies=STRATEGIES[:2],
-        repeats=1,
-        minutes=5.0,
-        study=tmp_path / "study",
+    given = {
+        "strategies": ", ".join(STRATEGIES[:2]),
+        "repeats": 1,
+        "minutes": 5.0,
+        "study": tmp_path / "study",
         **OPTIONS,
-    )
+    }
+    found = frostline.fit(table, model=tiny_backbone(), **given)
+    again = frostline.fit(table, model=tiny_backbone(), **given)
+    assert (found.again, again.again) == (False, True)
+    assert again.seconds == found.seconds  # what it took then
+    assert again.result["again"]
     assert f"frostline fit {table.name} --minutes 5" in Path(found.report).read_text()
     assert found.basis == "test part"
     assert found.comparison.test_looks == 1
@@ -85,47 +92,76 @@ def test_a_given_test_part_is_read_once_for_the_winner(tmp_path: Path) -> None:
     assert found.run.n_test == 18
 
 
-def test_no_time_for_a_race_leaves_the_probe(tmp_path: Path) -> None:
+def test_a_limit_below_the_floor_is_refused_before_any_work(tmp_path: Path) -> None:
+    images, study = write_folder(tmp_path / "photos", per_class=12), tmp_path / "study"
+    given = {"model": tiny_backbone(), "minutes": 1e-4, "study": study, **OPTIONS}
+    with pytest.raises(
+        UsageError, match=r"--minutes 0.0001 is less than the .* one linear probe .* at least 0\."
+    ):
+        frostline.fit(images, **given)
+    assert not list(study.glob("splits/*/runs/*"))
+
+
+@pytest.mark.parametrize("why", ["no time to measure", "no run fits"])
+def test_no_time_for_a_race_leaves_the_probe(
+    why: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     images, study = write_folder(tmp_path / "photos", per_class=12), tmp_path / "study"
     said: list[str] = []
     next(images.glob("*/")).joinpath("broken.png").write_bytes(b"no picture")
-    found = frostline.fit(
-        images, model=tiny_backbone(), minutes=1e-4, study=study, say=said.append, **OPTIONS
-    )
+    if why == "no time to measure":
+        monkeypatch.setattr(fitting, "measuring_s", lambda *_: 1e4)
+    else:
+        monkeypatch.setattr(Contest, "next_task", lambda _: Next(None, "nothing fits"))
+    found = frostline.fit(images, model=tiny_backbone(), minutes=5, study=study, say=said.append, **OPTIONS)
     assert any("broken.png: is not an image" in line for line in said)
     assert (found.strategy, found.basis, found.comparison) == ("linear_probe", "cross-validation", None)
+    assert found.accuracy_of == {
+        "strategy": "linear_probe",
+        "model": found.model,
+        "runs": [found.result["run"]],
+        "images": 36,
+        "folds": 5,
+    }
     assert found.low <= found.accuracy <= found.high
     over_images = metrics.wilson(found.accuracy, 36)
     assert found.high - found.low > over_images[1] - over_images[0]
     assert (study / found.result["run"] / "result.json").is_file()
+    assert (study / "report.html").is_file()
+    assert (found.advice is None) == (why == "no time to measure")
     assert frostline.predict(study, images, module=tiny_model()).strategy == "linear_probe"
 
 
-def test_time_for_short_runs_alone_gives_a_figure_that_says_so(
+def test_the_headline_is_of_who_was_judged_on_all_folds(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(Contest, "_fits", lambda _, task: task.candidate and task.share < 1)
-    short_first = race.Race((race.Rung(0.25, (0,), 3), race.Rung(1.0, (0,), 2)), 3, 5)
-    monkeypatch.setattr(race, "plan", lambda *_, **__: short_first)
-    images, said = write_folder(tmp_path / "photos", per_class=12), list[str]()
+    """The time is up when another has one fold of five: whatever that said, it answers for nothing."""
+    whole = anytime.next_task
+
+    def cut_short(board: anytime.Board) -> Next:
+        return Next(None, "the time is up") if len(board.seen) == 6 else whole(board)
+
+    monkeypatch.setattr(anytime, "next_task", cut_short)
     found = frostline.fit(
-        images,
+        write_folder(tmp_path / "photos", per_class=12),
         model=tiny_backbone(),
         strategies=STRATEGIES,
         repeats=1,
         minutes=5.0,
         study=tmp_path / "study",
-        say=said.append,
         **OPTIONS,
     )
-    assert found.basis == "short runs"
-    assert found.low < found.accuracy < found.high
-    assert "too few to name a winner" in found.verdict[0]
-    assert any("0.25 of its epochs" in line for line in said)
-    page = (tmp_path / "study/report.html").read_text()
-    assert "first estimate, from short runs" in page
-    assert "left out" not in page
-    assert (tmp_path / "study" / found.result["run"] / "best.safetensors").is_file()
+    assert (found.strategy, found.basis) == ("linear_probe", "out of fold")
+    assert {key: found.accuracy_of[key] for key in ("strategy", "images", "folds")} == {
+        "strategy": "linear_probe",
+        "images": 36,
+        "folds": 5,
+    }
+    rows = {row["cells"]: row for row in found.tried}
+    assert set(rows) == {5, 1, 0}
+    assert rows[5]["low"] < rows[5]["accuracy"] <= rows[5]["high"]
+    assert rows[1]["low"] is None
+    assert rows[1]["repeats"] == 0
 
 
 def test_without_minutes_the_race_gets_the_time_that_its_folds_take() -> None:
@@ -133,12 +169,12 @@ def test_without_minutes_the_race_gets_the_time_that_its_folds_take() -> None:
         options=[SimpleNamespace(strategy=name, cost=SimpleNamespace(seconds=15.0)) for name in STRATEGIES]
     )
     once, folded = (default_minutes(advice, STRATEGIES, folds, 3) for folds in (1, 5))
-    assert once == 3.0  # three candidates, three repeats, and the winner: 2.5 min
-    assert folded == 12.0  # 46 runs
+    assert once == 3.0  # three candidates, two finalists twice more, and the winner: 2.05 min
+    assert folded == 10.0  # 15 runs, two finalists' 20 more, and the winner
     assert default_minutes(advice, STRATEGIES[:1], 1, 1) == 2.0
 
 
-@pytest.mark.parametrize("verb", ["fit", "compare"])
+@pytest.mark.parametrize("verb", ["fit", "compare", "train"])
 def test_a_budget_counts_from_the_call_imports_and_all(
     verb: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -158,6 +194,30 @@ def test_a_budget_counts_from_the_call_imports_and_all(
     assert watches[0].seconds >= slow_s
 
 
+def test_at_the_prompt_the_minutes_begin_with_the_process(monkeypatch: pytest.MonkeyPatch) -> None:
+    options = {"as_json": False, "quiet": True, "store_folder": None}
+    monkeypatch.setattr("frostline.cli.verb.process_s", lambda: 7.0)
+    assert Verb(options).since_called.seconds < 7.0  # in another program's process
+    monkeypatch.setattr(Verb, "owns_process", False)
+    monkeypatch.setattr(sys.modules["frostline.cli.main"], "cli", lambda **_: None)
+    main()
+    assert Verb(options).since_called.seconds >= 7.0
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("verb", ["train", "compare", "fit"])
+def test_it_ends_in_time_by_a_clock_outside(verb: str, tmp_path: Path) -> None:
+    """From start to exit: imports, what follows the training, pictures and report included."""
+    images, minutes = write_folder(tmp_path / "photos", per_class=20), 0.5
+    words = [sys.executable, "-m", "frostline", verb, str(images), "--minutes", str(minutes), "--size", "64"]
+    words += ["--study", str(tmp_path / "study"), "--json", "--quiet", "--threads", "1"]
+    words += ["--strategy", "full(epochs=9999)"] if verb == "train" else []
+    began = time.perf_counter()
+    done = subprocess.run(words, capture_output=True, text=True)
+    assert time.perf_counter() - began <= 60 * minutes + 3.0
+    assert done.returncode == 0 or "is less than" in done.stderr
+
+
 def test_one_strategy_can_be_pinned(tmp_path: Path) -> None:
     images, said = write_folder(tmp_path / "photos", per_class=6), list[str]()
     given = {"model": tiny_backbone(), "repeats": 1, "minutes": 5.0, **OPTIONS}
@@ -166,7 +226,8 @@ def test_one_strategy_can_be_pinned(tmp_path: Path) -> None:
     assert not said  # before anything was done
     found = frostline.fit(images, strategies=["head(epochs=2)"], study=tmp_path / "b", **given)
     assert (found.strategy, found.basis) == ("head(epochs=2)", "out of fold")
-    assert found.verdict == ["head(epochs=2) was the only one asked for, seen on 1 repeat."]
+    assert found.verdict[0] == "head(epochs=2) was the only one asked for, seen on 1 repeat."
+    assert found.verdict[-1] == "Every candidate was judged: nothing is left to try."
 
 
 def test_a_study_that_cannot_be_written_is_said_before_any_work(

@@ -35,8 +35,10 @@ from safetensors.torch import save, save_file
 import frostline
 import studies
 from frostline.backbone import Preprocessing
+from frostline.best import best_of
 from frostline.dataset import Manifest, Sample, decoding, listing
-from frostline.dataset.tables import MAX_COLUMNS, read_table
+from frostline.dataset.cells import MAX_COLUMNS
+from frostline.dataset.tables import read_table
 from frostline.errors import DamagedImage, DataError, FrostlineError, ModelError, StoreWarning, StudyError
 from frostline.record import Study
 from frostline.reporting import reading
@@ -65,7 +67,10 @@ FORBIDDEN_MODULES = {
     "runpy",
 }
 FORBIDDEN_CALLS = {"eval", "exec", "compile", "__import__"}  # as bare names: `model.eval()` is another thing
-HARMLESS = {("pickle", "UnpicklingError")}  # the name of an error, to catch it
+HARMLESS = {  # the name of an error, to catch it; a count of cores
+    ("pickle", "UnpicklingError"),
+    ("joblib", "cpu_count"),
+}
 
 
 def forbidden(tree: ast.AST) -> Iterator[str]:
@@ -203,7 +208,7 @@ def test_a_malicious_checkpoint_is_not_gone_on_from(tmp_path: Path, mark: Path) 
 
 def test_malicious_weights_of_a_study_are_refused(tmp_path: Path, mark: Path) -> None:
     place = strangers(tmp_path, {})
-    evil(Study(place).best()[0].weights, mark)
+    evil(best_of(Study(place)).folder.weights, mark)
     with pytest.raises(StudyError, match="cannot be loaded"):
         frostline.load_model(place)
     with pytest.raises(StudyError, match="cannot be loaded"):
@@ -238,7 +243,7 @@ def test_a_safetensors_header_that_lies_is_refused(tmp_path: Path, content: byte
 def strangers(tmp_path: Path, config: dict[str, Any], answer: Any = None) -> Path:
     """A study whose answering run says of itself what is given."""
     place = studies.fitted(tmp_path / "study")
-    run = Study(place).best()[0]
+    run = best_of(Study(place)).folder
     source = {
         "kind": "timm",
         "architecture": "test_resnet",
@@ -271,10 +276,17 @@ def strangers(tmp_path: Path, config: dict[str, Any], answer: Any = None) -> Pat
 )
 def test_an_answer_outside_of_the_study_is_refused(tmp_path: Path, where: Any) -> None:
     place = strangers(tmp_path, {}, {"run": where, "why": "because"})
-    for ask in (frostline.load_model, lambda p: frostline.predict(p, tmp_path)):
-        with pytest.raises(StudyError):
-            ask(place)
-    assert frostline.report(place).path.parent == place
+    (outcome,) = place.glob("comparisons/*/comparison.json")
+    told = json.loads(outcome.read_text())
+    for at_work in (False, True):  # a winner's place, and that of the leader of a comparison at work
+        if at_work:
+            outcome.unlink()
+        else:
+            studies.write(outcome, {**told, "run": where})
+        for ask in (frostline.load_model, lambda p: frostline.predict(p, tmp_path)):
+            with pytest.raises(StudyError, match=r"as a run of its own|cannot be read"):
+                ask(place)
+        assert frostline.report(place).path.parent == place
 
 
 def test_a_run_that_is_a_link_out_of_the_study_is_refused(tmp_path: Path) -> None:
@@ -338,13 +350,15 @@ DEEP = "[" * 100_000
 @pytest.mark.parametrize(
     "text", [DEEP, "NaN", "[]", '{"run": NaN}', "", "\ufffd", '{"a": 1, "a": 2}', "1" * 5000]
 )
-@pytest.mark.parametrize("name", ["study.json", "answer.json", "fit.json", "manifest.jsonl"])
+@pytest.mark.parametrize(
+    "name", ["study.json", "answer.json", "fit.json", "manifest.jsonl", "comparisons/abc/comparison.json"]
+)
 def test_any_text_in_a_study_is_borne(tmp_path: Path, name: str, text: str) -> None:
     place = studies.fitted(tmp_path / "study")
     (place / name).write_text(text)
     reading.read(place)
     study = Study.existing(place)
-    for ask in (lambda: study.card, study.best, lambda: Manifest.load(place / name)):
+    for ask in (lambda: study.card, lambda: best_of(study), lambda: Manifest.load(place / name)):
         with contextlib.suppress(FrostlineError):
             ask()
 
@@ -591,12 +605,12 @@ def test_a_parquet_file_that_claims_billions_of_rows_is_refused(tmp_path: Path) 
     import pyarrow
     import pyarrow.parquet
 
-    from frostline.dataset import tables
+    from frostline.dataset import cells
 
     table = pyarrow.table({"path": ["a"] * 100, "label": ["x"] * 100})
     pyarrow.parquet.write_table(table, tmp_path / "a.parquet")
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(tables, "MAX_ROWS", 99)
+        patch.setattr(cells, "MAX_ROWS", 99)
         with pytest.raises(DataError, match="100 rows"):
             read_table(tmp_path / "a.parquet")
 

@@ -40,7 +40,12 @@ def test_a_class_missing_from_the_part_does_no_harm(answers: tuple[np.ndarray, n
     keep = targets != 3
     for name in metrics.METRICS:
         assert np.isfinite(metrics.score(name, targets[keep], p[keep]))
-    assert metrics.summary("abcd", targets[keep], p[keep], 0)["per_class"]["d"]["images"] == 0
+    summary = metrics.summary("abcd", targets[keep], p[keep], [9, 9, 9, 1])
+    assert summary["per_class"]["d"]["images"] == 0
+    assert summary["per_class"]["d"]["recall"] is None
+    assert [summary[name] for name in metrics.OVER_CLASSES] == [None] * 3
+    assert summary["never_asked"] == ["d"]
+    assert summary["class_ratio"] == 9.0
 
 
 def test_unknown_metric_gets_a_suggestion(answers: tuple[np.ndarray, np.ndarray]) -> None:

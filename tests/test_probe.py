@@ -81,6 +81,45 @@ def test_an_image_of_weight_two_counts_as_two(
     assert weighted.logits(features) == pytest.approx(twice.logits(features), abs=5e-3)
 
 
+def test_a_fit_takes_tens_of_steps_where_directions_differ_by_orders_of_magnitude(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    import scipy.optimize
+
+    steps: list[int] = []
+    real = scipy.optimize.minimize
+
+    def counting(*arguments: object, **options: object) -> object:
+        outcome = real(*arguments, **options)  # type: ignore[call-overload]
+        steps.append(outcome.nfev)
+        return outcome
+
+    monkeypatch.setattr(scipy.optimize, "minimize", counting)
+    rng = np.random.default_rng(0)
+    targets = np.tile(np.arange(5), 60)
+    spread = np.arange(1, 201) ** -1.0  # as the features of a network fall off
+    features = (rng.normal(size=(300, 200)) + rng.normal(size=(5, 200))[targets]) * spread
+    head = probe.choose(features, targets, 5, folds(targets))
+    assert head.cv_images == 300
+    assert len(steps) < 8 * 5 + 1, "more than eight of eleven L2s were tried"
+    assert max(steps) < 80
+
+
+def test_very_many_classes_are_chosen_for_by_one_fold(monkeypatch: pytest.MonkeyPatch) -> None:
+    from frostline.probe import choosing
+
+    rng = np.random.default_rng(0)
+    targets = np.tile(np.arange(20), 6)
+    features = rng.normal(size=(120, 30)) + 2.0 * rng.normal(size=(20, 30))[targets]
+    whole = probe.choose(features, targets, 20, folds(targets))
+    monkeypatch.setattr(choosing, "ONE_FOLD", 1)
+    one = probe.choose(features, targets, 20, folds(targets))
+    assert (whole.cv_images, one.cv_images) == (120, 24)
+    assert probe.answers(features, targets, 20, folds(targets)).shape == (120, 20)
+    right = [(head.logits(features).argmax(1) == targets).mean() for head in (whole, one)]
+    assert right[1] == pytest.approx(right[0], abs=0.1)
+
+
 def test_without_folds_the_middle_of_the_grid_is_taken() -> None:
     features, targets = np.eye(3), np.arange(3)
     found = probe.choose(features, targets, 3, [])

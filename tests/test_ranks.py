@@ -141,7 +141,7 @@ def test_what_goes_wrong_or_ends_in_one_process_does_in_all(
         **stages,
         "study": tmp_path / "late",
         "strategy": "full(epochs=9999)",
-        "options": {"minutes": 0.05},
+        "options": {"minutes": 0.15},
     }
     done = launch(2, tmp_path, halves, spoilt, late)
     assert done.returncode == 0, done.stderr
@@ -153,7 +153,7 @@ def test_what_goes_wrong_or_ends_in_one_process_does_in_all(
     found = told(late["study"], 1)["result"]
     assert found["stopped"] == "minutes"
     assert 0 < found["steps"] < found["steps_planned"]
-    assert found["seconds"] < 2 * 3  # generous: other work may share the machine
+    assert found["seconds"] < 2 * 9  # generous: other work may share the machine
 
 
 @pytest.mark.slow

@@ -166,6 +166,24 @@ def test_light_and_dark_and_no_sideways_scrolling(
     assert browser.execute_script("return getComputedStyle(document.body).backgroundColor") == colours[0]
 
 
+def test_what_was_tried_is_whole_on_a_phone(browser: Any, tmp_path: Path) -> None:
+    """At 390 px nothing of the table is cut off: its rows are stacked, each figure with its name."""
+    study = studies.fitted(tmp_path / "study")
+    shown(browser, study, (390, 844))
+    wide = browser.execute_script(
+        "const place = document.querySelector('#tried > .scroll');"
+        "return place.scrollWidth - place.clientWidth"
+    )
+    assert wide <= 0
+    name = "return getComputedStyle(document.querySelector('.picks td.n'), '::before').content"
+    assert "right" in browser.execute_script(name)
+    beyond = (
+        "return [...document.querySelectorAll('main *')].filter(one => !one.closest('.scroll') && "
+        "!one.closest('.unseen') && one.getBoundingClientRect().right > 391).length"
+    )
+    assert browser.execute_script(beyond) == 0
+
+
 @pytest.mark.parametrize("dark", [False, True])
 @pytest.mark.parametrize("size", [WIDE, NARROW])
 def test_axe_finds_nothing_serious(browser: Any, size: tuple[int, int], dark: bool, tmp_path: Path) -> None:

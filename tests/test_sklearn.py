@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 from sklearn.base import clone
 from sklearn.exceptions import NotFittedError
@@ -19,6 +20,8 @@ from sklearn.preprocessing import FunctionTransformer
 from sklearn.utils.estimator_checks import check_estimator
 
 from frostline.backbone import weights_digest
+from frostline.dataset import questions
+from frostline.errors import DataError
 from frostline.integrations.sklearn import FrostlineClassifier
 from tiny import picture, tiny_backbone
 
@@ -69,7 +72,9 @@ def test_paths_arrays_lists_and_grey_images(data: Any, paths: list[str]) -> None
     column = np.array(paths, dtype=object)[:, None]
     for same in ([Path(p) for p in paths], column, np.array(paths), list(X), X / 255.0):
         assert np.array_equal(made.predict_proba(same), expected)
-    assert np.array_equal(classifier().fit(paths, y).predict_proba(X), expected)
+    # A probe's folds, and so its L2, go by the digests of files or of pixels; a trained head does not.
+    heads = [classifier(strategy="head(epochs=2)", augment="none").fit(same, y) for same in (X, paths)]
+    assert np.array_equal(*(head.predict_proba(X) for head in heads))
     grey = X.mean(axis=3).astype(np.uint8)
     colours = np.repeat(grey[..., None], 3, axis=3)
     assert np.array_equal(made.predict_proba(grey), made.predict_proba(colours))
@@ -147,6 +152,27 @@ def test_a_study_is_kept_where_asked(data: Any, tmp_path: Path) -> None:
 def test_what_will_not_do_is_a_value_error(X: Any, y: Any, words: str) -> None:
     with pytest.raises(ValueError, match=words):
         classifier().fit(X, y)
+
+
+def test_one_image_is_no_batch(data: Any) -> None:
+    """An image (64, 64, 3) was answered as 64 grey ones, three pixels wide."""
+    X, y = data
+    made, image = classifier().fit(X, y), np.zeros((64, 64, 3), np.uint8)
+    tensor = torch.zeros(3, 64, 64, dtype=torch.uint8)
+    for one in (image, image.astype(float), tensor):
+        for call in (made.predict, made.predict_proba, made.transform):
+            with pytest.raises(ValueError, match=r"is one image.*X\[None\]"):
+                call(one)
+    for fitted in (made.fit, made.score):
+        with pytest.raises(ValueError, match=r"X\[None\]"):
+            fitted(image, np.arange(64) % 2)
+    with pytest.raises(ValueError, match=r"\(64, 3\).*row of an image"):
+        made.predict(list(image))
+    with pytest.raises(DataError, match=r"\(64, 3\).*row of an image"):
+        questions(list(image))[0].open()
+    assert made.predict(image[None]).shape == (1,)
+    assert (made.predict(tensor[None]) == made.predict(image[None])).all()
+    assert made.predict(np.zeros((64, 64, 64), np.uint8)).shape == (64,)  # grey ones
 
 
 def test_it_says_what_is_wrong_with_settings_and_that_it_is_not_fitted(data: Any) -> None:

@@ -56,6 +56,24 @@ def test_notation_round_trips(strategy: fs.Strategy) -> None:
     assert hash(fs.parse(str(strategy))) == hash(strategy)
 
 
+@given(st.lists(any_strategy(), max_size=5), st.sampled_from([",", ", ", " , ", ",,\n"]))
+def test_a_list_of_notations_round_trips(many: list[fs.Strategy], comma: str) -> None:
+    assert fs.parse_list(comma.join(map(str, many))) == many
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("top_k(2, head=mlp(64),full", "not a strategy"),
+        ("full),head", "'full\\)' is not a strategy"),
+        ("head,topk(2)", "Did you mean 'top_k'"),
+    ],
+)
+def test_what_is_wrong_in_a_list_is_said(text: str, words: str) -> None:
+    with pytest.raises(UsageError, match=words):
+        fs.parse_list(text)
+
+
 @given(any_strategy(), st.integers(2, 40), st.integers(1, 10_000), st.integers(1, 256))
 def test_a_schedule_is_runnable(strategy: fs.Strategy, stages: int, images: int, batch: int) -> None:
     segments = fs.schedule(strategy, stages=stages, images=images, batch=batch)

@@ -126,6 +126,7 @@ def __getattr__(name: str) -> Any:
 
 def _import_all() -> None:
     """Import what a run will need, so that its seconds and memory are its own."""
+    import_module("frostline.processor").settle()  # which torch must find in the environment
     for module in ("timm.data", "sklearn.metrics", "sklearn.svm", "scipy.optimize", "frostline.training"):
         import_module(module)
     timing = import_module("frostline.timing")

@@ -37,6 +37,7 @@ MOST = 1000
 # The neighbour that counts. The paper found 50 for 50,000 images, and less for fewer; with 8 to 100 images a
 # class a far one would lie in another class.
 NEIGHBOUR = 5
+FEWEST = 19  # held-out images, below which no distance can be told that 95 % of new ones stay within
 KEPT = 0.95  # of familiar images that are not called unfamiliar: the usual point (FPR at 95 % TPR)
 # A class's own answers are few: the mean stated probability (it is calibrated) counts as much as this many.
 PRIOR = 10.0
@@ -107,10 +108,15 @@ class Below:
 
 
 def features_of(
-    backbone: Backbone, model: nn.Module, below: Below, images: Images, tell: Tell | None = None
+    backbone: Backbone,
+    model: nn.Module,
+    below: Below,
+    images: Images,
+    tell: Tell | None = None,
+    most: int = MOST,
 ) -> Tensor:
-    """Return what the model's head is given for view 0 of up to `MOST` images, evenly taken: (n, width)."""
-    some = images.evenly(MOST)
+    """Return what the model's head is given for view 0 of up to `most` images, evenly taken: (n, width)."""
+    some = images.evenly(most)
     if below.cut is backbone.cuts[-1]:
         frozen = Frozen(backbone, model, below.cut, below.way, below.store)
         return torch.from_numpy(features(frozen, some, tell=tell))
@@ -143,20 +149,25 @@ def leave(
     below: Below,
     train: Images,
     val: Images | None,
-    tell: Tell | None = None,
+    most: int = MOST,
 ) -> None:
-    """Keep with a run what its images look like to its model; `val` may be empty."""
-    known = _of_length_1(features_of(backbone, model, below, train, tell)).half()
+    """Keep with a run what at most `most` images of each part look like to its model; `val` may be empty.
+
+    Nothing is told on the way: who stops a training by what it hears would lose one that is finished.
+    """
+    known = _of_length_1(features_of(backbone, model, below, train, most=most)).half()
     held = np.zeros(0)
     if val is not None and len(val):
-        held = neighbour(features_of(backbone, model, below, val, tell), known)
+        held = neighbour(features_of(backbone, model, below, val, most=most), known)
     write(folder, Familiar(known, held))
 
 
-def distances(backbone: Backbone, model: nn.Module, below: Below, train: Images, held: Images) -> Floats:
-    """Return how far held-out images lie from those that `model` learned from: (held,)."""
-    known = _of_length_1(features_of(backbone, model, below, train)).half()
-    return neighbour(features_of(backbone, model, below, held), known)
+def distances(
+    backbone: Backbone, model: nn.Module, below: Below, train: Images, held: Images, most: int = MOST
+) -> Floats:
+    """Return how far held-out images lie from those that `model` learned from, at most `most` of each."""
+    known = _of_length_1(features_of(backbone, model, below, train, most=most)).half()
+    return neighbour(features_of(backbone, model, below, held, most=most), known)
 
 
 def write(folder: Path, found: Familiar) -> None:

@@ -18,7 +18,7 @@ from safetensors.numpy import load_file, save
 from frostline import places
 from frostline.errors import StudyError
 
-NAME = "fingerprints.safetensors"  # beside the weights: of a run, an export, a delta
+NAME = places.FINGERPRINTS
 SHORT_BYTES = 8  # of a SHA-256: among a million images two share 64 bits with a chance of 3 in 10⁸
 HASH_BYTES = 32  # of `dataset.copies`' perceptual hash of 256 bits; zeros where an image has none
 SIDES = ("train", "val", "test")

@@ -24,10 +24,12 @@ from frostline import places
 from frostline.backbone import Backbone
 from frostline.dataset import Manifest, Sample
 from frostline.errors import FrostlineError
-from frostline.reporting.judged import mistakes
+from frostline.reporting.judged import FIRMLY, mistakes
 from frostline.reporting.reading import table
 
-MOST = 24  # pictures: what a page can show, and under a second's work on two cores with lite0
+# Pictures of the surest mistakes, and as many of mistakes further down that a page may show for their label's
+# sake: what it can show, and under two seconds' work on two cores with lite0.
+MOST = 24
 SIDE_PX = 128
 QUALITY = 82  # of JPEG: about 4 kB a picture
 COLD, WARM = (36, 84, 130), (244, 130, 40)  # a map's ends
@@ -69,7 +71,12 @@ def leave(folder: Path, answers: Path, backbone: Backbone, data: Manifest, model
 def _worst(answers: Path, data: Manifest) -> list[Wrong]:
     found = table(answers, "")
     by_path = {sample.path: sample for sample in data.samples}
-    rows = [row for row in mistakes(found).tolist() if found.paths[row] in by_path][:MOST]
+    every = [row for row in mistakes(found).tolist() if found.paths[row] in by_path]
+    firm = (
+        found.probabilities[np.arange(len(found.paths)), found.guesses]
+        >= FIRMLY * (found.probabilities[np.arange(len(found.paths)), found.targets])
+    )
+    rows = every[:MOST] + [row for row in every[MOST:] if firm[row]][:MOST]
     return [Wrong(by_path[found.paths[row]], int(found.guesses[row])) for row in rows]
 
 

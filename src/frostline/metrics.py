@@ -19,6 +19,8 @@ Floats = NDArray[np.float64]
 Ints = NDArray[np.int64]
 
 METRICS = ("accuracy", "balanced_accuracy", "macro_f1", "auroc", "log_loss")
+# Over the classes: unknown where one of them was never asked.
+OVER_CLASSES = ("balanced_accuracy", "macro_f1", "auroc")
 BINS = 10  # of stated probability; equal widths, as reliability diagrams are usually drawn
 Z95 = 1.959963984540054  # the normal distribution's 97.5 % quantile
 
@@ -132,10 +134,13 @@ def wilson(rate: float, n: float, z: float = Z95) -> tuple[float, float]:
     return max(0.0, float(middle - half)), min(1.0, float(middle + half))
 
 
-def summary(classes: Sequence[str], targets: Ints, probabilities: Floats, commonest: int) -> dict[str, Any]:
-    """Return what is always given: every metric and each class's figures.
+def summary(
+    classes: Sequence[str], targets: Ints, probabilities: Floats, learned: Sequence[int] | Ints
+) -> dict[str, Any]:
+    """Return what is always given: every metric, each class's figures, and `balance`.
 
-    `majority` is the accuracy of always answering `commonest`, the training part's commonest class.
+    `learned` is how many images of each class were learned from (classes,). What can't be known is `None`: a
+    mean over classes of which one was never asked, a rate of no images.
     """
     from sklearn.metrics import precision_recall_fscore_support
 
@@ -144,12 +149,64 @@ def summary(classes: Sequence[str], targets: Ints, probabilities: Floats, common
     precision, recall, _, support = precision_recall_fscore_support(
         targets, guesses, labels=labels, zero_division=0.0
     )
+    answered = np.bincount(guesses, minlength=len(classes))
     per_class = {
-        name: {"precision": float(p), "recall": float(r), "images": int(n)}
-        for name, p, r, n in zip(classes, precision, recall, support, strict=True)
+        name: {
+            "precision": float(precision[c]) if answered[c] else None,
+            "recall": float(recall[c]) if support[c] else None,
+            "images": int(support[c]),
+        }
+        for c, name in enumerate(classes)
     }
     figures: dict[str, Any] = {name: score(name, targets, probabilities) for name in METRICS}
-    return {**figures, "majority": float((targets == commonest).mean()), "per_class": per_class}
+    about = balance(classes, targets, guesses, learned)
+    if about["never_asked"]:
+        figures |= dict.fromkeys(OVER_CLASSES)
+    return {**figures, **about, "per_class": per_class}
+
+
+def balance(
+    classes: Sequence[str],
+    targets: Ints,
+    guesses: Ints,
+    learned: Sequence[int] | Ints,
+    images: Ints | None = None,
+) -> dict[str, Any]:
+    """Return what an accuracy hides where classes are of unequal size.
+
+    `learned` is how many images of each class were learned from (classes,); `class_ratio` is the most of them
+    over the fewest. `majority_share` is the accuracy of always answering `majority_class`, the commonest.
+    `worst_class` is the class recognised worst, with `n` images and its `accuracy`. `never_asked` names the
+    classes without an image among the targets: `balanced_accuracy` is then `None`. Where `images` (n,) tells
+    that rows speak of the same image, it counts once, by the mean of its answers.
+    """
+    _, first, place = np.unique(
+        np.arange(len(targets)) if images is None else images, return_index=True, return_inverse=True
+    )
+    right = np.bincount(place, weights=(guesses == targets)) / np.bincount(place)
+    label = targets[first]
+    asked = np.bincount(label, minlength=len(classes))
+    recall = {c: float(right[label == c].mean()) for c in np.flatnonzero(asked).tolist()}
+    worst = min(recall, key=lambda c: (recall[c], -asked[c], c))
+    counts = np.asarray(learned)
+    return {
+        "balanced_accuracy": float(np.mean(list(recall.values()))) if asked.all() else None,
+        "majority_class": classes[int(counts.argmax())],
+        "majority_share": float(asked[counts.argmax()] / len(label)),
+        "worst_class": {"label": classes[worst], "n": int(asked[worst]), "accuracy": recall[worst]},
+        "never_asked": [classes[c] for c in np.flatnonzero(asked == 0).tolist()],
+        "class_ratio": float(counts.max() / max(1, counts.min())),
+    }
+
+
+BALANCE = (
+    "balanced_accuracy",
+    "majority_class",
+    "majority_share",
+    "worst_class",
+    "never_asked",
+    "class_ratio",
+)
 
 
 def believed(
@@ -182,15 +239,20 @@ def believed(
         low, high = mean_interval(each, unit, spread)
         low = None if low is None else max(0.0, low)
         found |= {name: float(each.mean()), f"{name}_low": low, f"{name}_high": high}
-    return {**found, "ece": calibration_error(targets, probabilities), "ece_bins": BINS}
+    share = 1.0 / np.bincount(place)[place]
+    return {**found, "ece": calibration_error(targets, probabilities, share), "ece_bins": BINS}
 
 
-def calibration_error(targets: Ints, probabilities: Floats) -> float:
-    """Return the mean gap between the top probability and how often it is right, weighed by images, 0–1."""
+def calibration_error(targets: Ints, probabilities: Floats, share: Floats | None = None) -> float:
+    """Return the mean gap between the top probability and how often it is right, weighed by images, 0–1.
+
+    `share` (n,) is what each row counts, where several speak of one image.
+    """
+    weight = np.ones(len(targets)) if share is None else share
     top = probabilities.max(axis=1)
     right = probabilities.argmax(axis=1) == targets
     place = np.minimum((top * BINS).astype(np.int64), BINS - 1)
-    return float(np.abs(np.bincount(place, weights=top - right)).sum() / len(top))
+    return float(np.abs(np.bincount(place, weights=weight * (top - right))).sum() / weight.sum())
 
 
 BELIEVED = (

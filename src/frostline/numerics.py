@@ -21,7 +21,7 @@ import torch
 from threadpoolctl import threadpool_limits
 from torch import Tensor, nn
 
-from frostline import places
+from frostline import places, processor
 
 Precision = Literal["float32", "bfloat16"]
 PRECISIONS = ("auto", "float32", "bfloat16")
@@ -29,13 +29,19 @@ PRECISIONS = ("auto", "float32", "bfloat16")
 
 @dataclass(frozen=True)
 class NumericPlan:
-    """Everything that may change bits or speed but not the meaning of a run."""
+    """Everything that may change bits or speed but not the meaning of a run.
+
+    How threads `wait`, and what others did meanwhile (`load`), change no bit: they say what was found as the
+    run began.
+    """
 
     device: str
     threads: int
     precision: Precision
     channels_last: bool
     reason: str
+    wait: str = processor.AS_IT_COMES
+    load: str = ""
 
     def as_dict(self) -> dict[str, Any]:
         """The plan as plain data."""
@@ -100,22 +106,62 @@ def threads(count: int) -> Iterator[None]:
     """Run torch and the linear algebra below numpy with `count` threads; then as before."""
     before = torch.get_num_threads()
     torch.set_num_threads(count)
+    token = _inside.set(count)
     try:
         with threadpool_limits(limits=count, user_api="blas"):
             yield
     finally:
+        _inside.reset(token)
         torch.set_num_threads(before)
+
+
+_inside: ContextVar[int | None] = ContextVar("the threads of the block around", default=None)
+
+
+def thread_count(given: int | None = None, *, steady: bool = False) -> int:
+    """Return how many threads to compute with: those given, else the block's around, else as is free.
+
+    What the environment or the program set for torch is obeyed. `steady` leaves out what else is at work,
+    which is another thing each time: a count for results that must agree.
+    """
+    if count := given or _inside.get():
+        return count
+    own = _torchs_own()
+    if processor.count_is_set() or own not in processor.counts_by_default():
+        return own
+    return min(own, processor.free().threads(steady=steady))
+
+
+_settled: list[tuple[int, int]] = []  # torch's own count, and what `settle` made of it
+
+
+def settle() -> None:
+    """Let torch use what is free, in a process that is frostline's own: also where no plan says how many."""
+    own, count = _torchs_own(), thread_count()
+    torch.set_num_threads(count)
+    _settled[:] = [(own, count)]
+
+
+def _torchs_own() -> int:
+    own = torch.get_num_threads()
+    return next((before for before, count in _settled if count == own), own)
+
+
+def plain_plan(threads_: int, reason: str) -> NumericPlan:
+    """Float32, channels-last, with so many threads, here and now."""
+    found = processor.free()
+    return NumericPlan(device(), threads_, "float32", True, reason, found.wait, str(found))
 
 
 def exact_plan(threads_: int | None = None) -> NumericPlan:
     """Float32, channels-last, no timed choice: two runs of one command agree bit for bit on one CPU."""
-    return NumericPlan(device(), threads_ or torch.get_num_threads(), "float32", True, "no timed choice")
+    return plain_plan(thread_count(threads_, steady=True), "no timed choice")
 
 
 def pinned_plan(precision: str, threads_: int | None = None) -> NumericPlan:
     """The plan with a precision that was asked for."""
-    base = exact_plan(threads_)
-    return replace(base, precision="bfloat16" if precision == "bfloat16" else "float32", reason="asked for")
+    base = plain_plan(thread_count(threads_), "asked for")
+    return replace(base, precision="bfloat16" if precision == "bfloat16" else "float32")
 
 
 # A way of computing must be this much faster than the plainer one before it is taken: below that, a timing of
@@ -127,11 +173,10 @@ ENOUGH_S = 0.5  # the longer a run takes, the less one timing of it varies
 
 def candidates(threads_: int | None = None) -> dict[str, NumericPlan]:
     """Return the plans that a timing may choose from, by name, the plainest first."""
-    where, count = device(), threads_ or torch.get_num_threads()
-    plain = NumericPlan(where, count, "float32", False, "")
-    plans = {"float32": plain, "channels-last": replace(plain, channels_last=True)}
-    if _has_bfloat16(where):
-        plans["channels-last bfloat16"] = replace(plain, channels_last=True, precision="bfloat16")
+    last = plain_plan(thread_count(threads_), "")
+    plans = {"float32": replace(last, channels_last=False), "channels-last": last}
+    if _has_bfloat16(last.device):
+        plans["channels-last bfloat16"] = replace(last, precision="bfloat16")
     return plans
 
 
@@ -172,14 +217,34 @@ def note_seconds(what: str, taken: dict[str, float], threads_: int) -> dict[str,
 
 
 def measured(what: str, find: Callable[[], dict[str, Any]], threads_: int) -> dict[str, Any]:
-    """Return what `find` measures with that many threads, plain data; remembered on this machine."""
-    key = f"{what} on {device()} {_processor()} threads {threads_} torch {torch.__version__}"
+    """Return what `find` measures with that many threads, plain data; remembered on this machine.
+
+    What is remembered carries the names of the processor and the GPU, the threads, and the load at the time.
+    """
 
     def measure() -> dict[str, Any]:
         with threads(threads_):
             return find()
 
-    return places.remembered("rates", key, measure)
+    return places.remembered("rates", rates_key(what, threads_), measure, about=world(threads_))
+
+
+def rates_key(what: str, threads_: int) -> str:
+    """Return the name that a rate of this device is remembered by."""
+    return f"{what} on {device_name()} threads {threads_} torch {torch.__version__}"
+
+
+def world(threads_: int) -> dict[str, Any]:
+    """Return what timings of now depend on beside the code, as plain data."""
+    found = processor.free()
+    about = {"device": device_name(), "threads": threads_, "cores": found.cores}
+    return {**about, "others": round(found.others, 2), "wait": found.wait}
+
+
+def device_name() -> str:
+    """Name what computes: the kind of device, the GPU's name, the processor's."""
+    names = [device(), *([torch.cuda.get_device_name()] if torch.cuda.is_available() else []), _processor()]
+    return " ".join(names)
 
 
 def _has_bfloat16(where: str) -> bool:
@@ -219,14 +284,14 @@ def nothing_timed() -> Iterator[None]:
         _allowed.reset(token)
 
 
-def seconds(run: Callable[[], object], *, warm: bool = False) -> float:
+def seconds(run: Callable[[], object], *, warm: bool = False, repeats: int = REPEATS) -> float:
     """Median seconds of a run, after one to warm up unless it is warm; fewer repeats where they take long."""
     if not _allowed.get():
         raise NotTimed
     if not warm:
         run()
     taken: list[float] = []
-    while len(taken) < REPEATS and sum(taken) < ENOUGH_S:
+    while len(taken) < repeats and sum(taken) < ENOUGH_S:
         start = now()
         run()
         taken.append(now() - start)

@@ -20,8 +20,19 @@ import platformdirs
 import psutil
 
 VARIABLE = "FROSTLINE_STORE"
+CONFIG = "config.json"  # of an export: whose it is, and in which format
+FINGERPRINTS = "fingerprints.safetensors"  # beside the weights: of a run, an export, a delta
 STALE_S = 24 * 3600.0  # a choice: no export and no copy of one image takes a day
 CLOCK_S = 2.0  # file times are as coarse as that on FAT
+
+
+def exported_as(folder: str | Path) -> str | None:
+    """Return the format of an export of frostline's; `None` for any other folder."""
+    try:
+        card = json.loads((Path(folder) / CONFIG).read_text(encoding="utf-8"))["frostline"]
+        return str(card["export"])
+    except (OSError, ValueError, KeyError, TypeError, RecursionError):
+        return None
 
 
 def home() -> Path:
@@ -37,22 +48,41 @@ def folder(name: str) -> Path:
     return path
 
 
-def remembered(kind: str, key: str, find: Callable[[], dict[str, Any]]) -> dict[str, Any]:
+def remembered(
+    kind: str, key: str, find: Callable[[], dict[str, Any]], about: dict[str, Any] | None = None
+) -> dict[str, Any]:
     """Return what `find` answers, plain data; read back where it was found for this key before.
 
-    A folder that can't be written costs finding it again, nothing else.
+    `about` is written down beside it, for a person. A folder that can't be written costs finding it again,
+    nothing else.
     """
-    name = f"{hashlib.sha256(key.encode()).hexdigest()[:24]}.json"
+    before = recalled(kind, key)
+    return remember(kind, key, find(), about) if before is None else before
+
+
+def recalled(kind: str, key: str) -> dict[str, Any] | None:
+    """Return what is remembered for this key; `None` where nothing is, or it is damaged."""
     try:
-        known = json.loads((home() / kind / name).read_text())
+        known = json.loads((home() / kind / _file(key)).read_text())
         if known["key"] == key and isinstance(known["found"], dict):
             return dict(known["found"])
     except (OSError, ValueError, KeyError, TypeError):
-        pass  # not found yet, or damaged
-    found = find()
+        pass
+    return None
+
+
+def remember(
+    kind: str, key: str, found: dict[str, Any], about: dict[str, Any] | None = None
+) -> dict[str, Any]:
+    """Write down what was found for this key, in place of what was there before; return it."""
+    told = {"key": key, **({"about": about} if about else {}), "found": found}
     with contextlib.suppress(OSError):
-        write_atomically(folder(kind) / name, json.dumps({"key": key, "found": found}).encode())
+        write_atomically(folder(kind) / _file(key), json.dumps(told).encode())
     return found
+
+
+def _file(key: str) -> str:
+    return f"{hashlib.sha256(key.encode()).hexdigest()[:24]}.json"
 
 
 def write_atomically(path: Path, data: bytes) -> None:
@@ -70,6 +100,15 @@ def write_atomically(path: Path, data: bytes) -> None:
         sync_folder(path.parent)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def write_whole(path: Path, data: bytes) -> None:
+    """Write a file that a person named, whole or not at all; through a link, and to a pipe or a device."""
+    if path.exists() and (not path.is_file() or path.is_relative_to("/dev") or path.is_relative_to("/proc")):
+        with open(path, "wb") as file:  # renaming would put a file in a device's place
+            file.write(data)
+        return
+    write_atomically(path.resolve(), data)
 
 
 def temporary(path: Path, ending: str = "tmp") -> Path:

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import csv
+import io
 import math
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -14,9 +17,11 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
-from frostline import familiar, metrics, numerics, zoo
+from frostline import familiar, metrics, numerics, places, writing, zoo
 from frostline.backbone import Backbone, Preprocessing
+from frostline.best import PassedOver, best_of
 from frostline.dataset import (
+    Asked,
     Question,
     Rendering,
     Shown,
@@ -37,6 +42,7 @@ from frostline.reporting import notebook
 from frostline.strategy import parse
 from frostline.zoo import delta
 
+SHOWN_LABELS = 4  # in a line
 FETCHERS = 8  # threads that fetch far images while others wait for theirs; a choice
 
 
@@ -63,6 +69,7 @@ class Prediction:
 class Predictions:
     """The answers; files that could not be read, each with its reason; the run that answered, and why it.
 
+    `passed_over` names the runs that are newer or look better and did not answer, with the reasons.
     Iterating yields the answers.
     """
 
@@ -73,6 +80,7 @@ class Predictions:
     strategy: str
     doubts: familiar.Doubts | None = None  # what answers were doubted by, where that was asked for
     classes: tuple[str, ...] = ()  # all that could have been answered
+    passed_over: tuple[PassedOver, ...] = ()
     notes: tuple[str, ...] = ()  # plain sentences on how images were read
 
     def __iter__(self) -> Iterator[Prediction]:
@@ -84,6 +92,14 @@ class Predictions:
     def __getitem__(self, index: int) -> Prediction:
         return self.rows[index]
 
+    def __repr__(self) -> str:
+        """One line: how many answers, which, and of what."""
+        counts = Counter(row.label for row in self.rows).most_common()
+        shown = ", ".join(f"{label} {count:,}" for label, count in counts[:SHOWN_LABELS])
+        more = ", …" if counts[SHOWN_LABELS:] else ""
+        unread = f"; {len(self.unreadable):,} not readable" if self.unreadable else ""
+        return f"<Predictions of {self.strategy}, run {self.run}: {len(self.rows):,} ({shown}{more}){unread}>"
+
     def _repr_html_(self) -> str:
         """A table, in a notebook."""
         left_out = [f"Not readable: {reason}" for _, reason in self.unreadable]
@@ -92,6 +108,21 @@ class Predictions:
     def to_pandas(self) -> Any:
         """The answers, a row each. Raises `UsageError` where pandas is not installed."""
         return notebook.frame(self._table())
+
+    def to_csv(self, path: str | Path) -> None:
+        """Write path, label, probability (a row per label, with `top`), and unsure where that was asked for.
+
+        UTF-8; a file name that is not keeps its own bytes. The file is there whole or not at all.
+        Raises `OSError`.
+        """
+        doubted = self.doubts is not None
+        text = io.StringIO(newline="")
+        writer = csv.writer(text)
+        writer.writerow(["path", "label", "probability", *(["unsure"] if doubted else [])])
+        for row in self.rows:
+            why = [row.unsure or ""] if doubted else []
+            writer.writerows([row.path, label, f"{value:.6g}", *why] for label, value in row.top)
+        places.write_whole(Path(path), writing.encoded(text.getvalue()))
 
     def plot(self) -> notebook.Plot:
         """Draw how many images were given each label."""
@@ -182,7 +213,7 @@ def load_model(
     module: nn.Module | None = None,
     base: str | nn.Module | Backbone | None = None,
 ) -> nn.Module:
-    """Return a run's model as a plain module in eval mode: the best by validation, or the one called `run`.
+    """Return a run's model as a plain module in eval mode: the study's best, or the one called `run`.
 
     `module` is the architecture for a backbone that was handed over in Python; frostline can't rebuild
     that one from a name. `study` may also be a delta that `export` wrote, which is put on its base weights;
@@ -191,7 +222,7 @@ def load_model(
     """
     if not isinstance(study, RunFolder) and delta.is_delta(study):
         return delta.load(study, base if base is not None else module).model
-    folder = study if isinstance(study, RunFolder) else Study.existing(study).best(run)[0]
+    folder = study if isinstance(study, RunFolder) else best_of(Study.existing(study), run).folder
     return rebuilt(folder, module)[1]
 
 
@@ -226,17 +257,20 @@ def predict(
     run: str | None = None,
     top: int = 1,
     unsure: float | None = None,
+    path_column: str | None = None,
     module: nn.Module | None = None,
     base: str | nn.Module | Backbone | None = None,
     tell: Tell | None = None,
 ) -> Predictions:
-    """Label images with a run of a study: the best by validation, or the one called `run`.
+    """Label images with a run of a study: the best, or the one called `run`.
 
+    The best is that of the runs judged by the same images: on val, or by a comparison's folds. Where they
+    can't be compared, it is the newest. `why` says which it was, and `passed_over` names the others.
     `study` may also be a delta that `export` wrote; `base` hands over its base weights, as in `load_model`.
-    `images`: a folder (flat or by class), files, a CSV with a column `path`, addresses such as s3://bucket/new,
-    tar shards; PIL images, arrays (H, W) or
-    (H, W, 3), uint8 or floats in 0–1, encoded files' bytes; one or several of these. A file that can't be
-    decoded is listed with its reason and stops nothing; one in memory is called "image" or "image[3]".
+    `images`: a folder (flat or by class), files, tables with a column `path` (or the one called
+    `path_column`), addresses such as s3://bucket/new, tar shards; PIL images, arrays (H, W) or (H, W, 3),
+    uint8 or floats in 0–1, encoded files' bytes; one or several of these. A file that can't be decoded is
+    listed with its reason and stops nothing; one in memory is called "image" or "image[3]".
 
     With `unsure`, a precision above 0 and below 1 such as 0.95, an answer whose class was not right so often
     at its probability, on images that the run had not learned from, is marked `unsure="probability"`; one
@@ -244,10 +278,20 @@ def predict(
     Raises `StudyError`, `UsageError` or `DataError`.
     """
     doubts = None if unsure is None else _doubts(study, run, unsure)
-    predictor, named, why, strategy = _asked(study, run, module, base)
-    found = answer(predictor, images, top=top, doubts=doubts, tell=tell)
-    classes = tuple(predictor.classes)
-    return Predictions(found.rows, found.unreadable, named, why, strategy, doubts, classes, found.notes)
+    who = _answering(study, run, module, base)
+    found = answer(who.predictor, questions(images, path_column), top=top, doubts=doubts, tell=tell)
+    classes = tuple(who.predictor.classes)
+    return Predictions(
+        found.rows,
+        found.unreadable,
+        who.run,
+        who.why,
+        who.strategy,
+        doubts,
+        classes,
+        who.passed_over,
+        found.notes,
+    )
 
 
 @dataclass(frozen=True)
@@ -260,10 +304,9 @@ class Answers:
 
 
 def answer(
-    predictor: Predictor, images: Any, *, top: int, doubts: familiar.Doubts | None, tell: Tell | None
+    predictor: Predictor, whole: Asked, *, top: int, doubts: familiar.Doubts | None, tell: Tell | None
 ) -> Answers:
     """Return an answer for each image that can be decoded, and the others' names with the reasons."""
-    whole = questions(images)
     asked = whole.questions
     rows: list[Prediction] = []
     unreadable: list[tuple[str, str]] = []
@@ -310,7 +353,7 @@ def _look(predictor: Predictor, question: Question) -> _Look | DamagedImage:
 def _doubts(study: str | Path, run: str | None, precision: float) -> familiar.Doubts:
     if delta.is_delta(study):
         raise UsageError("A delta keeps no images' features to be unsure by: ask the study it was made of.")
-    return familiar.doubts(Study.existing(study).best(run)[0].path, precision)
+    return familiar.doubts(best_of(Study.existing(study), run).folder.path, precision)
 
 
 def _answered(
@@ -323,20 +366,31 @@ def _answered(
     return [replace(row, unsure=u) for row, u in zip(found, doubts.of(probabilities, features), strict=True)]
 
 
-def _asked(
+@dataclass(frozen=True)
+class _Answering:
+    """Who answers: the model, its run's name and strategy, and why this one."""
+
+    predictor: Predictor
+    run: str
+    why: str
+    strategy: str
+    passed_over: tuple[PassedOver, ...] = ()
+
+
+def _answering(
     study: str | Path,
     run: str | None,
     module: nn.Module | None,
     base: str | nn.Module | Backbone | None,
-) -> tuple[Predictor, str, str, str]:
-    """Return who answers: the model, its run's name, why this one, and its strategy."""
+) -> _Answering:
     if delta.is_delta(study):
         found = delta.load(study, base if base is not None else module)
         answering = Predictor(found.model, found.classes, found.preprocessing, rendering=found.rendering)
-        return answering, found.run, "the one this delta was made of", found.strategy
-    folder, why = Study.existing(study).best(run)
-    strategy = str(folder.asked()["strategy"])
-    return Predictor.of_run(folder, module), folder.name, why, strategy
+        return _Answering(answering, found.run, "the one this delta was made of", found.strategy)
+    best = best_of(Study.existing(study), run)
+    strategy = str(best.folder.asked()["strategy"])
+    predictor = Predictor.of_run(best.folder, module)
+    return _Answering(predictor, best.folder.name, best.why, strategy, best.passed_over)
 
 
 def _top(

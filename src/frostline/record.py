@@ -7,11 +7,12 @@
                             by the dataset): {"seeds": [s, …], "images": {digest: [part, fold for s, …]}},
                             null for no part, and where it was held out in no fold of that seed
       thumbnails/           a few test images, small, for the report
-      answer.json           which run answers, where a comparison has chosen one
+      test-looks.json       how many configurations had looked at the test part when the last run was shown
+      answer.json           which run answers while a comparison is at work
       backbone.json, signals.json, advice.json, fit.json   what `fit` measured, was advised, and found
       models.json           what each of several backbones is, and which of them raced
-      comparisons/<digest>/ what was raced, its trials (Optuna's SQLite), its outcome; looks.json and looks/
-                            as in a run, of the winner's answers out of fold
+      comparisons/<digest>/ what was raced, what joined it from earlier runs, its trials (Optuna's SQLite),
+                            its outcome; looks.json and looks/ as in a run, of answers out of fold
       report.html           the study as one page, where it was asked for
       tensorboard/<strategy> <run>/, mlflow.db  copies of all runs' figures, where trackers were asked for
       splits/<digest>/      a study for each other split of the same data: repeats, folds, everything
@@ -56,14 +57,14 @@ from typing import Any
 import psutil
 from filelock import BaseFileLock, FileLock, Timeout
 
-from frostline import fingerprints, places
-from frostline.errors import StudyError, did_you_mean
+from frostline import places, writing
+from frostline.errors import StudyError
 
 FORMAT = 1
 # The largest published heads have 21,843 classes (ImageNet-21k in timm). A study that names more than a few
 # times as many is damaged, or would fill the memory.
 MAX_CLASSES = 100_000
-LISTED = 8  # runs named in a message
+LOOKS = "test-looks.json"  # in a study and in each of its splits
 # How long what a dead process left behind is waited for: torch's data workers look every 5 s whether their
 # parent is there (torch.utils.data._utils.MP_STATUS_CHECK_INTERVAL), and hold its locks until then.
 ORPHANS_S = 20.0
@@ -136,7 +137,7 @@ class RunFolder:
     @property
     def fingerprints(self) -> Path:
         """Short digests of the images that its model learned from, through all generations."""
-        return self.path / fingerprints.NAME
+        return self.path / places.FINGERPRINTS
 
     @contextmanager
     def held(self) -> Iterator[None]:
@@ -252,7 +253,7 @@ class RunFolder:
         writer = csv.writer(text, lineterminator="\n")
         writer.writerow(header)
         writer.writerows(rows)
-        places.write_atomically(self.path / name, text.getvalue().encode(errors="surrogateescape"))
+        places.write_atomically(self.path / name, writing.encoded(text.getvalue()))
 
 
 class Study:
@@ -306,7 +307,8 @@ class Study:
             raise StudyError(
                 f"{self.path} is a study of the same data under another split (another --seed, --test or "
                 "--val, other given parts, or a model that learned from some of these images, so that none "
-                "of them is held out). Use the same split, or take another folder with --study."
+                "of them is held out). Load them with load_data(…, study=…), which keeps the study's parts, "
+                "or take another folder with --study."
             )
 
     @property
@@ -342,7 +344,7 @@ class Study:
         return _object(path) if path.exists() else None
 
     def answer_by(self, folder: RunFolder, why: str, score: float | None = None) -> None:
-        """Let this run answer for the study from now on: the winner of a comparison, or the best so far.
+        """Let this run answer while a comparison is at work: `best_of` says who answers at its end.
 
         `score` is how well it did on images held out, higher being better.
         """
@@ -354,29 +356,6 @@ class Study:
     def answer(self) -> dict[str, Any] | None:
         """Which run answers: `run` (relative to the study), `why`, `score`; `None` where none does."""
         return self.read("answer.json")
-
-    def best(self, name: str | None = None) -> tuple[RunFolder, str]:
-        """Return the run called `name` (or its start), else the one to ask; and why this one.
-
-        That is the winner of a comparison where there was one, else the best by validation.
-        Runs that chose by one and the same metric are compared by it, others by accuracy on val. Where no
-        run has a validation part, it is the newest finished run: the test part must not choose.
-        """
-        if name is None and (found := self.answer):
-            return self.run_at(found.get("run")), str(found.get("why"))
-        runs = self.runs()
-        if not runs:
-            raise StudyError(f"{self.path} holds no finished run yet. Run `frostline train` on it first.")
-        if name is not None:
-            return self._called(name, runs), "as asked for"
-        results = [run.read("result.json") for run in runs]
-        metrics = {run.read("config.json")["metric"] for run in runs}
-        key, word = ("val_goodness", metrics.pop()) if len(metrics) == 1 else ("val_accuracy", "accuracy")
-        scored = [(r[key], i) for i, r in enumerate(results) if r.get(key) is not None]
-        if not scored:
-            others = f"; name another with --run: {_listed(runs[:-1])}" if runs[1:] else ""
-            return runs[-1], f"the newest, since no run has a val part to choose by{others}"
-        return runs[max(scored)[1]], f"the best of {len(scored)} by {word} on val"
 
     def run_at(self, where: object) -> RunFolder:
         """Return the run at a place that a file of the study names, such as `runs/1a2b`.
@@ -391,22 +370,6 @@ class Study:
                 "the study, like runs/1a2b3c. Name a run with --run, or train again."
             )
         return RunFolder(place)
-
-    def _called(self, name: str, runs: list[RunFolder]) -> RunFolder:
-        found = [run for run in runs if run.name.startswith(name)]
-        if len(found) == 1:
-            return found[0]
-        names = [run.name for run in runs]
-        raise StudyError(
-            f"{len(found)} runs of {self.path} begin with {name!r}.{did_you_mean(name, names)} "
-            f"Finished runs: {_listed(runs)}."
-        )
-
-
-def _listed(runs: list[RunFolder]) -> str:
-    """Name runs with their strategies, the newest first, and not too many."""
-    named = [f"{run.name} ({run.read('config.json')['strategy']})" for run in reversed(runs)]
-    return ", ".join(named[:LISTED]) + (f" and {len(named) - LISTED} more" if named[LISTED:] else "")
 
 
 def _read_json(path: Path) -> Any:

@@ -119,13 +119,18 @@ def reuse_freed_memory() -> None:
             mallopt(parameter, value)
 
 
-class Stopwatch:
-    """Wall seconds since it was made."""
+def process_s() -> float:
+    """Return the seconds since this process was started, to a hundredth; 0 where the clock was set back."""
+    return max(0.0, time.time() - float(psutil.Process().create_time()))
 
-    def __init__(self) -> None:
-        self._start = time.perf_counter()
+
+class Stopwatch:
+    """Wall seconds since it was made, and those that had gone by before."""
+
+    def __init__(self, before_s: float = 0.0) -> None:
+        self._start = time.perf_counter() - before_s
 
     @property
     def seconds(self) -> float:
-        """Seconds since it was made."""
+        """Seconds since it was made, and those before."""
         return time.perf_counter() - self._start

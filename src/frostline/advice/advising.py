@@ -105,6 +105,10 @@ class Advice:
         found = {key: value for key, value in vars(self).items() if key != "options"}
         return {**found, "options": [option.as_dict() for option in self.options]}
 
+    def __repr__(self) -> str:
+        """What is recommended, and why."""
+        return f"<Advice: {self.recommended}, of {len(self.options)} options. {' '.join(self.why)}>"
+
     def _repr_html_(self) -> str:
         """A table, in a notebook."""
         shown = ("strategy", "expected_accuracy", "low", "high", "seconds", "reason")

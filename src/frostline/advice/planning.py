@@ -24,6 +24,10 @@ class Planned:
         """Both as plain data; `recommended` and `options` first."""
         return {**self.advice.as_dict(), "signals": self.signals.as_dict()}
 
+    def __repr__(self) -> str:
+        """The advice."""
+        return repr(self.advice)
+
     def _repr_html_(self) -> str:
         """The advice, in a notebook."""
         return self.advice._repr_html_()

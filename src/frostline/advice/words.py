@@ -95,7 +95,7 @@ def why(picture: Picture, near: str) -> tuple[str, ...]:
     mine = p.expected[p.pick]
     span = f"{100 * mine.low:.0f}–{100 * mine.high:.0f} %"
     first = (
-        f"With {p.facts.images:,} training images of {p.facts.classes} classes, {near} and a frozen probe at "
+        f"With {p.facts.images:,} training images of {p.facts.classes} classes, {near} and a ridge probe at "
         f"{100 * p.facts.probe:.0f} %, {p.pick} is expected to reach {100 * mine.accuracy:.0f} % "
         f"({span}) on new images, in about {minutes(p.seconds[p.pick])}."
     )

@@ -77,6 +77,14 @@ class Backbone:
         default=None, repr=False
     )  # of the images it learned from before
 
+    def __repr__(self) -> str:
+        """One line; `model` is the whole network."""
+        known = sum(stage.parameters for stage in self.stages)
+        return (
+            f"<Backbone {self.name}: {len(self.stages)} stages, {len(self.cuts)} cuts, {known:,} parameters, "
+            f"{self.preprocessing.size} px>"
+        )
+
     def as_dict(self) -> dict[str, Any]:
         """What a table or a drawing needs to know, as plain data."""
         return {

@@ -12,6 +12,7 @@ from frostline.cli.options import (
     Share,
     data_options,
     followed,
+    given,
     loaded,
     model_options,
     ray_option,
@@ -36,9 +37,12 @@ class StrategyList(click.ParamType[tuple[str, ...]]):
         if isinstance(value, tuple):
             return value
         try:
-            return tuple(str(strategies.parse(part)) for part in strategies.split(value))
+            names = tuple(str(strategy) for strategy in strategies.parse_list(value))
         except UsageError as error:
             self.fail(str(error), param, ctx)
+        if not names:
+            self.fail("names no strategy; expected names such as linear_probe,top_k(2).", param, ctx)
+        return names
 
 
 ADVISED = "advised"  # in place of names: what `plan` thinks most of
@@ -64,6 +68,11 @@ class Racing(StrategyList):
     "[every strategy but scratch].",
 )
 @click.option("--cuts", is_flag=True, help="Race a thaw at every stage instead: how many layers to freeze?")
+@click.option(
+    "--earlier/--no-earlier",
+    default=True,
+    help="Let strategies that were trained in the study before join the race [they do].",
+)
 @click.option("--minutes", type=Minutes(), help="What all of it may take [no limit].")
 @click.option("--repeats", type=click.IntRange(1), default=3, show_default=True, help="New splits and seeds.")
 @click.option(
@@ -73,7 +82,12 @@ class Racing(StrategyList):
     help="Let variants of the strategies join, with this setting drawn; may be given more than once.",
 )
 @click.option("--draws", type=click.IntRange(0), default=8, show_default=True, help="Variants for --search.")
-@click.option("--study", default="frostline-study", show_default=True, help="Folder that keeps the runs.")
+@click.option(
+    "--study",
+    default="frostline-study",
+    show_default=True,
+    help="Folder that keeps the runs; images that it knows keep their part.",
+)
 @click.option("--database", help="Optuna storage URL for workers on several machines [SQLite in the study].")
 @click.option(
     "--metric",
@@ -109,6 +123,14 @@ def compare(data: str, **options: Any) -> None:
     once, for the winner. Interrupted, the same command goes on; several at once share the work.
     """
     with Verb(options) as verb:
+        if options["cuts"] and options["names"]:
+            raise UsageError(
+                "--cuts races a thaw at every stage, and --strategies names others: give one of the two."
+            )
+        if given("draws") and not options["search"]:
+            raise UsageError(
+                "--draws counts variants of what --search names: give --search, such as lr, too."
+            )
         import frostline
         from frostline.cli import show, show_comparison
         from frostline.story import candidates
@@ -118,6 +140,7 @@ def compare(data: str, **options: Any) -> None:
         verb.progress.say(show.data_lines(manifest))
         named = (
             "cuts",
+            "earlier",
             "minutes",
             "repeats",
             "search",
@@ -133,7 +156,7 @@ def compare(data: str, **options: Any) -> None:
             "workers",
             "interpolate",
         )
-        given = {key: options[key] for key in named}
+        wanted = {key: options[key] for key in named}
         names = options["names"]
         if names == (ADVISED,):
             planned = frostline.plan(
@@ -142,7 +165,7 @@ def compare(data: str, **options: Any) -> None:
             names = candidates(planned.advice)
             verb.progress.say(f"Racing {', '.join(names)}.")
         if names:
-            given["strategies"] = names
+            wanted["strategies"] = names
         found = frostline.compare(
             backbone,
             manifest,
@@ -151,7 +174,7 @@ def compare(data: str, **options: Any) -> None:
             tracker=trackers,
             tell=verb.progress,
             say=verb.progress.say,
-            **given,
+            **wanted,
         )
         verb.progress.close()
         verb.done(found.result, lambda: show_comparison.comparison(found))

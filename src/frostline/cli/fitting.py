@@ -5,14 +5,16 @@ from __future__ import annotations
 from typing import Any
 
 import click
-from click.core import ParameterSource
 
 from frostline.cli.comparing import StrategyList
 from frostline.cli.options import (
     Minutes,
     Share,
     followed,
+    given,
+    label_column_option,
     model_options,
+    path_column_option,
     running,
     shown_options,
     split_names_option,
@@ -38,12 +40,6 @@ class NameList(click.ParamType[tuple[str, ...] | str]):
         return names
 
 
-def _given(option: str) -> bool:
-    """Whether an option was written at the prompt."""
-    source = click.get_current_context().get_parameter_source(option)
-    return source is not ParameterSource.DEFAULT
-
-
 @click.command(short_help="The whole story: from images to a model and a number to trust.")
 @click.argument("data")
 @click.option("--minutes", type=Minutes(), help="What it all may take [announced].")
@@ -51,7 +47,12 @@ def _given(option: str) -> bool:
     "--strategies", "names", type=StrategyList(), help="Race these [what experience advises for the images]."
 )
 @click.option("--repeats", type=click.IntRange(1), default=3, show_default=True, help="New splits and seeds.")
-@click.option("--study", default="frostline-fit", show_default=True, help="Folder that keeps everything.")
+@click.option(
+    "--study",
+    default="frostline-fit",
+    show_default=True,
+    help="Folder that keeps everything; images that it knows keep their part.",
+)
 @click.option("--database", help="Optuna storage URL for workers on several machines [SQLite in the study].")
 @click.option(
     "--metric",
@@ -76,6 +77,8 @@ def _given(option: str) -> bool:
 @click.option("--strict", is_flag=True, help="Refuse if any image cannot be used.")
 @split_names_option
 @shown_options
+@path_column_option
+@label_column_option
 @click.option(
     "--models",
     type=NameList(),
@@ -134,10 +137,12 @@ def fit(data: str, **options: Any) -> None:
             "split_names",
             "intensity_range",
             "alpha_background",
+            "path_column",
+            "label_column",
         )
         found = frostline.fit(
             data,
-            model=options["model"] if _given("model") or not options["models"] else None,
+            model=options["model"] if given("model") or not options["models"] else None,
             strategies=options["names"],
             watch=verb.since_called,
             tracker=trackers,

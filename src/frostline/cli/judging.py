@@ -13,7 +13,7 @@ from frostline.cli.verb import Verb, everywhere, stack
 
 looking = stack(
     click.option("--seed", default=0, show_default=True, help="Split, folds and random weights."),
-    click.option("--threads", type=click.IntRange(1), help="Torch threads [torch's own choice]."),
+    click.option("--threads", type=click.IntRange(1), help="Torch threads [as many as cores are free]."),
 )
 
 
@@ -81,7 +81,10 @@ def plan(data: str, **options: Any) -> None:
 def _train(data: str, options: dict[str, Any]) -> str:
     """Return the `frostline train` that goes with this call, ready to be pasted, without a strategy."""
     plain = {"model": "lite0", "seed": 0, "test": 0.2, "val": 0.2}
-    named = ("model", "architecture", "size", "seed", "test", "val", "minutes", "threads", "store_folder")
+    named = (
+        *("model", "architecture", "size", "seed", "test", "val", "minutes", "threads", "store_folder"),
+        *("path_column", "label_column"),
+    )
     words = ["frostline", "train", data]
     if options["split_names"]:
         from frostline.dataset.layout import written
@@ -94,5 +97,5 @@ def _train(data: str, options: dict[str, Any]) -> str:
         value = options[name]
         if value is not None and value != plain.get(name):
             shown = f"{value:g}" if isinstance(value, float) else str(value)
-            words += [f"--{name.removesuffix('_folder')}", shown]
+            words += [f"--{name.removesuffix('_folder').replace('_', '-')}", shown]
     return shlex.join([*words, *(["--strict"] if options["strict"] else [])])

@@ -8,6 +8,7 @@ from typing import Any
 
 import click
 
+from frostline import sentences
 from frostline import strategy as strategies
 from frostline.cli.comparing import compare
 from frostline.cli.exporting import export
@@ -21,6 +22,7 @@ from frostline.cli.options import (
     followed,
     loaded,
     model_options,
+    path_column_option,
     ray_option,
     running,
     shape_options,
@@ -31,6 +33,7 @@ from frostline.cli.storing import store
 from frostline.cli.verb import Verb, everywhere
 from frostline.errors import DataError, UsageError
 from frostline.launching import launched
+from frostline.writing import standard_streams
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
@@ -50,7 +53,12 @@ def cli() -> None:
 )
 @model_options
 @running
-@click.option("--study", default="frostline-study", show_default=True, help="Folder that keeps the runs.")
+@click.option(
+    "--study",
+    default="frostline-study",
+    show_default=True,
+    help="Folder that keeps the runs; images that it knows keep their part.",
+)
 @click.option(
     "--metric",
     type=click.Choice(["accuracy", "balanced_accuracy", "macro_f1", "auroc", "log_loss"]),
@@ -156,6 +164,7 @@ def train(data: str, **options: Any) -> None:
             manifest,
             options["strategy"],
             tracker=trackers,
+            watch=verb.since_called,
             tell=verb.progress,
             **{key: options[key] for key in named},
         )
@@ -165,15 +174,14 @@ def train(data: str, **options: Any) -> None:
             run.folder.write(remembering.KEPT, lost.as_dict())
         verb.progress.close()
         verb.warn(show.warnings(run.result))
-        verb.done(
-            {**run.result, "run_seconds": run.result["seconds"]}, lambda: show.run(run, options["explain"])
-        )
+        result = {**run.result, "run_seconds": run.result["seconds"], "again": run.again}
+        verb.done(result, lambda: show.run(run, options["explain"]))
 
 
 @cli.command(short_help="Label images with a run of a study.")
 @click.argument("study", type=click.Path())
 @click.argument("images", nargs=-1, required=True)
-@click.option("--run", "run_name", help="Which run answers [the best by validation].")
+@click.option("--run", "run_name", help="Which run answers [the best: on val, or by a comparison].")
 @click.option("--top", type=click.IntRange(1), default=1, show_default=True, help="Labels per image.")
 @click.option(
     "--unsure",
@@ -181,6 +189,7 @@ def train(data: str, **options: Any) -> None:
     metavar="PRECISION",
     help="Mark answers that would not be right so often, e.g. 0.95, and images unlike those learned from.",
 )
+@path_column_option
 @click.option("--output", type=click.Path(dir_okay=False), help="Write a CSV file instead of the terminal.")
 @click.option(
     "--copy-to",
@@ -199,9 +208,13 @@ def predict(study: str, images: tuple[str, ...], **options: Any) -> None:
     """
     with Verb(options) as verb:
         import frostline
-        from frostline.cli import show_answers
+        from frostline.best import passed_over_line
 
-        verb.start()
+        if options["output"] and not (folder := Path(options["output"]).absolute().parent).is_dir():
+            raise UsageError(
+                f"--output names a file in {folder}, which does not exist. Make that folder first."
+            )
+        verb.start_with("prediction")
         found = frostline.predict(
             study,
             images,
@@ -209,15 +222,17 @@ def predict(study: str, images: tuple[str, ...], **options: Any) -> None:
             top=options["top"],
             base=options["base"],
             unsure=options["unsure"],
+            path_column=options["path_column"],
             tell=verb.progress,
         )
         if options["output"]:
-            show_answers.write_predictions(found, options["output"])
+            found.to_csv(options["output"])
         copied = found.copy_to(options["copy_to"]) if options["copy_to"] else None
         result = {
             "run": found.run,
             "strategy": found.strategy,
             "why": found.why,
+            "passed_over": [one.as_dict() for one in found.passed_over],
             "predictions": [
                 {"path": row.path, "label": row.label, "probability": row.probability}
                 | ({} if found.doubts is None else {"unsure": row.unsure})
@@ -235,7 +250,15 @@ def predict(study: str, images: tuple[str, ...], **options: Any) -> None:
         }
         verb.warn(found.notes)
         verb.progress.say(f"Run {found.run} ({found.strategy}) answers: {found.why}.")
-        verb.done(result, lambda: show_answers.predictions(found, options["output"], copied))
+        if found.passed_over:
+            verb.progress.say(passed_over_line(found.passed_over))
+
+        def show() -> None:  # for a person alone: JSON needs no tables
+            from frostline.cli import show_answers
+
+            show_answers.predictions(found, options["output"], copied)
+
+        verb.done(result, show)
         if not found.rows:
             raise DataError(f"None of {len(found.unreadable)} files could be read as an image.")
 
@@ -249,18 +272,24 @@ def predict(study: str, images: tuple[str, ...], **options: Any) -> None:
 def stages(model: str, **options: Any) -> None:
     """Show a backbone from stem to head, and where each strategy cuts it."""
     with Verb(options) as verb:
-        import frostline
-        from frostline import drawing
-        from frostline.cli import show
+        verb.start_with("zoo")
+        from frostline.zoo import load_backbone
 
-        verb.start()
-        backbone = frostline.load_backbone(
+        backbone = load_backbone(
             model, size=options["size"], random=options["random"], architecture=options["architecture"]
         )
-        marks = show.cut_marks(len(backbone.stages))
         if options["image"]:
-            drawing.image(backbone, Path(options["image"]), marks)
-        verb.done(backbone.as_dict(), lambda: show.stages(backbone, marks, options["image"]))
+            from frostline import drawing
+            from frostline.cli.show import cut_marks
+
+            drawing.image(backbone, Path(options["image"]), cut_marks(len(backbone.stages)))
+
+        def show() -> None:  # for a person alone: JSON needs no tables
+            from frostline.cli import show
+
+            show.stages(backbone, show.cut_marks(len(backbone.stages)), options["image"])
+
+        verb.done(backbone.as_dict(), show)
 
 
 @cli.command(short_help="Run the main job offline on real images.")
@@ -286,11 +315,13 @@ def demo(**options: Any) -> None:
             workers=options["workers"],
             tell=verb.progress,
             begin=lambda name: verb.progress.say(f"  {name}: {show.MEANING[name]}"),
-            finished=lambda run: verb.progress.say(f"    {show.percent(run.accuracy)} on the test part"),
+            finished=lambda run: verb.progress.say(f"    {sentences.percent(run.accuracy)} on the test part"),
         )
         rows = (found.majority, found.pixels)
         result = {
-            "runs": [{**run.result, "run_seconds": run.result["seconds"]} for run in found.runs],
+            "runs": [
+                {**run.result, "run_seconds": run.result["seconds"], "again": run.again} for run in found.runs
+            ],
             "baselines": [asdict(row) for row in rows],
         }
         verb.done(result, lambda: show.demo(found))
@@ -307,6 +338,8 @@ cli.add_command(store)
 
 def main() -> None:
     """Run the command line."""
+    standard_streams()
+    Verb.owns_process = True
     if _leads():
         cli(prog_name="frostline")
         return

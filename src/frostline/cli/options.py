@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
+from click.core import ParameterSource
 
 from frostline import cluster, tracking
 from frostline import strategy as strategies
@@ -153,7 +154,7 @@ running = stack(
         show_default=True,
         help="What to compute in [timed].",
     ),
-    click.option("--threads", type=click.IntRange(1), help="Torch threads [torch's own choice]."),
+    click.option("--threads", type=click.IntRange(1), help="Torch threads [as many as cores are free]."),
 )
 tracker_option = click.option(
     "--tracker",
@@ -167,6 +168,12 @@ split_names_option = click.option(
     type=SplitNames(),
     help="Which folders of DATA are which part, such as train=fold0,train=fold1,test=fold2; none: they are "
     "classes [by their names].",
+)
+path_column_option = click.option(
+    "--path-column", metavar="NAME", help="Of a table: the column that names the images [path, filename, …]."
+)
+label_column_option = click.option(
+    "--label-column", metavar="NAME", help="Of a table: the column of labels [label, class, category, …]."
 )
 
 
@@ -231,7 +238,15 @@ data_options = stack(
     click.option("--strict", is_flag=True, help="Refuse if any image cannot be used."),
     split_names_option,
     shown_options,
+    path_column_option,
+    label_column_option,
 )
+
+
+def given(option: str) -> bool:
+    """Whether an option was written at the prompt."""
+    source = click.get_current_context().get_parameter_source(option)
+    return source is not ParameterSource.DEFAULT
 
 
 def followed(verb: Verb, options: dict[str, Any]) -> Trackers:
@@ -263,6 +278,8 @@ def loaded(
         split_names=options["split_names"],
         intensity_range=options["intensity_range"],
         alpha_background=options["alpha_background"],
+        path_column=options["path_column"],
+        label_column=options["label_column"],
         progress=verb.progress,
         study=study if study and is_study(Path(study)) else None,
     )

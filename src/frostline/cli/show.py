@@ -10,8 +10,10 @@ from typing import TYPE_CHECKING, Any
 from rich.console import Console
 from rich.table import Table
 
+from frostline import processor
 from frostline import strategy as strategies
 from frostline.drawing import count_text
+from frostline.sentences import between, caveats, percent
 
 if TYPE_CHECKING:
     from frostline.backbone import Backbone
@@ -24,6 +26,7 @@ DEMO_OPENING = (
     "frostline demo: {model}, trained on ImageNet photographs, meets 8 × 8 handwritten digits.\n"
     "10 training images a class, 1,000 held-out images to test on, everything on this machine:"
 )
+AGAIN = "Already finished, shown again"  # of a command whose work had been done before
 MEANING = {
     "linear_probe": "the network stays as it is; only a linear classifier on its features is solved for",
     "top_k(2)": "the last two stages and the head learn, the bottom stays frozen",
@@ -34,16 +37,6 @@ MEANING = {
 
 def _out() -> Console:
     return Console(markup=False)  # names of files and classes are no markup
-
-
-def percent(value: float) -> str:
-    """A fraction as people read it."""
-    return f"{100 * value:.1f} %"
-
-
-def between(low: float, high: float) -> str:
-    """An interval as people read it."""
-    return f"{100 * low:.1f}–{100 * high:.1f} %"
 
 
 def size(value_bytes: float) -> str:
@@ -66,7 +59,7 @@ def run(done: Run, explain: bool = False) -> None:
     """One run's figures, and with `explain` the arithmetic behind what was kept."""
     out, found = _out(), done.result
     if done.again:
-        out.print(f"Trained before: run {found['run']} is shown again, with the figures from then.")
+        out.print(f"{AGAIN}: run {found['run']}, with the figures from then.")
     table = Table(title=f"{found['strategy']} on {found['model']}, run {found['run']}", title_justify="left")
     for name in ("", "accuracy", "95 % interval", "balanced", "images"):
         table.add_column(name, justify="right" if name else "left")
@@ -77,13 +70,15 @@ def run(done: Run, explain: bool = False) -> None:
         "test",
         percent(found["accuracy"]),
         between(found["low"], found["high"]),
-        percent(found["balanced_accuracy"]),
+        _known(found["balanced_accuracy"]),
         f"{found['n_test']:,}",
     )
     if found["val_accuracy"] is not None:
         table.add_row("val", percent(found["val_accuracy"]), "", "", f"{found['n_val']:,}")
-    table.add_row("always the commonest class", percent(found["majority"]), "", "", "")
+    table.add_row("always the commonest class", percent(found["majority_share"]), "", "", "")
     out.print(table)
+    for line in caveats(found):
+        out.print(line, style="bold", highlight=False)
     out.print(_classes(found["per_class"]))
     out.print(
         f"{found['trainable_parameters']:,} parameters learned, {found['seconds']:.1f} s, "
@@ -104,12 +99,21 @@ def _without_test(out: Console, found: dict[str, Any]) -> None:
         out.print(f"Accuracy on val, which chose: {percent(found['val_accuracy'])}")
 
 
-def _classes(per_class: dict[str, dict[str, float]]) -> Table:
+def _known(value: float | None, why_not: str = "unknown") -> str:
+    return why_not if value is None else percent(value)
+
+
+def _classes(per_class: dict[str, dict[str, Any]]) -> Table:
     table = Table()
     for name in ("class", "precision", "recall", "test images"):
         table.add_column(name, justify="left" if name == "class" else "right")
     for name, row in per_class.items():
-        table.add_row(name, percent(row["precision"]), percent(row["recall"]), f"{row['images']:,}")
+        table.add_row(
+            name,
+            _known(row["precision"], "never answered"),
+            _known(row["recall"], "never asked"),
+            f"{row['images']:,}",
+        )
     return table
 
 
@@ -119,6 +123,8 @@ def _remarks(found: dict[str, Any]) -> list[str]:
     threads = f"{plan['threads']} thread{'s' if plan['threads'] > 1 else ''}"
     lines = [*found.get("notes", [])]
     lines.append(f"Computed in {plan['precision']}, {format_}, {threads}: {plan['reason']}.")
+    if plan["wait"] == processor.PASSIVE:
+        lines.append(f"{plan['load']} as it began, so threads wait for each other without spinning.")
     if found.get("flip_test"):
         word = "on" if found["flip"] == "horizontal" else "off"
         told = percent(found["flip_test"]["told"])
@@ -208,6 +214,8 @@ def stages(backbone: Backbone, marks: dict[str, int], picture: str | None) -> No
 def demo(found: Demo) -> None:
     """The one table, and in plain words what happened."""
     out = _out()
+    if all(done.again for done in found.runs):
+        out.print(f"{AGAIN}, with the figures from then.")
     table = Table(title="Handwritten digits, 10 training images a class", title_justify="left")
     for name in ("strategy", "trainable", "accuracy", "95 % interval", "seconds", "peak memory"):
         table.add_column(name, justify="left" if name in ("strategy", "trainable") else "right")

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-import csv
 from typing import TYPE_CHECKING
 
 from rich.console import Console
 from rich.table import Table
+
+from frostline.reporting.naming import visible
 
 if TYPE_CHECKING:
     from frostline.dataset import Sorted
@@ -29,7 +30,9 @@ def predictions(found: Predictions, written: str | None, copied: Sorted | None =
         for row in found.rows[:TABLE_ROWS]:
             for rank, (label, probability) in enumerate(row.top):
                 why = [row.unsure or "" if rank == 0 else ""] if doubted else []
-                table.add_row(row.path if rank == 0 else "", label, f"{100 * probability:.1f} %", *why)
+                table.add_row(
+                    visible(row.path) if rank == 0 else "", visible(label), f"{100 * probability:.1f} %", *why
+                )
         out.print(table)
         if len(found.rows) > TABLE_ROWS:
             out.print(f"… and {len(found.rows) - TABLE_ROWS:,} more: --output FILE.csv writes them all.")
@@ -37,7 +40,7 @@ def predictions(found: Predictions, written: str | None, copied: Sorted | None =
         count = sum(row.unsure is not None for row in found.rows)
         out.print(f"{count:,} of {len(found.rows):,} are better not answered. {found.doubts.sentence}")
     for _, reason in found.unreadable:
-        out.print(f"not readable: {reason}")
+        out.print(f"not readable: {visible(reason)}")
 
 
 def _copied(out: Console, done: Sorted) -> None:
@@ -46,19 +49,9 @@ def _copied(out: Console, done: Sorted) -> None:
     for column in table.columns[1:]:
         column.justify = "right"
     for name in done.names:
-        table.add_row(name, f"{done.copied.get(name, 0):,}", f"{done.there.get(name, 0):,}")
+        table.add_row(visible(name), f"{done.copied.get(name, 0):,}", f"{done.there.get(name, 0):,}")
     out.print(table)
     if done.inside:
         out.print(f"{done.inside:,} image(s) lie in {done.folder} themselves, and are left where they are.")
     for path, reason in done.failed:
-        out.print(f"not copied: {path}: {reason}")
-
-
-def write_predictions(found: Predictions, path: str) -> None:
-    """Write path, label, probability (a row per label with --top)."""
-    with open(path, "w", newline="", encoding="utf-8") as file:
-        writer = csv.writer(file)
-        writer.writerow(["path", "label", "probability", *(["unsure"] if found.doubts else [])])
-        for row in found.rows:
-            why = [row.unsure or ""] if found.doubts else []
-            writer.writerows([row.path, label, f"{probability:.6g}", *why] for label, probability in row.top)
+        out.print(f"not copied: {visible(path)}: {visible(reason)}")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from rich.console import Console
 
+from frostline.best import PassedOver, passed_over_line
 from frostline.cli.show import size
 from frostline.exporting import Export
 from frostline.reporting.naming import visible
@@ -19,6 +20,10 @@ def export(found: Export) -> None:
         f"{check['largest_difference']:.1g} apart.",
         highlight=False,
     )
+    if found.passed_over:
+        out.print(
+            visible(passed_over_line([PassedOver(**one) for one in found.passed_over])), highlight=False
+        )
     for note in found.notes:
         out.print(visible(note), highlight=False)
     files = ", ".join(f"{row['name']} {size(row['bytes'])}" for row in found.files)

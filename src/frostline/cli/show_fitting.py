@@ -8,17 +8,12 @@ from typing import Any
 from rich import box
 from rich.table import Table
 
+from frostline import sentences
 from frostline.advice.words import minutes
-from frostline.cli.show import _out, between, percent
-from frostline.cli.show_comparison import standings
+from frostline.cli.show import _out
+from frostline.cli.show_comparison import again_line, standings
+from frostline.sentences import between, percent
 from frostline.story import Fitted
-
-BASIS = {
-    "test part": "on the test part, images that no choice has seen",
-    "cross-validation": "cross-validated",
-    "out of fold": "estimated from models trained on four fifths of the images, each asked about the rest",
-    "short runs": "a first estimate, from short runs on part of the images; the model was trained for longer",
-}
 
 
 def networks(looked: list[dict[str, Any]]) -> Table:
@@ -47,22 +42,18 @@ def fitted(found: Fitted) -> None:
     out = _out()
     if found.result.get("models"):
         out.print(networks(found.result["models"]))
+    if found.again:
+        out.print(again_line(found.comparison is None or found.comparison.finished))
     if found.comparison:
         out.print(standings(found.comparison.result))
     for line in found.verdict[:3]:
         out.print(line, highlight=False)
-    if found.accuracy is not None:
-        span = between(found.low, found.high)
-        line = f"Accuracy {percent(found.accuracy)} ({span}), {BASIS[found.basis]}."
-        out.print(line, style="bold", highlight=False)
-    if found.optimism:
-        out.print(
-            f"Lowered by {100 * found.optimism:.1f} points for having been picked as the best of several.",
-            highlight=False,
-        )
+    out.print(sentences.accuracy(found.result["headline"]), style="bold", highlight=False)
     if found.recommended != found.strategy:
         out.print(f"Experience had advised {found.recommended}.", highlight=False)
     spent, budget = minutes(found.seconds), minutes(found.budget_seconds)
-    out.print(f"{spent} of {budget}; the model has learned from all that may be learned from.")
+    whole = found.comparison is None or found.comparison.every_image
+    learned = "; the model has learned from all that may be learned from" if whole else ""
+    out.print(f"{spent} of {budget}{learned}.")
     command = f"frostline predict {shlex.quote(str(found.study))} IMAGES"
     out.print(f"\n  {command}", highlight=False, soft_wrap=True)

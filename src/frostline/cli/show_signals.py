@@ -7,9 +7,10 @@ from collections.abc import Sequence
 from rich import box
 from rich.table import Table
 
-from frostline.cli.show import _out, between, percent
+from frostline.cli.show import _out
 from frostline.cost import Rates
 from frostline.drawing import count_text
+from frostline.sentences import between, percent
 from frostline.signals import CurvePoint, Signals, Similarity, StageProbe
 from frostline.signals.similarity import FEWEST
 

@@ -10,15 +10,17 @@ import time
 import warnings
 from collections.abc import Callable, Iterable
 from contextlib import AbstractContextManager, nullcontext
+from importlib import import_module
 from pathlib import Path
 from typing import Any, TypeVar
 
 import click
 
+from frostline import processor
 from frostline.cli.progress import Progress
 from frostline.errors import FrostlineError, RunWarning, StoreWarning, TrackerWarning, UsageError
 from frostline.launching import Launch, demand_alone, launched
-from frostline.timing import Stopwatch
+from frostline.timing import Stopwatch, process_s
 
 SCHEMA = 1  # of the JSON objects: docs/cli.md; raised when a field changes its meaning or goes
 PLAIN_WARNINGS = (RunWarning, StoreWarning, TrackerWarning)  # shown to a person as they stand
@@ -54,9 +56,12 @@ everywhere = stack(
 class Verb:
     """One call of one verb: store, clock, progress, and the one JSON object."""
 
+    owns_process = False  # whether this process was started for it
+
     def __init__(self, options: dict[str, Any], *, divided: bool = False) -> None:
         """Begin a verb; `divided` is one whose work several processes of torchrun's do together."""
-        self.since_called = Stopwatch()  # heavy imports are in it: a budget is from start to exit
+        # A budget is from start to exit, imports and all. In another program's process it starts here.
+        self.since_called = Stopwatch(process_s() if Verb.owns_process else 0.0)
         self._divided, self._launch = divided, Launch()
         self._json: bool = options["as_json"]
         self.progress = Progress(options["quiet"])
@@ -67,6 +72,7 @@ class Verb:
 
     def __enter__(self) -> Verb:
         self._see_launch()
+        processor.settle()  # before torch is imported
         signal.signal(signal.SIGTERM, _leave if self._launch.leads else _leave_quietly)
         self._warnings.__enter__()
         for kind in PLAIN_WARNINGS:
@@ -109,10 +115,21 @@ class Verb:
         return ranks.in_turn()
 
     def start(self) -> None:
-        """Import what a verb needs, then begin to count seconds and memory."""
+        """Import what a verb that trains or measures needs, then begin to count seconds and memory."""
         import frostline
 
         _ = frostline.load_backbone  # brings the heavy imports, and notes what they cost
+        from frostline import numerics
+
+        numerics.settle()
+        self.start_light()
+
+    def start_with(self, module: str) -> None:
+        """Import one module of frostline's, with all that it needs, then begin to count seconds."""
+        from frostline.timing import reuse_freed_memory
+
+        import_module(f"frostline.{module}")
+        reuse_freed_memory()
         self.start_light()
 
     def start_for(self, data: str) -> None:

@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from frostline.backbone import Backbone
+from frostline.best import PassedOver
 from frostline.comparison.candidates import Candidate
 from frostline.dataset import Manifest
 from frostline.images import Tell
-from frostline.record import Study, digest_of
+from frostline.record import Study, digest_of, plain
 from frostline.timing import Stopwatch
 from frostline.tracking import Trackers
 
@@ -19,8 +20,28 @@ REPEATS = 3  # before a winner is named
 
 
 @dataclass(frozen=True)
+class Earlier:
+    """The candidates that joined the race, and the runs whose strategies are no part of it, with reasons."""
+
+    joined: tuple[Candidate, ...] = ()
+    apart: tuple[PassedOver, ...] = ()
+
+    def lines(self) -> list[str]:
+        """What a person is told."""
+        names = ", ".join(map(str, self.joined))
+        runs = "; ".join(map(str, self.apart))
+        return [
+            *([f"Also compared, trained in this study before: {names}."] if names else []),
+            *([f"Also trained in this study, and not compared: {runs}."] if runs else []),
+        ]
+
+
+@dataclass(frozen=True)
 class Asked:
-    """Everything that was asked for in one call. `options` are those of `train`, the same for every run."""
+    """Everything that was asked for in one call. `options` are those of `train`, the same for every run.
+
+    The last of the `candidates` are those that joined from earlier runs.
+    """
 
     backbones: Mapping[str, Backbone]  # by a candidate's `model`: its name, empty where there is one alone
     data: Manifest
@@ -38,11 +59,28 @@ class Asked:
     tell: Tell | None
     say: Callable[[str], None]
     interpolate: float | str | None = None  # how far the winner goes back: a share, or "auto"
+    earlier: Earlier = field(default_factory=Earlier)
+    joins: bool = True  # whether strategies of earlier runs may join
 
     @property
     def alone(self) -> bool:
         """Whether one network races alone, by its strategies."""
         return "" in self.backbones
+
+    @property
+    def own(self) -> list[Candidate]:
+        """The candidates that the call named or drew."""
+        return self.candidates[: len(self.candidates) - len(self.earlier.joined)]
+
+    @property
+    def settings(self) -> dict[str, dict[str, Any]]:
+        """What all runs share beside the strategy, by a candidate's network, as a run's config holds it."""
+        shared = {**{key: self.options[key] for key in ("flip", "imbalance", "batch")}, "views": None}
+        found = {
+            name: {"weights": one.digest, "preprocessing": one.preprocessing.as_dict(), **shared}
+            for name, one in self.backbones.items()
+        }
+        return dict(plain(found))
 
     @property
     def folder(self) -> Path:
@@ -55,12 +93,13 @@ class Asked:
             for name, one in self.backbones.items()
         }
         what = {
-            "candidates": [c.as_list() for c in self.candidates],
+            "candidates": [c.as_list() for c in self.own],
             **(network[""] if self.alone else {"models": network}),
             "repeats": self.repeats,
             "seed": self.seed,
             "thorough": self.thorough,
             **({} if self.interpolate is None else {"interpolate": self.interpolate}),
+            **({"earlier": False} if not self.joins else {}),
             **{key: value for key, value in self.options.items() if key not in ("threads", "workers")},
         }
         return self.study.path / "comparisons" / digest_of(what)[:12]

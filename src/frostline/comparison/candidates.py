@@ -8,7 +8,7 @@ from dataclasses import dataclass, fields, replace
 
 from frostline.augment import AUGMENTS
 from frostline.errors import UsageError, did_you_mean
-from frostline.strategy import KINDS, Strategy, checked, parse, settings
+from frostline.strategy import KINDS, Strategy, checked, parse, parse_list, settings
 
 # What a search may vary, and how far: rates and decays around each strategy's own default, the rest over
 # what people use (`Settings` names the sources).
@@ -42,7 +42,10 @@ def listed(names: Strategies | Mapping[str, Strategies], augment: str, least: in
 
     Raises `UsageError` where fewer than `least` are left.
     """
-    of_models = names if isinstance(names, Mapping) else {"": names}
+    of_models = dict(names) if isinstance(names, Mapping) else {"": names}
+    of_models = {
+        name: parse_list(mine) if isinstance(mine, str) else mine for name, mine in of_models.items()
+    }
     unique = list(
         dict.fromkeys(
             Candidate(parse(name) if isinstance(name, str) else checked(name), augment, model)

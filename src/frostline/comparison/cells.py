@@ -30,6 +30,10 @@ class Cell:
     fold: int
 
 
+class NothingHeldOut(DataError):
+    """No image can be held out: none would leave its class another one to learn from."""
+
+
 def pool(data: Manifest) -> tuple[Sample, ...]:
     """Return the images that may be learned from: train and val."""
     return tuple(sample for sample in data.samples if sample.split != "test")
@@ -38,12 +42,12 @@ def pool(data: Manifest) -> tuple[Sample, ...]:
 def folds_of(data: Manifest, seed: int) -> int:
     """Return how many folds a repeat has: all of them where images are few, else the first alone.
 
-    Raises `DataError` where nothing can be held out.
+    Raises `NothingHeldOut` where nothing can be.
     """
     given = "val" in data.given
     made = 1 if given and len(_given_val(data)) else 0 if given else len(_pairs(data, 0, seed))
     if not made:
-        raise DataError(_nothing_held(data))
+        raise NothingHeldOut(_nothing_held(data))
     return made if not given and len(pool(data)) < FEW_IMAGES else 1
 
 

@@ -4,23 +4,25 @@ from __future__ import annotations
 
 import contextlib
 import json
-import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import filelock
 
-from frostline import launching, lineage, places, rates, tracking
+from frostline import launching, lineage, numerics, places, rates, tracking
 from frostline.augment import Policy
 from frostline.backbone import Backbone
 from frostline.comparison import cells, race, spreading
 from frostline.comparison.asked import REPEATS, Asked
+from frostline.comparison.board import Terms
 from frostline.comparison.candidates import Candidate, Strategies, listed, searched
-from frostline.comparison.concluding import Comparison, conclude
-from frostline.comparison.contest import Clock, Contest, as_data, from_data
+from frostline.comparison.concluding import Comparison, NoTime, conclude, read_ended
+from frostline.comparison.contest import ENDING_S, PLAN, Clock, Contest, as_data, closing_s, from_data
+from frostline.comparison.joining import join
 from frostline.comparison.ledger import Ledger
-from frostline.cost import Rates, predict
+from frostline.cost import Cost, Rates, predict
 from frostline.dataset import Manifest
 from frostline.errors import UsageError
 from frostline.images import Images, Tell
@@ -28,21 +30,26 @@ from frostline.record import Study, plain
 from frostline.strategy import NAMED, Strategy, head, linear_probe, scaled, top_k
 from frostline.timing import Stopwatch
 from frostline.tracking import Trackers
-from frostline.training import BATCH, DEFAULT_STUDY
+from frostline.training import BATCH, DEFAULT_STUDY, pass_s, refusal
+from frostline.training.interpolation import POINTS
 
+# What timing a network takes beside what `rates.timing_s` reckons for its precisions alone: 2 to 3 times on
+# lite0 at 96 px, one core (docs/LOG.md 2026-11-28).
+MEASURING = 2.5
 EVERY = tuple(name for name in NAMED if name != "scratch")  # what "all" means
 
 
 def compare(
     backbone: Backbone | Sequence[Backbone],
     data: Manifest,
-    strategies: Strategies | Mapping[str, Strategies] = EVERY,
+    strategies: Strategies | Mapping[str, Strategies] | None = None,
     *,
     minutes: float | None = None,
     repeats: int = REPEATS,
     search: Sequence[str] = (),
     draws: int = 0,
     cuts: bool = False,
+    earlier: bool = True,
     least: int = 2,
     study: str | Path = DEFAULT_STUDY,
     database: str | None = None,
@@ -64,6 +71,11 @@ def compare(
     say: Callable[[str], None] = lambda line: None,
 ) -> Comparison:
     """Race strategies on the images that may be learned from, and train the winner on all of them.
+
+    `strategies` are notations (or one text with commas), by default every named one but `scratch`. Those that
+    `train` tried in this study before, with the settings given here, join them, unless `earlier` is off:
+    never at the cost of what is named where `minutes` are short. What can't join stands apart, with the
+    reason (`apart` in the result). `again` says that all of it had been finished before.
 
     Every repeat is a new train/val split, order, initialisation and augmentation, the same for all
     strategies; on fewer than 2,000 images it is five folds, so that every image is held out once. With
@@ -94,6 +106,16 @@ def compare(
     data = data.checked(tell)
     if repeats < 1:
         raise UsageError(f"repeats must be at least 1, found {repeats}.")
+    if cuts and strategies is not None:
+        raise UsageError(
+            "cuts races a thaw at every stage, and strategies names others: give one of the two."
+        )
+    if bool(search) != bool(draws):
+        raise UsageError(
+            f"search names what is varied, and draws how many variants join: found search={list(search)} and "
+            f"draws={draws}. Give both, or neither."
+        )
+    strategies = EVERY if strategies is None else strategies
     backbones = _by_name(backbone)
     candidates = listed(_strategies(backbones, strategies, cuts), augment, least)
     named = list(dict.fromkeys(str(candidate.strategy) for candidate in candidates))
@@ -133,15 +155,20 @@ def compare(
         tell=tell,
         say=say,
         interpolate=_share(interpolate),
+        joins=earlier,
     )
+    _demand_time(asked)
+    asked = join(asked)
+    for line in asked.earlier.lines():
+        say(line)
     contest = _contest(asked)
-    if contest.race.left_out:
-        names = ", ".join(str(candidates[place]) for place in contest.race.left_out)
-        say(f"There is no time for {names}: they do not start, so that the others are seen more often.")
+    ended = read_ended(asked.folder)
+    before = contest.ledger.outcomes()
     with contextlib.closing(contest.ledger):
         over = contest.run() if ray is None else spreading.race(asked, contest, _contest, ray)
         with filelock.FileLock(asked.folder / "end.lock"):  # who comes second finds the winner trained
-            return conclude(asked, contest, over)
+            same = ended if contest.ledger.outcomes().keys() == before.keys() else None
+            return conclude(asked, contest, over, same)
 
 
 def _share(asked: float | str | None) -> float | str | None:
@@ -149,6 +176,13 @@ def _share(asked: float | str | None) -> float | str | None:
     if asked is None or asked == "auto" or (not isinstance(asked, str) and 0 <= asked <= 1):
         return asked
     raise UsageError(f'interpolate must be "auto" or a number between 0 and 1, found {asked!r}.')
+
+
+def _points(asked: Asked) -> int:
+    """Return at how many points the winner's runs are asked how far to go back."""
+    if asked.interpolate is None:
+        return 0
+    return len(POINTS) if asked.interpolate == "auto" else 1
 
 
 def _by_name(backbone: Backbone | Sequence[Backbone]) -> dict[str, Backbone]:
@@ -193,11 +227,11 @@ def _contest(asked: Asked) -> Contest:
     """Plan the race, or read the plan of an earlier call with as many minutes."""
     asked.folder.mkdir(parents=True, exist_ok=True)
     clock = Clock.begin(asked.minutes, asked.folder / "clock.json", asked.watch)
-    file = asked.folder / "plan.json"
+    file = asked.folder / PLAN
     plan = json.loads(file.read_text()) if file.exists() else {}
     if not plan or plan["minutes"] != asked.minutes:
         known = {name: _rates(asked, one) for name, one in asked.backbones.items()}
-        plan = plain(_plan(asked, known, clock.left_s))
+        plan = plain(_plan(asked, known))
         places.write_atomically(file, json.dumps(plan, indent=1).encode())
     return Contest(
         backbones=asked.backbones,
@@ -215,25 +249,45 @@ def _contest(asked: Asked) -> Contest:
         trackers=asked.trackers,
         tell=asked.tell,
         say=asked.say,
+        expected=[rates.Expected(**row) for row in plan["expected"]],
+        others=plan["others"],
+        terms=Terms(**plan["terms"]) if plan["terms"] else None,
+        pass_s=plan["pass_seconds"],
     )
+
+
+def _demand_time(asked: Asked) -> None:
+    """Refuse a limit that is shorter than what comes before and after the first run. Raises `NoTime`."""
+    if asked.minutes is None or (asked.folder / PLAN).exists():
+        return
+    data, threads = asked.data, asked.options["threads"]
+    samples, classes = cells.pool(data), len(data.classes)
+    floor_s = asked.watch.seconds + ENDING_S
+    for one in asked.backbones.values():
+        each_s = pass_s(one, data, samples, threads)
+        ready = rates.ready(one, batch=asked.options["batch"], threads=threads, classes=classes)
+        floor_s += 0.0 if ready else MEASURING * rates.timing_s(one, threads)
+        floor_s += each_s * len(samples)
+    if floor_s > 60.0 * asked.minutes:
+        what = "loading, timing the network, a pass over the images and what follows the last training"
+        raise NoTime(refusal(asked.minutes, floor_s, what))
 
 
 def _rates(asked: Asked, backbone: Backbone) -> Rates:
     data, options = asked.data, asked.options
     policy = Policy(asked.candidates[0].augment)
     images = Images(data, data.part("train"), backbone.preprocessing, policy=policy)
-    return rates.measure(
-        backbone, images, batch=options["batch"], threads=options["threads"], classes=len(data.classes)
-    )
+    threads = numerics.thread_count(options["threads"], steady=options["exact"])
+    return rates.measure(backbone, images, batch=options["batch"], threads=threads, classes=len(data.classes))
 
 
-def _plan(asked: Asked, known: Mapping[str, Rates], left_s: float) -> dict[str, Any]:
-    """What is fixed before the first run: the rungs, and what each run is expected to take."""
+def _plan(asked: Asked, known: Mapping[str, Rates]) -> dict[str, Any]:
+    """What is fixed before the first run: folds and repeats, and what each run is expected to take."""
     data, candidates = asked.data, asked.candidates
     folds, images = cells.folds_of(data, asked.seed), len(cells.pool(data))
     hold = len(data.part("val")) if "val" in data.given else images // cells.FOLDS
 
-    def seconds(candidate: Candidate, share: float, train: int, val: int, test: int) -> float:
+    def cost(candidate: Candidate, share: float, train: int, val: int, test: int, warm: bool = False) -> Cost:
         return predict(
             scaled(candidate.strategy, share, train),
             known[candidate.model],
@@ -244,22 +298,39 @@ def _plan(asked: Asked, known: Mapping[str, Rates], left_s: float) -> dict[str, 
             batch=asked.options["batch"],
             augment=candidate.augment,
             flip=asked.options["flip"],
-        ).seconds
+            warm=warm,
+        )
+
+    def seconds(candidate: Candidate, share: float, train: int, val: int, test: int) -> float:
+        return cost(candidate, share, train, val, test).seconds
 
     learn = images - hold
     short = [seconds(c, race.SHORT, learn, hold, 0) for c in candidates]
     whole = [seconds(c, 1.0, learn, hold, 0) for c in candidates]
+    both = [[cost(c, 1.0, learn, hold, 0, warm) for warm in (False, True)] for c in candidates]
     final = [seconds(c, 1.0, images, 0, len(data.part("test"))) for c in candidates]
-    if asked.thorough:
-        planned = race.everything(len(candidates), folds, asked.repeats)
-    else:
-        left = None if math.isinf(left_s) else left_s - max(final)
-        planned = race.plan(short, whole, folds=folds, repeats=asked.repeats, seconds=left)
+    each_s = max(one.pass_s for one in known.values())
+    planned, terms = race.everything(len(candidates), folds, asked.repeats), None
+    if asked.minutes is None and not asked.thorough:
+        planned = race.plan(len(candidates), folds=folds, repeats=asked.repeats)
+    elif not asked.thorough:
+        assert asked.minutes is not None
+        terms = Terms(
+            folds=folds,
+            repeats=asked.repeats,
+            limit_s=60.0 * asked.minutes,
+            closing_s=closing_s(each_s, images, hold, 60.0 * asked.minutes, _points(asked)),
+            held=0 if asked.options["metric"] == "log_loss" else hold,
+        )
     return {
         "minutes": asked.minutes,
         "race": as_data(planned),
         "short_seconds": short,
         "whole_seconds": whole,
         "final_seconds": final,
-        "expected_seconds": race.expected_s(planned, short, whole) + max(final),
+        "expected": [asdict(rates.Expected.of(cold, warm)) for cold, warm in both],
+        "others": max(one.others for one in known.values()),
+        "spread": cells.spread_of_folds(folds),  # of the intervals, for a report before the end
+        "pass_seconds": each_s,
+        "terms": None if terms is None else asdict(terms),
     }

@@ -11,7 +11,7 @@ import numpy as np
 from safetensors.torch import load_file
 from torch import nn
 
-from frostline import places
+from frostline import places, writing
 from frostline.backbone import Backbone
 from frostline.comparison.cells import pool
 from frostline.comparison.judging import Held
@@ -66,20 +66,16 @@ def longest(outcomes: Mapping[Task, Outcome], candidate: int) -> list[Task]:
 
 
 def write_answers(path: Path, data: Manifest, held: Held) -> None:
-    """Write a table of one candidate's answers: the mean over repeats, a line an image."""
+    """Write a table of one candidate's answers: a line for each image and repeat that held it out."""
     samples = pool(data)
-    images, place = np.unique(held.images, return_inverse=True)
-    mean = np.zeros((len(images), held.probabilities.shape[1]))
-    np.add.at(mean, place, held.probabilities)
-    mean /= np.bincount(place)[:, None]
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
     writer.writerow(["path", "label", "predicted", *(f"p({name})" for name in data.classes)])
-    for image, row in zip(images.tolist(), mean, strict=True):
+    for image, row in zip(held.images.tolist(), held.probabilities, strict=True):
         sample = samples[image]
         guess = data.classes[int(row.argmax())]
         writer.writerow([sample.path, sample.label, guess, *(f"{p:.6g}" for p in row)])
-    places.write_atomically(path, text.getvalue().encode(errors="surrogateescape"))
+    places.write_atomically(path, writing.encoded(text.getvalue()))
 
 
 def fold_models(

@@ -52,6 +52,17 @@ class Held:
         low, high = metrics.rate_interval(right, unit, spread)
         return float(right.mean()), low, high
 
+    def rows(self, chosen: NDArray[np.bool_]) -> Held:
+        """Return the chosen rows of it; `chosen` is (N,)."""
+        return Held(
+            self.images[chosen],
+            self.repeats[chosen],
+            self.units[chosen],
+            self.targets[chosen],
+            self.probabilities[chosen],
+            None if self.logits is None else self.logits[chosen],
+        )
+
     def _at(self, metric: str, rows: NDArray[np.bool_]) -> float:
         return metrics.goodness(metric, self.targets[rows], self.probabilities[rows])
 

@@ -83,22 +83,53 @@ class Ledger:
         with _told(self.storage.url):
             return {_task(t): dict(t.user_attrs["outcome"]) for t in self._trials() if t.state == complete}
 
-    def take(self, wanted: Sequence[Task], work: Callable[[Task], Outcome]) -> Task | None:
+    def running(self) -> set[Task]:
+        """Return the runs that are being made, by this process or another; what the dead had is given up."""
+        with _told(self.storage.url), self.lock:
+            self._release_dead()
+            return {_task(trial) for trial in self._trials() if trial.state.name == "RUNNING"}
+
+    def stopped(self) -> dict[int, float]:
+        """Return the most seconds that runs were given before they were stopped for time, by candidate.
+
+        What a candidate's later run took tells more, so then there is none.
+        """
+        found: dict[int, float] = {}
+        with _told(self.storage.url):
+            for trial in sorted(self._trials(), key=lambda t: t.number):
+                place = _task(trial).candidate
+                if trial.state.name == "COMPLETE":
+                    found.pop(place, None)
+                elif "stopped" in trial.user_attrs:
+                    found[place] = max(found.get(place, 0.0), float(trial.user_attrs["stopped"]))
+        return found
+
+    def take(
+        self,
+        wanted: Sequence[Task],
+        work: Callable[[Task], Outcome],
+        stops: type[BaseException] | tuple[()] = (),
+        given_s: float = 0.0,
+    ) -> Task | None:
         """Do one of the wanted runs that nobody has: returns which, or `None` where others have them all.
 
-        `work` returns the outcome, with `score`. Whatever it raises ends the claim, so that the run is
-        wanted again. Raises `StudyError` where the database can't be written.
+        `work` returns the outcome, with `score`. Whatever it raises ends the claim, so that the run is wanted
+        again; where it raises `stops`, the seconds it was given are noted. Raises `StudyError` where the
+        database can't be written.
         """
         with _told(self.storage.url):
             trial = self._claim(wanted)
         if trial is None:
             return None
         task, states = _task(trial), _optuna().trial.TrialState
+        began = time.perf_counter()
         try:
             with self._beating(trial):
                 outcome = work(task)
-        except BaseException:
+        except BaseException as error:
             with contextlib.suppress(Exception):  # what went wrong first is said; a dead claim ends by itself
+                if isinstance(error, stops):
+                    trial.set_user_attr("stopped", max(given_s, time.perf_counter() - began))
                 self._tell(trial, state=states.FAIL)
             raise
         with _told(self.storage.url):

@@ -9,7 +9,7 @@ epochs), and who climbs begins anew (docs/decisions/0007). The last rung repeats
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
 from frostline.comparison.cells import Cell
@@ -46,17 +46,11 @@ class Task:
 
 @dataclass(frozen=True)
 class Race:
-    """The rungs, for `candidates` candidates and `folds` folds a repeat; some may not even start."""
+    """The rungs, for `candidates` candidates and `folds` folds a repeat."""
 
     rungs: tuple[Rung, ...]
     candidates: int
     folds: int
-    left_out: tuple[int, ...] = ()  # there is no time for them
-
-    @property
-    def starting(self) -> list[int]:
-        """Who enters the first rung."""
-        return [c for c in range(self.candidates) if c not in self.left_out]
 
     def tasks(self, rung: int, entering: Iterable[int]) -> list[Task]:
         """Return the runs of one rung, cell by cell, so that every candidate has been seen early."""
@@ -74,7 +68,7 @@ class Race:
         A rung that is not finished lets nobody in.
         """
         if rung == 0:
-            return self.starting
+            return list(range(self.candidates))
         before = self.entering(rung - 1, scores)
         tasks = self.tasks(rung - 1, before)
         if not before or any(task not in scores for task in tasks):
@@ -113,77 +107,28 @@ class Race:
                 return [c for c in begun if means[c] == max(means.values())]
         return []
 
-    def repeated(self, scores: Mapping[Task, float]) -> list[int]:
-        """Return those who have been seen on every repeat with their whole schedule."""
-        cells = {Cell(r, fold) for rung in self.rungs for r in rung.repeats for fold in range(self.folds)}
-        whole = range(self.candidates)
-        return [c for c in whole if all(Task(c, 1.0, cell) in scores for cell in cells)]
 
+def plan(count: int, *, folds: int, repeats: int) -> Race:
+    """Return the race where nobody waits: everything for few candidates, else halving.
 
-def plan(
-    short_s: Sequence[float],
-    whole_s: Sequence[float],
-    *,
-    folds: int,
-    repeats: int,
-    seconds: float | None = None,
-) -> Race:
-    """Return the most thorough race that is expected to fit into the seconds; without a limit, halving.
-
-    `short_s` and `whole_s` are each candidate's seconds for one run. Everything is repeated where there is
-    time for it. Where not even halving fits, those listed late don't start, nor do those too slow for what
-    is left: a few seen often say more than many that nobody can tell apart. Where no two fit, the race is
-    planned all the same, and stops when its time is up.
+    With a limit on time there is no race: see `frostline.comparison.anytime`.
     """
-    count = len(whole_s)
-    everyone = range(count)
-    most, once, halving = (Race(rungs, count, folds) for rungs in _rungs(count, repeats, folds))
-    if seconds is None:
-        return most if count < FEWEST_TO_HALVE else halving
-    for planned in (most, once, halving):
-        if expected_s(planned, short_s, whole_s) <= seconds:
-            return planned
-    started, thrifty = list[int](), halving
-    for candidate in everyone:
-        more = [*started, candidate]
-        rungs = _rungs(len(more), repeats, folds)[-1]
-        planned = Race(rungs, count, folds, tuple(c for c in everyone if c not in more))
-        if expected_s(planned, short_s, whole_s) <= seconds:
-            started, thrifty = more, planned
-    return thrifty if len(started) > 1 else halving
-
-
-def _rungs(count: int, repeats: int, folds: int) -> tuple[tuple[Rung, ...], ...]:
-    """Return the rungs of three races, the most thorough first: everything, finalists repeated, halving."""
-    some = tuple(range(repeats))
-    most = (Rung(1.0, some, count),)
-    finalists = min(count, max(2, round(FINALISTS * count)))
-    once = (Rung(1.0, (0,), count), Rung(1.0, some[1:], finalists)) if repeats > 1 else most
     if count < FEWEST_TO_HALVE:
-        return most, once, once
+        return everything(count, folds, repeats)
+    some = tuple(range(repeats))
     climbing = max(2, math.ceil(CLIMB * count))
+    finalists = min(climbing, max(2, round(FINALISTS * count)))
     halving = (
         Rung(1.0, (0,), count, FIRST_FOLDS) if folds > FIRST_FOLDS else Rung(SHORT, (0,), count),
         Rung(1.0, (0,), climbing),
-        Rung(1.0, some[1:], min(finalists, climbing)),
+        Rung(1.0, some[1:], finalists),
     )
-    return most, once, halving if repeats > 1 else halving[:2]
+    return Race(halving if repeats > 1 else halving[:2], count, folds)
 
 
 def everything(count: int, folds: int, repeats: int) -> Race:
     """Return the race without a race: every candidate on every repeat."""
     return Race((Rung(1.0, tuple(range(repeats)), count),), count, folds)
-
-
-def expected_s(race: Race, short_s: Sequence[float], whole_s: Sequence[float]) -> float:
-    """Return what a race is expected to take, if any candidate is as likely to climb as another."""
-    total, seen = 0.0, set[tuple[float, Cell]]()
-    for number, rung in enumerate(race.rungs):
-        each = whole_s if rung.share == 1.0 else short_s
-        fresh = {(rung.share, cell) for cell in race.cells(number)} - seen
-        total += rung.enter * len(fresh) * _mean(each[c] for c in race.starting)
-        seen |= fresh
-    return total
 
 
 def _mean(values: Iterable[float]) -> float:

@@ -155,7 +155,7 @@ def measured(backbone: Backbone, classes: int, threads: int | None = None) -> tu
     image = torch.zeros((1, 3, size, size), device=numerics.device())
     taken: list[float] = []
     used = 0.0
-    with numerics.threads(threads or torch.get_num_threads()), torch.inference_mode():
+    with numerics.threads(numerics.thread_count(threads)), torch.inference_mode():
         for turn in range(WARM + TIMED):
             if turn == WARM:
                 taken, used = [], time.process_time()  # the clock begins

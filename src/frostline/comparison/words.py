@@ -7,7 +7,7 @@ from typing import Any
 
 
 def verdict_lines(result: Mapping[str, Any]) -> list[str]:
-    """Say who won, by how much, whether that means anything, and what the test part says."""
+    """Say who won, by how much, and whether that means anything."""
     winner = titled(result)
     lines = [_first(result)]
     for found in sorted(result["differences"], key=lambda d: d["mean"])[:2]:
@@ -16,7 +16,10 @@ def verdict_lines(result: Mapping[str, Any]) -> list[str]:
         lines.append(f"{found['leader']} over {found['other']}: {span}, {word}.")
     if found := result.get("interpolation"):
         lines.append(_gone_back(found, result["metric"]))
-    if not result["finished"]:
+    lines += [_promising(found, result) for found in result.get("promising", [])]
+    if result.get("ended_because"):
+        lines.append(str(result["ended_because"]))
+    elif not result["finished"]:
         lines.append("The time was up before the race was: more minutes would repeat more of the strategies.")
     if result.get("left_out"):
         lines.append(f"More minutes would let {', '.join(result['left_out'])} race, too.")
@@ -25,15 +28,13 @@ def verdict_lines(result: Mapping[str, Any]) -> list[str]:
             f"No time was left to train {winner} on every image: the model that answers learned from those "
             "of one split. The same command with more minutes goes on."
         )
-    if result["accuracy"] is not None:
-        span = f"{100 * result['low']:.1f}–{100 * result['high']:.1f} %"
-        seen = result["test_looks"]  # an earlier study of these images may have looked at it, too
-        looks = "read once" if seen == 1 else f"looked at {seen} times by now"
-        lines.append(
-            f"On the test part, {looks}, {winner} trained on train and val answers "
-            f"{100 * result['accuracy']:.1f} % right ({span})."
-        )
     return lines
+
+
+def _promising(found: Mapping[str, Any], result: Mapping[str, Any]) -> str:
+    """Say who is ahead on the folds that it was asked about, which are not all."""
+    ahead = f"{100 * found['ahead']:+.1f} points beside {found['beside']} on the same images"
+    return f"{found['strategy']} is promising: {found['folds']} of {result['folds']} folds, {ahead}."
 
 
 def _gone_back(found: Mapping[str, Any], metric: str) -> str:
@@ -60,11 +61,16 @@ def titled(result: Mapping[str, Any]) -> str:
 def _first(result: Mapping[str, Any]) -> str:
     winner, repeats = titled(result), result["repeats"]
     seen = f"{repeats} repeat{'s' if repeats != 1 else ''}" if repeats else "part of the first repeat"
+    if result.get("judged_on_folds", result.get("folds")) != result.get("folds"):
+        seen = (
+            f"one hold-out of {result['out_of_fold']['images']} images"
+            if repeats == 1
+            else f"{repeats} hold-outs"
+        )
     if len(result["standings"]) == 1:
         return f"{winner} was the only one asked for, seen on {seen}."
     if not result["differences"]:
-        after = seen if repeats else "the first short runs" if _short(result) else "its first runs"
-        return f"{winner} leads after {after}: too few to name a winner."
+        return f"{winner} was judged on {seen}, and no other was: too few to name a winner."
     leader = result["differences"][0]["leader"]
     if result["separated"]:
         return f"{winner} wins over {seen}, separated from every other strategy that was repeated."
@@ -75,7 +81,3 @@ def _first(result: Mapping[str, Any]) -> str:
     if all(found["separated"] for found in result["differences"]):
         return f"{winner} leads over {seen}, ahead of every other: too few to name a winner."
     return f"{winner} leads over {seen}, too close to the next to call, and no cheaper one is as near."
-
-
-def _short(result: Mapping[str, Any]) -> bool:
-    return bool(result["out_of_fold"]["share"] < 1.0)

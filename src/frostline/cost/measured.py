@@ -7,7 +7,7 @@ the next, so it may hold several of the backbone's stages where it offers few cu
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 PIXEL_CHANNELS = 3
@@ -34,6 +34,15 @@ class Learning:
     backward_s: float
     fixed_s: float  # forward and backward of a step, whatever its images
     kept_bytes: float  # held from forward to backward
+
+    def times(self, ratio: float) -> Learning:
+        """Return what takes `ratio` times as long."""
+        return replace(
+            self,
+            forward_s=ratio * self.forward_s,
+            backward_s=ratio * self.backward_s,
+            fixed_s=ratio * self.fixed_s,
+        )
 
 
 @dataclass(frozen=True)
@@ -97,6 +106,9 @@ class Rates:
     summary_s: float  # a run's figures of test
     peaks: Peaks
     notes: tuple[str, ...] = ()  # what is doubtful about them
+    device: str = ""  # what they were measured on, by name
+    others: float = 0.0  # cores' worth of work that others did when they were measured, or checked last
+    factor: float = 1.0  # what whole runs took beside what these rates say; every prediction is times this
 
     @property
     def parameters(self) -> int:
@@ -112,6 +124,11 @@ class Rates:
     def pixel_bytes(self) -> int:
         """An image as the network takes it, before normalising."""
         return PIXEL_CHANNELS * self.size**2
+
+    @property
+    def pass_s(self) -> float:
+        """An image from its file through all layers in plain float32, as final figures are computed."""
+        return self.file_s + self.crop_s + self.normalise_s + sum(s.evaluation_s for s in self.stages)
 
     @property
     def last(self) -> StageRates:
@@ -133,6 +150,21 @@ class Rates:
     def below(self, cut: int, rate: Callable[[StageRates], float]) -> float:
         """Sum a rate over the stages that are frozen at `cut`."""
         return sum(rate(stage) for stage in self.stages if stage.cut < cut)
+
+    def times(self, ratio: float) -> Rates:
+        """Return the rates of a network that takes `ratio` times as long in everything it computes."""
+        stages = tuple(
+            replace(
+                stage,
+                frozen_s=ratio * stage.frozen_s,
+                evaluation_s=ratio * stage.evaluation_s,
+                learning={name: each.times(ratio) for name, each in stage.learning.items()},
+            )
+            for stage in self.stages
+        )
+        around = ("normalise_s", "touch_s", "step_s", "update_s", "copy_s", "frozen_copy_s")
+        changed: dict[str, Any] = {name: ratio * getattr(self, name) for name in around}
+        return replace(self, stages=stages, **changed)
 
     def as_dict(self) -> dict[str, Any]:
         """The rates as plain data."""

@@ -19,7 +19,8 @@ BESIDE = 0.17
 class Cost:
     """What a run takes: wall seconds, bytes of memory above the imports, bytes of rows in the store.
 
-    `parts` is the seconds by item. The measured error is in docs/LOG.md.
+    `parts` is the seconds by item, `rows` how many rows a run with an empty store computes to keep them. The
+    measured error is in docs/LOG.md.
     """
 
     seconds: float
@@ -27,6 +28,7 @@ class Cost:
     peak_memory_upper_bytes: int
     disk_bytes: int
     parts: dict[str, float]
+    rows: int = 0
 
 
 def predict(
@@ -69,10 +71,12 @@ def predict(
     held = peak(rates, job, walked)
     walked.seconds["fresh memory"] += rates.touch_s * (held.expected - rates.peaks.base)
     walked.seconds["beside"] = BESIDE * sum(walked.seconds.values())
+    parts = {item: rates.factor * seconds for item, seconds in walked.seconds.items()}
     return Cost(
-        seconds=sum(walked.seconds.values()),
+        seconds=sum(parts.values()),
         peak_memory_bytes=held.expected,
         peak_memory_upper_bytes=held.upper,
         disk_bytes=0 if rows == "compute" else round(walked.disk_bytes),
-        parts=dict(walked.seconds),
+        parts=parts,
+        rows=0 if rows == "compute" else walked.rows,
     )

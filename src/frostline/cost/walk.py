@@ -28,7 +28,7 @@ HELD_BYTES = 64_000_000  # rows of a phase that training keeps in memory (traini
 FOLDS = 5  # of the probe's choice of L2, and of the flip test
 FLIP_IMAGES = 600  # at most, in the flip test (training/flips.py)
 CHOICE_IMAGES = 4000  # at most, in the choice of L2 (probe.MOST_FOR_CHOICE)
-GRID = 11  # L2s that a choice tries (probe.GRID)
+GRID, TRIED = 11, 6  # L2s in the grid (probe.GRID); of them a choice usually tries so many (probe.choose)
 FILES = 8  # small files that a run writes one by one
 LOOKED_AT = 16  # images decoded, twice, before rows of a cut are kept or computed (training/keeping.py)
 THUMBNAILS = 64  # test images that a run keeps small (training/figures.py)
@@ -80,6 +80,7 @@ class Walked:
 
     seconds: dict[str, float] = field(default_factory=lambda: defaultdict(float))
     disk_bytes: float = 0.0
+    rows: int = 0  # that it would hold
     kept: dict[int, tuple[int, ...]] = field(default_factory=dict)  # cut → views
     reads_figures: bool = False  # rows of val and test are kept in float32
 
@@ -107,6 +108,10 @@ class Walk:
             self._solve()
         self._figures()
         return self.found
+
+    def _kept(self, images: int, row_bytes: int) -> None:
+        self.found.disk_bytes += images * row_bytes
+        self.found.rows += images
 
     def _add(self, item: str, seconds: float) -> None:
         self.found.seconds[item] += seconds
@@ -157,7 +162,7 @@ class Walk:
             return
         self._filled.add(place)
         row_bytes = rates.at(cut).row_bytes
-        self.found.disk_bytes += images * row_bytes
+        self._kept(images, row_bytes)
         if self.job.warm:
             return
         early = max((c for c, p, v in self._filled if (p, v) == (part, view) and c < cut), default=0)
@@ -203,7 +208,7 @@ class Walk:
         self._head_rows("flip test", images, pixels=False)
         if not self.job.warm:  # mirrored ones
             self._add("flip test", self._forward(last, images))
-        self.found.disk_bytes += images * rates.last.row_bytes
+        self._kept(images, rates.last.row_bytes)
 
     def _head_rows(self, item: str, images: int, *, pixels: bool = True) -> None:
         """The features of the plain view: read, or computed and kept."""
@@ -214,7 +219,7 @@ class Walk:
         if known:
             return
         self._filled.add((last, "train", 0))
-        self.found.disk_bytes += images * rates.last.row_bytes
+        self._kept(images, rates.last.row_bytes)
         if not self.job.warm:
             if pixels:
                 self._add("decode", images * (rates.file_s + rates.crop_s))
@@ -254,10 +259,11 @@ class Walk:
         """
         self._head_rows("frozen layers", self.job.train)
         chosen = min(self.job.train, CHOICE_IMAGES)
-        path = self.rates.solve if self.job.settings.solver == "ridge" else self.rates.solve_grid
-        folds = FOLDS * path.at(self._numbers(chosen * (FOLDS - 1) / FOLDS))
-        self._add("head solved for", folds + path.at(self._numbers(self.job.train)))
-        self._add("head solved for", GRID * self.rates.temperature_s)
+        ridge = self.job.settings.solver == "ridge"
+        path, share = (self.rates.solve, 1.0) if ridge else (self.rates.solve_grid, TRIED / GRID)
+        folds = FOLDS * share * path.at(self._numbers(chosen * (FOLDS - 1) / FOLDS))
+        self._add("head solved for", folds + self.rates.solve.at(self._numbers(self.job.train)))
+        self._add("head solved for", TRIED * self.rates.temperature_s)
 
     # --- training ----------------------------------------------------------------------------------------
 
@@ -338,7 +344,7 @@ class Walk:
             self._add("final figures", images * rates.above(cut, lambda stage: stage.evaluation_s))
             if keeps:
                 self._find(cut, True)
-                self.found.disk_bytes += images * row_bytes
+                self._kept(images, row_bytes)
                 self._add("final figures", images * rates.read.at(row_bytes))
             if not (keeps and job.warm) and images:
                 self._add("final figures", images * (rates.file_s + rates.crop_s))

@@ -1,5 +1,7 @@
 """Labelled images, however they arrive, as one Manifest with three parts of fixed roles.
 
+labels                                     what a label may be, for all of them
+cells ── columns ── tables                 which cells of a table hold what
 sources ── folders · tables · objects · pairs      what each way of handing over images says
 formats · dicom · listing                  what files are, and which of a folder are pictures
 depth ── rendering ── decoding             the one decoder: any file to upright RGB, or why not
@@ -15,13 +17,15 @@ asked ── sorting                           images without labels; copied to 
 
 from __future__ import annotations
 
-from frostline.dataset.asked import Question, questions
+from frostline.dataset.asked import Asked, Question, questions
 from frostline.dataset.decoding import open_image
 from frostline.dataset.folding import numbered
 from frostline.dataset.indexing import in_threads
+from frostline.dataset.labels import is_missing, read_labels
 from frostline.dataset.listing import find_images, is_study
 from frostline.dataset.loading import load_data
 from frostline.dataset.manifest import Manifest
+from frostline.dataset.objects import CHANNELS
 from frostline.dataset.pairs import Pairs, unlabelled
 from frostline.dataset.recognition import Recognised, fingerprints_of, recognised
 from frostline.dataset.rendering import Rendering, as_options
@@ -31,7 +35,9 @@ from frostline.dataset.sorting import Sorted, doubted_name, folder_names, sort_i
 from frostline.dataset.tables import read_paths
 
 __all__ = [
+    "CHANNELS",
     "PARTS",
+    "Asked",
     "Conflict",
     "Manifest",
     "Pairs",
@@ -48,12 +54,14 @@ __all__ = [
     "fingerprints_of",
     "folder_names",
     "in_threads",
+    "is_missing",
     "is_study",
     "load_data",
     "notes_on",
     "numbered",
     "open_image",
     "questions",
+    "read_labels",
     "read_paths",
     "recognised",
     "shown_as",

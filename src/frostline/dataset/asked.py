@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,7 +18,7 @@ from frostline.dataset.objects import picture
 from frostline.dataset.remote import Fetcher, Place, images_below, is_address, masked
 from frostline.dataset.shards import images_in, is_shards
 from frostline.dataset.tables import read_paths
-from frostline.errors import DamagedImage, DataError
+from frostline.errors import DamagedImage, DataError, RunWarning
 
 TABLES = (".csv", ".parquet")
 OBJECTS = "OUST"  # kinds of numpy arrays that hold paths or objects, not pixels
@@ -76,8 +77,8 @@ class Asked:
     others: tuple[str, ...] = ()
 
 
-def questions(images: Any) -> Asked:
-    """List what is asked about.
+def questions(images: Any, path_column: str | None = None) -> Asked:
+    """List what is asked about; `path_column` is the column of a table that holds the paths.
 
     `images`: a folder (flat or by class), a file, a CSV with a column `path`, an address such as
     s3://bucket/new of a folder or a file, tar shards; a PIL image; an array (H, W) or (H, W, 3), uint8 or
@@ -86,8 +87,8 @@ def questions(images: Any) -> Asked:
     Raises `DataError` for anything else, and where there is no image.
     """
     if not _is_several(images):
-        return _single(images, "image")
-    whole = _together(_single(item, f"image[{n}]") for n, item in enumerate(images))
+        return _single(images, "image", path_column)
+    whole = _together(_single(item, f"image[{n}]", path_column) for n, item in enumerate(images))
     if not whole.questions:
         raise DataError("No image found in nothing. Expected a folder, files or images.")
     return whole
@@ -114,9 +115,9 @@ def _kind(array: Any) -> str:
     return getattr(getattr(array, "dtype", None), "kind", "-")  # a torch tensor's has none
 
 
-def _single(item: Any, name: str) -> Asked:
+def _single(item: Any, name: str, path_column: str | None) -> Asked:
     if isinstance(item, str | Path):
-        return _named(str(item))
+        return _named(str(item), path_column)
     if isinstance(item, bytes | Image.Image) or hasattr(item, "shape"):
         return Asked((Question(name, item),))
     raise DataError(
@@ -125,7 +126,7 @@ def _single(item: Any, name: str) -> Asked:
     )
 
 
-def _named(text: str) -> Asked:
+def _named(text: str, path_column: str | None) -> Asked:
     """List what a path or an address names."""
     path, fetcher = Path(text), Fetcher()
     ending = path.suffix.lower()
@@ -145,13 +146,13 @@ def _named(text: str) -> Asked:
         return Asked(
             tuple(Question(str(image), image) for image in listing.images), tuple(map(str, listing.others))
         )
-    return _together(_of_row(path, listed) for listed in read_paths(path))
-
-
-def _of_row(table: Path, listed: str) -> Asked:
-    """Return the image that a row of a table names."""
-    there = listed if is_address(listed) else str(table.parent / listed)
-    return _named(there) if is_address(there) else Asked((Question(there, Path(there)),))
+    listed, notes = read_paths(path, path_column)
+    for note in notes:
+        warnings.warn(f"{path}: {note}", RunWarning, stacklevel=2)
+    return _together(
+        _named(there, None) if is_address(there) else Asked((Question(there, Path(there)),))
+        for there in listed
+    )
 
 
 def _fetched(fetcher: Fetcher, names: Iterable[str]) -> Asked:

@@ -5,13 +5,13 @@ from __future__ import annotations
 import unicodedata
 from pathlib import Path
 
-from frostline.dataset.layout import SplitNames, Tree, layout_of
+from frostline.dataset.layout import Layout, SplitNames, Tree, layout_of
 from frostline.dataset.listing import (
     find_images,
     is_hidden,
     is_picture,
-    is_study,
     missing_message,
+    own,
     walk_files,
 )
 from frostline.dataset.sources import Found, Source, listing
@@ -40,6 +40,7 @@ def read_folder(root: Path, split_names: SplitNames = None) -> Source:
     for path in layout.unlabelled:
         _set_aside(root.joinpath(*path), source)
     inside = _folders(root)
+    source.notes += [_left_out(root, folder, kind) for folder, kind in _own_inside(root, layout)]
     if not source.found:
         raise DataError(_nothing_found(root, inside))
     if len(inside) == 1 and len(_folders(inside[0])) > 1 and layout.classes_in == {(): ""}:
@@ -73,9 +74,11 @@ def _read_classes(folder: Path, part: str, source: Source) -> None:
     """Add every file of every class folder; image files beside them have no label and are set aside."""
     assert source.root is not None
     for child in sorted(folder.iterdir()):
-        if is_hidden(child.name) or is_study(child):
+        if is_hidden(child.name):
             continue
         if child.is_dir():
+            if own(child):
+                continue
             _read_class(child, part, source)
         elif is_picture(child):
             path = child.relative_to(source.root).as_posix()
@@ -85,7 +88,9 @@ def _read_classes(folder: Path, part: str, source: Source) -> None:
 def _read_class(folder: Path, part: str, source: Source) -> None:
     assert source.root is not None
     label = unicodedata.normalize("NFC", folder.name)  # macOS spells é as two characters
-    files = walk_files(folder)
+    ours: list[tuple[Path, str]] = []
+    files = walk_files(folder, ours)
+    source.notes += [_left_out(source.root, place, kind) for place, kind in sorted(ours)]
     source.found += [Found(file.relative_to(source.root).as_posix(), label, split=part) for file in files]
     if not files:
         source.notes.append(f"The folder {folder.relative_to(source.root).as_posix()} is empty.")
@@ -93,7 +98,20 @@ def _read_class(folder: Path, part: str, source: Source) -> None:
 
 def _folders(folder: Path) -> list[Path]:
     inside = (child for child in folder.iterdir() if child.is_dir() and not is_hidden(child.name))
-    return sorted(child for child in inside if not is_study(child))
+    return sorted(child for child in inside if not own(child))
+
+
+def _own_inside(root: Path, layout: Layout) -> list[tuple[Path, str]]:
+    """Return the folders of frostline's own that stand where classes or parts do, and what they are."""
+    places = dict.fromkeys([root, *(root.joinpath(*path) for path in layout.classes_in)])
+    inside = (child for place in places for child in sorted(place.iterdir()) if child.is_dir())
+    return [(child, kind) for child in inside if not is_hidden(child.name) and (kind := own(child))]
+
+
+def _left_out(root: Path, folder: Path, kind: str) -> str:
+    article = "an" if kind == "export" else "a"
+    where = folder.relative_to(root).as_posix()
+    return f"{where}/ is {article} {kind} of frostline's, no class: it is left out."
 
 
 def _nothing_found(root: Path, inside: list[Path]) -> str:

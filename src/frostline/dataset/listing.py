@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
+from frostline import places
 from frostline.dataset import formats
 from frostline.errors import DataError, did_you_mean
 
@@ -67,15 +68,23 @@ def is_hidden(name: str) -> bool:
     return name.startswith(".") or name.lower() in HIDDEN_NAMES
 
 
+def own(folder: Path) -> str:
+    """Say what a folder of frostline's own is, "study" or "export": it holds no data. Empty for any other."""
+    if (folder / "study.json").is_file() and ((folder / "runs").is_dir() or (folder / "splits").is_dir()):
+        return "study"
+    return "export" if places.exported_as(folder) else ""
+
+
 def is_study(folder: Path) -> bool:
-    """Whether a folder is a study of frostline's own, whose pictures are no data."""
-    return (folder / "study.json").is_file() and (folder / "runs").is_dir()
+    """Whether a folder is a study."""
+    return own(folder) == "study"
 
 
-def walk_files(folder: Path) -> list[Path]:
+def walk_files(folder: Path, skipped: list[tuple[Path, str]] | None = None) -> list[Path]:
     """List every file below `folder` that is not hidden, sorted; a folder that cannot be opened is one.
 
-    Links are followed, but no folder is walked twice and none that `folder` lies in.
+    Links are followed, but no folder is walked twice and none that `folder` lies in. Folders of frostline's
+    own are left out, and added to `skipped` with what they are.
     """
     files: list[Path] = []
     waiting, seen = [folder], {parent.resolve() for parent in folder.resolve().parents}
@@ -86,12 +95,15 @@ def walk_files(folder: Path) -> list[Path]:
             continue
         seen.add(target)
         try:
-            entries = [entry for entry in here.iterdir() if not is_hidden(entry.name) and not is_study(entry)]
+            entries = [entry for entry in here.iterdir() if not is_hidden(entry.name)]
         except OSError:
             files.append(here)
             continue
         folders = [entry for entry in entries if entry.is_dir()]
-        waiting += folders
+        ours = {entry: kind for entry in folders if (kind := own(entry))}
+        if skipped is not None:
+            skipped += ours.items()
+        waiting += [entry for entry in folders if entry not in ours]
         files += sorted(set(entries) - set(folders))
     return sorted(files)
 

@@ -13,6 +13,7 @@ from frostline.dataset.copies import NOTHING_ALIKE, Likeness
 from frostline.dataset.describing import about_split
 from frostline.dataset.folders import read_folder
 from frostline.dataset.indexing import Indexed, Progress, index, likeness_of, look_at_special
+from frostline.dataset.labels import settled
 from frostline.dataset.layout import SplitNames, checked, written
 from frostline.dataset.listing import missing_message
 from frostline.dataset.manifest import Manifest
@@ -45,6 +46,8 @@ def load_data(
     progress: Progress | None = None,
     workers: int = 0,
     study: str | Path | None = None,
+    path_column: str | None = None,
+    label_column: str | None = None,
 ) -> Manifest:
     """Read labelled images from wherever they are and split them into train, val and test.
 
@@ -70,6 +73,8 @@ def load_data(
         alpha_background: What transparent pixels are laid on: "white", "grey", "black" or "R,G,B"; without
             it, as `study` has it, else white, or grey where white would hide images.
         progress: Called now and then with (what, done, total).
+        path_column: The column of a table, or of a Hugging Face dataset, that holds the images.
+        label_column: The one that holds the labels.
         workers: Threads for reading and decoding files; 0 = none besides this one.
         study: Folder of a study: images that it knows keep their part, and folds, in it. What comes to tie
             images of two parts together is set aside with those of the part that guards less.
@@ -82,7 +87,8 @@ def load_data(
     _demand_shares(test=test, val=val)
     show, earlier = showing.wished(intensity_range, alpha_background), showing.kept_in(study)
     before = Assignment() if study is None else assigned(study)
-    read = _source_of(source, checked(split_names))
+    read = _source_of(source, checked(split_names), path_column, label_column)
+    settled(read)
     memory = Memory()
     usable = index(read, memory, progress, workers)
     if near_copies:
@@ -121,18 +127,22 @@ def _demand_shares(**shares: float) -> None:
         raise UsageError(f"Found {', '.join(wrong)}; expected a share of the images, from 0 up to but not 1.")
 
 
-def _source_of(source: Any, split_names: SplitNames) -> Source:
+def _source_of(
+    source: Any, split_names: SplitNames, path_column: str | None, label_column: str | None
+) -> Source:
     """List what `source` holds. Raises `DataError` where it is nothing of the kind."""
+    if (path_column or label_column) and not _has_columns(source):
+        raise UsageError("A path column and a label column can be named for a table, which this is not.")
     if isinstance(source, str) and is_address(source):
         return _source_at_address(source, split_names)
     if isinstance(source, str | Path):
-        return _source_at(Path(source).expanduser(), split_names)
+        return _source_at(Path(source).expanduser(), split_names, path_column, label_column)
     if split_names:
         raise UsageError("split_names is for folders; a table or a data set names its parts itself.")
     if isinstance(source, Pairs):
         return read_pairs(source)
     if objects.is_hugging_face(source):
-        return objects.read_hugging_face(source)
+        return objects.read_hugging_face(source, path_column, label_column)
     if objects.is_indexable(source):
         return objects.read_torch(source)
     raise DataError(
@@ -152,7 +162,15 @@ def _source_at_address(address: str, split_names: SplitNames) -> Source:
     return read_remote_folder(address, split_names)
 
 
-def _source_at(path: Path, split_names: SplitNames) -> Source:
+def _has_columns(source: Any) -> bool:
+    if isinstance(source, str | Path):
+        return str(source).lower().endswith(TABLE_SUFFIXES)
+    return objects.is_hugging_face(source)
+
+
+def _source_at(
+    path: Path, split_names: SplitNames, path_column: str | None, label_column: str | None
+) -> Source:
     if split_names and not path.is_dir() and path.exists():
         raise UsageError(f"split_names is for folders, and {path} is a file: it names its parts itself.")
     if is_shards(path.name) and not path.is_dir():
@@ -166,7 +184,7 @@ def _source_at(path: Path, split_names: SplitNames) -> Source:
             f"{path} is a single file; expected a folder with a folder per class, or a table ending in "
             f"{' or '.join(TABLE_SUFFIXES)}.{did_you_mean(path.suffix.lower(), TABLE_SUFFIXES)}"
         )
-    return read_table(path)
+    return read_table(path, path_column, label_column)
 
 
 def _group_by_file(usable: Sequence[Indexed], read: Source) -> None:

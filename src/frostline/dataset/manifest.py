@@ -31,6 +31,7 @@ from frostline.errors import DamagedImage, DataError
 
 # Images decoded between two writes to the memory and two calls of `progress`: a second or less of work.
 CHECK_CHUNK_IMAGES = 128
+SHOWN_CLASSES = 6  # in a line
 
 Pairs = folding.Pairs
 Progress = Callable[[str, int, int], None]
@@ -58,6 +59,14 @@ class Manifest:
     learned: frozenset[str] = frozenset()  # digests that the model has learned from: never held out
     earlier_folds: Folds = field(default_factory=dict, compare=False, repr=False)  # as a study remembers
     items: Items | None = field(default=None, compare=False, repr=False)  # images handed over in memory
+
+    def __repr__(self) -> str:
+        """What a person wants to see first: how many, of what, in which parts."""
+        parts = [f"{len(samples):,} {part}" for part in PARTS if (samples := self.part(part))]
+        names = ", ".join(self.classes[:SHOWN_CLASSES]) + (", …" if self.classes[SHOWN_CLASSES:] else "")
+        aside = f", {len(self.set_aside):,} files set aside" if self.set_aside else ""
+        many = f"{len(self.samples):,} images of {len(self.classes):,} classes ({names})"
+        return f"<Manifest: {many}: {', '.join(parts)}{aside}>"
 
     def part(self, name: str) -> tuple[Sample, ...]:
         """Return the samples of one part, in the manifest's order. Raises `DataError` for another name."""

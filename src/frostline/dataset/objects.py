@@ -6,7 +6,7 @@ length and items. Items are named "dataset[12]", or "train[12]" where there are 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -14,13 +14,17 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
+from frostline.dataset.labels import LABEL_COLUMNS, read_labels
 from frostline.dataset.sources import Found, Source, listing, part_named, unknown_part
 from frostline.errors import DamagedImage, DataError, did_you_mean
 
 NAME = "dataset"  # what an item's path starts with where the source has no parts
 
-# Column names that mean "the label" where no column is a ClassLabel, in the order they are tried.
-LABEL_COLUMNS = ("label", "labels", "class", "class_name", "category", "target")
+CHANNELS = (3, 4)  # RGB and RGBA
+ROW_OF_AN_IMAGE = (
+    "An image has shape {shape}: that is one row of an image (h, w, channels), so one image was handed over "
+    "as if it were several. Hand over a batch of one: x[None], or [x]."
+)
 
 Content = Image.Image | bytes
 
@@ -47,21 +51,24 @@ def read_torch(dataset: Any) -> Source:
     _demand_steady(dataset)
     names = _class_names(dataset)
     source = Source(None, items=_Fetcher({NAME: partial(_torch_item, dataset)}))
+    values: dict[str, Any] = {}
     for index in range(len(dataset)):
         path = f"{NAME}[{index}]"
         try:
-            label = _label(dataset[index][1], names)
-        except DataError:
-            raise
+            values[path] = dataset[index][1]
         except Exception as error:  # the person's own code; one item must not stop the rest
             source.aside.append((Found(path, ""), _failed(error)))
-            continue
-        source.found.append(Found(path, label))
+    labels = read_labels(values.values(), names)
+    source.found = [Found(path, label) for path, label in zip(values, labels, strict=True)]
     return source
 
 
-def read_hugging_face(source: Any) -> Source:
+def read_hugging_face(
+    source: Any, image_column: str | None = None, label_column: str | None = None
+) -> Source:
     """List a Hugging Face Dataset or DatasetDict by its Image, ClassLabel and, if there, "group" columns.
+
+    `image_column` and `label_column` name them where there are several.
 
     Raises:
         DataError: it is streamed, has no such columns, or its parts have unknown names.
@@ -75,7 +82,7 @@ def read_hugging_face(source: Any) -> Source:
     fetchers: dict[str, Callable[[int], Content]] = {}
     result = Source(None)
     for name, table in tables.items():
-        fetchers[name] = _read_part(name, table, result)
+        fetchers[name] = _read_part(name, table, result, image_column, label_column)
     result.items = _Fetcher(fetchers)
     return result
 
@@ -97,6 +104,8 @@ def picture(item: Any) -> Image.Image:
         raise DataError(
             f"An image has shape {tuple(pixels.shape)}; expected (H, W), (H, W, 3) or a tensor (C, H, W)."
         )
+    if pixels.ndim == 2 and pixels.shape[1] in CHANNELS:
+        raise DataError(ROW_OF_AN_IMAGE.format(shape=tuple(pixels.shape)))
     if pixels.size == 0 or pixels.dtype.kind not in "biuf":
         raise DataError(
             f"An image has shape {tuple(pixels.shape)} of {pixels.dtype}; expected bytes or floats in 0–1, "
@@ -146,24 +155,6 @@ def _class_names(dataset: Any) -> list[str]:
     return []
 
 
-def _label(value: Any, names: list[str]) -> str:
-    """Return an item's label as text. Raises `DataError` where it is neither a name nor a whole number."""
-    if isinstance(value, str):
-        return value
-    array = np.asarray(value.detach().cpu().numpy() if hasattr(value, "detach") else value)
-    if array.size != 1 or array.dtype.kind not in "iub":
-        raise DataError(
-            f"A label is {value!r}; expected one name or whole number an image (several labels for one "
-            "image, and soft labels, are not supported yet)."
-        )
-    number = int(array.reshape(())) if array.ndim == 0 else int(array.reshape(-1)[0])
-    if names and not 0 <= number < len(names):
-        raise DataError(
-            f"A label is {number}, but the dataset names {len(names)} classes, 0 to {len(names) - 1}."
-        )
-    return names[number] if names else str(number)
-
-
 def _torch_item(dataset: Any, index: int) -> Content:
     return picture(dataset[index][0])
 
@@ -192,29 +183,33 @@ def _failed(error: Exception) -> str:
     return f"cannot be had from the dataset ({type(error).__name__}: {error})"
 
 
-def _read_part(name: str, table: Any, result: Source) -> Callable[[int], Content]:
+def _read_part(
+    name: str, table: Any, result: Source, image_column: str | None, label_column: str | None
+) -> Callable[[int], Content]:
     """Add one Hugging Face table's rows to `result`; return the function from row to image."""
     features = table.features
     if not features:
         raise DataError(
             f"The Hugging Face table {name!r} has no typed columns; expected Image and ClassLabel ones."
         )
-    image_column, label_column = _image_column(features), _label_column(features)
-    feature = features[label_column]
-    label_names = getattr(feature, "names", None)
+    image_column = _column_called(image_column, features) or _image_column(features)
+    label_column = _column_called(label_column, features) or _label_column(features)
     plain = table.with_format(None)
-    labels = plain[label_column][:]
+    labels = read_labels(plain[label_column][:], _names(features[label_column]))
     groups = plain["group"][:] if "group" in features else [None] * len(labels)
     part = part_named(name) or ""
-    for index, (value, group) in enumerate(zip(labels, groups, strict=True)):
-        path = f"{name}[{index}]"
-        if value is None or (label_names and value == -1):  # -1 is how hidden test labels are stored
-            result.aside.append((Found(path, ""), "has no label"))
-            continue
-        label = label_names[value] if label_names else str(value)
-        result.found.append(Found(path, label, "" if group is None else str(group), part))
+    result.found += [
+        Found(f"{name}[{index}]", label, "" if group is None else str(group), part)
+        for index, (label, group) in enumerate(zip(labels, groups, strict=True))
+    ]
     encoded = plain.cast_column(image_column, type(features[image_column])(decode=False))
     return partial(_hugging_face_item, encoded, image_column)
+
+
+def _names(feature: Any) -> Sequence[str]:
+    """Return a ClassLabel's names, through a list of them, else nothing."""
+    inner = feature[0] if isinstance(feature, list) and feature else getattr(feature, "feature", feature)
+    return tuple(getattr(inner, "names", None) or ())
 
 
 def _encoded(value: dict[str, Any] | None) -> bytes:
@@ -225,6 +220,14 @@ def _encoded(value: dict[str, Any] | None) -> bytes:
         return bytes(value["bytes"])
     with open(value["path"], "rb") as file:
         return file.read()
+
+
+def _column_called(name: str | None, features: Mapping[str, Any]) -> str | None:
+    if name and name not in features:
+        raise DataError(
+            f"There is no column {name!r} among {', '.join(features)}.{did_you_mean(name, features)}"
+        )
+    return name
 
 
 def _image_column(features: Mapping[str, Any]) -> str:

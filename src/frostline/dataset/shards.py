@@ -13,6 +13,7 @@ from pathlib import PurePosixPath
 from typing import Any
 
 from frostline.dataset import formats
+from frostline.dataset.labels import read_labels
 from frostline.dataset.remote import (
     MAX_OBJECT_BYTES,
     Fetcher,
@@ -98,26 +99,27 @@ def _matching(address: str) -> list[str]:
 def _read_shard(address: str, source: Source, fetcher: Fetcher) -> None:
     """Add one shard's images. A key's files follow each other, as WebDataset demands."""
     name, members = masked(address).removeprefix("file://"), _looked_through(address)
-    labels = {_key(path): text for path, place, text in members if place is None and _says_label(path)}
+    said = {_key(path): value for path, place, value in members if place is None and _says_label(path)}
+    labels = dict(zip(said, read_labels(said.values()), strict=True))
     for path, place, text in members:
         shown = f"{name}!{path}"
         if place is None:
             if not _says_label(path):
                 source.aside.append((Found(shown, ""), text))
-        elif labels.get(_key(path)):
+        elif _key(path) in labels:
             source.found.append(Found(fetcher.add(shown, place), labels[_key(path)]))
         else:
             source.aside.append((Found(shown, ""), "has no label beside it (.cls or .json)"))
 
 
-def _looked_through(address: str) -> list[tuple[str, Place | None, str]]:
+def _looked_through(address: str) -> list[tuple[str, Place | None, Any]]:
     try:
         return patiently(address, lambda: list(_members(address)))
     except (FileNotFoundError, PermissionError) as error:
         raise refusal(address, error) from None
 
 
-def _members(address: str) -> Iterator[tuple[str, Place | None, str]]:
+def _members(address: str) -> Iterator[tuple[str, Place | None, Any]]:
     """Yield (path, place, "") of images, (path, None, label) of labels, (path, None, reason) of the rest."""
     system, path = filesystem(address)
     shard = place_of(address, system.info(path))
@@ -143,7 +145,7 @@ def _begins_as_picture(tar: tarfile.TarFile, member: tarfile.TarInfo) -> bool:
 
 def _member(
     tar: tarfile.TarFile, member: tarfile.TarInfo, shard: Place
-) -> tuple[str, Place | None, str] | None:
+) -> tuple[str, Place | None, Any] | None:
     path = PurePosixPath(member.name)
     if member.isdir() or path.name.startswith("."):
         return None
@@ -167,8 +169,8 @@ def _refused(name: str, reason: str) -> tuple[str, None, str]:
     return f"{name} ", None, reason  # the space keeps it from being taken for a label file
 
 
-def _label(tar: tarfile.TarFile, member: tarfile.TarInfo) -> str:
-    """Return what a label file says, "" where it says nothing."""
+def _label(tar: tarfile.TarFile, member: tarfile.TarInfo) -> Any:
+    """Return what a label file says, a text or any value of JSON; "" where it says nothing."""
     file = tar.extractfile(member)
     text = file.read().decode("utf-8", "replace").strip() if file else ""
     if not member.name.endswith(".json"):
@@ -178,7 +180,7 @@ def _label(tar: tarfile.TarFile, member: tarfile.TarInfo) -> str:
     except ValueError:
         return ""
     values = [said.get(name) for name in JSON_NAMES] if isinstance(said, dict) else []
-    return next((str(value) for value in values if value is not None), "")
+    return next((value for value in values if value is not None), "")
 
 
 def _says_label(path: str) -> bool:

@@ -1,77 +1,174 @@
-"""A CSV or Parquet table of `path,label[,split][,group]`, paths relative to the table or absolute."""
+"""A CSV or Parquet table of `path,label[,split][,group]`, paths relative to the table or absolute.
+
+cells ── columns ── tables      the cells; which column is what; the images
+"""
 
 from __future__ import annotations
 
-import csv
-import io
-import unicodedata
-from collections import Counter
-from collections.abc import Iterable
-from dataclasses import replace
-from difflib import get_close_matches
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import Any
 
+from frostline.dataset.cells import Cells, as_text, own_bytes, read_cells
+from frostline.dataset.columns import IS_VALID, Chosen, choose
+from frostline.dataset.formats import suffixes
+from frostline.dataset.labels import read_labels
+from frostline.dataset.listing import is_hidden
 from frostline.dataset.remote import Fetcher, Place, is_address, masked
 from frostline.dataset.sources import Found, Source, listing, part_named, unknown_part
-from frostline.errors import DataError, did_you_mean
+from frostline.errors import DataError
 
-REQUIRED = ("path", "label")
-OPTIONAL = ("split", "group")
-KNOWN = frozenset((*REQUIRED, *OPTIONAL))
-
-# Choices, far above any table of labels, far below what fills a memory: a Parquet file of a few kilobytes can
-# claim billions of rows.
-MAX_COLUMNS = 10_000
-MAX_ROWS = 50_000_000
-
-# A column this close to an optional one ("groups", "splits") is a slip that would leak a split; other columns
-# people have ("width", "source", "species", "fold", "patient") score .67 and below.
-SLIP_LIKENESS = 0.8
-
-SHOWN = 20  # columns named in a message
-
-Row = dict[str, str]
+# What fastai and pandas write for true and false, in lower case.
+TRUTH = {"true": "val", "1": "val", "yes": "val", "false": "train", "0": "train", "no": "train", "": "train"}
 
 
-def read_table(path: Path) -> Source:
+def read_table(path: Path, path_column: str | None = None, label_column: str | None = None) -> Source:
     """List the images that a table names. Whether the files are there is found out later.
 
     Raises:
         DataError: everything that is wrong with the table, at once.
     """
-    columns, rows = _read_parquet(path) if path.suffix.lower() == ".parquet" else _read_csv(path)
-    mistakes = _column_mistakes(columns)
-    if not mistakes and not rows:
-        mistakes = ["it has a header but no rows"]
-    if mistakes:
-        raise DataError(f"{path} cannot be used:{listing(mistakes)}")
+    cells, chosen = _opened(path, {"path": path_column, "label": label_column})
+    lines, rows = _columns(path, cells, chosen)
+    if not lines:
+        raise DataError(f"{path} cannot be used:{listing(['it has a header but no rows'])}")
     root = path.resolve().parent
     source = Source(root, hint=f"Paths that are not absolute count from the table's folder, {root}.")
-    mistakes = _collect(rows, source)
+    names = Names(root, cells.western)
+    try:
+        labels = read_labels(rows["label"])
+    except DataError as error:
+        raise DataError(f"{path}: {error}") from None
+    mistakes = [*cells.mistakes, *_collect(lines, rows, labels, names, source)]
     _add_addresses(source)
+    source.notes += [*cells.notes, *chosen.notes, *names.notes()]
     if mistakes:
         raise DataError(f"{path} has {len(mistakes)} mistake(s):{listing(mistakes)}")
     return source
 
 
-def read_paths(path: Path) -> list[str]:
-    """Return the column "path" of a table that needs no other column. Raises `DataError` without one."""
-    columns, rows = _read_parquet(path) if path.suffix.lower() == ".parquet" else _read_csv(path)
-    if "path" not in columns:
-        raise DataError(f"{path} has no column 'path' ({_listed(columns)}).{did_you_mean('path', columns)}")
-    return [row["path"] for _, row in rows if row["path"]]
+def read_paths(path: Path, path_column: str | None = None) -> tuple[list[str], list[str]]:
+    """Return the images that a table names, as `read_table` finds them, and notes on what was assumed.
+
+    Files are named from where the program runs, others by their address. No other column is needed.
+    Raises `DataError` where no column holds paths.
+    """
+    cells, chosen = _opened(path, {"path": path_column})
+    _, rows = _columns(path, cells, chosen)
+    names = Names(path.parent, cells.western)
+    found = [names.find(text) for value in rows["path"] if (text := as_text(value))]
+    mistakes = [*cells.mistakes, *names.mistakes]
+    if mistakes:
+        raise DataError(f"{path} has {len(mistakes)} mistake(s):{listing(mistakes)}")
+    places = [text if is_address(text) else str(path.parent / text) for text in found]
+    return places, [*cells.notes, *chosen.notes, *names.notes()]
 
 
-def _collect(rows: Iterable[tuple[int, Row]], source: Source) -> list[str]:
+def _opened(path: Path, named: dict[str, str | None]) -> tuple[Cells, Chosen]:
+    cells = read_cells(path)
+    chosen = choose(cells.columns, named)
+    if chosen.mistakes:
+        raise DataError(f"{path} cannot be used:{listing(chosen.mistakes)}")
+    return cells, chosen
+
+
+def _columns(path: Path, cells: Cells, chosen: Chosen) -> tuple[list[int], dict[str, list[Any]]]:
+    """Return the rows' line numbers, and the chosen columns by what they are."""
+    rows = cells.rows(list(chosen.places.values()))
+    columns = zip(*(values for _, values in rows), strict=True) if rows else [[] for _ in chosen.places]
+    found = {role: list(values) for role, values in zip(chosen.places, columns, strict=True)}
+    if any(isinstance(value, dict | list) for value in found["path"]):
+        name = cells.columns[chosen.places["path"]]
+        raise DataError(
+            f"The column {name!r} of {path} holds images or records, not paths. Where it is a Hugging Face "
+            "dataset, hand over datasets.load_dataset(...) in Python."
+        )
+    return [line for line, _ in rows], found
+
+
+@dataclass(slots=True)
+class Names:
+    """From a path as a table writes it to that of a file, counting what had to be assumed."""
+
+    folder: Path
+    western: bool = False  # names may be bytes that were read as letters
+    windows: int = 0
+    added: dict[str, int] = field(default_factory=dict)  # by the suffix that was added
+    mistakes: list[str] = field(default_factory=list)
+    _stems: dict[Path, dict[str, list[str]]] = field(default_factory=dict)
+
+    def find(self, text: str) -> str:
+        """Return the path of the file that is meant, or `text` where there is no telling."""
+        if is_address(text):
+            return text
+        try:
+            return self._found(text)
+        except (OSError, ValueError):  # too long a name, a NUL: said when it is read
+            return text
+
+    def _found(self, text: str) -> str:
+        odd = self.western and not text.isascii()
+        bare = Path(text.replace("\\", "/")).suffix.lower() not in suffixes()
+        if not (odd or bare or "\\" in text) or (self.folder / text).exists():
+            return text
+        if odd and (self.folder / own_bytes(text)).exists():
+            return own_bytes(text)
+        other = text.replace("\\", "/")  # written on Windows
+        if other != text and (self.folder / other).exists():
+            self.windows += 1
+            return other
+        return self._with_suffix(other) or text
+
+    def _with_suffix(self, text: str) -> str:
+        """Return the path of the one image of this name, "" where there is none."""
+        place = self.folder / text
+        if place.parent not in self._stems:
+            self._stems[place.parent] = _stems(place.parent)
+        fitting = self._stems[place.parent].get(place.name, [])
+        if len(fitting) > 1:
+            self.mistakes.append(f"{text} has no suffix. Did you mean {' or '.join(sorted(fitting)[:3])}?")
+        if len(fitting) != 1:
+            return ""
+        suffix = fitting[0][len(place.name) :]
+        self.added[suffix] = self.added.get(suffix, 0) + 1
+        return text + suffix
+
+    def notes(self) -> list[str]:
+        """Say what was assumed."""
+        found = [f"{self.windows} path(s) were read with / for \\."] if self.windows else []
+        for suffix, count in sorted(self.added.items()):
+            found.append(f"{count} path(s) had no suffix, and were read as the {suffix} files of that name.")
+        return found
+
+
+def _stems(folder: Path) -> dict[str, list[str]]:
+    """Return the images of a folder by their names without suffix."""
+    found: dict[str, list[str]] = {}
+    for name in os.listdir(folder) if folder.is_dir() else ():
+        stem, suffix = os.path.splitext(name)
+        if suffix.lower() in suffixes() and not is_hidden(name):
+            found.setdefault(stem, []).append(name)
+    return found
+
+
+def _collect(
+    lines: Sequence[int], rows: dict[str, list[Any]], labels: Sequence[str], names: Names, source: Source
+) -> list[str]:
     """Add every row to `source`; return what is wrong with them."""
     mistakes: list[str] = []
     first: dict[str, tuple[int, Found]] = {}
     repeats = 0
-    for line, row in rows:
-        found, wrong = _found(row, source.root or Path())
-        mistakes += [f"row {line}: {words}" for words in wrong]
-        if wrong:
+    parts, wrong = _parts(lines, rows, source)
+    mistakes += wrong
+    groups = [as_text(value) for value in rows.get("group", [""] * len(lines))]
+    paths = [as_text(value) for value in rows["path"]]
+    for line, path, label, part, group in zip(lines, paths, labels, parts, groups, strict=True):
+        if not path:
+            mistakes.append(f"row {line}: path is empty")
             continue
+        found = Found(_reference(names.find(path), source.root or Path()), label, group, part)
         before = first.setdefault(found.path, (line, found))
         if before[0] == line:
             source.found.append(found)
@@ -81,17 +178,32 @@ def _collect(rows: Iterable[tuple[int, Row]], source: Source) -> list[str]:
         mistakes += [f"row {line}: {difference}"] if difference else []
     if repeats and not mistakes:
         source.notes.append(f"{repeats} row(s) repeat an earlier row and count once.")
-    return mistakes
+    return mistakes + names.mistakes
 
 
-def _found(row: Row, root: Path) -> tuple[Found, list[str]]:
-    """Return one row as `Found`, and what is wrong with it."""
-    wrong = [f"{name} is empty" for name in REQUIRED if not row[name]]
-    part = part_named(row.get("split", "")) or ""
-    if row.get("split") and not part:
-        wrong.append(unknown_part(row["split"]))
-    path = _reference(row["path"], root) if row["path"] else ""
-    return Found(path, unicodedata.normalize("NFC", row["label"]), row.get("group", ""), part), wrong
+def _parts(lines: Sequence[int], rows: dict[str, list[Any]], source: Source) -> tuple[list[str], list[str]]:
+    """Return each row's part, "" where none is given, and the rows that name another."""
+    if IS_VALID in rows:
+        said = [as_text(value).lower() for value in rows[IS_VALID]]
+        wrong = [
+            f"row {line}: {IS_VALID} {text!r} is neither true nor false"
+            for line, text in zip(lines, said, strict=True)
+            if text not in TRUTH
+        ]
+        parts = [TRUTH.get(text, "") for text in said]
+        source.notes.append(
+            f"The column {IS_VALID!r} was read as fastai does: {parts.count('val')} image(s) are val, "
+            f"{parts.count('train')} train."
+        )
+        return parts, wrong
+    said = [as_text(value) for value in rows.get("split", [""] * len(lines))]
+    known = {text: part_named(text) or "" for text in set(said)}
+    wrong = [
+        f"row {line}: {unknown_part(text)}"
+        for line, text in zip(lines, said, strict=True)
+        if text and not known[text]
+    ]
+    return [known[text] for text in said], wrong
 
 
 def _add_addresses(source: Source) -> None:
@@ -114,15 +226,9 @@ def _reference(text: str, root: Path) -> str:
         return text
     path = root / text
     try:
-        if "\\" in text and not path.exists() and (other := root / text.replace("\\", "/")).exists():
-            path = other  # written on Windows
         if ".." in path.parts:
             path = path.resolve()
-    except (
-        OSError,
-        ValueError,
-        RuntimeError,
-    ):  # too long a name, a NUL, a loop of links: said when it is read
+    except (OSError, ValueError, RuntimeError):  # too long a name, a NUL, a loop of links
         path = root / text
     return path.relative_to(root).as_posix() if path.is_relative_to(root) else path.as_posix()
 
@@ -136,97 +242,3 @@ def _difference(line: int, before: Found, now: Found) -> str:
             shown = masked(now.path) if is_address(now.path) else now.path
             return f"{shown} has {name} {new!r} here and {old!r} in row {line}; expected one{more}"
     return ""
-
-
-def _slip(name: str, columns: list[str]) -> str:
-    """Name the column that is probably meant to be `name`."""
-    near = get_close_matches(name, [c for c in columns if c not in REQUIRED], n=1, cutoff=SLIP_LIKENESS)
-    return f"; rename {near[0]!r} to {name!r}" if near else ""
-
-
-def _column_mistakes(columns: list[str]) -> list[str]:
-    """Say which columns are missing, doubled or probably misspelt."""
-    named = _listed(columns)
-    if len(columns) > MAX_COLUMNS:
-        return [f"it has {len(columns):,} columns ({named}); expected at most {MAX_COLUMNS:,}"]
-    mistakes = [
-        f"column {name!r} is missing ({named}){_slip(name, columns)}"
-        for name in REQUIRED
-        if name not in columns
-    ]
-    mistakes += [f"column {name!r} appears twice" for name, count in Counter(columns).items() if count > 1]
-    for name in OPTIONAL:
-        slip = get_close_matches(name, columns, n=1, cutoff=SLIP_LIKENESS)
-        if slip and name not in columns:
-            mistakes.append(
-                f"column {slip[0]!r} is not known. Did you mean {name!r}? Rename it, or leave it out."
-            )
-    return mistakes
-
-
-def _listed(columns: list[str]) -> str:
-    """Name the columns that were found, as many as a message bears."""
-    shown = [repr(name[:80]) for name in columns[:SHOWN]]
-    more = f" and {len(columns) - SHOWN:,} more" if len(columns) > SHOWN else ""
-    return f"found {', '.join(shown) or 'none'}{more}"
-
-
-def _read_csv(path: Path) -> tuple[list[str], list[tuple[int, Row]]]:
-    """Return a CSV's column names and its rows with their line numbers; comma, semicolon or tab."""
-    try:
-        text = path.read_text(encoding="utf-8-sig")
-    except UnicodeDecodeError as error:
-        raise DataError(
-            f"{path} is not UTF-8 text ({error.reason} at byte {error.start}): save it as UTF-8."
-        ) from error
-    header = text.split("\n", 1)[0]
-    delimiter = max(",;\t", key=header.count)
-    reader = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter)
-    try:
-        columns = _names(next(reader, []))
-        lines = [(reader.line_num, cells) for cells in reader if any(map(str.strip, cells))]
-    except csv.Error as error:
-        raise DataError(f"{path} is not a readable CSV: {error} (line {reader.line_num}).") from error
-    known = [(place, name) for place, name in enumerate(columns) if name in KNOWN]
-    return columns, [(line, _row(known, cells)) for line, cells in lines]
-
-
-def _row(known: list[tuple[int, str]], cells: list[str]) -> Row:
-    """Return a row's known columns alone: a short row must not grow to the width of its table."""
-    return {name: cells[place].strip() if place < len(cells) else "" for place, name in known}
-
-
-def _read_parquet(path: Path) -> tuple[list[str], list[tuple[int, Row]]]:
-    """Return a Parquet file's column names and its rows, numbered from 1."""
-    import pyarrow
-    import pyarrow.parquet
-
-    try:
-        about = pyarrow.parquet.read_metadata(path)
-        if about.num_rows > MAX_ROWS or about.num_columns > MAX_COLUMNS:
-            raise DataError(
-                f"{path} says it has {about.num_rows:,} rows and {about.num_columns:,} columns; expected "
-                f"at most {MAX_ROWS:,} and {MAX_COLUMNS:,}."
-            )
-        schema = pyarrow.parquet.read_schema(path)
-        wanted = [name for name in schema.names if name.strip().lower() in (*REQUIRED, *OPTIONAL)]
-        table = pyarrow.parquet.read_table(path, columns=wanted)
-    except (pyarrow.ArrowException, OSError, ValueError) as error:  # names that are no UTF-8, too
-        raise DataError(f"{path} is not a readable Parquet file: {error}") from error
-    kept = _names(wanted)
-    values = [[_cell(value) for value in table.column(name).to_pylist()] for name in wanted]
-    rows = [dict(zip(kept, cells, strict=True)) for cells in zip(*values, strict=True)]
-    return _names(schema.names), list(enumerate(rows, start=1))
-
-
-def _names(columns: Iterable[str]) -> list[str]:
-    return [column.strip().lower() for column in columns]
-
-
-def _cell(value: object) -> str:
-    """Return a Parquet value as text; a whole number keeps no decimal point, a missing value is empty."""
-    if value is None or value != value:  # NaN, the missing value of a column of floats
-        return ""
-    if isinstance(value, float) and value.is_integer():
-        value = int(value)
-    return str(value).strip()

@@ -21,7 +21,8 @@ from frostline.record import PACKAGES, digest_of, look_at_test
 from frostline.reporting import words
 from frostline.reporting.making import gathered
 from frostline.reporting.naming import shortened
-from frostline.reporting.words import Found, between, counted, percent
+from frostline.reporting.words import Found
+from frostline.sentences import between, caveats, counted, percent
 
 CLASSES_SHOWN = 60  # the rest are in config.json
 # Licences the hub knows by these names; others are "other" there, with their name beside it.
@@ -124,6 +125,7 @@ def _worth(subject: Subject, found: Found) -> Iterator[str]:
             f"Accuracy {percent(result['accuracy'])} (95 % interval {span}) on "
             f"{counted(result['n_test'], 'image')} of the test part, which it did not learn from."
         )
+        yield from caveats(result)
     if result.get("val_accuracy") is not None:
         yield (
             f"Accuracy {percent(result['val_accuracy'])} on {counted(result['n_val'], 'image')} of the val "

@@ -11,7 +11,7 @@ from pathlib import Path
 
 from frostline import places
 from frostline.errors import StudyError
-from frostline.zoo.delta import CONFIG, exported_as
+from frostline.places import CONFIG, exported_as
 
 OLD = "old"  # the ending of an earlier export while the new one takes its place
 

@@ -10,7 +10,7 @@ from typing import Any
 
 from torch import nn
 
-from frostline import places
+from frostline import places, writing
 from frostline.backbone import Backbone
 from frostline.errors import UsageError, did_you_mean
 from frostline.exporting import card, folder, programs, proof, thawed, weights
@@ -103,7 +103,8 @@ def export(
         "run": found.folder.name,
         "strategy": found.config["strategy"],
         "model": found.config["model"],
-        "why": found.why,
+        "why": found.best.why,
+        "passed_over": [one.as_dict() for one in found.best.passed_over],
         "classes": len(found.classes),
         "temperature": found.predictor.temperature,
         "files": files,
@@ -134,7 +135,7 @@ def _check(to: str, with_preprocessing: bool) -> None:
 
 def _finish(found: Subject, to: str, new: Path, written: Written, check: Proof) -> list[dict[str, Any]]:
     """Write the model card and `config.json`, which says which files are the export's; list them."""
-    (new / CARD).write_text(card.text(found, to, written, check), encoding="utf-8")
+    (new / CARD).write_bytes(writing.encoded(card.text(found, to, written, check)))
     names = sorted({path.name for path in new.iterdir()} | {delta.CONFIG})
     told = {
         "export": to,

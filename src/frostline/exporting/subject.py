@@ -11,6 +11,7 @@ from torch import nn
 
 from frostline import heads
 from frostline.backbone import Backbone, Preprocessing
+from frostline.best import Best, best_of
 from frostline.dataset import Rendering
 from frostline.prediction import Predictor, rebuilt
 from frostline.record import RunFolder, Study
@@ -24,7 +25,7 @@ class Subject:
 
     study: Path
     folder: RunFolder
-    why: str
+    best: Best  # why this run, and what was passed over
     config: dict[str, Any]
     result: dict[str, Any]
     backbone: Backbone  # with random weights: where the head is, and how the network is built
@@ -65,7 +66,8 @@ class Subject:
 def subject(study: str | Path, run: str | None, module: nn.Module | None) -> Subject:
     """Return the run that answers for a study, or the one called `run`. Raises `StudyError`, `ModelError`."""
     kept = Study.existing(study)
-    folder, why = kept.best(run)
+    best = best_of(kept, run)
+    folder = best.folder
     config, result = folder.read("config.json"), folder.read("result.json")
     backbone, model = rebuilt(folder, module)
     temperature = float(result["temperature"])
@@ -73,7 +75,7 @@ def subject(study: str | Path, run: str | None, module: nn.Module | None) -> Sub
     return Subject(
         kept.path,
         folder,
-        why,
+        best,
         config,
         result,
         backbone,

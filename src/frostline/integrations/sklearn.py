@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from functools import lru_cache
 from pathlib import Path
@@ -26,7 +26,7 @@ from torch import nn
 
 from frostline import metrics, numerics, places
 from frostline.backbone import Backbone
-from frostline.dataset import Pairs, load_data, unlabelled
+from frostline.dataset import CHANNELS, Pairs, is_missing, load_data, read_labels, unlabelled
 from frostline.errors import FrostlineError
 from frostline.frozen import Frozen, features, logits
 from frostline.heads import build_head
@@ -240,11 +240,22 @@ def _images(X: Any) -> Sequence[Any]:
                 f"Found array with {array.ndim} dimension(s), shape {array.shape}; {wanted}. "
                 "Reshape your data: X.reshape(n, h, w)."
             )
+        if _is_tensor(X) and array.ndim in (3, 4) and array.shape[-3] in CHANNELS:
+            array = np.moveaxis(array, -3, -1)  # torch's (n, channels, h, w)
+        if array.ndim == 3 and array.shape[2] in CHANNELS:
+            raise ValueError(
+                f"Found array of shape {np.shape(X)}, which is one image; {wanted}. "
+                "Hand over a batch of one: X[None]."
+            )
         texts = array.ndim == 1 and array.dtype.kind in "OUST"
         images = [item if isinstance(item, Path) or not texts else _text(item) for item in array]
     if not len(images):
         raise ValueError(f"Found array with 0 sample(s) while a minimum of 1 is required; {wanted}.")
     return images
+
+
+def _is_tensor(X: Any) -> bool:
+    return hasattr(X, "detach")
 
 
 def _text(item: Any) -> Any:
@@ -254,7 +265,19 @@ def _text(item: Any) -> Any:
 def _labels(y: ArrayLike | None, count: int) -> NDArray[Any]:
     if y is None:
         raise ValueError("FrostlineClassifier requires y to be passed, but the target y is None.")
+    values = list(y) if isinstance(y, Iterable) else []
+    missing = sum(map(is_missing, values))
+    if missing:
+        raise ValueError(
+            f"Input y contains NaN: {missing} of {len(values)} labels are missing (None, NaN, NA or blank). "
+            "Leave those images out."
+        )
+    if not any(isinstance(value, float | np.floating) for value in values):
+        read_labels(values)  # several labels for one image are refused as everywhere
     labels: NDArray[Any] = column_or_1d(y, warn=True)
+    kinds = sorted({type(value).__name__ for value in labels}) if labels.dtype == object else []
+    if "str" in kinds and len(kinds) > 1:
+        raise ValueError(f"Labels are of several kinds ({', '.join(kinds)}); expected one, as y.astype(str).")
     check_classification_targets(labels)
     if len(labels) != count:
         raise ValueError(f"Found {count} image(s) and {len(labels)} label(s); expected as many of each.")

@@ -1,11 +1,13 @@
 """What this machine needs for one network: how it computes best, and the seconds and bytes of each stage.
 
-ways (the numeric plans that are timed) → learning · upkeep (stages and what surrounds them) → measuring
+ways (the numeric plans that are timed) → learning · correcting (stages; what whole runs say) → measuring
 
-What was measured once on a machine is remembered, and a run after `measure` times nothing anew.
+What was measured once on a machine is remembered, and a run after `measure` times nothing anew. Remembered
+rates are checked by one timing before they predict anything, and whole runs correct them.
 """
 
-from frostline.rates.measuring import measure
+from frostline.rates.correcting import Expected, learn
+from frostline.rates.measuring import measure, ready
 from frostline.rates.ways import (
     FROZEN_BATCH,
     TRIAL,
@@ -20,11 +22,14 @@ from frostline.rates.ways import (
 __all__ = [
     "FROZEN_BATCH",
     "TRIAL",
+    "Expected",
     "forward",
     "frozen_way",
     "glimpse_s",
+    "learn",
     "measure",
     "prefix_s",
+    "ready",
     "timing_s",
     "training_plan",
 ]

@@ -13,12 +13,12 @@ import numpy as np
 import torch
 
 from frostline import backbone as bb
-from frostline import metrics, numerics, places, probe
+from frostline import metrics, numerics, places, probe, processor
 from frostline.backbone import Backbone, Cut
 from frostline.cost import Learning, Line, Peaks, Rates, StageRates
 from frostline.frozen import Frozen, Way
 from frostline.images import EVALUATION_BATCH, Images, contact_sheet
-from frostline.rates import learning, ways
+from frostline.rates import correcting, learning, ways
 from frostline.store import Store
 from frostline.timing import PeakMemory, imported_baseline_bytes, resident_bytes
 
@@ -50,17 +50,22 @@ def measure(
     `classes` the new head's width (0: as many as the images have). Rates of the network are remembered; a
     run after this has nothing left to time. Resets this process's high-water mark of memory.
     """
-    count = threads or torch.get_num_threads()
+    count = numerics.thread_count(threads)
     classes = classes or len(images.manifest.classes)
     timed = _as_wide(classes)
     way = ways.frozen_way(backbone, threads=threads)
-    what = f"stages {ways.named(backbone)} batch {batch} classes {timed}"
-    found = numerics.measured(what, lambda: _network(backbone, way, batch, timed, count), count)
+    fresh: list[bool] = []
+
+    def network() -> dict[str, Any]:
+        fresh.append(True)
+        return _network(backbone, way, batch, timed, count)
+
+    found = numerics.measured(_what(backbone, batch, classes), network, count)
     found["stages"][-1]["parameters"] -= (timed - classes) * (backbone.feature_width + 1)
     with numerics.threads(count), Store() as store:
         around = {**found["around"], **_pictures(images), **_disk(store), **_figures(classes)}
         around |= {**_solving(backbone.feature_width, classes), "find": _finding(backbone, way, store)}
-    return Rates(
+    rates = Rates(
         name=backbone.name,
         size=backbone.preprocessing.size,
         threads=count,
@@ -74,8 +79,33 @@ def measure(
         evaluation_batch=EVALUATION_BATCH,
         **around,
         peaks=Peaks(base=_base_bytes(), **found["peaks"]),
-        notes=_notes(found["given"]),
+        notes=_notes(found["given"]) if fresh else (),
+        device=numerics.device_name(),
+        others=processor.free().others,
+        factor=correcting.factor(backbone, count),
     )
+    return rates if fresh else correcting.checked(rates, backbone, found["check"])
+
+
+def ready(backbone: Backbone, *, batch: int = 32, threads: int | None = None, classes: int) -> bool:
+    """Whether `measure` finds the network timed on this machine, so that it takes a second or two."""
+    count = threads or torch.get_num_threads()
+
+    def absent() -> dict[str, Any]:
+        raise numerics.NotTimed
+
+    try:
+        with numerics.nothing_timed():
+            ways.frozen_way(backbone, threads=threads)
+            numerics.measured(_what(backbone, batch, classes), absent, count)
+    except numerics.NotTimed:
+        return False
+    return True
+
+
+def _what(backbone: Backbone, batch: int, classes: int) -> str:
+    """Name what is timed of a network, for it to be remembered by."""
+    return f"stages {ways.named(backbone)} batch {batch} classes {_as_wide(classes)}"
 
 
 def _as_wide(classes: int) -> int:
@@ -88,7 +118,7 @@ def _notes(given: float) -> tuple[str, ...]:
         return ()
     doubt = (
         f"Something else used the processor while rates were measured ({given:.0%} of its time was left): "
-        f"predicted times are doubtful. To measure anew, delete {places.home() / 'rates'}."
+        "predicted times are doubtful until a timing or the first runs have corrected them."
     )
     return (doubt,)
 
@@ -160,7 +190,9 @@ def _network(backbone: Backbone, way: Way, batch: int, classes: int, threads: in
         "step": steps.peak_bytes,
     }
     given = min(given, _given(threads))
-    return {"stages": stages, "learning": steps.rates, "around": around, "peaks": peaks, "given": given}
+    check = correcting.check_of(backbone, sum(evaluation_s), threads)
+    found = {"stages": stages, "learning": steps.rates, "around": around, "peaks": peaks, "given": given}
+    return {**found, "check": check}
 
 
 def _touch_s(works: list[learning.Watched]) -> float:
@@ -264,5 +296,5 @@ def _figures(classes: int) -> dict[str, float]:
 
     return {
         "temperature_s": numerics.seconds(calibrate),
-        "summary_s": numerics.seconds(lambda: metrics.summary(names, targets, answers, 0)),
+        "summary_s": numerics.seconds(lambda: metrics.summary(names, targets, answers, [1] * classes)),
     }

@@ -6,6 +6,7 @@ import copy
 import functools
 import itertools
 from collections.abc import Callable
+from weakref import WeakKeyDictionary
 
 import torch
 from torch import Tensor, nn
@@ -20,6 +21,7 @@ from frostline.numerics import NumericPlan
 # image at 96 px and 1.00 to 1.03 at 224 px, on one and two threads (7 interleaved pairs): not worth a timing.
 FROZEN_BATCH = 64
 PASSES = 2  # through the frozen stages one by one; the shortest of each stage counts
+REPEATED = 15  # passes, where they are short, by which worlds are told apart
 GLIMPSE = 4  # images with which it is found how slow a network is, before anything else is timed
 # What deciding by timings passes forward, in images: three precisions of the frozen layers four times, three
 # training steps as often at three times a forward pass, one cut's prefix.
@@ -70,8 +72,25 @@ def prefix_s(backbone: Backbone, way: Way, cut: Cut) -> float:
 
 
 def glimpse_s(backbone: Backbone, threads: int | None = None) -> float:
-    """Return the seconds an image takes through all layers in float32, roughly and soon."""
-    return prefix_s(backbone, Way(numerics.exact_plan(threads), GLIMPSE), backbone.cuts[-1])
+    """Return the seconds an image takes through all layers in float32, roughly and soon.
+
+    Timed once in a process, not remembered for longer: it decides what there is time for.
+    """
+    count = numerics.thread_count(threads)
+    known = _glimpses.setdefault(backbone, {})
+    if count not in known:
+        known[count] = pass_s(backbone, GLIMPSE, count) / GLIMPSE
+    return known[count]
+
+
+def pass_s(backbone: Backbone, images: int, threads: int) -> float:
+    """Return the seconds of a forward pass of so many images in float32, timed now."""
+    way = Way(numerics.exact_plan(threads), images)
+    with numerics.threads(threads):
+        return numerics.seconds(forward(backbone, way, backbone.cuts[-1]), repeats=REPEATED)
+
+
+_glimpses: WeakKeyDictionary[Backbone, dict[int, float]] = WeakKeyDictionary()  # by threads
 
 
 def timing_s(backbone: Backbone, threads: int | None = None) -> float:

@@ -6,6 +6,7 @@ import shlex
 from pathlib import PurePath
 from typing import Any
 
+from frostline.best import passed_over_line
 from frostline.dataset import as_options
 from frostline.reporting import charting as b
 from frostline.reporting import charts as c
@@ -13,7 +14,8 @@ from frostline.reporting.charting import Chart
 from frostline.reporting.naming import shortened, visible
 from frostline.reporting.section import Section
 from frostline.reporting.tried import of_network
-from frostline.reporting.words import Found, between, duration, percent
+from frostline.reporting.words import Found, duration
+from frostline.sentences import between, percent
 
 DEFAULTS = {
     "model": "lite0",
@@ -104,7 +106,7 @@ def _pairs(found: Found, advice: dict[str, Any]) -> list[tuple[dict[str, Any], A
 def _proved(found: Found, advice: dict[str, Any]) -> list[str]:
     pairs = _pairs(found, advice)
     if not pairs:
-        return ["None of the strategies it spoke of was run to its end here, so nothing can be said of it."]
+        return ["What was expected can't be held against a figure: none of it was raced to its end here."]
     inside = sum(option["low"] <= row.accuracy <= option["high"] for option, row in pairs)
     line = (
         f"{inside} of {len(pairs)} accuracies that were found lie within what was expected (an interval is "
@@ -193,6 +195,8 @@ def use(found: Found) -> Section | None:
         f"{visible(run.strategy)} answers: {found.told.why}. It is a plain PyTorch model; no part of "
         "frostline is needed to run it further."
     )
+    if found.told.passed_over:
+        section.lead.append(visible(passed_over_line(found.told.passed_over)))
     python = (
         "import frostline\n\n"
         f"for answer in frostline.predict({study!r}, 'new-photos/'):\n"

@@ -8,6 +8,7 @@ from __future__ import annotations
 import warnings
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -47,7 +48,7 @@ class Bin:
     right: float
     low: float
     high: float
-    images: int
+    images: float  # an image asked several times counts in parts where its answers fall into several bins
 
 
 @dataclass(frozen=True)
@@ -94,9 +95,17 @@ def units_of(told: Told, found: Answers) -> list[int] | None:
     return None
 
 
-def losses(told: Told, found: Answers) -> dict[str, float | None]:
-    """Return log loss, Brier score and their 95 % intervals, as `metrics.believed` gives them."""
-    return metrics.believed(found.targets, found.probabilities, units_of(told, found))
+def losses(told: Told, found: Answers) -> dict[str, Any]:
+    """Return log loss, Brier score and their 95 % intervals: as they were stored, else from the table."""
+    race, run = told.comparison, told.answering
+    stored = None
+    if found.basis == "out of fold" and race is not None and race.result is not None:
+        stored = race.result["out_of_fold"]
+    elif found.basis == "test part" and run is not None:
+        stored = run.result
+    if stored and stored.get("log_loss") is not None:
+        return {key: stored[key] for key in metrics.BELIEVED}
+    return metrics.believed(found.targets, found.probabilities, units_of(told, found), images=found.image)
 
 
 def interval(told: Told, found: Answers) -> tuple[float, float, float]:
@@ -106,8 +115,17 @@ def interval(told: Told, found: Answers) -> tuple[float, float, float]:
     return accuracy, *metrics.interval(found.targets, found.guesses, units)
 
 
+def balance(told: Told, found: Answers) -> dict[str, Any] | None:
+    """Return what the accuracy hides, as `metrics.balance` gives it; `None` without a manifest."""
+    if told.data is None or set(told.data.classes) != set(found.classes):
+        return None
+    learned = [told.data.counts[name]["train"] for name in found.classes]
+    return metrics.balance(found.classes, found.targets, found.guesses, learned, found.image)
+
+
 def confusion(found: Answers) -> Ints:
-    """Return counts, (true, answered)."""
+    """Return counts of images, (true, answered), by the mean of an image's answers."""
+    found = found.averaged()
     table = np.zeros((len(found.classes),) * 2, dtype=np.int64)
     np.add.at(table, (found.targets, found.guesses), 1)
     return table
@@ -124,7 +142,8 @@ def classes(found: Answers) -> list[ClassRow]:
         wrong = table[place].copy()
         wrong[place] = 0
         other = int(wrong.argmax())
-        recall = float(table[place, place] / images)
+        mine = found.targets == place
+        recall = float(((found.guesses == place) * found.share)[mine].sum() / images)
         low, high = metrics.wilson(recall, images)
         rows.append(
             ClassRow(
@@ -143,24 +162,27 @@ def classes(found: Answers) -> list[ClassRow]:
 
 def calibration(found: Answers) -> Calibration:
     """Compare what was said (the top probability) with what came true."""
-    top = found.probabilities.max(axis=1)
+    top, weight = found.probabilities.max(axis=1), found.share
     right = found.guesses == found.targets
     edge = np.minimum((top * metrics.BINS).astype(np.int64), metrics.BINS - 1)
     bins = []
     for place in np.unique(edge).tolist():
         mine = edge == place
-        rate, images = float(right[mine].mean()), int(mine.sum())
-        low, high = metrics.wilson(rate, images)
-        bins.append(Bin(float(top[mine].mean()), rate, low, high, images))
-    error = sum(b.images * abs(b.said - b.right) for b in bins) / len(top)
-    return Calibration(tuple(bins), float(error), float(top.mean()), float(right.mean()))
+        images = float(weight[mine].sum())
+        rate, said = (float((values * weight)[mine].sum() / images) for values in (right, top))
+        bins.append(Bin(said, rate, *metrics.wilson(rate, images), images))
+    error = metrics.calibration_error(found.targets, found.probabilities, weight)
+    said, rate = (float((values * weight).sum() / weight.sum()) for values in (top, right))
+    return Calibration(tuple(bins), error, said, rate)
 
 
 def mistakes(found: Answers) -> Ints:
     """Return the rows that were answered wrongly, the most confident first.
 
+    An image that was asked several times counts by the mean of its answers; the rows are of `averaged()`.
     Ranked by how far the answer's probability lies above the label's: the order in which labels are doubted.
     """
+    found = found.averaged()
     rows = np.arange(len(found.targets))
     margin = found.probabilities[rows, found.guesses] - found.probabilities[rows, found.targets]
     wrong = np.flatnonzero(found.guesses != found.targets)
@@ -170,11 +192,13 @@ def mistakes(found: Answers) -> Ints:
 
 
 def doubtful(told: Told, found: Answers, firmly: float = FIRMLY) -> Ints:
-    """Return the rows whose label is likely wrong by confident learning (cleanlab), the likeliest first.
+    """Return the rows of `averaged()` whose label is likely wrong, the likeliest first.
 
+    By confident learning (cleanlab):
     Northcutt, Jiang and Chuang 2021, arXiv 1911.00068; of its suspects those that the answer contradicts
     firmly. Empty where a class has too few images to tell.
     """
+    found = found.averaged()
     counts = np.bincount(found.targets, minlength=len(found.classes))
     if counts.min() < FEWEST_TO_DOUBT or len(found.classes) < 2:
         return np.zeros(0, dtype=np.int64)

@@ -10,7 +10,8 @@ from frostline.reporting.charting import Chart
 from frostline.reporting.naming import told_apart, visible
 from frostline.reporting.reading import object_of
 from frostline.reporting.section import MOST_BARS, MOST_LISTED, Section
-from frostline.reporting.words import Found, between, counted, forgotten_line, percent
+from frostline.reporting.words import Found, forgotten_line, headline
+from frostline.sentences import between, counted, looks, percent
 
 
 def images(found: Found) -> Section | None:
@@ -22,7 +23,7 @@ def images(found: Found) -> Section | None:
     counts, names = data.counts, dict(zip(data.classes, told_apart(data.classes), strict=True))
     parts = [part for part in ("train", "val", "test") if any(n[part] for n in counts.values())]
     total = {part: sum(n[part] for n in counts.values()) for part in parts}
-    roles = {"train": "to learn from", "val": "to choose by", "test": "to test on, once"}
+    roles = {"train": "to learn from", "val": "to choose by", "test": "to test on"}
     section.lead.append(
         f"{counted(len(data.samples), 'image')} in {counted(len(data.classes), 'class', 'classes')}: "
         + ", ".join(f"{total[part]:,} {roles[part]}" for part in parts)
@@ -34,10 +35,10 @@ def images(found: Found) -> Section | None:
         seen = found.told.signals["input_size"] if found.told.signals else "?"
         section.lead.append(f"Typically {width} × {height} pixels; the network looks at {seen} × {seen}.")
     if "test" not in parts:
-        section.lead.append(
-            "There is no test part: every image trained the model, and its accuracy is estimated from models "
-            "that had not seen the image they were asked about."
-        )
+        head = headline(found)
+        section.lead.append(f"There is no test part{f': the accuracy is {head.basis}' if head else ''}.")
+    elif found.told.test_looks is not None:
+        section.lead.append(f"The test part: {looks(found.told.test_looks)}.")
     copies = len(data.samples) - len({sample.digest for sample in data.samples})
     if copies:
         section.lead.append(
@@ -71,7 +72,7 @@ def _classes_chart(counts: dict[str, dict[str, int]], names: dict[str, str], par
     return Chart(
         "classes-images",
         "Images of each class",
-        f"{most:,} images in each class."
+        f"{counted(most, 'image')} in each class."
         if most == fewest
         else f"From {fewest:,} to {most:,} images a class.",
         spec,
@@ -134,8 +135,7 @@ def _depth_sentence(best: dict[str, Any], last: dict[str, Any]) -> str:
         return f"The deepest features are about as good as any: {percent(last['accuracy'])}."
     return (
         f"Those of {best['stage']} know most ({percent(best['accuracy'])}), more than the last ones "
-        f"({percent(last['accuracy'])}): the top of the network is tuned to other pictures, which is where "
-        "letting layers learn pays."
+        f"({percent(last['accuracy'])}): the top of the network is tuned to other pictures."
     )
 
 

@@ -14,7 +14,8 @@ from frostline.reporting.charting import Chart
 from frostline.reporting.naming import shortened, told_apart, visible
 from frostline.reporting.reading import Answers, Told, object_of
 from frostline.reporting.section import MOST_BARS, MOST_CELLS, MOST_COUNTS, Section
-from frostline.reporting.words import BASIS, Found, between, counted, percent
+from frostline.reporting.words import Found, basis
+from frostline.sentences import between, counted, named, percent
 
 MOST_MISTAKES = 24  # shown as pictures
 MOST_PICTURE_BYTES = 60_000  # of one picture; what `looks` writes has a fifth of it
@@ -29,9 +30,17 @@ def classes(found: Found) -> Section | None:
     section = Section("classes", "How good it is, class by class", "Classes")
     rows, names = j.classes(answers), told_apart(answers.classes)
     section.lead.append(
-        f"{counted(len(answers.paths), 'image')}, {BASIS[answers.basis]}. A dot is the share of a class's "
+        f"{counted(answers.images, 'image')}, {basis(found)}. A dot is the share of a class's "
         "images that is recognised; a ring is the share of right answers among those that name the class."
     )
+    never = [names[place] for place in range(len(names)) if place not in {row.place for row in rows}]
+    if never:
+        section.lead.append(f"Never asked, so nothing is known of {named(never)}.")
+    if len(answers.paths) > answers.images:
+        section.lead.append(
+            "Images were asked in several repeats: what is taken for what, and the mistakes, are by the mean "
+            "of an image's answers."
+        )
     section.charts.append(_recall_chart(rows, names, answers))
     if 2 <= len(names) <= MOST_CELLS:
         section.charts.append(_confusion_chart(answers, names))
@@ -111,7 +120,7 @@ def _pairs(answers: Answers) -> list[tuple[int, int, int]]:
 
 def mistakes(found: Found) -> Section | None:
     """The most confident mistakes, with where the network looked."""
-    answers = found.answers
+    answers = found.answers.averaged() if found.answers else None
     if answers is None:
         return None
     rows = j.mistakes(answers)
@@ -119,7 +128,8 @@ def mistakes(found: Found) -> Section | None:
         return None
     section = Section("mistakes", "Where it is wrong and sure of it", "Mistakes")
     looks = _looks(found.told, answers)
-    cards = [_card(found.told, answers, row, looks) for row in rows[:MOST_MISTAKES].tolist()]
+    doubted = _doubted(found)
+    cards = [_card(found.told, answers, row, looks, doubted) for row in rows[:MOST_MISTAKES].tolist()]
     section.lead.append(
         f"{counted(len(rows), 'mistake')} in {counted(len(answers.paths), 'image')}, the most confident first"
         + ("." if len(cards) == len(rows) else f"; these are the first {len(cards)}.")
@@ -142,38 +152,60 @@ def mistakes(found: Found) -> Section | None:
 
 def labels(found: Found) -> Section | None:
     """Images whose label is likely wrong."""
-    answers = found.doubts
+    answers = found.doubts.averaged() if found.doubts else None
     if answers is None or not found.doubtful:
         return None
     section = Section("labels", "Labels worth checking", "Labels")
     looks = _looks(found.told, answers)
-    shown = found.doubtful[:MOST_MISTAKES]
-    many = len(found.doubtful)
+    above = _shown_as_mistakes(found)
+    others = [row for row in found.doubtful if answers.paths[row] not in above]
+    shown, many = others[:MOST_MISTAKES], len(found.doubtful)
     section.lead.append(
         f"{counted(many, 'label')} may be wrong: models that had not seen "
         f"{'the image' if many == 1 else 'these images'} contradict {'it' if many == 1 else 'them'} more "
         "firmly than is usual for the class (confident learning, as in cleanlab). Look before you correct: a "
         "rare but right example looks just the same."
     )
+    if marked := many - len(others):
+        section.lead.append(
+            f"{'All of them' if marked == many else f'{marked} of them'} stand among the mistakes above, and "
+            f"are marked there{'.' if marked == many else '; here are the others.'}"
+        )
     section.more = {
         "cards": [_card(found.told, answers, row, looks) for row in shown],
-        "left_out": many - len(shown),
+        "left_out": len(others) - len(shown),
     }
     return section
+
+
+def _doubted(found: Found) -> frozenset[str]:
+    """Return the paths of the images whose label is doubted."""
+    if found.doubts is None:
+        return frozenset()
+    paths = found.doubts.averaged().paths
+    return frozenset(paths[row] for row in found.doubtful)
+
+
+def _shown_as_mistakes(found: Found) -> frozenset[str]:
+    """Return the paths of the images that stand among the mistakes: none of them is shown again."""
+    if found.answers is None:
+        return frozenset()
+    paths = found.answers.averaged().paths
+    return frozenset(paths[row] for row in j.mistakes(found.answers)[:MOST_MISTAKES].tolist())
 
 
 def trust(found: Found) -> Section | None:
     """Whether stated probabilities can be taken at their word."""
     answers = found.answers
-    if answers is None or len(answers.paths) < 2:
+    if answers is None or answers.images < 2:
         return None
     got = j.calibration(answers)
     section = Section("trust", "Can its probabilities be believed?", "Probabilities")
     gap = 100 * (got.said - got.right)
     word = "too sure" if gap > 0 else "too modest"
     section.lead.append(
-        f"Of answers given with 90 %, nine in ten should be right. On average it says {percent(got.said)} "
-        f"and is right {percent(got.right)} of the time"
+        f"Of answers given with 90 %, nine in ten should be right. Of the images asked it says "
+        f"{percent(got.said)} on average, and {percent(got.right)} were right"
         + (f": {abs(gap):.1f} points {word}." if abs(gap) >= 1 else ": well matched.")
         + f" The mean gap over all levels is {100 * got.error:.1f} points (expected calibration error, "
         f"{metrics.BINS} bins)."
@@ -184,7 +216,8 @@ def trust(found: Found) -> Section | None:
         f"{_spanned(lost, 'brier')}. Both are lower the better, and 0 at best."
     )
     values = [
-        {"said": b.said, "right": b.right, "low": b.low, "high": b.high, "images": b.images} for b in got.bins
+        {"said": b.said, "right": b.right, "low": b.low, "high": b.high, "images": round(b.images, 1)}
+        for b in got.bins
     ]
     section.charts.append(
         Chart(
@@ -195,14 +228,15 @@ def trust(found: Found) -> Section | None:
             c.calibration(values),
             ("said", "right", "95 % interval", "images"),
             tuple(
-                (percent(b.said), percent(b.right), between(b.low, b.high), f"{b.images:,}") for b in got.bins
+                (percent(b.said), percent(b.right), between(b.low, b.high), f"{b.images:,.3g}")
+                for b in got.bins
             ),
         )
     )
     return section
 
 
-def _spanned(lost: dict[str, float | None], name: str) -> str:
+def _spanned(lost: dict[str, Any], name: str) -> str:
     low, high = lost[f"{name}_low"], lost[f"{name}_high"]
     span = "" if low is None or high is None else f" ({low:.3f}–{high:.3f})"
     return f"{lost[name]:.3f}{span}"
@@ -219,8 +253,10 @@ def _looks(told: Told, answers: Answers) -> dict[str, Any]:
     return {"folder": place / "looks", "note": found.get("note") or "", "rows": rows}
 
 
-def _card(told: Told, answers: Answers, row: int, looks: dict[str, Any]) -> dict[str, Any]:
-    """One image that was answered otherwise than labelled."""
+def _card(
+    told: Told, answers: Answers, row: int, looks: dict[str, Any], doubted: frozenset[str] = frozenset()
+) -> dict[str, Any]:
+    """One image that was answered otherwise than labelled; `doubted` holds the paths of doubtful labels."""
     path, label, guess = answers.paths[row], int(answers.targets[row]), int(answers.guesses[row])
     kept = looks["rows"].get(path, {})
     picture = _picture(looks["folder"], kept.get("picture")) or _thumbnail(told, path)
@@ -233,8 +269,17 @@ def _card(told: Told, answers: Answers, row: int, looks: dict[str, Any]) -> dict
         "said": percent(float(answers.probabilities[row, guess])),
         "for_label": percent(float(answers.probabilities[row, label])),
         "picture": picture,
+        "no_picture": "" if picture else _why_not(answers, looks),
+        "doubted": path in doubted,
         "map": _picture(looks["folder"], kept.get("map")),
     }
+
+
+def _why_not(answers: Answers, looks: dict[str, Any]) -> str:
+    """Say why there is no picture of an image."""
+    if looks["folder"] is None or not looks["rows"]:
+        return f"The study keeps no pictures of answers on the {answers.basis}."
+    return "The study keeps pictures of the surest mistakes alone."
 
 
 def _thumbnail(told: Told, path: str) -> str | None:

@@ -14,10 +14,12 @@ from collections.abc import Sequence
 from importlib import metadata, resources
 from typing import Any
 
+from frostline import sentences
 from frostline.record import plain
-from frostline.reporting import words
+from frostline.reporting import tried, words
 from frostline.reporting.charting import Chart
 from frostline.reporting.naming import visible
+from frostline.reporting.reading import note
 from frostline.reporting.section import Section
 from frostline.reporting.words import DAMAGE, Found
 
@@ -41,14 +43,15 @@ def render(found: Found, sections: Sequence[Section], *, live: str = "") -> byte
         study=study,
         live=live,
         head=head,
-        basis=words.basis(head).capitalize() if head else "",
+        basis=f"{head.basis[:1].upper()}{head.basis[1:]}" if head else "",
+        caveats=head.caveats if head else [],
         opening=lines[0] if len(lines) > 1 else "Nothing is finished yet",
         facts=_facts(found),
-        lines=lines[1:] if len(lines) > 1 else lines,  # the first is the heading
+        lines=[line for line in lines[1:] if line not in (head.caveats if head else [])] or lines[-1:],
         notes=found.told.damaged,
         sections=sections,
-        percent=words.percent,
-        between=words.between,
+        percent=sentences.percent,
+        between=sentences.between,
         style=Markup(_text("page.css")),
         specs=Markup(safe_json({chart.key: chart.spec for chart in charts})),
         **{name: Markup(script) for name, script in scripts.items()},
@@ -119,11 +122,15 @@ def _facts(found: Found) -> list[tuple[str, str]]:
     if told.data is not None:
         facts.append(("images", f"{len(told.data.samples):,}"))
         facts.append(("classes", f"{len(told.data.classes):,}"))
-    if len(found.rows) > 1:
-        facts.append(("strategies tried", f"{len(found.rows):,}"))
-    done = [run for run in told.everyone if run.result is not None]
-    if len(done) > 1:
-        facts.append(("runs", f"{len(done):,}"))
+    try:
+        strategies, runs = tried.strategies(told, found.rows), tried.runs(told, found.rows)
+    except DAMAGE as error:
+        note(told, f"Runs are not counted: comparison.json of {told.path} is damaged ({error!r}).")
+        strategies = runs = 0
+    if strategies > 1:
+        facts.append((f"{'candidates' if found.rows[0].model else 'strategies'} tried", f"{strategies:,}"))
+    if runs > 1:
+        facts.append(("runs", f"{runs:,}"))
     spent = _spent(found)
     if spent is not None:
         facts.append(("time spent", words.duration(spent)))
@@ -133,6 +140,8 @@ def _facts(found: Found) -> list[tuple[str, str]]:
 def _spent(found: Found) -> float | None:
     race = found.told.comparison
     try:
+        if found.told.fit is not None:
+            return float(found.told.fit["seconds"])
         if race is not None and race.result is not None:
             return float(race.result["seconds"])
         return sum(float(run.result["seconds"]) for run in found.told.everyone if run.result) or None

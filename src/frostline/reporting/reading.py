@@ -10,22 +10,27 @@ import csv
 import json
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import Any, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
+from frostline.best import PassedOver, apart_from, best_of
 from frostline.dataset import Manifest
 from frostline.errors import DataError, StudyError
-from frostline.record import RunFolder, Study
+from frostline.record import LOOKS, RunFolder, Study
 
 T = TypeVar("T")
 
 
 @dataclass(frozen=True)
 class Answers:
-    """A table of predictions: classes as positions in `classes`, probabilities (images, classes)."""
+    """A table of predictions: classes as positions in `classes`, probabilities (answers, classes).
+
+    Out of fold an image is asked once a repeat, so it has a row for each.
+    """
 
     basis: str  # "test part", "out of fold", "val part"
     classes: tuple[str, ...]
@@ -35,8 +40,34 @@ class Answers:
 
     @property
     def guesses(self) -> NDArray[np.int64]:
-        """The class that was answered for each image."""
+        """The class that was answered, (answers,)."""
         return np.asarray(self.probabilities.argmax(axis=1), dtype=np.int64)
+
+    @cached_property
+    def image(self) -> NDArray[np.int64]:
+        """Which image each answer is about, (answers,): numbers from 0."""
+        place = {path: number for number, path in enumerate(dict.fromkeys(self.paths))}
+        return np.array([place[path] for path in self.paths], dtype=np.int64)
+
+    @cached_property
+    def share(self) -> NDArray[np.float64]:
+        """How much each answer counts, (answers,): the answers about one image sum to 1."""
+        return np.asarray(1.0 / np.bincount(self.image)[self.image], dtype=np.float64)
+
+    @property
+    def images(self) -> int:
+        """How many images were asked."""
+        return int(self.image.max()) + 1
+
+    def averaged(self) -> Answers:
+        """Return one answer an image: the mean over its repeats."""
+        if self.images == len(self.paths):
+            return self
+        mean = np.zeros((self.images, len(self.classes)))
+        np.add.at(mean, self.image, self.probabilities * self.share[:, None])
+        first = np.unique(self.image, return_index=True)[1]
+        paths = tuple(self.paths[row] for row in first.tolist())
+        return Answers(self.basis, self.classes, paths, self.targets[first], mean)
 
 
 @dataclass(frozen=True)
@@ -84,7 +115,10 @@ class Told:
     runs: list[RunRead] = field(default_factory=list)  # of the study's own split
     cells: list[RunRead] = field(default_factory=list)  # of its other splits: folds, repeats, everything
     answering: RunRead | None = None
+    test_looks: int | None = None  # configurations that had looked at the test part when the last one did
     why: str = ""  # that run answers
+    passed_over: tuple[PassedOver, ...] = ()
+    apart: tuple[PassedOver, ...] = ()  # runs of `train` that are no part of the comparison
     damaged: list[str] = field(default_factory=list)  # sentences, each of them with a file's name
 
     @property
@@ -110,6 +144,7 @@ def read(study: str | Path) -> Told:
     for split in sorted((path / "splits").glob("*")):
         told.cells += _runs(told, split / "runs")
     told.comparison = _comparison(told)
+    told.test_looks = _test_looks(told)
     _answering(told)
     return told
 
@@ -125,8 +160,8 @@ def object_of(told: Told, path: Path) -> dict[str, Any] | None:
 
 
 def table(path: Path, basis: str) -> Answers:
-    """Read a table of predictions. Raises `StudyError` where it is missing or damaged."""
-    return _answers(path, basis)
+    """Read a table of predictions, one answer an image. Raises `StudyError` where it's missing or damaged."""
+    return _answers(path, basis).averaged()
 
 
 def note(told: Told, problem: str) -> None:
@@ -209,6 +244,16 @@ def _comparison(told: Told) -> CompareRead | None:
     return max(found, key=lambda one: (_modified(one.folder / "plan.json"), one.folder.name), default=None)
 
 
+def _test_looks(told: Told) -> int | None:
+    """The most that any split of the study has counted: the count only grows."""
+    counts = []
+    for place in (told.path, *sorted((told.path / "splits").glob("*"))):
+        card = _kept(told, lambda place=place: _object(place / LOOKS))  # type: ignore[misc]
+        if card is not None and isinstance(card.get("configurations"), int):
+            counts.append(card["configurations"])
+    return max(counts, default=None)
+
+
 def _modified(path: Path) -> float:
     try:
         return path.stat().st_mtime
@@ -221,13 +266,16 @@ def _answering(told: Told) -> None:
     if not any(run.result for run in told.everyone):
         return
     try:
-        folder, told.why = Study(told.path).best()
-        place = folder.path.relative_to(told.path).as_posix()
+        best = best_of(Study(told.path))
+        told.why, told.passed_over = best.why, best.passed_over
+        if told.comparison is not None and told.comparison.result is not None:
+            told.apart = tuple(apart_from(Study(told.path), told.comparison.result))
+        place = best.folder.path.relative_to(told.path).as_posix()
     except StudyError as error:
         if told.runs or (told.path / "answer.json").exists():
             note(told, str(error))
         return
-    except (KeyError, TypeError, ValueError, OSError) as error:
+    except (KeyError, TypeError, ValueError, AttributeError, OSError) as error:
         note(told, f"{told.path / 'answer.json'} or a run's result.json is damaged ({_short(error)}).")
         return
     told.answering = next((run for run in told.everyone if run.path == place and run.result), None)

@@ -12,8 +12,9 @@ from frostline.reporting.charting import Chart
 from frostline.reporting.flow import Flow, flow
 from frostline.reporting.naming import shortened, visible
 from frostline.reporting.section import Section
-from frostline.reporting.tried import Row, curves, of_network, pareto
-from frostline.reporting.words import Found, between, counted, duration, percent
+from frostline.reporting.tried import Row, curves, of_network, pareto, runs, strategies
+from frostline.reporting.words import Found, duration, headline
+from frostline.sentences import between, counted, percent
 
 MOST_SHOWN = 24  # rows that can be looked at one by one
 
@@ -25,7 +26,7 @@ def tried(found: Found) -> Section | None:
         return None
     alone = len(rows) == 1
     section = Section("tried", "What was done" if alone else "What was tried, and what it cost", "Tried")
-    section.lead = [*_lead(found, rows), *_differences(found)]
+    section.lead = [*_lead(found), *_differences(found)]
     front = pareto(rows)
     if len([row for row in rows if row.accuracy is not None and row.seconds]) > 1:
         section.charts.append(_scatter(rows, front))
@@ -42,17 +43,17 @@ def tried(found: Found) -> Section | None:
     return section
 
 
-def _lead(found: Found, rows: list[Row]) -> list[str]:
-    race = found.told.comparison
+def _lead(found: Found) -> list[str]:
+    race, rows = found.told.comparison, found.rows
+    tried, total = strategies(found.told, rows), runs(found.told, rows)
+    many = counted(tried, *(("candidate",) if rows[0].model else ("strategy", "strategies")))
     if race is None:
-        if len(rows) == 1:
-            return [f"One strategy was trained. Accuracy is of {rows[0].on}."]
-        return [
-            (
-                f"{len(rows)} strategies were trained one by one, each on the same split; accuracy is of "
-                f"{rows[0].on}, with 95 % intervals."
-            )
-        ]
+        each = f" in {counted(total, 'run')}" if total != tried else ""
+        lead = (
+            f"{many} {'was' if tried == 1 else 'were'} trained{each}, on the same split. Accuracy is of "
+            f"{rows[0].on}, with 95 % intervals."
+        )
+        return [lead]
     if race.result is None:
         return ["The comparison is at work: figures are of the runs that are finished so far."]
     result = race.result
@@ -61,15 +62,43 @@ def _lead(found: Found, rows: list[Row]) -> list[str]:
     seen = f"{counted(repeats, 'repeat')}{folds}" if repeats else "no whole repeat in the time"
     spent = duration(float(result["seconds"]))
     budget = f" of {duration(float(result['budget_seconds']))}" if result["budget_seconds"] else ""
-    total = sum(int(row["runs"]) for row in result["standings"])
+    left = len(rows) - tried
+    without = f" {left} more had no time to begin." if left else ""
     return [
         (
-            f"{len(rows)} {'candidates' if rows[0].model else 'strategies'} raced on the same splits: "
-            f"{seen}, {counted(total, 'run')} in {spent}{budget}. Accuracy is of images that the model asked "
-            "had not seen, with 95 % intervals over images."
+            f"{many} tried on the same splits: {seen}, {counted(total, 'run')} in {spent}{budget}.{without} "
+            "Accuracy is of images that the model asked had not seen; the 95 % intervals are of a new "
+            "model's accuracy on new images."
         ),
+        *_lowered(found),
         *_networks(found),
+        *_earlier(found),
     ]
+
+
+def _earlier(found: Found) -> list[str]:
+    """Say which candidates had been trained one by one, and which such runs were not compared."""
+    assert found.told.comparison is not None
+    assert found.told.comparison.result is not None
+    joined = ", ".join(map(str, found.told.comparison.result.get("joined") or ()))
+    apart = "; ".join(map(str, found.told.apart))
+    return [
+        *([f"Trained in this study before, and so compared, too: {visible(joined)}."] if joined else []),
+        *([f"Trained in this study and not compared: {visible(apart)}."] if apart else []),
+    ]
+
+
+def _lowered(found: Found) -> list[str]:
+    """Say why the headline's figure is lower than the same strategy's row."""
+    head = headline(found)
+    if head is None or not head.record.get("optimism"):
+        return []
+    line = (
+        f"Rows are as they were seen. The headline's {percent(head.accuracy)} "
+        f"({between(head.low, head.high)}) is {100 * head.record['optimism']:.1f} points below the chosen "
+        "one's row, since the best of several looks better than it is."
+    )
+    return [line]
 
 
 def _networks(found: Found) -> list[str]:
@@ -85,11 +114,7 @@ def _networks(found: Found) -> list[str]:
 
 def _differences(found: Found) -> list[str]:
     race = found.told.comparison
-    return (
-        [str(line) for line in race.result["verdict"] if "test part" not in str(line)]
-        if race and race.result
-        else []
-    )
+    return [str(line) for line in race.result["verdict"]] if race and race.result else []
 
 
 def _scatter(rows: list[Row], front: list[Row]) -> Chart:

@@ -69,6 +69,22 @@ def tried(told: Told) -> list[Row]:
     return rows
 
 
+def strategies(told: Told, rows: Sequence[Row]) -> int:
+    """Return how many strategies were tried: of a race, those with a run, as it was stored."""
+    race = told.comparison
+    if race is not None and race.result is not None:
+        return int(race.result["strategies_tried"])
+    return len({row.title for row in rows if row.count})
+
+
+def runs(told: Told, rows: Sequence[Row]) -> int:
+    """Return how many runs the rows are of: of a race, as it was stored."""
+    race = told.comparison
+    if race is not None and race.result is not None:
+        return int(race.result["runs"])
+    return sum(row.count for row in rows)
+
+
 def of_network(told: Told, rows: Iterable[Row]) -> list[Row]:
     """Return the rows of the network that the study's advice and stages are about: the chosen one."""
     name = (told.backbone or {}).get("model")
@@ -130,7 +146,7 @@ def _standing(told: Told, found: dict[str, Any], number: int) -> Row:
     runs = tuple(run for run in told.cells if _is_of(run, name, augment, share, model))
     cells, folds = int(found.get("cells", 0)), int(result["folds"])
     left_out = share == 1.0 and not found["repeats"] and 0 < cells < folds
-    row = Row(
+    return Row(
         key=f"tried-{number}",
         strategy=name,
         augment=augment,
@@ -149,7 +165,6 @@ def _standing(told: Told, found: dict[str, Any], number: int) -> Row:
         part=f"{cells} of {folds} folds" if left_out else "",
         model=model,
     )
-    return row if row.low is not None or not runs else _with_interval(told, row)
 
 
 def _at_work(told: Told) -> list[Row]:
@@ -180,7 +195,8 @@ def _at_work(told: Told) -> list[Row]:
             on="images held out, so far",
             model=model if several else "",
         )
-        rows.append(_with_interval(told, row))
+        plan = told.comparison.plan if told.comparison else None
+        rows.append(_with_interval(told, row, float((plan or {}).get("spread", 1.0))))
     return sorted(rows, key=lambda row: -(row.accuracy or 0.0))
 
 
@@ -215,8 +231,11 @@ def _run_row(told: Told, run: RunRead, number: int, on_val: bool) -> Row:
     return _with_interval(told, row) if on_val else row
 
 
-def _with_interval(told: Told, row: Row) -> Row:
-    """Add the interval that the runs' own tables give: over images, and what ties them together."""
+def _with_interval(told: Told, row: Row, spread: float = 1.0) -> Row:
+    """Add the interval that the runs' own tables give: over images, and what ties them together.
+
+    `spread` widens it, as `metrics.rate_interval` says.
+    """
     right: dict[str, list[float]] = {}
     for run in row.runs:
         found = answers(told, run.folder / "predictions-val.csv", "val part")
@@ -230,7 +249,7 @@ def _with_interval(told: Told, row: Row) -> Row:
         if all(path in by_path for path in right):
             units = told.data.units([by_path[path] for path in right])
     rates = np.array([statistics.fmean(hits) for hits in right.values()])
-    low, high = metrics.rate_interval(rates, units)
+    low, high = metrics.rate_interval(rates, units, spread)
     return replace(row, low=low, high=high)
 
 

@@ -12,7 +12,7 @@ from frostline.errors import FrostlineError, UsageError
 from frostline.reporting.making import gathered
 from frostline.reporting.page import render
 from frostline.reporting.sections import sections
-from frostline.reporting.words import counted
+from frostline.sentences import counted
 
 LOOPBACK = "127.0.0.1"
 # What a page is made of: weights and pictures change with their run's result.

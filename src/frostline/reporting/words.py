@@ -5,13 +5,14 @@ from __future__ import annotations
 import shlex
 from collections.abc import Callable
 from dataclasses import dataclass
-from pathlib import PurePath
 from typing import Any
 
+from frostline import sentences
 from frostline.reporting import judged as j
 from frostline.reporting.naming import shortened
-from frostline.reporting.reading import Answers, RunRead, Told, note
-from frostline.reporting.tried import Row, of_network, pareto
+from frostline.reporting.reading import Answers, Told, note
+from frostline.reporting.tried import Row, of_network, pareto, runs, stage_count
+from frostline.sentences import between, counted, percent
 
 MOST_LINES = 10
 # What a file that is JSON, and not what it should be, comes to.
@@ -19,14 +20,6 @@ DAMAGE = (KeyError, TypeError, ValueError, AttributeError, IndexError, ZeroDivis
 # Words for a number: similarity as `frostline measure` words it; gaps in calibration that one may act on.
 NEAR, FAR = 0.55, 0.25
 GOOD_CALIBRATION, FAIR_CALIBRATION = 0.03, 0.08
-BASIS = {
-    "test part": "measured on the test part, images that no choice has seen",
-    "out of fold": "estimated from models that learned from four fifths of the images, each asked about the "
-    "rest",
-    "short runs": "a first estimate, from short runs on part of the images; the model was trained for longer",
-    "cross-validation": "estimated by cross-validation on the training images",
-    "val part": "measured on the val part, which also chose the weights, so a little flattering",
-}
 
 
 @dataclass(frozen=True)
@@ -42,15 +35,36 @@ class Found:
 
 @dataclass(frozen=True)
 class Headline:
-    """The figure that stands first. Rates 0–1."""
+    """The figure that stands first; `record` is as `frostline.sentences` says."""
 
     strategy: str
     model: str
-    accuracy: float
-    low: float
-    high: float
-    basis: str
-    optimism: float | None
+    record: dict[str, Any]
+
+    @property
+    def accuracy(self) -> float:
+        """A fraction 0–1."""
+        return float(self.record["accuracy"])
+
+    @property
+    def low(self) -> float:
+        """The lower end of the 95 % interval."""
+        return float(self.record["low"])
+
+    @property
+    def high(self) -> float:
+        """The upper end of the 95 % interval."""
+        return float(self.record["high"])
+
+    @property
+    def basis(self) -> str:
+        """What the figure is of, in words."""
+        return sentences.basis(self.record)
+
+    @property
+    def caveats(self) -> list[str]:
+        """What it must not be read without, in sentences."""
+        return sentences.caveats(self.record)
 
 
 def forgotten_line(found: dict[str, Any]) -> str:
@@ -77,16 +91,6 @@ def _learned_line(learned: dict[str, Any] | None) -> str:
     )
 
 
-def percent(value: float) -> str:
-    """A fraction as people read it."""
-    return f"{100 * value:.1f} %"
-
-
-def between(low: float, high: float) -> str:
-    """An interval as people read it."""
-    return f"{100 * low:.1f}–{100 * high:.1f} %"
-
-
 def duration(seconds: float) -> str:
     """Seconds as people read them."""
     if seconds < 10:
@@ -94,11 +98,6 @@ def duration(seconds: float) -> str:
     if seconds < 90:
         return f"{seconds:.0f} s"
     return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"
-
-
-def counted(number: int, noun: str, plural: str = "") -> str:
-    """`1 image`, `1,204 images`."""
-    return f"{number:,} {noun if number == 1 else plural or noun + 's'}"
 
 
 def headline(found: Found) -> Headline | None:
@@ -111,41 +110,52 @@ def headline(found: Found) -> Headline | None:
 
 
 def _headline(found: Found) -> Headline | None:
-    told = found.told
-    run = told.answering
+    run = found.told.answering
+    record = _record(found)
+    if run is None or run.result is None or record is None or record["accuracy"] is None:
+        return None
+    race = found.told.comparison.result if found.told.comparison else None
+    name = race["winner"] if race and race.get("run") == run.path else run.strategy
+    return Headline(str(name), str(run.result["model"]), record)
+
+
+def _record(found: Found) -> dict[str, Any] | None:
+    """Return the record of the accuracy: the one that was stored, where one was of the run that answers."""
+    told, run = found.told, found.told.answering
     if run is None or run.result is None:
         return None
+    stored = [told.comparison.result if told.comparison else None, told.fit]
+    record = next((one["headline"] for one in stored if one and one.get("run") == run.path), None)
+    if record is not None and (record["accuracy"] is not None or found.answers is None):
+        return {**record, "test_looks": told.test_looks or record.get("test_looks")}
+    if run.result.get("accuracy") is not None:
+        return {
+            **run.result,
+            "basis": "test part",
+            "images": run.result["n_test"],
+            "test_looks": told.test_looks,
+        }
     if found.answers is None:
-        return _of_fit(told, run)
-    race = told.comparison.result if told.comparison else None
-    model = str(run.result["model"])
-    if race and race.get("run") == run.path:
-        held = race["out_of_fold"]
-        if race["accuracy"] is not None:
-            return Headline(
-                race["winner"], model, race["accuracy"], race["low"], race["high"], "test part", None
-            )
-        if held["accuracy"] is not None:
-            return Headline(
-                race["winner"],
-                model,
-                held["accuracy"],
-                held["low"],
-                held["high"],
-                "out of fold" if held.get("share", 1.0) == 1.0 else "short runs",
-                held["optimism"],
-            )
-    accuracy, low, high = j.interval(told, found.answers)
-    return Headline(run.strategy, model, accuracy, low, high, found.answers.basis, None)
-
-
-def _of_fit(told: Told, run: RunRead) -> Headline | None:
-    """Return what `fit` says of a model that has no table of answers: a probe that was cross-validated."""
-    fit = told.fit
-    if fit is None or fit["accuracy"] is None or run.name != PurePath(str(fit["run"])).name:
         return None
-    return Headline(
-        run.strategy, str(fit["model"]), fit["accuracy"], fit["low"], fit["high"], fit["basis"], None
+    accuracy, low, high = j.interval(told, found.answers)
+    return {
+        **(j.balance(told, found.answers) or {}),
+        "accuracy": accuracy,
+        "low": low,
+        "high": high,
+        "basis": found.answers.basis,
+        "images": found.answers.images,
+    }
+
+
+def basis(found: Found) -> str:
+    """Say which images the answers are about: the headline's where they are the same."""
+    answers, head = found.answers, headline(found)
+    assert answers is not None
+    if head is not None and (head.record["basis"] == answers.basis or answers.basis == "out of fold"):
+        return sentences.basis({**head.record, "optimism": None})
+    return sentences.basis(
+        {"basis": answers.basis, "images": answers.images, "pool": answers.images, "folds": 0}
     )
 
 
@@ -185,6 +195,9 @@ def next_step(found: Found, study: str = "") -> str:
 def _result(found: Found) -> list[str]:
     head = headline(found)
     if head is None:
+        record = _record(found)
+        if record is not None and record.get("note"):
+            return [str(record["note"])]
         done = [row for row in found.rows if row.accuracy is not None]
         if not done:
             return []
@@ -195,16 +208,10 @@ def _result(found: Found) -> list[str]:
     return [
         (
             f"{head.strategy} on {head.model} answers {percent(head.accuracy)} of new images right "
-            f"({between(head.low, head.high)}): {basis(head)}."
-        )
+            f"({between(head.low, head.high)}): {head.basis}."
+        ),
+        *head.caveats,
     ]
-
-
-def basis(head: Headline) -> str:
-    """Say what kind of figure the headline is."""
-    if not head.optimism:
-        return BASIS[head.basis]
-    return f"{BASIS[head.basis]}, lowered by {100 * head.optimism:.1f} points for being the pick of several"
 
 
 def _verdict(found: Found) -> list[str]:
@@ -212,9 +219,8 @@ def _verdict(found: Found) -> list[str]:
     if race is None:
         return []
     if race.result is None:
-        done = sum(row.count for row in found.rows)
-        return [f"The comparison is not finished: {counted(done, 'run')} so far."]
-    return [str(line) for line in race.result["verdict"] if "test part" not in str(line)][:2]
+        return [f"The comparison is not finished: {counted(runs(found.told, found.rows), 'run')} so far."]
+    return [str(line) for line in race.result["verdict"]][:2]
 
 
 def _against_probe(found: Found) -> list[str]:
@@ -228,8 +234,7 @@ def _against_probe(found: Found) -> list[str]:
         return []
     gain = 100 * (best.accuracy - probe.accuracy)
     word = "more" if gain >= 0 else "less"
-    clear = probe.high is not None and best.low is not None and best.low > probe.high
-    sure = "" if clear or gain < 0 else ", though the intervals overlap"
+    sure = _apart(found, probe, best)
     what = "Training a head" if best.cut is not None and best.cut == probe.cut else "Letting layers learn"
     times = best.seconds / probe.seconds
     return [
@@ -239,6 +244,19 @@ def _against_probe(found: Found) -> list[str]:
             f"({duration(best.seconds)} against {duration(probe.seconds)} a run)."
         )
     ]
+
+
+def _apart(found: Found, probe: Row, best: Row) -> str:
+    """Say whether the two can be told from each other: as the verdict does, where there was one."""
+    race = found.told.comparison.result if found.told.comparison else None
+    if race is None:
+        clear = None not in (probe.high, best.low) and (best.low or 0.0) > (probe.high or 0.0)
+        return "" if clear else ", though the intervals overlap"
+    pair = {probe.title, best.title}
+    pairs = [row for row in race["differences"] if {row["leader"], row["other"]} == pair]
+    if not pairs:
+        return ", though they were not tried often enough to tell"
+    return "" if pairs[0]["separated"] else ", too close to call"
 
 
 def _images(found: Found) -> list[str]:
@@ -266,22 +284,30 @@ def _network(found: Found) -> list[str]:
         return []
     value = near["value"]
     word = "close to" if value >= NEAR else ("far from" if value < FAR else "at some distance from")
-    meaning = {
-        "close to": "its features fit as they are",
+    lie = f"The images lie {word} what the network was trained on (similarity {value:.2f} of 1)"
+    return [f"{lie}: {_meaning(found, word)}."]
+
+
+def _meaning(found: Found, word: str) -> str:
+    """What the distance comes to: what was chosen where something was, else what it lets expect."""
+    best = next((row for row in found.rows if row.winner), None)
+    if best is not None and best.cut is not None and (top := stage_count(found.told, best.one)):
+        frozen = best.cut >= top - 1
+        return "its features were used as they are" if frozen else "layers that learn were chosen"
+    return {
+        "close to": "its features may fit as they are",
         "far from": "letting layers learn tends to pay",
     }.get(word, "letting some layers learn may pay")
-    return [
-        f"The images lie {word} what the network was trained on (similarity {value:.2f} of 1): {meaning}."
-    ]
 
 
 def _weakest(found: Found) -> list[str]:
     if found.answers is None:
         return []
-    row = j.classes(found.answers)[0]
+    rows, names = j.classes(found.answers), found.answers.classes
+    row = rows[0]
     if row.recall == 1.0:
-        return ["Every class was recognised without a mistake."]
-    names = found.answers.classes
+        every = "Every class" if len(rows) == len(names) else "Every class that was asked"
+        return [f"{every} was recognised without a mistake."]
     taken = (
         f", most often taken for {shortened(names[row.taken_for], 30)}" if row.taken_for is not None else ""
     )
@@ -318,7 +344,7 @@ def _trust(found: Found) -> list[str]:
     )
     gap = "" if got.error <= GOOD_CALIBRATION else f"; the mean gap is {100 * got.error:.1f} points"
     said, right = percent(got.said), percent(got.right)
-    return [f"{word}: it says {said} on average and is right {right} of the time{gap}."]
+    return [f"{word}: of the images asked it says {said} on average, and {right} were right{gap}."]
 
 
 def _advice(found: Found) -> list[str]:
@@ -330,6 +356,9 @@ def _advice(found: Found) -> list[str]:
     known = of_network(found.told, found.rows)
     mine = next((row for row in known if row.strategy == name and row.whole), None)
     if mine is None or mine.accuracy is None:
+        answering = found.told.answering
+        if answering is not None and answering.strategy == name:
+            return [f"Experience had advised {name}, which answers."]
         return [f"Experience had advised {name}; it was not run to its end here."]
     if mine.winner:
         return [f"Experience had advised {name}, and it won."]

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from frostline import lineage, numerics, places
+from frostline import lineage, numerics, places, sentences
 from frostline import rates as rates_of
 from frostline.augment import Policy
 from frostline.backbone import Backbone
@@ -92,6 +92,15 @@ class Signals:
             "notes": list(self.notes),
         }
 
+    def __repr__(self) -> str:
+        """One line: how many images, how near they lie, what the best depth knows."""
+        found = [f"{self.size.images:,} images of {self.size.classes:,} classes"]
+        if self.similarity is not None:
+            found.append(f"similarity {self.similarity.value:.2f}")
+        if (best := self.best_stage) is not None:
+            found.append(f"a probe after {best.stage} {sentences.percent(best.accuracy)}")
+        return f"<Signals of {self.model} at {self.input_size} px: {', '.join(found)}>"
+
     def _repr_html_(self) -> str:
         """A table, in a notebook."""
         shown = ("stage", "accuracy", "low", "high", "random", "log_me", "h_score", "neighbours")
@@ -135,7 +144,7 @@ def measure(
     data = lineage.marked(backbone, data.checked(tell))
     samples = shared_out(data, data.part("train"), MOST_IMAGES, seed)
     some = shared_out(data, samples, max(MOST_PROBED, PROBED_A_CLASS * len(data.classes)), seed)
-    plan = numerics.exact_plan(threads)
+    plan = numerics.exact_plan(numerics.thread_count(threads))
     way = rates_of.frozen_way(backbone, threads=threads) if len(samples) > len(some) else None
     key = {
         "version": VERSION,

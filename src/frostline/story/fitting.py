@@ -7,26 +7,30 @@ measure, plan, race within the time, train the winner on every image, say what i
 from __future__ import annotations
 
 import math
-import statistics
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from filelock import FileLock
 
-from frostline import launching, lineage, metrics, tracking
+from frostline import launching, lineage, metrics, sentences, tracking
 from frostline.advice import Advice, Planned, outlook, plan
 from frostline.advice.knowledge import read_experience
 from frostline.backbone import Backbone
+from frostline.best import answers_already
 from frostline.comparison import (
+    ENDING_S,
     FEW_IMAGES,
     FOLDS,
     Comparison,
     Limits,
+    NothingHeldOut,
     NoTime,
     compare,
-    race,
+    folds_of,
+    pool,
     spread_of_folds,
     sub_study,
 )
@@ -38,16 +42,15 @@ from frostline.reporting import NAME as REPORT
 from frostline.reporting import notebook, report
 from frostline.signals import Signals
 from frostline.story import choosing
-from frostline.strategy import parse
+from frostline.story.lasting import default_minutes, demand_time, measuring_s
+from frostline.strategy import Strategy, parse, parse_list
 from frostline.timing import Stopwatch
 from frostline.tracking import Trackers
 from frostline.training import Run, train
 
 FIT_STUDY = "frostline-fit"  # a folder of its own: it splits the images in another way than `train`
-RACED = 4  # the best of the advice, beside the probe: with more, a short budget repeats none of them
-# Without --minutes: what the race is expected to take, within these bounds. Choices: long enough that a race
-# on a few hundred images ends by itself, short enough to wait for.
-LEAST_MINUTES, MOST_MINUTES = 2.0, 30.0
+RACED = 4  # the best of the advice, beside the probe and a smaller one for where time is short
+SMALLER = "top_k(1)"  # of those that were tried, the one that trains fewest stages
 SHOWN = 20  # files that cannot be used, named one by one
 
 
@@ -58,14 +61,20 @@ class Fitted:
     result: dict[str, Any]
     run: Run
     comparison: Comparison | None  # none where there was no time for a single run
-    signals: Signals
-    advice: Advice
+    signals: Signals | None  # these two: none where there was no time to measure the network
+    advice: Advice | None
+    again: bool = False  # all of it had been finished before, and was read back
 
     def __getattr__(self, name: str) -> Any:
         result = self.__dict__.get("result", {})
         if name in result:
             return result[name]
         raise AttributeError(f"A fitted model has no {name!r}. It has {', '.join(result)}.")
+
+    def __repr__(self) -> str:
+        """Two lines: what answers, and what it is worth."""
+        first = f"<Fitted: {self.result['strategy']} on {self.result['model']}; in {self.result['study']}"
+        return f"{first}\n{sentences.accuracy(self.result['headline'])}>"
 
     def _repr_html_(self) -> str:
         """A table, in a notebook."""
@@ -92,7 +101,7 @@ def fit(
     architecture: str | None = None,
     size: int | None = None,
     minutes: float | None = None,
-    strategies: Sequence[str] | None = None,
+    strategies: Sequence[str | Strategy] | str | None = None,
     repeats: int = 3,
     study: str | Path = FIT_STUDY,
     database: str | None = None,
@@ -110,6 +119,8 @@ def fit(
     split_names: Mapping[str, str] | str | None = None,
     intensity_range: str | tuple[float, float] | None = None,
     alpha_background: str | None = None,
+    path_column: str | None = None,
+    label_column: str | None = None,
     tracker: str | Iterable[str] | Trackers | None = None,
     watch: Stopwatch | None = None,
     tell: Tell | None = None,
@@ -120,8 +131,10 @@ def fit(
     `source` is anything that `load_data` takes. Where it names no parts and has fewer than 2,000 images,
     every image trains the model, and its accuracy is estimated from models trained on four fifths (folds
     that keep groups and copies together); else a test part is held out, and read once at the end.
+    Images that an existing `study` knows keep the part that they have in it.
     `strategies` races these instead of what experience advises. `tracker` follows every run, as in `train`.
     `interpolate` goes back from the winner towards the pretrained network, as in `compare`.
+    `path_column` and `label_column` are as in `load_data`.
     `watch` says when the minutes began. `say` hears sentences for a person.
 
     `model` is lite0 where nothing else is said. `models` names several, or is "auto" for all that are on
@@ -134,20 +147,24 @@ def fit(
     launching.demand_alone("fit")
     trackers = tracking.asked(tracker, study)
     watch = watch or Stopwatch()
-    pinned = [str(parse(name)) for name in strategies or ()]
+    strategies = parse_list(strategies) if isinstance(strategies, str) else strategies
+    pinned = [str(parse(name) if isinstance(name, str) else name) for name in strategies or ()]
     limits = Limits(max_latency_ms, max_size_mb)
     wanted = choosing.Wanted(model, models, limits, size, architecture).checked()
-    before = study if is_study(Path(study)) else None
-    loading = {
-        "seed": seed,
-        "strict": strict,
-        "split_names": split_names,
-        "intensity_range": intensity_range,
-        "alpha_background": alpha_background,
-        "progress": tell,
-        "study": before,
-    }
-    data = _load(source, loading).checked(tell)
+    load = partial(
+        load_data,
+        source,
+        seed=seed,
+        strict=strict,
+        split_names=split_names,
+        path_column=path_column,
+        label_column=label_column,
+        intensity_range=intensity_range,
+        alpha_background=alpha_background,
+        study=study if is_study(Path(study)) else None,
+        progress=tell,
+    )
+    data = _loaded(load).checked(tell)
     backbones = wanted.load(say)
     data = lineage.respected(backbones, data, Study(study))
     options: dict[str, Any] = {
@@ -159,7 +176,8 @@ def fit(
         "threads": threads,
         "workers": workers,
     }
-    for line in _found_lines(data):
+    held = _folds(data, seed)
+    for line in _found_lines(data, held):
         say(line)
     kept = Study.open(study, data=data.digest, split=data.split_digest, test=data.test_digest)
     data.keep_in(kept.path)
@@ -169,60 +187,70 @@ def fit(
             backbones, data, limits, kept, seed=seed, options=options, tell=tell, say=say
         )
         backbones = [next(b for b in backbones if b.name == row["model"]) for row in looked if row["kept"]]
+    demand_time(backbones[0], data, minutes, threads, watch)
     with FileLock(kept.path / "first.lock"):  # a second process finds the model trained
         first = _probe(backbones[0], data, kept, seed, {**options, "tracker": trackers}, tell)
     say(_first_line(first, metric, watch.seconds))
-    plans = {b.name: plan(b, data, seed=seed, threads=threads, tell=tell) for b in backbones}
+    measuring = sum(measuring_s(b, data, threads) for b in backbones)
+    plans, raced = dict[str, Planned](), dict[str, list[str]]()
+    if minutes is None or watch.seconds + measuring + ENDING_S < 60.0 * minutes:
+        plans = {b.name: plan(b, data, seed=seed, threads=threads, tell=tell) for b in backbones}
+    else:
+        say(f"There is no time to measure the network (about {measuring:.0f} s): the probe answers.")
     _tell_of(kept, backbones[0], plans)  # the best so far; at the end the winner
-    raced = {}
     for name, planned in plans.items():
         raced[name] = pinned or candidates(planned.advice, len(plans))
         for line in planned.advice.why:
             say(line if len(plans) == 1 else f"{name}: {line}")
     folds = 1 if "val" in data.given or len(data.samples) >= FEW_IMAGES else FOLDS
     every = [name for mine in raced.values() for name in mine]  # as if the slowest network ran them all
-    expected = max(default_minutes(planned.advice, every, folds, repeats) for planned in plans.values())
-    allowed = expected if minutes is None else minutes
+    usual = [default_minutes(planned.advice, every, folds, repeats) for planned in plans.values()]
+    allowed = max(usual) if minutes is None else minutes
     limit = f"{allowed:g} min" + ("" if minutes else ", unless --minutes says otherwise")
-    say(f"{'Trying' if len(every) == 1 else 'Racing'} {_listed(raced)} for at most {limit}.")
-    found = None
+    if plans and held:
+        say(f"{'Trying' if len(every) == 1 else 'Racing'} {_listed(raced)} for at most {limit}.")
+    found: Comparison | None = None
     try:
-        found = compare(
-            backbones,
-            data,
-            raced if len(backbones) > 1 else raced[backbones[0].name],
-            minutes=allowed,
-            repeats=repeats,
-            least=1,
-            study=study,
-            database=database,
-            seed=seed,
-            augment=augment,
-            interpolate=interpolate,
-            tracker=trackers,
-            watch=watch,
-            tell=tell,
-            say=say,
-            **options,
-        )
-    except NoTime as error:
+        if plans:
+            found = compare(
+                backbones,
+                data,
+                raced if len(backbones) > 1 else raced[backbones[0].name],
+                minutes=allowed,
+                repeats=repeats,
+                least=1,
+                study=study,
+                database=database,
+                seed=seed,
+                augment=augment,
+                interpolate=interpolate,
+                tracker=trackers,
+                watch=watch,
+                tell=tell,
+                say=say,
+                **options,
+            )
+    except (NoTime, NothingHeldOut) as error:
         say(str(error))
+    if not held and data.part("test"):
+        first = _tested(backbones[0], data, kept, seed, {**options, "tracker": trackers}, tell)
     chosen = next(b for b in backbones if b.name == (found.model if found else first.model))
-    planned = plans[chosen.name]
+    mine = plans.get(chosen.name)
     _tell_of(kept, chosen, plans)
+    again = found.again if found else first.again
     result = {
-        **(_of_race(found) if found else _of_probe(first, kept, metric)),
-        "recommended": planned.advice.recommended,
+        **(_of_race(found) if found else _of_probe(first, kept, metric, data)),
+        "recommended": mine.advice.recommended if mine else None,
         "model": chosen.name,
         **({} if looked is None else {"models": looked}),
         "images": len(data.samples),
-        "seconds": watch.seconds,
+        "seconds": (_seconds_then(kept) if again else None) or (found.seconds if found else watch.seconds),
         "budget_seconds": 60 * allowed,
         "asked": {
             "source": _name_of(source),
             **wanted.asked(chosen),
             "minutes": minutes,
-            "strategies": list(strategies) if strategies else None,
+            "strategies": pinned or None,
             "repeats": repeats,
             "seed": seed,
             "augment": augment,
@@ -237,13 +265,26 @@ def fit(
         report(kept)
     except StudyError as error:  # a page that can't be written costs no model
         say(str(error))
-    return Fitted(result, found.run if found else first, found, planned.signals, planned.advice)
+    told = {**result, "again": again}
+    signals, advice = (mine.signals, mine.advice) if mine else (None, None)
+    return Fitted(told, found.run if found else first, found, signals, advice, again)
+
+
+def _seconds_then(kept: Study) -> float | None:
+    """Return what the call took that did the work, where its outcome is there and whole."""
+    try:
+        seconds = (kept.read("fit.json") or {}).get("seconds")
+    except StudyError:
+        return None
+    return float(seconds) if isinstance(seconds, int | float) else None
 
 
 def _tell_of(kept: Study, backbone: Backbone, plans: Mapping[str, Planned]) -> None:
     """Let the study's own files be about this network."""
-    planned = plans[backbone.name]
     kept.write("backbone.json", backbone.as_dict())
+    planned = plans.get(backbone.name)
+    if planned is None:
+        return
     kept.write("signals.json", planned.signals.as_dict())
     kept.write("advice.json", planned.advice.as_dict())
 
@@ -262,30 +303,21 @@ def candidates(advice: Advice, networks: int = 1) -> list[str]:
     """
     fitting = [option.strategy for option in advice.options if option.fits]
     wanted = [advice.recommended, *(name for name in fitting if name != advice.recommended)]
-    trained = [name for name in wanted if name != "linear_probe"]
-    return ["linear_probe", *trained[: math.ceil(RACED / networks)]]
+    trained = [name for name in wanted if name != "linear_probe"][: math.ceil(RACED / networks)]
+    if SMALLER in fitting and SMALLER not in trained:
+        trained.append(SMALLER)  # for where the larger don't fit the time
+    return ["linear_probe", *trained]
 
 
-def default_minutes(advice: Advice, raced: Sequence[str], folds: int, repeats: int) -> float:
-    """Return what a race among these is expected to take, within bounds."""
-    known = {option.strategy: option.cost.seconds for option in advice.options}
-    each = [known[name] for name in raced if name in known]
-    typical = statistics.fmean(each) if each else 0.0
-    whole, short = [typical] * len(raced), [race.SHORT * typical] * len(raced)
-    planned = race.plan(short, whole, folds=folds, repeats=repeats)
-    expected_s = race.expected_s(planned, short, whole) + typical
-    return min(MOST_MINUTES, max(LEAST_MINUTES, math.ceil(expected_s / 60)))
-
-
-def _load(source: Any, options: dict[str, Any]) -> Manifest:
+def _loaded(load: Callable[..., Manifest]) -> Manifest:
     """Load with nothing held out; where images are many or the source names parts, with a test part."""
-    data = load_data(source, test=0.0, val=0.0, **options)
+    data = load(test=0.0, val=0.0)
     few = len(data.samples) < FEW_IMAGES
     if few and not set(data.given) - {"train"}:
         return data
     if "test" in data.given:
-        return data if few else load_data(source, test=0.0, **options)
-    return load_data(source, val=0.0 if few else 0.2, **options)
+        return data if few else load(test=0.0)
+    return load(val=0.0 if few else 0.2)
 
 
 def _name_of(source: Any) -> str | None:
@@ -295,17 +327,28 @@ def _name_of(source: Any) -> str | None:
     return Path(source).resolve().name + ("/" if Path(source).is_dir() else "")
 
 
-def _found_lines(data: Manifest) -> list[str]:
+def _folds(data: Manifest, seed: int) -> int:
+    """Return how many folds the race will have; 0 where nothing can be held out."""
+    try:
+        return folds_of(data, seed)
+    except NothingHeldOut:
+        return 0
+
+
+def _found_lines(data: Manifest, folds: int) -> list[str]:
+    """What was found; `folds` is how many a repeat has."""
     lines = [note for note in data.notes if "No val part" not in note and "no test part" not in note.lower()]
     if data.set_aside:
         lines.append(f"{len(data.set_aside)} file(s) cannot be used and are set aside:")
         lines += [f"  {item.path}: {item.reason}" for item in data.set_aside[:SHOWN]]
         if len(data.set_aside) > SHOWN:
             lines.append(f"  … and {len(data.set_aside) - SHOWN} more (in the study's manifest.jsonl)")
-    if not data.part("test"):
+    if not data.part("test") and not folds:
+        lines.append(f"Every image will train the model. {sentences.NOTHING_TO_ASK}")
+    elif not data.part("test") and folds > 1:
         lines.append(
-            "Every image will train the model; its accuracy is estimated from models trained on four fifths, "
-            "each asked about the fifth that it has not seen."
+            "Every image will train the model; its accuracy is estimated from models that learned from "
+            f"{sentences.PARTS[folds]} of the images, each asked about the rest."
         )
     return lines
 
@@ -319,58 +362,117 @@ def _probe(
     run = train(
         backbone, learning, "linear_probe", study=sub_study(kept, learning), seed=seed, tell=tell, **options
     )
-    if not (kept.path / "answer.json").exists():
+    if not (answers_already(kept) or kept.answer):
         score = run.result["cv_score"]
         kept.answer_by(run.folder, "a linear probe, the first model of this study", score)
     return run
 
 
+def _tested(
+    backbone: Backbone, data: Manifest, kept: Study, seed: int, options: dict[str, Any], tell: Tell | None
+) -> Run:
+    """Train the probe that answers where nothing can be held out, and read the test part, once."""
+    samples = tuple(replace(s, split="train") if s.split == "val" else s for s in data.samples)
+    everything = replace(data, samples=samples)
+    folder = sub_study(kept, everything)
+    run = train(backbone, everything, "linear_probe", study=folder, seed=seed, tell=tell, **options)
+    kept.answer_by(run.folder, "a linear probe, since nothing can be held out to compare on")
+    return run
+
+
 def _cross_validated(run: Run) -> tuple[float, float]:
-    """Return a 95 % interval of the first probe's accuracy on new images."""
-    return metrics.wilson(run.cv_score, run.n_train / spread_of_folds(FOLDS))
+    """Return a 95 % interval of the first probe's accuracy on new images, where folds could be made."""
+    return metrics.wilson(run.cv_score, (run.cv_images or run.n_train) / spread_of_folds(FOLDS))
 
 
 def _first_line(run: Run, metric: str, seconds: float) -> str:
     answers = f"After {seconds:.0f} s there is a model that answers, a linear probe"
-    if metric == "accuracy":
+    if metric == "accuracy" and run.cv_score is not None:
         low, high = _cross_validated(run)
         answers += f": {100 * run.cv_score:.0f} % right ({100 * low:.0f}–{100 * high:.0f} %, cross-validated)"
     return f"{answers}. {outlook(read_experience())}".rstrip()
 
 
 def _of_race(found: Comparison) -> dict[str, Any]:
-    """The winner's figures; accuracy is the test part's where there is one, else the folds'."""
-    tested = found.accuracy is not None
-    figures = found.result if tested else found.out_of_fold
+    """The winner's figures: the comparison's own headline.
+
+    `accuracy_of` says which model the number belongs to: the one that answers, asked about test; or the same
+    strategy's models without the fold that each was asked about.
+    """
     return {
         "strategy": found.winner,
-        "accuracy": figures["accuracy"],
-        "low": figures["low"],
-        "high": figures["high"],
-        **{key: (found.run.result if tested else figures).get(key) for key in metrics.BELIEVED},
-        "basis": "test part" if tested else "out of fold" if figures["share"] == 1.0 else "short runs",
-        "optimism": None if tested else figures["optimism"],
+        **_headlined(found.headline),
+        "accuracy_of": _accuracy_of(found),
         "separated": found.separated,
         "run": found.result["run"],
         "tried": found.standings,
+        "strategies_tried": found.strategies_tried,
+        "runs": found.runs,
         "verdict": found.verdict,
     }
 
 
-def _of_probe(run: Run, kept: Study, metric: str) -> dict[str, Any]:
-    """The figures of the first model, where there was no time for another."""
-    known = metric == "accuracy"
-    low, high = _cross_validated(run) if known else (None, None)
+def _accuracy_of(found: Comparison) -> dict[str, Any]:
+    own = {"strategy": found.winner, "model": found.model}
+    if found.accuracy is not None:
+        return {**own, "runs": [found.result["run"]], "images": found.run.n_test, "folds": None}
+    return {**own, **{key: found.out_of_fold[key] for key in ("runs", "images", "folds")}}
+
+
+def _of_probe(run: Run, kept: Study, metric: str, data: Manifest) -> dict[str, Any]:
+    """The figures of the first model, where there was no race."""
+    why = "Nothing could be held out for a race" if run.cv_score is None else "There was no time for a race"
+    headline = _probe_headline(run, metric, data)
     return {
         "strategy": "linear_probe",
-        "accuracy": run.cv_score if known else None,
-        "low": low,
-        "high": high,
-        **dict.fromkeys(metrics.BELIEVED),
-        "basis": "cross-validation",
-        "optimism": None,
+        **_headlined(headline),
+        "accuracy_of": {
+            "strategy": "linear_probe",
+            "model": run.result["model"],
+            "runs": [str(run.folder.path.relative_to(kept.path))],
+            "images": headline["images"],
+            "folds": None if headline["basis"] == "test part" else FOLDS,
+        },
         "separated": False,
         "run": str(run.folder.path.relative_to(kept.path)),
         "tried": [],
-        "verdict": ["There was no time for a race: the linear probe answers."],
+        "strategies_tried": 1,
+        "runs": 1,
+        "verdict": [f"{why}: the linear probe answers."],
+    }
+
+
+def _headlined(headline: dict[str, Any]) -> dict[str, Any]:
+    """The record that the report reads, and its figures where a program looks for them."""
+    return {
+        **{key: headline[key] for key in ("accuracy", "low", "high", *metrics.BELIEVED, *metrics.BALANCE)},
+        "basis": headline["basis"],
+        "optimism": headline["optimism"],
+        "headline": headline,
+    }
+
+
+def _probe_headline(run: Run, metric: str, data: Manifest) -> dict[str, Any]:
+    """The accuracy of a probe without a race: the test part's, else cross-validated, else unknown."""
+    tested = run.accuracy is not None
+    figures = run.result if tested else dict.fromkeys(("accuracy", "low", "high"))
+    note = None
+    if not tested and run.cv_score is None:
+        note = sentences.NOTHING_TO_ASK
+    elif not tested and metric != "accuracy":
+        note = f"Cross-validated {metric} {run.cv_score:.3f}; the accuracy was not asked for."
+    elif not tested:
+        low, high = _cross_validated(run)
+        figures = {"accuracy": run.cv_score, "low": low, "high": high}
+    balance = (*metrics.BELIEVED, *metrics.BALANCE)
+    return {
+        **dict.fromkeys(balance),
+        **{key: figures[key] for key in ("accuracy", "low", "high", *balance) if key in figures},
+        "basis": "test part" if tested else "cross-validation",
+        "images": run.n_test if tested else run.cv_images or run.n_train,
+        "pool": len(pool(data)),
+        "folds": 0,
+        "optimism": None,
+        "test_looks": run.test_looks,
+        "note": note,
     }

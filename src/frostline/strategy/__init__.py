@@ -32,7 +32,7 @@ from frostline.strategy.named import (
     scratch,
     top_k,
 )
-from frostline.strategy.notation import parse, split
+from frostline.strategy.notation import parse, parse_list
 from frostline.strategy.scheduling import Segment, epochs_for, scaled, schedule, stretched
 
 __all__ = [
@@ -52,12 +52,12 @@ __all__ = [
     "linear_probe",
     "lp_ft",
     "parse",
+    "parse_list",
     "phases",
     "scaled",
     "schedule",
     "scratch",
     "settings",
-    "split",
     "stretched",
     "top_k",
 ]

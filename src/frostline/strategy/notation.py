@@ -19,7 +19,7 @@ def parse(text: str) -> Strategy:
         raise unknown(name)
     values: dict[str, object] = {}
     phases: list[Phase] = []
-    for part in split(inside):
+    for part in _split(inside):
         key, sign, value = part.partition("=")
         if sign:
             _set(values, name, key.strip(), _value(name, key.strip(), value.strip()))
@@ -34,9 +34,23 @@ def parse(text: str) -> Strategy:
     return checked(Strategy(name, phases=tuple(phases), **values))  # type: ignore[arg-type]
 
 
-def split(inside: str) -> list[str]:
-    """Split at commas that are not inside brackets."""
-    parts = re.split(r",\s*(?![^()]*\))", inside.strip())
+def parse_list(text: str) -> list[Strategy]:
+    """Read strategies with commas between them; `parse_list(", ".join(map(str, many))) == many`.
+
+    Raises `UsageError` naming what is wrong.
+    """
+    return [parse(part) for part in _split(text)]
+
+
+def _split(text: str) -> list[str]:
+    """Split at commas that are not inside brackets, however deep; empty parts are left out."""
+    parts, depth = [""], 0
+    for sign in text:
+        depth = max(0, depth + {"(": 1, ")": -1}.get(sign, 0))
+        if sign == "," and not depth:
+            parts.append("")
+        else:
+            parts[-1] += sign
     return [part.strip() for part in parts if part.strip()]
 
 

@@ -1,5 +1,6 @@
 """`train`: one strategy, one run, one loop."""
 
+from frostline.training.budget import pass_s, refusal
 from frostline.training.filling import Filled, fill_store
 from frostline.training.interpolation import interpolate
 from frostline.training.leaving import below_of
@@ -19,5 +20,7 @@ __all__ = [
     "fill_store",
     "interpolate",
     "lr_range_test",
+    "pass_s",
+    "refusal",
     "train",
 ]

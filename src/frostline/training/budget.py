@@ -1,15 +1,20 @@
 """A hard limit on a run's wall time: training stops while there is still time to say what was learned.
 
-What must come after training is kept free: the final figures of val and test, from timings of this machine,
-and the files. Time that processes killed before have spent counts.
+What must come after training is kept free: the final figures of val and test, what the model may doubt its
+answers by, and the files, from timings of this machine. The limit is from start to exit: time that processes
+killed before have spent counts, and so does what came before the run, where `Request.since` says when.
 """
 
 from __future__ import annotations
 
 import math
 import time
+from collections.abc import Sequence
 
-from frostline import ranks, rates
+from frostline import familiar, looks, ranks, rates, remembering
+from frostline.backbone import Backbone
+from frostline.dataset import Manifest, Sample
+from frostline.errors import UsageError
 from frostline.images import EVALUATION_BATCH, Tell
 from frostline.strategy import settings
 from frostline.timing import Stopwatch
@@ -19,7 +24,10 @@ LOOKED_AT = 8  # images decoded to measure how long that takes
 # A choice: the neighbours of a shared machine made one and the same step wander by half (docs/LOG.md
 # 2026-11-24).
 MARGIN = 1.5
-ENDING_S = 0.5  # weights, tables and thumbnails: 0.1 to 0.3 s for lite0 on a local disk
+# Weights, tables and thumbnails (0.1 to 0.3 s for lite0 on a local disk), then the end of the process (0.5 s
+# on one core of a busy machine).
+ENDING_S = 1.0
+DOUBT_SHARE = 0.1  # of the limit may go into what answers are doubted by: a choice
 
 
 class OutOfTime(Exception):
@@ -65,22 +73,69 @@ class Budget:
 
 
 def begin(request: Request, watch: Stopwatch) -> Budget:
-    """Start a run's budget; with a limit, estimate from timings what must be kept free for the end."""
+    """Start a run's budget; with a limit, estimate from timings what must be kept free for the end.
+
+    Raises `UsageError` where the limit is shorter than what comes before and after the first step.
+    """
     if request.minutes is None:
         return Budget(None, 0.0, watch)
-    return Budget(60.0 * request.minutes, ranks.decided(lambda: _reserve_s(request)), watch)
+    limit_s, watch = 60.0 * request.minutes, request.since or watch
+    reserve_s, spent_s = ranks.decided(lambda: (_reserve_s(request), watch.seconds))
+    if spent_s + reserve_s > limit_s:
+        raise UsageError(
+            refusal(request.minutes, spent_s + reserve_s, "loading, a first step and the final figures")
+        )
+    return Budget(limit_s, reserve_s, watch)
+
+
+def refusal(minutes: float, floor_s: float, what: str) -> str:
+    """Say that a limit is too short, what it must hold, and how much would do."""
+    enough = math.ceil(MARGIN * floor_s / 6) / 10  # the next machine second may be slower
+    return (
+        f"--minutes {minutes:g} is less than the {floor_s:.0f} s that {what} need here; "
+        f"give at least {enough:g}."
+    )
+
+
+def pass_s(backbone: Backbone, data: Manifest, samples: Sequence[Sample], threads: int | None) -> float:
+    """Return the seconds an image takes from its file through all layers in float32, roughly and soon."""
+    looked = samples[:LOOKED_AT]
+    began = time.perf_counter()
+    for sample in looked:
+        backbone.preprocessing.crop(data.read(sample))
+    decode_s = (time.perf_counter() - began) / max(1, len(looked))
+    return rates.glimpse_s(backbone, threads) + decode_s
+
+
+def to_doubt_by(request: Request) -> int:
+    """Return how many images of a part the model's doubts may rest on: with a limit, a share of it."""
+    if request.minutes is None:
+        return familiar.MOST
+    return _fitting(request, _pass_s(request))
+
+
+def _fitting(request: Request, each_s: float) -> int:
+    parts = sum(bool(request.data.part(part)) for part in ("train", "val"))
+    fits = int(DOUBT_SHARE * 60.0 * (request.minutes or 0.0) / (MARGIN * max(each_s, 1e-9) * parts))
+    return min(familiar.MOST, fits)
+
+
+def _pass_s(request: Request) -> float:
+    samples = [sample for part in ("val", "test", "train") for sample in request.data.part(part)]
+    return pass_s(request.backbone, request.data, samples, request.threads)
 
 
 def _reserve_s(request: Request) -> float:
-    backbone, parts = request.backbone, ["val", "test"]
+    parts, each_s = ["val", "test"], _pass_s(request)
     if settings(request.strategy).bn == "recalibrate":
         parts.append("train")
     counts = [len(request.data.part(part)) for part in parts]
     if all(segment.cut for segment in request.segments()):  # frozen batches are filled up
         counts = [math.ceil(count / EVALUATION_BATCH) * EVALUATION_BATCH for count in counts]
-    looked = [sample for part in parts for sample in request.data.part(part)][:LOOKED_AT]
-    began = time.perf_counter()
-    for sample in looked:
-        backbone.preprocessing.crop(request.data.read(sample))
-    decode_s = (time.perf_counter() - began) / max(1, len(looked))
-    return ENDING_S + MARGIN * (rates.glimpse_s(backbone, request.threads) + decode_s) * sum(counts)
+    if request.taken_away:
+        most = _fitting(request, each_s)
+        counts += [min(most, len(request.data.part(part))) for part in ("train", "val")]
+        moved = len(request.data.part("val")) or len(request.data.part("train"))
+        counts.append(2 * min(remembering.DRIFT_IMAGES, moved) if request.strategy.trains else 0)
+    counts.append(looks.MOST if request.data.part("test") else 0)
+    return ENDING_S + MARGIN * each_s * sum(counts)

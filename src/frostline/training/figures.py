@@ -74,16 +74,16 @@ def _of_test(
     """The test part's figures; all null where there is no test image."""
     test = request.images("test")
     if not test.samples:
-        return dict.fromkeys((*metrics.METRICS, "majority", "per_class", "low", "high", *metrics.BELIEVED))
+        nothing = (*metrics.METRICS, *metrics.BALANCE, "per_class", "low", "high", *metrics.BELIEVED)
+        return dict.fromkeys(nothing)
     probabilities = metrics.softmax(answers(test), temperature)
     _write_predictions(request, folder, "test", test.samples, probabilities)
     _write_thumbnails(request, folder, test.samples)
     guesses = probabilities.argmax(axis=1)
     units = request.data.units(test.samples)
     low, high = metrics.interval(test.targets, guesses, units)
-    learned = request.data.targets(request.data.part("train"))
-    commonest = int(np.bincount(learned).argmax())
-    summary = metrics.summary(request.data.classes, test.targets, probabilities, commonest)
+    learned = np.bincount(request.data.targets(request.data.part("train")))
+    summary = metrics.summary(request.data.classes, test.targets, probabilities, learned)
     return {**summary, **metrics.believed(test.targets, probabilities, units), "low": low, "high": high}
 
 

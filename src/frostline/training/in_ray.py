@@ -37,7 +37,7 @@ def train(request: Request, study: Path, work: Work, address: str) -> None:
     """
     os.environ.update(SETTINGS)  # before the import, which reads them
     root = request.data.root and request.data.root.resolve()
-    carried = replace(request, data=replace(request.data, root=root), tell=None)
+    carried = replace(request, data=replace(request.data, root=root), tell=None, since=None)
     folders = [study.resolve(), *([root] if root else [])]
     with cluster.connected(address, threads=request.threads) as found, _watched(request, study):
         for left in reversed(range(cluster.RETRIES + 1)):

@@ -173,13 +173,18 @@ def _solve(
             seen,
             images.targets,
             balance.classes,
-            _few(folds, seed),
+            few_folds(folds, seed),
             solver=known.solver,
             metric=request.metric,
             smoothing=request.strategy.smoothing or 0.0,
             weights=balance.image_weights,
         )
-        chosen.update(l2=found.l2, temperature=found.temperature, cv_score=found.cv_score)
+        chosen.update(
+            l2=found.l2,
+            temperature=found.temperature,
+            cv_score=found.cv_score,
+            cv_images=found.cv_images,
+        )
         return _as_head(found, balance).state_dict()
 
     chosen: dict[str, Any] = {}
@@ -200,7 +205,7 @@ def _solve(
     }
 
 
-def _few(folds: probe.Folds, seed: int) -> probe.Folds:
+def few_folds(folds: probe.Folds, seed: int) -> probe.Folds:
     """Thin the folds where there are more images than a choice of L2 needs."""
     total = sum(len(held) for _, held in folds)
     if total <= probe.MOST_FOR_CHOICE:

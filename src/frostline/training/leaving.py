@@ -1,19 +1,23 @@
 """What a finished run leaves beside its figures: its doubts, how far features moved, and pictures.
 
-All of it comes after the clock of the training has stopped, and none of it computes a row that is there.
+All of it comes after the clock of the training has stopped, and none of it computes a row that is there. A
+limit on time counts it: `budget` keeps it free, and with little time fewer images are looked at.
 """
 
 from __future__ import annotations
 
+import warnings
 from typing import Any
 
 from torch import nn
 
 from frostline import familiar, looks, numerics, remembering
 from frostline.backbone import Backbone
+from frostline.errors import RunWarning
 from frostline.familiar import Below
 from frostline.record import RunFolder
 from frostline.store import Store
+from frostline.training import budget
 from frostline.training.planning import Plan
 from frostline.training.request import Request
 
@@ -27,11 +31,18 @@ def leave(
     neither doubts nor drift: its model is not taken away.
     """
     found: dict[str, Any] = {}
-    if _taken_away(request):
+    if request.taken_away:
         train, val = request.images("train"), request.images("val")
         below = below_of(request.backbone, folder, cut, store)
         with numerics.threads(below.way.plan.threads):
-            familiar.leave(folder.path, request.backbone, model, below, train, val, request.tell)
+            most = budget.to_doubt_by(request)
+            if most < min(familiar.MOST, max(len(train), len(val))):
+                warnings.warn(
+                    f"Little time was left: unfamiliar images are told by {most} images of each part.",
+                    RunWarning,
+                    stacklevel=2,
+                )
+            familiar.leave(folder.path, request.backbone, model, below, train, val, most=most)
         if request.strategy.trains:
             found["drift"] = remembering.drift(request.backbone, model, val if len(val) else train)
     if request.data.part("test"):
@@ -49,8 +60,3 @@ def below_of(backbone: Backbone, folder: RunFolder, cut: str, store: Store | Non
 
 def _plan(folder: RunFolder) -> Plan:
     return Plan.from_dict(folder.read("plan.json"))
-
-
-def _taken_away(request: Request) -> bool:
-    """Whether this may be a model to be taken away: a race's runs have a val part and no test part."""
-    return bool(request.data.part("test")) or not request.data.part("val")

@@ -6,7 +6,7 @@ Everything that a timing or the disk decides is written into the run's `plan.jso
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import Any
 
 from frostline import numerics, ranks, rates
@@ -113,7 +113,8 @@ def _affordable(request: Request) -> bool:
 
 def _untimed(request: Request) -> Plan:
     """Decide without timings, as `exact` does."""
-    numbers = replace(numerics.exact_plan(request.threads), reason="the time is too short to try other ways")
+    count = numerics.thread_count(request.threads)
+    numbers = numerics.plain_plan(count, "the time is too short to try other ways")
     return Plan(numbers, Way(numbers, rates.FROZEN_BATCH), timed=False)
 
 

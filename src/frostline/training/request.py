@@ -22,6 +22,7 @@ from frostline.numerics import PRECISIONS
 from frostline.record import digest_of
 from frostline.seeds import derive
 from frostline.strategy import Segment, Strategy, schedule, settings
+from frostline.timing import Stopwatch
 from frostline.training.imbalance import Balance
 
 # What to do with rows of frozen layers: decide from rates, keep them all, or compute them each time.
@@ -56,6 +57,7 @@ class Request:
     temperature: float | None = None
     interpolate: float | str | None = None
     tell: Tell | None = None
+    since: Stopwatch | None = None  # when the minutes began, where that was before the run
 
     def config(self) -> dict[str, Any]:
         """What makes two runs the same run. What is new in it is there only where asked for: digests stay."""
@@ -94,6 +96,11 @@ class Request:
             images=len(self.data.part("train")),
             batch=self.batch,
         )
+
+    @property
+    def taken_away(self) -> bool:
+        """Whether this may be a model to be taken away: a race's runs have a val part and no test part."""
+        return bool(self.data.part("test")) or not self.data.part("val")
 
     @property
     def _cuts(self) -> bool:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable, Iterable
 from dataclasses import asdict, dataclass, field, replace
 from datetime import UTC, datetime
@@ -14,14 +15,14 @@ from PIL import Image
 from safetensors.torch import save
 from torch import nn
 
-from frostline import familiar, lineage, numerics, places, ranks, tracking
+from frostline import familiar, lineage, numerics, places, ranks, sentences, tracking
 from frostline.backbone import Backbone, weights_digest
-from frostline.dataset import Manifest
+from frostline.dataset import Manifest, questions
 from frostline.frozen import Counts, Frozen
 from frostline.images import Tell
 from frostline.launching import demand_alone
 from frostline.prediction import Predictions, Predictor, answer
-from frostline.record import RunFolder, Study, digest_of, environment, look_at_test, plain
+from frostline.record import LOOKS, RunFolder, Study, digest_of, environment, look_at_test, plain
 from frostline.reporting import notebook
 from frostline.store import Store
 from frostline.strategy import Strategy, checked, parse
@@ -54,7 +55,13 @@ class Run:
     backbone: Backbone | None = field(default=None, repr=False, compare=False)  # where it is at hand
 
     def predict(
-        self, images: Any, *, top: int = 1, unsure: float | None = None, tell: Tell | None = None
+        self,
+        images: Any,
+        *,
+        top: int = 1,
+        unsure: float | None = None,
+        path_column: str | None = None,
+        tell: Tell | None = None,
     ) -> Predictions:
         """Label images with this run.
 
@@ -63,7 +70,7 @@ class Run:
         The model is kept in memory for the next call. Raises `StudyError`, `UsageError` or `DataError`.
         """
         doubts = None if unsure is None else familiar.doubts(self.folder.path, unsure)
-        found = answer(self._predictor, images, top=top, doubts=doubts, tell=tell)
+        found = answer(self._predictor, questions(images, path_column), top=top, doubts=doubts, tell=tell)
         return Predictions(
             found.rows,
             found.unreadable,
@@ -72,7 +79,7 @@ class Run:
             self.strategy,
             doubts,
             tuple(self._predictor.classes),
-            found.notes,
+            notes=found.notes,
         )
 
     @cached_property
@@ -84,6 +91,14 @@ class Run:
         if name in result:
             return result[name]
         raise AttributeError(f"A run has no {name!r}. It has {', '.join(result)}.")
+
+    def __repr__(self) -> str:
+        """One line: what was trained, how good it is, and where it lies."""
+        worth = sentences.short(self.result["accuracy"], self.result["low"], self.result["high"], "on test")
+        if self.result["accuracy"] is None and self.result["val_accuracy"] is not None:
+            worth = f"{sentences.percent(self.result['val_accuracy'])} on val, which chose"
+        name = f"{self.result['strategy']} on {self.result['model']}"
+        return f"<Run {self.folder.name}: {name}, {worth}; in {self.folder.path}>"
 
     def _repr_html_(self) -> str:
         """A table, in a notebook."""
@@ -123,6 +138,7 @@ def train(
     interpolate: float | str | None = None,
     tracker: str | Iterable[str] | Trackers | None = None,
     ray: str | None = None,
+    watch: Stopwatch | None = None,
     tell: Tell | None = None,
 ) -> Run:
     """Adapt `backbone` to `data` by one strategy, and keep the result in the study.
@@ -156,8 +172,10 @@ def train(
     are those processes, started by Ray Train: one a GPU, or for each `threads` cores, or a machine. They see
     the same folders. A job that lost a process is begun again and goes on.
 
-    With `minutes`, training stops while there is time left for the final figures: with the best weights on
-    val so far, or else the last ones. The result then has `stopped` "minutes", and fewer `steps` than
+    With `minutes`, training stops while there is time left for the final figures and for what the model may
+    doubt its answers by: with the best weights on val so far, or else the last ones. The minutes begin with
+    the call, or when `watch` does; fewer than what comes before and after the first step needs are refused.
+    The result then has `stopped` "minutes", and fewer `steps` than
     `steps_planned`. What comes before the first step, and a head that is solved for, is not cut short.
     Each epoch's figures and the result also go to `tracker` ("tensorboard", "mlflow", "wandb", or several),
     in the study or on the tracker's server; that changes neither the run nor its result. A run that was
@@ -166,7 +184,7 @@ def train(
     Rates in the result are fractions 0–1.
     Raises `UsageError`, `DataError`, `ModelError`, `StudyError` or `TrainingError`.
     """
-    custom = augment if callable(augment) else None
+    custom, watch = augment if callable(augment) else None, watch or Stopwatch()
     with ranks.together():
         request = Request(
             backbone=backbone,
@@ -190,6 +208,7 @@ def train(
             temperature=temperature,
             interpolate=interpolate,
             tell=tell,
+            since=watch,
         )
         request.check()
         if ray is not None:
@@ -254,7 +273,11 @@ def _lead(request: Request, study: str | Path, trackers: Trackers) -> Run:
         checkpoint.remove(folder.path)  # of a process that was killed between its result and this
         result = folder.read("result.json")
         following.end(folder.metrics(), result)
-    found = {**result, "test_looks": _looks(request)}
+    looks = _looks(request)
+    if looks is not None:
+        with contextlib.suppress(OSError):  # a finished run can be read from a study that can't be written
+            kept.write(LOOKS, {"configurations": looks})
+    found = {**result, "test_looks": looks}
     ranks.decided(lambda: {"result": plain(found), "run": folder.name, "again": again})
     return Run(found, folder, kept, again, request.backbone)
 
@@ -302,7 +325,8 @@ def _perform(request: Request, study: Study, folder: RunFolder, hear: Hear, stor
         "run": folder.name,
         "study": str(study.path),
     }
-    result |= leaving.leave(request, folder, model, result["cut"], store)  # after the clock
+    with numerics.threads(about["numeric_plan"]["threads"]):  # after the clock
+        result |= leaving.leave(request, folder, model, result["cut"], store)
     folder.write("result.json", result)
 
 

@@ -14,7 +14,9 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import nn
 
+from frostline import places
 from frostline.backbone import Backbone, Preprocessing
+from frostline.best import best_of
 from frostline.errors import ModelError, StudyError
 from frostline.fingerprints import Fingerprints
 from frostline.record import MAX_CLASSES, RunFolder, Study
@@ -45,12 +47,12 @@ def adapted_at(source: str) -> Adapted | None:
     """
     path = Path(source).expanduser()
     if (path / "study.json").is_file():
-        return _of_run(Study(path).best()[0])
+        return _of_run(best_of(Study(path)).folder)
     if (path / "config.json").is_file() and path.parent.name == "runs":
-        return _of_run(Study(path.parents[1]).best(path.name)[0])
-    if path.name == EXPORTED and delta.exported_as(path.parent):
+        return _of_run(best_of(Study(path.parents[1]), path.name).folder)
+    if path.name == EXPORTED and places.exported_as(path.parent):
         path = path.parent
-    kind = delta.exported_as(path)
+    kind = places.exported_as(path)
     if kind is None:
         return None
     if kind == delta.KIND:

@@ -22,6 +22,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
+from frostline import places
 from frostline.backbone import Backbone, Preprocessing, tensor_bytes
 from frostline.dataset import Rendering
 from frostline.errors import DataError, FrostlineError, ModelError, StudyError
@@ -29,7 +30,7 @@ from frostline.heads import build_head
 from frostline.zoo.base import load_base
 
 WEIGHTS = "delta.safetensors"
-CONFIG = "config.json"
+CONFIG = places.CONFIG
 KIND = "delta"
 SHOWN = 12  # characters of a digest in a message
 
@@ -50,16 +51,7 @@ class Delta:
 
 def is_delta(folder: str | Path) -> bool:
     """Tell whether a folder is a delta."""
-    return exported_as(folder) == KIND
-
-
-def exported_as(folder: str | Path) -> str | None:
-    """Return the format of an export of frostline's; `None` for any other folder."""
-    try:
-        card = json.loads((Path(folder) / CONFIG).read_text(encoding="utf-8"))["frostline"]
-        return str(card["export"])
-    except (OSError, ValueError, KeyError, TypeError, RecursionError):
-        return None
+    return places.exported_as(folder) == KIND
 
 
 def digest_of(state: Mapping[str, Tensor]) -> str:

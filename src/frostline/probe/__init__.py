@@ -1,0 +1,45 @@
+"""Heads that are solved for instead of trained: logistic regression and closed-form ridge on features.
+
+scaling ── logistic · ridge     features made ready once; one head for one L2
+choosing                        which L2, by images that a fit has not seen
+
+Features have shape (n, width), targets (n,). They are centred and divided by one number, their root mean
+square length, never by a spread per feature: folding per-feature standardisation back into a head gives
+features that barely vary on the training set enormous weights, which wake up under augmentation
+(tests/test_starting_head.py shows it). Imports no torch.
+"""
+
+from __future__ import annotations
+
+from frostline.probe.choosing import (
+    MOST_FOR_CHOICE,
+    Folds,
+    answers,
+    choose,
+    least_loss_near_best,
+    logistic,
+    out_of_fold,
+    path,
+    ridge,
+)
+from frostline.probe.logistic import GRID
+from frostline.probe.ridge import GRID as RIDGE_GRID
+from frostline.probe.scaling import Solution
+
+SOLVERS = {"logistic": GRID, "ridge": RIDGE_GRID}
+
+__all__ = [
+    "GRID",
+    "MOST_FOR_CHOICE",
+    "RIDGE_GRID",
+    "SOLVERS",
+    "Folds",
+    "Solution",
+    "answers",
+    "choose",
+    "least_loss_near_best",
+    "logistic",
+    "out_of_fold",
+    "path",
+    "ridge",
+]

@@ -1,0 +1,87 @@
+"""Features made ready for solving: centred, of root mean square length 1, and turned to their own "
+"directions."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+import numpy as np
+from numpy.typing import NDArray
+
+Floats = NDArray[np.float64]
+Ints = NDArray[np.int64]
+
+# Directions that hold a smaller share of the variance are rounding, not features.
+LEAST_VARIANCE = 1e-10
+
+
+@dataclass(frozen=True)
+class Solution:
+    """A linear head: `weight` (classes, width), `bias` (classes,), and how it was chosen."""
+
+    weight: Floats
+    bias: Floats
+    l2: float
+    temperature: float = 1.0
+    cv_score: float | None = None  # goodness of out-of-fold predictions
+    cv_images: int | None = None  # of so many held-out images
+
+    def logits(self, features: NDArray[np.floating]) -> Floats:
+        """Return logits (n, classes)."""
+        return np.asarray(features.astype(np.float64) @ self.weight.T + self.bias)
+
+
+@dataclass(frozen=True)
+class Scaled:
+    """Features along their principal directions, for every L2 and every fold.
+
+    A penalised linear head lies in the span of the images, and turning the features changes neither its
+    logits nor its penalty: so it is found here, exactly, in as many dimensions as vary. All folds share the
+    centre (which the bias, free of penalty, takes up) and the length.
+    """
+
+    features: NDArray[np.floating]  # (n, r): float32, or float64
+    variances: Floats  # (r,): they sum to 1 over all images
+    share: Floats  # (n,): the images' weights, summing to 1
+    mean: Floats  # (width,)
+    length: float
+    basis: Floats  # (width, r): orthonormal columns
+
+    @classmethod
+    def of(
+        cls, features: NDArray[np.floating], weights: Floats | None = None, dtype: type = np.float32
+    ) -> Scaled:
+        """Centre, scale and turn; an image of weight 2 counts twice in all of them."""
+        n, width = features.shape
+        share = np.full(n, 1.0 / n) if weights is None else np.asarray(weights / weights.sum())
+        mean = share @ features.astype(np.float64)
+        centred = (features - mean).astype(np.float64 if n < width else dtype)
+        length = float(np.sqrt(share @ np.einsum("ij,ij->i", centred, centred, dtype=np.float64))) or 1.0
+        centred /= centred.dtype.type(length)
+        basis = _directions(centred * np.sqrt(share).astype(centred.dtype)[:, None])
+        turned = (centred @ basis.astype(centred.dtype)).astype(dtype)
+        variances = share @ np.square(turned, dtype=np.float64)
+        return cls(turned, variances, share, mean, length, basis)
+
+    def some(self, rows: Ints) -> Scaled:
+        """Return some of the images, seen alike."""
+        share = self.share[rows]
+        return replace(self, features=self.features[rows], share=share / share.sum())
+
+    def unfold(self, weight: Floats, bias: Floats, l2: float) -> Solution:
+        """Write scaling and turning into the head, so that it works on raw features."""
+        raw = (weight @ self.basis.T) / self.length
+        return Solution(raw, bias - raw @ self.mean, l2)
+
+
+def _directions(rows: NDArray[np.floating]) -> Floats:
+    """Return the directions in which rows (n, width) vary, (width, r), the least first."""
+    from scipy.linalg import eigh
+
+    n, width = rows.shape
+    if n >= width:
+        values, vectors = eigh((rows.T @ rows).astype(np.float64))
+        return np.asarray(vectors[:, values > LEAST_VARIANCE])
+    values, vectors = eigh((rows @ rows.T).astype(np.float64))
+    varying = values > LEAST_VARIANCE
+    return np.asarray(rows.T @ (vectors[:, varying] / np.sqrt(values[varying])))

@@ -1,0 +1,120 @@
+"""Figures in words, the same wherever a person reads them: terminal, report, export. Imports nothing.
+
+A headline is a record that a comparison and `fit` keep and all others read: `accuracy`, `low`, `high`
+(fractions 0–1, `None` where they can't be known), `basis`, `images` (asked), `pool` (that might have been),
+`folds`, `optimism`, `test_looks`, `note` (why the accuracy can't be known), and what `metrics.balance` gives.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+# Most images of a class over fewest, from which accuracy alone misleads. At 5:1 two classes give five in six
+# to whoever always answers the commonest. A choice.
+UNEQUAL = 5.0
+MOST_NAMED = 3  # classes in a sentence
+PARTS = {2: "half", 3: "two thirds", 4: "three quarters", 5: "four fifths"}  # learned from, of so many folds
+NOTHING_TO_ASK = (
+    "No class has two images that are independent of each other, so none can be held out: how good the model "
+    "is can't be known. Add images."
+)
+
+
+def percent(value: float) -> str:
+    """A fraction as people read it."""
+    return f"{100 * value:.1f} %"
+
+
+def between(low: float, high: float) -> str:
+    """An interval as people read it."""
+    return f"{100 * low:.1f}–{100 * high:.1f} %"
+
+
+def counted(number: int, noun: str, plural: str = "") -> str:
+    """`1 image`, `1,204 images`."""
+    return f"{number:,} {noun if number == 1 else plural or noun + 's'}"
+
+
+def basis(headline: Mapping[str, Any]) -> str:
+    """Say what the accuracy is of, and what was taken off it."""
+    words = _of_what(headline)
+    if headline.get("optimism"):
+        words += f", lowered by {100 * headline['optimism']:.1f} points for being the pick of several"
+    return words
+
+
+def _of_what(headline: Mapping[str, Any]) -> str:
+    match headline["basis"]:
+        case "test part":
+            return f"measured on the test part, {looks(headline.get('test_looks'))}"
+        case "out of fold":
+            return out_of_fold(headline["images"], headline["pool"], headline["folds"])
+        case "short runs":
+            return "a first estimate, from short runs on part of the images; the model was trained for longer"
+        case "cross-validation":
+            return "cross-validated on the training images"
+        case _:
+            return "measured on the val part, which also chose the weights, so a little flattering"
+
+
+def out_of_fold(images: int, pool: int, folds: int) -> str:
+    """Say which images were asked, and of whom."""
+    if images == pool and folds in PARTS:
+        return (
+            f"estimated from models that learned from {PARTS[folds]} of the images, each asked about the rest"
+        )
+    some = f"{images:,} of {counted(pool, 'image')}"
+    return f"estimated from {some}, asked of models that had not learned from them"
+
+
+def looks(count: int | None) -> str:
+    """Say how many configurations have looked at the test part: the best of several is too good."""
+    if count is None:
+        return "images that it did not learn from"
+    if count < 2:
+        return "images that no choice has seen"
+    return f"which {count} configurations have looked at by now, in this study and others"
+
+
+def accuracy(headline: Mapping[str, Any]) -> str:
+    """Say the accuracy with its interval, and all that it must not be read without."""
+    if headline["accuracy"] is None:
+        return str(headline.get("note") or NOTHING_TO_ASK)
+    span = between(headline["low"], headline["high"])
+    return " ".join(
+        [f"Accuracy {percent(headline['accuracy'])} ({span}), {basis(headline)}.", *caveats(headline)]
+    )
+
+
+def caveats(figures: Mapping[str, Any]) -> list[str]:
+    """Say what an accuracy hides: classes of unequal size, and classes that were never asked."""
+    lines = []
+    ratio, never = figures.get("class_ratio"), figures.get("never_asked")
+    if ratio is not None and ratio >= UNEQUAL:
+        worst = figures["worst_class"]
+        middle = figures["balanced_accuracy"]
+        balanced = "unknown" if middle is None else percent(middle)
+        lines.append(
+            f"Classes are unequal ({ratio:.3g} to 1): balanced accuracy {balanced}, always answering "
+            f"{figures['majority_class']} {percent(figures['majority_share'])}, worst class"
+            f"{' asked' if never else ''} {worst['label']} {percent(worst['accuracy'])} of "
+            f"{counted(worst['n'], 'image')}."
+        )
+    if never:
+        were = "was" if len(never) == 1 else "were"
+        lines.append(f"{named(never)} {were} never asked: the accuracy is of the other classes alone.")
+    return lines
+
+
+def named(names: Sequence[str]) -> str:
+    """Name a few of many."""
+    left = len(names) - MOST_NAMED
+    return ", ".join(names[:MOST_NAMED]) + (f" and {left} more" if left > 0 else "")
+
+
+def short(accuracy: float | None, low: float | None, high: float | None, on: str) -> str:
+    """Say an accuracy and its interval in a few words."""
+    if accuracy is None or low is None or high is None:
+        return "accuracy unknown"
+    return f"{percent(accuracy)} ({between(low, high)}) {on}"

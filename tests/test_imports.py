@@ -1,0 +1,90 @@
+"""Each verb imports what it uses: starting up is most of what a small call takes."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from click.testing import CliRunner
+
+import studies
+from frostline.cli.main import cli
+from tiny import write_table
+
+pytestmark = pytest.mark.usefixtures("warm_store")
+
+TRAINING = {
+    "frostline.training",
+    "frostline.comparison",
+    "frostline.signals",
+    "scipy.optimize",
+    "scipy.stats",
+}
+TABLES = {"pandas", "pyarrow", "narwhals", "datasets"}
+LEARNING = {"sklearn", "optuna", "cleanlab", "imagehash", "ray", "transformers", "lightning"}
+DRAWING = {"matplotlib", "vl_convert", "jinja2", "IPython"}
+PRINTING = {"rich.console", "rich.table"}
+NETWORKS = {"torch", "torchvision", "timm"}
+LISTED = TRAINING | TABLES | LEARNING | DRAWING | PRINTING | NETWORKS | {"numpy", "PIL", "scipy"}
+
+
+def imported(*arguments: str) -> set[str]:
+    """Which of the listed modules a call of the command line has imported when it ends."""
+    code = (
+        "import json, sys; from frostline.cli import main\n"
+        f"sys.argv = ['frostline', *{list(arguments)!r}]\n"
+        "try: main()\n"
+        "finally: print(json.dumps(sorted(sys.modules)), file=sys.stderr)"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=False, env=os.environ
+    )
+    assert done.returncode == 0, done.stderr
+    return LISTED & set(json.loads(done.stderr.strip().splitlines()[-1]))
+
+
+@pytest.fixture
+def study(tmp_path: Path) -> tuple[str, Path]:
+    table = write_table(tmp_path / "images", train=4, test=3)
+    call = ["train", str(table), "--strategy", "linear_probe", "--study", str(tmp_path / "study")]
+    done = CliRunner().invoke(cli, [*call, "--size", "32", "--exact", "--threads", "1", "--quiet"])
+    assert done.exit_code == 0, done.output
+    return str(tmp_path / "study"), table
+
+
+def test_the_package_alone_imports_nothing_heavy() -> None:
+    code = "import sys, json, frostline; print(json.dumps(sorted(sys.modules)))"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert not LISTED & set(json.loads(done.stdout))
+
+
+@pytest.mark.parametrize("verb", ["", *cli.commands])
+def test_help_imports_nothing_heavy(verb: str) -> None:
+    assert not imported(*filter(None, [verb]), "--help")
+
+
+def test_predict_imports_what_answers(study: tuple[str, Path], tmp_path: Path) -> None:
+    where, table = study
+    image = str(next(table.parent.glob("*.png")))
+    seen = imported("predict", where, image, "--json")
+    assert {"torch", "timm"} <= seen
+    assert not seen & (TRAINING | TABLES | LEARNING | DRAWING | PRINTING)
+    listed = imported("predict", where, str(table), "--output", str(tmp_path / "answers.csv"), "--top", "2")
+    assert not listed & (TRAINING | TABLES | LEARNING | DRAWING)
+
+
+def test_stages_imports_a_network_alone() -> None:
+    assert not imported("stages", "--json", "--size", "32") & (LISTED - NETWORKS - {"numpy", "PIL"})
+    assert not imported("stages", "--size", "32") & (TRAINING | TABLES | LEARNING | DRAWING)
+
+
+def test_report_imports_no_network(tmp_path: Path) -> None:
+    """Which answers are doubtful is cleanlab's to say, and scikit-learn and pandas come with it."""
+    seen = imported("report", str(studies.fitted(tmp_path / "study")), "--json")
+    assert "cleanlab" in seen
+    assert not seen & (NETWORKS | {"frostline.training", "frostline.comparison", "frostline.signals"})
+    assert not seen & {"optuna", "imagehash", "ray", "matplotlib", "datasets", "transformers", "IPython"}
