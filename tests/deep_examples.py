@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import struct
 import zlib
 from typing import Any
@@ -66,3 +67,33 @@ def ppm(values: np.ndarray[Any, Any], most: int = 65535) -> bytes:
     height, width, channels = (*values.shape, 1)[:3]
     start = f"P{6 if channels == 3 else 5} {width} {height} {most}\n".encode()
     return start + values.astype(">u2").tobytes()
+
+
+def dicom(values: Any, **tags: Any) -> bytes:
+    """Return a DICOM file of values (H, W), (H, W, 3) or (frames, H, W) of uint8, int16 or uint16."""
+    from pydicom.dataset import FileDataset, FileMetaDataset
+    from pydicom.uid import ExplicitVRLittleEndian
+
+    meta = FileMetaDataset()
+    meta.TransferSyntaxUID = ExplicitVRLittleEndian
+    meta.MediaStorageSOPClassUID, meta.MediaStorageSOPInstanceUID = "1.2.840.10008.5.1.4.1.1.2", "1.2.3"
+    data = FileDataset(None, {}, file_meta=meta, preamble=b"\0" * 128)
+    colour = values.shape[-1] == 3
+    if values.ndim == 3 and not colour:
+        data.NumberOfFrames = len(values)
+    data.Rows, data.Columns = values.shape[:2] if colour else values.shape[-2:]
+    data.SamplesPerPixel = 3 if colour else 1
+    data.PhotometricInterpretation = "RGB" if colour else "MONOCHROME2"
+    if colour:
+        data.PlanarConfiguration = 0
+    data.BitsAllocated = values.dtype.itemsize * 8
+    data.BitsStored = 12 if values.dtype == np.uint16 else data.BitsAllocated
+    data.HighBit = data.BitsStored - 1
+    data.PixelRepresentation = int(values.dtype.kind == "i")
+    data.Modality = "CT"
+    for name, value in tags.items():
+        setattr(data, name, value)
+    data.PixelData = values.tobytes()
+    buffer = io.BytesIO()
+    data.save_as(buffer, enforce_file_format=True)
+    return buffer.getvalue()

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from deep_examples import tiff
+from deep_examples import dicom, tiff
 from frostline.dataset import formats, load_data, open_image, questions
 from frostline.dataset.decoding import picture
 from frostline.errors import DamagedImage, DataError
@@ -66,7 +66,7 @@ def test_shards_are_looked_into(tmp_path: Path) -> None:
             for end, content in (
                 ("", encoded(noise(seed=n))),
                 (".cls", b"ab"[n % 2 : n % 2 + 1]),
-                (".txt", b"hm"),
+                (".md", b"hm"),
             ):
                 member = tarfile.TarInfo(f"{n}{end}")
                 member.size = len(content)
@@ -139,36 +139,6 @@ def test_heic_is_read_where_its_library_is(tmp_path: Path) -> None:
     assert np.abs(np.asarray(seen, dtype=int) - (200, 30, 30)).max() < 8
     folder_of(tmp_path, {"a.HEIC": buffer.getvalue(), "b": buffer.getvalue()})
     assert names(tmp_path) == ["a.HEIC", "b"]
-
-
-def dicom(values: Any, **tags: Any) -> bytes:
-    """Return a DICOM file of values (H, W), (H, W, 3) or (frames, H, W) of uint8, int16 or uint16."""
-    from pydicom.dataset import FileDataset, FileMetaDataset
-    from pydicom.uid import ExplicitVRLittleEndian
-
-    meta = FileMetaDataset()
-    meta.TransferSyntaxUID = ExplicitVRLittleEndian
-    meta.MediaStorageSOPClassUID, meta.MediaStorageSOPInstanceUID = "1.2.840.10008.5.1.4.1.1.2", "1.2.3"
-    data = FileDataset(None, {}, file_meta=meta, preamble=b"\0" * 128)
-    colour = values.shape[-1] == 3
-    if values.ndim == 3 and not colour:
-        data.NumberOfFrames = len(values)
-    data.Rows, data.Columns = values.shape[:2] if colour else values.shape[-2:]
-    data.SamplesPerPixel = 3 if colour else 1
-    data.PhotometricInterpretation = "RGB" if colour else "MONOCHROME2"
-    if colour:
-        data.PlanarConfiguration = 0
-    data.BitsAllocated = values.dtype.itemsize * 8
-    data.BitsStored = 12 if values.dtype == np.uint16 else data.BitsAllocated
-    data.HighBit = data.BitsStored - 1
-    data.PixelRepresentation = int(values.dtype.kind == "i")
-    data.Modality = "CT"
-    for name, value in tags.items():
-        setattr(data, name, value)
-    data.PixelData = values.tobytes()
-    buffer = io.BytesIO()
-    data.save_as(buffer, enforce_file_format=True)
-    return buffer.getvalue()
 
 
 @pytest.mark.ecosystem

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -177,43 +176,47 @@ label_column_option = click.option(
 )
 
 
-class Checked(click.ParamType[str]):
-    """Text that `check` returns, or refuses with a `UsageError`."""
+class IntensityRange(click.ParamType[str]):
+    """Two values, or how to find them."""
 
-    def __init__(self, name: str, check: Callable[[str], Any]) -> None:
-        self.name, self._check = name, check
+    name = "auto|per-image|LOW,HIGH"
+
+    def convert(self, value: str, param: click.Parameter | None, ctx: click.Context | None) -> str:
+        """Return the range as it is kept."""
+        from frostline.dataset.rendering import checked_range
+
+        try:
+            return checked_range(value)
+        except UsageError as error:
+            self.fail(str(error), param, ctx)
+
+
+class Ground(click.ParamType[str]):
+    """A colour, or how to find it."""
+
+    name = "auto|white|grey|black|R,G,B"
 
     def convert(self, value: str, param: click.Parameter | None, ctx: click.Context | None) -> str:
         """Return the text."""
+        from frostline.dataset.showing import wished
+
         try:
-            self._check(value)
+            wished(None, value)
         except UsageError as error:
             self.fail(str(error), param, ctx)
         return value
 
 
-def _range(text: str) -> None:
-    from frostline.dataset.rendering import checked_range
-
-    checked_range(text)
-
-
-def _ground(text: str) -> None:
-    from frostline.dataset.showing import wished
-
-    wished(None, text)
-
-
 shown_options = stack(
     click.option(
         "--intensity-range",
-        type=Checked("auto|per-image|LOW,HIGH", _range),
+        type=IntensityRange(),
         help="Which values of images deeper than 8 bits become black and white [as the study has it, else "
         "auto: robust percentiles of the training images].",
     ),
     click.option(
         "--alpha-background",
-        type=Checked("auto|white|grey|black|R,G,B", _ground),
+        type=Ground(),
         help="What transparent pixels are laid on [as the study has it, else white; grey where white would "
         "hide images].",
     ),
