@@ -123,3 +123,27 @@ def test_the_command_line_refuses_ranges_and_colours_that_are_none(slides: Path,
     refused = CliRunner().invoke(cli, [*words, "--alpha-background", "mauve"])
     assert refused.exit_code == 2
     assert "expected auto, white, grey, black, or R,G,B" in refused.stderr
+
+
+def test_the_estimator_sees_what_its_fit_saw(slides: Path, tmp_path: Path) -> None:
+    """Alone, an image must not be spread over its own range."""
+    from frostline.integrations.sklearn import FrostlineClassifier
+
+    paths = sorted(map(str, slides.rglob("*.tif")))
+    backbone = frostline.load_backbone(TIMM, size=SIDE, random=True)
+    made = FrostlineClassifier(backbone, exact=True, threads=1, flip="none")
+    made.fit(paths, [Path(path).parent.name for path in paths])
+    assert made.predict(paths[-1:]).tolist() == ["b"]
+    expected = made.predict_proba(paths)
+    assert made.predict_proba(paths[-1:]) == pytest.approx(expected[-1:], abs=1e-6)
+    made.save(tmp_path / "made.safetensors")
+    again = FrostlineClassifier.load(tmp_path / "made.safetensors", backbone=backbone)
+    assert again.predict_proba(paths[-1:]) == pytest.approx(expected[-1:], abs=1e-6)
+
+
+def test_the_report_says_the_options_again(slides: Path, tmp_path: Path) -> None:
+    backbone = frostline.load_backbone(TIMM, size=SIDE, random=True)
+    data = frostline.load_data(slides, intensity_range=(250, 400), alpha_background="black")
+    run = frostline.train(backbone, data, "linear_probe", study=tmp_path / "study", exact=True)
+    page = Path(frostline.report(run.study.path).path).read_text()
+    assert "--intensity-range 250,400 --alpha-background black" in page
