@@ -22,7 +22,7 @@ HEIC = b"\0\0\0\x18ftypheic\0\0\0\0mif1heic" + b"\0" * 200
 
 
 def names(images: Any) -> list[str]:
-    return [Path(question.name).name for question in questions(images).questions]
+    return [Path(question.name).name for question in questions(images)]
 
 
 def test_content_decides_and_not_the_name(tmp_path: Path) -> None:
@@ -72,7 +72,7 @@ def test_shards_are_looked_into(tmp_path: Path) -> None:
                 member.size = len(content)
                 tar.addfile(member, io.BytesIO(content))
     assert len(load_data(path).samples) == 6
-    assert len(questions(path).questions) == 6
+    assert len(questions(path)) == 6
 
 
 @pytest.mark.parametrize(

@@ -342,7 +342,7 @@ class _Look:
 def _look(predictor: Predictor, question: Question) -> _Look | DamagedImage:
     """Return an image's pixels, or why there are none."""
     try:
-        picture = question.open()
+        picture = question.picture()
         image = picture.rgb(predictor.rendering)
         shown = shown_as(question.name, picture, image, predictor.rendering)
         return _Look(predictor.preprocessing.crop(image), shown)

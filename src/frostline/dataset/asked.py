@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,6 +16,7 @@ from frostline.dataset.formats import suffixes
 from frostline.dataset.listing import listed_in
 from frostline.dataset.objects import picture
 from frostline.dataset.remote import Fetcher, Place, images_below, is_address, masked
+from frostline.dataset.rendering import PLAIN, Rendering
 from frostline.dataset.shards import images_in, is_shards
 from frostline.dataset.tables import read_paths
 from frostline.errors import DamagedImage, DataError, RunWarning
@@ -36,7 +37,11 @@ class Question:
         """Whether it must be fetched."""
         return isinstance(self.source, _Fetched)
 
-    def open(self) -> Picture:
+    def open(self, how: Rendering = PLAIN) -> Image.Image:
+        """Return it as RGB. Raises as `picture` does."""
+        return self.picture().rgb(how)
+
+    def picture(self) -> Picture:
         """Decode it; a study's rendering makes RGB of that.
 
         Raises `DamagedImage` with its name and why it cannot be decoded, `DataError` for an array that is
@@ -71,10 +76,19 @@ class _Fetched:
 
 @dataclass(frozen=True)
 class Asked:
-    """What is asked about, and the files beside it that are no pictures by name or content."""
+    """What is asked about, in order, and the files beside it that are no pictures by name or content."""
 
     questions: tuple[Question, ...]
     others: tuple[str, ...] = ()
+
+    def __iter__(self) -> Iterator[Question]:
+        return iter(self.questions)
+
+    def __len__(self) -> int:
+        return len(self.questions)
+
+    def __getitem__(self, place: int) -> Question:
+        return self.questions[place]
 
 
 def questions(images: Any, path_column: str | None = None) -> Asked:
