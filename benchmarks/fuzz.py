@@ -50,12 +50,17 @@ def _frostline() -> Any:
 
 def image(data: bytes, folder: Path) -> None:
     """The decoder, with a pixel limit that keeps an execution short."""
-    from frostline.dataset import decoding
+    from frostline.dataset import copies, decoding, rendering, traits
 
     decoding.MAX_PIXELS = 1 << 18
+    decoding.header(io.BytesIO(data))
     with contextlib.suppress(_frostline().DamagedImage):
-        decoding.header_fault(io.BytesIO(data))  # type: ignore[arg-type]
-        decoding.decode_small(data, 32)
+        traits.looked_at(decoding.picture_small(data, 32))
+    seen = decoding.picture(data)
+    about = traits.looked_at(seen)
+    assert traits.Traits.read(about.text()) == about
+    copies.mark_of(seen)
+    assert seen.rgb(rendering.Rendering("0,255")).mode == "RGB"
     pixels = decoding.decode(data)
     assert pixels.mode == "RGB"
 
@@ -282,6 +287,26 @@ def _images() -> Iterator[bytes]:
             made = io.BytesIO()
             picture.convert("L").convert(mode).save(made, format="TIFF" if mode in ("CMYK", "F") else "PNG")
             yield made.getvalue()
+    yield from _deep_images()
+
+
+def _deep_images() -> Iterator[bytes]:
+    """More than 8 bits a sample, in either byte order; DICOM where pydicom is installed."""
+    sys.path.insert(0, str(Path(__file__).parents[1] / "tests"))
+    import deep_examples
+
+    values = np.arange(256, dtype=np.uint16).reshape(8, 8, 4) * 200
+    for order in "<>":
+        for kind in (np.uint16, np.int16, np.uint32, np.float32):
+            yield deep_examples.tiff(values[..., 0].astype(kind), order)
+        for bands in (3, 4, 13):
+            yield deep_examples.tiff(np.resize(values, (8, 8, bands)), order)
+    for bands in (1, 2, 3, 4):
+        yield deep_examples.png(values[..., :bands])
+    yield deep_examples.ppm(values[..., :3], 40000)
+    with contextlib.suppress(ImportError):
+        yield deep_examples.dicom(values[..., 0], RescaleSlope="2", RescaleIntercept="-9", PatientID="x")
+        yield deep_examples.dicom((values[..., :3] >> 8).astype(np.uint8))
 
 
 def _csvs() -> Iterator[bytes]:

@@ -13,6 +13,7 @@ from sklearn.datasets import load_digits
 
 from frostline.dataset import copies, load_data
 from frostline.dataset.copies import MARK_BYTES, likeness, mark_of
+from frostline.dataset.decoding import picture
 from test_dataset_sources import save
 
 
@@ -34,7 +35,7 @@ def jpeg(image: Image.Image, quality: int) -> Image.Image:
 
 
 def marks_of(images: Sequence[Image.Image]) -> dict[str, bytes]:
-    return {f"{i:064x}": mark_of(image) for i, image in enumerate(images)}
+    return {f"{i:064x}": mark_of(picture(image)) for i, image in enumerate(images)}
 
 
 CHANGES = {
@@ -90,7 +91,7 @@ def test_a_crowd_of_one_picture_is_one_family_in_bounded_time(monkeypatch: pytes
     monkeypatch.setattr(copies, "CROWD_IMAGES", 20)
     monkeypatch.setattr(copies, "MAX_SUSPECTS", 50)
     rng = np.random.default_rng(0)
-    mark = np.frombuffer(mark_of(scene(3)), np.uint8)
+    mark = np.frombuffer(mark_of(picture(scene(3))), np.uint8)
     crowd = np.repeat(mark[None], 2000, 0)
     crowd[np.arange(2000), rng.integers(0, copies.HASH_BYTES, 2000)] ^= 1 << rng.integers(0, 8, 2000).astype(
         np.uint8

@@ -75,7 +75,7 @@ def runs(photos: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Ru
 def said(run: Run, module: torch.nn.Module | None = None) -> tuple[torch.Tensor, np.ndarray]:
     """Pixels of the study's images, and what `predict` says of them."""
     predictor = Predictor.of_run(run.folder, module)
-    shown = proof.pictures(run.study.path, predictor.preprocessing, None)
+    shown = proof.pictures(run.study.path, predictor.preprocessing, None, predictor.rendering)
     assert shown.what == "images of the study"
     return shown.pixels, predictor(shown.pixels)
 

@@ -36,7 +36,7 @@ import frostline
 import studies
 from frostline.backbone import Preprocessing
 from frostline.best import best_of
-from frostline.dataset import Manifest, Sample, decoding
+from frostline.dataset import Manifest, Sample, decoding, listing
 from frostline.dataset.cells import MAX_COLUMNS
 from frostline.dataset.tables import read_table
 from frostline.errors import DamagedImage, DataError, FrostlineError, ModelError, StoreWarning, StudyError
@@ -477,7 +477,7 @@ def test_damaged_archives_are_no_source(tmp_path: Path, name: str) -> None:
 
 def test_paths_too_long_for_a_file_are_said(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="cannot be opened"):
-        decoding.find_images(tmp_path / ("x" * 300))
+        listing.find_images(tmp_path / ("x" * 300))
     long = "x" * 300
     (tmp_path / "a.csv").write_text(f"path,label\n{long}\\a.png,cat\n../{long},dog\na\0b,cat\n")
     assert len(read_table(tmp_path / "a.csv").found) == 3

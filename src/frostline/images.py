@@ -93,8 +93,13 @@ class Images(Dataset[Tensor]):
             return self._evaluation(position, keep)
         return self._view(self._image(position), self.samples[position].digest, view)
 
+    def pixels_name(self, item: Item) -> str:
+        """Name what is done to an image: equal names, equal pixels."""
+        position, view = item
+        return self.view_name(view) + self.manifest.rendered(self.samples[position])
+
     def view_name(self, view: int) -> str:
-        """Name what a view does to an image: equal names, equal pixels."""
+        """Name what a view does to an image."""
         if view == MIRRORED:
             return "mirrored"
         return "0" if view == 0 or self.policy.still else f"{self._augmentation} view {view}"

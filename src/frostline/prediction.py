@@ -20,7 +20,20 @@ from torch import Tensor, nn
 from frostline import familiar, metrics, numerics, places, writing, zoo
 from frostline.backbone import Backbone, Preprocessing
 from frostline.best import PassedOver, best_of
-from frostline.dataset import Question, Sorted, doubted_name, folder_names, in_threads, questions, sort_into
+from frostline.dataset import (
+    Asked,
+    Question,
+    Rendering,
+    Shown,
+    Sorted,
+    doubted_name,
+    folder_names,
+    in_threads,
+    notes_on,
+    questions,
+    shown_as,
+    sort_into,
+)
 from frostline.errors import DamagedImage, StudyError, UsageError
 from frostline.heads import build_head
 from frostline.images import EVALUATION_BATCH, Tell
@@ -68,6 +81,7 @@ class Predictions:
     doubts: familiar.Doubts | None = None  # what answers were doubted by, where that was asked for
     classes: tuple[str, ...] = ()  # all that could have been answered
     passed_over: tuple[PassedOver, ...] = ()
+    notes: tuple[str, ...] = ()  # plain sentences on how images were read
 
     def __iter__(self) -> Iterator[Prediction]:
         return iter(self.rows)
@@ -147,12 +161,14 @@ class Predictor:
         preprocessing: Preprocessing,
         temperature: float = 1.0,
         backbone: Backbone | None = None,
+        rendering: Rendering = Rendering(),  # noqa: B008 - frozen
     ) -> None:
         self.model = model
         self.classes = list(classes)
         self.preprocessing = preprocessing
         self.temperature = temperature
         self.backbone = backbone
+        self.rendering = rendering
 
     @classmethod
     def of_run(
@@ -167,6 +183,7 @@ class Predictor:
             Preprocessing.from_dict(config["preprocessing"]),
             _temperature(folder),
             backbone,
+            Rendering.from_dict(config.get("rendering")),
         )
 
     def __call__(self, pixels: Tensor) -> np.ndarray[tuple[int, int], np.dtype[np.float64]]:
@@ -262,23 +279,38 @@ def predict(
     """
     doubts = None if unsure is None else _doubts(study, run, unsure)
     who = _answering(study, run, module, base)
-    asked = questions(images, path_column)
-    rows, unreadable = answer(who.predictor, asked, top=top, doubts=doubts, tell=tell)
+    found = answer(who.predictor, questions(images, path_column), top=top, doubts=doubts, tell=tell)
     classes = tuple(who.predictor.classes)
-    return Predictions(rows, unreadable, who.run, who.why, who.strategy, doubts, classes, who.passed_over)
+    return Predictions(
+        found.rows,
+        found.unreadable,
+        who.run,
+        who.why,
+        who.strategy,
+        doubts,
+        classes,
+        who.passed_over,
+        found.notes,
+    )
+
+
+@dataclass(frozen=True)
+class Answers:
+    """What `answer` found: see `Predictions`."""
+
+    rows: tuple[Prediction, ...]
+    unreadable: tuple[tuple[str, str], ...]
+    notes: tuple[str, ...]
 
 
 def answer(
-    predictor: Predictor,
-    asked: Sequence[Question],
-    *,
-    top: int,
-    doubts: familiar.Doubts | None,
-    tell: Tell | None,
-) -> tuple[tuple[Prediction, ...], tuple[tuple[str, str], ...]]:
+    predictor: Predictor, whole: Asked, *, top: int, doubts: familiar.Doubts | None, tell: Tell | None
+) -> Answers:
     """Return an answer for each image that can be decoded, and the others' names with the reasons."""
+    asked = whole.questions
     rows: list[Prediction] = []
     unreadable: list[tuple[str, str]] = []
+    shown: list[Shown] = []
     for start in range(0, len(asked), EVALUATION_BATCH):
         good, pixels = [], []
         batch = asked[start : start + EVALUATION_BATCH]
@@ -289,19 +321,31 @@ def answer(
             if isinstance(look, DamagedImage):
                 unreadable.append((question.name, str(look)))
             else:
-                pixels.append(look)
+                pixels.append(look.pixels)
+                shown.append(look.shown)
                 good.append(question.name)
         if pixels:
             rows += _answered(predictor, good, torch.stack(pixels), top, doubts)
         if tell:
             tell("predict", min(start + EVALUATION_BATCH, len(asked)), len(asked))
-    return tuple(rows), tuple(unreadable)
+    return Answers(tuple(rows), tuple(unreadable), tuple(notes_on(shown, predictor.rendering, whole.others)))
 
 
-def _look(predictor: Predictor, question: Question) -> Tensor | DamagedImage:
+@dataclass(frozen=True)
+class _Look:
+    """An image's pixels (3, size, size), and how they were made."""
+
+    pixels: Tensor
+    shown: Shown
+
+
+def _look(predictor: Predictor, question: Question) -> _Look | DamagedImage:
     """Return an image's pixels, or why there are none."""
     try:
-        return predictor.preprocessing.crop(question.open())
+        picture = question.picture()
+        image = picture.rgb(predictor.rendering)
+        shown = shown_as(question.name, picture, image, predictor.rendering)
+        return _Look(predictor.preprocessing.crop(image), shown)
     except DamagedImage as error:
         return error
 
@@ -341,7 +385,7 @@ def _answering(
 ) -> _Answering:
     if delta.is_delta(study):
         found = delta.load(study, base if base is not None else module)
-        answering = Predictor(found.model, found.classes, found.preprocessing)
+        answering = Predictor(found.model, found.classes, found.preprocessing, rendering=found.rendering)
         return _Answering(answering, found.run, "the one this delta was made of", found.strategy)
     best = best_of(Study.existing(study), run)
     strategy = str(best.folder.asked()["strategy"])

@@ -16,6 +16,7 @@ from frostline.cli.options import (
     model_options,
     path_column_option,
     running,
+    shown_options,
     split_names_option,
     tracker_option,
 )
@@ -75,6 +76,7 @@ class NameList(click.ParamType[tuple[str, ...] | str]):
 )
 @click.option("--strict", is_flag=True, help="Refuse if any image cannot be used.")
 @split_names_option
+@shown_options
 @path_column_option
 @label_column_option
 @click.option(
@@ -133,6 +135,8 @@ def fit(data: str, **options: Any) -> None:
             "interpolate",
             "strict",
             "split_names",
+            "intensity_range",
+            "alpha_background",
             "path_column",
             "label_column",
         )

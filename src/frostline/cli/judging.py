@@ -90,6 +90,9 @@ def _train(data: str, options: dict[str, Any]) -> str:
         from frostline.dataset.layout import written
 
         words += ["--split-names", written(options["split_names"])]
+    for name in ("intensity_range", "alpha_background"):
+        if options.get(name):
+            words += [f"--{name.replace('_', '-')}", options[name]]
     for name in named:
         value = options[name]
         if value is not None and value != plain.get(name):

@@ -245,8 +245,10 @@ def predict(study: str, images: tuple[str, ...], **options: Any) -> None:
             ],
             **({} if found.doubts is None else {"doubts": found.doubts.as_dict()}),
             **({} if copied is None else {"copied": copied.as_dict()}),
+            "notes": list(found.notes),
             "unreadable": [{"path": path, "reason": reason} for path, reason in found.unreadable],
         }
+        verb.warn(found.notes)
         verb.progress.say(f"Run {found.run} ({found.strategy}) answers: {found.why}.")
         if found.passed_over:
             verb.progress.say(passed_over_line(found.passed_over))

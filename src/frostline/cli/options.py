@@ -174,6 +174,53 @@ path_column_option = click.option(
 label_column_option = click.option(
     "--label-column", metavar="NAME", help="Of a table: the column of labels [label, class, category, …]."
 )
+
+
+class IntensityRange(click.ParamType[str]):
+    """Two values, or how to find them."""
+
+    name = "auto|per-image|LOW,HIGH"
+
+    def convert(self, value: str, param: click.Parameter | None, ctx: click.Context | None) -> str:
+        """Return the range as it is kept."""
+        from frostline.dataset.rendering import checked_range
+
+        try:
+            return checked_range(value)
+        except UsageError as error:
+            self.fail(str(error), param, ctx)
+
+
+class Ground(click.ParamType[str]):
+    """A colour, or how to find it."""
+
+    name = "auto|white|grey|black|R,G,B"
+
+    def convert(self, value: str, param: click.Parameter | None, ctx: click.Context | None) -> str:
+        """Return the text."""
+        from frostline.dataset.showing import wished
+
+        try:
+            wished(None, value)
+        except UsageError as error:
+            self.fail(str(error), param, ctx)
+        return value
+
+
+shown_options = stack(
+    click.option(
+        "--intensity-range",
+        type=IntensityRange(),
+        help="Which values of images deeper than 8 bits become black and white [as the study has it, else "
+        "auto: robust percentiles of the training images].",
+    ),
+    click.option(
+        "--alpha-background",
+        type=Ground(),
+        help="What transparent pixels are laid on [as the study has it, else white; grey where white would "
+        "hide images].",
+    ),
+)
 data_options = stack(
     click.option(
         "--test",
@@ -193,6 +240,7 @@ data_options = stack(
     ),
     click.option("--strict", is_flag=True, help="Refuse if any image cannot be used."),
     split_names_option,
+    shown_options,
     path_column_option,
     label_column_option,
 )
@@ -231,6 +279,8 @@ def loaded(
         val=options["val"],
         strict=options["strict"],
         split_names=options["split_names"],
+        intensity_range=options["intensity_range"],
+        alpha_background=options["alpha_background"],
         path_column=options["path_column"],
         label_column=options["label_column"],
         progress=verb.progress,

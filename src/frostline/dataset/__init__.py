@@ -3,7 +3,9 @@
 labels                                     what a label may be, for all of them
 cells ── columns ── tables                 which cells of a table hold what
 sources ── folders · tables · objects · pairs      what each way of handing over images says
-decoding                                   the one decoder: any file to upright RGB, or why not
+formats · dicom · listing                  what files are, and which of a folder are pictures
+depth ── rendering ── decoding             the one decoder: any file to upright RGB, or why not
+traits ── showing                          what an image holds; how a study shows its images
 memory ── indexing ── copies               digests and damage remembered; what looks alike
 samples ── splitting ── folding ── parts   units never separated; who is held out, and in which fold
 describing ── resplitting                  what a person should know of a split; a split made anew
@@ -15,31 +17,38 @@ asked ── sorting                           images without labels; copied to 
 
 from __future__ import annotations
 
-from frostline.dataset.asked import Question, questions
-from frostline.dataset.decoding import find_images, is_study, open_image
+from frostline.dataset.asked import Asked, Question, questions
+from frostline.dataset.decoding import open_image
 from frostline.dataset.folding import numbered
 from frostline.dataset.indexing import in_threads
 from frostline.dataset.labels import is_missing, read_labels
+from frostline.dataset.listing import find_images, is_study
 from frostline.dataset.loading import load_data
 from frostline.dataset.manifest import Manifest
 from frostline.dataset.objects import CHANNELS
 from frostline.dataset.pairs import Pairs, unlabelled
 from frostline.dataset.recognition import Recognised, fingerprints_of, recognised
+from frostline.dataset.rendering import Rendering, as_options
 from frostline.dataset.samples import PARTS, Conflict, Sample, SetAside
+from frostline.dataset.showing import Shown, notes_on, shown_as
 from frostline.dataset.sorting import Sorted, doubted_name, folder_names, sort_into
 from frostline.dataset.tables import read_paths
 
 __all__ = [
     "CHANNELS",
     "PARTS",
+    "Asked",
     "Conflict",
     "Manifest",
     "Pairs",
     "Question",
     "Recognised",
+    "Rendering",
     "Sample",
     "SetAside",
+    "Shown",
     "Sorted",
+    "as_options",
     "doubted_name",
     "find_images",
     "fingerprints_of",
@@ -48,12 +57,14 @@ __all__ = [
     "is_missing",
     "is_study",
     "load_data",
+    "notes_on",
     "numbered",
     "open_image",
     "questions",
     "read_labels",
     "read_paths",
     "recognised",
+    "shown_as",
     "sort_into",
     "unlabelled",
 ]

@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from PIL import Image
 
-from frostline.dataset.decoding import decode, find_images, open_image, size_fault, suffixes
+from frostline.dataset import decoding
+from frostline.dataset.decoding import Picture, size_fault
+from frostline.dataset.formats import suffixes
+from frostline.dataset.listing import listed_in
 from frostline.dataset.objects import picture
 from frostline.dataset.remote import Fetcher, Place, images_below, is_address, masked
+from frostline.dataset.rendering import PLAIN, Rendering
 from frostline.dataset.shards import images_in, is_shards
 from frostline.dataset.tables import read_paths
 from frostline.errors import DamagedImage, DataError, RunWarning
@@ -33,21 +37,26 @@ class Question:
         """Whether it must be fetched."""
         return isinstance(self.source, _Fetched)
 
-    def open(self) -> Image.Image:
-        """Return it as upright RGB.
+    def open(self, how: Rendering = PLAIN) -> Image.Image:
+        """Return it as RGB. Raises as `picture` does."""
+        return self.picture().rgb(how)
+
+    def picture(self) -> Picture:
+        """Decode it; a study's rendering makes RGB of that.
 
         Raises `DamagedImage` with its name and why it cannot be decoded, `DataError` for an array that is
         no image.
         """
         if isinstance(self.source, Path):
-            return open_image(self.source)
+            return decoding.open_picture(self.source)
         try:
             if isinstance(self.source, bytes | _Fetched):
-                return decode(self.source if isinstance(self.source, bytes) else self.source())
+                content = self.source if isinstance(self.source, bytes) else self.source()
+                return decoding.picture(content)
             image = picture(self.source)
             if fault := size_fault(*image.size):
                 raise DamagedImage(fault)
-            return decode(image)
+            return decoding.picture(image)
         except DamagedImage as error:
             raise DamagedImage(f"{self.name} {error}") from error
         except DataError as error:
@@ -65,7 +74,24 @@ class _Fetched:
         return self.fetch(self.name)
 
 
-def questions(images: Any, path_column: str | None = None) -> list[Question]:
+@dataclass(frozen=True)
+class Asked:
+    """What is asked about, in order, and the files beside it that are no pictures by name or content."""
+
+    questions: tuple[Question, ...]
+    others: tuple[str, ...] = ()
+
+    def __iter__(self) -> Iterator[Question]:
+        return iter(self.questions)
+
+    def __len__(self) -> int:
+        return len(self.questions)
+
+    def __getitem__(self, place: int) -> Question:
+        return self.questions[place]
+
+
+def questions(images: Any, path_column: str | None = None) -> Asked:
     """List what is asked about; `path_column` is the column of a table that holds the paths.
 
     `images`: a folder (flat or by class), a file, a CSV with a column `path`, an address such as
@@ -76,12 +102,18 @@ def questions(images: Any, path_column: str | None = None) -> list[Question]:
     """
     if not _is_several(images):
         return _single(images, "image", path_column)
-    found = [
-        question for n, item in enumerate(images) for question in _single(item, f"image[{n}]", path_column)
-    ]
-    if not found:
+    whole = _together(_single(item, f"image[{n}]", path_column) for n, item in enumerate(images))
+    if not whole.questions:
         raise DataError("No image found in nothing. Expected a folder, files or images.")
-    return found
+    return whole
+
+
+def _together(several: Iterable[Asked]) -> Asked:
+    parts = list(several)
+    return Asked(
+        tuple(question for part in parts for question in part.questions),
+        tuple(name for part in parts for name in part.others),
+    )
 
 
 def _is_several(images: Any) -> bool:
@@ -97,18 +129,18 @@ def _kind(array: Any) -> str:
     return getattr(getattr(array, "dtype", None), "kind", "-")  # a torch tensor's has none
 
 
-def _single(item: Any, name: str, path_column: str | None) -> list[Question]:
+def _single(item: Any, name: str, path_column: str | None) -> Asked:
     if isinstance(item, str | Path):
         return _named(str(item), path_column)
     if isinstance(item, bytes | Image.Image) or hasattr(item, "shape"):
-        return [Question(name, item)]
+        return Asked((Question(name, item),))
     raise DataError(
         f"{name} is a {type(item).__name__}; expected a path, a PIL image, an array (H, W) or (H, W, 3), or "
         "several of these."
     )
 
 
-def _named(text: str, path_column: str | None) -> list[Question]:
+def _named(text: str, path_column: str | None) -> Asked:
     """List what a path or an address names."""
     path, fetcher = Path(text), Fetcher()
     ending = path.suffix.lower()
@@ -124,15 +156,18 @@ def _named(text: str, path_column: str | None) -> list[Question]:
         found = [fetcher.add(masked(text), Place(text))] if single else images_below(text, fetcher)
         return _fetched(fetcher, found)
     if ending not in TABLES or not path.is_file():
-        return [Question(str(found), found) for found in find_images(path)]
-    asked: list[Question] = []
+        listing = listed_in(path)
+        return Asked(
+            tuple(Question(str(image), image) for image in listing.images), tuple(map(str, listing.others))
+        )
     listed, notes = read_paths(path, path_column)
     for note in notes:
         warnings.warn(f"{path}: {note}", RunWarning, stacklevel=2)
-    for there in listed:
-        asked += _named(there, None) if is_address(there) else [Question(there, Path(there))]
-    return asked
+    return _together(
+        _named(there, None) if is_address(there) else Asked((Question(there, Path(there)),))
+        for there in listed
+    )
 
 
-def _fetched(fetcher: Fetcher, names: Iterable[str]) -> list[Question]:
-    return [Question(name, _Fetched(fetcher, name)) for name in names]
+def _fetched(fetcher: Fetcher, names: Iterable[str]) -> Asked:
+    return Asked(tuple(Question(name, _Fetched(fetcher, name)) for name in names))

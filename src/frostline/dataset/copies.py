@@ -13,7 +13,9 @@ from dataclasses import dataclass
 import numpy as np
 from PIL import Image
 
-from frostline.dataset import decoding
+from frostline.dataset import depth
+from frostline.dataset.decoding import Picture
+from frostline.dataset.rendering import WHITE, Rendering
 
 HASH_SIDE = 16  # 256 bits: with ImageHash's usual 64, plain icons of one class fall together
 THUMB_SIDE = 8
@@ -50,14 +52,18 @@ MAX_SUSPECTS = 10_000
 BITS_SET = np.array([bin(byte).count("1") for byte in range(256)], dtype=np.uint8)
 
 
-def mark_of(content: bytes | Image.Image) -> bytes:
-    """Return an image's mark, `MARK_BYTES` long. Raises `DamagedImage` where it cannot be decoded."""
+def mark_of(picture: Picture, ground: tuple[int, int, int] = WHITE) -> bytes:
+    """Return an image's mark, `MARK_BYTES` long.
+
+    Deep pixels count by their rank within the image, so that no range has a say in what is a copy.
+    """
     import imagehash
 
-    if isinstance(content, bytes):
-        image = decoding.decode_small(content, DECODE_SIDE_PIXELS)
+    if picture.deep is None:
+        image = picture.rgb(Rendering(ground=ground))
     else:
-        image = decoding.decode(content)
+        small = depth.averaged(picture.deep.values, DECODE_SIDE_PIXELS)
+        image = Image.fromarray(depth.ranks(small)).convert("RGB")
     bits = imagehash.phash(image, hash_size=HASH_SIDE).hash
     thumb = image.resize((THUMB_SIDE, THUMB_SIDE), Image.Resampling.BOX)
     return np.packbits(bits).tobytes() + thumb.tobytes()

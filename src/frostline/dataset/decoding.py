@@ -1,30 +1,36 @@
 """The one decoder: any image file becomes RGB, 8 bit, upright, or a reason in words why not.
 
-Handled right: grey, palette, CMYK, 16-bit, transparency (laid on white), animation (its first frame),
-EXIF rotation. Refused with a reason: empty, truncated, not an image, absurdly large, one pixel wide.
-This file knows nothing about folders, labels or splits.
+Handled right: grey, palette, CMYK, deep pixels (`depth`), transparency, animation (its first frame), EXIF
+rotation. Refused with a reason: empty, truncated, not an image, absurdly large, one pixel wide. What a study
+decides of deep pixels and transparency is its `Rendering`. Which formats there are is said in `formats`.
 """
 
 from __future__ import annotations
 
 import io
 import os
-from functools import cache
+from collections.abc import Callable
+from contextlib import nullcontext
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
-import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError
 
-from frostline import places
-from frostline.errors import DamagedImage, DataError, did_you_mean
+from frostline.dataset import depth, dicom, formats, rendering
+from frostline.dataset.depth import Deep
+from frostline.dataset.inflight import IN_FLIGHT, PILLOWS_LIMIT
+from frostline.dataset.rendering import ALPHA, PLAIN, Rendering
+from frostline.errors import DamagedImage
 
-# Formats that are decoded in this process by well-tried code. Left out on purpose: EPS (starts Ghostscript)
-# and TGA (has no signature, so noise passes for an image). HEIF counts where a plug-in registered it.
-FORMATS = ("AVIF", "BMP", "GIF", "HEIF", "JPEG", "JPEG2000", "PNG", "PPM", "TIFF", "WEBP")
-
-# Pillow's own default, `Image.MAX_IMAGE_PIXELS`: a quarter of a gigabyte at three bytes a pixel.
-MAX_PIXELS = 1024 * 1024 * 1024 // 4 // 3
+# The largest sensors in use have 200 million pixels (phones) and 150 (medium format).
+MAX_PIXELS = 200_000_000
+# What has more pixels is halved on the way in. Pillow's own default, `Image.MAX_IMAGE_PIXELS`: a quarter of a
+# gigabyte at three bytes a pixel. Above it Pillow warns of each crop.
+MAX_HELD_PIXELS = 1024 * 1024 * 1024 // 4 // 3
+# Decoding holds a picture twice: as the decoder leaves it and as it is handed on, four bytes a pixel each;
+# deep ones in two halves of 16 bits besides.
+BYTES_A_PIXEL, DEEP_BYTES_A_PIXEL = 8, 16
 
 # A larger file is not read into memory: this holds MAX_PIXELS of four channels with 16 bits, uncompressed.
 MAX_FILE_BYTES = MAX_PIXELS * 8
@@ -32,32 +38,43 @@ MAX_FILE_BYTES = MAX_PIXELS * 8
 # Fewer pixels than this on a side is a tracking pixel or a rule, not a picture (the issue names 1×1).
 MIN_SIDE_PIXELS = 2
 
-# What transparent pixels are laid on: white, as a web browser's page, for which such images are drawn.
-BACKGROUND = (255, 255, 255)
 
-# The signature of things that often end up under an image's name, and what to do about them.
-IMPOSTORS = {
-    b"version https://git-lfs": "is a Git LFS pointer, not the image itself: run `git lfs pull`",
-    b"<!doctype html": "is a web page saved under an image's name",
-    b"<html": "is a web page saved under an image's name",
-    b"<svg": "is a vector drawing (SVG): export it as PNG",
-    b"<?xml": "is XML, not an image",
-    b"%pdf": "is a PDF: export its pages as PNG",
-}
+@dataclass(frozen=True, slots=True)
+class Picture:
+    """A decoded image, upright, before a study's rendering: `image` of 8 bits a channel, or `deep` pixels."""
 
-HIDDEN_NAMES = frozenset({"thumbs.db", "desktop.ini", "__macosx", "@eadir"})  # left behind by file managers
+    kind: str  # "" = opaque RGB; `ALPHA` = RGBA; else what `deep` holds
+    image: Image.Image | None = None
+    deep: Deep | None = None
+    shrunk: bool = False  # on the way in, as was asked for
+    several: bool = False  # the file holds more pages or frames, which are not looked at
+
+    def rgb(self, how: Rendering = PLAIN) -> Image.Image:
+        """Return it as RGB."""
+        if self.deep is not None:
+            return how.picture(self.deep)
+        assert self.image is not None
+        return rendering.on_ground(self.image, how.ground) if self.kind == ALPHA else self.image
 
 
-def open_image(source: str | Path | bytes) -> Image.Image:
+def open_image(source: str | Path | bytes, how: Rendering = PLAIN) -> Image.Image:
     """Decode a file, or a file's bytes, to an upright RGB image of 8 bits a channel.
+
+    Deep pixels are spread, and transparent ones filled, as `how` says; without it, each image over its own
+    range and on white.
 
     Raises:
         DamagedImage: it cannot be decoded; the message names the file and says why.
     """
+    return open_picture(source).rgb(how)
+
+
+def open_picture(source: str | Path | bytes) -> Picture:
+    """Decode a file, or a file's bytes. Raises `DamagedImage`; the message names the file and says why."""
     if isinstance(source, bytes):
-        return decode(source)
+        return picture(source)
     try:
-        return decode(read_bytes(Path(source)))
+        return picture(read_bytes(Path(source)))
     except DamagedImage as error:
         raise DamagedImage(f"{source} {error}") from error
 
@@ -97,48 +114,111 @@ def _too_large(size_bytes: int) -> str:
     return f"has {size_bytes:,} bytes; more than {MAX_FILE_BYTES:,} are no image that could be decoded"
 
 
-def decode(content: bytes | Image.Image) -> Image.Image:
+@dataclass(frozen=True, slots=True)
+class Header:
+    """What a file's header alone gives away."""
+
+    fault: str = ""  # why it is no image
+    kind: str = ""  # as a `Picture`'s
+    several: bool = False  # holds more pages or frames than the first
+    group: str = ""  # whose picture it is, as far as the file says
+
+
+def picture(content: bytes | Image.Image) -> Picture:
     """Decode a file's bytes, or an image in memory. Raises `DamagedImage` with the reason alone."""
     if isinstance(content, Image.Image):
-        with _words_for_faults(b"image"):
-            return to_rgb(content)
-    with _words_for_faults(content[:64]), _open(io.BytesIO(content)) as image:
-        return to_rgb(image)
+        with _words_for_faults(lambda: b"image"):
+            return _picture(content, None)
+    if formats.is_dicom(content):
+        return _dicom_picture(content)
+    with _words_for_faults(lambda: content), _open(io.BytesIO(content)) as image:
+        return _picture(image, lambda: _open(io.BytesIO(content)))
 
 
-def decode_small(data: bytes, side_pixels: int) -> Image.Image:
-    """Decode like `decode`, but let a JPEG be shrunk on the way to no less than `side_pixels` a side.
+def _dicom_picture(content: bytes) -> Picture:
+    _demand_pydicom()
+    with _words_for_faults(lambda: content):
+        about = _dicom_header(io.BytesIO(content))
+        with IN_FLIGHT.room_for(about.width * about.height * DEEP_BYTES_A_PIXEL):
+            pixels, frames = dicom.read(content)
+    if isinstance(pixels, Deep):
+        large = about.width * about.height > MAX_HELD_PIXELS
+        return Picture(about.kind, deep=depth.halved(pixels) if large else pixels, several=frames > 1)
+    return Picture("", Image.fromarray(pixels).convert("RGB"), several=frames > 1)
+
+
+def _dicom_header(file: Any) -> dicom.Header:
+    about = dicom.header(file)
+    if fault := size_fault(about.width, about.height):
+        raise DamagedImage(fault)
+    return about
+
+
+def _demand_pydicom() -> None:
+    if not formats.installed(formats.DICOM):
+        raise DamagedImage(formats.dicom_missing())
+
+
+def decode(content: bytes | Image.Image, how: Rendering = PLAIN) -> Image.Image:
+    """Decode to RGB like `open_image`. Raises `DamagedImage` with the reason alone."""
+    return picture(content).rgb(how)
+
+
+def picture_small(data: bytes, side_pixels: int) -> Picture:
+    """Decode like `picture`, but let a JPEG be shrunk on the way to no less than `side_pixels` a side.
 
     The whole file is read either way, so a truncated one is found out. Several times as fast on photographs.
     """
-    with _words_for_faults(data[:64]), _open(io.BytesIO(data)) as image:
-        image.draft(None, (side_pixels, side_pixels))
-        return to_rgb(image)
+    if formats.is_dicom(data):
+        return _dicom_picture(data)
+    with _words_for_faults(lambda: data), _open(io.BytesIO(data)) as image:
+        shrunk = image.draft(None, (side_pixels, side_pixels)) is not None
+        return replace(_picture(image, lambda: _open(io.BytesIO(data))), shrunk=shrunk)
 
 
-def header_fault(file: io.BufferedIOBase) -> str:
-    """Say what a file's header alone gives away, or return "". Pixel data is not looked at."""
-    start = file.read(64)
+def header(file: BinaryIO) -> Header:
+    """Look at what a file's header alone gives away. Pixel data is not looked at."""
+
+    def whole() -> bytes:
+        file.seek(0)
+        return file.read(MAX_FILE_BYTES)
+
+    head = file.read(formats.HEAD_BYTES)
     file.seek(0)
     try:
-        with _words_for_faults(start), _open(file):
-            return ""
+        with _words_for_faults(whole):
+            if formats.is_dicom(head):
+                _demand_pydicom()
+                about = _dicom_header(file)
+                return Header("", about.kind, about.frames > 1, about.group)
+            with _open(file) as image:
+                return Header("", _kind(image), formats.several(image))
     except DamagedImage as error:
-        return str(error)
+        return Header(str(error))
 
 
-def to_rgb(image: Image.Image) -> Image.Image:
-    """Return an image in memory as upright RGB, 8 bits a channel, decoding what is not decoded yet."""
-    image.load()
-    upright = _upright(image)
-    if upright.mode.startswith(("I", "F")):
-        upright = Image.fromarray(_to_eight_bits(np.asarray(upright)))
-    if upright.has_transparency_data:
-        page = Image.new("RGBA", upright.size, (*BACKGROUND, 255))
-        upright = Image.alpha_composite(page, upright.convert("RGBA"))
-    rgb = upright.convert("RGB")
-    rgb.info = {}  # colour profiles and comments have no say from here on
-    return rgb
+def _kind(image: Image.Image) -> str:
+    return depth.kind_of(image) or (ALPHA if image.has_transparency_data else "")
+
+
+def _picture(image: Image.Image, again: Callable[[], Image.Image] | None) -> Picture:
+    """Decode an opened image, or look at one in memory; a very large one is halved."""
+    several = formats.several(image)
+    kind, large = depth.kind_of(image), image.width * image.height > MAX_HELD_PIXELS
+    if large and image.format in ("JPEG", "MPO"):  # which is never decoded whole
+        image.draft(None, (image.width // 2, image.height // 2))
+    size_bytes = image.width * image.height * (DEEP_BYTES_A_PIXEL if kind else BYTES_A_PIXEL)
+    allowed = PILLOWS_LIMIT.raised_to(MAX_PIXELS) if large else nullcontext()
+    with IN_FLIGHT.room_for(size_bytes), allowed:
+        if kind:
+            deep = depth.read(image, again)
+            return Picture(kind, deep=depth.halved(deep) if large else deep, several=several)
+        image.load()
+        upright = _upright(_halved(image) if image.width * image.height > MAX_HELD_PIXELS else image)
+        clear = upright.has_transparency_data
+        plain = upright.convert("RGBA" if clear else "RGB")
+        plain.info = {}  # colour profiles and comments have no say from here on
+        return Picture(ALPHA if clear else "", plain, several=several)
 
 
 def size_fault(width: int, height: int) -> str:
@@ -150,103 +230,22 @@ def size_fault(width: int, height: int) -> str:
     return ""
 
 
-def is_hidden(name: str) -> bool:
-    """Whether a file or folder name belongs to the system rather than to the person."""
-    return name.startswith(".") or name.lower() in HIDDEN_NAMES
-
-
-def own(folder: Path) -> str:
-    """Say what a folder of frostline's own is, "study" or "export": it holds no data. Empty for any other."""
-    if (folder / "study.json").is_file() and ((folder / "runs").is_dir() or (folder / "splits").is_dir()):
-        return "study"
-    return "export" if places.exported_as(folder) else ""
-
-
-def is_study(folder: Path) -> bool:
-    """Whether a folder is a study."""
-    return own(folder) == "study"
-
-
-def find_images(path: str | Path) -> list[Path]:
-    """List the image files of a folder (flat or by class, however deep), or `[path]` for a single file.
-
-    Hidden files and files without an image's suffix are left out. Raises `DataError` where there is none.
-    """
-    path = Path(path).expanduser()
-    try:
-        if path.is_file():
-            return [path]
-        if not path.is_dir():
-            raise DataError(missing_message(path))
-    except OSError as error:  # a name of 300 characters
-        raise DataError(f"{str(path)[:200]!r} cannot be opened ({error.strerror}).") from None
-    found = sorted(file for file in walk_files(path) if file.suffix.lower() in suffixes())
-    if not found:
-        raise DataError(
-            f"{path} holds no image files; expected files ending in {', '.join(sorted(suffixes()))}."
-        )
-    return found
-
-
-def walk_files(folder: Path, skipped: list[tuple[Path, str]] | None = None) -> list[Path]:
-    """List every file below `folder` that is not hidden, sorted; a folder that cannot be opened is one.
-
-    Links are followed, but no folder is walked twice and none that `folder` lies in. Folders of frostline's
-    own are left out, and added to `skipped` with what they are.
-    """
-    files: list[Path] = []
-    waiting, seen = [folder], {parent.resolve() for parent in folder.resolve().parents}
-    while waiting:
-        here = waiting.pop()
-        target = here.resolve()
-        if target in seen:
-            continue
-        seen.add(target)
-        try:
-            entries = [entry for entry in here.iterdir() if not is_hidden(entry.name)]
-        except OSError:
-            files.append(here)
-            continue
-        folders = [entry for entry in entries if entry.is_dir()]
-        ours = {entry: kind for entry in folders if (kind := own(entry))}
-        if skipped is not None:
-            skipped += ours.items()
-        waiting += [entry for entry in folders if entry not in ours]
-        files += sorted(set(entries) - set(folders))
-    return sorted(files)
-
-
-def missing_message(path: Path) -> str:
-    """Say that a path is not there, with the nearest name that is."""
-    parent = path.parent
-    names = [entry.name for entry in parent.iterdir()] if parent.is_dir() else []
-    where = "" if parent.is_dir() else f", nor does {parent}"
-    return (
-        f"{path} does not exist{where}; expected a folder or file of images.{did_you_mean(path.name, names)}"
-    )
-
-
-@cache
-def suffixes() -> frozenset[str]:
-    """Return the file-name endings of the formats that can be read here, such as ".jpg"."""
-    formats = set(_readable_formats())
-    return frozenset(end for end, name in Image.registered_extensions().items() if name in formats)
-
-
-@cache
-def _readable_formats() -> tuple[str, ...]:
-    Image.init()
-    return tuple(name for name in FORMATS if name in Image.OPEN)
-
-
 def _open(file: Any) -> Image.Image:
     """Open an image's header, refusing what is too large or too small to be one."""
-    image = Image.open(file, formats=_readable_formats())
-    fault = size_fault(*image.size)
+    image = formats.identified(file)
+    if image is None:
+        raise UnidentifiedImageError("No plug-in knows it.")
+    fault = size_fault(*image.size) or formats.fault_of(image)
     if fault:
         image.close()
         raise DamagedImage(fault)
     return image
+
+
+def _halved(image: Image.Image) -> Image.Image:
+    """Return an image of half the size a side, before anything else makes a copy of it."""
+    mode = "RGBA" if image.has_transparency_data else "RGB"
+    return (image if image.mode in ("L", mode) else image.convert(mode)).reduce(2)
 
 
 def _upright(image: Image.Image) -> Image.Image:
@@ -257,22 +256,11 @@ def _upright(image: Image.Image) -> Image.Image:
         return image
 
 
-def _to_eight_bits(pixels: np.ndarray) -> np.ndarray:
-    """Scale integer or float pixels, (H, W), to uint8 by the range they are stored in."""
-    if pixels.dtype == np.uint16:
-        return (pixels >> 8).astype(np.uint8)
-    low, high = float(np.min(pixels)), float(np.max(pixels))
-    for top in (1.0, 255.0, 65535.0):  # floats in 0–1, bytes, 16 bits kept in a wider type
-        if low >= 0 and high <= top and (top > 1.0 or pixels.dtype.kind == "f"):
-            return np.round(pixels * (255.0 / top)).astype(np.uint8)
-    raise DamagedImage(f"has pixel values from {low:g} to {high:g}; expected 0–1, 8 bit or 16 bit")
-
-
 class _words_for_faults:
-    """Turn whatever Pillow raises inside the block into `DamagedImage` with a reason in words."""
+    """Turn whatever a decoder raises inside the block into `DamagedImage` with a reason in words."""
 
-    def __init__(self, start: bytes) -> None:
-        self.start = start  # the file's first bytes, which tell an empty file or a web page
+    def __init__(self, content: Callable[[], bytes]) -> None:
+        self.content = content  # which tells an empty file, a web page, or a format that can't be read
 
     def __enter__(self) -> None:
         return None
@@ -280,20 +268,17 @@ class _words_for_faults:
     def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
         if error is None or isinstance(error, DamagedImage) or not isinstance(error, Exception):
             return
-        raise DamagedImage(_reason(error, self.start)) from error
+        raise DamagedImage(_reason(error, self.content)) from error
 
 
-def _reason(error: Exception, start: bytes) -> str:
-    """Put an error of Pillow's in words."""
-    if not start:
-        return "is empty (0 bytes)"
+def _reason(error: Exception, content: Callable[[], bytes]) -> str:
+    """Put an error of a decoder's in words."""
+    if isinstance(error, UnidentifiedImageError):
+        whole = content()
+        return formats.stranger(whole) if whole else "is empty (0 bytes)"
     if isinstance(error, Image.DecompressionBombError | Image.DecompressionBombWarning):
         return f"has more than {MAX_PIXELS:,} pixels, which is taken for a decompression bomb"
-    if isinstance(error, UnidentifiedImageError):
-        known = next(
-            (words for sign, words in IMPOSTORS.items() if start.lower().lstrip().startswith(sign)), ""
-        )
-        return known or f"is not an image in a format known here ({', '.join(_readable_formats())})"
     if "truncated" in str(error).lower():
         return "is truncated: the file ends before the picture does"
-    return f"cannot be decoded ({type(error).__name__}: {error})"
+    lines = str(error).splitlines()
+    return f"cannot be decoded ({type(error).__name__}: {lines[0] if lines else ''})"

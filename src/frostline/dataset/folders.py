@@ -5,8 +5,15 @@ from __future__ import annotations
 import unicodedata
 from pathlib import Path
 
-from frostline.dataset.decoding import find_images, is_hidden, missing_message, own, suffixes, walk_files
 from frostline.dataset.layout import Layout, SplitNames, Tree, layout_of
+from frostline.dataset.listing import (
+    find_images,
+    is_hidden,
+    is_picture,
+    missing_message,
+    own,
+    walk_files,
+)
 from frostline.dataset.sources import Found, Source, listing
 from frostline.errors import DataError
 
@@ -58,7 +65,7 @@ def _set_aside(folder: Path, source: Source) -> None:
     """List the images of a folder that says neither part nor class."""
     assert source.root is not None
     for file in walk_files(folder):
-        if file.suffix.lower() in suffixes():
+        if is_picture(file):
             path = file.relative_to(source.root).as_posix()
             source.aside.append((Found(path, ""), "lies outside the class folders, so it has no label"))
 
@@ -73,7 +80,7 @@ def _read_classes(folder: Path, part: str, source: Source) -> None:
             if own(child):
                 continue
             _read_class(child, part, source)
-        elif child.suffix.lower() in suffixes():
+        elif is_picture(child):
             path = child.relative_to(source.root).as_posix()
             source.aside.append((Found(path, ""), "lies outside the class folders, so it has no label"))
 

@@ -13,15 +13,17 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from io import BytesIO
 from pathlib import Path
-from typing import TypeVar
+from typing import BinaryIO, TypeVar
 
 import numpy as np
-from PIL import Image
 
 from frostline.dataset import decoding
-from frostline.dataset.copies import Likeness, likeness, mark_of
+from frostline.dataset.copies import DECODE_SIDE_PIXELS, Likeness, likeness, mark_of
+from frostline.dataset.decoding import Picture
 from frostline.dataset.memory import FileKey, Known, Memory
+from frostline.dataset.rendering import GREY, WHITE
 from frostline.dataset.sources import Found, Source
+from frostline.dataset.traits import PLAIN, Traits, confirmed, looked_at
 from frostline.errors import DamagedImage
 
 # Files looked at between two transactions: about a second of hashing, and one in BATCH_ROWS statements.
@@ -43,6 +45,8 @@ class Indexed:
     digest: str = ""
     fault: str = ""  # why it cannot be used; "" = nothing seen so far
     key: FileKey | None = None  # set where the file had to be read
+    traits: Traits = PLAIN
+    looked: bool = False  # its header was looked at, just now
 
 
 def index(
@@ -56,7 +60,7 @@ def index(
             fresh = _of_items(chunk, source, memory, workers)
         else:
             fresh = _of_files(chunk, source.root or Path(), memory, workers)
-        _add_known_faults(fresh, memory)
+        _recall(fresh, source, memory, workers)
         images += fresh
         if progress:
             progress("indexing", len(images), len(source.found))
@@ -76,13 +80,16 @@ def likeness_of(
         if not image.fault:
             first.setdefault(image.digest, image)
     waiting, marks, faults = list(first.values()), dict[str, bytes](), dict[str, str]()
+    traits: dict[str, Traits] = {}
     for start in range(0, len(waiting), CHUNK_IMAGES):
         for known in _marked(waiting[start : start + CHUNK_IMAGES], source, memory, workers):
             marks[known.digest], faults[known.digest] = known.mark, known.fault
+            traits[known.digest] = known.traits
         if progress:
             progress("looking for copies", min(start + CHUNK_IMAGES, len(waiting)), len(waiting))
     for image in images:
         image.fault = image.fault or faults.get(image.digest, "")
+        image.traits = traits.get(image.digest, image.traits)
     return likeness({digest: mark for digest, mark in marks.items() if not faults[digest]})
 
 
@@ -98,6 +105,14 @@ def _marked(chunk: Sequence[Indexed], source: Source, memory: Memory, workers: i
     return [known[image.digest] for image in chunk]
 
 
+def look_at_special(
+    source: Source, images: Sequence[Indexed], memory: Memory, progress: Progress | None, workers: int
+) -> None:
+    """Decode deep and transparent images that were not marked, for their traits; plain ones cost nothing."""
+    special = [image for image in images if image.traits.kind and not image.fault]
+    likeness_of(source, special, memory, progress if special else None, workers)
+
+
 def _mark(image: Indexed, source: Source) -> Known:
     """Decode one image for its mark; a file that changed since it was indexed gets none."""
     try:
@@ -109,14 +124,20 @@ def _mark(image: Indexed, source: Source) -> Known:
             content = decoding.read_bytes((source.root or Path()) / image.found.path)
             if hashlib.sha256(content).hexdigest() != image.digest:
                 return Known(image.digest, decoded=False)
-        return Known(image.digest, decoded=True, mark=mark_of(content))
+        small = isinstance(content, bytes)
+        picture = (
+            decoding.picture_small(content, DECODE_SIDE_PIXELS) if small else decoding.picture(content)  # type: ignore[arg-type]
+        )
+        traits = confirmed(content, picture, looked_at(picture, image.traits))
+        mark = mark_of(picture, GREY if traits.hidden_on_white else WHITE)
+        return Known(image.digest, decoded=True, mark=mark, traits=traits)
     except DamagedImage as error:
         return Known(image.digest, decoded=True, fault=str(error))
 
 
-def pixel_digest(image: Image.Image) -> str:
-    """Return the SHA-256 of decoded pixels and their shape, (H, W, 3), for images without a file."""
-    pixels = np.asarray(image)
+def pixel_digest(picture: Picture) -> str:
+    """Return the SHA-256 of decoded pixels and their shape, (H, W[, 3]), for images without a file."""
+    pixels = np.asarray(picture.rgb()) if picture.deep is None else picture.deep.values
     return hashlib.sha256(repr(pixels.shape).encode("ascii") + pixels.tobytes()).hexdigest()
 
 
@@ -144,7 +165,6 @@ def _of_files(chunk: Sequence[Found], root: Path, memory: Memory, workers: int) 
     read = [image for image in images if image.key and image.digest]
     memory.remember(
         files=[(image.key, image.digest) for image in read if image.key and image.key.mtime_ns < settled],
-        contents=[Known(image.digest, decoded=False, fault=image.fault) for image in read if image.fault],
     )
     return images
 
@@ -155,7 +175,8 @@ def _of_file(found: Found, path: Path, key: FileKey) -> Indexed:
         with open(path, "rb") as file:
             digest = hashlib.file_digest(file, "sha256").hexdigest()
             file.seek(0)
-            return Indexed(found, digest, decoding.header_fault(file), key)
+            fault, traits = _header(file)
+            return Indexed(found, digest, fault, key, traits, looked=True)
     except OSError as error:
         return Indexed(found, fault=f"cannot be read ({error.strerror or error})")
 
@@ -187,7 +208,6 @@ def _of_items(chunk: Sequence[Found], source: Source, memory: Memory, workers: i
     read = [(key, image.digest) for key, image in zip(keys, images, strict=True) if key and image.digest]
     memory.remember(
         files=[(key, digest) for key, digest in read if key not in known],
-        contents=[Known(i.digest, decoded=False, fault=i.fault) for i in images if i.fault and i.digest],
     )
     return images
 
@@ -198,17 +218,52 @@ def _of_item(found: Found, source: Source) -> Indexed:
     try:
         content = source.items(found.path)
         if isinstance(content, bytes):
-            return Indexed(
-                found, hashlib.sha256(content).hexdigest(), decoding.header_fault(BytesIO(content))
-            )
-        return Indexed(found, pixel_digest(decoding.decode(content)), decoding.size_fault(*content.size))
+            fault, traits = _header(BytesIO(content))
+            return Indexed(found, hashlib.sha256(content).hexdigest(), fault, None, traits, looked=True)
+        picture, fault = decoding.picture(content), decoding.size_fault(*content.size)
+        return Indexed(found, pixel_digest(picture), fault, None, Traits(picture.kind), looked=True)
     except DamagedImage as error:
         return Indexed(found, fault=str(error))
 
 
-def _add_known_faults(images: Sequence[Indexed], memory: Memory) -> None:
-    """Add what earlier looks found out about the same contents, damage in the pixels included."""
+def _header(file: BinaryIO) -> tuple[str, Traits]:
+    seen = decoding.header(file)
+    return seen.fault, Traits(seen.kind, several=seen.several, group=seen.group)
+
+
+def _recall(images: Sequence[Indexed], source: Source, memory: Memory, workers: int) -> None:
+    """Add what earlier looks found out about the same contents; keep what was found out just now.
+
+    An unchanged file of which this decoder never saw the header is opened for that.
+    """
     known = memory.contents_of(image.digest for image in images if image.digest)
+    unseen = [image for image in images if image.digest and image.digest not in known and not image.looked]
+    in_threads(lambda image: _look_at_header(image, source), unseen, workers)
+    fresh = {image.digest: image for image in images if image.looked and image.digest not in known}
+    memory.remember(
+        contents=[
+            Known(digest, decoded=False, fault=image.fault, traits=image.traits)
+            for digest, image in fresh.items()
+            if digest
+        ]
+    )
     for image in images:
         if not image.fault and image.digest in known:
-            image.fault = known[image.digest].fault
+            image.fault, image.traits = known[image.digest].fault, known[image.digest].traits
+
+
+def _look_at_header(image: Indexed, source: Source) -> None:
+    """Look at the header of an image whose digest is remembered."""
+    try:
+        if source.items:
+            content = source.items(image.found.path)
+            assert isinstance(content, bytes)
+            image.fault, image.traits = _header(BytesIO(content))
+        else:
+            with open((source.root or Path()) / image.found.path, "rb") as file:
+                image.fault, image.traits = _header(file)
+    except DamagedImage as error:
+        image.fault = str(error)
+    except OSError as error:
+        image.fault = f"cannot be read ({error.strerror or error})"
+    image.looked = True

@@ -2,29 +2,31 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from frostline.dataset import objects
+from frostline.dataset import objects, showing
 from frostline.dataset.assignment import Assignment, assigned
 from frostline.dataset.copies import NOTHING_ALIKE, Likeness
-from frostline.dataset.decoding import missing_message
 from frostline.dataset.describing import about_split
 from frostline.dataset.folders import read_folder
-from frostline.dataset.indexing import Indexed, Progress, index, likeness_of
+from frostline.dataset.indexing import Indexed, Progress, index, likeness_of, look_at_special
 from frostline.dataset.labels import settled
 from frostline.dataset.layout import SplitNames, checked, written
+from frostline.dataset.listing import missing_message
 from frostline.dataset.manifest import Manifest
 from frostline.dataset.memory import Memory
 from frostline.dataset.pairs import Pairs, read_pairs
 from frostline.dataset.parts import Split, Wish, split
 from frostline.dataset.remote import is_address, masked, read_remote_folder
+from frostline.dataset.rendering import Rendering
 from frostline.dataset.samples import PARTS, Sample, SetAside, demand_training_images
 from frostline.dataset.shards import is_shards, read_shards
 from frostline.dataset.sources import Source, listing
 from frostline.dataset.tables import read_table
+from frostline.dataset.traits import Traits
 from frostline.errors import DataError, UsageError, did_you_mean
 
 TABLE_SUFFIXES = (".csv", ".parquet")
@@ -39,6 +41,8 @@ def load_data(
     strict: bool = False,
     near_copies: bool = True,
     split_names: SplitNames = None,
+    intensity_range: str | tuple[float, float] | None = None,
+    alpha_background: str | None = None,
     progress: Progress | None = None,
     workers: int = 0,
     study: str | Path | None = None,
@@ -63,6 +67,11 @@ def load_data(
         near_copies: Look for near copies, which decodes every image once (milliseconds; remembered).
         split_names: Which folder is which part, where their names don't say ({"fold0": "train", "fold1":
             "test"}); "none" where folders that look like parts are classes.
+        intensity_range: Which values of images deeper than 8 bits become black and white: "auto" (robust
+            percentiles of the training images, one range for each kind), (LOW, HIGH) or "LOW,HIGH", or
+            "per-image"; without it, as `study` has it, else "auto".
+        alpha_background: What transparent pixels are laid on: "white", "grey", "black" or "R,G,B"; without
+            it, as `study` has it, else white, or grey where white would hide images.
         progress: Called now and then with (what, done, total).
         path_column: The column of a table, or of a Hugging Face dataset, that holds the images.
         label_column: The one that holds the labels.
@@ -73,16 +82,22 @@ def load_data(
     Raises:
         DataError: the data cannot be used; the message says what was found and what to do.
         StudyError: `study` is no study, or damaged.
-        UsageError: a share is not in 0 ≤ share < 1.
+        UsageError: a share is not in 0 ≤ share < 1, or a range or colour is none.
     """
     _demand_shares(test=test, val=val)
+    show, earlier = showing.wished(intensity_range, alpha_background), showing.kept_in(study)
     before = Assignment() if study is None else assigned(study)
     read = _source_of(source, checked(split_names), path_column, label_column)
     settled(read)
     memory = Memory()
     usable = index(read, memory, progress, workers)
-    alike = likeness_of(read, usable, memory, progress, workers) if near_copies else NOTHING_ALIKE
+    if near_copies:
+        alike = likeness_of(read, usable, memory, progress, workers)
+    else:
+        alike = NOTHING_ALIKE
+        look_at_special(read, usable, memory, progress, workers)
     usable = [image for image in usable if not _moved_aside(image, read)]
+    _group_by_file(usable, read)
     _demand_classes(read, usable)
     near = _positions(usable, alike.near)
     wish, digests = Wish(seed, test, val), [image.digest for image in usable]
@@ -90,7 +105,20 @@ def load_data(
     read.aside += [(usable[i].found, reason) for i, reason in sorted(outcome.reasons.items())]
     _demand_whole(read, strict)
     manifest = _manifest(read, usable, outcome, alike, memory, wish)
-    return replace(manifest, earlier_folds=before.folds, split_names=written(split_names))
+    manifest = replace(manifest, earlier_folds=before.folds, split_names=written(split_names))
+    return _shown(manifest, {image.digest: image.traits for image in usable}, show, earlier)
+
+
+def _shown(
+    manifest: Manifest, traits: Mapping[str, Traits], show: showing.Wish, earlier: Rendering | None
+) -> Manifest:
+    """Return the manifest with what was decided of deep and transparent pixels, and notes on that."""
+    training = [traits[digest] for digest in sorted({sample.digest for sample in manifest.part("train")})]
+    rendering = showing.decided(training, show, earlier)
+    images = [(sample.path, traits[sample.digest]) for sample in manifest.samples]
+    kinds = showing.kinds_of({sample.digest: traits[sample.digest] for sample in manifest.samples})
+    said = showing.notes(images, rendering)
+    return replace(manifest, rendering=rendering, kinds=kinds, notes=(*manifest.notes, *said))
 
 
 def _demand_shares(**shares: float) -> None:
@@ -157,6 +185,18 @@ def _source_at(
             f"{' or '.join(TABLE_SUFFIXES)}.{did_you_mean(path.suffix.lower(), TABLE_SUFFIXES)}"
         )
     return read_table(path, path_column, label_column)
+
+
+def _group_by_file(usable: Sequence[Indexed], read: Source) -> None:
+    """Let the patient that a file names be its group, where the source names none."""
+    named = [image for image in usable if image.traits.group and not image.found.group]
+    for image in named:
+        image.found = replace(image.found, group=image.traits.group)
+    if named:
+        many = len({image.found.group for image in named})
+        read.notes.append(
+            f"{len(named)} DICOM file(s) name {many} patient(s), each of whom is kept in one part as a group."
+        )
 
 
 def _moved_aside(image: Indexed, read: Source) -> bool:

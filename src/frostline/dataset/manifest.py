@@ -21,9 +21,12 @@ from PIL import Image
 from frostline import places
 from frostline.dataset import assignment, decoding, folding, pixels, resplitting, written
 from frostline.dataset.assignment import DIGEST, Folds
+from frostline.dataset.decoding import Picture
 from frostline.dataset.memory import Known, Memory
+from frostline.dataset.rendering import PLAIN, Rendering
 from frostline.dataset.samples import PARTS, Conflict, Sample, SetAside, demand_training_images
 from frostline.dataset.splitting import unit_keys
+from frostline.dataset.traits import Traits, looked_at
 from frostline.errors import DamagedImage, DataError
 
 # Images decoded between two writes to the memory and two calls of `progress`: a second or less of work.
@@ -51,6 +54,8 @@ class Manifest:
     shares: tuple[float, float] | None = None  # drawn for test, and of the rest for val, as was asked for
     split_names: str = ""  # which folders were said to be which part, as the option takes it
     seed: int | None = None  # that they were drawn with
+    rendering: Rendering = PLAIN  # how deep and transparent pixels are shown
+    kinds: Mapping[str, str] = field(default_factory=dict)  # digest → what an image holds, where that matters
     learned: frozenset[str] = frozenset()  # digests that the model has learned from: never held out
     earlier_folds: Folds = field(default_factory=dict, compare=False, repr=False)  # as a study remembers
     items: Items | None = field(default=None, compare=False, repr=False)  # images handed over in memory
@@ -133,19 +138,30 @@ class Manifest:
         return replace(self, earlier_folds=assignment.read(study).folds)
 
     def read(self, sample: Sample) -> Image.Image:
-        """Return a sample's image as upright RGB of 8 bits a channel.
+        """Return a sample's image as upright RGB of 8 bits a channel, as `rendering` says.
 
         Raises:
             DamagedImage: its pixels cannot be decoded; the digest is remembered as damaged.
             DataError: the file has changed or gone since it was indexed.
         """
+        return self._picture(sample).rgb(self.rendering)
+
+    def pixel_digest(self, sample: Sample) -> bytes:
+        """Return the digest of a sample's pixels as they are stored, which is noted, too."""
+        return pixels.digest_of(self._picture(sample))
+
+    def rendered(self, sample: Sample) -> str:
+        """Name what `rendering` does to a sample's pixels: equal names, equal pixels; "" for nothing."""
+        return self.rendering.name_of(self.kinds.get(sample.digest, ""))
+
+    def _picture(self, sample: Sample) -> Picture:
         try:
-            image = self._decoded(sample)
+            picture = self._decoded(sample)
         except DamagedImage as error:
             Memory().remember(contents=[Known(sample.digest, decoded=True, fault=str(error))])
             raise DamagedImage(f"{sample.path} {error}") from error
-        pixels.note(sample.digest, image)
-        return image
+        pixels.note(sample.digest, picture)
+        return picture
 
     def checked(self, progress: Progress | None = None) -> Manifest:
         """Decode every image that is not known to be sound; return a manifest without the damaged ones.
@@ -165,15 +181,21 @@ class Manifest:
 
     @cached_property
     def digest(self) -> str:
-        """SHA-256 over contents, labels and groups; order, names and root have no say."""
-        return _digest_rows((sample.digest, sample.label, sample.group) for sample in self.samples)
+        """SHA-256 over contents, labels and groups, and the rendering; order, names and root have no say."""
+        return _digest_rows(
+            [*((sample.digest, sample.label, sample.group) for sample in self.samples), *self._shown]
+        )
 
     @cached_property
     def split_digest(self) -> str:
-        """SHA-256 over contents, labels, groups and the part each image is in."""
-        return _digest_rows(
-            (sample.digest, sample.label, sample.group, sample.split) for sample in self.samples
-        )
+        """SHA-256 over what `digest` covers and the part each image is in."""
+        rows = ((sample.digest, sample.label, sample.group, sample.split) for sample in self.samples)
+        return _digest_rows([*rows, *self._shown])
+
+    @property
+    def _shown(self) -> list[tuple[str, ...]]:
+        """A row for a digest where the rendering is not the plain one."""
+        return [] if self.rendering.plain else [("rendering", json.dumps(self.rendering.as_dict()))]
 
     @cached_property
     def test_digest(self) -> str:
@@ -191,6 +213,8 @@ class Manifest:
             "conflicts": [astuple(conflict) for conflict in self.conflicts],
             **{name: getattr(self, name) for name in kept},
             **({"split_names": self.split_names} if self.split_names else {}),
+            **({} if self.rendering.plain else {"rendering": self.rendering.as_dict()}),
+            **({"kinds": dict(sorted(self.kinds.items()))} if self.kinds else {}),
             **({"learned": sorted(self.learned)} if self.learned else {}),
         }
         return written.text_of(header, (astuple(sample) for sample in self.samples))
@@ -239,12 +263,12 @@ class Manifest:
             (position[one], position[other]) for one, other in pairs if one in position and other in position
         ]
 
-    def _decoded(self, sample: Sample) -> Image.Image:
+    def _decoded(self, sample: Sample) -> Picture:
         """Decode one sample. Raises `DamagedImage` with the reason alone, `DataError` where it changed."""
         content = self._content(sample)
         if isinstance(content, bytes) and hashlib.sha256(content).hexdigest() != sample.digest:
             raise DataError(f"{sample.path} has changed since it was indexed: load the data again.")
-        return decoding.decode(content)
+        return decoding.picture(content)
 
     def _content(self, sample: Sample) -> Image.Image | bytes:
         if self.items is not None:
@@ -269,19 +293,22 @@ class Manifest:
             sample for digest, sample in first.items() if digest not in known or not known[digest].decoded
         ]
         for start in range(0, len(waiting), CHECK_CHUNK_IMAGES):
-            seen = [self._look(sample) for sample in waiting[start : start + CHECK_CHUNK_IMAGES]]
+            seen = [_looked(self, sample, known) for sample in waiting[start : start + CHECK_CHUNK_IMAGES]]
             memory.remember(contents=seen)
             faults.update({look.digest: look.fault for look in seen if look.fault})
             if progress:
                 progress("decoding", min(start + CHECK_CHUNK_IMAGES, len(waiting)), len(waiting))
         return faults
 
-    def _look(self, sample: Sample) -> Known:
-        try:
-            self._decoded(sample)
-        except DamagedImage as error:
-            return Known(sample.digest, decoded=True, fault=str(error))
-        return Known(sample.digest, decoded=True)
+
+def _looked(data: Manifest, sample: Sample, known: Mapping[str, Known]) -> Known:
+    """Decode a sample, and return what that showed."""
+    try:
+        picture = data._decoded(sample)
+    except DamagedImage as error:
+        return Known(sample.digest, decoded=True, fault=str(error))
+    header = known[sample.digest].traits if sample.digest in known else Traits()
+    return Known(sample.digest, decoded=True, traits=looked_at(picture, header))
 
 
 def _digest_rows(rows: Iterable[tuple[str, ...]]) -> str:
@@ -309,6 +336,8 @@ def _built(header: dict[str, Any], rows: list[list[str]]) -> Manifest:
         split_names=header.get("split_names", ""),
         shares=(header["shares"][0], header["shares"][1]) if header.get("shares") else None,
         seed=header.get("seed"),
+        rendering=Rendering.from_dict(header.get("rendering")),
+        kinds=dict(header.get("kinds", {})),
         learned=frozenset(header.get("learned", ())),
     )
     _demand_plain(made)
@@ -319,6 +348,7 @@ def _demand_plain(made: Manifest) -> None:
     """Raise `ValueError` for what JSON can say and a manifest can't: it may come from a stranger."""
     words = [word for sample in made.samples for word in astuple(sample)]
     words += [word for gone in made.set_aside for word in astuple(gone)]
+    words += [*made.kinds, *made.kinds.values()]
     words += [*made.classes, *made.notes, *made.given, *made.learned, made.split_names]
     words += [word for pair in (*made.near_copies, *made.suspects) for word in pair]
     words += [word for one in made.conflicts for word in (one.digest, *one.paths, *one.labels)]

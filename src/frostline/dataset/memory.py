@@ -1,10 +1,10 @@
 """What is known of files and images from earlier looks, kept by digest in one SQLite file.
 
 Three tables: `files` says which content a path of this size and time held; `contents` says what that content
-turned out to be (sound, damaged and why, its perceptual mark); `pixels` digests what was decoded. Forgetting
-any of it costs time, never correctness: where the store cannot be used, `trouble` says so once and every
-answer is "not known". Safe with several processes at once (write-ahead log, a time-out, no connection kept
-open).
+turned out to be (sound, damaged and why, its perceptual mark, its traits); `pixels` digests what was decoded.
+Forgetting any of it costs time, never correctness: where the store cannot be used, `trouble` says so once
+and every answer is "not known". Safe with several processes at once (write-ahead log, a time-out, no
+connection kept open).
 """
 
 from __future__ import annotations
@@ -17,15 +17,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import PIL
-
 from frostline import places
+from frostline.dataset import formats
+from frostline.dataset.traits import PLAIN, Traits
 
 # Raise when a table changes shape or a mark (`copies.mark_of`) changes meaning: a new file is then begun.
-FORMAT = 1
+FORMAT = 2
 
 # Another Pillow may read what this one could not, and the other way round.
-DECODER = f"pillow {PIL.__version__}"
+DECODER = formats.decoder()
 
 # How long to wait for another process's write; ours take milliseconds, so this is generous.
 TIMEOUT_S = 20.0
@@ -37,7 +37,7 @@ TABLES = """
 CREATE TABLE IF NOT EXISTS files (
     path BLOB PRIMARY KEY, size_bytes INTEGER, mtime_ns INTEGER, digest BLOB) WITHOUT ROWID;
 CREATE TABLE IF NOT EXISTS contents (
-    digest BLOB PRIMARY KEY, decoder TEXT, decoded INTEGER, fault TEXT, mark BLOB) WITHOUT ROWID;
+    digest BLOB PRIMARY KEY, decoder TEXT, decoded INTEGER, fault TEXT, mark BLOB, traits TEXT) WITHOUT ROWID;
 CREATE TABLE IF NOT EXISTS pixels (
     digest BLOB PRIMARY KEY, decoder TEXT, pixels BLOB) WITHOUT ROWID;
 """
@@ -51,6 +51,7 @@ class Known:
     decoded: bool  # its pixels were decoded, not its header alone
     fault: str = ""  # why it is not usable, in words; "" means nothing wrong was seen
     mark: bytes = b""  # `copies.mark_of`, where it was computed
+    traits: Traits = PLAIN  # of a header that was not decoded: its kind alone
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,11 +83,7 @@ class Memory:
         """Return what this decoder found in each content, where it has been seen."""
         wanted = [bytes.fromhex(digest) for digest in dict.fromkeys(digests)]
         rows = self._select("contents", "digest", wanted)
-        return {
-            digest.hex(): Known(digest.hex(), bool(decoded), fault, mark)
-            for digest, decoder, decoded, fault, mark in rows
-            if decoder == DECODER
-        }
+        return {row[0].hex(): known for row in rows if row[1] == DECODER and (known := _known(row))}
 
     def pixels_of(self, digests: Iterable[str]) -> dict[str, bytes]:
         """Return the digest of each content's pixels (`pixels.digest_of`), where this decoder decoded it."""
@@ -104,13 +101,20 @@ class Memory:
         pixel_rows = [(bytes.fromhex(digest), DECODER, value) for digest, value in pixels]
         file_rows = [(key.path, key.size_bytes, key.mtime_ns, bytes.fromhex(digest)) for key, digest in files]
         content_rows = [
-            (bytes.fromhex(known.digest), DECODER, known.decoded, known.fault, known.mark)
+            (
+                bytes.fromhex(known.digest),
+                DECODER,
+                known.decoded,
+                known.fault,
+                known.mark,
+                known.traits.text(),
+            )
             for known in contents
         ]
 
         def write(connection: sqlite3.Connection) -> None:
             connection.executemany("INSERT OR REPLACE INTO files VALUES (?, ?, ?, ?)", file_rows)
-            connection.executemany("INSERT OR REPLACE INTO contents VALUES (?, ?, ?, ?, ?)", content_rows)
+            connection.executemany("INSERT OR REPLACE INTO contents VALUES (?, ?, ?, ?, ?, ?)", content_rows)
             connection.executemany("INSERT OR REPLACE INTO pixels VALUES (?, ?, ?)", pixel_rows)
 
         if file_rows or content_rows or pixel_rows:
@@ -141,6 +145,15 @@ class Memory:
                 f"The memory of earlier looks under {places.home() / 'digests'} could not be used ({error}); "
                 "everything was read afresh. If it is broken, delete that folder: it holds nothing else."
             )
+
+
+def _known(row: Any) -> Known | None:
+    """Return a row of `contents`; `None` where it says nothing that can be read."""
+    digest, _, decoded, fault, mark, traits = row
+    try:
+        return Known(digest.hex(), bool(decoded), fault, mark, Traits.read(traits))
+    except (AttributeError, TypeError, ValueError):
+        return None
 
 
 def _patiently(path: Path, work: Callable[[sqlite3.Connection], None]) -> None:

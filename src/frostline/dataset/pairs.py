@@ -13,7 +13,9 @@ from frostline.dataset.indexing import index
 from frostline.dataset.manifest import Manifest
 from frostline.dataset.memory import Memory
 from frostline.dataset.objects import NAME, picture
+from frostline.dataset.rendering import PLAIN, Rendering
 from frostline.dataset.samples import Sample
+from frostline.dataset.showing import kinds_of
 from frostline.dataset.sources import Found, Source, listing
 from frostline.errors import DamagedImage, DataError
 
@@ -35,8 +37,8 @@ def read_pairs(pairs: Pairs) -> Source:
     return Source(None, _found(names, pairs.labels), items=_InMemory(pairs.images))
 
 
-def unlabelled(images: Sequence[Any], workers: int = 0) -> Manifest:
-    """Return images to be asked about, all of them in the part "test", in their order.
+def unlabelled(images: Sequence[Any], workers: int = 0, rendering: Rendering = PLAIN) -> Manifest:
+    """Return images to be asked about, all of them in the part "test", in their order, shown so.
 
     Raises `DataError` naming those that cannot be used.
     """
@@ -46,7 +48,8 @@ def unlabelled(images: Sequence[Any], workers: int = 0) -> Manifest:
     if lost:
         raise DataError(f"{len(lost)} image(s) cannot be used:{listing(lost)}")
     samples = tuple(Sample(image.found.path, "", image.digest, "", "test") for image in seen)
-    return Manifest(read.root, samples, ("",), items=read.items)
+    kinds = kinds_of({image.digest: image.traits for image in seen})
+    return Manifest(read.root, samples, ("",), rendering=rendering, kinds=kinds, items=read.items)
 
 
 def _found(paths: Sequence[str], labels: Sequence[str]) -> list[Found]:

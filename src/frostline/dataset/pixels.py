@@ -7,9 +7,13 @@ from __future__ import annotations
 
 import hashlib
 import threading
+from typing import Any
 
+from numpy.typing import NDArray
 from PIL import Image
 
+from frostline.dataset import depth
+from frostline.dataset.decoding import Picture
 from frostline.dataset.memory import Memory
 
 # A digest is of the pixels at this many places a side at most, evenly spread: all of a small picture. It
@@ -23,18 +27,30 @@ _noted: set[str] = set()  # by this process: an image is decoded again in each e
 _lock = threading.Lock()
 
 
-def digest_of(image: Image.Image) -> bytes:
-    """Return 8 bytes that tell a decoded RGB image from others: of its size and pixels, see `GRID`."""
+def digest_of(picture: Picture) -> bytes:
+    """Return 8 bytes that tell a decoded image from others: of its size and pixels, see `GRID`.
+
+    Deep pixels count as the file holds them, and transparency as on white: no study's rendering has a say.
+    """
+    if picture.deep is not None:
+        parts = [picture.deep.values, *([] if picture.deep.alpha is None else [picture.deep.alpha])]
+        said = [f"{part.shape} {part.dtype.name}".encode() + _thin(part) for part in parts]
+        return hashlib.sha256(b"".join(said)).digest()[:8]
+    image = picture.rgb()
     grid = (min(image.width, GRID), min(image.height, GRID))
     pixels = image if image.size == grid else image.resize(grid, Image.Resampling.NEAREST)
     return hashlib.sha256(repr(image.size).encode("ascii") + pixels.tobytes()).digest()[:8]
 
 
-def note(digest: str, image: Image.Image) -> None:
+def _thin(part: NDArray[Any]) -> bytes:
+    return depth.thinned(part, GRID).tobytes()
+
+
+def note(digest: str, picture: Picture) -> None:
     """Remember the digest of an image's pixels, now that it is decoded; `digest` is that of its file."""
     if digest in _noted:
         return
-    pixels = digest_of(image)
+    pixels = digest_of(picture)
     with _lock:
         _noted.add(digest)
         _waiting[digest] = pixels

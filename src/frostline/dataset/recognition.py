@@ -57,7 +57,7 @@ def _pixel_digests(data: Manifest, digests: Sequence[str]) -> dict[str, bytes]:
     for sample in data.samples:
         if sample.digest in missing:
             missing.discard(sample.digest)
-            known[sample.digest] = pixels.digest_of(data.read(sample))  # which notes it, too
+            known[sample.digest] = data.pixel_digest(sample)
     return known
 
 

@@ -10,11 +10,12 @@ import hashlib
 import warnings
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any, TypeVar
 
-from frostline.dataset import decoding
+from frostline.dataset import decoding, formats
 from frostline.dataset.layout import SplitNames, Tree, layout_of
+from frostline.dataset.listing import is_hidden
 from frostline.dataset.memory import FileKey
 from frostline.dataset.sources import Found, Source
 from frostline.errors import DamagedImage, DataError, RunWarning
@@ -144,7 +145,7 @@ def images_below(address: str, fetcher: Fetcher) -> list[str]:
     listing, root = listed(address), masked(address).rstrip("/")
     wanted = [name for name in sorted(listing) if _wanted(name) and _is_picture(name)]
     if not wanted:
-        endings = ", ".join(sorted(decoding.suffixes()))
+        endings = ", ".join(sorted(formats.suffixes()))
         raise DataError(f"{root} holds no image; expected names ending in {endings}.")
     return [fetcher.add(f"{root}/{name}", listing[name]) for name in wanted]
 
@@ -275,8 +276,10 @@ def _read(place: Place) -> bytes:
 
 
 def _wanted(name: str) -> bool:
-    return not any(decoding.is_hidden(word) for word in name.split("/")) and not name.endswith("/")
+    return not any(is_hidden(word) for word in name.split("/")) and not name.endswith("/")
 
 
 def _is_picture(name: str) -> bool:
-    return "." + name.lower().rpartition(".")[2] in decoding.suffixes()
+    """Whether a name is meant for a picture, or says nothing: then the content decides when it is fetched."""
+    ending = PurePosixPath(name.lower()).suffix
+    return not ending or ending in formats.suffixes()

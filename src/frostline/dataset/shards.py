@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from pathlib import PurePosixPath
 from typing import Any
 
-from frostline.dataset.decoding import suffixes
+from frostline.dataset import formats
 from frostline.dataset.labels import read_labels
 from frostline.dataset.remote import (
     MAX_OBJECT_BYTES,
@@ -138,6 +138,11 @@ def _members(address: str) -> Iterator[tuple[str, Place | None, Any]]:
             ) from error
 
 
+def _begins_as_picture(tar: tarfile.TarFile, member: tarfile.TarInfo) -> bool:
+    file = tar.extractfile(member)
+    return file is not None and formats.is_picture(file.read(formats.HEAD_BYTES))
+
+
 def _member(
     tar: tarfile.TarFile, member: tarfile.TarInfo, shard: Place
 ) -> tuple[str, Place | None, Any] | None:
@@ -150,7 +155,7 @@ def _member(
         return _refused(member.name, "has a name that leads out of its shard")
     if _says_label(member.name):
         return (member.name, None, _label(tar, member)) if member.size <= MAX_LABEL_BYTES else None
-    if path.suffix.lower() not in suffixes():
+    if path.suffix.lower() not in formats.suffixes() and not _begins_as_picture(tar, member):
         return None
     if member.size > MAX_OBJECT_BYTES:
         return _refused(

@@ -17,7 +17,8 @@ from pathlib import Path
 from typing import Any
 
 from frostline import places
-from frostline.dataset.decoding import file_fault, is_hidden
+from frostline.dataset.decoding import file_fault
+from frostline.dataset.listing import is_hidden
 from frostline.dataset.remote import is_address
 from frostline.dataset.shards import is_member
 from frostline.errors import DataError, UsageError

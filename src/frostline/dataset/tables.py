@@ -13,8 +13,9 @@ from typing import Any
 
 from frostline.dataset.cells import Cells, as_text, own_bytes, read_cells
 from frostline.dataset.columns import IS_VALID, Chosen, choose
-from frostline.dataset.decoding import is_hidden, suffixes
+from frostline.dataset.formats import suffixes
 from frostline.dataset.labels import read_labels
+from frostline.dataset.listing import is_hidden
 from frostline.dataset.remote import Fetcher, Place, is_address, masked
 from frostline.dataset.sources import Found, Source, listing, part_named, unknown_part
 from frostline.errors import DataError

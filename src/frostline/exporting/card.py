@@ -12,6 +12,7 @@ from typing import Any
 from huggingface_hub import ModelCardData
 
 from frostline import zoo
+from frostline.dataset import Rendering
 from frostline.exporting.naming import escaped
 from frostline.exporting.proof import Proof
 from frostline.exporting.subject import Subject
@@ -88,8 +89,23 @@ def _preprocessing(subject: Subject) -> str:
     return (
         f"Images: upright, RGB, {seen.interpolation} interpolation, crop mode {seen.crop_mode}, resized to "
         f"{int(seen.size / seen.crop_pct)} px and cropped to {seen.size} × {seen.size}, scaled to 0–1, "
-        f"minus {_listed(seen.mean)}, divided by {_listed(seen.std)}. Transparent pixels lie on white."
+        f"minus {_listed(seen.mean)}, divided by {_listed(seen.std)}. {_rendering(subject.rendering)}"
     )
+
+
+def _rendering(shown: Rendering) -> str:
+    """Say how deep and transparent pixels become bytes."""
+    said = [
+        f"Of {kind} pixels, {low:g} and below is black, {high:g} and above white."
+        for kind, low, high in shown.ranges
+    ]
+    if shown.intensity_range == "per-image":
+        said.append("Pixels of more than 8 bits are spread over each image's own range.")
+    elif shown.intensity_range != "auto":
+        low, high = shown.intensity_range.split(",")
+        said.append(f"Of pixels of more than 8 bits, {low} and below is black, {high} and above white.")
+    ground = "white" if shown.ground == (255, 255, 255) else f"the colour {shown.ground}"
+    return " ".join([*said, f"Transparent pixels lie on {ground}."])
 
 
 def _listed(values: tuple[float, ...]) -> str:

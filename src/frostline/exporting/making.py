@@ -75,7 +75,7 @@ def export(
     _check(to, with_preprocessing)
     place = folder.checked(Path(out) if out is not None else Path(f"frostline-{to}"), to)
     found = subject(study, run, module)
-    shown = proof.pictures(found.study, found.preprocessing, images)
+    shown = proof.pictures(found.study, found.preprocessing, images, found.rendering)
     if tell:
         tell("export", 0, 1)
     expected = proof.probabilities(found.predictor, shown.pixels)
@@ -148,6 +148,7 @@ def _finish(found: Subject, to: str, new: Path, written: Written, check: Proof) 
         "digest": found.digest,
         "source": found.source,
         "preprocessing": found.preprocessing.as_dict(),
+        "rendering": found.rendering.as_dict(),
         **written.told,
         "files": names,
     }

@@ -121,6 +121,7 @@ def described(subject: Subject, included: bool) -> dict[str, Any]:
             "resize": int(side / seen.crop_pct),  # pixels, of the shorter side where crop_mode is center
             "included": ["scale", "normalise"] if included else [],
         },
+        "rendering": subject.rendering.as_dict(),
     }
 
 

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from frostline import metrics
 from frostline.backbone import Preprocessing
-from frostline.dataset import Manifest, find_images, open_image
+from frostline.dataset import Manifest, Rendering, find_images, open_image
 from frostline.errors import DataError, ModelError
 from frostline.images import EVALUATION_BATCH
 from frostline.prediction import Predictor
@@ -45,13 +45,15 @@ class Proof:
     largest_difference: float
 
 
-def pictures(study: Path, preprocessing: Preprocessing, given: str | Path | None) -> Pictures:
+def pictures(
+    study: Path, preprocessing: Preprocessing, given: str | Path | None, rendering: Rendering
+) -> Pictures:
     """Return images to ask about: those given, the study's own, else its thumbnails, else noise.
 
     Raises `DataError` where images were given and none can be read.
     """
     if given is not None:
-        found = _cropped(preprocessing, map(open_image, find_images(given)))
+        found = _cropped(preprocessing, (open_image(path, rendering) for path in find_images(given)))
         if found is None:
             raise DataError(
                 f"{given} holds no image that can be read; expected images to check the export on."

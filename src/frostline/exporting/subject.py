@@ -12,6 +12,7 @@ from torch import nn
 from frostline import heads
 from frostline.backbone import Backbone, Preprocessing
 from frostline.best import Best, best_of
+from frostline.dataset import Rendering
 from frostline.prediction import Predictor, rebuilt
 from frostline.record import RunFolder, Study
 from frostline.strategy import parse
@@ -40,6 +41,11 @@ class Subject:
     def preprocessing(self) -> Preprocessing:
         """How an image becomes the model's input."""
         return self.predictor.preprocessing
+
+    @property
+    def rendering(self) -> Rendering:
+        """How deep and transparent pixels become RGB, before that."""
+        return self.predictor.rendering
 
     @property
     def source(self) -> dict[str, Any]:
@@ -74,7 +80,13 @@ def subject(study: str | Path, run: str | None, module: nn.Module | None) -> Sub
         result,
         backbone,
         calibrated(model, backbone, temperature),
-        Predictor(model, config["classes"], preprocessing, temperature),
+        Predictor(
+            model,
+            config["classes"],
+            preprocessing,
+            temperature,
+            rendering=Rendering.from_dict(config.get("rendering")),
+        ),
     )
 
 

@@ -338,5 +338,4 @@ def _mine_first(keys: list[bytes]) -> list[list[bytes]]:
 
 
 def _key(images: Images, item: Item) -> bytes:
-    position, view = item
-    return key_of(images.samples[position].digest, images.view_name(view))
+    return key_of(images.samples[item[0]].digest, images.pixels_name(item))

@@ -26,7 +26,7 @@ from torch import nn
 
 from frostline import metrics, numerics, places
 from frostline.backbone import Backbone
-from frostline.dataset import CHANNELS, Pairs, is_missing, load_data, read_labels, unlabelled
+from frostline.dataset import CHANNELS, Pairs, Rendering, is_missing, load_data, read_labels, unlabelled
 from frostline.errors import FrostlineError
 from frostline.frozen import Frozen, features, logits
 from frostline.heads import build_head
@@ -121,6 +121,8 @@ class FrostlineClassifier(ClassifierMixin, TransformerMixin, BaseEstimator):  # 
                     keep="last",
                 )
                 self.result_ = json.loads(json.dumps(run.result))
+                if not data.rendering.plain:
+                    self.result_["rendering"] = data.rendering.as_dict()
                 self._weights = run.folder.weights.read_bytes()
         self._asked = (self.backbone, self.size)
         self.__dict__.pop("_model", None)
@@ -174,7 +176,8 @@ class FrostlineClassifier(ClassifierMixin, TransformerMixin, BaseEstimator):  # 
     def _ready(self, X: Any) -> Iterator[tuple[Backbone, Images, Plan, Store]]:
         """Yield what answering needs: images are seen as in the fit, and rows shared with it."""
         backbone, plan = _backbone(*self._asked), Plan.from_dict(self.result_["numeric_plan"])
-        data = unlabelled(_images(X), self.workers)
+        shown = Rendering.from_dict(self.result_.get("rendering"))
+        data = unlabelled(_images(X), self.workers, shown)
         images = Images(data, data.samples, backbone.preprocessing)
         with numerics.threads(self.threads or plan.numbers.threads), Store() as store:
             yield backbone, images, plan, store

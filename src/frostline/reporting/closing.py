@@ -7,6 +7,7 @@ from pathlib import PurePath
 from typing import Any
 
 from frostline.best import passed_over_line
+from frostline.dataset import as_options
 from frostline.reporting import charting as b
 from frostline.reporting import charts as c
 from frostline.reporting.charting import Chart
@@ -33,6 +34,8 @@ DEFAULTS = {
 FIT = (
     "minutes",
     "split_names",
+    "intensity_range",
+    "alpha_background",
     "model",
     "models",
     "max_latency_ms",
@@ -50,10 +53,13 @@ FIT = (
 COMPARE = (
     "minutes", "cuts", "model", "architecture", "size", "strategies", "repeats", "search", "draws", "seed",
     "metric", "augment", "interpolate", "precision", "test", "val", "split_names",
+    "intensity_range", "alpha_background",
 )  # fmt: skip
 TRAIN = (
     "strategy",
     "split_names",
+    "intensity_range",
+    "alpha_background",
     "model",
     "size",
     "seed",
@@ -251,7 +257,7 @@ def _data_name(found: Found) -> str:
 def _shares(found: Found) -> dict[str, Any]:
     """The shares of the images that were drawn for test and val, where the source named no such part.
 
-    And which folders were said to be which part.
+    And which folders were said to be which part, and how images were said to be shown.
     """
     data = found.told.data
     if data is None or data.shares is None:
@@ -261,7 +267,7 @@ def _shares(found: Found) -> dict[str, Any]:
         for part, share in zip(("test", "val"), data.shares, strict=True)
         if part not in data.given
     }
-    return {**drawn, "split_names": data.split_names or None}
+    return {**drawn, "split_names": data.split_names or None, **as_options(data.rendering)}
 
 
 def _asked(asked: dict[str, Any], names: tuple[str, ...]) -> list[str]:

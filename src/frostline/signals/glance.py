@@ -62,7 +62,7 @@ def glance(
             "computed": way.describe(),
         }
         shelf = store.shelf(about, {"model": backbone.name, "cut": "every stage", "index": -1})
-    keys = [key_of(sample.digest, images.view_name(0)) for sample in images.samples]
+    keys = [key_of(s.digest, images.pixels_name((at, 0))) for at, s in enumerate(images.samples)]
     rows = np.zeros((len(images), 0), dtype=np.float32)
     absent: Sequence[int] = range(len(images))
     widths = _widths(backbone)

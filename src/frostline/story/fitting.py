@@ -117,6 +117,8 @@ def fit(
     interpolate: float | str | None = None,
     strict: bool = False,
     split_names: Mapping[str, str] | str | None = None,
+    intensity_range: str | tuple[float, float] | None = None,
+    alpha_background: str | None = None,
     path_column: str | None = None,
     label_column: str | None = None,
     tracker: str | Iterable[str] | Trackers | None = None,
@@ -157,6 +159,8 @@ def fit(
         split_names=split_names,
         path_column=path_column,
         label_column=label_column,
+        intensity_range=intensity_range,
+        alpha_background=alpha_background,
         study=study if is_study(Path(study)) else None,
         progress=tell,
     )

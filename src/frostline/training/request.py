@@ -81,6 +81,7 @@ class Request:
             "exact": self.exact,
             "precision": self.precision,
             "views": self.views,
+            **({} if self.data.rendering.plain else {"rendering": self.data.rendering.as_dict()}),
             **({} if self.minutes is None else {"minutes": self.minutes}),
             **({} if self.keep == "best" else {"keep": self.keep}),
             **({} if self.temperature is None else {"temperature": self.temperature}),

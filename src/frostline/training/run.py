@@ -70,11 +70,17 @@ class Run:
         The model is kept in memory for the next call. Raises `StudyError`, `UsageError` or `DataError`.
         """
         doubts = None if unsure is None else familiar.doubts(self.folder.path, unsure)
-        rows, unreadable = answer(
-            self._predictor, questions(images, path_column), top=top, doubts=doubts, tell=tell
+        found = answer(self._predictor, questions(images, path_column), top=top, doubts=doubts, tell=tell)
+        return Predictions(
+            found.rows,
+            found.unreadable,
+            self.folder.name,
+            "as asked for",
+            self.strategy,
+            doubts,
+            tuple(self._predictor.classes),
+            notes=found.notes,
         )
-        classes = tuple(self._predictor.classes)
-        return Predictions(rows, unreadable, self.folder.name, "as asked for", self.strategy, doubts, classes)
 
     @cached_property
     def _predictor(self) -> Predictor:

@@ -24,7 +24,8 @@ from torch import Tensor, nn
 
 from frostline import places
 from frostline.backbone import Backbone, Preprocessing, tensor_bytes
-from frostline.errors import FrostlineError, ModelError, StudyError
+from frostline.dataset import Rendering
+from frostline.errors import DataError, FrostlineError, ModelError, StudyError
 from frostline.heads import build_head
 from frostline.zoo.base import load_base
 
@@ -41,6 +42,7 @@ class Delta:
     model: nn.Module
     classes: list[str]
     preprocessing: Preprocessing
+    rendering: Rendering
     run: str
     strategy: str
     head: str
@@ -93,6 +95,7 @@ def load(folder: str | Path, base: str | nn.Module | Backbone | None = None) -> 
         classes = [str(name) for name in config["label_names"]]
         head, digest = str(told["head"]), str(told["digest"])
         preprocessing = _preprocessing(config["preprocessing"])
+        rendering = _rendering(told.get("rendering"))
         found = load_base(source, base)
     except (KeyError, TypeError, ValueError) as error:
         raise StudyError(f"{place / CONFIG} is damaged ({error!r}). Export the delta again.") from None
@@ -100,7 +103,16 @@ def load(folder: str | Path, base: str | nn.Module | Backbone | None = None) -> 
     model = together(place, found, head, len(classes), tensors)
     if digest_of(model.state_dict()) != digest:
         raise StudyError(f"{place} was changed or damaged: its weights are not those that were exported.")
-    return Delta(model, classes, preprocessing, str(told.get("run")), str(told.get("strategy")), head, source)
+    return Delta(
+        model,
+        classes,
+        preprocessing,
+        rendering,
+        str(told.get("run")),
+        str(told.get("strategy")),
+        head,
+        source,
+    )
 
 
 def _preprocessing(said: dict[str, Any]) -> Preprocessing:
@@ -108,6 +120,14 @@ def _preprocessing(said: dict[str, Any]) -> Preprocessing:
     try:
         return Preprocessing.from_dict(said)
     except ModelError as error:
+        raise ValueError(str(error)) from None
+
+
+def _rendering(said: dict[str, Any] | None) -> Rendering:
+    """Return what was said as a rendering. Raises `ValueError` where it is none: the file is damaged."""
+    try:
+        return Rendering.from_dict(said)
+    except DataError as error:
         raise ValueError(str(error)) from None
 
 

@@ -1,0 +1,215 @@
+"""How a study's images are shown, decided from the training images; and what a person should know of that."""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from PIL import Image
+
+from frostline.dataset.decoding import Picture
+from frostline.dataset.rendering import (
+    ALPHA,
+    AUTO,
+    GREY,
+    MOST_SATURATED,
+    PER_IMAGE,
+    PLAIN,
+    WHITE,
+    Levels,
+    Rendering,
+    checked_range,
+    parsed_ground,
+    ranges_of,
+)
+from frostline.dataset.traits import Traits, is_flat
+from frostline.errors import DataError
+
+NAMED = 3  # images in a note
+
+
+@dataclass(frozen=True)
+class Wish:
+    """What was asked for; "" = as the study has it, else as the images suggest."""
+
+    intensity_range: str = ""
+    alpha_background: str = ""
+
+
+def wished(intensity_range: object, alpha_background: str | None) -> Wish:
+    """Return what was asked for, checked. Raises `UsageError`."""
+    if alpha_background not in (None, AUTO):
+        parsed_ground(str(alpha_background))
+    return Wish("" if intensity_range is None else checked_range(intensity_range), alpha_background or "")
+
+
+def kept_in(study: str | Path | None) -> Rendering | None:
+    """Return the rendering that a study began with; `None` where it has no manifest yet.
+
+    Raises `DataError` where what it says is of no use.
+    """
+    path = None if study is None else Path(study) / "manifest.jsonl"
+    if path is None or not path.is_file():
+        return None
+    try:
+        with open(path, encoding="ascii") as file:
+            said = json.loads(file.readline()).get("rendering")
+    except (OSError, ValueError, AttributeError, RecursionError) as error:
+        raise DataError(f"{path} is damaged ({error!r}): how the study shows images can't be told.") from None
+    return Rendering.from_dict(said)
+
+
+def decided(training: Sequence[Traits], wish: Wish, earlier: Rendering | None) -> Rendering:
+    """Return the study's rendering: what was asked for, what it has already, or what training images suggest.
+
+    An `earlier` range stays, so that what was trained goes on seeing what it has learned from.
+    """
+    before = earlier or PLAIN
+    asked = wish.intensity_range or before.intensity_range
+    ranges = before.ranges if asked == before.intensity_range else ()
+    if asked == AUTO:
+        own = ranges_of((one.kind, one.levels) for one in training if one.levels)
+        ranges = (*ranges, *(row for row in own if row[0] not in {kind for kind, *_ in ranges}))
+    background = wish.alpha_background or before.alpha_background
+    if background != AUTO:
+        ground = parsed_ground(background)
+    elif earlier and earlier.alpha_background == AUTO:
+        ground = earlier.ground
+    else:
+        ground = WHITE
+    made = Rendering(asked, tuple(sorted(ranges)) if asked == AUTO else (), background, ground)
+    undecided = background == AUTO and not (earlier and earlier.alpha_background == AUTO)
+    return _on_better_ground(training, made) if undecided else made
+
+
+def _on_better_ground(training: Sequence[Traits], rendering: Rendering) -> Rendering:
+    """Return the rendering on white, or on mid-grey where that hides fewer images."""
+    on_white, on_grey = (replace(rendering, ground=ground) for ground in (WHITE, GREY))
+    return on_grey if _flat_under(training, on_grey) < _flat_under(training, on_white) else on_white
+
+
+def _flat_under(images: Sequence[Traits], rendering: Rendering) -> int:
+    return sum(one.flat_under(rendering) for one in images)
+
+
+@dataclass(frozen=True, slots=True)
+class Shown:
+    """How one image was shown to a model that was asked about it."""
+
+    name: str
+    kind: str = ""
+    saturated: float = 0.0  # share of its pixels outside the range, 0–1
+    flat: bool = False
+    several: bool = False  # pages or frames, of which the first was looked at
+
+
+def shown_as(name: str, picture: Picture, image: Image.Image, rendering: Rendering) -> Shown:
+    """Say how a picture became `image`."""
+    saturated = rendering.saturated(picture.deep) if picture.deep is not None else 0.0
+    return Shown(name, picture.kind, saturated, is_flat(image), picture.several)
+
+
+def notes_on(shown: Sequence[Shown], rendering: Rendering, others: Sequence[str] = ()) -> list[str]:
+    """Return what a person should know of how images were shown to a model; `others` are no pictures."""
+    said = []
+    if others:
+        said.append(
+            f"{len(others)} file(s) are no pictures by name or content, and were left out: {_some(others)}."
+        )
+    deep = [one for one in shown if one.kind not in ("", ALPHA)]
+    cut = [one.name for one in deep if one.saturated > MOST_SATURATED and rendering.range_of(one.kind)]
+    if cut:
+        said.append(
+            f"In {len(cut)} image(s) over 1 % of the pixels lie outside the range that the training images "
+            f"had: {_some(cut)}."
+        )
+    for kind in sorted({one.kind for one in deep if rendering.range_of(one.kind) is None}):
+        names = [one.name for one in deep if one.kind == kind]
+        if rendering.intensity_range == AUTO:
+            said.append(
+                f"{len(names)} image(s) hold {kind} values, which no training image did; each was spread "
+                f"over its own range: {_some(names)}."
+            )
+    plain = [one.name for one in shown if one.kind in ("", ALPHA)]
+    if plain and rendering.ranges:
+        said.append(
+            f"{len(plain)} image(s) hold 8 bits, and the model learned from {rendering.ranges[0][0]} values: "
+            f"{_some(plain)}."
+        )
+    said += _about_flat([one.name for one in shown if one.flat])
+    return said + _about_pages([one.name for one in shown if one.several])
+
+
+def kinds_of(traits: Mapping[str, Traits]) -> dict[str, str]:
+    """Return by digest the kinds of the images whose pixels depend on a rendering."""
+    return {digest: one.kind for digest, one in traits.items() if one.special}
+
+
+def notes(images: Sequence[tuple[str, Traits]], rendering: Rendering) -> list[str]:
+    """Return what a person should know, from every image's path and traits."""
+    return [
+        *_about_depth([(path, one) for path, one in images if one.levels], len(images), rendering),
+        *_about_ground([one for _, one in images if one.clear], rendering),
+        *_about_flat([path for path, one in images if one.flat_under(rendering)]),
+        *_about_pages([path for path, one in images if one.several]),
+    ]
+
+
+def _about_depth(deep: Sequence[tuple[str, Traits]], of: int, rendering: Rendering) -> list[str]:
+    said = []
+    for kind, count in sorted(Counter(one.kind for _, one in deep).items()):
+        limits = rendering.range_of(kind)
+        if limits is None:
+            why = "as was asked for" if rendering.intensity_range == PER_IMAGE else "since none trains"
+            said.append(f"{count} image(s) hold {kind} values, each spread over its own range, {why}.")
+            continue
+        low, high = limits
+        how = "by the training images" if rendering.intensity_range == AUTO else "as was asked for"
+        said.append(
+            f"{count} image(s) hold {kind} values: {low:g} becomes black and {high:g} white, {how}; "
+            "the study keeps that range, and --intensity-range sets another."
+        )
+        cut = [p for p, one in deep if one.kind == kind and one.levels and _saturates(one.levels, low, high)]
+        if cut:
+            said.append(f"In {len(cut)} of them over 1 % of the pixels lie outside it: {_some(cut)}.")
+    plain = of - len(deep)
+    if deep and plain:
+        said.append(
+            f"{plain} image(s) hold 8 bits and {len(deep)} hold more: if depth goes with the class, the "
+            "model learns the camera."
+        )
+    return said
+
+
+def _saturates(levels: Levels, low: float, high: float) -> bool:
+    return levels.inner_low < low or levels.inner_high > high
+
+
+def _about_ground(clear: Sequence[Traits], rendering: Rendering) -> list[str]:
+    if not clear or rendering.ground == WHITE or rendering.alpha_background != AUTO:
+        return []
+    hidden = _flat_under(clear, replace(rendering, ground=WHITE)) - _flat_under(clear, rendering)
+    said = (
+        f"{len(clear)} image(s) with transparency are laid on mid-grey, since white would hide {hidden} of "
+        "them; --alpha-background sets another ground."
+    )
+    return [said]
+
+
+def _about_flat(flat: Sequence[str]) -> list[str]:
+    return [f"{len(flat)} image(s) are one flat colour: {_some(flat)}."] if flat else []
+
+
+def _about_pages(several: Sequence[str]) -> list[str]:
+    if not several:
+        return []
+    return [
+        f"{len(several)} file(s) hold several pages or frames; the first of each is used: {_some(several)}."
+    ]
+
+
+def _some(paths: Sequence[str]) -> str:
+    return ", ".join(paths[:NAMED]) + (" …" if len(paths) > NAMED else "")

@@ -1,0 +1,149 @@
+"""A study of deep or transparent images: the same value is the same grey in training, answers and exports."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+from click.testing import CliRunner
+
+import frostline
+from deep_examples import png, tiff
+from frostline.cli.main import cli
+from frostline.dataset import Rendering
+from frostline.images import Images
+from frostline.prediction import Predictor
+from test_dataset_depth import Array, folder_of
+
+TIMM = "timm/test_efficientnet"
+SIDE = 32
+
+
+def stained(low: int, seed: int) -> Array:
+    """Return 12-bit values about `low`: which class it is shows in the brightness alone."""
+    rng = np.random.default_rng(seed)
+    return (low + rng.integers(0, 12, (SIDE, SIDE))).astype(np.uint16)
+
+
+@pytest.fixture(scope="module")
+def slides(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    files = {
+        f"{label}/{n}.tif": (tiff if n % 2 else png)(stained(low, 2 * n + (label == "a")))
+        for label, low in (("a", 300), ("b", 360))
+        for n in range(20)
+    }
+    return folder_of(tmp_path_factory.mktemp("slides"), files)
+
+
+@pytest.fixture(scope="module")
+def run(slides: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[frostline.Run]:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("FROSTLINE_STORE", str(tmp_path_factory.mktemp("store")))
+        backbone = frostline.load_backbone(TIMM, size=SIDE, random=True)
+        study = tmp_path_factory.mktemp("study")
+        yield frostline.train(backbone, frostline.load_data(slides), "linear_probe", study=study, exact=True)
+
+
+def test_faint_stains_are_told_apart(run: frostline.Run) -> None:
+    """By the high byte alone all images were one grey."""
+    assert run.result["accuracy"] == 1.0
+    assert run.folder.read("config.json")["rendering"]["ranges"]["uint16"][0] == pytest.approx(300, abs=3)
+
+
+def test_answers_see_what_training_saw(run: frostline.Run, slides: Path, tmp_path: Path) -> None:
+    predictor = Predictor.of_run(run.folder)
+    data = frostline.load_data(slides)
+    images = Images(data, data.samples, predictor.preprocessing)
+    assert predictor.rendering == data.rendering
+    for number in (0, 1, 25):
+        path = slides / data.samples[number].path
+        seen = frostline.predict(run.study.path, path)
+        (expected,) = predictor(images[(number, 0)][None])
+        assert dict(seen[0].top)[seen[0].label] == pytest.approx(expected.max(), abs=1e-6)
+    # alone, an image spread over its own range would say nothing of its brightness
+    folder_of(tmp_path, {"bright.tif": tiff(stained(360, 99), ">"), "dark.png": png(stained(300, 98))})
+    answers = frostline.predict(run.study.path, tmp_path)
+    assert [row.label for row in answers] == ["b", "a"]
+    assert answers.notes == ()
+
+
+def test_answers_warn_of_what_training_did_not_see(run: frostline.Run, tmp_path: Path) -> None:
+    rng = np.random.default_rng(0)
+    plain = rng.integers(0, 256, (SIDE, SIDE, 3), dtype=np.uint8)
+    from PIL import Image
+
+    Image.fromarray(plain).save(tmp_path / "plain.png")
+    files = {
+        "over.png": png(stained(2000, 1)),
+        "float.tif": tiff(stained(300, 2).astype(np.float32)),
+        "sound.tif": tiff(stained(330, 3)),
+    }
+    answers = frostline.predict(run.study.path, folder_of(tmp_path, files))
+    said = "\n".join(answers.notes)
+    assert "In 1 image(s) over 1 % of the pixels lie outside the range" in said
+    assert "over.png" in said
+    assert "hold float32 values, which no training image did" in said
+    assert "1 image(s) hold 8 bits, and the model learned from uint16" in said
+    assert "1 image(s) are one flat colour" in said  # 2000 and up are all white
+    assert "sound.tif" not in said
+    outcome = CliRunner().invoke(cli, ["predict", str(run.study.path), str(tmp_path), "--json"])
+    assert json.loads(outcome.stdout)["notes"] == list(answers.notes)
+    assert "over 1 % of the pixels" in outcome.stderr
+
+
+@pytest.mark.parametrize("kind", ["safetensors", "torch", "delta"])
+def test_exports_say_how_pixels_were_made(
+    kind: str, run: frostline.Run, slides: Path, tmp_path: Path
+) -> None:
+    backbone = frostline.load_backbone(TIMM, size=SIDE, random=True)
+    place = tmp_path / kind
+    given = {"base": backbone} if kind == "delta" else {}
+    made = frostline.export(run.study.path, kind, out=place, images=slides, **given)
+    assert made.check["of"] == "images that were given"
+    told = json.loads((place / "config.json").read_text())["frostline"]["rendering"]
+    assert Rendering.from_dict(told) == frostline.load_data(slides).rendering
+    assert "Of uint16 pixels, 300 and below is black" in (place / "README.md").read_text()
+    if kind == "delta":
+        path = slides / "b" / "3.tif"
+        answers = frostline.predict(place, path, base=backbone)
+        expected = frostline.predict(run.study.path, path)
+        assert answers[0].label == expected[0].label
+        assert answers[0].probability == pytest.approx(expected[0].probability, abs=1e-5)
+
+
+def test_the_command_line_refuses_ranges_and_colours_that_are_none(slides: Path, tmp_path: Path) -> None:
+    study = tmp_path / "study"
+    words = ["train", str(slides), "--strategy", "linear_probe", "--model", TIMM, "--study", str(study)]
+    refused = CliRunner().invoke(cli, [*words, "--intensity-range", "9,1"])
+    assert refused.exit_code == 2
+    assert "expected auto, per-image, or LOW,HIGH" in refused.stderr
+    refused = CliRunner().invoke(cli, [*words, "--alpha-background", "mauve"])
+    assert refused.exit_code == 2
+    assert "expected auto, white, grey, black, or R,G,B" in refused.stderr
+
+
+def test_the_estimator_sees_what_its_fit_saw(slides: Path, tmp_path: Path) -> None:
+    """Alone, an image must not be spread over its own range."""
+    from frostline.integrations.sklearn import FrostlineClassifier
+
+    paths = sorted(map(str, slides.rglob("*.tif")))
+    backbone = frostline.load_backbone(TIMM, size=SIDE, random=True)
+    made = FrostlineClassifier(backbone, exact=True, threads=1, flip="none")
+    made.fit(paths, [Path(path).parent.name for path in paths])
+    assert made.predict(paths[-1:]).tolist() == ["b"]
+    expected = made.predict_proba(paths)
+    assert made.predict_proba(paths[-1:]) == pytest.approx(expected[-1:], abs=1e-6)
+    made.save(tmp_path / "made.safetensors")
+    again = FrostlineClassifier.load(tmp_path / "made.safetensors", backbone=backbone)
+    assert again.predict_proba(paths[-1:]) == pytest.approx(expected[-1:], abs=1e-6)
+
+
+def test_the_report_says_the_options_again(slides: Path, tmp_path: Path) -> None:
+    backbone = frostline.load_backbone(TIMM, size=SIDE, random=True)
+    data = frostline.load_data(slides, intensity_range=(250, 400), alpha_background="black")
+    run = frostline.train(backbone, data, "linear_probe", study=tmp_path / "study", exact=True)
+    page = Path(frostline.report(run.study.path).path).read_text()
+    assert "--intensity-range 250,400 --alpha-background black" in page
