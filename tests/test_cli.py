@@ -432,3 +432,7 @@ def test_compare_races_the_top_of_the_advice(table: Path, monkeypatch: pytest.Mo
     assert (found.exit_code, raced) == (2, ["linear_probe", "head", "lp_ft"])
     assert "Racing linear_probe, head, lp_ft." in found.output
     assert frostline("compare", str(table), "--strategies", "advisd").exit_code == 2
+    few = frostline("compare", str(table), "--strategies", "advised", "--size", "32", "--minutes", "0.01")
+    assert few.exit_code == 2
+    assert "--minutes 0.01 is less than the" in few.output
+    assert "Or name strategies, which need no measuring." in " ".join(few.output.split())

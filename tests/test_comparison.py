@@ -426,6 +426,7 @@ while True:
 """
 
 
+@pytest.mark.slow
 def test_processes_share_the_runs_and_none_is_made_twice(tmp_path: Path) -> None:
     command = [sys.executable, "-W", "ignore", "-c", WORKER, str(tmp_path)]
     dying = subprocess.Popen([*command, "die"], stdout=subprocess.PIPE, text=True)
@@ -752,6 +753,7 @@ def test_nothing_to_hold_out_is_one_message(tmp_path: Path) -> None:
         frostline.compare(tiny_backbone(), data, STRATEGIES, study=tmp_path / "s", **OPTIONS)
 
 
+@pytest.mark.slow
 def test_cuts_are_all_tried_and_the_shallowest_that_is_as_good_wins(tmp_path: Path) -> None:
     data = without_val(tmp_path, train=8, test=4)
     found = frostline.compare(tiny_backbone(), data, study=tmp_path / "s", repeats=1, cuts=True, **OPTIONS)

@@ -520,6 +520,7 @@ def chaos(tmp_path: Path, *words: str) -> list[dict[str, Any]]:
     return [json.loads(line) for line in out.read_text().splitlines()]
 
 
+@pytest.mark.slow
 def test_killed_at_4_random_moments_it_ends_the_same(tmp_path: Path) -> None:
     (found,) = chaos(tmp_path, "--kills", "4", "--only", "train")
     assert found["kills"] == 4

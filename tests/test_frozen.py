@@ -226,7 +226,7 @@ def test_another_way_of_computing_is_a_miss(
     elif change == "batch":
         how = way(batch=9)
     elif change == "a version":
-        monkeypatch.setattr(way_module.metadata, "version", lambda name: "0")
+        monkeypatch.setattr(way_module, "version", lambda name: "0")
     elif change == "the device":
         monkeypatch.setattr(torch.backends.cpu, "get_cpu_capability", lambda: "another")
     else:

@@ -86,6 +86,7 @@ def test_a_schedule_with_several_cuts_computes_each_layer_once(
     assert run.store["rows_computed"] <= 4 * (2 * 36 + 12) + len(calls) * images
 
 
+@pytest.mark.slow
 def test_four_training_processes_share_one_store(tmp_path: Path) -> None:
     table = write_table(tmp_path / "images", train=200, test=4)
     script = Path(__file__).with_name("training_together.py")

@@ -83,8 +83,8 @@ def test_stages_imports_a_network_alone() -> None:
 
 
 def test_report_imports_no_network(tmp_path: Path) -> None:
-    """Which answers are doubtful is cleanlab's to say, and scikit-learn and pandas come with it."""
+    """Which answers are doubtful is cleanlab's to say; scikit-learn, pandas and datasets come with it."""
     seen = imported("report", str(studies.fitted(tmp_path / "study")), "--json")
     assert "cleanlab" in seen
     assert not seen & (NETWORKS | {"frostline.training", "frostline.comparison", "frostline.signals"})
-    assert not seen & {"optuna", "imagehash", "ray", "matplotlib", "datasets", "transformers", "IPython"}
+    assert not seen & {"optuna", "imagehash", "ray", "matplotlib", "transformers", "IPython"}

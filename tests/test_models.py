@@ -143,6 +143,22 @@ def test_the_best_and_the_largest_not_separated_from_it_race(
     assert "only 2 race, the best and the largest such" in two.reason
 
 
+def test_looking_takes_a_share_of_the_minutes(data: Manifest, monkeypatch: pytest.MonkeyPatch) -> None:
+    needed = {"slow": 100.0, "one": 10.0, "two": 15.0, "three": 10.0}
+    monkeypatch.setattr(screening, "_looking_s", lambda backbone, *_: needed[backbone.name])
+    several = [network(name, seed) for seed, name in enumerate(needed)]
+    found = screen(several, data, Limits(), threads=1, exact=True, left_s=70.0)  # 21 s of them for looking
+    rows = rows_of(found)
+    assert {name for name, row in rows.items() if row.probe_accuracy is not None} == {"one", "three"}
+    assert rows["two"].reason.startswith("no time to look at it: that takes about 15 s, and 1 s are left")
+    assert not rows["slow"].kept
+    unasked = screen(several, data, Limits(), threads=1, exact=True, left_s=3.0)
+    assert [(row.model, row.reason) for row in unasked if row.kept] == [
+        ("one", "the quickest: there is no time to look at any")
+    ]
+    assert all(row.probe_accuracy is None for row in unasked)
+
+
 def test_probes_are_asked_out_of_fold_and_copies_stay_together(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

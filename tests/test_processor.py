@@ -207,6 +207,7 @@ def test_a_count_of_cores_that_is_none_is_one_clear_message(monkeypatch: pytest.
         processor.cores()
 
 
+@pytest.mark.slow
 def test_a_run_says_how_its_threads_waited_and_bits_do_not_hang_on_it(tmp_path: Path) -> None:
     table = write_table(tmp_path / "images")
     found = {}

@@ -371,6 +371,7 @@ def _indexed(place: Path) -> int:
         connection.close()
 
 
+@pytest.mark.slow
 def test_kill_at_20_random_moments(place: Path) -> None:
     kill_at_random(place, 20)
 

@@ -200,7 +200,7 @@ def test_a_finished_run_is_read_back_not_done_again(
 
 
 @pytest.mark.parametrize(
-    "text", ["gradual_unfreeze", "full(bn=train, epochs=6)", "full(bn=recalibrate, epochs=4)"]
+    "text", ["gradual_unfreeze(epochs=5)", "full(bn=train, epochs=6)", "full(bn=recalibrate, epochs=4)"]
 )
 def test_killed_and_resumed_equals_uninterrupted(
     text: str, backbone: Backbone, data: Manifest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch

@@ -38,6 +38,7 @@ A study belongs to one data set and one split: figures of two splits must not st
 from __future__ import annotations
 
 import csv
+import functools
 import hashlib
 import io
 import json
@@ -395,20 +396,22 @@ def _clock() -> str:
     return time.strftime("%Y-%m-%d %H:%M:%S %z")
 
 
+@functools.cache
+def _version(package: str) -> str:
+    try:
+        return metadata.version(package)
+    except metadata.PackageNotFoundError:
+        return "not installed"
+
+
 def environment() -> dict[str, Any]:
     """Return the versions and the machine, as a run keeps them. No name, no path, no address."""
-    versions = {}
-    for name in PACKAGES:
-        try:
-            versions[name] = metadata.version(name)
-        except metadata.PackageNotFoundError:
-            versions[name] = "not installed"
     return {
         "python": sys.version.split()[0],
         "system": platform.system(),
         "machine": platform.machine(),
         "cpus": os.cpu_count(),
-        "packages": versions,
+        "packages": {name: _version(name) for name in PACKAGES},
     }
 
 

@@ -133,7 +133,7 @@ def compare(data: str, **options: Any) -> None:
             )
         import frostline
         from frostline.cli import show, show_comparison
-        from frostline.story import candidates
+        from frostline.story import candidates, demand_measuring
 
         trackers = followed(verb, options)
         manifest, backbone = loaded(verb, data, options, learns=True)
@@ -159,6 +159,7 @@ def compare(data: str, **options: Any) -> None:
         wanted = {key: options[key] for key in named}
         names = options["names"]
         if names == (ADVISED,):
+            demand_measuring(backbone, manifest, options["minutes"], options["threads"], verb.since_called)
             planned = frostline.plan(
                 backbone, manifest, seed=options["seed"], threads=options["threads"], tell=verb.progress
             )

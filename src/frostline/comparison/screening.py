@@ -27,6 +27,7 @@ from frostline.frozen import Frozen, features
 from frostline.images import Images, Tell
 from frostline.signals import shared_out, transfer
 from frostline.store import Store
+from frostline.training import pass_s
 
 # Networks whose strategies race: the best by probe, and the largest of those not separated from it. Two share
 # the strategies of one, so that the race takes as long as it does with a single network; with three it would
@@ -34,6 +35,9 @@ from frostline.store import Store
 SURVIVORS = 2
 MOST_IMAGES = cells.FEW_IMAGES - 1  # looked at: enough, and few enough that each of them is held out once
 WARM, TIMED = 3, 21  # passes of one image before the clock, and on it: a second, for most networks
+# Of the seconds that are left, what looking at networks may take; the rest is for training. A choice: looking
+# brings nothing where no time is left to train what was found.
+LOOKING = 0.3
 GIVEN = 0.7  # of one processor's time while it was timed: below, neighbours were seen to make 9 ms into 100
 
 
@@ -95,12 +99,15 @@ def screen(
     precision: str = "auto",
     threads: int | None = None,
     workers: int = 0,
+    left_s: float | None = None,
     tell: Tell | None = None,
     say: Callable[[str], None] = lambda line: None,
 ) -> list[Screened]:
     """Return what was found about each network: the kept ones first, and of those the best by probe.
 
-    No image of the test part is looked at. Raises `UsageError` where every network is over a limit.
+    With `left_s`, the seconds until a limit, those that a share of them allows are asked, in the order given;
+    where it allows none, the quickest is taken unasked. No image of the test part is looked at. Raises
+    `UsageError` where every network is over a limit.
     """
     limits.check()
     classes = len(data.classes)
@@ -118,9 +125,13 @@ def screen(
         each = "; ".join(f"{row.model} {row.reason}" for row in found.values())
         raise UsageError(f"Every network is over a limit: {each}. Raise it, or name a smaller network.")
     few = _fewer(data, seed)
+    affordable, reasons = _in_time(within, few, left_s, threads)
+    found |= {name: replace(found[name], reason=reason) for name, reason in reasons.items()}
+    if not affordable:
+        return _unasked(found, reasons)
     folds = [cells.parted(few, Cell(0, fold), seed) for fold in range(cells.folds_of(few, seed))]
     held = {}
-    for backbone in within:
+    for backbone in affordable:
         seen = _features(backbone, few, exact, precision, threads, workers, tell)
         held[backbone.name] = mine = _asked(seen, few, folds, metric)
         accuracy, low, high = mine.accuracy_interval()
@@ -130,6 +141,42 @@ def screen(
         span = f"{100 * accuracy:.1f} % right ({100 * low:.1f}–{100 * high:.1f} %)"
         say(f"  {row.model}: {span} by a linear probe, out of fold")
     return _decided(found, held, metric, seed)
+
+
+def _in_time(
+    backbones: Sequence[Backbone], data: Manifest, left_s: float | None, threads: int | None
+) -> tuple[list[Backbone], dict[str, str]]:
+    """Return the networks that there is time to look at, and why not of each other, the quickest first."""
+    if left_s is None:
+        return list(backbones), {}
+    needed = {backbone.name: _looking_s(backbone, data, threads) for backbone in backbones}
+    free_s, affordable = LOOKING * max(0.0, left_s), []
+    for backbone in backbones:
+        if needed[backbone.name] <= free_s:
+            affordable.append(backbone)
+            free_s -= needed[backbone.name]
+    missed = {name for name in needed if name not in {backbone.name for backbone in affordable}}
+    return affordable, {
+        name: f"no time to look at it: that takes about {needed[name]:.0f} s, and {free_s:.0f} s "
+        f"are left of the {LOOKING:.0%} of the minutes that are for looking"
+        for name in sorted(missed, key=needed.__getitem__)
+    }
+
+
+def _looking_s(backbone: Backbone, data: Manifest, threads: int | None) -> float:
+    """Return roughly the seconds of one pass over the images, and of timing a network that is new here."""
+    timing_s = 0.0 if rates.ready(backbone, threads=threads, classes=len(data.classes)) else 1.0
+    timing_s *= rates.timing_s(backbone, threads)
+    return timing_s + len(data.samples) * pass_s(backbone, data, data.samples, threads)
+
+
+def _unasked(found: dict[str, Screened], reasons: dict[str, str]) -> list[Screened]:
+    """Keep the quickest of those that there was no time to look at."""
+    quickest = next(iter(reasons))
+    why = "the quickest: there is no time to look at any"
+    rows = [replace(row, kept=row.model == quickest) for row in found.values()]
+    rows = [replace(row, reason=why) if row.kept else row for row in rows]
+    return sorted(rows, key=lambda row: not row.kept)
 
 
 def _fewer(data: Manifest, seed: int) -> Manifest:

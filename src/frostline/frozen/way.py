@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import platform
 from dataclasses import dataclass
 from importlib import metadata
@@ -34,8 +35,14 @@ class Way:
             "folded": [list(pair) for pair in self.folded],
             "device": _device(self.plan.device),
             "mkldnn": torch.backends.mkldnn.enabled,
-            "libraries": {name: metadata.version(name) for name in LIBRARIES},
+            "libraries": {name: version(name) for name in LIBRARIES},
         }
+
+
+@functools.cache
+def version(package: str) -> str:
+    """Return the installed version: read from disk once, since a run asks hundreds of times."""
+    return metadata.version(package)
 
 
 def _device(kind: str) -> str:

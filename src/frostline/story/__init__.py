@@ -2,5 +2,16 @@
 
 from frostline.story.digits import DEMO_SIZE, Baseline, Demo, demo, write_digits
 from frostline.story.fitting import Fitted, candidates, fit
+from frostline.story.lasting import demand_measuring
 
-__all__ = ["DEMO_SIZE", "Baseline", "Demo", "Fitted", "candidates", "demo", "fit", "write_digits"]
+__all__ = [
+    "DEMO_SIZE",
+    "Baseline",
+    "Demo",
+    "Fitted",
+    "candidates",
+    "demand_measuring",
+    "demo",
+    "fit",
+    "write_digits",
+]

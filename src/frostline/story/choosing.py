@@ -98,6 +98,7 @@ def chosen(
     *,
     seed: int,
     options: dict[str, Any],
+    left_s: float | None,
     tell: Tell | None,
     say: Callable[[str], None],
 ) -> list[dict[str, Any]]:
@@ -117,7 +118,7 @@ def chosen(
         rows = list(known["models"])
     else:
         say(f"Looking at {', '.join(backbone.name for backbone in backbones)}:")
-        found = screen(backbones, data, limits, seed=seed, tell=tell, say=say, **passed)
+        found = screen(backbones, data, limits, seed=seed, left_s=left_s, tell=tell, say=say, **passed)
         rows = [plain(row.as_dict()) for row in found]
         kept.write(FILE, {"asked": digest_of(what), "models": rows})
     for row in rows:

@@ -183,8 +183,9 @@ def fit(
     data.keep_in(kept.path)
     looked = None
     if wanted.looks:
+        left_s = None if minutes is None else 60.0 * minutes - watch.seconds - ENDING_S
         looked = choosing.chosen(
-            backbones, data, limits, kept, seed=seed, options=options, tell=tell, say=say
+            backbones, data, limits, kept, seed=seed, options=options, left_s=left_s, tell=tell, say=say
         )
         backbones = [next(b for b in backbones if b.name == row["model"]) for row in looked if row["kept"]]
     demand_time(backbones[0], data, minutes, threads, watch)

@@ -45,6 +45,20 @@ def demand_time(
         raise UsageError(refusal(minutes, floor_s, "loading, one linear probe and its figures"))
 
 
+def demand_measuring(
+    backbone: Backbone, data: Manifest, minutes: float | None, threads: int | None, watch: Stopwatch
+) -> None:
+    """Refuse a limit that is shorter than giving advice takes. Raises `UsageError`."""
+    if minutes is None:
+        return
+    floor_s = watch.seconds + measuring_s(backbone, data, threads) + ENDING_S
+    if floor_s > 60.0 * minutes:
+        raise UsageError(
+            f"{refusal(minutes, floor_s, 'loading, measuring the network and the images, and the end')} "
+            "Or name strategies, which need no measuring."
+        )
+
+
 def measuring_s(backbone: Backbone, data: Manifest, threads: int | None) -> float:
     """Return roughly the seconds that measuring the images and timing the network take."""
     images = min(len(data.part("train")), LISTENED)
