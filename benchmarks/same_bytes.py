@@ -46,7 +46,7 @@ STRATEGIES = (
 )
 FIGURES = ("accuracy", "low", "high", "val_accuracy", "temperature", "log_loss", "cv_score")
 # What a keyword was called, and what it may be called in the other checkout.
-NAMES = {"exact": ("exact", "deterministic"), "batch": ("batch", "batch_size")}
+NAMES = {"exact": ("exact", "deterministic"), "rows": ("rows", "cache")}
 
 
 def pictures(folder: Path) -> Path:
@@ -96,7 +96,7 @@ def one(folder: Path) -> dict[str, Any]:
     computed = 0
     for number, strategy in enumerate(STRATEGIES):
         study = folder / f"study {number}"
-        run = called(frostline.train, backbone, data, strategy, study=study, **settings)
+        run = called(frostline.train, backbone, data, strategy, study=study, rows="keep", **settings)
         computed += run.store["rows_computed"]
         answers = [(answer.label, answer.probability) for answer in run.predict(folder / "pictures")]
         digests[f"{strategy}: weights"] = digest(frostline.load_model(study).state_dict())

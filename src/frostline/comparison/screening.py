@@ -155,7 +155,7 @@ def _in_time(
         if needed[backbone.name] <= free_s:
             affordable.append(backbone)
             free_s -= needed[backbone.name]
-    missed = {name for name in needed if name not in {backbone.name for backbone in affordable}}
+    missed = [backbone.name for backbone in backbones if backbone not in affordable]
     return affordable, {
         name: f"no time to look at it: that takes about {needed[name]:.0f} s, and {free_s:.0f} s "
         f"are left of the {LOOKING:.0%} of the minutes that are for looking"
