@@ -50,8 +50,6 @@ def _of_what(headline: Mapping[str, Any]) -> str:
             return f"measured on the test part, {looks(headline.get('test_looks'))}"
         case "out of fold":
             return out_of_fold(headline["images"], headline["pool"], headline["folds"])
-        case "short runs":
-            return "a first estimate, from short runs on part of the images; the model was trained for longer"
         case "cross-validation":
             return "cross-validated on the training images"
         case _:
