@@ -1,4 +1,4 @@
-"""Whether the images may be mirrored, asked of the images themselves.
+"""Whether the images may be mirrored, or turned by quarters, asked of the images themselves.
 
 Two questions, both answered on held-out images, folds by image:
 
@@ -9,7 +9,9 @@ Two questions, both answered on held-out images, folds by image:
    images too? It vetoes where the loss is clear. Alone it would not do: a network trained with flips sees
    an image and its mirror almost alike, so the answer is a coin toss on spectrograms.
 
-Both measured on seven sets: docs/LOG.md 2026-11-23.
+Both measured on seven sets: docs/LOG.md 2026-11-23. Of quarter turns both are asked in the same way, where
+`rotate` is "auto". That is not the default: it costs as much again as the flip test does, nearly all image
+sets have an up, and no set without one was at hand to show that turning helps.
 """
 
 from __future__ import annotations
@@ -27,7 +29,7 @@ from torch.nn import functional as F
 from frostline import probe, ranks
 from frostline.dataset import Manifest, Sample
 from frostline.frozen import Frozen, features
-from frostline.images import MIRRORED, Images, Tell
+from frostline.images import MIRRORED, TURNED, Images, Tell
 from frostline.seeds import derive
 
 Ints = NDArray[np.int64]
@@ -44,7 +46,7 @@ CLEAR_LOSS_SE = 2.0  # a veto needs a loss of two standard errors of the images 
 
 @dataclass(frozen=True)
 class FlipTest:
-    """The two answers: share told from the mirror image; accuracy without and with mirror images."""
+    """The two answers: share told from mirror (or turned) images; accuracy without and with such images."""
 
     told: float
     plain: float
@@ -54,7 +56,7 @@ class FlipTest:
 
     @property
     def safe(self) -> bool:
-        """Whether mirroring keeps images what they are, as far as these images can tell."""
+        """Whether mirroring (or turning) keeps images what they are, as far as these images can tell."""
         return self.images > 0 and self.told <= MOST_TOLD and not self.clear_loss
 
     def as_dict(self) -> dict[str, Any]:
@@ -68,24 +70,32 @@ def try_flips(
     samples: Sequence[Sample],
     seed: int,
     tell: Tell | None = None,
+    view: int = MIRRORED,
 ) -> FlipTest:
-    """Ask both questions of at most `MOST_IMAGES` training images; `head` answers the features."""
+    """Ask both questions of at most `MOST_IMAGES` training images; `head` answers the features.
+
+    `view` is `MIRRORED`, or `TURNED` for quarter turns: who can't tell one of them can't tell any.
+    """
     chosen = sorted(samples, key=lambda s: derive(seed, "flip", s.digest))[:MOST_IMAGES]
     images = Images(manifest, chosen, head.preprocessing)
     folds = manifest.folds(chosen, 5, derive(seed, "flip folds"))
     if not folds:  # too few images to hold any out: nothing can be told, so nothing is flipped
         return FlipTest(0.0, 0.0, 0.0, False, 0)
     if ranks.size() == 1:
-        return _asked(head, images, folds, len(manifest.classes), tell)
-    for view in (0, MIRRORED):  # by all processes of the job; the first one judges
-        head.fill(images, [(position, view) for position in range(len(images))], tell=tell)
-    return FlipTest(**ranks.decided(lambda: asdict(_asked(head, images, folds, len(manifest.classes), tell))))
+        return _asked(head, images, folds, len(manifest.classes), view, tell)
+    for one in (0, view):  # by all processes of the job; the first one judges
+        head.fill(images, [(position, one) for position in range(len(images))], tell=tell)
+    return FlipTest(
+        **ranks.decided(lambda: asdict(_asked(head, images, folds, len(manifest.classes), view, tell)))
+    )
 
 
-def _asked(head: Frozen, images: Images, folds: probe.Folds, classes: int, tell: Tell | None) -> FlipTest:
-    told = told_from_mirror(_thumbnails(images), folds)
+def _asked(
+    head: Frozen, images: Images, folds: probe.Folds, classes: int, view: int, tell: Tell | None
+) -> FlipTest:
+    told = told_from_mirror(_thumbnails(images), folds, view)
     plain = features(head, images, tell=tell)
-    mirrored = features(head, images, view=MIRRORED, tell=tell)
+    mirrored = features(head, images, view=view, tell=tell)
     alone, both = _probed(plain, mirrored, images.targets, classes, folds)
     lost, won = int((alone & ~both).sum()), int((both & ~alone).sum())
     clear = lost - won > CLEAR_LOSS_SE * math.sqrt(lost + won)
@@ -103,15 +113,18 @@ def _thumbnails(images: Images) -> NDArray[np.float64]:
     return np.asarray(centred / np.maximum(length, 1e-9))
 
 
-def told_from_mirror(thumbnails: NDArray[np.float64], folds: probe.Folds) -> float:
+def told_from_mirror(thumbnails: NDArray[np.float64], folds: probe.Folds, view: int = MIRRORED) -> float:
     """Return the share of held-out thumbnails (n, h, w) that look more original than their mirror images.
+
+    Or, with the view `TURNED`, than themselves turned by a quarter.
 
     Chance is 0.5. The classifier is scikit-learn's SVM with a radial kernel.
     """
     from sklearn.svm import SVC
 
     flat = thumbnails.reshape(len(thumbnails), -1)
-    mirror = thumbnails[:, :, ::-1].reshape(len(thumbnails), -1)
+    other = np.rot90(thumbnails, axes=(1, 2)) if view == TURNED else thumbnails[:, :, ::-1]
+    mirror = other.reshape(len(thumbnails), -1)
     told = []
     for train, held in folds:
         is_mirror = np.repeat([0, 1], len(train))
