@@ -150,7 +150,12 @@ def unlike(run: Contender, settings: Mapping[str, Mapping[str, Any]]) -> str:
     size = (config.get("preprocessing") or {}).get("size")
     if all(known["preprocessing"] != config.get("preprocessing") for known in mine):
         other = all(known["preprocessing"].get("size") != size for known in mine)
-        return f"trained at {size} px" if other else "trained with another preprocessing"
+        if other:
+            return f"trained at {size} px"
+        mode = (config.get("preprocessing") or {}).get("crop_mode")
+        if all(known["preprocessing"].get("crop_mode") != mode for known in mine):
+            return f"trained on images made square in another way (crop mode {mode})"
+        return "trained with another preprocessing"
     apart = [f"{key}={config.get(key)}" for key in SAME if config.get(key) != mine[0].get(key)]
     if str(config.get("augment")).startswith("custom"):
         apart.append("an augmentation of its own")

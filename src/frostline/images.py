@@ -120,7 +120,7 @@ class Images(Dataset[Tensor]):
         found = self._decoded.get(position)
         if found is None:
             found = self.manifest.read(self.samples[position])
-            if self.policy.name != "none" and self._take(3 * found.width * found.height):
+            if not self.policy.still and self._take(3 * found.width * found.height):
                 self._decoded[position] = found
         return found
 

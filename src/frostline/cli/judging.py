@@ -105,7 +105,7 @@ def _train(data: str, options: dict[str, Any]) -> str:
         if options.get(name):
             words += [f"--{name.replace('_', '-')}", options[name]]
     for name in named:
-        value = options[name]
+        value = options.get(name)
         if value is not None and value != plain.get(name):
             shown = f"{value:g}" if isinstance(value, float) else str(value)
             words += [f"--{name.removesuffix('_folder').replace('_', '-')}", shown]

@@ -57,8 +57,12 @@ class Wanted:
             given = self.models if self.models == AUTO else [_name(m) for m in self.models]
             named = {"models": given, "size": self.size}
         limits = {"max_latency_ms": self.limits.latency_ms, "max_size_mb": self.limits.size_mb}
-        resize = {} if self.resize is None else {"resize": self.resize}
-        return {**named, **resize, **(limits if self.looks else {})}
+        resize = self.resize or chosen.source.get("resize")
+        return {
+            **named,
+            **({} if resize is None else {"resize": resize}),
+            **(limits if self.looks else {}),
+        }
 
     def load(self, say: Callable[[str], None]) -> list[Backbone]:
         """Return the backbones, no two of one name. Raises `ModelError`, `UsageError`."""
