@@ -30,7 +30,9 @@ RESIZE_OF = {
     "border": "pad",
 }
 
-ADVICE = "--resize squash or pad (resize= in Python) shows every picture whole."  # how each note ends
+# How each note ends. Smaller matters: clothes in the middle of tall photographs were recognised less often
+# (docs/LOG.md 2026-11-28).
+ADVICE = "--resize squash or pad (resize= in Python) shows every picture whole, and things in it smaller."
 
 
 @dataclass(frozen=True)
@@ -55,12 +57,12 @@ class CutAway:
         """A sentence for people; "" where nothing is lost that they would miss."""
         if not self.long or self.resize != "crop":
             return ""
-        at_least = "" if self.crop_pct < 1 else "at least "
-        named = f" ({self.worst})" if self.worst else ""
+        or_more = "" if self.crop_pct < 1 else " or more"
+        worst = f", of {self.worst} {percent(self.most)}" if self.worst else ""
         return (
             f"{self.long} of {self.images} image(s) are wider or taller than {MOST_ASPECT:g}:1. A centre "
-            f"crop never shows {at_least}{percent(self.mean_long)} of their area, up to "
-            f"{percent(self.most)}{named}: what lies there is not learned. {ADVICE}"
+            f"crop leaves out {percent(self.mean_long)} of their area{or_more}{worst}: what lies there is "
+            f"not learned. {ADVICE}"
         )
 
 

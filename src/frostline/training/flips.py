@@ -42,7 +42,8 @@ THUMBNAIL_PX = 8
 MOST_TOLD = 0.75
 # Of the same sets, 240 images each, three draws, told from themselves turned by a quarter: photographs and
 # emoji 0.77–0.87, omniglot 0.75–0.77, clip art 0.62–0.72, the others 0.98–1.00; all eight with each image
-# turned by a random quarter, so without an up, 0.39–0.60 (docs/LOG.md 2026-11-28). A wrong "no" costs nothing.
+# turned by a random quarter, so without an up, 0.39–0.60 (docs/LOG.md 2026-11-28). A wrong "no" costs
+# nothing.
 MOST_TURNED = 0.6
 L2 = 1e-3  # of the probe in question 2: the middle of its grid
 CLEAR_LOSS_SE = 2.0  # a veto needs a loss of two standard errors of the images on which the probes differ
