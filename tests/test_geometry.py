@@ -24,8 +24,11 @@ from frostline.augment import Policy, SeededView, Transform
 from frostline.backbone import RESIZES, Preprocessing
 from frostline.cli import show
 from frostline.cli.main import cli
+from frostline.contenders import SAME, trained_runs, unlike
 from frostline.dataset import Manifest, cut_away, decoding, framing
 from frostline.errors import UsageError
+from frostline.exporting import programs
+from frostline.exporting.subject import subject
 from frostline.frozen import Frozen, Way
 from frostline.images import MIRRORED, TURNED, Images
 from frostline.integrations.sklearn import FrostlineClassifier
@@ -424,7 +427,10 @@ def test_an_export_carries_the_geometry(edges: dict[str, Run], resize: str, tmp_
         theirs = model(batch).softmax(dim=1).max(dim=1).values.tolist()
     assert theirs == pytest.approx([row.probability for row in answers], abs=1e-4)
     card = (tmp_path / "out" / "README.md").read_text()
-    assert ("stretched to 32 × 32 px" if resize == "squash" else "the mean colour") in card
+    said = programs.described(subject(study, None, None), False)["preprocessing"]  # of onnx and torch
+    assert (said["crop_mode"], said["resize"]) == ("squash" if resize == "squash" else "border", 32)
+    assert said.get("fill") == (None if resize == "squash" else [124, 116, 104])
+    assert said["words"] in card
     frostline.export(study, "delta", out=tmp_path / "delta")
     delta = frostline.load_backbone(str(tmp_path / "delta"))
     assert delta.preprocessing == edges[resize].backbone.preprocessing
@@ -450,6 +456,16 @@ def test_going_on_from_a_study_keeps_its_geometry_unless_told_otherwise(
     assert [one["preprocessing"]["crop_mode"] for one in kept] == ["border", "center"]
     page = frostline.report(tmp_path / "other")
     assert "--resize crop" in Path(page.path).read_text()
+
+
+def test_runs_of_another_geometry_join_no_race(edges: dict[str, Run]) -> None:
+    runs = {name: trained_runs(run.study)[0] for name, run in edges.items()}
+    config = runs["crop"].config
+    settings = {"": {key: config.get(key) for key in ("weights", "preprocessing", *SAME)}}
+    assert unlike(runs["crop"], settings) == ""
+    assert "made square in another way (crop mode border)" in unlike(runs["pad"], settings)
+    turned = replace(runs["crop"], config={**config, "rotate": "90", "min_crop": 0.5})
+    assert unlike(turned, settings) == "trained with min_crop=0.5, rotate=90"
 
 
 def test_measure_says_what_is_cut_away(edges: dict[str, Run]) -> None:
