@@ -38,7 +38,8 @@ weights, remembered cuts and digests, measured rates, the count of looks at a te
   torchrun's that made the run; 1 without),
   `peak_memory_bytes` (above the imported baseline), `device_peak_bytes` (of a GPU; null without),
   `seconds` (the verb's), `run_seconds` (the run's own),
-  `augment`, `flip`, `flip_test`, `numeric_plan`, `store: {{rows_computed, rows_read}}`, `set_aside`, `run`,
+  `augment`, `flip`, `flip_test` (with `--rotate` also `rotate`, and `rotate_test` where images were asked),
+  `numeric_plan`, `store: {{rows_computed, rows_read}}`, `set_aside`, `run`,
   `study`, `test_looks`, `again` (finished before, and shown again);
   for a probe also `l2`, `cv_score`.
 - `predict`: `run`, `strategy`, `why` (this one answers), `passed_over: [{{run, strategy, figure,
@@ -52,7 +53,9 @@ weights, remembered cuts and digests, measured rates, the count of looks at a te
   {{value, low, high, by_stage, basis, proven, n_images}}` (95 %), `confidence: {{value, low, high,
   classes}}`, `probe_by_stage: [{{stage, width, accuracy, low, high, random, log_me, h_score,
   neighbours}}]`, `best_stage`, `learning_curve: [{{images, accuracy, low, high}}]`, `rates`
-  (seconds and bytes an image), `notes`. What can't be measured is null or empty.
+  (seconds and bytes an image), `notes`, `cut_away: {{resize, crop_pct, images, long, mean, mean_long, most,
+  worst}}` (shares of each picture's area that is never seen; `long` is how many are wider or taller than
+  1.5:1). What can't be measured is null or empty.
 - `plan`: `recommended`, `runner_up`, `options: [{{strategy, expected_accuracy, low, high, seconds,
   peak_memory_bytes, peak_memory_upper_bytes, disk_bytes, rows, fits, reason, settings}}]` (80 %
   intervals; null where nothing can be forecast), `settings: {{lr, layer_decay, cut, epochs, bn,

@@ -180,6 +180,14 @@ def test_asking_for_flips_solves_two_heads_a_fold() -> None:
     assert extra == pytest.approx(10 * 0.1)
 
 
+def test_asking_whether_images_have_an_up_costs_as_much_but_for_the_plain_rows() -> None:
+    once = parts("full", flip="auto")["flip test"]
+    assert parts("full", rotate="auto")["flip test"] == once
+    both = parts("full", flip="auto", rotate="auto")["flip test"]
+    assert 1.4 * once < both < 2 * once
+    assert "flip test" not in parts("full", rotate="90")
+
+
 def test_rows_are_found_by_the_digest_of_what_is_frozen() -> None:
     known = dataclasses.replace(INVENTED, find=Line(0.0, 1e-3))
     # A second a stage. The plan; features; figures of val and test.

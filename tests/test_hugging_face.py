@@ -14,6 +14,7 @@ from PIL import Image
 import frostline
 from frostline.backbone import prefix, suffix
 from frostline.errors import ModelError
+from frostline.zoo.hugging_face import processor_settings
 from tiny import write_folder
 
 pytestmark = [pytest.mark.ecosystem, pytest.mark.filterwarnings("ignore::DeprecationWarning")]
@@ -97,6 +98,17 @@ def test_preprocessing_is_the_image_processors_own(
         expected = theirs(image, return_tensors="pt")["pixel_values"][0]
         found = backbone.preprocessing.evaluation()(image)
         assert torch.allclose(found, torch.as_tensor(expected), atol=1e-5)
+
+
+def test_a_processor_is_written_where_one_makes_the_same_pixels(tmp_path: Path) -> None:
+    """transformers can crop and squash; nothing of theirs pads after resizing, with the mean."""
+    seen = frostline.load_backbone(str(save(tmp_path, "ResNet", "Bit", **BIT))).preprocessing
+    crop, squash, pad = (processor_settings(seen.with_resize(one)) for one in ("crop", "squash", "pad"))
+    assert crop is not None
+    assert crop["image_processor_type"] == "BitImageProcessor"
+    assert squash is not None
+    assert (squash["image_processor_type"], squash["do_center_crop"]) == ("ViTImageProcessor", False)
+    assert pad is None
 
 
 @pytest.mark.parametrize(

@@ -18,7 +18,14 @@ from frostline.errors import DataError, StudyError
 from frostline.metrics import Z95
 from frostline.record import RunFolder, Study
 
-SAME = ("flip", "imbalance", "batch", "views")  # settings beside the strategy that change what it learns
+SAME = (
+    "flip",
+    "imbalance",
+    "batch",
+    "views",
+    "min_crop",
+    "rotate",
+)  # settings beside the strategy that change what it learns
 COMPARISON = "comparison.json"  # in a comparison's folder, written at its end
 OUT_OF_FOLD = "out-of-fold.csv"  # beside it: what the winner's runs answered about what they held out
 
@@ -143,8 +150,13 @@ def unlike(run: Contender, settings: Mapping[str, Mapping[str, Any]]) -> str:
     size = (config.get("preprocessing") or {}).get("size")
     if all(known["preprocessing"] != config.get("preprocessing") for known in mine):
         other = all(known["preprocessing"].get("size") != size for known in mine)
-        return f"trained at {size} px" if other else "trained with another preprocessing"
-    apart = [f"{key}={config.get(key)}" for key in SAME if config.get(key) != mine[0][key]]
+        if other:
+            return f"trained at {size} px"
+        mode = (config.get("preprocessing") or {}).get("crop_mode")
+        if all(known["preprocessing"].get("crop_mode") != mode for known in mine):
+            return f"trained on images made square in another way (crop mode {mode})"
+        return "trained with another preprocessing"
+    apart = [f"{key}={config.get(key)}" for key in SAME if config.get(key) != mine[0].get(key)]
     if str(config.get("augment")).startswith("custom"):
         apart.append("an augmentation of its own")
     if config.get("interpolate") is not None:

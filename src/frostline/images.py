@@ -1,7 +1,8 @@
 """From samples to batches of pixels: decoded once where memory allows, augmented view by view.
 
 A batch is uint8 of shape (n, 3, size, size). It holds (position, view) pairs: view 0 is the checkpoint's
-evaluation transform, `MIRRORED` the same seen in a mirror, view 1, 2, … are seeded augmentations.
+evaluation transform, `MIRRORED` the same seen in a mirror, `TURNED` by a quarter turn; view 1, 2, … are
+seeded augmentations.
 """
 
 from __future__ import annotations
@@ -30,7 +31,8 @@ KEPT_SHARE = 0.15
 EVALUATION_BATCH = 64  # images a forward pass without gradients: keeps memory small; not measured
 
 Item = tuple[int, int]  # (position in the samples, view)
-MIRRORED = -1  # a view
+MIRRORED, TURNED = -1, -2  # views
+OTHERWISE = {MIRRORED: "mirrored", TURNED: "turned"}  # as they are named in a row's key
 
 Tell = Callable[[str, int, int], None]  # (what, done, total): how long work says how far it is
 
@@ -55,7 +57,7 @@ class Images(Dataset[Tensor]):
         self.policy = policy or Policy("none")
         transform = Transform(self.policy, preprocessing, custom)
         self._view = SeededView(transform, seed, foreign=custom is not None)
-        self._augmentation = f"{self.policy.describe()} {custom_name} seed {seed}"
+        self._augmentation = f"{self.policy.describe(preprocessing)} {custom_name} seed {seed}"
         self._decoded: dict[int, Image.Image] = {}
         self._still: dict[int, Tensor] = {}  # view 0, which every epoch would compute anew
         self._room = int(psutil.virtual_memory().available * KEPT_SHARE / launched().local_size)
@@ -89,6 +91,8 @@ class Images(Dataset[Tensor]):
         position, view = item
         if view == MIRRORED:
             return torch.flip(self._evaluation(position, keep), dims=(-1,))
+        if view == TURNED:
+            return torch.rot90(self._evaluation(position, keep), dims=(-2, -1)).contiguous()
         if view == 0 or self.policy.still:
             return self._evaluation(position, keep)
         return self._view(self._image(position), self.samples[position].digest, view)
@@ -100,8 +104,8 @@ class Images(Dataset[Tensor]):
 
     def view_name(self, view: int) -> str:
         """Name what a view does to an image."""
-        if view == MIRRORED:
-            return "mirrored"
+        if view in OTHERWISE:
+            return OTHERWISE[view]
         return "0" if view == 0 or self.policy.still else f"{self._augmentation} view {view}"
 
     def _evaluation(self, position: int, keep: bool) -> Tensor:
@@ -116,7 +120,7 @@ class Images(Dataset[Tensor]):
         found = self._decoded.get(position)
         if found is None:
             found = self.manifest.read(self.samples[position])
-            if self.policy.name != "none" and self._take(3 * found.width * found.height):
+            if not self.policy.still and self._take(3 * found.width * found.height):
                 self._decoded[position] = found
         return found
 

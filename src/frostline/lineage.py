@@ -44,7 +44,10 @@ def respected(backbones: Sequence[Backbone], data: Manifest, study: Study | None
     if any(sides.get(sample.digest, sample.split) != sample.split for sample in data.samples):
         marked = marked.keeping(sides)
     _demand_judges(marked)
-    notes = [note for note in _notes(marked, met) if note not in data.notes]
+    seen = backbones[0].preprocessing
+    marked = marked.framed(seen.crop_mode, seen.crop_pct)
+    said = [*_notes(marked, met), *(note for one in backbones if (note := _on_resize(one)))]
+    notes = [note for note in dict.fromkeys(said) if note not in data.notes]
     return replace(marked, notes=(*marked.notes, *notes)) if notes else marked
 
 
@@ -135,6 +138,19 @@ def _notes(data: Manifest, met: _Met) -> list[str]:
             "fixed camera or slices of one scan, and flatters the accuracy where they are copies."
         )
     return notes
+
+
+def _on_resize(backbone: Backbone) -> str:
+    """Say how a model that was adapted before saw images, where that is not plain; "" where it is."""
+    before, now = backbone.learned_as, backbone.preprocessing
+    if before is None or before.resize == now.resize == "crop":
+        return ""
+    if before.resize == now.resize:
+        return f"The model learned from images resized with {now.resize}, and so are these."
+    return (
+        f"The model learned from images resized with {before.resize}, and now sees them resized with "
+        f"{now.resize}, as was asked for: what it learned may hold less."
+    )
 
 
 def _listed(samples: Sequence[Sample]) -> str:

@@ -19,13 +19,14 @@ from frostline.backbone.freezing import (
 )
 from frostline.backbone.identity import prefix_digest
 from frostline.backbone.model import Backbone, Cut, Stage, tensor_bytes, weights_digest
-from frostline.backbone.preprocessing import MAX_SIDE_PIXELS, Preprocessing
+from frostline.backbone.preprocessing import MAX_SIDE_PIXELS, RESIZES, Preprocessing
 from frostline.backbone.running import between, over_space, prefix, row_elements, suffix
 from frostline.backbone.tracing import fed
 
 __all__ = [
     "BN_POLICIES",
     "MAX_SIDE_PIXELS",
+    "RESIZES",
     "Backbone",
     "Cut",
     "Folded",

@@ -9,7 +9,7 @@ from __future__ import annotations
 import copy
 import hashlib
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
@@ -76,6 +76,7 @@ class Backbone:
     fingerprints: Fingerprints | None = field(
         default=None, repr=False
     )  # of the images it learned from before
+    learned_as: Preprocessing | None = field(default=None, repr=False)  # how it saw those
 
     def __repr__(self) -> str:
         """One line; `model` is the whole network."""
@@ -101,6 +102,17 @@ class Backbone:
             "cuts": [{"index": c.index, "name": c.name, "verified": c.verified} for c in self.cuts],
             "notes": list(self.notes),
         }
+
+    def resized(self, resize: str | None) -> Backbone:
+        """Return the same backbone with pictures made square so: "crop", "squash" or "pad"; `None`: as it is.
+
+        Everything that takes a backbone sees images through its preprocessing. Raises `UsageError`.
+        """
+        preprocessing = self.preprocessing.with_resize(resize)
+        if preprocessing == self.preprocessing:
+            return self
+        source = {**self.source, "preprocessing": preprocessing.as_dict(), "resize": resize}
+        return replace(self, preprocessing=preprocessing, source=source)
 
     def cut(self, index: int) -> Cut:
         """Return the cut offered at that index, else the nearest earlier one (which trains more)."""

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
 from functools import lru_cache
@@ -18,11 +19,14 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from frostline.errors import ModelError
+from frostline.errors import ModelError, UsageError, did_you_mean
 
 # "floor" is "center" with the smaller half of an odd margin above and to the left, as transformers crops;
 # torchvision rounds the half to the even number. The other three are timm's.
 CROP_MODES = ("center", "squash", "border", "floor")
+# How a picture becomes square: its middle is cut out, it is stretched, or it is fitted in and filled up.
+RESIZES = ("crop", "squash", "pad")
+RESIZE_OF = {"center": "crop", "floor": "crop", "squash": "squash", "border": "pad"}
 # A choice: several times the side of timm's published classifiers; a batch of such images fits a memory.
 MAX_SIDE_PIXELS = 4096
 INTERPOLATIONS = ("bicubic", "bilinear", "nearest", "lanczos", "box", "hamming")
@@ -60,6 +64,59 @@ class Preprocessing:
         """Return the same preprocessing for images of `size` × `size` pixels (same share cropped)."""
         return replace(self, size=int(size))
 
+    @property
+    def resize(self) -> str:
+        """How a picture becomes square, as one of `RESIZES`."""
+        return RESIZE_OF[self.crop_mode]
+
+    def with_resize(self, resize: str | None) -> Preprocessing:
+        """Return the same preprocessing with pictures made square so; `None` is the checkpoint's own way.
+
+        "crop" is the checkpoint's own crop where it has one. "squash" and "pad" cut nothing away; "pad" fills
+        up with the mean colour, which normalisation makes zero. Raises `UsageError` for anything else.
+        """
+        if resize is None or (resize == "crop" and self.resize == "crop"):
+            return self
+        if resize not in RESIZES:
+            raise UsageError(
+                f"resize must be one of {', '.join(RESIZES)}, found {resize!r}."
+                f"{did_you_mean(resize, RESIZES)}"
+            )
+        if resize == "crop":
+            return replace(self, crop_mode="center")
+        return replace(self, crop_mode="squash" if resize == "squash" else "border", crop_pct=1.0)
+
+    @property
+    def fill(self) -> tuple[int, int, int]:
+        """The colour that "pad" fills up with, 0–255: the mean, as timm rounds it."""
+        red, green, blue = (round(255 * value) for value in self.mean)
+        return red, green, blue
+
+    @property
+    def words(self) -> str:
+        """How a picture becomes square, in words."""
+        side, whole = f"{self.size} × {self.size} px", math.floor(self.size / self.crop_pct)
+        middle = "" if whole == self.size else f", of which the middle {side} are taken"
+        if self.resize == "squash":
+            return f"stretched to {whole} × {whole} px whatever their shape{middle}"
+        if self.resize == "pad":
+            return (
+                f"resized so that the longer side has {whole} px, and laid in the middle of {side} of the "
+                f"mean colour {self.fill}{middle}"
+            )
+        return f"resized so that the shorter side has {whole} px, of which the middle {side} are taken"
+
+    def frame(self, width: int, height: int, side: int | None = None) -> tuple[int, int]:
+        """Return width and height that a whole picture takes up in a square of `side` pixels (`size`).
+
+        Where `resize` is "crop", a picture fills the square.
+        """
+        side = side or self.size
+        if self.resize != "pad":
+            return side, side
+        ratio = max(width, height) / side
+        return max(1, round(width / ratio)), max(1, round(height / ratio))
+
     def as_dict(self) -> dict[str, Any]:
         """Return plain data that `from_dict` reads."""
         return asdict(self)
@@ -96,6 +153,7 @@ class Preprocessing:
 @lru_cache(maxsize=32)
 def _cropping(preprocessing: Preprocessing) -> Callable[[Image.Image], Tensor]:
     """Return timm's evaluation transform up to, and without, scaling and normalisation."""
+    from timm.data.transforms import ResizeKeepRatio
     from timm.data.transforms_factory import create_transform
     from torchvision.transforms import CenterCrop
 
@@ -115,8 +173,27 @@ def _cropping(preprocessing: Preprocessing) -> Callable[[Image.Image], Tensor]:
             _floor_crop(preprocessing.size) if isinstance(step, CenterCrop) else step
             for step in transform.transforms
         ]
+    transform.transforms = [
+        _fitting(preprocessing) if isinstance(step, ResizeKeepRatio) else step
+        for step in transform.transforms
+    ]
     cropping: Callable[[Image.Image], Tensor] = transform
     return cropping
+
+
+def _fitting(preprocessing: Preprocessing) -> Callable[[Image.Image], Image.Image]:
+    """Return timm's resize for "border", but for pictures so long that it would leave them no width."""
+    from torchvision.transforms import InterpolationMode, functional
+
+    side = math.floor(preprocessing.size / preprocessing.crop_pct)
+    mode = InterpolationMode(preprocessing.interpolation)
+
+    def fit(image: Image.Image) -> Image.Image:
+        width, height = preprocessing.frame(*image.size, side)
+        resized: Image.Image = functional.resize(image, [height, width], mode)
+        return resized
+
+    return fit
 
 
 def _floor_crop(size: int) -> Callable[[Image.Image], Image.Image]:

@@ -18,6 +18,7 @@ from frostline.cli.options import (
     ray_option,
     running,
     tracker_option,
+    varied_options,
 )
 from frostline.cli.verb import Verb, everywhere
 from frostline.errors import UsageError
@@ -103,6 +104,7 @@ class Racing(StrategyList):
     show_default=True,
     help="How much training images are varied.",
 )
+@varied_options
 @click.option(
     "--interpolate",
     type=Share(),
@@ -150,6 +152,8 @@ def compare(data: str, **options: Any) -> None:
             "seed",
             "metric",
             "augment",
+            "min_crop",
+            "rotate",
             "exact",
             "precision",
             "threads",

@@ -19,6 +19,7 @@ from frostline.cli.options import (
     shown_options,
     split_names_option,
     tracker_option,
+    varied_options,
 )
 from frostline.cli.verb import Verb, everywhere
 
@@ -68,6 +69,7 @@ class NameList(click.ParamType[tuple[str, ...] | str]):
     show_default=True,
     help="How much training images are varied.",
 )
+@varied_options
 @click.option(
     "--interpolate",
     type=Share(),
@@ -121,6 +123,7 @@ def fit(data: str, **options: Any) -> None:
             "max_size_mb",
             "architecture",
             "size",
+            "resize",
             "minutes",
             "repeats",
             "study",
@@ -128,6 +131,8 @@ def fit(data: str, **options: Any) -> None:
             "seed",
             "metric",
             "augment",
+            "min_crop",
+            "rotate",
             "exact",
             "precision",
             "threads",

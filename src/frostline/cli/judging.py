@@ -82,7 +82,18 @@ def _train(data: str, options: dict[str, Any]) -> str:
     """Return the `frostline train` that goes with this call, ready to be pasted, without a strategy."""
     plain = {"model": "lite0", "seed": 0, "test": 0.2, "val": 0.2}
     named = (
-        *("model", "architecture", "size", "seed", "test", "val", "minutes", "threads", "store_folder"),
+        *(
+            "model",
+            "architecture",
+            "size",
+            "resize",
+            "seed",
+            "test",
+            "val",
+            "minutes",
+            "threads",
+            "store_folder",
+        ),
         *("path_column", "label_column"),
     )
     words = ["frostline", "train", data]
@@ -94,7 +105,7 @@ def _train(data: str, options: dict[str, Any]) -> str:
         if options.get(name):
             words += [f"--{name.replace('_', '-')}", options[name]]
     for name in named:
-        value = options[name]
+        value = options.get(name)
         if value is not None and value != plain.get(name):
             shown = f"{value:g}" if isinstance(value, float) else str(value)
             words += [f"--{name.removesuffix('_folder').replace('_', '-')}", shown]

@@ -27,6 +27,7 @@ from frostline.cli.options import (
     running,
     shape_options,
     tracker_option,
+    varied_options,
 )
 from frostline.cli.reporting import report
 from frostline.cli.storing import store
@@ -80,6 +81,7 @@ def cli() -> None:
     show_default=True,
     help="Mirror training images? auto asks the images whether they have a left and a right.",
 )
+@varied_options
 @click.option(
     "--imbalance",
     type=click.Choice(["none", "weights", "sampler", "logit_adjustment"]),
@@ -147,6 +149,8 @@ def train(data: str, **options: Any) -> None:
             "metric",
             "augment",
             "flip",
+            "min_crop",
+            "rotate",
             "imbalance",
             "batch",
             "exact",
@@ -309,6 +313,7 @@ def demo(**options: Any) -> None:
             study=options["study"],
             model=options["model"],
             size=options["size"] or story.DEMO_SIZE,
+            resize=options["resize"],
             seed=options["seed"],
             exact=options["exact"],
             threads=options["threads"],

@@ -137,6 +137,29 @@ model_options = stack(
         help="Backbone: lite0, timm/NAME, torchvision/NAME, hf/OWNER/NAME, FILE, FOLDER, STUDY.",
     ),
     shape_options,
+    click.option(
+        "--resize",
+        type=click.Choice(["crop", "squash", "pad"]),
+        help="How pictures become square, in training, prediction and export: cut out the middle, stretch, "
+        "or fit in and fill up with the mean colour [as the checkpoint or study has it, mostly crop].",
+    ),
+)
+varied_options = stack(
+    click.option(
+        "--min-crop",
+        type=click.FloatRange(0, 1, min_open=True),
+        metavar="FRACTION",
+        help="The smallest share of a picture's area that a random crop of training shows [0.7 with "
+        "--augment light, 0.35 with standard, 0.25 with strong].",
+    ),
+    click.option(
+        "--rotate",
+        type=click.Choice(["auto", "none", "90", "any"]),
+        default="none",
+        show_default=True,
+        help="Turn training images, for pictures without an up: by quarters, or by any angle. auto asks the "
+        "images whether they have an up, and turns them by quarters if not.",
+    ),
 )
 running = stack(
     click.option(
@@ -287,8 +310,13 @@ def loaded(
         study=study if study and is_study(Path(study)) else None,
     )
     backbone = frostline.load_backbone(
-        options["model"], size=options["size"], architecture=options["architecture"]
+        options["model"],
+        size=options["size"],
+        resize=options["resize"],
+        architecture=options["architecture"],
     )
+    seen = backbone.preprocessing
+    manifest = manifest.framed(seen.crop_mode, seen.crop_pct)
     if learns:
         from frostline import lineage
         from frostline.record import Study

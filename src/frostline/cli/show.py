@@ -132,6 +132,13 @@ def _remarks(found: dict[str, Any]) -> list[str]:
             f"Mirror images in training are {word}: a small classifier tells images from their mirror images "
             f"{told} of the time (50 % is guessing). --flip sets it."
         )
+    if found.get("rotate_test"):
+        word = "on" if found["rotate"] != "none" else "off"
+        told = percent(found["rotate_test"]["told"])
+        lines.append(
+            f"Quarter turns in training are {word}: a small classifier tells images from themselves turned "
+            f"{told} of the time (50 % is guessing). --rotate sets it."
+        )
     if found.get("stopped"):
         kept = "the best on val so far" if found["best_epoch"] else "the last weights"
         lines.insert(

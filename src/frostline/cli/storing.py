@@ -8,7 +8,15 @@ from typing import Any
 
 import click
 
-from frostline.cli.options import StrategyText, data_options, loaded, model_options, ray_option, running
+from frostline.cli.options import (
+    StrategyText,
+    data_options,
+    loaded,
+    model_options,
+    ray_option,
+    running,
+    varied_options,
+)
 from frostline.cli.verb import Verb, everywhere
 
 UNITS = {"B": 1, "KB": 10**3, "MB": 10**6, "GB": 10**9, "TB": 10**12}
@@ -71,6 +79,7 @@ def store(context: click.Context, /, **options: Any) -> None:
     show_default=True,
     help="How much training images will be varied.",
 )
+@varied_options
 @ray_option
 @model_options
 @running
@@ -80,8 +89,9 @@ def store(context: click.Context, /, **options: Any) -> None:
 def fill(before: dict[str, Any], /, data: str, **options: Any) -> None:
     """Compute the frozen layers of DATA's images and keep them, before anything is trained.
 
-    Training reads them where model, --size, --seed, --augment and --precision are the same. Interrupted, the
-    same command goes on; several at once, also on several machines, share the work.
+    Training reads them where model, --size, --resize, --seed, --augment, --min-crop, --rotate and --precision
+    are the same. Interrupted, the same command goes on; several at once, also on several machines, share the
+    work.
     """
     options = {**options, **_both(before, {key: options[key] for key in before})}
     with Verb(options) as verb:
@@ -90,7 +100,10 @@ def fill(before: dict[str, Any], /, data: str, **options: Any) -> None:
 
         manifest, backbone = loaded(verb, data, options)
         verb.progress.say(show.data_lines(manifest))
-        named = ("cut", "views", "ray", "seed", "augment", "exact", "precision", "threads", "workers")
+        named = (
+            *("cut", "views", "ray", "seed", "augment", "min_crop", "rotate", "exact", "precision"),
+            *("threads", "workers"),
+        )
         found = frostline.fill_store(
             backbone,
             manifest,

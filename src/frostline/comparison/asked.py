@@ -75,7 +75,8 @@ class Asked:
     @property
     def settings(self) -> dict[str, dict[str, Any]]:
         """What all runs share beside the strategy, by a candidate's network, as a run's config holds it."""
-        shared = {**{key: self.options[key] for key in ("flip", "imbalance", "batch")}, "views": None}
+        named = ("flip", "imbalance", "batch", "min_crop", "rotate")  # the last two where asked for
+        shared = {**{key: self.options[key] for key in named if key in self.options}, "views": None}
         found = {
             name: {"weights": one.digest, "preprocessing": one.preprocessing.as_dict(), **shared}
             for name, one in self.backbones.items()

@@ -12,7 +12,7 @@ from typing import Any
 import filelock
 
 from frostline import launching, lineage, numerics, places, rates, tracking
-from frostline.augment import Policy
+from frostline.augment import Policy, check_options
 from frostline.backbone import Backbone
 from frostline.comparison import cells, race, spreading
 from frostline.comparison.asked import REPEATS, Asked
@@ -58,6 +58,9 @@ def compare(
     metric: str = "accuracy",
     augment: str = "standard",
     flip: str = "auto",
+    resize: str | None = None,
+    min_crop: float | None = None,
+    rotate: str = "none",
     imbalance: str = "none",
     batch: int = BATCH,
     exact: bool = False,
@@ -97,6 +100,7 @@ def compare(
     share of the way (0 is that one, 1 the adapted one), or with "auto" to the best of six points by answers
     out of fold: that of the lowest log loss among those that chance may have put below the best. Its runs are
     asked about what they held out at each point; a probe that wins is left alone.
+    `resize`, `min_crop` and `rotate` are as in `train`, for every run.
     `tracker` follows every run, as in `train`. `watch` says when the minutes began.
     Raises `UsageError`, `DataError`, `ModelError`, `StudyError` or `TrainingError`.
     """
@@ -116,10 +120,12 @@ def compare(
             f"draws={draws}. Give both, or neither."
         )
     strategies = EVERY if strategies is None else strategies
-    backbones = _by_name(backbone)
+    backbones = {name: one.resized(resize) for name, one in _by_name(backbone).items()}
     candidates = listed(_strategies(backbones, strategies, cuts), augment, least)
     named = list(dict.fromkeys(str(candidate.strategy) for candidate in candidates))
     candidates += searched(candidates, search, draws, seed)
+    for candidate in candidates:
+        check_options(candidate.augment, min_crop, rotate)
     told = data.notes
     data = lineage.respected(list(backbones.values()), data, Study(study))
     for note in data.notes:
@@ -143,6 +149,8 @@ def compare(
         options={
             "metric": metric,
             "flip": flip,
+            **({} if min_crop is None else {"min_crop": min_crop}),
+            **({} if rotate == "none" else {"rotate": rotate}),
             "imbalance": imbalance,
             "batch": batch,
             "exact": exact,
@@ -298,6 +306,7 @@ def _plan(asked: Asked, known: Mapping[str, Rates]) -> dict[str, Any]:
             batch=asked.options["batch"],
             augment=candidate.augment,
             flip=asked.options["flip"],
+            rotate=asked.options.get("rotate", "none"),
             warm=warm,
         )
 

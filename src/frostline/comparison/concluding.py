@@ -194,9 +194,11 @@ def _asked(asked: Asked) -> dict[str, Any]:
     """What the call asked for, so that a report can say how to repeat it."""
     sizes = {one.preprocessing.size for one in asked.backbones.values()}
     names = [one.name for one in asked.backbones.values()]
+    resize = next(iter(asked.backbones.values())).source.get("resize")
     return {
         **({"model": names[0]} if asked.alone else {"models": names}),
         "size": sizes.pop() if len(sizes) == 1 else None,
+        **({} if resize is None else {"resize": resize}),
         "minutes": asked.minutes,
         "repeats": asked.repeats,
         "cuts": asked.thorough,

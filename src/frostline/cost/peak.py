@@ -65,9 +65,9 @@ def grown(moments: list[Moment]) -> float:
 def _before(rates: Rates, job: Job) -> list[Moment]:
     """Pictures looked at for mirroring, features, the adapted model."""
     found = []
-    if job.asks_flips:  # pixels that are held lie between the pictures that are not
+    if job.asked:  # pixels that are held lie between the pictures that are not
         found.append(Moment(0.0, min(job.train, FLIP_IMAGES) * rates.picture_bytes))
-    asked = job.asks_flips or not job.segments or job.settings.start == "probe"
+    asked = bool(job.asked) or not job.segments or job.settings.start == "probe"
     features = FLOAT_BYTES * rates.feature_width * job.train
     if asked and not job.warm:
         found.append(Moment(rates.peaks.frozen + features, _copy(rates)))

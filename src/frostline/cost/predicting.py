@@ -42,14 +42,15 @@ def predict(
     batch: int = 32,
     augment: str = "standard",
     flip: str = "auto",
+    rotate: str = "none",
     warm: bool = False,
     rows: str = "auto",
 ) -> Cost:
     """Return what `frostline.train` would take, with so many images in each part.
 
     `warm` says that the store holds every row that the run keeps, else it holds none. `batch`, `augment`,
-    `flip` and `rows` are those of `train`. At another batch than the rates', an image is taken to cost the
-    same. Raises `UsageError` for a strategy that makes no sense.
+    `flip`, `rotate` and `rows` are those of `train`. At another batch than the rates', an image is taken to
+    cost the same. Raises `UsageError` for a strategy that makes no sense.
     """
     plan = parse(strategy) if isinstance(strategy, str) else strategy
     segments = schedule(plan, stages=rates.depth, images=train, batch=batch)
@@ -64,6 +65,7 @@ def predict(
         batch=batch,
         augment=augment,
         flip=flip,
+        rotate=rotate,
         warm=warm,
         rows=rows,
     )

@@ -55,18 +55,21 @@ class Job:
     batch: int = 32
     augment: str = "standard"
     flip: str = "auto"
+    rotate: str = "none"
     warm: bool = False
     rows: str = "auto"
 
     @property
     def still(self) -> bool:
         """Whether every view is the plain one."""
-        return not self.segments or (self.augment == "none" and self.flip in ("auto", "none"))
+        still = self.augment == self.rotate == "none" and self.flip in ("auto", "none")
+        return not self.segments or still
 
     @property
-    def asks_flips(self) -> bool:
-        """Whether the images are asked if they may be mirrored."""
-        return bool(self.segments) and self.flip == "auto" and self.augment != "none"
+    def asked(self) -> int:
+        """How many questions the images are asked: if they may be mirrored, if they may be turned."""
+        flips = self.flip == "auto" and self.augment != "none"
+        return (flips + (self.rotate == "auto")) if self.segments else 0
 
     @property
     def lowest(self) -> int:
@@ -98,7 +101,7 @@ class Walk:
     def run(self) -> Walked:
         """Walk from the first step to the last."""
         self._begin()
-        if self.job.asks_flips:
+        for _ in range(self.job.asked):
             self._flips()
         if self.job.segments:
             self._looks()
@@ -197,7 +200,7 @@ class Walk:
         self._add("start", rates.write.at(rates.model_bytes))
 
     def _flips(self) -> None:
-        """Thumbnails told from their mirror images, and two probes a fold."""
+        """Thumbnails told from their mirror (or turned) images, and two probes a fold."""
         rates, last = self.rates, self.rates.last.cut
         images = min(self.job.train, FLIP_IMAGES)
         self._add("flip test", images * (rates.file_s + rates.crop_s))

@@ -6,6 +6,7 @@ sources ── folders · tables · objects · pairs      what each way of handi
 formats · dicom · listing                  what files are, and which of a folder are pictures
 depth ── rendering ── decoding             the one decoder: any file to upright RGB, or why not
 traits ── showing                          what an image holds; how a study shows its images
+framing                                    how much of each is cut away where it is made square
 memory ── indexing ── copies               digests and damage remembered; what looks alike
 samples ── splitting ── folding ── parts   units never separated; who is held out, and in which fold
 describing ── resplitting                  what a person should know of a split; a split made anew
@@ -20,6 +21,7 @@ from __future__ import annotations
 from frostline.dataset.asked import Asked, Question, questions
 from frostline.dataset.decoding import open_image
 from frostline.dataset.folding import numbered
+from frostline.dataset.framing import CutAway, cut_away
 from frostline.dataset.indexing import in_threads
 from frostline.dataset.labels import is_missing, read_labels
 from frostline.dataset.listing import find_images, is_study
@@ -39,6 +41,7 @@ __all__ = [
     "PARTS",
     "Asked",
     "Conflict",
+    "CutAway",
     "Manifest",
     "Pairs",
     "Question",
@@ -49,6 +52,7 @@ __all__ = [
     "Shown",
     "Sorted",
     "as_options",
+    "cut_away",
     "doubted_name",
     "find_images",
     "fingerprints_of",

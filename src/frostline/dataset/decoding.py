@@ -15,7 +15,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, BinaryIO
 
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import ExifTags, Image, ImageOps, UnidentifiedImageError
 
 from frostline.dataset import depth, dicom, formats, rendering
 from frostline.dataset.depth import Deep
@@ -34,6 +34,9 @@ BYTES_A_PIXEL, DEEP_BYTES_A_PIXEL = 8, 16
 
 # A larger file is not read into memory: this holds MAX_PIXELS of four channels with 16 bits, uncompressed.
 MAX_FILE_BYTES = MAX_PIXELS * 8
+
+# EXIF orientations that exchange width and height (Exif 2.32, 4.6.4).
+LYING = (5, 6, 7, 8)
 
 # Fewer pixels than this on a side is a tracking pixel or a rule, not a picture (the issue names 1×1).
 MIN_SIDE_PIXELS = 2
@@ -122,6 +125,7 @@ class Header:
     kind: str = ""  # as a `Picture`'s
     several: bool = False  # holds more pages or frames than the first
     group: str = ""  # whose picture it is, as far as the file says
+    size: tuple[int, int] = (0, 0)  # width and height in pixels, upright
 
 
 def picture(content: bytes | Image.Image) -> Picture:
@@ -190,9 +194,9 @@ def header(file: BinaryIO) -> Header:
             if formats.is_dicom(head):
                 _demand_pydicom()
                 about = _dicom_header(file)
-                return Header("", about.kind, about.frames > 1, about.group)
+                return Header("", about.kind, about.frames > 1, about.group, (about.width, about.height))
             with _open(file) as image:
-                return Header("", _kind(image), formats.several(image))
+                return Header("", _kind(image), formats.several(image), size=upright_size(image))
     except DamagedImage as error:
         return Header(str(error))
 
@@ -246,6 +250,17 @@ def _halved(image: Image.Image) -> Image.Image:
     """Return an image of half the size a side, before anything else makes a copy of it."""
     mode = "RGBA" if image.has_transparency_data else "RGB"
     return (image if image.mode in ("L", mode) else image.convert(mode)).reduce(2)
+
+
+def upright_size(image: Image.Image) -> tuple[int, int]:
+    """Return width and height as they are once `_upright` has turned the image; nothing is decoded."""
+    if image.format == "TIFF":  # Pillow gives the size that decoding, which turns it, will lead to
+        return image.size
+    try:
+        lying = image.getexif().get(ExifTags.Base.Orientation) in LYING
+    except Exception:  # as in `_upright`
+        lying = False
+    return (image.height, image.width) if lying else image.size
 
 
 def _upright(image: Image.Image) -> Image.Image:

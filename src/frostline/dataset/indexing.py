@@ -221,14 +221,17 @@ def _of_item(found: Found, source: Source) -> Indexed:
             fault, traits = _header(BytesIO(content))
             return Indexed(found, hashlib.sha256(content).hexdigest(), fault, None, traits, looked=True)
         picture, fault = decoding.picture(content), decoding.size_fault(*content.size)
-        return Indexed(found, pixel_digest(picture), fault, None, Traits(picture.kind), looked=True)
+        width, height = decoding.upright_size(content)
+        traits = Traits(picture.kind, width=width, height=height)
+        return Indexed(found, pixel_digest(picture), fault, None, traits, looked=True)
     except DamagedImage as error:
         return Indexed(found, fault=str(error))
 
 
 def _header(file: BinaryIO) -> tuple[str, Traits]:
     seen = decoding.header(file)
-    return seen.fault, Traits(seen.kind, several=seen.several, group=seen.group)
+    width, height = seen.size
+    return seen.fault, Traits(seen.kind, several=seen.several, group=seen.group, width=width, height=height)
 
 
 def _recall(images: Sequence[Indexed], source: Source, memory: Memory, workers: int) -> None:

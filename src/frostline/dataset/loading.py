@@ -105,8 +105,10 @@ def load_data(
     read.aside += [(usable[i].found, reason) for i, reason in sorted(outcome.reasons.items())]
     _demand_whole(read, strict)
     manifest = _manifest(read, usable, outcome, alike, memory, wish)
-    manifest = replace(manifest, earlier_folds=before.folds, split_names=written(split_names))
-    return _shown(manifest, {image.digest: image.traits for image in usable}, show, earlier)
+    traits = {image.digest: image.traits for image in usable}
+    sizes = {digest: (one.width, one.height) for digest, one in traits.items() if one.width}
+    manifest = replace(manifest, earlier_folds=before.folds, split_names=written(split_names), sizes=sizes)
+    return _shown(manifest, traits, show, earlier).framed()
 
 
 def _shown(

@@ -22,6 +22,7 @@ from frostline import places
 from frostline.dataset import assignment, decoding, folding, pixels, resplitting, written
 from frostline.dataset.assignment import DIGEST, Folds
 from frostline.dataset.decoding import Picture
+from frostline.dataset.framing import ADVICE, CutAway, Size, cut_away
 from frostline.dataset.memory import Known, Memory
 from frostline.dataset.rendering import PLAIN, Rendering
 from frostline.dataset.samples import PARTS, Conflict, Sample, SetAside, demand_training_images
@@ -57,6 +58,7 @@ class Manifest:
     rendering: Rendering = PLAIN  # how deep and transparent pixels are shown
     kinds: Mapping[str, str] = field(default_factory=dict)  # digest → what an image holds, where that matters
     learned: frozenset[str] = frozenset()  # digests that the model has learned from: never held out
+    sizes: Mapping[str, Size] = field(default_factory=dict, compare=False, repr=False)  # by digest, upright
     earlier_folds: Folds = field(default_factory=dict, compare=False, repr=False)  # as a study remembers
     items: Items | None = field(default=None, compare=False, repr=False)  # images handed over in memory
 
@@ -178,6 +180,21 @@ class Manifest:
         demand_training_images(kept, self.classes, moved)
         note = f"{len(moved)} more image(s) set aside: damaged, as decoding showed."
         return resplitting.with_samples(self, kept, moved, [note])
+
+    def cut_away(self, resize: str = "crop", crop_pct: float = 1.0) -> CutAway:
+        """Return how much of the images is never seen where they are made square so (`framing.cut_away`).
+
+        Sizes are at hand where the images were indexed, not in a manifest that was read back.
+        """
+        first = {sample.digest: sample.path for sample in reversed(self.samples)}
+        sizes = {first[digest]: size for digest, size in self.sizes.items() if digest in first}
+        return cut_away(sizes, resize, crop_pct)
+
+    def framed(self, resize: str = "crop", crop_pct: float = 1.0) -> Manifest:
+        """Return the manifest with the note on what is cut away where its images are made square so."""
+        note = self.cut_away(resize, crop_pct).note
+        others = [said for said in self.notes if not said.endswith(ADVICE)]
+        return replace(self, notes=(*others, *([note] if note else [])))
 
     @cached_property
     def digest(self) -> str:

@@ -21,8 +21,9 @@ from frostline import places
 from frostline.dataset import formats
 from frostline.dataset.traits import PLAIN, Traits
 
-# Raise when a table changes shape or a mark (`copies.mark_of`) changes meaning: a new file is then begun.
-FORMAT = 2
+# Raise when a table changes shape, a mark (`copies.mark_of`) changes meaning or every image gets a new trait:
+# a new file is then begun.
+FORMAT = 3
 
 # Another Pillow may read what this one could not, and the other way round.
 DECODER = formats.decoder()
@@ -51,7 +52,7 @@ class Known:
     decoded: bool  # its pixels were decoded, not its header alone
     fault: str = ""  # why it is not usable, in words; "" means nothing wrong was seen
     mark: bytes = b""  # `copies.mark_of`, where it was computed
-    traits: Traits = PLAIN  # of a header that was not decoded: its kind alone
+    traits: Traits = PLAIN  # of a header that was not decoded: its kind and size alone
 
 
 @dataclass(frozen=True, slots=True)

@@ -17,7 +17,7 @@ FLAT_LEVELS = 4
 
 @dataclass(frozen=True, slots=True)
 class Traits:
-    """What is known of an image. Those of a plain image, in full view, are the default."""
+    """What is known of an image. Those of a plain image of unknown size, in full view, are the default."""
 
     kind: str = ""  # "" = 8 bits and opaque; `rendering.ALPHA`; "uint16" … (`depth.kind_of`)
     flat: bool = False  # one colour, on any ground
@@ -27,6 +27,8 @@ class Traits:
     several: bool = False  # pages or frames, of which the first is used
     group: str = ""  # whose image it is, as the file itself says
     levels: Levels | None = None  # of deep pixels that can be seen, once they were decoded
+    width: int = 0  # in pixels, upright, as the header says; 0 = not known
+    height: int = 0
 
     def text(self) -> str:
         """Return what `read` reads; "" for the default."""

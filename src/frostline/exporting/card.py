@@ -87,9 +87,9 @@ def _opening(subject: Subject, written: Written, check: Proof) -> str:
 def _preprocessing(subject: Subject) -> str:
     seen = subject.preprocessing
     return (
-        f"Images: upright, RGB, {seen.interpolation} interpolation, crop mode {seen.crop_mode}, resized to "
-        f"{int(seen.size / seen.crop_pct)} px and cropped to {seen.size} × {seen.size}, scaled to 0–1, "
-        f"minus {_listed(seen.mean)}, divided by {_listed(seen.std)}. {_rendering(subject.rendering)}"
+        f"Images: upright, RGB, {seen.words}, with {seen.interpolation} interpolation (timm's crop mode "
+        f"{seen.crop_mode}), scaled to 0–1, minus {_listed(seen.mean)}, divided by {_listed(seen.std)}. "
+        f"{_rendering(subject.rendering)}"
     )
 
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 import importlib.util
 import json
 import logging
+import math
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -118,7 +119,10 @@ def described(subject: Subject, included: bool) -> dict[str, Any]:
         "output": {"name": OUTPUT, "shape": ["batch", len(subject.classes)], "probabilities": "softmax"},
         "preprocessing": {
             **seen.as_dict(),
-            "resize": int(side / seen.crop_pct),  # pixels, of the shorter side where crop_mode is center
+            # pixels: of the shorter side where crop_mode is center or floor, of the longer where it is border
+            "resize": math.floor(side / seen.crop_pct),
+            **({"fill": list(seen.fill)} if seen.resize == "pad" else {}),
+            "words": seen.words,
             "included": ["scale", "normalise"] if included else [],
         },
         "rendering": subject.rendering.as_dict(),

@@ -46,7 +46,9 @@ class FrostlineClassifier(ClassifierMixin, TransformerMixin, BaseEstimator):  # 
         backbone: A name that `frostline.load_backbone` knows, or a `Backbone`.
         strategy: As in `frostline.train`: "linear_probe", "top_k(2)", "lp_ft(lr=0.0005)", …
         size: Side of the backbone's input in pixels; None is the checkpoint's own.
-        augment, flip, imbalance, batch, exact, precision, threads, workers, views: As in `frostline.train`.
+        resize: How pictures become square: "crop", "squash" or "pad"; None is the backbone's own.
+        augment, flip, min_crop, rotate, imbalance, batch, exact, precision, threads, workers, views: As in
+            `frostline.train`.
         random_state: Decides order, augmentation and fresh weights.
         study: A folder to keep each fit in, one study for each set of images; None keeps nothing there.
 
@@ -66,8 +68,11 @@ class FrostlineClassifier(ClassifierMixin, TransformerMixin, BaseEstimator):  # 
         strategy: str = "linear_probe",
         *,
         size: int | None = None,
+        resize: str | None = None,
         augment: str = "standard",
         flip: str = "auto",
+        min_crop: float | None = None,
+        rotate: str = "none",
         imbalance: str = "none",
         batch: int = BATCH,
         exact: bool = False,
@@ -81,8 +86,11 @@ class FrostlineClassifier(ClassifierMixin, TransformerMixin, BaseEstimator):  # 
         self.backbone = backbone
         self.strategy = strategy
         self.size = size
+        self.resize = resize
         self.augment = augment
         self.flip = flip
+        self.min_crop = min_crop
+        self.rotate = rotate
         self.imbalance = imbalance
         self.batch = batch
         self.exact = exact
@@ -101,7 +109,7 @@ class FrostlineClassifier(ClassifierMixin, TransformerMixin, BaseEstimator):  # 
             names = [f"{target:06}" for target in targets]  # sorted as `classes_` is
             pairs = Pairs(images, names)
             data = load_data(pairs, test=0.0, val=0.0, strict=True, near_copies=False, workers=self.workers)
-            backbone = _backbone(self.backbone, self.size)
+            backbone = _backbone(self.backbone, self.size, self.resize)
             with _place(self.study, data.digest) as place:
                 run = train(
                     backbone,
@@ -111,6 +119,8 @@ class FrostlineClassifier(ClassifierMixin, TransformerMixin, BaseEstimator):  # 
                     seed=_seed(self.random_state),
                     augment=self.augment,
                     flip=self.flip,
+                    min_crop=self.min_crop,
+                    rotate=self.rotate,
                     imbalance=self.imbalance,
                     batch=self.batch,
                     exact=self.exact,
@@ -124,7 +134,7 @@ class FrostlineClassifier(ClassifierMixin, TransformerMixin, BaseEstimator):  # 
                 if not data.rendering.plain:
                     self.result_["rendering"] = data.rendering.as_dict()
                 self._weights = run.folder.weights.read_bytes()
-        self._asked = (self.backbone, self.size)
+        self._asked = (self.backbone, self.size, self.resize)
         self.__dict__.pop("_model", None)
         _ = self.model_
         return self
@@ -210,7 +220,7 @@ class FrostlineClassifier(ClassifierMixin, TransformerMixin, BaseEstimator):  # 
             raise ValueError(f"{path} is no FrostlineClassifier that `save` wrote ({error!r}).") from error
         made.result_ = kept["result"]
         made._weights = safetensors.torch.save(weights)
-        made._asked = (made.backbone, made.size)
+        made._asked = (made.backbone, made.size, made.resize)
         return made
 
     def __getstate__(self) -> dict[str, Any]:
@@ -287,8 +297,8 @@ def _labels(y: ArrayLike | None, count: int) -> NDArray[Any]:
     return labels
 
 
-def _backbone(asked: str | Backbone, size: int | None) -> Backbone:
-    return asked if isinstance(asked, Backbone) else _loaded(asked, size)
+def _backbone(asked: str | Backbone, size: int | None, resize: str | None) -> Backbone:
+    return (asked if isinstance(asked, Backbone) else _loaded(asked, size)).resized(resize)
 
 
 @lru_cache(maxsize=4)  # a grid over backbones, and no more memory than that

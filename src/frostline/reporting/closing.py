@@ -23,6 +23,7 @@ DEFAULTS = {
     "metric": "accuracy",
     "augment": "standard",
     "flip": "auto",
+    "rotate": "none",
     "imbalance": "none",
     "batch": 32,
     "precision": "auto",
@@ -42,18 +43,21 @@ FIT = (
     "max_size_mb",
     "architecture",
     "size",
+    "resize",
     "strategies",
     "repeats",
     "seed",
     "metric",
     "augment",
+    "min_crop",
+    "rotate",
     "interpolate",
     "precision",
 )
 COMPARE = (
-    "minutes", "cuts", "model", "architecture", "size", "strategies", "repeats", "search", "draws", "seed",
-    "metric", "augment", "interpolate", "precision", "test", "val", "split_names",
-    "intensity_range", "alpha_background",
+    "minutes", "cuts", "model", "architecture", "size", "resize", "strategies", "repeats", "search", "draws",
+    "seed", "metric", "augment", "min_crop", "rotate", "interpolate", "precision", "test", "val",
+    "split_names", "intensity_range", "alpha_background",
 )  # fmt: skip
 TRAIN = (
     "strategy",
@@ -62,10 +66,13 @@ TRAIN = (
     "alpha_background",
     "model",
     "size",
+    "resize",
     "seed",
     "metric",
     "augment",
     "flip",
+    "min_crop",
+    "rotate",
     "imbalance",
     "batch",
     "views",
@@ -233,15 +240,21 @@ def repeat(found: Found) -> str:
         if asked.get("cuts"):
             asked.pop("strategies")
         return _command("compare", data, _asked(asked, COMPARE))
-    asked = {**run.config, "size": run.config["preprocessing"]["size"]}
+    asked = {**run.config, "size": run.config["preprocessing"]["size"], "resize": _resize(run.config)}
     parted = _shares(found)
     lines = []
     for row in found.rows:
-        mine = row.one.config if row.one else asked
+        mine = {**row.one.config, "resize": _resize(row.one.config)} if row.one else asked
         lines.append(
             _command("train", data, _asked({**asked, **mine, **parted, "strategy": row.strategy}, TRAIN))
         )
     return "\n".join(dict.fromkeys(lines))
+
+
+def _resize(config: dict[str, Any]) -> Any:
+    """Return how pictures were asked to become square; nothing where the backbone had it so."""
+    source = config.get("source")
+    return source.get("resize") if isinstance(source, dict) else None
 
 
 def _data_name(found: Found) -> str:

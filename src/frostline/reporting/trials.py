@@ -207,6 +207,11 @@ def _look(found: Found, row: Row) -> dict[str, Any]:
             ("optimizer steps", f"{int(result['steps']):,}"),
             ("memory at the peak", f"{float(result['peak_memory_bytes']) / 1e6:,.0f} MB"),
             ("mirrored in training", "yes" if result["flip"] == "horizontal" else "no"),
+            *(
+                [("turned in training", str(result["rotate"]))]
+                if result.get("rotate", "none") != "none"
+                else []
+            ),
             ("seed", str(run.config.get("seed", ""))),
         ]
         if row.count > 1:

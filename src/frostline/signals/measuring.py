@@ -17,7 +17,7 @@ from frostline import rates as rates_of
 from frostline.augment import Policy
 from frostline.backbone import Backbone
 from frostline.cost import Rates
-from frostline.dataset import Manifest, Sample
+from frostline.dataset import CutAway, Manifest, Sample
 from frostline.errors import DataError, ModelError
 from frostline.frozen import Frozen, Way, features
 from frostline.images import EVALUATION_BATCH, Images, Tell
@@ -68,6 +68,7 @@ class Signals:
     curve: tuple[CurvePoint, ...]
     rates: Rates | None
     notes: tuple[str, ...]
+    cut_away: CutAway  # of all images, as the network sees them
 
     @property
     def best_stage(self) -> StageProbe | None:
@@ -90,6 +91,7 @@ class Signals:
             "learning_curve": [asdict(point) for point in self.curve],
             "rates": None if self.rates is None else self.rates.as_dict(),
             "notes": list(self.notes),
+            "cut_away": self.cut_away.as_dict(),
         }
 
     def __repr__(self) -> str:
@@ -172,6 +174,7 @@ def measure(
     if random and found["probe_by_stage"]:
         twin = places.remembered("signals", f"random weights {digest_of(key)}", look_at_twin)
     known = _rates(backbone, data, seed, threads) if rates else None
+    lost = data.cut_away(backbone.preprocessing.crop_mode, backbone.preprocessing.crop_pct)
     return Signals(
         model=backbone.name,
         input_size=backbone.preprocessing.size,
@@ -185,7 +188,13 @@ def measure(
         ),
         curve=tuple(CurvePoint(**row) for row in found["curve"]),
         rates=known,
-        notes=(*found["notes"], *twin["notes"], *(known.notes if known else ())),
+        notes=(
+            *([lost.note] if lost.note else []),
+            *found["notes"],
+            *twin["notes"],
+            *(known.notes if known else ()),
+        ),
+        cut_away=lost,
     )
 
 

@@ -31,7 +31,7 @@ class Size:
 
 
 def size_of(data: Manifest) -> Size:
-    """Count what a manifest holds. Opens at most 64 images."""
+    """Count what a manifest holds. Opens at most 64 images, and none whose size is known."""
     parts = {name: data.part(name) for name in ("train", "val", "test")}
     counts = np.bincount(data.targets(parts["train"]), minlength=len(data.classes))
     unique = len({sample.digest for sample in data.samples})
@@ -41,7 +41,7 @@ def size_of(data: Manifest) -> Size:
             groups[sample.group] = groups.get(sample.group, 0) + 1
     train = parts["train"]
     spread = [train[i] for i in np.linspace(0, len(train) - 1, min(OPENED, len(train))).astype(int)]
-    sides = np.array([data.read(sample).size for sample in spread])
+    sides = np.array([data.sizes.get(sample.digest) or data.read(sample).size for sample in spread])
     width, height = (int(side) for side in np.median(sides, axis=0))
     return Size(
         images=len(data.samples),

@@ -27,6 +27,7 @@ class Wanted:
     limits: Limits
     size: int | None
     architecture: str | None
+    resize: str | None = None
 
     def checked(self) -> Wanted:
         """Refuse what makes no sense, before anything is loaded."""
@@ -56,7 +57,12 @@ class Wanted:
             given = self.models if self.models == AUTO else [_name(m) for m in self.models]
             named = {"models": given, "size": self.size}
         limits = {"max_latency_ms": self.limits.latency_ms, "max_size_mb": self.limits.size_mb}
-        return {**named, **(limits if self.looks else {})}
+        resize = self.resize or chosen.source.get("resize")
+        return {
+            **named,
+            **({} if resize is None else {"resize": resize}),
+            **(limits if self.looks else {}),
+        }
 
     def load(self, say: Callable[[str], None]) -> list[Backbone]:
         """Return the backbones, no two of one name. Raises `ModelError`, `UsageError`."""
@@ -72,8 +78,8 @@ class Wanted:
 
     def _loaded(self, model: str | Backbone) -> Backbone:
         if isinstance(model, Backbone):
-            return model
-        return zoo.load_backbone(model, size=self.size, architecture=self.architecture)
+            return model.resized(self.resize)
+        return zoo.load_backbone(model, size=self.size, resize=self.resize, architecture=self.architecture)
 
     def _on_disk(self, say: Callable[[str], None]) -> list[Backbone]:
         found = []

@@ -18,6 +18,7 @@ from filelock import FileLock
 from frostline import launching, lineage, metrics, sentences, tracking
 from frostline.advice import Advice, Planned, outlook, plan
 from frostline.advice.knowledge import read_experience
+from frostline.augment import check_options
 from frostline.backbone import Backbone
 from frostline.best import answers_already
 from frostline.comparison import (
@@ -109,6 +110,9 @@ def fit(
     metric: str = "accuracy",
     augment: str = "standard",
     flip: str = "auto",
+    resize: str | None = None,
+    min_crop: float | None = None,
+    rotate: str = "none",
     imbalance: str = "none",
     exact: bool = False,
     precision: str = "auto",
@@ -134,7 +138,7 @@ def fit(
     Images that an existing `study` knows keep the part that they have in it.
     `strategies` races these instead of what experience advises. `tracker` follows every run, as in `train`.
     `interpolate` goes back from the winner towards the pretrained network, as in `compare`.
-    `path_column` and `label_column` are as in `load_data`.
+    `path_column` and `label_column` are as in `load_data`; `resize`, `min_crop` and `rotate` as in `train`.
     `watch` says when the minutes began. `say` hears sentences for a person.
 
     `model` is lite0 where nothing else is said. `models` names several, or is "auto" for all that are on
@@ -150,7 +154,8 @@ def fit(
     strategies = parse_list(strategies) if isinstance(strategies, str) else strategies
     pinned = [str(parse(name) if isinstance(name, str) else name) for name in strategies or ()]
     limits = Limits(max_latency_ms, max_size_mb)
-    wanted = choosing.Wanted(model, models, limits, size, architecture).checked()
+    wanted = choosing.Wanted(model, models, limits, size, architecture, resize).checked()
+    check_options(augment, min_crop, rotate)
     load = partial(
         load_data,
         source,
@@ -170,6 +175,8 @@ def fit(
     options: dict[str, Any] = {
         "metric": metric,
         "flip": flip,
+        **({} if min_crop is None else {"min_crop": min_crop}),
+        **({} if rotate == "none" else {"rotate": rotate}),
         "imbalance": imbalance,
         "exact": exact,
         "precision": precision,

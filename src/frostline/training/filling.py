@@ -51,6 +51,9 @@ def fill_store(
     seed: int = 0,
     augment: str = "standard",
     flip: str = "auto",
+    resize: str | None = None,
+    min_crop: float | None = None,
+    rotate: str = "none",
     batch: int = BATCH,
     exact: bool = False,
     precision: str = "auto",
@@ -61,19 +64,22 @@ def fill_store(
     """Compute and keep the rows that training by `strategy` will read, those that are kept already left out.
 
     With `cut`, an index that `frostline stages` shows, the rows of that cut alone, `views` of each training
-    image (one, if not said: the plain one). Training reads them where seed, augmentation and precision agree.
+    image (one, if not said: the plain one). Training reads them where seed, augmentation and precision agree;
+    `resize`, `min_crop` and `rotate` are as in `train`.
     `ray` ("auto", "local" or an address) lets the workers of a Ray cluster do it, who see the same store and
     images; each row is computed by one of them.
     Raises `UsageError`, `DataError` or `ModelError`.
     """
     launching.demand_alone("store fill")
     request = Request(
-        backbone=backbone,
+        backbone=backbone.resized(resize),
         data=data.checked(tell),
         strategy=parse(strategy) if isinstance(strategy, str) else checked(strategy),
         seed=seed,
         augment=augment,
         flip=flip,
+        min_crop=min_crop,
+        rotate=rotate,
         batch=batch,
         exact=exact,
         precision=precision,
@@ -89,7 +95,8 @@ def fill_store(
     with numerics.threads(plan.numbers.threads), Store() as store:
         _demand_writable(store)
         if cut is None or (views or 1) > 1:
-            head = Frozen(backbone, backbone.model, backbone.cuts[-1], plan.way, store, counts)
+            one = request.backbone
+            head = Frozen(one, one.model, one.cuts[-1], plan.way, store, counts)
             policy, _ = planning.augmentation(request, head)
         _decide(request, plan, cut, policy, store)
         if ray is None:

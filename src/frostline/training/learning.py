@@ -45,7 +45,7 @@ def learn(
     if known.start == "probe":
         _keep_what_is_passed(request, plan, head, images)
     model = starting_model(request, head, images, balance)
-    if images.policy.name != "none" and folder.writes:
+    if not images.policy.still and folder.writes:
         contact_sheet(images).save(folder.path / "augmentation.png")
     val = request.images("val") if request.data.part("val") else None
     job = Job(

@@ -14,6 +14,7 @@ from frostline.augment import Policy
 from frostline.backbone import Cut
 from frostline.cost.rows import view_at
 from frostline.frozen import Frozen, Way
+from frostline.images import MIRRORED, TURNED
 from frostline.numerics import NumericPlan
 from frostline.record import RunFolder
 from frostline.strategy import settings
@@ -134,13 +135,25 @@ def _plan(request: Request) -> Plan:
     return Plan(numbers, way)
 
 
-def augmentation(request: Request, head: Frozen) -> tuple[Policy, dict[str, Any] | None]:
-    """Decide the augmentation: as asked, with `auto` flips asked of the training images."""
+def augmentation(request: Request, head: Frozen) -> tuple[Policy, dict[str, Any]]:
+    """Decide the augmentation: as asked, with `auto` flips and rotation asked of the training images.
+
+    Also returns what the images answered, as a run's result holds it.
+    """
     if not request.strategy.trains:
-        return Policy("none"), None
-    if request.flip != "auto":
-        return Policy(request.augment, request.flip), None
-    if request.augment in ("none", "custom"):
-        return Policy(request.augment), None
-    test = flips.try_flips(head, request.data, request.data.part("train"), request.seed, request.tell)
-    return Policy(request.augment, "horizontal" if test.safe else "none"), test.as_dict()
+        return Policy("none"), {"flip_test": None}
+
+    def ask(view: int) -> flips.FlipTest:
+        train = request.data.part("train")
+        return flips.try_flips(head, request.data, train, request.seed, request.tell, view)
+
+    flip, rotate, tests = request.flip, request.rotate, dict[str, Any](flip_test=None)
+    if flip == "auto" and request.augment in ("none", "custom"):
+        flip = "none"
+    elif flip == "auto":
+        test = ask(MIRRORED)
+        flip, tests["flip_test"] = "horizontal" if test.safe else "none", test.as_dict()
+    if rotate == "auto":
+        test = ask(TURNED)
+        rotate, tests["rotate_test"] = "90" if test.safe else "none", test.as_dict()
+    return Policy(request.augment, flip, request.min_crop, rotate), tests

@@ -13,7 +13,7 @@ import numpy as np
 from PIL import Image
 
 from frostline import metrics, ranks
-from frostline.augment import FLIPS, Policy
+from frostline.augment import FLIPS, Policy, check_options
 from frostline.backbone import Backbone
 from frostline.dataset import Manifest
 from frostline.errors import UsageError, did_you_mean
@@ -44,6 +44,8 @@ class Request:
     augment: str = "standard"
     custom: Callable[[Image.Image], Any] | None = None
     flip: str = "auto"
+    min_crop: float | None = None
+    rotate: str = "none"
     imbalance: str = "none"
     batch: int = BATCH
     exact: bool = False
@@ -82,6 +84,8 @@ class Request:
             "precision": self.precision,
             "views": self.views,
             **({} if self.data.rendering.plain else {"rendering": self.data.rendering.as_dict()}),
+            **({} if self.min_crop is None else {"min_crop": self.min_crop}),
+            **({} if self.rotate == "none" else {"rotate": self.rotate}),
             **({} if self.minutes is None else {"minutes": self.minutes}),
             **({} if self.keep == "best" else {"keep": self.keep}),
             **({} if self.temperature is None else {"temperature": self.temperature}),
@@ -168,7 +172,7 @@ class Request:
             wrong.append(f"threads must be at least 1, found {self.threads}.")
         if wrong:
             raise UsageError(" ".join(wrong))
-        Policy(self.augment)
+        check_options(self.augment, self.min_crop, self.rotate)
         Balance(self.imbalance, np.zeros(1, dtype=np.int64), 1)
 
     def _wrong_processes(self) -> list[str]:

@@ -124,6 +124,9 @@ def train(
     metric: str = "accuracy",
     augment: str | Callable[[Image.Image], Any] = "standard",
     flip: str = "auto",
+    resize: str | None = None,
+    min_crop: float | None = None,
+    rotate: str = "none",
     imbalance: str = "none",
     batch: int = BATCH,
     exact: bool = False,
@@ -146,6 +149,11 @@ def train(
     A run that is finished is read back; an unfinished one goes on where it stopped. `augment` is one of
     `augment.AUGMENTS` or a callable from RGB image to RGB image. `exact` means float32 and no timed
     choice; `precision` pins `float32` or `bfloat16` alone.
+
+    `resize` ("crop", "squash" or "pad") says how pictures become square, here and wherever the model is
+    asked; without it, as the backbone has it. `min_crop` is the smallest share of a picture's area that a
+    random crop of `augment` shows. `rotate` is for pictures without an up: "90" turns training images by
+    quarters, "any" by any angle, "auto" by quarters where images can't be told from themselves turned.
 
     Frozen layers are computed once: `views` views of each image, the plain one first, are cycled through
     while anything is frozen (`None`: as many as the epochs ask for; 0: a new one each epoch), and their rows
@@ -185,6 +193,7 @@ def train(
     Raises `UsageError`, `DataError`, `ModelError`, `StudyError` or `TrainingError`.
     """
     custom, watch = augment if callable(augment) else None, watch or Stopwatch()
+    backbone = backbone.resized(resize)
     with ranks.together():
         request = Request(
             backbone=backbone,
@@ -195,6 +204,8 @@ def train(
             augment="custom" if callable(augment) else augment,
             custom=custom,
             flip=flip,
+            min_crop=min_crop,
+            rotate=rotate,
             imbalance=imbalance,
             batch=batch,
             exact=exact,
@@ -345,7 +356,7 @@ def _work(
         head = Frozen(
             request.backbone, request.backbone.model, request.backbone.cuts[-1], plan.way, store, counts
         )
-        policy, flip_test = planning.augmentation(request, head)
+        policy, tests = planning.augmentation(request, head)
         train_images = request.images("train", policy)
         if not plan.whole:
             keeping.decide(request, plan, train_images, store)
@@ -358,7 +369,8 @@ def _work(
     about = {
         "augment": policy.name,
         "flip": policy.flip,
-        "flip_test": flip_test,
+        **tests,
+        **({} if policy.rotate == "none" and "rotate_test" not in tests else {"rotate": policy.rotate}),
         "numeric_plan": plan.as_dict(),
         "store": dict(zip(asdict(counts), rows.tolist(), strict=True)),
     }

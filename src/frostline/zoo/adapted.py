@@ -75,7 +75,7 @@ def as_backbone(
     fresh = described(adapted.source).build if adapted.source["kind"] in ("timm", "torchvision") else None
     source = {**adapted.source, "name": title, "preprocessing": own.as_dict(), "classes": adapted.classes}
     backbone = checked(adapted.model.eval(), own, title, source, fresh)
-    backbone.fingerprints = adapted.fingerprints
+    backbone.fingerprints, backbone.learned_as = adapted.fingerprints, adapted.preprocessing
     return backbone
 
 

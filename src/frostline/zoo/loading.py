@@ -23,6 +23,7 @@ def load_backbone(
     source: str | nn.Module,
     *,
     size: int | None = None,
+    resize: str | None = None,
     random: bool = False,
     preprocessing: Preprocessing | None = None,
     name: str | None = None,
@@ -32,7 +33,10 @@ def load_backbone(
 
     Names are "lite0", "timm/NAME", "torchvision/NAME" and "hf/OWNER/NAME".
 
-    `size` (pixels a side) overrides the checkpoint's own. `random=True` needs no weights at all.
+    `size` (pixels a side) overrides the checkpoint's own. `resize` says how pictures become square: "crop"
+    cuts out their middle, "squash" stretches them, "pad" fits them in and fills up with the mean colour;
+    without it, as the checkpoint has it (mostly a crop), or as a study was trained. Whatever is done with the
+    backbone, up to a model's answers and exports, sees images that way. `random=True` needs no weights.
     A file is a .safetensors, or a .pth, .pt or .bin that holds tensors alone (nothing is unpickled);
     `architecture` ("timm/NAME") is for one that does not say. A module needs its `preprocessing`.
     A study's folder gives what its best run made of its backbone, or the run RUN of "STUDY/runs/RUN", to be
@@ -42,6 +46,17 @@ def load_backbone(
     """
     if size is not None and size < 1:
         raise UsageError(f"size is {size}, expected at least 1 pixel.")
+    return _load(source, size, random, preprocessing, name, architecture).resized(resize)
+
+
+def _load(
+    source: str | nn.Module,
+    size: int | None,
+    random: bool,
+    preprocessing: Preprocessing | None,
+    name: str | None,
+    architecture: str | None,
+) -> Backbone:
     if isinstance(source, nn.Module):
         inside = getattr(source, "_orig_mod", source)  # of a compiled one: its graph can't be cut
         return _from_module(inside, size, preprocessing, name)
