@@ -3,10 +3,10 @@
     python benchmarks/same_bytes.py BEFORE AFTER        # two folders that hold src/frostline
 
 For a change of names or of structure that must change no result. Both checkouts make the same runs on this
-machine, each in a process of its own: every strategy, a comparison, a fit, an export and a delta, the Lightning
-and Hugging Face callbacks (where they are installed). Bytes differ between processors and versions of torch, so
-nothing is pinned in a file. Then AFTER makes the runs once more on the feature cache that BEFORE filled: it must
-find every row, so that a renamed key shows. Exits with 1 and the names of what differs.
+machine, each in a process of its own: every strategy, a comparison, an export and a delta, the Lightning and
+Hugging Face callbacks (where they are installed). Bytes differ between processors and versions of torch, so
+nothing is pinned in a file. Then AFTER makes the runs once more on the feature cache that BEFORE filled: it
+must find every row, so that a renamed key shows. Exits with 1 and the names of what differs.
 """
 
 from __future__ import annotations
