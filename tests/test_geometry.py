@@ -270,6 +270,9 @@ def test_quarter_turns_are_the_four_and_lose_no_pixel() -> None:
     drawn = [view(image, Policy("none", rotate="90"), seen, number) for number in range(1, 30)]
     which = {next(k for k in range(4) if torch.equal(one, turned[k])) for one in drawn}
     assert which == {0, 1, 2, 3}
+    own = Transform(Policy("custom", rotate="90"), seen, lambda image: image)  # after a person's own, too
+    mine = [SeededView(own, 0, foreign=True)(image, "digest", number) for number in range(1, 9)]
+    assert all(torch.equal(one, two) for one, two in zip(mine, drawn, strict=False))
 
 
 @pytest.mark.parametrize("size", [(40, 40), (90, 30), (7, 50), (2, 300)])
@@ -435,6 +438,10 @@ def test_an_export_carries_the_geometry(edges: dict[str, Run], resize: str, tmp_
     delta = frostline.load_backbone(str(tmp_path / "delta"))
     assert delta.preprocessing == edges[resize].backbone.preprocessing
     assert delta.preprocessing.resize == resize
+    by_delta = frostline.predict(tmp_path / "delta", new)
+    assert [row.probability for row in by_delta] == pytest.approx(
+        [row.probability for row in answers], abs=1e-5
+    )
 
 
 def test_going_on_from_a_study_keeps_its_geometry_unless_told_otherwise(

@@ -44,8 +44,7 @@ def respected(backbones: Sequence[Backbone], data: Manifest, study: Study | None
     if any(sides.get(sample.digest, sample.split) != sample.split for sample in data.samples):
         marked = marked.keeping(sides)
     _demand_judges(marked)
-    seen = backbones[0].preprocessing
-    marked = marked.framed(seen.crop_mode, seen.crop_pct)
+    marked = marked.framed(*max(map(_frame, backbones), key=lambda one: marked.cut_away(*one).mean))
     said = [*_notes(marked, met), *(note for one in backbones if (note := _on_resize(one)))]
     notes = [note for note in dict.fromkeys(said) if note not in data.notes]
     return replace(marked, notes=(*marked.notes, *notes)) if notes else marked
@@ -138,6 +137,10 @@ def _notes(data: Manifest, met: _Met) -> list[str]:
             "fixed camera or slices of one scan, and flatters the accuracy where they are copies."
         )
     return notes
+
+
+def _frame(backbone: Backbone) -> tuple[str, float]:
+    return backbone.preprocessing.crop_mode, backbone.preprocessing.crop_pct
 
 
 def _on_resize(backbone: Backbone) -> str:

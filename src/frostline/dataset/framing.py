@@ -58,11 +58,12 @@ class CutAway:
         if not self.long or self.resize != "crop":
             return ""
         or_more = "" if self.crop_pct < 1 else " or more"
-        worst = f", of {self.worst} {percent(self.most)}" if self.worst else ""
+        more = self.worst and percent(self.most) != percent(self.mean_long)
+        worst = f", of {self.worst} {percent(self.most)}" if more else ""
         return (
             f"{self.long} of {self.images} image(s) are wider or taller than {MOST_ASPECT:g}:1. A centre "
-            f"crop leaves out {percent(self.mean_long)} of their area{or_more}{worst}: what lies there is "
-            f"not learned. {ADVICE}"
+            f"crop leaves out {percent(self.mean_long)} of their area{or_more}{worst}: what lies there "
+            f"has no say in any answer. {ADVICE}"
         )
 
 

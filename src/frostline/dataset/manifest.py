@@ -192,6 +192,8 @@ class Manifest:
 
     def framed(self, resize: str = "crop", crop_pct: float = 1.0) -> Manifest:
         """Return the manifest with the note on what is cut away where its images are made square so."""
+        if not self.sizes:
+            return self
         note = self.cut_away(resize, crop_pct).note
         others = [said for said in self.notes if not said.endswith(ADVICE)]
         return replace(self, notes=(*others, *([note] if note else [])))
