@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 from frostline.backbone import Backbone
-from frostline.dataset import Manifest, Recognised, Sample, fingerprints_of, recognised
+from frostline.dataset import Finding, Manifest, Recognised, Sample, fingerprints_of, recognised
 from frostline.errors import DataError
 from frostline.fingerprints import LEARNED, Fingerprints
 from frostline.record import RunFolder, Study
@@ -44,8 +44,8 @@ def respected(backbones: Sequence[Backbone], data: Manifest, study: Study | None
     if any(sides.get(sample.digest, sample.split) != sample.split for sample in data.samples):
         marked = marked.keeping(sides)
     _demand_judges(marked)
-    notes = [note for note in _notes(marked, met) if note not in data.notes]
-    return replace(marked, notes=(*marked.notes, *notes)) if notes else marked
+    said = [finding for finding in _findings(marked, met) if finding not in data.said]
+    return replace(marked, said=(*marked.said, *said)) if said else marked
 
 
 def marked(backbone: Backbone, data: Manifest) -> Manifest:
@@ -110,31 +110,23 @@ def _demand_judges(data: Manifest) -> None:
         )
 
 
-def _notes(data: Manifest, met: _Met) -> list[str]:
-    """Say in sentences what was recognised."""
-    notes = []
-    if not met.known:
-        notes.append(
-            "The model carries no fingerprints of what it learned from: whether it has seen these images "
-            "can't be told, and its accuracy on them may be flattered."
-        )
+def _findings(data: Manifest, met: _Met) -> list[Finding]:
+    """Say what was recognised."""
     learned = sum(sample.digest in data.learned for sample in data.samples)
-    if learned:
-        notes.append(
-            f"The model learned from {learned} of these {len(data.samples)} images before: they train it "
-            "again, and are never held out."
-        )
     tested = {digest for digest, side in met.images.sides.items() if side == "test"}
     stay = sum(sample.digest in tested and sample.split == "test" for sample in data.samples)
-    if stay:
-        notes.append(f"{stay} images were in the model's test part before, and are in this one.")
     near = sum(sample.digest in met.images.near and sample.split != "train" for sample in data.samples)
-    if near:
-        notes.append(
-            f"{near} held-out image(s) look almost like one that the model learned from. That is right for a "
-            "fixed camera or slices of one scan, and flatters the accuracy where they are copies."
-        )
-    return notes
+    untold = 0 if met.known else len(data.samples)
+    sentences = {
+        "The model carries no fingerprints of what it learned from: whether it has seen these images can't "
+        "be told, and its accuracy on them may be flattered.": untold,
+        f"The model learned from {learned} of these {len(data.samples)} images before: they train it again, "
+        "and are never held out.": learned,
+        f"{stay} images were in the model's test part before, and are in this one.": stay,
+        f"{near} held-out image(s) look almost like one that the model learned from. That is right for a "
+        "fixed camera or slices of one scan, and flatters the accuracy where they are copies.": near,
+    }
+    return [Finding("learned", count, said) for said, count in sentences.items() if count]
 
 
 def _listed(samples: Sequence[Sample]) -> str:

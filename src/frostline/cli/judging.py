@@ -83,7 +83,7 @@ def _train(data: str, options: dict[str, Any]) -> str:
     plain = {"model": "lite0", "seed": 0, "test": 0.2, "val": 0.2}
     named = (
         *("model", "architecture", "size", "seed", "test", "val", "minutes", "threads", "store_folder"),
-        *("path_column", "label_column"),
+        *("path_column", "label_column", "group_by"),
     )
     words = ["frostline", "train", data]
     if options["split_names"]:

@@ -17,7 +17,7 @@ from frostline.dataset import decoding, formats
 from frostline.dataset.layout import SplitNames, Tree, layout_of
 from frostline.dataset.listing import is_hidden
 from frostline.dataset.memory import FileKey
-from frostline.dataset.sources import Found, Source
+from frostline.dataset.sources import OUTSIDE, Found, Source
 from frostline.errors import DamagedImage, DataError, RunWarning
 
 MISSING = "Images at addresses need fsspec and tenacity: pip install 'frostline[remote]'"
@@ -120,7 +120,7 @@ def read_remote_folder(address: str, split_names: SplitNames = None) -> Source:
     source = Source(None, items=fetcher, key=fetcher.key, hint=f"Only images in folders below {root} count.")
     names = [name for name in sorted(listing) if _wanted(name)]
     layout = layout_of(Tree.of(names), root, split_names)
-    source.notes += layout.notes
+    source.said += layout.said
     for name in names:
         words = tuple(name.split("/"))
         shown = fetcher.add(f"{root}/{name}", listing[name])
@@ -129,7 +129,7 @@ def read_remote_folder(address: str, split_names: SplitNames = None) -> Source:
                 source.found.append(Found(shown, words[len(path)], split=part))
                 break
         else:
-            source.aside.append((Found(shown, ""), "lies outside the class folders, so it has no label"))
+            source.aside.append((Found(shown, ""), OUTSIDE))
     if not source.found:
         raise DataError(
             f"{root} holds no image in a class folder; expected CLASS/image.jpg, or train/CLASS/image.jpg."

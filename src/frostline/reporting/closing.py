@@ -31,9 +31,10 @@ DEFAULTS = {
     "val": 0.2,
 }
 # Options of each verb that are written as they were asked for, where they differ from the default.
+READING = ("split_names", "path_column", "label_column", "group_by")
 FIT = (
     "minutes",
-    "split_names",
+    *READING,
     "intensity_range",
     "alpha_background",
     "model",
@@ -52,12 +53,12 @@ FIT = (
 )
 COMPARE = (
     "minutes", "cuts", "model", "architecture", "size", "strategies", "repeats", "search", "draws", "seed",
-    "metric", "augment", "interpolate", "precision", "test", "val", "split_names",
+    "metric", "augment", "interpolate", "precision", "test", "val", *READING,
     "intensity_range", "alpha_background",
 )  # fmt: skip
 TRAIN = (
     "strategy",
-    "split_names",
+    *READING,
     "intensity_range",
     "alpha_background",
     "model",
@@ -257,7 +258,7 @@ def _data_name(found: Found) -> str:
 def _shares(found: Found) -> dict[str, Any]:
     """The shares of the images that were drawn for test and val, where the source named no such part.
 
-    And which folders were said to be which part, and how images were said to be shown.
+    And what was said of how to read the source, and how images were said to be shown.
     """
     data = found.told.data
     if data is None or data.shares is None:
@@ -267,7 +268,7 @@ def _shares(found: Found) -> dict[str, Any]:
         for part, share in zip(("test", "val"), data.shares, strict=True)
         if part not in data.given
     }
-    return {**drawn, "split_names": data.split_names or None, **as_options(data.rendering)}
+    return {**drawn, **data.reading, **as_options(data.rendering)}
 
 
 def _asked(asked: dict[str, Any], names: tuple[str, ...]) -> list[str]:

@@ -121,6 +121,7 @@ def fit(
     alpha_background: str | None = None,
     path_column: str | None = None,
     label_column: str | None = None,
+    group_by: str | None = None,
     tracker: str | Iterable[str] | Trackers | None = None,
     watch: Stopwatch | None = None,
     tell: Tell | None = None,
@@ -134,7 +135,7 @@ def fit(
     Images that an existing `study` knows keep the part that they have in it.
     `strategies` races these instead of what experience advises. `tracker` follows every run, as in `train`.
     `interpolate` goes back from the winner towards the pretrained network, as in `compare`.
-    `path_column` and `label_column` are as in `load_data`.
+    `path_column`, `label_column` and `group_by` are as in `load_data`.
     `watch` says when the minutes began. `say` hears sentences for a person.
 
     `model` is lite0 where nothing else is said. `models` names several, or is "auto" for all that are on
@@ -159,6 +160,7 @@ def fit(
         split_names=split_names,
         path_column=path_column,
         label_column=label_column,
+        group_by=group_by,
         intensity_range=intensity_range,
         alpha_background=alpha_background,
         study=study if is_study(Path(study)) else None,
@@ -337,7 +339,7 @@ def _folds(data: Manifest, seed: int) -> int:
 
 def _found_lines(data: Manifest, folds: int) -> list[str]:
     """What was found; `folds` is how many a repeat has."""
-    lines = [note for note in data.notes if "No val part" not in note and "no test part" not in note.lower()]
+    lines = [finding.note for finding in data.said if finding.kind not in ("no_val", "no_test")]
     if data.set_aside:
         lines.append(f"{len(data.set_aside)} file(s) cannot be used and are set aside:")
         lines += [f"  {item.path}: {item.reason}" for item in data.set_aside[:SHOWN]]
