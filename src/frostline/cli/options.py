@@ -179,7 +179,7 @@ label_column_option = click.option(
 class GroupBy(click.ParamType[str]):
     """What makes a group, checked before anything is loaded."""
 
-    name = "parent|column:NAME|re:REGEX|auto"
+    name = "GROUPS"
 
     def convert(self, value: str, param: click.Parameter | None, ctx: click.Context | None) -> str:
         """Return it as it is written."""
@@ -195,6 +195,7 @@ class GroupBy(click.ParamType[str]):
 group_by_option = click.option(
     "--group-by",
     type=GroupBy(),
+    metavar="parent|column:NAME|re:REGEX|auto",
     help="What makes a group, which stays in one part: the folder below the class folder, a table's column, "
     "what an expression finds in a file's name (in the path, where it holds a slash), or what names suggest "
     "[a column group].",

@@ -202,6 +202,8 @@ def fit(
     _tell_of(kept, backbones[0], plans)  # the best so far; at the end the winner
     for name, planned in plans.items():
         raced[name] = pinned or candidates(planned.advice, len(plans))
+        if planned.signals.groups:
+            say(planned.signals.groups.sentence)
         for line in planned.advice.why:
             say(line if len(plans) == 1 else f"{name}: {line}")
     folds = 1 if "val" in data.given or len(data.samples) >= FEW_IMAGES else FOLDS
