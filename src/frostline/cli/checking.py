@@ -44,8 +44,8 @@ class KindList(click.ParamType[tuple[str, ...]]):
     "--fail-on",
     type=KindList(),
     default=(),
-    help=f"End with {FOUND} where one of these kinds is found (docs/cli.md lists them); {ANY}: where anything "
-    "may be wrong.",
+    help=f"End with {FOUND} where one of these kinds is found (docs/cli.md lists them); {ANY}: where "
+    "anything may be wrong.",
 )
 @click.option(
     "--page",

@@ -224,7 +224,7 @@ def _mates(samples: Sequence[Sample], groups: Sequence[str]) -> str:
     mates = sum(group in train for group in held)
     if not held:
         return ""
-    return f"As the images are divided now, {mates} of {len(held)} val and test images have one in train."
+    return f"As the images are divided now, {mates} of {len(held)} val and test images have a mate in train."
 
 
 def _names(names: Iterable[str]) -> str:

@@ -22,10 +22,11 @@ from frostline.errors import DataError
 DEPTH = 5
 
 
-def read_folder(root: Path, split_names: SplitNames = None) -> Source:
+def read_folder(root: Path, split_names: SplitNames = None, groups_inside: bool = False) -> Source:
     """List a folder of labelled images; the class is the name of the first folder below the root or the part.
 
-    `split_names` says which folders are which part, where their names don't (`layout`).
+    `split_names` says which folders are which part, where their names don't; `groups_inside` that folders
+    below classes are groups (`layout`).
 
     Raises:
         DataError: there are no class folders, or parts and classes are mixed up.
@@ -34,7 +35,7 @@ def read_folder(root: Path, split_names: SplitNames = None) -> Source:
         raise DataError(missing_message(root))
     root = root.absolute()  # the manifest and the memory outlive the working directory
     source = Source(root, hint="Only image files inside the class folders count.")
-    layout = layout_of(_tree(root, DEPTH), str(root), split_names)
+    layout = layout_of(_tree(root, DEPTH), str(root), split_names, groups_inside)
     source.said += layout.said
     for path, part in layout.classes_in.items():
         _read_classes(root.joinpath(*path), part, source)

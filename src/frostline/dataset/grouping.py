@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import re
 import unicodedata
+import warnings
 from collections import Counter, defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -76,7 +77,14 @@ class GroupBy:
     @property
     def pattern(self) -> re.Pattern[str] | None:
         """The expression that finds a group's name in a path, if one does."""
-        return re.compile(self.text.removeprefix(PATTERN)) if self.text.startswith(PATTERN) else None
+        return _compiled(self.text.removeprefix(PATTERN)) if self.text.startswith(PATTERN) else None
+
+
+def _compiled(expression: str) -> re.Pattern[str]:
+    """Compile an expression, without what Python says of its own future."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", FutureWarning)
+        return re.compile(expression)
 
 
 def parsed(text: str | None) -> GroupBy | None:
@@ -87,7 +95,7 @@ def parsed(text: str | None) -> GroupBy | None:
         raise UsageError(f"group_by is {text!r}; expected {EXPECTED}.")
     if text.startswith(PATTERN) and text != PATTERN:
         try:
-            re.compile(text.removeprefix(PATTERN))
+            _compiled(text.removeprefix(PATTERN))
         except (re.error, OverflowError, RecursionError) as error:
             raise UsageError(f"{text!r} holds no regular expression: {error}.") from None
     elif not (text in (PARENT, AUTO) or (text.startswith(COLUMN) and text.removeprefix(COLUMN).strip())):

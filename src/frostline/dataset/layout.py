@@ -95,9 +95,12 @@ def written(split_names: SplitNames) -> str:
     return split_names or ""
 
 
-def layout_of(tree: Tree, root: str, split_names: SplitNames = None) -> Layout:
-    """Say what the folders below `root` (its name, for messages) mean. Raises `DataError` where that is "
-    "unclear."""
+def layout_of(tree: Tree, root: str, split_names: SplitNames = None, groups_inside: bool = False) -> Layout:
+    """Say what the folders below `root` (its name, for messages) mean.
+
+    `groups_inside` says that folders below classes are groups: patients, clips. Raises `DataError` where it
+    is unclear what is a class.
+    """
     base = _through(tree, (), root.rpartition("/")[2])
     base = base if tree.at(base).folders else ()
     folders = tree.at(base).folders
@@ -110,7 +113,8 @@ def layout_of(tree: Tree, root: str, split_names: SplitNames = None) -> Layout:
         parts = {name: part for name in folders if (part := part_of(name))}
         if _are_parts(inside, parts, root):
             return _in_parts(tree, base, parts, said)
-        _refuse_doubtful(inside, root)
+        if not groups_inside:
+            _refuse_doubtful(inside, root)
     return Layout({base: ""}, said=tuple(said))
 
 
@@ -211,7 +215,7 @@ def _refuse_doubtful(folders: Mapping[str, Tree], root: str) -> None:
             f"{root} holds {_listed(names)}, and each of them holds {_listed(inside)}. Which are the "
             f"classes? If those inside are, say what part each folder is: --split-names "
             f"train={names[0]},test={names[-1]}. If {_listed(names)} are the classes: --split-names "
-            f"{NO_PARTS}."
+            f"{NO_PARTS}, or --group-by parent where those inside are groups, such as patients."
         )
 
 

@@ -15,7 +15,7 @@ from frostline.dataset.decoding import LINK_TO_NOTHING, NOT_THERE
 from frostline.dataset.describing import about_split
 from frostline.dataset.findings import Finding, shown
 from frostline.dataset.folders import read_folder
-from frostline.dataset.grouping import AUTO, GroupBy, grouped, parsed
+from frostline.dataset.grouping import AUTO, PARENT, GroupBy, grouped, parsed
 from frostline.dataset.indexing import Indexed, Progress, index, likeness_of, look_at_special
 from frostline.dataset.labels import settled
 from frostline.dataset.layout import SplitNames, checked, written
@@ -107,7 +107,7 @@ def load_data(
     before = Assignment() if study is None else assigned(study)
     by = parsed(group_by)
     columns = _Columns(path_column, label_column, by.column if by else None)
-    read = _source_of(source, checked(split_names), columns)
+    read = _source_of(source, checked(split_names), columns, by is not None and by.text == PARENT)
     settled(read)
     memory = Memory()
     usable = index(read, memory, progress, workers)
@@ -158,14 +158,16 @@ def _demand_shares(**shares: float) -> None:
         raise UsageError(f"Found {', '.join(wrong)}; expected a share of the images, from 0 up to but not 1.")
 
 
-def _source_of(source: Any, split_names: SplitNames, columns: _Columns) -> Source:
+def _source_of(
+    source: Any, split_names: SplitNames, columns: _Columns, groups_inside: bool = False
+) -> Source:
     """List what `source` holds. Raises `DataError` where it is nothing of the kind."""
     if any(astuple(columns)) and not _has_columns(source):
         raise UsageError("A column of paths, labels or groups can be named for a table, which this is not.")
     if isinstance(source, str) and is_address(source):
-        return _source_at_address(source, split_names)
+        return _source_at_address(source, split_names, groups_inside)
     if isinstance(source, str | Path):
-        return _source_at(Path(source).expanduser(), split_names, columns)
+        return _source_at(Path(source).expanduser(), split_names, columns, groups_inside)
     if split_names:
         raise UsageError("split_names is for folders; a table or a data set names its parts itself.")
     if isinstance(source, Pairs):
@@ -180,7 +182,7 @@ def _source_of(source: Any, split_names: SplitNames, columns: _Columns) -> Sourc
     )
 
 
-def _source_at_address(address: str, split_names: SplitNames) -> Source:
+def _source_at_address(address: str, split_names: SplitNames, groups_inside: bool) -> Source:
     if is_shards(address):
         return read_shards(address)
     if address.endswith(TABLE_SUFFIXES):
@@ -188,7 +190,7 @@ def _source_at_address(address: str, split_names: SplitNames) -> Source:
             f"{masked(address)} is a table at an address; expected one on this machine. Copy it here: "
             "its column path may hold addresses."
         )
-    return read_remote_folder(address, split_names)
+    return read_remote_folder(address, split_names, groups_inside)
 
 
 def _has_columns(source: Any) -> bool:
@@ -197,7 +199,7 @@ def _has_columns(source: Any) -> bool:
     return objects.is_hugging_face(source)
 
 
-def _source_at(path: Path, split_names: SplitNames, columns: _Columns) -> Source:
+def _source_at(path: Path, split_names: SplitNames, columns: _Columns, groups_inside: bool) -> Source:
     if split_names and not path.is_dir() and path.exists():
         raise UsageError(f"split_names is for folders, and {path} is a file: it names its parts itself.")
     if is_shards(path.name) and not path.is_dir():
@@ -205,7 +207,7 @@ def _source_at(path: Path, split_names: SplitNames, columns: _Columns) -> Source
     if not path.exists():
         raise DataError(missing_message(path))
     if path.is_dir():
-        return read_folder(path, split_names)
+        return read_folder(path, split_names, groups_inside)
     if path.suffix.lower() not in TABLE_SUFFIXES:
         raise DataError(
             f"{path} is a single file; expected a folder with a folder per class, or a table ending in "

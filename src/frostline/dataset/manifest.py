@@ -88,9 +88,11 @@ class Manifest:
 
     @cached_property
     def findings(self) -> tuple[Finding, ...]:
-        """All that there is to say, each with its kind: what `notes` says, and files that can't be used."""
-        said = [finding for finding in self.said if finding.kind != "unreadable"]  # the next line has them
-        return (*said, *describing.about_set_aside(self.set_aside))
+        """All that there is to say, in the order of `KINDS`: `said`, and what is set aside, by kind."""
+        said = [finding for finding in self.said if finding.kind != "unreadable"]  # those are in `set_aside`
+        order = {kind: place for place, kind in enumerate(KINDS)}
+        every = [*said, *describing.about_set_aside(self.set_aside)]
+        return tuple(sorted(every, key=lambda finding: order[finding.kind]))
 
     @cached_property
     def proposed_groups(self) -> Proposal | None:

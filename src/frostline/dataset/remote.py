@@ -106,10 +106,11 @@ class Fetcher:
         return FileKey(what, place.size_bytes, version)
 
 
-def read_remote_folder(address: str, split_names: SplitNames = None) -> Source:
+def read_remote_folder(address: str, split_names: SplitNames = None, groups_inside: bool = False) -> Source:
     """List the images below an address: a folder per class, or train/ val/ test/ with those inside.
 
-    `split_names` says which folders are which part, where their names don't (`layout`).
+    `split_names` says which folders are which part, where their names don't; `groups_inside` that folders
+    below classes are groups (`layout`).
 
     Raises:
         DataError: it cannot be listed, or holds no image in a folder.
@@ -119,7 +120,7 @@ def read_remote_folder(address: str, split_names: SplitNames = None) -> Source:
     fetcher = Fetcher()
     source = Source(None, items=fetcher, key=fetcher.key, hint=f"Only images in folders below {root} count.")
     names = [name for name in sorted(listing) if _wanted(name)]
-    layout = layout_of(Tree.of(names), root, split_names)
+    layout = layout_of(Tree.of(names), root, split_names, groups_inside)
     source.said += layout.said
     for name in names:
         words = tuple(name.split("/"))

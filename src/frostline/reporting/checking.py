@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from frostline import places
-from frostline.dataset import PARTS, Finding, Manifest, open_image
+from frostline.dataset import KINDS, PARTS, Finding, Manifest, open_image
 from frostline.errors import DataError, FrostlineError
 from frostline.reporting.naming import shortened, visible
 from frostline.reporting.page import policy, stylesheet, template
@@ -64,12 +64,17 @@ def page(data: Manifest, name: str) -> bytes:
         rows=rows[:MOST_BARS],
         more_rows=max(0, len(rows) - MOST_BARS),
         sections=[
-            (f"{finding.kind}-{n}", finding, _cards(data, finding, samples, aside))
+            (f"{finding.kind}-{n}", finding, _title(finding), _cards(data, finding, samples, aside))
             for n, finding in enumerate(trouble, start=1)
         ],
         style=stylesheet(),
     )
     return text.encode("utf-8", errors="replace")
+
+
+def _title(finding: Finding) -> str:
+    meaning = KINDS[finding.kind].meaning
+    return f"{meaning[:1].upper()}{meaning[1:]}"
 
 
 def _opening(trouble: Sequence[Finding], images: int) -> str:
