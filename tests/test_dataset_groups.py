@@ -250,3 +250,36 @@ def test_names_never_break_it_and_no_class_is_a_group(images: list[Named], by: s
         held.setdefault(image.label, set()).add(group)
     several = sum(len(held[image.label] - {""}) > 1 for image in images)
     assert 2 * several >= len(images)
+
+
+def clips(root: Path) -> Path:
+    """Write clips whose ground tells them apart, and whose class can't be told from it."""
+    rng = np.random.default_rng(0)
+    for label in "ab":
+        (root / label).mkdir(parents=True)
+        for clip in range(8):
+            ground = rng.integers(30, 225, 3)
+            for frame in range(6):
+                pixels = ground + rng.integers(-25, 25, (20, 20, 3))
+                name = f"{label}clip{clip}_{frame:03}.png"
+                Image.fromarray(pixels.astype(np.uint8)).save(root / label / name)
+    return root
+
+
+def test_measure_says_what_both_splits_would(tmp_path: Path) -> None:
+    import frostline
+    from tiny import tiny_backbone
+
+    root = clips(tmp_path / "clips")
+    data, kept = load(root, test=0.0, val=0.0), load(root, test=0.0, val=0.0, group_by="auto")
+    found = frostline.measure(tiny_backbone(), data, random=False, rates=False)
+    assert found.groups is not None
+    assert (found.groups.by, found.groups.groups, found.groups.images) == ("auto", 16, 96)
+    assert found.groups.accuracy > 0.75  # each frame's mates were learned from
+    assert found.groups.apart < 0.6  # chance is a half
+    assert found.notes[0] == found.groups.sentence
+    assert "--group-by auto" in found.groups.sentence
+    assert found.as_dict()["groups"]["apart"] == found.groups.apart
+    again = frostline.measure(tiny_backbone(), kept, random=False, rates=False)
+    assert again.groups is None
+    assert abs(again.probe_by_stage[-1].accuracy - found.groups.apart) < 1e-9  # of the very same folds

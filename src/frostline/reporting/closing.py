@@ -248,7 +248,11 @@ def repeat(found: Found) -> str:
 def _data_name(found: Found) -> str:
     """The folder's name, where its folders are the classes; a table's name is not known."""
     data = found.told.data
-    if data is None or data.root is None or any(sample.group for sample in data.samples):
+    if data is None or data.root is None:
+        return "DATA"
+    by_name = "group_by" in data.reading and not data.reading["group_by"].startswith("column:")
+    grouped = any(sample.group for sample in data.samples) and not by_name
+    if grouped or {"path_column", "label_column"} & set(data.reading):  # a table
         return "DATA"
     if not all(sample.label in PurePath(sample.path).parts[:2] for sample in data.samples):
         return "DATA"
