@@ -45,6 +45,8 @@ COMMON = frozenset(
     | {"screenshot", "scan", "slice", "file", "sample", "untitled", "unnamed", "download", "train", "test"}
 )
 AROUND_A_COUNTER = " _.-("
+# The end of what may be a hexadecimal code, such as 1f9f of 1f9f9: the digits that follow count nothing.
+CODE = re.compile(r"(?:^|[^0-9a-zA-Z])(?=[0-9a-fA-F]*[0-9])[0-9a-fA-F]+$")
 # Choices. Fewer images than this share in groups of several, and names are nearly all different.
 LEAST_IN_GROUPS = 0.2
 # A class whose largest group holds more than this share of it is one group, and a few odd files.
@@ -225,12 +227,15 @@ def folder_of(image: Named) -> str:
 
 
 def name_of(image: Named) -> str:
-    """Return a file's name up to the number at its end; "" where there is none, or it tells nothing apart."""
+    """Return a file's name up to the number at its end; "" where there is none, or it tells nothing apart.
+
+    The number is a counter: of a hexadecimal code it is not.
+    """
     name = PurePosixPath(_inner(image.path).rpartition("/")[2])
     stem = name.stem if name.suffix.lower() in suffixes() else name.name
     bare = stem.rstrip(") ")
     before = bare.rstrip("0123456789")
-    if before == bare:
+    if before == bare or CODE.search(before):
         return ""
     start = before.rstrip(AROUND_A_COUNTER)
     return "" if start.casefold() in COMMON | {image.label.casefold()} else start
