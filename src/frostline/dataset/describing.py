@@ -199,6 +199,52 @@ def _about_names(samples: Sequence[Sample], given: Collection[str]) -> list[Find
     return [Finding("groups_proposed", len(several), message, advice, examples)]
 
 
+def about_copies(
+    samples: Sequence[Sample],
+    near: Sequence[tuple[str, str]],
+    suspects: Sequence[tuple[str, str]],
+    cut_short: bool,
+) -> list[Finding]:
+    """Say how many copies there are, exact and near."""
+    said, paths = [], defaultdict[str, list[str]](list)
+    for sample in samples:
+        paths[sample.digest].append(sample.path)
+    exact = len(samples) - len(paths)
+    if exact:
+        message = f"{exact} image(s) are exact copies of another; copies stay in one part."
+        alike = shown(path for same in paths.values() if len(same) > 1 for path in same)
+        said.append(Finding("copies", exact, message, examples=alike))
+    if suspects:
+        more = ", and there are more than are listed" if cut_short else ""
+        message = (
+            f"{len(suspects)} pair(s) of images look alike, {len(near)} of them so much that they count as "
+            f"copies and stay in one part{more}; the study's manifest.jsonl names them."
+        )
+        pairs = shown(path for pair in near or suspects for path in pair)
+        said.append(Finding("near_copies", len(suspects), message, examples=pairs))
+    return said
+
+
+def about_losses(lost: Collection[str], classes: Sequence[str]) -> list[Finding]:
+    """Say which classes lost all images, and which differ by case alone; `lost` are labels set aside."""
+    gone = sorted(set(lost) - set(classes) - {""})
+    said = [
+        Finding("empty", 1, f"The class {label!r} has no usable image left and is not learnt.")
+        for label in gone
+    ]
+    spelt: dict[str, str] = {}
+    for label in classes:
+        other = spelt.setdefault(_plain(label), label)
+        if other != label:
+            question = f"The classes {other!r} and {label!r} differ in case or spaces only: are they one?"
+            said.append(Finding("class_names", 2, question))
+    return said
+
+
+def _plain(label: str) -> str:
+    return "".join(label.casefold().split())
+
+
 def about_set_aside(set_aside: Sequence[SetAside]) -> list[Finding]:
     """Say which files can't be used, by kind; of the other kinds the split and the labels speak."""
     said = []

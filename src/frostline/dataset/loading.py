@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, astuple, dataclass, replace
 from pathlib import Path
@@ -12,8 +11,8 @@ from frostline.dataset import objects, showing
 from frostline.dataset.assignment import Assignment, assigned
 from frostline.dataset.copies import NOTHING_ALIKE, Likeness
 from frostline.dataset.decoding import LINK_TO_NOTHING, NOT_THERE
-from frostline.dataset.describing import about_split
-from frostline.dataset.findings import Finding, shown
+from frostline.dataset.describing import about_copies, about_losses, about_split
+from frostline.dataset.findings import Finding
 from frostline.dataset.folders import read_folder
 from frostline.dataset.grouping import AUTO, PARENT, GroupBy, grouped, parsed
 from frostline.dataset.indexing import Indexed, Progress, index, likeness_of, look_at_special
@@ -311,8 +310,8 @@ def _manifest(
         *about_split(samples, classes, given, wish, near),
         *read.said,
         *outcome.said,
-        *_about_copies(samples, near, suspects, alike.cut_short),
-        *_about_losses(read, classes),
+        *about_copies(samples, near, suspects, alike.cut_short),
+        *about_losses({gone.label for gone in set_aside}, classes),
         *([Finding("memory", len(samples), memory.trouble)] if memory.trouble else []),
     ]
     return Manifest(
@@ -337,49 +336,3 @@ def _named(samples: Sequence[Sample], pairs: Sequence[tuple[str, str]]) -> tuple
     for sample in samples:
         first.setdefault(sample.digest, sample.path)
     return tuple((first[one], first[other]) for one, other in pairs if one in first and other in first)
-
-
-def _about_copies(
-    samples: Sequence[Sample],
-    near: Sequence[tuple[str, str]],
-    suspects: Sequence[tuple[str, str]],
-    cut_short: bool,
-) -> list[Finding]:
-    """Say how many copies there are, exact and near."""
-    said, paths = [], defaultdict[str, list[str]](list)
-    for sample in samples:
-        paths[sample.digest].append(sample.path)
-    exact = len(samples) - len(paths)
-    if exact:
-        message = f"{exact} image(s) are exact copies of another; copies stay in one part."
-        alike = shown(path for same in paths.values() if len(same) > 1 for path in same)
-        said.append(Finding("copies", exact, message, examples=alike))
-    if suspects:
-        more = ", and there are more than are listed" if cut_short else ""
-        message = (
-            f"{len(suspects)} pair(s) of images look alike, {len(near)} of them so much that they count as "
-            f"copies and stay in one part{more}; the study's manifest.jsonl names them."
-        )
-        pairs = shown(path for pair in near or suspects for path in pair)
-        said.append(Finding("near_copies", len(suspects), message, examples=pairs))
-    return said
-
-
-def _about_losses(read: Source, classes: Sequence[str]) -> list[Finding]:
-    """Say which classes lost all their images, and which differ by case alone."""
-    gone = sorted({found.label for found, _ in read.aside} - set(classes) - {""})
-    said = [
-        Finding("empty", 1, f"The class {label!r} has no usable image left and is not learnt.")
-        for label in gone
-    ]
-    spelt: dict[str, str] = {}
-    for label in classes:
-        other = spelt.setdefault(_plain(label), label)
-        if other != label:
-            question = f"The classes {other!r} and {label!r} differ in case or spaces only: are they one?"
-            said.append(Finding("class_names", 2, question))
-    return said
-
-
-def _plain(label: str) -> str:
-    return "".join(label.casefold().split())
