@@ -383,10 +383,14 @@ def test_plan_recommends_with_costs_and_reasons(table: Path) -> None:
 def test_the_command_that_plan_names_splits_and_reads_as_plan_did() -> None:
     plain = {"model": "lite0", "architecture": None, "size": None, "seed": 0, "test": 0.2, "val": 0.2}
     plain |= {"minutes": None, "threads": None, "store_folder": None, "strict": False}
-    plain |= {"split_names": None, "path_column": None, "label_column": None}
+    plain |= {"split_names": None, "path_column": None, "label_column": None, "group_by": None}
     assert judging._train("photos", plain) == "frostline train photos"
     asked = {"seed": 3, "val": 0.0, "minutes": 10.0, "store_folder": "my store", "strict": True}
-    words = "frostline train 'my photos' --seed 3 --val 0 --minutes 10 --store 'my store' --strict"
+    asked["group_by"] = "re:^(P\\d+)_"
+    words = (
+        "frostline train 'my photos' --seed 3 --val 0 --minutes 10 --store 'my store' "
+        "--group-by 're:^(P\\d+)_' --strict"
+    )
     assert judging._train("my photos", {**plain, **asked}) == words
 
 

@@ -201,6 +201,15 @@ def test_a_list_of_class_labels_is_read_by_its_names(folder: Path) -> None:
         from_hugging_face(folder, [[0, 1], [1]], feature)
 
 
+def test_a_missing_group_is_no_group_called_nan() -> None:
+    columns = Columns(["cat", "dog"] * 2, None)
+    columns.features["patient"] = None
+    columns["patient"] = ["p1", float("nan"), None, 7]
+    source = objects.Source(None)
+    objects._read_part("dataset", columns, source, None, None, "patient")
+    assert [found.group for found in source.found] == ["p1", "", "", "7"]
+
+
 def test_parquet_bytes_are_text(folder: Path) -> None:
     data = load_data(from_parquet(folder, [b"cat", "große".encode()] * 6), test=0.0)
     assert data.classes == ("cat", "große")

@@ -134,7 +134,7 @@ def test_the_command_line_takes_it_and_the_report_repeats_it(tmp_path: Path) -> 
     assert refused.exit_code == 1
     assert "--split-names" in json.loads(refused.stdout)["error"]
     data = load_data(root, split_names={"fold0": "train", "fold1": "test"})
-    assert data.split_names == "train=fold0,test=fold1"
+    assert data.reading == {"split_names": "train=fold0,test=fold1"}
     assert type(data).from_json(data.to_json()) == data
     backbone = frostline.load_backbone("timm/test_efficientnet", size=32, random=True)
     run = frostline.train(backbone, data, "linear_probe", study=tmp_path / "study", exact=True)

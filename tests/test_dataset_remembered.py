@@ -84,7 +84,7 @@ def test_known_images_stay_and_no_unit_is_on_two_sides(
             assert (part == "") == (doubt or torn)
             assert (i in outcome.reasons) == (part == "")
             assert not part or side in (None, part)
-    assert any("tie images of two parts together" in note for note in outcome.notes) == bool(outcome.reasons)
+    assert any(one.kind == "tied" for one in outcome.said) == bool(outcome.reasons)
 
 
 def test_newcomers_go_where_a_class_is_short() -> None:
@@ -116,7 +116,7 @@ def test_a_newcomer_that_ties_train_to_test_teaches_nobody() -> None:
     assert outcome.reasons == dict.fromkeys(
         (train, 60), "hangs together with images of the test part that stay there"
     )
-    assert any(note.startswith("2 image(s) are set aside, since newcomers") for note in outcome.notes)
+    assert any(one.kind == "tied" and one.n == 2 for one in outcome.said)
     assert [part for at, part in enumerate(outcome.parts) if at not in (train, 60)] == [
         part for at, part in enumerate(first.parts) if at != train
     ]

@@ -43,7 +43,8 @@ def notes_of(found: Sequence[Found], outcome: Split, wish: Wish = WISH) -> list[
         if part
     ]
     classes = sorted({sample.label for sample in samples})
-    return about_split(samples, classes, {image.split for image in found} - {""}, wish, ())
+    said = about_split(samples, classes, {image.split for image in found} - {""}, wish, ())
+    return [finding.note for finding in said]
 
 
 labelled = st.lists(
@@ -245,7 +246,7 @@ def test_identical_images_with_two_labels() -> None:
         assert outcome.parts[-2:] == ["train", "train"]
     (conflict,) = outcome.conflicts
     assert (conflict.paths, conflict.labels) == (("x", "y"), ("a", "b"))
-    assert any(note.startswith("2 images in 1 identical sets") for note in outcome.notes)
+    assert any(one.kind == "conflict" and one.n == 2 for one in outcome.said)
 
 
 @QUICK

@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 from click.testing import CliRunner
 
+import frostline
 import studies
 from frostline.cli.main import cli
 from tiny import write_table
@@ -80,6 +81,14 @@ def test_predict_imports_what_answers(study: tuple[str, Path], tmp_path: Path) -
 def test_stages_imports_a_network_alone() -> None:
     assert not imported("stages", "--json", "--size", "32") & (LISTED - NETWORKS - {"numpy", "PIL"})
     assert not imported("stages", "--size", "32") & (TRAINING | TABLES | LEARNING | DRAWING)
+
+
+def test_check_imports_no_network(tmp_path: Path) -> None:
+    table = write_table(tmp_path / "images", train=4, test=3)
+    frostline.load_data(table)  # what was decoded before isn't decoded again
+    seen = imported("check", str(table), "--json")
+    assert not seen & (NETWORKS | TRAINING | TABLES | LEARNING | DRAWING | PRINTING)
+    assert not imported("check", str(table), "--page", str(tmp_path / "page.html")) & (NETWORKS | LEARNING)
 
 
 def test_report_imports_no_network(tmp_path: Path) -> None:

@@ -287,6 +287,13 @@ def test_the_command_that_repeats_it_names_what_was_asked_for(tmp_path: Path) ->
     }  # a test part of the source's own
     drawn.write_text("\n".join([json.dumps(parted), *rows]) + "\n")
     assert closing.repeat(gathered(compared)).endswith(" --val 0.3")
+    reading = {"group_by": "re:^(P\\d+)_", "path_column": "file", "label_column": "what it is"}
+    drawn.write_text("\n".join([json.dumps({**parted, "reading": reading}), *rows]) + "\n")
+    words = "--path-column file --label-column 'what it is' --group-by 're:^(P\\d+)_'"
+    for study in (compared, fitted):
+        (study / "manifest.jsonl").write_text(drawn.read_text())
+        assert words in closing.repeat(gathered(study))
+    assert closing.repeat(gathered(compared)).startswith("frostline compare DATA ")
 
 
 def test_a_class_that_is_never_answered_has_a_column() -> None:

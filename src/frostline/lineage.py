@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 from frostline.backbone import Backbone
-from frostline.dataset import Manifest, Recognised, Sample, fingerprints_of, recognised
+from frostline.dataset import Finding, Manifest, Recognised, Sample, fingerprints_of, recognised
 from frostline.errors import DataError
 from frostline.fingerprints import LEARNED, Fingerprints
 from frostline.record import RunFolder, Study
@@ -45,9 +45,9 @@ def respected(backbones: Sequence[Backbone], data: Manifest, study: Study | None
         marked = marked.keeping(sides)
     _demand_judges(marked)
     marked = marked.framed(*max(map(_frame, backbones), key=lambda one: marked.cut_away(*one).mean))
-    said = [*_notes(marked, met), *(note for one in backbones if (note := _on_resize(one)))]
-    notes = [note for note in dict.fromkeys(said) if note not in data.notes]
-    return replace(marked, notes=(*marked.notes, *notes)) if notes else marked
+    every = [*_findings(marked, met), *(finding for one in backbones for finding in _on_resize(one))]
+    said = [finding for finding in dict.fromkeys(every) if finding not in data.said]
+    return replace(marked, said=(*marked.said, *said)) if said else marked
 
 
 def marked(backbone: Backbone, data: Manifest) -> Manifest:
@@ -112,48 +112,41 @@ def _demand_judges(data: Manifest) -> None:
         )
 
 
-def _notes(data: Manifest, met: _Met) -> list[str]:
-    """Say in sentences what was recognised."""
-    notes = []
-    if not met.known:
-        notes.append(
-            "The model carries no fingerprints of what it learned from: whether it has seen these images "
-            "can't be told, and its accuracy on them may be flattered."
-        )
+def _findings(data: Manifest, met: _Met) -> list[Finding]:
+    """Say what was recognised."""
     learned = sum(sample.digest in data.learned for sample in data.samples)
-    if learned:
-        notes.append(
-            f"The model learned from {learned} of these {len(data.samples)} images before: they train it "
-            "again, and are never held out."
-        )
     tested = {digest for digest, side in met.images.sides.items() if side == "test"}
     stay = sum(sample.digest in tested and sample.split == "test" for sample in data.samples)
-    if stay:
-        notes.append(f"{stay} images were in the model's test part before, and are in this one.")
     near = sum(sample.digest in met.images.near and sample.split != "train" for sample in data.samples)
-    if near:
-        notes.append(
-            f"{near} held-out image(s) look almost like one that the model learned from. That is right for a "
-            "fixed camera or slices of one scan, and flatters the accuracy where they are copies."
-        )
-    return notes
+    untold = 0 if met.known else len(data.samples)
+    sentences = {
+        "The model carries no fingerprints of what it learned from: whether it has seen these images can't "
+        "be told, and its accuracy on them may be flattered.": untold,
+        f"The model learned from {learned} of these {len(data.samples)} images before: they train it again, "
+        "and are never held out.": learned,
+        f"{stay} images were in the model's test part before, and are in this one.": stay,
+        f"{near} held-out image(s) look almost like one that the model learned from. That is right for a "
+        "fixed camera or slices of one scan, and flatters the accuracy where they are copies.": near,
+    }
+    return [Finding("learned", count, said) for said, count in sentences.items() if count]
 
 
 def _frame(backbone: Backbone) -> tuple[str, float]:
     return backbone.preprocessing.crop_mode, backbone.preprocessing.crop_pct
 
 
-def _on_resize(backbone: Backbone) -> str:
-    """Say how a model that was adapted before saw images, where that is not plain; "" where it is."""
+def _on_resize(backbone: Backbone) -> list[Finding]:
+    """Say how a model that was adapted before saw images, where that is not plain."""
     before, now = backbone.learned_as, backbone.preprocessing
     if before is None or before.resize == now.resize == "crop":
-        return ""
-    if before.resize == now.resize:
-        return f"The model learned from images resized with {now.resize}, and so are these."
-    return (
-        f"The model learned from images resized with {before.resize}, and now sees them resized with "
-        f"{now.resize}, as was asked for: what it learned may hold less."
-    )
+        return []
+    message = f"The model learned from images resized with {now.resize}, and so are these."
+    if before.resize != now.resize:
+        message = (
+            f"The model learned from images resized with {before.resize}, and now sees them resized with "
+            f"{now.resize}, as was asked for: what it learned may hold less."
+        )
+    return [Finding("resize", 0, message)]
 
 
 def _listed(samples: Sequence[Sample]) -> str:

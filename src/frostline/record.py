@@ -301,8 +301,8 @@ class Study:
             )
         if found.get("data") != expected["data"]:
             raise StudyError(
-                f"{self.path} is a study of other data: images, labels or groups differ, or how "
-                "pixels are shown (--intensity-range, --alpha-background). "
+                f"{self.path} is a study of other data: images, labels or groups (--group-by) differ, or "
+                "how pixels are shown (--intensity-range, --alpha-background). "
                 "Figures of two data sets must not stand in one table. Take another folder with --study."
             )
         if found.get("split") != expected["split"]:

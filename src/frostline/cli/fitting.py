@@ -12,6 +12,7 @@ from frostline.cli.options import (
     Share,
     followed,
     given,
+    group_by_option,
     label_column_option,
     model_options,
     path_column_option,
@@ -81,6 +82,7 @@ class NameList(click.ParamType[tuple[str, ...] | str]):
 @shown_options
 @path_column_option
 @label_column_option
+@group_by_option
 @click.option(
     "--models",
     type=NameList(),
@@ -144,6 +146,7 @@ def fit(data: str, **options: Any) -> None:
             "alpha_background",
             "path_column",
             "label_column",
+            "group_by",
         )
         found = frostline.fit(
             data,

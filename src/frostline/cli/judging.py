@@ -82,19 +82,8 @@ def _train(data: str, options: dict[str, Any]) -> str:
     """Return the `frostline train` that goes with this call, ready to be pasted, without a strategy."""
     plain = {"model": "lite0", "seed": 0, "test": 0.2, "val": 0.2}
     named = (
-        *(
-            "model",
-            "architecture",
-            "size",
-            "resize",
-            "seed",
-            "test",
-            "val",
-            "minutes",
-            "threads",
-            "store_folder",
-        ),
-        *("path_column", "label_column"),
+        *("model", "architecture", "size", "resize", "seed", "test", "val", "minutes", "threads"),
+        *("store_folder", "path_column", "label_column", "group_by"),
     )
     words = ["frostline", "train", data]
     if options["split_names"]:

@@ -1,4 +1,4 @@
-"""`frostline fit | measure | plan | compare | train | report | predict | export | stages | demo | store`."""
+"""`frostline check | fit | measure | plan | compare | train | report | predict | export | stages | …`."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ import click
 
 from frostline import sentences
 from frostline import strategy as strategies
+from frostline.cli.checking import check
 from frostline.cli.comparing import compare
 from frostline.cli.exporting import export
 from frostline.cli.fitting import fit
@@ -332,6 +333,7 @@ def demo(**options: Any) -> None:
         verb.done(result, lambda: show.demo(found))
 
 
+cli.add_command(check)
 cli.add_command(compare)
 cli.add_command(export)
 cli.add_command(fit)

@@ -199,6 +199,32 @@ label_column_option = click.option(
 )
 
 
+class GroupBy(click.ParamType[str]):
+    """What makes a group, checked before anything is loaded."""
+
+    name = "GROUPS"
+
+    def convert(self, value: str, param: click.Parameter | None, ctx: click.Context | None) -> str:
+        """Return it as it is written."""
+        from frostline.dataset.grouping import parsed
+
+        try:
+            parsed(value)
+        except UsageError as error:
+            self.fail(str(error), param, ctx)
+        return value
+
+
+group_by_option = click.option(
+    "--group-by",
+    type=GroupBy(),
+    metavar="parent|column:NAME|re:REGEX|auto",
+    help="What makes a group, which stays in one part: the folder below the class folder, a table's column, "
+    "what an expression finds in a file's name (in the path, where it holds a slash), or what names suggest "
+    "[a column group].",
+)
+
+
 class IntensityRange(click.ParamType[str]):
     """Two values, or how to find them."""
 
@@ -266,6 +292,7 @@ data_options = stack(
     shown_options,
     path_column_option,
     label_column_option,
+    group_by_option,
 )
 
 
@@ -306,6 +333,7 @@ def loaded(
         alpha_background=options["alpha_background"],
         path_column=options["path_column"],
         label_column=options["label_column"],
+        group_by=options["group_by"],
         progress=verb.progress,
         study=study if study and is_study(Path(study)) else None,
     )

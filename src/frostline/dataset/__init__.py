@@ -1,5 +1,6 @@
 """Labelled images, however they arrive, as one Manifest with three parts of fixed roles.
 
+findings                                   what there is to say, by kind: notes and `check` read it
 labels                                     what a label may be, for all of them
 cells ── columns ── tables                 which cells of a table hold what
 sources ── folders · tables · objects · pairs      what each way of handing over images says
@@ -9,6 +10,7 @@ traits ── showing                          what an image holds; how a study 
 framing                                    how much of each is cut away where it is made square
 memory ── indexing ── copies               digests and damage remembered; what looks alike
 samples ── splitting ── folding ── parts   units never separated; who is held out, and in which fold
+grouping                                   what belongs together by name: as one says, or as names give away
 describing ── resplitting                  what a person should know of a split; a split made anew
 assignment                                 the part and folds of each image, as a study remembers them
 written ── manifest ── loading             the result, kept and made
@@ -20,6 +22,7 @@ from __future__ import annotations
 
 from frostline.dataset.asked import Asked, Question, questions
 from frostline.dataset.decoding import open_image
+from frostline.dataset.findings import KINDS, TROUBLE, Finding
 from frostline.dataset.folding import numbered
 from frostline.dataset.framing import CutAway, cut_away
 from frostline.dataset.indexing import in_threads
@@ -38,10 +41,13 @@ from frostline.dataset.tables import read_paths
 
 __all__ = [
     "CHANNELS",
+    "KINDS",
     "PARTS",
+    "TROUBLE",
     "Asked",
     "Conflict",
     "CutAway",
+    "Finding",
     "Manifest",
     "Pairs",
     "Question",

@@ -55,7 +55,8 @@ def choose(columns: Sequence[str], named: Mapping[str, str | None]) -> Chosen:
         _choose(role, name, columns, chosen)
     if "label" in named:
         for role in OPTIONAL:
-            _choose_optional(role, columns, chosen)
+            if role not in named:
+                _choose_optional(role, columns, chosen)
         if IS_VALID in columns and "split" not in columns:
             chosen.places[IS_VALID] = list(columns).index(IS_VALID)
     count = Counter(columns)

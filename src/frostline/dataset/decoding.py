@@ -40,6 +40,7 @@ LYING = (5, 6, 7, 8)
 
 # Fewer pixels than this on a side is a tracking pixel or a rule, not a picture (the issue names 1×1).
 MIN_SIDE_PIXELS = 2
+NOT_THERE, LINK_TO_NOTHING = "does not exist", "is a link that leads nowhere"
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,7 +107,7 @@ def file_fault(path: Path) -> str:
             )
         if path.exists():
             return "is a pipe or a device, not a file"
-        return "is a link that leads nowhere" if path.is_symlink() else "does not exist"
+        return LINK_TO_NOTHING if path.is_symlink() else NOT_THERE
     except (OSError, ValueError) as error:  # a loop of symbolic links, a NUL in the name
         return f"cannot be read ({error})"
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import unicodedata
 from pathlib import Path
 
+from frostline.dataset.findings import Finding
 from frostline.dataset.layout import Layout, SplitNames, Tree, layout_of
 from frostline.dataset.listing import (
     find_images,
@@ -14,17 +15,18 @@ from frostline.dataset.listing import (
     own,
     walk_files,
 )
-from frostline.dataset.sources import Found, Source, listing
+from frostline.dataset.sources import OUTSIDE, Found, Source, listing
 from frostline.errors import DataError
 
 # Below the root lie at most: a folder of the same name, a part, one of its name, and classes.
 DEPTH = 5
 
 
-def read_folder(root: Path, split_names: SplitNames = None) -> Source:
+def read_folder(root: Path, split_names: SplitNames = None, groups_inside: bool = False) -> Source:
     """List a folder of labelled images; the class is the name of the first folder below the root or the part.
 
-    `split_names` says which folders are which part, where their names don't (`layout`).
+    `split_names` says which folders are which part, where their names don't; `groups_inside` that folders
+    below classes are groups (`layout`).
 
     Raises:
         DataError: there are no class folders, or parts and classes are mixed up.
@@ -33,14 +35,14 @@ def read_folder(root: Path, split_names: SplitNames = None) -> Source:
         raise DataError(missing_message(root))
     root = root.absolute()  # the manifest and the memory outlive the working directory
     source = Source(root, hint="Only image files inside the class folders count.")
-    layout = layout_of(_tree(root, DEPTH), str(root), split_names)
-    source.notes += layout.notes
+    layout = layout_of(_tree(root, DEPTH), str(root), split_names, groups_inside)
+    source.said += layout.said
     for path, part in layout.classes_in.items():
         _read_classes(root.joinpath(*path), part, source)
     for path in layout.unlabelled:
         _set_aside(root.joinpath(*path), source)
     inside = _folders(root)
-    source.notes += [_left_out(root, folder, kind) for folder, kind in _own_inside(root, layout)]
+    source.said += [_left_out(root, folder, kind) for folder, kind in _own_inside(root, layout)]
     if not source.found:
         raise DataError(_nothing_found(root, inside))
     if len(inside) == 1 and len(_folders(inside[0])) > 1 and layout.classes_in == {(): ""}:
@@ -67,7 +69,7 @@ def _set_aside(folder: Path, source: Source) -> None:
     for file in walk_files(folder):
         if is_picture(file):
             path = file.relative_to(source.root).as_posix()
-            source.aside.append((Found(path, ""), "lies outside the class folders, so it has no label"))
+            source.aside.append((Found(path, ""), OUTSIDE))
 
 
 def _read_classes(folder: Path, part: str, source: Source) -> None:
@@ -82,7 +84,7 @@ def _read_classes(folder: Path, part: str, source: Source) -> None:
             _read_class(child, part, source)
         elif is_picture(child):
             path = child.relative_to(source.root).as_posix()
-            source.aside.append((Found(path, ""), "lies outside the class folders, so it has no label"))
+            source.aside.append((Found(path, ""), OUTSIDE))
 
 
 def _read_class(folder: Path, part: str, source: Source) -> None:
@@ -90,10 +92,11 @@ def _read_class(folder: Path, part: str, source: Source) -> None:
     label = unicodedata.normalize("NFC", folder.name)  # macOS spells é as two characters
     ours: list[tuple[Path, str]] = []
     files = walk_files(folder, ours)
-    source.notes += [_left_out(source.root, place, kind) for place, kind in sorted(ours)]
+    source.said += [_left_out(source.root, place, kind) for place, kind in sorted(ours)]
     source.found += [Found(file.relative_to(source.root).as_posix(), label, split=part) for file in files]
     if not files:
-        source.notes.append(f"The folder {folder.relative_to(source.root).as_posix()} is empty.")
+        where = folder.relative_to(source.root).as_posix()
+        source.said.append(Finding("empty", 1, f"The folder {where} is empty."))
 
 
 def _folders(folder: Path) -> list[Path]:
@@ -108,10 +111,10 @@ def _own_inside(root: Path, layout: Layout) -> list[tuple[Path, str]]:
     return [(child, kind) for child in inside if not is_hidden(child.name) and (kind := own(child))]
 
 
-def _left_out(root: Path, folder: Path, kind: str) -> str:
+def _left_out(root: Path, folder: Path, kind: str) -> Finding:
     article = "an" if kind == "export" else "a"
     where = folder.relative_to(root).as_posix()
-    return f"{where}/ is {article} {kind} of frostline's, no class: it is left out."
+    return Finding("left_out", 1, f"{where}/ is {article} {kind} of frostline's, no class: it is left out.")
 
 
 def _nothing_found(root: Path, inside: list[Path]) -> str:

@@ -9,6 +9,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
+from frostline.dataset.findings import Finding
 from frostline.errors import UsageError, did_you_mean
 from frostline.sentences import percent
 
@@ -55,16 +56,22 @@ class CutAway:
     @property
     def note(self) -> str:
         """A sentence for people; "" where nothing is lost that they would miss."""
+        return "" if self.finding is None else self.finding.note
+
+    @property
+    def finding(self) -> Finding | None:
+        """What there is to say; None where nothing is lost that people would miss."""
         if not self.long or self.resize != "crop":
-            return ""
+            return None
         or_more = "" if self.crop_pct < 1 else " or more"
         more = self.worst and percent(self.most) != percent(self.mean_long)
         worst = f", of {self.worst} {percent(self.most)}" if more else ""
-        return (
+        message = (
             f"{self.long} of {self.images} image(s) are wider or taller than {MOST_ASPECT:g}:1. A centre "
             f"crop leaves out {percent(self.mean_long)} of their area{or_more}{worst}: what lies there "
-            f"has no say in any answer. {ADVICE}"
+            "has no say in any answer."
         )
+        return Finding("cut_away", self.long, message, ADVICE, (self.worst,) if self.worst else ())
 
 
 def cut_away(

@@ -15,13 +15,13 @@ from typing import Any
 
 import numpy as np
 
-from frostline.dataset.sources import Source
+from frostline.dataset.findings import Finding, shown
+from frostline.dataset.sources import NOT_BESIDE, UNLABELLED, Source
 from frostline.errors import DataError
 
 # Column names that mean "the label" where none is called so, in the order they are tried.
 LABEL_COLUMNS = ("label", "labels", "class", "class_name", "category", "target")
 
-UNLABELLED = "has no label"
 HIDDEN = -1  # where classes are numbered, this is how Hugging Face and torchvision store a label not given
 
 # Texts by which spreadsheets, pandas, R and SQL write that a value is missing; as a class each gets a note.
@@ -68,14 +68,21 @@ def settled(source: Source) -> None:
     """Set images without a label aside, count them, and say which classes are words for "none"."""
     source.aside += [(found, UNLABELLED) for found in source.found if not found.label]
     source.found = [found for found in source.found if found.label]
-    missing = sum(reason == UNLABELLED for _, reason in source.aside)
-    if missing:
-        source.notes.append(f"{missing} image(s) have no label and are left out.")
+    without = [found.path for found, reason in source.aside if reason in (UNLABELLED, NOT_BESIDE)]
+    if without:
+        said = f"{len(without)} image(s) have no label and are left out."
+        source.said.append(Finding("unlabelled", len(without), said, examples=shown(without)))
     for label, count in sorted(Counter(found.label for found in source.found).items()):
         if label.strip().casefold() in WORDS_FOR_NONE:
-            source.notes.append(
-                f"The class {label!r} ({count} image(s)) is called by a word for a missing label. It is "
-                "learnt as a class; where it means that there is none, leave the label empty."
+            source.said.append(
+                Finding(
+                    "label_words",
+                    count,
+                    f"The class {label!r} ({count} image(s)) is called by a word for a missing label, and is "
+                    "learnt as a class.",
+                    "Where it means that there is none, leave the label empty.",
+                    shown(found.path for found in source.found if found.label == label),
+                )
             )
 
 

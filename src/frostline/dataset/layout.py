@@ -13,6 +13,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from itertools import pairwise
 
+from frostline.dataset.findings import Finding
 from frostline.dataset.sources import part_named
 from frostline.errors import DataError, UsageError, did_you_mean
 
@@ -64,7 +65,7 @@ class Layout:
 
     classes_in: dict[Path, str]
     unlabelled: tuple[Path, ...] = ()
-    notes: tuple[str, ...] = ()
+    said: tuple[Finding, ...] = ()
 
 
 SplitNames = Mapping[str, str] | str | None  # folder → part, or `NO_PARTS`, or nothing
@@ -94,22 +95,27 @@ def written(split_names: SplitNames) -> str:
     return split_names or ""
 
 
-def layout_of(tree: Tree, root: str, split_names: SplitNames = None) -> Layout:
-    """Say what the folders below `root` (its name, for messages) mean. Raises `DataError` where that is "
-    "unclear."""
+def layout_of(tree: Tree, root: str, split_names: SplitNames = None, groups_inside: bool = False) -> Layout:
+    """Say what the folders below `root` (its name, for messages) mean.
+
+    `groups_inside` says that folders below classes are groups: patients, clips. Raises `DataError` where it
+    is unclear what is a class.
+    """
     base = _through(tree, (), root.rpartition("/")[2])
     base = base if tree.at(base).folders else ()
     folders = tree.at(base).folders
     inside = {name: tree.at(_through(tree, (*base, name), name)) for name in folders}
-    notes = [f"{root}/ holds only a folder of its own name: looked through."] if base else []
+    through = f"{root}/ holds only a folder of its own name: looked through."
+    said = [Finding("assumed", 1, through)] if base else []
     if isinstance(split_names, Mapping):
-        return _as_said(tree, base, root, split_names, notes)
+        return _as_said(tree, base, root, split_names, said)
     if split_names is None:
         parts = {name: part for name in folders if (part := part_of(name))}
         if _are_parts(inside, parts, root):
-            return _in_parts(tree, base, parts, notes)
-        _refuse_doubtful(inside, root)
-    return Layout({base: ""}, notes=tuple(notes))
+            return _in_parts(tree, base, parts, said)
+        if not groups_inside:
+            _refuse_doubtful(inside, root)
+    return Layout({base: ""}, said=tuple(said))
 
 
 def part_of(name: str) -> str | None:
@@ -156,7 +162,7 @@ def _are_parts(folders: Mapping[str, Tree], parts: Mapping[str, str], root: str)
     return True
 
 
-def _in_parts(tree: Tree, base: Path, parts: Mapping[str, str], notes: list[str]) -> Layout:
+def _in_parts(tree: Tree, base: Path, parts: Mapping[str, str], said: list[Finding]) -> Layout:
     folders = tree.at(base).folders
     classes_in, unlabelled = {}, []
     for name in folders:
@@ -167,14 +173,24 @@ def _in_parts(tree: Tree, base: Path, parts: Mapping[str, str], notes: list[str]
             unlabelled.append((*base, name))
     if any(part_named(name) is None for name in parts):
         taken = ", ".join(f"{name}/ is {part}" for name, part in parts.items())
-        notes.append(f"Folders taken for parts: {taken}. If that is wrong, say so with --split-names.")
+        said.append(
+            Finding(
+                "assumed",
+                len(parts),
+                f"Folders taken for parts: {taken}.",
+                "If that is wrong, say so with --split-names.",
+            )
+        )
     if unlabelled:
         flat = _listed(path[-1] for path in unlabelled)
-        notes.append(f"Images in {flat} have no label, since there are no class folders: they are left out.")
-    return Layout(classes_in, tuple(unlabelled), tuple(notes))
+        why = f"Images in {flat} have no label, since there are no class folders: they are left out."
+        said.append(Finding("assumed", len(unlabelled), why))
+    return Layout(classes_in, tuple(unlabelled), tuple(said))
 
 
-def _as_said(tree: Tree, base: Path, root: str, split_names: Mapping[str, str], notes: list[str]) -> Layout:
+def _as_said(
+    tree: Tree, base: Path, root: str, split_names: Mapping[str, str], said: list[Finding]
+) -> Layout:
     folders = tree.at(base).folders
     missing = [name for name in split_names if name not in folders]
     if missing:
@@ -185,8 +201,9 @@ def _as_said(tree: Tree, base: Path, root: str, split_names: Mapping[str, str], 
     classes_in = {_through(tree, (*base, name), name): part for name, part in split_names.items()}
     left = [(*base, name) for name in folders if name not in split_names]
     if left:
-        notes.append(f"--split-names does not name {_listed(path[-1] for path in left)}: left out.")
-    return Layout(classes_in, tuple(left), tuple(notes))
+        names = _listed(path[-1] for path in left)
+        said.append(Finding("assumed", len(left), f"--split-names does not name {names}: left out."))
+    return Layout(classes_in, tuple(left), tuple(said))
 
 
 def _refuse_doubtful(folders: Mapping[str, Tree], root: str) -> None:
@@ -198,7 +215,7 @@ def _refuse_doubtful(folders: Mapping[str, Tree], root: str) -> None:
             f"{root} holds {_listed(names)}, and each of them holds {_listed(inside)}. Which are the "
             f"classes? If those inside are, say what part each folder is: --split-names "
             f"train={names[0]},test={names[-1]}. If {_listed(names)} are the classes: --split-names "
-            f"{NO_PARTS}."
+            f"{NO_PARTS}, or --group-by parent where those inside are groups, such as patients."
         )
 
 

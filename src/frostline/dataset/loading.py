@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
+from dataclasses import asdict, astuple, dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from frostline.dataset import objects, showing
 from frostline.dataset.assignment import Assignment, assigned
 from frostline.dataset.copies import NOTHING_ALIKE, Likeness
-from frostline.dataset.describing import about_split
+from frostline.dataset.decoding import LINK_TO_NOTHING, NOT_THERE
+from frostline.dataset.describing import about_copies, about_losses, about_split
+from frostline.dataset.findings import Finding
 from frostline.dataset.folders import read_folder
+from frostline.dataset.grouping import AUTO, PARENT, GroupBy, grouped, parsed
 from frostline.dataset.indexing import Indexed, Progress, index, likeness_of, look_at_special
 from frostline.dataset.labels import settled
 from frostline.dataset.layout import SplitNames, checked, written
@@ -24,12 +27,20 @@ from frostline.dataset.remote import is_address, masked, read_remote_folder
 from frostline.dataset.rendering import Rendering
 from frostline.dataset.samples import PARTS, Sample, SetAside, demand_training_images
 from frostline.dataset.shards import is_shards, read_shards
-from frostline.dataset.sources import Source, listing
+from frostline.dataset.sources import NOT_BESIDE, OUTSIDE, UNLABELLED, Source, listing
 from frostline.dataset.tables import read_table
 from frostline.dataset.traits import Traits
 from frostline.errors import DataError, UsageError, did_you_mean
 
 TABLE_SUFFIXES = (".csv", ".parquet")
+# Kinds of findings by why an image was set aside before it was looked at; all else could not be read.
+KIND_OF = {
+    UNLABELLED: "unlabelled",
+    NOT_BESIDE: "unlabelled",
+    OUTSIDE: "left_out",
+    NOT_THERE: "missing",
+    LINK_TO_NOTHING: "missing",
+}
 
 
 def load_data(
@@ -48,6 +59,7 @@ def load_data(
     study: str | Path | None = None,
     path_column: str | None = None,
     label_column: str | None = None,
+    group_by: str | None = None,
 ) -> Manifest:
     """Read labelled images from wherever they are and split them into train, val and test.
 
@@ -75,6 +87,11 @@ def load_data(
         progress: Called now and then with (what, done, total).
         path_column: The column of a table, or of a Hugging Face dataset, that holds the images.
         label_column: The one that holds the labels.
+        group_by: What makes a group, whose images stay in one part: "parent" (the folder an image lies in,
+            below the class folder), "column:NAME" (of a table or a Hugging Face dataset), "re:REGEX" (what
+            the first group in brackets, else all of it, finds in the file's name, or in the path as
+            `Sample.path` has it where the expression holds a slash), or "auto" (the groups that `notes`
+            propose). Without it a column `group` counts, and what DICOM files say.
         workers: Threads for reading and decoding files; 0 = none besides this one.
         study: Folder of a study: images that it knows keep their part, and folds, in it. What comes to tie
             images of two parts together is set aside with those of the part that guards less.
@@ -82,12 +99,14 @@ def load_data(
     Raises:
         DataError: the data cannot be used; the message says what was found and what to do.
         StudyError: `study` is no study, or damaged.
-        UsageError: a share is not in 0 ≤ share < 1, or a range or colour is none.
+        UsageError: a share is not in 0 ≤ share < 1, or a range, a colour or `group_by` is none.
     """
     _demand_shares(test=test, val=val)
     show, earlier = showing.wished(intensity_range, alpha_background), showing.kept_in(study)
     before = Assignment() if study is None else assigned(study)
-    read = _source_of(source, checked(split_names), path_column, label_column)
+    by = parsed(group_by)
+    columns = _Columns(path_column, label_column, by.column if by else None)
+    read = _source_of(source, checked(split_names), columns, by is not None and by.text == PARENT)
     settled(read)
     memory = Memory()
     usable = index(read, memory, progress, workers)
@@ -97,8 +116,8 @@ def load_data(
         alike = NOTHING_ALIKE
         look_at_special(read, usable, memory, progress, workers)
     usable = [image for image in usable if not _moved_aside(image, read)]
-    _group_by_file(usable, read)
     _demand_classes(read, usable)
+    _group(usable, read, by)
     near = _positions(usable, alike.near)
     wish, digests = Wish(seed, test, val), [image.digest for image in usable]
     outcome = split([image.found for image in usable], digests, near, wish, before.sides)
@@ -107,8 +126,19 @@ def load_data(
     manifest = _manifest(read, usable, outcome, alike, memory, wish)
     traits = {image.digest: image.traits for image in usable}
     sizes = {digest: (one.width, one.height) for digest, one in traits.items() if one.width}
-    manifest = replace(manifest, earlier_folds=before.folds, split_names=written(split_names), sizes=sizes)
+    reading = {"split_names": written(split_names), **asdict(columns), "group_by": by.text if by else None}
+    reading = {option: value for option, value in reading.items() if value and option != "group_column"}
+    manifest = replace(manifest, earlier_folds=before.folds, reading=reading, sizes=sizes)
     return _shown(manifest, traits, show, earlier).framed()
+
+
+@dataclass(frozen=True, slots=True)
+class _Columns:
+    """Columns of a table that were named."""
+
+    path_column: str | None
+    label_column: str | None
+    group_column: str | None  # by `group_by`
 
 
 def _shown(
@@ -119,8 +149,8 @@ def _shown(
     rendering = showing.decided(training, show, earlier)
     images = [(sample.path, traits[sample.digest]) for sample in manifest.samples]
     kinds = showing.kinds_of({sample.digest: traits[sample.digest] for sample in manifest.samples})
-    said = showing.notes(images, rendering)
-    return replace(manifest, rendering=rendering, kinds=kinds, notes=(*manifest.notes, *said))
+    said = showing.findings(images, rendering)
+    return replace(manifest, rendering=rendering, kinds=kinds, said=(*manifest.said, *said))
 
 
 def _demand_shares(**shares: float) -> None:
@@ -130,21 +160,21 @@ def _demand_shares(**shares: float) -> None:
 
 
 def _source_of(
-    source: Any, split_names: SplitNames, path_column: str | None, label_column: str | None
+    source: Any, split_names: SplitNames, columns: _Columns, groups_inside: bool = False
 ) -> Source:
     """List what `source` holds. Raises `DataError` where it is nothing of the kind."""
-    if (path_column or label_column) and not _has_columns(source):
-        raise UsageError("A path column and a label column can be named for a table, which this is not.")
+    if any(astuple(columns)) and not _has_columns(source):
+        raise UsageError("A column of paths, labels or groups can be named for a table, which this is not.")
     if isinstance(source, str) and is_address(source):
-        return _source_at_address(source, split_names)
+        return _source_at_address(source, split_names, groups_inside)
     if isinstance(source, str | Path):
-        return _source_at(Path(source).expanduser(), split_names, path_column, label_column)
+        return _source_at(Path(source).expanduser(), split_names, columns, groups_inside)
     if split_names:
         raise UsageError("split_names is for folders; a table or a data set names its parts itself.")
     if isinstance(source, Pairs):
         return read_pairs(source)
     if objects.is_hugging_face(source):
-        return objects.read_hugging_face(source, path_column, label_column)
+        return objects.read_hugging_face(source, *astuple(columns))
     if objects.is_indexable(source):
         return objects.read_torch(source)
     raise DataError(
@@ -153,7 +183,7 @@ def _source_of(
     )
 
 
-def _source_at_address(address: str, split_names: SplitNames) -> Source:
+def _source_at_address(address: str, split_names: SplitNames, groups_inside: bool) -> Source:
     if is_shards(address):
         return read_shards(address)
     if address.endswith(TABLE_SUFFIXES):
@@ -161,7 +191,7 @@ def _source_at_address(address: str, split_names: SplitNames) -> Source:
             f"{masked(address)} is a table at an address; expected one on this machine. Copy it here: "
             "its column path may hold addresses."
         )
-    return read_remote_folder(address, split_names)
+    return read_remote_folder(address, split_names, groups_inside)
 
 
 def _has_columns(source: Any) -> bool:
@@ -170,9 +200,7 @@ def _has_columns(source: Any) -> bool:
     return objects.is_hugging_face(source)
 
 
-def _source_at(
-    path: Path, split_names: SplitNames, path_column: str | None, label_column: str | None
-) -> Source:
+def _source_at(path: Path, split_names: SplitNames, columns: _Columns, groups_inside: bool) -> Source:
     if split_names and not path.is_dir() and path.exists():
         raise UsageError(f"split_names is for folders, and {path} is a file: it names its parts itself.")
     if is_shards(path.name) and not path.is_dir():
@@ -180,13 +208,29 @@ def _source_at(
     if not path.exists():
         raise DataError(missing_message(path))
     if path.is_dir():
-        return read_folder(path, split_names)
+        return read_folder(path, split_names, groups_inside)
     if path.suffix.lower() not in TABLE_SUFFIXES:
         raise DataError(
             f"{path} is a single file; expected a folder with a folder per class, or a table ending in "
             f"{' or '.join(TABLE_SUFFIXES)}.{did_you_mean(path.suffix.lower(), TABLE_SUFFIXES)}"
         )
-    return read_table(path, path_column, label_column)
+    return read_table(path, *astuple(columns))
+
+
+def _group(usable: Sequence[Indexed], read: Source, by: GroupBy | None) -> None:
+    """Give images the groups that were asked for, and those that their files name where they have none."""
+    if by is not None and by.text != AUTO:
+        _regroup(usable, read, by)
+    _group_by_file(usable, read)
+    if by is not None and by.text == AUTO:
+        _regroup(usable, read, by)
+
+
+def _regroup(usable: Sequence[Indexed], read: Source, by: GroupBy) -> None:
+    images, said = grouped([image.found for image in usable], by)
+    read.said += said
+    for image, found in zip(usable, images, strict=True):
+        image.found = found
 
 
 def _group_by_file(usable: Sequence[Indexed], read: Source) -> None:
@@ -196,9 +240,10 @@ def _group_by_file(usable: Sequence[Indexed], read: Source) -> None:
         image.found = replace(image.found, group=image.traits.group)
     if named:
         many = len({image.found.group for image in named})
-        read.notes.append(
+        said = (
             f"{len(named)} DICOM file(s) name {many} patient(s), each of whom is kept in one part as a group."
         )
+        read.said.append(Finding("groups", len(named), said))
 
 
 def _moved_aside(image: Indexed, read: Source) -> bool:
@@ -254,18 +299,22 @@ def _manifest(
         for image, part in zip(usable, outcome.parts, strict=True)
         if part
     )
-    set_aside = tuple(SetAside(found.path, found.label, reason) for found, reason in read.aside)
+    kinds = {usable[i].found.path: kind for i, kind in outcome.kinds.items()}
+    set_aside = tuple(
+        SetAside(gone.path, gone.label, why, kinds.get(gone.path) or KIND_OF.get(why, "unreadable"))
+        for gone, why in read.aside
+    )
     classes = tuple(sorted({sample.label for sample in samples}))
     demand_training_images(samples, classes, set_aside)
     near, suspects = _named(samples, alike.near), _named(samples, alike.suspects)
     given = tuple(part for part in PARTS if any(image.found.split == part for image in usable))
-    notes = [
+    said = [
         *about_split(samples, classes, given, wish, near),
-        *read.notes,
-        *outcome.notes,
-        *_about_copies(samples, near, suspects, alike.cut_short),
-        *_about_losses(read, classes),
-        memory.trouble,
+        *read.said,
+        *outcome.said,
+        *about_copies(samples, near, suspects, alike.cut_short),
+        *about_losses({gone.label for gone in set_aside}, classes),
+        *([Finding("memory", len(samples), memory.trouble)] if memory.trouble else []),
     ]
     return Manifest(
         root=read.root,
@@ -275,7 +324,7 @@ def _manifest(
         conflicts=tuple(outcome.conflicts),
         near_copies=near,
         suspects=suspects,
-        notes=tuple(note for note in notes if note),
+        said=tuple(said),
         given=given,
         shares=(wish.test, wish.val),
         seed=wish.seed,
@@ -289,38 +338,3 @@ def _named(samples: Sequence[Sample], pairs: Sequence[tuple[str, str]]) -> tuple
     for sample in samples:
         first.setdefault(sample.digest, sample.path)
     return tuple((first[one], first[other]) for one, other in pairs if one in first and other in first)
-
-
-def _about_copies(
-    samples: Sequence[Sample],
-    near: Sequence[tuple[str, str]],
-    suspects: Sequence[tuple[str, str]],
-    cut_short: bool,
-) -> list[str]:
-    """Say how many copies there are, exact and near."""
-    exact = len(samples) - len({sample.digest for sample in samples})
-    notes = [f"{exact} image(s) are exact copies of another; copies stay in one part."] if exact else []
-    if suspects:
-        more = ", and there are more than are listed" if cut_short else ""
-        notes.append(
-            f"{len(suspects)} pair(s) of images look alike, {len(near)} of them so much that they count as "
-            f"copies and stay in one part{more}; the study's manifest.jsonl names them."
-        )
-    return notes
-
-
-def _about_losses(read: Source, classes: Sequence[str]) -> list[str]:
-    """Say how many images were set aside, which classes that emptied, and which differ by case alone."""
-    notes: list[str] = []
-    gone = sorted({found.label for found, _ in read.aside} - set(classes) - {""})
-    notes += [f"The class {label!r} has no usable image left and is not learnt." for label in gone]
-    spelt: dict[str, str] = {}
-    for label in classes:
-        other = spelt.setdefault(_plain(label), label)
-        if other != label:
-            notes.append(f"The classes {other!r} and {label!r} differ in case or spaces only: are they one?")
-    return notes
-
-
-def _plain(label: str) -> str:
-    return "".join(label.casefold().split())

@@ -19,10 +19,21 @@ import numpy as np
 from PIL import Image
 
 from frostline import places
-from frostline.dataset import assignment, decoding, folding, pixels, resplitting, written
+from frostline.dataset import (
+    assignment,
+    decoding,
+    describing,
+    folding,
+    grouping,
+    pixels,
+    resplitting,
+    written,
+)
 from frostline.dataset.assignment import DIGEST, Folds
 from frostline.dataset.decoding import Picture
-from frostline.dataset.framing import ADVICE, CutAway, Size, cut_away
+from frostline.dataset.findings import KINDS, Finding, shown
+from frostline.dataset.framing import CutAway, Size, cut_away
+from frostline.dataset.grouping import Proposal
 from frostline.dataset.memory import Known, Memory
 from frostline.dataset.rendering import PLAIN, Rendering
 from frostline.dataset.samples import PARTS, Conflict, Sample, SetAside, demand_training_images
@@ -50,10 +61,12 @@ class Manifest:
     conflicts: tuple[Conflict, ...] = ()
     near_copies: tuple[tuple[str, str], ...] = ()  # pairs of paths that are kept in one part
     suspects: tuple[tuple[str, str], ...] = ()  # every pair of paths that look alike, `near_copies` included
-    notes: tuple[str, ...] = ()  # plain sentences for the person
+    said: tuple[Finding, ...] = ()  # what there is to say besides `set_aside`
     given: tuple[str, ...] = ()  # parts that the source named itself; the others were drawn
     shares: tuple[float, float] | None = None  # drawn for test, and of the rest for val, as was asked for
-    split_names: str = ""  # which folders were said to be which part, as the option takes it
+    reading: Mapping[str, str] = field(
+        default_factory=dict
+    )  # option → what was said of how to read the source
     seed: int | None = None  # that they were drawn with
     rendering: Rendering = PLAIN  # how deep and transparent pixels are shown
     kinds: Mapping[str, str] = field(default_factory=dict)  # digest → what an image holds, where that matters
@@ -69,6 +82,29 @@ class Manifest:
         aside = f", {len(self.set_aside):,} files set aside" if self.set_aside else ""
         many = f"{len(self.samples):,} images of {len(self.classes):,} classes ({names})"
         return f"<Manifest: {many}: {', '.join(parts)}{aside}>"
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """What a person should know, in sentences; files that can't be used are in `set_aside`."""
+        return tuple(finding.note for finding in self.said)
+
+    @cached_property
+    def findings(self) -> tuple[Finding, ...]:
+        """All that there is to say, in the order of `KINDS`: `said`, and what is set aside, by kind."""
+        said = [finding for finding in self.said if finding.kind != "unreadable"]  # those are in `set_aside`
+        order = {kind: place for place, kind in enumerate(KINDS)}
+        every = [*said, *describing.about_set_aside(self.set_aside)]
+        return tuple(sorted(every, key=lambda finding: order[finding.kind]))
+
+    @cached_property
+    def proposed_groups(self) -> Proposal | None:
+        """Groups that the images' names give away, in the order of `samples`; None where they have groups."""
+        return None if any(sample.group for sample in self.samples) else grouping.proposed(self.samples)
+
+    def grouped(self, groups: Sequence[str]) -> Manifest:
+        """Return the manifest with a group for each sample, "" for none; its parts stay as they are."""
+        samples = zip(self.samples, groups, strict=True)
+        return replace(self, samples=tuple(replace(sample, group=group) for sample, group in samples))
 
     def part(self, name: str) -> tuple[Sample, ...]:
         """Return the samples of one part, in the manifest's order. Raises `DataError` for another name."""
@@ -179,7 +215,8 @@ class Manifest:
         kept = tuple(sample for sample in self.samples if sample.digest not in faults)
         demand_training_images(kept, self.classes, moved)
         note = f"{len(moved)} more image(s) set aside: damaged, as decoding showed."
-        return resplitting.with_samples(self, kept, moved, [note])
+        more = Finding("unreadable", len(moved), note, examples=shown(gone.path for gone in moved))
+        return resplitting.with_samples(self, kept, moved, [more])
 
     def cut_away(self, resize: str = "crop", crop_pct: float = 1.0) -> CutAway:
         """Return how much of the images is never seen where they are made square so (`framing.cut_away`).
@@ -194,9 +231,9 @@ class Manifest:
         """Return the manifest with the note on what is cut away where its images are made square so."""
         if not self.sizes:
             return self
-        note = self.cut_away(resize, crop_pct).note
-        others = [said for said in self.notes if not said.endswith(ADVICE)]
-        return replace(self, notes=(*others, *([note] if note else [])))
+        others = tuple(finding for finding in self.said if finding.kind != "cut_away")
+        finding = self.cut_away(resize, crop_pct).finding
+        return replace(self, said=(*others, finding) if finding else others)
 
     @cached_property
     def digest(self) -> str:
@@ -223,7 +260,7 @@ class Manifest:
 
     def to_json(self) -> str:
         """Return the manifest as JSON Lines: a header, then a sample a line. `items` is left out."""
-        kept = ("classes", "near_copies", "suspects", "notes", "given", "shares", "seed")
+        kept = ("classes", "near_copies", "suspects", "given", "shares", "seed")
         header = {
             "root": None if self.root is None else str(self.root),
             "digest": self.digest,
@@ -231,7 +268,8 @@ class Manifest:
             "set_aside": [astuple(gone) for gone in self.set_aside],
             "conflicts": [astuple(conflict) for conflict in self.conflicts],
             **{name: getattr(self, name) for name in kept},
-            **({"split_names": self.split_names} if self.split_names else {}),
+            "said": [astuple(finding) for finding in self.said],
+            **({"reading": dict(self.reading)} if self.reading else {}),
             **({} if self.rendering.plain else {"rendering": self.rendering.as_dict()}),
             **({"kinds": dict(sorted(self.kinds.items()))} if self.kinds else {}),
             **({"learned": sorted(self.learned)} if self.learned else {}),
@@ -350,9 +388,9 @@ def _built(header: dict[str, Any], rows: list[list[str]]) -> Manifest:
         ),
         near_copies=tuple((one, other) for one, other in header["near_copies"]),
         suspects=tuple((one, other) for one, other in header["suspects"]),
-        notes=tuple(header["notes"]),
+        said=tuple(Finding.read(row) for row in header["said"]),
         given=tuple(header.get("given", ())),
-        split_names=header.get("split_names", ""),
+        reading=dict(header.get("reading", {})),
         shares=(header["shares"][0], header["shares"][1]) if header.get("shares") else None,
         seed=header.get("seed"),
         rendering=Rendering.from_dict(header.get("rendering")),
@@ -368,11 +406,13 @@ def _demand_plain(made: Manifest) -> None:
     words = [word for sample in made.samples for word in astuple(sample)]
     words += [word for gone in made.set_aside for word in astuple(gone)]
     words += [*made.kinds, *made.kinds.values()]
-    words += [*made.classes, *made.notes, *made.given, *made.learned, made.split_names]
+    words += [*made.classes, *made.given, *made.learned, *made.reading, *made.reading.values()]
     words += [word for pair in (*made.near_copies, *made.suspects) for word in pair]
     words += [word for one in made.conflicts for word in (one.digest, *one.paths, *one.labels)]
     if not all(isinstance(word, str) for word in words):
         raise ValueError("a number or a list stands where a word is expected")
+    if strange := {gone.kind for gone in made.set_aside} - set(KINDS):
+        raise ValueError(f"it sets images aside as {sorted(strange)[:5]}")
     if not isinstance(made.seed, int | None):
         raise ValueError(f"its seed is {made.seed!r}, expected a whole number")
     if not all(DIGEST.fullmatch(digest) for digest in made.learned):

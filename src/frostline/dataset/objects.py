@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from frostline.dataset.labels import LABEL_COLUMNS, read_labels
+from frostline.dataset.labels import LABEL_COLUMNS, is_missing, read_labels
 from frostline.dataset.sources import Found, Source, listing, part_named, unknown_part
 from frostline.errors import DamagedImage, DataError, did_you_mean
 
@@ -64,11 +64,15 @@ def read_torch(dataset: Any) -> Source:
 
 
 def read_hugging_face(
-    source: Any, image_column: str | None = None, label_column: str | None = None
+    source: Any,
+    image_column: str | None = None,
+    label_column: str | None = None,
+    group_column: str | None = None,
 ) -> Source:
     """List a Hugging Face Dataset or DatasetDict by its Image, ClassLabel and, if there, "group" columns.
 
-    `image_column` and `label_column` name them where there are several.
+    `image_column` and `label_column` name them where there are several, `group_column` one that is called
+    otherwise.
 
     Raises:
         DataError: it is streamed, has no such columns, or its parts have unknown names.
@@ -82,7 +86,7 @@ def read_hugging_face(
     fetchers: dict[str, Callable[[int], Content]] = {}
     result = Source(None)
     for name, table in tables.items():
-        fetchers[name] = _read_part(name, table, result, image_column, label_column)
+        fetchers[name] = _read_part(name, table, result, image_column, label_column, group_column)
     result.items = _Fetcher(fetchers)
     return result
 
@@ -184,7 +188,12 @@ def _failed(error: Exception) -> str:
 
 
 def _read_part(
-    name: str, table: Any, result: Source, image_column: str | None, label_column: str | None
+    name: str,
+    table: Any,
+    result: Source,
+    image_column: str | None,
+    label_column: str | None,
+    group_column: str | None = None,
 ) -> Callable[[int], Content]:
     """Add one Hugging Face table's rows to `result`; return the function from row to image."""
     features = table.features
@@ -196,10 +205,11 @@ def _read_part(
     label_column = _column_called(label_column, features) or _label_column(features)
     plain = table.with_format(None)
     labels = read_labels(plain[label_column][:], _names(features[label_column]))
-    groups = plain["group"][:] if "group" in features else [None] * len(labels)
+    group_column = _column_called(group_column, features) or "group"
+    groups = plain[group_column][:] if group_column in features else [None] * len(labels)
     part = part_named(name) or ""
     result.found += [
-        Found(f"{name}[{index}]", label, "" if group is None else str(group), part)
+        Found(f"{name}[{index}]", label, "" if is_missing(group) else str(group), part)
         for index, (label, group) in enumerate(zip(labels, groups, strict=True))
     ]
     encoded = plain.cast_column(image_column, type(features[image_column])(decode=False))

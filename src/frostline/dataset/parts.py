@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
+from frostline.dataset.findings import Finding, shown, some
 from frostline.dataset.folding import unit_ids
 from frostline.dataset.samples import PARTS, Conflict
 from frostline.dataset.sources import Found
@@ -39,8 +40,9 @@ class Split:
 
     parts: list[str]  # one for each image; "" = it is set aside
     reasons: dict[int, str] = field(default_factory=dict)  # why, by position
+    kinds: dict[int, str] = field(default_factory=dict)  # of finding, by position
     conflicts: list[Conflict] = field(default_factory=list)
-    notes: list[str] = field(default_factory=list)
+    said: list[Finding] = field(default_factory=list)
 
 
 def too_few_for_val(images: Collection[int]) -> bool:
@@ -159,16 +161,18 @@ def _pin(
     for i in np.flatnonzero(leaves).tolist():
         doubt = "is identical to an image with another label, and " if in_doubt[i] else ""
         outcome.parts[i] = ""
+        outcome.kinds[i] = "tied"
         outcome.reasons[i] = (
             f"{doubt}hangs together with images of the {PARTS[guard[i]]} part that stay there"
         )
     tied = [found[i].path for i in np.flatnonzero(leaves).tolist()]
     if tied:
-        outcome.notes.append(
+        said = (
             f"{len(tied)} image(s) are set aside, since newcomers tie images of two parts together: "
-            f"{', '.join(tied[:3])}{' …' if len(tied) > 3 else ''}. Those of the part that guards more "
-            "(test before val before train) stay; nothing learns from the others."
+            f"{some(tied)}. Those of the part that guards more (test before val before train) stay; nothing "
+            "learns from the others."
         )
+        outcome.said.append(Finding("tied", len(tied), said, examples=shown(tied)))
     return np.asarray(taken & ~leaves)
 
 
@@ -185,14 +189,17 @@ def _set_conflicts_aside(found: Sequence[Found], digests: Sequence[str], outcome
             if found[i].split in ("val", "test"):
                 other = next(j for j in at if found[j].label != found[i].label)
                 outcome.parts[i] = ""
+                outcome.kinds[i] = "conflict"
                 outcome.reasons[i] = (
                     f"is identical to {found[other].path}, which is labelled {found[other].label!r}"
                 )
     if outcome.conflicts:
-        outcome.notes.append(
+        said = (
             f"{contested.sum()} images in {len(outcome.conflicts)} identical sets carry different labels: "
             "they are kept out of val and test."
         )
+        paths = shown(path for one in outcome.conflicts for path in one.paths)
+        outcome.said.append(Finding("conflict", int(contested.sum()), said, examples=paths))
     return contested
 
 
@@ -206,6 +213,7 @@ def _set_leaks_aside(found: Sequence[Found], digests: Sequence[str], outcome: Sp
             for i in at:
                 if found[i].split != guard:
                     outcome.parts[i] = ""
+                    outcome.kinds[i] = "leak"
                     outcome.reasons[i] = f"is an exact copy of {found[keepers[0]].path} in the {guard} part"
             break
 

@@ -17,7 +17,7 @@ from frostline.dataset import decoding, formats
 from frostline.dataset.layout import SplitNames, Tree, layout_of
 from frostline.dataset.listing import is_hidden
 from frostline.dataset.memory import FileKey
-from frostline.dataset.sources import Found, Source
+from frostline.dataset.sources import OUTSIDE, Found, Source
 from frostline.errors import DamagedImage, DataError, RunWarning
 
 MISSING = "Images at addresses need fsspec and tenacity: pip install 'frostline[remote]'"
@@ -106,10 +106,11 @@ class Fetcher:
         return FileKey(what, place.size_bytes, version)
 
 
-def read_remote_folder(address: str, split_names: SplitNames = None) -> Source:
+def read_remote_folder(address: str, split_names: SplitNames = None, groups_inside: bool = False) -> Source:
     """List the images below an address: a folder per class, or train/ val/ test/ with those inside.
 
-    `split_names` says which folders are which part, where their names don't (`layout`).
+    `split_names` says which folders are which part, where their names don't; `groups_inside` that folders
+    below classes are groups (`layout`).
 
     Raises:
         DataError: it cannot be listed, or holds no image in a folder.
@@ -119,8 +120,8 @@ def read_remote_folder(address: str, split_names: SplitNames = None) -> Source:
     fetcher = Fetcher()
     source = Source(None, items=fetcher, key=fetcher.key, hint=f"Only images in folders below {root} count.")
     names = [name for name in sorted(listing) if _wanted(name)]
-    layout = layout_of(Tree.of(names), root, split_names)
-    source.notes += layout.notes
+    layout = layout_of(Tree.of(names), root, split_names, groups_inside)
+    source.said += layout.said
     for name in names:
         words = tuple(name.split("/"))
         shown = fetcher.add(f"{root}/{name}", listing[name])
@@ -129,7 +130,7 @@ def read_remote_folder(address: str, split_names: SplitNames = None) -> Source:
                 source.found.append(Found(shown, words[len(path)], split=part))
                 break
         else:
-            source.aside.append((Found(shown, ""), "lies outside the class folders, so it has no label"))
+            source.aside.append((Found(shown, ""), OUTSIDE))
     if not source.found:
         raise DataError(
             f"{root} holds no image in a class folder; expected CLASS/image.jpg, or train/CLASS/image.jpg."

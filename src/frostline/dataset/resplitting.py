@@ -1,4 +1,4 @@
-"""A manifest split anew, with the parts of some images pinned, and its notes brought up to date."""
+"""A manifest split anew, with the parts of some images pinned, and what is said of it brought up to date."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from frostline.dataset.describing import about_split
+from frostline.dataset.findings import Finding
 from frostline.dataset.parts import Wish, split
 from frostline.dataset.samples import Sample, SetAside, demand_training_images
 from frostline.dataset.sources import Found
@@ -35,12 +36,12 @@ def keeping(data: Manifest, sides: Mapping[str, str]) -> Manifest:
     if outcome.parts == [sample.split for sample in data.samples]:
         return data
     lost = {data.samples[at].path: reason for at, reason in outcome.reasons.items()}
-    moved = [SetAside(s.path, s.label, lost[s.path]) for s in data.samples if s.path in lost]
+    moved = [SetAside(s.path, s.label, lost[s.path], "tied") for s in data.samples if s.path in lost]
     samples = tuple(
         replace(sample, split=part) for sample, part in zip(data.samples, outcome.parts, strict=True) if part
     )
     demand_training_images(samples, data.classes, moved)
-    said = [note for note in outcome.notes if note not in data.notes and lost]
+    said = [finding for finding in outcome.said if finding not in data.said and lost]
     return with_samples(data, samples, moved, said)
 
 
@@ -50,9 +51,9 @@ def _given(sample: Sample, given: tuple[str, ...]) -> str:
 
 
 def with_samples(
-    data: Manifest, samples: tuple[Sample, ...], moved: list[SetAside], said: list[str]
+    data: Manifest, samples: tuple[Sample, ...], moved: list[SetAside], said: list[Finding]
 ) -> Manifest:
-    """Return the manifest of these samples, `moved` set aside; what its notes say of the split is anew."""
+    """Return the manifest of these samples, `moved` set aside; what is said of the split is anew."""
     gone = {item.path for item in moved}
     near, suspects = (
         tuple(pair for pair in pairs if not gone & set(pair)) for pairs in (data.near_copies, data.suspects)
@@ -64,11 +65,11 @@ def with_samples(
         near_copies=near,
         suspects=suspects,
     )
-    old = set(notes_on_split(data))
-    return replace(left, notes=(*notes_on_split(left), *(n for n in data.notes if n not in old), *said))
+    old = set(said_of_split(data))
+    return replace(left, said=(*said_of_split(left), *(one for one in data.said if one not in old), *said))
 
 
-def notes_on_split(data: Manifest) -> list[str]:
+def said_of_split(data: Manifest) -> list[Finding]:
     """Return what a person should know of the split as it is."""
     wish = Wish(data.seed or 0, *(data.shares or (0.0, 0.0)))
     return about_split(data.samples, data.classes, data.given, wish, data.near_copies)

@@ -28,6 +28,7 @@ class SetAside:
     path: str
     label: str
     reason: str
+    kind: str = "unreadable"  # of finding, as in `findings.KINDS`
 
 
 @dataclass(frozen=True, slots=True)

@@ -25,7 +25,7 @@ from frostline.dataset.remote import (
     place_of,
     refusal,
 )
-from frostline.dataset.sources import Found, Source, listing
+from frostline.dataset.sources import NOT_BESIDE, Found, Source, listing
 from frostline.errors import DataError
 
 LABEL_SUFFIXES = (".cls", ".txt")  # WebDataset's own name for a class, and what people write instead
@@ -109,7 +109,7 @@ def _read_shard(address: str, source: Source, fetcher: Fetcher) -> None:
         elif _key(path) in labels:
             source.found.append(Found(fetcher.add(shown, place), labels[_key(path)]))
         else:
-            source.aside.append((Found(shown, ""), "has no label beside it (.cls or .json)"))
+            source.aside.append((Found(shown, ""), NOT_BESIDE))
 
 
 def _looked_through(address: str) -> list[tuple[str, Place | None, Any]]:

@@ -11,6 +11,8 @@ from pathlib import Path
 from PIL import Image
 
 from frostline.dataset.decoding import Picture
+from frostline.dataset.findings import Finding, some
+from frostline.dataset.findings import shown as shown_first
 from frostline.dataset.rendering import (
     ALPHA,
     AUTO,
@@ -27,8 +29,6 @@ from frostline.dataset.rendering import (
 )
 from frostline.dataset.traits import Traits, is_flat
 from frostline.errors import DataError
-
-NAMED = 3  # images in a note
 
 
 @dataclass(frozen=True)
@@ -117,30 +117,33 @@ def notes_on(shown: Sequence[Shown], rendering: Rendering, others: Sequence[str]
     said = []
     if others:
         said.append(
-            f"{len(others)} file(s) are no pictures by name or content, and were left out: {_some(others)}."
+            f"{len(others)} file(s) are no pictures by name or content, and were left out: {some(others)}."
         )
     deep = [one for one in shown if one.kind not in ("", ALPHA)]
     cut = [one.name for one in deep if one.saturated > MOST_SATURATED and rendering.range_of(one.kind)]
     if cut:
         said.append(
             f"In {len(cut)} image(s) over 1 % of the pixels lie outside the range that the training images "
-            f"had: {_some(cut)}."
+            f"had: {some(cut)}."
         )
     for kind in sorted({one.kind for one in deep if rendering.range_of(one.kind) is None}):
         names = [one.name for one in deep if one.kind == kind]
         if rendering.intensity_range == AUTO:
             said.append(
                 f"{len(names)} image(s) hold {kind} values, which no training image did; each was spread "
-                f"over its own range: {_some(names)}."
+                f"over its own range: {some(names)}."
             )
     plain = [one.name for one in shown if one.kind in ("", ALPHA)]
     if plain and rendering.ranges:
         said.append(
             f"{len(plain)} image(s) hold 8 bits, and the model learned from {rendering.ranges[0][0]} values: "
-            f"{_some(plain)}."
+            f"{some(plain)}."
         )
-    said += _about_flat([one.name for one in shown if one.flat])
-    return said + _about_pages([one.name for one in shown if one.several])
+    odd = [
+        *_about_flat([one.name for one in shown if one.flat]),
+        *_about_pages([one.name for one in shown if one.several]),
+    ]
+    return said + [finding.note for finding in odd]
 
 
 def kinds_of(traits: Mapping[str, Traits]) -> dict[str, str]:
@@ -148,7 +151,7 @@ def kinds_of(traits: Mapping[str, Traits]) -> dict[str, str]:
     return {digest: one.kind for digest, one in traits.items() if one.special}
 
 
-def notes(images: Sequence[tuple[str, Traits]], rendering: Rendering) -> list[str]:
+def findings(images: Sequence[tuple[str, Traits]], rendering: Rendering) -> list[Finding]:
     """Return what a person should know, from every image's path and traits."""
     return [
         *_about_depth([(path, one) for path, one in images if one.levels], len(images), rendering),
@@ -158,29 +161,33 @@ def notes(images: Sequence[tuple[str, Traits]], rendering: Rendering) -> list[st
     ]
 
 
-def _about_depth(deep: Sequence[tuple[str, Traits]], of: int, rendering: Rendering) -> list[str]:
+def _about_depth(deep: Sequence[tuple[str, Traits]], of: int, rendering: Rendering) -> list[Finding]:
     said = []
     for kind, count in sorted(Counter(one.kind for _, one in deep).items()):
         limits = rendering.range_of(kind)
         if limits is None:
             why = "as was asked for" if rendering.intensity_range == PER_IMAGE else "since none trains"
-            said.append(f"{count} image(s) hold {kind} values, each spread over its own range, {why}.")
+            each = f"{count} image(s) hold {kind} values, each spread over its own range, {why}."
+            said.append(Finding("depth", count, each))
             continue
         low, high = limits
         how = "by the training images" if rendering.intensity_range == AUTO else "as was asked for"
-        said.append(
+        range_ = (
             f"{count} image(s) hold {kind} values: {low:g} becomes black and {high:g} white, {how}; "
             "the study keeps that range, and --intensity-range sets another."
         )
+        said.append(Finding("depth", count, range_))
         cut = [p for p, one in deep if one.kind == kind and one.levels and _saturates(one.levels, low, high)]
         if cut:
-            said.append(f"In {len(cut)} of them over 1 % of the pixels lie outside it: {_some(cut)}.")
+            outside = f"In {len(cut)} of them over 1 % of the pixels lie outside it: {some(cut)}."
+            said.append(Finding("saturated", len(cut), outside, examples=shown_first(cut)))
     plain = of - len(deep)
     if deep and plain:
-        said.append(
+        mixed = (
             f"{plain} image(s) hold 8 bits and {len(deep)} hold more: if depth goes with the class, the "
             "model learns the camera."
         )
+        said.append(Finding("mixed_depth", min(plain, len(deep)), mixed))
     return said
 
 
@@ -188,7 +195,7 @@ def _saturates(levels: Levels, low: float, high: float) -> bool:
     return levels.inner_low < low or levels.inner_high > high
 
 
-def _about_ground(clear: Sequence[Traits], rendering: Rendering) -> list[str]:
+def _about_ground(clear: Sequence[Traits], rendering: Rendering) -> list[Finding]:
     if not clear or rendering.ground == WHITE or rendering.alpha_background != AUTO:
         return []
     hidden = _flat_under(clear, replace(rendering, ground=WHITE)) - _flat_under(clear, rendering)
@@ -196,20 +203,16 @@ def _about_ground(clear: Sequence[Traits], rendering: Rendering) -> list[str]:
         f"{len(clear)} image(s) with transparency are laid on mid-grey, since white would hide {hidden} of "
         "them; --alpha-background sets another ground."
     )
-    return [said]
+    return [Finding("transparent", len(clear), said)]
 
 
-def _about_flat(flat: Sequence[str]) -> list[str]:
-    return [f"{len(flat)} image(s) are one flat colour: {_some(flat)}."] if flat else []
+def _about_flat(flat: Sequence[str]) -> list[Finding]:
+    said = f"{len(flat)} image(s) are one flat colour: {some(flat)}."
+    return [Finding("flat", len(flat), said, examples=shown_first(flat))] if flat else []
 
 
-def _about_pages(several: Sequence[str]) -> list[str]:
+def _about_pages(several: Sequence[str]) -> list[Finding]:
     if not several:
         return []
-    return [
-        f"{len(several)} file(s) hold several pages or frames; the first of each is used: {_some(several)}."
-    ]
-
-
-def _some(paths: Sequence[str]) -> str:
-    return ", ".join(paths[:NAMED]) + (" …" if len(paths) > NAMED else "")
+    said = f"{len(several)} file(s) hold several pages or frames; the first of each is used: {some(several)}."
+    return [Finding("pages", len(several), said, examples=shown_first(several))]

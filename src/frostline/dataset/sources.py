@@ -11,6 +11,7 @@ from pathlib import Path
 
 from PIL import Image
 
+from frostline.dataset.findings import Finding
 from frostline.dataset.memory import FileKey
 from frostline.errors import did_you_mean
 
@@ -25,6 +26,11 @@ PART_NAMES = {
     "test": "test",
     "testing": "test",
 }
+
+# Why images are set aside that were never looked at.
+UNLABELLED = "has no label"
+NOT_BESIDE = "has no label beside it (.cls or .json)"
+OUTSIDE = "lies outside the class folders, so it has no label"
 
 # As many examples as fit a message that a person still reads.
 EXAMPLES = 10
@@ -47,7 +53,7 @@ class Source:
     root: Path | None
     found: list[Found] = field(default_factory=list)
     aside: list[tuple[Found, str]] = field(default_factory=list)  # not usable, and why
-    notes: list[str] = field(default_factory=list)
+    said: list[Finding] = field(default_factory=list)
     hint: str = ""  # what to check when not one image can be used
     items: Callable[[str], Image.Image | bytes] | None = None  # where there are no files
     key: Callable[[str], FileKey | None] | None = None  # what tells an unchanged item without reading it

@@ -13,6 +13,7 @@ from typing import Any
 
 from frostline.dataset.cells import Cells, as_text, own_bytes, read_cells
 from frostline.dataset.columns import IS_VALID, Chosen, choose
+from frostline.dataset.findings import Finding
 from frostline.dataset.formats import suffixes
 from frostline.dataset.labels import read_labels
 from frostline.dataset.listing import is_hidden
@@ -24,13 +25,21 @@ from frostline.errors import DataError
 TRUTH = {"true": "val", "1": "val", "yes": "val", "false": "train", "0": "train", "no": "train", "": "train"}
 
 
-def read_table(path: Path, path_column: str | None = None, label_column: str | None = None) -> Source:
+def read_table(
+    path: Path,
+    path_column: str | None = None,
+    label_column: str | None = None,
+    group_column: str | None = None,
+) -> Source:
     """List the images that a table names. Whether the files are there is found out later.
+
+    `path_column`, `label_column` and `group_column` name columns that are called otherwise.
 
     Raises:
         DataError: everything that is wrong with the table, at once.
     """
-    cells, chosen = _opened(path, {"path": path_column, "label": label_column})
+    named = {"path": path_column, "label": label_column}
+    cells, chosen = _opened(path, named | ({"group": group_column} if group_column else {}))
     lines, rows = _columns(path, cells, chosen)
     if not lines:
         raise DataError(f"{path} cannot be used:{listing(['it has a header but no rows'])}")
@@ -43,7 +52,8 @@ def read_table(path: Path, path_column: str | None = None, label_column: str | N
         raise DataError(f"{path}: {error}") from None
     mistakes = [*cells.mistakes, *_collect(lines, rows, labels, names, source)]
     _add_addresses(source)
-    source.notes += [*cells.notes, *chosen.notes, *names.notes()]
+    assumed = [*cells.notes, *chosen.notes, *names.notes()]
+    source.said += [Finding("assumed", len(lines), text) for text in assumed]
     if mistakes:
         raise DataError(f"{path} has {len(mistakes)} mistake(s):{listing(mistakes)}")
     return source
@@ -177,33 +187,35 @@ def _collect(
         difference = _difference(*before, found)
         mistakes += [f"row {line}: {difference}"] if difference else []
     if repeats and not mistakes:
-        source.notes.append(f"{repeats} row(s) repeat an earlier row and count once.")
+        said = f"{repeats} row(s) repeat an earlier row and count once."
+        source.said.append(Finding("repeated", repeats, said))
     return mistakes + names.mistakes
 
 
 def _parts(lines: Sequence[int], rows: dict[str, list[Any]], source: Source) -> tuple[list[str], list[str]]:
     """Return each row's part, "" where none is given, and the rows that name another."""
     if IS_VALID in rows:
-        said = [as_text(value).lower() for value in rows[IS_VALID]]
+        texts = [as_text(value).lower() for value in rows[IS_VALID]]
         wrong = [
             f"row {line}: {IS_VALID} {text!r} is neither true nor false"
-            for line, text in zip(lines, said, strict=True)
+            for line, text in zip(lines, texts, strict=True)
             if text not in TRUTH
         ]
-        parts = [TRUTH.get(text, "") for text in said]
-        source.notes.append(
+        parts = [TRUTH.get(text, "") for text in texts]
+        said = (
             f"The column {IS_VALID!r} was read as fastai does: {parts.count('val')} image(s) are val, "
             f"{parts.count('train')} train."
         )
+        source.said.append(Finding("assumed", len(lines), said))
         return parts, wrong
-    said = [as_text(value) for value in rows.get("split", [""] * len(lines))]
-    known = {text: part_named(text) or "" for text in set(said)}
+    texts = [as_text(value) for value in rows.get("split", [""] * len(lines))]
+    known = {text: part_named(text) or "" for text in set(texts)}
     wrong = [
         f"row {line}: {unknown_part(text)}"
-        for line, text in zip(lines, said, strict=True)
+        for line, text in zip(lines, texts, strict=True)
         if text and not known[text]
     ]
-    return [known[text] for text in said], wrong
+    return [known[text] for text in texts], wrong
 
 
 def _add_addresses(source: Source) -> None:

@@ -32,9 +32,10 @@ DEFAULTS = {
     "val": 0.2,
 }
 # Options of each verb that are written as they were asked for, where they differ from the default.
+READING = ("split_names", "path_column", "label_column", "group_by")
 FIT = (
     "minutes",
-    "split_names",
+    *READING,
     "intensity_range",
     "alpha_background",
     "model",
@@ -56,12 +57,12 @@ FIT = (
 )
 COMPARE = (
     "minutes", "cuts", "model", "architecture", "size", "resize", "strategies", "repeats", "search", "draws",
-    "seed", "metric", "augment", "min_crop", "rotate", "interpolate", "precision", "test", "val",
-    "split_names", "intensity_range", "alpha_background",
+    "seed", "metric", "augment", "min_crop", "rotate", "interpolate", "precision", "test", "val", *READING,
+    "intensity_range", "alpha_background",
 )  # fmt: skip
 TRAIN = (
     "strategy",
-    "split_names",
+    *READING,
     "intensity_range",
     "alpha_background",
     "model",
@@ -260,7 +261,11 @@ def _resize(config: dict[str, Any]) -> Any:
 def _data_name(found: Found) -> str:
     """The folder's name, where its folders are the classes; a table's name is not known."""
     data = found.told.data
-    if data is None or data.root is None or any(sample.group for sample in data.samples):
+    if data is None or data.root is None:
+        return "DATA"
+    by_name = "group_by" in data.reading and not data.reading["group_by"].startswith("column:")
+    grouped = any(sample.group for sample in data.samples) and not by_name
+    if grouped or {"path_column", "label_column"} & set(data.reading):  # a table
         return "DATA"
     if not all(sample.label in PurePath(sample.path).parts[:2] for sample in data.samples):
         return "DATA"
@@ -270,7 +275,7 @@ def _data_name(found: Found) -> str:
 def _shares(found: Found) -> dict[str, Any]:
     """The shares of the images that were drawn for test and val, where the source named no such part.
 
-    And which folders were said to be which part, and how images were said to be shown.
+    And what was said of how to read the source, and how images were said to be shown.
     """
     data = found.told.data
     if data is None or data.shares is None:
@@ -280,7 +285,7 @@ def _shares(found: Found) -> dict[str, Any]:
         for part, share in zip(("test", "val"), data.shares, strict=True)
         if part not in data.given
     }
-    return {**drawn, "split_names": data.split_names or None, **as_options(data.rendering)}
+    return {**drawn, **data.reading, **as_options(data.rendering)}
 
 
 def _asked(asked: dict[str, Any], names: tuple[str, ...]) -> list[str]:

@@ -10,7 +10,7 @@ import base64
 import functools
 import hashlib
 import json
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from importlib import metadata, resources
 from typing import Any
 
@@ -36,8 +36,8 @@ def render(found: Found, sections: Sequence[Section], *, live: str = "") -> byte
     scripts = {"library": library(), "script": _text("page.js") + ("\n" + _text("watch.js") if live else "")}
     lines, head = words.conclusions(found), words.headline(found)
     study = found.told.path.resolve().name
-    text: str = _template().render(
-        policy=_policy(scripts.values(), live=bool(live)),
+    text: str = template("page.html.j2").render(
+        policy=policy(scripts.values(), live=bool(live)),
         version=metadata.version("frostline"),
         title=f"{visible(study)}: frostline report",
         study=study,
@@ -52,7 +52,7 @@ def render(found: Found, sections: Sequence[Section], *, live: str = "") -> byte
         sections=sections,
         percent=sentences.percent,
         between=sentences.between,
-        style=Markup(_text("page.css")),
+        style=stylesheet(),
         specs=Markup(safe_json({chart.key: chart.spec for chart in charts})),
         **{name: Markup(script) for name, script in scripts.items()},
     )
@@ -81,26 +81,36 @@ def library() -> str:
     return text.replace("</script", "<\\/script").replace("<!--", "<\\!--")
 
 
-def _policy(scripts: Any, live: bool) -> str:
+def policy(scripts: Iterable[str], live: bool = False) -> str:
+    """Return a policy that allows these scripts, and pictures within the page, and nothing else."""
     hashes = " ".join(
         f"'sha256-{base64.b64encode(hashlib.sha256(s.encode()).digest()).decode()}'" for s in scripts
     )
+    allowed = f"script-src {hashes}; " if hashes else ""
     connect = "connect-src 'self'; " if live else ""
     return (
-        f"default-src 'none'; img-src data:; style-src 'unsafe-inline'; {connect}script-src {hashes}; "
+        f"default-src 'none'; img-src data:; style-src 'unsafe-inline'; {connect}{allowed}"
         "base-uri 'none'; form-action 'none'"
     )
 
 
+def stylesheet() -> Any:
+    """Return the style of every page, as markup."""
+    from markupsafe import Markup
+
+    return Markup(_text("page.css"))
+
+
 @functools.cache
-def _template() -> Any:
+def template(name: str) -> Any:
+    """Return a page's template, which escapes all that it is given."""
     import jinja2
 
     made = jinja2.Environment(autoescape=True, trim_blocks=True)
     made.filters["visible"] = lambda value: visible(str(value))
     made.filters["visible_code"] = lambda code: "\n".join(visible(line) for line in code.split("\n"))
     made.filters["count"] = _count
-    return made.from_string(_text("page.html.j2"))
+    return made.from_string(_text(name))
 
 
 @functools.cache

@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 
 from frostline import metrics, probe
 from frostline.probe import Folds
+from frostline.sentences import between, percent
 from frostline.signals import transfer
 
 Ints = NDArray[np.int64]
@@ -44,6 +45,52 @@ class CurvePoint:
     accuracy: float
     low: float
     high: float
+
+
+@dataclass(frozen=True)
+class GroupsProbe:
+    """What a probe gets right when images are parted one by one, and when groups that names suggest are not.
+
+    Out of fold, of the same features and as many folds; with 95 % intervals.
+    """
+
+    by: str  # what `--group-by` is to be given
+    groups: int  # of two images or more
+    images: int
+    folds: int
+    accuracy: float
+    low: float
+    high: float
+    apart: float  # where no group is on both sides
+    apart_low: float
+    apart_high: float
+
+    @property
+    def sentence(self) -> str:
+        """What a person is told."""
+        return (
+            f"Names suggest {self.groups} groups. Of images parted one by one a probe gets "
+            f"{percent(self.accuracy)} right ({between(self.low, self.high)}); with each group on one side "
+            f"{percent(self.apart)} ({between(self.apart_low, self.apart_high)}). If they are groups, the "
+            f"second is what new ones would get: --group-by {self.by}."
+        )
+
+
+def probe_groups(
+    features: NDArray[np.float32],
+    targets: Ints,
+    classes: int,
+    together: tuple[Ints, Folds],
+    apart: tuple[Ints, Folds],
+) -> tuple[float, ...]:
+    """Return accuracy, low and high with units and folds as they are, and with those of proposed groups."""
+    figures: list[float] = []
+    for units, folds in (together, apart):
+        held = np.concatenate([rows for _, rows in folds])
+        guesses = _guesses(features, targets, classes, folds)
+        accuracy = float((guesses == targets[held]).mean())
+        figures += [accuracy, *metrics.interval(targets[held], guesses, units[held])]
+    return tuple(figures)
 
 
 def probe_stages(

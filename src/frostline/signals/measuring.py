@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from dataclasses import asdict, dataclass
+from collections import Counter
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -28,7 +29,7 @@ from frostline.reporting import notebook
 from frostline.reporting.opening import probe_chart
 from frostline.seeds import derive
 from frostline.signals import depth
-from frostline.signals.depth import CurvePoint, StageProbe
+from frostline.signals.depth import CurvePoint, GroupsProbe, StageProbe
 from frostline.signals.glance import glance
 from frostline.signals.listening import Ear, blocks_of
 from frostline.signals.similarity import FEWEST, Similarity, concluded
@@ -66,6 +67,7 @@ class Signals:
     confidence: Confidence | None
     probe_by_stage: tuple[StageProbe, ...]
     curve: tuple[CurvePoint, ...]
+    groups: GroupsProbe | None  # where names suggest groups
     rates: Rates | None
     notes: tuple[str, ...]
     cut_away: CutAway  # of all images, as the network sees them
@@ -89,6 +91,7 @@ class Signals:
             "probe_by_stage": [asdict(probe) for probe in self.probe_by_stage],
             "best_stage": self.best_stage.stage if self.best_stage else None,
             "learning_curve": [asdict(point) for point in self.curve],
+            "groups": None if self.groups is None else asdict(self.groups),
             "rates": None if self.rates is None else self.rates.as_dict(),
             "notes": list(self.notes),
             "cut_away": self.cut_away.as_dict(),
@@ -158,6 +161,7 @@ def measure(
         "units": data.units(samples).tolist(),
         "classes": len(data.classes),
         "seed": seed,
+        **({"proposed": names} if (names := _proposed(data, samples)) else {}),
         **({"learned": sorted(data.learned)} if data.learned else {}),
     }
 
@@ -175,6 +179,7 @@ def measure(
         twin = places.remembered("signals", f"random weights {digest_of(key)}", look_at_twin)
     known = _rates(backbone, data, seed, threads) if rates else None
     lost = data.cut_away(backbone.preprocessing.crop_mode, backbone.preprocessing.crop_pct)
+    groups = depth.GroupsProbe(**found["groups"]) if found.get("groups") else None
     return Signals(
         model=backbone.name,
         input_size=backbone.preprocessing.size,
@@ -187,9 +192,11 @@ def measure(
             for row in found["probe_by_stage"]
         ),
         curve=tuple(CurvePoint(**row) for row in found["curve"]),
+        groups=groups,
         rates=known,
         notes=(
             *([lost.note] if lost.note else []),
+            *([groups.sentence] if groups else []),
             *found["notes"],
             *twin["notes"],
             *(known.notes if known else ()),
@@ -254,6 +261,7 @@ def _looked(
         notes.append(f"Stages were probed with {len(some):,} of {len(samples):,} images.")
         last = _last_features(backbone, data, samples, way, store, tell)
     found["curve"] = _curve(data, samples, last, seed)
+    found["groups"] = _by_groups(data, samples, last, seed)
     return {**found, "notes": notes}
 
 
@@ -278,6 +286,39 @@ def _curve(
     folds = _folds(data, samples, seed)
     curve = depth.learning_curve(seen, targets, units, classes, folds, derive(seed, "curve"))
     return [asdict(point) for point in curve]
+
+
+def _proposed(data: Manifest, samples: tuple[Sample, ...]) -> list[str]:
+    """Return the group that names suggest for each sample; nothing where they suggest none."""
+    proposal = data.proposed_groups
+    if proposal is None:
+        return []
+    group = dict(zip((sample.path for sample in data.samples), proposal.groups, strict=True))
+    return [group[sample.path] for sample in samples]
+
+
+def _by_groups(
+    data: Manifest, samples: tuple[Sample, ...], seen: NDArray[np.float32], seed: int
+) -> dict[str, Any] | None:
+    """Return what a probe of these features gets right with and without proposed groups, as plain data."""
+    groups, proposal = _proposed(data, samples), data.proposed_groups
+    if proposal is None:
+        return None
+    grouped = data.grouped(proposal.groups)
+    named = tuple(replace(sample, group=group) for sample, group in zip(samples, groups, strict=True))
+    apart = _folds(grouped, named, seed)
+    if not apart:
+        return None
+    together = data.folds(samples, len(apart), derive(seed, "measure folds"))
+    figures = depth.probe_groups(
+        seen,
+        data.targets(samples),
+        len(data.classes),
+        (data.units(samples), together),
+        (grouped.units(named), apart),
+    )
+    several = sum(count > 1 for group, count in Counter(groups).items() if group)
+    return asdict(depth.GroupsProbe(proposal.by, several, len(samples), len(apart), *figures))
 
 
 def _looked_at_twin(

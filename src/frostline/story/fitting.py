@@ -125,6 +125,7 @@ def fit(
     alpha_background: str | None = None,
     path_column: str | None = None,
     label_column: str | None = None,
+    group_by: str | None = None,
     tracker: str | Iterable[str] | Trackers | None = None,
     watch: Stopwatch | None = None,
     tell: Tell | None = None,
@@ -138,7 +139,8 @@ def fit(
     Images that an existing `study` knows keep the part that they have in it.
     `strategies` races these instead of what experience advises. `tracker` follows every run, as in `train`.
     `interpolate` goes back from the winner towards the pretrained network, as in `compare`.
-    `path_column` and `label_column` are as in `load_data`; `resize`, `min_crop` and `rotate` as in `train`.
+    `path_column`, `label_column` and `group_by` are as in `load_data`; `resize`, `min_crop` and `rotate` as
+    in `train`.
     `watch` says when the minutes began. `say` hears sentences for a person.
 
     `model` is lite0 where nothing else is said. `models` names several, or is "auto" for all that are on
@@ -164,6 +166,7 @@ def fit(
         split_names=split_names,
         path_column=path_column,
         label_column=label_column,
+        group_by=group_by,
         intensity_range=intensity_range,
         alpha_background=alpha_background,
         study=study if is_study(Path(study)) else None,
@@ -208,6 +211,8 @@ def fit(
     _tell_of(kept, backbones[0], plans)  # the best so far; at the end the winner
     for name, planned in plans.items():
         raced[name] = pinned or candidates(planned.advice, len(plans))
+        if planned.signals.groups:
+            say(planned.signals.groups.sentence)
         for line in planned.advice.why:
             say(line if len(plans) == 1 else f"{name}: {line}")
     folds = 1 if "val" in data.given or len(data.samples) >= FEW_IMAGES else FOLDS
@@ -345,7 +350,7 @@ def _folds(data: Manifest, seed: int) -> int:
 
 def _found_lines(data: Manifest, folds: int) -> list[str]:
     """What was found; `folds` is how many a repeat has."""
-    lines = [note for note in data.notes if "No val part" not in note and "no test part" not in note.lower()]
+    lines = [finding.note for finding in data.said if finding.kind not in ("no_val", "no_test")]
     if data.set_aside:
         lines.append(f"{len(data.set_aside)} file(s) cannot be used and are set aside:")
         lines += [f"  {item.path}: {item.reason}" for item in data.set_aside[:SHOWN]]

@@ -1,0 +1,145 @@
+"""What is to be said of images before anything is trained: one record for notes, `check` and its page.
+
+Whoever reads, splits or shows images makes a `Finding` of what is odd. Its kind is a stable name that
+programs may rely on; its sentences are for people, and may change.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+# As many files as a person looks at for one kind of trouble, and a row of small pictures shows.
+MOST_EXAMPLES = 12
+NAMED = 3  # files in a sentence
+
+
+@dataclass(frozen=True, slots=True)
+class Kind:
+    """What a kind of finding means, and what to do where the finding itself says nothing better."""
+
+    meaning: str
+    what_to_do: str = ""
+    trouble: bool = True  # False: a fact, or a choice that was made, which can be right as it is
+
+
+KINDS: dict[str, Kind] = {
+    "unreadable": Kind(
+        "files that can't be opened or decoded", "Repair them, or take them out; nothing learns from them."
+    ),
+    "missing": Kind(
+        "files that are named and not there", "Correct the paths, or take the rows out of the table."
+    ),
+    "unlabelled": Kind("images without a label", "Label them, or take them out; nothing learns from them."),
+    "left_out": Kind(
+        "files and folders that are no part of any class",
+        "Move them into a class folder, or leave them: nothing learns from them.",
+    ),
+    "repeated": Kind("rows that repeat an earlier row", "Take the repetitions out; they count once."),
+    "empty": Kind("classes without a usable image", "Add images, or take the class out."),
+    "label_words": Kind("classes called by a word for a missing label"),
+    "class_names": Kind("classes whose names differ in case or spaces only", "Give them one name if so."),
+    "conflict": Kind("identical images with different labels", "Look at them, and correct the labels."),
+    "near_conflict": Kind("near copies with different labels", "Look at them, and correct the labels."),
+    "copies": Kind(
+        "exact copies of another image", "Nothing has to be done; fewer different images teach less."
+    ),
+    "near_copies": Kind(
+        "images that look alike",
+        "Look at a few; where they show one thing, name its group (--group-by, or a column group).",
+    ),
+    "leak": Kind(
+        "copies, or images of one group, in several of the given parts",
+        "Put what belongs together into one part.",
+    ),
+    "tied": Kind("images set aside since newcomers tie two parts together"),
+    "groups_proposed": Kind("names that look like frames of one video, slices of one scan, …"),
+    "few": Kind("classes with very few images", "Add images of them: ten or more can be judged by."),
+    "imbalance": Kind(
+        "classes of very different size, from 5:1 on",
+        "Look at balanced accuracy (--metric balanced_accuracy); --imbalance weighs the classes.",
+    ),
+    "gaps": Kind("classes without an image in val or test", "Add images of them, or a larger share."),
+    "flat": Kind("images of one flat colour", "Look at them; take out what shows nothing."),
+    "saturated": Kind(
+        "images with values outside the range that is shown", "Look at them, or set --intensity-range."
+    ),
+    "mixed_depth": Kind("images of 8 bits among deeper ones", "Look whether depth goes with the class."),
+    "cut_away": Kind("images whose edges a centre crop never shows, from 1.5:1 on"),
+    "pages": Kind("files of several pages or frames", "Save each page or frame that counts as a file."),
+    "split": Kind("how many images there are, and in which parts", trouble=False),
+    "no_val": Kind("why there is no val part", trouble=False),
+    "no_test": Kind("why there is no test part, or where it comes from", trouble=False),
+    "shares": Kind("parts that miss the share asked for", trouble=False),
+    "groups": Kind("groups that are kept in one part", trouble=False),
+    "assumed": Kind("what was assumed of folders or a table", trouble=False),
+    "depth": Kind("images of more than 8 bits, and how they are shown", trouble=False),
+    "transparent": Kind("transparent images, and what they are laid on", trouble=False),
+    "resize": Kind("how a model that was adapted before saw images", trouble=False),
+    "learned": Kind("images that the model has met before", trouble=False),
+    "memory": Kind("a memory of digests that could not be used", trouble=False),
+}  # fmt: skip
+TROUBLE = tuple(name for name, kind in KINDS.items() if kind.trouble)
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """One thing to be said of the images."""
+
+    kind: str  # one of `KINDS`
+    n: int  # how many images it is about; files, rows, classes or groups where the message says so
+    message: str  # a sentence or two
+    what_to_do: str = ""  # where there is something better to say than of every finding of the kind
+    examples: tuple[str, ...] = ()  # images to look at, by path; copies and groups stand one after another
+
+    def __post_init__(self) -> None:
+        if self.kind not in KINDS:
+            raise ValueError(f"There is no kind of finding {self.kind!r}.")
+
+    def __str__(self) -> str:
+        return self.note
+
+    @property
+    def trouble(self) -> bool:
+        """Whether something may be wrong."""
+        return KINDS[self.kind].trouble
+
+    @property
+    def advice(self) -> str:
+        """What to do; empty where there is nothing."""
+        return self.what_to_do or KINDS[self.kind].what_to_do
+
+    @property
+    def note(self) -> str:
+        """The message, with what to do where that is more than what the kind says anyway."""
+        return f"{self.message} {self.what_to_do}".rstrip()
+
+    def as_dict(self) -> dict[str, Any]:
+        """The finding as plain data."""
+        return {
+            "kind": self.kind,
+            "n": self.n,
+            "message": self.message,
+            "what_to_do": self.advice,
+            "examples": list(self.examples),
+        }
+
+    @staticmethod
+    def read(row: Sequence[Any]) -> Finding:
+        """Read a row of a manifest. Raises `ValueError` or `TypeError` for anything else."""
+        kind, n, message, what_to_do, examples = row
+        words = (kind, message, what_to_do, *examples)
+        if type(n) is not int or not all(isinstance(word, str) for word in words):
+            raise ValueError(f"a finding says {row!r:.80}")
+        return Finding(kind, n, message, what_to_do, tuple(examples))
+
+
+def some(paths: Sequence[str]) -> str:
+    """Name a few images in a sentence."""
+    return ", ".join(paths[:NAMED]) + (" …" if len(paths) > NAMED else "")
+
+
+def shown(paths: Iterable[str]) -> tuple[str, ...]:
+    """Return the first images, each once, as a finding's examples."""
+    return tuple(dict.fromkeys(paths))[:MOST_EXAMPLES]

@@ -1,0 +1,202 @@
+"""`frostline check`, and the one record of what there is to say that it shares with `load_data`'s notes."""
+
+from __future__ import annotations
+
+import html
+import json
+import re
+import shutil
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from click.testing import CliRunner, Result
+from PIL import Image
+
+from frostline.cli.main import cli
+from frostline.dataset import KINDS, TROUBLE, Finding, Manifest, load_data
+from frostline.errors import DataError
+from frostline.reporting import checking
+
+
+@pytest.fixture(scope="module")
+def photos(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder per class with one of nearly everything that can be wrong."""
+    root, rng = tmp_path_factory.mktemp("photos"), np.random.default_rng(0)
+    for label, count in {"bus": 60, "car": 40, "nan": 11, "Bus": 3}.items():
+        (root / label).mkdir(exist_ok=True)
+        for n in range(count):
+            small = Image.fromarray(rng.integers(0, 255, (6, 6, 3), dtype=np.uint8))
+            small.resize((40, 40), Image.Resampling.BICUBIC).save(root / label / f"<{n}>{label}_{n:03}.png")
+    first = sorted((root / "bus").iterdir())[0]
+    shutil.copy(first, root / "bus" / "again.png")
+    shutil.copy(sorted((root / "bus").iterdir())[4], root / "car" / "same.png")
+    Image.open(sorted((root / "bus").iterdir())[9]).save(root / "car" / "near.bmp")
+    Image.new("RGB", (40, 40), (10, 200, 10)).save(root / "car" / "flat.png")
+    (root / "bus" / "broken.png").write_bytes(b"\x89PNG\r\n\x1a\nno")
+    Image.open(first).save(root / "loose.jpg")
+    (root / "empty").mkdir()
+    (root / "car" / "gone.png").symlink_to(root / "nowhere.png")
+    for n in range(12):  # clips, for a proposal
+        for frame in range(5):
+            small = Image.fromarray(rng.integers(0, 255, (6, 6, 3), dtype=np.uint8))
+            name = f"clip{n:02}_{frame:03}.png"
+            small.resize((40, 40), Image.Resampling.BICUBIC).save(root / ("bus", "car")[n % 2] / name)
+    return root
+
+
+def check(*words: object) -> Result:
+    return CliRunner().invoke(cli, ["check", *map(str, words), "--quiet"])
+
+
+def kinds_of(data: Manifest) -> dict[str, Finding]:
+    return {finding.kind: finding for finding in data.findings}
+
+
+EXPECTED = {
+    "unreadable": 1,
+    "missing": 1,
+    "left_out": 1,
+    "empty": 1,
+    "label_words": 11,
+    "class_names": 2,
+    "conflict": 2,
+    "near_conflict": 1,
+    "copies": 2,
+    "near_copies": 1,
+    "flat": 1,
+    "few": 1,
+    "split": 178,
+    "imbalance": 91,
+    "groups_proposed": 12,
+    "no_val": 143,
+}
+
+
+def test_everything_that_is_wrong_has_a_kind_a_number_and_what_to_do(photos: Path) -> None:
+    data = load_data(photos)
+    found = kinds_of(data)
+    assert {kind: found[kind].n for kind in EXPECTED if kind in found} == EXPECTED
+    for finding in data.findings:
+        assert finding.message.endswith((".", "?"))
+        assert finding.advice or finding.kind in ("class_names", "label_words") or not finding.trouble
+        assert len(finding.examples) <= 12
+    paths = {path.relative_to(photos).as_posix() for path in photos.rglob("*.*")}
+    assert all(set(finding.examples) <= paths for finding in data.findings)
+    assert {"bus/broken.png"} == set(found["unreadable"].examples)
+    assert {"car/gone.png"} == set(found["missing"].examples)
+    assert {"car/near.bmp"} < set(found["near_conflict"].examples)
+
+
+def test_notes_and_findings_cannot_say_different_things(photos: Path) -> None:
+    data = load_data(photos)
+    aside = {"unreadable", "missing", "left_out"}  # which `set_aside` lists, file by file
+    assert sorted(data.notes) == sorted(one.note for one in data.findings if one.kind not in aside)
+    assert Manifest.from_json(data.to_json()) == data
+    assert {gone.kind for gone in data.set_aside} == aside
+    with pytest.raises(ValueError, match="no kind of finding"):
+        Finding("odd", 1, "Something.")
+
+
+def test_what_decoding_shows_later_is_unreadable_and_said_once(photos: Path) -> None:
+    data = load_data(photos, near_copies=False)
+    damaged = sorted((photos / "car").glob("clip*"))[0]
+    content = damaged.read_bytes()
+    data = load_data(photos, near_copies=False)
+    try:
+        damaged.write_bytes(content[:200] + bytes(40) + content[240:])
+        data = load_data(photos, near_copies=False).checked()
+    finally:
+        damaged.write_bytes(content)
+    assert kinds_of(data)["unreadable"].n == 2
+
+
+@pytest.mark.parametrize("cut", ["kind", "n", "examples", "aside"])
+def test_a_manifest_with_a_finding_that_is_none_is_damaged(photos: Path, cut: str) -> None:
+    header, *rows = load_data(photos).to_json().splitlines()
+    made = json.loads(header)
+    if cut == "aside":
+        made["set_aside"][0][3] = "odd"
+    else:
+        made["said"][0] = {"kind": ["odd", 1, "x", "", []], "n": ["few", "1", "x", "", []]}.get(
+            cut, ["few", 1, "x", "", [7]]
+        )
+    with pytest.raises(DataError, match="damaged"):
+        Manifest.from_json("\n".join([json.dumps(made), *rows]) + "\n")
+
+
+def test_json_says_what_load_data_says(photos: Path) -> None:
+    done = check(photos, "--json")
+    assert done.exit_code == 0, done.output
+    said: dict[str, Any] = json.loads(done.stdout)
+    data = load_data(photos)
+    assert said["findings"] == [finding.as_dict() for finding in data.findings]
+    assert said["classes"] == data.counts
+    assert said["parts"] == {part: len(data.part(part)) for part in ("train", "val", "test")}
+    assert {gone["kind"] for gone in said["set_aside"]} == {"unreadable", "missing", "left_out"}
+    assert (said["failed"], said["page"], said["schema"]) == ([], None, 1)
+
+
+def test_fail_on_ends_with_three_after_saying_everything(photos: Path, tmp_path: Path) -> None:
+    failed = check(photos, "--fail-on", "flat, pages,conflict", "--json")
+    assert failed.exit_code == 3
+    assert json.loads(failed.stdout)["failed"] == ["flat", "conflict"]
+    assert "Found what --fail-on names: flat, conflict." in failed.stderr
+    assert check(photos, "--fail-on", "pages,leak").exit_code == 0
+    every = json.loads(check(photos, "--fail-on", "any", "--json").stdout)["failed"]
+    assert set(every) == set(EXPECTED) & set(TROUBLE)
+    refused = check(tmp_path / "nothing", "--fail-on", "any", "--json")
+    assert refused.exit_code == 1
+    assert "does not exist" in json.loads(refused.stdout)["error"]
+
+
+def test_a_kind_that_is_none_is_wrong_usage_and_the_kinds_are_named(photos: Path) -> None:
+    wrong = check(photos, "--fail-on", "flat,confict")
+    assert wrong.exit_code == 2
+    said = " ".join(re.sub(r"[│╭╮╰╯─]", " ", wrong.stderr).split())
+    assert "There is no kind 'confict'. Did you mean 'conflict'?" in said
+    assert all(kind in said for kind in KINDS)
+    assert check(photos, "--fail-on", " , ").exit_code == 2
+    assert check(photos, "--page", photos / "no" / "page.html").exit_code == 2
+
+
+def test_a_person_reads_what_is_wrong_and_what_to_do(photos: Path) -> None:
+    said = " ".join(check(photos, "--group-by", "re:^(<|clip\\d+)").stdout.split())
+    assert "1 image(s) are one flat colour: car/flat.png." in said
+    assert "→ Look at them; take out what shows nothing." in said
+    assert "14 groups: " not in said
+    assert "groups_proposed" not in said
+    assert re.search(r"\d+ groups: \d+ in train", said)
+    assert "train (drawn)" in said
+
+
+def test_the_page_shows_the_pictures_and_runs_nothing(photos: Path, tmp_path: Path) -> None:
+    target = tmp_path / "page.html"
+    assert check(photos, "--page", target, "--json").exit_code == 0
+    page = target.read_text(encoding="utf-8")
+    data = load_data(photos)
+    for finding in data.findings:
+        assert not finding.trouble or f"<code>{finding.kind}</code>" in page
+    shown = sum(len(one.examples) for one in data.findings if one.trouble)
+    assert page.count("data:image/jpeg;base64,") == shown - 2  # the broken one and the missing one
+    assert page.count('class="no-picture"') == 2
+    assert "&lt;0&gt;bus" in page
+    assert "<script" not in page
+    policy = "default-src 'none'; img-src data:; style-src 'unsafe-inline'; base-uri 'none'"
+    assert policy in html.unescape(page)
+    assert not re.search(r"(src|href)=\"(?!data:|#)", page)
+    assert checking.page(data, str(photos)) == target.read_bytes()
+    with pytest.raises(DataError, match="cannot be written"):
+        checking.write(data, "photos", photos)
+
+
+def test_a_page_of_images_in_memory_and_of_nothing_wrong() -> None:
+    rng = np.random.default_rng(1)
+    pixels = rng.integers(0, 255, (24, 16, 16, 3), dtype=np.uint8)
+    pixels[5] = 7
+    data = load_data([(Image.fromarray(one), n % 2) for n, one in enumerate(pixels)])
+    assert checking.page(data, "dataset").count(b"data:image/jpeg") == 1
+    pixels[5] = pixels[4].T.reshape(16, 16, 3)
+    data = load_data([(Image.fromarray(one), n % 2) for n, one in enumerate(pixels)])
+    assert b"Nothing was found that may be wrong" in checking.page(data, "dataset")
