@@ -20,10 +20,13 @@ LIMITS = {
     "large GPU": "more",
 }
 
-GETTING = """What is not here is fetched with --download, or after a question; frostline stages NAME --download \
-fetches it alone. fit --models auto chooses among those that are here."""
-OTHERS = """Other names: timm/NAME, torchvision/NAME, hf/OWNER/NAME. Your own: a .safetensors FILE with \
---architecture timm/NAME, a FOLDER of save_pretrained or of frostline export, a STUDY; in Python your nn.Module."""
+GETTING = """\
+What is not here is fetched with --download, or after a question; frostline stages NAME --download fetches \
+it alone. fit --models auto chooses among those that are here."""
+OTHERS = """\
+Other names: timm/NAME, torchvision/NAME, hf/OWNER/NAME. Your own: a .safetensors FILE with \
+--architecture timm/NAME, a FOLDER of save_pretrained or of frostline export, a STUDY; in Python your \
+nn.Module."""
 
 
 def models(found: dict[str, Any]) -> None:

@@ -40,6 +40,10 @@ class Wanted:
             raise UsageError("architecture is for one model file; several name it in their metadata.")
         if isinstance(self.models, str) and self.models != AUTO:
             raise UsageError(f"models must be a list of names or {AUTO!r}, found {self.models!r}.")
+        if self.models == AUTO and self.download:
+            raise UsageError(
+                f"{AUTO!r} chooses among what is on disk; name the networks that are to be fetched."
+            )
         if not self.models:
             raise UsageError(f"models names no backbone; name some, or say {AUTO!r} for what is on disk.")
         return self
@@ -88,7 +92,7 @@ class Wanted:
         found = []
         for name in zoo.on_disk():
             try:
-                found.append(self._loaded(name))
+                found.append(replace(self, download=False)._loaded(name))
             except ModelError as error:
                 say(f"  {name} is left out: {error}")
         if not found:

@@ -10,6 +10,7 @@ import re
 import typing
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from pickle import UnpicklingError  # what torch raises for a file that wants to build more than tensors
 from typing import Any, TypeVar
@@ -21,7 +22,7 @@ from torch import Tensor, nn
 
 from frostline.backbone import Preprocessing
 from frostline.errors import ModelError, did_you_mean
-from frostline.zoo.network import Offer, hub
+from frostline.zoo.network import TIMEOUT_S, Offer, hub
 
 T = TypeVar("T")
 SEED = 0  # of random weights: two builds of one name are the same model
@@ -225,7 +226,7 @@ def _timm_pretrained(wanted: Architecture) -> nn.Module:
 def _fetched(wanted: Architecture, config: Any) -> Path:
     """Fetch the file of weights into the cache of the hub, or of torch. Raises `ModelError`."""
     from huggingface_hub import hf_hub_download
-    from huggingface_hub.errors import EntryNotFoundError
+    from huggingface_hub.errors import EntryNotFoundError, LocalEntryNotFoundError
 
     def fetch() -> Path:
         if not config.hf_hub_id:
@@ -233,10 +234,13 @@ def _fetched(wanted: Architecture, config: Any) -> Path:
             path.parent.mkdir(parents=True, exist_ok=True)
             torch.hub.download_url_to_file(config.url, str(path))
             return path
+        get = partial(hf_hub_download, config.hf_hub_id, etag_timeout=TIMEOUT_S)
         try:
-            return Path(hf_hub_download(config.hf_hub_id, HUB_FILES[0]))
+            return Path(get(HUB_FILES[0]))
+        except LocalEntryNotFoundError:  # there is no answer, and so no use in asking for the other
+            raise
         except EntryNotFoundError:
-            return Path(hf_hub_download(config.hf_hub_id, HUB_FILES[1]))
+            return Path(get(HUB_FILES[1]))
 
     return _fetching(wanted.title, fetch)
 

@@ -9,6 +9,7 @@ import urllib.error
 import urllib.request
 from dataclasses import dataclass
 from functools import lru_cache
+from http.client import HTTPException
 
 TIMEOUT_S = 4.0  # a hub that takes longer to say anything will not send 20 MB soon
 ASKED_AGAIN_S = 60.0  # after which a network may have come or gone. A choice.
@@ -67,16 +68,18 @@ def online(address: str) -> bool:
 @lru_cache(maxsize=8)
 def _answers(address: str, period: int) -> bool:
     """Ask in a thread of its own: looking up a name may wait far longer than any time-out allows."""
-    answered = threading.Event()
-    threading.Thread(target=_ask, args=(address, answered), daemon=True).start()
-    return answered.wait(TIMEOUT_S)
+    answered: list[bool] = []
+    asking = threading.Thread(target=lambda: answered.append(_ask(address)), daemon=True)
+    asking.start()
+    asking.join(TIMEOUT_S)
+    return any(answered)
 
 
-def _ask(address: str, answered: threading.Event) -> None:
+def _ask(address: str) -> bool:
     try:
         with urllib.request.urlopen(urllib.request.Request(address, method="HEAD"), timeout=TIMEOUT_S):
-            answered.set()
+            return True
     except urllib.error.HTTPError:
-        answered.set()
-    except (OSError, ValueError):
-        return
+        return True  # it answered
+    except (OSError, ValueError, HTTPException):
+        return False
