@@ -137,7 +137,12 @@ def child(name: str, out: Path, seconds: int) -> None:
         (finds / f"{stem}.bin").write_bytes(data)
         (finds / f"{stem}.txt").write_text("".join(traceback.format_exception(error)))
 
-    options = [f"-max_total_time={seconds}", f"-timeout={HANG_S}", f"-rss_limit_mb={MEMORY_MB}"]
+    options = [
+        f"-max_total_time={seconds}",
+        f"-timeout={HANG_S}",
+        f"-report_slow_units={HANG_S}",
+        f"-rss_limit_mb={MEMORY_MB}",
+    ]
     options += [f"-max_len={LARGEST_BYTES}", f"-artifact_prefix={finds}/{name}-", "-print_final_stats=1"]
     atheris.Setup([sys.argv[0], *options, str(corpus)], one)
     atheris.Fuzz()

@@ -143,6 +143,18 @@ def _words() -> Iterator[bytes]:
     yield b'caf\xe9,"x"\r\n\x1b[31m=cmd()'
 
 
+def _processors() -> Iterator[bytes]:
+    plain = {"do_resize": True, "do_rescale": True, "size": {"shortest_edge": 256}, "resample": 3}
+    crop = {"do_center_crop": True, "crop_size": {"height": 224, "width": 224}, "model_type": "vit"}
+    yield json.dumps(
+        {**plain, **crop, "do_normalize": True, "image_mean": [0.5] * 3, "image_std": [0.5] * 3}
+    ).encode()
+    yield json.dumps({**plain, "size": {"height": 224, "width": 224}}).encode()
+    yield json.dumps({**plain, "crop_pct": 0.875}).encode()
+    yield json.dumps({**plain, **crop, "do_normalize": True, "image_mean": 3, "resample": 99}).encode()
+    yield json.dumps({**plain, "size": 224}).encode()
+
+
 def _deep_images() -> Iterator[bytes]:
     """More than 8 bits a sample, in either byte order; DICOM where pydicom is installed."""
     sys.path.insert(0, str(TESTS))
@@ -277,6 +289,7 @@ _SEEDS: dict[str, Callable[[], Iterator[bytes]]] = {
     "tar": _tars,
     "rendering": _renderings,
     "words": _words,
+    "processor": _processors,
     "parquet": _parquets,
     "manifest": _manifests,
     "study": _studies,

@@ -486,6 +486,19 @@ def arrays(data: bytes, folder: Path) -> None:
                     assert question.open().mode == "RGB"
 
 
+def processor(data: bytes, folder: Path) -> None:
+    """What a folder of transformers' says of its model, and of how images are prepared."""
+    from frostline.zoo import hugging_face
+
+    (folder / "config.json").write_bytes(data)
+    with contextlib.suppress(_frostline().ModelError):
+        hugging_face._place(str(folder), False)
+    with contextlib.suppress(ValueError, RecursionError):
+        said = json.loads(data)
+        if isinstance(said, dict):
+            assert isinstance(hugging_face.described(said), str | hugging_face.Preprocessing)
+
+
 Target = Callable[[bytes, Path], None]
 TARGETS: dict[str, Target] = {
     "image": image,
@@ -501,6 +514,7 @@ TARGETS: dict[str, Target] = {
     "tar": tar,
     "rendering": rendering,
     "words": words,
+    "processor": processor,
     "manifest": manifest,
     "study": study,
     "page": page,

