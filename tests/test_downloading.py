@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import io
 import json
 import os
@@ -12,7 +13,9 @@ import sys
 import threading
 import time
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
+from types import SimpleNamespace
 
 import huggingface_hub.constants
 import pytest
@@ -26,7 +29,7 @@ import frostline
 from frostline import zoo
 from frostline.cli.main import cli
 from frostline.errors import ModelError, UsageError
-from frostline.zoo import downloading, network
+from frostline.zoo import architectures, downloading, network
 from frostline.zoo.catalogue import ENTRIES
 from hub import Hub, standing_in
 
@@ -174,6 +177,33 @@ def test_what_the_hub_has_not_is_said(hub: Hub) -> None:
     hub.files.clear()
     with pytest.raises(ModelError, match=r"could not be fetched \(.*404"):
         frostline.load_backbone(NAME, download=True)
+
+
+@pytest.mark.parametrize("right", [True, False])
+def test_torchvisions_files_are_fetched_whole_or_not_at_all(
+    right: bool, hub: Hub, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    real = architectures._torchvision_weights("squeezenet1_1")
+    model = architectures.architecture("torchvision/squeezenet1_1").build_seeded()
+    content = io.BytesIO()
+    torch.save(model.state_dict(), content)
+    digest = hashlib.sha256(content.getvalue() if right else b"another").hexdigest()[:8]
+    name = f"squeezenet1_1-{digest}.pth"
+    hub.files[name] = content.getvalue()
+    url = f"{hub.address}/{name}"
+    load = partial(torch.hub.load_state_dict_from_url, url)
+    shown = SimpleNamespace(url=url, meta=real.meta, transforms=real.transforms, get_state_dict=load)
+    monkeypatch.setattr(architectures, "_torchvision_weights", lambda name: shown)
+    monkeypatch.setattr(architectures, "TORCHVISION_FILES", hub.address)
+    if right:
+        fetched = frostline.load_backbone("torchvision/squeezenet1_1", size=64, download=True)
+        assert torch.equal(fetched.model.features[0].weight, model.features[0].weight)  # type: ignore[index, union-attr]
+        frostline.load_backbone("torchvision/squeezenet1_1", size=64)
+        assert hub.fetched() == [name]
+    else:
+        with pytest.raises(ModelError, match=r"could not be fetched \(RuntimeError: invalid hash"):
+            frostline.load_backbone("torchvision/squeezenet1_1", size=64, download=True)
+        assert not list((tmp_path / "torch").rglob("*.pth*"))
 
 
 def test_fit_asks_before_it_reads_images(hub: Hub, tmp_path: Path) -> None:
