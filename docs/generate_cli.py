@@ -54,6 +54,9 @@ weights, remembered cuts and digests, measured rates, the count of looks at a te
   folders: [{{name, copied, there}}], inside, failed}}`.
 - `stages`: `stages: [{{name, shape, parameters, compute_share}}]`, `cuts: [{{index, name,
   verified}}]`, `notes`.
+- `models`: `models: [{{name, what, device, parameters, input_size, gmacs, licence, download_bytes,
+  download_exact, page, on_disk}}]` (`gmacs`: 10⁹ multiply-adds an image; `licence` null where timm states
+  none), `others_on_disk` (names), `timm` (the version that the list was written down from).
 - `demo`: `runs`, a list of `train` objects.
 - `measure`: `model`, `input_size`, `n_images`, `n_classes`, `n_measured`, `size`, `similarity:
   {{value, low, high, by_stage, basis, proven, n_images}}` (95 %), `confidence: {{value, low, high,

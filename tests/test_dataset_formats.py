@@ -202,3 +202,27 @@ def test_dicom_that_holds_no_picture_has_a_reason(capfd: pytest.CaptureFixture[s
     huge = dicom(twelve_bits(290), Rows=60000, Columns=60000)
     with pytest.raises(DamagedImage, match="decompression bomb"):
         open_image(huge)
+
+
+@pytest.mark.parametrize("compression", ["jpeg", "tiff_deflate", "tiff_lzw"])
+def test_a_damaged_tiff_prints_nothing_of_its_own(
+    compression: str, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """libtiff wrote to standard error what the reason says in words."""
+    made = io.BytesIO()
+    Image.fromarray(np.arange(3072, dtype=np.uint8).reshape(32, 32, 3)).save(
+        made, format="TIFF", compression=compression
+    )
+    content = bytearray(made.getvalue())
+    where = content.index(b"\xff\xd8") + 2 if compression == "jpeg" else 8
+    content[where : where + 200] = bytes(200)
+    with pytest.raises(DamagedImage):
+        picture(bytes(content))
+    assert capfd.readouterr() == ("", "")
+
+
+@pytest.mark.parametrize("value", ["a/path", 3.0, None])
+def test_one_object_in_an_array_is_no_image(value: Any) -> None:
+    """Found by fuzzing: an array of no dimensions was iterated over."""
+    with pytest.raises(DataError, match=r"shape \(\)"):
+        questions(np.array(value, dtype=object))[0].open()

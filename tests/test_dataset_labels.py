@@ -252,3 +252,9 @@ IMAGES = np.stack([pixels(n) for n in range(6)])
 def test_the_estimator_says_what_is_wrong_with_labels(y: Any, words: str) -> None:
     with pytest.raises(ValueError, match=words):
         FrostlineClassifier(tiny_backbone(), threads=1).fit(IMAGES, y)
+
+
+def test_labels_that_are_empty_tensors_are_refused_in_words() -> None:
+    """Found by fuzzing: whether a tensor of nothing is true, torch refuses to say, with a RuntimeError."""
+    with pytest.raises(ValueError, match=r"0 feature\(s\)"):
+        FrostlineClassifier(tiny_backbone(), threads=1).fit(IMAGES, list(torch.zeros(6, 0)))

@@ -129,8 +129,7 @@ def test_the_command_line_takes_it_and_the_report_repeats_it(tmp_path: Path) -> 
     from click.testing import CliRunner
 
     root = parts_below(tmp_path / "set", {"fold0": 8, "fold1": 4})
-    call = ["train", str(root), "--model", "timm/test_efficientnet", "--size", "32", "--json"]
-    refused = CliRunner().invoke(cli, call)
+    refused = CliRunner().invoke(cli, ["train", str(root), "--size", "32", "--json"])
     assert refused.exit_code == 1
     assert "--split-names" in json.loads(refused.stdout)["error"]
     data = load_data(root, split_names={"fold0": "train", "fold1": "test"})
@@ -179,3 +178,37 @@ def test_every_layout_is_read_or_refused_in_words(tree: Tree) -> None:
     assert () in layout.classes_in or top <= set(tree.folders)
     for path in layout.classes_in:
         tree.at(path)
+
+
+TRAIN = st.sampled_from(["train", "Training", "seg_train", "train_set", "train2017", "TRAIN-images"])
+OTHER = st.sampled_from(
+    ["test", "Testing", "val", "valid", "eval", "holdout", "hold_out", "test1", "seg_test"]
+)
+LEAF = Tree(files=True)
+
+
+@settings(max_examples=150, deadline=None)
+@given(
+    train=TRAIN,
+    others=st.sets(OTHER, min_size=1, max_size=2),
+    classes=st.sets(st.sampled_from(["cat", "dog", "owl", "test tube", "train"]), min_size=2, max_size=4),
+    doubled=st.booleans(),
+    loose=st.sampled_from(["", "images", "notes", "cat"]),
+)
+def test_parts_by_any_alias_are_never_trained_on_as_classes(
+    train: str, others: set[str], classes: set[str], doubled: bool, loose: str
+) -> None:
+    """Refused, or looked into: no part is left standing where a class would be."""
+    parts = {train, *others}
+    inside = Tree(dict.fromkeys(classes, LEAF))
+    tree = Tree({part: Tree({part: inside}) if doubled else inside for part in parts})
+    tree.folders |= {loose: LEAF} if loose else {}
+    try:
+        layout = layout_of(tree, "root")
+    except FrostlineError:
+        return
+    for path, part in layout.classes_in.items():
+        assert part
+        assert set(tree.at(path).folders) == classes
+    assert "train" in layout.classes_in.values()
+    assert {path[0] for path in layout.unlabelled} <= {loose}

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import os
+import unicodedata
 from pathlib import Path
 
 import pyarrow as pa
@@ -189,3 +190,34 @@ def test_what_else_a_table_holds_changes_nothing(  # type: ignore[no-untyped-def
     source = read_table(where)
     assert [(found.path, found.label) for found in source.found] == [(path, path[0]) for path in PATHS]
     assert read_paths(where)[0] == [str(folder / path) for path in PATHS]
+
+
+NAMES = st.text(
+    st.characters(codec="cp1252", exclude_categories=("Cc",)) | st.sampled_from(",;|\t\"'éß"), max_size=5
+)
+
+
+@settings(max_examples=50, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(
+    names=st.lists(NAMES, min_size=6, max_size=6),
+    delimiter=st.sampled_from(",;\t|"),
+    quoting=st.sampled_from([csv.QUOTE_MINIMAL, csv.QUOTE_ALL, csv.QUOTE_NONNUMERIC]),
+    encoding=st.sampled_from(["utf-8", "utf-8-sig", "utf-16", "cp1252"]),
+    end=st.sampled_from(["\n", "\r\n"]),
+    trailing=st.integers(0, 2),
+)
+def test_labels_of_any_text_come_back_equal_or_are_refused(  # type: ignore[no-untyped-def]
+    folder: Path, names, delimiter: str, quoting, encoding: str, end: str, trailing: int
+) -> None:
+    text = io.StringIO(newline="")
+    writer = csv.writer(text, delimiter=delimiter, quoting=quoting, lineterminator=end)
+    rows = [("path", "label"), *zip(PATHS, names, strict=True)]
+    writer.writerows([*row, *[""] * trailing] for row in rows)
+    where = folder / "list.csv"
+    where.write_bytes(text.getvalue().encode(encoding))
+    try:
+        source = read_table(where)
+    except DataError:
+        return
+    expected = [unicodedata.normalize("NFC", name.strip()) for name in names]
+    assert [(found.path, found.label) for found in source.found] == list(zip(PATHS, expected, strict=True))

@@ -141,3 +141,15 @@ def test_a_missing_folder_for_the_answers_is_said_before_the_work(
     code, _, said = run_main(monkeypatch, "ascii", "predict", "no-study", "no-image", "--output", where)
     assert code == 2
     assert "Make that folder first" in said
+
+
+@pytest.mark.parametrize("encoding", ["utf-16", "utf-16-le", "utf-32"])
+@pytest.mark.parametrize("kind", [io.TextIOWrapper, Terminal])
+def test_an_encoding_of_wide_letters_takes_the_bytes_of_names(encoding: str, kind: Any) -> None:
+    """Found by fuzzing: one byte is no letter of theirs, and Python's codec refused it."""
+    out = io.BytesIO()
+    stream = kind(out, encoding=encoding, newline="")
+    never_fail(stream)
+    stream.write("caf\udce9")
+    stream.flush()
+    assert out.getvalue().decode(encoding).lstrip("\ufeff") == r"caf\xe9"

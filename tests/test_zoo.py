@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from frostline import drawing
 from frostline.backbone import Backbone, Preprocessing, prefix, suffix, weights_digest
 from frostline.errors import ModelError
-from frostline.zoo import lite, load_backbone, rebuild, rebuild_backbone, wanted
+from frostline.zoo import hugging_face, lite, load_backbone, rebuild, rebuild_backbone, wanted
 from frostline.zoo.architectures import share
 
 torch.set_num_threads(1)
@@ -237,3 +237,19 @@ def test_a_network_published_without_a_head_gets_one_on_timms_own_features(name:
     with torch.no_grad():
         assert torch.equal(features(pixels), plain(pixels))
     assert len(backbone.cuts) > 2
+
+
+@pytest.mark.parametrize("content", [b"{", b"\xff", b"[" * 100_000, b"3", b'["model_type"]'])
+def test_a_folder_whose_config_is_damaged_is_refused_in_words(content: bytes, tmp_path: Path) -> None:
+    """Found by fuzzing: the JSON reader's own error was shown."""
+    (tmp_path / "config.json").write_bytes(content)
+    with pytest.raises(ModelError, match=r"config\.json (cannot be read|has no model_type)"):
+        hugging_face._place(str(tmp_path), False)
+
+
+@pytest.mark.parametrize("odd", [{"size": 224}, {}, {"size": {"shortest_edge": "x"}}, {"resample": 99}])
+def test_settings_of_another_kind_are_no_preprocessing(odd: dict[str, object]) -> None:
+    plain: dict[str, object] = {"do_resize": True, "do_rescale": True, "do_center_crop": True}
+    crop = {"crop_size": {"height": 224, "width": 224}}
+    square = {"size": {"shortest_edge": 256}} if "resample" in odd else {}
+    assert "of another kind" in str(hugging_face.described({**plain, **crop, **square, **odd}))

@@ -58,7 +58,8 @@ def _in_files(error: UnicodeError) -> tuple[str | bytes, int]:
     if not isinstance(error, UnicodeEncodeError):
         raise error
     letter = error.object[error.start]
-    if 0xDC80 <= ord(letter) <= 0xDCFF:
+    wide = error.encoding.startswith(("utf-16", "utf-32"))  # in which one byte is no letter
+    if 0xDC80 <= ord(letter) <= 0xDCFF and not wide:
         return bytes([ord(letter) - 0xDC00]), error.start + 1
     return _escape(letter), error.start + 1
 

@@ -126,6 +126,7 @@ def fit(data: str, **options: Any) -> None:
             "architecture",
             "size",
             "resize",
+            "download",
             "minutes",
             "repeats",
             "study",

@@ -1,4 +1,4 @@
-"""`frostline check | fit | measure | plan | compare | train | report | predict | export | stages | …`."""
+"""`frostline check | fit | measure | plan | compare | train | report | predict | export | …`."""
 
 from __future__ import annotations
 
@@ -15,6 +15,7 @@ from frostline.cli.comparing import compare
 from frostline.cli.exporting import export
 from frostline.cli.fitting import fit
 from frostline.cli.judging import measure, plan
+from frostline.cli.listing import models
 from frostline.cli.options import (
     Minutes,
     Share,
@@ -281,7 +282,11 @@ def stages(model: str, **options: Any) -> None:
         from frostline.zoo import load_backbone
 
         backbone = load_backbone(
-            model, size=options["size"], random=options["random"], architecture=options["architecture"]
+            model,
+            size=options["size"],
+            random=options["random"],
+            architecture=options["architecture"],
+            download=options["download"],
         )
         if options["image"]:
             from frostline import drawing
@@ -313,6 +318,7 @@ def demo(**options: Any) -> None:
         found = story.demo(
             study=options["study"],
             model=options["model"],
+            download=options["download"],
             size=options["size"] or story.DEMO_SIZE,
             resize=options["resize"],
             seed=options["seed"],
@@ -338,6 +344,7 @@ cli.add_command(compare)
 cli.add_command(export)
 cli.add_command(fit)
 cli.add_command(measure)
+cli.add_command(models)
 cli.add_command(plan)
 cli.add_command(report)
 cli.add_command(store)

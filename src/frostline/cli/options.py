@@ -128,13 +128,21 @@ shape_options = stack(
     click.option(
         "--size", type=click.IntRange(16, 4096), help="Input side in pixels [the checkpoint's own]."
     ),
+    click.option(
+        "--download",
+        "download",
+        is_flag=True,
+        default=None,
+        help="Fetch weights that are not on this machine [a terminal is asked, anything else refused].",
+    ),
 )
 model_options = stack(
     click.option(
         "--model",
         default="lite0",
         show_default=True,
-        help="Backbone: lite0, timm/NAME, torchvision/NAME, hf/OWNER/NAME, FILE, FOLDER, STUDY.",
+        help="Backbone: lite0, timm/NAME, torchvision/NAME, hf/OWNER/NAME, FILE, FOLDER, STUDY. frostline "
+        "models lists some.",
     ),
     shape_options,
     click.option(
@@ -318,9 +326,11 @@ def loaded(
     Where the verb `learns`, images that the network learned from before are not held out.
     """
     import frostline
+    from frostline import zoo
     from frostline.dataset import is_study
 
     verb.start_for(data)
+    download = zoo.agreed(options["model"], download=options["download"])  # before images take minutes
     study = options.get("study")
     manifest = frostline.load_data(
         data,
@@ -342,6 +352,7 @@ def loaded(
         size=options["size"],
         resize=options["resize"],
         architecture=options["architecture"],
+        download=download,
     )
     seen = backbone.preprocessing
     manifest = manifest.framed(seen.crop_mode, seen.crop_pct)

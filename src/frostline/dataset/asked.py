@@ -119,7 +119,7 @@ def _together(several: Iterable[Asked]) -> Asked:
 def _is_several(images: Any) -> bool:
     """Whether these are several images, each to be looked at by itself, rather than one."""
     shape = getattr(images, "shape", None)
-    if shape is not None and _kind(images) not in OBJECTS:
+    if shape is not None and (_kind(images) not in OBJECTS or not len(shape)):  # one object is no several
         return len(shape) == 4
     one = isinstance(images, str | Path | bytes | Image.Image | Mapping) or hasattr(images, "read")
     return isinstance(images, Iterable) and not one

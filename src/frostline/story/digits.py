@@ -50,6 +50,7 @@ def demo(
     *,
     study: str | Path = DEMO_STUDY,
     model: str = "lite0",
+    download: bool | None = None,
     size: int = DEMO_SIZE,
     resize: str | None = None,
     seed: int = 0,
@@ -69,7 +70,7 @@ def demo(
     place = Path(study)
     table = write_digits(place / "digits", seed)
     data = load_data(table, seed=seed, progress=tell)
-    backbone = zoo.load_backbone(model, size=size, resize=resize)
+    backbone = zoo.load_backbone(model, size=size, resize=resize, download=download)
     runs = []
     for strategy in strategies:
         if begin:

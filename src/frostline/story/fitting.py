@@ -101,6 +101,7 @@ def fit(
     max_size_mb: float | None = None,
     architecture: str | None = None,
     size: int | None = None,
+    download: bool | None = None,
     minutes: float | None = None,
     strategies: Sequence[str | Strategy] | str | None = None,
     repeats: int = 3,
@@ -148,6 +149,7 @@ def fit(
     out-of-fold linear probe is best races with the largest of those not separated from it, by strategies.
     None that takes more than `max_latency_ms` for one image, or whose weights are larger than `max_size_mb`
     (10⁶ bytes), both measured here, is looked at further. `models` in the result says what was found.
+    `download` is as in `load_backbone`: weights that are not here are asked about before anything is read.
     Raises `DataError`, `ModelError`, `UsageError`, `StudyError` or `TrainingError`.
     """
     launching.demand_alone("fit")
@@ -156,7 +158,7 @@ def fit(
     strategies = parse_list(strategies) if isinstance(strategies, str) else strategies
     pinned = [str(parse(name) if isinstance(name, str) else name) for name in strategies or ()]
     limits = Limits(max_latency_ms, max_size_mb)
-    wanted = choosing.Wanted(model, models, limits, size, architecture, resize).checked()
+    wanted = choosing.Wanted(model, models, limits, size, architecture, resize, download).checked().agreed()
     check_options(augment, min_crop, rotate)
     load = partial(
         load_data,

@@ -10,18 +10,21 @@ import re
 import typing
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from pickle import UnpicklingError  # what torch raises for a file that wants to build more than tensors
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from safetensors import SafetensorError
+from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from frostline.backbone import Preprocessing
 from frostline.errors import ModelError, did_you_mean
-from frostline.zoo.network import NO_NETWORK, online
+from frostline.zoo.network import TIMEOUT_S, Offer, hub
 
+T = TypeVar("T")
 SEED = 0  # of random weights: two builds of one name are the same model
 # Said of any file that torch can't read with `weights_only=True`.
 NEEDS_MORE = (
@@ -32,7 +35,7 @@ NEEDS_MORE = (
 # timm builds its own pooling and norm before a classifier; so a network whose weights were published without
 # one is built with a stand-in, which nothing asks: one class tells nothing apart.
 STAND_IN_CLASSES = 1
-HUB = "https://huggingface.co"
+HUB_FILES = ("model.safetensors", "pytorch_model.bin")  # in which timm and transformers publish weights
 TORCHVISION_FILES = "https://download.pytorch.org"
 
 
@@ -62,6 +65,10 @@ class Architecture:
     def pretrained(self) -> nn.Module:
         """Return the model with its published weights. Raises `ModelError` if they are out of reach."""
         return _timm_pretrained(self) if self.kind == "timm" else _torchvision_pretrained(self)
+
+    def offer(self) -> Offer | None:
+        """Return what `pretrained` would fetch; `None` where it lies on this machine. Raises `ModelError`."""
+        return _timm_offer(self) if self.kind == "timm" else _torchvision_offer(self)
 
     def arguments(self) -> dict[str, Any]:
         """Return what is passed to `timm.create_model` or torchvision's builder beside the name."""
@@ -105,11 +112,11 @@ def _check_torchvision(name: str) -> None:
         raise ModelError(f"torchvision has no classifier called {name!r}.{did_you_mean(name, known)}")
 
 
-def _timm(wanted: Architecture, *, pretrained: bool) -> nn.Module:
+def _timm(wanted: Architecture, *, pretrained: bool, **more: Any) -> nn.Module:
     import timm
 
     try:
-        model: nn.Module = timm.create_model(wanted.name, pretrained=pretrained, **wanted.arguments())
+        model: nn.Module = timm.create_model(wanted.name, pretrained=pretrained, **wanted.arguments(), **more)
     except (AssertionError, ValueError) as error:
         raise ModelError(
             f"{wanted.title} cannot be built for {wanted.size} pixels; expected {_native(wanted.name)}. "
@@ -157,28 +164,97 @@ def _takes_size(name: str) -> bool:
     return True
 
 
-def _timm_pretrained(wanted: Architecture) -> nn.Module:
+def _timm_offer(wanted: Architecture) -> Offer | None:
     import timm
-    from huggingface_hub import try_to_load_from_cache
-    from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError, OfflineModeIsEnabled
 
     config = timm.get_pretrained_cfg(wanted.name)
     if config is None or not (config.hf_hub_id or config.url or config.file):
         raise ModelError(f"{wanted.title} has no published weights; use random weights, or another model.")
-    names = ("model.safetensors", "pytorch_model.bin")
-    kept = config.hf_hub_id and any(
-        isinstance(try_to_load_from_cache(config.hf_hub_id, name), str) for name in names
-    )
-    if not kept and not online(HUB):
-        raise ModelError(f"The weights of {wanted.title} are not on this machine. {NO_NETWORK}")
+    if _timm_kept(config) is not None:
+        return None
+    page = f"{hub()}/{config.hf_hub_id}" if config.hf_hub_id else str(config.url)
+    licence = None if config.license in (None, "", "unknown") else str(config.license)
+    return Offer(wanted.title, page, "/".join(page.split("/")[:3]), licence, _bytes_of(wanted))
+
+
+def _bytes_of(wanted: Architecture) -> int | None:
+    """Return about how large the weights are, by building the network without memory."""
     try:
+        with torch.device("meta"):
+            return sum(int(value.nbytes) for value in wanted.build().state_dict().values())
+    except Exception:  # some models compute tables while they are built, which meta tensors refuse
+        return None
+
+
+def _timm_kept(config: Any) -> Path | None:
+    """Return the file of weights that lies on this machine."""
+    from huggingface_hub import try_to_load_from_cache
+
+    if config.file:
+        return Path(config.file)
+    if not config.hf_hub_id:
+        path = Path(torch.hub.get_dir()) / "checkpoints" / str(config.url).rsplit("/", 1)[-1]
+        return path if path.is_file() else None
+    places = (try_to_load_from_cache(config.hf_hub_id, name) for name in HUB_FILES)
+    return next((Path(place) for place in places if isinstance(place, str)), None)
+
+
+def _timm_pretrained(wanted: Architecture) -> nn.Module:
+    """Load from the file itself: timm would ask the hub whether there is a newer one."""
+    import timm
+
+    config: Any = timm.get_pretrained_cfg(wanted.name)
+    path = _timm_kept(config) or _fetched(wanted, config)
+    overlay: dict[str, Any] = {}
+    try:
+        if config.hf_hub_id:  # read as timm reads it
+            safe = path.suffix == ".safetensors"
+            state = load_file(path) if safe else torch.load(path, map_location="cpu", weights_only=True)
+            overlay = {"pretrained_cfg_overlay": {"state_dict": state}}
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(SEED)  # of a stand-in head
-            return _timm(wanted, pretrained=True)
+            model = _timm(wanted, pretrained=True, **overlay)
     except (UnpicklingError, SafetensorError, RuntimeError) as error:  # timm wraps the first in the last
-        raise ModelError(f"The weights of {wanted.title} on this machine: the file {NEEDS_MORE}") from error
-    except (HfHubHTTPError, LocalEntryNotFoundError, OfflineModeIsEnabled, OSError) as error:
-        raise ModelError(f"The weights of {wanted.title} could not be fetched. {NO_NETWORK}") from error
+        raise ModelError(f"The weights of {wanted.title} on this machine: {path} {NEEDS_MORE}") from error
+    except OSError as error:
+        raise ModelError(f"The weights of {wanted.title} cannot be read: {error}") from error
+    if overlay:  # the model's settings name where its weights lie, and do not hold them
+        model.pretrained_cfg.pop("state_dict", None)  # type: ignore[union-attr, operator]
+    return model
+
+
+def _fetched(wanted: Architecture, config: Any) -> Path:
+    """Fetch the file of weights into the cache of the hub, or of torch. Raises `ModelError`."""
+    from huggingface_hub import hf_hub_download
+    from huggingface_hub.errors import EntryNotFoundError, LocalEntryNotFoundError
+
+    def fetch() -> Path:
+        if not config.hf_hub_id:
+            path = Path(torch.hub.get_dir()) / "checkpoints" / str(config.url).rsplit("/", 1)[-1]
+            path.parent.mkdir(parents=True, exist_ok=True)
+            torch.hub.download_url_to_file(config.url, str(path))
+            return path
+        get = partial(hf_hub_download, config.hf_hub_id, etag_timeout=TIMEOUT_S)
+        try:
+            return Path(get(HUB_FILES[0]))
+        except LocalEntryNotFoundError:  # there is no answer, and so no use in asking for the other
+            raise
+        except EntryNotFoundError:
+            return Path(get(HUB_FILES[1]))
+
+    return _fetching(wanted.title, fetch)
+
+
+def _fetching(title: str, fetch: Callable[[], T]) -> T:
+    """Return what is fetched. What broke off leaves nothing that looks whole. Raises `ModelError`."""
+    try:
+        return fetch()
+    except Exception as error:  # clients of the hub raise by their transport, which differs by version
+        lines = str(error).strip().splitlines() or [type(error).__name__]
+        raise ModelError(
+            f"The weights of {title} could not be fetched ({type(error).__name__}: {lines[0]}). What was "
+            "fetched so far is not used; the same call tries again."
+        ) from error
 
 
 def _timm_preprocessing(model: nn.Module) -> Preprocessing:
@@ -238,20 +314,39 @@ def _torchvision_weights(name: str) -> Any:
     return models.get_model_weights(name).DEFAULT
 
 
+def _torchvision_offer(wanted: Architecture) -> Offer | None:
+    weights = _torchvision_weights(wanted.name)
+    if _torchvision_kept(weights).is_file():
+        return None
+    size_bytes = int(weights.meta["_file_size"] * 2**20)  # which torchvision has in MiB
+    return Offer(wanted.title, weights.url, TORCHVISION_FILES, None, size_bytes)
+
+
+def _torchvision_kept(weights: Any) -> Path:
+    return Path(torch.hub.get_dir()) / "checkpoints" / str(weights.url).rsplit("/", 1)[-1]
+
+
 def _torchvision_pretrained(wanted: Architecture) -> nn.Module:
     weights = _torchvision_weights(wanted.name)
-    kept = Path(torch.hub.get_dir()) / "checkpoints" / weights.url.rsplit("/", 1)[-1]
-    if not kept.exists() and not online(TORCHVISION_FILES):
-        raise ModelError(f"The weights of {wanted.title} are not on this machine. {NO_NETWORK}")
+    kept = _torchvision_kept(weights)
+    if not kept.is_file():
+        _fetching(wanted.title, lambda: _torchvision_file(weights, kept))
     try:
         state = weights.get_state_dict(progress=False, check_hash=True, weights_only=True)
     except UnpicklingError as error:
         raise ModelError(f"The weights of {wanted.title} on this machine: {kept} {NEEDS_MORE}") from error
     except OSError as error:
-        raise ModelError(f"The weights of {wanted.title} could not be fetched. {NO_NETWORK}") from error
+        raise ModelError(f"The weights of {wanted.title} cannot be read: {error}") from error
     model = wanted.build_seeded()
     load_weights(model, {_modern(key): value for key, value in state.items()}, wanted.title, spare=True)
     return model
+
+
+def _torchvision_file(weights: Any, path: Path) -> None:
+    """Fetch a file whose name holds the beginning of its SHA-256, as torch.hub does."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    digest = path.stem.rpartition("-")[2]
+    torch.hub.download_url_to_file(weights.url, str(path), hash_prefix=digest, progress=False)
 
 
 def _modern(key: str) -> str:

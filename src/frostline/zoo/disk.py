@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
+from frostline.zoo.architectures import HUB_FILES
 from frostline.zoo.lite import PACKAGES, at_hand
 
 HUB_OWNER = "timm"  # whose repositories on the hub are called as timm's own names are
-WEIGHTS = ("model.safetensors", "pytorch_model.bin")
 
 
 def on_disk() -> list[str]:
@@ -29,5 +29,5 @@ def _fetched() -> list[str]:
         repository.repo_id
         for repository in repositories
         if repository.repo_id.startswith(f"{HUB_OWNER}/")
-        and any(file.file_name in WEIGHTS for revision in repository.revisions for file in revision.files)
+        and any(file.file_name in HUB_FILES for revision in repository.revisions for file in revision.files)
     )

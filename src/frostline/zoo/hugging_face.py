@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import math
+import re
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -22,11 +23,13 @@ from torch import Tensor, nn
 
 from frostline.backbone import Preprocessing
 from frostline.errors import ModelError
-from frostline.zoo.architectures import HUB, SEED
-from frostline.zoo.network import NO_NETWORK, online
+from frostline.zoo.architectures import HUB_FILES, SEED
+from frostline.zoo.network import Offer, hub
 
 PREFIX = "hf/"
 KIND = "hf"
+INDEX = "model.safetensors.index.json"  # of weights in several files
+PROCESSORS = ("preprocessor_config.json", "processor_config.json")
 
 MISSING = "Models of Hugging Face need the transformers library: pip install 'frostline[hf]'"
 
@@ -75,7 +78,7 @@ def load(source: str, *, random: bool = False, preprocessing: Preprocessing | No
     something that `Preprocessing` cannot say.
     """
     library = _library()
-    place, options = _place(source)
+    place, options = _place(source, random)
     with _own_words(source):
         config = library.AutoConfig.from_pretrained(place, **options)
         known = json.loads(config.to_json_string(use_diff=True))
@@ -150,22 +153,51 @@ def _library() -> Any:
     return transformers
 
 
-def _place(source: str) -> tuple[str, dict[str, Any]]:
+def _place(source: str, random: bool) -> tuple[str, dict[str, Any]]:
     """Return the name or folder that the library is asked for, and how."""
     folder = Path(source).expanduser()
     if not source.startswith(PREFIX):
-        config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
-        if "model_type" not in config:
+        try:
+            config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+        except (OSError, ValueError, RecursionError) as error:
+            raise ModelError(f"{folder}/config.json cannot be read ({error}).") from error
+        if not isinstance(config, dict) or "model_type" not in config:
             raise ModelError(
                 f"{folder}/config.json has no model_type, so it is no model of the transformers library. "
                 "A folder for timm is loaded by its weights: load_backbone('…/model.safetensors', "
                 "architecture='timm/NAME')"
             )
         return str(folder), {"local_files_only": True}
+    name = _named(source)
+    return name, {"local_files_only": offer(source, random=random) is None}
+
+
+def _named(source: str) -> str:
+    """Return the name on the hub."""
     name = source.removeprefix(PREFIX)
-    if not name:
-        raise ModelError("Found 'hf/' alone; expected hf/OWNER/NAME, such as hf/microsoft/resnet-18.")
-    return name, {"local_files_only": not online(HUB)}
+    if not re.fullmatch(r"[\w.-]+(/[\w.-]+)?", name):
+        raise ModelError(f"Found {source!r}; expected hf/OWNER/NAME, such as hf/microsoft/resnet-18.")
+    return name
+
+
+def offer(source: str, *, random: bool = False) -> Offer | None:
+    """Return what would be fetched for `hf/NAME`; `None` where it lies on this machine.
+
+    Random weights need the description of the network alone. Raises `ModelError`.
+    """
+    from huggingface_hub import try_to_load_from_cache
+
+    name = _named(source)
+
+    def settled(*files: str) -> bool:  # there, or seen not to exist
+        return any(try_to_load_from_cache(name, file) is not None for file in files)
+
+    def there(*files: str) -> bool:
+        return any(isinstance(try_to_load_from_cache(name, file), str) for file in files)
+
+    if there("config.json") and (random or there(HUB_FILES[0], INDEX)) and settled(*PROCESSORS):
+        return None
+    return Offer(source, f"{hub()}/{name}", hub())
 
 
 @contextmanager
@@ -175,8 +207,7 @@ def _own_words(source: str) -> Iterator[None]:
         yield
     except (OSError, ValueError, KeyError, ImportError, RuntimeError) as error:
         lines = str(error).strip().splitlines() or [type(error).__name__]
-        out_of_reach = source.startswith(PREFIX) and not online(HUB)
-        raise ModelError(f"{source} cannot be loaded: {NO_NETWORK if out_of_reach else lines[0]}") from error
+        raise ModelError(f"{source} cannot be loaded: {lines[0]}") from error
 
 
 def _pretrained(
@@ -225,6 +256,13 @@ def _preprocessing(library: Any, source: str, place: str, options: dict[str, Any
 
 def described(said: dict[str, Any]) -> Preprocessing | str:
     """Return the preprocessing that an image processor's settings describe, or what stands against it."""
+    try:
+        return _described(said)
+    except (ArithmeticError, AttributeError, KeyError, TypeError, ValueError) as error:
+        return f"has settings of another kind than expected ({type(error).__name__}: {error})"
+
+
+def _described(said: dict[str, Any]) -> Preprocessing | str:
     if not said.get("do_resize") or not said.get("do_rescale"):
         return "does not resize, or does not scale pixels to 0–1"
     geometry = _geometry(said)

