@@ -19,6 +19,7 @@ import pytest
 import frostline
 from frostline import sentences
 from frostline.comparison import cells, concluding, judging, leaving, race, settling
+from frostline.comparison import contest as contesting
 from frostline.comparison.anytime import judged, next_task
 from frostline.comparison.board import Board, Entrant, Seen, Terms
 from frostline.comparison.candidates import listed, searched
@@ -751,6 +752,20 @@ def test_nothing_to_hold_out_is_one_message(tmp_path: Path) -> None:
     data = without_val(tmp_path, train=1, test=2)
     with pytest.raises(DataError, match="Nothing can be held out"):
         frostline.compare(tiny_backbone(), data, STRATEGIES, study=tmp_path / "s", **OPTIONS)
+
+
+def test_the_end_is_reckoned_by_how_busy_the_machine_is_now(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A minute alone, then ten seconds of which this process had two and a half."""
+    now = [0.0, 0.0]
+    monkeypatch.setattr(contesting, "_now_s", lambda: tuple(now))
+    clock = Clock(120.0, Path("unused"), Stopwatch())
+    assert clock.ending_s == contesting.ENDING_S
+    monkeypatch.setattr("frostline.places.write_atomically", lambda *_: None)
+    now[:] = 60.0, 60.0
+    clock.note()
+    assert clock.ending_s == contesting.ENDING_S
+    now[:] = 70.0, 62.5
+    assert clock.ending_s == 4 * contesting.ENDING_S
 
 
 @pytest.mark.slow

@@ -53,7 +53,9 @@ class Clock:
     file: Path
     watch: Stopwatch
     earlier_s: float = 0.0
-    _began: tuple[float, float] = field(default_factory=lambda: (time.perf_counter(), time.process_time()))
+    _readings: list[tuple[float, float]] = field(
+        default_factory=lambda: [_now_s()]
+    )  # at the start of each run
 
     @classmethod
     def begin(cls, minutes: float | None, file: Path, watch: Stopwatch) -> Clock:
@@ -74,9 +76,14 @@ class Clock:
     @property
     def ending_s(self) -> float:
         """Seconds that the end takes beside its passes over images, on a machine as busy as it has been."""
-        wall_s, own_s = time.perf_counter() - self._began[0], time.process_time() - self._began[1]
-        waiting = wall_s / max(own_s, 1e-9) if wall_s > ENDING_S else 1.0
-        return ENDING_S * min(MOST_WAITING, max(1.0, waiting))
+        wall_now_s, own_now_s = _now_s()
+        # Over all of it, and over the last run: others may have come meanwhile.
+        spans = [
+            (wall_now_s - wall_s, own_now_s - own_s)
+            for wall_s, own_s in {self._readings[0], self._readings[-1]}
+        ]
+        waiting = [wall_s / max(own_s, 1e-9) for wall_s, own_s in spans if wall_s > ENDING_S]
+        return ENDING_S * min(MOST_WAITING, max([1.0, *waiting]))
 
     @property
     def late(self) -> bool:
@@ -84,8 +91,14 @@ class Clock:
         return self.spent_s + self.ending_s > self.limit_s + max(LATE * self.limit_s, LATE_S)
 
     def note(self) -> None:
-        """Write down what was spent."""
+        """Write down what was spent, after a run."""
+        self._readings.append(_now_s())
         places.write_atomically(self.file, json.dumps({"seconds": self.spent_s}).encode())
+
+
+def _now_s() -> tuple[float, float]:
+    """Return this machine's clock and the processor time that this process has had, in seconds."""
+    return time.perf_counter(), time.process_time()
 
 
 @dataclass

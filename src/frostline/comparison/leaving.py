@@ -16,7 +16,9 @@ from frostline.training import Run, below_of
 def leave_looks(asked: Asked, contest: Contest, place: int, share: float | None) -> None:
     """Leave pictures of the winner's worst answers out of fold, each mapped by the model that gave it."""
     table, backbone = asked.folder / "out-of-fold.csv", asked.backbones[asked.candidates[place].model]
-    if table.is_file():
+    if contest.clock.late:
+        asked.say("No time was left for pictures of the mistakes.")
+    elif table.is_file():
         models = halfway.models(asked, contest, place, longest(contest.outcomes, place), share)
         looks.leave(asked.folder, table, backbone, asked.data, models)
 
