@@ -82,6 +82,10 @@ def test_stages_imports_a_network_alone() -> None:
     assert not imported("stages", "--size", "32") & (TRAINING | TABLES | LEARNING | DRAWING)
 
 
+def test_models_builds_no_network() -> None:
+    assert not imported("models", "--json") & (LISTED - {"torch", "numpy", "PIL"})
+
+
 def test_report_imports_no_network(tmp_path: Path) -> None:
     """Which answers are doubtful is cleanlab's to say, and scikit-learn and pandas come with it."""
     seen = imported("report", str(studies.fitted(tmp_path / "study")), "--json")
