@@ -167,4 +167,3 @@ def test_a_kept_rendering_without_an_end_is_refused_in_words() -> None:
     kept = {**Rendering().as_dict(), "ground": [float("inf"), 0, 0]}
     with pytest.raises(DataError, match="of no use"):
         Rendering.from_dict(kept)
-
