@@ -99,6 +99,7 @@ def test_train_then_predict(table: Path, tmp_path: Path) -> None:
     assert all(0 <= a["probability"] <= 1 for a in answers)
 
 
+@pytest.mark.slow
 def test_a_comparison_that_is_finished_says_so_and_predict_names_who_it_passed_over(
     table: Path, tmp_path: Path
 ) -> None:

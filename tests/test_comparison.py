@@ -723,6 +723,7 @@ def test_no_time_to_train_on_every_image_lets_a_model_of_the_race_answer(
     assert frostline.compare(tiny_backbone(), data, ["top_k(1)"], **given).every_image
 
 
+@pytest.mark.slow
 def test_interrupted_it_goes_on(tmp_path: Path) -> None:
     data = without_val(tmp_path, train=15, test=5)
     said: list[str] = []
@@ -779,6 +780,7 @@ def test_cuts_are_all_tried_and_the_shallowest_that_is_as_good_wins(tmp_path: Pa
     assert found.winner == min([found.differences[0]["leader"], *close], key=thawed.index)
 
 
+@pytest.mark.slow
 def test_cuts_that_the_time_cut_short_are_judged_where_all_were_seen(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -11,7 +11,8 @@ from PIL import Image
 
 from deep_examples import png
 from frostline.dataset import Manifest, load_data
-from frostline.errors import UsageError
+from frostline.dataset.rendering import Rendering, parsed_ground
+from frostline.errors import DataError, UsageError
 from test_dataset_decoding import encoded
 from test_dataset_depth import folder_of, twelve_bits
 
@@ -153,3 +154,16 @@ def test_copies_of_white_icons_are_found(tmp_path: Path) -> None:
     folder_of(place, {"a/copy.png": encoded(copy)})
     data = load_data(place)
     assert {"a/0.png", "a/copy.png"} in map(set, data.near_copies)
+
+
+@pytest.mark.parametrize("text", ["0,20,1\x1d", "          0, 20,1", "0,20,1"])
+def test_a_ground_may_have_space_around_its_numbers(text: str) -> None:
+    """Found by fuzzing: what `strip` takes for space, `int` does not; and nine spaces were no number."""
+    assert parsed_ground(text) == (0, 20, 1)
+
+
+def test_a_kept_rendering_without_an_end_is_refused_in_words() -> None:
+    """Found by damaging at random: a JSON number may be infinite."""
+    kept = {**Rendering().as_dict(), "ground": [float("inf"), 0, 0]}
+    with pytest.raises(DataError, match="of no use"):
+        Rendering.from_dict(kept)

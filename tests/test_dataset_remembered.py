@@ -265,6 +265,7 @@ def test_what_is_remembered_adds_up(tmp_path: Path) -> None:
     assert not list(inner.iterdir())
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("warm_store")
 def test_the_command_line_keeps_the_parts_of_its_study(tmp_path: Path) -> None:
     """Another seed, and fit after train: the same parts as the study has, where it was refused before."""

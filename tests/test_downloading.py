@@ -213,6 +213,7 @@ def test_fit_asks_before_it_reads_images(hub: Hub, tmp_path: Path) -> None:
         frostline.fit(tmp_path, models="auto", download=True)
 
 
+@pytest.mark.slow
 def test_the_command_line_end_to_end(weights: bytes, tmp_path: Path) -> None:
     """In a process of its own, where huggingface_hub takes the hub's address from the environment."""
     with standing_in({f"{NAME}/model.safetensors": weights}) as standing:

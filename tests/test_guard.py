@@ -666,7 +666,7 @@ def test_the_whole_story_calls_nobody(tmp_path: Path, no_network: list[str]) -> 
 
 
 @pytest.mark.parametrize("name", fuzz.TARGETS)
-def test_damaged_input_is_answered_or_refused(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_damaged_input_is_answered_or_refused(name: str) -> None:
     rng = random.Random(name)
     seeds = fuzz.seeds(name)
     for data in [
@@ -680,6 +680,8 @@ def test_damaged_input_is_answered_or_refused(name: str, monkeypatch: pytest.Mon
 def test_the_short_form_would_notice(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(fuzz.TARGETS, "csv", lambda data, folder: json.loads("{"))
     assert isinstance(fuzz.once("csv", b""), ValueError)
+    monkeypatch.setitem(fuzz.TARGETS, "csv", lambda data, folder: os.write(2, b"a decoder's own words"))
+    assert isinstance(fuzz.once("csv", b""), fuzz.StrayOutput)
 
 
 WORDS = st.text(st.characters(exclude_categories=["Cs"]), max_size=20)

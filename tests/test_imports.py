@@ -91,6 +91,10 @@ def test_check_imports_no_network(tmp_path: Path) -> None:
     assert not imported("check", str(table), "--page", str(tmp_path / "page.html")) & (NETWORKS | LEARNING)
 
 
+def test_models_builds_no_network() -> None:
+    assert not imported("models", "--json") & (LISTED - {"torch", "numpy", "PIL"})
+
+
 def test_report_imports_no_network(tmp_path: Path) -> None:
     """Which answers are doubtful is cleanlab's to say; scikit-learn, pandas and datasets come with it."""
     seen = imported("report", str(studies.fitted(tmp_path / "study")), "--json")

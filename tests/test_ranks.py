@@ -95,6 +95,7 @@ def assert_the_bits_of_one_in_pieces(job: dict[str, Any], monkeypatch: pytest.Mo
     assert farthest(study, job["study"]) == 0.0, "not the same bits"
 
 
+@pytest.mark.slow
 def test_two_processes_end_where_one_does(
     tmp_path: Path, table: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

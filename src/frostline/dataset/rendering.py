@@ -148,7 +148,7 @@ class Rendering:
             if not all(math.isfinite(low) and low < high < math.inf for _, low, high in ranges):
                 raise ValueError("a range ends where it begins, or nowhere")
             return cls(asked, ranges, background, ground)
-        except (AttributeError, KeyError, TypeError, ValueError, UsageError) as error:
+        except (AttributeError, KeyError, TypeError, ValueError, OverflowError, UsageError) as error:
             raise DataError(
                 f"This says of no use how pixels were made ({error!r}): {str(data)[:200]}"
             ) from None
@@ -191,8 +191,8 @@ def parsed_ground(text: str) -> tuple[int, int, int]:
     """Return the colour of a name in `GROUNDS` or of "R,G,B". Raises `UsageError`."""
     if text in GROUNDS:
         return GROUNDS[text]
-    parts = text.split(",")
-    if len(parts) != 3 or not all(part.strip().isascii() and part.strip().isdigit() for part in parts):
+    parts = [part.strip() for part in text.split(",")]
+    if len(parts) != 3 or not all(part.isascii() and part.isdigit() for part in parts):
         levels = [256]
     else:
         levels = [int(part[:9]) for part in parts]
