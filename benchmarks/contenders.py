@@ -130,7 +130,7 @@ def frostline_fit(task: Task, clock: Clock) -> float:
     with clock:
         study, minutes = Path(task.folder, "study"), task.settings["minutes"]
         sheet = learning_sheet(task)
-        found = fit(sheet, size=task.size, minutes=minutes, study=study, seed=task.seed, threads=1, say=hear)
+        found = fit(sheet, size=task.size, minutes=minutes, study=study, seed=task.seed, threads=1, log=hear)
     clock.found["strategy"] = str(found.strategy)  # type: ignore[assignment]
     return right(task, [answer.label for answer in predict(found.run.study.path, task.paths)])
 

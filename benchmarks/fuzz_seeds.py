@@ -265,7 +265,7 @@ def _checkpoints() -> Iterator[bytes]:
     from frostline.training import checkpoint as module
 
     with tempfile.TemporaryDirectory() as folder:
-        module.write(Path(folder), nn.Linear(2, 2), module.Progress(), {})
+        module.write(Path(folder), nn.Linear(2, 2), module.TrainingState(), {})
         yield (Path(folder) / module.STATE).read_bytes()
 
 

@@ -102,7 +102,7 @@ def resumed(bench: Bench) -> dict[str, Any]:
             raise KeyboardInterrupt
 
     with contextlib.suppress(KeyboardInterrupt):
-        bench.train(strategy, "resumed", tell=stop)
+        bench.train(strategy, "resumed", progress=stop)
     again, whole = bench.train(strategy, "resumed"), bench.train(strategy, "whole")
     return {"ok": _same(again, whole), "largest_difference": _apart(again, whole)}
 

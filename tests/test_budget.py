@@ -73,7 +73,7 @@ def test_time_spent_before_a_kill_counts(tmp_path: Path, monkeypatch: pytest.Mon
 
     arguments = {"study": tmp_path / "study", "minutes": 10 / 60, **FAST}
     with pytest.raises(KeyboardInterrupt):
-        frostline.train(tiny_backbone(), data, LONG, tell=kill, **arguments)
+        frostline.train(tiny_backbone(), data, LONG, progress=kill, **arguments)
     real = loop.checkpoint.read
 
     def as_if_long_ago(*given: object) -> object:

@@ -67,7 +67,7 @@ def test_metric_and_keeping_the_best_are_not_the_same_as_the_last(
     wrong_once[0] = np.roll(wrong_once[0], 1)
     answers = [0.1 * np.roll(right, 1, axis=1), 0.1 * right, 3.0 * wrong_once]
     for metric, best in (("accuracy", 2), ("log_loss", 3)):
-        model, progress, queue = nn.Linear(1, 1), loop.checkpoint.Progress(), list(answers)
+        model, progress, queue = nn.Linear(1, 1), loop.checkpoint.TrainingState(), list(answers)
         monkeypatch.setattr(loop, "_logits", lambda *_, queue=queue, **__: queue.pop(0).astype(np.float32))
         job = type(
             "J",
@@ -298,11 +298,13 @@ def test_seconds_and_memory_are_of_the_run(data: Manifest, tmp_path: Path) -> No
     assert 0.2 * wall < small.seconds <= wall
     held: list[np.ndarray] = []
 
-    def tell(what: str, done: int, total: int) -> None:
+    def progress(what: str, done: int, total: int) -> None:
         if what == "train" and not held:
             held.append(np.ones(40_000_000))  # 320 MB
 
-    large = frostline.train(tiny_backbone(), data, "head(epochs=2)", study=tmp_path / "s", tell=tell, **FAST)
+    large = frostline.train(
+        tiny_backbone(), data, "head(epochs=2)", study=tmp_path / "s", progress=progress, **FAST
+    )
     assert large.peak_memory_bytes > small.peak_memory_bytes + 250e6
 
 

@@ -89,7 +89,7 @@ def test_a_cluster_changes_no_bit_and_a_killed_workers_trial_is_done_again(ray: 
             time.sleep(0.01)
 
     found = frostline.compare(
-        tiny_backbone(), data, STRATEGIES, study=tmp_path / "shared", ray="auto", say=kill_one, **OPTIONS
+        tiny_backbone(), data, STRATEGIES, study=tmp_path / "shared", ray="auto", log=kill_one, **OPTIONS
     )
     assert outcomes(found) == outcomes(alone)
     assert found.run.folder.weights.read_bytes() == alone.run.folder.weights.read_bytes()
@@ -201,7 +201,7 @@ def test_a_run_that_loses_a_process_is_begun_again_and_goes_on(
             os.kill(killed[0], signal.SIGKILL)
 
     with pytest.warns(RunWarning, match="lost a process and is begun again"):
-        run = in_a_cluster(table, tmp_path / "study", strategy, tell=kill_the_leader)
+        run = in_a_cluster(table, tmp_path / "study", strategy, progress=kill_the_leader)
     assert killed
     assert run.folder.weights.read_bytes() == whole.folder.weights.read_bytes()
 

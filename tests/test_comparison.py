@@ -166,7 +166,7 @@ def test_who_leads_is_decided_on_cells_that_all_have_been_seen_on() -> None:
     assert plan.leading(scores) == [2]
 
 
-def contest(limit_s: float, say: Callable[[str], None] = print) -> Contest:
+def contest(limit_s: float, log: Callable[[str], None] = print) -> Contest:
     """A race of a cheap and a dear candidate on one cell."""
     nothing: Any = None
     return Contest(
@@ -182,9 +182,9 @@ def contest(limit_s: float, say: Callable[[str], None] = print) -> Contest:
         clock=Clock(limit_s, Path("unused"), Stopwatch()),
         seed=0,
         options={},
-        trackers=[],
-        tell=None,
-        say=say,
+        loggers=[],
+        progress=None,
+        log=log,
     )
 
 
@@ -215,7 +215,7 @@ def test_a_run_that_takes_too_long_is_stopped_and_others_get_the_time(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     said: list[str] = []
-    found = contest(limit_s=60.0, say=said.append)
+    found = contest(limit_s=60.0, log=said.append)
     found.candidates = listed(["linear_probe", "full", "top_k(1)"], "none")
     found.short_s, found.whole_s, found.final_s = [0.1] * 3, [0.1, 4.0, 1.0], [0.1, 5.0, 1.2]
     found.race = race.everything(3, 5, 1)
@@ -239,7 +239,7 @@ def test_a_run_that_takes_too_long_is_stopped_and_others_get_the_time(
 
 def test_what_a_winner_doubts_by_is_shortened_where_time_is_short() -> None:
     said: list[str] = []
-    asked: Any = SimpleNamespace(minutes=1.0, say=said.append)
+    asked: Any = SimpleNamespace(minutes=1.0, log=said.append)
     found = contest(limit_s=60.0)
     for pass_s, images in ((0.01, 200), (0.5, 57), (3.0, 0)):
         found.pass_s = pass_s
@@ -310,13 +310,13 @@ def test_a_challenger_is_promising_until_it_has_all_its_folds() -> None:
 
 def test_a_head_that_is_solved_for_has_no_epochs_to_run_short_of() -> None:
     said: list[str] = []
-    found = contest(limit_s=100.0, say=said.append)
+    found = contest(limit_s=100.0, log=said.append)
     outcome = {"score": 0.5, "accuracy": 0.5, "seconds": 10.0}
     found.outcomes = {Task(place, 0.25, Cell(0, 0)): outcome for place in (0, 1)}
     for task in found.outcomes:
-        found.say_outcome(task, outcome)
+        found.log_outcome(task, outcome)
     assert ["of its epochs" in line for line in said] == [False, True]
-    found.say_outcome(Task(0, 1.0, Cell(0, 0)), outcome)  # the same run again
+    found.log_outcome(Task(0, 1.0, Cell(0, 0)), outcome)  # the same run again
     assert len(said) == 2
     assert [concluding._share(found, place) for place in (0, 1)] == [1.0, 0.25]
 
@@ -616,7 +616,7 @@ def test_a_comparison_at_work_takes_no_finished_runs_place(data: Manifest, tmp_p
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        frostline.compare(tiny_backbone(), data, ["linear_probe", "full(epochs=1)"], say=stop, **given)
+        frostline.compare(tiny_backbone(), data, ["linear_probe", "full(epochs=1)"], log=stop, **given)
     answers = frostline.predict(tmp_path / "study", tmp_path / "images", module=tiny_model())
     assert answers.run == run.folder.name
 
@@ -735,9 +735,9 @@ def test_interrupted_it_goes_on(tmp_path: Path) -> None:
 
     given = {"study": tmp_path / "study", "repeats": 1, "minutes": 10.0, **OPTIONS}
     with pytest.raises(KeyboardInterrupt):
-        frostline.compare(tiny_backbone(), data, STRATEGIES, say=stop, **given)
+        frostline.compare(tiny_backbone(), data, STRATEGIES, log=stop, **given)
     assert len(frostline.predict(tmp_path / "study", tmp_path / "images", module=tiny_model())) == 60
-    frostline.compare(tiny_backbone(), data, STRATEGIES, say=said.append, **given)
+    frostline.compare(tiny_backbone(), data, STRATEGIES, log=said.append, **given)
     plain = frostline.compare(tiny_backbone(), data, STRATEGIES, **{**given, "study": tmp_path / "other"})
     assert len(said) == 7 + 4 * 5 - 6  # the seventh was told before it was written down
     files = [p / "best.safetensors" for p in (plain.run.folder.path,)]

@@ -58,11 +58,11 @@ class Killed(BaseException):
 
 
 def killed_at(step: int) -> Callable[[str, int, int], None]:
-    def tell(what: str, done: int, total: int) -> None:
+    def progress(what: str, done: int, total: int) -> None:
         if what == "train" and done == step:
             raise Killed
 
-    return tell
+    return progress
 
 
 def untimed(run: frostline.Run) -> list[dict[str, Any]]:
@@ -93,7 +93,7 @@ def test_killed_in_the_middle_of_an_epoch_and_resumed_equals_uninterrupted(
     place = tmp_path / "killed"
     for step in range(2, whole.steps, 3):  # again and again, in one study
         with pytest.raises(Killed):
-            frostline.train(backbone, data, text, study=place, tell=killed_at(step), **given)
+            frostline.train(backbone, data, text, study=place, progress=killed_at(step), **given)
         (state,) = place.glob("runs/*/state.safetensors")
         progress = checkpoint.read(state.parent, backbone.adapt(3))
         assert progress is not None
@@ -109,7 +109,7 @@ def test_a_damaged_state_is_passed_over_for_the_one_before(
     given = {**FAST, "batch": 8}
     whole = frostline.train(backbone, data, STRATEGY, study=tmp_path / "whole", **given)
     with pytest.raises(Killed):
-        frostline.train(backbone, data, STRATEGY, study=tmp_path / "s", tell=killed_at(6), **given)
+        frostline.train(backbone, data, STRATEGY, study=tmp_path / "s", progress=killed_at(6), **given)
     newest, before = (
         next((tmp_path / "s").glob(f"runs/*/{n}")) for n in (checkpoint.STATE, checkpoint.BEFORE)
     )
@@ -120,7 +120,7 @@ def test_a_damaged_state_is_passed_over_for_the_one_before(
         resumed = frostline.train(backbone, data, STRATEGY, study=tmp_path / "s", **given)
     assert same(resumed, whole)
     with pytest.raises(Killed):
-        frostline.train(backbone, data, STRATEGY, study=tmp_path / "t", tell=killed_at(6), **given)
+        frostline.train(backbone, data, STRATEGY, study=tmp_path / "t", progress=killed_at(6), **given)
     for name in (newest.name, before.name):
         next((tmp_path / "t").glob(f"runs/*/{name}")).write_bytes(b"\0" * 40)
     with pytest.raises(StudyError, match=r"(?s)damaged.*damaged.*starts anew"):
@@ -138,14 +138,14 @@ def test_sigterm_is_heard_between_two_steps_and_the_state_kept(
         handled.append(number)
         raise SystemExit(128 + number)
 
-    def tell(what: str, done: int, total: int) -> None:
+    def progress(what: str, done: int, total: int) -> None:
         if what == "train" and done == 5:
             os.kill(os.getpid(), signal.SIGTERM)
 
     before = signal.signal(signal.SIGTERM, stop)
     try:
         with pytest.raises(SystemExit) as left:
-            frostline.train(backbone, data, STRATEGY, study=tmp_path / "s", tell=tell, **given)
+            frostline.train(backbone, data, STRATEGY, study=tmp_path / "s", progress=progress, **given)
     finally:
         signal.signal(signal.SIGTERM, before)
     assert (left.value.code, handled) == (143, [signal.SIGTERM])
@@ -211,7 +211,7 @@ def test_a_loss_that_is_no_number_halves_the_rate_from_the_start_of_the_epoch(
                 data,
                 "full(epochs=4, lr=0.001)",
                 study=tmp_path / "t",
-                tell=killed_at(step),
+                progress=killed_at(step),
                 **given,
             )
     assert same(
@@ -308,13 +308,13 @@ def test_an_image_that_changes_or_goes_in_mid_run_is_one_message_and_loses_nothi
     content = victim.read_bytes()
     for broken in (None, b"no image", (tmp_path / "images" / data.part("test")[1].path).read_bytes()):
 
-        def tell(what: str, done: int, total: int, broken: bytes | None = broken) -> None:
+        def progress(what: str, done: int, total: int, broken: bytes | None = broken) -> None:
             if what == "train" and done == 4:
                 victim.unlink() if broken is None else victim.write_bytes(broken)
 
         place = tmp_path / f"s{broken is None}{len(broken or b'')}"
         with pytest.raises(DataError, match=victim.name):
-            frostline.train(backbone, data, "top_k(1, epochs=3)", study=place, tell=tell, **given)
+            frostline.train(backbone, data, "top_k(1, epochs=3)", study=place, progress=progress, **given)
         victim.write_bytes(content)
         assert same(frostline.train(backbone, data, "top_k(1, epochs=3)", study=place, **given), whole)
 
@@ -325,12 +325,12 @@ def test_labels_that_are_edited_meanwhile_are_another_study(
     table = tmp_path / "images" / "table.csv"
     text = table.read_text()
 
-    def tell(what: str, done: int, total: int) -> None:
+    def progress(what: str, done: int, total: int) -> None:
         table.write_text(text.replace("0_000.png,kind 0", "0_000.png,kind 1"))
         killed_at(4)(what, done, total)
 
     with pytest.raises(Killed):
-        frostline.train(backbone, data, STRATEGY, study=tmp_path / "s", tell=tell, batch=8, **FAST)
+        frostline.train(backbone, data, STRATEGY, study=tmp_path / "s", progress=progress, batch=8, **FAST)
     edited = frostline.load_data(table, near_copies=False)
     with pytest.raises(StudyError, match="other data"):
         frostline.train(backbone, edited, STRATEGY, study=tmp_path / "s", batch=8, **FAST)
@@ -381,7 +381,7 @@ def test_a_disk_that_is_full_at_the_end_is_one_message_and_the_run_goes_on_later
         STRATEGY,
         study=tmp_path / "s",
         batch=8,
-        tell=lambda what, done, total: counted.append(done) if what == "train" else None,
+        progress=lambda what, done, total: counted.append(done) if what == "train" else None,
         **FAST,
     )
     assert len(counted) <= 1  # all but the last step had been kept
@@ -394,13 +394,13 @@ def test_a_disk_that_is_full_at_the_end_is_one_message_and_the_run_goes_on_later
 def test_a_run_is_made_by_one_process_and_the_other_is_told_by_which(
     backbone: Backbone, data: Manifest, tmp_path: Path
 ) -> None:
-    def tell(what: str, done: int, total: int) -> None:
+    def progress(what: str, done: int, total: int) -> None:
         if what == "train" and done == 2:
             with pytest.raises(StudyError, match=f"made by process {os.getpid()} on .* since 20"):
                 frostline.train(backbone, data, STRATEGY, study=tmp_path / "s", batch=8, **FAST)
             frostline.train(backbone, data, "linear_probe", study=tmp_path / "s", batch=8, **FAST)
 
-    run = frostline.train(backbone, data, STRATEGY, study=tmp_path / "s", tell=tell, batch=8, **FAST)
+    run = frostline.train(backbone, data, STRATEGY, study=tmp_path / "s", progress=progress, batch=8, **FAST)
     assert not (run.folder.path / "holder.json").exists()
 
 
@@ -547,14 +547,16 @@ def test_a_worker_that_dies_is_one_message_and_the_same_command_goes_on(
     given = {**FAST, "batch": 8, "rows": "compute"}
     whole = frostline.train(backbone, data, "full(epochs=3)", study=tmp_path / "whole", **given)
 
-    def tell(what: str, done: int, total: int) -> None:
+    def progress(what: str, done: int, total: int) -> None:
         if what == "train" and done >= 4:
             for child in psutil.Process().children():
                 if "resource_tracker" not in " ".join(child.cmdline()):
                     child.kill()
 
     with pytest.raises(TrainingError, match="process that decodes images"):
-        frostline.train(backbone, data, "full(epochs=3)", study=tmp_path / "s", workers=1, tell=tell, **given)
+        frostline.train(
+            backbone, data, "full(epochs=3)", study=tmp_path / "s", workers=1, progress=progress, **given
+        )
     assert same(frostline.train(backbone, data, "full(epochs=3)", study=tmp_path / "s", **given), whole)
 
 

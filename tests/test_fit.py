@@ -52,7 +52,7 @@ def test_without_a_split_every_image_trains_and_the_figure_is_out_of_fold(tmp_pa
         repeats=1,
         minutes=5.0,
         study=study,
-        say=hear,
+        log=hear,
         **OPTIONS,
     )
     assert found.basis == "out of fold"
@@ -113,7 +113,7 @@ def test_no_time_for_a_race_leaves_the_probe(
         monkeypatch.setattr(fitting, "measuring_s", lambda *_: 1e4)
     else:
         monkeypatch.setattr(Contest, "next_task", lambda _: Next(None, "nothing fits"))
-    found = frostline.fit(images, model=tiny_backbone(), minutes=5, study=study, say=said.append, **OPTIONS)
+    found = frostline.fit(images, model=tiny_backbone(), minutes=5, study=study, log=said.append, **OPTIONS)
     assert any("broken.png: is not an image" in line for line in said)
     assert (found.strategy, found.basis, found.comparison) == ("linear_probe", "cross-validation", None)
     assert found.accuracy_of == {
@@ -228,7 +228,7 @@ def test_one_strategy_can_be_pinned(tmp_path: Path) -> None:
     images, said = write_folder(tmp_path / "photos", per_class=6), list[str]()
     given = {"model": tiny_backbone(), "repeats": 1, "minutes": 5.0, **OPTIONS}
     with pytest.raises(frostline.FrostlineError, match="top_k"):
-        frostline.fit(images, strategies=["topk(1)"], study=tmp_path / "a", say=said.append, **given)
+        frostline.fit(images, strategies=["topk(1)"], study=tmp_path / "a", log=said.append, **given)
     assert not said  # before anything was done
     found = frostline.fit(images, strategies=["head(epochs=2)"], study=tmp_path / "b", **given)
     assert (found.strategy, found.basis) == ("head(epochs=2)", "out of fold")
@@ -257,8 +257,8 @@ def test_interrupted_it_goes_on(tmp_path: Path) -> None:
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        frostline.fit(images, study=study, say=stop, **given)
-    found = frostline.fit(images, study=study, say=runs.append, **given)
+        frostline.fit(images, study=study, log=stop, **given)
+    found = frostline.fit(images, study=study, log=runs.append, **given)
     again = [line for line in runs[4:] if line.startswith("  ")]
     assert len(again) == 3 * 5 - 3  # the fourth was told before it was written down
     assert len(list(study.glob("comparisons/*"))) == 1

@@ -36,7 +36,7 @@ def test_the_share_is_chosen_by_images_that_the_folds_had_not_learned_from(
     data: Manifest, tmp_path: Path
 ) -> None:
     said: list[str] = []
-    found = raced(data, tmp_path / "study", STRATEGY, interpolate="auto", say=said.append)
+    found = raced(data, tmp_path / "study", STRATEGY, interpolate="auto", log=said.append)
     about, plain = found.result["interpolation"], raced(data, tmp_path / "study", STRATEGY)
     assert [point["share"] for point in about["points"]] == list(POINTS)
     pretrained, adapted = about["points"][0], about["points"][-1]

@@ -145,7 +145,7 @@ def test_a_comparison_and_a_fit_that_go_on_are_judged_by_new_images(
         ["linear_probe", "head(epochs=1)"],
         repeats=1,
         study=tmp_path / "compared",
-        say=said.append,
+        log=said.append,
         **EXACT,
     )
     demand_apart(judged(tmp_path / "compared") | held, learned)
@@ -158,7 +158,7 @@ def test_a_comparison_and_a_fit_that_go_on_are_judged_by_new_images(
         repeats=1,
         minutes=5,
         study=tmp_path / "fitted",
-        say=said.append,
+        log=said.append,
         **EXACT,
     )
     demand_apart(judged(tmp_path / "fitted") | held, learned)

@@ -66,7 +66,9 @@ def test_images_that_were_looked_at_are_read(data: Manifest, monkeypatch: pytest
     with Store() as store:
         glance(backbone, few, PLAN, store=store)
         told: list[int] = []
-        found = glance(backbone, all_, PLAN, store=store, tell=lambda what, done, total: told.append(total))
+        found = glance(
+            backbone, all_, PLAN, store=store, progress=lambda what, done, total: told.append(total)
+        )
     assert told == [20]  # the ten that are known are not computed again
     fresh = glance(backbone, all_, PLAN)
     assert all(np.array_equal(found.features[stage], rows) for stage, rows in fresh.features.items())

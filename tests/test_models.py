@@ -216,11 +216,11 @@ def test_survivors_race_and_go_on_after_an_interruption(
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        fitted(images, study, three, say=stop)
+        fitted(images, study, three, log=stop)
     before = (study / "models.json").read_text()
     monkeypatch.setattr(screening, "measured", None)  # calling it would fail
     heard: list[str] = []
-    found = fitted(images, study, three, say=heard.append)
+    found = fitted(images, study, three, log=heard.append)
     assert found.comparison.finished
     assert (study / "models.json").read_text() == before
     assert len(list(study.glob("comparisons/*"))) == 1
@@ -352,7 +352,7 @@ def test_auto_skips_what_cannot_be_loaded_and_says_so(
     monkeypatch.setattr("frostline.story.choosing.zoo.load_backbone", load)
     monkeypatch.setattr("frostline.story.fitting.measuring_s", lambda *_: 1e4)  # the probe alone
     heard: list[str] = []
-    found = fitted(images, tmp_path / "study", "auto", say=heard.append)
+    found = fitted(images, tmp_path / "study", "auto", log=heard.append)
     assert [row["model"] for row in found.models] == ["lite0"]
     assert any("timm/no such is left out: timm has no model called" in line for line in heard)
     assert found.result["asked"]["models"] == "auto"

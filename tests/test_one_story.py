@@ -276,7 +276,7 @@ def test_one_image_a_class_has_no_figure_and_a_sentence(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     said: list[str] = []
-    found = fitted(write_folder(tmp_path / "photos", per_class=1), tmp_path / "study", say=said.append)
+    found = fitted(write_folder(tmp_path / "photos", per_class=1), tmp_path / "study", log=said.append)
     show_fitting.fitted(found)
     assert (found.accuracy, found.low, found.balanced_accuracy) == (None, None, None)
     assert "can't be known" in " ".join(said)

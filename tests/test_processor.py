@@ -356,7 +356,7 @@ def test_of_a_run_that_found_its_rows_less_is_expected() -> None:
 def raced(outcomes: dict[int, dict[str, float]]) -> Contest:
     race = SimpleNamespace(folds=2)
     whole = [10.0, 10.0]
-    given = dict.fromkeys(("backbones", "data", "study", "ledger", "clock", "trackers", "tell", "say"))
+    given = dict.fromkeys(("backbones", "data", "study", "ledger", "clock", "loggers", "progress", "log"))
     found = Contest(
         **given, candidates=[], race=race, short_s=whole, whole_s=whole, final_s=whole, seed=0, options={},
     )  # type: ignore[arg-type]  # fmt: skip

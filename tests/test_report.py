@@ -577,7 +577,7 @@ def test_answers_and_progress_in_a_notebook(
     display = SimpleNamespace(HTML=str, display=lambda html, display_id: shown.append(html) or Handle())
     monkeypatch.setitem(sys.modules, "IPython", SimpleNamespace(get_ipython=lambda: kernel, display=display))  # type: ignore[arg-type]
     monkeypatch.setitem(sys.modules, "IPython.display", display)  # type: ignore[arg-type]
-    tell = frostline.Progress()
-    tell("<train>", 1, 2)
-    tell("<train>", 2, 2)
+    progress = frostline.Progress()
+    progress("<train>", 1, 2)
+    progress("<train>", 2, 2)
     assert [text.count("&lt;train&gt;") for text in shown] == [1, 1]

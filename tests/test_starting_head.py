@@ -55,7 +55,7 @@ def request_for(data: Manifest, strategy: str) -> Request:
         precision="auto",
         threads=1,
         workers=0,
-        tell=None,
+        progress=None,
     )
 
 

@@ -215,13 +215,13 @@ def test_killed_and_resumed_equals_uninterrupted(
 
     for stop in (2, total // 2, total - 1):
 
-        def tell(what: str, done: int, of: int, stop: int = stop) -> None:
+        def progress(what: str, done: int, of: int, stop: int = stop) -> None:
             if what == "train" and done == stop:
                 raise Killed
 
         place = tmp_path / f"killed at {stop}"
         with pytest.raises(Killed):
-            frostline.train(backbone, data, text, study=place, tell=tell, **FAST)
+            frostline.train(backbone, data, text, study=place, progress=progress, **FAST)
         kept = list(place.glob("runs/*/state.safetensors"))
         assert kept or stop == 2  # else it would begin anew, and end the same
         resumed = frostline.train(backbone, data, text, study=place, **FAST)

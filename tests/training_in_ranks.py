@@ -108,13 +108,15 @@ def main(jobs: str) -> None:
         if job.get("spoil", [None])[0] == me:
             spoil(job["spoil"][1])
 
-        def tell(what: str, done: int, total: int, job: dict[str, Any] = job) -> None:
+        def progress(what: str, done: int, total: int, job: dict[str, Any] = job) -> None:
             if what == "train" and job.get("kill") == [me, done]:
                 os.kill(os.getpid(), signal.SIGKILL)
 
         options = {**OPTIONS, **job.get("options", {})}
         data = images_of(job["table"])
-        run = frostline.train(backbone, data, job["strategy"], study=job["study"], tell=tell, **options)
+        run = frostline.train(
+            backbone, data, job["strategy"], study=job["study"], progress=progress, **options
+        )
         found = {"result": run.result, "rows": sum(rows), "weights": weights[-1:]}
         Path(f"{job['study']}-{me}.json").write_text(json.dumps(found))
 

@@ -10,7 +10,7 @@
         └── LostProcess   another process of the job is gone
 
     StoreWarning          not an error: the store cannot help, and what it held is computed instead
-    TrackerWarning        not an error: a tracker cannot be written, and the run goes on without it
+    LoggerWarning        not an error: a logger cannot be written, and the run goes on without it
     RunWarning            not an error: something went wrong on the way, and the run deals with it
 
 Each message says what was found, what was expected and what to do, and is written to be shown to a
@@ -63,8 +63,8 @@ class StoreWarning(UserWarning):
     """The store is damaged, full or out of reach: rows are computed instead, and the result is the same."""
 
 
-class TrackerWarning(UserWarning):
-    """A tracker is out of reach or cannot write: the run goes on without it, and the result is the same."""
+class LoggerWarning(UserWarning):
+    """A logger is out of reach or cannot write: the run goes on without it, and the result is the same."""
 
 
 class RunWarning(UserWarning):

@@ -24,9 +24,10 @@ from torch import Tensor, nn
 
 from frostline import places
 from frostline.backbone import Backbone, Cut
+from frostline.dataset import OnProgress
 from frostline.errors import StudyError, UsageError
 from frostline.frozen import Frozen, Way, features, logits
-from frostline.images import Images, Tell
+from frostline.images import Images
 from frostline.reporting.reading import table
 from frostline.store import Store
 
@@ -112,14 +113,14 @@ def features_of(
     model: nn.Module,
     below: Below,
     images: Images,
-    tell: Tell | None = None,
+    progress: OnProgress | None = None,
     most: int = MOST,
 ) -> Tensor:
     """Return what the model's head is given for view 0 of up to `most` images, evenly taken: (n, width)."""
     some = images.evenly(most)
     if below.cut is backbone.cuts[-1]:
         frozen = Frozen(backbone, model, below.cut, below.way, below.store)
-        return torch.from_numpy(features(frozen, some, tell=tell))
+        return torch.from_numpy(features(frozen, some, progress=progress))
     found: list[Tensor] = []
 
     @contextmanager
@@ -137,7 +138,7 @@ def features_of(
         keep=below.store is not None,
         store=below.store,
         above=heard,
-        tell=tell,
+        progress=progress,
     )
     return torch.cat(found).float().cpu()
 

@@ -34,8 +34,6 @@ Item = tuple[int, int]  # (position in the samples, view)
 MIRRORED, TURNED = -1, -2  # views
 OTHERWISE = {MIRRORED: "mirrored", TURNED: "turned"}  # as they are named in a row's key
 
-Tell = Callable[[str, int, int], None]  # (what, done, total): how long work says how far it is
-
 
 class Images(Dataset[Tensor]):
     """The pixels of some samples of a manifest, under one preprocessing and one augmentation policy."""

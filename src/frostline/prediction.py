@@ -22,6 +22,7 @@ from frostline.backbone import Backbone, Preprocessing
 from frostline.best import PassedOver, best_of
 from frostline.dataset import (
     Asked,
+    OnProgress,
     Question,
     Rendering,
     Shown,
@@ -36,7 +37,7 @@ from frostline.dataset import (
 )
 from frostline.errors import DamagedImage, StudyError, UsageError
 from frostline.heads import build_head
-from frostline.images import EVALUATION_BATCH, Tell
+from frostline.images import EVALUATION_BATCH
 from frostline.record import RunFolder, Study
 from frostline.reporting import notebook
 from frostline.strategy import parse
@@ -260,7 +261,7 @@ def predict(
     path_column: str | None = None,
     module: nn.Module | None = None,
     base: str | nn.Module | Backbone | None = None,
-    tell: Tell | None = None,
+    progress: OnProgress | None = None,
 ) -> Predictions:
     """Label images with a run of a study: the best, or the one called `run`.
 
@@ -279,7 +280,7 @@ def predict(
     """
     doubts = None if unsure is None else _doubts(study, run, unsure)
     who = _answering(study, run, module, base)
-    found = answer(who.predictor, questions(images, path_column), top=top, doubts=doubts, tell=tell)
+    found = answer(who.predictor, questions(images, path_column), top=top, doubts=doubts, progress=progress)
     classes = tuple(who.predictor.classes)
     return Predictions(
         found.rows,
@@ -304,7 +305,12 @@ class Answers:
 
 
 def answer(
-    predictor: Predictor, whole: Asked, *, top: int, doubts: familiar.Doubts | None, tell: Tell | None
+    predictor: Predictor,
+    whole: Asked,
+    *,
+    top: int,
+    doubts: familiar.Doubts | None,
+    progress: OnProgress | None,
 ) -> Answers:
     """Return an answer for each image that can be decoded, and the others' names with the reasons."""
     asked = whole.questions
@@ -326,8 +332,8 @@ def answer(
                 good.append(question.name)
         if pixels:
             rows += _answered(predictor, good, torch.stack(pixels), top, doubts)
-        if tell:
-            tell("predict", min(start + EVALUATION_BATCH, len(asked)), len(asked))
+        if progress:
+            progress("predict", min(start + EVALUATION_BATCH, len(asked)), len(asked))
     return Answers(tuple(rows), tuple(unreadable), tuple(notes_on(shown, predictor.rendering, whole.others)))
 
 

@@ -14,7 +14,7 @@
       comparisons/<digest>/ what was raced, what joined it from earlier runs, its trials (Optuna's SQLite),
                             its outcome; looks.json and looks/ as in a run, of answers out of fold
       report.html           the study as one page, where it was asked for
-      tensorboard/<strategy> <run>/, mlflow.db  copies of all runs' figures, where trackers were asked for
+      tensorboard/<strategy> <run>/, mlflow.db  copies of all runs' figures, where loggers were asked for
       splits/<digest>/      a study for each other split of the same data: repeats, folds, everything
       runs/<digest>/        one folder per configuration
         config.json         everything that was asked for; the folder's name is its digest
@@ -28,7 +28,7 @@
         backbone.json       the network's stages and cuts
         predictions-val.csv, predictions-test.csv, augmentation.png
         looks.json, looks/  pictures of the most confident mistakes on test, with class-activation maps
-        trackers.json       which of MLflow's runs this one is, where it was followed
+        loggers.json       which of MLflow's runs this one is, where it was followed
         result.json         written last: its presence means the run is finished
 
 A study belongs to one data set and one split: figures of two splits must not stand in one table. Studies in

@@ -21,9 +21,9 @@ from torch import Tensor, nn
 from frostline import backbone as bb
 from frostline import lineage, metrics, numerics
 from frostline.backbone import Backbone, Cut
-from frostline.dataset import Manifest
+from frostline.dataset import Manifest, OnProgress
 from frostline.errors import DataError
-from frostline.images import EVALUATION_BATCH, Images, Tell
+from frostline.images import EVALUATION_BATCH, Images
 
 # Images that drift is measured on, where nothing else is said: a choice. Fewer give a wider spread and, since
 # the estimate is debiased, hardly another mean.
@@ -57,7 +57,7 @@ class Forgetting:
 
 
 def forgetting(
-    backbone: Backbone, model: nn.Module, data: Manifest, *, tell: Tell | None = None
+    backbone: Backbone, model: nn.Module, data: Manifest, *, progress: OnProgress | None = None
 ) -> Forgetting:
     """Return what `model`, adapted from `backbone`, has forgotten of what the backbone could do.
 
@@ -71,7 +71,7 @@ def forgetting(
     images = Images(data, samples, backbone.preprocessing)
     targets = own_targets(backbone, data)[images.targets]
     before, after = (
-        (_answers(one, images, "remember", tell).argmax(axis=1) == targets).astype(np.float64)
+        (_answers(one, images, "remember", progress).argmax(axis=1) == targets).astype(np.float64)
         for one in (backbone.model, _with_own_head(backbone, model))
     )
     seen = np.array([sample.digest in data.learned for sample in samples], dtype=np.bool_)
@@ -124,7 +124,7 @@ def _with_own_head(backbone: Backbone, model: nn.Module) -> nn.Module:
     return whole.eval()
 
 
-def _answers(model: nn.Module, images: Images, what: str, tell: Tell | None) -> NDArray[np.float32]:
+def _answers(model: nn.Module, images: Images, what: str, progress: OnProgress | None) -> NDArray[np.float32]:
     """Return logits (n, classes) in float32."""
     plan, found, done = numerics.exact_plan(), [], 0
     model = plan.place(model.eval())
@@ -132,8 +132,8 @@ def _answers(model: nn.Module, images: Images, what: str, tell: Tell | None) -> 
         for pixels in images.evaluation(EVALUATION_BATCH):
             found.append(model(plan.batch(pixels, images.preprocessing.normalise)).float().cpu().numpy())
             done += len(pixels)
-            if tell:
-                tell(what, done, len(images))
+            if progress:
+                progress(what, done, len(images))
     return np.concatenate(found)
 
 

@@ -7,8 +7,7 @@ from typing import Any
 
 from frostline.advice.advising import Advice, Budget, Case, advise
 from frostline.backbone import Backbone
-from frostline.dataset import Manifest
-from frostline.images import Tell
+from frostline.dataset import Manifest, OnProgress
 from frostline.reporting import notebook
 from frostline.signals import Signals, measure
 
@@ -50,7 +49,7 @@ def plan(
     disk_bytes: int | None = None,
     seed: int = 0,
     threads: int | None = None,
-    tell: Tell | None = None,
+    progress: OnProgress | None = None,
 ) -> Planned:
     """Advise which strategy to train on these images with this network, within a budget for one run.
 
@@ -59,8 +58,8 @@ def plan(
     """
     budget = Budget(None if minutes is None else 60.0 * minutes, memory_bytes, disk_bytes)
     budget.check()
-    data = data.checked(tell)
-    found = measure(backbone, data, random=False, seed=seed, threads=threads, tell=tell)
+    data = data.checked(progress)
+    found = measure(backbone, data, random=False, seed=seed, threads=threads, progress=progress)
     assert found.rates is not None
     case = Case(
         signals=found.as_dict(),

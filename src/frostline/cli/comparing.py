@@ -14,10 +14,10 @@ from frostline.cli.options import (
     followed,
     given,
     loaded,
+    logger_option,
     model_options,
     ray_option,
     running,
-    tracker_option,
     varied_options,
 )
 from frostline.cli.verb import Verb, everywhere
@@ -114,7 +114,7 @@ class Racing(StrategyList):
 @ray_option
 @model_options
 @running
-@tracker_option
+@logger_option
 @data_options
 @everywhere
 def compare(data: str, **options: Any) -> None:
@@ -137,9 +137,9 @@ def compare(data: str, **options: Any) -> None:
         from frostline.cli import show, show_comparison
         from frostline.story import candidates, demand_measuring
 
-        trackers = followed(verb, options)
+        loggers = followed(verb, options)
         manifest, backbone = loaded(verb, data, options, learns=True)
-        verb.progress.say(show.data_lines(manifest))
+        verb.progress.log(show.data_lines(manifest))
         named = (
             "cuts",
             "earlier",
@@ -165,10 +165,10 @@ def compare(data: str, **options: Any) -> None:
         if names == (ADVISED,):
             demand_measuring(backbone, manifest, options["minutes"], options["threads"], verb.since_called)
             planned = frostline.plan(
-                backbone, manifest, seed=options["seed"], threads=options["threads"], tell=verb.progress
+                backbone, manifest, seed=options["seed"], threads=options["threads"], progress=verb.progress
             )
             names = candidates(planned.advice)
-            verb.progress.say(f"Racing {', '.join(names)}.")
+            verb.progress.log(f"Racing {', '.join(names)}.")
         if names:
             wanted["strategies"] = names
         found = frostline.compare(
@@ -176,9 +176,9 @@ def compare(data: str, **options: Any) -> None:
             manifest,
             draws=options["draws"] if options["search"] else 0,
             watch=verb.since_called,
-            tracker=trackers,
-            tell=verb.progress,
-            say=verb.progress.say,
+            logger=loggers,
+            progress=verb.progress,
+            log=verb.progress.log,
             **wanted,
         )
         verb.progress.close()

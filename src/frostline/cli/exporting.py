@@ -52,7 +52,7 @@ def export(study: str, **options: Any) -> None:
             fingerprints=not options["no_fingerprints"],
             images=options["images"],
             base=options["base"],
-            tell=verb.progress,
+            progress=verb.progress,
         )
         from frostline.cli import show_export
 

@@ -14,12 +14,12 @@ from frostline.cli.options import (
     given,
     group_by_option,
     label_column_option,
+    logger_option,
     model_options,
     path_column_option,
     running,
     shown_options,
     split_names_option,
-    tracker_option,
     varied_options,
 )
 from frostline.cli.verb import Verb, everywhere
@@ -101,7 +101,7 @@ class NameList(click.ParamType[tuple[str, ...] | str]):
 )
 @model_options
 @running
-@tracker_option
+@logger_option
 @everywhere
 def fit(data: str, **options: Any) -> None:
     """Check the images of DATA, measure them, plan, race strategies, train the winner, say what it is worth.
@@ -114,7 +114,7 @@ def fit(data: str, **options: Any) -> None:
     gets better until the time is up. Interrupted, the same command goes on.
     """
     with Verb(options) as verb:
-        trackers = followed(verb, options)
+        loggers = followed(verb, options)
         verb.start_for(data)
         import frostline
         from frostline.cli import show_fitting
@@ -154,9 +154,9 @@ def fit(data: str, **options: Any) -> None:
             model=options["model"] if given("model") or not options["models"] else None,
             strategies=options["names"],
             watch=verb.since_called,
-            tracker=trackers,
-            tell=verb.progress,
-            say=verb.progress.say,
+            logger=loggers,
+            progress=verb.progress,
+            log=verb.progress.log,
             **{key: options[key] for key in named},
         )
         verb.progress.close()

@@ -40,7 +40,7 @@ def measure(data: str, **options: Any) -> None:
             random=not options["no_random"],
             seed=options["seed"],
             threads=options["threads"],
-            tell=verb.progress,
+            progress=verb.progress,
         )
         verb.done(found.as_dict(), lambda: show_signals.signals(found))
 
@@ -73,7 +73,7 @@ def plan(data: str, **options: Any) -> None:
             disk_bytes=options["disk"],
             seed=options["seed"],
             threads=options["threads"],
-            tell=verb.progress,
+            progress=verb.progress,
         )
         verb.done(found.as_dict(), lambda: show_advice.advice(found, _train(data, options)))
 

@@ -23,12 +23,12 @@ from frostline.cli.options import (
     data_options,
     followed,
     loaded,
+    logger_option,
     model_options,
     path_column_option,
     ray_option,
     running,
     shape_options,
-    tracker_option,
     varied_options,
 )
 from frostline.cli.reporting import report
@@ -122,7 +122,7 @@ def cli() -> None:
 @click.option("--explain", is_flag=True, help="Show the arithmetic behind --rows auto.")
 @click.option("--batch", type=click.IntRange(1), default=32, show_default=True, help="Images a step.")
 @ray_option
-@tracker_option
+@logger_option
 @data_options
 @everywhere
 def train(data: str, **options: Any) -> None:
@@ -137,10 +137,10 @@ def train(data: str, **options: Any) -> None:
         from frostline import remembering
         from frostline.cli import show
 
-        trackers = followed(verb, options)
+        loggers = followed(verb, options)
         with verb.in_turn():
             manifest, backbone = loaded(verb, data, options, learns=True)
-        verb.progress.say(show.data_lines(manifest))
+        verb.progress.log(show.data_lines(manifest))
         old = None
         if options["remember"]:  # what is wrong with it shows before anything is trained
             old = frostline.load_data(options["remember"], test=0.0, val=0.0, progress=verb.progress)
@@ -169,13 +169,15 @@ def train(data: str, **options: Any) -> None:
             backbone,
             manifest,
             options["strategy"],
-            tracker=trackers,
+            logger=loggers,
             watch=verb.since_called,
-            tell=verb.progress,
+            progress=verb.progress,
             **{key: options[key] for key in named},
         )
         if old is not None:
-            lost = frostline.forgetting(backbone, frostline.load_model(run.folder), old, tell=verb.progress)
+            lost = frostline.forgetting(
+                backbone, frostline.load_model(run.folder), old, progress=verb.progress
+            )
             run.result["forgetting"] = lost.as_dict()
             run.folder.write(remembering.KEPT, lost.as_dict())
         verb.progress.close()
@@ -229,7 +231,7 @@ def predict(study: str, images: tuple[str, ...], **options: Any) -> None:
             base=options["base"],
             unsure=options["unsure"],
             path_column=options["path_column"],
-            tell=verb.progress,
+            progress=verb.progress,
         )
         if options["output"]:
             found.to_csv(options["output"])
@@ -255,9 +257,9 @@ def predict(study: str, images: tuple[str, ...], **options: Any) -> None:
             "unreadable": [{"path": path, "reason": reason} for path, reason in found.unreadable],
         }
         verb.warn(found.notes)
-        verb.progress.say(f"Run {found.run} ({found.strategy}) answers: {found.why}.")
+        verb.progress.log(f"Run {found.run} ({found.strategy}) answers: {found.why}.")
         if found.passed_over:
-            verb.progress.say(passed_over_line(found.passed_over))
+            verb.progress.log(passed_over_line(found.passed_over))
 
         def show() -> None:  # for a person alone: JSON needs no tables
             from frostline.cli import show_answers
@@ -314,7 +316,7 @@ def demo(**options: Any) -> None:
         from frostline.cli import show
 
         verb.start()
-        verb.progress.say(show.DEMO_OPENING.format(model=options["model"]))
+        verb.progress.log(show.DEMO_OPENING.format(model=options["model"]))
         found = story.demo(
             study=options["study"],
             model=options["model"],
@@ -325,9 +327,9 @@ def demo(**options: Any) -> None:
             exact=options["exact"],
             threads=options["threads"],
             workers=options["workers"],
-            tell=verb.progress,
-            begin=lambda name: verb.progress.say(f"  {name}: {show.MEANING[name]}"),
-            finished=lambda run: verb.progress.say(f"    {sentences.percent(run.accuracy)} on the test part"),
+            progress=verb.progress,
+            begin=lambda name: verb.progress.log(f"  {name}: {show.MEANING[name]}"),
+            finished=lambda run: verb.progress.log(f"    {sentences.percent(run.accuracy)} on the test part"),
         )
         rows = (found.majority, found.pixels)
         result = {

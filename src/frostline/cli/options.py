@@ -10,11 +10,11 @@ from typing import TYPE_CHECKING, Any
 import click
 from click.core import ParameterSource
 
-from frostline import cluster, tracking
+from frostline import cluster
 from frostline import strategy as strategies
 from frostline.cli.verb import Verb, stack
 from frostline.errors import UsageError
-from frostline.tracking import Trackers
+from frostline.loggers import Loggers, make_loggers, parsed
 
 if TYPE_CHECKING:
     from frostline.backbone import Backbone
@@ -84,15 +84,15 @@ class Share(click.ParamType[float | str]):
         return found
 
 
-class TrackerNames(click.ParamType[str]):
-    """Trackers with commas between them, checked before anything is loaded."""
+class LoggerNames(click.ParamType[str]):
+    """Loggers with commas between them, checked before anything is loaded."""
 
-    name = "TRACKER"
+    name = "LOGGER"
 
     def convert(self, value: str, param: click.Parameter | None, ctx: click.Context | None) -> str:
         """Return the names as they are written."""
         try:
-            return ",".join(tracking.parsed(value))
+            return ",".join(parsed(value))
         except UsageError as error:
             self.fail(str(error), param, ctx)
 
@@ -186,10 +186,10 @@ running = stack(
     ),
     click.option("--threads", type=click.IntRange(1), help="Torch threads [as many as cores are free]."),
 )
-tracker_option = click.option(
-    "--tracker",
-    "tracker",
-    type=TrackerNames(),
+logger_option = click.option(
+    "--logger",
+    "logger",
+    type=LoggerNames(),
     multiple=True,
     help="Send each epoch's figures to tensorboard, mlflow or wandb, too; may be given more than once.",
 )
@@ -310,12 +310,12 @@ def given(option: str) -> bool:
     return source is not ParameterSource.DEFAULT
 
 
-def followed(verb: Verb, options: dict[str, Any]) -> Trackers:
-    """Return the trackers that a verb names, and say where to look; refuses before anything is loaded."""
-    trackers = tracking.asked(options["tracker"], options["study"])
-    for line in trackers.lines():
-        verb.progress.say(line)
-    return trackers
+def followed(verb: Verb, options: dict[str, Any]) -> Loggers:
+    """Return the loggers that a verb names, and say where to look; refuses before anything is loaded."""
+    loggers = make_loggers(options["logger"], options["study"])
+    for line in loggers.lines():
+        verb.progress.log(line)
+    return loggers
 
 
 def loaded(

@@ -18,7 +18,7 @@ LINE_EVERY_S = 10.0  # where standard error is a file, a line this often
 
 
 class Progress:
-    """Called as `tell(what, done, total)`; prints nothing when quiet."""
+    """Called as `progress(what, done, total)`; prints nothing when quiet."""
 
     def __init__(self, quiet: bool) -> None:
         self._quiet = quiet
@@ -45,7 +45,7 @@ class Progress:
         else:
             self._line(what, done, total)
 
-    def say(self, text: str) -> None:
+    def log(self, text: str) -> None:
         """Print a line to standard error, past the bar."""
         if not self._quiet:
             self.close()

@@ -99,7 +99,7 @@ def fill(before: dict[str, Any], /, data: str, **options: Any) -> None:
         from frostline.cli import show
 
         manifest, backbone = loaded(verb, data, options)
-        verb.progress.say(show.data_lines(manifest))
+        verb.progress.log(show.data_lines(manifest))
         named = (
             *("cut", "views", "ray", "seed", "augment", "min_crop", "rotate", "exact", "precision"),
             *("threads", "workers"),
@@ -108,7 +108,7 @@ def fill(before: dict[str, Any], /, data: str, **options: Any) -> None:
             backbone,
             manifest,
             options["strategy"],
-            tell=verb.progress,
+            progress=verb.progress,
             **{key: options[key] for key in named},
         )
         verb.done(

@@ -18,12 +18,12 @@ import click
 
 from frostline import processor
 from frostline.cli.progress import Progress
-from frostline.errors import FrostlineError, RunWarning, StoreWarning, TrackerWarning, UsageError
+from frostline.errors import FrostlineError, LoggerWarning, RunWarning, StoreWarning, UsageError
 from frostline.launching import Launch, demand_alone, launched
 from frostline.timing import Stopwatch, process_s
 
 SCHEMA = 1  # of the JSON objects: docs/cli.md; raised when a field changes its meaning or goes
-PLAIN_WARNINGS = (RunWarning, StoreWarning, TrackerWarning)  # shown to a person as they stand
+PLAIN_WARNINGS = (RunWarning, StoreWarning, LoggerWarning)  # shown to a person as they stand
 # What goes wrong in all processes of a job the first one says. Another waits so long before it speaks, and
 # the launcher ends it meanwhile if the first one has ended.
 GRACE_S = 2.0

@@ -10,11 +10,10 @@ from typing import Any
 from frostline.backbone import Backbone
 from frostline.best import PassedOver
 from frostline.comparison.candidates import Candidate
-from frostline.dataset import Manifest
-from frostline.images import Tell
+from frostline.dataset import Manifest, OnProgress
+from frostline.loggers import Loggers
 from frostline.record import Study, digest_of, plain
 from frostline.timing import Stopwatch
-from frostline.tracking import Trackers
 
 REPEATS = 3  # before a winner is named
 
@@ -54,10 +53,10 @@ class Asked:
     seed: int
     named: dict[str, Any]  # strategies and search, as they were asked for
     options: dict[str, Any]
-    trackers: Trackers
+    loggers: Loggers
     watch: Stopwatch
-    tell: Tell | None
-    say: Callable[[str], None]
+    progress: OnProgress | None
+    log: Callable[[str], None]
     interpolate: float | str | None = None  # how far the winner goes back: a share, or "auto"
     earlier: Earlier = field(default_factory=Earlier)
     joins: bool = True  # whether strategies of earlier runs may join

@@ -11,7 +11,7 @@ from typing import Any
 
 import filelock
 
-from frostline import launching, lineage, numerics, places, rates, tracking
+from frostline import launching, lineage, numerics, places, rates
 from frostline.augment import Policy, check_options
 from frostline.backbone import Backbone
 from frostline.comparison import cells, race, spreading
@@ -23,13 +23,13 @@ from frostline.comparison.contest import ENDING_S, PLAN, Clock, Contest, as_data
 from frostline.comparison.joining import join
 from frostline.comparison.ledger import Ledger
 from frostline.cost import Cost, Rates, predict
-from frostline.dataset import Manifest
+from frostline.dataset import Manifest, OnProgress
 from frostline.errors import UsageError
-from frostline.images import Images, Tell
+from frostline.images import Images
+from frostline.loggers import Loggers, make_loggers
 from frostline.record import Study, plain
 from frostline.strategy import NAMED, Strategy, head, linear_probe, scaled, top_k
 from frostline.timing import Stopwatch
-from frostline.tracking import Trackers
 from frostline.training import BATCH, DEFAULT_STUDY, pass_s, refusal
 from frostline.training.interpolation import POINTS
 
@@ -68,10 +68,10 @@ def compare(
     threads: int | None = None,
     workers: int = 0,
     interpolate: float | str | None = None,
-    tracker: str | Iterable[str] | Trackers | None = None,
+    logger: str | Iterable[str] | Loggers | None = None,
     watch: Stopwatch | None = None,
-    tell: Tell | None = None,
-    say: Callable[[str], None] = lambda line: None,
+    progress: OnProgress | None = None,
+    log: Callable[[str], None] = lambda line: None,
 ) -> Comparison:
     """Race strategies on the images that may be learned from, and train the winner on all of them.
 
@@ -101,13 +101,13 @@ def compare(
     out of fold: that of the lowest log loss among those that chance may have put below the best. Its runs are
     asked about what they held out at each point; a probe that wins is left alone.
     `resize`, `min_crop` and `rotate` are as in `train`, for every run.
-    `tracker` follows every run, as in `train`. `watch` says when the minutes began.
+    `logger` follows every run, as in `train`. `watch` says when the minutes began.
     Raises `UsageError`, `DataError`, `ModelError`, `StudyError` or `TrainingError`.
     """
     launching.demand_alone("compare")
-    trackers = tracking.asked(tracker, study)
+    loggers = make_loggers(logger, study)
     watch = watch or Stopwatch()
-    data = data.checked(tell)
+    data = data.checked(progress)
     if repeats < 1:
         raise UsageError(f"repeats must be at least 1, found {repeats}.")
     if cuts and strategies is not None:
@@ -130,7 +130,7 @@ def compare(
     data = lineage.respected(list(backbones.values()), data, Study(study))
     for note in data.notes:
         if note not in told:
-            say(note)
+            log(note)
     kept = Study.open(study, data=data.digest, split=data.split_digest, test=data.test_digest)
     data = data.recalled(kept.path)
     data.keep_in(kept.path, cells.remembered(data, seed, repeats))
@@ -158,17 +158,17 @@ def compare(
             "threads": threads,
             "workers": workers,
         },
-        trackers=trackers,
+        loggers=loggers,
         watch=watch,
-        tell=tell,
-        say=say,
+        progress=progress,
+        log=log,
         interpolate=_share(interpolate),
         joins=earlier,
     )
     _demand_time(asked)
     asked = join(asked)
     for line in asked.earlier.lines():
-        say(line)
+        log(line)
     contest = _contest(asked)
     ended = read_ended(asked.folder)
     before = contest.ledger.outcomes()
@@ -254,9 +254,9 @@ def _contest(asked: Asked) -> Contest:
         clock=clock,
         seed=asked.seed,
         options=asked.options,
-        trackers=asked.trackers,
-        tell=asked.tell,
-        say=asked.say,
+        loggers=asked.loggers,
+        progress=asked.progress,
+        log=asked.log,
         expected=[rates.Expected(**row) for row in plan["expected"]],
         others=plan["others"],
         terms=Terms(**plan["terms"]) if plan["terms"] else None,

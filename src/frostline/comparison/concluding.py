@@ -111,7 +111,7 @@ def conclude(
     share = back.share if back else None
     run, whole = _shipped(asked, contest, place, held_out["temperature"], share)
     if back and not whole:  # what answers is a run on a fold, as it ended
-        asked.say("What answers is a run on a fold as it ended: it does not go back.")
+        asked.log("What answers is a run on a fold as it ended: it does not go back.")
         back = share = None
         held_out = _held_out(asked, mine, found.once, folds)
     held_out |= _whose(contest, place, mine, folds)
@@ -185,7 +185,7 @@ def _gone_back(asked: Asked, contest: Contest, place: int, mine: Held) -> Halfwa
     if asked.interpolate is None or not len(mine.images):
         return None
     if not halfway.can(asked.candidates[place]):
-        asked.say(f"{asked.candidates[place]} does not go back: nothing lies between it and a probe.")
+        asked.log(f"{asked.candidates[place]} does not go back: nothing lies between it and a probe.")
         return None
     return halfway.choose(asked, contest, place, mine)
 
@@ -295,14 +295,14 @@ def _shipped(
     given again with more time.
     """
 
-    def tell(what: str, done: int, total: int) -> None:
+    def progress(what: str, done: int, total: int) -> None:
         if contest.clock.late and what != "decoding":  # a finished run only asks whether its images are sound
             raise OutOfTime
-        if asked.tell:
-            asked.tell(what, done, total)
+        if asked.progress:
+            asked.progress(what, done, total)
 
     try:
-        run = _train_winner(replace(asked, tell=tell), asked.candidates[place], temperature, share)
+        run = _train_winner(replace(asked, progress=progress), asked.candidates[place], temperature, share)
     except OutOfTime:
         task = min(longest(contest.outcomes, place), key=lambda t: (t.cell.repeat, t.cell.fold))
         folder = asked.study.run_at(contest.outcomes[task].get("run"))
@@ -336,8 +336,8 @@ def _train_winner(asked: Asked, winner: Candidate, temperature: float, share: fl
         augment=winner.augment,
         temperature=temperature,
         interpolate=None if share == 1.0 else share,
-        tracker=asked.trackers,
-        tell=asked.tell,
+        logger=asked.loggers,
+        progress=asked.progress,
         **asked.options,
     )
 

@@ -20,13 +20,12 @@ from frostline.comparison.board import Board, Entrant, Seen, Terms
 from frostline.comparison.candidates import Candidate
 from frostline.comparison.ledger import Ledger, Outcome
 from frostline.comparison.race import SHORT, Race, Rung, Task
-from frostline.dataset import Manifest
-from frostline.images import Tell
+from frostline.dataset import Manifest, OnProgress
+from frostline.loggers import Loggers
 from frostline.rates import Expected
 from frostline.record import Study
 from frostline.strategy import scaled
 from frostline.timing import Stopwatch
-from frostline.tracking import Trackers
 from frostline.training import Run, train
 
 # How much later than the limit a command may end: so much of it, or so many seconds where that is more. Only
@@ -121,9 +120,9 @@ class Contest:
     clock: Clock
     seed: int
     options: dict[str, Any]
-    trackers: Trackers
-    tell: Tell | None
-    say: Callable[[str], None]
+    loggers: Loggers
+    progress: OnProgress | None
+    log: Callable[[str], None]
     expected: list[Expected] = field(default_factory=list)  # of whole runs
     others: float = 0.0  # cores' worth of other work, when the rates were checked
     terms: Terms | None = None
@@ -150,7 +149,7 @@ class Contest:
             try:
                 self.ledger.take([found.task], self._work, stops=OutOfTime, given_s=found.may_take_s)
             except OutOfTime:  # the ledger knows; others get the time that is left
-                self.say(f"  {self.candidates[found.task.candidate]} was stopped: it takes too long.")
+                self.log(f"  {self.candidates[found.task.candidate]} was stopped: it takes too long.")
             self.clock.note()
 
     def next_task(self) -> Next:
@@ -272,8 +271,8 @@ class Contest:
             seed=cells.seed_of(self.seed, task.cell),
             augment=candidate.augment,
             keep="last",
-            tracker=self.trackers,
-            tell=self._tell,
+            logger=self.loggers,
+            progress=self._tell,
             **self.options,
         )
         outcome = {
@@ -285,7 +284,7 @@ class Contest:
             "taken": run.seconds if run.again else max(run.seconds, watch.seconds),
             "run": str(run.folder.path.relative_to(self.study.path)),
         }
-        self.say_outcome(task, outcome)
+        self.log_outcome(task, outcome)
         self.outcomes[task] = outcome
         self._offer(task, run)
         return outcome
@@ -317,7 +316,7 @@ class Contest:
             why = f"the best so far of {len(self.candidates)} compared"
             self.study.answer_by(run.folder, why, score)
 
-    def say_outcome(self, task: Task, outcome: Outcome) -> None:
+    def log_outcome(self, task: Task, outcome: Outcome) -> None:
         """Tell a person of a finished run."""
         solved = not self.candidates[task.candidate].strategy.trains
         if solved and replace(task, share=SHORT) in self.outcomes and task.share == 1.0:
@@ -326,7 +325,7 @@ class Contest:
         short = "" if whole else f", {task.share:g} of its epochs"
         fold = f", fold {task.cell.fold + 1} of {self.race.folds}" if self.race.folds > 1 else ""
         where = f"repeat {task.cell.repeat + 1}{fold}{short}"
-        self.say(
+        self.log(
             f"  {self.candidates[task.candidate]} ({where}): {100 * outcome['accuracy']:.1f} % in "
             f"{outcome['seconds']:.1f} s"
         )
@@ -334,8 +333,8 @@ class Contest:
     def _tell(self, what: str, done: int, total: int) -> None:
         if self.clock.left_s <= self._kept_s:
             raise OutOfTime
-        if self.tell:
-            self.tell(what, done, total)
+        if self.progress:
+            self.progress(what, done, total)
 
     def _wait(self) -> None:
         """Others have every run that is left."""

@@ -72,7 +72,7 @@ def choose(asked: Asked, contest: Contest, place: int, mine: Held) -> Halfway | 
     image_of = {sample.path: index for index, sample in enumerate(cells.pool(contest.data))}
     for number, task in enumerate(tasks):
         if contest.clock.late:
-            asked.say("There is no time to choose how far to go back; the winner stays where it ended.")
+            asked.log("There is no time to choose how far to go back; the winner stays where it ended.")
             return None
         fold = _Fold.of(asked, contest, task)
         which = np.array([row_of[task.cell.repeat, image_of[s.path]] for s in fold.held.samples])
@@ -80,7 +80,7 @@ def choose(asked: Asked, contest: Contest, place: int, mine: Held) -> Halfway | 
         for position, share in enumerate(shares):
             found[position, which] = fold.answers(share)
         if number == 0:
-            asked.say(
+            asked.log(
                 f"Going back: {len(tasks)} run(s) are asked about what they held out, at {len(shares)} "
                 f"point(s): about {watch.seconds * len(tasks):.0f} s"
             )

@@ -17,7 +17,7 @@ def leave_looks(asked: Asked, contest: Contest, place: int, share: float | None)
     """Leave pictures of the winner's worst answers out of fold, each mapped by the model that gave it."""
     table, backbone = asked.folder / "out-of-fold.csv", asked.backbones[asked.candidates[place].model]
     if contest.clock.late:
-        asked.say("No time was left for pictures of the mistakes.")
+        asked.log("No time was left for pictures of the mistakes.")
     elif table.is_file():
         models = halfway.models(asked, contest, place, longest(contest.outcomes, place), share)
         looks.leave(asked.folder, table, backbone, asked.data, models)
@@ -57,7 +57,7 @@ def _to_doubt_by(asked: Asked, contest: Contest, images: int) -> int:
     if fits >= most:
         return most
     if fits < familiar.FEWEST:
-        asked.say("No time was left to say how far new images may lie from those learned from.")
+        asked.log("No time was left to say how far new images may lie from those learned from.")
         return 0
-    asked.say(f"Little time was left: unfamiliar images are told by {fits} images instead of {most}.")
+    asked.log(f"Little time was left: unfamiliar images are told by {fits} images instead of {most}.")
     return fits

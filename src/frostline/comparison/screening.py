@@ -21,10 +21,10 @@ from frostline.backbone import Backbone
 from frostline.comparison import cells
 from frostline.comparison.cells import Cell
 from frostline.comparison.judging import Difference, Held, difference
-from frostline.dataset import Manifest
+from frostline.dataset import Manifest, OnProgress
 from frostline.errors import UsageError
 from frostline.frozen import Frozen, features
-from frostline.images import Images, Tell
+from frostline.images import Images
 from frostline.signals import shared_out, transfer
 from frostline.store import Store
 from frostline.training import pass_s
@@ -100,8 +100,8 @@ def screen(
     threads: int | None = None,
     workers: int = 0,
     left_s: float | None = None,
-    tell: Tell | None = None,
-    say: Callable[[str], None] = lambda line: None,
+    progress: OnProgress | None = None,
+    log: Callable[[str], None] = lambda line: None,
 ) -> list[Screened]:
     """Return what was found about each network: the kept ones first, and of those the best by probe.
 
@@ -119,7 +119,7 @@ def screen(
         doubt = (
             "" if given >= GIVEN else f" (doubtful: others had {1 - given:.0%} of the processor meanwhile)"
         )
-        say(f"  {backbone.name}: {latency_ms:.1f} ms an image{doubt}, {size_mb:.1f} MB")
+        log(f"  {backbone.name}: {latency_ms:.1f} ms an image{doubt}, {size_mb:.1f} MB")
     within = [backbone for backbone in backbones if not found[backbone.name].reason]
     if not within:
         each = "; ".join(f"{row.model} {row.reason}" for row in found.values())
@@ -132,14 +132,14 @@ def screen(
     folds = [cells.parted(few, Cell(0, fold), seed) for fold in range(cells.folds_of(few, seed))]
     held = {}
     for backbone in affordable:
-        seen = _features(backbone, few, exact, precision, threads, workers, tell)
+        seen = _features(backbone, few, exact, precision, threads, workers, progress)
         held[backbone.name] = mine = _asked(seen, few, folds, metric)
         accuracy, low, high = mine.accuracy_interval()
         logme = transfer.log_me(seen, few.targets(few.samples), classes)
         row = found[backbone.name]
         found[row.model] = replace(row, probe_accuracy=accuracy, low=low, high=high, logme=logme)
         span = f"{100 * accuracy:.1f} % right ({100 * low:.1f}–{100 * high:.1f} %)"
-        say(f"  {row.model}: {span} by a linear probe, out of fold")
+        log(f"  {row.model}: {span} by a linear probe, out of fold")
     return _decided(found, held, metric, seed)
 
 
@@ -222,14 +222,14 @@ def _features(
     precision: str,
     threads: int | None,
     workers: int,
-    tell: Tell | None,
+    progress: OnProgress | None,
 ) -> NDArray[np.float32]:
     """Return the pooled features of every image, computed as training does, so that it finds the rows."""
     way = rates.frozen_way(backbone, exact=exact, precision=precision, threads=threads)
     images = Images(data, data.samples, backbone.preprocessing)
     with numerics.threads(way.plan.threads), Store() as store:
         head = Frozen(backbone, backbone.model, backbone.cuts[-1], way, store)
-        return features(head, images, workers=workers, tell=tell)
+        return features(head, images, workers=workers, progress=progress)
 
 
 def _asked(seen: NDArray[np.float32], data: Manifest, folds: probe.Folds, metric: str) -> Held:

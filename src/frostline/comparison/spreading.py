@@ -31,7 +31,7 @@ def race(asked: Asked, contest: Contest, begin: Begin, address: str) -> bool:
     carried = _carried(asked)
     folders = [carried.study.path, *([carried.data.root] if carried.data.root else [])]
     with cluster.connected(address, threads=asked.options["threads"]) as found:
-        asked.say(f"Ray at {found.address}: {len(found.shares)} worker(s)")
+        asked.log(f"Ray at {found.address}: {len(found.shares)} worker(s)")
         spent = (contest.clock.spent_s, time.time())
         over = found.everywhere(
             _race, carried, begin, *spent, folders=folders, hear=lambda: _tell_new(contest)
@@ -49,8 +49,8 @@ def _carried(asked: Asked) -> Asked:
         data=replace(asked.data, root=root),
         study=Study(asked.study.path.resolve()),
         watch=Stopwatch(),
-        tell=None,
-        say=_unheard,
+        progress=None,
+        log=_unheard,
     )
 
 
@@ -83,5 +83,5 @@ def _tell_new(contest: Contest) -> None:
     """Say of each run that was finished since."""
     for task, outcome in contest.ledger.outcomes().items():
         if task not in contest.outcomes:
-            contest.say_outcome(task, outcome)
+            contest.log_outcome(task, outcome)
             contest.outcomes[task] = outcome

@@ -37,6 +37,7 @@ from frostline.dataset.rendering import Rendering, as_options
 from frostline.dataset.samples import PARTS, Conflict, Sample, SetAside
 from frostline.dataset.showing import Shown, notes_on, shown_as
 from frostline.dataset.sorting import Sorted, doubted_name, folder_names, sort_into
+from frostline.dataset.sources import OnProgress
 from frostline.dataset.tables import read_paths
 
 __all__ = [
@@ -49,6 +50,7 @@ __all__ = [
     "CutAway",
     "Finding",
     "Manifest",
+    "OnProgress",
     "Pairs",
     "Question",
     "Recognised",

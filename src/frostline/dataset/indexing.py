@@ -22,7 +22,7 @@ from frostline.dataset.copies import DECODE_SIDE_PIXELS, Likeness, likeness, mar
 from frostline.dataset.decoding import Picture
 from frostline.dataset.memory import FileKey, Known, Memory
 from frostline.dataset.rendering import GREY, WHITE
-from frostline.dataset.sources import Found, Source
+from frostline.dataset.sources import Found, OnProgress, Source
 from frostline.dataset.traits import PLAIN, Traits, confirmed, looked_at
 from frostline.errors import DamagedImage
 
@@ -32,7 +32,6 @@ CHUNK_IMAGES = 500
 # A file changed this recently may change once more without its time showing it: FAT keeps even seconds only.
 RACY_NS = 2_000_000_000
 
-Progress = Callable[[str, int, int], None]
 T = TypeVar("T")
 R = TypeVar("R")
 
@@ -50,7 +49,7 @@ class Indexed:
 
 
 def index(
-    source: Source, memory: Memory, progress: Progress | None = None, workers: int = 0
+    source: Source, memory: Memory, progress: OnProgress | None = None, workers: int = 0
 ) -> list[Indexed]:
     """Return every image of a source with its digest, or with the reason why it cannot be used."""
     images: list[Indexed] = []
@@ -71,7 +70,7 @@ def likeness_of(
     source: Source,
     images: Sequence[Indexed],
     memory: Memory,
-    progress: Progress | None = None,
+    progress: OnProgress | None = None,
     workers: int = 0,
 ) -> Likeness:
     """Compare all images by their marks, decoding those not marked yet; damage found on the way is noted."""
@@ -106,7 +105,7 @@ def _marked(chunk: Sequence[Indexed], source: Source, memory: Memory, workers: i
 
 
 def look_at_special(
-    source: Source, images: Sequence[Indexed], memory: Memory, progress: Progress | None, workers: int
+    source: Source, images: Sequence[Indexed], memory: Memory, progress: OnProgress | None, workers: int
 ) -> None:
     """Decode deep and transparent images that were not marked, for their traits; plain ones cost nothing."""
     special = [image for image in images if image.traits.kind and not image.fault]

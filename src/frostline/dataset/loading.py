@@ -15,7 +15,7 @@ from frostline.dataset.describing import about_copies, about_losses, about_split
 from frostline.dataset.findings import Finding
 from frostline.dataset.folders import read_folder
 from frostline.dataset.grouping import AUTO, PARENT, GroupBy, grouped, parsed
-from frostline.dataset.indexing import Indexed, Progress, index, likeness_of, look_at_special
+from frostline.dataset.indexing import Indexed, index, likeness_of, look_at_special
 from frostline.dataset.labels import settled
 from frostline.dataset.layout import SplitNames, checked, written
 from frostline.dataset.listing import missing_message
@@ -27,7 +27,7 @@ from frostline.dataset.remote import is_address, masked, read_remote_folder
 from frostline.dataset.rendering import Rendering
 from frostline.dataset.samples import PARTS, Sample, SetAside, demand_training_images
 from frostline.dataset.shards import is_shards, read_shards
-from frostline.dataset.sources import NOT_BESIDE, OUTSIDE, UNLABELLED, Source, listing
+from frostline.dataset.sources import NOT_BESIDE, OUTSIDE, UNLABELLED, OnProgress, Source, listing
 from frostline.dataset.tables import read_table
 from frostline.dataset.traits import Traits
 from frostline.errors import DataError, UsageError, did_you_mean
@@ -54,7 +54,7 @@ def load_data(
     split_names: SplitNames = None,
     intensity_range: str | tuple[float, float] | None = None,
     alpha_background: str | None = None,
-    progress: Progress | None = None,
+    progress: OnProgress | None = None,
     workers: int = 0,
     study: str | Path | None = None,
     path_column: str | None = None,

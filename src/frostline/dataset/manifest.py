@@ -37,6 +37,7 @@ from frostline.dataset.grouping import Proposal
 from frostline.dataset.memory import Known, Memory
 from frostline.dataset.rendering import PLAIN, Rendering
 from frostline.dataset.samples import PARTS, Conflict, Sample, SetAside, demand_training_images
+from frostline.dataset.sources import OnProgress
 from frostline.dataset.splitting import unit_keys
 from frostline.dataset.traits import Traits, looked_at
 from frostline.errors import DamagedImage, DataError
@@ -46,7 +47,6 @@ CHECK_CHUNK_IMAGES = 128
 SHOWN_CLASSES = 6  # in a line
 
 Pairs = folding.Pairs
-Progress = Callable[[str, int, int], None]
 Items = Callable[[str], "Image.Image | bytes"]  # "dataset[12]" → the image, or its file's bytes
 
 
@@ -201,7 +201,7 @@ class Manifest:
         pixels.note(sample.digest, picture)
         return picture
 
-    def checked(self, progress: Progress | None = None) -> Manifest:
+    def checked(self, progress: OnProgress | None = None) -> Manifest:
         """Decode every image that is not known to be sound; return a manifest without the damaged ones.
 
         Raises:
@@ -340,7 +340,7 @@ class Manifest:
             raise DataError(f"{path} {fault}, but was there when it was indexed: load the data again.")
         return decoding.read_bytes(path)
 
-    def _faults(self, progress: Progress | None) -> dict[str, str]:
+    def _faults(self, progress: OnProgress | None) -> dict[str, str]:
         """Return the reason of every damaged digest, decoding what is not known yet."""
         first = {sample.digest: sample for sample in reversed(self.samples)}
         memory = Memory()

@@ -15,6 +15,9 @@ from frostline.dataset.findings import Finding
 from frostline.dataset.memory import FileKey
 from frostline.errors import did_you_mean
 
+# Called with (what, done, total): how far some work is.
+OnProgress = Callable[[str, int, int], None]
+
 # The names people give the three parts: torchvision, Keras, Hugging Face and Kaggle sets between them.
 PART_NAMES = {
     "train": "train",

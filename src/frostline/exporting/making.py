@@ -12,12 +12,12 @@ from torch import nn
 
 from frostline import places, writing
 from frostline.backbone import Backbone
+from frostline.dataset import OnProgress
 from frostline.errors import UsageError, did_you_mean
 from frostline.exporting import card, folder, programs, proof, thawed, weights
 from frostline.exporting.proof import Proof
 from frostline.exporting.subject import Subject, subject
 from frostline.exporting.weights import Written
-from frostline.images import Tell
 from frostline.record import plain
 from frostline.reporting import notebook
 from frostline.zoo import delta
@@ -56,7 +56,7 @@ def export(
     images: str | Path | None = None,
     module: nn.Module | None = None,
     base: str | nn.Module | Backbone | None = None,
-    tell: Tell | None = None,
+    progress: OnProgress | None = None,
 ) -> Export:
     """Write a run's model to a folder of its own: the one that answers, or the one called `run`.
 
@@ -76,8 +76,8 @@ def export(
     place = folder.checked(Path(out) if out is not None else Path(f"frostline-{to}"), to)
     found = subject(study, run, module)
     shown = proof.pictures(found.study, found.preprocessing, images, found.rendering)
-    if tell:
-        tell("export", 0, 1)
+    if progress:
+        progress("export", 0, 1)
     expected = proof.probabilities(found.predictor, shown.pixels)
     with folder.whole(place) as new:
         if to in ("onnx", "torch"):
@@ -95,8 +95,8 @@ def export(
                 new / found.folder.fingerprints.name, found.folder.fingerprints.read_bytes()
             )
         files = _finish(found, to, new, written, check)
-    if tell:
-        tell("export", 1, 1)
+    if progress:
+        progress("export", 1, 1)
     result = {
         "export": str(place),
         "format": to,

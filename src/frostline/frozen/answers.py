@@ -12,9 +12,10 @@ from torch import Tensor, nn
 
 from frostline import backbone as bb
 from frostline.backbone import Backbone, Cut
+from frostline.dataset import OnProgress
 from frostline.frozen.rows import Counts, Frozen
 from frostline.frozen.way import Way
-from frostline.images import Images, Tell
+from frostline.images import Images
 from frostline.store import Store
 
 
@@ -24,14 +25,14 @@ def features(
     *,
     view: int = 0,
     workers: int = 0,
-    tell: Tell | None = None,
+    progress: OnProgress | None = None,
 ) -> NDArray[np.float32]:
     """Return the rows of one view of every image, averaged over space: float32 of shape (images, width).
 
     At the last cut these are the pretrained features before the head.
     """
     found = []
-    for z in _rows(frozen, images, view, True, workers, tell):
+    for z in _rows(frozen, images, view, True, workers, progress):
         flat = z.mean(dim=tuple(range(2, z.ndim))) if z.ndim > 2 else z  # where a head pools by itself
         found.append(flat.float().numpy())
     return np.concatenate(found)
@@ -49,7 +50,7 @@ def logits(
     counts: Counts | None = None,
     workers: int = 0,
     above: Callable[[], AbstractContextManager[None]] = nullcontext,
-    tell: Tell | None = None,
+    progress: OnProgress | None = None,
 ) -> NDArray[np.float32]:
     """Return a model's logits on view 0 of every image, float32 of shape (images, classes).
 
@@ -63,7 +64,7 @@ def logits(
     if not len(images):  # a share of fewer images than processes
         return np.empty((0, len(images.manifest.classes)), dtype=np.float32)
     with torch.no_grad(), bb.suffix(backbone, model, cut) as learned:
-        for z in _rows(frozen, images, 0, keep, workers, tell):
+        for z in _rows(frozen, images, 0, keep, workers, progress):
             with way.plan.autocast(), above():
                 out = learned(z.to(way.plan.device))
             found.append(out.float().cpu().numpy())
@@ -71,12 +72,12 @@ def logits(
 
 
 def _rows(
-    frozen: Frozen, images: Images, view: int, keep: bool, workers: int, tell: Tell | None
+    frozen: Frozen, images: Images, view: int, keep: bool, workers: int, progress: OnProgress | None
 ) -> Iterator[Tensor]:
     """Yield the rows of one view of every image, in batches as the prefix computes them."""
     items = [(position, view) for position in range(len(images))]
     if keep:
-        frozen.fill(images, items, workers=workers, tell=tell)
+        frozen.fill(images, items, workers=workers, progress=progress)
     size = frozen.way.batch
     lists = [items[i : i + size] for i in range(0, len(items), size)]
     yield from frozen.batches(images, lists, keep=keep, workers=workers)

@@ -21,9 +21,10 @@ from torch import Tensor, nn
 from frostline import backbone as bb
 from frostline import numerics, ranks
 from frostline.backbone import Backbone, Cut
+from frostline.dataset import OnProgress
 from frostline.frozen.tensors import ahead, from_bytes, padded, same, to_bytes
 from frostline.frozen.way import Way
-from frostline.images import Images, Item, Tell
+from frostline.images import Images, Item
 from frostline.store import Shelf, Store, key_of
 
 READ_AT_ONCE_BYTES = 32_000_000  # rows looked up and read in one go: a small part of any memory
@@ -231,7 +232,7 @@ class Frozen:
         return len(keys) if self.shelf is None else len(self.shelf.missing(list(keys)))
 
     def fill(
-        self, images: Images, items: Iterable[Item], *, workers: int = 0, tell: Tell | None = None
+        self, images: Images, items: Iterable[Item], *, workers: int = 0, progress: OnProgress | None = None
     ) -> None:
         """Compute and keep every row of `items` that is missing: from an earlier cut's rows or from pixels.
 
@@ -243,7 +244,7 @@ class Frozen:
             return
         item_of = {_key(images, item): item for item in items}
         missing = shelf.missing(list(item_of))
-        told = _Told(tell, len(missing) // ranks.size())
+        told = _Told(progress, len(missing) // ranks.size())
         try:
             for early, below in self._earlier() if missing else ():
                 if missing and below.form is not None:
@@ -321,8 +322,8 @@ class Frozen:
 class _Told:
     """How far a filling is."""
 
-    def __init__(self, tell: Tell | None, total: int) -> None:
-        self._tell, self._total, self._done = tell, total, 0
+    def __init__(self, progress: OnProgress | None, total: int) -> None:
+        self._tell, self._total, self._done = progress, total, 0
 
     def more(self, count: int) -> None:
         self._done += count

@@ -161,7 +161,7 @@ def answers_plot(labels: Sequence[str]) -> Plot:
 
 
 class Progress:
-    """How far long work is, to pass as `tell=`: a bar in a notebook, a line now and then elsewhere."""
+    """How far long work is, to pass as `progress=`: a bar in a notebook, a line now and then elsewhere."""
 
     def __init__(self) -> None:
         self._handle: Any = None

@@ -18,8 +18,9 @@ from torch import Tensor, nn
 
 from frostline import backbone as bb
 from frostline.backbone import Backbone
+from frostline.dataset import OnProgress
 from frostline.frozen import Way, padded
-from frostline.images import EVALUATION_BATCH, Images, Tell
+from frostline.images import EVALUATION_BATCH, Images
 from frostline.numerics import NumericPlan
 from frostline.signals.listening import Blocks, Ear
 from frostline.store import Form, Store, key_of
@@ -44,7 +45,7 @@ def glance(
     store: Store | None = None,
     ear: Ear | None = None,
     blocks: Blocks | None = None,
-    tell: Tell | None = None,
+    progress: OnProgress | None = None,
 ) -> Glance:
     """Look at view 0 of every image with the pretrained network, or with `model`, random weights of the same.
 
@@ -77,8 +78,8 @@ def glance(
         if shelf is not None:
             shelf.put([keys[i] for i in chunk], found.view(np.uint8), Form("float32", (found.shape[1],)))
         done += len(chunk)
-        if tell:
-            tell("measure", done, len(absent))
+        if progress:
+            progress("measure", done, len(absent))
     if shelf is not None:
         shelf.close()
     ends = np.cumsum(widths)

@@ -18,10 +18,10 @@ from frostline import rates as rates_of
 from frostline.augment import Policy
 from frostline.backbone import Backbone
 from frostline.cost import Rates
-from frostline.dataset import CutAway, Manifest, Sample
+from frostline.dataset import CutAway, Manifest, OnProgress, Sample
 from frostline.errors import DataError, ModelError
 from frostline.frozen import Frozen, Way, features
-from frostline.images import EVALUATION_BATCH, Images, Tell
+from frostline.images import EVALUATION_BATCH, Images
 from frostline.numerics import NumericPlan
 from frostline.probe import Folds
 from frostline.record import digest_of
@@ -131,7 +131,7 @@ def measure(
     rates: bool = True,
     seed: int = 0,
     threads: int | None = None,
-    tell: Tell | None = None,
+    progress: OnProgress | None = None,
 ) -> Signals:
     """Measure the training images against a network: similarity, and what each depth knows of them.
 
@@ -146,7 +146,7 @@ def measure(
             f"{backbone.name} can't be cut before its head ({' '.join(backbone.notes)}), so nothing can be "
             "measured stage by stage. `frostline train` with the strategy full needs no cut."
         )
-    data = lineage.marked(backbone, data.checked(tell))
+    data = lineage.marked(backbone, data.checked(progress))
     samples = shared_out(data, data.part("train"), MOST_IMAGES, seed)
     some = shared_out(data, samples, max(MOST_PROBED, PROBED_A_CLASS * len(data.classes)), seed)
     plan = numerics.exact_plan(numerics.thread_count(threads))
@@ -167,11 +167,11 @@ def measure(
 
     def look() -> dict[str, Any]:
         with numerics.threads(plan.threads), Store() as store:
-            return _looked(backbone, data, samples, some, plan, way, store, seed, tell)
+            return _looked(backbone, data, samples, some, plan, way, store, seed, progress)
 
     def look_at_twin() -> dict[str, Any]:
         with numerics.threads(plan.threads):
-            return _looked_at_twin(backbone, data, some, plan, seed, tell)
+            return _looked_at_twin(backbone, data, some, plan, seed, progress)
 
     found = places.remembered("signals", f"signals {digest_of(key)}", look)
     twin: dict[str, Any] = {"accuracy": {}, "notes": []}
@@ -221,7 +221,7 @@ def _looked(
     way: Way | None,
     store: Store,
     seed: int,
-    tell: Tell | None,
+    progress: OnProgress | None,
 ) -> dict[str, Any]:
     """Do the passes and conclude, as plain data: `some` of the samples stage by stage, all for the curve."""
     images, units, notes = Images(data, some, backbone.preprocessing), data.units(some), []
@@ -233,7 +233,7 @@ def _looked(
             ear = Ear(backbone, plan.place(backbone.model.eval()), int(blocks.max()) + 1)
         except DataError as error:  # nothing in this network can be listened to
             notes.append(str(error))
-    seen = glance(backbone, images, plan, store=store, ear=ear, blocks=blocks, tell=tell)
+    seen = glance(backbone, images, plan, store=store, ear=ear, blocks=blocks, progress=progress)
     found: dict[str, Any] = {"similarity": None, "confidence": None, "probe_by_stage": [], "curve": []}
     if ear is not None:
         likeness = concluded(backbone, ear, blocks)
@@ -259,7 +259,7 @@ def _looked(
     last = seen.features[next(reversed(seen.features))]
     if way is not None:
         notes.append(f"Stages were probed with {len(some):,} of {len(samples):,} images.")
-        last = _last_features(backbone, data, samples, way, store, tell)
+        last = _last_features(backbone, data, samples, way, store, progress)
     found["curve"] = _curve(data, samples, last, seed)
     found["groups"] = _by_groups(data, samples, last, seed)
     return {**found, "notes": notes}
@@ -271,11 +271,11 @@ def _last_features(
     samples: tuple[Sample, ...],
     way: Way,
     store: Store,
-    tell: Tell | None,
+    progress: OnProgress | None,
 ) -> NDArray[np.float32]:
     """Return the pooled features of all samples as training computes them, so that it finds the rows."""
     head = Frozen(backbone, backbone.model, backbone.cuts[-1], way, store)
-    return features(head, Images(data, samples, backbone.preprocessing), tell=tell)
+    return features(head, Images(data, samples, backbone.preprocessing), progress=progress)
 
 
 def _curve(
@@ -327,7 +327,7 @@ def _looked_at_twin(
     some: tuple[Sample, ...],
     plan: NumericPlan,
     seed: int,
-    tell: Tell | None,
+    progress: OnProgress | None,
 ) -> dict[str, Any]:
     """Probe random weights with the same images and folds, as plain data."""
     images = Images(data, some, backbone.preprocessing)
@@ -335,7 +335,7 @@ def _looked_at_twin(
         twin = _twin(backbone, images, seed)
     except ModelError as error:
         return {"accuracy": {}, "notes": [f"The probe on random weights is left out. {error}"]}
-    seen = glance(backbone, images, plan, model=twin, tell=tell).features
+    seen = glance(backbone, images, plan, model=twin, progress=progress).features
     classes, folds = len(data.classes), _folds(data, some, seed)
     return {"accuracy": depth.accuracies(seen, images.targets, classes, folds), "notes": []}
 

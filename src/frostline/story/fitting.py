@@ -15,7 +15,7 @@ from typing import Any
 
 from filelock import FileLock
 
-from frostline import launching, lineage, metrics, sentences, tracking
+from frostline import launching, lineage, metrics, sentences
 from frostline.advice import Advice, Planned, outlook, plan
 from frostline.advice.knowledge import read_experience
 from frostline.augment import check_options
@@ -35,9 +35,9 @@ from frostline.comparison import (
     spread_of_folds,
     sub_study,
 )
-from frostline.dataset import Manifest, is_study, load_data
+from frostline.dataset import Manifest, OnProgress, is_study, load_data
 from frostline.errors import StudyError
-from frostline.images import Tell
+from frostline.loggers import Loggers, make_loggers
 from frostline.record import Study
 from frostline.reporting import NAME as REPORT
 from frostline.reporting import notebook, report
@@ -46,7 +46,6 @@ from frostline.story import choosing
 from frostline.story.lasting import default_minutes, demand_time, measuring_s
 from frostline.strategy import Strategy, parse, parse_list
 from frostline.timing import Stopwatch
-from frostline.tracking import Trackers
 from frostline.training import Run, train
 
 FIT_STUDY = "frostline-fit"  # a folder of its own: it splits the images in another way than `train`
@@ -127,10 +126,10 @@ def fit(
     path_column: str | None = None,
     label_column: str | None = None,
     group_by: str | None = None,
-    tracker: str | Iterable[str] | Trackers | None = None,
+    logger: str | Iterable[str] | Loggers | None = None,
     watch: Stopwatch | None = None,
-    tell: Tell | None = None,
-    say: Callable[[str], None] = lambda line: None,
+    progress: OnProgress | None = None,
+    log: Callable[[str], None] = lambda line: None,
 ) -> Fitted:
     """Adapt a backbone to labelled images, and say how good it is.
 
@@ -138,11 +137,11 @@ def fit(
     every image trains the model, and its accuracy is estimated from models trained on four fifths (folds
     that keep groups and copies together); else a test part is held out, and read once at the end.
     Images that an existing `study` knows keep the part that they have in it.
-    `strategies` races these instead of what experience advises. `tracker` follows every run, as in `train`.
+    `strategies` races these instead of what experience advises. `logger` follows every run, as in `train`.
     `interpolate` goes back from the winner towards the pretrained network, as in `compare`.
     `path_column`, `label_column` and `group_by` are as in `load_data`; `resize`, `min_crop` and `rotate` as
     in `train`.
-    `watch` says when the minutes began. `say` hears sentences for a person.
+    `watch` says when the minutes began. `log` hears sentences for a person.
 
     `model` is lite0 where nothing else is said. `models` names several, or is "auto" for all that are on
     disk (lite packages, and what timm fetched before): each passes over the images once, and the one whose
@@ -153,7 +152,7 @@ def fit(
     Raises `DataError`, `ModelError`, `UsageError`, `StudyError` or `TrainingError`.
     """
     launching.demand_alone("fit")
-    trackers = tracking.asked(tracker, study)
+    loggers = make_loggers(logger, study)
     watch = watch or Stopwatch()
     strategies = parse_list(strategies) if isinstance(strategies, str) else strategies
     pinned = [str(parse(name) if isinstance(name, str) else name) for name in strategies or ()]
@@ -172,10 +171,10 @@ def fit(
         intensity_range=intensity_range,
         alpha_background=alpha_background,
         study=study if is_study(Path(study)) else None,
-        progress=tell,
+        progress=progress,
     )
-    data = _loaded(load).checked(tell)
-    backbones = wanted.load(say)
+    data = _loaded(load).checked(progress)
+    backbones = wanted.load(log)
     data = lineage.respected(backbones, data, Study(study))
     options: dict[str, Any] = {
         "metric": metric,
@@ -190,40 +189,48 @@ def fit(
     }
     held = _folds(data, seed)
     for line in _found_lines(data, held):
-        say(line)
+        log(line)
     kept = Study.open(study, data=data.digest, split=data.split_digest, test=data.test_digest)
     data.keep_in(kept.path)
     looked = None
     if wanted.looks:
         left_s = None if minutes is None else 60.0 * minutes - watch.seconds - ENDING_S
         looked = choosing.chosen(
-            backbones, data, limits, kept, seed=seed, options=options, left_s=left_s, tell=tell, say=say
+            backbones,
+            data,
+            limits,
+            kept,
+            seed=seed,
+            options=options,
+            left_s=left_s,
+            progress=progress,
+            log=log,
         )
         backbones = [next(b for b in backbones if b.name == row["model"]) for row in looked if row["kept"]]
     demand_time(backbones[0], data, minutes, threads, watch)
     with FileLock(kept.path / "first.lock"):  # a second process finds the model trained
-        first = _probe(backbones[0], data, kept, seed, {**options, "tracker": trackers}, tell)
-    say(_first_line(first, metric, watch.seconds))
+        first = _probe(backbones[0], data, kept, seed, {**options, "logger": loggers}, progress)
+    log(_first_line(first, metric, watch.seconds))
     measuring = sum(measuring_s(b, data, threads) for b in backbones)
     plans, raced = dict[str, Planned](), dict[str, list[str]]()
     if minutes is None or watch.seconds + measuring + ENDING_S < 60.0 * minutes:
-        plans = {b.name: plan(b, data, seed=seed, threads=threads, tell=tell) for b in backbones}
+        plans = {b.name: plan(b, data, seed=seed, threads=threads, progress=progress) for b in backbones}
     else:
-        say(f"There is no time to measure the network (about {measuring:.0f} s): the probe answers.")
+        log(f"There is no time to measure the network (about {measuring:.0f} s): the probe answers.")
     _tell_of(kept, backbones[0], plans)  # the best so far; at the end the winner
     for name, planned in plans.items():
         raced[name] = pinned or candidates(planned.advice, len(plans))
         if planned.signals.groups:
-            say(planned.signals.groups.sentence)
+            log(planned.signals.groups.sentence)
         for line in planned.advice.why:
-            say(line if len(plans) == 1 else f"{name}: {line}")
+            log(line if len(plans) == 1 else f"{name}: {line}")
     folds = 1 if "val" in data.given or len(data.samples) >= FEW_IMAGES else FOLDS
     every = [name for mine in raced.values() for name in mine]  # as if the slowest network ran them all
     usual = [default_minutes(planned.advice, every, folds, repeats) for planned in plans.values()]
     allowed = max(usual) if minutes is None else minutes
     limit = f"{allowed:g} min" + ("" if minutes else ", unless --minutes says otherwise")
     if plans and held:
-        say(f"{'Trying' if len(every) == 1 else 'Racing'} {_listed(raced)} for at most {limit}.")
+        log(f"{'Trying' if len(every) == 1 else 'Racing'} {_listed(raced)} for at most {limit}.")
     found: Comparison | None = None
     try:
         if plans:
@@ -239,16 +246,16 @@ def fit(
                 seed=seed,
                 augment=augment,
                 interpolate=interpolate,
-                tracker=trackers,
+                logger=loggers,
                 watch=watch,
-                tell=tell,
-                say=say,
+                progress=progress,
+                log=log,
                 **options,
             )
     except (NoTime, NothingHeldOut) as error:
-        say(str(error))
+        log(str(error))
     if not held and data.part("test"):
-        first = _tested(backbones[0], data, kept, seed, {**options, "tracker": trackers}, tell)
+        first = _tested(backbones[0], data, kept, seed, {**options, "logger": loggers}, progress)
     chosen = next(b for b in backbones if b.name == (found.model if found else first.model))
     mine = plans.get(chosen.name)
     _tell_of(kept, chosen, plans)
@@ -279,7 +286,7 @@ def fit(
     try:
         report(kept)
     except StudyError as error:  # a page that can't be written costs no model
-        say(str(error))
+        log(str(error))
     told = {**result, "again": again}
     signals, advice = (mine.signals, mine.advice) if mine else (None, None)
     return Fitted(told, found.run if found else first, found, signals, advice, again)
@@ -369,13 +376,24 @@ def _found_lines(data: Manifest, folds: int) -> list[str]:
 
 
 def _probe(
-    backbone: Backbone, data: Manifest, kept: Study, seed: int, options: dict[str, Any], tell: Tell | None
+    backbone: Backbone,
+    data: Manifest,
+    kept: Study,
+    seed: int,
+    options: dict[str, Any],
+    progress: OnProgress | None,
 ) -> Run:
     """Train a linear probe on everything: a model that answers, before anything else is decided."""
     samples = tuple(replace(s, split="train") for s in data.samples if s.split != "test")
     learning = replace(data, samples=samples)
     run = train(
-        backbone, learning, "linear_probe", study=sub_study(kept, learning), seed=seed, tell=tell, **options
+        backbone,
+        learning,
+        "linear_probe",
+        study=sub_study(kept, learning),
+        seed=seed,
+        progress=progress,
+        **options,
     )
     if not (answers_already(kept) or kept.answer):
         score = run.result["cv_score"]
@@ -384,13 +402,18 @@ def _probe(
 
 
 def _tested(
-    backbone: Backbone, data: Manifest, kept: Study, seed: int, options: dict[str, Any], tell: Tell | None
+    backbone: Backbone,
+    data: Manifest,
+    kept: Study,
+    seed: int,
+    options: dict[str, Any],
+    progress: OnProgress | None,
 ) -> Run:
     """Train the probe that answers where nothing can be held out, and read the test part, once."""
     samples = tuple(replace(s, split="train") if s.split == "val" else s for s in data.samples)
     everything = replace(data, samples=samples)
     folder = sub_study(kept, everything)
-    run = train(backbone, everything, "linear_probe", study=folder, seed=seed, tell=tell, **options)
+    run = train(backbone, everything, "linear_probe", study=folder, seed=seed, progress=progress, **options)
     kept.answer_by(run.folder, "a linear probe, since nothing can be held out to compare on")
     return run
 

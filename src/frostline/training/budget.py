@@ -13,9 +13,9 @@ from collections.abc import Sequence
 
 from frostline import familiar, looks, ranks, rates, remembering
 from frostline.backbone import Backbone
-from frostline.dataset import Manifest, Sample
+from frostline.dataset import Manifest, OnProgress, Sample
 from frostline.errors import UsageError
-from frostline.images import EVALUATION_BATCH, Tell
+from frostline.images import EVALUATION_BATCH
 from frostline.strategy import settings
 from frostline.timing import Stopwatch
 from frostline.training.request import Request
@@ -58,14 +58,14 @@ class Budget:
         if self._end_s is not None and any(ranks.any_of(self.late(kind))):
             raise OutOfTime
 
-    def telling(self, tell: Tell | None) -> Tell | None:
-        """Return a `tell` that also looks at this process's clock, for work that says how far it is."""
+    def telling(self, progress: OnProgress | None) -> OnProgress | None:
+        """Return a `progress` that also looks at this process's clock, for work that says how far it is."""
         if self._end_s is None:
-            return tell
+            return progress
 
         def checked(what: str, done: int, total: int) -> None:
-            if tell:
-                tell(what, done, total)
+            if progress:
+                progress(what, done, total)
             if self.late(what):
                 raise OutOfTime
 

@@ -44,7 +44,7 @@ STATE, BEFORE = "state.safetensors", "state-before.safetensors"
 
 
 @dataclass
-class Progress:
+class TrainingState:
     """How far a run has come: `segment`, `epoch` and `step` (in the epoch) are the next ones to do."""
 
     segment: int = 0
@@ -67,9 +67,9 @@ class Progress:
     moments: Moments = field(default_factory=dict)  # read back
 
 
-def write(folder: Path, model: nn.Module, progress: Progress, moments: Moments) -> None:
+def write(folder: Path, model: nn.Module, state: TrainingState, moments: Moments) -> None:
     """Write the state between two steps. Raises `OSError`; then what was kept before is still there."""
-    tensors, place = _tensors(model, progress, moments), _place(progress)
+    tensors, place = _tensors(model, state, moments), _place(state)
     plain = {k: v.detach().cpu().contiguous().clone() for k, v in tensors.items()}
     about = {"progress": json.dumps(place), "crc32": str(_crc32(plain))}
     new = folder / f".{STATE}.new.tmp"
@@ -83,12 +83,12 @@ def write(folder: Path, model: nn.Module, progress: Progress, moments: Moments) 
         new.unlink(missing_ok=True)
 
 
-def shared(folder: Path, model: nn.Module) -> Progress:
+def shared(folder: Path, model: nn.Module) -> TrainingState:
     """Return how far the run is, and load its state into `model`; in all processes what the first one has.
 
     Where there is no state, `model` is the first process's all the same.
     """
-    found = Progress()
+    found = TrainingState()
     if ranks.leads():
         found = read(folder, model) or found
     if ranks.size() == 1:
@@ -99,7 +99,7 @@ def shared(folder: Path, model: nn.Module) -> Progress:
     return _progress(place, tensors)
 
 
-def read(folder: Path, model: nn.Module) -> Progress | None:
+def read(folder: Path, model: nn.Module) -> TrainingState | None:
     """Load the newest state that is whole into `model`, and return how far it is; `None` without any.
 
     Raises `StudyError` where there are some and none is whole.
@@ -107,7 +107,7 @@ def read(folder: Path, model: nn.Module) -> Progress | None:
     damage = []
     for name in (STATE, BEFORE):
         try:
-            progress, weights = _read(folder / name)
+            state, weights = _read(folder / name)
             model.load_state_dict(weights)
         except FileNotFoundError:
             continue
@@ -116,7 +116,7 @@ def read(folder: Path, model: nn.Module) -> Progress | None:
             continue
         if damage:
             warnings.warn(f"{damage[0]}; going on from the state before it.", RunWarning, stacklevel=2)
-        return progress
+        return state
     if damage:
         raise StudyError(f"{'; '.join(damage)}. Delete what is damaged, and the run starts anew.")
     return None
@@ -129,7 +129,7 @@ def remove(folder: Path) -> None:
             path.unlink(missing_ok=True)
 
 
-def _read(path: Path) -> tuple[Progress, dict[str, Tensor]]:
+def _read(path: Path) -> tuple[TrainingState, dict[str, Tensor]]:
     with safe_open(path, framework="pt") as file:
         about = file.metadata()
         tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118 - not a dict
@@ -138,29 +138,29 @@ def _read(path: Path) -> tuple[Progress, dict[str, Tensor]]:
     return _progress(json.loads(about["progress"]), tensors), _under(tensors, "model.")
 
 
-def _place(progress: Progress) -> dict[str, Any]:
+def _place(state: TrainingState) -> dict[str, Any]:
     """What of it is plain data."""
-    return {key: getattr(progress, key) for key in PLACE}
+    return {key: getattr(state, key) for key in PLACE}
 
 
-def _tensors(model: nn.Module, progress: Progress, moments: Moments) -> dict[str, Tensor]:
+def _tensors(model: nn.Module, state: TrainingState, moments: Moments) -> dict[str, Tensor]:
     """The rest, the model included, by names that `_progress` knows."""
     tensors = {f"model.{k}": v for k, v in model.state_dict().items()}
-    tensors |= {f"best.{k}": v for k, v in progress.best_weights.items()}
+    tensors |= {f"best.{k}": v for k, v in state.best_weights.items()}
     tensors |= _flat("adam", moments)
-    if progress.step:
-        tensors |= {f"start.{k}": v for k, v in progress.start.items()}
-        tensors |= _flat("start adam", progress.start_moments)
+    if state.step:
+        tensors |= {f"start.{k}": v for k, v in state.start.items()}
+        tensors |= _flat("start adam", state.start_moments)
     return tensors
 
 
-def _progress(place: dict[str, Any], tensors: dict[str, Tensor]) -> Progress:
-    progress = Progress(**place)
-    progress.best_weights = _under(tensors, "best.")
-    progress.start = _under(tensors, "start.")
-    progress.moments = _nested(_under(tensors, "adam."))
-    progress.start_moments = _nested(_under(tensors, "start adam."))
-    return progress
+def _progress(place: dict[str, Any], tensors: dict[str, Tensor]) -> TrainingState:
+    state = TrainingState(**place)
+    state.best_weights = _under(tensors, "best.")
+    state.start = _under(tensors, "start.")
+    state.moments = _nested(_under(tensors, "adam."))
+    state.start_moments = _nested(_under(tensors, "start adam."))
+    return state
 
 
 def _crc32(tensors: dict[str, Tensor]) -> int:
@@ -207,7 +207,7 @@ def give_moments(model: nn.Module, optimizer: torch.optim.Optimizer, moments: Mo
             optimizer.state[parameter][key] = value
 
 
-def begin_epoch(model: nn.Module, optimizer: torch.optim.Optimizer, progress: Progress) -> None:
+def begin_epoch(model: nn.Module, optimizer: torch.optim.Optimizer, state: TrainingState) -> None:
     """Note what the coming epoch may change, so that it can be taken back: weights that learn, statistics."""
     learning = {name for name, parameter in model.named_parameters() if parameter.requires_grad}
     moving = {
@@ -216,22 +216,22 @@ def begin_epoch(model: nn.Module, optimizer: torch.optim.Optimizer, progress: Pr
         if module.training
         for key in module._buffers
     }
-    state = model.state_dict()
-    progress.start = {k: v.detach().clone() for k, v in state.items() if k in learning or k in moving}
-    progress.start_moments = {
-        name: {key: value.clone() for key, value in state.items()}
-        for name, state in moments_of(model, optimizer).items()
+    weights = model.state_dict()
+    state.start = {k: v.detach().clone() for k, v in weights.items() if k in learning or k in moving}
+    state.start_moments = {
+        name: {key: value.clone() for key, value in moments.items()}
+        for name, moments in moments_of(model, optimizer).items()
     }
 
 
-def take_back(model: nn.Module, optimizer: torch.optim.Optimizer, progress: Progress) -> None:
+def take_back(model: nn.Module, optimizer: torch.optim.Optimizer, state: TrainingState) -> None:
     """Put model, optimizer and progress back to where the epoch began."""
-    state = model.state_dict()
+    weights = model.state_dict()
     with torch.no_grad():
-        for key, value in progress.start.items():
-            state[key].copy_(value)
+        for key, value in state.start.items():
+            weights[key].copy_(value)
     optimizer.zero_grad(set_to_none=True)
     optimizer.state.clear()
-    give_moments(model, optimizer, progress.start_moments)
-    progress.steps -= progress.step
-    progress.step, progress.losses = 0, []
+    give_moments(model, optimizer, state.start_moments)
+    state.steps -= state.step
+    state.step, state.losses = 0, []

@@ -22,7 +22,7 @@ from frostline.images import Images, Item
 from frostline.seeds import derive
 from frostline.training import checkpoint, exchange, mishaps, optimizer
 from frostline.training.budget import OutOfTime
-from frostline.training.checkpoint import Progress
+from frostline.training.checkpoint import TrainingState
 from frostline.training.interruption import Leave
 from frostline.training.job import Job
 from frostline.training.supply import Supply, targets_of
@@ -37,9 +37,9 @@ CHECKPOINT_S = 0.04  # what the first one is taken to cost, until it was measure
 class Keeper:
     """Writes the state between two steps, as often as its cost allows. A full disk costs a warning."""
 
-    def __init__(self, job: Job, model: nn.Module, progress: Progress) -> None:
-        self._job, self._model, self._progress = job, model, progress
-        self._earlier_s = progress.seconds  # of processes before this one
+    def __init__(self, job: Job, model: nn.Module, state: TrainingState) -> None:
+        self._job, self._model, self._progress = job, model, state
+        self._earlier_s = state.seconds  # of processes before this one
         self._saved, self._cost_s, self._failed = time.monotonic(), CHECKPOINT_S, False
         self._epoch_s = 0.0  # of the epoch under way, when it or this process began with it
         self._since = time.perf_counter()
@@ -86,7 +86,7 @@ class Keeper:
 
 
 class Epoch:
-    """The epoch that `progress` stands in; `leave` is asked between two steps."""
+    """The epoch that `state` stands in; `leave` is asked between two steps."""
 
     def __init__(
         self,
@@ -94,16 +94,16 @@ class Epoch:
         model: nn.Module,
         supply: Supply,
         opt: torch.optim.Optimizer,
-        progress: Progress,
+        state: TrainingState,
         keeper: Keeper,
         leave: Leave,
     ) -> None:
         self._job, self._model, self._supply, self._opt = job, model, supply, opt
-        self._progress, self._keeper, self._leave = progress, keeper, leave
-        view = progress.views + 1
+        self._progress, self._keeper, self._leave = state, keeper, leave
+        view = state.views + 1
         self._anchor = optimizer.Anchor(job.backbone, model, job.settings.l2_sp)
         self._items, self._targets = supply.epoch(
-            job.train, job.balance, job.seed, progress.segment, progress.epoch, view
+            job.train, job.balance, job.seed, state.segment, state.epoch, view
         )
         self._mine = [batch[ranks.share(len(batch))] for batch in self._items]
         self._learning = [parameter for group in opt.param_groups for parameter in group["params"]]
@@ -131,35 +131,35 @@ class Epoch:
 
     def _steps(self) -> None:
         """Do what is left."""
-        job, progress, supply = self._job, self._progress, self._supply
-        segment = job.segments[progress.segment]
-        begun_at = progress.step
+        job, state, supply = self._job, self._progress, self._supply
+        segment = job.segments[state.segment]
+        begun_at = state.step
         prepared(job, supply, job.train, self._items, self._leave, lambda: self._keeper.keep(self._opt))
         supply.set_training()
         self._moving = exchange.statistics(self._model)
         if begun_at == 0:
-            checkpoint.begin_epoch(self._model, self._opt, progress)
+            checkpoint.begin_epoch(self._model, self._opt, state)
         items = self._items[begun_at:]
         y_of = targets_of(self._targets[sum(map(len, self._items[:begun_at])) :], items)
-        fresh: list[Tensor] = []  # losses that are not in `progress` yet
+        fresh: list[Tensor] = []  # losses that are not in `state` yet
         with torch.random.fork_rng(devices=_cuda(job)), self._suffix() as learning:
             job.budget.check("step")
             began = time.perf_counter()
             batches = supply.batches(job.train, self._mine[begun_at:])
             for step, (z, y) in enumerate(zip(batches, y_of, strict=True), begun_at):
-                torch.manual_seed(derive(job.seed, "step", progress.segment, progress.epoch, step, *_apart()))
-                place = progress.epoch * segment.steps_per_epoch + step
+                torch.manual_seed(derive(job.seed, "step", state.segment, state.epoch, step, *_apart()))
+                place = state.epoch * segment.steps_per_epoch + step
                 share = pacing.scale(place, segment.steps, job.settings.warmup)
-                set_rates(self._opt, share * 0.5**progress.halvings)
+                set_rates(self._opt, share * 0.5**state.halvings)
                 fresh.append(self._step(learning, z, y))
-                progress.steps, progress.step = progress.steps + 1, step + 1
-                mishaps.check_losses(fresh, progress.step - len(fresh), now=False)
-                self._told(progress)
+                state.steps, state.step = state.steps + 1, step + 1
+                mishaps.check_losses(fresh, state.step - len(fresh), now=False)
+                self._told(state)
                 job.budget.note("step", began)
                 self._between(fresh, more=step + 1 < len(self._items))
                 began = time.perf_counter()
         self._settle(fresh)
-        mishaps.check_weights(self._model, max(0, progress.step - 1))
+        mishaps.check_weights(self._model, max(0, state.step - 1))
 
     def _suffix(self) -> AbstractContextManager[Callable[[Tensor], Tensor]]:
         return bb.suffix(self._job.backbone, self._model, self._supply.cut)
@@ -192,9 +192,9 @@ class Epoch:
             self._progress.losses += torch.stack(fresh).tolist()
             fresh.clear()
 
-    def _told(self, progress: Progress) -> None:
-        if self._job.tell:
-            self._job.tell("train", progress.steps, self._job.steps)
+    def _told(self, state: TrainingState) -> None:
+        if self._job.progress:
+            self._job.progress("train", state.steps, self._job.steps)
 
     def _step(self, learning: Callable[[Tensor], Tensor], z: Tensor, y: Tensor) -> Tensor:
         """Learn from one batch, given this process's part of it and all its targets; return its loss."""
@@ -242,20 +242,20 @@ def prepared(
     The processes of a job fill the store together, and then hear what has come to one of them.
     """
 
-    def tell(what: str, done: int, total: int) -> None:
+    def progress(what: str, done: int, total: int) -> None:
         if ranks.size() == 1:
             leave(keep)
         elif leave.asked:
             raise OutOfTime
-        if job.tell:
-            job.tell(what, done, total)
+        if job.progress:
+            job.progress(what, done, total)
 
     if ranks.size() == 1:
-        supply.prepare(images, items, tell)
+        supply.prepare(images, items, progress)
         return
     late = False
     try:
-        supply.prepare(images, items, tell)
+        supply.prepare(images, items, progress)
     except OutOfTime:
         late = not leave.asked
     others, late = ranks.any_of(leave.asked, late)

@@ -47,7 +47,7 @@ def predict_parts(
             store=store,
             counts=counts,
             workers=request.workers,
-            tell=request.tell,
+            progress=request.progress,
         )
         return ranks.gathered(mine, len(images))
 

@@ -13,10 +13,10 @@ from typing import Any
 from frostline import cluster, launching, numerics, places
 from frostline.augment import Policy
 from frostline.backbone import Backbone
-from frostline.dataset import PARTS, Manifest
+from frostline.dataset import PARTS, Manifest, OnProgress
 from frostline.errors import UsageError
 from frostline.frozen import Counts, Frozen
-from frostline.images import Images, Item, Tell
+from frostline.images import Images, Item
 from frostline.store import Store
 from frostline.strategy import Strategy, checked, parse, settings
 from frostline.training import keeping, planning
@@ -59,7 +59,7 @@ def fill_store(
     precision: str = "auto",
     threads: int | None = None,
     workers: int = 0,
-    tell: Tell | None = None,
+    progress: OnProgress | None = None,
 ) -> Filled:
     """Compute and keep the rows that training by `strategy` will read, those that are kept already left out.
 
@@ -73,7 +73,7 @@ def fill_store(
     launching.demand_alone("store fill")
     request = Request(
         backbone=backbone.resized(resize),
-        data=data.checked(tell),
+        data=data.checked(progress),
         strategy=parse(strategy) if isinstance(strategy, str) else checked(strategy),
         seed=seed,
         augment=augment,
@@ -87,7 +87,7 @@ def fill_store(
         workers=workers,
         views=views,
         rows="keep",
-        tell=tell,
+        progress=progress,
     )
     request.check()
     plan = planning.made(request)
@@ -151,16 +151,18 @@ def _fill(request: Request, plan: Plan, policy: Policy, store: Store, counts: Co
     backbone = request.backbone
     for index, images, items in _wanted(request, plan, policy):
         frozen = Frozen(backbone, backbone.model, backbone.cut(index), plan.way, store, counts)
-        frozen.fill(images, items, workers=request.workers, tell=request.tell)
+        frozen.fill(images, items, workers=request.workers, progress=request.progress)
 
 
 def _spread(request: Request, plan: Plan, policy: Policy, counts: Counts, address: str) -> int:
     """Let a cluster's workers fill, by the one plan made here; return how many there are."""
     root = request.data.root and request.data.root.resolve()
-    carried = replace(request, data=replace(request.data, root=root), tell=None)
+    carried = replace(request, data=replace(request.data, root=root), progress=None)
     folders = [places.home(), *([root] if root else [])]
     with cluster.connected(address, threads=request.threads) as found, Store() as store:
-        told = _Rows(store, request.tell, sum(len(items) for _, _, items in _wanted(request, plan, policy)))
+        told = _Rows(
+            store, request.progress, sum(len(items) for _, _, items in _wanted(request, plan, policy))
+        )
         answers = found.everywhere(_fill_there, carried, plan.as_dict(), policy, folders=folders, hear=told)
         counts.rows_computed += sum(answer["rows_computed"] for answer in answers)
         return len(found.shares)
@@ -178,8 +180,8 @@ def _fill_there(request: Request, plan: dict[str, Any], policy: Policy) -> dict[
 class _Rows:
     """How many rows the store has, told from time to time."""
 
-    def __init__(self, store: Store, tell: Tell | None, wanted: int) -> None:
-        self._store, self._tell, self._wanted, self._next = store, tell, wanted, 0.0
+    def __init__(self, store: Store, progress: OnProgress | None, wanted: int) -> None:
+        self._store, self._tell, self._wanted, self._next = store, progress, wanted, 0.0
         self._before = self._count()
 
     def _count(self) -> int:

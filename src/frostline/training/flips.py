@@ -27,9 +27,9 @@ from numpy.typing import NDArray
 from torch.nn import functional as F
 
 from frostline import probe, ranks
-from frostline.dataset import Manifest, Sample
+from frostline.dataset import Manifest, OnProgress, Sample
 from frostline.frozen import Frozen, features
-from frostline.images import MIRRORED, TURNED, Images, Tell
+from frostline.images import MIRRORED, TURNED, Images
 from frostline.seeds import derive
 
 Ints = NDArray[np.int64]
@@ -75,7 +75,7 @@ def try_flips(
     manifest: Manifest,
     samples: Sequence[Sample],
     seed: int,
-    tell: Tell | None = None,
+    progress: OnProgress | None = None,
     view: int = MIRRORED,
 ) -> FlipTest:
     """Ask both questions of at most `MOST_IMAGES` training images; `head` answers the features.
@@ -88,20 +88,20 @@ def try_flips(
     if not folds:  # too few images to hold any out: nothing can be told, so nothing is flipped
         return FlipTest(0.0, 0.0, 0.0, False, 0)
     if ranks.size() == 1:
-        return _asked(head, images, folds, len(manifest.classes), view, tell)
+        return _asked(head, images, folds, len(manifest.classes), view, progress)
     for one in (0, view):  # by all processes of the job; the first one judges
-        head.fill(images, [(position, one) for position in range(len(images))], tell=tell)
+        head.fill(images, [(position, one) for position in range(len(images))], progress=progress)
     return FlipTest(
-        **ranks.decided(lambda: asdict(_asked(head, images, folds, len(manifest.classes), view, tell)))
+        **ranks.decided(lambda: asdict(_asked(head, images, folds, len(manifest.classes), view, progress)))
     )
 
 
 def _asked(
-    head: Frozen, images: Images, folds: probe.Folds, classes: int, view: int, tell: Tell | None
+    head: Frozen, images: Images, folds: probe.Folds, classes: int, view: int, progress: OnProgress | None
 ) -> FlipTest:
     told = told_from_mirror(_thumbnails(images), folds, view)
-    plain = features(head, images, tell=tell)
-    mirrored = features(head, images, view=view, tell=tell)
+    plain = features(head, images, progress=progress)
+    mirrored = features(head, images, view=view, progress=progress)
     alone, both = _probed(plain, mirrored, images.targets, classes, folds)
     lost, won = int((alone & ~both).sum()), int((both & ~alone).sum())
     clear = lost - won > CLEAR_LOSS_SE * math.sqrt(lost + won)

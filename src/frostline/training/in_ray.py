@@ -37,7 +37,7 @@ def train(request: Request, study: Path, work: Work, address: str) -> None:
     """
     os.environ.update(SETTINGS)  # before the import, which reads them
     root = request.data.root and request.data.root.resolve()
-    carried = replace(request, data=replace(request.data, root=root), tell=None, since=None)
+    carried = replace(request, data=replace(request.data, root=root), progress=None, since=None)
     folders = [study.resolve(), *([root] if root else [])]
     with cluster.connected(address, threads=request.threads) as found, _watched(request, study):
         for left in reversed(range(cluster.RETRIES + 1)):
@@ -130,7 +130,7 @@ def _reason(error: Exception) -> Exception:
 @contextlib.contextmanager
 def _watched(request: Request, study: Path) -> Iterator[None]:
     """Tell how many epochs the run has behind it, from its study, while the processes work."""
-    if request.tell is None:
+    if request.progress is None:
         yield
         return
     over, total = threading.Event(), sum(segment.epochs for segment in request.segments())
@@ -139,8 +139,8 @@ def _watched(request: Request, study: Path) -> Iterator[None]:
         while not over.wait(LOOK_S):
             with contextlib.suppress(FrostlineError, OSError):
                 epochs = len(Study(study).run(request.config()).metrics())
-                if request.tell and epochs:
-                    request.tell("epochs", epochs, total)
+                if request.progress and epochs:
+                    request.progress("epochs", epochs, total)
 
     watcher = threading.Thread(target=look, daemon=True)
     watcher.start()

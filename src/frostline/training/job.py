@@ -6,13 +6,14 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from frostline.backbone import Backbone
+from frostline.dataset import OnProgress
 from frostline.frozen import Counts
-from frostline.images import Images, Tell
+from frostline.images import Images
+from frostline.loggers import Hear
 from frostline.record import RunFolder
 from frostline.store import Store
 from frostline.strategy import Segment, Settings
 from frostline.timing import Stopwatch
-from frostline.tracking import Hear
 from frostline.training.budget import Budget
 from frostline.training.imbalance import Balance
 from frostline.training.planning import Plan
@@ -38,7 +39,7 @@ class Job:
     folder: RunFolder
     watch: Stopwatch
     budget: Budget
-    tell: Tell | None = None
+    progress: OnProgress | None = None
     hear: Hear = lambda rows: None  # of the epochs so far, after each
     rows: list[dict[str, Any]] = field(default_factory=list)
 

@@ -14,11 +14,11 @@ from frostline import probe, ranks
 from frostline.frozen import Frozen, features
 from frostline.heads import build_head, linear_head
 from frostline.images import EVALUATION_BATCH, Images, contact_sheet
+from frostline.loggers import Hear
 from frostline.record import RunFolder
 from frostline.seeds import derive
 from frostline.strategy import settings
 from frostline.timing import Stopwatch
-from frostline.tracking import Hear
 from frostline.training import interpolation, loop, recalibration
 from frostline.training.budget import Budget
 from frostline.training.imbalance import Balance
@@ -65,10 +65,10 @@ def learn(
         folder=folder,
         watch=watch,
         budget=budget,
-        tell=budget.telling(request.tell),
+        progress=budget.telling(request.progress),
         hear=hear,
     )
-    progress = loop.run(job, model)
+    state = loop.run(job, model)
     cut = request.backbone.cut(min(s.cut for s in job.segments))
     if known.bn == "recalibrate":
         recalibration.recalibrate(request.backbone, model, cut, images, plan.numbers)
@@ -80,13 +80,13 @@ def learn(
     return model.eval(), {
         "trainable_parameters": learned,
         "cut": cut.name,
-        "steps": progress.steps,
+        "steps": state.steps,
         "steps_planned": job.steps,
-        "stopped": "minutes" if progress.stopped else None,
-        "best_epoch": progress.best_epoch,
-        "notes": progress.notes,
+        "stopped": "minutes" if state.stopped else None,
+        "best_epoch": state.best_epoch,
+        "notes": state.notes,
         **({} if between is None else {"interpolation": between}),
-        "earlier_seconds": progress.seconds,
+        "earlier_seconds": state.seconds,
     }
 
 
@@ -130,7 +130,7 @@ def _keep_what_is_passed(request: Request, plan: Plan, head: Frozen, images: Ima
         backbone, cut = request.backbone, request.backbone.cut(min(cuts))
         first = Frozen(backbone, backbone.model, cut, plan.way, head.store, head.counts)
         items = [(position, 0) for position in range(len(images))]
-        first.fill(images, items, workers=request.workers, tell=request.tell)
+        first.fill(images, items, workers=request.workers, progress=request.progress)
 
 
 def starting_model(request: Request, features_of: Frozen, images: Images, balance: Balance) -> nn.Module:
@@ -143,7 +143,7 @@ def starting_model(request: Request, features_of: Frozen, images: Images, balanc
     seed = derive(request.seed, "head")
     head = build_head(request.strategy.head, width, classes, seed)
     if known.start == "probe" and request.strategy.head == "linear":
-        seen = features(features_of, images, workers=request.workers, tell=request.tell)
+        seen = features(features_of, images, workers=request.workers, progress=request.progress)
         if ranks.leads():  # whose weights the others are given before the first step
             start = probe.logistic(
                 seen,
@@ -162,7 +162,7 @@ def _solve(
 ) -> tuple[nn.Module, dict[str, Any]]:
     """The linear probe: a head solved for on frozen features, its L2 chosen by cross-validation."""
     known = settings(request.strategy)
-    seen = features(features_of, images, workers=request.workers, tell=request.tell)
+    seen = features(features_of, images, workers=request.workers, progress=request.progress)
     seed = derive(request.seed, "probe folds")
     folds = request.data.folds(images.samples, 5, seed)
     if folder.writes:

@@ -27,38 +27,38 @@ from frostline.training.job import Job
 from frostline.training.supply import Supply
 
 
-def run(job: Job, model: nn.Module) -> checkpoint.Progress:
+def run(job: Job, model: nn.Module) -> checkpoint.TrainingState:
     """Train `model` in place, going on where an earlier process stopped; end with the best weights."""
-    progress = checkpoint.shared(job.folder.path, model)
+    state = checkpoint.shared(job.folder.path, model)
     model = job.plan.numbers.place(model)
-    earlier_s = progress.seconds
-    done = sum(s.epochs for s in job.segments[: progress.segment]) + progress.epoch
+    earlier_s = state.seconds
+    done = sum(s.epochs for s in job.segments[: state.segment]) + state.epoch
     job.rows[:] = ranks.decided(lambda: job.folder.metrics()[:done])  # and no others
     job.hear(job.rows)
     job.budget.earlier_s = earlier_s
-    keeper = Keeper(job, model, progress)
+    keeper = Keeper(job, model, state)
     with heard() as leave:
         try:
-            _run(job, model, progress, keeper, leave)
+            _run(job, model, state, keeper, leave)
         except OutOfTime:
-            progress.stopped = True
-    if progress.best_weights:
-        model.load_state_dict(progress.best_weights)
+            state.stopped = True
+    if state.best_weights:
+        model.load_state_dict(state.best_weights)
     job.folder.write_metrics(job.rows)
-    progress.seconds = earlier_s
-    return progress
+    state.seconds = earlier_s
+    return state
 
 
-def _run(job: Job, model: nn.Module, progress: checkpoint.Progress, keeper: Keeper, leave: Leave) -> None:
+def _run(job: Job, model: nn.Module, state: checkpoint.TrainingState, keeper: Keeper, leave: Leave) -> None:
     """Do every epoch that is not done yet; raises `OutOfTime` between two steps."""
     opt: torch.optim.Optimizer | None = None
-    for index in range(progress.segment, len(job.segments)):
-        progress.segment = index
-        opt = _prepare(job, model, job.segments[index], opt, progress)
+    for index in range(state.segment, len(job.segments)):
+        state.segment = index
+        opt = _prepare(job, model, job.segments[index], opt, state)
         supply = _supply(job, model, index)
-        while progress.epoch < job.segments[index].epochs:
-            _one_epoch(job, model, supply, opt, progress, keeper, leave)
-        progress.epoch = 0
+        while state.epoch < job.segments[index].epochs:
+            _one_epoch(job, model, supply, opt, state, keeper, leave)
+        state.epoch = 0
 
 
 def _one_epoch(
@@ -66,25 +66,25 @@ def _one_epoch(
     model: nn.Module,
     supply: Supply,
     opt: torch.optim.Optimizer,
-    progress: checkpoint.Progress,
+    state: checkpoint.TrainingState,
     keeper: Keeper,
     leave: Leave,
 ) -> None:
     keeper.begin_epoch()
-    loss = Epoch(job, model, supply, opt, progress, keeper, leave).run()
-    segment = job.segments[progress.segment]
+    loss = Epoch(job, model, supply, opt, state, keeper, leave).run()
+    segment = job.segments[state.segment]
     row = {
-        "phase": progress.segment,
-        "epoch": progress.epoch,
+        "phase": state.segment,
+        "epoch": state.epoch,
         "cut": supply.cut.name,
-        "lr": segment.lr * 0.5**progress.halvings,
+        "lr": segment.lr * 0.5**state.halvings,
         "loss": loss,
         "seconds": keeper.epoch_seconds,
     }
-    row |= _validate(job, model, supply, progress, leave, lambda: keeper.keep(opt))
+    row |= _validate(job, model, supply, state, leave, lambda: keeper.keep(opt))
     job.rows.append(row)
-    progress.epoch, progress.views = progress.epoch + 1, progress.views + 1
-    progress.step, progress.losses, progress.epoch_seconds = 0, [], 0.0
+    state.epoch, state.views = state.epoch + 1, state.views + 1
+    state.step, state.losses, state.epoch_seconds = 0, [], 0.0
     job.hear(job.rows)
     if keeper.due:
         keeper.keep(opt)
@@ -95,13 +95,13 @@ def _prepare(
     model: nn.Module,
     segment: Segment,
     before: torch.optim.Optimizer | None,
-    progress: checkpoint.Progress,
+    state: checkpoint.TrainingState,
 ) -> torch.optim.Optimizer:
     """Freeze to the segment's cut and make its optimizer, with the moments of what learned before."""
     bb.freeze(job.backbone, model, job.backbone.cut(segment.cut), job.settings.bn)
     made = optimizer.build(job.backbone, model, segment.lr, job.settings, before)
-    checkpoint.give_moments(model, made, progress.moments)
-    progress.moments = {}
+    checkpoint.give_moments(model, made, state.moments)
+    state.moments = {}
     return made
 
 
@@ -137,7 +137,7 @@ def _validate(
     job: Job,
     model: nn.Module,
     supply: Supply,
-    progress: checkpoint.Progress,
+    state: checkpoint.TrainingState,
     leave: Leave,
     keep: Callable[[], None],
 ) -> dict[str, float]:
@@ -149,10 +149,10 @@ def _validate(
     found = _logits(job, model.eval(), supply, job.val, leave, keep)
     probabilities = metrics.softmax(found)
     good = metrics.goodness(job.metric, job.val.targets, probabilities)
-    better = progress.best is None or good >= progress.best or not np.isfinite(progress.best)
+    better = state.best is None or good >= state.best or not np.isfinite(state.best)
     if better and job.keep == "best":
-        progress.best, progress.best_epoch = good, len(job.rows) + 1
-        progress.best_weights = {k: v.detach().clone() for k, v in model.state_dict().items()}
+        state.best, state.best_epoch = good, len(job.rows) + 1
+        state.best_weights = {k: v.detach().clone() for k, v in model.state_dict().items()}
     job.budget.note("validation", began)
     return {
         "val_accuracy": metrics.score("accuracy", job.val.targets, probabilities),

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from frostline import ranks
 from frostline.errors import RunWarning, TrainingError
 from frostline.training import checkpoint
-from frostline.training.checkpoint import Progress
+from frostline.training.checkpoint import TrainingState
 
 MOST_HALVINGS = 3  # of the learning rate, in a run
 NAMED = 8  # files of a batch in a message
@@ -87,61 +87,61 @@ def check_weights(model: nn.Module, step: int) -> None:
 
 
 def halve(
-    model: nn.Module, opt: torch.optim.Optimizer, progress: Progress, error: NotFinite, files: list[str]
+    model: nn.Module, opt: torch.optim.Optimizer, state: TrainingState, error: NotFinite, files: list[str]
 ) -> None:
     """Go back to the start of the epoch with half the learning rate; at most three times in a run.
 
     `files` are those of the step's batch. Raises `TrainingError` the fourth time, which names them.
     """
-    where = f"in epoch {progress.epoch + 1} of phase {progress.segment + 1}"
-    if progress.halvings == MOST_HALVINGS:
+    where = f"in epoch {state.epoch + 1} of phase {state.segment + 1}"
+    if state.halvings == MOST_HALVINGS:
         listed = ", ".join(files[:NAMED]) + (f" and {len(files) - NAMED} more" if files[NAMED:] else "")
         raise TrainingError(
             f"The loss became {error.value} {where}, also after the learning rate was halved "
             f"{MOST_HALVINGS} times. The batch in which it did: {listed}. Look at these images, or try a "
             "much lower learning rate, for example with lr=0.00005 in the strategy."
         )
-    checkpoint.take_back(model, opt, progress)
-    progress.halvings += 1
-    say(
-        progress,
+    checkpoint.take_back(model, opt, state)
+    state.halvings += 1
+    log(
+        state,
         f"The loss became {error.value} {where}: back to the start of that epoch, with the learning rate "
-        f"halved ({progress.halvings} of at most {MOST_HALVINGS} times).",
+        f"halved ({state.halvings} of at most {MOST_HALVINGS} times).",
     )
 
 
 def split(
-    model: nn.Module, opt: torch.optim.Optimizer, progress: Progress, sizes: list[int], least: int
+    model: nn.Module, opt: torch.optim.Optimizer, state: TrainingState, sizes: list[int], least: int
 ) -> None:
     """Go back to the start of the epoch, and learn from each batch in twice as many pieces from now on.
 
     `sizes` are the epoch's batches, in images; pieces have at least `least`, 2 where BatchNorm takes its
     statistics from them. Raises `TrainingError` where they can't become smaller.
     """
-    batch, pieces = max(sizes), 2 * progress.pieces
+    batch, pieces = max(sizes), 2 * state.pieces
     if min(sizes) // pieces < least:
         raise TrainingError(
-            f"Memory ran out while learning from {math.ceil(batch / progress.pieces)} image(s) at a time. "
+            f"Memory ran out while learning from {math.ceil(batch / state.pieces)} image(s) at a time. "
             "Give smaller images (--size), a strategy that freezes more, or end other processes."
         )
-    checkpoint.take_back(model, opt, progress)
+    checkpoint.take_back(model, opt, state)
     if torch.cuda.is_available():
         torch.cuda.empty_cache()
-    first = progress.pieces == 1
-    progress.pieces = pieces
+    first = state.pieces == 1
+    state.pieces = pieces
     if not first:  # said once; with the run the last number is noted
-        progress.notes = [note for note in progress.notes if not note.startswith(SHORT)]
+        state.notes = [note for note in state.notes if not note.startswith(SHORT)]
     seen = " BatchNorm in training sees those alone." if least > 1 else ""
-    say(
-        progress,
+    log(
+        state,
         f"{SHORT} with {batch} images a step: they are now learned from {math.ceil(batch / pieces)} at a "
         f"time, their gradients added up.{seen}",
         aloud=first,
     )
 
 
-def say(progress: Progress, text: str, *, aloud: bool = True) -> None:
+def log(state: TrainingState, text: str, *, aloud: bool = True) -> None:
     """Note it with the run, and tell the person now."""
-    progress.notes.append(text)
+    state.notes.append(text)
     if aloud and ranks.leads():
         warnings.warn(text, RunWarning, stacklevel=2)

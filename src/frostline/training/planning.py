@@ -145,7 +145,7 @@ def augmentation(request: Request, head: Frozen) -> tuple[Policy, dict[str, Any]
 
     def ask(view: int) -> flips.FlipTest:
         train = request.data.part("train")
-        return flips.try_flips(head, request.data, train, request.seed, request.tell, view)
+        return flips.try_flips(head, request.data, train, request.seed, request.progress, view)
 
     flip, rotate, tests = request.flip, request.rotate, dict[str, Any](flip_test=None)
     if flip == "auto" and request.augment in ("none", "custom"):

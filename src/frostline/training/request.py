@@ -15,9 +15,9 @@ from PIL import Image
 from frostline import metrics, ranks
 from frostline.augment import FLIPS, Policy, check_options
 from frostline.backbone import Backbone
-from frostline.dataset import Manifest
+from frostline.dataset import Manifest, OnProgress
 from frostline.errors import UsageError, did_you_mean
-from frostline.images import Images, Tell
+from frostline.images import Images
 from frostline.numerics import PRECISIONS
 from frostline.record import digest_of
 from frostline.seeds import derive
@@ -58,7 +58,7 @@ class Request:
     keep: str = "best"
     temperature: float | None = None
     interpolate: float | str | None = None
-    tell: Tell | None = None
+    progress: OnProgress | None = None
     since: Stopwatch | None = None  # when the minutes began, where that was before the run
 
     def config(self) -> dict[str, Any]:

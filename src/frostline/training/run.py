@@ -15,19 +15,18 @@ from PIL import Image
 from safetensors.torch import save
 from torch import nn
 
-from frostline import familiar, lineage, numerics, places, ranks, sentences, tracking
+from frostline import familiar, lineage, numerics, places, ranks, sentences
 from frostline.backbone import Backbone, weights_digest
-from frostline.dataset import Manifest, questions
+from frostline.dataset import Manifest, OnProgress, questions
 from frostline.frozen import Counts, Frozen
-from frostline.images import Tell
 from frostline.launching import demand_alone
+from frostline.loggers import Hear, Loggers, make_loggers
 from frostline.prediction import Predictions, Predictor, answer
 from frostline.record import LOOKS, RunFolder, Study, digest_of, environment, look_at_test, plain
 from frostline.reporting import notebook
 from frostline.store import Store
 from frostline.strategy import Strategy, checked, parse
 from frostline.timing import PeakMemory, Stopwatch, imported_baseline_bytes
-from frostline.tracking import Hear, Trackers
 from frostline.training import (
     budget,
     checkpoint,
@@ -61,7 +60,7 @@ class Run:
         top: int = 1,
         unsure: float | None = None,
         path_column: str | None = None,
-        tell: Tell | None = None,
+        progress: OnProgress | None = None,
     ) -> Predictions:
         """Label images with this run.
 
@@ -70,7 +69,9 @@ class Run:
         The model is kept in memory for the next call. Raises `StudyError`, `UsageError` or `DataError`.
         """
         doubts = None if unsure is None else familiar.doubts(self.folder.path, unsure)
-        found = answer(self._predictor, questions(images, path_column), top=top, doubts=doubts, tell=tell)
+        found = answer(
+            self._predictor, questions(images, path_column), top=top, doubts=doubts, progress=progress
+        )
         return Predictions(
             found.rows,
             found.unreadable,
@@ -139,10 +140,10 @@ def train(
     keep: str = "best",
     temperature: float | None = None,
     interpolate: float | str | None = None,
-    tracker: str | Iterable[str] | Trackers | None = None,
+    logger: str | Iterable[str] | Loggers | None = None,
     ray: str | None = None,
     watch: Stopwatch | None = None,
-    tell: Tell | None = None,
+    progress: OnProgress | None = None,
 ) -> Run:
     """Adapt `backbone` to `data` by one strategy, and keep the result in the study.
 
@@ -158,7 +159,7 @@ def train(
     Frozen layers are computed once: `views` views of each image, the plain one first, are cycled through
     while anything is frozen (`None`: as many as the epochs ask for; 0: a new one each epoch), and their rows
     are kept in the store where that is faster; `rows` is `auto`, `keep` or `compute`, and changes no bit of
-    the result. `tell(what, done, total)` hears of progress.
+    the result. `progress(what, done, total)` hears of progress.
 
     A backbone that was adapted before knows which images it learned from: those of `data` train it again and
     are never held out, and its test images stay in the test part.
@@ -185,8 +186,8 @@ def train(
     the call, or when `watch` does; fewer than what comes before and after the first step needs are refused.
     The result then has `stopped` "minutes", and fewer `steps` than
     `steps_planned`. What comes before the first step, and a head that is solved for, is not cut short.
-    Each epoch's figures and the result also go to `tracker` ("tensorboard", "mlflow", "wandb", or several),
-    in the study or on the tracker's server; that changes neither the run nor its result. A run that was
+    Each epoch's figures and the result also go to `logger` ("tensorboard", "mlflow", "wandb", or several),
+    in the study or on the logger's server; that changes neither the run nor its result. A run that was
     finished without it is handed over as a whole.
 
     Rates in the result are fractions 0–1.
@@ -197,7 +198,7 @@ def train(
     with ranks.together():
         request = Request(
             backbone=backbone,
-            data=_prepared(backbone, data, study, tell),
+            data=_prepared(backbone, data, study, progress),
             strategy=parse(strategy) if isinstance(strategy, str) else checked(strategy),
             seed=seed,
             metric=metric,
@@ -218,45 +219,45 @@ def train(
             keep=keep,
             temperature=temperature,
             interpolate=interpolate,
-            tell=tell,
+            progress=progress,
             since=watch,
         )
         request.check()
         if ray is not None:
             demand_alone("train --ray")
-            return _in_ray(request, study, tracking.asked(tracker, study), ray)
-        trackers = tracking.asked(tracker if ranks.leads() else None, study)
-        return _take_part(request, study, trackers)
+            return _in_ray(request, study, make_loggers(logger, study), ray)
+        loggers = make_loggers(logger if ranks.leads() else None, study)
+        return _take_part(request, study, loggers)
 
 
-def _prepared(backbone: Backbone, data: Manifest, study: str | Path, tell: Tell | None) -> Manifest:
+def _prepared(backbone: Backbone, data: Manifest, study: str | Path, progress: OnProgress | None) -> Manifest:
     """Return the images without damaged ones, none held out that the backbone learned from before.
 
     Processes of one job don't all decode them.
     """
     with ranks.in_turn():
-        return lineage.respected([backbone], data.checked(tell).recalled(Path(study)), Study(study))
+        return lineage.respected([backbone], data.checked(progress).recalled(Path(study)), Study(study))
 
 
-def _in_ray(request: Request, study: str | Path, trackers: Trackers, address: str) -> Run:
+def _in_ray(request: Request, study: str | Path, loggers: Loggers, address: str) -> Run:
     """Let a cluster make the run, unless it is finished; then read it back."""
     kept = _study(request, study)
     again = kept.run(request.config()).finished
     if not again:
         in_ray.train(request, kept.path, _process, address)
-    return replace(_lead(request, study, trackers), again=again)
+    return replace(_lead(request, study, loggers), again=again)
 
 
 def _process(request: Request, study: str) -> None:
     """Be one process of a job on a cluster."""
     with ranks.together():
-        _take_part(request, study, tracking.asked(None, study))
+        _take_part(request, study, make_loggers(None, study))
 
 
-def _take_part(request: Request, study: str | Path, trackers: Trackers) -> Run:
+def _take_part(request: Request, study: str | Path, loggers: Loggers) -> Run:
     """Make the run, alone or as one of the processes of a job."""
     ranks.demand_same(digest_of(request.config()))
-    return _lead(request, study, trackers) if ranks.leads() else _help(request, study)
+    return _lead(request, study, loggers) if ranks.leads() else _help(request, study)
 
 
 def _study(request: Request, study: str | Path) -> Study:
@@ -268,12 +269,12 @@ def _study(request: Request, study: str | Path) -> Study:
     )
 
 
-def _lead(request: Request, study: str | Path, trackers: Trackers) -> Run:
+def _lead(request: Request, study: str | Path, loggers: Loggers) -> Run:
     """Make the run, or read it back; the other processes of a job, if there are any, help."""
     kept = _study(request, study)
     folder = kept.run(request.config())
     again = folder.finished
-    with trackers.follow(folder, request.config()) as following:
+    with loggers.follow(folder, request.config()) as following:
         if not again:
             request.data.keep_in(kept.path)
             with mishaps.told_plainly(), folder.held():

@@ -16,8 +16,9 @@ from torch import Tensor, nn
 from frostline import backbone as bb
 from frostline import ranks
 from frostline.cost.rows import VIEWS_APART, on_the_way
+from frostline.dataset import OnProgress
 from frostline.frozen import Counts, Frozen
-from frostline.images import Images, Item, Tell
+from frostline.images import Images, Item
 from frostline.numerics import sent
 from frostline.seeds import derive
 from frostline.store import Store
@@ -92,7 +93,7 @@ class Supply:
             return 0
         return self._plan.view(view, repeat) if self.cut.index > 0 else view + VIEWS_APART * repeat
 
-    def prepare(self, images: Images, items: list[list[Item]], tell: Tell | None = None) -> None:
+    def prepare(self, images: Images, items: list[list[Item]], progress: OnProgress | None = None) -> None:
         """Compute the rows that will be read, here or in later phases, if any are missing."""
         if self._frozen is None or (not self._later and _place(images, items) in self._held):
             return
@@ -105,7 +106,7 @@ class Supply:
         for frozen in [*self._later, self._frozen]:
             wanted = [item for item in flat if self._plan.keeps(frozen.cut, item[1])]
             if wanted:
-                frozen.fill(images, wanted, workers=self._workers, tell=tell)
+                frozen.fill(images, wanted, workers=self._workers, progress=progress)
 
     def set_training(self) -> None:
         """Put what learns in training mode."""

@@ -1,4 +1,4 @@
-"""What a tracker is told of a run, in plain data, and what every tracker does with it. Imports no torch."""
+"""What a logger is told of a run, in plain data, and what every logger does with it. Imports no torch."""
 
 from __future__ import annotations
 
@@ -12,14 +12,14 @@ from typing import Any, Protocol
 from frostline.record import RunFolder
 
 LONGEST = 250  # characters of a parameter: what older MLflow servers take
-LOSS = "loss"  # in every epoch: by it a tracker tells how many it holds
+LOSS = "loss"  # in every epoch: by it a logger tells how many it holds
 RESULT = "result/"  # before the names of a result's figures
 Parameter = bool | int | float | str
 
 
 @dataclass(frozen=True)
 class Tracked:
-    """One run as trackers see it; `study` is the folder that their own files lie in."""
+    """One run as loggers see it; `study` is the folder that their own files lie in."""
 
     study: Path
     folder: RunFolder
@@ -38,7 +38,7 @@ class Tracked:
 
 
 class Log(Protocol):
-    """One run in one tracker. `held` counts the epochs that it holds, `over` says that it has the result."""
+    """One run in one logger. `held` counts the epochs that it holds, `over` says that it has the result."""
 
     held: int
     over: bool

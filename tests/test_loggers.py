@@ -14,12 +14,12 @@ import pytest
 from click.testing import CliRunner
 
 import frostline
-from frostline import tracking
+from frostline import loggers
 from frostline.backbone import Backbone
 from frostline.cli.main import cli
 from frostline.dataset import Manifest
-from frostline.errors import TrackerWarning, UsageError
-from frostline.tracking import asking, log, tensorboard
+from frostline.errors import LoggerWarning, UsageError
+from frostline.loggers import log, making, tensorboard
 from tiny import tiny_backbone, write_table
 
 STRATEGY = "top_k(1, epochs=4)"
@@ -29,7 +29,7 @@ MEASURED = ("ended", "seconds", "peak_memory_bytes", "study", "store")
 
 
 class Fake:
-    """A tracker in memory; `told` outlives it, by run."""
+    """A logger in memory; `told` outlives it, by run."""
 
     told: dict[str, dict[str, Any]] = {}  # noqa: RUF012 - cleared by the fixture
     fails_at: int | None = None
@@ -65,11 +65,11 @@ class Fake:
 
 @pytest.fixture
 def fake(monkeypatch: pytest.MonkeyPatch) -> Iterator[type[Fake]]:
-    """Put the fake in both trackers' places."""
+    """Put the fake in both loggers' places."""
     Fake.told.clear()
     Fake.fails_at, Fake.opened = None, 0
-    monkeypatch.setattr(asking, "_MAKERS", dict.fromkeys(tracking.NAMES, Fake))
-    monkeypatch.setattr(asking, "_MODULES", dict.fromkeys(tracking.NAMES, ("json",)))
+    monkeypatch.setattr(making, "_MAKERS", dict.fromkeys(loggers.NAMES, Fake))
+    monkeypatch.setattr(making, "_MODULES", dict.fromkeys(loggers.NAMES, ("json",)))
     yield Fake
     Fake.told.clear()
 
@@ -109,13 +109,13 @@ def scalars(run: frostline.Run) -> dict[str, float]:
     return log.figures(run.folder.read("result.json"), log.RESULT)
 
 
-# --- what a tracker is told -----------------------------------------------------------------------------
+# --- what a logger is told -----------------------------------------------------------------------------
 
 
 def test_every_epoch_the_result_and_the_settings(
     fake: type[Fake], backbone: Backbone, data: Manifest, tmp_path: Path
 ) -> None:
-    run = frostline.train(backbone, data, STRATEGY, study=tmp_path / "s", tracker="mlflow", **FAST)
+    run = frostline.train(backbone, data, STRATEGY, study=tmp_path / "s", logger="mlflow", **FAST)
     [(name, told)] = fake.told.items()
     assert name == f"top_k(1,_epochs=4) {run.folder.name}"
     rows = run.folder.metrics()
@@ -132,7 +132,7 @@ def test_every_epoch_the_result_and_the_settings(
 def test_a_solved_head_has_a_result_and_no_epochs(
     fake: type[Fake], backbone: Backbone, data: Manifest, tmp_path: Path
 ) -> None:
-    frostline.train(backbone, data, "linear_probe", study=tmp_path / "s", tracker="mlflow", **FAST)
+    frostline.train(backbone, data, "linear_probe", study=tmp_path / "s", logger="mlflow", **FAST)
     [told] = fake.told.values()
     assert not told["epochs"]
     assert "result/cv_score" in told["result"]
@@ -142,7 +142,7 @@ def test_following_changes_neither_the_run_nor_its_result(
     fake: type[Fake], backbone: Backbone, data: Manifest, tmp_path: Path
 ) -> None:
     plain = frostline.train(backbone, data, STRATEGY, study=tmp_path / "a", **FAST)
-    followed = frostline.train(backbone, data, STRATEGY, study=tmp_path / "b", tracker="mlflow", **FAST)
+    followed = frostline.train(backbone, data, STRATEGY, study=tmp_path / "b", logger="mlflow", **FAST)
     assert followed.folder.name == plain.folder.name
     assert followed.folder.weights.read_bytes() == plain.folder.weights.read_bytes()
     for name in ("config.json", "predictions-test.csv", "predictions-val.csv"):
@@ -159,7 +159,7 @@ def test_a_finished_run_is_handed_over_once(
 ) -> None:
     run = frostline.train(backbone, data, STRATEGY, study=tmp_path / "s", **FAST)
     for _ in range(2):
-        again = frostline.train(backbone, data, STRATEGY, study=tmp_path / "s", tracker="mlflow", **FAST)
+        again = frostline.train(backbone, data, STRATEGY, study=tmp_path / "s", logger="mlflow", **FAST)
         assert again.again
     [told] = fake.told.values()
     assert sorted(told["epochs"]) == [1, 2, 3, 4]
@@ -177,9 +177,9 @@ def test_an_interrupted_run_goes_on_with_the_same_one(
 ) -> None:
     killed_in_epoch(4, monkeypatch, checkpoints=checkpoints)
     with pytest.raises(Killed):
-        frostline.train(backbone, data, STRATEGY, study=tmp_path / "s", tracker="mlflow", **FAST)
+        frostline.train(backbone, data, STRATEGY, study=tmp_path / "s", logger="mlflow", **FAST)
     assert [sorted(told["epochs"]) for told in fake.told.values()] == [[1, 2, 3]]
-    run = frostline.train(backbone, data, STRATEGY, study=tmp_path / "s", tracker="mlflow", **FAST)
+    run = frostline.train(backbone, data, STRATEGY, study=tmp_path / "s", logger="mlflow", **FAST)
     [told] = fake.told.values()
     assert told["epochs"] == {step: log.figures(row) for step, row in enumerate(run.folder.metrics(), 1)}
     assert told["closed"] == [False, None]
@@ -188,18 +188,18 @@ def test_an_interrupted_run_goes_on_with_the_same_one(
 # --- what goes wrong ------------------------------------------------------------------------------------
 
 
-def test_a_tracker_that_fails_costs_one_warning(
+def test_a_logger_that_fails_costs_one_warning(
     fake: type[Fake], backbone: Backbone, data: Manifest, tmp_path: Path
 ) -> None:
     fake.fails_at = 2
-    with pytest.warns(TrackerWarning, match="mlflow cannot be written .no space left") as caught:
-        run = frostline.train(backbone, data, STRATEGY, study=tmp_path / "s", tracker="mlflow", **FAST)
+    with pytest.warns(LoggerWarning, match="mlflow cannot be written .no space left") as caught:
+        run = frostline.train(backbone, data, STRATEGY, study=tmp_path / "s", logger="mlflow", **FAST)
     assert len(caught) == 1
     assert len(run.folder.metrics()) == 4
     [told] = fake.told.values()
     assert sorted(told["epochs"]) == [1]
     fake.fails_at = None
-    frostline.train(backbone, data, STRATEGY, study=tmp_path / "s", tracker="mlflow", **FAST)
+    frostline.train(backbone, data, STRATEGY, study=tmp_path / "s", logger="mlflow", **FAST)
     assert told["result"] == scalars(run)
 
 
@@ -207,28 +207,28 @@ def test_a_comparison_is_followed_run_by_run_and_warns_once(
     fake: type[Fake], backbone: Backbone, data: Manifest, tmp_path: Path
 ) -> None:
     wanted = ["linear_probe", STRATEGY]
-    options: dict[str, Any] = {**FAST, "repeats": 1, "tracker": ["mlflow"]}
+    options: dict[str, Any] = {**FAST, "repeats": 1, "logger": ["mlflow"]}
     found = frostline.compare(backbone, data, wanted, study=tmp_path / "s", **options)
     runs = list((tmp_path / "s").rglob("result.json"))
     assert len(fake.told) == len(runs) >= 3
     assert found.run.folder.name in {name.split()[-1] for name in fake.told}
     fake.fails_at, fake.opened = 1, 0
-    with pytest.warns(TrackerWarning) as caught:
+    with pytest.warns(LoggerWarning) as caught:
         frostline.compare(backbone, data, [*wanted, "head(epochs=2)"], study=tmp_path / "t", **options)
-    assert len([w for w in caught if w.category is TrackerWarning]) == 1
+    assert len([w for w in caught if w.category is LoggerWarning]) == 1
 
 
-def test_an_unknown_tracker_and_a_missing_library_are_said_first(
+def test_an_unknown_logger_and_a_missing_library_are_said_first(
     data: Manifest, backbone: Backbone, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with pytest.raises(UsageError, match="found 'tensorbord' Did you mean 'tensorboard'"):
-        frostline.train(backbone, data, "head", study=tmp_path / "s", tracker="mlflow,tensorbord")
-    monkeypatch.setattr(asking, "_MODULES", {"mlflow": ("no_such_library",)})
+        frostline.train(backbone, data, "head", study=tmp_path / "s", logger="mlflow,tensorbord")
+    monkeypatch.setattr(making, "_MODULES", {"mlflow": ("no_such_library",)})
     for call in (frostline.train, frostline.compare):
-        with pytest.raises(UsageError, match=r"No module named 'no_such_library'.*frostline\[trackers\]"):
-            call(backbone, data, "head", study=tmp_path / "s", tracker="mlflow")
+        with pytest.raises(UsageError, match=r"No module named 'no_such_library'.*frostline\[loggers\]"):
+            call(backbone, data, "head", study=tmp_path / "s", logger="mlflow")
     with pytest.raises(UsageError, match="no_such_library"):
-        frostline.fit(tmp_path / "images", study=tmp_path / "s", tracker="mlflow")
+        frostline.fit(tmp_path / "images", study=tmp_path / "s", logger="mlflow")
     assert not (tmp_path / "s").exists()
 
 
@@ -236,18 +236,18 @@ def test_an_unknown_tracker_and_a_missing_library_are_said_first(
 def test_the_command_line_refuses_before_anything_is_read(
     verb: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    unknown = CliRunner().invoke(cli, [verb, "nowhere", "--tracker", "tensorbord"])
+    unknown = CliRunner().invoke(cli, [verb, "nowhere", "--logger", "tensorbord"])
     assert unknown.exit_code == 2
     assert "Did you mean 'tensorboard'" in unknown.output
-    monkeypatch.setattr(asking, "_MODULES", {"mlflow": ("no_such_library",)})
-    missing = CliRunner().invoke(cli, [verb, "nowhere", "--tracker", "mlflow", "--json"])
+    monkeypatch.setattr(making, "_MODULES", {"mlflow": ("no_such_library",)})
+    missing = CliRunner().invoke(cli, [verb, "nowhere", "--logger", "mlflow", "--json"])
     assert missing.exit_code == 2
-    assert 'pip install "frostline[trackers]"' in json.loads(missing.stdout)["error"]
+    assert 'pip install "frostline[loggers]"' in json.loads(missing.stdout)["error"]
 
 
 def test_names_may_be_repeated_or_listed() -> None:
-    assert asking.parsed("tensorboard, mlflow") == asking.parsed(["tensorboard", "mlflow"])
-    assert asking.asked(None, "s").names == ()
+    assert making.parsed("tensorboard, mlflow") == making.parsed(["tensorboard", "mlflow"])
+    assert making.asked(None, "s").names == ()
 
 
 # --- the libraries themselves ---------------------------------------------------------------------------
@@ -277,9 +277,9 @@ def test_tensorboard_reads_back_what_was_trained(
     killed_in_epoch(4, monkeypatch, checkpoints=checkpoints)
     study = tmp_path / "s"
     with pytest.raises(Killed):
-        frostline.train(backbone, data, STRATEGY, study=study, tracker="tensorboard", **FAST)
+        frostline.train(backbone, data, STRATEGY, study=study, logger="tensorboard", **FAST)
     for _ in range(2):  # the second time it is finished, and nothing is added
-        run = frostline.train(backbone, data, STRATEGY, study=study, tracker="tensorboard", **FAST)
+        run = frostline.train(backbone, data, STRATEGY, study=study, logger="tensorboard", **FAST)
     found, names = board(study)
     assert names == [f"top_k(1,_epochs=4) {run.folder.name}"]
     for key in ("loss", "val_accuracy", "val_loss", "lr", "seconds"):
@@ -312,9 +312,9 @@ def test_mlflow_reads_back_what_was_trained(
     killed_in_epoch(4, monkeypatch, checkpoints=checkpoints)
     client = MlflowClient(tracking_uri=f"sqlite:///{study.resolve()}/mlflow.db")
     with pytest.raises(Killed):
-        frostline.train(backbone, data, STRATEGY, study=study, tracker="mlflow", **FAST)
+        frostline.train(backbone, data, STRATEGY, study=study, logger="mlflow", **FAST)
     for _ in range(2):
-        run = frostline.train(backbone, data, STRATEGY, study=study, tracker="mlflow", **FAST)
+        run = frostline.train(backbone, data, STRATEGY, study=study, logger="mlflow", **FAST)
     experiment = client.get_experiment_by_name("frostline")
     [found] = client.search_runs([experiment.experiment_id])
     assert found.info.run_name == f"top_k(1,_epochs=4) {run.folder.name}"
@@ -339,14 +339,14 @@ def test_mlflow_writes_where_its_variable_says_and_gives_up_on_a_dead_server(
     elsewhere = f"sqlite:///{tmp_path}/elsewhere.db"
     monkeypatch.setenv("MLFLOW_TRACKING_URI", elsewhere)
     monkeypatch.setenv("MLFLOW_EXPERIMENT_NAME", "my own")
-    run = frostline.train(backbone, data, "linear_probe", study=tmp_path / "s", tracker="mlflow", **FAST)
+    run = frostline.train(backbone, data, "linear_probe", study=tmp_path / "s", logger="mlflow", **FAST)
     client = MlflowClient(tracking_uri=elsewhere)
     [found] = client.search_runs([client.get_experiment_by_name("my own").experiment_id])
     assert found.data.metrics["result/accuracy"] == run.accuracy
     assert not (tmp_path / "s" / "mlflow.db").exists()
     monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://127.0.0.1:9")  # the port "discard": nobody listens
-    with pytest.warns(TrackerWarning, match="mlflow cannot be written") as caught:
-        run = frostline.train(backbone, data, STRATEGY, study=tmp_path / "s", tracker="mlflow", **FAST)
+    with pytest.warns(LoggerWarning, match="mlflow cannot be written") as caught:
+        run = frostline.train(backbone, data, STRATEGY, study=tmp_path / "s", logger="mlflow", **FAST)
     assert len(caught) == 1
     assert len(run.folder.metrics()) == 4
 
@@ -367,8 +367,8 @@ def test_a_full_disk_gives_tensorboard_up_with_one_warning_and_no_traceback(
     monkeypatch.setattr(RecordWriter, "write", full)
     monkeypatch.setattr(threading, "excepthook", threading.excepthook)  # put back afterwards
     tensorboard._hear_threads.cache_clear()
-    with pytest.warns(TrackerWarning, match="tensorboard cannot be written .*No space left") as caught:
-        run = frostline.train(backbone, data, STRATEGY, study=tmp_path, tracker="tensorboard", **FAST)
+    with pytest.warns(LoggerWarning, match="tensorboard cannot be written .*No space left") as caught:
+        run = frostline.train(backbone, data, STRATEGY, study=tmp_path, logger="tensorboard", **FAST)
     assert (len(caught), len(run.folder.metrics())) == (1, 4)
     assert "Traceback" not in capfd.readouterr().err
 
@@ -379,9 +379,9 @@ def test_a_full_disk_gives_tensorboard_up_with_one_warning_and_no_traceback(
 def test_both_at_once_change_no_byte(backbone: Backbone, data: Manifest, tmp_path: Path) -> None:
     plain = frostline.train(backbone, data, STRATEGY, study=tmp_path / "a", **FAST)
     with warnings.catch_warnings():
-        warnings.simplefilter("error", TrackerWarning)
+        warnings.simplefilter("error", LoggerWarning)
         both = frostline.train(
-            backbone, data, STRATEGY, study=tmp_path / "b", tracker="tensorboard,mlflow", **FAST
+            backbone, data, STRATEGY, study=tmp_path / "b", logger="tensorboard,mlflow", **FAST
         )
     assert both.folder.weights.read_bytes() == plain.folder.weights.read_bytes()
     assert (tmp_path / "b" / "mlflow.db").is_file()
@@ -399,9 +399,9 @@ def test_wandb_holds_what_was_trained(
     study = tmp_path / "s"
     killed_in_epoch(4, monkeypatch, checkpoints=checkpoints)
     with pytest.raises(Killed):
-        frostline.train(backbone, data, STRATEGY, study=study, tracker="wandb", **FAST)
+        frostline.train(backbone, data, STRATEGY, study=study, logger="wandb", **FAST)
     for _ in range(2):  # the second time it is finished, and nothing is added
-        run = frostline.train(backbone, data, STRATEGY, study=study, tracker="wandb", **FAST)
+        run = frostline.train(backbone, data, STRATEGY, study=study, logger="wandb", **FAST)
     files = sorted((study / "wandb").glob("offline-run-*/*.wandb"))
     assert len(files) == 2  # of the process that was killed, and of the next
     assert len({file.name for file in files}) == 1  # one run
@@ -454,7 +454,7 @@ def test_wandb_gives_up_where_it_cannot_write(
     backbone: Backbone, data: Manifest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("WANDB_MODE", "no such mode")
-    with pytest.warns(TrackerWarning, match="wandb cannot be written") as caught:
-        run = frostline.train(backbone, data, STRATEGY, study=tmp_path / "s", tracker="wandb", **FAST)
-    assert len([w for w in caught if w.category is TrackerWarning]) == 1
+    with pytest.warns(LoggerWarning, match="wandb cannot be written") as caught:
+        run = frostline.train(backbone, data, STRATEGY, study=tmp_path / "s", logger="wandb", **FAST)
+    assert len([w for w in caught if w.category is LoggerWarning]) == 1
     assert len(run.folder.metrics()) == 4

@@ -1,4 +1,4 @@
-"""Which trackers were asked for, and whether their libraries are there. Imports no torch by itself."""
+"""Which loggers were asked for, and whether their libraries are there. Imports no torch by itself."""
 
 from __future__ import annotations
 
@@ -9,10 +9,10 @@ from typing import Any
 
 from frostline import timing
 from frostline.errors import UsageError, did_you_mean
+from frostline.loggers import mlflow, tensorboard, wandb
+from frostline.loggers.following import Following
+from frostline.loggers.log import Log, Tracked
 from frostline.record import RunFolder
-from frostline.tracking import mlflow, tensorboard, wandb
-from frostline.tracking.following import Following
-from frostline.tracking.log import Log, Tracked
 
 NAMES = ("tensorboard", "mlflow", "wandb")
 _MODULES = {"tensorboard": tensorboard.MODULES, "mlflow": mlflow.MODULES, "wandb": wandb.MODULES}
@@ -23,8 +23,8 @@ _MAKERS: Mapping[str, Callable[[Tracked], Log]] = {
 }
 
 
-class Trackers:
-    """The trackers of one call; their own files lie in `study`, however many splits the runs are of."""
+class Loggers:
+    """The loggers of one call; their own files lie in `study`, however many splits the runs are of."""
 
     def __init__(self, names: Iterable[str], study: str | Path) -> None:
         self.names = tuple(dict.fromkeys(names))
@@ -49,36 +49,36 @@ class Trackers:
 
 
 def parsed(text: str | Iterable[str]) -> tuple[str, ...]:
-    """Return the trackers named, with commas between them or as a list. Raises `UsageError`."""
+    """Return the loggers named, with commas between them or as a list. Raises `UsageError`."""
     parts = [text] if isinstance(text, str) else list(text)
     names = [name.strip() for part in parts for name in part.split(",")]
     wrong = [f"{name!r}{did_you_mean(name, NAMES)}" for name in names if name not in NAMES]
     if wrong:
-        raise UsageError(f"tracker must be one of {', '.join(NAMES)}, found {', '.join(wrong)}.")
+        raise UsageError(f"logger must be one of {', '.join(NAMES)}, found {', '.join(wrong)}.")
     return tuple(names)
 
 
-def asked(tracker: str | Iterable[str] | Trackers | None, study: str | Path) -> Trackers:
-    """Return the trackers that are asked for, their libraries imported.
+def make_loggers(logger: str | Iterable[str] | Loggers | None, study: str | Path) -> Loggers:
+    """Return the loggers that are asked for, their libraries imported.
 
     Raises `UsageError` where a name is unknown or a library is missing.
     """
-    if isinstance(tracker, Trackers):
-        return tracker
-    names = () if tracker is None else parsed(tracker)
+    if isinstance(logger, Loggers):
+        return logger
+    names = () if logger is None else parsed(logger)
     for name in names:
         _bring(name)
-    return Trackers(names, study)
+    return Loggers(names, study)
 
 
 def _bring(name: str) -> None:
-    """Import what a tracker needs, so that a run's seconds and memory are its own."""
+    """Import what a logger needs, so that a run's seconds and memory are its own."""
     try:
         with timing.set_apart(), mlflow.gently():
             for module in _MODULES[name]:
                 importlib.import_module(module)
     except ImportError as error:
         raise UsageError(
-            f"The tracker {name} needs its library, which cannot be imported here ({error}). "
-            'Install it: pip install "frostline[trackers]"'
+            f"The logger {name} needs its library, which cannot be imported here ({error}). "
+            'Install it: pip install "frostline[loggers]"'
         ) from None

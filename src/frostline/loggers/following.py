@@ -1,4 +1,4 @@
-"""One run, followed by every tracker that was asked for. One that fails is given up with one warning."""
+"""One run, followed by every logger that was asked for. One that fails is given up with one warning."""
 
 from __future__ import annotations
 
@@ -9,8 +9,8 @@ from types import TracebackType
 from typing import Any
 
 from frostline import timing
-from frostline.errors import FrostlineError, TrackerWarning
-from frostline.tracking.log import RESULT, Log, Tracked, figures
+from frostline.errors import FrostlineError, LoggerWarning
+from frostline.loggers.log import RESULT, Log, Tracked, figures
 
 Hear = Callable[[Sequence[Mapping[str, Any]]], None]  # of the epochs so far, after each
 
@@ -33,7 +33,7 @@ class Following:
         return self
 
     def epochs(self, rows: Sequence[Mapping[str, Any]]) -> None:
-        """Hear of all the epochs so far; each tracker takes those that it does not hold."""
+        """Hear of all the epochs so far; each logger takes those that it does not hold."""
         for name, log in self._at_work():
             with self._guard(name):
                 if len(rows) < log.held:
@@ -60,7 +60,7 @@ class Following:
 
     @contextlib.contextmanager
     def _guard(self, name: str) -> Iterator[None]:
-        """Give a tracker up where it fails, whatever it fails of: the run goes on without it."""
+        """Give a logger up where it fails, whatever it fails of: the run goes on without it."""
         try:
             yield
         except Exception as error:
@@ -72,7 +72,7 @@ class Following:
             warnings.warn(
                 f"{name} cannot be written ({_short(error)}): the work goes on without it. The run's own "
                 "files hold everything.",
-                TrackerWarning,
+                LoggerWarning,
                 stacklevel=2,
             )
 

@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from frostline.tracking.log import LOSS, RESULT, Tracked
+from frostline.loggers.log import LOSS, RESULT, Tracked
 
 if TYPE_CHECKING:
     from torch.utils.tensorboard import SummaryWriter
@@ -68,11 +68,11 @@ def _hear_threads() -> None:
     """Keep still about TensorBoard's own thread: what it failed of is raised again at the next call."""
     plain = threading.excepthook
 
-    def tell(failed: threading.ExceptHookArgs) -> None:
+    def progress(failed: threading.ExceptHookArgs) -> None:
         if not type(failed.thread).__module__.startswith("tensorboard."):
             plain(failed)
 
-    threading.excepthook = tell
+    threading.excepthook = progress
 
 
 def _found(folder: Path) -> tuple[int, bool]:

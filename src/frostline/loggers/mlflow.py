@@ -14,14 +14,14 @@ from typing import TYPE_CHECKING, Any
 
 import filelock
 
-from frostline.tracking.log import LOSS, Tracked
+from frostline.loggers.log import LOSS, Tracked
 
 if TYPE_CHECKING:
     from mlflow.tracking import MlflowClient
 
 DATABASE = "mlflow.db"  # in the study
 EXPERIMENT = "frostline"  # unless MLFLOW_EXPERIMENT_NAME or MLFLOW_EXPERIMENT_ID says otherwise
-KEPT = "trackers.json"  # in the run's folder
+KEPT = "loggers.json"  # in the run's folder
 MODULES = ("mlflow.tracking", "mlflow.store.tracking.sqlalchemy_store")
 BATCH = 100  # parameters that MLflow takes at once
 # Where nothing else is set: a server out of reach costs a run seconds instead of MLflow's own quarter of an

@@ -9,11 +9,11 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from frostline.tracking.log import Tracked
+from frostline.loggers.log import Tracked
 
 FOLDER = "wandb"  # in the study: the library's own name
 PROJECT = "frostline"  # unless WANDB_PROJECT says otherwise
-KEPT = "trackers.json"  # in the run's folder
+KEPT = "loggers.json"  # in the run's folder
 KEY = "wandb"
 MODULES = ("wandb",)
 PATIENCE_S = 10.0  # for a server out of reach; the library's own is 90 s
