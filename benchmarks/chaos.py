@@ -62,9 +62,21 @@ STRATEGIES = (
     "full(bn=train, epochs=3)",
     "top_k(1, bn=recalibrate, epochs=4)",
 )
-EXACT: dict[str, Any] = {"exact": True, "flip": "none", "threads": 1}
+EXACT: dict[str, Any] = {"deterministic": True, "flip": "none", "threads": 1}
 RACED = ("linear_probe", "top_k(1, epochs=2)", "gradual_unfreeze(2, epochs=4)")
-CLI = ["--exact", "--threads", "1", "--flip", "none", "--size", "64", "--batch", "8", "--quiet", "--strategy"]
+CLI = [
+    "--deterministic",
+    "--threads",
+    "1",
+    "--flip",
+    "none",
+    "--size",
+    "64",
+    "--batch",
+    "8",
+    "--quiet",
+    "--strategy",
+]
 
 
 @dataclass

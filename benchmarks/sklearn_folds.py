@@ -68,7 +68,7 @@ def main() -> None:
     asked = parser.parse_args()
     torch.set_num_threads(1)
     X, y = read(asked.table, asked.images)
-    made = FrostlineClassifier("lite0", size=asked.size, threads=1, exact=True)
+    made = FrostlineClassifier("lite0", size=asked.size, threads=1, deterministic=True)
     pairs = list(StratifiedKFold(asked.folds, shuffle=True, random_state=0).split(X, y))
     for repeat in range(asked.repeats):
         with tempfile.TemporaryDirectory() as place:

@@ -10,7 +10,7 @@ from frostline.store import Store
 from frostline.training import Run
 from tiny import tiny_backbone
 
-FAST = {"exact": True, "threads": 1, "flip": "none"}
+FAST = {"deterministic": True, "threads": 1, "flip": "none"}
 
 
 def way(precision: str = "float32", batch: int = 8) -> Way:

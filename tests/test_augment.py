@@ -97,7 +97,7 @@ def test_own_augmentation_trains_and_is_a_configuration_of_its_own(data: Manifes
 
     runs = {
         frostline.train(
-            tiny_backbone(), data, "head(epochs=1)", study=tmp_path / "s", exact=True, augment=own
+            tiny_backbone(), data, "head(epochs=1)", study=tmp_path / "s", deterministic=True, augment=own
         ).run
         for own in (mirror, flip, mirror)
     }

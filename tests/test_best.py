@@ -167,7 +167,7 @@ def test_a_strategy_that_raced_was_judged_by_its_race(study: Study) -> None:
         ({"interpolate": 0.5}, False),
         ({"augment": "custom blur"}, False),
         ({"augment": "strong"}, False),
-        ({"seed": 7, "exact": True, "precision": "float32"}, True),
+        ({"seed": 7, "deterministic": True, "precision": "float32"}, True),
     ],
 )
 def test_with_other_settings_it_was_not(config: dict[str, Any], stands: bool, study: Study) -> None:

@@ -18,7 +18,7 @@ from frostline.training import epoch, loop
 from frostline.training.budget import Budget, OutOfTime
 from tiny import tiny_backbone, tiny_model, write_table
 
-FAST = {"exact": True, "threads": 1, "flip": "none"}
+FAST = {"deterministic": True, "threads": 1, "flip": "none"}
 LONG = "full(epochs=5000)"  # minutes, if nothing stopped it
 
 

@@ -33,7 +33,7 @@ from frostline.training.request import _identity
 from frostline.training.supply import Supply
 from tiny import PREPROCESSING, TinyNet, live_logits, picture, tiny_backbone, tiny_model, write_table
 
-FAST = {"exact": True, "augment": "light", "flip": "none", "threads": 1}
+FAST = {"deterministic": True, "augment": "light", "flip": "none", "threads": 1}
 
 
 @pytest.fixture
@@ -216,7 +216,7 @@ def test_flips_are_on_where_images_have_no_side(tmp_path: Path) -> None:
         rows.append(f"{index}.png,{kind},{'train' if index < 48 else 'test'}")
     (tmp_path / "t.csv").write_text("\n".join(rows))
     data = frostline.load_data(tmp_path / "t.csv", near_copies=False)
-    run = frostline.train(tiny_backbone(), data, "head(epochs=1)", study=tmp_path / "s", exact=True)
+    run = frostline.train(tiny_backbone(), data, "head(epochs=1)", study=tmp_path / "s", deterministic=True)
     assert run.flip == "horizontal"
     assert run.flip_test["safe"]
     pinned = frostline.train(
@@ -224,7 +224,7 @@ def test_flips_are_on_where_images_have_no_side(tmp_path: Path) -> None:
         data,
         "head(epochs=1)",
         study=tmp_path / "s",
-        exact=True,
+        deterministic=True,
         augment="none",
         flip="horizontal",
     )

@@ -31,7 +31,7 @@ PROMISED = set(
     "strategy accuracy val_accuracy balanced_accuracy low high n_train n_val n_test seconds "  # noqa: SIM905
     "peak_memory_bytes trainable_parameters run study test_looks store".split()
 )
-SMALL = ["--size", "32", "--exact", "--threads", "1"]
+SMALL = ["--size", "32", "--deterministic", "--threads", "1"]
 
 
 def frostline(*arguments: str) -> Any:

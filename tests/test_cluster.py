@@ -30,7 +30,7 @@ from tiny import tiny_backbone, write_folder, write_table
 from training_in_ranks import OPTIONS as TRAINING
 from training_in_ranks import images_of, steady_backbone
 
-OPTIONS: dict[str, Any] = {"exact": True, "flip": "none", "threads": 1, "repeats": 1}
+OPTIONS: dict[str, Any] = {"deterministic": True, "flip": "none", "threads": 1, "repeats": 1}
 STRATEGIES = ("head(epochs=4)", "full(epochs=8, lr=0.01)")
 OBJECTS_BYTES = 80_000_000
 
@@ -107,7 +107,7 @@ def test_a_cluster_changes_no_bit_and_a_killed_workers_trial_is_done_again(ray: 
 @pytest.mark.ecosystem
 def test_a_clusters_workers_fill_one_store_and_no_row_twice(ray: Any, tmp_path: Path) -> None:
     data = frostline.load_data(write_folder(tmp_path / "images", per_class=40), near_copies=False)
-    given = {"exact": True, "flip": "none", "threads": 1}
+    given = {"deterministic": True, "flip": "none", "threads": 1}
     one = frostline.fill_store(tiny_backbone(), data, cut=3, views=3, ray="auto", **given)
     assert one.workers == 2
     assert one.computed == one.wanted, "a row was computed twice, or not at all"

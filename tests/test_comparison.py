@@ -35,7 +35,7 @@ from frostline.strategy import parse, scaled, schedule
 from frostline.timing import Stopwatch
 from tiny import tiny_backbone, tiny_model, write_table
 
-OPTIONS = {"exact": True, "flip": "none", "threads": 1}
+OPTIONS = {"deterministic": True, "flip": "none", "threads": 1}
 
 
 @pytest.fixture

@@ -306,7 +306,7 @@ def test_the_formulae_need_no_torch() -> None:
 
 def test_views_are_those_that_training_plans(data: Manifest, tmp_path: Path) -> None:
     for number, text in enumerate(("head(epochs=40)", "top_k(1, epochs=2)", "gradual_unfreeze", "full")):
-        options = {"exact": True, "threads": 1, "flip": "none"}
+        options = {"deterministic": True, "threads": 1, "flip": "none"}
         run = frostline.train(tiny_backbone(), data, text, study=tmp_path / str(number), **options)
         plan = run.numeric_plan["frozen"]
         segments = schedule(parse(text), stages=5, images=36, batch=32)

@@ -136,7 +136,7 @@ def test_the_command_line_takes_it_and_the_report_repeats_it(tmp_path: Path) -> 
     assert data.reading == {"split_names": "train=fold0,test=fold1"}
     assert type(data).from_json(data.to_json()) == data
     backbone = frostline.load_backbone("timm/test_efficientnet", size=32, random=True)
-    run = frostline.train(backbone, data, "linear_probe", study=tmp_path / "study", exact=True)
+    run = frostline.train(backbone, data, "linear_probe", study=tmp_path / "study", deterministic=True)
     page = Path(frostline.report(run.study).path).read_text(encoding="utf-8")
     assert "--split-names train=fold0,test=fold1" in page
 

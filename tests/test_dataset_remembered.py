@@ -183,7 +183,7 @@ def test_seed_and_learned_are_written_and_read(rows: list, seed: int, learned: b
 def test_load_data_applies_what_a_study_remembers(tmp_path: Path) -> None:
     photos, study = write_folder(tmp_path / "photos", per_class=12), tmp_path / "study"
     data = load_data(photos, near_copies=False)
-    frostline.train(tiny_backbone(), data, "linear_probe", study=study, threads=1, exact=True)
+    frostline.train(tiny_backbone(), data, "linear_probe", study=study, threads=1, deterministic=True)
     before = {sample.path: sample.split for sample in data.samples}
     again = load_data(photos, near_copies=False, seed=9, study=study)
     assert {sample.path: sample.split for sample in again.samples} == before
@@ -195,7 +195,7 @@ def test_load_data_applies_what_a_study_remembers(tmp_path: Path) -> None:
     after = {sample.path: sample.split for sample in grown.samples}
     assert all(after[path] == part for path, part in before.items() if path in after)
     with pytest.raises(StudyError, match="other data"):  # a study doesn't grow yet
-        frostline.train(tiny_backbone(), grown, "linear_probe", study=study, threads=1, exact=True)
+        frostline.train(tiny_backbone(), grown, "linear_probe", study=study, threads=1, deterministic=True)
     assert {**assigned(study).sides, **{s.digest: s.split for s in data.samples}} == assigned(study).sides
     folds = grown.recalled(study).earlier_folds
     assert folds == grown.earlier_folds
@@ -204,13 +204,15 @@ def test_load_data_applies_what_a_study_remembers(tmp_path: Path) -> None:
 
 def test_a_run_uses_the_folds_that_its_study_remembers(tmp_path: Path) -> None:
     data = load_data(write_folder(tmp_path / "photos", per_class=12), near_copies=False)
-    frostline.train(tiny_backbone(), data, "linear_probe", study=tmp_path / "one", threads=1, exact=True)
+    frostline.train(
+        tiny_backbone(), data, "linear_probe", study=tmp_path / "one", threads=1, deterministic=True
+    )
     ((seed, drawn),) = assigned(tmp_path / "one").folds.items()
     others = dict(zip(drawn, reversed(drawn.values()), strict=True))
     other = tmp_path / "other"
     Study.open(other, data=data.digest, split=data.split_digest, test=data.test_digest)
     remember(other, {}, {seed: others})
-    frostline.train(tiny_backbone(), data, "linear_probe", study=other, threads=1, exact=True)
+    frostline.train(tiny_backbone(), data, "linear_probe", study=other, threads=1, deterministic=True)
     assert others != drawn
     assert assigned(other).folds == {seed: others}
 
@@ -270,7 +272,7 @@ def test_what_is_remembered_adds_up(tmp_path: Path) -> None:
 def test_the_command_line_keeps_the_parts_of_its_study(tmp_path: Path) -> None:
     """Another seed, and fit after train: the same parts as the study has, where it was refused before."""
     photos, study = write_folder(tmp_path / "photos", per_class=10), tmp_path / "study"
-    options = ["--study", str(study), "--size", "32", "--exact", "--threads", "1", "--json"]
+    options = ["--study", str(study), "--size", "32", "--deterministic", "--threads", "1", "--json"]
     tested = []
     for seed in ("0", "1"):
         call = ["train", str(photos), "--strategy", "linear_probe", "--seed", seed, *options]

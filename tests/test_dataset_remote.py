@@ -204,7 +204,7 @@ def test_predict_answers_for_images_at_addresses_and_in_shards(
     tmp_path: Path, store: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     data = frostline.load_data(tmp_path / "photos", near_copies=False, test=0.0, val=0.0)
-    run = frostline.train(tiny_backbone(), data, "linear_probe", study=tmp_path / "study", exact=True)
+    run = frostline.train(tiny_backbone(), data, "linear_probe", study=tmp_path / "study", deterministic=True)
     reads = counted(store, monkeypatch, fail=1)
     shard = write_shard(tmp_path / "new.tar", tmp_path / "photos")
     store.pipe_file("/bucket/photos/kind 0/notes.txt", b"no picture")

@@ -44,7 +44,9 @@ def run(slides: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[fros
         patch.setenv("FROSTLINE_STORE", str(tmp_path_factory.mktemp("store")))
         backbone = frostline.load_backbone(TIMM, size=SIDE, random=True)
         study = tmp_path_factory.mktemp("study")
-        yield frostline.train(backbone, frostline.load_data(slides), "linear_probe", study=study, exact=True)
+        yield frostline.train(
+            backbone, frostline.load_data(slides), "linear_probe", study=study, deterministic=True
+        )
 
 
 def test_faint_stains_are_told_apart(run: frostline.Run) -> None:
@@ -131,7 +133,7 @@ def test_the_estimator_sees_what_its_fit_saw(slides: Path, tmp_path: Path) -> No
 
     paths = sorted(map(str, slides.rglob("*.tif")))
     backbone = frostline.load_backbone(TIMM, size=SIDE, random=True)
-    made = FrostlineClassifier(backbone, exact=True, threads=1, flip="none")
+    made = FrostlineClassifier(backbone, deterministic=True, threads=1, flip="none")
     made.fit(paths, [Path(path).parent.name for path in paths])
     assert made.predict(paths[-1:]).tolist() == ["b"]
     expected = made.predict_proba(paths)
@@ -144,6 +146,6 @@ def test_the_estimator_sees_what_its_fit_saw(slides: Path, tmp_path: Path) -> No
 def test_the_report_says_the_options_again(slides: Path, tmp_path: Path) -> None:
     backbone = frostline.load_backbone(TIMM, size=SIDE, random=True)
     data = frostline.load_data(slides, intensity_range=(250, 400), alpha_background="black")
-    run = frostline.train(backbone, data, "linear_probe", study=tmp_path / "study", exact=True)
+    run = frostline.train(backbone, data, "linear_probe", study=tmp_path / "study", deterministic=True)
     page = Path(frostline.report(run.study.path).path).read_text()
     assert "--intensity-range 250,400 --alpha-background black" in page

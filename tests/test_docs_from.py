@@ -27,8 +27,8 @@ def quick(code: str) -> str:
     tiny = 'load_backbone("timm/test_resnet.r160_in1k", size=32, random=True)'
     code = re.sub(r'load_backbone\("lite0"[^)]*\)', tiny, code)
     code = re.sub(r"@\d+", "@1", code).replace("--size 224", "--size 32").replace("--to onnx", "--to delta")
-    code = re.sub(r"(frostline\.train\(.*)\)$", r"\1, exact=True)", code, flags=re.MULTILINE)
-    code = code.replace("frostline train", "frostline train --exact")
+    code = re.sub(r"(frostline\.train\(.*)\)$", r"\1, deterministic=True)", code, flags=re.MULTILINE)
+    code = code.replace("frostline train", "frostline train --deterministic")
     return re.sub(r"epochs=\d+", "epochs=1", code)
 
 

@@ -61,7 +61,7 @@ def runs(photos: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Ru
             "mlp": "head(epochs=1, head=mlp(8))",
             "thawed": "top_k(1, epochs=1, bn=train)",
         }
-        options: dict[str, Any] = {"exact": True, "views": 0, "temperature": 1.7}
+        options: dict[str, Any] = {"deterministic": True, "views": 0, "temperature": 1.7}
         made = {
             name: frostline.train(backbone, data, text, study=place / name, **options)
             for name, text in strategies.items()
@@ -390,7 +390,7 @@ def test_hostile_class_names_pass_through_every_file(tmp_path: Path) -> None:
     rng = np.random.default_rng(0)
     data = frostline.load_data([(picture(k, rng), name) for k, name in enumerate(HOSTILE) for _ in range(6)])
     backbone = frostline.load_backbone(TIMM, size=SIDE, random=True)
-    run = frostline.train(backbone, data, "linear_probe", study=tmp_path / "study", exact=True)
+    run = frostline.train(backbone, data, "linear_probe", study=tmp_path / "study", deterministic=True)
     made = frostline.export(run.study.path, out=tmp_path / "out")
     assert made.check["of"] == "small copies in the study"
     assert json.loads((tmp_path / "out" / "config.json").read_text())["label_names"] == sorted(HOSTILE)

@@ -15,7 +15,7 @@ from frostline.backbone import Backbone
 from frostline.exporting import folder
 from tiny import tiny_backbone, tiny_model, write_folder
 
-QUICK: dict[str, Any] = {"exact": True, "flip": "none", "threads": 1}
+QUICK: dict[str, Any] = {"deterministic": True, "flip": "none", "threads": 1}
 STRATEGIES = ["linear_probe", "top_k(1, epochs=1)"]
 
 
@@ -74,7 +74,7 @@ def test_every_kind_of_network_can_be_taken_away(kind: str, to: str, photos: Pat
     backbone = NETWORKS[kind](tmp_path)
     data = frostline.load_data(photos, near_copies=False)
     run = frostline.train(
-        backbone, data, "linear_probe", study=tmp_path / "study", exact=True, temperature=1.5
+        backbone, data, "linear_probe", study=tmp_path / "study", deterministic=True, temperature=1.5
     )
     given = {"base": backbone} if to == "delta" else {}
     check_export(run.study.path, run, to, tmp_path / "out", **given)
@@ -86,7 +86,11 @@ def test_a_model_of_transformers_goes_back_to_transformers(head: str, photos: Pa
     transformers = pytest.importorskip("transformers")
     data = frostline.load_data(photos, near_copies=False)
     run = frostline.train(
-        hugging_face(tmp_path), data, f"head(epochs=1, head={head})", study=tmp_path / "study", exact=True
+        hugging_face(tmp_path),
+        data,
+        f"head(epochs=1, head={head})",
+        study=tmp_path / "study",
+        deterministic=True,
     )
     made = frostline.export(run.study.path, out=tmp_path / "out")
     assert ("AutoModelForImageClassification" in made.usage) == (head == "linear")
@@ -150,7 +154,12 @@ def test_a_hugging_face_network_goes_into_a_pipeline_as_it_is(photos: Path, tmp_
     transformers = pytest.importorskip("transformers")
     data = frostline.load_data(photos, near_copies=False)
     run = frostline.train(
-        hugging_face(tmp_path), data, "linear_probe", study=tmp_path / "study", exact=True, temperature=1.5
+        hugging_face(tmp_path),
+        data,
+        "linear_probe",
+        study=tmp_path / "study",
+        deterministic=True,
+        temperature=1.5,
     )
     frostline.export(run.study.path, to="safetensors", out=tmp_path / "out")
     processor = transformers.AutoImageProcessor.from_pretrained(tmp_path / "out", backend="pil")

@@ -62,7 +62,7 @@ def test_predict_says_when_it_is_unsure_without_training_images(tmp_path: Path) 
     data = replace(
         found, samples=tuple(replace(s, split=parts[int(Path(s.path).stem)]) for s in found.samples)
     )
-    run = frostline.train(tiny_backbone(), data, "linear_probe", study=tmp_path / "study", exact=True)
+    run = frostline.train(tiny_backbone(), data, "linear_probe", study=tmp_path / "study", deterministic=True)
     shutil.copytree(tmp_path / "images" / "kind 0", tmp_path / "new")
     Image.new("RGB", (20, 20), (255, 0, 255)).save(tmp_path / "new" / "foreign.png")
     shutil.rmtree(tmp_path / "images")
@@ -94,7 +94,7 @@ def test_what_a_probe_leaves_comes_from_rows_that_are_there(
 
     monkeypatch.setattr(Frozen, "compute", compute)
     data = frostline.load_data(write_folder(tmp_path / "images", per_class=8), test=0.0, val=0.0)
-    run = frostline.train(tiny_backbone(), data, "linear_probe", study=tmp_path / "study", exact=True)
+    run = frostline.train(tiny_backbone(), data, "linear_probe", study=tmp_path / "study", deterministic=True)
     assert sum(computed) == len(data.samples), "images passed the frozen layers again"
     assert familiar.read(run.folder.path) is not None
 

@@ -29,7 +29,7 @@ from frostline.timing import Stopwatch
 from test_comparison import answers
 from tiny import tiny_backbone, tiny_model, write_folder, write_table
 
-OPTIONS = {"exact": True, "flip": "none", "threads": 1}
+OPTIONS = {"deterministic": True, "flip": "none", "threads": 1}
 STRATEGIES = ("linear_probe", "top_k(1, epochs=4)", "full(epochs=4, lr=0.01)")
 
 

@@ -118,7 +118,7 @@ def test_a_run_that_folds_is_planned_once_and_resumed_so(data: Manifest, tmp_pat
     assert first.folder.weights.read_bytes() == again.folder.weights.read_bytes()
     assert (
         frostline.train(
-            tiny_backbone(), data, "top_k(1)", study=tmp_path / "c", exact=True, **FAST
+            tiny_backbone(), data, "top_k(1)", study=tmp_path / "c", deterministic=True, **FAST
         ).numeric_plan["frozen"]["folded"]
         == []
     )

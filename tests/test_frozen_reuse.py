@@ -255,7 +255,7 @@ def test_a_damaged_image_is_said_while_rows_are_filled(data: Manifest) -> None:
 @pytest.mark.parametrize("strategy", ["linear_probe", "top_k(1, epochs=4)", "gradual_unfreeze(2, epochs=6)"])
 def test_a_store_that_was_filled_before_leaves_nothing_to_compute(tmp_path: Path, strategy: str) -> None:
     data = frostline.load_data(write_folder(tmp_path / "images", per_class=16), near_copies=False)
-    given = {"exact": True, "flip": "none", "threads": 1, "seed": 3}
+    given = {"deterministic": True, "flip": "none", "threads": 1, "seed": 3}
     filled = frostline.fill_store(tiny_backbone(), data, strategy, **given)
     assert filled.computed > 0
     run = frostline.train(tiny_backbone(), data, strategy, study=tmp_path / "s", rows="keep", **given)
@@ -266,9 +266,11 @@ def test_a_store_that_was_filled_before_leaves_nothing_to_compute(tmp_path: Path
 
 def test_one_cut_is_filled_with_the_views_that_were_asked_for(tmp_path: Path) -> None:
     data = frostline.load_data(write_folder(tmp_path / "images", per_class=8), near_copies=False)
-    filled = frostline.fill_store(tiny_backbone(), data, cut=2, views=3, exact=True, flip="none", threads=1)
+    filled = frostline.fill_store(
+        tiny_backbone(), data, cut=2, views=3, deterministic=True, flip="none", threads=1
+    )
     rest = len(data.samples) - len(data.part("train"))
     assert filled.views == {2: 3}
     assert filled.wanted == filled.computed == 3 * len(data.part("train")) + rest
     with pytest.raises(UsageError, match="Nothing is frozen before cut 0"):
-        frostline.fill_store(tiny_backbone(), data, cut=0, exact=True)
+        frostline.fill_store(tiny_backbone(), data, cut=0, deterministic=True)

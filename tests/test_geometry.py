@@ -108,9 +108,9 @@ def test_sizes_come_with_the_images_and_are_remembered(
     assert len(data.sizes) == len(data.samples)
     assert sum("24 of 24 image(s) are wider or taller than 1.5:1" in note for note in data.notes) == 1
     assert not any("1.5:1" in note for note in data.framed("pad").notes)
-    exact = data.framed("center", 0.5)
-    assert sum("leaves out 91.7 %" in note for note in exact.notes) == 1
-    assert sum("1.5:1" in note for note in exact.framed("center", 0.5).notes) == 1
+    deterministic = data.framed("center", 0.5)
+    assert sum("leaves out 91.7 %" in note for note in deterministic.notes) == 1
+    assert sum("1.5:1" in note for note in deterministic.framed("center", 0.5).notes) == 1
 
     def no_second_look(*_: object) -> None:
         raise AssertionError("A header was read again.")
@@ -320,7 +320,7 @@ def test_rotate_auto_asks_and_the_result_says_so(tmp_path: Path) -> None:
                 if name == "skies":
                     pixels[:8] += 100
                 Image.fromarray(pixels.astype(np.uint8)).save(tmp_path / name / label / f"{index}.png")
-    options: dict[str, Any] = {"exact": True, "threads": 1, "flip": "none", "rotate": "auto"}
+    options: dict[str, Any] = {"deterministic": True, "threads": 1, "flip": "none", "rotate": "auto"}
     found = {}
     for name in ("cells", "skies"):
         data = frostline.load_data(tmp_path / name, near_copies=False, test=0.0, val=0.0)
@@ -341,7 +341,7 @@ def test_rotate_auto_asks_and_the_result_says_so(tmp_path: Path) -> None:
 # --- from training to prediction, export, and on -----------------------------------------------------------
 
 TIMM = "timm/test_efficientnet"
-EXACT: dict[str, Any] = {"exact": True, "threads": 1}
+EXACT: dict[str, Any] = {"deterministic": True, "threads": 1}
 
 
 @pytest.fixture(scope="module")
@@ -449,7 +449,15 @@ def test_going_on_from_a_study_keeps_its_geometry_unless_told_otherwise(
 ) -> None:
     study = str(edges["pad"].study.path)
     wide_folder(tmp_path / "more", per_class=10, seed=2)
-    command = ["train", str(tmp_path / "more"), "--model", study, "--strategy", "linear_probe", "--exact"]
+    command = [
+        "train",
+        str(tmp_path / "more"),
+        "--model",
+        study,
+        "--strategy",
+        "linear_probe",
+        "--deterministic",
+    ]
     same = CliRunner().invoke(cli, [*command, "--study", str(tmp_path / "same")])
     assert same.exit_code == 0, same.output
     assert "resized with pad, and so are these" in " ".join(same.output.split())

@@ -17,7 +17,7 @@ from frostline.timing import Stopwatch
 from frostline.training.interpolation import POINTS
 from tiny import tiny_backbone, write_table
 
-OPTIONS: dict[str, Any] = {"exact": True, "flip": "none", "threads": 1, "repeats": 1}
+OPTIONS: dict[str, Any] = {"deterministic": True, "flip": "none", "threads": 1, "repeats": 1}
 STRATEGY = "full(epochs=6, lr=0.01)"
 
 

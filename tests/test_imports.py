@@ -52,7 +52,7 @@ def imported(*arguments: str) -> set[str]:
 def study(tmp_path: Path) -> tuple[str, Path]:
     table = write_table(tmp_path / "images", train=4, test=3)
     call = ["train", str(table), "--strategy", "linear_probe", "--study", str(tmp_path / "study")]
-    done = CliRunner().invoke(cli, [*call, "--size", "32", "--exact", "--threads", "1", "--quiet"])
+    done = CliRunner().invoke(cli, [*call, "--size", "32", "--deterministic", "--threads", "1", "--quiet"])
     assert done.exit_code == 0, done.output
     return str(tmp_path / "study"), table
 

@@ -23,7 +23,7 @@ from tiny import PREPROCESSING, tiny_backbone, write_folder
 
 SIDE = 32
 TIMM = "timm/test_efficientnet"
-EXACT: dict[str, Any] = {"exact": True, "threads": 1}
+EXACT: dict[str, Any] = {"deterministic": True, "threads": 1}
 CLASSES, OLD, NEW = 3, 10, 8  # images a class
 
 
@@ -169,7 +169,7 @@ def test_an_estimator_that_goes_on_is_judged_by_new_images(
 ) -> None:
     paths = sorted((place / "both").rglob("*.*"))
     labels = [path.parent.name for path in paths]
-    FrostlineClassifier(str(place / "study"), study=tmp_path / "fits", exact=True).fit(paths, labels)
+    FrostlineClassifier(str(place / "study"), study=tmp_path / "fits", deterministic=True).fit(paths, labels)
     demand_apart(judged(tmp_path / "fits") | held, learned)
     old = [path for path in paths if named(str(path)) in learned]
     with pytest.raises(ValueError, match=f"learned from {len(old)} of these {len(old)} images"):

@@ -28,7 +28,7 @@ from frostline.record import digest_of
 from frostline.zoo import lite, load_backbone
 from tiny import PREPROCESSING, TinyNet, tiny_model, write_folder, write_table
 
-OPTIONS = {"exact": True, "flip": "none", "threads": 1}
+OPTIONS = {"deterministic": True, "flip": "none", "threads": 1}
 STRATEGIES = ("linear_probe", "top_k(1, epochs=1)")
 
 
@@ -92,14 +92,14 @@ def test_over_a_limit_is_left_out_before_it_looks_at_an_image(
     taken = {"slow": 20.04, "quick": 20.0, "again": 1.0}
     monkeypatch.setattr(screening, "measured", lambda backbone, *_: (taken[backbone.name], 1.0, 1.0))
     both = [network("slow", seed=2), network("quick")]
-    found = rows_of(screen(both, data, Limits(latency_ms=20.0), threads=1, exact=True))
+    found = rows_of(screen(both, data, Limits(latency_ms=20.0), threads=1, deterministic=True))
     passes = len(calls)
     assert found["quick"].kept
     assert not found["slow"].kept
     assert found["slow"].probe_accuracy is None
     assert found["slow"].reason == "20.04 ms an image, over the limit of 20 ms"
     calls.clear()
-    screen([network("again", seed=1)], data, Limits(), threads=1, exact=True)
+    screen([network("again", seed=1)], data, Limits(), threads=1, deterministic=True)
     assert passes == len(calls) > 0  # of one network, not of two
 
 
@@ -117,7 +117,9 @@ def test_where_all_are_over_a_limit_it_says_what_was_found_and_allowed(data: Man
 
 
 def test_the_best_probe_and_those_not_separated_from_it_go_on(data: Manifest) -> None:
-    found = screen([blind("blind"), network("sees"), network("twin")], data, Limits(), threads=1, exact=True)
+    found = screen(
+        [blind("blind"), network("sees"), network("twin")], data, Limits(), threads=1, deterministic=True
+    )
     assert [row.model for row in found] == ["sees", "twin", "blind"]  # of equals the one named first
     sees, twin, poor = found
     assert (sees.kept, twin.kept, poor.kept) == (True, True, False)
@@ -136,7 +138,7 @@ def test_the_best_and_the_largest_not_separated_from_it_race(
     sizes = {"one": 1.0, "two": 2.0, "three": 3.0, "blind": 4.0}
     monkeypatch.setattr(screening, "measured", lambda backbone, *_: (1.0, sizes[backbone.name], 1.0))
     several = [network("one"), network("two"), network("three"), blind("blind")]
-    found = screen(several, data, Limits(), threads=1, exact=True)
+    found = screen(several, data, Limits(), threads=1, deterministic=True)
     assert [row.model for row in found if row.kept] == ["one", "three"]
     two = rows_of(found)["two"]
     assert not two.separated
@@ -147,12 +149,14 @@ def test_looking_takes_a_share_of_the_minutes(data: Manifest, monkeypatch: pytes
     needed = {"slow": 100.0, "one": 10.0, "two": 15.0, "three": 10.0}
     monkeypatch.setattr(screening, "_looking_s", lambda backbone, *_: needed[backbone.name])
     several = [network(name, seed) for seed, name in enumerate(needed)]
-    found = screen(several, data, Limits(), threads=1, exact=True, left_s=70.0)  # 21 s of them for looking
+    found = screen(
+        several, data, Limits(), threads=1, deterministic=True, left_s=70.0
+    )  # 21 s of them for looking
     rows = rows_of(found)
     assert {name for name, row in rows.items() if row.probe_accuracy is not None} == {"one", "three"}
     assert rows["two"].reason.startswith("no time to look at it: that takes about 15 s, and 1 s are left")
     assert not rows["slow"].kept
-    unasked = screen(several, data, Limits(), threads=1, exact=True, left_s=3.0)
+    unasked = screen(several, data, Limits(), threads=1, deterministic=True, left_s=3.0)
     assert [(row.model, row.reason) for row in unasked if row.kept] == [
         ("one", "the quickest: there is no time to look at any")
     ]
@@ -174,7 +178,7 @@ def test_probes_are_asked_out_of_fold_and_copies_stay_together(
         return real(seen, targets, classes, folds, **rest)
 
     monkeypatch.setattr(probe, "answers", spy)
-    screen([network("one")], data, Limits(), threads=1, exact=True)
+    screen([network("one")], data, Limits(), threads=1, deterministic=True)
     units = data.units(data.samples)
     assert len(asked) == 5
     assert sorted(np.concatenate([held for _, held in asked])) == list(range(72))
@@ -189,7 +193,7 @@ def test_the_test_part_says_nothing(data: Manifest) -> None:
     )
     both = [network("one"), network("other", seed=1)]
     found, other = (
-        rows_of(screen(both, some, Limits(), threads=1, exact=True))
+        rows_of(screen(both, some, Limits(), threads=1, deterministic=True))
         for some in (data, replace(data, samples=turned))
     )
     for name, row in found.items():
@@ -284,7 +288,7 @@ def test_one_survivor_is_the_race_of_one_and_its_folder_is_what_it_was(tmp_path:
         "flip": "none",
         "imbalance": "none",
         "batch": 32,
-        "exact": True,
+        "deterministic": True,
         "precision": "auto",
     }
     assert found.comparison.folder.name == digest_of(expected)[:12]

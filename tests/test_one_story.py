@@ -21,7 +21,7 @@ from frostline.comparison import anytime
 from frostline.dataset import Manifest
 from tiny import picture, tiny_backbone, write_folder, write_table
 
-OPTIONS = {"exact": True, "flip": "none", "threads": 1}
+OPTIONS = {"deterministic": True, "flip": "none", "threads": 1}
 STRATEGIES = ("linear_probe", "top_k(1, epochs=2)", "head(epochs=2)")
 NUMBER = r"(\d+\.\d) %"
 SPAN = r"(\d+\.\d)–(\d+\.\d) %"

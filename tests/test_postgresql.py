@@ -24,7 +24,7 @@ pytestmark = pytest.mark.system
 
 PASSWORD = "s3cr@t/öld"
 QUOTED = "s3cr%40t%2F%C3%B6ld"
-OPTIONS: dict[str, Any] = {"exact": True, "flip": "none", "threads": 1, "repeats": 1}
+OPTIONS: dict[str, Any] = {"deterministic": True, "flip": "none", "threads": 1, "repeats": 1}
 STRATEGIES = ("head(epochs=4)", "top_k(1, epochs=4)")
 
 WORKER = """

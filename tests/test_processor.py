@@ -216,7 +216,7 @@ def test_a_run_says_how_its_threads_waited_and_bits_do_not_hang_on_it(tmp_path: 
             "import sys; sys.path.insert(0, sys.argv[1])\n"
             "import json, frostline; from tiny import tiny_backbone\n"
             "data = frostline.load_data(sys.argv[2], near_copies=False)\n"
-            "given = {'threads': 2, 'exact': True, 'study': sys.argv[3]}\n"
+            "given = {'threads': 2, 'deterministic': True, 'study': sys.argv[3]}\n"
             "run = frostline.train(tiny_backbone(), data, 'full(epochs=2)', **given)\n"
             "print(json.dumps([run.numeric_plan['wait'], run.folder.weights.read_bytes().hex()]))"
         )

@@ -136,7 +136,11 @@ def test_what_goes_wrong_or_ends_in_one_process_does_in_all(
     tmp_path: Path, table: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     stages = {"table": table, "study": tmp_path / "stages", "strategy": STAGES}
-    halves = {**stages, "study": tmp_path / "halves", "options": {"exact": False, "precision": "bfloat16"}}
+    halves = {
+        **stages,
+        "study": tmp_path / "halves",
+        "options": {"deterministic": False, "precision": "bfloat16"},
+    }
     spoilt = {**stages, "study": tmp_path / "spoilt", "spoil": [1, 4]}
     late = {
         **stages,
@@ -188,7 +192,7 @@ def test_the_same_command_under_torchrun_prints_once_and_says_how_many(
     tmp_path: Path, warm_store: Path
 ) -> None:
     photos = write_folder(tmp_path / "photos")
-    given = [str(photos), "--size", "32", "--exact", "--strategy", "top_k(1, epochs=2)", "--json"]
+    given = [str(photos), "--size", "32", "--deterministic", "--strategy", "top_k(1, epochs=2)", "--json"]
     torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
     found = []
     for number, start in ((1, [sys.executable]), (2, torchrun)):

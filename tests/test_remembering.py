@@ -32,7 +32,7 @@ def _run(data: Manifest, strategy: str, study: Path, **options: object) -> frost
         data,
         strategy,
         study=study,
-        exact=True,
+        deterministic=True,
         threads=1,
         **options,  # type: ignore[arg-type]
     )

@@ -474,7 +474,7 @@ def test_a_real_run_leaves_its_network_and_looks(tmp_path: Path) -> None:
     swapped = re.sub(r"^(0_01\d\.png),kind 0,test", r"\1,kind 1,test", text, flags=re.MULTILINE)
     table.write_text(swapped)  # test images with wrong labels: mistakes are certain
     data = frostline.load_data(table, near_copies=False)
-    options: dict[str, Any] = {"exact": True, "flip": "none", "threads": 1}
+    options: dict[str, Any] = {"deterministic": True, "flip": "none", "threads": 1}
     run = frostline.train(tiny_backbone(), data, "top_k(1, epochs=6)", study=tmp_path / "study", **options)
     left = json.loads((run.folder.path / "looks.json").read_text())
     assert 0 < len(left["rows"]) <= looks.MOST
@@ -510,7 +510,7 @@ def test_a_comparison_leaves_looks_by_the_models_that_answered(tmp_path: Path) -
     table = write_table(tmp_path / "images", train=8)
     table.write_text("\n".join(line.replace(",train", ",") for line in table.read_text().splitlines()))
     data = frostline.load_data(table, test=0.0, val=0.0, near_copies=False)
-    options: dict[str, Any] = {"exact": True, "flip": "none", "threads": 1, "repeats": 1}
+    options: dict[str, Any] = {"deterministic": True, "flip": "none", "threads": 1, "repeats": 1}
     found = frostline.compare(
         tiny_backbone(), data, ["linear_probe", "head(epochs=2)"], study=tmp_path / "study", **options
     )

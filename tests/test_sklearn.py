@@ -29,7 +29,9 @@ NAMES = np.array(["ant", "bee", "cow"])
 
 
 def classifier(**options: Any) -> FrostlineClassifier:
-    return FrostlineClassifier(tiny_backbone(), **{"threads": 1, "exact": True, "flip": "none", **options})
+    return FrostlineClassifier(
+        tiny_backbone(), **{"threads": 1, "deterministic": True, "flip": "none", **options}
+    )
 
 
 @pytest.fixture(scope="module")
@@ -108,7 +110,7 @@ def test_in_cross_validation_grids_and_pipelines(data: Any, calls: list[int]) ->
 
 def test_it_is_copied_pickled_and_saved(data: Any, tmp_path: Path) -> None:
     X, y = data
-    made = FrostlineClassifier("lite0", size=32, threads=1, exact=True).fit(X, y)
+    made = FrostlineClassifier("lite0", size=32, threads=1, deterministic=True).fit(X, y)
     expected = made.predict_proba(X)
     weights = made.result_["numeric_plan"] and len(made._weights)
     copied = pickle.loads(pickle.dumps(made))
@@ -240,7 +242,7 @@ NOT_OURS = {
 
 @pytest.mark.slow
 def test_estimator_checks() -> None:
-    estimator = OnColumns(tiny_backbone(), threads=1, exact=True, flip="none")
+    estimator = OnColumns(tiny_backbone(), threads=1, deterministic=True, flip="none")
     found = check_estimator(estimator, expected_failed_checks=NOT_OURS, on_fail=None, on_skip=None)
     failed = {row["check_name"]: str(row["exception"]) for row in found if row["status"] == "failed"}
     assert failed == {}

@@ -51,7 +51,7 @@ def request_for(data: Manifest, strategy: str) -> Request:
         flip="none",
         imbalance="none",
         batch=32,
-        exact=True,
+        deterministic=True,
         precision="auto",
         threads=1,
         workers=0,
@@ -100,8 +100,10 @@ def test_features_that_wake_up_under_augmentation_do_not_blow_up_the_logits() ->
 
 
 def test_the_first_epochs_do_not_fall_off_a_cliff(data: Manifest, tmp_path: Path) -> None:
-    solved = frostline.train(tiny_backbone(), data, "linear_probe", study=tmp_path / "s", exact=True)
-    run = frostline.train(tiny_backbone(), data, "lp_ft", study=tmp_path / "s", exact=True, flip="none")
+    solved = frostline.train(tiny_backbone(), data, "linear_probe", study=tmp_path / "s", deterministic=True)
+    run = frostline.train(
+        tiny_backbone(), data, "lp_ft", study=tmp_path / "s", deterministic=True, flip="none"
+    )
     val = [row["val_accuracy"] for row in run.folder.metrics()]
     assert min(val[:3]) > solved.val_accuracy - 0.25
     assert run.val_accuracy >= solved.val_accuracy - 0.05

@@ -25,7 +25,7 @@ from frostline.training import epoch, loop, optimizer
 from frostline.unfreezing import groups
 from tiny import PREPROCESSING, tiny_backbone, tiny_model, write_table
 
-FAST = {"exact": True, "augment": "light", "flip": "none"}
+FAST = {"deterministic": True, "augment": "light", "flip": "none"}
 
 
 @pytest.fixture
@@ -182,11 +182,13 @@ def test_shuffled_test_labels_change_no_byte_of_the_weights(
 
 def test_exact_runs_agree_bit_for_bit(backbone: Backbone, data: Manifest, tmp_path: Path) -> None:
     one, two = (
-        frostline.train(backbone, data, "gradual_unfreeze", study=tmp_path / name, exact=True)
+        frostline.train(backbone, data, "gradual_unfreeze", study=tmp_path / name, deterministic=True)
         for name in "ab"
     )
     assert one.folder.weights.read_bytes() == two.folder.weights.read_bytes()
-    other = frostline.train(backbone, data, "gradual_unfreeze", study=tmp_path / "a", exact=True, seed=1)
+    other = frostline.train(
+        backbone, data, "gradual_unfreeze", study=tmp_path / "a", deterministic=True, seed=1
+    )
     assert other.folder.weights.read_bytes() != one.folder.weights.read_bytes()
 
 

@@ -114,7 +114,17 @@ def test_every_verb_says_what_it_found_on_any_terminal(
     Path(os.fsdecode(folder + b"/broken \xe9.png")).write_bytes(b"no image")
     table.write_text(table.read_text().replace("kind 0", "Straße 日本"), encoding="utf-8")
     study = str(tmp_path / "study")
-    small = ["--strategy", "linear_probe", "--size", "32", "--exact", "--threads", "1", "--study", study]
+    small = [
+        "--strategy",
+        "linear_probe",
+        "--size",
+        "32",
+        "--deterministic",
+        "--threads",
+        "1",
+        "--study",
+        study,
+    ]
     code, _, said = run_main(monkeypatch, "ascii", "train", str(table), *small)
     assert code == 0, said
     for encoding in ("ascii", "cp932"):

@@ -20,6 +20,6 @@ if __name__ == "__main__":
     data = frostline.load_data(table, near_copies=False, val=0.0)
     print("ready", flush=True)
     sys.stdin.readline()
-    options = {"exact": True, "threads": 1, "flip": "none", "views": 3, "rows": "keep"}
+    options = {"deterministic": True, "threads": 1, "flip": "none", "views": 3, "rows": "keep"}
     run = frostline.train(tiny_backbone(), data, "head(epochs=3)", study=study, **options)
     print(json.dumps({**run.store, "weights": str(run.folder.weights)}), flush=True)

@@ -154,7 +154,7 @@ def compare(data: str, **options: Any) -> None:
             "augment",
             "min_crop",
             "rotate",
-            "exact",
+            "deterministic",
             "precision",
             "threads",
             "workers",

@@ -136,7 +136,7 @@ def fit(data: str, **options: Any) -> None:
             "augment",
             "min_crop",
             "rotate",
-            "exact",
+            "deterministic",
             "precision",
             "threads",
             "workers",

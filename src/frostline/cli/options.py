@@ -173,7 +173,9 @@ running = stack(
     click.option(
         "--seed", default=0, show_default=True, help="Split, order, initialisation and augmentation."
     ),
-    click.option("--exact", is_flag=True, help="Float32 and no timed choices: repeats agree bit for bit."),
+    click.option(
+        "--deterministic", is_flag=True, help="Float32 and no timed choices: repeats agree bit for bit."
+    ),
     click.option(
         "--workers", type=click.IntRange(0), default=0, show_default=True, help="Processes that decode ahead."
     ),

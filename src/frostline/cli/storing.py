@@ -101,7 +101,7 @@ def fill(before: dict[str, Any], /, data: str, **options: Any) -> None:
         manifest, backbone = loaded(verb, data, options)
         verb.progress.log(show.data_lines(manifest))
         named = (
-            *("cut", "views", "ray", "seed", "augment", "min_crop", "rotate", "exact", "precision"),
+            *("cut", "views", "ray", "seed", "augment", "min_crop", "rotate", "deterministic", "precision"),
             *("threads", "workers"),
         )
         found = frostline.fill_store(

@@ -63,7 +63,7 @@ def compare(
     rotate: str = "none",
     imbalance: str = "none",
     batch: int = BATCH,
-    exact: bool = False,
+    deterministic: bool = False,
     precision: str = "auto",
     threads: int | None = None,
     workers: int = 0,
@@ -153,7 +153,7 @@ def compare(
             **({} if rotate == "none" else {"rotate": rotate}),
             "imbalance": imbalance,
             "batch": batch,
-            "exact": exact,
+            "deterministic": deterministic,
             "precision": precision,
             "threads": threads,
             "workers": workers,
@@ -285,7 +285,7 @@ def _rates(asked: Asked, backbone: Backbone) -> Rates:
     data, options = asked.data, asked.options
     policy = Policy(asked.candidates[0].augment)
     images = Images(data, data.part("train"), backbone.preprocessing, policy=policy)
-    threads = numerics.thread_count(options["threads"], steady=options["exact"])
+    threads = numerics.thread_count(options["threads"], steady=options["deterministic"])
     return rates.measure(backbone, images, batch=options["batch"], threads=threads, classes=len(data.classes))
 
 

@@ -95,7 +95,7 @@ def screen(
     *,
     metric: str = "accuracy",
     seed: int = 0,
-    exact: bool = False,
+    deterministic: bool = False,
     precision: str = "auto",
     threads: int | None = None,
     workers: int = 0,
@@ -132,7 +132,7 @@ def screen(
     folds = [cells.parted(few, Cell(0, fold), seed) for fold in range(cells.folds_of(few, seed))]
     held = {}
     for backbone in affordable:
-        seen = _features(backbone, few, exact, precision, threads, workers, progress)
+        seen = _features(backbone, few, deterministic, precision, threads, workers, progress)
         held[backbone.name] = mine = _asked(seen, few, folds, metric)
         accuracy, low, high = mine.accuracy_interval()
         logme = transfer.log_me(seen, few.targets(few.samples), classes)
@@ -218,14 +218,14 @@ def measured(backbone: Backbone, classes: int, threads: int | None = None) -> tu
 def _features(
     backbone: Backbone,
     data: Manifest,
-    exact: bool,
+    deterministic: bool,
     precision: str,
     threads: int | None,
     workers: int,
     progress: OnProgress | None,
 ) -> NDArray[np.float32]:
     """Return the pooled features of every image, computed as training does, so that it finds the rows."""
-    way = rates.frozen_way(backbone, exact=exact, precision=precision, threads=threads)
+    way = rates.frozen_way(backbone, deterministic=deterministic, precision=precision, threads=threads)
     images = Images(data, data.samples, backbone.preprocessing)
     with numerics.threads(way.plan.threads), Store() as store:
         head = Frozen(backbone, backbone.model, backbone.cuts[-1], way, store)

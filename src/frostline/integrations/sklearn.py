@@ -47,7 +47,7 @@ class FrostlineClassifier(ClassifierMixin, TransformerMixin, BaseEstimator):  # 
         strategy: As in `frostline.train`: "linear_probe", "top_k(2)", "lp_ft(lr=0.0005)", …
         size: Side of the backbone's input in pixels; None is the checkpoint's own.
         resize: How pictures become square: "crop", "squash" or "pad"; None is the backbone's own.
-        augment, flip, min_crop, rotate, imbalance, batch, exact, precision, threads, workers, views: As in
+        augment, flip, min_crop, rotate, imbalance, batch, deterministic, precision, threads, workers, views: As in
             `frostline.train`.
         random_state: Decides order, augmentation and fresh weights.
         study: A folder to keep each fit in, one study for each set of images; None keeps nothing there.
@@ -75,7 +75,7 @@ class FrostlineClassifier(ClassifierMixin, TransformerMixin, BaseEstimator):  # 
         rotate: str = "none",
         imbalance: str = "none",
         batch: int = BATCH,
-        exact: bool = False,
+        deterministic: bool = False,
         precision: str = "auto",
         threads: int | None = None,
         workers: int = 0,
@@ -93,7 +93,7 @@ class FrostlineClassifier(ClassifierMixin, TransformerMixin, BaseEstimator):  # 
         self.rotate = rotate
         self.imbalance = imbalance
         self.batch = batch
-        self.exact = exact
+        self.deterministic = deterministic
         self.precision = precision
         self.threads = threads
         self.workers = workers
@@ -123,7 +123,7 @@ class FrostlineClassifier(ClassifierMixin, TransformerMixin, BaseEstimator):  # 
                     rotate=self.rotate,
                     imbalance=self.imbalance,
                     batch=self.batch,
-                    exact=self.exact,
+                    deterministic=self.deterministic,
                     precision=self.precision,
                     threads=self.threads,
                     workers=self.workers,

@@ -35,14 +35,14 @@ def named(backbone: Backbone) -> str:
 
 
 def frozen_way(
-    backbone: Backbone, *, exact: bool = False, precision: str = "auto", threads: int | None = None
+    backbone: Backbone, *, deterministic: bool = False, precision: str = "auto", threads: int | None = None
 ) -> Way:
     """Decide how frozen layers are computed: the same for every strategy, so that they share their rows.
 
     Precision and memory layout are timed. BatchNorm that can be folded into its convolution is: fewer
     operations of the same kind, 0.6 to 0.8 of the time wherever it was measured.
     """
-    if exact:
+    if deterministic:
         return Way(numerics.exact_plan(threads), FROZEN_BATCH)
     if precision != "auto":
         return Way(numerics.pinned_plan(precision, threads), FROZEN_BATCH)

@@ -302,8 +302,8 @@ def _asked(asked: dict[str, Any], names: tuple[str, ...]) -> list[str]:
         else:
             text = ",".join(map(str, value)) if isinstance(value, list | tuple) else _short(value)
             words.append(f"{option} {shlex.quote(text)}")
-    if asked.get("exact"):
-        words.append("--exact")
+    if asked.get("deterministic"):
+        words.append("--deterministic")
     return words
 
 

@@ -128,7 +128,7 @@ def chosen(
 
     A latency measured again is another one, and must not turn a study that goes on into another race.
     """
-    passed = {key: options[key] for key in ("metric", "exact", "precision", "threads", "workers")}
+    passed = {key: options[key] for key in ("metric", "deterministic", "precision", "threads", "workers")}
     what = {
         "models": [[b.name, b.digest, b.preprocessing.as_dict()] for b in backbones],
         "limits": asdict(limits),

@@ -65,7 +65,7 @@ def _decide(request: Request, plan: Plan, images: Images, store: Store | None) -
 
 
 def _choice(request: Request, plan: Plan, cut: Cut, need: rows.Need, images: Images, store: Store) -> Choice:
-    if request.rows == "keep" or request.exact or not plan.timed:
+    if request.rows == "keep" or request.deterministic or not plan.timed:
         return untimed(request, cut, _value_bytes(plan))
     row_bytes = _row_bytes(request, plan, cut)
     first = Frozen(request.backbone, request.backbone.model, cut, plan.way, store)

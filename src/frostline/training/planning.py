@@ -102,7 +102,7 @@ def made(request: Request) -> Plan:
 
 def _affordable(request: Request) -> bool:
     """Whether timings fit into a limit on time: they are remembered, or take a small share of it."""
-    if request.minutes is None or request.exact:
+    if request.minutes is None or request.deterministic:
         return True
     try:
         with numerics.nothing_timed():
@@ -113,7 +113,7 @@ def _affordable(request: Request) -> bool:
 
 
 def _untimed(request: Request) -> Plan:
-    """Decide without timings, as `exact` does."""
+    """Decide without timings, as `deterministic` does."""
     count = numerics.thread_count(request.threads)
     numbers = numerics.plain_plan(count, "the time is too short to try other ways")
     return Plan(numbers, Way(numbers, rates.FROZEN_BATCH), timed=False)
@@ -121,8 +121,10 @@ def _untimed(request: Request) -> Plan:
 
 def _plan(request: Request) -> Plan:
     backbone, threads = request.backbone, request.threads
-    way = rates.frozen_way(backbone, exact=request.exact, precision=request.precision, threads=threads)
-    if request.exact:
+    way = rates.frozen_way(
+        backbone, deterministic=request.deterministic, precision=request.precision, threads=threads
+    )
+    if request.deterministic:
         numbers = numerics.exact_plan(threads)
     elif request.precision != "auto":
         numbers = numerics.pinned_plan(request.precision, threads)

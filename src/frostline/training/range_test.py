@@ -67,7 +67,7 @@ def lr_range_test(
         strategy=parse(strategy) if isinstance(strategy, str) else checked(strategy),
         seed=seed,
         batch=batch,
-        exact=True,
+        deterministic=True,
     )
     segments = request.segments()
     if not segments:

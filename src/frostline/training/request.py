@@ -48,7 +48,7 @@ class Request:
     rotate: str = "none"
     imbalance: str = "none"
     batch: int = BATCH
-    exact: bool = False
+    deterministic: bool = False
     precision: str = "auto"
     threads: int | None = None
     workers: int = 0
@@ -80,7 +80,7 @@ class Request:
             "flip": self.flip,
             "imbalance": self.imbalance,
             "batch": self.batch,
-            "exact": self.exact,
+            "deterministic": self.deterministic,
             "precision": self.precision,
             "views": self.views,
             **({} if self.data.rendering.plain else {"rendering": self.data.rendering.as_dict()}),
@@ -140,8 +140,8 @@ class Request:
             for key, (value, words) in known.items()
             if value not in words
         ]
-        if self.exact and self.precision == "bfloat16":
-            wrong.append("exact means float32: drop one of exact and precision=bfloat16.")
+        if self.deterministic and self.precision == "bfloat16":
+            wrong.append("deterministic means float32: drop one of deterministic and precision=bfloat16.")
         val = {sample.label for sample in self.data.part("val")}
         if self.metric == "auroc" and len(val) == 1:
             wrong.append("auroc is undefined on a val part of one class; choose another metric or split.")

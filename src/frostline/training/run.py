@@ -130,7 +130,7 @@ def train(
     rotate: str = "none",
     imbalance: str = "none",
     batch: int = BATCH,
-    exact: bool = False,
+    deterministic: bool = False,
     precision: str = "auto",
     threads: int | None = None,
     workers: int = 0,
@@ -148,7 +148,7 @@ def train(
     """Adapt `backbone` to `data` by one strategy, and keep the result in the study.
 
     A run that is finished is read back; an unfinished one goes on where it stopped. `augment` is one of
-    `augment.AUGMENTS` or a callable from RGB image to RGB image. `exact` means float32 and no timed
+    `augment.AUGMENTS` or a callable from RGB image to RGB image. `deterministic` means float32 and no timed
     choice; `precision` pins `float32` or `bfloat16` alone.
 
     `resize` ("crop", "squash" or "pad") says how pictures become square, here and wherever the model is
@@ -209,7 +209,7 @@ def train(
             rotate=rotate,
             imbalance=imbalance,
             batch=batch,
-            exact=exact,
+            deterministic=deterministic,
             precision=precision,
             threads=threads,
             workers=workers,
@@ -325,7 +325,7 @@ def _perform(request: Request, study: Study, folder: RunFolder, hear: Hear, stor
         "n_test": len(request.data.part("test")),
         "seconds": watch.seconds + chosen.pop("earlier_seconds", 0.0),
         "peak_memory_bytes": memory.bytes,
-        "peak_memory_exact": memory.exact,
+        "peak_memory_exact": memory.deterministic,
         "device_peak_bytes": numerics.device_peak_bytes(),
         "world_size": ranks.size(),
         **chosen,
