@@ -42,7 +42,7 @@ def drawn(table: Path, folder: Path, seed: int) -> Path:
 def fitted(sheet: Path, folder: Path, minutes: float) -> dict[str, Any]:
     """Run the command from a cold start; returns when it said what, in seconds since it was started."""
     words = [sys.executable, "-m", "frostline", "fit", str(sheet), "--minutes", str(minutes), "--json"]
-    words += ["--size", str(SIZE), "--study", str(folder / "study"), "--store", str(folder / "store")]
+    words += ["--size", str(SIZE), "--study", str(folder / "study"), "--cache-dir", str(folder / "store")]
     began = time.perf_counter()
     process = subprocess.Popen(words, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
     assert process.stderr is not None
@@ -69,7 +69,7 @@ def bare_pass(sheet: Path) -> float:
     from frostline.frozen.way import Way
     from frostline.images import EVALUATION_BATCH, Images
 
-    data = frostline.load_data(sheet, near_copies=False, val=0.0, test=0.0).checked()
+    data = frostline.load_data(sheet, near_copies=False, val_size=0.0, test_size=0.0).checked()
     backbone = frostline.load_backbone("lite0", size=SIZE)
     way = Way(numerics.exact_plan(), EVALUATION_BATCH)
     frozen = Frozen(backbone, backbone.model, backbone.cuts[-1], way)
@@ -115,7 +115,7 @@ def main() -> None:
         with tempfile.TemporaryDirectory() as folder:
             sheet = drawn(arguments.data / "clothing10.csv", Path(folder), seed)
             row = fitted(sheet, Path(folder), minutes)
-            os.environ["FROSTLINE_STORE"] = f"{folder}/other"
+            os.environ["FROSTLINE_CACHE_DIR"] = f"{folder}/other"
             row["bare_s"] = bare_pass(sheet)
         with open(arguments.out, "a", encoding="utf-8") as file:
             file.write(json.dumps(row) + "\n")

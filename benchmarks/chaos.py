@@ -106,14 +106,14 @@ def work(kind: str, place: Path, strategy: str, each_step: bool, workers: int = 
         torch.set_num_threads(1)
         if epoch.CHECKPOINT_SHARE > 0:
             epoch.CHECKPOINT_SHARE = 1e9 if each_step else 0.3
-        os.environ["FROSTLINE_STORE"] = str(place / "store")
+        os.environ["FROSTLINE_CACHE_DIR"] = str(place / "store")
         if kind == "fit":
             pinned = {"strategies": RACED, "repeats": 1, "minutes": 20.0}
             return frostline.fit(table, model=tiny_backbone(), **pinned, **given)
         data = frostline.load_data(table, near_copies=False)
         if kind == "compare":
-            return frostline.compare(tiny_backbone(), data, RACED, repeats=1, batch=8, **given)
-        more = {"batch": 8, "rows": "keep", "workers": workers}
+            return frostline.compare(tiny_backbone(), data, RACED, repeats=1, batch_size=8, **given)
+        more = {"batch": 8, "cache": "keep", "workers": workers}
         return frostline.train(tiny_backbone(), data, strategy, **more, **given)
 
     return do
@@ -123,7 +123,7 @@ def begun(kind: str, place: Path, strategy: str, each_step: bool = True) -> int:
     """Begin a job in a process group of its own; returns its number. What it says goes to `place`/said."""
     if kind == "cli":
         words = [sys.executable, "-m", "frostline", "train", str(place.parent / "images" / "table.csv")]
-        words += [*CLI, strategy, "--study", str(place / "study"), "--store", str(place / "store")]
+        words += [*CLI, strategy, "--study", str(place / "study"), "--cache-dir", str(place / "store")]
         with open(place / "said", "a") as said:
             return subprocess.Popen(words, stdout=said, stderr=said, start_new_session=True).pid
     return forked(work(kind, place, strategy, each_step), place / "said")
@@ -229,7 +229,7 @@ def rows_lost(store: Path, before: int) -> int:
     """Return how many of the rows that the index knew are gone or damaged."""
     if not before:
         return 0
-    os.environ["FROSTLINE_STORE"] = str(store)
+    os.environ["FROSTLINE_CACHE_DIR"] = str(store)
     with Store() as kept:
         found = kept.verify()
     return found.damaged + found.lost + max(0, before - found.right)

@@ -110,7 +110,7 @@ def frostline(task: Task, clock: Clock) -> float:
 
     load_data, load_backbone, train, predict = fl.load_data, fl.load_backbone, fl.train, fl.predict
     with clock:
-        data = load_data(learning_sheet(task), test=0.0, val=0.0)
+        data = load_data(learning_sheet(task), test_size=0.0, val_size=0.0)
         backbone = load_backbone("lite0", size=task.size)
         study = Path(task.folder, "study")
         run = train(backbone, data, task.settings["strategy"], study=study, seed=task.seed, threads=1)

@@ -197,7 +197,7 @@ def main() -> None:
     arguments = parser.parse_args()
     if arguments.summary is None:
         with tempfile.TemporaryDirectory() as store:
-            os.environ["FROSTLINE_STORE"] = store
+            os.environ["FROSTLINE_CACHE_DIR"] = store
             work(arguments)
     print(summarise(arguments.summary or arguments.out))
 

@@ -118,7 +118,7 @@ def main() -> None:
     arguments = parser.parse_args()
     if arguments.summary is None:
         with tempfile.TemporaryDirectory() as store:
-            os.environ.setdefault("FROSTLINE_STORE", store)
+            os.environ.setdefault("FROSTLINE_CACHE_DIR", store)
             work(arguments)
     print(summarise(arguments.summary or arguments.out))
 

@@ -213,7 +213,7 @@ def main() -> None:
     arguments = parser.parse_args()
     if not arguments.summary:
         with tempfile.TemporaryDirectory() as store:
-            os.environ.setdefault("FROSTLINE_STORE", store)
+            os.environ.setdefault("FROSTLINE_CACHE_DIR", store)
             work(arguments)
     print(summarise(arguments.out / "outcomes.jsonl"))
 

@@ -35,8 +35,8 @@ WAYS: dict[str, tuple[str, float | str | None]] = {
     "l2_sp=0.01": ("lp_ft(l2_sp=0.01)", None),
     "l2_sp=0.1": ("lp_ft(l2_sp=0.1)", None),
     "l2_sp=1": ("lp_ft(l2_sp=1)", None),
-    "interpolate=0.5": ("lp_ft", 0.5),
-    "interpolate=auto": ("lp_ft", "auto"),
+    "interpolate_weights=0.5": ("lp_ft", 0.5),
+    "interpolate_weights=auto": ("lp_ft", "auto"),
 }
 LEARN, CHOOSE, TEST = 40, 20, 80  # images a class
 DRAWS = 3
@@ -94,7 +94,9 @@ def measured(
 ) -> dict[str, object]:
     """Adapt A's network to B in one way; return what that is worth on B, and what is left on A."""
     began = time.perf_counter()
-    run = frostline.train(between, two, strategy, study=study, seed=draw, threads=1, interpolate=point)
+    run = frostline.train(
+        between, two, strategy, study=study, seed=draw, threads=1, interpolate_weights=point
+    )
     seconds = time.perf_counter() - began
     left = frostline.forgetting(between, frostline.load_model(run.folder), one)
     return {

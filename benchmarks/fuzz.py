@@ -154,7 +154,7 @@ def fuzz(name: str, out: Path, minutes: float) -> dict[str, Any]:
     began, executions, ended = time.monotonic(), 0, 0
     while (left := int(60 * minutes - (time.monotonic() - began))) > 0 and ended <= RESTARTS:
         command = [sys.executable, __file__, "--out", str(out), "--target", name, "--child", str(left)]
-        threads = {"OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1", "FROSTLINE_STORE": str(out / "store")}
+        threads = {"OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1", "FROSTLINE_CACHE_DIR": str(out / "store")}
         done = subprocess.run(
             command, capture_output=True, text=True, errors="replace", env=os.environ | threads
         )

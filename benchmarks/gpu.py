@@ -83,7 +83,7 @@ def cuts(bench: Bench) -> dict[str, Any]:
 def rows(bench: Bench) -> dict[str, Any]:
     """Train on kept rows and on rows computed each time: are the weights the same bytes?"""
     strategy = f"top_k(1, epochs={bench.epochs})"
-    kept, computed = (bench.train(strategy, way, rows=way) for way in ("keep", "compute"))
+    kept, computed = (bench.train(strategy, way, cache=way) for way in ("keep", "compute"))
     return {"ok": _same(kept, computed), "largest_difference": _apart(kept, computed)}
 
 
@@ -248,7 +248,7 @@ def main() -> None:
     parser.add_argument("--quick", action="store_true")
     arguments = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
-        os.environ["FROSTLINE_STORE"] = str(Path(folder) / "store")
+        os.environ["FROSTLINE_CACHE_DIR"] = str(Path(folder) / "store")
         sheet = write_digits(Path(folder) / "digits", seed=0)
         if arguments.quick:
             _thin(sheet)

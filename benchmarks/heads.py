@@ -45,7 +45,10 @@ def features_of(table: Path, folder: Path) -> tuple[NDArray[Any], NDArray[Any], 
         from frostline.images import Images
         from frostline.numerics import exact_plan
 
-        backbone, data = frostline.load_backbone("lite0", size=SIZE), load_data(table, test=0.0, val=0.0)
+        backbone, data = (
+            frostline.load_backbone("lite0", size=SIZE),
+            load_data(table, test_size=0.0, val_size=0.0),
+        )
         frozen = Frozen(backbone, backbone.model, backbone.cuts[-1], Way(exact_plan(), 64), None)
         seen = features(frozen, Images(data, data.samples, backbone.preprocessing))
         np.savez(kept, x=seen, y=data.targets(data.samples), units=data.units(data.samples))

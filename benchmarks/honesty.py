@@ -110,9 +110,9 @@ def each(
                 str(SIZE),
                 "--seed",
                 str(seed),
-                "--test",
+                "--test-size",
                 "0",
-                "--val",
+                "--val-size",
                 "0",
                 "--json",
                 "--quiet",
@@ -218,7 +218,7 @@ def main() -> None:
     arguments = parser.parse_args()
     if arguments.summary is None:
         with tempfile.TemporaryDirectory() as store:
-            os.environ.setdefault("FROSTLINE_STORE", store)
+            os.environ.setdefault("FROSTLINE_CACHE_DIR", store)
             if not arguments.cold:
                 warm(arguments)
             work(arguments)

@@ -77,7 +77,7 @@ def race(arguments: argparse.Namespace, name: str, seed: int, kept: Path) -> Non
         sheet, truth = flipped_table(table, arguments.images, seed, arguments.share, Path(scratch))
         found = frostline.compare(
             frostline.load_backbone("lite0", size=arguments.size),
-            frostline.load_data(sheet, seed=seed, test=0.0, val=0.0),
+            frostline.load_data(sheet, seed=seed, test_size=0.0, val_size=0.0),
             STRATEGIES,
             repeats=1,
             study=Path(scratch) / "study",

@@ -68,7 +68,7 @@ def one(data: Path, verb: str, run: int, minutes: float, store: str | None) -> d
             csv.writer(file).writerows([("path", "label"), *(rows[i] for i in order)])
         words = [sys.executable, "-m", "frostline", verb, str(sheet), *VERBS[verb], "--minutes", str(minutes)]
         words += ["--size", str(SIZE), "--study", f"{scratch}/study", "--json", "--quiet", "--threads", "1"]
-        words += ["--store", store or f"{scratch}/store"]
+        words += ["--cache-dir", store or f"{scratch}/store"]
         began = time.perf_counter()
         done = subprocess.run(words, capture_output=True, text=True)
         wall_s = time.perf_counter() - began
@@ -130,7 +130,7 @@ def main() -> None:
     parser.add_argument(
         "--load", type=int, default=os.cpu_count() or 1, help="Processes that compute beside."
     )
-    parser.add_argument("--store", help="One store for all runs [an empty one each].")
+    parser.add_argument("--cache-dir", help="One store for all runs [an empty one each].")
     parser.add_argument("--summary", type=Path)
     arguments = parser.parse_args()
     if arguments.summary is None:

@@ -96,7 +96,7 @@ def _draw(case: Case, data: Path, scratch: Path) -> Any:
 
     name, seed = case
     sheet = draw_table(data / f"{name}.csv", PER_CLASS, seed, True, scratch, test_per_class=None, test=TEST)
-    return frostline.load_data(sheet, seed=seed, val=0.0)
+    return frostline.load_data(sheet, seed=seed, val_size=0.0)
 
 
 def work(arguments: argparse.Namespace) -> None:
@@ -221,7 +221,7 @@ def main() -> None:
     arguments = parser.parse_args()
     if not arguments.summary:
         with tempfile.TemporaryDirectory() as store:
-            os.environ.setdefault("FROSTLINE_STORE", store)
+            os.environ.setdefault("FROSTLINE_CACHE_DIR", store)
             work(arguments)
     if (arguments.out / "screen.jsonl").exists():
         print(summarise(arguments.out))

@@ -121,7 +121,7 @@ def contend(
         task.write_text(json.dumps({**told, "folder": folder, "weights": str(kept.resolve())}))
         own = dict.fromkeys(("OMP_NUM_THREADS", "MKL_NUM_THREADS", "HF_HUB_OFFLINE"), "1")
         own |= {
-            "FROSTLINE_STORE": str(store or Path(folder, "store")),
+            "FROSTLINE_CACHE_DIR": str(store or Path(folder, "store")),
             "CUDA_VISIBLE_DEVICES": "",
             "FASTAI_HOME": folder,
         }

@@ -30,7 +30,7 @@ BATCH = 32
 
 def drawn(sheet: Path) -> Manifest:
     """Load a table in which every image has its part."""
-    return frostline.load_data(sheet, near_copies=False, val=0.0, test=0.0).checked()
+    return frostline.load_data(sheet, near_copies=False, val_size=0.0, test_size=0.0).checked()
 
 
 def plain_images(

@@ -60,7 +60,7 @@ def main() -> None:
         for seed in arguments.seeds:
             with tempfile.TemporaryDirectory() as scratch:
                 sheet = draw_table(arguments.data / f"{name}.csv", 40, seed, False, Path(scratch))
-                data = frostline.load_data(sheet, seed=seed, near_copies=False, val=0.0)
+                data = frostline.load_data(sheet, seed=seed, near_copies=False, val_size=0.0)
                 for strategy in STRATEGIES:
                     row = {"set": name, "seed": seed, "strategy": strategy}
                     for precision in numerics.PRECISIONS[1:]:

@@ -53,7 +53,7 @@ def work(arguments: argparse.Namespace) -> None:
         sheet = draw_table(
             arguments.data / f"{name}.csv", PER_CLASS, 0, True, scratch, test_per_class=None, test=TEST
         )
-        data = frostline.load_data(sheet, seed=0, val=0.0)
+        data = frostline.load_data(sheet, seed=0, val_size=0.0)
         backbone = frostline.load_backbone("lite0", size=SIZE)
         folds = cells.folds_of(data, 0)
         tasks = [("whole", r, f) for r in range(REPEATS) for f in range(folds)]
@@ -243,7 +243,7 @@ def main() -> None:
     arguments = parser.parse_args()
     if not arguments.summary:
         with tempfile.TemporaryDirectory() as store:
-            os.environ.setdefault("FROSTLINE_STORE", store)
+            os.environ.setdefault("FROSTLINE_CACHE_DIR", store)
             work(arguments)
     print(summarise(arguments.out))
 

@@ -44,15 +44,15 @@ def timed(made: Any, X: np.ndarray, y: np.ndarray, pairs: list[Any], *, anew: bo
     spent, scores = 0.0, []
     for learn, held in pairs:
         place = tempfile.TemporaryDirectory() if anew else None
-        before = os.environ["FROSTLINE_STORE"]
+        before = os.environ["FROSTLINE_CACHE_DIR"]
         if place is not None:
-            os.environ["FROSTLINE_STORE"] = place.name
+            os.environ["FROSTLINE_CACHE_DIR"] = place.name
             fold(made, X[:12], np.arange(12) % 2, np.arange(12), np.arange(2))  # rates are measured once
         begun = time.process_time()
         scores.append(fold(made, X, y, learn, held))
         spent += time.process_time() - begun
         if place is not None:
-            os.environ["FROSTLINE_STORE"] = before
+            os.environ["FROSTLINE_CACHE_DIR"] = before
             place.cleanup()
     return spent, float(np.mean(scores))
 
@@ -72,7 +72,7 @@ def main() -> None:
     pairs = list(StratifiedKFold(asked.folds, shuffle=True, random_state=0).split(X, y))
     for repeat in range(asked.repeats):
         with tempfile.TemporaryDirectory() as place:
-            os.environ["FROSTLINE_STORE"] = place
+            os.environ["FROSTLINE_CACHE_DIR"] = place
             fold(made, X[:12], np.arange(12) % 2, np.arange(12), np.arange(2))
             one_s, _ = timed(made, X, y, pairs[:1], anew=True)
             cold_s, accuracy = timed(made, X, y, pairs, anew=False)

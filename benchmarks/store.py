@@ -184,9 +184,9 @@ def suffix(bench: Bench) -> None:
     backbone, data = frostline.load_backbone("lite0", size=224), bench.data(1000)
     for k in (1, 2, 3):
         strategy = f"top_k({k}, epochs={EPOCHS_SUFFIX})"
-        bench.train(backbone, data, strategy, rows="keep")
+        bench.train(backbone, data, strategy, cache="keep")
         limit = suffix_alone(bench, backbone, data, strategy)
-        ours, run = timed(lambda s=strategy: bench.train(backbone, data, s, rows="keep"))
+        ours, run = timed(lambda s=strategy: bench.train(backbone, data, s, cache="keep"))
         assert run.store["rows_computed"] == 0
         bench.note(f"top_k({k}), filled store / suffix alone", ours, limit, "<= 1.25", steps=run.steps)
 
@@ -233,7 +233,7 @@ def live(bench: Bench) -> None:
     for repeat in range(2):
         bench.fresh_store()
         ours, run = timed(lambda: bench.train(backbone, data, strategy))
-        other, _ = timed(lambda: bench.train(backbone, data, strategy, views=0, rows="compute"))
+        other, _ = timed(lambda: bench.train(backbone, data, strategy, views=0, cache="compute"))
         views = run.numeric_plan["frozen"]["views"]
         bench.note("top_k(1), empty store / live", ours, other, "<= 1/2.5", repeat=repeat, views=views)
 
@@ -331,7 +331,7 @@ def memory(bench: Bench) -> None:
 def peak(bench: Bench, strategy: str, rows: str) -> int:
     """Peak memory of one run on 400 images."""
     backbone, data = frostline.load_backbone("lite0", size=224), bench.data(400)
-    run = bench.train(backbone, data, strategy, rows=rows, views=0 if rows == "compute" else None)
+    run = bench.train(backbone, data, strategy, cache=rows, views=0 if rows == "compute" else None)
     return int(run.peak_memory_bytes)
 
 
@@ -362,7 +362,7 @@ def choice(bench: Bench) -> None:
         bench.train(backbone, bench.data(64), f"top_k({k}, epochs=1)")  # rates are measured once on a machine
         for rows in ("keep", "compute", "auto"):
             bench.fresh_store()
-            taken[rows], run = timed(lambda s=strategy, r=rows: bench.train(backbone, data, s, rows=r))
+            taken[rows], run = timed(lambda s=strategy, r=rows: bench.train(backbone, data, s, cache=r))
         why = run.numeric_plan["frozen"]["rows"]
         best = min(taken["keep"], taken["compute"])
         bench.note(
@@ -407,7 +407,7 @@ def main() -> None:
     if arguments.summary is None:
         print(json.dumps(environment()), file=sys.stderr)
         with tempfile.TemporaryDirectory() as scratch:
-            os.environ["FROSTLINE_STORE"] = f"{scratch}/store"
+            os.environ["FROSTLINE_CACHE_DIR"] = f"{scratch}/store"
             bench = Bench(arguments.data / "clothing10.csv", arguments.out, Path(scratch))
             for part in arguments.parts:
                 PARTS[part](bench)

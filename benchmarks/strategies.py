@@ -47,7 +47,7 @@ def run_one(
 
     with tempfile.TemporaryDirectory() as scratch:
         sheet = draw_table(table, per_class, seed, grouped, Path(scratch))
-        data = frostline.load_data(sheet, seed=seed, near_copies=grouped, val=0.2 if grouped else 0.0)
+        data = frostline.load_data(sheet, seed=seed, near_copies=grouped, val_size=0.2 if grouped else 0.0)
         backbone = frostline.load_backbone("lite0", size=size)
         run = frostline.train(backbone, data, strategy, study=Path(scratch) / "study", seed=seed, **options)
     keep = ("accuracy", "low", "high", "val_accuracy", "balanced_accuracy", "n_train", "n_val", "n_test")

@@ -61,7 +61,7 @@ def measure(shards: str) -> dict[str, Any]:
     listed_s = time.perf_counter() - start
     start = time.perf_counter()
     with PeakMemory(imported_baseline_bytes()) as filling:
-        filled = frostline.fill_store(backbone, data, "linear_probe", flip="none")
+        filled = frostline.fill_cache(backbone, data, "linear_probe", flip="none")
     return {
         "images": len(data.samples),
         "set_aside": len(data.set_aside),
@@ -90,7 +90,7 @@ def main() -> None:
             write_shards(Path(place), images)
             found = subprocess.run(
                 [sys.executable, __file__, "--measure", f"{place}/drawn-*.tar"],
-                env={**os.environ, "FROSTLINE_STORE": f"{place}/store"},
+                env={**os.environ, "FROSTLINE_CACHE_DIR": f"{place}/store"},
                 stdout=subprocess.PIPE,
                 check=True,
                 text=True,

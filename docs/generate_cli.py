@@ -31,7 +31,7 @@ Rates and probabilities are fractions 0–1. `seconds` is the verb's wall time a
 | 130 | after Ctrl-C; the same command goes on |
 | 143 | after SIGTERM; the same command goes on |
 
-`FROSTLINE_STORE` (or `--store`) names the folder for what outlives a run: rows of frozen layers, converted
+`FROSTLINE_CACHE_DIR` (or `--cache-dir`) names the folder for what outlives a run: rows of frozen layers, converted
 weights, remembered cuts and digests, measured rates, the count of looks at a test part.
 
 ## JSON fields
@@ -50,7 +50,7 @@ weights, remembered cuts and digests, measured rates, the count of looks at a te
   for a probe also `l2`, `cv_score`.
 - `predict`: `run`, `strategy`, `why` (this one answers), `passed_over: [{{run, strategy, figure,
   reason}}]` (newer or better-looking runs that do not), `predictions: [{{path, label, probability}}]`
-  (and `top` with `--top`, `unsure` with `--unsure`), `unreadable`; with `--copy-to` `copied: {{to, copied,
+  (and `top` with `--top`, `unsure` with `--target-accuracy`), `unreadable`; with `--copy-to` `copied: {{to, copied,
   folders: [{{name, copied, there}}], inside, failed}}`.
 - `stages`: `stages: [{{name, shape, parameters, compute_share}}]`, `cuts: [{{index, name,
   verified}}]`, `notes`.
@@ -98,8 +98,8 @@ weights, remembered cuts and digests, measured rates, the count of looks at a te
   (how many), `temperature` (folded into the head), `files: [{{name, bytes}}]`, `bytes`, `check: {{images, of,
   largest_difference, answers_changed}}` (probabilities beside those of `predict`), `usage` (Python), `notes`.
 - `report`: `report` (the page's file), `bytes`, `conclusions` (sentences), `notes` (what could not be read).
-- `store`: `path`, `bytes`, `shelves: [{{about, form, rows, bytes, hits, misses, used}}]`; `store prune` and
-  `store clear`: `freed_bytes`, `bytes`; `store verify`: `right`, `damaged`, `lost`, `adopted`.
+- `cache`: `path`, `bytes`, `shelves: [{{about, form, rows, bytes, hits, misses, used}}]`; `cache prune` and
+  `cache clear`: `freed_bytes`, `bytes`; `cache verify`: `right`, `damaged`, `lost`, `adopted`.
 
 ## Kinds of findings
 

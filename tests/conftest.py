@@ -33,7 +33,7 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
 def own_store(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> Path:
     """Point everything that outlives a run at a fresh folder."""
     path = tmp_path_factory.mktemp("store")
-    monkeypatch.setenv("FROSTLINE_STORE", str(path))
+    monkeypatch.setenv("FROSTLINE_CACHE_DIR", str(path))
     return path
 
 
@@ -42,7 +42,7 @@ def known_network(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A store in which lite0's weights were converted, and its speed at 32 px measured, once."""
     path = tmp_path_factory.mktemp("known")
     with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("FROSTLINE_STORE", str(path))
+        patch.setenv("FROSTLINE_CACHE_DIR", str(path))
         from frostline import load_data, rates
         from frostline.augment import Policy
         from frostline.images import Images
@@ -50,7 +50,7 @@ def known_network(tmp_path_factory: pytest.TempPathFactory) -> Path:
         from tiny import write_table
 
         backbone = load_backbone("lite0", size=32)
-        data = load_data(write_table(tmp_path_factory.mktemp("pictures"), train=4, test=0), test=0.0)
+        data = load_data(write_table(tmp_path_factory.mktemp("pictures"), train=4, test=0), test_size=0.0)
         images = Images(data, data.part("train"), backbone.preprocessing, policy=Policy("standard"))
         rates.measure(backbone, images, threads=1)
     return path

@@ -96,7 +96,7 @@ def write_run(
         "seed": seed,
         "metric": "accuracy",
         "augment": "standard",
-        "batch": 32,
+        "batch_size": 32,
         **({} if keep == "best" else {"keep": keep}),
     }
     folder = place / "runs" / digest_of(config)[:12]

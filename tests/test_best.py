@@ -26,7 +26,7 @@ SETTINGS = {
     "preprocessing": {"size": 64},
     "flip": "auto",
     "imbalance": "none",
-    "batch": 32,
+    "batch_size": 32,
     "views": None,
 }
 VAL = 200  # images of the val part
@@ -161,10 +161,10 @@ def test_a_strategy_that_raced_was_judged_by_its_race(study: Study) -> None:
 @pytest.mark.parametrize(
     ("config", "stands"),
     [
-        ({"batch": 64}, False),
+        ({"batch_size": 64}, False),
         ({"weights": "others", "model": "lite1"}, False),
         ({"preprocessing": {"size": 96}}, False),
-        ({"interpolate": 0.5}, False),
+        ({"interpolate_weights": 0.5}, False),
         ({"augment": "custom blur"}, False),
         ({"augment": "strong"}, False),
         ({"seed": 7, "deterministic": True, "precision": "float32"}, True),

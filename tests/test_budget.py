@@ -25,7 +25,7 @@ LONG = "full(epochs=5000)"  # minutes, if nothing stopped it
 @pytest.fixture(params=[0, 4], ids=["no val", "val"])
 def data(request: pytest.FixtureRequest, tmp_path: Path) -> Manifest:
     table = write_table(tmp_path / "images", train=12, val=request.param)
-    return frostline.load_data(table, near_copies=False, val=0.0)
+    return frostline.load_data(table, near_copies=False, val_size=0.0)
 
 
 def test_a_run_stops_in_time_with_a_model_that_answers(data: Manifest, tmp_path: Path) -> None:

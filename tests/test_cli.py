@@ -132,13 +132,13 @@ def test_what_is_to_be_remembered_is_asked_through_the_old_head(table: Path, tmp
     """Labels are numbers of the network's own outputs; others are refused before anything is trained."""
     study = tmp_path / "study"
     call = ["train", str(table), "--strategy", "linear_probe", "--study", str(study), *SMALL, "--json"]
-    refused = frostline(*call, "--remember", str(table))
+    refused = frostline(*call, "--source-data", str(table))
     assert refused.exit_code == 1
     assert "none of lite0's own: kind 0" in refused.output
     assert not list(study.glob("runs/*"))
     own = table.with_name("own.csv")
     own.write_text(table.read_text().replace("kind ", "7"))
-    found = one_object(frostline(*call, "--remember", str(own)))["forgetting"]
+    found = one_object(frostline(*call, "--source-data", str(own)))["forgetting"]
     assert (found["lost"], found["n_images"]) == (0.0, 18)  # the layers are as before; the test part is asked
     assert json.loads(next(study.glob("runs/*/forgetting.json")).read_text()) == found
 
@@ -285,7 +285,7 @@ def test_a_folder_per_class_is_split_for_you(tmp_path: Path) -> None:
 # --- store --------------------------------------------------------------------------------------------
 
 
-def fill_store() -> None:
+def fill_cache() -> None:
     shelf = Store().shelf({"prefix": "x"}, {"model": "tiny [1]", "cut": "blocks.1", "index": 2})
     keys = [key_of(str(number), "0") for number in range(50)]
     shelf.put(keys, np.zeros((50, 4000), dtype=np.uint8), Form("float32", (1000,)))
@@ -296,12 +296,12 @@ def fill_store() -> None:
 
 
 def test_store_shows_what_it_holds(own_store: Path) -> None:
-    assert "Nothing is kept" in frostline("store").output
-    fill_store()
-    shown = frostline("store").output
+    assert "Nothing is kept" in frostline("cache").output
+    fill_cache()
+    shown = frostline("cache").output
     for words in ("tiny [1]", "blocks.1", "50", "4.0 kB", "98.0 %"):
         assert words in shown
-    found = json.loads(frostline("store", "--json").stdout)
+    found = json.loads(frostline("cache", "--json").stdout)
     assert found["bytes"] == sum(path.stat().st_size for path in own_store.glob("rows/*.safetensors"))
     (shelf,) = found["shelves"]
     assert (shelf["rows"], shelf["hits"], shelf["misses"]) == (50, 50, 1)
@@ -309,24 +309,24 @@ def test_store_shows_what_it_holds(own_store: Path) -> None:
 
 
 def test_store_is_verified_pruned_and_cleared(own_store: Path) -> None:
-    fill_store()
+    fill_cache()
     (shard,) = own_store.glob("rows/*.safetensors")
     content = bytearray(shard.read_bytes())
     content[-1] ^= 1
     shard.write_bytes(content)
-    found = json.loads(frostline("store", "verify", "--json").stdout)
+    found = json.loads(frostline("cache", "verify", "--json").stdout)
     assert (found["right"], found["damaged"]) == (49, 1)
-    assert "49 rows are right" in frostline("store", "verify").output
-    assert json.loads(frostline("store", "--json", "prune", "--max-size", "1GB").stdout)["freed_bytes"] == 0
-    assert json.loads(frostline("store", "prune", "--max-size", "100 kB", "--json").stdout)["bytes"] == 0
-    fill_store()
-    assert "deleted from" in frostline("store", "clear").output
-    assert "Nothing is kept" in frostline("store").output
+    assert "49 rows are right" in frostline("cache", "verify").output
+    assert json.loads(frostline("cache", "--json", "prune", "--max-size", "1GB").stdout)["freed_bytes"] == 0
+    assert json.loads(frostline("cache", "prune", "--max-size", "100 kB", "--json").stdout)["bytes"] == 0
+    fill_cache()
+    assert "deleted from" in frostline("cache", "clear").output
+    assert "Nothing is kept" in frostline("cache").output
 
 
 @pytest.mark.parametrize("size", ["much", "-3GB", "5 parsecs", ""])
 def test_a_wrong_size_is_said(size: str) -> None:
-    result = frostline("store", "prune", "--max-size", size)
+    result = frostline("cache", "prune", "--max-size", size)
     assert result.exit_code == 2
     assert "Expected a number with a unit" in result.output
 
@@ -335,7 +335,7 @@ def test_trouble_with_the_store_is_one_line_of_plain_words(tmp_path: Path) -> No
     (tmp_path / "s").mkdir()
     (tmp_path / "s" / "rows").write_text("a file")
     done = subprocess.run(
-        [sys.executable, "-m", "frostline", "store", "--store", str(tmp_path / "s")],
+        [sys.executable, "-m", "frostline", "cache", "--cache-dir", str(tmp_path / "s")],
         capture_output=True,
         text=True,
         check=False,
@@ -382,14 +382,21 @@ def test_plan_recommends_with_costs_and_reasons(table: Path) -> None:
 
 
 def test_the_command_that_plan_names_splits_and_reads_as_plan_did() -> None:
-    plain = {"model": "lite0", "architecture": None, "size": None, "seed": 0, "test": 0.2, "val": 0.2}
-    plain |= {"minutes": None, "threads": None, "store_folder": None, "strict": False}
+    plain = {
+        "model": "lite0",
+        "architecture": None,
+        "size": None,
+        "seed": 0,
+        "test_size": 0.2,
+        "val_size": 0.2,
+    }
+    plain |= {"minutes": None, "threads": None, "cache_dir": None, "strict": False}
     plain |= {"split_names": None, "path_column": None, "label_column": None, "group_by": None}
     assert judging._train("photos", plain) == "frostline train photos"
-    asked = {"seed": 3, "val": 0.0, "minutes": 10.0, "store_folder": "my store", "strict": True}
+    asked = {"seed": 3, "val_size": 0.0, "minutes": 10.0, "cache_dir": "my store", "strict": True}
     asked["group_by"] = "re:^(P\\d+)_"
     words = (
-        "frostline train 'my photos' --seed 3 --val 0 --minutes 10 --store 'my store' "
+        "frostline train 'my photos' --seed 3 --val-size 0 --minutes 10 --cache-dir 'my store' "
         "--group-by 're:^(P\\d+)_' --strict"
     )
     assert judging._train("my photos", {**plain, **asked}) == words

@@ -108,11 +108,11 @@ def test_a_cluster_changes_no_bit_and_a_killed_workers_trial_is_done_again(ray: 
 def test_a_clusters_workers_fill_one_store_and_no_row_twice(ray: Any, tmp_path: Path) -> None:
     data = frostline.load_data(write_folder(tmp_path / "images", per_class=40), near_copies=False)
     given = {"deterministic": True, "flip": "none", "threads": 1}
-    one = frostline.fill_store(tiny_backbone(), data, cut=3, views=3, ray="auto", **given)
+    one = frostline.fill_cache(tiny_backbone(), data, cut=3, views=3, ray="auto", **given)
     assert one.workers == 2
     assert one.computed == one.wanted, "a row was computed twice, or not at all"
-    frostline.fill_store(tiny_backbone(), data, "top_k(1, epochs=4)", ray="auto", **given)
-    assert frostline.fill_store(tiny_backbone(), data, "top_k(1, epochs=4)", **given).computed == 0
+    frostline.fill_cache(tiny_backbone(), data, "top_k(1, epochs=4)", ray="auto", **given)
+    assert frostline.fill_cache(tiny_backbone(), data, "top_k(1, epochs=4)", **given).computed == 0
 
 
 @pytest.mark.ecosystem

@@ -90,7 +90,7 @@ def test_groups_and_what_can_only_train_stay_together(tmp_path: Path) -> None:
         for i, (path, label, _) in enumerate(lines)
     ]
     table.write_text("\n".join(["path,label,group", *rows]))
-    data = frostline.load_data(table, near_copies=False, test=0.0)
+    data = frostline.load_data(table, near_copies=False, test_size=0.0)
     units = {s.path: u for s, u in zip(data.samples, data.units(data.samples), strict=True)}
     for fold in range(cells.folds_of(data, 0)):
         part = cells.split(data, Cell(0, fold), 0)
@@ -565,7 +565,7 @@ def test_what_was_trained_before_joins_a_comparison_or_stands_apart(tmp_path: Pa
     study, said = tmp_path / "study", list[str]()
     settings = {"study": study, **OPTIONS}
     before = [
-        frostline.train(tiny_backbone(), data, name, batch=batch, **settings)
+        frostline.train(tiny_backbone(), data, name, batch_size=batch, **settings)
         for name, batch in (("top_k(1, epochs=2)", 32), ("head(epochs=2)", 32), ("lp_ft(epochs=2)", 16))
     ]
     given = {**settings, "repeats": 1, "minutes": 10.0, "say": said.append}

@@ -119,7 +119,7 @@ def test_near_copies_stay_in_one_part_and_are_listed(tmp_path: Path) -> None:
             image.save(tmp_path / label / f"{i:02d}.png")
             jpeg(image, 90).save(tmp_path / label / f"{i:02d}_again.jpg", quality=90)
     for seed in range(3):
-        data = load_data(tmp_path, seed=seed, test=0.3)
+        data = load_data(tmp_path, seed=seed, test_size=0.3)
         part = {sample.path: sample.split for sample in data.samples}
         assert len(data.near_copies) >= 20
         assert all(part[one] == part[other] for one, other in data.near_copies)
@@ -135,7 +135,7 @@ def test_exact_copies_stay_in_one_part(tmp_path: Path) -> None:
         for label, start in (("a", 0), ("b", 50)):
             for name in ("one", "two"):
                 save(tmp_path / label / f"{i}_{name}.png", start + i)
-    data = load_data(tmp_path, test=0.4)
+    data = load_data(tmp_path, test_size=0.4)
     parts: dict[str, set[str]] = {}
     for sample in data.samples:
         parts.setdefault(sample.digest, set()).add(sample.split)

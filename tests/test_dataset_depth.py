@@ -141,7 +141,7 @@ def test_a_hot_pixel_blackens_nothing(tmp_path: Path) -> None:
 def test_one_broken_picture_does_not_set_the_range(tmp_path: Path) -> None:
     place = cells(tmp_path, png, count=20)
     folder_of(place, {"a/dead.img": png(np.full((48, 48), 65535, np.uint16) - twelve_bits(0))})
-    data = load_data(place, test=0.0, val=0.0)
+    data = load_data(place, test_size=0.0, val_size=0.0)
     assert data.rendering.ranges[0][2] < 400
     assert any("over 1 % of the pixels lie outside it: a/dead.img" in note for note in data.notes)
 
@@ -163,7 +163,7 @@ def test_floats_and_eight_bits_have_ranges_of_their_own(tmp_path: Path) -> None:
     float_file = tiff(twelve_bits(290, seed=1).astype(np.float32) / 1e6)
     files = {f"a/{n}.tif": tiff(twelve_bits(290, seed=n).astype(np.float32) / 1e6, ">") for n in range(4)}
     files |= {f"b/{n}.png": png(twelve_bits(290, seed=9 + n)) for n in range(4)}
-    data = load_data(folder_of(tmp_path, files), test=0.0, val=0.0)
+    data = load_data(folder_of(tmp_path, files), test_size=0.0, val_size=0.0)
     assert [kind for kind, *_ in data.rendering.ranges] == ["float32", "uint16"]
     assert grey_levels(data) > 20
     assert len(np.unique(np.asarray(open_image(float_file, data.rendering)))) > 20

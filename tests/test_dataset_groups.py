@@ -274,7 +274,10 @@ def test_measure_says_what_both_splits_would(tmp_path: Path) -> None:
     from tiny import tiny_backbone
 
     root = clips(tmp_path / "clips")
-    data, kept = load(root, test=0.0, val=0.0), load(root, test=0.0, val=0.0, group_by="auto")
+    data, kept = (
+        load(root, test_size=0.0, val_size=0.0),
+        load(root, test_size=0.0, val_size=0.0, group_by="auto"),
+    )
     found = frostline.measure(tiny_backbone(), data, random=False, rates=False)
     assert found.groups is not None
     assert (found.groups.by, found.groups.groups, found.groups.images) == ("auto", 16, 96)

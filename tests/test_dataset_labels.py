@@ -169,7 +169,7 @@ def test_missing_labels_are_set_aside_and_counted(door: Any, folder: Path) -> No
     if door is from_hugging_face:
         assert [found.label for found in source.found] == ["cat", "dog", ""] * 4
         return
-    data = load_data(source, test=0.0)
+    data = load_data(source, test_size=0.0)
     assert data.classes == ("cat", "dog")
     assert [gone.reason for gone in data.set_aside] == ["has no label"] * 4
     assert "4 image(s) have no label and are left out." in data.notes
@@ -211,7 +211,7 @@ def test_a_missing_group_is_no_group_called_nan() -> None:
 
 
 def test_parquet_bytes_are_text(folder: Path) -> None:
-    data = load_data(from_parquet(folder, [b"cat", "große".encode()] * 6), test=0.0)
+    data = load_data(from_parquet(folder, [b"cat", "große".encode()] * 6), test_size=0.0)
     assert data.classes == ("cat", "große")
 
 

@@ -27,7 +27,7 @@ def parts_below(root: Path, folders: dict[str, int]) -> Path:
 
 
 def counts(root: Path, **options: object) -> dict[str, int]:
-    data = load_data(root, val=0.0, **options)  # type: ignore[arg-type]
+    data = load_data(root, val_size=0.0, **options)  # type: ignore[arg-type]
     assert set(data.classes) == LABELS
     return {part: len(data.part(part)) for part in ("train", "val", "test")}
 
@@ -120,7 +120,7 @@ def test_an_address_is_read_as_a_folder_is(tmp_path: Path) -> None:
     root = parts_below(tmp_path / "set", {"seg_train/seg_train": 5, "seg_test/seg_test": 2})
     for path in root.rglob("*.png"):
         memory.pipe(f"/layout/{path.relative_to(root).as_posix()}", path.read_bytes())
-    data = load_data("memory://layout", val=0.0)
+    data = load_data("memory://layout", val_size=0.0)
     assert set(data.classes) == LABELS
     assert (len(data.part("train")), len(data.part("test"))) == (15, 6)
 

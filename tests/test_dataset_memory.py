@@ -97,7 +97,7 @@ def test_a_broken_store_is_done_without(tmp_path: Path, own_store: Path) -> None
 
 def test_a_store_that_cannot_be_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "file").write_text("in the way")
-    monkeypatch.setenv("FROSTLINE_STORE", str(tmp_path / "file"))
+    monkeypatch.setenv("FROSTLINE_CACHE_DIR", str(tmp_path / "file"))
     data = load_data(by_class(tmp_path / "photos", {"a": 3, "b": 3}))
     assert len(data.samples) == 6
     assert any("could not be used" in note for note in data.notes)

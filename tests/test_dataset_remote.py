@@ -26,7 +26,7 @@ def store(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
     """An object store in memory that holds a folder of pictures."""
     import fsspec
 
-    monkeypatch.setenv("FROSTLINE_STORE", str(tmp_path / "home"))
+    monkeypatch.setenv("FROSTLINE_CACHE_DIR", str(tmp_path / "home"))
     monkeypatch.setattr(remote, "WAIT_S", (0.001, 0.002))
     remote._said.clear()
     system = fsspec.filesystem("memory")
@@ -115,7 +115,7 @@ def test_a_line_that_stays_dead_ends_with_one_message_without_secrets(
 
 def test_short_reads_are_read_again(tmp_path: Path, store: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     expected = frostline.load_data("memory://bucket/photos", near_copies=False).digest
-    monkeypatch.setenv("FROSTLINE_STORE", str(tmp_path / "other"))  # nothing is remembered
+    monkeypatch.setenv("FROSTLINE_CACHE_DIR", str(tmp_path / "other"))  # nothing is remembered
     counted(store, monkeypatch, cut=2)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", RunWarning)
@@ -203,7 +203,7 @@ def test_a_run_trains_from_an_address(tmp_path: Path, store: Any) -> None:
 def test_predict_answers_for_images_at_addresses_and_in_shards(
     tmp_path: Path, store: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    data = frostline.load_data(tmp_path / "photos", near_copies=False, test=0.0, val=0.0)
+    data = frostline.load_data(tmp_path / "photos", near_copies=False, test_size=0.0, val_size=0.0)
     run = frostline.train(tiny_backbone(), data, "linear_probe", study=tmp_path / "study", deterministic=True)
     reads = counted(store, monkeypatch, fail=1)
     shard = write_shard(tmp_path / "new.tar", tmp_path / "photos")

@@ -300,4 +300,4 @@ def test_a_class_in_test_only_is_refused(tmp_path: Path) -> None:
 @pytest.mark.parametrize("share", [-0.1, 1.0, 20])
 def test_shares_out_of_range(tmp_path: Path, share: float) -> None:
     with pytest.raises(UsageError, match="from 0 up to"):
-        load_data(tmp_path, test=share)
+        load_data(tmp_path, test_size=share)

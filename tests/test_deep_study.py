@@ -41,7 +41,7 @@ def slides(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def run(slides: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[frostline.Run]:
     with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("FROSTLINE_STORE", str(tmp_path_factory.mktemp("store")))
+        patch.setenv("FROSTLINE_CACHE_DIR", str(tmp_path_factory.mktemp("store")))
         backbone = frostline.load_backbone(TIMM, size=SIDE, random=True)
         study = tmp_path_factory.mktemp("study")
         yield frostline.train(

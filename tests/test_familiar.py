@@ -66,8 +66,8 @@ def test_predict_says_when_it_is_unsure_without_training_images(tmp_path: Path) 
     shutil.copytree(tmp_path / "images" / "kind 0", tmp_path / "new")
     Image.new("RGB", (20, 20), (255, 0, 255)).save(tmp_path / "new" / "foreign.png")
     shutil.rmtree(tmp_path / "images")
-    asked = frostline.predict(run.study.path, tmp_path / "new", unsure=0.9, module=tiny_model())
-    assert run.predict(tmp_path / "new", unsure=0.9).rows == asked.rows
+    asked = frostline.predict(run.study.path, tmp_path / "new", target_accuracy=0.9, module=tiny_model())
+    assert run.predict(tmp_path / "new", target_accuracy=0.9).rows == asked.rows
     by_name = {Path(row.path).name: row.unsure for row in asked}
     assert by_name.pop("foreign.png") == "unfamiliar"
     assert sum(why != "unfamiliar" for why in by_name.values()) >= 18
@@ -79,7 +79,7 @@ def test_predict_says_when_it_is_unsure_without_training_images(tmp_path: Path) 
     assert len(list((tmp_path / "sorted").rglob("*.png"))) == len(asked)
     assert {path.parent.name for path in (tmp_path / "sorted").rglob("*.png")} <= {*data.classes, "unsure"}
     with pytest.raises(UsageError, match="above 0 and below 1"):
-        frostline.predict(run.study.path, tmp_path / "new", unsure=95.0, module=tiny_model())
+        frostline.predict(run.study.path, tmp_path / "new", target_accuracy=95.0, module=tiny_model())
 
 
 def test_what_a_probe_leaves_comes_from_rows_that_are_there(
@@ -93,7 +93,7 @@ def test_what_a_probe_leaves_comes_from_rows_that_are_there(
         return real(self, pixels)
 
     monkeypatch.setattr(Frozen, "compute", compute)
-    data = frostline.load_data(write_folder(tmp_path / "images", per_class=8), test=0.0, val=0.0)
+    data = frostline.load_data(write_folder(tmp_path / "images", per_class=8), test_size=0.0, val_size=0.0)
     run = frostline.train(tiny_backbone(), data, "linear_probe", study=tmp_path / "study", deterministic=True)
     assert sum(computed) == len(data.samples), "images passed the frozen layers again"
     assert familiar.read(run.folder.path) is not None

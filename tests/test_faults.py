@@ -88,7 +88,7 @@ def test_killed_in_the_middle_of_an_epoch_and_resumed_equals_uninterrupted(
     text: str, backbone: Backbone, data: Manifest, tmp_path: Path, each_step_kept: None
 ) -> None:
     """Lightning #21901, #6891; flash #1321: cut, rates and optimizer go on where they were, at any step."""
-    given = {**FAST, "batch": 8}
+    given = {**FAST, "batch_size": 8}
     whole = frostline.train(backbone, data, text, study=tmp_path / "whole", **given)
     place = tmp_path / "killed"
     for step in range(2, whole.steps, 3):  # again and again, in one study
@@ -106,7 +106,7 @@ def test_killed_in_the_middle_of_an_epoch_and_resumed_equals_uninterrupted(
 def test_a_damaged_state_is_passed_over_for_the_one_before(
     backbone: Backbone, data: Manifest, tmp_path: Path, each_step_kept: None
 ) -> None:
-    given = {**FAST, "batch": 8}
+    given = {**FAST, "batch_size": 8}
     whole = frostline.train(backbone, data, STRATEGY, study=tmp_path / "whole", **given)
     with pytest.raises(Killed):
         frostline.train(backbone, data, STRATEGY, study=tmp_path / "s", progress=killed_at(6), **given)
@@ -130,7 +130,7 @@ def test_a_damaged_state_is_passed_over_for_the_one_before(
 def test_sigterm_is_heard_between_two_steps_and_the_state_kept(
     backbone: Backbone, data: Manifest, tmp_path: Path
 ) -> None:
-    given = {**FAST, "batch": 8}
+    given = {**FAST, "batch_size": 8}
     whole = frostline.train(backbone, data, STRATEGY, study=tmp_path / "whole", **given)
     handled: list[int] = []
 
@@ -196,7 +196,7 @@ def exploding(monkeypatch: pytest.MonkeyPatch, times: int) -> list[int]:
 def test_a_loss_that_is_no_number_halves_the_rate_from_the_start_of_the_epoch(
     backbone: Backbone, data: Manifest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, each_step_kept: None
 ) -> None:
-    given = {**FAST, "batch": 8}
+    given = {**FAST, "batch_size": 8}
     exploding(monkeypatch, 2)
     with pytest.warns(RunWarning, match="learning rate halved") as told:
         run = frostline.train(backbone, data, "full(epochs=4, lr=0.001)", study=tmp_path / "s", **given)
@@ -224,7 +224,7 @@ def test_the_fourth_time_it_stops_with_the_names_of_the_batch(
 ) -> None:
     exploding(monkeypatch, 100)
     with pytest.warns(RunWarning), pytest.raises(TrainingError, match=r"halved 3 times.*batch.*_0\d\d\.png"):
-        frostline.train(backbone, data, "full(epochs=4)", study=tmp_path / "s", batch=8, **FAST)
+        frostline.train(backbone, data, "full(epochs=4)", study=tmp_path / "s", batch_size=8, **FAST)
 
 
 def test_weights_that_are_no_numbers_are_found_at_the_end_of_the_epoch() -> None:
@@ -258,7 +258,7 @@ def small_machine(monkeypatch: pytest.MonkeyPatch, most: int) -> None:
 def test_memory_that_runs_out_makes_pieces_of_a_batch_and_the_same_steps(
     imbalance: str, backbone: Backbone, data: Manifest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    given = {**FAST, "batch": 16, "imbalance": imbalance}
+    given = {**FAST, "batch_size": 16, "imbalance": imbalance}
     whole = frostline.train(backbone, data, "full(epochs=2)", study=tmp_path / "whole", **given)
     small_machine(monkeypatch, 5)
     with pytest.warns(RunWarning, match="4 at a time|8 at a time") as told:
@@ -279,10 +279,12 @@ def test_memory_for_not_even_one_image_is_one_message(
         pytest.warns(RunWarning),
         pytest.raises(TrainingError, match="Memory ran out while learning from 1 im"),
     ):
-        frostline.train(backbone, data, "full(epochs=2)", study=tmp_path / "s", batch=4, **FAST)
+        frostline.train(backbone, data, "full(epochs=2)", study=tmp_path / "s", batch_size=4, **FAST)
     small_machine(monkeypatch, 1)
     with pytest.warns(RunWarning, match="BatchNorm"), pytest.raises(TrainingError, match="from 2 image"):
-        frostline.train(backbone, data, "full(epochs=2, bn=train)", study=tmp_path / "t", batch=4, **FAST)
+        frostline.train(
+            backbone, data, "full(epochs=2, bn=train)", study=tmp_path / "t", batch_size=4, **FAST
+        )
 
 
 def test_memory_that_runs_out_elsewhere_is_one_message(
@@ -302,7 +304,7 @@ def test_memory_that_runs_out_elsewhere_is_one_message(
 def test_an_image_that_changes_or_goes_in_mid_run_is_one_message_and_loses_nothing(
     backbone: Backbone, data: Manifest, tmp_path: Path, each_step_kept: None
 ) -> None:
-    given = {**FAST, "batch": 8, "augment": "none", "rows": "compute"}
+    given = {**FAST, "batch_size": 8, "augment": "none", "cache": "compute"}
     whole = frostline.train(backbone, data, "top_k(1, epochs=3)", study=tmp_path / "whole", **given)
     victim = tmp_path / "images" / data.part("test")[0].path
     content = victim.read_bytes()
@@ -330,14 +332,16 @@ def test_labels_that_are_edited_meanwhile_are_another_study(
         killed_at(4)(what, done, total)
 
     with pytest.raises(Killed):
-        frostline.train(backbone, data, STRATEGY, study=tmp_path / "s", progress=progress, batch=8, **FAST)
+        frostline.train(
+            backbone, data, STRATEGY, study=tmp_path / "s", progress=progress, batch_size=8, **FAST
+        )
     edited = frostline.load_data(table, near_copies=False)
     with pytest.raises(StudyError, match="other data"):
-        frostline.train(backbone, edited, STRATEGY, study=tmp_path / "s", batch=8, **FAST)
+        frostline.train(backbone, edited, STRATEGY, study=tmp_path / "s", batch_size=8, **FAST)
     table.write_text(text)
     again = frostline.load_data(table, near_copies=False)
-    run = frostline.train(backbone, again, STRATEGY, study=tmp_path / "s", batch=8, **FAST)
-    whole = frostline.train(backbone, data, STRATEGY, study=tmp_path / "whole", batch=8, **FAST)
+    run = frostline.train(backbone, again, STRATEGY, study=tmp_path / "s", batch_size=8, **FAST)
+    whole = frostline.train(backbone, data, STRATEGY, study=tmp_path / "whole", batch_size=8, **FAST)
     assert same(run, whole)
 
 
@@ -358,10 +362,10 @@ def full_disk(monkeypatch: pytest.MonkeyPatch, words: tuple[str, ...]) -> list[s
 def test_a_disk_that_is_full_costs_checkpoints_and_not_the_run(
     backbone: Backbone, data: Manifest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, each_step_kept: None
 ) -> None:
-    whole = frostline.train(backbone, data, STRATEGY, study=tmp_path / "whole", batch=8, **FAST)
+    whole = frostline.train(backbone, data, STRATEGY, study=tmp_path / "whole", batch_size=8, **FAST)
     refused = full_disk(monkeypatch, ("state",))
     with pytest.warns(RunWarning, match="No space left on device.*goes on") as told:
-        run = frostline.train(backbone, data, STRATEGY, study=tmp_path / "s", batch=8, **FAST)
+        run = frostline.train(backbone, data, STRATEGY, study=tmp_path / "s", batch_size=8, **FAST)
     assert len(told) == 1 < len(refused)
     assert same(run, whole)
 
@@ -369,18 +373,18 @@ def test_a_disk_that_is_full_costs_checkpoints_and_not_the_run(
 def test_a_disk_that_is_full_at_the_end_is_one_message_and_the_run_goes_on_later(
     backbone: Backbone, data: Manifest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, each_step_kept: None
 ) -> None:
-    whole = frostline.train(backbone, data, STRATEGY, study=tmp_path / "whole", batch=8, **FAST)
+    whole = frostline.train(backbone, data, STRATEGY, study=tmp_path / "whole", batch_size=8, **FAST)
     with monkeypatch.context() as patch:
         full_disk(patch, ("best.safetensors",))
         with pytest.raises(OSError, match="No space left"):  # the command line says it in one line
-            frostline.train(backbone, data, STRATEGY, study=tmp_path / "s", batch=8, **FAST)
+            frostline.train(backbone, data, STRATEGY, study=tmp_path / "s", batch_size=8, **FAST)
     counted: list[int] = []
     run = frostline.train(
         backbone,
         data,
         STRATEGY,
         study=tmp_path / "s",
-        batch=8,
+        batch_size=8,
         progress=lambda what, done, total: counted.append(done) if what == "train" else None,
         **FAST,
     )
@@ -397,10 +401,12 @@ def test_a_run_is_made_by_one_process_and_the_other_is_told_by_which(
     def progress(what: str, done: int, total: int) -> None:
         if what == "train" and done == 2:
             with pytest.raises(StudyError, match=f"made by process {os.getpid()} on .* since 20"):
-                frostline.train(backbone, data, STRATEGY, study=tmp_path / "s", batch=8, **FAST)
-            frostline.train(backbone, data, "linear_probe", study=tmp_path / "s", batch=8, **FAST)
+                frostline.train(backbone, data, STRATEGY, study=tmp_path / "s", batch_size=8, **FAST)
+            frostline.train(backbone, data, "linear_probe", study=tmp_path / "s", batch_size=8, **FAST)
 
-    run = frostline.train(backbone, data, STRATEGY, study=tmp_path / "s", progress=progress, batch=8, **FAST)
+    run = frostline.train(
+        backbone, data, STRATEGY, study=tmp_path / "s", progress=progress, batch_size=8, **FAST
+    )
     assert not (run.folder.path / "holder.json").exists()
 
 
@@ -544,7 +550,7 @@ def test_a_worker_that_dies_is_one_message_and_the_same_command_goes_on(
 ) -> None:
     import psutil
 
-    given = {**FAST, "batch": 8, "rows": "compute"}
+    given = {**FAST, "batch_size": 8, "cache": "compute"}
     whole = frostline.train(backbone, data, "full(epochs=3)", study=tmp_path / "whole", **given)
 
     def progress(what: str, done: int, total: int) -> None:
@@ -563,10 +569,10 @@ def test_a_worker_that_dies_is_one_message_and_the_same_command_goes_on(
 def test_a_clock_that_jumps_changes_nothing(
     backbone: Backbone, data: Manifest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    whole = frostline.train(backbone, data, STRATEGY, study=tmp_path / "whole", batch=8, **FAST)
+    whole = frostline.train(backbone, data, STRATEGY, study=tmp_path / "whole", batch_size=8, **FAST)
     real, jumps = time.time, iter([0.0, 1e9, -1e9] * 10_000)
     monkeypatch.setattr(time, "time", lambda: real() + next(jumps))
-    run = frostline.train(backbone, data, STRATEGY, study=tmp_path / "s", batch=8, minutes=5.0, **FAST)
+    run = frostline.train(backbone, data, STRATEGY, study=tmp_path / "s", batch_size=8, minutes=5.0, **FAST)
     assert run.stopped is None
     assert run.folder.weights.read_bytes() == whole.folder.weights.read_bytes()
     assert 0 <= run.seconds < 300
@@ -574,7 +580,7 @@ def test_a_clock_that_jumps_changes_nothing(
 
 def test_a_compiled_network_learns_what_thaws(data: Manifest, tmp_path: Path) -> None:
     """pytorch #139476: what was compiled while frozen stayed so. The network inside is cut, not its graph."""
-    given = {"study": tmp_path / "plain", "batch": 8, **FAST}
+    given = {"study": tmp_path / "plain", "batch_size": 8, **FAST}
     plain = frostline.train(tiny_backbone(), data, STRATEGY, **given)
     compiled = torch.compile(tiny_model(), backend="eager")
     backbone = frostline.load_backbone(compiled, preprocessing=PREPROCESSING)

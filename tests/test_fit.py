@@ -196,7 +196,7 @@ def test_a_budget_counts_from_the_call_imports_and_all(
 
 
 def test_at_the_prompt_the_minutes_begin_with_the_process(monkeypatch: pytest.MonkeyPatch) -> None:
-    options = {"as_json": False, "quiet": True, "store_folder": None}
+    options = {"as_json": False, "quiet": True, "cache_dir": None}
     monkeypatch.setattr("frostline.cli.verb.process_s", lambda: 7.0)
     assert Verb(options).since_called.seconds < 7.0  # in another program's process
     monkeypatch.setattr(Verb, "owns_process", False)

@@ -101,7 +101,7 @@ def test_kept_computed_cold_and_warm_give_the_same_weights(
     done = {}
     for name, rows in (("computed", "compute"), ("cold", "keep"), ("warm", "keep"), ("auto", "auto")):
         place = tmp_path / name
-        done[name] = frostline.train(tiny_backbone(), data, strategy, study=place, rows=rows, **FAST)
+        done[name] = frostline.train(tiny_backbone(), data, strategy, study=place, cache=rows, **FAST)
     assert len({weights(run) for run in done.values()}) == 1
     assert done["computed"].store["rows_read"] == 0
     if strategy not in ("full",):
@@ -113,7 +113,7 @@ def test_kept_computed_cold_and_warm_give_the_same_weights(
 
 def test_workers_and_layouts_change_no_bit(data: Manifest, tmp_path: Path) -> None:
     done = []
-    for name, options in (("a", {}), ("b", {"workers": 2}), ("c", {"workers": 2, "rows": "compute"})):
+    for name, options in (("a", {}), ("b", {"workers": 2}), ("c", {"workers": 2, "cache": "compute"})):
         done.append(
             frostline.train(
                 tiny_backbone(), data, "top_k(1, epochs=2)", study=tmp_path / name, **FAST, **options
@@ -138,7 +138,7 @@ def test_learning_contiguous_above_a_channels_last_prefix(
         return plan
 
     monkeypatch.setattr(planning, "begin", contiguous)
-    run = frostline.train(tiny_backbone(), data, "top_k(2)", study=tmp_path / rows, rows=rows, **FAST)
+    run = frostline.train(tiny_backbone(), data, "top_k(2)", study=tmp_path / rows, cache=rows, **FAST)
     monkeypatch.undo()
     other = frostline.train(tiny_backbone(), data, "top_k(2)", study=tmp_path / "other", **FAST)
     for key, value in frostline.load_model(run.study.path, module=tiny_model()).state_dict().items():
@@ -173,10 +173,10 @@ def test_killed_and_resumed_reads_the_same_rows(
 
 def test_a_warm_run_never_calls_the_prefix(data: Manifest, tmp_path: Path, calls: list[int]) -> None:
     for strategy in ("linear_probe", "head", "top_k(2)"):
-        frostline.train(tiny_backbone(), data, strategy, study=tmp_path / "a", rows="keep", **FAST)
+        frostline.train(tiny_backbone(), data, strategy, study=tmp_path / "a", cache="keep", **FAST)
         assert calls
         calls.clear()
-        run = frostline.train(tiny_backbone(), data, strategy, study=tmp_path / "b", rows="keep", **FAST)
+        run = frostline.train(tiny_backbone(), data, strategy, study=tmp_path / "b", cache="keep", **FAST)
         assert not calls
         assert run.store["rows_computed"] == 0
 

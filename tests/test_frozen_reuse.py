@@ -76,7 +76,9 @@ def test_a_schedule_with_several_cuts_computes_each_layer_once(
     data: Manifest, tmp_path: Path, calls: list[int]
 ) -> None:
     strategy = "phases(0@2, 1@2, 2@2, 3@2)"
-    run = frostline.train(tiny_backbone(), data, strategy, study=tmp_path / "s", rows="keep", views=2, **FAST)
+    run = frostline.train(
+        tiny_backbone(), data, strategy, study=tmp_path / "s", cache="keep", views=2, **FAST
+    )
     images = 36 + 12
     from_pixels = [cut for cut in calls if cut == 1]
     assert (
@@ -120,7 +122,7 @@ def test_four_training_processes_share_one_store(tmp_path: Path) -> None:
 def test_a_head_that_starts_from_a_probe_costs_no_pass_of_its_own(
     data: Manifest, tmp_path: Path, calls: list[int]
 ) -> None:
-    frostline.train(tiny_backbone(), data, "top_k(1, epochs=3)", study=tmp_path / "s", rows="keep", **FAST)
+    frostline.train(tiny_backbone(), data, "top_k(1, epochs=3)", study=tmp_path / "s", cache="keep", **FAST)
     assert calls.count(3) == 3 + 2  # three views of the training images; val, test
     assert calls.count(4) <= 1  # one batch, to see that rows of cut 3 lead there
 
@@ -184,7 +186,7 @@ def test_views_are_as_many_as_asked_for(
 def test_trouble_with_the_store_changes_nothing_but_the_time(
     trouble: str, data: Manifest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    plain = frostline.train(tiny_backbone(), data, "top_k(1)", study=tmp_path / "a", rows="keep", **FAST)
+    plain = frostline.train(tiny_backbone(), data, "top_k(1)", study=tmp_path / "a", cache="keep", **FAST)
     if trouble == "full":
         Store().clear()
         real = frostline.places.write_atomically
@@ -205,7 +207,7 @@ def test_trouble_with_the_store_changes_nothing_but_the_time(
         shutil.rmtree(place)
         place.write_text("a file where the folder should be")
     with pytest.warns(StoreWarning) as said:
-        again = frostline.train(tiny_backbone(), data, "top_k(1)", study=tmp_path / "b", rows="keep", **FAST)
+        again = frostline.train(tiny_backbone(), data, "top_k(1)", study=tmp_path / "b", cache="keep", **FAST)
     assert len(said) == 1
     assert weights(again) == weights(plain)
 
@@ -256,21 +258,21 @@ def test_a_damaged_image_is_said_while_rows_are_filled(data: Manifest) -> None:
 def test_a_store_that_was_filled_before_leaves_nothing_to_compute(tmp_path: Path, strategy: str) -> None:
     data = frostline.load_data(write_folder(tmp_path / "images", per_class=16), near_copies=False)
     given = {"deterministic": True, "flip": "none", "threads": 1, "seed": 3}
-    filled = frostline.fill_store(tiny_backbone(), data, strategy, **given)
+    filled = frostline.fill_cache(tiny_backbone(), data, strategy, **given)
     assert filled.computed > 0
-    run = frostline.train(tiny_backbone(), data, strategy, study=tmp_path / "s", rows="keep", **given)
+    run = frostline.train(tiny_backbone(), data, strategy, study=tmp_path / "s", cache="keep", **given)
     assert run.store["rows_computed"] == 0
     assert run.store["rows_read"] > 0
-    assert frostline.fill_store(tiny_backbone(), data, strategy, **given).computed == 0
+    assert frostline.fill_cache(tiny_backbone(), data, strategy, **given).computed == 0
 
 
 def test_one_cut_is_filled_with_the_views_that_were_asked_for(tmp_path: Path) -> None:
     data = frostline.load_data(write_folder(tmp_path / "images", per_class=8), near_copies=False)
-    filled = frostline.fill_store(
+    filled = frostline.fill_cache(
         tiny_backbone(), data, cut=2, views=3, deterministic=True, flip="none", threads=1
     )
     rest = len(data.samples) - len(data.part("train"))
     assert filled.views == {2: 3}
     assert filled.wanted == filled.computed == 3 * len(data.part("train")) + rest
     with pytest.raises(UsageError, match="Nothing is frozen before cut 0"):
-        frostline.fill_store(tiny_backbone(), data, cut=0, deterministic=True)
+        frostline.fill_cache(tiny_backbone(), data, cut=0, deterministic=True)

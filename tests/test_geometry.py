@@ -323,7 +323,7 @@ def test_rotate_auto_asks_and_the_result_says_so(tmp_path: Path) -> None:
     options: dict[str, Any] = {"deterministic": True, "threads": 1, "flip": "none", "rotate": "auto"}
     found = {}
     for name in ("cells", "skies"):
-        data = frostline.load_data(tmp_path / name, near_copies=False, test=0.0, val=0.0)
+        data = frostline.load_data(tmp_path / name, near_copies=False, test_size=0.0, val_size=0.0)
         found[name] = frostline.train(
             tiny_backbone(), data, "head(epochs=1)", study=tmp_path / f"{name} study", **options
         )
@@ -349,7 +349,7 @@ def edges(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Run]:
     """A run by each geometry on pictures whose classes differ at the right edge alone."""
     place = tmp_path_factory.mktemp("edges")
     with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("FROSTLINE_STORE", str(place / "store"))
+        patch.setenv("FROSTLINE_CACHE_DIR", str(place / "store"))
         data = frostline.load_data(wide_folder(place / "photos", per_class=20), near_copies=False)
         wide_folder(place / "new", per_class=6, seed=1)
         backbone = frostline.load_backbone(TIMM, size=32, random=True)
@@ -381,7 +381,7 @@ def test_what_lies_at_the_edge_is_seen_by_squash_and_pad_alone(edges: dict[str, 
 
 def test_rows_of_one_geometry_are_never_read_for_another(tmp_path: Path) -> None:
     data = frostline.load_data(
-        wide_folder(tmp_path / "photos", per_class=3), near_copies=False, test=0, val=0
+        wide_folder(tmp_path / "photos", per_class=3), near_copies=False, test_size=0, val_size=0
     )
     backbone, way = tiny_backbone(), Way(numerics.exact_plan(1), 64)
     items = [(position, number) for number in (0, 1) for position in range(len(data.samples))]

@@ -36,7 +36,7 @@ def test_the_share_is_chosen_by_images_that_the_folds_had_not_learned_from(
     data: Manifest, tmp_path: Path
 ) -> None:
     said: list[str] = []
-    found = raced(data, tmp_path / "study", STRATEGY, interpolate="auto", log=said.append)
+    found = raced(data, tmp_path / "study", STRATEGY, interpolate_weights="auto", log=said.append)
     about, plain = found.result["interpolation"], raced(data, tmp_path / "study", STRATEGY)
     assert [point["share"] for point in about["points"]] == list(POINTS)
     pretrained, adapted = about["points"][0], about["points"][-1]
@@ -51,24 +51,24 @@ def test_the_share_is_chosen_by_images_that_the_folds_had_not_learned_from(
     assert found.run.result.get("interpolation", {"share": 1.0})["share"] == about["share"]
     assert any("Going back: 5 run(s) are asked about what they held out, at 6 point(s)" in s for s in said)
     assert any("on the way back" in line or "of the way from" in line for line in found.result["verdict"])
-    again = raced(data, tmp_path / "study", STRATEGY, interpolate="auto")
+    again = raced(data, tmp_path / "study", STRATEGY, interpolate_weights="auto")
     assert again.result["interpolation"]["points"] == about["points"]
 
 
 def test_a_share_that_is_asked_for_is_taken(data: Manifest, tmp_path: Path) -> None:
-    found = raced(data, tmp_path / "study", STRATEGY, interpolate=0.4)
+    found = raced(data, tmp_path / "study", STRATEGY, interpolate_weights=0.4)
     (point,) = found.result["interpolation"]["points"]
     assert point["share"] == found.run.result["interpolation"]["share"] == 0.4
     assert found.result["out_of_fold"]["accuracy"] == pytest.approx(point["accuracy"])
-    probe = raced(data, tmp_path / "study", "linear_probe", interpolate=0.4)
+    probe = raced(data, tmp_path / "study", "linear_probe", interpolate_weights=0.4)
     assert "interpolation" not in probe.result  # nothing lies between a probe and itself
     with pytest.raises(UsageError, match=r"between 0 and 1, found 1\.5"):
-        raced(data, tmp_path / "study", STRATEGY, interpolate=1.5)
+        raced(data, tmp_path / "study", STRATEGY, interpolate_weights=1.5)
 
 
 def test_with_one_part_held_out_it_says_that_the_same_images_chose(tmp_path: Path) -> None:
     data = frostline.load_data(write_table(tmp_path / "images", train=10, val=6), near_copies=False)
-    found = raced(data, tmp_path / "study", STRATEGY, interpolate="auto")
+    found = raced(data, tmp_path / "study", STRATEGY, interpolate_weights="auto")
     about = found.result["interpolation"]
     assert not about["apart"]
     assert about["by_fold"] == [about["share"]]

@@ -43,7 +43,7 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
         else:
             shutil.copy(path, target.with_suffix(".png"))
     with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("FROSTLINE_STORE", str(place / "store"))
+        patch.setenv("FROSTLINE_CACHE_DIR", str(place / "store"))
         backbone = frostline.load_backbone(TIMM, size=SIDE, random=True)
         frostline.train(backbone, frostline.load_data(old), "linear_probe", study=place / "study", **EXACT)
         frostline.export(place / "study", out=place / "export")
@@ -183,7 +183,7 @@ def test_a_measurement_asks_no_probe_of_what_was_learned(
     signals = frostline.measure(backbone, frostline.load_data(place / "both"), rates=False, random=False)
     demand_apart(held, learned)
     assert any("no probe is asked about them" in note for note in signals.notes)
-    everything = frostline.load_data(place / "old", test=0.0)
+    everything = frostline.load_data(place / "old", test_size=0.0)
     signals = frostline.measure(backbone, everything, rates=False, random=False)
     assert signals.probe_by_stage != () or any("No class has two new images" in n for n in signals.notes)
 
@@ -275,7 +275,7 @@ def test_an_export_without_fingerprints_says_that_nothing_can_be_told(place: Pat
 
 def test_forgetting_keeps_learned_images_apart(place: Path, learned: set[str]) -> None:
     backbone = frostline.load_backbone(str(place / "study"))
-    everything = frostline.load_data(place / "old", test=0.0)
+    everything = frostline.load_data(place / "old", test_size=0.0)
     lost = frostline.forgetting(backbone, backbone.adapt(3), everything)
     assert lost.learned is not None
     assert lost.learned["n_images"] == len(learned)

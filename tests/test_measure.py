@@ -29,7 +29,7 @@ PLAN = numerics.exact_plan(1)
 
 @pytest.fixture
 def data(tmp_path: Path) -> Manifest:
-    return frostline.load_data(write_table(tmp_path / "images", train=20), near_copies=False, val=0.0)
+    return frostline.load_data(write_table(tmp_path / "images", train=20), near_copies=False, val_size=0.0)
 
 
 def calls_of(backbone: bb.Backbone, monkeypatch: pytest.MonkeyPatch) -> list[int]:
@@ -307,7 +307,9 @@ def test_signals_are_plain_data_with_what_the_command_promises(data: Manifest) -
 
 
 def test_three_images_get_a_modest_answer(tmp_path: Path) -> None:
-    few = frostline.load_data(write_folder(tmp_path / "few", classes=3, per_class=1), test=0.0, val=0.0)
+    few = frostline.load_data(
+        write_folder(tmp_path / "few", classes=3, per_class=1), test_size=0.0, val_size=0.0
+    )
     found = measure(tiny_backbone(), few, rates=False)
     assert found.similarity is None
     assert found.best_stage is None
@@ -318,7 +320,7 @@ def test_one_group_tells_of_no_other(tmp_path: Path) -> None:
     table = write_table(tmp_path / "images", train=5, test=0)
     lines = table.read_text().splitlines()
     table.write_text("\n".join([f"{lines[0]},group", *(f"{line},one patient" for line in lines[1:])]))
-    data = frostline.load_data(table, near_copies=False, val=0.0, test=0.0)
+    data = frostline.load_data(table, near_copies=False, val_size=0.0, test_size=0.0)
     found = measure(tiny_backbone(), data, rates=False)
     assert found.similarity is not None
     assert (found.similarity.low, found.similarity.high) == (0.0, 1.0)

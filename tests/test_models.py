@@ -64,7 +64,7 @@ def images(tmp_path: Path) -> Path:
 @pytest.fixture
 def data(tmp_path: Path) -> Manifest:
     """36 images to learn from, 18 to test on."""
-    return frostline.load_data(write_table(tmp_path / "images", train=12, test=6), val=0.0)
+    return frostline.load_data(write_table(tmp_path / "images", train=12, test=6), val_size=0.0)
 
 
 def rows_of(found: list[screening.Screened]) -> dict[str, screening.Screened]:
@@ -169,7 +169,7 @@ def test_probes_are_asked_out_of_fold_and_copies_stay_together(
     folder = write_folder(tmp_path / "photos", per_class=12)
     for file in sorted(folder.glob("*/*.png")):
         file.with_name(f"copy of {file.name}").write_bytes(file.read_bytes())
-    data = frostline.load_data(folder, val=0.0, test=0.0)
+    data = frostline.load_data(folder, val_size=0.0, test_size=0.0)
     asked: list[Any] = []
     real = probe.answers
 
@@ -287,7 +287,7 @@ def test_one_survivor_is_the_race_of_one_and_its_folder_is_what_it_was(tmp_path:
         "metric": "accuracy",
         "flip": "none",
         "imbalance": "none",
-        "batch": 32,
+        "batch_size": 32,
         "deterministic": True,
         "precision": "auto",
     }

@@ -102,7 +102,7 @@ def test_two_processes_end_where_one_does(
     stages = {"table": table, "study": tmp_path / "stages", "strategy": STAGES}
     pieces = {**stages, "study": tmp_path / "pieces", "exhaust": [1, 3]}
     statistics = {**stages, "study": tmp_path / "statistics", "strategy": "top_k(2, bn=train, epochs=3)"}
-    rows = {**stages, "study": tmp_path / "rows", "strategy": "head(epochs=3)", "options": {"rows": "keep"}}
+    rows = {**stages, "study": tmp_path / "rows", "strategy": "head(epochs=3)", "options": {"cache": "keep"}}
     done = launch(2, tmp_path, rows, stages, pieces, statistics)
     assert done.returncode == 0, done.stderr
     for job in (stages, pieces, statistics, rows):
@@ -110,8 +110,8 @@ def test_two_processes_end_where_one_does(
 
     first, second = (told(rows["study"], rank) for rank in (0, 1))
     with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("FROSTLINE_STORE", str(tmp_path / "another store"))
-        one = alone(table, tmp_path / "one with rows", rows["strategy"], rows="keep")
+        patch.setenv("FROSTLINE_CACHE_DIR", str(tmp_path / "another store"))
+        one = alone(table, tmp_path / "one with rows", rows["strategy"], cache="keep")
     assert first["rows"] + second["rows"] == one.store["rows_computed"], "a row was computed twice"
     assert min(first["rows"], second["rows"]) > 0, "one process did it all"
     assert first["result"]["store"]["rows_computed"] == one.store["rows_computed"]
@@ -270,7 +270,7 @@ def test_other_verbs_are_refused(verb: str, one_of_two: None, tmp_path: Path) ->
 
 def test_other_calls_are_refused(one_of_two: None, table: Path, tmp_path: Path) -> None:
     data, backbone = images_of(table), steady_backbone()
-    for call in (frostline.compare, frostline.fill_store, lambda *_: frostline.fit(table)):
+    for call in (frostline.compare, frostline.fill_cache, lambda *_: frostline.fit(table)):
         with pytest.raises(UsageError, match="started 2 times by torchrun"):
             call(backbone, data)
     assert not list(tmp_path.glob("frostline-study"))

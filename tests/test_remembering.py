@@ -56,7 +56,7 @@ def test_l2_sp_is_notation_and_changes_no_digest_where_it_is_not_asked_for(data:
     assert settings(parse("lp_ft(l2_sp=0.01)")).l2_sp == 0.01
     config = Request(backbone=tiny_backbone(), data=data, strategy=parse("lp_ft")).config()
     assert "l2_sp" not in config["settings"]
-    assert "interpolate" not in config
+    assert "interpolate_weights" not in config
     for wrong in ("scratch(l2_sp=0.1)", "linear_probe(l2_sp=0.1)", "full(l2_sp=-1)", "full(l2_sp=nan)"):
         with pytest.raises(UsageError, match="l2_sp"):
             parse(wrong)
@@ -66,18 +66,18 @@ def test_a_half_way_point_is_a_half_way_point() -> None:
     backbone = tiny_backbone()
     one, other = backbone.adapt(3, seed=1), tiny_backbone(1).adapt(3, seed=2)
     for share in (0.0, 0.5, 1.0):
-        found = frostline.interpolate(one, other, share).state_dict()
+        found = frostline.interpolate_weights(one, other, share).state_dict()
         for key, value in found.items():
             if value.is_floating_point():
                 wanted = (1 - share) * one.state_dict()[key] + share * other.state_dict()[key]
                 assert torch.allclose(value, wanted, atol=1e-6)
-    assert torch.equal(frostline.interpolate(one, other, 1.0).head.weight, other.head.weight)
+    assert torch.equal(frostline.interpolate_weights(one, other, 1.0).head.weight, other.head.weight)
     with pytest.raises(ModelError, match=r"head\.weight"):
-        frostline.interpolate(one, backbone.adapt(4), 0.5)
+        frostline.interpolate_weights(one, backbone.adapt(4), 0.5)
 
 
 def test_interpolation_is_chosen_on_val_and_says_what_it_tried(data: Manifest, tmp_path: Path) -> None:
-    run = _run(data, "lp_ft(epochs=3)", tmp_path, interpolate="auto")
+    run = _run(data, "lp_ft(epochs=3)", tmp_path, interpolate_weights="auto")
     found = run.result["interpolation"]
     tried = [(point["share"], point["statistics"]) for point in found["points"]]
     between = [(share, way) for share in (0.2, 0.4, 0.6, 0.8) for way in ("kept", "re-estimated")]
@@ -93,16 +93,16 @@ def test_interpolation_is_chosen_on_val_and_says_what_it_tried(data: Manifest, t
             for s in data.samples
         ),
     )
-    other = _run(shuffled, "lp_ft(epochs=3)", tmp_path / "shuffled", interpolate="auto")
+    other = _run(shuffled, "lp_ft(epochs=3)", tmp_path / "shuffled", interpolate_weights="auto")
     assert other.folder.weights.read_bytes() == run.folder.weights.read_bytes()  # test chooses nothing
 
 
 def test_the_ends_of_the_line_are_the_probe_and_the_plain_run(data: Manifest, tmp_path: Path) -> None:
-    plain, end = (_run(data, "lp_ft(epochs=2)", tmp_path, interpolate=share) for share in (None, 1.0))
+    plain, end = (_run(data, "lp_ft(epochs=2)", tmp_path, interpolate_weights=share) for share in (None, 1.0))
     assert plain.folder.weights.read_bytes() == end.folder.weights.read_bytes()
     assert plain.folder.name != end.folder.name
     start, probe = (
-        _run(data, "lp_ft(epochs=2)", tmp_path, interpolate=0.0),
+        _run(data, "lp_ft(epochs=2)", tmp_path, interpolate_weights=0.0),
         _run(data, "linear_probe", tmp_path),
     )
     assert _away(start) == 0.0
@@ -112,7 +112,7 @@ def test_the_ends_of_the_line_are_the_probe_and_the_plain_run(data: Manifest, tm
 def test_statistics_that_training_moved_are_estimated_anew_in_between(data: Manifest, tmp_path: Path) -> None:
     start = tiny_backbone().model.stem.bn.running_mean
     for bn, moves in (("affine", False), ("train", True)):
-        half = _run(data, f"lp_ft(epochs=2, bn={bn})", tmp_path, interpolate=0.5)
+        half = _run(data, f"lp_ft(epochs=2, bn={bn})", tmp_path, interpolate_weights=0.5)
         model = frostline.load_model(half.folder, module=tiny_backbone().model)
         assert torch.equal(model.stem.bn.running_mean, start) != moves
         assert half.result["interpolation"]["statistics"] == ("re-estimated" if moves else "kept")
@@ -132,10 +132,10 @@ def test_what_has_no_line_is_refused(
     data: Manifest, tmp_path: Path, strategy: str, point: object, why: str
 ) -> None:
     with pytest.raises(UsageError, match=why):
-        _run(data, strategy, tmp_path, interpolate=point)
+        _run(data, strategy, tmp_path, interpolate_weights=point)
     no_val = replace(data, samples=tuple(s for s in data.samples if s.split != "val"))
     with pytest.raises(UsageError, match="no val part"):
-        _run(no_val, "full", tmp_path / "b", interpolate="auto")
+        _run(no_val, "full", tmp_path / "b", interpolate_weights="auto")
 
 
 def test_debiased_cka_knows_the_same_and_the_unrelated() -> None:

@@ -286,7 +286,7 @@ def test_the_command_that_repeats_it_names_what_was_asked_for(tmp_path: Path) ->
         "shares": [0.0, 0.3],
     }  # a test part of the source's own
     drawn.write_text("\n".join([json.dumps(parted), *rows]) + "\n")
-    assert closing.repeat(gathered(compared)).endswith(" --val 0.3")
+    assert closing.repeat(gathered(compared)).endswith(" --val-size 0.3")
     reading = {"group_by": "re:^(P\\d+)_", "path_column": "file", "label_column": "what it is"}
     drawn.write_text("\n".join([json.dumps({**parted, "reading": reading}), *rows]) + "\n")
     words = "--path-column file --label-column 'what it is' --group-by 're:^(P\\d+)_'"
@@ -509,7 +509,7 @@ def test_a_comparison_leaves_looks_by_the_models_that_answered(tmp_path: Path) -
     """Out of fold: maps come from the fold that had not seen the image; the page shows them."""
     table = write_table(tmp_path / "images", train=8)
     table.write_text("\n".join(line.replace(",train", ",") for line in table.read_text().splitlines()))
-    data = frostline.load_data(table, test=0.0, val=0.0, near_copies=False)
+    data = frostline.load_data(table, test_size=0.0, val_size=0.0, near_copies=False)
     options: dict[str, Any] = {"deterministic": True, "flip": "none", "threads": 1, "repeats": 1}
     found = frostline.compare(
         tiny_backbone(), data, ["linear_probe", "head(epochs=2)"], study=tmp_path / "study", **options

@@ -25,7 +25,7 @@ PLAN = numerics.exact_plan(1)
 
 @pytest.fixture
 def data(tmp_path: Path) -> Manifest:
-    return frostline.load_data(write_table(tmp_path / "images", train=40), near_copies=False, val=0.0)
+    return frostline.load_data(write_table(tmp_path / "images", train=40), near_copies=False, val_size=0.0)
 
 
 def images_of(data: Manifest, count: int | None = None) -> Images:

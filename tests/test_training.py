@@ -304,9 +304,9 @@ def test_treating_imbalance_raises_the_rare_classes_recall(
 def test_every_mistake_in_a_call_is_named(backbone: Backbone, data: Manifest, tmp_path: Path) -> None:
     with pytest.raises(UsageError) as error:
         frostline.train(
-            backbone, data, "full", study=tmp_path, metric="acuracy", flip="sideways", batch=0, threads=0
+            backbone, data, "full", study=tmp_path, metric="acuracy", flip="sideways", batch_size=0, threads=0
         )
-    for word in ("Did you mean 'accuracy'", "sideways", "batch", "threads"):
+    for word in ("Did you mean 'accuracy'", "sideways", "batch_size", "threads"):
         assert word in str(error.value)
     with pytest.raises(UsageError, match="Did you mean 'light'"):
         frostline.train(backbone, data, "full", study=tmp_path, augment="lihgt")

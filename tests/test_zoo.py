@@ -40,7 +40,7 @@ def logits(backbone: Backbone, model: nn.Module | None = None) -> Tensor:
 @pytest.fixture(scope="module")
 def lite0(tmp_path_factory: pytest.TempPathFactory) -> Backbone:
     with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("FROSTLINE_STORE", str(tmp_path_factory.mktemp("lite0")))
+        patch.setenv("FROSTLINE_CACHE_DIR", str(tmp_path_factory.mktemp("lite0")))
         return load_backbone("lite0", size=96)
 
 

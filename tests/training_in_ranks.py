@@ -29,7 +29,7 @@ OPTIONS: dict[str, Any] = {
     "augment": "light",
     "flip": "none",
     "threads": 1,
-    "batch": 12,
+    "batch_size": 12,
 }
 
 

@@ -17,9 +17,9 @@ if __name__ == "__main__":
     table, study = sys.argv[1:]
     store.KEEP_FREE_SHARE = 0.0  # however full the disk is
     ways.FROZEN_BATCH = 16  # small shares, so that there is something to divide
-    data = frostline.load_data(table, near_copies=False, val=0.0)
+    data = frostline.load_data(table, near_copies=False, val_size=0.0)
     print("ready", flush=True)
     sys.stdin.readline()
-    options = {"deterministic": True, "threads": 1, "flip": "none", "views": 3, "rows": "keep"}
+    options = {"deterministic": True, "threads": 1, "flip": "none", "views": 3, "cache": "keep"}
     run = frostline.train(tiny_backbone(), data, "head(epochs=3)", study=study, **options)
     print(json.dumps({**run.store, "weights": str(run.folder.weights)}), flush=True)

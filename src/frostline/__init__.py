@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from frostline.signals import Signals, measure
     from frostline.story import Fitted, demo, fit
     from frostline.strategy import Phase, Strategy, parse
-    from frostline.training import Filled, Run, fill_store, interpolate, lr_range_test, train
+    from frostline.training import CacheFill, Run, fill_cache, interpolate_weights, lr_find, train
     from frostline.unfreezing import Unfreezing, freeze, param_groups
     from frostline.zoo import load_backbone
 
@@ -37,7 +37,7 @@ _HOME = {
     "Comparison": "comparison",
     "Cut": "backbone",
     "Export": "exporting",
-    "Filled": "training",
+    "CacheFill": "training",
     "Fitted": "story",
     "Forgetting": "remembering",
     "FrostlineError": "errors",
@@ -55,15 +55,15 @@ _HOME = {
     "demo": "story",
     "drift": "remembering",
     "export": "exporting",
-    "fill_store": "training",
+    "fill_cache": "training",
     "fit": "story",
     "forgetting": "remembering",
     "freeze": "unfreezing",
-    "interpolate": "training",
+    "interpolate_weights": "training",
     "load_backbone": "zoo",
     "load_data": "dataset",
     "load_model": "prediction",
-    "lr_range_test": "training",
+    "lr_find": "training",
     "measure": "signals",
     "param_groups": "unfreezing",
     "parse": "strategy",
@@ -76,10 +76,10 @@ _HOME = {
 __all__ = [
     "Advice",
     "Backbone",
+    "CacheFill",
     "Comparison",
     "Cut",
     "Export",
-    "Filled",
     "Fitted",
     "Forgetting",
     "FrostlineError",
@@ -97,15 +97,15 @@ __all__ = [
     "demo",
     "drift",
     "export",
-    "fill_store",
+    "fill_cache",
     "fit",
     "forgetting",
     "freeze",
-    "interpolate",
+    "interpolate_weights",
     "load_backbone",
     "load_data",
     "load_model",
-    "lr_range_test",
+    "lr_find",
     "measure",
     "param_groups",
     "parse",

@@ -257,7 +257,7 @@ def _demand_same(caller: Caller) -> None:
     if unseen:
         raise UsageError(
             f"The Ray worker on {host} does not see {', '.join(unseen)}. Expected a folder that all machines "
-            "share under the same name: put images, --study and --store there."
+            "share under the same name: put images, --study and --cache-dir there."
         )
 
 

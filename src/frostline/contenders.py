@@ -21,7 +21,7 @@ from frostline.record import RunFolder, Study
 SAME = (
     "flip",
     "imbalance",
-    "batch",
+    "batch_size",
     "views",
     "min_crop",
     "rotate",
@@ -159,8 +159,8 @@ def unlike(run: Contender, settings: Mapping[str, Mapping[str, Any]]) -> str:
     apart = [f"{key}={config.get(key)}" for key in SAME if config.get(key) != mine[0].get(key)]
     if str(config.get("augment")).startswith("custom"):
         apart.append("an augmentation of its own")
-    if config.get("interpolate") is not None:
-        apart.append(f"interpolate={config['interpolate']}")
+    if config.get("interpolate_weights") is not None:
+        apart.append(f"interpolate_weights={config['interpolate']}")
     if apart:
         return f"trained with {', '.join(apart)}"
     return "stopped by its time limit" if run.stopped else ""

@@ -262,7 +262,7 @@ class Doubts:
 def doubts(run: Path, precision: float) -> Doubts:
     """Return what a run's answers are doubted by. Raises `UsageError` or `StudyError`."""
     if not 0.0 < precision < 1.0:
-        raise UsageError(f"unsure is a precision above 0 and below 1, such as 0.95; found {precision:g}.")
+        raise UsageError(f"target_accuracy must lie above 0 and below 1, such as 0.95; found {precision:g}.")
     tables = [run / HELD_OUT, run / "predictions-val.csv"]
     kept = next((path for path in tables if path.is_file()), None)
     if kept is None:

@@ -55,6 +55,6 @@ def demand_alone(what: str) -> None:
     if found.size > 1:
         raise UsageError(
             f"{what} was started {found.size} times by torchrun: only train divides one run among such "
-            "processes. Start it once, without torchrun. To spread it: start the same compare or store fill "
+            "processes. Start it once, without torchrun. To spread it: start the same compare or cache fill "
             "several times, or give them --ray."
         )

@@ -1,6 +1,6 @@
 """Where things that outlive one run are kept: converted weights, remembered cuts, digests, test looks.
 
-`--store DIR` sets it for a process, else `FROSTLINE_STORE`, else the platform's cache folder.
+`--cache-dir DIR` sets it for a process, else `FROSTLINE_CACHE_DIR`, else the platform's cache folder.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from typing import Any
 import platformdirs
 import psutil
 
-VARIABLE = "FROSTLINE_STORE"
+VARIABLE = "FROSTLINE_CACHE_DIR"
 CONFIG = "config.json"  # of an export: whose it is, and in which format
 FINGERPRINTS = "fingerprints.safetensors"  # beside the weights: of a run, an export, a delta
 STALE_S = 24 * 3600.0  # a choice: no export and no copy of one image takes a day

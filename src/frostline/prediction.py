@@ -257,7 +257,7 @@ def predict(
     *,
     run: str | None = None,
     top: int = 1,
-    unsure: float | None = None,
+    target_accuracy: float | None = None,
     path_column: str | None = None,
     module: nn.Module | None = None,
     base: str | nn.Module | Backbone | None = None,
@@ -273,12 +273,12 @@ def predict(
     uint8 or floats in 0–1, encoded files' bytes; one or several of these. A file that can't be decoded is
     listed with its reason and stops nothing; one in memory is called "image" or "image[3]".
 
-    With `unsure`, a precision above 0 and below 1 such as 0.95, an answer whose class was not right so often
+    With `target_accuracy`, above 0 and below 1 such as 0.95, an answer whose class was not right so often
     at its probability, on images that the run had not learned from, is marked `unsure="probability"`; one
     of an image that lies farther from the training images than 95 % of those did, "unfamiliar".
     Raises `StudyError`, `UsageError` or `DataError`.
     """
-    doubts = None if unsure is None else _doubts(study, run, unsure)
+    doubts = None if target_accuracy is None else _doubts(study, run, target_accuracy)
     who = _answering(study, run, module, base)
     found = answer(who.predictor, questions(images, path_column), top=top, doubts=doubts, progress=progress)
     classes = tuple(who.predictor.classes)

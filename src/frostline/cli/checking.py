@@ -75,7 +75,16 @@ def check(data: str, **options: Any) -> None:
         import frostline
 
         named = (
-            *("seed", "test", "val", "strict", "workers", "study", "split_names", "intensity_range"),
+            *(
+                "seed",
+                "test_size",
+                "val_size",
+                "strict",
+                "workers",
+                "study",
+                "split_names",
+                "intensity_range",
+            ),
             *("alpha_background", "path_column", "label_column", "group_by"),
         )
         manifest = frostline.load_data(data, progress=verb.progress, **{key: options[key] for key in named})

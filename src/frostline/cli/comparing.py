@@ -106,7 +106,7 @@ class Racing(StrategyList):
 )
 @varied_options
 @click.option(
-    "--interpolate",
+    "--interpolate-weights",
     type=Share(),
     help="Take the winner back towards the pretrained weights: 0 is those with a probe, 1 the adapted ones; "
     "auto asks the folds.",
@@ -158,7 +158,7 @@ def compare(data: str, **options: Any) -> None:
             "precision",
             "threads",
             "workers",
-            "interpolate",
+            "interpolate_weights",
         )
         wanted = {key: options[key] for key in named}
         names = options["names"]

@@ -72,7 +72,7 @@ class NameList(click.ParamType[tuple[str, ...] | str]):
 )
 @varied_options
 @click.option(
-    "--interpolate",
+    "--interpolate-weights",
     type=Share(),
     help="Take the winner back towards the pretrained weights: 0 is those with a probe, 1 the adapted ones; "
     "auto asks the folds.",
@@ -140,7 +140,7 @@ def fit(data: str, **options: Any) -> None:
             "precision",
             "threads",
             "workers",
-            "interpolate",
+            "interpolate_weights",
             "strict",
             "split_names",
             "intensity_range",

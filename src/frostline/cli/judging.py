@@ -7,8 +7,8 @@ from typing import Any
 
 import click
 
+from frostline.cli.caching import Size
 from frostline.cli.options import Minutes, data_options, loaded, model_options
-from frostline.cli.storing import Size
 from frostline.cli.verb import Verb, everywhere, stack
 
 looking = stack(
@@ -80,10 +80,10 @@ def plan(data: str, **options: Any) -> None:
 
 def _train(data: str, options: dict[str, Any]) -> str:
     """Return the `frostline train` that goes with this call, ready to be pasted, without a strategy."""
-    plain = {"model": "lite0", "seed": 0, "test": 0.2, "val": 0.2}
+    plain = {"model": "lite0", "seed": 0, "test_size": 0.2, "val_size": 0.2}
     named = (
-        *("model", "architecture", "size", "resize", "seed", "test", "val", "minutes", "threads"),
-        *("store_folder", "path_column", "label_column", "group_by"),
+        *("model", "architecture", "size", "resize", "seed", "test_size", "val_size", "minutes", "threads"),
+        *("cache_dir", "path_column", "label_column", "group_by"),
     )
     words = ["frostline", "train", data]
     if options["split_names"]:
@@ -97,5 +97,5 @@ def _train(data: str, options: dict[str, Any]) -> str:
         value = options.get(name)
         if value is not None and value != plain.get(name):
             shown = f"{value:g}" if isinstance(value, float) else str(value)
-            words += [f"--{name.removesuffix('_folder').replace('_', '-')}", shown]
+            words += [f"--{name.replace('_', '-')}", shown]
     return shlex.join([*words, *(["--strict"] if options["strict"] else [])])

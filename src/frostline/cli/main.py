@@ -10,6 +10,7 @@ import click
 
 from frostline import sentences
 from frostline import strategy as strategies
+from frostline.cli.caching import cache
 from frostline.cli.checking import check
 from frostline.cli.comparing import compare
 from frostline.cli.exporting import export
@@ -32,7 +33,6 @@ from frostline.cli.options import (
     varied_options,
 )
 from frostline.cli.reporting import report
-from frostline.cli.storing import store
 from frostline.cli.verb import Verb, everywhere
 from frostline.errors import DataError, UsageError
 from frostline.launching import launched
@@ -98,7 +98,7 @@ def cli() -> None:
     "0: a new augmented one each epoch [as many as the epochs ask for].",
 )
 @click.option(
-    "--rows",
+    "--cache",
     type=click.Choice(["auto", "keep", "compute"]),
     default="auto",
     show_default=True,
@@ -110,17 +110,17 @@ def cli() -> None:
     help="A hard limit: training stops in time for the final figures, with the best weights so far.",
 )
 @click.option(
-    "--interpolate",
+    "--interpolate-weights",
     type=Share(),
     help="Back towards the pretrained weights: 0 is those with a probe, 1 the adapted ones; auto asks val.",
 )
 @click.option(
-    "--remember",
+    "--source-data",
     type=click.Path(),
     help="Images labelled with the backbone's own classes: how many does it answer right no more?",
 )
-@click.option("--explain", is_flag=True, help="Show the arithmetic behind --rows auto.")
-@click.option("--batch", type=click.IntRange(1), default=32, show_default=True, help="Images a step.")
+@click.option("--explain", is_flag=True, help="Show the arithmetic behind --cache auto.")
+@click.option("--batch-size", type=click.IntRange(1), default=32, show_default=True, help="Images a step.")
 @ray_option
 @logger_option
 @data_options
@@ -142,8 +142,10 @@ def train(data: str, **options: Any) -> None:
             manifest, backbone = loaded(verb, data, options, learns=True)
         verb.progress.log(show.data_lines(manifest))
         old = None
-        if options["remember"]:  # what is wrong with it shows before anything is trained
-            old = frostline.load_data(options["remember"], test=0.0, val=0.0, progress=verb.progress)
+        if options["source_data"]:  # what is wrong with it shows before anything is trained
+            old = frostline.load_data(
+                options["source_data"], test_size=0.0, val_size=0.0, progress=verb.progress
+            )
             remembering.own_targets(backbone, old)
         named = (
             "study",
@@ -154,15 +156,15 @@ def train(data: str, **options: Any) -> None:
             "min_crop",
             "rotate",
             "imbalance",
-            "batch",
+            "batch_size",
             "deterministic",
             "precision",
             "threads",
             "workers",
             "views",
-            "rows",
+            "cache",
             "minutes",
-            "interpolate",
+            "interpolate_weights",
             "ray",
         )
         run = frostline.train(
@@ -192,9 +194,9 @@ def train(data: str, **options: Any) -> None:
 @click.option("--run", "run_name", help="Which run answers [the best: on val, or by a comparison].")
 @click.option("--top", type=click.IntRange(1), default=1, show_default=True, help="Labels per image.")
 @click.option(
-    "--unsure",
+    "--target-accuracy",
     type=click.FloatRange(0, 1, min_open=True, max_open=True),
-    metavar="PRECISION",
+    metavar="ACCURACY",
     help="Mark answers that would not be right so often, e.g. 0.95, and images unlike those learned from.",
 )
 @path_column_option
@@ -229,7 +231,7 @@ def predict(study: str, images: tuple[str, ...], **options: Any) -> None:
             run=options["run_name"],
             top=options["top"],
             base=options["base"],
-            unsure=options["unsure"],
+            target_accuracy=options["target_accuracy"],
             path_column=options["path_column"],
             progress=verb.progress,
         )
@@ -349,7 +351,7 @@ cli.add_command(measure)
 cli.add_command(models)
 cli.add_command(plan)
 cli.add_command(report)
-cli.add_command(store)
+cli.add_command(cache)
 
 
 def main() -> None:

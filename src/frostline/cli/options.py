@@ -282,16 +282,16 @@ shown_options = stack(
 )
 data_options = stack(
     click.option(
-        "--test",
-        "test",
+        "--test-size",
+        "test_size",
         type=click.FloatRange(0, 0.9),
         default=0.2,
         show_default=True,
         help="Share tested on, where DATA names no test part.",
     ),
     click.option(
-        "--val",
-        "val",
+        "--val-size",
+        "val_size",
         type=click.FloatRange(0, 0.9),
         default=0.2,
         show_default=True,
@@ -337,8 +337,8 @@ def loaded(
     manifest = frostline.load_data(
         data,
         seed=options["seed"],
-        test=options["test"],
-        val=options["val"],
+        test_size=options["test_size"],
+        val_size=options["val_size"],
         strict=options["strict"],
         split_names=options["split_names"],
         intensity_range=options["intensity_range"],

@@ -33,7 +33,7 @@ def advice(found: Planned, train: str) -> None:
     for note in (f"Basis: {said.basis}. {' '.join(said.notes)}".rstrip(), *found.signals.notes):
         out.print(f"Note: {note}", highlight=False)
     rows = said.option(said.recommended).rows
-    more = "" if rows == "auto" else f" --rows {rows}"
+    more = "" if rows == "auto" else f" --cache {rows}"
     out.print(f'\n  {train} --strategy "{said.recommended}"{more}', highlight=False, soft_wrap=True)
 
 

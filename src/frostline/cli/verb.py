@@ -45,10 +45,10 @@ everywhere = stack(
     click.option("--json", "as_json", is_flag=True, help="Print one JSON object on standard output."),
     click.option("--quiet", is_flag=True, help="No progress on standard error."),
     click.option(
-        "--store",
-        "store_folder",
+        "--cache-dir",
+        "cache_dir",
         type=click.Path(file_okay=False),
-        help="Folder for what outlives a run [FROSTLINE_STORE].",
+        help="Folder for what outlives a run [FROSTLINE_CACHE_DIR].",
     ),
 )
 
@@ -67,8 +67,8 @@ class Verb:
         self.progress = Progress(options["quiet"])
         self._watch: Any = None
         self._warnings = warnings.catch_warnings()
-        if options["store_folder"]:
-            os.environ["FROSTLINE_STORE"] = options["store_folder"]
+        if options["cache_dir"]:
+            os.environ["FROSTLINE_CACHE_DIR"] = options["cache_dir"]
 
     def __enter__(self) -> Verb:
         self._see_launch()

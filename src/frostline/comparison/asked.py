@@ -57,7 +57,7 @@ class Asked:
     watch: Stopwatch
     progress: OnProgress | None
     log: Callable[[str], None]
-    interpolate: float | str | None = None  # how far the winner goes back: a share, or "auto"
+    interpolate_weights: float | str | None = None  # how far the winner goes back: a share, or "auto"
     earlier: Earlier = field(default_factory=Earlier)
     joins: bool = True  # whether strategies of earlier runs may join
 
@@ -74,7 +74,7 @@ class Asked:
     @property
     def settings(self) -> dict[str, dict[str, Any]]:
         """What all runs share beside the strategy, by a candidate's network, as a run's config holds it."""
-        named = ("flip", "imbalance", "batch", "min_crop", "rotate")  # the last two where asked for
+        named = ("flip", "imbalance", "batch_size", "min_crop", "rotate")  # the last two where asked for
         shared = {**{key: self.options[key] for key in named if key in self.options}, "views": None}
         found = {
             name: {"weights": one.digest, "preprocessing": one.preprocessing.as_dict(), **shared}
@@ -98,7 +98,7 @@ class Asked:
             "repeats": self.repeats,
             "seed": self.seed,
             "thorough": self.thorough,
-            **({} if self.interpolate is None else {"interpolate": self.interpolate}),
+            **({} if self.interpolate_weights is None else {"interpolate_weights": self.interpolate_weights}),
             **({"earlier": False} if not self.joins else {}),
             **{key: value for key, value in self.options.items() if key not in ("threads", "workers")},
         }

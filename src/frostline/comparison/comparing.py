@@ -62,12 +62,12 @@ def compare(
     min_crop: float | None = None,
     rotate: str = "none",
     imbalance: str = "none",
-    batch: int = BATCH,
+    batch_size: int = BATCH,
     deterministic: bool = False,
     precision: str = "auto",
     threads: int | None = None,
     workers: int = 0,
-    interpolate: float | str | None = None,
+    interpolate_weights: float | str | None = None,
     logger: str | Iterable[str] | Loggers | None = None,
     watch: Stopwatch | None = None,
     progress: OnProgress | None = None,
@@ -96,7 +96,7 @@ def compare(
     folder; `database` is the URL of Optuna's storage where SQLite on that folder won't do. `ray`
     ("auto", "local" or an address) spreads the runs over the workers of a Ray cluster that share the study's
     folder, the store and the images: the same runs, with the same outcomes where `threads` are the same.
-    `interpolate` takes the winner back some way towards the pretrained network with a probe for a head: to a
+    `interpolate_weights` takes the winner back some way towards the pretrained network with a probe for a head: to a
     share of the way (0 is that one, 1 the adapted one), or with "auto" to the best of six points by answers
     out of fold: that of the lowest log loss among those that chance may have put below the best. Its runs are
     asked about what they held out at each point; a probe that wins is left alone.
@@ -152,7 +152,7 @@ def compare(
             **({} if min_crop is None else {"min_crop": min_crop}),
             **({} if rotate == "none" else {"rotate": rotate}),
             "imbalance": imbalance,
-            "batch": batch,
+            "batch_size": batch_size,
             "deterministic": deterministic,
             "precision": precision,
             "threads": threads,
@@ -162,7 +162,7 @@ def compare(
         watch=watch,
         progress=progress,
         log=log,
-        interpolate=_share(interpolate),
+        interpolate_weights=_share(interpolate_weights),
         joins=earlier,
     )
     _demand_time(asked)
@@ -183,14 +183,14 @@ def _share(asked: float | str | None) -> float | str | None:
     """Return how far to go back. Raises `UsageError` for anything but a share or "auto"."""
     if asked is None or asked == "auto" or (not isinstance(asked, str) and 0 <= asked <= 1):
         return asked
-    raise UsageError(f'interpolate must be "auto" or a number between 0 and 1, found {asked!r}.')
+    raise UsageError(f'interpolate_weights must be "auto" or a number between 0 and 1, found {asked!r}.')
 
 
 def _points(asked: Asked) -> int:
     """Return at how many points the winner's runs are asked how far to go back."""
-    if asked.interpolate is None:
+    if asked.interpolate_weights is None:
         return 0
-    return len(POINTS) if asked.interpolate == "auto" else 1
+    return len(POINTS) if asked.interpolate_weights == "auto" else 1
 
 
 def _by_name(backbone: Backbone | Sequence[Backbone]) -> dict[str, Backbone]:
@@ -273,7 +273,7 @@ def _demand_time(asked: Asked) -> None:
     floor_s = asked.watch.seconds + ENDING_S
     for one in asked.backbones.values():
         each_s = pass_s(one, data, samples, threads)
-        ready = rates.ready(one, batch=asked.options["batch"], threads=threads, classes=classes)
+        ready = rates.ready(one, batch=asked.options["batch_size"], threads=threads, classes=classes)
         floor_s += 0.0 if ready else MEASURING * rates.timing_s(one, threads)
         floor_s += each_s * len(samples)
     if floor_s > 60.0 * asked.minutes:
@@ -286,7 +286,9 @@ def _rates(asked: Asked, backbone: Backbone) -> Rates:
     policy = Policy(asked.candidates[0].augment)
     images = Images(data, data.part("train"), backbone.preprocessing, policy=policy)
     threads = numerics.thread_count(options["threads"], steady=options["deterministic"])
-    return rates.measure(backbone, images, batch=options["batch"], threads=threads, classes=len(data.classes))
+    return rates.measure(
+        backbone, images, batch=options["batch_size"], threads=threads, classes=len(data.classes)
+    )
 
 
 def _plan(asked: Asked, known: Mapping[str, Rates]) -> dict[str, Any]:
@@ -303,7 +305,7 @@ def _plan(asked: Asked, known: Mapping[str, Rates]) -> dict[str, Any]:
             val=val,
             test=test,
             classes=len(data.classes),
-            batch=asked.options["batch"],
+            batch=asked.options["batch_size"],
             augment=candidate.augment,
             flip=asked.options["flip"],
             rotate=asked.options.get("rotate", "none"),

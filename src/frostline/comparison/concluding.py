@@ -182,7 +182,7 @@ def _headline(result: dict[str, Any], run: dict[str, Any], pool: int) -> dict[st
 
 def _gone_back(asked: Asked, contest: Contest, place: int, mine: Held) -> Halfway | None:
     """How far the winner goes back, where that was asked for and there is something to go back to."""
-    if asked.interpolate is None or not len(mine.images):
+    if asked.interpolate_weights is None or not len(mine.images):
         return None
     if not halfway.can(asked.candidates[place]):
         asked.log(f"{asked.candidates[place]} does not go back: nothing lies between it and a probe.")
@@ -206,7 +206,7 @@ def _asked(asked: Asked) -> dict[str, Any]:
         "augment": asked.candidates[0].augment,
         **asked.named,
         "strategies": [*asked.named["strategies"], *(str(one.strategy) for one in asked.earlier.joined)],
-        **({} if asked.interpolate is None else {"interpolate": asked.interpolate}),
+        **({} if asked.interpolate_weights is None else {"interpolate_weights": asked.interpolate_weights}),
         **{key: value for key, value in asked.options.items() if key not in ("threads", "workers")},
     }
 
@@ -335,7 +335,7 @@ def _train_winner(asked: Asked, winner: Candidate, temperature: float, share: fl
         seed=asked.seed,
         augment=winner.augment,
         temperature=temperature,
-        interpolate=None if share == 1.0 else share,
+        interpolate_weights=None if share == 1.0 else share,
         logger=asked.loggers,
         progress=asked.progress,
         **asked.options,

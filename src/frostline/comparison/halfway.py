@@ -62,7 +62,7 @@ def choose(asked: Asked, contest: Contest, place: int, mine: Held) -> Halfway | 
 
     `mine` holds what they answer where they ended.
     """
-    shares = POINTS if asked.interpolate == "auto" else (float(asked.interpolate or 0.0),)
+    shares = POINTS if asked.interpolate_weights == "auto" else (float(asked.interpolate_weights or 0.0),)
     tasks, watch = longest(contest.outcomes, place), Stopwatch()
     row_of = {
         key: row for row, key in enumerate(zip(mine.repeats.tolist(), mine.images.tolist(), strict=True))

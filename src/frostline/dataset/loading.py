@@ -47,8 +47,8 @@ def load_data(
     source: Any,
     *,
     seed: int = 0,
-    test: float = 0.2,
-    val: float = 0.2,
+    test_size: float = 0.2,
+    val_size: float = 0.2,
     strict: bool = False,
     near_copies: bool = True,
     split_names: SplitNames = None,
@@ -73,8 +73,8 @@ def load_data(
             such a folder; tar shards in the WebDataset layout, here or at an address (`photos-*.tar`); a
             torch `Dataset` of (image, label); a Hugging Face `Dataset` or `DatasetDict`.
         seed: Decides, with each image's content, which part it goes to.
-        test: Share of all images to test on, where the source has no test part.
-        val: Share of the remaining images to choose on, where the source has no val part.
+        test_size: Share of all images to test on, where the source has no test part.
+        val_size: Share of the remaining images to choose on, where the source has no val part.
         strict: Refuse where any image would be set aside.
         near_copies: Look for near copies, which decodes every image once (milliseconds; remembered).
         split_names: Which folder is which part, where their names don't say ({"fold0": "train", "fold1":
@@ -101,7 +101,7 @@ def load_data(
         StudyError: `study` is no study, or damaged.
         UsageError: a share is not in 0 ≤ share < 1, or a range, a colour or `group_by` is none.
     """
-    _demand_shares(test=test, val=val)
+    _demand_shares(test_size=test_size, val_size=val_size)
     show, earlier = showing.wished(intensity_range, alpha_background), showing.kept_in(study)
     before = Assignment() if study is None else assigned(study)
     by = parsed(group_by)
@@ -119,7 +119,7 @@ def load_data(
     _demand_classes(read, usable)
     _group(usable, read, by)
     near = _positions(usable, alike.near)
-    wish, digests = Wish(seed, test, val), [image.digest for image in usable]
+    wish, digests = Wish(seed, test_size, val_size), [image.digest for image in usable]
     outcome = split([image.found for image in usable], digests, near, wish, before.sides)
     read.aside += [(usable[i].found, reason) for i, reason in sorted(outcome.reasons.items())]
     _demand_whole(read, strict)

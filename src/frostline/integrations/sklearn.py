@@ -47,7 +47,7 @@ class FrostlineClassifier(ClassifierMixin, TransformerMixin, BaseEstimator):  # 
         strategy: As in `frostline.train`: "linear_probe", "top_k(2)", "lp_ft(lr=0.0005)", …
         size: Side of the backbone's input in pixels; None is the checkpoint's own.
         resize: How pictures become square: "crop", "squash" or "pad"; None is the backbone's own.
-        augment, flip, min_crop, rotate, imbalance, batch, deterministic, precision, threads, workers, views: As in
+        augment, flip, min_crop, rotate, imbalance, batch_size, deterministic, precision, threads, workers, views: As in
             `frostline.train`.
         random_state: Decides order, augmentation and fresh weights.
         study: A folder to keep each fit in, one study for each set of images; None keeps nothing there.
@@ -74,7 +74,7 @@ class FrostlineClassifier(ClassifierMixin, TransformerMixin, BaseEstimator):  # 
         min_crop: float | None = None,
         rotate: str = "none",
         imbalance: str = "none",
-        batch: int = BATCH,
+        batch_size: int = BATCH,
         deterministic: bool = False,
         precision: str = "auto",
         threads: int | None = None,
@@ -92,7 +92,7 @@ class FrostlineClassifier(ClassifierMixin, TransformerMixin, BaseEstimator):  # 
         self.min_crop = min_crop
         self.rotate = rotate
         self.imbalance = imbalance
-        self.batch = batch
+        self.batch_size = batch_size
         self.deterministic = deterministic
         self.precision = precision
         self.threads = threads
@@ -108,7 +108,9 @@ class FrostlineClassifier(ClassifierMixin, TransformerMixin, BaseEstimator):  # 
             self.classes_, targets = np.unique(_labels(y, len(images)), return_inverse=True)
             names = [f"{target:06}" for target in targets]  # sorted as `classes_` is
             pairs = Pairs(images, names)
-            data = load_data(pairs, test=0.0, val=0.0, strict=True, near_copies=False, workers=self.workers)
+            data = load_data(
+                pairs, test_size=0.0, val_size=0.0, strict=True, near_copies=False, workers=self.workers
+            )
             backbone = _backbone(self.backbone, self.size, self.resize)
             with _place(self.study, data.digest) as place:
                 run = train(
@@ -122,7 +124,7 @@ class FrostlineClassifier(ClassifierMixin, TransformerMixin, BaseEstimator):  # 
                     min_crop=self.min_crop,
                     rotate=self.rotate,
                     imbalance=self.imbalance,
-                    batch=self.batch,
+                    batch_size=self.batch_size,
                     deterministic=self.deterministic,
                     precision=self.precision,
                     threads=self.threads,

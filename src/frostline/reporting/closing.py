@@ -25,11 +25,11 @@ DEFAULTS = {
     "flip": "auto",
     "rotate": "none",
     "imbalance": "none",
-    "batch": 32,
+    "batch_size": 32,
     "precision": "auto",
     "repeats": 3,
-    "test": 0.2,
-    "val": 0.2,
+    "test_size": 0.2,
+    "val_size": 0.2,
 }
 # Options of each verb that are written as they were asked for, where they differ from the default.
 READING = ("split_names", "path_column", "label_column", "group_by")
@@ -52,12 +52,12 @@ FIT = (
     "augment",
     "min_crop",
     "rotate",
-    "interpolate",
+    "interpolate_weights",
     "precision",
 )
 COMPARE = (
     "minutes", "cuts", "model", "architecture", "size", "resize", "strategies", "repeats", "search", "draws",
-    "seed", "metric", "augment", "min_crop", "rotate", "interpolate", "precision", "test", "val", *READING,
+    "seed", "metric", "augment", "min_crop", "rotate", "interpolate_weights", "precision", "test_size", "val_size", *READING,
     "intensity_range", "alpha_background",
 )  # fmt: skip
 TRAIN = (
@@ -75,11 +75,11 @@ TRAIN = (
     "min_crop",
     "rotate",
     "imbalance",
-    "batch",
+    "batch_size",
     "views",
     "precision",
-    "test",
-    "val",
+    "test_size",
+    "val_size",
 )
 
 
@@ -281,7 +281,7 @@ def _shares(found: Found) -> dict[str, Any]:
     if data is None or data.shares is None:
         return {}
     drawn = {
-        part: share
+        f"{part}_size": share
         for part, share in zip(("test", "val"), data.shares, strict=True)
         if part not in data.given
     }

@@ -113,7 +113,7 @@ def segments(told: Told, run: RunRead) -> tuple[strategy.Segment, ...]:
     stages, images = stage_count(told, run), _learned_from(run)
     if stages is None or images is None:
         return ()
-    batch = int(run.config.get("batch", 32))
+    batch = int(run.config.get("batch_size", 32))
     return strategy.schedule(strategy.parse(run.strategy), stages=stages, images=images, batch=batch)
 
 

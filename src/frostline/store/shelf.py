@@ -105,7 +105,7 @@ class Shelf:
         if damaged:
             self._folder.log(
                 f"{damaged} row(s) in the store {self._folder.path} are damaged (their checksums differ): "
-                "computed again. `frostline store verify` looks through the rest."
+                "computed again. `frostline cache verify` looks through the rest."
             )
 
     # --- filling ---------------------------------------------------------------------------------------

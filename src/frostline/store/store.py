@@ -35,7 +35,7 @@ PROBE_BATCH = 32  # rows read at a time, as training does
 
 @dataclass(frozen=True)
 class Holding:
-    """One shelf as `frostline store` shows it. Sizes in bytes; `used` in seconds since 1970."""
+    """One shelf as `frostline cache` shows it. Sizes in bytes; `used` in seconds since 1970."""
 
     about: dict[str, Any]
     form: Form | None

@@ -118,7 +118,7 @@ def fit(
     precision: str = "auto",
     threads: int | None = None,
     workers: int = 0,
-    interpolate: float | str | None = None,
+    interpolate_weights: float | str | None = None,
     strict: bool = False,
     split_names: Mapping[str, str] | str | None = None,
     intensity_range: str | tuple[float, float] | None = None,
@@ -138,7 +138,7 @@ def fit(
     that keep groups and copies together); else a test part is held out, and read once at the end.
     Images that an existing `study` knows keep the part that they have in it.
     `strategies` races these instead of what experience advises. `logger` follows every run, as in `train`.
-    `interpolate` goes back from the winner towards the pretrained network, as in `compare`.
+    `interpolate_weights` goes back from the winner towards the pretrained network, as in `compare`.
     `path_column`, `label_column` and `group_by` are as in `load_data`; `resize`, `min_crop` and `rotate` as
     in `train`.
     `watch` says when the minutes began. `log` hears sentences for a person.
@@ -245,7 +245,7 @@ def fit(
                 database=database,
                 seed=seed,
                 augment=augment,
-                interpolate=interpolate,
+                interpolate_weights=interpolate_weights,
                 logger=loggers,
                 watch=watch,
                 progress=progress,
@@ -276,7 +276,7 @@ def fit(
             "repeats": repeats,
             "seed": seed,
             "augment": augment,
-            **({} if interpolate is None else {"interpolate": interpolate}),
+            **({} if interpolate_weights is None else {"interpolate_weights": interpolate_weights}),
             **{key: value for key, value in options.items() if key not in ("threads", "workers")},
         },
         "study": str(kept.path),
@@ -333,13 +333,13 @@ def candidates(advice: Advice, networks: int = 1) -> list[str]:
 
 def _loaded(load: Callable[..., Manifest]) -> Manifest:
     """Load with nothing held out; where images are many or the source names parts, with a test part."""
-    data = load(test=0.0, val=0.0)
+    data = load(test_size=0.0, val_size=0.0)
     few = len(data.samples) < FEW_IMAGES
     if few and not set(data.given) - {"train"}:
         return data
     if "test" in data.given:
-        return data if few else load(test=0.0)
-    return load(val=0.0 if few else 0.2)
+        return data if few else load(test_size=0.0)
+    return load(val_size=0.0 if few else 0.2)
 
 
 def _name_of(source: Any) -> str | None:

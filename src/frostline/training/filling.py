@@ -1,4 +1,4 @@
-"""`fill_store`: the frozen pass alone, before anything is trained: by one process, or by a cluster's workers.
+"""`fill_cache`: the frozen pass alone, before anything is trained: by one process, or by a cluster's workers.
 
 Workers are not told which rows are theirs: the store's claims divide them, and what a dead one had claimed
 is taken over.
@@ -27,7 +27,7 @@ SEEN_S = 1.0  # between two looks at how many rows a cluster's workers have kept
 
 
 @dataclass(frozen=True)
-class Filled:
+class CacheFill:
     """What a frozen pass left in the store. `wanted` and `computed` count rows, of all cuts and views.
 
     `computed` has the batch in it by which a worker tries whether an earlier cut's rows give the same bits.
@@ -40,7 +40,7 @@ class Filled:
     store: str
 
 
-def fill_store(
+def fill_cache(
     backbone: Backbone,
     data: Manifest,
     strategy: Strategy | str = "head",
@@ -54,13 +54,13 @@ def fill_store(
     resize: str | None = None,
     min_crop: float | None = None,
     rotate: str = "none",
-    batch: int = BATCH,
+    batch_size: int = BATCH,
     deterministic: bool = False,
     precision: str = "auto",
     threads: int | None = None,
     workers: int = 0,
     progress: OnProgress | None = None,
-) -> Filled:
+) -> CacheFill:
     """Compute and keep the rows that training by `strategy` will read, those that are kept already left out.
 
     With `cut`, an index that `frostline stages` shows, the rows of that cut alone, `views` of each training
@@ -70,7 +70,7 @@ def fill_store(
     images; each row is computed by one of them.
     Raises `UsageError`, `DataError` or `ModelError`.
     """
-    launching.demand_alone("store fill")
+    launching.demand_alone("cache fill")
     request = Request(
         backbone=backbone.resized(resize),
         data=data.checked(progress),
@@ -80,13 +80,13 @@ def fill_store(
         flip=flip,
         min_crop=min_crop,
         rotate=rotate,
-        batch=batch,
+        batch_size=batch_size,
         deterministic=deterministic,
         precision=precision,
         threads=threads,
         workers=workers,
         views=views,
-        rows="keep",
+        cache="keep",
         progress=progress,
     )
     request.check()
@@ -104,7 +104,7 @@ def fill_store(
     used = 1
     if ray is not None:
         used = _spread(request, plan, policy, counts, ray)
-    return Filled(
+    return CacheFill(
         wanted=sum(len(items) for _, _, items in _wanted(request, plan, policy)),
         computed=counts.rows_computed,
         views={index: len(kept) for index, kept in sorted(plan.kept.items())},
@@ -116,7 +116,7 @@ def fill_store(
 def _demand_writable(store: Store) -> None:
     if not store.writable:
         raise UsageError(
-            f"The store {store.path} cannot be written ({store.trouble}). Give another by --store."
+            f"The store {store.path} cannot be written ({store.trouble}). Give another by --cache-dir."
         )
 
 

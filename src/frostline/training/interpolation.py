@@ -29,7 +29,7 @@ from frostline.timing import Stopwatch
 POINTS = (0.0, 0.2, 0.4, 0.6, 0.8, 1.0)
 
 
-def interpolate(before: nn.Module, after: nn.Module, share: float) -> nn.Module:
+def interpolate_weights(before: nn.Module, after: nn.Module, share: float) -> nn.Module:
     """Return a new module whose weights are `(1 - share) * before + share * after`, in eval mode.
 
     What is no floating-point number (BatchNorm's counts) comes from `after`. Raises `ModelError` where the
@@ -58,7 +58,7 @@ def point(
 ) -> nn.Module:
     """Return the model at a share of the way; `settle` re-estimates statistics that can't be kept."""
     (again,) = _ways(before, after, share, both=False)
-    model = interpolate(before, after, share)
+    model = interpolate_weights(before, after, share)
     if again:
         settle(model)
     return model
@@ -85,7 +85,7 @@ def chosen(
     auto = asked == "auto"
     for share in POINTS if auto else (float(asked),):
         for again in _ways(before, after, share, both=auto):
-            model = interpolate(before, after, share)
+            model = interpolate_weights(before, after, share)
             if again:
                 settle(model)
             point = {"share": share, "statistics": "re-estimated" if again else "kept"}

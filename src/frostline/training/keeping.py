@@ -65,7 +65,7 @@ def _decide(request: Request, plan: Plan, images: Images, store: Store | None) -
 
 
 def _choice(request: Request, plan: Plan, cut: Cut, need: rows.Need, images: Images, store: Store) -> Choice:
-    if request.rows == "keep" or request.deterministic or not plan.timed:
+    if request.cache == "keep" or request.deterministic or not plan.timed:
         return untimed(request, cut, _value_bytes(plan))
     row_bytes = _row_bytes(request, plan, cut)
     first = Frozen(request.backbone, request.backbone.model, cut, plan.way, store)
@@ -80,7 +80,7 @@ def _choice(request: Request, plan: Plan, cut: Cut, need: rows.Need, images: Ima
 
 def untimed(request: Request, cut: Cut, value_bytes: int) -> Choice:
     """Decide where nothing is timed, or the person has."""
-    if request.rows == "keep":
+    if request.cache == "keep":
         return Choice(True, "asked for")
     return rows.untimed(bb.row_elements(request.backbone, cut) * value_bytes, _pixel_bytes(request))
 

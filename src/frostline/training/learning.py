@@ -73,7 +73,7 @@ def learn(
     if known.bn == "recalibrate":
         recalibration.recalibrate(request.backbone, model, cut, images, plan.numbers)
     between = None
-    if request.interpolate is not None:
+    if request.interpolate_weights is not None:
         model, between = _interpolated(request, head, images, balance, model, job)
     bb.freeze(request.backbone, model, cut, known.bn)  # all that any phase let learn
     learned = sum(p.numel() for p in model.parameters() if p.requires_grad)
@@ -111,11 +111,11 @@ def _interpolated(
             ]
         return ranks.gathered(np.concatenate(parts), len(job.val))
 
-    assert request.interpolate is not None
+    assert request.interpolate_weights is not None
     return interpolation.chosen(
         numbers.place(before),
         model,
-        request.interpolate,
+        request.interpolate_weights,
         settle=settle,
         answers=answers,
         targets=np.zeros(0, dtype=np.int64) if job.val is None else job.val.targets,

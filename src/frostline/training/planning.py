@@ -129,7 +129,7 @@ def _plan(request: Request) -> Plan:
     elif request.precision != "auto":
         numbers = numerics.pinned_plan(request.precision, threads)
     elif segments := request.segments():
-        batch = math.ceil(request.batch / ranks.size())
+        batch = math.ceil(request.batch_size / ranks.size())
         cut, bn = backbone.cut(min(segment.cut for segment in segments)), settings(request.strategy).bn
         numbers = rates.training_plan(backbone, cut, bn=bn, batch=batch, threads=threads)
     else:

@@ -26,7 +26,7 @@ from frostline.timing import Stopwatch
 from frostline.training.imbalance import Balance
 
 # What to do with rows of frozen layers: decide from rates, keep them all, or compute them each time.
-ROWS = ("auto", "keep", "compute")
+CACHE = ("auto", "keep", "compute")
 # Which weights a run ends with: the best on val, or the last, which leaves val free to judge by.
 KEEP = ("best", "last")
 BATCH = 32  # images a step: what the step budgets in strategy/ were measured with
@@ -47,17 +47,17 @@ class Request:
     min_crop: float | None = None
     rotate: str = "none"
     imbalance: str = "none"
-    batch: int = BATCH
+    batch_size: int = BATCH
     deterministic: bool = False
     precision: str = "auto"
     threads: int | None = None
     workers: int = 0
     views: int | None = None
-    rows: str = "auto"
+    cache: str = "auto"
     minutes: float | None = None
     keep: str = "best"
     temperature: float | None = None
-    interpolate: float | str | None = None
+    interpolate_weights: float | str | None = None
     progress: OnProgress | None = None
     since: Stopwatch | None = None  # when the minutes began, where that was before the run
 
@@ -79,7 +79,7 @@ class Request:
             "augment": self.augment if self.custom is None else _identity(self.custom),
             "flip": self.flip,
             "imbalance": self.imbalance,
-            "batch": self.batch,
+            "batch_size": self.batch_size,
             "deterministic": self.deterministic,
             "precision": self.precision,
             "views": self.views,
@@ -89,7 +89,7 @@ class Request:
             **({} if self.minutes is None else {"minutes": self.minutes}),
             **({} if self.keep == "best" else {"keep": self.keep}),
             **({} if self.temperature is None else {"temperature": self.temperature}),
-            **({} if self.interpolate is None else {"interpolate": self.interpolate}),
+            **({} if self.interpolate_weights is None else {"interpolate_weights": self.interpolate_weights}),
         }
 
     def segments(self) -> tuple[Segment, ...]:
@@ -98,7 +98,7 @@ class Request:
             self.strategy,
             stages=len(self.backbone.stages),
             images=len(self.data.part("train")),
-            batch=self.batch,
+            batch=self.batch_size,
         )
 
     @property
@@ -132,7 +132,7 @@ class Request:
             "metric": (self.metric, metrics.METRICS),
             "flip": (self.flip, FLIPS),
             "precision": (self.precision, PRECISIONS),
-            "rows": (self.rows, ROWS),
+            "cache": (self.cache, CACHE),
             "keep": (self.keep, KEEP),
         }
         wrong = [
@@ -156,10 +156,10 @@ class Request:
                 f"{self.backbone.name} can't be cut before its head ({' '.join(self.backbone.notes)}), and "
                 f"{self.strategy} needs a cut: use full or scratch."
             )
-        if self.batch < 1:
-            wrong.append(f"batch must be at least 1, found {self.batch}.")
-        if self.batch == 1 and settings(self.strategy).bn in ("train", "recalibrate"):
-            wrong.append("BatchNorm in training needs batches of 2 or more images, found batch=1.")
+        if self.batch_size < 1:
+            wrong.append(f"batch_size must be at least 1, found {self.batch_size}.")
+        if self.batch_size == 1 and settings(self.strategy).bn in ("train", "recalibrate"):
+            wrong.append("BatchNorm in training needs batches of 2 or more images, found batch_size=1.")
         wrong += self._wrong_processes()
         if self.views is not None and self.views < 0:
             wrong.append(f"views must be at least 1, or 0 for a new one each epoch; found {self.views}.")
@@ -177,11 +177,11 @@ class Request:
 
     def _wrong_processes(self) -> list[str]:
         """Each process of a job learns from its part of every batch."""
-        if ranks.size() == 1 or not self.strategy.trains or self.batch < 1:
+        if ranks.size() == 1 or not self.strategy.trains or self.batch_size < 1:
             return []
         least = 2 if settings(self.strategy).bn in ("train", "recalibrate") else 1
         images = len(self.data.part("train"))
-        smallest = images // math.ceil(images / self.batch)
+        smallest = images // math.ceil(images / self.batch_size)
         if smallest // ranks.size() >= least:
             return []
         why = " (BatchNorm in training needs two)" if least == 2 else ""
@@ -190,18 +190,20 @@ class Request:
         return [f"{words}: start at most {most}, or give a larger batch."]
 
     def _wrong_interpolation(self) -> list[str]:
-        asked, strategy = self.interpolate, self.strategy
+        asked, strategy = self.interpolate_weights, self.strategy
         if asked is None:
             return []
         wrong = []
         if isinstance(asked, str) and asked != "auto":
-            wrong.append(f'interpolate must be "auto" or a number between 0 and 1, found {asked!r}.')
+            wrong.append(f'interpolate_weights must be "auto" or a number between 0 and 1, found {asked!r}.')
         if not isinstance(asked, str) and not 0 <= asked <= 1:
-            wrong.append(f"interpolate must lie between 0 (pretrained) and 1 (adapted), found {asked:g}.")
+            wrong.append(
+                f"interpolate_weights must lie between 0 (pretrained) and 1 (adapted), found {asked:g}."
+            )
         if asked == "auto" and not self.data.part("val"):
             wrong.append(
-                'interpolate="auto" chooses the point on val images, and there is no val part: name the '
-                "point, for example interpolate=0.5, or give images to val."
+                'interpolate_weights="auto" chooses the point on val images, and there is no val part: name the '
+                "point, for example interpolate_weights=0.5, or give images to val."
             )
         if not (strategy.trains and strategy.pretrained and strategy.head == "linear"):
             wrong.append(

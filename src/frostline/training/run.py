@@ -58,7 +58,7 @@ class Run:
         images: Any,
         *,
         top: int = 1,
-        unsure: float | None = None,
+        target_accuracy: float | None = None,
         path_column: str | None = None,
         progress: OnProgress | None = None,
     ) -> Predictions:
@@ -68,7 +68,7 @@ class Run:
         (H, W, 3), uint8 or floats in 0–1, or several of these; the rest is as in `frostline.predict`.
         The model is kept in memory for the next call. Raises `StudyError`, `UsageError` or `DataError`.
         """
-        doubts = None if unsure is None else familiar.doubts(self.folder.path, unsure)
+        doubts = None if target_accuracy is None else familiar.doubts(self.folder.path, target_accuracy)
         found = answer(
             self._predictor, questions(images, path_column), top=top, doubts=doubts, progress=progress
         )
@@ -129,17 +129,17 @@ def train(
     min_crop: float | None = None,
     rotate: str = "none",
     imbalance: str = "none",
-    batch: int = BATCH,
+    batch_size: int = BATCH,
     deterministic: bool = False,
     precision: str = "auto",
     threads: int | None = None,
     workers: int = 0,
     views: int | None = None,
-    rows: str = "auto",
+    cache: str = "auto",
     minutes: float | None = None,
     keep: str = "best",
     temperature: float | None = None,
-    interpolate: float | str | None = None,
+    interpolate_weights: float | str | None = None,
     logger: str | Iterable[str] | Loggers | None = None,
     ray: str | None = None,
     watch: Stopwatch | None = None,
@@ -157,8 +157,8 @@ def train(
     quarters, "any" by any angle, "auto" by quarters where images can't be told from themselves turned.
 
     Frozen layers are computed once: `views` views of each image, the plain one first, are cycled through
-    while anything is frozen (`None`: as many as the epochs ask for; 0: a new one each epoch), and their rows
-    are kept in the store where that is faster; `rows` is `auto`, `keep` or `compute`, and changes no bit of
+    while anything is frozen (`None`: as many as the epochs ask for; 0: a new one each epoch), and their
+    features are kept in the cache where that is faster; `cache` is `auto`, `keep` or `compute`, and changes no bit of
     the result. `progress(what, done, total)` hears of progress.
 
     A backbone that was adapted before knows which images it learned from: those of `data` train it again and
@@ -169,7 +169,7 @@ def train(
 
     `temperature` divides the logits of the answers; without it, it is fitted on val, or by a probe's folds.
 
-    `interpolate` goes back some way to the pretrained network with a probe for a head: 0 is that one, 1 the
+    `interpolate_weights` goes back some way to the pretrained network with a probe for a head: 0 is that one, 1 the
     adapted one, "auto" the best of six points on val, each of those in between with BatchNorm's statistics
     kept and re-estimated. Re-estimating costs a pass over the training images a point, and "auto" one over
     val for each; the result's `interpolation` says what was found and how long it took.
@@ -208,17 +208,17 @@ def train(
             min_crop=min_crop,
             rotate=rotate,
             imbalance=imbalance,
-            batch=batch,
+            batch_size=batch_size,
             deterministic=deterministic,
             precision=precision,
             threads=threads,
             workers=workers,
             views=views,
-            rows=rows,
+            cache=cache,
             minutes=minutes,
             keep=keep,
             temperature=temperature,
-            interpolate=interpolate,
+            interpolate_weights=interpolate_weights,
             progress=progress,
             since=watch,
         )
@@ -280,7 +280,7 @@ def _lead(request: Request, study: str | Path, loggers: Loggers) -> Run:
             with mishaps.told_plainly(), folder.held():
                 if not folder.finished:  # by another process, just now
                     ranks.decided(lambda: {"run": folder.name})
-                    with keeping.opened(request.rows) as store:
+                    with keeping.opened(request.cache) as store:
                         _perform(request, kept, folder, following.epochs, store)
         checkpoint.remove(folder.path)  # of a process that was killed between its result and this
         result = folder.read("result.json")
@@ -300,7 +300,7 @@ def _help(request: Request, study: str | Path) -> Run:
     found = ranks.decided(dict)
     folder = RunFolder(kept.path / "runs" / found["run"], writes=False)
     if "result" not in found:
-        with mishaps.told_plainly(), keeping.opened(request.rows) as store:
+        with mishaps.told_plainly(), keeping.opened(request.cache) as store:
             _work(request, folder, lambda rows: None, Stopwatch(), store)
         found = ranks.decided(dict)
     return Run(found["result"], folder, kept, found["again"], request.backbone)
@@ -325,7 +325,7 @@ def _perform(request: Request, study: Study, folder: RunFolder, hear: Hear, stor
         "n_test": len(request.data.part("test")),
         "seconds": watch.seconds + chosen.pop("earlier_seconds", 0.0),
         "peak_memory_bytes": memory.bytes,
-        "peak_memory_exact": memory.deterministic,
+        "peak_memory_exact": memory.exact,
         "device_peak_bytes": numerics.device_peak_bytes(),
         "world_size": ranks.size(),
         **chosen,

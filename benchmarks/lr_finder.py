@@ -1,6 +1,6 @@
 """The LR range test's suggestions beside a grid of learning rates, on one real set.
 
-python benchmarks/range_test.py DATA_DIR/sign_digits.csv
+python benchmarks/lr_finder.py DATA_DIR/sign_digits.csv
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ def main() -> None:
         sheet = draw_table(arguments.table, arguments.per_class, 0, False, Path(scratch))
         data = frostline.load_data(sheet, near_copies=False)
         backbone = frostline.load_backbone("lite0", size=96)
-        for name, sweep in frostline.lr_range_test(backbone, data, arguments.strategy).items():
+        for name, sweep in frostline.lr_find(backbone, data, arguments.strategy).items():
             print(name, sweep.suggestion, sweep.reason)
     for rate in GRID:
         strategy = f"{arguments.strategy}(lr={rate})"

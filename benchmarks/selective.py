@@ -1,6 +1,6 @@
 """Does a run know when it does not know? In-set images kept, foreign ones flagged, precision against promise.
 
-    python benchmarks/unsure.py /path/to/sets out.jsonl
+    python benchmarks/selective.py /path/to/sets out.jsonl
 
 For each set and draw lite0 at 96 px learns 40 images a class by `top_k(1)` with 20 a class for val. Its test
 part is asked, and 300 images of each of two other sets. A line a run and promise is appended.

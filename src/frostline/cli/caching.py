@@ -1,4 +1,4 @@
-"""`frostline store`: what is kept of frozen layers, and its upkeep. Only `fill` needs torch."""
+"""`frostline cache`: what is kept of frozen layers, and its upkeep. Only `fill` needs torch."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ class Size(click.ParamType[int]):
 @click.group(invoke_without_command=True, short_help="Show what is kept of frozen layers, and tidy it.")
 @everywhere
 @click.pass_context
-def store(context: click.Context, /, **options: Any) -> None:
+def cache(context: click.Context, /, **options: Any) -> None:
     """Show the rows of frozen layers that are kept, by model and cut.
 
     Deleting them costs time, never a result: what is missing is computed again.
@@ -65,7 +65,7 @@ def store(context: click.Context, /, **options: Any) -> None:
                 verb.done(result, lambda: show.store(kept))
 
 
-@store.command()
+@cache.command()
 @click.argument("data")
 @click.option(
     "--strategy", type=StrategyText(), default="head", show_default=True, help="Keep what this will read."
@@ -104,7 +104,7 @@ def fill(before: dict[str, Any], /, data: str, **options: Any) -> None:
             *("cut", "views", "ray", "seed", "augment", "min_crop", "rotate", "deterministic", "precision"),
             *("threads", "workers"),
         )
-        found = frostline.fill_store(
+        found = frostline.fill_cache(
             backbone,
             manifest,
             options["strategy"],
@@ -120,7 +120,7 @@ def fill(before: dict[str, Any], /, data: str, **options: Any) -> None:
         )
 
 
-@store.command()
+@cache.command()
 @click.option("--max-size", type=Size(), required=True, help="Keep at most this much, such as 5GB.")
 @everywhere
 @click.pass_obj
@@ -140,7 +140,7 @@ def prune(before: dict[str, Any], /, max_size: int, **options: Any) -> None:
             )
 
 
-@store.command()
+@cache.command()
 @everywhere
 @click.pass_obj
 def verify(before: dict[str, Any], /, **options: Any) -> None:
@@ -160,7 +160,7 @@ def verify(before: dict[str, Any], /, **options: Any) -> None:
             )
 
 
-@store.command()
+@cache.command()
 @everywhere
 @click.pass_obj
 def clear(before: dict[str, Any], /, **options: Any) -> None:
@@ -179,5 +179,5 @@ def clear(before: dict[str, Any], /, **options: Any) -> None:
 
 
 def _both(before: dict[str, Any], after: dict[str, Any]) -> dict[str, Any]:
-    """Take an option wherever it was given: `store --json verify` or `store verify --json`."""
+    """Take an option wherever it was given: `store --json verify` or `cache verify --json`."""
     return {key: after[key] or before[key] for key in after}

@@ -39,7 +39,7 @@ STEPS = 60  # ten a decade
 BATCHES = 6  # drawn once and cycled through, so that a batch's loss can be compared with its own before
 SMOOTHING = 0.8  # exponential average of the loss, as a share of the past
 STOP_AT = 2.0  # the sweep ends where the smoothed loss is this many times its lowest
-LEAST_FALL = 0.05  # share of the first loss that must be lost; smoothed noise stays below (test_range_test)
+LEAST_FALL = 0.05  # share of the first loss that must be lost; smoothed noise stays below (test_lr_finder)
 
 
 @dataclass(frozen=True)
@@ -53,8 +53,8 @@ class Sweep:
     reason: str
 
 
-def lr_range_test(
-    backbone: Backbone, data: Manifest, strategy: Strategy | str, *, seed: int = 0, batch: int = 32
+def lr_find(
+    backbone: Backbone, data: Manifest, strategy: Strategy | str, *, seed: int = 0, batch_size: int = 32
 ) -> dict[str, Sweep]:
     """Return a sweep for each stage that learns when all the strategy's phases have thawed, by stage name.
 
@@ -66,7 +66,7 @@ def lr_range_test(
         data=data.checked(),
         strategy=parse(strategy) if isinstance(strategy, str) else checked(strategy),
         seed=seed,
-        batch=batch,
+        batch_size=batch_size,
         deterministic=True,
     )
     segments = request.segments()
@@ -84,7 +84,7 @@ def lr_range_test(
     batches = []
     with torch.no_grad():
         for number in range(BATCHES):
-            pixels, targets = _draw(images, seed, number, batch)
+            pixels, targets = _draw(images, seed, number, batch_size)
             batches.append((frozen(plan.batch(pixels, images.preprocessing.normalise)), targets))
     known, found = settings(request.strategy), {}
     with torch.random.fork_rng(devices=[]):

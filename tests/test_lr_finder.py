@@ -10,8 +10,8 @@ import torch
 
 import frostline
 from frostline.backbone.model import weights_digest
-from frostline.training import range_test
-from frostline.training.range_test import suggest
+from frostline.training import lr_finder
+from frostline.training.lr_finder import suggest
 from tiny import tiny_backbone, write_table
 
 
@@ -20,11 +20,11 @@ def test_each_stage_gets_its_own_and_nothing_is_touched(tmp_path: Path) -> None:
     data, backbone = frostline.load_data(write_table(tmp_path / "i"), near_copies=False), tiny_backbone()
     torch.manual_seed(3)
     before, state = weights_digest(backbone.model), torch.get_rng_state()
-    found = frostline.lr_range_test(backbone, data, "top_k(2)")
+    found = frostline.lr_find(backbone, data, "top_k(2)")
     assert list(found) == ["blocks.1", "blocks.2", "head"]
     assert weights_digest(backbone.model) == before
     assert torch.equal(torch.get_rng_state(), state)
-    again = frostline.lr_range_test(backbone, data, "top_k(2)")
+    again = frostline.lr_find(backbone, data, "top_k(2)")
     assert again == found
     assert found["head"].suggestion is not None
     assert len({sweep.losses for sweep in found.values()}) == 3
@@ -55,4 +55,4 @@ def test_without_a_falling_part_there_is_no_suggestion(losses: np.ndarray) -> No
 
 def test_a_linear_probe_has_nothing_to_sweep(tmp_path: Path) -> None:
     data = frostline.load_data(write_table(tmp_path / "i"), near_copies=False)
-    assert range_test.lr_range_test(tiny_backbone(), data, "linear_probe") == {}
+    assert lr_finder.lr_find(tiny_backbone(), data, "linear_probe") == {}
