@@ -31,8 +31,8 @@ Rates and probabilities are fractions 0–1. `seconds` is the verb's wall time a
 | 130 | after Ctrl-C; the same command goes on |
 | 143 | after SIGTERM; the same command goes on |
 
-`FROSTLINE_CACHE_DIR` (or `--cache-dir`) names the folder for what outlives a run: rows of frozen layers, converted
-weights, remembered cuts and digests, measured rates, the count of looks at a test part.
+`FROSTLINE_CACHE_DIR` (or `--cache-dir`) names the folder for what outlives a run: features of frozen layers,
+converted weights, remembered cuts and digests, measured rates, the count of looks at a test part.
 
 ## JSON fields
 
@@ -50,8 +50,8 @@ weights, remembered cuts and digests, measured rates, the count of looks at a te
   for a probe also `l2`, `cv_score`.
 - `predict`: `run`, `strategy`, `why` (this one answers), `passed_over: [{{run, strategy, figure,
   reason}}]` (newer or better-looking runs that do not), `predictions: [{{path, label, probability}}]`
-  (and `top` with `--top`, `unsure` with `--target-accuracy`), `unreadable`; with `--copy-to` `copied: {{to, copied,
-  folders: [{{name, copied, there}}], inside, failed}}`.
+  (and `top` with `--top`, `unsure` with `--target-accuracy`), `unreadable`; with `--copy-to` `copied:
+  {{to, copied, folders: [{{name, copied, there}}], inside, failed}}`.
 - `stages`: `stages: [{{name, shape, parameters, compute_share}}]`, `cuts: [{{index, name,
   verified}}]`, `notes`.
 - `models`: `models: [{{name, what, device, parameters, input_size, gmacs, licence, download_bytes,

@@ -47,8 +47,8 @@ class FrostlineClassifier(ClassifierMixin, TransformerMixin, BaseEstimator):  # 
         strategy: As in `frostline.train`: "linear_probe", "top_k(2)", "lp_ft(lr=0.0005)", …
         size: Side of the backbone's input in pixels; None is the checkpoint's own.
         resize: How pictures become square: "crop", "squash" or "pad"; None is the backbone's own.
-        augment, flip, min_crop, rotate, imbalance, batch_size, deterministic, precision, threads, workers, views: As in
-            `frostline.train`.
+        augment, flip, min_crop, rotate, imbalance, batch_size, deterministic, precision, threads,
+            workers, views: As in `frostline.train`.
         random_state: Decides order, augmentation and fresh weights.
         study: A folder to keep each fit in, one study for each set of images; None keeps nothing there.
 

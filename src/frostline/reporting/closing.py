@@ -57,8 +57,8 @@ FIT = (
 )
 COMPARE = (
     "minutes", "cuts", "model", "architecture", "size", "resize", "strategies", "repeats", "search", "draws",
-    "seed", "metric", "augment", "min_crop", "rotate", "interpolate_weights", "precision", "test_size", "val_size", *READING,
-    "intensity_range", "alpha_background",
+    "seed", "metric", "augment", "min_crop", "rotate", "interpolate_weights", "precision",
+    "test_size", "val_size", *READING, "intensity_range", "alpha_background",
 )  # fmt: skip
 TRAIN = (
     "strategy",

@@ -42,7 +42,7 @@ def images(found: Found) -> Section | None:
     copies = len(data.samples) - len({sample.digest for sample in data.samples})
     if copies:
         section.lead.append(
-            f"{counted(copies, 'image is an deterministic copy', 'images are deterministic copies')} of another one; copies "
+            f"{counted(copies, 'image is an exact copy', 'images are exact copies')} of another one; copies "
             "are kept together, so that no model is asked about a picture it has learned."
         )
     section.charts.append(_classes_chart(counts, names, parts))

@@ -202,8 +202,8 @@ class Request:
             )
         if asked == "auto" and not self.data.part("val"):
             wrong.append(
-                'interpolate_weights="auto" chooses the point on val images, and there is no val part: name the '
-                "point, for example interpolate_weights=0.5, or give images to val."
+                'interpolate_weights="auto" chooses the point on val images, and there is no val part: name '
+                "the point, for example interpolate_weights=0.5, or give images to val."
             )
         if not (strategy.trains and strategy.pretrained and strategy.head == "linear"):
             wrong.append(

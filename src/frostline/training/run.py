@@ -158,8 +158,8 @@ def train(
 
     Frozen layers are computed once: `views` views of each image, the plain one first, are cycled through
     while anything is frozen (`None`: as many as the epochs ask for; 0: a new one each epoch), and their
-    features are kept in the cache where that is faster; `cache` is `auto`, `keep` or `compute`, and changes no bit of
-    the result. `progress(what, done, total)` hears of progress.
+    features are kept in the cache where that is faster; `cache` is `auto`, `keep` or `compute`, and changes
+    no bit of the result. `progress(what, done, total)` hears of progress.
 
     A backbone that was adapted before knows which images it learned from: those of `data` train it again and
     are never held out, and its test images stay in the test part.
@@ -169,8 +169,8 @@ def train(
 
     `temperature` divides the logits of the answers; without it, it is fitted on val, or by a probe's folds.
 
-    `interpolate_weights` goes back some way to the pretrained network with a probe for a head: 0 is that one, 1 the
-    adapted one, "auto" the best of six points on val, each of those in between with BatchNorm's statistics
+    `interpolate_weights` goes back some way to the pretrained network with a probe for a head: 0 is that
+    one, 1 the adapted one, "auto" the best of six points on val, each of those in between with BatchNorm's statistics
     kept and re-estimated. Re-estimating costs a pass over the training images a point, and "auto" one over
     val for each; the result's `interpolation` says what was found and how long it took.
 
