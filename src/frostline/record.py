@@ -308,9 +308,9 @@ class Study:
         if found.get("split") != expected["split"]:
             raise StudyError(
                 f"{self.path} is a study of the same data under another split (another --seed, "
-                "--test-size or --val-size, other given parts, or a model that learned from some of these images, "
-                "so that none of them is held out). Load them with load_data(…, study=…), which keeps the study's parts, "
-                "or take another folder with --study."
+                "--test-size or --val-size, other given parts, or a model that learned from some of these "
+                "images, so that none of them is held out). Load them with load_data(…, study=…), which keeps "
+                "the study's parts, or take another folder with --study."
             )
 
     @property

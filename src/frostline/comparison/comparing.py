@@ -98,8 +98,8 @@ def compare(
     folder, the store and the images: the same runs, with the same outcomes where `threads` are the same.
     `interpolate_weights` takes the winner back some way towards the pretrained network with a probe for a
     head: to a share of the way (0 is that one, 1 the adapted one), or with "auto" to the best of six points
-    by answers out of fold: that of the lowest log loss among those that chance may have put below the best. Its runs are
-    asked about what they held out at each point; a probe that wins is left alone.
+    by answers out of fold: that of the lowest log loss among those that chance may have put below the best.
+    Its runs are asked about what they held out at each point; a probe that wins is left alone.
     `resize`, `min_crop` and `rotate` are as in `train`, for every run.
     `logger` follows every run, as in `train`. `watch` says when the minutes began.
     Raises `UsageError`, `DataError`, `ModelError`, `StudyError` or `TrainingError`.

@@ -170,8 +170,8 @@ def train(
     `temperature` divides the logits of the answers; without it, it is fitted on val, or by a probe's folds.
 
     `interpolate_weights` goes back some way to the pretrained network with a probe for a head: 0 is that
-    one, 1 the adapted one, "auto" the best of six points on val, each of those in between with BatchNorm's statistics
-    kept and re-estimated. Re-estimating costs a pass over the training images a point, and "auto" one over
+    one, 1 the adapted one, "auto" the best of six points on val, each of those in between with BatchNorm's
+    statistics kept and re-estimated. Re-estimating costs a pass over the training images a point, and "auto" one over
     val for each; the result's `interpolation` says what was found and how long it took.
 
     In the processes that torchrun (or `accelerate launch`) starts, all call this and make one run together,
