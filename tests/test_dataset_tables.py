@@ -131,7 +131,7 @@ def test_columns_are_named_where_there_are_several(folder: Path) -> None:
     with pytest.raises(DataError, match=r"no column 'kin'.*Did you mean 'kind'"):
         load_data(where, path_column="file", label_column="kin")
     assert len(questions(where, "file")) == 6
-    with pytest.raises(UsageError, match="--label-column name.*is none"):
+    with pytest.raises(UsageError, match=r"--label-column name.*is none"):
         load_data(folder, label_column="class")
 
 
