@@ -251,7 +251,7 @@ class Manifest:
     @property
     def _shown(self) -> list[tuple[str, ...]]:
         """A row for a digest where the rendering is not the plain one."""
-        return [] if self.rendering.plain else [("rendering", json.dumps(self.rendering.as_dict()))]
+        return [] if self.rendering.plain else [("rendering", json.dumps(self.rendering.decisions))]
 
     @cached_property
     def test_digest(self) -> str:
