@@ -19,6 +19,7 @@ from frostline.cli.main import cli
 from frostline.dataset import Rendering, Shown, notes_on, open_image
 from frostline.dataset.showing import Wish, decided
 from frostline.dataset.traits import Traits
+from frostline.errors import RunWarning
 from frostline.exporting.snippets import upright_rgb
 from frostline.images import Images
 from frostline.prediction import Predictor
@@ -243,6 +244,15 @@ def test_the_estimator_sees_what_its_fit_saw(slides: Path, tmp_path: Path) -> No
     assert made.predict(paths[-1:]).tolist() == ["b"]
     expected = made.predict_proba(paths)
     assert made.predict_proba(paths[-1:]) == pytest.approx(expected[-1:], abs=1e-6)
+    folder_of(
+        tmp_path, {"over.tif": tiff(stained(2000, 1)), "f.tif": tiff(stained(300, 2).astype(np.float32))}
+    )
+    Image.new("RGB", (SIDE, SIDE), "red").save(tmp_path / "plain.png")
+    with pytest.warns(RunWarning) as heard:
+        made.predict([str(tmp_path / name) for name in ("over.tif", "f.tif", "plain.png")])
+    said = "\n".join(str(one.message) for one in heard)
+    for words in ("over 1 % of the pixels", "hold float32 values", "hold 8 bits, and the model learned from"):
+        assert words in said
     made.save(tmp_path / "made.safetensors")
     again = FrostlineClassifier.load(tmp_path / "made.safetensors", backbone=backbone)
     assert again.predict_proba(paths[-1:]) == pytest.approx(expected[-1:], abs=1e-6)

@@ -119,6 +119,13 @@ def shown_as(name: str, picture: Picture, image: Image.Image, rendering: Renderi
     return Shown(name, picture.kind, saturated, is_flat(image), picture.several)
 
 
+def shown_by(name: str, traits: Traits, rendering: Rendering) -> Shown:
+    """Say how an image is shown, by what is known of it."""
+    limits = rendering.range_of(traits.kind)
+    saturated = bool(limits and traits.levels and traits.levels.saturates(*limits))
+    return Shown(name, traits.kind, saturated, traits.flat_under(rendering), traits.several)
+
+
 def notes_on(shown: Sequence[Shown], rendering: Rendering, others: Sequence[str] = ()) -> list[str]:
     """Return what a person should know of how images were shown to a model; `others` are no pictures."""
     said = []
