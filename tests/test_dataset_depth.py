@@ -18,7 +18,7 @@ from frostline.dataset.depth import Deep
 from frostline.dataset.rendering import Levels, ranges_of
 from frostline.dataset.showing import findings
 from frostline.dataset.traits import Traits
-from frostline.errors import DataError, UsageError
+from frostline.errors import DamagedImage, DataError, UsageError
 
 Array = np.ndarray[Any, Any]
 
@@ -288,6 +288,31 @@ def test_damaged_words_on_pixels_are_refused() -> None:
     ):
         with pytest.raises(DataError, match="how pixels were made"):
             Rendering.from_dict({**good, **change})
+
+
+@pytest.mark.parametrize("channels", [2, 3, 4])
+def test_colours_of_sixteen_bits_that_pillow_opened(channels: int, tmp_path: Path) -> None:
+    """What is not loaded yet holds them; handed over twice, it is the same twice."""
+    values = np.random.default_rng(0).integers(0, 65536, (7, 5, channels)).astype(np.uint16)
+    data = png(values)
+    (tmp_path / "a.png").write_bytes(data)
+    expected = picture(data).deep
+    with Image.open(tmp_path / "a.png") as named, Image.open(io.BytesIO(data)) as unnamed:
+        for image in (named, unnamed, named):
+            deep = picture(image).deep
+            assert deep.kind == expected.kind
+            assert np.array_equal(deep.values, expected.values)
+
+
+def test_colours_whose_file_is_closed(tmp_path: Path) -> None:
+    data = png(np.random.default_rng(0).integers(0, 65536, (7, 5, 3)).astype(np.uint16))
+    (tmp_path / "a.png").write_bytes(data)
+    with Image.open(tmp_path / "a.png") as closed:
+        pass
+    assert np.array_equal(picture(closed).deep.values, picture(data).deep.values)
+    (tmp_path / "a.png").unlink()
+    with pytest.raises(DamagedImage, match="Hand over the file's path or bytes instead"):
+        picture(closed)
 
 
 def test_pixels_nobody_sees_saturate_nothing() -> None:

@@ -9,6 +9,7 @@ from typing import Any
 
 from PIL import Image
 
+from frostline.dataset.depth import Deep
 from frostline.dataset.indexing import index, look_at_special
 from frostline.dataset.manifest import Manifest
 from frostline.dataset.memory import Memory
@@ -68,7 +69,7 @@ class _InMemory:
 
     images: Sequence[Any]
 
-    def __call__(self, path: str) -> Image.Image:
+    def __call__(self, path: str) -> Image.Image | Deep:
         position = int(path[:-1].rpartition("[")[2])
         try:
             return picture(self.images[position])

@@ -53,10 +53,11 @@ class FrostlineClassifier(ClassifierMixin, TransformerMixin, BaseEstimator):  # 
         random_state: Decides order, augmentation and fresh weights.
         study: A folder to keep each fit in, one study for each set of images; None keeps nothing there.
 
-    X is an array of images, uint8 or floats in 0–1 (n, h, w, 3) or (n, h, w); or n paths, as a list, a Series
-    or an array (n,) or (n, 1). y holds n labels of any kind that scikit-learn takes. Every image of X learns:
-    nothing is held out here. Mistakes raise `ValueError`; what is odd about how images are shown to the model
-    (another depth than in `fit`, many pixels outside its range) is a `RunWarning`.
+    X is an array of images, uint8, floats in 0–1 or other integers (deep pixels), (n, h, w, 3) or (n, h, w);
+    or n paths, as a list, a Series or an array (n,) or (n, 1). y holds n labels of any kind that scikit-learn
+    takes. Every image of X learns: nothing is held out here. Mistakes raise `ValueError`; what
+    is odd about how images are shown to the model (another depth than in `fit`, many pixels outside its
+    range) is a `RunWarning`.
 
     Attributes:
         classes_: The labels, sorted.
