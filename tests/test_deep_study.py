@@ -17,6 +17,7 @@ import frostline
 from deep_examples import png, tiff
 from frostline.cli.main import cli
 from frostline.dataset import Rendering, Shown, notes_on, open_image
+from frostline.dataset.decoding import picture
 from frostline.dataset.showing import Wish, decided
 from frostline.dataset.traits import Traits
 from frostline.errors import RunWarning
@@ -69,6 +70,9 @@ def test_answers_see_what_training_saw(run: frostline.Run, slides: Path, tmp_pat
         path = slides / data.samples[number].path
         seen = frostline.predict(run.study.path, path)
         (expected,) = predictor(images[(number, 0)][None])
+        array = frostline.predict(run.study.path, picture(path.read_bytes()).deep.values)
+        assert array[0].top == seen[0].top
+        assert array.notes == ()
         assert dict(seen[0].top)[seen[0].label] == pytest.approx(expected.max(), abs=1e-6)
     # alone, an image spread over its own range would say nothing of its brightness
     folder_of(tmp_path, {"bright.tif": tiff(stained(360, 99), ">"), "dark.png": png(stained(300, 98))})
