@@ -556,6 +556,7 @@ def test_a_comparison_names_a_winner_and_reads_the_test_part_once(tmp_path: Path
     assert "winner of the comparison" in answers.why
 
 
+@pytest.mark.slow
 def test_what_was_trained_before_joins_a_comparison_or_stands_apart(tmp_path: Path) -> None:
     data = without_val(tmp_path, train=15, test=4)
     learning = [sample.path for sample in data.part("train")]
@@ -702,6 +703,7 @@ def test_a_budget_stops_the_race_with_a_model_that_answers(tmp_path: Path) -> No
     assert len(frostline.predict(study, tmp_path / "images", module=tiny_model())) == 60
 
 
+@pytest.mark.slow
 def test_no_time_to_train_on_every_image_lets_a_model_of_the_race_answer(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -33,6 +33,7 @@ def check_export(study: Path, run: frostline.Run, to: str, out: Path, **given: A
     assert (out / "README.md").is_file()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("verb", ["compare", "fit"])
 def test_studies_of_compare_and_fit_can_be_taken_away(verb: str, photos: Path, tmp_path: Path) -> None:
     study = tmp_path / "study"
