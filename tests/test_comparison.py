@@ -655,6 +655,7 @@ def test_what_would_be_ignored_is_refused(data: Manifest, tmp_path: Path) -> Non
     assert not (tmp_path / "s").exists()
 
 
+@pytest.mark.slow
 def test_test_labels_have_no_say(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def untimed(held: Mapping[int, Held], seconds: Mapping[int, float], *rest: Any) -> Verdict:
         return judge(held, dict.fromkeys(seconds, 1.0), *rest)  # the clock has a say where none is separated

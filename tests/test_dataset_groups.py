@@ -269,6 +269,7 @@ def clips(root: Path) -> Path:
     return root
 
 
+@pytest.mark.slow
 def test_measure_says_what_both_splits_would(tmp_path: Path) -> None:
     import frostline
     from tiny import tiny_backbone

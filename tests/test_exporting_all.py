@@ -121,6 +121,7 @@ def killed(place: Path, when: str) -> None:
     assert found.returncode == -signal.SIGKILL
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(sys.platform == "win32", reason="there is no SIGKILL there")
 def test_what_a_killed_export_left_goes_with_the_next(tmp_path: Path) -> None:
     place = tmp_path / "out"
@@ -133,6 +134,7 @@ def test_what_a_killed_export_left_goes_with_the_next(tmp_path: Path) -> None:
     assert sorted(path.name for path in tmp_path.iterdir()) == [strange.name, "out"]
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(sys.platform == "win32", reason="there is no SIGKILL there")
 def test_an_export_that_was_put_aside_comes_back(tmp_path: Path) -> None:
     place = tmp_path / "out"

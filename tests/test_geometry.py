@@ -470,6 +470,7 @@ def test_an_export_carries_the_geometry(edges: dict[str, Run], resize: str, tmp_
     )
 
 
+@pytest.mark.slow
 def test_going_on_from_a_study_keeps_its_geometry_unless_told_otherwise(
     edges: dict[str, Run], tmp_path: Path
 ) -> None:
