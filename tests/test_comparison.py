@@ -772,6 +772,26 @@ def test_the_end_is_reckoned_by_how_busy_the_machine_is_now(monkeypatch: pytest.
     assert clock.ending_s == 4 * contesting.ENDING_S
 
 
+def test_late_it_leaves_no_pictures_and_says_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "out-of-fold.csv").write_text("path\n")
+    monkeypatch.setattr(leaving.halfway, "models", lambda *_: None)
+    left: list[object] = []
+    monkeypatch.setattr(leaving.looks, "leave", lambda *given: left.append(given))
+    lines: list[str] = []
+    asked = SimpleNamespace(
+        folder=tmp_path,
+        backbones={"": None},
+        candidates=[SimpleNamespace(model="")],
+        data=None,
+        say=lines.append,
+    )
+    for late in (True, False):
+        race_at_work = SimpleNamespace(clock=SimpleNamespace(late=late), outcomes={})
+        monkeypatch.setattr(leaving, "longest", lambda *_: [])
+        leaving.leave_looks(asked, race_at_work, 0, None)  # type: ignore[arg-type]
+        assert (lines == ["No time was left for pictures of the mistakes."], bool(left)) == (True, not late)
+
+
 @pytest.mark.slow
 def test_cuts_are_all_tried_and_the_shallowest_that_is_as_good_wins(tmp_path: Path) -> None:
     data = without_val(tmp_path, train=8, test=4)

@@ -301,7 +301,7 @@ def test_a_study_keeps_its_groups(tmp_path: Path) -> None:
     assert "Groups are by auto, as the study has them." in data.notes
     assert load(root, study=study, group_by="re:(clip.)").reading["group_by"] == "re:(clip.)"
     (study / "manifest.jsonl").write_text('["no header"]\n')
-    with pytest.raises(DataError, match=r"manifest.jsonl is damaged"):
+    with pytest.raises(DataError, match=r"manifest.jsonl is damaged: its first line says"):
         load(root, study=study)
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -26,7 +25,7 @@ from frostline.dataset.rendering import (
     ranges_of,
 )
 from frostline.dataset.traits import Traits, is_flat
-from frostline.errors import DataError
+from frostline.dataset.written import kept_header
 
 
 @dataclass(frozen=True)
@@ -49,15 +48,8 @@ def kept_in(study: str | Path | None) -> Rendering | None:
 
     Raises `DataError` where what it says is of no use.
     """
-    path = None if study is None else Path(study) / "manifest.jsonl"
-    if path is None or not path.is_file():
-        return None
-    try:
-        with open(path, encoding="ascii") as file:
-            said = json.loads(file.readline()).get("rendering")
-    except (OSError, ValueError, AttributeError, RecursionError) as error:
-        raise DataError(f"{path} is damaged ({error!r}): how the study shows images can't be told.") from None
-    return Rendering.from_dict(said)
+    header = kept_header(study)
+    return Rendering.from_dict(header.get("rendering")) if header else None
 
 
 def decided(training: Sequence[Traits], wish: Wish, earlier: Rendering | None) -> Rendering:

@@ -47,7 +47,9 @@ def kept_header(study: str | Path | None) -> dict[str, Any]:
         with open(path, encoding="ascii") as file:
             header = json.loads(file.readline())
     except (OSError, ValueError, RecursionError) as error:
-        raise DataError(f"{path} is damaged ({error!r}): how the study reads images can't be told.") from None
+        raise DataError(
+            f"{path} is damaged ({error!r}): how the study reads and shows images can't be told."
+        ) from None
     if not isinstance(header, dict) or not isinstance(header.get("reading", {}), dict):
         raise DataError(f"{path} is damaged: its first line says {str(header)[:80]!r}.")
     return header
