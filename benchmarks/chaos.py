@@ -72,7 +72,7 @@ CLI = [
     "none",
     "--size",
     "64",
-    "--batch",
+    "--batch-size",
     "8",
     "--quiet",
     "--strategy",

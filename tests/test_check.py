@@ -14,6 +14,7 @@ import pytest
 from click.testing import CliRunner, Result
 from PIL import Image
 
+import studies
 from frostline.cli.main import cli
 from frostline.dataset import KINDS, TROUBLE, Finding, Manifest, load_data
 from frostline.errors import DataError
@@ -200,3 +201,32 @@ def test_a_page_of_images_in_memory_and_of_nothing_wrong() -> None:
     pixels[5] = pixels[4].T.reshape(16, 16, 3)
     data = load_data([(Image.fromarray(one), n % 2) for n, one in enumerate(pixels)])
     assert b"Nothing was found that may be wrong" in checking.page(data, "dataset")
+
+
+def test_a_study_is_no_image_folder(tmp_path: Path) -> None:
+    for name in ("runs", "thumbnails"):
+        (tmp_path / "study" / name).mkdir(parents=True)
+        Image.new("RGB", (9, 9), (len(name), 0, 0)).save(tmp_path / "study" / name / "a.png")
+    (tmp_path / "study" / "study.json").write_text("{}")
+    result = check(tmp_path / "study")
+    assert result.exit_code == 1
+    assert "is a study of frostline's, not labelled images" in " ".join(result.output.split())
+
+
+def test_what_is_cut_away_goes_by_how_pictures_become_square(tmp_path: Path) -> None:
+    """By the option, else by what the study's best run was trained with."""
+    rng = np.random.default_rng(0)
+    for label in "ab":
+        (tmp_path / "images" / label).mkdir(parents=True)
+        for n in range(5):
+            pixels = rng.integers(0, 255, (9, 27, 3), dtype=np.uint8)
+            Image.fromarray(pixels).save(tmp_path / "images" / label / f"{n}.png")
+    assert "leaves out 66.7 %" in " ".join(check(tmp_path / "images").output.split())
+    assert check(tmp_path / "images", "--resize", "squash", "--fail-on", "cut_away").exit_code == 0
+    assert check(tmp_path / "images", "--fail-on", "cut_away").exit_code == 3
+    study = studies.fitted(tmp_path / "study")
+    for file in study.glob("**/config.json"):
+        config = json.loads(file.read_text())
+        seen = {**config.get("preprocessing", {}), "crop_mode": "squash", "crop_pct": 1.0}
+        file.write_text(json.dumps({**config, "source": {}, "preprocessing": seen}))
+    assert check(tmp_path / "images", "--study", study, "--fail-on", "cut_away").exit_code == 0

@@ -234,7 +234,9 @@ def test_a_refusal_in_json_is_one_object_too() -> None:
     assert "nowhere" in json.loads(result.stdout)["error"]
 
 
-@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+@pytest.mark.parametrize(
+    ("number", "code"), [(signal.SIGINT, 130), pytest.param(signal.SIGTERM, 143, marks=pytest.mark.slow)]
+)
 def test_interrupted_then_continued(number: int, code: int, table: Path, tmp_path: Path) -> None:
     study = tmp_path / "study"
     command = [sys.executable, "-m", "frostline", "train", str(table), "--study", str(study), *SMALL]

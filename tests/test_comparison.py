@@ -556,6 +556,7 @@ def test_a_comparison_names_a_winner_and_reads_the_test_part_once(tmp_path: Path
     assert "winner of the comparison" in answers.why
 
 
+@pytest.mark.slow
 def test_what_was_trained_before_joins_a_comparison_or_stands_apart(tmp_path: Path) -> None:
     data = without_val(tmp_path, train=15, test=4)
     learning = [sample.path for sample in data.part("train")]
@@ -654,6 +655,7 @@ def test_what_would_be_ignored_is_refused(data: Manifest, tmp_path: Path) -> Non
     assert not (tmp_path / "s").exists()
 
 
+@pytest.mark.slow
 def test_test_labels_have_no_say(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def untimed(held: Mapping[int, Held], seconds: Mapping[int, float], *rest: Any) -> Verdict:
         return judge(held, dict.fromkeys(seconds, 1.0), *rest)  # the clock has a say where none is separated
@@ -702,6 +704,7 @@ def test_a_budget_stops_the_race_with_a_model_that_answers(tmp_path: Path) -> No
     assert len(frostline.predict(study, tmp_path / "images", module=tiny_model())) == 60
 
 
+@pytest.mark.slow
 def test_no_time_to_train_on_every_image_lets_a_model_of_the_race_answer(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -767,6 +770,26 @@ def test_the_end_is_reckoned_by_how_busy_the_machine_is_now(monkeypatch: pytest.
     assert clock.ending_s == contesting.ENDING_S
     now[:] = 70.0, 62.5
     assert clock.ending_s == 4 * contesting.ENDING_S
+
+
+def test_late_it_leaves_no_pictures_and_says_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "out-of-fold.csv").write_text("path\n")
+    monkeypatch.setattr(leaving.halfway, "models", lambda *_: None)
+    left: list[object] = []
+    monkeypatch.setattr(leaving.looks, "leave", lambda *given: left.append(given))
+    lines: list[str] = []
+    asked = SimpleNamespace(
+        folder=tmp_path,
+        backbones={"": None},
+        candidates=[SimpleNamespace(model="")],
+        data=None,
+        log=lines.append,
+    )
+    for late in (True, False):
+        race_at_work = SimpleNamespace(clock=SimpleNamespace(late=late), outcomes={})
+        monkeypatch.setattr(leaving, "longest", lambda *_: [])
+        leaving.leave_looks(asked, race_at_work, 0, None)  # type: ignore[arg-type]
+        assert (lines == ["No time was left for pictures of the mistakes."], bool(left)) == (True, not late)
 
 
 @pytest.mark.slow

@@ -172,6 +172,7 @@ def test_large_pictures_are_read_and_halved(kind: str) -> None:
     )
 
 
+@pytest.mark.slow
 def test_large_pictures_are_turned_and_laid_on_white(tmp_path: Path) -> None:
     exif = Image.Exif()
     exif[0x0112] = 6

@@ -16,7 +16,9 @@ from frostline.dataset.copies import mark_of
 from frostline.dataset.decoding import picture
 from frostline.dataset.depth import Deep
 from frostline.dataset.rendering import Levels, ranges_of
-from frostline.errors import DataError, UsageError
+from frostline.dataset.showing import findings
+from frostline.dataset.traits import Traits
+from frostline.errors import DamagedImage, DataError, UsageError
 
 Array = np.ndarray[Any, Any]
 
@@ -286,3 +288,55 @@ def test_damaged_words_on_pixels_are_refused() -> None:
     ):
         with pytest.raises(DataError, match="how pixels were made"):
             Rendering.from_dict({**good, **change})
+
+
+@pytest.mark.parametrize("channels", [2, 3, 4])
+def test_colours_of_sixteen_bits_that_pillow_opened(channels: int, tmp_path: Path) -> None:
+    """What is not loaded yet holds them; handed over twice, it is the same twice."""
+    values = np.random.default_rng(0).integers(0, 65536, (7, 5, channels)).astype(np.uint16)
+    data = png(values)
+    (tmp_path / "a.png").write_bytes(data)
+    expected = picture(data).deep
+    with Image.open(tmp_path / "a.png") as named, Image.open(io.BytesIO(data)) as unnamed:
+        for image in (named, unnamed, named):
+            deep = picture(image).deep
+            assert deep.kind == expected.kind
+            assert np.array_equal(deep.values, expected.values)
+
+
+def test_colours_whose_file_is_closed(tmp_path: Path) -> None:
+    data = png(np.random.default_rng(0).integers(0, 65536, (7, 5, 3)).astype(np.uint16))
+    (tmp_path / "a.png").write_bytes(data)
+    with Image.open(tmp_path / "a.png") as closed:
+        pass
+    assert np.array_equal(picture(closed).deep.values, picture(data).deep.values)
+    (tmp_path / "a.png").unlink()
+    with pytest.raises(DamagedImage, match="Hand over the file's path or bytes instead"):
+        picture(closed)
+
+
+def test_pixels_nobody_sees_saturate_nothing() -> None:
+    values = np.full((64, 64), 500, np.uint16)
+    values[32:] = 60000
+    alpha = np.where(values == 60000, 0, 255).astype(np.uint8)
+    rendering = Rendering("0,4095")
+    assert not rendering.saturates(Deep("uint16", values, alpha))
+    assert rendering.saturates(Deep("uint16", values))
+    assert not Rendering().saturates(Deep("uint16", values))  # an image's own range holds it
+
+
+@pytest.mark.parametrize(
+    ("below", "above", "much"), [(7, 7, True), (11, 0, True), (4, 4, False), (0, 9, False)]
+)
+def test_both_ends_together_saturate_for_check_and_predict_alike(
+    below: int, above: int, much: bool, tmp_path: Path
+) -> None:
+    """In thousandths of the pixels; each end alone was held against the threshold by `check`."""
+    values = np.full(250 * 240, 2000, np.uint16)
+    values[: below * 60], values[len(values) - above * 60 :] = 5, 65000
+    deep = Deep("uint16", np.random.default_rng(0).permutation(values).reshape(250, 240))
+    assert Rendering("1000,3000").saturates(deep) is much
+    one = Traits(kind="uint16", levels=Levels.of(deep))
+    assert Traits.read(one.text()) == one
+    said = findings([("a.png", one)], Rendering("1000,3000"))
+    assert any(finding.kind == "saturated" for finding in said) is much

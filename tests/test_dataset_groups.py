@@ -137,7 +137,7 @@ def test_a_rule_that_says_nothing_is_refused(tmp_path: Path) -> None:
             load(root, group_by=by)
     with pytest.raises(DataError, match="into one group, 'clip'"):
         load(root, group_by="re:clip")
-    with pytest.raises(UsageError, match="for a table"):
+    with pytest.raises(UsageError, match="a column of a table"):
         load(root, group_by="column:patient")
 
 
@@ -269,6 +269,7 @@ def clips(root: Path) -> Path:
     return root
 
 
+@pytest.mark.slow
 def test_measure_says_what_both_splits_would(tmp_path: Path) -> None:
     import frostline
     from tiny import tiny_backbone
@@ -289,3 +290,45 @@ def test_measure_says_what_both_splits_would(tmp_path: Path) -> None:
     again = frostline.measure(tiny_backbone(), kept, random=False, rates=False)
     assert again.groups is None
     assert abs(again.probe_by_stage[-1].accuracy - found.groups.apart) < 1e-9  # of the very same folds
+
+
+def test_a_study_keeps_its_groups(tmp_path: Path) -> None:
+    """Images that come later are grouped as the first ones were, though nobody says so again."""
+    root, study = write(tmp_path / "images", CLIPS), tmp_path / "study"
+    study.mkdir()
+    (study / "study.json").write_text("{}")
+    load(root, group_by="auto").keep_in(study)
+    data = load(root, study=study)
+    assert data.reading["group_by"] == "auto"
+    assert not torn(data, [name_of(sample) for sample in data.samples])
+    assert "Groups are by auto, as the study has them." in data.notes
+    assert load(root, study=study, group_by="re:(clip.)").reading["group_by"] == "re:(clip.)"
+    (study / "manifest.jsonl").write_text('["no header"]\n')
+    with pytest.raises(DataError, match=r"manifest.jsonl is damaged: its first line says"):
+        load(root, study=study)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"group_by": "re:"}, "expected parent, .* Nothing stands after 're:'"),
+        ({"group_by": "column:patient"}, "^--group-by name.* a column of a table, and .* is none"),
+        ({"path_column": "x", "label_column": "y"}, "^--path-column and --label-column name"),
+    ],
+)
+def test_what_cannot_be_grouped_by_is_named(tmp_path: Path, options: dict[str, str], message: str) -> None:
+    with pytest.raises(UsageError, match=message):
+        load(write(tmp_path, CLIPS), **options)
+
+
+def test_folders_that_are_missing_are_no_matter_of_expressions(tmp_path: Path) -> None:
+    with pytest.raises(DataError) as raised:
+        load(write(tmp_path, CLIPS), group_by="parent")
+    assert "expression" not in str(raised.value)
+
+
+def test_classes_that_are_one_group_are_the_reason_for_no_test_part(tmp_path: Path) -> None:
+    data = load(
+        write(tmp_path, [f"{label}/{label}_{n}.png" for label in "ab" for n in range(9)]), group_by="re:^."
+    )
+    assert "2 class(es) are one group each, which stays in one part: 'a', 'b'." in data.notes

@@ -11,7 +11,10 @@ import torch
 from PIL import Image
 from torch.utils.data import Dataset, IterableDataset, Subset
 
-from frostline.dataset import Manifest, load_data
+from deep_examples import png
+from frostline.dataset import Manifest, load_data, open_image, questions
+from frostline.dataset.depth import Deep
+from frostline.dataset.objects import picture
 from frostline.errors import DataError
 from test_dataset_sources import by_class
 
@@ -65,6 +68,45 @@ def test_grey_images_and_labels_as_tensors() -> None:
     data = load_data(Items(items))
     assert data.classes == ("0", "1", "2")
     assert data.read(data.samples[0]).mode == "RGB"
+
+
+@pytest.mark.parametrize("shape", [(16, 16), (16, 16, 3)])
+@pytest.mark.parametrize("form", [lambda array: array, lambda array: array.astype(">u2")], ids=["<", ">"])
+def test_deep_arrays_are_what_deep_files_are(form: Any, shape: tuple[int, ...], tmp_path: Path) -> None:
+    """One with no value above 255 was taken for 8 bits, and any other refused."""
+    rng = np.random.default_rng(0)
+    arrays = [rng.integers(0, top, shape, dtype=np.uint16) for top in (200, 4000, 250, 3000) * 3]
+    data = load_data(Items([(form(array), i % 2) for i, array in enumerate(arrays)]))
+    files = {f"{i % 2}/{i:02}.png": png(array) for i, array in enumerate(arrays)}
+    for sample in data.samples:
+        number = int(sample.path[len("dataset[") : -1])
+        (tmp_path / str(number % 2)).mkdir(exist_ok=True)
+        path = tmp_path / str(number % 2) / f"{number:02}.png"
+        path.write_bytes(files[f"{number % 2}/{number:02}.png"])
+        expected = np.asarray(open_image(path, data.rendering))
+        assert np.array_equal(np.asarray(data.read(sample)), expected)
+        (question,) = questions(form(arrays[number]))
+        assert np.array_equal(np.asarray(question.open(data.rendering)), expected)
+    assert data.rendering.kinds == ("uint16 RGB" if len(shape) == 3 else "uint16",)
+
+
+@pytest.mark.parametrize("kind", [np.int8, np.int16, np.uint32, np.int32, np.int64])
+def test_the_type_of_integers_decides_not_their_values(kind: Any) -> None:
+    seen = picture(np.arange(64).reshape(8, 8).astype(kind))
+    assert isinstance(seen, Deep)
+    assert seen.kind == np.dtype(kind).name
+
+
+def test_transparency_of_deep_arrays() -> None:
+    colours = np.full((8, 9, 4), 65535, np.uint16)
+    colours[0, 0, 3] = 0
+    seen = picture(colours)
+    assert isinstance(seen, Deep)
+    assert seen.size == (9, 8)
+    assert seen.alpha is not None
+    assert (seen.alpha[0, 0], seen.alpha[1, 1]) == (0, 255)
+    with pytest.raises(DataError, match=r"fourth channel of int64.*image\[\.\.\., :3\]"):
+        picture(colours.astype(np.int64))
 
 
 def test_class_names_are_found_through_a_subset() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import csv
 import io
 import os
@@ -11,7 +12,7 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, assume, given, settings
 from hypothesis import strategies as st
 
 from frostline.dataset import load_data, questions, read_paths
@@ -130,7 +131,7 @@ def test_columns_are_named_where_there_are_several(folder: Path) -> None:
     with pytest.raises(DataError, match=r"no column 'kin'.*Did you mean 'kind'"):
         load_data(where, path_column="file", label_column="kin")
     assert len(questions(where, "file")) == 6
-    with pytest.raises(UsageError, match="this is not"):
+    with pytest.raises(UsageError, match=r"--label-column name.*is none"):
         load_data(folder, label_column="class")
 
 
@@ -214,7 +215,12 @@ def test_labels_of_any_text_come_back_equal_or_are_refused(  # type: ignore[no-u
     rows = [("path", "label"), *zip(PATHS, names, strict=True)]
     writer.writerows([*row, *[""] * trailing] for row in rows)
     where = folder / "list.csv"
-    where.write_bytes(text.getvalue().encode(encoding))
+    content = text.getvalue().encode(encoding)
+    if encoding == "cp1252" and not content.isascii():
+        with contextlib.suppress(UnicodeDecodeError):  # bytes that are UTF-8, too, are read as that
+            content.decode("utf-8")
+            assume(False)
+    where.write_bytes(content)
     try:
         source = read_table(where)
     except DataError:

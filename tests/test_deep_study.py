@@ -4,16 +4,24 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 from click.testing import CliRunner
+from PIL import Image
 
 import frostline
 from deep_examples import png, tiff
 from frostline.cli.main import cli
-from frostline.dataset import Rendering
+from frostline.dataset import Rendering, Shown, notes_on, open_image
+from frostline.dataset.decoding import picture
+from frostline.dataset.showing import Wish, decided
+from frostline.dataset.traits import Traits
+from frostline.errors import RunWarning
+from frostline.exporting.snippets import upright_rgb
 from frostline.images import Images
 from frostline.prediction import Predictor
 from test_dataset_depth import Array, folder_of
@@ -64,6 +72,9 @@ def test_answers_see_what_training_saw(run: frostline.Run, slides: Path, tmp_pat
         path = slides / data.samples[number].path
         seen = frostline.predict(run.study.path, path)
         (expected,) = predictor(images[(number, 0)][None])
+        array = frostline.predict(run.study.path, picture(path.read_bytes()).deep.values)
+        assert array[0].top == seen[0].top
+        assert array.notes == ()
         assert dict(seen[0].top)[seen[0].label] == pytest.approx(expected.max(), abs=1e-6)
     # alone, an image spread over its own range would say nothing of its brightness
     folder_of(tmp_path, {"bright.tif": tiff(stained(360, 99), ">"), "dark.png": png(stained(300, 98))})
@@ -75,8 +86,6 @@ def test_answers_see_what_training_saw(run: frostline.Run, slides: Path, tmp_pat
 def test_answers_warn_of_what_training_did_not_see(run: frostline.Run, tmp_path: Path) -> None:
     rng = np.random.default_rng(0)
     plain = rng.integers(0, 256, (SIDE, SIDE, 3), dtype=np.uint8)
-    from PIL import Image
-
     Image.fromarray(plain).save(tmp_path / "plain.png")
     files = {
         "over.png": png(stained(2000, 1)),
@@ -107,13 +116,116 @@ def test_exports_say_how_pixels_were_made(
     assert made.check["of"] == "images that were given"
     told = json.loads((place / "config.json").read_text())["frostline"]["rendering"]
     assert Rendering.from_dict(told) == frostline.load_data(slides).rendering
-    assert "Of uint16 pixels, 300 and below is black" in (place / "README.md").read_text()
+    card = (place / "README.md").read_text()
+    assert "Of uint16 pixels, 300 and below is black" in card
+    if kind == "safetensors":
+        code = card.partition("```python\n")[2].partition("```")[0]
+        path = slides / "b" / "3.tif"
+        expected_pixels = np.asarray(open_image(path, Rendering.from_dict(told)))
+        assert np.array_equal(np.asarray(lines_for_pixels(code, path)), expected_pixels)
+        assert len(np.unique(expected_pixels)) > 2
     if kind == "delta":
         path = slides / "b" / "3.tif"
         answers = frostline.predict(place, path, base=backbone)
         expected = frostline.predict(run.study.path, path)
         assert answers[0].label == expected[0].label
         assert answers[0].probability == pytest.approx(expected[0].probability, abs=1e-5)
+
+
+def lines_for_pixels(code: str, path: Path) -> Image.Image:
+    """Run what example code does up to its model, on a file, and return its `image`."""
+    wanted = [line for line in code.splitlines() if "timm" not in line and "torch" not in line]
+    made: dict[str, Any] = {}
+    exec("\n".join(wanted).partition("    #")[0].replace("image.jpg", str(path)), made)
+    shown: Image.Image = made["image"]
+    return shown
+
+
+RENDERINGS = {
+    "auto": Rendering(ranges=(("uint16", 290.0, 380.0),), kinds=("", "uint16")),
+    "given": Rendering("0,4095", kinds=("uint16",), alpha_background="black", ground=(0, 0, 0)),
+    "grey ground": Rendering(alpha_background="grey", ground=(128, 128, 128)),
+    "plain": Rendering(),
+}
+
+
+@pytest.mark.parametrize("name", RENDERINGS)
+def test_example_code_makes_the_pixels_of_the_study(name: str, tmp_path: Path) -> None:
+    """`convert("RGB")` clips 16 bits of grey at 255, drops transparency, and leaves a photo lying."""
+    rendering, rng = RENDERINGS[name], np.random.default_rng(0)
+    files = {} if rendering.range_of("uint16") is None else {"a.png": png(stained(320, 1))}
+    files |= {"f.tif": tiff(stained(320, 1).astype(np.float32))} if rendering.range_of("float32") else {}
+    folder_of(tmp_path, files)
+    Image.fromarray(rng.integers(0, 256, (8, 9, 4), dtype=np.uint8)).save(tmp_path / "clear.png")
+    lying = Image.Exif()
+    lying[0x0112] = 6
+    Image.fromarray(rng.integers(0, 256, (8, 9, 3), dtype=np.uint8)).save(tmp_path / "x.jpg", exif=lying)
+    for path in sorted(tmp_path.iterdir()):
+        shown = lines_for_pixels("\n".join(upright_rgb(rendering)), path)
+        assert shown.mode == "RGB"
+        np.testing.assert_array_equal(np.asarray(shown), np.asarray(open_image(path, rendering)), str(path))
+
+
+@pytest.mark.parametrize(
+    "rendering",
+    [
+        Rendering("per-image", kinds=("uint16",)),
+        Rendering("0,4095", kinds=("uint16 RGB",)),
+        Rendering(ranges=(("float32", 0.0, 1.0), ("uint16", 0.0, 99.0))),
+    ],
+)
+def test_example_code_asks_frostline_where_pillow_cannot(rendering: Rendering, tmp_path: Path) -> None:
+    (tmp_path / "config.json").write_text(json.dumps({"frostline": {"rendering": rendering.as_dict()}}))
+    colours = np.random.default_rng(0).integers(0, 5000, (6, 7, 3)).astype(np.uint16)
+    folder_of(tmp_path, {"a.png": png(colours)})
+    code = "\n".join(upright_rgb(rendering)).replace("path/to/this/folder", str(tmp_path))
+    shown = lines_for_pixels(code, tmp_path / "a.png")
+    np.testing.assert_array_equal(np.asarray(shown), np.asarray(open_image(tmp_path / "a.png", rendering)))
+
+
+def test_example_code_refuses_colours_that_pillow_would_halve(tmp_path: Path) -> None:
+    folder_of(tmp_path, {"a.png": png(np.full((6, 7, 3), 900, np.uint16))})
+    with pytest.raises(ValueError, match="Pillow keeps 8 bits"):
+        lines_for_pixels("\n".join(upright_rgb(RENDERINGS["auto"])), tmp_path / "a.png")
+
+
+@pytest.mark.parametrize("asked", ["0,4095", "per-image"])
+def test_other_kinds_are_said_whatever_the_range(asked: str, slides: Path, tmp_path: Path) -> None:
+    rendering = frostline.load_data(slides, intensity_range=asked).rendering
+    assert rendering.kinds == ("uint16",)
+    assert Rendering.from_dict(rendering.as_dict()) == rendering
+    said = "\n".join(
+        notes_on([Shown("f.tif", "float32"), Shown("p.png"), Shown("s.tif", "uint16")], rendering)
+    )
+    over = "the study's range, 0,4095" if asked == "0,4095" else "its own range"
+    assert f"1 image(s) hold float32 values, which no training image did; each was spread over {over}" in said
+    assert "1 image(s) hold 8 bits, and the model learned from uint16" in said
+    assert "s.tif" not in said
+    (cut,) = notes_on([Shown("over.tif", "uint16", saturated=True)], rendering)
+    assert "outside the range that the study was given" in cut
+
+
+def test_what_training_held_of_8_bits_is_no_news(slides: Path, tmp_path: Path) -> None:
+    for path in slides.rglob("*.tif"):
+        (tmp_path / path.parent.name).mkdir(exist_ok=True)
+        (tmp_path / path.parent.name / path.name).write_bytes(path.read_bytes())
+    rng = np.random.default_rng(0)
+    for n in range(20):
+        pixels = rng.integers(0, 256, (SIDE, SIDE, 3), dtype=np.uint8)
+        Image.fromarray(pixels).save(tmp_path / "ab"[n % 2] / f"plain{n}.png")
+    rendering = frostline.load_data(tmp_path).rendering
+    assert rendering.kinds == ("", "uint16")
+    assert notes_on([Shown("p.png")], rendering) == []
+
+
+def test_an_older_study_stays_as_it_began(slides: Path) -> None:
+    """Its runs are named by what they were asked, the rendering included."""
+    now = frostline.load_data(slides).rendering
+    older = replace(now, kinds=())
+    traits = [Traits(kind="uint16")]
+    assert decided(traits, Wish(), older) == older
+    assert older.learned == ("uint16",)
+    assert older.decisions == now.decisions == older.as_dict()
 
 
 def test_the_command_line_refuses_ranges_and_colours_that_are_none(slides: Path, tmp_path: Path) -> None:
@@ -138,6 +250,15 @@ def test_the_estimator_sees_what_its_fit_saw(slides: Path, tmp_path: Path) -> No
     assert made.predict(paths[-1:]).tolist() == ["b"]
     expected = made.predict_proba(paths)
     assert made.predict_proba(paths[-1:]) == pytest.approx(expected[-1:], abs=1e-6)
+    folder_of(
+        tmp_path, {"over.tif": tiff(stained(2000, 1)), "f.tif": tiff(stained(300, 2).astype(np.float32))}
+    )
+    Image.new("RGB", (SIDE, SIDE), "red").save(tmp_path / "plain.png")
+    with pytest.warns(RunWarning) as heard:
+        made.predict([str(tmp_path / name) for name in ("over.tif", "f.tif", "plain.png")])
+    said = "\n".join(str(one.message) for one in heard)
+    for words in ("over 1 % of the pixels", "hold float32 values", "hold 8 bits, and the model learned from"):
+        assert words in said
     made.save(tmp_path / "made.safetensors")
     again = FrostlineClassifier.load(tmp_path / "made.safetensors", backbone=backbone)
     assert again.predict_proba(paths[-1:]) == pytest.approx(expected[-1:], abs=1e-6)

@@ -33,6 +33,7 @@ def check_export(study: Path, run: frostline.Run, to: str, out: Path, **given: A
     assert (out / "README.md").is_file()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("verb", ["compare", "fit"])
 def test_studies_of_compare_and_fit_can_be_taken_away(verb: str, photos: Path, tmp_path: Path) -> None:
     study = tmp_path / "study"
@@ -124,6 +125,7 @@ def killed(place: Path, when: str) -> None:
     assert found.returncode == -signal.SIGKILL
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(sys.platform == "win32", reason="there is no SIGKILL there")
 def test_what_a_killed_export_left_goes_with_the_next(tmp_path: Path) -> None:
     place = tmp_path / "out"
@@ -136,6 +138,7 @@ def test_what_a_killed_export_left_goes_with_the_next(tmp_path: Path) -> None:
     assert sorted(path.name for path in tmp_path.iterdir()) == [strange.name, "out"]
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(sys.platform == "win32", reason="there is no SIGKILL there")
 def test_an_export_that_was_put_aside_comes_back(tmp_path: Path) -> None:
     place = tmp_path / "out"

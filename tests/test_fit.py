@@ -246,6 +246,7 @@ def test_a_study_that_cannot_be_written_is_said_before_any_work(
         Study.open(tmp_path / "study", **digests)
 
 
+@pytest.mark.slow
 def test_interrupted_it_goes_on(tmp_path: Path) -> None:
     images, study = write_folder(tmp_path / "photos", per_class=12), tmp_path / "study"
     given = {"model": tiny_backbone(), "strategies": STRATEGIES, "repeats": 1, "minutes": 5.0, **OPTIONS}

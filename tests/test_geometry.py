@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import tracemalloc
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -297,6 +298,31 @@ def test_any_angle_turns_about_the_middle_and_shrinks_no_more_than_is_seen() -> 
     assert turning.AnyAngle(201.0)(image).size == (400, 400)
 
 
+@pytest.mark.parametrize("size", [(90, 60), (40, 40), (200, 9), (3, 130), (33, 77)])
+def test_pieces_make_the_same_picture(size: tuple[int, int], monkeypatch: pytest.MonkeyPatch) -> None:
+    rng = np.random.default_rng(0)
+    image = Image.fromarray(rng.integers(0, 256, (size[1], size[0], 3), dtype=np.uint8))
+    for angle in (0.5, 30.0, 45.0, 91.0, 137.0, 200.0, 300.0, 359.0):
+        monkeypatch.undo()
+        whole = np.asarray(turning.turned(image, angle)).astype(int)
+        monkeypatch.setattr(turning, "MOST_CANVAS_PIXELS", 0)
+        monkeypatch.setattr(turning, "PIECE_PIXELS", 32)
+        assert np.abs(np.asarray(turning.turned(image, angle)).astype(int) - whole).max() <= 1
+
+
+def test_a_long_strip_is_turned_in_little_memory() -> None:
+    """The padded canvas of 8,000 × 40 pixels took 200 MB, and several copies of that."""
+    strip = Image.fromarray(np.random.default_rng(0).integers(0, 256, (40, 8000, 3), dtype=np.uint8))
+    tracemalloc.start()
+    try:
+        after = turning.turned(strip, 67.0)
+        most_bytes = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+    assert after.size == strip.size
+    assert most_bytes < 16_000_000
+
+
 def test_who_has_an_up_is_told() -> None:
     rng = np.random.default_rng(0)
     folds = list(KFold(5).split(np.zeros(100)))
@@ -444,6 +470,7 @@ def test_an_export_carries_the_geometry(edges: dict[str, Run], resize: str, tmp_
     )
 
 
+@pytest.mark.slow
 def test_going_on_from_a_study_keeps_its_geometry_unless_told_otherwise(
     edges: dict[str, Run], tmp_path: Path
 ) -> None:

@@ -32,6 +32,7 @@ def raced(data: Manifest, study: Path, *strategies: str, **given: Any) -> Any:
     return frostline.compare(tiny_backbone(), data, strategies, study=study, least=1, **OPTIONS, **given)
 
 
+@pytest.mark.slow
 def test_the_share_is_chosen_by_images_that_the_folds_had_not_learned_from(
     data: Manifest, tmp_path: Path
 ) -> None:

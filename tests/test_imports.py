@@ -78,6 +78,7 @@ def test_predict_imports_what_answers(study: tuple[str, Path], tmp_path: Path) -
     assert not listed & (TRAINING | TABLES | LEARNING | DRAWING)
 
 
+@pytest.mark.slow
 def test_stages_imports_a_network_alone() -> None:
     assert not imported("stages", "--json", "--size", "32") & (LISTED - NETWORKS - {"numpy", "PIL"})
     assert not imported("stages", "--size", "32") & (TRAINING | TABLES | LEARNING | DRAWING)

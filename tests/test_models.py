@@ -208,6 +208,7 @@ def fitted(images: Path, study: Path, models: Any, **more: Any) -> Any:
     return frostline.fit(images, models=models, **options)
 
 
+@pytest.mark.slow
 def test_survivors_race_and_go_on_after_an_interruption(
     tmp_path: Path, images: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -36,7 +36,7 @@ from tiny import tiny_backbone
 
 data = frostline.load_data(sys.argv[2], near_copies=False)
 found = frostline.compare(
-    tiny_backbone(), data, STRATEGIES, study=sys.argv[3], database=sys.argv[4], say=print, **OPTIONS
+    tiny_backbone(), data, STRATEGIES, study=sys.argv[3], database=sys.argv[4], log=print, **OPTIONS
 )
 print(found.winner)
 """

@@ -89,8 +89,7 @@ def test_a_grey_array_is_an_image(run: frostline.Run, photos: Path) -> None:
     [
         (np.zeros((5, 9, 2), np.uint8), r"image cannot be used.*shape \(5, 9, 2\); expected \(H, W\)"),
         (np.zeros((0, 9, 3), np.uint8), r"shape \(0, 9, 3\) of uint8"),
-        (np.zeros((9, 9, 3), complex), "complex128; expected bytes or floats in 0–1"),
-        (np.full((9, 9, 3), 300), "int64 values from 300 to 300; expected bytes"),
+        (np.zeros((9, 9, 3), complex), "complex128; expected integers or floats in 0–1"),
         (np.full((9, 9, 3), np.nan), "float64 values from nan to nan"),
         (np.zeros((9, 9, 3)) - 1, "float64 values from -1 to -1"),
         ([np.zeros((9, 9, 3), np.uint8), np.zeros(9)], r"image\[1\] cannot be used.*shape \(9,\)"),

@@ -28,6 +28,7 @@ ADDRESSES = "auto (one that runs, else one on this machine), local, HOST:PORT or
 # What is larger Ray writes to disk. Ray refuses less than 75 MB; its own default is 30 % of the memory.
 OBJECTS_BYTES = 256_000_000
 RETRIES = 3  # of a worker that was killed; Ray's own default for tasks
+GRACE_S = 2.0  # for workers that end of the same trouble a moment later; a choice
 POLL_S = 0.5  # between two looks at what workers have done
 SHARED_LIBRARIES = ("frostline", "torch", "torchvision", "timm", "pillow", "numpy")  # that may change a bit
 
@@ -47,6 +48,7 @@ class Cluster:
     ray: Any
     shares: tuple[Share, ...]
     address: str  # as it is shown to a person
+    own: bool = False  # whether the connection ends with this use of it, and with it all that runs
 
     def everywhere(
         self,
@@ -91,10 +93,22 @@ class Cluster:
         try:
             return self._gathered(waiting, hear)
         except BaseException:
-            for one in waiting:
-                with contextlib.suppress(Exception):  # what is over can't be called off
-                    self.ray.cancel(one)
+            self._call_off(waiting)
             raise
+
+    def _call_off(self, tasks: list[Any]) -> None:
+        """Stop what is still at work, where the connection does not end now and all of it with it.
+
+        Ray (2.60.0) aborts this process where a task that is cancelled answers at that very moment ("Tried to
+        complete task that was not pending"): workers that fail of the same thing end together, so what is
+        about to end is let end first.
+        """
+        if self.own:
+            return
+        with contextlib.suppress(Exception):  # what is over can't be called off
+            _, running = self.ray.wait(tasks, num_returns=len(tasks), timeout=GRACE_S)
+            for task in running:
+                self.ray.cancel(task)
 
     def _gathered(self, waiting: list[Any], hear: Callable[[], None]) -> list[Any]:
         found, lost = [], ""
@@ -162,7 +176,7 @@ def connected(
                 raise UsageError(
                     f"No machine of the Ray cluster has {threads or 1} cores. Give fewer --threads."
                 )
-            yield Cluster(ray, shares, ray.get_runtime_context().gcs_address)
+            yield Cluster(ray, shares, ray.get_runtime_context().gcs_address, mine)
         finally:
             if mine:
                 ray.shutdown()

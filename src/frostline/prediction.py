@@ -270,8 +270,9 @@ def predict(
     `study` may also be a delta that `export` wrote; `base` hands over its base weights, as in `load_model`.
     `images`: a folder (flat or by class), files, tables with a column `path` (or the one called
     `path_column`), addresses such as s3://bucket/new, tar shards; PIL images, arrays (H, W) or (H, W, 3),
-    uint8 or floats in 0–1, encoded files' bytes; one or several of these. A file that can't be decoded is
-    listed with its reason and stops nothing; one in memory is called "image" or "image[3]".
+    uint8, floats in 0–1 or other integers (deep pixels, as in files), encoded files' bytes; one or several of
+    these. A file that can't be decoded is listed with its reason and stops nothing; one in memory is called
+    "image" or "image[3]".
 
     With `target_accuracy`, above 0 and below 1 such as 0.95, an answer whose class was not right so often
     at its probability, on images that the run had not learned from, is marked `unsure="probability"`; one

@@ -9,7 +9,7 @@ import click
 
 from frostline.cli.options import data_options
 from frostline.cli.verb import Verb, everywhere
-from frostline.errors import UsageError, did_you_mean
+from frostline.errors import StudyError, UsageError, did_you_mean
 
 FOUND = 3  # exit code where --fail-on names a kind that was found; 1 stays a refusal
 ANY = "any"
@@ -53,6 +53,11 @@ class KindList(click.ParamType[tuple[str, ...]]):
     metavar="FILE.html",
     help="Write a page with the pictures concerned.",
 )
+@click.option(
+    "--resize",
+    type=click.Choice(["crop", "squash", "pad"]),
+    help="How pictures will become square [as the study has it, else crop].",
+)
 @click.option("--seed", default=0, show_default=True, help="Of the split that would be made.")
 @click.option("--study", type=click.Path(), help="A study whose images keep their part.")
 @click.option(
@@ -88,6 +93,7 @@ def check(data: str, **options: Any) -> None:
             *("alpha_background", "path_column", "label_column", "group_by"),
         )
         manifest = frostline.load_data(data, progress=verb.progress, **{key: options[key] for key in named})
+        manifest = manifest.framed(*_geometry(options["resize"], options["study"]))
         if page:
             from frostline.reporting import checking
 
@@ -118,3 +124,20 @@ def check(data: str, **options: Any) -> None:
         if failed:
             verb.warn([f"Found what --fail-on names: {', '.join(failed)}."])
             raise SystemExit(FOUND)
+
+
+def _geometry(resize: str | None, study: str | None) -> tuple[str, float]:
+    """Return how pictures will become square, and the share of a side that a crop keeps.
+
+    As it is said, else as the study's best run has it, else a crop that keeps the most.
+    """
+    if resize is not None or study is None or not Path(study).is_dir():
+        return resize or "crop", 1.0
+    from frostline.best import best_of
+    from frostline.record import Study
+
+    try:
+        seen = best_of(Study(study)).folder.asked()["preprocessing"]
+    except StudyError:  # no run is finished yet
+        return "crop", 1.0
+    return str(seen.get("crop_mode", "crop")), float(seen.get("crop_pct", 1.0))

@@ -95,9 +95,9 @@ def questions(images: Any, path_column: str | None = None) -> Asked:
     """List what is asked about; `path_column` is the column of a table that holds the paths.
 
     `images`: a folder (flat or by class), a file, a CSV with a column `path`, an address such as
-    s3://bucket/new of a folder or a file, tar shards; a PIL image; an array (H, W) or (H, W, 3), uint8 or
-    floats in 0–1, a tensor (3, H, W), or a batch of four dimensions; an encoded file's bytes; or several of
-    all these, in any iterable.
+    s3://bucket/new of a folder or a file, tar shards; a PIL image; an array (H, W) or (H, W, 3), uint8,
+    floats in 0–1 or other integers (deep pixels), a tensor (3, H, W), or a batch of four dimensions; an
+    encoded file's bytes; or several of all these, in any iterable.
     Raises `DataError` for anything else, and where there is no image.
     """
     if not _is_several(images):

@@ -129,15 +129,50 @@ class Header:
     size: tuple[int, int] = (0, 0)  # width and height in pixels, upright
 
 
-def picture(content: bytes | Image.Image) -> Picture:
+def picture(content: bytes | Image.Image | Deep) -> Picture:
     """Decode a file's bytes, or an image in memory. Raises `DamagedImage` with the reason alone."""
+    if isinstance(content, Deep):
+        large = content.size[0] * content.size[1] > MAX_HELD_PIXELS
+        return Picture(content.kind, deep=depth.halved(content) if large else content)
     if isinstance(content, Image.Image):
         with _words_for_faults(lambda: b"image"):
-            return _picture(content, None)
+            return _of_image(content)
     if formats.is_dicom(content):
         return _dicom_picture(content)
     with _words_for_faults(lambda: content), _open(io.BytesIO(content)) as image:
         return _picture(image, lambda: _open(io.BytesIO(content)))
+
+
+def _of_image(image: Image.Image) -> Picture:
+    """Decode an image that was handed over; one that must be decoded twice is opened anew, and left alone."""
+    if not depth.takes_two(image):
+        return _picture(image, None)
+    data, page = _bytes_behind(image), image.tell()
+
+    def opened() -> Image.Image:
+        other = _open(io.BytesIO(data))
+        other.seek(page)
+        return other
+
+    with opened() as first:
+        return _picture(first, opened)
+
+
+def _bytes_behind(image: Image.Image) -> bytes:
+    """Return the bytes of the file that an image was opened from. Raises `DamagedImage`."""
+    file, name = getattr(image, "fp", None), getattr(image, "filename", "")
+    if file is not None and not file.closed and file.seekable():
+        position = file.tell()
+        file.seek(0)
+        data: bytes = file.read()
+        file.seek(position)
+        return data
+    if name and not file_fault(Path(os.fsdecode(name))):
+        return read_bytes(Path(os.fsdecode(name)))
+    raise DamagedImage(
+        "holds 16 bits a colour, of which Pillow keeps 8, and its file is closed; expected one that is open. "
+        "Hand over the file's path or bytes instead"
+    )
 
 
 def _dicom_picture(content: bytes) -> Picture:
@@ -164,7 +199,7 @@ def _demand_pydicom() -> None:
         raise DamagedImage(formats.dicom_missing())
 
 
-def decode(content: bytes | Image.Image, how: Rendering = PLAIN) -> Image.Image:
+def decode(content: bytes | Image.Image | Deep, how: Rendering = PLAIN) -> Image.Image:
     """Decode to RGB like `open_image`. Raises `DamagedImage` with the reason alone."""
     return picture(content).rgb(how)
 

@@ -43,6 +43,29 @@ class Deep:
     values: Values
     alpha: NDArray[np.uint8] | None = None
 
+    @property
+    def size(self) -> tuple[int, int]:
+        """Width and height in pixels, as Pillow has them."""
+        return self.values.shape[1], self.values.shape[0]
+
+
+def of_array(values: Values) -> Deep:
+    """Return what an array of integers, (H, W), (H, W, 3) or (H, W, 4), holds: as if a file held it.
+
+    Raises `DamagedImage` where its transparency cannot be told.
+    """
+    if values.ndim == 2:
+        return Deep(values.dtype.name, values)
+    kind, alpha = f"{values.dtype.name} RGB", None
+    if values.shape[2] == 4:
+        if values.dtype.kind != "u":
+            raise DamagedImage(
+                f"has a fourth channel of {values.dtype.name}, of which nobody knows what is opaque; "
+                "expected uint8 or uint16. Convert it, or leave transparency out: image[..., :3]"
+            )
+        alpha = (values[..., 3] >> (8 * values.dtype.itemsize - 8)).astype(np.uint8)
+    return Deep(kind, values[..., :3], alpha)
+
 
 def kind_of(image: Image.Image) -> str:
     """Return what an image holds, by its header: "uint16", "uint16 RGB", "float32" …; "" for 8 bits."""
@@ -61,6 +84,11 @@ def kind_of(image: Image.Image) -> str:
     return ""
 
 
+def takes_two(image: Image.Image) -> bool:
+    """Whether only two decodings of the same file give all bits: 8 bits a channel hold no more."""
+    return bool(kind_of(image)) and image.format != "PPM" and image.mode in ("LA", "RGB", "RGBA")
+
+
 def read(image: Image.Image, again: Callable[[], Image.Image] | None) -> Deep:
     """Return the values of an image that `kind_of` names a kind for, not decoded yet or in memory.
 
@@ -71,8 +99,8 @@ def read(image: Image.Image, again: Callable[[], Image.Image] | None) -> Deep:
     photometric = _tag(image, PHOTOMETRIC)
     if image.format == "PPM" and kind == "uint16 RGB":
         values, alpha = _of_netpbm(image), None
-    elif image.mode in ("LA", "RGB", "RGBA"):
-        assert again is not None  # 8 bits a channel hold no more once they are decoded
+    elif takes_two(image):
+        assert again is not None
         values, alpha = _of_colours(image, again(), unpacked)
     else:
         values, alpha = np.asarray(image), None

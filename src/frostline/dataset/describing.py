@@ -50,11 +50,27 @@ def about_split(
     return [
         *said,
         *_about_groups(samples),
+        *_about_whole_classes(samples, classes),
         *_about_gaps(counts, classes),
         *_about_sizes(counts, classes),
         *_about_near_copies(samples, near),
         *_about_names(samples, given),
     ]
+
+
+def _about_whole_classes(samples: Sequence[Sample], classes: Sequence[str]) -> list[Finding]:
+    """Say it where a class is one group and larger than an image: it can't be shared out."""
+    of_class: dict[str, list[str]] = {name: [] for name in classes}
+    for sample in samples:
+        of_class[sample.label].append(sample.group)
+    whole = [
+        name for name, groups in of_class.items() if len(groups) > 1 and len({*groups}) == 1 and groups[0]
+    ]
+    if not whole:
+        return []
+    names = _names(map(repr, whole))
+    message = f"{len(whole)} class(es) are one group each, which stays in one part: {names}."
+    return [Finding("groups", len(whole), message)]
 
 
 def _summary(counts: dict[str, Counter[str]], classes: Sequence[str]) -> Finding:

@@ -26,7 +26,7 @@ class Kind:
 
 KINDS: dict[str, Kind] = {
     "unreadable": Kind(
-        "files that can't be opened or decoded", "Repair them, or take them out; nothing learns from them."
+        "files that can't be read as images", "Repair them, or take them out; nothing learns from them."
     ),
     "missing": Kind(
         "files that are named and not there", "Correct the paths, or take the rows out of the table."

@@ -34,6 +34,12 @@ def read_folder(root: Path, split_names: SplitNames = None, groups_inside: bool 
     if not root.is_dir():
         raise DataError(missing_message(root))
     root = root.absolute()  # the manifest and the memory outlive the working directory
+    if kind := own(root):
+        article = "an" if kind == "export" else "a"
+        raise DataError(
+            f"{root} is {article} {kind} of frostline's, not labelled images. Expected the folder or table "
+            "that it was made from."
+        )
     source = Source(root, hint="Only image files inside the class folders count.")
     layout = layout_of(_tree(root, DEPTH), str(root), split_names, groups_inside)
     source.said += layout.said
@@ -126,7 +132,9 @@ def _nothing_found(root: Path, inside: list[Path]) -> str:
         return f"{root} holds no class folders.{expected} Did you mean the table {tables[0]}?"
     if inside:
         names = listing([f"{folder.name}/" for folder in inside])
-        return f"{root} holds folders, but not one file inside them:{names}\n{expected.strip()}"
+        files_inside = any(not child.is_dir() for folder in inside for child in folder.iterdir())
+        lacking = "no class folders inside the parts" if files_inside else "not one file inside them"
+        return f"{root} holds folders, but {lacking}:{names}\n{expected.strip()}"
     try:
         loose = len(find_images(root))
     except DataError:

@@ -37,8 +37,8 @@ HEIF_BRANDS = (b"heic", b"heix", b"hevc", b"hevx", b"heim", b"heis", b"mif1", b"
 # The signature of things that often end up under an image's name, and what to do about them.
 IMPOSTORS = {
     b"version https://git-lfs": "is a Git LFS pointer, not the image itself: run `git lfs pull`",
-    b"<!doctype html": "is a web page saved under an image's name",
-    b"<html": "is a web page saved under an image's name",
+    b"<!doctype html": "is a web page, not an image",
+    b"<html": "is a web page, not an image",
     b"<svg": "is a vector drawing (SVG): export it as PNG",
     b"<?xml": "is XML, not an image",
     b"%pdf": "is a PDF: export its pages as PNG",

@@ -23,6 +23,7 @@ from frostline.errors import DataError, UsageError, did_you_mean
 
 PARENT, COLUMN, PATTERN, AUTO = "parent", "column:", "re:", "auto"
 EXPECTED = "parent, column:NAME, re:REGEX or auto"
+SEARCHED = " An expression is searched in the file's name, or in the whole path where it holds a slash."
 
 # Beginnings of names that cameras, programs and data sets give to every file: they tell nothing apart.
 COMMON = frozenset(
@@ -101,7 +102,9 @@ def parsed(text: str | None) -> GroupBy | None:
         except (re.error, OverflowError, RecursionError) as error:
             raise UsageError(f"{text!r} holds no regular expression: {error}.") from None
     elif not (text in (PARENT, AUTO) or (text.startswith(COLUMN) and text.removeprefix(COLUMN).strip())):
-        guess = did_you_mean(text, (PARENT, AUTO, COLUMN, PATTERN))
+        guess = "" if text in (COLUMN, PATTERN) else did_you_mean(text, (PARENT, AUTO, COLUMN, PATTERN))
+        if text in (COLUMN, PATTERN):
+            guess = f" Nothing stands after {text!r}."
         raise UsageError(f"Images can't be grouped by {text!r}; expected {EXPECTED}.{guess}")
     return GroupBy(text)
 
@@ -152,8 +155,8 @@ def _about(groups: Sequence[str], images: Sequence[Found], by: GroupBy) -> list[
             by.text, "the column is empty" if by.column is not None else "it matches no image's name"
         )
         raise DataError(
-            f"--group-by {by.text} gives no image a group: {why}. The images are called {some(alone)}. "
-            "An expression is searched in the file's name, or in the whole path where it holds a slash."
+            f"--group-by {by.text} gives no image a group: {why}. The images are called {some(alone)}."
+            + (SEARCHED if by.pattern else "")
         )
     if not alone and len(set(groups)) == 1 and len(images) > 1:
         raise DataError(

@@ -20,6 +20,7 @@ import numpy as np
 from frostline.dataset import decoding
 from frostline.dataset.copies import DECODE_SIDE_PIXELS, Likeness, likeness, mark_of
 from frostline.dataset.decoding import Picture
+from frostline.dataset.depth import Deep
 from frostline.dataset.memory import FileKey, Known, Memory
 from frostline.dataset.rendering import GREY, WHITE
 from frostline.dataset.sources import Found, OnProgress, Source
@@ -220,7 +221,7 @@ def _of_item(found: Found, source: Source) -> Indexed:
             fault, traits = _header(BytesIO(content))
             return Indexed(found, hashlib.sha256(content).hexdigest(), fault, None, traits, looked=True)
         picture, fault = decoding.picture(content), decoding.size_fault(*content.size)
-        width, height = decoding.upright_size(content)
+        width, height = content.size if isinstance(content, Deep) else decoding.upright_size(content)
         traits = Traits(picture.kind, width=width, height=height)
         return Indexed(found, pixel_digest(picture), fault, None, traits, looked=True)
     except DamagedImage as error:

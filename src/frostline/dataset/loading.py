@@ -30,6 +30,7 @@ from frostline.dataset.shards import is_shards, read_shards
 from frostline.dataset.sources import NOT_BESIDE, OUTSIDE, UNLABELLED, OnProgress, Source, listing
 from frostline.dataset.tables import read_table
 from frostline.dataset.traits import Traits
+from frostline.dataset.written import kept_header
 from frostline.errors import DataError, UsageError, did_you_mean
 
 TABLE_SUFFIXES = (".csv", ".parquet")
@@ -91,7 +92,7 @@ def load_data(
             below the class folder), "column:NAME" (of a table or a Hugging Face dataset), "re:REGEX" (what
             the first group in brackets, else all of it, finds in the file's name, or in the path as
             `Sample.path` has it where the expression holds a slash), or "auto" (the groups that `notes`
-            propose). Without it a column `group` counts, and what DICOM files say.
+            propose). Without it as `study` has it, else a column `group` counts, and what DICOM files say.
         workers: Threads for reading and decoding files; 0 = none besides this one.
         study: Folder of a study: images that it knows keep their part, and folds, in it. What comes to tie
             images of two parts together is set aside with those of the part that guards less.
@@ -105,6 +106,9 @@ def load_data(
     show, earlier = showing.wished(intensity_range, alpha_background), showing.kept_in(study)
     before = Assignment() if study is None else assigned(study)
     by = parsed(group_by)
+    inherited = None if by else parsed(kept_header(study).get("reading", {}).get("group_by"))
+    if inherited and (inherited.column is None or _has_columns(source)):
+        by = inherited
     columns = _Columns(path_column, label_column, by.column if by else None)
     read = _source_of(source, checked(split_names), columns, by is not None and by.text == PARENT)
     settled(read)
@@ -118,6 +122,8 @@ def load_data(
     usable = [image for image in usable if not _moved_aside(image, read)]
     _demand_classes(read, usable)
     _group(usable, read, by)
+    if by is not None and by is inherited:
+        read.said.append(Finding("groups", 0, f"Groups are by {by.text}, as the study has them."))
     near = _positions(usable, alike.near)
     wish, digests = Wish(seed, test_size, val_size), [image.digest for image in usable]
     outcome = split([image.found for image in usable], digests, near, wish, before.sides)
@@ -164,7 +170,11 @@ def _source_of(
 ) -> Source:
     """List what `source` holds. Raises `DataError` where it is nothing of the kind."""
     if any(astuple(columns)) and not _has_columns(source):
-        raise UsageError("A column of paths, labels or groups can be named for a table, which this is not.")
+        named = (columns.path_column, columns.label_column, columns.group_column)
+        options = ("--path-column", "--label-column", "--group-by")
+        given = " and ".join(option for option, name in zip(options, named, strict=True) if name)
+        what = source if isinstance(source, str | Path) else f"a {type(source).__name__}"
+        raise UsageError(f"{given} name(s) a column of a table, and {what} is none.")
     if isinstance(source, str) and is_address(source):
         return _source_at_address(source, split_names, groups_inside)
     if isinstance(source, str | Path):

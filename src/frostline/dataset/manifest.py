@@ -31,6 +31,7 @@ from frostline.dataset import (
 )
 from frostline.dataset.assignment import DIGEST, Folds
 from frostline.dataset.decoding import Picture
+from frostline.dataset.depth import Deep
 from frostline.dataset.findings import KINDS, Finding, shown
 from frostline.dataset.framing import CutAway, Size, cut_away
 from frostline.dataset.grouping import Proposal
@@ -47,7 +48,7 @@ CHECK_CHUNK_IMAGES = 128
 SHOWN_CLASSES = 6  # in a line
 
 Pairs = folding.Pairs
-Items = Callable[[str], "Image.Image | bytes"]  # "dataset[12]" → the image, or its file's bytes
+Items = Callable[[str], "Image.Image | Deep | bytes"]  # "dataset[12]" → the image, or its file's bytes
 
 
 @dataclass(frozen=True)
@@ -251,7 +252,7 @@ class Manifest:
     @property
     def _shown(self) -> list[tuple[str, ...]]:
         """A row for a digest where the rendering is not the plain one."""
-        return [] if self.rendering.plain else [("rendering", json.dumps(self.rendering.as_dict()))]
+        return [] if self.rendering.plain else [("rendering", json.dumps(self.rendering.decisions))]
 
     @cached_property
     def test_digest(self) -> str:
@@ -327,7 +328,7 @@ class Manifest:
             raise DataError(f"{sample.path} has changed since it was indexed: load the data again.")
         return decoding.picture(content)
 
-    def _content(self, sample: Sample) -> Image.Image | bytes:
+    def _content(self, sample: Sample) -> Image.Image | Deep | bytes:
         if self.items is not None:
             return self.items(sample.path)
         if self.root is None:

@@ -14,6 +14,8 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
+from frostline.dataset import depth
+from frostline.dataset.depth import Deep
 from frostline.dataset.labels import LABEL_COLUMNS, is_missing, read_labels
 from frostline.dataset.sources import Found, Source, listing, part_named, unknown_part
 from frostline.errors import DamagedImage, DataError, did_you_mean
@@ -26,7 +28,7 @@ ROW_OF_AN_IMAGE = (
     "as if it were several. Hand over a batch of one: x[None], or [x]."
 )
 
-Content = Image.Image | bytes
+Content = Image.Image | Deep | bytes
 
 
 def is_hugging_face(source: object) -> bool:
@@ -91,10 +93,11 @@ def read_hugging_face(
     return result
 
 
-def picture(item: Any) -> Image.Image:
+def picture(item: Any) -> Image.Image | Deep:
     """Return an item's image as PIL: PIL itself, an array (H, W[, C]), or a tensor (C, H, W).
 
-    Floats must lie in 0–1. Raises `DataError` where they were normalised already.
+    Integers other than uint8 are deep pixels, whatever their values. Floats must lie in 0–1. Raises
+    `DataError` where they were normalised already.
     """
     if isinstance(item, Image.Image):
         return item
@@ -112,9 +115,14 @@ def picture(item: Any) -> Image.Image:
         raise DataError(ROW_OF_AN_IMAGE.format(shape=tuple(pixels.shape)))
     if pixels.size == 0 or pixels.dtype.kind not in "biuf":
         raise DataError(
-            f"An image has shape {tuple(pixels.shape)} of {pixels.dtype}; expected bytes or floats in 0–1, "
-            "at least one."
+            f"An image has shape {tuple(pixels.shape)} of {pixels.dtype}; expected integers or floats in "
+            "0–1, at least one."
         )
+    if pixels.dtype.kind in "iu" and pixels.dtype != np.uint8:
+        try:
+            return depth.of_array(pixels.astype(pixels.dtype.newbyteorder("="), copy=False))
+        except DamagedImage as error:
+            raise DataError(f"An image {error}.") from None
     return Image.fromarray(np.ascontiguousarray(_bytes_of(pixels)))
 
 
@@ -125,11 +133,9 @@ def _bytes_of(pixels: np.ndarray) -> np.ndarray:
     low, high = float(pixels.min()), float(pixels.max())
     if pixels.dtype.kind == "f" and low >= 0 and high <= 1:
         return np.round(pixels * 255).astype(np.uint8)
-    if pixels.dtype.kind in "iu" and low >= 0 and high <= 255:
-        return pixels.astype(np.uint8)
     raise DataError(
-        f"An image has {pixels.dtype} values from {low:.3g} to {high:.3g}; expected bytes or floats in 0–1. "
-        "If it was normalised, hand it over without that step: preprocessing is the backbone's own."
+        f"An image has {pixels.dtype} values from {low:.3g} to {high:.3g}; expected integers or floats in "
+        "0–1. If it was normalised, hand it over without that step: preprocessing is the backbone's own."
     )
 
 
@@ -141,7 +147,8 @@ def _demand_pairs(item: Any) -> None:
 
 def _demand_steady(dataset: Any) -> None:
     """Refuse a dataset whose first image differs when it is asked for twice."""
-    once, again = (np.asarray(picture(dataset[0][0])) for _ in range(2))
+    items = (picture(dataset[0][0]) for _ in range(2))
+    once, again = (item.values if isinstance(item, Deep) else np.asarray(item) for item in items)
     if not np.array_equal(once, again):
         raise DataError(
             "The dataset gives other pixels each time it is asked for item 0: it augments. "

@@ -9,13 +9,14 @@ from typing import Any
 
 from PIL import Image
 
-from frostline.dataset.indexing import index
+from frostline.dataset.depth import Deep
+from frostline.dataset.indexing import index, look_at_special
 from frostline.dataset.manifest import Manifest
 from frostline.dataset.memory import Memory
 from frostline.dataset.objects import NAME, picture
 from frostline.dataset.rendering import PLAIN, Rendering
 from frostline.dataset.samples import Sample
-from frostline.dataset.showing import kinds_of
+from frostline.dataset.showing import kinds_of, notes_on, shown_by
 from frostline.dataset.sources import Found, Source, listing
 from frostline.errors import DamagedImage, DataError
 
@@ -37,19 +38,25 @@ def read_pairs(pairs: Pairs) -> Source:
     return Source(None, _found(names, pairs.labels), items=_InMemory(pairs.images))
 
 
-def unlabelled(images: Sequence[Any], workers: int = 0, rendering: Rendering = PLAIN) -> Manifest:
-    """Return images to be asked about, all of them in the part "test", in their order, shown so.
+def unlabelled(
+    images: Sequence[Any], workers: int = 0, rendering: Rendering = PLAIN
+) -> tuple[Manifest, list[str]]:
+    """Return images to be asked about, all of them in the part "test", in their order, shown so; and notes.
 
+    The notes say what a person should know of how the images are shown (`showing.notes_on`).
     Raises `DataError` naming those that cannot be used.
     """
     read = read_pairs(Pairs(images, [""] * len(images)))
-    seen = index(read, Memory(), None, workers)
+    memory = Memory()
+    seen = index(read, memory, None, workers)
+    look_at_special(read, seen, memory, None, workers)
     lost = [f"{image.found.path} {image.fault}" for image in seen if image.fault]
     if lost:
         raise DataError(f"{len(lost)} image(s) cannot be used:{listing(lost)}")
     samples = tuple(Sample(image.found.path, "", image.digest, "", "test") for image in seen)
     kinds = kinds_of({image.digest: image.traits for image in seen})
-    return Manifest(read.root, samples, ("",), rendering=rendering, kinds=kinds, items=read.items)
+    notes = notes_on([shown_by(image.found.path, image.traits, rendering) for image in seen], rendering)
+    return Manifest(read.root, samples, ("",), rendering=rendering, kinds=kinds, items=read.items), notes
 
 
 def _found(paths: Sequence[str], labels: Sequence[str]) -> list[Found]:
@@ -62,7 +69,7 @@ class _InMemory:
 
     images: Sequence[Any]
 
-    def __call__(self, path: str) -> Image.Image:
+    def __call__(self, path: str) -> Image.Image | Deep:
         position = int(path[:-1].rpartition("[")[2])
         try:
             return picture(self.images[position])

@@ -29,8 +29,11 @@ AUTO, PER_IMAGE = "auto", "per-image"
 # What of an image is left outside its range at either end: far less than the 0.35 % in all that ImageJ's
 # automatic contrast cuts off, or nnU-Net's 0.5 % at either end, and more than a few hot pixels.
 TAIL = 0.001
-# `predict` warns of an image with more pixels than this outside the range: issue 23 names it.
+# An image with more pixels than this outside the range, both ends together, is named: issue 23 says so.
 MOST_SATURATED = 0.01
+# Shares of an image at either end whose values are remembered, so that any range can be judged later: a tenth
+# of `MOST_SATURATED` apart, that is, to 0.1 % of the pixels at either end.
+STEPS = tuple(MOST_SATURATED * step / 10 for step in range(1, 11))
 # Places a side at which an image is looked at for its range: percentiles of 65,536 values are good to 0.01 %.
 SIDE = 256
 # Of 20 images or more, so many are left out of account at either end: one broken picture among them, which a
@@ -44,21 +47,26 @@ STRIP_PIXELS = 1_000_000
 class Levels:
     """What must be known of an image's values to choose a range: extremes, and what lies within the tails.
 
-    `low` and `high` leave `TAIL` of the pixels outside at either end, `inner_low` and `inner_high`
-    `MOST_SATURATED`.
+    `low` and `high` leave `TAIL` of the pixels outside at either end; `darkest` and `brightest` the shares
+    in `STEPS`, the smallest first.
     """
 
     least: float
     low: float
-    inner_low: float
-    inner_high: float
     high: float
     most: float
+    darkest: tuple[float, ...]
+    brightest: tuple[float, ...]
 
     @property
     def ends(self) -> tuple[float, float]:
         """The extremes."""
         return self.least, self.most
+
+    def saturates(self, low: float, high: float) -> bool:
+        """Whether over `MOST_SATURATED` of the pixels that can be seen lie outside, both ends together."""
+        below, above = sum(end < low for end in self.darkest), sum(end > high for end in self.brightest)
+        return below + above >= len(STEPS)
 
     @staticmethod
     def of(deep: Deep) -> Levels:
@@ -71,23 +79,30 @@ class Levels:
         if not len(seen):
             seen = deep.values[np.isfinite(deep.values)].astype(np.float64)
         # the nearest value further in: among few pixels, an interpolated one would follow a single hot one
-        low, inner_low = np.quantile(seen, [TAIL, MOST_SATURATED], method="higher")
-        inner_high, high = np.quantile(seen, [1 - MOST_SATURATED, 1 - TAIL], method="lower")
-        ends = (seen.min(), low, inner_low, inner_high, high, seen.max())
-        return Levels(*(float(end) for end in ends))
+        low, *darkest = np.quantile(seen, [TAIL, *STEPS], method="higher").tolist()
+        upper = [1 - share for share in (TAIL, *STEPS)]
+        high, *brightest = np.quantile(seen, upper, method="lower").tolist()
+        return Levels(float(seen.min()), low, high, float(seen.max()), tuple(darkest), tuple(brightest))
 
 
 @dataclass(frozen=True)
 class Rendering:
     """How a study shows values: what was asked for, and what came of it: `ranges` by kind, the `ground`, RGB.
 
-    An image of a kind without a range is spread over its own.
+    An image of a kind without a range is spread over its own. `kinds` are those of the training images, ""
+    for 8 bits, where a range was chosen or asked for; they decide no pixel, and older studies have none.
     """
 
     intensity_range: str = AUTO
     ranges: tuple[tuple[str, float, float], ...] = ()
     alpha_background: str = AUTO
     ground: tuple[int, int, int] = WHITE
+    kinds: tuple[str, ...] = ()
+
+    @property
+    def learned(self) -> tuple[str, ...]:
+        """The kinds of the training images, as far as they are known."""
+        return self.kinds or tuple(kind for kind, *_ in self.ranges)
 
     @property
     def plain(self) -> bool:
@@ -117,14 +132,18 @@ class Rendering:
         image.putalpha(Image.fromarray(np.ascontiguousarray(deep.alpha)))
         return on_ground(image, self.ground)
 
-    def saturated(self, deep: Deep) -> float:
-        """Return the share of an image's values outside the range, 0–1."""
-        low, high = self.range_of(deep.kind) or _own_range(deep)
-        seen = depth.thinned(deep.values, SIDE)
-        return float(((seen < low) | (seen > high)).mean())
+    def saturates(self, deep: Deep) -> bool:
+        """Whether the range cuts off much of an image (`Levels.saturates`); its own range never does."""
+        limits = self.range_of(deep.kind)
+        return limits is not None and Levels.of(deep).saturates(*limits)
 
     def as_dict(self) -> dict[str, Any]:
         """Return plain data that `from_dict` reads."""
+        return {**self.decisions, **({"kinds": list(self.kinds)} if self.kinds else {})}
+
+    @property
+    def decisions(self) -> dict[str, Any]:
+        """What decides pixels, as plain data."""
         return {
             "intensity_range": self.intensity_range,
             "ranges": {kind: [low, high] for kind, low, high in self.ranges},
@@ -147,7 +166,8 @@ class Rendering:
                 parsed_ground(background)
             if not all(math.isfinite(low) and low < high < math.inf for _, low, high in ranges):
                 raise ValueError("a range ends where it begins, or nowhere")
-            return cls(asked, ranges, background, ground)
+            kinds = tuple(str(kind) for kind in data.get("kinds", ()))
+            return cls(asked, ranges, background, ground, kinds)
         except (AttributeError, KeyError, TypeError, ValueError, OverflowError, UsageError) as error:
             raise DataError(
                 f"This says of no use how pixels were made ({error!r}): {str(data)[:200]}"

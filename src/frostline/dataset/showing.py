@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -17,18 +16,16 @@ from frostline.dataset.rendering import (
     ALPHA,
     AUTO,
     GREY,
-    MOST_SATURATED,
     PER_IMAGE,
     PLAIN,
     WHITE,
-    Levels,
     Rendering,
     checked_range,
     parsed_ground,
     ranges_of,
 )
 from frostline.dataset.traits import Traits, is_flat
-from frostline.errors import DataError
+from frostline.dataset.written import kept_header
 
 
 @dataclass(frozen=True)
@@ -51,15 +48,8 @@ def kept_in(study: str | Path | None) -> Rendering | None:
 
     Raises `DataError` where what it says is of no use.
     """
-    path = None if study is None else Path(study) / "manifest.jsonl"
-    if path is None or not path.is_file():
-        return None
-    try:
-        with open(path, encoding="ascii") as file:
-            said = json.loads(file.readline()).get("rendering")
-    except (OSError, ValueError, AttributeError, RecursionError) as error:
-        raise DataError(f"{path} is damaged ({error!r}): how the study shows images can't be told.") from None
-    return Rendering.from_dict(said)
+    header = kept_header(study)
+    return Rendering.from_dict(header.get("rendering")) if header else None
 
 
 def decided(training: Sequence[Traits], wish: Wish, earlier: Rendering | None) -> Rendering:
@@ -80,9 +70,18 @@ def decided(training: Sequence[Traits], wish: Wish, earlier: Rendering | None) -
         ground = earlier.ground
     else:
         ground = WHITE
-    made = Rendering(asked, tuple(sorted(ranges)) if asked == AUTO else (), background, ground)
+    ranges = tuple(sorted(ranges)) if asked == AUTO else ()
+    kinds = _training_kinds(training, before, asked) if ranges or asked != AUTO else ()
+    made = Rendering(asked, ranges, background, ground, kinds)
     undecided = background == AUTO and not (earlier and earlier.alpha_background == AUTO)
     return _on_better_ground(training, made) if undecided else made
+
+
+def _training_kinds(training: Sequence[Traits], before: Rendering, asked: str) -> tuple[str, ...]:
+    """Return what training images hold, and earlier ones held; none where an older study has none."""
+    if before.intensity_range == asked and not before.kinds and (before.ranges or asked != AUTO):
+        return ()
+    return tuple(sorted({*before.kinds, *("" if one.kind == ALPHA else one.kind for one in training)}))
 
 
 def _on_better_ground(training: Sequence[Traits], rendering: Rendering) -> Rendering:
@@ -101,15 +100,22 @@ class Shown:
 
     name: str
     kind: str = ""
-    saturated: float = 0.0  # share of its pixels outside the range, 0–1
+    saturated: bool = False  # over `MOST_SATURATED` of its pixels lie outside the range
     flat: bool = False
     several: bool = False  # pages or frames, of which the first was looked at
 
 
 def shown_as(name: str, picture: Picture, image: Image.Image, rendering: Rendering) -> Shown:
     """Say how a picture became `image`."""
-    saturated = rendering.saturated(picture.deep) if picture.deep is not None else 0.0
+    saturated = picture.deep is not None and rendering.saturates(picture.deep)
     return Shown(name, picture.kind, saturated, is_flat(image), picture.several)
+
+
+def shown_by(name: str, traits: Traits, rendering: Rendering) -> Shown:
+    """Say how an image is shown, by what is known of it."""
+    limits = rendering.range_of(traits.kind)
+    saturated = bool(limits and traits.levels and traits.levels.saturates(*limits))
+    return Shown(name, traits.kind, saturated, traits.flat_under(rendering), traits.several)
 
 
 def notes_on(shown: Sequence[Shown], rendering: Rendering, others: Sequence[str] = ()) -> list[str]:
@@ -120,23 +126,26 @@ def notes_on(shown: Sequence[Shown], rendering: Rendering, others: Sequence[str]
             f"{len(others)} file(s) are no pictures by name or content, and were left out: {some(others)}."
         )
     deep = [one for one in shown if one.kind not in ("", ALPHA)]
-    cut = [one.name for one in deep if one.saturated > MOST_SATURATED and rendering.range_of(one.kind)]
+    cut = [one.name for one in deep if one.saturated]
     if cut:
+        whose = "the training images had" if rendering.intensity_range == AUTO else "the study was given"
         said.append(
-            f"In {len(cut)} image(s) over 1 % of the pixels lie outside the range that the training images "
-            f"had: {some(cut)}."
+            f"In {len(cut)} image(s) over 1 % of the pixels lie outside the range that {whose}: {some(cut)}."
         )
-    for kind in sorted({one.kind for one in deep if rendering.range_of(one.kind) is None}):
+    learned = rendering.learned
+    judged = bool(learned) or rendering.intensity_range == AUTO  # else an older study does not say
+    for kind in sorted({one.kind for one in deep if judged and one.kind not in learned}):
         names = [one.name for one in deep if one.kind == kind]
-        if rendering.intensity_range == AUTO:
-            said.append(
-                f"{len(names)} image(s) hold {kind} values, which no training image did; each was spread "
-                f"over its own range: {some(names)}."
-            )
-    plain = [one.name for one in shown if one.kind in ("", ALPHA)]
-    if plain and rendering.ranges:
+        own = rendering.range_of(kind) is None
+        how = "its own range" if own else f"the study's range, {rendering.intensity_range}"
         said.append(
-            f"{len(plain)} image(s) hold 8 bits, and the model learned from {rendering.ranges[0][0]} values: "
+            f"{len(names)} image(s) hold {kind} values, which no training image did; each was spread over "
+            f"{how}: {some(names)}."
+        )
+    plain = [one.name for one in shown if one.kind in ("", ALPHA)]
+    if plain and learned and "" not in learned:
+        said.append(
+            f"{len(plain)} image(s) hold 8 bits, and the model learned from {learned[0]} values: "
             f"{some(plain)}."
         )
     odd = [
@@ -177,7 +186,7 @@ def _about_depth(deep: Sequence[tuple[str, Traits]], of: int, rendering: Renderi
             "the study keeps that range, and --intensity-range sets another."
         )
         said.append(Finding("depth", count, range_))
-        cut = [p for p, one in deep if one.kind == kind and one.levels and _saturates(one.levels, low, high)]
+        cut = [p for p, one in deep if one.kind == kind and one.levels and one.levels.saturates(low, high)]
         if cut:
             outside = f"In {len(cut)} of them over 1 % of the pixels lie outside it: {some(cut)}."
             said.append(Finding("saturated", len(cut), outside, examples=shown_first(cut)))
@@ -189,10 +198,6 @@ def _about_depth(deep: Sequence[tuple[str, Traits]], of: int, rendering: Renderi
         )
         said.append(Finding("mixed_depth", min(plain, len(deep)), mixed))
     return said
-
-
-def _saturates(levels: Levels, low: float, high: float) -> bool:
-    return levels.inner_low < low or levels.inner_high > high
 
 
 def _about_ground(clear: Sequence[Traits], rendering: Rendering) -> list[Finding]:

@@ -11,6 +11,7 @@ from pathlib import Path
 
 from PIL import Image
 
+from frostline.dataset.depth import Deep
 from frostline.dataset.findings import Finding
 from frostline.dataset.memory import FileKey
 from frostline.errors import did_you_mean
@@ -58,7 +59,7 @@ class Source:
     aside: list[tuple[Found, str]] = field(default_factory=list)  # not usable, and why
     said: list[Finding] = field(default_factory=list)
     hint: str = ""  # what to check when not one image can be used
-    items: Callable[[str], Image.Image | bytes] | None = None  # where there are no files
+    items: Callable[[str], Image.Image | Deep | bytes] | None = None  # where there are no files
     key: Callable[[str], FileKey | None] | None = None  # what tells an unchanged item without reading it
 
 

@@ -44,6 +44,8 @@ class Traits:
             return PLAIN
         values: dict[str, Any] = json.loads(text)
         levels = values.pop("levels", None)
+        if levels is not None:
+            levels = {name: tuple(one) if isinstance(one, list) else one for name, one in levels.items()}
         return Traits(**values, levels=None if levels is None else Levels(**levels))
 
     @property

@@ -35,6 +35,26 @@ def parse(text: str) -> tuple[dict[str, Any], list[list[str]]]:
     return header, rows
 
 
+def kept_header(study: str | Path | None) -> dict[str, Any]:
+    """Return the header of the manifest that a study began with; empty where it has none yet.
+
+    Raises `DataError` where it is damaged.
+    """
+    path = None if study is None else Path(study) / "manifest.jsonl"
+    if path is None or not path.is_file():
+        return {}
+    try:
+        with open(path, encoding="ascii") as file:
+            header = json.loads(file.readline())
+    except (OSError, ValueError, RecursionError) as error:
+        raise DataError(
+            f"{path} is damaged ({error!r}): how the study reads and shows images can't be told."
+        ) from None
+    if not isinstance(header, dict) or not isinstance(header.get("reading", {}), dict):
+        raise DataError(f"{path} is damaged: its first line says {str(header)[:80]!r}.")
+    return header
+
+
 def read_text(path: Path) -> str:
     """Return a manifest file's text. Raises `DataError` where it is missing or not one."""
     try:

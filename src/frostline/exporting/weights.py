@@ -22,7 +22,7 @@ from torch import Tensor, nn
 from frostline import places, zoo
 from frostline.backbone import Preprocessing
 from frostline.errors import ModelError
-from frostline.exporting import rebuild
+from frostline.exporting import rebuild, snippets
 from frostline.exporting.proof import Pictures, asked, logits
 from frostline.exporting.subject import Subject
 from frostline.zoo import hugging_face
@@ -103,13 +103,15 @@ def _for_timm(subject: Subject, place: Path, shown: Pictures, state: dict[str, T
     model = timm.create_model(f"local-dir:{place}", pretrained=True).eval()
     if subject.backbone.classifier.kind == "flat":
         _demand_same_bits(subject, model, shown)
+    imports, image = snippets.upright_rgb(subject.rendering)
     usage = (
-        "import timm, torch\nfrom PIL import Image\n\n"
+        f"import timm, torch\n{imports}\n\n"
         'model = timm.create_model("local-dir:path/to/this/folder", pretrained=True).eval()\n'
         "transform = timm.data.create_transform(**timm.data.resolve_model_data_config(model))\n"
-        'image = transform(Image.open("image.jpg").convert("RGB"))[None]\n'
+        f"{image}"
         "with torch.inference_mode():\n"
-        "    probabilities = model(image).softmax(dim=1)[0]  # in the order of label_names in config.json"
+        "    # in the order of label_names in config.json\n"
+        "    probabilities = model(transform(image)[None]).softmax(dim=1)[0]"
     )
     return Written(config, "timm", usage, model, tags=("timm", "transformers"))
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import tempfile
+import warnings
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from functools import lru_cache
@@ -27,7 +28,7 @@ from torch import nn
 from frostline import metrics, numerics, places
 from frostline.backbone import Backbone
 from frostline.dataset import CHANNELS, Pairs, Rendering, is_missing, load_data, read_labels, unlabelled
-from frostline.errors import FrostlineError
+from frostline.errors import FrostlineError, RunWarning
 from frostline.frozen import Frozen, features, logits
 from frostline.heads import build_head
 from frostline.images import Images
@@ -52,9 +53,11 @@ class FrostlineClassifier(ClassifierMixin, TransformerMixin, BaseEstimator):  # 
         random_state: Decides order, augmentation and fresh weights.
         study: A folder to keep each fit in, one study for each set of images; None keeps nothing there.
 
-    X is an array of images, uint8 or floats in 0–1 (n, h, w, 3) or (n, h, w); or n paths, as a list, a Series
-    or an array (n,) or (n, 1). y holds n labels of any kind that scikit-learn takes. Every image of X learns:
-    nothing is held out here. Mistakes raise `ValueError`.
+    X is an array of images, uint8, floats in 0–1 or other integers (deep pixels), (n, h, w, 3) or (n, h, w);
+    or n paths, as a list, a Series or an array (n,) or (n, 1). y holds n labels of any kind that scikit-learn
+    takes. Every image of X learns: nothing is held out here. Mistakes raise `ValueError`; what
+    is odd about how images are shown to the model (another depth than in `fit`, many pixels outside its
+    range) is a `RunWarning`.
 
     Attributes:
         classes_: The labels, sorted.
@@ -189,7 +192,9 @@ class FrostlineClassifier(ClassifierMixin, TransformerMixin, BaseEstimator):  # 
         """Yield what answering needs: images are seen as in the fit, and rows shared with it."""
         backbone, plan = _backbone(*self._asked), Plan.from_dict(self.result_["numeric_plan"])
         shown = Rendering.from_dict(self.result_.get("rendering"))
-        data = unlabelled(_images(X), self.workers, shown)
+        data, notes = unlabelled(_images(X), self.workers, shown)
+        for note in notes:
+            warnings.warn(note, RunWarning, stacklevel=2)
         images = Images(data, data.samples, backbone.preprocessing)
         with numerics.threads(self.threads or plan.numbers.threads), Store() as store:
             yield backbone, images, plan, store
