@@ -64,10 +64,10 @@ def fitted(sheet: Path, folder: Path, minutes: float) -> dict[str, Any]:
 def bare_pass(sheet: Path) -> float:
     """Decode, preprocess and pass the images once, in float32."""
     import frostline
-    from frostline import numerics
-    from frostline.frozen import Frozen
-    from frostline.frozen.way import Way
-    from frostline.images import EVALUATION_BATCH, Images
+    from frostline.features import Frozen
+    from frostline.features.image_batches import EVALUATION_BATCH, Images
+    from frostline.features.numeric_key import Way
+    from frostline.system import numerics
 
     data = frostline.load_data(sheet, near_copies=False, val_size=0.0, test_size=0.0).checked()
     backbone = frostline.load_backbone("lite0", size=SIZE)

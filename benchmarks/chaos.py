@@ -47,7 +47,7 @@ os.environ["HF_HUB_OFFLINE"] = "1"
 import torch  # noqa: E402
 
 import frostline  # noqa: E402
-from frostline.store import Store  # noqa: E402
+from frostline.feature_cache import Store  # noqa: E402
 from frostline.training import epoch  # noqa: E402
 from tiny import tiny_backbone, write_table  # noqa: E402
 

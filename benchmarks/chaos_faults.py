@@ -20,9 +20,10 @@ import psutil
 
 import chaos
 from chaos import Case, begun, forked, killed, outcome, waited, work
-from frostline import places
 from frostline.errors import RunWarning
-from frostline.training import epoch, interruption
+from frostline.system import directories
+from frostline.training import epoch
+from frostline.training.resilience import interruption
 
 STRATEGY = "gradual_unfreeze(2, epochs=6)"
 STEPS = 40  # of the run that is disturbed, about: a fault comes at one of them
@@ -65,7 +66,7 @@ def disk_full(place: Path, step: int) -> None:
     def full(path: Path, content: bytes) -> None:
         raise OSError(errno.ENOSPC, "No space left on device", str(path))
 
-    at_step(step, lambda: setattr(places, "write_atomically", full))
+    at_step(step, lambda: setattr(directories, "write_atomically", full))
 
 
 def memory_out(place: Path, step: int) -> None:

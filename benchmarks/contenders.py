@@ -147,7 +147,7 @@ def plain(task: Task, clock: Clock) -> float:
     """The loop people write (`plain.py`); reading the table and making the model are not counted."""
     import frostline as fl
     import plain as loop
-    from frostline import timing
+    from frostline.system import timing
 
     timing.reuse_freed_memory = lambda: None  # type: ignore[assignment]  # people's loops don't have it
     fl.train, fl.load_backbone  # noqa: B018  # imports what they need

@@ -79,11 +79,11 @@ def runs(count: int) -> Iterator[tuple[str, bool, int]]:
 def work(arguments: argparse.Namespace) -> None:
     """Predict and run everything."""
     import frostline
-    from frostline import rates
-    from frostline.augment import Policy
+    from frostline import profiling
     from frostline.cost import predict
-    from frostline.images import Images
-    from frostline.store import Store
+    from frostline.feature_cache import Store
+    from frostline.features.augmentation import Policy
+    from frostline.features.image_batches import Images
 
     with tempfile.TemporaryDirectory() as folder:
         for model, size, count in tasks(arguments):
@@ -98,7 +98,7 @@ def work(arguments: argparse.Namespace) -> None:
             images = Images(
                 manifest, manifest.part("train"), backbone.preprocessing, policy=Policy("standard")
             )
-            known = rates.measure(backbone, images)  # remembered of the network, but not what is held
+            known = profiling.measure(backbone, images)  # remembered of the network, but not what is held
             print(f"rates {time.perf_counter() - began:.1f} s", file=sys.stderr, flush=True)
             row = {"rates": known.as_dict(), "measured_s": time.perf_counter() - began}
             with open(arguments.out, "a", encoding="utf-8") as file:

@@ -114,7 +114,7 @@ def run_one(backbone: Any, manifest: Any, strategy: str, seed: int, scratch: Pat
 
 def signals_of(backbone: Any, manifest: Any) -> dict[str, Any]:
     """Measure the training images of one draw."""
-    from frostline.signals import measure
+    from frostline.diagnostics import measure
 
     found = measure(backbone, manifest, rates=False, threads=1).as_dict()
     kept = ("n_classes", "n_measured", "similarity", "confidence", "probe_by_stage", "learning_curve")

@@ -22,8 +22,8 @@ import numpy as np
 import torch
 
 import frostline
-from frostline.backbone import Backbone
-from frostline.dataset import Manifest
+from frostline.data import Manifest
+from frostline.models import Backbone
 
 PAIRS = (("clothing10", "sign_digits"), ("trashnet6", "spoken_digit_spectrograms10"))
 FIRST = "lp_ft"

@@ -117,9 +117,9 @@ def child(name: str, out: Path, seconds: int) -> None:
 
     torch.set_num_threads(1)
     with atheris.instrument_imports(include=["frostline", "PIL"]):
-        import frostline.prediction
-        import frostline.reporting
-        import frostline.training.checkpoint  # noqa: F401 - the reader is reached through it
+        import frostline.inference.prediction
+        import frostline.reports
+        import frostline.training.resilience.checkpoint  # noqa: F401 - the reader is reached through it
     corpus = out / "corpus" / name
     corpus.mkdir(parents=True, exist_ok=True)
     for seed in seeds(name):

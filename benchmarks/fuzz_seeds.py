@@ -215,20 +215,20 @@ def _studies() -> Iterator[bytes]:
 
 
 def _shards() -> Iterator[bytes]:
-    from frostline.store import shards
+    from frostline.feature_cache import shard_file
 
     with tempfile.TemporaryDirectory() as folder:
-        path = Path(folder) / f"a{shards.SUFFIX}"
+        path = Path(folder) / f"a{shard_file.SUFFIX}"
         rows = np.arange(32, dtype=np.uint8).reshape(2, 16)
-        shards.write(path, "d" * 64, "{}", shards.Form("float32", (4,)), [b"k" * 16, b"l" * 16], rows)
+        shard_file.write(path, "d" * 64, "{}", shard_file.Form("float32", (4,)), [b"k" * 16, b"l" * 16], rows)
         yield path.read_bytes()
 
 
 def _indices() -> Iterator[bytes]:
     import sqlite3
 
-    from frostline.store import Store, key_of
-    from frostline.store.shards import Form
+    from frostline.feature_cache import Store, key_of
+    from frostline.feature_cache.shard_file import Form
 
     with tempfile.TemporaryDirectory() as folder:
         with Store(folder) as store:
@@ -262,7 +262,7 @@ def _torches() -> Iterator[bytes]:
 def _checkpoints() -> Iterator[bytes]:
     from torch import nn
 
-    from frostline.training import checkpoint as module
+    from frostline.training.resilience import checkpoint as module
 
     with tempfile.TemporaryDirectory() as folder:
         module.write(Path(folder), nn.Linear(2, 2), module.TrainingState(), {})

@@ -28,7 +28,7 @@ def _frostline() -> Any:
 
 @contextlib.contextmanager
 def _at_most(pixels: int) -> Iterator[None]:
-    from frostline.dataset import decoding
+    from frostline.data.pixels import decoding
 
     before, decoding.MAX_PIXELS = decoding.MAX_PIXELS, pixels
     try:
@@ -39,7 +39,8 @@ def _at_most(pixels: int) -> Iterator[None]:
 
 def image(data: bytes, folder: Path) -> None:
     """The decoder, with a pixel limit that keeps an execution short."""
-    from frostline.dataset import copies, decoding, rendering, traits
+    from frostline.data.pixels import decoding, rendering, traits
+    from frostline.data.splits import near_duplicates
 
     with _at_most(FEW_PIXELS):
         decoding.header(io.BytesIO(data))
@@ -48,7 +49,7 @@ def image(data: bytes, folder: Path) -> None:
         seen = decoding.picture(data)
     about = traits.looked_at(seen)
     assert traits.Traits.read(about.text()) == about
-    copies.mark_of(seen)
+    near_duplicates.mark_of(seen)
     for how in ("0,255", "-1e300,1e300", "per-image"):
         made = seen.rgb(rendering.Rendering(how, ground=(1, 2, 3)))
         assert made.mode == "RGB"
@@ -57,7 +58,7 @@ def image(data: bytes, folder: Path) -> None:
 
 def lies(data: bytes, folder: Path) -> None:
     """Headers that promise far more than the file holds, under the limit that people have."""
-    from frostline.dataset import decoding, traits
+    from frostline.data.pixels import decoding, traits
 
     seen = decoding.picture(_promising(data))
     traits.looked_at(seen)
@@ -120,7 +121,7 @@ def parquet_table(data: bytes, folder: Path) -> None:
 
 
 def _table(data: bytes, path: Path) -> None:
-    from frostline.dataset.tables import read_paths, read_table
+    from frostline.data.sources.tables import read_paths, read_table
 
     path.write_bytes(data)
     with contextlib.suppress(_frostline().DataError):
@@ -130,8 +131,8 @@ def _table(data: bytes, path: Path) -> None:
 
 def manifest(data: bytes, folder: Path) -> None:
     """A study's manifest; what is read must be written back the same, whatever its digest says."""
-    from frostline.dataset import Manifest
-    from frostline.dataset import manifest as module
+    from frostline.data import Manifest
+    from frostline.data import manifest as module
 
     (folder / "manifest.jsonl").write_bytes(data)
     with contextlib.suppress(_frostline().DataError):
@@ -146,13 +147,13 @@ def manifest(data: bytes, folder: Path) -> None:
 
 def study(data: bytes, folder: Path) -> None:
     """A study whose answer, card, plan, run or figures are strange: choosing a run, reading it, its model."""
-    from frostline.best import best_of
-    from frostline.prediction import Predictor
-    from frostline.record import Study
-    from frostline.reporting import reading
+    from frostline.inference.prediction import Predictor
+    from frostline.reports import study_reader
+    from frostline.studies.best_run import best_of
+    from frostline.studies.study_folder import Study
 
     place = _study(folder, data)
-    reading.read(place)
+    study_reader.read(place)
     found = Study.existing(place)
     run = best_of(found).folder
     assert run.path.resolve().is_relative_to(place.resolve())
@@ -162,7 +163,7 @@ def study(data: bytes, folder: Path) -> None:
 
 def page(data: bytes, folder: Path) -> None:
     """The whole report of such a study."""
-    from frostline.reporting import report
+    from frostline.reports import report
 
     report(_study(folder, data))
 
@@ -207,20 +208,20 @@ def example() -> Path:
 
 def shard(data: bytes, folder: Path) -> None:
     """A file of stored rows; `OSError` and `ValueError` are its contract."""
-    from frostline.store import shards
+    from frostline.feature_cache import shard_file
 
-    path = folder / f"a{shards.SUFFIX}"
+    path = folder / f"a{shard_file.SUFFIX}"
     path.write_bytes(data)
     with contextlib.suppress(OSError, ValueError):
-        shards.contents(path)
-    opened = shards.Opened(path)
-    opened.read(0, b"k" * shards.KEY_BYTES, 0, np.empty(16, dtype=np.uint8))
+        shard_file.contents(path)
+    opened = shard_file.Opened(path)
+    opened.read(0, b"k" * shard_file.KEY_BYTES, 0, np.empty(16, dtype=np.uint8))
     opened.close()
 
 
 def index(data: bytes, folder: Path) -> None:
     """A store's index: nothing outside the store may be read, written or deleted by what it says."""
-    from frostline.store import Store
+    from frostline.feature_cache import Store
 
     victim, place = folder / "victim", folder / "store"
     victim.write_text("mine")
@@ -238,28 +239,28 @@ def index(data: bytes, folder: Path) -> None:
 
 def weights(data: bytes, folder: Path) -> None:
     """A .safetensors file of weights."""
-    from frostline.zoo import files
+    from frostline.models.zoo import weight_files
 
     path = folder / "weights.safetensors"
     path.write_bytes(data)
-    _, about = files.read(path)
-    files.named_architecture(path, about, None, None)
+    _, about = weight_files.read(path)
+    weight_files.named_architecture(path, about, None, None)
 
 
 def torch_weights(data: bytes, folder: Path) -> None:
     """A torch file of weights: nothing but tensors may be built."""
-    from frostline.zoo import files
+    from frostline.models.zoo import weight_files
 
     path = folder / "weights.pth"
     path.write_bytes(data)
-    files.read(path)
+    weight_files.read(path)
 
 
 def checkpoint(data: bytes, folder: Path) -> None:
     """Where an unfinished run goes on."""
     from torch import nn
 
-    from frostline.training import checkpoint as module
+    from frostline.training.resilience import checkpoint as module
 
     (folder / module.STATE).write_bytes(data)
     module.read(folder, nn.Linear(2, 2))
@@ -267,7 +268,7 @@ def checkpoint(data: bytes, folder: Path) -> None:
 
 def strategy(data: bytes, folder: Path) -> None:
     """The notation of strategies: what is read is written back the same, and can be scheduled."""
-    from frostline.strategy import parse, schedule
+    from frostline.strategies import parse, schedule
 
     found = parse(data.decode("utf-8", "replace"))
     assert parse(str(found)) == found
@@ -294,7 +295,7 @@ def amounts(data: bytes, folder: Path) -> None:
 def columns(data: bytes, folder: Path) -> None:
     """A table beside its images, all the way to a manifest; the first line names the columns."""
     import frostline
-    from frostline.dataset import questions
+    from frostline.data import questions
 
     options, _, table = data.partition(b"\n")
     path, _, label = options.decode("utf-8", "replace").partition("|")
@@ -334,8 +335,8 @@ def layout(data: bytes, folder: Path) -> None:
     import click
 
     from frostline.cli.options import SplitNames
-    from frostline.dataset import layout as module
-    from frostline.dataset.folders import read_folder
+    from frostline.data.sources import folder_layout as module
+    from frostline.data.sources.class_folders import read_folder
 
     first, *lines = data.decode("utf-8", "replace").split("\n")
     try:
@@ -373,7 +374,7 @@ def labels(data: bytes, folder: Path) -> None:
     """Labels of every type that JSON, numpy, torch and pandas have."""
     import torch
 
-    from frostline.dataset.labels import is_missing, read_labels
+    from frostline.data.labels import is_missing, read_labels
 
     try:
         said = json.loads(data)
@@ -402,7 +403,7 @@ def _is_text(value: object) -> bool:
 
 def tar(data: bytes, folder: Path) -> None:
     """Tar shards of images and labels; nothing is unpacked."""
-    from frostline.dataset import shards as module
+    from frostline.data.sources import tar_shards as module
 
     path = folder / "shard.tar"
     path.write_bytes(data)
@@ -417,8 +418,8 @@ def tar(data: bytes, folder: Path) -> None:
 
 def rendering(data: bytes, folder: Path) -> None:
     """How a study shows pixels: as options, and as a study keeps it."""
-    from frostline.dataset import rendering as module
-    from frostline.dataset import showing
+    from frostline.data.pixels import rendering as module
+    from frostline.data.pixels import rendering_choice
 
     first, _, rest = data.partition(b"\n")
     text = first.decode("utf-8", "replace")
@@ -427,7 +428,7 @@ def rendering(data: bytes, folder: Path) -> None:
     with contextlib.suppress(_frostline().UsageError):
         assert all(0 <= level <= 255 for level in module.parsed_ground(text))
     (folder / "manifest.jsonl").write_bytes(rest)
-    kept = showing.kept_in(folder)
+    kept = rendering_choice.kept_in(folder)
     assert kept is not None
     assert module.Rendering.from_dict(kept.as_dict()) == kept
     values = np.linspace(-1e6, 1e6, 64, dtype=np.float32).reshape(8, 8)
@@ -440,18 +441,18 @@ def words(data: bytes, folder: Path) -> None:
     """Names on their way out: to terminals of any encoding, and through a table of answers."""
     import os
 
-    from frostline import writing
-    from frostline.dataset import read_paths
-    from frostline.prediction import Prediction, Predictions
+    from frostline.data import read_paths
+    from frostline.inference.prediction import Prediction, Predictions
+    from frostline.system import text_output
 
     name = os.fsdecode(data[:200].replace(b"\0", b""))
-    assert writing.encoded(name) == os.fsencode(name)
+    assert text_output.encoded(name) == os.fsencode(name)
     for encoding in ("ascii", "cp437", "latin-1", "cp932", "utf-16", "utf-8"):
         for terminal in (True, False):
             out = io.BytesIO()
             stream = io.TextIOWrapper(out, encoding=encoding, newline="")
             stream.isatty = lambda answer=terminal: answer  # type: ignore[method-assign]
-            writing.never_fail(stream)
+            text_output.never_fail(stream)
             stream.write(name)
             stream.flush()
     rows = (Prediction(name, ((name, 0.5),)),)
@@ -465,7 +466,7 @@ def arrays(data: bytes, folder: Path) -> None:
     """Arrays and tensors of any type and shape, as images to be asked about."""
     import torch
 
-    from frostline.dataset import questions
+    from frostline.data import questions
 
     kinds = ("u1", "i1", "u2", "i4", "f2", "f4", "f8", "?", "c8", "S1", "O")
     head = data[:6].ljust(6, b"\1")
@@ -488,7 +489,7 @@ def arrays(data: bytes, folder: Path) -> None:
 
 def processor(data: bytes, folder: Path) -> None:
     """What a folder of transformers' says of its model, and of how images are prepared."""
-    from frostline.zoo import hugging_face
+    from frostline.models.zoo import hugging_face
 
     (folder / "config.json").write_bytes(data)
     with contextlib.suppress(_frostline().ModelError):

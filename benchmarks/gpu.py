@@ -26,16 +26,17 @@ from typing import Any
 import torch
 
 import frostline
-from frostline import backbone as bb
-from frostline import numerics, rates
-from frostline.augment import Policy
-from frostline.backbone import Backbone
+from frostline import models as bb
+from frostline import profiling
 from frostline.cost import predict
-from frostline.dataset import Manifest
-from frostline.frozen import Way
-from frostline.images import Images
-from frostline.record import environment
-from frostline.story.digits import write_digits
+from frostline.data import Manifest
+from frostline.features import Way
+from frostline.features.augmentation import Policy
+from frostline.features.image_batches import Images
+from frostline.models import Backbone
+from frostline.pipelines.packaged_demo import write_digits
+from frostline.studies.study_folder import environment
+from frostline.system import numerics
 
 REPEATS = 20  # of what takes milliseconds
 
@@ -125,13 +126,14 @@ def plans(bench: Bench) -> dict[str, Any]:
     """Seconds of a forward pass and of a training step in each numeric plan, and what was chosen."""
     last = bench.backbone.cuts[-1]
     forward = {
-        name: 1e3 * numerics.seconds(rates.forward(bench.backbone, Way(plan, rates.FROZEN_BATCH), last))
+        name: 1e3
+        * numerics.seconds(profiling.forward(bench.backbone, Way(plan, profiling.FROZEN_BATCH), last))
         for name, plan in numerics.candidates().items()
     }
-    chosen = rates.training_plan(bench.backbone, bench.backbone.cut(0))
-    way = rates.frozen_way(bench.backbone)
+    chosen = profiling.training_plan(bench.backbone, bench.backbone.cut(0))
+    way = profiling.frozen_way(bench.backbone)
     return {
-        f"forward_ms_of_{rates.FROZEN_BATCH}_images": forward,
+        f"forward_ms_of_{profiling.FROZEN_BATCH}_images": forward,
         "learning": f"{chosen.precision}, channels-last {chosen.channels_last}: {chosen.reason}",
         "frozen": way.describe(),
     }
@@ -141,9 +143,9 @@ def sending(bench: Bench) -> dict[str, Any]:
     """Seconds to send a batch, and to fetch a middle cut's rows, from pinned memory and from plain."""
     if numerics.device() != "cuda":
         return {"skipped": "needs CUDA"}
-    pixels = bench.pixels(rates.FROZEN_BATCH)
+    pixels = bench.pixels(profiling.FROZEN_BATCH)
     pinned = pixels.pin_memory()
-    z = torch.rand((rates.FROZEN_BATCH, bb.row_elements(bench.backbone, bench.backbone.cuts[-3])))
+    z = torch.rand((profiling.FROZEN_BATCH, bb.row_elements(bench.backbone, bench.backbone.cuts[-3])))
     there = z.to("cuda")
     ways: dict[str, Callable[[], object]] = {
         "plain": lambda: pixels.to("cuda"),
@@ -158,7 +160,7 @@ def compiling(bench: Bench) -> dict[str, Any]:
     """Seconds of a step with and without `torch.compile`; and do layers learn that thawed after it?"""
     bench.backbone.model.eval()
     model, cut = bench.backbone.adapt(10), bench.backbone.cuts[-2]
-    plan = rates.training_plan(bench.backbone, cut)
+    plan = profiling.training_plan(bench.backbone, cut)
     model = plan.place(model)
     bb.freeze(bench.backbone, model, cut)
     compiled = torch.compile(model)
@@ -183,7 +185,7 @@ def foreseen(bench: Bench) -> dict[str, Any]:
     images = Images(
         bench.data, bench.data.part("train"), bench.backbone.preprocessing, policy=Policy("standard")
     )
-    known = rates.measure(bench.backbone, images)
+    known = profiling.measure(bench.backbone, images)
     found = []
     for strategy in ("linear_probe", f"top_k(1, epochs={bench.epochs})", f"full(epochs={bench.epochs})"):
         counts = {part: len(bench.data.part(part)) for part in ("train", "val", "test")}

@@ -40,10 +40,10 @@ def features_of(table: Path, folder: Path) -> tuple[NDArray[Any], NDArray[Any], 
     kept = folder / f"{table.stem}.npz"
     if not kept.exists():
         import frostline
-        from frostline.dataset import load_data
-        from frostline.frozen import Frozen, Way, features
-        from frostline.images import Images
-        from frostline.numerics import exact_plan
+        from frostline.data import load_data
+        from frostline.features import Frozen, Way, features
+        from frostline.features.image_batches import Images
+        from frostline.system.numerics import exact_plan
 
         backbone, data = (
             frostline.load_backbone("lite0", size=SIZE),
@@ -137,7 +137,7 @@ def problems(data: Path, folder: Path, sizes: Sequence[int]) -> dict[str, tuple[
 def seconds(
     versions: dict[str, ModuleType], data: Path, folder: Path, sizes: Sequence[int], repeats: int
 ) -> None:
-    from frostline.training.learning import few_folds
+    from frostline.training.learner import few_folds
 
     print(f"\nthreads: {os.environ.get('OMP_NUM_THREADS', 'as they come')}, repeats: {repeats}")
     print("| | a quarter of a bare pass | " + " | ".join(f"{v}: s, processor s" for v in versions) + " |")

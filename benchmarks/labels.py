@@ -26,13 +26,13 @@ import numpy as np
 
 import frostline
 from draws import draw
-from frostline.reporting import judged
-from frostline.reporting.reading import Answers, Told
-from frostline.reporting.reading import table as table_of
+from frostline.reports import prediction_table
+from frostline.reports.study_reader import Answers, Told
+from frostline.reports.study_reader import table as table_of
 
 SETS = ("clothing10", "sign_digits", "fashion_mnist10")
 STRATEGIES = ("linear_probe", "top_k(1)")
-BARS = (1.0, judged.FIRMLY)  # all that confident learning suspects, and what the report shows
+BARS = (1.0, prediction_table.FIRMLY)  # all that confident learning suspects, and what the report shows
 SHOWN = ("precision", "recall", "suspects", "others")
 
 
@@ -60,7 +60,7 @@ def flipped_table(
 
 def judge(answers: Answers, truth: dict[str, str], bar: float) -> dict[str, Any]:
     """Set what the report would suspect beside what had been exchanged."""
-    suspects = [answers.paths[row] for row in judged.doubtful(Told(Path()), answers, bar).tolist()]
+    suspects = [answers.paths[row] for row in prediction_table.doubtful(Told(Path()), answers, bar).tolist()]
     hits = sum(path in truth for path in suspects)
     return {
         "suspects": len(suspects),

@@ -19,11 +19,11 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 import frostline
-from frostline import backbone as bb
-from frostline import timing
-from frostline.backbone import Backbone
-from frostline.dataset import Manifest
-from frostline.images import Images
+from frostline import models as bb
+from frostline.data import Manifest
+from frostline.features.image_batches import Images
+from frostline.models import Backbone
+from frostline.system import timing
 
 BATCH = 32
 

@@ -19,10 +19,10 @@ import numpy as np
 
 import frostline
 from draws import draw_table
-from frostline import numerics
-from frostline.dataset import Manifest
-from frostline.frozen import Way, logits
-from frostline.images import Images
+from frostline.data import Manifest
+from frostline.features import Way, logits
+from frostline.features.image_batches import Images
+from frostline.system import numerics
 
 SETS = ("clothing10", "sign_digits", "spoken_digit_spectrograms10")
 STRATEGIES = ("linear_probe", "head", "top_k(1)")

@@ -38,9 +38,9 @@ SHORT = 0.25
 def work(arguments: argparse.Namespace) -> None:
     """Make every run that is missing."""
     import frostline
-    from frostline.comparison import cells
-    from frostline.comparison.cells import Cell
-    from frostline.strategy import parse, scaled
+    from frostline.selection import resampling
+    from frostline.selection.resampling import Cell
+    from frostline.strategies import parse, scaled
 
     share, of = (int(word) for word in arguments.share.split("/"))
     arguments.out.mkdir(parents=True, exist_ok=True)
@@ -55,7 +55,7 @@ def work(arguments: argparse.Namespace) -> None:
         )
         data = frostline.load_data(sheet, seed=0, val_size=0.0)
         backbone = frostline.load_backbone("lite0", size=SIZE)
-        folds = cells.folds_of(data, 0)
+        folds = resampling.folds_of(data, 0)
         tasks = [("whole", r, f) for r in range(REPEATS) for f in range(folds)]
         tasks += [("short", 0, f) for f in range(folds)] + [("final", r, 0) for r in range(FINALS)]
         for (kind, repeat, fold), strategy in itertools.product(tasks, STRATEGIES):
@@ -63,8 +63,8 @@ def work(arguments: argparse.Namespace) -> None:
                 continue
             part, seed = data, repeat
             if kind != "final":
-                part = cells.split(data, Cell(repeat, fold), 0)
-                seed = cells.seed_of(0, Cell(repeat, fold))
+                part = resampling.split(data, Cell(repeat, fold), 0)
+                seed = resampling.seed_of(0, Cell(repeat, fold))
             plan = parse(strategy)
             if kind == "short":
                 plan = scaled(plan, SHORT, len(part.part("train")))
@@ -134,7 +134,7 @@ class Known:
 
 def judged(known: Known, strategies: Sequence[str], seed: int = 0) -> str:
     """Name the winner among strategies that were seen on every repeat, as `compare` does."""
-    from frostline.comparison.judging import Held, judge
+    from frostline.selection.significance import Held, judge
 
     held = {}
     for place, strategy in enumerate(strategies):

@@ -61,7 +61,7 @@ def _files(folder: Path) -> dict[str, float]:
 
     from PIL import Image
 
-    from frostline.dataset import decoding
+    from frostline.data.pixels import decoding
 
     rng = np.random.default_rng(0)
     (folder / "files").mkdir()
@@ -83,9 +83,9 @@ def _files(folder: Path) -> dict[str, float]:
 
 
 def _index(folder: Path) -> dict[str, float]:
-    from frostline.store.index import Index
-    from frostline.store.shards import Form
-    from frostline.store.shelf import CLAIMED_AT_ONCE, key_of
+    from frostline.feature_cache.index import Index
+    from frostline.feature_cache.prefix_features import CLAIMED_AT_ONCE, key_of
+    from frostline.feature_cache.shard_file import Form
 
     index, form = Index(folder / "index.sqlite"), Form("bfloat16", (WIDTH,))
     shelf, _ = index.shelf("x", "{}")
@@ -109,9 +109,9 @@ def _index(folder: Path) -> dict[str, float]:
 
 
 def _ledger(folder: Path) -> dict[str, float]:
-    from frostline.comparison.cells import Cell
-    from frostline.comparison.ledger import Ledger
-    from frostline.comparison.race import Task
+    from frostline.selection.resampling import Cell
+    from frostline.selection.successive_halving import Task
+    from frostline.selection.trial_queue import Ledger
 
     ledger = Ledger.open("scale", folder)
     tasks = [Task(c, 1.0, Cell(0, 0)) for c in range(160)]
@@ -130,7 +130,7 @@ def _ledger(folder: Path) -> dict[str, float]:
 
 
 def _manifest() -> dict[str, float]:
-    from frostline.dataset import Manifest, Sample
+    from frostline.data import Manifest, Sample
 
     count = 20_000
     tracemalloc.start()
@@ -149,7 +149,7 @@ def _manifest() -> dict[str, float]:
 
 
 def _splits() -> dict[str, float]:
-    from frostline.dataset import copies, splitting
+    from frostline.data.splits import near_duplicates, splitting
 
     rng = np.random.default_rng(0)
     count = 50_000
@@ -158,15 +158,15 @@ def _splits() -> dict[str, float]:
     keys = splitting.unit_keys(units, [""] * count, digests)
 
     def look(some: int) -> float:
-        marks = {digests[i]: rng.bytes(copies.MARK_BYTES) for i in range(some)}
-        return least_s(lambda: copies.likeness(marks), 2)
+        marks = {digests[i]: rng.bytes(near_duplicates.MARK_BYTES) for i in range(some)}
+        return least_s(lambda: near_duplicates.likeness(marks), 2)
 
     one, four = look(5_000), look(20_000)
     return {
         "split_s": least_s(lambda: splitting.hold_out(targets, units, keys, 0.2, 0, "test")) / count,
         "near_s": four / 20_000,
         "near_exponent": float(np.log(four / one) / np.log(4)),
-        "near_bytes": float(copies.MARK_BYTES),
+        "near_bytes": float(near_duplicates.MARK_BYTES),
     }
 
 

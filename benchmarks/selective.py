@@ -19,9 +19,9 @@ from sklearn.metrics import roc_auc_score
 
 import frostline
 from forgetting import SIZE, drawn
-from frostline import familiar
-from frostline.images import Images
-from frostline.prediction import Predictor
+from frostline.features.image_batches import Images
+from frostline.inference import selective_prediction
+from frostline.inference.prediction import Predictor
 
 SETS = ("clothing10", "sign_digits", "trashnet6", "fashion_mnist10")
 STRATEGY = "top_k(1)"
@@ -57,7 +57,7 @@ def measured(
     predictor = Predictor.of_run(run.folder)
     test = Images(data, data.part("test"), backbone.preprocessing)
     p, features = _asked(predictor, test)
-    known = familiar.read(run.folder.path)
+    known = selective_prediction.read(run.folder.path)
     assert known is not None
     rows: list[dict[str, object]] = []
     for other in others:
@@ -75,7 +75,7 @@ def measured(
             )
         }
         for promise in PROMISES:
-            doubts = familiar.doubts(run.folder.path, promise)
+            doubts = selective_prediction.doubts(run.folder.path, promise)
             mine, theirs = doubts.of(p, features), doubts.of(q, far)
             kept = np.array([why is None for why in mine])
             right = p.argmax(axis=1) == test.targets

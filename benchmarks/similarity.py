@@ -21,9 +21,9 @@ import numpy as np
 from PIL import Image
 
 import frostline
-from frostline import numerics
-from frostline.images import Images
-from frostline.signals import Similarity, similarity
+from frostline.diagnostics import Similarity, similarity
+from frostline.features.image_batches import Images
+from frostline.system import numerics
 
 NEAR_TO_FAR = (
     "clothing10",
@@ -36,7 +36,7 @@ NEAR_TO_FAR = (
 
 
 def measured(
-    backbone: frostline.backbone.Backbone, rows: list[tuple[str, str]], scratch: Path, threads: int | None
+    backbone: frostline.models.Backbone, rows: list[tuple[str, str]], scratch: Path, threads: int | None
 ) -> Similarity:
     """Return the similarity of some (path, label) rows."""
     sheet = scratch / "table.csv"

@@ -19,11 +19,11 @@ import torch
 from torch.nn import functional as F
 
 import frostline
-from frostline import backbone as bb
-from frostline import numerics
-from frostline.backbone import Backbone
-from frostline.record import environment
-from frostline.strategy import full, settings
+from frostline import models as bb
+from frostline.models import Backbone
+from frostline.strategies import full, settings
+from frostline.studies.study_folder import environment
+from frostline.system import numerics
 from frostline.training import optimizer
 
 BATCH, STEPS = 32, 4

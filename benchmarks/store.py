@@ -31,18 +31,19 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 import frostline
-from frostline import backbone as bb
-from frostline import numerics, rates
-from frostline.backbone import Backbone
-from frostline.dataset import Manifest
-from frostline.frozen import Frozen
-from frostline.images import Images
-from frostline.record import environment
-from frostline.store import Store
-from frostline.strategy import settings
-from frostline.timing import _give_back
+from frostline import models as bb
+from frostline import profiling
+from frostline.data import Manifest
+from frostline.feature_cache import Store
+from frostline.features import Frozen
+from frostline.features.image_batches import Images
+from frostline.models import Backbone
+from frostline.strategies import settings
+from frostline.studies.study_folder import environment
+from frostline.system import numerics
+from frostline.system.timing import _give_back
 from frostline.training import optimizer
-from frostline.training.request import Request
+from frostline.training.config import Request
 from plain import accuracy, drawn, plain_loop
 
 EPOCHS_HEAD, EPOCHS_SUFFIX = 30, 15
@@ -118,7 +119,7 @@ def timed(work: Callable[[], Any]) -> tuple[float, Any]:
 
 def way_of(backbone: Backbone, data: Manifest) -> Any:
     """How this machine computes frozen layers."""
-    return rates.frozen_way(backbone)
+    return profiling.frozen_way(backbone)
 
 
 def bare_pass(backbone: Backbone, data: Manifest) -> float:
@@ -196,7 +197,7 @@ def suffix_alone(bench: Bench, backbone: Backbone, data: Manifest, strategy: str
     request = Request(backbone, data, frostline.parse(strategy))
     segment, known = request.segments()[0], settings(request.strategy)
     model, cut = backbone.adapt(len(data.classes), seed=0), backbone.cut(segment.cut)
-    plan = rates.training_plan(backbone, cut)
+    plan = profiling.training_plan(backbone, cut)
     images = Images(data, data.part("train"), backbone.preprocessing)
     frozen = Frozen(backbone, model, cut, way_of(backbone, data))
     items = [

@@ -24,7 +24,7 @@ from pathlib import Path
 
 import numpy as np
 
-from frostline.store import Form, Store, key_of
+from frostline.feature_cache import Form, Store, key_of
 
 SIZES = {2_560: 20_000, 43_000: 4_000}  # bytes of a row (pooled features; a late cut at 224 px), rows
 BATCH = 32

@@ -52,7 +52,7 @@ def add(tar: tarfile.TarFile, name: str, content: bytes) -> None:
 def measure(shards: str) -> dict[str, Any]:
     """Return seconds and peak memory of listing the images, and of filling the store with their features."""
     import frostline
-    from frostline.timing import PeakMemory, imported_baseline_bytes
+    from frostline.system.timing import PeakMemory, imported_baseline_bytes
 
     backbone = frostline.load_backbone("lite0", size=SIDE)
     start = time.perf_counter()

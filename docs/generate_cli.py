@@ -6,9 +6,9 @@ from pathlib import Path
 
 import click
 
+from frostline.cli.command import SCHEMA
 from frostline.cli.main import cli
-from frostline.cli.verb import SCHEMA
-from frostline.dataset import KINDS
+from frostline.data import KINDS
 
 TROUBLE_ROWS, FACT_ROWS = (
     "\n".join(f"| `{name}` | {kind.meaning} |" for name, kind in KINDS.items() if kind.trouble is trouble)

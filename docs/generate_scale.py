@@ -18,8 +18,8 @@ from pathlib import Path
 HERE = Path(__file__).parent
 sys.path.insert(0, str(HERE.parent / "benchmarks"))
 
-from frostline.comparison import race  # noqa: E402
-from frostline.strategy import NAMED  # noqa: E402
+from frostline.selection import successive_halving  # noqa: E402
+from frostline.strategies import NAMED  # noqa: E402
 from scale import Fleet, Passed, frozen_pass, trials  # noqa: E402
 
 OUT = HERE / "scale.md"
@@ -152,7 +152,7 @@ def races() -> str:
     whole = MILLION * image_s() * value("epochs")
     rows = []
     for folds, name in ((1, "one split"), (5, "five folds")):
-        plan = race.plan(count, folds=folds, repeats=3)
+        plan = successive_halving.plan(count, folds=folds, repeats=3)
         rungs = [[whole * rung.share] * (rung.enter * folds * len(rung.repeats)) for rung in plan.rungs]
         for workers in (1, *GPUS):
             found = trials(workers, rungs, MEASURED["ledger_s"], MEASURED["ledger_per_trial_s"])
@@ -234,7 +234,7 @@ def page() -> str:
 constants measured on one shared 2-core machine without a GPU, on assumptions that are named below, and a simulation.*
 
 What was run: a Ray cluster of two workers and PostgreSQL with two processes, on one machine, on tens of images
-(tests/test_cluster.py, tests/test_postgresql.py). What was never run: several machines, a network file system, a GPU
+(tests/test_ray.py, tests/test_postgresql.py). What was never run: several machines, a network file system, a GPU
 in a cluster, more than 13,653 images.
 
 In short: a **million** images should be within reach of what is built, on one machine of 8 GPUs; a **billion** are not:

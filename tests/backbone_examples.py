@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 from torchvision.models import DenseNet, SqueezeNet
 
-from frostline.backbone import Backbone, Preprocessing, assemble
+from frostline.models import Backbone, Preprocessing, assemble
 
 torch.set_num_threads(1)  # nets this small only lose by sharing cores with the other tests
 

@@ -49,16 +49,16 @@ def known_network(tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = tmp_path_factory.mktemp("known")
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("FROSTLINE_CACHE_DIR", str(path))
-        from frostline import load_data, rates
-        from frostline.augment import Policy
-        from frostline.images import Images
-        from frostline.zoo import load_backbone
+        from frostline import load_data, profiling
+        from frostline.features.augmentation import Policy
+        from frostline.features.image_batches import Images
+        from frostline.models.zoo import load_backbone
         from tiny import write_table
 
         backbone = load_backbone("lite0", size=32)
         data = load_data(write_table(tmp_path_factory.mktemp("pictures"), train=4, test=0), test_size=0.0)
         images = Images(data, data.part("train"), backbone.preprocessing, policy=Policy("standard"))
-        rates.measure(backbone, images, threads=1)
+        profiling.measure(backbone, images, threads=1)
     return path
 
 
@@ -74,7 +74,7 @@ def calls(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     """The cuts whose prefix was run on pixels, as they are run."""
     import torch
 
-    from frostline.frozen import Frozen
+    from frostline.features import Frozen
 
     found: list[int] = []
     real = Frozen.compute

@@ -11,9 +11,9 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from frostline.dataset import Manifest, Sample, SetAside
-from frostline.record import digest_of
-from frostline.strategy import parse, scaled, schedule, settings
+from frostline.data import Manifest, Sample, SetAside
+from frostline.strategies import parse, scaled, schedule, settings
+from frostline.studies.study_folder import digest_of
 
 STAGES = ("stem", "blocks.0", "blocks.1", "head")
 PLAIN = ("cat", "dog", "newt")

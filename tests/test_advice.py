@@ -8,13 +8,13 @@ from typing import Any
 import numpy as np
 import pytest
 
-from frostline.advice import Budget, Case, advise, advising, words
+from frostline.advice import Budget, Case, advise, recommendation, text
 from frostline.advice.forecast import chosen, fit
 from frostline.advice.knowledge import Facts, Trial, read_experience
-from frostline.advice.words import TIME_MARGIN
+from frostline.advice.text import TIME_MARGIN
 from frostline.cost import Cost
 from frostline.errors import UsageError
-from frostline.strategy import parse
+from frostline.strategies import parse
 from test_cost import DEAR
 
 SETS = ("a", "b", "c", "d", "e", "f")
@@ -212,17 +212,17 @@ def test_nothing_fits_is_one_clear_message() -> None:
 
 def test_what_contradicting_limits_leave_out_is_said_of_each() -> None:
     costs = {"quick": Cost(1.0, 900, 900_000_000, 0, {}), "small": Cost(9.0, 100, 100_000_000, 0, {})}
-    said = advising._nothing_fits(costs, Budget(seconds=2.0, memory_bytes=200_000_000))
+    said = recommendation._nothing_fits(costs, Budget(seconds=2.0, memory_bytes=200_000_000))
     assert "(0.0333333 min, 200 MB of memory)" in said
     assert "The quickest, quick, may hold 900 MB of memory. The smallest, small, may take 13 s." in said
 
 
 @pytest.mark.parametrize("seconds", [0.2, 12.4, 89.6, 100.0, 140.0, 5399.0, 5401.0, 9000.0])
 def test_time_that_is_said_to_be_enough_is_enough(seconds: float) -> None:
-    number, unit = words.enough(seconds).split()
+    number, unit = text.enough(seconds).split()
     allowed = float(number) * {"s": 1, "min": 60, "h": 3600}[unit]
     assert seconds <= allowed <= max(1.0, 1.7 * seconds)
-    assert words.minutes(0.001) != "0 s"
+    assert text.minutes(0.001) != "0 s"
 
 
 def test_random_weights_were_never_tried() -> None:

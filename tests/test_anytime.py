@@ -10,10 +10,10 @@ from dataclasses import dataclass, field, replace
 import numpy as np
 import pytest
 
-from frostline.comparison.anytime import Next, judged, next_task
-from frostline.comparison.board import Board, Entrant, Seen, Terms
-from frostline.comparison.cells import Cell
-from frostline.comparison.race import Task
+from frostline.selection.anytime import Next, judged, next_task
+from frostline.selection.resampling import Cell
+from frostline.selection.scoreboard import Board, Entrant, Seen, Terms
+from frostline.selection.successive_halving import Task
 
 FOLDS = Terms(folds=5, repeats=3, limit_s=120.0, closing_s=4.0, held=54)
 

@@ -12,8 +12,8 @@ from timm.data import create_transform
 from torch import nn
 
 from backbone_examples import FAMILIES, PLAIN, Odd, example, images
-from frostline.backbone import Preprocessing, assemble, weights_digest
 from frostline.errors import ModelError
+from frostline.models import Preprocessing, assemble, weights_digest
 
 
 @pytest.mark.parametrize("family", FAMILIES)

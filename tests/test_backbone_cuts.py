@@ -12,10 +12,10 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 
 from backbone_examples import FAMILIES, PLAIN, SIDE, Odd, example, images
-from frostline.backbone import Backbone, assemble, freeze, prefix, set_training, suffix
-from frostline.backbone.cutting import TOLERANCE
-from frostline.backbone.values import packed, shape_between, unpacked
 from frostline.errors import ModelError
+from frostline.models import Backbone, assemble, freeze, prefix, set_training, suffix
+from frostline.models.cutting.cuts import TOLERANCE
+from frostline.models.cutting.nested_values import packed, shape_between, unpacked
 
 
 def halves(backbone: Backbone, model: nn.Module, index: int, x: Tensor) -> Tensor:

@@ -7,8 +7,8 @@ import torch
 from torch import Tensor, nn
 
 from backbone_examples import FAMILIES, example, images
-from frostline.backbone import BN_POLICIES, Backbone, Cut, freeze, keeps_statistics, set_training
 from frostline.errors import ModelError, UsageError
+from frostline.models import BN_POLICIES, Backbone, Cut, freeze, keeps_statistics, set_training
 
 
 def snapshot(model: nn.Module) -> dict[str, Tensor]:

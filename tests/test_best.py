@@ -15,11 +15,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import studies
-from frostline.best import best_of, passed_over_line
-from frostline.contenders import Contender, separated
-from frostline.dataset import Manifest
+from frostline.data import Manifest
 from frostline.errors import StudyError
-from frostline.record import RunFolder, Study
+from frostline.studies.best_run import best_of, passed_over_line
+from frostline.studies.contenders import Contender, separated
+from frostline.studies.study_folder import RunFolder, Study
 
 SETTINGS = {
     "weights": "w",

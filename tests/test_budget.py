@@ -9,13 +9,13 @@ import pytest
 from safetensors.torch import load_file
 
 import frostline
-from frostline import numerics
-from frostline.dataset import Manifest
+from frostline.data import Manifest
 from frostline.errors import RunWarning, UsageError
-from frostline.timing import Stopwatch
-from frostline.training import budget as budget_of
+from frostline.system import numerics
+from frostline.system.timing import Stopwatch
 from frostline.training import epoch, loop
-from frostline.training.budget import Budget, OutOfTime
+from frostline.training.resilience import time_limit as budget_of
+from frostline.training.resilience.time_limit import Budget, OutOfTime
 from tiny import tiny_backbone, tiny_model, write_table
 
 FAST = {"deterministic": True, "threads": 1, "flip": "none"}

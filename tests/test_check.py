@@ -16,9 +16,9 @@ from PIL import Image
 
 import studies
 from frostline.cli.main import cli
-from frostline.dataset import KINDS, TROUBLE, Finding, Manifest, load_data
+from frostline.data import KINDS, TROUBLE, Finding, Manifest, load_data
 from frostline.errors import DataError
-from frostline.reporting import checking
+from frostline.reports import check_page
 
 
 @pytest.fixture(scope="module")
@@ -187,9 +187,9 @@ def test_the_page_shows_the_pictures_and_runs_nothing(photos: Path, tmp_path: Pa
     policy = "default-src 'none'; img-src data:; style-src 'unsafe-inline'; base-uri 'none'"
     assert policy in html.unescape(page)
     assert not re.search(r"(src|href)=\"(?!data:|#)", page)
-    assert checking.page(data, str(photos)) == target.read_bytes()
+    assert check_page.page(data, str(photos)) == target.read_bytes()
     with pytest.raises(DataError, match="cannot be written"):
-        checking.write(data, "photos", photos)
+        check_page.write(data, "photos", photos)
 
 
 def test_a_page_of_images_in_memory_and_of_nothing_wrong() -> None:
@@ -197,10 +197,10 @@ def test_a_page_of_images_in_memory_and_of_nothing_wrong() -> None:
     pixels = rng.integers(0, 255, (24, 16, 16, 3), dtype=np.uint8)
     pixels[5] = 7
     data = load_data([(Image.fromarray(one), n % 2) for n, one in enumerate(pixels)])
-    assert checking.page(data, "dataset").count(b"data:image/jpeg") == 1
+    assert check_page.page(data, "dataset").count(b"data:image/jpeg") == 1
     pixels[5] = pixels[4].T.reshape(16, 16, 3)
     data = load_data([(Image.fromarray(one), n % 2) for n, one in enumerate(pixels)])
-    assert b"Nothing was found that may be wrong" in checking.page(data, "dataset")
+    assert b"Nothing was found that may be wrong" in check_page.page(data, "dataset")
 
 
 def test_a_study_is_no_image_folder(tmp_path: Path) -> None:

@@ -16,21 +16,22 @@ from sklearn.model_selection import StratifiedKFold
 from torch import nn
 
 import frostline
-from frostline import metrics, numerics, probe
-from frostline.augment import Policy
-from frostline.best import best_of
-from frostline.dataset import Manifest
+from frostline import metrics, probe
+from frostline.data import Manifest
 from frostline.errors import UsageError
-from frostline.frozen import Counts, Way
-from frostline.images import Images
-from frostline.record import Study, plain
-from frostline.timing import Stopwatch
+from frostline.features import Counts, Way
+from frostline.features.augmentation import Policy
+from frostline.features.image_batches import Images
+from frostline.studies.best_run import best_of
+from frostline.studies.study_folder import Study, plain
+from frostline.system import numerics
+from frostline.system.timing import Stopwatch
 from frostline.training import loop
-from frostline.training.budget import Budget
-from frostline.training.imbalance import Balance
-from frostline.training.planning import Plan
-from frostline.training.request import _identity
-from frostline.training.supply import Supply
+from frostline.training.batches import Supply
+from frostline.training.config import _identity
+from frostline.training.numeric_plan import Plan
+from frostline.training.resilience.time_limit import Budget
+from frostline.training.tuning.class_imbalance import Balance
 from tiny import PREPROCESSING, TinyNet, live_logits, picture, tiny_backbone, tiny_model, write_table
 
 FAST = {"deterministic": True, "augment": "light", "flip": "none", "threads": 1}
@@ -196,7 +197,7 @@ def test_repeats_within_an_epoch_are_other_views(tmp_path: Path) -> None:
     backbone = tiny_backbone()
     way = Way(numerics.exact_plan(1), 8)
     for cut, views in ((0, 0), (2, 0), (2, 40)):
-        segment = frostline.strategy.Segment(cut=cut, epochs=1, steps_per_epoch=2, lr=1.0, batches=2)
+        segment = frostline.strategies.Segment(cut=cut, epochs=1, steps_per_epoch=2, lr=1.0, batches=2)
         plan = Plan(way.plan, way, views)
         supply = Supply(backbone, backbone.model, [], [segment], 0, plan, None, Counts(), 0)
         items, targets = supply.epoch(images, balance, 0, 0, 0, 1)
@@ -386,7 +387,7 @@ def test_a_finished_run_is_read_from_a_study_that_cannot_be_written(
     def refuse(*_: object) -> None:
         raise PermissionError(13, "Permission denied", "study")
 
-    monkeypatch.setattr(frostline.places, "write_atomically", refuse)
+    monkeypatch.setattr(frostline.system.directories, "write_atomically", refuse)
     again = frostline.train(tiny_backbone(), data, "linear_probe", study=tmp_path / "s", **FAST)
     assert again.accuracy == run.accuracy
     assert json.loads((run.folder.path / "result.json").read_text())["run"] == run.run

@@ -19,10 +19,10 @@ from click.testing import CliRunner
 from PIL import Image
 
 import frostline as package
-from frostline.cli import judging
+from frostline.cli.commands import plan
 from frostline.cli.main import cli
 from frostline.errors import UsageError
-from frostline.store import Form, Store, key_of
+from frostline.feature_cache import Form, Store, key_of
 from tiny import write_folder, write_table
 
 pytestmark = pytest.mark.usefixtures("warm_store")
@@ -394,14 +394,14 @@ def test_the_command_that_plan_names_splits_and_reads_as_plan_did() -> None:
     }
     plain |= {"minutes": None, "threads": None, "cache_dir": None, "strict": False}
     plain |= {"split_names": None, "path_column": None, "label_column": None, "group_by": None}
-    assert judging._train("photos", plain) == "frostline train photos"
+    assert plan._train("photos", plain) == "frostline train photos"
     asked = {"seed": 3, "val_size": 0.0, "minutes": 10.0, "cache_dir": "my store", "strict": True}
     asked["group_by"] = "re:^(P\\d+)_"
     words = (
         "frostline train 'my photos' --seed 3 --val-size 0 --minutes 10 --cache-dir 'my store' "
         "--group-by 're:^(P\\d+)_' --strict"
     )
-    assert judging._train("my photos", {**plain, **asked}) == words
+    assert plan._train("my photos", {**plain, **asked}) == words
 
 
 @pytest.mark.parametrize(

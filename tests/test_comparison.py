@@ -18,21 +18,28 @@ import pytest
 
 import frostline
 from frostline import sentences
-from frostline.comparison import cells, concluding, judging, leaving, race, settling
-from frostline.comparison import contest as contesting
-from frostline.comparison.anytime import judged, next_task
-from frostline.comparison.board import Board, Entrant, Seen, Terms
-from frostline.comparison.candidates import listed, searched
-from frostline.comparison.cells import Cell
-from frostline.comparison.contest import Clock, Contest, OutOfTime, closing_s
-from frostline.comparison.judging import Held, Verdict, judge
-from frostline.comparison.ledger import Ledger
-from frostline.comparison.race import Race, Rung, Task
-from frostline.comparison.words import verdict_lines
-from frostline.dataset import Manifest
+from frostline.data import Manifest
 from frostline.errors import DataError, StudyError, UsageError
-from frostline.strategy import parse, scaled, schedule
-from frostline.timing import Stopwatch
+from frostline.selection import (
+    conclusion,
+    ranking,
+    resampling,
+    significance,
+    successive_halving,
+    winner_artifacts,
+)
+from frostline.selection import runner as contesting
+from frostline.selection.anytime import judged, next_task
+from frostline.selection.candidates import listed, searched
+from frostline.selection.resampling import Cell
+from frostline.selection.runner import Clock, Contest, OutOfTime, closing_s
+from frostline.selection.scoreboard import Board, Entrant, Seen, Terms
+from frostline.selection.significance import Held, Verdict, judge
+from frostline.selection.successive_halving import Race, Rung, Task
+from frostline.selection.text import verdict_lines
+from frostline.selection.trial_queue import Ledger
+from frostline.strategies import parse, scaled, schedule
+from frostline.system.timing import Stopwatch
 from tiny import tiny_backbone, tiny_model, write_table
 
 OPTIONS = {"deterministic": True, "flip": "none", "threads": 1}
@@ -54,14 +61,14 @@ def without_val(tmp_path: Path, **counts: int) -> Manifest:
 
 def test_every_image_is_held_out_once_a_repeat_and_the_test_part_never(tmp_path: Path) -> None:
     data = without_val(tmp_path, train=15, test=5)
-    folds = cells.folds_of(data, 0)
+    folds = resampling.folds_of(data, 0)
     assert folds == 5
     pool = {sample.path for sample in data.samples if sample.split != "test"}
     splits = {}
     for repeat in range(2):
         held: list[str] = []
         for fold in range(folds):
-            part = cells.split(data, Cell(repeat, fold), 0)
+            part = resampling.split(data, Cell(repeat, fold), 0)
             assert {s.path for s in part.samples} == pool
             assert not part.part("test")
             assert {s.label for s in part.part("train")} == set(data.classes)
@@ -69,14 +76,18 @@ def test_every_image_is_held_out_once_a_repeat_and_the_test_part_never(tmp_path:
             splits[repeat, fold] = part.split_digest
         assert sorted(held) == sorted(pool)
     assert len(set(splits.values())) == len(splits)
-    assert cells.seed_of(0, Cell(0, 1)) == cells.seed_of(0, Cell(0, 4)) != cells.seed_of(0, Cell(1, 1))
+    assert (
+        resampling.seed_of(0, Cell(0, 1))
+        == resampling.seed_of(0, Cell(0, 4))
+        != resampling.seed_of(0, Cell(1, 1))
+    )
 
 
 def test_a_val_part_that_the_source_names_is_kept(data: Manifest) -> None:
     assert data.given == ("train", "val", "test")
-    assert cells.folds_of(data, 0) == 1
+    assert resampling.folds_of(data, 0) == 1
     for repeat in range(2):
-        part = cells.split(data, Cell(repeat, 0), 0)
+        part = resampling.split(data, Cell(repeat, 0), 0)
         assert {s.path for s in part.part("val")} == {s.path for s in data.part("val")}
         assert not part.part("test")
     assert Manifest.from_json(data.to_json()).given == data.given
@@ -92,8 +103,8 @@ def test_groups_and_what_can_only_train_stay_together(tmp_path: Path) -> None:
     table.write_text("\n".join(["path,label,group", *rows]))
     data = frostline.load_data(table, near_copies=False, test_size=0.0)
     units = {s.path: u for s, u in zip(data.samples, data.units(data.samples), strict=True)}
-    for fold in range(cells.folds_of(data, 0)):
-        part = cells.split(data, Cell(0, fold), 0)
+    for fold in range(resampling.folds_of(data, 0)):
+        part = resampling.split(data, Cell(0, fold), 0)
         assert not {units[s.path] for s in part.part("train")} & {units[s.path] for s in part.part("val")}
         assert {s.label for s in part.part("train")} == set(data.classes)
 
@@ -116,8 +127,8 @@ def play(found: Race, skill: list[float]) -> tuple[dict[Task, float], list[int]]
 def test_the_best_climbs_and_halving_costs_what_it_promises(folds: int) -> None:
     count = 8
     everything = count * 3 * folds * 4.0
-    found = race.plan(count, folds=folds, repeats=3)
-    first = (1.0, race.FIRST_FOLDS) if folds > 1 else (race.SHORT, 0)
+    found = successive_halving.plan(count, folds=folds, repeats=3)
+    first = (1.0, successive_halving.FIRST_FOLDS) if folds > 1 else (successive_halving.SHORT, 0)
     assert [(rung.share, rung.folds) for rung in found.rungs] == [first, (1.0, 0), (1.0, 0)]
     skill = list(np.random.default_rng(0).permutation(count) / 10)
     scores, _ = play(found, skill)
@@ -131,8 +142,8 @@ def test_the_best_climbs_and_halving_costs_what_it_promises(folds: int) -> None:
 
 
 def test_few_candidates_are_not_halved() -> None:
-    assert race.plan(3, folds=5, repeats=3) == race.everything(3, 5, 3)
-    assert len(race.plan(6, folds=1, repeats=1).rungs) == 2
+    assert successive_halving.plan(3, folds=5, repeats=3) == successive_halving.everything(3, 5, 3)
+    assert len(successive_halving.plan(6, folds=1, repeats=1).rungs) == 2
 
 
 def test_an_unfinished_rung_lets_nobody_in() -> None:
@@ -174,7 +185,7 @@ def contest(limit_s: float, log: Callable[[str], None] = print) -> Contest:
         data=nothing,
         study=nothing,
         candidates=listed(["linear_probe", "full"], "none"),
-        race=race.everything(2, 1, 1),
+        race=successive_halving.everything(2, 1, 1),
         short_s=[1.0, 10.0],
         whole_s=[1.0, 10.0],
         final_s=[1.0, 80.0],
@@ -218,7 +229,7 @@ def test_a_run_that_takes_too_long_is_stopped_and_others_get_the_time(
     found = contest(limit_s=60.0, log=said.append)
     found.candidates = listed(["linear_probe", "full", "top_k(1)"], "none")
     found.short_s, found.whole_s, found.final_s = [0.1] * 3, [0.1, 4.0, 1.0], [0.1, 5.0, 1.2]
-    found.race = race.everything(3, 5, 1)
+    found.race = successive_halving.everything(3, 5, 1)
     found.terms = Terms(folds=5, repeats=1, limit_s=60.0, closing_s=2.0)
     found.ledger, found.clock.file = Ledger.open("x", tmp_path), tmp_path / "clock.json"
     begun = Counter[int]()
@@ -243,13 +254,13 @@ def test_what_a_winner_doubts_by_is_shortened_where_time_is_short() -> None:
     found = contest(limit_s=60.0)
     for pass_s, images in ((0.01, 200), (0.5, 57), (3.0, 0)):
         found.pass_s = pass_s
-        assert leaving._to_doubt_by(asked, found, 200) == images
+        assert winner_artifacts._to_doubt_by(asked, found, 200) == images
     assert [line.split(":")[0] for line in said] == [
         "Little time was left",
         "No time was left to say how far new images may lie from those learned from.",
     ]
     asked.minutes = None
-    assert leaving._to_doubt_by(asked, found, 200) == 200
+    assert winner_artifacts._to_doubt_by(asked, found, 200) == 200
 
 
 def test_what_follows_the_last_training_is_set_aside_by_rates() -> None:
@@ -318,7 +329,7 @@ def test_a_head_that_is_solved_for_has_no_epochs_to_run_short_of() -> None:
     assert ["of its epochs" in line for line in said] == [False, True]
     found.log_outcome(Task(0, 1.0, Cell(0, 0)), outcome)  # the same run again
     assert len(said) == 2
-    assert [concluding._share(found, place) for place in (0, 1)] == [1.0, 0.25]
+    assert [conclusion._share(found, place) for place in (0, 1)] == [1.0, 0.25]
 
 
 def test_a_short_schedule_has_every_phase() -> None:
@@ -351,7 +362,7 @@ def answers(rate: float, *, images: int = 300, repeats: int = 3, seed: int = 0, 
 
 def test_a_clear_lead_is_separated_and_wins() -> None:
     held = {0: answers(0.9, seed=1), 1: answers(0.6, seed=2)}
-    found = judging.judge(held, {0: 100.0, 1: 1.0}, "accuracy")
+    found = significance.judge(held, {0: 100.0, 1: 1.0}, "accuracy")
     assert (found.winner, found.leader, found.separated) == (0, 0, True)
     assert found.differences[1].mean == pytest.approx(0.3, abs=0.06)
 
@@ -361,10 +372,10 @@ def test_too_close_to_call_and_the_cheaper_wins() -> None:
     other = Held(one.images, one.repeats, one.units, one.targets, one.probabilities.copy())
     other.probabilities[0] = other.probabilities[0][::-1]  # one image apart
     costs = {0: 100.0, 1: 1.0}
-    found = judging.judge({0: one, 1: other}, costs, "accuracy")
+    found = significance.judge({0: one, 1: other}, costs, "accuracy")
     assert not found.separated
     assert found.winner == 1
-    assert judging.judge({0: one, 1: other}, {0: 1.0, 1: 100.0}, "accuracy").winner == 0
+    assert significance.judge({0: one, 1: other}, {0: 1.0, 1: 100.0}, "accuracy").winner == 0
 
 
 @pytest.mark.parametrize("metric", ["accuracy", "balanced_accuracy"])
@@ -372,13 +383,13 @@ def test_the_interval_of_a_difference_covers_the_truth(metric: str) -> None:
     inside = 0
     for seed in range(20):
         one, other = answers(0.8, seed=2 * seed, images=100), answers(0.75, seed=2 * seed + 1, images=100)
-        found = judging.difference(one, other, metric, seed)
+        found = significance.difference(one, other, metric, seed)
         inside += found.low <= 0.05 <= found.high
     assert 16 <= inside <= 20
 
 
 def test_images_that_hang_together_widen_the_interval() -> None:
-    alone = judging.difference(answers(0.8, seed=1), answers(0.7, seed=2), "accuracy")
+    alone = significance.difference(answers(0.8, seed=1), answers(0.7, seed=2), "accuracy")
 
     def tied(rate: float, seed: int) -> Held:
         found = answers(rate, seed=seed, images=30)
@@ -391,7 +402,7 @@ def test_images_that_hang_together_widen_the_interval() -> None:
             found.probabilities[rows],
         )
 
-    together = judging.difference(tied(0.8, 1), tied(0.7, 2), "accuracy")
+    together = significance.difference(tied(0.8, 1), tied(0.7, 2), "accuracy")
     assert together.error > 2 * alone.error
 
 
@@ -400,9 +411,9 @@ def test_images_that_hang_together_widen_the_interval() -> None:
 WORKER = """
 import json, sys, time
 from pathlib import Path
-from frostline.comparison.cells import Cell
-from frostline.comparison.ledger import Ledger
-from frostline.comparison.race import Task
+from frostline.selection.resampling import Cell
+from frostline.selection.trial_queue import Ledger
+from frostline.selection.successive_halving import Task
 
 folder, die = Path(sys.argv[1]), sys.argv[2]
 ledger = Ledger.open("x", folder)
@@ -484,13 +495,13 @@ def test_who_was_killed_before_leaving_a_name_holds_nothing(
     for url in (None, f"sqlite:///{tmp_path / 'shared.db'}"):
         ledger = Ledger.open(f"one {url is None}", tmp_path, url)
         with monkeypatch.context() as patch:
-            patch.setattr("frostline.comparison.ledger._holder", kill)
+            patch.setattr("frostline.selection.trial_queue._holder", kill)
             with pytest.raises(Killed):
                 ledger.take([task], lambda _: {"score": 0.0})
         taken = ledger.take([task], lambda _: {"score": 1.0})
         assert taken == (task if url is None else None)  # another machine may be about to say who it is
         with monkeypatch.context() as patch:
-            patch.setattr("frostline.comparison.ledger.SILENCE_S", 0)
+            patch.setattr("frostline.selection.trial_queue.SILENCE_S", 0)
             assert (ledger.take([task], lambda _: {"score": 1.0}) is None) == (url is None)
         assert ledger.outcomes() == {task: {"score": 1.0}}
 
@@ -660,7 +671,7 @@ def test_test_labels_have_no_say(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     def untimed(held: Mapping[int, Held], seconds: Mapping[int, float], *rest: Any) -> Verdict:
         return judge(held, dict.fromkeys(seconds, 1.0), *rest)  # the clock has a say where none is separated
 
-    monkeypatch.setattr(settling, "judge", untimed)
+    monkeypatch.setattr(ranking, "judge", untimed)
     results = []
     for number in range(2):
         data = without_val(tmp_path / str(number), train=10, test=4)
@@ -764,7 +775,7 @@ def test_the_end_is_reckoned_by_how_busy_the_machine_is_now(monkeypatch: pytest.
     monkeypatch.setattr(contesting, "_now_s", lambda: tuple(now))
     clock = Clock(120.0, Path("unused"), Stopwatch())
     assert clock.ending_s == contesting.ENDING_S
-    monkeypatch.setattr("frostline.places.write_atomically", lambda *_: None)
+    monkeypatch.setattr("frostline.system.directories.write_atomically", lambda *_: None)
     now[:] = 60.0, 60.0
     clock.note()
     assert clock.ending_s == contesting.ENDING_S
@@ -774,9 +785,9 @@ def test_the_end_is_reckoned_by_how_busy_the_machine_is_now(monkeypatch: pytest.
 
 def test_late_it_leaves_no_pictures_and_says_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "out-of-fold.csv").write_text("path\n")
-    monkeypatch.setattr(leaving.halfway, "models", lambda *_: None)
+    monkeypatch.setattr(winner_artifacts.halfway, "models", lambda *_: None)
     left: list[object] = []
-    monkeypatch.setattr(leaving.looks, "leave", lambda *given: left.append(given))
+    monkeypatch.setattr(winner_artifacts.looks, "leave", lambda *given: left.append(given))
     lines: list[str] = []
     asked = SimpleNamespace(
         folder=tmp_path,
@@ -787,8 +798,8 @@ def test_late_it_leaves_no_pictures_and_says_so(tmp_path: Path, monkeypatch: pyt
     )
     for late in (True, False):
         race_at_work = SimpleNamespace(clock=SimpleNamespace(late=late), outcomes={})
-        monkeypatch.setattr(leaving, "longest", lambda *_: [])
-        leaving.leave_looks(asked, race_at_work, 0, None)  # type: ignore[arg-type]
+        monkeypatch.setattr(winner_artifacts, "longest", lambda *_: [])
+        winner_artifacts.leave_looks(asked, race_at_work, 0, None)  # type: ignore[arg-type]
         assert (lines == ["No time was left for pictures of the mistakes."], bool(left)) == (True, not late)
 
 

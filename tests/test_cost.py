@@ -14,17 +14,18 @@ import pytest
 import torch
 
 import frostline
-from frostline import numerics, rates
-from frostline.augment import Policy
+from frostline import profiling
 from frostline.cost import Learning, Line, Peaks, Rates, StageRates, predict
-from frostline.cost.peak import REUSED, SMALL_BYTES, UNSEEN_BYTES, Moment, grown
-from frostline.cost.predicting import BESIDE
-from frostline.cost.rows import needs, on_the_way, view_at, views_for, views_of
-from frostline.cost.walk import PASS_S
-from frostline.dataset import Manifest
-from frostline.images import Images
-from frostline.rates import correcting, learning, measuring
-from frostline.strategy import parse, schedule
+from frostline.cost.cache_choice import needs, on_the_way, view_at, views_for, views_of
+from frostline.cost.estimate import BESIDE
+from frostline.cost.peak_memory import REUSED, SMALL_BYTES, UNSEEN_BYTES, Moment, grown
+from frostline.cost.run_time import PASS_S
+from frostline.data import Manifest
+from frostline.features.augmentation import Policy
+from frostline.features.image_batches import Images
+from frostline.profiling import rate_correction, rate_measurement, training_rates
+from frostline.strategies import parse, schedule
+from frostline.system import numerics
 from tiny import PREPROCESSING, tiny_backbone, write_table
 
 FREE = Line(0.0, 0.0)
@@ -331,7 +332,7 @@ def test_views_cycle_and_grow_with_long_runs() -> None:
 
 def test_rates_are_measured_stage_by_stage(images: Images) -> None:
     backbone = tiny_backbone()
-    found = rates.measure(backbone, images, threads=1)
+    found = profiling.measure(backbone, images, threads=1)
     assert [stage.name for stage in found.stages] == [stage.name for stage in backbone.stages]
     assert [stage.cut for stage in found.stages] == [0, 1, 2, 3, 4]
     model = backbone.adapt(3)
@@ -350,8 +351,10 @@ def test_rates_are_measured_stage_by_stage(images: Images) -> None:
 
 def test_timings_that_contradict_each_other_give_no_negative_rates(monkeypatch: pytest.MonkeyPatch) -> None:
     """A neighbour held up what lies beside the stages, and not the whole step."""
-    monkeypatch.setattr(learning, "watched", lambda run: run() or learning.Watched(1e-6, 0, 1e-6, 0))
-    found = learning.steps(tiny_backbone(), 8, 3, 1)
+    monkeypatch.setattr(
+        training_rates, "watched", lambda run: run() or training_rates.Watched(1e-6, 0, 1e-6, 0)
+    )
+    found = training_rates.steps(tiny_backbone(), 8, 3, 1)
     assert all(rate >= 0 for rows in found.rates.values() for row in rows for rate in row)
 
 
@@ -359,7 +362,7 @@ def test_kept_bytes_are_what_autograd_keeps(images: Images) -> None:
     """By hand, in float32: a block's input, its convolution's output, ReLU's output, dropout's mask."""
     backbone = tiny_backbone()
     plan = {"float32": numerics.candidates(1)["float32"]}
-    rows = learning._chains(backbone, backbone.adapt(3), plan)["float32"]
+    rows = training_rates._chains(backbone, backbone.adapt(3), plan)["float32"]
     sizes = [3 * 16 * 16, 8 * 16 * 16, 12 * 8 * 8, 16 * 4 * 4, 24 * 4 * 4]
     expected = [4 * (before + 3 * after) for before, after in itertools.pairwise(sizes)]
     assert [kept for *_, kept in rows[:-1]] == expected
@@ -368,14 +371,14 @@ def test_kept_bytes_are_what_autograd_keeps(images: Images) -> None:
 def test_rates_measured_beside_other_work_say_so(images: Images, monkeypatch: pytest.MonkeyPatch) -> None:
     backbone = tiny_backbone()
     monkeypatch.setattr(time, "process_time", lambda: 0.5 * time.perf_counter())
-    assert measuring._given(1) == pytest.approx(0.5, abs=0.05)
-    found = rates.measure(backbone, images, threads=1)
+    assert rate_measurement._given(1) == pytest.approx(0.5, abs=0.05)
+    found = profiling.measure(backbone, images, threads=1)
     assert "50%" in found.notes[0]
-    monkeypatch.setattr(correcting.ways, "pass_s", lambda *_: 1e9)
-    (note,) = rates.measure(backbone, images, threads=1).notes  # they are held against now instead
+    monkeypatch.setattr(rate_correction.ways, "pass_s", lambda *_: 1e9)
+    (note,) = profiling.measure(backbone, images, threads=1).notes  # they are held against now instead
     assert "no longer held" in note
     monkeypatch.setattr(time, "process_time", time.perf_counter)
-    assert rates.measure(backbone, images, threads=1, batch=16).notes == ()
+    assert profiling.measure(backbone, images, threads=1, batch=16).notes == ()
     assert Rates.from_dict(json.loads(json.dumps(found.as_dict()))) == found
 
 
@@ -383,7 +386,7 @@ def test_a_run_after_measuring_times_nothing(
     data: Manifest, images: Images, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     backbone = tiny_backbone()
-    found = rates.measure(backbone, images, threads=1)
+    found = profiling.measure(backbone, images, threads=1)
     monkeypatch.setattr(numerics, "seconds", lambda run: pytest.fail("timed again"))
     for text in ("head(epochs=2)", "top_k(2, epochs=2)", "full(epochs=1)"):
         run = frostline.train(backbone, data, text, study=tmp_path / "study", threads=1)
@@ -398,7 +401,7 @@ def test_measuring_leaves_weights_and_random_state_alone(images: Images) -> None
     backbone = tiny_backbone()
     before = {key: value.clone() for key, value in backbone.model.state_dict().items()}
     state = torch.get_rng_state()
-    rates.measure(backbone, images, threads=1)
+    profiling.measure(backbone, images, threads=1)
     assert torch.equal(state, torch.get_rng_state())
     assert all(torch.equal(before[key], value) for key, value in backbone.model.state_dict().items())
     assert not backbone.model.training
@@ -409,22 +412,26 @@ def test_a_hopeless_plan_is_not_timed_with_many_images(monkeypatch: pytest.Monke
 
     def seconds(
         backbone: object, model: object, plan: numerics.NumericPlan, images: int
-    ) -> list[learning.Pass]:
+    ) -> list[training_rates.Pass]:
         timed.append((plan.channels_last, images))
         return [(0.1 * images, 0.2 * images) if plan.channels_last else (0.2 * images, 0.4 * images)] * 5
 
-    monkeypatch.setattr(learning, "_timed", seconds)
+    monkeypatch.setattr(training_rates, "_timed", seconds)
     backbone = tiny_backbone()
     plans = {name: plan for name, plan in numerics.candidates(1).items() if plan.precision == "float32"}
-    found = learning._chains(backbone, backbone.adapt(3), plans)
-    assert timed == [(False, learning.FEW), (True, learning.FEW), (True, learning.SOME)]  # they take long
+    found = training_rates._chains(backbone, backbone.adapt(3), plans)
+    assert timed == [
+        (False, training_rates.FEW),
+        (True, training_rates.FEW),
+        (True, training_rates.SOME),
+    ]  # they take long
     assert [row[:2] for row in found["float32"]] == [pytest.approx((0.2, 0.4))] * 5
     assert [row[:2] for row in found["channels-last"]] == [pytest.approx((0.1, 0.2))] * 5
 
 
 def test_rates_of_one_head_serve_another(images: Images, monkeypatch: pytest.MonkeyPatch) -> None:
     backbone = tiny_backbone()
-    three = rates.measure(backbone, images, threads=1, classes=3)
-    monkeypatch.delattr(measuring, "_network")  # nothing is left to be timed
-    nine = rates.measure(backbone, images, threads=1, classes=9)
+    three = profiling.measure(backbone, images, threads=1, classes=3)
+    monkeypatch.delattr(rate_measurement, "_network")  # nothing is left to be timed
+    nine = profiling.measure(backbone, images, threads=1, classes=9)
     assert nine.parameters - three.parameters == 6 * (backbone.feature_width + 1)

@@ -19,8 +19,8 @@ import timm
 import torch
 from torch import nn
 
-from frostline.backbone import Backbone, Preprocessing, assemble, prefix, suffix
-from frostline.backbone.cutting import agree
+from frostline.models import Backbone, Preprocessing, assemble, prefix, suffix
+from frostline.models.cutting.cuts import agree
 
 LARGEST = 50_000_000  # parameters: the bar speaks of members up to here
 ENOUGH = 4  # cuts besides 0 and the head

@@ -11,9 +11,10 @@ import pytest
 from PIL import Image, ImageDraw
 from sklearn.datasets import load_digits
 
-from frostline.dataset import copies, load_data
-from frostline.dataset.copies import MARK_BYTES, likeness, mark_of
-from frostline.dataset.decoding import picture
+from frostline.data import load_data
+from frostline.data.pixels.decoding import picture
+from frostline.data.splits import near_duplicates
+from frostline.data.splits.near_duplicates import MARK_BYTES, likeness, mark_of
 from test_dataset_sources import save
 
 
@@ -88,18 +89,20 @@ def test_noise_is_not_alike() -> None:
 
 
 def test_a_crowd_of_one_picture_is_one_family_in_bounded_time(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(copies, "CROWD_IMAGES", 20)
-    monkeypatch.setattr(copies, "MAX_SUSPECTS", 50)
+    monkeypatch.setattr(near_duplicates, "CROWD_IMAGES", 20)
+    monkeypatch.setattr(near_duplicates, "MAX_SUSPECTS", 50)
     rng = np.random.default_rng(0)
     mark = np.frombuffer(mark_of(picture(scene(3))), np.uint8)
     crowd = np.repeat(mark[None], 2000, 0)
-    crowd[np.arange(2000), rng.integers(0, copies.HASH_BYTES, 2000)] ^= 1 << rng.integers(0, 8, 2000).astype(
-        np.uint8
-    )
+    crowd[np.arange(2000), rng.integers(0, near_duplicates.HASH_BYTES, 2000)] ^= 1 << rng.integers(
+        0, 8, 2000
+    ).astype(np.uint8)
     found = likeness({f"{i:064x}": row.tobytes() for i, row in enumerate(crowd)})
     assert len(found.near) == 1999
     thumbs = crowd.copy()
-    thumbs[:, copies.HASH_BYTES :] = rng.integers(0, 256, (2000, MARK_BYTES - copies.HASH_BYTES))
+    thumbs[:, near_duplicates.HASH_BYTES :] = rng.integers(
+        0, 256, (2000, MARK_BYTES - near_duplicates.HASH_BYTES)
+    )
     other = likeness({f"{i:064x}": row.tobytes() for i, row in enumerate(thumbs)})
     assert other.near == []
     assert len(other.suspects) == 50

@@ -13,9 +13,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from frostline.dataset import decoding, find_images, load_data, open_image
-from frostline.dataset.decoding import MAX_HELD_PIXELS
-from frostline.dataset.inflight import InFlight
+from frostline.data import find_images, load_data, open_image
+from frostline.data.pixels import decoding
+from frostline.data.pixels.decode_limit import InFlight
+from frostline.data.pixels.decoding import MAX_HELD_PIXELS
 from frostline.errors import DamagedImage, DataError
 from test_dataset_sources import by_class, save
 

@@ -11,13 +11,13 @@ import pytest
 from PIL import Image
 
 from deep_examples import png, ppm, tiff
-from frostline.dataset import Manifest, Rendering, load_data, open_image
-from frostline.dataset.copies import mark_of
-from frostline.dataset.decoding import picture
-from frostline.dataset.depth import Deep
-from frostline.dataset.rendering import Levels, ranges_of
-from frostline.dataset.showing import findings
-from frostline.dataset.traits import Traits
+from frostline.data import Manifest, Rendering, load_data, open_image
+from frostline.data.pixels.decoding import picture
+from frostline.data.pixels.deep_pixels import Deep
+from frostline.data.pixels.rendering import Levels, ranges_of
+from frostline.data.pixels.rendering_choice import findings
+from frostline.data.pixels.traits import Traits
+from frostline.data.splits.near_duplicates import mark_of
 from frostline.errors import DamagedImage, DataError, UsageError
 
 Array = np.ndarray[Any, Any]
@@ -204,8 +204,8 @@ def test_a_study_keeps_its_range_for_later_versions(tmp_path: Path) -> None:
 
 
 def test_the_range_is_part_of_what_data_are_and_of_each_row(tmp_path: Path) -> None:
-    from frostline.backbone import Preprocessing
-    from frostline.images import Images
+    from frostline.features.image_batches import Images
+    from frostline.models import Preprocessing
 
     place = cells(tmp_path, png)
     rng = np.random.default_rng(0)
@@ -258,13 +258,13 @@ def test_pixel_digests_do_not_depend_on_the_range(tmp_path: Path) -> None:
 
 
 def test_what_is_remembered_gives_the_same_range(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from frostline.dataset import memory
+    from frostline.data import digest_cache
 
     place = cells(tmp_path, png)
     first = load_data(place)
     assert load_data(place).to_json() == first.to_json()
     assert load_data(place, near_copies=False).rendering == first.rendering
-    monkeypatch.setattr(memory, "DECODER", "another")
+    monkeypatch.setattr(digest_cache, "DECODER", "another")
     assert load_data(place, near_copies=False).rendering == first.rendering
     assert load_data(place).checked().rendering == first.rendering
 

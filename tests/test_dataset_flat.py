@@ -10,8 +10,8 @@ import pytest
 from PIL import Image
 
 from deep_examples import png
-from frostline.dataset import Manifest, load_data
-from frostline.dataset.rendering import Rendering, parsed_ground
+from frostline.data import Manifest, load_data
+from frostline.data.pixels.rendering import Rendering, parsed_ground
 from frostline.errors import DataError, UsageError
 from test_dataset_decoding import encoded
 from test_dataset_depth import folder_of, twelve_bits

@@ -10,12 +10,12 @@ import pytest
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
-from frostline.comparison import cells
-from frostline.comparison.cells import Cell
-from frostline.dataset import Manifest, Sample
-from frostline.dataset.folding import Pairs, fold_of, folds, numbered, unit_ids
-from frostline.dataset.splitting import unit_keys
+from frostline.data import Manifest, Sample
+from frostline.data.splits.folding import Pairs, fold_of, folds, numbered, unit_ids
+from frostline.data.splits.splitting import unit_keys
 from frostline.errors import DataError
+from frostline.selection import resampling
+from frostline.selection.resampling import Cell
 from test_dataset_splitting import QUICK, content, found_of, labelled
 
 
@@ -173,12 +173,12 @@ def test_what_was_learned_is_never_held_out(learned: set[int], groups: int, repe
     for learn, hold in data.folds(data.samples, 5, 1):
         assert not {data.samples[at].group or data.samples[at].path for at in hold.tolist()} & tied
         assert sorted([*learn.tolist(), *hold.tolist()]) == list(range(60))
-    if not cells._pairs(data, 0, 0):
+    if not resampling._pairs(data, 0, 0):
         with pytest.raises(DataError, match=f"had already learned from {len(learned)} of 60 images"):
-            cells.folds_of(data, 0)
+            resampling.folds_of(data, 0)
         return
-    for fold in range(cells.folds_of(data, 0)):
-        val = cells.split(data, Cell(repeat, fold), 0).part("val")
+    for fold in range(resampling.folds_of(data, 0)):
+        val = resampling.split(data, Cell(repeat, fold), 0).part("val")
         assert val
         assert not {sample.group or sample.path for sample in val} & tied
 
@@ -187,19 +187,19 @@ def test_what_was_learned_leaves_a_given_val_part() -> None:
     data = manifest({"a": 10, "b": 10})
     samples = tuple(replace(s, split="val") if i % 2 else s for i, s in enumerate(data.samples))
     data = replace(data, samples=samples, given=("train", "val"), learned=frozenset([samples[1].digest]))
-    assert len(cells.split(data, Cell(0, 0), 0).part("val")) == 9
-    assert cells.folds_of(data, 0) == 1
+    assert len(resampling.split(data, Cell(0, 0), 0).part("val")) == 9
+    assert resampling.folds_of(data, 0) == 1
     nothing = replace(data, learned=frozenset(sample.digest for sample in samples))
     with pytest.raises(DataError, match="already learned from 20 of 20 images"):
-        cells.folds_of(nothing, 0)
+        resampling.folds_of(nothing, 0)
 
 
 def test_a_study_remembers_folds(tmp_path: Path) -> None:
     data = manifest({"a": 12, "b": 12})
-    data.keep_in(tmp_path, cells.remembered(data, 5, 2))
-    before = [numbered(cells._pairs(data, r, 5), [s.digest for s in data.samples]) for r in range(2)]
+    data.keep_in(tmp_path, resampling.remembered(data, 5, 2))
+    before = [numbered(resampling._pairs(data, r, 5), [s.digest for s in data.samples]) for r in range(2)]
     grown = replace(data, samples=(Sample("new", "a", content("new"), "", "train"), *data.samples))
     for repeat in range(2):
-        pairs = cells._pairs(grown.recalled(tmp_path), repeat, 5)
+        pairs = resampling._pairs(grown.recalled(tmp_path), repeat, 5)
         after = numbered(pairs, [sample.digest for sample in grown.samples])
         assert {digest: at for digest, at in after.items() if digest != content("new")} == before[repeat]

@@ -12,8 +12,9 @@ import pytest
 from PIL import Image
 
 from deep_examples import dicom, tiff
-from frostline.dataset import formats, load_data, open_image, questions
-from frostline.dataset.decoding import picture
+from frostline.data import load_data, open_image, questions
+from frostline.data.pixels import formats
+from frostline.data.pixels.decoding import picture
 from frostline.errors import DamagedImage, DataError
 from test_dataset_decoding import encoded, noise
 from test_dataset_depth import folder_of, twelve_bits

@@ -14,8 +14,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from frostline.dataset import Manifest, load_data
-from frostline.dataset.grouping import folder_of, name_of, parsed, proposed
+from frostline.data import Manifest, load_data
+from frostline.data.splits.grouping import folder_of, name_of, parsed, proposed
 from frostline.errors import DataError, FrostlineError, UsageError
 
 CLIPS = [f"{label}/clip{clip}_{frame:03}.png" for label in "ab" for clip in range(5) for frame in range(6)]

@@ -19,7 +19,8 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from frostline.dataset import load_data, objects, read_labels
+from frostline.data import load_data, read_labels
+from frostline.data.sources import python_datasets
 from frostline.errors import DataError
 from frostline.integrations.sklearn import FrostlineClassifier
 from test_dataset_objects import Items, pixels
@@ -147,8 +148,8 @@ class Columns(dict[str, Any]):
 
 
 def from_hugging_face(folder: Path, labels: list[Any], feature: Any = None) -> Any:
-    source = objects.Source(None)
-    objects._read_part("dataset", Columns(labels, feature), source, None, None)
+    source = python_datasets.Source(None)
+    python_datasets._read_part("dataset", Columns(labels, feature), source, None, None)
     return source
 
 
@@ -205,8 +206,8 @@ def test_a_missing_group_is_no_group_called_nan() -> None:
     columns = Columns(["cat", "dog"] * 2, None)
     columns.features["patient"] = None
     columns["patient"] = ["p1", float("nan"), None, 7]
-    source = objects.Source(None)
-    objects._read_part("dataset", columns, source, None, None, "patient")
+    source = python_datasets.Source(None)
+    python_datasets._read_part("dataset", columns, source, None, None, "patient")
     assert [found.group for found in source.found] == ["p1", "", "", "7"]
 
 

@@ -11,8 +11,8 @@ from hypothesis import strategies as st
 
 import frostline
 from frostline.cli.main import cli
-from frostline.dataset import load_data
-from frostline.dataset.layout import Tree, layout_of, part_of
+from frostline.data import load_data
+from frostline.data.sources.folder_layout import Tree, layout_of, part_of
 from frostline.errors import DataError, FrostlineError, UsageError
 from tiny import write_folder
 

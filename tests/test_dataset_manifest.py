@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from frostline.dataset import Manifest, Sample, load_data
+from frostline.data import Manifest, Sample, load_data
 from frostline.errors import DataError
 from test_dataset_sources import by_class, save, table
 

@@ -12,9 +12,9 @@ from PIL import Image
 from torch.utils.data import Dataset, IterableDataset, Subset
 
 from deep_examples import png
-from frostline.dataset import Manifest, load_data, open_image, questions
-from frostline.dataset.depth import Deep
-from frostline.dataset.objects import picture
+from frostline.data import Manifest, load_data, open_image, questions
+from frostline.data.pixels.deep_pixels import Deep
+from frostline.data.sources.python_datasets import picture
 from frostline.errors import DataError
 from test_dataset_sources import by_class
 

@@ -13,13 +13,13 @@ from hypothesis import strategies as st
 
 import frostline
 from frostline.cli.main import cli
-from frostline.dataset import PARTS, Manifest, load_data
-from frostline.dataset.assignment import Assignment, assigned, remember
-from frostline.dataset.folding import unit_ids
-from frostline.dataset.parts import Split, Wish, split
-from frostline.dataset.sources import Found
+from frostline.data import PARTS, Manifest, load_data
+from frostline.data.sources.common import Found
+from frostline.data.splits.assignment import Assignment, assigned, remember
+from frostline.data.splits.folding import unit_ids
+from frostline.data.splits.parts import Split, Wish, split
 from frostline.errors import DataError, StudyError
-from frostline.record import Study
+from frostline.studies.study_folder import Study
 from test_dataset_manifest import manifest_of, samples
 from test_dataset_sources import by_class, save, table
 from test_dataset_splitting import QUICK, content, counts_of, images

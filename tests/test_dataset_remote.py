@@ -13,8 +13,8 @@ from typing import Any
 import pytest
 
 import frostline
-from frostline.dataset import remote
-from frostline.dataset.remote import masked
+from frostline.data.sources import remote
+from frostline.data.sources.remote import masked
 from frostline.errors import DataError, RunWarning
 from tiny import tiny_backbone, write_folder
 
@@ -233,7 +233,7 @@ def test_predict_answers_for_images_at_addresses_and_in_shards(
 
 
 def test_predict_says_what_an_address_lacks(tmp_path: Path, store: Any) -> None:
-    from frostline.dataset import questions
+    from frostline.data import questions
 
     store.pipe_file("/bucket/words/notes.txt", b"no picture")
     with pytest.raises(DataError, match="holds no image; expected names ending in"):

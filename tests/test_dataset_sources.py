@@ -15,7 +15,7 @@ import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 
-from frostline.dataset import load_data
+from frostline.data import load_data
 from frostline.errors import DataError, UsageError
 
 
@@ -66,7 +66,7 @@ def test_a_relative_path_outlives_the_working_directory(
 
 
 def test_importing_it_imports_no_torch() -> None:
-    code = "import sys, frostline.dataset; sys.exit(' '.join({'torch', 'sklearn'} & set(sys.modules)))"
+    code = "import sys, frostline.data; sys.exit(' '.join({'torch', 'sklearn'} & set(sys.modules)))"
     assert subprocess.run([sys.executable, "-c", code], stderr=subprocess.PIPE, check=False).stderr == b"\n"
 
 

@@ -9,11 +9,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from frostline.dataset import PARTS, Sample
-from frostline.dataset.describing import about_split
-from frostline.dataset.folding import unit_ids
-from frostline.dataset.parts import Split, Wish, split
-from frostline.dataset.sources import Found
+from frostline.data import PARTS, Sample
+from frostline.data.sources.common import Found
+from frostline.data.splits.folding import unit_ids
+from frostline.data.splits.parts import Split, Wish, split
+from frostline.data.splits.split_notes import about_split
 
 QUICK = settings(max_examples=60, deadline=None)
 WISH = Wish(seed=0, test=0.2, val=0.2)

@@ -15,8 +15,8 @@ import pytest
 from hypothesis import HealthCheck, assume, given, settings
 from hypothesis import strategies as st
 
-from frostline.dataset import load_data, questions, read_paths
-from frostline.dataset.tables import read_table
+from frostline.data import load_data, questions, read_paths
+from frostline.data.sources.tables import read_table
 from frostline.errors import DataError, RunWarning, UsageError
 from test_dataset_sources import by_class
 

@@ -16,14 +16,14 @@ from PIL import Image
 import frostline
 from deep_examples import png, tiff
 from frostline.cli.main import cli
-from frostline.dataset import Rendering, Shown, notes_on, open_image
-from frostline.dataset.decoding import picture
-from frostline.dataset.showing import Wish, decided
-from frostline.dataset.traits import Traits
+from frostline.data import Rendering, Shown, notes_on, open_image
+from frostline.data.pixels.decoding import picture
+from frostline.data.pixels.rendering_choice import Wish, decided
+from frostline.data.pixels.traits import Traits
 from frostline.errors import RunWarning
-from frostline.exporting.snippets import upright_rgb
-from frostline.images import Images
-from frostline.prediction import Predictor
+from frostline.exports.code_examples import upright_rgb
+from frostline.features.image_batches import Images
+from frostline.inference.prediction import Predictor
 from test_dataset_depth import Array, folder_of
 
 TIMM = "timm/test_efficientnet"

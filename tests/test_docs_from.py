@@ -57,7 +57,7 @@ def test_the_page_runs(page: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatc
 @pytest.mark.parametrize("page", PAGES)
 def test_every_strategy_and_name_on_the_page_exists(page: str) -> None:
     text = (DOCS / page).read_text()
-    names = "|".join((*frostline.strategy.KINDS,))
+    names = "|".join((*frostline.strategies.KINDS,))
     found = re.findall(rf"[`\"]((?:{names})(?:\([^`\"…]*\))?)[`\"]", text)
     assert len(found) >= 5
     for strategy in found:

@@ -26,11 +26,11 @@ from safetensors.torch import save
 from torch.utils.flop_counter import FlopCounterMode
 
 import frostline
-from frostline import zoo
 from frostline.cli.main import cli
 from frostline.errors import ModelError, UsageError
-from frostline.zoo import architectures, downloading, network
-from frostline.zoo.catalogue import ENTRIES
+from frostline.models import zoo
+from frostline.models.zoo import architectures, downloading, hub_access
+from frostline.models.zoo.catalogue import ENTRIES
 from hub import Hub, standing_in
 
 NAME = "timm/test_resnet.r160_in1k"
@@ -127,7 +127,7 @@ def test_without_a_network_it_is_said_at_once(source: str, hub: Hub, monkeypatch
         closed.bind(("127.0.0.1", 0))
         nobody = f"http://127.0.0.1:{closed.getsockname()[1]}"
     monkeypatch.setattr(huggingface_hub.constants, "ENDPOINT", nobody)
-    monkeypatch.setattr("frostline.zoo.architectures.TORCHVISION_FILES", nobody)
+    monkeypatch.setattr("frostline.models.zoo.architectures.TORCHVISION_FILES", nobody)
     start = time.perf_counter()
     with pytest.raises(ModelError, match=f"{nobody} does not answer within 4 s. On this disk: lite0"):
         frostline.load_backbone(source, download=True)
@@ -136,8 +136,8 @@ def test_without_a_network_it_is_said_at_once(source: str, hub: Hub, monkeypatch
 
 def test_a_network_that_swallows_everything_is_waited_for_briefly(monkeypatch: pytest.MonkeyPatch) -> None:
     """Looking up a name takes no heed of time-outs: a resolver that is gone holds it for half a minute."""
-    monkeypatch.setattr(network, "forbidden", lambda: False)
-    monkeypatch.setattr(network, "TIMEOUT_S", 0.1)
+    monkeypatch.setattr(hub_access, "forbidden", lambda: False)
+    monkeypatch.setattr(hub_access, "TIMEOUT_S", 0.1)
     over = threading.Event()
 
     def swallow(*_: object, **__: object) -> None:
@@ -146,7 +146,7 @@ def test_a_network_that_swallows_everything_is_waited_for_briefly(monkeypatch: p
 
     monkeypatch.setattr("urllib.request.urlopen", swallow)
     start = time.perf_counter()
-    assert not network.online("http://swallowed.invalid")
+    assert not hub_access.online("http://swallowed.invalid")
     assert time.perf_counter() - start < 1
     over.set()
 
@@ -263,5 +263,5 @@ def test_models_lists_what_is_here(hub: Hub, warm_store: Path) -> None:
 
 
 def test_a_licence_that_is_not_known_is_not_invented() -> None:
-    offer = network.Offer("hf/a/b", "https://hub/a/b", "https://hub")
+    offer = hub_access.Offer("hf/a/b", "https://hub/a/b", "https://hub")
     assert "licence not stated here, from https://hub/a/b" in downloading.how(offer)

@@ -18,14 +18,15 @@ from click.testing import CliRunner
 from markdown_it import MarkdownIt
 
 import frostline
-from frostline import heads, metrics, zoo
+from frostline import metrics
 from frostline.cli.main import cli
 from frostline.errors import ModelError, StudyError, UsageError
-from frostline.exporting import naming, programs, proof
-from frostline.exporting.subject import calibrated, subject
-from frostline.prediction import Predictor
+from frostline.exports import markdown, programs, verification
+from frostline.exports.exported_model import calibrated, subject
+from frostline.inference.prediction import Predictor
+from frostline.models import heads, zoo
+from frostline.models.zoo import delta
 from frostline.training import Run
-from frostline.zoo import delta
 from studies import EVIL
 from tiny import picture, tiny_backbone, tiny_model, write_folder
 
@@ -75,7 +76,7 @@ def runs(photos: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Ru
 def said(run: Run, module: torch.nn.Module | None = None) -> tuple[torch.Tensor, np.ndarray]:
     """Pixels of the study's images, and what `predict` says of them."""
     predictor = Predictor.of_run(run.folder, module)
-    shown = proof.pictures(run.study.path, predictor.preprocessing, None, predictor.rendering)
+    shown = verification.pictures(run.study.path, predictor.preprocessing, None, predictor.rendering)
     assert shown.what == "images of the study"
     return shown.pixels, predictor(shown.pixels)
 
@@ -168,7 +169,7 @@ def test_a_delta_gives_the_same_bits_again(runs: dict[str, Run], kind: str, tmp_
 
 
 def run_images(run: Run) -> Path:
-    from frostline.dataset import Manifest
+    from frostline.data import Manifest
 
     root = Manifest.load(run.study.path / "manifest.jsonl").root
     assert root is not None
@@ -327,7 +328,7 @@ def test_a_full_disk_leaves_the_earlier_export(
     def full(*given: Any) -> None:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr("frostline.places.write_atomically", full)
+    monkeypatch.setattr("frostline.system.directories.write_atomically", full)
     with pytest.raises(StudyError, match="No space left"):
         frostline.export(study, out=out)
     assert {path.name: path.read_bytes() for path in out.iterdir()} == before
@@ -374,7 +375,7 @@ def test_licences_are_stated_only_where_they_are_known() -> None:
     "name", [*HOSTILE, *EVIL, "1. one", "- two", "@who www.x.y https://z :smile: _a_ **b**"]
 )
 def test_names_stay_text_in_markdown(name: str) -> None:
-    shown = naming.escaped(name)
+    shown = markdown.escaped(name)
     html = MarkdownIt("gfm-like", {"linkify": False}).render(
         f"- {shown}\n\n| a | b |\n|---|---|\n| {shown} | 1 |"
     )

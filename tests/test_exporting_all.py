@@ -11,8 +11,8 @@ from typing import Any
 import pytest
 
 import frostline
-from frostline.backbone import Backbone
-from frostline.exporting import folder
+from frostline.exports import output_folder
+from frostline.models import Backbone
 from tiny import tiny_backbone, tiny_model, write_folder
 
 QUICK: dict[str, Any] = {"deterministic": True, "flip": "none", "threads": 1}
@@ -115,7 +115,7 @@ def killed(place: Path, when: str) -> None:
     """Let another process begin an export to `place` and be killed at once."""
     code = (
         "import os, sys, pathlib, shutil\n"
-        "from frostline.exporting import folder\n"
+        "from frostline.exports import folder\n"
         f"{when}\n"
         "with folder.whole(pathlib.Path(sys.argv[1])) as new:\n"
         "    (new / 'model.safetensors').write_text('half')\n"
@@ -133,7 +133,7 @@ def test_what_a_killed_export_left_goes_with_the_next(tmp_path: Path) -> None:
     assert len(list(tmp_path.iterdir())) == 1
     strange = tmp_path / f".out.{'0' * 8}-1.tmp"  # another machine's, perhaps at work
     strange.mkdir()
-    with folder.whole(place) as new:
+    with output_folder.whole(place) as new:
         (new / "model.safetensors").write_text("whole")
     assert sorted(path.name for path in tmp_path.iterdir()) == [strange.name, "out"]
 
@@ -146,7 +146,7 @@ def test_an_export_that_was_put_aside_comes_back(tmp_path: Path) -> None:
     (place / "model.safetensors").write_text("earlier")
     killed(place, SWAPPING)
     assert not place.exists()
-    with pytest.raises(KeyError), folder.whole(place):
+    with pytest.raises(KeyError), output_folder.whole(place):
         raise KeyError
     assert (place / "model.safetensors").read_text() == "earlier"
     assert [path.name for path in tmp_path.iterdir()] == ["out"]

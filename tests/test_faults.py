@@ -21,16 +21,17 @@ import torch
 from torch import Tensor
 
 import frostline
-from frostline import places
-from frostline.backbone import Backbone
-from frostline.comparison.cells import Cell
-from frostline.comparison.ledger import Ledger
-from frostline.comparison.race import Task
-from frostline.dataset import Manifest
+from frostline.data import Manifest
 from frostline.errors import DataError, RunWarning, StudyError, TrainingError
-from frostline.record import RunFolder
-from frostline.training import checkpoint, epoch, mishaps
-from frostline.training.interruption import heard
+from frostline.models import Backbone
+from frostline.selection.resampling import Cell
+from frostline.selection.successive_halving import Task
+from frostline.selection.trial_queue import Ledger
+from frostline.studies.study_folder import RunFolder
+from frostline.system import directories
+from frostline.training import epoch
+from frostline.training.resilience import checkpoint, recovery
+from frostline.training.resilience.interruption import heard
 from tiny import PREPROCESSING, tiny_backbone, tiny_model, write_table
 
 FAST: dict[str, Any] = {"deterministic": True, "flip": "none", "threads": 1}
@@ -229,11 +230,11 @@ def test_the_fourth_time_it_stops_with_the_names_of_the_batch(
 
 def test_weights_that_are_no_numbers_are_found_at_the_end_of_the_epoch() -> None:
     model = torch.nn.Linear(2, 2)
-    mishaps.check_weights(model, 3)
+    recovery.check_weights(model, 3)
     with torch.no_grad():
         model.bias[0] = float("inf")
-    with pytest.raises(mishaps.NotFinite):
-        mishaps.check_weights(model, 3)
+    with pytest.raises(recovery.NotFinite):
+        recovery.check_weights(model, 3)
 
 
 # --- memory that runs out -----------------------------------------------------------------------------------
@@ -293,7 +294,7 @@ def test_memory_that_runs_out_elsewhere_is_one_message(
     def none_left(*_: object, **__: object) -> None:
         raise MemoryError
 
-    monkeypatch.setattr("frostline.frozen.Frozen.compute", none_left)
+    monkeypatch.setattr("frostline.features.Frozen.compute", none_left)
     with pytest.raises(TrainingError, match="Memory ran out"):
         frostline.train(backbone, data, "linear_probe", study=tmp_path / "s", **FAST)
 
@@ -347,7 +348,7 @@ def test_labels_that_are_edited_meanwhile_are_another_study(
 
 def full_disk(monkeypatch: pytest.MonkeyPatch, words: tuple[str, ...]) -> list[str]:
     """Let files whose names hold one of the words find no room."""
-    real, refused = places.write_atomically, []
+    real, refused = directories.write_atomically, []
 
     def write(path: Path, content: bytes) -> None:
         if any(word in path.name for word in words):
@@ -355,7 +356,7 @@ def full_disk(monkeypatch: pytest.MonkeyPatch, words: tuple[str, ...]) -> list[s
             raise OSError(errno.ENOSPC, "No space left on device", str(path))
         real(path, content)
 
-    monkeypatch.setattr(places, "write_atomically", write)
+    monkeypatch.setattr(directories, "write_atomically", write)
     return refused
 
 
@@ -413,7 +414,8 @@ def test_a_run_is_made_by_one_process_and_the_other_is_told_by_which(
 def test_a_dead_holder_holds_nothing(tmp_path: Path) -> None:
     (tmp_path / "run").mkdir()
     code = (
-        "import sys, time; from pathlib import Path; from frostline.record import RunFolder\n"
+        "import sys, time; from pathlib import Path; "
+        "from frostline.studies.study_folder import RunFolder\n"
         "with RunFolder(Path(sys.argv[1])).held(): print('held', flush=True); time.sleep(60)"
     )
     folder = RunFolder(tmp_path / "run")
@@ -433,7 +435,8 @@ def test_what_a_dead_holder_had_started_is_waited_for(tmp_path: Path) -> None:
     """A data worker outlives its killed parent for a while, and holds the parent's lock as long."""
     (tmp_path / "run").mkdir()
     code = (
-        "import os, sys, time; from pathlib import Path; from frostline.record import RunFolder\n"
+        "import os, sys, time; from pathlib import Path; "
+        "from frostline.studies.study_folder import RunFolder\n"
         "with RunFolder(Path(sys.argv[1])).held():\n"
         "    if os.fork(): print('held', flush=True); time.sleep(60)\n"
         "    else: time.sleep(2); os._exit(0)"

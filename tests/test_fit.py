@@ -16,16 +16,16 @@ from click.testing import CliRunner
 
 import frostline
 from frostline import metrics
+from frostline.cli.command import Verb
 from frostline.cli.main import cli, main
-from frostline.cli.verb import Verb
-from frostline.comparison import anytime, cells, judging
-from frostline.comparison.anytime import Next
-from frostline.comparison.contest import Contest
 from frostline.errors import StudyError, UsageError
-from frostline.record import Study
-from frostline.story import fitting
-from frostline.story.lasting import default_minutes
-from frostline.timing import Stopwatch
+from frostline.pipelines import fit_pipeline
+from frostline.pipelines.time_limits import default_minutes
+from frostline.selection import anytime, resampling, significance
+from frostline.selection.anytime import Next
+from frostline.selection.runner import Contest
+from frostline.studies.study_folder import Study
+from frostline.system.timing import Stopwatch
 from test_comparison import answers
 from tiny import tiny_backbone, tiny_model, write_folder, write_table
 
@@ -110,7 +110,7 @@ def test_no_time_for_a_race_leaves_the_probe(
     said: list[str] = []
     next(images.glob("*/")).joinpath("broken.png").write_bytes(b"no picture")
     if why == "no time to measure":
-        monkeypatch.setattr(fitting, "measuring_s", lambda *_: 1e4)
+        monkeypatch.setattr(fit_pipeline, "measuring_s", lambda *_: 1e4)
     else:
         monkeypatch.setattr(Contest, "next_task", lambda _: Next(None, "nothing fits"))
     found = frostline.fit(images, model=tiny_backbone(), minutes=5, study=study, log=said.append, **OPTIONS)
@@ -197,7 +197,7 @@ def test_a_budget_counts_from_the_call_imports_and_all(
 
 def test_at_the_prompt_the_minutes_begin_with_the_process(monkeypatch: pytest.MonkeyPatch) -> None:
     options = {"as_json": False, "quiet": True, "cache_dir": None}
-    monkeypatch.setattr("frostline.cli.verb.process_s", lambda: 7.0)
+    monkeypatch.setattr("frostline.cli.command.process_s", lambda: 7.0)
     assert Verb(options).since_called.seconds < 7.0  # in another program's process
     monkeypatch.setattr(Verb, "owns_process", False)
     monkeypatch.setattr(sys.modules["frostline.cli.main"], "cli", lambda **_: None)
@@ -274,18 +274,18 @@ def test_the_pick_of_the_best_is_corrected() -> None:
         held = {c: answers(0.7, seed=100 * seed + c, images=100, repeats=1) for c in range(20)}
         lead = max(one.score("accuracy") for one in held.values())
         looks.append(lead)
-        corrected.append(lead - judging.optimism(held, "accuracy", seed))
+        corrected.append(lead - significance.optimism(held, "accuracy", seed))
     assert np.mean(looks) > 0.76
     assert np.mean(corrected) == pytest.approx(0.7, abs=0.03)
-    assert judging.optimism({0: answers(0.7)}, "accuracy") == 0.0
+    assert significance.optimism({0: answers(0.7)}, "accuracy") == 0.0
 
 
 def test_the_figure_is_of_a_new_model_so_its_interval_is_wider_than_over_images() -> None:
     """Half again as wide with five folds, and still narrower than a hold-out of a fifth."""
     held = answers(0.7, images=200, repeats=1)
     _, low, high = held.accuracy_interval()
-    _, lower, higher = held.accuracy_interval(cells.spread_of_folds(5))
+    _, lower, higher = held.accuracy_interval(resampling.spread_of_folds(5))
     assert (higher - lower) / (high - low) == pytest.approx(1.5, abs=0.05)
     alone = metrics.wilson(held.score("accuracy"), 40)
     assert higher - lower < alone[1] - alone[0]
-    assert cells.spread_of_folds(1) == pytest.approx(1.25)
+    assert resampling.spread_of_folds(1) == pytest.approx(1.25)

@@ -10,13 +10,13 @@ import torch
 from torch import Tensor, nn
 
 import frostline
-from frostline import backbone as bb
-from frostline import numerics
-from frostline.backbone import Backbone
-from frostline.backbone.folding import pairs
-from frostline.dataset import Manifest
-from frostline.frozen import Frozen, Way, features
-from frostline.images import Images
+from frostline import models as bb
+from frostline.data import Manifest
+from frostline.features import Frozen, Way, features
+from frostline.features.image_batches import Images
+from frostline.models import Backbone
+from frostline.models.batchnorm_folding import pairs
+from frostline.system import numerics
 from tiny import PREPROCESSING, tiny_backbone, tiny_model, write_table
 
 IMAGES = torch.randn(4, 3, 16, 16, generator=torch.Generator().manual_seed(1))

@@ -20,23 +20,25 @@ from torchvision.transforms import InterpolationMode
 from torchvision.transforms import v2 as tv
 
 import frostline
-from frostline import numerics, turning
-from frostline.augment import Policy, SeededView, Transform
-from frostline.backbone import RESIZES, Preprocessing
-from frostline.cli import show
 from frostline.cli.main import cli
-from frostline.contenders import SAME, trained_runs, unlike
-from frostline.dataset import Manifest, cut_away, decoding, framing
+from frostline.cli.output import formatting
+from frostline.data import Manifest, cut_away
+from frostline.data.pixels import cropping, decoding, rotation
 from frostline.errors import UsageError
-from frostline.exporting import programs
-from frostline.exporting.subject import subject
-from frostline.frozen import Frozen, Way
-from frostline.images import MIRRORED, TURNED, Images
+from frostline.exports import programs
+from frostline.exports.exported_model import subject
+from frostline.feature_cache import Store
+from frostline.features import Frozen, Way
+from frostline.features.augmentation import Policy, SeededView, Transform
+from frostline.features.image_batches import MIRRORED, TURNED, Images
 from frostline.integrations.sklearn import FrostlineClassifier
-from frostline.record import Study
-from frostline.seeds import derive
-from frostline.store import Store
-from frostline.training import Run, flips
+from frostline.models import RESIZES, Preprocessing
+from frostline.studies.contenders import SAME, trained_runs, unlike
+from frostline.studies.study_folder import Study
+from frostline.system import numerics
+from frostline.system.seeds import derive
+from frostline.training import Run
+from frostline.training.tuning import flip_test
 from test_dataset_memory import settled
 from tiny import tiny_backbone, write_folder
 
@@ -56,7 +58,7 @@ from tiny import tiny_backbone, write_folder
     ],
 )
 def test_the_share_that_is_cut_away(size: tuple[int, int], resize: str, crop_pct: float, lost: float) -> None:
-    assert framing.share_cut_away(size, resize, crop_pct) == pytest.approx(lost)
+    assert cropping.share_cut_away(size, resize, crop_pct) == pytest.approx(lost)
     seen = cut_away([size], resize, crop_pct)
     assert seen.mean == seen.most == pytest.approx(lost)
 
@@ -281,21 +283,21 @@ def test_no_angle_shows_an_empty_corner(size: tuple[int, int]) -> None:
     """A picture of one colour stays that, and no other one takes a value that it has not."""
     flat = Image.new("RGB", size, (180, 60, 20))
     for angle in (0.0, 1.0, 30.0, 45.0, 89.9, 137.0, 300.0):
-        after = turning.turned(flat, angle)
+        after = rotation.turned(flat, angle)
         assert after.size == size
         assert (np.asarray(after) == (180, 60, 20)).all()
-    assert np.array_equal(np.asarray(turning.turned(across(*size), 0.0)), np.asarray(across(*size)))
+    assert np.array_equal(np.asarray(rotation.turned(across(*size), 0.0)), np.asarray(across(*size)))
 
 
 def test_any_angle_turns_about_the_middle_and_shrinks_no_more_than_is_seen() -> None:
     image = across(400, 400)
-    middle = np.asarray(turning.turned(image, 45.0))[200, 200]
+    middle = np.asarray(rotation.turned(image, 45.0))[200, 200]
     assert np.abs(middle.astype(int) - np.asarray(image)[200, 200]).max() <= 2
-    half = np.asarray(turning.turned(image, 180.0)).astype(int)
+    half = np.asarray(rotation.turned(image, 180.0)).astype(int)
     assert np.abs(half - np.asarray(image)[::-1, ::-1].astype(int)).max() <= 3
     torch.manual_seed(0)
-    assert turning.AnyAngle(150.0)(image).size == (200, 200)
-    assert turning.AnyAngle(201.0)(image).size == (400, 400)
+    assert rotation.AnyAngle(150.0)(image).size == (200, 200)
+    assert rotation.AnyAngle(201.0)(image).size == (400, 400)
 
 
 @pytest.mark.parametrize("size", [(90, 60), (40, 40), (200, 9), (3, 130), (33, 77)])
@@ -304,10 +306,10 @@ def test_pieces_make_the_same_picture(size: tuple[int, int], monkeypatch: pytest
     image = Image.fromarray(rng.integers(0, 256, (size[1], size[0], 3), dtype=np.uint8))
     for angle in (0.5, 30.0, 45.0, 91.0, 137.0, 200.0, 300.0, 359.0):
         monkeypatch.undo()
-        whole = np.asarray(turning.turned(image, angle)).astype(int)
-        monkeypatch.setattr(turning, "MOST_CANVAS_PIXELS", 0)
-        monkeypatch.setattr(turning, "PIECE_PIXELS", 32)
-        assert np.abs(np.asarray(turning.turned(image, angle)).astype(int) - whole).max() <= 1
+        whole = np.asarray(rotation.turned(image, angle)).astype(int)
+        monkeypatch.setattr(rotation, "MOST_CANVAS_PIXELS", 0)
+        monkeypatch.setattr(rotation, "PIECE_PIXELS", 32)
+        assert np.abs(np.asarray(rotation.turned(image, angle)).astype(int) - whole).max() <= 1
 
 
 def test_a_long_strip_is_turned_in_little_memory() -> None:
@@ -315,7 +317,7 @@ def test_a_long_strip_is_turned_in_little_memory() -> None:
     strip = Image.fromarray(np.random.default_rng(0).integers(0, 256, (40, 8000, 3), dtype=np.uint8))
     tracemalloc.start()
     try:
-        after = turning.turned(strip, 67.0)
+        after = rotation.turned(strip, 67.0)
         most_bytes = tracemalloc.get_traced_memory()[1]
     finally:
         tracemalloc.stop()
@@ -329,9 +331,9 @@ def test_who_has_an_up_is_told() -> None:
     noise = rng.random((100, 8, 8))
     sky = noise + np.linspace(3, 0, 8)[None, :, None]  # bright above
     sky -= sky.mean(axis=(1, 2), keepdims=True)
-    assert flips.told_from_mirror(sky, folds) <= flips.MOST_TOLD  # no left and right
-    assert flips.told_from_mirror(sky, folds, TURNED) > 0.9
-    assert flips.told_from_mirror(noise, folds, TURNED) <= flips.MOST_TOLD
+    assert flip_test.told_from_mirror(sky, folds) <= flip_test.MOST_TOLD  # no left and right
+    assert flip_test.told_from_mirror(sky, folds, TURNED) > 0.9
+    assert flip_test.told_from_mirror(noise, folds, TURNED) <= flip_test.MOST_TOLD
 
 
 def test_rotate_auto_asks_and_the_result_says_so(tmp_path: Path) -> None:
@@ -355,9 +357,13 @@ def test_rotate_auto_asks_and_the_result_says_so(tmp_path: Path) -> None:
         )
     assert (found["cells"].rotate, found["cells"].rotate_test["safe"]) == ("90", True)
     assert (found["skies"].rotate, found["skies"].rotate_test["safe"]) == ("none", False)
-    assert found["skies"].rotate_test["told"] > flips.MOST_TOLD
-    assert any("Quarter turns in training are on" in line for line in show._remarks(found["cells"].result))
-    assert any("Quarter turns in training are off" in line for line in show._remarks(found["skies"].result))
+    assert found["skies"].rotate_test["told"] > flip_test.MOST_TOLD
+    assert any(
+        "Quarter turns in training are on" in line for line in formatting._remarks(found["cells"].result)
+    )
+    assert any(
+        "Quarter turns in training are off" in line for line in formatting._remarks(found["skies"].result)
+    )
     with pytest.raises(UsageError, match="rotate must be one of"):
         frostline.train(tiny_backbone(), data, "head", study=tmp_path / "x", rotate="180")
     with pytest.raises(UsageError, match="The augmentation none takes no random crops"):

@@ -11,7 +11,7 @@ import pytest
 import torch
 
 import frostline
-from frostline import numerics
+from frostline.system import numerics
 from tiny import tiny_backbone, write_table
 
 ROOT = Path(__file__).parents[1]

@@ -34,17 +34,19 @@ from safetensors.torch import save, save_file
 
 import frostline
 import studies
-from frostline.backbone import Preprocessing
-from frostline.best import best_of
-from frostline.dataset import Manifest, Sample, decoding, listing
-from frostline.dataset.cells import MAX_COLUMNS
-from frostline.dataset.tables import read_table
+from frostline.data import Manifest, Sample
+from frostline.data.pixels import decoding
+from frostline.data.sources import file_listing
+from frostline.data.sources.table_cells import MAX_COLUMNS
+from frostline.data.sources.tables import read_table
 from frostline.errors import DamagedImage, DataError, FrostlineError, ModelError, StoreWarning, StudyError
-from frostline.record import Study
-from frostline.reporting import reading
-from frostline.store import Form, Store, key_of, shards
-from frostline.training import checkpoint
-from frostline.zoo import architectures
+from frostline.feature_cache import Form, Store, key_of, shard_file
+from frostline.models import Preprocessing
+from frostline.models.zoo import architectures
+from frostline.reports import study_reader
+from frostline.studies.best_run import best_of
+from frostline.studies.study_folder import Study
+from frostline.training.resilience import checkpoint
 from tiny import PREPROCESSING, tiny_backbone, tiny_model, write_folder, write_table
 
 sys.path.append(str(Path(__file__).parents[1] / "benchmarks"))
@@ -356,7 +358,7 @@ DEEP = "[" * 100_000
 def test_any_text_in_a_study_is_borne(tmp_path: Path, name: str, text: str) -> None:
     place = studies.fitted(tmp_path / "study")
     (place / name).write_text(text)
-    reading.read(place)
+    study_reader.read(place)
     study = Study.existing(place)
     for ask in (lambda: study.card, lambda: best_of(study), lambda: Manifest.load(place / name)):
         with contextlib.suppress(FrostlineError):
@@ -477,7 +479,7 @@ def test_damaged_archives_are_no_source(tmp_path: Path, name: str) -> None:
 
 def test_paths_too_long_for_a_file_are_said(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="cannot be opened"):
-        listing.find_images(tmp_path / ("x" * 300))
+        file_listing.find_images(tmp_path / ("x" * 300))
     long = "x" * 300
     (tmp_path / "a.csv").write_text(f"path,label\n{long}\\a.png,cat\n../{long},dog\na\0b,cat\n")
     assert len(read_table(tmp_path / "a.csv").found) == 3
@@ -509,10 +511,10 @@ def test_forms_of_rows_that_no_layer_has_are_refused(form: str) -> None:
 def test_a_shard_that_names_no_shelf_is_refused(tmp_path: Path) -> None:
     from safetensors.numpy import save_file as save_arrays
 
-    about = {"format": str(shards.FORMAT), "form": '["float32", [4], false]', "keys": "", "checks": ""}
+    about = {"format": str(shard_file.FORMAT), "form": '["float32", [4], false]', "keys": "", "checks": ""}
     save_arrays({"rows": np.zeros((0, 16), dtype=np.uint8)}, tmp_path / "a", metadata=about)
     with pytest.raises(ValueError, match="not a whole shard"):
-        shards.contents(tmp_path / "a")
+        shard_file.contents(tmp_path / "a")
 
 
 # --- sizes ------------------------------------------------------------------------------------------------
@@ -605,12 +607,12 @@ def test_a_parquet_file_that_claims_billions_of_rows_is_refused(tmp_path: Path) 
     import pyarrow
     import pyarrow.parquet
 
-    from frostline.dataset import cells
+    from frostline.data.sources import table_cells
 
     table = pyarrow.table({"path": ["a"] * 100, "label": ["x"] * 100})
     pyarrow.parquet.write_table(table, tmp_path / "a.parquet")
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(cells, "MAX_ROWS", 99)
+        patch.setattr(table_cells, "MAX_ROWS", 99)
         with pytest.raises(DataError, match="100 rows"):
             read_table(tmp_path / "a.parquet")
 
@@ -713,5 +715,5 @@ def test_a_run_is_never_found_outside(where: str) -> None:
 @given(WORDS, WORDS)
 def test_keys_of_rows_differ_where_image_or_view_does(one: str, other: str) -> None:
     a, b = key_of("0" * 64, one), key_of("0" * 64, other)
-    assert len(a) == shards.KEY_BYTES
+    assert len(a) == shard_file.KEY_BYTES
     assert (a == b) == (one == other)

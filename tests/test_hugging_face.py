@@ -12,9 +12,9 @@ import torch
 from PIL import Image
 
 import frostline
-from frostline.backbone import prefix, suffix
 from frostline.errors import ModelError
-from frostline.zoo.hugging_face import processor_settings
+from frostline.models import prefix, suffix
+from frostline.models.zoo.hugging_face import processor_settings
 from tiny import write_folder
 
 pytestmark = [pytest.mark.ecosystem, pytest.mark.filterwarnings("ignore::DeprecationWarning")]
@@ -154,7 +154,7 @@ def test_trained_predicted_and_saved_as_their_own(tmp_path: Path) -> None:
 
 
 def test_rows_are_found_again_and_do_not_depend_on_the_folders_name(tmp_path: Path) -> None:
-    from frostline.backbone import prefix_digest
+    from frostline.models import prefix_digest
 
     digests = set()
     for name in ("one", "other"):

@@ -20,8 +20,8 @@ pytestmark = pytest.mark.usefixtures("warm_store")
 
 TRAINING = {
     "frostline.training",
-    "frostline.comparison",
-    "frostline.signals",
+    "frostline.selection",
+    "frostline.diagnostics",
     "scipy.optimize",
     "scipy.stats",
 }
@@ -100,5 +100,5 @@ def test_report_imports_no_network(tmp_path: Path) -> None:
     """Which answers are doubtful is cleanlab's to say; scikit-learn, pandas and datasets come with it."""
     seen = imported("report", str(studies.fitted(tmp_path / "study")), "--json")
     assert "cleanlab" in seen
-    assert not seen & (NETWORKS | {"frostline.training", "frostline.comparison", "frostline.signals"})
+    assert not seen & (NETWORKS | {"frostline.training", "frostline.selection", "frostline.diagnostics"})
     assert not seen & {"optuna", "imagehash", "ray", "matplotlib", "transformers", "IPython"}

@@ -13,8 +13,8 @@ import torch
 from torch import Tensor, nn
 
 import frostline
-from frostline.backbone import Backbone
 from frostline.errors import ModelError, UsageError
+from frostline.models import Backbone
 from tiny import tiny_backbone
 from unfreezing_elsewhere import (
     EPOCHS,

@@ -15,9 +15,9 @@ from PIL import Image
 
 import frostline
 from frostline.cli.main import cli
-from frostline.dataset import Manifest
+from frostline.data import Manifest
+from frostline.data.fingerprints import NAME, Fingerprints
 from frostline.errors import DataError, ModelError, StudyError
-from frostline.fingerprints import NAME, Fingerprints
 from frostline.integrations.sklearn import FrostlineClassifier
 from tiny import PREPROCESSING, tiny_backbone, write_folder
 

@@ -15,11 +15,11 @@ from click.testing import CliRunner
 
 import frostline
 from frostline import loggers
-from frostline.backbone import Backbone
 from frostline.cli.main import cli
-from frostline.dataset import Manifest
+from frostline.data import Manifest
 from frostline.errors import LoggerWarning, UsageError
-from frostline.loggers import log, making, tensorboard
+from frostline.loggers import factory, logger, tensorboard
+from frostline.models import Backbone
 from tiny import tiny_backbone, write_table
 
 STRATEGY = "top_k(1, epochs=4)"
@@ -35,7 +35,7 @@ class Fake:
     fails_at: int | None = None
     opened = 0
 
-    def __init__(self, run: log.Tracked) -> None:
+    def __init__(self, run: logger.Tracked) -> None:
         type(self).opened += 1
         self.mine = self.told.setdefault(
             run.name, {"epochs": {}, "result": None, "closed": [], "parameters": run.parameters}
@@ -68,8 +68,8 @@ def fake(monkeypatch: pytest.MonkeyPatch) -> Iterator[type[Fake]]:
     """Put the fake in both loggers' places."""
     Fake.told.clear()
     Fake.fails_at, Fake.opened = None, 0
-    monkeypatch.setattr(making, "_MAKERS", dict.fromkeys(loggers.NAMES, Fake))
-    monkeypatch.setattr(making, "_MODULES", dict.fromkeys(loggers.NAMES, ("json",)))
+    monkeypatch.setattr(factory, "_MAKERS", dict.fromkeys(loggers.NAMES, Fake))
+    monkeypatch.setattr(factory, "_MODULES", dict.fromkeys(loggers.NAMES, ("json",)))
     yield Fake
     Fake.told.clear()
 
@@ -106,7 +106,7 @@ def killed_in_epoch(number: int, monkeypatch: pytest.MonkeyPatch, *, checkpoints
 
 
 def scalars(run: frostline.Run) -> dict[str, float]:
-    return log.figures(run.folder.read("result.json"), log.RESULT)
+    return logger.figures(run.folder.read("result.json"), logger.RESULT)
 
 
 # --- what a logger is told -----------------------------------------------------------------------------
@@ -120,7 +120,7 @@ def test_every_epoch_the_result_and_the_settings(
     assert name == f"top_k(1,_epochs=4) {run.folder.name}"
     rows = run.folder.metrics()
     assert len(rows) == 4
-    assert told["epochs"] == {step: log.figures(row) for step, row in enumerate(rows, 1)}
+    assert told["epochs"] == {step: logger.figures(row) for step, row in enumerate(rows, 1)}
     assert {"loss", "lr", "val_accuracy", "val_loss"} <= set(told["epochs"][1])
     assert told["result"] == scalars(run)
     assert told["result"]["result/accuracy"] == run.accuracy
@@ -181,7 +181,7 @@ def test_an_interrupted_run_goes_on_with_the_same_one(
     assert [sorted(told["epochs"]) for told in fake.told.values()] == [[1, 2, 3]]
     run = frostline.train(backbone, data, STRATEGY, study=tmp_path / "s", logger="mlflow", **FAST)
     [told] = fake.told.values()
-    assert told["epochs"] == {step: log.figures(row) for step, row in enumerate(run.folder.metrics(), 1)}
+    assert told["epochs"] == {step: logger.figures(row) for step, row in enumerate(run.folder.metrics(), 1)}
     assert told["closed"] == [False, None]
 
 
@@ -223,7 +223,7 @@ def test_an_unknown_logger_and_a_missing_library_are_said_first(
 ) -> None:
     with pytest.raises(UsageError, match="found 'tensorbord' Did you mean 'tensorboard'"):
         frostline.train(backbone, data, "head", study=tmp_path / "s", logger="mlflow,tensorbord")
-    monkeypatch.setattr(making, "_MODULES", {"mlflow": ("no_such_library",)})
+    monkeypatch.setattr(factory, "_MODULES", {"mlflow": ("no_such_library",)})
     for call in (frostline.train, frostline.compare):
         with pytest.raises(UsageError, match=r"No module named 'no_such_library'.*frostline\[loggers\]"):
             call(backbone, data, "head", study=tmp_path / "s", logger="mlflow")
@@ -239,15 +239,15 @@ def test_the_command_line_refuses_before_anything_is_read(
     unknown = CliRunner().invoke(cli, [verb, "nowhere", "--logger", "tensorbord"])
     assert unknown.exit_code == 2
     assert "Did you mean 'tensorboard'" in unknown.output
-    monkeypatch.setattr(making, "_MODULES", {"mlflow": ("no_such_library",)})
+    monkeypatch.setattr(factory, "_MODULES", {"mlflow": ("no_such_library",)})
     missing = CliRunner().invoke(cli, [verb, "nowhere", "--logger", "mlflow", "--json"])
     assert missing.exit_code == 2
     assert 'pip install "frostline[loggers]"' in json.loads(missing.stdout)["error"]
 
 
 def test_names_may_be_repeated_or_listed() -> None:
-    assert making.parsed("tensorboard, mlflow") == making.parsed(["tensorboard", "mlflow"])
-    assert making.asked(None, "s").names == ()
+    assert factory.parsed("tensorboard, mlflow") == factory.parsed(["tensorboard", "mlflow"])
+    assert factory.asked(None, "s").names == ()
 
 
 # --- the libraries themselves ---------------------------------------------------------------------------

@@ -9,9 +9,9 @@ import pytest
 import torch
 
 import frostline
-from frostline.backbone.model import weights_digest
-from frostline.training import lr_finder
-from frostline.training.lr_finder import suggest
+from frostline.models.backbone import weights_digest
+from frostline.training.tuning import lr_finder
+from frostline.training.tuning.lr_finder import suggest
 from tiny import tiny_backbone, write_table
 
 

@@ -10,18 +10,19 @@ import torch
 from torch import Tensor, nn
 
 import frostline
-from frostline import backbone as bb
-from frostline import numerics, probe
-from frostline.dataset import Manifest
+from frostline import models as bb
+from frostline import probe
+from frostline.data import Manifest
+from frostline.diagnostics import measure, measurement, similarity, stage_probes, transferability
+from frostline.diagnostics.activation_statistics import Ear, blocks_of
+from frostline.diagnostics.similarity import concluded
+from frostline.diagnostics.stage_features import glance
 from frostline.errors import ModelError
-from frostline.frozen import Way, padded
-from frostline.images import EVALUATION_BATCH, Images
+from frostline.feature_cache import Store
+from frostline.features import Way, padded
+from frostline.features.image_batches import EVALUATION_BATCH, Images
 from frostline.probe import Folds
-from frostline.signals import depth, measure, measuring, similarity, transfer
-from frostline.signals.glance import glance
-from frostline.signals.listening import Ear, blocks_of
-from frostline.signals.similarity import concluded
-from frostline.store import Store
+from frostline.system import numerics
 from tiny import PREPROCESSING, tiny_backbone, write_folder, write_table
 
 PLAN = numerics.exact_plan(1)
@@ -91,7 +92,7 @@ def test_random_weights_are_looked_at_beside_what_is_known(
     backbone = tiny_backbone()
     plain = measure(backbone, data, random=False, rates=False)
     assert all(row.random is None for row in plain.probe_by_stage)
-    monkeypatch.delattr(measuring, "_looked")  # of the pretrained network all is known
+    monkeypatch.delattr(measurement, "_looked")  # of the pretrained network all is known
     both = measure(backbone, data, rates=False)
     assert all(row.random is not None for row in both.probe_by_stage)
     assert [row.accuracy for row in both.probe_by_stage] == [row.accuracy for row in plain.probe_by_stage]
@@ -101,14 +102,14 @@ def test_random_weights_are_looked_at_beside_what_is_known(
 def test_of_many_images_a_share_is_listened_to_and_all_give_the_curve(
     data: Manifest, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    monkeypatch.setattr(measuring, "MOST_PROBED", 30)
-    monkeypatch.setattr(measuring, "PROBED_A_CLASS", 1)
+    monkeypatch.setattr(measurement, "MOST_PROBED", 30)
+    monkeypatch.setattr(measurement, "PROBED_A_CLASS", 1)
     backbone = tiny_backbone()
     found = measure(backbone, data, random=False, rates=False)
     assert found.n_measured == len(data.part("train")) == 60
     assert any("30 of 60" in note for note in found.notes)
     assert [point.images for point in found.curve] == pytest.approx([12, 24, 48], abs=1)
-    some = measuring.shared_out(data, data.part("train"), 30, 0)
+    some = measurement.shared_out(data, data.part("train"), 30, 0)
     alone = similarity(backbone, Images(data, some, PREPROCESSING), PLAN, units=data.units(some).tolist())
     assert found.similarity == alone
     run = frostline.train(backbone, data, "linear_probe", study=tmp_path / "study", flip="none")
@@ -217,14 +218,14 @@ def folds_of(n: int, k: int = 5) -> Folds:
 
 def test_a_closed_form_probe_of_more_features_than_images_does_not_flatter_itself() -> None:
     noise, targets = clusters(60, 400, 0.0)
-    found = depth.probe_stages({"noise": noise}, targets, np.arange(60), 3, folds_of(60))[0]
+    found = stage_probes.probe_stages({"noise": noise}, targets, np.arange(60), 3, folds_of(60))[0]
     assert found.low <= 1 / 3 <= found.high
     assert found.random is None
 
 
 def test_out_of_fold_accuracy_is_what_new_images_get() -> None:
     features, targets = clusters(4000, 300, 0.09)
-    few = depth.probe_stages({"x": features[:300]}, targets[:300], np.arange(300), 3, folds_of(300))[0]
+    few = stage_probes.probe_stages({"x": features[:300]}, targets[:300], np.arange(300), 3, folds_of(300))[0]
     told = []
     for l2 in probe.RIDGE_GRID:
         head = probe.ridge(features[:240], targets[:240], 3, l2=l2)
@@ -235,9 +236,11 @@ def test_out_of_fold_accuracy_is_what_new_images_get() -> None:
 
 def test_probes_see_the_stage_that_knows_and_width_alone_is_not_knowledge() -> None:
     (known, targets), (wide, _) = clusters(150, 20, 1.0), clusters(150, 800, 0.0, seed=3)
-    rows = depth.probe_stages({"early": known, "late": wide}, targets, np.arange(150), 3, folds_of(150))
+    rows = stage_probes.probe_stages(
+        {"early": known, "late": wide}, targets, np.arange(150), 3, folds_of(150)
+    )
     assert rows[0].accuracy > 0.9 > 0.5 > rows[1].accuracy
-    twin = depth.accuracies({"early": wide[:, :20], "late": wide}, targets, 3, folds_of(150))
+    twin = stage_probes.accuracies({"early": wide[:, :20], "late": wide}, targets, 3, folds_of(150))
     assert twin["early"] < 0.5
     assert twin["late"] == rows[1].accuracy  # the same probe
     for name in ("log_me", "h_score", "neighbours"):
@@ -246,7 +249,7 @@ def test_probes_see_the_stage_that_knows_and_width_alone_is_not_knowledge() -> N
 
 def test_a_curve_rises_with_the_images() -> None:
     features, targets = clusters(400, 60, 0.35)
-    points = depth.learning_curve(features, targets, np.arange(400), 3, folds_of(400), seed=0)
+    points = stage_probes.learning_curve(features, targets, np.arange(400), 3, folds_of(400), seed=0)
     assert [point.images for point in points] == pytest.approx([80, 160, 320], abs=3)
     assert points[0].accuracy < points[2].accuracy
     assert all(p.low <= p.accuracy <= p.high for p in points)
@@ -266,9 +269,9 @@ def test_log_me_is_the_evidence_of_a_linear_model() -> None:
         return -float(multivariate_normal(np.zeros(len(x)), covariance).logpdf(y)) / len(x)
 
     best = -minimize(minus_evidence, np.zeros(2), method="Nelder-Mead").fun
-    each = [transfer.log_me(features, np.where(targets == label, 0, 1), 1) for label in range(3)]
+    each = [transferability.log_me(features, np.where(targets == label, 0, 1), 1) for label in range(3)]
     assert each[0] == pytest.approx(best, abs=1e-3)
-    assert transfer.log_me(features, targets, 3) == pytest.approx(np.mean(each), abs=1e-9)
+    assert transferability.log_me(features, targets, 3) == pytest.approx(np.mean(each), abs=1e-9)
 
 
 @pytest.mark.parametrize("scale", [0.0, 1e-12, 1e-5, 1e12])
@@ -276,18 +279,18 @@ def test_scores_of_dead_and_of_exploding_features_are_numbers(scale: float) -> N
     """Random weights of deep networks give both."""
     for width in (6, 400):
         features, targets = clusters(45, width, 0.5)
-        found = transfer.log_me((scale * features).astype(np.float32), targets, 3)
+        found = transferability.log_me((scale * features).astype(np.float32), targets, 3)
         assert np.isfinite(found)
-        assert np.isfinite(transfer.h_score((scale * features).astype(np.float32), targets, 3))
+        assert np.isfinite(transferability.h_score((scale * features).astype(np.float32), targets, 3))
         if scale:
-            assert found == pytest.approx(transfer.log_me(features, targets, 3), abs=1e-4)
+            assert found == pytest.approx(transferability.log_me(features, targets, 3), abs=1e-4)
 
 
 def test_h_score_is_bounded_by_classes() -> None:
     apart, targets = clusters(300, 10, 50.0)
-    assert transfer.h_score(apart, targets, 3) == pytest.approx(2.0, abs=0.05)
+    assert transferability.h_score(apart, targets, 3) == pytest.approx(2.0, abs=0.05)
     mixed, targets = clusters(300, 10, 0.0)
-    assert transfer.h_score(mixed, targets, 3) < 0.2
+    assert transferability.h_score(mixed, targets, 3) < 0.2
 
 
 # --- modest answers -----------------------------------------------------------------------------------

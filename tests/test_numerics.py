@@ -9,13 +9,13 @@ import pytest
 import torch
 
 import frostline
-from frostline import numerics
-from frostline.augment import Policy
-from frostline.images import Images
-from frostline.numerics import NumericPlan
-from frostline.timing import PeakMemory, resident_bytes
-from frostline.training import planning
-from frostline.training.recalibration import recalibrate
+from frostline.features.augmentation import Policy
+from frostline.features.image_batches import Images
+from frostline.system import numerics
+from frostline.system.numerics import NumericPlan
+from frostline.system.timing import PeakMemory, resident_bytes
+from frostline.training import numeric_plan
+from frostline.training.tuning.batchnorm_recalibration import recalibrate
 from tiny import PREPROCESSING, tiny_backbone, write_table
 
 
@@ -52,9 +52,9 @@ def test_a_run_obeys_the_plan_it_began_with(tmp_path: Path, monkeypatch: pytest.
     data = frostline.load_data(write_table(tmp_path / "i"), near_copies=False)
     place = tmp_path / "study"
     ways: list[str] = []
-    real = planning.augmentation
+    real = numeric_plan.augmentation
     monkeypatch.setattr(
-        planning, "augmentation", lambda r, head: ways.append(head.way.plan.precision) or 1 / 0
+        numeric_plan, "augmentation", lambda r, head: ways.append(head.way.plan.precision) or 1 / 0
     )
     with pytest.raises(ZeroDivisionError):
         frostline.train(tiny_backbone(), data, "head", study=place)
@@ -66,7 +66,7 @@ def test_a_run_obeys_the_plan_it_began_with(tmp_path: Path, monkeypatch: pytest.
     found["precision"], found["frozen"]["plan"]["precision"] = other, second
     written.write_text(json.dumps(found))
     monkeypatch.setattr(
-        planning, "augmentation", lambda r, head: (ways.append(head.way.plan.precision), real(r, head))[1]
+        numeric_plan, "augmentation", lambda r, head: (ways.append(head.way.plan.precision), real(r, head))[1]
     )
     run = frostline.train(tiny_backbone(), data, "head", study=place)
     assert ways == [first, second]

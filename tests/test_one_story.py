@@ -16,9 +16,9 @@ import numpy as np
 import pytest
 
 import frostline
-from frostline.cli import show, show_comparison, show_fitting
-from frostline.comparison import anytime
-from frostline.dataset import Manifest
+from frostline.cli.output import comparison_text, fit_text, formatting
+from frostline.data import Manifest
+from frostline.selection import anytime
 from tiny import picture, tiny_backbone, write_folder, write_table
 
 OPTIONS = {"deterministic": True, "flip": "none", "threads": 1}
@@ -195,7 +195,7 @@ def fitted(images: Path, study: Path, **given: Any) -> Any:
 @pytest.mark.usefixtures("wide")
 def test_a_fit_tells_one_story(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     found = fitted(hard_folder(tmp_path / "photos", 20, 18, 4), tmp_path / "study")
-    show_fitting.fitted(found)
+    fit_text.fitted(found)
     terminal = capsys.readouterr().out
     stored = json.loads((tmp_path / "study/fit.json").read_text())
     stories = (of_page(Path(found.report)), of_terminal(terminal), of_json(found.result), of_json(stored))
@@ -230,7 +230,7 @@ def test_a_race_cut_short_counts_what_ran(
 
     monkeypatch.setattr(anytime, "next_task", cut_short)
     found = fitted(hard_folder(tmp_path / "photos", 15, 15, 15), tmp_path / "study", repeats=1)
-    show_fitting.fitted(found)
+    fit_text.fitted(found)
     page = Path(found.report)
     told = check(of_page(page), of_terminal(capsys.readouterr().out), of_json(found.result))
     assert told["strategies tried"] == {"2"}
@@ -245,8 +245,8 @@ def test_a_test_part_that_was_looked_at_three_times(
     data = frostline.load_data(write_table(tmp_path / "images", train=9, test=8))
     for strategy in STRATEGIES:
         run = frostline.train(tiny_backbone(), data, strategy, study=tmp_path / "study", **OPTIONS)
-    show.run(run)
-    for line in show.warnings(run.result):
+    formatting.run(run)
+    for line in formatting.warnings(run.result):
         print(line)
     page = frostline.report(tmp_path / "study").path
     assert of_page(page)["headline"]
@@ -262,7 +262,7 @@ def test_a_comparison_with_a_test_part(tmp_path: Path, capsys: pytest.CaptureFix
     found = frostline.compare(
         tiny_backbone(), data, STRATEGIES, repeats=1, study=tmp_path / "study", **OPTIONS
     )
-    show_comparison.comparison(found)
+    comparison_text.comparison(found)
     page = frostline.report(tmp_path / "study").path
     told = check(of_page(page), of_terminal(capsys.readouterr().out), of_json(found.result))
     assert told["looks"] == {"1"}
@@ -277,7 +277,7 @@ def test_one_image_a_class_has_no_figure_and_a_sentence(
 ) -> None:
     said: list[str] = []
     found = fitted(write_folder(tmp_path / "photos", per_class=1), tmp_path / "study", log=said.append)
-    show_fitting.fitted(found)
+    fit_text.fitted(found)
     assert (found.accuracy, found.low, found.balanced_accuracy) == (None, None, None)
     assert "can't be known" in " ".join(said)
     for text in (capsys.readouterr().out, Path(found.report).read_text()):
@@ -305,7 +305,7 @@ def test_one_training_image_a_class_is_measured_on_the_test_part(tmp_path: Path)
 @pytest.mark.usefixtures("wide")
 def test_a_class_that_was_never_asked_is_named(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     found = fitted(hard_folder(tmp_path / "photos", 1, 12), tmp_path / "study", repeats=1)
-    show_fitting.fitted(found)
+    fit_text.fitted(found)
     assert found.never_asked == ["kind 0"]
     assert found.balanced_accuracy is None
     assert "kind 0 was never asked" in capsys.readouterr().out
@@ -322,7 +322,7 @@ def test_a_class_without_a_test_image_has_no_recall(
     table.write_text("\n".join(row for row in rows if not row.endswith("kind 2,test")) + "\n")
     data = frostline.load_data(table)
     run = frostline.train(tiny_backbone(), data, "linear_probe", study=tmp_path / "study", **OPTIONS)
-    show.run(run)
+    formatting.run(run)
     assert (run.per_class["kind 2"]["recall"], run.per_class["kind 2"]["images"]) == (None, 0)
     assert run.balanced_accuracy is None
     assert run.never_asked == ["kind 2"]
@@ -336,8 +336,8 @@ def test_a_class_without_a_test_image_has_no_recall(
 
 def test_a_mistake_that_may_be_mislabelled_is_shown_once_with_both_facts(tmp_path: Path) -> None:
     import studies
-    from frostline.reporting.making import gathered
-    from frostline.reporting.sections import sections
+    from frostline.reports.sections import sections
+    from frostline.reports.writer import gathered
 
     study = studies.compared(tmp_path / "study")
     data = Manifest.load(study / "manifest.jsonl")

@@ -16,8 +16,8 @@ from typing import Any
 import pytest
 
 import frostline
-from frostline.comparison.ledger import Ledger
 from frostline.errors import StudyError
+from frostline.selection.trial_queue import Ledger
 from tiny import tiny_backbone, write_folder
 
 pytestmark = pytest.mark.system

@@ -106,13 +106,13 @@ def test_a_fit_takes_tens_of_steps_where_directions_differ_by_orders_of_magnitud
 
 
 def test_very_many_classes_are_chosen_for_by_one_fold(monkeypatch: pytest.MonkeyPatch) -> None:
-    from frostline.probe import choosing
+    from frostline.probe import l2_selection
 
     rng = np.random.default_rng(0)
     targets = np.tile(np.arange(20), 6)
     features = rng.normal(size=(120, 30)) + 2.0 * rng.normal(size=(20, 30))[targets]
     whole = probe.choose(features, targets, 20, folds(targets))
-    monkeypatch.setattr(choosing, "ONE_FOLD", 1)
+    monkeypatch.setattr(l2_selection, "ONE_FOLD", 1)
     one = probe.choose(features, targets, 20, folds(targets))
     assert (whole.cv_images, one.cv_images) == (120, 24)
     assert probe.answers(features, targets, 20, folds(targets)).shape == (120, 20)

@@ -15,17 +15,18 @@ import pytest
 import torch
 
 import frostline
-from frostline import numerics, places, processor, rates
-from frostline.augment import Policy
-from frostline.comparison import contest as contests
-from frostline.comparison.contest import Contest
+from frostline import profiling
 from frostline.cost import predict
-from frostline.dataset import Manifest
+from frostline.data import Manifest
 from frostline.errors import UsageError
-from frostline.images import Images
-from frostline.processor import AS_IT_COMES, PASSIVE, Free, Reading
-from frostline.rates import correcting
-from frostline.rates.correcting import Expected
+from frostline.features.augmentation import Policy
+from frostline.features.image_batches import Images
+from frostline.profiling import rate_correction
+from frostline.profiling.rate_correction import Expected
+from frostline.selection import runner as contests
+from frostline.selection.runner import Contest
+from frostline.system import directories, numerics, processor
+from frostline.system.processor import AS_IT_COMES, PASSIVE, Free, Reading
 from test_cost import DATA, DEAR, INVENTED
 from tiny import PREPROCESSING, tiny_backbone, write_table
 
@@ -238,7 +239,7 @@ def test_a_plan_of_a_run_is_obeyed_when_the_machine_has_changed(
     machine = Machine(monkeypatch, 2)
     machine.others = 2.0
     monkeypatch.setattr(torch, "get_num_threads", lambda: 2)
-    monkeypatch.setattr("frostline.training.planning.augmentation", lambda *_: 1 / 0)
+    monkeypatch.setattr("frostline.training.numeric_plan.augmentation", lambda *_: 1 / 0)
     with pytest.raises(ZeroDivisionError):
         frostline.train(tiny_backbone(), data, "head", study=tmp_path / "study")
     monkeypatch.undo()
@@ -265,25 +266,27 @@ def test_remembered_rates_are_checked_by_one_timing(
     now_s: float, ratio: float, images: Images, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     backbone = tiny_backbone()
-    monkeypatch.setattr(correcting.ways, "pass_s", lambda *_: 1.0)
-    then = rates.measure(backbone, images, threads=1)
+    monkeypatch.setattr(rate_correction.ways, "pass_s", lambda *_: 1.0)
+    then = profiling.measure(backbone, images, threads=1)
     timed: list[int] = []
-    monkeypatch.setattr(correcting.ways, "pass_s", lambda _, count, threads: timed.append(count) or now_s)
-    now = rates.measure(backbone, images, threads=1)
+    monkeypatch.setattr(
+        rate_correction.ways, "pass_s", lambda _, count, threads: timed.append(count) or now_s
+    )
+    now = profiling.measure(backbone, images, threads=1)
     assert len(timed) == 1
     assert now.stages == then.times(ratio).stages
     assert bool(now.notes) == (ratio != 1.0)
     expected = [stage.learning[stage.plan].backward_s * ratio for stage in then.stages]
     assert [stage.learning[stage.plan].backward_s for stage in now.stages] == pytest.approx(expected)
-    monkeypatch.setattr(correcting.ways, "pass_s", lambda *_: 1.0)
-    assert rates.measure(backbone, images, threads=1).stages == then.stages  # what is remembered stays
+    monkeypatch.setattr(rate_correction.ways, "pass_s", lambda *_: 1.0)
+    assert profiling.measure(backbone, images, threads=1).stages == then.stages  # what is remembered stays
 
 
 def test_remembered_rates_carry_device_threads_and_load(
     images: Images, own_store: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(processor, "free", lambda: Free(2, 1.5, PASSIVE))
-    found = rates.measure(tiny_backbone(), images, threads=1)
+    found = profiling.measure(tiny_backbone(), images, threads=1)
     assert found.device == numerics.device_name()
     assert found.others == 1.5
     told = [json.loads(file.read_text()) for file in (own_store / "rates").glob("*.json")]
@@ -308,14 +311,18 @@ def test_a_glimpse_is_of_now(monkeypatch: pytest.MonkeyPatch) -> None:
     """It decides what there is time for, so another process's glimpse of another day is none."""
     for second in (1.0, 5.0):
         backbone, timed = tiny_backbone(), []
-        monkeypatch.setattr(rates.ways, "pass_s", lambda *_, s=second, t=timed: t.append(s) or s)
-        assert rates.glimpse_s(backbone, 1) == rates.glimpse_s(backbone, 1) == second / rates.ways.GLIMPSE
+        monkeypatch.setattr(profiling.ways, "pass_s", lambda *_, s=second, t=timed: t.append(s) or s)
+        assert (
+            profiling.glimpse_s(backbone, 1)
+            == profiling.glimpse_s(backbone, 1)
+            == second / profiling.ways.GLIMPSE
+        )
         assert timed == [second]  # once in a process
 
 
 def learned(backbone: frostline.Backbone, taken_s: float, **changed: float) -> float:
     told = {"expected_s": 10.0, "before": 0.0, "meanwhile": 0.0} | changed
-    return rates.learn(backbone, 1, taken_s=taken_s, **told)
+    return profiling.learn(backbone, 1, taken_s=taken_s, **told)
 
 
 def test_runs_correct_remembered_rates_down_as_well_as_up(images: Images) -> None:
@@ -324,14 +331,16 @@ def test_runs_correct_remembered_rates_down_as_well_as_up(images: Images) -> Non
     assert learned(backbone, 10.0) == pytest.approx(2.0)  # as was expected by now
     assert learned(backbone, 2.5) == pytest.approx(1.0)
     assert learned(backbone, 2.5) == pytest.approx(0.5)
-    found = rates.measure(backbone, images, threads=1)
+    found = profiling.measure(backbone, images, threads=1)
     assert found.factor == pytest.approx(0.5)
     plain = dataclasses.replace(found, factor=1.0)
     given = {**DATA, "flip": "none"}
     half, whole = (predict("head", one, **given) for one in (found, plain))  # type: ignore[arg-type]
     assert half.seconds == pytest.approx(0.5 * whole.seconds)
     assert sum(half.parts.values()) == pytest.approx(half.seconds)
-    assert places.recalled("rates", correcting._key(backbone, 2)) is None  # other threads, other factor
+    assert (
+        directories.recalled("rates", rate_correction._key(backbone, 2)) is None
+    )  # other threads, other factor
 
 
 def test_a_run_that_says_nothing_teaches_nothing() -> None:

@@ -24,19 +24,19 @@ from PIL import Image
 
 import frostline
 import studies
-from frostline import looks, pacing
 from frostline.cli.main import cli
 from frostline.errors import StudyError, UsageError
-from frostline.prediction import Prediction, Predictions
-from frostline.reporting import charts, closing, judged, notebook, page, tried
-from frostline.reporting.flow import flow
-from frostline.reporting.making import gathered
-from frostline.reporting.naming import shortened, told_apart, visible
-from frostline.reporting.reading import read
-from frostline.reporting.sections import sections
-from frostline.reporting.watching import server, state_of
-from frostline.reporting.words import conclusions
-from frostline.strategy import parse, schedule, settings
+from frostline.inference import error_gallery
+from frostline.inference.prediction import Prediction, Predictions
+from frostline.reports import charts, notebook, page, prediction_table, tried_strategies, usage_section
+from frostline.reports.conclusions import conclusions
+from frostline.reports.display_names import shortened, told_apart, visible
+from frostline.reports.live_page import server, state_of
+from frostline.reports.network_chart import flow
+from frostline.reports.sections import sections
+from frostline.reports.study_reader import read
+from frostline.reports.writer import gathered
+from frostline.strategies import lr_schedule, parse, schedule, settings
 from frostline.unfreezing import groups
 from tiny import tiny_backbone, write_table
 
@@ -271,12 +271,12 @@ def test_the_command_that_repeats_it_names_what_was_asked_for(tmp_path: Path) ->
     fit = json.loads((fitted / "fit.json").read_text())
     for source, words in ((None, "DATA"), ("my photos/", "'my photos/'"), ("list.csv", "list.csv")):
         (fitted / "fit.json").write_text(json.dumps({**fit, "asked": {**fit["asked"], "source": source}}))
-        assert closing.repeat(gathered(fitted)).startswith(f"frostline fit {words} --minutes 5")
+        assert usage_section.repeat(gathered(fitted)).startswith(f"frostline fit {words} --minutes 5")
     compared = studies.compared(tmp_path / "compared")
     file = next(compared.glob("comparisons/*/comparison.json"))
     asked = {"strategies": ["linear_probe", "full"], "search": ["lr", "augment"], "draws": 4}
     file.write_text(json.dumps({**json.loads(file.read_text()), "asked": asked}))
-    command = closing.repeat(gathered(compared))
+    command = usage_section.repeat(gathered(compared))
     assert "--strategies linear_probe,full --search lr --search augment --draws 4" in command
     drawn = compared / "manifest.jsonl"
     header, *rows = drawn.read_text().splitlines()
@@ -286,14 +286,14 @@ def test_the_command_that_repeats_it_names_what_was_asked_for(tmp_path: Path) ->
         "shares": [0.0, 0.3],
     }  # a test part of the source's own
     drawn.write_text("\n".join([json.dumps(parted), *rows]) + "\n")
-    assert closing.repeat(gathered(compared)).endswith(" --val-size 0.3")
+    assert usage_section.repeat(gathered(compared)).endswith(" --val-size 0.3")
     reading = {"group_by": "re:^(P\\d+)_", "path_column": "file", "label_column": "what it is"}
     drawn.write_text("\n".join([json.dumps({**parted, "reading": reading}), *rows]) + "\n")
     words = "--path-column file --label-column 'what it is' --group-by 're:^(P\\d+)_'"
     for study in (compared, fitted):
         (study / "manifest.jsonl").write_text(drawn.read_text())
-        assert words in closing.repeat(gathered(study))
-    assert closing.repeat(gathered(compared)).startswith("frostline compare DATA ")
+        assert words in usage_section.repeat(gathered(study))
+    assert usage_section.repeat(gathered(compared)).startswith("frostline compare DATA ")
 
 
 def test_a_class_that_is_never_answered_has_a_column() -> None:
@@ -329,20 +329,20 @@ def test_names_are_shortened_and_stay_apart() -> None:
 
 def test_figures_are_what_they_say(tmp_path: Path) -> None:
     told = read(studies.compared(tmp_path / "study"))
-    found = judged.judged(told)
+    found = prediction_table.judged(told)
     assert found is not None
     assert found.basis == "out of fold"
-    table = judged.confusion(found)
+    table = prediction_table.confusion(found)
     assert table.sum() == len(found.paths)
-    accuracy, low, high = judged.interval(told, found)
+    accuracy, low, high = prediction_table.interval(told, found)
     assert accuracy == pytest.approx(np.trace(table) / table.sum())
     assert low < accuracy < high
-    rows = judged.classes(found)
+    rows = prediction_table.classes(found)
     assert [row.recall for row in rows] == sorted(row.recall for row in rows)
-    got = judged.calibration(found)
+    got = prediction_table.calibration(found)
     assert sum(b.images for b in got.bins) == len(found.paths)
     assert got.right == pytest.approx(accuracy)
-    wrong = judged.mistakes(found)
+    wrong = prediction_table.mistakes(found)
     assert len(wrong) == (found.guesses != found.targets).sum()
     sure = found.probabilities[wrong, found.guesses[wrong]] - found.probabilities[wrong, found.targets[wrong]]
     assert (np.diff(sure) <= 0).all()
@@ -354,26 +354,26 @@ def test_labels_that_are_wrong_are_doubted(tmp_path: Path) -> None:
     assert data is not None
     table = study / "comparisons" / "abc" / "out-of-fold.csv"
     studies.write_answers(table, data.classes, data.samples, 1.0)
-    assert judged.doubtful(read(study), judged.held_out(read(study))).tolist() == []  # type: ignore[arg-type]
+    assert prediction_table.doubtful(read(study), prediction_table.held_out(read(study))).tolist() == []  # type: ignore[arg-type]
     lines = table.read_text().splitlines()
     lines[4] = re.sub(",cat,", ",newt,", lines[4], count=1)  # said to be a newt, and looks like a cat
     table.write_text("\n".join(lines) + "\n")
     told = read(study)
-    found = judged.held_out(told)
+    found = prediction_table.held_out(told)
     assert found is not None
-    assert judged.doubtful(told, found).tolist() == [3]
+    assert prediction_table.doubtful(told, found).tolist() == [3]
 
 
 def test_what_was_tried_and_the_front_of_it(tmp_path: Path) -> None:
     told = read(studies.compared(tmp_path / "study"))
-    rows = {row.strategy: row for row in tried.tried(told)}
+    rows = {row.strategy: row for row in tried_strategies.tried(told)}
     assert set(rows) == set(studies.TRIED)
     assert rows["gradual_unfreeze"].winner
     assert not rows["full"].whole
     assert all(len(row.runs) == 2 for row in rows.values())
     assert rows["full"].low is not None  # from its runs' own tables
     assert [row.cut for row in rows.values()] == [0, 0, 2, 3]
-    front = tried.pareto(rows.values())
+    front = tried_strategies.pareto(rows.values())
     assert [row.strategy for row in front] == ["linear_probe", "top_k(1)", "gradual_unfreeze"]
 
 
@@ -391,7 +391,7 @@ def test_rates_drawn_are_the_rates_trained_with(strategy: str, tmp_path: Path) -
     for part in parts:
         for epoch in range(part.epochs):
             steps = range(epoch * part.steps_per_epoch, (epoch + 1) * part.steps_per_epoch)
-            share = np.mean([pacing.scale(step, part.steps, known.warmup) for step in steps])
+            share = np.mean([lr_schedule.scale(step, part.steps, known.warmup) for step in steps])
             for place, stage in enumerate(drawn.stages):
                 rate = stage.rates[column]
                 if place < part.cut:
@@ -408,7 +408,7 @@ def test_peaks_are_the_optimizers() -> None:
     made = groups(backbone, backbone.adapt(3), 0.01, known.layer_decay, known.weight_decay)
     for group in made:
         below = len(backbone.stages) - 1 - group["stage"]
-        assert group["peak"] == pacing.peak(0.01, known.layer_decay, below)
+        assert group["peak"] == lr_schedule.peak(0.01, known.layer_decay, below)
 
 
 # --- the command, and watching -----------------------------------------------------------------------------
@@ -477,7 +477,7 @@ def test_a_real_run_leaves_its_network_and_looks(tmp_path: Path) -> None:
     options: dict[str, Any] = {"deterministic": True, "flip": "none", "threads": 1}
     run = frostline.train(tiny_backbone(), data, "top_k(1, epochs=6)", study=tmp_path / "study", **options)
     left = json.loads((run.folder.path / "looks.json").read_text())
-    assert 0 < len(left["rows"]) <= looks.MOST
+    assert 0 < len(left["rows"]) <= error_gallery.MOST
     assert left["note"] == ""
     for row in left["rows"]:
         for name in (row["picture"], row["map"]):
@@ -496,13 +496,13 @@ def test_a_map_sums_to_the_logit() -> None:
     backbone = tiny_backbone()
     model = backbone.adapt(3, seed=1)
     pixels = torch.randint(0, 255, (2, 3, 16, 16), dtype=torch.uint8)
-    maps = looks.class_maps(backbone, model, pixels, [0, 2])
+    maps = error_gallery.class_maps(backbone, model, pixels, [0, 2])
     assert maps is not None
     assert maps.shape[0] == 2
     assert maps.min() == 0.0
     assert maps.max() == 1.0
     model.pool = torch.nn.AdaptiveMaxPool2d(1)
-    assert looks.class_maps(backbone, model, pixels, [0, 2]) is None
+    assert error_gallery.class_maps(backbone, model, pixels, [0, 2]) is None
 
 
 def test_a_comparison_leaves_looks_by_the_models_that_answered(tmp_path: Path) -> None:
@@ -519,7 +519,7 @@ def test_a_comparison_leaves_looks_by_the_models_that_answered(tmp_path: Path) -
         row.split(",")[1] != row.split(",")[2]
         for row in (found.folder / "out-of-fold.csv").read_text().splitlines()[1:]
     )
-    assert len(left["rows"]) == min(wrong, looks.MOST)
+    assert len(left["rows"]) == min(wrong, error_gallery.MOST)
     assert all(row["map"] for row in left["rows"])
     made = frostline.report(found.study)
     assert made.notes == ()

@@ -15,8 +15,8 @@ import pytest
 
 import frostline
 import studies
-from frostline.reporting.reading import read
-from frostline.reporting.watching import server
+from frostline.reports.live_page import server
+from frostline.reports.study_reader import read
 
 pytestmark = pytest.mark.system
 WIDE, NARROW = (1280, 900), (360, 740)

@@ -13,7 +13,7 @@ from urllib.request import Request, urlopen
 import pytest
 
 import frostline
-from frostline.dataset import remote
+from frostline.data.sources import remote
 from frostline.errors import DataError, RunWarning
 from test_dataset_remote import write_shard
 from tiny import tiny_backbone, write_folder

@@ -10,14 +10,14 @@ import torch
 from torch import Tensor, nn
 
 import frostline
-from frostline import numerics
-from frostline.backbone import Backbone
-from frostline.dataset import Manifest
+from frostline.data import Manifest
+from frostline.diagnostics import Similarity, similarity
+from frostline.diagnostics.activation_statistics import blocks_of
+from frostline.diagnostics.similarity import _jackknife
 from frostline.errors import DataError
-from frostline.images import Images
-from frostline.signals import Similarity, similarity
-from frostline.signals.listening import blocks_of
-from frostline.signals.similarity import _jackknife
+from frostline.features.image_batches import Images
+from frostline.models import Backbone
+from frostline.system import numerics
 from tiny import PREPROCESSING, tiny_backbone, tiny_model, write_table
 
 PLAN = numerics.exact_plan(1)

@@ -19,10 +19,10 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import FunctionTransformer
 from sklearn.utils.estimator_checks import check_estimator
 
-from frostline.backbone import weights_digest
-from frostline.dataset import questions
+from frostline.data import questions
 from frostline.errors import DataError
 from frostline.integrations.sklearn import FrostlineClassifier
+from frostline.models import weights_digest
 from tiny import picture, tiny_backbone
 
 NAMES = np.array(["ant", "bee", "cow"])

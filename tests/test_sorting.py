@@ -12,9 +12,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from frostline import places
-from frostline.dataset import doubted_name, folder_names, sort_into
+from frostline.data import doubted_name, folder_names, sort_into
 from frostline.errors import DataError, UsageError
+from frostline.system import directories
 
 
 def put(path: Path, content: str) -> str:
@@ -109,13 +109,16 @@ def test_a_file_is_no_folder_to_copy_to(tmp_path: Path) -> None:
 
 
 def test_what_a_killed_process_left_is_removed(tmp_path: Path) -> None:
-    code = "import sys, pathlib, frostline.places as p; print(p.temporary(pathlib.Path(sys.argv[1])))"
+    code = (
+        "import sys, pathlib, frostline.system.directories as p; "
+        "print(p.temporary(pathlib.Path(sys.argv[1])))"
+    )
     folder = tmp_path / "out" / "cat"
     folder.mkdir(parents=True)
     done = subprocess.run(
         [sys.executable, "-c", code, folder / "copy"], capture_output=True, text=True, check=True
     )
-    dead, mine = Path(done.stdout.strip()), places.temporary(folder / "copy")
+    dead, mine = Path(done.stdout.strip()), directories.temporary(folder / "copy")
     elsewhere = folder / f".copy.{'0' * 8}-1.tmp"
     for path in (dead, mine, elsewhere):
         path.write_text("half")

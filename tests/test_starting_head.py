@@ -9,17 +9,18 @@ import pytest
 import torch
 
 import frostline
-from frostline import backbone as bb
-from frostline import metrics, numerics, probe
-from frostline.augment import Policy
-from frostline.dataset import Manifest
-from frostline.frozen import Frozen, Way, features
-from frostline.heads import linear_head
-from frostline.story import write_digits
-from frostline.strategy import settings
-from frostline.training.imbalance import Balance
-from frostline.training.learning import starting_model
-from frostline.training.request import Request
+from frostline import metrics, probe
+from frostline import models as bb
+from frostline.data import Manifest
+from frostline.features import Frozen, Way, features
+from frostline.features.augmentation import Policy
+from frostline.models.heads import linear_head
+from frostline.pipelines import write_digits
+from frostline.strategies import settings
+from frostline.system import numerics
+from frostline.training.config import Request
+from frostline.training.learner import starting_model
+from frostline.training.tuning.class_imbalance import Balance
 from tiny import live_logits, tiny_backbone, write_table
 
 pytestmark = pytest.mark.usefixtures("warm_store")

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from frostline import strategy as fs
+from frostline import strategies as fs
 from frostline.errors import UsageError
 
 rates = st.floats(1e-7, 10.0, exclude_min=True)
@@ -141,5 +141,5 @@ def test_functions_refuse_what_the_notation_refuses() -> None:
 
 
 def test_a_strategy_imports_no_torch() -> None:
-    code = "import sys, frostline.strategy; sys.exit('torch' in sys.modules)"
+    code = "import sys, frostline.strategies; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

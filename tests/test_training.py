@@ -15,12 +15,12 @@ from safetensors.torch import load_file
 from torch import nn
 
 import frostline
-from frostline import pacing
-from frostline import strategy as fs
-from frostline.backbone import Backbone
-from frostline.dataset import Manifest
+from frostline import strategies as fs
+from frostline.data import Manifest
 from frostline.errors import StudyError, UsageError
-from frostline.record import RunFolder, Study
+from frostline.models import Backbone
+from frostline.strategies import lr_schedule
+from frostline.studies.study_folder import RunFolder, Study
 from frostline.training import epoch, loop, optimizer
 from frostline.unfreezing import groups
 from tiny import PREPROCESSING, tiny_backbone, tiny_model, write_table
@@ -117,7 +117,7 @@ def test_groups_cover_what_learns_once_and_rates_fall_towards_the_input(
     cut: int, bn: str, backbone: Backbone
 ) -> None:
     model = backbone.adapt(3)
-    frostline.backbone.freeze(backbone, model, backbone.cut(cut), bn)
+    frostline.models.freeze(backbone, model, backbone.cut(cut), bn)
     known = fs.settings(fs.full(layer_decay=0.5))
     made = groups(backbone, model, 1e-3, known.layer_decay, known.weight_decay)
     covered = [id(p) for g in made for p in g["params"]]
@@ -132,18 +132,18 @@ def test_groups_cover_what_learns_once_and_rates_fall_towards_the_input(
 def test_moments_survive_a_thaw(backbone: Backbone) -> None:
     """fastai #2133: the optimizer's memory must not be thrown away when more layers learn."""
     model, known = backbone.adapt(3), fs.settings(fs.full())
-    frostline.backbone.freeze(backbone, model, backbone.cut(4))
+    frostline.models.freeze(backbone, model, backbone.cut(4))
     first = optimizer.build(backbone, model, 1e-3, known, None)
     model(torch.randn(4, 3, 16, 16)).sum().backward()
     first.step()
-    frostline.backbone.freeze(backbone, model, backbone.cut(2))
+    frostline.models.freeze(backbone, model, backbone.cut(2))
     second = optimizer.build(backbone, model, 1e-3, known, first)
     assert torch.equal(second.state[model.head.weight]["exp_avg"], first.state[model.head.weight]["exp_avg"])
     assert len(second.param_groups) > len(first.param_groups)
 
 
 def test_the_schedule_warms_up_and_ends_near_zero() -> None:
-    shares = [pacing.scale(step, 100, 0.1) for step in range(100)]
+    shares = [lr_schedule.scale(step, 100, 0.1) for step in range(100)]
     assert shares[0] < 0.2
     assert max(shares) == pytest.approx(1.0)
     assert shares[-1] < 0.01

@@ -18,10 +18,10 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 import frostline
-from frostline import pacing
-from frostline import strategy as fs
-from frostline.backbone import BN_POLICIES, Backbone, keeps_statistics, release
+from frostline import strategies as fs
 from frostline.errors import ModelError, UsageError
+from frostline.models import BN_POLICIES, Backbone, keeps_statistics, release
+from frostline.strategies import lr_schedule
 from frostline.unfreezing import adamw, adapted_in
 from tiny import tiny_backbone
 
@@ -95,7 +95,7 @@ def test_nobodys_train_unfreezes(bn: str, backbone: Backbone) -> None:
     around = nn.Sequential(nn.Identity(), backbone.adapt(3))
     model, cut = around[1], backbone.cut(3)
     frostline.freeze(backbone, around, cut, bn=bn)
-    expected = dict(frostline.backbone.training_modes(backbone, model, cut, bn))
+    expected = dict(frostline.models.training_modes(backbone, model, cut, bn))
     assert set(expected.values()) == {True, False}
     for call in (around.train, model.train, model.stem.train, model.blocks.train, model.blocks[0].bn.train):
         around.eval()
@@ -192,7 +192,7 @@ def test_groups_that_thaw_late_follow_the_schedule(backbone: Backbone) -> None:
     known = fs.settings(fs.parse(STRATEGY))
     for segment, first in zip(loop.schedule.segments, (0, 6, 12), strict=True):
         for step in range(segment.steps):
-            share = pacing.scale(step, segment.steps, known.warmup)
+            share = lr_schedule.scale(step, segment.steps, known.warmup)
             expected = {stage: share * segment.lr * 0.9 ** (4 - stage) for stage in range(5)}
             assert found[first + step] == pytest.approx(expected)
     assert {group["lr"] for group in loop.optimizer.param_groups} == {0.0}  # after the end

@@ -13,10 +13,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from frostline import places
 from frostline.cli import main
-from frostline.prediction import Prediction, Predictions
-from frostline.writing import encoded, never_fail
+from frostline.inference.prediction import Prediction, Predictions
+from frostline.system import directories
+from frostline.system.text_output import encoded, never_fail
 from tiny import write_table
 
 NAMES = ("Straße", "日本語", "caf\udce9", "\ud800", "cat")  # the third is a byte, the fourth half a character
@@ -71,12 +71,12 @@ def test_a_table_of_answers_holds_every_row(tmp_path: Path) -> None:
 
 def test_a_file_is_written_through_a_link_and_a_pipe_stays_one(tmp_path: Path) -> None:
     (tmp_path / "link").symlink_to("there")
-    places.write_whole(tmp_path / "link", b"1")
+    directories.write_whole(tmp_path / "link", b"1")
     assert (tmp_path / "link").is_symlink()
     assert (tmp_path / "there").read_bytes() == b"1"
     os.mkfifo(tmp_path / "pipe")
     reading = os.open(tmp_path / "pipe", os.O_RDONLY | os.O_NONBLOCK)
-    places.write_whole(tmp_path / "pipe", b"2")
+    directories.write_whole(tmp_path / "pipe", b"2")
     assert os.read(reading, 9) == b"2"
     assert (tmp_path / "pipe").is_fifo()
     os.close(reading)

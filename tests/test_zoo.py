@@ -15,11 +15,10 @@ from rich.console import Console
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from frostline import drawing
-from frostline.backbone import Backbone, Preprocessing, prefix, suffix, weights_digest
 from frostline.errors import ModelError
-from frostline.zoo import hugging_face, lite, load_backbone, rebuild, rebuild_backbone, wanted
-from frostline.zoo.architectures import share
+from frostline.models import Backbone, Preprocessing, prefix, stage_table, suffix, weights_digest
+from frostline.models.zoo import hugging_face, lite, load_backbone, rebuild, rebuild_backbone, wanted
+from frostline.models.zoo.architectures import share
 
 torch.set_num_threads(1)
 
@@ -206,12 +205,12 @@ def test_stages_are_drawn_as_text_and_picture(tmp_path: Path) -> None:
     backbone = load_backbone("lite0", size=64, random=True)
     marks = {"head": 8, "top_k(2)": 6, "full": 0}
     console = Console(width=120, record=True, file=io.StringIO())
-    console.print(drawing.text(backbone, marks))
+    console.print(stage_table.text(backbone, marks))
     shown = console.export_text()
     assert all(word in shown for word in ("stem", "blocks.6", "top_k(2)", "1280 × 2 × 2", "1.28 M"))
-    assert [row[1] for row in drawing.rows(backbone)] == [stage.name for stage in backbone.stages]
-    drawing.image(backbone, tmp_path / "one.png", marks)
-    drawing.image(backbone, tmp_path / "two.png", marks)
+    assert [row[1] for row in stage_table.rows(backbone)] == [stage.name for stage in backbone.stages]
+    stage_table.image(backbone, tmp_path / "one.png", marks)
+    stage_table.image(backbone, tmp_path / "two.png", marks)
     assert (tmp_path / "one.png").read_bytes() == (tmp_path / "two.png").read_bytes()
 
 

@@ -11,8 +11,8 @@ from PIL import Image
 from torch import Tensor, nn
 
 import frostline
-from frostline.backbone import Backbone, Preprocessing
-from frostline.images import Images
+from frostline.features.image_batches import Images
+from frostline.models import Backbone, Preprocessing
 
 PREPROCESSING = Preprocessing(
     size=16, crop_pct=1.0, interpolation="bilinear", mean=(0.5, 0.5, 0.5), std=(0.5, 0.5, 0.5)

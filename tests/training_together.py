@@ -9,14 +9,14 @@ import json
 import sys
 
 import frostline
-from frostline.rates import ways
-from frostline.store import store
+from frostline.feature_cache import feature_cache
+from frostline.profiling import numeric_search
 from tiny import tiny_backbone
 
 if __name__ == "__main__":
     table, study = sys.argv[1:]
-    store.KEEP_FREE_SHARE = 0.0  # however full the disk is
-    ways.FROZEN_BATCH = 16  # small shares, so that there is something to divide
+    feature_cache.KEEP_FREE_SHARE = 0.0  # however full the disk is
+    numeric_search.FROZEN_BATCH = 16  # small shares, so that there is something to divide
     data = frostline.load_data(table, near_copies=False, val_size=0.0)
     print("ready", flush=True)
     sys.stdin.readline()

@@ -16,7 +16,7 @@ from torch.nn import functional as F
 from torch.utils.data import DataLoader, Dataset, Subset
 
 import frostline
-from frostline.backbone import Backbone, training_modes
+from frostline.models import Backbone, training_modes
 from tiny import tiny_backbone
 
 STRATEGY = "gradual_unfreeze(2, lr=0.01)"

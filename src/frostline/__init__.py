@@ -16,60 +16,60 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from frostline.advice import Advice, plan
-    from frostline.backbone import Backbone, Cut, Preprocessing, Stage
-    from frostline.comparison import Comparison, compare
-    from frostline.dataset import Manifest, load_data
+    from frostline.data import Manifest, load_data
+    from frostline.diagnostics import Signals, measure
+    from frostline.diagnostics.feature_drift import Forgetting, drift, forgetting
     from frostline.errors import FrostlineError
-    from frostline.exporting import Export, export
-    from frostline.prediction import load_model, predict
-    from frostline.remembering import Forgetting, drift, forgetting
-    from frostline.reporting import Progress, Report, report
-    from frostline.signals import Signals, measure
-    from frostline.story import Fitted, demo, fit
-    from frostline.strategy import Phase, Strategy, parse
+    from frostline.exports import Export, export
+    from frostline.inference.prediction import load_model, predict
+    from frostline.models import Backbone, Cut, Preprocessing, Stage
+    from frostline.models.zoo import load_backbone
+    from frostline.pipelines import Fitted, demo, fit
+    from frostline.reports import Progress, Report, report
+    from frostline.selection import Comparison, compare
+    from frostline.strategies import Phase, Strategy, parse
     from frostline.training import CacheFill, Run, fill_cache, interpolate_weights, lr_find, train
     from frostline.unfreezing import Unfreezing, freeze, param_groups
-    from frostline.zoo import load_backbone
 
 _HOME = {
     "Advice": "advice",
-    "Backbone": "backbone",
-    "Comparison": "comparison",
-    "Cut": "backbone",
-    "Export": "exporting",
+    "Backbone": "models",
+    "Comparison": "selection",
+    "Cut": "models",
+    "Export": "exports",
     "CacheFill": "training",
-    "Fitted": "story",
-    "Forgetting": "remembering",
+    "Fitted": "pipelines",
+    "Forgetting": "diagnostics.feature_drift",
     "FrostlineError": "errors",
-    "Manifest": "dataset",
-    "Phase": "strategy",
-    "Preprocessing": "backbone",
-    "Progress": "reporting",
-    "Report": "reporting",
+    "Manifest": "data",
+    "Phase": "strategies",
+    "Preprocessing": "models",
+    "Progress": "reports",
+    "Report": "reports",
     "Run": "training",
-    "Signals": "signals",
-    "Stage": "backbone",
-    "Strategy": "strategy",
+    "Signals": "diagnostics",
+    "Stage": "models",
+    "Strategy": "strategies",
     "Unfreezing": "unfreezing",
-    "compare": "comparison",
-    "demo": "story",
-    "drift": "remembering",
-    "export": "exporting",
+    "compare": "selection",
+    "demo": "pipelines",
+    "drift": "diagnostics.feature_drift",
+    "export": "exports",
     "fill_cache": "training",
-    "fit": "story",
-    "forgetting": "remembering",
+    "fit": "pipelines",
+    "forgetting": "diagnostics.feature_drift",
     "freeze": "unfreezing",
     "interpolate_weights": "training",
-    "load_backbone": "zoo",
-    "load_data": "dataset",
-    "load_model": "prediction",
+    "load_backbone": "models.zoo",
+    "load_data": "data",
+    "load_model": "inference.prediction",
     "lr_find": "training",
-    "measure": "signals",
+    "measure": "diagnostics",
     "param_groups": "unfreezing",
-    "parse": "strategy",
+    "parse": "strategies",
     "plan": "advice",
-    "predict": "prediction",
-    "report": "reporting",
+    "predict": "inference.prediction",
+    "report": "reports",
     "train": "training",
 }
 
@@ -119,17 +119,17 @@ __all__ = [
 def __getattr__(name: str) -> Any:
     if name not in _HOME:
         raise AttributeError(f"module 'frostline' has no attribute {name!r}")
-    if _HOME[name] in ("advice", "comparison", "signals", "story", "training", "zoo"):
+    if _HOME[name] in ("advice", "selection", "diagnostics", "pipelines", "training", "models.zoo"):
         _import_all()
     return getattr(import_module(f"frostline.{_HOME[name]}"), name)
 
 
 def _import_all() -> None:
     """Import what a run will need, so that its seconds and memory are its own."""
-    import_module("frostline.processor").settle()  # which torch must find in the environment
+    import_module("frostline.system.processor").settle()  # which torch must find in the environment
     for module in ("timm.data", "sklearn.metrics", "sklearn.svm", "scipy.optimize", "frostline.training"):
         import_module(module)
-    timing = import_module("frostline.timing")
+    timing = import_module("frostline.system.timing")
     timing.reuse_freed_memory()
     timing.imported_baseline_bytes()
 

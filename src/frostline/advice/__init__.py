@@ -3,9 +3,9 @@
 knowledge (what was tried) → forecast (what to expect) → advising (what to do, and why) → planning
 """
 
-from frostline.advice.advising import Advice, Budget, Case, Option, advise
-from frostline.advice.planning import Planned, plan
-from frostline.advice.words import TIME_MARGIN, outlook
+from frostline.advice.planner import Planned, plan
+from frostline.advice.recommendation import Advice, Budget, Case, Option, advise
+from frostline.advice.text import TIME_MARGIN, outlook
 
 __all__ = [
     "TIME_MARGIN",

@@ -8,15 +8,16 @@ from typing import Any
 
 import click
 
-from frostline import sentences
-from frostline import strategy as strategies
-from frostline.cli.caching import cache
-from frostline.cli.checking import check
-from frostline.cli.comparing import compare
-from frostline.cli.exporting import export
-from frostline.cli.fitting import fit
-from frostline.cli.judging import measure, plan
-from frostline.cli.listing import models
+from frostline import sentences, strategies
+from frostline.cli.command import Verb, everywhere
+from frostline.cli.commands.cache import cache
+from frostline.cli.commands.check import check
+from frostline.cli.commands.compare import compare
+from frostline.cli.commands.export import export
+from frostline.cli.commands.fit import fit
+from frostline.cli.commands.models import models
+from frostline.cli.commands.plan import measure, plan
+from frostline.cli.commands.report import report
 from frostline.cli.options import (
     Minutes,
     Share,
@@ -32,11 +33,9 @@ from frostline.cli.options import (
     shape_options,
     varied_options,
 )
-from frostline.cli.reporting import report
-from frostline.cli.verb import Verb, everywhere
+from frostline.distributed.launcher import launched
 from frostline.errors import DataError, UsageError
-from frostline.launching import launched
-from frostline.writing import standard_streams
+from frostline.system.text_output import standard_streams
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
@@ -134,19 +133,19 @@ def train(data: str, **options: Any) -> None:
     """
     with Verb(options, divided=True) as verb, verb.together():
         import frostline
-        from frostline import remembering
-        from frostline.cli import show
+        from frostline.cli.output import formatting
+        from frostline.diagnostics import feature_drift
 
         loggers = followed(verb, options)
         with verb.in_turn():
             manifest, backbone = loaded(verb, data, options, learns=True)
-        verb.progress.log(show.data_lines(manifest))
+        verb.progress.log(formatting.data_lines(manifest))
         old = None
         if options["source_data"]:  # what is wrong with it shows before anything is trained
             old = frostline.load_data(
                 options["source_data"], test_size=0.0, val_size=0.0, progress=verb.progress
             )
-            remembering.own_targets(backbone, old)
+            feature_drift.own_targets(backbone, old)
         named = (
             "study",
             "seed",
@@ -181,11 +180,11 @@ def train(data: str, **options: Any) -> None:
                 backbone, frostline.load_model(run.folder), old, progress=verb.progress
             )
             run.result["forgetting"] = lost.as_dict()
-            run.folder.write(remembering.KEPT, lost.as_dict())
+            run.folder.write(feature_drift.KEPT, lost.as_dict())
         verb.progress.close()
-        verb.warn(show.warnings(run.result))
+        verb.warn(formatting.warnings(run.result))
         result = {**run.result, "run_seconds": run.result["seconds"], "again": run.again}
-        verb.done(result, lambda: show.run(run, options["explain"]))
+        verb.done(result, lambda: formatting.run(run, options["explain"]))
 
 
 @cli.command(short_help="Label images with a run of a study.")
@@ -218,13 +217,13 @@ def predict(study: str, images: tuple[str, ...], **options: Any) -> None:
     """
     with Verb(options) as verb:
         import frostline
-        from frostline.best import passed_over_line
+        from frostline.studies.best_run import passed_over_line
 
         if options["output"] and not (folder := Path(options["output"]).absolute().parent).is_dir():
             raise UsageError(
                 f"--output names a file in {folder}, which does not exist. Make that folder first."
             )
-        verb.start_with("prediction")
+        verb.start_with("inference.prediction")
         found = frostline.predict(
             study,
             images,
@@ -264,9 +263,9 @@ def predict(study: str, images: tuple[str, ...], **options: Any) -> None:
             verb.progress.log(passed_over_line(found.passed_over))
 
         def show() -> None:  # for a person alone: JSON needs no tables
-            from frostline.cli import show_answers
+            from frostline.cli.output import prediction_text
 
-            show_answers.predictions(found, options["output"], copied)
+            prediction_text.predictions(found, options["output"], copied)
 
         verb.done(result, show)
         if not found.rows:
@@ -282,8 +281,8 @@ def predict(study: str, images: tuple[str, ...], **options: Any) -> None:
 def stages(model: str, **options: Any) -> None:
     """Show a backbone from stem to head, and where each strategy cuts it."""
     with Verb(options) as verb:
-        verb.start_with("zoo")
-        from frostline.zoo import load_backbone
+        verb.start_with("models.zoo")
+        from frostline.models.zoo import load_backbone
 
         backbone = load_backbone(
             model,
@@ -293,15 +292,15 @@ def stages(model: str, **options: Any) -> None:
             download=options["download"],
         )
         if options["image"]:
-            from frostline import drawing
-            from frostline.cli.show import cut_marks
+            from frostline.cli.output.formatting import cut_marks
+            from frostline.models import stage_table
 
-            drawing.image(backbone, Path(options["image"]), cut_marks(len(backbone.stages)))
+            stage_table.image(backbone, Path(options["image"]), cut_marks(len(backbone.stages)))
 
         def show() -> None:  # for a person alone: JSON needs no tables
-            from frostline.cli import show
+            from frostline.cli.output import formatting
 
-            show.stages(backbone, show.cut_marks(len(backbone.stages)), options["image"])
+            formatting.stages(backbone, formatting.cut_marks(len(backbone.stages)), options["image"])
 
         verb.done(backbone.as_dict(), show)
 
@@ -314,23 +313,23 @@ def stages(model: str, **options: Any) -> None:
 def demo(**options: Any) -> None:
     """Adapt a real ImageNet network to real handwritten digits, offline, by four strategies."""
     with Verb(options) as verb:
-        from frostline import story
-        from frostline.cli import show
+        from frostline import pipelines
+        from frostline.cli.output import formatting
 
         verb.start()
-        verb.progress.log(show.DEMO_OPENING.format(model=options["model"]))
-        found = story.demo(
+        verb.progress.log(formatting.DEMO_OPENING.format(model=options["model"]))
+        found = pipelines.demo(
             study=options["study"],
             model=options["model"],
             download=options["download"],
-            size=options["size"] or story.DEMO_SIZE,
+            size=options["size"] or pipelines.DEMO_SIZE,
             resize=options["resize"],
             seed=options["seed"],
             deterministic=options["deterministic"],
             threads=options["threads"],
             workers=options["workers"],
             progress=verb.progress,
-            begin=lambda name: verb.progress.log(f"  {name}: {show.MEANING[name]}"),
+            begin=lambda name: verb.progress.log(f"  {name}: {formatting.MEANING[name]}"),
             finished=lambda run: verb.progress.log(f"    {sentences.percent(run.accuracy)} on the test part"),
         )
         rows = (found.majority, found.pixels)
@@ -340,7 +339,7 @@ def demo(**options: Any) -> None:
             ],
             "baselines": [asdict(row) for row in rows],
         }
-        verb.done(result, lambda: show.demo(found))
+        verb.done(result, lambda: formatting.demo(found))
 
 
 cli.add_command(check)

@@ -10,15 +10,15 @@ from typing import TYPE_CHECKING, Any
 import click
 from click.core import ParameterSource
 
-from frostline import cluster
-from frostline import strategy as strategies
-from frostline.cli.verb import Verb, stack
+from frostline import strategies
+from frostline.cli.command import Verb, stack
+from frostline.distributed import ray_cluster
 from frostline.errors import UsageError
 from frostline.loggers import Loggers, make_loggers, parsed
 
 if TYPE_CHECKING:
-    from frostline.backbone import Backbone
-    from frostline.dataset import Manifest
+    from frostline.data import Manifest
+    from frostline.models import Backbone
 
 
 class StrategyText(click.ParamType[str]):
@@ -104,9 +104,11 @@ class RayAddress(click.ParamType[str]):
 
     def convert(self, value: str, param: click.Parameter | None, ctx: click.Context | None) -> str:
         """Return the address."""
-        if value not in (cluster.AUTO, cluster.LOCAL) and not re.fullmatch(r"(ray://)?[^/\s]+:\d+", value):
+        if value not in (ray_cluster.AUTO, ray_cluster.LOCAL) and not re.fullmatch(
+            r"(ray://)?[^/\s]+:\d+", value
+        ):
             self.fail(
-                f"{value!r} is not the address of a Ray cluster. Expected {cluster.ADDRESSES}; without one, "
+                f"{value!r} is not the address of a Ray cluster. Expected {ray_cluster.ADDRESSES}; "
                 "write --ray last, or --ray=auto.",
                 param,
                 ctx,
@@ -118,7 +120,7 @@ ray_option = click.option(
     "--ray",
     "ray",
     is_flag=False,
-    flag_value=cluster.AUTO,
+    flag_value=ray_cluster.AUTO,
     type=RayAddress(),
     help="Do it on the workers of a Ray cluster, which see the same folders: one that runs, else one on "
     "this machine. One worker a GPU, or for each --threads cores, or a machine.",
@@ -216,7 +218,7 @@ class GroupBy(click.ParamType[str]):
 
     def convert(self, value: str, param: click.Parameter | None, ctx: click.Context | None) -> str:
         """Return it as it is written."""
-        from frostline.dataset.grouping import parsed
+        from frostline.data.splits.grouping import parsed
 
         try:
             parsed(value)
@@ -242,7 +244,7 @@ class IntensityRange(click.ParamType[str]):
 
     def convert(self, value: str, param: click.Parameter | None, ctx: click.Context | None) -> str:
         """Return the range as it is kept."""
-        from frostline.dataset.rendering import checked_range
+        from frostline.data.pixels.rendering import checked_range
 
         try:
             return checked_range(value)
@@ -257,7 +259,7 @@ class Ground(click.ParamType[str]):
 
     def convert(self, value: str, param: click.Parameter | None, ctx: click.Context | None) -> str:
         """Return the text."""
-        from frostline.dataset.showing import wished
+        from frostline.data.pixels.rendering_choice import wished
 
         try:
             wished(None, value)
@@ -328,8 +330,8 @@ def loaded(
     Where the verb `learns`, images that the network learned from before are not held out.
     """
     import frostline
-    from frostline import zoo
-    from frostline.dataset import is_study
+    from frostline.data import is_study
+    from frostline.models import zoo
 
     verb.start_for(data)
     download = zoo.agreed(options["model"], download=options["download"])  # before images take minutes
@@ -359,8 +361,8 @@ def loaded(
     seen = backbone.preprocessing
     manifest = manifest.framed(seen.crop_mode, seen.crop_pct)
     if learns:
-        from frostline import lineage
-        from frostline.record import Study
+        from frostline.models import lineage
+        from frostline.studies.study_folder import Study
 
         manifest = lineage.respected([backbone], manifest, Study(options["study"]))
     return manifest, backbone

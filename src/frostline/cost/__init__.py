@@ -3,12 +3,12 @@
 rows (which views there are, which rows are kept) · measured (the rates) → walk (a run, step by step) · peak
                                                                        → predicting (`predict`)
 
-The rates come from `frostline.rates.measure`, or from wherever `Rates.as_dict` was written.
+The rates come from `frostline.profiling.measure`, or from wherever `Rates.as_dict` was written.
 """
 
-from frostline.cost.measured import Learning, Line, Peaks, Rates, StageRates
-from frostline.cost.predicting import Cost, predict
-from frostline.cost.rows import Choice, RowRates, read_or_recompute
+from frostline.cost.cache_choice import Choice, RowRates, read_or_recompute
+from frostline.cost.estimate import Cost, predict
+from frostline.cost.rates import Learning, Line, Peaks, Rates, StageRates
 
 __all__ = [
     "Choice",

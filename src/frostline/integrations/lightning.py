@@ -10,9 +10,9 @@ import sys
 from importlib import import_module
 from typing import Any
 
-from frostline.backbone import Backbone
 from frostline.errors import UsageError
-from frostline.strategy import Strategy
+from frostline.models import Backbone
+from frostline.strategies import Strategy
 from frostline.unfreezing import Unfreezing, adapted_in
 
 _OLD_NAME = "pytorch_lightning" in sys.modules and "lightning.pytorch" not in sys.modules

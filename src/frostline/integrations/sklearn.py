@@ -25,17 +25,18 @@ from sklearn.utils.multiclass import check_classification_targets
 from sklearn.utils.validation import check_is_fitted, column_or_1d
 from torch import nn
 
-from frostline import metrics, numerics, places
-from frostline.backbone import Backbone
-from frostline.dataset import CHANNELS, Pairs, Rendering, is_missing, load_data, read_labels, unlabelled
+from frostline import metrics
+from frostline.data import CHANNELS, Pairs, Rendering, is_missing, load_data, read_labels, unlabelled
 from frostline.errors import FrostlineError, RunWarning
-from frostline.frozen import Frozen, features, logits
-from frostline.heads import build_head
-from frostline.images import Images
-from frostline.store import Store
-from frostline.strategy import parse
+from frostline.feature_cache import Store
+from frostline.features import Frozen, features, logits
+from frostline.features.image_batches import Images
+from frostline.models import Backbone
+from frostline.models.heads import build_head
+from frostline.models.zoo import load_backbone
+from frostline.strategies import parse
+from frostline.system import directories, numerics
 from frostline.training import BATCH, Plan, train
-from frostline.zoo import load_backbone
 
 FITTED = ("classes_", "result_")  # beside the weights: all that a saved classifier needs
 
@@ -210,7 +211,7 @@ class FrostlineClassifier(ClassifierMixin, TransformerMixin, BaseEstimator):  # 
             "result": self.result_,
         }
         weights = safetensors.torch.load(self._weights)
-        places.write_atomically(
+        directories.write_atomically(
             Path(path), safetensors.torch.save(weights, metadata={"frostline": json.dumps(kept)})
         )
 

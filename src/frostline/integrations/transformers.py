@@ -9,9 +9,9 @@ from __future__ import annotations
 from importlib import import_module
 from typing import Any
 
-from frostline.backbone import Backbone
 from frostline.errors import UsageError
-from frostline.strategy import Strategy, parse
+from frostline.models import Backbone
+from frostline.strategies import Strategy, parse
 from frostline.unfreezing import Unfreezing, adamw
 
 try:

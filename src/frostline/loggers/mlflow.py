@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 import filelock
 
-from frostline.loggers.log import LOSS, Tracked
+from frostline.loggers.logger import LOSS, Tracked
 
 if TYPE_CHECKING:
     from mlflow.tracking import MlflowClient

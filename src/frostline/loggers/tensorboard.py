@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from frostline.loggers.log import LOSS, RESULT, Tracked
+from frostline.loggers.logger import LOSS, RESULT, Tracked
 
 if TYPE_CHECKING:
     from torch.utils.tensorboard import SummaryWriter

@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from frostline.loggers.log import Tracked
+from frostline.loggers.logger import Tracked
 
 FOLDER = "wandb"  # in the study: the library's own name
 PROJECT = "frostline"  # unless WANDB_PROJECT says otherwise

@@ -11,7 +11,8 @@ features that barely vary on the training set enormous weights, which wake up un
 
 from __future__ import annotations
 
-from frostline.probe.choosing import (
+from frostline.probe.feature_scaling import Solution
+from frostline.probe.l2_selection import (
     MOST_FOR_CHOICE,
     Folds,
     answers,
@@ -24,7 +25,6 @@ from frostline.probe.choosing import (
 )
 from frostline.probe.logistic import GRID
 from frostline.probe.ridge import GRID as RIDGE_GRID
-from frostline.probe.scaling import Solution
 
 SOLVERS = {"logistic": GRID, "ridge": RIDGE_GRID}
 

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from frostline.probe.scaling import Floats, Ints, Scaled
+from frostline.probe.feature_scaling import Floats, Ints, Scaled
 
 # L2 per unit-length feature, from "prototype-like" to "almost separable". On six sets with 8 and 40 images
 # a class the best on test lay between 1e-2 and 1e-6 (docs/LOG.md 2026-11-23).

@@ -6,8 +6,8 @@ from collections.abc import Iterator, Sequence
 
 import numpy as np
 
+from frostline.probe.feature_scaling import Ints, Scaled
 from frostline.probe.logistic import Turned
-from frostline.probe.scaling import Ints, Scaled
 
 GRID = (10.0, 3.0, 1.0, 3e-1, 1e-1, 3e-2, 1e-2, 3e-3)
 

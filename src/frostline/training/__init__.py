@@ -1,13 +1,13 @@
 """`train`: one strategy, one run, one loop."""
 
-from frostline.training.budget import pass_s, refusal
-from frostline.training.filling import CacheFill, fill_cache
-from frostline.training.interpolation import interpolate_weights
-from frostline.training.leaving import below_of
-from frostline.training.lr_finder import Sweep, lr_find
-from frostline.training.planning import Plan
-from frostline.training.request import BATCH
+from frostline.training.artifacts import below_of
+from frostline.training.caching.cache_filling import CacheFill, fill_cache
+from frostline.training.config import BATCH
+from frostline.training.numeric_plan import Plan
+from frostline.training.resilience.time_limit import pass_s, refusal
 from frostline.training.run import DEFAULT_STUDY, Run, train
+from frostline.training.tuning.lr_finder import Sweep, lr_find
+from frostline.training.tuning.wise_ft import interpolate_weights
 
 __all__ = [
     "BATCH",

@@ -14,18 +14,21 @@ from contextlib import AbstractContextManager
 import torch
 from torch import Tensor, nn
 
-from frostline import backbone as bb
-from frostline import pacing, ranks
-from frostline.augment import brightness
+from frostline import models as bb
+from frostline.distributed import process_group
 from frostline.errors import RunWarning
-from frostline.images import Images, Item
-from frostline.seeds import derive
-from frostline.training import checkpoint, exchange, mishaps, optimizer
-from frostline.training.budget import OutOfTime
-from frostline.training.checkpoint import TrainingState
-from frostline.training.interruption import Leave
+from frostline.features.augmentation import brightness
+from frostline.features.image_batches import Images, Item
+from frostline.strategies import lr_schedule
+from frostline.system.seeds import derive
+from frostline.training import optimizer
+from frostline.training.batches import Supply, targets_of
 from frostline.training.job import Job
-from frostline.training.supply import Supply, targets_of
+from frostline.training.parallel import all_reduce
+from frostline.training.resilience import checkpoint, recovery
+from frostline.training.resilience.checkpoint import TrainingState
+from frostline.training.resilience.interruption import Leave
+from frostline.training.resilience.time_limit import OutOfTime
 from frostline.unfreezing import set_rates
 
 # A checkpoint costs a synced write of the whole state. It may take this share of the time; when it is written
@@ -63,7 +66,7 @@ class Keeper:
 
         Of a job's processes, which hold the same state, the first one writes.
         """
-        if not ranks.leads():
+        if not process_group.leads():
             return
         begun = time.monotonic()
         self._progress.seconds = self._earlier_s + self._job.watch.seconds
@@ -105,7 +108,7 @@ class Epoch:
         self._items, self._targets = supply.epoch(
             job.train, job.balance, job.seed, state.segment, state.epoch, view
         )
-        self._mine = [batch[ranks.share(len(batch))] for batch in self._items]
+        self._mine = [batch[process_group.share(len(batch))] for batch in self._items]
         self._learning = [parameter for group in opt.param_groups for parameter in group["params"]]
 
     def run(self) -> float:
@@ -117,12 +120,12 @@ class Epoch:
             try:
                 self._steps()
                 return float(torch.tensor(self._progress.losses).mean())
-            except mishaps.NotFinite as error:
-                mishaps.halve(self._model, self._opt, self._progress, error, self._files(error.step))
-            except mishaps.OutOfMemory:
-                sizes = [len(batch) // ranks.size() for batch in self._items]
-                sizes += [math.ceil(len(batch) / ranks.size()) for batch in self._items]
-                mishaps.split(self._model, self._opt, self._progress, sizes, self._job.least)
+            except recovery.NotFinite as error:
+                recovery.halve(self._model, self._opt, self._progress, error, self._files(error.step))
+            except recovery.OutOfMemory:
+                sizes = [len(batch) // process_group.size() for batch in self._items]
+                sizes += [math.ceil(len(batch) / process_group.size()) for batch in self._items]
+                recovery.split(self._model, self._opt, self._progress, sizes, self._job.least)
             self._keeper.keep(self._opt)  # the decision, before anything follows from it
 
     def _files(self, step: int) -> list[str]:
@@ -136,7 +139,7 @@ class Epoch:
         begun_at = state.step
         prepared(job, supply, job.train, self._items, self._leave, lambda: self._keeper.keep(self._opt))
         supply.set_training()
-        self._moving = exchange.statistics(self._model)
+        self._moving = all_reduce.statistics(self._model)
         if begun_at == 0:
             checkpoint.begin_epoch(self._model, self._opt, state)
         items = self._items[begun_at:]
@@ -149,17 +152,17 @@ class Epoch:
             for step, (z, y) in enumerate(zip(batches, y_of, strict=True), begun_at):
                 torch.manual_seed(derive(job.seed, "step", state.segment, state.epoch, step, *_apart()))
                 place = state.epoch * segment.steps_per_epoch + step
-                share = pacing.scale(place, segment.steps, job.settings.warmup)
+                share = lr_schedule.scale(place, segment.steps, job.settings.warmup)
                 set_rates(self._opt, share * 0.5**state.halvings)
                 fresh.append(self._step(learning, z, y))
                 state.steps, state.step = state.steps + 1, step + 1
-                mishaps.check_losses(fresh, state.step - len(fresh), now=False)
+                recovery.check_losses(fresh, state.step - len(fresh), now=False)
                 self._told(state)
                 job.budget.note("step", began)
                 self._between(fresh, more=step + 1 < len(self._items))
                 began = time.perf_counter()
         self._settle(fresh)
-        mishaps.check_weights(self._model, max(0, state.step - 1))
+        recovery.check_weights(self._model, max(0, state.step - 1))
 
     def _suffix(self) -> AbstractContextManager[Callable[[Tensor], Tensor]]:
         return bb.suffix(self._job.backbone, self._model, self._supply.cut)
@@ -171,7 +174,7 @@ class Epoch:
             self._settle(fresh)
             self._keeper.keep(self._opt)
 
-        leave, late, due = ranks.any_of(
+        leave, late, due = process_group.any_of(
             self._leave.asked, more and self._job.budget.late("step"), more and self._due
         )
         self._leave(keep, others=leave)
@@ -183,11 +186,11 @@ class Epoch:
     @property
     def _due(self) -> bool:
         """Whether a state may be written; the process that writes it says so."""
-        return ranks.leads() and self._keeper.due
+        return process_group.leads() and self._keeper.due
 
     def _settle(self, fresh: list[Tensor]) -> None:
         """Move losses into what is kept."""
-        mishaps.check_losses(fresh, self._progress.step - len(fresh), now=True)
+        recovery.check_losses(fresh, self._progress.step - len(fresh), now=True)
         if fresh:
             self._progress.losses += torch.stack(fresh).tolist()
             fresh.clear()
@@ -204,9 +207,9 @@ class Epoch:
             self._opt.zero_grad(set_to_none=True)
             loss = self._backward(learning, brightness(z, strength), y)
         except Exception as error:
-            if not mishaps.is_out_of_memory(error):
+            if not recovery.is_out_of_memory(error):
                 raise
-        loss = exchange.add_up(self._learning, self._moving, loss)
+        loss = all_reduce.add_up(self._learning, self._moving, loss)
         self._anchor.pull()
         torch.nn.utils.clip_grad_norm_(self._learning, self._job.settings.clip)
         self._opt.step()
@@ -214,7 +217,7 @@ class Epoch:
 
     def _backward(self, learning: Callable[[Tensor], Tensor], z: Tensor, y: Tensor) -> Tensor:
         """Backpropagate the loss of a part of the batch, in pieces where memory asks for it."""
-        job, mine = self._job, y[ranks.share(len(y))]
+        job, mine = self._job, y[process_group.share(len(y))]
         pieces = max(1, min(self._progress.pieces, len(mine) // job.least))
         total: Tensor | None = None
         for one, targets in zip(z.tensor_split(pieces), mine.tensor_split(pieces), strict=True):
@@ -243,14 +246,14 @@ def prepared(
     """
 
     def progress(what: str, done: int, total: int) -> None:
-        if ranks.size() == 1:
+        if process_group.size() == 1:
             leave(keep)
         elif leave.asked:
             raise OutOfTime
         if job.progress:
             job.progress(what, done, total)
 
-    if ranks.size() == 1:
+    if process_group.size() == 1:
         supply.prepare(images, items, progress)
         return
     late = False
@@ -258,7 +261,7 @@ def prepared(
         supply.prepare(images, items, progress)
     except OutOfTime:
         late = not leave.asked
-    others, late = ranks.any_of(leave.asked, late)
+    others, late = process_group.any_of(leave.asked, late)
     leave(keep, others=others)
     if late:
         raise OutOfTime
@@ -266,7 +269,7 @@ def prepared(
 
 def _apart() -> tuple[str, ...]:
     """What tells a process's draws of dropout from the others'; nothing in the first one, or alone."""
-    return () if ranks.leads() else (f"process {ranks.rank()}",)
+    return () if process_group.leads() else (f"process {process_group.rank()}",)
 
 
 def _cuda(job: Job) -> list[int]:

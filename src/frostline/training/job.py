@@ -5,18 +5,18 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any
 
-from frostline.backbone import Backbone
-from frostline.dataset import OnProgress
-from frostline.frozen import Counts
-from frostline.images import Images
+from frostline.data import OnProgress
+from frostline.feature_cache import Store
+from frostline.features import Counts
+from frostline.features.image_batches import Images
 from frostline.loggers import Hear
-from frostline.record import RunFolder
-from frostline.store import Store
-from frostline.strategy import Segment, Settings
-from frostline.timing import Stopwatch
-from frostline.training.budget import Budget
-from frostline.training.imbalance import Balance
-from frostline.training.planning import Plan
+from frostline.models import Backbone
+from frostline.strategies import Segment, Settings
+from frostline.studies.study_folder import RunFolder
+from frostline.system.timing import Stopwatch
+from frostline.training.numeric_plan import Plan
+from frostline.training.resilience.time_limit import Budget
+from frostline.training.tuning.class_imbalance import Balance
 
 
 @dataclass(frozen=True)

@@ -15,16 +15,18 @@ from numpy.typing import NDArray
 from torch import nn
 from torch.nn import functional as F
 
-from frostline import backbone as bb
-from frostline import metrics, ranks
-from frostline.images import EVALUATION_BATCH, Images
-from frostline.strategy import Segment
-from frostline.training import checkpoint, optimizer
-from frostline.training.budget import OutOfTime
+from frostline import metrics
+from frostline import models as bb
+from frostline.distributed import process_group
+from frostline.features.image_batches import EVALUATION_BATCH, Images
+from frostline.strategies import Segment
+from frostline.training import optimizer
+from frostline.training.batches import Supply
 from frostline.training.epoch import Epoch, Keeper, prepared
-from frostline.training.interruption import Leave, heard
 from frostline.training.job import Job
-from frostline.training.supply import Supply
+from frostline.training.resilience import checkpoint
+from frostline.training.resilience.interruption import Leave, heard
+from frostline.training.resilience.time_limit import OutOfTime
 
 
 def run(job: Job, model: nn.Module) -> checkpoint.TrainingState:
@@ -33,7 +35,7 @@ def run(job: Job, model: nn.Module) -> checkpoint.TrainingState:
     model = job.plan.numbers.place(model)
     earlier_s = state.seconds
     done = sum(s.epochs for s in job.segments[: state.segment]) + state.epoch
-    job.rows[:] = ranks.decided(lambda: job.folder.metrics()[:done])  # and no others
+    job.rows[:] = process_group.decided(lambda: job.folder.metrics()[:done])  # and no others
     job.hear(job.rows)
     job.budget.earlier_s = earlier_s
     keeper = Keeper(job, model, state)
@@ -124,13 +126,13 @@ def _logits(
     prepared(job, supply, images, supply.still(range(len(images)), EVALUATION_BATCH), leave, keep)
     found = [np.empty((0, job.balance.classes), dtype=np.float32)]
     with torch.no_grad(), bb.suffix(job.backbone, model, supply.cut) as learned:
-        mine = range(len(images))[ranks.share(len(images))]
+        mine = range(len(images))[process_group.share(len(images))]
         for z in supply.batches(images, supply.still(mine, EVALUATION_BATCH)):
-            if ranks.size() == 1:
+            if process_group.size() == 1:
                 leave(keep)
             with job.plan.numbers.autocast():
                 found.append(learned(z).float().cpu().numpy())
-    return ranks.gathered(np.concatenate(found), len(images))
+    return process_group.gathered(np.concatenate(found), len(images))
 
 
 def _validate(

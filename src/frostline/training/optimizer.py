@@ -5,8 +5,8 @@ from __future__ import annotations
 import torch
 from torch import nn
 
-from frostline.backbone import Backbone
-from frostline.strategy import Settings
+from frostline.models import Backbone
+from frostline.strategies import Settings
 from frostline.unfreezing import groups
 
 

@@ -15,30 +15,34 @@ from PIL import Image
 from safetensors.torch import save
 from torch import nn
 
-from frostline import familiar, lineage, numerics, places, ranks, sentences
-from frostline.backbone import Backbone, weights_digest
-from frostline.dataset import Manifest, OnProgress, questions
-from frostline.frozen import Counts, Frozen
-from frostline.launching import demand_alone
+from frostline import sentences
+from frostline.data import Manifest, OnProgress, questions
+from frostline.distributed import process_group
+from frostline.distributed.launcher import demand_alone
+from frostline.feature_cache import Store
+from frostline.features import Counts, Frozen
+from frostline.inference import selective_prediction
+from frostline.inference.prediction import Predictions, Predictor, answer
 from frostline.loggers import Hear, Loggers, make_loggers
-from frostline.prediction import Predictions, Predictor, answer
-from frostline.record import LOOKS, RunFolder, Study, digest_of, environment, look_at_test, plain
-from frostline.reporting import notebook
-from frostline.store import Store
-from frostline.strategy import Strategy, checked, parse
-from frostline.timing import PeakMemory, Stopwatch, imported_baseline_bytes
-from frostline.training import (
-    budget,
-    checkpoint,
-    figures,
-    in_ray,
-    keeping,
-    learning,
-    leaving,
-    mishaps,
-    planning,
+from frostline.models import Backbone, lineage, weights_digest
+from frostline.reports import notebook
+from frostline.strategies import Strategy, checked, parse
+from frostline.studies.study_folder import (
+    LOOKS,
+    RunFolder,
+    Study,
+    digest_of,
+    environment,
+    look_at_test,
+    plain,
 )
-from frostline.training.request import BATCH, Request
+from frostline.system import directories, numerics
+from frostline.system.timing import PeakMemory, Stopwatch, imported_baseline_bytes
+from frostline.training import artifacts, evaluation, learner, numeric_plan
+from frostline.training.caching import cache_policy
+from frostline.training.config import BATCH, Request
+from frostline.training.parallel import ray_training
+from frostline.training.resilience import checkpoint, recovery, time_limit
 
 DEFAULT_STUDY = "frostline-study"
 
@@ -68,7 +72,11 @@ class Run:
         (H, W, 3), uint8 or floats in 0–1, or several of these; the rest is as in `frostline.predict`.
         The model is kept in memory for the next call. Raises `StudyError`, `UsageError` or `DataError`.
         """
-        doubts = None if target_accuracy is None else familiar.doubts(self.folder.path, target_accuracy)
+        doubts = (
+            None
+            if target_accuracy is None
+            else selective_prediction.doubts(self.folder.path, target_accuracy)
+        )
         found = answer(
             self._predictor, questions(images, path_column), top=top, doubts=doubts, progress=progress
         )
@@ -171,8 +179,8 @@ def train(
 
     `interpolate_weights` goes back some way to the pretrained network with a probe for a head: 0 is that
     one, 1 the adapted one, "auto" the best of six points on val, each of those in between with BatchNorm's
-    statistics kept and re-estimated. Re-estimating costs a pass over the training images a point, and "auto" one over
-    val for each; the result's `interpolation` says what was found and how long it took.
+    statistics kept and re-estimated. Re-estimating costs a pass over the training images a point, and
+    "auto" one over val for each; the result's `interpolation` says which point was taken, and the seconds.
 
     In the processes that torchrun (or `accelerate launch`) starts, all call this and make one run together,
     of the same batches: the first one writes it, and all return it.
@@ -195,7 +203,7 @@ def train(
     """
     custom, watch = augment if callable(augment) else None, watch or Stopwatch()
     backbone = backbone.resized(resize)
-    with ranks.together():
+    with process_group.together():
         request = Request(
             backbone=backbone,
             data=_prepared(backbone, data, study, progress),
@@ -226,7 +234,7 @@ def train(
         if ray is not None:
             demand_alone("train --ray")
             return _in_ray(request, study, make_loggers(logger, study), ray)
-        loggers = make_loggers(logger if ranks.leads() else None, study)
+        loggers = make_loggers(logger if process_group.leads() else None, study)
         return _take_part(request, study, loggers)
 
 
@@ -235,7 +243,7 @@ def _prepared(backbone: Backbone, data: Manifest, study: str | Path, progress: O
 
     Processes of one job don't all decode them.
     """
-    with ranks.in_turn():
+    with process_group.in_turn():
         return lineage.respected([backbone], data.checked(progress).recalled(Path(study)), Study(study))
 
 
@@ -244,20 +252,20 @@ def _in_ray(request: Request, study: str | Path, loggers: Loggers, address: str)
     kept = _study(request, study)
     again = kept.run(request.config()).finished
     if not again:
-        in_ray.train(request, kept.path, _process, address)
+        ray_training.train(request, kept.path, _process, address)
     return replace(_lead(request, study, loggers), again=again)
 
 
 def _process(request: Request, study: str) -> None:
     """Be one process of a job on a cluster."""
-    with ranks.together():
+    with process_group.together():
         _take_part(request, study, make_loggers(None, study))
 
 
 def _take_part(request: Request, study: str | Path, loggers: Loggers) -> Run:
     """Make the run, alone or as one of the processes of a job."""
-    ranks.demand_same(digest_of(request.config()))
-    return _lead(request, study, loggers) if ranks.leads() else _help(request, study)
+    process_group.demand_same(digest_of(request.config()))
+    return _lead(request, study, loggers) if process_group.leads() else _help(request, study)
 
 
 def _study(request: Request, study: str | Path) -> Study:
@@ -277,10 +285,10 @@ def _lead(request: Request, study: str | Path, loggers: Loggers) -> Run:
     with loggers.follow(folder, request.config()) as following:
         if not again:
             request.data.keep_in(kept.path)
-            with mishaps.told_plainly(), folder.held():
+            with recovery.told_plainly(), folder.held():
                 if not folder.finished:  # by another process, just now
-                    ranks.decided(lambda: {"run": folder.name})
-                    with keeping.opened(request.cache) as store:
+                    process_group.decided(lambda: {"run": folder.name})
+                    with cache_policy.opened(request.cache) as store:
                         _perform(request, kept, folder, following.epochs, store)
         checkpoint.remove(folder.path)  # of a process that was killed between its result and this
         result = folder.read("result.json")
@@ -290,19 +298,19 @@ def _lead(request: Request, study: str | Path, loggers: Loggers) -> Run:
         with contextlib.suppress(OSError):  # a finished run can be read from a study that can't be written
             kept.write(LOOKS, {"configurations": looks})
     found = {**result, "test_looks": looks}
-    ranks.decided(lambda: {"result": plain(found), "run": folder.name, "again": again})
+    process_group.decided(lambda: {"result": plain(found), "run": folder.name, "again": again})
     return Run(found, folder, kept, again, request.backbone)
 
 
 def _help(request: Request, study: str | Path) -> Run:
     """Do this process's part of a run that the first process of the job makes; writes nothing."""
     kept = Study(study)
-    found = ranks.decided(dict)
+    found = process_group.decided(dict)
     folder = RunFolder(kept.path / "runs" / found["run"], writes=False)
     if "result" not in found:
-        with mishaps.told_plainly(), keeping.opened(request.cache) as store:
+        with recovery.told_plainly(), cache_policy.opened(request.cache) as store:
             _work(request, folder, lambda rows: None, Stopwatch(), store)
-        found = ranks.decided(dict)
+        found = process_group.decided(dict)
     return Run(found["result"], folder, kept, found["again"], request.backbone)
 
 
@@ -314,7 +322,7 @@ def _perform(request: Request, study: Study, folder: RunFolder, hear: Hear, stor
         folder.write("environment.json", environment())
         folder.write("backbone.json", request.backbone.as_dict())
         model, found, chosen, about = _work(request, folder, hear, watch, store)
-    places.write_atomically(folder.weights, save(_plain_state(model), metadata={"format": "pt"}))
+    directories.write_atomically(folder.weights, save(_plain_state(model), metadata={"format": "pt"}))
     lineage.inherited(request.backbone, request.data).write(folder.fingerprints)
     result = {
         "strategy": str(request.strategy),
@@ -327,7 +335,7 @@ def _perform(request: Request, study: Study, folder: RunFolder, hear: Hear, stor
         "peak_memory_bytes": memory.bytes,
         "peak_memory_exact": memory.exact,
         "device_peak_bytes": numerics.device_peak_bytes(),
-        "world_size": ranks.size(),
+        "world_size": process_group.size(),
         **chosen,
         **about,
         "ended": datetime.now(UTC).isoformat(),
@@ -338,7 +346,7 @@ def _perform(request: Request, study: Study, folder: RunFolder, hear: Hear, stor
         "study": str(study.path),
     }
     with numerics.threads(about["numeric_plan"]["threads"]):  # after the clock
-        result |= leaving.leave(request, folder, model, result["cut"], store)
+        result |= artifacts.leave(request, folder, model, result["cut"], store)
     folder.write("result.json", result)
 
 
@@ -352,21 +360,21 @@ def _work(
 
     Returns the model, its figures, what was chosen on the way, and how it was done.
     """
-    plan, counts = planning.begin(request, folder), Counts()
+    plan, counts = numeric_plan.begin(request, folder), Counts()
     with numerics.threads(plan.numbers.threads):
         head = Frozen(
             request.backbone, request.backbone.model, request.backbone.cuts[-1], plan.way, store, counts
         )
-        policy, tests = planning.augmentation(request, head)
+        policy, tests = numeric_plan.augmentation(request, head)
         train_images = request.images("train", policy)
         if not plan.whole:
-            keeping.decide(request, plan, train_images, store)
+            cache_policy.decide(request, plan, train_images, store)
             folder.write("plan.json", plan.as_dict())
-        time_left = budget.begin(request, watch)
-        model, chosen = learning.learn(request, folder, plan, head, train_images, watch, time_left, hear)
-        found = figures.predict_parts(request, folder, model, chosen, store, counts)
+        time_left = time_limit.begin(request, watch)
+        model, chosen = learner.learn(request, folder, plan, head, train_images, watch, time_left, hear)
+        found = evaluation.predict_parts(request, folder, model, chosen, store, counts)
     rows = torch.tensor([counts.rows_computed, counts.rows_read])
-    ranks.add_up([rows])
+    process_group.add_up([rows])
     about = {
         "augment": policy.name,
         "flip": policy.flip,

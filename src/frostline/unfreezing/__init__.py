@@ -7,7 +7,7 @@ schedule    a learning-rate scheduler that also moves the cut
 
 from __future__ import annotations
 
-from frostline.unfreezing.groups import groups, param_groups, set_rates
+from frostline.unfreezing.param_grouping import groups, param_groups, set_rates
 from frostline.unfreezing.schedule import Unfreezing, adamw, freeze
 from frostline.unfreezing.wrapping import adapted_in
 

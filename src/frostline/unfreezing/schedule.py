@@ -14,11 +14,11 @@ import torch
 from torch import nn
 from torch.optim.lr_scheduler import LRScheduler
 
-from frostline import pacing, strategy
-from frostline.backbone import Backbone, Cut, hold
+from frostline import strategies
 from frostline.errors import ModelError, UsageError
-from frostline.strategy import Segment, Strategy
-from frostline.unfreezing.groups import param_groups
+from frostline.models import Backbone, Cut, hold
+from frostline.strategies import Segment, Strategy, lr_schedule
+from frostline.unfreezing.param_grouping import param_groups
 from frostline.unfreezing.wrapping import adapted_in, tell_moved
 
 # What a strategy may say beside phases and rates, and who it is up to in a loop that is not frostline's.
@@ -49,7 +49,7 @@ def freeze(backbone: Backbone, model: nn.Module, cut: Cut | int, *, bn: str = "a
 
 def adamw(backbone: Backbone, model: nn.Module, plan: Strategy | str) -> torch.optim.AdamW:
     """Return AdamW as `frostline.train` would have it for a strategy, with every parameter in it."""
-    known = strategy.settings(_parsed(plan))
+    known = strategies.settings(_parsed(plan))
     inner = adapted_in(backbone, model)
     made = param_groups(
         backbone, inner, lr=known.lr, layer_decay=known.layer_decay, weight_decay=known.weight_decay
@@ -111,9 +111,9 @@ class Unfreezing(LRScheduler):
         """Return each group's rate for the next step: the phase's, layer-wise, times warm-up and cosine."""
         phase, step = _place(self.segments, self.last_epoch)
         segment, last = self.segments[phase], len(self._backbone.stages) - 1
-        share = pacing.scale(step, segment.steps, self._known.warmup)
+        share = lr_schedule.scale(step, segment.steps, self._known.warmup)
         below = [last - group.get("stage", last) for group in self.optimizer.param_groups]
-        return [share * pacing.peak(segment.lr, self._known.layer_decay, depth) for depth in below]
+        return [share * lr_schedule.peak(segment.lr, self._known.layer_decay, depth) for depth in below]
 
     def step(self, epoch: int | None = None) -> None:
         """Go on by one step: set the rates, and freeze to another cut where a new phase begins."""
@@ -153,18 +153,18 @@ class Unfreezing(LRScheduler):
 
 
 def _parsed(plan: Strategy | str) -> Strategy:
-    return strategy.parse(plan) if isinstance(plan, str) else strategy.checked(plan)
+    return strategies.parse(plan) if isinstance(plan, str) else strategies.checked(plan)
 
 
 def _segments(plan: Strategy, backbone: Backbone, epochs: float, steps_per_epoch: int) -> tuple[Segment, ...]:
     if steps_per_epoch < 1 or epochs <= 0:
         raise UsageError(f"Found epochs={epochs:g}, steps_per_epoch={steps_per_epoch}; expected more than 0.")
-    return strategy.stretched(
+    return strategies.stretched(
         plan, stages=len(backbone.stages), epochs=epochs, steps_per_epoch=steps_per_epoch
     )
 
 
-def _settings(plan: Strategy, optimizer: torch.optim.Optimizer) -> strategy.Settings:
+def _settings(plan: Strategy, optimizer: torch.optim.Optimizer) -> strategies.Settings:
     """Return the settings. Raises `UsageError` naming those that someone else would have to follow."""
     default = Strategy(plan.name)
     wrong = [
@@ -179,7 +179,7 @@ def _settings(plan: Strategy, optimizer: torch.optim.Optimizer) -> strategy.Sett
         wrong.append(f"weight_decay is up to the optimizer, whose groups have {sorted(decays)}")
     if wrong:
         raise UsageError(f"{plan} cannot be followed by a scheduler: {'; '.join(wrong)}. Leave it out.")
-    return strategy.settings(plan)
+    return strategies.settings(plan)
 
 
 def _check_cover(

@@ -6,8 +6,8 @@ import torch
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
-from frostline.backbone import Backbone
 from frostline.errors import ModelError
+from frostline.models import Backbone
 
 
 def adapted_in(backbone: Backbone, module: nn.Module) -> nn.Module:

@@ -1,0 +1,1 @@
+"""One file a verb: its options, the call of the library, and what it prints."""

@@ -1,0 +1,143 @@
+"""`frostline check`: what was read, what is wrong with it and what would be done, without training."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import click
+
+from frostline.cli.command import Verb, everywhere
+from frostline.cli.options import data_options
+from frostline.errors import StudyError, UsageError, did_you_mean
+
+FOUND = 3  # exit code where --fail-on names a kind that was found; 1 stays a refusal
+ANY = "any"
+
+
+class KindList(click.ParamType[tuple[str, ...]]):
+    """Kinds of findings with commas between them, or `any`: each that may mean trouble."""
+
+    name = "KIND,…"
+
+    def convert(
+        self, value: str | tuple[str, ...], param: click.Parameter | None, ctx: click.Context | None
+    ) -> tuple[str, ...]:
+        """Return the kinds."""
+        from frostline.data.findings import KINDS, TROUBLE
+
+        if isinstance(value, tuple):
+            return value
+        names = [name.strip() for name in value.split(",") if name.strip()]
+        unknown = [name for name in names if name not in (*KINDS, ANY)]
+        if unknown or not names:
+            what = f"There is no kind {unknown[0]!r}." if unknown else "No kind is named."
+            guess = did_you_mean(unknown[0], KINDS) if unknown else ""
+            self.fail(f"{what}{guess} Expected {ANY}, or some of {', '.join(KINDS)}.", param, ctx)
+        every = [kind for name in names for kind in (TROUBLE if name == ANY else (name,))]
+        return tuple(dict.fromkeys(every))
+
+
+@click.command(short_help="What is wrong with images, before any training.")
+@click.argument("data")
+@click.option(
+    "--fail-on",
+    type=KindList(),
+    default=(),
+    help=f"End with {FOUND} where one of these kinds is found (docs/cli.md lists them); {ANY}: where "
+    "anything may be wrong.",
+)
+@click.option(
+    "--page",
+    type=click.Path(dir_okay=False),
+    metavar="FILE.html",
+    help="Write a page with the pictures concerned.",
+)
+@click.option(
+    "--resize",
+    type=click.Choice(["crop", "squash", "pad"]),
+    help="How pictures will become square [as the study has it, else crop].",
+)
+@click.option("--seed", default=0, show_default=True, help="Of the split that would be made.")
+@click.option("--study", type=click.Path(), help="A study whose images keep their part.")
+@click.option(
+    "--workers", type=click.IntRange(0), default=0, show_default=True, help="Threads that read and decode."
+)
+@data_options
+@everywhere
+def check(data: str, **options: Any) -> None:
+    """Say what is in DATA, what is wrong with it and what would be done. Nothing is trained.
+
+    DATA is what `train` takes. Files are decoded once and remembered; a second look takes seconds.
+    """
+    with Verb(options) as verb:
+        page = options["page"]
+        if page and not (folder := Path(page).absolute().parent).is_dir():
+            raise UsageError(
+                f"--page names a file in {folder}, which does not exist. Make that folder first."
+            )
+        verb.start_with("data")
+        import frostline
+
+        named = (
+            *(
+                "seed",
+                "test_size",
+                "val_size",
+                "strict",
+                "workers",
+                "study",
+                "split_names",
+                "intensity_range",
+            ),
+            *("alpha_background", "path_column", "label_column", "group_by"),
+        )
+        manifest = frostline.load_data(data, progress=verb.progress, **{key: options[key] for key in named})
+        manifest = manifest.framed(*_geometry(options["resize"], options["study"]))
+        if page:
+            from frostline.reports import check_page
+
+            check_page.write(manifest, data, Path(page))
+        kinds = {finding.kind for finding in manifest.findings}
+        failed = [kind for kind in options["fail_on"] if kind in kinds]
+        result = {
+            "data": data,
+            "n_images": len(manifest.samples),
+            "classes": manifest.counts,
+            "parts": {part: len(manifest.part(part)) for part in ("train", "val", "test")},
+            "given": list(manifest.given),
+            "set_aside": [
+                {"path": gone.path, "label": gone.label, "kind": gone.kind, "reason": gone.reason}
+                for gone in manifest.set_aside
+            ],
+            "findings": [finding.as_dict() for finding in manifest.findings],
+            "failed": failed,
+            "page": page,
+        }
+
+        def show() -> None:
+            from frostline.cli.output import check_text
+
+            check_text.checked(manifest, page)
+
+        verb.done(result, show)
+        if failed:
+            verb.warn([f"Found what --fail-on names: {', '.join(failed)}."])
+            raise SystemExit(FOUND)
+
+
+def _geometry(resize: str | None, study: str | None) -> tuple[str, float]:
+    """Return how pictures will become square, and the share of a side that a crop keeps.
+
+    As it is said, else as the study's best run has it, else a crop that keeps the most.
+    """
+    if resize is not None or study is None or not Path(study).is_dir():
+        return resize or "crop", 1.0
+    from frostline.studies.best_run import best_of
+    from frostline.studies.study_folder import Study
+
+    try:
+        seen = best_of(Study(study)).folder.asked()["preprocessing"]
+    except StudyError:  # no run is finished yet
+        return "crop", 1.0
+    return str(seen.get("crop_mode", "crop")), float(seen.get("crop_pct", 1.0))

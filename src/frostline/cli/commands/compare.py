@@ -1,0 +1,185 @@
+"""`frostline compare`: strategies race, and who won is said with what it is worth."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import click
+
+from frostline import strategies
+from frostline.cli.command import Verb, everywhere
+from frostline.cli.options import (
+    Minutes,
+    Share,
+    data_options,
+    followed,
+    given,
+    loaded,
+    logger_option,
+    model_options,
+    ray_option,
+    running,
+    varied_options,
+)
+from frostline.errors import UsageError
+
+SEARCHED = ("lr", "layer_decay", "weight_decay", "augment")
+
+
+class StrategyList(click.ParamType[tuple[str, ...]]):
+    """Strategies with commas between them; commas inside brackets belong to a strategy."""
+
+    name = "STRATEGIES"
+
+    def convert(
+        self, value: str | tuple[str, ...], param: click.Parameter | None, ctx: click.Context | None
+    ) -> tuple[str, ...]:
+        """Return the canonical notations."""
+        if isinstance(value, tuple):
+            return value
+        try:
+            names = tuple(str(strategy) for strategy in strategies.parse_list(value))
+        except UsageError as error:
+            self.fail(str(error), param, ctx)
+        if not names:
+            self.fail("names no strategy; expected names such as linear_probe,top_k(2).", param, ctx)
+        return names
+
+
+ADVISED = "advised"  # in place of names: what `plan` thinks most of
+
+
+class Racing(StrategyList):
+    """A list of strategies, or the word for those of the advice."""
+
+    def convert(
+        self, value: str | tuple[str, ...], param: click.Parameter | None, ctx: click.Context | None
+    ) -> tuple[str, ...]:
+        """Return the canonical notations, or the word alone."""
+        return (ADVISED,) if value == ADVISED else super().convert(value, param, ctx)
+
+
+@click.command(short_help="Race strategies fairly, name the winner, train it.")
+@click.argument("data")
+@click.option(
+    "--strategies",
+    "names",
+    type=Racing(),
+    help='What races, such as "linear_probe,top_k(2),lp_ft", or advised: the probe and the top of the advice '
+    "[every strategy but scratch].",
+)
+@click.option("--cuts", is_flag=True, help="Race a thaw at every stage instead: how many layers to freeze?")
+@click.option(
+    "--earlier/--no-earlier",
+    default=True,
+    help="Let strategies that were trained in the study before join the race [they do].",
+)
+@click.option("--minutes", type=Minutes(), help="What all of it may take [no limit].")
+@click.option("--repeats", type=click.IntRange(1), default=3, show_default=True, help="New splits and seeds.")
+@click.option(
+    "--search",
+    type=click.Choice(SEARCHED),
+    multiple=True,
+    help="Let variants of the strategies join, with this setting drawn; may be given more than once.",
+)
+@click.option("--draws", type=click.IntRange(0), default=8, show_default=True, help="Variants for --search.")
+@click.option(
+    "--study",
+    default="frostline-study",
+    show_default=True,
+    help="Folder that keeps the runs; images that it knows keep their part.",
+)
+@click.option("--database", help="Optuna storage URL for workers on several machines [SQLite in the study].")
+@click.option(
+    "--metric",
+    type=click.Choice(["accuracy", "balanced_accuracy", "macro_f1", "auroc", "log_loss"]),
+    default="accuracy",
+    show_default=True,
+    help="What the race is decided by.",
+)
+@click.option(
+    "--augment",
+    type=click.Choice(["none", "light", "standard", "strong"]),
+    default="standard",
+    show_default=True,
+    help="How much training images are varied.",
+)
+@varied_options
+@click.option(
+    "--interpolate-weights",
+    type=Share(),
+    help="Take the winner back towards the pretrained weights: 0 is those with a probe, 1 the adapted ones; "
+    "auto asks the folds.",
+)
+@ray_option
+@model_options
+@running
+@logger_option
+@data_options
+@everywhere
+def compare(data: str, **options: Any) -> None:
+    """Race strategies on DATA, and train the winner on all that may be learned from.
+
+    Every repeat is a new split, order, initialisation and augmentation, shared by all strategies; with
+    fewer than 2,000 images it is five folds. Decisions read validation images alone; the test part is read
+    once, for the winner. Interrupted, the same command goes on; several at once share the work.
+    """
+    with Verb(options) as verb:
+        if options["cuts"] and options["names"]:
+            raise UsageError(
+                "--cuts races a thaw at every stage, and --strategies names others: give one of the two."
+            )
+        if given("draws") and not options["search"]:
+            raise UsageError(
+                "--draws counts variants of what --search names: give --search, such as lr, too."
+            )
+        import frostline
+        from frostline.cli.output import comparison_text, formatting
+        from frostline.pipelines import candidates, demand_measuring
+
+        loggers = followed(verb, options)
+        manifest, backbone = loaded(verb, data, options, learns=True)
+        verb.progress.log(formatting.data_lines(manifest))
+        named = (
+            "cuts",
+            "earlier",
+            "minutes",
+            "repeats",
+            "search",
+            "study",
+            "database",
+            "ray",
+            "seed",
+            "metric",
+            "augment",
+            "min_crop",
+            "rotate",
+            "deterministic",
+            "precision",
+            "threads",
+            "workers",
+            "interpolate_weights",
+        )
+        wanted = {key: options[key] for key in named}
+        names = options["names"]
+        if names == (ADVISED,):
+            demand_measuring(backbone, manifest, options["minutes"], options["threads"], verb.since_called)
+            planned = frostline.plan(
+                backbone, manifest, seed=options["seed"], threads=options["threads"], progress=verb.progress
+            )
+            names = candidates(planned.advice)
+            verb.progress.log(f"Racing {', '.join(names)}.")
+        if names:
+            wanted["strategies"] = names
+        found = frostline.compare(
+            backbone,
+            manifest,
+            draws=options["draws"] if options["search"] else 0,
+            watch=verb.since_called,
+            logger=loggers,
+            progress=verb.progress,
+            log=verb.progress.log,
+            **wanted,
+        )
+        verb.progress.close()
+        verb.done(found.result, lambda: comparison_text.comparison(found))

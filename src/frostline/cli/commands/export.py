@@ -1,0 +1,59 @@
+"""`frostline export`: a model to take away."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import click
+
+from frostline.cli.command import Verb, everywhere
+
+FORMATS = ("safetensors", "onnx", "torch", "delta")
+
+
+@click.command(short_help="A run's model in a folder of its own, to take away.")
+@click.argument("study", type=click.Path())
+@click.option("--to", type=click.Choice(FORMATS), default="safetensors", show_default=True, help="Format.")
+@click.option("--run", "run_name", help="Which run [the one that answers for the study].")
+@click.option("--out", type=click.Path(), help="The folder [frostline-FORMAT].")
+@click.option(
+    "--with-preprocessing",
+    is_flag=True,
+    help="onnx, torch: take bytes (n, size, size, 3), and scale and normalise them; resizing stays outside.",
+)
+@click.option(
+    "--no-fingerprints",
+    is_flag=True,
+    help="Leave out the short digests of the images that the model learned from, by which a later training "
+    "keeps them apart from what judges it.",
+)
+@click.option("--images", type=click.Path(), help="Images to check the export on [64 of the study's own].")
+@click.option(
+    "--base", type=click.Path(), help="For a delta: the base weights' file, where they have no name."
+)
+@everywhere
+def export(study: str, **options: Any) -> None:
+    """Write the model of STUDY to a folder that needs no study, with a model card.
+
+    safetensors loads with timm alone (models that are not timm's: with a small loader beside them), onnx and
+    torch are programs, delta holds only what was thawed. Probabilities are calibrated in all of them: a plain
+    softmax gives what `frostline predict` gives. Each is loaded back and checked on real images first.
+    """
+    with Verb(options) as verb:
+        import frostline
+
+        verb.start()
+        found = frostline.export(
+            study,
+            options["to"],
+            run=options["run_name"],
+            out=options["out"],
+            with_preprocessing=options["with_preprocessing"],
+            fingerprints=not options["no_fingerprints"],
+            images=options["images"],
+            base=options["base"],
+            progress=verb.progress,
+        )
+        from frostline.cli.output import export_text
+
+        verb.done(found.result, lambda: export_text.export(found))

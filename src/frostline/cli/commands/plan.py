@@ -1,0 +1,101 @@
+"""`frostline measure | plan`: what the images say, and what to do, before anything is trained."""
+
+from __future__ import annotations
+
+import shlex
+from typing import Any
+
+import click
+
+from frostline.cli.command import Verb, everywhere, stack
+from frostline.cli.commands.cache import Size
+from frostline.cli.options import Minutes, data_options, loaded, model_options
+
+looking = stack(
+    click.option("--seed", default=0, show_default=True, help="Split, folds and random weights."),
+    click.option("--threads", type=click.IntRange(1), help="Torch threads [as many as cores are free]."),
+)
+
+
+@click.command(short_help="Measure images against a backbone, before training.")
+@click.argument("data")
+@model_options
+@data_options
+@looking
+@click.option("--no-random", is_flag=True, help="Leave out the probes on random weights.")
+@everywhere
+def measure(data: str, **options: Any) -> None:
+    """Measure the training images of DATA against a backbone: how near they lie, what each depth knows.
+
+    Nothing is trained: at most 500 training images are listened to, and at most 2,000 probed.
+    """
+    with Verb(options) as verb:
+        import frostline
+        from frostline.cli.output import diagnostics_text
+
+        manifest, backbone = loaded(verb, data, options)
+        found = frostline.measure(
+            backbone,
+            manifest,
+            random=not options["no_random"],
+            seed=options["seed"],
+            threads=options["threads"],
+            progress=verb.progress,
+        )
+        verb.done(found.as_dict(), lambda: diagnostics_text.signals(found))
+
+
+@click.command(short_help="Recommend a strategy, with reasons, costs and what would change it.")
+@click.argument("data")
+@model_options
+@data_options
+@looking
+@click.option("--minutes", type=Minutes(), help="What one run may take [no limit].")
+@click.option("--memory", type=Size(), help="Memory a run may hold above its imports, e.g. 4GB [no limit].")
+@click.option("--disk", type=Size(), help="Disk that rows of frozen layers may take, e.g. 2GB [no limit].")
+@everywhere
+def plan(data: str, **options: Any) -> None:
+    """Recommend a strategy for DATA: expected accuracy, seconds, memory and disk of each, and why.
+
+    Nothing is trained. A strategy that does not fit the budget is never recommended; pass the same --minutes
+    to `frostline train`, which stops in time.
+    """
+    with Verb(options) as verb:
+        import frostline
+        from frostline.cli.output import advice_text
+
+        manifest, backbone = loaded(verb, data, options)
+        found = frostline.plan(
+            backbone,
+            manifest,
+            minutes=options["minutes"],
+            memory_bytes=options["memory"],
+            disk_bytes=options["disk"],
+            seed=options["seed"],
+            threads=options["threads"],
+            progress=verb.progress,
+        )
+        verb.done(found.as_dict(), lambda: advice_text.advice(found, _train(data, options)))
+
+
+def _train(data: str, options: dict[str, Any]) -> str:
+    """Return the `frostline train` that goes with this call, ready to be pasted, without a strategy."""
+    plain = {"model": "lite0", "seed": 0, "test_size": 0.2, "val_size": 0.2}
+    named = (
+        *("model", "architecture", "size", "resize", "seed", "test_size", "val_size", "minutes", "threads"),
+        *("cache_dir", "path_column", "label_column", "group_by"),
+    )
+    words = ["frostline", "train", data]
+    if options["split_names"]:
+        from frostline.data.sources.folder_layout import written
+
+        words += ["--split-names", written(options["split_names"])]
+    for name in ("intensity_range", "alpha_background"):
+        if options.get(name):
+            words += [f"--{name.replace('_', '-')}", options[name]]
+    for name in named:
+        value = options.get(name)
+        if value is not None and value != plain.get(name):
+            shown = f"{value:g}" if isinstance(value, float) else str(value)
+            words += [f"--{name.replace('_', '-')}", shown]
+    return shlex.join([*words, *(["--strict"] if options["strict"] else [])])

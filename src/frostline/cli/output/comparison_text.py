@@ -1,0 +1,82 @@
+"""A comparison as a person reads it."""
+
+from __future__ import annotations
+
+import shlex
+from typing import Any
+
+from rich import box
+from rich.table import Table
+
+from frostline import sentences
+from frostline.advice.text import minutes
+from frostline.cli.output.formatting import AGAIN, _out
+from frostline.selection import Comparison
+from frostline.sentences import between, counted, percent
+
+
+def comparison(found: Comparison) -> None:
+    """Print how far each strategy came, who won, and what that is worth."""
+    out = _out()
+    if found.again:
+        out.print(again_line(found.finished))
+    out.print(standings(found.result))
+    first, *rest = found.verdict
+    out.print(first, style="bold", highlight=False)
+    for line in rest:
+        out.print(line, highlight=False)
+    out.print(sentences.accuracy(found.headline), style="bold", highlight=False)
+    spent = minutes(found.seconds)
+    budget = "" if found.budget_seconds is None else f" of {minutes(found.budget_seconds)}"
+    out.print(f"{spent}{budget}; {counted(found.runs, 'run')} in {found.study.path}")
+    answering = found.result["answering"]
+    if not answering["winner"]:
+        out.print(f"predict asks run {answering['run']} instead: {answering['why']}.", highlight=False)
+    command = f"frostline predict {shlex.quote(str(found.study.path))} IMAGES"
+    out.print(f"\n  {command}", highlight=False, soft_wrap=True)
+
+
+def again_line(finished: bool) -> str:
+    """Say that nothing was done; `finished` is whether the race was over, or only its time."""
+    more = "" if finished else " (its time was up before the race was: more --minutes go on)"
+    return f"{AGAIN}{more}, with the figures from then."
+
+
+def standings(result: dict[str, Any]) -> Table:
+    """A table of how far each strategy came."""
+    folds = f", {result['folds']} folds each" if result["folds"] > 1 else ""
+    title = f"Accuracy on images held out (95 % interval of a new model{folds})"
+    table = Table(title=title, title_justify="left", box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0))
+    several = "models" in result
+    for name in (*(("network",) if several else ()), "strategy", "accuracy", "95 %", "a run", "repeats", ""):
+        left = name in ("network", "strategy", "")
+        narrowest = 18 if name == "strategy" else None
+        table.add_column(name, justify="left" if left else "right", min_width=narrowest, no_wrap=not left)
+    for row in result["standings"]:
+        table.add_row(
+            *((row["model"],) if several else ()),
+            row["strategy"]
+            if row["augment"] == result["augment"]
+            else f"{row['strategy']}, {row['augment']}",
+            "" if row["accuracy"] is None else percent(row["accuracy"]),
+            "" if row["low"] is None else between(row["low"], row["high"]),
+            "" if row["run_seconds"] is None else minutes(row["run_seconds"]),
+            str(row["repeats"]) if row["repeats"] else "",
+            _remark(row, result["folds"]),
+            style="bold" if _won(row, result) else None,
+        )
+    return table
+
+
+def _remark(row: dict[str, Any], folds: int) -> str:
+    joined = ["trained before"] if row.get("joined") else []
+    if not row["runs"]:
+        return "; ".join([*joined, "no time left"])
+    if row["share"] == 1.0 and not row["repeats"]:
+        return "; ".join([*joined, f"{row['cells']} of {folds} folds"])
+    return "; ".join(joined if row["share"] == 1.0 else [*joined, f"{row['share']:g} of its epochs"])
+
+
+def _won(row: dict[str, Any], result: dict[str, Any]) -> bool:
+    mine = (row["strategy"], row["augment"], row.get("model", result["model"]))
+    return mine == (result["winner"], result["augment"], result["model"])

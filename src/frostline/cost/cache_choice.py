@@ -1,0 +1,150 @@
+"""Which views of an image a run cycles through, and whether the rows of a cut are kept or computed each time.
+
+The number of views follows from the strategy's epochs alone. Keeping or computing changes no bit of the
+result, only the time; the arithmetic is shown with the answer.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from frostline.strategies import Segment
+
+VIEWS_APART = 1_000_000  # more than any run has epochs: the view numbers of repeats stay apart
+
+# A row larger than its image's pixels must cost at most this share of computing it each time: it takes room
+# that other rows could use. Where the arithmetic promised 0.6, keeping and computing took the same time
+# (docs/LOG.md 2026-11-24).
+LARGE_ROW_SHARE = 0.5
+
+
+def views_for(epochs: float) -> int:
+    """How many views of each image, the plain one among them, are cycled through in so many epochs.
+
+    Three were as good as a new view in each of 12 to 30 epochs (docs/LOG.md 2026-11-24). That they grow with
+    longer runs is a choice.
+    """
+    return max(1, min(math.ceil(epochs), max(3, math.ceil(epochs / 10))))
+
+
+def views_of(segments: Sequence[Segment]) -> int:
+    """How many views a run of these phases cycles through while anything is frozen."""
+    return views_for(sum(segment.steps / segment.batches for segment in segments if segment.cut > 0))
+
+
+def view_at(drawn: int, views: int, repeat: int = 0) -> int:
+    """Return the view that epoch `drawn` (from 1) shows, of `views` in a cycle (0: always a new one)."""
+    return (drawn - 1 + repeat) % views if views else drawn + VIEWS_APART * repeat
+
+
+@dataclass
+class Need:
+    """What a run needs at one cut: how often each view is passed over, and whether it comes for free.
+
+    `along` says that every view has been seen at a later cut before: one pass can serve both.
+    """
+
+    passes: dict[int, float]
+    along: bool
+
+    @property
+    def uses(self) -> float:
+        """How often a row that is used at all is used."""
+        return max(1.0, sum(self.passes.values()) / len(self.passes))
+
+
+def needs(
+    segments: Sequence[Segment], views: int, *, still: bool = False, sampler: bool = False
+) -> dict[int, Need]:
+    """Walk through the phases and count, for each cut above 0, how often each view is passed over.
+
+    `views` are in a cycle; `still` says that every view is view 0, `sampler` that images are drawn by class.
+    """
+    found: dict[int, Need] = {}
+    seen: set[int] = set()
+    drawn = 0
+    for segment in segments:
+        passes: dict[int, float] = {}
+        for _ in range(segment.epochs):
+            drawn += 1
+            view = 0 if still else view_at(drawn, views)
+            passes[view] = passes.get(view, 0) + segment.steps_per_epoch / segment.batches
+        if sampler and views:  # what is drawn twice comes in another view
+            passes = {v: sum(passes.values()) / views for v in range(views)}
+        if segment.cut > 0:
+            along = set(passes) <= seen
+            known = found.setdefault(segment.cut, Need({}, along))
+            known.along = known.along and along
+            for view, count in passes.items():
+                known.passes[view] = known.passes.get(view, 0) + count
+        seen |= set(passes)
+    return found
+
+
+@dataclass(frozen=True)
+class RowRates:
+    """What one row of one cut costs on this machine, in seconds."""
+
+    row_bytes: int
+    pixel_bytes: int  # of the image it is made from, as the network takes it
+    decode_s: float  # an image's pixels: decoding and augmentation
+    prefix_s: float  # the frozen part, forward
+    read_s: float
+    keep_s: float  # to write it
+
+
+@dataclass(frozen=True)
+class Choice:
+    """Whether a cut's rows are kept and read, and why."""
+
+    keep: bool
+    why: str
+
+
+def read_or_recompute(rates: RowRates, *, uses: float, missing: float, along: bool = False) -> Choice:
+    """Decide for rows that are used `uses` times each, of which a share `missing` is not kept yet.
+
+    Keeping costs `missing * (compute + keep) + uses * read` seconds a row, recomputing `uses * compute`; a
+    row larger than the pixels must be clearly cheaper to keep (`LARGE_ROW_SHARE`).
+    `along` says that a missing row is met on the way to a later cut's row: only keeping it costs then.
+    """
+    compute_s = rates.decode_s + rates.prefix_s
+    first_s = (0.0 if along else compute_s) + rates.keep_s
+    keeping_s = missing * first_s + uses * rates.read_s
+    computing_s = uses * compute_s
+    ms = 1000
+    why = (
+        f"a row of {rates.row_bytes / 1000:.1f} kB, used {uses:.1f} times: keeping costs "
+        f"{missing:.2f} × {first_s * ms:.2f} + {uses:.1f} × "
+        f"{rates.read_s * ms:.3f} = {keeping_s * ms:.2f} ms, computing each time {uses:.1f} × "
+        f"({rates.decode_s * ms:.2f} decode + {rates.prefix_s * ms:.2f} frozen layers) = "
+        f"{computing_s * ms:.2f} ms"
+    )
+    if rates.row_bytes <= rates.pixel_bytes:
+        return Choice(keeping_s <= computing_s, why)
+    why += (
+        f"; a row larger than its image's {rates.pixel_bytes / 1000:.1f} kB of pixels is kept for at most "
+        f"{LARGE_ROW_SHARE:g} times that"
+    )
+    return Choice(keeping_s <= LARGE_ROW_SHARE * computing_s, why)
+
+
+def untimed(row_bytes: int, pixel_bytes: int) -> Choice:
+    """Decide where nothing is timed: a row that is no larger than its image's pixels is worth keeping."""
+    why = f"a row has {row_bytes:,} bytes, an image's pixels {pixel_bytes:,}; nothing is timed"
+    return Choice(row_bytes <= pixel_bytes, why)
+
+
+def on_the_way(cuts: Sequence[int]) -> list[int]:
+    """Return the cuts of later phases that are passed on the way to the first one's, in order.
+
+    Only those whose frozen part no phase until then lets learn.
+    """
+    lowest, found = cuts[0], []
+    for index in cuts[1:]:
+        if 0 < index < lowest:
+            found.append(index)
+        lowest = min(lowest, index)
+    return sorted(found)

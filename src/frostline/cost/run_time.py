@@ -1,0 +1,359 @@
+"""A run, walked through without computing anything: each thing it does, in seconds by item.
+
+The walk follows `frostline.training`: flip test, starting head, phases with their views, rows kept or
+computed each time, validation each epoch, checkpoints, the final figures in float32. It is the formula; the
+rates decide the figures.
+"""
+
+from __future__ import annotations
+
+import math
+from collections import defaultdict
+from dataclasses import dataclass, field
+
+from frostline.cost.cache_choice import (
+    Need,
+    RowRates,
+    needs,
+    on_the_way,
+    read_or_recompute,
+    untimed,
+    view_at,
+    views_of,
+)
+from frostline.cost.rates import FLOAT_BYTES, Rates
+from frostline.strategies import Segment, Settings, Strategy
+
+HELD_BYTES = 64_000_000  # rows of a phase that training keeps in memory (training/supply.py)
+FOLDS = 5  # of the probe's choice of L2, and of the flip test
+FLIP_IMAGES = 600  # at most, in the flip test (training/flips.py)
+CHOICE_IMAGES = 4000  # at most, in the choice of L2 (probe.MOST_FOR_CHOICE)
+GRID, TRIED = 11, 6  # L2s in the grid (probe.GRID); of them a choice usually tries so many (probe.choose)
+FILES = 8  # small files that a run writes one by one
+LOOKED_AT = 16  # images decoded, twice, before rows of a cut are kept or computed (training/keeping.py)
+THUMBNAILS = 64  # test images that a run keeps small (training/figures.py)
+# A pass over train or val beside its batches: 19 epochs of a head took 4.3 ms each, 13 validations 2 ms
+# (torch 2.14.1, one machine).
+PASS_S = 4e-3
+# The flip test's support vector machines on 64 numbers an image, seconds by the square of their images: 120
+# to 480 images took 0.9e-7 to 1.2e-7 each on one machine.
+SVM_S = 1e-7
+CHECKPOINT_SHARE, CHECKPOINT_AFTER_S = 0.02, 2.0  # training/epoch.py
+
+
+@dataclass(frozen=True)
+class Job:
+    """What is asked for, made concrete: the phases at offered cuts, and the numbers of images."""
+
+    strategy: Strategy
+    settings: Settings
+    segments: tuple[Segment, ...]
+    train: int
+    val: int
+    test: int
+    classes: int
+    batch: int = 32
+    augment: str = "standard"
+    flip: str = "auto"
+    rotate: str = "none"
+    warm: bool = False
+    rows: str = "auto"
+
+    @property
+    def still(self) -> bool:
+        """Whether every view is the plain one."""
+        still = self.augment == self.rotate == "none" and self.flip in ("auto", "none")
+        return not self.segments or still
+
+    @property
+    def asked(self) -> int:
+        """How many questions the images are asked: if they may be mirrored, if they may be turned."""
+        flips = self.flip == "auto" and self.augment != "none"
+        return (flips + (self.rotate == "auto")) if self.segments else 0
+
+    @property
+    def lowest(self) -> int:
+        """The earliest cut of all phases; for a head that is solved for, the last one there is."""
+        return min((segment.cut for segment in self.segments), default=-1)
+
+
+@dataclass
+class Walked:
+    """What a walk found: seconds by item, and bytes that the store would hold."""
+
+    seconds: dict[str, float] = field(default_factory=lambda: defaultdict(float))
+    disk_bytes: float = 0.0
+    rows: int = 0  # that it would hold
+    kept: dict[int, tuple[int, ...]] = field(default_factory=dict)  # cut → views
+    reads_figures: bool = False  # rows of val and test are kept in float32
+
+
+class Walk:
+    """One run of `job` at `rates`."""
+
+    def __init__(self, rates: Rates, job: Job) -> None:
+        self.rates, self.job, self.found = rates, job, Walked()
+        self._filled: set[tuple[int, str, int]] = set()  # (cut, part, view) that are kept by now
+        self._decoded: set[str] = set()  # parts whose pictures are in memory
+        self.views = 0 if job.still else views_of(job.segments)
+        self._decide()
+
+    def run(self) -> Walked:
+        """Walk from the first step to the last."""
+        self._begin()
+        for _ in range(self.job.asked):
+            self._flips()
+        if self.job.segments:
+            self._looks()
+            self._start()
+            self._train()
+        else:
+            self._solve()
+        self._figures()
+        return self.found
+
+    def _kept(self, images: int, row_bytes: int) -> None:
+        self.found.disk_bytes += images * row_bytes
+        self.found.rows += images
+
+    def _add(self, item: str, seconds: float) -> None:
+        self.found.seconds[item] += seconds
+
+    # --- what is kept ------------------------------------------------------------------------------------
+
+    def _decide(self) -> None:
+        """Read or recompute, per cut, as training decides it."""
+        for cut, need in needs(self.job.segments, self.views, still=self.job.still).items():
+            views = tuple(sorted(need.passes)) if self._keeps(cut, need) else ()
+            if views and self.job.val:
+                views = tuple(sorted({0, *views}))
+            self.found.kept[cut] = views
+
+    def _keeps(self, cut: int, need: Need) -> bool:
+        rates, row_bytes = self.rates, self.rates.at(cut).row_bytes
+        if self.job.rows != "auto":
+            return self.job.rows == "keep"
+        known = RowRates(
+            row_bytes,
+            rates.pixel_bytes,
+            0.0 if self.job.warm else rates.augment_s,
+            rates.below(cut, lambda stage: stage.frozen_s),
+            rates.read.at(row_bytes),
+            rates.keep.at(row_bytes),
+        )
+        missing = 0.0 if self.job.warm else 1.0
+        return read_or_recompute(known, uses=need.uses, missing=missing, along=need.along).keep
+
+    # --- frozen layers -----------------------------------------------------------------------------------
+
+    def _pixels(self, part: str, view: int, images: int) -> float:
+        """Seconds for the pixels of one view; pictures are decoded once where they stay in memory."""
+        rates = self.rates
+        file_s = 0.0 if part in self._decoded else rates.file_s
+        self._decoded.add(part)
+        return images * (file_s + (rates.crop_s if view == 0 else rates.augment_s))
+
+    def _forward(self, cut: int, images: int, since: int = 0) -> float:
+        """Seconds of frozen layers up to `cut`; the last batch is filled up."""
+        padded = math.ceil(images / self.rates.frozen_batch) * self.rates.frozen_batch
+        return padded * self.rates.below(cut, lambda stage: stage.frozen_s if stage.cut >= since else 0.0)
+
+    def _fill(self, cut: int, part: str, view: int, images: int) -> None:
+        """Keep the rows of one view, unless they are there: from an earlier cut's rows or from pixels."""
+        rates, place = self.rates, (cut, part, view)
+        if place in self._filled or not images:
+            return
+        self._filled.add(place)
+        row_bytes = rates.at(cut).row_bytes
+        self._kept(images, row_bytes)
+        if self.job.warm:
+            return
+        early = max((c for c, p, v in self._filled if (p, v) == (part, view) and c < cut), default=0)
+        if early:  # tried once, on one batch, against the way from pixels
+            one = min(images, rates.frozen_batch)
+            self._add("frozen layers", self._forward(cut, one) + self._forward(cut, one, early))
+            self._add("decode", self._pixels(part, view, one))
+            self._add("store", images * rates.read.at(rates.at(early).row_bytes))
+            self._add("frozen layers", self._forward(cut, images, early))
+        else:
+            self._add("decode", self._pixels(part, view, images))
+            self._add("frozen layers", self._forward(cut, images))
+        self._add("store", images * rates.keep.at(row_bytes))
+
+    def _find(self, cut: int, filled: bool) -> None:
+        """Rows are found by a digest of the frozen weights; a filling looks for every earlier cut's, too."""
+        rates = self.rates
+        cuts = [stage.cut for stage in rates.stages] if filled and not self.job.warm else [cut]
+        for each in cuts:
+            if 0 < each <= cut:
+                self._add("start", rates.find.at(rates.below(each, lambda stage: stage.parameters)))
+
+    def _read(self, cut: int, images: float) -> None:
+        self._add("store", images * self.rates.read.at(self.rates.at(cut).row_bytes))
+
+    # --- before the first step ---------------------------------------------------------------------------
+
+    def _begin(self) -> None:
+        rates = self.rates
+        self._add("start", FILES * rates.write.fixed + 2 * rates.copy_s)
+        self._find(rates.last.cut, False)
+        self._add("start", rates.write.at(rates.model_bytes))
+
+    def _flips(self) -> None:
+        """Thumbnails told from their mirror (or turned) images, and two probes a fold."""
+        rates, last = self.rates, self.rates.last.cut
+        images = min(self.job.train, FLIP_IMAGES)
+        self._add("flip test", images * (rates.file_s + rates.crop_s))
+        self._add("flip test", FOLDS * SVM_S * (2 * images * (FOLDS - 1) / FOLDS) ** 2)
+        for copies in (1, 2):
+            learned = copies * images * (FOLDS - 1) / FOLDS
+            self._add("flip test", FOLDS * rates.solve.at(self._numbers(learned)))
+        self._head_rows("flip test", images, pixels=False)
+        if not self.job.warm:  # mirrored ones
+            self._add("flip test", self._forward(last, images))
+        self._kept(images, rates.last.row_bytes)
+
+    def _head_rows(self, item: str, images: int, *, pixels: bool = True) -> None:
+        """The features of the plain view: read, or computed and kept."""
+        rates, last = self.rates, self.rates.last.cut
+        known = (last, "train", 0) in self._filled
+        self._find(last, not known)
+        self._add("store", images * rates.read.at(rates.last.row_bytes))
+        if known:
+            return
+        self._filled.add((last, "train", 0))
+        self._kept(images, rates.last.row_bytes)
+        if not self.job.warm:
+            if pixels:
+                self._add("decode", images * (rates.file_s + rates.crop_s))
+            self._add(item, self._forward(last, images) + rates.frozen_copy_s)
+            self._add("store", images * rates.keep.at(rates.last.row_bytes))
+
+    def _numbers(self, images: float) -> float:
+        """The size of the problem that a head is the solution of."""
+        return images * min(images, self.rates.feature_width) * self.job.classes
+
+    def _looks(self) -> None:
+        """Decoding and the disk are timed for each cut before its rows are kept or computed."""
+        rates = self.rates
+        cuts = len(self.found.kept) if self.job.rows == "auto" else 0
+        self._add("start", cuts * rates.look_s)
+        for cut in self.found.kept:
+            self._find(cut, False)
+        if cuts and not self.job.warm:
+            self._add("start", LOOKED_AT * (rates.file_s + 2 * cuts * rates.augment_s))
+
+    def _start(self) -> None:
+        """The picture of augmented images, and a head that starts from a probe."""
+        if self.job.augment != "none":
+            self._add("start", self.rates.sheet_s)
+        if self.job.settings.start != "probe":
+            return
+        cuts = [cut for cut, views in self.found.kept.items() if 0 in views and cut < self.rates.last.cut]
+        if cuts:
+            self._fill(min(cuts), "train", 0, self.job.train)
+        self._head_rows("frozen layers", self.job.train)
+        self._add("head solved for", self.rates.solve.at(self._numbers(self.job.train)))
+
+    def _solve(self) -> None:
+        """The linear probe: its L2 chosen by cross-validation, then solved for once more.
+
+        A ridge path takes one decomposition, about as long as one logistic head.
+        """
+        self._head_rows("frozen layers", self.job.train)
+        chosen = min(self.job.train, CHOICE_IMAGES)
+        ridge = self.job.settings.solver == "ridge"
+        path, share = (self.rates.solve, 1.0) if ridge else (self.rates.solve_grid, TRIED / GRID)
+        folds = FOLDS * share * path.at(self._numbers(chosen * (FOLDS - 1) / FOLDS))
+        self._add("head solved for", folds + self.rates.solve.at(self._numbers(self.job.train)))
+        self._add("head solved for", TRIED * self.rates.temperature_s)
+
+    # --- training ----------------------------------------------------------------------------------------
+
+    def _train(self) -> None:
+        drawn = 0
+        before = sum(self.found.seconds.values())
+        for index, segment in enumerate(self.job.segments):
+            later = on_the_way([s.cut for s in self.job.segments[index:]])
+            if segment.cut > 0:
+                self._find(segment.cut, bool(self.found.kept.get(segment.cut)))
+                first = index == 0 and not self.job.warm  # when rows that later phases need are computed
+                if self.rates.copies:
+                    self._add("start", (1 + len(later) * first) * self.rates.frozen_copy_s)
+            held: set[tuple[str, int]] = set()
+            for _ in range(segment.epochs):
+                drawn += 1
+                view = 0 if self.job.still else view_at(drawn, self.views) if segment.cut else drawn
+                images = round(self.job.train * segment.steps_per_epoch / segment.batches)
+                self._supply(segment.cut, later, "train", view, images, held)
+                self._learn(segment, images)
+                if self.job.val:
+                    self._supply(segment.cut, later, "val", 0, self.job.val, held)
+                    self._validate(segment.cut)
+        taken = sum(self.found.seconds.values()) - before
+        if taken > CHECKPOINT_AFTER_S:
+            self._add("checkpoints", CHECKPOINT_SHARE * taken)
+
+    def _supply(
+        self, cut: int, later: list[int], part: str, view: int, images: int, held: set[tuple[str, int]]
+    ) -> None:
+        """What the learning layers are fed: pixels, rows that are kept, or rows computed each time."""
+        for each in (*later, cut):
+            if each and view in self.found.kept.get(each, ()):
+                self._fill(each, part, view, images)
+        if (part, view) in held:
+            return
+        if cut == 0 or view not in self.found.kept.get(cut, ()):
+            self._add("decode", self._pixels(part, view, images))
+            self._add("frozen layers", self._forward(cut, images))
+            if part == "val" and cut == 0:
+                held.add((part, view))
+            return
+        self._read(cut, images)
+        if images * self.rates.at(cut).row_bytes <= HELD_BYTES:
+            held.add((part, view))
+
+    def _learn(self, segment: Segment, images: int) -> None:
+        rates, plan = self.rates, self._plan(segment.cut)
+        each = rates.above(segment.cut, lambda s: s.learning[plan].forward_s + s.learning[plan].backward_s)
+        fixed = rates.above(segment.cut, lambda stage: stage.learning[plan].fixed_s)
+        update_s = rates.update_s * rates.above(segment.cut, lambda stage: stage.parameters)
+        self._add("training", images * (each + self._normalising(segment.cut)) + PASS_S)
+        self._add("training", segment.steps_per_epoch * (rates.step_s + fixed + update_s))
+
+    def _validate(self, cut: int) -> None:
+        plan = self._plan(cut)
+        each = self.rates.above(cut, lambda stage: stage.learning[plan].forward_s)
+        self._add("validation", self.job.val * (each + self._normalising(cut)) + PASS_S)
+
+    def _normalising(self, cut: int) -> float:
+        return 0.0 if cut else self.rates.normalise_s
+
+    def _plan(self, cut: int) -> str:
+        """One plan for the whole run: the one for its earliest cut."""
+        return self.rates.at(self.job.lowest).plan
+
+    # --- figures -----------------------------------------------------------------------------------------
+
+    def _figures(self) -> None:
+        """Val and test through the whole model in float32; what is frozen is read where it is kept."""
+        rates, job = self.rates, self.job
+        cut = job.lowest if job.segments else rates.last.cut
+        row_bytes = rates.at(cut).row_bytes // rates.value_bytes * FLOAT_BYTES
+        keeps = cut > 0 and job.rows != "compute" and untimed(row_bytes, rates.pixel_bytes).keep
+        self.found.reads_figures = keeps
+        for images in (job.val, job.test):
+            padded = math.ceil(images / rates.evaluation_batch) * rates.evaluation_batch
+            self._add("final figures", images * rates.above(cut, lambda stage: stage.evaluation_s))
+            if keeps:
+                self._find(cut, True)
+                self._kept(images, row_bytes)
+                self._add("final figures", images * rates.read.at(row_bytes))
+            if not (keeps and job.warm) and images:
+                self._add("final figures", images * (rates.file_s + rates.crop_s))
+                self._add("final figures", padded * rates.below(cut, lambda stage: stage.evaluation_s))
+        if job.val:
+            self._add("final figures", rates.temperature_s)
+        if job.test:
+            thumbnails = min(THUMBNAILS, job.test)  # each takes about as long as an evaluation view
+            self._add("final figures", thumbnails * (rates.file_s + rates.crop_s) + rates.summary_s)

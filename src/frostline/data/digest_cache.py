@@ -1,0 +1,182 @@
+"""What is known of files and images from earlier looks, kept by digest in one SQLite file.
+
+Three tables: `files` says which content a path of this size and time held; `contents` says what that content
+turned out to be (sound, damaged and why, its perceptual mark, its traits); `pixels` digests what was decoded.
+Forgetting any of it costs time, never correctness: where the store cannot be used, `trouble` says so once
+and every answer is "not known". Safe with several processes at once (write-ahead log, a time-out, no
+connection kept open).
+"""
+
+from __future__ import annotations
+
+import sqlite3
+import time
+from collections.abc import Callable, Iterable, Sequence
+from contextlib import closing
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from frostline.data.pixels import formats
+from frostline.data.pixels.traits import PLAIN, Traits
+from frostline.system import directories
+
+# Raise when a table changes shape, a mark (`copies.mark_of`) changes meaning or every image gets a new trait:
+# a new file is then begun.
+FORMAT = 3
+
+# Another Pillow may read what this one could not, and the other way round.
+DECODER = formats.decoder()
+
+# How long to wait for another process's write; ours take milliseconds, so this is generous.
+TIMEOUT_S = 20.0
+
+# SQLite's oldest limit on the `?` of one statement is 999; stay below it.
+BATCH_ROWS = 500
+
+TABLES = """
+CREATE TABLE IF NOT EXISTS files (
+    path BLOB PRIMARY KEY, size_bytes INTEGER, mtime_ns INTEGER, digest BLOB) WITHOUT ROWID;
+CREATE TABLE IF NOT EXISTS contents (
+    digest BLOB PRIMARY KEY, decoder TEXT, decoded INTEGER, fault TEXT, mark BLOB, traits TEXT) WITHOUT ROWID;
+CREATE TABLE IF NOT EXISTS pixels (
+    digest BLOB PRIMARY KEY, decoder TEXT, pixels BLOB) WITHOUT ROWID;
+"""
+
+
+@dataclass(frozen=True, slots=True)
+class Known:
+    """What an earlier look found in one content."""
+
+    digest: str
+    decoded: bool  # its pixels were decoded, not its header alone
+    fault: str = ""  # why it is not usable, in words; "" means nothing wrong was seen
+    mark: bytes = b""  # `copies.mark_of`, where it was computed
+    traits: Traits = PLAIN  # of a header that was not decoded: its kind and size alone
+
+
+@dataclass(frozen=True, slots=True)
+class FileKey:
+    """What tells that a file has not changed since the last look, without reading it."""
+
+    path: bytes
+    size_bytes: int
+    mtime_ns: int
+
+
+class Memory:
+    """The store of digests. Every method answers "not known" where the store cannot be used."""
+
+    def __init__(self) -> None:
+        self.trouble = ""  # one sentence for the person, once something went wrong
+
+    def digests_of(self, keys: Sequence[FileKey]) -> dict[FileKey, str]:
+        """Return the digest of every file that is known and unchanged."""
+        wanted = {key.path: key for key in keys}
+        found: dict[FileKey, str] = {}
+        for path, size_bytes, mtime_ns, digest in self._select("files", "path", list(wanted)):
+            key = wanted[path]
+            if (size_bytes, mtime_ns) == (key.size_bytes, key.mtime_ns):
+                found[key] = digest.hex()
+        return found
+
+    def contents_of(self, digests: Iterable[str]) -> dict[str, Known]:
+        """Return what this decoder found in each content, where it has been seen."""
+        wanted = [bytes.fromhex(digest) for digest in dict.fromkeys(digests)]
+        rows = self._select("contents", "digest", wanted)
+        return {row[0].hex(): known for row in rows if row[1] == DECODER and (known := _known(row))}
+
+    def pixels_of(self, digests: Iterable[str]) -> dict[str, bytes]:
+        """Return the digest of each content's pixels (`pixels.digest_of`), where this decoder decoded it."""
+        wanted = [bytes.fromhex(digest) for digest in dict.fromkeys(digests)]
+        rows = self._select("pixels", "digest", wanted)
+        return {digest.hex(): pixels for digest, decoder, pixels in rows if decoder == DECODER}
+
+    def remember(
+        self,
+        files: Iterable[tuple[FileKey, str]] = (),
+        contents: Iterable[Known] = (),
+        pixels: Iterable[tuple[str, bytes]] = (),
+    ) -> None:
+        """Write all kinds of rows in one transaction."""
+        pixel_rows = [(bytes.fromhex(digest), DECODER, value) for digest, value in pixels]
+        file_rows = [(key.path, key.size_bytes, key.mtime_ns, bytes.fromhex(digest)) for key, digest in files]
+        content_rows = [
+            (
+                bytes.fromhex(known.digest),
+                DECODER,
+                known.decoded,
+                known.fault,
+                known.mark,
+                known.traits.text(),
+            )
+            for known in contents
+        ]
+
+        def write(connection: sqlite3.Connection) -> None:
+            connection.executemany("INSERT OR REPLACE INTO files VALUES (?, ?, ?, ?)", file_rows)
+            connection.executemany("INSERT OR REPLACE INTO contents VALUES (?, ?, ?, ?, ?, ?)", content_rows)
+            connection.executemany("INSERT OR REPLACE INTO pixels VALUES (?, ?, ?)", pixel_rows)
+
+        if file_rows or content_rows or pixel_rows:
+            self._run(write)
+
+    def _select(self, table: str, column: str, values: list[bytes]) -> list[Any]:
+        """Return the rows of `table` whose `column` is among `values`."""
+        rows: list[Any] = []
+
+        def read(connection: sqlite3.Connection) -> None:
+            for start in range(0, len(values), BATCH_ROWS):
+                batch = values[start : start + BATCH_ROWS]
+                marks = ",".join("?" * len(batch))
+                rows.extend(connection.execute(f"SELECT * FROM {table} WHERE {column} IN ({marks})", batch))
+
+        if values:
+            self._run(read)
+        return rows
+
+    def _run(self, work: Callable[[sqlite3.Connection], None]) -> None:
+        """Do `work` in one transaction, unless the store has failed or fails now."""
+        if self.trouble:
+            return
+        try:
+            _patiently(directories.folder("digests") / f"digests-{FORMAT}.sqlite", work)
+        except (sqlite3.Error, OSError, ValueError, TypeError, AttributeError) as error:
+            self.trouble = (
+                f"The cache of image digests under {directories.home() / 'digests'} could not be used "
+                f"({error}); all images were read. If it is broken, delete that folder; it holds only this."
+            )
+
+
+def _known(row: Any) -> Known | None:
+    """Return a row of `contents`; `None` where it says nothing that can be read."""
+    digest, _, decoded, fault, mark, traits = row
+    try:
+        return Known(digest.hex(), bool(decoded), fault, mark, Traits.read(traits))
+    except (AttributeError, TypeError, ValueError):
+        return None
+
+
+def _patiently(path: Path, work: Callable[[sqlite3.Connection], None]) -> None:
+    """Do `work`, again while another process holds the file.
+
+    SQLite's own time-out does not cover the moments in which a first process turns the log on or a last one
+    folds it back: those answer "locked" at once.
+    """
+    until = time.monotonic() + TIMEOUT_S
+    while True:
+        try:
+            return _once(path, work)
+        except sqlite3.OperationalError as error:
+            if "locked" not in str(error) or time.monotonic() > until:
+                raise
+            time.sleep(0.02)
+
+
+def _once(path: Path, work: Callable[[sqlite3.Connection], None]) -> None:
+    with closing(sqlite3.connect(path, timeout=TIMEOUT_S)) as connection:
+        connection.execute("PRAGMA journal_mode=WAL")
+        connection.execute("PRAGMA synchronous=NORMAL")
+        connection.executescript(TABLES)
+        with connection:
+            work(connection)

@@ -1,0 +1,420 @@
+"""The Manifest: every labelled image's reference, label, content digest, group and part. It never changes.
+
+What a manifest knows without the images is here; what it does with them (`read`, `checked`) passes through
+`decoding` and `memory`. How it is found, split and kept on disk: `loading`, `splitting`, `written`.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections import Counter
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import astuple, dataclass, field, replace
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from PIL import Image
+
+from frostline.data import manifest_file
+from frostline.data.digest_cache import Known, Memory
+from frostline.data.findings import KINDS, Finding, shown
+from frostline.data.pixels import decoding, pixel_digest
+from frostline.data.pixels.cropping import CutAway, Size, cut_away
+from frostline.data.pixels.decoding import Picture
+from frostline.data.pixels.deep_pixels import Deep
+from frostline.data.pixels.rendering import PLAIN, Rendering
+from frostline.data.pixels.traits import Traits, looked_at
+from frostline.data.samples import PARTS, Conflict, Sample, SetAside, demand_training_images
+from frostline.data.sources.common import OnProgress
+from frostline.data.splits import assignment, folding, grouping, resplitting, split_notes
+from frostline.data.splits.assignment import DIGEST, Folds
+from frostline.data.splits.grouping import Proposal
+from frostline.data.splits.splitting import unit_keys
+from frostline.errors import DamagedImage, DataError
+from frostline.system import directories
+
+# Images decoded between two writes to the memory and two calls of `progress`: a second or less of work.
+CHECK_CHUNK_IMAGES = 128
+SHOWN_CLASSES = 6  # in a line
+
+Pairs = folding.Pairs
+Items = Callable[[str], "Image.Image | Deep | bytes"]  # "dataset[12]" → the image, or its file's bytes
+
+
+@dataclass(frozen=True)
+class Manifest:
+    """Labelled images, split into parts with fixed roles: train learns, val chooses, test reports."""
+
+    root: Path | None
+    samples: tuple[Sample, ...]
+    classes: tuple[str, ...]  # sorted
+    set_aside: tuple[SetAside, ...] = ()
+    conflicts: tuple[Conflict, ...] = ()
+    near_copies: tuple[tuple[str, str], ...] = ()  # pairs of paths that are kept in one part
+    suspects: tuple[tuple[str, str], ...] = ()  # every pair of paths that look alike, `near_copies` included
+    said: tuple[Finding, ...] = ()  # what there is to say besides `set_aside`
+    given: tuple[str, ...] = ()  # parts that the source named itself; the others were drawn
+    shares: tuple[float, float] | None = None  # drawn for test, and of the rest for val, as was asked for
+    reading: Mapping[str, str] = field(
+        default_factory=dict
+    )  # option → what was said of how to read the source
+    seed: int | None = None  # that they were drawn with
+    rendering: Rendering = PLAIN  # how deep and transparent pixels are shown
+    kinds: Mapping[str, str] = field(default_factory=dict)  # digest → what an image holds, where that matters
+    learned: frozenset[str] = frozenset()  # digests that the model has learned from: never held out
+    sizes: Mapping[str, Size] = field(default_factory=dict, compare=False, repr=False)  # by digest, upright
+    earlier_folds: Folds = field(default_factory=dict, compare=False, repr=False)  # as a study remembers
+    items: Items | None = field(default=None, compare=False, repr=False)  # images handed over in memory
+
+    def __repr__(self) -> str:
+        """What a person wants to see first: how many, of what, in which parts."""
+        parts = [f"{len(samples):,} {part}" for part in PARTS if (samples := self.part(part))]
+        names = ", ".join(self.classes[:SHOWN_CLASSES]) + (", …" if self.classes[SHOWN_CLASSES:] else "")
+        aside = f", {len(self.set_aside):,} files set aside" if self.set_aside else ""
+        many = f"{len(self.samples):,} images of {len(self.classes):,} classes ({names})"
+        return f"<Manifest: {many}: {', '.join(parts)}{aside}>"
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """What a person should know, in sentences; files that can't be used are in `set_aside`."""
+        return tuple(finding.note for finding in self.said)
+
+    @cached_property
+    def findings(self) -> tuple[Finding, ...]:
+        """All that there is to say, in the order of `KINDS`: `said`, and what is set aside, by kind."""
+        said = [finding for finding in self.said if finding.kind != "unreadable"]  # those are in `set_aside`
+        order = {kind: place for place, kind in enumerate(KINDS)}
+        every = [*said, *split_notes.about_set_aside(self.set_aside)]
+        return tuple(sorted(every, key=lambda finding: order[finding.kind]))
+
+    @cached_property
+    def proposed_groups(self) -> Proposal | None:
+        """Groups that the images' names give away, in the order of `samples`; None where they have groups."""
+        return None if any(sample.group for sample in self.samples) else grouping.proposed(self.samples)
+
+    def grouped(self, groups: Sequence[str]) -> Manifest:
+        """Return the manifest with a group for each sample, "" for none; its parts stay as they are."""
+        samples = zip(self.samples, groups, strict=True)
+        return replace(self, samples=tuple(replace(sample, group=group) for sample, group in samples))
+
+    def part(self, name: str) -> tuple[Sample, ...]:
+        """Return the samples of one part, in the manifest's order. Raises `DataError` for another name."""
+        if name not in PARTS:
+            raise DataError(f"There is no part {name!r}; there are {', '.join(PARTS)}.")
+        return tuple(sample for sample in self.samples if sample.split == name)
+
+    @cached_property
+    def counts(self) -> dict[str, dict[str, int]]:
+        """How many images each class has in each part: `counts["cat"]["train"]`."""
+        found = Counter((sample.label, sample.split) for sample in self.samples)
+        return {label: {part: found[label, part] for part in PARTS} for label in self.classes}
+
+    def targets(self, samples: Sequence[Sample]) -> np.ndarray:
+        """Return each sample's index into `classes`: (N,), int64."""
+        index = {label: position for position, label in enumerate(self.classes)}
+        return np.array([index[sample.label] for sample in samples], dtype=np.int64)
+
+    def units(self, samples: Sequence[Sample]) -> np.ndarray:
+        """Return an id per sample, (N,), int64; samples that share one must never be separated."""
+        return np.array([self._unit_of_path[sample.path] for sample in samples], dtype=np.int64)
+
+    def folds(self, samples: Sequence[Sample], k: int, seed: int) -> Pairs:
+        """Return up to `k` pairs (learn, hold) of positions into `samples`: stratified, units kept whole.
+
+        Fewer where classes or units do not allow `k`; none where nothing can be held out at all. What was
+        learned from before, and what hangs together with it, is held out in none. An image keeps the fold
+        that a study remembers for the seed.
+        """
+        before = self.earlier_folds.get(seed, {})
+        moving = np.flatnonzero(~self.has_learned(samples))
+        some = [samples[at] for at in moving.tolist()]
+        units = np.unique(self.units(some), return_inverse=True)[1]
+        keys = unit_keys(units, [s.group for s in some], [s.digest for s in some])
+        earlier = np.array([before.get(sample.digest, -1) for sample in some], dtype=np.int64)
+        pairs = folding.folds(self.targets(some), units, keys, k, seed, earlier)
+        everything = np.arange(len(samples))
+        return [(np.setdiff1d(everything, moving[hold]), moving[hold]) for _, hold in pairs]
+
+    def has_learned(self, samples: Sequence[Sample]) -> np.ndarray:
+        """Return of each sample whether it, or what hangs together with it, is in `learned`: (N,) bool."""
+        if not self.learned:
+            return np.zeros(len(samples), dtype=bool)
+        units = {self._unit_of_path[s.path] for s in self.samples if s.digest in self.learned}
+        return np.array([self._unit_of_path[sample.path] in units for sample in samples], dtype=bool)
+
+    def keeping(self, sides: Mapping[str, str]) -> Manifest:
+        """Return the manifest with its drawn parts drawn anew: images of these digests keep these parts.
+
+        All else goes by the rule, seed and shares that the data were loaded with; an equal manifest where
+        nothing changes. Raises `DataError` where these are not known, or a class can't be learned any more.
+        """
+        return resplitting.keeping(self, sides)
+
+    def keep_in(self, study: Path, folds: Folds | None = None) -> None:
+        """Write the manifest into a study, which from now on remembers each image's part, and `folds`."""
+        self.write(study / "manifest.jsonl")
+        assignment.remember(study, {sample.digest: sample.split for sample in self.samples}, folds)
+
+    def keep_folds(self, study: Path, samples: Sequence[Sample], pairs: Pairs, seed: int) -> None:
+        """Let a study remember which of the pairs (learn, hold) that `folds` made holds out each sample."""
+        assignment.remember(study, {}, {seed: folding.numbered(pairs, [s.digest for s in samples])})
+
+    def recalled(self, study: Path) -> Manifest:
+        """Return the manifest with the folds that a study remembers, if it is there.
+
+        Raises `StudyError` where what it remembers is damaged.
+        """
+        return replace(self, earlier_folds=assignment.read(study).folds)
+
+    def read(self, sample: Sample) -> Image.Image:
+        """Return a sample's image as upright RGB of 8 bits a channel, as `rendering` says.
+
+        Raises:
+            DamagedImage: its pixels cannot be decoded; the digest is remembered as damaged.
+            DataError: the file has changed or gone since it was indexed.
+        """
+        return self._picture(sample).rgb(self.rendering)
+
+    def pixel_digest(self, sample: Sample) -> bytes:
+        """Return the digest of a sample's pixels as they are stored, which is noted, too."""
+        return pixel_digest.digest_of(self._picture(sample))
+
+    def rendered(self, sample: Sample) -> str:
+        """Name what `rendering` does to a sample's pixels: equal names, equal pixels; "" for nothing."""
+        return self.rendering.name_of(self.kinds.get(sample.digest, ""))
+
+    def _picture(self, sample: Sample) -> Picture:
+        try:
+            picture = self._decoded(sample)
+        except DamagedImage as error:
+            Memory().remember(contents=[Known(sample.digest, decoded=True, fault=str(error))])
+            raise DamagedImage(f"{sample.path} {error}") from error
+        pixel_digest.note(sample.digest, picture)
+        return picture
+
+    def checked(self, progress: OnProgress | None = None) -> Manifest:
+        """Decode every image that is not known to be sound; return a manifest without the damaged ones.
+
+        Raises:
+            DataError: a class is left without a training image.
+        """
+        faults = self._faults(progress)
+        if not faults:
+            return self
+        damaged = [sample for sample in self.samples if sample.digest in faults]
+        moved = [SetAside(sample.path, sample.label, faults[sample.digest]) for sample in damaged]
+        kept = tuple(sample for sample in self.samples if sample.digest not in faults)
+        demand_training_images(kept, self.classes, moved)
+        note = f"{len(moved)} more image(s) set aside: damaged, as decoding showed."
+        more = Finding("unreadable", len(moved), note, examples=shown(gone.path for gone in moved))
+        return resplitting.with_samples(self, kept, moved, [more])
+
+    def cut_away(self, resize: str = "crop", crop_pct: float = 1.0) -> CutAway:
+        """Return how much of the images is never seen where they are made square so (`framing.cut_away`).
+
+        Sizes are at hand where the images were indexed, not in a manifest that was read back.
+        """
+        first = {sample.digest: sample.path for sample in reversed(self.samples)}
+        sizes = {first[digest]: size for digest, size in self.sizes.items() if digest in first}
+        return cut_away(sizes, resize, crop_pct)
+
+    def framed(self, resize: str = "crop", crop_pct: float = 1.0) -> Manifest:
+        """Return the manifest with the note on what is cut away where its images are made square so."""
+        if not self.sizes:
+            return self
+        others = tuple(finding for finding in self.said if finding.kind != "cut_away")
+        finding = self.cut_away(resize, crop_pct).finding
+        return replace(self, said=(*others, finding) if finding else others)
+
+    @cached_property
+    def digest(self) -> str:
+        """SHA-256 over contents, labels and groups, and the rendering; order, names and root have no say."""
+        return _digest_rows(
+            [*((sample.digest, sample.label, sample.group) for sample in self.samples), *self._shown]
+        )
+
+    @cached_property
+    def split_digest(self) -> str:
+        """SHA-256 over what `digest` covers and the part each image is in."""
+        rows = ((sample.digest, sample.label, sample.group, sample.split) for sample in self.samples)
+        return _digest_rows([*rows, *self._shown])
+
+    @property
+    def _shown(self) -> list[tuple[str, ...]]:
+        """A row for a digest where the rendering is not the plain one."""
+        return [] if self.rendering.plain else [("rendering", json.dumps(self.rendering.decisions))]
+
+    @cached_property
+    def test_digest(self) -> str:
+        """SHA-256 over the test part's contents and labels."""
+        return _digest_rows((sample.digest, sample.label) for sample in self.part("test"))
+
+    def to_json(self) -> str:
+        """Return the manifest as JSON Lines: a header, then a sample a line. `items` is left out."""
+        kept = ("classes", "near_copies", "suspects", "given", "shares", "seed")
+        header = {
+            "root": None if self.root is None else str(self.root),
+            "digest": self.digest,
+            "split_digest": self.split_digest,
+            "set_aside": [astuple(gone) for gone in self.set_aside],
+            "conflicts": [astuple(conflict) for conflict in self.conflicts],
+            **{name: getattr(self, name) for name in kept},
+            "said": [astuple(finding) for finding in self.said],
+            **({"reading": dict(self.reading)} if self.reading else {}),
+            **({} if self.rendering.plain else {"rendering": self.rendering.as_dict()}),
+            **({"kinds": dict(sorted(self.kinds.items()))} if self.kinds else {}),
+            **({"learned": sorted(self.learned)} if self.learned else {}),
+        }
+        return manifest_file.text_of(header, (astuple(sample) for sample in self.samples))
+
+    @staticmethod
+    def from_json(text: str) -> Manifest:
+        """Read what `to_json` wrote; the images need not be there.
+
+        Raises:
+            DataError: it is something else, was cut short or was changed.
+        """
+        header, rows = manifest_file.parse(text)
+        try:
+            manifest = _built(header, rows)
+            whole = (manifest.digest, manifest.split_digest) == (header["digest"], header["split_digest"])
+        except (KeyError, TypeError, ValueError) as error:
+            raise DataError(f"This manifest is damaged ({error!r}): load the data again.") from error
+        if not whole:
+            raise DataError(
+                "This manifest was cut short or edited (its digest differs): load the data again."
+            )
+        return manifest
+
+    def write(self, path: str | Path) -> None:
+        """Write `to_json` to a file, whole or not at all."""
+        directories.write_atomically(Path(path), self.to_json().encode("ascii"))
+
+    @staticmethod
+    def load(path: str | Path) -> Manifest:
+        """Read a file that `write` left. Raises `DataError` where it is missing, cut short or changed."""
+        return Manifest.from_json(manifest_file.read_text(Path(path)))
+
+    @cached_property
+    def _unit_of_path(self) -> dict[str, int]:
+        ids = folding.unit_ids(
+            [sample.group for sample in self.samples],
+            [sample.digest for sample in self.samples],
+            self.positions(self.near_copies),
+        )
+        return {sample.path: int(unit) for sample, unit in zip(self.samples, ids, strict=True)}
+
+    def positions(self, pairs: Iterable[tuple[str, str]]) -> list[tuple[int, int]]:
+        """Return pairs of paths as pairs of positions into `samples`, where both are there."""
+        position = {sample.path: index for index, sample in enumerate(self.samples)}
+        return [
+            (position[one], position[other]) for one, other in pairs if one in position and other in position
+        ]
+
+    def _decoded(self, sample: Sample) -> Picture:
+        """Decode one sample. Raises `DamagedImage` with the reason alone, `DataError` where it changed."""
+        content = self._content(sample)
+        if isinstance(content, bytes) and hashlib.sha256(content).hexdigest() != sample.digest:
+            raise DataError(f"{sample.path} has changed since it was indexed: load the data again.")
+        return decoding.picture(content)
+
+    def _content(self, sample: Sample) -> Image.Image | Deep | bytes:
+        if self.items is not None:
+            return self.items(sample.path)
+        if self.root is None:
+            raise DataError(
+                f"{sample.path} was handed over in Python and is not kept here: load the same dataset again."
+            )
+        path = self.root / sample.path
+        fault = decoding.file_fault(path)
+        if fault:
+            raise DataError(f"{path} {fault}, but was there when it was indexed: load the data again.")
+        return decoding.read_bytes(path)
+
+    def _faults(self, progress: OnProgress | None) -> dict[str, str]:
+        """Return the reason of every damaged digest, decoding what is not known yet."""
+        first = {sample.digest: sample for sample in reversed(self.samples)}
+        memory = Memory()
+        known = memory.contents_of(first)
+        faults = {digest: known[digest].fault for digest in first if digest in known and known[digest].fault}
+        waiting = [
+            sample for digest, sample in first.items() if digest not in known or not known[digest].decoded
+        ]
+        for start in range(0, len(waiting), CHECK_CHUNK_IMAGES):
+            seen = [_looked(self, sample, known) for sample in waiting[start : start + CHECK_CHUNK_IMAGES]]
+            memory.remember(contents=seen)
+            faults.update({look.digest: look.fault for look in seen if look.fault})
+            if progress:
+                progress("decoding", min(start + CHECK_CHUNK_IMAGES, len(waiting)), len(waiting))
+        return faults
+
+
+def _looked(data: Manifest, sample: Sample, known: Mapping[str, Known]) -> Known:
+    """Decode a sample, and return what that showed."""
+    try:
+        picture = data._decoded(sample)
+    except DamagedImage as error:
+        return Known(sample.digest, decoded=True, fault=str(error))
+    header = known[sample.digest].traits if sample.digest in known else Traits()
+    return Known(sample.digest, decoded=True, traits=looked_at(picture, header))
+
+
+def _digest_rows(rows: Iterable[tuple[str, ...]]) -> str:
+    """Return the SHA-256 of a bag of rows, whatever their order."""
+    whole = hashlib.sha256()
+    for line in sorted(json.dumps(row, separators=(",", ":")) for row in rows):
+        whole.update(line.encode("ascii") + b"\n")
+    return whole.hexdigest()
+
+
+def _built(header: dict[str, Any], rows: list[list[str]]) -> Manifest:
+    """Build a manifest from the lines of `Manifest.to_json`. Raises `ValueError` for values of no use."""
+    made = Manifest(
+        root=None if header["root"] is None else Path(header["root"]),
+        samples=tuple(Sample(*row) for row in rows),
+        classes=tuple(header["classes"]),
+        set_aside=tuple(SetAside(*row) for row in header["set_aside"]),
+        conflicts=tuple(
+            Conflict(name, tuple(paths), tuple(labels)) for name, paths, labels in header["conflicts"]
+        ),
+        near_copies=tuple((one, other) for one, other in header["near_copies"]),
+        suspects=tuple((one, other) for one, other in header["suspects"]),
+        said=tuple(Finding.read(row) for row in header["said"]),
+        given=tuple(header.get("given", ())),
+        reading=dict(header.get("reading", {})),
+        shares=(header["shares"][0], header["shares"][1]) if header.get("shares") else None,
+        seed=header.get("seed"),
+        rendering=Rendering.from_dict(header.get("rendering")),
+        kinds=dict(header.get("kinds", {})),
+        learned=frozenset(header.get("learned", ())),
+    )
+    _demand_plain(made)
+    return made
+
+
+def _demand_plain(made: Manifest) -> None:
+    """Raise `ValueError` for what JSON can say and a manifest can't: it may come from a stranger."""
+    words = [word for sample in made.samples for word in astuple(sample)]
+    words += [word for gone in made.set_aside for word in astuple(gone)]
+    words += [*made.kinds, *made.kinds.values()]
+    words += [*made.classes, *made.given, *made.learned, *made.reading, *made.reading.values()]
+    words += [word for pair in (*made.near_copies, *made.suspects) for word in pair]
+    words += [word for one in made.conflicts for word in (one.digest, *one.paths, *one.labels)]
+    if not all(isinstance(word, str) for word in words):
+        raise ValueError("a number or a list stands where a word is expected")
+    if strange := {gone.kind for gone in made.set_aside} - set(KINDS):
+        raise ValueError(f"it sets images aside as {sorted(strange)[:5]}")
+    if not isinstance(made.seed, int | None):
+        raise ValueError(f"its seed is {made.seed!r}, expected a whole number")
+    if not all(DIGEST.fullmatch(digest) for digest in made.learned):
+        raise ValueError("it names images learned from by something else than digests")
+    if not all(isinstance(share, int | float) for share in made.shares or ()):
+        raise ValueError(f"its shares are {made.shares!r}, expected two numbers")
+    for sample in made.samples:
+        if not DIGEST.fullmatch(sample.digest) or sample.split not in PARTS:
+            raise ValueError(f"{sample.path!r} has digest {sample.digest[:20]!r} and part {sample.split!r}")
+    if strange := {sample.label for sample in made.samples} - set(made.classes):
+        raise ValueError(f"its classes leave out {sorted(strange)[:5]}")

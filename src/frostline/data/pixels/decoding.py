@@ -1,0 +1,335 @@
+"""The one decoder: any image file becomes RGB, 8 bit, upright, or a reason in words why not.
+
+Handled right: grey, palette, CMYK, deep pixels (`depth`), transparency, animation (its first frame), EXIF
+rotation. Refused with a reason: empty, truncated, not an image, absurdly large, one pixel wide. What a study
+decides of deep pixels and transparency is its `Rendering`. Which formats there are is said in `formats`.
+"""
+
+from __future__ import annotations
+
+import io
+import os
+from collections.abc import Callable
+from contextlib import nullcontext
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, BinaryIO
+
+from PIL import ExifTags, Image, ImageOps, UnidentifiedImageError
+
+from frostline.data.pixels import deep_pixels, dicom, formats, rendering
+from frostline.data.pixels.decode_limit import IN_FLIGHT, PILLOWS_LIMIT
+from frostline.data.pixels.deep_pixels import Deep
+from frostline.data.pixels.rendering import ALPHA, PLAIN, Rendering
+from frostline.errors import DamagedImage
+
+# The largest sensors in use have 200 million pixels (phones) and 150 (medium format).
+MAX_PIXELS = 200_000_000
+# What has more pixels is halved on the way in. Pillow's own default, `Image.MAX_IMAGE_PIXELS`: a quarter of a
+# gigabyte at three bytes a pixel. Above it Pillow warns of each crop.
+MAX_HELD_PIXELS = 1024 * 1024 * 1024 // 4 // 3
+# Decoding holds a picture twice: as the decoder leaves it and as it is handed on, four bytes a pixel each;
+# deep ones in two halves of 16 bits besides.
+BYTES_A_PIXEL, DEEP_BYTES_A_PIXEL = 8, 16
+
+# A larger file is not read into memory: this holds MAX_PIXELS of four channels with 16 bits, uncompressed.
+MAX_FILE_BYTES = MAX_PIXELS * 8
+
+# EXIF orientations that exchange width and height (Exif 2.32, 4.6.4).
+LYING = (5, 6, 7, 8)
+
+# Fewer pixels than this on a side is a tracking pixel or a rule, not a picture (the issue names 1×1).
+MIN_SIDE_PIXELS = 2
+NOT_THERE, LINK_TO_NOTHING = "does not exist", "is a link that leads nowhere"
+
+
+@dataclass(frozen=True, slots=True)
+class Picture:
+    """A decoded image, upright, before a study's rendering: `image` of 8 bits a channel, or `deep` pixels."""
+
+    kind: str  # "" = opaque RGB; `ALPHA` = RGBA; else what `deep` holds
+    image: Image.Image | None = None
+    deep: Deep | None = None
+    shrunk: bool = False  # on the way in, as was asked for
+    several: bool = False  # the file holds more pages or frames, which are not looked at
+
+    def rgb(self, how: Rendering = PLAIN) -> Image.Image:
+        """Return it as RGB."""
+        if self.deep is not None:
+            return how.picture(self.deep)
+        assert self.image is not None
+        return rendering.on_ground(self.image, how.ground) if self.kind == ALPHA else self.image
+
+
+def open_image(source: str | Path | bytes, how: Rendering = PLAIN) -> Image.Image:
+    """Decode a file, or a file's bytes, to an upright RGB image of 8 bits a channel.
+
+    Deep pixels are spread, and transparent ones filled, as `how` says; without it, each image over its own
+    range and on white.
+
+    Raises:
+        DamagedImage: it cannot be decoded; the message names the file and says why.
+    """
+    return open_picture(source).rgb(how)
+
+
+def open_picture(source: str | Path | bytes) -> Picture:
+    """Decode a file, or a file's bytes. Raises `DamagedImage`; the message names the file and says why."""
+    if isinstance(source, bytes):
+        return picture(source)
+    try:
+        return picture(read_bytes(Path(source)))
+    except DamagedImage as error:
+        raise DamagedImage(f"{source} {error}") from error
+
+
+def read_bytes(path: Path) -> bytes:
+    """Return a regular file's bytes. Raises `DamagedImage` with the reason alone."""
+    fault = file_fault(path)
+    if fault:
+        raise DamagedImage(fault)
+    try:
+        return path.read_bytes()
+    except OSError as error:
+        raise DamagedImage(f"cannot be read ({error.strerror or error})") from error
+
+
+def file_fault(path: Path) -> str:
+    """Say why `path` is no file one can read (missing, a folder, a pipe, a device), or return ""."""
+    try:
+        if path.is_file():
+            return _too_large(path.stat().st_size)
+        if path.is_dir():
+            return (
+                "is a folder, not a file"
+                if os.access(path, os.R_OK | os.X_OK)
+                else "is a folder that cannot be opened"
+            )
+        if path.exists():
+            return "is a pipe or a device, not a file"
+        return LINK_TO_NOTHING if path.is_symlink() else NOT_THERE
+    except (OSError, ValueError) as error:  # a loop of symbolic links, a NUL in the name
+        return f"cannot be read ({error})"
+
+
+def _too_large(size_bytes: int) -> str:
+    if size_bytes <= MAX_FILE_BYTES:
+        return ""
+    return f"has {size_bytes:,} bytes; more than {MAX_FILE_BYTES:,} are no image that could be decoded"
+
+
+@dataclass(frozen=True, slots=True)
+class Header:
+    """What a file's header alone gives away."""
+
+    fault: str = ""  # why it is no image
+    kind: str = ""  # as a `Picture`'s
+    several: bool = False  # holds more pages or frames than the first
+    group: str = ""  # whose picture it is, as far as the file says
+    size: tuple[int, int] = (0, 0)  # width and height in pixels, upright
+
+
+def picture(content: bytes | Image.Image | Deep) -> Picture:
+    """Decode a file's bytes, or an image in memory. Raises `DamagedImage` with the reason alone."""
+    if isinstance(content, Deep):
+        large = content.size[0] * content.size[1] > MAX_HELD_PIXELS
+        return Picture(content.kind, deep=deep_pixels.halved(content) if large else content)
+    if isinstance(content, Image.Image):
+        with _words_for_faults(lambda: b"image"):
+            return _of_image(content)
+    if formats.is_dicom(content):
+        return _dicom_picture(content)
+    with _words_for_faults(lambda: content), _open(io.BytesIO(content)) as image:
+        return _picture(image, lambda: _open(io.BytesIO(content)))
+
+
+def _of_image(image: Image.Image) -> Picture:
+    """Decode an image that was handed over; one that must be decoded twice is opened anew, and left alone."""
+    if not deep_pixels.takes_two(image):
+        return _picture(image, None)
+    data, page = _bytes_behind(image), image.tell()
+
+    def opened() -> Image.Image:
+        other = _open(io.BytesIO(data))
+        other.seek(page)
+        return other
+
+    with opened() as first:
+        return _picture(first, opened)
+
+
+def _bytes_behind(image: Image.Image) -> bytes:
+    """Return the bytes of the file that an image was opened from. Raises `DamagedImage`."""
+    file, name = getattr(image, "fp", None), getattr(image, "filename", "")
+    if file is not None and not file.closed and file.seekable():
+        position = file.tell()
+        file.seek(0)
+        data: bytes = file.read()
+        file.seek(position)
+        return data
+    if name and not file_fault(Path(os.fsdecode(name))):
+        return read_bytes(Path(os.fsdecode(name)))
+    raise DamagedImage(
+        "holds 16 bits a colour, of which Pillow keeps 8, and its file is closed; expected one that is open. "
+        "Hand over the file's path or bytes instead"
+    )
+
+
+def _dicom_picture(content: bytes) -> Picture:
+    _demand_pydicom()
+    with _words_for_faults(lambda: content):
+        about = _dicom_header(io.BytesIO(content))
+        with IN_FLIGHT.room_for(about.width * about.height * DEEP_BYTES_A_PIXEL):
+            pixels, frames = dicom.read(content)
+    if isinstance(pixels, Deep):
+        large = about.width * about.height > MAX_HELD_PIXELS
+        return Picture(about.kind, deep=deep_pixels.halved(pixels) if large else pixels, several=frames > 1)
+    return Picture("", Image.fromarray(pixels).convert("RGB"), several=frames > 1)
+
+
+def _dicom_header(file: Any) -> dicom.Header:
+    about = dicom.header(file)
+    if fault := size_fault(about.width, about.height):
+        raise DamagedImage(fault)
+    return about
+
+
+def _demand_pydicom() -> None:
+    if not formats.installed(formats.DICOM):
+        raise DamagedImage(formats.dicom_missing())
+
+
+def decode(content: bytes | Image.Image | Deep, how: Rendering = PLAIN) -> Image.Image:
+    """Decode to RGB like `open_image`. Raises `DamagedImage` with the reason alone."""
+    return picture(content).rgb(how)
+
+
+def picture_small(data: bytes, side_pixels: int) -> Picture:
+    """Decode like `picture`, but let a JPEG be shrunk on the way to no less than `side_pixels` a side.
+
+    The whole file is read either way, so a truncated one is found out. Several times as fast on photographs.
+    """
+    if formats.is_dicom(data):
+        return _dicom_picture(data)
+    with _words_for_faults(lambda: data), _open(io.BytesIO(data)) as image:
+        shrunk = image.draft(None, (side_pixels, side_pixels)) is not None
+        return replace(_picture(image, lambda: _open(io.BytesIO(data))), shrunk=shrunk)
+
+
+def header(file: BinaryIO) -> Header:
+    """Look at what a file's header alone gives away. Pixel data is not looked at."""
+
+    def whole() -> bytes:
+        file.seek(0)
+        return file.read(MAX_FILE_BYTES)
+
+    head = file.read(formats.HEAD_BYTES)
+    file.seek(0)
+    try:
+        with _words_for_faults(whole):
+            if formats.is_dicom(head):
+                _demand_pydicom()
+                about = _dicom_header(file)
+                return Header("", about.kind, about.frames > 1, about.group, (about.width, about.height))
+            with _open(file) as image:
+                return Header("", _kind(image), formats.several(image), size=upright_size(image))
+    except DamagedImage as error:
+        return Header(str(error))
+
+
+def _kind(image: Image.Image) -> str:
+    return deep_pixels.kind_of(image) or (ALPHA if image.has_transparency_data else "")
+
+
+def _picture(image: Image.Image, again: Callable[[], Image.Image] | None) -> Picture:
+    """Decode an opened image, or look at one in memory; a very large one is halved."""
+    several = formats.several(image)
+    kind, large = deep_pixels.kind_of(image), image.width * image.height > MAX_HELD_PIXELS
+    if large and image.format in ("JPEG", "MPO"):  # which is never decoded whole
+        image.draft(None, (image.width // 2, image.height // 2))
+    size_bytes = image.width * image.height * (DEEP_BYTES_A_PIXEL if kind else BYTES_A_PIXEL)
+    allowed = PILLOWS_LIMIT.raised_to(MAX_PIXELS) if large else nullcontext()
+    with IN_FLIGHT.room_for(size_bytes), allowed:
+        if kind:
+            deep = deep_pixels.read(image, again)
+            return Picture(kind, deep=deep_pixels.halved(deep) if large else deep, several=several)
+        image.load()
+        upright = _upright(_halved(image) if image.width * image.height > MAX_HELD_PIXELS else image)
+        clear = upright.has_transparency_data
+        plain = upright.convert("RGBA" if clear else "RGB")
+        plain.info = {}  # colour profiles and comments have no say from here on
+        return Picture(ALPHA if clear else "", plain, several=several)
+
+
+def size_fault(width: int, height: int) -> str:
+    """Say why an image of this size is not taken, or return ""."""
+    if width * height > MAX_PIXELS:
+        return f"has {width}×{height} pixels; more than {MAX_PIXELS:,} are taken for a decompression bomb"
+    if min(width, height) < MIN_SIDE_PIXELS:
+        return f"has only {width}×{height} pixels"
+    return ""
+
+
+def _open(file: Any) -> Image.Image:
+    """Open an image's header, refusing what is too large or too small to be one."""
+    image = formats.identified(file)
+    if image is None:
+        raise UnidentifiedImageError("No plug-in knows it.")
+    fault = size_fault(*image.size) or formats.fault_of(image)
+    if fault:
+        image.close()
+        raise DamagedImage(fault)
+    return image
+
+
+def _halved(image: Image.Image) -> Image.Image:
+    """Return an image of half the size a side, before anything else makes a copy of it."""
+    mode = "RGBA" if image.has_transparency_data else "RGB"
+    return (image if image.mode in ("L", mode) else image.convert(mode)).reduce(2)
+
+
+def upright_size(image: Image.Image) -> tuple[int, int]:
+    """Return width and height as they are once `_upright` has turned the image; nothing is decoded."""
+    if image.format == "TIFF":  # Pillow gives the size that decoding, which turns it, will lead to
+        return image.size
+    try:
+        lying = image.getexif().get(ExifTags.Base.Orientation) in LYING
+    except Exception:  # as in `_upright`
+        lying = False
+    return (image.height, image.width) if lying else image.size
+
+
+def _upright(image: Image.Image) -> Image.Image:
+    """Turn an image as its EXIF orientation says; leave it where the EXIF block cannot be read."""
+    try:
+        return ImageOps.exif_transpose(image)
+    except Exception:  # Pillow's EXIF parser raises whatever it stumbles over
+        return image
+
+
+class _words_for_faults:
+    """Turn whatever a decoder raises inside the block into `DamagedImage` with a reason in words."""
+
+    def __init__(self, content: Callable[[], bytes]) -> None:
+        self.content = content  # which tells an empty file, a web page, or a format that can't be read
+
+    def __enter__(self) -> None:
+        return None
+
+    def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
+        if error is None or isinstance(error, DamagedImage) or not isinstance(error, Exception):
+            return
+        raise DamagedImage(_reason(error, self.content)) from error
+
+
+def _reason(error: Exception, content: Callable[[], bytes]) -> str:
+    """Put an error of a decoder's in words."""
+    if isinstance(error, UnidentifiedImageError):
+        whole = content()
+        return formats.stranger(whole) if whole else "is empty (0 bytes)"
+    if isinstance(error, Image.DecompressionBombError | Image.DecompressionBombWarning):
+        return f"has more than {MAX_PIXELS:,} pixels, which is taken for a decompression bomb"
+    if "truncated" in str(error).lower():
+        return "is truncated: the file ends before the picture does"
+    lines = str(error).splitlines()
+    return f"cannot be decoded ({type(error).__name__}: {lines[0] if lines else ''})"

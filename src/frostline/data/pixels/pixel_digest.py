@@ -1,0 +1,67 @@
+"""Digests of decoded pixels, by which an image that was saved anew without loss is known.
+
+Decoding is dear, so an image's pixels are digested whenever it is decoded for something else, and remembered.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import threading
+from typing import Any
+
+from numpy.typing import NDArray
+from PIL import Image
+
+from frostline.data.digest_cache import Memory
+from frostline.data.pixels import deep_pixels
+from frostline.data.pixels.decoding import Picture
+
+# A digest is of the pixels at this many places a side at most, evenly spread: all of a small picture. It
+# takes 0.2 ms for a photograph of 500 × 375 pixels, where decoding takes 4.6, and 0.4 for 12 megapixels.
+GRID = 256
+# Digests held back until so many can be written at once: a transaction takes milliseconds.
+WRITTEN_TOGETHER = 64
+
+_waiting: dict[str, bytes] = {}
+_noted: set[str] = set()  # by this process: an image is decoded again in each epoch
+_lock = threading.Lock()
+
+
+def digest_of(picture: Picture) -> bytes:
+    """Return 8 bytes that tell a decoded image from others: of its size and pixels, see `GRID`.
+
+    Deep pixels count as the file holds them, and transparency as on white: no study's rendering has a say.
+    """
+    if picture.deep is not None:
+        parts = [picture.deep.values, *([] if picture.deep.alpha is None else [picture.deep.alpha])]
+        said = [f"{part.shape} {part.dtype.name}".encode() + _thin(part) for part in parts]
+        return hashlib.sha256(b"".join(said)).digest()[:8]
+    image = picture.rgb()
+    grid = (min(image.width, GRID), min(image.height, GRID))
+    pixels = image if image.size == grid else image.resize(grid, Image.Resampling.NEAREST)
+    return hashlib.sha256(repr(image.size).encode("ascii") + pixels.tobytes()).digest()[:8]
+
+
+def _thin(part: NDArray[Any]) -> bytes:
+    return deep_pixels.thinned(part, GRID).tobytes()
+
+
+def note(digest: str, picture: Picture) -> None:
+    """Remember the digest of an image's pixels, now that it is decoded; `digest` is that of its file."""
+    if digest in _noted:
+        return
+    pixels = digest_of(picture)
+    with _lock:
+        _noted.add(digest)
+        _waiting[digest] = pixels
+        full = len(_waiting) >= WRITTEN_TOGETHER
+    if full:
+        write_waiting(Memory())
+
+
+def write_waiting(memory: Memory) -> None:
+    """Write what `note` holds back."""
+    with _lock:
+        ready = dict(_waiting)
+        _waiting.clear()
+    memory.remember(pixels=ready.items())

@@ -1,0 +1,1 @@
+"""Every way of handing over labelled images: folders, tables, shards, datasets, arrays."""

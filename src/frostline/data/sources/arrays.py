@@ -1,0 +1,77 @@
+"""Images and labels side by side, as scikit-learn and its kin hand them over: arrays in memory, or paths."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from PIL import Image
+
+from frostline.data.digest_cache import Memory
+from frostline.data.image_index import index, look_at_special
+from frostline.data.manifest import Manifest
+from frostline.data.pixels.deep_pixels import Deep
+from frostline.data.pixels.rendering import PLAIN, Rendering
+from frostline.data.pixels.rendering_choice import kinds_of, notes_on, shown_by
+from frostline.data.samples import Sample
+from frostline.data.sources.common import Found, Source, listing
+from frostline.data.sources.python_datasets import NAME, picture
+from frostline.errors import DamagedImage, DataError
+
+
+@dataclass(frozen=True)
+class Pairs:
+    """One label for each image; images are all paths, or all PIL images or arrays (h, w[, 3])."""
+
+    images: Sequence[Any]
+    labels: Sequence[str]
+
+
+def read_pairs(pairs: Pairs) -> Source:
+    """List what there is; files are read later, as those of a folder are."""
+    if all(isinstance(image, str | Path) for image in pairs.images):
+        paths = [Path(image).expanduser().absolute().as_posix() for image in pairs.images]
+        return Source(Path(), _found(paths, pairs.labels))
+    names = [f"{NAME}[{position}]" for position in range(len(pairs.images))]
+    return Source(None, _found(names, pairs.labels), items=_InMemory(pairs.images))
+
+
+def unlabelled(
+    images: Sequence[Any], workers: int = 0, rendering: Rendering = PLAIN
+) -> tuple[Manifest, list[str]]:
+    """Return images to be asked about, all of them in the part "test", in their order, shown so; and notes.
+
+    The notes say what a person should know of how the images are shown (`showing.notes_on`).
+    Raises `DataError` naming those that cannot be used.
+    """
+    read = read_pairs(Pairs(images, [""] * len(images)))
+    memory = Memory()
+    seen = index(read, memory, None, workers)
+    look_at_special(read, seen, memory, None, workers)
+    lost = [f"{image.found.path} {image.fault}" for image in seen if image.fault]
+    if lost:
+        raise DataError(f"{len(lost)} image(s) cannot be used:{listing(lost)}")
+    samples = tuple(Sample(image.found.path, "", image.digest, "", "test") for image in seen)
+    kinds = kinds_of({image.digest: image.traits for image in seen})
+    notes = notes_on([shown_by(image.found.path, image.traits, rendering) for image in seen], rendering)
+    return Manifest(read.root, samples, ("",), rendering=rendering, kinds=kinds, items=read.items), notes
+
+
+def _found(paths: Sequence[str], labels: Sequence[str]) -> list[Found]:
+    return [Found(path, label) for path, label in zip(paths, labels, strict=True)]
+
+
+@dataclass(frozen=True)
+class _InMemory:
+    """From "dataset[12]" to that image; a class, so that worker processes can be given it."""
+
+    images: Sequence[Any]
+
+    def __call__(self, path: str) -> Image.Image | Deep:
+        position = int(path[:-1].rpartition("[")[2])
+        try:
+            return picture(self.images[position])
+        except DataError as error:
+            raise DamagedImage(str(error)) from error

@@ -1,0 +1,81 @@
+"""What every way of handing over labelled images comes down to, and the words for their parts.
+
+`folders`, `tables` and `objects` each return a `Source`; `loading` makes a Manifest of it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from PIL import Image
+
+from frostline.data.digest_cache import FileKey
+from frostline.data.findings import Finding
+from frostline.data.pixels.deep_pixels import Deep
+from frostline.errors import did_you_mean
+
+# Called with (what, done, total): how far some work is.
+OnProgress = Callable[[str, int, int], None]
+
+# The names people give the three parts: torchvision, Keras, Hugging Face and Kaggle sets between them.
+PART_NAMES = {
+    "train": "train",
+    "training": "train",
+    "val": "val",
+    "valid": "val",
+    "validation": "val",
+    "dev": "val",
+    "test": "test",
+    "testing": "test",
+}
+
+# Why images are set aside that were never looked at.
+UNLABELLED = "has no label"
+NOT_BESIDE = "has no label beside it (.cls or .json)"
+OUTSIDE = "lies outside the class folders, so it has no label"
+
+# As many examples as fit a message that a person still reads.
+EXAMPLES = 10
+
+
+@dataclass(frozen=True, slots=True)
+class Found:
+    """One labelled image as the source names it; nothing of it has been read."""
+
+    path: str  # relative to the source's root, else absolute, or "dataset[12]"
+    label: str
+    group: str = ""
+    split: str = ""  # "" = not said
+
+
+@dataclass(slots=True)
+class Source:
+    """Everything a source says."""
+
+    root: Path | None
+    found: list[Found] = field(default_factory=list)
+    aside: list[tuple[Found, str]] = field(default_factory=list)  # not usable, and why
+    said: list[Finding] = field(default_factory=list)
+    hint: str = ""  # what to check when not one image can be used
+    items: Callable[[str], Image.Image | Deep | bytes] | None = None  # where there are no files
+    key: Callable[[str], FileKey | None] | None = None  # what tells an unchanged item without reading it
+
+
+def part_named(name: str) -> str | None:
+    """Return "train", "val" or "test" for one of the names people give them, else None."""
+    return PART_NAMES.get(name.strip().lower())
+
+
+def unknown_part(name: str) -> str:
+    """Say what is wrong with the name of a part."""
+    guess = did_you_mean(name.strip().lower(), PART_NAMES)
+    return f"split {name!r} is unknown; expected train, val or test.{guess}"
+
+
+def listing(lines: list[str]) -> str:
+    """Return a message's lines as an indented list: the first `EXAMPLES`, and how many more there are."""
+    shown = [f"\n  - {line}" for line in lines[:EXAMPLES]]
+    more = f"\n  - and {len(lines) - EXAMPLES} more" if len(lines) > EXAMPLES else ""
+    return "".join(shown) + more

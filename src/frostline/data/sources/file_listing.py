@@ -1,0 +1,118 @@
+"""Which files of a folder are pictures: by name, else by content; nothing is passed over without a word."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from frostline.data.pixels import formats
+from frostline.errors import DataError, did_you_mean
+from frostline.system import directories
+
+HIDDEN_NAMES = frozenset({"thumbs.db", "desktop.ini", "__macosx", "@eadir"})  # left behind by file managers
+
+
+@dataclass(frozen=True)
+class Listing:
+    """Pictures, and files that are none by name or content; both sorted."""
+
+    images: list[Path]
+    others: list[Path]
+
+
+def listed_in(path: str | Path) -> Listing:
+    """List the files of a folder (flat or by class, however deep), or take a single file for a picture.
+
+    Hidden files are left out. Raises `DataError` where there is no picture.
+    """
+    path = Path(path).expanduser()
+    try:
+        if path.is_file():
+            return Listing([path], [])
+        if not path.is_dir():
+            raise DataError(missing_message(path))
+    except OSError as error:  # a name of 300 characters
+        raise DataError(f"{str(path)[:200]!r} cannot be opened ({error.strerror}).") from None
+    files = sorted(walk_files(path))
+    images = [file for file in files if is_picture(file)]
+    if not images:
+        found = f"; it holds {len(files)} other file(s)" if files else ""
+        raise DataError(
+            f"{path} holds no image files{found}; expected files such as "
+            f"{', '.join(sorted(formats.suffixes() - set(formats.FOREIGN_ENDINGS)))}."
+        )
+    chosen = set(images)
+    return Listing(images, [file for file in files if file not in chosen])
+
+
+def find_images(path: str | Path) -> list[Path]:
+    """List the pictures of a folder as `listed_in` does."""
+    return listed_in(path).images
+
+
+def is_picture(path: Path) -> bool:
+    """Whether a file is meant for a picture: by its name, else by how it begins."""
+    if path.suffix.lower() in formats.suffixes():
+        return True
+    try:
+        if not path.is_file():
+            return False
+        with open(path, "rb") as file:
+            return formats.is_picture(file.read(formats.HEAD_BYTES))
+    except OSError:
+        return False
+
+
+def is_hidden(name: str) -> bool:
+    """Whether a file or folder name belongs to the system rather than to the person."""
+    return name.startswith(".") or name.lower() in HIDDEN_NAMES
+
+
+def own(folder: Path) -> str:
+    """Say what a folder of frostline's own is, "study" or "export": it holds no data. Empty for any other."""
+    if (folder / "study.json").is_file() and ((folder / "runs").is_dir() or (folder / "splits").is_dir()):
+        return "study"
+    return "export" if directories.exported_as(folder) else ""
+
+
+def is_study(folder: Path) -> bool:
+    """Whether a folder is a study."""
+    return own(folder) == "study"
+
+
+def walk_files(folder: Path, skipped: list[tuple[Path, str]] | None = None) -> list[Path]:
+    """List every file below `folder` that is not hidden, sorted; a folder that cannot be opened is one.
+
+    Links are followed, but no folder is walked twice and none that `folder` lies in. Folders of frostline's
+    own are left out, and added to `skipped` with what they are.
+    """
+    files: list[Path] = []
+    waiting, seen = [folder], {parent.resolve() for parent in folder.resolve().parents}
+    while waiting:
+        here = waiting.pop()
+        target = here.resolve()
+        if target in seen:
+            continue
+        seen.add(target)
+        try:
+            entries = [entry for entry in here.iterdir() if not is_hidden(entry.name)]
+        except OSError:
+            files.append(here)
+            continue
+        folders = [entry for entry in entries if entry.is_dir()]
+        ours = {entry: kind for entry in folders if (kind := own(entry))}
+        if skipped is not None:
+            skipped += ours.items()
+        waiting += [entry for entry in folders if entry not in ours]
+        files += sorted(set(entries) - set(folders))
+    return sorted(files)
+
+
+def missing_message(path: Path) -> str:
+    """Say that a path is not there, with the nearest name that is."""
+    parent = path.parent
+    names = [entry.name for entry in parent.iterdir()] if parent.is_dir() else []
+    where = "" if parent.is_dir() else f", nor does {parent}"
+    return (
+        f"{path} does not exist{where}; expected a folder or file of images.{did_you_mean(path.name, names)}"
+    )

@@ -1,0 +1,246 @@
+"""What the folders of an image set mean: parts (train, val, test) or classes. Knows names alone, reads
+nothing.
+
+Parts are folders that people call so: `train/` and `test/`, but also `Training/` and `Testing/`,
+`seg_train/` and `seg_test/`, `train/` and `holdout/`. A folder that holds nothing but one of its own name is
+looked through. What could be either is refused, with the option that decides it.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from itertools import pairwise
+
+from frostline.data.findings import Finding
+from frostline.data.sources.common import part_named
+from frostline.errors import DataError, UsageError, did_you_mean
+
+# Words within a folder's name that make it a part, beyond those that are one alone (`sources.PART_NAMES`):
+# the keywords of Hugging Face's `datasets`, which looks for them between other characters, too; "holdout" is
+# ours.
+PART_WORDS = {"eval": "test", "evaluation": "test", "holdout": "test"}
+PARTS = ("train", "val", "test")
+NO_PARTS = "none"  # what `split_names` is where folders that look like parts are classes
+SHOWN = 5  # folders in a message
+# Of the names of all their subfolders, folders share this much: then these are the classes. A choice.
+SHARED = 0.5
+
+
+@dataclass
+class Tree:
+    """A folder: those inside it by name, and whether files lie directly in it."""
+
+    folders: dict[str, Tree] = field(default_factory=dict)
+    files: bool = False
+
+    @classmethod
+    def of(cls, files: Iterable[str]) -> Tree:
+        """Return the folders of files, given by paths with forward slashes."""
+        root = cls()
+        for file in files:
+            *folders, _ = file.split("/")
+            here = root
+            for name in folders:
+                here = here.folders.setdefault(name, cls())
+            here.files = True
+        return root
+
+    def at(self, path: Iterable[str]) -> Tree:
+        """Return a folder below this one."""
+        here = self
+        for name in path:
+            here = here.folders[name]
+        return here
+
+
+Path = tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Layout:
+    """Where class folders lie, by the part they are in ("" where the source names none); what has no "
+    "label."""
+
+    classes_in: dict[Path, str]
+    unlabelled: tuple[Path, ...] = ()
+    said: tuple[Finding, ...] = ()
+
+
+SplitNames = Mapping[str, str] | str | None  # folder → part, or `NO_PARTS`, or nothing
+
+
+def checked(split_names: SplitNames) -> SplitNames:
+    """Return it as it is. Raises `UsageError` where it names a part that there is not."""
+    if split_names is None or split_names == NO_PARTS:
+        return split_names
+    if isinstance(split_names, str) or not split_names:
+        raise UsageError(
+            f"split_names is {split_names!r}; expected folders with the part each is, such as "
+            f"{{'fold0': 'train', 'fold1': 'test'}}, or {NO_PARTS!r}."
+        )
+    wrong = [part for part in split_names.values() if part not in PARTS]
+    if wrong:
+        raise UsageError(
+            f"There is no part {wrong[0]!r}; there are {', '.join(PARTS)}.{did_you_mean(wrong[0], PARTS)}"
+        )
+    return split_names
+
+
+def written(split_names: SplitNames) -> str:
+    """Return them as the option takes them: "train=fold0,test=fold1"."""
+    if isinstance(split_names, Mapping):
+        return ",".join(f"{part}={folder}" for folder, part in split_names.items())
+    return split_names or ""
+
+
+def layout_of(tree: Tree, root: str, split_names: SplitNames = None, groups_inside: bool = False) -> Layout:
+    """Say what the folders below `root` (its name, for messages) mean.
+
+    `groups_inside` says that folders below classes are groups: patients, clips. Raises `DataError` where it
+    is unclear what is a class.
+    """
+    base = _through(tree, (), root.rpartition("/")[2])
+    base = base if tree.at(base).folders else ()
+    folders = tree.at(base).folders
+    inside = {name: tree.at(_through(tree, (*base, name), name)) for name in folders}
+    through = f"{root}/ holds only a folder of its own name: looked through."
+    said = [Finding("assumed", 1, through)] if base else []
+    if isinstance(split_names, Mapping):
+        return _as_said(tree, base, root, split_names, said)
+    if split_names is None:
+        parts = {name: part for name in folders if (part := part_of(name))}
+        if _are_parts(inside, parts, root):
+            return _in_parts(tree, base, parts, said)
+        if not groups_inside:
+            _refuse_doubtful(inside, root)
+    return Layout({base: ""}, said=tuple(said))
+
+
+def part_of(name: str) -> str | None:
+    """Return the part a folder's name says, alone or between other characters; `None` where it says none or "
+    "two."""
+    exact = part_named(name)
+    words = re.split(r"[\W\d_]+", name.lower())
+    joined = [*words, *("".join(pair) for pair in pairwise(words))]  # hold_out
+    said = {part for word in joined if (part := part_named(word) or PART_WORDS.get(word))}
+    return exact or (said.pop() if len(said) == 1 else None)
+
+
+def _are_parts(folders: Mapping[str, Tree], parts: Mapping[str, str], root: str) -> bool:
+    """Whether the folders are parts. Raises `DataError` where they are parts and something else."""
+    nested = [name for name in parts if folders[name].folders]
+    if "train" not in parts.values() or not any(parts[name] == "train" for name in nested):
+        if len(parts) > 1 and all(part_named(name) for name in parts):
+            raise DataError(
+                f"{root} has {_listed(parts)} but no class folders under train/; expected "
+                "train/CLASS/image.jpg."
+            )
+        return False
+    others = [name for name in folders if name not in parts]
+    if others and not (len(parts) > 1 and _share_names([folders[name] for name in nested])):
+        if len(parts) > 1 and all(part_named(name) for name in parts):
+            raise DataError(
+                f"{root} mixes parts ({_listed(parts)}) with other folders ({_listed(others)}); expected "
+                "either train/ val/ test/ or a folder per class. Move the others out, or say which are parts "
+                f"with --split-names {_example(parts)}."
+            )
+        return False  # a class may be called train
+    if strange := [name for name in others if folders[name].folders]:
+        raise DataError(
+            f"{root} mixes parts ({_listed(parts)}) with other folders ({_listed(strange)}). Move those out, "
+            f"or say which are parts with --split-names {_example(parts)}."
+        )
+    doubled = [part for part in PARTS if list(parts.values()).count(part) > 1]
+    if doubled:
+        several = [name for name in parts if parts[name] == doubled[0]]
+        raise DataError(
+            f"{root} has two folders for the part {doubled[0]}: {_listed(several)}. Move one out, or say "
+            f"what they are with --split-names {_example(parts)}."
+        )
+    return True
+
+
+def _in_parts(tree: Tree, base: Path, parts: Mapping[str, str], said: list[Finding]) -> Layout:
+    folders = tree.at(base).folders
+    classes_in, unlabelled = {}, []
+    for name in folders:
+        inner = _through(tree, (*base, name), name)
+        if name in parts and tree.at(inner).folders:
+            classes_in[inner] = parts[name]
+        else:
+            unlabelled.append((*base, name))
+    if any(part_named(name) is None for name in parts):
+        taken = ", ".join(f"{name}/ is {part}" for name, part in parts.items())
+        said.append(
+            Finding(
+                "assumed",
+                len(parts),
+                f"Folders taken for parts: {taken}.",
+                "If that is wrong, say so with --split-names.",
+            )
+        )
+    if unlabelled:
+        flat = _listed(path[-1] for path in unlabelled)
+        why = f"Images in {flat} have no label, since there are no class folders: they are left out."
+        said.append(Finding("assumed", len(unlabelled), why))
+    return Layout(classes_in, tuple(unlabelled), tuple(said))
+
+
+def _as_said(
+    tree: Tree, base: Path, root: str, split_names: Mapping[str, str], said: list[Finding]
+) -> Layout:
+    folders = tree.at(base).folders
+    missing = [name for name in split_names if name not in folders]
+    if missing:
+        raise DataError(
+            f"{root} has no folder {missing[0]!r}, which --split-names names; it has {_listed(folders)}."
+            f"{did_you_mean(missing[0], list(folders))}"
+        )
+    classes_in = {_through(tree, (*base, name), name): part for name, part in split_names.items()}
+    left = [(*base, name) for name in folders if name not in split_names]
+    if left:
+        names = _listed(path[-1] for path in left)
+        said.append(Finding("assumed", len(left), f"--split-names does not name {names}: left out."))
+    return Layout(classes_in, tuple(left), tuple(said))
+
+
+def _refuse_doubtful(folders: Mapping[str, Tree], root: str) -> None:
+    """Raise `DataError` where what would be classes hold folders of the same names: are those the classes?"""
+    if len(folders) > 1 and _share_names(list(folders.values())):
+        inside = sorted(set.intersection(*(set(folder.folders) for folder in folders.values())))
+        names = list(folders)
+        raise DataError(
+            f"{root} holds {_listed(names)}, and each of them holds {_listed(inside)}. Which are the "
+            f"classes? If those inside are, say what part each folder is: --split-names "
+            f"train={names[0]},test={names[-1]}. If {_listed(names)} are the classes: --split-names "
+            f"{NO_PARTS}, or --group-by parent where those inside are groups, such as patients."
+        )
+
+
+def _share_names(folders: list[Tree]) -> bool:
+    """Whether all of these hold subfolders, and mostly of the same two or more names."""
+    names = [set(folder.folders) for folder in folders]
+    shared, together = set.intersection(*names), set.union(*names)
+    return len(shared) > 1 and len(shared) >= SHARED * len(together)
+
+
+def _through(tree: Tree, path: Path, name: str) -> Path:
+    """Return the folder to look in: of one that holds nothing but a folder of its own name, that one."""
+    here = tree.at(path)
+    while len(here.folders) == 1 and not here.files:
+        (inner,) = here.folders
+        if inner.casefold() != name.casefold():
+            break
+        path, here = (*path, inner), here.folders[inner]
+    return path
+
+
+def _listed(names: Iterable[str]) -> str:
+    shown = [f"{name}/" for name in names]
+    return ", ".join(shown[:SHOWN]) + (f" and {len(shown) - SHOWN} more" if len(shown) > SHOWN else "")
+
+
+def _example(parts: Mapping[str, str]) -> str:
+    return ",".join(f"{part}={name}" for name, part in parts.items())

@@ -1,0 +1,173 @@
+"""Images that a model is asked about, without labels: files, folders and tables, or images in memory."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from PIL import Image
+
+from frostline.data.pixels import decoding
+from frostline.data.pixels.decoding import Picture, size_fault
+from frostline.data.pixels.formats import suffixes
+from frostline.data.pixels.rendering import PLAIN, Rendering
+from frostline.data.sources.file_listing import listed_in
+from frostline.data.sources.python_datasets import picture
+from frostline.data.sources.remote import Fetcher, Place, images_below, is_address, masked
+from frostline.data.sources.tables import read_paths
+from frostline.data.sources.tar_shards import images_in, is_shards
+from frostline.errors import DamagedImage, DataError, RunWarning
+
+TABLES = (".csv", ".parquet")
+OBJECTS = "OUST"  # kinds of numpy arrays that hold paths or objects, not pixels
+
+
+@dataclass(frozen=True)
+class Question:
+    """One image to be looked at. `name` is its path, or "image" or "image[3]" for one in memory."""
+
+    name: str
+    source: Any  # a path, an encoded file's bytes or what fetches them, a PIL image, an array or a tensor
+
+    @property
+    def far(self) -> bool:
+        """Whether it must be fetched."""
+        return isinstance(self.source, _Fetched)
+
+    def open(self, how: Rendering = PLAIN) -> Image.Image:
+        """Return it as RGB. Raises as `picture` does."""
+        return self.picture().rgb(how)
+
+    def picture(self) -> Picture:
+        """Decode it; a study's rendering makes RGB of that.
+
+        Raises `DamagedImage` with its name and why it cannot be decoded, `DataError` for an array that is
+        no image.
+        """
+        if isinstance(self.source, Path):
+            return decoding.open_picture(self.source)
+        try:
+            if isinstance(self.source, bytes | _Fetched):
+                content = self.source if isinstance(self.source, bytes) else self.source()
+                return decoding.picture(content)
+            image = picture(self.source)
+            if fault := size_fault(*image.size):
+                raise DamagedImage(fault)
+            return decoding.picture(image)
+        except DamagedImage as error:
+            raise DamagedImage(f"{self.name} {error}") from error
+        except DataError as error:
+            raise DataError(f"{self.name} cannot be used. {error}") from None
+
+
+@dataclass(frozen=True)
+class _Fetched:
+    """An image that is fetched when it is looked at, and not kept."""
+
+    fetch: Callable[[str], bytes]
+    name: str
+
+    def __call__(self) -> bytes:
+        return self.fetch(self.name)
+
+
+@dataclass(frozen=True)
+class Asked:
+    """What is asked about, in order, and the files beside it that are no pictures by name or content."""
+
+    questions: tuple[Question, ...]
+    others: tuple[str, ...] = ()
+
+    def __iter__(self) -> Iterator[Question]:
+        return iter(self.questions)
+
+    def __len__(self) -> int:
+        return len(self.questions)
+
+    def __getitem__(self, place: int) -> Question:
+        return self.questions[place]
+
+
+def questions(images: Any, path_column: str | None = None) -> Asked:
+    """List what is asked about; `path_column` is the column of a table that holds the paths.
+
+    `images`: a folder (flat or by class), a file, a CSV with a column `path`, an address such as
+    s3://bucket/new of a folder or a file, tar shards; a PIL image; an array (H, W) or (H, W, 3), uint8,
+    floats in 0–1 or other integers (deep pixels), a tensor (3, H, W), or a batch of four dimensions; an
+    encoded file's bytes; or several of all these, in any iterable.
+    Raises `DataError` for anything else, and where there is no image.
+    """
+    if not _is_several(images):
+        return _single(images, "image", path_column)
+    whole = _together(_single(item, f"image[{n}]", path_column) for n, item in enumerate(images))
+    if not whole.questions:
+        raise DataError("No image found in nothing. Expected a folder, files or images.")
+    return whole
+
+
+def _together(several: Iterable[Asked]) -> Asked:
+    parts = list(several)
+    return Asked(
+        tuple(question for part in parts for question in part.questions),
+        tuple(name for part in parts for name in part.others),
+    )
+
+
+def _is_several(images: Any) -> bool:
+    """Whether these are several images, each to be looked at by itself, rather than one."""
+    shape = getattr(images, "shape", None)
+    if shape is not None and (_kind(images) not in OBJECTS or not len(shape)):  # one object is no several
+        return len(shape) == 4
+    one = isinstance(images, str | Path | bytes | Image.Image | Mapping) or hasattr(images, "read")
+    return isinstance(images, Iterable) and not one
+
+
+def _kind(array: Any) -> str:
+    return getattr(getattr(array, "dtype", None), "kind", "-")  # a torch tensor's has none
+
+
+def _single(item: Any, name: str, path_column: str | None) -> Asked:
+    if isinstance(item, str | Path):
+        return _named(str(item), path_column)
+    if isinstance(item, bytes | Image.Image) or hasattr(item, "shape"):
+        return Asked((Question(name, item),))
+    raise DataError(
+        f"{name} is a {type(item).__name__}; expected a path, a PIL image, an array (H, W) or (H, W, 3), or "
+        "several of these."
+    )
+
+
+def _named(text: str, path_column: str | None) -> Asked:
+    """List what a path or an address names."""
+    path, fetcher = Path(text), Fetcher()
+    ending = path.suffix.lower()
+    if is_shards(text) and not path.is_dir():
+        return _fetched(fetcher, images_in(text, fetcher))
+    if is_address(text):
+        if ending in TABLES:
+            raise DataError(
+                f"{masked(text)} is a table at an address; expected one that lies here. The images in it may "
+                "lie at addresses."
+            )
+        single = ending in suffixes()
+        found = [fetcher.add(masked(text), Place(text))] if single else images_below(text, fetcher)
+        return _fetched(fetcher, found)
+    if ending not in TABLES or not path.is_file():
+        listing = listed_in(path)
+        return Asked(
+            tuple(Question(str(image), image) for image in listing.images), tuple(map(str, listing.others))
+        )
+    listed, notes = read_paths(path, path_column)
+    for note in notes:
+        warnings.warn(f"{path}: {note}", RunWarning, stacklevel=2)
+    return _together(
+        _named(there, None) if is_address(there) else Asked((Question(there, Path(there)),))
+        for there in listed
+    )
+
+
+def _fetched(fetcher: Fetcher, names: Iterable[str]) -> Asked:
+    return Asked(tuple(Question(name, _Fetched(fetcher, name)) for name in names))

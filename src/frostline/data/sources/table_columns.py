@@ -1,0 +1,117 @@
+"""Which column of a table holds what: by its name, by another that people use, or as the person says."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from difflib import get_close_matches
+
+from frostline.data.labels import LABEL_COLUMNS
+from frostline.data.sources.table_cells import MAX_COLUMNS
+from frostline.errors import did_you_mean
+
+# Names for the column of images, as fastai, Keras, Hugging Face's imagefolder, PyTorch tutorials and Kaggle
+# have them. The second line counts only where the first has none: an id beside a file is no path.
+ALIASES: Mapping[str, tuple[tuple[str, ...], ...]] = {
+    "path": (
+        ("filename", "file_name", "filepath", "file_path", "file", "fname", "image_path", "img_path", "image",
+         "img", "image_name"),
+        ("image_id", "id", "name"),
+    ),
+    "label": (LABEL_COLUMNS[1:],),
+}  # fmt: skip
+OPTIONAL = ("split", "group")
+IS_VALID = "is_valid"  # fastai's: true for images of the validation part
+
+# A column this close to an optional one ("groups", "splits") is a slip that would leak a split; other columns
+# people have ("width", "source", "species", "fold", "patient") score .67 and below.
+SLIP_LIKENESS = 0.8
+
+SHOWN = 20  # columns named in a message
+
+
+@dataclass(slots=True)
+class Chosen:
+    """Where each thing stands, by its name here; what was assumed; what is wrong."""
+
+    places: dict[str, int] = field(default_factory=dict)
+    notes: list[str] = field(default_factory=list)
+    mistakes: list[str] = field(default_factory=list)
+
+
+def choose(columns: Sequence[str], named: Mapping[str, str | None]) -> Chosen:
+    """Find the columns of the roles in `named`, by the name it gives or by custom, and the optional ones.
+
+    A column that nothing is read from may be called anything, twice or not at all.
+    """
+    chosen = Chosen()
+    if len(columns) > MAX_COLUMNS:
+        chosen.mistakes.append(
+            f"it has {len(columns):,} columns ({listed(columns)}); expected at most {MAX_COLUMNS:,}"
+        )
+        return chosen
+    for role, name in named.items():
+        _choose(role, name, columns, chosen)
+    if "label" in named:
+        for role in OPTIONAL:
+            if role not in named:
+                _choose_optional(role, columns, chosen)
+        if IS_VALID in columns and "split" not in columns:
+            chosen.places[IS_VALID] = list(columns).index(IS_VALID)
+    count = Counter(columns)
+    for at in chosen.places.values():
+        if count[columns[at]] > 1:
+            chosen.mistakes.append(f"column {columns[at]!r} appears twice")
+    return chosen
+
+
+def _choose(role: str, name: str | None, columns: Sequence[str], chosen: Chosen) -> None:
+    option = f"--{role}-column"
+    if name is not None:
+        if name.strip().lower() in columns:
+            chosen.places[role] = list(columns).index(name.strip().lower())
+        else:
+            guess = did_you_mean(name.strip().lower(), columns)
+            chosen.mistakes.append(f"there is no column {name!r} ({listed(columns)}).{guess}")
+        return
+    if role in columns:
+        chosen.places[role] = list(columns).index(role)
+        return
+    for aliases in ALIASES[role]:
+        here = [alias for alias in aliases if alias in columns]
+        if len(here) > 1:
+            chosen.mistakes.append(
+                f"column {role!r} is missing, and {', '.join(map(repr, here))} could each be it: say which, "
+                f"as {option} {here[0]}"
+            )
+            return
+        if here:
+            chosen.places[role] = list(columns).index(here[0])
+            chosen.notes.append(f"The column {here[0]!r} was read as {role}; {option} names another.")
+            return
+    near = get_close_matches(role, [c for c in columns if c not in ALIASES], n=1, cutoff=SLIP_LIKENESS)
+    slip = f"; rename {near[0]!r} to {role!r}" if near else ""
+    chosen.mistakes.append(
+        f"column {role!r} is missing ({listed(columns)}){slip}, or say which it is with {option}"
+    )
+
+
+def _choose_optional(role: str, columns: Sequence[str], chosen: Chosen) -> None:
+    if role in columns:
+        chosen.places[role] = list(columns).index(role)
+        return
+    taken = {columns[at] for at in chosen.places.values()}
+    others = [column for column in columns if column not in taken]
+    slip = get_close_matches(role, others, n=1, cutoff=SLIP_LIKENESS)
+    if slip:
+        chosen.mistakes.append(
+            f"column {slip[0]!r} is not known. Did you mean {role!r}? Rename it, or leave it out."
+        )
+
+
+def listed(columns: Sequence[str]) -> str:
+    """Name the columns that were found, as many as a message bears."""
+    shown = [repr(name[:80]) for name in columns[:SHOWN]]
+    more = f" and {len(columns) - SHOWN:,} more" if len(columns) > SHOWN else ""
+    return f"found {', '.join(shown) or 'none'}{more}"

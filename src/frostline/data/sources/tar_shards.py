@@ -1,0 +1,193 @@
+"""Tar shards in the WebDataset layout, here or at an address: `key.jpg` beside `key.cls` or `key.json`.
+
+A shard is looked through once for where its members begin, never unpacked; an image is then read from its
+place in the shard, by a range request where the shard is far.
+"""
+
+from __future__ import annotations
+
+import json
+import tarfile
+from collections.abc import Iterator
+from pathlib import PurePosixPath
+from typing import Any
+
+from frostline.data.labels import read_labels
+from frostline.data.pixels import formats
+from frostline.data.sources.common import NOT_BESIDE, Found, Source, listing
+from frostline.data.sources.remote import (
+    MAX_OBJECT_BYTES,
+    Fetcher,
+    Place,
+    filesystem,
+    is_address,
+    masked,
+    patiently,
+    place_of,
+    refusal,
+)
+from frostline.errors import DataError
+
+LABEL_SUFFIXES = (".cls", ".txt")  # WebDataset's own name for a class, and what people write instead
+JSON_NAMES = ("label", "cls", "class", "class_name")
+MAX_LABEL_BYTES = 1 << 20  # a label file larger than this is none
+
+ENDING = ".tar"
+
+
+def is_shards(text: str) -> bool:
+    """Whether a path or address names one tar shard, or several by `*` or `?`."""
+    return text.endswith(ENDING)
+
+
+def is_member(name: str) -> bool:
+    """Whether a shown name is one of an image in a shard."""
+    return f"{ENDING}!" in name
+
+
+def read_shards(text: str) -> Source:
+    """List the labelled images of one shard or of all that a pattern such as `photos-*.tar` names.
+
+    Raises:
+        DataError: there is none, one cannot be read, or nothing in them has a label.
+    """
+    address = text if is_address(text) else f"file://{text}"
+    fetcher = Fetcher()
+    source = Source(
+        None,
+        items=fetcher,
+        key=fetcher.key,
+        hint="Expected key.jpg beside key.cls or key.json in each shard.",
+    )
+    for shard in _matching(address):
+        _read_shard(shard, source, fetcher)
+    if not source.found:
+        lines = [f"{found.path} {reason}" for found, reason in source.aside]
+        raise DataError(f"{masked(text)} holds no labelled image. {source.hint}{listing(lines)}")
+    return source
+
+
+def images_in(text: str, fetcher: Fetcher) -> list[str]:
+    """Return the names of all images in one shard, or in those of a pattern, noted with `fetcher`.
+
+    Labels beside them are of no interest. Raises `DataError` where there is no image.
+    """
+    address, names = text if is_address(text) else f"file://{text}", []
+    for shard in _matching(address):
+        shown = masked(shard).removeprefix("file://")
+        names += [fetcher.add(f"{shown}!{path}", place) for path, place, _ in _looked_through(shard) if place]
+    if not names:
+        raise DataError(f"{masked(text)} holds no image.")
+    return names
+
+
+def _matching(address: str) -> list[str]:
+    def find() -> list[str]:
+        system, path = filesystem(address)
+        names = sorted(system.glob(path)) if set("*?[") & set(path) else [path]
+        return [system.unstrip_protocol(name) for name in names]
+
+    try:
+        found = patiently(address, find)
+    except (FileNotFoundError, PermissionError) as error:
+        raise refusal(address, error) from None
+    if not found:
+        raise DataError(f"No shard is called {masked(address)}.")
+    return found
+
+
+def _read_shard(address: str, source: Source, fetcher: Fetcher) -> None:
+    """Add one shard's images. A key's files follow each other, as WebDataset demands."""
+    name, members = masked(address).removeprefix("file://"), _looked_through(address)
+    said = {_key(path): value for path, place, value in members if place is None and _says_label(path)}
+    labels = dict(zip(said, read_labels(said.values()), strict=True))
+    for path, place, text in members:
+        shown = f"{name}!{path}"
+        if place is None:
+            if not _says_label(path):
+                source.aside.append((Found(shown, ""), text))
+        elif _key(path) in labels:
+            source.found.append(Found(fetcher.add(shown, place), labels[_key(path)]))
+        else:
+            source.aside.append((Found(shown, ""), NOT_BESIDE))
+
+
+def _looked_through(address: str) -> list[tuple[str, Place | None, Any]]:
+    try:
+        return patiently(address, lambda: list(_members(address)))
+    except (FileNotFoundError, PermissionError) as error:
+        raise refusal(address, error) from None
+
+
+def _members(address: str) -> Iterator[tuple[str, Place | None, Any]]:
+    """Yield (path, place, "") of images, (path, None, label) of labels, (path, None, reason) of the rest."""
+    system, path = filesystem(address)
+    shard = place_of(address, system.info(path))
+    with system.open(path, "rb") as file:
+        try:
+            with tarfile.open(fileobj=file, mode="r:") as tar:
+                for member in tar:
+                    tar.members = []  # type: ignore[attr-defined]  # it would keep every one
+                    found = _member(tar, member, shard)
+                    if found:
+                        yield found
+        except tarfile.TarError as error:
+            raise DataError(
+                f"{masked(address)} is no plain tar file, or is cut short ({error}). "
+                "A compressed one has to be written anew without: its members have no place of their own."
+            ) from error
+
+
+def _begins_as_picture(tar: tarfile.TarFile, member: tarfile.TarInfo) -> bool:
+    file = tar.extractfile(member)
+    return file is not None and formats.is_picture(file.read(formats.HEAD_BYTES))
+
+
+def _member(
+    tar: tarfile.TarFile, member: tarfile.TarInfo, shard: Place
+) -> tuple[str, Place | None, Any] | None:
+    path = PurePosixPath(member.name)
+    if member.isdir() or path.name.startswith("."):
+        return None
+    if not member.isreg() or member.issparse():
+        return _refused(member.name, "is a link or a device in a tar shard, not a file")
+    if path.is_absolute() or ".." in path.parts:
+        return _refused(member.name, "has a name that leads out of its shard")
+    if _says_label(member.name):
+        return (member.name, None, _label(tar, member)) if member.size <= MAX_LABEL_BYTES else None
+    if path.suffix.lower() not in formats.suffixes() and not _begins_as_picture(tar, member):
+        return None
+    if member.size > MAX_OBJECT_BYTES:
+        return _refused(
+            member.name, f"has {member.size:,} bytes; more than {MAX_OBJECT_BYTES:,} are not read"
+        )
+    place = Place(shard.address, member.size, member.offset_data, shard.version)
+    return member.name, place, ""
+
+
+def _refused(name: str, reason: str) -> tuple[str, None, str]:
+    return f"{name} ", None, reason  # the space keeps it from being taken for a label file
+
+
+def _label(tar: tarfile.TarFile, member: tarfile.TarInfo) -> Any:
+    """Return what a label file says, a text or any value of JSON; "" where it says nothing."""
+    file = tar.extractfile(member)
+    text = file.read().decode("utf-8", "replace").strip() if file else ""
+    if not member.name.endswith(".json"):
+        return text
+    try:
+        said: Any = json.loads(text)
+    except ValueError:
+        return ""
+    values = [said.get(name) for name in JSON_NAMES] if isinstance(said, dict) else []
+    return next((value for value in values if value is not None), "")
+
+
+def _says_label(path: str) -> bool:
+    return path.endswith((*LABEL_SUFFIXES, ".json"))
+
+
+def _key(path: str) -> str:
+    """Return what a sample's files share: the path up to the first dot of the name."""
+    folder, slash, name = path.strip().rpartition("/")
+    return f"{folder}{slash}{name.partition('.')[0]}"

@@ -1,0 +1,1 @@
+"""Who is held out: groups, near duplicates, parts and folds."""

@@ -1,0 +1,75 @@
+"""A manifest split anew, with the parts of some images pinned, and what is said of it brought up to date."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+from frostline.data.findings import Finding
+from frostline.data.samples import Sample, SetAside, demand_training_images
+from frostline.data.sources.common import Found
+from frostline.data.splits.parts import Wish, split
+from frostline.data.splits.split_notes import about_split
+from frostline.errors import DataError
+
+if TYPE_CHECKING:
+    from frostline.data.manifest import Manifest
+
+
+def keeping(data: Manifest, sides: Mapping[str, str]) -> Manifest:
+    """Return the manifest with its drawn parts drawn anew, images of these digests pinned to these parts.
+
+    The same manifest where nothing changes. Raises `DataError` where it does not know its seed and shares, or
+    a class is left without a training image.
+    """
+    if data.shares is None or data.seed is None:
+        raise DataError("This manifest does not say how its parts were drawn: load the data again.")
+    outcome = split(
+        [Found(s.path, s.label, s.group, _given(s, data.given)) for s in data.samples],
+        [sample.digest for sample in data.samples],
+        data.positions(data.near_copies),
+        Wish(data.seed, *data.shares),
+        sides,
+        contested=frozenset(conflict.digest for conflict in data.conflicts),
+    )
+    if outcome.parts == [sample.split for sample in data.samples]:
+        return data
+    lost = {data.samples[at].path: reason for at, reason in outcome.reasons.items()}
+    moved = [SetAside(s.path, s.label, lost[s.path], "tied") for s in data.samples if s.path in lost]
+    samples = tuple(
+        replace(sample, split=part) for sample, part in zip(data.samples, outcome.parts, strict=True) if part
+    )
+    demand_training_images(samples, data.classes, moved)
+    said = [finding for finding in outcome.said if finding not in data.said and lost]
+    return with_samples(data, samples, moved, said)
+
+
+def _given(sample: Sample, given: tuple[str, ...]) -> str:
+    """Return the part that the source had named for an image, as far as a manifest knows."""
+    return sample.split if sample.split in given else "train" if "train" in given else ""
+
+
+def with_samples(
+    data: Manifest, samples: tuple[Sample, ...], moved: list[SetAside], said: list[Finding]
+) -> Manifest:
+    """Return the manifest of these samples, `moved` set aside; what is said of the split is anew."""
+    gone = {item.path for item in moved}
+    near, suspects = (
+        tuple(pair for pair in pairs if not gone & set(pair)) for pairs in (data.near_copies, data.suspects)
+    )
+    left = replace(
+        data,
+        samples=samples,
+        set_aside=(*data.set_aside, *moved),
+        near_copies=near,
+        suspects=suspects,
+    )
+    old = set(said_of_split(data))
+    return replace(left, said=(*said_of_split(left), *(one for one in data.said if one not in old), *said))
+
+
+def said_of_split(data: Manifest) -> list[Finding]:
+    """Return what a person should know of the split as it is."""
+    wish = Wish(data.seed or 0, *(data.shares or (0.0, 0.0)))
+    return about_split(data.samples, data.classes, data.given, wish, data.near_copies)

@@ -1,0 +1,60 @@
+"""How much there is to learn from: images, classes, balance, copies, groups, resolution."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from frostline.data import Manifest
+
+OPENED = 64  # images whose resolution is looked at, spread over the set: a second of decoding at most
+
+
+@dataclass(frozen=True)
+class Size:
+    """Counts of images. `per_class` is (fewest, median, most) of the training part; sides in pixels."""
+
+    images: int
+    train: int
+    val: int
+    test: int
+    classes: int
+    per_class: tuple[int, int, int]
+    imbalance: float  # images of the largest class for one of the smallest
+    copies: int  # images whose very content occurs before
+    near_copies: int  # pairs
+    groups: int  # that hold two images or more
+    set_aside: int
+    resolution: tuple[int, int]  # median width and height
+    smallest_side: int
+
+
+def size_of(data: Manifest) -> Size:
+    """Count what a manifest holds. Opens at most 64 images, and none whose size is known."""
+    parts = {name: data.part(name) for name in ("train", "val", "test")}
+    counts = np.bincount(data.targets(parts["train"]), minlength=len(data.classes))
+    unique = len({sample.digest for sample in data.samples})
+    groups: dict[str, int] = {}
+    for sample in data.samples:
+        if sample.group:
+            groups[sample.group] = groups.get(sample.group, 0) + 1
+    train = parts["train"]
+    spread = [train[i] for i in np.linspace(0, len(train) - 1, min(OPENED, len(train))).astype(int)]
+    sides = np.array([data.sizes.get(sample.digest) or data.read(sample).size for sample in spread])
+    width, height = (int(side) for side in np.median(sides, axis=0))
+    return Size(
+        images=len(data.samples),
+        train=len(train),
+        val=len(parts["val"]),
+        test=len(parts["test"]),
+        classes=len(data.classes),
+        per_class=(int(counts.min()), int(np.median(counts)), int(counts.max())),
+        imbalance=float(counts.max() / max(1, counts.min())),
+        copies=len(data.samples) - unique,
+        near_copies=len(data.near_copies),
+        groups=sum(count > 1 for count in groups.values()),
+        set_aside=len(data.set_aside),
+        resolution=(width, height),
+        smallest_side=int(sides.min()),
+    )

@@ -1,0 +1,217 @@
+"""What adapting did to a network: how far its features moved, and what it can no longer do.
+
+*Drift* is a distance between features, and says nothing of what is lost. *Forgetting* is: the share of
+labelled images that the original network answered right through its own classifier, and that the same
+classifier, on top of the adapted layers, no longer does.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
+from itertools import pairwise
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from frostline import metrics
+from frostline import models as bb
+from frostline.data import Manifest, OnProgress
+from frostline.errors import DataError
+from frostline.features.image_batches import EVALUATION_BATCH, Images
+from frostline.models import Backbone, Cut, lineage
+from frostline.system import numerics
+
+# Images that drift is measured on, where nothing else is said: a choice. Fewer give a wider spread and, since
+# the estimate is debiased, hardly another mean.
+DRIFT_IMAGES = 128
+KEPT = "forgetting.json"  # in a run's folder: the latest measurement, for its report
+FEWEST = 4  # images, below which the debiased estimate is not defined
+NAMED = 5  # classes in a message
+Floats = NDArray[np.float64]
+
+
+@dataclass(frozen=True)
+class Forgetting:
+    """Accuracy of the original classifier before and after, 0–1; `lost` is the difference.
+
+    `low` to `high` is a 95 % interval of `lost`, paired by image, over what belongs together. All of it is of
+    images that the backbone is not known to have learned from, `None` where there are none; `learned` has
+    `n_images`, `before` and `after` of those that it is, which are no measure of what it could do.
+    """
+
+    before: float | None
+    after: float | None
+    lost: float | None
+    low: float | None
+    high: float | None
+    n_images: int
+    learned: dict[str, Any] | None = None
+
+    def as_dict(self) -> dict[str, Any]:
+        """As plain data."""
+        return asdict(self)
+
+
+def forgetting(
+    backbone: Backbone, model: nn.Module, data: Manifest, *, progress: OnProgress | None = None
+) -> Forgetting:
+    """Return what `model`, adapted from `backbone`, has forgotten of what the backbone could do.
+
+    `data` holds images labelled with the backbone's own classes: their names where it came from a study, else
+    the number of the output (0, 1, …). Its test part is asked, or where it has none every image. Images that
+    the backbone learned from make it look better before than it is: those that its fingerprints know stand
+    apart in `learned`. Raises `DataError`.
+    """
+    data = lineage.marked(backbone, data)
+    samples = data.part("test") or data.samples
+    images = Images(data, samples, backbone.preprocessing)
+    targets = own_targets(backbone, data)[images.targets]
+    before, after = (
+        (_answers(one, images, "remember", progress).argmax(axis=1) == targets).astype(np.float64)
+        for one in (backbone.model, _with_own_head(backbone, model))
+    )
+    seen = np.array([sample.digest in data.learned for sample in samples], dtype=np.bool_)
+    new, units = ~seen, data.units(samples)
+    learned = None
+    if seen.any():
+        count = int(seen.sum())
+        learned = {"n_images": count, "before": _mean(before[seen]), "after": _mean(after[seen])}
+    low, high = metrics.mean_interval((before - after)[new], units[new]) if new.any() else (None, None)
+    lost = _mean((before - after)[new])
+    return Forgetting(_mean(before[new]), _mean(after[new]), lost, low, high, int(new.sum()), learned)
+
+
+def _mean(values: Floats) -> float | None:
+    return float(values.mean()) if len(values) else None
+
+
+def own_targets(backbone: Backbone, data: Manifest) -> NDArray[np.int64]:
+    """Return the place among the backbone's outputs of each class of `data`; (classes,).
+
+    Raises `DataError` for a class that is none of the backbone's.
+    """
+    width = _width(backbone)
+    own = backbone.source.get("classes") or [str(place) for place in range(width)]
+    places = {str(name): place for place, name in enumerate(own)}
+    strange = [name for name in data.classes if name not in places]
+    if strange:
+        listed = ", ".join(strange[:NAMED]) + (f" and {len(strange) - NAMED} more" if strange[NAMED:] else "")
+        known = ", ".join(own[:NAMED]) + (", …" if own[NAMED:] else "")
+        raise DataError(
+            f"{len(strange)} class(es) of the images to remember are none of {backbone.name}'s own: "
+            f"{listed}. Expected its {len(own)} classes ({known}) as labels."
+        )
+    return np.array([places[name] for name in data.classes], dtype=np.int64)
+
+
+def _width(backbone: Backbone) -> int:
+    like = next(backbone.model.parameters())
+    size = backbone.preprocessing.size
+    with torch.no_grad():
+        return int(backbone.model.eval()(torch.zeros(1, 3, size, size).to(like)).shape[1])
+
+
+def _with_own_head(backbone: Backbone, model: nn.Module) -> nn.Module:
+    """Return the original network with the layers below its classifier as `model` has them."""
+    whole = copy.deepcopy(backbone.model)
+    learned = {k: v for k, v in model.state_dict().items() if not backbone.classifier.owns(k)}
+    own = {k: v for k, v in whole.state_dict().items() if backbone.classifier.owns(k)}
+    whole.load_state_dict({**learned, **own})
+    return whole.eval()
+
+
+def _answers(model: nn.Module, images: Images, what: str, progress: OnProgress | None) -> NDArray[np.float32]:
+    """Return logits (n, classes) in float32."""
+    plan, found, done = numerics.exact_plan(), [], 0
+    model = plan.place(model.eval())
+    with torch.no_grad():
+        for pixels in images.evaluation(EVALUATION_BATCH):
+            found.append(model(plan.batch(pixels, images.preprocessing.normalise)).float().cpu().numpy())
+            done += len(pixels)
+            if progress:
+                progress(what, done, len(images))
+    return np.concatenate(found)
+
+
+def drift(
+    backbone: Backbone, model: nn.Module, images: Images, *, most: int = DRIFT_IMAGES
+) -> dict[str, float]:
+    """Return how far the features after each stage moved from the pretrained ones: 1 − debiased linear CKA.
+
+    0 is the same up to rotation and scale, 1 unrelated; chance may take it a little above. Features are
+    averaged over space, of view 0 of up to `most` images, evenly taken. Kornblith et al. 2019, arXiv
+    1905.00414; debiased by Nguyen, Raghu and Kornblith 2021, arXiv 2010.15327. Empty below 4 images.
+    """
+    some = images.evenly(most)
+    if len(some) < FEWEST:
+        return {}
+    shared = _shared(backbone, model)
+    names = {cut: backbone.stages[cut.index - 1].name for cut in backbone.cuts if cut.index > 0}
+    found = {name: 0.0 for cut, name in names.items() if cut.index <= shared.index}
+    later = [name for name in names.values() if name not in found]
+    if not later:
+        return found
+    plan = numerics.exact_plan()
+    before, after = (plan.place(one.eval()) for one in (backbone.model, model))
+    parts: list[list[list[Floats]]] = [[], []]
+    items = [(position, 0) for position in range(len(some))]
+    batches = [items[i : i + EVALUATION_BATCH] for i in range(0, len(items), EVALUATION_BATCH)]
+    with torch.no_grad():
+        for pixels in some.batches(batches, once=True):
+            z = bb.prefix(backbone, before, shared)(plan.batch(pixels, images.preprocessing.normalise))
+            for one, kept in zip((before, after), parts, strict=True):
+                kept.append([f.double().cpu().numpy() for f in _stages(backbone, one, shared, z)])
+    pairs = ([np.concatenate(stage) for stage in zip(*kept, strict=True)] for kept in parts)
+    return found | {name: 1.0 - cka(a, b) for name, a, b in zip(later, *pairs, strict=True)}
+
+
+def _shared(backbone: Backbone, model: nn.Module) -> Cut:
+    """Return the last cut below which no weight has changed."""
+    own, stages = backbone.model.state_dict(), backbone.stage_of(model)
+    below = {k: v for k, v in model.state_dict().items() if not backbone.classifier.owns(k)}
+    changed = [stages[name] for name, value in below.items() if not torch.equal(value, own[name].to(value))]
+    first = min(changed, default=len(backbone.stages))
+    return max((cut for cut in backbone.cuts if cut.index <= first), key=lambda cut: cut.index)
+
+
+def _stages(backbone: Backbone, model: nn.Module, first: Cut, z: Tensor) -> Iterator[Tensor]:
+    """Yield the mean over space of z at every cut above `first`, (n, width), from z there."""
+    cuts = [cut for cut in backbone.cuts if cut.index >= first.index]
+    for early, late in pairwise(cuts):
+        with bb.between(backbone, model, early, late) as run:
+            z = run(z)
+        yield bb.over_space(z)
+
+
+def cka(one: Floats, other: Floats) -> float:
+    """Return debiased linear CKA of features (n, width) and (n, width') of the same n images, 4 or more.
+
+    `nan` where one of them does not vary.
+    """
+    if np.array_equal(one, other):
+        return 1.0
+    a, b = _gram(one), _gram(other)
+    own = _hsic(a, a) * _hsic(b, b)
+    return float(_hsic(a, b) / np.sqrt(own)) if own > 0 else float("nan")
+
+
+def _gram(features: Floats) -> Floats:
+    """Return the matrix of inner products without its diagonal, of centred features of length about 1."""
+    centred = features - features.mean(axis=0)
+    centred = centred / (np.sqrt((centred**2).sum(axis=1).mean()) or 1.0)
+    gram = centred @ centred.T
+    np.fill_diagonal(gram, 0.0)
+    return np.asarray(gram)
+
+
+def _hsic(a: Floats, b: Floats) -> float:
+    """The unbiased estimator of HSIC (Song et al. 2012), of Gram matrices with an empty diagonal."""
+    n = len(a)
+    sums = a.sum() * b.sum() / ((n - 1) * (n - 2))
+    cross = 2.0 / (n - 2) * float(a.sum(axis=0) @ b.sum(axis=0))
+    return float(((a * b).sum() + sums - cross) / (n * (n - 3)))

@@ -1,0 +1,389 @@
+"""`measure`: what the images say about themselves and about a network, in one pass, before any training."""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+from dataclasses import asdict, dataclass, replace
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import nn
+from torch.nn.modules.batchnorm import _BatchNorm
+
+from frostline import profiling as rates_of
+from frostline import sentences
+from frostline.cost import Rates
+from frostline.data import CutAway, Manifest, OnProgress, Sample
+from frostline.diagnostics import stage_probes
+from frostline.diagnostics.activation_statistics import Ear, blocks_of
+from frostline.diagnostics.dataset_size import Size, size_of
+from frostline.diagnostics.similarity import FEWEST, Similarity, concluded
+from frostline.diagnostics.stage_features import glance
+from frostline.diagnostics.stage_probes import CurvePoint, GroupsProbe, StageProbe
+from frostline.errors import DataError, ModelError
+from frostline.feature_cache import Store
+from frostline.features import Frozen, Way, features
+from frostline.features.augmentation import Policy
+from frostline.features.image_batches import EVALUATION_BATCH, Images
+from frostline.models import Backbone, lineage
+from frostline.probe import Folds
+from frostline.reports import notebook
+from frostline.reports.images_section import probe_chart
+from frostline.studies.study_folder import digest_of
+from frostline.system import directories, numerics
+from frostline.system.numerics import NumericPlan
+from frostline.system.seeds import derive
+
+VERSION = 3  # of what is remembered; raised when the same images give other signals
+MOST_IMAGES = 2000  # that a learning curve is drawn from: a choice between time and steadiness
+# Listened to and probed stage by stage, on pretrained and on random weights: likewise. Similarity stands
+# still from 200 on (docs/LOG.md 2026-11-24).
+MOST_PROBED, PROBED_A_CLASS = 500, 10
+FOLDS = 5
+TIMED = 64  # images whose decoding is timed
+
+
+@dataclass(frozen=True)
+class Confidence:
+    """Mean top probability of the original classifier, 0–1, with a 95 % interval, and its classes (2 up)."""
+
+    value: float
+    low: float
+    high: float
+    classes: int
+
+
+@dataclass(frozen=True)
+class Signals:
+    """Everything `measure` found. What could not be measured is `None` or empty, and `notes` says why."""
+
+    model: str
+    input_size: int
+    size: Size
+    n_measured: int
+    similarity: Similarity | None
+    confidence: Confidence | None
+    probe_by_stage: tuple[StageProbe, ...]
+    curve: tuple[CurvePoint, ...]
+    groups: GroupsProbe | None  # where names suggest groups
+    rates: Rates | None
+    notes: tuple[str, ...]
+    cut_away: CutAway  # of all images, as the network sees them
+
+    @property
+    def best_stage(self) -> StageProbe | None:
+        """The stage whose features answer best; of equals the later one."""
+        return max(reversed(self.probe_by_stage), key=lambda p: p.accuracy, default=None)
+
+    def as_dict(self) -> dict[str, Any]:
+        """The signals as plain data."""
+        return {
+            "model": self.model,
+            "input_size": self.input_size,
+            "n_images": self.size.images,
+            "n_classes": self.size.classes,
+            "n_measured": self.n_measured,
+            "size": asdict(self.size),
+            "similarity": None if self.similarity is None else self.similarity.as_dict(),
+            "confidence": None if self.confidence is None else asdict(self.confidence),
+            "probe_by_stage": [asdict(probe) for probe in self.probe_by_stage],
+            "best_stage": self.best_stage.stage if self.best_stage else None,
+            "learning_curve": [asdict(point) for point in self.curve],
+            "groups": None if self.groups is None else asdict(self.groups),
+            "rates": None if self.rates is None else self.rates.as_dict(),
+            "notes": list(self.notes),
+            "cut_away": self.cut_away.as_dict(),
+        }
+
+    def __repr__(self) -> str:
+        """One line: how many images, how near they lie, what the best depth knows."""
+        found = [f"{self.size.images:,} images of {self.size.classes:,} classes"]
+        if self.similarity is not None:
+            found.append(f"similarity {self.similarity.value:.2f}")
+        if (best := self.best_stage) is not None:
+            found.append(f"a probe after {best.stage} {sentences.percent(best.accuracy)}")
+        return f"<Signals of {self.model} at {self.input_size} px: {', '.join(found)}>"
+
+    def _repr_html_(self) -> str:
+        """A table, in a notebook."""
+        shown = ("stage", "accuracy", "low", "high", "random", "log_me", "h_score", "neighbours")
+        rows = [{key: row[key] for key in shown} for row in self.as_dict()["probe_by_stage"]]
+        near = self.similarity
+        line = [] if near is None else [f"similarity {near.value:.2f} ({near.low:.2f}–{near.high:.2f})"]
+        return notebook.table_html(f"What each depth of {self.model} knows", rows, [*line, *self.notes])
+
+    def to_pandas(self) -> Any:
+        """The probes, a row for each stage. Raises `UsageError` where pandas is not installed."""
+        return notebook.frame(self.as_dict()["probe_by_stage"])
+
+    def plot(self) -> notebook.Plot:
+        """Draw what each depth knows."""
+        return notebook.plot(probe_chart(self.as_dict()["probe_by_stage"]).spec)
+
+
+def measure(
+    backbone: Backbone,
+    data: Manifest,
+    *,
+    random: bool = True,
+    rates: bool = True,
+    seed: int = 0,
+    threads: int | None = None,
+    progress: OnProgress | None = None,
+) -> Signals:
+    """Measure the training images against a network: similarity, and what each depth knows of them.
+
+    At most 500 images (10 a class, if that is more) pass in float32 and are listened to, stage by stage.
+    Where there are more, a learning curve is drawn from at most 2,000: from features as training computes
+    and keeps them. `random` passes those 500 through random weights of the same architecture, too, so that
+    width is not mistaken for knowledge; `rates` times the network on this machine, stage by stage. What was
+    measured before is remembered. Raises `ModelError` for a network without a cut.
+    """
+    if len(backbone.cuts) < 2:
+        raise ModelError(
+            f"{backbone.name} can't be cut before its head ({' '.join(backbone.notes)}), so nothing can be "
+            "measured stage by stage. `frostline train` with the strategy full needs no cut."
+        )
+    data = lineage.marked(backbone, data.checked(progress))
+    samples = shared_out(data, data.part("train"), MOST_IMAGES, seed)
+    some = shared_out(data, samples, max(MOST_PROBED, PROBED_A_CLASS * len(data.classes)), seed)
+    plan = numerics.exact_plan(numerics.thread_count(threads))
+    way = rates_of.frozen_way(backbone, threads=threads) if len(samples) > len(some) else None
+    key = {
+        "version": VERSION,
+        "weights": backbone.digest,
+        "preprocessing": backbone.preprocessing.as_dict(),
+        "computed": Way(plan, EVALUATION_BATCH).describe(),
+        **({} if way is None else {"curve": way.describe()}),
+        "images": [(sample.digest, sample.label) for sample in samples],
+        "units": data.units(samples).tolist(),
+        "classes": len(data.classes),
+        "seed": seed,
+        **({"proposed": names} if (names := _proposed(data, samples)) else {}),
+        **({"learned": sorted(data.learned)} if data.learned else {}),
+    }
+
+    def look() -> dict[str, Any]:
+        with numerics.threads(plan.threads), Store() as store:
+            return _looked(backbone, data, samples, some, plan, way, store, seed, progress)
+
+    def look_at_twin() -> dict[str, Any]:
+        with numerics.threads(plan.threads):
+            return _looked_at_twin(backbone, data, some, plan, seed, progress)
+
+    found = directories.remembered("signals", f"signals {digest_of(key)}", look)
+    twin: dict[str, Any] = {"accuracy": {}, "notes": []}
+    if random and found["probe_by_stage"]:
+        twin = directories.remembered("signals", f"random weights {digest_of(key)}", look_at_twin)
+    known = _rates(backbone, data, seed, threads) if rates else None
+    lost = data.cut_away(backbone.preprocessing.crop_mode, backbone.preprocessing.crop_pct)
+    groups = stage_probes.GroupsProbe(**found["groups"]) if found.get("groups") else None
+    return Signals(
+        model=backbone.name,
+        input_size=backbone.preprocessing.size,
+        size=size_of(data),
+        n_measured=len(samples),
+        similarity=Similarity(**found["similarity"]) if found["similarity"] else None,
+        confidence=Confidence(**found["confidence"]) if found["confidence"] else None,
+        probe_by_stage=tuple(
+            StageProbe(**{**row, "random": twin["accuracy"].get(row["stage"])})
+            for row in found["probe_by_stage"]
+        ),
+        curve=tuple(CurvePoint(**row) for row in found["curve"]),
+        groups=groups,
+        rates=known,
+        notes=(
+            *([lost.note] if lost.note else []),
+            *([groups.sentence] if groups else []),
+            *found["notes"],
+            *twin["notes"],
+            *(known.notes if known else ()),
+        ),
+        cut_away=lost,
+    )
+
+
+def _rates(backbone: Backbone, data: Manifest, seed: int, threads: int | None) -> Rates:
+    """Time the network on this machine, and the decoding of some of these images."""
+    samples = data.part("train")[:TIMED]
+    images = Images(data, samples, backbone.preprocessing, policy=Policy("standard"), seed=seed)
+    return rates_of.measure(backbone, images, threads=threads, classes=len(data.classes))
+
+
+def _looked(
+    backbone: Backbone,
+    data: Manifest,
+    samples: tuple[Sample, ...],
+    some: tuple[Sample, ...],
+    plan: NumericPlan,
+    way: Way | None,
+    store: Store,
+    seed: int,
+    progress: OnProgress | None,
+) -> dict[str, Any]:
+    """Do the passes and conclude, as plain data: `some` of the samples stage by stage, all for the curve."""
+    images, units, notes = Images(data, some, backbone.preprocessing), data.units(some), []
+    ear, blocks = None, blocks_of(len(images), units.tolist())
+    if len(images) < FEWEST:
+        notes.append(f"Similarity needs {FEWEST} training images or more; there are {len(images)}.")
+    else:
+        try:
+            ear = Ear(backbone, plan.place(backbone.model.eval()), int(blocks.max()) + 1)
+        except DataError as error:  # nothing in this network can be listened to
+            notes.append(str(error))
+    seen = glance(backbone, images, plan, store=store, ear=ear, blocks=blocks, progress=progress)
+    found: dict[str, Any] = {"similarity": None, "confidence": None, "probe_by_stage": [], "curve": []}
+    if ear is not None:
+        likeness = concluded(backbone, ear, blocks)
+        found["similarity"] = likeness.as_dict()
+        if not likeness.proven:
+            notes.append(
+                f"Similarity was never proved for a network like {backbone.name}: don't rely on its value."
+            )
+    if len(images) >= FEWEST and backbone.stages[-1].shape[-1] > 1:
+        found["confidence"] = asdict(_confidence(backbone, seen.confidence, units))
+    folds = _folds(data, some, seed)
+    learned = sum(sample.digest in data.learned for sample in some)
+    if learned:
+        notes.append(
+            f"The model learned from {learned} of {len(some)} images before: no probe is asked about them."
+        )
+    if not folds:
+        new = "new images" if learned else "images"
+        notes.append(f"No class has two {new} that may be parted, so no probe tells what each depth knows.")
+        return {**found, "notes": notes}
+    probes = stage_probes.probe_stages(seen.features, images.targets, units, len(data.classes), folds)
+    found["probe_by_stage"] = [asdict(row) for row in probes]
+    last = seen.features[next(reversed(seen.features))]
+    if way is not None:
+        notes.append(f"Stages were probed with {len(some):,} of {len(samples):,} images.")
+        last = _last_features(backbone, data, samples, way, store, progress)
+    found["curve"] = _curve(data, samples, last, seed)
+    found["groups"] = _by_groups(data, samples, last, seed)
+    return {**found, "notes": notes}
+
+
+def _last_features(
+    backbone: Backbone,
+    data: Manifest,
+    samples: tuple[Sample, ...],
+    way: Way,
+    store: Store,
+    progress: OnProgress | None,
+) -> NDArray[np.float32]:
+    """Return the pooled features of all samples as training computes them, so that it finds the rows."""
+    head = Frozen(backbone, backbone.model, backbone.cuts[-1], way, store)
+    return features(head, Images(data, samples, backbone.preprocessing), progress=progress)
+
+
+def _curve(
+    data: Manifest, samples: tuple[Sample, ...], seen: NDArray[np.float32], seed: int
+) -> list[dict[str, Any]]:
+    """Return the learning curve of a probe of these features, as plain data."""
+    targets, units, classes = data.targets(samples), data.units(samples), len(data.classes)
+    folds = _folds(data, samples, seed)
+    curve = stage_probes.learning_curve(seen, targets, units, classes, folds, derive(seed, "curve"))
+    return [asdict(point) for point in curve]
+
+
+def _proposed(data: Manifest, samples: tuple[Sample, ...]) -> list[str]:
+    """Return the group that names suggest for each sample; nothing where they suggest none."""
+    proposal = data.proposed_groups
+    if proposal is None:
+        return []
+    group = dict(zip((sample.path for sample in data.samples), proposal.groups, strict=True))
+    return [group[sample.path] for sample in samples]
+
+
+def _by_groups(
+    data: Manifest, samples: tuple[Sample, ...], seen: NDArray[np.float32], seed: int
+) -> dict[str, Any] | None:
+    """Return what a probe of these features gets right with and without proposed groups, as plain data."""
+    groups, proposal = _proposed(data, samples), data.proposed_groups
+    if proposal is None:
+        return None
+    grouped = data.grouped(proposal.groups)
+    named = tuple(replace(sample, group=group) for sample, group in zip(samples, groups, strict=True))
+    apart = _folds(grouped, named, seed)
+    if not apart:
+        return None
+    together = data.folds(samples, len(apart), derive(seed, "measure folds"))
+    figures = stage_probes.probe_groups(
+        seen,
+        data.targets(samples),
+        len(data.classes),
+        (data.units(samples), together),
+        (grouped.units(named), apart),
+    )
+    several = sum(count > 1 for group, count in Counter(groups).items() if group)
+    return asdict(stage_probes.GroupsProbe(proposal.by, several, len(samples), len(apart), *figures))
+
+
+def _looked_at_twin(
+    backbone: Backbone,
+    data: Manifest,
+    some: tuple[Sample, ...],
+    plan: NumericPlan,
+    seed: int,
+    progress: OnProgress | None,
+) -> dict[str, Any]:
+    """Probe random weights with the same images and folds, as plain data."""
+    images = Images(data, some, backbone.preprocessing)
+    try:
+        twin = _twin(backbone, images, seed)
+    except ModelError as error:
+        return {"accuracy": {}, "notes": [f"The probe on random weights is left out. {error}"]}
+    seen = glance(backbone, images, plan, model=twin, progress=progress).features
+    classes, folds = len(data.classes), _folds(data, some, seed)
+    return {"accuracy": stage_probes.accuracies(seen, images.targets, classes, folds), "notes": []}
+
+
+def _folds(data: Manifest, samples: tuple[Sample, ...], seed: int) -> Folds:
+    """Return the folds of every probe of these samples."""
+    return data.folds(samples, FOLDS, derive(seed, "measure folds"))
+
+
+def shared_out(data: Manifest, samples: tuple[Sample, ...], most: int, seed: int) -> tuple[Sample, ...]:
+    """Return at most `most` samples, an equal share of each class, in the manifest's order."""
+    if len(samples) <= most:
+        return samples
+    targets = data.targets(samples)
+    rank = np.zeros(len(samples))
+    for label in np.unique(targets):
+        mine = np.flatnonzero(targets == label)
+        order = sorted(mine, key=lambda i: derive(seed, "measure", samples[i].digest))
+        rank[order] = np.arange(len(mine)) / len(mine)
+    kept = np.sort(np.argsort(rank, kind="stable")[:most])
+    return tuple(samples[i] for i in kept)
+
+
+def _confidence(backbone: Backbone, top: NDArray[np.float32], units: NDArray[np.int64]) -> Confidence:
+    """Average over units, with Student's interval over them."""
+    from scipy.stats import t
+
+    _, index = np.unique(units, return_inverse=True)
+    means = np.bincount(index, weights=top) / np.bincount(index)
+    value, count = float(top.mean()), len(means)
+    reach = 1.0 if count < 2 else float(t.ppf(0.975, count - 1)) * means.std(ddof=1) / math.sqrt(count)
+    shape = backbone.stages[-1].shape
+    low, high = max(0.0, float(value - reach)), min(1.0, float(value + reach))
+    return Confidence(value, low, high, int(shape[-1]))
+
+
+def _twin(backbone: Backbone, images: Images, seed: int) -> nn.Module:
+    """Return random weights of the same architecture, BatchNorm statistics taken from the images themselves.
+
+    With the statistics of a fresh layer, 0 and 1, activations of a deep random network vanish or explode.
+    """
+    model = backbone.adapt(2, pretrained=False, seed=derive(seed, "random weights"))
+    norms = [m for m in model.modules() if isinstance(m, _BatchNorm)]
+    size = min(len(images), EVALUATION_BATCH)
+    (pixels,) = images.batches([[(position, 0) for position in range(size)]], once=True)
+    for norm in norms:
+        norm.momentum, norm.training = 1.0, True
+    with torch.no_grad():
+        model(images.preprocessing.normalise(pixels))
+    return model.eval()

@@ -1,0 +1,130 @@
+"""How near images lie to what a network was trained on, told by the network itself, without a source image.
+
+BatchNorm layers keep the mean and variance of what they met in pretraining. How far the same statistics of
+other images lie from those says how foreign the images are (used to choose models: arXiv 2107.00191; to adapt
+without source data: arXiv 2101.10842). Taken here is the squared Hellinger distance between the two Gaussians
+of each channel: it is bounded, so no single dead channel decides, and it depends little on the image size
+(docs/LOG.md 2026-11-24).
+
+A network without such layers is asked how evenly its channels are used and how far they lean to one side:
+images like those it was trained on make nearly all of them vary, foreign ones leave many idle. That was
+proved on SqueezeNet 1.1 alone.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import numpy as np
+from torch import nn
+
+from frostline.data import OnProgress
+from frostline.diagnostics.activation_statistics import Blocks, Ear, Floats, blocks_of
+from frostline.diagnostics.stage_features import glance
+from frostline.errors import DataError
+from frostline.features.image_batches import Images
+from frostline.models import Backbone
+from frostline.system.numerics import NumericPlan
+
+FEWEST = 8  # images, below which a block is too small to say anything
+# The distance that counts as none, and how much more makes similarity fall to 1/e. Choices that spread six
+# measured sets over the scale: distances of 0.025 to 0.09 by batch statistics, of 0.38 to 0.72 by channels.
+HOME = {"batch statistics": 0.0, "use of channels": 0.3}
+SCALE = {"batch statistics": 0.05, "use of channels": 0.25}
+# Two-sided 95 % of Student's t with one degree of freedom less than there are blocks (scipy.stats.t.ppf).
+SURE = 0.975
+
+
+@dataclass(frozen=True)
+class Similarity:
+    """0 is foreign, 1 is what the network was trained on; `low` to `high` is a 95 % interval.
+
+    The interval is 0 to 1 where all images belong together (one patient): one unit tells of no other.
+
+    `by_stage` is the profile by depth, `basis` says what was looked at, `proven` whether that was ever shown
+    to order image sets rightly for such a network.
+    """
+
+    value: float
+    low: float
+    high: float
+    by_stage: dict[str, float]
+    basis: str
+    proven: bool
+    n_images: int
+
+    def as_dict(self) -> dict[str, Any]:
+        """The similarity as plain data."""
+        return asdict(self)
+
+
+def similarity(
+    backbone: Backbone,
+    images: Images,
+    plan: NumericPlan,
+    *,
+    units: Sequence[int] | None = None,
+    progress: OnProgress | None = None,
+) -> Similarity:
+    """Return how near the images (view 0 of each) lie to what the pretrained network was trained on.
+
+    `units` (n,) says which images belong together (groups, copies): they stay in one block. One forward pass.
+    Raises `DataError` with fewer than 8 images.
+    """
+    if len(images) < FEWEST:
+        raise DataError(
+            f"Similarity needs {FEWEST} images or more, found {len(images)}. Add images, or go on without it."
+        )
+    blocks = blocks_of(len(images), units)
+    ear = Ear(backbone, plan.place(backbone.model.eval()), int(blocks.max()) + 1)
+    glance(backbone, images, plan, ear=ear, blocks=blocks, progress=progress)
+    return concluded(backbone, ear, blocks)
+
+
+def concluded(backbone: Backbone, ear: Ear, blocks: Blocks) -> Similarity:
+    """Return the similarity of images, `blocks` (n,) of them, that an ear has heard."""
+    counts = np.bincount(blocks, minlength=int(blocks.max()) + 1)
+    home, scale = HOME[ear.basis], SCALE[ear.basis]
+
+    def profile(left_out: int | None) -> Floats:
+        keep = np.arange(len(counts)) != (-1 if left_out is None else left_out)
+        total = counts[keep].sum()
+        heard = (layer.distance(ear.sums[layer.name][keep].sum(axis=0) / total) for layer in ear.layers)
+        return np.array(list(heard), dtype=np.float64) - home
+
+    whole = corrected = profile(None)
+    value, low, high = min(1.0, math.exp(-whole.mean() / scale)), 0.0, 1.0
+    if len(counts) > 1:
+        parts = np.stack([profile(block) for block in range(len(counts))])
+        value, low, high = _jackknife(
+            math.exp(-whole.mean() / scale), np.exp(-parts.mean(axis=1) / scale), len(counts)
+        )
+        corrected = len(counts) * whole - (len(counts) - 1) * parts.mean(axis=0)
+    stages = np.array([layer.stage for layer in ear.layers])
+    by_stage = {
+        backbone.stages[stage].name: math.exp(-max(0.0, corrected[stages == stage].mean()) / scale)
+        for stage in sorted(set(stages.tolist()))
+    }
+    known = ear.basis == "batch statistics" or _plain_convolutions(backbone.model)
+    proven = known and not backbone.source.get("random")
+    return Similarity(value, low, high, by_stage, ear.basis, proven, len(blocks))
+
+
+def _jackknife(whole: float, parts: Floats, blocks: int) -> tuple[float, float, float]:
+    """Return value and 95 % interval in [0, 1]: the bias of few images is taken off (Quenouille, Tukey)."""
+    from scipy.stats import t
+
+    value = blocks * whole - (blocks - 1) * parts.mean()
+    error = math.sqrt((blocks - 1) / blocks * float(((parts - parts.mean()) ** 2).sum()))
+    reach = float(t.ppf(SURE, blocks - 1)) * error
+    low, value, high = (float(np.clip(x, 0.0, 1.0)) for x in (value - reach, value, value + reach))
+    return value, low, high
+
+
+def _plain_convolutions(model: nn.Module) -> bool:
+    """Whether use of channels was proved on such a network: convolutions and ReLU, no norm."""
+    kinds = {type(module) for module in model.modules() if not list(module.children())}
+    return nn.ReLU in kinds and not any("Norm" in kind.__name__ or kind is nn.GELU for kind in kinds)

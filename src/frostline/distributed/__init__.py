@@ -1,0 +1,1 @@
+"""More than one process: torchrun's, and a Ray cluster's."""

@@ -1,0 +1,275 @@
+"""The processes of one job, as torchrun starts them: who leads, and what all must have in common.
+
+Every process runs the same program. What a clock or a disk decides, the first one decides for all; the others
+write and print nothing. Nothing is pickled: plain data travel as JSON, tensors as safetensors. Alone, every
+function here answers at once.
+"""
+
+from __future__ import annotations
+
+import atexit
+import json
+import math
+import re
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import timedelta
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from safetensors.torch import load, save
+from torch import Tensor, distributed, nn
+
+from frostline import errors
+from frostline.distributed.launcher import Launch, launched
+from frostline.errors import FrostlineError, LostProcess, UsageError
+
+# How long a process waits for another that is alive: as long as the first one may be busy with what it does
+# for all (timings, solving a head on many images). One that died is noticed at once.
+TIMEOUT = timedelta(hours=2)
+BUCKET_BYTES = 25_000_000  # added up in one go: what torch's DistributedDataParallel takes
+
+
+@dataclass(frozen=True)
+class _Group:
+    """The job that this process is one of. `control` carries small tensors of the processor, on a GPU too."""
+
+    rank: int
+    size: int
+    control: Any
+
+
+_joined: list[_Group] = []  # none where this process works alone
+
+
+def rank() -> int:
+    """Which process of the job this is, from 0."""
+    return _joined[0].rank if _joined else 0
+
+
+def size() -> int:
+    """How many processes work together here; 1 alone."""
+    return _joined[0].size if _joined else 1
+
+
+def leads() -> bool:
+    """Whether this process decides, prints and writes."""
+    return rank() == 0
+
+
+@contextmanager
+def together() -> Iterator[None]:
+    """Work as one of the processes that torchrun started, inside the block; alone where it started none.
+
+    A process group that exists already (Ray Train's) is used. One that is begun here stays for the next time,
+    until the process ends: torch can't meet a second time at the same address. Raises `UsageError`.
+    """
+    found = launched()
+    given = distributed.is_available() and distributed.is_initialized()
+    if _joined or (found.size == 1 and not given):
+        yield
+        return
+    if not given:
+        _begin(found)
+    _joined.append(_Group(distributed.get_rank(), distributed.get_world_size(), _control()))
+    try:
+        yield
+    except BaseException:
+        atexit.unregister(_end)  # which might wait for the others
+        raise
+    finally:
+        _joined.clear()
+
+
+def _begin(found: Launch) -> None:
+    """Meet the other processes."""
+    if not distributed.is_available():
+        raise UsageError(
+            "This torch was built without torch.distributed: start one process, without torchrun."
+        )
+    backend = "gloo"
+    if torch.cuda.is_available():
+        gpus = torch.cuda.device_count()
+        if found.local_rank >= gpus:
+            raise UsageError(
+                f"{found.local_size} processes were started on a machine with {gpus} GPU(s); expected at "
+                f"most one for each: torchrun --nproc-per-node {gpus}."
+            )
+        torch.cuda.set_device(found.local_rank)
+        backend = "cpu:gloo,cuda:nccl"
+    elif torch.backends.mps.is_available():
+        raise UsageError("Several processes can't share an Apple GPU here: start one, without torchrun.")
+    with _others_alive():
+        distributed.init_process_group(backend, timeout=TIMEOUT)
+    atexit.register(_end)
+
+
+def _end() -> None:
+    """Let go of the others, as NCCL wants it."""
+    if distributed.is_initialized():
+        distributed.destroy_process_group()
+
+
+def _control() -> Any:
+    """Return a group for tensors of the processor."""
+    if "gloo" in str(distributed.get_backend_config()):
+        return distributed.group.WORLD
+    return distributed.new_group(backend="gloo", timeout=TIMEOUT)
+
+
+@contextmanager
+def _others_alive() -> Iterator[None]:
+    """Say in one message that another process of the job is gone."""
+    try:
+        yield
+    except torch.OutOfMemoryError:
+        raise
+    except RuntimeError as error:  # gloo's and NCCL's, and all of torch.distributed's
+        said = re.sub(r"\[[^\]]*\.(cc|cpp|hpp|h):\d+\]\s*", "", str(error))  # without the place in the source
+        reason = re.split(r"\.\s|\n", said.strip() or type(error).__name__)[0]
+        count = max(size(), launched().size)
+        raise LostProcess(
+            f"Another of the {count} processes of this job has ended or can't be reached "
+            f"({reason}). What is finished is kept; the same command goes on, also with another number of "
+            "processes."
+        ) from None
+
+
+# --- what all have in common ------------------------------------------------------------------------------
+
+
+def decided(make: Callable[[], Any]) -> Any:
+    """Return what `make` answers in the first process, plain data, in all of them.
+
+    A `FrostlineError` it raises there is raised in all.
+    """
+    if not _joined:
+        return make()
+    found: dict[str, Any] = {}
+    if leads():
+        try:
+            found = {"value": make()}
+        except FrostlineError as error:
+            found = {"error": type(error).__name__, "words": str(error)}
+    found = json.loads(_sent(json.dumps(found).encode()))
+    if "error" in found:
+        raise getattr(errors, found["error"], FrostlineError)(found["words"])
+    return found["value"]
+
+
+def tensors(make: Callable[[], dict[str, Tensor]]) -> dict[str, Tensor]:
+    """Return the tensors that `make` answers in the first process, in all; on the processor."""
+    if not _joined:
+        return make()
+    packed = b""
+    if leads():
+        packed = save({k: v.detach().cpu().contiguous().clone() for k, v in make().items()})
+    return load(_sent(packed))
+
+
+def same(model: nn.Module) -> None:
+    """Give every process the first one's weights and buffers."""
+    if _joined:
+        model.load_state_dict(tensors(model.state_dict))
+
+
+def demand_same(what: str) -> None:
+    """Raise `UsageError` where the processes were not asked for one and the same thing."""
+    if any_of(decided(lambda: what) != what)[0]:
+        raise UsageError(
+            "The processes of this job were asked for different runs, or see different images; expected "
+            "the same command and the same data in each."
+        )
+
+
+@contextmanager
+def in_turn() -> Iterator[None]:
+    """Do the block in the first process, then in the others, which find in the store what it has left."""
+    if not leads():
+        any_of(False)
+    yield
+    if leads():
+        any_of(False)
+
+
+def _sent(data: bytes) -> bytes:
+    """Return the first process's bytes."""
+    held = torch.frombuffer(bytearray(data), dtype=torch.uint8) if data else torch.empty(0, dtype=torch.uint8)
+    with _others_alive():
+        length = torch.tensor([len(data)])
+        distributed.broadcast(length, 0, group=_joined[0].control)
+        if not leads():
+            held = torch.empty(int(length), dtype=torch.uint8)
+        distributed.broadcast(held, 0, group=_joined[0].control)
+    return held.numpy().tobytes()
+
+
+# --- what is put together ---------------------------------------------------------------------------------
+
+
+def any_of(*flags: bool) -> list[bool]:
+    """Return for each flag whether it is set in any process."""
+    if not _joined:
+        return list(flags)
+    held = torch.tensor(flags, dtype=torch.uint8)
+    with _others_alive():
+        distributed.all_reduce(held, distributed.ReduceOp.MAX, group=_joined[0].control)
+    return [bool(flag) for flag in held.tolist()]
+
+
+def share(count: int) -> slice:
+    """Return this process's part of `count` things, as torch's `tensor_split` cuts: the first are larger."""
+    return _part(count, rank())
+
+
+def _part(count: int, place: int) -> slice:
+    least, over = divmod(count, size())
+    start = place * least + min(place, over)
+    return slice(start, start + least + (place < over))
+
+
+def gathered(rows: NDArray[np.float32], count: int) -> NDArray[np.float32]:
+    """Return all `count` rows, given those of this process's share; float32 of shape (count, width)."""
+    if not _joined:
+        return rows
+    most = math.ceil(count / size())
+    mine = torch.zeros(most, rows.shape[1])
+    mine[: len(rows)] = torch.from_numpy(rows)
+    found = [torch.empty_like(mine) for _ in range(size())]
+    with _others_alive():
+        distributed.all_gather(found, mine, group=_joined[0].control)
+    parts = [_part(count, place) for place in range(size())]
+    return torch.cat([held[: p.stop - p.start] for held, p in zip(found, parts, strict=True)]).numpy()
+
+
+def add_up(held: Sequence[Tensor]) -> None:
+    """Replace each tensor by its sum over the processes; the same bits in all of them."""
+    if not _joined:
+        return
+    kinds: dict[tuple[torch.device, torch.dtype], list[Tensor]] = {}
+    for tensor in held:
+        kinds.setdefault((tensor.device, tensor.dtype), []).append(tensor)
+    with _others_alive(), torch.no_grad():
+        for alike in kinds.values():
+            for bucket in _buckets(alike):
+                flat = torch.cat([tensor.reshape(-1) for tensor in bucket])
+                distributed.all_reduce(flat, group=None if flat.is_cuda else _joined[0].control)
+                parts = torch.split(flat, [tensor.numel() for tensor in bucket])
+                for tensor, part in zip(bucket, parts, strict=True):
+                    tensor.copy_(part.view(tensor.shape))
+
+
+def _buckets(held: Sequence[Tensor]) -> Iterator[list[Tensor]]:
+    bucket: list[Tensor] = []
+    room = BUCKET_BYTES
+    for tensor in held:
+        bucket.append(tensor)
+        room -= tensor.nbytes
+        if room <= 0:
+            yield bucket
+            bucket, room = [], BUCKET_BYTES
+    if bucket:
+        yield bucket

@@ -1,0 +1,199 @@
+"""The store: shelves of rows in one bounded folder, and its upkeep."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import shutil
+import time
+import uuid
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from frostline.feature_cache.cache_folder import Folder
+from frostline.feature_cache.index import Held, Index, Place
+from frostline.feature_cache.prefix_features import Shelf, key_of
+from frostline.feature_cache.shard_file import Form
+from frostline.system import directories
+
+FOLDER = "rows"  # below `places.home()`
+
+# The least recently used shards go when the store is larger than this. A choice: room for about 100,000
+# rows of an EfficientNet's last blocks at 224 px, and a tenth of a small laptop's disk.
+DEFAULT_LIMIT_BYTES = 20_000_000_000
+KEEP_FREE_SHARE = 0.05  # of the disk, whatever the limit says
+
+NEVER_S = 1e9  # what keeping a row costs where nothing can be kept
+PROBE_BYTES = 8_000_000  # written and read to measure a disk: a few milliseconds on most
+PROBE_BATCH = 32  # rows read at a time, as training does
+
+
+@dataclass(frozen=True)
+class Holding:
+    """One shelf as `frostline cache` shows it. Sizes in bytes; `used` in seconds since 1970."""
+
+    about: dict[str, Any]
+    form: Form | None
+    rows: int
+    bytes: int
+    hits: int
+    misses: int
+    used: float
+
+
+@dataclass(frozen=True)
+class Checked:
+    """What `Store.verify` found: numbers of rows."""
+
+    right: int  # `adopted` ones included
+    damaged: int  # dropped: bytes that differ from their checksum
+    lost: int  # dropped: their shard is gone
+    adopted: int  # in shards that the index did not know
+
+
+class Store:
+    """Rows in `folder` (without one: below `places.home()`), at most `limit_bytes` of them.
+
+    Safe with several processes at once. Raises nothing for the state of the disk: `trouble` is the first
+    thing that went wrong, said as a `StoreWarning`.
+    """
+
+    def __init__(self, folder: str | Path | None = None, *, limit_bytes: int = DEFAULT_LIMIT_BYTES) -> None:
+        self._folder = Folder(Path(folder) if folder else directories.home() / FOLDER, limit_bytes)
+
+    @property
+    def path(self) -> Path:
+        """The folder."""
+        return self._folder.path
+
+    @property
+    def trouble(self) -> str:
+        """The first thing that went wrong, in words; empty if nothing did."""
+        return self._folder.trouble
+
+    @property
+    def writable(self) -> bool:
+        """Whether new rows are kept."""
+        return self._folder.writable
+
+    def close(self) -> None:
+        """Give every file back; afterwards all rows are misses."""
+        self._folder.close()
+
+    def __enter__(self) -> Store:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self.close()
+
+    def shelf(self, about: Mapping[str, Any], shown: Mapping[str, Any] | None = None) -> Shelf:
+        """Return the rows that were computed from exactly `about` (plain data) and an image's view.
+
+        `shown` is kept beside it for people, and has no say in what is found.
+        """
+        digest = hashlib.sha256(_text(about).encode()).hexdigest()
+        return Shelf(self._folder, digest, _text({**about, **(shown or {})}))
+
+    def kept_abouts(self) -> list[dict[str, Any]]:
+        """Return what each shelf that holds rows says of itself: `about` and `shown` together."""
+        none: list[str] = []
+        return [json.loads(text) for text in self._folder.attempt(lambda index: index.abouts(), none)]
+
+    def room_bytes(self) -> int:
+        """Return how much may be held: the limit, or what the disk has."""
+        if not self.writable:
+            return 0
+        try:
+            disk = shutil.disk_usage(self.path)
+        except OSError:
+            return 0
+        free = disk.free - int(disk.total * KEEP_FREE_SHARE)
+        return max(0, min(self._folder.limit_bytes, self.total_bytes() + free))
+
+    def seconds_per_row(self, row_bytes: int) -> tuple[float, float]:
+        """Measure on this disk how long one row takes to read (just written, so from memory) and to keep."""
+        if not self.writable:
+            return 0.0, NEVER_S
+        count = max(16, min(256, PROBE_BYTES // max(1, row_bytes)))
+        keys = [key_of(str(number), "rate") for number in range(count)]
+        rows = np.random.default_rng(0).integers(0, 256, (count, row_bytes), dtype=np.uint8)
+        folder = self.path / f".rate-{os.getpid()}-{uuid.uuid4().hex[:8]}"
+        try:
+            with Store(folder) as store:
+                shelf = store.shelf({})
+                begun = time.perf_counter()
+                shelf.put(keys, rows, Form("bfloat16", (row_bytes // 2,)))
+                shelf.flush()
+                kept = time.perf_counter()
+                for start in range(0, count, PROBE_BATCH):
+                    shelf.read(keys[start : start + PROBE_BATCH])
+                return (time.perf_counter() - kept) / count, (kept - begun) / count
+        finally:
+            shutil.rmtree(folder, ignore_errors=True)
+
+    def total_bytes(self) -> int:
+        """Return what all rows take on disk."""
+        return self._folder.attempt(lambda index: index.total_bytes(), 0)
+
+    def prune(self, limit_bytes: int) -> int:
+        """Delete the least recently used rows until at most `limit_bytes` are left; return what went."""
+        return self._folder.evict(limit_bytes)
+
+    def clear(self) -> int:
+        """Delete every row; return how many bytes that were."""
+        return self.prune(0)
+
+    def holdings(self) -> list[Holding]:
+        """Return every shelf that holds something."""
+        found: list[Held] = self._folder.attempt(lambda index: index.summary(), [])
+        return [Holding(_about(held[0]), *held[1:]) for held in found]
+
+    def verify(self) -> Checked:
+        """Read every row and drop those that are wrong; take in shards that the index does not know."""
+        return self._folder.attempt(self._verify, Checked(0, 0, 0, 0))
+
+    def _verify(self, index: Index) -> Checked:
+        adopted = self._folder.adopt(index, {name for _, name, _ in index.shards()})
+        right = damaged = lost = 0
+        for number, name, _ in index.shards():
+            rows = index.rows_of(number)
+            if not (self.path / name).exists():
+                lost += len(rows)
+                index.drop_shard(number)
+                continue
+            bad = self._damaged(number, rows, {shelf: index.form(shelf) for shelf in {r[0] for r in rows}})
+            for shelf, key, place in bad:
+                index.drop_rows(shelf, [(key, place)])
+            damaged += len(bad)
+            right += len(rows) - len(bad)
+        return Checked(right, damaged, lost, adopted)
+
+    def _damaged(
+        self, shard: int, rows: Sequence[tuple[int, bytes, Place]], forms: Mapping[int, Form | None]
+    ) -> list[tuple[int, bytes, Place]]:
+        opened = self._folder.opened(shard)
+        bad = []
+        for shelf, key, place in rows:
+            form = forms[shelf]
+            row = np.empty(form.row_bytes if form else 0, dtype=np.uint8)
+            if opened is None or form is None or not opened.read(place.place, key, place.check, row):
+                bad.append((shelf, key, place))
+        return bad
+
+
+def _about(text: str) -> dict[str, Any]:
+    try:
+        found = json.loads(text)
+    except (ValueError, TypeError, RecursionError):  # an index that somebody else wrote
+        return {}
+    return found if isinstance(found, dict) else {}
+
+
+def _text(about: Mapping[str, Any]) -> str:
+    """Write plain data so that equal data are equal text."""
+    return json.dumps(about, sort_keys=True, separators=(",", ":"))

@@ -1,0 +1,180 @@
+"""One shelf: the rows of one frozen prefix, read, computed and kept by several processes at once."""
+
+from __future__ import annotations
+
+import hashlib
+import threading
+import time
+from collections.abc import Iterable, Iterator, Sequence
+
+import numpy as np
+
+from frostline.feature_cache.cache_folder import Folder
+from frostline.feature_cache.index import LEASE_S, Index, Place
+from frostline.feature_cache.shard_file import KEY_BYTES, Bytes, Form
+
+# A shard is closed at this size or age: a killed process loses no more than that, and there are few files.
+SHARD_BYTES = 16_000_000
+SHARD_AGE_S = 3.0
+
+CLAIMED_AT_ONCE = 256  # rows: small enough that four processes share a set of 1,000 evenly
+WAIT_S = 0.05  # between two looks for rows that other processes compute
+
+
+def key_of(digest: str, view: str) -> bytes:
+    """Return the key of a row: an image's content digest and what was done to it before the network."""
+    return hashlib.blake2b(f"{digest}\n{view}".encode(), digest_size=KEY_BYTES).digest()
+
+
+class Shelf:
+    """Rows that differ in nothing but the image and its view.
+
+    Read with `read`. To fill: compute what `todo` yields, `put` it, `close` at the end.
+    """
+
+    def __init__(self, folder: Folder, digest: str, about: str) -> None:
+        self.digest = digest
+        self.about = about
+        self._folder = folder
+        self._form: Form | None = None
+        self._numbered = (-1, -1)  # (generation of the index, number in it)
+        self._lock = threading.RLock()  # `todo` may run in the thread that decodes ahead
+        self._waiting: list[tuple[bytes, Bytes]] = []
+        self._waiting_bytes = 0
+        self._since = self._renewed = time.monotonic()
+        self._claimed: set[bytes] = set()
+        self._used: set[int] = set()
+        self._hits = self._misses = 0
+
+    @property
+    def form(self) -> Form | None:
+        """What a row is, where one has been kept."""
+        if self._form is None:
+            self._folder.attempt(self._number, None)
+        return self._form
+
+    def _number(self, index: Index) -> int:
+        generation, number = self._numbered
+        if generation != self._folder.generation or self._form is None:
+            number, form = index.shelf(self.digest, self.about)
+            self._numbered = (self._folder.generation, number)
+            self._form = self._form or form
+        return number
+
+    # --- reading ---------------------------------------------------------------------------------------
+
+    def missing(self, keys: Sequence[bytes]) -> list[bytes]:
+        """Return the keys that no row is kept for, each once."""
+        there = self._locate(keys)
+        return [key for key in dict.fromkeys(keys) if key not in there]
+
+    def _locate(self, keys: Iterable[bytes]) -> dict[bytes, Place]:
+        if self.form is None:
+            return {}
+        return self._folder.attempt(lambda index: index.locate(self._number(index), keys), {})
+
+    def read(self, keys: Sequence[bytes]) -> tuple[Bytes, list[int]]:
+        """Return uint8 of shape (len(keys), row_bytes), and the positions in it that could not be read.
+
+        A row that isn't what its checksum says is dropped, and said once.
+        """
+        found = self._locate(keys)
+        rows: Bytes = np.empty((len(keys), self._form.row_bytes if self._form else 0), dtype=np.uint8)
+        absent: list[int] = []
+        gone: list[tuple[bytes, Place]] = []
+        damaged: list[tuple[bytes, Place]] = []
+        for position, key in enumerate(keys):
+            place = found.get(key)
+            shard = self._folder.opened(place.shard) if place else None
+            if place and shard and shard.read(place.place, key, place.check, rows[position]):
+                self._used.add(place.shard)
+                continue
+            absent.append(position)
+            if place:
+                (damaged if shard else gone).append((key, place))
+        self._hits += len(keys) - len(absent)
+        self._misses += len(absent)
+        if gone or damaged:
+            self._drop([*gone, *damaged], len(damaged))
+        return rows, absent
+
+    def _drop(self, bad: list[tuple[bytes, Place]], damaged: int) -> None:
+        """Forget rows that could not be read; damage is said, what another process evicted is not."""
+        if self._folder.writable:
+            self._folder.attempt(lambda index: index.drop_rows(self._number(index), bad), None)
+        if damaged:
+            self._folder.log(
+                f"{damaged} row(s) in the store {self._folder.path} are damaged (their checksums differ): "
+                "computed again. `frostline cache verify` looks through the rest."
+            )
+
+    # --- filling ---------------------------------------------------------------------------------------
+
+    def todo(self, keys: Sequence[bytes], batch: int) -> Iterator[list[bytes]]:
+        """Yield the keys that this process should compute, at most `batch` at a time, until none is missing.
+
+        Rows that other processes are computing are waited for at the end, and taken over if those stop.
+        """
+        waiting = self.missing(keys)
+        while waiting and self._folder.writable:
+            got, busy = False, []
+            for start in range(0, len(waiting), CLAIMED_AT_ONCE):
+                mine, others = self._claim(waiting[start : start + CLAIMED_AT_ONCE])
+                busy += others
+                got = got or bool(mine)
+                for i in range(0, len(mine), batch):
+                    yield mine[i : i + batch]
+            if busy and not got:
+                self.flush()  # others may be waiting for ours
+                time.sleep(WAIT_S)
+            waiting = busy
+
+    def _claim(self, keys: list[bytes]) -> tuple[list[bytes], list[bytes]]:
+        none: tuple[list[bytes], list[bytes]] = ([], [])
+        mine, busy = self._folder.attempt(lambda index: index.claim(self._number(index), keys), none)
+        with self._lock:
+            self._claimed.update(mine)
+        return mine, busy
+
+    def put(self, keys: Sequence[bytes], rows: Bytes, form: Form) -> None:
+        """Keep rows, uint8 of shape (n, row_bytes); they are on disk after the next flush."""
+        if not self._folder.writable:
+            return
+        if (self.form or form) != form:
+            self._folder.log(
+                f"Rows of the store {self._folder.path} changed from {self.form} to {form}; not kept."
+            )
+            return
+        self._form = form
+        with self._lock:
+            if not self._waiting:
+                self._since = time.monotonic()
+            self._waiting += zip(keys, rows, strict=True)
+            self._waiting_bytes += rows.nbytes
+            if self._waiting_bytes >= SHARD_BYTES or time.monotonic() - self._since >= SHARD_AGE_S:
+                self.flush()
+
+    def flush(self) -> None:
+        """Put on disk what waits, and renew the claims on what doesn't yet."""
+        with self._lock:
+            if self._waiting and self._form is not None:
+                keys = [key for key, _ in self._waiting]
+                rows = np.stack([row for _, row in self._waiting])
+                self._folder.write(self.digest, self.about, self._form, keys, rows)
+                self._claimed.difference_update(keys)
+            self._waiting, self._waiting_bytes = [], 0
+            if self._claimed and time.monotonic() - self._renewed > LEASE_S / 4:
+                self._folder.attempt(lambda index: index.renew(), None)
+                self._renewed = time.monotonic()
+
+    def close(self) -> None:
+        """Flush, give up claims that came to nothing, and note what was used."""
+        self.flush()
+        claimed, used, counts = sorted(self._claimed), sorted(self._used), (self._hits, self._misses)
+        self._claimed, self._used, self._hits, self._misses = set(), set(), 0, 0
+        if not self._folder.writable:
+            return
+        if claimed:
+            self._folder.attempt(lambda index: index.release(self._number(index), claimed), None)
+        if any(counts):
+            self._folder.attempt(lambda index: index.note_use(self._number(index), used, *counts), None)

@@ -1,0 +1,83 @@
+"""What is asked of rows: features, and a model's logits. No gradient, eval mode throughout."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, nullcontext
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from frostline import models as bb
+from frostline.data import OnProgress
+from frostline.feature_cache import Store
+from frostline.features.cached_features import Counts, Frozen
+from frostline.features.image_batches import Images
+from frostline.features.numeric_key import Way
+from frostline.models import Backbone, Cut
+
+
+def features(
+    frozen: Frozen,
+    images: Images,
+    *,
+    view: int = 0,
+    workers: int = 0,
+    progress: OnProgress | None = None,
+) -> NDArray[np.float32]:
+    """Return the rows of one view of every image, averaged over space: float32 of shape (images, width).
+
+    At the last cut these are the pretrained features before the head.
+    """
+    found = []
+    for z in _rows(frozen, images, view, True, workers, progress):
+        flat = z.mean(dim=tuple(range(2, z.ndim))) if z.ndim > 2 else z  # where a head pools by itself
+        found.append(flat.float().numpy())
+    return np.concatenate(found)
+
+
+def logits(
+    backbone: Backbone,
+    model: nn.Module,
+    cut: Cut,
+    images: Images,
+    way: Way,
+    *,
+    keep: bool = True,
+    store: Store | None = None,
+    counts: Counts | None = None,
+    workers: int = 0,
+    above: Callable[[], AbstractContextManager[None]] = nullcontext,
+    progress: OnProgress | None = None,
+) -> NDArray[np.float32]:
+    """Return a model's logits on view 0 of every image, float32 of shape (images, classes).
+
+    `cut` is the earliest that the model was trained from. With `keep`, what lies below it is computed once
+    for all models that share it. `above` surrounds what is computed above the cut.
+    """
+    keep = keep and cut.index > 0
+    model = way.plan.place(model.eval())
+    frozen = Frozen(backbone, model, cut, way, store if keep else None, counts if cut.index > 0 else None)
+    found: list[NDArray[np.float32]] = []
+    if not len(images):  # a share of fewer images than processes
+        return np.empty((0, len(images.manifest.classes)), dtype=np.float32)
+    with torch.no_grad(), bb.suffix(backbone, model, cut) as learned:
+        for z in _rows(frozen, images, 0, keep, workers, progress):
+            with way.plan.autocast(), above():
+                out = learned(z.to(way.plan.device))
+            found.append(out.float().cpu().numpy())
+    return np.concatenate(found)
+
+
+def _rows(
+    frozen: Frozen, images: Images, view: int, keep: bool, workers: int, progress: OnProgress | None
+) -> Iterator[Tensor]:
+    """Yield the rows of one view of every image, in batches as the prefix computes them."""
+    items = [(position, view) for position in range(len(images))]
+    if keep:
+        frozen.fill(images, items, workers=workers, progress=progress)
+    size = frozen.way.batch
+    lists = [items[i : i + size] for i in range(0, len(items), size)]
+    yield from frozen.batches(images, lists, keep=keep, workers=workers)

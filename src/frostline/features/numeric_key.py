@@ -1,0 +1,51 @@
+"""How frozen layers are computed, in every respect that may change a bit: part of each row's key."""
+
+from __future__ import annotations
+
+import functools
+import platform
+from dataclasses import dataclass
+from importlib import metadata
+from typing import Any
+
+import torch
+
+from frostline.system.numerics import NumericPlan
+
+# These decide what the bits of a row are: how pixels are decoded, resized and turned into activations.
+LIBRARIES = ("torch", "torchvision", "timm", "pillow", "numpy")
+VERSION = 1  # of how rows are computed here; raised when the same inputs give other bits
+
+
+@dataclass(frozen=True)
+class Way:
+    """How frozen layers are computed: part of every row's key."""
+
+    plan: NumericPlan
+    batch: int
+    folded: tuple[tuple[str, str], ...] = ()  # BatchNorm layers that are folded, each after its convolution
+
+    def describe(self) -> dict[str, Any]:
+        """Everything about machine and libraries that may change a bit."""
+        return {
+            "version": VERSION,
+            "precision": self.plan.precision,
+            "channels_last": self.plan.channels_last,
+            "batch": self.batch,
+            "folded": [list(pair) for pair in self.folded],
+            "device": _device(self.plan.device),
+            "mkldnn": torch.backends.mkldnn.enabled,
+            "libraries": {name: version(name) for name in LIBRARIES},
+        }
+
+
+@functools.cache
+def version(package: str) -> str:
+    """Return the installed version: read from disk once, since a run asks hundreds of times."""
+    return metadata.version(package)
+
+
+def _device(kind: str) -> str:
+    if kind == "cuda":
+        return f"cuda {torch.cuda.get_device_name()} {torch.version.cuda}"
+    return f"{kind} {platform.machine()} {torch.backends.cpu.get_cpu_capability()}"

@@ -1,0 +1,421 @@
+"""A finished run answers: images in, labels with probabilities out. It needs the study, no training data."""
+
+from __future__ import annotations
+
+import csv
+import io
+import math
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file
+from torch import Tensor, nn
+
+from frostline import metrics
+from frostline.data import (
+    Asked,
+    OnProgress,
+    Question,
+    Rendering,
+    Shown,
+    Sorted,
+    doubted_name,
+    folder_names,
+    in_threads,
+    notes_on,
+    questions,
+    shown_as,
+    sort_into,
+)
+from frostline.errors import DamagedImage, StudyError, UsageError
+from frostline.features.image_batches import EVALUATION_BATCH
+from frostline.inference import selective_prediction
+from frostline.models import Backbone, Preprocessing, zoo
+from frostline.models.heads import build_head
+from frostline.models.zoo import delta
+from frostline.reports import notebook
+from frostline.strategies import parse
+from frostline.studies.best_run import PassedOver, best_of
+from frostline.studies.study_folder import RunFolder, Study
+from frostline.system import directories, numerics, text_output
+
+SHOWN_LABELS = 4  # in a line
+FETCHERS = 8  # threads that fetch far images while others wait for theirs; a choice
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """One image's answer. `top` holds (label, probability) pairs, the likeliest first."""
+
+    path: str
+    top: tuple[tuple[str, float], ...]
+    unsure: str | None = None  # why it should rather not be answered: "probability" or "unfamiliar"
+
+    @property
+    def label(self) -> str:
+        """The likeliest label."""
+        return self.top[0][0]
+
+    @property
+    def probability(self) -> float:
+        """Its probability, 0–1."""
+        return self.top[0][1]
+
+
+@dataclass(frozen=True)
+class Predictions:
+    """The answers; files that could not be read, each with its reason; the run that answered, and why it.
+
+    `passed_over` names the runs that are newer or look better and did not answer, with the reasons.
+    Iterating yields the answers.
+    """
+
+    rows: tuple[Prediction, ...]
+    unreadable: tuple[tuple[str, str], ...]
+    run: str
+    why: str
+    strategy: str
+    doubts: selective_prediction.Doubts | None = (
+        None  # what answers were doubted by, where that was asked for
+    )
+    classes: tuple[str, ...] = ()  # all that could have been answered
+    passed_over: tuple[PassedOver, ...] = ()
+    notes: tuple[str, ...] = ()  # plain sentences on how images were read
+
+    def __iter__(self) -> Iterator[Prediction]:
+        return iter(self.rows)
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def __getitem__(self, index: int) -> Prediction:
+        return self.rows[index]
+
+    def __repr__(self) -> str:
+        """One line: how many answers, which, and of what."""
+        counts = Counter(row.label for row in self.rows).most_common()
+        shown = ", ".join(f"{label} {count:,}" for label, count in counts[:SHOWN_LABELS])
+        more = ", …" if counts[SHOWN_LABELS:] else ""
+        unread = f"; {len(self.unreadable):,} not readable" if self.unreadable else ""
+        return f"<Predictions of {self.strategy}, run {self.run}: {len(self.rows):,} ({shown}{more}){unread}>"
+
+    def _repr_html_(self) -> str:
+        """A table, in a notebook."""
+        left_out = [f"Not readable: {reason}" for _, reason in self.unreadable]
+        return notebook.table_html(f"Answers of {self.strategy}", self._table(), left_out)
+
+    def to_pandas(self) -> Any:
+        """The answers, a row each. Raises `UsageError` where pandas is not installed."""
+        return notebook.frame(self._table())
+
+    def to_csv(self, path: str | Path) -> None:
+        """Write path, label, probability (a row per label, with `top`), and unsure where that was asked for.
+
+        UTF-8; a file name that is not keeps its own bytes. The file is there whole or not at all.
+        Raises `OSError`.
+        """
+        doubted = self.doubts is not None
+        text = io.StringIO(newline="")
+        writer = csv.writer(text)
+        writer.writerow(["path", "label", "probability", *(["unsure"] if doubted else [])])
+        for row in self.rows:
+            why = [row.unsure or ""] if doubted else []
+            writer.writerows([row.path, label, f"{value:.6g}", *why] for label, value in row.top)
+        directories.write_whole(Path(path), text_output.encoded(text.getvalue()))
+
+    def plot(self) -> notebook.Plot:
+        """Draw how many images were given each label."""
+        return notebook.answers_plot([row.label for row in self.rows])
+
+    def copy_to(self, folder: str | Path) -> Sorted:
+        """Copy images into a folder for each label below `folder`, doubted ones into one of their own.
+
+        No file is overwritten: one of the same name gets a suffix. What lies there already, is not copied
+        again. An image that was handed over in memory has no file, and is listed under `failed`.
+        Raises `UsageError` or `DataError`.
+        """
+        names = folder_names([*self.classes, *(row.label for row in self.rows)])
+        doubted = doubted_name(names.values())
+        return sort_into(
+            Path(folder).expanduser(),
+            [(row.path, doubted if row.unsure else names[row.label]) for row in self.rows],
+        )
+
+    def _table(self) -> list[dict[str, Any]]:
+        asked = self.doubts is not None
+        return [
+            {"path": r.path, "label": r.label, "probability": r.probability}
+            | ({"unsure": r.unsure} if asked else {})
+            for r in self.rows
+        ]
+
+
+class Predictor:
+    """A model, ready to answer: it says `classes`, and its logits are divided by `temperature`."""
+
+    def __init__(
+        self,
+        model: nn.Module,
+        classes: Sequence[str],
+        preprocessing: Preprocessing,
+        temperature: float = 1.0,
+        backbone: Backbone | None = None,
+        rendering: Rendering = Rendering(),  # noqa: B008 - frozen
+    ) -> None:
+        self.model = model
+        self.classes = list(classes)
+        self.preprocessing = preprocessing
+        self.temperature = temperature
+        self.backbone = backbone
+        self.rendering = rendering
+
+    @classmethod
+    def of_run(
+        cls, folder: RunFolder, module: nn.Module | None = None, backbone: Backbone | None = None
+    ) -> Predictor:
+        """Return a run's model; `module` as in `load_model`, `backbone` where it is at hand."""
+        config = folder.asked()
+        backbone, model = rebuilt(folder, module, backbone)
+        return cls(
+            model,
+            config["classes"],
+            Preprocessing.from_dict(config["preprocessing"]),
+            _temperature(folder),
+            backbone,
+            Rendering.from_dict(config.get("rendering")),
+        )
+
+    def __call__(self, pixels: Tensor) -> np.ndarray[tuple[int, int], np.dtype[np.float64]]:
+        """Return probabilities (n, classes) for uint8 pixels (n, 3, size, size)."""
+        return metrics.softmax(self._logits(pixels), self.temperature)
+
+    def with_features(
+        self, pixels: Tensor
+    ) -> tuple[np.ndarray[tuple[int, int], np.dtype[np.float64]], Tensor]:
+        """Return probabilities, and the features (n, width) that the head was given; of a run alone."""
+        assert self.backbone is not None
+        with selective_prediction.listening(self.backbone, self.model) as heard:
+            out = self._logits(pixels)
+        return metrics.softmax(out, self.temperature), torch.cat(heard)
+
+    def _logits(self, pixels: Tensor) -> np.ndarray[tuple[int, int], np.dtype[np.float32]]:
+        plan = numerics.exact_plan()
+        with torch.inference_mode():
+            out = plan.place(self.model)(plan.batch(pixels, self.preprocessing.normalise))
+        return np.asarray(out.float().cpu().numpy())
+
+
+def load_model(
+    study: str | Path | RunFolder,
+    *,
+    run: str | None = None,
+    module: nn.Module | None = None,
+    base: str | nn.Module | Backbone | None = None,
+) -> nn.Module:
+    """Return a run's model as a plain module in eval mode: the study's best, or the one called `run`.
+
+    `module` is the architecture for a backbone that was handed over in Python; frostline can't rebuild
+    that one from a name. `study` may also be a delta that `export` wrote, which is put on its base weights;
+    `base` hands those over where they have no name. Raises `StudyError` where weights and architecture
+    differ, `ModelError` where the base weights are others.
+    """
+    if not isinstance(study, RunFolder) and delta.is_delta(study):
+        return delta.load(study, base if base is not None else module).model
+    folder = study if isinstance(study, RunFolder) else best_of(Study.existing(study), run).folder
+    return rebuilt(folder, module)[1]
+
+
+def rebuilt(
+    folder: RunFolder, module: nn.Module | None = None, backbone: Backbone | None = None
+) -> tuple[Backbone, nn.Module]:
+    """Return a run's model, in eval mode, and its backbone: `backbone`, else one with random weights."""
+    config = folder.asked()
+    classes = len(config["classes"])
+    backbone = backbone or zoo.rebuild_backbone(config["source"], module)
+    head = build_head(parse(config["strategy"]).head, backbone.feature_width, classes, seed=0)
+    model = backbone.adapt(classes, head=head)
+    try:
+        model.load_state_dict(load_file(folder.weights))
+    except (OSError, RuntimeError, SafetensorError) as error:
+        raise StudyError(f"The weights of run {folder.name} cannot be loaded: {error}") from None
+    return backbone, model.eval()
+
+
+def _temperature(folder: RunFolder) -> float:
+    result = folder.read("result.json")
+    value = result.get("temperature") if isinstance(result, dict) else None
+    if not isinstance(value, int | float) or not 0 < value < math.inf:
+        raise StudyError(f"{folder.path / 'result.json'} is damaged: its temperature is {str(value)[:40]}.")
+    return float(value)
+
+
+def predict(
+    study: str | Path,
+    images: Any,
+    *,
+    run: str | None = None,
+    top: int = 1,
+    target_accuracy: float | None = None,
+    path_column: str | None = None,
+    module: nn.Module | None = None,
+    base: str | nn.Module | Backbone | None = None,
+    progress: OnProgress | None = None,
+) -> Predictions:
+    """Label images with a run of a study: the best, or the one called `run`.
+
+    The best is that of the runs judged by the same images: on val, or by a comparison's folds. Where they
+    can't be compared, it is the newest. `why` says which it was, and `passed_over` names the others.
+    `study` may also be a delta that `export` wrote; `base` hands over its base weights, as in `load_model`.
+    `images`: a folder (flat or by class), files, tables with a column `path` (or the one called
+    `path_column`), addresses such as s3://bucket/new, tar shards; PIL images, arrays (H, W) or (H, W, 3),
+    uint8, floats in 0–1 or other integers (deep pixels, as in files), encoded files' bytes; one or several of
+    these. A file that can't be decoded is listed with its reason and stops nothing; one in memory is called
+    "image" or "image[3]".
+
+    With `target_accuracy`, above 0 and below 1 such as 0.95, an answer whose class was not right so often
+    at its probability, on images that the run had not learned from, is marked `unsure="probability"`; one
+    of an image that lies farther from the training images than 95 % of those did, "unfamiliar".
+    Raises `StudyError`, `UsageError` or `DataError`.
+    """
+    doubts = None if target_accuracy is None else _doubts(study, run, target_accuracy)
+    who = _answering(study, run, module, base)
+    found = answer(who.predictor, questions(images, path_column), top=top, doubts=doubts, progress=progress)
+    classes = tuple(who.predictor.classes)
+    return Predictions(
+        found.rows,
+        found.unreadable,
+        who.run,
+        who.why,
+        who.strategy,
+        doubts,
+        classes,
+        who.passed_over,
+        found.notes,
+    )
+
+
+@dataclass(frozen=True)
+class Answers:
+    """What `answer` found: see `Predictions`."""
+
+    rows: tuple[Prediction, ...]
+    unreadable: tuple[tuple[str, str], ...]
+    notes: tuple[str, ...]
+
+
+def answer(
+    predictor: Predictor,
+    whole: Asked,
+    *,
+    top: int,
+    doubts: selective_prediction.Doubts | None,
+    progress: OnProgress | None,
+) -> Answers:
+    """Return an answer for each image that can be decoded, and the others' names with the reasons."""
+    asked = whole.questions
+    rows: list[Prediction] = []
+    unreadable: list[tuple[str, str]] = []
+    shown: list[Shown] = []
+    for start in range(0, len(asked), EVALUATION_BATCH):
+        good, pixels = [], []
+        batch = asked[start : start + EVALUATION_BATCH]
+        looks = in_threads(
+            lambda question: _look(predictor, question), batch, FETCHERS * any(q.far for q in batch)
+        )
+        for question, look in zip(batch, looks, strict=True):
+            if isinstance(look, DamagedImage):
+                unreadable.append((question.name, str(look)))
+            else:
+                pixels.append(look.pixels)
+                shown.append(look.shown)
+                good.append(question.name)
+        if pixels:
+            rows += _answered(predictor, good, torch.stack(pixels), top, doubts)
+        if progress:
+            progress("predict", min(start + EVALUATION_BATCH, len(asked)), len(asked))
+    return Answers(tuple(rows), tuple(unreadable), tuple(notes_on(shown, predictor.rendering, whole.others)))
+
+
+@dataclass(frozen=True)
+class _Look:
+    """An image's pixels (3, size, size), and how they were made."""
+
+    pixels: Tensor
+    shown: Shown
+
+
+def _look(predictor: Predictor, question: Question) -> _Look | DamagedImage:
+    """Return an image's pixels, or why there are none."""
+    try:
+        picture = question.picture()
+        image = picture.rgb(predictor.rendering)
+        shown = shown_as(question.name, picture, image, predictor.rendering)
+        return _Look(predictor.preprocessing.crop(image), shown)
+    except DamagedImage as error:
+        return error
+
+
+def _doubts(study: str | Path, run: str | None, precision: float) -> selective_prediction.Doubts:
+    if delta.is_delta(study):
+        raise UsageError("A delta keeps no images' features to be unsure by: ask the study it was made of.")
+    return selective_prediction.doubts(best_of(Study.existing(study), run).folder.path, precision)
+
+
+def _answered(
+    predictor: Predictor,
+    paths: Sequence[str],
+    pixels: Tensor,
+    top: int,
+    doubts: selective_prediction.Doubts | None,
+) -> list[Prediction]:
+    if doubts is None:
+        return _top(paths, predictor(pixels), predictor.classes, top)
+    probabilities, features = predictor.with_features(pixels)
+    found = _top(paths, probabilities, predictor.classes, top)
+    return [replace(row, unsure=u) for row, u in zip(found, doubts.of(probabilities, features), strict=True)]
+
+
+@dataclass(frozen=True)
+class _Answering:
+    """Who answers: the model, its run's name and strategy, and why this one."""
+
+    predictor: Predictor
+    run: str
+    why: str
+    strategy: str
+    passed_over: tuple[PassedOver, ...] = ()
+
+
+def _answering(
+    study: str | Path,
+    run: str | None,
+    module: nn.Module | None,
+    base: str | nn.Module | Backbone | None,
+) -> _Answering:
+    if delta.is_delta(study):
+        found = delta.load(study, base if base is not None else module)
+        answering = Predictor(found.model, found.classes, found.preprocessing, rendering=found.rendering)
+        return _Answering(answering, found.run, "the one this delta was made of", found.strategy)
+    best = best_of(Study.existing(study), run)
+    strategy = str(best.folder.asked()["strategy"])
+    predictor = Predictor.of_run(best.folder, module)
+    return _Answering(predictor, best.folder.name, best.why, strategy, best.passed_over)
+
+
+def _top(
+    paths: Sequence[str],
+    probabilities: np.ndarray[tuple[int, int], np.dtype[np.float64]],
+    classes: Sequence[str],
+    count: int,
+) -> list[Prediction]:
+    order = np.argsort(-probabilities, axis=1, kind="stable")[:, : max(1, min(count, len(classes)))]
+    return [
+        Prediction(path, tuple((classes[c], float(row[c])) for c in best))
+        for path, row, best in zip(paths, probabilities, order, strict=True)
+    ]

@@ -1,0 +1,84 @@
+"""Which loggers were asked for, and whether their libraries are there. Imports no torch by itself."""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Callable, Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+from frostline.errors import UsageError, did_you_mean
+from frostline.loggers import mlflow, tensorboard, wandb
+from frostline.loggers.logger import Log, Tracked
+from frostline.loggers.run_logger import Following
+from frostline.studies.study_folder import RunFolder
+from frostline.system import timing
+
+NAMES = ("tensorboard", "mlflow", "wandb")
+_MODULES = {"tensorboard": tensorboard.MODULES, "mlflow": mlflow.MODULES, "wandb": wandb.MODULES}
+_MAKERS: Mapping[str, Callable[[Tracked], Log]] = {
+    "tensorboard": tensorboard.Board,
+    "mlflow": mlflow.MlflowRun,
+    "wandb": wandb.WandbRun,
+}
+
+
+class Loggers:
+    """The loggers of one call; their own files lie in `study`, however many splits the runs are of."""
+
+    def __init__(self, names: Iterable[str], study: str | Path) -> None:
+        self.names = tuple(dict.fromkeys(names))
+        self.study = Path(study)
+        self._given_up: set[str] = set()
+
+    def follow(self, folder: RunFolder, config: Mapping[str, Any]) -> Following:
+        """Return what follows one run."""
+        makers = {name: _MAKERS[name] for name in self.names}
+        return Following(Tracked(self.study, folder, config), makers, self._given_up)
+
+    def lines(self) -> list[str]:
+        """Say where to look."""
+        found = []
+        if "tensorboard" in self.names:
+            found.append(f'TensorBoard follows: tensorboard --logdir "{self.study / tensorboard.FOLDER}"')
+        if "mlflow" in self.names:
+            found.append(f"MLflow follows: {mlflow.place(self.study)}")
+        if "wandb" in self.names:
+            found.append(f"W&B follows: {wandb.place(self.study)}")
+        return found
+
+
+def parsed(text: str | Iterable[str]) -> tuple[str, ...]:
+    """Return the loggers named, with commas between them or as a list. Raises `UsageError`."""
+    parts = [text] if isinstance(text, str) else list(text)
+    names = [name.strip() for part in parts for name in part.split(",")]
+    wrong = [f"{name!r}{did_you_mean(name, NAMES)}" for name in names if name not in NAMES]
+    if wrong:
+        raise UsageError(f"logger must be one of {', '.join(NAMES)}, found {', '.join(wrong)}.")
+    return tuple(names)
+
+
+def make_loggers(logger: str | Iterable[str] | Loggers | None, study: str | Path) -> Loggers:
+    """Return the loggers that are asked for, their libraries imported.
+
+    Raises `UsageError` where a name is unknown or a library is missing.
+    """
+    if isinstance(logger, Loggers):
+        return logger
+    names = () if logger is None else parsed(logger)
+    for name in names:
+        _bring(name)
+    return Loggers(names, study)
+
+
+def _bring(name: str) -> None:
+    """Import what a logger needs, so that a run's seconds and memory are its own."""
+    try:
+        with timing.set_apart(), mlflow.gently():
+            for module in _MODULES[name]:
+                importlib.import_module(module)
+    except ImportError as error:
+        raise UsageError(
+            f"The logger {name} needs its library, which cannot be imported here ({error}). "
+            'Install it: pip install "frostline[loggers]"'
+        ) from None

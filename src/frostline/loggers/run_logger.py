@@ -1,0 +1,83 @@
+"""One run, followed by every logger that was asked for. One that fails is given up with one warning."""
+
+from __future__ import annotations
+
+import contextlib
+import warnings
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from types import TracebackType
+from typing import Any
+
+from frostline.errors import FrostlineError, LoggerWarning
+from frostline.loggers.logger import RESULT, Log, Tracked, figures
+from frostline.system import timing
+
+Hear = Callable[[Sequence[Mapping[str, Any]]], None]  # of the epochs so far, after each
+
+
+class Following:
+    """A `with` block around one run. `given_up` is shared by all runs of a call."""
+
+    def __init__(self, run: Tracked, makers: Mapping[str, Callable[[Tracked], Log]], given_up: set[str]):
+        self._run = run
+        self._makers = makers
+        self._given_up = given_up
+        self._logs: dict[str, Log] = {}
+
+    def __enter__(self) -> Following:
+        wanted = [name for name in self._makers if name not in self._given_up]
+        with timing.set_apart() if wanted else contextlib.nullcontext():
+            for name in wanted:
+                with self._guard(name):
+                    self._logs[name] = self._makers[name](self._run)
+        return self
+
+    def epochs(self, rows: Sequence[Mapping[str, Any]]) -> None:
+        """Hear of all the epochs so far; each logger takes those that it does not hold."""
+        for name, log in self._at_work():
+            with self._guard(name):
+                if len(rows) < log.held:
+                    log.rewind(len(rows))
+                for step in range(log.held + 1, len(rows) + 1):
+                    log.add(step, figures(rows[step - 1]))
+
+    def end(self, rows: Sequence[Mapping[str, Any]], result: Mapping[str, Any]) -> None:
+        """Hear of the result, and of epochs that were run while nobody followed."""
+        self.epochs(rows)
+        for name, log in self._at_work():
+            with self._guard(name):
+                log.end(figures(result, RESULT))
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        for name, log in list(self._logs.items()):
+            with self._guard(name):
+                log.close(None if kind is None else issubclass(kind, FrostlineError))
+
+    def _at_work(self) -> list[tuple[str, Log]]:
+        return [(name, log) for name, log in self._logs.items() if not log.over]
+
+    @contextlib.contextmanager
+    def _guard(self, name: str) -> Iterator[None]:
+        """Give a logger up where it fails, whatever it fails of: the run goes on without it."""
+        try:
+            yield
+        except Exception as error:
+            self._given_up.add(name)
+            log = self._logs.pop(name, None)
+            if log is not None:
+                with contextlib.suppress(Exception):
+                    log.close(failed=False)
+            warnings.warn(
+                f"{name} cannot be written ({_short(error)}): the work goes on without it. The run's own "
+                "files hold everything.",
+                LoggerWarning,
+                stacklevel=2,
+            )
+
+
+def _short(error: Exception) -> str:
+    """One line of at most 200 characters."""
+    text = " ".join(str(error).split()) or type(error).__name__
+    return text if len(text) <= 200 else text[:199] + "…"

@@ -1,0 +1,52 @@
+"""A pretrained model as stages with exact cuts: found, proved, run in halves, frozen.
+
+values · tracing → heads → staging → replay → cutting → model → building
+                                                 running · folding · freezing · identity (what training uses)
+"""
+
+from __future__ import annotations
+
+from frostline.models.backbone import Backbone, Cut, Stage, tensor_bytes, weights_digest
+from frostline.models.batchnorm_folding import Folded, foldable
+from frostline.models.building import assemble
+from frostline.models.cutting.halves import between, over_space, prefix, row_elements, suffix
+from frostline.models.cutting.prefix_digest import prefix_digest
+from frostline.models.cutting.tracing import fed
+from frostline.models.freezing import (
+    BN_POLICIES,
+    freeze,
+    hold,
+    keeps_statistics,
+    release,
+    set_training,
+    training_modes,
+)
+from frostline.models.preprocessing import MAX_SIDE_PIXELS, RESIZES, Preprocessing
+
+__all__ = [
+    "BN_POLICIES",
+    "MAX_SIDE_PIXELS",
+    "RESIZES",
+    "Backbone",
+    "Cut",
+    "Folded",
+    "Preprocessing",
+    "Stage",
+    "assemble",
+    "between",
+    "fed",
+    "foldable",
+    "freeze",
+    "hold",
+    "keeps_statistics",
+    "over_space",
+    "prefix",
+    "prefix_digest",
+    "release",
+    "row_elements",
+    "set_training",
+    "suffix",
+    "tensor_bytes",
+    "training_modes",
+    "weights_digest",
+]

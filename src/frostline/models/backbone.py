@@ -1,0 +1,214 @@
+"""A pretrained model as an ordered list of stages, with the cuts that were proved exact.
+
+`Backbone` keeps the user's own module untouched; `adapt` answers a copy with a new head. Which stage a
+parameter belongs to was seen, not guessed: it is the stage in which a run first hands it to a function.
+"""
+
+from __future__ import annotations
+
+import copy
+import hashlib
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from frostline.data.fingerprints import Fingerprints
+from frostline.errors import ModelError
+from frostline.models.classifier import Head, fresh_linear, put_head
+from frostline.models.cutting.replay import Recipe
+from frostline.models.preprocessing import Preprocessing
+
+
+@dataclass(frozen=True)
+class Stage:
+    """One stage: outermost modules, output shape per image, number of parameters, share of the operations."""
+
+    name: str
+    modules: tuple[str, ...]
+    shape: tuple[int, ...]
+    parameters: int
+    compute_share: float  # 0–1, of the floating-point operations of one image
+
+
+@dataclass(frozen=True)
+class Cut:
+    """A place to cut: `stages[:index]` are frozen, 0 trains everything, the last index only the head.
+
+    `boundary` is the module at which the frozen part stops, `at` its "input" or its "output".
+    """
+
+    index: int
+    name: str
+    boundary: str | None
+    at: str
+    verified: bool
+    recipe: Recipe | None = field(default=None, repr=False, compare=False)
+
+
+@dataclass(frozen=True)
+class Layout:
+    """Which stage everything belongs to, by name: parameters and buffers, and modules from first to last."""
+
+    tensors: Mapping[str, int]
+    modules: Mapping[str, tuple[int, int]]
+
+
+@dataclass(eq=False)
+class Backbone:
+    """A pretrained model (original classifier, eval mode) with its preprocessing, stages and cuts."""
+
+    name: str
+    model: nn.Module
+    preprocessing: Preprocessing
+    stages: tuple[Stage, ...]
+    cuts: tuple[Cut, ...]
+    head: str
+    feature_width: int
+    digest: str
+    notes: tuple[str, ...]
+    source: dict[str, Any]
+    layout: Layout = field(repr=False)
+    classifier: Head = field(repr=False)
+    fresh: Callable[[], nn.Module] | None = field(default=None, repr=False)  # the same, random weights
+    fingerprints: Fingerprints | None = field(
+        default=None, repr=False
+    )  # of the images it learned from before
+    learned_as: Preprocessing | None = field(default=None, repr=False)  # how it saw those
+
+    def __repr__(self) -> str:
+        """One line; `model` is the whole network."""
+        known = sum(stage.parameters for stage in self.stages)
+        return (
+            f"<Backbone {self.name}: {len(self.stages)} stages, {len(self.cuts)} cuts, {known:,} parameters, "
+            f"{self.preprocessing.size} px>"
+        )
+
+    def as_dict(self) -> dict[str, Any]:
+        """What a table or a drawing needs to know, as plain data."""
+        return {
+            "model": self.name,
+            "stages": [
+                {
+                    "name": stage.name,
+                    "shape": list(stage.shape),
+                    "parameters": stage.parameters,
+                    "compute_share": stage.compute_share,
+                }
+                for stage in self.stages
+            ],
+            "cuts": [{"index": c.index, "name": c.name, "verified": c.verified} for c in self.cuts],
+            "notes": list(self.notes),
+        }
+
+    def resized(self, resize: str | None) -> Backbone:
+        """Return the same backbone with pictures made square so: "crop", "squash" or "pad"; `None`: as it is.
+
+        Everything that takes a backbone sees images through its preprocessing. Raises `UsageError`.
+        """
+        preprocessing = self.preprocessing.with_resize(resize)
+        if preprocessing == self.preprocessing:
+            return self
+        source = {**self.source, "preprocessing": preprocessing.as_dict(), "resize": resize}
+        return replace(self, preprocessing=preprocessing, source=source)
+
+    def cut(self, index: int) -> Cut:
+        """Return the cut offered at that index, else the nearest earlier one (which trains more)."""
+        offered = [cut for cut in self.cuts if cut.index <= index]
+        if not offered:
+            raise ModelError(f"A cut's index starts at 0, and {index} was asked for.")
+        return offered[-1]
+
+    def adapt(
+        self, num_classes: int, *, head: nn.Module | None = None, seed: int = 0, pretrained: bool = True
+    ) -> nn.Module:
+        """Return a copy of the model, in eval mode, whose classifier answers (n, num_classes).
+
+        `head` takes features (n, feature_width); without it a linear layer with zero bias and small weights
+        goes there. With `pretrained=False` all weights are fresh. `seed` decides every fresh weight and the
+        global random state is left as it was. Raises `ModelError` where weights cannot be made afresh.
+        """
+        if num_classes < 1:
+            raise ModelError(f"num_classes is {num_classes}, expected at least 1.")
+        model = copy.deepcopy(self.model) if pretrained else self._afresh(seed)
+        put_head(model, self.classifier, head or fresh_linear(self.feature_width, num_classes, seed))
+        like = next(self.model.parameters())
+        model.to(device=like.device)
+        for parameter in model.parameters():
+            parameter.requires_grad_(parameter.is_floating_point())
+        return model.eval()
+
+    def _afresh(self, seed: int) -> nn.Module:
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(seed)
+            if self.fresh is not None:
+                return self.fresh()
+            return _reset(copy.deepcopy(self.model))
+
+    def stage_of(self, model: nn.Module) -> dict[str, int]:
+        """Return the stage of every parameter and buffer of `model`, an adapted copy, by name.
+
+        Raises `ModelError` with the names that belong to no stage.
+        """
+        last, known = len(self.stages) - 1, self.layout.tensors
+        names = [name for name, _ in model.named_parameters(remove_duplicate=False)]
+        names += [name for name, _ in model.named_buffers(remove_duplicate=False)]
+        stages = {name: last if self.classifier.owns(name) else known.get(name, -1) for name in names}
+        strangers = [name for name, stage in stages.items() if stage < 0]
+        if strangers:
+            raise ModelError(
+                f"{len(strangers)} of {len(names)} tensors belong to no stage of {self.name}: "
+                f"{', '.join(strangers[:8])}. Expected a model made by `adapt`, not wrapped or renamed."
+            )
+        return stages
+
+    def module_spans(self, model: nn.Module) -> dict[str, tuple[int, int]]:
+        """Return for each module of `model` the first and last stage in which it works."""
+        last = len(self.stages) - 1
+        spans = {}
+        for name, _ in model.named_modules(remove_duplicate=False):
+            if self.classifier.owns(name):
+                spans[name] = (last, last)
+            elif name in self.layout.modules:
+                spans[name] = self.layout.modules[name]
+            else:
+                raise ModelError(
+                    f"Module {name!r} belongs to no stage of {self.name}; expected a model made by `adapt`."
+                )
+        return spans
+
+
+def _reset(model: nn.Module) -> nn.Module:
+    """Give every module fresh weights in place. Raises `ModelError` with the modules that cannot."""
+    stubborn = []
+    for name, module in model.named_modules():
+        own = [*module.parameters(recurse=False), *module.buffers(recurse=False)]
+        reset = getattr(module, "reset_parameters", None)
+        if callable(reset):
+            reset()
+        elif own:
+            stubborn.append(f"{name or 'the model itself'} ({type(module).__name__})")
+    if stubborn:
+        raise ModelError(
+            "Fresh weights were asked for, and these modules own weights but have no reset_parameters(): "
+            f"{', '.join(stubborn[:8])}. Give them one, or use a model that can be built by name."
+        )
+    return model
+
+
+def weights_digest(model: nn.Module) -> str:
+    """Return a sha256 over names, shapes, dtypes and bytes of all parameters and buffers."""
+    digest = hashlib.sha256()
+    named = [*model.named_parameters(remove_duplicate=False), *model.named_buffers(remove_duplicate=False)]
+    for name, value in sorted(named, key=lambda pair: pair[0]):
+        digest.update(f"{name}\0{tuple(value.shape)}\0{value.dtype}\0".encode())
+        digest.update(tensor_bytes(value))
+    return digest.hexdigest()
+
+
+def tensor_bytes(value: Tensor) -> bytes:
+    """Return a tensor's values as bytes, in row-major order."""
+    flat = value.detach().cpu().contiguous().reshape(-1)
+    return flat.view(torch.uint8).numpy().tobytes() if flat.numel() else b""

@@ -1,0 +1,140 @@
+"""BatchNorm folded into the convolution before it: the same function in fewer operations, while frozen.
+
+In eval mode BatchNorm is a scale and a shift for each channel, which a convolution can do on its own (Jacob
+et al., arXiv 1712.05877, section 3.2). Pairs are found by running the model, and proved before they are used.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import copy
+from collections import Counter
+from collections.abc import Iterator
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
+from torch.overrides import TorchFunctionMode
+
+from frostline.models.backbone import Backbone
+from frostline.models.cutting.halves import prefix
+from frostline.models.cutting.prefix_digest import prefix_digest
+from frostline.models.cutting.tracing import fed
+from frostline.system import directories
+
+CONVOLUTIONS = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
+# Relative difference that float32 may make: lite0 differs by 2e-6. A wrong pair differs by far more.
+TOLERANCE = 1e-3
+
+
+class _Skipping(TorchFunctionMode):
+    """Lets BatchNorm layers that were folded answer their input."""
+
+    def __init__(self, folded: set[int]) -> None:
+        super().__init__()
+        self._folded = folded
+
+    def __torch_function__(
+        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        named = kwargs or {}
+        if func is nn.functional.batch_norm or func is torch.batch_norm:
+            place = 1 if func is nn.functional.batch_norm else 3
+            mean = args[place] if len(args) > place else named.get("running_mean")
+            if id(mean) in self._folded:
+                return args[0] if args else named["input"]
+        return func(*args, **named)
+
+
+def pairs(model: nn.Module, images: Tensor) -> list[tuple[str, str]]:
+    """Return the names of convolutions whose output goes into a BatchNorm layer, with that layer's.
+
+    `images` are (n, 3, s, s). Each module of a pair runs once, and its weights are its own.
+    """
+    users = Counter(id(p) for module in model.modules() for p in module.parameters(recurse=False))
+    return [
+        (conv, norm)
+        for conv, norm in fed(
+            model, images, lambda m: isinstance(m, CONVOLUTIONS), lambda m: isinstance(m, _BatchNorm)
+        )
+        if all(users[id(p)] == 1 for p in model.get_submodule(conv).parameters())
+    ]
+
+
+class Folded:
+    """A copy of a model in eval mode whose BatchNorm layers were folded into the convolutions before them.
+
+    `names` are the pairs to fold. The model answers what it did before only inside `skipping()`.
+    """
+
+    def __init__(self, model: nn.Module, names: list[tuple[str, str]]) -> None:
+        self.model = copy.deepcopy(model).eval().requires_grad_(False)
+        self._layers: list[_BatchNorm] = []
+        for conv_name, norm_name in names:
+            conv, norm = self.model.get_submodule(conv_name), self.model.get_submodule(norm_name)
+            assert isinstance(norm, _BatchNorm)
+            _fold(conv, norm)
+            self._layers.append(norm)
+
+    @contextlib.contextmanager
+    def skipping(self) -> Iterator[None]:
+        """What runs inside passes folded layers by."""
+        with _Skipping({id(layer.running_mean) for layer in self._layers}):
+            yield
+
+
+def _fold(conv: nn.Module, norm: _BatchNorm) -> None:
+    """Write a BatchNorm layer's scale and shift into a convolution, in double precision."""
+    assert isinstance(conv.weight, Tensor)
+    assert isinstance(norm.running_mean, Tensor)
+    assert isinstance(norm.running_var, Tensor)
+    weight = conv.weight
+    scale = (norm.running_var.double() + norm.eps).rsqrt()
+    if norm.weight is not None:
+        scale = scale * norm.weight.double()
+    own = conv.bias.double() if isinstance(conv.bias, Tensor) else torch.zeros_like(scale)
+    shift = (own - norm.running_mean.double()) * scale
+    if norm.bias is not None:
+        shift = shift + norm.bias.double()
+    with torch.no_grad():
+        weight.copy_(weight.double() * scale.reshape(-1, *[1] * (weight.ndim - 1)))
+    conv.bias = nn.Parameter(shift.to(weight.dtype), requires_grad=False)
+
+
+def foldable(backbone: Backbone) -> list[tuple[str, str]]:
+    """Return the pairs that can be folded so that the prefix of every cut stays the same function.
+
+    Empty where there are none, or where one of them proves wrong. Remembered by the network's content.
+    """
+    network = prefix_digest(backbone, backbone.model, backbone.cuts[-1])
+    key = f"{network} size {backbone.preprocessing.size} torch {torch.__version__}"
+    found = directories.remembered("folding", key, lambda: {"pairs": _proved(backbone)})
+    return [(conv, norm) for conv, norm in found["pairs"]]
+
+
+def _proved(backbone: Backbone) -> list[tuple[str, str]]:
+    size = backbone.preprocessing.size
+    like = next(backbone.model.parameters())
+    images = torch.randn(2, 3, size, size, generator=torch.Generator().manual_seed(0)).to(like.device)
+    model = backbone.model.eval()
+    names = [
+        pair for pair in pairs(model, images) if all(_normal(model.get_submodule(name)) for name in pair)
+    ]
+    if not names:
+        return []
+    folded = Folded(model, names)
+    with torch.no_grad():
+        for cut in backbone.cuts[1:]:
+            expected = prefix(backbone, model, cut)(images)
+            with folded.skipping():
+                found = prefix(backbone, folded.model, cut)(images)
+            if not (found - expected).abs().max() <= TOLERANCE * expected.abs().max():
+                return []
+    return names
+
+
+def _normal(module: nn.Module) -> bool:
+    """Whether a layer's weights are its own, without parametrisation, and its statistics are kept."""
+    kept = getattr(module, "running_var", 0) is not None
+    return kept and not nn.utils.parametrize.is_parametrized(module)

@@ -1,0 +1,1 @@
+"""Where a network may be cut exactly, and its two halves."""

@@ -1,0 +1,239 @@
+"""Where a model can be cut exactly, found and proved by experiment.
+
+For each stage the boundary tried first is what its first module is given, then what the module before it
+answers. A cut is offered only if, on generated images, the second half fed with the first half's activation
+answers what the whole model answers, while everything that comes from before the cut is NaN; and once more
+with another filling and with rows taken from two different batches, since a store mixes rows. What a module
+before the cut answers without regard to the images (a table of positions) is not stubbed but computed.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from frostline.models.classifier import Head, fresh_linear, put_head, put_module
+from frostline.models.cutting.nested_values import (
+    Opaque,
+    Pattern,
+    batch_dimension,
+    pattern_between,
+    shape_between,
+    tensors,
+)
+from frostline.models.cutting.replay import Recipe, first_half, second_half
+from frostline.models.cutting.stages import Section
+from frostline.models.cutting.tracing import Call, Trace, depends_on_images, traced
+
+BATCHES = (2, 3)
+# Bitwise equality is what nearly always holds. Kernels that pick another blocking for another batch size or
+# memory layout round differently; then the answers may differ by this share of the largest answer.
+TOLERANCE = 1e-4
+OTHER_FILL = 7.25  # any number no network treats specially; the first filling is NaN
+
+
+@dataclass(frozen=True)
+class Runs:
+    """One model seen on the same kind of images at two batch sizes."""
+
+    images: tuple[Tensor, Tensor]
+    traces: tuple[Trace, Trace]
+
+
+def example_images(images: int, size: int) -> Tensor:
+    """Return smooth generated images with noise, all different, roughly normalised: (n, 3, size, size)."""
+    generator = torch.Generator().manual_seed(20_240_607)
+    coarse = torch.randn(images, 3, 5, 5, generator=generator)
+    smooth = nn.functional.interpolate(coarse, (size, size), mode="bilinear", align_corners=False)
+    return smooth + 0.3 * torch.randn(images, 3, size, size, generator=generator)
+
+
+def run_twice(model: nn.Module, size: int) -> Runs:
+    """Trace the model on two and on three images; the two are the last of the three."""
+    like = next(model.parameters(), torch.zeros(()))
+    large = example_images(BATCHES[1], size).to(like.device, like.dtype)
+    small = large[1:]
+    return Runs((small, large), (traced(model, small), traced(model, large, count=True)))
+
+
+def find_recipes(model: nn.Module, runs: Runs, sections: Sequence[Section], head: Head) -> dict[int, Recipe]:
+    """Return a proved recipe for each stage index at which the model can be cut exactly.
+
+    At the last index, the head, z is always the features (n, width); where the original head takes something
+    else (it pools, or has a twin), that cut holds for models with a replaced head.
+    """
+    found: dict[int, Recipe] = {}
+    judge = _Judge(model, runs, head)
+    for index, section in enumerate(sections[1:], start=1):
+        last = index == len(sections) - 1
+        for recipe in _candidates(runs, section, head if last and not head.plain else None):
+            proved = judge.proved(recipe)
+            if proved is not None:
+                found[index] = proved
+                break
+    return found
+
+
+def _candidates(runs: Runs, section: Section, pooling: Head | None) -> Iterator[Recipe]:
+    small, large = runs.traces
+    if len(small.calls) != len(large.calls):
+        return
+    pairs = list(zip(small.calls, large.calls, strict=True))
+    own = next((pair for pair in pairs if pair[0].module == section.first), None)
+    before = max((p for p in pairs if p[0].end < section.start), key=lambda p: p[0].end, default=None)
+    for pair, at in ((own, "input"), (before, "output")):
+        if pair is not None:
+            try:
+                yield _recipe(runs, pairs, pair, at, pooling)
+            except Opaque:
+                continue
+
+
+def _recipe(
+    runs: Runs, pairs: list[tuple[Call, Call]], pair: tuple[Call, Call], at: str, pooling: Head | None
+) -> Recipe:
+    """Describe a boundary. Raises `Opaque` where its value cannot be stored a row an image."""
+    a, b = (call.inputs if at == "input" else call.output for call in pair)
+    leaves, shapes, kinds = [], [], set()
+    for position, (one, other) in enumerate(zip(tensors(a), tensors(b), strict=True)):
+        if depends_on_images(one, other):
+            shape = shape_between(one.shape, other.shape, BATCHES)
+            batch_dimension(shape)
+            leaves.append(position)
+            shapes.append(shape)
+            kinds.add(one.dtype)
+        elif at == "output":
+            raise Opaque("the boundary's output holds a constant beside the activation")
+    if not leaves or len(kinds) > 1 or not kinds.pop().is_floating_point:
+        raise Opaque("no activation, or activations of several kinds, at the boundary")
+    return Recipe(
+        module=pair[0].module,
+        at=at,
+        leaves=tuple(leaves),
+        shapes=tuple(shapes),
+        stubs=_stubs(pairs, pair[0]),
+        image=(-1, *runs.images[0].shape[1:]),
+        answer=pattern_between(a, b, BATCHES) if at == "output" else None,
+        head=pooling,
+    )
+
+
+def _stubs(pairs: list[tuple[Call, Call]], boundary: Call) -> tuple[tuple[str, tuple[Pattern, ...]], ...]:
+    """Return the outermost modules that are done before the boundary, with what each call of them answers."""
+    answers: dict[str, list[Pattern] | None] = {}
+    for a, b in pairs:
+        known = answers.setdefault(a.module, [])
+        pattern = _answer(a, b) if a.end < boundary.start else None
+        if known is not None and pattern is not None:
+            known.append(pattern)
+        else:
+            answers[a.module] = None
+    stubs: dict[str, list[Pattern]] = {}
+    covered = 0
+    for a, b in pairs:
+        if a.start > covered and a.start < boundary.start and answers[a.module] is not None:
+            pattern = _answer(a, b)
+            if pattern is not None:
+                stubs.setdefault(a.module, []).append(pattern)
+                covered = a.end
+    return tuple((name, tuple(patterns)) for name, patterns in stubs.items())
+
+
+def _answer(small: Call, large: Call) -> Pattern | None:
+    """Describe what a call answers, or None if that is a constant or of a kind that cannot be described."""
+    pairs = zip(tensors(small.output), tensors(large.output), strict=False)
+    if not any(depends_on_images(a, b) for a, b in pairs):
+        return None
+    try:
+        return pattern_between(small.output, large.output, BATCHES)
+    except Opaque:
+        return None
+
+
+class _Judge:
+    """Compares the two halves with the whole, and keeps what the whole answered."""
+
+    def __init__(self, model: nn.Module, runs: Runs, head: Head) -> None:
+        self.model, self.runs, self.head = model, runs, head
+        with torch.no_grad():
+            self.expected = _observed(model, head, lambda: model(runs.images[0]))
+
+    def proved(self, recipe: Recipe) -> Recipe | None:
+        """Return the recipe, completed by what the trial showed, if its two halves equal the whole."""
+        for solid in (False, True):
+            tried = replace(recipe, solid=solid)
+            try:
+                with torch.no_grad(), _trial_head(self.model, recipe.head):
+                    found = self._tried(tried)
+            except Exception:  # whatever a model raises on NaN or expanded input: this cut is not offered
+                found = None
+            if found is not None:
+                return found
+        return None
+
+    def _tried(self, recipe: Recipe) -> Recipe | None:
+        small, large = self.runs.images
+        expected = self.expected if recipe.head is None else [self.model(small)]
+        z, other = first_half(self.model, recipe, small), first_half(self.model, recipe, large)
+        if len(z) != len(small) or len(other) != len(large):
+            return None
+        before = z.clone()
+        if not self._equal(recipe, z, float("nan"), expected):
+            return None
+        copies = not torch.equal(z, before)
+        mixed = torch.cat([other[1:2], before[1:2]])
+        recipe = replace(recipe, copies=copies)
+        return recipe if self._equal(recipe, mixed, OTHER_FILL, expected) else None
+
+    def _equal(self, recipe: Recipe, z: Tensor, fill: float, expected: list[Tensor]) -> bool:
+        with second_half(self.model, recipe, fill) as run:
+            if recipe.module in self.head.names or recipe.head is not None:
+                found = [run(z)]
+            else:
+                found = _observed(self.model, self.head, lambda: run(z))
+        return all(agree(a, b) for a, b in zip(found, expected, strict=False))
+
+
+def agree(found: Tensor, expected: Tensor) -> bool:
+    """Tell whether two answers are the same: bit for bit, or within `TOLERANCE` of the largest number."""
+    if torch.equal(found, expected):
+        return True
+    if found.shape != expected.shape or not bool(expected.isfinite().all()):
+        return False
+    scale = float(expected.abs().max())
+    return bool((found - expected).abs().max() <= TOLERANCE * scale)  # NaN compares false
+
+
+def _observed(model: nn.Module, head: Head, run: Any) -> list[Tensor]:
+    """Return a run's logits and what its head was given: a freshly made head may answer zero to all."""
+    seen: list[Tensor] = []
+    hooks = [
+        model.get_submodule(name).register_forward_pre_hook(lambda _, args: seen.append(args[0].clone()))
+        for name in head.names
+    ]
+    try:
+        return [run(), *seen]
+    finally:
+        for hook in hooks:
+            hook.remove()
+
+
+@contextmanager
+def _trial_head(model: nn.Module, head: Head | None) -> Iterator[None]:
+    """Put a linear head in the place of one that pools, for as long as the block runs."""
+    if head is None:
+        yield
+        return
+    originals = [(name, model.get_submodule(name)) for name in head.names]
+    like = next(model.parameters())
+    put_head(model, head, fresh_linear(head.width, 7, seed=0).to(like.device, like.dtype))
+    try:
+        yield
+    finally:
+        for name, module in originals:
+            put_module(model, name, module)

@@ -1,0 +1,90 @@
+"""Found stages and cuts, kept as JSON between processes. A damaged or read-only store costs a search."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from dataclasses import asdict
+from importlib import metadata
+from typing import Any
+
+from torch import nn
+
+from frostline.models.backbone import Cut, Layout, Stage
+from frostline.models.classifier import Head
+from frostline.models.cutting.replay import Recipe
+from frostline.system import directories
+
+VERSION = 2  # raise it whenever finding or proving changes, so that what was found before is found again
+
+
+def signature(model: nn.Module, size: int, architecture: str) -> str:
+    """Return a sha256 of the architecture: name, classes and settings of modules, shapes, size, versions."""
+    parts = [
+        str(VERSION),
+        architecture,
+        *(f"{name} {metadata.version(name)}" for name in ("torch", "timm", "torchvision")),
+        str(size),
+        f"{type(model).__module__}.{type(model).__qualname__}",
+    ]
+    parts += [f"{name} {tuple(value.shape)} {value.dtype}" for name, value in model.state_dict().items()]
+    parts += [f"{name} {type(m).__qualname__} {m.extra_repr()}" for name, m in model.named_modules()]
+    return hashlib.sha256("\n".join(parts).encode()).hexdigest()
+
+
+class Findings:
+    """What a search found out about one architecture, as plain data and back."""
+
+    def __init__(
+        self,
+        head: Head,
+        stages: tuple[Stage, ...],
+        cuts: tuple[Cut, ...],
+        layout: Layout,
+        notes: tuple[str, ...],
+    ) -> None:
+        self.head, self.stages, self.cuts, self.layout, self.notes = head, stages, cuts, layout, notes
+
+    def as_dict(self) -> dict[str, Any]:
+        return {
+            "head": asdict(self.head),
+            "stages": [asdict(stage) for stage in self.stages],
+            "cuts": [
+                {**asdict(cut), "recipe": cut.recipe.as_dict() if cut.recipe else None} for cut in self.cuts
+            ],
+            "tensors": dict(self.layout.tensors),
+            "modules": dict(self.layout.modules),
+            "notes": list(self.notes),
+        }
+
+    @classmethod
+    def from_dict(cls, data: dict[str, Any]) -> Findings:
+        stages = tuple(
+            Stage(**{**stage, "modules": tuple(stage["modules"]), "shape": tuple(stage["shape"])})
+            for stage in data["stages"]
+        )
+        cuts = tuple(
+            Cut(**{**cut, "recipe": Recipe.from_dict(cut["recipe"]) if cut["recipe"] else None})
+            for cut in data["cuts"]
+        )
+        modules = {name: (first, last) for name, (first, last) in data["modules"].items()}
+        layout = Layout(dict(data["tensors"]), modules)
+        return cls(Head(**data["head"]), stages, cuts, layout, tuple(data["notes"]))
+
+
+def recall(key: str) -> Findings | None:
+    """Return what was found before under that signature, or None."""
+    try:
+        data = json.loads((directories.folder("cuts") / f"{key}.json").read_bytes())
+        return Findings.from_dict(data)
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+        return None
+
+
+def remember(key: str, findings: Findings) -> None:
+    """Keep what was found; where that cannot be written, the next process searches again."""
+    try:
+        data = json.dumps(findings.as_dict(), separators=(",", ":")).encode()
+        directories.write_atomically(directories.folder("cuts") / f"{key}.json", data)
+    except (OSError, TypeError, ValueError):
+        return

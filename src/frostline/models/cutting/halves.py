@@ -1,0 +1,100 @@
+"""The two halves of a model at one cut, as functions: `prefix` gives z, `suffix` gives logits from z."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+from torch import Tensor, nn
+
+from frostline.errors import ModelError
+from frostline.models.backbone import Backbone, Cut
+from frostline.models.cutting.nested_values import at_batch
+from frostline.models.cutting.replay import Recipe, first_half, second_half
+
+
+def prefix(backbone: Backbone, model: nn.Module, cut: Cut) -> Callable[[Tensor], Tensor]:
+    """Return a function from images (n, 3, s, s) to z, one tensor with n rows. At cut 0 it is the identity.
+
+    Gradients are the caller's business. Containers that reach across the cut are in eval mode while it runs,
+    so dropout written into them cannot make a frozen activation random; their mode is put back.
+    """
+    if cut.index == 0:
+        return lambda images: images
+    recipe = _recipe(cut)
+    spans = backbone.module_spans(model)
+    across = [
+        module for name, module in model.named_modules() if spans[name][0] < cut.index <= spans[name][1]
+    ]
+
+    def run(images: Tensor) -> Tensor:
+        learning = [module for module in across if module.training]
+        for module in learning:
+            module.training = False
+        try:
+            return first_half(model, recipe, images)
+        finally:
+            for module in learning:
+                module.training = True
+
+    return run
+
+
+@contextmanager
+def between(
+    backbone: Backbone, model: nn.Module, early: Cut, late: Cut
+) -> Iterator[Callable[[Tensor], Tensor]]:
+    """Yield a function from z at `early` to z at `late`, a later cut: what `prefix` at `late` would give.
+
+    The caller's model is in eval mode; at an early cut of 0 z is the images.
+    """
+    if early.index == 0:
+        yield prefix(backbone, model, late)
+        return
+    with second_half(model, _recipe(early)) as run:
+        yield lambda z: first_half(model, _recipe(late), z, run)
+
+
+@contextmanager
+def suffix(backbone: Backbone, model: nn.Module, cut: Cut) -> Iterator[Callable[[Tensor], Tensor]]:
+    """Yield a function from z (n rows) to logits (n, classes), with gradients if the caller wants them.
+
+    Inside the block `model(images)` and `prefix` work as ever. The model is as before afterwards, also after
+    an exception. At cut 0 the function is the model itself.
+    """
+    if cut.index == 0:
+        yield model
+        return
+    with second_half(model, _recipe(cut)) as run:
+        yield run
+
+
+def row_elements(backbone: Backbone, cut: Cut) -> int:
+    """Return how many numbers z has for one image; at cut 0 those are the pixels."""
+    if cut.index == 0:
+        return 3 * backbone.preprocessing.size**2
+    recipe = _recipe(cut)
+    if recipe.head is not None:
+        return backbone.feature_width
+    return sum(math.prod(at_batch(shape, 1)) for shape in recipe.shapes)
+
+
+def over_space(z: Tensor) -> Tensor:
+    """Return the mean over space of z, (n, width): of tokens (n, tokens, c) or places (n, c, h, w).
+
+    Some networks (Swin) pass maps on as (n, h, w, c). Images are square, so the sides that are equal tell.
+    """
+    if z.ndim == 3:
+        return z.mean(dim=1)
+    if z.ndim == 4 and z.shape[1] == z.shape[2] != z.shape[3]:
+        return z.mean(dim=(1, 2))
+    return z.mean(dim=tuple(range(2, z.ndim))) if z.ndim > 2 else z
+
+
+def _recipe(cut: Cut) -> Recipe:
+    if cut.recipe is None:
+        raise ModelError(
+            f"Cut {cut.index} ({cut.name}) was not found by frostline: use `backbone.cut(index)`."
+        )
+    return cut.recipe

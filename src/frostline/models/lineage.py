@@ -1,0 +1,154 @@
+"""What a model learned from never judges it, through any number of generations.
+
+A network that was adapted before brings along fingerprints of the images it met (`Backbone.fingerprints`).
+Here they are compared with images that it is to be adapted to, or asked about.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+from frostline.data import Finding, Manifest, Recognised, Sample, fingerprints_of, recognised
+from frostline.data.fingerprints import LEARNED, Fingerprints
+from frostline.errors import DataError
+from frostline.models import Backbone
+from frostline.studies.study_folder import RunFolder, Study
+
+NAMED = 3  # images in a message
+FOLDS = 5  # what is tried to find out whether anything can be held out
+
+
+@dataclass(frozen=True)
+class _Met:
+    """What is known of the images: which were met before, and whether anything is known at all."""
+
+    images: Recognised
+    known: bool
+
+
+def respected(backbones: Sequence[Backbone], data: Manifest, study: Study | None = None) -> Manifest:
+    """Return the images split so that none that a backbone learned from is ever held out, with notes.
+
+    Images of its test part stay in the test part. `study` may hold the run that made a module which was
+    handed over. Raises `DataError` where a part that the source names holds learned images, or where nothing
+    is left to judge by.
+    """
+    met = _met(backbones, data, study)
+    learned = frozenset(d for d, side in met.images.sides.items() if side in LEARNED)
+    _demand_clean_parts(data, learned)
+    sides = {digest: "train" if digest in learned else "test" for digest in met.images.sides}
+    if "test" in data.given:  # the source says what is tested on
+        sides = {digest: side for digest, side in sides.items() if side == "train"}
+    marked = replace(data, learned=data.learned | learned)
+    if any(sides.get(sample.digest, sample.split) != sample.split for sample in data.samples):
+        marked = marked.keeping(sides)
+    _demand_judges(marked)
+    marked = marked.framed(*max(map(_frame, backbones), key=lambda one: marked.cut_away(*one).mean))
+    every = [*_findings(marked, met), *(finding for one in backbones for finding in _on_resize(one))]
+    said = [finding for finding in dict.fromkeys(every) if finding not in data.said]
+    return replace(marked, said=(*marked.said, *said)) if said else marked
+
+
+def marked(backbone: Backbone, data: Manifest) -> Manifest:
+    """Return the images in the parts they have; those that the backbone learned from are in no fold."""
+    met = _met([backbone], data, None)
+    learned = frozenset(d for d, side in met.images.sides.items() if side in LEARNED)
+    return replace(data, learned=data.learned | learned) if learned else data
+
+
+def inherited(backbone: Backbone, data: Manifest) -> Fingerprints:
+    """Return the fingerprints of a model adapted to `data`: its own, and those of what it began with."""
+    own = fingerprints_of(data)
+    return own if backbone.fingerprints is None else own + backbone.fingerprints
+
+
+def _met(backbones: Sequence[Backbone], data: Manifest, study: Study | None) -> _Met:
+    for backbone in backbones:
+        if backbone.fingerprints is None and backbone.source.get("kind") == "module" and study is not None:
+            backbone.fingerprints = _of_module(backbone, study)
+    prints = [backbone.fingerprints for backbone in backbones if backbone.fingerprints is not None]
+    unknown = any(b.fingerprints is None and "classes" in b.source for b in backbones)
+    if not prints:
+        return _Met(Recognised({}, frozenset()), not unknown)
+    whole = prints[0]
+    for more in prints[1:]:
+        whole = whole + more
+    return _Met(recognised(data, whole), not unknown)
+
+
+def _of_module(backbone: Backbone, study: Study) -> Fingerprints | None:
+    """Return the fingerprints of the run of this study that made exactly these weights, if one did."""
+    for path in sorted(study.path.rglob("runs/*/result.json")):
+        run = RunFolder(path.parent)
+        result = run.read("result.json")
+        if isinstance(result, dict) and result.get("weights_digest") == backbone.digest:
+            return Fingerprints.read(run.path)
+    return None
+
+
+def _demand_clean_parts(data: Manifest, learned: frozenset[str]) -> None:
+    for part in ("test", "val"):
+        inside = [sample for sample in data.part(part) if sample.digest in learned]
+        if inside and part in data.given:
+            raise DataError(
+                f"The {part} part that the source names holds {len(inside)} image(s) that this model learned "
+                f"from ({_listed(inside)}): its answers to them say nothing of new images. Take them out of "
+                "that part, or begin with a network that has not seen them."
+            )
+
+
+def _demand_judges(data: Manifest) -> None:
+    """Raise `DataError` where images were learned from before, and none is left that could be held out."""
+    if not data.learned or data.part("test") or data.part("val"):
+        return
+    train = data.part("train")
+    if not data.folds(train, FOLDS, seed=0):
+        count = sum(sample.digest in data.learned for sample in train)
+        raise DataError(
+            f"This model learned from {count} of these {len(train)} images before ({_listed(train)}), and "
+            "too few others are left to judge it by: at least two new images of one class are needed. Add "
+            "new images, or begin with the pretrained network."
+        )
+
+
+def _findings(data: Manifest, met: _Met) -> list[Finding]:
+    """Say what was recognised."""
+    learned = sum(sample.digest in data.learned for sample in data.samples)
+    tested = {digest for digest, side in met.images.sides.items() if side == "test"}
+    stay = sum(sample.digest in tested and sample.split == "test" for sample in data.samples)
+    near = sum(sample.digest in met.images.near and sample.split != "train" for sample in data.samples)
+    untold = 0 if met.known else len(data.samples)
+    sentences = {
+        "The model carries no fingerprints of what it learned from: whether it has seen these images can't "
+        "be told, and its accuracy on them may be flattered.": untold,
+        f"The model learned from {learned} of these {len(data.samples)} images before: they train it again, "
+        "and are never held out.": learned,
+        f"{stay} images were in the model's test part before, and are in this one.": stay,
+        f"{near} held-out image(s) look almost like one that the model learned from. That is right for a "
+        "fixed camera or slices of one scan, and flatters the accuracy where they are copies.": near,
+    }
+    return [Finding("learned", count, said) for said, count in sentences.items() if count]
+
+
+def _frame(backbone: Backbone) -> tuple[str, float]:
+    return backbone.preprocessing.crop_mode, backbone.preprocessing.crop_pct
+
+
+def _on_resize(backbone: Backbone) -> list[Finding]:
+    """Say how a model that was adapted before saw images, where that is not plain."""
+    before, now = backbone.learned_as, backbone.preprocessing
+    if before is None or before.resize == now.resize == "crop":
+        return []
+    message = f"The model learned from images resized with {now.resize}, and so are these."
+    if before.resize != now.resize:
+        message = (
+            f"The model learned from images resized with {before.resize}, and now sees them resized with "
+            f"{now.resize}, as was asked for: what it learned may hold less."
+        )
+    return [Finding("resize", 0, message)]
+
+
+def _listed(samples: Sequence[Sample]) -> str:
+    more = f" and {len(samples) - NAMED} more" if len(samples) > NAMED else ""
+    return ", ".join(sample.path for sample in samples[:NAMED]) + more

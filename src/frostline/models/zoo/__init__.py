@@ -1,0 +1,24 @@
+"""Where backbones come from: packages, timm, torchvision, transformers, a file, or your own module.
+
+network → architectures → lite · files · hugging_face → disk → catalogue · downloading → loading → base →
+delta → adapted
+"""
+
+from __future__ import annotations
+
+from frostline.models.zoo.base_weights import hub_name, known_name, licence, load_base, wanted
+from frostline.models.zoo.loading import agreed, load_backbone, rebuild, rebuild_backbone
+from frostline.models.zoo.local_models import on_disk
+
+__all__ = [
+    "agreed",
+    "hub_name",
+    "known_name",
+    "licence",
+    "load_backbone",
+    "load_base",
+    "on_disk",
+    "rebuild",
+    "rebuild_backbone",
+    "wanted",
+]

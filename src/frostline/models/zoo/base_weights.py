@@ -1,0 +1,89 @@
+"""The weights a run began with, found again by what the run says of them; and their licence."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from torch import nn
+
+from frostline.errors import ModelError
+from frostline.models import Backbone, Preprocessing
+from frostline.models.zoo.architectures import Architecture
+from frostline.models.zoo.lite import PACKAGES
+from frostline.models.zoo.loading import load_backbone
+
+
+def load_base(source: dict[str, Any], base: str | nn.Module | Backbone | None = None) -> Backbone:
+    """Return the pretrained backbone that `source` (a `Backbone.source`) tells of.
+
+    `base` hands it over: a name, a .safetensors file, a module or a backbone; without it, it is loaded by its
+    name. Whether it is the same is for the caller to check, by digest. Raises `ModelError`.
+    """
+    if isinstance(base, Backbone):
+        return base
+    preprocessing = Preprocessing.from_dict(source["preprocessing"])
+    if isinstance(base, nn.Module):
+        return load_backbone(base, preprocessing=preprocessing, name=source.get("name"))
+    return load_backbone(
+        base or _name(source),
+        preprocessing=preprocessing,
+        random=bool(source.get("random")) and base is None,
+        architecture=None if source["kind"] == "module" else _title(source),
+    )
+
+
+def known_name(source: dict[str, Any]) -> str | None:
+    """Return the name the weights were published under; `None` for a file, a module or random weights."""
+    if source.get("random") or source["kind"] == "module":
+        return None
+    name = str(source.get("name") or _title(source))
+    return name if name in PACKAGES or name == _title(source) else None
+
+
+def licence(source: dict[str, Any]) -> str | None:
+    """Return the licence timm states for published weights; `None` where nothing is known.
+
+    lite0 … lite2 are TensorFlow's own weights, which timm publishes as tf_efficientnet_lite0 … 2.
+    """
+    if source["kind"] != "timm" or known_name(source) is None:
+        return None
+    import timm
+
+    config = timm.get_pretrained_cfg(source["architecture"])
+    stated = getattr(config, "license", None)
+    return None if stated in (None, "", "unknown") else str(stated)
+
+
+def hub_name(source: dict[str, Any]) -> str | None:
+    """Return where the weights lie on the hub, `None` where that is not known."""
+    if source["kind"] != "timm" or known_name(source) in (None, *PACKAGES):
+        return None
+    import timm
+
+    config = timm.get_pretrained_cfg(source["architecture"])
+    return str(config.hf_hub_id) if config and config.hf_hub_id else None
+
+
+def wanted(source: dict[str, Any], num_classes: int | None = None) -> Architecture:
+    """Return the architecture a source names, with another number of classes where one is given."""
+    return Architecture(
+        source["kind"], source["architecture"], source["size"], num_classes or source.get("num_classes")
+    )
+
+
+def _title(source: dict[str, Any]) -> str:
+    return f"{source['kind']}/{source['architecture']}"
+
+
+def _name(source: dict[str, Any]) -> str:
+    """Return by which name `load_backbone` finds the weights. Raises `ModelError` where there is none."""
+    if source.get("random") and source["kind"] != "module":
+        return _title(source)
+    name = known_name(source)
+    if name is None:
+        what = "a module of your own" if source["kind"] == "module" else "a file"
+        raise ModelError(
+            f"The base weights came from {what}, called {source.get('name')!r}, and cannot be found by name. "
+            "Hand them over: base= in Python (a module, a backbone or a file), --base FILE at the prompt."
+        )
+    return name

@@ -1,0 +1,171 @@
+"""What a run changed in a network, without the rest: the head, what was thawed, BatchNorm that moved.
+
+    DELTA/
+      delta.safetensors   every tensor that is not, bit for bit, the base network's
+      config.json         which base weights, by name and digest; classes, preprocessing, head; a digest of
+                          the whole, so that what is put together again is known to be the same bits
+      README.md           the model card
+
+Loading trusts nothing that it reads: a delta on other base weights, or one that was changed, is refused.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from safetensors import SafetensorError
+from safetensors.torch import load_file
+from torch import Tensor, nn
+
+from frostline.data import Rendering
+from frostline.errors import DataError, FrostlineError, ModelError, StudyError
+from frostline.models import Backbone, Preprocessing, tensor_bytes
+from frostline.models.heads import build_head
+from frostline.models.zoo.base_weights import load_base
+from frostline.system import directories
+
+WEIGHTS = "delta.safetensors"
+CONFIG = directories.CONFIG
+KIND = "delta"
+SHOWN = 12  # characters of a digest in a message
+
+
+@dataclass(frozen=True)
+class Delta:
+    """A delta put together with its base: a plain module in eval mode, and what its answers mean."""
+
+    model: nn.Module
+    classes: list[str]
+    preprocessing: Preprocessing
+    rendering: Rendering
+    run: str
+    strategy: str
+    head: str
+    source: dict[str, Any]  # the base network's, as `Backbone.source`
+
+
+def is_delta(folder: str | Path) -> bool:
+    """Tell whether a folder is a delta."""
+    return directories.exported_as(folder) == KIND
+
+
+def digest_of(state: Mapping[str, Tensor]) -> str:
+    """Return a sha256 over names, shapes, dtypes and bytes of a `state_dict`.
+
+    Tables that a network computes for itself and does not save have no say: they are not weights.
+    """
+    digest = hashlib.sha256()
+    for name in sorted(state):
+        value = state[name]
+        digest.update(f"{name}\0{tuple(value.shape)}\0{value.dtype}\0".encode())
+        digest.update(tensor_bytes(value))
+    return digest.hexdigest()
+
+
+def changed(model: nn.Module, base: Backbone) -> dict[str, Tensor]:
+    """Return the tensors of an adapted model that are the head's, or are not the base network's bits."""
+    before = base.model.state_dict()
+    return {
+        name: value.detach().cpu().contiguous().clone()
+        for name, value in model.state_dict().items()
+        if base.classifier.owns(name) or name not in before or not _same(value, before[name])
+    }
+
+
+def _same(one: Tensor, other: Tensor) -> bool:
+    return one.shape == other.shape and one.dtype == other.dtype and tensor_bytes(one) == tensor_bytes(other)
+
+
+def load(folder: str | Path, base: str | nn.Module | Backbone | None = None) -> Delta:
+    """Put a delta on its base weights, and check that every bit is what was exported.
+
+    `base` hands the base weights over where they can't be found by their name. Raises `ModelError` for other
+    base weights, `StudyError` where the delta is damaged.
+    """
+    place = Path(folder)
+    config, tensors = _read(place)
+    try:
+        told = config["frostline"]
+        source, wanted = dict(told["base"]["source"]), str(told["base"]["digest"])
+        classes = [str(name) for name in config["label_names"]]
+        head, digest = str(told["head"]), str(told["digest"])
+        preprocessing = _preprocessing(config["preprocessing"])
+        rendering = _rendering(told.get("rendering"))
+        found = load_base(source, base)
+    except (KeyError, TypeError, ValueError) as error:
+        raise StudyError(f"{place / CONFIG} is damaged ({error!r}). Export the delta again.") from None
+    _refuse_other(found, wanted, str(source.get("name")))
+    model = together(place, found, head, len(classes), tensors)
+    if digest_of(model.state_dict()) != digest:
+        raise StudyError(f"{place} was changed or damaged: its weights are not those that were exported.")
+    return Delta(
+        model,
+        classes,
+        preprocessing,
+        rendering,
+        str(told.get("run")),
+        str(told.get("strategy")),
+        head,
+        source,
+    )
+
+
+def _preprocessing(said: dict[str, Any]) -> Preprocessing:
+    """Return what was said as a preprocessing. Raises `ValueError` where it is none: the file is damaged."""
+    try:
+        return Preprocessing.from_dict(said)
+    except ModelError as error:
+        raise ValueError(str(error)) from None
+
+
+def _rendering(said: dict[str, Any] | None) -> Rendering:
+    """Return what was said as a rendering. Raises `ValueError` where it is none: the file is damaged."""
+    try:
+        return Rendering.from_dict(said)
+    except DataError as error:
+        raise ValueError(str(error)) from None
+
+
+def _read(place: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
+    try:
+        config = json.loads((place / CONFIG).read_text(encoding="utf-8"))
+        return config, load_file(place / WEIGHTS)
+    except (OSError, ValueError, RecursionError, SafetensorError) as error:
+        raise StudyError(f"The delta in {place} cannot be read: {error}") from None
+
+
+def _refuse_other(base: Backbone, wanted: str, name: str) -> None:
+    found = digest_of(base.model.state_dict())
+    if found != wanted:
+        raise ModelError(
+            f"These are other base weights: {base.name} has digest {found[:SHOWN]}…, and this delta belongs "
+            f"to {name} with {wanted[:SHOWN]}…. Hand over the weights it was trained from: base= in Python, "
+            "--base FILE at the prompt."
+        )
+
+
+def together(
+    place: Path, base: Backbone, head: str, classes: int, tensors: Mapping[str, Tensor]
+) -> nn.Module:
+    """Return the base network with these tensors in it. Raises `StudyError` where they do not fit."""
+    try:
+        model = base.adapt(classes, head=build_head(head, base.feature_width, classes, seed=0))
+        state = model.state_dict()
+        strange = [name for name in tensors if name not in state]
+        missing = [name for name in state if base.classifier.owns(name) and name not in tensors]
+        if strange or missing:
+            raise StudyError(
+                f"{place / WEIGHTS} does not fit {base.name}: {len(strange)} tensors left over, "
+                f"{len(missing)} of the head missing ({', '.join([*strange, *missing][:3])})."
+            )
+        model.load_state_dict({**state, **tensors})
+    except FrostlineError:
+        raise
+    except (RuntimeError, ValueError) as error:  # shapes that differ, a head too large for any memory
+        raise StudyError(f"{place / WEIGHTS} does not fit {base.name}: {error}") from None
+    return model.eval()

@@ -1,0 +1,306 @@
+"""`load_backbone`: one door for every source, and `rebuild` for a study that must predict without network."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from torch import nn
+
+from frostline.errors import ModelError, UsageError, did_you_mean
+from frostline.models import MAX_SIDE_PIXELS, Backbone, Preprocessing, assemble
+from frostline.models.zoo import hugging_face
+from frostline.models.zoo.architectures import Architecture, architecture
+from frostline.models.zoo.downloading import agree
+from frostline.models.zoo.hub_access import Offer
+from frostline.models.zoo.lite import PACKAGES, load_lite
+from frostline.models.zoo.weight_files import (
+    described_preprocessing,
+    fitted,
+    is_weights,
+    named_architecture,
+    read,
+)
+from frostline.studies.study_folder import MAX_CLASSES
+
+
+def load_backbone(
+    source: str | nn.Module,
+    *,
+    size: int | None = None,
+    resize: str | None = None,
+    random: bool = False,
+    preprocessing: Preprocessing | None = None,
+    name: str | None = None,
+    architecture: str | None = None,
+    download: bool | None = None,
+) -> Backbone:
+    """Return a backbone by name, or from a file, a folder of `save_pretrained`, a study or a module.
+
+    Names are "lite0", "timm/NAME", "torchvision/NAME" and "hf/OWNER/NAME".
+
+    `size` (pixels a side) overrides the checkpoint's own. `resize` says how pictures become square: "crop"
+    cuts out their middle, "squash" stretches them, "pad" fits them in and fills up with the mean colour;
+    without it, as the checkpoint has it (mostly a crop), or as a study was trained. Whatever is done with the
+    backbone, up to a model's answers and exports, sees images that way. `random=True` needs no weights.
+    A file is a .safetensors, or a .pth, .pt or .bin that holds tensors alone (nothing is unpickled);
+    `architecture` ("timm/NAME") is for one that does not say. A module needs its `preprocessing`.
+    A study's folder gives what its best run made of its backbone, or the run RUN of "STUDY/runs/RUN", to be
+    adapted once more; so do a folder that `export` wrote as safetensors, and a delta. The head stays on as
+    the original classifier, and what the network learned from never judges it again
+    (`Backbone.fingerprints`).
+
+    Weights that are not on this machine are fetched with `download=True`, which says so on standard error,
+    and never with False. Without either a person at a terminal is asked, and a program is refused: no
+    script fetches by surprise. What is on this machine is taken as it is, and no hub is asked about it.
+    Raises `ModelError` with what can be had instead.
+    """
+    if size is not None and size < 1:
+        raise UsageError(f"size is {size}, expected at least 1 pixel.")
+    agreed(source, download=download, random=random)
+    return _load(source, size, random, preprocessing, name, architecture).resized(resize)
+
+
+def _load(
+    source: str | nn.Module,
+    size: int | None,
+    random: bool,
+    preprocessing: Preprocessing | None,
+    name: str | None,
+    architecture: str | None,
+) -> Backbone:
+    if isinstance(source, nn.Module):
+        inside = getattr(source, "_orig_mod", source)  # of a compiled one: its graph can't be cut
+        return _from_module(inside, size, preprocessing, name)
+    if source in PACKAGES:
+        return _from_package(source, size, random, preprocessing, name)
+    from frostline.models.zoo.adapted import (  # which loads what was adapted, from here
+        adapted_at,
+        as_backbone,
+    )
+
+    if (adapted := adapted_at(source)) is not None:
+        return as_backbone(adapted, size, preprocessing, name)
+    if is_weights(source):
+        return _from_file(Path(source).expanduser(), size, random, preprocessing, name, architecture)
+    if source.startswith(("timm/", "torchvision/")):
+        return _from_name(source, size, random, preprocessing, name)
+    if hugging_face.is_hugging_face(source):
+        return _from_hugging_face(source, size, random, preprocessing, name)
+    raise ModelError(
+        f"Model {source!r} is unknown; expected lite0, lite1, lite2, timm/NAME, torchvision/NAME, "
+        "hf/OWNER/NAME, a .safetensors, .pth, .pt or .bin file, a folder with a config.json or a study."
+        f"{did_you_mean(source, [*PACKAGES, *_bare_names()])}"
+    )
+
+
+def agreed(source: object, *, download: bool | None, random: bool = False) -> bool | None:
+    """Settle, before anything else takes time, whether the weights of a name may be fetched.
+
+    Returns what `load_backbone` then takes as `download`: True where a person has agreed. Raises `ModelError`
+    where they are needed and may not be fetched.
+    """
+    if isinstance(source, str) and not Path(source).expanduser().exists():
+        return _settle(source, download, random)
+    return download
+
+
+def _settle(source: str, download: bool | None, random: bool) -> bool | None:
+    offer = _offer(source, random)
+    if offer is None:
+        return download
+    agree(offer, download)
+    return True
+
+
+def _offer(source: str, random: bool) -> Offer | None:
+    """Return what would have to be fetched for a name, if anything."""
+    if source.startswith(("timm/", "torchvision/")):
+        return None if random else architecture(source).offer()
+    return hugging_face.offer(source, random=random) if source.startswith(hugging_face.PREFIX) else None
+
+
+def rebuild_backbone(source: dict[str, Any], module: nn.Module | None = None) -> Backbone:
+    """Return the backbone that `source` (a `Backbone.source`) describes, with random weights, offline.
+
+    Raises `ModelError` if it came from a user's own module and that is not handed over.
+    """
+    preprocessing = Preprocessing.from_dict(source.get("preprocessing", {}))
+    if source.get("kind") == "module":
+        if module is None:
+            raise ModelError(
+                f"This backbone was a module of your own ({source.get('architecture')}), which cannot be "
+                "built by name. Hand the module over."
+            )
+        return _from_module(module, None, preprocessing, source.get("name"))
+    if source.get("kind") == hugging_face.KIND:
+        name = str(source.get("name"))
+        return _of_hugging_face(hugging_face.rebuilt(source.get("config"), preprocessing), name, True)
+    wanted = described(source)
+    name = source.get("name", wanted.title)
+    return _assembled(wanted.build_seeded(), wanted, preprocessing, name, bool(source.get("random")))
+
+
+def described(source: dict[str, Any]) -> Architecture:
+    """Return the architecture that a study or an export names, if this library lists one by that name.
+
+    A study may come from a stranger, and timm's own door also takes `hf-hub:` and `local-dir:`.
+    """
+    named = architecture(f"{source.get('kind')}/{source.get('architecture')}")
+    limits = {"size": MAX_SIDE_PIXELS, "num_classes": MAX_CLASSES}
+    for key, most in limits.items():
+        value = source.get(key)
+        if value is not None and not (type(value) is int and 1 <= value <= most):
+            raise ModelError(f"The study names {key} {str(value)[:40]}, expected a number from 1 to {most}.")
+    return replace(named, size=source.get("size"), num_classes=source.get("num_classes"))
+
+
+def rebuild(
+    source: dict[str, Any],
+    num_classes: int,
+    *,
+    head: nn.Module | None = None,
+    module: nn.Module | None = None,
+) -> nn.Module:
+    """Return an adapted model of the right shape to load a study's weights into; needs no network."""
+    return rebuild_backbone(source, module).adapt(num_classes, head=head)
+
+
+def _from_module(
+    model: nn.Module, size: int | None, preprocessing: Preprocessing | None, name: str | None
+) -> Backbone:
+    if preprocessing is None:
+        raise ModelError(
+            "A module of your own needs its preprocessing: load_backbone(model, preprocessing="
+            "Preprocessing(size=224, crop_pct=0.875, interpolation='bicubic', mean=(…), std=(…)))"
+        )
+    title = f"{type(model).__module__}.{type(model).__qualname__}"
+    preprocessing = preprocessing.with_size(size) if size else preprocessing
+    name = name or type(model).__name__
+    source: dict[str, Any] = {
+        "kind": "module",
+        "architecture": title,
+        "size": preprocessing.size,
+        "name": name,
+        "preprocessing": preprocessing.as_dict(),
+    }
+    return checked(model, preprocessing, name, source, None)
+
+
+def _from_package(
+    source: str, size: int | None, random: bool, preprocessing: Preprocessing | None, name: str | None
+) -> Backbone:
+    wanted = PACKAGES[source].architecture
+    model = wanted.build_seeded() if random else load_lite(source)
+    return _assembled(
+        model, wanted, _sized(preprocessing or wanted.preprocessing(model), size), name or source, random
+    )
+
+
+def _from_name(
+    source: str, size: int | None, random: bool, preprocessing: Preprocessing | None, name: str | None
+) -> Backbone:
+    side = size or (preprocessing.size if preprocessing else None)
+    wanted = architecture(source, side)
+    model = wanted.build_seeded() if random else wanted.pretrained()
+    return _assembled(
+        model, wanted, _sized(preprocessing or wanted.preprocessing(model), size), name or source, random
+    )
+
+
+def _from_file(
+    path: Path,
+    size: int | None,
+    random: bool,
+    preprocessing: Preprocessing | None,
+    name: str | None,
+    asked: str | None,
+) -> Backbone:
+    state, metadata = read(path)
+    side = size or (preprocessing.size if preprocessing else None)
+    wanted, model = fitted(named_architecture(path, metadata, asked, side), state)
+    if random:
+        model = wanted.build_seeded()
+    own = preprocessing or described_preprocessing(metadata, wanted.preprocessing(model))
+    return _assembled(model, wanted, _sized(own, size), name or path.stem, random)
+
+
+def _from_hugging_face(
+    source: str, size: int | None, random: bool, preprocessing: Preprocessing | None, name: str | None
+) -> Backbone:
+    found = hugging_face.load(source, random=random, preprocessing=preprocessing)
+    sized = replace(found, preprocessing=_sized(found.preprocessing, size))
+    plain = source if source.startswith(hugging_face.PREFIX) else Path(source).expanduser().resolve().name
+    backbone = _of_hugging_face(sized, name or plain, random)
+    lost = [tensor for tensor in found.missing if not backbone.classifier.owns(tensor)]
+    if lost:
+        raise ModelError(
+            f"The weights of {source} lack {len(lost)} tensor(s) of the model that its config.json describes "
+            f"({', '.join(lost[:5])}); expected all but the classifier's own."
+        )
+    return backbone
+
+
+def _of_hugging_face(found: hugging_face.Found, name: str, random: bool) -> Backbone:
+    source: dict[str, Any] = {
+        "kind": hugging_face.KIND,
+        "architecture": found.config["model_type"],
+        "size": found.preprocessing.size,
+        "config": found.config,
+        "name": name,
+        "preprocessing": found.preprocessing.as_dict(),
+    }
+    if random:
+        source["random"] = True
+    fresh = partial(hugging_face.fresh, found.config)
+    return checked(found.model, found.preprocessing, name, source, fresh)
+
+
+def _sized(preprocessing: Preprocessing, size: int | None) -> Preprocessing:
+    return preprocessing.with_size(size) if size else preprocessing
+
+
+def _assembled(
+    model: nn.Module, wanted: Architecture, preprocessing: Preprocessing, name: str, random: bool
+) -> Backbone:
+    source: dict[str, Any] = {
+        "kind": wanted.kind,
+        "architecture": wanted.name,
+        "size": wanted.size,
+        "num_classes": wanted.num_classes,
+        "name": name,
+        "preprocessing": preprocessing.as_dict(),
+    }
+    if random:
+        source["random"] = True
+    try:
+        return checked(model, preprocessing, name, source, wanted.build)
+    except ModelError as error:
+        native = replace(wanted, size=None).preprocessing(model).size
+        if preprocessing.size == native:
+            raise
+        raise ModelError(f"{error}\n{native} pixels are expected.") from error
+
+
+def checked(
+    model: nn.Module,
+    preprocessing: Preprocessing,
+    name: str,
+    source: dict[str, Any],
+    fresh: Callable[[], nn.Module] | None,
+) -> Backbone:
+    """Return the backbone of a model. Raises `ModelError` that names it."""
+    try:
+        return assemble(model, preprocessing, name=name, source=source, fresh=fresh)
+    except ModelError as error:
+        raise ModelError(f"{name}: {error}") from error
+
+
+def _bare_names() -> list[str]:
+    """Return what people may have meant without saying where from."""
+    import timm
+
+    return [f"timm/{name}" for name in timm.list_models()]

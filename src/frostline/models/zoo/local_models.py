@@ -1,0 +1,33 @@
+"""Which pretrained networks can be loaded without a network: packages, and what timm fetched before."""
+
+from __future__ import annotations
+
+from frostline.models.zoo.architectures import HUB_FILES
+from frostline.models.zoo.lite import PACKAGES, at_hand
+
+HUB_OWNER = "timm"  # whose repositories on the hub are called as timm's own names are
+
+
+def on_disk() -> list[str]:
+    """Return the names of all that is there: lite0 … lite2, then `timm/NAME` from the hub's cache.
+
+    Whether each can really be loaded is for `load_backbone` to say: the cache also holds networks that are
+    no classifiers.
+    """
+    return [*(name for name in PACKAGES if at_hand(name)), *_fetched()]
+
+
+def _fetched() -> list[str]:
+    from huggingface_hub import constants, scan_cache_dir
+    from huggingface_hub.errors import CacheNotFound
+
+    try:
+        repositories = scan_cache_dir(constants.HF_HUB_CACHE).repos
+    except (CacheNotFound, OSError, ValueError):  # there is none, or none that can be read
+        return []
+    return sorted(
+        repository.repo_id
+        for repository in repositories
+        if repository.repo_id.startswith(f"{HUB_OWNER}/")
+        and any(file.file_name in HUB_FILES for revision in repository.revisions for file in revision.files)
+    )

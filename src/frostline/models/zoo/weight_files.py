@@ -1,0 +1,138 @@
+"""A local file of weights, and what a `.safetensors` says of its model: architecture, size, mean, std.
+
+A torch file (`.pth`, `.pt`, `.bin`) is read with `weights_only=True`, so that it can't run a program: it may
+hold tensors by name, alone or under "state_dict" or "model", and nothing else.
+"""
+
+from __future__ import annotations
+
+import json
+import zipfile
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from torch import Tensor, nn
+
+from frostline.errors import ModelError
+from frostline.models import Preprocessing
+from frostline.models.zoo.architectures import NEEDS_MORE, Architecture, architecture, load_weights, share
+
+ENDINGS = (".safetensors", ".pth", ".pt", ".bin")
+WRAPPERS = ("state_dict", "model")  # under which trainers keep the weights: timm's and torchvision's scripts
+
+
+def is_weights(source: str) -> bool:
+    """Whether a model's name is that of a file of weights."""
+    return source.lower().endswith(ENDINGS)
+
+
+def read(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
+    """Return the tensors and the metadata of a file. Raises `ModelError` if it cannot be read."""
+    if path.exists() and not path.is_file():
+        raise ModelError(f"{path} is no file of weights, but a folder, a pipe or a device.")
+    if path.suffix.lower() != ".safetensors":
+        return _read_torch(path), {}
+    try:
+        with safe_open(path, framework="pt", device="cpu") as file:
+            return {key: file.get_tensor(key) for key in file.keys()}, dict(file.metadata() or {})  # noqa: SIM118
+    except FileNotFoundError as error:
+        raise ModelError(f"There is no file {path}.") from error
+    except (SafetensorError, OSError) as error:
+        raise ModelError(f"{path} is not a readable .safetensors file: {error}") from error
+
+
+def _read_torch(path: Path) -> dict[str, Tensor]:
+    """Return a torch file's tensors by name; nothing but tensors and plain values is built from it."""
+    _refuse_packed(path)
+    try:
+        found = torch.load(path, map_location="cpu", weights_only=True)
+    except FileNotFoundError as error:
+        raise ModelError(f"There is no file {path}.") from error
+    except Exception as error:  # the reader of torch's old formats raises whatever it stumbles over
+        raise ModelError(f"{path} {NEEDS_MORE} ({_first_line(error)})") from None
+    for key in WRAPPERS:
+        if isinstance(found, dict) and isinstance(found.get(key), dict):
+            found = found[key]
+            break
+    if not isinstance(found, dict) or not found or not all(isinstance(v, Tensor) for v in found.values()):
+        raise ModelError(f"{path} {NEEDS_MORE}")
+    return {str(name).removeprefix("module."): value for name, value in found.items()}
+
+
+def _refuse_packed(path: Path) -> None:
+    """Raise `ModelError` for a zip whose entries are compressed: torch's are not, and these may be a bomb."""
+    try:
+        with zipfile.ZipFile(path) as archive:
+            packed = [
+                entry.filename for entry in archive.infolist() if entry.compress_type != zipfile.ZIP_STORED
+            ]
+    except Exception:
+        return  # torch's old format, or no file of weights at all: the reader says so
+    if packed:
+        raise ModelError(f"{path} {NEEDS_MORE} ({packed[0][:80]!r} in it is compressed)")
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).strip().splitlines() or [type(error).__name__])[0][:200]
+
+
+def named_architecture(
+    path: Path, metadata: dict[str, str], asked: str | None, size: int | None
+) -> Architecture:
+    """Return the architecture that was asked for, else the one the metadata names."""
+    said = asked or metadata.get("architecture") or metadata.get("arch")
+    if not said:
+        raise ModelError(
+            f"{path} does not say which architecture it is for (metadata key 'architecture'). "
+            "Say it: architecture='timm/resnet18'"
+        )
+    words = said.split() or [""]
+    if "/" in words[0]:
+        return architecture(words[0], size)
+    kind = "torchvision" if "torchvision" in said else "timm"  # as in "squeezenet1_1 (torchvision keys)"
+    return architecture(f"{kind}/{words[0]}", size)
+
+
+def fitted(wanted: Architecture, state: dict[str, Tensor]) -> tuple[Architecture, nn.Module]:
+    """Build the model with as many classes as the file has, and load the file into it."""
+    model = wanted.build_seeded()
+    classes = _classes(model, state)
+    if classes is not None:
+        wanted = replace(wanted, num_classes=classes)
+        model = wanted.build_seeded()
+    load_weights(model, state, wanted.title)
+    return wanted, model
+
+
+def _classes(model: nn.Module, state: dict[str, Tensor]) -> int | None:
+    """Return the file's number of classes if that is all in which its shapes differ from the model's."""
+    differing = [
+        (own.shape, state[key].shape)
+        for key, own in model.state_dict().items()
+        if key in state and state[key].shape != own.shape
+    ]
+    counts = {shape[0] for _, shape in differing if len(shape)}
+    if len(counts) == 1 and all(a[1:] == b[1:] for a, b in differing):
+        return int(counts.pop())
+    return None
+
+
+def described_preprocessing(metadata: dict[str, str], own: Preprocessing) -> Preprocessing:
+    """Return the architecture's preprocessing with whatever the metadata says instead."""
+    known: dict[str, Any] = {}
+    side = metadata.get("input_size", metadata.get("size"))
+    try:
+        if side is not None:
+            known["size"] = int(side)
+        if "resize" in metadata:
+            known["crop_pct"] = share(known.get("size", own.size), int(metadata["resize"]))
+        if "crop_pct" in metadata:
+            known["crop_pct"] = float(metadata["crop_pct"])
+        known.update({key: tuple(json.loads(metadata[key])) for key in ("mean", "std") if key in metadata})
+    except (ValueError, TypeError) as error:
+        raise ModelError(f"The file's metadata describes no preprocessing: {error}. {metadata}") from error
+    known.update({key: metadata[key] for key in ("interpolation", "crop_mode") if key in metadata})
+    return replace(own, **known)

@@ -1,0 +1,17 @@
+"""The verbs in a row: `fit` for your own images, `demo` for packaged ones."""
+
+from frostline.pipelines.fit_pipeline import Fitted, candidates, fit
+from frostline.pipelines.packaged_demo import DEMO_SIZE, Baseline, Demo, demo, write_digits
+from frostline.pipelines.time_limits import demand_measuring
+
+__all__ = [
+    "DEMO_SIZE",
+    "Baseline",
+    "Demo",
+    "Fitted",
+    "candidates",
+    "demand_measuring",
+    "demo",
+    "fit",
+    "write_digits",
+]

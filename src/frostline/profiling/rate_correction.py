@@ -1,0 +1,91 @@
+"""Rates that were remembered, held against now: one timing before they are used, and what whole runs took.
+
+Both are ratios. A check's is of this call alone; that of runs is kept beside the rates, and goes half of each
+way.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from typing import Any
+
+from frostline.cost import Cost, Rates
+from frostline.models import Backbone
+from frostline.profiling import numeric_search
+from frostline.system import directories, numerics, processor
+
+CHECK_S = 0.1  # what a pass that checks may take, with from 2 to 16 images; all its repeats take 0.5 s
+# Remembered rates that are further off than this are corrected by the check. A choice: runs of one command
+# take a tenth more or less on a quiet machine, and predictions are allowed 1.35 (advice.TIME_MARGIN).
+HOLDS = 1.25
+# How far the kept factor goes towards what a run took, of the way in logarithms: two runs bring it three
+# quarters there, and one that was disturbed is halfway forgotten by the next. A choice.
+WEIGHT = 0.5
+MOST = 4.0  # times, either way, that one run may count for: a laptop that slept says nothing. A choice.
+LEAST_S = 1.0  # shorter runs are mostly what no rate is of: a choice
+SAME_WORLD = processor.BUSY  # cores' worth of other work, by which worlds of one factor may differ
+
+
+def check_of(backbone: Backbone, per_image_s: float, threads: int) -> dict[str, Any]:
+    """Time the pass that later checks are held against, as plain data, to be remembered with the rates."""
+    images = max(2, min(numeric_search.TRIAL, int(CHECK_S / max(per_image_s, 1e-9))))
+    return {"images": images, "seconds": numeric_search.pass_s(backbone, images, threads)}
+
+
+def checked(rates: Rates, backbone: Backbone, check: Mapping[str, Any]) -> Rates:
+    """Return rates that were remembered as one timing now says: scaled where they no longer hold."""
+    now_s = numeric_search.pass_s(backbone, check["images"], rates.threads)
+    ratio = now_s / max(check["seconds"], 1e-9)
+    if 1 / HOLDS <= ratio <= HOLDS:
+        return rates
+    note = (
+        f"Rates remembered of {rates.name} no longer held: a pass takes {ratio:.2f} times as long as when "
+        "they were measured, so they were scaled by that."
+    )
+    return replace(rates.times(ratio), notes=(*rates.notes, note))
+
+
+def factor(backbone: Backbone, threads: int) -> float:
+    """Return what runs took beside what was predicted, as runs of earlier times have it; 1 before any."""
+    known = directories.recalled("rates", _key(backbone, threads)) or {}
+    return float(known.get("factor", 1.0))
+
+
+@dataclass(frozen=True)
+class Expected:
+    """What a run was predicted to take with nothing in the store and with all of it, and its rows."""
+
+    cold_s: float
+    warm_s: float
+    rows: int
+
+    @classmethod
+    def of(cls, cold: Cost, warm: Cost) -> Expected:
+        """Take it from the two predictions."""
+        return cls(cold.seconds, min(cold.seconds, warm.seconds), cold.rows)
+
+    def seconds(self, computed: int) -> float:
+        """Return what a run that computed so many rows should have taken; the others were there."""
+        share = min(1.0, computed / self.rows) if self.rows else 1.0
+        return self.warm_s + share * (self.cold_s - self.warm_s)
+
+
+def learn(
+    backbone: Backbone, threads: int, *, expected_s: float, taken_s: float, before: float, meanwhile: float
+) -> float:
+    """Correct the kept factor by a run that is finished, up or down; return it.
+
+    `before` and `meanwhile` are the cores' worth of work that others did when the rates were checked and
+    during the run: where these differ, the run was one of another world, and nothing is learned.
+    """
+    now = factor(backbone, threads)
+    if taken_s < LEAST_S or expected_s <= 0 or abs(before - meanwhile) >= SAME_WORLD:
+        return now
+    found: float = now * min(MOST, max(1 / MOST, taken_s / expected_s)) ** WEIGHT
+    directories.remember("rates", _key(backbone, threads), {"factor": found}, numerics.world(threads))
+    return found
+
+
+def _key(backbone: Backbone, threads: int) -> str:
+    return numerics.rates_key(f"factor of runs {numeric_search.named(backbone)}", threads)

@@ -1,0 +1,390 @@
+"""The charts: what each of them draws, from rows of plain values."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from frostline.reports.chart_parts import (
+    COOL,
+    INK,
+    PAPER,
+    ROW_PX,
+    SOFT,
+    THIRD,
+    WARM,
+    Spec,
+    axis,
+    category,
+    labels,
+    quantity,
+    ranged,
+    spec,
+    told,
+)
+
+
+def bars(values: Sequence[Spec], order: Sequence[str], parts: Sequence[str]) -> Spec:
+    """Horizontal bars of `count` for each `name`, stacked by `part`."""
+    colours = dict(zip(("train", "val", "test"), (COOL, THIRD, WARM), strict=True))
+    layer = {
+        "mark": {"type": "bar", "cornerRadiusEnd": 2},
+        "encoding": {
+            "y": category("name", order, labelOverlap=False),
+            "x": {**quantity("count", "images", zero=True), "stack": "zero"},
+            "color": {
+                "field": "part",
+                "type": "nominal",
+                "scale": {"domain": list(parts), "range": [colours[part] for part in parts]},
+                "legend": {} if len(parts) > 1 else None,
+            },
+            "order": {"field": "rank", "type": "quantitative"},
+            "tooltip": told(("name", "class", ""), ("part", "part", ""), ("count", "images", ",d")),
+        },
+    }
+    return spec(ROW_PX * len(order) + 10, values, [layer])
+
+
+def histogram(values: Sequence[Spec]) -> Spec:
+    """How many classes have how many images: for sets of more classes than bars can show."""
+    layer = {
+        "mark": {"type": "bar", "color": COOL},
+        "encoding": {
+            "x": {
+                "field": "count",
+                "type": "quantitative",
+                "bin": {"maxbins": 30},
+                "axis": axis("images a class"),
+            },
+            "y": {"aggregate": "count", "type": "quantitative", "axis": axis("classes")},
+        },
+    }
+    return spec(220, values, [layer])
+
+
+def scatter(values: Sequence[Spec], front: Sequence[Spec], on: str, ends: tuple[float, float]) -> Spec:
+    """Accuracy against seconds, with intervals and the front of what nothing beats; click picks a row."""
+    x = {
+        **quantity("seconds", "seconds a run, each line ten times the one before", scale={"type": "log"}),
+        "axis": axis("seconds of one run (logarithmic)", tickCount=4, format="~g", grid=False),
+    }
+    y = quantity("accuracy", f"right on {on}", share=True, scale={"domain": list(ends), "nice": False})
+    kinds = {"domain": ["chosen", "tried", "short"], "range": [WARM, COOL, SOFT]}
+    colour = {"field": "kind", "type": "nominal", "scale": kinds, "legend": None}
+    layers: list[Spec] = [
+        {
+            "data": {"values": list(front)},
+            "mark": {
+                "type": "line",
+                "interpolate": "step-after",
+                "color": SOFT,
+                "strokeDash": [4, 4],
+                "strokeWidth": 1.5,
+            },
+            "encoding": {"x": x, "y": y},
+        },
+        {
+            "mark": {"type": "rule"},
+            "encoding": {"x": x, "y": {**y, "field": "low"}, "y2": {"field": "high"}, "color": colour},
+        },
+        {
+            "mark": {"type": "point", "size": 130, "cursor": "pointer", "stroke": PAPER, "strokeWidth": 1.5},
+            "encoding": {
+                "x": x,
+                "y": y,
+                "color": colour,
+                "shape": {
+                    "field": "kind",
+                    "type": "nominal",
+                    "scale": {"domain": kinds["domain"], "range": ["diamond", "circle", "triangle-up"]},
+                    "legend": None,
+                },
+                "tooltip": told(
+                    ("name", "strategy", ""),
+                    ("accuracy", "right", ".1%"),
+                    ("low", "from", ".1%"),
+                    ("high", "to", ".1%"),
+                    ("seconds", "seconds a run", ".1f"),
+                ),
+            },
+        },
+        *labels(x, y),
+    ]
+    return spec(340, values, layers)
+
+
+def against_cut(values: Sequence[Spec], stages: Sequence[str], title: str, *, share: bool) -> Spec:
+    """A share, or seconds, by the lowest stage that learns; the frozen network stands last."""
+    x = {
+        "field": "stage",
+        "type": "ordinal",
+        "sort": list(stages),
+        "scale": {"domain": list(stages)},
+        "axis": axis(
+            "lowest stage that learns",
+            labelAngle=-30,
+            labelOverlap=False,
+        ),
+    }
+    style = ".1%" if share else ".1f"
+    tooltip = told(
+        ("name", "strategy", ""), ("value", title, style), ("low", "from", style), ("high", "to", style)
+    )
+    found = ranged(values, x, height=260, tooltip=tooltip, line=False)
+    kinds = {"domain": ["chosen", "tried"], "range": [WARM, COOL]}
+    for layer in found["layer"]:
+        layer["encoding"]["color"] = {"field": "kind", "type": "nominal", "scale": kinds, "legend": None}
+        layer["encoding"]["y"]["axis"] = axis(title, format=".0%" if share else "~g", tickCount=5, grid=share)
+        if not share:
+            layer["encoding"]["y"]["scale"] = {"type": "log"}
+        layer["encoding"]["xOffset"] = {
+            "field": "offset",
+            "type": "quantitative",
+            "scale": {"domain": [-1, 1]},
+        }
+    return found
+
+
+def curves(
+    values: Sequence[Spec], first: str, what: Sequence[str], title: str, *, share: bool = False
+) -> Spec:
+    """Lines by epoch for the row that is shown; bands are the range over its runs."""
+    x = {
+        "field": "epoch",
+        "type": "quantitative",
+        "scale": {"zero": False, "nice": False},
+        "axis": axis("epoch", tickMinStep=1, format="d", grid=False),
+    }
+    y = quantity("value", title, share=share)
+    legend = {"symbolType": "stroke", "symbolOpacity": 1, "symbolFillColor": "transparent"}
+    colours = {"domain": list(what), "range": [COOL, WARM][: len(what)]}
+    colour = {
+        "field": "what",
+        "type": "nominal",
+        "scale": colours,
+        "legend": legend if len(what) > 1 else None,
+    }
+    style = ".1%" if share else ".3f"
+    layers: list[Spec] = [
+        {
+            "mark": {"type": "area", "opacity": 0.15},
+            "encoding": {
+                "x": x,
+                "y": {**y, "field": "low"},
+                "y2": {"field": "high"},
+                "color": colour,
+            },
+        },
+        {"mark": {"type": "line"}, "encoding": {"x": x, "y": y, "color": colour}},
+        {
+            "mark": {"type": "point", "size": 35},
+            "encoding": {
+                "x": x,
+                "y": y,
+                "color": colour,
+                "tooltip": told(("what", "images", ""), ("epoch", "epoch", "d"), ("value", title, style)),
+            },
+        },
+    ]
+    return spec(
+        220,
+        [value for value in values if value["what"] in what],
+        layers,
+        params=[{"name": "shown", "value": first}],
+        transform=[{"filter": "datum.row === shown"}],
+    )
+
+
+def confusion(values: Sequence[Spec], order: Sequence[str], *, counts: bool) -> Spec:
+    """True class by answered class; shade is the share of the true class."""
+    scale = {"padding": 0.06, "domain": list(order)}  # classes that were never answered have a column, too
+    upright = all(len(name) <= 3 for name in order)  # slanted names would be cut off at the right
+    x = {
+        **category(
+            "answered", order, "answered", labelAngle=0 if upright else -90, orient="top", labelOverlap=False
+        ),
+        "scale": scale,
+    }
+    y = {**category("true", order, "true class", labelOverlap=False), "scale": scale}
+    layers: list[Spec] = [
+        {
+            "mark": {"type": "rect", "cornerRadius": 2},
+            "encoding": {
+                "x": x,
+                "y": y,
+                "color": {
+                    "field": "kind",
+                    "type": "nominal",
+                    "scale": {"domain": ["right", "wrong"], "range": [COOL, WARM]},
+                    "legend": None,
+                },
+                "opacity": {
+                    "field": "share",
+                    "type": "quantitative",
+                    "scale": {"domain": [0, 1], "range": [0.14, 1]},
+                    "legend": None,
+                },
+                "tooltip": told(
+                    ("true", "true", ""),
+                    ("answered", "answered", ""),
+                    ("count", "images", ",d"),
+                    ("share", "of the true class", ".1%"),
+                ),
+            },
+        }
+    ]
+    if counts:
+        layers.append(
+            {
+                "mark": {"type": "text"},
+                "encoding": {
+                    "x": x,
+                    "y": y,
+                    "text": {"field": "count", "type": "quantitative"},
+                    "color": {"condition": {"test": "datum.share > 0.5", "value": PAPER}, "value": INK},
+                },
+            }
+        )
+    return spec(max(120, (ROW_PX if counts else 11) * len(order)), values, layers)
+
+
+def recalls(values: Sequence[Spec], order: Sequence[str]) -> Spec:
+    """Recall of each class with its interval; precision as an open mark."""
+    y = category("name", order, labelOverlap=False)
+    x = quantity(
+        "recall",
+        "recognised (dot)  ·  right (ring)",
+        share=True,
+        scale={"domainMax": 1},
+    )
+    layers: list[Spec] = [
+        {
+            "mark": {"type": "rule", "color": COOL},
+            "encoding": {"y": y, "x": {**x, "field": "low"}, "x2": {"field": "high"}},
+        },
+        {
+            "mark": {"type": "point", "filled": False, "color": WARM, "size": 90},
+            "encoding": {"y": y, "x": {**x, "field": "precision"}},
+        },
+        {
+            "mark": {"type": "point", "color": COOL},
+            "encoding": {
+                "y": y,
+                "x": x,
+                "tooltip": told(
+                    ("name", "class", ""),
+                    ("recall", "recognised", ".1%"),
+                    ("low", "from", ".1%"),
+                    ("high", "to", ".1%"),
+                    ("precision", "answers that are right", ".1%"),
+                    ("images", "images", ",d"),
+                ),
+            },
+        },
+    ]
+    return spec(ROW_PX * len(order) + 10, values, layers)
+
+
+def calibration(values: Sequence[Spec]) -> Spec:
+    """What came true against what was said; the diagonal is perfect."""
+    x = quantity("said", "what the model said", share=True, scale={"domain": [0, 1]})
+    y = quantity("right", "how often it was right", share=True, scale={"domain": [0, 1]})
+    diagonal = [{"said": 0, "right": 0}, {"said": 1, "right": 1}]
+    layers: list[Spec] = [
+        {
+            "data": {"values": diagonal},
+            "mark": {"type": "line", "color": SOFT, "strokeDash": [4, 4], "strokeWidth": 1.5},
+            "encoding": {"x": x, "y": y},
+        },
+        {
+            "mark": {"type": "rule", "color": COOL},
+            "encoding": {"x": x, "y": {**y, "field": "low"}, "y2": {"field": "high"}},
+        },
+        {
+            "mark": {"type": "point", "color": COOL},
+            "encoding": {
+                "x": x,
+                "y": y,
+                "size": {
+                    "field": "images",
+                    "type": "quantitative",
+                    "scale": {"range": [30, 400]},
+                    "legend": None,
+                },
+                "tooltip": told(
+                    ("said", "said", ".1%"), ("right", "right", ".1%"), ("images", "images", ",d")
+                ),
+            },
+        },
+    ]
+    return spec(300, values, layers)
+
+
+def forecast(values: Sequence[Spec], order: Sequence[str]) -> Spec:
+    """Expected and found accuracy of each strategy, one above the other."""
+    y = {"field": "name", "type": "nominal", "sort": list(order), "axis": axis(None)}
+    x = quantity("value", "images answered right", share=True)
+    kinds = {"domain": ["expected", "found"], "range": [SOFT, WARM]}
+    colour = {"field": "kind", "type": "nominal", "scale": kinds, "legend": {}}
+    offset = {"field": "kind", "type": "nominal", "sort": kinds["domain"]}
+    layers: list[Spec] = [
+        {
+            "mark": {"type": "rule", "strokeWidth": 2},
+            "encoding": {
+                "y": y,
+                "yOffset": offset,
+                "x": {**x, "field": "low"},
+                "x2": {"field": "high"},
+                "color": colour,
+            },
+        },
+        {
+            "mark": {"type": "point"},
+            "encoding": {
+                "y": y,
+                "yOffset": offset,
+                "x": x,
+                "color": colour,
+                "tooltip": told(
+                    ("name", "strategy", ""),
+                    ("kind", "", ""),
+                    ("value", "right", ".1%"),
+                    ("low", "from", ".1%"),
+                    ("high", "to", ".1%"),
+                ),
+            },
+        },
+    ]
+    return spec(44 * len(order) + 10, values, layers)
+
+
+def costs(values: Sequence[Spec], ends: tuple[float, float]) -> Spec:
+    """Seconds that a run took against what was predicted; the diagonal is perfect."""
+    scale = {"type": "log", "domain": list(ends), "nice": False}
+    x = {
+        **quantity("predicted", "predicted seconds", scale=scale),
+        "axis": axis("predicted seconds", tickCount=4, format="~g", grid=False),
+    }
+    y = {
+        **quantity("taken", "seconds taken", scale=scale),
+        "axis": axis("seconds taken", tickCount=4, format="~g", grid=False),
+    }
+    diagonal = [{"predicted": end, "taken": end} for end in ends]
+    layers: list[Spec] = [
+        {
+            "data": {"values": diagonal},
+            "mark": {"type": "line", "color": SOFT, "strokeDash": [4, 4], "strokeWidth": 1.5},
+            "encoding": {"x": x, "y": y},
+        },
+        {
+            "mark": {"type": "point", "color": COOL, "size": 110},
+            "encoding": {
+                "x": x,
+                "y": y,
+                "tooltip": told(
+                    ("name", "strategy", ""), ("predicted", "predicted s", ".1f"), ("taken", "taken s", ".1f")
+                ),
+            },
+        },
+        *labels(x, y),
+    ]
+    return spec(280, values, layers)

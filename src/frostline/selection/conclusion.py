@@ -1,0 +1,411 @@
+"""The end of a comparison: name the winner, train it on everything, read the test part once."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from frostline import metrics, sentences
+from frostline.errors import UsageError
+from frostline.reports import notebook
+from frostline.selection import resampling, weight_interpolation
+from frostline.selection.candidates import Candidate
+from frostline.selection.config import REPEATS, Asked
+from frostline.selection.evidence import evidence
+from frostline.selection.out_of_fold import gather, longest, write_answers
+from frostline.selection.ranking import asked_folds, settle, whole_repeats, without_rest
+from frostline.selection.runner import PLAN, Contest, OutOfTime, sub_study
+from frostline.selection.significance import Held, Verdict, optimism
+from frostline.selection.text import titled, verdict_lines
+from frostline.selection.weight_interpolation import Halfway
+from frostline.selection.winner_artifacts import leave_familiar, leave_looks
+from frostline.studies.best_run import best_of
+from frostline.studies.contenders import COMPARISON, OUT_OF_FOLD
+from frostline.studies.study_folder import Study, plain
+from frostline.system import directories
+from frostline.training import Run, refusal, train
+
+TESTED = ("accuracy", "low", "high", *metrics.BALANCE, "test_looks")  # of the winner, where it was tested
+
+
+class NoTime(UsageError):
+    """Not one run fits into the time."""
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """What was compared, how each did, and who won; `run` is the winner trained on everything.
+
+    `result` is what `comparison.json` holds: `standings` (one for each candidate), `winner`, `separated`,
+    `verdict` (sentences), `seconds`, `budget_seconds`; and `answering`, whom `predict` asks now.
+    """
+
+    result: dict[str, Any]
+    folder: Path
+    study: Study
+    run: Run
+    again: bool = False  # all of it had been finished before, and was read back
+
+    def __getattr__(self, name: str) -> Any:
+        result = self.__dict__.get("result", {})
+        if name in result:
+            return result[name]
+        raise AttributeError(f"A comparison has no {name!r}. It has {', '.join(result)}.")
+
+    def __repr__(self) -> str:
+        """Two lines: who won, and what that is worth."""
+        tried = f"{self.strategies_tried} tried in {sentences.counted(self.runs, 'run')}"
+        first = f"<Comparison: {titled(self.result)} of {tried}; in {self.study.path}"
+        return f"{first}\n{sentences.accuracy(self.headline)}>"
+
+    def _repr_html_(self) -> str:
+        """A table, in a notebook."""
+        shown = ("model", "strategy", "accuracy", "low", "high", "run_seconds", "repeats")
+        rows = [{key: row[key] for key in shown if key in row} for row in self.result["standings"]]
+        return notebook.table_html("Comparison", rows, self.result["verdict"])
+
+    def to_pandas(self) -> Any:
+        """The standings, a row for each strategy. Raises `UsageError` where pandas is not installed."""
+        return notebook.frame(self.result["standings"])
+
+    def plot(self) -> notebook.Plot:
+        """Draw accuracy against seconds."""
+        return notebook.standings_plot(self.result["standings"], self.result["winner"], self.result["model"])
+
+
+def read_ended(folder: Path) -> dict[str, Any] | None:
+    """Return the outcome that an earlier call left in a comparison's folder; `None` where there is none."""
+    try:
+        return dict(json.loads((folder / COMPARISON).read_text(encoding="utf-8")))
+    except (OSError, ValueError, TypeError):  # what is damaged is written anew
+        return None
+
+
+def conclude(
+    asked: Asked, contest: Contest, over: bool, ended: Mapping[str, Any] | None = None
+) -> Comparison:
+    """Name the winner, train it on everything, and write the result.
+
+    `ended` is the outcome of an earlier call, where this one has made no run for the race.
+    """
+    contest.outcomes = contest.ledger.outcomes()
+    contest.settle_depth(asked.folder / PLAN)
+    found = settle(asked, contest)
+    if found is None:
+        raise NoTime(_no_time(asked, contest))
+    verdict, answers, place = found.verdict, found.answers, found.winner
+    because, promising = contest.ended_because, _promising(contest)
+    standings = _standings(asked, contest, answers)
+    contest, mine = without_rest(contest, place), answers[place]
+    winner = asked.candidates[place]
+    backbone = asked.backbones[winner.model]
+    asked.study.write("backbone.json", backbone.as_dict())
+    back = _gone_back(asked, contest, place, mine)
+    folds = asked_folds(contest, place)
+    held_out = _held_out(asked, back.held if back else mine, found.once, folds)
+    share = back.share if back else None
+    run, whole = _shipped(asked, contest, place, held_out["temperature"], share)
+    if back and not whole:  # what answers is a run on a fold, as it ended
+        asked.log("What answers is a run on a fold as it ended: it does not go back.")
+        back = share = None
+        held_out = _held_out(asked, mine, found.once, folds)
+    held_out |= _whose(contest, place, mine, folds)
+    leave_looks(asked, contest, place, share)
+    leave_familiar(asked, contest, place, run, share)
+    again = ended is not None and run.again
+    result = {
+        "winner": str(winner.strategy),
+        "augment": winner.augment,
+        "separated": bool(
+            verdict and verdict.separated and found.repeats >= REPEATS and (over or not asked.thorough)
+        ),
+        "finished": over,
+        "ended_because": because,
+        "cuts": asked.thorough,
+        "left_out": [str(asked.candidates[one]) for one in _never_begun(contest)],
+        "promising": promising,
+        "repeats": found.repeats,
+        "folds": contest.race.folds,
+        "judged_on_folds": found.depth,
+        "metric": asked.options["metric"],
+        "standings": standings,
+        "strategies_tried": sum(row["runs"] > 0 for row in standings),
+        "runs": sum(row["runs"] for row in standings),
+        "differences": _differences(contest, verdict),
+        "out_of_fold": held_out,
+        **({} if back is None else {"interpolation": back.about}),
+        "every_image": whole,
+        **{key: run.result[key] if whole else None for key in TESTED},
+        "seconds": ended["seconds"] if ended and again else contest.clock.spent_s,
+        "budget_seconds": contest.clock.limit_s,
+        "ended": (ended if ended and again else {}).get("ended") or datetime.now(UTC).isoformat(),
+        "model": backbone.name,
+        **({} if asked.alone else {"models": list(asked.backbones)}),
+        "asked": _asked(asked),
+        "joined": [str(one) for one in asked.earlier.joined],
+        "apart": [one.as_dict() for one in asked.earlier.apart],
+        "judged": evidence(asked, folds, back.held if back else mine, bool(found.repeats)),
+        "study": str(asked.study.path),
+        "run": str(run.folder.path.relative_to(asked.study.path)),
+    }
+    result["headline"] = _headline(result, run.result, len(resampling.pool(asked.data)))
+    result["verdict"] = verdict_lines(result)
+    directories.write_atomically(asked.folder / COMPARISON, json.dumps(plain(result), indent=1).encode())
+    best = best_of(asked.study)
+    answers_by = {"run": best.folder.name, "why": best.why, "winner": best.folder.path == run.folder.path}
+    told = {**result, "answering": answers_by, "again": again}
+    return Comparison(plain(told), asked.folder, asked.study, run, again)
+
+
+def _headline(result: dict[str, Any], run: dict[str, Any], pool: int) -> dict[str, Any]:
+    """The one accuracy of the model that answers, with what it must not be read without.
+
+    It is the test part's where there is one, else the folds'. Every place that shows it reads this record.
+    """
+    tested = result["accuracy"] is not None
+    figures = {**run, **result} if tested else result["out_of_fold"]
+    return {
+        **{key: figures.get(key) for key in ("accuracy", "low", "high", *metrics.BELIEVED, *metrics.BALANCE)},
+        "basis": "test part" if tested else "out of fold",
+        "images": run["n_test"] if tested else figures["images"],
+        "pool": pool,
+        "folds": result["out_of_fold"]["folds"],
+        "optimism": None if tested else figures["optimism"],
+        "test_looks": result["test_looks"],
+    }
+
+
+def _gone_back(asked: Asked, contest: Contest, place: int, mine: Held) -> Halfway | None:
+    """How far the winner goes back, where that was asked for and there is something to go back to."""
+    if asked.interpolate_weights is None or not len(mine.images):
+        return None
+    if not weight_interpolation.can(asked.candidates[place]):
+        asked.log(f"{asked.candidates[place]} does not go back: nothing lies between it and a probe.")
+        return None
+    return weight_interpolation.choose(asked, contest, place, mine)
+
+
+def _asked(asked: Asked) -> dict[str, Any]:
+    """What the call asked for, so that a report can say how to repeat it."""
+    sizes = {one.preprocessing.size for one in asked.backbones.values()}
+    names = [one.name for one in asked.backbones.values()]
+    resize = next(iter(asked.backbones.values())).source.get("resize")
+    return {
+        **({"model": names[0]} if asked.alone else {"models": names}),
+        "size": sizes.pop() if len(sizes) == 1 else None,
+        **({} if resize is None else {"resize": resize}),
+        "minutes": asked.minutes,
+        "repeats": asked.repeats,
+        "cuts": asked.thorough,
+        "seed": asked.seed,
+        "augment": asked.candidates[0].augment,
+        **asked.named,
+        "strategies": [*asked.named["strategies"], *(str(one.strategy) for one in asked.earlier.joined)],
+        **({} if asked.interpolate_weights is None else {"interpolate_weights": asked.interpolate_weights}),
+        **{key: value for key, value in asked.options.items() if key not in ("threads", "workers")},
+    }
+
+
+def _no_time(asked: Asked, contest: Contest) -> str:
+    """Say how little time there is, and how much would do."""
+    place = min(range(len(contest.candidates)), key=lambda c: contest.whole_s[c] + contest.final_s[c])
+    need_s = contest.race.folds * contest.whole_s[place] + contest.final_s[place]
+    if contest.terms is not None:
+        need_s = contest.board().need_s(place, 1)
+    folds = f" on {contest.race.folds} folds" if contest.race.folds > 1 else ""
+    what = f"loading, judging {contest.candidates[place]}{folds} and training it on every image"
+    return refusal(asked.minutes or 0.0, contest.clock.watch.seconds + need_s, what)
+
+
+def _promising(contest: Contest) -> list[dict[str, Any]]:
+    """Return who is ahead of who leads on folds that are not all, with how many and how far."""
+    if contest.terms is None:
+        return []
+    board = contest.board()
+    return [
+        {
+            "strategy": str(contest.candidates[place]),
+            "folds": sum(task.candidate == place for task in contest.outcomes),
+            "ahead": board.ahead(place),
+            "beside": str(contest.candidates[board.leader]),
+        }
+        for place in board.promising
+        if board.leader is not None
+    ]
+
+
+def _held_out(asked: Asked, mine: Held, answers: Mapping[int, Held], folds: int) -> dict[str, Any]:
+    """What the winner's runs say of images they had not learned from, and the table of their answers.
+
+    `accuracy` and its interval are lowered by the optimism of having been picked as the best. The interval is
+    of a new model's accuracy on new images, as the standings' are.
+    """
+    if not len(mine.images):
+        figures = ("accuracy", "low", "high", "optimism", *metrics.BELIEVED, *metrics.BALANCE)
+        return {**dict.fromkeys(figures), "images": 0, "temperature": 1.0}
+    spread = resampling.spread_of_folds(folds)
+    accuracy, low, high = mine.accuracy_interval(spread)
+    lead = optimism(answers, "accuracy", asked.seed)
+    write_answers(asked.folder / OUT_OF_FOLD, asked.data, mine)
+    assert mine.logits is not None
+    believed = metrics.believed(
+        mine.targets, mine.probabilities, mine.units, images=mine.images, spread=spread
+    )
+    learned = np.bincount(asked.data.targets(resampling.pool(asked.data)), minlength=len(asked.data.classes))
+    guesses = mine.probabilities.argmax(axis=1)
+    return {
+        **believed,
+        **metrics.balance(asked.data.classes, mine.targets, guesses, learned, mine.images),
+        "images": len(np.unique(mine.images)),
+        "accuracy": accuracy - lead,
+        "low": max(0.0, low - lead),
+        "high": high - lead,
+        "optimism": lead,
+        "temperature": metrics.fit_temperature(mine.logits, mine.targets),
+    }
+
+
+def _whose(contest: Contest, place: int, mine: Held, folds: int) -> dict[str, Any]:
+    """Say what model the figures out of fold are of: the winner's, trained without the images asked about."""
+    return {
+        "strategy": str(contest.candidates[place].strategy),
+        "images": len(np.unique(mine.images)),
+        "folds": folds,
+        "runs": sorted(str(o["run"]) for t, o in contest.outcomes.items() if t.candidate == place),
+    }
+
+
+def _never_begun(contest: Contest) -> list[int]:
+    """Return the places of those without a run."""
+    begun = {task.candidate for task in contest.outcomes}
+    return [place for place in range(len(contest.candidates)) if place not in begun]
+
+
+def _shipped(
+    asked: Asked, contest: Contest, place: int, temperature: float, share: float | None
+) -> tuple[Run, bool]:
+    """Return the winner trained on every image, and whether it is: else the time was up on the way.
+
+    Then the first of the winner's runs that made its figure answers. The other goes on when the command is
+    given again with more time.
+    """
+
+    def progress(what: str, done: int, total: int) -> None:
+        if contest.clock.late and what != "decoding":  # a finished run only asks whether its images are sound
+            raise OutOfTime
+        if asked.progress:
+            asked.progress(what, done, total)
+
+    try:
+        run = _train_winner(replace(asked, progress=progress), asked.candidates[place], temperature, share)
+    except OutOfTime:
+        task = min(longest(contest.outcomes, place), key=lambda t: (t.cell.repeat, t.cell.fold))
+        folder = asked.study.run_at(contest.outcomes[task].get("run"))
+        split = Study(folder.path.parents[1])
+        return Run(
+            folder.read("result.json"),
+            folder,
+            split,
+            again=True,
+            backbone=asked.backbones[asked.candidates[place].model],
+        ), False
+    return run, True
+
+
+def _train_winner(asked: Asked, winner: Candidate, temperature: float, share: float | None) -> Run:
+    """Train on train and val together, everything that was chosen held fixed; the test part is read here.
+
+    No image is left to fit the temperature on, so it is that of the answers out of fold.
+    """
+    samples = tuple(
+        replace(sample, split="train" if sample.split == "val" else sample.split)
+        for sample in asked.data.samples
+    )
+    everything = replace(asked.data, samples=samples)
+    return train(
+        asked.backbones[winner.model],
+        everything,
+        winner.strategy,
+        study=sub_study(asked.study, everything),
+        seed=asked.seed,
+        augment=winner.augment,
+        temperature=temperature,
+        interpolate_weights=None if share == 1.0 else share,
+        logger=asked.loggers,
+        progress=asked.progress,
+        **asked.options,
+    )
+
+
+def _standings(asked: Asked, contest: Contest, answers: Mapping[int, Held]) -> list[dict[str, Any]]:
+    """Return how far each candidate came and how it did there, the best first.
+
+    The intervals are of a new model's accuracy on new images, like the headline's.
+    """
+    found, repeats = [], whole_repeats(contest)
+    for place, candidate in enumerate(contest.candidates):
+        mine = {task: o for task, o in contest.outcomes.items() if task.candidate == place}
+        tasks = longest(contest.outcomes, place)
+        there = [mine[task] for task in tasks]
+        row: dict[str, Any] = {
+            **({"model": candidate.model} if candidate.model else {}),
+            "strategy": str(candidate.strategy),
+            "augment": candidate.augment,
+            "joined": candidate in asked.earlier.joined,
+            "runs": len(mine),
+            "share": _share(contest, place),
+            "repeats": repeats.get(place, 0),
+            "cells": len(tasks),
+            "score": _mean([o["score"] for o in there]),
+            "accuracy": _mean([o["accuracy"] for o in there]),
+            "low": None,
+            "high": None,
+            "seconds": sum(o["seconds"] for o in mine.values()),
+            "run_seconds": _mean([o["seconds"] for o in there]),
+            "predicted_seconds": contest.whole_s[place],
+        }
+        held = answers.get(place)
+        if held is None and tasks:
+            held = gather(contest.data, contest.study.path, contest.outcomes, [place])[place]
+        if held is not None and len(held.images):
+            spread = resampling.spread_of_folds(asked_folds(contest, place))
+            row["accuracy"], row["low"], row["high"] = held.accuracy_interval(spread)
+        found.append((max((task.share for task in tasks), default=0.0), row))
+    best_first = sorted(found, key=lambda r: (-r[1]["repeats"], -r[0], -(r[1]["score"] or 0.0)))
+    return [row for _, row in best_first]
+
+
+def _share(contest: Contest, place: int) -> float:
+    """Return the largest share of its epochs that a candidate got to; 0 without a run."""
+    tasks = longest(contest.outcomes, place)
+    if tasks and not contest.candidates[place].strategy.trains:
+        return 1.0  # a head that is solved for has no epochs: its short run is a whole one
+    return tasks[0].share if tasks else 0.0
+
+
+def _differences(contest: Contest, verdict: Verdict | None) -> list[dict[str, Any]]:
+    """Return the leader minus each other that was repeated."""
+    if verdict is None:
+        return []
+    names = [str(candidate) for candidate in contest.candidates]
+    return [
+        {
+            "leader": names[verdict.leader],
+            "other": names[other],
+            "mean": found.mean,
+            "low": found.low,
+            "high": found.high,
+            "separated": found.separated,
+        }
+        for other, found in verdict.differences.items()
+    ]
+
+
+def _mean(values: Sequence[float]) -> float | None:
+    return sum(values) / len(values) if values else None

@@ -1,0 +1,124 @@
+"""What each candidate answered on images it had not learned from, gathered from its runs' tables."""
+
+from __future__ import annotations
+
+import csv
+import io
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from pathlib import Path
+
+import numpy as np
+from safetensors.torch import load_file
+from torch import nn
+
+from frostline.data import Manifest
+from frostline.errors import StudyError
+from frostline.models import Backbone
+from frostline.models.heads import build_head
+from frostline.selection.resampling import pool
+from frostline.selection.significance import Held
+from frostline.selection.successive_halving import Task
+from frostline.selection.trial_queue import Outcome
+from frostline.strategies import Strategy
+from frostline.studies.study_folder import Study
+from frostline.system import directories, text_output
+
+LEAST = 1e-12  # of a probability, before its logarithm: the tables have six digits
+
+
+def gather(
+    data: Manifest, study: Path, outcomes: Mapping[Task, Outcome], candidates: Iterable[int]
+) -> dict[int, Held]:
+    """Return each candidate's answers over its longest runs, in one order: by repeat, then image.
+
+    Those are whole schedules, unless the time was up before there was one.
+    """
+    samples = pool(data)
+    place = {sample.path: index for index, sample in enumerate(samples)}
+    targets, units = data.targets(samples), data.units(samples)
+    found = {}
+    for candidate in candidates:
+        rows: list[tuple[int, int, list[float], float]] = []
+        for task in longest(outcomes, candidate):
+            table = Study(study).run_at(outcomes[task].get("run")).path / "predictions-val.csv"
+            t = float(outcomes[task]["temperature"])
+            rows += [(task.cell.repeat, place[path], p, t) for path, p in _answers(table)]
+        rows.sort(key=lambda row: row[:2])
+        probabilities = np.array([row[2] for row in rows])
+        temperatures = np.array([row[3] for row in rows])[:, None]
+        images = np.array([row[1] for row in rows], dtype=np.int64)
+        found[candidate] = Held(
+            images=images,
+            repeats=np.array([row[0] for row in rows], dtype=np.int64),
+            units=units[images],
+            targets=targets[images],
+            probabilities=probabilities,
+            logits=np.log(np.maximum(probabilities, LEAST)) * temperatures,  # but for a constant an image
+        )
+    return found
+
+
+def longest(outcomes: Mapping[Task, Outcome], candidate: int) -> list[Task]:
+    """Return a candidate's finished runs with the largest share of its epochs that it has got to."""
+    mine = [task for task in outcomes if task.candidate == candidate]
+    share = max((task.share for task in mine), default=1.0)
+    return [task for task in mine if task.share == share]
+
+
+def write_answers(path: Path, data: Manifest, held: Held) -> None:
+    """Write a table of one candidate's answers: a line for each image and repeat that held it out."""
+    samples = pool(data)
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(["path", "label", "predicted", *(f"p({name})" for name in data.classes)])
+    for image, row in zip(held.images.tolist(), held.probabilities, strict=True):
+        sample = samples[image]
+        guess = data.classes[int(row.argmax())]
+        writer.writerow([sample.path, sample.label, guess, *(f"{p:.6g}" for p in row)])
+    directories.write_atomically(path, text_output.encoded(text.getvalue()))
+
+
+def fold_models(
+    backbone: Backbone,
+    strategy: Strategy,
+    classes: int,
+    study: Path,
+    outcomes: Sequence[Outcome],
+    change: Callable[[Path, nn.Module], nn.Module] | None = None,
+) -> Callable[[str], nn.Module | None]:
+    """Return what finds the model that was asked about an image: of the first run that held it out.
+
+    One model is held at a time, so ask in any order, but expect a load where the run changes. `change` makes
+    another model of a run's own.
+    """
+    of: dict[str, Path] = {}
+    for outcome in outcomes:
+        run = Study(study).run_at(outcome.get("run")).path
+        for path, _ in _answers(run / "predictions-val.csv"):
+            of.setdefault(path, run)
+    head = build_head(strategy.head, backbone.feature_width, classes, seed=0)
+    model = backbone.adapt(classes, head=head)
+    loaded: dict[Path, nn.Module] = {}
+
+    def find(path: str) -> nn.Module | None:
+        run = of.get(path)
+        if run is None or not (run / "best.safetensors").is_file():
+            return None
+        if run not in loaded:
+            loaded.clear()
+            model.load_state_dict(load_file(run / "best.safetensors"))
+            loaded[run] = change(run, model) if change else model
+        return loaded[run]
+
+    return find
+
+
+def _answers(table: Path) -> list[tuple[str, list[float]]]:
+    try:
+        with open(table, newline="", encoding="utf-8", errors="surrogateescape") as file:
+            return [(row[0], [float(p) for p in row[3:]]) for row in list(csv.reader(file))[1:]]
+    except (OSError, ValueError, IndexError, csv.Error) as error:
+        raise StudyError(
+            f"{table} cannot be read ({error}). Expected the table of predictions that a run leaves: remove "
+            "the study's folder `comparisons` to run them again."
+        ) from None

@@ -1,0 +1,87 @@
+"""A race on a cluster: every worker takes trials from the one ledger, and one of them ends it.
+
+Nothing is handed out: a worker does what a second process with the same command would do.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import time
+from collections.abc import Callable
+from dataclasses import replace
+
+import filelock
+
+from frostline.distributed import ray_cluster
+from frostline.selection.conclusion import conclude
+from frostline.selection.config import Asked
+from frostline.selection.runner import Contest
+from frostline.studies.study_folder import Study
+from frostline.system.timing import Stopwatch
+
+Begin = Callable[[Asked], Contest]  # plans the race, or reads the plan that the caller has written
+
+
+def race(asked: Asked, contest: Contest, begin: Begin, address: str) -> bool:
+    """Let the workers of a Ray cluster make the runs and train the winner; returns whether the race is over.
+
+    Trials are the same as without a cluster, and planned for one machine's minutes.
+    Raises `UsageError` or what a worker raises.
+    """
+    carried = _carried(asked)
+    folders = [carried.study.path, *([carried.data.root] if carried.data.root else [])]
+    with ray_cluster.connected(address, threads=asked.options["threads"]) as found:
+        asked.log(f"Ray at {found.address}: {len(found.shares)} worker(s)")
+        spent = (contest.clock.spent_s, time.time())
+        over = found.everywhere(
+            _race, carried, begin, *spent, folders=folders, hear=lambda: _tell_new(contest)
+        )
+        _tell_new(contest)
+        found.once(_end, carried, begin, any(over), *spent, folders=folders)
+    return any(over)
+
+
+def _carried(asked: Asked) -> Asked:
+    """What of a call can travel: paths hold everywhere, and nobody listens there."""
+    root = asked.data.root and asked.data.root.resolve()
+    return replace(
+        asked,
+        data=replace(asked.data, root=root),
+        study=Study(asked.study.path.resolve()),
+        watch=Stopwatch(),
+        progress=None,
+        log=_unheard,
+    )
+
+
+def _unheard(line: str) -> None:
+    """Say nothing."""
+
+
+def _race(asked: Asked, begin: Begin, spent_s: float, since: float) -> bool:
+    """Make runs in a worker until none is left or the time is up."""
+    contest = _going_on(asked, begin, spent_s, since)
+    with contextlib.closing(contest.ledger):
+        return contest.run()
+
+
+def _end(asked: Asked, begin: Begin, over: bool, spent_s: float, since: float) -> None:
+    """Train the winner in a worker; who called finds it trained."""
+    contest = _going_on(asked, begin, spent_s, since)
+    with contextlib.closing(contest.ledger), filelock.FileLock(asked.folder / "end.lock"):
+        conclude(asked, contest, over)
+
+
+def _going_on(asked: Asked, begin: Begin, spent_s: float, since: float) -> Contest:
+    """The contest in a worker, whose clock goes on from its caller's; machines agree on the time of day."""
+    contest = begin(replace(asked, watch=Stopwatch()))
+    contest.clock.earlier_s = spent_s + max(0.0, time.time() - since)
+    return contest
+
+
+def _tell_new(contest: Contest) -> None:
+    """Say of each run that was finished since."""
+    for task, outcome in contest.ledger.outcomes().items():
+        if task not in contest.outcomes:
+            contest.log_outcome(task, outcome)
+            contest.outcomes[task] = outcome

@@ -1,0 +1,63 @@
+"""Strategies as data: what learns, when, and how fast. Imports no torch.
+
+A `Strategy` is a name and its settings: frozen, hashable, and equal to what `parse` reads back from its
+notation. It is the row label everywhere.
+
+    linear_probe            logistic regression on frozen features; `linear_probe(ridge)` is the closed form
+    head                    one phase, only the head learns
+    top_k(2)                the head and the two stages below it learn, the bottom stays frozen
+    lp_ft                   the head starts from a probe, then everything learns
+    gradual_unfreeze        head first, then one stage more at a time
+    full                    everything learns from the first step
+    scratch                 everything learns, from random weights: the honest baseline
+    phases(0@3, 2@5, all@10)    your own list: stages thawed below the head @ epochs
+
+Settings follow in the brackets: `top_k(2, lr=0.0005, bn=eval)`. What is not named keeps its default.
+`schedule` turns a strategy into cuts and steps for one backbone and one number of images.
+
+kinds        what a strategy is, the named ones, and every setting's default with its source
+checking ── notation · named     what makes sense; from text, and from Python
+scheduling                       from a plan to cuts and steps
+"""
+
+from frostline.strategies.named import (
+    full,
+    gradual_unfreeze,
+    head,
+    linear_probe,
+    lp_ft,
+    phases,
+    scratch,
+    top_k,
+)
+from frostline.strategies.notation import parse, parse_list
+from frostline.strategies.resolution import Segment, epochs_for, scaled, schedule, stretched
+from frostline.strategies.strategy import ALL, BN_POLICIES, KINDS, NAMED, Phase, Settings, Strategy, settings
+from frostline.strategies.validation import checked
+
+__all__ = [
+    "ALL",
+    "BN_POLICIES",
+    "KINDS",
+    "NAMED",
+    "Phase",
+    "Segment",
+    "Settings",
+    "Strategy",
+    "checked",
+    "epochs_for",
+    "full",
+    "gradual_unfreeze",
+    "head",
+    "linear_probe",
+    "lp_ft",
+    "parse",
+    "parse_list",
+    "phases",
+    "scaled",
+    "schedule",
+    "scratch",
+    "settings",
+    "stretched",
+    "top_k",
+]

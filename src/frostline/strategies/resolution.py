@@ -1,0 +1,129 @@
+"""From a plan to cuts and steps, for one backbone and one number of images."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+from frostline.errors import UsageError
+from frostline.strategies.strategy import ALL, KINDS, Phase, Strategy, settings
+
+
+@dataclass(frozen=True)
+class Segment:
+    """One phase made concrete for a backbone and a number of images."""
+
+    cut: int  # stages below this index are frozen
+    epochs: int
+    steps_per_epoch: int
+    lr: float  # the head's peak
+    batches: int  # that the training part makes; a phase of less than an epoch stops before the last
+
+    @property
+    def steps(self) -> int:
+        """Optimizer steps in the whole segment."""
+        return self.epochs * self.steps_per_epoch
+
+
+def epochs_for(images: int) -> float:
+    """How many passes a training part of this size asks for (fractional; phases share it).
+
+    20 at 80 images, 12 at 400, 8 at 2,000, never under 4 or over 40: fewer passes, more steps, as there are
+    more images. With 9 passes at 400 images the last block was undertrained on the farthest of six sets
+    (docs/LOG.md 2026-11-23).
+    """
+    return float(min(40.0, max(4.0, 20.0 * (80.0 / max(images, 1)) ** 0.3)))
+
+
+def schedule(strategy: Strategy, *, stages: int, images: int, batch: int) -> tuple[Segment, ...]:
+    """Return what to run, phase by phase.
+
+    `stages` counts the head; `images` is the size of the training part; `batch` the images per step.
+    A phase that thaws more stages than there are thaws them all; one of less than an epoch has as many
+    steps as its share of the epoch.
+    """
+    known = settings(strategy)
+    total = strategy.epochs or epochs_for(images) * KINDS[strategy.name].passes
+    phases = KINDS[strategy.name].phases(strategy, stages - 1, total)
+    smallest = 2 if known.bn in ("train", "recalibrate") else 1  # batch statistics need two images
+    batches = max(1, min(math.ceil(images / batch), images // smallest))
+    segments = []
+    for phase in phases:
+        epochs = phase.epochs if phase.epochs is not None else total / len(phases)
+        steps = batches if epochs >= 1 else max(1, round(epochs * batches))
+        cut = _cut(phase, stages)
+        segments.append(Segment(cut, max(1, round(epochs)), steps, phase.lr or known.lr, batches))
+    return tuple(segments)
+
+
+def stretched(strategy: Strategy, *, stages: int, epochs: float, steps_per_epoch: int) -> tuple[Segment, ...]:
+    """Return the phases for a loop whose length is given: they share all its steps.
+
+    Each phase begins with an epoch where there are epochs enough, else at its share of the steps.
+    Raises `UsageError` where the strategy trains nothing, or asks for another number of epochs.
+    """
+    if not strategy.trains:
+        raise UsageError(f"{strategy} is solved for and has no steps; use head, or frostline.train.")
+    phases = KINDS[strategy.name].phases(strategy, stages - 1, float(epochs))
+    steps = round(epochs * steps_per_epoch)
+    if steps < len(phases):
+        raise UsageError(f"{strategy} has {len(phases)} phases, and the loop {max(0, steps)} step(s).")
+    shares = _shares(strategy, phases, float(epochs))
+    unit = steps_per_epoch if steps >= len(phases) * steps_per_epoch else 1
+    ends = [unit * end for end in _ends(shares, steps // unit)]
+    ends[-1] = steps
+    return tuple(
+        _segment(_cut(phase, stages), end - start, phase.lr or settings(strategy).lr, steps_per_epoch)
+        for phase, start, end in zip(phases, [0, *ends], ends, strict=False)
+    )
+
+
+def _cut(phase: Phase, stages: int) -> int:
+    return 0 if phase.thaw == ALL else max(0, stages - 1 - phase.thaw)
+
+
+def _segment(cut: int, steps: int, lr: float, steps_per_epoch: int) -> Segment:
+    if steps % steps_per_epoch:
+        return Segment(cut, 1, steps, lr, steps)
+    return Segment(cut, steps // steps_per_epoch, steps_per_epoch, lr, steps_per_epoch)
+
+
+def _shares(strategy: Strategy, phases: tuple[Phase, ...], epochs: float) -> list[float]:
+    """Return each phase's part of all epochs, 0–1: what is named keeps it, the others share the rest."""
+    named = [phase.epochs for phase in phases if phase.epochs is not None]
+    left = epochs - sum(named)
+    unnamed = len(phases) - len(named)
+    asked = strategy.epochs if strategy.epochs is not None else sum(named) if not unnamed else epochs
+    if not math.isclose(asked, epochs) or (unnamed and left <= 0):
+        raise UsageError(
+            f"{strategy} names {strategy.epochs or sum(named):g} epochs, and the loop has {epochs:g}. "
+            "Give both the same number, or leave it out of the strategy."
+        )
+    return [(left / unnamed if phase.epochs is None else phase.epochs) / epochs for phase in phases]
+
+
+def _ends(shares: Sequence[float], total: int) -> list[int]:
+    """Return where each share of `total` ends, in whole numbers, each at least one after the one before."""
+    ends: list[int] = []
+    for index in range(len(shares)):
+        wanted = round(sum(shares[: index + 1]) * total)
+        least = (ends[-1] if ends else 0) + 1
+        ends.append(max(least, min(wanted, total - (len(shares) - 1 - index))))
+    return ends
+
+
+def scaled(strategy: Strategy, share: float, images: int) -> Strategy:
+    """Return the same strategy with a share of its epochs: every phase is there, each of them shorter.
+
+    `images` is the size of the training part, which the epochs follow from where none are named.
+    """
+    if not strategy.trains or share == 1.0:
+        return strategy
+    kind = KINDS[strategy.name]
+    total = share * (strategy.epochs or epochs_for(images) * kind.passes)
+    phases = tuple(
+        phase if phase.epochs is None else replace(phase, epochs=float(f"{share * phase.epochs:.3g}"))
+        for phase in strategy.phases
+    )
+    return replace(strategy, epochs=float(f"{total:.3g}"), phases=phases)

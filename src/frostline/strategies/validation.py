@@ -1,0 +1,70 @@
+"""What a strategy may be set to: every mistake in one message."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable
+
+from frostline.errors import UsageError, did_you_mean
+from frostline.strategies.strategy import BN_POLICIES, KINDS, Strategy
+
+_RANGES: dict[str, tuple[float, float, str]] = {
+    "lr": (0.0, 10.0, "above 0 and at most 10 (freeze a layer with the cut, not with a rate of 0)"),
+    "layer_decay": (0.0, 1.0, "above 0 and at most 1 (freeze a layer with the cut, not with a decay of 0)"),
+    "epochs": (0.0, 1e5, "above 0"),
+    "start_l2": (0.0, 1e6, "above 0"),
+    "clip": (0.0, 1e9, "above 0"),
+}
+
+
+def unknown(name: str) -> UsageError:
+    """Return what to raise for a name that is no strategy's."""
+    return UsageError(f"Unknown strategy {name!r}.{did_you_mean(name, KINDS)} Known: {', '.join(KINDS)}.")
+
+
+def checked(strategy: Strategy) -> Strategy:
+    """Return `strategy` if every setting makes sense; raise one `UsageError` listing all that do not."""
+    if strategy.name not in KINDS:
+        raise unknown(strategy.name)
+    wrong = [*_wrong_numbers(strategy), *_wrong_words(strategy)]
+    if strategy.name == "top_k" and (strategy.k is None or strategy.k < 1):
+        wrong.append("top_k needs the number of stages to thaw below the head, 1 or more: top_k(2)")
+    if strategy.name == "gradual_unfreeze" and strategy.k is not None and strategy.k < 1:
+        wrong.append("gradual_unfreeze(k) thaws k stages one after another, 1 or more")
+    if strategy.name == "phases" and not strategy.phases:
+        wrong.append("phases needs at least one phase: phases(0@3, all@10)")
+    if wrong:
+        raise UsageError(f"{strategy.name}: " + "; ".join(wrong) + ".")
+    return strategy
+
+
+def _wrong_numbers(strategy: Strategy) -> Iterable[str]:
+    for key, (low, high, rule) in _RANGES.items():
+        value = getattr(strategy, key)
+        if value is not None and not low < value <= high:
+            yield f"{key} must be {rule}, found {value:g}"
+    for key in ("smoothing", "warmup", "frofa"):
+        value = getattr(strategy, key)
+        if value is not None and not 0 <= value < 1:
+            yield f"{key} must be at least 0 and below 1, found {value:g}"
+    if strategy.weight_decay is not None and not 0 <= strategy.weight_decay <= 10:
+        yield f"weight_decay must lie between 0 and 10, found {strategy.weight_decay:g}"
+    if strategy.l2_sp is not None and not 0 <= strategy.l2_sp <= 1e4:
+        yield f"l2_sp must lie between 0 and 10000, found {strategy.l2_sp:g}"
+    for phase in strategy.phases:
+        if phase.epochs is not None and not 0 < phase.epochs < 1e5:
+            yield f"a phase's epochs must be above 0, found {phase.epochs:g}"
+        if phase.lr is not None and not 0 < phase.lr <= 10:
+            yield f"a phase's learning rate must be above 0 and at most 10, found {phase.lr:g}"
+
+
+def _wrong_words(strategy: Strategy) -> Iterable[str]:
+    words = {"bn": BN_POLICIES, "start": ("fresh", "probe"), "solver": ("logistic", "ridge")}
+    for key, known in words.items():
+        value = getattr(strategy, key)
+        if value is not None and value not in known:
+            yield f"{key} must be one of {', '.join(known)}, found {value!r}{did_you_mean(value, known)}"
+    if not re.fullmatch(r"linear|cosine|mlp\([1-9]\d{0,4}\)", strategy.head):
+        yield f"head must be linear, cosine or mlp(WIDTH), found {strategy.head!r}"
+    if strategy.start == "probe" and strategy.head != "linear":
+        yield f"a probe's weights fit a linear head only, found head={strategy.head}"

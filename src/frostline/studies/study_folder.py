@@ -1,0 +1,433 @@
+"""One folder per study: what was run on which data, with what result. Imports no torch.
+
+    STUDY/
+      study.json            format, digests of the data, the split and the test part
+      manifest.jsonl        the images, labels, groups and parts (written by the dataset)
+      assignment.json, assignment.lock   what is remembered of images, also of those that have gone (written
+                            by the dataset): {"seeds": [s, …], "images": {digest: [part, fold for s, …]}},
+                            null for no part, and where it was held out in no fold of that seed
+      thumbnails/           a few test images, small, for the report
+      test-looks.json       how many configurations had looked at the test part when the last run was shown
+      answer.json           which run answers while a comparison is at work
+      backbone.json, signals.json, advice.json, fit.json   what `fit` measured, was advised, and found
+      models.json           what each of several backbones is, and which of them raced
+      comparisons/<digest>/ what was raced, what joined it from earlier runs, its trials (Optuna's SQLite),
+                            its outcome; looks.json and looks/ as in a run, of answers out of fold
+      report.html           the study as one page, where it was asked for
+      tensorboard/<strategy> <run>/, mlflow.db  copies of all runs' figures, where loggers were asked for
+      splits/<digest>/      a study for each other split of the same data: repeats, folds, everything
+      runs/<digest>/        one folder per configuration
+        config.json         everything that was asked for; the folder's name is its digest
+        environment.json    versions and machine
+        plan.json           the numeric plan: what a timing decided, obeyed on resume
+        metrics.jsonl       a line per epoch
+        state.safetensors, state-before.safetensors   where an unfinished run goes on (removed at the end)
+        lock, holder.json   who makes the run
+        best.safetensors    the weights
+        fingerprints.safetensors   short digests of the images they learned from, through all generations
+        backbone.json       the network's stages and cuts
+        predictions-val.csv, predictions-test.csv, augmentation.png
+        looks.json, looks/  pictures of the most confident mistakes on test, with class-activation maps
+        loggers.json       which of MLflow's runs this one is, where it was followed
+        result.json         written last: its presence means the run is finished
+
+A study belongs to one data set and one split: figures of two splits must not stand in one table. Studies in
+`splits/` remember nothing of images: the outer one does.
+"""
+
+from __future__ import annotations
+
+import csv
+import functools
+import hashlib
+import io
+import json
+import math
+import os
+import platform
+import re
+import sys
+import time
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+import psutil
+from filelock import BaseFileLock, FileLock, Timeout
+
+from frostline.errors import StudyError
+from frostline.system import directories, text_output
+
+FORMAT = 1
+# The largest published heads have 21,843 classes (ImageNet-21k in timm). A study that names more than a few
+# times as many is damaged, or would fill the memory.
+MAX_CLASSES = 100_000
+LOOKS = "test-looks.json"  # in a study and in each of its splits
+# How long what a dead process left behind is waited for: torch's data workers look every 5 s whether their
+# parent is there (torch.utils.data._utils.MP_STATUS_CHECK_INTERVAL), and hold its locks until then.
+ORPHANS_S = 20.0
+# Where a run lies in its study, as `answer.json` and the trials name it. A study may come from a stranger.
+PLACE_OF_RUN = re.compile(r"(splits/[\w-]+/)*runs/[\w-]+", re.ASCII)
+PACKAGES = (
+    "frostline",
+    "torch",
+    "torchvision",
+    "timm",
+    "numpy",
+    "scipy",
+    "scikit-learn",
+    "pillow",
+    "safetensors",
+)
+
+
+def digest_of(value: Any) -> str:
+    """SHA-256 over canonical JSON: equal values, equal digests, whatever the order of their keys."""
+    text = json.dumps(value, sort_keys=True, ensure_ascii=True, separators=(",", ":"))
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+def plain(value: Any) -> Any:
+    """Return the value with every number that JSON does not know (a metric that is undefined) as null."""
+    if isinstance(value, dict):
+        return {key: plain(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [plain(item) for item in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
+@dataclass(frozen=True)
+class RunFolder:
+    """One configuration's folder inside a study.
+
+    Of several processes that make one run together one `writes`; for the others writing does nothing.
+    """
+
+    path: Path
+    writes: bool = True
+
+    @property
+    def name(self) -> str:
+        """The start of the configuration's digest."""
+        return self.path.name
+
+    @property
+    def study(self) -> Path:
+        """The folder of the study that the run is in."""
+        return self.path.parent.parent
+
+    @property
+    def finished(self) -> bool:
+        """Whether the run came to its end."""
+        return (self.path / "result.json").is_file()
+
+    @property
+    def ended(self) -> str:
+        """When a finished run ended, as its result says (ISO 8601, UTC); empty where it says nothing."""
+        result = self.read("result.json")
+        return str(result.get("ended", "")) if isinstance(result, dict) else ""
+
+    @property
+    def weights(self) -> Path:
+        """The best weights, in safetensors."""
+        return self.path / "best.safetensors"
+
+    @property
+    def fingerprints(self) -> Path:
+        """Short digests of the images that its model learned from, through all generations."""
+        return self.path / directories.FINGERPRINTS
+
+    @contextmanager
+    def held(self) -> Iterator[None]:
+        """Make this run alone: another process that tries meanwhile gets a `StudyError` that names this one.
+
+        The system lets the lock go when its holder and what that had started are dead; these are waited for.
+        """
+        lock = FileLock(self.path / "lock")
+        try:
+            self._acquire(lock)
+        except Timeout:
+            raise StudyError(
+                f"Run {self.name} is being made by {self._holder()}. Wait for it, or stop it; the same "
+                "command then goes on."
+            ) from None
+        except OSError as error:
+            raise StudyError(f"The study folder {self.path} cannot be written ({error.strerror}).") from None
+        try:
+            me = {"process": os.getpid(), "host": platform.node(), "since": _clock()}
+            self.write("holder.json", {**me, "began": psutil.Process().create_time()})
+            yield
+        finally:
+            (self.path / "holder.json").unlink(missing_ok=True)
+            lock.release()
+
+    def _acquire(self, lock: BaseFileLock) -> None:
+        try:
+            lock.acquire(timeout=0)
+        except Timeout:
+            if self._holder_lives():
+                raise
+            lock.acquire(timeout=ORPHANS_S)
+
+    def _holder_lives(self) -> bool:
+        """Whether the very process that noted itself runs, for all that can be seen from this machine."""
+        try:
+            found = self.read("holder.json")
+            here = found["host"] == platform.node()
+            return not here or abs(psutil.Process(found["process"]).create_time() - found["began"]) < 1.0
+        except psutil.NoSuchProcess:
+            return False
+        except (psutil.Error, StudyError, KeyError, TypeError, ValueError):
+            return True
+
+    def _holder(self) -> str:
+        try:
+            found = self.read("holder.json")
+            return f"process {found['process']} on {found['host']} since {found['since']}"
+        except (StudyError, KeyError, TypeError):  # it has only just begun, or just ended
+            return "another process"
+
+    def write(self, name: str, value: Any) -> None:
+        """Write one JSON file so that no reader ever sees half of it."""
+        if not self.writes:
+            return
+        text = json.dumps(plain(value), indent=1, allow_nan=False)
+        directories.write_atomically(self.path / name, (text + "\n").encode())
+
+    def read(self, name: str) -> Any:
+        """Read one JSON file of the run. Raises `StudyError` where it is missing or damaged."""
+        return _read_json(self.path / name)
+
+    def asked(self) -> dict[str, Any]:
+        """Return what the run was asked for, checked: a study may be damaged, or come from a stranger.
+
+        Raises `StudyError` where classes, strategy, source or preprocessing are missing or something else.
+        """
+        config = self.read("config.json")
+        kinds: dict[str, type] = {"classes": list, "strategy": str, "source": dict, "preprocessing": dict}
+        found = config if isinstance(config, dict) else {}
+        wrong = [key for key, kind in kinds.items() if not isinstance(found.get(key), kind)]
+        names = [] if wrong else found["classes"]
+        plain_names = all(isinstance(name, str) for name in names) and 1 < len(names) <= MAX_CLASSES
+        if not wrong and not plain_names:
+            wrong = [f"classes (expected 2 to {MAX_CLASSES:,} names)"]
+        if wrong:
+            raise StudyError(f"{self.path / 'config.json'} is damaged: {', '.join(wrong)}. Train again.")
+        return dict(found)
+
+    def metrics(self) -> list[dict[str, Any]]:
+        """Return the lines written so far, up to the first damaged one."""
+        try:
+            lines = (self.path / "metrics.jsonl").read_text().splitlines()
+        except FileNotFoundError:
+            return []
+        except (OSError, UnicodeDecodeError) as error:
+            raise StudyError(
+                f"{self.path / 'metrics.jsonl'} cannot be read ({error}). Expected lines of JSON."
+            ) from None
+        found = []
+        for line in lines:
+            try:
+                found.append(json.loads(line))
+            except (
+                ValueError,
+                RecursionError,
+            ):  # a line cut short by a crash: it and what follows are written again
+                break
+        return found
+
+    def write_metrics(self, rows: Iterable[dict[str, Any]]) -> None:
+        """Write all lines (a run's metrics are small; a whole file is never half a line)."""
+        if not self.writes:
+            return
+        text = "".join(json.dumps(plain(row), allow_nan=False) + "\n" for row in rows)
+        directories.write_atomically(self.path / "metrics.jsonl", text.encode())
+
+    def write_table(self, name: str, header: Sequence[str], rows: Iterable[Sequence[object]]) -> None:
+        """Write one CSV file."""
+        if not self.writes:
+            return
+        text = io.StringIO()
+        writer = csv.writer(text, lineterminator="\n")
+        writer.writerow(header)
+        writer.writerows(rows)
+        directories.write_atomically(self.path / name, text_output.encoded(text.getvalue()))
+
+
+class Study:
+    """A study folder. `open` makes it or checks that it belongs to the same images and split."""
+
+    def __init__(self, path: str | Path) -> None:
+        self.path = Path(path)
+
+    @classmethod
+    def open(cls, path: str | Path, *, data: str, split: str, test: str) -> Study:
+        """Open or begin the study of one data set and split, given by their digests.
+
+        Raises `StudyError` where the folder holds another study, something else, or can't be written.
+        """
+        study = cls(path)
+        try:
+            (study.path / "runs").mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise StudyError(f"The study folder {study.path} cannot be written ({error.strerror}).") from None
+        if not os.access(study.path, os.W_OK):
+            raise StudyError(f"The study folder {study.path} cannot be written. Take another with --study.")
+        known = {"format": FORMAT, "data": data, "split": split, "test": test}
+        card = study.path / "study.json"
+        if not card.exists():
+            directories.write_atomically(card, (json.dumps(known, indent=1) + "\n").encode())
+            return study
+        study._refuse_other(_object(card), known)
+        return study
+
+    @classmethod
+    def existing(cls, path: str | Path) -> Study:
+        """Open a study that must exist already."""
+        study = cls(path)
+        if not (study.path / "study.json").is_file():
+            what = "is not a study: it holds no study.json" if study.path.is_dir() else "does not exist"
+            raise StudyError(f"{study.path} {what}. Expected a folder that fit, compare or train wrote.")
+        return study
+
+    def _refuse_other(self, found: dict[str, Any], expected: dict[str, Any]) -> None:
+        if found.get("format") != expected["format"]:
+            raise StudyError(
+                f"{self.path} was written by another version (format {found.get('format')}, "
+                f"expected {expected['format']}). Take another folder with --study."
+            )
+        if found.get("data") != expected["data"]:
+            raise StudyError(
+                f"{self.path} is a study of other data: images, labels or groups (--group-by) differ, or "
+                "how pixels are shown (--intensity-range, --alpha-background). "
+                "Figures of two data sets must not stand in one table. Take another folder with --study."
+            )
+        if found.get("split") != expected["split"]:
+            raise StudyError(
+                f"{self.path} is a study of the same data under another split (another --seed, "
+                "--test-size or --val-size, other given parts, or a model that learned from some of "
+                "these images, so that none of them is held out). Load them with load_data(…, study=…), "
+                "which keeps the study's parts, or take another folder with --study."
+            )
+
+    @property
+    def card(self) -> dict[str, Any]:
+        """The study's digests."""
+        return _object(self.path / "study.json")
+
+    def run(self, config: dict[str, Any]) -> RunFolder:
+        """Return this configuration's folder, begun if new."""
+        folder = RunFolder(self.path / "runs" / digest_of(config)[:12])
+        try:
+            folder.path.mkdir(exist_ok=True)
+            if not (folder.path / "config.json").exists():
+                folder.write("config.json", config)
+        except OSError as error:
+            raise StudyError(f"The study folder {self.path} cannot be written ({error.strerror}).") from None
+        return folder
+
+    def runs(self) -> list[RunFolder]:
+        """Return the finished runs, those first that ended first; a copy of a study keeps the order."""
+        folders = [RunFolder(p) for p in (self.path / "runs").glob("*") if p.is_dir()]
+        done = [(folder.ended, folder.name, folder) for folder in folders if folder.finished]
+        return [folder for *_, folder in sorted(done, key=lambda found: found[:2])]
+
+    def write(self, name: str, value: Any) -> None:
+        """Write one JSON file of the study, whole or not at all."""
+        text = json.dumps(plain(value), indent=1, allow_nan=False)
+        directories.write_atomically(self.path / name, (text + "\n").encode())
+
+    def read(self, name: str) -> dict[str, Any] | None:
+        """Read one JSON file of the study; `None` where there is none. `StudyError` where it is damaged."""
+        path = self.path / name
+        return _object(path) if path.exists() else None
+
+    def answer_by(self, folder: RunFolder, why: str, score: float | None = None) -> None:
+        """Let this run answer while a comparison is at work: `best_of` says who answers at its end.
+
+        `score` is how well it did on images held out, higher being better.
+        """
+        self.write(
+            "answer.json", {"run": str(folder.path.relative_to(self.path)), "why": why, "score": score}
+        )
+
+    @property
+    def answer(self) -> dict[str, Any] | None:
+        """Which run answers: `run` (relative to the study), `why`, `score`; `None` where none does."""
+        return self.read("answer.json")
+
+    def run_at(self, where: object) -> RunFolder:
+        """Return the run at a place that a file of the study names, such as `runs/1a2b`.
+
+        Raises `StudyError` where that is no run inside this study: a file may say `../../elsewhere`.
+        """
+        place = self.path / str(where)
+        named = isinstance(where, str) and PLACE_OF_RUN.fullmatch(where)
+        if not named or not place.resolve().is_relative_to(self.path.resolve()):
+            raise StudyError(
+                f"{self.path} names {str(where)[:80]!r} as a run of its own; expected a folder inside "
+                "the study, like runs/1a2b3c. Name a run with --run, or train again."
+            )
+        return RunFolder(place)
+
+
+def _read_json(path: Path) -> Any:
+    try:
+        return json.loads(path.read_text())
+    except (OSError, ValueError, RecursionError) as error:
+        raise StudyError(
+            f"{path} cannot be read ({error}). Expected a JSON file written by frostline."
+        ) from None
+
+
+def _object(path: Path) -> dict[str, Any]:
+    found = _read_json(path)
+    if not isinstance(found, dict):
+        raise StudyError(
+            f"{path} holds a {type(found).__name__}, expected a JSON object written by frostline."
+        )
+    return found
+
+
+def _clock() -> str:
+    return time.strftime("%Y-%m-%d %H:%M:%S %z")
+
+
+@functools.cache
+def _version(package: str) -> str:
+    try:
+        return metadata.version(package)
+    except metadata.PackageNotFoundError:
+        return "not installed"
+
+
+def environment() -> dict[str, Any]:
+    """Return the versions and the machine, as a run keeps them. No name, no path, no address."""
+    return {
+        "python": sys.version.split()[0],
+        "system": platform.system(),
+        "machine": platform.machine(),
+        "cpus": os.cpu_count(),
+        "packages": {name: _version(name) for name in PACKAGES},
+    }
+
+
+def look_at_test(test_digest: str, config_digest: str) -> int | None:
+    """Note that a configuration saw this test part; return how many different ones have, in any study.
+
+    A figure picked as the best of many looks at one test part is too good; so they are counted. `None`
+    where the count cannot be kept.
+    """
+    try:
+        ledger = directories.folder("looks") / f"{test_digest}.txt"
+        seen = set(ledger.read_text().split()) if ledger.exists() else set()
+        if config_digest not in seen:
+            with open(ledger, "a", encoding="ascii") as file:
+                file.write(config_digest + "\n")
+            seen.add(config_digest)
+    except OSError:
+        return None
+    return len(seen)

@@ -1,0 +1,1 @@
+"""This process and this machine: seeds, numerics, time, threads, folders, text."""

@@ -1,0 +1,298 @@
+"""How numbers are computed on this machine: device, threads, precision, memory format.
+
+What a timing decides is decided once, written into the study as its *numeric plan* before the first
+step, and obeyed on resume and repeat.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import platform
+import statistics
+import time
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager
+from contextvars import ContextVar
+from dataclasses import asdict, dataclass, replace
+from typing import Any, Literal
+
+import torch
+from threadpoolctl import threadpool_limits
+from torch import Tensor, nn
+
+from frostline.system import directories, processor
+
+Precision = Literal["float32", "bfloat16"]
+PRECISIONS = ("auto", "float32", "bfloat16")
+
+
+@dataclass(frozen=True)
+class NumericPlan:
+    """Everything that may change bits or speed but not the meaning of a run.
+
+    How threads `wait`, and what others did meanwhile (`load`), change no bit: they say what was found as the
+    run began.
+    """
+
+    device: str
+    threads: int
+    precision: Precision
+    channels_last: bool
+    reason: str
+    wait: str = processor.AS_IT_COMES
+    load: str = ""
+
+    def as_dict(self) -> dict[str, Any]:
+        """The plan as plain data."""
+        return asdict(self)
+
+    @classmethod
+    def from_dict(cls, found: dict[str, Any]) -> NumericPlan:
+        """Read a plan back."""
+        return cls(**found)
+
+    def place(self, model: nn.Module) -> nn.Module:
+        """Move a model to the device, in the memory format of the plan."""
+        layout = torch.channels_last if self.channels_last else torch.contiguous_format
+        return model.to(self.device).to(memory_format=layout)
+
+    def batch(self, pixels: Tensor, normalise: Callable[[Tensor], Tensor]) -> Tensor:
+        """Turn uint8 pixels (n, 3, s, s) into the network's float32 input on the device."""
+        x = normalise(sent(pixels, self.device))
+        return x.contiguous(memory_format=torch.channels_last) if self.channels_last else x
+
+    def autocast(self) -> AbstractContextManager[Any]:
+        """The context a forward pass runs in."""
+        if self.precision == "bfloat16":
+            return torch.autocast(torch.device(self.device).type, dtype=torch.bfloat16)
+        return contextlib.nullcontext()
+
+
+def sent(batch: Tensor, where: str) -> Tensor:
+    """Move a batch to a device. A GPU fetches it from pinned memory while the processor goes on."""
+    if where != "cuda" or batch.is_cuda:
+        return batch.to(where)
+    return batch.pin_memory().to(where, non_blocking=True)
+
+
+def now() -> float:
+    """Return the clock's seconds once the device has done what it was given: for timings."""
+    if torch.cuda.is_available():
+        torch.cuda.synchronize()
+    return time.perf_counter()
+
+
+def forget_device_peak() -> None:
+    """Let `device_peak_bytes` begin anew."""
+    if torch.cuda.is_available():
+        torch.cuda.reset_peak_memory_stats()
+
+
+def device_peak_bytes() -> int | None:
+    """Return the most memory that tensors held on the GPU; `None` where there is none that counts."""
+    return int(torch.cuda.max_memory_allocated()) if torch.cuda.is_available() else None
+
+
+def device() -> str:
+    """Return the best device torch has."""
+    if torch.cuda.is_available():
+        return "cuda"
+    return "mps" if torch.backends.mps.is_available() else "cpu"
+
+
+@contextlib.contextmanager
+def threads(count: int) -> Iterator[None]:
+    """Run torch and the linear algebra below numpy with `count` threads; then as before."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(count)
+    token = _inside.set(count)
+    try:
+        with threadpool_limits(limits=count, user_api="blas"):
+            yield
+    finally:
+        _inside.reset(token)
+        torch.set_num_threads(before)
+
+
+_inside: ContextVar[int | None] = ContextVar("the threads of the block around", default=None)
+
+
+def thread_count(given: int | None = None, *, steady: bool = False) -> int:
+    """Return how many threads to compute with: those given, else the block's around, else as is free.
+
+    What the environment or the program set for torch is obeyed. `steady` leaves out what else is at work,
+    which is another thing each time: a count for results that must agree.
+    """
+    if count := given or _inside.get():
+        return count
+    own = _torchs_own()
+    if processor.count_is_set() or own not in processor.counts_by_default():
+        return own
+    return min(own, processor.free().threads(steady=steady))
+
+
+_settled: list[tuple[int, int]] = []  # torch's own count, and what `settle` made of it
+
+
+def settle() -> None:
+    """Let torch use what is free, in a process that is frostline's own: also where no plan says how many."""
+    own, count = _torchs_own(), thread_count()
+    torch.set_num_threads(count)
+    _settled[:] = [(own, count)]
+
+
+def _torchs_own() -> int:
+    own = torch.get_num_threads()
+    return next((before for before, count in _settled if count == own), own)
+
+
+def plain_plan(threads_: int, reason: str) -> NumericPlan:
+    """Float32, channels-last, with so many threads, here and now."""
+    found = processor.free()
+    return NumericPlan(device(), threads_, "float32", True, reason, found.wait, str(found))
+
+
+def exact_plan(threads_: int | None = None) -> NumericPlan:
+    """Float32, channels-last, no timed choice: two runs of one command agree bit for bit on one CPU."""
+    return plain_plan(thread_count(threads_, steady=True), "no timed choice")
+
+
+def pinned_plan(precision: str, threads_: int | None = None) -> NumericPlan:
+    """The plan with a precision that was asked for."""
+    base = plain_plan(thread_count(threads_), "asked for")
+    return replace(base, precision="bfloat16" if precision == "bfloat16" else "float32")
+
+
+# A way of computing must be this much faster than the plainer one before it is taken: below that, a timing of
+# a few steps can't tell.
+WORTH_IT = 1.1
+REPEATS = 3
+ENOUGH_S = 0.5  # the longer a run takes, the less one timing of it varies
+
+
+def candidates(threads_: int | None = None) -> dict[str, NumericPlan]:
+    """Return the plans that a timing may choose from, by name, the plainest first."""
+    last = plain_plan(thread_count(threads_), "")
+    plans = {"float32": replace(last, channels_last=False), "channels-last": last}
+    if _has_bfloat16(last.device):
+        plans["channels-last bfloat16"] = replace(last, precision="bfloat16")
+    return plans
+
+
+def fastest(taken: dict[str, float]) -> str:
+    """Return which of `candidates` to take, given the seconds of a step in each of them."""
+    chosen = next(iter(taken))
+    for name in taken:
+        if taken[chosen] / taken[name] >= WORTH_IT:
+            chosen = name
+    return chosen
+
+
+def timed_plan(what: str, step: Callable[[NumericPlan], None], threads_: int | None = None) -> NumericPlan:
+    """Return the fastest of float32, float32 channels-last and bfloat16 channels-last, by timing `step`.
+
+    `what` names the step (one training step): what was measured once on this machine is remembered.
+    """
+    plans = candidates(threads_)
+    count = plans["float32"].threads
+    taken = seconds_of(what, {name: functools.partial(step, plan) for name, plan in plans.items()}, count)
+    shares = ", ".join(f"{name} {taken[name] / taken['float32']:.2f}" for name in plans)
+    return replace(plans[fastest(taken)], reason=f"a step's time beside plain float32's: {shares}")
+
+
+def seconds_of(what: str, runs: dict[str, Callable[[], None]], threads_: int) -> dict[str, float]:
+    """Return the seconds that each of `runs` takes; measured, or read from an earlier time on this machine.
+
+    `what` names what is run: model, size, number of images.
+    """
+    return measured(
+        f"{what} {' '.join(runs)}", lambda: {name: seconds(run) for name, run in runs.items()}, threads_
+    )
+
+
+def note_seconds(what: str, taken: dict[str, float], threads_: int) -> dict[str, float]:
+    """Let `seconds_of` answer these, unless it knows others already; return what it answers."""
+    return measured(f"{what} {' '.join(taken)}", lambda: taken, threads_)
+
+
+def measured(what: str, find: Callable[[], dict[str, Any]], threads_: int) -> dict[str, Any]:
+    """Return what `find` measures with that many threads, plain data; remembered on this machine.
+
+    What is remembered carries the names of the processor and the GPU, the threads, and the load at the time.
+    """
+
+    def measure() -> dict[str, Any]:
+        with threads(threads_):
+            return find()
+
+    return directories.remembered("rates", rates_key(what, threads_), measure, about=world(threads_))
+
+
+def rates_key(what: str, threads_: int) -> str:
+    """Return the name that a rate of this device is remembered by."""
+    return f"{what} on {device_name()} threads {threads_} torch {torch.__version__}"
+
+
+def world(threads_: int) -> dict[str, Any]:
+    """Return what timings of now depend on beside the code, as plain data."""
+    found = processor.free()
+    about = {"device": device_name(), "threads": threads_, "cores": found.cores}
+    return {**about, "others": round(found.others, 2), "wait": found.wait}
+
+
+def device_name() -> str:
+    """Name what computes: the kind of device, the GPU's name, the processor's."""
+    names = [device(), *([torch.cuda.get_device_name()] if torch.cuda.is_available() else []), _processor()]
+    return " ".join(names)
+
+
+def _has_bfloat16(where: str) -> bool:
+    if where == "cuda":
+        return bool(torch.cuda.is_bf16_supported())
+    words = (_cpu_line("flags") + _cpu_line("Features")).split()  # Linux on x86, on ARM
+    return where == "cpu" and any(word in words for word in ("avx512_bf16", "amx_bf16", "bf16"))
+
+
+def _cpu_line(start: str) -> str:
+    """Return a line of Linux's description of the processor; empty elsewhere."""
+    try:
+        with open("/proc/cpuinfo", encoding="ascii", errors="replace") as file:
+            return next((line for line in file if line.startswith(start)), "")
+    except OSError:
+        return ""
+
+
+def _processor() -> str:
+    return _cpu_line("model name").partition(":")[2].strip() or platform.processor()
+
+
+class NotTimed(Exception):
+    """Raised by a timing inside `nothing_timed`."""
+
+
+_allowed = ContextVar("timings are allowed", default=True)
+
+
+@contextlib.contextmanager
+def nothing_timed() -> Iterator[None]:
+    """Inside the block only what is remembered is answered; a timing raises `NotTimed` instead."""
+    token = _allowed.set(False)
+    try:
+        yield
+    finally:
+        _allowed.reset(token)
+
+
+def seconds(run: Callable[[], object], *, warm: bool = False, repeats: int = REPEATS) -> float:
+    """Median seconds of a run, after one to warm up unless it is warm; fewer repeats where they take long."""
+    if not _allowed.get():
+        raise NotTimed
+    if not warm:
+        run()
+    taken: list[float] = []
+    while len(taken) < repeats and sum(taken) < ENOUGH_S:
+        start = now()
+        run()
+        taken.append(now() - start)
+    return statistics.median(taken)

@@ -1,0 +1,64 @@
+"""What a finished run leaves beside its figures: its doubts, how far features moved, and pictures.
+
+All of it comes after the clock of the training has stopped, and none of it computes a row that is there. A
+limit on time counts it: `budget` keeps it free, and with little time fewer images are looked at.
+"""
+
+from __future__ import annotations
+
+import warnings
+from typing import Any
+
+from torch import nn
+
+from frostline.diagnostics import feature_drift
+from frostline.errors import RunWarning
+from frostline.feature_cache import Store
+from frostline.inference import error_gallery, selective_prediction
+from frostline.inference.selective_prediction import Below
+from frostline.models import Backbone
+from frostline.studies.study_folder import RunFolder
+from frostline.system import numerics
+from frostline.training.config import Request
+from frostline.training.numeric_plan import Plan
+from frostline.training.resilience import time_limit
+
+
+def leave(
+    request: Request, folder: RunFolder, model: nn.Module, cut: str, store: Store | None
+) -> dict[str, Any]:
+    """Write what reports and predictions will want of the run; return what belongs into its result.
+
+    `cut` names the earliest from which the model learned. A run that a comparison makes on a fold keeps
+    neither doubts nor drift: its model is not taken away.
+    """
+    found: dict[str, Any] = {}
+    if request.taken_away:
+        train, val = request.images("train"), request.images("val")
+        below = below_of(request.backbone, folder, cut, store)
+        with numerics.threads(below.way.plan.threads):
+            most = time_limit.to_doubt_by(request)
+            if most < min(selective_prediction.MOST, max(len(train), len(val))):
+                warnings.warn(
+                    f"Little time was left: unfamiliar images are told by {most} images of each part.",
+                    RunWarning,
+                    stacklevel=2,
+                )
+            selective_prediction.leave(folder.path, request.backbone, model, below, train, val, most=most)
+        if request.strategy.trains:
+            found["drift"] = feature_drift.drift(request.backbone, model, val if len(val) else train)
+    if request.data.part("test"):
+        table = folder.path / "predictions-test.csv"
+        error_gallery.leave(folder.path, table, request.backbone, request.data, lambda _: model)
+    return found
+
+
+def below_of(backbone: Backbone, folder: RunFolder, cut: str, store: Store | None) -> Below:
+    """Return how a run computed what lies below `cut`, and where it left the rows, if it left any."""
+    plan, found = _plan(folder), next(one for one in backbone.cuts if one.name == cut)
+    kept = found is backbone.cuts[-1] or plan.keeps(found, 0)
+    return Below(found, plan.way, store if kept else None)
+
+
+def _plan(folder: RunFolder) -> Plan:
+    return Plan.from_dict(folder.read("plan.json"))

@@ -1,0 +1,195 @@
+"""`fill_cache`: the frozen pass alone, before anything is trained: by one process, or by a cluster's workers.
+
+Workers are not told which rows are theirs: the store's claims divide them, and what a dead one had claimed
+is taken over.
+"""
+
+from __future__ import annotations
+
+import time
+from dataclasses import asdict, dataclass, replace
+from typing import Any
+
+from frostline.data import PARTS, Manifest, OnProgress
+from frostline.distributed import launcher, ray_cluster
+from frostline.errors import UsageError
+from frostline.feature_cache import Store
+from frostline.features import Counts, Frozen
+from frostline.features.augmentation import Policy
+from frostline.features.image_batches import Images, Item
+from frostline.models import Backbone
+from frostline.strategies import Strategy, checked, parse, settings
+from frostline.system import directories, numerics
+from frostline.training import numeric_plan
+from frostline.training.caching import cache_policy
+from frostline.training.config import BATCH, Request
+from frostline.training.numeric_plan import Plan
+
+SEEN_S = 1.0  # between two looks at how many rows a cluster's workers have kept
+
+
+@dataclass(frozen=True)
+class CacheFill:
+    """What a frozen pass left in the store. `wanted` and `computed` count rows, of all cuts and views.
+
+    `computed` has the batch in it by which a worker tries whether an earlier cut's rows give the same bits.
+    """
+
+    wanted: int
+    computed: int
+    views: dict[int, int]  # cut → views of each training image; of val and test the plain one
+    workers: int
+    store: str
+
+
+def fill_cache(
+    backbone: Backbone,
+    data: Manifest,
+    strategy: Strategy | str = "head",
+    *,
+    cut: int | None = None,
+    views: int | None = None,
+    ray: str | None = None,
+    seed: int = 0,
+    augment: str = "standard",
+    flip: str = "auto",
+    resize: str | None = None,
+    min_crop: float | None = None,
+    rotate: str = "none",
+    batch_size: int = BATCH,
+    deterministic: bool = False,
+    precision: str = "auto",
+    threads: int | None = None,
+    workers: int = 0,
+    progress: OnProgress | None = None,
+) -> CacheFill:
+    """Compute and keep the rows that training by `strategy` will read, those that are kept already left out.
+
+    With `cut`, an index that `frostline stages` shows, the rows of that cut alone, `views` of each training
+    image (one, if not said: the plain one). Training reads them where seed, augmentation and precision agree;
+    `resize`, `min_crop` and `rotate` are as in `train`.
+    `ray` ("auto", "local" or an address) lets the workers of a Ray cluster do it, who see the same store and
+    images; each row is computed by one of them.
+    Raises `UsageError`, `DataError` or `ModelError`.
+    """
+    launcher.demand_alone("cache fill")
+    request = Request(
+        backbone=backbone.resized(resize),
+        data=data.checked(progress),
+        strategy=parse(strategy) if isinstance(strategy, str) else checked(strategy),
+        seed=seed,
+        augment=augment,
+        flip=flip,
+        min_crop=min_crop,
+        rotate=rotate,
+        batch_size=batch_size,
+        deterministic=deterministic,
+        precision=precision,
+        threads=threads,
+        workers=workers,
+        views=views,
+        cache="keep",
+        progress=progress,
+    )
+    request.check()
+    plan = numeric_plan.made(request)
+    counts, policy = Counts(), Policy("none")
+    with numerics.threads(plan.numbers.threads), Store() as store:
+        _demand_writable(store)
+        if cut is None or (views or 1) > 1:
+            one = request.backbone
+            head = Frozen(one, one.model, one.cuts[-1], plan.way, store, counts)
+            policy, _ = numeric_plan.augmentation(request, head)
+        _decide(request, plan, cut, policy, store)
+        if ray is None:
+            _fill(request, plan, policy, store, counts)
+    used = 1
+    if ray is not None:
+        used = _spread(request, plan, policy, counts, ray)
+    return CacheFill(
+        wanted=sum(len(items) for _, _, items in _wanted(request, plan, policy)),
+        computed=counts.rows_computed,
+        views={index: len(kept) for index, kept in sorted(plan.kept.items())},
+        workers=used,
+        store=str(store.path),
+    )
+
+
+def _demand_writable(store: Store) -> None:
+    if not store.writable:
+        raise UsageError(
+            f"The store {store.path} cannot be written ({store.trouble}). Give another by --cache-dir."
+        )
+
+
+def _decide(request: Request, plan: Plan, cut: int | None, policy: Policy, store: Store) -> None:
+    """Decide which views of which cuts are kept."""
+    if cut is not None:
+        found = request.backbone.cut(cut).index
+        if found == 0:
+            raise UsageError(f"Nothing is frozen before cut {cut}: expected one from 1 to the head's.")
+        plan.kept[found], plan.why[found] = tuple(range(request.views or 1)), "asked for"
+        return
+    cache_policy.decide(request, plan, request.images("train", policy), store)
+    if not request.strategy.trains or settings(request.strategy).start == "probe":
+        last = request.backbone.cuts[-1].index  # where heads are solved for
+        plan.kept[last] = tuple(sorted({0, *plan.kept.get(last, ())}))
+        plan.why.setdefault(last, "a head is solved for on it")
+
+
+def _wanted(request: Request, plan: Plan, policy: Policy) -> list[tuple[int, Images, list[Item]]]:
+    """Return what is to be there: (cut, images, items), earlier cuts first."""
+    found = []
+    for index, kept in sorted(plan.kept.items()):
+        for part in PARTS:
+            images = request.images(part, policy if part == "train" else None)
+            views = kept if part == "train" else (0,)
+            if len(images) and kept:
+                found.append((index, images, [(i, view) for view in views for i in range(len(images))]))
+    return found
+
+
+def _fill(request: Request, plan: Plan, policy: Policy, store: Store, counts: Counts) -> None:
+    backbone = request.backbone
+    for index, images, items in _wanted(request, plan, policy):
+        frozen = Frozen(backbone, backbone.model, backbone.cut(index), plan.way, store, counts)
+        frozen.fill(images, items, workers=request.workers, progress=request.progress)
+
+
+def _spread(request: Request, plan: Plan, policy: Policy, counts: Counts, address: str) -> int:
+    """Let a cluster's workers fill, by the one plan made here; return how many there are."""
+    root = request.data.root and request.data.root.resolve()
+    carried = replace(request, data=replace(request.data, root=root), progress=None)
+    folders = [directories.home(), *([root] if root else [])]
+    with ray_cluster.connected(address, threads=request.threads) as found, Store() as store:
+        told = _Rows(
+            store, request.progress, sum(len(items) for _, _, items in _wanted(request, plan, policy))
+        )
+        answers = found.everywhere(_fill_there, carried, plan.as_dict(), policy, folders=folders, hear=told)
+        counts.rows_computed += sum(answer["rows_computed"] for answer in answers)
+        return len(found.shares)
+
+
+def _fill_there(request: Request, plan: dict[str, Any], policy: Policy) -> dict[str, int]:
+    """Fill in a worker; returns its counts."""
+    made, counts = Plan.from_dict(plan), Counts()
+    with numerics.threads(made.numbers.threads), Store() as store:
+        _demand_writable(store)
+        _fill(request, made, policy, store, counts)
+    return asdict(counts)
+
+
+class _Rows:
+    """How many rows the store has, told from time to time."""
+
+    def __init__(self, store: Store, progress: OnProgress | None, wanted: int) -> None:
+        self._store, self._tell, self._wanted, self._next = store, progress, wanted, 0.0
+        self._before = self._count()
+
+    def _count(self) -> int:
+        return sum(held.rows for held in self._store.holdings())
+
+    def __call__(self) -> None:
+        if self._tell and time.monotonic() >= self._next:
+            self._next = time.monotonic() + SEEN_S
+            self._tell("frozen layers", min(self._wanted, self._count() - self._before), self._wanted)

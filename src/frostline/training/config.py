@@ -1,0 +1,257 @@
+"""Everything that was asked for in one call of `train`, checked before anything is computed."""
+
+from __future__ import annotations
+
+import functools
+import inspect
+import math
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import numpy as np
+from PIL import Image
+
+from frostline import metrics
+from frostline.data import Manifest, OnProgress
+from frostline.distributed import process_group
+from frostline.errors import UsageError, did_you_mean
+from frostline.features.augmentation import FLIPS, Policy, check_options
+from frostline.features.image_batches import Images
+from frostline.models import Backbone
+from frostline.strategies import Segment, Strategy, schedule, settings
+from frostline.studies.study_folder import digest_of
+from frostline.system.numerics import PRECISIONS
+from frostline.system.seeds import derive
+from frostline.system.timing import Stopwatch
+from frostline.training.tuning.class_imbalance import Balance
+
+# What to do with rows of frozen layers: decide from rates, keep them all, or compute them each time.
+CACHE = ("auto", "keep", "compute")
+# Which weights a run ends with: the best on val, or the last, which leaves val free to judge by.
+KEEP = ("best", "last")
+BATCH = 32  # images a step: what the step budgets in strategy/ were measured with
+
+
+@dataclass(frozen=True)
+class Request:
+    """Everything that was asked for in one call of `train`."""
+
+    backbone: Backbone
+    data: Manifest
+    strategy: Strategy
+    seed: int = 0
+    metric: str = "accuracy"
+    augment: str = "standard"
+    custom: Callable[[Image.Image], Any] | None = None
+    flip: str = "auto"
+    min_crop: float | None = None
+    rotate: str = "none"
+    imbalance: str = "none"
+    batch_size: int = BATCH
+    deterministic: bool = False
+    precision: str = "auto"
+    threads: int | None = None
+    workers: int = 0
+    views: int | None = None
+    cache: str = "auto"
+    minutes: float | None = None
+    keep: str = "best"
+    temperature: float | None = None
+    interpolate_weights: float | str | None = None
+    progress: OnProgress | None = None
+    since: Stopwatch | None = None  # when the minutes began, where that was before the run
+
+    def config(self) -> dict[str, Any]:
+        """What makes two runs the same run. What is new in it is there only where asked for: digests stay."""
+        known = settings(self.strategy)
+        return {
+            "strategy": str(self.strategy),
+            "settings": {k: v for k, v in asdict(known).items() if k != "l2_sp" or v},
+            "model": self.backbone.name,
+            "weights": self.backbone.digest,
+            "source": self.backbone.source,
+            "preprocessing": self.backbone.preprocessing.as_dict(),
+            "classes": list(self.data.classes),
+            "data": self.data.digest,
+            "split": self.data.split_digest,
+            "seed": self.seed,
+            "metric": self.metric,
+            "augment": self.augment if self.custom is None else _identity(self.custom),
+            "flip": self.flip,
+            "imbalance": self.imbalance,
+            "batch_size": self.batch_size,
+            "deterministic": self.deterministic,
+            "precision": self.precision,
+            "views": self.views,
+            **({} if self.data.rendering.plain else {"rendering": self.data.rendering.as_dict()}),
+            **({} if self.min_crop is None else {"min_crop": self.min_crop}),
+            **({} if self.rotate == "none" else {"rotate": self.rotate}),
+            **({} if self.minutes is None else {"minutes": self.minutes}),
+            **({} if self.keep == "best" else {"keep": self.keep}),
+            **({} if self.temperature is None else {"temperature": self.temperature}),
+            **({} if self.interpolate_weights is None else {"interpolate_weights": self.interpolate_weights}),
+        }
+
+    def segments(self) -> tuple[Segment, ...]:
+        """The phases, made concrete for this backbone and this number of training images."""
+        return schedule(
+            self.strategy,
+            stages=len(self.backbone.stages),
+            images=len(self.data.part("train")),
+            batch=self.batch_size,
+        )
+
+    @property
+    def taken_away(self) -> bool:
+        """Whether this may be a model to be taken away: a race's runs have a val part and no test part."""
+        return bool(self.data.part("test")) or not self.data.part("val")
+
+    @property
+    def _cuts(self) -> bool:
+        """Whether the strategy freezes anything, or starts from a head that is solved for on features."""
+        if not self.strategy.trains or settings(self.strategy).start == "probe":
+            return True
+        whole = schedule(self.strategy, stages=len(self.backbone.stages), images=1, batch=1)
+        return any(segment.cut for segment in whole)
+
+    def images(self, part: str, policy: Policy | None = None) -> Images:
+        """The pixels of one part; without a policy, as the checkpoint's evaluation transform gives them."""
+        return Images(
+            self.data,
+            self.data.part(part),
+            self.backbone.preprocessing,
+            policy=policy,
+            custom=self.custom if policy is not None and policy.name == "custom" else None,
+            custom_name="" if self.custom is None else _identity(self.custom),
+            seed=derive(self.seed, "augment"),
+        )
+
+    def check(self) -> None:
+        """Refuse what makes no sense before anything is computed."""
+        known = {
+            "metric": (self.metric, metrics.METRICS),
+            "flip": (self.flip, FLIPS),
+            "precision": (self.precision, PRECISIONS),
+            "cache": (self.cache, CACHE),
+            "keep": (self.keep, KEEP),
+        }
+        wrong = [
+            f"{key} must be one of {', '.join(words)}, found {value!r}.{did_you_mean(value, words)}"
+            for key, (value, words) in known.items()
+            if value not in words
+        ]
+        if self.deterministic and self.precision == "bfloat16":
+            wrong.append("deterministic means float32: drop one of deterministic and precision=bfloat16.")
+        val = {sample.label for sample in self.data.part("val")}
+        if self.metric == "auroc" and len(val) == 1:
+            wrong.append("auroc is undefined on a val part of one class; choose another metric or split.")
+        below = len(self.backbone.stages) - 1
+        if self.strategy.name == "top_k" and (self.strategy.k or 0) > below:
+            wrong.append(
+                f"{self.strategy} thaws {self.strategy.k} stages below the head, {self.backbone.name} has "
+                f"{below}: use top_k({below}) or less, lp_ft or full (frostline stages shows them)."
+            )
+        if len(self.backbone.cuts) < 2 and self._cuts:
+            wrong.append(
+                f"{self.backbone.name} can't be cut before its head ({' '.join(self.backbone.notes)}), and "
+                f"{self.strategy} needs a cut: use full or scratch."
+            )
+        if self.batch_size < 1:
+            wrong.append(f"batch_size must be at least 1, found {self.batch_size}.")
+        if self.batch_size == 1 and settings(self.strategy).bn in ("train", "recalibrate"):
+            wrong.append("BatchNorm in training needs batches of 2 or more images, found batch_size=1.")
+        wrong += self._wrong_processes()
+        if self.views is not None and self.views < 0:
+            wrong.append(f"views must be at least 1, or 0 for a new one each epoch; found {self.views}.")
+        if self.minutes is not None and not 0 < self.minutes < math.inf:
+            wrong.append(f"minutes must be above 0, found {self.minutes:g}.")
+        if self.temperature is not None and not 0 < self.temperature < math.inf:
+            wrong.append(f"temperature must be above 0, found {self.temperature:g}.")
+        wrong += self._wrong_interpolation()
+        if self.threads is not None and self.threads < 1:
+            wrong.append(f"threads must be at least 1, found {self.threads}.")
+        if wrong:
+            raise UsageError(" ".join(wrong))
+        check_options(self.augment, self.min_crop, self.rotate)
+        Balance(self.imbalance, np.zeros(1, dtype=np.int64), 1)
+
+    def _wrong_processes(self) -> list[str]:
+        """Each process of a job learns from its part of every batch."""
+        if process_group.size() == 1 or not self.strategy.trains or self.batch_size < 1:
+            return []
+        least = 2 if settings(self.strategy).bn in ("train", "recalibrate") else 1
+        images = len(self.data.part("train"))
+        smallest = images // math.ceil(images / self.batch_size)
+        if smallest // process_group.size() >= least:
+            return []
+        why = " (BatchNorm in training needs two)" if least == 2 else ""
+        most = max(1, smallest // least)
+        words = (
+            f"{process_group.size()} processes share batches of {smallest}; each{why} needs {least} or more"
+        )
+        return [f"{words}: start at most {most}, or give a larger batch."]
+
+    def _wrong_interpolation(self) -> list[str]:
+        asked, strategy = self.interpolate_weights, self.strategy
+        if asked is None:
+            return []
+        wrong = []
+        if isinstance(asked, str) and asked != "auto":
+            wrong.append(f'interpolate_weights must be "auto" or a number between 0 and 1, found {asked!r}.')
+        if not isinstance(asked, str) and not 0 <= asked <= 1:
+            wrong.append(
+                f"interpolate_weights must lie between 0 (pretrained) and 1 (adapted), found {asked:g}."
+            )
+        if asked == "auto" and not self.data.part("val"):
+            wrong.append(
+                'interpolate_weights="auto" chooses the point on val images, and there is no val part: name '
+                "the point, for example interpolate_weights=0.5, or give images to val."
+            )
+        if not (strategy.trains and strategy.pretrained and strategy.head == "linear"):
+            wrong.append(
+                f"{strategy} can't be interpolated: that needs a strategy that trains pretrained weights, "
+                "and a linear head."
+            )
+        return wrong
+
+
+def _identity(function: Callable[..., Any]) -> str:
+    """Name a callable so that two different augmentations are two different configurations.
+
+    The name is its attribute `name` if it has one; else its source, defaults and what it closes over.
+    Raises `UsageError` where those are not plain data.
+    """
+    if isinstance(getattr(function, "name", None), str):
+        return f"custom {function.name}"  # type: ignore[attr-defined]
+    parts = _parts(function)
+    if " at 0x" in repr(parts):
+        raise UsageError(
+            "This augmentation holds objects that cannot be told apart between two runs. Give it an "
+            "attribute `name`, one for each setting: augmentation.name = 'rotate 20'."
+        )
+    return f"custom {digest_of(repr(parts))[:16]}"
+
+
+def _parts(function: Callable[..., Any]) -> list[Any]:
+    """Return what makes a callable what it is: source, defaults, closure, bound arguments, own state."""
+    if isinstance(function, functools.partial):
+        return [_parts(function.func), function.args, sorted(function.keywords.items())]
+    plain = inspect.unwrap(getattr(function, "__func__", function))
+    kind = plain if hasattr(plain, "__code__") else type(plain)
+    try:
+        source = inspect.getsource(kind)
+    except (OSError, TypeError):  # typed at a prompt, or written in C
+        source = repr(getattr(getattr(plain, "__code__", None), "co_code", kind.__qualname__))
+    closure = [cell.cell_contents for cell in getattr(plain, "__closure__", None) or ()]
+    owner = getattr(function, "__self__", None) if hasattr(function, "__func__") else None
+    state = [sorted(vars(o).items()) for o in (owner, plain) if o is not None and hasattr(o, "__dict__")]
+    return [
+        kind.__module__,
+        kind.__qualname__,
+        source,
+        getattr(plain, "__defaults__", None),
+        getattr(plain, "__kwdefaults__", None),
+        [_parts(value) if callable(value) else value for value in closure],
+        state if kind is not plain or owner is not None else [],
+    ]

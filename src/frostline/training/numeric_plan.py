@@ -1,0 +1,163 @@
+"""What is decided before the first step: how numbers are computed, and how images are augmented.
+
+Everything that a timing or the disk decides is written into the run's `plan.json` and obeyed on resume.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, field
+from typing import Any
+
+from frostline import profiling
+from frostline.cost.cache_choice import view_at
+from frostline.distributed import process_group
+from frostline.features import Frozen, Way
+from frostline.features.augmentation import Policy
+from frostline.features.image_batches import MIRRORED, TURNED
+from frostline.models import Cut
+from frostline.strategies import settings
+from frostline.studies.study_folder import RunFolder
+from frostline.system import numerics
+from frostline.system.numerics import NumericPlan
+from frostline.training.config import Request
+from frostline.training.tuning import flip_test
+
+TIMED_SHARE = 0.25  # of a limit on time may go into timings: a choice
+
+
+@dataclass
+class Plan:
+    """How one run computes: `numbers` where layers learn, `way` where they are frozen.
+
+    `views` views of each image, the plain one first, are cycled through while anything is frozen (0: a new
+    augmented one each epoch). `kept` says which views of a cut are kept in the store (0 is the evaluation
+    transform), `why` with which arithmetic.
+    """
+
+    numbers: NumericPlan
+    way: Way
+    views: int = 0
+    whole: bool = False  # views and kept are decided
+    timed: bool = True  # False where a limit on time is too short to try ways of computing
+    kept: dict[int, tuple[int, ...]] = field(default_factory=dict)
+    why: dict[int, str] = field(default_factory=dict)
+
+    def as_dict(self) -> dict[str, Any]:
+        """The plan as plain data."""
+        frozen = {"plan": self.way.plan.as_dict(), "batch": self.way.batch, "views": self.views}
+        frozen["folded"] = [list(pair) for pair in self.way.folded]
+        frozen |= {"whole": self.whole, "timed": self.timed}
+        kept = [{"cut": c, "views_kept": list(v), "why": self.why[c]} for c, v in sorted(self.kept.items())]
+        return {**self.numbers.as_dict(), "frozen": {**frozen, "rows": kept}}
+
+    @classmethod
+    def from_dict(cls, found: dict[str, Any]) -> Plan:
+        """Read a plan back."""
+        numbers = {key: value for key, value in found.items() if key != "frozen"}
+        frozen, rows = found["frozen"], found["frozen"]["rows"]
+        return cls(
+            NumericPlan.from_dict(numbers),
+            Way(
+                NumericPlan.from_dict(frozen["plan"]),
+                frozen["batch"],
+                tuple((conv, norm) for conv, norm in frozen["folded"]),
+            ),
+            frozen["views"],
+            frozen["whole"],
+            frozen["timed"],
+            {row["cut"]: tuple(row["views_kept"]) for row in rows},
+            {row["cut"]: row["why"] for row in rows},
+        )
+
+    def view(self, drawn: int, repeat: int = 0) -> int:
+        """Return the view that the `drawn`-th epoch (from 1) shows where a part is frozen."""
+        return view_at(drawn, self.views, repeat)
+
+    def keeps(self, cut: Cut, view: int) -> bool:
+        """Whether rows of that view at that cut are kept and read."""
+        return view in self.kept.get(cut.index, ())
+
+
+def begin(request: Request, folder: RunFolder) -> Plan:
+    """Return the plan that was made when the run began, else begin one and write it.
+
+    The first process of a job does that for all.
+    """
+    if process_group.size() > 1:
+        return Plan.from_dict(process_group.decided(lambda: _begun(request, folder).as_dict()))
+    return _begun(request, folder)
+
+
+def _begun(request: Request, folder: RunFolder) -> Plan:
+    if (folder.path / "plan.json").exists():
+        return Plan.from_dict(folder.read("plan.json"))
+    plan = made(request)
+    folder.write("plan.json", plan.as_dict())
+    return plan
+
+
+def made(request: Request) -> Plan:
+    """Return a new plan, without views and rows."""
+    return _plan(request) if _affordable(request) else _untimed(request)
+
+
+def _affordable(request: Request) -> bool:
+    """Whether timings fit into a limit on time: they are remembered, or take a small share of it."""
+    if request.minutes is None or request.deterministic:
+        return True
+    try:
+        with numerics.nothing_timed():
+            _plan(request)
+    except numerics.NotTimed:
+        return profiling.timing_s(request.backbone, request.threads) <= TIMED_SHARE * 60.0 * request.minutes
+    return True
+
+
+def _untimed(request: Request) -> Plan:
+    """Decide without timings, as `deterministic` does."""
+    count = numerics.thread_count(request.threads)
+    numbers = numerics.plain_plan(count, "the time is too short to try other ways")
+    return Plan(numbers, Way(numbers, profiling.FROZEN_BATCH), timed=False)
+
+
+def _plan(request: Request) -> Plan:
+    backbone, threads = request.backbone, request.threads
+    way = profiling.frozen_way(
+        backbone, deterministic=request.deterministic, precision=request.precision, threads=threads
+    )
+    if request.deterministic:
+        numbers = numerics.exact_plan(threads)
+    elif request.precision != "auto":
+        numbers = numerics.pinned_plan(request.precision, threads)
+    elif segments := request.segments():
+        batch = math.ceil(request.batch_size / process_group.size())
+        cut, bn = backbone.cut(min(segment.cut for segment in segments)), settings(request.strategy).bn
+        numbers = profiling.training_plan(backbone, cut, bn=bn, batch=batch, threads=threads)
+    else:
+        numbers = way.plan
+    return Plan(numbers, way)
+
+
+def augmentation(request: Request, head: Frozen) -> tuple[Policy, dict[str, Any]]:
+    """Decide the augmentation: as asked, with `auto` flips and rotation asked of the training images.
+
+    Also returns what the images answered, as a run's result holds it.
+    """
+    if not request.strategy.trains:
+        return Policy("none"), {"flip_test": None}
+
+    def ask(view: int) -> flip_test.FlipTest:
+        train = request.data.part("train")
+        return flip_test.try_flips(head, request.data, train, request.seed, request.progress, view)
+
+    flip, rotate, tests = request.flip, request.rotate, dict[str, Any](flip_test=None)
+    if flip == "auto" and request.augment in ("none", "custom"):
+        flip = "none"
+    elif flip == "auto":
+        test = ask(MIRRORED)
+        flip, tests["flip_test"] = "horizontal" if test.safe else "none", test.as_dict()
+    if rotate == "auto":
+        test = ask(TURNED)
+        rotate, tests["rotate_test"] = "90" if test.safe else "none", test.as_dict()
+    return Policy(request.augment, flip, request.min_crop, rotate), tests

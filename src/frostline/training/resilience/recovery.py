@@ -1,0 +1,147 @@
+"""What a run does when a loss is no number or memory runs out: back to the start of the epoch, and on.
+
+Nothing else is changed than what is written into the next checkpoint, so a run that is killed afterwards
+takes the same way again.
+"""
+
+from __future__ import annotations
+
+import math
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import psutil
+import torch
+from torch import Tensor, nn
+
+from frostline.distributed import process_group
+from frostline.errors import RunWarning, TrainingError
+from frostline.training.resilience import checkpoint
+from frostline.training.resilience.checkpoint import TrainingState
+
+MOST_HALVINGS = 3  # of the learning rate, in a run
+NAMED = 8  # files of a batch in a message
+SHORT = "Memory ran out"  # how that note begins
+LOOKED_AT_EVERY = 50  # steps between looks at the loss where a look makes a GPU wait
+
+
+class NotFinite(Exception):
+    """A loss or a weight became infinite or no number at a step of the epoch."""
+
+    def __init__(self, step: int, value: float) -> None:
+        super().__init__(step, value)
+        self.step, self.value = step, value
+
+
+class OutOfMemory(Exception):
+    """A step asked for more memory than there is."""
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Tell whether an error of torch's or Python's says that memory ran out."""
+    text = str(error).lower()
+    return isinstance(error, MemoryError | torch.OutOfMemoryError) or (
+        isinstance(error, RuntimeError) and ("can't allocate memory" in text or "out of memory" in text)
+    )
+
+
+@contextmanager
+def told_plainly() -> Iterator[None]:
+    """Say in one message that memory ran out, where no smaller batch could help, or that a worker is dead."""
+    try:
+        yield
+    except (MemoryError, RuntimeError) as error:
+        if "DataLoader worker" in str(error):  # torch raises it wherever the process is just then
+            raise TrainingError(
+                "A process that decodes images ended before its time: something stopped it, often a lack of "
+                "memory. The same command goes on; try fewer --workers."
+            ) from None
+        if not is_out_of_memory(error):
+            raise
+        free = psutil.virtual_memory().available / 1e9
+        raise TrainingError(
+            f"Memory ran out ({free:.1f} GB are free now). Give smaller images (--size), fewer --workers or "
+            "a smaller network, or end other processes; what is finished is kept."
+        ) from None
+
+
+def check_losses(losses: list[Tensor], first: int, *, now: bool) -> None:
+    """Raise `NotFinite` for the first loss that is no number; `first` is the step of the first of them.
+
+    Where a look costs nothing the last one is looked at each time; else all of them now and then, or `now`.
+    """
+    if not losses or not (now or losses[-1].device.type == "cpu" or len(losses) % LOOKED_AT_EVERY == 0):
+        return
+    looked = losses if now or losses[-1].device.type != "cpu" else losses[-1:]
+    for place, value in enumerate(torch.stack(looked).tolist(), first + len(losses) - len(looked)):
+        if not math.isfinite(value):
+            raise NotFinite(place, value)
+
+
+def check_weights(model: nn.Module, step: int) -> None:
+    """Raise `NotFinite` where a weight that learns is no number any more."""
+    learning = [p.detach() for p in model.parameters() if p.requires_grad]
+    if learning and not bool(torch.isfinite(torch.stack(torch._foreach_norm(learning, torch.inf))).all()):
+        raise NotFinite(step, float("nan"))
+
+
+def halve(
+    model: nn.Module, opt: torch.optim.Optimizer, state: TrainingState, error: NotFinite, files: list[str]
+) -> None:
+    """Go back to the start of the epoch with half the learning rate; at most three times in a run.
+
+    `files` are those of the step's batch. Raises `TrainingError` the fourth time, which names them.
+    """
+    where = f"in epoch {state.epoch + 1} of phase {state.segment + 1}"
+    if state.halvings == MOST_HALVINGS:
+        listed = ", ".join(files[:NAMED]) + (f" and {len(files) - NAMED} more" if files[NAMED:] else "")
+        raise TrainingError(
+            f"The loss became {error.value} {where}, also after the learning rate was halved "
+            f"{MOST_HALVINGS} times. The batch in which it did: {listed}. Look at these images, or try a "
+            "much lower learning rate, for example with lr=0.00005 in the strategy."
+        )
+    checkpoint.take_back(model, opt, state)
+    state.halvings += 1
+    log(
+        state,
+        f"The loss became {error.value} {where}: back to the start of that epoch, with the learning rate "
+        f"halved ({state.halvings} of at most {MOST_HALVINGS} times).",
+    )
+
+
+def split(
+    model: nn.Module, opt: torch.optim.Optimizer, state: TrainingState, sizes: list[int], least: int
+) -> None:
+    """Go back to the start of the epoch, and learn from each batch in twice as many pieces from now on.
+
+    `sizes` are the epoch's batches, in images; pieces have at least `least`, 2 where BatchNorm takes its
+    statistics from them. Raises `TrainingError` where they can't become smaller.
+    """
+    batch, pieces = max(sizes), 2 * state.pieces
+    if min(sizes) // pieces < least:
+        raise TrainingError(
+            f"Memory ran out while learning from {math.ceil(batch / state.pieces)} image(s) at a time. "
+            "Give smaller images (--size), a strategy that freezes more, or end other processes."
+        )
+    checkpoint.take_back(model, opt, state)
+    if torch.cuda.is_available():
+        torch.cuda.empty_cache()
+    first = state.pieces == 1
+    state.pieces = pieces
+    if not first:  # said once; with the run the last number is noted
+        state.notes = [note for note in state.notes if not note.startswith(SHORT)]
+    seen = " BatchNorm in training sees those alone." if least > 1 else ""
+    log(
+        state,
+        f"{SHORT} with {batch} images a step: they are now learned from {math.ceil(batch / pieces)} at a "
+        f"time, their gradients added up.{seen}",
+        aloud=first,
+    )
+
+
+def log(state: TrainingState, text: str, *, aloud: bool = True) -> None:
+    """Note it with the run, and tell the person now."""
+    state.notes.append(text)
+    if aloud and process_group.leads():
+        warnings.warn(text, RunWarning, stacklevel=2)

@@ -1,0 +1,144 @@
+"""A hard limit on a run's wall time: training stops while there is still time to say what was learned.
+
+What must come after training is kept free: the final figures of val and test, what the model may doubt its
+answers by, and the files, from timings of this machine. The limit is from start to exit: time that processes
+killed before have spent counts, and so does what came before the run, where `Request.since` says when.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Sequence
+
+from frostline import profiling
+from frostline.data import Manifest, OnProgress, Sample
+from frostline.diagnostics import feature_drift
+from frostline.distributed import process_group
+from frostline.errors import UsageError
+from frostline.features.image_batches import EVALUATION_BATCH
+from frostline.inference import error_gallery, selective_prediction
+from frostline.models import Backbone
+from frostline.strategies import settings
+from frostline.system.timing import Stopwatch
+from frostline.training.config import Request
+
+LOOKED_AT = 8  # images decoded to measure how long that takes
+# A choice: the neighbours of a shared machine made one and the same step wander by half (docs/LOG.md
+# 2026-11-24).
+MARGIN = 1.5
+# Weights, tables and thumbnails (0.1 to 0.3 s for lite0 on a local disk), then the end of the process (0.5 s
+# on one core of a busy machine).
+ENDING_S = 1.0
+DOUBT_SHARE = 0.1  # of the limit may go into what answers are doubted by: a choice
+
+
+class OutOfTime(Exception):
+    """Raised between two steps when the time is up; never seen outside of training."""
+
+
+class Budget:
+    """What is left of a run's time. Without a limit nothing is measured and nothing stops."""
+
+    def __init__(self, limit_s: float | None, reserve_s: float, watch: Stopwatch) -> None:
+        self._end_s = None if limit_s is None else limit_s - reserve_s
+        self._watch = watch
+        self._longest: dict[str, float] = {}  # seconds of the longest one of each kind of work
+        self.earlier_s = 0.0  # spent by processes that were stopped
+
+    def note(self, kind: str, began: float) -> None:
+        """Note that a piece of work is done which began then (`time.perf_counter()`)."""
+        self._longest[kind] = max(self._longest.get(kind, 0.0), time.perf_counter() - began)
+
+    def late(self, kind: str) -> bool:
+        """Whether no piece of work as long as the longest of its kind fits in any more."""
+        if self._end_s is None:
+            return False
+        return self.earlier_s + self._watch.seconds + self._longest.get(kind, 0.0) > self._end_s
+
+    def check(self, kind: str) -> None:
+        """Raise `OutOfTime` where it is late, in all processes of a job if it is in one."""
+        if self._end_s is not None and any(process_group.any_of(self.late(kind))):
+            raise OutOfTime
+
+    def telling(self, progress: OnProgress | None) -> OnProgress | None:
+        """Return a `progress` that also looks at this process's clock, for work that says how far it is."""
+        if self._end_s is None:
+            return progress
+
+        def checked(what: str, done: int, total: int) -> None:
+            if progress:
+                progress(what, done, total)
+            if self.late(what):
+                raise OutOfTime
+
+        return checked
+
+
+def begin(request: Request, watch: Stopwatch) -> Budget:
+    """Start a run's budget; with a limit, estimate from timings what must be kept free for the end.
+
+    Raises `UsageError` where the limit is shorter than what comes before and after the first step.
+    """
+    if request.minutes is None:
+        return Budget(None, 0.0, watch)
+    limit_s, watch = 60.0 * request.minutes, request.since or watch
+    reserve_s, spent_s = process_group.decided(lambda: (_reserve_s(request), watch.seconds))
+    if spent_s + reserve_s > limit_s:
+        raise UsageError(
+            refusal(request.minutes, spent_s + reserve_s, "loading, a first step and the final figures")
+        )
+    return Budget(limit_s, reserve_s, watch)
+
+
+def refusal(minutes: float, floor_s: float, what: str) -> str:
+    """Say that a limit is too short, what it must hold, and how much would do."""
+    enough = math.ceil(MARGIN * floor_s / 6) / 10  # the next machine second may be slower
+    return (
+        f"--minutes {minutes:g} is less than the {floor_s:.0f} s that {what} need here; "
+        f"give at least {enough:g}."
+    )
+
+
+def pass_s(backbone: Backbone, data: Manifest, samples: Sequence[Sample], threads: int | None) -> float:
+    """Return the seconds an image takes from its file through all layers in float32, roughly and soon."""
+    looked = samples[:LOOKED_AT]
+    began = time.perf_counter()
+    for sample in looked:
+        backbone.preprocessing.crop(data.read(sample))
+    decode_s = (time.perf_counter() - began) / max(1, len(looked))
+    return profiling.glimpse_s(backbone, threads) + decode_s
+
+
+def to_doubt_by(request: Request) -> int:
+    """Return how many images of a part the model's doubts may rest on: with a limit, a share of it."""
+    if request.minutes is None:
+        return selective_prediction.MOST
+    return _fitting(request, _pass_s(request))
+
+
+def _fitting(request: Request, each_s: float) -> int:
+    parts = sum(bool(request.data.part(part)) for part in ("train", "val"))
+    fits = int(DOUBT_SHARE * 60.0 * (request.minutes or 0.0) / (MARGIN * max(each_s, 1e-9) * parts))
+    return min(selective_prediction.MOST, fits)
+
+
+def _pass_s(request: Request) -> float:
+    samples = [sample for part in ("val", "test", "train") for sample in request.data.part(part)]
+    return pass_s(request.backbone, request.data, samples, request.threads)
+
+
+def _reserve_s(request: Request) -> float:
+    parts, each_s = ["val", "test"], _pass_s(request)
+    if settings(request.strategy).bn == "recalibrate":
+        parts.append("train")
+    counts = [len(request.data.part(part)) for part in parts]
+    if all(segment.cut for segment in request.segments()):  # frozen batches are filled up
+        counts = [math.ceil(count / EVALUATION_BATCH) * EVALUATION_BATCH for count in counts]
+    if request.taken_away:
+        most = _fitting(request, each_s)
+        counts += [min(most, len(request.data.part(part))) for part in ("train", "val")]
+        moved = len(request.data.part("val")) or len(request.data.part("train"))
+        counts.append(2 * min(feature_drift.DRIFT_IMAGES, moved) if request.strategy.trains else 0)
+    counts.append(error_gallery.MOST if request.data.part("test") else 0)
+    return ENDING_S + MARGIN * each_s * sum(counts)

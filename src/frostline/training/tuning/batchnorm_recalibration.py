@@ -1,0 +1,73 @@
+"""BatchNorm statistics re-estimated on the training images after training, unaugmented.
+
+Each unfrozen BatchNorm layer gets the mean and variance of its input over all training images, summed
+exactly over batches of equal size (Wu & Johnson, arXiv 2105.07576, precise BN). Layers further up see what
+batch statistics make of the layers below them, as they did in training; nothing here is random.
+"""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from frostline import models as bb
+from frostline.distributed import process_group
+from frostline.features.image_batches import EVALUATION_BATCH, Images
+from frostline.models import Backbone, Cut
+from frostline.system.numerics import NumericPlan
+
+
+class _Sums:
+    """Running sums of one layer's input, per channel, in double precision."""
+
+    def __init__(self, statistic: Tensor) -> None:  # per channel: count, sum, sum of squares
+        self.held = torch.zeros(3, len(statistic), dtype=torch.float64, device=statistic.device)
+
+    def __call__(self, module: nn.Module, inputs: tuple[Tensor, ...]) -> None:
+        x = inputs[0].detach().transpose(0, 1).flatten(1).double()
+        self.held += torch.stack([torch.full_like(x[:, 0], x.shape[1]), x.sum(dim=1), x.square().sum(dim=1)])
+
+    def write(self, layer: nn.Module) -> None:
+        """Set the layer's running statistics."""
+        count, first, second = self.held
+        mean = first / count
+        variance = (second / count - mean.square()).clamp_min(0.0)
+        assert isinstance(layer.running_mean, Tensor)
+        assert isinstance(layer.running_var, Tensor)
+        layer.running_mean.copy_(mean)
+        layer.running_var.copy_(variance * count / (count - 1).clamp_min(1.0))
+
+
+def recalibrate(backbone: Backbone, model: nn.Module, cut: Cut, images: Images, plan: NumericPlan) -> None:
+    """Re-estimate every unfrozen BatchNorm layer of `model` in place; leaves it in eval mode.
+
+    The processes of a job share the batches.
+    """
+    bb.set_training(backbone, model, cut, "train")
+    layers = [m for m in model.modules() if isinstance(m, nn.modules.batchnorm._BatchNorm) and m.training]
+    model.eval()  # dropout and stochastic depth would make the statistics random
+    for layer in layers:
+        layer.training = True
+    sums = {layer: _Sums(layer.running_mean) for layer in layers if layer.running_mean is not None}
+    hooks = [layer.register_forward_pre_hook(sums[layer]) for layer in sums]
+    chunks = np.array_split(np.arange(len(images)), math.ceil(len(images) / EVALUATION_BATCH))
+    mine = chunks[process_group.share(len(chunks))]
+    try:
+        with torch.no_grad():
+            for chunk in mine:
+                pixels = next(images.batches([[(int(position), 0) for position in chunk]]))
+                model(plan.batch(pixels, images.preprocessing.normalise))
+    finally:
+        for hook in hooks:
+            hook.remove()
+    process_group.add_up([found.held for found in sums.values()])
+    with torch.no_grad():
+        for layer, found in sums.items():
+            if found.held[0].any():
+                found.write(layer)
+            if layer.num_batches_tracked is not None:
+                layer.num_batches_tracked += len(chunks) - len(mine)
+    model.eval()

@@ -1,0 +1,169 @@
+"""An LR range test that gives each parameter group its own suggestion.
+
+The rate of one group rises exponentially while all other groups stand still; the loss on seeded training
+batches is smoothed, and the rate at its steepest fall is the suggestion (Smith, arXiv 1506.01186, with
+fastai's "steepest" rule). It runs on a copy: weights, optimizer and random state are left as they were.
+Where the loss has no falling part, there is no suggestion, and the result says why.
+"""
+
+from __future__ import annotations
+
+import copy
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import nn
+
+from frostline import models as bb
+from frostline.data import Manifest
+from frostline.feature_cache import Store
+from frostline.features import Frozen, Way
+from frostline.features.augmentation import Policy
+from frostline.features.image_batches import Images, Item
+from frostline.models import Backbone, Cut
+from frostline.profiling import FROZEN_BATCH
+from frostline.strategies import Settings, Strategy, checked, parse, settings
+from frostline.system import numerics
+from frostline.system.seeds import derive
+from frostline.training import optimizer
+from frostline.training.config import Request
+from frostline.training.learner import starting_model
+from frostline.training.tuning.class_imbalance import Balance
+
+LOWEST, HIGHEST = 1e-6, 1.0  # fastai sweeps 1e-7–10; outside this span AdamW learns nothing or diverges
+STEPS = 60  # ten a decade
+BATCHES = 6  # drawn once and cycled through, so that a batch's loss can be compared with its own before
+SMOOTHING = 0.8  # exponential average of the loss, as a share of the past
+STOP_AT = 2.0  # the sweep ends where the smoothed loss is this many times its lowest
+LEAST_FALL = 0.05  # share of the first loss that must be lost; smoothed noise stays below (test_lr_finder)
+
+
+@dataclass(frozen=True)
+class Sweep:
+    """One group's sweep: rates and smoothed losses, and the suggestion or the reason for none."""
+
+    group: str
+    rates: tuple[float, ...]
+    losses: tuple[float, ...]
+    suggestion: float | None
+    reason: str
+
+
+def lr_find(
+    backbone: Backbone, data: Manifest, strategy: Strategy | str, *, seed: int = 0, batch_size: int = 32
+) -> dict[str, Sweep]:
+    """Return a sweep for each stage that learns when all the strategy's phases have thawed, by stage name.
+
+    It starts where the strategy starts (from a probe's head, say). Decayed and undecayed parameters of one
+    stage are swept together. Computed in float32.
+    """
+    request = Request(
+        backbone=backbone,
+        data=data.checked(),
+        strategy=parse(strategy) if isinstance(strategy, str) else checked(strategy),
+        seed=seed,
+        batch_size=batch_size,
+        deterministic=True,
+    )
+    segments = request.segments()
+    if not segments:
+        return {}
+    plan = numerics.exact_plan()
+    images = request.images("train", Policy("standard"))
+    balance = Balance("none", images.targets, len(data.classes))
+    with Store() as store:
+        head = Frozen(backbone, backbone.model, backbone.cuts[-1], Way(plan, FROZEN_BATCH), store)
+        model = starting_model(request, head, images, balance)
+    cut = min(segment.cut for segment in segments)
+    at = backbone.cut(cut)
+    frozen = bb.prefix(backbone, plan.place(model), at)
+    batches = []
+    with torch.no_grad():
+        for number in range(BATCHES):
+            pixels, targets = _draw(images, seed, number, batch_size)
+            batches.append((frozen(plan.batch(pixels, images.preprocessing.normalise)), targets))
+    known, found = settings(request.strategy), {}
+    with torch.random.fork_rng(devices=[]):
+        for stage in range(at.index, len(backbone.stages)):
+            torch.manual_seed(derive(seed, "range test"))
+            swept = copy.deepcopy(model)
+            name = backbone.stages[stage].name
+            found[name] = suggest(name, *_sweep(backbone, swept, at, stage, known, balance, batches))
+    return found
+
+
+Batch = tuple[torch.Tensor, torch.Tensor]  # (z, targets)
+
+
+def _sweep(
+    backbone: Backbone,
+    model: nn.Module,
+    at: Cut,
+    stage: int,
+    known: Settings,
+    balance: Balance,
+    batches: list[Batch],
+) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Return (rates, smoothed losses), each loss divided by what its batch cost before anything learned.
+
+    Without that division the batches' own difficulty is a noise in which a steepest fall is found anywhere.
+    """
+    bb.freeze(backbone, model, at, known.bn)
+    opt = optimizer.build(backbone, model, 1.0, known, None)
+    bb.set_training(backbone, model, at, known.bn)
+    rates = np.geomspace(LOWEST, HIGHEST, STEPS)
+    losses: list[float] = []
+    average = 0.0
+    with bb.suffix(backbone, model, at) as learning:
+        with torch.no_grad():
+            before = [_loss(learning, b, balance, known).item() for b in batches]
+        for step, rate in enumerate(rates):
+            for group in opt.param_groups:
+                group["lr"] = float(rate) if group["stage"] == stage else 0.0
+                group["weight_decay"] = 0.0
+            loss = _loss(learning, batches[step % BATCHES], balance, known)
+            opt.zero_grad(set_to_none=True)
+            loss.backward()  # type: ignore[no-untyped-call]
+            opt.step()
+            average = SMOOTHING * average + (1 - SMOOTHING) * loss.item() / before[step % BATCHES]
+            losses.append(average / (1 - SMOOTHING ** (step + 1)))
+            if not math.isfinite(losses[-1]) or losses[-1] > STOP_AT * min(losses):
+                break
+    return rates[: len(losses)], np.asarray(losses)
+
+
+def _loss(
+    learning: Callable[[torch.Tensor], torch.Tensor], batch: Batch, balance: Balance, known: Settings
+) -> torch.Tensor:
+    z, targets = batch
+    return balance.loss(learning(z), targets.to(z.device), known.smoothing)
+
+
+def _draw(images: Images, seed: int, number: int, batch: int) -> Batch:
+    """A seeded batch of augmented pixels: the same ones for every group."""
+    rng = np.random.default_rng(derive(seed, "range batch", number))
+    picked = rng.choice(len(images), size=min(batch, len(images)), replace=False)
+    items: list[Item] = [(int(position), number + 1) for position in picked]
+    pixels = next(images.batches([items]))
+    return pixels, torch.from_numpy(images.targets[picked])
+
+
+def suggest(group: str, rates: NDArray[np.float64], losses: NDArray[np.float64]) -> Sweep:
+    """Return the rate at the steepest fall of the loss over log rate, or none where it doesn't fall."""
+    shown = tuple(map(float, rates)), tuple(map(float, losses))
+    finite = np.isfinite(losses)
+    rates, losses = rates[finite], losses[finite]
+    if len(losses) < 8:
+        return Sweep(group, *shown, None, "the loss grew at once: too few points before it diverged")
+    lowest = int(losses.argmin())
+    fall = (losses[0] - losses[lowest]) / losses[0]
+    if fall < LEAST_FALL or lowest < 3:
+        return Sweep(group, *shown, None, f"the loss has no falling part: it fell by {100 * fall:.0f} %")
+    slope = np.gradient(losses[: lowest + 1], np.log(rates[: lowest + 1]))
+    return Sweep(
+        group, *shown, float(rates[int(slope.argmin())]), "the rate at the steepest fall of the loss"
+    )

@@ -1,0 +1,88 @@
+"""Parameter groups with layer-wise rates.
+
+A group is (stage, decayed or not); how fast a stage learns is said by `pacing`. 1-D parameters are not
+decayed.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import nn
+
+from frostline.errors import ModelError
+from frostline.models import Backbone
+from frostline.strategies import Settings, lr_schedule
+
+DEFAULT = Settings()
+
+
+def param_groups(
+    backbone: Backbone,
+    model: nn.Module,
+    *,
+    lr: float = DEFAULT.lr,
+    layer_decay: float = DEFAULT.layer_decay,
+    weight_decay: float = DEFAULT.weight_decay,
+) -> list[dict[str, Any]]:
+    """Return groups for any torch optimizer: every parameter of `model` in exactly one, frozen ones too.
+
+    `model` is a copy made by `backbone.adapt`. A stage d below the head has the rate `lr * layer_decay ** d`;
+    parameters with one dimension (biases, norms) have no weight decay. What is frozen has no gradient, so an
+    optimizer skips it and keeps no state for it; what thaws later is there already, and no checkpoint or
+    scheduler sees a number of groups that changes. Each group has a `name` and its `stage`, too.
+    Raises `ModelError` with the names that belong to no stage.
+    """
+    return groups(backbone, model, lr, layer_decay, weight_decay, frozen=True)
+
+
+def groups(
+    backbone: Backbone,
+    model: nn.Module,
+    lr: float,
+    layer_decay: float,
+    weight_decay: float,
+    *,
+    frozen: bool = False,
+) -> list[dict[str, Any]]:
+    """Return parameter groups that cover every learning parameter exactly once; `frozen` ones where asked.
+
+    Each has `name`, `stage`, `peak` (its learning rate at the top of the schedule) and `weight_decay`.
+    """
+    stage_of = backbone.stage_of(model)
+    last = len(backbone.stages) - 1
+    found: dict[tuple[int, bool], dict[str, Any]] = {}
+    for name, parameter in model.named_parameters():
+        if not (parameter.requires_grad or (frozen and parameter.is_floating_point())):
+            continue
+        stage, decays = stage_of[name], parameter.ndim > 1
+        peak = lr_schedule.peak(lr, layer_decay, last - stage)
+        group = found.setdefault(
+            (stage, decays),
+            {
+                "name": f"{backbone.stages[stage].name}{'' if decays else ' (no decay)'}",
+                "stage": stage,
+                "peak": peak,
+                "lr": peak,
+                "weight_decay": weight_decay if decays else 0.0,
+                "params": [],
+            },
+        )
+        group["params"].append(parameter)
+    _check_cover(model, list(found.values()))
+    return [found[key] for key in sorted(found)]
+
+
+def _check_cover(model: nn.Module, made: list[dict[str, Any]]) -> None:
+    covered = [id(p) for group in made for p in group["params"]]
+    learning = {id(p): name for name, p in model.named_parameters() if p.requires_grad}
+    missing = [name for key, name in learning.items() if key not in set(covered)]
+    if missing or len(covered) != len(set(covered)):
+        raise ModelError(f"Parameter groups must cover each learning parameter once; not covered: {missing}.")
+
+
+def set_rates(optimizer: torch.optim.Optimizer, share: float) -> None:
+    """Set each group's rate to `share` of its own peak."""
+    for group in optimizer.param_groups:
+        group["lr"] = group["peak"] * share
