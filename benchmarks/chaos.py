@@ -57,7 +57,7 @@ PATIENCE_S = 180.0  # for one job, undisturbed: a run that hangs is not a surviv
 MOST_KILLS = {"train": 6, "compare": 8, "fit": 8, "cli": 3}
 STRATEGIES = (
     "gradual_unfreeze(2, epochs=6)",
-    "gradual_unfreeze(epochs=8, frofa=0.1)",
+    "gradual_unfreeze(epochs=8, feature_augment=0.1)",
     "lp_ft(epochs=3)",
     "full(bn=train, epochs=3)",
     "top_k(1, bn=recalibrate, epochs=4)",

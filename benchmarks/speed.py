@@ -21,7 +21,7 @@ from torch.nn import functional as F
 import frostline
 from frostline import models as bb
 from frostline.models import Backbone
-from frostline.strategies import full, settings
+from frostline.strategies import full, hyperparameters
 from frostline.studies.study_folder import environment
 from frostline.system import numerics
 from frostline.training import optimizer
@@ -47,7 +47,7 @@ def plain_loop(backbone: Backbone, pixels: torch.Tensor, targets: torch.Tensor) 
 
 def our_loop(backbone: Backbone, pixels: torch.Tensor, targets: torch.Tensor, bn: str) -> Callable[[], None]:
     """The body of `frostline.training.loop`, with the plan this machine's timing chooses."""
-    model, cut, known = backbone.adapt(10, seed=0), backbone.cut(0), settings(full(bn=bn))
+    model, cut, known = backbone.adapt(10, seed=0), backbone.cut(0), hyperparameters(full(bn=bn))
 
     def timed(plan: numerics.NumericPlan) -> None:
         plan.place(model)
@@ -68,10 +68,10 @@ def our_loop(backbone: Backbone, pixels: torch.Tensor, targets: torch.Tensor, bn
             for _ in range(STEPS):
                 with plan.autocast():
                     out = learning(plan.batch(pixels, backbone.preprocessing.normalise))
-                loss = F.cross_entropy(out.float(), targets, label_smoothing=known.smoothing)
+                loss = F.cross_entropy(out.float(), targets, label_smoothing=known.label_smoothing)
                 opt.zero_grad(set_to_none=True)
                 loss.backward()
-                torch.nn.utils.clip_grad_norm_(model.parameters(), known.clip)
+                torch.nn.utils.clip_grad_norm_(model.parameters(), known.clip_grad)
                 opt.step()
 
     return steps

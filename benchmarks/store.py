@@ -38,7 +38,7 @@ from frostline.feature_cache import Store
 from frostline.features import Frozen
 from frostline.features.image_batches import Images
 from frostline.models import Backbone
-from frostline.strategies import settings
+from frostline.strategies import hyperparameters
 from frostline.studies.study_folder import environment
 from frostline.system import numerics
 from frostline.system.timing import _give_back
@@ -195,8 +195,8 @@ def suffix(bench: Bench) -> None:
 def suffix_alone(bench: Bench, backbone: Backbone, data: Manifest, strategy: str) -> float:
     """The steps of a suffix, its input in memory: the limit."""
     request = Request(backbone, data, frostline.parse(strategy))
-    segment, known = request.segments()[0], settings(request.strategy)
-    model, cut = backbone.adapt(len(data.classes), seed=0), backbone.cut(segment.cut)
+    phase, known = request.phases()[0], hyperparameters(request.strategy)
+    model, cut = backbone.adapt(len(data.classes), seed=0), backbone.cut(phase.cut)
     plan = profiling.training_plan(backbone, cut)
     images = Images(data, data.part("train"), backbone.preprocessing)
     frozen = Frozen(backbone, model, cut, way_of(backbone, data))
@@ -208,20 +208,20 @@ def suffix_alone(bench: Bench, backbone: Backbone, data: Manifest, strategy: str
     model = plan.place(model)
     bb.freeze(backbone, model, cut, known.bn)
     bb.set_training(backbone, model, cut, known.bn)
-    opt = optimizer.build(backbone, model, segment.lr, known, None)
+    opt = optimizer.build(backbone, model, phase.lr, known, None)
     rows = rows.float() if plan.precision == "float32" else rows
 
     def steps() -> None:
         with bb.suffix(backbone, model, cut) as learning:
-            for _ in range(segment.epochs):
-                for chunk in torch.randperm(len(rows)).chunk(segment.batches):
+            for _ in range(phase.epochs):
+                for chunk in torch.randperm(len(rows)).chunk(phase.batches):
                     with plan.autocast():
                         out = learning(rows[chunk])
-                    loss = F.cross_entropy(out.float(), targets[chunk], label_smoothing=known.smoothing)
+                    loss = F.cross_entropy(out.float(), targets[chunk], label_smoothing=known.label_smoothing)
                     opt.zero_grad(set_to_none=True)
                     loss.backward()
                     learned = [p for group in opt.param_groups for p in group["params"]]
-                    torch.nn.utils.clip_grad_norm_(learned, known.clip)
+                    torch.nn.utils.clip_grad_norm_(learned, known.clip_grad)
                     opt.step()
 
     return timed(steps)[0]

@@ -12,7 +12,7 @@ import numpy as np
 from PIL import Image
 
 from frostline.data import Manifest, Sample, SetAside
-from frostline.strategies import parse, scaled, schedule, settings
+from frostline.strategies import hyperparameters, parse, scaled, schedule
 from frostline.studies.study_folder import digest_of
 
 STAGES = ("stem", "blocks.0", "blocks.1", "head")
@@ -336,4 +336,4 @@ def fitted(place: Path, classes: Sequence[str] = PLAIN) -> Path:
 
 def settings_of(strategy: str) -> Any:
     """The settings with every default, for a test of rates."""
-    return settings(parse(strategy))
+    return hyperparameters(parse(strategy))

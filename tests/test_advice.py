@@ -168,9 +168,9 @@ def test_advice_names_everything_that_was_decided() -> None:
     assert len(found.why) == 2
     assert "60 %" in found.why[0]
     assert "lp_ft" in found.why[0]
-    assert {"lr", "layer_decay", "cut", "epochs", "bn", "augment", "size"} <= set(found.settings)
-    assert all(set(option.settings) == set(found.settings) for option in found.options)
-    assert found.option("linear_probe").settings["lr"] is None  # nothing but a solved head
+    assert {"lr", "layer_decay", "cut", "epochs", "bn", "augment", "size"} <= set(found.hyperparameters)
+    assert all(set(option.hyperparameters) == set(found.hyperparameters) for option in found.options)
+    assert found.option("linear_probe").hyperparameters["lr"] is None  # nothing but a solved head
     plain = found.as_dict()
     for option in plain["options"]:
         promised = "strategy expected_accuracy low high seconds peak_memory_bytes disk_bytes reason"

@@ -213,8 +213,16 @@ def test_brightness_shifts_channels_within_the_images_range(shape: tuple[int, ..
 
 
 def test_feature_augmentation_needs_a_frozen_part() -> None:
-    for strategy in ("head(frofa=0.1)", "top_k(1, frofa=0.1)", "gradual_unfreeze(frofa=0.1)"):
+    for strategy in (
+        "head(feature_augment=0.1)",
+        "top_k(1, feature_augment=0.1)",
+        "gradual_unfreeze(feature_augment=0.1)",
+    ):
         assert str(frostline.parse(strategy)) == strategy
-    for strategy in ("full(frofa=0.1)", "lp_ft(frofa=0.1)", "scratch(frofa=0.1)"):
-        with pytest.raises(UsageError, match="no setting 'frofa'"):
+    for strategy in (
+        "full(feature_augment=0.1)",
+        "lp_ft(feature_augment=0.1)",
+        "scratch(feature_augment=0.1)",
+    ):
+        with pytest.raises(UsageError, match="no setting 'feature_augment'"):
             frostline.parse(strategy)

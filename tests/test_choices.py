@@ -161,7 +161,7 @@ def test_gradients_are_clipped(data: Manifest, tmp_path: Path) -> None:
     moved = []
     for clip in ("1.0", "1e-13"):
         run = frostline.train(
-            backbone, data, f"full(clip={clip}, weight_decay=0, epochs=2)", study=tmp_path / "s", **FAST
+            backbone, data, f"full(clip_grad={clip}, weight_decay=0, epochs=2)", study=tmp_path / "s", **FAST
         )
         model = frostline.load_model(run.study.path, run=run.run, module=tiny_model())
         change = model.stem.conv.weight.detach() - backbone.model.stem.conv.weight.detach()
@@ -197,9 +197,9 @@ def test_repeats_within_an_epoch_are_other_views(tmp_path: Path) -> None:
     backbone = tiny_backbone()
     way = Way(numerics.exact_plan(1), 8)
     for cut, views in ((0, 0), (2, 0), (2, 40)):
-        segment = frostline.strategies.Segment(cut=cut, epochs=1, steps_per_epoch=2, lr=1.0, batches=2)
+        phase = frostline.strategies.ResolvedPhase(cut=cut, epochs=1, steps_per_epoch=2, lr=1.0, batches=2)
         plan = Plan(way.plan, way, views)
-        supply = Supply(backbone, backbone.model, [], [segment], 0, plan, None, Counts(), 0)
+        supply = Supply(backbone, backbone.model, [], [phase], 0, plan, None, Counts(), 0)
         items, targets = supply.epoch(images, balance, 0, 0, 0, 1)
         seen = [item for batch in items for item in batch]
         assert len(set(seen)) == len(seen) == len(images)

@@ -336,8 +336,8 @@ def test_a_short_schedule_has_every_phase() -> None:
     for text in ("gradual_unfreeze", "lp_ft", "top_k(2, epochs=8)", "phases(0@4, 2@4, all@8)", "full"):
         whole, short = parse(text), scaled(parse(text), 0.25, 400)
         runs = [schedule(s, stages=9, images=400, batch=32) for s in (whole, short)]
-        assert [segment.cut for segment in runs[0]] == [segment.cut for segment in runs[1]]
-        steps = [sum(segment.steps for segment in run) for run in runs]
+        assert [phase.cut for phase in runs[0]] == [phase.cut for phase in runs[1]]
+        steps = [sum(phase.steps for phase in run) for run in runs]
         assert steps[1] == pytest.approx(steps[0] / 4, rel=0.35)  # epochs are rounded
     assert scaled(parse("linear_probe"), 0.25, 400) == parse("linear_probe")
 

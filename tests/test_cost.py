@@ -310,9 +310,9 @@ def test_views_are_those_that_training_plans(data: Manifest, tmp_path: Path) -> 
         options = {"deterministic": True, "threads": 1, "flip": "none"}
         run = frostline.train(tiny_backbone(), data, text, study=tmp_path / str(number), **options)
         plan = run.numeric_plan["frozen"]
-        segments = schedule(parse(text), stages=5, images=36, batch=32)
-        assert plan["views"] == views_of(segments)
-        needed = needs(segments, plan["views"])
+        phases = schedule(parse(text), stages=5, images=36, batch=32)
+        assert plan["views"] == views_of(phases)
+        needed = needs(phases, plan["views"])
         assert {row["cut"] for row in plan["rows"]} == set(needed)
         for row in plan["rows"]:
             if row["views_kept"]:

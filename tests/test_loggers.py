@@ -124,7 +124,7 @@ def test_every_epoch_the_result_and_the_settings(
     assert {"loss", "lr", "val_accuracy", "val_loss"} <= set(told["epochs"][1])
     assert told["result"] == scalars(run)
     assert told["result"]["result/accuracy"] == run.accuracy
-    assert told["parameters"]["settings/lr"] == run.folder.read("config.json")["settings"]["lr"]
+    assert told["parameters"]["hyperparameters/lr"] == run.folder.read("config.json")["hyperparameters"]["lr"]
     assert told["parameters"]["strategy"] == STRATEGY
     assert told["closed"] == [None]
 
@@ -324,7 +324,9 @@ def test_mlflow_reads_back_what_was_trained(
         rows = run.folder.metrics()
         assert [(m.step, m.value) for m in history] == [(s, row[key]) for s, row in enumerate(rows, 1)]
     assert scalars(run).items() <= found.data.metrics.items()
-    assert found.data.params["settings/lr"] == str(run.folder.read("config.json")["settings"]["lr"])
+    assert found.data.params["hyperparameters/lr"] == str(
+        run.folder.read("config.json")["hyperparameters"]["lr"]
+    )
     assert not list(tmp_path.glob("mlruns"))
 
 

@@ -66,7 +66,7 @@ def test_features_that_do_not_vary_get_no_weight(blobs: tuple[np.ndarray, np.nda
 def test_smoothed_labels_keep_logits_in_range(blobs: tuple[np.ndarray, np.ndarray]) -> None:
     features, targets = blobs
     sharp = probe.logistic(features, targets, 3, l2=1e-6)
-    soft = probe.logistic(features, targets, 3, l2=1e-6, smoothing=0.1)
+    soft = probe.logistic(features, targets, 3, l2=1e-6, label_smoothing=0.1)
     assert np.ptp(soft.logits(features)) < 0.5 * np.ptp(sharp.logits(features))
 
 

@@ -36,7 +36,7 @@ from frostline.reports.network_chart import flow
 from frostline.reports.sections import sections
 from frostline.reports.study_reader import read
 from frostline.reports.writer import gathered
-from frostline.strategies import lr_schedule, parse, schedule, settings
+from frostline.strategies import hyperparameters, lr_schedule, parse, schedule
 from frostline.unfreezing import groups
 from tiny import tiny_backbone, write_table
 
@@ -385,7 +385,7 @@ def test_rates_drawn_are_the_rates_trained_with(strategy: str, tmp_path: Path) -
     told = read(tmp_path / "study")
     drawn = flow(told, told.runs[0])
     assert drawn is not None
-    known, below = settings(parse(strategy)), len(studies.STAGES) - 1
+    known, below = hyperparameters(parse(strategy)), len(studies.STAGES) - 1
     parts = schedule(parse(strategy), stages=below + 1, images=len(data.part("train")), batch=32)
     column = 0
     for part in parts:
@@ -404,7 +404,7 @@ def test_rates_drawn_are_the_rates_trained_with(strategy: str, tmp_path: Path) -
 
 def test_peaks_are_the_optimizers() -> None:
     backbone = tiny_backbone()
-    known = settings(parse("full"))
+    known = hyperparameters(parse("full"))
     made = groups(backbone, backbone.adapt(3), 0.01, known.layer_decay, known.weight_decay)
     for group in made:
         below = len(backbone.stages) - 1 - group["stage"]

@@ -16,7 +16,7 @@ from frostline.features import Frozen, Way, features
 from frostline.features.augmentation import Policy
 from frostline.models.heads import linear_head
 from frostline.pipelines import write_digits
-from frostline.strategies import settings
+from frostline.strategies import hyperparameters
 from frostline.system import numerics
 from frostline.training.config import Request
 from frostline.training.learner import starting_model
@@ -60,20 +60,22 @@ def request_for(data: Manifest, strategy: str) -> Request:
     )
 
 
-@pytest.mark.parametrize("strategy", ["lp_ft", "top_k(1)", "full(start=probe)"])
+@pytest.mark.parametrize("strategy", ["lp_ft", "top_k(1)", "full(head_init=probe)"])
 def test_step_zero_scores_what_the_probe_scored(strategy: str, digits: Manifest) -> None:
     request, plan = request_for(digits, strategy), numerics.exact_plan(1)
-    known = settings(request.strategy)
+    known = hyperparameters(request.strategy)
     train, held = request.images("train", Policy("standard")), request.images("test")
     head = Frozen(request.backbone, request.backbone.model, request.backbone.cuts[-1], Way(plan, 64))
     model = starting_model(request, head, train, Balance("none", train.targets, 10))
     seen = features(head, train)
-    solved = probe.logistic(seen, train.targets, 10, l2=known.start_l2, smoothing=known.smoothing)
+    solved = probe.logistic(
+        seen, train.targets, 10, l2=known.head_init_l2, label_smoothing=known.label_smoothing
+    )
     expected = solved.logits(features(head, held))
     assert live_logits(model, held) == pytest.approx(expected, abs=1e-3)
 
     # And in the mode, and on the pixels, that training uses.
-    cut = request.backbone.cut(min(s.cut for s in request.segments()))
+    cut = request.backbone.cut(min(s.cut for s in request.phases()))
     bb.freeze(request.backbone, model, cut, known.bn)
     bb.set_training(request.backbone, model, cut, known.bn)
     pixels = next(train.batches([[(position, 1) for position in range(len(train))]]))
@@ -92,10 +94,10 @@ def test_features_that_wake_up_under_augmentation_do_not_blow_up_the_logits() ->
     seen = rng.normal(size=(32, 40)) + 3 * rng.normal(size=(4, 40))[targets]
     asleep = np.concatenate([seen, 1e-6 * rng.normal(size=(32, 10))], axis=1)
     awake = np.concatenate([seen, rng.normal(size=(32, 10))], axis=1)
-    safe = probe.logistic(asleep, targets, 4, l2=1e-2, smoothing=0.1)
+    safe = probe.logistic(asleep, targets, 4, l2=1e-2, label_smoothing=0.1)
     assert np.abs(safe.logits(awake) - safe.logits(asleep)).max() < 0.1
     spread = asleep.std(axis=0)
-    standardised = probe.logistic(asleep / spread, targets, 4, l2=1e-2, smoothing=0.1)
+    standardised = probe.logistic(asleep / spread, targets, 4, l2=1e-2, label_smoothing=0.1)
     unsafe = standardised.weight / spread
     assert np.abs((awake - asleep) @ unsafe.T).max() > 100
 

@@ -27,9 +27,9 @@ options = st.fixed_dictionaries(
         "epochs": st.floats(1e-3, 1e4),
         "warmup": st.floats(0, 0.999),
         "weight_decay": st.floats(0, 10),
-        "smoothing": st.floats(0, 0.999),
-        "clip": st.floats(1e-3, 1e6),
-        "start_l2": st.floats(1e-6, 1e3),
+        "label_smoothing": st.floats(0, 0.999),
+        "clip_grad": st.floats(1e-3, 1e6),
+        "head_init_l2": st.floats(1e-6, 1e3),
         "head": st.sampled_from(["linear", "cosine", "mlp(7)"]),
     },
 )
@@ -76,9 +76,9 @@ def test_what_is_wrong_in_a_list_is_said(text: str, words: str) -> None:
 
 @given(any_strategy(), st.integers(2, 40), st.integers(1, 10_000), st.integers(1, 256))
 def test_a_schedule_is_runnable(strategy: fs.Strategy, stages: int, images: int, batch: int) -> None:
-    segments = fs.schedule(strategy, stages=stages, images=images, batch=batch)
-    assert all(0 <= s.cut < stages and s.steps >= 1 and s.lr > 0 for s in segments)
-    assert bool(segments) == strategy.trains
+    phases = fs.schedule(strategy, stages=stages, images=images, batch=batch)
+    assert all(0 <= s.cut < stages and s.steps >= 1 and s.lr > 0 for s in phases)
+    assert bool(phases) == strategy.trains
 
 
 @pytest.mark.parametrize("text", fs.NAMED)
@@ -118,7 +118,7 @@ def test_more_images_mean_more_steps_and_fewer_passes() -> None:
         ("full(3)", "no bare argument"),
         ("head(bn=eval)", "no setting 'bn'"),
         ("head(head=mlp)", "mlp(WIDTH)"),
-        ("lp_ft(head=cosine, start=probe)", "linear head only"),
+        ("lp_ft(head=cosine, head_init=probe)", "linear head only"),
         ("linear_probe(svm)", "logistic, ridge"),
         ("phases()", "at least one phase"),
         ("phases(0@x)", "not a phase"),

@@ -190,10 +190,10 @@ def test_groups_that_thaw_late_follow_the_schedule(backbone: Backbone) -> None:
         loop.optimizer.step()
         loop.schedule.step()
     known = fs.settings(fs.parse(STRATEGY))
-    for segment, first in zip(loop.schedule.segments, (0, 6, 12), strict=True):
-        for step in range(segment.steps):
-            share = lr_schedule.scale(step, segment.steps, known.warmup)
-            expected = {stage: share * segment.lr * 0.9 ** (4 - stage) for stage in range(5)}
+    for phase, first in zip(loop.schedule.phases, (0, 6, 12), strict=True):
+        for step in range(phase.steps):
+            share = lr_schedule.scale(step, phase.steps, known.warmup)
+            expected = {stage: share * phase.lr * 0.9 ** (4 - stage) for stage in range(5)}
             assert found[first + step] == pytest.approx(expected)
     assert {group["lr"] for group in loop.optimizer.param_groups} == {0.0}  # after the end
     loop.schedule.step()
@@ -246,11 +246,11 @@ def test_phases_share_every_step_of_a_loop(text: str, epochs: float, steps: int)
     except UsageError:
         assert round(epochs * steps) < 6
         return
-    assert sum(segment.steps for segment in found) == round(epochs * steps)
-    assert all(segment.steps > 0 for segment in found)
+    assert sum(phase.steps for phase in found) == round(epochs * steps)
+    assert all(phase.steps > 0 for phase in found)
     assert [s.cut for s in found] == sorted((s.cut for s in found), reverse=True)
     if round(epochs * steps) >= len(found) * steps:
-        assert all(segment.steps % steps == 0 for segment in found[:-1])
+        assert all(phase.steps % steps == 0 for phase in found[:-1])
 
 
 @pytest.mark.parametrize("text", ["head(epochs=12)", "gradual_unfreeze(2, epochs=8)", "phases(0@3, all@5)"])
@@ -270,10 +270,13 @@ def test_the_phases_are_those_of_train(text: str) -> None:
         ("linear_probe", "has no steps"),
         ("phases(0@3, all@4)", "names 7 epochs, and the loop has 8"),
         ("head(epochs=3)", "names 3 epochs, and the loop has 8"),
-        ("head(smoothing=0.2, clip=3)", "smoothing is up to your loss; clip is up to your loop"),
+        (
+            "head(label_smoothing=0.2, clip_grad=3)",
+            "label_smoothing is up to your loss; clip_grad is up to your loop",
+        ),
         ("full(bn=recalibrate)", "after training"),
         ("full(weight_decay=0.2)", r"whose groups have \[0.01\]"),
-        ("lp_ft(start=fresh)", "start is up to"),
+        ("lp_ft(head_init=fresh)", "head_init is up to"),
     ],
 )
 def test_what_a_scheduler_cannot_follow_is_said(text: str, words: str, backbone: Backbone) -> None:

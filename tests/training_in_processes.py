@@ -1,8 +1,8 @@
 """Trains a tiny network as one process of a job, once for each line of a file of jobs.
 
-torchrun --nproc-per-node 2 training_in_processes.py JOBS: a line is the JSON of `table`, `study`, `strategy`, and
-of `options` of `train`; `each_step_kept`; `kill`, `exhaust` and `spoil`, each (rank, step of the run), for a
-process that dies there, runs out of memory or finds a loss that is no number. Each writes `STUDY-RANK.json`.
+torchrun --nproc-per-node 2 training_in_processes.py JOBS: a line is the JSON of `table`, `study`, `strategy`
+and `options` of `train`; `each_step_kept`; `kill`, `exhaust` and `spoil`, each (rank, step of the run), for a
+process that dies there, runs out of memory or finds a loss that is NaN. Each writes `STUDY-RANK.json`.
 """
 
 from __future__ import annotations

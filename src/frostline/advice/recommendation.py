@@ -15,7 +15,7 @@ from frostline.cost import Cost, Rates, predict
 from frostline.diagnostics.similarity import FEWEST
 from frostline.errors import UsageError
 from frostline.reports import notebook
-from frostline.strategies import Segment, Strategy, parse, schedule, settings
+from frostline.strategies import ResolvedPhase, Strategy, hyperparameters, parse, schedule
 
 # How much wider intervals are for networks and sizes that were never tried: a choice, since one network and
 # two sizes can't tell.
@@ -74,7 +74,7 @@ class Option:
     rows: str  # to pass to `train`: "compute" where rows don't fit the disk
     fits: bool
     reason: str
-    settings: dict[str, Any]  # rates, cut, epochs, augmentation, BatchNorm, size
+    hyperparameters: dict[str, Any]  # rates, cut, epochs, augmentation, BatchNorm, size
 
     def as_dict(self) -> dict[str, Any]:
         """The option as plain data."""
@@ -92,7 +92,7 @@ class Advice:
     runner_up: str | None
     why: tuple[str, ...]
     would_change: tuple[str, ...]
-    settings: dict[str, Any]  # of the recommended strategy
+    hyperparameters: dict[str, Any]  # of the recommended strategy
     basis: str  # "measured", or "extrapolated" with the reason in `notes`
     notes: tuple[str, ...]
 
@@ -197,7 +197,7 @@ def advise(case: Case, rates: Rates, budget: Budget, trials: Sequence[Trial] | N
             *costs[name],
             fits=not refused[name],
             reason=text.reason(picture, name),
-            settings=described_settings(name, case),
+            hyperparameters=described_hyperparameters(name, case),
         )
         for name in order
     )
@@ -210,7 +210,7 @@ def advise(case: Case, rates: Rates, budget: Budget, trials: Sequence[Trial] | N
         runner_up=runner_up,
         why=text.why(picture, near) if facts else text.unknown(case.train, FEWEST, pick),
         would_change=text.changes(picture, _with_more(case, facts, model, rates, list(seconds))),
-        settings=next(option.settings for option in options if option.strategy == pick),
+        hyperparameters=next(option.hyperparameters for option in options if option.strategy == pick),
         basis=basis,
         notes=tuple(notes),
     )
@@ -229,21 +229,21 @@ def _with_more(
     return chosen(model, larger, {name: _cost(name, rates, more, Budget())[0].seconds for name in names})
 
 
-def described_settings(name: str, case: Case) -> dict[str, Any]:
+def described_hyperparameters(name: str, case: Case) -> dict[str, Any]:
     """Everything that the strategy decides, with every default filled in."""
     strategy: Strategy = parse(name)
-    known = settings(strategy)
-    segments: tuple[Segment, ...] = schedule(
+    known = hyperparameters(strategy)
+    phases: tuple[ResolvedPhase, ...] = schedule(
         strategy, stages=case.stages, images=case.train, batch=case.batch
     )
-    lowest = min((segment.cut for segment in segments), default=case.stages - 1)
+    lowest = min((phase.cut for phase in phases), default=case.stages - 1)
     return {
-        "lr": known.lr if segments else None,
-        "layer_decay": known.layer_decay if segments else None,
+        "lr": known.lr if phases else None,
+        "layer_decay": known.layer_decay if phases else None,
         "cut": lowest,
-        "epochs": sum(segment.epochs for segment in segments),
-        "bn": known.bn if segments else None,
-        "augment": case.augment if segments else "none",
+        "epochs": sum(phase.epochs for phase in phases),
+        "bn": known.bn if phases else None,
+        "augment": case.augment if phases else "none",
         "size": case.signals["input_size"],
         "batch": case.batch,
     }

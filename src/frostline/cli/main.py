@@ -51,7 +51,7 @@ def cli() -> None:
     type=StrategyText(),
     default="top_k(2)",
     show_default=True,
-    help=f"One of {', '.join(strategies.NAMED)}, with settings in brackets.",
+    help=f"One of {', '.join(strategies.NAMED)}, with hyperparameters in brackets.",
 )
 @model_options
 @running

@@ -10,7 +10,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from frostline.strategies import Segment
+from frostline.strategies import ResolvedPhase
 
 VIEWS_APART = 1_000_000  # more than any run has epochs: the view numbers of repeats stay apart
 
@@ -29,9 +29,9 @@ def views_for(epochs: float) -> int:
     return max(1, min(math.ceil(epochs), max(3, math.ceil(epochs / 10))))
 
 
-def views_of(segments: Sequence[Segment]) -> int:
+def views_of(phases: Sequence[ResolvedPhase]) -> int:
     """How many views a run of these phases cycles through while anything is frozen."""
-    return views_for(sum(segment.steps / segment.batches for segment in segments if segment.cut > 0))
+    return views_for(sum(phase.steps / phase.batches for phase in phases if phase.cut > 0))
 
 
 def view_at(drawn: int, views: int, repeat: int = 0) -> int:
@@ -56,7 +56,7 @@ class Need:
 
 
 def needs(
-    segments: Sequence[Segment], views: int, *, still: bool = False, sampler: bool = False
+    phases: Sequence[ResolvedPhase], views: int, *, still: bool = False, sampler: bool = False
 ) -> dict[int, Need]:
     """Walk through the phases and count, for each cut above 0, how often each view is passed over.
 
@@ -65,17 +65,17 @@ def needs(
     found: dict[int, Need] = {}
     seen: set[int] = set()
     drawn = 0
-    for segment in segments:
+    for phase in phases:
         passes: dict[int, float] = {}
-        for _ in range(segment.epochs):
+        for _ in range(phase.epochs):
             drawn += 1
             view = 0 if still else view_at(drawn, views)
-            passes[view] = passes.get(view, 0) + segment.steps_per_epoch / segment.batches
+            passes[view] = passes.get(view, 0) + phase.steps_per_epoch / phase.batches
         if sampler and views:  # what is drawn twice comes in another view
             passes = {v: sum(passes.values()) / views for v in range(views)}
-        if segment.cut > 0:
+        if phase.cut > 0:
             along = set(passes) <= seen
-            known = found.setdefault(segment.cut, Need({}, along))
+            known = found.setdefault(phase.cut, Need({}, along))
             known.along = known.along and along
             for view, count in passes.items():
                 known.passes[view] = known.passes.get(view, 0) + count

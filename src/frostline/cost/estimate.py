@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from frostline.cost.peak_memory import peak
 from frostline.cost.rates import Rates
 from frostline.cost.run_time import Job, Walk
-from frostline.strategies import Strategy, parse, schedule, settings
+from frostline.strategies import Strategy, hyperparameters, parse, schedule
 
 # Work in a run takes this share longer than the same work alone and over and over, as rates are measured:
 # cold caches, images decoded beside computing, small things that no rate is of. The median of 56 runs of
@@ -53,11 +53,11 @@ def predict(
     cost the same. Raises `UsageError` for a strategy that makes no sense.
     """
     plan = parse(strategy) if isinstance(strategy, str) else strategy
-    segments = schedule(plan, stages=rates.depth, images=train, batch=batch)
+    phases = schedule(plan, stages=rates.depth, images=train, batch=batch)
     job = Job(
         strategy=plan,
-        settings=settings(plan),
-        segments=tuple(replace(segment, cut=rates.offered(segment.cut)) for segment in segments),
+        hyperparameters=hyperparameters(plan),
+        phases=tuple(replace(phase, cut=rates.offered(phase.cut)) for phase in phases),
         train=train,
         val=val,
         test=test,

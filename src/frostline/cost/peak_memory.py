@@ -67,7 +67,7 @@ def _before(rates: Rates, job: Job) -> list[Moment]:
     found = []
     if job.asked:  # pixels that are held lie between the pictures that are not
         found.append(Moment(0.0, min(job.train, FLIP_IMAGES) * rates.picture_bytes))
-    asked = bool(job.asked) or not job.segments or job.settings.start == "probe"
+    asked = bool(job.asked) or not job.phases or job.hyperparameters.head_init == "probe"
     features = FLOAT_BYTES * rates.feature_width * job.train
     if asked and not job.warm:
         found.append(Moment(rates.peaks.frozen + features, _copy(rates)))
@@ -85,15 +85,15 @@ def _phases(rates: Rates, job: Job, walked: Walked) -> list[Moment]:
     Phases ask for blocks of the same sizes one after another, so the one that needs most stands for all:
     gradual unfreezing and full fine-tuning of lite0 held the same to 1 %.
     """
-    if not job.segments:
+    if not job.phases:
         return []
     needs = []
-    for segment in job.segments:
-        images = math.ceil(job.train / segment.batches)
-        step = _step(rates, job, segment.cut, images) + _learning(rates, segment.cut)
-        if segment.cut:
-            computes = not (job.warm and walked.kept.get(segment.cut))
-            rows = _rows(rates, job, segment.cut, walked)
+    for phase in job.phases:
+        images = math.ceil(job.train / phase.batches)
+        step = _step(rates, job, phase.cut, images) + _learning(rates, phase.cut)
+        if phase.cut:
+            computes = not (job.warm and walked.kept.get(phase.cut))
+            rows = _rows(rates, job, phase.cut, walked)
             step = _copy(rates) + max(rates.peaks.frozen if computes else 0, step + rows)
         needs.append(step)
     best = rates.model_bytes if job.val else 0
@@ -110,7 +110,7 @@ def _pictures(rates: Rates, job: Job, walked: Walked) -> int:
     """Decoded training pictures stay while images are varied, unless all rows are there."""
     if job.still:
         return 0
-    decodes = any(not segment.cut or not walked.kept.get(segment.cut) for segment in job.segments)
+    decodes = any(not phase.cut or not walked.kept.get(phase.cut) for phase in job.phases)
     held = job.train * rates.picture_bytes if decodes or not job.warm else 0
     return held + (job.val * rates.picture_bytes if job.lowest == 0 else 0)
 
@@ -145,7 +145,7 @@ def _share(rates: Rates, cut: int, plan: str) -> float:
 
 def _figures(rates: Rates, job: Job, walked: Walked) -> Moment:
     """The final passes: of fewer images where nothing is filled up, of late layers where rows are read."""
-    cut = job.lowest if job.segments else rates.last.cut
+    cut = job.lowest if job.phases else rates.last.cut
     needs = float(rates.peaks.evaluation)
     if cut == 0:
         share = min(rates.evaluation_batch, max(job.val, job.test)) / rates.evaluation_batch

@@ -22,7 +22,7 @@ from frostline.cost.cache_choice import (
     views_of,
 )
 from frostline.cost.rates import FLOAT_BYTES, Rates
-from frostline.strategies import Segment, Settings, Strategy
+from frostline.strategies import Hyperparameters, ResolvedPhase, Strategy
 
 HELD_BYTES = 64_000_000  # rows of a phase that training keeps in memory (training/supply.py)
 FOLDS = 5  # of the probe's choice of L2, and of the flip test
@@ -46,8 +46,8 @@ class Job:
     """What is asked for, made concrete: the phases at offered cuts, and the numbers of images."""
 
     strategy: Strategy
-    settings: Settings
-    segments: tuple[Segment, ...]
+    hyperparameters: Hyperparameters
+    phases: tuple[ResolvedPhase, ...]
     train: int
     val: int
     test: int
@@ -63,18 +63,18 @@ class Job:
     def still(self) -> bool:
         """Whether every view is the plain one."""
         still = self.augment == self.rotate == "none" and self.flip in ("auto", "none")
-        return not self.segments or still
+        return not self.phases or still
 
     @property
     def asked(self) -> int:
         """How many questions the images are asked: if they may be mirrored, if they may be turned."""
         flips = self.flip == "auto" and self.augment != "none"
-        return (flips + (self.rotate == "auto")) if self.segments else 0
+        return (flips + (self.rotate == "auto")) if self.phases else 0
 
     @property
     def lowest(self) -> int:
         """The earliest cut of all phases; for a head that is solved for, the last one there is."""
-        return min((segment.cut for segment in self.segments), default=-1)
+        return min((phase.cut for phase in self.phases), default=-1)
 
 
 @dataclass
@@ -95,7 +95,7 @@ class Walk:
         self.rates, self.job, self.found = rates, job, Walked()
         self._filled: set[tuple[int, str, int]] = set()  # (cut, part, view) that are kept by now
         self._decoded: set[str] = set()  # parts whose pictures are in memory
-        self.views = 0 if job.still else views_of(job.segments)
+        self.views = 0 if job.still else views_of(job.phases)
         self._decide()
 
     def run(self) -> Walked:
@@ -103,7 +103,7 @@ class Walk:
         self._begin()
         for _ in range(self.job.asked):
             self._flips()
-        if self.job.segments:
+        if self.job.phases:
             self._looks()
             self._start()
             self._train()
@@ -123,7 +123,7 @@ class Walk:
 
     def _decide(self) -> None:
         """Read or recompute, per cut, as training decides it."""
-        for cut, need in needs(self.job.segments, self.views, still=self.job.still).items():
+        for cut, need in needs(self.job.phases, self.views, still=self.job.still).items():
             views = tuple(sorted(need.passes)) if self._keeps(cut, need) else ()
             if views and self.job.val:
                 views = tuple(sorted({0, *views}))
@@ -247,7 +247,7 @@ class Walk:
         """The picture of augmented images, and a head that starts from a probe."""
         if self.job.augment != "none":
             self._add("start", self.rates.sheet_s)
-        if self.job.settings.start != "probe":
+        if self.job.hyperparameters.head_init != "probe":
             return
         cuts = [cut for cut, views in self.found.kept.items() if 0 in views and cut < self.rates.last.cut]
         if cuts:
@@ -262,7 +262,7 @@ class Walk:
         """
         self._head_rows("frozen layers", self.job.train)
         chosen = min(self.job.train, CHOICE_IMAGES)
-        ridge = self.job.settings.solver == "ridge"
+        ridge = self.job.hyperparameters.solver == "ridge"
         path, share = (self.rates.solve, 1.0) if ridge else (self.rates.solve_grid, TRIED / GRID)
         folds = FOLDS * share * path.at(self._numbers(chosen * (FOLDS - 1) / FOLDS))
         self._add("head solved for", folds + self.rates.solve.at(self._numbers(self.job.train)))
@@ -273,23 +273,23 @@ class Walk:
     def _train(self) -> None:
         drawn = 0
         before = sum(self.found.seconds.values())
-        for index, segment in enumerate(self.job.segments):
-            later = on_the_way([s.cut for s in self.job.segments[index:]])
-            if segment.cut > 0:
-                self._find(segment.cut, bool(self.found.kept.get(segment.cut)))
+        for index, phase in enumerate(self.job.phases):
+            later = on_the_way([s.cut for s in self.job.phases[index:]])
+            if phase.cut > 0:
+                self._find(phase.cut, bool(self.found.kept.get(phase.cut)))
                 first = index == 0 and not self.job.warm  # when rows that later phases need are computed
                 if self.rates.copies:
                     self._add("start", (1 + len(later) * first) * self.rates.frozen_copy_s)
             held: set[tuple[str, int]] = set()
-            for _ in range(segment.epochs):
+            for _ in range(phase.epochs):
                 drawn += 1
-                view = 0 if self.job.still else view_at(drawn, self.views) if segment.cut else drawn
-                images = round(self.job.train * segment.steps_per_epoch / segment.batches)
-                self._supply(segment.cut, later, "train", view, images, held)
-                self._learn(segment, images)
+                view = 0 if self.job.still else view_at(drawn, self.views) if phase.cut else drawn
+                images = round(self.job.train * phase.steps_per_epoch / phase.batches)
+                self._supply(phase.cut, later, "train", view, images, held)
+                self._learn(phase, images)
                 if self.job.val:
-                    self._supply(segment.cut, later, "val", 0, self.job.val, held)
-                    self._validate(segment.cut)
+                    self._supply(phase.cut, later, "val", 0, self.job.val, held)
+                    self._validate(phase.cut)
         taken = sum(self.found.seconds.values()) - before
         if taken > CHECKPOINT_AFTER_S:
             self._add("checkpoints", CHECKPOINT_SHARE * taken)
@@ -313,13 +313,13 @@ class Walk:
         if images * self.rates.at(cut).row_bytes <= HELD_BYTES:
             held.add((part, view))
 
-    def _learn(self, segment: Segment, images: int) -> None:
-        rates, plan = self.rates, self._plan(segment.cut)
-        each = rates.above(segment.cut, lambda s: s.learning[plan].forward_s + s.learning[plan].backward_s)
-        fixed = rates.above(segment.cut, lambda stage: stage.learning[plan].fixed_s)
-        update_s = rates.update_s * rates.above(segment.cut, lambda stage: stage.parameters)
-        self._add("training", images * (each + self._normalising(segment.cut)) + PASS_S)
-        self._add("training", segment.steps_per_epoch * (rates.step_s + fixed + update_s))
+    def _learn(self, phase: ResolvedPhase, images: int) -> None:
+        rates, plan = self.rates, self._plan(phase.cut)
+        each = rates.above(phase.cut, lambda s: s.learning[plan].forward_s + s.learning[plan].backward_s)
+        fixed = rates.above(phase.cut, lambda stage: stage.learning[plan].fixed_s)
+        update_s = rates.update_s * rates.above(phase.cut, lambda stage: stage.parameters)
+        self._add("training", images * (each + self._normalising(phase.cut)) + PASS_S)
+        self._add("training", phase.steps_per_epoch * (rates.step_s + fixed + update_s))
 
     def _validate(self, cut: int) -> None:
         plan = self._plan(cut)
@@ -338,7 +338,7 @@ class Walk:
     def _figures(self) -> None:
         """Val and test through the whole model in float32; what is frozen is read where it is kept."""
         rates, job = self.rates, self.job
-        cut = job.lowest if job.segments else rates.last.cut
+        cut = job.lowest if job.phases else rates.last.cut
         row_bytes = rates.at(cut).row_bytes // rates.value_bytes * FLOAT_BYTES
         keeps = cut > 0 and job.rows != "compute" and untimed(row_bytes, rates.pixel_bytes).keep
         self.found.reads_figures = keeps

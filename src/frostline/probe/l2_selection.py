@@ -46,7 +46,7 @@ def path(
     grid: Sequence[float],
     *,
     solver: str = "logistic",
-    smoothing: float = 0.0,
+    label_smoothing: float = 0.0,
     weights: Floats | None = None,
 ) -> list[Solution]:
     """Return a head for each L2 of `grid`; each logistic fit starts from the one before."""
@@ -56,7 +56,7 @@ def path(
             heads = closed_form.solve_path(ready, targets, classes, grid)
         else:
             ready = Scaled.of(features, weights)
-            heads = _path(ready, targets, classes, grid, smoothing)
+            heads = _path(ready, targets, classes, grid, label_smoothing)
         return [ready.unfold(head.weight, head.bias, l2) for head, l2 in zip(heads, grid, strict=True)]
 
 
@@ -66,14 +66,14 @@ def logistic(
     classes: int,
     *,
     l2: float,
-    smoothing: float = 0.0,
+    label_smoothing: float = 0.0,
     weights: Floats | None = None,
 ) -> Solution:
     """Multinomial logistic regression: mean cross-entropy + l2/2 · |W|², by L-BFGS (scipy).
 
-    `smoothing` softens the labels; `weights` (n,) weigh the images.
+    `label_smoothing` softens the labels; `weights` (n,) weigh the images.
     """
-    return path(features, targets, classes, (l2,), smoothing=smoothing, weights=weights)[0]
+    return path(features, targets, classes, (l2,), label_smoothing=label_smoothing, weights=weights)[0]
 
 
 def ridge(
@@ -91,7 +91,7 @@ def choose(
     *,
     solver: str = "logistic",
     metric: str = "accuracy",
-    smoothing: float = 0.0,
+    label_smoothing: float = 0.0,
     weights: Floats | None = None,
 ) -> Solution:
     """Fit with the L2 that out-of-fold predictions like best under `metric`; see `WITHIN_SE`.
@@ -104,11 +104,17 @@ def choose(
     if not folds:
         middle = grid[len(grid) // 2]
         return path(
-            features, targets, classes, (middle,), solver=solver, smoothing=smoothing, weights=weights
+            features,
+            targets,
+            classes,
+            (middle,),
+            solver=solver,
+            label_smoothing=label_smoothing,
+            weights=weights,
         )[0]
     few = folds[:1] if features.size * classes > ONE_FOLD else folds
     with _threads(features.size * classes):
-        tried, final = _tried(features, targets, classes, few, solver, metric, smoothing, weights)
+        tried, final = _tried(features, targets, classes, few, solver, metric, label_smoothing, weights)
         found = final(tried.best)
     at = tried.best
     return Solution(
@@ -172,7 +178,7 @@ def _tried(
     folds: Folds,
     solver: str,
     metric: str,
-    smoothing: float,
+    label_smoothing: float,
     weights: Floats | None,
 ) -> tuple[_Tried, Callable[[int], Solution]]:
     """Return what the folds said about L2s, and what solves on all images with the L2 at a place."""
@@ -202,7 +208,7 @@ def _tried(
                 targets[learn],
                 classes,
                 grid[place],
-                smoothing=smoothing,
+                label_smoothing=label_smoothing,
                 start=start,
                 tolerance=ROUGH,
             )
@@ -223,7 +229,7 @@ def _tried(
 
     def final(place: int) -> Solution:
         l2, start = grid[place], heads[place][0]
-        head = lbfgs.solve(ready, targets, classes, l2, smoothing=smoothing, start=start)
+        head = lbfgs.solve(ready, targets, classes, l2, label_smoothing=label_smoothing, start=start)
         return ready.unfold(head.weight, head.bias, l2)
 
     return tried, final
@@ -236,11 +242,13 @@ def _begin(classes: int) -> int:
 
 
 def _path(
-    ready: Scaled, targets: Ints, classes: int, grid: Sequence[float], smoothing: float
+    ready: Scaled, targets: Ints, classes: int, grid: Sequence[float], label_smoothing: float
 ) -> Iterator[Turned]:
     head: Turned | None = None
     for l2 in grid:
-        head = lbfgs.solve(ready, targets, classes, l2, smoothing=smoothing, start=head, tolerance=FINE)
+        head = lbfgs.solve(
+            ready, targets, classes, l2, label_smoothing=label_smoothing, start=head, tolerance=FINE
+        )
         yield head
 
 
@@ -270,7 +278,7 @@ def out_of_fold(
     grid: Sequence[float],
     *,
     solver: str = "logistic",
-    smoothing: float = 0.0,
+    label_smoothing: float = 0.0,
     weights: Floats | None = None,
 ) -> Floats:
     """Return logits (L2s, held-out images, classes), each by a fit that did not see the image."""
@@ -278,7 +286,13 @@ def out_of_fold(
     for train, held in folds:
         part = None if weights is None else weights[train]
         heads = path(
-            features[train], targets[train], classes, grid, solver=solver, smoothing=smoothing, weights=part
+            features[train],
+            targets[train],
+            classes,
+            grid,
+            solver=solver,
+            label_smoothing=label_smoothing,
+            weights=part,
         )
         weight = np.concatenate([head.weight for head in heads])  # all L2s at once: one product
         bias = np.concatenate([head.bias for head in heads])

@@ -44,7 +44,7 @@ def solve(
     classes: int,
     l2: float,
     *,
-    smoothing: float = 0.0,
+    label_smoothing: float = 0.0,
     start: Turned | None = None,
     tolerance: float = FINE,
 ) -> Turned:
@@ -52,7 +52,7 @@ def solve(
     from scipy.optimize import minimize
 
     x, width = ready.features, ready.features.shape[1]
-    goal = (np.eye(classes)[targets] * (1.0 - smoothing) + smoothing / classes).astype(x.dtype)
+    goal = (np.eye(classes)[targets] * (1.0 - label_smoothing) + label_smoothing / classes).astype(x.dtype)
     share = ready.share.astype(x.dtype)[:, None]
     begin = start or Turned(np.zeros((classes, width)), np.zeros(classes))
     curve = _curvature(begin.logits(x))

@@ -12,8 +12,8 @@ from typing import Any
 
 from frostline.errors import UsageError
 from frostline.reports.study_reader import RunRead, Told
-from frostline.reports.tried_strategies import segments
-from frostline.strategies import Segment, lr_schedule, parse, settings
+from frostline.reports.tried_strategies import resolved_phases
+from frostline.strategies import ResolvedPhase, hyperparameters, lr_schedule, parse
 
 MOST_COLUMNS = 60  # epochs drawn one by one; a longer schedule is drawn with several to a column
 
@@ -63,7 +63,7 @@ def flow(told: Told, run: RunRead) -> Flow | None:
     if network is None or run.result is None:
         return None
     try:
-        parts, known = segments(told, run), settings(parse(run.strategy))
+        parts, known = resolved_phases(told, run), hyperparameters(parse(run.strategy))
     except UsageError:
         return None
     rates = _rates(parts, known.layer_decay, known.warmup, len(network["stages"]))
@@ -91,7 +91,9 @@ def _same_network(told: Told, run: RunRead) -> bool:
     return told.backbone is not None and told.backbone.get("model") == run.config.get("model")
 
 
-def _rates(parts: Sequence[Segment], decay: float, warmup: float, stages: int) -> list[list[float | None]]:
+def _rates(
+    parts: Sequence[ResolvedPhase], decay: float, warmup: float, stages: int
+) -> list[list[float | None]]:
     """Return the mean rate of each stage in each epoch: (epochs, stages)."""
     found: list[list[float | None]] = []
     for part in parts:
@@ -111,7 +113,7 @@ def _most(values: Any) -> float | None:
     return max((value for value in values if value is not None), default=None)
 
 
-def _sentences(parts: Sequence[Segment], stages: Sequence[dict[str, Any]]) -> tuple[str, ...]:
+def _sentences(parts: Sequence[ResolvedPhase], stages: Sequence[dict[str, Any]]) -> tuple[str, ...]:
     """Say phase by phase who learns, and how fast."""
     if not parts:
         return (

@@ -108,7 +108,7 @@ def stage_count(told: Told, run: RunRead | None = None) -> int | None:
     return len(stages) if isinstance(stages, list) and stages else None
 
 
-def segments(told: Told, run: RunRead) -> tuple[strategies.Segment, ...]:
+def resolved_phases(told: Told, run: RunRead) -> tuple[strategies.ResolvedPhase, ...]:
     """Return a run's phases, made concrete as training did it; none for a head that is solved for."""
     stages, images = stage_count(told, run), _learned_from(run)
     if stages is None or images is None:

@@ -8,10 +8,10 @@ from dataclasses import dataclass, fields, replace
 
 from frostline.errors import UsageError, did_you_mean
 from frostline.features.augmentation import AUGMENTS
-from frostline.strategies import KINDS, Strategy, checked, parse, parse_list, settings
+from frostline.strategies import KINDS, Strategy, checked, hyperparameters, parse, parse_list
 
 # What a search may vary, and how far: rates and decays around each strategy's own default, the rest over
-# what people use (`Settings` names the sources).
+# what people use (`Hyperparameters` names the sources).
 RATES = (0.25, 4.0)  # times the strategy's own learning rate, on a log scale
 DECAYS = (0.65, 1.0)  # layer-wise decay a stage: BEiT's 0.65 is the lowest in common use
 WEIGHT_DECAYS = (1e-3, 0.1)  # log scale
@@ -102,7 +102,7 @@ def _variant(base: Candidate, drawn: dict[str, float | str]) -> Candidate:
     changed: dict[str, float] = {}
     for name, value in drawn.items():
         if isinstance(value, float) and name in allowed:
-            scale = settings(strategy).lr if name == "lr" else 1.0
+            scale = hyperparameters(strategy).lr if name == "lr" else 1.0
             changed[name] = float(f"{scale * value:.2g}")
     varied = checked(replace(strategy, **changed))  # type: ignore[arg-type]
     return replace(base, strategy=varied, augment=str(drawn.get("augment", base.augment)))

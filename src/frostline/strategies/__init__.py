@@ -31,8 +31,17 @@ from frostline.strategies.named import (
     top_k,
 )
 from frostline.strategies.notation import parse, parse_list
-from frostline.strategies.resolution import Segment, epochs_for, scaled, schedule, stretched
-from frostline.strategies.strategy import ALL, BN_POLICIES, KINDS, NAMED, Phase, Settings, Strategy, settings
+from frostline.strategies.resolution import ResolvedPhase, epochs_for, scaled, schedule, stretched
+from frostline.strategies.strategy import (
+    ALL,
+    BN_POLICIES,
+    KINDS,
+    NAMED,
+    Hyperparameters,
+    Phase,
+    Strategy,
+    hyperparameters,
+)
 from frostline.strategies.validation import checked
 
 __all__ = [
@@ -40,15 +49,16 @@ __all__ = [
     "BN_POLICIES",
     "KINDS",
     "NAMED",
+    "Hyperparameters",
     "Phase",
-    "Segment",
-    "Settings",
+    "ResolvedPhase",
     "Strategy",
     "checked",
     "epochs_for",
     "full",
     "gradual_unfreeze",
     "head",
+    "hyperparameters",
     "linear_probe",
     "lp_ft",
     "parse",
@@ -57,7 +67,6 @@ __all__ = [
     "scaled",
     "schedule",
     "scratch",
-    "settings",
     "stretched",
     "top_k",
 ]

@@ -67,7 +67,7 @@ def _value(name: str, key: str, text: str) -> object:
         raise UsageError(
             f"{name} has no setting {key!r}.{did_you_mean(key, known)} Known: {', '.join(known)}."
         )
-    if key in ("head", "start", "bn", "solver"):
+    if key in ("head", "head_init", "bn", "solver"):
         return text
     try:
         return int(text) if key == "k" else float(text)

@@ -7,11 +7,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 from frostline.errors import UsageError
-from frostline.strategies.strategy import ALL, KINDS, Phase, Strategy, settings
+from frostline.strategies.strategy import ALL, KINDS, Phase, Strategy, hyperparameters
 
 
 @dataclass(frozen=True)
-class Segment:
+class ResolvedPhase:
     """One phase made concrete for a backbone and a number of images."""
 
     cut: int  # stages below this index are frozen
@@ -22,7 +22,7 @@ class Segment:
 
     @property
     def steps(self) -> int:
-        """Optimizer steps in the whole segment."""
+        """Optimizer steps in the whole phase."""
         return self.epochs * self.steps_per_epoch
 
 
@@ -36,28 +36,32 @@ def epochs_for(images: int) -> float:
     return float(min(40.0, max(4.0, 20.0 * (80.0 / max(images, 1)) ** 0.3)))
 
 
-def schedule(strategy: Strategy, *, stages: int, images: int, batch: int) -> tuple[Segment, ...]:
+def schedule(strategy: Strategy, *, stages: int, images: int, batch: int) -> tuple[ResolvedPhase, ...]:
     """Return what to run, phase by phase.
 
     `stages` counts the head; `images` is the size of the training part; `batch` the images per step.
     A phase that thaws more stages than there are thaws them all; one of less than an epoch has as many
     steps as its share of the epoch.
     """
-    known = settings(strategy)
+    known = hyperparameters(strategy)
     total = strategy.epochs or epochs_for(images) * KINDS[strategy.name].passes
     phases = KINDS[strategy.name].phases(strategy, stages - 1, total)
     smallest = 2 if known.bn in ("train", "recalibrate") else 1  # batch statistics need two images
     batches = max(1, min(math.ceil(images / batch), images // smallest))
-    segments = []
+    resolved_phases = []
     for phase in phases:
         epochs = phase.epochs if phase.epochs is not None else total / len(phases)
         steps = batches if epochs >= 1 else max(1, round(epochs * batches))
         cut = _cut(phase, stages)
-        segments.append(Segment(cut, max(1, round(epochs)), steps, phase.lr or known.lr, batches))
-    return tuple(segments)
+        resolved_phases.append(
+            ResolvedPhase(cut, max(1, round(epochs)), steps, phase.lr or known.lr, batches)
+        )
+    return tuple(resolved_phases)
 
 
-def stretched(strategy: Strategy, *, stages: int, epochs: float, steps_per_epoch: int) -> tuple[Segment, ...]:
+def stretched(
+    strategy: Strategy, *, stages: int, epochs: float, steps_per_epoch: int
+) -> tuple[ResolvedPhase, ...]:
     """Return the phases for a loop whose length is given: they share all its steps.
 
     Each phase begins with an epoch where there are epochs enough, else at its share of the steps.
@@ -74,7 +78,7 @@ def stretched(strategy: Strategy, *, stages: int, epochs: float, steps_per_epoch
     ends = [unit * end for end in _ends(shares, steps // unit)]
     ends[-1] = steps
     return tuple(
-        _segment(_cut(phase, stages), end - start, phase.lr or settings(strategy).lr, steps_per_epoch)
+        _resolved(_cut(phase, stages), end - start, phase.lr or hyperparameters(strategy).lr, steps_per_epoch)
         for phase, start, end in zip(phases, [0, *ends], ends, strict=False)
     )
 
@@ -83,10 +87,10 @@ def _cut(phase: Phase, stages: int) -> int:
     return 0 if phase.thaw == ALL else max(0, stages - 1 - phase.thaw)
 
 
-def _segment(cut: int, steps: int, lr: float, steps_per_epoch: int) -> Segment:
+def _resolved(cut: int, steps: int, lr: float, steps_per_epoch: int) -> ResolvedPhase:
     if steps % steps_per_epoch:
-        return Segment(cut, 1, steps, lr, steps)
-    return Segment(cut, steps // steps_per_epoch, steps_per_epoch, lr, steps_per_epoch)
+        return ResolvedPhase(cut, 1, steps, lr, steps)
+    return ResolvedPhase(cut, steps // steps_per_epoch, steps_per_epoch, lr, steps_per_epoch)
 
 
 def _shares(strategy: Strategy, phases: tuple[Phase, ...], epochs: float) -> list[float]:

@@ -28,7 +28,7 @@ class Strategy:
     """A named plan for adapting a backbone.
 
     `lr` is the head's peak learning rate (AdamW); a stage d below the head learns at
-    `lr * layer_decay ** d`. `None` means the named strategy's own default (`settings` fills it in).
+    `lr * layer_decay ** d`. `None` means the named strategy's own default (`hyperparameters` fills it in).
     """
 
     name: str
@@ -36,16 +36,16 @@ class Strategy:
     solver: str | None = None
     phases: tuple[Phase, ...] = ()
     head: str = "linear"
-    start: str | None = None
-    start_l2: float | None = None
+    head_init: str | None = None
+    head_init_l2: float | None = None
     lr: float | None = None
     layer_decay: float | None = None
     epochs: float | None = None
     warmup: float | None = None
     weight_decay: float | None = None
-    smoothing: float | None = None
-    clip: float | None = None
-    frofa: float | None = None
+    label_smoothing: float | None = None
+    clip_grad: float | None = None
+    feature_augment: float | None = None
     bn: str | None = None
     l2_sp: float | None = None
 
@@ -73,7 +73,7 @@ _POSITIONAL = ("name", "k", "solver", "phases")
 
 
 @dataclass(frozen=True)
-class Settings:
+class Hyperparameters:
     """Every number a run needs, none of them missing. Defaults carry their source."""
 
     # AdamW at the head: fastai ships 2e-3, AutoGluon 1e-4 to 4e-4; twice the rate and decay 0.7 were worse
@@ -82,15 +82,17 @@ class Settings:
     layer_decay: float = 0.9
     warmup: float = 0.1  # share of a phase's steps; 5-10 % is what AutoGluon and AutoTrain ship
     weight_decay: float = 0.01  # AdamW's own default; never on 1-D parameters (timm, nanoGPT)
-    smoothing: float = 0.1  # label smoothing, arXiv 1512.00567; timm's default
-    clip: float = 1.0  # global gradient norm: AutoGluon, big_vision transfer
-    frofa: float = 0.0  # strength of brightness on frozen features, arXiv 2403.10519; see docs/LOG.md
+    label_smoothing: float = 0.1  # label smoothing, arXiv 1512.00567; timm's default
+    clip_grad: float = 1.0  # global gradient norm: AutoGluon, big_vision transfer
+    feature_augment: float = (
+        0.0  # strength of brightness on frozen features, arXiv 2403.10519; see docs/LOG.md
+    )
     # Statistics fixed, weight and bias learn: batch statistics of 32 images cost 5 points (docs/LOG.md
     # 2026-11-23). With `train`, running statistics move with each layer's own momentum (lite0's and torch's
     # is 0.1).
     bn: str = "affine"
-    start: str = "fresh"  # the head's first weights: fresh | probe
-    start_l2: float = 1e-2  # L2 of the probe that a head may start from; `lp_ft` measured at three values
+    head_init: str = "fresh"  # the head's first weights: fresh | probe
+    head_init_l2: float = 1e-2  # L2 of the probe that a head may start from; `lp_ft` measured at three values
     solver: str = "logistic"
     # L2-SP (Li, Grandvalet and Davoine 2018, arXiv 1802.01483): this over 2 times the squared distance of the
     # pretrained weights to where they started joins the loss, in place of their weight decay. The paper tried
@@ -100,15 +102,15 @@ class Settings:
 
 _ANY = (
     "head",
-    "start",
-    "start_l2",
+    "head_init",
+    "head_init_l2",
     "lr",
     "layer_decay",
     "epochs",
     "warmup",
     "weight_decay",
-    "smoothing",
-    "clip",
+    "label_smoothing",
+    "clip_grad",
 )
 
 
@@ -124,7 +126,7 @@ class Kind:
 
 
 def _gradual(strategy: Strategy, below: int, total: float) -> tuple[Phase, ...]:
-    lr = strategy.lr or settings(strategy).lr
+    lr = strategy.lr or hyperparameters(strategy).lr
     deepest = below if strategy.k is None else min(strategy.k, below)
     # A tenth less at each thaw: what is already warm should move less while the next stage wakes up. Half
     # the passes go to the last phase: with equal shares it stayed half-trained (docs/LOG.md 2026-11-23).
@@ -133,18 +135,18 @@ def _gradual(strategy: Strategy, below: int, total: float) -> tuple[Phase, ...]:
 
 
 KINDS: dict[str, Kind] = {
-    "linear_probe": Kind(lambda s, n, e: (), allowed=("smoothing",), takes="solver"),
-    "head": Kind(lambda s, n, e: (Phase(0),), {"lr": 3e-3}, allowed=(*_ANY, "frofa")),
+    "linear_probe": Kind(lambda s, n, e: (), allowed=("label_smoothing",), takes="solver"),
+    "head": Kind(lambda s, n, e: (Phase(0),), {"lr": 3e-3}, allowed=(*_ANY, "feature_augment")),
     "top_k": Kind(
         lambda s, n, e: (Phase(s.k or 0),),
-        {"start": "probe"},
-        allowed=(*_ANY, "bn", "frofa", "l2_sp"),
+        {"head_init": "probe"},
+        allowed=(*_ANY, "bn", "feature_augment", "l2_sp"),
         passes=1.5,
         takes="k",
     ),
-    "lp_ft": Kind(lambda s, n, e: (Phase(ALL),), {"start": "probe"}),
+    "lp_ft": Kind(lambda s, n, e: (Phase(ALL),), {"head_init": "probe"}),
     "gradual_unfreeze": Kind(
-        _gradual, {"start": "probe"}, allowed=(*_ANY, "bn", "frofa", "l2_sp"), takes="k"
+        _gradual, {"head_init": "probe"}, allowed=(*_ANY, "bn", "feature_augment", "l2_sp"), takes="k"
     ),
     # A fresh head sends noise down at first, which AdamW scales up to full steps: at 1e-3 `full` stood still
     # on spectrograms (49 % against 79 % at 5e-4; docs/LOG.md 2026-11-23). A head from a probe bears 1e-3.
@@ -152,7 +154,9 @@ KINDS: dict[str, Kind] = {
     "scratch": Kind(
         lambda s, n, e: (Phase(ALL),), {"layer_decay": 1.0, "bn": "train", "lr": 2e-3}, allowed=(*_ANY, "bn")
     ),
-    "phases": Kind(lambda s, n, e: s.phases, allowed=(*_ANY, "bn", "frofa", "l2_sp"), takes="phases"),
+    "phases": Kind(
+        lambda s, n, e: s.phases, allowed=(*_ANY, "bn", "feature_augment", "l2_sp"), takes="phases"
+    ),
 }
 
 NAMED = (
@@ -168,12 +172,12 @@ NAMED = (
 )
 
 
-def settings(strategy: Strategy) -> Settings:
+def hyperparameters(strategy: Strategy) -> Hyperparameters:
     """Return the strategy's settings with every default filled in."""
     kind = KINDS[strategy.name]
-    own = {f.name: getattr(strategy, f.name, None) for f in fields(Settings)}
+    own = {f.name: getattr(strategy, f.name, None) for f in fields(Hyperparameters)}
     chosen = {**kind.defaults, **{key: value for key, value in own.items() if value is not None}}
-    return replace(Settings(), **chosen)
+    return replace(Hyperparameters(), **chosen)
 
 
 def _number(value: object) -> str:

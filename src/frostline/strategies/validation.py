@@ -12,8 +12,8 @@ _RANGES: dict[str, tuple[float, float, str]] = {
     "lr": (0.0, 10.0, "above 0 and at most 10 (freeze a layer with the cut, not with a rate of 0)"),
     "layer_decay": (0.0, 1.0, "above 0 and at most 1 (freeze a layer with the cut, not with a decay of 0)"),
     "epochs": (0.0, 1e5, "above 0"),
-    "start_l2": (0.0, 1e6, "above 0"),
-    "clip": (0.0, 1e9, "above 0"),
+    "head_init_l2": (0.0, 1e6, "above 0"),
+    "clip_grad": (0.0, 1e9, "above 0"),
 }
 
 
@@ -43,7 +43,7 @@ def _wrong_numbers(strategy: Strategy) -> Iterable[str]:
         value = getattr(strategy, key)
         if value is not None and not low < value <= high:
             yield f"{key} must be {rule}, found {value:g}"
-    for key in ("smoothing", "warmup", "frofa"):
+    for key in ("label_smoothing", "warmup", "feature_augment"):
         value = getattr(strategy, key)
         if value is not None and not 0 <= value < 1:
             yield f"{key} must be at least 0 and below 1, found {value:g}"
@@ -59,12 +59,12 @@ def _wrong_numbers(strategy: Strategy) -> Iterable[str]:
 
 
 def _wrong_words(strategy: Strategy) -> Iterable[str]:
-    words = {"bn": BN_POLICIES, "start": ("fresh", "probe"), "solver": ("logistic", "ridge")}
+    words = {"bn": BN_POLICIES, "head_init": ("fresh", "probe"), "solver": ("logistic", "ridge")}
     for key, known in words.items():
         value = getattr(strategy, key)
         if value is not None and value not in known:
             yield f"{key} must be one of {', '.join(known)}, found {value!r}{did_you_mean(value, known)}"
     if not re.fullmatch(r"linear|cosine|mlp\([1-9]\d{0,4}\)", strategy.head):
         yield f"head must be linear, cosine or mlp(WIDTH), found {strategy.head!r}"
-    if strategy.start == "probe" and strategy.head != "linear":
+    if strategy.head_init == "probe" and strategy.head != "linear":
         yield f"a probe's weights fit a linear head only, found head={strategy.head}"

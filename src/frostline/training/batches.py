@@ -20,7 +20,7 @@ from frostline.distributed import process_group
 from frostline.feature_cache import Store
 from frostline.features import Counts, Frozen
 from frostline.features.image_batches import Images, Item
-from frostline.strategies import Segment
+from frostline.strategies import ResolvedPhase
 from frostline.system.numerics import sent
 from frostline.system.seeds import derive
 from frostline.training.numeric_plan import Plan
@@ -39,15 +39,15 @@ class Supply:
         backbone: bb.Backbone,
         model: nn.Module,
         modes: Sequence[tuple[nn.Module, bool]],
-        segments: Sequence[Segment],
+        phases: Sequence[ResolvedPhase],
         index: int,
         plan: Plan,
         store: Store | None,
         counts: Counts,
         workers: int,
     ) -> None:
-        self.cut = backbone.cut(segments[index].cut)
-        self._segment = segments[index]
+        self.cut = backbone.cut(phases[index].cut)
+        self._phase = phases[index]
         self._plan = plan
         self._workers = workers
         self._model, self._modes = model, modes
@@ -60,7 +60,7 @@ class Supply:
 
         self._frozen = frozen(self.cut.index) if self.cut.index > 0 else None
         # What later phases need lies on the way: one pass serves them and this one.
-        cuts = [backbone.cut(segment.cut).index for segment in segments[index:]]
+        cuts = [backbone.cut(phase.cut).index for phase in phases[index:]]
         self._later = [frozen(index) for index in on_the_way(cuts)]
 
     def epoch(
@@ -72,7 +72,7 @@ class Supply:
         sampling) comes in another view.
         """
         order = balance.order(derive(seed, "order", index, epoch))
-        chunks = np.array_split(order, self._segment.batches)[: self._segment.steps_per_epoch]
+        chunks = np.array_split(order, self._phase.batches)[: self._phase.steps_per_epoch]
         drawn = np.concatenate(chunks)
         targets = torch.from_numpy(images.targets[drawn])
         if len(np.unique(drawn)) == len(drawn):

@@ -19,7 +19,7 @@ from frostline.errors import UsageError, did_you_mean
 from frostline.features.augmentation import FLIPS, Policy, check_options
 from frostline.features.image_batches import Images
 from frostline.models import Backbone
-from frostline.strategies import Segment, Strategy, schedule, settings
+from frostline.strategies import ResolvedPhase, Strategy, hyperparameters, schedule
 from frostline.studies.study_folder import digest_of
 from frostline.system.numerics import PRECISIONS
 from frostline.system.seeds import derive
@@ -64,10 +64,10 @@ class Request:
 
     def config(self) -> dict[str, Any]:
         """What makes two runs the same run. What is new in it is there only where asked for: digests stay."""
-        known = settings(self.strategy)
+        known = hyperparameters(self.strategy)
         return {
             "strategy": str(self.strategy),
-            "settings": {k: v for k, v in asdict(known).items() if k != "l2_sp" or v},
+            "hyperparameters": {k: v for k, v in asdict(known).items() if k != "l2_sp" or v},
             "model": self.backbone.name,
             "weights": self.backbone.digest,
             "source": self.backbone.source,
@@ -93,7 +93,7 @@ class Request:
             **({} if self.interpolate_weights is None else {"interpolate_weights": self.interpolate_weights}),
         }
 
-    def segments(self) -> tuple[Segment, ...]:
+    def phases(self) -> tuple[ResolvedPhase, ...]:
         """The phases, made concrete for this backbone and this number of training images."""
         return schedule(
             self.strategy,
@@ -110,10 +110,10 @@ class Request:
     @property
     def _cuts(self) -> bool:
         """Whether the strategy freezes anything, or starts from a head that is solved for on features."""
-        if not self.strategy.trains or settings(self.strategy).start == "probe":
+        if not self.strategy.trains or hyperparameters(self.strategy).head_init == "probe":
             return True
         whole = schedule(self.strategy, stages=len(self.backbone.stages), images=1, batch=1)
-        return any(segment.cut for segment in whole)
+        return any(phase.cut for phase in whole)
 
     def images(self, part: str, policy: Policy | None = None) -> Images:
         """The pixels of one part; without a policy, as the checkpoint's evaluation transform gives them."""
@@ -159,7 +159,7 @@ class Request:
             )
         if self.batch_size < 1:
             wrong.append(f"batch_size must be at least 1, found {self.batch_size}.")
-        if self.batch_size == 1 and settings(self.strategy).bn in ("train", "recalibrate"):
+        if self.batch_size == 1 and hyperparameters(self.strategy).bn in ("train", "recalibrate"):
             wrong.append("BatchNorm in training needs batches of 2 or more images, found batch_size=1.")
         wrong += self._wrong_processes()
         if self.views is not None and self.views < 0:
@@ -180,7 +180,7 @@ class Request:
         """Each process of a job learns from its part of every batch."""
         if process_group.size() == 1 or not self.strategy.trains or self.batch_size < 1:
             return []
-        least = 2 if settings(self.strategy).bn in ("train", "recalibrate") else 1
+        least = 2 if hyperparameters(self.strategy).bn in ("train", "recalibrate") else 1
         images = len(self.data.part("train"))
         smallest = images // math.ceil(images / self.batch_size)
         if smallest // process_group.size() >= least:

@@ -104,9 +104,9 @@ class Epoch:
         self._job, self._model, self._supply, self._opt = job, model, supply, opt
         self._progress, self._keeper, self._leave = state, keeper, leave
         view = state.views + 1
-        self._anchor = optimizer.Anchor(job.backbone, model, job.settings.l2_sp)
+        self._anchor = optimizer.Anchor(job.backbone, model, job.hyperparameters.l2_sp)
         self._items, self._targets = supply.epoch(
-            job.train, job.balance, job.seed, state.segment, state.epoch, view
+            job.train, job.balance, job.seed, state.phase, state.epoch, view
         )
         self._mine = [batch[process_group.share(len(batch))] for batch in self._items]
         self._learning = [parameter for group in opt.param_groups for parameter in group["params"]]
@@ -135,7 +135,7 @@ class Epoch:
     def _steps(self) -> None:
         """Do what is left."""
         job, state, supply = self._job, self._progress, self._supply
-        segment = job.segments[state.segment]
+        phase = job.phases[state.phase]
         begun_at = state.step
         prepared(job, supply, job.train, self._items, self._leave, lambda: self._keeper.keep(self._opt))
         supply.set_training()
@@ -150,9 +150,9 @@ class Epoch:
             began = time.perf_counter()
             batches = supply.batches(job.train, self._mine[begun_at:])
             for step, (z, y) in enumerate(zip(batches, y_of, strict=True), begun_at):
-                torch.manual_seed(derive(job.seed, "step", state.segment, state.epoch, step, *_apart()))
-                place = state.epoch * segment.steps_per_epoch + step
-                share = lr_schedule.scale(place, segment.steps, job.settings.warmup)
+                torch.manual_seed(derive(job.seed, "step", state.phase, state.epoch, step, *_apart()))
+                place = state.epoch * phase.steps_per_epoch + step
+                share = lr_schedule.scale(place, phase.steps, job.hyperparameters.warmup)
                 set_rates(self._opt, share * 0.5**state.halvings)
                 fresh.append(self._step(learning, z, y))
                 state.steps, state.step = state.steps + 1, step + 1
@@ -201,7 +201,7 @@ class Epoch:
 
     def _step(self, learning: Callable[[Tensor], Tensor], z: Tensor, y: Tensor) -> Tensor:
         """Learn from one batch, given this process's part of it and all its targets; return its loss."""
-        strength = self._job.settings.frofa if self._supply.cut.index > 0 else 0.0
+        strength = self._job.hyperparameters.feature_augment if self._supply.cut.index > 0 else 0.0
         loss: Tensor | None = None
         try:
             self._opt.zero_grad(set_to_none=True)
@@ -211,7 +211,7 @@ class Epoch:
                 raise
         loss = all_reduce.add_up(self._learning, self._moving, loss)
         self._anchor.pull()
-        torch.nn.utils.clip_grad_norm_(self._learning, self._job.settings.clip)
+        torch.nn.utils.clip_grad_norm_(self._learning, self._job.hyperparameters.clip_grad)
         self._opt.step()
         return loss
 
@@ -223,7 +223,7 @@ class Epoch:
         for one, targets in zip(z.tensor_split(pieces), mine.tensor_split(pieces), strict=True):
             with job.plan.numbers.autocast():
                 out = learning(one)
-            loss = job.balance.loss(out.float(), targets.to(out.device), job.settings.smoothing)
+            loss = job.balance.loss(out.float(), targets.to(out.device), job.hyperparameters.label_smoothing)
             if len(targets) < len(y):
                 loss = loss * job.balance.share(targets, y)
             loss.backward()  # type: ignore[no-untyped-call]

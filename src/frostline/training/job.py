@@ -11,7 +11,7 @@ from frostline.features import Counts
 from frostline.features.image_batches import Images
 from frostline.loggers import Hear
 from frostline.models import Backbone
-from frostline.strategies import Segment, Settings
+from frostline.strategies import Hyperparameters, ResolvedPhase
 from frostline.studies.study_folder import RunFolder
 from frostline.system.timing import Stopwatch
 from frostline.training.numeric_plan import Plan
@@ -24,8 +24,8 @@ class Job:
     """All that one run's training needs. `rows` are the lines of its metrics, an epoch each, as they come."""
 
     backbone: Backbone
-    segments: tuple[Segment, ...]
-    settings: Settings
+    phases: tuple[ResolvedPhase, ...]
+    hyperparameters: Hyperparameters
     train: Images
     val: Images | None
     plan: Plan
@@ -46,9 +46,9 @@ class Job:
     @property
     def steps(self) -> int:
         """Optimizer steps in all."""
-        return sum(segment.steps for segment in self.segments)
+        return sum(phase.steps for phase in self.phases)
 
     @property
     def least(self) -> int:
         """Images that must be learned from together: batch statistics need two."""
-        return 2 if self.settings.bn in ("train", "recalibrate") else 1
+        return 2 if self.hyperparameters.bn in ("train", "recalibrate") else 1

@@ -16,7 +16,7 @@ from frostline.features import Frozen, features
 from frostline.features.image_batches import EVALUATION_BATCH, Images, contact_sheet
 from frostline.loggers import Hear
 from frostline.models.heads import build_head, linear_head
-from frostline.strategies import settings
+from frostline.strategies import hyperparameters
 from frostline.studies.study_folder import RunFolder
 from frostline.system.seeds import derive
 from frostline.system.timing import Stopwatch
@@ -43,8 +43,8 @@ def learn(
     balance = Balance(request.imbalance, images.targets, len(request.data.classes))
     if not request.strategy.trains:
         return _solve(request, folder, head, images, balance)
-    known = settings(request.strategy)
-    if known.start == "probe":
+    known = hyperparameters(request.strategy)
+    if known.head_init == "probe":
         _keep_what_is_passed(request, plan, head, images)
     model = starting_model(request, head, images, balance)
     if not images.policy.still and folder.writes:
@@ -52,8 +52,8 @@ def learn(
     val = request.images("val") if request.data.part("val") else None
     job = Job(
         backbone=request.backbone,
-        segments=request.segments(),
-        settings=known,
+        phases=request.phases(),
+        hyperparameters=known,
         train=images,
         val=val,
         plan=plan,
@@ -71,7 +71,7 @@ def learn(
         hear=hear,
     )
     state = loop.run(job, model)
-    cut = request.backbone.cut(min(s.cut for s in job.segments))
+    cut = request.backbone.cut(min(s.cut for s in job.phases))
     if known.bn == "recalibrate":
         batchnorm_recalibration.recalibrate(request.backbone, model, cut, images, plan.numbers)
     between = None
@@ -97,7 +97,7 @@ def _interpolated(
 ) -> tuple[nn.Module, dict[str, Any]]:
     """Go back some way to the pretrained network with a probe for a head, as far as val says."""
     before, _ = _solve(request, job.folder, head, images, balance)
-    numbers, cut = job.plan.numbers, request.backbone.cut(min(s.cut for s in job.segments))
+    numbers, cut = job.plan.numbers, request.backbone.cut(min(s.cut for s in job.phases))
 
     def settle(point: nn.Module) -> None:
         batchnorm_recalibration.recalibrate(request.backbone, point, cut, images, numbers)
@@ -140,19 +140,19 @@ def starting_model(request: Request, features_of: Frozen, images: Images, balanc
 
     `features_of` answers the pretrained features, on which a head is solved for.
     """
-    known = settings(request.strategy)
+    known = hyperparameters(request.strategy)
     classes, width = len(request.data.classes), request.backbone.feature_width
     seed = derive(request.seed, "head")
     head = build_head(request.strategy.head, width, classes, seed)
-    if known.start == "probe" and request.strategy.head == "linear":
+    if known.head_init == "probe" and request.strategy.head == "linear":
         seen = features(features_of, images, workers=request.workers, progress=request.progress)
         if process_group.leads():  # whose weights the others are given before the first step
             start = probe.logistic(
                 seen,
                 images.targets,
                 classes,
-                l2=known.start_l2,
-                smoothing=known.smoothing,
+                l2=known.head_init_l2,
+                label_smoothing=known.label_smoothing,
                 weights=balance.image_weights,
             )
             head = _as_head(start, balance)
@@ -163,7 +163,7 @@ def _solve(
     request: Request, folder: RunFolder, features_of: Frozen, images: Images, balance: Balance
 ) -> tuple[nn.Module, dict[str, Any]]:
     """The linear probe: a head solved for on frozen features, its L2 chosen by cross-validation."""
-    known = settings(request.strategy)
+    known = hyperparameters(request.strategy)
     seen = features(features_of, images, workers=request.workers, progress=request.progress)
     seed = derive(request.seed, "probe folds")
     folds = request.data.folds(images.samples, 5, seed)
@@ -178,7 +178,7 @@ def _solve(
             few_folds(folds, seed),
             solver=known.solver,
             metric=request.metric,
-            smoothing=request.strategy.smoothing or 0.0,
+            label_smoothing=request.strategy.label_smoothing or 0.0,
             weights=balance.image_weights,
         )
         chosen.update(

@@ -19,7 +19,7 @@ from frostline import metrics
 from frostline import models as bb
 from frostline.distributed import process_group
 from frostline.features.image_batches import EVALUATION_BATCH, Images
-from frostline.strategies import Segment
+from frostline.strategies import ResolvedPhase
 from frostline.training import optimizer
 from frostline.training.batches import Supply
 from frostline.training.epoch import Epoch, Keeper, prepared
@@ -34,7 +34,7 @@ def run(job: Job, model: nn.Module) -> checkpoint.TrainingState:
     state = checkpoint.shared(job.folder.path, model)
     model = job.plan.numbers.place(model)
     earlier_s = state.seconds
-    done = sum(s.epochs for s in job.segments[: state.segment]) + state.epoch
+    done = sum(s.epochs for s in job.phases[: state.phase]) + state.epoch
     job.rows[:] = process_group.decided(lambda: job.folder.metrics()[:done])  # and no others
     job.hear(job.rows)
     job.budget.earlier_s = earlier_s
@@ -54,11 +54,11 @@ def run(job: Job, model: nn.Module) -> checkpoint.TrainingState:
 def _run(job: Job, model: nn.Module, state: checkpoint.TrainingState, keeper: Keeper, leave: Leave) -> None:
     """Do every epoch that is not done yet; raises `OutOfTime` between two steps."""
     opt: torch.optim.Optimizer | None = None
-    for index in range(state.segment, len(job.segments)):
-        state.segment = index
-        opt = _prepare(job, model, job.segments[index], opt, state)
+    for index in range(state.phase, len(job.phases)):
+        state.phase = index
+        opt = _prepare(job, model, job.phases[index], opt, state)
         supply = _supply(job, model, index)
-        while state.epoch < job.segments[index].epochs:
+        while state.epoch < job.phases[index].epochs:
             _one_epoch(job, model, supply, opt, state, keeper, leave)
         state.epoch = 0
 
@@ -74,12 +74,12 @@ def _one_epoch(
 ) -> None:
     keeper.begin_epoch()
     loss = Epoch(job, model, supply, opt, state, keeper, leave).run()
-    segment = job.segments[state.segment]
+    phase = job.phases[state.phase]
     row = {
-        "phase": state.segment,
+        "phase": state.phase,
         "epoch": state.epoch,
         "cut": supply.cut.name,
-        "lr": segment.lr * 0.5**state.halvings,
+        "lr": phase.lr * 0.5**state.halvings,
         "loss": loss,
         "seconds": keeper.epoch_seconds,
     }
@@ -95,13 +95,13 @@ def _one_epoch(
 def _prepare(
     job: Job,
     model: nn.Module,
-    segment: Segment,
+    phase: ResolvedPhase,
     before: torch.optim.Optimizer | None,
     state: checkpoint.TrainingState,
 ) -> torch.optim.Optimizer:
-    """Freeze to the segment's cut and make its optimizer, with the moments of what learned before."""
-    bb.freeze(job.backbone, model, job.backbone.cut(segment.cut), job.settings.bn)
-    made = optimizer.build(job.backbone, model, segment.lr, job.settings, before)
+    """Freeze to the phase's cut and make its optimizer, with the moments of what learned before."""
+    bb.freeze(job.backbone, model, job.backbone.cut(phase.cut), job.hyperparameters.bn)
+    made = optimizer.build(job.backbone, model, phase.lr, job.hyperparameters, before)
     checkpoint.give_moments(model, made, state.moments)
     state.moments = {}
     return made
@@ -109,11 +109,9 @@ def _prepare(
 
 def _supply(job: Job, model: nn.Module, index: int) -> Supply:
     modes = bb.training_modes(
-        job.backbone, model.eval(), job.backbone.cut(job.segments[index].cut), job.settings.bn
+        job.backbone, model.eval(), job.backbone.cut(job.phases[index].cut), job.hyperparameters.bn
     )
-    return Supply(
-        job.backbone, model, modes, job.segments, index, job.plan, job.store, job.counts, job.workers
-    )
+    return Supply(job.backbone, model, modes, job.phases, index, job.plan, job.store, job.counts, job.workers)
 
 
 def _logits(

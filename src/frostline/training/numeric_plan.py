@@ -16,7 +16,7 @@ from frostline.features import Frozen, Way
 from frostline.features.augmentation import Policy
 from frostline.features.image_batches import MIRRORED, TURNED
 from frostline.models import Cut
-from frostline.strategies import settings
+from frostline.strategies import hyperparameters
 from frostline.studies.study_folder import RunFolder
 from frostline.system import numerics
 from frostline.system.numerics import NumericPlan
@@ -130,9 +130,9 @@ def _plan(request: Request) -> Plan:
         numbers = numerics.exact_plan(threads)
     elif request.precision != "auto":
         numbers = numerics.pinned_plan(request.precision, threads)
-    elif segments := request.segments():
+    elif phases := request.phases():
         batch = math.ceil(request.batch_size / process_group.size())
-        cut, bn = backbone.cut(min(segment.cut for segment in segments)), settings(request.strategy).bn
+        cut, bn = backbone.cut(min(phase.cut for phase in phases)), hyperparameters(request.strategy).bn
         numbers = profiling.training_plan(backbone, cut, bn=bn, batch=batch, threads=threads)
     else:
         numbers = way.plan

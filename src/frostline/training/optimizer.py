@@ -6,12 +6,16 @@ import torch
 from torch import nn
 
 from frostline.models import Backbone
-from frostline.strategies import Settings
+from frostline.strategies import Hyperparameters
 from frostline.unfreezing import groups
 
 
 def build(
-    backbone: Backbone, model: nn.Module, lr: float, known: Settings, before: torch.optim.Optimizer | None
+    backbone: Backbone,
+    model: nn.Module,
+    lr: float,
+    known: Hyperparameters,
+    before: torch.optim.Optimizer | None,
 ) -> torch.optim.AdamW:
     """Return AdamW for the parameters that learn now; those that learned `before` keep their moments."""
     learning = groups(backbone, model, lr, known.layer_decay, known.weight_decay)

@@ -13,9 +13,9 @@ from torch import nn
 
 from frostline.errors import ModelError
 from frostline.models import Backbone
-from frostline.strategies import Settings, lr_schedule
+from frostline.strategies import Hyperparameters, lr_schedule
 
-DEFAULT = Settings()
+DEFAULT = Hyperparameters()
 
 
 def param_groups(

@@ -17,18 +17,18 @@ from torch.optim.lr_scheduler import LRScheduler
 from frostline import strategies
 from frostline.errors import ModelError, UsageError
 from frostline.models import Backbone, Cut, hold
-from frostline.strategies import Segment, Strategy, lr_schedule
+from frostline.strategies import ResolvedPhase, Strategy, lr_schedule
 from frostline.unfreezing.param_grouping import param_groups
 from frostline.unfreezing.wrapping import adapted_in, tell_moved
 
 # What a strategy may say beside phases and rates, and who it is up to in a loop that is not frostline's.
 OTHERS = {
     "head": "`backbone.adapt(num_classes, head=…)`",
-    "start": "the weights of the head that you begin with",
-    "start_l2": "the weights of the head that you begin with",
-    "smoothing": "your loss",
-    "clip": "your loop",
-    "frofa": "your loop",
+    "head_init": "the weights of the head that you begin with",
+    "head_init_l2": "the weights of the head that you begin with",
+    "label_smoothing": "your loss",
+    "clip_grad": "your loop",
+    "feature_augment": "your loop",
     "l2_sp": "your loss",
 }
 
@@ -49,7 +49,7 @@ def freeze(backbone: Backbone, model: nn.Module, cut: Cut | int, *, bn: str = "a
 
 def adamw(backbone: Backbone, model: nn.Module, plan: Strategy | str) -> torch.optim.AdamW:
     """Return AdamW as `frostline.train` would have it for a strategy, with every parameter in it."""
-    known = strategies.settings(_parsed(plan))
+    known = strategies.hyperparameters(_parsed(plan))
     inner = adapted_in(backbone, model)
     made = param_groups(
         backbone, inner, lr=known.lr, layer_decay=known.layer_decay, weight_decay=known.weight_decay
@@ -84,23 +84,23 @@ class Unfreezing(LRScheduler):
         steps_per_epoch: int,
     ) -> None:
         self.strategy = _parsed(strategy)
-        self.segments = _segments(self.strategy, backbone, epochs, steps_per_epoch)
-        self._known = _settings(self.strategy, optimizer)
+        self.phases = _resolved_phases(self.strategy, backbone, epochs, steps_per_epoch)
+        self._known = _hyperparameters(self.strategy, optimizer)
         self._backbone, self._wrapper = backbone, model
         self._model = adapted_in(backbone, model)
         self._at: int | None = None  # the cut that the model is frozen to
-        _check_cover(optimizer, backbone, self._model, min(segment.cut for segment in self.segments))
+        _check_cover(optimizer, backbone, self._model, min(resolved.cut for resolved in self.phases))
         super().__init__(optimizer)
 
     @property
     def phase(self) -> int:
         """The phase that the next step belongs to, from 0."""
-        return _place(self.segments, self.last_epoch)[0]
+        return _place(self.phases, self.last_epoch)[0]
 
     @property
     def cut(self) -> Cut:
         """Where the model is frozen to now."""
-        return self._backbone.cut(self.segments[self.phase].cut)
+        return self._backbone.cut(self.phases[self.phase].cut)
 
     def wrapped_in(self, wrapper: nn.Module) -> None:
         """Say what was wrapped around the model since: it is told now, and whenever the cut moves."""
@@ -109,11 +109,11 @@ class Unfreezing(LRScheduler):
 
     def get_lr(self) -> list[float | torch.Tensor]:
         """Return each group's rate for the next step: the phase's, layer-wise, times warm-up and cosine."""
-        phase, step = _place(self.segments, self.last_epoch)
-        segment, last = self.segments[phase], len(self._backbone.stages) - 1
-        share = lr_schedule.scale(step, segment.steps, self._known.warmup)
+        phase, step = _place(self.phases, self.last_epoch)
+        resolved, last = self.phases[phase], len(self._backbone.stages) - 1
+        share = lr_schedule.scale(step, resolved.steps, self._known.warmup)
         below = [last - group.get("stage", last) for group in self.optimizer.param_groups]
-        return [share * lr_schedule.peak(segment.lr, self._known.layer_decay, depth) for depth in below]
+        return [share * lr_schedule.peak(resolved.lr, self._known.layer_decay, depth) for depth in below]
 
     def step(self, epoch: int | None = None) -> None:
         """Go on by one step: set the rates, and freeze to another cut where a new phase begins."""
@@ -131,7 +131,7 @@ class Unfreezing(LRScheduler):
         """Return how far the schedule is, and which schedule it is, as plain numbers and text."""
         return {
             "strategy": str(self.strategy),
-            "segments": [[segment.cut, segment.steps] for segment in self.segments],
+            "phases": [[resolved.cut, resolved.steps] for resolved in self.phases],
             "last_epoch": self.last_epoch,
             "_step_count": self._step_count,
         }
@@ -139,7 +139,7 @@ class Unfreezing(LRScheduler):
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Go on where another process stopped. Raises `UsageError` where its schedule was another one."""
         own = self.state_dict()
-        for key in ("strategy", "segments"):
+        for key in ("strategy", "phases"):
             if state_dict.get(key) != own[key]:
                 raise UsageError(
                     f"This checkpoint's {key}: {state_dict.get(key)}, and this run's: {own[key]}. "
@@ -156,7 +156,9 @@ def _parsed(plan: Strategy | str) -> Strategy:
     return strategies.parse(plan) if isinstance(plan, str) else strategies.checked(plan)
 
 
-def _segments(plan: Strategy, backbone: Backbone, epochs: float, steps_per_epoch: int) -> tuple[Segment, ...]:
+def _resolved_phases(
+    plan: Strategy, backbone: Backbone, epochs: float, steps_per_epoch: int
+) -> tuple[ResolvedPhase, ...]:
     if steps_per_epoch < 1 or epochs <= 0:
         raise UsageError(f"Found epochs={epochs:g}, steps_per_epoch={steps_per_epoch}; expected more than 0.")
     return strategies.stretched(
@@ -164,7 +166,7 @@ def _segments(plan: Strategy, backbone: Backbone, epochs: float, steps_per_epoch
     )
 
 
-def _settings(plan: Strategy, optimizer: torch.optim.Optimizer) -> strategies.Settings:
+def _hyperparameters(plan: Strategy, optimizer: torch.optim.Optimizer) -> strategies.Hyperparameters:
     """Return the settings. Raises `UsageError` naming those that someone else would have to follow."""
     default = Strategy(plan.name)
     wrong = [
@@ -179,7 +181,7 @@ def _settings(plan: Strategy, optimizer: torch.optim.Optimizer) -> strategies.Se
         wrong.append(f"weight_decay is up to the optimizer, whose groups have {sorted(decays)}")
     if wrong:
         raise UsageError(f"{plan} cannot be followed by a scheduler: {'; '.join(wrong)}. Leave it out.")
-    return strategies.settings(plan)
+    return strategies.hyperparameters(plan)
 
 
 def _check_cover(
@@ -199,10 +201,10 @@ def _check_cover(
         )
 
 
-def _place(segments: tuple[Segment, ...], step: int) -> tuple[int, int]:
+def _place(phases: tuple[ResolvedPhase, ...], step: int) -> tuple[int, int]:
     """Return the phase of a step and the step in it; after the end, the end of the last phase."""
-    for index, segment in enumerate(segments):
-        if step < segment.steps:
+    for index, resolved in enumerate(phases):
+        if step < resolved.steps:
             return index, step
-        step -= segment.steps
-    return len(segments) - 1, segments[-1].steps
+        step -= resolved.steps
+    return len(phases) - 1, phases[-1].steps

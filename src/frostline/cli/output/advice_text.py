@@ -25,7 +25,7 @@ def advice(found: Planned, train: str) -> None:
         out.print(similarity_line(found.signals.similarity, found.signals.model))
     out.print(_options(said.options, said.recommended))
     out.print(f"Recommended: {said.recommended}", style="bold", highlight=False)
-    out.print(settings_line(said.settings), highlight=False)
+    out.print(hyperparameters_line(said.hyperparameters), highlight=False)
     for line in said.why:
         out.print(line, highlight=False)
     for line in said.would_change:
@@ -37,7 +37,7 @@ def advice(found: Planned, train: str) -> None:
     out.print(f'\n  {train} --strategy "{said.recommended}"{more}', highlight=False, soft_wrap=True)
 
 
-def settings_line(found: dict[str, Any]) -> str:
+def hyperparameters_line(found: dict[str, Any]) -> str:
     """What a strategy decides, with every default filled in."""
     if not found["epochs"]:
         return f"A linear head is solved for on frozen features, {found['size']} px; nothing else learns."

@@ -201,8 +201,8 @@ def cut_marks(stage_count: int) -> dict[str, int]:
     """Where each named strategy cuts a network of so many stages (its last phase's cut)."""
     marks = {}
     for text in strategies.NAMED:
-        segments = strategies.schedule(strategies.parse(text), stages=stage_count, images=1000, batch=32)
-        marks[text] = min((s.cut for s in segments), default=stage_count - 1)
+        phases = strategies.schedule(strategies.parse(text), stages=stage_count, images=1000, batch=32)
+        marks[text] = min((s.cut for s in phases), default=stage_count - 1)
     return marks
 
 

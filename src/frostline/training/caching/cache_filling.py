@@ -18,7 +18,7 @@ from frostline.features import Counts, Frozen
 from frostline.features.augmentation import Policy
 from frostline.features.image_batches import Images, Item
 from frostline.models import Backbone
-from frostline.strategies import Strategy, checked, parse, settings
+from frostline.strategies import Strategy, checked, hyperparameters, parse
 from frostline.system import directories, numerics
 from frostline.training import numeric_plan
 from frostline.training.caching import cache_policy
@@ -131,7 +131,7 @@ def _decide(request: Request, plan: Plan, cut: int | None, policy: Policy, store
         plan.kept[found], plan.why[found] = tuple(range(request.views or 1)), "asked for"
         return
     cache_policy.decide(request, plan, request.images("train", policy), store)
-    if not request.strategy.trains or settings(request.strategy).start == "probe":
+    if not request.strategy.trains or hyperparameters(request.strategy).head_init == "probe":
         last = request.backbone.cuts[-1].index  # where heads are solved for
         plan.kept[last] = tuple(sorted({0, *plan.kept.get(last, ())}))
         plan.why.setdefault(last, "a head is solved for on it")

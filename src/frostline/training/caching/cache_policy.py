@@ -44,16 +44,16 @@ def decide(request: Request, plan: Plan, images: Images, store: Store | None) ->
 
 def _decide(request: Request, plan: Plan, images: Images, store: Store | None) -> None:
     plan.whole = True
-    segments = [replace(s, cut=request.backbone.cut(s.cut).index) for s in request.segments()]
+    phases = [replace(s, cut=request.backbone.cut(s.cut).index) for s in request.phases()]
     if request.views is not None:
         plan.views = request.views
     elif not images.policy.still:
-        plan.views = cache_choice.views_of(segments)
+        plan.views = cache_choice.views_of(phases)
     if store is None:
         return
     sampler = request.imbalance == "sampler"
     for index, need in cache_choice.needs(
-        segments, plan.views, still=images.policy.still, sampler=sampler
+        phases, plan.views, still=images.policy.still, sampler=sampler
     ).items():
         cut = request.backbone.cut(index)
         choice = _choice(request, plan, cut, need, images, store)

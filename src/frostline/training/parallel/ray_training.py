@@ -133,7 +133,7 @@ def _watched(request: Request, study: Path) -> Iterator[None]:
     if request.progress is None:
         yield
         return
-    over, total = threading.Event(), sum(segment.epochs for segment in request.segments())
+    over, total = threading.Event(), sum(phase.epochs for phase in request.phases())
 
     def look() -> None:
         while not over.wait(LOOK_S):

@@ -26,7 +26,7 @@ from frostline.errors import RunWarning, StudyError
 from frostline.system import directories
 
 PLACE = (
-    "segment",
+    "phase",
     "epoch",
     "step",
     "views",
@@ -46,9 +46,9 @@ STATE, BEFORE = "state.safetensors", "state-before.safetensors"
 
 @dataclass
 class TrainingState:
-    """How far a run has come: `segment`, `epoch` and `step` (in the epoch) are the next ones to do."""
+    """How far a run has come: `phase`, `epoch` and `step` (in the epoch) are the next ones to do."""
 
-    segment: int = 0
+    phase: int = 0
     epoch: int = 0
     step: int = 0
     views: int = 0  # augmented epochs so far: the view number of the next is views + 1

@@ -93,7 +93,7 @@ def halve(
 
     `files` are those of the step's batch. Raises `TrainingError` the fourth time, which names them.
     """
-    where = f"in epoch {state.epoch + 1} of phase {state.segment + 1}"
+    where = f"in epoch {state.epoch + 1} of phase {state.phase + 1}"
     if state.halvings == MOST_HALVINGS:
         listed = ", ".join(files[:NAMED]) + (f" and {len(files) - NAMED} more" if files[NAMED:] else "")
         raise TrainingError(

@@ -19,7 +19,7 @@ from frostline.errors import UsageError
 from frostline.features.image_batches import EVALUATION_BATCH
 from frostline.inference import error_gallery, selective_prediction
 from frostline.models import Backbone
-from frostline.strategies import settings
+from frostline.strategies import hyperparameters
 from frostline.system.timing import Stopwatch
 from frostline.training.config import Request
 
@@ -130,10 +130,10 @@ def _pass_s(request: Request) -> float:
 
 def _reserve_s(request: Request) -> float:
     parts, each_s = ["val", "test"], _pass_s(request)
-    if settings(request.strategy).bn == "recalibrate":
+    if hyperparameters(request.strategy).bn == "recalibrate":
         parts.append("train")
     counts = [len(request.data.part(part)) for part in parts]
-    if all(segment.cut for segment in request.segments()):  # frozen batches are filled up
+    if all(phase.cut for phase in request.phases()):  # frozen batches are filled up
         counts = [math.ceil(count / EVALUATION_BATCH) * EVALUATION_BATCH for count in counts]
     if request.taken_away:
         most = _fitting(request, each_s)

@@ -54,7 +54,7 @@ class Balance:
         """Log share of each class in the training part."""
         return np.asarray(np.log(self.counts / self.counts.sum()))
 
-    def loss(self, logits: Tensor, targets: Tensor, smoothing: float) -> Tensor:
+    def loss(self, logits: Tensor, targets: Tensor, label_smoothing: float) -> Tensor:
         """Cross-entropy with this treatment; logits (n, classes) in float32."""
         weight: Tensor | None = None
         if self.kind == "weights":
@@ -62,7 +62,7 @@ class Balance:
             weight = torch.as_tensor(inverse / inverse.mean(), dtype=logits.dtype, device=logits.device)
         if self.kind == "logit_adjustment":
             logits = logits + torch.as_tensor(self.log_prior, dtype=logits.dtype, device=logits.device)
-        return F.cross_entropy(logits, targets, weight=weight, label_smoothing=smoothing)
+        return F.cross_entropy(logits, targets, weight=weight, label_smoothing=label_smoothing)
 
     def share(self, piece: Tensor, whole: Tensor) -> float:
         """Return how much the loss of a piece of a batch counts in the loss of the whole, given targets."""

@@ -26,7 +26,7 @@ from frostline.features.augmentation import Policy
 from frostline.features.image_batches import Images, Item
 from frostline.models import Backbone, Cut
 from frostline.profiling import FROZEN_BATCH
-from frostline.strategies import Settings, Strategy, checked, parse, settings
+from frostline.strategies import Hyperparameters, Strategy, checked, hyperparameters, parse
 from frostline.system import numerics
 from frostline.system.seeds import derive
 from frostline.training import optimizer
@@ -69,8 +69,8 @@ def lr_find(
         batch_size=batch_size,
         deterministic=True,
     )
-    segments = request.segments()
-    if not segments:
+    phases = request.phases()
+    if not phases:
         return {}
     plan = numerics.exact_plan()
     images = request.images("train", Policy("standard"))
@@ -78,7 +78,7 @@ def lr_find(
     with Store() as store:
         head = Frozen(backbone, backbone.model, backbone.cuts[-1], Way(plan, FROZEN_BATCH), store)
         model = starting_model(request, head, images, balance)
-    cut = min(segment.cut for segment in segments)
+    cut = min(phase.cut for phase in phases)
     at = backbone.cut(cut)
     frozen = bb.prefix(backbone, plan.place(model), at)
     batches = []
@@ -86,7 +86,7 @@ def lr_find(
         for number in range(BATCHES):
             pixels, targets = _draw(images, seed, number, batch_size)
             batches.append((frozen(plan.batch(pixels, images.preprocessing.normalise)), targets))
-    known, found = settings(request.strategy), {}
+    known, found = hyperparameters(request.strategy), {}
     with torch.random.fork_rng(devices=[]):
         for stage in range(at.index, len(backbone.stages)):
             torch.manual_seed(derive(seed, "range test"))
@@ -104,7 +104,7 @@ def _sweep(
     model: nn.Module,
     at: Cut,
     stage: int,
-    known: Settings,
+    known: Hyperparameters,
     balance: Balance,
     batches: list[Batch],
 ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
@@ -137,10 +137,10 @@ def _sweep(
 
 
 def _loss(
-    learning: Callable[[torch.Tensor], torch.Tensor], batch: Batch, balance: Balance, known: Settings
+    learning: Callable[[torch.Tensor], torch.Tensor], batch: Batch, balance: Balance, known: Hyperparameters
 ) -> torch.Tensor:
     z, targets = batch
-    return balance.loss(learning(z), targets.to(z.device), known.smoothing)
+    return balance.loss(learning(z), targets.to(z.device), known.label_smoothing)
 
 
 def _draw(images: Images, seed: int, number: int, batch: int) -> Batch:
