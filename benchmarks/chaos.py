@@ -48,7 +48,7 @@ import torch  # noqa: E402
 
 import frostline  # noqa: E402
 from frostline.feature_cache import Store  # noqa: E402
-from frostline.training import epoch  # noqa: E402
+from frostline.training import trainer  # noqa: E402
 from tiny import tiny_backbone, write_table  # noqa: E402
 
 SHARE = {"train": 0.60, "compare": 0.20, "fit": 0.14, "cli": 0.06}  # of the kills
@@ -104,8 +104,8 @@ def work(kind: str, place: Path, strategy: str, each_step: bool, workers: int = 
 
     def do() -> object:
         torch.set_num_threads(1)
-        if epoch.CHECKPOINT_SHARE > 0:
-            epoch.CHECKPOINT_SHARE = 1e9 if each_step else 0.3
+        if trainer.CHECKPOINT_SHARE > 0:
+            trainer.CHECKPOINT_SHARE = 1e9 if each_step else 0.3
         os.environ["FROSTLINE_CACHE_DIR"] = str(place / "store")
         if kind == "fit":
             pinned = {"strategies": RACED, "repeats": 1, "minutes": 20.0}
@@ -113,7 +113,7 @@ def work(kind: str, place: Path, strategy: str, each_step: bool, workers: int = 
         data = frostline.load_data(table, near_copies=False)
         if kind == "compare":
             return frostline.compare(tiny_backbone(), data, RACED, repeats=1, batch_size=8, **given)
-        more = {"batch": 8, "cache": "keep", "workers": workers}
+        more = {"batch_size": 8, "cache": "keep", "workers": workers}
         return frostline.train(tiny_backbone(), data, strategy, **more, **given)
 
     return do

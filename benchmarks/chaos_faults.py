@@ -22,7 +22,7 @@ import chaos
 from chaos import Case, begun, forked, killed, outcome, waited, work
 from frostline.errors import RunWarning
 from frostline.system import directories
-from frostline.training import epoch
+from frostline.training import trainer
 from frostline.training.resilience import interruption
 
 STRATEGY = "gradual_unfreeze(2, epochs=6)"
@@ -34,7 +34,7 @@ Fault = Callable[[Path, int], None]  # set up in the process of the run: its pla
 
 def at_step(step: int, do: Callable[[], None]) -> None:
     """Let something happen once, before a step of the run."""
-    real, left = epoch.Epoch._step, [step]
+    real, left = trainer.Trainer._train_step, [step]
 
     def disturbed(self: Any, *rest: Any) -> Any:
         left[0] -= 1
@@ -42,7 +42,7 @@ def at_step(step: int, do: Callable[[], None]) -> None:
             do()
         return real(self, *rest)
 
-    epoch.Epoch._step = disturbed  # type: ignore[method-assign]
+    trainer.Trainer._train_step = disturbed  # type: ignore[method-assign]
 
 
 def victim(place: Path) -> Path:
@@ -71,26 +71,26 @@ def disk_full(place: Path, step: int) -> None:
 
 def memory_out(place: Path, step: int) -> None:
     """From a step on there is memory for four images at a time."""
-    real = epoch.Epoch._backward
+    real = trainer.Trainer._backward
 
     def narrow(self: Any, learning: Any, z: Any, y: Any) -> Any:
-        if self._progress.steps >= step and len(z) / self._progress.pieces > 4:
+        if self._state.steps >= step and len(z) / self._state.pieces > 4:
             raise RuntimeError("DefaultCPUAllocator: can't allocate memory")
         return real(self, learning, z, y)
 
-    epoch.Epoch._backward = narrow  # type: ignore[method-assign]
+    trainer.Trainer._backward = narrow  # type: ignore[method-assign]
 
 
 def not_finite(place: Path, step: int) -> None:
     """The loss of one step is no number, each time it is tried at the full rate."""
-    real = epoch.Epoch._backward
+    real = trainer.Trainer._backward
 
     def exploding(self: Any, learning: Any, z: Any, y: Any) -> Any:
         loss = real(self, learning, z, y)
-        bad = self._progress.steps == step and self._progress.halvings == 0
+        bad = self._state.steps == step and self._state.halvings == 0
         return loss * float("nan") if bad else loss
 
-    epoch.Epoch._backward = exploding  # type: ignore[method-assign]
+    trainer.Trainer._backward = exploding  # type: ignore[method-assign]
 
 
 def clock_jumps(place: Path, step: int) -> None:
@@ -209,7 +209,7 @@ def _signalled(case: Case, place: Path, name: str, step: int) -> str:
         )  # nohup and a shell's background ignore these
         signal.signal(signal.SIGHUP, signal.SIG_DFL)
         at_step(step, lambda: os.kill(os.getpid(), getattr(signal, name)))
-        epoch.CHECKPOINT_SHARE = -1.0  # no checkpoint but the signal's
+        trainer.CHECKPOINT_SHARE = -1.0  # no checkpoint but the signal's
         try:
             work("train", place, STRATEGY, False)()
         except KeyboardInterrupt:

@@ -13,7 +13,7 @@ from frostline.data import Manifest
 from frostline.errors import RunWarning, UsageError
 from frostline.system import numerics
 from frostline.system.timing import Stopwatch
-from frostline.training import epoch, loop
+from frostline.training import trainer
 from frostline.training.resilience import time_limit as budget_of
 from frostline.training.resilience.time_limit import Budget, OutOfTime
 from tiny import tiny_backbone, tiny_model, write_table
@@ -65,7 +65,7 @@ def test_enough_time_changes_nothing(tmp_path: Path) -> None:
 
 def test_time_spent_before_a_kill_counts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     data = frostline.load_data(write_table(tmp_path / "images", train=12, val=4), near_copies=False)
-    monkeypatch.setattr(epoch, "CHECKPOINT_SHARE", 1e9)
+    monkeypatch.setattr(trainer, "CHECKPOINT_SHARE", 1e9)
 
     def kill(what: str, done: int, total: int) -> None:
         if what == "train" and done == 40:
@@ -74,7 +74,7 @@ def test_time_spent_before_a_kill_counts(tmp_path: Path, monkeypatch: pytest.Mon
     arguments = {"study": tmp_path / "study", "minutes": 10 / 60, **FAST}
     with pytest.raises(KeyboardInterrupt):
         frostline.train(tiny_backbone(), data, LONG, progress=kill, **arguments)
-    real = loop.checkpoint.read
+    real = trainer.checkpoint.read
 
     def as_if_long_ago(*given: object) -> object:
         progress = real(*given)  # type: ignore[arg-type]
@@ -82,7 +82,7 @@ def test_time_spent_before_a_kill_counts(tmp_path: Path, monkeypatch: pytest.Mon
         progress.seconds = 9.9
         return progress
 
-    monkeypatch.setattr(loop.checkpoint, "read", as_if_long_ago)
+    monkeypatch.setattr(trainer.checkpoint, "read", as_if_long_ago)
     run = frostline.train(tiny_backbone(), data, LONG, **arguments)
     assert run.stopped == "minutes"
     assert 30 < run.steps <= 40

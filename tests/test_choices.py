@@ -7,6 +7,7 @@ import json
 import time
 from multiprocessing.reduction import ForkingPickler
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -26,11 +27,11 @@ from frostline.studies.best_run import best_of
 from frostline.studies.study_folder import Study, plain
 from frostline.system import numerics
 from frostline.system.timing import Stopwatch
-from frostline.training import loop
-from frostline.training.batches import Supply
+from frostline.training.batches import PhaseBatches
 from frostline.training.config import _identity
 from frostline.training.numeric_plan import Plan
 from frostline.training.resilience.time_limit import Budget
+from frostline.training.trainer import Trainer, TrainingState
 from frostline.training.tuning.class_imbalance import Balance
 from tiny import PREPROCESSING, TinyNet, live_logits, picture, tiny_backbone, tiny_model, write_table
 
@@ -68,25 +69,17 @@ def test_metric_and_keeping_the_best_are_not_the_same_as_the_last(
     wrong_once[0] = np.roll(wrong_once[0], 1)
     answers = [0.1 * np.roll(right, 1, axis=1), 0.1 * right, 3.0 * wrong_once]
     for metric, best in (("accuracy", 2), ("log_loss", 3)):
-        model, progress, queue = nn.Linear(1, 1), loop.checkpoint.TrainingState(), list(answers)
-        monkeypatch.setattr(loop, "_logits", lambda *_, queue=queue, **__: queue.pop(0).astype(np.float32))
-        job = type(
-            "J",
-            (),
-            {
-                "val": val,
-                "metric": metric,
-                "keep": "best",
-                "budget": Budget(None, 0.0, Stopwatch()),
-                "rows": [],
-            },
-        )()
+        model, queue = nn.Linear(1, 1), list(answers)
+        monkeypatch.setattr(Trainer, "_logits", lambda *_, queue=queue: queue.pop(0).astype(np.float32))
+        setup = SimpleNamespace(val=val, metric=metric, keep="best", budget=Budget(None, 0.0, Stopwatch()))
+        trainer = Trainer.__new__(Trainer)
+        trainer._setup, trainer._model, trainer._state, trainer.epochs = setup, model, TrainingState(), []
         for epoch in (1, 2, 3):
             with torch.no_grad():
                 model.weight.fill_(epoch)
-            job.rows.append(loop._validate(job, model, None, progress, None, None))
-        assert progress.best_epoch == best
-        assert progress.best_weights["weight"].item() == best
+            trainer.epochs.append(trainer._validate())
+        assert trainer._state.best_epoch == best
+        assert trainer._state.best_weights["weight"].item() == best
 
 
 def test_temperature_is_fitted_on_val_and_used_in_prediction(data: Manifest, tmp_path: Path) -> None:
@@ -199,8 +192,8 @@ def test_repeats_within_an_epoch_are_other_views(tmp_path: Path) -> None:
     for cut, views in ((0, 0), (2, 0), (2, 40)):
         phase = frostline.strategies.ResolvedPhase(cut=cut, epochs=1, steps_per_epoch=2, lr=1.0, batches=2)
         plan = Plan(way.plan, way, views)
-        supply = Supply(backbone, backbone.model, [], [phase], 0, plan, None, Counts(), 0)
-        items, targets = supply.epoch(images, balance, 0, 0, 0, 1)
+        batches = PhaseBatches(backbone, backbone.model, [], [phase], 0, plan, None, Counts(), 0)
+        items, targets = batches.epoch(images, balance, 0, 0, 0, 1)
         seen = [item for batch in items for item in batch]
         assert len(set(seen)) == len(seen) == len(images)
         assert len({position for position, _ in seen}) < len(seen)

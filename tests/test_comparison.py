@@ -785,9 +785,9 @@ def test_the_end_is_reckoned_by_how_busy_the_machine_is_now(monkeypatch: pytest.
 
 def test_late_it_leaves_no_pictures_and_says_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "out-of-fold.csv").write_text("path\n")
-    monkeypatch.setattr(winner_artifacts.halfway, "models", lambda *_: None)
+    monkeypatch.setattr(winner_artifacts.weight_interpolation, "models", lambda *_: None)
     left: list[object] = []
-    monkeypatch.setattr(winner_artifacts.looks, "leave", lambda *given: left.append(given))
+    monkeypatch.setattr(winner_artifacts.error_gallery, "leave", lambda *given: left.append(given))
     lines: list[str] = []
     asked = SimpleNamespace(
         folder=tmp_path,

@@ -374,7 +374,7 @@ def test_rates_measured_beside_other_work_say_so(images: Images, monkeypatch: py
     assert rate_measurement._given(1) == pytest.approx(0.5, abs=0.05)
     found = profiling.measure(backbone, images, threads=1)
     assert "50%" in found.notes[0]
-    monkeypatch.setattr(rate_correction.ways, "pass_s", lambda *_: 1e9)
+    monkeypatch.setattr(rate_correction.numeric_search, "pass_s", lambda *_: 1e9)
     (note,) = profiling.measure(backbone, images, threads=1).notes  # they are held against now instead
     assert "no longer held" in note
     monkeypatch.setattr(time, "process_time", time.perf_counter)

@@ -115,9 +115,9 @@ def killed(place: Path, when: str) -> None:
     """Let another process begin an export to `place` and be killed at once."""
     code = (
         "import os, sys, pathlib, shutil\n"
-        "from frostline.exports import folder\n"
+        "from frostline.exports import output_folder\n"
         f"{when}\n"
-        "with folder.whole(pathlib.Path(sys.argv[1])) as new:\n"
+        "with output_folder.whole(pathlib.Path(sys.argv[1])) as new:\n"
         "    (new / 'model.safetensors').write_text('half')\n"
         "    if not when: os.kill(os.getpid(), 9)\n"
     )

@@ -29,7 +29,7 @@ from frostline.selection.successive_halving import Task
 from frostline.selection.trial_queue import Ledger
 from frostline.studies.study_folder import RunFolder
 from frostline.system import directories
-from frostline.training import epoch
+from frostline.training import trainer
 from frostline.training.resilience import checkpoint, recovery
 from frostline.training.resilience.interruption import heard
 from tiny import PREPROCESSING, tiny_backbone, tiny_model, write_table
@@ -51,7 +51,7 @@ def data(tmp_path: Path) -> Manifest:
 @pytest.fixture
 def each_step_kept(monkeypatch: pytest.MonkeyPatch) -> None:
     """A checkpoint between any two steps."""
-    monkeypatch.setattr(epoch, "CHECKPOINT_SHARE", 1e9)
+    monkeypatch.setattr(trainer, "CHECKPOINT_SHARE", 1e9)
 
 
 class Killed(BaseException):
@@ -181,16 +181,16 @@ def test_a_handler_that_returns_lets_the_work_go_on_and_a_second_signal_is_not_w
 
 def exploding(monkeypatch: pytest.MonkeyPatch, times: int) -> list[int]:
     """Let the loss of the fifth step of a run be no number, so many times."""
-    real, left = epoch.Epoch._backward, [times]
+    real, left = trainer.Trainer._backward, [times]
 
     def backward(self: Any, learning: Any, z: Tensor, y: Tensor) -> Tensor:
         loss = real(self, learning, z, y)
-        if left[0] and self._progress.steps == 4:
+        if left[0] and self._state.steps == 4:
             left[0] -= 1
             return loss * float("nan")
         return loss
 
-    monkeypatch.setattr(epoch.Epoch, "_backward", backward)
+    monkeypatch.setattr(trainer.Trainer, "_backward", backward)
     return left
 
 
@@ -242,7 +242,7 @@ def test_weights_that_are_no_numbers_are_found_at_the_end_of_the_epoch() -> None
 
 def small_machine(monkeypatch: pytest.MonkeyPatch, most: int) -> None:
     """Let a step have memory for so many images."""
-    real = epoch.Epoch._backward
+    real = trainer.Trainer._backward
 
     def backward(self: Any, learning: Callable[[Tensor], Tensor], z: Tensor, y: Tensor) -> Tensor:
         def narrow(part: Tensor) -> Tensor:
@@ -252,7 +252,7 @@ def small_machine(monkeypatch: pytest.MonkeyPatch, most: int) -> None:
 
         return real(self, narrow, z, y)
 
-    monkeypatch.setattr(epoch.Epoch, "_backward", backward)
+    monkeypatch.setattr(trainer.Trainer, "_backward", backward)
 
 
 @pytest.mark.parametrize("imbalance", ["none", "weights"])

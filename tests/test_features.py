@@ -20,6 +20,7 @@ from frostline.features import features
 from frostline.features import numeric_key as way_module
 from frostline.features.augmentation import Policy
 from frostline.features.image_batches import MIRRORED, Images
+from frostline.models.cutting import prefix_digest as digests
 from frostline.system import numerics
 from frostline.training import numeric_plan
 from tiny import PREPROCESSING, TinyNet, tiny_backbone, tiny_model, write_table
@@ -150,20 +151,20 @@ def test_learning_contiguous_above_a_channels_last_prefix(
 def test_killed_and_resumed_reads_the_same_rows(
     strategy: str, data: Manifest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from frostline.training import epoch, loop
+    from frostline.training import trainer
 
     whole = frostline.train(tiny_backbone(), data, strategy, study=tmp_path / "whole", **FAST)
     shutil.rmtree(Store().path)
-    monkeypatch.setattr(epoch, "CHECKPOINT_SHARE", 1e9)
-    real, left = loop._validate, [5]
+    monkeypatch.setattr(trainer, "CHECKPOINT_SHARE", 1e9)
+    real, left = trainer.Trainer._validate, [5]
 
-    def stop(*given: object) -> object:
+    def stop(self: trainer.Trainer) -> object:
         left[0] -= 1
         if not left[0]:
             raise KeyboardInterrupt
-        return real(*given)
+        return real(self)
 
-    monkeypatch.setattr(loop, "_validate", stop)
+    monkeypatch.setattr(trainer.Trainer, "_validate", stop)
     with pytest.raises(KeyboardInterrupt):
         frostline.train(tiny_backbone(), data, strategy, study=tmp_path / "broken", **FAST)
     shutil.rmtree(Store().path)  # and the store is lost on top
@@ -270,6 +271,6 @@ def test_a_module_typed_at_a_prompt_is_like_no_other_process(monkeypatch: pytest
     backbone = frostline.load_backbone(model.eval(), preprocessing=PREPROCESSING)
     here = bb.prefix_digest(backbone, model, backbone.cut(2))
     assert here == bb.prefix_digest(backbone, model, backbone.cut(2))
-    bb.identity._source.cache_clear()
-    monkeypatch.setattr(bb.identity.os, "getpid", lambda: 1)
+    digests._source.cache_clear()
+    monkeypatch.setattr(digests.os, "getpid", lambda: 1)
     assert here != bb.prefix_digest(backbone, model, backbone.cut(2))

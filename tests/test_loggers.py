@@ -90,19 +90,19 @@ class Killed(Exception):
 
 def killed_in_epoch(number: int, monkeypatch: pytest.MonkeyPatch, *, checkpoints: bool) -> None:
     """Let the next run die when it has done so many epochs."""
-    from frostline.training import epoch, loop
+    from frostline.training import trainer
 
-    real, seen = loop.Epoch.run, []
+    real, seen = trainer.Trainer._mean_loss, []
 
     def stopped(*arguments: Any) -> float:
         seen.append(1)
         if len(seen) == number:
-            monkeypatch.setattr(loop.Epoch, "run", real)
+            monkeypatch.setattr(trainer.Trainer, "_mean_loss", real)
             raise Killed
         return real(*arguments)
 
-    monkeypatch.setattr(loop.Epoch, "run", stopped)
-    monkeypatch.setattr(epoch, "CHECKPOINT_SHARE", 1e9 if checkpoints else 0.0)
+    monkeypatch.setattr(trainer.Trainer, "_mean_loss", stopped)
+    monkeypatch.setattr(trainer, "CHECKPOINT_SHARE", 1e9 if checkpoints else 0.0)
 
 
 def scalars(run: frostline.Run) -> dict[str, float]:
@@ -247,7 +247,7 @@ def test_the_command_line_refuses_before_anything_is_read(
 
 def test_names_may_be_repeated_or_listed() -> None:
     assert factory.parsed("tensorboard, mlflow") == factory.parsed(["tensorboard", "mlflow"])
-    assert factory.asked(None, "s").names == ()
+    assert factory.make_loggers(None, "s").names == ()
 
 
 # --- the libraries themselves ---------------------------------------------------------------------------

@@ -20,7 +20,7 @@ from frostline.distributed import process_group
 from frostline.distributed.launcher import Launch, launched
 from frostline.errors import RunWarning, UsageError
 from frostline.strategies import parse
-from frostline.training import epoch
+from frostline.training import trainer
 from frostline.training.config import Request
 from tiny import write_folder, write_table
 from training_in_processes import OPTIONS, exhaust, images_of, steady_backbone
@@ -88,7 +88,7 @@ def assert_alike(study: Path) -> None:
 def assert_the_bits_of_one_in_pieces(job: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:
     """Two processes do what one does that learns from each batch in two pieces."""
     study = Path(f"{job['study']} by one in pieces")
-    monkeypatch.setattr(epoch.Epoch, "_backward", epoch.Epoch._backward)  # put back at the end
+    monkeypatch.setattr(trainer.Trainer, "_backward", trainer.Trainer._backward)  # put back at the end
     exhaust(0)
     with pytest.warns(RunWarning, match="learned from 6 at a time"):
         alone(job["table"], study, job["strategy"], **job.get("options", {}))
@@ -284,7 +284,7 @@ def test_batches_must_be_large_enough_for_all(
         with pytest.raises(
             UsageError, match=f"8 processes share batches of 6; .* {least} or more: start at most {most}"
         ):
-            Request(steady_backbone(), images_of(table), parse(strategy), batch=6).check()
+            Request(steady_backbone(), images_of(table), parse(strategy), batch_size=6).check()
 
 
 def test_shares_cover_all_and_differ_by_one(monkeypatch: pytest.MonkeyPatch) -> None:

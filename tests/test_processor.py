@@ -170,7 +170,7 @@ builtins.open = lambda path, *a, **k: io.StringIO(files[path]) if path in files 
 os.path.exists = lambda path: path in files or (not str(path).startswith("/sys/fs/cgroup") and there(path))
 os.cpu_count = lambda: 16
 os.sched_getaffinity = lambda _: set(range(16))
-from frostline import processor
+from frostline.system import processor
 print(processor.cores())
 """
     for version in ("1", "2"):
@@ -266,11 +266,11 @@ def test_remembered_rates_are_checked_by_one_timing(
     now_s: float, ratio: float, images: Images, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     backbone = tiny_backbone()
-    monkeypatch.setattr(rate_correction.ways, "pass_s", lambda *_: 1.0)
+    monkeypatch.setattr(rate_correction.numeric_search, "pass_s", lambda *_: 1.0)
     then = profiling.measure(backbone, images, threads=1)
     timed: list[int] = []
     monkeypatch.setattr(
-        rate_correction.ways, "pass_s", lambda _, count, threads: timed.append(count) or now_s
+        rate_correction.numeric_search, "pass_s", lambda _, count, threads: timed.append(count) or now_s
     )
     now = profiling.measure(backbone, images, threads=1)
     assert len(timed) == 1
@@ -278,7 +278,7 @@ def test_remembered_rates_are_checked_by_one_timing(
     assert bool(now.notes) == (ratio != 1.0)
     expected = [stage.learning[stage.plan].backward_s * ratio for stage in then.stages]
     assert [stage.learning[stage.plan].backward_s for stage in now.stages] == pytest.approx(expected)
-    monkeypatch.setattr(rate_correction.ways, "pass_s", lambda *_: 1.0)
+    monkeypatch.setattr(rate_correction.numeric_search, "pass_s", lambda *_: 1.0)
     assert profiling.measure(backbone, images, threads=1).stages == then.stages  # what is remembered stays
 
 
@@ -311,11 +311,13 @@ def test_a_glimpse_is_of_now(monkeypatch: pytest.MonkeyPatch) -> None:
     """It decides what there is time for, so another process's glimpse of another day is none."""
     for second in (1.0, 5.0):
         backbone, timed = tiny_backbone(), []
-        monkeypatch.setattr(profiling.ways, "pass_s", lambda *_, s=second, t=timed: t.append(s) or s)
+        monkeypatch.setattr(
+            profiling.numeric_search, "pass_s", lambda *_, s=second, t=timed: t.append(s) or s
+        )
         assert (
             profiling.glimpse_s(backbone, 1)
             == profiling.glimpse_s(backbone, 1)
-            == second / profiling.ways.GLIMPSE
+            == second / profiling.numeric_search.GLIMPSE
         )
         assert timed == [second]  # once in a process
 
@@ -370,7 +372,7 @@ def raced(outcomes: dict[int, dict[str, float]]) -> Contest:
         **given, candidates=[], race=race, short_s=whole, whole_s=whole, final_s=whole, seed=0, options={},
     )  # type: ignore[arg-type]  # fmt: skip
     for fold, outcome in outcomes.items():
-        found.outcomes[contests.Task(0, 1.0, contests.cells.Cell(0, fold))] = outcome  # type: ignore[assignment]
+        found.outcomes[contests.Task(0, 1.0, contests.resampling.Cell(0, fold))] = outcome  # type: ignore[assignment]
     return found
 
 
@@ -384,7 +386,7 @@ def test_the_rest_of_a_race_is_corrected_down_as_well_as_up() -> None:
 def test_runs_that_found_rows_make_the_rest_no_faster_than_it_is() -> None:
     race = raced({0: {"seconds": 10.0, "expected": 10.0}, 1: {"seconds": 2.0, "expected": 2.0}})
     assert race._factor() == pytest.approx(1.0)
-    again = contests.Task(0, 1.0, contests.cells.Cell(0, 2))
+    again = contests.Task(0, 1.0, contests.resampling.Cell(0, 2))
     assert race._predicted(again) == 2.0  # the third fold finds what the second found
-    assert race._predicted(contests.Task(0, 1.0, contests.cells.Cell(1, 0))) == 10.0  # other views
-    assert race._predicted(contests.Task(1, 1.0, contests.cells.Cell(0, 0))) == 10.0
+    assert race._predicted(contests.Task(0, 1.0, contests.resampling.Cell(1, 0))) == 10.0  # other views
+    assert race._predicted(contests.Task(1, 1.0, contests.resampling.Cell(0, 0))) == 10.0

@@ -51,7 +51,7 @@ def request_for(data: Manifest, strategy: str) -> Request:
         custom=None,
         flip="none",
         imbalance="none",
-        batch=32,
+        batch_size=32,
         deterministic=True,
         precision="auto",
         threads=1,

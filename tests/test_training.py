@@ -21,7 +21,7 @@ from frostline.errors import StudyError, UsageError
 from frostline.models import Backbone
 from frostline.strategies import lr_schedule
 from frostline.studies.study_folder import RunFolder, Study
-from frostline.training import epoch, loop, optimizer
+from frostline.training import optimizer, trainer
 from frostline.unfreezing import groups
 from tiny import PREPROCESSING, tiny_backbone, tiny_model, write_table
 
@@ -118,7 +118,7 @@ def test_groups_cover_what_learns_once_and_rates_fall_towards_the_input(
 ) -> None:
     model = backbone.adapt(3)
     frostline.models.freeze(backbone, model, backbone.cut(cut), bn)
-    known = fs.settings(fs.full(layer_decay=0.5))
+    known = fs.hyperparameters(fs.full(layer_decay=0.5))
     made = groups(backbone, model, 1e-3, known.layer_decay, known.weight_decay)
     covered = [id(p) for g in made for p in g["params"]]
     assert sorted(covered) == sorted(id(p) for p in model.parameters() if p.requires_grad)
@@ -131,7 +131,7 @@ def test_groups_cover_what_learns_once_and_rates_fall_towards_the_input(
 
 def test_moments_survive_a_thaw(backbone: Backbone) -> None:
     """fastai #2133: the optimizer's memory must not be thrown away when more layers learn."""
-    model, known = backbone.adapt(3), fs.settings(fs.full())
+    model, known = backbone.adapt(3), fs.hyperparameters(fs.full())
     frostline.models.freeze(backbone, model, backbone.cut(4))
     first = optimizer.build(backbone, model, 1e-3, known, None)
     model(torch.randn(4, 3, 16, 16)).sum().backward()
@@ -196,7 +196,7 @@ def test_a_finished_run_is_read_back_not_done_again(
     backbone: Backbone, data: Manifest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     first = frostline.train(backbone, data, "head", study=tmp_path / "study", **FAST)
-    monkeypatch.setattr(loop, "run", lambda *_: pytest.fail("trained again"))
+    monkeypatch.setattr(trainer.Trainer, "fit", lambda _: pytest.fail("trained again"))
     again = frostline.train(backbone, data, "head", study=tmp_path / "study", **FAST)
     assert again.result == first.result
 
@@ -208,7 +208,7 @@ def test_killed_and_resumed_equals_uninterrupted(
     text: str, backbone: Backbone, data: Manifest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Lightning #21901, #6891: what was thawed stays thawed, and the optimizer's state fits."""
-    monkeypatch.setattr(epoch, "CHECKPOINT_SHARE", 1e9)
+    monkeypatch.setattr(trainer, "CHECKPOINT_SHARE", 1e9)
     whole = frostline.train(backbone, data, text, study=tmp_path / "whole", **FAST)
     total = sum(s.steps for s in fs.schedule(fs.parse(text), stages=5, images=36, batch=32))
 

@@ -189,7 +189,7 @@ def test_groups_that_thaw_late_follow_the_schedule(backbone: Backbone) -> None:
         found.append({group["stage"]: group["lr"] for group in loop.optimizer.param_groups})
         loop.optimizer.step()
         loop.schedule.step()
-    known = fs.settings(fs.parse(STRATEGY))
+    known = fs.hyperparameters(fs.parse(STRATEGY))
     for phase, first in zip(loop.schedule.phases, (0, 6, 12), strict=True):
         for step in range(phase.steps):
             share = lr_schedule.scale(step, phase.steps, known.warmup)

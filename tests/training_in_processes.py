@@ -21,7 +21,7 @@ from torch import Tensor, nn
 import frostline
 from frostline.data import Manifest
 from frostline.features import Frozen
-from frostline.training import epoch, loop
+from frostline.training import trainer
 from tiny import PREPROCESSING, tiny_model
 
 OPTIONS: dict[str, Any] = {
@@ -62,43 +62,43 @@ def watch_rows() -> list[int]:
 def watch_weights() -> list[str]:
     """The digest of the weights that each training ends with from now on."""
     found: list[str] = []
-    real = loop.run
+    real = trainer.Trainer.fit
 
-    def run(job: Any, model: nn.Module) -> Any:
-        progress = real(job, model)
-        state = [value.numpy().tobytes() for value in model.state_dict().values()]
-        found.append(hashlib.sha256(b"".join(state)).hexdigest())
-        return progress
+    def fit(self: trainer.Trainer) -> Any:
+        state = real(self)
+        weights = [value.numpy().tobytes() for value in self._model.state_dict().values()]
+        found.append(hashlib.sha256(b"".join(weights)).hexdigest())
+        return state
 
-    loop.run = run
+    trainer.Trainer.fit = fit  # type: ignore[method-assign]
     return found
 
 
 def exhaust(step: int) -> None:
     """Let memory run out at one step of the run, once."""
-    real, left = epoch.Epoch._backward, [1]
+    real, left = trainer.Trainer._backward, [1]
 
     def backward(self: Any, learning: Any, z: Tensor, y: Tensor) -> Tensor:
-        if left[0] and self._progress.steps == step:
+        if left[0] and self._state.steps == step:
             left[0] -= 1
             raise MemoryError
         return real(self, learning, z, y)
 
-    epoch.Epoch._backward = backward  # type: ignore[method-assign]
+    trainer.Trainer._backward = backward  # type: ignore[method-assign]
 
 
 def spoil(step: int) -> None:
     """Let a loss be no number at one step of the run, once."""
-    real, left = epoch.Epoch._backward, [1]
+    real, left = trainer.Trainer._backward, [1]
 
     def backward(self: Any, learning: Any, z: Tensor, y: Tensor) -> Tensor:
         loss = real(self, learning, z, y)
-        if left[0] and self._progress.steps == step:
+        if left[0] and self._state.steps == step:
             left[0] -= 1
             return loss * float("nan")
         return loss
 
-    epoch.Epoch._backward = backward  # type: ignore[method-assign]
+    trainer.Trainer._backward = backward  # type: ignore[method-assign]
 
 
 def main(jobs: str) -> None:
@@ -108,7 +108,7 @@ def main(jobs: str) -> None:
     for line in Path(jobs).read_text().splitlines():
         job = json.loads(line)
         rows.clear()
-        epoch.CHECKPOINT_SHARE = 1e9 if job.get("each_step_kept") else 0.0
+        trainer.CHECKPOINT_SHARE = 1e9 if job.get("each_step_kept") else 0.0
         if job.get("exhaust", [None])[0] == me:
             exhaust(job["exhaust"][1])
         if job.get("spoil", [None])[0] == me:

@@ -22,7 +22,7 @@ from frostline.errors import FrostlineError, LoggerWarning, RunWarning, StoreWar
 from frostline.system import processor
 from frostline.system.timing import Stopwatch, process_s
 
-SCHEMA = 1  # of the JSON objects: docs/cli.md; raised when a field changes its meaning or goes
+SCHEMA = 2  # of the JSON objects: docs/cli.md; raised when a field changes its meaning or goes
 PLAIN_WARNINGS = (RunWarning, StoreWarning, LoggerWarning)  # shown to a person as they stand
 # What goes wrong in all processes of a job the first one says. Another waits so long before it speaks, and
 # the launcher ends it meanwhile if the first one has ended.

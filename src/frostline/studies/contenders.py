@@ -160,7 +160,7 @@ def unlike(run: Contender, settings: Mapping[str, Mapping[str, Any]]) -> str:
     if str(config.get("augment")).startswith("custom"):
         apart.append("an augmentation of its own")
     if config.get("interpolate_weights") is not None:
-        apart.append(f"interpolate_weights={config['interpolate']}")
+        apart.append(f"interpolate_weights={config['interpolate_weights']}")
     if apart:
         return f"trained with {', '.join(apart)}"
     return "stopped by its time limit" if run.stopped else ""

@@ -31,7 +31,7 @@ from frostline.training.tuning.class_imbalance import Balance
 HELD_BYTES = 64_000_000
 
 
-class Supply:
+class PhaseBatches:
     """What one phase trains on and is scored on. The model must be in eval mode below the cut."""
 
     def __init__(

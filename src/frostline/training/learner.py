@@ -20,11 +20,10 @@ from frostline.strategies import hyperparameters
 from frostline.studies.study_folder import RunFolder
 from frostline.system.seeds import derive
 from frostline.system.timing import Stopwatch
-from frostline.training import loop
 from frostline.training.config import Request
-from frostline.training.job import Job
 from frostline.training.numeric_plan import Plan
 from frostline.training.resilience.time_limit import Budget
+from frostline.training.trainer import Setup, Trainer
 from frostline.training.tuning import batchnorm_recalibration, wise_ft
 from frostline.training.tuning.class_imbalance import Balance
 
@@ -50,14 +49,14 @@ def learn(
     if not images.policy.still and folder.writes:
         contact_sheet(images).save(folder.path / "augmentation.png")
     val = request.images("val") if request.data.part("val") else None
-    job = Job(
+    setup = Setup(
         backbone=request.backbone,
         phases=request.phases(),
         hyperparameters=known,
         train=images,
         val=val,
         plan=plan,
-        store=head.store,
+        cache=head.store,
         counts=head.counts,
         balance=balance,
         seed=request.seed,
@@ -68,22 +67,22 @@ def learn(
         watch=watch,
         budget=budget,
         progress=budget.telling(request.progress),
-        hear=hear,
+        on_epochs=hear,
     )
-    state = loop.run(job, model)
-    cut = request.backbone.cut(min(s.cut for s in job.phases))
+    state = Trainer(setup, model).fit()
+    cut = request.backbone.cut(min(phase.cut for phase in setup.phases))
     if known.bn == "recalibrate":
         batchnorm_recalibration.recalibrate(request.backbone, model, cut, images, plan.numbers)
     between = None
     if request.interpolate_weights is not None:
-        model, between = _interpolated(request, head, images, balance, model, job)
+        model, between = _interpolated(request, head, images, balance, model, setup)
     bb.freeze(request.backbone, model, cut, known.bn)  # all that any phase let learn
     learned = sum(p.numel() for p in model.parameters() if p.requires_grad)
     return model.eval(), {
         "trainable_parameters": learned,
         "cut": cut.name,
         "steps": state.steps,
-        "steps_planned": job.steps,
+        "steps_planned": setup.steps,
         "stopped": "minutes" if state.stopped else None,
         "best_epoch": state.best_epoch,
         "notes": state.notes,
@@ -93,25 +92,25 @@ def learn(
 
 
 def _interpolated(
-    request: Request, head: Frozen, images: Images, balance: Balance, model: nn.Module, job: Job
+    request: Request, head: Frozen, images: Images, balance: Balance, model: nn.Module, setup: Setup
 ) -> tuple[nn.Module, dict[str, Any]]:
     """Go back some way to the pretrained network with a probe for a head, as far as val says."""
-    before, _ = _solve(request, job.folder, head, images, balance)
-    numbers, cut = job.plan.numbers, request.backbone.cut(min(s.cut for s in job.phases))
+    before, _ = _solve(request, setup.folder, head, images, balance)
+    numbers, cut = setup.plan.numbers, request.backbone.cut(min(phase.cut for phase in setup.phases))
 
     def settle(point: nn.Module) -> None:
         batchnorm_recalibration.recalibrate(request.backbone, point, cut, images, numbers)
 
     def answers(point: nn.Module) -> NDArray[np.float32]:
-        assert job.val is not None
-        mine = job.val.some(process_group.share(len(job.val)))
+        assert setup.val is not None
+        mine = setup.val.some(process_group.share(len(setup.val)))
         parts = [np.empty((0, balance.classes), dtype=np.float32)]
         with torch.no_grad():
             parts += [
                 point(numbers.batch(pixels, request.backbone.preprocessing.normalise)).float().cpu().numpy()
                 for pixels in mine.evaluation(EVALUATION_BATCH, request.workers)
             ]
-        return process_group.gathered(np.concatenate(parts), len(job.val))
+        return process_group.gathered(np.concatenate(parts), len(setup.val))
 
     assert request.interpolate_weights is not None
     return wise_ft.chosen(
@@ -120,7 +119,7 @@ def _interpolated(
         request.interpolate_weights,
         settle=settle,
         answers=answers,
-        targets=np.zeros(0, dtype=np.int64) if job.val is None else job.val.targets,
+        targets=np.zeros(0, dtype=np.int64) if setup.val is None else setup.val.targets,
         metric=request.metric,
     )
 
