@@ -13,7 +13,7 @@ from PIL import Image
 
 from frostline.data import Manifest, Sample, SetAside
 from frostline.strategies import hyperparameters, parse, scaled, schedule
-from frostline.studies.study_folder import digest_of
+from frostline.studies.study_folder import FORMAT, digest_of
 
 STAGES = ("stem", "blocks.0", "blocks.1", "head")
 PLAIN = ("cat", "dog", "newt")
@@ -161,7 +161,7 @@ def begin(place: Path, classes: Sequence[str] = PLAIN, *, per_class: int = 20, t
     names = tuple(sorted(classes))
     gone = SetAside("0/broken<b>.png", names[0], "is empty (0 bytes)")
     data = Manifest(Path("/somewhere/photos"), samples(names, per_class, test=test), names, set_aside=(gone,))
-    card = {"format": 1, "data": data.digest, "split": data.split_digest, "test": data.test_digest}
+    card = {"format": FORMAT, "data": data.digest, "split": data.split_digest, "test": data.test_digest}
     write(place / "study.json", card)
     data.write(place / "manifest.jsonl")
     return data

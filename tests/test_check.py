@@ -136,7 +136,7 @@ def test_json_says_what_load_data_says(photos: Path) -> None:
     assert said["classes"] == data.counts
     assert said["parts"] == {part: len(data.part(part)) for part in ("train", "val", "test")}
     assert {gone["kind"] for gone in said["set_aside"]} == {"unreadable", "missing", "left_out"}
-    assert (said["failed"], said["page"], said["schema"]) == ([], None, 1)
+    assert (said["failed"], said["page"], said["schema"]) == ([], None, 2)
 
 
 def test_fail_on_ends_with_three_after_saying_everything(photos: Path, tmp_path: Path) -> None:

@@ -43,7 +43,7 @@ def one_object(result: Any) -> dict[str, Any]:
     lines = result.stdout.strip().splitlines()
     assert len(lines) == 1
     found = json.loads(lines[0])
-    assert found["schema"] == 1
+    assert found["schema"] == 2
     return found
 
 

@@ -365,6 +365,24 @@ def test_any_text_in_a_study_is_borne(tmp_path: Path, name: str, text: str) -> N
             ask()
 
 
+def test_a_study_of_another_format_is_refused_in_one_sentence(tmp_path: Path) -> None:
+    place = studies.fitted(tmp_path / "study")
+    card = json.loads((place / "study.json").read_text())
+    (place / "study.json").write_text(json.dumps({**card, "format": 1}))
+    pictures = write_folder(tmp_path / "photos", per_class=4)
+    for ask in (
+        lambda: frostline.predict(place, pictures),
+        lambda: frostline.report(place),
+        lambda: frostline.export(place, out=tmp_path / "out"),
+        lambda: frostline.load_backbone(str(place)),
+        lambda: frostline.train(tiny_backbone(), frostline.load_data(pictures), "head", study=place),
+    ):
+        with pytest.raises(
+            StudyError, match=r"another version of frostline \(study format 1, this one reads 2\)"
+        ):
+            ask()
+
+
 def test_metrics_that_are_no_text_are_said(tmp_path: Path) -> None:
     run = Study(studies.trained(tmp_path / "study")).runs()[0]
     (run.path / "metrics.jsonl").write_bytes(b"\xff\xfe")

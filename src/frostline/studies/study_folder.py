@@ -61,7 +61,7 @@ from filelock import BaseFileLock, FileLock, Timeout
 from frostline.errors import StudyError
 from frostline.system import directories, text_output
 
-FORMAT = 1
+FORMAT = 2  # of a study's files; raised when one of them changes its keys
 # The largest published heads have 21,843 classes (ImageNet-21k in timm). A study that names more than a few
 # times as many is damaged, or would fill the memory.
 MAX_CLASSES = 100_000
@@ -291,14 +291,24 @@ class Study:
         if not (study.path / "study.json").is_file():
             what = "is not a study: it holds no study.json" if study.path.is_dir() else "does not exist"
             raise StudyError(f"{study.path} {what}. Expected a folder that fit, compare or train wrote.")
+        try:
+            card = study.card
+        except StudyError:  # damaged: its runs can still be read
+            return study
+        if isinstance(card.get("format"), int):
+            study._refuse_other_format(card)
         return study
 
-    def _refuse_other(self, found: dict[str, Any], expected: dict[str, Any]) -> None:
-        if found.get("format") != expected["format"]:
+    def _refuse_other_format(self, card: dict[str, Any]) -> None:
+        written = card.get("format")
+        if written != FORMAT:
             raise StudyError(
-                f"{self.path} was written by another version (format {found.get('format')}, "
-                f"expected {expected['format']}). Take another folder with --study."
+                f"{self.path} was written by another version of frostline (study format {written!r}, this "
+                f"one reads {FORMAT}): take another folder with --study, or that version."
             )
+
+    def _refuse_other(self, found: dict[str, Any], expected: dict[str, Any]) -> None:
+        self._refuse_other_format(found)
         if found.get("data") != expected["data"]:
             raise StudyError(
                 f"{self.path} is a study of other data: images, labels or groups (--group-by) differ, or "

@@ -131,13 +131,14 @@ def _geometry(resize: str | None, study: str | None) -> tuple[str, float]:
 
     As it is said, else as the study's best run has it, else a crop that keeps the most.
     """
-    if resize is not None or study is None or not Path(study).is_dir():
+    if resize is not None or study is None or not (Path(study) / "study.json").is_file():
         return resize or "crop", 1.0
     from frostline.studies.best_run import best_of
     from frostline.studies.study_folder import Study
 
+    known = Study.existing(study)
     try:
-        seen = best_of(Study(study)).folder.asked()["preprocessing"]
+        seen = best_of(known).folder.asked()["preprocessing"]
     except StudyError:  # no run is finished yet
         return "crop", 1.0
     return str(seen.get("crop_mode", "crop")), float(seen.get("crop_pct", 1.0))

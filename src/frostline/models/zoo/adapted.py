@@ -47,9 +47,9 @@ def adapted_at(source: str) -> Adapted | None:
     """
     path = Path(source).expanduser()
     if (path / "study.json").is_file():
-        return _of_run(best_of(Study(path)).folder)
+        return _of_run(best_of(Study.existing(path)).folder)
     if (path / "config.json").is_file() and path.parent.name == "runs":
-        return _of_run(best_of(Study(path.parents[1]), path.name).folder)
+        return _of_run(best_of(Study.existing(path.parents[1]), path.name).folder)
     if path.name == EXPORTED and directories.exported_as(path.parent):
         path = path.parent
     kind = directories.exported_as(path)
