@@ -102,3 +102,27 @@ def test_report_imports_no_network(tmp_path: Path) -> None:
     assert "cleanlab" in seen
     assert not seen & (NETWORKS | {"frostline.training", "frostline.selection", "frostline.diagnostics"})
     assert not seen & {"optuna", "imagehash", "ray", "matplotlib", "transformers", "IPython"}
+
+
+def test_reading_a_name_changes_nothing_in_the_process() -> None:
+    code = (
+        "import ctypes, os\n"
+        "real, before = ctypes.CDLL, dict(os.environ)\n"
+        "class Library(real):\n"
+        "    def __getattr__(self, name):\n"
+        "        assert name not in ('mallopt', 'malloc_trim'), name\n"
+        "        return super().__getattr__(name)\n"
+        "ctypes.CDLL = Library\n"
+        "import frostline\n"
+        "for name in frostline.__all__: getattr(frostline, name)\n"
+        "from frostline.system import timing\n"
+        "changed = {k for k in {**before, **os.environ} if before.get(k) != os.environ.get(k)}\n"
+        "assert not {name for name in changed if name.startswith(('OMP', 'MKL', 'KMP', 'GOMP'))}, changed\n"
+        "assert timing._imported == []\n"
+        "timing.reuse_freed_memory()\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    # Only the last line of the code calls it, which shows that a call would be caught.
+    assert done.stderr.strip().endswith("AssertionError: mallopt"), (
+        done.stderr
+    )  # the last line alone is caught

@@ -119,19 +119,7 @@ __all__ = [
 def __getattr__(name: str) -> Any:
     if name not in _HOME:
         raise AttributeError(f"module 'frostline' has no attribute {name!r}")
-    if _HOME[name] in ("advice", "selection", "diagnostics", "pipelines", "training", "models.zoo"):
-        _import_all()
     return getattr(import_module(f"frostline.{_HOME[name]}"), name)
-
-
-def _import_all() -> None:
-    """Import what a run will need, so that its seconds and memory are its own."""
-    import_module("frostline.system.processor").settle()  # which torch must find in the environment
-    for module in ("timm.data", "sklearn.metrics", "sklearn.svm", "scipy.optimize", "frostline.training"):
-        import_module(module)
-    timing = import_module("frostline.system.timing")
-    timing.reuse_freed_memory()
-    timing.imported_baseline_bytes()
 
 
 def __dir__() -> list[str]:

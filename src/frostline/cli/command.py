@@ -116,11 +116,10 @@ class Verb:
 
     def start(self) -> None:
         """Import what a verb that trains or measures needs, then begin to count seconds and memory."""
-        import frostline
+        from frostline import training  # noqa: F401  # brings the heavy imports
+        from frostline.system import numerics, timing
 
-        _ = frostline.load_backbone  # brings the heavy imports, and notes what they cost
-        from frostline.system import numerics
-
+        timing.prepare_process()
         numerics.settle()
         self.start_light()
 

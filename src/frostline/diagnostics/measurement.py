@@ -33,7 +33,7 @@ from frostline.probe import Folds
 from frostline.reports import notebook
 from frostline.reports.images_section import probe_chart
 from frostline.studies.study_folder import digest_of
-from frostline.system import directories, numerics
+from frostline.system import directories, numerics, timing
 from frostline.system.numerics import NumericPlan
 from frostline.system.seeds import derive
 
@@ -142,6 +142,7 @@ def measure(
     width is not mistaken for knowledge; `rates` times the network on this machine, stage by stage. What was
     measured before is remembered. Raises `ModelError` for a network without a cut.
     """
+    timing.prepare_process()
     if len(backbone.cuts) < 2:
         raise ModelError(
             f"{backbone.name} can't be cut before its head ({' '.join(backbone.notes)}), so nothing can be "

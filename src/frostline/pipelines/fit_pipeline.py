@@ -46,6 +46,7 @@ from frostline.selection import (
 from frostline.strategies import Strategy, parse, parse_list
 from frostline.studies.best_run import answers_already
 from frostline.studies.study_folder import Study
+from frostline.system import timing
 from frostline.system.timing import Stopwatch
 from frostline.training import Run, train
 
@@ -152,6 +153,7 @@ def fit(
     `download` is as in `load_backbone`: weights that are not here are asked about before anything is read.
     Raises `DataError`, `ModelError`, `UsageError`, `StudyError` or `TrainingError`.
     """
+    timing.prepare_process()
     launcher.demand_alone("fit")
     loggers = make_loggers(logger, study)
     watch = watch or Stopwatch()

@@ -30,7 +30,7 @@ from frostline.selection.scoreboard import Terms
 from frostline.selection.trial_queue import Ledger
 from frostline.strategies import NAMED, Strategy, head, linear_probe, scaled, top_k
 from frostline.studies.study_folder import Study, plain
-from frostline.system import directories, numerics
+from frostline.system import directories, numerics, timing
 from frostline.system.timing import Stopwatch
 from frostline.training import BATCH, DEFAULT_STUDY, pass_s, refusal
 from frostline.training.tuning.wise_ft import POINTS
@@ -106,6 +106,7 @@ def compare(
     `logger` follows every run, as in `train`. `watch` says when the minutes began.
     Raises `UsageError`, `DataError`, `ModelError`, `StudyError` or `TrainingError`.
     """
+    timing.prepare_process()
     launcher.demand_alone("compare")
     loggers = make_loggers(logger, study)
     watch = watch or Stopwatch()

@@ -36,7 +36,7 @@ from frostline.studies.study_folder import (
     look_at_test,
     plain,
 )
-from frostline.system import directories, numerics
+from frostline.system import directories, numerics, timing
 from frostline.system.timing import PeakMemory, Stopwatch, imported_baseline_bytes
 from frostline.training import artifacts, evaluation, learner, numeric_plan
 from frostline.training.caching import cache_policy
@@ -201,6 +201,7 @@ def train(
     Rates in the result are fractions 0–1.
     Raises `UsageError`, `DataError`, `ModelError`, `StudyError` or `TrainingError`.
     """
+    timing.prepare_process()
     custom, watch = augment if callable(augment) else None, watch or Stopwatch()
     backbone = backbone.resized(resize)
     with process_group.together():

@@ -25,6 +25,7 @@ from frostline.models.zoo.weight_files import (
     read,
 )
 from frostline.studies.study_folder import MAX_CLASSES
+from frostline.system import timing
 
 
 def load_backbone(
@@ -58,6 +59,7 @@ def load_backbone(
     script fetches by surprise. What is on this machine is taken as it is, and no hub is asked about it.
     Raises `ModelError` with what can be had instead.
     """
+    timing.prepare_process()
     if size is not None and size < 1:
         raise UsageError(f"size is {size}, expected at least 1 pixel.")
     agreed(source, download=download, random=random)

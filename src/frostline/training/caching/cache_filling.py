@@ -19,7 +19,7 @@ from frostline.features.augmentation import Policy
 from frostline.features.image_batches import Images, Item
 from frostline.models import Backbone
 from frostline.strategies import Strategy, checked, hyperparameters, parse
-from frostline.system import directories, numerics
+from frostline.system import directories, numerics, timing
 from frostline.training import numeric_plan
 from frostline.training.caching import cache_policy
 from frostline.training.config import BATCH, Request
@@ -72,6 +72,7 @@ def fill_cache(
     images; each row is computed by one of them.
     Raises `UsageError`, `DataError` or `ModelError`.
     """
+    timing.prepare_process()
     launcher.demand_alone("cache fill")
     request = Request(
         backbone=backbone.resized(resize),

@@ -27,7 +27,7 @@ from frostline.features.image_batches import Images, Item
 from frostline.models import Backbone, Cut
 from frostline.profiling import FROZEN_BATCH
 from frostline.strategies import Hyperparameters, Strategy, checked, hyperparameters, parse
-from frostline.system import numerics
+from frostline.system import numerics, timing
 from frostline.system.seeds import derive
 from frostline.training import optimizer
 from frostline.training.config import Request
@@ -61,6 +61,7 @@ def lr_find(
     It starts where the strategy starts (from a probe's head, say). Decayed and undecayed parameters of one
     stage are swept together. Computed in float32.
     """
+    timing.prepare_process()
     request = Request(
         backbone=backbone,
         data=data.checked(),
