@@ -30,9 +30,10 @@ MOST_FOR_CHOICE = 4000
 # Where a fit has more multiplications a step than this (800 classes of three images have 2.5 billion), one
 # fold alone chooses, as few folds say enough about very many classes, and each costs seconds. A choice.
 ONE_FOLD = 1_000_000_000
-# Below so many multiplications a step, threads wait for each other longer than they compute: 400 images took
-# 0.8 s with one and 14 s with two on two cores (docs/LOG.md 2026-11-24).
-THREADED = 100_000_000
+# Below so many multiplications a step, threads wait for each other longer than they compute: 16,000 images of
+# ten classes took 9.6 s with one thread and 30.8 with two, 800 classes of three images 13 and 40, both beside
+# other work on two cores (docs/LOG.md 2026-11-28). More cores were not tried.
+THREADED = 10_000_000_000
 # Where the search begins, as a share of the curvature of chance, (C - 1) / C²: L2 weighs against that. On
 # eight sets the best L2s lay within a decade of it (docs/LOG.md 2026-11-28).
 BEGIN = 2e-3
@@ -228,7 +229,7 @@ def _tried(
             attempt(place)
 
     def final(place: int) -> Solution:
-        l2, start = grid[place], heads[place][0]
+        l2, start = grid[place], None if len(folds) == 1 else heads[place][0]
         head = lbfgs.solve(ready, targets, classes, l2, label_smoothing=label_smoothing, start=start)
         return ready.unfold(head.weight, head.bias, l2)
 
