@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import argparse
 import hashlib
+import importlib
 import inspect
 import json
 import os
@@ -74,7 +75,9 @@ def digest(parts: Mapping[str, Any]) -> str:
 
 def called(function: Callable[..., Any], *arguments: Any, **options: Any) -> Any:
     """Call with the keywords by the names that this checkout has for them."""
-    known = inspect.signature(function).parameters
+    known = set(inspect.signature(function).parameters)
+    if "options" in known:  # the fields of one dataclass
+        known |= set(importlib.import_module("frostline.config").NAMES)
     named = {next((n for n in NAMES.get(key, (key,)) if n in known), key): options[key] for key in options}
     return function(*arguments, **named)
 

@@ -43,7 +43,7 @@ from frostline.studies.study_folder import environment
 from frostline.system import numerics
 from frostline.system.timing import _give_back
 from frostline.training import optimizer
-from frostline.training.config import Request
+from frostline.training.request import TrainRequest
 from plain import accuracy, drawn, plain_loop
 
 EPOCHS_HEAD, EPOCHS_SUFFIX = 30, 15
@@ -194,7 +194,7 @@ def suffix(bench: Bench) -> None:
 
 def suffix_alone(bench: Bench, backbone: Backbone, data: Manifest, strategy: str) -> float:
     """The steps of a suffix, its input in memory: the limit."""
-    request = Request(backbone, data, frostline.parse(strategy))
+    request = TrainRequest(backbone, data, frostline.parse(strategy))
     phase, known = request.phases()[0], hyperparameters(request.strategy)
     model, cut = backbone.adapt(len(data.classes), seed=0), backbone.cut(phase.cut)
     plan = profiling.training_plan(backbone, cut)

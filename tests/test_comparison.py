@@ -18,6 +18,7 @@ import pytest
 
 import frostline
 from frostline import sentences
+from frostline.config import Config
 from frostline.data import Manifest
 from frostline.errors import DataError, StudyError, UsageError
 from frostline.selection import (
@@ -191,8 +192,7 @@ def contest(limit_s: float, log: Callable[[str], None] = print) -> Contest:
         final_s=[1.0, 80.0],
         ledger=nothing,
         clock=Clock(limit_s, Path("unused"), Stopwatch()),
-        seed=0,
-        options={},
+        config=Config(),
         loggers=[],
         progress=None,
         log=log,
@@ -250,7 +250,7 @@ def test_a_run_that_takes_too_long_is_stopped_and_others_get_the_time(
 
 def test_what_a_winner_doubts_by_is_shortened_where_time_is_short() -> None:
     said: list[str] = []
-    asked: Any = SimpleNamespace(minutes=1.0, log=said.append)
+    asked: Any = SimpleNamespace(config=Config(minutes=1.0), log=said.append)
     found = contest(limit_s=60.0)
     for pass_s, images in ((0.01, 200), (0.5, 57), (3.0, 0)):
         found.pass_s = pass_s
@@ -259,7 +259,7 @@ def test_what_a_winner_doubts_by_is_shortened_where_time_is_short() -> None:
         "Little time was left",
         "No time was left to say how far new images may lie from those learned from.",
     ]
-    asked.minutes = None
+    asked.config = Config()
     assert winner_artifacts._to_doubt_by(asked, found, 200) == 200
 
 

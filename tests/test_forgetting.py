@@ -14,7 +14,7 @@ from frostline.data import Manifest
 from frostline.diagnostics import feature_drift
 from frostline.errors import DataError, ModelError, UsageError
 from frostline.strategies import hyperparameters, parse
-from frostline.training.config import Request
+from frostline.training.request import TrainRequest
 from tiny import tiny_backbone, write_folder
 
 
@@ -54,7 +54,7 @@ def test_l2_sp_draws_to_the_start_and_not_to_zero(data: Manifest, tmp_path: Path
 def test_l2_sp_is_notation_and_changes_no_digest_where_it_is_not_asked_for(data: Manifest) -> None:
     assert str(parse("lp_ft(l2_sp=0.01)")) == "lp_ft(l2_sp=0.01)"
     assert hyperparameters(parse("lp_ft(l2_sp=0.01)")).l2_sp == 0.01
-    config = Request(backbone=tiny_backbone(), data=data, strategy=parse("lp_ft")).config()
+    config = TrainRequest(backbone=tiny_backbone(), data=data, strategy=parse("lp_ft")).identity()
     assert "l2_sp" not in config["hyperparameters"]
     assert "interpolate_weights" not in config
     for wrong in ("scratch(l2_sp=0.1)", "linear_probe(l2_sp=0.1)", "full(l2_sp=-1)", "full(l2_sp=nan)"):

@@ -16,12 +16,13 @@ from safetensors.torch import load_file
 
 import frostline
 from frostline.cli.main import cli
+from frostline.config import Config
 from frostline.distributed import process_group
 from frostline.distributed.launcher import Launch, launched
 from frostline.errors import RunWarning, UsageError
 from frostline.strategies import parse
 from frostline.training import trainer
-from frostline.training.config import Request
+from frostline.training.request import TrainRequest
 from tiny import write_folder, write_table
 from training_in_processes import OPTIONS, exhaust, images_of, steady_backbone
 
@@ -284,7 +285,7 @@ def test_batches_must_be_large_enough_for_all(
         with pytest.raises(
             UsageError, match=f"8 processes share batches of 6; .* {least} or more: start at most {most}"
         ):
-            Request(steady_backbone(), images_of(table), parse(strategy), batch_size=6).check()
+            TrainRequest(steady_backbone(), images_of(table), parse(strategy), Config(batch_size=6)).check()
 
 
 def test_shares_cover_all_and_differ_by_one(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -16,6 +16,7 @@ import torch
 
 import frostline
 from frostline import profiling
+from frostline.config import Config
 from frostline.cost import predict
 from frostline.data import Manifest
 from frostline.errors import UsageError
@@ -369,7 +370,7 @@ def raced(outcomes: dict[int, dict[str, float]]) -> Contest:
     whole = [10.0, 10.0]
     given = dict.fromkeys(("backbones", "data", "study", "ledger", "clock", "loggers", "progress", "log"))
     found = Contest(
-        **given, candidates=[], race=race, short_s=whole, whole_s=whole, final_s=whole, seed=0, options={},
+        **given, candidates=[], race=race, short_s=whole, whole_s=whole, final_s=whole, config=Config(),
     )  # type: ignore[arg-type]  # fmt: skip
     for fold, outcome in outcomes.items():
         found.outcomes[contests.Task(0, 1.0, contests.resampling.Cell(0, fold))] = outcome  # type: ignore[assignment]

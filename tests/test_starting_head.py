@@ -11,6 +11,7 @@ import torch
 import frostline
 from frostline import metrics, probe
 from frostline import models as bb
+from frostline.config import Config
 from frostline.data import Manifest
 from frostline.features import Frozen, Way, features
 from frostline.features.augmentation import Policy
@@ -18,8 +19,8 @@ from frostline.models.heads import linear_head
 from frostline.pipelines import write_digits
 from frostline.strategies import hyperparameters
 from frostline.system import numerics
-from frostline.training.config import Request
 from frostline.training.learner import starting_model
+from frostline.training.request import TrainRequest
 from frostline.training.tuning.class_imbalance import Balance
 from tiny import live_logits, tiny_backbone, write_table
 
@@ -40,23 +41,12 @@ def digits(tmp_path_factory: pytest.TempPathFactory) -> Manifest:
     return frostline.load_data(table, near_copies=False)
 
 
-def request_for(data: Manifest, strategy: str) -> Request:
-    return Request(
+def request_for(data: Manifest, strategy: str) -> TrainRequest:
+    return TrainRequest(
         backbone=frostline.load_backbone("lite0", size=64),
         data=data,
         strategy=frostline.parse(strategy),
-        seed=0,
-        metric="accuracy",
-        augment="standard",
-        custom=None,
-        flip="none",
-        imbalance="none",
-        batch_size=32,
-        deterministic=True,
-        precision="auto",
-        threads=1,
-        workers=0,
-        progress=None,
+        config=Config(flip="none", deterministic=True, threads=1),
     )
 
 

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from frostline.advice import Advice, plan
+    from frostline.config import Config
     from frostline.data import Manifest, load_data
     from frostline.diagnostics import Signals, measure
     from frostline.diagnostics.feature_drift import Forgetting, drift, forgetting
@@ -35,6 +36,7 @@ _HOME = {
     "Advice": "advice",
     "Backbone": "models",
     "Comparison": "selection",
+    "Config": "config",
     "Cut": "models",
     "Export": "exports",
     "CacheFill": "training",
@@ -78,6 +80,7 @@ __all__ = [
     "Backbone",
     "CacheFill",
     "Comparison",
+    "Config",
     "Cut",
     "Export",
     "Fitted",

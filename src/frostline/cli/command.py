@@ -98,6 +98,11 @@ class Verb:
         except UsageError as error:
             self._end(str(error), error.exit_code)
 
+    @property
+    def leads(self) -> bool:
+        """Whether this is the process that speaks and writes, of several or alone."""
+        return self._launch.leads
+
     def together(self) -> AbstractContextManager[None]:
         """The block in which the processes of a job work together."""
         if self._launch.size == 1:

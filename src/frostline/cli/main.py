@@ -22,8 +22,10 @@ from frostline.cli.options import (
     Minutes,
     Share,
     StrategyText,
+    config_option,
     data_options,
     followed,
+    leave_config,
     loaded,
     logger_option,
     model_options,
@@ -33,6 +35,7 @@ from frostline.cli.options import (
     shape_options,
     varied_options,
 )
+from frostline.config import FILE
 from frostline.distributed.launcher import launched
 from frostline.errors import DataError, UsageError
 from frostline.system.text_output import standard_streams
@@ -123,6 +126,7 @@ def cli() -> None:
 @ray_option
 @logger_option
 @data_options
+@config_option
 @everywhere
 def train(data: str, **options: Any) -> None:
     """Adapt a backbone to DATA by one strategy.
@@ -182,6 +186,8 @@ def train(data: str, **options: Any) -> None:
             run.result["forgetting"] = lost.as_dict()
             run.folder.write(feature_drift.KEPT, lost.as_dict())
         verb.progress.close()
+        if verb.leads:
+            leave_config(run.folder.path / FILE)
         verb.warn(formatting.warnings(run.result))
         result = {**run.result, "run_seconds": run.result["seconds"], "again": run.again}
         verb.done(result, lambda: formatting.run(run, options["explain"]))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
 import re
 from pathlib import Path
@@ -12,8 +13,9 @@ from click.core import ParameterSource
 
 from frostline import strategies
 from frostline.cli.command import Verb, stack
+from frostline.config import read_yaml, write_yaml
 from frostline.distributed import ray_cluster
-from frostline.errors import UsageError
+from frostline.errors import UsageError, did_you_mean
 from frostline.loggers import Loggers, make_loggers, parsed
 
 if TYPE_CHECKING:
@@ -281,6 +283,70 @@ shown_options = stack(
         help="What transparent pixels are laid on [as the study has it, else white; grey where white would "
         "hide images].",
     ),
+)
+
+
+def _of_file(ctx: click.Context, param: click.Parameter, value: str | None) -> None:
+    """Take the options of a file for those that are not written at the prompt."""
+    if value is None:
+        return
+    params = {name: one for one in ctx.command.params for name in _names(one) if one is not param}
+    try:
+        given = read_yaml(value)
+    except UsageError as error:
+        ctx.fail(str(error))
+    unknown = [name for name in given if name not in params]
+    if unknown:
+        names = sorted({_names(one)[0] for one in params.values()})
+        ctx.fail(
+            f"{value} names {unknown[0]!r}, which is no option of frostline {ctx.info_name}."
+            f"{did_you_mean(unknown[0], names)} Expected some of {', '.join(names)}."
+        )
+    ctx.default_map = {
+        str(params[name].name): _as_written(params[name], one)
+        for name, one in given.items()
+        if one is not None
+    }
+
+
+def _names(param: click.Parameter) -> list[str]:
+    """Return what an option is called in a file."""
+    return [max(param.opts, key=len).lstrip("-").replace("-", "_"), str(param.name)]
+
+
+def _as_written(param: click.Parameter, value: Any) -> Any:
+    """Return a value of a file as the prompt would have it."""
+    if isinstance(value, bool | dict):
+        return value
+    if getattr(param, "multiple", False):
+        return [str(one) for one in (value if isinstance(value, list) else [value])]
+    return ",".join(map(str, value)) if isinstance(value, list) else str(value)
+
+
+def leave_config(path: Path) -> None:
+    """Write what the present call was given into `path` as YAML, so that --config repeats it."""
+    ctx = click.get_current_context()
+    left_out = ("config", "as_json", "quiet", "explain", "cache_dir")
+    values = {}
+    for param in ctx.command.params:
+        value = ctx.params.get(str(param.name))
+        if param.name in left_out or value in (None, (), False) or not given(str(param.name)):
+            continue
+        if param.name in ("data", "study"):
+            value = str(Path(value).absolute()) if "://" not in value else value
+        values[_names(param)[0]] = list(value) if isinstance(value, tuple) else value
+    with contextlib.suppress(OSError):  # a finished study can be read where it can't be written
+        write_yaml(path, values)
+
+
+config_option = click.option(
+    "--config",
+    type=click.Path(exists=True, dir_okay=False),
+    is_eager=True,
+    expose_value=False,
+    callback=_of_file,
+    metavar="FILE",
+    help="Options from a YAML file, such as the config.yaml that every run leaves; the prompt goes first.",
 )
 data_options = stack(
     click.option(

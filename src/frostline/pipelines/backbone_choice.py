@@ -6,6 +6,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
+from frostline.config import Config
 from frostline.data import Manifest, OnProgress
 from frostline.errors import ModelError, UsageError
 from frostline.models import Backbone, zoo
@@ -117,8 +118,7 @@ def chosen(
     limits: Limits,
     kept: Study,
     *,
-    seed: int,
-    options: dict[str, Any],
+    config: Config,
     left_s: float | None,
     progress: OnProgress | None,
     log: Callable[[str], None],
@@ -127,12 +127,12 @@ def chosen(
 
     A latency measured again is another one, and must not turn a study that goes on into another race.
     """
-    passed = {key: options[key] for key in ("metric", "deterministic", "precision", "threads", "workers")}
+    passed = {"metric": config.metric, "deterministic": config.deterministic, "precision": config.precision}
     what = {
         "models": [[b.name, b.digest, b.preprocessing.as_dict()] for b in backbones],
         "limits": asdict(limits),
-        "seed": seed,
-        **{key: value for key, value in passed.items() if key not in ("threads", "workers")},
+        "seed": config.seed,
+        **passed,
     }
     known = kept.read(FILE)
     if known is not None and known.get("asked") == digest_of(what):
@@ -140,7 +140,18 @@ def chosen(
     else:
         log(f"Looking at {', '.join(backbone.name for backbone in backbones)}:")
         found = screen(
-            backbones, data, limits, seed=seed, left_s=left_s, progress=progress, log=log, **passed
+            backbones,
+            data,
+            limits,
+            seed=config.seed,
+            metric=config.metric,
+            deterministic=config.deterministic,
+            precision=config.precision,
+            threads=config.threads,
+            workers=config.workers,
+            left_s=left_s,
+            progress=progress,
+            log=log,
         )
         rows = [plain(row.as_dict()) for row in found]
         kept.write(FILE, {"asked": digest_of(what), "models": rows})

@@ -11,17 +11,18 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, Unpack
 
 from filelock import FileLock
 
 from frostline import metrics, sentences
 from frostline.advice import Advice, Planned, outlook, plan
 from frostline.advice.knowledge import read_experience
+from frostline.config import REPEATS, TRAIN_ALONE, Config, Options
 from frostline.data import Manifest, OnProgress, is_study, load_data
 from frostline.diagnostics import Signals
 from frostline.distributed import launcher
-from frostline.errors import StudyError
+from frostline.errors import StudyError, UsageError
 from frostline.features.augmentation import check_options
 from frostline.loggers import Loggers, make_loggers
 from frostline.models import Backbone, lineage
@@ -103,24 +104,10 @@ def fit(
     architecture: str | None = None,
     size: int | None = None,
     download: bool | None = None,
-    minutes: float | None = None,
     strategies: Sequence[str | Strategy] | str | None = None,
-    repeats: int = 3,
     study: str | Path = FIT_STUDY,
     database: str | None = None,
-    seed: int = 0,
-    metric: str = "accuracy",
-    augment: str = "standard",
-    flip: str = "auto",
-    resize: str | None = None,
-    min_crop: float | None = None,
-    rotate: str = "none",
-    imbalance: str = "none",
-    deterministic: bool = False,
-    precision: str = "auto",
-    threads: int | None = None,
-    workers: int = 0,
-    interpolate_weights: float | str | None = None,
+    config: Config | None = None,
     strict: bool = False,
     split_names: Mapping[str, str] | str | None = None,
     intensity_range: str | tuple[float, float] | None = None,
@@ -132,6 +119,7 @@ def fit(
     watch: Stopwatch | None = None,
     progress: OnProgress | None = None,
     log: Callable[[str], None] = lambda line: None,
+    **options: Unpack[Options],
 ) -> Fitted:
     """Adapt a backbone to labelled images, and say how good it is.
 
@@ -157,13 +145,19 @@ def fit(
     launcher.demand_alone("fit")
     loggers = make_loggers(logger, study)
     watch = watch or Stopwatch()
+    chosen = Config.of(config, options, without=(*TRAIN_ALONE, "batch_size"))
+    minutes, seed = chosen.minutes, chosen.seed
     strategies = parse_list(strategies) if isinstance(strategies, str) else strategies
     pinned = [str(parse(name) if isinstance(name, str) else name) for name in strategies or ()]
     limits = Limits(max_latency_ms, max_size_mb)
     wanted = (
-        backbone_choice.Wanted(model, models, limits, size, architecture, resize, download).checked().agreed()
+        backbone_choice.Wanted(model, models, limits, size, architecture, chosen.resize, download)
+        .checked()
+        .agreed()
     )
-    check_options(augment, min_crop, rotate)
+    if callable(chosen.augment):
+        raise UsageError("fit takes augment by name: none, light, standard or strong.")
+    check_options(chosen.augment, chosen.min_crop, chosen.rotate)
     load = partial(
         load_data,
         source,
@@ -181,17 +175,9 @@ def fit(
     data = _loaded(load).checked(progress)
     backbones = wanted.load(log)
     data = lineage.respected(backbones, data, Study(study))
-    options: dict[str, Any] = {
-        "metric": metric,
-        "flip": flip,
-        **({} if min_crop is None else {"min_crop": min_crop}),
-        **({} if rotate == "none" else {"rotate": rotate}),
-        "imbalance": imbalance,
-        "deterministic": deterministic,
-        "precision": precision,
-        "threads": threads,
-        "workers": workers,
-    }
+    # The first probe and the backbones' own are the same whatever the comparison varies.
+    plain = replace(chosen, resize=None, minutes=None, interpolate_weights=None, repeats=REPEATS)
+    plain = replace(plain, augment=Config.augment)
     held = _folds(data, seed)
     for line in _found_lines(data, held):
         log(line)
@@ -205,21 +191,22 @@ def fit(
             data,
             limits,
             kept,
-            seed=seed,
-            options=options,
+            config=plain,
             left_s=left_s,
             progress=progress,
             log=log,
         )
         backbones = [next(b for b in backbones if b.name == row["model"]) for row in looked if row["kept"]]
-    demand_time(backbones[0], data, minutes, threads, watch)
+    demand_time(backbones[0], data, minutes, chosen.threads, watch)
     with FileLock(kept.path / "first.lock"):  # a second process finds the model trained
-        first = _probe(backbones[0], data, kept, seed, {**options, "logger": loggers}, progress)
-    log(_first_line(first, metric, watch.seconds))
-    measuring = sum(measuring_s(b, data, threads) for b in backbones)
+        first = _probe(backbones[0], data, kept, plain, loggers, progress)
+    log(_first_line(first, chosen.metric, watch.seconds))
+    measuring = sum(measuring_s(b, data, chosen.threads) for b in backbones)
     plans, raced = dict[str, Planned](), dict[str, list[str]]()
     if minutes is None or watch.seconds + measuring + ENDING_S < 60.0 * minutes:
-        plans = {b.name: plan(b, data, seed=seed, threads=threads, progress=progress) for b in backbones}
+        plans = {
+            b.name: plan(b, data, seed=seed, threads=chosen.threads, progress=progress) for b in backbones
+        }
     else:
         log(f"There is no time to measure the network (about {measuring:.0f} s): the probe answers.")
     _tell_of(kept, backbones[0], plans)  # the best so far; at the end the winner
@@ -231,7 +218,7 @@ def fit(
             log(line if len(plans) == 1 else f"{name}: {line}")
     folds = 1 if "val" in data.given or len(data.samples) >= FEW_IMAGES else FOLDS
     every = [name for mine in raced.values() for name in mine]  # as if the slowest network ran them all
-    usual = [default_minutes(planned.advice, every, folds, repeats) for planned in plans.values()]
+    usual = [default_minutes(planned.advice, every, folds, chosen.repeats) for planned in plans.values()]
     allowed = max(usual) if minutes is None else minutes
     limit = f"{allowed:g} min" + ("" if minutes else ", unless --minutes says otherwise")
     if plans and held:
@@ -243,46 +230,51 @@ def fit(
                 backbones,
                 data,
                 raced if len(backbones) > 1 else raced[backbones[0].name],
-                minutes=allowed,
-                repeats=repeats,
                 least=1,
                 study=study,
                 database=database,
-                seed=seed,
-                augment=augment,
-                interpolate_weights=interpolate_weights,
+                config=replace(chosen, resize=None, minutes=allowed),
                 logger=loggers,
                 watch=watch,
                 progress=progress,
                 log=log,
-                **options,
             )
     except (NoTime, NothingHeldOut) as error:
         log(str(error))
     if not held and data.part("test"):
-        first = _tested(backbones[0], data, kept, seed, {**options, "logger": loggers}, progress)
-    chosen = next(b for b in backbones if b.name == (found.model if found else first.model))
-    mine = plans.get(chosen.name)
-    _tell_of(kept, chosen, plans)
+        first = _tested(backbones[0], data, kept, plain, loggers, progress)
+    answering = next(b for b in backbones if b.name == (found.model if found else first.model))
+    mine = plans.get(answering.name)
+    _tell_of(kept, answering, plans)
     again = found.again if found else first.again
     result = {
-        **(_of_race(found) if found else _of_probe(first, kept, metric, data)),
+        **(_of_race(found) if found else _of_probe(first, kept, chosen.metric, data)),
         "recommended": mine.advice.recommended if mine else None,
-        "model": chosen.name,
+        "model": answering.name,
         **({} if looked is None else {"models": looked}),
         "images": len(data.samples),
         "seconds": (_seconds_then(kept) if again else None) or (found.seconds if found else watch.seconds),
         "budget_seconds": 60 * allowed,
         "asked": {
             "source": _name_of(source),
-            **wanted.asked(chosen),
+            **wanted.asked(answering),
             "minutes": minutes,
             "strategies": pinned or None,
-            "repeats": repeats,
+            "repeats": chosen.repeats,
             "seed": seed,
-            "augment": augment,
-            **({} if interpolate_weights is None else {"interpolate_weights": interpolate_weights}),
-            **{key: value for key, value in options.items() if key not in ("threads", "workers")},
+            "augment": chosen.augment,
+            **(
+                {}
+                if chosen.interpolate_weights is None
+                else {"interpolate_weights": chosen.interpolate_weights}
+            ),
+            "metric": chosen.metric,
+            "flip": chosen.flip,
+            **({} if chosen.min_crop is None else {"min_crop": chosen.min_crop}),
+            **({} if chosen.rotate == "none" else {"rotate": chosen.rotate}),
+            "imbalance": chosen.imbalance,
+            "deterministic": chosen.deterministic,
+            "precision": chosen.precision,
         },
         "study": str(kept.path),
         "report": str(kept.path / REPORT),
@@ -384,8 +376,8 @@ def _probe(
     backbone: Backbone,
     data: Manifest,
     kept: Study,
-    seed: int,
-    options: dict[str, Any],
+    config: Config,
+    loggers: Loggers,
     progress: OnProgress | None,
 ) -> Run:
     """Train a linear probe on everything: a model that answers, before anything else is decided."""
@@ -396,9 +388,9 @@ def _probe(
         learning,
         "linear_probe",
         study=sub_study(kept, learning),
-        seed=seed,
+        config=config,
+        logger=loggers,
         progress=progress,
-        **options,
     )
     if not (answers_already(kept) or kept.answer):
         score = run.result["cv_score"]
@@ -410,15 +402,17 @@ def _tested(
     backbone: Backbone,
     data: Manifest,
     kept: Study,
-    seed: int,
-    options: dict[str, Any],
+    config: Config,
+    loggers: Loggers,
     progress: OnProgress | None,
 ) -> Run:
     """Train the probe that answers where nothing can be held out, and read the test part, once."""
     samples = tuple(replace(s, split="train") if s.split == "val" else s for s in data.samples)
     everything = replace(data, samples=samples)
     folder = sub_study(kept, everything)
-    run = train(backbone, everything, "linear_probe", study=folder, seed=seed, progress=progress, **options)
+    run = train(
+        backbone, everything, "linear_probe", study=folder, config=config, logger=loggers, progress=progress
+    )
     kept.answer_by(run.folder, "a linear probe, since nothing can be held out to compare on")
     return run
 

@@ -136,7 +136,7 @@ def screen(
     held = {}
     for backbone in affordable:
         seen = _features(backbone, few, deterministic, precision, threads, workers, progress)
-        held[backbone.name] = mine = _asked(seen, few, folds, metric)
+        held[backbone.name] = mine = _repeatable(seen, few, folds, metric)
         accuracy, low, high = mine.accuracy_interval()
         logme = transferability.log_me(seen, few.targets(few.samples), classes)
         row = found[backbone.name]
@@ -235,7 +235,7 @@ def _features(
         return features(head, images, workers=workers, progress=progress)
 
 
-def _asked(seen: NDArray[np.float32], data: Manifest, folds: probe.Folds, metric: str) -> Held:
+def _repeatable(seen: NDArray[np.float32], data: Manifest, folds: probe.Folds, metric: str) -> Held:
     """Return what a linear probe says of each image by a fit that has not seen it."""
     targets, units = data.targets(data.samples), data.units(data.samples)
     images = np.concatenate([rows for _, rows in folds])

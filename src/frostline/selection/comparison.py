@@ -7,11 +7,12 @@ import json
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import Any, Unpack
 
 import filelock
 
 from frostline import profiling
+from frostline.config import TRAIN_ALONE, Config, Options
 from frostline.cost import Cost, Rates, predict
 from frostline.data import Manifest, OnProgress
 from frostline.distributed import launcher
@@ -23,8 +24,8 @@ from frostline.models import Backbone, lineage
 from frostline.selection import ray_workers, resampling, successive_halving
 from frostline.selection.candidates import Candidate, Strategies, listed, searched
 from frostline.selection.conclusion import Comparison, NoTime, conclude, read_ended
-from frostline.selection.config import REPEATS, Asked
 from frostline.selection.earlier_runs import join
+from frostline.selection.request import CompareRequest
 from frostline.selection.runner import ENDING_S, PLAN, Clock, Contest, as_data, closing_s, from_data
 from frostline.selection.scoreboard import Terms
 from frostline.selection.trial_queue import Ledger
@@ -32,7 +33,7 @@ from frostline.strategies import NAMED, Strategy, head, linear_probe, scaled, to
 from frostline.studies.study_folder import Study, plain
 from frostline.system import directories, numerics, timing
 from frostline.system.timing import Stopwatch
-from frostline.training import BATCH, DEFAULT_STUDY, pass_s, refusal
+from frostline.training import DEFAULT_STUDY, pass_s, refusal
 from frostline.training.tuning.wise_ft import POINTS
 
 # What timing a network takes beside what `rates.timing_s` reckons for its precisions alone: 2 to 3 times on
@@ -46,8 +47,6 @@ def compare(
     data: Manifest,
     strategies: Strategies | Mapping[str, Strategies] | None = None,
     *,
-    minutes: float | None = None,
-    repeats: int = REPEATS,
     search: Sequence[str] = (),
     draws: int = 0,
     cuts: bool = False,
@@ -56,24 +55,12 @@ def compare(
     study: str | Path = DEFAULT_STUDY,
     database: str | None = None,
     ray: str | None = None,
-    seed: int = 0,
-    metric: str = "accuracy",
-    augment: str = "standard",
-    flip: str = "auto",
-    resize: str | None = None,
-    min_crop: float | None = None,
-    rotate: str = "none",
-    imbalance: str = "none",
-    batch_size: int = BATCH,
-    deterministic: bool = False,
-    precision: str = "auto",
-    threads: int | None = None,
-    workers: int = 0,
-    interpolate_weights: float | str | None = None,
+    config: Config | None = None,
     logger: str | Iterable[str] | Loggers | None = None,
     watch: Stopwatch | None = None,
     progress: OnProgress | None = None,
     log: Callable[[str], None] = lambda line: None,
+    **options: Unpack[Options],
 ) -> Comparison:
     """Race strategies on the images that may be learned from, and train the winner on all of them.
 
@@ -110,9 +97,13 @@ def compare(
     launcher.demand_alone("compare")
     loggers = make_loggers(logger, study)
     watch = watch or Stopwatch()
+    chosen = Config.of(config, options, without=TRAIN_ALONE)
+    if callable(chosen.augment):
+        raise UsageError("compare takes augment by name: none, light, standard or strong.")
+    _demand_share(chosen.interpolate_weights)
     data = data.checked(progress)
-    if repeats < 1:
-        raise UsageError(f"repeats must be at least 1, found {repeats}.")
+    if chosen.repeats < 1:
+        raise UsageError(f"repeats must be at least 1, found {chosen.repeats}.")
     if cuts and strategies is not None:
         raise UsageError(
             "cuts races a thaw at every stage, and strategies names others: give one of the two."
@@ -123,12 +114,12 @@ def compare(
             f"draws={draws}. Give both, or neither."
         )
     strategies = EVERY if strategies is None else strategies
-    backbones = {name: one.resized(resize) for name, one in _by_name(backbone).items()}
-    candidates = listed(_strategies(backbones, strategies, cuts), augment, least)
+    backbones = {name: one.resized(chosen.resize) for name, one in _by_name(backbone).items()}
+    candidates = listed(_strategies(backbones, strategies, cuts), chosen.augment, least)
     named = list(dict.fromkeys(str(candidate.strategy) for candidate in candidates))
-    candidates += searched(candidates, search, draws, seed)
+    candidates += searched(candidates, search, draws, chosen.seed)
     for candidate in candidates:
-        check_options(candidate.augment, min_crop, rotate)
+        check_options(candidate.augment, chosen.min_crop, chosen.rotate)
     told = data.notes
     data = lineage.respected(list(backbones.values()), data, Study(study))
     for note in data.notes:
@@ -136,64 +127,49 @@ def compare(
             log(note)
     kept = Study.open(study, data=data.digest, split=data.split_digest, test=data.test_digest)
     data = data.recalled(kept.path)
-    data.keep_in(kept.path, resampling.remembered(data, seed, repeats))
+    data.keep_in(kept.path, resampling.remembered(data, chosen.seed, chosen.repeats))
     kept.write("backbone.json", next(iter(backbones.values())).as_dict())
-    asked = Asked(
+    request = CompareRequest(
         backbones=backbones,
         data=data,
         candidates=candidates,
         study=kept,
-        minutes=minutes,
-        repeats=repeats,
+        config=chosen,
         thorough=cuts,
         database=database,
-        seed=seed,
         named={"strategies": named, **({"search": list(search), "draws": draws} if draws else {})},
-        options={
-            "metric": metric,
-            "flip": flip,
-            **({} if min_crop is None else {"min_crop": min_crop}),
-            **({} if rotate == "none" else {"rotate": rotate}),
-            "imbalance": imbalance,
-            "batch_size": batch_size,
-            "deterministic": deterministic,
-            "precision": precision,
-            "threads": threads,
-            "workers": workers,
-        },
         loggers=loggers,
         watch=watch,
         progress=progress,
         log=log,
-        interpolate_weights=_share(interpolate_weights),
         joins=earlier,
     )
-    _demand_time(asked)
-    asked = join(asked)
-    for line in asked.earlier.lines():
+    _demand_time(request)
+    request = join(request)
+    for line in request.earlier.lines():
         log(line)
-    contest = _contest(asked)
-    ended = read_ended(asked.folder)
+    contest = _contest(request)
+    ended = read_ended(request.folder)
     before = contest.ledger.outcomes()
     with contextlib.closing(contest.ledger):
-        over = contest.run() if ray is None else ray_workers.race(asked, contest, _contest, ray)
-        with filelock.FileLock(asked.folder / "end.lock"):  # who comes second finds the winner trained
+        over = contest.run() if ray is None else ray_workers.race(request, contest, _contest, ray)
+        with filelock.FileLock(request.folder / "end.lock"):  # who comes second finds the winner trained
             same = ended if contest.ledger.outcomes().keys() == before.keys() else None
-            return conclude(asked, contest, over, same)
+            return conclude(request, contest, over, same)
 
 
-def _share(asked: float | str | None) -> float | str | None:
-    """Return how far to go back. Raises `UsageError` for anything but a share or "auto"."""
-    if asked is None or asked == "auto" or (not isinstance(asked, str) and 0 <= asked <= 1):
-        return asked
-    raise UsageError(f'interpolate_weights must be "auto" or a number between 0 and 1, found {asked!r}.')
+def _demand_share(share: float | str | None) -> None:
+    """Raise `UsageError` for anything but a share of the way back, or "auto"."""
+    if share is None or share == "auto" or (not isinstance(share, str) and 0 <= share <= 1):
+        return
+    raise UsageError(f'interpolate_weights must be "auto" or a number between 0 and 1, found {share!r}.')
 
 
-def _points(asked: Asked) -> int:
+def _points(request: CompareRequest) -> int:
     """Return at how many points the winner's runs are asked how far to go back."""
-    if asked.interpolate_weights is None:
+    if request.config.interpolate_weights is None:
         return 0
-    return len(POINTS) if asked.interpolate_weights == "auto" else 1
+    return len(POINTS) if request.config.interpolate_weights == "auto" else 1
 
 
 def _by_name(backbone: Backbone | Sequence[Backbone]) -> dict[str, Backbone]:
@@ -234,32 +210,31 @@ def _thaws(backbone: Backbone) -> list[Strategy]:
     return [linear_probe(), head(), *(top_k(k) for k in thawed if k > 0)]
 
 
-def _contest(asked: Asked) -> Contest:
+def _contest(request: CompareRequest) -> Contest:
     """Plan the race, or read the plan of an earlier call with as many minutes."""
-    asked.folder.mkdir(parents=True, exist_ok=True)
-    clock = Clock.begin(asked.minutes, asked.folder / "clock.json", asked.watch)
-    file = asked.folder / PLAN
+    request.folder.mkdir(parents=True, exist_ok=True)
+    clock = Clock.begin(request.config.minutes, request.folder / "clock.json", request.watch)
+    file = request.folder / PLAN
     plan = json.loads(file.read_text()) if file.exists() else {}
-    if not plan or plan["minutes"] != asked.minutes:
-        known = {name: _rates(asked, one) for name, one in asked.backbones.items()}
-        plan = plain(_plan(asked, known))
+    if not plan or plan["minutes"] != request.config.minutes:
+        known = {name: _rates(request, one) for name, one in request.backbones.items()}
+        plan = plain(_plan(request, known))
         directories.write_atomically(file, json.dumps(plan, indent=1).encode())
     return Contest(
-        backbones=asked.backbones,
-        data=asked.data,
-        study=asked.study,
-        candidates=asked.candidates,
+        backbones=request.backbones,
+        data=request.data,
+        study=request.study,
+        candidates=request.candidates,
         race=from_data(plan["race"]),
         short_s=plan["short_seconds"],
         whole_s=plan["whole_seconds"],
         final_s=plan["final_seconds"],
-        ledger=Ledger.open(asked.folder.name, asked.folder, asked.database),
+        ledger=Ledger.open(request.folder.name, request.folder, request.database),
         clock=clock,
-        seed=asked.seed,
-        options=asked.options,
-        loggers=asked.loggers,
-        progress=asked.progress,
-        log=asked.log,
+        config=request.run_config,
+        loggers=request.loggers,
+        progress=request.progress,
+        log=request.log,
         expected=[profiling.Expected(**row) for row in plan["expected"]],
         others=plan["others"],
         terms=Terms(**plan["terms"]) if plan["terms"] else None,
@@ -267,37 +242,37 @@ def _contest(asked: Asked) -> Contest:
     )
 
 
-def _demand_time(asked: Asked) -> None:
+def _demand_time(request: CompareRequest) -> None:
     """Refuse a limit that is shorter than what comes before and after the first run. Raises `NoTime`."""
-    if asked.minutes is None or (asked.folder / PLAN).exists():
+    if request.config.minutes is None or (request.folder / PLAN).exists():
         return
-    data, threads = asked.data, asked.options["threads"]
+    data, threads = request.data, request.config.threads
     samples, classes = resampling.pool(data), len(data.classes)
-    floor_s = asked.watch.seconds + ENDING_S
-    for one in asked.backbones.values():
+    floor_s = request.watch.seconds + ENDING_S
+    for one in request.backbones.values():
         each_s = pass_s(one, data, samples, threads)
-        ready = profiling.ready(one, batch=asked.options["batch_size"], threads=threads, classes=classes)
+        ready = profiling.ready(one, batch=request.config.batch_size, threads=threads, classes=classes)
         floor_s += 0.0 if ready else MEASURING * profiling.timing_s(one, threads)
         floor_s += each_s * len(samples)
-    if floor_s > 60.0 * asked.minutes:
+    if floor_s > 60.0 * request.config.minutes:
         what = "loading, timing the network, a pass over the images and what follows the last training"
-        raise NoTime(refusal(asked.minutes, floor_s, what))
+        raise NoTime(refusal(request.config.minutes, floor_s, what))
 
 
-def _rates(asked: Asked, backbone: Backbone) -> Rates:
-    data, options = asked.data, asked.options
-    policy = Policy(asked.candidates[0].augment)
+def _rates(request: CompareRequest, backbone: Backbone) -> Rates:
+    data, config = request.data, request.config
+    policy = Policy(request.candidates[0].augment)
     images = Images(data, data.part("train"), backbone.preprocessing, policy=policy)
-    threads = numerics.thread_count(options["threads"], steady=options["deterministic"])
+    threads = numerics.thread_count(config.threads, steady=config.deterministic)
     return profiling.measure(
-        backbone, images, batch=options["batch_size"], threads=threads, classes=len(data.classes)
+        backbone, images, batch=config.batch_size, threads=threads, classes=len(data.classes)
     )
 
 
-def _plan(asked: Asked, known: Mapping[str, Rates]) -> dict[str, Any]:
+def _plan(request: CompareRequest, known: Mapping[str, Rates]) -> dict[str, Any]:
     """What is fixed before the first run: folds and repeats, and what each run is expected to take."""
-    data, candidates = asked.data, asked.candidates
-    folds, images = resampling.folds_of(data, asked.seed), len(resampling.pool(data))
+    data, candidates = request.data, request.candidates
+    folds, images = resampling.folds_of(data, request.config.seed), len(resampling.pool(data))
     hold = len(data.part("val")) if "val" in data.given else images // resampling.FOLDS
 
     def cost(candidate: Candidate, share: float, train: int, val: int, test: int, warm: bool = False) -> Cost:
@@ -308,10 +283,10 @@ def _plan(asked: Asked, known: Mapping[str, Rates]) -> dict[str, Any]:
             val=val,
             test=test,
             classes=len(data.classes),
-            batch=asked.options["batch_size"],
+            batch=request.config.batch_size,
             augment=candidate.augment,
-            flip=asked.options["flip"],
-            rotate=asked.options.get("rotate", "none"),
+            flip=request.config.flip,
+            rotate=request.config.rotate,
             warm=warm,
         )
 
@@ -324,20 +299,20 @@ def _plan(asked: Asked, known: Mapping[str, Rates]) -> dict[str, Any]:
     both = [[cost(c, 1.0, learn, hold, 0, warm) for warm in (False, True)] for c in candidates]
     final = [seconds(c, 1.0, images, 0, len(data.part("test"))) for c in candidates]
     each_s = max(one.pass_s for one in known.values())
-    planned, terms = successive_halving.everything(len(candidates), folds, asked.repeats), None
-    if asked.minutes is None and not asked.thorough:
-        planned = successive_halving.plan(len(candidates), folds=folds, repeats=asked.repeats)
-    elif not asked.thorough:
-        assert asked.minutes is not None
+    planned, terms = successive_halving.everything(len(candidates), folds, request.config.repeats), None
+    if request.config.minutes is None and not request.thorough:
+        planned = successive_halving.plan(len(candidates), folds=folds, repeats=request.config.repeats)
+    elif not request.thorough:
+        assert request.config.minutes is not None
         terms = Terms(
             folds=folds,
-            repeats=asked.repeats,
-            limit_s=60.0 * asked.minutes,
-            closing_s=closing_s(each_s, images, hold, 60.0 * asked.minutes, _points(asked)),
-            held=0 if asked.options["metric"] == "log_loss" else hold,
+            repeats=request.config.repeats,
+            limit_s=60.0 * request.config.minutes,
+            closing_s=closing_s(each_s, images, hold, 60.0 * request.config.minutes, _points(request)),
+            held=0 if request.config.metric == "log_loss" else hold,
         )
     return {
-        "minutes": asked.minutes,
+        "minutes": request.config.minutes,
         "race": as_data(planned),
         "short_seconds": short,
         "whole_seconds": whole,

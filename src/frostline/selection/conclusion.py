@@ -12,14 +12,15 @@ from typing import Any
 import numpy as np
 
 from frostline import metrics, sentences
+from frostline.config import REPEATS
 from frostline.errors import UsageError
 from frostline.reports import notebook
 from frostline.selection import resampling, weight_interpolation
 from frostline.selection.candidates import Candidate
-from frostline.selection.config import REPEATS, Asked
 from frostline.selection.evidence import evidence
 from frostline.selection.out_of_fold import gather, longest, write_answers
-from frostline.selection.ranking import asked_folds, settle, whole_repeats, without_rest
+from frostline.selection.ranking import settle, wanted_folds, whole_repeats, without_rest
+from frostline.selection.request import CompareRequest
 from frostline.selection.runner import PLAN, Contest, OutOfTime, sub_study
 from frostline.selection.significance import Held, Verdict, optimism
 from frostline.selection.text import titled, verdict_lines
@@ -88,52 +89,52 @@ def read_ended(folder: Path) -> dict[str, Any] | None:
 
 
 def conclude(
-    asked: Asked, contest: Contest, over: bool, ended: Mapping[str, Any] | None = None
+    request: CompareRequest, contest: Contest, over: bool, ended: Mapping[str, Any] | None = None
 ) -> Comparison:
     """Name the winner, train it on everything, and write the result.
 
     `ended` is the outcome of an earlier call, where this one has made no run for the race.
     """
     contest.outcomes = contest.ledger.outcomes()
-    contest.settle_depth(asked.folder / PLAN)
-    found = settle(asked, contest)
+    contest.settle_depth(request.folder / PLAN)
+    found = settle(request, contest)
     if found is None:
-        raise NoTime(_no_time(asked, contest))
+        raise NoTime(_no_time(request, contest))
     verdict, answers, place = found.verdict, found.answers, found.winner
     because, promising = contest.ended_because, _promising(contest)
-    standings = _standings(asked, contest, answers)
+    standings = _standings(request, contest, answers)
     contest, mine = without_rest(contest, place), answers[place]
-    winner = asked.candidates[place]
-    backbone = asked.backbones[winner.model]
-    asked.study.write("backbone.json", backbone.as_dict())
-    back = _gone_back(asked, contest, place, mine)
-    folds = asked_folds(contest, place)
-    held_out = _held_out(asked, back.held if back else mine, found.once, folds)
+    winner = request.candidates[place]
+    backbone = request.backbones[winner.model]
+    request.study.write("backbone.json", backbone.as_dict())
+    back = _gone_back(request, contest, place, mine)
+    folds = wanted_folds(contest, place)
+    held_out = _held_out(request, back.held if back else mine, found.once, folds)
     share = back.share if back else None
-    run, whole = _shipped(asked, contest, place, held_out["temperature"], share)
+    run, whole = _shipped(request, contest, place, held_out["temperature"], share)
     if back and not whole:  # what answers is a run on a fold, as it ended
-        asked.log("What answers is a run on a fold as it ended: it does not go back.")
+        request.log("What answers is a run on a fold as it ended: it does not go back.")
         back = share = None
-        held_out = _held_out(asked, mine, found.once, folds)
+        held_out = _held_out(request, mine, found.once, folds)
     held_out |= _whose(contest, place, mine, folds)
-    leave_looks(asked, contest, place, share)
-    leave_familiar(asked, contest, place, run, share)
+    leave_looks(request, contest, place, share)
+    leave_familiar(request, contest, place, run, share)
     again = ended is not None and run.again
     result = {
         "winner": str(winner.strategy),
         "augment": winner.augment,
         "separated": bool(
-            verdict and verdict.separated and found.repeats >= REPEATS and (over or not asked.thorough)
+            verdict and verdict.separated and found.repeats >= REPEATS and (over or not request.thorough)
         ),
         "finished": over,
         "ended_because": because,
-        "cuts": asked.thorough,
-        "left_out": [str(asked.candidates[one]) for one in _never_begun(contest)],
+        "cuts": request.thorough,
+        "left_out": [str(request.candidates[one]) for one in _never_begun(contest)],
         "promising": promising,
         "repeats": found.repeats,
         "folds": contest.race.folds,
         "judged_on_folds": found.depth,
-        "metric": asked.options["metric"],
+        "metric": request.config.metric,
         "standings": standings,
         "strategies_tried": sum(row["runs"] > 0 for row in standings),
         "runs": sum(row["runs"] for row in standings),
@@ -146,21 +147,21 @@ def conclude(
         "budget_seconds": contest.clock.limit_s,
         "ended": (ended if ended and again else {}).get("ended") or datetime.now(UTC).isoformat(),
         "model": backbone.name,
-        **({} if asked.alone else {"models": list(asked.backbones)}),
-        "asked": _asked(asked),
-        "joined": [str(one) for one in asked.earlier.joined],
-        "apart": [one.as_dict() for one in asked.earlier.apart],
-        "judged": evidence(asked, folds, back.held if back else mine, bool(found.repeats)),
-        "study": str(asked.study.path),
-        "run": str(run.folder.path.relative_to(asked.study.path)),
+        **({} if request.alone else {"models": list(request.backbones)}),
+        "asked": _repeatable(request),
+        "joined": [str(one) for one in request.earlier.joined],
+        "apart": [one.as_dict() for one in request.earlier.apart],
+        "judged": evidence(request, folds, back.held if back else mine, bool(found.repeats)),
+        "study": str(request.study.path),
+        "run": str(run.folder.path.relative_to(request.study.path)),
     }
-    result["headline"] = _headline(result, run.result, len(resampling.pool(asked.data)))
+    result["headline"] = _headline(result, run.result, len(resampling.pool(request.data)))
     result["verdict"] = verdict_lines(result)
-    directories.write_atomically(asked.folder / COMPARISON, json.dumps(plain(result), indent=1).encode())
-    best = best_of(asked.study)
+    directories.write_atomically(request.folder / COMPARISON, json.dumps(plain(result), indent=1).encode())
+    best = best_of(request.study)
     answers_by = {"run": best.folder.name, "why": best.why, "winner": best.folder.path == run.folder.path}
     told = {**result, "answering": answers_by, "again": again}
-    return Comparison(plain(told), asked.folder, asked.study, run, again)
+    return Comparison(plain(told), request.folder, request.study, run, again)
 
 
 def _headline(result: dict[str, Any], run: dict[str, Any], pool: int) -> dict[str, Any]:
@@ -181,38 +182,42 @@ def _headline(result: dict[str, Any], run: dict[str, Any], pool: int) -> dict[st
     }
 
 
-def _gone_back(asked: Asked, contest: Contest, place: int, mine: Held) -> Halfway | None:
+def _gone_back(request: CompareRequest, contest: Contest, place: int, mine: Held) -> Halfway | None:
     """How far the winner goes back, where that was asked for and there is something to go back to."""
-    if asked.interpolate_weights is None or not len(mine.images):
+    if request.config.interpolate_weights is None or not len(mine.images):
         return None
-    if not weight_interpolation.can(asked.candidates[place]):
-        asked.log(f"{asked.candidates[place]} does not go back: nothing lies between it and a probe.")
+    if not weight_interpolation.can(request.candidates[place]):
+        request.log(f"{request.candidates[place]} does not go back: nothing lies between it and a probe.")
         return None
-    return weight_interpolation.choose(asked, contest, place, mine)
+    return weight_interpolation.choose(request, contest, place, mine)
 
 
-def _asked(asked: Asked) -> dict[str, Any]:
+def _repeatable(request: CompareRequest) -> dict[str, Any]:
     """What the call asked for, so that a report can say how to repeat it."""
-    sizes = {one.preprocessing.size for one in asked.backbones.values()}
-    names = [one.name for one in asked.backbones.values()]
-    resize = next(iter(asked.backbones.values())).source.get("resize")
+    sizes = {one.preprocessing.size for one in request.backbones.values()}
+    names = [one.name for one in request.backbones.values()]
+    resize = next(iter(request.backbones.values())).source.get("resize")
     return {
-        **({"model": names[0]} if asked.alone else {"models": names}),
+        **({"model": names[0]} if request.alone else {"models": names}),
         "size": sizes.pop() if len(sizes) == 1 else None,
         **({} if resize is None else {"resize": resize}),
-        "minutes": asked.minutes,
-        "repeats": asked.repeats,
-        "cuts": asked.thorough,
-        "seed": asked.seed,
-        "augment": asked.candidates[0].augment,
-        **asked.named,
-        "strategies": [*asked.named["strategies"], *(str(one.strategy) for one in asked.earlier.joined)],
-        **({} if asked.interpolate_weights is None else {"interpolate_weights": asked.interpolate_weights}),
-        **{key: value for key, value in asked.options.items() if key not in ("threads", "workers")},
+        "minutes": request.config.minutes,
+        "repeats": request.config.repeats,
+        "cuts": request.thorough,
+        "seed": request.config.seed,
+        "augment": request.candidates[0].augment,
+        **request.named,
+        "strategies": [*request.named["strategies"], *(str(one.strategy) for one in request.earlier.joined)],
+        **(
+            {}
+            if request.config.interpolate_weights is None
+            else {"interpolate_weights": request.config.interpolate_weights}
+        ),
+        **request.options,
     }
 
 
-def _no_time(asked: Asked, contest: Contest) -> str:
+def _no_time(request: CompareRequest, contest: Contest) -> str:
     """Say how little time there is, and how much would do."""
     place = min(range(len(contest.candidates)), key=lambda c: contest.whole_s[c] + contest.final_s[c])
     need_s = contest.race.folds * contest.whole_s[place] + contest.final_s[place]
@@ -220,7 +225,7 @@ def _no_time(asked: Asked, contest: Contest) -> str:
         need_s = contest.board().need_s(place, 1)
     folds = f" on {contest.race.folds} folds" if contest.race.folds > 1 else ""
     what = f"loading, judging {contest.candidates[place]}{folds} and training it on every image"
-    return refusal(asked.minutes or 0.0, contest.clock.watch.seconds + need_s, what)
+    return refusal(request.config.minutes or 0.0, contest.clock.watch.seconds + need_s, what)
 
 
 def _promising(contest: Contest) -> list[dict[str, Any]]:
@@ -240,7 +245,7 @@ def _promising(contest: Contest) -> list[dict[str, Any]]:
     ]
 
 
-def _held_out(asked: Asked, mine: Held, answers: Mapping[int, Held], folds: int) -> dict[str, Any]:
+def _held_out(request: CompareRequest, mine: Held, answers: Mapping[int, Held], folds: int) -> dict[str, Any]:
     """What the winner's runs say of images they had not learned from, and the table of their answers.
 
     `accuracy` and its interval are lowered by the optimism of having been picked as the best. The interval is
@@ -251,17 +256,19 @@ def _held_out(asked: Asked, mine: Held, answers: Mapping[int, Held], folds: int)
         return {**dict.fromkeys(figures), "images": 0, "temperature": 1.0}
     spread = resampling.spread_of_folds(folds)
     accuracy, low, high = mine.accuracy_interval(spread)
-    lead = optimism(answers, "accuracy", asked.seed)
-    write_answers(asked.folder / OUT_OF_FOLD, asked.data, mine)
+    lead = optimism(answers, "accuracy", request.config.seed)
+    write_answers(request.folder / OUT_OF_FOLD, request.data, mine)
     assert mine.logits is not None
     believed = metrics.believed(
         mine.targets, mine.probabilities, mine.units, images=mine.images, spread=spread
     )
-    learned = np.bincount(asked.data.targets(resampling.pool(asked.data)), minlength=len(asked.data.classes))
+    learned = np.bincount(
+        request.data.targets(resampling.pool(request.data)), minlength=len(request.data.classes)
+    )
     guesses = mine.probabilities.argmax(axis=1)
     return {
         **believed,
-        **metrics.balance(asked.data.classes, mine.targets, guesses, learned, mine.images),
+        **metrics.balance(request.data.classes, mine.targets, guesses, learned, mine.images),
         "images": len(np.unique(mine.images)),
         "accuracy": accuracy - lead,
         "low": max(0.0, low - lead),
@@ -288,7 +295,7 @@ def _never_begun(contest: Contest) -> list[int]:
 
 
 def _shipped(
-    asked: Asked, contest: Contest, place: int, temperature: float, share: float | None
+    request: CompareRequest, contest: Contest, place: int, temperature: float, share: float | None
 ) -> tuple[Run, bool]:
     """Return the winner trained on every image, and whether it is: else the time was up on the way.
 
@@ -299,51 +306,54 @@ def _shipped(
     def progress(what: str, done: int, total: int) -> None:
         if contest.clock.late and what != "decoding":  # a finished run only asks whether its images are sound
             raise OutOfTime
-        if asked.progress:
-            asked.progress(what, done, total)
+        if request.progress:
+            request.progress(what, done, total)
 
     try:
-        run = _train_winner(replace(asked, progress=progress), asked.candidates[place], temperature, share)
+        run = _train_winner(
+            replace(request, progress=progress), request.candidates[place], temperature, share
+        )
     except OutOfTime:
         task = min(longest(contest.outcomes, place), key=lambda t: (t.cell.repeat, t.cell.fold))
-        folder = asked.study.run_at(contest.outcomes[task].get("run"))
+        folder = request.study.run_at(contest.outcomes[task].get("run"))
         split = Study(folder.path.parents[1])
         return Run(
             folder.read("result.json"),
             folder,
             split,
             again=True,
-            backbone=asked.backbones[asked.candidates[place].model],
+            backbone=request.backbones[request.candidates[place].model],
         ), False
     return run, True
 
 
-def _train_winner(asked: Asked, winner: Candidate, temperature: float, share: float | None) -> Run:
+def _train_winner(request: CompareRequest, winner: Candidate, temperature: float, share: float | None) -> Run:
     """Train on train and val together, everything that was chosen held fixed; the test part is read here.
 
     No image is left to fit the temperature on, so it is that of the answers out of fold.
     """
     samples = tuple(
         replace(sample, split="train" if sample.split == "val" else sample.split)
-        for sample in asked.data.samples
+        for sample in request.data.samples
     )
-    everything = replace(asked.data, samples=samples)
+    everything = replace(request.data, samples=samples)
     return train(
-        asked.backbones[winner.model],
+        request.backbones[winner.model],
         everything,
         winner.strategy,
-        study=sub_study(asked.study, everything),
-        seed=asked.seed,
+        study=sub_study(request.study, everything),
+        config=request.run_config,
         augment=winner.augment,
         temperature=temperature,
         interpolate_weights=None if share == 1.0 else share,
-        logger=asked.loggers,
-        progress=asked.progress,
-        **asked.options,
+        logger=request.loggers,
+        progress=request.progress,
     )
 
 
-def _standings(asked: Asked, contest: Contest, answers: Mapping[int, Held]) -> list[dict[str, Any]]:
+def _standings(
+    request: CompareRequest, contest: Contest, answers: Mapping[int, Held]
+) -> list[dict[str, Any]]:
     """Return how far each candidate came and how it did there, the best first.
 
     The intervals are of a new model's accuracy on new images, like the headline's.
@@ -357,7 +367,7 @@ def _standings(asked: Asked, contest: Contest, answers: Mapping[int, Held]) -> l
             **({"model": candidate.model} if candidate.model else {}),
             "strategy": str(candidate.strategy),
             "augment": candidate.augment,
-            "joined": candidate in asked.earlier.joined,
+            "joined": candidate in request.earlier.joined,
             "runs": len(mine),
             "share": _share(contest, place),
             "repeats": repeats.get(place, 0),
@@ -374,7 +384,7 @@ def _standings(asked: Asked, contest: Contest, answers: Mapping[int, Held]) -> l
         if held is None and tasks:
             held = gather(contest.data, contest.study.path, contest.outcomes, [place])[place]
         if held is not None and len(held.images):
-            spread = resampling.spread_of_folds(asked_folds(contest, place))
+            spread = resampling.spread_of_folds(wanted_folds(contest, place))
             row["accuracy"], row["low"], row["high"] = held.accuracy_interval(spread)
         found.append((max((task.share for task in tasks), default=0.0), row))
     best_first = sorted(found, key=lambda r: (-r[1]["repeats"], -r[0], -(r[1]["score"] or 0.0)))

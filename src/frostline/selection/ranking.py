@@ -6,8 +6,8 @@ from collections.abc import Iterable
 from dataclasses import dataclass, replace
 
 from frostline.selection.anytime import judged
-from frostline.selection.config import Asked
 from frostline.selection.out_of_fold import gather
+from frostline.selection.request import CompareRequest
 from frostline.selection.resampling import Cell
 from frostline.selection.runner import Contest
 from frostline.selection.significance import Held, Verdict, difference, judge, shallowest
@@ -31,13 +31,13 @@ class Judged:
     depth: int  # folds of a repeat that count
 
 
-def settle(asked: Asked, contest: Contest) -> Judged | None:
+def settle(request: CompareRequest, contest: Contest) -> Judged | None:
     """Judge those that were seen on every fold of the first repeat; none where nobody was.
 
     Who was repeated more often is compared over those repeats, with the others over the first. Thaws that the
     time cut short are judged on the cells that all of them have been seen on.
     """
-    metric, seed = asked.options["metric"], asked.seed
+    metric, seed = request.config.metric, request.config.seed
     seconds, depth = dict(enumerate(contest.whole_s)), contest.depth
     repeats = whole_repeats(contest)
 
@@ -49,7 +49,7 @@ def settle(asked: Asked, contest: Contest) -> Judged | None:
         }
         return gather(contest.data, contest.study.path, counted, places)
 
-    if asked.thorough and len(repeats) < len(contest.candidates):
+    if request.thorough and len(repeats) < len(contest.candidates):
         outcomes = of_all(contest)
         answers = gather(contest.data, contest.study.path, outcomes, sorted({t.candidate for t in outcomes}))
         if len(answers) < 2:
@@ -59,7 +59,7 @@ def settle(asked: Asked, contest: Contest) -> Judged | None:
     if not repeats:
         return None
     once = over(repeats, 1, depth)
-    answers = {c: over([c], count, asked_folds(contest, c))[c] for c, count in repeats.items()}
+    answers = {c: over([c], count, wanted_folds(contest, c))[c] for c, count in repeats.items()}
     if len(repeats) == 1:
         return Judged(next(iter(repeats)), None, answers, once, 1, depth)
     most = sorted(repeats.values())[-2]
@@ -71,7 +71,7 @@ def settle(asked: Asked, contest: Contest) -> Judged | None:
         if place not in often
     }
     verdict = replace(verdict, differences={**verdict.differences, **rest})
-    verdict = shallowest(verdict) if asked.thorough else verdict
+    verdict = shallowest(verdict) if request.thorough else verdict
     return Judged(verdict.winner, verdict, answers, once, most, depth)
 
 
@@ -80,7 +80,7 @@ def whole_repeats(contest: Contest) -> dict[int, int]:
     return judged(contest.outcomes.keys(), len(contest.candidates), contest.depth)
 
 
-def asked_folds(contest: Contest, place: int) -> int:
+def wanted_folds(contest: Contest, place: int) -> int:
     """Return on how many folds of a repeat a judged candidate was asked: all, or those that count."""
     folds = contest.race.folds
     every = all(Task(place, 1.0, Cell(0, fold)) in contest.outcomes for fold in range(folds))
@@ -89,7 +89,7 @@ def asked_folds(contest: Contest, place: int) -> int:
 
 def without_rest(contest: Contest, place: int) -> Contest:
     """Return the contest without the winner's runs on repeats that it was not seen on as a whole."""
-    repeats, folds = whole_repeats(contest).get(place), asked_folds(contest, place)
+    repeats, folds = whole_repeats(contest).get(place), wanted_folds(contest, place)
     if repeats is None:  # thaws that were cut short
         return replace(contest, outcomes=of_all(contest))
     return replace(

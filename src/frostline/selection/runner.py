@@ -12,6 +12,7 @@ from typing import Any
 
 from frostline import profiling
 from frostline.advice import TIME_MARGIN
+from frostline.config import Config
 from frostline.data import Manifest, OnProgress
 from frostline.diagnostics import feature_drift
 from frostline.inference import error_gallery, selective_prediction
@@ -121,8 +122,7 @@ class Contest:
     final_s: list[float]  # trained on everything
     ledger: Ledger
     clock: Clock
-    seed: int
-    options: dict[str, Any]
+    config: Config  # of each run; its seed is the comparison's
     loggers: Loggers
     progress: OnProgress | None
     log: Callable[[str], None]
@@ -263,7 +263,7 @@ class Contest:
 
     def _work(self, task: Task) -> Outcome:
         candidate, watch = self.candidates[task.candidate], Stopwatch()
-        data = resampling.split(self.data, task.cell, self.seed)
+        data = resampling.split(self.data, task.cell, self.config.seed)
         strategy = scaled(candidate.strategy, task.share, len(data.part("train")))
         begun = processor.Reading.now()
         run = train(
@@ -271,12 +271,12 @@ class Contest:
             data,
             strategy,
             study=sub_study(self.study, data),
-            seed=resampling.seed_of(self.seed, task.cell),
+            config=self.config,
+            seed=resampling.seed_of(self.config.seed, task.cell),
             augment=candidate.augment,
             keep="last",
             logger=self.loggers,
             progress=self._tell,
-            **self.options,
         )
         outcome = {
             "score": run.val_goodness,

@@ -177,10 +177,10 @@ class Board:
         apart = self.ahead(place)
         if apart is None or not self.terms.held or self.whole(place):
             return False
-        asked = self.terms.held * sum(task in self.seen for task in _tasks(place, self.terms.folds))
+        request = self.terms.held * sum(task in self.seen for task in _tasks(place, self.terms.folds))
         assert self.leader is not None
         rate = min(1.0, max(0.0, self._mean(self.leader, _tasks(self.leader, self.depth))))
-        return -apart > BEHIND * math.sqrt(2 * rate * (1 - rate) / asked)
+        return -apart > BEHIND * math.sqrt(2 * rate * (1 - rate) / request)
 
     @property
     def finalists(self) -> list[int]:

@@ -27,8 +27,8 @@ from frostline.features.image_batches import EVALUATION_BATCH, Images
 from frostline.models import Backbone, Cut
 from frostline.selection import resampling
 from frostline.selection.candidates import Candidate
-from frostline.selection.config import Asked
 from frostline.selection.out_of_fold import fold_models, longest
+from frostline.selection.request import CompareRequest
 from frostline.selection.runner import Contest, sub_study
 from frostline.selection.significance import Held
 from frostline.selection.successive_halving import Task
@@ -58,12 +58,16 @@ def can(candidate: Candidate) -> bool:
     return strategy.trains and strategy.pretrained and strategy.head == "linear"
 
 
-def choose(asked: Asked, contest: Contest, place: int, mine: Held) -> Halfway | None:
+def choose(request: CompareRequest, contest: Contest, place: int, mine: Held) -> Halfway | None:
     """Ask the winner's runs at every point, or at the one asked for; `None` where the time is up.
 
     `mine` holds what they answer where they ended.
     """
-    shares = POINTS if asked.interpolate_weights == "auto" else (float(asked.interpolate_weights or 0.0),)
+    shares = (
+        POINTS
+        if request.config.interpolate_weights == "auto"
+        else (float(request.config.interpolate_weights or 0.0),)
+    )
     tasks, watch = longest(contest.outcomes, place), Stopwatch()
     row_of = {
         key: row for row, key in enumerate(zip(mine.repeats.tolist(), mine.images.tolist(), strict=True))
@@ -73,30 +77,30 @@ def choose(asked: Asked, contest: Contest, place: int, mine: Held) -> Halfway | 
     image_of = {sample.path: index for index, sample in enumerate(resampling.pool(contest.data))}
     for number, task in enumerate(tasks):
         if contest.clock.late:
-            asked.log("There is no time to choose how far to go back; the winner stays where it ended.")
+            request.log("There is no time to choose how far to go back; the winner stays where it ended.")
             return None
-        fold = _Fold.of(asked, contest, task)
+        fold = _Fold.of(request, contest, task)
         which = np.array([row_of[task.cell.repeat, image_of[s.path]] for s in fold.held.samples])
         cell_of[which] = number
         for position, share in enumerate(shares):
             found[position, which] = fold.answers(share)
         if number == 0:
-            asked.log(
+            request.log(
                 f"Going back: {len(tasks)} run(s) are asked about what they held out, at {len(shares)} "
                 f"point(s): about {watch.seconds * len(tasks):.0f} s"
             )
-    return _chosen(asked, shares, found, cell_of, mine, watch)
+    return _chosen(request, shares, found, cell_of, mine, watch)
 
 
 def _chosen(
-    asked: Asked,
+    request: CompareRequest,
     shares: Sequence[float],
     found: Floats,
     cell_of: NDArray[np.int64],
     mine: Held,
     watch: Stopwatch,
 ) -> Halfway:
-    metric, everyone = asked.options["metric"], np.ones(len(cell_of), dtype=bool)
+    metric, everyone = request.config.metric, np.ones(len(cell_of), dtype=bool)
     best, points = _best(metric, shares, found, mine.targets, everyone)
     answers, nested = np.empty_like(found[0]), list[float]()
     for cell in np.unique(cell_of):
@@ -139,20 +143,20 @@ def _best(
 
 
 def models(
-    asked: Asked, contest: Contest, place: int, tasks: Sequence[Task], share: float | None
+    request: CompareRequest, contest: Contest, place: int, tasks: Sequence[Task], share: float | None
 ) -> Callable[[str], nn.Module | None]:
     """Return what finds the model that was asked about an image, as `fold_models` does, at a share."""
-    task_of = {asked.study.run_at(contest.outcomes[task].get("run")).path: task for task in tasks}
+    task_of = {request.study.run_at(contest.outcomes[task].get("run")).path: task for task in tasks}
 
     def back(run: Path, model: nn.Module) -> nn.Module:
         assert share is not None
-        return _Fold.of(asked, contest, task_of[run]).at(share, model)
+        return _Fold.of(request, contest, task_of[run]).at(share, model)
 
     return fold_models(
-        asked.backbones[asked.candidates[place].model],
-        asked.candidates[place].strategy,
-        len(asked.data.classes),
-        asked.study.path,
+        request.backbones[request.candidates[place].model],
+        request.candidates[place].strategy,
+        len(request.data.classes),
+        request.study.path,
         [contest.outcomes[task] for task in tasks],
         None if share is None or share == 1.0 else back,
     )
@@ -162,7 +166,7 @@ def models(
 class _Fold:
     """One run of the winner on a fold, with the probe of the same fold."""
 
-    asked: Asked
+    request: CompareRequest
     backbone: Backbone
     folder: RunFolder
     cut: Cut
@@ -172,26 +176,26 @@ class _Fold:
     after: nn.Module
 
     @classmethod
-    def of(cls, asked: Asked, contest: Contest, task: Task) -> _Fold:
+    def of(cls, request: CompareRequest, contest: Contest, task: Task) -> _Fold:
         """Load the run, and make the probe on its training part, or read it back where it raced, too."""
-        candidate = asked.candidates[task.candidate]
+        candidate = request.candidates[task.candidate]
         backbone, folder = (
-            asked.backbones[candidate.model],
-            asked.study.run_at(contest.outcomes[task].get("run")),
+            request.backbones[candidate.model],
+            request.study.run_at(contest.outcomes[task].get("run")),
         )
-        data = resampling.split(contest.data, task.cell, asked.seed)
+        data = resampling.split(contest.data, task.cell, request.config.seed)
         solved = train(
             backbone,
             data,
             linear_probe(),
-            study=sub_study(asked.study, data),
-            seed=resampling.seed_of(asked.seed, task.cell),
+            study=sub_study(request.study, data),
+            config=request.run_config,
+            seed=resampling.seed_of(request.config.seed, task.cell),
             augment=candidate.augment,
             keep="last",
-            **asked.options,
         )
         name = folder.read("result.json")["cut"]
-        classes = len(asked.data.classes)
+        classes = len(request.data.classes)
 
         def loaded(run: RunFolder) -> nn.Module:
             model = backbone.adapt(classes, seed=0)
@@ -199,7 +203,7 @@ class _Fold:
             return model
 
         return cls(
-            asked=asked,
+            request=request,
             backbone=backbone,
             folder=folder,
             cut=next(cut for cut in backbone.cuts if cut.name == name),
@@ -222,7 +226,7 @@ class _Fold:
         """Return logits (images, classes) on the held-out images at a share, in float32 as a run's are."""
         row_bytes = 4 * bb.row_elements(self.backbone, self.cut)
         keep = cache_choice.untimed(row_bytes, 3 * self.backbone.preprocessing.size**2).keep
-        way = Way(numerics.exact_plan(self.asked.options["threads"]), EVALUATION_BATCH)
+        way = Way(numerics.exact_plan(self.request.config.threads), EVALUATION_BATCH)
         with Store() as store:
             return logits(
                 self.backbone, self.at(share, self.after), self.cut, self.held, way, keep=keep, store=store

@@ -1,8 +1,8 @@
 """`train`: one strategy, one run, one loop."""
 
+from frostline.config import BATCH
 from frostline.training.artifacts import below_of
 from frostline.training.caching.cache_filling import CacheFill, fill_cache
-from frostline.training.config import BATCH
 from frostline.training.numeric_plan import Plan
 from frostline.training.resilience.time_limit import pass_s, refusal
 from frostline.training.run import DEFAULT_STUDY, Run, train

@@ -19,13 +19,13 @@ from frostline.inference.selective_prediction import Below
 from frostline.models import Backbone
 from frostline.studies.study_folder import RunFolder
 from frostline.system import numerics
-from frostline.training.config import Request
 from frostline.training.numeric_plan import Plan
+from frostline.training.request import TrainRequest
 from frostline.training.resilience import time_limit
 
 
 def leave(
-    request: Request, folder: RunFolder, model: nn.Module, cut: str, store: Store | None
+    request: TrainRequest, folder: RunFolder, model: nn.Module, cut: str, store: Store | None
 ) -> dict[str, Any]:
     """Write what reports and predictions will want of the run; return what belongs into its result.
 

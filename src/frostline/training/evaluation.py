@@ -19,14 +19,14 @@ from frostline.features.image_batches import EVALUATION_BATCH, Images
 from frostline.studies.study_folder import RunFolder
 from frostline.system import numerics
 from frostline.training.caching import cache_policy
-from frostline.training.config import Request
+from frostline.training.request import TrainRequest
 
 THUMBNAILS = 64  # test images kept small in the study, for the report
 THUMBNAIL_PX = 64
 
 
 def predict_parts(
-    request: Request,
+    request: TrainRequest,
     folder: RunFolder,
     model: nn.Module,
     chosen: dict[str, Any],
@@ -35,7 +35,7 @@ def predict_parts(
 ) -> dict[str, Any]:
     """Predict val and test with the model as it will be taken away: float32, plain."""
     cut = next(cut for cut in request.backbone.cuts if cut.name == chosen["cut"])
-    way = Way(numerics.exact_plan(request.threads), EVALUATION_BATCH)
+    way = Way(numerics.exact_plan(request.config.threads), EVALUATION_BATCH)
 
     def answers(images: Images) -> NDArray[np.float32]:
         """Of all images; each process of a job asks about a share of them."""
@@ -48,30 +48,37 @@ def predict_parts(
             keep=cache_policy.untimed(request, cut, 4).keep,
             store=store,
             counts=counts,
-            workers=request.workers,
+            workers=request.config.workers,
             progress=request.progress,
         )
         return process_group.gathered(mine, len(images))
 
-    temperature = request.temperature or chosen.pop("temperature", 1.0)
+    temperature = request.config.temperature or chosen.pop("temperature", 1.0)
     chosen.pop("temperature", None)
-    figures: dict[str, Any] = {"val_accuracy": None, f"val_{request.metric}": None, "val_goodness": None}
+    figures: dict[str, Any] = {
+        "val_accuracy": None,
+        f"val_{request.config.metric}": None,
+        "val_goodness": None,
+    }
     if request.data.part("val"):
         val = request.images("val")
         raw = answers(val)
-        temperature = request.temperature or metrics.fit_temperature(raw, val.targets)
+        temperature = request.config.temperature or metrics.fit_temperature(raw, val.targets)
         probabilities = metrics.softmax(raw, temperature)
         _write_predictions(request, folder, "val", val.samples, probabilities)
         figures |= {
             "val_accuracy": metrics.score("accuracy", val.targets, probabilities),
-            f"val_{request.metric}": metrics.score(request.metric, val.targets, probabilities),
-            "val_goodness": metrics.goodness(request.metric, val.targets, probabilities),
+            f"val_{request.config.metric}": metrics.score(request.config.metric, val.targets, probabilities),
+            "val_goodness": metrics.goodness(request.config.metric, val.targets, probabilities),
         }
     return {**figures, **_of_test(request, folder, answers, temperature), "temperature": temperature}
 
 
 def _of_test(
-    request: Request, folder: RunFolder, answers: Callable[[Images], NDArray[np.float32]], temperature: float
+    request: TrainRequest,
+    folder: RunFolder,
+    answers: Callable[[Images], NDArray[np.float32]],
+    temperature: float,
 ) -> dict[str, Any]:
     """The test part's figures; all null where there is no test image."""
     test = request.images("test")
@@ -90,7 +97,7 @@ def _of_test(
 
 
 def _write_predictions(
-    request: Request,
+    request: TrainRequest,
     folder: RunFolder,
     part: str,
     samples: tuple[Sample, ...],
@@ -105,7 +112,7 @@ def _write_predictions(
     folder.write_table(f"predictions-{part}.csv", header, rows)
 
 
-def _write_thumbnails(request: Request, folder: RunFolder, samples: tuple[Sample, ...]) -> None:
+def _write_thumbnails(request: TrainRequest, folder: RunFolder, samples: tuple[Sample, ...]) -> None:
     """Keep a few small test pictures, so that a report can show them without the images."""
     if not folder.writes:
         return

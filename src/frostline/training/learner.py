@@ -20,8 +20,8 @@ from frostline.strategies import hyperparameters
 from frostline.studies.study_folder import RunFolder
 from frostline.system.seeds import derive
 from frostline.system.timing import Stopwatch
-from frostline.training.config import Request
 from frostline.training.numeric_plan import Plan
+from frostline.training.request import TrainRequest
 from frostline.training.resilience.time_limit import Budget
 from frostline.training.trainer import Setup, Trainer
 from frostline.training.tuning import batchnorm_recalibration, wise_ft
@@ -29,7 +29,7 @@ from frostline.training.tuning.class_imbalance import Balance
 
 
 def learn(
-    request: Request,
+    request: TrainRequest,
     folder: RunFolder,
     plan: Plan,
     head: Frozen,
@@ -39,7 +39,7 @@ def learn(
     hear: Hear,
 ) -> tuple[nn.Module, dict[str, Any]]:
     """Return the adapted model in eval mode, and what was chosen on the way."""
-    balance = Balance(request.imbalance, images.targets, len(request.data.classes))
+    balance = Balance(request.config.imbalance, images.targets, len(request.data.classes))
     if not request.strategy.trains:
         return _solve(request, folder, head, images, balance)
     known = hyperparameters(request.strategy)
@@ -59,10 +59,10 @@ def learn(
         cache=head.store,
         counts=head.counts,
         balance=balance,
-        seed=request.seed,
-        metric=request.metric,
-        keep=request.keep,
-        workers=request.workers,
+        seed=request.config.seed,
+        metric=request.config.metric,
+        keep=request.config.keep,
+        workers=request.config.workers,
         folder=folder,
         watch=watch,
         budget=budget,
@@ -74,7 +74,7 @@ def learn(
     if known.bn == "recalibrate":
         batchnorm_recalibration.recalibrate(request.backbone, model, cut, images, plan.numbers)
     between = None
-    if request.interpolate_weights is not None:
+    if request.config.interpolate_weights is not None:
         model, between = _interpolated(request, head, images, balance, model, setup)
     bb.freeze(request.backbone, model, cut, known.bn)  # all that any phase let learn
     learned = sum(p.numel() for p in model.parameters() if p.requires_grad)
@@ -92,7 +92,7 @@ def learn(
 
 
 def _interpolated(
-    request: Request, head: Frozen, images: Images, balance: Balance, model: nn.Module, setup: Setup
+    request: TrainRequest, head: Frozen, images: Images, balance: Balance, model: nn.Module, setup: Setup
 ) -> tuple[nn.Module, dict[str, Any]]:
     """Go back some way to the pretrained network with a probe for a head, as far as val says."""
     before, _ = _solve(request, setup.folder, head, images, balance)
@@ -108,43 +108,43 @@ def _interpolated(
         with torch.no_grad():
             parts += [
                 point(numbers.batch(pixels, request.backbone.preprocessing.normalise)).float().cpu().numpy()
-                for pixels in mine.evaluation(EVALUATION_BATCH, request.workers)
+                for pixels in mine.evaluation(EVALUATION_BATCH, request.config.workers)
             ]
         return process_group.gathered(np.concatenate(parts), len(setup.val))
 
-    assert request.interpolate_weights is not None
+    assert request.config.interpolate_weights is not None
     return wise_ft.chosen(
         numbers.place(before),
         model,
-        request.interpolate_weights,
+        request.config.interpolate_weights,
         settle=settle,
         answers=answers,
         targets=np.zeros(0, dtype=np.int64) if setup.val is None else setup.val.targets,
-        metric=request.metric,
+        metric=request.config.metric,
     )
 
 
-def _keep_what_is_passed(request: Request, plan: Plan, head: Frozen, images: Images) -> None:
+def _keep_what_is_passed(request: TrainRequest, plan: Plan, head: Frozen, images: Images) -> None:
     """Fill the rows of the earliest cut first: the starting head's features are then computed from them."""
     cuts = [index for index, views in plan.kept.items() if 0 in views and index < head.cut.index]
     if cuts:
         backbone, cut = request.backbone, request.backbone.cut(min(cuts))
         first = Frozen(backbone, backbone.model, cut, plan.way, head.store, head.counts)
         items = [(position, 0) for position in range(len(images))]
-        first.fill(images, items, workers=request.workers, progress=request.progress)
+        first.fill(images, items, workers=request.config.workers, progress=request.progress)
 
 
-def starting_model(request: Request, features_of: Frozen, images: Images, balance: Balance) -> nn.Module:
+def starting_model(request: TrainRequest, features_of: Frozen, images: Images, balance: Balance) -> nn.Module:
     """Return the model that training starts from: pretrained (or not), with a fresh or solved head.
 
     `features_of` answers the pretrained features, on which a head is solved for.
     """
     known = hyperparameters(request.strategy)
     classes, width = len(request.data.classes), request.backbone.feature_width
-    seed = derive(request.seed, "head")
+    seed = derive(request.config.seed, "head")
     head = build_head(request.strategy.head, width, classes, seed)
     if known.head_init == "probe" and request.strategy.head == "linear":
-        seen = features(features_of, images, workers=request.workers, progress=request.progress)
+        seen = features(features_of, images, workers=request.config.workers, progress=request.progress)
         if process_group.leads():  # whose weights the others are given before the first step
             start = probe.logistic(
                 seen,
@@ -159,12 +159,12 @@ def starting_model(request: Request, features_of: Frozen, images: Images, balanc
 
 
 def _solve(
-    request: Request, folder: RunFolder, features_of: Frozen, images: Images, balance: Balance
+    request: TrainRequest, folder: RunFolder, features_of: Frozen, images: Images, balance: Balance
 ) -> tuple[nn.Module, dict[str, Any]]:
     """The linear probe: a head solved for on frozen features, its L2 chosen by cross-validation."""
     known = hyperparameters(request.strategy)
-    seen = features(features_of, images, workers=request.workers, progress=request.progress)
-    seed = derive(request.seed, "probe folds")
+    seen = features(features_of, images, workers=request.config.workers, progress=request.progress)
+    seed = derive(request.config.seed, "probe folds")
     folds = request.data.folds(images.samples, 5, seed)
     if folder.writes:
         request.data.keep_folds(folder.study, images.samples, folds, seed)
@@ -176,7 +176,7 @@ def _solve(
             balance.classes,
             few_folds(folds, seed),
             solver=known.solver,
-            metric=request.metric,
+            metric=request.config.metric,
             label_smoothing=request.strategy.label_smoothing or 0.0,
             weights=balance.image_weights,
         )

@@ -20,7 +20,7 @@ from frostline.strategies import hyperparameters
 from frostline.studies.study_folder import RunFolder
 from frostline.system import numerics
 from frostline.system.numerics import NumericPlan
-from frostline.training.config import Request
+from frostline.training.request import TrainRequest
 from frostline.training.tuning import flip_test
 
 TIMED_SHARE = 0.25  # of a limit on time may go into timings: a choice
@@ -79,7 +79,7 @@ class Plan:
         return view in self.kept.get(cut.index, ())
 
 
-def begin(request: Request, folder: RunFolder) -> Plan:
+def begin(request: TrainRequest, folder: RunFolder) -> Plan:
     """Return the plan that was made when the run began, else begin one and write it.
 
     The first process of a job does that for all.
@@ -89,7 +89,7 @@ def begin(request: Request, folder: RunFolder) -> Plan:
     return _begun(request, folder)
 
 
-def _begun(request: Request, folder: RunFolder) -> Plan:
+def _begun(request: TrainRequest, folder: RunFolder) -> Plan:
     if (folder.path / "plan.json").exists():
         return Plan.from_dict(folder.read("plan.json"))
     plan = made(request)
@@ -97,41 +97,47 @@ def _begun(request: Request, folder: RunFolder) -> Plan:
     return plan
 
 
-def made(request: Request) -> Plan:
+def made(request: TrainRequest) -> Plan:
     """Return a new plan, without views and rows."""
     return _plan(request) if _affordable(request) else _untimed(request)
 
 
-def _affordable(request: Request) -> bool:
+def _affordable(request: TrainRequest) -> bool:
     """Whether timings fit into a limit on time: they are remembered, or take a small share of it."""
-    if request.minutes is None or request.deterministic:
+    if request.config.minutes is None or request.config.deterministic:
         return True
     try:
         with numerics.nothing_timed():
             _plan(request)
     except numerics.NotTimed:
-        return profiling.timing_s(request.backbone, request.threads) <= TIMED_SHARE * 60.0 * request.minutes
+        return (
+            profiling.timing_s(request.backbone, request.config.threads)
+            <= TIMED_SHARE * 60.0 * request.config.minutes
+        )
     return True
 
 
-def _untimed(request: Request) -> Plan:
+def _untimed(request: TrainRequest) -> Plan:
     """Decide without timings, as `deterministic` does."""
-    count = numerics.thread_count(request.threads)
+    count = numerics.thread_count(request.config.threads)
     numbers = numerics.plain_plan(count, "the time is too short to try other ways")
     return Plan(numbers, Way(numbers, profiling.FROZEN_BATCH), timed=False)
 
 
-def _plan(request: Request) -> Plan:
-    backbone, threads = request.backbone, request.threads
+def _plan(request: TrainRequest) -> Plan:
+    backbone, threads = request.backbone, request.config.threads
     way = profiling.frozen_way(
-        backbone, deterministic=request.deterministic, precision=request.precision, threads=threads
+        backbone,
+        deterministic=request.config.deterministic,
+        precision=request.config.precision,
+        threads=threads,
     )
-    if request.deterministic:
+    if request.config.deterministic:
         numbers = numerics.exact_plan(threads)
-    elif request.precision != "auto":
-        numbers = numerics.pinned_plan(request.precision, threads)
+    elif request.config.precision != "auto":
+        numbers = numerics.pinned_plan(request.config.precision, threads)
     elif phases := request.phases():
-        batch = math.ceil(request.batch_size / process_group.size())
+        batch = math.ceil(request.config.batch_size / process_group.size())
         cut, bn = backbone.cut(min(phase.cut for phase in phases)), hyperparameters(request.strategy).bn
         numbers = profiling.training_plan(backbone, cut, bn=bn, batch=batch, threads=threads)
     else:
@@ -139,7 +145,7 @@ def _plan(request: Request) -> Plan:
     return Plan(numbers, way)
 
 
-def augmentation(request: Request, head: Frozen) -> tuple[Policy, dict[str, Any]]:
+def augmentation(request: TrainRequest, head: Frozen) -> tuple[Policy, dict[str, Any]]:
     """Decide the augmentation: as asked, with `auto` flips and rotation asked of the training images.
 
     Also returns what the images answered, as a run's result holds it.
@@ -149,9 +155,9 @@ def augmentation(request: Request, head: Frozen) -> tuple[Policy, dict[str, Any]
 
     def ask(view: int) -> flip_test.FlipTest:
         train = request.data.part("train")
-        return flip_test.try_flips(head, request.data, train, request.seed, request.progress, view)
+        return flip_test.try_flips(head, request.data, train, request.config.seed, request.progress, view)
 
-    flip, rotate, tests = request.flip, request.rotate, dict[str, Any](flip_test=None)
+    flip, rotate, tests = request.config.flip, request.config.rotate, dict[str, Any](flip_test=None)
     if flip == "auto" and request.augment in ("none", "custom"):
         flip = "none"
     elif flip == "auto":
@@ -160,4 +166,4 @@ def augmentation(request: Request, head: Frozen) -> tuple[Policy, dict[str, Any]
     if rotate == "auto":
         test = ask(TURNED)
         rotate, tests["rotate_test"] = "90" if test.safe else "none", test.as_dict()
-    return Policy(request.augment, flip, request.min_crop, rotate), tests
+    return Policy(request.augment, flip, request.config.min_crop, rotate), tests

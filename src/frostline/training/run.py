@@ -3,19 +3,19 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from dataclasses import asdict, dataclass, field, replace
 from datetime import UTC, datetime
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, Unpack
 
 import torch
-from PIL import Image
 from safetensors.torch import save
 from torch import nn
 
 from frostline import sentences
+from frostline.config import FILE, Config, Options, write_yaml
 from frostline.data import Manifest, OnProgress, questions
 from frostline.distributed import process_group
 from frostline.distributed.launcher import demand_alone
@@ -40,8 +40,8 @@ from frostline.system import directories, numerics, timing
 from frostline.system.timing import PeakMemory, Stopwatch, imported_baseline_bytes
 from frostline.training import artifacts, evaluation, learner, numeric_plan
 from frostline.training.caching import cache_policy
-from frostline.training.config import BATCH, Request
 from frostline.training.parallel import ray_training
+from frostline.training.request import TrainRequest
 from frostline.training.resilience import checkpoint, recovery, time_limit
 
 DEFAULT_STUDY = "frostline-study"
@@ -129,105 +129,77 @@ def train(
     strategy: Strategy | str,
     *,
     study: str | Path = DEFAULT_STUDY,
-    seed: int = 0,
-    metric: str = "accuracy",
-    augment: str | Callable[[Image.Image], Any] = "standard",
-    flip: str = "auto",
-    resize: str | None = None,
-    min_crop: float | None = None,
-    rotate: str = "none",
-    imbalance: str = "none",
-    batch_size: int = BATCH,
-    deterministic: bool = False,
-    precision: str = "auto",
-    threads: int | None = None,
-    workers: int = 0,
-    views: int | None = None,
-    cache: str = "auto",
-    minutes: float | None = None,
-    keep: str = "best",
-    temperature: float | None = None,
-    interpolate_weights: float | str | None = None,
+    config: Config | None = None,
     logger: str | Iterable[str] | Loggers | None = None,
     ray: str | None = None,
     watch: Stopwatch | None = None,
     progress: OnProgress | None = None,
+    **options: Unpack[Options],
 ) -> Run:
     """Adapt `backbone` to `data` by one strategy, and keep the result in the study.
 
-    A run that is finished is read back; an unfinished one goes on where it stopped. `augment` is one of
-    `augment.AUGMENTS` or a callable from RGB image to RGB image. `deterministic` means float32 and no timed
-    choice; `precision` pins `float32` or `bfloat16` alone.
+    A run that is finished is read back; an unfinished one is resumed. A backbone that was adapted before
+    knows which images it learned from: those of `data` train it again and are never held out, and its test
+    images stay in the test part.
 
-    `resize` ("crop", "squash" or "pad") says how pictures become square, here and wherever the model is
-    asked; without it, as the backbone has it. `min_crop` is the smallest share of a picture's area that a
-    random crop of `augment` shows. `rotate` is for pictures without an up: "90" turns training images by
-    quarters, "any" by any angle, "auto" by quarters where images can't be told from themselves turned.
+    Parameters
+    ----------
+    backbone
+        From `load_backbone`.
+    data
+        From `load_data`; the parts train, val and test.
+    strategy
+        A notation such as ``"top_k(2, lr=0.0005)"``, or a `Strategy`.
+    study
+        The folder that keeps the run; made if it is not there.
+    config
+        Options as a `Config`; default: every default. The run's folder holds one that repeats it
+        (``config.yaml``).
+    logger
+        "tensorboard", "mlflow", "wandb", or several: they follow the run, which changes neither it nor its
+        result. A run that was finished without one is handed over as a whole.
+    ray
+        Address of a Ray cluster ("auto": one that runs, else one on this machine). Its workers, which see the
+        same folders, are the processes of one run: one a GPU, or for each `threads` cores, or a machine.
+    watch
+        When the minutes began; default: with this call.
+    progress
+        Called with (what, done, total).
+    **options
+        Fields of `Config` by name, which override those of `config`.
 
-    Frozen layers are computed once: `views` views of each image, the plain one first, are cycled through
-    while anything is frozen (`None`: as many as the epochs ask for; 0: a new one each epoch), and their
-    features are kept in the cache where that is faster; `cache` is `auto`, `keep` or `compute`, and changes
-    no bit of the result. `progress(what, done, total)` hears of progress.
+    Returns
+    -------
+    Run
+        Figures (rates are fractions 0–1, times seconds), and where the run lies.
 
-    A backbone that was adapted before knows which images it learned from: those of `data` train it again and
-    are never held out, and its test images stay in the test part.
+    Raises
+    ------
+    UsageError, DataError, ModelError, StudyError, TrainingError
 
-    A run ends with the weights of the epoch that did best on val; with `keep` "last", with the last ones, so
-    that nothing was chosen on val and its figures are those of images not seen before.
+    Notes
+    -----
+    With `minutes`, training stops while there is time left for the final figures, with the best weights on
+    val so far, or else the last ones: `stopped` is then "minutes", and `steps` is below `steps_planned`. What
+    comes before the first step, and a head that is solved for, is not cut short.
 
-    `temperature` divides the logits of the answers; without it, it is fitted on val, or by a probe's folds.
+    With `keep` "last", nothing was chosen on val, and its figures are those of images not seen before.
 
-    `interpolate_weights` goes back some way to the pretrained network with a probe for a head: 0 is that
-    one, 1 the adapted one, "auto" the best of six points on val, each of those in between with BatchNorm's
-    statistics kept and re-estimated. Re-estimating costs a pass over the training images a point, and
-    "auto" one over val for each; the result's `interpolation` says which point was taken, and the seconds.
+    `interpolate_weights` "auto" takes the best of six points on val; BatchNorm's statistics are re-estimated
+    at each, which costs a pass over the training images. The result's `interpolation` says which was taken.
 
     In the processes that torchrun (or `accelerate launch`) starts, all call this and make one run together,
     of the same batches: the first one writes it, and all return it.
-
-    With `ray`, the address of a Ray cluster ("auto": one that runs, else one on this machine), its workers
-    are those processes, started by Ray Train: one a GPU, or for each `threads` cores, or a machine. They see
-    the same folders. A job that lost a process is begun again and goes on.
-
-    With `minutes`, training stops while there is time left for the final figures and for what the model may
-    doubt its answers by: with the best weights on val so far, or else the last ones. The minutes begin with
-    the call, or when `watch` does; fewer than what comes before and after the first step needs are refused.
-    The result then has `stopped` "minutes", and fewer `steps` than
-    `steps_planned`. What comes before the first step, and a head that is solved for, is not cut short.
-    Each epoch's figures and the result also go to `logger` ("tensorboard", "mlflow", "wandb", or several),
-    in the study or on the logger's server; that changes neither the run nor its result. A run that was
-    finished without it is handed over as a whole.
-
-    Rates in the result are fractions 0–1.
-    Raises `UsageError`, `DataError`, `ModelError`, `StudyError` or `TrainingError`.
     """
     timing.prepare_process()
-    custom, watch = augment if callable(augment) else None, watch or Stopwatch()
-    backbone = backbone.resized(resize)
+    watch, chosen = watch or Stopwatch(), Config.of(config, options, without=("repeats",))
+    backbone = backbone.resized(chosen.resize)
     with process_group.together():
-        request = Request(
+        request = TrainRequest(
             backbone=backbone,
             data=_prepared(backbone, data, study, progress),
             strategy=parse(strategy) if isinstance(strategy, str) else checked(strategy),
-            seed=seed,
-            metric=metric,
-            augment="custom" if callable(augment) else augment,
-            custom=custom,
-            flip=flip,
-            min_crop=min_crop,
-            rotate=rotate,
-            imbalance=imbalance,
-            batch_size=batch_size,
-            deterministic=deterministic,
-            precision=precision,
-            threads=threads,
-            workers=workers,
-            views=views,
-            cache=cache,
-            minutes=minutes,
-            keep=keep,
-            temperature=temperature,
-            interpolate_weights=interpolate_weights,
+            config=chosen,
             progress=progress,
             since=watch,
         )
@@ -248,28 +220,28 @@ def _prepared(backbone: Backbone, data: Manifest, study: str | Path, progress: O
         return lineage.respected([backbone], data.checked(progress).recalled(Path(study)), Study(study))
 
 
-def _in_ray(request: Request, study: str | Path, loggers: Loggers, address: str) -> Run:
+def _in_ray(request: TrainRequest, study: str | Path, loggers: Loggers, address: str) -> Run:
     """Let a cluster make the run, unless it is finished; then read it back."""
     kept = _study(request, study)
-    again = kept.run(request.config()).finished
+    again = kept.run(request.identity()).finished
     if not again:
         ray_training.train(request, kept.path, _process, address)
     return replace(_lead(request, study, loggers), again=again)
 
 
-def _process(request: Request, study: str) -> None:
+def _process(request: TrainRequest, study: str) -> None:
     """Be one process of a job on a cluster."""
     with process_group.together():
         _take_part(request, study, make_loggers(None, study))
 
 
-def _take_part(request: Request, study: str | Path, loggers: Loggers) -> Run:
+def _take_part(request: TrainRequest, study: str | Path, loggers: Loggers) -> Run:
     """Make the run, alone or as one of the processes of a job."""
-    process_group.demand_same(digest_of(request.config()))
+    process_group.demand_same(digest_of(request.identity()))
     return _lead(request, study, loggers) if process_group.leads() else _help(request, study)
 
 
-def _study(request: Request, study: str | Path) -> Study:
+def _study(request: TrainRequest, study: str | Path) -> Study:
     return Study.open(
         study,
         data=request.data.digest,
@@ -278,18 +250,18 @@ def _study(request: Request, study: str | Path) -> Study:
     )
 
 
-def _lead(request: Request, study: str | Path, loggers: Loggers) -> Run:
+def _lead(request: TrainRequest, study: str | Path, loggers: Loggers) -> Run:
     """Make the run, or read it back; the other processes of a job, if there are any, help."""
     kept = _study(request, study)
-    folder = kept.run(request.config())
+    folder = kept.run(request.identity())
     again = folder.finished
-    with loggers.follow(folder, request.config()) as following:
+    with loggers.follow(folder, request.identity()) as following:
         if not again:
             request.data.keep_in(kept.path)
             with recovery.told_plainly(), folder.held():
                 if not folder.finished:  # by another process, just now
                     process_group.decided(lambda: {"run": folder.name})
-                    with cache_policy.opened(request.cache) as store:
+                    with cache_policy.opened(request.config.cache) as store:
                         _perform(request, kept, folder, following.epochs, store)
         checkpoint.remove(folder.path)  # of a process that was killed between its result and this
         result = folder.read("result.json")
@@ -303,25 +275,28 @@ def _lead(request: Request, study: str | Path, loggers: Loggers) -> Run:
     return Run(found, folder, kept, again, request.backbone)
 
 
-def _help(request: Request, study: str | Path) -> Run:
+def _help(request: TrainRequest, study: str | Path) -> Run:
     """Do this process's part of a run that the first process of the job makes; writes nothing."""
     kept = Study(study)
     found = process_group.decided(dict)
     folder = RunFolder(kept.path / "runs" / found["run"], writes=False)
     if "result" not in found:
-        with recovery.told_plainly(), cache_policy.opened(request.cache) as store:
+        with recovery.told_plainly(), cache_policy.opened(request.config.cache) as store:
             _work(request, folder, lambda rows: None, Stopwatch(), store)
         found = process_group.decided(dict)
     return Run(found["result"], folder, kept, found["again"], request.backbone)
 
 
-def _perform(request: Request, study: Study, folder: RunFolder, hear: Hear, store: Store | None) -> None:
+def _perform(request: TrainRequest, study: Study, folder: RunFolder, hear: Hear, store: Store | None) -> None:
     """Do the run: plan, learn, choose, predict, and write the result last."""
     watch = Stopwatch()
     numerics.forget_device_peak()
     with PeakMemory(imported_baseline_bytes()) as memory:
         folder.write("environment.json", environment())
         folder.write("backbone.json", request.backbone.as_dict())
+        if request.custom is None:  # no file can hold a callable
+            options = {"strategy": str(request.strategy), **request.config.changed()}
+            write_yaml(folder.path / FILE, {"model": request.backbone.name, **options})
         model, found, chosen, about = _work(request, folder, hear, watch, store)
     directories.write_atomically(folder.weights, save(_plain_state(model), metadata={"format": "pt"}))
     lineage.inherited(request.backbone, request.data).write(folder.fingerprints)
@@ -355,7 +330,7 @@ Found = dict[str, Any]
 
 
 def _work(
-    request: Request, folder: RunFolder, hear: Hear, watch: Stopwatch, store: Store | None
+    request: TrainRequest, folder: RunFolder, hear: Hear, watch: Stopwatch, store: Store | None
 ) -> tuple[nn.Module, Found, Found, Found]:
     """Do what all processes of a job have a part in.
 
@@ -387,11 +362,11 @@ def _work(
     return model, found, chosen, about
 
 
-def _looks(request: Request) -> int | None:
+def _looks(request: TrainRequest) -> int | None:
     """How many configurations have looked at this test part by now; `None` where there is none."""
     if not request.data.part("test"):
         return None
-    return look_at_test(request.data.test_digest, digest_of(request.config()))
+    return look_at_test(request.data.test_digest, digest_of(request.identity()))
 
 
 def _plain_state(model: nn.Module) -> dict[str, torch.Tensor]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import click
@@ -11,9 +12,11 @@ from frostline.cli.command import Verb, everywhere
 from frostline.cli.options import (
     Minutes,
     Share,
+    config_option,
     data_options,
     followed,
     given,
+    leave_config,
     loaded,
     logger_option,
     model_options,
@@ -21,6 +24,7 @@ from frostline.cli.options import (
     running,
     varied_options,
 )
+from frostline.config import FILE
 from frostline.errors import UsageError
 
 SEARCHED = ("lr", "layer_decay", "weight_decay", "augment")
@@ -116,6 +120,7 @@ class Racing(StrategyList):
 @running
 @logger_option
 @data_options
+@config_option
 @everywhere
 def compare(data: str, **options: Any) -> None:
     """Race strategies on DATA, and train the winner on all that may be learned from.
@@ -182,4 +187,5 @@ def compare(data: str, **options: Any) -> None:
             **wanted,
         )
         verb.progress.close()
+        leave_config(Path(options["study"]) / FILE)
         verb.done(found.result, lambda: comparison_text.comparison(found))

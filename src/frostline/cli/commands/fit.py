@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import click
@@ -11,10 +12,12 @@ from frostline.cli.commands.compare import StrategyList
 from frostline.cli.options import (
     Minutes,
     Share,
+    config_option,
     followed,
     given,
     group_by_option,
     label_column_option,
+    leave_config,
     logger_option,
     model_options,
     path_column_option,
@@ -23,6 +26,7 @@ from frostline.cli.options import (
     split_names_option,
     varied_options,
 )
+from frostline.config import FILE
 
 
 class NameList(click.ParamType[tuple[str, ...] | str]):
@@ -102,6 +106,7 @@ class NameList(click.ParamType[tuple[str, ...] | str]):
 @model_options
 @running
 @logger_option
+@config_option
 @everywhere
 def fit(data: str, **options: Any) -> None:
     """Check the images of DATA, measure them, plan, race strategies, train the winner, say what it is worth.
@@ -160,4 +165,5 @@ def fit(data: str, **options: Any) -> None:
             **{key: options[key] for key in named},
         )
         verb.progress.close()
+        leave_config(Path(options["study"]) / FILE)
         verb.done(found.result, lambda: fit_text.fitted(found))

@@ -10,6 +10,7 @@ import time
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
+from frostline.config import BATCH, Config
 from frostline.data import PARTS, Manifest, OnProgress
 from frostline.distributed import launcher, ray_cluster
 from frostline.errors import UsageError
@@ -22,8 +23,8 @@ from frostline.strategies import Strategy, checked, hyperparameters, parse
 from frostline.system import directories, numerics, timing
 from frostline.training import numeric_plan
 from frostline.training.caching import cache_policy
-from frostline.training.config import BATCH, Request
 from frostline.training.numeric_plan import Plan
+from frostline.training.request import TrainRequest
 
 SEEN_S = 1.0  # between two looks at how many rows a cluster's workers have kept
 
@@ -74,22 +75,24 @@ def fill_cache(
     """
     timing.prepare_process()
     launcher.demand_alone("cache fill")
-    request = Request(
+    request = TrainRequest(
         backbone=backbone.resized(resize),
         data=data.checked(progress),
         strategy=parse(strategy) if isinstance(strategy, str) else checked(strategy),
-        seed=seed,
-        augment=augment,
-        flip=flip,
-        min_crop=min_crop,
-        rotate=rotate,
-        batch_size=batch_size,
-        deterministic=deterministic,
-        precision=precision,
-        threads=threads,
-        workers=workers,
-        views=views,
-        cache="keep",
+        config=Config(
+            seed=seed,
+            augment=augment,
+            flip=flip,
+            min_crop=min_crop,
+            rotate=rotate,
+            batch_size=batch_size,
+            deterministic=deterministic,
+            precision=precision,
+            threads=threads,
+            workers=workers,
+            views=views,
+            cache="keep",
+        ),
         progress=progress,
     )
     request.check()
@@ -123,13 +126,13 @@ def _demand_writable(store: Store) -> None:
         )
 
 
-def _decide(request: Request, plan: Plan, cut: int | None, policy: Policy, store: Store) -> None:
+def _decide(request: TrainRequest, plan: Plan, cut: int | None, policy: Policy, store: Store) -> None:
     """Decide which views of which cuts are kept."""
     if cut is not None:
         found = request.backbone.cut(cut).index
         if found == 0:
             raise UsageError(f"Nothing is frozen before cut {cut}: expected one from 1 to the head's.")
-        plan.kept[found], plan.why[found] = tuple(range(request.views or 1)), "asked for"
+        plan.kept[found], plan.why[found] = tuple(range(request.config.views or 1)), "asked for"
         return
     cache_policy.decide(request, plan, request.images("train", policy), store)
     if not request.strategy.trains or hyperparameters(request.strategy).head_init == "probe":
@@ -138,7 +141,7 @@ def _decide(request: Request, plan: Plan, cut: int | None, policy: Policy, store
         plan.why.setdefault(last, "a head is solved for on it")
 
 
-def _wanted(request: Request, plan: Plan, policy: Policy) -> list[tuple[int, Images, list[Item]]]:
+def _wanted(request: TrainRequest, plan: Plan, policy: Policy) -> list[tuple[int, Images, list[Item]]]:
     """Return what is to be there: (cut, images, items), earlier cuts first."""
     found = []
     for index, kept in sorted(plan.kept.items()):
@@ -150,19 +153,19 @@ def _wanted(request: Request, plan: Plan, policy: Policy) -> list[tuple[int, Ima
     return found
 
 
-def _fill(request: Request, plan: Plan, policy: Policy, store: Store, counts: Counts) -> None:
+def _fill(request: TrainRequest, plan: Plan, policy: Policy, store: Store, counts: Counts) -> None:
     backbone = request.backbone
     for index, images, items in _wanted(request, plan, policy):
         frozen = Frozen(backbone, backbone.model, backbone.cut(index), plan.way, store, counts)
-        frozen.fill(images, items, workers=request.workers, progress=request.progress)
+        frozen.fill(images, items, workers=request.config.workers, progress=request.progress)
 
 
-def _spread(request: Request, plan: Plan, policy: Policy, counts: Counts, address: str) -> int:
+def _spread(request: TrainRequest, plan: Plan, policy: Policy, counts: Counts, address: str) -> int:
     """Let a cluster's workers fill, by the one plan made here; return how many there are."""
     root = request.data.root and request.data.root.resolve()
     carried = replace(request, data=replace(request.data, root=root), progress=None)
     folders = [directories.home(), *([root] if root else [])]
-    with ray_cluster.connected(address, threads=request.threads) as found, Store() as store:
+    with ray_cluster.connected(address, threads=request.config.threads) as found, Store() as store:
         told = _Rows(
             store, request.progress, sum(len(items) for _, _, items in _wanted(request, plan, policy))
         )
@@ -171,7 +174,7 @@ def _spread(request: Request, plan: Plan, policy: Policy, counts: Counts, addres
         return len(found.shares)
 
 
-def _fill_there(request: Request, plan: dict[str, Any], policy: Policy) -> dict[str, int]:
+def _fill_there(request: TrainRequest, plan: dict[str, Any], policy: Policy) -> dict[str, int]:
     """Fill in a worker; returns its counts."""
     made, counts = Plan.from_dict(plan), Counts()
     with numerics.threads(made.numbers.threads), Store() as store:

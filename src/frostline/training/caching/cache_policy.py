@@ -19,8 +19,8 @@ from frostline.feature_cache import Store
 from frostline.features import Frozen
 from frostline.features.image_batches import Images
 from frostline.models import Cut
-from frostline.training.config import Request
 from frostline.training.numeric_plan import Plan
+from frostline.training.request import TrainRequest
 
 DECODED = 16  # images decoded twice to measure how long that takes: a fraction of a second
 
@@ -30,7 +30,7 @@ def opened(rows: str) -> AbstractContextManager[Store | None]:
     return nullcontext() if rows == "compute" else Store()
 
 
-def decide(request: Request, plan: Plan, images: Images, store: Store | None) -> None:
+def decide(request: TrainRequest, plan: Plan, images: Images, store: Store | None) -> None:
     """Decide how many views there are, and for each cut which of them are kept.
 
     The first process of a job does that for all.
@@ -42,16 +42,16 @@ def decide(request: Request, plan: Plan, images: Images, store: Store | None) ->
         plan.whole, plan.views, plan.kept, plan.why = found.whole, found.views, found.kept, found.why
 
 
-def _decide(request: Request, plan: Plan, images: Images, store: Store | None) -> None:
+def _decide(request: TrainRequest, plan: Plan, images: Images, store: Store | None) -> None:
     plan.whole = True
     phases = [replace(s, cut=request.backbone.cut(s.cut).index) for s in request.phases()]
-    if request.views is not None:
-        plan.views = request.views
+    if request.config.views is not None:
+        plan.views = request.config.views
     elif not images.policy.still:
         plan.views = cache_choice.views_of(phases)
     if store is None:
         return
-    sampler = request.imbalance == "sampler"
+    sampler = request.config.imbalance == "sampler"
     for index, need in cache_choice.needs(
         phases, plan.views, still=images.policy.still, sampler=sampler
     ).items():
@@ -68,9 +68,9 @@ def _decide(request: Request, plan: Plan, images: Images, store: Store | None) -
 
 
 def _choice(
-    request: Request, plan: Plan, cut: Cut, need: cache_choice.Need, images: Images, store: Store
+    request: TrainRequest, plan: Plan, cut: Cut, need: cache_choice.Need, images: Images, store: Store
 ) -> Choice:
-    if request.cache == "keep" or request.deterministic or not plan.timed:
+    if request.config.cache == "keep" or request.config.deterministic or not plan.timed:
         return untimed(request, cut, _value_bytes(plan))
     row_bytes = _row_bytes(request, plan, cut)
     first = Frozen(request.backbone, request.backbone.model, cut, plan.way, store)
@@ -83,18 +83,18 @@ def _choice(
     return cache_choice.read_or_recompute(known, uses=need.uses, missing=missing, along=need.along)
 
 
-def untimed(request: Request, cut: Cut, value_bytes: int) -> Choice:
+def untimed(request: TrainRequest, cut: Cut, value_bytes: int) -> Choice:
     """Decide where nothing is timed, or the person has."""
-    if request.cache == "keep":
+    if request.config.cache == "keep":
         return Choice(True, "asked for")
     return cache_choice.untimed(bb.row_elements(request.backbone, cut) * value_bytes, _pixel_bytes(request))
 
 
-def _pixel_bytes(request: Request) -> int:
+def _pixel_bytes(request: TrainRequest) -> int:
     return int(3 * request.backbone.preprocessing.size**2)
 
 
-def _row_bytes(request: Request, plan: Plan, cut: Cut) -> int:
+def _row_bytes(request: TrainRequest, plan: Plan, cut: Cut) -> int:
     """Bytes of one row, before any is computed: layers that answer float32 under bfloat16 take twice that."""
     return bb.row_elements(request.backbone, cut) * _value_bytes(plan)
 

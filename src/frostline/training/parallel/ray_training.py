@@ -21,15 +21,15 @@ from frostline.distributed import ray_cluster
 from frostline.distributed.ray_cluster import Caller, Cluster, Share
 from frostline.errors import FrostlineError, LostProcess, RunWarning, TrainingError, UsageError
 from frostline.studies.study_folder import Study
-from frostline.training.config import Request
+from frostline.training.request import TrainRequest
 
 LOOK_S = 1.0  # between two looks at how far the processes are
 # Ray Train's second generation; what else it may print is of no use to a person who waits for a run.
 SETTINGS = {"RAY_TRAIN_V2_ENABLED": "1", "RAY_TRAIN_ENABLE_V2_MIGRATION_WARNINGS": "0"}
-Work = Callable[[Request, str], None]  # what every process does: its part of the run in the study
+Work = Callable[[TrainRequest, str], None]  # what every process does: its part of the run in the study
 
 
-def train(request: Request, study: Path, work: Work, address: str) -> None:
+def train(request: TrainRequest, study: Path, work: Work, address: str) -> None:
     """Let every worker of the cluster be a process of one job that makes the run.
 
     A job that lost a process is begun again, `cluster.RETRIES` times, and goes on from the run's own state.
@@ -39,7 +39,7 @@ def train(request: Request, study: Path, work: Work, address: str) -> None:
     root = request.data.root and request.data.root.resolve()
     carried = replace(request, data=replace(request.data, root=root), progress=None, since=None)
     folders = [study.resolve(), *([root] if root else [])]
-    with ray_cluster.connected(address, threads=request.threads) as found, _watched(request, study):
+    with ray_cluster.connected(address, threads=request.config.threads) as found, _watched(request, study):
         for left in reversed(range(ray_cluster.RETRIES + 1)):
             try:
                 _job(found, work, ray_cluster.caller(folders), carried, study.resolve())
@@ -55,7 +55,7 @@ def train(request: Request, study: Path, work: Work, address: str) -> None:
                 )
 
 
-def _job(found: Cluster, work: Work, caller: Caller, request: Request, study: Path) -> None:
+def _job(found: Cluster, work: Work, caller: Caller, request: TrainRequest, study: Path) -> None:
     """Run one job to its end. Raises `LostProcess` where a process died, or what one of them raised.
 
     Ray wants a folder that all machines see, though nothing of the run goes there.
@@ -128,7 +128,7 @@ def _reason(error: Exception) -> Exception:
 
 
 @contextlib.contextmanager
-def _watched(request: Request, study: Path) -> Iterator[None]:
+def _watched(request: TrainRequest, study: Path) -> Iterator[None]:
     """Tell how many epochs the run has behind it, from its study, while the processes work."""
     if request.progress is None:
         yield
@@ -138,7 +138,7 @@ def _watched(request: Request, study: Path) -> Iterator[None]:
     def look() -> None:
         while not over.wait(LOOK_S):
             with contextlib.suppress(FrostlineError, OSError):
-                epochs = len(Study(study).run(request.config()).metrics())
+                epochs = len(Study(study).run(request.identity()).metrics())
                 if request.progress and epochs:
                     request.progress("epochs", epochs, total)
 

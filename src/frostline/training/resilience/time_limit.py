@@ -2,7 +2,7 @@
 
 What must come after training is kept free: the final figures of val and test, what the model may doubt its
 answers by, and the files, from timings of this machine. The limit is from start to exit: time that processes
-killed before have spent counts, and so does what came before the run, where `Request.since` says when.
+killed before have spent counts, and so does what came before the run, where `TrainRequest.since` says when.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from frostline.inference import error_gallery, selective_prediction
 from frostline.models import Backbone
 from frostline.strategies import hyperparameters
 from frostline.system.timing import Stopwatch
-from frostline.training.config import Request
+from frostline.training.request import TrainRequest
 
 LOOKED_AT = 8  # images decoded to measure how long that takes
 # A choice: the neighbours of a shared machine made one and the same step wander by half (docs/LOG.md
@@ -75,18 +75,20 @@ class Budget:
         return checked
 
 
-def begin(request: Request, watch: Stopwatch) -> Budget:
+def begin(request: TrainRequest, watch: Stopwatch) -> Budget:
     """Start a run's budget; with a limit, estimate from timings what must be kept free for the end.
 
     Raises `UsageError` where the limit is shorter than what comes before and after the first step.
     """
-    if request.minutes is None:
+    if request.config.minutes is None:
         return Budget(None, 0.0, watch)
-    limit_s, watch = 60.0 * request.minutes, request.since or watch
+    limit_s, watch = 60.0 * request.config.minutes, request.since or watch
     reserve_s, spent_s = process_group.decided(lambda: (_reserve_s(request), watch.seconds))
     if spent_s + reserve_s > limit_s:
         raise UsageError(
-            refusal(request.minutes, spent_s + reserve_s, "loading, a first step and the final figures")
+            refusal(
+                request.config.minutes, spent_s + reserve_s, "loading, a first step and the final figures"
+            )
         )
     return Budget(limit_s, reserve_s, watch)
 
@@ -110,25 +112,25 @@ def pass_s(backbone: Backbone, data: Manifest, samples: Sequence[Sample], thread
     return profiling.glimpse_s(backbone, threads) + decode_s
 
 
-def to_doubt_by(request: Request) -> int:
+def to_doubt_by(request: TrainRequest) -> int:
     """Return how many images of a part the model's doubts may rest on: with a limit, a share of it."""
-    if request.minutes is None:
+    if request.config.minutes is None:
         return selective_prediction.MOST
     return _fitting(request, _pass_s(request))
 
 
-def _fitting(request: Request, each_s: float) -> int:
+def _fitting(request: TrainRequest, each_s: float) -> int:
     parts = sum(bool(request.data.part(part)) for part in ("train", "val"))
-    fits = int(DOUBT_SHARE * 60.0 * (request.minutes or 0.0) / (MARGIN * max(each_s, 1e-9) * parts))
+    fits = int(DOUBT_SHARE * 60.0 * (request.config.minutes or 0.0) / (MARGIN * max(each_s, 1e-9) * parts))
     return min(selective_prediction.MOST, fits)
 
 
-def _pass_s(request: Request) -> float:
+def _pass_s(request: TrainRequest) -> float:
     samples = [sample for part in ("val", "test", "train") for sample in request.data.part(part)]
-    return pass_s(request.backbone, request.data, samples, request.threads)
+    return pass_s(request.backbone, request.data, samples, request.config.threads)
 
 
-def _reserve_s(request: Request) -> float:
+def _reserve_s(request: TrainRequest) -> float:
     parts, each_s = ["val", "test"], _pass_s(request)
     if hyperparameters(request.strategy).bn == "recalibrate":
         parts.append("train")

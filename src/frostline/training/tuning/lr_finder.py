@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 from torch import nn
 
 from frostline import models as bb
+from frostline.config import Config
 from frostline.data import Manifest
 from frostline.feature_cache import Store
 from frostline.features import Frozen, Way
@@ -30,8 +31,8 @@ from frostline.strategies import Hyperparameters, Strategy, checked, hyperparame
 from frostline.system import numerics, timing
 from frostline.system.seeds import derive
 from frostline.training import optimizer
-from frostline.training.config import Request
 from frostline.training.learner import starting_model
+from frostline.training.request import TrainRequest
 from frostline.training.tuning.class_imbalance import Balance
 
 LOWEST, HIGHEST = 1e-6, 1.0  # fastai sweeps 1e-7–10; outside this span AdamW learns nothing or diverges
@@ -62,13 +63,11 @@ def lr_find(
     stage are swept together. Computed in float32.
     """
     timing.prepare_process()
-    request = Request(
+    request = TrainRequest(
         backbone=backbone,
         data=data.checked(),
         strategy=parse(strategy) if isinstance(strategy, str) else checked(strategy),
-        seed=seed,
-        batch_size=batch_size,
-        deterministic=True,
+        config=Config(seed=seed, batch_size=batch_size, deterministic=True),
     )
     phases = request.phases()
     if not phases:

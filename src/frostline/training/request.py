@@ -6,13 +6,14 @@ import functools
 import inspect
 import math
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
 import numpy as np
 from PIL import Image
 
 from frostline import metrics
+from frostline.config import Config
 from frostline.data import Manifest, OnProgress
 from frostline.distributed import process_group
 from frostline.errors import UsageError, did_you_mean
@@ -30,40 +31,32 @@ from frostline.training.tuning.class_imbalance import Balance
 CACHE = ("auto", "keep", "compute")
 # Which weights a run ends with: the best on val, or the last, which leaves val free to judge by.
 KEEP = ("best", "last")
-BATCH = 32  # images a step: what the step budgets in strategy/ were measured with
 
 
 @dataclass(frozen=True)
-class Request:
+class TrainRequest:
     """Everything that was asked for in one call of `train`."""
 
     backbone: Backbone
     data: Manifest
     strategy: Strategy
-    seed: int = 0
-    metric: str = "accuracy"
-    augment: str = "standard"
-    custom: Callable[[Image.Image], Any] | None = None
-    flip: str = "auto"
-    min_crop: float | None = None
-    rotate: str = "none"
-    imbalance: str = "none"
-    batch_size: int = BATCH
-    deterministic: bool = False
-    precision: str = "auto"
-    threads: int | None = None
-    workers: int = 0
-    views: int | None = None
-    cache: str = "auto"
-    minutes: float | None = None
-    keep: str = "best"
-    temperature: float | None = None
-    interpolate_weights: float | str | None = None
+    config: Config = field(default_factory=Config)
     progress: OnProgress | None = None
     since: Stopwatch | None = None  # when the minutes began, where that was before the run
 
-    def config(self) -> dict[str, Any]:
+    @property
+    def custom(self) -> Callable[[Image.Image], Any] | None:
+        """The caller's own augmentation, where `augment` is a callable."""
+        return self.config.augment if callable(self.config.augment) else None
+
+    @property
+    def augment(self) -> str:
+        """The name of the augmentation; "custom" where `augment` is a callable."""
+        return "custom" if callable(self.config.augment) else self.config.augment
+
+    def identity(self) -> dict[str, Any]:
         """What makes two runs the same run. What is new in it is there only where asked for: digests stay."""
+        config = self.config
         known = hyperparameters(self.strategy)
         return {
             "strategy": str(self.strategy),
@@ -75,22 +68,26 @@ class Request:
             "classes": list(self.data.classes),
             "data": self.data.digest,
             "split": self.data.split_digest,
-            "seed": self.seed,
-            "metric": self.metric,
+            "seed": config.seed,
+            "metric": config.metric,
             "augment": self.augment if self.custom is None else _identity(self.custom),
-            "flip": self.flip,
-            "imbalance": self.imbalance,
-            "batch_size": self.batch_size,
-            "deterministic": self.deterministic,
-            "precision": self.precision,
-            "views": self.views,
+            "flip": config.flip,
+            "imbalance": config.imbalance,
+            "batch_size": config.batch_size,
+            "deterministic": config.deterministic,
+            "precision": config.precision,
+            "views": config.views,
             **({} if self.data.rendering.plain else {"rendering": self.data.rendering.as_dict()}),
-            **({} if self.min_crop is None else {"min_crop": self.min_crop}),
-            **({} if self.rotate == "none" else {"rotate": self.rotate}),
-            **({} if self.minutes is None else {"minutes": self.minutes}),
-            **({} if self.keep == "best" else {"keep": self.keep}),
-            **({} if self.temperature is None else {"temperature": self.temperature}),
-            **({} if self.interpolate_weights is None else {"interpolate_weights": self.interpolate_weights}),
+            **({} if config.min_crop is None else {"min_crop": config.min_crop}),
+            **({} if config.rotate == "none" else {"rotate": config.rotate}),
+            **({} if config.minutes is None else {"minutes": config.minutes}),
+            **({} if config.keep == "best" else {"keep": config.keep}),
+            **({} if config.temperature is None else {"temperature": config.temperature}),
+            **(
+                {}
+                if config.interpolate_weights is None
+                else {"interpolate_weights": config.interpolate_weights}
+            ),
         }
 
     def phases(self) -> tuple[ResolvedPhase, ...]:
@@ -99,7 +96,7 @@ class Request:
             self.strategy,
             stages=len(self.backbone.stages),
             images=len(self.data.part("train")),
-            batch=self.batch_size,
+            batch=self.config.batch_size,
         )
 
     @property
@@ -124,27 +121,28 @@ class Request:
             policy=policy,
             custom=self.custom if policy is not None and policy.name == "custom" else None,
             custom_name="" if self.custom is None else _identity(self.custom),
-            seed=derive(self.seed, "augment"),
+            seed=derive(self.config.seed, "augment"),
         )
 
     def check(self) -> None:
         """Refuse what makes no sense before anything is computed."""
+        config = self.config
         known = {
-            "metric": (self.metric, metrics.METRICS),
-            "flip": (self.flip, FLIPS),
-            "precision": (self.precision, PRECISIONS),
-            "cache": (self.cache, CACHE),
-            "keep": (self.keep, KEEP),
+            "metric": (config.metric, metrics.METRICS),
+            "flip": (config.flip, FLIPS),
+            "precision": (config.precision, PRECISIONS),
+            "cache": (config.cache, CACHE),
+            "keep": (config.keep, KEEP),
         }
         wrong = [
             f"{key} must be one of {', '.join(words)}, found {value!r}.{did_you_mean(value, words)}"
             for key, (value, words) in known.items()
             if value not in words
         ]
-        if self.deterministic and self.precision == "bfloat16":
+        if config.deterministic and config.precision == "bfloat16":
             wrong.append("deterministic means float32: drop one of deterministic and precision=bfloat16.")
         val = {sample.label for sample in self.data.part("val")}
-        if self.metric == "auroc" and len(val) == 1:
+        if config.metric == "auroc" and len(val) == 1:
             wrong.append("auroc is undefined on a val part of one class; choose another metric or split.")
         below = len(self.backbone.stages) - 1
         if self.strategy.name == "top_k" and (self.strategy.k or 0) > below:
@@ -157,32 +155,33 @@ class Request:
                 f"{self.backbone.name} can't be cut before its head ({' '.join(self.backbone.notes)}), and "
                 f"{self.strategy} needs a cut: use full or scratch."
             )
-        if self.batch_size < 1:
-            wrong.append(f"batch_size must be at least 1, found {self.batch_size}.")
-        if self.batch_size == 1 and hyperparameters(self.strategy).bn in ("train", "recalibrate"):
+        if config.batch_size < 1:
+            wrong.append(f"batch_size must be at least 1, found {config.batch_size}.")
+        if config.batch_size == 1 and hyperparameters(self.strategy).bn in ("train", "recalibrate"):
             wrong.append("BatchNorm in training needs batches of 2 or more images, found batch_size=1.")
         wrong += self._wrong_processes()
-        if self.views is not None and self.views < 0:
-            wrong.append(f"views must be at least 1, or 0 for a new one each epoch; found {self.views}.")
-        if self.minutes is not None and not 0 < self.minutes < math.inf:
-            wrong.append(f"minutes must be above 0, found {self.minutes:g}.")
-        if self.temperature is not None and not 0 < self.temperature < math.inf:
-            wrong.append(f"temperature must be above 0, found {self.temperature:g}.")
+        if config.views is not None and config.views < 0:
+            wrong.append(f"views must be at least 1, or 0 for a new one each epoch; found {config.views}.")
+        if config.minutes is not None and not 0 < config.minutes < math.inf:
+            wrong.append(f"minutes must be above 0, found {config.minutes:g}.")
+        if config.temperature is not None and not 0 < config.temperature < math.inf:
+            wrong.append(f"temperature must be above 0, found {config.temperature:g}.")
         wrong += self._wrong_interpolation()
-        if self.threads is not None and self.threads < 1:
-            wrong.append(f"threads must be at least 1, found {self.threads}.")
+        if config.threads is not None and config.threads < 1:
+            wrong.append(f"threads must be at least 1, found {config.threads}.")
         if wrong:
             raise UsageError(" ".join(wrong))
-        check_options(self.augment, self.min_crop, self.rotate)
-        Balance(self.imbalance, np.zeros(1, dtype=np.int64), 1)
+        check_options(self.augment, config.min_crop, config.rotate)
+        Balance(config.imbalance, np.zeros(1, dtype=np.int64), 1)
 
     def _wrong_processes(self) -> list[str]:
         """Each process of a job learns from its part of every batch."""
-        if process_group.size() == 1 or not self.strategy.trains or self.batch_size < 1:
+        config = self.config
+        if process_group.size() == 1 or not self.strategy.trains or config.batch_size < 1:
             return []
         least = 2 if hyperparameters(self.strategy).bn in ("train", "recalibrate") else 1
         images = len(self.data.part("train"))
-        smallest = images // math.ceil(images / self.batch_size)
+        smallest = images // math.ceil(images / config.batch_size)
         if smallest // process_group.size() >= least:
             return []
         why = " (BatchNorm in training needs two)" if least == 2 else ""
@@ -193,7 +192,7 @@ class Request:
         return [f"{words}: start at most {most}, or give a larger batch."]
 
     def _wrong_interpolation(self) -> list[str]:
-        asked, strategy = self.interpolate_weights, self.strategy
+        asked, strategy = self.config.interpolate_weights, self.strategy
         if asked is None:
             return []
         wrong = []

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+from frostline.config import REPEATS, Config
 from frostline.data import Manifest, OnProgress
 from frostline.loggers import Loggers
 from frostline.models import Backbone
@@ -14,8 +15,6 @@ from frostline.selection.candidates import Candidate
 from frostline.studies.best_run import PassedOver
 from frostline.studies.study_folder import Study, digest_of, plain
 from frostline.system.timing import Stopwatch
-
-REPEATS = 3  # before a winner is named
 
 
 @dataclass(frozen=True)
@@ -36,8 +35,8 @@ class Earlier:
 
 
 @dataclass(frozen=True)
-class Asked:
-    """Everything that was asked for in one call. `options` are those of `train`, the same for every run.
+class CompareRequest:
+    """Everything that was given in one call. `config` holds the options, the same for every run.
 
     The last of the `candidates` are those that joined from earlier runs.
     """
@@ -46,18 +45,14 @@ class Asked:
     data: Manifest
     candidates: list[Candidate]
     study: Study
-    minutes: float | None
-    repeats: int
+    config: Config
     thorough: bool  # every candidate on every repeat, and the shallowest thaw wins where it isn't separated
     database: str | None
-    seed: int
-    named: dict[str, Any]  # strategies and search, as they were asked for
-    options: dict[str, Any]
+    named: dict[str, Any]  # strategies and search, as given
     loggers: Loggers
     watch: Stopwatch
     progress: OnProgress | None
     log: Callable[[str], None]
-    interpolate_weights: float | str | None = None  # how far the winner goes back: a share, or "auto"
     earlier: Earlier = field(default_factory=Earlier)
     joins: bool = True  # whether strategies of earlier runs may join
 
@@ -72,10 +67,31 @@ class Asked:
         return self.candidates[: len(self.candidates) - len(self.earlier.joined)]
 
     @property
+    def run_config(self) -> Config:
+        """The options of each run; its seed, its augmentation and whether it goes back come with it."""
+        return replace(self.config, resize=None, minutes=None, interpolate_weights=None, repeats=REPEATS)
+
+    @property
+    def options(self) -> dict[str, Any]:
+        """The options that change what runs learn, as plain data; new ones only where they were given."""
+        config = self.config
+        return {
+            "metric": config.metric,
+            "flip": config.flip,
+            **({} if config.min_crop is None else {"min_crop": config.min_crop}),
+            **({} if config.rotate == "none" else {"rotate": config.rotate}),
+            "imbalance": config.imbalance,
+            "batch_size": config.batch_size,
+            "deterministic": config.deterministic,
+            "precision": config.precision,
+        }
+
+    @property
     def settings(self) -> dict[str, dict[str, Any]]:
         """What all runs share beside the strategy, by a candidate's network, as a run's config holds it."""
-        named = ("flip", "imbalance", "batch_size", "min_crop", "rotate")  # the last two where asked for
-        shared = {**{key: self.options[key] for key in named if key in self.options}, "views": None}
+        named = ("flip", "imbalance", "batch_size", "min_crop", "rotate")  # the last two where given
+        options = self.options
+        shared = {**{key: options[key] for key in named if key in options}, "views": None}
         found = {
             name: {"weights": one.digest, "preprocessing": one.preprocessing.as_dict(), **shared}
             for name, one in self.backbones.items()
@@ -92,14 +108,15 @@ class Asked:
             name: {"model": one.digest, "preprocessing": one.preprocessing.as_dict()}
             for name, one in self.backbones.items()
         }
+        back = self.config.interpolate_weights
         what = {
             "candidates": [c.as_list() for c in self.own],
             **(network[""] if self.alone else {"models": network}),
-            "repeats": self.repeats,
-            "seed": self.seed,
+            "repeats": self.config.repeats,
+            "seed": self.config.seed,
             "thorough": self.thorough,
-            **({} if self.interpolate_weights is None else {"interpolate_weights": self.interpolate_weights}),
+            **({} if back is None else {"interpolate_weights": back}),
             **({"earlier": False} if not self.joins else {}),
-            **{key: value for key, value in self.options.items() if key not in ("threads", "workers")},
+            **self.options,
         }
         return self.study.path / "comparisons" / digest_of(what)[:12]

@@ -1,0 +1,185 @@
+"""The options that `train`, `compare` and `fit` share: one dataclass, read from and written to YAML."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, fields, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypedDict
+
+from frostline.errors import UsageError, did_you_mean
+
+if TYPE_CHECKING:
+    from PIL import Image
+
+BATCH = 32  # images a step: what the epochs of strategies/ were measured with
+REPEATS = 3  # before a winner is named
+TRAIN_ALONE = ("views", "cache", "keep", "temperature")  # what a comparison's runs have no use for
+FILE = "config.yaml"  # in a run's folder: what repeats it
+
+
+class Options(TypedDict, total=False):
+    """The fields of `Config`, as keywords of `train`, `compare` and `fit`."""
+
+    seed: int
+    metric: str
+    augment: str | Callable[[Image.Image], Any]
+    flip: str
+    resize: str | None
+    min_crop: float | None
+    rotate: str
+    imbalance: str
+    batch_size: int
+    deterministic: bool
+    precision: str
+    threads: int | None
+    workers: int
+    views: int | None
+    cache: str
+    keep: str
+    temperature: float | None
+    interpolate_weights: float | str | None
+    minutes: float | None
+    repeats: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class Config:
+    """How to train: the options that `train`, `compare` and `fit` share.
+
+    Parameters
+    ----------
+    seed
+        Split, order, initialisation and augmentation.
+    metric
+        What choices are made by: accuracy, balanced_accuracy, macro_f1, auroc or log_loss.
+    augment
+        none, light, standard or strong; for `train` also a callable from RGB image to RGB image.
+    flip
+        auto (asks the images), none, horizontal or both.
+    resize
+        How pictures become square, in training, prediction and export: crop, squash or pad. None: as the
+        backbone has it.
+    min_crop
+        Smallest share of a picture's area that a random crop shows, 0–1. None: by `augment`.
+    rotate
+        auto, none, 90 or any: turn training images, for pictures without an up.
+    imbalance
+        none, weights, sampler or logit_adjustment.
+    batch_size
+        Images a step, over all processes.
+    deterministic
+        Float32 and no timed choice: repeats agree bit for bit.
+    precision
+        auto (timed), float32 or bfloat16.
+    threads
+        Torch threads. None: as many as cores are free.
+    workers
+        Processes that decode images ahead.
+    views
+        `train` alone: views of each image to cycle through while layers are frozen, the plain one first; 0: a
+        new one each epoch; None: as many as the epochs ask for.
+    cache
+        `train` alone: auto, keep or compute the features of frozen layers; changes no bit of the result.
+    keep
+        `train` alone: end with the best weights on val, or the last.
+    temperature
+        `train` alone: what logits are divided by. None: fitted on val, or by a probe's folds.
+    interpolate_weights
+        Share of the way from the pretrained weights with a probe (0) to the adapted ones (1), or "auto".
+    minutes
+        Limit from start to exit. None: no limit; `fit` then chooses one.
+    repeats
+        `compare` and `fit` alone: new splits and seeds before a winner is named.
+    """
+
+    seed: int = 0
+    metric: str = "accuracy"
+    augment: str | Callable[[Image.Image], Any] = "standard"
+    flip: str = "auto"
+    resize: str | None = None
+    min_crop: float | None = None
+    rotate: str = "none"
+    imbalance: str = "none"
+    batch_size: int = BATCH
+    deterministic: bool = False
+    precision: str = "auto"
+    threads: int | None = None
+    workers: int = 0
+    views: int | None = None
+    cache: str = "auto"
+    keep: str = "best"
+    temperature: float | None = None
+    interpolate_weights: float | str | None = None
+    minutes: float | None = None
+    repeats: int = REPEATS
+
+    @classmethod
+    def of(
+        cls, config: Config | None, options: Mapping[str, Any], *, without: tuple[str, ...] = ()
+    ) -> Config:
+        """Return `config` (default: every default) with some fields replaced.
+
+        `without` are fields that the caller has no use for. Raises `UsageError` for those, where they are not
+        at their defaults, and for keywords that are no fields.
+        """
+        unknown = [name for name in options if name not in NAMES]
+        if unknown:
+            raise UsageError(
+                f"Unknown option {unknown[0]!r}.{did_you_mean(unknown[0], NAMES)} Expected some of "
+                f"{', '.join(name for name in NAMES if name not in without)}."
+            )
+        made = replace(config or cls(), **options)
+        useless = [name for name in without if getattr(made, name) != getattr(cls, name)]
+        if useless:
+            raise UsageError(f"{', '.join(useless)}: not an option here. Leave it out.")
+        return made
+
+    @classmethod
+    def load(cls, path: str | Path) -> Config:
+        """Read a YAML file of fields. Raises `UsageError` where it can't be read or names others."""
+        values = read_yaml(path)
+        return cls.of(None, {name: value for name, value in values.items() if name in NAMES})
+
+    def save(self, path: str | Path) -> None:
+        """Write every field that differs from its default as YAML. Raises `UsageError` for a callable."""
+        write_yaml(path, self.changed())
+
+    def changed(self) -> dict[str, Any]:
+        """Return the fields that differ from their defaults, as plain data."""
+        values = {name: getattr(self, name) for name in NAMES}
+        return {name: value for name, value in values.items() if value != getattr(type(self), name)}
+
+
+NAMES = tuple(field.name for field in fields(Config))
+
+
+def read_yaml(path: str | Path) -> dict[str, Any]:
+    """Return the mapping that a YAML file holds. Raises `UsageError` with what was found otherwise."""
+    import yaml
+
+    try:
+        values = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError, yaml.YAMLError, RecursionError) as error:
+        reason = " ".join(str(getattr(error, "strerror", None) or error).split())
+        raise UsageError(f"{path} cannot be read as YAML ({reason}).") from None
+    if values is None:
+        return {}
+    if not isinstance(values, dict) or not all(isinstance(key, str) for key in values):
+        raise UsageError(f"{path} holds no options. Expected lines such as `seed: 1` or `model: lite0`.")
+    return values
+
+
+def write_yaml(path: str | Path, values: Mapping[str, Any]) -> None:
+    """Write plain values as a YAML mapping. Raises `UsageError` for what is no plain value."""
+    import yaml
+
+    from frostline.system import directories
+
+    try:
+        text = yaml.safe_dump(dict(values), sort_keys=False, allow_unicode=True)
+    except yaml.YAMLError:
+        raise UsageError(
+            f"An option of {', '.join(values)} holds a Python object, which no file can repeat."
+        ) from None
+    directories.write_atomically(Path(path), text.encode())

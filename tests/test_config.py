@@ -1,0 +1,127 @@
+"""One dataclass of options for train, compare and fit; a file of it repeats a call."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+from click.testing import CliRunner, Result
+
+import frostline
+from frostline.cli.main import cli
+from frostline.config import FILE, NAMES, TRAIN_ALONE, Config, Options, read_yaml
+from frostline.errors import UsageError
+from frostline.training.request import TrainRequest
+from tiny import tiny_backbone, write_folder, write_table
+
+QUICK = ["--size", "32", "--threads", "1", "--json", "--quiet"]
+
+
+def run(*words: str) -> Result:
+    return CliRunner().invoke(cli, list(words))
+
+
+def test_keywords_and_fields_are_the_same() -> None:
+    assert tuple(Options.__annotations__) == NAMES
+    types = [hint.__forward_arg__ for hint in Options.__annotations__.values()]
+    assert types == list(Config.__annotations__.values())
+
+
+def test_a_file_reads_back(tmp_path: Path) -> None:
+    config = Config(seed=3, min_crop=0.5, rotate="90", interpolate_weights="auto", deterministic=True)
+    config.save(tmp_path / "config.yaml")
+    assert Config.load(tmp_path / "config.yaml") == config
+    assert read_yaml(tmp_path / "config.yaml")["rotate"] == "90"  # a word, not a number
+    Config().save(tmp_path / "config.yaml")
+    assert Config.load(tmp_path / "config.yaml") == Config()
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("[1", "cannot be read as YAML"),
+        ("- seed", "holds no options"),
+        ("1: 2", "holds no options"),
+        ("\ud800", "cannot be read as YAML"),
+    ],
+)
+def test_a_file_that_holds_something_else_is_refused(tmp_path: Path, text: str, message: str) -> None:
+    (tmp_path / "config.yaml").write_bytes(text.encode("utf-8", "surrogatepass"))
+    with pytest.raises(UsageError, match=message):
+        Config.load(tmp_path / "config.yaml")
+
+
+def test_a_callable_is_in_no_file(tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match="holds a Python object"):
+        Config(augment=lambda image: image).save(tmp_path / "config.yaml")
+
+
+def test_keywords_go_before_the_config_and_others_are_refused() -> None:
+    assert Config.of(Config(seed=1, threads=2), {"seed": 5}) == Config(seed=5, threads=2)
+    with pytest.raises(UsageError, match=r"'sed'.*Did you mean 'seed'"):
+        Config.of(None, {"sed": 1})
+    with pytest.raises(UsageError, match="views: not an option here"):
+        Config.of(Config(views=3), {}, without=TRAIN_ALONE)
+
+
+def test_a_config_and_its_keywords_make_the_same_run(tmp_path: Path) -> None:
+    data = frostline.load_data(write_table(tmp_path / "images"), near_copies=False)
+    options: dict[str, Any] = {"seed": 2, "batch_size": 8, "threads": 1, "flip": "none"}
+    first = frostline.train(tiny_backbone(), data, "head(epochs=1)", study=tmp_path / "s", **options)
+    again = frostline.train(
+        tiny_backbone(), data, "head(epochs=1)", study=tmp_path / "s", config=Config(**options)
+    )
+    assert again.again
+    assert again.folder == first.folder
+    saved = read_yaml(first.folder.path / FILE)
+    assert saved == {"model": "TinyNet", "strategy": "head(epochs=1)", **options}
+    assert Config.load(first.folder.path / FILE) == Config(**options)
+    with pytest.raises(UsageError, match="Unknown option 'batch'"):
+        frostline.train(tiny_backbone(), data, "head", study=tmp_path / "s", batch=8)
+    with pytest.raises(UsageError, match="repeats: not an option here"):
+        frostline.train(tiny_backbone(), data, "head", study=tmp_path / "s", repeats=2)
+    with pytest.raises(UsageError, match="keep: not an option here"):
+        frostline.compare(tiny_backbone(), data, ["head", "full"], study=tmp_path / "s", keep="last")
+
+
+def test_what_makes_a_run_another_one_follows_the_config(tmp_path: Path) -> None:
+    data = frostline.load_data(write_table(tmp_path / "images"), near_copies=False)
+    backbone = tiny_backbone()
+
+    def identity(**options: Any) -> dict[str, Any]:
+        return TrainRequest(backbone, data, frostline.parse("head"), Config(**options)).identity()
+
+    assert identity() == identity(threads=3, workers=1)  # how it is computed is not what it is
+    for change in ({"seed": 1}, {"min_crop": 0.5}, {"rotate": "90"}, {"batch_size": 8}, {"keep": "last"}):
+        assert identity(**change) != identity()
+
+
+@pytest.mark.slow
+def test_the_file_that_a_command_leaves_repeats_it(tmp_path: Path) -> None:
+    photos, study = write_folder(tmp_path / "photos", per_class=8), tmp_path / "s"
+    words = ("--strategy", "head(epochs=1)", "--study", str(study), "--seed", "3", "--rotate", "90", *QUICK)
+    first = run("train", str(photos), *words)
+    assert first.exit_code == 0, first.output
+    (file,) = study.glob(f"runs/*/{FILE}")
+    again = run("train", "--config", str(file), "--json", "--quiet")
+    assert again.exit_code == 0, again.output
+    told, said = (json.loads(result.stdout) for result in (first, again))
+    assert said["again"]
+    assert said["run"] == told["run"]
+    other = run("train", "--config", str(file), "--seed", "4", "--json", "--quiet")
+    assert json.loads(other.stdout)["run"] != told["run"]  # the prompt goes first
+
+
+def test_a_file_with_a_wrong_word_is_refused_before_anything_is_loaded(tmp_path: Path) -> None:
+    file = tmp_path / "config.yaml"
+    for text, message in (("sed: 1", "Did you mean 'seed'?"), ("[", "cannot be read as YAML")):
+        file.write_text(text)
+        result = run("train", str(tmp_path), "--config", str(file))
+        assert result.exit_code == 2
+        assert message in result.stderr
+    file.write_text("rotate: 45\n")
+    result = run("train", str(tmp_path), "--config", str(file))
+    assert result.exit_code == 2
+    assert "'45' is not one of" in result.stderr
