@@ -39,7 +39,7 @@ from frostline.system import numerics
 from frostline.system.seeds import derive
 from frostline.training import Run
 from frostline.training.tuning import flip_test
-from test_dataset_memory import settled
+from test_dataset_digest_cache import settled
 from tiny import tiny_backbone, write_folder
 
 

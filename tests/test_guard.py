@@ -482,7 +482,7 @@ def test_paths_too_long_for_a_file_are_said(tmp_path: Path) -> None:
         file_listing.find_images(tmp_path / ("x" * 300))
     long = "x" * 300
     (tmp_path / "a.csv").write_text(f"path,label\n{long}\\a.png,cat\n../{long},dog\na\0b,cat\n")
-    assert len(read_table(tmp_path / "a.csv").found) == 3
+    assert len(read_table(tmp_path / "a.csv").images) == 3
 
 
 def test_a_store_from_a_stranger_deletes_nothing_outside(tmp_path: Path) -> None:
@@ -597,7 +597,7 @@ def test_tables_have_a_largest_width_and_a_short_message(tmp_path: Path) -> None
     assert len(str(caught.value)) < 2000
     names = ["path", "label", *(f"c{n}" for n in range(MAX_COLUMNS - 2))]
     (tmp_path / "b.csv").write_text(",".join(names) + "\n" + "a.png,x\n" * 20_000)
-    assert len(read_table(tmp_path / "b.csv").found) == 1  # and 20,000 rows didn't grow to 200 million cells
+    assert len(read_table(tmp_path / "b.csv").images) == 1  # and 20,000 rows didn't grow to 200 million cells
     (tmp_path / "c.csv").write_text("path,label\n" + "x" * 200_000 + ",cat\n")
     with pytest.raises(DataError, match="field larger than field limit"):
         read_table(tmp_path / "c.csv")

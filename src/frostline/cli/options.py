@@ -259,10 +259,10 @@ class Ground(click.ParamType[str]):
 
     def convert(self, value: str, param: click.Parameter | None, ctx: click.Context | None) -> str:
         """Return the text."""
-        from frostline.data.pixels.rendering_choice import wished
+        from frostline.data.pixels.rendering_choice import rendering_options
 
         try:
-            wished(None, value)
+            rendering_options(None, value)
         except UsageError as error:
             self.fail(str(error), param, ctx)
         return value
@@ -364,5 +364,5 @@ def loaded(
         from frostline.models import lineage
         from frostline.studies.study_folder import Study
 
-        manifest = lineage.respected([backbone], manifest, Study(options["study"]))
+        manifest = lineage.keep_learned_in_train([backbone], manifest, Study(options["study"]))
     return manifest, backbone

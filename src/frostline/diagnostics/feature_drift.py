@@ -67,7 +67,7 @@ def forgetting(
     the backbone learned from make it look better before than it is: those that its fingerprints know stand
     apart in `learned`. Raises `DataError`.
     """
-    data = lineage.marked(backbone, data)
+    data = lineage.mark_learned(backbone, data)
     samples = data.part("test") or data.samples
     images = Images(data, samples, backbone.preprocessing)
     targets = own_targets(backbone, data)[images.targets]

@@ -147,7 +147,7 @@ def measure(
             f"{backbone.name} can't be cut before its head ({' '.join(backbone.notes)}), so nothing can be "
             "measured stage by stage. `frostline train` with the strategy full needs no cut."
         )
-    data = lineage.marked(backbone, data.checked(progress))
+    data = lineage.mark_learned(backbone, data.checked(progress))
     samples = shared_out(data, data.part("train"), MOST_IMAGES, seed)
     some = shared_out(data, samples, max(MOST_PROBED, PROBED_A_CLASS * len(data.classes)), seed)
     plan = numerics.exact_plan(numerics.thread_count(threads))

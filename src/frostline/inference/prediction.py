@@ -19,19 +19,19 @@ from torch import Tensor, nn
 
 from frostline import metrics
 from frostline.data import (
-    Asked,
     OnProgress,
-    Question,
+    PredictionInput,
+    PredictionInputs,
+    RenderedImage,
     Rendering,
-    Shown,
-    Sorted,
-    doubted_name,
+    SortedImages,
     folder_names,
     in_threads,
     notes_on,
-    questions,
-    shown_as,
+    prediction_inputs,
+    rendered_from_picture,
     sort_into,
+    unsure_folder_name,
 )
 from frostline.errors import DamagedImage, StudyError, UsageError
 from frostline.features.image_batches import EVALUATION_BATCH
@@ -133,7 +133,7 @@ class Predictions:
         """Draw how many images were given each label."""
         return notebook.answers_plot([row.label for row in self.rows])
 
-    def copy_to(self, folder: str | Path) -> Sorted:
+    def copy_to(self, folder: str | Path) -> SortedImages:
         """Copy images into a folder for each label below `folder`, doubted ones into one of their own.
 
         No file is overwritten: one of the same name gets a suffix. What lies there already, is not copied
@@ -141,7 +141,7 @@ class Predictions:
         Raises `UsageError` or `DataError`.
         """
         names = folder_names([*self.classes, *(row.label for row in self.rows)])
-        doubted = doubted_name(names.values())
+        doubted = unsure_folder_name(names.values())
         return sort_into(
             Path(folder).expanduser(),
             [(row.path, doubted if row.unsure else names[row.label]) for row in self.rows],
@@ -285,7 +285,9 @@ def predict(
     """
     doubts = None if target_accuracy is None else _doubts(study, run, target_accuracy)
     who = _answering(study, run, module, base)
-    found = answer(who.predictor, questions(images, path_column), top=top, doubts=doubts, progress=progress)
+    found = answer(
+        who.predictor, prediction_inputs(images, path_column), top=top, doubts=doubts, progress=progress
+    )
     classes = tuple(who.predictor.classes)
     return Predictions(
         found.rows,
@@ -311,22 +313,22 @@ class Answers:
 
 def answer(
     predictor: Predictor,
-    whole: Asked,
+    whole: PredictionInputs,
     *,
     top: int,
     doubts: selective_prediction.Doubts | None,
     progress: OnProgress | None,
 ) -> Answers:
     """Return an answer for each image that can be decoded, and the others' names with the reasons."""
-    asked = whole.questions
+    asked = whole.inputs
     rows: list[Prediction] = []
     unreadable: list[tuple[str, str]] = []
-    shown: list[Shown] = []
+    shown: list[RenderedImage] = []
     for start in range(0, len(asked), EVALUATION_BATCH):
         good, pixels = [], []
         batch = asked[start : start + EVALUATION_BATCH]
         looks = in_threads(
-            lambda question: _look(predictor, question), batch, FETCHERS * any(q.far for q in batch)
+            lambda question: _look(predictor, question), batch, FETCHERS * any(q.is_remote for q in batch)
         )
         for question, look in zip(batch, looks, strict=True):
             if isinstance(look, DamagedImage):
@@ -339,7 +341,9 @@ def answer(
             rows += _answered(predictor, good, torch.stack(pixels), top, doubts)
         if progress:
             progress("predict", min(start + EVALUATION_BATCH, len(asked)), len(asked))
-    return Answers(tuple(rows), tuple(unreadable), tuple(notes_on(shown, predictor.rendering, whole.others)))
+    return Answers(
+        tuple(rows), tuple(unreadable), tuple(notes_on(shown, predictor.rendering, whole.other_files))
+    )
 
 
 @dataclass(frozen=True)
@@ -347,15 +351,15 @@ class _Look:
     """An image's pixels (3, size, size), and how they were made."""
 
     pixels: Tensor
-    shown: Shown
+    shown: RenderedImage
 
 
-def _look(predictor: Predictor, question: Question) -> _Look | DamagedImage:
+def _look(predictor: Predictor, question: PredictionInput) -> _Look | DamagedImage:
     """Return an image's pixels, or why there are none."""
     try:
         picture = question.picture()
         image = picture.rgb(predictor.rendering)
-        shown = shown_as(question.name, picture, image, predictor.rendering)
+        shown = rendered_from_picture(question.name, picture, image, predictor.rendering)
         return _Look(predictor.preprocessing.crop(image), shown)
     except DamagedImage as error:
         return error

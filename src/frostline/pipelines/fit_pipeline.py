@@ -178,7 +178,7 @@ def fit(
     )
     data = _loaded(load).checked(progress)
     backbones = wanted.load(log)
-    data = lineage.respected(backbones, data, Study(study))
+    data = lineage.keep_learned_in_train(backbones, data, Study(study))
     options: dict[str, Any] = {
         "metric": metric,
         "flip": flip,

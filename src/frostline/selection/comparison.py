@@ -129,7 +129,7 @@ def compare(
     for candidate in candidates:
         check_options(candidate.augment, min_crop, rotate)
     told = data.notes
-    data = lineage.respected(list(backbones.values()), data, Study(study))
+    data = lineage.keep_learned_in_train(list(backbones.values()), data, Study(study))
     for note in data.notes:
         if note not in told:
             log(note)

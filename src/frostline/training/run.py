@@ -16,7 +16,7 @@ from safetensors.torch import save
 from torch import nn
 
 from frostline import sentences
-from frostline.data import Manifest, OnProgress, questions
+from frostline.data import Manifest, OnProgress, prediction_inputs
 from frostline.distributed import process_group
 from frostline.distributed.launcher import demand_alone
 from frostline.feature_cache import Store
@@ -78,7 +78,7 @@ class Run:
             else selective_prediction.doubts(self.folder.path, target_accuracy)
         )
         found = answer(
-            self._predictor, questions(images, path_column), top=top, doubts=doubts, progress=progress
+            self._predictor, prediction_inputs(images, path_column), top=top, doubts=doubts, progress=progress
         )
         return Predictions(
             found.rows,
@@ -244,7 +244,9 @@ def _prepared(backbone: Backbone, data: Manifest, study: str | Path, progress: O
     Processes of one job don't all decode them.
     """
     with process_group.in_turn():
-        return lineage.respected([backbone], data.checked(progress).recalled(Path(study)), Study(study))
+        return lineage.keep_learned_in_train(
+            [backbone], data.checked(progress).recalled(Path(study)), Study(study)
+        )
 
 
 def _in_ray(request: Request, study: str | Path, loggers: Loggers, address: str) -> Run:
@@ -323,7 +325,7 @@ def _perform(request: Request, study: Study, folder: RunFolder, hear: Hear, stor
         folder.write("backbone.json", request.backbone.as_dict())
         model, found, chosen, about = _work(request, folder, hear, watch, store)
     directories.write_atomically(folder.weights, save(_plain_state(model), metadata={"format": "pt"}))
-    lineage.inherited(request.backbone, request.data).write(folder.fingerprints)
+    lineage.inherited_fingerprints(request.backbone, request.data).write(folder.fingerprints)
     result = {
         "strategy": str(request.strategy),
         "model": request.backbone.name,

@@ -68,8 +68,8 @@ class CutAway:
         worst = f", of {self.worst} {percent(self.most)}" if more else ""
         message = (
             f"{self.long} of {self.images} image(s) are wider or taller than {MOST_ASPECT:g}:1. A centre "
-            f"crop leaves out {percent(self.mean_long)} of their area{or_more}{worst}: what lies there "
-            "has no say in any answer."
+            f"crop removes {percent(self.mean_long)} of their area{or_more}{worst}: what lies there "
+            "does not affect any prediction."
         )
         return Finding("cut_away", self.long, message, ADVICE, (self.worst,) if self.worst else ())
 
@@ -91,21 +91,21 @@ def cut_away(
         raise UsageError(
             f"Unknown resize {resize!r}.{did_you_mean(resize, RESIZE_OF)} Expected crop, squash or pad."
         )
-    way = RESIZE_OF[resize]
-    named = list(sizes.items()) if isinstance(sizes, Mapping) else [("", size) for size in sizes]
-    named = [(name, size) for name, size in named if min(size) > 0]
-    lost = [share_cut_away(size, way, crop_pct) for _, size in named]
-    long = [share for share, (_, size) in zip(lost, named, strict=True) if is_long(size)]
+    mode = RESIZE_OF[resize]
+    named_sizes = list(sizes.items()) if isinstance(sizes, Mapping) else [("", size) for size in sizes]
+    named_sizes = [(name, size) for name, size in named_sizes if min(size) > 0]
+    lost = [share_cut_away(size, mode, crop_pct) for _, size in named_sizes]
+    long = [share for share, (_, size) in zip(lost, named_sizes, strict=True) if is_long(size)]
     worst = max(range(len(lost)), key=lost.__getitem__, default=None)
     return CutAway(
-        way,
+        mode,
         crop_pct,
-        len(named),
+        len(named_sizes),
         len(long),
         sum(lost) / len(lost) if lost else 0.0,
         sum(long) / len(long) if long else 0.0,
         0.0 if worst is None else lost[worst],
-        "" if worst is None else named[worst][0],
+        "" if worst is None else named_sizes[worst][0],
     )
 
 

@@ -68,7 +68,7 @@ def find_recipes(model: nn.Module, runs: Runs, sections: Sequence[Section], head
     else (it pools, or has a twin), that cut holds for models with a replaced head.
     """
     found: dict[int, Recipe] = {}
-    judge = _Judge(model, runs, head)
+    judge = _CutVerifier(model, runs, head)
     for index, section in enumerate(sections[1:], start=1):
         last = index == len(sections) - 1
         for recipe in _candidates(runs, section, head if last and not head.plain else None):
@@ -128,7 +128,7 @@ def _stubs(pairs: list[tuple[Call, Call]], boundary: Call) -> tuple[tuple[str, t
     answers: dict[str, list[Pattern] | None] = {}
     for a, b in pairs:
         known = answers.setdefault(a.module, [])
-        pattern = _answer(a, b) if a.end < boundary.start else None
+        pattern = _output_pattern(a, b) if a.end < boundary.start else None
         if known is not None and pattern is not None:
             known.append(pattern)
         else:
@@ -137,14 +137,14 @@ def _stubs(pairs: list[tuple[Call, Call]], boundary: Call) -> tuple[tuple[str, t
     covered = 0
     for a, b in pairs:
         if a.start > covered and a.start < boundary.start and answers[a.module] is not None:
-            pattern = _answer(a, b)
+            pattern = _output_pattern(a, b)
             if pattern is not None:
                 stubs.setdefault(a.module, []).append(pattern)
                 covered = a.end
     return tuple((name, tuple(patterns)) for name, patterns in stubs.items())
 
 
-def _answer(small: Call, large: Call) -> Pattern | None:
+def _output_pattern(small: Call, large: Call) -> Pattern | None:
     """Describe what a call answers, or None if that is a constant or of a kind that cannot be described."""
     pairs = zip(tensors(small.output), tensors(large.output), strict=False)
     if not any(depends_on_images(a, b) for a, b in pairs):
@@ -155,7 +155,7 @@ def _answer(small: Call, large: Call) -> Pattern | None:
         return None
 
 
-class _Judge:
+class _CutVerifier:
     """Compares the two halves with the whole, and keeps what the whole answered."""
 
     def __init__(self, model: nn.Module, runs: Runs, head: Head) -> None:
@@ -169,14 +169,14 @@ class _Judge:
             tried = replace(recipe, solid=solid)
             try:
                 with torch.no_grad(), _trial_head(self.model, recipe.head):
-                    found = self._tried(tried)
+                    found = self._check(tried)
             except Exception:  # whatever a model raises on NaN or expanded input: this cut is not offered
                 found = None
             if found is not None:
                 return found
         return None
 
-    def _tried(self, recipe: Recipe) -> Recipe | None:
+    def _check(self, recipe: Recipe) -> Recipe | None:
         small, large = self.runs.images
         expected = self.expected if recipe.head is None else [self.model(small)]
         z, other = first_half(self.model, recipe, small), first_half(self.model, recipe, large)

@@ -117,10 +117,10 @@ def _hooks(model: nn.Module, trace: Trace, counter: FlopCounterMode | None) -> I
 
 
 def _remembered(value: Any) -> Any:
-    return with_tensors(value, _seen)
+    return with_tensors(value, _stand_in)
 
 
-def _seen(value: Tensor) -> Tensor:
+def _stand_in(value: Tensor) -> Tensor:
     """Return a stand-in of the same shape and dtype that holds a small sample in `.sample`."""
     stand_in = torch.empty(value.shape, dtype=value.dtype, device="meta")
     flat = value.detach().reshape(-1)

@@ -64,7 +64,7 @@ def hub_name(source: dict[str, Any]) -> str | None:
     return str(config.hf_hub_id) if config and config.hf_hub_id else None
 
 
-def wanted(source: dict[str, Any], num_classes: int | None = None) -> Architecture:
+def architecture_of(source: dict[str, Any], num_classes: int | None = None) -> Architecture:
     """Return the architecture a source names, with another number of classes where one is given."""
     return Architecture(
         source["kind"], source["architecture"], source["size"], num_classes or source.get("num_classes")

@@ -57,7 +57,7 @@ CONVNEXT_SQUASHES_FROM = 384
 
 
 @dataclass(frozen=True)
-class Found:
+class LoadedModel:
     """A model as it was loaded; `missing` are the tensors that its file did not hold."""
 
     model: nn.Module
@@ -71,7 +71,7 @@ def is_hugging_face(source: str) -> bool:
     return source.startswith(PREFIX) or (Path(source).expanduser() / "config.json").is_file()
 
 
-def load(source: str, *, random: bool = False, preprocessing: Preprocessing | None = None) -> Found:
+def load(source: str, *, random: bool = False, preprocessing: Preprocessing | None = None) -> LoadedModel:
     """Return the classifier that `hf/NAME` or a folder holds, in eval mode, float32, with its preprocessing.
 
     Raises `ModelError` where there is none, where the library is missing, and where its image processor does
@@ -88,10 +88,10 @@ def load(source: str, *, random: bool = False, preprocessing: Preprocessing | No
         else:
             model, missing = _pretrained(library, place, options, config)
         own = preprocessing or _preprocessing(library, source, place, options)
-    return Found(opened(model), own, known, missing)
+    return LoadedModel(as_logits_model(model), own, known, missing)
 
 
-def rebuilt(config: object, preprocessing: Preprocessing) -> Found:
+def rebuilt(config: object, preprocessing: Preprocessing) -> LoadedModel:
     """Return the classifier that a study's configuration describes, with random weights; needs no files.
 
     Raises `ModelError` where it names code, a network of another library, or nothing that can be built: a
@@ -104,7 +104,7 @@ def rebuilt(config: object, preprocessing: Preprocessing) -> Found:
         raise ModelError(f"The study's model takes parts from elsewhere ({', '.join(elsewhere)}): not built.")
     with _own_words("The study's model"):
         try:
-            return Found(build(config), preprocessing, config)
+            return LoadedModel(build(config), preprocessing, config)
         except (TypeError, AttributeError, ArithmeticError) as error:  # settings of another type
             raise ValueError(str(error)) from error
 
@@ -113,18 +113,18 @@ def build(config: dict[str, Any]) -> nn.Module:
     """Return the classifier that a configuration describes, with random weights that are always the same."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(SEED)
-        return fresh(config)
+        return build_unseeded(config)
 
 
-def fresh(config: dict[str, Any]) -> nn.Module:
+def build_unseeded(config: dict[str, Any]) -> nn.Module:
     """Return the classifier that a configuration describes, with weights decided by the random state."""
     library = _library()
     known = {key: value for key, value in config.items() if key != "model_type"}
     described = library.AutoConfig.for_model(config["model_type"], **known)
-    return opened(library.AutoModelForImageClassification.from_config(described).float())
+    return as_logits_model(library.AutoModelForImageClassification.from_config(described).float())
 
 
-def opened(model: nn.Module) -> nn.Module:
+def as_logits_model(model: nn.Module) -> nn.Module:
     """Return the same model, whose call on pixels (n, 3, s, s) now answers logits (n, classes)."""
     kind = type(model)
     if getattr(kind, "answers_logits", False):

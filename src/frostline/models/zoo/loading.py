@@ -244,7 +244,7 @@ def _from_hugging_face(
     return backbone
 
 
-def _of_hugging_face(found: hugging_face.Found, name: str, random: bool) -> Backbone:
+def _of_hugging_face(found: hugging_face.LoadedModel, name: str, random: bool) -> Backbone:
     source: dict[str, Any] = {
         "kind": hugging_face.KIND,
         "architecture": found.config["model_type"],
@@ -255,7 +255,7 @@ def _of_hugging_face(found: hugging_face.Found, name: str, random: bool) -> Back
     }
     if random:
         source["random"] = True
-    fresh = partial(hugging_face.fresh, found.config)
+    fresh = partial(hugging_face.build_unseeded, found.config)
     return checked(found.model, found.preprocessing, name, source, fresh)
 
 

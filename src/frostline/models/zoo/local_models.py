@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from frostline.models.zoo.architectures import HUB_FILES
-from frostline.models.zoo.lite import PACKAGES, at_hand
+from frostline.models.zoo.lite import PACKAGES, is_available
 
 HUB_OWNER = "timm"  # whose repositories on the hub are called as timm's own names are
 
@@ -14,7 +14,7 @@ def on_disk() -> list[str]:
     Whether each can really be loaded is for `load_backbone` to say: the cache also holds networks that are
     no classifiers.
     """
-    return [*(name for name in PACKAGES if at_hand(name)), *_fetched()]
+    return [*(name for name in PACKAGES if is_available(name)), *_fetched()]
 
 
 def _fetched() -> list[str]:
