@@ -221,7 +221,7 @@ def shard(data: bytes, folder: Path) -> None:
 
 def index(data: bytes, folder: Path) -> None:
     """A store's index: nothing outside the store may be read, written or deleted by what it says."""
-    from frostline.feature_cache import Store
+    from frostline.feature_cache import FeatureCache
 
     victim, place = folder / "victim", folder / "store"
     victim.write_text("mine")
@@ -229,7 +229,7 @@ def index(data: bytes, folder: Path) -> None:
     (place / "index.sqlite").write_bytes(data)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        store = Store(place)
+        store = FeatureCache(place)
         store.holdings()
         store.verify()
         store.prune(0)

@@ -40,7 +40,7 @@ from frostline.data.sources import file_listing
 from frostline.data.sources.table_cells import MAX_COLUMNS
 from frostline.data.sources.tables import read_table
 from frostline.errors import DamagedImage, DataError, FrostlineError, ModelError, StoreWarning, StudyError
-from frostline.feature_cache import Form, Store, key_of, shard_file
+from frostline.feature_cache import FeatureCache, Form, key_of, shard_file
 from frostline.models import Preprocessing
 from frostline.models.zoo import architectures
 from frostline.reports import study_reader
@@ -488,14 +488,14 @@ def test_paths_too_long_for_a_file_are_said(tmp_path: Path) -> None:
 def test_a_store_from_a_stranger_deletes_nothing_outside(tmp_path: Path) -> None:
     place, victim = tmp_path / "store", tmp_path / "victim"
     victim.write_text("mine")
-    with Store(place) as store:
-        shelf = store.shelf({"a": 1})
+    with FeatureCache(place) as store:
+        shelf = store.prefix({"a": 1})
         shelf.put([key_of("0" * 64, "0")], np.zeros((1, 16), dtype=np.uint8), Form("float32", (4,)))
         shelf.flush()
     with sqlite3.connect(place / "index.sqlite") as connection:
         connection.execute("UPDATE shards SET name = '../victim'")
     connection.close()
-    with Store(place) as store, pytest.warns(StoreWarning, match="names the file"):
+    with FeatureCache(place) as store, pytest.warns(StoreWarning, match="names the file"):
         store.clear()
     assert victim.read_text() == "mine"
 

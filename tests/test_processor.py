@@ -266,11 +266,11 @@ def test_remembered_rates_are_checked_by_one_timing(
     now_s: float, ratio: float, images: Images, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     backbone = tiny_backbone()
-    monkeypatch.setattr(rate_correction.ways, "pass_s", lambda *_: 1.0)
+    monkeypatch.setattr(rate_correction.numeric_search, "pass_s", lambda *_: 1.0)
     then = profiling.measure(backbone, images, threads=1)
     timed: list[int] = []
     monkeypatch.setattr(
-        rate_correction.ways, "pass_s", lambda _, count, threads: timed.append(count) or now_s
+        rate_correction.numeric_search, "pass_s", lambda _, count, threads: timed.append(count) or now_s
     )
     now = profiling.measure(backbone, images, threads=1)
     assert len(timed) == 1
@@ -278,7 +278,7 @@ def test_remembered_rates_are_checked_by_one_timing(
     assert bool(now.notes) == (ratio != 1.0)
     expected = [stage.learning[stage.plan].backward_s * ratio for stage in then.stages]
     assert [stage.learning[stage.plan].backward_s for stage in now.stages] == pytest.approx(expected)
-    monkeypatch.setattr(rate_correction.ways, "pass_s", lambda *_: 1.0)
+    monkeypatch.setattr(rate_correction.numeric_search, "pass_s", lambda *_: 1.0)
     assert profiling.measure(backbone, images, threads=1).stages == then.stages  # what is remembered stays
 
 
@@ -311,11 +311,13 @@ def test_a_glimpse_is_of_now(monkeypatch: pytest.MonkeyPatch) -> None:
     """It decides what there is time for, so another process's glimpse of another day is none."""
     for second in (1.0, 5.0):
         backbone, timed = tiny_backbone(), []
-        monkeypatch.setattr(profiling.ways, "pass_s", lambda *_, s=second, t=timed: t.append(s) or s)
+        monkeypatch.setattr(
+            profiling.numeric_search, "pass_s", lambda *_, s=second, t=timed: t.append(s) or s
+        )
         assert (
-            profiling.glimpse_s(backbone, 1)
-            == profiling.glimpse_s(backbone, 1)
-            == second / profiling.ways.GLIMPSE
+            profiling.rough_image_s(backbone, 1)
+            == profiling.rough_image_s(backbone, 1)
+            == second / profiling.numeric_search.GLIMPSE
         )
         assert timed == [second]  # once in a process
 

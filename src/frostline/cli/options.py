@@ -14,7 +14,7 @@ from frostline import strategies
 from frostline.cli.command import Verb, stack
 from frostline.distributed import ray_cluster
 from frostline.errors import UsageError
-from frostline.loggers import Loggers, make_loggers, parsed
+from frostline.loggers import Loggers, make_loggers, parse_names
 
 if TYPE_CHECKING:
     from frostline.data import Manifest
@@ -92,7 +92,7 @@ class LoggerNames(click.ParamType[str]):
     def convert(self, value: str, param: click.Parameter | None, ctx: click.Context | None) -> str:
         """Return the names as they are written."""
         try:
-            return ",".join(parsed(value))
+            return ",".join(parse_names(value))
         except UsageError as error:
             self.fail(str(error), param, ctx)
 
@@ -218,10 +218,9 @@ class GroupBy(click.ParamType[str]):
 
     def convert(self, value: str, param: click.Parameter | None, ctx: click.Context | None) -> str:
         """Return it as it is written."""
-        from frostline.data.splits.grouping import parsed
 
         try:
-            parsed(value)
+            parse_names(value)
         except UsageError as error:
             self.fail(str(error), param, ctx)
         return value

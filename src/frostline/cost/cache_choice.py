@@ -62,8 +62,8 @@ def needs(
 
     `views` are in a cycle; `still` says that every view is view 0, `sampler` that images are drawn by class.
     """
-    found: dict[int, Need] = {}
-    seen: set[int] = set()
+    need_of_cut: dict[int, Need] = {}
+    views_seen: set[int] = set()
     drawn = 0
     for phase in phases:
         passes: dict[int, float] = {}
@@ -74,13 +74,13 @@ def needs(
         if sampler and views:  # what is drawn twice comes in another view
             passes = {v: sum(passes.values()) / views for v in range(views)}
         if phase.cut > 0:
-            along = set(passes) <= seen
-            known = found.setdefault(phase.cut, Need({}, along))
-            known.along = known.along and along
+            along = set(passes) <= views_seen
+            need = need_of_cut.setdefault(phase.cut, Need({}, along))
+            need.along = need.along and along
             for view, count in passes.items():
-                known.passes[view] = known.passes.get(view, 0) + count
-        seen |= set(passes)
-    return found
+                need.passes[view] = need.passes.get(view, 0) + count
+        views_seen |= set(passes)
+    return need_of_cut
 
 
 @dataclass(frozen=True)
@@ -116,7 +116,7 @@ def read_or_recompute(rates: RowRates, *, uses: float, missing: float, along: bo
     computing_s = uses * compute_s
     ms = 1000
     why = (
-        f"a row of {rates.row_bytes / 1000:.1f} kB, used {uses:.1f} times: keeping costs "
+        f"a feature of {rates.row_bytes / 1000:.1f} kB, used {uses:.1f} times: caching costs "
         f"{missing:.2f} × {first_s * ms:.2f} + {uses:.1f} × "
         f"{rates.read_s * ms:.3f} = {keeping_s * ms:.2f} ms, computing each time {uses:.1f} × "
         f"({rates.decode_s * ms:.2f} decode + {rates.prefix_s * ms:.2f} frozen layers) = "
@@ -125,15 +125,15 @@ def read_or_recompute(rates: RowRates, *, uses: float, missing: float, along: bo
     if rates.row_bytes <= rates.pixel_bytes:
         return Choice(keeping_s <= computing_s, why)
     why += (
-        f"; a row larger than its image's {rates.pixel_bytes / 1000:.1f} kB of pixels is kept for at most "
-        f"{LARGE_ROW_SHARE:g} times that"
+        f"; a feature larger than its image's {rates.pixel_bytes / 1000:.1f} kB of pixels is cached for at "
+        f"most {LARGE_ROW_SHARE:g} times that"
     )
     return Choice(keeping_s <= LARGE_ROW_SHARE * computing_s, why)
 
 
 def untimed(row_bytes: int, pixel_bytes: int) -> Choice:
     """Decide where nothing is timed: a row that is no larger than its image's pixels is worth keeping."""
-    why = f"a row has {row_bytes:,} bytes, an image's pixels {pixel_bytes:,}; nothing is timed"
+    why = f"a feature has {row_bytes:,} bytes, an image's pixels {pixel_bytes:,}; nothing is timed"
     return Choice(row_bytes <= pixel_bytes, why)
 
 
@@ -142,9 +142,9 @@ def on_the_way(cuts: Sequence[int]) -> list[int]:
 
     Only those whose frozen part no phase until then lets learn.
     """
-    lowest, found = cuts[0], []
+    lowest, passed = cuts[0], []
     for index in cuts[1:]:
         if 0 < index < lowest:
-            found.append(index)
+            passed.append(index)
         lowest = min(lowest, index)
-    return sorted(found)
+    return sorted(passed)

@@ -69,16 +69,16 @@ def predict(
         warm=warm,
         rows=rows,
     )
-    walked = Walk(rates, job).run()
-    held = peak(rates, job, walked)
-    walked.seconds["fresh memory"] += rates.touch_s * (held.expected - rates.peaks.base)
-    walked.seconds["beside"] = BESIDE * sum(walked.seconds.values())
-    parts = {item: rates.factor * seconds for item, seconds in walked.seconds.items()}
+    walk = Walk(rates, job).run()
+    memory = peak(rates, job, walk)
+    walk.seconds["fresh memory"] += rates.touch_s * (memory.expected - rates.peaks.base)
+    walk.seconds["beside"] = BESIDE * sum(walk.seconds.values())
+    parts = {item: rates.factor * seconds for item, seconds in walk.seconds.items()}
     return Cost(
         seconds=sum(parts.values()),
-        peak_memory_bytes=held.expected,
-        peak_memory_upper_bytes=held.upper,
-        disk_bytes=0 if rows == "compute" else round(walked.disk_bytes),
+        peak_memory_bytes=memory.expected,
+        peak_memory_upper_bytes=memory.upper,
+        disk_bytes=0 if rows == "compute" else round(walk.disk_bytes),
         parts=parts,
-        rows=0 if rows == "compute" else walked.rows,
+        rows=0 if rows == "compute" else walk.rows,
     )

@@ -158,7 +158,7 @@ class Rates:
                 stage,
                 frozen_s=ratio * stage.frozen_s,
                 evaluation_s=ratio * stage.evaluation_s,
-                learning={name: each.times(ratio) for name, each in stage.learning.items()},
+                learning={name: learning.times(ratio) for name, learning in stage.learning.items()},
             )
             for stage in self.stages
         )
@@ -171,14 +171,17 @@ class Rates:
         return asdict(self)
 
     @classmethod
-    def from_dict(cls, found: Mapping[str, Any]) -> Rates:
+    def from_dict(cls, data: Mapping[str, Any]) -> Rates:
         """Read rates back."""
         stages = tuple(
             StageRates(
-                **{**stage, "learning": {name: Learning(**each) for name, each in stage["learning"].items()}}
+                **{
+                    **stage,
+                    "learning": {name: Learning(**rates) for name, rates in stage["learning"].items()},
+                }
             )
-            for stage in found["stages"]
+            for stage in data["stages"]
         )
-        lines = {key: Line(**found[key]) for key in ("read", "keep", "write", "find", "solve", "solve_grid")}
-        rest = {"stages": stages, "peaks": Peaks(**found["peaks"]), "notes": tuple(found.get("notes", ()))}
-        return cls(**{**found, **lines, **rest})
+        lines = {key: Line(**data[key]) for key in ("read", "keep", "write", "find", "solve", "solve_grid")}
+        rest = {"stages": stages, "peaks": Peaks(**data["peaks"]), "notes": tuple(data.get("notes", ()))}
+        return cls(**{**data, **lines, **rest})

@@ -1,4 +1,4 @@
-"""How much there is to learn from: images, classes, balance, copies, groups, resolution."""
+"""Size of a dataset: images, classes, balance, copies, groups, resolution."""
 
 from __future__ import annotations
 

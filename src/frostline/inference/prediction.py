@@ -1,4 +1,4 @@
-"""A finished run answers: images in, labels with probabilities out. It needs the study, no training data."""
+"""Prediction by a finished run: images in, labels with probabilities out. Needs no training data."""
 
 from __future__ import annotations
 
@@ -46,16 +46,16 @@ from frostline.studies.study_folder import RunFolder, Study
 from frostline.system import directories, numerics, text_output
 
 SHOWN_LABELS = 4  # in a line
-FETCHERS = 8  # threads that fetch far images while others wait for theirs; a choice
+FETCHERS = 8  # threads that fetch remote images at the same time; a choice
 
 
 @dataclass(frozen=True)
 class Prediction:
-    """One image's answer. `top` holds (label, probability) pairs, the likeliest first."""
+    """The prediction for one image. `top` holds (label, probability) pairs, the likeliest first."""
 
     path: str
     top: tuple[tuple[str, float], ...]
-    unsure: str | None = None  # why it should rather not be answered: "probability" or "unfamiliar"
+    unsure: str | None = None  # why it is not trusted: "probability" or "unfamiliar"
 
     @property
     def label(self) -> str:
@@ -100,15 +100,17 @@ class Predictions:
     def __repr__(self) -> str:
         """One line: how many answers, which, and of what."""
         counts = Counter(row.label for row in self.rows).most_common()
-        shown = ", ".join(f"{label} {count:,}" for label, count in counts[:SHOWN_LABELS])
+        labels = ", ".join(f"{label} {count:,}" for label, count in counts[:SHOWN_LABELS])
         more = ", …" if counts[SHOWN_LABELS:] else ""
         unread = f"; {len(self.unreadable):,} not readable" if self.unreadable else ""
-        return f"<Predictions of {self.strategy}, run {self.run}: {len(self.rows):,} ({shown}{more}){unread}>"
+        return (
+            f"<Predictions of {self.strategy}, run {self.run}: {len(self.rows):,} ({labels}{more}){unread}>"
+        )
 
     def _repr_html_(self) -> str:
         """A table, in a notebook."""
         left_out = [f"Not readable: {reason}" for _, reason in self.unreadable]
-        return notebook.table_html(f"Answers of {self.strategy}", self._table(), left_out)
+        return notebook.table_html(f"Predictions of {self.strategy}", self._table(), left_out)
 
     def to_pandas(self) -> Any:
         """The answers, a row each. Raises `UsageError` where pandas is not installed."""
@@ -148,10 +150,10 @@ class Predictions:
         )
 
     def _table(self) -> list[dict[str, Any]]:
-        asked = self.doubts is not None
+        has_doubts = self.doubts is not None
         return [
             {"path": r.path, "label": r.label, "probability": r.probability}
-            | ({"unsure": r.unsure} if asked else {})
+            | ({"unsure": r.unsure} if has_doubts else {})
             for r in self.rows
         ]
 
@@ -180,7 +182,7 @@ class Predictor:
         cls, folder: RunFolder, module: nn.Module | None = None, backbone: Backbone | None = None
     ) -> Predictor:
         """Return a run's model; `module` as in `load_model`, `backbone` where it is at hand."""
-        config = folder.asked()
+        config = folder.checked_config()
         backbone, model = rebuilt(folder, module, backbone)
         return cls(
             model,
@@ -200,9 +202,9 @@ class Predictor:
     ) -> tuple[np.ndarray[tuple[int, int], np.dtype[np.float64]], Tensor]:
         """Return probabilities, and the features (n, width) that the head was given; of a run alone."""
         assert self.backbone is not None
-        with selective_prediction.listening(self.backbone, self.model) as heard:
+        with selective_prediction.collecting_features(self.backbone, self.model) as collected:
             out = self._logits(pixels)
-        return metrics.softmax(out, self.temperature), torch.cat(heard)
+        return metrics.softmax(out, self.temperature), torch.cat(collected)
 
     def _logits(self, pixels: Tensor) -> np.ndarray[tuple[int, int], np.dtype[np.float32]]:
         plan = numerics.exact_plan()
@@ -235,7 +237,7 @@ def rebuilt(
     folder: RunFolder, module: nn.Module | None = None, backbone: Backbone | None = None
 ) -> tuple[Backbone, nn.Module]:
     """Return a run's model, in eval mode, and its backbone: `backbone`, else one with random weights."""
-    config = folder.asked()
+    config = folder.checked_config()
     classes = len(config["classes"])
     backbone = backbone or zoo.rebuild_backbone(config["source"], module)
     head = build_head(parse(config["strategy"]).head, backbone.feature_width, classes, seed=0)
@@ -284,26 +286,26 @@ def predict(
     Raises `StudyError`, `UsageError` or `DataError`.
     """
     doubts = None if target_accuracy is None else _doubts(study, run, target_accuracy)
-    who = _answering(study, run, module, base)
-    found = answer(
-        who.predictor, prediction_inputs(images, path_column), top=top, doubts=doubts, progress=progress
+    chosen = _chosen_model(study, run, module, base)
+    predicted = predict_rows(
+        chosen.predictor, prediction_inputs(images, path_column), top=top, doubts=doubts, progress=progress
     )
-    classes = tuple(who.predictor.classes)
+    classes = tuple(chosen.predictor.classes)
     return Predictions(
-        found.rows,
-        found.unreadable,
-        who.run,
-        who.why,
-        who.strategy,
+        predicted.rows,
+        predicted.unreadable,
+        chosen.run,
+        chosen.why,
+        chosen.strategy,
         doubts,
         classes,
-        who.passed_over,
-        found.notes,
+        chosen.passed_over,
+        predicted.notes,
     )
 
 
 @dataclass(frozen=True)
-class Answers:
+class PredictedRows:
     """What `answer` found: see `Predictions`."""
 
     rows: tuple[Prediction, ...]
@@ -311,67 +313,71 @@ class Answers:
     notes: tuple[str, ...]
 
 
-def answer(
+def predict_rows(
     predictor: Predictor,
-    whole: PredictionInputs,
+    inputs: PredictionInputs,
     *,
     top: int,
     doubts: selective_prediction.Doubts | None,
     progress: OnProgress | None,
-) -> Answers:
+) -> PredictedRows:
     """Return an answer for each image that can be decoded, and the others' names with the reasons."""
-    asked = whole.inputs
+    items = inputs.inputs
     rows: list[Prediction] = []
     unreadable: list[tuple[str, str]] = []
-    shown: list[RenderedImage] = []
-    for start in range(0, len(asked), EVALUATION_BATCH):
-        good, pixels = [], []
-        batch = asked[start : start + EVALUATION_BATCH]
-        looks = in_threads(
-            lambda question: _look(predictor, question), batch, FETCHERS * any(q.is_remote for q in batch)
+    rendered_images: list[RenderedImage] = []
+    for start in range(0, len(items), EVALUATION_BATCH):
+        names, pixels = [], []
+        batch = items[start : start + EVALUATION_BATCH]
+        decoded_batch = in_threads(
+            lambda item: _decode(predictor, item), batch, FETCHERS * any(q.is_remote for q in batch)
         )
-        for question, look in zip(batch, looks, strict=True):
-            if isinstance(look, DamagedImage):
-                unreadable.append((question.name, str(look)))
+        for item, decoded in zip(batch, decoded_batch, strict=True):
+            if isinstance(decoded, DamagedImage):
+                unreadable.append((item.name, str(decoded)))
             else:
-                pixels.append(look.pixels)
-                shown.append(look.shown)
-                good.append(question.name)
+                pixels.append(decoded.pixels)
+                rendered_images.append(decoded.rendered)
+                names.append(item.name)
         if pixels:
-            rows += _answered(predictor, good, torch.stack(pixels), top, doubts)
+            rows += _predict_batch(predictor, names, torch.stack(pixels), top, doubts)
         if progress:
-            progress("predict", min(start + EVALUATION_BATCH, len(asked)), len(asked))
-    return Answers(
-        tuple(rows), tuple(unreadable), tuple(notes_on(shown, predictor.rendering, whole.other_files))
+            progress("predict", min(start + EVALUATION_BATCH, len(items)), len(items))
+    return PredictedRows(
+        tuple(rows),
+        tuple(unreadable),
+        tuple(notes_on(rendered_images, predictor.rendering, inputs.other_files)),
     )
 
 
 @dataclass(frozen=True)
-class _Look:
+class _DecodedInput:
     """An image's pixels (3, size, size), and how they were made."""
 
     pixels: Tensor
-    shown: RenderedImage
+    rendered: RenderedImage
 
 
-def _look(predictor: Predictor, question: PredictionInput) -> _Look | DamagedImage:
+def _decode(predictor: Predictor, item: PredictionInput) -> _DecodedInput | DamagedImage:
     """Return an image's pixels, or why there are none."""
     try:
-        picture = question.picture()
+        picture = item.picture()
         image = picture.rgb(predictor.rendering)
-        shown = rendered_from_picture(question.name, picture, image, predictor.rendering)
-        return _Look(predictor.preprocessing.crop(image), shown)
+        rendered = rendered_from_picture(item.name, picture, image, predictor.rendering)
+        return _DecodedInput(predictor.preprocessing.crop(image), rendered)
     except DamagedImage as error:
         return error
 
 
 def _doubts(study: str | Path, run: str | None, precision: float) -> selective_prediction.Doubts:
     if delta.is_delta(study):
-        raise UsageError("A delta keeps no images' features to be unsure by: ask the study it was made of.")
+        raise UsageError(
+            "target_accuracy needs features that a delta does not hold: use the study it was exported from."
+        )
     return selective_prediction.doubts(best_of(Study.existing(study), run).folder.path, precision)
 
 
-def _answered(
+def _predict_batch(
     predictor: Predictor,
     paths: Sequence[str],
     pixels: Tensor,
@@ -381,12 +387,12 @@ def _answered(
     if doubts is None:
         return _top(paths, predictor(pixels), predictor.classes, top)
     probabilities, features = predictor.with_features(pixels)
-    found = _top(paths, probabilities, predictor.classes, top)
-    return [replace(row, unsure=u) for row, u in zip(found, doubts.of(probabilities, features), strict=True)]
+    rows = _top(paths, probabilities, predictor.classes, top)
+    return [replace(row, unsure=u) for row, u in zip(rows, doubts.of(probabilities, features), strict=True)]
 
 
 @dataclass(frozen=True)
-class _Answering:
+class _ChosenModel:
     """Who answers: the model, its run's name and strategy, and why this one."""
 
     predictor: Predictor
@@ -396,20 +402,24 @@ class _Answering:
     passed_over: tuple[PassedOver, ...] = ()
 
 
-def _answering(
+def _chosen_model(
     study: str | Path,
     run: str | None,
     module: nn.Module | None,
     base: str | nn.Module | Backbone | None,
-) -> _Answering:
+) -> _ChosenModel:
     if delta.is_delta(study):
-        found = delta.load(study, base if base is not None else module)
-        answering = Predictor(found.model, found.classes, found.preprocessing, rendering=found.rendering)
-        return _Answering(answering, found.run, "the one this delta was made of", found.strategy)
+        loaded = delta.load(study, base if base is not None else module)
+        delta_predictor = Predictor(
+            loaded.model, loaded.classes, loaded.preprocessing, rendering=loaded.rendering
+        )
+        return _ChosenModel(
+            delta_predictor, loaded.run, "the run this delta was exported from", loaded.strategy
+        )
     best = best_of(Study.existing(study), run)
-    strategy = str(best.folder.asked()["strategy"])
+    strategy = str(best.folder.checked_config()["strategy"])
     predictor = Predictor.of_run(best.folder, module)
-    return _Answering(predictor, best.folder.name, best.why, strategy, best.passed_over)
+    return _ChosenModel(predictor, best.folder.name, best.why, strategy, best.passed_over)
 
 
 def _top(

@@ -38,23 +38,23 @@ class Loggers:
 
     def lines(self) -> list[str]:
         """Say where to look."""
-        found = []
+        lines = []
         if "tensorboard" in self.names:
-            found.append(f'TensorBoard follows: tensorboard --logdir "{self.study / tensorboard.FOLDER}"')
+            lines.append(f'TensorBoard follows: tensorboard --logdir "{self.study / tensorboard.FOLDER}"')
         if "mlflow" in self.names:
-            found.append(f"MLflow follows: {mlflow.place(self.study)}")
+            lines.append(f"MLflow follows: {mlflow.place(self.study)}")
         if "wandb" in self.names:
-            found.append(f"W&B follows: {wandb.place(self.study)}")
-        return found
+            lines.append(f"W&B follows: {wandb.place(self.study)}")
+        return lines
 
 
-def parsed(text: str | Iterable[str]) -> tuple[str, ...]:
+def parse_names(text: str | Iterable[str]) -> tuple[str, ...]:
     """Return the loggers named, with commas between them or as a list. Raises `UsageError`."""
     parts = [text] if isinstance(text, str) else list(text)
     names = [name.strip() for part in parts for name in part.split(",")]
-    wrong = [f"{name!r}{did_you_mean(name, NAMES)}" for name in names if name not in NAMES]
-    if wrong:
-        raise UsageError(f"logger must be one of {', '.join(NAMES)}, found {', '.join(wrong)}.")
+    invalid = [f"{name!r}{did_you_mean(name, NAMES)}" for name in names if name not in NAMES]
+    if invalid:
+        raise UsageError(f"logger must be one of {', '.join(NAMES)}, found {', '.join(invalid)}.")
     return tuple(names)
 
 
@@ -65,7 +65,7 @@ def make_loggers(logger: str | Iterable[str] | Loggers | None, study: str | Path
     """
     if isinstance(logger, Loggers):
         return logger
-    names = () if logger is None else parsed(logger)
+    names = () if logger is None else parse_names(logger)
     for name in names:
         _bring(name)
     return Loggers(names, study)

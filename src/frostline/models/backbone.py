@@ -1,6 +1,6 @@
 """A pretrained model as an ordered list of stages, with the cuts that were proved exact.
 
-`Backbone` keeps the user's own module untouched; `adapt` answers a copy with a new head. Which stage a
+`Backbone` leaves the user's own module untouched; `adapt` returns a copy with a new head. Which stage a
 parameter belongs to was seen, not guessed: it is the stage in which a run first hands it to a function.
 """
 
@@ -80,14 +80,14 @@ class Backbone:
 
     def __repr__(self) -> str:
         """One line; `model` is the whole network."""
-        known = sum(stage.parameters for stage in self.stages)
+        parameters = sum(stage.parameters for stage in self.stages)
         return (
-            f"<Backbone {self.name}: {len(self.stages)} stages, {len(self.cuts)} cuts, {known:,} parameters, "
-            f"{self.preprocessing.size} px>"
+            f"<Backbone {self.name}: {len(self.stages)} stages, {len(self.cuts)} cuts, "
+            f"{parameters:,} parameters, {self.preprocessing.size} px>"
         )
 
     def as_dict(self) -> dict[str, Any]:
-        """What a table or a drawing needs to know, as plain data."""
+        """Return name, stages, cuts and notes as plain data."""
         return {
             "model": self.name,
             "stages": [
@@ -118,13 +118,13 @@ class Backbone:
         """Return the cut offered at that index, else the nearest earlier one (which trains more)."""
         offered = [cut for cut in self.cuts if cut.index <= index]
         if not offered:
-            raise ModelError(f"A cut's index starts at 0, and {index} was asked for.")
+            raise ModelError(f"The cut index is {index}; expected 0 or more.")
         return offered[-1]
 
     def adapt(
         self, num_classes: int, *, head: nn.Module | None = None, seed: int = 0, pretrained: bool = True
     ) -> nn.Module:
-        """Return a copy of the model, in eval mode, whose classifier answers (n, num_classes).
+        """Return a copy of the model, in eval mode, whose classifier returns logits (n, num_classes).
 
         `head` takes features (n, feature_width); without it a linear layer with zero bias and small weights
         goes there. With `pretrained=False` all weights are fresh. `seed` decides every fresh weight and the
@@ -152,10 +152,10 @@ class Backbone:
 
         Raises `ModelError` with the names that belong to no stage.
         """
-        last, known = len(self.stages) - 1, self.layout.tensors
+        last, stage_by_name = len(self.stages) - 1, self.layout.tensors
         names = [name for name, _ in model.named_parameters(remove_duplicate=False)]
         names += [name for name, _ in model.named_buffers(remove_duplicate=False)]
-        stages = {name: last if self.classifier.owns(name) else known.get(name, -1) for name in names}
+        stages = {name: last if self.classifier.owns(name) else stage_by_name.get(name, -1) for name in names}
         strangers = [name for name, stage in stages.items() if stage < 0]
         if strangers:
             raise ModelError(
@@ -192,7 +192,7 @@ def _reset(model: nn.Module) -> nn.Module:
             stubborn.append(f"{name or 'the model itself'} ({type(module).__name__})")
     if stubborn:
         raise ModelError(
-            "Fresh weights were asked for, and these modules own weights but have no reset_parameters(): "
+            "Random weights were requested, and these modules own weights but have no reset_parameters(): "
             f"{', '.join(stubborn[:8])}. Give them one, or use a model that can be built by name."
         )
     return model
@@ -201,8 +201,8 @@ def _reset(model: nn.Module) -> nn.Module:
 def weights_digest(model: nn.Module) -> str:
     """Return a sha256 over names, shapes, dtypes and bytes of all parameters and buffers."""
     digest = hashlib.sha256()
-    named = [*model.named_parameters(remove_duplicate=False), *model.named_buffers(remove_duplicate=False)]
-    for name, value in sorted(named, key=lambda pair: pair[0]):
+    tensors = [*model.named_parameters(remove_duplicate=False), *model.named_buffers(remove_duplicate=False)]
+    for name, value in sorted(tensors, key=lambda pair: pair[0]):
         digest.update(f"{name}\0{tuple(value.shape)}\0{value.dtype}\0".encode())
         digest.update(tensor_bytes(value))
     return digest.hexdigest()

@@ -1,4 +1,4 @@
-"""What a checkpoint wants to see: size, crop, interpolation, mean and standard deviation.
+"""A checkpoint's preprocessing: size, crop, interpolation, mean and standard deviation.
 
 The picture-making part is timm's own evaluation transform, so it cannot drift from the one the checkpoint
 was measured with. It is split in two because stored and augmented images are kept as bytes:
@@ -94,17 +94,17 @@ class Preprocessing:
 
     @property
     def words(self) -> str:
-        """How a picture becomes square, in words."""
-        side, whole = f"{self.size} × {self.size} px", math.floor(self.size / self.crop_pct)
-        middle = "" if whole == self.size else f", of which the middle {side} are taken"
+        """How a picture becomes square, as text."""
+        side, resized_side = f"{self.size} × {self.size} px", math.floor(self.size / self.crop_pct)
+        middle = "" if resized_side == self.size else f"; the middle {side} is used"
         if self.resize == "squash":
-            return f"stretched to {whole} × {whole} px whatever their shape{middle}"
+            return f"stretched to {resized_side} × {resized_side} px whatever their shape{middle}"
         if self.resize == "pad":
             return (
-                f"resized so that the longer side has {whole} px, and laid in the middle of {side} of the "
-                f"mean colour {self.fill}{middle}"
+                f"resized so that the longer side has {resized_side} px, and centred on {side} of the mean "
+                f"colour {self.fill}{middle}"
             )
-        return f"resized so that the shorter side has {whole} px, of which the middle {side} are taken"
+        return f"resized so that the shorter side has {resized_side} px; the middle {side} is used"
 
     def frame(self, width: int, height: int, side: int | None = None) -> tuple[int, int]:
         """Return width and height that a whole picture takes up in a square of `side` pixels (`size`).
@@ -127,7 +127,7 @@ class Preprocessing:
         try:
             return cls(**{**data, "mean": tuple(data["mean"]), "std": tuple(data["std"])})
         except (TypeError, KeyError, ValueError) as error:
-            raise ModelError(f"This is no preprocessing ({error!r}): {str(data)[:200]}") from None
+            raise ModelError(f"This is not a preprocessing ({error!r}): {str(data)[:200]}") from None
 
     def digest(self) -> str:
         """Return a sha256 that changes with any field."""

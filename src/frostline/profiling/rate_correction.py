@@ -40,16 +40,16 @@ def checked(rates: Rates, backbone: Backbone, check: Mapping[str, Any]) -> Rates
     if 1 / HOLDS <= ratio <= HOLDS:
         return rates
     note = (
-        f"Rates remembered of {rates.name} no longer held: a pass takes {ratio:.2f} times as long as when "
-        "they were measured, so they were scaled by that."
+        f"Cached rates of {rates.name} were out of date: a pass takes {ratio:.2f} times as long as when "
+        "they were measured, so they were scaled by that factor."
     )
     return replace(rates.times(ratio), notes=(*rates.notes, note))
 
 
 def factor(backbone: Backbone, threads: int) -> float:
     """Return what runs took beside what was predicted, as runs of earlier times have it; 1 before any."""
-    known = directories.recalled("rates", _key(backbone, threads)) or {}
-    return float(known.get("factor", 1.0))
+    stored = directories.recalled("rates", _key(backbone, threads)) or {}
+    return float(stored.get("factor", 1.0))
 
 
 @dataclass(frozen=True)
@@ -82,10 +82,10 @@ def learn(
     now = factor(backbone, threads)
     if taken_s < LEAST_S or expected_s <= 0 or abs(before - meanwhile) >= SAME_WORLD:
         return now
-    found: float = now * min(MOST, max(1 / MOST, taken_s / expected_s)) ** WEIGHT
-    directories.remember("rates", _key(backbone, threads), {"factor": found}, numerics.world(threads))
-    return found
+    corrected: float = now * min(MOST, max(1 / MOST, taken_s / expected_s)) ** WEIGHT
+    directories.remember("rates", _key(backbone, threads), {"factor": corrected}, numerics.world(threads))
+    return corrected
 
 
 def _key(backbone: Backbone, threads: int) -> str:
-    return numerics.rates_key(f"factor of runs {numeric_search.named(backbone)}", threads)
+    return numerics.rates_key(f"factor of runs {numeric_search.network_name(backbone)}", threads)

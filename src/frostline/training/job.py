@@ -6,10 +6,10 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from frostline.data import OnProgress
-from frostline.feature_cache import Store
+from frostline.feature_cache import FeatureCache
 from frostline.features import Counts
 from frostline.features.image_batches import Images
-from frostline.loggers import Hear
+from frostline.loggers import OnEpochs
 from frostline.models import Backbone
 from frostline.strategies import Hyperparameters, ResolvedPhase
 from frostline.studies.study_folder import RunFolder
@@ -29,7 +29,7 @@ class Job:
     train: Images
     val: Images | None
     plan: Plan
-    store: Store | None
+    store: FeatureCache | None
     counts: Counts
     balance: Balance
     seed: int
@@ -40,7 +40,7 @@ class Job:
     watch: Stopwatch
     budget: Budget
     progress: OnProgress | None = None
-    hear: Hear = lambda rows: None  # of the epochs so far, after each
+    hear: OnEpochs = lambda rows: None  # of the epochs so far, after each
     rows: list[dict[str, Any]] = field(default_factory=list)
 
     @property

@@ -19,11 +19,11 @@ from frostline import sentences
 from frostline.data import Manifest, OnProgress, prediction_inputs
 from frostline.distributed import process_group
 from frostline.distributed.launcher import demand_alone
-from frostline.feature_cache import Store
+from frostline.feature_cache import FeatureCache
 from frostline.features import Counts, Frozen
 from frostline.inference import selective_prediction
-from frostline.inference.prediction import Predictions, Predictor, answer
-from frostline.loggers import Hear, Loggers, make_loggers
+from frostline.inference.prediction import Predictions, Predictor, predict_rows
+from frostline.loggers import Loggers, OnEpochs, make_loggers
 from frostline.models import Backbone, lineage, weights_digest
 from frostline.reports import notebook
 from frostline.strategies import Strategy, checked, parse
@@ -77,7 +77,7 @@ class Run:
             if target_accuracy is None
             else selective_prediction.doubts(self.folder.path, target_accuracy)
         )
-        found = answer(
+        found = predict_rows(
             self._predictor, prediction_inputs(images, path_column), top=top, doubts=doubts, progress=progress
         )
         return Predictions(
@@ -316,7 +316,9 @@ def _help(request: Request, study: str | Path) -> Run:
     return Run(found["result"], folder, kept, found["again"], request.backbone)
 
 
-def _perform(request: Request, study: Study, folder: RunFolder, hear: Hear, store: Store | None) -> None:
+def _perform(
+    request: Request, study: Study, folder: RunFolder, hear: OnEpochs, store: FeatureCache | None
+) -> None:
     """Do the run: plan, learn, choose, predict, and write the result last."""
     watch = Stopwatch()
     numerics.forget_device_peak()
@@ -356,7 +358,7 @@ Found = dict[str, Any]
 
 
 def _work(
-    request: Request, folder: RunFolder, hear: Hear, watch: Stopwatch, store: Store | None
+    request: Request, folder: RunFolder, hear: OnEpochs, watch: Stopwatch, store: FeatureCache | None
 ) -> tuple[nn.Module, Found, Found, Found]:
     """Do what all processes of a job have a part in.
 

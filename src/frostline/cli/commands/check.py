@@ -137,7 +137,7 @@ def _geometry(resize: str | None, study: str | None) -> tuple[str, float]:
     from frostline.studies.study_folder import Study
 
     try:
-        seen = best_of(Study(study)).folder.asked()["preprocessing"]
+        seen = best_of(Study(study)).folder.checked_config()["preprocessing"]
     except StudyError:  # no run is finished yet
         return "crop", 1.0
     return str(seen.get("crop_mode", "crop")), float(seen.get("crop_pct", 1.0))

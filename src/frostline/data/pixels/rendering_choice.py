@@ -223,8 +223,8 @@ def _about_ground(clear: Sequence[Traits], rendering: Rendering) -> list[Finding
         return []
     hidden = _flat_under(clear, replace(rendering, ground=WHITE)) - _flat_under(clear, rendering)
     message = (
-        f"{len(clear)} image(s) with transparency are composited on mid-grey, since white would hide {hidden} "
-        "of them; --alpha-background sets another background."
+        f"{len(clear)} image(s) with transparency are composited on mid-grey, since white would hide "
+        f"{hidden} of them; --alpha-background sets another background."
     )
     return [Finding("transparent", len(clear), message)]
 

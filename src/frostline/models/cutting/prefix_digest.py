@@ -80,8 +80,10 @@ def _plain(value: Any, depth: int = 4) -> str:
         return f"{tuple(value.shape)} {value.dtype} {hashlib.sha256(tensor_bytes(value)).hexdigest()}"
     if inspect.isfunction(value) or isinstance(value, type):
         return f"{value.__module__}.{value.__qualname__} {_source(value)}"
-    held = _plain(dict(sorted(vars(value).items())), depth - 1) if hasattr(value, "__dict__") else ""
-    return f"{type(value).__module__}.{type(value).__qualname__} {getattr(value, '__name__', '')} {held}"
+    attributes = _plain(dict(sorted(vars(value).items())), depth - 1) if hasattr(value, "__dict__") else ""
+    return (
+        f"{type(value).__module__}.{type(value).__qualname__} {getattr(value, '__name__', '')} {attributes}"
+    )
 
 
 @lru_cache(maxsize=1024)

@@ -81,9 +81,9 @@ def _name(source: dict[str, Any]) -> str:
         return _title(source)
     name = known_name(source)
     if name is None:
-        what = "a module of your own" if source["kind"] == "module" else "a file"
+        origin = "a module of your own" if source["kind"] == "module" else "a file"
         raise ModelError(
-            f"The base weights came from {what}, called {source.get('name')!r}, and cannot be found by name. "
-            "Hand them over: base= in Python (a module, a backbone or a file), --base FILE at the prompt."
+            f"The base weights came from {origin}, called {source.get('name')!r}, and cannot be found by "
+            "name. Pass them: base= in Python (a module, a backbone or a file), --base FILE at the prompt."
         )
     return name

@@ -133,15 +133,15 @@ def rebuild_backbone(source: dict[str, Any], module: nn.Module | None = None) ->
         if module is None:
             raise ModelError(
                 f"This backbone was a module of your own ({source.get('architecture')}), which cannot be "
-                "built by name. Hand the module over."
+                "built by name. Pass the module."
             )
         return _from_module(module, None, preprocessing, source.get("name"))
     if source.get("kind") == hugging_face.KIND:
         name = str(source.get("name"))
         return _of_hugging_face(hugging_face.rebuilt(source.get("config"), preprocessing), name, True)
-    wanted = described(source)
-    name = source.get("name", wanted.title)
-    return _assembled(wanted.build_seeded(), wanted, preprocessing, name, bool(source.get("random")))
+    spec = described(source)
+    name = source.get("name", spec.title)
+    return _assembled(spec.build_seeded(), spec, preprocessing, name, bool(source.get("random")))
 
 
 def described(source: dict[str, Any]) -> Architecture:
@@ -149,13 +149,13 @@ def described(source: dict[str, Any]) -> Architecture:
 
     A study may come from a stranger, and timm's own door also takes `hf-hub:` and `local-dir:`.
     """
-    named = architecture(f"{source.get('kind')}/{source.get('architecture')}")
+    spec = architecture(f"{source.get('kind')}/{source.get('architecture')}")
     limits = {"size": MAX_SIDE_PIXELS, "num_classes": MAX_CLASSES}
     for key, most in limits.items():
         value = source.get(key)
         if value is not None and not (type(value) is int and 1 <= value <= most):
             raise ModelError(f"The study names {key} {str(value)[:40]}, expected a number from 1 to {most}.")
-    return replace(named, size=source.get("size"), num_classes=source.get("num_classes"))
+    return replace(spec, size=source.get("size"), num_classes=source.get("num_classes"))
 
 
 def rebuild(
@@ -193,10 +193,10 @@ def _from_module(
 def _from_package(
     source: str, size: int | None, random: bool, preprocessing: Preprocessing | None, name: str | None
 ) -> Backbone:
-    wanted = PACKAGES[source].architecture
-    model = wanted.build_seeded() if random else load_lite(source)
+    spec = PACKAGES[source].architecture
+    model = spec.build_seeded() if random else load_lite(source)
     return _assembled(
-        model, wanted, _sized(preprocessing or wanted.preprocessing(model), size), name or source, random
+        model, spec, _sized(preprocessing or spec.preprocessing(model), size), name or source, random
     )
 
 
@@ -204,10 +204,10 @@ def _from_name(
     source: str, size: int | None, random: bool, preprocessing: Preprocessing | None, name: str | None
 ) -> Backbone:
     side = size or (preprocessing.size if preprocessing else None)
-    wanted = architecture(source, side)
-    model = wanted.build_seeded() if random else wanted.pretrained()
+    spec = architecture(source, side)
+    model = spec.build_seeded() if random else spec.pretrained()
     return _assembled(
-        model, wanted, _sized(preprocessing or wanted.preprocessing(model), size), name or source, random
+        model, spec, _sized(preprocessing or spec.preprocessing(model), size), name or source, random
     )
 
 
@@ -217,25 +217,25 @@ def _from_file(
     random: bool,
     preprocessing: Preprocessing | None,
     name: str | None,
-    asked: str | None,
+    requested: str | None,
 ) -> Backbone:
     state, metadata = read(path)
     side = size or (preprocessing.size if preprocessing else None)
-    wanted, model = fitted(named_architecture(path, metadata, asked, side), state)
+    spec, model = fitted(named_architecture(path, metadata, requested, side), state)
     if random:
-        model = wanted.build_seeded()
-    own = preprocessing or described_preprocessing(metadata, wanted.preprocessing(model))
-    return _assembled(model, wanted, _sized(own, size), name or path.stem, random)
+        model = spec.build_seeded()
+    own = preprocessing or described_preprocessing(metadata, spec.preprocessing(model))
+    return _assembled(model, spec, _sized(own, size), name or path.stem, random)
 
 
 def _from_hugging_face(
     source: str, size: int | None, random: bool, preprocessing: Preprocessing | None, name: str | None
 ) -> Backbone:
-    found = hugging_face.load(source, random=random, preprocessing=preprocessing)
-    sized = replace(found, preprocessing=_sized(found.preprocessing, size))
+    loaded = hugging_face.load(source, random=random, preprocessing=preprocessing)
+    sized = replace(loaded, preprocessing=_sized(loaded.preprocessing, size))
     plain = source if source.startswith(hugging_face.PREFIX) else Path(source).expanduser().resolve().name
     backbone = _of_hugging_face(sized, name or plain, random)
-    lost = [tensor for tensor in found.missing if not backbone.classifier.owns(tensor)]
+    lost = [tensor for tensor in loaded.missing if not backbone.classifier.owns(tensor)]
     if lost:
         raise ModelError(
             f"The weights of {source} lack {len(lost)} tensor(s) of the model that its config.json describes "
@@ -244,19 +244,19 @@ def _from_hugging_face(
     return backbone
 
 
-def _of_hugging_face(found: hugging_face.LoadedModel, name: str, random: bool) -> Backbone:
+def _of_hugging_face(loaded: hugging_face.LoadedModel, name: str, random: bool) -> Backbone:
     source: dict[str, Any] = {
         "kind": hugging_face.KIND,
-        "architecture": found.config["model_type"],
-        "size": found.preprocessing.size,
-        "config": found.config,
+        "architecture": loaded.config["model_type"],
+        "size": loaded.preprocessing.size,
+        "config": loaded.config,
         "name": name,
-        "preprocessing": found.preprocessing.as_dict(),
+        "preprocessing": loaded.preprocessing.as_dict(),
     }
     if random:
         source["random"] = True
-    fresh = partial(hugging_face.build_unseeded, found.config)
-    return checked(found.model, found.preprocessing, name, source, fresh)
+    fresh = partial(hugging_face.build_unseeded, loaded.config)
+    return checked(loaded.model, loaded.preprocessing, name, source, fresh)
 
 
 def _sized(preprocessing: Preprocessing, size: int | None) -> Preprocessing:
@@ -264,22 +264,22 @@ def _sized(preprocessing: Preprocessing, size: int | None) -> Preprocessing:
 
 
 def _assembled(
-    model: nn.Module, wanted: Architecture, preprocessing: Preprocessing, name: str, random: bool
+    model: nn.Module, spec: Architecture, preprocessing: Preprocessing, name: str, random: bool
 ) -> Backbone:
     source: dict[str, Any] = {
-        "kind": wanted.kind,
-        "architecture": wanted.name,
-        "size": wanted.size,
-        "num_classes": wanted.num_classes,
+        "kind": spec.kind,
+        "architecture": spec.name,
+        "size": spec.size,
+        "num_classes": spec.num_classes,
         "name": name,
         "preprocessing": preprocessing.as_dict(),
     }
     if random:
         source["random"] = True
     try:
-        return checked(model, preprocessing, name, source, wanted.build)
+        return checked(model, preprocessing, name, source, spec.build)
     except ModelError as error:
-        native = replace(wanted, size=None).preprocessing(model).size
+        native = replace(spec, size=None).preprocessing(model).size
         if preprocessing.size == native:
             raise
         raise ModelError(f"{error}\n{native} pixels are expected.") from error
