@@ -85,7 +85,7 @@ def needs(
 
 @dataclass(frozen=True)
 class RowRates:
-    """What one row of one cut costs on this machine, in seconds."""
+    """The cost of one feature row of one cut on this machine, in seconds."""
 
     row_bytes: int
     pixel_bytes: int  # of the image it is made from, as the network takes it
@@ -97,18 +97,31 @@ class RowRates:
 
 @dataclass(frozen=True)
 class Choice:
-    """Whether a cut's rows are kept and read, and why."""
+    """Whether a cut's features are cached, and why."""
 
     keep: bool
     why: str
 
 
 def read_or_recompute(rates: RowRates, *, uses: float, missing: float, along: bool = False) -> Choice:
-    """Decide for rows that are used `uses` times each, of which a share `missing` is not kept yet.
+    """Return whether to cache the features of a cut, from their costs.
 
-    Keeping costs `missing * (compute + keep) + uses * read` seconds a row, recomputing `uses * compute`; a
-    row larger than the pixels must be clearly cheaper to keep (`LARGE_ROW_SHARE`).
-    `along` says that a missing row is met on the way to a later cut's row: only keeping it costs then.
+    Caching costs `missing * (compute + keep) + uses * read` seconds a row, recomputing `uses * compute`. A
+    row larger than the image's pixels must be clearly cheaper to cache (`LARGE_ROW_SHARE`).
+
+    Parameters
+    ----------
+    rates : RowRates
+    uses : float
+        How often each row is used.
+    missing : float
+        Share of rows not cached yet, 0–1.
+    along : bool
+        Whether a missing row is computed anyway on the way to a later cut's row.
+
+    Returns
+    -------
+    Choice
     """
     compute_s = rates.decode_s + rates.prefix_s
     first_s = (0.0 if along else compute_s) + rates.keep_s

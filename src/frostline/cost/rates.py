@@ -16,7 +16,7 @@ FLOAT_BYTES = 4
 
 @dataclass(frozen=True)
 class Line:
-    """What grows in proportion: `fixed` seconds, and `each` more for every byte (or number)."""
+    """A linear cost: `fixed` seconds, and `each` more for every byte (or number)."""
 
     fixed: float
     each: float
@@ -28,7 +28,7 @@ class Line:
 
 @dataclass(frozen=True)
 class Learning:
-    """One stage as it learns in one numeric plan."""
+    """The training cost of one stage in one numeric plan: seconds and bytes per image."""
 
     forward_s: float
     backward_s: float
@@ -47,7 +47,7 @@ class Learning:
 
 @dataclass(frozen=True)
 class StageRates:
-    """One stage: where it begins, what a row there weighs, and what it costs frozen and learning."""
+    """The costs of one stage, frozen and training, per image."""
 
     name: str
     cut: int  # the offered cut that it begins at
@@ -61,7 +61,7 @@ class StageRates:
 
 @dataclass(frozen=True)
 class Peaks:
-    """Memory in bytes: what the process holds anyway, and what passes need on top, batch after batch."""
+    """Memory in bytes: of the process, and on top of it of each kind of pass."""
 
     base: int  # above the imports: backbone, kernels, what earlier work left
     frozen: int  # frozen batches through all layers

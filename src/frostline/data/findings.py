@@ -85,7 +85,21 @@ TROUBLE = tuple(name for name, kind in KINDS.items() if kind.trouble)
 
 @dataclass(frozen=True, slots=True)
 class Finding:
-    """One observation about the images."""
+    """One observation about the images.
+
+    Attributes
+    ----------
+    kind : str
+        One of `KINDS`; stable for programs.
+    n : int
+        Number of images; of files, rows, classes or groups where the message says so.
+    message : str
+        One or two sentences.
+    what_to_do : str
+        Advice more specific than that of the kind.
+    examples : tuple of str
+        Paths of example images.
+    """
 
     kind: str  # one of `KINDS`
     n: int  # how many images it is about; files, rows, classes or groups where the message says so

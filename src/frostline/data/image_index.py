@@ -144,7 +144,21 @@ def pixel_digest(picture: Picture) -> str:
 
 
 def in_threads(work: Callable[[T], R], items: Sequence[T], workers: int) -> list[R]:
-    """Map `work` over `items` in `workers` threads (hashing and decoding release the lock), or here."""
+    """Map a function over items in threads, keeping their order.
+
+    Parameters
+    ----------
+    work : callable
+        Called with each item; hashing and decoding release the interpreter lock.
+    items : sequence
+    workers : int
+        Number of threads; below 1 everything runs in the calling thread.
+
+    Returns
+    -------
+    list
+        The results, in the order of `items`.
+    """
     if workers < 1:
         return [work(item) for item in items]
     with ThreadPoolExecutor(workers) as pool:

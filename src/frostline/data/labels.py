@@ -37,13 +37,24 @@ MEASURED_SHARE = 0.5
 
 
 def read_labels(values: Iterable[Any], names: Sequence[str] = ()) -> list[str]:
-    """Return each image's class, "" where its label is missing.
+    """Return the class of each image from labels of any supported type.
 
-    `values`: texts, whole numbers, bytes (UTF-8), or any of these in a list or array of one. `names` are the
-    classes' names where labels are numbers from 0.
+    Parameters
+    ----------
+    values : iterable
+        Texts, whole numbers, bytes (UTF-8), or any of these in a list or array of one.
+    names : sequence of str
+        Class names, where labels are numbers from 0.
 
-    Raises:
-        DataError: images have several labels, a vector or a number with a fraction, or a number has no name.
+    Returns
+    -------
+    list of str
+        Class names; "" where a label is missing.
+
+    Raises
+    ------
+    DataError
+        Images have several labels, a vector or a number with a fraction, or a number has no name.
     """
     plain = [_plain(value) for value in values]
     _refuse_several(plain)
@@ -54,7 +65,7 @@ def read_labels(values: Iterable[Any], names: Sequence[str] = ()) -> list[str]:
 
 
 def is_missing(value: Any) -> bool:
-    """Whether a value stands for none: None, NaN, pandas' NA and NaT, blank text."""
+    """Return whether a value means "missing": None, NaN, pandas' NA and NaT, or blank text."""
     if value is None or type(value).__name__ in ("NAType", "NaTType"):
         return True
     if isinstance(value, str):

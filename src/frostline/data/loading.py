@@ -63,45 +63,68 @@ def load_data(
     label_column: str | None = None,
     group_by: str | None = None,
 ) -> Manifest:
-    """Read labelled images from wherever they are and split them into train, val and test.
+    """Read labelled images from any source and split them into train, val and test.
 
-    Each class has its share in each part, by the lowest hashes of what must stay together. When images come
-    or go, others may change sides, unless `study` names a study that remembers where each was: then known
-    images stay, and new ones go, by hash, where a class is short.
+    Each class has its share in each part, by the lowest hashes of units (groups, copies) that stay together.
+    When images are added or removed, others may change parts, unless `study` names a study that remembers the
+    part of each image: then known images keep it, and new ones are assigned by hash where a class is short.
 
-    Args:
-        source: A folder with a folder per class, or with train/ val/ test/ inside; a CSV or Parquet table of
-            `path,label[,split][,group]`, whose paths may be addresses; an address fsspec knows (`s3://…`) of
-            such a folder; tar shards in the WebDataset layout, here or at an address (`photos-*.tar`); a
-            torch `Dataset` of (image, label); a Hugging Face `Dataset` or `DatasetDict`.
-        seed: Decides, with each image's content, which part it goes to.
-        test_size: Share of all images to test on, where the source has no test part.
-        val_size: Share of the remaining images to choose on, where the source has no val part.
-        strict: Refuse where any image would be skipped.
-        near_copies: Look for near copies, which decodes every image once (milliseconds; remembered).
-        split_names: Which folder is which part, where their names don't say ({"fold0": "train", "fold1":
-            "test"}); "none" where folders that look like parts are classes.
-        intensity_range: Which values of images deeper than 8 bits become black and white: "auto" (robust
-            percentiles of the training images, one range for each kind), (LOW, HIGH) or "LOW,HIGH", or
-            "per-image"; without it, as `study` has it, else "auto".
-        alpha_background: What transparent pixels are laid on: "white", "grey", "black" or "R,G,B"; without
-            it, as `study` has it, else white, or grey where white would hide images.
-        progress: Called now and then with (what, done, total).
-        path_column: The column of a table, or of a Hugging Face dataset, that holds the images.
-        label_column: The one that holds the labels.
-        group_by: What makes a group, whose images stay in one part: "parent" (the folder an image lies in,
-            below the class folder), "column:NAME" (of a table or a Hugging Face dataset), "re:REGEX" (what
-            the first group in brackets, else all of it, finds in the file's name, or in the path as
-            `Sample.path` has it where the expression holds a slash), or "auto" (the groups that `notes`
-            propose). Without it as `study` has it, else a column `group` counts, and what DICOM files say.
-        workers: Threads for reading and decoding files; 0 = none besides this one.
-        study: Folder of a study: images that it knows keep their part, and folds, in it. What comes to tie
-            images of two parts together is skipped with those of the part that has no precedence.
+    Parameters
+    ----------
+    source : path, address, or dataset
+        A folder with a folder per class, or with train/ val/ test/ inside; a CSV or Parquet table of
+        `path,label[,split][,group]`, whose paths may be addresses; an address fsspec reads (`s3://…`) of
+        such a folder; tar shards in the WebDataset layout, local or remote (`photos-*.tar`); a torch
+        `Dataset` of (image, label); a Hugging Face `Dataset` or `DatasetDict`.
+    seed : int
+        Decides, with each image's content, the part it is assigned to.
+    test_size : float
+        Share of all images in test, 0 ≤ share < 1, where the source has no test part.
+    val_size : float
+        Share of the remaining images in val, 0 ≤ share < 1, where the source has no val part.
+    strict : bool
+        Raise where any image would be skipped.
+    near_copies : bool
+        Find near copies, which decodes every image once (milliseconds an image; cached).
+    split_names : mapping, "none" or None
+        Which folder is which part, where their names don't tell ({"fold0": "train", "fold1": "test"});
+        "none" where folders that look like parts are classes.
+    intensity_range : str, tuple of float or None
+        Which values of images deeper than 8 bits become black and white: "auto" (robust percentiles of the
+        training images, one range for each kind), (LOW, HIGH) or "LOW,HIGH", or "per-image". None: as the
+        study has it, else "auto".
+    alpha_background : str or None
+        Background of transparent pixels: "white", "grey", "black" or "R,G,B". None: as the study has it,
+        else white, or grey where white would hide images.
+    progress : callable or None
+        Called now and then with (what, done, total).
+    workers : int
+        Threads for reading and decoding files; 0 uses the calling thread.
+    study : path or None
+        Folder of a study whose images keep their parts and folds. Images that new ones link to another part
+        are skipped, except those of the part with precedence.
+    path_column, label_column : str or None
+        Columns of a table, or of a Hugging Face dataset, that hold the images and the labels.
+    group_by : str or None
+        What makes a group, whose images stay in one part: "parent" (the folder of an image below its class
+        folder), "column:NAME" (of a table or a Hugging Face dataset), "re:REGEX" (the first bracketed group,
+        else the match, in the file's name, or in `Sample.path` where the expression holds a slash), or
+        "auto" (the groups that `notes` propose). None: as the study has it, else a column `group`, and the
+        patients that DICOM files name.
 
-    Raises:
-        DataError: the data cannot be used; the message says what was found and what to do.
-        StudyError: `study` is no study, or damaged.
-        UsageError: a share is not in 0 ≤ share < 1, or a range, a colour or `group_by` is none.
+    Returns
+    -------
+    Manifest
+        The images with labels, groups and parts, and findings about them.
+
+    Raises
+    ------
+    DataError
+        The data cannot be used; the message says what was found and what to do.
+    StudyError
+        `study` is not a study, or is damaged.
+    UsageError
+        A share is outside 0 ≤ share < 1, or a range, a colour or `group_by` is invalid.
     """
     _demand_shares(test_size=test_size, val_size=val_size)
     rendering, earlier = (

@@ -46,7 +46,35 @@ Items = Callable[[str], "Image.Image | Deep | bytes"]  # "dataset[12]" → the i
 
 @dataclass(frozen=True)
 class Manifest:
-    """Labelled images, split into parts with fixed roles: train learns, val chooses, test reports."""
+    """Labelled images, split into train, val and test. Immutable.
+
+    Attributes
+    ----------
+    root : Path or None
+        Folder that relative sample paths start from; None for images in memory.
+    samples : tuple of Sample
+        The usable images.
+    classes : tuple of str
+        Class names, sorted.
+    set_aside : tuple of SetAside
+        Skipped images, each with the reason.
+    conflicts : tuple of Conflict
+        Identical images with different labels.
+    near_copies, suspects : tuple of pairs of str
+        Paths of near copies that stay in one part; all pairs that look alike.
+    said : tuple of Finding
+        Findings about the images besides `set_aside`.
+    given : tuple of str
+        Parts that the source named; the others were drawn.
+    shares : tuple of float or None
+        Requested shares of test, and of val among the rest.
+    seed : int or None
+        Seed of the split.
+    rendering : Rendering
+        How deep and transparent pixels become RGB.
+    learned : frozenset of str
+        Digests of images that the model has learned from; they are never held out.
+    """
 
     root: Path | None
     samples: tuple[Sample, ...]
@@ -103,7 +131,13 @@ class Manifest:
         return replace(self, samples=tuple(replace(sample, group=group) for sample, group in samples))
 
     def part(self, name: str) -> tuple[Sample, ...]:
-        """Return the samples of one part, in the manifest's order. Raises `DataError` for another name."""
+        """Return the samples of one part, in the manifest's order.
+
+        Raises
+        ------
+        DataError
+            `name` is not "train", "val" or "test".
+        """
         if name not in PARTS:
             raise DataError(f"There is no part {name!r}; there are {', '.join(PARTS)}.")
         return tuple(sample for sample in self.samples if sample.split == name)
@@ -115,20 +149,44 @@ class Manifest:
         return {label: {part: counter[label, part] for part in PARTS} for label in self.classes}
 
     def targets(self, samples: Sequence[Sample]) -> np.ndarray:
-        """Return each sample's index into `classes`: (N,), int64."""
+        """Return the class index of each sample.
+
+        Returns
+        -------
+        ndarray of int64, shape (n_samples,)
+            Indices into `classes`.
+        """
         index = {label: position for position, label in enumerate(self.classes)}
         return np.array([index[sample.label] for sample in samples], dtype=np.int64)
 
     def units(self, samples: Sequence[Sample]) -> np.ndarray:
-        """Return an id per sample, (N,), int64; samples that share one must never be separated."""
+        """Return a unit id for each sample; samples of one unit (group, copies) must not be separated.
+
+        Returns
+        -------
+        ndarray of int64, shape (n_samples,)
+        """
         return np.array([self._unit_of_path[sample.path] for sample in samples], dtype=np.int64)
 
     def folds(self, samples: Sequence[Sample], k: int, seed: int) -> Pairs:
-        """Return up to `k` pairs (learn, hold) of positions into `samples`: stratified, units kept whole.
+        """Return stratified cross-validation folds that keep units together.
 
-        Fewer where classes or units do not allow `k`; none where nothing can be held out at all. What was
-        learned from before, and what hangs together with it, is held out in none. An image keeps the fold
-        that a study remembers for the seed.
+        Images that the model has learned from, and their units, are held out in no fold. An image keeps the
+        fold that a study remembers for the seed.
+
+        Parameters
+        ----------
+        samples : sequence of Sample
+            The images to fold.
+        k : int
+            Largest number of folds; fewer where classes or units do not allow `k`.
+        seed : int
+            Decides the folds, with each image's content.
+
+        Returns
+        -------
+        list of (learn, hold)
+            Positions into `samples` for each fold; empty where nothing can be held out.
         """
         before = self.earlier_folds.get(seed, {})
         moving = np.flatnonzero(~self.has_learned(samples))
@@ -148,10 +206,22 @@ class Manifest:
         return np.array([self._unit_of_path[sample.path] in units for sample in samples], dtype=bool)
 
     def keeping(self, sides: Mapping[str, str]) -> Manifest:
-        """Return the manifest with its drawn parts drawn anew: images of these digests keep these parts.
+        """Return the manifest with its drawn parts drawn again, with these images' parts fixed.
 
-        All else goes by the rule, seed and shares that the data were loaded with; an equal manifest where
-        nothing changes. Raises `DataError` where these are not known, or a class can't be learned any more.
+        Parameters
+        ----------
+        sides : mapping of str to str
+            Part by digest.
+
+        Returns
+        -------
+        Manifest
+            An equal manifest where nothing changes.
+
+        Raises
+        ------
+        DataError
+            The seed or shares are unknown, or a class is left without training images.
         """
         return resplitting.keeping(self, sides)
 
@@ -172,11 +242,14 @@ class Manifest:
         return replace(self, earlier_folds=assignment.read(study).folds)
 
     def read(self, sample: Sample) -> Image.Image:
-        """Return a sample's image as upright RGB of 8 bits a channel, as `rendering` says.
+        """Return a sample's image as upright 8-bit RGB, rendered as `rendering` says.
 
-        Raises:
-            DamagedImage: its pixels cannot be decoded; the digest is remembered as damaged.
-            DataError: the file has changed or gone since it was indexed.
+        Raises
+        ------
+        DamagedImage
+            Its pixels cannot be decoded; the digest is remembered as damaged.
+        DataError
+            The file changed or was removed since it was indexed.
         """
         return self._picture(sample).rgb(self.rendering)
 
@@ -198,10 +271,17 @@ class Manifest:
         return picture
 
     def checked(self, progress: OnProgress | None = None) -> Manifest:
-        """Decode every image that is not known to be sound; return a manifest without the damaged ones.
+        """Decode every image not yet known to be sound, and return a manifest without the damaged ones.
 
-        Raises:
-            DataError: a class is left without a training image.
+        Parameters
+        ----------
+        progress : callable or None
+            Called with (what, done, total).
+
+        Raises
+        ------
+        DataError
+            A class is left without a training image.
         """
         faults = self._faults(progress)
         if not faults:
@@ -276,10 +356,12 @@ class Manifest:
 
     @staticmethod
     def from_json(text: str) -> Manifest:
-        """Read what `to_json` wrote; the images need not be there.
+        """Return the manifest that `to_json` wrote; the images need not exist.
 
-        Raises:
-            DataError: it is something else, was cut short or was changed.
+        Raises
+        ------
+        DataError
+            The text is not a manifest, or was truncated or edited.
         """
         header, rows = manifest_file.parse(text)
         try:

@@ -36,7 +36,7 @@ UNSURE = "unsure"  # the folder of images whose prediction is not trusted
 
 @dataclass
 class SortedImages:
-    """What was copied where: `copied` and `there` (found there already) count images by folder's name."""
+    """The result of `sort_into`: images copied, and already there, by folder name."""
 
     folder: Path
     copied: dict[str, int] = field(default_factory=dict)
@@ -64,7 +64,7 @@ class SortedImages:
 
 
 def folder_names(labels: Iterable[str]) -> dict[str, str]:
-    """Return a folder's name for each label: right on every system, no two alike, none leads elsewhere."""
+    """Return a folder name for each label: valid on every system, all different."""
     names: dict[str, str] = {}
     used_names: set[str] = set()
     for label in sorted(set(labels)):
@@ -79,7 +79,7 @@ def folder_names(labels: Iterable[str]) -> dict[str, str]:
 
 
 def unsure_folder_name(names: Iterable[str]) -> str:
-    """Return a name for the folder of unsure predictions that no label has."""
+    """Return a name for the folder of unsure predictions that no label's folder has."""
     used_names, name = {other.casefold() for other in names}, UNSURE
     while name in used_names:
         name = f"{name}-images"
@@ -87,11 +87,24 @@ def unsure_folder_name(names: Iterable[str]) -> str:
 
 
 def sort_into(target: Path, images: Sequence[tuple[str, str]]) -> SortedImages:
-    """Copy images, given as (path, folder's name), into folders below `target`.
+    """Copy images into folders below `target`; nothing is overwritten.
 
-    Raises:
-        UsageError: `target` is a file, or one of its folders is a link that leads out of it.
-        DataError: it cannot be written; what was copied stays.
+    Parameters
+    ----------
+    target : Path
+    images : sequence of (path, folder name)
+
+    Returns
+    -------
+    SortedImages
+        Number of images copied, already there and failed.
+
+    Raises
+    ------
+    UsageError
+        `target` is a file, or one of its folders is a link that leads out of it.
+    DataError
+        The folder cannot be written; copied images stay.
     """
     if target.exists() and not target.is_dir():
         raise UsageError(f"{target} is a file; expected a folder to copy to, or a name that is free.")

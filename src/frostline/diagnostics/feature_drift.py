@@ -37,11 +37,21 @@ Floats = NDArray[np.float64]
 
 @dataclass(frozen=True)
 class Forgetting:
-    """Accuracy of the original classifier before and after, 0–1; `lost` is the difference.
+    """Accuracy of the original classifier before and after adapting, 0–1.
 
-    `low` to `high` is a 95 % interval of `lost`, paired by image, over what belongs together. All of it is of
-    images that the backbone is not known to have learned from, `None` where there are none; `learned` has
-    `n_images`, `before` and `after` of those that it is, which are no measure of what it could do.
+    Images that the backbone has learned from are excluded, except in `learned`.
+
+    Attributes
+    ----------
+    before, after : float or None
+        None where no images are left.
+    lost : float or None
+        `before` − `after`.
+    low, high : float or None
+        95 % interval of `lost`, paired by image, over units.
+    n_images : int
+    learned : dict or None
+        `n_images`, `before` and `after` of images that the backbone has learned from.
     """
 
     before: float | None
@@ -60,12 +70,26 @@ class Forgetting:
 def forgetting(
     backbone: Backbone, model: nn.Module, data: Manifest, *, progress: OnProgress | None = None
 ) -> Forgetting:
-    """Return how much accuracy `model`, adapted from `backbone`, lost on the backbone's own classes.
+    """Return how much accuracy an adapted model lost on the backbone's own classes.
 
-    `data` holds images labelled with the backbone's own classes: their names where it came from a study, else
-    the number of the output (0, 1, …). The test part is used, or every image where there is none. Images that
-    the backbone learned from make it look better before than it is: those that its fingerprints know stand
-    apart in `learned`. Raises `DataError`.
+    Parameters
+    ----------
+    backbone : Backbone
+    model : nn.Module
+        Adapted from `backbone`.
+    data : Manifest
+        Images labelled with the backbone's classes: their names where it came from a study, else the output
+        index (0, 1, …). The test part is used, or all images where there is none.
+    progress : callable or None
+
+    Returns
+    -------
+    Forgetting
+
+    Raises
+    ------
+    DataError
+        A class is not one of the backbone's.
     """
     data = lineage.mark_learned(backbone, data)
     samples = data.part("test") or data.samples
@@ -147,11 +171,25 @@ def _answers(
 def drift(
     backbone: Backbone, model: nn.Module, images: Images, *, most: int = DRIFT_IMAGES
 ) -> dict[str, float]:
-    """Return how far the features after each stage moved from the pretrained ones: 1 − debiased linear CKA.
+    """Return how far the features after each stage moved from the pretrained ones.
 
-    0 is the same up to rotation and scale, 1 unrelated; chance may take it a little above. Features are
-    averaged over space, of view 0 of up to `most` images, evenly taken. Kornblith et al. 2019, arXiv
-    1905.00414; debiased by Nguyen, Raghu and Kornblith 2021, arXiv 2010.15327. Empty below 4 images.
+    Drift is 1 − debiased linear CKA of features averaged over space: 0 is equal up to rotation and scale, 1
+    unrelated; chance may exceed 1 slightly. Kornblith et al. 2019, arXiv 1905.00414; debiased by Nguyen,
+    Raghu and Kornblith 2021, arXiv 2010.15327.
+
+    Parameters
+    ----------
+    backbone : Backbone
+    model : nn.Module
+        Adapted from `backbone`.
+    images : Images
+    most : int
+        Largest number of images, evenly taken; view 0 of each.
+
+    Returns
+    -------
+    dict of str to float
+        By stage; empty below 4 images.
     """
     subset = images.evenly(most)
     if len(subset) < FEWEST:

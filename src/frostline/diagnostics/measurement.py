@@ -48,7 +48,7 @@ TIMED = 64  # images whose decoding is timed
 
 @dataclass(frozen=True)
 class Confidence:
-    """Mean top probability of the original classifier, 0–1, with a 95 % interval, and its classes (2 up)."""
+    """Mean top probability of the original classifier, 0–1, with a 95 % interval, and its class count."""
 
     value: float
     low: float
@@ -58,7 +58,29 @@ class Confidence:
 
 @dataclass(frozen=True)
 class Signals:
-    """The result of `measure`. What could not be measured is `None` or empty, and `notes` says why."""
+    """The result of `measure`. What could not be measured is None or empty, and `notes` says why.
+
+    Attributes
+    ----------
+    model : str
+    input_size : int
+        Pixels a side.
+    size : Size
+    n_measured : int
+        Images of the learning curve.
+    similarity : Similarity or None
+    confidence : Confidence or None
+    probe_by_stage : tuple of StageProbe
+    curve : tuple of CurvePoint
+        Learning curve of the last stage's probe.
+    groups : GroupsProbe or None
+        Where file names suggest groups.
+    rates : Rates or None
+        Seconds and bytes on this machine.
+    notes : tuple of str
+    cut_away : CutAway
+        Share of the images that preprocessing removes.
+    """
 
     model: str
     input_size: int
@@ -138,13 +160,33 @@ def measure(
     threads: int | None = None,
     progress: OnProgress | None = None,
 ) -> Signals:
-    """Measure the training images against a network: similarity, and what each depth knows of them.
+    """Measure the training images against a backbone: similarity, probe accuracy by stage, learning curve.
 
-    At most 500 images (10 a class, if that is more) pass in float32 and are listened to, stage by stage.
-    Where there are more, a learning curve is drawn from at most 2,000: from features as training computes
-    and keeps them. `random` passes those 500 through random weights of the same architecture, too, so that
-    width is not mistaken for knowledge; `rates` times the network on this machine, stage by stage. What was
-    measured before is remembered. Raises `ModelError` for a network without a cut.
+    At most 500 images (10 a class, if that is more) pass in float32, stage by stage. With more images, a
+    learning curve uses at most 2,000, from features as training computes and caches them. Results are cached.
+
+    Parameters
+    ----------
+    backbone : Backbone
+    data : Manifest
+    random : bool
+        Also probe random weights of the same architecture, so that width is not confused with knowledge.
+    rates : bool
+        Also time the network on this machine, stage by stage.
+    seed : int
+    threads : int or None
+        Threads to compute with; None chooses.
+    progress : callable or None
+        Called with (what, done, total).
+
+    Returns
+    -------
+    Signals
+
+    Raises
+    ------
+    ModelError
+        The network has no cut before its head.
     """
     if len(backbone.cuts) < 2:
         raise ModelError(

@@ -40,12 +40,18 @@ SURE = 0.975
 
 @dataclass(frozen=True)
 class Similarity:
-    """0 is foreign, 1 is what the network was trained on; `low` to `high` is a 95 % interval.
+    """Similarity of images to a backbone's training data: 0 is foreign, 1 is the training data.
 
-    The interval is 0 to 1 where all images belong together (one patient): one unit tells of no other.
-
-    `by_stage` is the profile by depth, `basis` says what was looked at, `proven` whether that was ever shown
-    to order image sets rightly for such a network.
+    Attributes
+    ----------
+    value, low, high : float
+        Estimate and 95 % interval, 0–1; the interval is (0, 1) where all images are one unit.
+    by_stage : dict of str to float
+    basis : str
+        "batch statistics" or "use of channels".
+    proven : bool
+        Whether the measure was validated for such networks.
+    n_images : int
     """
 
     value: float
@@ -69,10 +75,25 @@ def similarity(
     units: Sequence[int] | None = None,
     progress: OnProgress | None = None,
 ) -> Similarity:
-    """Return how near the images (view 0 of each) lie to what the pretrained network was trained on.
+    """Return how similar images (view 0 of each) are to a backbone's training data. One forward pass.
 
-    `units` (n,) says which images belong together (groups, copies): they stay in one block. One forward pass.
-    Raises `DataError` with fewer than 8 images.
+    Parameters
+    ----------
+    backbone : Backbone
+    images : Images
+    plan : NumericPlan
+    units : sequence of int or None, length n
+        Images with the same unit (groups, copies) stay in one block of the interval.
+    progress : callable or None
+
+    Returns
+    -------
+    Similarity
+
+    Raises
+    ------
+    DataError
+        There are fewer than 8 images.
     """
     if len(images) < FEWEST:
         raise DataError(

@@ -24,7 +24,22 @@ DRAWS = 3  # of the smaller shares: one draw of a quarter of few images says lit
 
 @dataclass(frozen=True)
 class StageProbe:
-    """A probe of the features after one stage. Rates 0–1; `random` is the same probe on random weights."""
+    """A probe of the features after one stage.
+
+    Attributes
+    ----------
+    stage : str
+    width : int
+        Number of features.
+    accuracy, low, high : float
+        Out of fold, with a 95 % interval; 0–1.
+    random : float or None
+        Accuracy of the same probe on random weights, 0–1.
+    log_me, h_score : float
+        Transferability scores.
+    neighbours : float
+        Accuracy of 5 nearest neighbours, 0–1.
+    """
 
     stage: str
     width: int
@@ -39,7 +54,7 @@ class StageProbe:
 
 @dataclass(frozen=True)
 class CurvePoint:
-    """Out-of-fold accuracy of the last stage's probe when it learns from `images` images."""
+    """Out-of-fold accuracy, 0–1, of the last stage's probe trained on `images` images."""
 
     images: int
     accuracy: float

@@ -35,7 +35,7 @@ PROBE_BATCH = 32  # rows read at a time, as training does
 
 @dataclass(frozen=True)
 class PrefixUsage:
-    """One cached prefix as `frostline cache` shows it. Sizes in bytes; `used` in seconds since 1970."""
+    """One cached prefix as `frostline cache` lists it. Sizes in bytes; `used` in seconds since 1970."""
 
     about: dict[str, Any]
     form: Form | None
@@ -48,7 +48,7 @@ class PrefixUsage:
 
 @dataclass(frozen=True)
 class Checked:
-    """What `Store.verify` found: numbers of rows."""
+    """The result of `FeatureCache.verify`, in rows."""
 
     right: int  # `adopted` ones included
     damaged: int  # dropped: bytes that differ from their checksum
@@ -57,10 +57,16 @@ class Checked:
 
 
 class FeatureCache:
-    """Rows in `folder` (without one: below `places.home()`), at most `limit_bytes` of them.
+    """A bounded folder of features. Safe with several processes at once.
 
-    Safe with several processes at once. Raises nothing for the state of the disk: `trouble` is the first
-    thing that went wrong, said as a `StoreWarning`.
+    Raises nothing for the state of the disk: `trouble` is the first error, raised as a `CacheWarning`.
+
+    Parameters
+    ----------
+    folder : path or None
+        None is below the cache folder (`FROSTLINE_CACHE_DIR`).
+    limit_bytes : int
+        The least recently used features are deleted above it.
     """
 
     def __init__(self, folder: str | Path | None = None, *, limit_bytes: int = DEFAULT_LIMIT_BYTES) -> None:
@@ -94,9 +100,18 @@ class FeatureCache:
     def prefix(
         self, description: Mapping[str, Any], display: Mapping[str, Any] | None = None
     ) -> CachedPrefix:
-        """Return the rows that were computed from exactly `description` (plain data) and an image's view.
+        """Return the cached features of one prefix.
 
-        `display` is stored beside it for display, and does not affect what is found.
+        Parameters
+        ----------
+        description : mapping
+            Plain data that determines the features, besides the image and its view.
+        display : mapping or None
+            Stored for display; does not affect what is found.
+
+        Returns
+        -------
+        CachedPrefix
         """
         digest = hashlib.sha256(_text(description).encode()).hexdigest()
         return CachedPrefix(self._folder, digest, _text({**description, **(display or {})}))
@@ -118,7 +133,7 @@ class FeatureCache:
         return max(0, min(self._folder.limit_bytes, self.total_bytes() + free))
 
     def seconds_per_row(self, row_bytes: int) -> tuple[float, float]:
-        """Measure on this disk how long one row takes to read (just written, so from memory) and to keep."""
+        """Return the seconds to read and to write one row, measured on this disk (reads come from memory)."""
         if not self.writable:
             return 0.0, NEVER_S
         count = max(16, min(256, PROBE_BYTES // max(1, row_bytes)))

@@ -22,14 +22,14 @@ WAIT_S = 0.05  # between two looks for rows that other processes compute
 
 
 def key_of(digest: str, view: str) -> bytes:
-    """Return the key of a row: an image's content digest and what was done to it before the network."""
+    """Return the key of a row: a hash of the image's content digest and its view."""
     return hashlib.blake2b(f"{digest}\n{view}".encode(), digest_size=KEY_BYTES).digest()
 
 
 class CachedPrefix:
-    """Rows that differ in nothing but the image and its view.
+    """The cached features of one prefix; rows differ in the image and its view alone.
 
-    Read with `read`. To fill: compute what `todo` yields, `put` it, `close` at the end.
+    Read with `read`. To fill: compute what `todo` yields, `put` it, and `close` at the end.
     """
 
     def __init__(self, folder: Folder, digest: str, description: str) -> None:
@@ -74,9 +74,19 @@ class CachedPrefix:
         return self._folder.attempt(lambda index: index.locate(self._number(index), keys), {})
 
     def read(self, keys: Sequence[bytes]) -> tuple[Bytes, list[int]]:
-        """Return uint8 of shape (len(keys), row_bytes), and the positions in it that could not be read.
+        """Return the rows of keys, and the positions that are missing.
 
-        A row that isn't what its checksum says is dropped, and said once.
+        A row whose checksum differs is dropped, with one warning.
+
+        Parameters
+        ----------
+        keys : sequence of bytes
+
+        Returns
+        -------
+        rows : ndarray of uint8, shape (len(keys), row_bytes)
+        missing : list of int
+            Positions whose row is not set.
         """
         places = self._locate(keys)
         rows: Bytes = np.empty((len(keys), self._form.row_bytes if self._form else 0), dtype=np.uint8)
@@ -137,7 +147,14 @@ class CachedPrefix:
         return claimed, busy
 
     def put(self, keys: Sequence[bytes], rows: Bytes, form: Form) -> None:
-        """Keep rows, uint8 of shape (n, row_bytes); they are on disk after the next flush."""
+        """Add rows; they are on disk after the next flush.
+
+        Parameters
+        ----------
+        keys : sequence of bytes
+        rows : ndarray of uint8, shape (n, row_bytes)
+        form : Form
+        """
         if not self._folder.writable:
             return
         if (self.form or form) != form:

@@ -42,8 +42,20 @@ class Counts:
 class Frozen:
     """The features at one cut of one model, in eval mode and without gradients.
 
-    With a `cache`, features are read from it and kept in it; without one they are computed each time. The
-    model may be in training above the cut; below it must not change while this is in use.
+    The model may be in training above the cut; below it must not change while this is in use.
+
+    Parameters
+    ----------
+    backbone : Backbone
+    model : nn.Module
+        The backbone's model, or an adapted copy.
+    cut : Cut
+    config : ForwardConfig
+        Numeric plan and batch size of the frozen layers.
+    cache : FeatureCache or None
+        Where features are read from and kept; None computes them each time.
+    counts : Counts or None
+        Counts features computed and read.
     """
 
     def __init__(
@@ -181,9 +193,21 @@ class Frozen:
     def batches(
         self, images: Images, items: list[list[Item]], *, keep: bool = True, workers: int = 0
     ) -> Iterator[Tensor]:
-        """Yield z, one tensor with a row an item, for each list of (position, view) items.
+        """Yield features for each list of items.
 
-        With `keep`, rows are read where they are kept, and kept where they had to be computed.
+        Parameters
+        ----------
+        images : Images
+        items : list of lists of (position, view)
+        keep : bool
+            Read from and write to the cache.
+        workers : int
+            Processes that decode images; 0 decodes here.
+
+        Yields
+        ------
+        Tensor
+            One row an item.
         """
         cached = self.cached
         if cached is None or not keep:
@@ -237,10 +261,17 @@ class Frozen:
     def fill(
         self, images: Images, items: Iterable[Item], *, workers: int = 0, progress: OnProgress | None = None
     ) -> None:
-        """Compute and keep every row of `items` that is missing: from an earlier cut's rows or from pixels.
+        """Compute and cache all missing features, from an earlier cut's features or from pixels.
 
-        Several processes that fill the same rows divide them among themselves; those of one job begin with a
-        share each.
+        Processes that fill the same features divide them among themselves.
+
+        Parameters
+        ----------
+        images : Images
+        items : iterable of (position, view)
+        workers : int
+        progress : callable or None
+            Called with (what, done, total).
         """
         cached = self.cached
         if cached is None or self.cache is None or not self.cache.writable:

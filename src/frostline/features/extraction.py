@@ -27,9 +27,23 @@ def features(
     workers: int = 0,
     progress: OnProgress | None = None,
 ) -> NDArray[np.float32]:
-    """Return the rows of one view of every image, averaged over space: float32 of shape (images, width).
+    """Return the features of one view of every image, averaged over space.
 
     At the last cut these are the pretrained features before the head.
+
+    Parameters
+    ----------
+    frozen : Frozen
+    images : Images
+    view : int
+        0 is the evaluation view.
+    workers : int
+        Processes that decode images.
+    progress : callable or None
+
+    Returns
+    -------
+    ndarray of float32, shape (n_images, width)
     """
     batches = []
     for z in _rows(frozen, images, view, True, workers, progress):
@@ -52,10 +66,29 @@ def logits(
     above: Callable[[], AbstractContextManager[None]] = nullcontext,
     progress: OnProgress | None = None,
 ) -> NDArray[np.float32]:
-    """Return a model's logits on view 0 of every image, float32 of shape (images, classes).
+    """Return a model's logits on view 0 of every image.
 
-    `cut` is the earliest that the model was trained from. With `keep`, what lies below it is computed once
-    for all models that share it. `above` surrounds what is computed above the cut.
+    Parameters
+    ----------
+    backbone : Backbone
+    model : nn.Module
+        An adapted copy.
+    cut : Cut
+        The earliest cut the model was trained from; features below it are shared by all such models.
+    images : Images
+    config : ForwardConfig
+    keep : bool
+        Cache the features at `cut`.
+    cache : FeatureCache or None
+    counts : Counts or None
+    workers : int
+    above : callable
+        Context manager around everything computed above the cut.
+    progress : callable or None
+
+    Returns
+    -------
+    ndarray of float32, shape (n_images, classes)
     """
     keep = keep and cut.index > 0
     model = config.plan.place(model.eval())

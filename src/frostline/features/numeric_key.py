@@ -19,7 +19,16 @@ VERSION = 1  # of how rows are computed here; raised when the same inputs give o
 
 @dataclass(frozen=True)
 class ForwardConfig:
-    """The numeric configuration of frozen layers: part of every cached feature's key."""
+    """The numeric configuration of frozen layers: part of every cached feature's key.
+
+    Attributes
+    ----------
+    plan : NumericPlan
+    batch : int
+        Images a forward pass; smaller batches are padded.
+    folded : tuple of (convolution, BatchNorm)
+        BatchNorm layers that are folded into convolutions.
+    """
 
     plan: NumericPlan
     batch: int

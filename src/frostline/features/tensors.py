@@ -23,7 +23,7 @@ T = TypeVar("T")
 
 
 def padded(batch: Tensor, size: int) -> Tensor:
-    """Fill a batch up to `size` rows with copies of its last one."""
+    """Return a batch filled up to `size` rows with copies of its last row."""
     missing = size - len(batch)
     if missing <= 0:
         return batch
@@ -55,10 +55,7 @@ def from_bytes(rows: NDArray[np.uint8], form: Form) -> Tensor:
 
 
 def ahead(items: Iterator[T]) -> Iterator[T]:
-    """Yield what `items` yields, made in another thread up to `AHEAD` items early.
-
-    For work that leaves the interpreter alone for most of its time, such as decoding images.
-    """
+    """Yield the items of an iterator, computed up to `AHEAD` items early in another thread."""
     end = object()
     with ThreadPoolExecutor(1) as pool:
         waiting = deque(pool.submit(next, items, end) for _ in range(AHEAD))

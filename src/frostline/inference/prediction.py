@@ -70,10 +70,26 @@ class Prediction:
 
 @dataclass(frozen=True)
 class Predictions:
-    """The answers; files that could not be read, each with its reason; the run that answered, and why it.
+    """The predictions for images, and the run that made them. Iterating yields `Prediction` rows.
 
-    `passed_over` names the runs that are newer or look better and did not answer, with the reasons.
-    Iterating yields the answers.
+    Attributes
+    ----------
+    rows : tuple of Prediction
+    unreadable : tuple of (name, reason)
+        Images that could not be decoded.
+    run : str
+        Name of the run that predicted.
+    why : str
+        Why that run was chosen.
+    strategy : str
+    doubts : Doubts or None
+        The thresholds below which predictions are marked unsure, with `target_accuracy`.
+    classes : tuple of str
+        All classes of the model.
+    passed_over : tuple of PassedOver
+        Runs that are newer or have a higher accuracy and were not used, with the reasons.
+    notes : tuple of str
+        How images were read.
     """
 
     rows: tuple[Prediction, ...]
@@ -117,10 +133,14 @@ class Predictions:
         return notebook.frame(self._table())
 
     def to_csv(self, path: str | Path) -> None:
-        """Write path, label, probability (a row per label, with `top`), and unsure where that was asked for.
+        """Write path, label, probability (a row per label, with `top`), and unsure with `target_accuracy`.
 
-        UTF-8; a file name that is not keeps its own bytes. The file is there whole or not at all.
-        Raises `OSError`.
+        UTF-8; other bytes of file names are kept. The file is written whole or not at all.
+
+        Raises
+        ------
+        OSError
+            The file cannot be written.
         """
         doubted = self.doubts is not None
         text = io.StringIO(newline="")
@@ -136,11 +156,15 @@ class Predictions:
         return notebook.answers_plot([row.label for row in self.rows])
 
     def copy_to(self, folder: str | Path) -> SortedImages:
-        """Copy images into a folder for each label below `folder`, doubted ones into one of their own.
+        """Copy images into a folder for each label below `folder`, unsure ones into a folder of their own.
 
-        No file is overwritten: one of the same name gets a suffix. What lies there already, is not copied
-        again. An image that was handed over in memory has no file, and is listed under `failed`.
-        Raises `UsageError` or `DataError`.
+        No file is overwritten: a file of the same name gets a suffix, and identical ones are not copied
+        again. Images in memory are listed under `failed`.
+
+        Raises
+        ------
+        UsageError, DataError
+            The folder cannot be used.
         """
         names = folder_names([*self.classes, *(row.label for row in self.rows)])
         doubted = unsure_folder_name(names.values())
@@ -159,7 +183,7 @@ class Predictions:
 
 
 class Predictor:
-    """A model, ready to answer: it says `classes`, and its logits are divided by `temperature`."""
+    """A model ready to predict: `classes` names its outputs, and logits are divided by `temperature`."""
 
     def __init__(
         self,
@@ -220,12 +244,30 @@ def load_model(
     module: nn.Module | None = None,
     base: str | nn.Module | Backbone | None = None,
 ) -> nn.Module:
-    """Return a run's model as a plain module in eval mode: the study's best, or the one called `run`.
+    """Return a run's model as a plain module in eval mode.
 
-    `module` is the architecture for a backbone that was handed over in Python; frostline can't rebuild
-    that one from a name. `study` may also be a delta that `export` wrote, which is put on its base weights;
-    `base` hands those over where they have no name. Raises `StudyError` where weights and architecture
-    differ, `ModelError` where the base weights are others.
+    Parameters
+    ----------
+    study : path or RunFolder
+        A study, or a delta that `export` wrote, which is applied to its base weights.
+    run : str or None
+        Name of a run, or its start; None is the best run.
+    module : nn.Module or None
+        The architecture, for a backbone that was passed as a module.
+    base : str, nn.Module, Backbone or None
+        Base weights of a delta, where they cannot be found by name.
+
+    Returns
+    -------
+    nn.Module
+        Normalised images (n, 3, s, s) to logits (n, classes).
+
+    Raises
+    ------
+    StudyError
+        Weights and architecture differ, or there is no such run.
+    ModelError
+        The base weights are others.
     """
     if not isinstance(study, RunFolder) and delta.is_delta(study):
         return delta.load(study, base if base is not None else module).model
@@ -269,21 +311,47 @@ def predict(
     base: str | nn.Module | Backbone | None = None,
     progress: OnProgress | None = None,
 ) -> Predictions:
-    """Label images with a run of a study: the best, or the one called `run`.
+    """Label images with a run of a study.
 
-    The best is that of the runs judged by the same images: on val, or by a comparison's folds. Where they
-    can't be compared, it is the newest. `why` says which it was, and `passed_over` names the others.
-    `study` may also be a delta that `export` wrote; `base` hands over its base weights, as in `load_model`.
-    `images`: a folder (flat or by class), files, tables with a column `path` (or the one called
-    `path_column`), addresses such as s3://bucket/new, tar shards; PIL images, arrays (H, W) or (H, W, 3),
-    uint8, floats in 0–1 or other integers (deep pixels, as in files), encoded files' bytes; one or several of
-    these. A file that can't be decoded is listed with its reason and stops nothing; one in memory is called
-    "image" or "image[3]".
+    Parameters
+    ----------
+    study : path
+        A study, or a delta that `export` wrote.
+    images : path, address, image, array, or iterable of these
+        A folder (flat or by class), files, tables with a column `path` (or `path_column`), addresses such as
+        s3://bucket/new, tar shards; PIL images, arrays (H, W) or (H, W, 3), uint8, floats in 0–1 or other
+        integers (deep pixels, as in files), encoded files' bytes. An image that cannot be decoded is listed
+        in `unreadable`; one in memory is named "image" or "image[3]".
+    run : str or None
+        Name of a run, or its start. None is the best of the runs evaluated on the same images (val, or a
+        comparison's folds), else the newest; `why` and `passed_over` say which and why.
+    top : int
+        Number of labels for each image.
+    target_accuracy : float or None
+        Above 0 and below 1, such as 0.95. A prediction whose class was less often correct at its probability,
+        on held-out images, is marked `unsure="probability"`; an image farther from the training images than
+        95 % of the held-out ones "unfamiliar".
+    path_column : str or None
+        Column of a table that holds the paths.
+    module : nn.Module or None
+        The architecture, for a backbone that was passed as a module.
+    base : str, nn.Module, Backbone or None
+        Base weights of a delta, where they cannot be found by name.
+    progress : callable or None
+        Called with (what, done, total).
 
-    With `target_accuracy`, above 0 and below 1 such as 0.95, an answer whose class was not right so often
-    at its probability, on images that the run had not learned from, is marked `unsure="probability"`; one
-    of an image that lies farther from the training images than 95 % of those did, "unfamiliar".
-    Raises `StudyError`, `UsageError` or `DataError`.
+    Returns
+    -------
+    Predictions
+
+    Raises
+    ------
+    StudyError
+        The study is damaged or holds no finished run.
+    UsageError
+        `target_accuracy` is out of range, or the run has no held-out predictions.
+    DataError
+        There are no images, or they are of an unsupported type.
     """
     doubts = None if target_accuracy is None else _doubts(study, run, target_accuracy)
     chosen = _chosen_model(study, run, module, base)
@@ -306,7 +374,7 @@ def predict(
 
 @dataclass(frozen=True)
 class PredictedRows:
-    """What `answer` found: see `Predictions`."""
+    """The result of `predict_rows`: see `Predictions`."""
 
     rows: tuple[Prediction, ...]
     unreadable: tuple[tuple[str, str], ...]
@@ -321,7 +389,7 @@ def predict_rows(
     doubts: selective_prediction.Doubts | None,
     progress: OnProgress | None,
 ) -> PredictedRows:
-    """Return an answer for each image that can be decoded, and the others' names with the reasons."""
+    """Return a prediction for each image that can be decoded, and the others' names with the reasons."""
     items = inputs.inputs
     rows: list[Prediction] = []
     unreadable: list[tuple[str, str]] = []

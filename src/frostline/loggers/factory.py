@@ -24,7 +24,7 @@ _MAKERS: Mapping[str, Callable[[Tracked], Log]] = {
 
 
 class Loggers:
-    """The loggers of one call; their own files lie in `study`, however many splits the runs are of."""
+    """The loggers of one call; their files are in `study`, for all splits."""
 
     def __init__(self, names: Iterable[str], study: str | Path) -> None:
         self.names = tuple(dict.fromkeys(names))
@@ -49,7 +49,13 @@ class Loggers:
 
 
 def parse_names(text: str | Iterable[str]) -> tuple[str, ...]:
-    """Return the loggers named, with commas between them or as a list. Raises `UsageError`."""
+    """Return logger names from a comma-separated text or a list.
+
+    Raises
+    ------
+    UsageError
+        A name is unknown.
+    """
     parts = [text] if isinstance(text, str) else list(text)
     names = [name.strip() for part in parts for name in part.split(",")]
     invalid = [f"{name!r}{did_you_mean(name, NAMES)}" for name in names if name not in NAMES]
@@ -59,9 +65,21 @@ def parse_names(text: str | Iterable[str]) -> tuple[str, ...]:
 
 
 def make_loggers(logger: str | Iterable[str] | Loggers | None, study: str | Path) -> Loggers:
-    """Return the loggers that are asked for, their libraries imported.
+    """Return the requested loggers, with their libraries imported.
 
-    Raises `UsageError` where a name is unknown or a library is missing.
+    Parameters
+    ----------
+    logger : str, iterable of str, Loggers or None
+    study : path
+
+    Returns
+    -------
+    Loggers
+
+    Raises
+    ------
+    UsageError
+        A name is unknown, or a library is missing.
     """
     if isinstance(logger, Loggers):
         return logger

@@ -63,9 +63,17 @@ def pairs(model: nn.Module, images: Tensor) -> list[tuple[str, str]]:
 
 
 class Folded:
-    """A copy of a model in eval mode whose BatchNorm layers were folded into the convolutions before them.
+    """A copy of a model in eval mode with BatchNorm layers folded into the convolutions before them.
 
-    `names` are the pairs to fold. The model answers what it did before only inside `skipping()`.
+    Parameters
+    ----------
+    model : nn.Module
+    names : list of (convolution, BatchNorm)
+        Dotted names of the pairs to fold.
+
+    Notes
+    -----
+    The copy computes what the original does only inside `skipping()`.
     """
 
     def __init__(self, model: nn.Module, names: list[tuple[str, str]]) -> None:
@@ -103,9 +111,9 @@ def _fold(conv: nn.Module, norm: _BatchNorm) -> None:
 
 
 def foldable(backbone: Backbone) -> list[tuple[str, str]]:
-    """Return the pairs that can be folded so that the prefix of every cut stays the same function.
+    """Return the (convolution, BatchNorm) pairs that can be folded without changing the prefix of any cut.
 
-    Empty where there are none, or where one of them proves wrong. Remembered by the network's content.
+    Empty where there are none, or where one proves wrong. Cached by the network's content.
     """
     network = prefix_digest(backbone, backbone.model, backbone.cuts[-1])
     key = f"{network} size {backbone.preprocessing.size} torch {torch.__version__}"

@@ -31,10 +31,26 @@ def assemble(
     source: dict[str, Any],
     fresh: Callable[[], nn.Module] | None = None,
 ) -> Backbone:
-    """Return the backbone of a classification model, which is put in eval mode and otherwise left alone.
+    """Return the backbone of a classification model, which is put in eval mode and otherwise not changed.
 
-    `source` is how to build it again, `fresh` a function that builds it with random weights. Raises
-    `ModelError` if the model has no classifier, or does not take images of the preprocessing's size.
+    Parameters
+    ----------
+    model : nn.Module
+    preprocessing : Preprocessing
+    name : str
+    source : dict
+        How to build it again.
+    fresh : callable or None
+        Builds it with random weights.
+
+    Returns
+    -------
+    Backbone
+
+    Raises
+    ------
+    ModelError
+        The model has no classifier, or does not take images of the preprocessing's size.
     """
     model.eval()
     findings = _findings(model, preprocessing.size, source)

@@ -34,7 +34,21 @@ INTERPOLATIONS = ("bicubic", "bilinear", "nearest", "lanczos", "box", "hamming")
 
 @dataclass(frozen=True)
 class Preprocessing:
-    """How an image becomes the network's input. `size` is the side in pixels, mean and std per channel."""
+    """How an image becomes the network's input.
+
+    Attributes
+    ----------
+    size : int
+        Side in pixels.
+    crop_pct : float
+        Share of a side that the crop keeps, above 0 and at most 1.
+    interpolation : str
+        One of `INTERPOLATIONS`.
+    mean, std : tuple of float
+        Per channel, of values 0–1.
+    crop_mode : str
+        One of `CROP_MODES`.
+    """
 
     size: int
     crop_pct: float
@@ -70,10 +84,18 @@ class Preprocessing:
         return RESIZE_OF[self.crop_mode]
 
     def with_resize(self, resize: str | None) -> Preprocessing:
-        """Return the same preprocessing with pictures made square so; `None` is the checkpoint's own way.
+        """Return the same preprocessing with another way of making images square.
 
-        "crop" is the checkpoint's own crop where it has one. "squash" and "pad" cut nothing away; "pad" fills
-        up with the mean colour, which normalisation makes zero. Raises `UsageError` for anything else.
+        Parameters
+        ----------
+        resize : str or None
+            "crop" is the checkpoint's own crop where it has one; "squash" and "pad" cut nothing away, and
+            "pad" fills with the mean colour; None changes nothing.
+
+        Raises
+        ------
+        UsageError
+            `resize` is unknown.
         """
         if resize is None or (resize == "crop" and self.resize == "crop"):
             return self
@@ -134,12 +156,26 @@ class Preprocessing:
         return hashlib.sha256(json.dumps(self.as_dict(), sort_keys=True).encode()).hexdigest()
 
     def crop(self, image: Image.Image) -> Tensor:
-        """Return the resized, cropped RGB image as uint8, shape (3, size, size)."""
+        """Return the resized, cropped RGB image.
+
+        Returns
+        -------
+        Tensor of uint8, shape (3, size, size)
+        """
         pixels: Tensor = _cropping(self)(image.convert("RGB"))
         return pixels
 
     def normalise(self, batch: Tensor) -> Tensor:
-        """Return float32 of the same shape (…, 3, h, w) from uint8: scaled to 0–1, minus mean, over std."""
+        """Return pixels scaled to 0–1, minus mean, over std.
+
+        Parameters
+        ----------
+        batch : Tensor of uint8, shape (…, 3, h, w)
+
+        Returns
+        -------
+        Tensor of float32, same shape
+        """
         shape = (3, 1, 1)
         mean = torch.tensor(self.mean, device=batch.device).view(shape)
         std = torch.tensor(self.std, device=batch.device).view(shape)

@@ -37,10 +37,22 @@ def network_name(backbone: Backbone) -> str:
 def forward_config(
     backbone: Backbone, *, deterministic: bool = False, precision: str = "auto", threads: int | None = None
 ) -> ForwardConfig:
-    """Decide how frozen layers are computed: the same for every strategy, so that they share their rows.
+    """Return how frozen layers are computed, the same for every strategy, so that they share features.
 
-    Precision and memory layout are timed. BatchNorm that can be folded into its convolution is: fewer
-    operations of the same kind, 0.6 to 0.8 of the time wherever it was measured.
+    Precision and memory layout are chosen by timing; BatchNorm is folded where possible.
+
+    Parameters
+    ----------
+    backbone : Backbone
+    deterministic : bool
+        Exact float32 without timing.
+    precision : str
+        "auto", "float32" or "bfloat16".
+    threads : int or None
+
+    Returns
+    -------
+    ForwardConfig
     """
     if deterministic:
         return ForwardConfig(numerics.exact_plan(threads), FROZEN_BATCH)
@@ -54,7 +66,7 @@ def forward_config(
 
 
 def forward(backbone: Backbone, config: ForwardConfig, cut: Cut) -> Callable[[], None]:
-    """Return one forward pass of the pretrained frozen part on black images; the first call prepares it."""
+    """Return a function that runs the frozen part once on black images; the first call prepares it."""
     frozen = Frozen(backbone, backbone.model, cut, config)
     size = backbone.preprocessing.size
 
@@ -65,17 +77,14 @@ def forward(backbone: Backbone, config: ForwardConfig, cut: Cut) -> Callable[[],
 
 
 def prefix_s(backbone: Backbone, config: ForwardConfig, cut: Cut) -> float:
-    """Return the seconds an image takes from pixels to the row at `cut`, without decoding."""
+    """Return the seconds per image from pixels to the features at `cut`, without decoding."""
     name = f"cut {cut.index}"
     run = {name: forward(backbone, config, cut)}
     return numerics.seconds_of(_prefix(backbone, config), run, config.plan.threads)[name] / config.batch
 
 
 def rough_image_s(backbone: Backbone, threads: int | None = None) -> float:
-    """Return the seconds an image takes through all layers in float32, roughly and soon.
-
-    Timed once in a process, not remembered for longer: it decides what there is time for.
-    """
+    """Return roughly the seconds per image through all layers in float32; timed once in a process."""
     count = numerics.thread_count(threads)
     by_threads = _glimpses.setdefault(backbone, {})
     if count not in by_threads:
@@ -94,7 +103,7 @@ _glimpses: WeakKeyDictionary[Backbone, dict[int, float]] = WeakKeyDictionary()  
 
 
 def timing_s(backbone: Backbone, threads: int | None = None) -> float:
-    """Return roughly the seconds that deciding by timings takes for a network that is new on this machine."""
+    """Return roughly the seconds that all timings take for a network that is new on this machine."""
     return TIMED_IMAGES * rough_image_s(backbone, threads)
 
 
@@ -129,9 +138,21 @@ def trial_name(backbone: Backbone, cut: Cut, batch: int) -> str:
 def training_plan(
     backbone: Backbone, cut: Cut, *, bn: str = "affine", batch: int = 32, threads: int | None = None
 ) -> NumericPlan:
-    """Decide how layers above `cut` learn, by timing forward and backward of a step on black images.
+    """Return the numeric plan for the layers above `cut`, chosen by timing a training step on black images.
 
-    What lies below the cut is computed in its own way, so it has no say.
+    Parameters
+    ----------
+    backbone : Backbone
+    cut : Cut
+    bn : str
+        BatchNorm policy.
+    batch : int
+        Images a step.
+    threads : int or None
+
+    Returns
+    -------
+    NumericPlan
     """
     size = backbone.preprocessing.size
 

@@ -54,7 +54,7 @@ def factor(backbone: Backbone, threads: int) -> float:
 
 @dataclass(frozen=True)
 class Expected:
-    """What a run was predicted to take with nothing in the store and with all of it, and its rows."""
+    """The predicted seconds of a run with an empty cache and with a full one, and its number of features."""
 
     cold_s: float
     warm_s: float
@@ -74,10 +74,21 @@ class Expected:
 def learn(
     backbone: Backbone, threads: int, *, expected_s: float, taken_s: float, before: float, meanwhile: float
 ) -> float:
-    """Correct the kept factor by a run that is finished, up or down; return it.
+    """Return the correction factor of predicted times, updated by a finished run.
 
-    `before` and `meanwhile` are the cores' worth of work that others did when the rates were checked and
-    during the run: where these differ, the run was one of another world, and nothing is learned.
+    Parameters
+    ----------
+    backbone : Backbone
+    threads : int
+    expected_s, taken_s : float
+        Predicted and measured seconds.
+    before, meanwhile : float
+        Cores busy with other work when the rates were checked and during the run; where they differ the
+        factor is not updated.
+
+    Returns
+    -------
+    float
     """
     now = factor(backbone, threads)
     if taken_s < LEAST_S or expected_s <= 0 or abs(before - meanwhile) >= SAME_WORLD:

@@ -45,11 +45,24 @@ GIVEN = (
 def measure(
     backbone: Backbone, images: Images, *, batch: int = 32, threads: int | None = None, classes: int = 0
 ) -> Rates:
-    """Return the rates of this network on this machine, with images like `images`, augmented as they are.
+    """Return the rates of a network on this machine, with images like `images`, augmented as they are.
 
-    Everything is timed in the numeric plans that `train` chooses from. `batch` is the images a step,
-    `classes` the new head's width (0: as many as the images have). Rates of the network are remembered; a
-    run after this has nothing left to time. Resets this process's high-water mark of memory.
+    Rates of the network are cached; a run after this times nothing again. Resets this process's high-water
+    mark of memory.
+
+    Parameters
+    ----------
+    backbone : Backbone
+    images : Images
+    batch : int
+        Images a training step.
+    threads : int or None
+    classes : int
+        Width of the new head; 0 is the number of classes of the images.
+
+    Returns
+    -------
+    Rates
     """
     count = numerics.thread_count(threads)
     classes = classes or len(images.manifest.classes)
@@ -92,7 +105,7 @@ def measure(
 
 
 def ready(backbone: Backbone, *, batch: int = 32, threads: int | None = None, classes: int) -> bool:
-    """Whether `measure` finds the network timed on this machine, so that it takes a second or two."""
+    """Return whether the network was timed on this machine, so that `measure` takes a second or two."""
     count = threads or torch.get_num_threads()
 
     def absent() -> dict[str, Any]:

@@ -77,15 +77,25 @@ class CutAway:
 def cut_away(
     sizes: Mapping[str, Size] | Sequence[Size], resize: str = "crop", crop_pct: float = 1.0
 ) -> CutAway:
-    """Return how much of pictures of these sizes (width, height; upright) is never seen.
+    """Return how much of images of these sizes a preprocessing removes.
 
-    Args:
-        sizes: Of each picture, by its name if there is one. Unknown ones, (0, 0), are left out.
-        resize: "crop", "squash" or "pad", or a `Preprocessing`'s `crop_mode`.
-        crop_pct: The share of a side that the crop keeps, as a `Preprocessing` has it. 1, the default, is
-            the most that a crop can keep, so that what it loses is the least.
+    Parameters
+    ----------
+    sizes : mapping or sequence of (width, height)
+        Upright sizes in pixels, by name if there is one; unknown sizes, (0, 0), are ignored.
+    resize : str
+        "crop", "squash" or "pad", or a `Preprocessing`'s `crop_mode`.
+    crop_pct : float
+        Share of a side that the crop keeps, 0–1.
 
-    Raises `UsageError` for another `resize`.
+    Returns
+    -------
+    CutAway
+
+    Raises
+    ------
+    UsageError
+        `resize` is unknown.
     """
     if resize not in RESIZE_OF:
         raise UsageError(

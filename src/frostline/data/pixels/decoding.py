@@ -62,13 +62,23 @@ class Picture:
 
 
 def open_image(source: str | Path | bytes, how: Rendering = PLAIN) -> Image.Image:
-    """Decode a file, or a file's bytes, to an upright RGB image of 8 bits a channel.
+    """Decode a file, or a file's bytes, to an upright 8-bit RGB image.
 
-    Deep pixels are spread, and transparent ones filled, as `how` says; without it, each image over its own
-    range and on white.
+    Parameters
+    ----------
+    source : str, Path or bytes
+    how : Rendering
+        Intensity range of deep pixels and background of transparent ones; by default each image uses its
+        own range, and white.
 
-    Raises:
-        DamagedImage: it cannot be decoded; the message names the file and says why.
+    Returns
+    -------
+    PIL.Image.Image
+
+    Raises
+    ------
+    DamagedImage
+        It cannot be decoded; the message names the file and the reason.
     """
     return open_picture(source).rgb(how)
 

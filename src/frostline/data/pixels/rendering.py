@@ -87,10 +87,22 @@ class Levels:
 
 @dataclass(frozen=True)
 class Rendering:
-    """How a study shows values: what was asked for, and what came of it: `ranges` by kind, the `ground`, RGB.
+    """How a study renders deep and transparent images as 8-bit RGB.
 
-    An image of a kind without a range is spread over its own. `kinds` are those of the training images, ""
-    for 8 bits, where a range was chosen or asked for; they decide no pixel, and older studies have none.
+    An image of a kind without a range is spread over its own range.
+
+    Attributes
+    ----------
+    intensity_range : str
+        "auto", "per-image" or "LOW,HIGH", as requested.
+    ranges : tuple of (kind, low, high)
+        The range of each kind of deep image.
+    alpha_background : str
+        Background of transparent pixels, as requested.
+    ground : tuple of int
+        The background colour, RGB, 0–255.
+    kinds : tuple of str
+        Kinds of the training images, "" for 8 bits, where a range was chosen or requested.
     """
 
     intensity_range: str = AUTO
@@ -181,7 +193,7 @@ PLAIN = Rendering()
 
 
 def as_options(how: Rendering) -> dict[str, str | None]:
-    """Return what was asked for, by the names of `load_data`'s arguments; `None` where nothing was."""
+    """Return a rendering as `load_data`'s arguments; None for options left to their default."""
     options = {"intensity_range": how.intensity_range, "alpha_background": how.alpha_background}
     return {name: None if value == AUTO else value for name, value in options.items()}
 

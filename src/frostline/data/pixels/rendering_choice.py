@@ -117,7 +117,7 @@ class RenderedImage:
 def rendered_from_picture(
     name: str, picture: Picture, image: Image.Image, rendering: Rendering
 ) -> RenderedImage:
-    """Return how a picture was rendered as `image`."""
+    """Return how a decoded picture was rendered as `image`."""
     saturated = picture.deep is not None and rendering.saturates(picture.deep)
     return RenderedImage(name, picture.kind, saturated, is_flat(image), picture.several)
 
@@ -132,7 +132,19 @@ def rendered_from_traits(name: str, traits: Traits, rendering: Rendering) -> Ren
 def notes_on(
     images: Sequence[RenderedImage], rendering: Rendering, other_files: Sequence[str] = ()
 ) -> list[str]:
-    """Return notes on how images were rendered for a model; `other_files` are files that are not images."""
+    """Return notes on how images were rendered for a model.
+
+    Parameters
+    ----------
+    images : sequence of RenderedImage
+    rendering : Rendering
+    other_files : sequence of str
+        Files that are not images.
+
+    Returns
+    -------
+    list of str
+    """
     notes = []
     if other_files:
         notes.append(

@@ -41,10 +41,26 @@ def read_pairs(pairs: Pairs) -> Source:
 def unlabelled(
     images: Sequence[Any], workers: int = 0, rendering: Rendering = PLAIN
 ) -> tuple[Manifest, list[str]]:
-    """Return images to be asked about, all of them in the part "test", in their order, shown so; and notes.
+    """Return a manifest of unlabelled images, all in the part "test", and notes on their rendering.
 
-    The notes say what a person should know of how the images are shown (`showing.notes_on`).
-    Raises `DataError` naming those that cannot be used.
+    Parameters
+    ----------
+    images : sequence
+        Paths, or PIL images or arrays (h, w[, 3]).
+    workers : int
+        Threads for decoding.
+    rendering : Rendering
+
+    Returns
+    -------
+    manifest : Manifest
+        The images in their order.
+    notes : list of str
+
+    Raises
+    ------
+    DataError
+        Images cannot be used; the message names them.
     """
     source = read_pairs(Pairs(images, [""] * len(images)))
     cache = DigestCache()

@@ -46,7 +46,13 @@ def listed_in(path: str | Path) -> Listing:
 
 
 def find_images(path: str | Path) -> list[Path]:
-    """List the pictures of a folder as `listed_in` does."""
+    """Return the image files of a folder, however deep, or a single file.
+
+    Raises
+    ------
+    DataError
+        The path does not exist or holds no images.
+    """
     return listed_in(path).images
 
 
@@ -76,7 +82,7 @@ def own(folder: Path) -> str:
 
 
 def is_study(folder: Path) -> bool:
-    """Whether a folder is a study."""
+    """Return whether a folder is a study."""
     return own(folder) == "study"
 
 

@@ -27,7 +27,7 @@ OBJECTS = "OUST"  # kinds of numpy arrays that hold paths or objects, not pixels
 
 @dataclass(frozen=True)
 class PredictionInput:
-    """One image to be looked at. `name` is its path, or "image" or "image[3]" for one in memory."""
+    """One image to predict. `name` is its path, or "image" or "image[3]" for one in memory."""
 
     name: str
     source: Any  # a path, an encoded file's bytes or what fetches them, a PIL image, an array or a tensor
@@ -76,7 +76,7 @@ class _Fetched:
 
 @dataclass(frozen=True)
 class PredictionInputs:
-    """What is asked about, in order, and the files beside it that are no pictures by name or content."""
+    """Images to predict, in order, and the files beside them that are not images."""
 
     inputs: tuple[PredictionInput, ...]
     other_files: tuple[str, ...] = ()
@@ -92,13 +92,26 @@ class PredictionInputs:
 
 
 def prediction_inputs(images: Any, path_column: str | None = None) -> PredictionInputs:
-    """List the images to predict; `path_column` is the column of a table that holds the paths.
+    """Return the images to predict.
 
-    `images`: a folder (flat or by class), a file, a CSV with a column `path`, an address such as
-    s3://bucket/new of a folder or a file, tar shards; a PIL image; an array (H, W) or (H, W, 3), uint8,
-    floats in 0–1 or other integers (deep pixels), a tensor (3, H, W), or a batch of four dimensions; an
-    encoded file's bytes; or several of all these, in any iterable.
-    Raises `DataError` for anything else, and where there is no image.
+    Parameters
+    ----------
+    images : path, address, image, array, or iterable of these
+        A folder (flat or by class), a file, a CSV with a column `path`, an address such as s3://bucket/new of
+        a folder or a file, tar shards; a PIL image; an array (H, W) or (H, W, 3), uint8, floats in 0–1 or
+        other integers (deep pixels), a tensor (3, H, W), or a batch of four dimensions; an encoded file's
+        bytes.
+    path_column : str or None
+        Column of a table that holds the paths.
+
+    Returns
+    -------
+    PredictionInputs
+
+    Raises
+    ------
+    DataError
+        The images are of another type, or there are none.
     """
     if not _is_several(images):
         return _single(images, "image", path_column)

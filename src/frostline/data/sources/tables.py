@@ -60,10 +60,25 @@ def read_table(
 
 
 def read_paths(path: Path, path_column: str | None = None) -> tuple[list[str], list[str]]:
-    """Return the images that a table names, as `read_table` finds them, and notes on what was assumed.
+    """Return the image paths of a table, and notes on what was assumed.
 
-    Files are named from where the program runs, others by their address. No other column is needed.
-    Raises `DataError` where no column holds paths.
+    Parameters
+    ----------
+    path : Path
+        CSV or Parquet file.
+    path_column : str or None
+        Column that holds the paths.
+
+    Returns
+    -------
+    paths : list of str
+        Relative to the working directory, or addresses.
+    notes : list of str
+
+    Raises
+    ------
+    DataError
+        No column holds paths.
     """
     cells, chosen = _opened(path, {"path": path_column})
     _, rows = _columns(path, cells, chosen)

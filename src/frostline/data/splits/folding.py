@@ -124,5 +124,5 @@ def folds(
 
 
 def numbered(pairs: Pairs, digests: Sequence[str]) -> dict[str, int]:
-    """Return the fold that holds out each of these images, by digest; without those held out in none."""
+    """Return the fold that holds out each image, by digest; images held out in no fold are left out."""
     return {digests[at]: fold for fold, (_, hold) in enumerate(pairs) for at in hold.tolist()}

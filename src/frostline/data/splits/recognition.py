@@ -15,14 +15,25 @@ from frostline.data.splits.near_duplicates import alike, hash_of
 
 @dataclass(frozen=True)
 class Recognised:
-    """Images by digest: `sides` of those that were met before; `near` only look like one learned from."""
+    """Images by digest: `sides` of those seen before; `near` only look like one that was learned from."""
 
     sides: dict[str, str]
     near: frozenset[str]
 
 
 def recognised(data: Manifest, fingerprints: Fingerprints) -> Recognised:
-    """Find the images of `data` that were met before. Decodes those whose pixels were never digested."""
+    """Return which images a model has seen before, by file or pixel digest, and which look alike.
+
+    Parameters
+    ----------
+    data : Manifest
+    fingerprints : Fingerprints
+        Of the images the model has seen.
+
+    Returns
+    -------
+    Recognised
+    """
     digests = list(dict.fromkeys(sample.digest for sample in data.samples))
     by_file = _sides(digests, fingerprints.sides_of(digests, [b""] * len(digests)))
     rest = [digest for digest in digests if digest not in by_file]
@@ -36,7 +47,7 @@ def recognised(data: Manifest, fingerprints: Fingerprints) -> Recognised:
 
 
 def fingerprints_of(data: Manifest) -> Fingerprints:
-    """Return the fingerprints of all images, each with its part for a side."""
+    """Return the fingerprints of all images, each with its part."""
     first_samples: dict[str, Sample] = {}
     for sample in data.samples:
         first_samples.setdefault(sample.digest, sample)

@@ -26,7 +26,7 @@ _OWN = ("_parameters", "_buffers", "_modules", "training", "forward")  # looked 
 
 
 def prefix_digest(backbone: Backbone, model: nn.Module, cut: Cut) -> str:
-    """Return a sha256 of everything in `model` that decides what comes out at `cut`."""
+    """Return the SHA-256 of everything in `model` that decides the features at `cut`."""
     digest = hashlib.sha256()
     for line in _description(backbone, model, cut):
         digest.update(line.encode())

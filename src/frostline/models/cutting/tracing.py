@@ -142,9 +142,19 @@ def fed(
     makes: Callable[[nn.Module], bool],
     takes: Callable[[nn.Module], bool],
 ) -> list[tuple[str, str]]:
-    """Return the names of modules whose output goes straight into another, with that other's name, in order.
+    """Return pairs of modules where the output of one goes straight into the other, in order.
 
-    `images` are (n, 3, s, s). Only modules that run once: `makes` and `takes` say which ones are looked at.
+    Parameters
+    ----------
+    model : nn.Module
+    images : Tensor, shape (n, 3, s, s)
+    makes, takes : callable
+        Select the modules of either side; only modules that run once count.
+
+    Returns
+    -------
+    list of (str, str)
+        Dotted names.
     """
     names = {module: name for name, module in model.named_modules()}
     made_by: dict[tuple[int, int], nn.Module] = {}  # an answer that was changed in place is another one

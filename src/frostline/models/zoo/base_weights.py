@@ -14,10 +14,18 @@ from frostline.models.zoo.loading import load_backbone
 
 
 def load_base(source: dict[str, Any], base: str | nn.Module | Backbone | None = None) -> Backbone:
-    """Return the pretrained backbone that `source` (a `Backbone.source`) tells of.
+    """Return the pretrained backbone that a `Backbone.source` describes.
 
-    `base` hands it over: a name, a .safetensors file, a module or a backbone; without it, it is loaded by its
-    name. Whether it is the same is for the caller to check, by digest. Raises `ModelError`.
+    Parameters
+    ----------
+    source : dict
+    base : str, nn.Module, Backbone or None
+        The base weights; None loads them by name. Whether they are the same is for the caller to check.
+
+    Raises
+    ------
+    ModelError
+        They cannot be found.
     """
     if isinstance(base, Backbone):
         return base
@@ -33,7 +41,7 @@ def load_base(source: dict[str, Any], base: str | nn.Module | Backbone | None = 
 
 
 def known_name(source: dict[str, Any]) -> str | None:
-    """Return the name the weights were published under; `None` for a file, a module or random weights."""
+    """Return the name of published weights; None for a file, a module or random weights."""
     if source.get("random") or source["kind"] == "module":
         return None
     name = str(source.get("name") or _title(source))
@@ -41,7 +49,7 @@ def known_name(source: dict[str, Any]) -> str | None:
 
 
 def licence(source: dict[str, Any]) -> str | None:
-    """Return the licence timm states for published weights; `None` where nothing is known.
+    """Return the licence that timm states for published weights; None where unknown.
 
     lite0 … lite2 are TensorFlow's own weights, which timm publishes as tf_efficientnet_lite0 … 2.
     """
@@ -55,7 +63,7 @@ def licence(source: dict[str, Any]) -> str | None:
 
 
 def hub_name(source: dict[str, Any]) -> str | None:
-    """Return where the weights lie on the hub, `None` where that is not known."""
+    """Return the weights' repository on the hub; None where unknown."""
     if source["kind"] != "timm" or known_name(source) in (None, *PACKAGES):
         return None
     import timm
@@ -65,7 +73,7 @@ def hub_name(source: dict[str, Any]) -> str | None:
 
 
 def architecture_of(source: dict[str, Any], num_classes: int | None = None) -> Architecture:
-    """Return the architecture a source names, with another number of classes where one is given."""
+    """Return the architecture that a source names, with `num_classes` where given."""
     return Architecture(
         source["kind"], source["architecture"], source["size"], num_classes or source.get("num_classes")
     )

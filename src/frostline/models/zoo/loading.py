@@ -38,25 +38,45 @@ def load_backbone(
     architecture: str | None = None,
     download: bool | None = None,
 ) -> Backbone:
-    """Return a backbone by name, or from a file, a folder of `save_pretrained`, a study or a module.
+    """Return a backbone by name, or from a weights file, a `save_pretrained` folder, a study or a module.
 
-    Names are "lite0", "timm/NAME", "torchvision/NAME" and "hf/OWNER/NAME".
+    Weights on this machine are used as they are, without contacting a hub.
 
-    `size` (pixels a side) overrides the checkpoint's own. `resize` says how pictures become square: "crop"
-    cuts out their middle, "squash" stretches them, "pad" fits them in and fills up with the mean colour;
-    without it, as the checkpoint has it (mostly a crop), or as a study was trained. Whatever is done with the
-    backbone, up to a model's answers and exports, sees images that way. `random=True` needs no weights.
-    A file is a .safetensors, or a .pth, .pt or .bin that holds tensors alone (nothing is unpickled);
-    `architecture` ("timm/NAME") is for one that does not say. A module needs its `preprocessing`.
-    A study's folder gives what its best run made of its backbone, or the run RUN of "STUDY/runs/RUN", to be
-    adapted once more; so do a folder that `export` wrote as safetensors, and a delta. The head stays on as
-    the original classifier, and what the network learned from never judges it again
-    (`Backbone.fingerprints`).
+    Parameters
+    ----------
+    source : str or nn.Module
+        "lite0" … "lite2", "timm/NAME", "torchvision/NAME" or "hf/OWNER/NAME"; a .safetensors file, or a
+        .pth, .pt or .bin that holds tensors alone (nothing is unpickled); a study's folder (its best run),
+        "STUDY/runs/RUN", a safetensors export or a delta, to be adapted once more: the head stays as the
+        original classifier, and `Backbone.fingerprints` keeps the images it learned from out of
+        evaluation; or a module, with its `preprocessing`.
+    size : int or None
+        Pixels a side, in place of the checkpoint's own.
+    resize : str or None
+        How images become square: "crop" cuts out the middle, "squash" stretches, "pad" fits and fills with
+        the mean colour; None: as the checkpoint has it (mostly a crop), or as a study was trained.
+    random : bool
+        Use random weights; nothing is downloaded.
+    preprocessing : Preprocessing or None
+        In place of the checkpoint's own.
+    name : str or None
+        Name of the backbone in reports.
+    architecture : str or None
+        "timm/NAME", for a weights file that does not name its own.
+    download : bool or None
+        True downloads missing weights, and reports that on standard error; False never does; None asks at a
+        terminal and refuses elsewhere.
 
-    Weights that are not on this machine are fetched with `download=True`, which says so on standard error,
-    and never with False. Without either a person at a terminal is asked, and a program is refused: no
-    script fetches by surprise. What is on this machine is taken as it is, and no hub is asked about it.
-    Raises `ModelError` with what can be had instead.
+    Returns
+    -------
+    Backbone
+
+    Raises
+    ------
+    ModelError
+        The model is unknown or cannot be loaded; the message says what can be had instead.
+    UsageError
+        `size` or `resize` is invalid.
     """
     if size is not None and size < 1:
         raise UsageError(f"size is {size}, expected at least 1 pixel.")
@@ -98,10 +118,17 @@ def _load(
 
 
 def agreed(source: object, *, download: bool | None, random: bool = False) -> bool | None:
-    """Settle, before anything else takes time, whether the weights of a name may be fetched.
+    """Settle whether the weights of a model name may be downloaded, before other work starts.
 
-    Returns what `load_backbone` then takes as `download`: True where a person has agreed. Raises `ModelError`
-    where they are needed and may not be fetched.
+    Returns
+    -------
+    bool or None
+        What to pass to `load_backbone` as `download`; True where the user agreed.
+
+    Raises
+    ------
+    ModelError
+        Weights are needed and may not be downloaded.
     """
     if isinstance(source, str) and not Path(source).expanduser().exists():
         return _settle(source, download, random)
@@ -124,9 +151,19 @@ def _offer(source: str, random: bool) -> Offer | None:
 
 
 def rebuild_backbone(source: dict[str, Any], module: nn.Module | None = None) -> Backbone:
-    """Return the backbone that `source` (a `Backbone.source`) describes, with random weights, offline.
+    """Return the backbone that a `Backbone.source` describes, with random weights, offline.
 
-    Raises `ModelError` if it came from a user's own module and that is not handed over.
+    Parameters
+    ----------
+    source : dict
+        `Backbone.source`.
+    module : nn.Module or None
+        The user's own module, where the backbone came from one.
+
+    Raises
+    ------
+    ModelError
+        It came from a user's own module, which was not passed.
     """
     preprocessing = Preprocessing.from_dict(source.get("preprocessing", {}))
     if source.get("kind") == "module":
@@ -165,7 +202,23 @@ def rebuild(
     head: nn.Module | None = None,
     module: nn.Module | None = None,
 ) -> nn.Module:
-    """Return an adapted model of the right shape to load a study's weights into; needs no network."""
+    """Return an adapted model to load a study's weights into; needs no network.
+
+    Parameters
+    ----------
+    source : dict
+        `Backbone.source`.
+    num_classes : int
+    head : nn.Module or None
+        Replaces the linear head; takes features (n, feature_width).
+    module : nn.Module or None
+        The user's own module, where the backbone came from one.
+
+    Returns
+    -------
+    nn.Module
+        Images (n, 3, s, s) to logits (n, num_classes), random weights.
+    """
     return rebuild_backbone(source, module).adapt(num_classes, head=head)
 
 

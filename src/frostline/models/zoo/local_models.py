@@ -9,10 +9,9 @@ HUB_OWNER = "timm"  # whose repositories on the hub are called as timm's own nam
 
 
 def on_disk() -> list[str]:
-    """Return the names of all that is there: lite0 … lite2, then `timm/NAME` from the hub's cache.
+    """Return the names of models that load without a network: packages, then `timm/NAME` from the hub's cache.
 
-    Whether each can really be loaded is for `load_backbone` to say: the cache also holds networks that are
-    no classifiers.
+    The cache may also hold networks that are not classifiers, which `load_backbone` refuses.
     """
     return [*(name for name in PACKAGES if is_available(name)), *_fetched()]
 
