@@ -66,12 +66,12 @@ def bare_pass(sheet: Path) -> float:
     import frostline
     from frostline.features import Frozen
     from frostline.features.image_batches import EVALUATION_BATCH, Images
-    from frostline.features.numeric_key import Way
+    from frostline.features.numeric_key import ForwardConfig
     from frostline.system import numerics
 
     data = frostline.load_data(sheet, near_copies=False, val_size=0.0, test_size=0.0).checked()
     backbone = frostline.load_backbone("lite0", size=SIZE)
-    way = Way(numerics.exact_plan(), EVALUATION_BATCH)
+    way = ForwardConfig(numerics.exact_plan(), EVALUATION_BATCH)
     frozen = Frozen(backbone, backbone.model, backbone.cuts[-1], way)
     images = Images(data, data.part("train"), backbone.preprocessing)
     began = time.perf_counter()

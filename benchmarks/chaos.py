@@ -47,7 +47,7 @@ os.environ["HF_HUB_OFFLINE"] = "1"
 import torch  # noqa: E402
 
 import frostline  # noqa: E402
-from frostline.feature_cache import Store  # noqa: E402
+from frostline.feature_cache import FeatureCache  # noqa: E402
 from frostline.training import trainer  # noqa: E402
 from tiny import tiny_backbone, write_table  # noqa: E402
 
@@ -230,7 +230,7 @@ def rows_lost(store: Path, before: int) -> int:
     if not before:
         return 0
     os.environ["FROSTLINE_CACHE_DIR"] = str(store)
-    with Store() as kept:
+    with FeatureCache() as kept:
         found = kept.verify()
     return found.damaged + found.lost + max(0, before - found.right)
 

@@ -81,7 +81,7 @@ def work(arguments: argparse.Namespace) -> None:
     import frostline
     from frostline import profiling
     from frostline.cost import predict
-    from frostline.feature_cache import Store
+    from frostline.feature_cache import FeatureCache
     from frostline.features.augmentation import Policy
     from frostline.features.image_batches import Images
 
@@ -106,7 +106,7 @@ def work(arguments: argparse.Namespace) -> None:
             counts = {part: len(manifest.part(part)) for part in ("train", "val", "test")}
             for number, (strategy, warm, repeat) in enumerate(runs(count)):
                 if not warm:
-                    Store().clear()
+                    FeatureCache().clear()
                 told = predict(strategy, known, **counts, classes=len(manifest.classes), warm=warm)
                 run = frostline.train(backbone, manifest, strategy, study=scratch / f"study-{number}")
                 row = {

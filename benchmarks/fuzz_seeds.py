@@ -227,12 +227,12 @@ def _shards() -> Iterator[bytes]:
 def _indices() -> Iterator[bytes]:
     import sqlite3
 
-    from frostline.feature_cache import Store, key_of
+    from frostline.feature_cache import FeatureCache, key_of
     from frostline.feature_cache.shard_file import Form
 
     with tempfile.TemporaryDirectory() as folder:
-        with Store(folder) as store:
-            shelf = store.shelf({"a": 1})
+        with FeatureCache(folder) as store:
+            shelf = store.prefix({"a": 1})
             shelf.put([key_of("0" * 64, "0")], np.zeros((1, 16), dtype=np.uint8), Form("float32", (4,)))
             shelf.flush()
         yield (Path(folder) / "index.sqlite").read_bytes()

@@ -45,9 +45,9 @@ def image(data: bytes, folder: Path) -> None:
     with _at_most(FEW_PIXELS):
         decoding.header(io.BytesIO(data))
         with contextlib.suppress(_frostline().DamagedImage):
-            traits.looked_at(decoding.picture_small(data, 32))
+            traits.with_decoded_traits(decoding.picture_small(data, 32))
         seen = decoding.picture(data)
-    about = traits.looked_at(seen)
+    about = traits.with_decoded_traits(seen)
     assert traits.Traits.read(about.text()) == about
     near_duplicates.mark_of(seen)
     for how in ("0,255", "-1e300,1e300", "per-image"):
@@ -61,7 +61,7 @@ def lies(data: bytes, folder: Path) -> None:
     from frostline.data.pixels import decoding, traits
 
     seen = decoding.picture(_promising(data))
-    traits.looked_at(seen)
+    traits.with_decoded_traits(seen)
     assert seen.rgb().mode == "RGB"
 
 
@@ -221,7 +221,7 @@ def shard(data: bytes, folder: Path) -> None:
 
 def index(data: bytes, folder: Path) -> None:
     """A store's index: nothing outside the store may be read, written or deleted by what it says."""
-    from frostline.feature_cache import Store
+    from frostline.feature_cache import FeatureCache
 
     victim, place = folder / "victim", folder / "store"
     victim.write_text("mine")
@@ -229,7 +229,7 @@ def index(data: bytes, folder: Path) -> None:
     (place / "index.sqlite").write_bytes(data)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        store = Store(place)
+        store = FeatureCache(place)
         store.holdings()
         store.verify()
         store.prune(0)
@@ -295,14 +295,14 @@ def amounts(data: bytes, folder: Path) -> None:
 def columns(data: bytes, folder: Path) -> None:
     """A table beside its images, all the way to a manifest; the first line names the columns."""
     import frostline
-    from frostline.data import questions
+    from frostline.data import prediction_inputs
 
     options, _, table = data.partition(b"\n")
     path, _, label = options.decode("utf-8", "replace").partition("|")
     _write_images(folder)
     (folder / "table.csv").write_bytes(table)
     with contextlib.suppress(_frostline().DataError):
-        for question in questions(folder / "table.csv", path or None):
+        for question in prediction_inputs(folder / "table.csv", path or None):
             with contextlib.suppress(_frostline().DamagedImage):
                 question.open()
     made = frostline.load_data(
@@ -353,14 +353,14 @@ def layout(data: bytes, folder: Path) -> None:
             (root / path).write_bytes(b"%d" % number)
     tree = module.Tree.of(path for path in paths if path)
     with contextlib.suppress(_frostline().FrostlineError):
-        said = module.layout_of(tree, str(root), module.checked(named))
+        said = module.layout_of(tree, str(root), module.checked_split_names(named))
         for place in (*said.classes_in, *said.unlabelled):
             tree.at(place)
-    source = read_folder(root, module.checked(named))
-    assert {found.split for found in source.found} <= {"", *module.PARTS}
-    for found in source.found:
-        assert (root / found.path).exists()
-        assert found.label in [module_name(part) for part in found.path.split("/")[:-1]]
+    source = read_folder(root, module.checked_split_names(named))
+    assert {image.split for image in source.images} <= {"", *module.PARTS}
+    for image in source.images:
+        assert (root / image.path).exists()
+        assert image.label in [module_name(part) for part in image.path.split("/")[:-1]]
 
 
 def module_name(folder: str) -> str:
@@ -410,9 +410,9 @@ def tar(data: bytes, folder: Path) -> None:
     with contextlib.suppress(_frostline().DataError):
         module.images_in(str(path), module.Fetcher())
     source = module.read_shards(str(path))
-    for found in source.found[:5]:
+    for image in source.images[:5]:
         with contextlib.suppress(_frostline().DamagedImage):
-            source.items(found.path)
+            source.items(image.path)
     assert [item.name for item in folder.iterdir()] == ["shard.tar"]
 
 
@@ -428,7 +428,7 @@ def rendering(data: bytes, folder: Path) -> None:
     with contextlib.suppress(_frostline().UsageError):
         assert all(0 <= level <= 255 for level in module.parsed_ground(text))
     (folder / "manifest.jsonl").write_bytes(rest)
-    kept = rendering_choice.kept_in(folder)
+    kept = rendering_choice.study_rendering(folder)
     assert kept is not None
     assert module.Rendering.from_dict(kept.as_dict()) == kept
     values = np.linspace(-1e6, 1e6, 64, dtype=np.float32).reshape(8, 8)
@@ -466,7 +466,7 @@ def arrays(data: bytes, folder: Path) -> None:
     """Arrays and tensors of any type and shape, as images to be asked about."""
     import torch
 
-    from frostline.data import questions
+    from frostline.data import prediction_inputs
 
     kinds = ("u1", "i1", "u2", "i4", "f2", "f4", "f8", "?", "c8", "S1", "O")
     head = data[:6].ljust(6, b"\1")
@@ -482,7 +482,7 @@ def arrays(data: bytes, folder: Path) -> None:
         asked.append(torch.from_numpy(made.copy()))
     for images in asked:
         with contextlib.suppress(_frostline().FrostlineError):
-            for question in questions(images):
+            for question in prediction_inputs(images):
                 with contextlib.suppress(_frostline().FrostlineError):
                     assert question.open().mode == "RGB"
 

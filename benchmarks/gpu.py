@@ -30,7 +30,7 @@ from frostline import models as bb
 from frostline import profiling
 from frostline.cost import predict
 from frostline.data import Manifest
-from frostline.features import Way
+from frostline.features import ForwardConfig
 from frostline.features.augmentation import Policy
 from frostline.features.image_batches import Images
 from frostline.models import Backbone
@@ -127,11 +127,13 @@ def plans(bench: Bench) -> dict[str, Any]:
     last = bench.backbone.cuts[-1]
     forward = {
         name: 1e3
-        * numerics.seconds(profiling.forward(bench.backbone, Way(plan, profiling.FROZEN_BATCH), last))
+        * numerics.seconds(
+            profiling.forward(bench.backbone, ForwardConfig(plan, profiling.FROZEN_BATCH), last)
+        )
         for name, plan in numerics.candidates().items()
     }
     chosen = profiling.training_plan(bench.backbone, bench.backbone.cut(0))
-    way = profiling.frozen_way(bench.backbone)
+    way = profiling.forward_config(bench.backbone)
     return {
         f"forward_ms_of_{profiling.FROZEN_BATCH}_images": forward,
         "learning": f"{chosen.precision}, channels-last {chosen.channels_last}: {chosen.reason}",
@@ -149,7 +151,7 @@ def sending(bench: Bench) -> dict[str, Any]:
     there = z.to("cuda")
     ways: dict[str, Callable[[], object]] = {
         "plain": lambda: pixels.to("cuda"),
-        "pinned anew (what frostline does)": lambda: numerics.sent(pixels, "cuda"),
+        "pinned anew (what frostline does)": lambda: numerics.to_device(pixels, "cuda"),
         "pinned before": lambda: pinned.to("cuda", non_blocking=True),
         "rows back": lambda: there.cpu(),
     }

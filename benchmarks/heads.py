@@ -41,7 +41,7 @@ def features_of(table: Path, folder: Path) -> tuple[NDArray[Any], NDArray[Any], 
     if not kept.exists():
         import frostline
         from frostline.data import load_data
-        from frostline.features import Frozen, Way, features
+        from frostline.features import ForwardConfig, Frozen, features
         from frostline.features.image_batches import Images
         from frostline.system.numerics import exact_plan
 
@@ -49,7 +49,7 @@ def features_of(table: Path, folder: Path) -> tuple[NDArray[Any], NDArray[Any], 
             frostline.load_backbone("lite0", size=SIZE),
             load_data(table, test_size=0.0, val_size=0.0),
         )
-        frozen = Frozen(backbone, backbone.model, backbone.cuts[-1], Way(exact_plan(), 64), None)
+        frozen = Frozen(backbone, backbone.model, backbone.cuts[-1], ForwardConfig(exact_plan(), 64), None)
         seen = features(frozen, Images(data, data.samples, backbone.preprocessing))
         np.savez(kept, x=seen, y=data.targets(data.samples), units=data.units(data.samples))
     found = np.load(kept)

@@ -20,7 +20,7 @@ import numpy as np
 import frostline
 from draws import draw_table
 from frostline.data import Manifest
-from frostline.features import Way, logits
+from frostline.features import ForwardConfig, logits
 from frostline.features.image_batches import Images
 from frostline.system import numerics
 
@@ -36,7 +36,7 @@ def moved(run: frostline.training.Run, data: Manifest, size: int, threads: int |
     found = {}
     for precision in numerics.PRECISIONS[1:]:
         model = frostline.load_model(run.folder)
-        way = Way(numerics.pinned_plan(precision, threads), 64)
+        way = ForwardConfig(numerics.pinned_plan(precision, threads), 64)
         found[precision] = logits(backbone, model, cut, images, way)
     one, two = found["float32"], found["bfloat16"]
     return {

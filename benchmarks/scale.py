@@ -88,7 +88,7 @@ def _index(folder: Path) -> dict[str, float]:
     from frostline.feature_cache.shard_file import Form
 
     index, form = Index(folder / "index.sqlite"), Form("bfloat16", (WIDTH,))
-    shelf, _ = index.shelf("x", "{}")
+    shelf, _ = index.prefix_id("x", "{}")
     total, per_shard, claim_s, add_s = 40_000, 4_096, [], []
     keys = [key_of(str(number), "0") for number in range(total)]
     for start in range(0, total, per_shard):

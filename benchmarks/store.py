@@ -34,7 +34,7 @@ import frostline
 from frostline import models as bb
 from frostline import profiling
 from frostline.data import Manifest
-from frostline.feature_cache import Store
+from frostline.feature_cache import FeatureCache
 from frostline.features import Frozen
 from frostline.features.image_batches import Images
 from frostline.models import Backbone
@@ -85,7 +85,7 @@ class Bench:
 
     def fresh_store(self) -> None:
         """Begin with an empty store; converted weights, cuts and rates stay."""
-        Store().clear()
+        FeatureCache().clear()
 
     def train(
         self, backbone: Backbone, data: Manifest, strategy: str, **options: Any
@@ -119,7 +119,7 @@ def timed(work: Callable[[], Any]) -> tuple[float, Any]:
 
 def way_of(backbone: Backbone, data: Manifest) -> Any:
     """How this machine computes frozen layers."""
-    return profiling.frozen_way(backbone)
+    return profiling.forward_config(backbone)
 
 
 def bare_pass(backbone: Backbone, data: Manifest) -> float:

@@ -24,7 +24,7 @@ from pathlib import Path
 
 import numpy as np
 
-from frostline.feature_cache import Form, Store, key_of
+from frostline.feature_cache import FeatureCache, Form, key_of
 
 SIZES = {2_560: 20_000, 43_000: 4_000}  # bytes of a row (pooled features; a late cut at 224 px), rows
 BATCH = 32
@@ -58,7 +58,7 @@ class Shards:
     """What frostline uses."""
 
     def __init__(self, folder: Path, row_bytes: int, count: int) -> None:
-        self._shelf = Store(folder).shelf({})
+        self._shelf = FeatureCache(folder).prefix({})
         self._form = Form("bfloat16", (row_bytes // 2,))
 
     def write(self, keys: list[bytes], rows: np.ndarray) -> None:

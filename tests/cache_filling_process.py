@@ -11,7 +11,7 @@ from pathlib import Path
 
 import numpy as np
 
-from frostline.feature_cache import Form, Shelf, Store, key_of
+from frostline.feature_cache import CachedPrefix, FeatureCache, Form, key_of
 
 FORM = Form("float32", (6, 5), False)
 ABOUT = {"model": "arithmetic", "cut": "middle"}
@@ -29,7 +29,7 @@ def rows_for(keys: list[bytes]) -> np.ndarray:
     return np.stack(values).reshape(len(keys), -1).view(np.uint8)
 
 
-def fill(shelf: Shelf, keys: list[bytes], pause_s: float = 0.0) -> int:
+def fill(shelf: CachedPrefix, keys: list[bytes], pause_s: float = 0.0) -> int:
     """Compute what is missing; return how many rows that were."""
     computed = 0
     for batch in shelf.todo(keys, BATCH):
@@ -40,7 +40,7 @@ def fill(shelf: Shelf, keys: list[bytes], pause_s: float = 0.0) -> int:
     return computed
 
 
-def right(shelf: Shelf, keys: list[bytes]) -> int:
+def right(shelf: CachedPrefix, keys: list[bytes]) -> int:
     """Return how many rows are there; fails if any of them is wrong."""
     rows, absent = shelf.read(keys)
     there = [i for i in range(len(keys)) if i not in set(absent)]
@@ -56,6 +56,8 @@ if __name__ == "__main__":
     module.SHARD_AGE_S = 0.05  # many small shards: more moments at which a kill can hurt
     folder, count, *rest = sys.argv[1:]
     print("ready", flush=True)
-    done = fill(Store(folder).shelf(ABOUT), keys_for(int(count)), float(rest[1]) if len(rest) > 1 else 0.0)
+    done = fill(
+        FeatureCache(folder).prefix(ABOUT), keys_for(int(count)), float(rest[1]) if len(rest) > 1 else 0.0
+    )
     if rest:
         Path(rest[0]).write_text(str(done))

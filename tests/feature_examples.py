@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from frostline.feature_cache import Store
-from frostline.features import Frozen, Way
+from frostline.feature_cache import FeatureCache
+from frostline.features import ForwardConfig, Frozen
 from frostline.features.image_batches import Images
 from frostline.models import Backbone
 from frostline.system import numerics
@@ -13,15 +13,17 @@ from tiny import tiny_backbone
 FAST = {"deterministic": True, "threads": 1, "flip": "none"}
 
 
-def way(precision: str = "float32", batch: int = 8) -> Way:
-    return Way(numerics.pinned_plan(precision, 1), batch)
+def way(precision: str = "float32", batch: int = 8) -> ForwardConfig:
+    return ForwardConfig(numerics.pinned_plan(precision, 1), batch)
 
 
 def frozen_at(
-    index: int, how: Way | None = None, *, backbone: Backbone | None = None, store: bool = True
+    index: int, how: ForwardConfig | None = None, *, backbone: Backbone | None = None, store: bool = True
 ) -> Frozen:
     backbone = backbone or tiny_backbone()
-    return Frozen(backbone, backbone.model, backbone.cut(index), how or way(), Store() if store else None)
+    return Frozen(
+        backbone, backbone.model, backbone.cut(index), how or way(), FeatureCache() if store else None
+    )
 
 
 def items_of(images: Images, views: tuple[int, ...] = (0, 1)) -> list[list[tuple[int, int]]]:

@@ -15,7 +15,7 @@ from sklearn.model_selection import KFold
 import frostline
 from frostline.data import Manifest
 from frostline.errors import UsageError
-from frostline.features import Frozen, Way
+from frostline.features import ForwardConfig, Frozen
 from frostline.features.augmentation import AUGMENTS, Policy, SeededView, Transform, brightness
 from frostline.features.image_batches import Images, contact_sheet
 from frostline.system import numerics
@@ -179,7 +179,7 @@ def test_flips_stay_off_where_a_mirror_image_means_another_class(tmp_path: Path)
     alone, both = test
     assert alone.mean() > 0.95
     assert both.mean() < 0.8
-    head = Frozen(backbone, backbone.model, backbone.cuts[-1], Way(numerics.exact_plan(1), 64))
+    head = Frozen(backbone, backbone.model, backbone.cuts[-1], ForwardConfig(numerics.exact_plan(1), 64))
     found = flip_test.try_flips(head, data, data.part("train"), 0)
     assert found.images == 48
     assert found.told < 0.7  # balanced sides: the pixels alone can't object

@@ -18,7 +18,7 @@ import studies
 from frostline.data import Manifest
 from frostline.errors import StudyError
 from frostline.studies.best_run import best_of, passed_over_line
-from frostline.studies.contenders import Contender, separated
+from frostline.studies.contenders import Contender, significantly_better
 from frostline.studies.study_folder import RunFolder, Study
 
 SETTINGS = {
@@ -214,7 +214,7 @@ def test_of_two_that_are_equally_good_one_is_rarely_called_better(study: Study, 
         for table in tables:
             rows = [f"{name},cat,{'cat' if rng.random() < 0.7 else 'dog'}" for name in names]
             table.write_text("\n".join(["path,label,predicted", *rows]))
-        said += separated(two[0], two[1], study)
+        said += significantly_better(two[0], two[1], study)
     assert 0 < said <= 12  # 5 are expected
 
 

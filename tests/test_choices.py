@@ -20,7 +20,7 @@ import frostline
 from frostline import metrics, probe
 from frostline.data import Manifest
 from frostline.errors import UsageError
-from frostline.features import Counts, Way
+from frostline.features import Counts, ForwardConfig
 from frostline.features.augmentation import Policy
 from frostline.features.image_batches import Images
 from frostline.studies.best_run import best_of
@@ -188,7 +188,7 @@ def test_repeats_within_an_epoch_are_other_views(tmp_path: Path) -> None:
     images = Images(data, data.part("train"), PREPROCESSING, policy=Policy("standard"))
     balance = Balance("sampler", images.targets, 3)
     backbone = tiny_backbone()
-    way = Way(numerics.exact_plan(1), 8)
+    way = ForwardConfig(numerics.exact_plan(1), 8)
     for cut, views in ((0, 0), (2, 0), (2, 40)):
         phase = frostline.strategies.ResolvedPhase(cut=cut, epochs=1, steps_per_epoch=2, lr=1.0, batches=2)
         plan = Plan(way.plan, way, views)

@@ -22,7 +22,7 @@ import frostline as package
 from frostline.cli.commands import plan
 from frostline.cli.main import cli
 from frostline.errors import UsageError
-from frostline.feature_cache import Form, Store, key_of
+from frostline.feature_cache import FeatureCache, Form, key_of
 from tiny import write_folder, write_table
 
 pytestmark = pytest.mark.usefixtures("warm_store")
@@ -288,11 +288,11 @@ def test_a_folder_per_class_is_split_for_you(tmp_path: Path) -> None:
 
 
 def fill_cache() -> None:
-    shelf = Store().shelf({"prefix": "x"}, {"model": "tiny [1]", "cut": "blocks.1", "index": 2})
+    shelf = FeatureCache().prefix({"prefix": "x"}, {"model": "tiny [1]", "cut": "blocks.1", "index": 2})
     keys = [key_of(str(number), "0") for number in range(50)]
     shelf.put(keys, np.zeros((50, 4000), dtype=np.uint8), Form("float32", (1000,)))
     shelf.close()
-    reader = Store().shelf({"prefix": "x"})
+    reader = FeatureCache().prefix({"prefix": "x"})
     reader.read([*keys, key_of("stranger", "0")])
     reader.close()
 

@@ -787,7 +787,7 @@ def test_late_it_leaves_no_pictures_and_says_so(tmp_path: Path, monkeypatch: pyt
     (tmp_path / "out-of-fold.csv").write_text("path\n")
     monkeypatch.setattr(winner_artifacts.weight_interpolation, "models", lambda *_: None)
     left: list[object] = []
-    monkeypatch.setattr(winner_artifacts.error_gallery, "leave", lambda *given: left.append(given))
+    monkeypatch.setattr(winner_artifacts.error_gallery, "write_gallery", lambda *given: left.append(given))
     lines: list[str] = []
     asked = SimpleNamespace(
         folder=tmp_path,

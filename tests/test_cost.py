@@ -352,7 +352,7 @@ def test_rates_are_measured_stage_by_stage(images: Images) -> None:
 def test_timings_that_contradict_each_other_give_no_negative_rates(monkeypatch: pytest.MonkeyPatch) -> None:
     """A neighbour held up what lies beside the stages, and not the whole step."""
     monkeypatch.setattr(
-        training_rates, "watched", lambda run: run() or training_rates.Watched(1e-6, 0, 1e-6, 0)
+        training_rates, "measure_warm", lambda run: run() or training_rates.Measured(1e-6, 0, 1e-6, 0)
     )
     found = training_rates.steps(tiny_backbone(), 8, 3, 1)
     assert all(rate >= 0 for rows in found.rates.values() for row in rows for rate in row)
@@ -371,7 +371,7 @@ def test_kept_bytes_are_what_autograd_keeps(images: Images) -> None:
 def test_rates_measured_beside_other_work_say_so(images: Images, monkeypatch: pytest.MonkeyPatch) -> None:
     backbone = tiny_backbone()
     monkeypatch.setattr(time, "process_time", lambda: 0.5 * time.perf_counter())
-    assert rate_measurement._given(1) == pytest.approx(0.5, abs=0.05)
+    assert rate_measurement._cpu_share(1) == pytest.approx(0.5, abs=0.05)
     found = profiling.measure(backbone, images, threads=1)
     assert "50%" in found.notes[0]
     monkeypatch.setattr(rate_correction.numeric_search, "pass_s", lambda *_: 1e9)

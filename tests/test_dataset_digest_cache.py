@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from frostline.data import image_index, load_data
-from frostline.data.digest_cache import DECODER, FileKey, Known, Memory
+from frostline.data.digest_cache import DECODER, CachedContent, DigestCache, FileKey
 from test_dataset_sources import by_class, save
 
 LONG_AGO_NS = time.time_ns() - 3_600_000_000_000
@@ -36,7 +36,7 @@ def reads(monkeypatch: pytest.MonkeyPatch) -> list[str]:
         return of_file(found, path, key)
 
     def noted_mark(image, source):  # type: ignore[no-untyped-def]
-        seen.append(f"decode {image.found.path}")
+        seen.append(f"decode {image.entry.path}")
         return mark(image, source)
 
     monkeypatch.setattr(image_index, "_of_file", noted_file)
@@ -104,9 +104,9 @@ def test_a_store_that_cannot_be_written(tmp_path: Path, monkeypatch: pytest.Monk
 
 
 def test_another_decoders_verdict_does_not_count(own_store: Path) -> None:
-    memory, digest = Memory(), "ab" * 32
-    memory.remember(contents=[Known(digest, decoded=True, fault="is broken", mark=b"m")])
-    assert memory.contents_of([digest]) == {digest: Known(digest, True, "is broken", b"m")}
+    memory, digest = DigestCache(), "ab" * 32
+    memory.remember(contents=[CachedContent(digest, decoded=True, fault="is broken", mark=b"m")])
+    assert memory.contents_of([digest]) == {digest: CachedContent(digest, True, "is broken", b"m")}
     (path,) = (own_store / "digests").glob("*.sqlite")
     connection = sqlite3.connect(path)
     with connection:
@@ -116,7 +116,7 @@ def test_another_decoders_verdict_does_not_count(own_store: Path) -> None:
 
 
 def test_more_rows_than_one_statement_takes() -> None:
-    memory = Memory()
+    memory = DigestCache()
     keys = [FileKey(f"/x/{i}".encode(), i, i) for i in range(1300)]
     memory.remember(files=[(key, f"{key.size_bytes:064x}") for key in keys])
     assert len(memory.digests_of(keys)) == 1300

@@ -12,7 +12,7 @@ import pytest
 from PIL import Image
 
 from deep_examples import dicom, tiff
-from frostline.data import load_data, open_image, questions
+from frostline.data import load_data, open_image, prediction_inputs
 from frostline.data.pixels import formats
 from frostline.data.pixels.decoding import picture
 from frostline.errors import DamagedImage, DataError
@@ -23,7 +23,7 @@ HEIC = b"\0\0\0\x18ftypheic\0\0\0\0mif1heic" + b"\0" * 200
 
 
 def names(images: Any) -> list[str]:
-    return [Path(question.name).name for question in questions(images)]
+    return [Path(question.name).name for question in prediction_inputs(images)]
 
 
 def test_content_decides_and_not_the_name(tmp_path: Path) -> None:
@@ -37,11 +37,11 @@ def test_content_decides_and_not_the_name(tmp_path: Path) -> None:
         "labels.csv.txt": b"path,label\n",
         "LICENSE": b"Apache",
     }
-    whole = questions(folder_of(tmp_path, files))
-    assert [Path(q.name).name for q in whole.questions] == [
+    whole = prediction_inputs(folder_of(tmp_path, files))
+    assert [Path(q.name).name for q in whole.inputs] == [
         "IMG_0001", "drawing.psd", "phone.HEIC", "real.HEIC", "scan.bak",
     ]  # fmt: skip
-    assert [Path(name).name for name in whole.others] == ["LICENSE", "labels.csv.txt"]
+    assert [Path(name).name for name in whole.other_files] == ["LICENSE", "labels.csv.txt"]
     assert open_image(tmp_path / "phone.HEIC").size == (32, 32)
     with pytest.raises(DamagedImage, match="is a Photoshop file"):
         open_image(tmp_path / "drawing.psd")
@@ -73,7 +73,7 @@ def test_shards_are_looked_into(tmp_path: Path) -> None:
                 member.size = len(content)
                 tar.addfile(member, io.BytesIO(content))
     assert len(load_data(path).samples) == 6
-    assert len(questions(path)) == 6
+    assert len(prediction_inputs(path)) == 6
 
 
 @pytest.mark.parametrize(
@@ -125,7 +125,7 @@ def test_what_is_missing_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_a_folder_without_pictures_says_what_it_holds(tmp_path: Path) -> None:
     folder_of(tmp_path, {"a.txt": b"x", "b": b"y"})
     with pytest.raises(DataError, match="holds no image files; it holds 2 other"):
-        questions(tmp_path)
+        prediction_inputs(tmp_path)
 
 
 @pytest.mark.ecosystem
@@ -226,4 +226,4 @@ def test_a_damaged_tiff_prints_nothing_of_its_own(
 def test_one_object_in_an_array_is_no_image(value: Any) -> None:
     """Found by fuzzing: an array of no dimensions was iterated over."""
     with pytest.raises(DataError, match=r"shape \(\)"):
-        questions(np.array(value, dtype=object))[0].open()
+        prediction_inputs(np.array(value, dtype=object))[0].open()

@@ -168,7 +168,7 @@ def test_missing_labels_are_set_aside_and_counted(door: Any, folder: Path) -> No
     pytest.importorskip("tenacity" if door is from_shard else "numpy")
     source = door(folder, ["cat", "dog", None] * 4)
     if door is from_hugging_face:
-        assert [found.label for found in source.found] == ["cat", "dog", ""] * 4
+        assert [image.label for image in source.images] == ["cat", "dog", ""] * 4
         return
     data = load_data(source, test_size=0.0)
     assert data.classes == ("cat", "dog")
@@ -197,7 +197,7 @@ def test_a_list_of_class_labels_is_read_by_its_names(folder: Path) -> None:
     """Hugging Face's `Sequence(ClassLabel)`: a number in a list was taken for a class called '[0]'."""
     feature = SimpleNamespace(feature=SimpleNamespace(names=["cat", "dog"]))
     source = from_hugging_face(folder, [[0], [1], []], feature)
-    assert [found.label for found in source.found] == ["cat", "dog", ""]
+    assert [image.label for image in source.images] == ["cat", "dog", ""]
     with pytest.raises(DataError, match="1 of 2 images have several"):
         from_hugging_face(folder, [[0, 1], [1]], feature)
 
@@ -208,7 +208,7 @@ def test_a_missing_group_is_no_group_called_nan() -> None:
     columns["patient"] = ["p1", float("nan"), None, 7]
     source = python_datasets.Source(None)
     python_datasets._read_part("dataset", columns, source, None, None, "patient")
-    assert [found.group for found in source.found] == ["p1", "", "", "7"]
+    assert [image.group for image in source.images] == ["p1", "", "", "7"]
 
 
 def test_parquet_bytes_are_text(folder: Path) -> None:

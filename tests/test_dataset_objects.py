@@ -12,7 +12,7 @@ from PIL import Image
 from torch.utils.data import Dataset, IterableDataset, Subset
 
 from deep_examples import png
-from frostline.data import Manifest, load_data, open_image, questions
+from frostline.data import Manifest, load_data, open_image, prediction_inputs
 from frostline.data.pixels.deep_pixels import Deep
 from frostline.data.sources.python_datasets import picture
 from frostline.errors import DataError
@@ -85,7 +85,7 @@ def test_deep_arrays_are_what_deep_files_are(form: Any, shape: tuple[int, ...], 
         path.write_bytes(files[f"{number % 2}/{number:02}.png"])
         expected = np.asarray(open_image(path, data.rendering))
         assert np.array_equal(np.asarray(data.read(sample)), expected)
-        (question,) = questions(form(arrays[number]))
+        (question,) = prediction_inputs(form(arrays[number]))
         assert np.array_equal(np.asarray(question.open(data.rendering)), expected)
     assert data.rendering.kinds == ("uint16 RGB" if len(shape) == 3 else "uint16",)
 

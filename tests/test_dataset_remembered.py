@@ -14,10 +14,10 @@ from hypothesis import strategies as st
 import frostline
 from frostline.cli.main import cli
 from frostline.data import PARTS, Manifest, load_data
-from frostline.data.sources.common import Found
+from frostline.data.sources.common import ImageEntry
 from frostline.data.splits.assignment import Assignment, assigned, remember
 from frostline.data.splits.folding import unit_ids
-from frostline.data.splits.parts import Split, Wish, split
+from frostline.data.splits.parts import Split, SplitOptions, split
 from frostline.errors import DataError, StudyError
 from frostline.studies.study_folder import Study
 from test_dataset_manifest import manifest_of, samples
@@ -26,7 +26,7 @@ from test_dataset_splitting import QUICK, content, counts_of, images
 from tiny import tiny_backbone, write_folder
 
 MOST = 120
-WISH = Wish(seed=0, test=0.2, val=0.2)
+WISH = SplitOptions(seed=0, test=0.2, val=0.2)
 pairs = st.lists(st.tuples(st.integers(0, MOST - 1), st.integers(0, MOST - 1)), max_size=25)
 
 
@@ -63,11 +63,11 @@ def test_known_images_stay_and_no_unit_is_on_two_sides(
     def load(here: set[int], named: bool, sides: dict[str, str]) -> tuple[list[int], list[str], Split]:
         at = sorted(here)
         place = {i: position for position, i in enumerate(at)}
-        found = [Found(str(i), labels[i], groups[i] if named else "") for i in at]
+        found = [ImageEntry(str(i), labels[i], groups[i] if named else "") for i in at]
         tied = [(place[i], place[j]) for i, j in near if i in place and j in place]
         digests = [names[i] for i in at]
         units = unit_ids([image.group for image in found], digests, tied)
-        return units.tolist(), digests, split(found, digests, tied, Wish(seed, 0.3, 0.3), sides)
+        return units.tolist(), digests, split(found, digests, tied, SplitOptions(seed, 0.3, 0.3), sides)
 
     _, before, outcome = load(first, not regrouped, {})
     sides = sides_of(before, outcome)
@@ -84,7 +84,7 @@ def test_known_images_stay_and_no_unit_is_on_two_sides(
             assert (part == "") == (doubt or torn)
             assert (i in outcome.reasons) == (part == "")
             assert not part or side in (None, part)
-    assert any(one.kind == "tied" for one in outcome.said) == bool(outcome.reasons)
+    assert any(one.kind == "tied" for one in outcome.findings) == bool(outcome.reasons)
 
 
 def test_newcomers_go_where_a_class_is_short() -> None:
@@ -93,8 +93,8 @@ def test_newcomers_go_where_a_class_is_short() -> None:
     sides = sides_of(digests, split(before, digests, [], WISH))
     grown = [
         *before,
-        *(Found(f"new/{i}", "a") for i in range(20)),
-        *(Found(f"more/{i}", "b") for i in range(5)),
+        *(ImageEntry(f"new/{i}", "a") for i in range(20)),
+        *(ImageEntry(f"more/{i}", "b") for i in range(5)),
     ]
     outcome = split(grown, [content(image.path) for image in grown], [], WISH, sides)
     assert outcome.parts[:40] == [sides[digest] for digest in digests]
@@ -107,7 +107,7 @@ def test_newcomers_go_where_a_class_is_short() -> None:
 
 
 def test_a_newcomer_that_ties_train_to_test_teaches_nobody() -> None:
-    found = [*images({"a": 30, "b": 30}), Found("bridge", "a")]
+    found = [*images({"a": 30, "b": 30}), ImageEntry("bridge", "a")]
     digests = [content(image.path) for image in found]
     first = split(found[:-1], digests[:-1], [], WISH)
     train, test = first.parts.index("train"), first.parts.index("test")
@@ -116,7 +116,7 @@ def test_a_newcomer_that_ties_train_to_test_teaches_nobody() -> None:
     assert outcome.reasons == dict.fromkeys(
         (train, 60), "hangs together with images of the test part that stay there"
     )
-    assert any(one.kind == "tied" and one.n == 2 for one in outcome.said)
+    assert any(one.kind == "tied" and one.n == 2 for one in outcome.findings)
     assert [part for at, part in enumerate(outcome.parts) if at not in (train, 60)] == [
         part for at, part in enumerate(first.parts) if at != train
     ]
@@ -124,7 +124,9 @@ def test_a_newcomer_that_ties_train_to_test_teaches_nobody() -> None:
 
 def test_the_source_has_the_say_where_it_names_a_part() -> None:
     found = [
-        Found(f"{label}/{i}", label, split="test" if i < 3 else "train") for label in "ab" for i in range(9)
+        ImageEntry(f"{label}/{i}", label, split="test" if i < 3 else "train")
+        for label in "ab"
+        for i in range(9)
     ]
     digests = [content(image.path) for image in found]
     outcome = split(found, digests, [], WISH, dict.fromkeys(digests, "test"))

@@ -233,17 +233,17 @@ def test_predict_answers_for_images_at_addresses_and_in_shards(
 
 
 def test_predict_says_what_an_address_lacks(tmp_path: Path, store: Any) -> None:
-    from frostline.data import questions
+    from frostline.data import prediction_inputs
 
     store.pipe_file("/bucket/words/notes.txt", b"no picture")
     with pytest.raises(DataError, match="holds no image; expected names ending in"):
-        questions("memory://bucket/words")
+        prediction_inputs("memory://bucket/words")
     with pytest.raises(DataError, match="table at an address"):
-        questions("memory://bucket/new.csv")
+        prediction_inputs("memory://bucket/new.csv")
     with tarfile.open(tmp_path / "empty.tar", "w") as tar:
         add(tar, "0.cls", b"cat")
     with pytest.raises(DataError, match="holds no image"):
-        questions(tmp_path / "empty.tar")
+        prediction_inputs(tmp_path / "empty.tar")
 
 
 def _below(path: str) -> str:

@@ -10,33 +10,35 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from frostline.data import PARTS, Sample
-from frostline.data.sources.common import Found
+from frostline.data.sources.common import ImageEntry
 from frostline.data.splits.folding import unit_ids
-from frostline.data.splits.parts import Split, Wish, split
+from frostline.data.splits.parts import Split, SplitOptions, split
 from frostline.data.splits.split_notes import about_split
 
 QUICK = settings(max_examples=60, deadline=None)
-WISH = Wish(seed=0, test=0.2, val=0.2)
+WISH = SplitOptions(seed=0, test=0.2, val=0.2)
 
 
 def content(name: object) -> str:
     return hashlib.sha256(repr(name).encode()).hexdigest()
 
 
-def images(counts: dict[str, int], group: str = "") -> list[Found]:
-    return [Found(f"{label}/{i}", label, group) for label, count in counts.items() for i in range(count)]
+def images(counts: dict[str, int], group: str = "") -> list[ImageEntry]:
+    return [ImageEntry(f"{label}/{i}", label, group) for label, count in counts.items() for i in range(count)]
 
 
-def split_of(found: Sequence[Found], wish: Wish = WISH, near: Sequence[tuple[int, int]] = ()) -> Split:
+def split_of(
+    found: Sequence[ImageEntry], wish: SplitOptions = WISH, near: Sequence[tuple[int, int]] = ()
+) -> Split:
     return split(found, [content(image.path) for image in found], near, wish)
 
 
-def counts_of(found: Sequence[Found], outcome: Split, part: str) -> dict[str, int]:
+def counts_of(found: Sequence[ImageEntry], outcome: Split, part: str) -> dict[str, int]:
     labels = [image.label for image, name in zip(found, outcome.parts, strict=True) if name == part]
     return {label: labels.count(label) for label in {image.label for image in found}}
 
 
-def notes_of(found: Sequence[Found], outcome: Split, wish: Wish = WISH) -> list[str]:
+def notes_of(found: Sequence[ImageEntry], outcome: Split, wish: SplitOptions = WISH) -> list[str]:
     samples = [
         Sample(image.path, image.label, content(image.path), image.group, part)
         for image, part in zip(found, outcome.parts, strict=True)
@@ -57,8 +59,8 @@ labelled = st.lists(
 )
 
 
-def found_of(rows: Sequence[tuple[int, str, str]]) -> list[Found]:
-    return [Found(str(name), label, group) for name, label, group in rows]
+def found_of(rows: Sequence[tuple[int, str, str]]) -> list[ImageEntry]:
+    return [ImageEntry(str(name), label, group) for name, label, group in rows]
 
 
 @QUICK
@@ -69,9 +71,9 @@ def test_neither_order_nor_names_decide(
     found = found_of(rows)
     digests = [content(image.path) for image in found]
     order = data.draw(st.permutations(range(len(found))))
-    first = split(found, digests, [], Wish(seed, 0.2, 0.2)).parts
-    renamed = [Found(f"elsewhere/{found[i].path}", found[i].label, found[i].group) for i in order]
-    second = split(renamed, [digests[i] for i in order], [], Wish(seed, 0.2, 0.2)).parts
+    first = split(found, digests, [], SplitOptions(seed, 0.2, 0.2)).parts
+    renamed = [ImageEntry(f"elsewhere/{found[i].path}", found[i].label, found[i].group) for i in order]
+    second = split(renamed, [digests[i] for i in order], [], SplitOptions(seed, 0.2, 0.2)).parts
     assert [first[i] for i in order] == second
 
 
@@ -79,7 +81,7 @@ def test_neither_order_nor_names_decide(
 @given(rows=labelled, seed=st.integers(0, 100))
 def test_groups_never_straddle(rows: list[tuple[int, str, str]], seed: int) -> None:
     found = found_of(rows)
-    outcome = split_of(found, Wish(seed, 0.3, 0.3))
+    outcome = split_of(found, SplitOptions(seed, 0.3, 0.3))
     for group in {image.group for image in found} - {""}:
         assert (
             len({part for image, part in zip(found, outcome.parts, strict=True) if image.group == group}) == 1
@@ -103,14 +105,14 @@ def test_copies_never_straddle(
 ) -> None:
     n = len(rows)
     found = [
-        Found(image.path, image.label, image.group, part if given_at_all else "")
+        ImageEntry(image.path, image.label, image.group, part if given_at_all else "")
         for image, part in zip(found_of(rows), given_parts, strict=False)
     ]
     digests = [content(image.path) for image in found]
     for i, j in copies:
         digests[i % n] = digests[j % n]
     pairs = [(i % n, j % n) for i, j in near]
-    outcome = split(found, digests, pairs, Wish(0, 0.3, 0.3))
+    outcome = split(found, digests, pairs, SplitOptions(0, 0.3, 0.3))
     for digest in set(digests):
         at = [i for i in range(n) if digests[i] == digest and outcome.parts[i]]
         assert len({outcome.parts[i] for i in at}) <= 1
@@ -126,7 +128,7 @@ def test_copies_never_straddle(
 def test_each_class_has_the_rounded_share(size: int, test: int, val: int) -> None:
     found = images({"a": size, "b": size, "c": size})
     for seed in range(10):
-        outcome = split_of(found, Wish(seed, 0.2, 0.2))
+        outcome = split_of(found, SplitOptions(seed, 0.2, 0.2))
         assert set(counts_of(found, outcome, "test").values()) == {test}
         assert set(counts_of(found, outcome, "val").values()) == {val}
         assert not any(" % was asked for" in note for note in notes_of(found, outcome))
@@ -141,12 +143,12 @@ def test_each_class_has_the_rounded_share(size: int, test: int, val: int) -> Non
 def test_each_class_has_its_share_within_one_unit(sizes: list[list[int]], share: float, seed: int) -> None:
     """Groups of one class each, of any size; also of val, which is a share of the rest."""
     found = [
-        Found(f"{label}/{group}/{i}", str(label), f"{label}/{group}")
+        ImageEntry(f"{label}/{group}/{i}", str(label), f"{label}/{group}")
         for label, groups in enumerate(sizes)
         for group, size in enumerate(groups)
         for i in range(size)
     ]
-    outcome = split_of(found, Wish(seed, share, share))
+    outcome = split_of(found, SplitOptions(seed, share, share))
     test, val, train = (counts_of(found, outcome, part) for part in ("test", "val", "train"))
     for label, groups in enumerate(sizes):
         name, images = str(label), sum(groups)
@@ -164,7 +166,7 @@ def test_no_unit_is_left_that_would_bring_the_shares_nearer(
 ) -> None:
     """Groups that span classes: as near as taking one more gets, as Σ (share missed)² / images counts."""
     found = found_of(rows)
-    outcome = split_of(found, Wish(seed, share, 0))
+    outcome = split_of(found, SplitOptions(seed, share, 0))
     labels, test = {label for _, label, _ in rows}, counts_of(found, outcome, "test")
     whole = {label: sum(image.label == label for image in found) for label in labels}
 
@@ -182,14 +184,14 @@ def test_no_unit_is_left_that_would_bring_the_shares_nearer(
 
 def test_seeds_differ() -> None:
     found = images({"a": 50, "b": 50})
-    assert split_of(found, Wish(0, 0.2, 0)).parts != split_of(found, Wish(1, 0.2, 0)).parts
+    assert split_of(found, SplitOptions(0, 0.2, 0)).parts != split_of(found, SplitOptions(1, 0.2, 0)).parts
 
 
 @pytest.mark.parametrize("size", [1, 2, 3])
 def test_tiny_classes(size: int) -> None:
     found = images({"many": 40, "few": size})
     for seed in range(20):
-        outcome = split_of(found, Wish(seed, 0.2, 0.2))
+        outcome = split_of(found, SplitOptions(seed, 0.2, 0.2))
         assert counts_of(found, outcome, "test")["few"] == (0 if size == 1 else 1)
         assert counts_of(found, outcome, "val") == {"many": 0, "few": 0}
     assert any("have no image in test: 'few'" in note for note in notes_of(found, outcome)) == (size == 1)
@@ -197,14 +199,14 @@ def test_tiny_classes(size: int) -> None:
 
 @pytest.mark.parametrize(("per_class", "has_val"), [(124, False), (126, True)])
 def test_val_needs_two_hundred_images(per_class: int, has_val: bool) -> None:
-    outcome = split_of(images({"a": per_class, "b": per_class}), Wish(3, 0.2, 0.2))
+    outcome = split_of(images({"a": per_class, "b": per_class}), SplitOptions(3, 0.2, 0.2))
     learn = len(outcome.parts) - outcome.parts.count("test")
     assert ("val" in outcome.parts) == (learn >= 200)
     assert split_of(images({"a": 300, "b": 300, "c": 9})).parts.count("val") == 0
 
 
 def test_a_share_of_nothing_holds_nothing_out() -> None:
-    found, wish = images({"a": 200, "b": 200}), Wish(0, 0.0, 0.0)
+    found, wish = images({"a": 200, "b": 200}), SplitOptions(0, 0.0, 0.0)
     outcome = split_of(found, wish)
     assert set(outcome.parts) == {"train"}
     assert any("no test part" in note for note in notes_of(found, outcome, wish))
@@ -214,12 +216,12 @@ def test_a_share_of_nothing_holds_nothing_out() -> None:
 @given(seed=st.integers(0, 500))
 def test_few_speakers_are_shared_out_whole(seed: int) -> None:
     found = [
-        Found(f"{speaker}/{label}/{i}", label, speaker)
+        ImageEntry(f"{speaker}/{label}/{i}", label, speaker)
         for speaker in "uvwxyz"
         for label in "ab"
         for i in range(40)
     ]
-    outcome = split_of(found, Wish(seed, 0.2, 0.2))
+    outcome = split_of(found, SplitOptions(seed, 0.2, 0.2))
     assert [outcome.parts.count(part) for part in PARTS] == [320, 80, 80]
     notes = notes_of(found, outcome)
     assert "6 groups: 4 in train, 1 in val, 1 in test." in notes
@@ -232,28 +234,28 @@ def test_one_group_cannot_be_split() -> None:
 
 
 def test_an_uneven_group_is_not_tested_on_alone() -> None:
-    found = [Found(f"big/{i}", "a", "big") for i in range(60)] + images({"a": 40, "b": 50})
+    found = [ImageEntry(f"big/{i}", "a", "big") for i in range(60)] + images({"a": 40, "b": 50})
     for seed in range(20):
-        outcome = split_of(found, Wish(seed, 0.2, 0.2))
+        outcome = split_of(found, SplitOptions(seed, 0.2, 0.2))
         assert 10 <= counts_of(found, outcome, "test")["a"] <= 40
 
 
 def test_identical_images_with_two_labels() -> None:
-    found = [*images({"a": 30, "b": 30}), Found("x", "a"), Found("y", "b")]
+    found = [*images({"a": 30, "b": 30}), ImageEntry("x", "a"), ImageEntry("y", "b")]
     digests = [*(content(image.path) for image in found[:-2]), content("x"), content("x")]
     for seed in range(10):
-        outcome = split(found, digests, [], Wish(seed, 0.5, 0.2))
+        outcome = split(found, digests, [], SplitOptions(seed, 0.5, 0.2))
         assert outcome.parts[-2:] == ["train", "train"]
     (conflict,) = outcome.conflicts
     assert (conflict.paths, conflict.labels) == (("x", "y"), ("a", "b"))
-    assert any(one.kind == "conflict" and one.n == 2 for one in outcome.said)
+    assert any(one.kind == "conflict" and one.n == 2 for one in outcome.findings)
 
 
 @QUICK
 @given(seed=st.integers(0, 100), data=st.data())
 def test_labels_of_a_given_test_part_decide_nothing(seed: int, data: st.DataObject) -> None:
     found = [
-        Found(image.path, image.label, "", "test" if i % 4 == 0 else "")
+        ImageEntry(image.path, image.label, "", "test" if i % 4 == 0 else "")
         for i, image in enumerate(images({"a": 150, "b": 150}))
     ]
     digests = [
@@ -262,23 +264,29 @@ def test_labels_of_a_given_test_part_decide_nothing(seed: int, data: st.DataObje
     at = [i for i, image in enumerate(found) if image.split == "test"]
     shuffled = list(found)
     for i, j in zip(at, data.draw(st.permutations(at)), strict=True):
-        shuffled[i] = Found(found[i].path, found[j].label, "", "test")
-    outcomes = [split(version, digests, [], Wish(seed, 0.2, 0.2)).parts for version in (found, shuffled)]
+        shuffled[i] = ImageEntry(found[i].path, found[j].label, "", "test")
+    outcomes = [
+        split(version, digests, [], SplitOptions(seed, 0.2, 0.2)).parts for version in (found, shuffled)
+    ]
     for part in ("train", "val"):
         sides = [[i for i, name in enumerate(parts) if name == part] for parts in outcomes]
         assert sides[0] == sides[1]
 
 
 def test_copies_of_given_test_images_leave_train() -> None:
-    found = [Found("t", "a", split="test"), Found("c", "a", split="train"), Found("v", "a", split="val")]
-    found += [Found(f"{i}", "ab"[i % 2], split="train") for i in range(6)]
+    found = [
+        ImageEntry("t", "a", split="test"),
+        ImageEntry("c", "a", split="train"),
+        ImageEntry("v", "a", split="val"),
+    ]
+    found += [ImageEntry(f"{i}", "ab"[i % 2], split="train") for i in range(6)]
     outcome = split(found, ["same"] * 3 + [content(i) for i in range(6)], [], WISH)
     assert outcome.parts[:3] == ["test", "", ""]
     assert outcome.reasons[1] == "is an exact copy of t in the test part"
 
 
 def test_groups_torn_by_a_given_split_are_named() -> None:
-    found = [Found(f"{i}", "ab"[i % 2], "g", "test" if i < 4 else "train") for i in range(8)]
+    found = [ImageEntry(f"{i}", "ab"[i % 2], "g", "test" if i < 4 else "train") for i in range(8)]
     notes = notes_of(found, split_of(found))
     assert any("puts 1 group(s) into more than one part (g)" in note for note in notes)
 

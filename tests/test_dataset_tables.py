@@ -15,7 +15,7 @@ import pytest
 from hypothesis import HealthCheck, assume, given, settings
 from hypothesis import strategies as st
 
-from frostline.data import load_data, questions, read_paths
+from frostline.data import load_data, prediction_inputs, read_paths
 from frostline.data.sources.tables import read_table
 from frostline.errors import DataError, RunWarning, UsageError
 from test_dataset_sources import by_class
@@ -63,8 +63,8 @@ UNAMBIGUOUS = {
 def test_what_has_one_meaning_is_read_by_training_and_by_predict(text: str, folder: Path) -> None:
     where = written(folder, text)
     source = read_table(where)
-    assert [(found.path, found.label) for found in source.found] == [(path, path[0]) for path in PATHS]
-    assert [question.name for question in questions(where)] == [str(folder / path) for path in PATHS]
+    assert [(image.path, image.label) for image in source.images] == [(path, path[0]) for path in PATHS]
+    assert [question.name for question in prediction_inputs(where)] == [str(folder / path) for path in PATHS]
     assert load_data(where).split_digest == load_data(folder).split_digest
 
 
@@ -80,7 +80,7 @@ def test_what_was_assumed_is_said(name: str, words: str, folder: Path) -> None:
     where = written(folder, UNAMBIGUOUS[name])
     assert any(words in note for note in load_data(where).notes)
     with pytest.warns(RunWarning) as caught:
-        questions(where)
+        prediction_inputs(where)
     assert any(words in str(warning.message) for warning in caught)
 
 
@@ -95,7 +95,7 @@ def test_other_encodings_of_text(encoding: str, tmp_path: Path) -> None:
     assert any("read as Windows-1252, for example 'Caf" in note for note in data.notes) == (
         encoding == "cp1252"
     )
-    assert len(questions(where)) == 6
+    assert len(prediction_inputs(where)) == 6
 
 
 @pytest.mark.skipif(os.name != "posix", reason="needs names that are not Unicode")
@@ -105,7 +105,7 @@ def test_a_file_whose_name_is_bytes_is_found_from_a_table(folder: Path) -> None:
     os.rename(folder / "a/000.png", os.fsencode(folder / "a") + b"/caf\xe9.png")
     (folder / "list.csv").write_bytes(lines().encode().replace(b"a/000", b"a/caf\xe9"))
     assert len(load_data(folder / "list.csv").samples) == 6
-    assert all(question.open() for question in questions(folder / "list.csv"))
+    assert all(question.open() for question in prediction_inputs(folder / "list.csv"))
 
 
 def test_fastai_s_is_valid_is_a_split(folder: Path) -> None:
@@ -130,7 +130,7 @@ def test_columns_are_named_where_there_are_several(folder: Path) -> None:
     assert set(load_data(where, path_column="file", label_column="class").classes) == {"a", "b"}
     with pytest.raises(DataError, match=r"no column 'kin'.*Did you mean 'kind'"):
         load_data(where, path_column="file", label_column="kin")
-    assert len(questions(where, "file")) == 6
+    assert len(prediction_inputs(where, "file")) == 6
     with pytest.raises(UsageError, match=r"--label-column name.*is none"):
         load_data(folder, label_column="class")
 
@@ -138,7 +138,7 @@ def test_columns_are_named_where_there_are_several(folder: Path) -> None:
 def test_what_has_two_meanings_is_refused_with_what_to_do(folder: Path) -> None:
     (folder / "a/000.jpg").write_bytes((folder / "a/000.png").read_bytes())
     where = written(folder, lines().replace(".png", ""))
-    for read in (load_data, questions):
+    for read in (load_data, prediction_inputs):
         with pytest.raises(DataError, match=r"a/000 has no suffix. Did you mean 000.jpg or 000.png"):
             read(where)
     where = written(folder, "path,label\na/001.png,Salt, Pepper\n")
@@ -149,13 +149,13 @@ def test_what_has_two_meanings_is_refused_with_what_to_do(folder: Path) -> None:
 def test_a_list_of_paths_may_hold_commas(folder: Path) -> None:
     """One column has no separator: the line is the name."""
     (folder / "a/000.png").rename(folder / "a/x, y;z.png")
-    assert questions(written(folder, "path\na/x, y;z.png\n"))[0].open().size == (24, 24)
+    assert prediction_inputs(written(folder, "path\na/x, y;z.png\n"))[0].open().size == (24, 24)
 
 
 def test_images_inside_a_parquet_file_are_no_paths(folder: Path) -> None:
     image = [{"bytes": b"x", "path": "a"}] * 2
     pq.write_table(pa.table({"image": image, "label": [0, 1]}), folder / "hf.parquet")
-    for read in (load_data, questions):
+    for read in (load_data, prediction_inputs):
         with pytest.raises(DataError, match=r"not paths.*Hugging Face"):
             read(folder / "hf.parquet")
 
@@ -189,7 +189,7 @@ def test_what_else_a_table_holds_changes_nothing(  # type: ignore[no-untyped-def
     where = folder / "list.csv"
     where.write_text(opening + end * blank + text.getvalue(), encoding="utf-8", newline="")
     source = read_table(where)
-    assert [(found.path, found.label) for found in source.found] == [(path, path[0]) for path in PATHS]
+    assert [(image.path, image.label) for image in source.images] == [(path, path[0]) for path in PATHS]
     assert read_paths(where)[0] == [str(folder / path) for path in PATHS]
 
 
@@ -226,4 +226,4 @@ def test_labels_of_any_text_come_back_equal_or_are_refused(  # type: ignore[no-u
     except DataError:
         return
     expected = [unicodedata.normalize("NFC", name.strip()) for name in names]
-    assert [(found.path, found.label) for found in source.found] == list(zip(PATHS, expected, strict=True))
+    assert [(image.path, image.label) for image in source.images] == list(zip(PATHS, expected, strict=True))

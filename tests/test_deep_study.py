@@ -16,9 +16,9 @@ from PIL import Image
 import frostline
 from deep_examples import png, tiff
 from frostline.cli.main import cli
-from frostline.data import Rendering, Shown, notes_on, open_image
+from frostline.data import RenderedImage, Rendering, notes_on, open_image
 from frostline.data.pixels.decoding import picture
-from frostline.data.pixels.rendering_choice import Wish, decided
+from frostline.data.pixels.rendering_choice import RenderingOptions, choose_rendering
 from frostline.data.pixels.traits import Traits
 from frostline.errors import RunWarning
 from frostline.exports.code_examples import upright_rgb
@@ -195,13 +195,16 @@ def test_other_kinds_are_said_whatever_the_range(asked: str, slides: Path, tmp_p
     assert rendering.kinds == ("uint16",)
     assert Rendering.from_dict(rendering.as_dict()) == rendering
     said = "\n".join(
-        notes_on([Shown("f.tif", "float32"), Shown("p.png"), Shown("s.tif", "uint16")], rendering)
+        notes_on(
+            [RenderedImage("f.tif", "float32"), RenderedImage("p.png"), RenderedImage("s.tif", "uint16")],
+            rendering,
+        )
     )
     over = "the study's range, 0,4095" if asked == "0,4095" else "its own range"
     assert f"1 image(s) hold float32 values, which no training image did; each was spread over {over}" in said
     assert "1 image(s) hold 8 bits, and the model learned from uint16" in said
     assert "s.tif" not in said
-    (cut,) = notes_on([Shown("over.tif", "uint16", saturated=True)], rendering)
+    (cut,) = notes_on([RenderedImage("over.tif", "uint16", saturated=True)], rendering)
     assert "outside the range that the study was given" in cut
 
 
@@ -215,7 +218,7 @@ def test_what_training_held_of_8_bits_is_no_news(slides: Path, tmp_path: Path) -
         Image.fromarray(pixels).save(tmp_path / "ab"[n % 2] / f"plain{n}.png")
     rendering = frostline.load_data(tmp_path).rendering
     assert rendering.kinds == ("", "uint16")
-    assert notes_on([Shown("p.png")], rendering) == []
+    assert notes_on([RenderedImage("p.png")], rendering) == []
 
 
 def test_an_older_study_stays_as_it_began(slides: Path) -> None:
@@ -223,7 +226,7 @@ def test_an_older_study_stays_as_it_began(slides: Path) -> None:
     now = frostline.load_data(slides).rendering
     older = replace(now, kinds=())
     traits = [Traits(kind="uint16")]
-    assert decided(traits, Wish(), older) == older
+    assert choose_rendering(traits, RenderingOptions(), older) == older
     assert older.learned == ("uint16",)
     assert older.decisions == now.decisions == older.as_dict()
 

@@ -19,8 +19,8 @@ from hypothesis import strategies as st
 
 import cache_filling_process as filling
 from cache_filling_process import ABOUT, FORM, fill, keys_for, right
-from frostline.errors import StoreWarning
-from frostline.feature_cache import Form, Store, key_of
+from frostline.errors import CacheWarning
+from frostline.feature_cache import FeatureCache, Form, key_of
 from frostline.feature_cache import cache_folder as folders
 from frostline.feature_cache import prefix_features as shelving
 from frostline.feature_cache import shard_file as sharding
@@ -33,9 +33,9 @@ def place(tmp_path: Path) -> Path:
     return tmp_path / "rows"
 
 
-def filled(place: Path, keys: list[bytes] = KEYS) -> Store:
-    store = Store(place)
-    fill(store.shelf(ABOUT), keys)
+def filled(place: Path, keys: list[bytes] = KEYS) -> FeatureCache:
+    store = FeatureCache(place)
+    fill(store.prefix(ABOUT), keys)
     return store
 
 
@@ -47,18 +47,18 @@ def shard_files(place: Path) -> list[Path]:
 
 
 def test_a_row_is_computed_once(place: Path) -> None:
-    store = Store(place)
-    assert fill(store.shelf(ABOUT), KEYS) == 100
-    assert fill(store.shelf(ABOUT), KEYS) == 0
-    assert fill(Store(place).shelf(ABOUT), [*KEYS, *keys_for(110)]) == 10
-    assert right(Store(place).shelf(ABOUT), keys_for(110)) == 110
+    store = FeatureCache(place)
+    assert fill(store.prefix(ABOUT), KEYS) == 100
+    assert fill(store.prefix(ABOUT), KEYS) == 0
+    assert fill(FeatureCache(place).prefix(ABOUT), [*KEYS, *keys_for(110)]) == 10
+    assert right(FeatureCache(place).prefix(ABOUT), keys_for(110)) == 110
 
 
 def test_another_shelf_is_a_miss(place: Path) -> None:
     store = filled(place)
     for about in ({**ABOUT, "cut": "top"}, {**ABOUT, "more": 0}, {"model": "arithmetic"}):
-        assert right(store.shelf(about), KEYS) == 0
-    assert right(store.shelf(dict(reversed(ABOUT.items()))), KEYS) == 100  # equal data, another order
+        assert right(store.prefix(about), KEYS) == 0
+    assert right(store.prefix(dict(reversed(ABOUT.items()))), KEYS) == 100  # equal data, another order
 
 
 @given(st.text(max_size=20), st.text(max_size=20), st.text(max_size=20), st.text(max_size=20))
@@ -73,10 +73,10 @@ def test_keys_tell_images_and_views_apart(digest: str, view: str, digest2: str, 
 )
 def test_forms_survive(place: Path, form: Form) -> None:
     rows = np.random.default_rng(0).integers(0, 256, (5, form.row_bytes), dtype=np.uint8)
-    shelf = Store(place).shelf(ABOUT)
+    shelf = FeatureCache(place).prefix(ABOUT)
     shelf.put(KEYS[:5], rows, form)
     shelf.close()
-    again = Store(place).shelf(ABOUT)
+    again = FeatureCache(place).prefix(ABOUT)
     assert again.form == form
     found, absent = again.read(KEYS[:6][::-1])
     assert absent == [0]
@@ -85,7 +85,7 @@ def test_forms_survive(place: Path, form: Form) -> None:
 
 def test_what_it_holds_and_how_often_it_helped(place: Path) -> None:
     store = filled(place)
-    shelf = store.shelf(ABOUT)
+    shelf = store.prefix(ABOUT)
     shelf.read([*KEYS, key_of("a stranger", "0")])
     shelf.close()
     (held,) = store.holdings()
@@ -104,26 +104,26 @@ def test_it_imports_no_torch() -> None:
 
 
 def test_the_least_recently_used_go_first(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    store = Store(place)
+    store = FeatureCache(place)
     parts = [KEYS[:30], KEYS[30:60], KEYS[60:90]]
     for part in parts:
-        fill(store.shelf(ABOUT), part)
+        fill(store.prefix(ABOUT), part)
         time.sleep(0.01)
-    reader = store.shelf(ABOUT)
+    reader = store.prefix(ABOUT)
     reader.read(parts[0])
     reader.close()
     one = shard_files(place)[0].stat().st_size
     assert store.prune(int(2.5 * one)) == pytest.approx(one, rel=0.2)
-    assert [right(store.shelf(ABOUT), part) for part in parts] == [30, 0, 30]
+    assert [right(store.prefix(ABOUT), part) for part in parts] == [30, 0, 30]
     assert store.trouble == ""  # an evicted row is a miss, not damage
 
 
 def test_the_limit_holds_while_it_is_filled(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(shelving, "SHARD_BYTES", 16 * FORM.row_bytes)
-    store = Store(place, limit_bytes=20_000)
-    fill(store.shelf(ABOUT), keys_for(400))
+    store = FeatureCache(place, limit_bytes=20_000)
+    fill(store.prefix(ABOUT), keys_for(400))
     assert 10_000 < sum(path.stat().st_size for path in shard_files(place)) <= 20_000
-    assert right(store.shelf(ABOUT), keys_for(400)[-16:]) == 16
+    assert right(store.prefix(ABOUT), keys_for(400)[-16:]) == 16
 
 
 def test_clear_leaves_nothing_and_goes_on(place: Path) -> None:
@@ -131,7 +131,7 @@ def test_clear_leaves_nothing_and_goes_on(place: Path) -> None:
     assert store.clear() > 0
     assert shard_files(place) == []
     assert store.holdings() == []
-    assert fill(store.shelf(ABOUT), KEYS) == 100
+    assert fill(store.prefix(ABOUT), KEYS) == 100
 
 
 # --- what it must withstand ---------------------------------------------------------------------------
@@ -144,13 +144,13 @@ def test_a_flipped_byte_in_a_row_is_a_miss_and_said_once(place: Path) -> None:
     data[-3] ^= 0x10  # in the last row
     data[-3 - 40 * FORM.row_bytes] ^= 0x01
     shard.write_bytes(data)
-    store = Store(place)
-    with pytest.warns(StoreWarning, match="checksums differ") as said:  # noqa: PT031
-        assert right(store.shelf(ABOUT), KEYS) == 98
-        assert right(store.shelf(ABOUT), KEYS) == 98
+    store = FeatureCache(place)
+    with pytest.warns(CacheWarning, match="checksums differ") as said:  # noqa: PT031
+        assert right(store.prefix(ABOUT), KEYS) == 98
+        assert right(store.prefix(ABOUT), KEYS) == 98
     assert len(said) == 1
-    assert fill(store.shelf(ABOUT), KEYS) == 2
-    assert right(Store(place).shelf(ABOUT), KEYS) == 100
+    assert fill(store.prefix(ABOUT), KEYS) == 2
+    assert right(FeatureCache(place).prefix(ABOUT), KEYS) == 100
 
 
 def test_rows_that_changed_places_are_noticed(place: Path) -> None:
@@ -159,8 +159,8 @@ def test_rows_that_changed_places_are_noticed(place: Path) -> None:
     data, size = bytearray(shard.read_bytes()), FORM.row_bytes
     data[-size:], data[-2 * size : -size] = data[-2 * size : -size], data[-size:]
     shard.write_bytes(data)
-    with pytest.warns(StoreWarning, match="damaged"):
-        assert right(Store(place).shelf(ABOUT), KEYS) == 98
+    with pytest.warns(CacheWarning, match="damaged"):
+        assert right(FeatureCache(place).prefix(ABOUT), KEYS) == 98
 
 
 @pytest.mark.parametrize("left", [0, 5, 200, 0.5, 0.99])
@@ -168,20 +168,20 @@ def test_a_truncated_shard_is_a_miss(place: Path, left: float) -> None:
     filled(place)
     (shard,) = shard_files(place)
     os.truncate(shard, int(left if left > 1 or left == 0 else left * shard.stat().st_size))
-    store = Store(place)
-    with pytest.warns(StoreWarning, match="damaged"):
-        there = right(store.shelf(ABOUT), KEYS)
+    store = FeatureCache(place)
+    with pytest.warns(CacheWarning, match="damaged"):
+        there = right(store.prefix(ABOUT), KEYS)
     assert there < 100
-    assert fill(store.shelf(ABOUT), KEYS) == 100 - there
-    assert right(Store(place).shelf(ABOUT), KEYS) == 100
+    assert fill(store.prefix(ABOUT), KEYS) == 100 - there
+    assert right(FeatureCache(place).prefix(ABOUT), KEYS) == 100
 
 
 def test_a_lost_shard_is_a_miss(place: Path) -> None:
     filled(place)
     shard_files(place)[0].unlink()
-    store = Store(place)
-    assert right(store.shelf(ABOUT), KEYS) == 0
-    assert fill(store.shelf(ABOUT), KEYS) == 100
+    store = FeatureCache(place)
+    assert right(store.prefix(ABOUT), KEYS) == 0
+    assert fill(store.prefix(ABOUT), KEYS) == 100
 
 
 @pytest.mark.parametrize("damage", ["garbage", "truncated", "flipped"])
@@ -196,31 +196,31 @@ def test_a_damaged_index_is_built_again_from_the_shards(place: Path, damage: str
     else:
         data[100:2000] = bytes(1900)
     index.write_bytes(data)
-    with pytest.warns(StoreWarning, match="index .* is damaged"):  # noqa: PT031
-        store = Store(place)
-        assert right(store.shelf(ABOUT), KEYS) in (0, 100)  # a miss at the moment it is noticed
-    assert right(store.shelf(ABOUT), KEYS) == 100
-    assert fill(Store(place).shelf(ABOUT), KEYS) == 0
+    with pytest.warns(CacheWarning, match="index .* is damaged"):  # noqa: PT031
+        store = FeatureCache(place)
+        assert right(store.prefix(ABOUT), KEYS) in (0, 100)  # a miss at the moment it is noticed
+    assert right(store.prefix(ABOUT), KEYS) == 100
+    assert fill(FeatureCache(place).prefix(ABOUT), KEYS) == 0
 
 
 def test_an_index_that_is_gone_costs_rows_not_truth(place: Path) -> None:
     filled(place)
     (place / folders.INDEX).unlink()
-    store = Store(place)
-    assert right(store.shelf(ABOUT), KEYS) == 0
+    store = FeatureCache(place)
+    assert right(store.prefix(ABOUT), KEYS) == 0
     assert store.verify().adopted == 100
-    assert right(store.shelf(ABOUT), KEYS) == 100
+    assert right(store.prefix(ABOUT), KEYS) == 100
 
 
 def test_an_older_format_is_begun_anew(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     filled(place)
     monkeypatch.setattr(sharding, "FORMAT", sharding.FORMAT + 1)
     monkeypatch.setattr("frostline.feature_cache.index.FORMAT", sharding.FORMAT)
-    with pytest.warns(StoreWarning, match="older format"):
-        store = Store(place)
-    assert right(store.shelf(ABOUT), KEYS) == 0
-    assert fill(store.shelf(ABOUT), KEYS) == 100
-    assert right(Store(place).shelf(ABOUT), KEYS) == 100
+    with pytest.warns(CacheWarning, match="older format"):
+        store = FeatureCache(place)
+    assert right(store.prefix(ABOUT), KEYS) == 0
+    assert fill(store.prefix(ABOUT), KEYS) == 100
+    assert right(FeatureCache(place).prefix(ABOUT), KEYS) == 100
 
 
 def test_a_newer_format_is_left_alone(place: Path) -> None:
@@ -229,10 +229,10 @@ def test_a_newer_format_is_left_alone(place: Path) -> None:
         connection.execute("PRAGMA user_version = 99")
     connection.close()
     before = {path: path.read_bytes() for path in place.iterdir()}
-    with pytest.warns(StoreWarning, match="newer frostline"):
-        store = Store(place)
-    assert right(store.shelf(ABOUT), KEYS) == 0
-    assert list(store.shelf(ABOUT).todo(KEYS, 10)) == []
+    with pytest.warns(CacheWarning, match="newer frostline"):
+        store = FeatureCache(place)
+    assert right(store.prefix(ABOUT), KEYS) == 0
+    assert list(store.prefix(ABOUT).todo(KEYS, 10)) == []
     assert before == {path: path.read_bytes() for path in place.iterdir()}
 
 
@@ -243,12 +243,12 @@ def test_a_full_disk_stops_keeping_not_working(place: Path, monkeypatch: pytest.
         raise OSError(28, "No space left on device", str(path))
 
     monkeypatch.setattr("frostline.system.directories.write_atomically", refuse)
-    with pytest.warns(StoreWarning, match="takes no more rows .No space left") as said:
-        computed = fill(store.shelf(ABOUT), KEYS)
+    with pytest.warns(CacheWarning, match="takes no more rows .No space left") as said:
+        computed = fill(store.prefix(ABOUT), KEYS)
     assert len(said) == 1
     assert computed <= 50
     assert not store.writable
-    assert right(store.shelf(ABOUT), KEYS) == 50  # what was there can still be read
+    assert right(store.prefix(ABOUT), KEYS) == 50  # what was there can still be read
     assert store.room_bytes() == 0
 
 
@@ -278,20 +278,20 @@ def test_an_index_that_cannot_be_written_can_be_read(place: Path, monkeypatch: p
 
 def read_only(place: Path) -> None:
     before = sorted(place.iterdir())
-    with pytest.warns(StoreWarning, match="cannot be written") as said:
-        store = Store(place)
-    assert right(store.shelf(ABOUT), KEYS) == 100
-    assert right(store.shelf({"another": "shelf"}), KEYS) == 0
-    assert list(store.shelf(ABOUT).todo(keys_for(120), 10)) == []
+    with pytest.warns(CacheWarning, match="cannot be written") as said:
+        store = FeatureCache(place)
+    assert right(store.prefix(ABOUT), KEYS) == 100
+    assert right(store.prefix({"another": "shelf"}), KEYS) == 0
+    assert list(store.prefix(ABOUT).todo(keys_for(120), 10)) == []
     assert len(said) == 1
     assert sorted(place.iterdir()) == before
 
 
 def test_a_folder_that_cannot_be_made_is_said(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("no folder")
-    with pytest.warns(StoreWarning, match="cannot be used .*rows are computed instead"):
-        store = Store(tmp_path / "file" / "rows")
-    assert store.shelf(ABOUT).missing(KEYS) == KEYS
+    with pytest.warns(CacheWarning, match="cannot be used .*rows are computed instead"):
+        store = FeatureCache(tmp_path / "file" / "rows")
+    assert store.prefix(ABOUT).missing(KEYS) == KEYS
     assert (store.holdings(), store.total_bytes(), store.clear(), store.room_bytes()) == ([], 0, 0, 0)
 
 
@@ -309,10 +309,10 @@ def test_verify_counts_and_repairs(place: Path) -> None:
         connection.execute("DELETE FROM rows WHERE shard = ?", number)
     connection.close()
     (place / "half.rows.safetensors").write_bytes(b"\x00" * 30)
-    store = Store(place)
+    store = FeatureCache(place)
     found = store.verify()
     assert (found.right, found.damaged, found.lost, found.adopted) == (99, 1, 0, 30)
-    assert right(store.shelf(ABOUT), KEYS) == 99
+    assert right(store.prefix(ABOUT), KEYS) == 99
     assert not (place / "half.rows.safetensors").exists()
     shard_files(place)[0].unlink()
     assert store.verify().lost > 0
@@ -348,14 +348,14 @@ def kill_at_random(place: Path, times: int) -> None:
         process.communicate()
         with warnings.catch_warnings():
             warnings.simplefilter("error")
-            there = right(Store(place).shelf(ABOUT), keys)
+            there = right(FeatureCache(place).prefix(ABOUT), keys)
         assert there >= max(before, on_disk)  # nothing that was on disk is lost
         before = there
     assert before > 0
     finished = start(place, 4000)
     assert finished.wait(120) == 0, finished.communicate()
     finished.communicate()
-    assert right(Store(place).shelf(ABOUT), keys) == 4000
+    assert right(FeatureCache(place).prefix(ABOUT), keys) == 4000
 
 
 def _indexed(place: Path) -> int:
@@ -390,7 +390,7 @@ def test_four_processes_share_the_work(place: Path, tmp_path: Path) -> None:
     computed = [int(out.read_text()) for out in outs]
     assert 1500 <= sum(computed) <= 1.05 * 1500
     assert sum(count > 0 for count in computed) >= 2  # on a busy machine one may come late
-    assert right(Store(place).shelf(ABOUT), keys_for(1500)) == 1500
+    assert right(FeatureCache(place).prefix(ABOUT), keys_for(1500)) == 1500
 
 
 def test_a_dead_process_holds_nothing_up(place: Path) -> None:
@@ -400,7 +400,7 @@ def test_a_dead_process_holds_nothing_up(place: Path) -> None:
     process.kill()
     process.communicate()
     begun = time.monotonic()
-    assert fill(Store(place).shelf(ABOUT), keys_for(300)) == 300
+    assert fill(FeatureCache(place).prefix(ABOUT), keys_for(300)) == 300
     assert time.monotonic() - begun < 20  # not the 60 s that a claim lasts
 
 
@@ -415,18 +415,18 @@ def _claims(place: Path) -> int:
 
 
 def test_closing_gives_every_file_back(place: Path) -> None:
-    with Store(place) as store:
-        fill(store.shelf(ABOUT), KEYS)
-        assert right(store.shelf(ABOUT), KEYS) == 100
+    with FeatureCache(place) as store:
+        fill(store.prefix(ABOUT), KEYS)
+        assert right(store.prefix(ABOUT), KEYS) == 100
         handles = len(os.listdir("/proc/self/fd")) if os.path.isdir("/proc/self/fd") else 0
-    assert right(store.shelf(ABOUT), KEYS) == 0
+    assert right(store.prefix(ABOUT), KEYS) == 0
     if handles:
         assert len(os.listdir("/proc/self/fd")) <= handles - 2  # the index and a shard
     assert store.trouble == ""
 
 
 def test_rates_are_measured_and_leave_nothing(place: Path) -> None:
-    with Store(place) as store:
+    with FeatureCache(place) as store:
         read_s, keep_s = store.seconds_per_row(4000)
         assert 0 < read_s < 0.01
         assert 0 < keep_s < 1
@@ -439,7 +439,7 @@ def test_a_shard_that_another_process_took_in_first_is_no_damage(place: Path) ->
     (shard,) = shard_files(place)
     says = sharding.contents(shard)
     index = folders.Index(place / folders.INDEX)
-    index.add(index.shelf(says.shelf, says.about)[0], says.form, shard.name, 1, says.keys, says.checks)
+    index.add(index.prefix_id(says.shelf, says.about)[0], says.form, shard.name, 1, says.keys, says.checks)
     index.close()
-    assert right(store.shelf(ABOUT), KEYS) == 100
+    assert right(store.prefix(ABOUT), KEYS) == 100
     assert store.trouble == ""

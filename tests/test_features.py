@@ -15,7 +15,7 @@ import frostline
 from feature_examples import FAST, frozen_at, items_of, missing, way, weights
 from frostline import models as bb
 from frostline.data import Manifest
-from frostline.feature_cache import Store
+from frostline.feature_cache import FeatureCache
 from frostline.features import features
 from frostline.features import numeric_key as way_module
 from frostline.features.augmentation import Policy
@@ -120,7 +120,7 @@ def test_workers_and_layouts_change_no_bit(data: Manifest, tmp_path: Path) -> No
                 tiny_backbone(), data, "top_k(1, epochs=2)", study=tmp_path / name, **FAST, **options
             )
         )
-        Store().clear()
+        FeatureCache().clear()
     assert len({weights(run) for run in done}) == 1
     assert done[1].store["rows_computed"] > 0
 
@@ -154,7 +154,7 @@ def test_killed_and_resumed_reads_the_same_rows(
     from frostline.training import trainer
 
     whole = frostline.train(tiny_backbone(), data, strategy, study=tmp_path / "whole", **FAST)
-    shutil.rmtree(Store().path)
+    shutil.rmtree(FeatureCache().path)
     monkeypatch.setattr(trainer, "CHECKPOINT_SHARE", 1e9)
     real, left = trainer.Trainer._validate, [5]
 
@@ -167,7 +167,7 @@ def test_killed_and_resumed_reads_the_same_rows(
     monkeypatch.setattr(trainer.Trainer, "_validate", stop)
     with pytest.raises(KeyboardInterrupt):
         frostline.train(tiny_backbone(), data, strategy, study=tmp_path / "broken", **FAST)
-    shutil.rmtree(Store().path)  # and the store is lost on top
+    shutil.rmtree(FeatureCache().path)  # and the store is lost on top
     resumed = frostline.train(tiny_backbone(), data, strategy, study=tmp_path / "broken", **FAST)
     assert weights(resumed) == weights(whole)
 

@@ -20,8 +20,8 @@ from feature_examples import FAST, frozen_at, items_of, missing, way, weights
 from frostline import features as freezing
 from frostline.cost import RowRates, read_or_recompute
 from frostline.data import Manifest
-from frostline.errors import StoreWarning, UsageError
-from frostline.feature_cache import Store
+from frostline.errors import CacheWarning, UsageError
+from frostline.feature_cache import FeatureCache
 from frostline.features import Frozen, ahead
 from frostline.features.image_batches import Images
 from tiny import PREPROCESSING, tiny_backbone, write_folder, write_table
@@ -166,7 +166,7 @@ def test_no_more_views_are_kept_than_the_store_has_room_for(
         "frostline.feature_cache.feature_cache.KEEP_FREE_SHARE", 0.0
     )  # however full the disk is
     free = frostline.train(tiny_backbone(), data, "head(epochs=8)", study=tmp_path / "a", **FAST)
-    monkeypatch.setattr(Store, "room_bytes", lambda self: int(2.5 * 36 * 24 * 4))
+    monkeypatch.setattr(FeatureCache, "room_bytes", lambda self: int(2.5 * 36 * 24 * 4))
     tight = frostline.train(tiny_backbone(), data, "head(epochs=8)", study=tmp_path / "b", **FAST)
     assert [row["views_kept"] for row in free.numeric_plan["frozen"]["rows"]] == [[0, 1, 2]]
     assert [row["views_kept"] for row in tight.numeric_plan["frozen"]["rows"]] == [[0, 1]]
@@ -190,7 +190,7 @@ def test_trouble_with_the_store_changes_nothing_but_the_time(
 ) -> None:
     plain = frostline.train(tiny_backbone(), data, "top_k(1)", study=tmp_path / "a", cache="keep", **FAST)
     if trouble == "full":
-        Store().clear()
+        FeatureCache().clear()
         real = frostline.system.directories.write_atomically
 
         def refuse(path: Path, content: bytes) -> None:
@@ -200,15 +200,15 @@ def test_trouble_with_the_store_changes_nothing_but_the_time(
 
         monkeypatch.setattr("frostline.system.directories.write_atomically", refuse)
     elif trouble == "damaged":
-        for shard in Store().path.glob("*.safetensors"):
+        for shard in FeatureCache().path.glob("*.safetensors"):
             content = bytearray(shard.read_bytes())
             content[-2] ^= 4
             shard.write_bytes(content)
     else:
-        place = Store().path
+        place = FeatureCache().path
         shutil.rmtree(place)
         place.write_text("a file where the folder should be")
-    with pytest.warns(StoreWarning) as said:
+    with pytest.warns(CacheWarning) as said:
         again = frostline.train(tiny_backbone(), data, "top_k(1)", study=tmp_path / "b", cache="keep", **FAST)
     assert len(said) == 1
     assert weights(again) == weights(plain)

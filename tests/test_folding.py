@@ -12,7 +12,7 @@ from torch import Tensor, nn
 import frostline
 from frostline import models as bb
 from frostline.data import Manifest
-from frostline.features import Frozen, Way, features
+from frostline.features import ForwardConfig, Frozen, features
 from frostline.features.image_batches import Images
 from frostline.models import Backbone
 from frostline.models.batchnorm_folding import pairs
@@ -102,11 +102,11 @@ def test_folded_rows_are_rows_of_their_own(data: Manifest) -> None:
     backbone = tiny_backbone()
     images = Images(data, data.part("train"), PREPROCESSING)
     plan = numerics.exact_plan(1)
-    plain = Frozen(backbone, backbone.model, backbone.cuts[-1], Way(plan, 8))
-    way = Way(plan, 8, tuple(bb.foldable(backbone)))
+    plain = Frozen(backbone, backbone.model, backbone.cuts[-1], ForwardConfig(plan, 8))
+    way = ForwardConfig(plan, 8, tuple(bb.foldable(backbone)))
     folded = Frozen(backbone, backbone.model, backbone.cuts[-1], way)
     assert np.allclose(features(folded, images), features(plain, images), rtol=1e-3, atol=1e-4)
-    assert way.describe() != Way(plan, 8).describe()
+    assert way.describe() != ForwardConfig(plan, 8).describe()
 
 
 def test_a_run_that_folds_is_planned_once_and_resumed_so(data: Manifest, tmp_path: Path) -> None:

@@ -27,19 +27,19 @@ from frostline.data.pixels import cropping, decoding, rotation
 from frostline.errors import UsageError
 from frostline.exports import programs
 from frostline.exports.exported_model import subject
-from frostline.feature_cache import Store
-from frostline.features import Frozen, Way
+from frostline.feature_cache import FeatureCache
+from frostline.features import ForwardConfig, Frozen
 from frostline.features.augmentation import Policy, SeededView, Transform
 from frostline.features.image_batches import MIRRORED, TURNED, Images
 from frostline.integrations.sklearn import FrostlineClassifier
 from frostline.models import RESIZES, Preprocessing
-from frostline.studies.contenders import SAME, trained_runs, unlike
+from frostline.studies.contenders import SAME, setting_difference, trained_runs
 from frostline.studies.study_folder import Study
 from frostline.system import numerics
 from frostline.system.seeds import derive
 from frostline.training import Run
 from frostline.training.tuning import flip_test
-from test_dataset_memory import settled
+from test_dataset_digest_cache import settled
 from tiny import tiny_backbone, write_folder
 
 
@@ -415,13 +415,13 @@ def test_rows_of_one_geometry_are_never_read_for_another(tmp_path: Path) -> None
     data = frostline.load_data(
         wide_folder(tmp_path / "photos", per_class=3), near_copies=False, test_size=0, val_size=0
     )
-    backbone, way = tiny_backbone(), Way(numerics.exact_plan(1), 64)
+    backbone, way = tiny_backbone(), ForwardConfig(numerics.exact_plan(1), 64)
     items = [(position, number) for number in (0, 1) for position in range(len(data.samples))]
 
     def filled(resize: str, policy: Policy) -> int:
         """Return how many rows were not there, and fill them in."""
         one = backbone.resized(resize)
-        with Store() as store:
+        with FeatureCache() as store:
             head = Frozen(one, one.model, one.cuts[-1], way, store)
             images = Images(data, data.samples, one.preprocessing, policy=policy)
             missing = head.missing(images, items)
@@ -440,7 +440,7 @@ def test_what_was_asked_for_is_kept_where_it_is_not_the_default(tmp_path: Path) 
     options = {**EXACT, "study": tmp_path / "study", "flip": "none"}
     frostline.train(tiny_backbone(), data, "head(epochs=1)", **options)
     frostline.train(tiny_backbone(), data, "head(epochs=1)", min_crop=0.6, rotate="any", **options)
-    plain, other = (run.asked() for run in Study(tmp_path / "study").runs())
+    plain, other = (run.checked_config() for run in Study(tmp_path / "study").runs())
     assert {key: other[key] for key in other if other[key] != plain.get(key)} == {
         "min_crop": 0.6,
         "rotate": "any",
@@ -500,7 +500,7 @@ def test_going_on_from_a_study_keeps_its_geometry_unless_told_otherwise(
     said = " ".join(other.output.split())
     assert "learned from images resized with pad, and now sees them resized with crop" in said
     assert "20 of 20 image(s) are wider or taller than 1.5:1" in said
-    kept = [Study(tmp_path / name).runs()[0].asked() for name in ("same", "other")]
+    kept = [Study(tmp_path / name).runs()[0].checked_config() for name in ("same", "other")]
     assert [one["preprocessing"]["crop_mode"] for one in kept] == ["border", "center"]
     page = frostline.report(tmp_path / "other")
     assert "--resize crop" in Path(page.path).read_text()
@@ -510,10 +510,10 @@ def test_runs_of_another_geometry_join_no_race(edges: dict[str, Run]) -> None:
     runs = {name: trained_runs(run.study)[0] for name, run in edges.items()}
     config = runs["crop"].config
     settings = {"": {key: config.get(key) for key in ("weights", "preprocessing", *SAME)}}
-    assert unlike(runs["crop"], settings) == ""
-    assert "made square in another way (crop mode border)" in unlike(runs["pad"], settings)
+    assert setting_difference(runs["crop"], settings) == ""
+    assert "made square in another way (crop mode border)" in setting_difference(runs["pad"], settings)
     turned = replace(runs["crop"], config={**config, "rotate": "90", "min_crop": 0.5})
-    assert unlike(turned, settings) == "trained with min_crop=0.5, rotate=90"
+    assert setting_difference(turned, settings) == "trained with min_crop=0.5, rotate=90"
 
 
 def test_measure_says_what_is_cut_away(edges: dict[str, Run]) -> None:

@@ -58,10 +58,10 @@ def test_a_batch_goes_to_a_gpu_from_pinned_memory_and_nobody_waits() -> None:
             return self
 
     batch = Batch()
-    numerics.sent(batch, "cuda")  # type: ignore[arg-type]
+    numerics.to_device(batch, "cuda")  # type: ignore[arg-type]
     assert batch.done == ["pinned", ("cuda", True)]
     pixels = torch.zeros(2)
-    assert numerics.sent(pixels, "cpu") is pixels
+    assert numerics.to_device(pixels, "cpu") is pixels
 
 
 def test_the_questions_are_answered_and_one_that_fails_stops_no_other(

@@ -39,8 +39,8 @@ from frostline.data.pixels import decoding
 from frostline.data.sources import file_listing
 from frostline.data.sources.table_cells import MAX_COLUMNS
 from frostline.data.sources.tables import read_table
-from frostline.errors import DamagedImage, DataError, FrostlineError, ModelError, StoreWarning, StudyError
-from frostline.feature_cache import Form, Store, key_of, shard_file
+from frostline.errors import CacheWarning, DamagedImage, DataError, FrostlineError, ModelError, StudyError
+from frostline.feature_cache import FeatureCache, Form, key_of, shard_file
 from frostline.models import Preprocessing
 from frostline.models.zoo import architectures
 from frostline.reports import study_reader
@@ -500,20 +500,20 @@ def test_paths_too_long_for_a_file_are_said(tmp_path: Path) -> None:
         file_listing.find_images(tmp_path / ("x" * 300))
     long = "x" * 300
     (tmp_path / "a.csv").write_text(f"path,label\n{long}\\a.png,cat\n../{long},dog\na\0b,cat\n")
-    assert len(read_table(tmp_path / "a.csv").found) == 3
+    assert len(read_table(tmp_path / "a.csv").images) == 3
 
 
 def test_a_store_from_a_stranger_deletes_nothing_outside(tmp_path: Path) -> None:
     place, victim = tmp_path / "store", tmp_path / "victim"
     victim.write_text("mine")
-    with Store(place) as store:
-        shelf = store.shelf({"a": 1})
+    with FeatureCache(place) as store:
+        shelf = store.prefix({"a": 1})
         shelf.put([key_of("0" * 64, "0")], np.zeros((1, 16), dtype=np.uint8), Form("float32", (4,)))
         shelf.flush()
     with sqlite3.connect(place / "index.sqlite") as connection:
         connection.execute("UPDATE shards SET name = '../victim'")
     connection.close()
-    with Store(place) as store, pytest.warns(StoreWarning, match="names the file"):
+    with FeatureCache(place) as store, pytest.warns(CacheWarning, match="names the file"):
         store.clear()
     assert victim.read_text() == "mine"
 
@@ -615,7 +615,7 @@ def test_tables_have_a_largest_width_and_a_short_message(tmp_path: Path) -> None
     assert len(str(caught.value)) < 2000
     names = ["path", "label", *(f"c{n}" for n in range(MAX_COLUMNS - 2))]
     (tmp_path / "b.csv").write_text(",".join(names) + "\n" + "a.png,x\n" * 20_000)
-    assert len(read_table(tmp_path / "b.csv").found) == 1  # and 20,000 rows didn't grow to 200 million cells
+    assert len(read_table(tmp_path / "b.csv").images) == 1  # and 20,000 rows didn't grow to 200 million cells
     (tmp_path / "c.csv").write_text("path,label\n" + "x" * 200_000 + ",cat\n")
     with pytest.raises(DataError, match="field larger than field limit"):
         read_table(tmp_path / "c.csv")

@@ -40,24 +40,24 @@ class Fake:
         self.mine = self.told.setdefault(
             run.name, {"epochs": {}, "result": None, "closed": [], "parameters": run.parameters}
         )
-        self.held = max(self.mine["epochs"], default=0)
-        self.over = self.mine["result"] is not None
+        self.epochs_logged = max(self.mine["epochs"], default=0)
+        self.finished = self.mine["result"] is not None
 
     def rewind(self, done: int) -> None:
         self.mine["epochs"] = {s: f for s, f in self.mine["epochs"].items() if s <= done}
-        self.held = done
+        self.epochs_logged = done
 
     def add(self, step: int, figures: Mapping[str, float]) -> None:
         if step == self.fails_at:
             raise OSError("no space left")
         assert step not in self.mine["epochs"]
         self.mine["epochs"][step] = dict(figures)
-        self.held = step
+        self.epochs_logged = step
 
     def end(self, figures: Mapping[str, float]) -> None:
         assert self.mine["result"] is None
         self.mine["result"] = dict(figures)
-        self.over = True
+        self.finished = True
 
     def close(self, failed: bool | None) -> None:
         self.mine["closed"].append(failed)
@@ -246,7 +246,7 @@ def test_the_command_line_refuses_before_anything_is_read(
 
 
 def test_names_may_be_repeated_or_listed() -> None:
-    assert factory.parsed("tensorboard, mlflow") == factory.parsed(["tensorboard", "mlflow"])
+    assert factory.parse_names("tensorboard, mlflow") == factory.parsed(["tensorboard", "mlflow"])
     assert factory.make_loggers(None, "s").names == ()
 
 

@@ -14,12 +14,12 @@ from frostline import models as bb
 from frostline import probe
 from frostline.data import Manifest
 from frostline.diagnostics import measure, measurement, similarity, stage_probes, transferability
-from frostline.diagnostics.activation_statistics import Ear, blocks_of
-from frostline.diagnostics.similarity import concluded
-from frostline.diagnostics.stage_features import glance
+from frostline.diagnostics.activation_statistics import ActivationRecorder, blocks_of
+from frostline.diagnostics.similarity import similarity_from
+from frostline.diagnostics.stage_features import stage_features
 from frostline.errors import ModelError
-from frostline.feature_cache import Store
-from frostline.features import Way, padded
+from frostline.feature_cache import FeatureCache
+from frostline.features import ForwardConfig, padded
 from frostline.features.image_batches import EVALUATION_BATCH, Images
 from frostline.probe import Folds
 from frostline.system import numerics
@@ -47,7 +47,7 @@ def calls_of(backbone: bb.Backbone, monkeypatch: pytest.MonkeyPatch) -> list[int
 def test_a_glance_sees_what_every_cut_answers(data: Manifest) -> None:
     backbone = tiny_backbone()
     images = Images(data, data.part("train")[:10], PREPROCESSING)
-    found = glance(backbone, images, PLAN)
+    found = stage_features(backbone, images, PLAN)
     (pixels,) = images.batches([[(position, 0) for position in range(10)]])
     x = PLAN.batch(padded(pixels, EVALUATION_BATCH), PREPROCESSING.normalise)
     assert list(found.features) == ["stem", "blocks.0", "blocks.1", "blocks.2"]
@@ -64,14 +64,14 @@ def test_a_glance_sees_what_every_cut_answers(data: Manifest) -> None:
 def test_images_that_were_looked_at_are_read(data: Manifest, monkeypatch: pytest.MonkeyPatch) -> None:
     backbone = tiny_backbone()
     few, all_ = (Images(data, data.part("train")[:n], PREPROCESSING) for n in (10, 30))
-    with Store() as store:
-        glance(backbone, few, PLAN, store=store)
+    with FeatureCache() as store:
+        stage_features(backbone, few, PLAN, cache=store)
         told: list[int] = []
-        found = glance(
-            backbone, all_, PLAN, store=store, progress=lambda what, done, total: told.append(total)
+        found = stage_features(
+            backbone, all_, PLAN, cache=store, progress=lambda what, done, total: told.append(total)
         )
     assert told == [20]  # the ten that are known are not computed again
-    fresh = glance(backbone, all_, PLAN)
+    fresh = stage_features(backbone, all_, PLAN)
     assert all(np.array_equal(found.features[stage], rows) for stage, rows in fresh.features.items())
     assert np.array_equal(found.confidence, fresh.confidence)
 
@@ -92,7 +92,7 @@ def test_random_weights_are_looked_at_beside_what_is_known(
     backbone = tiny_backbone()
     plain = measure(backbone, data, random=False, rates=False)
     assert all(row.random is None for row in plain.probe_by_stage)
-    monkeypatch.delattr(measurement, "_looked")  # of the pretrained network all is known
+    monkeypatch.delattr(measurement, "_measure_signals")  # of the pretrained network all is known
     both = measure(backbone, data, rates=False)
     assert all(row.random is not None for row in both.probe_by_stage)
     assert [row.accuracy for row in both.probe_by_stage] == [row.accuracy for row in plain.probe_by_stage]
@@ -109,7 +109,7 @@ def test_of_many_images_a_share_is_listened_to_and_all_give_the_curve(
     assert found.n_measured == len(data.part("train")) == 60
     assert any("30 of 60" in note for note in found.notes)
     assert [point.images for point in found.curve] == pytest.approx([12, 24, 48], abs=1)
-    some = measurement.shared_out(data, data.part("train"), 30, 0)
+    some = measurement.class_balanced_subset(data, data.part("train"), 30, 0)
     alone = similarity(backbone, Images(data, some, PREPROCESSING), PLAN, units=data.units(some).tolist())
     assert found.similarity == alone
     run = frostline.train(backbone, data, "linear_probe", study=tmp_path / "study", flip="none")
@@ -136,7 +136,9 @@ class ChannelsLast(nn.Module):
 def test_maps_with_channels_last_are_averaged_over_places(data: Manifest) -> None:
     backbone = frostline.load_backbone(ChannelsLast().eval(), preprocessing=PREPROCESSING)
     images = Images(data, data.part("train")[:10], PREPROCESSING)
-    assert {stage: rows.shape[1] for stage, rows in glance(backbone, images, PLAN).features.items()} == {
+    assert {
+        stage: rows.shape[1] for stage, rows in stage_features(backbone, images, PLAN).features.items()
+    } == {
         "stem": 6,
         "body": 10,
     }
@@ -184,13 +186,13 @@ def test_a_network_in_pieces_is_heard_as_one(data: Manifest) -> None:
     assert len(backbone.cuts) > 2
     images = Images(data, data.part("train"), PREPROCESSING)
     blocks = blocks_of(len(images), None)
-    whole = Ear(backbone, backbone.model, int(blocks.max()) + 1)
-    whole.expect(blocks)
+    whole = ActivationRecorder(backbone, backbone.model, int(blocks.max()) + 1)
+    whole.set_blocks(blocks)
     (pixels,) = images.batches([[(position, 0) for position in range(len(images))]])
-    with torch.no_grad(), whole.listening():
+    with torch.no_grad(), whole.recording():
         backbone.model(PREPROCESSING.normalise(pixels))
     found = similarity(backbone, images, PLAN)
-    assert found.value == pytest.approx(concluded(backbone, whole, blocks).value, abs=1e-5)
+    assert found.value == pytest.approx(similarity_from(backbone, whole, blocks).value, abs=1e-5)
 
 
 def test_similarity_is_the_one_that_is_measured_alone(data: Manifest) -> None:
@@ -341,5 +343,5 @@ def test_random_weights_and_unproven_networks_say_so(data: Manifest) -> None:
     assert found.similarity is not None
     assert not found.similarity.proven
     assert any("never proved" in note for note in found.notes)
-    described = Way(PLAN, EVALUATION_BATCH).describe()
+    described = ForwardConfig(PLAN, EVALUATION_BATCH).describe()
     assert described["precision"] == "float32"

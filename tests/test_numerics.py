@@ -54,7 +54,7 @@ def test_a_run_obeys_the_plan_it_began_with(tmp_path: Path, monkeypatch: pytest.
     ways: list[str] = []
     real = numeric_plan.augmentation
     monkeypatch.setattr(
-        numeric_plan, "augmentation", lambda r, head: ways.append(head.way.plan.precision) or 1 / 0
+        numeric_plan, "augmentation", lambda r, head: ways.append(head.config.plan.precision) or 1 / 0
     )
     with pytest.raises(ZeroDivisionError):
         frostline.train(tiny_backbone(), data, "head", study=place)
@@ -66,7 +66,9 @@ def test_a_run_obeys_the_plan_it_began_with(tmp_path: Path, monkeypatch: pytest.
     found["precision"], found["frozen"]["plan"]["precision"] = other, second
     written.write_text(json.dumps(found))
     monkeypatch.setattr(
-        numeric_plan, "augmentation", lambda r, head: (ways.append(head.way.plan.precision), real(r, head))[1]
+        numeric_plan,
+        "augmentation",
+        lambda r, head: (ways.append(head.config.plan.precision), real(r, head))[1],
     )
     run = frostline.train(tiny_backbone(), data, "head", study=place)
     assert ways == [first, second]

@@ -316,8 +316,8 @@ def test_a_glimpse_is_of_now(monkeypatch: pytest.MonkeyPatch) -> None:
             profiling.numeric_search, "pass_s", lambda *_, s=second, t=timed: t.append(s) or s
         )
         assert (
-            profiling.glimpse_s(backbone, 1)
-            == profiling.glimpse_s(backbone, 1)
+            profiling.rough_image_s(backbone, 1)
+            == profiling.rough_image_s(backbone, 1)
             == second / profiling.numeric_search.GLIMPSE
         )
         assert timed == [second]  # once in a process

@@ -47,7 +47,7 @@ def test_new_images_like_the_held_out_ones_are_familiar_and_others_are_not() -> 
     generator = torch.Generator().manual_seed(0)
     like = lambda n: torch.randn(n, 16, generator=generator) + 4.0  # noqa: E731
     known = torch.nn.functional.normalize(like(300), dim=1).half()
-    found = selective_prediction.Familiar(known, selective_prediction.neighbour(like(200), known))
+    found = selective_prediction.FamiliarFeatures(known, selective_prediction.neighbour(like(200), known))
     assert (found.distance(like(2000)) <= found.bound).mean() == pytest.approx(0.95, abs=0.03)
     foreign = torch.randn(500, 16, generator=generator) - 4.0
     assert (found.distance(foreign) > found.bound).all()

@@ -19,7 +19,7 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import FunctionTransformer
 from sklearn.utils.estimator_checks import check_estimator
 
-from frostline.data import questions
+from frostline.data import prediction_inputs
 from frostline.errors import DataError
 from frostline.integrations.sklearn import FrostlineClassifier
 from frostline.models import weights_digest
@@ -171,7 +171,7 @@ def test_one_image_is_no_batch(data: Any) -> None:
     with pytest.raises(ValueError, match=r"\(64, 3\).*row of an image"):
         made.predict(list(image))
     with pytest.raises(DataError, match=r"\(64, 3\).*row of an image"):
-        questions(list(image))[0].open()
+        prediction_inputs(list(image))[0].open()
     assert made.predict(image[None]).shape == (1,)
     assert (made.predict(tensor[None]) == made.predict(image[None])).all()
     assert made.predict(np.zeros((64, 64, 64), np.uint8)).shape == (64,)  # grey ones

@@ -12,7 +12,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from frostline.data import doubted_name, folder_names, sort_into
+from frostline.data import folder_names, sort_into, unsure_folder_name
 from frostline.errors import DataError, UsageError
 from frostline.system import directories
 
@@ -36,12 +36,12 @@ def test_a_taken_name_gets_a_suffix_and_a_second_time_copies_nothing(tmp_path: P
     ]
     put(tmp_path / "out" / "dog" / "y.jpg", "somebody's own")
     done = sort_into(tmp_path / "out", images)
-    assert (done.copied, done.there, done.failed) == ({"cat": 2, "dog": 1}, {}, [])
+    assert (done.copied, done.already_there, done.failed) == ({"cat": 2, "dog": 1}, {}, [])
     found = tree(tmp_path / "out")
     assert sorted(found.values()) == ["one", "somebody's own", "three", "two"]
     assert (found["cat/x.jpg"], found["dog/y.jpg"]) == ("one", "somebody's own")
     again = sort_into(tmp_path / "out", images[::-1])
-    assert (again.copied, again.there) == ({}, {"cat": 2, "dog": 1})
+    assert (again.copied, again.already_there) == ({}, {"cat": 2, "dog": 1})
     assert tree(tmp_path / "out") == found
     assert tree(tmp_path / "a") == {"x.jpg": "one"}
 
@@ -51,7 +51,7 @@ def test_images_that_lie_in_the_folder_are_left(tmp_path: Path) -> None:
     place = tmp_path / "photos" / "sorted"
     assert sort_into(place, [(image, "cat")]).copied == {"cat": 1}
     again = sort_into(place, [(image, "cat"), (str(place / "cat" / "x.jpg"), "dog")])
-    assert (again.copied, again.there, again.inside) == ({}, {"cat": 1}, 1)
+    assert (again.copied, again.already_there, again.inside) == ({}, {"cat": 1}, 1)
 
 
 def test_an_image_that_is_gone_is_listed(tmp_path: Path) -> None:
@@ -143,10 +143,10 @@ def test_every_label_has_a_folder_of_its_own_in_the_folder(labels: list[str]) ->
         assert not name.startswith(".")
         assert 0 < len(name.encode()) <= 200
         assert not set(name) & set('/\\:*?"<>|\0\n')
-    assert doubted_name(names.values()) not in names.values()
+    assert unsure_folder_name(names.values()) not in names.values()
 
 
 def test_plain_labels_keep_their_names() -> None:
     labels = ["cat", "kind 0", "Größe", "日本", "3.5 mm", "👩\u200d👧"]
     assert folder_names(labels) == {label: label for label in labels}
-    assert doubted_name(["Unsure"]) == "unsure-images"
+    assert unsure_folder_name(["Unsure"]) == "unsure-images"

@@ -13,7 +13,7 @@ from frostline import metrics, probe
 from frostline import models as bb
 from frostline.config import Config
 from frostline.data import Manifest
-from frostline.features import Frozen, Way, features
+from frostline.features import ForwardConfig, Frozen, features
 from frostline.features.augmentation import Policy
 from frostline.models.heads import linear_head
 from frostline.pipelines import write_digits
@@ -55,7 +55,9 @@ def test_step_zero_scores_what_the_probe_scored(strategy: str, digits: Manifest)
     request, plan = request_for(digits, strategy), numerics.exact_plan(1)
     known = hyperparameters(request.strategy)
     train, held = request.images("train", Policy("standard")), request.images("test")
-    head = Frozen(request.backbone, request.backbone.model, request.backbone.cuts[-1], Way(plan, 64))
+    head = Frozen(
+        request.backbone, request.backbone.model, request.backbone.cuts[-1], ForwardConfig(plan, 64)
+    )
     model = starting_model(request, head, train, Balance("none", train.targets, 10))
     seen = features(head, train)
     solved = probe.logistic(

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from frostline.errors import ModelError
 from frostline.models import Backbone, Preprocessing, prefix, stage_table, suffix, weights_digest
-from frostline.models.zoo import hugging_face, lite, load_backbone, rebuild, rebuild_backbone, wanted
+from frostline.models.zoo import architecture_of, hugging_face, lite, load_backbone, rebuild, rebuild_backbone
 from frostline.models.zoo.architectures import share
 
 torch.set_num_threads(1)
@@ -228,7 +228,9 @@ def test_a_network_published_without_a_head_gets_one_on_timms_own_features(name:
     size = HEADLESS[name]
     backbone = load_backbone(f"timm/{name}", size=size, random=True)
     features = backbone.adapt(backbone.feature_width, head=nn.Identity()).eval()
-    built = {key: v for key, v in wanted(backbone.source).arguments().items() if key != "num_classes"}
+    built = {
+        key: v for key, v in architecture_of(backbone.source).arguments().items() if key != "num_classes"
+    }
     plain = timm.create_model(name.partition(".")[0], num_classes=0, **built).eval()
     own = {key: v for key, v in backbone.model.state_dict().items() if not backbone.classifier.owns(key)}
     plain.load_state_dict(own)  # strictly: nothing that was published is left out, nothing is left over

@@ -1,20 +1,20 @@
-"""Everything that can go wrong, as a drawn tree.
+"""The errors and warnings of frostline.
 
     FrostlineError
     ├── UsageError        the call itself is wrong: an unknown strategy, a flag out of range
     ├── DataError         the images, labels or splits cannot be used as they are
-    │   └── DamagedImage  one file cannot be decoded; callers set it aside and go on
-    ├── ModelError        a backbone cannot be had, read or cut
+    │   └── DamagedImage  one file cannot be decoded; callers skip it and continue
+    ├── ModelError        a backbone cannot be loaded, read or cut
     ├── StudyError        a study folder belongs to something else or cannot be written
-    └── TrainingError     training cannot go on
+    └── TrainingError     training cannot continue
         └── LostProcess   another process of the job is gone
 
-    StoreWarning          not an error: the store cannot help, and what it held is computed instead
-    LoggerWarning        not an error: a logger cannot be written, and the run goes on without it
-    RunWarning            not an error: something went wrong on the way, and the run deals with it
+    CacheWarning          not an error: the feature cache cannot be used; features are computed instead
+    LoggerWarning        not an error: a logger cannot be written, and the run continues without it
+    RunWarning            not an error: something went wrong, and the run handles it
 
 Each message says what was found, what was expected and what to do, and is written to be shown to a
-person as it stands. The command line prints it without a traceback and leaves with `exit_code`.
+person unchanged. The command line prints it without a traceback and leaves with `exit_code`.
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ class DamagedImage(DataError):
 
 
 class ModelError(FrostlineError):
-    """A backbone cannot be had, read or cut."""
+    """A backbone cannot be loaded, read or cut."""
 
 
 class StudyError(FrostlineError):
@@ -52,26 +52,26 @@ class StudyError(FrostlineError):
 
 
 class TrainingError(FrostlineError):
-    """Training cannot go on."""
+    """Training cannot continue."""
 
 
 class LostProcess(TrainingError):
     """Another process of the job has ended or can't be reached."""
 
 
-class StoreWarning(UserWarning):
-    """The store is damaged, full or out of reach: rows are computed instead, and the result is the same."""
+class CacheWarning(UserWarning):
+    """The feature cache is damaged, full or out of reach: features are computed; the result is the same."""
 
 
 class LoggerWarning(UserWarning):
-    """A logger is out of reach or cannot write: the run goes on without it, and the result is the same."""
+    """A logger is out of reach or cannot write: the run continues without it, with the same result."""
 
 
 class RunWarning(UserWarning):
-    """Something went wrong on the way, and the run goes on: with what, is said."""
+    """Something went wrong, and the run continues; the message says how."""
 
 
-def did_you_mean(found: str, known: Iterable[str]) -> str:
+def did_you_mean(word: str, candidates: Iterable[str]) -> str:
     """Return `" Did you mean 'x'?"` for the nearest known word, or an empty string."""
-    close = get_close_matches(found, list(known), n=1, cutoff=0.55)
+    close = get_close_matches(word, list(candidates), n=1, cutoff=0.55)
     return f" Did you mean {close[0]!r}?" if close else ""

@@ -1,4 +1,4 @@
-"""How good predictions are, and how sure we may be of it. Imports no torch.
+"""Metrics of predictions, with confidence intervals. Imports no torch.
 
 The figures are scikit-learn's. Probabilities have shape (images, classes) and rows that sum to 1;
 targets are class indices of shape (images,). Everything returned is a fraction 0–1 (log loss: nats).
@@ -19,7 +19,7 @@ Floats = NDArray[np.float64]
 Ints = NDArray[np.int64]
 
 METRICS = ("accuracy", "balanced_accuracy", "macro_f1", "auroc", "log_loss")
-# Over the classes: unknown where one of them was never asked.
+# Means over the classes: unknown where a class has no images.
 OVER_CLASSES = ("balanced_accuracy", "macro_f1", "auroc")
 BINS = 10  # of stated probability; equal widths, as reliability diagrams are usually drawn
 Z95 = 1.959963984540054  # the normal distribution's 97.5 % quantile
@@ -29,7 +29,7 @@ def score(metric: str, targets: Ints, probabilities: Floats) -> float:
     """Return one metric, as users read it (a lower log loss is better). `nan` where it is undefined."""
     from sklearn import metrics as sk
 
-    known = np.arange(probabilities.shape[1])
+    labels = np.arange(probabilities.shape[1])
     guesses = probabilities.argmax(axis=1)
     match metric:
         case "accuracy":
@@ -41,9 +41,9 @@ def score(metric: str, targets: Ints, probabilities: Floats) -> float:
         case "auroc":
             return _auroc(targets, probabilities)
         case "log_loss":
-            return float(sk.log_loss(targets, _rows(probabilities), labels=known))
+            return float(sk.log_loss(targets, _rows(probabilities), labels=labels))
     raise UsageError(
-        f"Unknown metric {metric!r}.{did_you_mean(metric, METRICS)} Known: {', '.join(METRICS)}."
+        f"Unknown metric {metric!r}.{did_you_mean(metric, METRICS)} Expected one of {', '.join(METRICS)}."
     )
 
 
@@ -82,7 +82,7 @@ def interval(targets: Ints, guesses: Ints, units: Sequence[int] | Ints | None = 
 
 
 def rate_interval(
-    right: Floats, units: Sequence[int] | Ints | None = None, spread: float = 1.0
+    correct: Floats, units: Sequence[int] | Ints | None = None, spread: float = 1.0
 ) -> tuple[float, float]:
     """Return a 95 % interval of a mean of fractions 0–1, an image each: `interval` says how.
 
@@ -90,14 +90,14 @@ def rate_interval(
     """
     from scipy.stats import t
 
-    n, rate = len(right), float(right.mean())
+    n, rate = len(correct), float(correct.mean())
     _, index = np.unique(np.arange(n) if units is None else np.asarray(units), return_inverse=True)
     count = int(index.max()) + 1
     if count == n:
         return wilson(rate, n / spread, Z95)
     if count == 1:
         return 0.0, 1.0
-    residuals = np.bincount(index, weights=right - rate)
+    residuals = np.bincount(index, weights=correct - rate)
     clustered = float((residuals**2).sum()) * count / (count - 1) / n**2
     simple = rate * (1.0 - rate) / n
     by_size = float((np.bincount(index) ** 2).sum()) / n  # images a unit, as a unit's images meet them
@@ -135,12 +135,12 @@ def wilson(rate: float, n: float, z: float = Z95) -> tuple[float, float]:
 
 
 def summary(
-    classes: Sequence[str], targets: Ints, probabilities: Floats, learned: Sequence[int] | Ints
+    classes: Sequence[str], targets: Ints, probabilities: Floats, train_counts: Sequence[int] | Ints
 ) -> dict[str, Any]:
-    """Return what is always given: every metric, each class's figures, and `balance`.
+    """Return every metric, each class's precision and recall, and `balance`.
 
-    `learned` is how many images of each class were learned from (classes,). What can't be known is `None`: a
-    mean over classes of which one was never asked, a rate of no images.
+    `train_counts` is how many training images each class has, (classes,). What is unknown is `None`: a mean
+    over classes where one has no images, a rate of no images.
     """
     from sklearn.metrics import precision_recall_fscore_support
 
@@ -149,33 +149,33 @@ def summary(
     precision, recall, _, support = precision_recall_fscore_support(
         targets, guesses, labels=labels, zero_division=0.0
     )
-    answered = np.bincount(guesses, minlength=len(classes))
+    predicted_counts = np.bincount(guesses, minlength=len(classes))
     per_class = {
         name: {
-            "precision": float(precision[c]) if answered[c] else None,
+            "precision": float(precision[c]) if predicted_counts[c] else None,
             "recall": float(recall[c]) if support[c] else None,
             "images": int(support[c]),
         }
         for c, name in enumerate(classes)
     }
     figures: dict[str, Any] = {name: score(name, targets, probabilities) for name in METRICS}
-    about = balance(classes, targets, guesses, learned)
-    if about["never_asked"]:
+    imbalance = balance(classes, targets, guesses, train_counts)
+    if imbalance["never_asked"]:
         figures |= dict.fromkeys(OVER_CLASSES)
-    return {**figures, **about, "per_class": per_class}
+    return {**figures, **imbalance, "per_class": per_class}
 
 
 def balance(
     classes: Sequence[str],
     targets: Ints,
     guesses: Ints,
-    learned: Sequence[int] | Ints,
+    train_counts: Sequence[int] | Ints,
     images: Ints | None = None,
 ) -> dict[str, Any]:
-    """Return what an accuracy hides where classes are of unequal size.
+    """Return what accuracy hides where classes are imbalanced.
 
-    `learned` is how many images of each class were learned from (classes,); `class_ratio` is the most of them
-    over the fewest. `majority_share` is the accuracy of always answering `majority_class`, the commonest.
+    `train_counts` is how many training images each class has, (classes,); `class_ratio` is the most of them
+    over the fewest. `majority_share` is the accuracy of always predicting `majority_class`, the commonest.
     `worst_class` is the class recognised worst, with `n` images and its `accuracy`. `never_asked` names the
     classes without an image among the targets: `balanced_accuracy` is then `None`. Where `images` (n,) tells
     that rows speak of the same image, it counts once, by the mean of its answers.
@@ -183,18 +183,18 @@ def balance(
     _, first, place = np.unique(
         np.arange(len(targets)) if images is None else images, return_index=True, return_inverse=True
     )
-    right = np.bincount(place, weights=(guesses == targets)) / np.bincount(place)
+    correct = np.bincount(place, weights=(guesses == targets)) / np.bincount(place)
     label = targets[first]
-    asked = np.bincount(label, minlength=len(classes))
-    recall = {c: float(right[label == c].mean()) for c in np.flatnonzero(asked).tolist()}
-    worst = min(recall, key=lambda c: (recall[c], -asked[c], c))
-    counts = np.asarray(learned)
+    n_images = np.bincount(label, minlength=len(classes))
+    recall = {c: float(correct[label == c].mean()) for c in np.flatnonzero(n_images).tolist()}
+    worst = min(recall, key=lambda c: (recall[c], -n_images[c], c))
+    counts = np.asarray(train_counts)
     return {
-        "balanced_accuracy": float(np.mean(list(recall.values()))) if asked.all() else None,
+        "balanced_accuracy": float(np.mean(list(recall.values()))) if n_images.all() else None,
         "majority_class": classes[int(counts.argmax())],
-        "majority_share": float(asked[counts.argmax()] / len(label)),
-        "worst_class": {"label": classes[worst], "n": int(asked[worst]), "accuracy": recall[worst]},
-        "never_asked": [classes[c] for c in np.flatnonzero(asked == 0).tolist()],
+        "majority_share": float(n_images[counts.argmax()] / len(label)),
+        "worst_class": {"label": classes[worst], "n": int(n_images[worst]), "accuracy": recall[worst]},
+        "never_asked": [classes[c] for c in np.flatnonzero(n_images == 0).tolist()],
         "class_ratio": float(counts.max() / max(1, counts.min())),
     }
 
@@ -233,14 +233,14 @@ def believed(
     _, place = np.unique(np.arange(n) if images is None else images, return_inverse=True)
     unit = np.zeros(int(place.max()) + 1, dtype=np.int64)
     unit[place] = np.arange(n) if units is None else np.asarray(units)
-    found: dict[str, Any] = {}
+    result: dict[str, Any] = {}
     for name, values in losses.items():
-        each = np.bincount(place, weights=values) / np.bincount(place)
-        low, high = mean_interval(each, unit, spread)
+        image_losses = np.bincount(place, weights=values) / np.bincount(place)
+        low, high = mean_interval(image_losses, unit, spread)
         low = None if low is None else max(0.0, low)
-        found |= {name: float(each.mean()), f"{name}_low": low, f"{name}_high": high}
+        result |= {name: float(image_losses.mean()), f"{name}_low": low, f"{name}_high": high}
     share = 1.0 / np.bincount(place)[place]
-    return {**found, "ece": calibration_error(targets, probabilities, share), "ece_bins": BINS}
+    return {**result, "ece": calibration_error(targets, probabilities, share), "ece_bins": BINS}
 
 
 def calibration_error(targets: Ints, probabilities: Floats, share: Floats | None = None) -> float:
@@ -250,9 +250,9 @@ def calibration_error(targets: Ints, probabilities: Floats, share: Floats | None
     """
     weight = np.ones(len(targets)) if share is None else share
     top = probabilities.max(axis=1)
-    right = probabilities.argmax(axis=1) == targets
+    correct = probabilities.argmax(axis=1) == targets
     place = np.minimum((top * BINS).astype(np.int64), BINS - 1)
-    return float(np.abs(np.bincount(place, weights=weight * (top - right))).sum() / weight.sum())
+    return float(np.abs(np.bincount(place, weights=weight * (top - correct))).sum() / weight.sum())
 
 
 BELIEVED = (
@@ -286,8 +286,8 @@ def fit_temperature(logits: NDArray[Any], targets: Ints) -> float:
     wide, images = logits.astype(np.float64), np.arange(len(targets))
 
     def loss(log_t: float) -> float:
-        found = log_softmax(wide / np.exp(log_t), axis=1)[images, targets]
-        return float(0.5 * log_t**2 / len(targets) - found.mean())
+        optimum = log_softmax(wide / np.exp(log_t), axis=1)[images, targets]
+        return float(0.5 * log_t**2 / len(targets) - optimum.mean())
 
-    found = minimize_scalar(loss, bounds=(np.log(0.05), np.log(20.0)), method="bounded")
-    return float(np.exp(found.x))
+    optimum = minimize_scalar(loss, bounds=(np.log(0.05), np.log(20.0)), method="bounded")
+    return float(np.exp(optimum.x))

@@ -38,10 +38,10 @@ def counted(number: int, noun: str, plural: str = "") -> str:
 
 def basis(headline: Mapping[str, Any]) -> str:
     """Say what the accuracy is of, and what was taken off it."""
-    words = _of_what(headline)
+    text = _of_what(headline)
     if headline.get("optimism"):
-        words += f", lowered by {100 * headline['optimism']:.1f} points for being the pick of several"
-    return words
+        text += f", lowered by {100 * headline['optimism']:.1f} points for being the pick of several"
+    return text
 
 
 def _of_what(headline: Mapping[str, Any]) -> str:
@@ -62,8 +62,8 @@ def out_of_fold(images: int, pool: int, folds: int) -> str:
         return (
             f"estimated from models that learned from {PARTS[folds]} of the images, each asked about the rest"
         )
-    some = f"{images:,} of {counted(pool, 'image')}"
-    return f"estimated from {some}, asked of models that had not learned from them"
+    subset = f"{images:,} of {counted(pool, 'image')}"
+    return f"estimated from {subset}, asked of models that had not learned from them"
 
 
 def looks(count: int | None) -> str:
@@ -88,7 +88,7 @@ def accuracy(headline: Mapping[str, Any]) -> str:
 def caveats(figures: Mapping[str, Any]) -> list[str]:
     """Say what an accuracy hides: classes of unequal size, and classes that were never asked."""
     lines = []
-    ratio, never = figures.get("class_ratio"), figures.get("never_asked")
+    ratio, classes_without_images = figures.get("class_ratio"), figures.get("never_asked")
     if ratio is not None and ratio >= UNEQUAL:
         worst = figures["worst_class"]
         middle = figures["balanced_accuracy"]
@@ -96,19 +96,21 @@ def caveats(figures: Mapping[str, Any]) -> list[str]:
         lines.append(
             f"Classes are unequal ({ratio:.3g} to 1): balanced accuracy {balanced}, always answering "
             f"{figures['majority_class']} {percent(figures['majority_share'])}, worst class"
-            f"{' asked' if never else ''} {worst['label']} {percent(worst['accuracy'])} of "
+            f"{' asked' if classes_without_images else ''} {worst['label']} {percent(worst['accuracy'])} of "
             f"{counted(worst['n'], 'image')}."
         )
-    if never:
-        were = "was" if len(never) == 1 else "were"
-        lines.append(f"{named(never)} {were} never asked: the accuracy is of the other classes alone.")
+    if classes_without_images:
+        were = "was" if len(classes_without_images) == 1 else "were"
+        lines.append(
+            f"{named(classes_without_images)} {were} never asked: the accuracy is of the other classes alone."
+        )
     return lines
 
 
 def named(names: Sequence[str]) -> str:
     """Name a few of many."""
-    left = len(names) - MOST_NAMED
-    return ", ".join(names[:MOST_NAMED]) + (f" and {left} more" if left > 0 else "")
+    others = len(names) - MOST_NAMED
+    return ", ".join(names[:MOST_NAMED]) + (f" and {others} more" if others > 0 else "")
 
 
 def short(accuracy: float | None, low: float | None, high: float | None, on: str) -> str:

@@ -18,12 +18,12 @@ import click
 
 from frostline.cli.progress_bar import Progress
 from frostline.distributed.launcher import Launch, demand_alone, launched
-from frostline.errors import FrostlineError, LoggerWarning, RunWarning, StoreWarning, UsageError
+from frostline.errors import CacheWarning, FrostlineError, LoggerWarning, RunWarning, UsageError
 from frostline.system import processor
 from frostline.system.timing import Stopwatch, process_s
 
 SCHEMA = 2  # of the JSON objects: docs/cli.md; raised when a field changes its meaning or goes
-PLAIN_WARNINGS = (RunWarning, StoreWarning, LoggerWarning)  # shown to a person as they stand
+PLAIN_WARNINGS = (RunWarning, CacheWarning, LoggerWarning)  # shown to a person as they stand
 # What goes wrong in all processes of a job the first one says. Another waits so long before it speaks, and
 # the launcher ends it meanwhile if the first one has ended.
 GRACE_S = 2.0

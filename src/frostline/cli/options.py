@@ -16,7 +16,7 @@ from frostline.cli.command import Verb, stack
 from frostline.config import read_yaml, write_yaml
 from frostline.distributed import ray_cluster
 from frostline.errors import UsageError, did_you_mean
-from frostline.loggers import Loggers, make_loggers, parsed
+from frostline.loggers import Loggers, make_loggers, parse_names
 
 if TYPE_CHECKING:
     from frostline.data import Manifest
@@ -94,7 +94,7 @@ class LoggerNames(click.ParamType[str]):
     def convert(self, value: str, param: click.Parameter | None, ctx: click.Context | None) -> str:
         """Return the names as they are written."""
         try:
-            return ",".join(parsed(value))
+            return ",".join(parse_names(value))
         except UsageError as error:
             self.fail(str(error), param, ctx)
 
@@ -220,10 +220,9 @@ class GroupBy(click.ParamType[str]):
 
     def convert(self, value: str, param: click.Parameter | None, ctx: click.Context | None) -> str:
         """Return it as it is written."""
-        from frostline.data.splits.grouping import parsed
 
         try:
-            parsed(value)
+            parse_names(value)
         except UsageError as error:
             self.fail(str(error), param, ctx)
         return value
@@ -261,10 +260,10 @@ class Ground(click.ParamType[str]):
 
     def convert(self, value: str, param: click.Parameter | None, ctx: click.Context | None) -> str:
         """Return the text."""
-        from frostline.data.pixels.rendering_choice import wished
+        from frostline.data.pixels.rendering_choice import rendering_options
 
         try:
-            wished(None, value)
+            rendering_options(None, value)
         except UsageError as error:
             self.fail(str(error), param, ctx)
         return value
@@ -430,5 +429,5 @@ def loaded(
         from frostline.models import lineage
         from frostline.studies.study_folder import Study
 
-        manifest = lineage.respected([backbone], manifest, Study(options["study"]))
+        manifest = lineage.keep_learned_in_train([backbone], manifest, Study(options["study"]))
     return manifest, backbone

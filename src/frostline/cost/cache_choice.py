@@ -62,8 +62,8 @@ def needs(
 
     `views` are in a cycle; `still` says that every view is view 0, `sampler` that images are drawn by class.
     """
-    found: dict[int, Need] = {}
-    seen: set[int] = set()
+    need_of_cut: dict[int, Need] = {}
+    views_seen: set[int] = set()
     drawn = 0
     for phase in phases:
         passes: dict[int, float] = {}
@@ -74,18 +74,18 @@ def needs(
         if sampler and views:  # what is drawn twice comes in another view
             passes = {v: sum(passes.values()) / views for v in range(views)}
         if phase.cut > 0:
-            along = set(passes) <= seen
-            known = found.setdefault(phase.cut, Need({}, along))
-            known.along = known.along and along
+            along = set(passes) <= views_seen
+            need = need_of_cut.setdefault(phase.cut, Need({}, along))
+            need.along = need.along and along
             for view, count in passes.items():
-                known.passes[view] = known.passes.get(view, 0) + count
-        seen |= set(passes)
-    return found
+                need.passes[view] = need.passes.get(view, 0) + count
+        views_seen |= set(passes)
+    return need_of_cut
 
 
 @dataclass(frozen=True)
 class RowRates:
-    """What one row of one cut costs on this machine, in seconds."""
+    """The cost of one feature row of one cut on this machine, in seconds."""
 
     row_bytes: int
     pixel_bytes: int  # of the image it is made from, as the network takes it
@@ -97,18 +97,31 @@ class RowRates:
 
 @dataclass(frozen=True)
 class Choice:
-    """Whether a cut's rows are kept and read, and why."""
+    """Whether a cut's features are cached, and why."""
 
     keep: bool
     why: str
 
 
 def read_or_recompute(rates: RowRates, *, uses: float, missing: float, along: bool = False) -> Choice:
-    """Decide for rows that are used `uses` times each, of which a share `missing` is not kept yet.
+    """Return whether to cache the features of a cut, from their costs.
 
-    Keeping costs `missing * (compute + keep) + uses * read` seconds a row, recomputing `uses * compute`; a
-    row larger than the pixels must be clearly cheaper to keep (`LARGE_ROW_SHARE`).
-    `along` says that a missing row is met on the way to a later cut's row: only keeping it costs then.
+    Caching costs `missing * (compute + keep) + uses * read` seconds a row, recomputing `uses * compute`. A
+    row larger than the image's pixels must be clearly cheaper to cache (`LARGE_ROW_SHARE`).
+
+    Parameters
+    ----------
+    rates : RowRates
+    uses : float
+        How often each row is used.
+    missing : float
+        Share of rows not cached yet, 0–1.
+    along : bool
+        Whether a missing row is computed anyway on the way to a later cut's row.
+
+    Returns
+    -------
+    Choice
     """
     compute_s = rates.decode_s + rates.prefix_s
     first_s = (0.0 if along else compute_s) + rates.keep_s
@@ -116,7 +129,7 @@ def read_or_recompute(rates: RowRates, *, uses: float, missing: float, along: bo
     computing_s = uses * compute_s
     ms = 1000
     why = (
-        f"a row of {rates.row_bytes / 1000:.1f} kB, used {uses:.1f} times: keeping costs "
+        f"a feature of {rates.row_bytes / 1000:.1f} kB, used {uses:.1f} times: caching costs "
         f"{missing:.2f} × {first_s * ms:.2f} + {uses:.1f} × "
         f"{rates.read_s * ms:.3f} = {keeping_s * ms:.2f} ms, computing each time {uses:.1f} × "
         f"({rates.decode_s * ms:.2f} decode + {rates.prefix_s * ms:.2f} frozen layers) = "
@@ -125,15 +138,15 @@ def read_or_recompute(rates: RowRates, *, uses: float, missing: float, along: bo
     if rates.row_bytes <= rates.pixel_bytes:
         return Choice(keeping_s <= computing_s, why)
     why += (
-        f"; a row larger than its image's {rates.pixel_bytes / 1000:.1f} kB of pixels is kept for at most "
-        f"{LARGE_ROW_SHARE:g} times that"
+        f"; a feature larger than its image's {rates.pixel_bytes / 1000:.1f} kB of pixels is cached for at "
+        f"most {LARGE_ROW_SHARE:g} times that"
     )
     return Choice(keeping_s <= LARGE_ROW_SHARE * computing_s, why)
 
 
 def untimed(row_bytes: int, pixel_bytes: int) -> Choice:
     """Decide where nothing is timed: a row that is no larger than its image's pixels is worth keeping."""
-    why = f"a row has {row_bytes:,} bytes, an image's pixels {pixel_bytes:,}; nothing is timed"
+    why = f"a feature has {row_bytes:,} bytes, an image's pixels {pixel_bytes:,}; nothing is timed"
     return Choice(row_bytes <= pixel_bytes, why)
 
 
@@ -142,9 +155,9 @@ def on_the_way(cuts: Sequence[int]) -> list[int]:
 
     Only those whose frozen part no phase until then lets learn.
     """
-    lowest, found = cuts[0], []
+    lowest, passed = cuts[0], []
     for index in cuts[1:]:
         if 0 < index < lowest:
-            found.append(index)
+            passed.append(index)
         lowest = min(lowest, index)
-    return sorted(found)
+    return sorted(passed)

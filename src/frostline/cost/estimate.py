@@ -17,10 +17,19 @@ BESIDE = 0.17
 
 @dataclass(frozen=True)
 class Cost:
-    """What a run takes: wall seconds, bytes of memory above the imports, bytes of rows in the store.
+    """The predicted cost of a run.
 
-    `parts` is the seconds by item, `rows` how many rows a run with an empty store computes to keep them. The
-    measured error is in docs/LOG.md.
+    Attributes
+    ----------
+    seconds : float
+    peak_memory_bytes, peak_memory_upper_bytes : int
+        Above the imports; expected and upper bound.
+    disk_bytes : int
+        Of features in the cache.
+    parts : dict of str to float
+        Seconds by item.
+    rows : int
+        Features that a run with an empty cache computes and caches.
     """
 
     seconds: float
@@ -46,11 +55,30 @@ def predict(
     warm: bool = False,
     rows: str = "auto",
 ) -> Cost:
-    """Return what `frostline.train` would take, with so many images in each part.
+    """Return the predicted cost of `frostline.train`.
 
-    `warm` says that the store holds every row that the run keeps, else it holds none. `batch`, `augment`,
-    `flip`, `rotate` and `rows` are those of `train`. At another batch than the rates', an image is taken to
-    cost the same. Raises `UsageError` for a strategy that makes no sense.
+    At another batch size than that of the rates, the cost per image is assumed to be the same.
+
+    Parameters
+    ----------
+    strategy : Strategy or str
+    rates : Rates
+    train, val, test : int
+        Images in each part.
+    classes : int
+    batch, augment, flip, rotate, rows
+        As in `train`.
+    warm : bool
+        Whether the cache holds all features of the run.
+
+    Returns
+    -------
+    Cost
+
+    Raises
+    ------
+    UsageError
+        The strategy is invalid.
     """
     plan = parse(strategy) if isinstance(strategy, str) else strategy
     phases = schedule(plan, stages=rates.depth, images=train, batch=batch)
@@ -69,16 +97,16 @@ def predict(
         warm=warm,
         rows=rows,
     )
-    walked = Walk(rates, job).run()
-    held = peak(rates, job, walked)
-    walked.seconds["fresh memory"] += rates.touch_s * (held.expected - rates.peaks.base)
-    walked.seconds["beside"] = BESIDE * sum(walked.seconds.values())
-    parts = {item: rates.factor * seconds for item, seconds in walked.seconds.items()}
+    walk = Walk(rates, job).run()
+    memory = peak(rates, job, walk)
+    walk.seconds["fresh memory"] += rates.touch_s * (memory.expected - rates.peaks.base)
+    walk.seconds["beside"] = BESIDE * sum(walk.seconds.values())
+    parts = {item: rates.factor * seconds for item, seconds in walk.seconds.items()}
     return Cost(
         seconds=sum(parts.values()),
-        peak_memory_bytes=held.expected,
-        peak_memory_upper_bytes=held.upper,
-        disk_bytes=0 if rows == "compute" else round(walked.disk_bytes),
+        peak_memory_bytes=memory.expected,
+        peak_memory_upper_bytes=memory.upper,
+        disk_bytes=0 if rows == "compute" else round(walk.disk_bytes),
         parts=parts,
-        rows=0 if rows == "compute" else walked.rows,
+        rows=0 if rows == "compute" else walk.rows,
     )

@@ -11,7 +11,7 @@ import math
 from dataclasses import dataclass
 
 from frostline.cost.rates import FLOAT_BYTES, Rates
-from frostline.cost.run_time import FLIP_IMAGES, HELD_BYTES, Job, Walked
+from frostline.cost.run_time import FLIP_IMAGES, HELD_BYTES, Job, WalkResult
 
 READ_AT_ONCE_BYTES = 32_000_000  # rows looked up in one go (frozen/rows.py)
 # Each as large as what learns: AdamW's moments; and weights and moments as the epoch began, to go back to.
@@ -42,9 +42,9 @@ class Moment:
     stays: float = 0.0
 
 
-def peak(rates: Rates, job: Job, walked: Walked) -> Peak:
+def peak(rates: Rates, job: Job, walk: WalkResult) -> Peak:
     """Return the peak of one run."""
-    moments = [*_before(rates, job), *_phases(rates, job, walked), _figures(rates, job, walked)]
+    moments = [*_before(rates, job), *_phases(rates, job, walk), _figures(rates, job, walk)]
     stays = sum(moment.stays for moment in moments)
     highest = sorted((moment.needs for moment in moments), reverse=True)
     base = rates.peaks.base + SMALL_BYTES
@@ -54,24 +54,24 @@ def peak(rates: Rates, job: Job, walked: Walked) -> Peak:
 
 def grown(moments: list[Moment]) -> float:
     """Return the bytes that a process has grown by after these moments."""
-    held = free = 0.0
+    total = free = 0.0
     for moment in moments:
-        new = max(0.0, moment.needs + moment.stays - REUSED * free)
-        held += new
-        free = max(0.0, free + new - moment.stays)
-    return held
+        growth = max(0.0, moment.needs + moment.stays - REUSED * free)
+        total += growth
+        free = max(0.0, free + growth - moment.stays)
+    return total
 
 
 def _before(rates: Rates, job: Job) -> list[Moment]:
     """Pictures looked at for mirroring, features, the adapted model."""
-    found = []
-    if job.asked:  # pixels that are held lie between the pictures that are not
-        found.append(Moment(0.0, min(job.train, FLIP_IMAGES) * rates.picture_bytes))
-    asked = bool(job.asked) or not job.phases or job.hyperparameters.head_init == "probe"
+    moments = []
+    if job.orientation_tests:  # pixels that are held lie between the pictures that are not
+        moments.append(Moment(0.0, min(job.train, FLIP_IMAGES) * rates.picture_bytes))
+    needs_features = bool(job.orientation_tests) or not job.phases or job.hyperparameters.head_init == "probe"
     features = FLOAT_BYTES * rates.feature_width * job.train
-    if asked and not job.warm:
-        found.append(Moment(rates.peaks.frozen + features, _copy(rates)))
-    return [*found, Moment(features if asked else 0.0, rates.model_bytes)]
+    if needs_features and not job.warm:
+        moments.append(Moment(rates.peaks.frozen + features, _copy(rates)))
+    return [*moments, Moment(features if needs_features else 0.0, rates.model_bytes)]
 
 
 def _copy(rates: Rates) -> int:
@@ -79,7 +79,7 @@ def _copy(rates: Rates) -> int:
     return 2 * rates.model_bytes if rates.copies else 0
 
 
-def _phases(rates: Rates, job: Job, walked: Walked) -> list[Moment]:
+def _phases(rates: Rates, job: Job, walk: WalkResult) -> list[Moment]:
     """Pictures, rows, steps; the optimizer's moments and the best weights stay.
 
     Phases ask for blocks of the same sizes one after another, so the one that needs most stands for all:
@@ -92,12 +92,12 @@ def _phases(rates: Rates, job: Job, walked: Walked) -> list[Moment]:
         images = math.ceil(job.train / phase.batches)
         step = _step(rates, job, phase.cut, images) + _learning(rates, phase.cut)
         if phase.cut:
-            computes = not (job.warm and walked.kept.get(phase.cut))
-            rows = _rows(rates, job, phase.cut, walked)
+            computes = not (job.warm and walk.cached_views.get(phase.cut))
+            rows = _rows(rates, job, phase.cut, walk)
             step = _copy(rates) + max(rates.peaks.frozen if computes else 0, step + rows)
         needs.append(step)
     best = rates.model_bytes if job.val else 0
-    stays = _pictures(rates, job, walked) + best + (MOMENTS + NOTED) * _learning(rates, job.lowest)
+    stays = _pictures(rates, job, walk) + best + (MOMENTS + NOTED) * _learning(rates, job.lowest)
     return [Moment(max(needs), stays)]
 
 
@@ -106,23 +106,23 @@ def _learning(rates: Rates, cut: int) -> float:
     return FLOAT_BYTES * rates.above(cut, lambda stage: stage.parameters)
 
 
-def _pictures(rates: Rates, job: Job, walked: Walked) -> int:
+def _pictures(rates: Rates, job: Job, walk: WalkResult) -> int:
     """Decoded training pictures stay while images are varied, unless all rows are there."""
     if job.still:
         return 0
-    decodes = any(not phase.cut or not walked.kept.get(phase.cut) for phase in job.phases)
-    held = job.train * rates.picture_bytes if decodes or not job.warm else 0
-    return held + (job.val * rates.picture_bytes if job.lowest == 0 else 0)
+    decodes = any(not phase.cut or not walk.cached_views.get(phase.cut) for phase in job.phases)
+    decoded_bytes = job.train * rates.picture_bytes if decodes or not job.warm else 0
+    return decoded_bytes + (job.val * rates.picture_bytes if job.lowest == 0 else 0)
 
 
-def _rows(rates: Rates, job: Job, cut: int, walked: Walked) -> float:
+def _rows(rates: Rates, job: Job, cut: int, walk: WalkResult) -> float:
     """Rows in memory: those of whole views, held or read in one go."""
-    views = walked.kept.get(cut, ())
+    views = walk.cached_views.get(cut, ())
     if not views:
         return 0.0
     row_bytes = rates.at(cut).row_bytes
-    whole = (job.train * len(views) + job.val) * row_bytes
-    return min(whole, HELD_BYTES) + min(job.train * row_bytes, READ_AT_ONCE_BYTES)
+    all_bytes = (job.train * len(views) + job.val) * row_bytes
+    return min(all_bytes, HELD_BYTES) + min(job.train * row_bytes, READ_AT_ONCE_BYTES)
 
 
 def _step(rates: Rates, job: Job, cut: int, images: int) -> float:
@@ -132,24 +132,24 @@ def _step(rates: Rates, job: Job, cut: int, images: int) -> float:
     its last three keep 0.3 and need 0.7; the root lies between.
     """
     plan = rates.at(job.lowest).plan
-    kept = rates.above(cut, lambda stage: stage.learning[plan].kept_bytes)
+    kept_bytes = rates.above(cut, lambda stage: stage.learning[plan].kept_bytes)
     z = images * rates.at(cut).row_bytes * (FLOAT_BYTES if cut == 0 else 2)
-    return images * kept + math.sqrt(_share(rates, cut, plan)) * rates.peaks.step + z
+    return images * kept_bytes + math.sqrt(_share(rates, cut, plan)) * rates.peaks.step + z
 
 
 def _share(rates: Rates, cut: int, plan: str) -> float:
     """The largest stage from `cut` on beside the largest of all, by what they keep."""
-    kept = {stage.cut: stage.learning[plan].kept_bytes for stage in rates.stages}
-    return max(size for place, size in kept.items() if place >= cut) / max(kept.values())
+    kept_by_cut = {stage.cut: stage.learning[plan].kept_bytes for stage in rates.stages}
+    return max(size for place, size in kept_by_cut.items() if place >= cut) / max(kept_by_cut.values())
 
 
-def _figures(rates: Rates, job: Job, walked: Walked) -> Moment:
+def _figures(rates: Rates, job: Job, walk: WalkResult) -> Moment:
     """The final passes: of fewer images where nothing is filled up, of late layers where rows are read."""
     cut = job.lowest if job.phases else rates.last.cut
     needs = float(rates.peaks.evaluation)
     if cut == 0:
         share = min(rates.evaluation_batch, max(job.val, job.test)) / rates.evaluation_batch
         return Moment(needs * share, (job.val + job.test) * rates.picture_bytes)
-    if job.warm and walked.reads_figures:
+    if job.warm and walk.reads_figures:
         needs *= _share(rates, cut, rates.at(cut).plan)
     return Moment(needs)

@@ -16,7 +16,7 @@ FLOAT_BYTES = 4
 
 @dataclass(frozen=True)
 class Line:
-    """What grows in proportion: `fixed` seconds, and `each` more for every byte (or number)."""
+    """A linear cost: `fixed` seconds, and `each` more for every byte (or number)."""
 
     fixed: float
     each: float
@@ -28,7 +28,7 @@ class Line:
 
 @dataclass(frozen=True)
 class Learning:
-    """One stage as it learns in one numeric plan."""
+    """The training cost of one stage in one numeric plan: seconds and bytes per image."""
 
     forward_s: float
     backward_s: float
@@ -47,7 +47,7 @@ class Learning:
 
 @dataclass(frozen=True)
 class StageRates:
-    """One stage: where it begins, what a row there weighs, and what it costs frozen and learning."""
+    """The costs of one stage, frozen and training, per image."""
 
     name: str
     cut: int  # the offered cut that it begins at
@@ -61,7 +61,7 @@ class StageRates:
 
 @dataclass(frozen=True)
 class Peaks:
-    """Memory in bytes: what the process holds anyway, and what passes need on top, batch after batch."""
+    """Memory in bytes: of the process, and on top of it of each kind of pass."""
 
     base: int  # above the imports: backbone, kernels, what earlier work left
     frozen: int  # frozen batches through all layers
@@ -158,7 +158,7 @@ class Rates:
                 stage,
                 frozen_s=ratio * stage.frozen_s,
                 evaluation_s=ratio * stage.evaluation_s,
-                learning={name: each.times(ratio) for name, each in stage.learning.items()},
+                learning={name: learning.times(ratio) for name, learning in stage.learning.items()},
             )
             for stage in self.stages
         )
@@ -171,14 +171,17 @@ class Rates:
         return asdict(self)
 
     @classmethod
-    def from_dict(cls, found: Mapping[str, Any]) -> Rates:
+    def from_dict(cls, data: Mapping[str, Any]) -> Rates:
         """Read rates back."""
         stages = tuple(
             StageRates(
-                **{**stage, "learning": {name: Learning(**each) for name, each in stage["learning"].items()}}
+                **{
+                    **stage,
+                    "learning": {name: Learning(**rates) for name, rates in stage["learning"].items()},
+                }
             )
-            for stage in found["stages"]
+            for stage in data["stages"]
         )
-        lines = {key: Line(**found[key]) for key in ("read", "keep", "write", "find", "solve", "solve_grid")}
-        rest = {"stages": stages, "peaks": Peaks(**found["peaks"]), "notes": tuple(found.get("notes", ()))}
-        return cls(**{**found, **lines, **rest})
+        lines = {key: Line(**data[key]) for key in ("read", "keep", "write", "find", "solve", "solve_grid")}
+        rest = {"stages": stages, "peaks": Peaks(**data["peaks"]), "notes": tuple(data.get("notes", ()))}
+        return cls(**{**data, **lines, **rest})

@@ -66,7 +66,7 @@ class Job:
         return not self.phases or still
 
     @property
-    def asked(self) -> int:
+    def orientation_tests(self) -> int:
         """How many questions the images are asked: if they may be mirrored, if they may be turned."""
         flips = self.flip == "auto" and self.augment != "none"
         return (flips + (self.rotate == "auto")) if self.phases else 0
@@ -78,13 +78,13 @@ class Job:
 
 
 @dataclass
-class Walked:
+class WalkResult:
     """What a walk found: seconds by item, and bytes that the store would hold."""
 
     seconds: dict[str, float] = field(default_factory=lambda: defaultdict(float))
     disk_bytes: float = 0.0
     rows: int = 0  # that it would hold
-    kept: dict[int, tuple[int, ...]] = field(default_factory=dict)  # cut → views
+    cached_views: dict[int, tuple[int, ...]] = field(default_factory=dict)  # cut → views
     reads_figures: bool = False  # rows of val and test are kept in float32
 
 
@@ -92,16 +92,16 @@ class Walk:
     """One run of `job` at `rates`."""
 
     def __init__(self, rates: Rates, job: Job) -> None:
-        self.rates, self.job, self.found = rates, job, Walked()
+        self.rates, self.job, self.result = rates, job, WalkResult()
         self._filled: set[tuple[int, str, int]] = set()  # (cut, part, view) that are kept by now
         self._decoded: set[str] = set()  # parts whose pictures are in memory
         self.views = 0 if job.still else views_of(job.phases)
         self._decide()
 
-    def run(self) -> Walked:
+    def run(self) -> WalkResult:
         """Walk from the first step to the last."""
         self._begin()
-        for _ in range(self.job.asked):
+        for _ in range(self.job.orientation_tests):
             self._flips()
         if self.job.phases:
             self._looks()
@@ -110,14 +110,14 @@ class Walk:
         else:
             self._solve()
         self._figures()
-        return self.found
+        return self.result
 
-    def _kept(self, images: int, row_bytes: int) -> None:
-        self.found.disk_bytes += images * row_bytes
-        self.found.rows += images
+    def _count_cached(self, images: int, row_bytes: int) -> None:
+        self.result.disk_bytes += images * row_bytes
+        self.result.rows += images
 
     def _add(self, item: str, seconds: float) -> None:
-        self.found.seconds[item] += seconds
+        self.result.seconds[item] += seconds
 
     # --- what is kept ------------------------------------------------------------------------------------
 
@@ -127,13 +127,13 @@ class Walk:
             views = tuple(sorted(need.passes)) if self._keeps(cut, need) else ()
             if views and self.job.val:
                 views = tuple(sorted({0, *views}))
-            self.found.kept[cut] = views
+            self.result.cached_views[cut] = views
 
     def _keeps(self, cut: int, need: Need) -> bool:
         rates, row_bytes = self.rates, self.rates.at(cut).row_bytes
         if self.job.rows != "auto":
             return self.job.rows == "keep"
-        known = RowRates(
+        row_rates = RowRates(
             row_bytes,
             rates.pixel_bytes,
             0.0 if self.job.warm else rates.augment_s,
@@ -142,7 +142,7 @@ class Walk:
             rates.keep.at(row_bytes),
         )
         missing = 0.0 if self.job.warm else 1.0
-        return read_or_recompute(known, uses=need.uses, missing=missing, along=need.along).keep
+        return read_or_recompute(row_rates, uses=need.uses, missing=missing, along=need.along).keep
 
     # --- frozen layers -----------------------------------------------------------------------------------
 
@@ -165,14 +165,14 @@ class Walk:
             return
         self._filled.add(place)
         row_bytes = rates.at(cut).row_bytes
-        self._kept(images, row_bytes)
+        self._count_cached(images, row_bytes)
         if self.job.warm:
             return
         early = max((c for c, p, v in self._filled if (p, v) == (part, view) and c < cut), default=0)
         if early:  # tried once, on one batch, against the way from pixels
-            one = min(images, rates.frozen_batch)
-            self._add("frozen layers", self._forward(cut, one) + self._forward(cut, one, early))
-            self._add("decode", self._pixels(part, view, one))
+            n_images = min(images, rates.frozen_batch)
+            self._add("frozen layers", self._forward(cut, n_images) + self._forward(cut, n_images, early))
+            self._add("decode", self._pixels(part, view, n_images))
             self._add("store", images * rates.read.at(rates.at(early).row_bytes))
             self._add("frozen layers", self._forward(cut, images, early))
         else:
@@ -184,9 +184,9 @@ class Walk:
         """Rows are found by a digest of the frozen weights; a filling looks for every earlier cut's, too."""
         rates = self.rates
         cuts = [stage.cut for stage in rates.stages] if filled and not self.job.warm else [cut]
-        for each in cuts:
-            if 0 < each <= cut:
-                self._add("start", rates.find.at(rates.below(each, lambda stage: stage.parameters)))
+        for stage_cut in cuts:
+            if 0 < stage_cut <= cut:
+                self._add("start", rates.find.at(rates.below(stage_cut, lambda stage: stage.parameters)))
 
     def _read(self, cut: int, images: float) -> None:
         self._add("store", images * self.rates.read.at(self.rates.at(cut).row_bytes))
@@ -211,18 +211,18 @@ class Walk:
         self._head_rows("flip test", images, pixels=False)
         if not self.job.warm:  # mirrored ones
             self._add("flip test", self._forward(last, images))
-        self._kept(images, rates.last.row_bytes)
+        self._count_cached(images, rates.last.row_bytes)
 
     def _head_rows(self, item: str, images: int, *, pixels: bool = True) -> None:
         """The features of the plain view: read, or computed and kept."""
         rates, last = self.rates, self.rates.last.cut
-        known = (last, "train", 0) in self._filled
-        self._find(last, not known)
+        is_cached = (last, "train", 0) in self._filled
+        self._find(last, not is_cached)
         self._add("store", images * rates.read.at(rates.last.row_bytes))
-        if known:
+        if is_cached:
             return
         self._filled.add((last, "train", 0))
-        self._kept(images, rates.last.row_bytes)
+        self._count_cached(images, rates.last.row_bytes)
         if not self.job.warm:
             if pixels:
                 self._add("decode", images * (rates.file_s + rates.crop_s))
@@ -236,9 +236,9 @@ class Walk:
     def _looks(self) -> None:
         """Decoding and the disk are timed for each cut before its rows are kept or computed."""
         rates = self.rates
-        cuts = len(self.found.kept) if self.job.rows == "auto" else 0
+        cuts = len(self.result.cached_views) if self.job.rows == "auto" else 0
         self._add("start", cuts * rates.look_s)
-        for cut in self.found.kept:
+        for cut in self.result.cached_views:
             self._find(cut, False)
         if cuts and not self.job.warm:
             self._add("start", LOOKED_AT * (rates.file_s + 2 * cuts * rates.augment_s))
@@ -249,7 +249,9 @@ class Walk:
             self._add("start", self.rates.sheet_s)
         if self.job.hyperparameters.head_init != "probe":
             return
-        cuts = [cut for cut, views in self.found.kept.items() if 0 in views and cut < self.rates.last.cut]
+        cuts = [
+            cut for cut, views in self.result.cached_views.items() if 0 in views and cut < self.rates.last.cut
+        ]
         if cuts:
             self._fill(min(cuts), "train", 0, self.job.train)
         self._head_rows("frozen layers", self.job.train)
@@ -272,59 +274,61 @@ class Walk:
 
     def _train(self) -> None:
         drawn = 0
-        before = sum(self.found.seconds.values())
+        before = sum(self.result.seconds.values())
         for index, phase in enumerate(self.job.phases):
             later = on_the_way([s.cut for s in self.job.phases[index:]])
             if phase.cut > 0:
-                self._find(phase.cut, bool(self.found.kept.get(phase.cut)))
-                first = index == 0 and not self.job.warm  # when rows that later phases need are computed
+                self._find(phase.cut, bool(self.result.cached_views.get(phase.cut)))
+                fills_first = (
+                    index == 0 and not self.job.warm
+                )  # when rows that later phases need are computed
                 if self.rates.copies:
-                    self._add("start", (1 + len(later) * first) * self.rates.frozen_copy_s)
-            held: set[tuple[str, int]] = set()
+                    self._add("start", (1 + len(later) * fills_first) * self.rates.frozen_copy_s)
+            in_memory: set[tuple[str, int]] = set()
             for _ in range(phase.epochs):
                 drawn += 1
                 view = 0 if self.job.still else view_at(drawn, self.views) if phase.cut else drawn
                 images = round(self.job.train * phase.steps_per_epoch / phase.batches)
-                self._supply(phase.cut, later, "train", view, images, held)
+                self._supply(phase.cut, later, "train", view, images, in_memory)
                 self._learn(phase, images)
                 if self.job.val:
-                    self._supply(phase.cut, later, "val", 0, self.job.val, held)
+                    self._supply(phase.cut, later, "val", 0, self.job.val, in_memory)
                     self._validate(phase.cut)
-        taken = sum(self.found.seconds.values()) - before
-        if taken > CHECKPOINT_AFTER_S:
-            self._add("checkpoints", CHECKPOINT_SHARE * taken)
+        elapsed = sum(self.result.seconds.values()) - before
+        if elapsed > CHECKPOINT_AFTER_S:
+            self._add("checkpoints", CHECKPOINT_SHARE * elapsed)
 
     def _supply(
-        self, cut: int, later: list[int], part: str, view: int, images: int, held: set[tuple[str, int]]
+        self, cut: int, later: list[int], part: str, view: int, images: int, in_memory: set[tuple[str, int]]
     ) -> None:
         """What the learning layers are fed: pixels, rows that are kept, or rows computed each time."""
-        for each in (*later, cut):
-            if each and view in self.found.kept.get(each, ()):
-                self._fill(each, part, view, images)
-        if (part, view) in held:
+        for later_cut in (*later, cut):
+            if later_cut and view in self.result.cached_views.get(later_cut, ()):
+                self._fill(later_cut, part, view, images)
+        if (part, view) in in_memory:
             return
-        if cut == 0 or view not in self.found.kept.get(cut, ()):
+        if cut == 0 or view not in self.result.cached_views.get(cut, ()):
             self._add("decode", self._pixels(part, view, images))
             self._add("frozen layers", self._forward(cut, images))
             if part == "val" and cut == 0:
-                held.add((part, view))
+                in_memory.add((part, view))
             return
         self._read(cut, images)
         if images * self.rates.at(cut).row_bytes <= HELD_BYTES:
-            held.add((part, view))
+            in_memory.add((part, view))
 
     def _learn(self, phase: ResolvedPhase, images: int) -> None:
         rates, plan = self.rates, self._plan(phase.cut)
-        each = rates.above(phase.cut, lambda s: s.learning[plan].forward_s + s.learning[plan].backward_s)
+        image_s = rates.above(phase.cut, lambda s: s.learning[plan].forward_s + s.learning[plan].backward_s)
         fixed = rates.above(phase.cut, lambda stage: stage.learning[plan].fixed_s)
         update_s = rates.update_s * rates.above(phase.cut, lambda stage: stage.parameters)
-        self._add("training", images * (each + self._normalising(phase.cut)) + PASS_S)
+        self._add("training", images * (image_s + self._normalising(phase.cut)) + PASS_S)
         self._add("training", phase.steps_per_epoch * (rates.step_s + fixed + update_s))
 
     def _validate(self, cut: int) -> None:
         plan = self._plan(cut)
-        each = self.rates.above(cut, lambda stage: stage.learning[plan].forward_s)
-        self._add("validation", self.job.val * (each + self._normalising(cut)) + PASS_S)
+        image_s = self.rates.above(cut, lambda stage: stage.learning[plan].forward_s)
+        self._add("validation", self.job.val * (image_s + self._normalising(cut)) + PASS_S)
 
     def _normalising(self, cut: int) -> float:
         return 0.0 if cut else self.rates.normalise_s
@@ -341,13 +345,13 @@ class Walk:
         cut = job.lowest if job.phases else rates.last.cut
         row_bytes = rates.at(cut).row_bytes // rates.value_bytes * FLOAT_BYTES
         keeps = cut > 0 and job.rows != "compute" and untimed(row_bytes, rates.pixel_bytes).keep
-        self.found.reads_figures = keeps
+        self.result.reads_figures = keeps
         for images in (job.val, job.test):
             padded = math.ceil(images / rates.evaluation_batch) * rates.evaluation_batch
             self._add("final figures", images * rates.above(cut, lambda stage: stage.evaluation_s))
             if keeps:
                 self._find(cut, True)
-                self._kept(images, row_bytes)
+                self._count_cached(images, row_bytes)
                 self._add("final figures", images * rates.read.at(row_bytes))
             if not (keeps and job.warm) and images:
                 self._add("final figures", images * (rates.file_s + rates.crop_s))

@@ -28,13 +28,13 @@ from frostline.data.manifest import Manifest
 from frostline.data.pixels.cropping import CutAway, cut_away
 from frostline.data.pixels.decoding import open_image
 from frostline.data.pixels.rendering import Rendering, as_options
-from frostline.data.pixels.rendering_choice import Shown, notes_on, shown_as
+from frostline.data.pixels.rendering_choice import RenderedImage, notes_on, rendered_from_picture
 from frostline.data.samples import PARTS, Conflict, Sample, SetAside
-from frostline.data.sorting import Sorted, doubted_name, folder_names, sort_into
+from frostline.data.sorting import SortedImages, folder_names, sort_into, unsure_folder_name
 from frostline.data.sources.arrays import Pairs, unlabelled
 from frostline.data.sources.common import OnProgress
 from frostline.data.sources.file_listing import find_images, is_study
-from frostline.data.sources.prediction_inputs import Asked, Question, questions
+from frostline.data.sources.prediction_inputs import PredictionInput, PredictionInputs, prediction_inputs
 from frostline.data.sources.python_datasets import CHANNELS
 from frostline.data.sources.tables import read_paths
 from frostline.data.splits.folding import numbered
@@ -45,23 +45,22 @@ __all__ = [
     "KINDS",
     "PARTS",
     "TROUBLE",
-    "Asked",
     "Conflict",
     "CutAway",
     "Finding",
     "Manifest",
     "OnProgress",
     "Pairs",
-    "Question",
+    "PredictionInput",
+    "PredictionInputs",
     "Recognised",
+    "RenderedImage",
     "Rendering",
     "Sample",
     "SetAside",
-    "Shown",
-    "Sorted",
+    "SortedImages",
     "as_options",
     "cut_away",
-    "doubted_name",
     "find_images",
     "fingerprints_of",
     "folder_names",
@@ -72,11 +71,12 @@ __all__ = [
     "notes_on",
     "numbered",
     "open_image",
-    "questions",
+    "prediction_inputs",
     "read_labels",
     "read_paths",
     "recognised",
-    "shown_as",
+    "rendered_from_picture",
     "sort_into",
     "unlabelled",
+    "unsure_folder_name",
 ]

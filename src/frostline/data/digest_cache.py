@@ -45,7 +45,7 @@ CREATE TABLE IF NOT EXISTS pixels (
 
 
 @dataclass(frozen=True, slots=True)
-class Known:
+class CachedContent:
     """What an earlier look found in one content."""
 
     digest: str
@@ -64,7 +64,7 @@ class FileKey:
     mtime_ns: int
 
 
-class Memory:
+class DigestCache:
     """The store of digests. Every method answers "not known" where the store cannot be used."""
 
     def __init__(self) -> None:
@@ -72,30 +72,30 @@ class Memory:
 
     def digests_of(self, keys: Sequence[FileKey]) -> dict[FileKey, str]:
         """Return the digest of every file that is known and unchanged."""
-        wanted = {key.path: key for key in keys}
-        found: dict[FileKey, str] = {}
-        for path, size_bytes, mtime_ns, digest in self._select("files", "path", list(wanted)):
-            key = wanted[path]
+        key_of = {key.path: key for key in keys}
+        digests: dict[FileKey, str] = {}
+        for path, size_bytes, mtime_ns, digest in self._select("files", "path", list(key_of)):
+            key = key_of[path]
             if (size_bytes, mtime_ns) == (key.size_bytes, key.mtime_ns):
-                found[key] = digest.hex()
-        return found
+                digests[key] = digest.hex()
+        return digests
 
-    def contents_of(self, digests: Iterable[str]) -> dict[str, Known]:
+    def contents_of(self, digests: Iterable[str]) -> dict[str, CachedContent]:
         """Return what this decoder found in each content, where it has been seen."""
-        wanted = [bytes.fromhex(digest) for digest in dict.fromkeys(digests)]
-        rows = self._select("contents", "digest", wanted)
-        return {row[0].hex(): known for row in rows if row[1] == DECODER and (known := _known(row))}
+        blobs = [bytes.fromhex(digest) for digest in dict.fromkeys(digests)]
+        rows = self._select("contents", "digest", blobs)
+        return {row[0].hex(): content for row in rows if row[1] == DECODER and (content := _known(row))}
 
     def pixels_of(self, digests: Iterable[str]) -> dict[str, bytes]:
         """Return the digest of each content's pixels (`pixels.digest_of`), where this decoder decoded it."""
-        wanted = [bytes.fromhex(digest) for digest in dict.fromkeys(digests)]
-        rows = self._select("pixels", "digest", wanted)
+        blobs = [bytes.fromhex(digest) for digest in dict.fromkeys(digests)]
+        rows = self._select("pixels", "digest", blobs)
         return {digest.hex(): pixels for digest, decoder, pixels in rows if decoder == DECODER}
 
     def remember(
         self,
         files: Iterable[tuple[FileKey, str]] = (),
-        contents: Iterable[Known] = (),
+        contents: Iterable[CachedContent] = (),
         pixels: Iterable[tuple[str, bytes]] = (),
     ) -> None:
         """Write all kinds of rows in one transaction."""
@@ -103,14 +103,14 @@ class Memory:
         file_rows = [(key.path, key.size_bytes, key.mtime_ns, bytes.fromhex(digest)) for key, digest in files]
         content_rows = [
             (
-                bytes.fromhex(known.digest),
+                bytes.fromhex(content.digest),
                 DECODER,
-                known.decoded,
-                known.fault,
-                known.mark,
-                known.traits.text(),
+                content.decoded,
+                content.fault,
+                content.mark,
+                content.traits.text(),
             )
-            for known in contents
+            for content in contents
         ]
 
         def write(connection: sqlite3.Connection) -> None:
@@ -148,11 +148,11 @@ class Memory:
             )
 
 
-def _known(row: Any) -> Known | None:
+def _known(row: Any) -> CachedContent | None:
     """Return a row of `contents`; `None` where it says nothing that can be read."""
     digest, _, decoded, fault, mark, traits = row
     try:
-        return Known(digest.hex(), bool(decoded), fault, mark, Traits.read(traits))
+        return CachedContent(digest.hex(), bool(decoded), fault, mark, Traits.read(traits))
     except (AttributeError, TypeError, ValueError):
         return None
 

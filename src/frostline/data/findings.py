@@ -1,4 +1,4 @@
-"""What is to be said of images before anything is trained: one record for notes, `check` and its page.
+"""Findings on images before anything is trained: one record for notes, `check` and its page.
 
 Whoever reads, splits or shows images makes a `Finding` of what is odd. Its kind is a stable name that
 programs may rely on; its sentences are for people, and may change.
@@ -26,66 +26,80 @@ class Kind:
 
 KINDS: dict[str, Kind] = {
     "unreadable": Kind(
-        "files that can't be read as images", "Repair them, or take them out; nothing learns from them."
+        "files that can't be read as images", "Repair or remove them; they are not used."
     ),
     "missing": Kind(
-        "files that are named and not there", "Correct the paths, or take the rows out of the table."
+        "files that are named and do not exist", "Correct the paths, or remove the rows from the table."
     ),
-    "unlabelled": Kind("images without a label", "Label them, or take them out; nothing learns from them."),
+    "unlabelled": Kind("images without a label", "Label or remove them; they are not used."),
     "left_out": Kind(
-        "files and folders that are no part of any class",
-        "Move them into a class folder, or leave them: nothing learns from them.",
+        "files and folders that belong to no class",
+        "Move them into a class folder, or leave them: they are not used.",
     ),
-    "repeated": Kind("rows that repeat an earlier row", "Take the repetitions out; they count once."),
-    "empty": Kind("classes without a usable image", "Add images, or take the class out."),
-    "label_words": Kind("classes called by a word for a missing label"),
+    "repeated": Kind("rows that repeat an earlier row", "Remove the repetitions; each is used once."),
+    "empty": Kind("classes without a usable image", "Add images, or remove the class."),
+    "label_words": Kind("classes named with a word for a missing label"),
     "class_names": Kind("classes whose names differ in case or spaces only", "Give them one name if so."),
-    "conflict": Kind("identical images with different labels", "Look at them, and correct the labels."),
-    "near_conflict": Kind("near copies with different labels", "Look at them, and correct the labels."),
+    "conflict": Kind("identical images with different labels", "Check them, and correct the labels."),
+    "near_conflict": Kind("near copies with different labels", "Check them, and correct the labels."),
     "copies": Kind(
-        "exact copies of another image", "Nothing has to be done; fewer different images teach less."
+        "exact copies of another image", "Nothing has to be done; only distinct images add information."
     ),
     "near_copies": Kind(
         "images that look alike",
-        "Look at a few; where they show one thing, name its group (--group-by, or a column group).",
+        "Check a few; where they show one object, give it a group (--group-by, or a column group).",
     ),
     "leak": Kind(
         "copies, or images of one group, in several of the given parts",
-        "Put what belongs together into one part.",
+        "Move images that belong together into one part.",
     ),
-    "tied": Kind("images set aside since newcomers tie two parts together"),
+    "tied": Kind("images skipped since new images link two parts"),
     "groups_proposed": Kind("names that look like frames of one video, slices of one scan, …"),
-    "few": Kind("classes with very few images", "Add images of them: ten or more can be judged by."),
+    "few": Kind("classes with very few images", "Add images: at least ten are needed to evaluate a class."),
     "imbalance": Kind(
         "classes of very different size, from 5:1 on",
-        "Look at balanced accuracy (--metric balanced_accuracy); --imbalance weighs the classes.",
+        "Look at balanced accuracy (--metric balanced_accuracy); --imbalance weights the classes.",
     ),
     "gaps": Kind("classes without an image in val or test", "Add images of them, or a larger share."),
-    "flat": Kind("images of one flat colour", "Look at them; take out what shows nothing."),
+    "flat": Kind("images of one flat colour", "Check them; remove those that show nothing."),
     "saturated": Kind(
-        "images with values outside the range that is shown", "Look at them, or set --intensity-range."
+        "images with values outside the rendered range", "Check them, or set --intensity-range."
     ),
-    "mixed_depth": Kind("images of 8 bits among deeper ones", "Look whether depth goes with the class."),
-    "cut_away": Kind("images whose edges a centre crop never shows, from 1.5:1 on"),
-    "pages": Kind("files of several pages or frames", "Save each page or frame that counts as a file."),
+    "mixed_depth": Kind("8-bit images among deeper ones", "Check whether depth goes with the class."),
+    "cut_away": Kind("images whose edges a centre crop removes, from 1.5:1 on"),
+    "pages": Kind("files of several pages or frames", "Save each page or frame to use as a separate file."),
     "split": Kind("how many images there are, and in which parts", trouble=False),
     "no_val": Kind("why there is no val part", trouble=False),
     "no_test": Kind("why there is no test part, or where it comes from", trouble=False),
-    "shares": Kind("parts that miss the share asked for", trouble=False),
-    "groups": Kind("groups that are kept in one part", trouble=False),
-    "assumed": Kind("what was assumed of folders or a table", trouble=False),
-    "depth": Kind("images of more than 8 bits, and how they are shown", trouble=False),
-    "transparent": Kind("transparent images, and what they are laid on", trouble=False),
-    "resize": Kind("how a model that was adapted before saw images", trouble=False),
-    "learned": Kind("images that the model has met before", trouble=False),
-    "memory": Kind("a memory of digests that could not be used", trouble=False),
+    "shares": Kind("parts that miss the requested share", trouble=False),
+    "groups": Kind("groups that stay in one part", trouble=False),
+    "assumed": Kind("what was assumed about folders or a table", trouble=False),
+    "depth": Kind("images of more than 8 bits, and how they are rendered", trouble=False),
+    "transparent": Kind("transparent images, and their background", trouble=False),
+    "resize": Kind("how images were resized for a model that was adapted before", trouble=False),
+    "learned": Kind("images that the model has seen before", trouble=False),
+    "memory": Kind("a cache of digests that could not be used", trouble=False),
 }  # fmt: skip
 TROUBLE = tuple(name for name, kind in KINDS.items() if kind.trouble)
 
 
 @dataclass(frozen=True, slots=True)
 class Finding:
-    """One thing to be said of the images."""
+    """One observation about the images.
+
+    Attributes
+    ----------
+    kind : str
+        One of `KINDS`; stable for programs.
+    n : int
+        Number of images; of files, rows, classes or groups where the message says so.
+    message : str
+        One or two sentences.
+    what_to_do : str
+        Advice more specific than that of the kind.
+    examples : tuple of str
+        Paths of example images.
+    """
 
     kind: str  # one of `KINDS`
     n: int  # how many images it is about; files, rows, classes or groups where the message says so
@@ -126,20 +140,20 @@ class Finding:
         }
 
     @staticmethod
-    def read(row: Sequence[Any]) -> Finding:
+    def from_row(row: Sequence[Any]) -> Finding:
         """Read a row of a manifest. Raises `ValueError` or `TypeError` for anything else."""
         kind, n, message, what_to_do, examples = row
-        words = (kind, message, what_to_do, *examples)
-        if type(n) is not int or not all(isinstance(word, str) for word in words):
+        texts = (kind, message, what_to_do, *examples)
+        if type(n) is not int or not all(isinstance(text, str) for text in texts):
             raise ValueError(f"a finding says {row!r:.80}")
         return Finding(kind, n, message, what_to_do, tuple(examples))
 
 
-def some(paths: Sequence[str]) -> str:
+def name_few(paths: Sequence[str]) -> str:
     """Name a few images in a sentence."""
     return ", ".join(paths[:NAMED]) + (" …" if len(paths) > NAMED else "")
 
 
-def shown(paths: Iterable[str]) -> tuple[str, ...]:
+def first_examples(paths: Iterable[str]) -> tuple[str, ...]:
     """Return the first images, each once, as a finding's examples."""
     return tuple(dict.fromkeys(paths))[:MOST_EXAMPLES]

@@ -45,11 +45,11 @@ class Fingerprints:
     ) -> Fingerprints:
         """Make fingerprints of images: SHA-256 of files in hex, of pixels in bytes, hashes, and sides."""
         short = b"".join(bytes.fromhex(digest)[:SHORT_BYTES] for digest in files)
-        whole = b"".join(digest[:SHORT_BYTES].ljust(SHORT_BYTES, b"\0") for digest in pixels)
+        pixel_bytes = b"".join(digest[:SHORT_BYTES].ljust(SHORT_BYTES, b"\0") for digest in pixels)
         marks = b"".join(mark[:HASH_BYTES].ljust(HASH_BYTES, b"\0") for mark in hashes)
         return cls(
             np.frombuffer(short, np.uint8).reshape(-1, SHORT_BYTES),
-            np.frombuffer(whole, np.uint8).reshape(-1, SHORT_BYTES),
+            np.frombuffer(pixel_bytes, np.uint8).reshape(-1, SHORT_BYTES),
             np.frombuffer(marks, np.uint8).reshape(-1, HASH_BYTES),
             np.array([SIDES.index(side) for side in sides], dtype=np.uint8),
         )._unique()
@@ -77,8 +77,8 @@ class Fingerprints:
         by_pixels = self._table(self.pixels)
         by_pixels.pop(b"\0" * SHORT_BYTES, None)
         return [
-            by_file.get(bytes.fromhex(file)[:SHORT_BYTES]) or by_pixels.get(whole[:SHORT_BYTES], "")
-            for file, whole in zip(files, pixels, strict=True)
+            by_file.get(bytes.fromhex(file)[:SHORT_BYTES]) or by_pixels.get(pixel_digest[:SHORT_BYTES], "")
+            for file, pixel_digest in zip(files, pixels, strict=True)
         ]
 
     def _table(self, digests: Bytes) -> dict[bytes, str]:
@@ -112,16 +112,18 @@ class Fingerprints:
             return None
         try:
             tensors = load_file(path)
-            read = Fingerprints(*(tensors[name] for name in ("files", "pixels", "hashes", "sides")))
-            shapes = {read.files.shape, read.pixels.shape} | {(len(read), SHORT_BYTES)}
+            fingerprints = Fingerprints(*(tensors[name] for name in ("files", "pixels", "hashes", "sides")))
+            shapes = {fingerprints.files.shape, fingerprints.pixels.shape} | {
+                (len(fingerprints), SHORT_BYTES)
+            }
             plain = all(values.dtype == np.uint8 for values in tensors.values())
-            if not plain or len(shapes) > 1 or read.hashes.shape != (len(read), HASH_BYTES):
+            if not plain or len(shapes) > 1 or fingerprints.hashes.shape != (len(fingerprints), HASH_BYTES):
                 raise ValueError("its tables have other shapes")
-            if len(read) and read.sides.max() >= len(SIDES):
+            if len(fingerprints) and fingerprints.sides.max() >= len(SIDES):
                 raise ValueError("it names a side that there is not")
         except (OSError, KeyError, TypeError, ValueError, SafetensorError) as error:
             raise StudyError(
-                f"{path} is damaged ({error}): which images the model learned from can't be told. Train it "
-                "again, or delete the file to go on without that knowledge."
+                f"{path} is damaged ({error}): which images the model learned from is unknown. Train it "
+                "again, or delete the file to continue without that record."
             ) from None
-        return read
+        return fingerprints

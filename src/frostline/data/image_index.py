@@ -17,13 +17,13 @@ from typing import BinaryIO, TypeVar
 
 import numpy as np
 
-from frostline.data.digest_cache import FileKey, Known, Memory
+from frostline.data.digest_cache import CachedContent, DigestCache, FileKey
 from frostline.data.pixels import decoding
 from frostline.data.pixels.decoding import Picture
 from frostline.data.pixels.deep_pixels import Deep
 from frostline.data.pixels.rendering import GREY, WHITE
-from frostline.data.pixels.traits import PLAIN, Traits, confirmed, looked_at
-from frostline.data.sources.common import Found, OnProgress, Source
+from frostline.data.pixels.traits import PLAIN, Traits, recheck_if_shrunk, with_decoded_traits
+from frostline.data.sources.common import ImageEntry, OnProgress, Source
 from frostline.data.splits.near_duplicates import DECODE_SIDE_PIXELS, Likeness, likeness, mark_of
 from frostline.errors import DamagedImage
 
@@ -41,50 +41,50 @@ R = TypeVar("R")
 class Indexed:
     """One image and what it turned out to be."""
 
-    found: Found
+    entry: ImageEntry
     digest: str = ""
     fault: str = ""  # why it cannot be used; "" = nothing seen so far
     key: FileKey | None = None  # set where the file had to be read
     traits: Traits = PLAIN
-    looked: bool = False  # its header was looked at, just now
+    header_read: bool = False  # its header was looked at, just now
 
 
 def index(
-    source: Source, memory: Memory, progress: OnProgress | None = None, workers: int = 0
+    source: Source, cache: DigestCache, progress: OnProgress | None = None, workers: int = 0
 ) -> list[Indexed]:
     """Return every image of a source with its digest, or with the reason why it cannot be used."""
     images: list[Indexed] = []
-    for start in range(0, len(source.found), CHUNK_IMAGES):
-        chunk = source.found[start : start + CHUNK_IMAGES]
+    for start in range(0, len(source.images), CHUNK_IMAGES):
+        chunk = source.images[start : start + CHUNK_IMAGES]
         if source.items:
-            fresh = _of_items(chunk, source, memory, workers)
+            batch = _of_items(chunk, source, cache, workers)
         else:
-            fresh = _of_files(chunk, source.root or Path(), memory, workers)
-        _recall(fresh, source, memory, workers)
-        images += fresh
+            batch = _of_files(chunk, source.root or Path(), cache, workers)
+        _recall(batch, source, cache, workers)
+        images += batch
         if progress:
-            progress("indexing", len(images), len(source.found))
+            progress("indexing", len(images), len(source.images))
     return images
 
 
 def likeness_of(
     source: Source,
     images: Sequence[Indexed],
-    memory: Memory,
+    cache: DigestCache,
     progress: OnProgress | None = None,
     workers: int = 0,
 ) -> Likeness:
     """Compare all images by their marks, decoding those not marked yet; damage found on the way is noted."""
-    first: dict[str, Indexed] = {}
+    unique: dict[str, Indexed] = {}
     for image in images:
         if not image.fault:
-            first.setdefault(image.digest, image)
-    waiting, marks, faults = list(first.values()), dict[str, bytes](), dict[str, str]()
+            unique.setdefault(image.digest, image)
+    waiting, marks, faults = list(unique.values()), dict[str, bytes](), dict[str, str]()
     traits: dict[str, Traits] = {}
     for start in range(0, len(waiting), CHUNK_IMAGES):
-        for known in _marked(waiting[start : start + CHUNK_IMAGES], source, memory, workers):
-            marks[known.digest], faults[known.digest] = known.mark, known.fault
-            traits[known.digest] = known.traits
+        for content in _marked(waiting[start : start + CHUNK_IMAGES], source, cache, workers):
+            marks[content.digest], faults[content.digest] = content.mark, content.fault
+            traits[content.digest] = content.traits
         if progress:
             progress("looking for copies", min(start + CHUNK_IMAGES, len(waiting)), len(waiting))
     for image in images:
@@ -93,46 +93,48 @@ def likeness_of(
     return likeness({digest: mark for digest, mark in marks.items() if not faults[digest]})
 
 
-def _marked(chunk: Sequence[Indexed], source: Source, memory: Memory, workers: int) -> list[Known]:
+def _marked(
+    chunk: Sequence[Indexed], source: Source, cache: DigestCache, workers: int
+) -> list[CachedContent]:
     """Return the marks of a chunk, from memory or by decoding."""
-    known = memory.contents_of(image.digest for image in chunk)
-    new = [image for image in chunk if image.digest not in known or not known[image.digest].mark]
+    contents = cache.contents_of(image.digest for image in chunk)
+    unmarked = [image for image in chunk if image.digest not in contents or not contents[image.digest].mark]
     if source.items and not source.key:
         workers = 0  # the person's own code may not bear threads
-    looks = in_threads(lambda image: _mark(image, source), new, workers)
-    memory.remember(contents=[look for look in looks if look.decoded])
-    known.update({look.digest: look for look in looks})
-    return [known[image.digest] for image in chunk]
+    decoded = in_threads(lambda image: _mark(image, source), unmarked, workers)
+    cache.remember(contents=[content for content in decoded if content.decoded])
+    contents.update({content.digest: content for content in decoded})
+    return [contents[image.digest] for image in chunk]
 
 
 def look_at_special(
-    source: Source, images: Sequence[Indexed], memory: Memory, progress: OnProgress | None, workers: int
+    source: Source, images: Sequence[Indexed], cache: DigestCache, progress: OnProgress | None, workers: int
 ) -> None:
     """Decode deep and transparent images that were not marked, for their traits; plain ones cost nothing."""
     special = [image for image in images if image.traits.kind and not image.fault]
-    likeness_of(source, special, memory, progress if special else None, workers)
+    likeness_of(source, special, cache, progress if special else None, workers)
 
 
-def _mark(image: Indexed, source: Source) -> Known:
+def _mark(image: Indexed, source: Source) -> CachedContent:
     """Decode one image for its mark; a file that changed since it was indexed gets none."""
     try:
         if source.items:
-            content = source.items(image.found.path)
+            content = source.items(image.entry.path)
             if source.key and hashlib.sha256(content).hexdigest() != image.digest:  # type: ignore[arg-type]
-                return Known(image.digest, decoded=False)
+                return CachedContent(image.digest, decoded=False)
         else:
-            content = decoding.read_bytes((source.root or Path()) / image.found.path)
+            content = decoding.read_bytes((source.root or Path()) / image.entry.path)
             if hashlib.sha256(content).hexdigest() != image.digest:
-                return Known(image.digest, decoded=False)
+                return CachedContent(image.digest, decoded=False)
         small = isinstance(content, bytes)
         picture = (
             decoding.picture_small(content, DECODE_SIDE_PIXELS) if small else decoding.picture(content)  # type: ignore[arg-type]
         )
-        traits = confirmed(content, picture, looked_at(picture, image.traits))
+        traits = recheck_if_shrunk(content, picture, with_decoded_traits(picture, image.traits))
         mark = mark_of(picture, GREY if traits.hidden_on_white else WHITE)
-        return Known(image.digest, decoded=True, mark=mark, traits=traits)
+        return CachedContent(image.digest, decoded=True, mark=mark, traits=traits)
     except DamagedImage as error:
-        return Known(image.digest, decoded=True, fault=str(error))
+        return CachedContent(image.digest, decoded=True, fault=str(error))
 
 
 def pixel_digest(picture: Picture) -> str:
@@ -141,44 +143,60 @@ def pixel_digest(picture: Picture) -> str:
     return hashlib.sha256(repr(pixels.shape).encode("ascii") + pixels.tobytes()).hexdigest()
 
 
-def in_threads(work: Callable[[T], R], things: Sequence[T], workers: int) -> list[R]:
-    """Map `work` over `things` in `workers` threads (hashing and decoding release the lock), or here."""
+def in_threads(work: Callable[[T], R], items: Sequence[T], workers: int) -> list[R]:
+    """Map a function over items in threads, keeping their order.
+
+    Parameters
+    ----------
+    work : callable
+        Called with each item; hashing and decoding release the interpreter lock.
+    items : sequence
+    workers : int
+        Number of threads; below 1 everything runs in the calling thread.
+
+    Returns
+    -------
+    list
+        The results, in the order of `items`.
+    """
     if workers < 1:
-        return [work(thing) for thing in things]
+        return [work(item) for item in items]
     with ThreadPoolExecutor(workers) as pool:
-        return list(pool.map(work, things))
+        return list(pool.map(work, items))
 
 
-def _of_files(chunk: Sequence[Found], root: Path, memory: Memory, workers: int) -> list[Indexed]:
+def _of_files(chunk: Sequence[ImageEntry], root: Path, cache: DigestCache, workers: int) -> list[Indexed]:
     """Look at a chunk of files, reading those that are not remembered."""
-    keys = [_key(root / found.path) for found in chunk]
-    known = memory.digests_of([key for key in keys if isinstance(key, FileKey)])
+    keys = [_key(root / entry.path) for entry in chunk]
+    digests = cache.digests_of([key for key in keys if isinstance(key, FileKey)])
 
-    def look(pair: tuple[Found, FileKey | str]) -> Indexed:
-        found, key = pair
+    def indexed(pair: tuple[ImageEntry, FileKey | str]) -> Indexed:
+        entry, key = pair
         if isinstance(key, str):
-            return Indexed(found, fault=key)
-        return Indexed(found, known[key]) if key in known else _of_file(found, root / found.path, key)
+            return Indexed(entry, fault=key)
+        return Indexed(entry, digests[key]) if key in digests else _of_file(entry, root / entry.path, key)
 
-    images = in_threads(look, list(zip(chunk, keys, strict=True)), workers)
+    images = in_threads(indexed, list(zip(chunk, keys, strict=True)), workers)
     settled = time.time_ns() - RACY_NS
-    read = [image for image in images if image.key and image.digest]
-    memory.remember(
-        files=[(image.key, image.digest) for image in read if image.key and image.key.mtime_ns < settled],
+    new_images = [image for image in images if image.key and image.digest]
+    cache.remember(
+        files=[
+            (image.key, image.digest) for image in new_images if image.key and image.key.mtime_ns < settled
+        ],
     )
     return images
 
 
-def _of_file(found: Found, path: Path, key: FileKey) -> Indexed:
+def _of_file(entry: ImageEntry, path: Path, key: FileKey) -> Indexed:
     """Read one file's bytes and header."""
     try:
         with open(path, "rb") as file:
             digest = hashlib.file_digest(file, "sha256").hexdigest()
             file.seek(0)
             fault, traits = _header(file)
-            return Indexed(found, digest, fault, key, traits, looked=True)
+            return Indexed(entry, digest, fault, key, traits, header_read=True)
     except OSError as error:
-        return Indexed(found, fault=f"cannot be read ({error.strerror or error})")
+        return Indexed(entry, fault=f"cannot be read ({error.strerror or error})")
 
 
 def _key(path: Path) -> FileKey | str:
@@ -193,80 +211,88 @@ def _key(path: Path) -> FileKey | str:
     return FileKey(os.fsencode(path), status.st_size, status.st_mtime_ns)
 
 
-def _of_items(chunk: Sequence[Found], source: Source, memory: Memory, workers: int) -> list[Indexed]:
+def _of_items(chunk: Sequence[ImageEntry], source: Source, cache: DigestCache, workers: int) -> list[Indexed]:
     """Look at a chunk of items, reading those that are not remembered."""
     if source.key is None:
-        return [_of_item(found, source) for found in chunk]
-    keys = [source.key(found.path) for found in chunk]
-    known = memory.digests_of([key for key in keys if key])
+        return [_of_item(entry, source) for entry in chunk]
+    keys = [source.key(entry.path) for entry in chunk]
+    digests = cache.digests_of([key for key in keys if key])
 
-    def look(pair: tuple[Found, FileKey | None]) -> Indexed:
-        found, key = pair
-        return Indexed(found, known[key]) if key and key in known else _of_item(found, source)
+    def indexed(pair: tuple[ImageEntry, FileKey | None]) -> Indexed:
+        entry, key = pair
+        return Indexed(entry, digests[key]) if key and key in digests else _of_item(entry, source)
 
-    images = in_threads(look, list(zip(chunk, keys, strict=True)), workers)
-    read = [(key, image.digest) for key, image in zip(keys, images, strict=True) if key and image.digest]
-    memory.remember(
-        files=[(key, digest) for key, digest in read if key not in known],
+    images = in_threads(indexed, list(zip(chunk, keys, strict=True)), workers)
+    new_digests = [
+        (key, image.digest) for key, image in zip(keys, images, strict=True) if key and image.digest
+    ]
+    cache.remember(
+        files=[(key, digest) for key, digest in new_digests if key not in digests],
     )
     return images
 
 
-def _of_item(found: Found, source: Source) -> Indexed:
+def _of_item(entry: ImageEntry, source: Source) -> Indexed:
     """Look at one image that was handed over in memory."""
     assert source.items is not None
     try:
-        content = source.items(found.path)
+        content = source.items(entry.path)
         if isinstance(content, bytes):
             fault, traits = _header(BytesIO(content))
-            return Indexed(found, hashlib.sha256(content).hexdigest(), fault, None, traits, looked=True)
+            return Indexed(entry, hashlib.sha256(content).hexdigest(), fault, None, traits, header_read=True)
         picture, fault = decoding.picture(content), decoding.size_fault(*content.size)
         width, height = content.size if isinstance(content, Deep) else decoding.upright_size(content)
         traits = Traits(picture.kind, width=width, height=height)
-        return Indexed(found, pixel_digest(picture), fault, None, traits, looked=True)
+        return Indexed(entry, pixel_digest(picture), fault, None, traits, header_read=True)
     except DamagedImage as error:
-        return Indexed(found, fault=str(error))
+        return Indexed(entry, fault=str(error))
 
 
 def _header(file: BinaryIO) -> tuple[str, Traits]:
-    seen = decoding.header(file)
-    width, height = seen.size
-    return seen.fault, Traits(seen.kind, several=seen.several, group=seen.group, width=width, height=height)
+    header = decoding.header(file)
+    width, height = header.size
+    return header.fault, Traits(
+        header.kind, several=header.several, group=header.group, width=width, height=height
+    )
 
 
-def _recall(images: Sequence[Indexed], source: Source, memory: Memory, workers: int) -> None:
+def _recall(images: Sequence[Indexed], source: Source, cache: DigestCache, workers: int) -> None:
     """Add what earlier looks found out about the same contents; keep what was found out just now.
 
     An unchanged file of which this decoder never saw the header is opened for that.
     """
-    known = memory.contents_of(image.digest for image in images if image.digest)
-    unseen = [image for image in images if image.digest and image.digest not in known and not image.looked]
-    in_threads(lambda image: _look_at_header(image, source), unseen, workers)
-    fresh = {image.digest: image for image in images if image.looked and image.digest not in known}
-    memory.remember(
+    contents = cache.contents_of(image.digest for image in images if image.digest)
+    without_header = [
+        image for image in images if image.digest and image.digest not in contents and not image.header_read
+    ]
+    in_threads(lambda image: _look_at_header(image, source), without_header, workers)
+    new_contents = {
+        image.digest: image for image in images if image.header_read and image.digest not in contents
+    }
+    cache.remember(
         contents=[
-            Known(digest, decoded=False, fault=image.fault, traits=image.traits)
-            for digest, image in fresh.items()
+            CachedContent(digest, decoded=False, fault=image.fault, traits=image.traits)
+            for digest, image in new_contents.items()
             if digest
         ]
     )
     for image in images:
-        if not image.fault and image.digest in known:
-            image.fault, image.traits = known[image.digest].fault, known[image.digest].traits
+        if not image.fault and image.digest in contents:
+            image.fault, image.traits = contents[image.digest].fault, contents[image.digest].traits
 
 
 def _look_at_header(image: Indexed, source: Source) -> None:
     """Look at the header of an image whose digest is remembered."""
     try:
         if source.items:
-            content = source.items(image.found.path)
+            content = source.items(image.entry.path)
             assert isinstance(content, bytes)
             image.fault, image.traits = _header(BytesIO(content))
         else:
-            with open((source.root or Path()) / image.found.path, "rb") as file:
+            with open((source.root or Path()) / image.entry.path, "rb") as file:
                 image.fault, image.traits = _header(file)
     except DamagedImage as error:
         image.fault = str(error)
     except OSError as error:
         image.fault = f"cannot be read ({error.strerror or error})"
-    image.looked = True
+    image.header_read = True

@@ -1,7 +1,8 @@
 """The one reader of labels: what a table, a dataset or an array says of an image becomes the name of a class.
 
-A missing label is no class: it becomes "", and `settled` sets its image aside. Several labels for one image,
-vectors and numbers with a fraction are refused for the whole column at once, with how many images have them.
+A missing label is no class: it becomes "", and `skip_unlabelled` skips its image. Several labels for one
+image, vectors and numbers with a fraction are refused for the whole column at once, with how many images
+have them.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ from typing import Any
 
 import numpy as np
 
-from frostline.data.findings import Finding, shown
+from frostline.data.findings import Finding, first_examples
 from frostline.data.sources.common import NOT_BESIDE, UNLABELLED, Source
 from frostline.errors import DataError
 
@@ -30,19 +31,30 @@ WORDS_FOR_NONE = frozenset({"nan", "none", "na", "n/a", "#n/a", "<na>", "nat", "
 TIGHT_BAR = re.compile(r"\S\|\S")  # Glas|wet: no name of one class has that
 SEPARATORS = "|;,"  # between several labels in one text
 WRITTEN_LIST = re.compile(r"\[.*[^,\s].*[,\s].*[^,\s].*\]", re.DOTALL)  # as Python and numpy print one
-# Numbers with a fraction, as text, are taken for a measured quantity where there are this many different ones
+# Numbers with a fraction, as text, are read as a measured quantity where there are this many different ones
 # an image. A choice: in a regression nearly every image has its own, in classes such as 0.5 and 1.0 few do.
 MEASURED_SHARE = 0.5
 
 
 def read_labels(values: Iterable[Any], names: Sequence[str] = ()) -> list[str]:
-    """Return each image's class, "" where its label is missing.
+    """Return the class of each image from labels of any supported type.
 
-    `values`: texts, whole numbers, bytes (UTF-8), or any of these in a list or array of one. `names` are the
-    classes' names where labels are numbers from 0.
+    Parameters
+    ----------
+    values : iterable
+        Texts, whole numbers, bytes (UTF-8), or any of these in a list or array of one.
+    names : sequence of str
+        Class names, where labels are numbers from 0.
 
-    Raises:
-        DataError: images have several labels, a vector or a number with a fraction, or a number has no name.
+    Returns
+    -------
+    list of str
+        Class names; "" where a label is missing.
+
+    Raises
+    ------
+    DataError
+        Images have several labels, a vector or a number with a fraction, or a number has no name.
     """
     plain = [_plain(value) for value in values]
     _refuse_several(plain)
@@ -53,7 +65,7 @@ def read_labels(values: Iterable[Any], names: Sequence[str] = ()) -> list[str]:
 
 
 def is_missing(value: Any) -> bool:
-    """Whether a value stands for none: None, NaN, pandas' NA and NaT, blank text."""
+    """Return whether a value means "missing": None, NaN, pandas' NA and NaT, or blank text."""
     if value is None or type(value).__name__ in ("NAType", "NaTType"):
         return True
     if isinstance(value, str):
@@ -64,24 +76,26 @@ def is_missing(value: Any) -> bool:
         return False
 
 
-def settled(source: Source) -> None:
-    """Set images without a label aside, count them, and say which classes are words for "none"."""
-    source.aside += [(found, UNLABELLED) for found in source.found if not found.label]
-    source.found = [found for found in source.found if found.label]
-    without = [found.path for found, reason in source.aside if reason in (UNLABELLED, NOT_BESIDE)]
-    if without:
-        said = f"{len(without)} image(s) have no label and are left out."
-        source.said.append(Finding("unlabelled", len(without), said, examples=shown(without)))
-    for label, count in sorted(Counter(found.label for found in source.found).items()):
+def skip_unlabelled(source: Source) -> None:
+    """Skip images without a label, count them, and note classes that are words for "none"."""
+    source.skipped += [(entry, UNLABELLED) for entry in source.images if not entry.label]
+    source.images = [entry for entry in source.images if entry.label]
+    unlabelled = [entry.path for entry, reason in source.skipped if reason in (UNLABELLED, NOT_BESIDE)]
+    if unlabelled:
+        message = f"{len(unlabelled)} image(s) have no label and are skipped."
+        source.findings.append(
+            Finding("unlabelled", len(unlabelled), message, examples=first_examples(unlabelled))
+        )
+    for label, count in sorted(Counter(entry.label for entry in source.images).items()):
         if label.strip().casefold() in WORDS_FOR_NONE:
-            source.said.append(
+            source.findings.append(
                 Finding(
                     "label_words",
                     count,
-                    f"The class {label!r} ({count} image(s)) is called by a word for a missing label, and is "
-                    "learnt as a class.",
-                    "Where it means that there is none, leave the label empty.",
-                    shown(found.path for found in source.found if found.label == label),
+                    f"The class {label!r} ({count} image(s)) is named with a word for a missing label, and "
+                    "is learned as a class.",
+                    "If it means that there is none, leave the label empty.",
+                    first_examples(entry.path for entry in source.images if entry.label == label),
                 )
             )
 
@@ -133,14 +147,20 @@ def _refuse_fractions(values: Sequence[Any]) -> None:
     fractions = [value for value in numbers if not float(value).is_integer()]
     texts = [value for value in values if isinstance(value, str)]
     if not fractions and texts:
-        read = [_number(text) for text in texts]
-        whole = [number is not None and number.is_integer() for number in read]
-        if None not in read and not all(whole) and len(set(read)) >= MEASURED_SHARE * len(read):
-            fractions = [number for number, is_whole in zip(read, whole, strict=True) if not is_whole]
+        parsed_numbers = [_number(text) for text in texts]
+        are_whole = [number is not None and number.is_integer() for number in parsed_numbers]
+        if (
+            None not in parsed_numbers
+            and not all(are_whole)
+            and len(set(parsed_numbers)) >= MEASURED_SHARE * len(parsed_numbers)
+        ):
+            fractions = [
+                number for number, is_whole in zip(parsed_numbers, are_whole, strict=True) if not is_whole
+            ]
     if fractions:
         raise DataError(
             f"{len(fractions)} of {len(values)} labels are numbers with a fraction, such as {fractions[0]}: "
-            "this looks like regression, which is not supported; expected classes. Where each number is the "
+            "this looks like regression, which is not supported; expected classes. If each number is the "
             "name of a class, write it with a letter in it, such as 'dose 0.5'."
         )
 

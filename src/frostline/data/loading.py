@@ -1,4 +1,4 @@
-"""`load_data`: any source of labelled images in, one Manifest out. `load_data` reads as the list of steps."""
+"""`load_data`: any source of labelled images in, one Manifest out."""
 
 from __future__ import annotations
 
@@ -7,12 +7,12 @@ from dataclasses import asdict, astuple, dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from frostline.data.digest_cache import Memory
+from frostline.data.digest_cache import DigestCache
 from frostline.data.findings import Finding
 from frostline.data.image_index import Indexed, index, likeness_of, look_at_special
-from frostline.data.labels import settled
+from frostline.data.labels import skip_unlabelled
 from frostline.data.manifest import Manifest
-from frostline.data.manifest_file import kept_header
+from frostline.data.manifest_file import study_header
 from frostline.data.pixels import rendering_choice
 from frostline.data.pixels.decoding import LINK_TO_NOTHING, NOT_THERE
 from frostline.data.pixels.rendering import Rendering
@@ -23,19 +23,19 @@ from frostline.data.sources.arrays import Pairs, read_pairs
 from frostline.data.sources.class_folders import read_folder
 from frostline.data.sources.common import NOT_BESIDE, OUTSIDE, UNLABELLED, OnProgress, Source, listing
 from frostline.data.sources.file_listing import missing_message
-from frostline.data.sources.folder_layout import SplitNames, checked, written
+from frostline.data.sources.folder_layout import SplitNames, checked_split_names, split_names_text
 from frostline.data.sources.remote import is_address, masked, read_remote_folder
 from frostline.data.sources.tables import read_table
 from frostline.data.sources.tar_shards import is_shards, read_shards
 from frostline.data.splits.assignment import Assignment, assigned
 from frostline.data.splits.grouping import AUTO, PARENT, GroupBy, grouped, parsed
 from frostline.data.splits.near_duplicates import NOTHING_ALIKE, Likeness
-from frostline.data.splits.parts import Split, Wish, split
+from frostline.data.splits.parts import Split, SplitOptions, split
 from frostline.data.splits.split_notes import about_copies, about_losses, about_split
 from frostline.errors import DataError, UsageError, did_you_mean
 
 TABLE_SUFFIXES = (".csv", ".parquet")
-# Kinds of findings by why an image was set aside before it was looked at; all else could not be read.
+# Kinds of findings by why an image was skipped before it was read; all others could not be read.
 KIND_OF = {
     UNLABELLED: "unlabelled",
     NOT_BESIDE: "unlabelled",
@@ -63,83 +63,119 @@ def load_data(
     label_column: str | None = None,
     group_by: str | None = None,
 ) -> Manifest:
-    """Read labelled images from wherever they are and split them into train, val and test.
+    """Read labelled images from any source and split them into train, val and test.
 
-    Each class has its share in each part, by the lowest hashes of what must stay together. When images come
-    or go, others may change sides, unless `study` names a study that remembers where each was: then known
-    images stay, and new ones go, by hash, where a class is short.
+    Each class has its share in each part, by the lowest hashes of units (groups, copies) that stay together.
+    When images are added or removed, others may change parts, unless `study` names a study that remembers the
+    part of each image: then known images keep it, and new ones are assigned by hash where a class is short.
 
-    Args:
-        source: A folder with a folder per class, or with train/ val/ test/ inside; a CSV or Parquet table of
-            `path,label[,split][,group]`, whose paths may be addresses; an address fsspec knows (`s3://…`) of
-            such a folder; tar shards in the WebDataset layout, here or at an address (`photos-*.tar`); a
-            torch `Dataset` of (image, label); a Hugging Face `Dataset` or `DatasetDict`.
-        seed: Decides, with each image's content, which part it goes to.
-        test_size: Share of all images to test on, where the source has no test part.
-        val_size: Share of the remaining images to choose on, where the source has no val part.
-        strict: Refuse where any image would be set aside.
-        near_copies: Look for near copies, which decodes every image once (milliseconds; remembered).
-        split_names: Which folder is which part, where their names don't say ({"fold0": "train", "fold1":
-            "test"}); "none" where folders that look like parts are classes.
-        intensity_range: Which values of images deeper than 8 bits become black and white: "auto" (robust
-            percentiles of the training images, one range for each kind), (LOW, HIGH) or "LOW,HIGH", or
-            "per-image"; without it, as `study` has it, else "auto".
-        alpha_background: What transparent pixels are laid on: "white", "grey", "black" or "R,G,B"; without
-            it, as `study` has it, else white, or grey where white would hide images.
-        progress: Called now and then with (what, done, total).
-        path_column: The column of a table, or of a Hugging Face dataset, that holds the images.
-        label_column: The one that holds the labels.
-        group_by: What makes a group, whose images stay in one part: "parent" (the folder an image lies in,
-            below the class folder), "column:NAME" (of a table or a Hugging Face dataset), "re:REGEX" (what
-            the first group in brackets, else all of it, finds in the file's name, or in the path as
-            `Sample.path` has it where the expression holds a slash), or "auto" (the groups that `notes`
-            propose). Without it as `study` has it, else a column `group` counts, and what DICOM files say.
-        workers: Threads for reading and decoding files; 0 = none besides this one.
-        study: Folder of a study: images that it knows keep their part, and folds, in it. What comes to tie
-            images of two parts together is set aside with those of the part that guards less.
+    Parameters
+    ----------
+    source : path, address, or dataset
+        A folder with a folder per class, or with train/ val/ test/ inside; a CSV or Parquet table of
+        `path,label[,split][,group]`, whose paths may be addresses; an address fsspec reads (`s3://…`) of
+        such a folder; tar shards in the WebDataset layout, local or remote (`photos-*.tar`); a torch
+        `Dataset` of (image, label); a Hugging Face `Dataset` or `DatasetDict`.
+    seed : int
+        Decides, with each image's content, the part it is assigned to.
+    test_size : float
+        Share of all images in test, 0 ≤ share < 1, where the source has no test part.
+    val_size : float
+        Share of the remaining images in val, 0 ≤ share < 1, where the source has no val part.
+    strict : bool
+        Raise where any image would be skipped.
+    near_copies : bool
+        Find near copies, which decodes every image once (milliseconds an image; cached).
+    split_names : mapping, "none" or None
+        Which folder is which part, where their names don't tell ({"fold0": "train", "fold1": "test"});
+        "none" where folders that look like parts are classes.
+    intensity_range : str, tuple of float or None
+        Which values of images deeper than 8 bits become black and white: "auto" (robust percentiles of the
+        training images, one range for each kind), (LOW, HIGH) or "LOW,HIGH", or "per-image". None: as the
+        study has it, else "auto".
+    alpha_background : str or None
+        Background of transparent pixels: "white", "grey", "black" or "R,G,B". None: as the study has it,
+        else white, or grey where white would hide images.
+    progress : callable or None
+        Called now and then with (what, done, total).
+    workers : int
+        Threads for reading and decoding files; 0 uses the calling thread.
+    study : path or None
+        Folder of a study whose images keep their parts and folds. Images that new ones link to another part
+        are skipped, except those of the part with precedence.
+    path_column, label_column : str or None
+        Columns of a table, or of a Hugging Face dataset, that hold the images and the labels.
+    group_by : str or None
+        What makes a group, whose images stay in one part: "parent" (the folder of an image below its class
+        folder), "column:NAME" (of a table or a Hugging Face dataset), "re:REGEX" (the first bracketed group,
+        else the match, in the file's name, or in `Sample.path` where the expression holds a slash), or
+        "auto" (the groups that `notes` propose). None: as the study has it, else a column `group`, and the
+        patients that DICOM files name.
 
-    Raises:
-        DataError: the data cannot be used; the message says what was found and what to do.
-        StudyError: `study` is no study, or damaged.
-        UsageError: a share is not in 0 ≤ share < 1, or a range, a colour or `group_by` is none.
+    Returns
+    -------
+    Manifest
+        The images with labels, groups and parts, and findings about them.
+
+    Raises
+    ------
+    DataError
+        The data cannot be used; the message says what was found and what to do.
+    StudyError
+        `study` is not a study, or is damaged.
+    UsageError
+        A share is outside 0 ≤ share < 1, or a range, a colour or `group_by` is invalid.
     """
     _demand_shares(test_size=test_size, val_size=val_size)
-    show, earlier = (
-        rendering_choice.wished(intensity_range, alpha_background),
-        rendering_choice.kept_in(study),
+    rendering, earlier = (
+        rendering_choice.rendering_options(intensity_range, alpha_background),
+        rendering_choice.study_rendering(study),
     )
-    before = Assignment() if study is None else assigned(study)
-    by = parsed(group_by)
-    inherited = None if by else parsed(kept_header(study).get("reading", {}).get("group_by"))
+    assignment = Assignment() if study is None else assigned(study)
+    grouping = parsed(group_by)
+    inherited = None if grouping else parsed(study_header(study).get("reading", {}).get("group_by"))
     if inherited and (inherited.column is None or _has_columns(source)):
-        by = inherited
-    columns = _Columns(path_column, label_column, by.column if by else None)
-    read = _source_of(source, checked(split_names), columns, by is not None and by.text == PARENT)
-    settled(read)
-    memory = Memory()
-    usable = index(read, memory, progress, workers)
+        grouping = inherited
+    columns = _Columns(path_column, label_column, grouping.column if grouping else None)
+    listed = _source_of(
+        source,
+        checked_split_names(split_names),
+        columns,
+        grouping is not None and grouping.text == PARENT,
+    )
+    skip_unlabelled(listed)
+    cache = DigestCache()
+    usable = index(listed, cache, progress, workers)
     if near_copies:
-        alike = likeness_of(read, usable, memory, progress, workers)
+        likeness = likeness_of(listed, usable, cache, progress, workers)
     else:
-        alike = NOTHING_ALIKE
-        look_at_special(read, usable, memory, progress, workers)
-    usable = [image for image in usable if not _moved_aside(image, read)]
-    _demand_classes(read, usable)
-    _group(usable, read, by)
-    if by is not None and by is inherited:
-        read.said.append(Finding("groups", 0, f"Groups are by {by.text}, as the study has them."))
-    near = _positions(usable, alike.near)
-    wish, digests = Wish(seed, test_size, val_size), [image.digest for image in usable]
-    outcome = split([image.found for image in usable], digests, near, wish, before.sides)
-    read.aside += [(usable[i].found, reason) for i, reason in sorted(outcome.reasons.items())]
-    _demand_whole(read, strict)
-    manifest = _manifest(read, usable, outcome, alike, memory, wish)
+        likeness = NOTHING_ALIKE
+        look_at_special(listed, usable, cache, progress, workers)
+    usable = [image for image in usable if not _skip_faulty(image, listed)]
+    _demand_classes(listed, usable)
+    _group(usable, listed, grouping)
+    if grouping is not None and grouping is inherited:
+        listed.findings.append(Finding("groups", 0, f"Groups are by {grouping.text}, as in the study."))
+    near = _positions(usable, likeness.near)
+    split_options, digests = SplitOptions(seed, test_size, val_size), [image.digest for image in usable]
+    split_result = split([image.entry for image in usable], digests, near, split_options, assignment.sides)
+    listed.skipped += [(usable[i].entry, reason) for i, reason in sorted(split_result.reasons.items())]
+    _demand_whole(listed, strict)
+    manifest = _manifest(listed, usable, split_result, likeness, cache, split_options)
     traits = {image.digest: image.traits for image in usable}
-    sizes = {digest: (one.width, one.height) for digest, one in traits.items() if one.width}
-    reading = {"split_names": written(split_names), **asdict(columns), "group_by": by.text if by else None}
+    sizes = {
+        digest: (image_traits.width, image_traits.height)
+        for digest, image_traits in traits.items()
+        if image_traits.width
+    }
+    reading = {
+        "split_names": split_names_text(split_names),
+        **asdict(columns),
+        "group_by": grouping.text if grouping else None,
+    }
     reading = {option: value for option, value in reading.items() if value and option != "group_column"}
-    manifest = replace(manifest, earlier_folds=before.folds, reading=reading, sizes=sizes)
-    return _shown(manifest, traits, show, earlier).framed()
+    manifest = replace(manifest, earlier_folds=assignment.folds, reading=reading, sizes=sizes)
+    return _shown(manifest, traits, rendering, earlier).framed()
 
 
 @dataclass(frozen=True, slots=True)
@@ -152,21 +188,26 @@ class _Columns:
 
 
 def _shown(
-    manifest: Manifest, traits: Mapping[str, Traits], show: rendering_choice.Wish, earlier: Rendering | None
+    manifest: Manifest,
+    traits: Mapping[str, Traits],
+    options: rendering_choice.RenderingOptions,
+    earlier: Rendering | None,
 ) -> Manifest:
     """Return the manifest with what was decided of deep and transparent pixels, and notes on that."""
     training = [traits[digest] for digest in sorted({sample.digest for sample in manifest.part("train")})]
-    rendering = rendering_choice.decided(training, show, earlier)
+    rendering = rendering_choice.choose_rendering(training, options, earlier)
     images = [(sample.path, traits[sample.digest]) for sample in manifest.samples]
     kinds = rendering_choice.kinds_of({sample.digest: traits[sample.digest] for sample in manifest.samples})
-    said = rendering_choice.findings(images, rendering)
-    return replace(manifest, rendering=rendering, kinds=kinds, said=(*manifest.said, *said))
+    findings = rendering_choice.findings(images, rendering)
+    return replace(manifest, rendering=rendering, kinds=kinds, said=(*manifest.said, *findings))
 
 
 def _demand_shares(**shares: float) -> None:
-    wrong = [f"{name}={share!r}" for name, share in shares.items() if not 0 <= share < 1]
-    if wrong:
-        raise UsageError(f"Found {', '.join(wrong)}; expected a share of the images, from 0 up to but not 1.")
+    invalid = [f"{name}={share!r}" for name, share in shares.items() if not 0 <= share < 1]
+    if invalid:
+        raise UsageError(
+            f"Found {', '.join(invalid)}; expected a share of the images: at least 0 and below 1."
+        )
 
 
 def _source_of(
@@ -174,17 +215,17 @@ def _source_of(
 ) -> Source:
     """List what `source` holds. Raises `DataError` where it is nothing of the kind."""
     if any(astuple(columns)) and not _has_columns(source):
-        named = (columns.path_column, columns.label_column, columns.group_column)
+        names = (columns.path_column, columns.label_column, columns.group_column)
         options = ("--path-column", "--label-column", "--group-by")
-        given = " and ".join(option for option, name in zip(options, named, strict=True) if name)
-        what = source if isinstance(source, str | Path) else f"a {type(source).__name__}"
-        raise UsageError(f"{given} name(s) a column of a table, and {what} is none.")
+        options_given = " and ".join(option for option, name in zip(options, names, strict=True) if name)
+        description = source if isinstance(source, str | Path) else f"a {type(source).__name__}"
+        raise UsageError(f"{options_given} name(s) a column of a table, and {description} is not a table.")
     if isinstance(source, str) and is_address(source):
         return _source_at_address(source, split_names, groups_inside)
     if isinstance(source, str | Path):
         return _source_at(Path(source).expanduser(), split_names, columns, groups_inside)
     if split_names:
-        raise UsageError("split_names is for folders; a table or a data set names its parts itself.")
+        raise UsageError("split_names is for folders; a table or a dataset names its parts itself.")
     if isinstance(source, Pairs):
         return read_pairs(source)
     if python_datasets.is_hugging_face(source):
@@ -231,124 +272,129 @@ def _source_at(path: Path, split_names: SplitNames, columns: _Columns, groups_in
     return read_table(path, *astuple(columns))
 
 
-def _group(usable: Sequence[Indexed], read: Source, by: GroupBy | None) -> None:
+def _group(usable: Sequence[Indexed], source: Source, group_by: GroupBy | None) -> None:
     """Give images the groups that were asked for, and those that their files name where they have none."""
-    if by is not None and by.text != AUTO:
-        _regroup(usable, read, by)
-    _group_by_file(usable, read)
-    if by is not None and by.text == AUTO:
-        _regroup(usable, read, by)
+    if group_by is not None and group_by.text != AUTO:
+        _regroup(usable, source, group_by)
+    _group_by_file(usable, source)
+    if group_by is not None and group_by.text == AUTO:
+        _regroup(usable, source, group_by)
 
 
-def _regroup(usable: Sequence[Indexed], read: Source, by: GroupBy) -> None:
-    images, said = grouped([image.found for image in usable], by)
-    read.said += said
-    for image, found in zip(usable, images, strict=True):
-        image.found = found
+def _regroup(usable: Sequence[Indexed], source: Source, group_by: GroupBy) -> None:
+    images, findings = grouped([image.entry for image in usable], group_by)
+    source.findings += findings
+    for image, entry in zip(usable, images, strict=True):
+        image.entry = entry
 
 
-def _group_by_file(usable: Sequence[Indexed], read: Source) -> None:
+def _group_by_file(usable: Sequence[Indexed], source: Source) -> None:
     """Let the patient that a file names be its group, where the source names none."""
-    named = [image for image in usable if image.traits.group and not image.found.group]
-    for image in named:
-        image.found = replace(image.found, group=image.traits.group)
-    if named:
-        many = len({image.found.group for image in named})
-        said = (
-            f"{len(named)} DICOM file(s) name {many} patient(s), each of whom is kept in one part as a group."
+    with_patient = [image for image in usable if image.traits.group and not image.entry.group]
+    for image in with_patient:
+        image.entry = replace(image.entry, group=image.traits.group)
+    if with_patient:
+        patients = len({image.entry.group for image in with_patient})
+        message = (
+            f"{len(with_patient)} DICOM file(s) name {patients} patient(s); the images of each patient form "
+            "a group and stay in one part."
         )
-        read.said.append(Finding("groups", len(named), said))
+        source.findings.append(Finding("groups", len(with_patient), message))
 
 
-def _moved_aside(image: Indexed, read: Source) -> bool:
-    """Whether an image cannot be used; if so it is listed as set aside."""
+def _skip_faulty(image: Indexed, source: Source) -> bool:
+    """Tell whether an image cannot be used; if so it is listed as skipped."""
     if image.fault:
-        read.aside.append((image.found, image.fault))
+        source.skipped.append((image.entry, image.fault))
     return bool(image.fault)
 
 
-def _demand_classes(read: Source, usable: Sequence[Indexed]) -> None:
+def _demand_classes(source: Source, usable: Sequence[Indexed]) -> None:
     """Raise `DataError` unless two classes have images."""
-    labels = sorted({image.found.label for image in usable})
+    labels = sorted({image.entry.label for image in usable})
     if len(labels) > 1:
         return
-    lost = [f"{found.path} {reason}" for found, reason in read.aside]
-    because = f" Set aside:{listing(lost)}" if lost else ""
-    hint = f" {read.hint}" if read.hint else ""
+    skipped = [f"{entry.path} {reason}" for entry, reason in source.skipped]
+    because = f" Skipped:{listing(skipped)}" if skipped else ""
+    hint = f" {source.hint}" if source.hint else ""
     if not labels:
-        raise DataError(f"Not one of {len(lost)} images can be used.{hint}{because}")
+        raise DataError(f"None of {len(skipped)} images can be used.{hint}{because}")
     raise DataError(
         f"Found one class, {labels[0]!r}, with {len(usable)} image(s); expected two or more, "
-        f"since there is nothing to tell apart.{hint}{because}"
+        f"since there is nothing to classify.{hint}{because}"
     )
 
 
-def _demand_whole(read: Source, strict: bool) -> None:
-    if strict and read.aside:
-        lines = [f"{found.path} {reason}" for found, reason in read.aside]
+def _demand_whole(source: Source, strict: bool) -> None:
+    if strict and source.skipped:
+        lines = [f"{entry.path} {reason}" for entry, reason in source.skipped]
         raise DataError(
-            f"{len(lines)} image(s) would be set aside, and strict was asked for:{listing(lines)}\n"
+            f"{len(lines)} image(s) would be skipped, and strict=True was given:{listing(lines)}\n"
             "Repair or remove them, or load without strict."
         )
 
 
 def _positions(usable: Sequence[Indexed], pairs: Sequence[tuple[str, str]]) -> list[tuple[int, int]]:
     """Return pairs of digests as pairs of positions, each that of the first image with the digest."""
-    first: dict[str, int] = {}
+    first_positions: dict[str, int] = {}
     for position, image in enumerate(usable):
-        first.setdefault(image.digest, position)
-    return [(first[one], first[other]) for one, other in pairs]
+        first_positions.setdefault(image.digest, position)
+    return [(first_positions[digest_a], first_positions[digest_b]) for digest_a, digest_b in pairs]
 
 
 def _manifest(
-    read: Source,
+    source: Source,
     usable: Sequence[Indexed],
-    outcome: Split,
-    alike: Likeness,
-    memory: Memory,
-    wish: Wish,
+    split_result: Split,
+    likeness: Likeness,
+    cache: DigestCache,
+    split_options: SplitOptions,
 ) -> Manifest:
     samples = tuple(
-        Sample(image.found.path, image.found.label, image.digest, image.found.group, part)
-        for image, part in zip(usable, outcome.parts, strict=True)
+        Sample(image.entry.path, image.entry.label, image.digest, image.entry.group, part)
+        for image, part in zip(usable, split_result.parts, strict=True)
         if part
     )
-    kinds = {usable[i].found.path: kind for i, kind in outcome.kinds.items()}
+    kinds = {usable[i].entry.path: kind for i, kind in split_result.kinds.items()}
     set_aside = tuple(
-        SetAside(gone.path, gone.label, why, kinds.get(gone.path) or KIND_OF.get(why, "unreadable"))
-        for gone, why in read.aside
+        SetAside(entry.path, entry.label, reason, kinds.get(entry.path) or KIND_OF.get(reason, "unreadable"))
+        for entry, reason in source.skipped
     )
     classes = tuple(sorted({sample.label for sample in samples}))
     demand_training_images(samples, classes, set_aside)
-    near, suspects = _named(samples, alike.near), _named(samples, alike.suspects)
-    given = tuple(part for part in PARTS if any(image.found.split == part for image in usable))
-    said = [
-        *about_split(samples, classes, given, wish, near),
-        *read.said,
-        *outcome.said,
-        *about_copies(samples, near, suspects, alike.cut_short),
-        *about_losses({gone.label for gone in set_aside}, classes),
-        *([Finding("memory", len(samples), memory.trouble)] if memory.trouble else []),
+    near, suspects = _named(samples, likeness.near), _named(samples, likeness.suspects)
+    given = tuple(part for part in PARTS if any(image.entry.split == part for image in usable))
+    findings = [
+        *about_split(samples, classes, given, split_options, near),
+        *source.findings,
+        *split_result.findings,
+        *about_copies(samples, near, suspects, likeness.cut_short),
+        *about_losses({entry.label for entry in set_aside}, classes),
+        *([Finding("memory", len(samples), cache.trouble)] if cache.trouble else []),
     ]
     return Manifest(
-        root=read.root,
+        root=source.root,
         samples=samples,
         classes=classes,
         set_aside=set_aside,
-        conflicts=tuple(outcome.conflicts),
+        conflicts=tuple(split_result.conflicts),
         near_copies=near,
         suspects=suspects,
-        said=tuple(said),
+        said=tuple(findings),
         given=given,
-        shares=(wish.test, wish.val),
-        seed=wish.seed,
-        items=read.items,
+        shares=(split_options.test, split_options.val),
+        seed=split_options.seed,
+        items=source.items,
     )
 
 
 def _named(samples: Sequence[Sample], pairs: Sequence[tuple[str, str]]) -> tuple[tuple[str, str], ...]:
     """Return pairs of digests as pairs of paths, each that of the first sample with the digest."""
-    first: dict[str, str] = {}
+    first_paths: dict[str, str] = {}
     for sample in samples:
-        first.setdefault(sample.digest, sample.path)
-    return tuple((first[one], first[other]) for one, other in pairs if one in first and other in first)
+        first_paths.setdefault(sample.digest, sample.path)
+    return tuple(
+        (first_paths[digest_a], first_paths[digest_b])
+        for digest_a, digest_b in pairs
+        if digest_a in first_paths and digest_b in first_paths
+    )

@@ -19,14 +19,14 @@ import numpy as np
 from PIL import Image
 
 from frostline.data import manifest_file
-from frostline.data.digest_cache import Known, Memory
-from frostline.data.findings import KINDS, Finding, shown
+from frostline.data.digest_cache import CachedContent, DigestCache
+from frostline.data.findings import KINDS, Finding, first_examples
 from frostline.data.pixels import decoding, pixel_digest
 from frostline.data.pixels.cropping import CutAway, Size, cut_away
 from frostline.data.pixels.decoding import Picture
 from frostline.data.pixels.deep_pixels import Deep
 from frostline.data.pixels.rendering import PLAIN, Rendering
-from frostline.data.pixels.traits import Traits, looked_at
+from frostline.data.pixels.traits import Traits, with_decoded_traits
 from frostline.data.samples import PARTS, Conflict, Sample, SetAside, demand_training_images
 from frostline.data.sources.common import OnProgress
 from frostline.data.splits import assignment, folding, grouping, resplitting, split_notes
@@ -46,7 +46,35 @@ Items = Callable[[str], "Image.Image | Deep | bytes"]  # "dataset[12]" → the i
 
 @dataclass(frozen=True)
 class Manifest:
-    """Labelled images, split into parts with fixed roles: train learns, val chooses, test reports."""
+    """Labelled images, split into train, val and test. Immutable.
+
+    Attributes
+    ----------
+    root : Path or None
+        Folder that relative sample paths start from; None for images in memory.
+    samples : tuple of Sample
+        The usable images.
+    classes : tuple of str
+        Class names, sorted.
+    set_aside : tuple of SetAside
+        Skipped images, each with the reason.
+    conflicts : tuple of Conflict
+        Identical images with different labels.
+    near_copies, suspects : tuple of pairs of str
+        Paths of near copies that stay in one part; all pairs that look alike.
+    said : tuple of Finding
+        Findings about the images besides `set_aside`.
+    given : tuple of str
+        Parts that the source named; the others were drawn.
+    shares : tuple of float or None
+        Requested shares of test, and of val among the rest.
+    seed : int or None
+        Seed of the split.
+    rendering : Rendering
+        How deep and transparent pixels become RGB.
+    learned : frozenset of str
+        Digests of images that the model has learned from; they are never held out.
+    """
 
     root: Path | None
     samples: tuple[Sample, ...]
@@ -73,7 +101,7 @@ class Manifest:
         """What a person wants to see first: how many, of what, in which parts."""
         parts = [f"{len(samples):,} {part}" for part in PARTS if (samples := self.part(part))]
         names = ", ".join(self.classes[:SHOWN_CLASSES]) + (", …" if self.classes[SHOWN_CLASSES:] else "")
-        aside = f", {len(self.set_aside):,} files set aside" if self.set_aside else ""
+        aside = f", {len(self.set_aside):,} files skipped" if self.set_aside else ""
         many = f"{len(self.samples):,} images of {len(self.classes):,} classes ({names})"
         return f"<Manifest: {many}: {', '.join(parts)}{aside}>"
 
@@ -84,11 +112,13 @@ class Manifest:
 
     @cached_property
     def findings(self) -> tuple[Finding, ...]:
-        """All that there is to say, in the order of `KINDS`: `said`, and what is set aside, by kind."""
-        said = [finding for finding in self.said if finding.kind != "unreadable"]  # those are in `set_aside`
+        """All findings, in the order of `KINDS`: `said`, and skipped images, by kind."""
+        findings = [
+            finding for finding in self.said if finding.kind != "unreadable"
+        ]  # those are in `set_aside`
         order = {kind: place for place, kind in enumerate(KINDS)}
-        every = [*said, *split_notes.about_set_aside(self.set_aside)]
-        return tuple(sorted(every, key=lambda finding: order[finding.kind]))
+        all_findings = [*findings, *split_notes.about_skipped(self.set_aside)]
+        return tuple(sorted(all_findings, key=lambda finding: order[finding.kind]))
 
     @cached_property
     def proposed_groups(self) -> Proposal | None:
@@ -101,7 +131,13 @@ class Manifest:
         return replace(self, samples=tuple(replace(sample, group=group) for sample, group in samples))
 
     def part(self, name: str) -> tuple[Sample, ...]:
-        """Return the samples of one part, in the manifest's order. Raises `DataError` for another name."""
+        """Return the samples of one part, in the manifest's order.
+
+        Raises
+        ------
+        DataError
+            `name` is not "train", "val" or "test".
+        """
         if name not in PARTS:
             raise DataError(f"There is no part {name!r}; there are {', '.join(PARTS)}.")
         return tuple(sample for sample in self.samples if sample.split == name)
@@ -109,32 +145,56 @@ class Manifest:
     @cached_property
     def counts(self) -> dict[str, dict[str, int]]:
         """How many images each class has in each part: `counts["cat"]["train"]`."""
-        found = Counter((sample.label, sample.split) for sample in self.samples)
-        return {label: {part: found[label, part] for part in PARTS} for label in self.classes}
+        counter = Counter((sample.label, sample.split) for sample in self.samples)
+        return {label: {part: counter[label, part] for part in PARTS} for label in self.classes}
 
     def targets(self, samples: Sequence[Sample]) -> np.ndarray:
-        """Return each sample's index into `classes`: (N,), int64."""
+        """Return the class index of each sample.
+
+        Returns
+        -------
+        ndarray of int64, shape (n_samples,)
+            Indices into `classes`.
+        """
         index = {label: position for position, label in enumerate(self.classes)}
         return np.array([index[sample.label] for sample in samples], dtype=np.int64)
 
     def units(self, samples: Sequence[Sample]) -> np.ndarray:
-        """Return an id per sample, (N,), int64; samples that share one must never be separated."""
+        """Return a unit id for each sample; samples of one unit (group, copies) must not be separated.
+
+        Returns
+        -------
+        ndarray of int64, shape (n_samples,)
+        """
         return np.array([self._unit_of_path[sample.path] for sample in samples], dtype=np.int64)
 
     def folds(self, samples: Sequence[Sample], k: int, seed: int) -> Pairs:
-        """Return up to `k` pairs (learn, hold) of positions into `samples`: stratified, units kept whole.
+        """Return stratified cross-validation folds that keep units together.
 
-        Fewer where classes or units do not allow `k`; none where nothing can be held out at all. What was
-        learned from before, and what hangs together with it, is held out in none. An image keeps the fold
-        that a study remembers for the seed.
+        Images that the model has learned from, and their units, are held out in no fold. An image keeps the
+        fold that a study remembers for the seed.
+
+        Parameters
+        ----------
+        samples : sequence of Sample
+            The images to fold.
+        k : int
+            Largest number of folds; fewer where classes or units do not allow `k`.
+        seed : int
+            Decides the folds, with each image's content.
+
+        Returns
+        -------
+        list of (learn, hold)
+            Positions into `samples` for each fold; empty where nothing can be held out.
         """
         before = self.earlier_folds.get(seed, {})
         moving = np.flatnonzero(~self.has_learned(samples))
-        some = [samples[at] for at in moving.tolist()]
-        units = np.unique(self.units(some), return_inverse=True)[1]
-        keys = unit_keys(units, [s.group for s in some], [s.digest for s in some])
-        earlier = np.array([before.get(sample.digest, -1) for sample in some], dtype=np.int64)
-        pairs = folding.folds(self.targets(some), units, keys, k, seed, earlier)
+        new_samples = [samples[at] for at in moving.tolist()]
+        units = np.unique(self.units(new_samples), return_inverse=True)[1]
+        keys = unit_keys(units, [s.group for s in new_samples], [s.digest for s in new_samples])
+        earlier = np.array([before.get(sample.digest, -1) for sample in new_samples], dtype=np.int64)
+        pairs = folding.folds(self.targets(new_samples), units, keys, k, seed, earlier)
         everything = np.arange(len(samples))
         return [(np.setdiff1d(everything, moving[hold]), moving[hold]) for _, hold in pairs]
 
@@ -146,10 +206,22 @@ class Manifest:
         return np.array([self._unit_of_path[sample.path] in units for sample in samples], dtype=bool)
 
     def keeping(self, sides: Mapping[str, str]) -> Manifest:
-        """Return the manifest with its drawn parts drawn anew: images of these digests keep these parts.
+        """Return the manifest with its drawn parts drawn again, with these images' parts fixed.
 
-        All else goes by the rule, seed and shares that the data were loaded with; an equal manifest where
-        nothing changes. Raises `DataError` where these are not known, or a class can't be learned any more.
+        Parameters
+        ----------
+        sides : mapping of str to str
+            Part by digest.
+
+        Returns
+        -------
+        Manifest
+            An equal manifest where nothing changes.
+
+        Raises
+        ------
+        DataError
+            The seed or shares are unknown, or a class is left without training images.
         """
         return resplitting.keeping(self, sides)
 
@@ -170,11 +242,14 @@ class Manifest:
         return replace(self, earlier_folds=assignment.read(study).folds)
 
     def read(self, sample: Sample) -> Image.Image:
-        """Return a sample's image as upright RGB of 8 bits a channel, as `rendering` says.
+        """Return a sample's image as upright 8-bit RGB, rendered as `rendering` says.
 
-        Raises:
-            DamagedImage: its pixels cannot be decoded; the digest is remembered as damaged.
-            DataError: the file has changed or gone since it was indexed.
+        Raises
+        ------
+        DamagedImage
+            Its pixels cannot be decoded; the digest is remembered as damaged.
+        DataError
+            The file changed or was removed since it was indexed.
         """
         return self._picture(sample).rgb(self.rendering)
 
@@ -190,44 +265,53 @@ class Manifest:
         try:
             picture = self._decoded(sample)
         except DamagedImage as error:
-            Memory().remember(contents=[Known(sample.digest, decoded=True, fault=str(error))])
+            DigestCache().remember(contents=[CachedContent(sample.digest, decoded=True, fault=str(error))])
             raise DamagedImage(f"{sample.path} {error}") from error
         pixel_digest.note(sample.digest, picture)
         return picture
 
     def checked(self, progress: OnProgress | None = None) -> Manifest:
-        """Decode every image that is not known to be sound; return a manifest without the damaged ones.
+        """Decode every image not yet known to be sound, and return a manifest without the damaged ones.
 
-        Raises:
-            DataError: a class is left without a training image.
+        Parameters
+        ----------
+        progress : callable or None
+            Called with (what, done, total).
+
+        Raises
+        ------
+        DataError
+            A class is left without a training image.
         """
         faults = self._faults(progress)
         if not faults:
             return self
         damaged = [sample for sample in self.samples if sample.digest in faults]
         moved = [SetAside(sample.path, sample.label, faults[sample.digest]) for sample in damaged]
-        kept = tuple(sample for sample in self.samples if sample.digest not in faults)
-        demand_training_images(kept, self.classes, moved)
-        note = f"{len(moved)} more image(s) set aside: damaged, as decoding showed."
-        more = Finding("unreadable", len(moved), note, examples=shown(gone.path for gone in moved))
-        return resplitting.with_samples(self, kept, moved, [more])
+        usable = tuple(sample for sample in self.samples if sample.digest not in faults)
+        demand_training_images(usable, self.classes, moved)
+        note = f"{len(moved)} more image(s) skipped: decoding showed them to be damaged."
+        finding = Finding(
+            "unreadable", len(moved), note, examples=first_examples(gone.path for gone in moved)
+        )
+        return resplitting.with_samples(self, usable, moved, [finding])
 
     def cut_away(self, resize: str = "crop", crop_pct: float = 1.0) -> CutAway:
         """Return how much of the images is never seen where they are made square so (`framing.cut_away`).
 
         Sizes are at hand where the images were indexed, not in a manifest that was read back.
         """
-        first = {sample.digest: sample.path for sample in reversed(self.samples)}
-        sizes = {first[digest]: size for digest, size in self.sizes.items() if digest in first}
+        path_of = {sample.digest: sample.path for sample in reversed(self.samples)}
+        sizes = {path_of[digest]: size for digest, size in self.sizes.items() if digest in path_of}
         return cut_away(sizes, resize, crop_pct)
 
     def framed(self, resize: str = "crop", crop_pct: float = 1.0) -> Manifest:
         """Return the manifest with the note on what is cut away where its images are made square so."""
         if not self.sizes:
             return self
-        others = tuple(finding for finding in self.said if finding.kind != "cut_away")
+        other_findings = tuple(finding for finding in self.said if finding.kind != "cut_away")
         finding = self.cut_away(resize, crop_pct).finding
-        return replace(self, said=(*others, finding) if finding else others)
+        return replace(self, said=(*other_findings, finding) if finding else other_findings)
 
     @cached_property
     def digest(self) -> str:
@@ -254,14 +338,14 @@ class Manifest:
 
     def to_json(self) -> str:
         """Return the manifest as JSON Lines: a header, then a sample a line. `items` is left out."""
-        kept = ("classes", "near_copies", "suspects", "given", "shares", "seed")
+        plain_fields = ("classes", "near_copies", "suspects", "given", "shares", "seed")
         header = {
             "root": None if self.root is None else str(self.root),
             "digest": self.digest,
             "split_digest": self.split_digest,
             "set_aside": [astuple(gone) for gone in self.set_aside],
             "conflicts": [astuple(conflict) for conflict in self.conflicts],
-            **{name: getattr(self, name) for name in kept},
+            **{name: getattr(self, name) for name in plain_fields},
             "said": [astuple(finding) for finding in self.said],
             **({"reading": dict(self.reading)} if self.reading else {}),
             **({} if self.rendering.plain else {"rendering": self.rendering.as_dict()}),
@@ -272,18 +356,23 @@ class Manifest:
 
     @staticmethod
     def from_json(text: str) -> Manifest:
-        """Read what `to_json` wrote; the images need not be there.
+        """Return the manifest that `to_json` wrote; the images need not exist.
 
-        Raises:
-            DataError: it is something else, was cut short or was changed.
+        Raises
+        ------
+        DataError
+            The text is not a manifest, or was truncated or edited.
         """
         header, rows = manifest_file.parse(text)
         try:
             manifest = _built(header, rows)
-            whole = (manifest.digest, manifest.split_digest) == (header["digest"], header["split_digest"])
+            digests_match = (manifest.digest, manifest.split_digest) == (
+                header["digest"],
+                header["split_digest"],
+            )
         except (KeyError, TypeError, ValueError) as error:
             raise DataError(f"This manifest is damaged ({error!r}): load the data again.") from error
-        if not whole:
+        if not digests_match:
             raise DataError(
                 "This manifest was cut short or edited (its digest differs): load the data again."
             )
@@ -311,7 +400,9 @@ class Manifest:
         """Return pairs of paths as pairs of positions into `samples`, where both are there."""
         position = {sample.path: index for index, sample in enumerate(self.samples)}
         return [
-            (position[one], position[other]) for one, other in pairs if one in position and other in position
+            (position[path_a], position[path_b])
+            for path_a, path_b in pairs
+            if path_a in position and path_b in position
         ]
 
     def _decoded(self, sample: Sample) -> Picture:
@@ -326,53 +417,61 @@ class Manifest:
             return self.items(sample.path)
         if self.root is None:
             raise DataError(
-                f"{sample.path} was handed over in Python and is not kept here: load the same dataset again."
+                f"{sample.path} was passed in Python and is not stored here: load the same dataset again."
             )
         path = self.root / sample.path
         fault = decoding.file_fault(path)
         if fault:
-            raise DataError(f"{path} {fault}, but was there when it was indexed: load the data again.")
+            raise DataError(f"{path} {fault}, but existed when it was indexed: load the data again.")
         return decoding.read_bytes(path)
 
     def _faults(self, progress: OnProgress | None) -> dict[str, str]:
         """Return the reason of every damaged digest, decoding what is not known yet."""
-        first = {sample.digest: sample for sample in reversed(self.samples)}
-        memory = Memory()
-        known = memory.contents_of(first)
-        faults = {digest: known[digest].fault for digest in first if digest in known and known[digest].fault}
+        sample_of = {sample.digest: sample for sample in reversed(self.samples)}
+        cache = DigestCache()
+        contents = cache.contents_of(sample_of)
+        faults = {
+            digest: contents[digest].fault
+            for digest in sample_of
+            if digest in contents and contents[digest].fault
+        }
         waiting = [
-            sample for digest, sample in first.items() if digest not in known or not known[digest].decoded
+            sample
+            for digest, sample in sample_of.items()
+            if digest not in contents or not contents[digest].decoded
         ]
         for start in range(0, len(waiting), CHECK_CHUNK_IMAGES):
-            seen = [_looked(self, sample, known) for sample in waiting[start : start + CHECK_CHUNK_IMAGES]]
-            memory.remember(contents=seen)
-            faults.update({look.digest: look.fault for look in seen if look.fault})
+            decoded = [
+                _looked(self, sample, contents) for sample in waiting[start : start + CHECK_CHUNK_IMAGES]
+            ]
+            cache.remember(contents=decoded)
+            faults.update({content.digest: content.fault for content in decoded if content.fault})
             if progress:
                 progress("decoding", min(start + CHECK_CHUNK_IMAGES, len(waiting)), len(waiting))
         return faults
 
 
-def _looked(data: Manifest, sample: Sample, known: Mapping[str, Known]) -> Known:
+def _looked(data: Manifest, sample: Sample, contents: Mapping[str, CachedContent]) -> CachedContent:
     """Decode a sample, and return what that showed."""
     try:
         picture = data._decoded(sample)
     except DamagedImage as error:
-        return Known(sample.digest, decoded=True, fault=str(error))
-    header = known[sample.digest].traits if sample.digest in known else Traits()
-    return Known(sample.digest, decoded=True, traits=looked_at(picture, header))
+        return CachedContent(sample.digest, decoded=True, fault=str(error))
+    header = contents[sample.digest].traits if sample.digest in contents else Traits()
+    return CachedContent(sample.digest, decoded=True, traits=with_decoded_traits(picture, header))
 
 
 def _digest_rows(rows: Iterable[tuple[str, ...]]) -> str:
     """Return the SHA-256 of a bag of rows, whatever their order."""
-    whole = hashlib.sha256()
+    digest = hashlib.sha256()
     for line in sorted(json.dumps(row, separators=(",", ":")) for row in rows):
-        whole.update(line.encode("ascii") + b"\n")
-    return whole.hexdigest()
+        digest.update(line.encode("ascii") + b"\n")
+    return digest.hexdigest()
 
 
 def _built(header: dict[str, Any], rows: list[list[str]]) -> Manifest:
     """Build a manifest from the lines of `Manifest.to_json`. Raises `ValueError` for values of no use."""
-    made = Manifest(
+    manifest = Manifest(
         root=None if header["root"] is None else Path(header["root"]),
         samples=tuple(Sample(*row) for row in rows),
         classes=tuple(header["classes"]),
@@ -380,9 +479,9 @@ def _built(header: dict[str, Any], rows: list[list[str]]) -> Manifest:
         conflicts=tuple(
             Conflict(name, tuple(paths), tuple(labels)) for name, paths, labels in header["conflicts"]
         ),
-        near_copies=tuple((one, other) for one, other in header["near_copies"]),
-        suspects=tuple((one, other) for one, other in header["suspects"]),
-        said=tuple(Finding.read(row) for row in header["said"]),
+        near_copies=tuple((path_a, path_b) for path_a, path_b in header["near_copies"]),
+        suspects=tuple((path_a, path_b) for path_a, path_b in header["suspects"]),
+        said=tuple(Finding.from_row(row) for row in header["said"]),
         given=tuple(header.get("given", ())),
         reading=dict(header.get("reading", {})),
         shares=(header["shares"][0], header["shares"][1]) if header.get("shares") else None,
@@ -391,30 +490,40 @@ def _built(header: dict[str, Any], rows: list[list[str]]) -> Manifest:
         kinds=dict(header.get("kinds", {})),
         learned=frozenset(header.get("learned", ())),
     )
-    _demand_plain(made)
-    return made
+    _demand_plain(manifest)
+    return manifest
 
 
-def _demand_plain(made: Manifest) -> None:
+def _demand_plain(manifest: Manifest) -> None:
     """Raise `ValueError` for what JSON can say and a manifest can't: it may come from a stranger."""
-    words = [word for sample in made.samples for word in astuple(sample)]
-    words += [word for gone in made.set_aside for word in astuple(gone)]
-    words += [*made.kinds, *made.kinds.values()]
-    words += [*made.classes, *made.given, *made.learned, *made.reading, *made.reading.values()]
-    words += [word for pair in (*made.near_copies, *made.suspects) for word in pair]
-    words += [word for one in made.conflicts for word in (one.digest, *one.paths, *one.labels)]
-    if not all(isinstance(word, str) for word in words):
-        raise ValueError("a number or a list stands where a word is expected")
-    if strange := {gone.kind for gone in made.set_aside} - set(KINDS):
-        raise ValueError(f"it sets images aside as {sorted(strange)[:5]}")
-    if not isinstance(made.seed, int | None):
-        raise ValueError(f"its seed is {made.seed!r}, expected a whole number")
-    if not all(DIGEST.fullmatch(digest) for digest in made.learned):
+    texts = [text for sample in manifest.samples for text in astuple(sample)]
+    texts += [text for gone in manifest.set_aside for text in astuple(gone)]
+    texts += [*manifest.kinds, *manifest.kinds.values()]
+    texts += [
+        *manifest.classes,
+        *manifest.given,
+        *manifest.learned,
+        *manifest.reading,
+        *manifest.reading.values(),
+    ]
+    texts += [text for pair in (*manifest.near_copies, *manifest.suspects) for text in pair]
+    texts += [
+        text
+        for conflict in manifest.conflicts
+        for text in (conflict.digest, *conflict.paths, *conflict.labels)
+    ]
+    if not all(isinstance(text, str) for text in texts):
+        raise ValueError("a number or a list stands where a text is expected")
+    if strange := {gone.kind for gone in manifest.set_aside} - set(KINDS):
+        raise ValueError(f"it skips images as {sorted(strange)[:5]}")
+    if not isinstance(manifest.seed, int | None):
+        raise ValueError(f"its seed is {manifest.seed!r}, expected a whole number")
+    if not all(DIGEST.fullmatch(digest) for digest in manifest.learned):
         raise ValueError("it names images learned from by something else than digests")
-    if not all(isinstance(share, int | float) for share in made.shares or ()):
-        raise ValueError(f"its shares are {made.shares!r}, expected two numbers")
-    for sample in made.samples:
+    if not all(isinstance(share, int | float) for share in manifest.shares or ()):
+        raise ValueError(f"its shares are {manifest.shares!r}, expected two numbers")
+    for sample in manifest.samples:
         if not DIGEST.fullmatch(sample.digest) or sample.split not in PARTS:
             raise ValueError(f"{sample.path!r} has digest {sample.digest[:20]!r} and part {sample.split!r}")
-    if strange := {sample.label for sample in made.samples} - set(made.classes):
+    if strange := {sample.label for sample in manifest.samples} - set(manifest.classes):
         raise ValueError(f"its classes leave out {sorted(strange)[:5]}")

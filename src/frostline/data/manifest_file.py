@@ -27,15 +27,13 @@ def parse(text: str) -> tuple[dict[str, Any], list[list[str]]]:
         header, *rows = [json.loads(line) for line in text.splitlines()]
         version = header["frostline_manifest"]
     except (ValueError, KeyError, TypeError, RecursionError) as error:
-        raise DataError(
-            f"This is not a manifest ({error!r}); expected the file that a study keeps."
-        ) from error
+        raise DataError(f"This is not a manifest ({error!r}); expected a study's manifest.jsonl.") from error
     if version != VERSION:
         raise DataError(f"This manifest has format {version}; expected {VERSION}. Load the data again.")
     return header, rows
 
 
-def kept_header(study: str | Path | None) -> dict[str, Any]:
+def study_header(study: str | Path | None) -> dict[str, Any]:
     """Return the header of the manifest that a study began with; empty where it has none yet.
 
     Raises `DataError` where it is damaged.
@@ -48,10 +46,10 @@ def kept_header(study: str | Path | None) -> dict[str, Any]:
             header = json.loads(file.readline())
     except (OSError, ValueError, RecursionError) as error:
         raise DataError(
-            f"{path} is damaged ({error!r}): how the study reads and shows images can't be told."
+            f"{path} is damaged ({error!r}): how the study reads and renders images is unknown."
         ) from None
     if not isinstance(header, dict) or not isinstance(header.get("reading", {}), dict):
-        raise DataError(f"{path} is damaged: its first line says {str(header)[:80]!r}.")
+        raise DataError(f"{path} is damaged: its first line reads {str(header)[:80]!r}.")
     return header
 
 

@@ -1,4 +1,4 @@
-"""What a manifest is made of: one usable image, one set aside, identical ones with different labels."""
+"""What a manifest consists of: a usable image, a skipped image, identical images with different labels."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from frostline.errors import DataError
 
-PARTS = ("train", "val", "test")  # the later one guards more: what it holds must not be learned from
+PARTS = ("train", "val", "test")  # a later part takes precedence: what it holds must not be learned from
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,7 +23,7 @@ class Sample:
 
 @dataclass(frozen=True, slots=True)
 class SetAside:
-    """One image that is not used, and why."""
+    """One skipped image, and why."""
 
     path: str
     label: str
@@ -44,13 +44,13 @@ def demand_training_images(
     samples: Iterable[Sample], classes: Sequence[str], set_aside: Sequence[SetAside]
 ) -> None:
     """Raise `DataError` naming every class that has no training image."""
-    learnt = {sample.label for sample in samples if sample.split == "train"}
-    missing = [label for label in classes if label not in learnt]
+    in_train = {sample.label for sample in samples if sample.split == "train"}
+    missing = [label for label in classes if label not in in_train]
     if not missing:
         return
-    lost = [f"{gone.path} {gone.reason}" for gone in set_aside if gone.label in missing][:5]
+    skipped = [f"{image.path} {image.reason}" for image in set_aside if image.label in missing][:5]
     raise DataError(
         f"No training image for {', '.join(map(repr, missing))}; every class needs at least one. "
         "Add images, correct the label or its split, or leave the class out."
-        + (" Set aside: " + "; ".join(lost) + "." if lost else "")
+        + (" Skipped: " + "; ".join(skipped) + "." if skipped else "")
     )

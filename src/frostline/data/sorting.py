@@ -31,16 +31,16 @@ DEVICES = frozenset(
 JOINERS = "\u200c\u200d"  # of letters, in Persian, Indic scripts and emoji
 MOST_BYTES = 120  # of a folder's name: eCryptfs takes 143, and a suffix comes on top
 SUFFIXES = (0, 8, 64)  # hexadecimal digits of the content's digest, until a name is free
-DOUBTED = "unsure"  # the folder of images that are better not answered
+UNSURE = "unsure"  # the folder of images whose prediction is not trusted
 
 
 @dataclass
-class Sorted:
-    """What was copied where: `copied` and `there` (found there already) count images by folder's name."""
+class SortedImages:
+    """The result of `sort_into`: images copied, and already there, by folder name."""
 
     folder: Path
     copied: dict[str, int] = field(default_factory=dict)
-    there: dict[str, int] = field(default_factory=dict)
+    already_there: dict[str, int] = field(default_factory=dict)
     inside: int = 0  # images that lie in the folder itself
     failed: list[tuple[str, str]] = field(default_factory=list)  # (path, why it could not be copied)
 
@@ -50,7 +50,7 @@ class Sorted:
             "to": str(self.folder),
             "copied": sum(self.copied.values()),
             "folders": [
-                {"name": name, "copied": self.copied.get(name, 0), "there": self.there.get(name, 0)}
+                {"name": name, "copied": self.copied.get(name, 0), "there": self.already_there.get(name, 0)}
                 for name in self.names
             ],
             "inside": self.inside,
@@ -60,42 +60,55 @@ class Sorted:
     @property
     def names(self) -> list[str]:
         """The folders' names, sorted."""
-        return sorted({*self.copied, *self.there})
+        return sorted({*self.copied, *self.already_there})
 
 
 def folder_names(labels: Iterable[str]) -> dict[str, str]:
-    """Return a folder's name for each label: right on every system, no two alike, none leads elsewhere."""
-    found: dict[str, str] = {}
-    taken: set[str] = set()
+    """Return a folder name for each label: valid on every system, all different."""
+    names: dict[str, str] = {}
+    used_names: set[str] = set()
     for label in sorted(set(labels)):
         name = _safe(label)
-        if name != unicodedata.normalize("NFC", label) or name.casefold() in taken:
+        if name != unicodedata.normalize("NFC", label) or name.casefold() in used_names:
             name = f"{name}-{hashlib.sha256(label.encode(errors='surrogatepass')).hexdigest()[:8]}"
-        while name.casefold() in taken:  # a label that looks like another one's suffix
+        while name.casefold() in used_names:  # a label that looks like another one's suffix
             name = f"{name}_"
-        taken.add(name.casefold())
-        found[label] = name
-    return found
+        used_names.add(name.casefold())
+        names[label] = name
+    return names
 
 
-def doubted_name(names: Iterable[str]) -> str:
-    """Return a name for the folder of doubted images that is no label's."""
-    taken, name = {known.casefold() for known in names}, DOUBTED
-    while name in taken:
+def unsure_folder_name(names: Iterable[str]) -> str:
+    """Return a name for the folder of unsure predictions that no label's folder has."""
+    used_names, name = {other.casefold() for other in names}, UNSURE
+    while name in used_names:
         name = f"{name}-images"
     return name
 
 
-def sort_into(target: Path, images: Sequence[tuple[str, str]]) -> Sorted:
-    """Copy images, given as (path, folder's name), into folders below `target`.
+def sort_into(target: Path, images: Sequence[tuple[str, str]]) -> SortedImages:
+    """Copy images into folders below `target`; nothing is overwritten.
 
-    Raises:
-        UsageError: `target` is a file, or one of its folders is a link that leads out of it.
-        DataError: it cannot be written; what was copied stays.
+    Parameters
+    ----------
+    target : Path
+    images : sequence of (path, folder name)
+
+    Returns
+    -------
+    SortedImages
+        Number of images copied, already there and failed.
+
+    Raises
+    ------
+    UsageError
+        `target` is a file, or one of its folders is a link that leads out of it.
+    DataError
+        The folder cannot be written; copied images stay.
     """
     if target.exists() and not target.is_dir():
         raise UsageError(f"{target} is a file; expected a folder to copy to, or a name that is free.")
-    done = Sorted(target)
+    result = SortedImages(target)
     try:
         target.mkdir(parents=True, exist_ok=True)
         root = target.resolve()
@@ -103,32 +116,32 @@ def sort_into(target: Path, images: Sequence[tuple[str, str]]) -> Sorted:
             _prepare(root, root / name)
         for path, name in images:
             if is_address(path) or is_member(path):
-                done.failed.append((path, "is no file here: it lies at an address or in a shard"))
+                result.failed.append((path, "is not a local file: it lies at an address or in a shard"))
             else:
-                _sort(Path(path), root, name, done)
+                _sort(Path(path), root, name, result)
     except OSError as error:
         raise DataError(
-            f"{target} cannot be written ({error.strerror or error}). {sum(done.copied.values()):,} of "
-            f"{len(images):,} images were copied; the same command goes on."
+            f"{target} cannot be written ({error.strerror or error}). {sum(result.copied.values()):,} of "
+            f"{len(images):,} images were copied; the same command resumes."
         ) from None
-    return done
+    return result
 
 
 def _prepare(root: Path, folder: Path) -> None:
     if folder.resolve().parent != root:
-        raise UsageError(f"{folder} leads elsewhere, and nothing is written outside {root}. Remove the link.")
+        raise UsageError(f"{folder} leads elsewhere; nothing is written outside {root}. Remove the link.")
     folder.mkdir(exist_ok=True)
-    for left in directories.left_behind(folder / "copy"):
-        left.unlink(missing_ok=True)
+    for leftover in directories.left_behind(folder / "copy"):
+        leftover.unlink(missing_ok=True)
 
 
-def _sort(path: Path, root: Path, name: str, done: Sorted) -> None:
+def _sort(path: Path, root: Path, name: str, result: SortedImages) -> None:
     if fault := file_fault(path):
-        done.failed.append((str(path), fault))
+        result.failed.append((str(path), fault))
     elif path.resolve().is_relative_to(root):
-        done.inside += 1
+        result.inside += 1
     else:
-        count = done.copied if _copied(path, root / name) else done.there
+        count = result.copied if _copied(path, root / name) else result.already_there
         count[name] = count.get(name, 0) + 1
 
 

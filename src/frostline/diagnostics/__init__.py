@@ -4,7 +4,7 @@ size · listening → glance → similarity, depth (with transfer) → measuring
 """
 
 from frostline.diagnostics.dataset_size import Size
-from frostline.diagnostics.measurement import Confidence, Signals, measure, shared_out
+from frostline.diagnostics.measurement import Confidence, Signals, class_balanced_subset, measure
 from frostline.diagnostics.similarity import Similarity, similarity
 from frostline.diagnostics.stage_probes import CurvePoint, StageProbe
 
@@ -15,7 +15,7 @@ __all__ = [
     "Similarity",
     "Size",
     "StageProbe",
+    "class_balanced_subset",
     "measure",
-    "shared_out",
     "similarity",
 ]

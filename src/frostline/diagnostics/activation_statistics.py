@@ -1,4 +1,4 @@
-"""Listening to a network while images pass: sums per channel, by blocks of images, of what its layers meet.
+"""Activation statistics of a network: sums per channel of layer inputs, by blocks of images.
 
 BatchNorm layers are asked for the mean and mean square of what they are fed. In a network without any, layers
 before an activation are asked how often each channel is above zero, and how far it leans to one side.
@@ -31,7 +31,7 @@ Blocks = NDArray[np.int64]
 
 @dataclass(frozen=True)
 class Layer:
-    """One layer that is listened to.
+    """One layer that is recorded.
 
     `distance` turns its sums per image, (quantities, channels), into how foreign the images are to it, 0–1.
     """
@@ -39,12 +39,12 @@ class Layer:
     name: str
     stage: int
     before: bool  # its input is looked at, else its answer
-    find: Callable[[Tensor], Tensor]  # sums of each image: (n, quantities, channels)
+    statistics: Callable[[Tensor], Tensor]  # sums of each image: (n, quantities, channels)
     distance: Callable[[Floats], float]
 
 
-class Ear:
-    """Hears what the layers of `model` meet, and adds it up by blocks of images.
+class ActivationRecorder:
+    """Records activation statistics of the layers of `model`, summed by blocks of images.
 
     Say which blocks the next images belong to with `expect`; rows beyond those are padding and not heard.
     Where a network runs in pieces, say with `attend` which stages run now: what lies outside a piece is fed
@@ -58,36 +58,36 @@ class Ear:
         self._now = np.zeros(0, dtype=np.int64)
         self._stages = range(len(backbone.stages))
 
-    def expect(self, blocks: Blocks) -> None:
-        """Name the block of each image that comes next."""
+    def set_blocks(self, blocks: Blocks) -> None:
+        """Set the block of each image of the next batch."""
         self._now = blocks
 
-    def attend(self, stages: range) -> None:
-        """Hear only the layers of these stages from now on."""
+    def set_stages(self, stages: range) -> None:
+        """Record only the layers of these stages from now on."""
         self._stages = stages
 
     @contextmanager
-    def listening(self) -> Iterator[None]:
-        """Hear everything that passes through the model inside the block."""
+    def recording(self) -> Iterator[None]:
+        """Record everything that passes through the model inside the block."""
         hooks = []
         for layer in self.layers:
             module = self._model.get_submodule(layer.name)
             if layer.before:
-                hooks.append(module.register_forward_pre_hook(lambda m, x, to=layer: self._hear(to, x[0])))
+                hooks.append(module.register_forward_pre_hook(lambda m, x, to=layer: self._record(to, x[0])))
             else:
-                hooks.append(module.register_forward_hook(lambda m, x, out, to=layer: self._hear(to, out)))
+                hooks.append(module.register_forward_hook(lambda m, x, out, to=layer: self._record(to, out)))
         try:
             yield
         finally:
             for handle in hooks:
                 handle.remove()
 
-    def _hear(self, layer: Layer, x: Tensor) -> None:
+    def _record(self, layer: Layer, x: Tensor) -> None:
         if layer.stage not in self._stages:
             return
-        each = layer.find(x.detach()[: len(self._now)]).double().cpu().numpy()
-        total = self.sums.setdefault(layer.name, np.zeros((self._blocks, *each.shape[1:])))
-        np.add.at(total, self._now, each)
+        values = layer.statistics(x.detach()[: len(self._now)]).double().cpu().numpy()
+        total = self.sums.setdefault(layer.name, np.zeros((self._blocks, *values.shape[1:])))
+        np.add.at(total, self._now, values)
 
 
 def blocks_of(images: int, units: Sequence[int] | None) -> Blocks:
@@ -106,7 +106,7 @@ def blocks_of(images: int, units: Sequence[int] | None) -> Blocks:
 
 
 def _layers(backbone: Backbone, model: nn.Module) -> tuple[list[Layer], str]:
-    """Return the layers to listen to, and what that is called."""
+    """Return the layers to record, and the name of what is recorded."""
     spans = backbone.module_spans(model)
     norms = [
         Layer(name, spans[name][0], True, _moments, _from_statistics(module))
@@ -126,8 +126,8 @@ def _layers(backbone: Backbone, model: nn.Module) -> tuple[list[Layer], str]:
             used.append(Layer(name, spans[name][0], False, _signs(axis), _estranged))
     if not used:
         raise DataError(
-            f"{backbone.name} has neither BatchNorm layers nor activation modules that can be listened to, "
-            "so similarity can't be measured; all else can."
+            f"{backbone.name} has neither BatchNorm layers nor activation modules that can be hooked, "
+            "so similarity cannot be measured; everything else can."
         )
     return used, "use of channels"
 
@@ -162,9 +162,9 @@ def _from_statistics(layer: _BatchNorm) -> Callable[[Floats], float]:
     var = layer.running_var.double().cpu().numpy() + layer.eps
 
     def distance(sums: Floats) -> float:
-        other = np.maximum(sums[1] - sums[0] ** 2, 0.0) + layer.eps
-        overlap = np.sqrt(2.0 * np.sqrt(var * other) / (var + other))
-        return float((1.0 - overlap * np.exp(-0.25 * (sums[0] - mean) ** 2 / (var + other))).mean())
+        variance = np.maximum(sums[1] - sums[0] ** 2, 0.0) + layer.eps
+        overlap = np.sqrt(2.0 * np.sqrt(var * variance) / (var + variance))
+        return float((1.0 - overlap * np.exp(-0.25 * (sums[0] - mean) ** 2 / (var + variance))).mean())
 
     return distance
 

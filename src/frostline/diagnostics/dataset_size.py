@@ -1,4 +1,4 @@
-"""How much there is to learn from: images, classes, balance, copies, groups, resolution."""
+"""Size of a dataset: images, classes, balance, copies, groups, resolution."""
 
 from __future__ import annotations
 
@@ -13,7 +13,28 @@ OPENED = 64  # images whose resolution is looked at, spread over the set: a seco
 
 @dataclass(frozen=True)
 class Size:
-    """Counts of images. `per_class` is (fewest, median, most) of the training part; sides in pixels."""
+    """Size of a dataset.
+
+    Attributes
+    ----------
+    images, train, val, test, classes : int
+    per_class : tuple of int
+        (fewest, median, most) images of a class in train.
+    imbalance : float
+        Images of the largest class over those of the smallest.
+    copies : int
+        Exact copies of another image.
+    near_copies : int
+        Pairs.
+    groups : int
+        Groups of two images or more.
+    set_aside : int
+        Skipped images.
+    resolution : tuple of int
+        Median width and height in pixels.
+    smallest_side : int
+        In pixels.
+    """
 
     images: int
     train: int

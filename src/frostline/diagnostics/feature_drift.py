@@ -1,4 +1,4 @@
-"""What adapting did to a network: how far its features moved, and what it can no longer do.
+"""What adapting did to a network: feature drift, and forgetting of the original classes.
 
 *Drift* is a distance between features, and says nothing of what is lost. *Forgetting* is: the share of
 labelled images that the original network answered right through its own classifier, and that the same
@@ -37,11 +37,21 @@ Floats = NDArray[np.float64]
 
 @dataclass(frozen=True)
 class Forgetting:
-    """Accuracy of the original classifier before and after, 0–1; `lost` is the difference.
+    """Accuracy of the original classifier before and after adapting, 0–1.
 
-    `low` to `high` is a 95 % interval of `lost`, paired by image, over what belongs together. All of it is of
-    images that the backbone is not known to have learned from, `None` where there are none; `learned` has
-    `n_images`, `before` and `after` of those that it is, which are no measure of what it could do.
+    Images that the backbone has learned from are excluded, except in `learned`.
+
+    Attributes
+    ----------
+    before, after : float or None
+        None where no images are left.
+    lost : float or None
+        `before` − `after`.
+    low, high : float or None
+        95 % interval of `lost`, paired by image, over units.
+    n_images : int
+    learned : dict or None
+        `n_images`, `before` and `after` of images that the backbone has learned from.
     """
 
     before: float | None
@@ -60,27 +70,45 @@ class Forgetting:
 def forgetting(
     backbone: Backbone, model: nn.Module, data: Manifest, *, progress: OnProgress | None = None
 ) -> Forgetting:
-    """Return what `model`, adapted from `backbone`, has forgotten of what the backbone could do.
+    """Return how much accuracy an adapted model lost on the backbone's own classes.
 
-    `data` holds images labelled with the backbone's own classes: their names where it came from a study, else
-    the number of the output (0, 1, …). Its test part is asked, or where it has none every image. Images that
-    the backbone learned from make it look better before than it is: those that its fingerprints know stand
-    apart in `learned`. Raises `DataError`.
+    Parameters
+    ----------
+    backbone : Backbone
+    model : nn.Module
+        Adapted from `backbone`.
+    data : Manifest
+        Images labelled with the backbone's classes: their names where it came from a study, else the output
+        index (0, 1, …). The test part is used, or all images where there is none.
+    progress : callable or None
+
+    Returns
+    -------
+    Forgetting
+
+    Raises
+    ------
+    DataError
+        A class is not one of the backbone's.
     """
-    data = lineage.marked(backbone, data)
+    data = lineage.mark_learned(backbone, data)
     samples = data.part("test") or data.samples
     images = Images(data, samples, backbone.preprocessing)
     targets = own_targets(backbone, data)[images.targets]
     before, after = (
-        (_answers(one, images, "remember", progress).argmax(axis=1) == targets).astype(np.float64)
-        for one in (backbone.model, _with_own_head(backbone, model))
+        (_answers(network, images, "remember", progress).argmax(axis=1) == targets).astype(np.float64)
+        for network in (backbone.model, _with_own_head(backbone, model))
     )
-    seen = np.array([sample.digest in data.learned for sample in samples], dtype=np.bool_)
-    new, units = ~seen, data.units(samples)
+    was_learned = np.array([sample.digest in data.learned for sample in samples], dtype=np.bool_)
+    new, units = ~was_learned, data.units(samples)
     learned = None
-    if seen.any():
-        count = int(seen.sum())
-        learned = {"n_images": count, "before": _mean(before[seen]), "after": _mean(after[seen])}
+    if was_learned.any():
+        count = int(was_learned.sum())
+        learned = {
+            "n_images": count,
+            "before": _mean(before[was_learned]),
+            "after": _mean(after[was_learned]),
+        }
     low, high = metrics.mean_interval((before - after)[new], units[new]) if new.any() else (None, None)
     lost = _mean((before - after)[new])
     return Forgetting(_mean(before[new]), _mean(after[new]), lost, low, high, int(new.sum()), learned)
@@ -101,10 +129,10 @@ def own_targets(backbone: Backbone, data: Manifest) -> NDArray[np.int64]:
     strange = [name for name in data.classes if name not in places]
     if strange:
         listed = ", ".join(strange[:NAMED]) + (f" and {len(strange) - NAMED} more" if strange[NAMED:] else "")
-        known = ", ".join(own[:NAMED]) + (", …" if own[NAMED:] else "")
+        examples = ", ".join(own[:NAMED]) + (", …" if own[NAMED:] else "")
         raise DataError(
-            f"{len(strange)} class(es) of the images to remember are none of {backbone.name}'s own: "
-            f"{listed}. Expected its {len(own)} classes ({known}) as labels."
+            f"{len(strange)} class(es) of these images are not classes of {backbone.name}:  "
+            f"{listed}. Expected its {len(own)} classes ({examples}) as labels."
         )
     return np.array([places[name] for name in data.classes], dtype=np.int64)
 
@@ -118,56 +146,76 @@ def _width(backbone: Backbone) -> int:
 
 def _with_own_head(backbone: Backbone, model: nn.Module) -> nn.Module:
     """Return the original network with the layers below its classifier as `model` has them."""
-    whole = copy.deepcopy(backbone.model)
+    network = copy.deepcopy(backbone.model)
     learned = {k: v for k, v in model.state_dict().items() if not backbone.classifier.owns(k)}
-    own = {k: v for k, v in whole.state_dict().items() if backbone.classifier.owns(k)}
-    whole.load_state_dict({**learned, **own})
-    return whole.eval()
+    own = {k: v for k, v in network.state_dict().items() if backbone.classifier.owns(k)}
+    network.load_state_dict({**learned, **own})
+    return network.eval()
 
 
-def _answers(model: nn.Module, images: Images, what: str, progress: OnProgress | None) -> NDArray[np.float32]:
+def _answers(
+    model: nn.Module, images: Images, label: str, progress: OnProgress | None
+) -> NDArray[np.float32]:
     """Return logits (n, classes) in float32."""
-    plan, found, done = numerics.exact_plan(), [], 0
+    plan, logits, n_done = numerics.exact_plan(), [], 0
     model = plan.place(model.eval())
     with torch.no_grad():
         for pixels in images.evaluation(EVALUATION_BATCH):
-            found.append(model(plan.batch(pixels, images.preprocessing.normalise)).float().cpu().numpy())
-            done += len(pixels)
+            logits.append(model(plan.batch(pixels, images.preprocessing.normalise)).float().cpu().numpy())
+            n_done += len(pixels)
             if progress:
-                progress(what, done, len(images))
-    return np.concatenate(found)
+                progress(label, n_done, len(images))
+    return np.concatenate(logits)
 
 
 def drift(
     backbone: Backbone, model: nn.Module, images: Images, *, most: int = DRIFT_IMAGES
 ) -> dict[str, float]:
-    """Return how far the features after each stage moved from the pretrained ones: 1 − debiased linear CKA.
+    """Return how far the features after each stage moved from the pretrained ones.
 
-    0 is the same up to rotation and scale, 1 unrelated; chance may take it a little above. Features are
-    averaged over space, of view 0 of up to `most` images, evenly taken. Kornblith et al. 2019, arXiv
-    1905.00414; debiased by Nguyen, Raghu and Kornblith 2021, arXiv 2010.15327. Empty below 4 images.
+    Drift is 1 − debiased linear CKA of features averaged over space: 0 is equal up to rotation and scale, 1
+    unrelated; chance may exceed 1 slightly. Kornblith et al. 2019, arXiv 1905.00414; debiased by Nguyen,
+    Raghu and Kornblith 2021, arXiv 2010.15327.
+
+    Parameters
+    ----------
+    backbone : Backbone
+    model : nn.Module
+        Adapted from `backbone`.
+    images : Images
+    most : int
+        Largest number of images, evenly taken; view 0 of each.
+
+    Returns
+    -------
+    dict of str to float
+        By stage; empty below 4 images.
     """
-    some = images.evenly(most)
-    if len(some) < FEWEST:
+    subset = images.evenly(most)
+    if len(subset) < FEWEST:
         return {}
     shared = _shared(backbone, model)
     names = {cut: backbone.stages[cut.index - 1].name for cut in backbone.cuts if cut.index > 0}
-    found = {name: 0.0 for cut, name in names.items() if cut.index <= shared.index}
-    later = [name for name in names.values() if name not in found]
+    drift_of = {name: 0.0 for cut, name in names.items() if cut.index <= shared.index}
+    later = [name for name in names.values() if name not in drift_of]
     if not later:
-        return found
+        return drift_of
     plan = numerics.exact_plan()
-    before, after = (plan.place(one.eval()) for one in (backbone.model, model))
+    before, after = (plan.place(network.eval()) for network in (backbone.model, model))
     parts: list[list[list[Floats]]] = [[], []]
-    items = [(position, 0) for position in range(len(some))]
+    items = [(position, 0) for position in range(len(subset))]
     batches = [items[i : i + EVALUATION_BATCH] for i in range(0, len(items), EVALUATION_BATCH)]
     with torch.no_grad():
-        for pixels in some.batches(batches, once=True):
+        for pixels in subset.batches(batches, once=True):
             z = bb.prefix(backbone, before, shared)(plan.batch(pixels, images.preprocessing.normalise))
-            for one, kept in zip((before, after), parts, strict=True):
-                kept.append([f.double().cpu().numpy() for f in _stages(backbone, one, shared, z)])
-    pairs = ([np.concatenate(stage) for stage in zip(*kept, strict=True)] for kept in parts)
-    return found | {name: 1.0 - cka(a, b) for name, a, b in zip(later, *pairs, strict=True)}
+            for network, stage_features in zip((before, after), parts, strict=True):
+                stage_features.append(
+                    [f.double().cpu().numpy() for f in _stages(backbone, network, shared, z)]
+                )
+    pairs = (
+        [np.concatenate(stage) for stage in zip(*stage_features, strict=True)] for stage_features in parts
+    )
+    return drift_of | {name: 1.0 - cka(a, b) for name, a, b in zip(later, *pairs, strict=True)}
 
 
 def _shared(backbone: Backbone, model: nn.Module) -> Cut:
@@ -188,14 +236,14 @@ def _stages(backbone: Backbone, model: nn.Module, first: Cut, z: Tensor) -> Iter
         yield bb.over_space(z)
 
 
-def cka(one: Floats, other: Floats) -> float:
+def cka(first: Floats, second: Floats) -> float:
     """Return debiased linear CKA of features (n, width) and (n, width') of the same n images, 4 or more.
 
     `nan` where one of them does not vary.
     """
-    if np.array_equal(one, other):
+    if np.array_equal(first, second):
         return 1.0
-    a, b = _gram(one), _gram(other)
+    a, b = _gram(first), _gram(second)
     own = _hsic(a, a) * _hsic(b, b)
     return float(_hsic(a, b) / np.sqrt(own)) if own > 0 else float("nan")
 

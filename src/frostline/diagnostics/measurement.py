@@ -1,4 +1,4 @@
-"""`measure`: what the images say about themselves and about a network, in one pass, before any training."""
+"""`measure`: signals of the images and the backbone in one pass, before any training."""
 
 from __future__ import annotations
 
@@ -18,14 +18,14 @@ from frostline import sentences
 from frostline.cost import Rates
 from frostline.data import CutAway, Manifest, OnProgress, Sample
 from frostline.diagnostics import stage_probes
-from frostline.diagnostics.activation_statistics import Ear, blocks_of
+from frostline.diagnostics.activation_statistics import ActivationRecorder, blocks_of
 from frostline.diagnostics.dataset_size import Size, size_of
-from frostline.diagnostics.similarity import FEWEST, Similarity, concluded
-from frostline.diagnostics.stage_features import glance
+from frostline.diagnostics.similarity import FEWEST, Similarity, similarity_from
+from frostline.diagnostics.stage_features import stage_features
 from frostline.diagnostics.stage_probes import CurvePoint, GroupsProbe, StageProbe
 from frostline.errors import DataError, ModelError
-from frostline.feature_cache import Store
-from frostline.features import Frozen, Way, features
+from frostline.feature_cache import FeatureCache
+from frostline.features import ForwardConfig, Frozen, features
 from frostline.features.augmentation import Policy
 from frostline.features.image_batches import EVALUATION_BATCH, Images
 from frostline.models import Backbone, lineage
@@ -48,7 +48,7 @@ TIMED = 64  # images whose decoding is timed
 
 @dataclass(frozen=True)
 class Confidence:
-    """Mean top probability of the original classifier, 0–1, with a 95 % interval, and its classes (2 up)."""
+    """Mean top probability of the original classifier, 0–1, with a 95 % interval, and its class count."""
 
     value: float
     low: float
@@ -58,7 +58,29 @@ class Confidence:
 
 @dataclass(frozen=True)
 class Signals:
-    """Everything `measure` found. What could not be measured is `None` or empty, and `notes` says why."""
+    """The result of `measure`. What could not be measured is None or empty, and `notes` says why.
+
+    Attributes
+    ----------
+    model : str
+    input_size : int
+        Pixels a side.
+    size : Size
+    n_measured : int
+        Images of the learning curve.
+    similarity : Similarity or None
+    confidence : Confidence or None
+    probe_by_stage : tuple of StageProbe
+    curve : tuple of CurvePoint
+        Learning curve of the last stage's probe.
+    groups : GroupsProbe or None
+        Where file names suggest groups.
+    rates : Rates or None
+        Seconds and bytes on this machine.
+    notes : tuple of str
+    cut_away : CutAway
+        Share of the images that preprocessing removes.
+    """
 
     model: str
     input_size: int
@@ -75,7 +97,7 @@ class Signals:
 
     @property
     def best_stage(self) -> StageProbe | None:
-        """The stage whose features answer best; of equals the later one."""
+        """The stage with the highest probe accuracy; of equals the later one."""
         return max(reversed(self.probe_by_stage), key=lambda p: p.accuracy, default=None)
 
     def as_dict(self) -> dict[str, Any]:
@@ -99,28 +121,32 @@ class Signals:
         }
 
     def __repr__(self) -> str:
-        """One line: how many images, how near they lie, what the best depth knows."""
-        found = [f"{self.size.images:,} images of {self.size.classes:,} classes"]
+        """One line: number of images, similarity, accuracy of the best stage's probe."""
+        parts = [f"{self.size.images:,} images of {self.size.classes:,} classes"]
         if self.similarity is not None:
-            found.append(f"similarity {self.similarity.value:.2f}")
+            parts.append(f"similarity {self.similarity.value:.2f}")
         if (best := self.best_stage) is not None:
-            found.append(f"a probe after {best.stage} {sentences.percent(best.accuracy)}")
-        return f"<Signals of {self.model} at {self.input_size} px: {', '.join(found)}>"
+            parts.append(f"a probe after {best.stage} {sentences.percent(best.accuracy)}")
+        return f"<Signals of {self.model} at {self.input_size} px: {', '.join(parts)}>"
 
     def _repr_html_(self) -> str:
         """A table, in a notebook."""
-        shown = ("stage", "accuracy", "low", "high", "random", "log_me", "h_score", "neighbours")
-        rows = [{key: row[key] for key in shown} for row in self.as_dict()["probe_by_stage"]]
-        near = self.similarity
-        line = [] if near is None else [f"similarity {near.value:.2f} ({near.low:.2f}–{near.high:.2f})"]
-        return notebook.table_html(f"What each depth of {self.model} knows", rows, [*line, *self.notes])
+        columns = ("stage", "accuracy", "low", "high", "random", "log_me", "h_score", "neighbours")
+        rows = [{key: row[key] for key in columns} for row in self.as_dict()["probe_by_stage"]]
+        similarity = self.similarity
+        line = (
+            []
+            if similarity is None
+            else [f"similarity {similarity.value:.2f} ({similarity.low:.2f}–{similarity.high:.2f})"]
+        )
+        return notebook.table_html(f"Probe accuracy by stage of {self.model}", rows, [*line, *self.notes])
 
     def to_pandas(self) -> Any:
         """The probes, a row for each stage. Raises `UsageError` where pandas is not installed."""
         return notebook.frame(self.as_dict()["probe_by_stage"])
 
     def plot(self) -> notebook.Plot:
-        """Draw what each depth knows."""
+        """Draw the probe accuracy by stage."""
         return notebook.plot(probe_chart(self.as_dict()["probe_by_stage"]).spec)
 
 
@@ -134,13 +160,33 @@ def measure(
     threads: int | None = None,
     progress: OnProgress | None = None,
 ) -> Signals:
-    """Measure the training images against a network: similarity, and what each depth knows of them.
+    """Measure the training images against a backbone: similarity, probe accuracy by stage, learning curve.
 
-    At most 500 images (10 a class, if that is more) pass in float32 and are listened to, stage by stage.
-    Where there are more, a learning curve is drawn from at most 2,000: from features as training computes
-    and keeps them. `random` passes those 500 through random weights of the same architecture, too, so that
-    width is not mistaken for knowledge; `rates` times the network on this machine, stage by stage. What was
-    measured before is remembered. Raises `ModelError` for a network without a cut.
+    At most 500 images (10 a class, if that is more) pass in float32, stage by stage. With more images, a
+    learning curve uses at most 2,000, from features as training computes and caches them. Results are cached.
+
+    Parameters
+    ----------
+    backbone : Backbone
+    data : Manifest
+    random : bool
+        Also probe random weights of the same architecture, so that width is not confused with knowledge.
+    rates : bool
+        Also time the network on this machine, stage by stage.
+    seed : int
+    threads : int or None
+        Threads to compute with; None chooses.
+    progress : callable or None
+        Called with (what, done, total).
+
+    Returns
+    -------
+    Signals
+
+    Raises
+    ------
+    ModelError
+        The network has no cut before its head.
     """
     timing.prepare_process()
     if len(backbone.cuts) < 2:
@@ -148,17 +194,17 @@ def measure(
             f"{backbone.name} can't be cut before its head ({' '.join(backbone.notes)}), so nothing can be "
             "measured stage by stage. `frostline train` with the strategy full needs no cut."
         )
-    data = lineage.marked(backbone, data.checked(progress))
-    samples = shared_out(data, data.part("train"), MOST_IMAGES, seed)
-    some = shared_out(data, samples, max(MOST_PROBED, PROBED_A_CLASS * len(data.classes)), seed)
+    data = lineage.mark_learned(backbone, data.checked(progress))
+    samples = class_balanced_subset(data, data.part("train"), MOST_IMAGES, seed)
+    probed = class_balanced_subset(data, samples, max(MOST_PROBED, PROBED_A_CLASS * len(data.classes)), seed)
     plan = numerics.exact_plan(numerics.thread_count(threads))
-    way = rates_of.frozen_way(backbone, threads=threads) if len(samples) > len(some) else None
+    config = rates_of.forward_config(backbone, threads=threads) if len(samples) > len(probed) else None
     key = {
         "version": VERSION,
         "weights": backbone.digest,
         "preprocessing": backbone.preprocessing.as_dict(),
-        "computed": Way(plan, EVALUATION_BATCH).describe(),
-        **({} if way is None else {"curve": way.describe()}),
+        "computed": ForwardConfig(plan, EVALUATION_BATCH).describe(),
+        **({} if config is None else {"curve": config.describe()}),
         "images": [(sample.digest, sample.label) for sample in samples],
         "units": data.units(samples).tolist(),
         "classes": len(data.classes),
@@ -167,43 +213,43 @@ def measure(
         **({"learned": sorted(data.learned)} if data.learned else {}),
     }
 
-    def look() -> dict[str, Any]:
-        with numerics.threads(plan.threads), Store() as store:
-            return _looked(backbone, data, samples, some, plan, way, store, seed, progress)
+    def compute() -> dict[str, Any]:
+        with numerics.threads(plan.threads), FeatureCache() as store:
+            return _measure_signals(backbone, data, samples, probed, plan, config, store, seed, progress)
 
-    def look_at_twin() -> dict[str, Any]:
+    def compute_random() -> dict[str, Any]:
         with numerics.threads(plan.threads):
-            return _looked_at_twin(backbone, data, some, plan, seed, progress)
+            return _measure_random_weights(backbone, data, probed, plan, seed, progress)
 
-    found = directories.remembered("signals", f"signals {digest_of(key)}", look)
+    signals = directories.remembered("signals", f"signals {digest_of(key)}", compute)
     twin: dict[str, Any] = {"accuracy": {}, "notes": []}
-    if random and found["probe_by_stage"]:
-        twin = directories.remembered("signals", f"random weights {digest_of(key)}", look_at_twin)
-    known = _rates(backbone, data, seed, threads) if rates else None
-    lost = data.cut_away(backbone.preprocessing.crop_mode, backbone.preprocessing.crop_pct)
-    groups = stage_probes.GroupsProbe(**found["groups"]) if found.get("groups") else None
+    if random and signals["probe_by_stage"]:
+        twin = directories.remembered("signals", f"random weights {digest_of(key)}", compute_random)
+    machine_rates = _rates(backbone, data, seed, threads) if rates else None
+    cut_away = data.cut_away(backbone.preprocessing.crop_mode, backbone.preprocessing.crop_pct)
+    groups = stage_probes.GroupsProbe(**signals["groups"]) if signals.get("groups") else None
     return Signals(
         model=backbone.name,
         input_size=backbone.preprocessing.size,
         size=size_of(data),
         n_measured=len(samples),
-        similarity=Similarity(**found["similarity"]) if found["similarity"] else None,
-        confidence=Confidence(**found["confidence"]) if found["confidence"] else None,
+        similarity=Similarity(**signals["similarity"]) if signals["similarity"] else None,
+        confidence=Confidence(**signals["confidence"]) if signals["confidence"] else None,
         probe_by_stage=tuple(
             StageProbe(**{**row, "random": twin["accuracy"].get(row["stage"])})
-            for row in found["probe_by_stage"]
+            for row in signals["probe_by_stage"]
         ),
-        curve=tuple(CurvePoint(**row) for row in found["curve"]),
+        curve=tuple(CurvePoint(**row) for row in signals["curve"]),
         groups=groups,
-        rates=known,
+        rates=machine_rates,
         notes=(
-            *([lost.note] if lost.note else []),
+            *([cut_away.note] if cut_away.note else []),
             *([groups.sentence] if groups else []),
-            *found["notes"],
+            *signals["notes"],
             *twin["notes"],
-            *(known.notes if known else ()),
+            *(machine_rates.notes if machine_rates else ()),
         ),
-        cut_away=lost,
+        cut_away=cut_away,
     )
 
 
@@ -214,79 +260,81 @@ def _rates(backbone: Backbone, data: Manifest, seed: int, threads: int | None) -
     return rates_of.measure(backbone, images, threads=threads, classes=len(data.classes))
 
 
-def _looked(
+def _measure_signals(
     backbone: Backbone,
     data: Manifest,
     samples: tuple[Sample, ...],
-    some: tuple[Sample, ...],
+    probed: tuple[Sample, ...],
     plan: NumericPlan,
-    way: Way | None,
-    store: Store,
+    config: ForwardConfig | None,
+    cache: FeatureCache,
     seed: int,
     progress: OnProgress | None,
 ) -> dict[str, Any]:
-    """Do the passes and conclude, as plain data: `some` of the samples stage by stage, all for the curve."""
-    images, units, notes = Images(data, some, backbone.preprocessing), data.units(some), []
-    ear, blocks = None, blocks_of(len(images), units.tolist())
+    """Return the signals as plain data: `probed` samples stage by stage, all samples for the curve."""
+    images, units, notes = Images(data, probed, backbone.preprocessing), data.units(probed), []
+    recorder, blocks = None, blocks_of(len(images), units.tolist())
     if len(images) < FEWEST:
         notes.append(f"Similarity needs {FEWEST} training images or more; there are {len(images)}.")
     else:
         try:
-            ear = Ear(backbone, plan.place(backbone.model.eval()), int(blocks.max()) + 1)
+            recorder = ActivationRecorder(backbone, plan.place(backbone.model.eval()), int(blocks.max()) + 1)
         except DataError as error:  # nothing in this network can be listened to
             notes.append(str(error))
-    seen = glance(backbone, images, plan, store=store, ear=ear, blocks=blocks, progress=progress)
-    found: dict[str, Any] = {"similarity": None, "confidence": None, "probe_by_stage": [], "curve": []}
-    if ear is not None:
-        likeness = concluded(backbone, ear, blocks)
-        found["similarity"] = likeness.as_dict()
-        if not likeness.proven:
+    measured = stage_features(
+        backbone, images, plan, cache=cache, recorder=recorder, blocks=blocks, progress=progress
+    )
+    signals: dict[str, Any] = {"similarity": None, "confidence": None, "probe_by_stage": [], "curve": []}
+    if recorder is not None:
+        similarity = similarity_from(backbone, recorder, blocks)
+        signals["similarity"] = similarity.as_dict()
+        if not similarity.proven:
             notes.append(
-                f"Similarity was never proved for a network like {backbone.name}: don't rely on its value."
+                f"Similarity was not validated for networks like {backbone.name}: do not rely on its value."
             )
     if len(images) >= FEWEST and backbone.stages[-1].shape[-1] > 1:
-        found["confidence"] = asdict(_confidence(backbone, seen.confidence, units))
-    folds = _folds(data, some, seed)
-    learned = sum(sample.digest in data.learned for sample in some)
+        signals["confidence"] = asdict(_confidence(backbone, measured.confidence, units))
+    folds = _folds(data, probed, seed)
+    learned = sum(sample.digest in data.learned for sample in probed)
     if learned:
         notes.append(
-            f"The model learned from {learned} of {len(some)} images before: no probe is asked about them."
+            f"The model learned from {learned} of {len(probed)} images before: no probe is evaluated on them."
         )
     if not folds:
         new = "new images" if learned else "images"
-        notes.append(f"No class has two {new} that may be parted, so no probe tells what each depth knows.")
-        return {**found, "notes": notes}
-    probes = stage_probes.probe_stages(seen.features, images.targets, units, len(data.classes), folds)
-    found["probe_by_stage"] = [asdict(row) for row in probes]
-    last = seen.features[next(reversed(seen.features))]
-    if way is not None:
-        notes.append(f"Stages were probed with {len(some):,} of {len(samples):,} images.")
-        last = _last_features(backbone, data, samples, way, store, progress)
-    found["curve"] = _curve(data, samples, last, seed)
-    found["groups"] = _by_groups(data, samples, last, seed)
-    return {**found, "notes": notes}
+        notes.append(f"No class has two {new} that may be separated, so no stage can be probed.")
+        return {**signals, "notes": notes}
+    probes = stage_probes.probe_stages(measured.features, images.targets, units, len(data.classes), folds)
+    signals["probe_by_stage"] = [asdict(row) for row in probes]
+    last = measured.features[next(reversed(measured.features))]
+    if config is not None:
+        notes.append(f"Stages were probed with {len(probed):,} of {len(samples):,} images.")
+        last = _last_features(backbone, data, samples, config, cache, progress)
+    signals["curve"] = _curve(data, samples, last, seed)
+    signals["groups"] = _by_groups(data, samples, last, seed)
+    return {**signals, "notes": notes}
 
 
 def _last_features(
     backbone: Backbone,
     data: Manifest,
     samples: tuple[Sample, ...],
-    way: Way,
-    store: Store,
+    config: ForwardConfig,
+    cache: FeatureCache,
     progress: OnProgress | None,
 ) -> NDArray[np.float32]:
     """Return the pooled features of all samples as training computes them, so that it finds the rows."""
-    head = Frozen(backbone, backbone.model, backbone.cuts[-1], way, store)
+    head = Frozen(backbone, backbone.model, backbone.cuts[-1], config, cache)
     return features(head, Images(data, samples, backbone.preprocessing), progress=progress)
 
 
 def _curve(
-    data: Manifest, samples: tuple[Sample, ...], seen: NDArray[np.float32], seed: int
+    data: Manifest, samples: tuple[Sample, ...], stage_features: NDArray[np.float32], seed: int
 ) -> list[dict[str, Any]]:
     """Return the learning curve of a probe of these features, as plain data."""
     targets, units, classes = data.targets(samples), data.units(samples), len(data.classes)
     folds = _folds(data, samples, seed)
-    curve = stage_probes.learning_curve(seen, targets, units, classes, folds, derive(seed, "curve"))
+    curve = stage_probes.learning_curve(stage_features, targets, units, classes, folds, derive(seed, "curve"))
     return [asdict(point) for point in curve]
 
 
@@ -300,7 +348,7 @@ def _proposed(data: Manifest, samples: tuple[Sample, ...]) -> list[str]:
 
 
 def _by_groups(
-    data: Manifest, samples: tuple[Sample, ...], seen: NDArray[np.float32], seed: int
+    data: Manifest, samples: tuple[Sample, ...], stage_features: NDArray[np.float32], seed: int
 ) -> dict[str, Any] | None:
     """Return what a probe of these features gets right with and without proposed groups, as plain data."""
     groups, proposal = _proposed(data, samples), data.proposed_groups
@@ -313,7 +361,7 @@ def _by_groups(
         return None
     together = data.folds(samples, len(apart), derive(seed, "measure folds"))
     figures = stage_probes.probe_groups(
-        seen,
+        stage_features,
         data.targets(samples),
         len(data.classes),
         (data.units(samples), together),
@@ -323,23 +371,23 @@ def _by_groups(
     return asdict(stage_probes.GroupsProbe(proposal.by, several, len(samples), len(apart), *figures))
 
 
-def _looked_at_twin(
+def _measure_random_weights(
     backbone: Backbone,
     data: Manifest,
-    some: tuple[Sample, ...],
+    probed: tuple[Sample, ...],
     plan: NumericPlan,
     seed: int,
     progress: OnProgress | None,
 ) -> dict[str, Any]:
     """Probe random weights with the same images and folds, as plain data."""
-    images = Images(data, some, backbone.preprocessing)
+    images = Images(data, probed, backbone.preprocessing)
     try:
-        twin = _twin(backbone, images, seed)
+        twin = _random_weights(backbone, images, seed)
     except ModelError as error:
-        return {"accuracy": {}, "notes": [f"The probe on random weights is left out. {error}"]}
-    seen = glance(backbone, images, plan, model=twin, progress=progress).features
-    classes, folds = len(data.classes), _folds(data, some, seed)
-    return {"accuracy": stage_probes.accuracies(seen, images.targets, classes, folds), "notes": []}
+        return {"accuracy": {}, "notes": [f"The probe on random weights is skipped. {error}"]}
+    measured = stage_features(backbone, images, plan, model=twin, progress=progress).features
+    classes, folds = len(data.classes), _folds(data, probed, seed)
+    return {"accuracy": stage_probes.accuracies(measured, images.targets, classes, folds), "notes": []}
 
 
 def _folds(data: Manifest, samples: tuple[Sample, ...], seed: int) -> Folds:
@@ -347,18 +395,20 @@ def _folds(data: Manifest, samples: tuple[Sample, ...], seed: int) -> Folds:
     return data.folds(samples, FOLDS, derive(seed, "measure folds"))
 
 
-def shared_out(data: Manifest, samples: tuple[Sample, ...], most: int, seed: int) -> tuple[Sample, ...]:
+def class_balanced_subset(
+    data: Manifest, samples: tuple[Sample, ...], most: int, seed: int
+) -> tuple[Sample, ...]:
     """Return at most `most` samples, an equal share of each class, in the manifest's order."""
     if len(samples) <= most:
         return samples
     targets = data.targets(samples)
     rank = np.zeros(len(samples))
     for label in np.unique(targets):
-        mine = np.flatnonzero(targets == label)
-        order = sorted(mine, key=lambda i: derive(seed, "measure", samples[i].digest))
-        rank[order] = np.arange(len(mine)) / len(mine)
-    kept = np.sort(np.argsort(rank, kind="stable")[:most])
-    return tuple(samples[i] for i in kept)
+        positions = np.flatnonzero(targets == label)
+        order = sorted(positions, key=lambda i: derive(seed, "measure", samples[i].digest))
+        rank[order] = np.arange(len(positions)) / len(positions)
+    chosen = np.sort(np.argsort(rank, kind="stable")[:most])
+    return tuple(samples[i] for i in chosen)
 
 
 def _confidence(backbone: Backbone, top: NDArray[np.float32], units: NDArray[np.int64]) -> Confidence:
@@ -374,7 +424,7 @@ def _confidence(backbone: Backbone, top: NDArray[np.float32], units: NDArray[np.
     return Confidence(value, low, high, int(shape[-1]))
 
 
-def _twin(backbone: Backbone, images: Images, seed: int) -> nn.Module:
+def _random_weights(backbone: Backbone, images: Images, seed: int) -> nn.Module:
     """Return random weights of the same architecture, BatchNorm statistics taken from the images themselves.
 
     With the statistics of a fresh layer, 0 and 1, activations of a deep random network vanish or explode.

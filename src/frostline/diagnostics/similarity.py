@@ -1,4 +1,4 @@
-"""How near images lie to what a network was trained on, told by the network itself, without a source image.
+"""Similarity of images to a backbone's training data, estimated without that data.
 
 BatchNorm layers keep the mean and variance of what they met in pretraining. How far the same statistics of
 other images lie from those says how foreign the images are (used to choose models: arXiv 2107.00191; to adapt
@@ -6,7 +6,7 @@ without source data: arXiv 2101.10842). Taken here is the squared Hellinger dist
 of each channel: it is bounded, so no single dead channel decides, and it depends little on the image size
 (docs/LOG.md 2026-11-24).
 
-A network without such layers is asked how evenly its channels are used and how far they lean to one side:
+For a network without such layers, how evenly its channels are used and how far they lean to one side:
 images like those it was trained on make nearly all of them vary, foreign ones leave many idle. That was
 proved on SqueezeNet 1.1 alone.
 """
@@ -22,8 +22,8 @@ import numpy as np
 from torch import nn
 
 from frostline.data import OnProgress
-from frostline.diagnostics.activation_statistics import Blocks, Ear, Floats, blocks_of
-from frostline.diagnostics.stage_features import glance
+from frostline.diagnostics.activation_statistics import ActivationRecorder, Blocks, Floats, blocks_of
+from frostline.diagnostics.stage_features import stage_features
 from frostline.errors import DataError
 from frostline.features.image_batches import Images
 from frostline.models import Backbone
@@ -40,12 +40,18 @@ SURE = 0.975
 
 @dataclass(frozen=True)
 class Similarity:
-    """0 is foreign, 1 is what the network was trained on; `low` to `high` is a 95 % interval.
+    """Similarity of images to a backbone's training data: 0 is foreign, 1 is the training data.
 
-    The interval is 0 to 1 where all images belong together (one patient): one unit tells of no other.
-
-    `by_stage` is the profile by depth, `basis` says what was looked at, `proven` whether that was ever shown
-    to order image sets rightly for such a network.
+    Attributes
+    ----------
+    value, low, high : float
+        Estimate and 95 % interval, 0–1; the interval is (0, 1) where all images are one unit.
+    by_stage : dict of str to float
+    basis : str
+        "batch statistics" or "use of channels".
+    proven : bool
+        Whether the measure was validated for such networks.
+    n_images : int
     """
 
     value: float
@@ -69,55 +75,72 @@ def similarity(
     units: Sequence[int] | None = None,
     progress: OnProgress | None = None,
 ) -> Similarity:
-    """Return how near the images (view 0 of each) lie to what the pretrained network was trained on.
+    """Return how similar images (view 0 of each) are to a backbone's training data. One forward pass.
 
-    `units` (n,) says which images belong together (groups, copies): they stay in one block. One forward pass.
-    Raises `DataError` with fewer than 8 images.
+    Parameters
+    ----------
+    backbone : Backbone
+    images : Images
+    plan : NumericPlan
+    units : sequence of int or None, length n
+        Images with the same unit (groups, copies) stay in one block of the interval.
+    progress : callable or None
+
+    Returns
+    -------
+    Similarity
+
+    Raises
+    ------
+    DataError
+        There are fewer than 8 images.
     """
     if len(images) < FEWEST:
         raise DataError(
-            f"Similarity needs {FEWEST} images or more, found {len(images)}. Add images, or go on without it."
+            f"Similarity needs {FEWEST} images or more, found {len(images)}. Add images, or continue without."
         )
     blocks = blocks_of(len(images), units)
-    ear = Ear(backbone, plan.place(backbone.model.eval()), int(blocks.max()) + 1)
-    glance(backbone, images, plan, ear=ear, blocks=blocks, progress=progress)
-    return concluded(backbone, ear, blocks)
+    recorder = ActivationRecorder(backbone, plan.place(backbone.model.eval()), int(blocks.max()) + 1)
+    stage_features(backbone, images, plan, recorder=recorder, blocks=blocks, progress=progress)
+    return similarity_from(backbone, recorder, blocks)
 
 
-def concluded(backbone: Backbone, ear: Ear, blocks: Blocks) -> Similarity:
+def similarity_from(backbone: Backbone, recorder: ActivationRecorder, blocks: Blocks) -> Similarity:
     """Return the similarity of images, `blocks` (n,) of them, that an ear has heard."""
     counts = np.bincount(blocks, minlength=int(blocks.max()) + 1)
-    home, scale = HOME[ear.basis], SCALE[ear.basis]
+    home, scale = HOME[recorder.basis], SCALE[recorder.basis]
 
     def profile(left_out: int | None) -> Floats:
         keep = np.arange(len(counts)) != (-1 if left_out is None else left_out)
         total = counts[keep].sum()
-        heard = (layer.distance(ear.sums[layer.name][keep].sum(axis=0) / total) for layer in ear.layers)
-        return np.array(list(heard), dtype=np.float64) - home
+        distances = (
+            layer.distance(recorder.sums[layer.name][keep].sum(axis=0) / total) for layer in recorder.layers
+        )
+        return np.array(list(distances), dtype=np.float64) - home
 
-    whole = corrected = profile(None)
-    value, low, high = min(1.0, math.exp(-whole.mean() / scale)), 0.0, 1.0
+    profile_of_all = corrected = profile(None)
+    value, low, high = min(1.0, math.exp(-profile_of_all.mean() / scale)), 0.0, 1.0
     if len(counts) > 1:
         parts = np.stack([profile(block) for block in range(len(counts))])
         value, low, high = _jackknife(
-            math.exp(-whole.mean() / scale), np.exp(-parts.mean(axis=1) / scale), len(counts)
+            math.exp(-profile_of_all.mean() / scale), np.exp(-parts.mean(axis=1) / scale), len(counts)
         )
-        corrected = len(counts) * whole - (len(counts) - 1) * parts.mean(axis=0)
-    stages = np.array([layer.stage for layer in ear.layers])
+        corrected = len(counts) * profile_of_all - (len(counts) - 1) * parts.mean(axis=0)
+    stages = np.array([layer.stage for layer in recorder.layers])
     by_stage = {
         backbone.stages[stage].name: math.exp(-max(0.0, corrected[stages == stage].mean()) / scale)
         for stage in sorted(set(stages.tolist()))
     }
-    known = ear.basis == "batch statistics" or _plain_convolutions(backbone.model)
-    proven = known and not backbone.source.get("random")
-    return Similarity(value, low, high, by_stage, ear.basis, proven, len(blocks))
+    suitable = recorder.basis == "batch statistics" or _plain_convolutions(backbone.model)
+    proven = suitable and not backbone.source.get("random")
+    return Similarity(value, low, high, by_stage, recorder.basis, proven, len(blocks))
 
 
-def _jackknife(whole: float, parts: Floats, blocks: int) -> tuple[float, float, float]:
+def _jackknife(estimate: float, parts: Floats, blocks: int) -> tuple[float, float, float]:
     """Return value and 95 % interval in [0, 1]: the bias of few images is taken off (Quenouille, Tukey)."""
     from scipy.stats import t
 
-    value = blocks * whole - (blocks - 1) * parts.mean()
+    value = blocks * estimate - (blocks - 1) * parts.mean()
     error = math.sqrt((blocks - 1) / blocks * float(((parts - parts.mean()) ** 2).sum()))
     reach = float(t.ppf(SURE, blocks - 1)) * error
     low, value, high = (float(np.clip(x, 0.0, 1.0)) for x in (value - reach, value, value + reach))

@@ -1,4 +1,4 @@
-"""One pass over images in float32: what every stage answers, averaged over space, and how sure the head is.
+"""One pass over images in float32: features of every stage, averaged over space, and head confidence.
 
 Rows are kept in the store, so images that were looked at before cost a read. Similarity listens to the same
 pass.
@@ -18,9 +18,9 @@ from torch import Tensor, nn
 
 from frostline import models as bb
 from frostline.data import OnProgress
-from frostline.diagnostics.activation_statistics import Blocks, Ear
-from frostline.feature_cache import Form, Store, key_of
-from frostline.features import Way, padded
+from frostline.diagnostics.activation_statistics import ActivationRecorder, Blocks
+from frostline.feature_cache import FeatureCache, Form, key_of
+from frostline.features import ForwardConfig, padded
 from frostline.features.image_batches import EVALUATION_BATCH, Images
 from frostline.models import Backbone
 from frostline.system.numerics import NumericPlan
@@ -29,63 +29,63 @@ VERSION = 2  # of what a row holds; raised when the same images give other numbe
 
 
 @dataclass(frozen=True)
-class Glance:
+class StageFeatures:
     """`features[stage]` (n, width) after each stage, and `confidence` (n,) of the original head."""
 
     features: dict[str, NDArray[np.float32]]
     confidence: NDArray[np.float32]
 
 
-def glance(
+def stage_features(
     backbone: Backbone,
     images: Images,
     plan: NumericPlan,
     *,
     model: nn.Module | None = None,
-    store: Store | None = None,
-    ear: Ear | None = None,
+    cache: FeatureCache | None = None,
+    recorder: ActivationRecorder | None = None,
     blocks: Blocks | None = None,
     progress: OnProgress | None = None,
-) -> Glance:
-    """Look at view 0 of every image with the pretrained network, or with `model`, random weights of the same.
+) -> StageFeatures:
+    """Return the features of view 0 of every image by the pretrained network, or by `model`, random weights.
 
-    An `ear` hears every image, so nothing is read for it; `blocks` (n,) goes with it.
+    A `recorder` needs every image, so nothing is read from the cache then; `blocks` (n,) goes with it.
     """
-    looking = plan.place((model or backbone.model).eval())
-    shelf = None
-    if store is not None:
-        way = Way(plan, EVALUATION_BATCH)
+    network = plan.place((model or backbone.model).eval())
+    cached = None
+    if cache is not None:
+        config = ForwardConfig(plan, EVALUATION_BATCH)
         about: dict[str, Any] = {
             "glance": VERSION,
             "weights": backbone.digest,
             "cuts": [cut.name for cut in backbone.cuts],
             "preprocessing": backbone.preprocessing.as_dict(),
-            "computed": way.describe(),
+            "computed": config.describe(),
         }
-        shelf = store.shelf(about, {"model": backbone.name, "cut": "every stage", "index": -1})
+        cached = cache.prefix(about, {"model": backbone.name, "cut": "every stage", "index": -1})
     keys = [key_of(s.digest, images.pixels_name((at, 0))) for at, s in enumerate(images.samples)]
     rows = np.zeros((len(images), 0), dtype=np.float32)
-    absent: Sequence[int] = range(len(images))
+    missing: Sequence[int] = range(len(images))
     widths = _widths(backbone)
-    if shelf is not None and shelf.form is not None and ear is None:
-        raw, absent = shelf.read(keys)
+    if cached is not None and cached.form is not None and recorder is None:
+        raw, missing = cached.read(keys)
         rows = raw.view(np.float32).copy()
     done = 0
-    for chunk, found in _looked(backbone, looking, images, plan, list(absent), ear, blocks):
+    for chunk, values in _computed_rows(backbone, network, images, plan, list(missing), recorder, blocks):
         if not rows.shape[1]:
-            rows = np.zeros((len(images), found.shape[1]), dtype=np.float32)
-        rows[chunk] = found
-        if shelf is not None:
-            shelf.put([keys[i] for i in chunk], found.view(np.uint8), Form("float32", (found.shape[1],)))
+            rows = np.zeros((len(images), values.shape[1]), dtype=np.float32)
+        rows[chunk] = values
+        if cached is not None:
+            cached.put([keys[i] for i in chunk], values.view(np.uint8), Form("float32", (values.shape[1],)))
         done += len(chunk)
         if progress:
-            progress("measure", done, len(absent))
-    if shelf is not None:
-        shelf.close()
+            progress("measure", done, len(missing))
+    if cached is not None:
+        cached.close()
     ends = np.cumsum(widths)
     names = [backbone.stages[cut.index - 1].name for cut in backbone.cuts if cut.index > 0]
     parts = np.split(rows, ends, axis=1)
-    return Glance(dict(zip(names, parts[:-1], strict=True)), parts[-1][:, 0])
+    return StageFeatures(dict(zip(names, parts[:-1], strict=True)), parts[-1][:, 0])
 
 
 def _widths(backbone: Backbone) -> list[int]:
@@ -98,38 +98,40 @@ def _widths(backbone: Backbone) -> list[int]:
     return [z.shape[1] for z in chain[:-1]]
 
 
-def _looked(
+def _computed_rows(
     backbone: Backbone,
     model: nn.Module,
     images: Images,
     plan: NumericPlan,
-    wanted: list[int],
-    ear: Ear | None,
+    positions: list[int],
+    recorder: ActivationRecorder | None,
     blocks: Blocks | None,
 ) -> Iterator[tuple[list[int], NDArray[np.float32]]]:
     """Yield positions and their rows, batch by batch."""
-    chunks = [wanted[i : i + EVALUATION_BATCH] for i in range(0, len(wanted), EVALUATION_BATCH)]
+    chunks = [positions[i : i + EVALUATION_BATCH] for i in range(0, len(positions), EVALUATION_BATCH)]
     items = [[(position, 0) for position in chunk] for chunk in chunks]
-    with torch.no_grad(), ear.listening() if ear else nullcontext():
+    with torch.no_grad(), recorder.recording() if recorder else nullcontext():
         for chunk, pixels in zip(chunks, images.batches(items, once=True), strict=True):
-            if ear is not None and blocks is not None:
-                ear.expect(blocks[chunk])
+            if recorder is not None and blocks is not None:
+                recorder.set_blocks(blocks[chunk])
             x = plan.batch(padded(pixels, EVALUATION_BATCH), images.preprocessing.normalise)
-            parts = [part[: len(chunk)].float().cpu() for part in _chain(backbone, model, x, ear)]
+            parts = [part[: len(chunk)].float().cpu() for part in _chain(backbone, model, x, recorder)]
             yield chunk, torch.cat(parts, dim=1).numpy()
 
 
-def _chain(backbone: Backbone, model: nn.Module, x: Tensor, ear: Ear | None = None) -> Iterator[Tensor]:
+def _chain(
+    backbone: Backbone, model: nn.Module, x: Tensor, recorder: ActivationRecorder | None = None
+) -> Iterator[Tensor]:
     """Yield the mean over space of z at every cut above 0, (n, width), then the head's confidence, (n, 1)."""
     z = x
     for early, late in zip(backbone.cuts, backbone.cuts[1:], strict=False):
-        if ear is not None:
-            ear.attend(range(early.index, late.index))
+        if recorder is not None:
+            recorder.set_stages(range(early.index, late.index))
         with bb.between(backbone, model, early, late) as run:
             z = run(z)
         yield bb.over_space(z)
-    if ear is not None:
-        ear.attend(range(backbone.cuts[-1].index, len(backbone.stages)))
+    if recorder is not None:
+        recorder.set_stages(range(backbone.cuts[-1].index, len(backbone.stages)))
     with bb.suffix(backbone, model, backbone.cuts[-1]) as head:
-        answers = head(z)
-    yield answers.float().softmax(dim=1).amax(dim=1, keepdim=True)
+        logits = head(z)
+    yield logits.float().softmax(dim=1).amax(dim=1, keepdim=True)

@@ -1,4 +1,4 @@
-"""What each depth already knows: a closed-form probe after every stage, and how the last one learns.
+"""Probes of every stage: closed-form probe accuracy by depth, and a learning curve of the last stage.
 
 Every accuracy is out of fold, and what belongs together (a group, copies) stays in one fold. The penalty is
 chosen by squared error, not by accuracy, on the same held-out images; it is never let go to 0, where a
@@ -24,7 +24,22 @@ DRAWS = 3  # of the smaller shares: one draw of a quarter of few images says lit
 
 @dataclass(frozen=True)
 class StageProbe:
-    """What the features after one stage know. Rates 0–1; `random` is the same probe on random weights."""
+    """A probe of the features after one stage.
+
+    Attributes
+    ----------
+    stage : str
+    width : int
+        Number of features.
+    accuracy, low, high : float
+        Out of fold, with a 95 % interval; 0–1.
+    random : float or None
+        Accuracy of the same probe on random weights, 0–1.
+    log_me, h_score : float
+        Transferability scores.
+    neighbours : float
+        Accuracy of 5 nearest neighbours, 0–1.
+    """
 
     stage: str
     width: int
@@ -39,7 +54,7 @@ class StageProbe:
 
 @dataclass(frozen=True)
 class CurvePoint:
-    """Out-of-fold accuracy of the last stage's probe when it learns from `images` images."""
+    """Out-of-fold accuracy, 0–1, of the last stage's probe trained on `images` images."""
 
     images: int
     accuracy: float
@@ -49,7 +64,7 @@ class CurvePoint:
 
 @dataclass(frozen=True)
 class GroupsProbe:
-    """What a probe gets right when images are parted one by one, and when groups that names suggest are not.
+    """Probe accuracy with images split one by one, and with groups that names suggest kept together.
 
     Out of fold, of the same features and as many folds; with 95 % intervals.
     """
@@ -67,12 +82,12 @@ class GroupsProbe:
 
     @property
     def sentence(self) -> str:
-        """What a person is told."""
+        """The result as a sentence."""
         return (
-            f"Names suggest {self.groups} groups. Of images parted one by one a probe gets "
-            f"{percent(self.accuracy)} right ({between(self.low, self.high)}); with each group on one side "
+            f"Names suggest {self.groups} groups. With images split one by one, probe accuracy is "
+            f"{percent(self.accuracy)} ({between(self.low, self.high)}); with each group in one part "
             f"{percent(self.apart)} ({between(self.apart_low, self.apart_high)}). If they are groups, the "
-            f"second is what new ones would get: --group-by {self.by}."
+            f"second holds for new ones: --group-by {self.by}."
         )
 
 
@@ -86,10 +101,10 @@ def probe_groups(
     """Return accuracy, low and high with units and folds as they are, and with those of proposed groups."""
     figures: list[float] = []
     for units, folds in (together, apart):
-        held = np.concatenate([rows for _, rows in folds])
+        held_out = np.concatenate([rows for _, rows in folds])
         guesses = _guesses(features, targets, classes, folds)
-        accuracy = float((guesses == targets[held]).mean())
-        figures += [accuracy, *metrics.interval(targets[held], guesses, units[held])]
+        accuracy = float((guesses == targets[held_out]).mean())
+        figures += [accuracy, *metrics.interval(targets[held_out], guesses, units[held_out])]
     return tuple(figures)
 
 
@@ -101,35 +116,35 @@ def probe_stages(
     folds: Folds,
 ) -> list[StageProbe]:
     """Probe the features after each stage; `units` (n,) share a number where images belong together."""
-    held = np.concatenate([rows for _, rows in folds])
-    found = []
-    for stage, seen in features.items():
-        guesses = _guesses(seen, targets, classes, folds)
-        low, high = metrics.interval(targets[held], guesses, units[held])
-        found.append(
+    held_out = np.concatenate([rows for _, rows in folds])
+    probes = []
+    for stage, stage_features in features.items():
+        guesses = _guesses(stage_features, targets, classes, folds)
+        low, high = metrics.interval(targets[held_out], guesses, units[held_out])
+        probes.append(
             StageProbe(
                 stage,
-                seen.shape[1],
-                float((guesses == targets[held]).mean()),
+                stage_features.shape[1],
+                float((guesses == targets[held_out]).mean()),
                 low,
                 high,
                 None,
-                transferability.log_me(seen, targets, classes),
-                transferability.h_score(seen, targets, classes),
-                transferability.nearest_neighbours(seen, targets, folds),
+                transferability.log_me(stage_features, targets, classes),
+                transferability.h_score(stage_features, targets, classes),
+                transferability.nearest_neighbours(stage_features, targets, folds),
             )
         )
-    return found
+    return probes
 
 
 def accuracies(
     features: dict[str, NDArray[np.float32]], targets: Ints, classes: int, folds: Folds
 ) -> dict[str, float]:
-    """Return what the same probe of each stage gets right, and nothing else."""
-    held = np.concatenate([rows for _, rows in folds])
+    """Return the accuracy of the same probe of each stage, 0–1."""
+    held_out = np.concatenate([rows for _, rows in folds])
     return {
-        stage: float((_guesses(seen, targets, classes, folds) == targets[held]).mean())
-        for stage, seen in features.items()
+        stage: float((_guesses(stage_features, targets, classes, folds) == targets[held_out]).mean())
+        for stage, stage_features in features.items()
     }
 
 
@@ -138,29 +153,29 @@ def learning_curve(
 ) -> list[CurvePoint]:
     """Probe with a quarter, half and all of the images that each fold learns from."""
     rng = np.random.default_rng(seed)
-    held = np.concatenate([rows for _, rows in folds])
-    found = []
+    held_out = np.concatenate([rows for _, rows in folds])
+    points = []
     for share in SHARES:
         draws = [
             [(_thinned(train, targets, share, rng), rows) for train, rows in folds]
             for _ in range(DRAWS if share < 1 else 1)
         ]
         guesses = [_guesses(features, targets, classes, drawn) for drawn in draws]
-        accuracy = float(np.mean([(g == targets[held]).mean() for g in guesses]))
-        low, high = metrics.interval(targets[held], guesses[0], units[held])
-        centre = float((guesses[0] == targets[held]).mean())
+        accuracy = float(np.mean([(g == targets[held_out]).mean() for g in guesses]))
+        low, high = metrics.interval(targets[held_out], guesses[0], units[held_out])
+        centre = float((guesses[0] == targets[held_out]).mean())
         images = round(float(np.mean([len(train) for train, _ in draws[0]])))
         low, high = max(0.0, low + accuracy - centre), min(1.0, high + accuracy - centre)
-        found.append(CurvePoint(images, accuracy, low, high))
-    return found
+        points.append(CurvePoint(images, accuracy, low, high))
+    return points
 
 
 def _guesses(features: NDArray[np.float32], targets: Ints, classes: int, folds: Folds) -> Ints:
     """Return the class that a ridge probe says of each held-out image, fold after fold: (held,)."""
-    held = np.concatenate([rows for _, rows in folds])
+    held_out = np.concatenate([rows for _, rows in folds])
     logits = probe.out_of_fold(features, targets, classes, folds, probe.RIDGE_GRID, solver="ridge")
-    wanted = 2.0 * np.eye(classes)[targets[held]] - 1.0
-    error = ((logits - wanted) ** 2).mean(axis=(1, 2))
+    one_hot = 2.0 * np.eye(classes)[targets[held_out]] - 1.0
+    error = ((logits - one_hot) ** 2).mean(axis=(1, 2))
     return np.asarray(logits[int(error.argmin())].argmax(axis=1), dtype=np.int64)
 
 
@@ -168,8 +183,8 @@ def _thinned(train: Ints, targets: Ints, share: float, rng: np.random.Generator)
     """Keep a share of each class's images, one at least."""
     if share >= 1:
         return train
-    kept = []
+    chosen = []
     for label in np.unique(targets[train]):
-        mine = rng.permutation(train[targets[train] == label])
-        kept.append(mine[: max(1, round(len(mine) * share))])
-    return np.sort(np.concatenate(kept))
+        shuffled = rng.permutation(train[targets[train] == label])
+        chosen.append(shuffled[: max(1, round(len(shuffled) * share))])
+    return np.sort(np.concatenate(chosen))

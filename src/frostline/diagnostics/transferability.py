@@ -27,12 +27,12 @@ def log_me(features: Features, targets: Ints, classes: int) -> float:
     n, width = x.shape
     length = float(np.sqrt((x**2).sum() / n))
     if not length:  # every image looks alike, so there is nothing but noise
-        right = np.bincount(targets, minlength=classes) / n
-        return float(np.mean([-0.5 * (np.log(2 * np.pi * max(share, 1 / n)) + 1) for share in right]))
+        shares = np.bincount(targets, minlength=classes) / n
+        return float(np.mean([-0.5 * (np.log(2 * np.pi * max(share, 1 / n)) + 1) for share in shares]))
     x /= length  # changes no evidence, and keeps the small constants below small
     left, singular, _ = np.linalg.svd(x, full_matrices=False)
     sigma = singular**2
-    found = []
+    evidences = []
     for label in range(classes):
         y = (targets == label).astype(np.float64)
         along = (left.T @ y) ** 2
@@ -49,8 +49,8 @@ def log_me(features: Features, targets: Ints, classes: int) -> float:
                 break
         log_det = float(np.log(alpha + beta * sigma).sum()) + (width - len(sigma)) * np.log(alpha)
         evidence = width * np.log(alpha) + n * np.log(beta) - n * np.log(2 * np.pi) - log_det
-        found.append((evidence - beta * error - alpha * size) / (2 * n))
-    return float(np.mean(found))
+        evidences.append((evidence - beta * error - alpha * size) / (2 * n))
+    return float(np.mean(evidences))
 
 
 def h_score(features: Features, targets: Ints, classes: int) -> float:
@@ -64,9 +64,9 @@ def h_score(features: Features, targets: Ints, classes: int) -> float:
     x = features.astype(np.float64)
     x = x - x.mean(axis=0)
     covariance, shrunk = ledoit_wolf(x, assume_centered=True)
-    there = [targets == label for label in range(classes) if (targets == label).any()]
-    rows = np.stack([x[mine].mean(axis=0) for mine in there])
-    between = (rows * np.array([mine.mean() for mine in there])[:, None]).T @ rows
+    present = [targets == label for label in range(classes) if (targets == label).any()]
+    rows = np.stack([x[members].mean(axis=0) for members in present])
+    between = (rows * np.array([members.mean() for members in present])[:, None]).T @ rows
     return float((1.0 - shrunk) * np.trace(np.linalg.lstsq(covariance, between, rcond=None)[0]))
 
 
@@ -74,8 +74,10 @@ def nearest_neighbours(features: Features, targets: Ints, folds: Folds) -> float
     """Return the share of held-out images whose five nearest by cosine vote for the right class."""
     from sklearn.neighbors import KNeighborsClassifier
 
-    right = []
-    for train, held in folds:
-        judge = KNeighborsClassifier(min(NEIGHBOURS, len(train)), metric="cosine")
-        right.append(judge.fit(features[train], targets[train]).predict(features[held]) == targets[held])
-    return float(np.concatenate(right).mean())
+    correct = []
+    for train, held_out in folds:
+        classifier = KNeighborsClassifier(min(NEIGHBOURS, len(train)), metric="cosine")
+        correct.append(
+            classifier.fit(features[train], targets[train]).predict(features[held_out]) == targets[held_out]
+        )
+    return float(np.concatenate(correct).mean())

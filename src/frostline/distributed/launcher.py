@@ -34,27 +34,27 @@ def launched() -> Launch:
     """
     if any(name not in os.environ for name in (RANK, SIZE, *MEETING)):
         return Launch()
-    given = {RANK: "0", SIZE: "1", LOCAL_RANK: os.environ[RANK], LOCAL_SIZE: os.environ[SIZE]}
-    given |= {name: os.environ[name] for name in given if name in os.environ}
+    variables = {RANK: "0", SIZE: "1", LOCAL_RANK: os.environ[RANK], LOCAL_SIZE: os.environ[SIZE]}
+    variables |= {name: os.environ[name] for name in variables if name in os.environ}
     try:
-        found = Launch(*(int(given[name]) for name in (RANK, SIZE, LOCAL_RANK, LOCAL_SIZE)))
+        launch = Launch(*(int(variables[name]) for name in (RANK, SIZE, LOCAL_RANK, LOCAL_SIZE)))
     except ValueError:
-        found = Launch(-1)
-    if not (0 <= found.rank < found.size and 0 <= found.local_rank < found.local_size):
-        words = ", ".join(f"{name}={value}" for name, value in given.items())
+        launch = Launch(-1)
+    if not (0 <= launch.rank < launch.size and 0 <= launch.local_rank < launch.local_size):
+        text = ", ".join(f"{name}={value}" for name, value in variables.items())
         raise UsageError(
-            f"The environment says {words}; expected what torchrun sets: a rank from 0 up to but not the "
+            f"The environment says {text}; expected what torchrun sets: a rank of at least 0 and below the "
             "number of processes. Start with torchrun, or unset these."
         )
-    return found
+    return launch
 
 
-def demand_alone(what: str) -> None:
+def demand_alone(command: str) -> None:
     """Raise `UsageError` where torchrun has started several processes of something that is not divided so."""
-    found = launched()
-    if found.size > 1:
+    launch = launched()
+    if launch.size > 1:
         raise UsageError(
-            f"{what} was started {found.size} times by torchrun: only train divides one run among such "
+            f"{command} was started {launch.size} times by torchrun: only train divides one run among such "
             "processes. Start it once, without torchrun. To spread it: start the same compare or cache fill "
             "several times, or give them --ray."
         )

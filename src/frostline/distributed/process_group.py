@@ -67,13 +67,13 @@ def together() -> Iterator[None]:
     A process group that exists already (Ray Train's) is used. One that is begun here stays for the next time,
     until the process ends: torch can't meet a second time at the same address. Raises `UsageError`.
     """
-    found = launched()
-    given = distributed.is_available() and distributed.is_initialized()
-    if _joined or (found.size == 1 and not given):
+    launch = launched()
+    already_initialised = distributed.is_available() and distributed.is_initialized()
+    if _joined or (launch.size == 1 and not already_initialised):
         yield
         return
-    if not given:
-        _begin(found)
+    if not already_initialised:
+        _begin(launch)
     _joined.append(_Group(distributed.get_rank(), distributed.get_world_size(), _control()))
     try:
         yield
@@ -84,7 +84,7 @@ def together() -> Iterator[None]:
         _joined.clear()
 
 
-def _begin(found: Launch) -> None:
+def _begin(launch: Launch) -> None:
     """Meet the other processes."""
     if not distributed.is_available():
         raise UsageError(
@@ -93,12 +93,12 @@ def _begin(found: Launch) -> None:
     backend = "gloo"
     if torch.cuda.is_available():
         gpus = torch.cuda.device_count()
-        if found.local_rank >= gpus:
+        if launch.local_rank >= gpus:
             raise UsageError(
-                f"{found.local_size} processes were started on a machine with {gpus} GPU(s); expected at "
+                f"{launch.local_size} processes were started on a machine with {gpus} GPU(s); expected at "
                 f"most one for each: torchrun --nproc-per-node {gpus}."
             )
-        torch.cuda.set_device(found.local_rank)
+        torch.cuda.set_device(launch.local_rank)
         backend = "cpu:gloo,cuda:nccl"
     elif torch.backends.mps.is_available():
         raise UsageError("Several processes can't share an Apple GPU here: start one, without torchrun.")
@@ -128,12 +128,14 @@ def _others_alive() -> Iterator[None]:
     except torch.OutOfMemoryError:
         raise
     except RuntimeError as error:  # gloo's and NCCL's, and all of torch.distributed's
-        said = re.sub(r"\[[^\]]*\.(cc|cpp|hpp|h):\d+\]\s*", "", str(error))  # without the place in the source
-        reason = re.split(r"\.\s|\n", said.strip() or type(error).__name__)[0]
+        message = re.sub(
+            r"\[[^\]]*\.(cc|cpp|hpp|h):\d+\]\s*", "", str(error)
+        )  # without the place in the source
+        reason = re.split(r"\.\s|\n", message.strip() or type(error).__name__)[0]
         count = max(size(), launched().size)
         raise LostProcess(
             f"Another of the {count} processes of this job has ended or can't be reached "
-            f"({reason}). What is finished is kept; the same command goes on, also with another number of "
+            f"({reason}). What is finished is kept; the same command resumes, also with another number of "
             "processes."
         ) from None
 
@@ -148,16 +150,16 @@ def decided(make: Callable[[], Any]) -> Any:
     """
     if not _joined:
         return make()
-    found: dict[str, Any] = {}
+    outcome: dict[str, Any] = {}
     if leads():
         try:
-            found = {"value": make()}
+            outcome = {"value": make()}
         except FrostlineError as error:
-            found = {"error": type(error).__name__, "words": str(error)}
-    found = json.loads(_sent(json.dumps(found).encode()))
-    if "error" in found:
-        raise getattr(errors, found["error"], FrostlineError)(found["words"])
-    return found["value"]
+            outcome = {"error": type(error).__name__, "words": str(error)}
+    outcome = json.loads(_sent(json.dumps(outcome).encode()))
+    if "error" in outcome:
+        raise getattr(errors, outcome["error"], FrostlineError)(outcome["words"])
+    return outcome["value"]
 
 
 def tensors(make: Callable[[], dict[str, Tensor]]) -> dict[str, Tensor]:
@@ -176,11 +178,11 @@ def same(model: nn.Module) -> None:
         model.load_state_dict(tensors(model.state_dict))
 
 
-def demand_same(what: str) -> None:
+def demand_same(description: str) -> None:
     """Raise `UsageError` where the processes were not asked for one and the same thing."""
-    if any_of(decided(lambda: what) != what)[0]:
+    if any_of(decided(lambda: description) != description)[0]:
         raise UsageError(
-            "The processes of this job were asked for different runs, or see different images; expected "
+            "The processes of this job were given different runs, or see different images; expected "
             "the same command and the same data in each."
         )
 
@@ -197,14 +199,16 @@ def in_turn() -> Iterator[None]:
 
 def _sent(data: bytes) -> bytes:
     """Return the first process's bytes."""
-    held = torch.frombuffer(bytearray(data), dtype=torch.uint8) if data else torch.empty(0, dtype=torch.uint8)
+    buffer = (
+        torch.frombuffer(bytearray(data), dtype=torch.uint8) if data else torch.empty(0, dtype=torch.uint8)
+    )
     with _others_alive():
         length = torch.tensor([len(data)])
         distributed.broadcast(length, 0, group=_joined[0].control)
         if not leads():
-            held = torch.empty(int(length), dtype=torch.uint8)
-        distributed.broadcast(held, 0, group=_joined[0].control)
-    return held.numpy().tobytes()
+            buffer = torch.empty(int(length), dtype=torch.uint8)
+        distributed.broadcast(buffer, 0, group=_joined[0].control)
+    return buffer.numpy().tobytes()
 
 
 # --- what is put together ---------------------------------------------------------------------------------
@@ -214,10 +218,10 @@ def any_of(*flags: bool) -> list[bool]:
     """Return for each flag whether it is set in any process."""
     if not _joined:
         return list(flags)
-    held = torch.tensor(flags, dtype=torch.uint8)
+    values = torch.tensor(flags, dtype=torch.uint8)
     with _others_alive():
-        distributed.all_reduce(held, distributed.ReduceOp.MAX, group=_joined[0].control)
-    return [bool(flag) for flag in held.tolist()]
+        distributed.all_reduce(values, distributed.ReduceOp.MAX, group=_joined[0].control)
+    return [bool(flag) for flag in values.tolist()]
 
 
 def share(count: int) -> slice:
@@ -236,25 +240,27 @@ def gathered(rows: NDArray[np.float32], count: int) -> NDArray[np.float32]:
     if not _joined:
         return rows
     most = math.ceil(count / size())
-    mine = torch.zeros(most, rows.shape[1])
-    mine[: len(rows)] = torch.from_numpy(rows)
-    found = [torch.empty_like(mine) for _ in range(size())]
+    own_rows = torch.zeros(most, rows.shape[1])
+    own_rows[: len(rows)] = torch.from_numpy(rows)
+    all_rows = [torch.empty_like(own_rows) for _ in range(size())]
     with _others_alive():
-        distributed.all_gather(found, mine, group=_joined[0].control)
+        distributed.all_gather(all_rows, own_rows, group=_joined[0].control)
     parts = [_part(count, place) for place in range(size())]
-    return torch.cat([held[: p.stop - p.start] for held, p in zip(found, parts, strict=True)]).numpy()
+    return torch.cat(
+        [rows_of[: p.stop - p.start] for rows_of, p in zip(all_rows, parts, strict=True)]
+    ).numpy()
 
 
-def add_up(held: Sequence[Tensor]) -> None:
+def add_up(tensors: Sequence[Tensor]) -> None:
     """Replace each tensor by its sum over the processes; the same bits in all of them."""
     if not _joined:
         return
     kinds: dict[tuple[torch.device, torch.dtype], list[Tensor]] = {}
-    for tensor in held:
+    for tensor in tensors:
         kinds.setdefault((tensor.device, tensor.dtype), []).append(tensor)
     with _others_alive(), torch.no_grad():
-        for alike in kinds.values():
-            for bucket in _buckets(alike):
+        for same_kind in kinds.values():
+            for bucket in _buckets(same_kind):
                 flat = torch.cat([tensor.reshape(-1) for tensor in bucket])
                 distributed.all_reduce(flat, group=None if flat.is_cuda else _joined[0].control)
                 parts = torch.split(flat, [tensor.numel() for tensor in bucket])
@@ -262,10 +268,10 @@ def add_up(held: Sequence[Tensor]) -> None:
                     tensor.copy_(part.view(tensor.shape))
 
 
-def _buckets(held: Sequence[Tensor]) -> Iterator[list[Tensor]]:
+def _buckets(tensors: Sequence[Tensor]) -> Iterator[list[Tensor]]:
     bucket: list[Tensor] = []
     room = BUCKET_BYTES
-    for tensor in held:
+    for tensor in tensors:
         bucket.append(tensor)
         room -= tensor.nbytes
         if room <= 0:

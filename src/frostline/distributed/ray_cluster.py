@@ -55,43 +55,45 @@ class Cluster:
         function: Callable[..., Any],
         *arguments: Any,
         folders: Sequence[Path],
-        hear: Callable[[], None] = lambda: None,
+        on_poll: Callable[[], None] = lambda: None,
     ) -> list[Any]:
         """Let every worker do `function`, which must divide its work by itself; return what they answer.
 
-        A worker that is killed begins again. `folders` must be the caller's own on every worker. `hear` is
+        A worker that is killed begins again. `folders` must be the caller's own on every worker. `on_poll` is
         called while waiting. Raises what a worker raises, or `TrainingError` where none was left alive.
         """
-        return self._done(self.shares, function, arguments, folders, hear)
+        return self._run(self.shares, function, arguments, folders, on_poll)
 
     def once(
         self,
         function: Callable[..., Any],
         *arguments: Any,
         folders: Sequence[Path],
-        hear: Callable[[], None] = lambda: None,
+        on_poll: Callable[[], None] = lambda: None,
     ) -> Any:
         """Let one worker do `function`, as `everywhere` does."""
-        return self._done(self.shares[:1], function, arguments, folders, hear)[0]
+        return self._run(self.shares[:1], function, arguments, folders, on_poll)[0]
 
-    def _done(
+    def _run(
         self,
         shares: Sequence[Share],
         function: Callable[..., Any],
         arguments: tuple[Any, ...],
         folders: Sequence[Path],
-        hear: Callable[[], None],
+        on_poll: Callable[[], None],
     ) -> list[Any]:
-        here = caller(folders)
+        calling_process = caller(folders)
         packed = self.ray.put(arguments)
         remote = self.ray.remote(_obey)
         options = {"scheduling_strategy": "SPREAD", "max_retries": RETRIES}
         waiting = [
-            remote.options(num_cpus=share.cpus, num_gpus=share.gpus, **options).remote(here, function, packed)
+            remote.options(num_cpus=share.cpus, num_gpus=share.gpus, **options).remote(
+                calling_process, function, packed
+            )
             for share in shares
         ]
         try:
-            return self._gathered(waiting, hear)
+            return self._gathered(waiting, on_poll)
         except BaseException:
             self._call_off(waiting)
             raise
@@ -110,26 +112,26 @@ class Cluster:
             for task in running:
                 self.ray.cancel(task)
 
-    def _gathered(self, waiting: list[Any], hear: Callable[[], None]) -> list[Any]:
-        found, lost = [], ""
+    def _gathered(self, waiting: list[Any], on_poll: Callable[[], None]) -> list[Any]:
+        results, lost = [], ""
         while waiting:
             ready, waiting = self.ray.wait(waiting, timeout=POLL_S)
-            hear()
-            for one in ready:
+            on_poll()
+            for task in ready:
                 try:
-                    found.append(self.ray.get(one))
+                    results.append(self.ray.get(task))
                 except self.ray.exceptions.RayTaskError as error:
                     if isinstance(error.cause, FrostlineError):
                         raise error.cause from None
                     raise
                 except self.ray.exceptions.RayError as error:  # killed again and again, or its node is gone
                     lost = str(error).strip().splitlines()[0]
-        if not found:
+        if not results:
             raise TrainingError(
                 f"Every worker of the Ray cluster was lost ({lost}). What is finished is kept; the same "
-                "command goes on."
+                "command resumes."
             )
-        return found
+        return results
 
 
 @dataclass(frozen=True)
@@ -164,11 +166,11 @@ def connected(
     """
     address = _resolved(address)
     ray = _ray(address)
-    mine = not ray.is_initialized()
+    started_here = not ray.is_initialized()
     with warnings.catch_warnings():
         for category in (FutureWarning, DeprecationWarning, ResourceWarning):  # Ray's own; ours are heard
             warnings.simplefilter("ignore", category)
-        if mine:
+        if started_here:
             _begin(ray, address)
         try:
             shares = _shares(ray.nodes(), threads)[:most]
@@ -176,9 +178,9 @@ def connected(
                 raise UsageError(
                     f"No machine of the Ray cluster has {threads or 1} cores. Give fewer --threads."
                 )
-            yield Cluster(ray, shares, ray.get_runtime_context().gcs_address, mine)
+            yield Cluster(ray, shares, ray.get_runtime_context().gcs_address, started_here)
         finally:
-            if mine:
+            if started_here:
                 ray.shutdown()
 
 
@@ -238,7 +240,7 @@ def _signals_kept() -> Iterator[None]:
 def _shares(nodes: Sequence[dict[str, Any]], threads: int | None) -> tuple[Share, ...]:
     """Divide the machines that are up among workers."""
     up = [node["Resources"] for node in nodes if node["Alive"]]
-    sizes = [(int(found.get("CPU", 0)), int(found.get("GPU", 0))) for found in up]
+    sizes = [(int(resources.get("CPU", 0)), int(resources.get("GPU", 0))) for resources in up]
     with_gpu = [
         Share(max(1, cpus // gpus), 1) for cpus, gpus in sizes if gpus for _ in range(min(gpus, max(1, cpus)))
     ]
@@ -256,16 +258,16 @@ def _obey(caller: Caller, function: Callable[..., Any], arguments: tuple[Any, ..
 
 
 def _demand_same(caller: Caller) -> None:
-    host, mine = socket.gethostname(), _versions()
-    other = [
-        f"{name} {mine.get(name)} (the caller has {version})"
+    host, own_versions = socket.gethostname(), _versions()
+    differing = [
+        f"{name} {own_versions.get(name)} (the caller has {version})"
         for name, version in caller.versions.items()
-        if mine.get(name) != version
+        if own_versions.get(name) != version
     ]
-    if other:
+    if differing:
         raise UsageError(
-            f"The Ray worker on {host} has {', '.join(other)}. Install the same versions everywhere: "
-            "the bits of a row depend on them."
+            f"The Ray worker on {host} has {', '.join(differing)}. Install the same versions everywhere: "
+            "the bits of a feature depend on them."
         )
     unseen = [folder for folder in caller.folders if not Path(folder).is_dir()]
     if unseen:
@@ -276,11 +278,11 @@ def _demand_same(caller: Caller) -> None:
 
 
 def _versions() -> dict[str, str]:
-    found = {}
+    versions = {}
     for name in SHARED_LIBRARIES:
         with contextlib.suppress(metadata.PackageNotFoundError):  # run from a checkout
-            found[name] = metadata.version(name)
-    return found
+            versions[name] = metadata.version(name)
+    return versions
 
 
 def _first_line(error: Exception) -> str:

@@ -71,7 +71,7 @@ def _in_timm_names(subject: Subject) -> dict[str, Tensor] | None:
     """Return the weights as timm names and shapes them; `None` where timm has no such head."""
     if subject.head != "linear":
         return None
-    target = zoo.wanted(subject.source, len(subject.classes)).build_seeded().state_dict()
+    target = zoo.architecture_of(subject.source, len(subject.classes)).build_seeded().state_dict()
     own = {name: value.detach().contiguous() for name, value in subject.model.state_dict().items()}
     found: dict[str, Tensor] = {}
     for name, like in target.items():
@@ -118,7 +118,7 @@ def _for_timm(subject: Subject, place: Path, shown: Pictures, state: dict[str, T
 
 def timm_config(subject: Subject) -> dict[str, Any]:
     """Return `config.json` as timm and the hub read it."""
-    target = zoo.wanted(subject.source, len(subject.classes))
+    target = zoo.architecture_of(subject.source, len(subject.classes))
     built = target.build_seeded()
     arguments = {key: value for key, value in target.arguments().items() if key != "num_classes"}
     known: dict[str, Any] = dict(getattr(built, "pretrained_cfg", {}))
@@ -213,7 +213,7 @@ def _arguments(subject: Subject) -> dict[str, Any]:
     kind = subject.source["kind"]
     if kind == hugging_face.KIND:
         return {key: value for key, value in subject.source["config"].items() if key != "model_type"}
-    return zoo.wanted(subject.source).arguments() if kind in ("timm", "torchvision") else {}
+    return zoo.architecture_of(subject.source).arguments() if kind in ("timm", "torchvision") else {}
 
 
 def _rebuild(subject: Subject) -> dict[str, Any]:

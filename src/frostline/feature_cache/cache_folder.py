@@ -1,6 +1,6 @@
-"""The folder behind a store: opening it, writing a shard, making room, and whatever may be wrong with it.
+"""The folder behind a feature cache: opening it, writing shards, evicting, and handling errors.
 
-Nothing here raises for the state of the disk. The first trouble is said once, as a `StoreWarning`; after it
+Nothing here raises for the state of the disk. The first trouble is said once, as a `CacheWarning`; after it
 the folder answers less (nothing can be read) or takes less (nothing can be written).
 """
 
@@ -15,14 +15,14 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TypeVar
 
-from frostline.errors import StoreWarning
+from frostline.errors import CacheWarning
 from frostline.feature_cache import shard_file
 from frostline.feature_cache.index import Index, OtherFormat
 from frostline.feature_cache.shard_file import SUFFIX, Bytes, Form
 
 INDEX = "index.sqlite"
 OPEN_SHARDS = 64  # open files, far below any system's limit
-SAME = "rows are computed instead; the result is the same."
+SAME = "features are computed instead; the result is the same."
 
 T = TypeVar("T")
 
@@ -53,45 +53,49 @@ class Folder:
         except sqlite3.DatabaseError as error:
             self._rebuild(error)
         except OSError as error:
-            self._give_up(f"The store {self.path} cannot be used ({error.strerror or error})")
+            self._give_up(f"The feature cache {self.path} cannot be used ({error.strerror or error})")
 
     def _open_to_read(self, error: Exception) -> None:
         """A folder that can't be written can still be read from."""
         self.writable = False
         try:
             self._index = Index(self.path / INDEX, read_only=True)
-            self.log(f"The store {self.path} cannot be written ({error}): new rows are not kept.")
+            self.warn_once(
+                f"The feature cache {self.path} cannot be written ({error}): new features are not cached."
+            )
         except (sqlite3.Error, OtherFormat):
-            self._give_up(f"The store {self.path} cannot be opened ({error})")
+            self._give_up(f"The feature cache {self.path} cannot be opened ({error})")
 
     def _replace(self, other: OtherFormat) -> None:
         """An older format is begun anew, a newer one is left alone."""
         if other.found > shard_file.FORMAT:
-            self._give_up(f"The store {self.path} was written by a newer frostline ({other})")
+            self._give_up(f"The feature cache {self.path} was written by a newer frostline ({other})")
             return
-        self.log(f"The store {self.path} has an older format ({other}): its rows are computed anew.")
+        self.warn_once(
+            f"The feature cache {self.path} has an older format ({other}): its features are computed again."
+        )
         try:
             for path in [self.path / INDEX, *self.path.glob(f"*{SUFFIX}")]:
                 path.unlink(missing_ok=True)
             self._index = Index(self.path / INDEX)
         except (sqlite3.Error, OSError) as error:
-            self._give_up(f"The store {self.path} cannot be begun anew ({error})")
+            self._give_up(f"The feature cache {self.path} cannot be created again ({error})")
 
     def _rebuild(self, error: Exception) -> None:
         """A damaged index is built again from the shards."""
-        self.log(f"The index of the store {self.path} is damaged ({error}): it is built again.")
+        self.warn_once(f"The index of the feature cache {self.path} is damaged ({error}): it is rebuilt.")
         self._forget()
         temporary = self.path / f".{INDEX}.{os.getpid()}.{uuid.uuid4().hex[:8]}"
         try:
-            made = Index(temporary)
-            self.adopt(made, known=set())
-            made.close()
+            rebuilt = Index(temporary)
+            self.adopt(rebuilt, known=set())
+            rebuilt.close()
             (self.path / f"{INDEX}-journal").unlink(missing_ok=True)  # belongs to the damaged one
             os.replace(temporary, self.path / INDEX)
             self._index = Index(self.path / INDEX)
         except (sqlite3.Error, OtherFormat, OSError) as second:
             temporary.unlink(missing_ok=True)
-            self._give_up(f"The index of the store {self.path} cannot be built again ({second})")
+            self._give_up(f"The index of the feature cache {self.path} cannot be rebuilt ({second})")
 
     def _forget(self) -> None:
         """Close the index and every shard that was opened by its numbers."""
@@ -114,26 +118,26 @@ class Folder:
             if path.name in known:
                 continue
             try:
-                says = shard_file.contents(path)
+                header = shard_file.contents(path)
             except (OSError, ValueError):
                 path.unlink(missing_ok=True)
                 continue
-            number, _ = index.shelf(says.shelf, says.about)
-            index.add(number, says.form, path.name, path.stat().st_size, says.keys, says.checks)
-            adopted += len(says.keys)
+            number, _ = index.prefix_id(header.shelf, header.about)
+            index.add(number, header.form, path.name, path.stat().st_size, header.keys, header.checks)
+            adopted += len(header.keys)
         return adopted
 
     # --- trouble ---------------------------------------------------------------------------------------
 
-    def log(self, what: str) -> None:
+    def warn_once(self, message: str) -> None:
         """Warn, once in the life of this store."""
         if not self.trouble:
-            self.trouble = what
-            warnings.warn(StoreWarning(what), stacklevel=2)
+            self.trouble = message
+            warnings.warn(CacheWarning(message), stacklevel=2)
 
-    def _give_up(self, what: str) -> None:
+    def _give_up(self, reason: str) -> None:
         self.readable = self.writable = False
-        self.log(f"{what}: {SAME}")
+        self.warn_once(f"{reason}: {SAME}")
 
     def attempt(self, work: Callable[[Index], T], otherwise: T) -> T:
         """Do `work` with the index. Trouble is said once, and the answer is `otherwise`."""
@@ -143,7 +147,9 @@ class Folder:
             return work(self._index)
         except sqlite3.OperationalError as error:
             self.writable = False
-            self.log(f"The store {self.path} cannot be written ({error}): new rows are not kept.")
+            self.warn_once(
+                f"The feature cache {self.path} cannot be written ({error}): new features are not cached."
+            )
         except (sqlite3.DatabaseError, ValueError, TypeError) as error:
             self._rebuild(error)
         return otherwise
@@ -152,21 +158,21 @@ class Folder:
 
     def opened(self, shard: int) -> shard_file.Opened | None:
         """Return a shard open for reading, or None where it is gone."""
-        found = self._opened.get(shard)
-        if found is not None:
+        shard_reader = self._opened.get(shard)
+        if shard_reader is not None:
             self._opened.move_to_end(shard)
-            return found
+            return shard_reader
         name = self.attempt(lambda index: index.shard_name(shard), None)
         if name is None:
             return None
         try:
-            found = shard_file.Opened(self.path / name)
+            shard_reader = shard_file.Opened(self.path / name)
         except OSError:
             return None
-        self._opened[shard] = found
+        self._opened[shard] = shard_reader
         if len(self._opened) > OPEN_SHARDS:
             self._opened.popitem(last=False)[1].close()
-        return found
+        return shard_reader
 
     def close_shard(self, shard: int) -> None:
         """Give a shard's file back, if it is open."""
@@ -174,21 +180,23 @@ class Folder:
         if opened:
             opened.close()
 
-    def write(self, shelf: str, about: str, form: Form, keys: Sequence[bytes], rows: Bytes) -> bool:
+    def write(self, prefix: str, description: str, form: Form, keys: Sequence[bytes], rows: Bytes) -> bool:
         """Keep rows as one shard, then make room; tell whether they are on disk now."""
         if not self.writable:
             return False
-        path = self.path / f"{shelf[:12]}-{uuid.uuid4().hex[:16]}{SUFFIX}"
+        path = self.path / f"{prefix[:12]}-{uuid.uuid4().hex[:16]}{SUFFIX}"
         try:
-            checks = shard_file.write(path, shelf, about, form, keys, rows)
+            checks = shard_file.write(path, prefix, description, form, keys, rows)
             size_bytes = path.stat().st_size
         except OSError as error:
             self.writable = False
-            self.log(f"The store {self.path} takes no more rows ({error.strerror or error}): {SAME}")
+            self.warn_once(
+                f"The feature cache {self.path} takes no more features ({error.strerror or error}): {SAME}"
+            )
             return False
 
         def add(index: Index) -> bool:
-            number, _ = index.shelf(shelf, about)
+            number, _ = index.prefix_id(prefix, description)
             index.add(number, form, path.name, size_bytes, keys, checks)
             return True
 
@@ -201,14 +209,14 @@ class Folder:
         return self.attempt(lambda index: self._evict(index, limit_bytes), 0)
 
     def _evict(self, index: Index, limit_bytes: int) -> int:
-        held, gone = index.total_bytes(), 0
-        if held <= limit_bytes:
+        total, deleted = index.total_bytes(), 0
+        if total <= limit_bytes:
             return 0
         for number, name, size_bytes in index.shards():
-            if held - gone <= limit_bytes:
+            if total - deleted <= limit_bytes:
                 break
             index.drop_shard(number)
             self.close_shard(number)
             (self.path / name).unlink(missing_ok=True)
-            gone += size_bytes
-        return gone
+            deleted += size_bytes
+        return deleted

@@ -1,4 +1,4 @@
-"""The store: shelves of rows in one bounded folder, and its upkeep."""
+"""The feature cache: rows of prefixes in one bounded folder, and its upkeep."""
 
 from __future__ import annotations
 
@@ -16,8 +16,8 @@ from typing import Any
 import numpy as np
 
 from frostline.feature_cache.cache_folder import Folder
-from frostline.feature_cache.index import Held, Index, Place
-from frostline.feature_cache.prefix_features import Shelf, key_of
+from frostline.feature_cache.index import Index, Place, PrefixSummary
+from frostline.feature_cache.prefix_features import CachedPrefix, key_of
 from frostline.feature_cache.shard_file import Form
 from frostline.system import directories
 
@@ -34,8 +34,8 @@ PROBE_BATCH = 32  # rows read at a time, as training does
 
 
 @dataclass(frozen=True)
-class Holding:
-    """One shelf as `frostline cache` shows it. Sizes in bytes; `used` in seconds since 1970."""
+class PrefixUsage:
+    """One cached prefix as `frostline cache` lists it. Sizes in bytes; `used` in seconds since 1970."""
 
     about: dict[str, Any]
     form: Form | None
@@ -48,7 +48,7 @@ class Holding:
 
 @dataclass(frozen=True)
 class Checked:
-    """What `Store.verify` found: numbers of rows."""
+    """The result of `FeatureCache.verify`, in rows."""
 
     right: int  # `adopted` ones included
     damaged: int  # dropped: bytes that differ from their checksum
@@ -56,11 +56,17 @@ class Checked:
     adopted: int  # in shards that the index did not know
 
 
-class Store:
-    """Rows in `folder` (without one: below `places.home()`), at most `limit_bytes` of them.
+class FeatureCache:
+    """A bounded folder of features. Safe with several processes at once.
 
-    Safe with several processes at once. Raises nothing for the state of the disk: `trouble` is the first
-    thing that went wrong, said as a `StoreWarning`.
+    Raises nothing for the state of the disk: `trouble` is the first error, raised as a `CacheWarning`.
+
+    Parameters
+    ----------
+    folder : path or None
+        None is below the cache folder (`FROSTLINE_CACHE_DIR`).
+    limit_bytes : int
+        The least recently used features are deleted above it.
     """
 
     def __init__(self, folder: str | Path | None = None, *, limit_bytes: int = DEFAULT_LIMIT_BYTES) -> None:
@@ -85,27 +91,38 @@ class Store:
         """Give every file back; afterwards all rows are misses."""
         self._folder.close()
 
-    def __enter__(self) -> Store:
+    def __enter__(self) -> FeatureCache:
         return self
 
     def __exit__(self, *error: object) -> None:
         self.close()
 
-    def shelf(self, about: Mapping[str, Any], shown: Mapping[str, Any] | None = None) -> Shelf:
-        """Return the rows that were computed from exactly `about` (plain data) and an image's view.
+    def prefix(
+        self, description: Mapping[str, Any], display: Mapping[str, Any] | None = None
+    ) -> CachedPrefix:
+        """Return the cached features of one prefix.
 
-        `shown` is kept beside it for people, and has no say in what is found.
+        Parameters
+        ----------
+        description : mapping
+            Plain data that determines the features, besides the image and its view.
+        display : mapping or None
+            Stored for display; does not affect what is found.
+
+        Returns
+        -------
+        CachedPrefix
         """
-        digest = hashlib.sha256(_text(about).encode()).hexdigest()
-        return Shelf(self._folder, digest, _text({**about, **(shown or {})}))
+        digest = hashlib.sha256(_text(description).encode()).hexdigest()
+        return CachedPrefix(self._folder, digest, _text({**description, **(display or {})}))
 
-    def kept_abouts(self) -> list[dict[str, Any]]:
+    def descriptions(self) -> list[dict[str, Any]]:
         """Return what each shelf that holds rows says of itself: `about` and `shown` together."""
         none: list[str] = []
         return [json.loads(text) for text in self._folder.attempt(lambda index: index.abouts(), none)]
 
     def room_bytes(self) -> int:
-        """Return how much may be held: the limit, or what the disk has."""
+        """Return how many bytes may be held: the limit, or the free disk space."""
         if not self.writable:
             return 0
         try:
@@ -116,7 +133,7 @@ class Store:
         return max(0, min(self._folder.limit_bytes, self.total_bytes() + free))
 
     def seconds_per_row(self, row_bytes: int) -> tuple[float, float]:
-        """Measure on this disk how long one row takes to read (just written, so from memory) and to keep."""
+        """Return the seconds to read and to write one row, measured on this disk (reads come from memory)."""
         if not self.writable:
             return 0.0, NEVER_S
         count = max(16, min(256, PROBE_BYTES // max(1, row_bytes)))
@@ -124,15 +141,15 @@ class Store:
         rows = np.random.default_rng(0).integers(0, 256, (count, row_bytes), dtype=np.uint8)
         folder = self.path / f".rate-{os.getpid()}-{uuid.uuid4().hex[:8]}"
         try:
-            with Store(folder) as store:
-                shelf = store.shelf({})
+            with FeatureCache(folder) as store:
+                cached = store.prefix({})
                 begun = time.perf_counter()
-                shelf.put(keys, rows, Form("bfloat16", (row_bytes // 2,)))
-                shelf.flush()
-                kept = time.perf_counter()
+                cached.put(keys, rows, Form("bfloat16", (row_bytes // 2,)))
+                cached.flush()
+                written = time.perf_counter()
                 for start in range(0, count, PROBE_BATCH):
-                    shelf.read(keys[start : start + PROBE_BATCH])
-                return (time.perf_counter() - kept) / count, (kept - begun) / count
+                    cached.read(keys[start : start + PROBE_BATCH])
+                return (time.perf_counter() - written) / count, (written - begun) / count
         finally:
             shutil.rmtree(folder, ignore_errors=True)
 
@@ -148,10 +165,10 @@ class Store:
         """Delete every row; return how many bytes that were."""
         return self.prune(0)
 
-    def holdings(self) -> list[Holding]:
+    def holdings(self) -> list[PrefixUsage]:
         """Return every shelf that holds something."""
-        found: list[Held] = self._folder.attempt(lambda index: index.summary(), [])
-        return [Holding(_about(held[0]), *held[1:]) for held in found]
+        summaries: list[PrefixSummary] = self._folder.attempt(lambda index: index.summary(), [])
+        return [PrefixUsage(_about(summary[0]), *summary[1:]) for summary in summaries]
 
     def verify(self) -> Checked:
         """Read every row and drop those that are wrong; take in shards that the index does not know."""
@@ -166,34 +183,36 @@ class Store:
                 lost += len(rows)
                 index.drop_shard(number)
                 continue
-            bad = self._damaged(number, rows, {shelf: index.form(shelf) for shelf in {r[0] for r in rows}})
-            for shelf, key, place in bad:
-                index.drop_rows(shelf, [(key, place)])
-            damaged += len(bad)
-            right += len(rows) - len(bad)
+            damaged_rows = self._damaged(
+                number, rows, {prefix: index.form(prefix) for prefix in {r[0] for r in rows}}
+            )
+            for prefix, key, place in damaged_rows:
+                index.drop_rows(prefix, [(key, place)])
+            damaged += len(damaged_rows)
+            right += len(rows) - len(damaged_rows)
         return Checked(right, damaged, lost, adopted)
 
     def _damaged(
         self, shard: int, rows: Sequence[tuple[int, bytes, Place]], forms: Mapping[int, Form | None]
     ) -> list[tuple[int, bytes, Place]]:
         opened = self._folder.opened(shard)
-        bad = []
-        for shelf, key, place in rows:
-            form = forms[shelf]
+        damaged = []
+        for prefix, key, place in rows:
+            form = forms[prefix]
             row = np.empty(form.row_bytes if form else 0, dtype=np.uint8)
-            if opened is None or form is None or not opened.read(place.place, key, place.check, row):
-                bad.append((shelf, key, place))
-        return bad
+            if opened is None or form is None or not opened.read(place.position, key, place.check, row):
+                damaged.append((prefix, key, place))
+        return damaged
 
 
 def _about(text: str) -> dict[str, Any]:
     try:
-        found = json.loads(text)
+        description = json.loads(text)
     except (ValueError, TypeError, RecursionError):  # an index that somebody else wrote
         return {}
-    return found if isinstance(found, dict) else {}
+    return description if isinstance(description, dict) else {}
 
 
-def _text(about: Mapping[str, Any]) -> str:
+def _text(description: Mapping[str, Any]) -> str:
     """Write plain data so that equal data are equal text."""
-    return json.dumps(about, sort_keys=True, separators=(",", ":"))
+    return json.dumps(description, sort_keys=True, separators=(",", ":"))

@@ -47,15 +47,15 @@ CREATE TABLE IF NOT EXISTS claims (
 
 
 # (about, form, rows, bytes, hits, misses, last used) of a shelf
-Held = tuple[str, Form | None, int, int, int, int, float]
+PrefixSummary = tuple[str, Form | None, int, int, int, int, float]
 
 
 class OtherFormat(Exception):
     """The index was written by another version of this format; `found` is its number."""
 
-    def __init__(self, found: int) -> None:
-        super().__init__(f"format {found}, expected {FORMAT}")
-        self.found = found
+    def __init__(self, version: int) -> None:
+        super().__init__(f"format {version}, expected {FORMAT}")
+        self.found = version
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,11 +63,11 @@ class Place:
     """Where a row lies."""
 
     shard: int
-    place: int
+    position: int
     check: int
 
     def __post_init__(self) -> None:
-        for number in (self.shard, self.place, self.check):  # SQLite keeps whatever was put into a column
+        for number in (self.shard, self.position, self.check):  # SQLite keeps whatever was put into a column
             if not isinstance(number, int) or number < 0:
                 raise ValueError(f"a row lies at {str(number)[:40]!r}")
 
@@ -92,14 +92,14 @@ class Index:
             raise
 
     def _prepare(self, read_only: bool) -> None:
-        found = int(self._connection.execute("PRAGMA user_version").fetchone()[0])
-        if found == 0 and not read_only:
+        version = int(self._connection.execute("PRAGMA user_version").fetchone()[0])
+        if version == 0 and not read_only:
             with self._writing() as do:
                 for statement in TABLES.split(";"):
                     do.execute(statement)
                 do.execute(f"PRAGMA user_version = {FORMAT}")
-        elif found != FORMAT:
-            raise OtherFormat(found)
+        elif version != FORMAT:
+            raise OtherFormat(version)
 
     def close(self) -> None:
         """Give the file back."""
@@ -122,13 +122,15 @@ class Index:
 
     # --- shelves ---------------------------------------------------------------------------------------
 
-    def shelf(self, digest: str, about: str) -> tuple[int, Form | None]:
+    def prefix_id(self, digest: str, description: str) -> tuple[int, Form | None]:
         """Return a shelf's number and the form of its rows, if it has any; makes the shelf where needed."""
         find = "SELECT id, form FROM shelves WHERE digest = ?"
         rows = self._all(find, (digest,))
         if not rows:
             with self._writing() as do:
-                do.execute("INSERT OR IGNORE INTO shelves (digest, about) VALUES (?, ?)", (digest, about))
+                do.execute(
+                    "INSERT OR IGNORE INTO shelves (digest, about) VALUES (?, ?)", (digest, description)
+                )
             rows = self._all(find, (digest,))
         return rows[0][0], Form.from_json(rows[0][1]) if rows[0][1] else None
 
@@ -141,7 +143,7 @@ class Index:
         """Return what every shelf that had a row says of itself."""
         return [about for (about,) in self._all("SELECT about FROM shelves WHERE form IS NOT NULL")]
 
-    def summary(self) -> list[Held]:
+    def summary(self) -> list[PrefixSummary]:
         """Return (about, form, rows, bytes, hits, misses, last used) of every shelf that holds something."""
         rows = self._all(
             "SELECT about, form, (SELECT COUNT(*) FROM rows WHERE shelf = shelves.id), "
@@ -154,17 +156,17 @@ class Index:
 
     def locate(self, shelf: int, keys: Iterable[bytes]) -> dict[bytes, Place]:
         """Return where each of the keys lies, for those that lie somewhere."""
-        wanted = list(dict.fromkeys(keys))
-        found: dict[bytes, Place] = {}
-        for start in range(0, len(wanted), BATCH_ROWS):
-            batch = wanted[start : start + BATCH_ROWS]
+        unique_keys = list(dict.fromkeys(keys))
+        places: dict[bytes, Place] = {}
+        for start in range(0, len(unique_keys), BATCH_ROWS):
+            batch = unique_keys[start : start + BATCH_ROWS]
             marks = ",".join("?" * len(batch))
             for key, *place in self._all(
                 f"SELECT key, shard, place, checksum FROM rows WHERE shelf = ? AND key IN ({marks})",
                 (shelf, *batch),
             ):
-                found[key] = Place(*place)
-        return found
+                places[key] = Place(*place)
+        return places
 
     def add(
         self,
@@ -242,27 +244,27 @@ class Index:
         """
         me, now = _me(), time.time()
         with self._writing() as do:
-            there = self.locate(shelf, keys)
-            owners = self._owners(shelf, [key for key in keys if key not in there])
+            located = self.locate(shelf, keys)
+            owners = self._owners(shelf, [key for key in keys if key not in located])
             busy = [key for key, (owner, until) in owners.items() if _holds(owner, until, now)]
-            taken = set(busy)
-            mine = [key for key in dict.fromkeys(keys) if key not in there and key not in taken]
+            busy_keys = set(busy)
+            claimed = [key for key in dict.fromkeys(keys) if key not in located and key not in busy_keys]
             do.executemany(
                 "INSERT OR REPLACE INTO claims VALUES (?, ?, ?, ?)",
-                [(shelf, key, me, now + LEASE_S) for key in mine],
+                [(shelf, key, me, now + LEASE_S) for key in claimed],
             )
-        return mine, busy
+        return claimed, busy
 
     def _owners(self, shelf: int, keys: Sequence[bytes]) -> dict[bytes, tuple[str, float]]:
-        found: dict[bytes, tuple[str, float]] = {}
+        owners: dict[bytes, tuple[str, float]] = {}
         for start in range(0, len(keys), BATCH_ROWS):
             batch = keys[start : start + BATCH_ROWS]
             marks = ",".join("?" * len(batch))
             for key, owner, until in self._all(
                 f"SELECT key, owner, until FROM claims WHERE shelf = ? AND key IN ({marks})", (shelf, *batch)
             ):
-                found[key] = (owner, until)
-        return found
+                owners[key] = (owner, until)
+        return owners
 
     def renew(self) -> None:
         """Hold this process's claims for another lease."""

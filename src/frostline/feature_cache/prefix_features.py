@@ -1,4 +1,4 @@
-"""One shelf: the rows of one frozen prefix, read, computed and kept by several processes at once."""
+"""The cached features of one frozen prefix, read and filled by several processes at once."""
 
 from __future__ import annotations
 
@@ -22,19 +22,19 @@ WAIT_S = 0.05  # between two looks for rows that other processes compute
 
 
 def key_of(digest: str, view: str) -> bytes:
-    """Return the key of a row: an image's content digest and what was done to it before the network."""
+    """Return the key of a row: a hash of the image's content digest and its view."""
     return hashlib.blake2b(f"{digest}\n{view}".encode(), digest_size=KEY_BYTES).digest()
 
 
-class Shelf:
-    """Rows that differ in nothing but the image and its view.
+class CachedPrefix:
+    """The cached features of one prefix; rows differ in the image and its view alone.
 
-    Read with `read`. To fill: compute what `todo` yields, `put` it, `close` at the end.
+    Read with `read`. To fill: compute what `todo` yields, `put` it, and `close` at the end.
     """
 
-    def __init__(self, folder: Folder, digest: str, about: str) -> None:
+    def __init__(self, folder: Folder, digest: str, description: str) -> None:
         self.digest = digest
-        self.about = about
+        self.about = description
         self._folder = folder
         self._form: Form | None = None
         self._numbered = (-1, -1)  # (generation of the index, number in it)
@@ -56,7 +56,7 @@ class Shelf:
     def _number(self, index: Index) -> int:
         generation, number = self._numbered
         if generation != self._folder.generation or self._form is None:
-            number, form = index.shelf(self.digest, self.about)
+            number, form = index.prefix_id(self.digest, self.about)
             self._numbered = (self._folder.generation, number)
             self._form = self._form or form
         return number
@@ -65,8 +65,8 @@ class Shelf:
 
     def missing(self, keys: Sequence[bytes]) -> list[bytes]:
         """Return the keys that no row is kept for, each once."""
-        there = self._locate(keys)
-        return [key for key in dict.fromkeys(keys) if key not in there]
+        located = self._locate(keys)
+        return [key for key in dict.fromkeys(keys) if key not in located]
 
     def _locate(self, keys: Iterable[bytes]) -> dict[bytes, Place]:
         if self.form is None:
@@ -74,38 +74,48 @@ class Shelf:
         return self._folder.attempt(lambda index: index.locate(self._number(index), keys), {})
 
     def read(self, keys: Sequence[bytes]) -> tuple[Bytes, list[int]]:
-        """Return uint8 of shape (len(keys), row_bytes), and the positions in it that could not be read.
+        """Return the rows of keys, and the positions that are missing.
 
-        A row that isn't what its checksum says is dropped, and said once.
+        A row whose checksum differs is dropped, with one warning.
+
+        Parameters
+        ----------
+        keys : sequence of bytes
+
+        Returns
+        -------
+        rows : ndarray of uint8, shape (len(keys), row_bytes)
+        missing : list of int
+            Positions whose row is not set.
         """
-        found = self._locate(keys)
+        places = self._locate(keys)
         rows: Bytes = np.empty((len(keys), self._form.row_bytes if self._form else 0), dtype=np.uint8)
-        absent: list[int] = []
-        gone: list[tuple[bytes, Place]] = []
+        missing: list[int] = []
+        vanished: list[tuple[bytes, Place]] = []
         damaged: list[tuple[bytes, Place]] = []
         for position, key in enumerate(keys):
-            place = found.get(key)
+            place = places.get(key)
             shard = self._folder.opened(place.shard) if place else None
-            if place and shard and shard.read(place.place, key, place.check, rows[position]):
+            if place and shard and shard.read(place.position, key, place.check, rows[position]):
                 self._used.add(place.shard)
                 continue
-            absent.append(position)
+            missing.append(position)
             if place:
-                (damaged if shard else gone).append((key, place))
-        self._hits += len(keys) - len(absent)
-        self._misses += len(absent)
-        if gone or damaged:
-            self._drop([*gone, *damaged], len(damaged))
-        return rows, absent
+                (damaged if shard else vanished).append((key, place))
+        self._hits += len(keys) - len(missing)
+        self._misses += len(missing)
+        if vanished or damaged:
+            self._drop([*vanished, *damaged], len(damaged))
+        return rows, missing
 
-    def _drop(self, bad: list[tuple[bytes, Place]], damaged: int) -> None:
+    def _drop(self, dropped: list[tuple[bytes, Place]], damaged: int) -> None:
         """Forget rows that could not be read; damage is said, what another process evicted is not."""
         if self._folder.writable:
-            self._folder.attempt(lambda index: index.drop_rows(self._number(index), bad), None)
+            self._folder.attempt(lambda index: index.drop_rows(self._number(index), dropped), None)
         if damaged:
-            self._folder.log(
-                f"{damaged} row(s) in the store {self._folder.path} are damaged (their checksums differ): "
-                "computed again. `frostline cache verify` looks through the rest."
+            self._folder.warn_once(
+                f"{damaged} feature(s) in the cache {self._folder.path} are damaged (their checksums differ) "
+                "and are computed again. `frostline cache verify` checks the others."
             )
 
     # --- filling ---------------------------------------------------------------------------------------
@@ -117,32 +127,39 @@ class Shelf:
         """
         waiting = self.missing(keys)
         while waiting and self._folder.writable:
-            got, busy = False, []
+            claimed_any, busy = False, []
             for start in range(0, len(waiting), CLAIMED_AT_ONCE):
-                mine, others = self._claim(waiting[start : start + CLAIMED_AT_ONCE])
-                busy += others
-                got = got or bool(mine)
-                for i in range(0, len(mine), batch):
-                    yield mine[i : i + batch]
-            if busy and not got:
+                claimed, claimed_by_others = self._claim(waiting[start : start + CLAIMED_AT_ONCE])
+                busy += claimed_by_others
+                claimed_any = claimed_any or bool(claimed)
+                for i in range(0, len(claimed), batch):
+                    yield claimed[i : i + batch]
+            if busy and not claimed_any:
                 self.flush()  # others may be waiting for ours
                 time.sleep(WAIT_S)
             waiting = busy
 
     def _claim(self, keys: list[bytes]) -> tuple[list[bytes], list[bytes]]:
         none: tuple[list[bytes], list[bytes]] = ([], [])
-        mine, busy = self._folder.attempt(lambda index: index.claim(self._number(index), keys), none)
+        claimed, busy = self._folder.attempt(lambda index: index.claim(self._number(index), keys), none)
         with self._lock:
-            self._claimed.update(mine)
-        return mine, busy
+            self._claimed.update(claimed)
+        return claimed, busy
 
     def put(self, keys: Sequence[bytes], rows: Bytes, form: Form) -> None:
-        """Keep rows, uint8 of shape (n, row_bytes); they are on disk after the next flush."""
+        """Add rows; they are on disk after the next flush.
+
+        Parameters
+        ----------
+        keys : sequence of bytes
+        rows : ndarray of uint8, shape (n, row_bytes)
+        form : Form
+        """
         if not self._folder.writable:
             return
         if (self.form or form) != form:
-            self._folder.log(
-                f"Rows of the store {self._folder.path} changed from {self.form} to {form}; not kept."
+            self._folder.warn_once(
+                f"Features in the cache {self._folder.path} changed from {self.form} to {form}; not cached."
             )
             return
         self._form = form

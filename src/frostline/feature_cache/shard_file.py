@@ -83,21 +83,23 @@ def check_of(key: bytes, row: Bytes) -> int:
     return zlib.crc32(row.data, zlib.crc32(key))
 
 
-def write(path: Path, shelf: str, about: str, form: Form, keys: Sequence[bytes], rows: Bytes) -> list[int]:
+def write(
+    path: Path, prefix: str, description: str, form: Form, keys: Sequence[bytes], rows: Bytes
+) -> list[int]:
     """Write `rows`, uint8 of shape (n, row_bytes), whole or not at all; return their checksums.
 
     Raises `OSError` where the disk refuses.
     """
     checks = [check_of(key, row) for key, row in zip(keys, rows, strict=True)]
-    says = {
+    metadata = {
         "format": str(FORMAT),
-        "shelf": shelf,
-        "about": about,
+        "shelf": prefix,
+        "about": description,
         "form": form.to_json(),
         "keys": b"".join(keys).hex(),
         "checks": "".join(f"{check:08x}" for check in checks),
     }
-    directories.write_atomically(path, save({"rows": rows}, metadata=says))
+    directories.write_atomically(path, save({"rows": rows}, metadata=metadata))
     return checks
 
 
@@ -105,18 +107,18 @@ def contents(path: Path) -> Contents:
     """Read what a shard says of itself. Raises `OSError` or `ValueError` where it is damaged or foreign."""
     try:
         with safe_open(path, framework="np") as file:
-            says: dict[str, str] = file.metadata() or {}
+            metadata: dict[str, str] = file.metadata() or {}
             count, row_bytes = file.get_slice("rows").get_shape()
-        if says["format"] != str(FORMAT):
-            raise ValueError(f"its format is {says['format']}, expected {FORMAT}")
-        shelf, about, form = says["shelf"], says["about"], Form.from_json(says["form"])
-        keys = _split(bytes.fromhex(says["keys"]), KEY_BYTES)
-        checks = tuple(int.from_bytes(check, "big") for check in _split(bytes.fromhex(says["checks"]), 4))
+        if metadata["format"] != str(FORMAT):
+            raise ValueError(f"its format is {metadata['format']}, expected {FORMAT}")
+        prefix, description, form = metadata["shelf"], metadata["about"], Form.from_json(metadata["form"])
+        keys = _split(bytes.fromhex(metadata["keys"]), KEY_BYTES)
+        checks = tuple(int.from_bytes(check, "big") for check in _split(bytes.fromhex(metadata["checks"]), 4))
     except (SafetensorError, KeyError, TypeError) as error:
         raise ValueError(f"not a whole shard ({error})") from error
     if not (len(keys) == len(checks) == count and form.row_bytes == row_bytes):
         raise ValueError(f"its header says {len(keys)} rows of {form}, it holds {count} of {row_bytes} bytes")
-    return Contents(shelf, about, form, keys, checks)
+    return Contents(prefix, description, form, keys, checks)
 
 
 def _split(joined: bytes, size: int) -> tuple[bytes, ...]:
@@ -133,11 +135,11 @@ class Opened:
 
     def read(self, place: int, key: bytes, check: int, into: Bytes) -> bool:
         """Fill `into`, uint8 of shape (row_bytes,), with the row at `place`; False where it isn't right."""
-        where = self._offset + place * len(into)
-        if where >= 1 << 62 or not len(into):  # a damaged header
+        offset = self._offset + place * len(into)
+        if offset >= 1 << 62 or not len(into):  # a damaged header
             return False
-        whole = os.preadv(self._handle, [into.data], where) == len(into)
-        return whole and check_of(key, into) == check
+        complete = os.preadv(self._handle, [into.data], offset) == len(into)
+        return complete and check_of(key, into) == check
 
     def close(self) -> None:
         """Give the file back."""

@@ -8,7 +8,7 @@ way · tensors → rows → answers
 
 from frostline.features.cached_features import Counts, Frozen
 from frostline.features.extraction import features, logits
-from frostline.features.numeric_key import Way
+from frostline.features.numeric_key import ForwardConfig
 from frostline.features.tensors import AHEAD, ahead, padded
 
-__all__ = ["AHEAD", "Counts", "Frozen", "Way", "ahead", "features", "logits", "padded"]
+__all__ = ["AHEAD", "Counts", "ForwardConfig", "Frozen", "ahead", "features", "logits", "padded"]

@@ -1,4 +1,4 @@
-"""Augmentation: what a training image may look like, as data and as a transform.
+"""Augmentation as data (`Policy`) and as a transform.
 
 View 0 of an image is the evaluation transform; view 1, 2, … are seeded augmentations. A view is a pure
 function of (policy, seed, image digest, view): the same in every process, epoch and run.
@@ -50,14 +50,15 @@ class Policy:
     rotate: str = "none"
 
     def __post_init__(self) -> None:
-        for value, known in (
+        for value, choices in (
             (self.name, (*AUGMENTS, "custom")),
             (self.flip, FLIPS[1:]),
             (self.rotate, ROTATIONS[1:]),
         ):
-            if value not in known:
+            if value not in choices:
                 raise UsageError(
-                    f"Unknown augmentation {value!r}.{did_you_mean(value, known)} Known: {', '.join(known)}."
+                    f"Unknown augmentation {value!r}.{did_you_mean(value, choices)} Expected one of "
+                    f"{', '.join(choices)}."
                 )
         if self.min_crop is None:
             return
@@ -67,8 +68,8 @@ class Policy:
             )
         if self.name not in CROP_SCALE:
             raise UsageError(
-                f"The augmentation {self.name} takes no random crops, so min_crop={self.min_crop:g} says "
-                f"nothing. Expected {', '.join(CROP_SCALE)}, or no min_crop."
+                f"The augmentation {self.name} takes no random crops, so min_crop={self.min_crop:g} has no "
+                f"effect. Expected {', '.join(CROP_SCALE)}, or no min_crop."
             )
 
     @property
@@ -146,7 +147,7 @@ class _FramedCrop:
 
     The place of the whole is the square, or the strip of it that a wide or tall picture fills. The part has
     the whole's proportions, give or take as much as `RandomResizedCrop` gives and takes, so that things are
-    stretched as they will be when the network is asked; and none of it is spent on padding.
+    stretched as they will be at prediction; and none of it is spent on padding.
     """
 
     def __init__(self, scale: float, preprocessing: Preprocessing) -> None:
@@ -155,19 +156,19 @@ class _FramedCrop:
         self._mode = InterpolationMode(preprocessing.interpolation)
 
     def __call__(self, image: Image.Image) -> Image.Image:
-        seen, own = self._preprocessing, image.width / image.height
+        preprocessing, own = self._preprocessing, image.width / image.height
         ratio = (ASPECT_JITTER[0] * own, ASPECT_JITTER[1] * own)
         top, left, height, width = RandomResizedCrop.get_params(image, self._scale, ratio)
-        across, down = seen.frame(*image.size)
+        across, down = preprocessing.frame(*image.size)
         size = [down, across]
         part: Image.Image = tv.functional.resized_crop(
             image, top, left, height, width, size, self._mode, antialias=True
         )
-        if (across, down) == (seen.size, seen.size):
+        if (across, down) == (preprocessing.size, preprocessing.size):
             return part
-        whole = Image.new("RGB", (seen.size, seen.size), seen.fill)
-        whole.paste(part, ((seen.size - across) // 2, (seen.size - down) // 2))
-        return whole
+        canvas = Image.new("RGB", (preprocessing.size, preprocessing.size), preprocessing.fill)
+        canvas.paste(part, ((preprocessing.size - across) // 2, (preprocessing.size - down) // 2))
+        return canvas
 
 
 def _rotation(policy: Policy, preprocessing: Preprocessing) -> list[Any]:
@@ -205,18 +206,18 @@ class SeededView:
         """Return uint8 of shape (3, size, size)."""
         seed = derive(self._seed, "view", digest, view)
         state = torch.get_rng_state()
-        others = (random.getstate(), np.random.get_state()) if self._foreign else None  # noqa: NPY002
+        other_states = (random.getstate(), np.random.get_state()) if self._foreign else None  # noqa: NPY002
         try:
             torch.default_generator.manual_seed(seed)
-            if others:
+            if other_states:
                 random.seed(seed)
                 np.random.seed(seed)  # noqa: NPY002
             return self._transform(image)
         finally:
             torch.set_rng_state(state)
-            if others:
-                random.setstate(others[0])
-                np.random.set_state(others[1])  # noqa: NPY002
+            if other_states:
+                random.setstate(other_states[0])
+                np.random.set_state(other_states[1])  # noqa: NPY002
 
 
 def brightness(z: torch.Tensor, strength: float) -> torch.Tensor:

@@ -1,4 +1,4 @@
-"""`Frozen`: the rows of one cut, read or computed, and never computed twice where they are kept.
+"""`Frozen`: the features of one cut, read from the cache or computed once and cached.
 
 A batch of the prefix always has the same number of images, filled up where there are fewer: some kernels
 answer other bits for other batch sizes.
@@ -21,9 +21,9 @@ from torch import Tensor, nn
 from frostline import models as bb
 from frostline.data import OnProgress
 from frostline.distributed import process_group
-from frostline.feature_cache import Shelf, Store, key_of
+from frostline.feature_cache import CachedPrefix, FeatureCache, key_of
 from frostline.features.image_batches import Images, Item
-from frostline.features.numeric_key import Way
+from frostline.features.numeric_key import ForwardConfig
 from frostline.features.tensors import ahead, from_bytes, padded, same, to_bytes
 from frostline.models import Backbone, Cut
 from frostline.system import numerics
@@ -33,17 +33,29 @@ READ_AT_ONCE_BYTES = 32_000_000  # rows looked up and read in one go: a small pa
 
 @dataclass
 class Counts:
-    """How many rows were computed by the prefix, and how many came out of the store."""
+    """How many features the prefix computed, and how many were read from the cache."""
 
     rows_computed: int = 0
     rows_read: int = 0
 
 
 class Frozen:
-    """The rows of one cut of one model, in eval mode and without gradients.
+    """The features at one cut of one model, in eval mode and without gradients.
 
-    With a `store`, rows are read from it and kept in it; without one they are computed each time. The model
-    may be in training above the cut; below it must not change while this is in use.
+    The model may be in training above the cut; below it must not change while this is in use.
+
+    Parameters
+    ----------
+    backbone : Backbone
+    model : nn.Module
+        The backbone's model, or an adapted copy.
+    cut : Cut
+    config : ForwardConfig
+        Numeric plan and batch size of the frozen layers.
+    cache : FeatureCache or None
+        Where features are read from and kept; None computes them each time.
+    counts : Counts or None
+        Counts features computed and read.
     """
 
     def __init__(
@@ -51,17 +63,17 @@ class Frozen:
         backbone: Backbone,
         model: nn.Module,
         cut: Cut,
-        way: Way,
-        store: Store | None = None,
+        config: ForwardConfig,
+        cache: FeatureCache | None = None,
         counts: Counts | None = None,
     ) -> None:
         self.cut = cut
-        self.way = way
+        self.config = config
         self.counts = counts if counts is not None else Counts()
         self._backbone = backbone
-        self._given = model
-        self.store = store
-        self._shelves: dict[int, Shelf | None] = {}  # of earlier cuts, by index
+        self._original_model = model
+        self.cache = cache
+        self._cached_by_cut: dict[int, CachedPrefix | None] = {}  # of earlier cuts, by index
         self._bridges: dict[int, bool] = {}  # cut index → whether rows of that cut lead to the same bits
 
     @property
@@ -72,10 +84,10 @@ class Frozen:
     @cached_property
     def _folded(self) -> bb.Folded | None:
         """A copy with BatchNorm folded, where that is the way."""
-        if not self.way.folded:
+        if not self.config.folded:
             return None
-        folded = bb.Folded(self._given, list(self.way.folded))
-        self.way.plan.place(folded.model)
+        folded = bb.Folded(self._original_model, list(self.config.folded))
+        self.config.plan.place(folded.model)
         return folded
 
     @cached_property
@@ -83,31 +95,33 @@ class Frozen:
         """The model where and how the prefix wants it: the one given, or a copy laid out otherwise."""
         if self._folded is not None:
             return self._folded.model
-        first = next(self._given.parameters())
-        layout = torch.channels_last if self.way.plan.channels_last else torch.contiguous_format
-        fits = all(p.is_contiguous(memory_format=layout) for p in self._given.parameters() if p.ndim == 4)
-        if fits and first.device.type == self.way.plan.device:
-            return self._given
-        return self.way.plan.place(copy.deepcopy(self._given))
+        first = next(self._original_model.parameters())
+        layout = torch.channels_last if self.config.plan.channels_last else torch.contiguous_format
+        fits = all(
+            p.is_contiguous(memory_format=layout) for p in self._original_model.parameters() if p.ndim == 4
+        )
+        if fits and first.device.type == self.config.plan.device:
+            return self._original_model
+        return self.config.plan.place(copy.deepcopy(self._original_model))
 
     @cached_property
-    def shelf(self) -> Shelf | None:
-        """Where this cut's rows lie."""
-        return self._shelf_of(self.cut)
+    def cached(self) -> CachedPrefix | None:
+        """This cut's features in the cache; `None` without one."""
+        return self._cached_at(self.cut)
 
     @cached_property
     def _computed_how(self) -> dict[str, Any]:
-        return self.way.describe()
+        return self.config.describe()
 
-    def _shelf_of(self, cut: Cut) -> Shelf | None:
-        if self.store is None:
+    def _cached_at(self, cut: Cut) -> CachedPrefix | None:
+        if self.cache is None:
             return None
         about = {
-            "prefix": bb.prefix_digest(self._backbone, self._given, cut),
+            "prefix": bb.prefix_digest(self._backbone, self._original_model, cut),
             "preprocessing": self._backbone.preprocessing.as_dict(),
             "computed": self._computed_how,
         }
-        return self.store.shelf(about, {"model": self._backbone.name, "cut": cut.name, "index": cut.index})
+        return self.cache.prefix(about, {"model": self._backbone.name, "cut": cut.name, "index": cut.index})
 
     # --- computing -------------------------------------------------------------------------------------
 
@@ -116,28 +130,28 @@ class Frozen:
         """The model as the prefix runs it."""
         model = self._model
         skipping = self._folded.skipping() if self._folded else nullcontext()
-        with torch.no_grad(), self.way.plan.autocast(), skipping:
+        with torch.no_grad(), self.config.plan.autocast(), skipping:
             yield model
 
     def compute(self, pixels: Tensor) -> Tensor:
         """Return z for uint8 pixels (n, 3, s, s), n at most the way's batch."""
-        x = self.way.plan.batch(padded(pixels, self.way.batch), self._backbone.preprocessing.normalise)
+        x = self.config.plan.batch(padded(pixels, self.config.batch), self._backbone.preprocessing.normalise)
         with self._inference() as model:
             z = bb.prefix(self._backbone, model, self.cut)(x)
         return z[: len(pixels)].cpu()
 
     def stages_s(self, pixels: Tensor) -> list[float]:
         """Return the seconds of each stage between offered cuts up to this one, for a whole batch."""
-        z = self.way.plan.batch(pixels, self._backbone.preprocessing.normalise)
+        z = self.config.plan.batch(pixels, self._backbone.preprocessing.normalise)
         cuts = [cut for cut in self._backbone.cuts if cut.index <= self.cut.index]
-        found = []
+        stage_seconds = []
         with self._inference() as model:
             for early, late in itertools.pairwise(cuts):
                 with bb.between(self._backbone, model, early, late) as run:
-                    begun = numerics.now()
+                    start = numerics.now()
                     z = run(z)
-                    found.append(numerics.now() - begun)
-        return found
+                    stage_seconds.append(numerics.now() - start)
+        return stage_seconds
 
     def _compute(self, images: Images, items: Sequence[Item]) -> Tensor:
         (pixels,) = images.batches([items])
@@ -147,29 +161,29 @@ class Frozen:
     def _computed(self, images: Images, items: list[list[Item]], workers: int) -> Iterator[Tensor]:
         """Yield z batch by batch, computing in full batches of the prefix across batch borders."""
         flat = list(itertools.chain.from_iterable(items))
-        chunks = [flat[i : i + self.way.batch] for i in range(0, len(flat), self.way.batch)]
+        chunks = [flat[i : i + self.config.batch] for i in range(0, len(flat), self.config.batch)]
         rest: Tensor | None = None  # computed and not yet asked for
         sizes = iter([len(batch) for batch in items])
-        wanted = next(sizes, 0)
+        next_size = next(sizes, 0)
         for z in self._chunks(images, chunks, workers):
             self.counts.rows_computed += len(z)
             rest = z if rest is None or not len(rest) else torch.cat([rest, z])
-            while 0 < wanted <= len(rest):
-                yield rest[:wanted]
-                rest = rest[wanted:]
-                wanted = next(sizes, 0)
+            while 0 < next_size <= len(rest):
+                yield rest[:next_size]
+                rest = rest[next_size:]
+                next_size = next(sizes, 0)
 
     def _chunks(self, images: Images, chunks: list[list[Item]], workers: int) -> Iterator[Tensor]:
         """Compute each chunk: from the rows of an earlier cut if all are there, else from pixels."""
         keys = [[_key(images, item) for item in chunk] for chunk in chunks]
-        for early, below in self._earlier():
-            if below.form is None or below.missing(list(itertools.chain.from_iterable(keys))):
+        for early, early_rows in self._earlier():
+            if early_rows.form is None or early_rows.missing(list(itertools.chain.from_iterable(keys))):
                 continue
-            if self._bridge_holds(early, below, images, dict(zip(keys[0], chunks[0], strict=True))):
-                for chunk, wanted in zip(chunks, keys, strict=True):
-                    found = self._from_rows(early, below, wanted)
-                    yield self._compute(images, chunk) if found is None else found
-                below.close()
+            if self._bridge_holds(early, early_rows, images, dict(zip(keys[0], chunks[0], strict=True))):
+                for chunk, chunk_keys in zip(chunks, keys, strict=True):
+                    rows = self._from_rows(early, early_rows, chunk_keys)
+                    yield self._compute(images, chunk) if rows is None else rows
+                early_rows.close()
                 return
         for pixels in images.batches(chunks, workers):
             yield self.compute(pixels)
@@ -179,47 +193,59 @@ class Frozen:
     def batches(
         self, images: Images, items: list[list[Item]], *, keep: bool = True, workers: int = 0
     ) -> Iterator[Tensor]:
-        """Yield z, one tensor with a row an item, for each list of (position, view) items.
+        """Yield features for each list of items.
 
-        With `keep`, rows are read where they are kept, and kept where they had to be computed.
+        Parameters
+        ----------
+        images : Images
+        items : list of lists of (position, view)
+        keep : bool
+            Read from and write to the cache.
+        workers : int
+            Processes that decode images; 0 decodes here.
+
+        Yields
+        ------
+        Tensor
+            One row an item.
         """
-        shelf = self.shelf
-        if shelf is None or not keep:
+        cached = self.cached
+        if cached is None or not keep:
             yield from self._computed(images, items, workers)
             return
-        row_bytes = shelf.form.row_bytes if shelf.form else READ_AT_ONCE_BYTES
+        row_bytes = cached.form.row_bytes if cached.form else READ_AT_ONCE_BYTES
         at_once = max(1, READ_AT_ONCE_BYTES // (max(1, row_bytes) * max(map(len, items), default=1)))
         try:
             for start in range(0, len(items), at_once):
-                yield from self._read(shelf, images, items[start : start + at_once])
+                yield from self._read(cached, images, items[start : start + at_once])
         finally:
-            shelf.close()
+            cached.close()
 
-    def _read(self, shelf: Shelf, images: Images, items: list[list[Item]]) -> Iterator[Tensor]:
+    def _read(self, cached: CachedPrefix, images: Images, items: list[list[Item]]) -> Iterator[Tensor]:
         flat = list(itertools.chain.from_iterable(items))
-        rows, absent = shelf.read([_key(images, item) for item in flat])
-        self.counts.rows_read += len(flat) - len(absent)
-        there = None if shelf.form is None else from_bytes(rows, shelf.form)
-        for start in range(0, len(absent), self.way.batch):
-            chunk = absent[start : start + self.way.batch]
+        rows, missing = cached.read([_key(images, item) for item in flat])
+        self.counts.rows_read += len(flat) - len(missing)
+        batch_rows = None if cached.form is None else from_bytes(rows, cached.form)
+        for start in range(0, len(missing), self.config.batch):
+            chunk = missing[start : start + self.config.batch]
             z = self._compute(images, [flat[i] for i in chunk])
-            self._keep(shelf, [_key(images, flat[i]) for i in chunk], z)
-            if there is None or there.shape[1:] != z.shape[1:]:
-                there = torch.empty((len(flat), *z.shape[1:]), dtype=z.dtype)
+            self._cache_rows(cached, [_key(images, flat[i]) for i in chunk], z)
+            if batch_rows is None or batch_rows.shape[1:] != z.shape[1:]:
+                batch_rows = torch.empty((len(flat), *z.shape[1:]), dtype=z.dtype)
                 if z.ndim == 4 and z.is_contiguous(memory_format=torch.channels_last):
-                    there = there.contiguous(memory_format=torch.channels_last)
-            there[torch.tensor(chunk)] = z
-        assert there is not None
+                    batch_rows = batch_rows.contiguous(memory_format=torch.channels_last)
+            batch_rows[torch.tensor(chunk)] = z
+        assert batch_rows is not None
         start = 0
         for batch in items:
-            yield there[start : start + len(batch)]
+            yield batch_rows[start : start + len(batch)]
             start += len(batch)
 
     @staticmethod
-    def _keep(shelf: Shelf, keys: list[bytes], z: Tensor) -> None:
+    def _cache_rows(cached: CachedPrefix, keys: list[bytes], z: Tensor) -> None:
         form, rows = to_bytes(z)
         if form is not None:
-            shelf.put(keys, rows, form)
+            cached.put(keys, rows, form)
 
     # --- filling ---------------------------------------------------------------------------------------
 
@@ -228,100 +254,122 @@ class Frozen:
         _ = self._model
 
     def missing(self, images: Images, items: Iterable[Item]) -> int:
-        """Return how many rows of `items` are not kept yet."""
+        """Return how many features of `items` are not cached yet."""
         keys = {_key(images, item) for item in items}
-        return len(keys) if self.shelf is None else len(self.shelf.missing(list(keys)))
+        return len(keys) if self.cached is None else len(self.cached.missing(list(keys)))
 
     def fill(
         self, images: Images, items: Iterable[Item], *, workers: int = 0, progress: OnProgress | None = None
     ) -> None:
-        """Compute and keep every row of `items` that is missing: from an earlier cut's rows or from pixels.
+        """Compute and cache all missing features, from an earlier cut's features or from pixels.
 
-        Several processes that fill the same rows divide them among themselves; those of one job begin with a
-        share each.
+        Processes that fill the same features divide them among themselves.
+
+        Parameters
+        ----------
+        images : Images
+        items : iterable of (position, view)
+        workers : int
+        progress : callable or None
+            Called with (what, done, total).
         """
-        shelf = self.shelf
-        if shelf is None or self.store is None or not self.store.writable:
+        cached = self.cached
+        if cached is None or self.cache is None or not self.cache.writable:
             return
         item_of = {_key(images, item): item for item in items}
-        missing = shelf.missing(list(item_of))
-        told = _Told(progress, len(missing) // process_group.size())
+        missing = cached.missing(list(item_of))
+        progress_report = _FillProgress(progress, len(missing) // process_group.size())
         try:
-            for early, below in self._earlier() if missing else ():
-                if missing and below.form is not None:
-                    absent = set(below.missing(missing))
-                    if len(absent) < len(missing) and self._bridge_holds(early, below, images, item_of):
-                        for keys in _mine_first([k for k in missing if k not in absent]):
-                            self._fill_from_rows(early, below, keys, told)
-                        missing = shelf.missing(missing)
-            for keys in _mine_first(missing):
-                self._fill_from_pixels(images, keys, item_of, workers, told)
+            for early, early_rows in self._earlier() if missing else ():
+                if missing and early_rows.form is not None:
+                    still_missing = set(early_rows.missing(missing))
+                    if len(still_missing) < len(missing) and self._bridge_holds(
+                        early, early_rows, images, item_of
+                    ):
+                        for keys in _own_share_first([k for k in missing if k not in still_missing]):
+                            self._fill_from_rows(early, early_rows, keys, progress_report)
+                        missing = cached.missing(missing)
+            for keys in _own_share_first(missing):
+                self._fill_from_pixels(images, keys, item_of, workers, progress_report)
         finally:
-            shelf.close()
+            cached.close()
 
-    def _earlier(self) -> Iterator[tuple[Cut, Shelf]]:
-        """Yield every earlier cut that the store may hold rows of, with its shelf, the nearest first."""
-        held = {about.get("index") for about in self.store.kept_abouts()} if self.store else set()
+    def _earlier(self) -> Iterator[tuple[Cut, CachedPrefix]]:
+        """Yield every earlier cut that the cache may hold, with its cached prefix, the nearest first."""
+        cached_indices = (
+            {description.get("index") for description in self.cache.descriptions()} if self.cache else set()
+        )
         for cut in reversed(self._backbone.cuts):
-            if 0 < cut.index < self.cut.index and cut.index in held:
-                if cut.index not in self._shelves:
-                    self._shelves[cut.index] = self._shelf_of(cut)
-                if (shelf := self._shelves[cut.index]) is not None:
-                    yield cut, shelf
+            if 0 < cut.index < self.cut.index and cut.index in cached_indices:
+                if cut.index not in self._cached_by_cut:
+                    self._cached_by_cut[cut.index] = self._cached_at(cut)
+                if (cached := self._cached_by_cut[cut.index]) is not None:
+                    yield cut, cached
 
     def _fill_from_pixels(
-        self, images: Images, missing: list[bytes], item_of: dict[bytes, Item], workers: int, told: _Told
+        self,
+        images: Images,
+        missing: list[bytes],
+        item_of: dict[bytes, Item],
+        workers: int,
+        report: _FillProgress,
     ) -> None:
-        shelf = self.shelf
-        assert shelf is not None
-        asked: deque[list[bytes]] = deque()
+        cached = self.cached
+        assert cached is not None
+        requested: deque[list[bytes]] = deque()
 
         def lists() -> Iterator[list[Item]]:
-            for keys in shelf.todo(missing, self.way.batch):
-                asked.append(keys)
+            for keys in cached.todo(missing, self.config.batch):
+                requested.append(keys)
                 yield [item_of[key] for key in keys]
 
         pixels = images.batches(lists(), workers, once=True)
         for batch in pixels if workers else ahead(pixels):
-            self._keep_new(shelf, asked.popleft(), self.compute(batch), told)
-        shelf.flush()
+            self._cache_computed(cached, requested.popleft(), self.compute(batch), report)
+        cached.flush()
 
-    def _fill_from_rows(self, early: Cut, below: Shelf, keys: list[bytes], told: _Told) -> None:
-        shelf = self.shelf
-        assert shelf is not None
-        for chunk in shelf.todo(keys, self.way.batch):
-            found = self._from_rows(early, below, chunk)
-            if found is not None:
-                self._keep_new(shelf, chunk, found, told)
-        shelf.flush()
+    def _fill_from_rows(
+        self, early: Cut, early_rows: CachedPrefix, keys: list[bytes], report: _FillProgress
+    ) -> None:
+        cached = self.cached
+        assert cached is not None
+        for chunk in cached.todo(keys, self.config.batch):
+            rows = self._from_rows(early, early_rows, chunk)
+            if rows is not None:
+                self._cache_computed(cached, chunk, rows, report)
+        cached.flush()
 
-    def _from_rows(self, early: Cut, below: Shelf, keys: list[bytes]) -> Tensor | None:
+    def _from_rows(self, early: Cut, early_rows: CachedPrefix, keys: list[bytes]) -> Tensor | None:
         """Return z at this cut from rows of an earlier one; `None` where one of them is gone."""
-        rows, absent = below.read(keys)
-        if absent or below.form is None:
+        rows, missing = early_rows.read(keys)
+        if missing or early_rows.form is None:
             return None
-        z = padded(from_bytes(rows, below.form), self.way.batch).to(self.way.plan.device)
+        z = padded(from_bytes(rows, early_rows.form), self.config.batch).to(self.config.plan.device)
         with self._inference() as model, bb.between(self._backbone, model, early, self.cut) as run:
             return run(z)[: len(keys)].cpu()
 
-    def _bridge_holds(self, early: Cut, below: Shelf, images: Images, item_of: dict[bytes, Item]) -> bool:
+    def _bridge_holds(
+        self, early: Cut, early_rows: CachedPrefix, images: Images, item_of: dict[bytes, Item]
+    ) -> bool:
         """Whether rows of that cut lead to the same bits as pixels do: tried on one batch, once."""
         if early.index not in self._bridges:
-            absent = set(below.missing(list(item_of)))
-            keys = [key for key in item_of if key not in absent][: self.way.batch]
-            z = self._from_rows(early, below, keys)
+            missing = set(early_rows.missing(list(item_of)))
+            keys = [key for key in item_of if key not in missing][: self.config.batch]
+            z = self._from_rows(early, early_rows, keys)
             direct = self._compute(images, [item_of[key] for key in keys])
             self._bridges[early.index] = z is not None and same(z, direct)
         return self._bridges[early.index]
 
-    def _keep_new(self, shelf: Shelf, keys: list[bytes], z: Tensor, told: _Told) -> None:
+    def _cache_computed(
+        self, cached: CachedPrefix, keys: list[bytes], z: Tensor, report: _FillProgress
+    ) -> None:
         self.counts.rows_computed += len(keys)
-        self._keep(shelf, keys, z)
-        told.more(len(keys))
+        self._cache_rows(cached, keys, z)
+        report.more(len(keys))
 
 
-class _Told:
-    """How far a filling is."""
+class _FillProgress:
+    """Reports the progress of a cache fill."""
 
     def __init__(self, progress: OnProgress | None, total: int) -> None:
         self._tell, self._total, self._done = progress, total, 0
@@ -332,7 +380,7 @@ class _Told:
             self._tell("frozen layers", self._done, max(self._done, self._total))
 
 
-def _mine_first(keys: list[bytes]) -> list[list[bytes]]:
+def _own_share_first(keys: list[bytes]) -> list[list[bytes]]:
     """Return this process's share of the keys, then all: another may have stopped. Alone, all at once."""
     if process_group.size() == 1:
         return [keys]

@@ -1,4 +1,4 @@
-"""What is asked of rows: features, and a model's logits. No gradient, eval mode throughout."""
+"""Features and logits. No gradient, eval mode throughout."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ from torch import Tensor, nn
 
 from frostline import models as bb
 from frostline.data import OnProgress
-from frostline.feature_cache import Store
+from frostline.feature_cache import FeatureCache
 from frostline.features.cached_features import Counts, Frozen
 from frostline.features.image_batches import Images
-from frostline.features.numeric_key import Way
+from frostline.features.numeric_key import ForwardConfig
 from frostline.models import Backbone, Cut
 
 
@@ -27,15 +27,29 @@ def features(
     workers: int = 0,
     progress: OnProgress | None = None,
 ) -> NDArray[np.float32]:
-    """Return the rows of one view of every image, averaged over space: float32 of shape (images, width).
+    """Return the features of one view of every image, averaged over space.
 
     At the last cut these are the pretrained features before the head.
+
+    Parameters
+    ----------
+    frozen : Frozen
+    images : Images
+    view : int
+        0 is the evaluation view.
+    workers : int
+        Processes that decode images.
+    progress : callable or None
+
+    Returns
+    -------
+    ndarray of float32, shape (n_images, width)
     """
-    found = []
+    batches = []
     for z in _rows(frozen, images, view, True, workers, progress):
         flat = z.mean(dim=tuple(range(2, z.ndim))) if z.ndim > 2 else z  # where a head pools by itself
-        found.append(flat.float().numpy())
-    return np.concatenate(found)
+        batches.append(flat.float().numpy())
+    return np.concatenate(batches)
 
 
 def logits(
@@ -43,32 +57,51 @@ def logits(
     model: nn.Module,
     cut: Cut,
     images: Images,
-    way: Way,
+    config: ForwardConfig,
     *,
     keep: bool = True,
-    store: Store | None = None,
+    cache: FeatureCache | None = None,
     counts: Counts | None = None,
     workers: int = 0,
     above: Callable[[], AbstractContextManager[None]] = nullcontext,
     progress: OnProgress | None = None,
 ) -> NDArray[np.float32]:
-    """Return a model's logits on view 0 of every image, float32 of shape (images, classes).
+    """Return a model's logits on view 0 of every image.
 
-    `cut` is the earliest that the model was trained from. With `keep`, what lies below it is computed once
-    for all models that share it. `above` surrounds what is computed above the cut.
+    Parameters
+    ----------
+    backbone : Backbone
+    model : nn.Module
+        An adapted copy.
+    cut : Cut
+        The earliest cut the model was trained from; features below it are shared by all such models.
+    images : Images
+    config : ForwardConfig
+    keep : bool
+        Cache the features at `cut`.
+    cache : FeatureCache or None
+    counts : Counts or None
+    workers : int
+    above : callable
+        Context manager around everything computed above the cut.
+    progress : callable or None
+
+    Returns
+    -------
+    ndarray of float32, shape (n_images, classes)
     """
     keep = keep and cut.index > 0
-    model = way.plan.place(model.eval())
-    frozen = Frozen(backbone, model, cut, way, store if keep else None, counts if cut.index > 0 else None)
-    found: list[NDArray[np.float32]] = []
+    model = config.plan.place(model.eval())
+    frozen = Frozen(backbone, model, cut, config, cache if keep else None, counts if cut.index > 0 else None)
+    batches: list[NDArray[np.float32]] = []
     if not len(images):  # a share of fewer images than processes
         return np.empty((0, len(images.manifest.classes)), dtype=np.float32)
-    with torch.no_grad(), bb.suffix(backbone, model, cut) as learned:
+    with torch.no_grad(), bb.suffix(backbone, model, cut) as upper_half:
         for z in _rows(frozen, images, 0, keep, workers, progress):
-            with way.plan.autocast(), above():
-                out = learned(z.to(way.plan.device))
-            found.append(out.float().cpu().numpy())
-    return np.concatenate(found)
+            with config.plan.autocast(), above():
+                out = upper_half(z.to(config.plan.device))
+            batches.append(out.float().cpu().numpy())
+    return np.concatenate(batches)
 
 
 def _rows(
@@ -78,6 +111,6 @@ def _rows(
     items = [(position, view) for position in range(len(images))]
     if keep:
         frozen.fill(images, items, workers=workers, progress=progress)
-    size = frozen.way.batch
+    size = frozen.config.batch
     lists = [items[i : i + size] for i in range(0, len(items), size)]
     yield from frozen.batches(images, lists, keep=keep, workers=workers)

@@ -74,9 +74,9 @@ class Images(Dataset[Tensor]):
         return self._of(tuple(self.samples[place] for place in places))
 
     def _of(self, samples: tuple[Sample, ...]) -> Images:
-        found = copy.copy(self)
-        found.samples, found._decoded, found._still = samples, {}, {}
-        return found
+        images = copy.copy(self)
+        images.samples, images._decoded, images._still = samples, {}, {}
+        return images
 
     def __len__(self) -> int:
         return len(self.samples)
@@ -107,20 +107,20 @@ class Images(Dataset[Tensor]):
         return "0" if view == 0 or self.policy.still else f"{self._augmentation} view {view}"
 
     def _evaluation(self, position: int, keep: bool) -> Tensor:
-        found = self._still.get(position)
-        if found is None:
-            found = self.preprocessing.crop(self._image(position))
-            if keep and self._take(found.numel()):
-                self._still[position] = found
-        return found
+        pixels = self._still.get(position)
+        if pixels is None:
+            pixels = self.preprocessing.crop(self._image(position))
+            if keep and self._take(pixels.numel()):
+                self._still[position] = pixels
+        return pixels
 
     def _image(self, position: int) -> Image.Image:
-        found = self._decoded.get(position)
-        if found is None:
-            found = self.manifest.read(self.samples[position])
-            if not self.policy.still and self._take(3 * found.width * found.height):
-                self._decoded[position] = found
-        return found
+        image = self._decoded.get(position)
+        if image is None:
+            image = self.manifest.read(self.samples[position])
+            if not self.policy.still and self._take(3 * image.width * image.height):
+                self._decoded[position] = image
+        return image
 
     def _take(self, size_bytes: int) -> bool:
         if size_bytes > self._room:
@@ -192,9 +192,9 @@ def _one_thread(_: int) -> None:
 def contact_sheet(images: Images, *, count: int = 16, columns: int = 4) -> Image.Image:
     """Return one picture of `count` augmented training images, as the network will see them."""
     side = images.preprocessing.size
-    shown = [(i % len(images), 1 + i // len(images)) for i in range(count)]
+    items = [(i % len(images), 1 + i // len(images)) for i in range(count)]
     sheet = Image.new("RGB", (columns * side, -(-count // columns) * side))
-    for place, item in enumerate(shown):
+    for place, item in enumerate(items):
         picture = Image.fromarray(images[item].permute(1, 2, 0).numpy())
         sheet.paste(picture, ((place % columns) * side, (place // columns) * side))
     return sheet

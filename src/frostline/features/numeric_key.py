@@ -18,15 +18,24 @@ VERSION = 1  # of how rows are computed here; raised when the same inputs give o
 
 
 @dataclass(frozen=True)
-class Way:
-    """How frozen layers are computed: part of every row's key."""
+class ForwardConfig:
+    """The numeric configuration of frozen layers: part of every cached feature's key.
+
+    Attributes
+    ----------
+    plan : NumericPlan
+    batch : int
+        Images a forward pass; smaller batches are padded.
+    folded : tuple of (convolution, BatchNorm)
+        BatchNorm layers that are folded into convolutions.
+    """
 
     plan: NumericPlan
     batch: int
     folded: tuple[tuple[str, str], ...] = ()  # BatchNorm layers that are folded, each after its convolution
 
     def describe(self) -> dict[str, Any]:
-        """Everything about machine and libraries that may change a bit."""
+        """Return everything about machine and libraries that may change a bit, as plain data."""
         return {
             "version": VERSION,
             "precision": self.plan.precision,

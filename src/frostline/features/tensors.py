@@ -23,15 +23,15 @@ T = TypeVar("T")
 
 
 def padded(batch: Tensor, size: int) -> Tensor:
-    """Fill a batch up to `size` rows with copies of its last one."""
+    """Return a batch filled up to `size` rows with copies of its last row."""
     missing = size - len(batch)
     if missing <= 0:
         return batch
     return torch.cat([batch, batch[-1:].expand(missing, *batch.shape[1:])])
 
 
-def same(one: Tensor, other: Tensor) -> bool:
-    return one.dtype == other.dtype and torch.equal(one, other)
+def same(first: Tensor, second: Tensor) -> bool:
+    return first.dtype == second.dtype and torch.equal(first, second)
 
 
 def to_bytes(z: Tensor) -> tuple[Form | None, NDArray[np.uint8]]:
@@ -54,14 +54,11 @@ def from_bytes(rows: NDArray[np.uint8], form: Form) -> Tensor:
     return flat.reshape(len(rows), h, w, c).permute(0, 3, 1, 2)
 
 
-def ahead(made: Iterator[T]) -> Iterator[T]:
-    """Yield what `made` yields, made in another thread up to `AHEAD` items early.
-
-    For work that leaves the interpreter alone for most of its time, such as decoding images.
-    """
+def ahead(items: Iterator[T]) -> Iterator[T]:
+    """Yield the items of an iterator, computed up to `AHEAD` items early in another thread."""
     end = object()
     with ThreadPoolExecutor(1) as pool:
-        waiting = deque(pool.submit(next, made, end) for _ in range(AHEAD))
+        waiting = deque(pool.submit(next, items, end) for _ in range(AHEAD))
         while (item := waiting.popleft().result()) is not end:
-            waiting.append(pool.submit(next, made, end))
+            waiting.append(pool.submit(next, items, end))
             yield item  # type: ignore[misc]

@@ -1,4 +1,4 @@
-"""A few pictures of what went wrong, with where the network saw what it answered: left in the study.
+"""Pictures of the most confident mistakes, with class-activation maps, written into the study.
 
 Where a network ends in average pooling and a linear head, the logit of a class is the mean of a map over the
 image (class-activation maps, Zhou et al. 2016, arXiv 1512.04150). That it ends so is proved on the images
@@ -43,56 +43,60 @@ ModelOf = Callable[[str], nn.Module | None]
 
 
 @dataclass(frozen=True)
-class Wrong:
-    """An image that was answered otherwise than labelled; `answer` is the place of the class."""
+class Mistake:
+    """A misclassified image; `predicted` is the index of the predicted class."""
 
     sample: Sample
-    answer: int
+    predicted: int
 
 
-def leave(folder: Path, answers: Path, backbone: Backbone, data: Manifest, model_of: ModelOf) -> None:
+def write_gallery(
+    folder: Path, predictions: Path, backbone: Backbone, data: Manifest, model_of: ModelOf
+) -> None:
     """Write pictures and maps of the most confident mistakes in a table of answers beside it.
 
     A picture that can't be made is left out; nothing that was computed before depends on it.
     """
     with contextlib.suppress(FrostlineError, OSError):
-        wrong = _worst(answers, data)
+        mistakes_shown = _worst(predictions, data)
         (folder / "looks").mkdir(exist_ok=True)
         rows, mapped = [], True
-        for one in wrong:
+        for mistake in mistakes_shown:
             with contextlib.suppress(FrostlineError, OSError):
-                row, mapped = _leave_one(folder / "looks", one, backbone, data, model_of if mapped else None)
+                row, mapped = _write_example(
+                    folder / "looks", mistake, backbone, data, model_of if mapped else None
+                )
                 rows.append(row)
         note = "" if mapped or not rows else NO_MAPS
         text = json.dumps({"note": note, "rows": rows}, indent=1)
         directories.write_atomically(folder / "looks.json", (text + "\n").encode())
 
 
-def _worst(answers: Path, data: Manifest) -> list[Wrong]:
-    found = table(answers, "")
+def _worst(predictions: Path, data: Manifest) -> list[Mistake]:
+    predicted = table(predictions, "")
     by_path = {sample.path: sample for sample in data.samples}
-    every = [row for row in mistakes(found).tolist() if found.paths[row] in by_path]
+    mistake_rows = [row for row in mistakes(predicted).tolist() if predicted.paths[row] in by_path]
     firm = (
-        found.probabilities[np.arange(len(found.paths)), found.guesses]
-        >= FIRMLY * (found.probabilities[np.arange(len(found.paths)), found.targets])
+        predicted.probabilities[np.arange(len(predicted.paths)), predicted.guesses]
+        >= FIRMLY * (predicted.probabilities[np.arange(len(predicted.paths)), predicted.targets])
     )
-    rows = every[:MOST] + [row for row in every[MOST:] if firm[row]][:MOST]
-    return [Wrong(by_path[found.paths[row]], int(found.guesses[row])) for row in rows]
+    rows = mistake_rows[:MOST] + [row for row in mistake_rows[MOST:] if firm[row]][:MOST]
+    return [Mistake(by_path[predicted.paths[row]], int(predicted.guesses[row])) for row in rows]
 
 
-def _leave_one(
-    folder: Path, one: Wrong, backbone: Backbone, data: Manifest, model_of: ModelOf | None
+def _write_example(
+    folder: Path, mistake: Mistake, backbone: Backbone, data: Manifest, model_of: ModelOf | None
 ) -> tuple[dict[str, Any], bool]:
     """Write one picture and its map; returns their row, and whether maps can be had at all."""
-    crop = backbone.preprocessing.crop(data.read(one.sample))  # (3, size, size), what the network saw
+    crop = backbone.preprocessing.crop(data.read(mistake.sample))  # (3, size, size), what the network saw
     picture = Image.fromarray(crop.permute(1, 2, 0).contiguous().numpy())
-    name = one.sample.digest[:16]
+    name = mistake.sample.digest[:16]
     _write(folder / f"{name}.jpg", picture)
-    row: dict[str, Any] = {"path": one.sample.path, "picture": f"{name}.jpg", "map": None}
-    model = model_of(one.sample.path) if model_of else None
+    row: dict[str, Any] = {"path": mistake.sample.path, "picture": f"{name}.jpg", "map": None}
+    model = model_of(mistake.sample.path) if model_of else None
     if model is None:
         return row, model_of is not None
-    heat = class_maps(backbone, model, crop[None], [one.answer])
+    heat = class_maps(backbone, model, crop[None], [mistake.predicted])
     if heat is None:
         return row, False
     _write(folder / f"{name}-map.jpg", overlaid(picture, heat[0]))
@@ -115,13 +119,13 @@ def class_maps(backbone: Backbone, model: nn.Module, pixels: Tensor, classes: Se
     layer = _linear(model.get_submodule(backbone.classifier.name))
     if layer is None or backbone.classifier.twin is not None:
         return None
-    seen: list[Tensor] = []
+    feature_maps: list[Tensor] = []
     pooled: list[Tensor] = []
     width = layer.in_features
 
     def keep(_module: nn.Module, _inputs: Any, out: Any) -> None:
         if _is_map(out, width):
-            seen.append(out.detach())
+            feature_maps.append(out.detach())
 
     hooks = [module.register_forward_hook(keep) for module in model.modules()]
     hooks.append(layer.register_forward_pre_hook(lambda _, args: pooled.append(args[0].detach().float())))
@@ -132,7 +136,7 @@ def class_maps(backbone: Backbone, model: nn.Module, pixels: Tensor, classes: Se
     finally:
         for hook in hooks:
             hook.remove()
-    maps = [_channels_first(out, width).float() for out in reversed(seen)]
+    maps = [_channels_first(out, width).float() for out in reversed(feature_maps)]
     if len(pooled) != 1:
         return None
     features = next((m for m in maps if _close(m.mean(dim=(2, 3)), pooled[0])), None)
@@ -164,8 +168,8 @@ def _channels_first(value: Tensor, width: int) -> Tensor:
     return value if value.shape[1] == width else value.permute(0, 3, 1, 2)
 
 
-def _close(one: Tensor, other: Tensor) -> bool:
-    return one.shape == other.shape and torch.allclose(one, other, rtol=1e-3, atol=1e-4)
+def _close(a: Tensor, b: Tensor) -> bool:
+    return a.shape == b.shape and torch.allclose(a, b, rtol=1e-3, atol=1e-4)
 
 
 def overlaid(picture: Image.Image, heat: Floats) -> Image.Image:

@@ -1,4 +1,4 @@
-"""A finished run answers: images in, labels with probabilities out. It needs the study, no training data."""
+"""Prediction by a finished run: images in, labels with probabilities out. Needs no training data."""
 
 from __future__ import annotations
 
@@ -19,19 +19,19 @@ from torch import Tensor, nn
 
 from frostline import metrics
 from frostline.data import (
-    Asked,
     OnProgress,
-    Question,
+    PredictionInput,
+    PredictionInputs,
+    RenderedImage,
     Rendering,
-    Shown,
-    Sorted,
-    doubted_name,
+    SortedImages,
     folder_names,
     in_threads,
     notes_on,
-    questions,
-    shown_as,
+    prediction_inputs,
+    rendered_from_picture,
     sort_into,
+    unsure_folder_name,
 )
 from frostline.errors import DamagedImage, StudyError, UsageError
 from frostline.features.image_batches import EVALUATION_BATCH
@@ -46,16 +46,16 @@ from frostline.studies.study_folder import RunFolder, Study
 from frostline.system import directories, numerics, text_output
 
 SHOWN_LABELS = 4  # in a line
-FETCHERS = 8  # threads that fetch far images while others wait for theirs; a choice
+FETCHERS = 8  # threads that fetch remote images at the same time; a choice
 
 
 @dataclass(frozen=True)
 class Prediction:
-    """One image's answer. `top` holds (label, probability) pairs, the likeliest first."""
+    """The prediction for one image. `top` holds (label, probability) pairs, the likeliest first."""
 
     path: str
     top: tuple[tuple[str, float], ...]
-    unsure: str | None = None  # why it should rather not be answered: "probability" or "unfamiliar"
+    unsure: str | None = None  # why it is not trusted: "probability" or "unfamiliar"
 
     @property
     def label(self) -> str:
@@ -70,10 +70,26 @@ class Prediction:
 
 @dataclass(frozen=True)
 class Predictions:
-    """The answers; files that could not be read, each with its reason; the run that answered, and why it.
+    """The predictions for images, and the run that made them. Iterating yields `Prediction` rows.
 
-    `passed_over` names the runs that are newer or look better and did not answer, with the reasons.
-    Iterating yields the answers.
+    Attributes
+    ----------
+    rows : tuple of Prediction
+    unreadable : tuple of (name, reason)
+        Images that could not be decoded.
+    run : str
+        Name of the run that predicted.
+    why : str
+        Why that run was chosen.
+    strategy : str
+    doubts : Doubts or None
+        The thresholds below which predictions are marked unsure, with `target_accuracy`.
+    classes : tuple of str
+        All classes of the model.
+    passed_over : tuple of PassedOver
+        Runs that are newer or have a higher accuracy and were not used, with the reasons.
+    notes : tuple of str
+        How images were read.
     """
 
     rows: tuple[Prediction, ...]
@@ -100,25 +116,31 @@ class Predictions:
     def __repr__(self) -> str:
         """One line: how many answers, which, and of what."""
         counts = Counter(row.label for row in self.rows).most_common()
-        shown = ", ".join(f"{label} {count:,}" for label, count in counts[:SHOWN_LABELS])
+        labels = ", ".join(f"{label} {count:,}" for label, count in counts[:SHOWN_LABELS])
         more = ", …" if counts[SHOWN_LABELS:] else ""
         unread = f"; {len(self.unreadable):,} not readable" if self.unreadable else ""
-        return f"<Predictions of {self.strategy}, run {self.run}: {len(self.rows):,} ({shown}{more}){unread}>"
+        return (
+            f"<Predictions of {self.strategy}, run {self.run}: {len(self.rows):,} ({labels}{more}){unread}>"
+        )
 
     def _repr_html_(self) -> str:
         """A table, in a notebook."""
         left_out = [f"Not readable: {reason}" for _, reason in self.unreadable]
-        return notebook.table_html(f"Answers of {self.strategy}", self._table(), left_out)
+        return notebook.table_html(f"Predictions of {self.strategy}", self._table(), left_out)
 
     def to_pandas(self) -> Any:
         """The answers, a row each. Raises `UsageError` where pandas is not installed."""
         return notebook.frame(self._table())
 
     def to_csv(self, path: str | Path) -> None:
-        """Write path, label, probability (a row per label, with `top`), and unsure where that was asked for.
+        """Write path, label, probability (a row per label, with `top`), and unsure with `target_accuracy`.
 
-        UTF-8; a file name that is not keeps its own bytes. The file is there whole or not at all.
-        Raises `OSError`.
+        UTF-8; other bytes of file names are kept. The file is written whole or not at all.
+
+        Raises
+        ------
+        OSError
+            The file cannot be written.
         """
         doubted = self.doubts is not None
         text = io.StringIO(newline="")
@@ -133,31 +155,35 @@ class Predictions:
         """Draw how many images were given each label."""
         return notebook.answers_plot([row.label for row in self.rows])
 
-    def copy_to(self, folder: str | Path) -> Sorted:
-        """Copy images into a folder for each label below `folder`, doubted ones into one of their own.
+    def copy_to(self, folder: str | Path) -> SortedImages:
+        """Copy images into a folder for each label below `folder`, unsure ones into a folder of their own.
 
-        No file is overwritten: one of the same name gets a suffix. What lies there already, is not copied
-        again. An image that was handed over in memory has no file, and is listed under `failed`.
-        Raises `UsageError` or `DataError`.
+        No file is overwritten: a file of the same name gets a suffix, and identical ones are not copied
+        again. Images in memory are listed under `failed`.
+
+        Raises
+        ------
+        UsageError, DataError
+            The folder cannot be used.
         """
         names = folder_names([*self.classes, *(row.label for row in self.rows)])
-        doubted = doubted_name(names.values())
+        doubted = unsure_folder_name(names.values())
         return sort_into(
             Path(folder).expanduser(),
             [(row.path, doubted if row.unsure else names[row.label]) for row in self.rows],
         )
 
     def _table(self) -> list[dict[str, Any]]:
-        asked = self.doubts is not None
+        has_doubts = self.doubts is not None
         return [
             {"path": r.path, "label": r.label, "probability": r.probability}
-            | ({"unsure": r.unsure} if asked else {})
+            | ({"unsure": r.unsure} if has_doubts else {})
             for r in self.rows
         ]
 
 
 class Predictor:
-    """A model, ready to answer: it says `classes`, and its logits are divided by `temperature`."""
+    """A model ready to predict: `classes` names its outputs, and logits are divided by `temperature`."""
 
     def __init__(
         self,
@@ -180,7 +206,7 @@ class Predictor:
         cls, folder: RunFolder, module: nn.Module | None = None, backbone: Backbone | None = None
     ) -> Predictor:
         """Return a run's model; `module` as in `load_model`, `backbone` where it is at hand."""
-        config = folder.asked()
+        config = folder.checked_config()
         backbone, model = rebuilt(folder, module, backbone)
         return cls(
             model,
@@ -200,9 +226,9 @@ class Predictor:
     ) -> tuple[np.ndarray[tuple[int, int], np.dtype[np.float64]], Tensor]:
         """Return probabilities, and the features (n, width) that the head was given; of a run alone."""
         assert self.backbone is not None
-        with selective_prediction.listening(self.backbone, self.model) as heard:
+        with selective_prediction.collecting_features(self.backbone, self.model) as collected:
             out = self._logits(pixels)
-        return metrics.softmax(out, self.temperature), torch.cat(heard)
+        return metrics.softmax(out, self.temperature), torch.cat(collected)
 
     def _logits(self, pixels: Tensor) -> np.ndarray[tuple[int, int], np.dtype[np.float32]]:
         plan = numerics.exact_plan()
@@ -218,12 +244,30 @@ def load_model(
     module: nn.Module | None = None,
     base: str | nn.Module | Backbone | None = None,
 ) -> nn.Module:
-    """Return a run's model as a plain module in eval mode: the study's best, or the one called `run`.
+    """Return a run's model as a plain module in eval mode.
 
-    `module` is the architecture for a backbone that was handed over in Python; frostline can't rebuild
-    that one from a name. `study` may also be a delta that `export` wrote, which is put on its base weights;
-    `base` hands those over where they have no name. Raises `StudyError` where weights and architecture
-    differ, `ModelError` where the base weights are others.
+    Parameters
+    ----------
+    study : path or RunFolder
+        A study, or a delta that `export` wrote, which is applied to its base weights.
+    run : str or None
+        Name of a run, or its start; None is the best run.
+    module : nn.Module or None
+        The architecture, for a backbone that was passed as a module.
+    base : str, nn.Module, Backbone or None
+        Base weights of a delta, where they cannot be found by name.
+
+    Returns
+    -------
+    nn.Module
+        Normalised images (n, 3, s, s) to logits (n, classes).
+
+    Raises
+    ------
+    StudyError
+        Weights and architecture differ, or there is no such run.
+    ModelError
+        The base weights are others.
     """
     if not isinstance(study, RunFolder) and delta.is_delta(study):
         return delta.load(study, base if base is not None else module).model
@@ -235,7 +279,7 @@ def rebuilt(
     folder: RunFolder, module: nn.Module | None = None, backbone: Backbone | None = None
 ) -> tuple[Backbone, nn.Module]:
     """Return a run's model, in eval mode, and its backbone: `backbone`, else one with random weights."""
-    config = folder.asked()
+    config = folder.checked_config()
     classes = len(config["classes"])
     backbone = backbone or zoo.rebuild_backbone(config["source"], module)
     head = build_head(parse(config["strategy"]).head, backbone.feature_width, classes, seed=0)
@@ -267,107 +311,141 @@ def predict(
     base: str | nn.Module | Backbone | None = None,
     progress: OnProgress | None = None,
 ) -> Predictions:
-    """Label images with a run of a study: the best, or the one called `run`.
+    """Label images with a run of a study.
 
-    The best is that of the runs judged by the same images: on val, or by a comparison's folds. Where they
-    can't be compared, it is the newest. `why` says which it was, and `passed_over` names the others.
-    `study` may also be a delta that `export` wrote; `base` hands over its base weights, as in `load_model`.
-    `images`: a folder (flat or by class), files, tables with a column `path` (or the one called
-    `path_column`), addresses such as s3://bucket/new, tar shards; PIL images, arrays (H, W) or (H, W, 3),
-    uint8, floats in 0–1 or other integers (deep pixels, as in files), encoded files' bytes; one or several of
-    these. A file that can't be decoded is listed with its reason and stops nothing; one in memory is called
-    "image" or "image[3]".
+    Parameters
+    ----------
+    study : path
+        A study, or a delta that `export` wrote.
+    images : path, address, image, array, or iterable of these
+        A folder (flat or by class), files, tables with a column `path` (or `path_column`), addresses such as
+        s3://bucket/new, tar shards; PIL images, arrays (H, W) or (H, W, 3), uint8, floats in 0–1 or other
+        integers (deep pixels, as in files), encoded files' bytes. An image that cannot be decoded is listed
+        in `unreadable`; one in memory is named "image" or "image[3]".
+    run : str or None
+        Name of a run, or its start. None is the best of the runs evaluated on the same images (val, or a
+        comparison's folds), else the newest; `why` and `passed_over` say which and why.
+    top : int
+        Number of labels for each image.
+    target_accuracy : float or None
+        Above 0 and below 1, such as 0.95. A prediction whose class was less often correct at its probability,
+        on held-out images, is marked `unsure="probability"`; an image farther from the training images than
+        95 % of the held-out ones "unfamiliar".
+    path_column : str or None
+        Column of a table that holds the paths.
+    module : nn.Module or None
+        The architecture, for a backbone that was passed as a module.
+    base : str, nn.Module, Backbone or None
+        Base weights of a delta, where they cannot be found by name.
+    progress : callable or None
+        Called with (what, done, total).
 
-    With `target_accuracy`, above 0 and below 1 such as 0.95, an answer whose class was not right so often
-    at its probability, on images that the run had not learned from, is marked `unsure="probability"`; one
-    of an image that lies farther from the training images than 95 % of those did, "unfamiliar".
-    Raises `StudyError`, `UsageError` or `DataError`.
+    Returns
+    -------
+    Predictions
+
+    Raises
+    ------
+    StudyError
+        The study is damaged or holds no finished run.
+    UsageError
+        `target_accuracy` is out of range, or the run has no held-out predictions.
+    DataError
+        There are no images, or they are of an unsupported type.
     """
     doubts = None if target_accuracy is None else _doubts(study, run, target_accuracy)
-    who = _answering(study, run, module, base)
-    found = answer(who.predictor, questions(images, path_column), top=top, doubts=doubts, progress=progress)
-    classes = tuple(who.predictor.classes)
+    chosen = _chosen_model(study, run, module, base)
+    predicted = predict_rows(
+        chosen.predictor, prediction_inputs(images, path_column), top=top, doubts=doubts, progress=progress
+    )
+    classes = tuple(chosen.predictor.classes)
     return Predictions(
-        found.rows,
-        found.unreadable,
-        who.run,
-        who.why,
-        who.strategy,
+        predicted.rows,
+        predicted.unreadable,
+        chosen.run,
+        chosen.why,
+        chosen.strategy,
         doubts,
         classes,
-        who.passed_over,
-        found.notes,
+        chosen.passed_over,
+        predicted.notes,
     )
 
 
 @dataclass(frozen=True)
-class Answers:
-    """What `answer` found: see `Predictions`."""
+class PredictedRows:
+    """The result of `predict_rows`: see `Predictions`."""
 
     rows: tuple[Prediction, ...]
     unreadable: tuple[tuple[str, str], ...]
     notes: tuple[str, ...]
 
 
-def answer(
+def predict_rows(
     predictor: Predictor,
-    whole: Asked,
+    inputs: PredictionInputs,
     *,
     top: int,
     doubts: selective_prediction.Doubts | None,
     progress: OnProgress | None,
-) -> Answers:
-    """Return an answer for each image that can be decoded, and the others' names with the reasons."""
-    asked = whole.questions
+) -> PredictedRows:
+    """Return a prediction for each image that can be decoded, and the others' names with the reasons."""
+    items = inputs.inputs
     rows: list[Prediction] = []
     unreadable: list[tuple[str, str]] = []
-    shown: list[Shown] = []
-    for start in range(0, len(asked), EVALUATION_BATCH):
-        good, pixels = [], []
-        batch = asked[start : start + EVALUATION_BATCH]
-        looks = in_threads(
-            lambda question: _look(predictor, question), batch, FETCHERS * any(q.far for q in batch)
+    rendered_images: list[RenderedImage] = []
+    for start in range(0, len(items), EVALUATION_BATCH):
+        names, pixels = [], []
+        batch = items[start : start + EVALUATION_BATCH]
+        decoded_batch = in_threads(
+            lambda item: _decode(predictor, item), batch, FETCHERS * any(q.is_remote for q in batch)
         )
-        for question, look in zip(batch, looks, strict=True):
-            if isinstance(look, DamagedImage):
-                unreadable.append((question.name, str(look)))
+        for item, decoded in zip(batch, decoded_batch, strict=True):
+            if isinstance(decoded, DamagedImage):
+                unreadable.append((item.name, str(decoded)))
             else:
-                pixels.append(look.pixels)
-                shown.append(look.shown)
-                good.append(question.name)
+                pixels.append(decoded.pixels)
+                rendered_images.append(decoded.rendered)
+                names.append(item.name)
         if pixels:
-            rows += _answered(predictor, good, torch.stack(pixels), top, doubts)
+            rows += _predict_batch(predictor, names, torch.stack(pixels), top, doubts)
         if progress:
-            progress("predict", min(start + EVALUATION_BATCH, len(asked)), len(asked))
-    return Answers(tuple(rows), tuple(unreadable), tuple(notes_on(shown, predictor.rendering, whole.others)))
+            progress("predict", min(start + EVALUATION_BATCH, len(items)), len(items))
+    return PredictedRows(
+        tuple(rows),
+        tuple(unreadable),
+        tuple(notes_on(rendered_images, predictor.rendering, inputs.other_files)),
+    )
 
 
 @dataclass(frozen=True)
-class _Look:
+class _DecodedInput:
     """An image's pixels (3, size, size), and how they were made."""
 
     pixels: Tensor
-    shown: Shown
+    rendered: RenderedImage
 
 
-def _look(predictor: Predictor, question: Question) -> _Look | DamagedImage:
+def _decode(predictor: Predictor, item: PredictionInput) -> _DecodedInput | DamagedImage:
     """Return an image's pixels, or why there are none."""
     try:
-        picture = question.picture()
+        picture = item.picture()
         image = picture.rgb(predictor.rendering)
-        shown = shown_as(question.name, picture, image, predictor.rendering)
-        return _Look(predictor.preprocessing.crop(image), shown)
+        rendered = rendered_from_picture(item.name, picture, image, predictor.rendering)
+        return _DecodedInput(predictor.preprocessing.crop(image), rendered)
     except DamagedImage as error:
         return error
 
 
 def _doubts(study: str | Path, run: str | None, precision: float) -> selective_prediction.Doubts:
     if delta.is_delta(study):
-        raise UsageError("A delta keeps no images' features to be unsure by: ask the study it was made of.")
+        raise UsageError(
+            "target_accuracy needs features that a delta does not hold: use the study it was exported from."
+        )
     return selective_prediction.doubts(best_of(Study.existing(study), run).folder.path, precision)
 
 
-def _answered(
+def _predict_batch(
     predictor: Predictor,
     paths: Sequence[str],
     pixels: Tensor,
@@ -377,12 +455,12 @@ def _answered(
     if doubts is None:
         return _top(paths, predictor(pixels), predictor.classes, top)
     probabilities, features = predictor.with_features(pixels)
-    found = _top(paths, probabilities, predictor.classes, top)
-    return [replace(row, unsure=u) for row, u in zip(found, doubts.of(probabilities, features), strict=True)]
+    rows = _top(paths, probabilities, predictor.classes, top)
+    return [replace(row, unsure=u) for row, u in zip(rows, doubts.of(probabilities, features), strict=True)]
 
 
 @dataclass(frozen=True)
-class _Answering:
+class _ChosenModel:
     """Who answers: the model, its run's name and strategy, and why this one."""
 
     predictor: Predictor
@@ -392,20 +470,24 @@ class _Answering:
     passed_over: tuple[PassedOver, ...] = ()
 
 
-def _answering(
+def _chosen_model(
     study: str | Path,
     run: str | None,
     module: nn.Module | None,
     base: str | nn.Module | Backbone | None,
-) -> _Answering:
+) -> _ChosenModel:
     if delta.is_delta(study):
-        found = delta.load(study, base if base is not None else module)
-        answering = Predictor(found.model, found.classes, found.preprocessing, rendering=found.rendering)
-        return _Answering(answering, found.run, "the one this delta was made of", found.strategy)
+        loaded = delta.load(study, base if base is not None else module)
+        delta_predictor = Predictor(
+            loaded.model, loaded.classes, loaded.preprocessing, rendering=loaded.rendering
+        )
+        return _ChosenModel(
+            delta_predictor, loaded.run, "the run this delta was exported from", loaded.strategy
+        )
     best = best_of(Study.existing(study), run)
-    strategy = str(best.folder.asked()["strategy"])
+    strategy = str(best.folder.checked_config()["strategy"])
     predictor = Predictor.of_run(best.folder, module)
-    return _Answering(predictor, best.folder.name, best.why, strategy, best.passed_over)
+    return _ChosenModel(predictor, best.folder.name, best.why, strategy, best.passed_over)
 
 
 def _top(

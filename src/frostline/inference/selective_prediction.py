@@ -1,4 +1,4 @@
-"""When a run should rather say "I don't know": the probability too low, or the image unlike those it learned.
+"""Selective prediction: which predictions are not trusted, by probability or by distance to training images.
 
 Both bounds come from images that the model had not learned from, val's or those out of fold, and never from
 test. A class's bound is the lowest probability from which answers of that class were right as often as is
@@ -24,8 +24,8 @@ from torch import Tensor, nn
 
 from frostline.data import OnProgress
 from frostline.errors import StudyError, UsageError
-from frostline.feature_cache import Store
-from frostline.features import Frozen, Way, features, logits
+from frostline.feature_cache import FeatureCache
+from frostline.features import ForwardConfig, Frozen, features, logits
 from frostline.features.image_batches import Images
 from frostline.models import Backbone, Cut
 from frostline.reports.study_reader import table
@@ -47,7 +47,7 @@ Ints = NDArray[np.int64]
 
 
 @dataclass(frozen=True)
-class Familiar:
+class FamiliarFeatures:
     """Features of training images (n, width), float16 of length 1, and distances of held-out ones (m,)."""
 
     features: Tensor
@@ -67,11 +67,11 @@ class Familiar:
         return float(np.sort(self.distances)[rank - 1]) if rank <= len(self.distances) else math.inf
 
 
-def neighbour(features: Tensor, known: Tensor, place: int = NEIGHBOUR) -> Floats:
-    """Return the Euclidean distance of each row (n, width) to its `place`-th nearest of `known`, length 1."""
-    near = torch.cdist(_of_length_1(features), known.float())
-    found = near.kthvalue(min(place, len(known)), dim=1).values
-    return np.asarray(found.double().numpy())
+def neighbour(features: Tensor, reference: Tensor, place: int = NEIGHBOUR) -> Floats:
+    """Return the distance of each row (n, width), scaled to length 1, to its `place`-th nearest reference."""
+    near = torch.cdist(_of_length_1(features), reference.float())
+    distances = near.kthvalue(min(place, len(reference)), dim=1).values
+    return np.asarray(distances.double().numpy())
 
 
 def _of_length_1(features: Tensor) -> Tensor:
@@ -79,113 +79,121 @@ def _of_length_1(features: Tensor) -> Tensor:
 
 
 @contextmanager
-def listening(backbone: Backbone, model: nn.Module) -> Iterator[list[Tensor]]:
+def collecting_features(backbone: Backbone, model: nn.Module) -> Iterator[list[Tensor]]:
     """Within the block, features (n, width) that reach the model's head are appended to the list.
 
     With two heads whose answers are averaged these are the first one's.
     """
-    head, heard = backbone.classifier, list[Tensor]()
+    head, collected = backbone.classifier, list[Tensor]()
 
-    def hear(_: nn.Module, inputs: tuple[Tensor, ...]) -> None:
-        heard.append(head.pool(inputs[0].detach()))
+    def collect(_: nn.Module, inputs: tuple[Tensor, ...]) -> None:
+        collected.append(head.pool(inputs[0].detach()))
 
-    hook = model.get_submodule(head.name).register_forward_pre_hook(hear)
+    hook = model.get_submodule(head.name).register_forward_pre_hook(collect)
     try:
-        yield heard
+        yield collected
     finally:
         hook.remove()
 
 
 @dataclass(frozen=True)
-class Below:
+class SharedPrefix:
     """How the layers that a model has in common with its backbone are computed: up to which cut, in what way.
 
     With a store, rows that it holds are read, and what it lacks is computed once and kept.
     """
 
     cut: Cut
-    way: Way
-    store: Store | None = None
+    config: ForwardConfig
+    cache: FeatureCache | None = None
 
 
 def features_of(
     backbone: Backbone,
     model: nn.Module,
-    below: Below,
+    shared: SharedPrefix,
     images: Images,
     progress: OnProgress | None = None,
     most: int = MOST,
 ) -> Tensor:
     """Return what the model's head is given for view 0 of up to `most` images, evenly taken: (n, width)."""
-    some = images.evenly(most)
-    if below.cut is backbone.cuts[-1]:
-        frozen = Frozen(backbone, model, below.cut, below.way, below.store)
-        return torch.from_numpy(features(frozen, some, progress=progress))
-    found: list[Tensor] = []
+    subset = images.evenly(most)
+    if shared.cut is backbone.cuts[-1]:
+        frozen = Frozen(backbone, model, shared.cut, shared.config, shared.cache)
+        return torch.from_numpy(features(frozen, subset, progress=progress))
+    collected: list[Tensor] = []
 
     @contextmanager
-    def heard() -> Iterator[None]:
-        with listening(backbone, model) as batch:
+    def collecting() -> Iterator[None]:
+        with collecting_features(backbone, model) as batch:
             yield
-        found.extend(batch)
+        collected.extend(batch)
 
     logits(
         backbone,
         model,
-        below.cut,
-        some,
-        below.way,
-        keep=below.store is not None,
-        store=below.store,
-        above=heard,
+        shared.cut,
+        subset,
+        shared.config,
+        keep=shared.cache is not None,
+        cache=shared.cache,
+        above=collecting,
         progress=progress,
     )
-    return torch.cat(found).float().cpu()
+    return torch.cat(collected).float().cpu()
 
 
-def leave(
+def save_for_run(
     folder: Path,
     backbone: Backbone,
     model: nn.Module,
-    below: Below,
+    shared: SharedPrefix,
     train: Images,
     val: Images | None,
     most: int = MOST,
 ) -> None:
     """Keep with a run what at most `most` images of each part look like to its model; `val` may be empty.
 
-    Nothing is told on the way: who stops a training by what it hears would lose one that is finished.
+    Reports no progress: a callback that stops training would lose a finished run.
     """
-    known = _of_length_1(features_of(backbone, model, below, train, most=most)).half()
-    held = np.zeros(0)
+    reference = _of_length_1(features_of(backbone, model, shared, train, most=most)).half()
+    held_out_distances = np.zeros(0)
     if val is not None and len(val):
-        held = neighbour(features_of(backbone, model, below, val, most=most), known)
-    write(folder, Familiar(known, held))
+        held_out_distances = neighbour(features_of(backbone, model, shared, val, most=most), reference)
+    write(folder, FamiliarFeatures(reference, held_out_distances))
 
 
 def distances(
-    backbone: Backbone, model: nn.Module, below: Below, train: Images, held: Images, most: int = MOST
+    backbone: Backbone,
+    model: nn.Module,
+    shared: SharedPrefix,
+    train: Images,
+    held_out: Images,
+    most: int = MOST,
 ) -> Floats:
     """Return how far held-out images lie from those that `model` learned from, at most `most` of each."""
-    known = _of_length_1(features_of(backbone, model, below, train, most=most)).half()
-    return neighbour(features_of(backbone, model, below, held, most=most), known)
+    reference = _of_length_1(features_of(backbone, model, shared, train, most=most)).half()
+    return neighbour(features_of(backbone, model, shared, held_out, most=most), reference)
 
 
-def write(folder: Path, found: Familiar) -> None:
+def write(folder: Path, familiar: FamiliarFeatures) -> None:
     """Write it whole."""
-    tensors = {"features": found.features.contiguous(), "distances": torch.from_numpy(found.distances.copy())}
+    tensors = {
+        "features": familiar.features.contiguous(),
+        "distances": torch.from_numpy(familiar.distances.copy()),
+    }
     directories.write_atomically(folder / NAME, save(tensors))
 
 
-def read(folder: Path) -> Familiar | None:
+def read(folder: Path) -> FamiliarFeatures | None:
     """Read it back; `None` where a run has none. Raises `StudyError` where it is damaged."""
     if not (folder / NAME).is_file():
         return None
     try:
-        found = load_file(folder / NAME)
-        return Familiar(found["features"], found["distances"].double().numpy())
+        tensors = load_file(folder / NAME)
+        return FamiliarFeatures(tensors["features"], tensors["distances"].double().numpy())
     except Exception as error:
-        raise StudyError(f"{folder / NAME} is damaged ({error}). Train the run anew.") from None
+        raise StudyError(f"{folder / NAME} is damaged ({error}). Train the run again.") from None
 
 
 def bounds(probabilities: Floats, targets: Ints, precision: float) -> Floats:
@@ -194,22 +202,22 @@ def bounds(probabilities: Floats, targets: Ints, precision: float) -> Floats:
     `probabilities` (n, classes) are calibrated, of images not learned from. Above 1: never.
     """
     guesses, top = probabilities.argmax(axis=1), probabilities.max(axis=1)
-    right = guesses == targets
+    correct = guesses == targets
     return np.array(
-        [_bound(top[guesses == c], right[guesses == c], precision) for c in range(probabilities.shape[1])]
+        [_bound(top[guesses == c], correct[guesses == c], precision) for c in range(probabilities.shape[1])]
     )
 
 
-def _bound(top: Floats, right: NDArray[np.bool_], precision: float) -> float:
+def _bound(top: Floats, correct: NDArray[np.bool_], precision: float) -> float:
     """Return the lowest stated probability from which answers were right often enough."""
     order = np.argsort(-top, kind="stable")
-    said, hits = top[order], right[order].astype(np.float64)
-    n = np.arange(1, len(said) + 1)
-    rate = (np.cumsum(hits) + PRIOR * np.cumsum(said) / n) / (n + PRIOR)
-    good = np.flatnonzero(rate >= precision)
-    if len(good):
-        return float(said[good[-1]])
-    highest = float(np.nextafter(said[0], 2.0)) if len(said) else 0.0
+    stated, hits = top[order], correct[order].astype(np.float64)
+    n = np.arange(1, len(stated) + 1)
+    rate = (np.cumsum(hits) + PRIOR * np.cumsum(stated) / n) / (n + PRIOR)
+    sufficient = np.flatnonzero(rate >= precision)
+    if len(sufficient):
+        return float(stated[sufficient[-1]])
+    highest = float(np.nextafter(stated[0], 2.0)) if len(stated) else 0.0
     return max(precision, highest)
 
 
@@ -220,40 +228,40 @@ class Doubts:
     precision: float
     classes: tuple[str, ...]
     bounds: Floats  # (classes,)
-    known: Familiar | None
+    familiar: FamiliarFeatures | None
     held_out: int
 
     @property
     def farthest(self) -> float | None:
         """The distance from which an image is called unfamiliar; none where that can't be told."""
-        found = math.inf if self.known is None else self.known.bound
-        return found if math.isfinite(found) else None
+        bound = math.inf if self.familiar is None else self.familiar.bound
+        return bound if math.isfinite(bound) else None
 
     @property
     def sentence(self) -> str:
         """What was promised, for a person."""
-        said = (
-            f"The others should be right {100 * self.precision:g} % of the time, judged by {self.held_out:,} "
-            "images that the model had not learned from."
+        text = (
+            f"The others should reach an accuracy of {100 * self.precision:g} %, estimated on "
+            f"{self.held_out:,} held-out images."
         )
         if self.farthest is None:
-            return f"{said} Too few are known to tell unfamiliar images: the probability alone decides."
-        return f"{said} Of images like these 5 % are called unfamiliar."
+            return f"{text} There are too few to detect unfamiliar images: the probability alone decides."
+        return f"{text} Of images like these 5 % are marked unfamiliar."
 
     def of(self, probabilities: Floats, features: Tensor) -> list[str | None]:
         """Return for each image why it is better not answered: "unfamiliar", "probability" or nothing."""
         guesses, top = probabilities.argmax(axis=1), probabilities.max(axis=1)
         low, far = top < self.bounds[guesses], np.zeros(len(top), dtype=bool)
-        if self.known is not None and self.farthest is not None:
-            far = self.known.distance(features) > self.farthest
+        if self.familiar is not None and self.farthest is not None:
+            far = self.familiar.distance(features) > self.farthest
         return ["unfamiliar" if f else "probability" if u else None for f, u in zip(far, low, strict=True)]
 
     def as_dict(self) -> dict[str, Any]:
         """As plain data; a bound above 1 means that no answer of the class is good enough."""
-        named = dict(zip(self.classes, self.bounds.tolist(), strict=True))
+        bound_of = dict(zip(self.classes, self.bounds.tolist(), strict=True))
         return {
             "precision": self.precision,
-            "bounds": named,
+            "bounds": bound_of,
             "farthest": self.farthest,
             "held_out": self.held_out,
         }
@@ -264,12 +272,12 @@ def doubts(run: Path, precision: float) -> Doubts:
     if not 0.0 < precision < 1.0:
         raise UsageError(f"target_accuracy must lie above 0 and below 1, such as 0.95; found {precision:g}.")
     tables = [run / HELD_OUT, run / "predictions-val.csv"]
-    kept = next((path for path in tables if path.is_file()), None)
-    if kept is None:
+    predictions_path = next((path for path in tables if path.is_file()), None)
+    if predictions_path is None:
         raise UsageError(
-            f"Run {run.name} has no answers to images that it had not learned from, so it can't say when it "
+            f"Run {run.name} has no predictions on held-out images, so it cannot tell when it "
             "is unsure. Train one with a val part, or with frostline fit."
         )
-    found = table(kept, "")
-    held = bounds(found.probabilities, found.targets, precision)
-    return Doubts(precision, tuple(found.classes), held, read(run), len(found.targets))
+    predictions = table(predictions_path, "")
+    class_bounds = bounds(predictions.probabilities, predictions.targets, precision)
+    return Doubts(precision, tuple(predictions.classes), class_bounds, read(run), len(predictions.targets))

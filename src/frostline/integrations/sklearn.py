@@ -28,7 +28,7 @@ from torch import nn
 from frostline import metrics
 from frostline.data import CHANNELS, Pairs, Rendering, is_missing, load_data, read_labels, unlabelled
 from frostline.errors import FrostlineError, RunWarning
-from frostline.feature_cache import Store
+from frostline.feature_cache import FeatureCache
 from frostline.features import Frozen, features, logits
 from frostline.features.image_batches import Images
 from frostline.models import Backbone
@@ -158,7 +158,7 @@ class FrostlineClassifier(ClassifierMixin, TransformerMixin, BaseEstimator):  # 
             cut = next(cut for cut in backbone.cuts if cut.name == self.result_["cut"])
             keep = cut.index == backbone.cuts[-1].index or 0 in plan.kept.get(cut.index, ())
             answers = logits(
-                backbone, self.model_, cut, images, plan.way, keep=keep, store=store, workers=self.workers
+                backbone, self.model_, cut, images, plan.way, keep=keep, cache=store, workers=self.workers
             )
         return metrics.softmax(answers, self.result_["temperature"])
 
@@ -189,7 +189,7 @@ class FrostlineClassifier(ClassifierMixin, TransformerMixin, BaseEstimator):  # 
         return np.array([f"frostlineclassifier{i}" for i in range(width)], dtype=object)
 
     @contextmanager
-    def _ready(self, X: Any) -> Iterator[tuple[Backbone, Images, Plan, Store]]:
+    def _ready(self, X: Any) -> Iterator[tuple[Backbone, Images, Plan, FeatureCache]]:
         """Yield what answering needs: images are seen as in the fit, and rows shared with it."""
         backbone, plan = _backbone(*self._asked), Plan.from_dict(self.result_["numeric_plan"])
         shown = Rendering.from_dict(self.result_.get("rendering"))
@@ -197,7 +197,7 @@ class FrostlineClassifier(ClassifierMixin, TransformerMixin, BaseEstimator):  # 
         for note in notes:
             warnings.warn(note, RunWarning, stacklevel=2)
         images = Images(data, data.samples, backbone.preprocessing)
-        with numerics.threads(self.threads or plan.numbers.threads), Store() as store:
+        with numerics.threads(self.threads or plan.numbers.threads), FeatureCache() as store:
             yield backbone, images, plan, store
 
     def save(self, path: str | Path) -> None:

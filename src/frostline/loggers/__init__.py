@@ -9,7 +9,7 @@ A run's own files hold all of this, too: a logger is a copy, and nothing is read
 had come. Imports no torch until a logger is asked for.
 """
 
-from frostline.loggers.factory import NAMES, Loggers, make_loggers, parsed
-from frostline.loggers.run_logger import Following, Hear
+from frostline.loggers.factory import NAMES, Loggers, make_loggers, parse_names
+from frostline.loggers.run_logger import Following, OnEpochs
 
-__all__ = ["NAMES", "Following", "Hear", "Loggers", "make_loggers", "parsed"]
+__all__ = ["NAMES", "Following", "Loggers", "OnEpochs", "make_loggers", "parse_names"]

@@ -24,7 +24,7 @@ _MAKERS: Mapping[str, Callable[[Tracked], Log]] = {
 
 
 class Loggers:
-    """The loggers of one call; their own files lie in `study`, however many splits the runs are of."""
+    """The loggers of one call; their files are in `study`, for all splits."""
 
     def __init__(self, names: Iterable[str], study: str | Path) -> None:
         self.names = tuple(dict.fromkeys(names))
@@ -38,34 +38,52 @@ class Loggers:
 
     def lines(self) -> list[str]:
         """Say where to look."""
-        found = []
+        lines = []
         if "tensorboard" in self.names:
-            found.append(f'TensorBoard follows: tensorboard --logdir "{self.study / tensorboard.FOLDER}"')
+            lines.append(f'TensorBoard follows: tensorboard --logdir "{self.study / tensorboard.FOLDER}"')
         if "mlflow" in self.names:
-            found.append(f"MLflow follows: {mlflow.place(self.study)}")
+            lines.append(f"MLflow follows: {mlflow.place(self.study)}")
         if "wandb" in self.names:
-            found.append(f"W&B follows: {wandb.place(self.study)}")
-        return found
+            lines.append(f"W&B follows: {wandb.place(self.study)}")
+        return lines
 
 
-def parsed(text: str | Iterable[str]) -> tuple[str, ...]:
-    """Return the loggers named, with commas between them or as a list. Raises `UsageError`."""
+def parse_names(text: str | Iterable[str]) -> tuple[str, ...]:
+    """Return logger names from a comma-separated text or a list.
+
+    Raises
+    ------
+    UsageError
+        A name is unknown.
+    """
     parts = [text] if isinstance(text, str) else list(text)
     names = [name.strip() for part in parts for name in part.split(",")]
-    wrong = [f"{name!r}{did_you_mean(name, NAMES)}" for name in names if name not in NAMES]
-    if wrong:
-        raise UsageError(f"logger must be one of {', '.join(NAMES)}, found {', '.join(wrong)}.")
+    invalid = [f"{name!r}{did_you_mean(name, NAMES)}" for name in names if name not in NAMES]
+    if invalid:
+        raise UsageError(f"logger must be one of {', '.join(NAMES)}, found {', '.join(invalid)}.")
     return tuple(names)
 
 
 def make_loggers(logger: str | Iterable[str] | Loggers | None, study: str | Path) -> Loggers:
-    """Return the loggers that are asked for, their libraries imported.
+    """Return the requested loggers, with their libraries imported.
 
-    Raises `UsageError` where a name is unknown or a library is missing.
+    Parameters
+    ----------
+    logger : str, iterable of str, Loggers or None
+    study : path
+
+    Returns
+    -------
+    Loggers
+
+    Raises
+    ------
+    UsageError
+        A name is unknown, or a library is missing.
     """
     if isinstance(logger, Loggers):
         return logger
-    names = () if logger is None else parsed(logger)
+    names = () if logger is None else parse_names(logger)
     for name in names:
         _bring(name)
     return Loggers(names, study)

@@ -40,8 +40,8 @@ class Tracked:
 class Log(Protocol):
     """One run in one logger. `held` counts the epochs that it holds, `over` says that it has the result."""
 
-    held: int
-    over: bool
+    epochs_logged: int
+    finished: bool
 
     def rewind(self, done: int) -> None:
         """Go on after `done` epochs, fewer than are held: a killed run goes back to its last checkpoint."""

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 DATABASE = "mlflow.db"  # in the study
 EXPERIMENT = "frostline"  # unless MLFLOW_EXPERIMENT_NAME or MLFLOW_EXPERIMENT_ID says otherwise
-KEPT = "loggers.json"  # in the run's folder
+STATE_FILE = "loggers.json"  # in the run's folder
 MODULES = ("mlflow.tracking", "mlflow.store.tracking.sqlalchemy_store")
 BATCH = 100  # parameters that MLflow takes at once
 # Where nothing else is set: a server out of reach costs a run seconds instead of MLflow's own quarter of an
@@ -39,16 +39,16 @@ class MlflowRun:
     def __init__(self, run: Tracked) -> None:
         self._run = run
         with gently():
-            self._client, where = _client(run)
-            known = run.folder.read(KEPT) if (run.folder.path / KEPT).is_file() else {}
-            self._id, status = _existing(self._client, known.get(where))
+            self._client, destination = _client(run)
+            run_ids = run.folder.read(STATE_FILE) if (run.folder.path / STATE_FILE).is_file() else {}
+            self._id, status = _existing(self._client, run_ids.get(destination))
             if not self._id:
                 self._id = self._begin()
-                run.folder.write(KEPT, {**known, where: self._id})
-            self.over = self._told = status == "FINISHED"
+                run.folder.write(STATE_FILE, {**run_ids, destination: self._id})
+            self.finished = self._already_finished = status == "FINISHED"
             steps = [m.step for m in self._client.get_metric_history(self._id, LOSS)] if status else []
-            self.held = max(steps, default=0)
-            if not self.over:
+            self.epochs_logged = max(steps, default=0)
+            if not self.finished:
                 self._client.update_run(self._id, status="RUNNING")
 
     def rewind(self, done: int) -> None:
@@ -57,16 +57,16 @@ class MlflowRun:
     def add(self, step: int, figures: Mapping[str, float]) -> None:
         """Log one epoch as a whole."""
         self._log(figures, step)
-        self.held = step
+        self.epochs_logged = step
 
     def end(self, figures: Mapping[str, float]) -> None:
         """Log the result."""
-        self._log(figures, self.held)
-        self.over = True
+        self._log(figures, self.epochs_logged)
+        self.finished = True
 
     def close(self, failed: bool | None) -> None:
         """Say how the run ended, unless that was known before."""
-        if self._told:
+        if self._already_finished:
             return
         with gently():
             status = "FINISHED" if failed is None else "FAILED" if failed else "KILLED"
@@ -84,13 +84,13 @@ class MlflowRun:
         from mlflow.entities import Param
 
         run = self._run
-        made = self._client.create_run(
+        created = self._client.create_run(
             _experiment(self._client, run), run_name=run.name, tags={"frostline.run": run.folder.name}
         )
-        every = [Param(name, str(value)) for name, value in run.parameters.items()]
-        for start in range(0, len(every), BATCH):
-            self._client.log_batch(made.info.run_id, params=every[start : start + BATCH])
-        return str(made.info.run_id)
+        parameters = [Param(name, str(value)) for name, value in run.parameters.items()]
+        for start in range(0, len(parameters), BATCH):
+            self._client.log_batch(created.info.run_id, params=parameters[start : start + BATCH])
+        return str(created.info.run_id)
 
 
 def place(study: Path) -> str:
@@ -105,14 +105,14 @@ def place(study: Path) -> str:
 def gently() -> Iterator[None]:
     """Call MLflow with patience in seconds, without telemetry, and without its own lines of progress."""
     log = logging.getLogger("mlflow")
-    level, added = log.level, {key: value for key, value in GENTLE.items() if key not in os.environ}
-    os.environ.update(added)
+    level, defaults = log.level, {key: value for key, value in GENTLE.items() if key not in os.environ}
+    os.environ.update(defaults)
     log.setLevel(logging.WARNING)
     try:
         yield
     finally:
         log.setLevel(level)
-        for key in added:
+        for key in defaults:
             os.environ.pop(key, None)
 
 

@@ -12,11 +12,11 @@ from frostline.errors import FrostlineError, LoggerWarning
 from frostline.loggers.logger import RESULT, Log, Tracked, figures
 from frostline.system import timing
 
-Hear = Callable[[Sequence[Mapping[str, Any]]], None]  # of the epochs so far, after each
+OnEpochs = Callable[[Sequence[Mapping[str, Any]]], None]  # of the epochs so far, after each
 
 
 class Following:
-    """A `with` block around one run. `given_up` is shared by all runs of a call."""
+    """Sends the metrics of one run to loggers, as a context; `given_up` is shared by all runs."""
 
     def __init__(self, run: Tracked, makers: Mapping[str, Callable[[Tracked], Log]], given_up: set[str]):
         self._run = run
@@ -25,9 +25,9 @@ class Following:
         self._logs: dict[str, Log] = {}
 
     def __enter__(self) -> Following:
-        wanted = [name for name in self._makers if name not in self._given_up]
-        with timing.set_apart() if wanted else contextlib.nullcontext():
-            for name in wanted:
+        names = [name for name in self._makers if name not in self._given_up]
+        with timing.set_apart() if names else contextlib.nullcontext():
+            for name in names:
                 with self._guard(name):
                     self._logs[name] = self._makers[name](self._run)
         return self
@@ -36,9 +36,9 @@ class Following:
         """Hear of all the epochs so far; each logger takes those that it does not hold."""
         for name, log in self._at_work():
             with self._guard(name):
-                if len(rows) < log.held:
+                if len(rows) < log.epochs_logged:
                     log.rewind(len(rows))
-                for step in range(log.held + 1, len(rows) + 1):
+                for step in range(log.epochs_logged + 1, len(rows) + 1):
                     log.add(step, figures(rows[step - 1]))
 
     def end(self, rows: Sequence[Mapping[str, Any]], result: Mapping[str, Any]) -> None:
@@ -56,7 +56,7 @@ class Following:
                 log.close(None if kind is None else issubclass(kind, FrostlineError))
 
     def _at_work(self) -> list[tuple[str, Log]]:
-        return [(name, log) for name, log in self._logs.items() if not log.over]
+        return [(name, log) for name, log in self._logs.items() if not log.finished]
 
     @contextlib.contextmanager
     def _guard(self, name: str) -> Iterator[None]:
@@ -70,7 +70,7 @@ class Following:
                 with contextlib.suppress(Exception):
                     log.close(failed=False)
             warnings.warn(
-                f"{name} cannot be written ({_short(error)}): the work goes on without it. The run's own "
+                f"{name} cannot be written ({_short(error)}): the work continues without it. The run's own "
                 "files hold everything.",
                 LoggerWarning,
                 stacklevel=2,

@@ -24,13 +24,13 @@ class Board:
         self._run = run
         self._folder = run.study / FOLDER / run.name
         self._open: SummaryWriter | None = None
-        self.held, self.over = _found(self._folder)
+        self.epochs_logged, self.finished = _logged_epochs(self._folder)
 
     def rewind(self, done: int) -> None:
         """Begin a file that says to forget what is held of later epochs."""
         self._let_go()
         self._open = self._writer(forget_from=done + 1)
-        self.held = done
+        self.epochs_logged = done
 
     def add(self, step: int, figures: Mapping[str, float]) -> None:
         """Write one epoch, and see it to the disk."""
@@ -38,12 +38,12 @@ class Board:
         for name, value in figures.items():
             writer.add_scalar(name, value, step)
         writer.flush()
-        self.held = step
+        self.epochs_logged = step
 
     def end(self, figures: Mapping[str, float]) -> None:
         """Write the result with its parameters, for the tab HPARAMS."""
         self._writer().add_hparams(self._run.parameters, dict(figures), run_name=".")
-        self.over = True
+        self.finished = True
 
     def close(self, failed: bool | None) -> None:
         """Close the file; TensorBoard knows no states of a run."""
@@ -75,7 +75,7 @@ def _hear_threads() -> None:
     threading.excepthook = progress
 
 
-def _found(folder: Path) -> tuple[int, bool]:
+def _logged_epochs(folder: Path) -> tuple[int, bool]:
     """Return how many epochs the files of earlier processes hold, and whether the result is there."""
     if not folder.is_dir():
         return 0, False

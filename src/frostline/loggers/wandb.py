@@ -13,7 +13,7 @@ from frostline.loggers.logger import Tracked
 
 FOLDER = "wandb"  # in the study: the library's own name
 PROJECT = "frostline"  # unless WANDB_PROJECT says otherwise
-KEPT = "loggers.json"  # in the run's folder
+STATE_FILE = "loggers.json"  # in the run's folder
 KEY = "wandb"
 MODULES = ("wandb",)
 PATIENCE_S = 10.0  # for a server out of reach; the library's own is 90 s
@@ -24,10 +24,10 @@ class WandbRun:
 
     def __init__(self, run: Tracked) -> None:
         self._run = run
-        kept = self._kept().get(KEY) or {}
-        self._id: str = kept.get("id") or uuid.uuid4().hex[:8]
-        self.held, self.over = int(kept.get("held", 0)), bool(kept.get("over", False))
-        self._open: Any = None if self.over else self._begin()
+        state = self._read_state().get(KEY) or {}
+        self._id: str = state.get("id") or uuid.uuid4().hex[:8]
+        self.epochs_logged, self.finished = int(state.get("held", 0)), bool(state.get("over", False))
+        self._open: Any = None if self.finished else self._begin()
 
     def rewind(self, done: int) -> None:
         """Nothing: W&B keeps what it has, and epochs that are run again end as before."""
@@ -35,20 +35,20 @@ class WandbRun:
     def add(self, step: int, figures: Mapping[str, float]) -> None:
         """Log one epoch."""
         self._open.log(dict(figures), step=step)
-        self.held = step
-        self._keep()
+        self.epochs_logged = step
+        self._write_state()
 
     def end(self, figures: Mapping[str, float]) -> None:
         """Write the result into the run's summary."""
         self._open.summary.update(dict(figures))
-        self.over = True
+        self.finished = True
 
     def close(self, failed: bool | None) -> None:
         """See everything to the disk, and say how the run ended."""
         opened, self._open = self._open, None
         if opened is not None:
             opened.finish(exit_code=int(failed is True))
-            self._keep()
+            self._write_state()
 
     def _begin(self) -> Any:
         wandb: Any = importlib.import_module("wandb")
@@ -73,13 +73,13 @@ class WandbRun:
             ),
         )
 
-    def _kept(self) -> dict[str, Any]:
+    def _read_state(self) -> dict[str, Any]:
         folder = self._run.folder
-        return dict(folder.read(KEPT)) if (folder.path / KEPT).is_file() else {}
+        return dict(folder.read(STATE_FILE)) if (folder.path / STATE_FILE).is_file() else {}
 
-    def _keep(self) -> None:
-        mine = {"id": self._id, "held": self.held, "over": self.over}
-        self._run.folder.write(KEPT, {**self._kept(), KEY: mine})
+    def _write_state(self) -> None:
+        state = {"id": self._id, "held": self.epochs_logged, "over": self.finished}
+        self._run.folder.write(STATE_FILE, {**self._read_state(), KEY: state})
 
 
 def mode() -> str:

@@ -1,6 +1,6 @@
 """A pretrained model as an ordered list of stages, with the cuts that were proved exact.
 
-`Backbone` keeps the user's own module untouched; `adapt` answers a copy with a new head. Which stage a
+`Backbone` leaves the user's own module untouched; `adapt` returns a copy with a new head. Which stage a
 parameter belongs to was seen, not guessed: it is the stage in which a run first hands it to a function.
 """
 
@@ -24,7 +24,19 @@ from frostline.models.preprocessing import Preprocessing
 
 @dataclass(frozen=True)
 class Stage:
-    """One stage: outermost modules, output shape per image, number of parameters, share of the operations."""
+    """One stage of a backbone.
+
+    Attributes
+    ----------
+    name : str
+    modules : tuple of str
+        Outermost modules, by dotted name.
+    shape : tuple of int
+        Output shape per image.
+    parameters : int
+    compute_share : float
+        Share of the floating-point operations of one image, 0–1.
+    """
 
     name: str
     modules: tuple[str, ...]
@@ -35,9 +47,19 @@ class Stage:
 
 @dataclass(frozen=True)
 class Cut:
-    """A place to cut: `stages[:index]` are frozen, 0 trains everything, the last index only the head.
+    """A place to cut a backbone: `stages[:index]` are frozen, 0 trains everything, the last index the head.
 
-    `boundary` is the module at which the frozen part stops, `at` its "input" or its "output".
+    Attributes
+    ----------
+    index : int
+    name : str
+        Name of the first stage that trains.
+    boundary : str or None
+        Module at which the frozen part ends.
+    at : str
+        "input" or "output" of `boundary`.
+    verified : bool
+        Whether both halves were shown to equal the whole.
     """
 
     index: int
@@ -58,7 +80,34 @@ class Layout:
 
 @dataclass(eq=False)
 class Backbone:
-    """A pretrained model (original classifier, eval mode) with its preprocessing, stages and cuts."""
+    """A pretrained classifier in eval mode, with its preprocessing, stages and cuts.
+
+    Attributes
+    ----------
+    name : str
+    model : nn.Module
+        The original model, never modified.
+    preprocessing : Preprocessing
+    stages : tuple of Stage
+    cuts : tuple of Cut
+        Offered cuts, by index.
+    head : str
+        Dotted name of the classifier.
+    feature_width : int
+        Number of features that the classifier takes.
+    digest : str
+        SHA-256 of the weights.
+    notes : tuple of str
+    source : dict
+        How to build it again.
+    classifier : Head
+    fresh : callable or None
+        Builds the same network with random weights.
+    fingerprints : Fingerprints or None
+        Of the images it has learned from.
+    learned_as : Preprocessing or None
+        How it saw those images.
+    """
 
     name: str
     model: nn.Module
@@ -80,14 +129,14 @@ class Backbone:
 
     def __repr__(self) -> str:
         """One line; `model` is the whole network."""
-        known = sum(stage.parameters for stage in self.stages)
+        parameters = sum(stage.parameters for stage in self.stages)
         return (
-            f"<Backbone {self.name}: {len(self.stages)} stages, {len(self.cuts)} cuts, {known:,} parameters, "
-            f"{self.preprocessing.size} px>"
+            f"<Backbone {self.name}: {len(self.stages)} stages, {len(self.cuts)} cuts, "
+            f"{parameters:,} parameters, {self.preprocessing.size} px>"
         )
 
     def as_dict(self) -> dict[str, Any]:
-        """What a table or a drawing needs to know, as plain data."""
+        """Return name, stages, cuts and notes as plain data."""
         return {
             "model": self.name,
             "stages": [
@@ -104,9 +153,17 @@ class Backbone:
         }
 
     def resized(self, resize: str | None) -> Backbone:
-        """Return the same backbone with pictures made square so: "crop", "squash" or "pad"; `None`: as it is.
+        """Return the same backbone with another way of making images square.
 
-        Everything that takes a backbone sees images through its preprocessing. Raises `UsageError`.
+        Parameters
+        ----------
+        resize : str or None
+            "crop", "squash" or "pad"; None leaves it as it is.
+
+        Raises
+        ------
+        UsageError
+            `resize` is unknown.
         """
         preprocessing = self.preprocessing.with_resize(resize)
         if preprocessing == self.preprocessing:
@@ -115,20 +172,42 @@ class Backbone:
         return replace(self, preprocessing=preprocessing, source=source)
 
     def cut(self, index: int) -> Cut:
-        """Return the cut offered at that index, else the nearest earlier one (which trains more)."""
+        """Return the cut offered at `index`, else the nearest earlier one (which trains more).
+
+        Raises
+        ------
+        ModelError
+            `index` is negative.
+        """
         offered = [cut for cut in self.cuts if cut.index <= index]
         if not offered:
-            raise ModelError(f"A cut's index starts at 0, and {index} was asked for.")
+            raise ModelError(f"The cut index is {index}; expected 0 or more.")
         return offered[-1]
 
     def adapt(
         self, num_classes: int, *, head: nn.Module | None = None, seed: int = 0, pretrained: bool = True
     ) -> nn.Module:
-        """Return a copy of the model, in eval mode, whose classifier answers (n, num_classes).
+        """Return a copy of the model with a new classifier, in eval mode.
 
-        `head` takes features (n, feature_width); without it a linear layer with zero bias and small weights
-        goes there. With `pretrained=False` all weights are fresh. `seed` decides every fresh weight and the
-        global random state is left as it was. Raises `ModelError` where weights cannot be made afresh.
+        Parameters
+        ----------
+        num_classes : int
+        head : nn.Module or None
+            Takes features (n, feature_width); None makes a linear layer with zero bias and small weights.
+        seed : int
+            Decides every random weight; the global random state is not changed.
+        pretrained : bool
+            False makes all weights random.
+
+        Returns
+        -------
+        nn.Module
+            Images (n, 3, s, s) to logits (n, num_classes).
+
+        Raises
+        ------
+        ModelError
+            `num_classes` is below 1, or weights cannot be made random.
         """
         if num_classes < 1:
             raise ModelError(f"num_classes is {num_classes}, expected at least 1.")
@@ -148,14 +227,17 @@ class Backbone:
             return _reset(copy.deepcopy(self.model))
 
     def stage_of(self, model: nn.Module) -> dict[str, int]:
-        """Return the stage of every parameter and buffer of `model`, an adapted copy, by name.
+        """Return the stage index of every parameter and buffer of an adapted copy, by name.
 
-        Raises `ModelError` with the names that belong to no stage.
+        Raises
+        ------
+        ModelError
+            Tensors belong to no stage; the message names them.
         """
-        last, known = len(self.stages) - 1, self.layout.tensors
+        last, stage_by_name = len(self.stages) - 1, self.layout.tensors
         names = [name for name, _ in model.named_parameters(remove_duplicate=False)]
         names += [name for name, _ in model.named_buffers(remove_duplicate=False)]
-        stages = {name: last if self.classifier.owns(name) else known.get(name, -1) for name in names}
+        stages = {name: last if self.classifier.owns(name) else stage_by_name.get(name, -1) for name in names}
         strangers = [name for name, stage in stages.items() if stage < 0]
         if strangers:
             raise ModelError(
@@ -165,7 +247,13 @@ class Backbone:
         return stages
 
     def module_spans(self, model: nn.Module) -> dict[str, tuple[int, int]]:
-        """Return for each module of `model` the first and last stage in which it works."""
+        """Return the first and last stage in which each module of an adapted copy works, by name.
+
+        Raises
+        ------
+        ModelError
+            A module belongs to no stage.
+        """
         last = len(self.stages) - 1
         spans = {}
         for name, _ in model.named_modules(remove_duplicate=False):
@@ -192,17 +280,17 @@ def _reset(model: nn.Module) -> nn.Module:
             stubborn.append(f"{name or 'the model itself'} ({type(module).__name__})")
     if stubborn:
         raise ModelError(
-            "Fresh weights were asked for, and these modules own weights but have no reset_parameters(): "
+            "Random weights were requested, and these modules own weights but have no reset_parameters(): "
             f"{', '.join(stubborn[:8])}. Give them one, or use a model that can be built by name."
         )
     return model
 
 
 def weights_digest(model: nn.Module) -> str:
-    """Return a sha256 over names, shapes, dtypes and bytes of all parameters and buffers."""
+    """Return the SHA-256 over names, shapes, dtypes and bytes of all parameters and buffers."""
     digest = hashlib.sha256()
-    named = [*model.named_parameters(remove_duplicate=False), *model.named_buffers(remove_duplicate=False)]
-    for name, value in sorted(named, key=lambda pair: pair[0]):
+    tensors = [*model.named_parameters(remove_duplicate=False), *model.named_buffers(remove_duplicate=False)]
+    for name, value in sorted(tensors, key=lambda pair: pair[0]):
         digest.update(f"{name}\0{tuple(value.shape)}\0{value.dtype}\0".encode())
         digest.update(tensor_bytes(value))
     return digest.hexdigest()

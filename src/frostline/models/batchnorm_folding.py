@@ -38,13 +38,13 @@ class _Skipping(TorchFunctionMode):
     def __torch_function__(
         self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
     ) -> Any:
-        named = kwargs or {}
+        keywords = kwargs or {}
         if func is nn.functional.batch_norm or func is torch.batch_norm:
             place = 1 if func is nn.functional.batch_norm else 3
-            mean = args[place] if len(args) > place else named.get("running_mean")
+            mean = args[place] if len(args) > place else keywords.get("running_mean")
             if id(mean) in self._folded:
-                return args[0] if args else named["input"]
-        return func(*args, **named)
+                return args[0] if args else keywords["input"]
+        return func(*args, **keywords)
 
 
 def pairs(model: nn.Module, images: Tensor) -> list[tuple[str, str]]:
@@ -63,9 +63,17 @@ def pairs(model: nn.Module, images: Tensor) -> list[tuple[str, str]]:
 
 
 class Folded:
-    """A copy of a model in eval mode whose BatchNorm layers were folded into the convolutions before them.
+    """A copy of a model in eval mode with BatchNorm layers folded into the convolutions before them.
 
-    `names` are the pairs to fold. The model answers what it did before only inside `skipping()`.
+    Parameters
+    ----------
+    model : nn.Module
+    names : list of (convolution, BatchNorm)
+        Dotted names of the pairs to fold.
+
+    Notes
+    -----
+    The copy computes what the original does only inside `skipping()`.
     """
 
     def __init__(self, model: nn.Module, names: list[tuple[str, str]]) -> None:
@@ -103,14 +111,14 @@ def _fold(conv: nn.Module, norm: _BatchNorm) -> None:
 
 
 def foldable(backbone: Backbone) -> list[tuple[str, str]]:
-    """Return the pairs that can be folded so that the prefix of every cut stays the same function.
+    """Return the (convolution, BatchNorm) pairs that can be folded without changing the prefix of any cut.
 
-    Empty where there are none, or where one of them proves wrong. Remembered by the network's content.
+    Empty where there are none, or where one proves wrong. Cached by the network's content.
     """
     network = prefix_digest(backbone, backbone.model, backbone.cuts[-1])
     key = f"{network} size {backbone.preprocessing.size} torch {torch.__version__}"
-    found = directories.remembered("folding", key, lambda: {"pairs": _proved(backbone)})
-    return [(conv, norm) for conv, norm in found["pairs"]]
+    folding = directories.remembered("folding", key, lambda: {"pairs": _proved(backbone)})
+    return [(conv, norm) for conv, norm in folding["pairs"]]
 
 
 def _proved(backbone: Backbone) -> list[tuple[str, str]]:
@@ -128,13 +136,13 @@ def _proved(backbone: Backbone) -> list[tuple[str, str]]:
         for cut in backbone.cuts[1:]:
             expected = prefix(backbone, model, cut)(images)
             with folded.skipping():
-                found = prefix(backbone, folded.model, cut)(images)
-            if not (found - expected).abs().max() <= TOLERANCE * expected.abs().max():
+                actual = prefix(backbone, folded.model, cut)(images)
+            if not (actual - expected).abs().max() <= TOLERANCE * expected.abs().max():
                 return []
     return names
 
 
 def _normal(module: nn.Module) -> bool:
     """Whether a layer's weights are its own, without parametrisation, and its statistics are kept."""
-    kept = getattr(module, "running_var", 0) is not None
-    return kept and not nn.utils.parametrize.is_parametrized(module)
+    has_statistics = getattr(module, "running_var", 0) is not None
+    return has_statistics and not nn.utils.parametrize.is_parametrized(module)

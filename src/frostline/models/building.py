@@ -31,10 +31,26 @@ def assemble(
     source: dict[str, Any],
     fresh: Callable[[], nn.Module] | None = None,
 ) -> Backbone:
-    """Return the backbone of a classification model, which is put in eval mode and otherwise left alone.
+    """Return the backbone of a classification model, which is put in eval mode and otherwise not changed.
 
-    `source` is how to build it again, `fresh` a function that builds it with random weights. Raises
-    `ModelError` if the model has no classifier, or does not take images of the preprocessing's size.
+    Parameters
+    ----------
+    model : nn.Module
+    preprocessing : Preprocessing
+    name : str
+    source : dict
+        How to build it again.
+    fresh : callable or None
+        Builds it with random weights.
+
+    Returns
+    -------
+    Backbone
+
+    Raises
+    ------
+    ModelError
+        The model has no classifier, or does not take images of the preprocessing's size.
     """
     model.eval()
     findings = _findings(model, preprocessing.size, source)
@@ -75,14 +91,14 @@ def find(model: nn.Module, size: int) -> Findings:
     with _without_gradients(model):
         runs = _runs(model, size)
         head = find_head(model, runs.images[0], runs.traces[0])
-        found = sections(model, runs.traces[0], head)
-        recipes = find_recipes(model, runs, found, head)
-    layout = _layout(model, runs.traces[0], found, head)
+        parts = sections(model, runs.traces[0], head)
+        recipes = find_recipes(model, runs, parts, head)
+    layout = _layout(model, runs.traces[0], parts, head)
     cuts = tuple(
-        _cut(index, section, recipes) for index, section in enumerate(found) if _offered(index, recipes)
+        _cut(index, section, recipes) for index, section in enumerate(parts) if _offered(index, recipes)
     )
-    stages = _stages(model, runs, found, layout)
-    return Findings(head, stages, cuts, layout, tuple(_notes(found, recipes, head)))
+    stages = _stages(model, runs, parts, layout)
+    return Findings(head, stages, cuts, layout, tuple(_notes(parts, recipes, head)))
 
 
 @contextmanager
@@ -119,10 +135,10 @@ def _cut(index: int, section: Section, recipes: dict[int, Recipe]) -> Cut:
     return Cut(index, section.name, recipe.module, recipe.at, True, recipe)
 
 
-def _notes(found: Sequence[Section], recipes: dict[int, Recipe], head: Head) -> list[str]:
+def _notes(parts: Sequence[Section], recipes: dict[int, Recipe], head: Head) -> list[str]:
     notes = [
         f"No exact cut between {before.name} and {section.name}."
-        for index, (before, section) in enumerate(pairwise(found), start=1)
+        for index, (before, section) in enumerate(pairwise(parts), start=1)
         if index not in recipes
     ]
     if head.kind != "flat":
@@ -132,27 +148,27 @@ def _notes(found: Sequence[Section], recipes: dict[int, Recipe], head: Head) -> 
     return notes
 
 
-def _layout(model: nn.Module, trace: Trace, found: Sequence[Section], head: Head) -> Layout:
+def _layout(model: nn.Module, trace: Trace, parts: Sequence[Section], head: Head) -> Layout:
     """Say which stage each tensor and module belongs to, from first uses and calls."""
-    starts = [0, *(section.start for section in found[1:])]
-    named = [*model.named_parameters(remove_duplicate=False), *model.named_buffers(remove_duplicate=False)]
-    seen = {
+    starts = [0, *(section.start for section in parts[1:])]
+    tensors = [*model.named_parameters(remove_duplicate=False), *model.named_buffers(remove_duplicate=False)]
+    used_in = {
         name: bisect_right(starts, trace.first_use[id(value)]) - 1
-        for name, value in named
+        for name, value in tensors
         if id(value) in trace.first_use
     }
-    last = len(found) - 1
-    stages = {name: last if head.owns(name) else seen.get(name, -1) for name, _ in named}
+    last = len(parts) - 1
+    stages = {name: last if head.owns(name) else used_in.get(name, -1) for name, _ in tensors}
     for name in [name for name, stage in stages.items() if stage < 0]:
-        stages[name] = _like_neighbours(name, seen)
+        stages[name] = _like_neighbours(name, used_in)
     return Layout(stages, _spans(model, trace, starts, stages, head))
 
 
-def _like_neighbours(name: str, seen: dict[str, int]) -> int:
+def _like_neighbours(name: str, used_in: dict[str, int]) -> int:
     """Return the earliest stage among the tensors nearest in the tree: for tensors no run has used."""
     while "." in name:
         name = name.rpartition(".")[0]
-        near = [stage for other, stage in seen.items() if other.startswith(name + ".")]
+        near = [stage for other, stage in used_in.items() if other.startswith(name + ".")]
         if near:
             return min(near)
     return 0
@@ -172,27 +188,27 @@ def _spans(
         inside = [stage for tensor, stage in stages.items() if not name or tensor.startswith(name + ".")]
         inside += [bisect_right(starts, call.start) - 1 for call in calls]
         inside += [bisect_right(starts, call.end) - 1 for call in calls]
-        within = [c for other, cs in called.items() if other.startswith(name + ".") for c in cs]
+        within = [c for other_name, cs in called.items() if other_name.startswith(name + ".") for c in cs]
         inside += [bisect_right(starts, call.end) - 1 for call in within]
         parent = spans.get(name.rpartition(".")[0], (0, 0))
         spans[name] = (min(inside), max(inside)) if inside else parent
     return spans
 
 
-def _stages(model: nn.Module, runs: Runs, found: Sequence[Section], layout: Layout) -> tuple[Stage, ...]:
+def _stages(model: nn.Module, runs: Runs, parts: Sequence[Section], layout: Layout) -> tuple[Stage, ...]:
     """Measure each stage: parameters, share of operations, and the shape it hands on."""
     small, large = runs.traces
     owner: dict[int, int] = {}
     for name, parameter in model.named_parameters(remove_duplicate=False):
-        owner[id(parameter)] = min(owner.get(id(parameter), len(found)), layout.tensors[name])
+        owner[id(parameter)] = min(owner.get(id(parameter), len(parts)), layout.tensors[name])
     sizes = {id(parameter): parameter.numel() for parameter in model.parameters()}
-    flops = [_flops_before(large, section) for section in found] + [large.flops]
+    flops = [_flops_before(large, section) for section in parts] + [large.flops]
     stages = []
-    for index, section in enumerate(found):
+    for index, section in enumerate(parts):
         parameters = sum(sizes[key] for key, stage in owner.items() if stage == index)
         share = (flops[index + 1] - flops[index]) / max(large.flops, 1)
         stages.append(
-            Stage(section.name, section.modules, _handed_on(small, found, index), parameters, share)
+            Stage(section.name, section.modules, _handed_on(small, parts, index), parameters, share)
         )
     return tuple(stages)
 
@@ -201,11 +217,11 @@ def _flops_before(trace: Trace, section: Section) -> int:
     return next((call.flops_before for call in trace.calls if call.module == section.first), 0)
 
 
-def _handed_on(trace: Trace, found: Sequence[Section], index: int) -> tuple[int, ...]:
+def _handed_on(trace: Trace, parts: Sequence[Section], index: int) -> tuple[int, ...]:
     """Return the shape per image of a stage's output: what its last module with an output answers."""
-    if index == len(found) - 1:
+    if index == len(parts) - 1:
         return tuple(trace.output.shape[1:]) if isinstance(trace.output, torch.Tensor) else ()
-    calls = [call for call in trace.calls if call.module in found[index].modules]
+    calls = [call for call in trace.calls if call.module in parts[index].modules]
     shapes = [tuple(value.shape[1:]) for call in calls for value in tensors(call.output)]
     spatial = [shape for shape in shapes if len(shape) > 1]
     return (spatial or shapes or [()])[-1]

@@ -1,4 +1,4 @@
-"""Where the classifier is, and a fresh one in its place. Found by experiment, not by name.
+"""Locate a model's classifier, and replace it. Found by experiment, not by name.
 
 The head is the last layer with parameters, or the smallest container around it, that can be replaced by
 `Linear(feature_width, k)` so that the model answers exactly what that layer answers. Three kinds are met:
@@ -89,10 +89,10 @@ def put_module(model: nn.Module, name: str, module: nn.Module) -> None:
 def find_head(model: nn.Module, images: Tensor, trace: Trace) -> Head:
     """Return the head of a model traced on `images` (n, 3, s, s). Raises `ModelError` if there is none."""
     if trace.output is None or trace.output.ndim != 2:
-        found = "no tensor" if trace.output is None else f"shape {tuple(trace.output.shape)}"
+        output = "no tensor" if trace.output is None else f"shape {tuple(trace.output.shape)}"
         raise ModelError(
-            f"A classifier's output of shape (images, classes) was expected, and the model answered {found}. "
-            "Hand over a classification model, with its classifier on."
+            f"A classifier's output of shape (images, classes) was expected; the model returned {output}. "
+            "Pass a classification model with its classifier."
         )
     for head in _candidates(model, trace):
         if _holds(model, images, head):
@@ -159,8 +159,8 @@ def _trial_layer(width: int) -> nn.Linear:
 def _holds(model: nn.Module, images: Tensor, head: Head) -> bool:
     """Put a linear layer in the head's place and see whether the model answers just what it answers."""
     layer = _trial_layer(head.width)
-    answers: list[Tensor] = []
-    hook = layer.register_forward_hook(lambda _m, _i, output: answers.append(output.clone()))
+    outputs: list[Tensor] = []
+    hook = layer.register_forward_hook(lambda _m, _i, output: outputs.append(output.clone()))
     originals = [(name, model.get_submodule(name)) for name in head.names]
     try:
         put_head(model, head, layer.to(images.device))
@@ -172,6 +172,6 @@ def _holds(model: nn.Module, images: Tensor, head: Head) -> bool:
         hook.remove()
         for name, module in originals:
             put_module(model, name, module)
-    if len(answers) != len(head.names) or not isinstance(result, Tensor):
+    if len(outputs) != len(head.names) or not isinstance(result, Tensor):
         return False
-    return result.shape == answers[0].shape and torch.allclose(sum(answers) / len(answers), result)  # type: ignore[arg-type]
+    return result.shape == outputs[0].shape and torch.allclose(sum(outputs) / len(outputs), result)  # type: ignore[arg-type]

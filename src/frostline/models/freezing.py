@@ -18,11 +18,25 @@ BN_POLICIES = ("eval", "affine", "train", "recalibrate")
 
 
 def freeze(backbone: Backbone, model: nn.Module, cut: Cut, bn: str = "affine") -> None:
-    """Set `requires_grad` of every parameter: stages before the cut never learn, the others do.
+    """Set `requires_grad` of every parameter: stages before the cut are frozen, the others train.
 
-    What is frozen has no gradient left, so that no optimizer moves it by an old one. BatchNorm after the cut:
-    with "eval" its weight and bias are fixed too, else they learn. Raises `ModelError` with the names of
-    parameters that belong to no stage.
+    Frozen parameters lose their gradient, so that no optimizer moves them.
+
+    Parameters
+    ----------
+    backbone : Backbone
+    model : nn.Module
+        An adapted copy.
+    cut : Cut
+    bn : str
+        BatchNorm policy after the cut, one of `BN_POLICIES`; "eval" freezes its weight and bias too.
+
+    Raises
+    ------
+    ModelError
+        Parameters belong to no stage.
+    UsageError
+        `bn` is unknown.
     """
     _check(bn)
     stages = backbone.stage_of(model)
@@ -43,7 +57,8 @@ def freeze(backbone: Backbone, model: nn.Module, cut: Cut, bn: str = "affine") -
 def set_training(backbone: Backbone, model: nn.Module, cut: Cut, bn: str = "affine") -> None:
     """Put frozen modules in eval mode and the others in training mode, BatchNorm as its policy says.
 
-    A module that works on both sides of the cut is in training mode itself, but BatchNorm there stays still.
+    Call it in place of `model.train()`. A module on both sides of the cut is in training mode, but BatchNorm
+    statistics in it stay fixed.
     """
     for module, learns in training_modes(backbone, model, cut, bn):
         module.training = learns
@@ -52,7 +67,7 @@ def set_training(backbone: Backbone, model: nn.Module, cut: Cut, bn: str = "affi
 def training_modes(
     backbone: Backbone, model: nn.Module, cut: Cut, bn: str = "affine"
 ) -> list[tuple[nn.Module, bool]]:
-    """Return each module with its `training` flag, to be set many times and worked out once."""
+    """Return each module with its `training` flag, as `set_training` sets it."""
     _check(bn)
     still = bn in ("eval", "affine")
     modes = []
@@ -64,10 +79,9 @@ def training_modes(
 
 
 def hold(backbone: Backbone, model: nn.Module, cut: Cut, bn: str = "affine") -> None:
-    """Freeze to the cut, and let `train()` of the model and of every module in it keep to that from now on.
+    """Freeze to the cut, and make `train()` of the model and its modules respect that from now on.
 
-    Whoever calls it, on whatever contains them, frozen modules stay in eval mode. Called again, the last call
-    counts. `copy.deepcopy` and `state_dict` work as ever.
+    A second call replaces the first. `copy.deepcopy` and `state_dict` work as before.
     """
     freeze(backbone, model, cut, bn)
     release(model)
@@ -78,7 +92,7 @@ def hold(backbone: Backbone, model: nn.Module, cut: Cut, bn: str = "affine") -> 
 
 
 def release(model: nn.Module) -> None:
-    """Let `train()` do again what torch makes it do. What is frozen stays so until it is set otherwise."""
+    """Undo `hold` for `train()`; frozen parameters stay frozen."""
     for module in model.modules():
         if isinstance(module.__dict__.get("train"), _KeptStill):
             del module.__dict__["train"]
@@ -100,7 +114,7 @@ class _KeptStill:
 
 
 def keeps_statistics(module: nn.Module) -> bool:
-    """Tell whether a module has running statistics of its own, as every BatchNorm has."""
+    """Return whether a module has running statistics, as every BatchNorm has."""
     return "running_mean" in module._buffers and "running_var" in module._buffers
 
 

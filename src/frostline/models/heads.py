@@ -32,8 +32,8 @@ class CosineHead(nn.Module):
 
 def _empty(width: int, classes: int) -> nn.Linear:
     """A linear layer without weights yet: making one the usual way draws on the global random state."""
-    made: nn.Linear = skip_init(nn.Linear, width, classes)  # type: ignore[no-untyped-call]
-    return made
+    layer: nn.Linear = skip_init(nn.Linear, width, classes)  # type: ignore[no-untyped-call]
+    return layer
 
 
 def build_head(spec: str, width: int, classes: int, seed: int) -> nn.Module:

@@ -20,61 +20,63 @@ FOLDS = 5  # what is tried to find out whether anything can be held out
 
 
 @dataclass(frozen=True)
-class _Met:
+class _SeenImages:
     """What is known of the images: which were met before, and whether anything is known at all."""
 
     images: Recognised
-    known: bool
+    traceable: bool
 
 
-def respected(backbones: Sequence[Backbone], data: Manifest, study: Study | None = None) -> Manifest:
-    """Return the images split so that none that a backbone learned from is ever held out, with notes.
+def keep_learned_in_train(
+    backbones: Sequence[Backbone], data: Manifest, study: Study | None = None
+) -> Manifest:
+    """Return the images split so that no image a backbone learned from is ever held out, with notes.
 
     Images of its test part stay in the test part. `study` may hold the run that made a module which was
     handed over. Raises `DataError` where a part that the source names holds learned images, or where nothing
     is left to judge by.
     """
-    met = _met(backbones, data, study)
-    learned = frozenset(d for d, side in met.images.sides.items() if side in LEARNED)
+    seen = _find_seen(backbones, data, study)
+    learned = frozenset(d for d, side in seen.images.sides.items() if side in LEARNED)
     _demand_clean_parts(data, learned)
-    sides = {digest: "train" if digest in learned else "test" for digest in met.images.sides}
+    sides = {digest: "train" if digest in learned else "test" for digest in seen.images.sides}
     if "test" in data.given:  # the source says what is tested on
         sides = {digest: side for digest, side in sides.items() if side == "train"}
-    marked = replace(data, learned=data.learned | learned)
+    result = replace(data, learned=data.learned | learned)
     if any(sides.get(sample.digest, sample.split) != sample.split for sample in data.samples):
-        marked = marked.keeping(sides)
-    _demand_judges(marked)
-    marked = marked.framed(*max(map(_frame, backbones), key=lambda one: marked.cut_away(*one).mean))
-    every = [*_findings(marked, met), *(finding for one in backbones for finding in _on_resize(one))]
-    said = [finding for finding in dict.fromkeys(every) if finding not in data.said]
-    return replace(marked, said=(*marked.said, *said)) if said else marked
+        result = result.keeping(sides)
+    _demand_judges(result)
+    result = result.framed(*max(map(_frame, backbones), key=lambda frame: result.cut_away(*frame).mean))
+    findings = [*_findings(result, seen), *(found for model in backbones for found in _on_resize(model))]
+    new_findings = [finding for finding in dict.fromkeys(findings) if finding not in data.said]
+    return replace(result, said=(*result.said, *new_findings)) if new_findings else result
 
 
-def marked(backbone: Backbone, data: Manifest) -> Manifest:
+def mark_learned(backbone: Backbone, data: Manifest) -> Manifest:
     """Return the images in the parts they have; those that the backbone learned from are in no fold."""
-    met = _met([backbone], data, None)
-    learned = frozenset(d for d, side in met.images.sides.items() if side in LEARNED)
+    seen = _find_seen([backbone], data, None)
+    learned = frozenset(d for d, side in seen.images.sides.items() if side in LEARNED)
     return replace(data, learned=data.learned | learned) if learned else data
 
 
-def inherited(backbone: Backbone, data: Manifest) -> Fingerprints:
+def inherited_fingerprints(backbone: Backbone, data: Manifest) -> Fingerprints:
     """Return the fingerprints of a model adapted to `data`: its own, and those of what it began with."""
     own = fingerprints_of(data)
     return own if backbone.fingerprints is None else own + backbone.fingerprints
 
 
-def _met(backbones: Sequence[Backbone], data: Manifest, study: Study | None) -> _Met:
+def _find_seen(backbones: Sequence[Backbone], data: Manifest, study: Study | None) -> _SeenImages:
     for backbone in backbones:
         if backbone.fingerprints is None and backbone.source.get("kind") == "module" and study is not None:
             backbone.fingerprints = _of_module(backbone, study)
     prints = [backbone.fingerprints for backbone in backbones if backbone.fingerprints is not None]
     unknown = any(b.fingerprints is None and "classes" in b.source for b in backbones)
     if not prints:
-        return _Met(Recognised({}, frozenset()), not unknown)
-    whole = prints[0]
+        return _SeenImages(Recognised({}, frozenset()), not unknown)
+    merged = prints[0]
     for more in prints[1:]:
-        whole = whole + more
-    return _Met(recognised(data, whole), not unknown)
+        merged = merged + more
+    return _SeenImages(recognised(data, merged), not unknown)
 
 
 def _of_module(backbone: Backbone, study: Study) -> Fingerprints | None:
@@ -93,8 +95,8 @@ def _demand_clean_parts(data: Manifest, learned: frozenset[str]) -> None:
         if inside and part in data.given:
             raise DataError(
                 f"The {part} part that the source names holds {len(inside)} image(s) that this model learned "
-                f"from ({_listed(inside)}): its answers to them say nothing of new images. Take them out of "
-                "that part, or begin with a network that has not seen them."
+                f"from ({_listed(inside)}): its accuracy on them says nothing about new images. Remove them "
+                "from that part, or start from a network that has not seen them."
             )
 
 
@@ -107,28 +109,28 @@ def _demand_judges(data: Manifest) -> None:
         count = sum(sample.digest in data.learned for sample in train)
         raise DataError(
             f"This model learned from {count} of these {len(train)} images before ({_listed(train)}), and "
-            "too few others are left to judge it by: at least two new images of one class are needed. Add "
-            "new images, or begin with the pretrained network."
+            "too few others are left to evaluate it on: at least two new images of one class are needed. Add "
+            "new images, or start from the pretrained network."
         )
 
 
-def _findings(data: Manifest, met: _Met) -> list[Finding]:
-    """Say what was recognised."""
+def _findings(data: Manifest, seen: _SeenImages) -> list[Finding]:
+    """Return findings on what was recognised."""
     learned = sum(sample.digest in data.learned for sample in data.samples)
-    tested = {digest for digest, side in met.images.sides.items() if side == "test"}
+    tested = {digest for digest, side in seen.images.sides.items() if side == "test"}
     stay = sum(sample.digest in tested and sample.split == "test" for sample in data.samples)
-    near = sum(sample.digest in met.images.near and sample.split != "train" for sample in data.samples)
-    untold = 0 if met.known else len(data.samples)
+    near = sum(sample.digest in seen.images.near and sample.split != "train" for sample in data.samples)
+    untraceable = 0 if seen.traceable else len(data.samples)
     sentences = {
-        "The model carries no fingerprints of what it learned from: whether it has seen these images can't "
-        "be told, and its accuracy on them may be flattered.": untold,
+        "The model carries no fingerprints of what it learned from: whether it has seen these images cannot "
+        "be known, and its accuracy on them may be too high.": untraceable,
         f"The model learned from {learned} of these {len(data.samples)} images before: they train it again, "
         "and are never held out.": learned,
         f"{stay} images were in the model's test part before, and are in this one.": stay,
-        f"{near} held-out image(s) look almost like one that the model learned from. That is right for a "
-        "fixed camera or slices of one scan, and flatters the accuracy where they are copies.": near,
+        f"{near} held-out image(s) look almost like one that the model learned from. That is expected for a "
+        "fixed camera or slices of one scan; where they are copies, the accuracy is too high.": near,
     }
-    return [Finding("learned", count, said) for said, count in sentences.items() if count]
+    return [Finding("learned", count, message) for message, count in sentences.items() if count]
 
 
 def _frame(backbone: Backbone) -> tuple[str, float]:
@@ -143,8 +145,8 @@ def _on_resize(backbone: Backbone) -> list[Finding]:
     message = f"The model learned from images resized with {now.resize}, and so are these."
     if before.resize != now.resize:
         message = (
-            f"The model learned from images resized with {before.resize}, and now sees them resized with "
-            f"{now.resize}, as was asked for: what it learned may hold less."
+            f"The model learned from images resized with {before.resize}, and now receives them resized with "
+            f"{now.resize}, as requested: what it learned may apply less."
         )
     return [Finding("resize", 0, message)]
 

@@ -1,4 +1,4 @@
-"""What a checkpoint wants to see: size, crop, interpolation, mean and standard deviation.
+"""A checkpoint's preprocessing: size, crop, interpolation, mean and standard deviation.
 
 The picture-making part is timm's own evaluation transform, so it cannot drift from the one the checkpoint
 was measured with. It is split in two because stored and augmented images are kept as bytes:
@@ -34,7 +34,21 @@ INTERPOLATIONS = ("bicubic", "bilinear", "nearest", "lanczos", "box", "hamming")
 
 @dataclass(frozen=True)
 class Preprocessing:
-    """How an image becomes the network's input. `size` is the side in pixels, mean and std per channel."""
+    """How an image becomes the network's input.
+
+    Attributes
+    ----------
+    size : int
+        Side in pixels.
+    crop_pct : float
+        Share of a side that the crop keeps, above 0 and at most 1.
+    interpolation : str
+        One of `INTERPOLATIONS`.
+    mean, std : tuple of float
+        Per channel, of values 0–1.
+    crop_mode : str
+        One of `CROP_MODES`.
+    """
 
     size: int
     crop_pct: float
@@ -70,10 +84,18 @@ class Preprocessing:
         return RESIZE_OF[self.crop_mode]
 
     def with_resize(self, resize: str | None) -> Preprocessing:
-        """Return the same preprocessing with pictures made square so; `None` is the checkpoint's own way.
+        """Return the same preprocessing with another way of making images square.
 
-        "crop" is the checkpoint's own crop where it has one. "squash" and "pad" cut nothing away; "pad" fills
-        up with the mean colour, which normalisation makes zero. Raises `UsageError` for anything else.
+        Parameters
+        ----------
+        resize : str or None
+            "crop" is the checkpoint's own crop where it has one; "squash" and "pad" cut nothing away, and
+            "pad" fills with the mean colour; None changes nothing.
+
+        Raises
+        ------
+        UsageError
+            `resize` is unknown.
         """
         if resize is None or (resize == "crop" and self.resize == "crop"):
             return self
@@ -94,17 +116,17 @@ class Preprocessing:
 
     @property
     def words(self) -> str:
-        """How a picture becomes square, in words."""
-        side, whole = f"{self.size} × {self.size} px", math.floor(self.size / self.crop_pct)
-        middle = "" if whole == self.size else f", of which the middle {side} are taken"
+        """How a picture becomes square, as text."""
+        side, resized_side = f"{self.size} × {self.size} px", math.floor(self.size / self.crop_pct)
+        middle = "" if resized_side == self.size else f"; the middle {side} is used"
         if self.resize == "squash":
-            return f"stretched to {whole} × {whole} px whatever their shape{middle}"
+            return f"stretched to {resized_side} × {resized_side} px whatever their shape{middle}"
         if self.resize == "pad":
             return (
-                f"resized so that the longer side has {whole} px, and laid in the middle of {side} of the "
-                f"mean colour {self.fill}{middle}"
+                f"resized so that the longer side has {resized_side} px, and centred on {side} of the mean "
+                f"colour {self.fill}{middle}"
             )
-        return f"resized so that the shorter side has {whole} px, of which the middle {side} are taken"
+        return f"resized so that the shorter side has {resized_side} px; the middle {side} is used"
 
     def frame(self, width: int, height: int, side: int | None = None) -> tuple[int, int]:
         """Return width and height that a whole picture takes up in a square of `side` pixels (`size`).
@@ -127,19 +149,33 @@ class Preprocessing:
         try:
             return cls(**{**data, "mean": tuple(data["mean"]), "std": tuple(data["std"])})
         except (TypeError, KeyError, ValueError) as error:
-            raise ModelError(f"This is no preprocessing ({error!r}): {str(data)[:200]}") from None
+            raise ModelError(f"This is not a preprocessing ({error!r}): {str(data)[:200]}") from None
 
     def digest(self) -> str:
         """Return a sha256 that changes with any field."""
         return hashlib.sha256(json.dumps(self.as_dict(), sort_keys=True).encode()).hexdigest()
 
     def crop(self, image: Image.Image) -> Tensor:
-        """Return the resized, cropped RGB image as uint8, shape (3, size, size)."""
+        """Return the resized, cropped RGB image.
+
+        Returns
+        -------
+        Tensor of uint8, shape (3, size, size)
+        """
         pixels: Tensor = _cropping(self)(image.convert("RGB"))
         return pixels
 
     def normalise(self, batch: Tensor) -> Tensor:
-        """Return float32 of the same shape (…, 3, h, w) from uint8: scaled to 0–1, minus mean, over std."""
+        """Return pixels scaled to 0–1, minus mean, over std.
+
+        Parameters
+        ----------
+        batch : Tensor of uint8, shape (…, 3, h, w)
+
+        Returns
+        -------
+        Tensor of float32, same shape
+        """
         shape = (3, 1, 1)
         mean = torch.tensor(self.mean, device=batch.device).view(shape)
         std = torch.tensor(self.std, device=batch.device).view(shape)

@@ -140,8 +140,8 @@ def _draw_blocks(axes: Axes, backbone: Backbone, edges: list[float]) -> None:
     grey: dict[str, Any] = {"fontsize": 9, "color": FAINT}
     axes.annotate("", xy=(end, 1.4), xytext=(0, 1.4), arrowprops={"arrowstyle": "->", "color": FAINT})
     axes.text(0.05, 1.44, "general: edges, colours, textures", va="bottom", style="italic", **grey)
-    words = "specific: parts, objects, classes"
-    axes.text(end - 0.1, 1.44, words, ha="right", va="bottom", style="italic", **grey)
+    caption = "specific: parts, objects, classes"
+    axes.text(end - 0.1, 1.44, caption, ha="right", va="bottom", style="italic", **grey)
     for y, label in zip(LINES, ("output", "parameters", "compute"), strict=True):
         axes.text(-0.012 * end, y, label, ha="right", va="center", **grey)
     sides = [sqrt(_side(stage.shape)) for stage in backbone.stages]

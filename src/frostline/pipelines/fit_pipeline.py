@@ -174,7 +174,7 @@ def fit(
     )
     data = _loaded(load).checked(progress)
     backbones = wanted.load(log)
-    data = lineage.respected(backbones, data, Study(study))
+    data = lineage.keep_learned_in_train(backbones, data, Study(study))
     # The first probe and the backbones' own are the same whatever the comparison varies.
     plain = replace(chosen, resize=None, minutes=None, interpolate_weights=None, repeats=REPEATS)
     plain = replace(plain, augment=Config.augment)

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from frostline import models as bb
-from frostline.features import Frozen, Way
+from frostline.features import ForwardConfig, Frozen
 from frostline.models import Backbone, Cut
 from frostline.system import numerics
 from frostline.system.numerics import NumericPlan
@@ -29,109 +29,130 @@ TIMED_IMAGES = 800
 TRIAL = 16  # images with which precisions are timed: what a person waits for once on a machine
 
 
-def named(backbone: Backbone) -> str:
+def network_name(backbone: Backbone) -> str:
     """Name a network and its input, for rates that are remembered."""
     return f"{backbone.name} {backbone.digest[:12]} size {backbone.preprocessing.size}"
 
 
-def frozen_way(
+def forward_config(
     backbone: Backbone, *, deterministic: bool = False, precision: str = "auto", threads: int | None = None
-) -> Way:
-    """Decide how frozen layers are computed: the same for every strategy, so that they share their rows.
+) -> ForwardConfig:
+    """Return how frozen layers are computed, the same for every strategy, so that they share features.
 
-    Precision and memory layout are timed. BatchNorm that can be folded into its convolution is: fewer
-    operations of the same kind, 0.6 to 0.8 of the time wherever it was measured.
+    Precision and memory layout are chosen by timing; BatchNorm is folded where possible.
+
+    Parameters
+    ----------
+    backbone : Backbone
+    deterministic : bool
+        Exact float32 without timing.
+    precision : str
+        "auto", "float32" or "bfloat16".
+    threads : int or None
+
+    Returns
+    -------
+    ForwardConfig
     """
     if deterministic:
-        return Way(numerics.exact_plan(threads), FROZEN_BATCH)
+        return ForwardConfig(numerics.exact_plan(threads), FROZEN_BATCH)
     if precision != "auto":
-        return Way(numerics.pinned_plan(precision, threads), FROZEN_BATCH)
+        return ForwardConfig(numerics.pinned_plan(precision, threads), FROZEN_BATCH)
     pairs, last = tuple(bb.foldable(backbone)), backbone.cuts[-1]
-    tried = functools.cache(lambda plan: forward(backbone, Way(plan, TRIAL, pairs), last))
-    what = f"forward {named(backbone)} images {TRIAL} folded {len(pairs)}"
-    plan = numerics.timed_plan(what, lambda plan: tried(plan)(), threads)
-    return Way(plan, FROZEN_BATCH, pairs)
+    run_of = functools.cache(lambda plan: forward(backbone, ForwardConfig(plan, TRIAL, pairs), last))
+    name = f"forward {network_name(backbone)} images {TRIAL} folded {len(pairs)}"
+    plan = numerics.timed_plan(name, lambda plan: run_of(plan)(), threads)
+    return ForwardConfig(plan, FROZEN_BATCH, pairs)
 
 
-def forward(backbone: Backbone, way: Way, cut: Cut) -> Callable[[], None]:
-    """Return one forward pass of the pretrained frozen part on black images; the first call prepares it."""
-    frozen = Frozen(backbone, backbone.model, cut, way)
+def forward(backbone: Backbone, config: ForwardConfig, cut: Cut) -> Callable[[], None]:
+    """Return a function that runs the frozen part once on black images; the first call prepares it."""
+    frozen = Frozen(backbone, backbone.model, cut, config)
     size = backbone.preprocessing.size
 
     def run() -> None:
-        frozen.compute(torch.zeros((way.batch, 3, size, size), dtype=torch.uint8))
+        frozen.compute(torch.zeros((config.batch, 3, size, size), dtype=torch.uint8))
 
     return run
 
 
-def prefix_s(backbone: Backbone, way: Way, cut: Cut) -> float:
-    """Return the seconds an image takes from pixels to the row at `cut`, without decoding."""
+def prefix_s(backbone: Backbone, config: ForwardConfig, cut: Cut) -> float:
+    """Return the seconds per image from pixels to the features at `cut`, without decoding."""
     name = f"cut {cut.index}"
-    run = {name: forward(backbone, way, cut)}
-    return numerics.seconds_of(_prefix(backbone, way), run, way.plan.threads)[name] / way.batch
+    run = {name: forward(backbone, config, cut)}
+    return numerics.seconds_of(_prefix(backbone, config), run, config.plan.threads)[name] / config.batch
 
 
-def glimpse_s(backbone: Backbone, threads: int | None = None) -> float:
-    """Return the seconds an image takes through all layers in float32, roughly and soon.
-
-    Timed once in a process, not remembered for longer: it decides what there is time for.
-    """
+def rough_image_s(backbone: Backbone, threads: int | None = None) -> float:
+    """Return roughly the seconds per image through all layers in float32; timed once in a process."""
     count = numerics.thread_count(threads)
-    known = _glimpses.setdefault(backbone, {})
-    if count not in known:
-        known[count] = pass_s(backbone, GLIMPSE, count) / GLIMPSE
-    return known[count]
+    by_threads = _glimpses.setdefault(backbone, {})
+    if count not in by_threads:
+        by_threads[count] = pass_s(backbone, GLIMPSE, count) / GLIMPSE
+    return by_threads[count]
 
 
 def pass_s(backbone: Backbone, images: int, threads: int) -> float:
     """Return the seconds of a forward pass of so many images in float32, timed now."""
-    way = Way(numerics.exact_plan(threads), images)
+    config = ForwardConfig(numerics.exact_plan(threads), images)
     with numerics.threads(threads):
-        return numerics.seconds(forward(backbone, way, backbone.cuts[-1]), repeats=REPEATED)
+        return numerics.seconds(forward(backbone, config, backbone.cuts[-1]), repeats=REPEATED)
 
 
 _glimpses: WeakKeyDictionary[Backbone, dict[int, float]] = WeakKeyDictionary()  # by threads
 
 
 def timing_s(backbone: Backbone, threads: int | None = None) -> float:
-    """Return roughly the seconds that deciding by timings takes for a network that is new on this machine."""
-    return TIMED_IMAGES * glimpse_s(backbone, threads)
+    """Return roughly the seconds that all timings take for a network that is new on this machine."""
+    return TIMED_IMAGES * rough_image_s(backbone, threads)
 
 
-def _prefix(backbone: Backbone, way: Way) -> str:
-    plan = way.plan
-    computed = f"{plan.precision} {plan.channels_last} folded {len(way.folded)}"
-    return f"prefix {named(backbone)} batch {way.batch} {computed}"
+def _prefix(backbone: Backbone, config: ForwardConfig) -> str:
+    plan = config.plan
+    computed = f"{plan.precision} {plan.channels_last} folded {len(config.folded)}"
+    return f"prefix {network_name(backbone)} batch {config.batch} {computed}"
 
 
-def stages_s(backbone: Backbone, way: Way) -> list[float]:
+def stages_s(backbone: Backbone, config: ForwardConfig) -> list[float]:
     """Return the seconds an image takes in each frozen stage, and let `prefix_s` find them without a timing.
 
     The stages are run one after another, each entered alone, and share the seconds of the whole.
     """
-    whole_s = prefix_s(backbone, way, backbone.cuts[-1])
-    frozen, size = Frozen(backbone, backbone.model, backbone.cuts[-1], way), backbone.preprocessing.size
-    pixels = torch.zeros((way.batch, 3, size, size), dtype=torch.uint8)
+    whole_s = prefix_s(backbone, config, backbone.cuts[-1])
+    frozen, size = Frozen(backbone, backbone.model, backbone.cuts[-1], config), backbone.preprocessing.size
+    pixels = torch.zeros((config.batch, 3, size, size), dtype=torch.uint8)
     passes = [frozen.stages_s(pixels) for _ in range(PASSES)]
-    shortest = [min(taken) for taken in zip(*passes, strict=True)]
-    found = [whole_s * taken / sum(shortest) for taken in shortest]
-    for cut, reached in zip(backbone.cuts[1:], itertools.accumulate(found), strict=True):
-        known = {f"cut {cut.index}": reached * way.batch}
-        numerics.note_seconds(_prefix(backbone, way), known, way.plan.threads)
-    return found
+    shortest = [min(stage_seconds) for stage_seconds in zip(*passes, strict=True)]
+    seconds = [whole_s * stage_seconds / sum(shortest) for stage_seconds in shortest]
+    for cut, total_s in zip(backbone.cuts[1:], itertools.accumulate(seconds), strict=True):
+        measured = {f"cut {cut.index}": total_s * config.batch}
+        numerics.note_seconds(_prefix(backbone, config), measured, config.plan.threads)
+    return seconds
 
 
-def trial(backbone: Backbone, cut: Cut, batch: int) -> str:
+def trial_name(backbone: Backbone, cut: Cut, batch: int) -> str:
     """Name the step that `training_plan` times."""
-    return f"suffix {named(backbone)} images {min(batch, TRIAL)} cut {cut.index}"
+    return f"suffix {network_name(backbone)} images {min(batch, TRIAL)} cut {cut.index}"
 
 
 def training_plan(
     backbone: Backbone, cut: Cut, *, bn: str = "affine", batch: int = 32, threads: int | None = None
 ) -> NumericPlan:
-    """Decide how layers above `cut` learn, by timing forward and backward of a step on black images.
+    """Return the numeric plan for the layers above `cut`, chosen by timing a training step on black images.
 
-    What lies below the cut is computed in its own way, so it has no say.
+    Parameters
+    ----------
+    backbone : Backbone
+    cut : Cut
+    bn : str
+        BatchNorm policy.
+    batch : int
+        Images a step.
+    threads : int or None
+
+    Returns
+    -------
+    NumericPlan
     """
     size = backbone.preprocessing.size
 
@@ -143,18 +164,18 @@ def training_plan(
         return model
 
     @functools.cache
-    def given(plan: NumericPlan) -> Tensor:
+    def prefix_output(plan: NumericPlan) -> Tensor:
         pixels = torch.zeros((min(batch, TRIAL), 3, size, size), dtype=torch.uint8)
         x = plan.batch(pixels, backbone.preprocessing.normalise)
         with plan.autocast(), torch.no_grad():
             return bb.prefix(backbone, plan.place(prepared()), cut)(x)
 
     def step(plan: NumericPlan) -> None:
-        z, model = given(plan), plan.place(prepared())
+        z, model = prefix_output(plan), plan.place(prepared())
         with bb.suffix(backbone, model, cut) as learning:
             with plan.autocast():
                 out = learning(z)
             out.float().square().mean().backward()  # type: ignore[no-untyped-call]
             model.zero_grad()
 
-    return numerics.timed_plan(trial(backbone, cut, batch), step, threads)
+    return numerics.timed_plan(trial_name(backbone, cut, batch), step, threads)

@@ -40,21 +40,21 @@ def checked(rates: Rates, backbone: Backbone, check: Mapping[str, Any]) -> Rates
     if 1 / HOLDS <= ratio <= HOLDS:
         return rates
     note = (
-        f"Rates remembered of {rates.name} no longer held: a pass takes {ratio:.2f} times as long as when "
-        "they were measured, so they were scaled by that."
+        f"Cached rates of {rates.name} were out of date: a pass takes {ratio:.2f} times as long as when "
+        "they were measured, so they were scaled by that factor."
     )
     return replace(rates.times(ratio), notes=(*rates.notes, note))
 
 
 def factor(backbone: Backbone, threads: int) -> float:
     """Return what runs took beside what was predicted, as runs of earlier times have it; 1 before any."""
-    known = directories.recalled("rates", _key(backbone, threads)) or {}
-    return float(known.get("factor", 1.0))
+    stored = directories.recalled("rates", _key(backbone, threads)) or {}
+    return float(stored.get("factor", 1.0))
 
 
 @dataclass(frozen=True)
 class Expected:
-    """What a run was predicted to take with nothing in the store and with all of it, and its rows."""
+    """The predicted seconds of a run with an empty cache and with a full one, and its number of features."""
 
     cold_s: float
     warm_s: float
@@ -74,18 +74,29 @@ class Expected:
 def learn(
     backbone: Backbone, threads: int, *, expected_s: float, taken_s: float, before: float, meanwhile: float
 ) -> float:
-    """Correct the kept factor by a run that is finished, up or down; return it.
+    """Return the correction factor of predicted times, updated by a finished run.
 
-    `before` and `meanwhile` are the cores' worth of work that others did when the rates were checked and
-    during the run: where these differ, the run was one of another world, and nothing is learned.
+    Parameters
+    ----------
+    backbone : Backbone
+    threads : int
+    expected_s, taken_s : float
+        Predicted and measured seconds.
+    before, meanwhile : float
+        Cores busy with other work when the rates were checked and during the run; where they differ the
+        factor is not updated.
+
+    Returns
+    -------
+    float
     """
     now = factor(backbone, threads)
     if taken_s < LEAST_S or expected_s <= 0 or abs(before - meanwhile) >= SAME_WORLD:
         return now
-    found: float = now * min(MOST, max(1 / MOST, taken_s / expected_s)) ** WEIGHT
-    directories.remember("rates", _key(backbone, threads), {"factor": found}, numerics.world(threads))
-    return found
+    corrected: float = now * min(MOST, max(1 / MOST, taken_s / expected_s)) ** WEIGHT
+    directories.remember("rates", _key(backbone, threads), {"factor": corrected}, numerics.world(threads))
+    return corrected
 
 
 def _key(backbone: Backbone, threads: int) -> str:
-    return numerics.rates_key(f"factor of runs {numeric_search.named(backbone)}", threads)
+    return numerics.rates_key(f"factor of runs {numeric_search.network_name(backbone)}", threads)

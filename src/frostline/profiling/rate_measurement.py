@@ -15,8 +15,8 @@ import torch
 from frostline import metrics, probe
 from frostline import models as bb
 from frostline.cost import Learning, Line, Peaks, Rates, StageRates
-from frostline.feature_cache import Store
-from frostline.features import Frozen, Way
+from frostline.feature_cache import FeatureCache
+from frostline.features import ForwardConfig, Frozen
 from frostline.features.image_batches import EVALUATION_BATCH, Images, contact_sheet
 from frostline.models import Backbone, Cut
 from frostline.profiling import numeric_search, rate_correction, training_rates
@@ -45,51 +45,67 @@ GIVEN = (
 def measure(
     backbone: Backbone, images: Images, *, batch: int = 32, threads: int | None = None, classes: int = 0
 ) -> Rates:
-    """Return the rates of this network on this machine, with images like `images`, augmented as they are.
+    """Return the rates of a network on this machine, with images like `images`, augmented as they are.
 
-    Everything is timed in the numeric plans that `train` chooses from. `batch` is the images a step,
-    `classes` the new head's width (0: as many as the images have). Rates of the network are remembered; a
-    run after this has nothing left to time. Resets this process's high-water mark of memory.
+    Rates of the network are cached; a run after this times nothing again. Resets this process's high-water
+    mark of memory.
+
+    Parameters
+    ----------
+    backbone : Backbone
+    images : Images
+    batch : int
+        Images a training step.
+    threads : int or None
+    classes : int
+        Width of the new head; 0 is the number of classes of the images.
+
+    Returns
+    -------
+    Rates
     """
     count = numerics.thread_count(threads)
     classes = classes or len(images.manifest.classes)
     timed = _as_wide(classes)
-    way = numeric_search.frozen_way(backbone, threads=threads)
-    fresh: list[bool] = []
+    config = numeric_search.forward_config(backbone, threads=threads)
+    newly_timed: list[bool] = []
 
     def network() -> dict[str, Any]:
-        fresh.append(True)
-        return _network(backbone, way, batch, timed, count)
+        newly_timed.append(True)
+        return _network(backbone, config, batch, timed, count)
 
-    found = numerics.measured(_what(backbone, batch, classes), network, count)
-    found["stages"][-1]["parameters"] -= (timed - classes) * (backbone.feature_width + 1)
-    with numerics.threads(count), Store() as store:
-        around = {**found["around"], **_pictures(images), **_disk(store), **_figures(classes)}
-        around |= {**_solving(backbone.feature_width, classes), "find": _finding(backbone, way, store)}
+    network_rates = numerics.measured(_rates_name(backbone, batch, classes), network, count)
+    network_rates["stages"][-1]["parameters"] -= (timed - classes) * (backbone.feature_width + 1)
+    with numerics.threads(count), FeatureCache() as cache:
+        other_rates = {**network_rates["around"], **_pictures(images), **_disk(cache), **_figures(classes)}
+        other_rates |= {
+            **_solving(backbone.feature_width, classes),
+            "find": _finding(backbone, config, cache),
+        }
     rates = Rates(
         name=backbone.name,
         size=backbone.preprocessing.size,
         threads=count,
         batch=batch,
-        stages=_stages(backbone, way, found, batch, count),
+        stages=_stages(backbone, config, network_rates, batch, count),
         depth=len(backbone.stages),
         feature_width=backbone.feature_width,
-        frozen_batch=way.batch,
-        value_bytes=_value_bytes(way),
-        copies=bool(way.folded),
+        frozen_batch=config.batch,
+        value_bytes=_value_bytes(config),
+        copies=bool(config.folded),
         evaluation_batch=EVALUATION_BATCH,
-        **around,
-        peaks=Peaks(base=_base_bytes(), **found["peaks"]),
-        notes=_notes(found["given"]) if fresh else (),
+        **other_rates,
+        peaks=Peaks(base=_base_bytes(), **network_rates["peaks"]),
+        notes=_notes(network_rates["given"]) if newly_timed else (),
         device=numerics.device_name(),
         others=processor.free().others,
         factor=rate_correction.factor(backbone, count),
     )
-    return rates if fresh else rate_correction.checked(rates, backbone, found["check"])
+    return rates if newly_timed else rate_correction.checked(rates, backbone, network_rates["check"])
 
 
 def ready(backbone: Backbone, *, batch: int = 32, threads: int | None = None, classes: int) -> bool:
-    """Whether `measure` finds the network timed on this machine, so that it takes a second or two."""
+    """Return whether the network was timed on this machine, so that `measure` takes a second or two."""
     count = threads or torch.get_num_threads()
 
     def absent() -> dict[str, Any]:
@@ -97,16 +113,16 @@ def ready(backbone: Backbone, *, batch: int = 32, threads: int | None = None, cl
 
     try:
         with numerics.nothing_timed():
-            numeric_search.frozen_way(backbone, threads=threads)
-            numerics.measured(_what(backbone, batch, classes), absent, count)
+            numeric_search.forward_config(backbone, threads=threads)
+            numerics.measured(_rates_name(backbone, batch, classes), absent, count)
     except numerics.NotTimed:
         return False
     return True
 
 
-def _what(backbone: Backbone, batch: int, classes: int) -> str:
+def _rates_name(backbone: Backbone, batch: int, classes: int) -> str:
     """Name what is timed of a network, for it to be remembered by."""
-    return f"stages {numeric_search.named(backbone)} batch {batch} classes {_as_wide(classes)}"
+    return f"stages {numeric_search.network_name(backbone)} batch {batch} classes {_as_wide(classes)}"
 
 
 def _as_wide(classes: int) -> int:
@@ -114,17 +130,17 @@ def _as_wide(classes: int) -> int:
     return max(FEWEST_CLASSES, 1 << (classes - 1).bit_length())
 
 
-def _notes(given: float) -> tuple[str, ...]:
-    if given >= GIVEN:
+def _notes(share: float) -> tuple[str, ...]:
+    if share >= GIVEN:
         return ()
     doubt = (
-        f"Something else used the processor while rates were measured ({given:.0%} of its time was left): "
-        "predicted times are doubtful until a timing or the first runs have corrected them."
+        f"Something else used the processor while rates were measured ({share:.0%} of its time was left): "
+        "predicted times are uncertain until another timing or the first runs correct them."
     )
     return (doubt,)
 
 
-def _given(threads: int) -> float:
+def _cpu_share(threads: int) -> float:
     """Return the share of the threads' time that this process gets when it asks for all of it."""
     square = torch.ones((512, 512))
     square @ square
@@ -141,36 +157,42 @@ def _base_bytes() -> int:
 
 
 def _stages(
-    backbone: Backbone, way: Way, found: dict[str, Any], batch: int, threads: int
+    backbone: Backbone, config: ForwardConfig, network_rates: dict[str, Any], batch: int, threads: int
 ) -> tuple[StageRates, ...]:
-    plans = training_rates.chosen(backbone, found["learning"], found["around"]["step_s"], batch, threads)
+    plans = training_rates.chosen_plans(
+        backbone, network_rates["learning"], network_rates["around"]["step_s"], batch, threads
+    )
     return tuple(
         StageRates(
             name=backbone.stages[cut.index].name,
             cut=cut.index,
-            row_bytes=bb.row_elements(backbone, cut) * (_value_bytes(way) if cut.index else 1),
+            row_bytes=bb.row_elements(backbone, cut) * (_value_bytes(config) if cut.index else 1),
             plan=plans[place],
-            learning={name: Learning(*rows[place]) for name, rows in found["learning"].items()},
-            **found["stages"][place],
+            learning={name: Learning(*rows[place]) for name, rows in network_rates["learning"].items()},
+            **network_rates["stages"][place],
         )
         for place, cut in enumerate(backbone.cuts)
     )
 
 
-def _value_bytes(way: Way) -> int:
-    return 2 if way.plan.precision == "bfloat16" else 4
+def _value_bytes(config: ForwardConfig) -> int:
+    return 2 if config.plan.precision == "bfloat16" else 4
 
 
-def _network(backbone: Backbone, way: Way, batch: int, classes: int, threads: int) -> dict[str, Any]:
+def _network(
+    backbone: Backbone, config: ForwardConfig, batch: int, classes: int, threads: int
+) -> dict[str, Any]:
     """Measure what depends on the network alone, as plain data."""
-    last, exact = backbone.cuts[-1], numerics.exact_plan(threads)
-    given = _given(threads)
+    last_cut, exact = backbone.cuts[-1], numerics.exact_plan(threads)
+    cpu_share = _cpu_share(threads)
     with torch.random.fork_rng(devices=[]):  # dropout draws
         steps = training_rates.steps(backbone, batch, classes, threads)
-    whole = training_rates.watched(numeric_search.forward(backbone, Way(exact, EVALUATION_BATCH), last))
+    evaluation_pass = training_rates.measure_warm(
+        numeric_search.forward(backbone, ForwardConfig(exact, EVALUATION_BATCH), last_cut)
+    )
     forwards = [forward for forward, *_ in steps.rates["channels-last"]]
-    evaluation_s = [whole.seconds / EVALUATION_BATCH * share / sum(forwards) for share in forwards]
-    frozen_s = [*numeric_search.stages_s(backbone, way), 0.0]  # the head is never frozen
+    evaluation_s = [evaluation_pass.seconds / EVALUATION_BATCH * share / sum(forwards) for share in forwards]
+    frozen_s = [*numeric_search.stages_s(backbone, config), 0.0]  # the head is never frozen
     stages = [
         {"parameters": parameters, "frozen_s": each_s, "evaluation_s": evaluation}
         for parameters, each_s, evaluation in zip(steps.parameters, frozen_s, evaluation_s, strict=True)
@@ -178,25 +200,31 @@ def _network(backbone: Backbone, way: Way, batch: int, classes: int, threads: in
     pixels = torch.zeros((batch, 3, *2 * (backbone.preprocessing.size,)), dtype=torch.uint8)
     normalise = functools.partial(exact.batch, pixels, backbone.preprocessing.normalise)
     around = {
-        "touch_s": _touch_s([whole, steps.whole]),
+        "touch_s": _touch_s([evaluation_pass, steps.full_step]),
         "step_s": steps.step_s,
         "update_s": steps.update_s,
         "normalise_s": numerics.seconds(normalise) / batch,
         "copy_s": numerics.seconds(lambda: backbone.adapt(classes)),
-        "frozen_copy_s": numerics.seconds(lambda: Frozen(backbone, backbone.model, last, way).place()),
+        "frozen_copy_s": numerics.seconds(lambda: Frozen(backbone, backbone.model, last_cut, config).place()),
     }
     peaks = {
-        "frozen": training_rates.peak(numeric_search.forward(backbone, way, last)).peak_bytes,
-        "evaluation": whole.peak_bytes,
+        "frozen": training_rates.peak(numeric_search.forward(backbone, config, last_cut)).peak_bytes,
+        "evaluation": evaluation_pass.peak_bytes,
         "step": steps.peak_bytes,
     }
-    given = min(given, _given(threads))
+    cpu_share = min(cpu_share, _cpu_share(threads))
     check = rate_correction.check_of(backbone, sum(evaluation_s), threads)
-    found = {"stages": stages, "learning": steps.rates, "around": around, "peaks": peaks, "given": given}
-    return {**found, "check": check}
+    network_rates = {
+        "stages": stages,
+        "learning": steps.rates,
+        "around": around,
+        "peaks": peaks,
+        "given": cpu_share,
+    }
+    return {**network_rates, "check": check}
 
 
-def _touch_s(works: list[training_rates.Watched]) -> float:
+def _touch_s(works: list[training_rates.Measured]) -> float:
     """Return the seconds that a byte of memory takes the first time, beyond those of later times."""
     extra = sum(work.first_s - work.seconds for work in works)
     return max(0.0, extra) / max(1, sum(work.first_bytes for work in works))
@@ -204,50 +232,50 @@ def _touch_s(works: list[training_rates.Watched]) -> float:
 
 def _pictures(images: Images) -> dict[str, Any]:
     """Seconds for the pixels of an image: from its file, and each view from the decoded picture."""
-    some = images.samples[:LOOKED_AT]
-    for sample in some:
+    samples = images.samples[:LOOKED_AT]
+    for sample in samples:
         images.manifest.read(sample)  # from the disk, whatever that takes: later looks come from memory
-    begun = time.perf_counter()
-    pictures = [images.manifest.read(sample) for sample in some]
-    read = time.perf_counter()
+    start = time.perf_counter()
+    pictures = [images.manifest.read(sample) for sample in samples]
+    read_at = time.perf_counter()
     for picture in pictures:
         images.preprocessing.crop(picture)
-    cropped = time.perf_counter()
+    cropped_at = time.perf_counter()
     for view in (1, 2):  # the second finds the pictures decoded
         started = time.perf_counter()
-        for position in range(len(some)):
+        for position in range(len(samples)):
             images[position, view]
-    augmented = time.perf_counter()
+    augmented_at = time.perf_counter()
     contact_sheet(images).save(io.BytesIO(), format="PNG")
     return {
-        "sheet_s": time.perf_counter() - augmented,
-        "file_s": (read - begun) / len(some),
-        "crop_s": (cropped - read) / len(some),
-        "augment_s": (augmented - started) / len(some),
-        "picture_bytes": sum(3 * picture.width * picture.height for picture in pictures) // len(some),
+        "sheet_s": time.perf_counter() - augmented_at,
+        "file_s": (read_at - start) / len(samples),
+        "crop_s": (cropped_at - read_at) / len(samples),
+        "augment_s": (augmented_at - started) / len(samples),
+        "picture_bytes": sum(3 * picture.width * picture.height for picture in pictures) // len(samples),
     }
 
 
-def _disk(store: Store) -> dict[str, Any]:
+def _disk(cache: FeatureCache) -> dict[str, Any]:
     """Seconds to read and keep a row, and to write a file, by their bytes; and to find that out for a row."""
-    begun = time.perf_counter()
-    small, large = (store.seconds_per_row(row_bytes) for row_bytes in ROW_BYTES)
-    looked = (time.perf_counter() - begun) / len(ROW_BYTES)
+    start = time.perf_counter()
+    small, large = (cache.seconds_per_row(row_bytes) for row_bytes in ROW_BYTES)
+    probe_s = (time.perf_counter() - start) / len(ROW_BYTES)
     with tempfile.TemporaryDirectory(dir=directories.folder("rates")) as folder:
         path = Path(folder) / "file"
-        written = [
+        write_seconds = [
             numerics.seconds(functools.partial(directories.write_atomically, path, bytes(size)))
             for size in FILE_BYTES
         ]
     return {
-        "look_s": looked,
+        "look_s": probe_s,
         "read": _line(ROW_BYTES, (small[0], large[0])),
         "keep": _line(ROW_BYTES, (small[1], large[1])),
-        "write": _line(FILE_BYTES, (written[0], written[1])),
+        "write": _line(FILE_BYTES, (write_seconds[0], write_seconds[1])),
     }
 
 
-def _finding(backbone: Backbone, way: Way, store: Store) -> Line:
+def _finding(backbone: Backbone, config: ForwardConfig, cache: FeatureCache) -> Line:
     """Seconds to find a cut's rows in the store, by the numbers below it, from the first and the last cut."""
     cuts = (backbone.cuts[1], backbone.cuts[-1])
     stage_of = backbone.stage_of(backbone.model)
@@ -255,33 +283,33 @@ def _finding(backbone: Backbone, way: Way, store: Store) -> Line:
     few, many = (sum(size for stage, size in sizes if stage < cut.index) for cut in cuts)
 
     def find(cut: Cut) -> None:
-        _ = Frozen(backbone, backbone.model, cut, way, store).shelf
+        _ = Frozen(backbone, backbone.model, cut, config, cache).cached
 
-    first, last = (numerics.seconds(functools.partial(find, cut)) for cut in cuts)
-    return _line((few, many), (first, last))
+    first_s, last_s = (numerics.seconds(functools.partial(find, cut)) for cut in cuts)
+    return _line((few, many), (first_s, last_s))
 
 
 def _line(places_: tuple[int, int], seconds: tuple[float, float]) -> Line:
     """Return the line through two measurements, never falling and never below zero."""
     apart = places_[1] - places_[0]
-    each = max(0.0, seconds[1] - seconds[0]) / apart if apart else 0.0
-    return Line(max(0.0, seconds[0] - each * places_[0]), each)
+    slope = max(0.0, seconds[1] - seconds[0]) / apart if apart else 0.0
+    return Line(max(0.0, seconds[0] - slope * places_[0]), slope)
 
 
 def _solving(width: int, classes: int) -> dict[str, Line]:
     """Seconds to solve for a head with one L2 and with the grid, by images × numbers an image × classes."""
     rng, spread = np.random.default_rng(0), np.arange(1, width + 1) ** -FALLS
-    taken: dict[str, list[float]] = {"solve": [], "solve_grid": []}
+    solve_seconds: dict[str, list[float]] = {"solve": [], "solve_grid": []}
     for images in PROBE_IMAGES:
         targets = np.arange(images) % classes
         middle = rng.normal(size=(classes, width)) * APART
         features = ((rng.normal(size=(images, width)) + middle[targets]) * spread).astype(np.float32)
         for name, grid in (("solve", (L2,)), ("solve_grid", probe.GRID)):
-            begun = time.perf_counter()
+            start = time.perf_counter()
             probe.path(features, targets, classes, grid)
-            taken[name].append(time.perf_counter() - begun)
+            solve_seconds[name].append(time.perf_counter() - start)
     few, many = (images * min(images, width) * classes for images in PROBE_IMAGES)
-    return {name: _line((few, many), (low, high)) for name, (low, high) in taken.items()}
+    return {name: _line((few, many), (low, high)) for name, (low, high) in solve_seconds.items()}
 
 
 def _figures(classes: int) -> dict[str, float]:
@@ -289,13 +317,13 @@ def _figures(classes: int) -> dict[str, float]:
     rng = np.random.default_rng(0)
     targets = np.arange(FIGURES) % classes
     logits = 2.0 * np.eye(classes)[targets] + rng.normal(size=(FIGURES, classes))
-    names, answers = [str(place) for place in range(classes)], metrics.softmax(logits)
+    names, probabilities = [str(place) for place in range(classes)], metrics.softmax(logits)
 
     def calibrate() -> None:
         metrics.fit_temperature(logits, targets)
-        metrics.score("log_loss", targets, answers)
+        metrics.score("log_loss", targets, probabilities)
 
     return {
         "temperature_s": numerics.seconds(calibrate),
-        "summary_s": numerics.seconds(lambda: metrics.summary(names, targets, answers, [1] * classes)),
+        "summary_s": numerics.seconds(lambda: metrics.summary(names, targets, probabilities, [1] * classes)),
     }

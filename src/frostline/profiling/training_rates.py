@@ -41,7 +41,7 @@ Pass = tuple[float, float]  # seconds forward and backward
 
 
 @dataclass(frozen=True)
-class Watched:
+class Measured:
     """A piece of work: its seconds once its memory is there, and how much of it that is at its highest."""
 
     first_s: float  # when it is not
@@ -58,7 +58,7 @@ class Steps:
     parameters: list[int]  # by stage
     step_s: float
     update_s: float
-    whole: Watched  # a step in which all learns
+    full_step: Measured  # a step in which all learns
     peak_bytes: int  # of it, beside what is kept for the backward pass
 
 
@@ -68,28 +68,28 @@ def steps(backbone: Backbone, batch: int, classes: int, threads: int) -> Steps:
     parameters = _parameters(backbone, model)
     plans = numerics.candidates(threads)
     rates = _chains(backbone, model, plans)
-    taken = {name: _step_s(rows, batch) for name, rows in rates.items()}
-    name, last = numerics.fastest(taken), backbone.cuts[-1]
+    step_seconds = {name: _step_s(rows, batch) for name, rows in rates.items()}
+    name, last = numerics.fastest(step_seconds), backbone.cuts[-1]
     plan = plans[name]
     # A long step is timed with fewer images; what it needs beside what is kept grows with them, nearly.
-    images = min(batch, MANY) if taken[name] > numerics.ENOUGH_S else batch
+    images = min(batch, MANY) if step_seconds[name] > numerics.ENOUGH_S else batch
     step = _Step(backbone, model, backbone.cuts[0], plan, images)
-    whole = watched(step.run)
+    full = measure_warm(step.run)
     update_s = numerics.seconds(step.update) / sum(parameters)
-    beside = (whole.peak_bytes - images * sum(kept for *_, kept in rates[name])) * batch / images
+    beside = (full.peak_bytes - images * sum(kept_bytes for *_, kept_bytes in rates[name])) * batch / images
     head_s = numerics.seconds(_Step(backbone, model, last, plan, images).run)
     step_s = max(0.0, head_s - _step_s(rates[name][-1:], images) - update_s * parameters[-1])
     # Timed apart, what lies beside the stages may come out longer than a whole step on a busy machine.
-    learning_s = max(LEAST * whole.seconds, whole.seconds - step_s - update_s * sum(parameters))
+    learning_s = max(LEAST * full.seconds, full.seconds - step_s - update_s * sum(parameters))
     scale = learning_s / _step_s(rates[name], images)
     scaled = {
         plan: [
-            (forward * scale, backward * scale, fixed * scale, kept)
-            for forward, backward, fixed, kept in rows
+            (forward * scale, backward * scale, fixed * scale, kept_bytes)
+            for forward, backward, fixed, kept_bytes in rows
         ]
         for plan, rows in rates.items()
     }
-    return Steps(scaled, parameters, step_s, update_s, whole, max(0, round(beside)))
+    return Steps(scaled, parameters, step_s, update_s, full, max(0, round(beside)))
 
 
 def _step_s(rows: list[Row], images: int) -> float:
@@ -97,33 +97,37 @@ def _step_s(rows: list[Row], images: int) -> float:
     return sum(fixed + images * (forward + backward) for forward, backward, fixed, _ in rows)
 
 
-def chosen(backbone: Backbone, rates: Rates, step_s: float, batch: int, threads: int) -> list[str]:
+def chosen_plans(backbone: Backbone, rates: Rates, step_s: float, batch: int, threads: int) -> list[str]:
     """Return the plan that training from each cut takes, and let `train` find it without a timing."""
-    found = []
+    names = []
     for place, cut in enumerate(backbone.cuts):
-        taken = {name: step_s + _step_s(rows[place:], min(batch, MANY)) for name, rows in rates.items()}
-        known = numerics.note_seconds(numeric_search.trial(backbone, cut, batch), taken, threads)
-        found.append(numerics.fastest(known))
-    return found
+        step_seconds = {
+            name: step_s + _step_s(rows[place:], min(batch, MANY)) for name, rows in rates.items()
+        }
+        remembered = numerics.note_seconds(
+            numeric_search.trial_name(backbone, cut, batch), step_seconds, threads
+        )
+        names.append(numerics.fastest(remembered))
+    return names
 
 
-def watched(run: Callable[[], object]) -> Watched:
+def measure_warm(run: Callable[[], object]) -> Measured:
     """Measure calls of `run`: the memory it needs, and what it takes once that is there."""
-    found = peak(run)
-    return replace(found, seconds=numerics.seconds(run, warm=True))
+    measured = peak(run)
+    return replace(measured, seconds=numerics.seconds(run, warm=True))
 
 
-def peak(run: Callable[[], object]) -> Watched:
+def peak(run: Callable[[], object]) -> Measured:
     """Measure a call of `run` after one that prepares it, in memory that was given back before.
 
     The second call needs more than the first, which finds all of it in one piece; a third adds little.
     """
     run()
     with PeakMemory(0) as memory:
-        before, begun = resident_bytes(), numerics.now()
+        before, start = resident_bytes(), numerics.now()
         run()
-        taken = numerics.now() - begun
-        return Watched(taken, max(0, resident_bytes() - before), taken, max(0, memory.bytes - before))
+        seconds = numerics.now() - start
+        return Measured(seconds, max(0, resident_bytes() - before), seconds, max(0, memory.bytes - before))
 
 
 def _parameters(backbone: Backbone, model: nn.Module) -> list[int]:
@@ -180,12 +184,12 @@ def _pixels(backbone: Backbone, images: int) -> Tensor:
 def _chains(backbone: Backbone, model: nn.Module, plans: dict[str, NumericPlan]) -> Rates:
     """Return what each stage costs in each plan, unscaled; a hopeless plan's many images are reckoned."""
     few = {name: _timed(backbone, model, plan, FEW) for name, plan in plans.items()}
-    taken = {name: sum(map(sum, stages)) for name, stages in few.items()}
-    best = min(taken, key=lambda name: taken[name])
-    images = SOME if taken[best] / FEW * SOME >= LONG_S else MANY
+    pass_seconds = {name: sum(map(sum, stages)) for name, stages in few.items()}
+    best = min(pass_seconds, key=lambda name: pass_seconds[name])
+    images = SOME if pass_seconds[best] / FEW * SOME >= LONG_S else MANY
     many = {best: _timed(backbone, model, plans[best], images)}
     for name, plan in plans.items():
-        if taken[name] > HOPELESS * taken[best]:
+        if pass_seconds[name] > HOPELESS * pass_seconds[best]:
             many[name] = _as_many(few[name], few[best], many[best])
         elif name != best:
             many[name] = _timed(backbone, model, plan, images)
@@ -195,8 +199,8 @@ def _chains(backbone: Backbone, model: nn.Module, plans: dict[str, NumericPlan])
 def _as_many(few: list[Pass], few_best: list[Pass], many_best: list[Pass]) -> list[Pass]:
     """Let each stage grow with the images as it does in the best plan."""
     return [
-        (mine[0] * many[0] / best[0], mine[1] * many[1] / best[1])
-        for mine, best, many in zip(few, few_best, many_best, strict=True)
+        (own[0] * many[0] / best[0], own[1] * many[1] / best[1])
+        for own, best, many in zip(few, few_best, many_best, strict=True)
     ]
 
 
@@ -204,13 +208,15 @@ def _rows(
     backbone: Backbone, model: nn.Module, plan: NumericPlan, few: list[Pass], many: list[Pass], images: int
 ) -> list[Row]:
     """Return the lines through few and that many images, stage by stage, and the bytes kept."""
-    light, heavy = (_kept(backbone, _ready(backbone, model, plan), plan, weighed) for weighed in WEIGHED)
-    found = []
+    light, heavy = (
+        _kept_bytes(backbone, _ready(backbone, model, plan), plan, weighed) for weighed in WEIGHED
+    )
+    rows = []
     for low, high, a, b in zip(few, many, light, heavy, strict=True):
         forward, backward = (_slope(*pair, images - FEW) for pair in zip(low, high, strict=True))
         fixed = max(0.0, sum(high) - images * (forward + backward))
-        found.append((forward, backward, fixed, (b - a) / (WEIGHED[1] - WEIGHED[0])))
-    return found
+        rows.append((forward, backward, fixed, (b - a) / (WEIGHED[1] - WEIGHED[0])))
+    return rows
 
 
 def _ready(backbone: Backbone, model: nn.Module, plan: NumericPlan) -> nn.Module:
@@ -242,23 +248,23 @@ def _timed(backbone: Backbone, model: nn.Module, plan: NumericPlan, images: int)
     return [(min(f for f, _ in stage), min(b for _, b in stage)) for stage in zip(*passes[1:], strict=True)]
 
 
-def _kept(backbone: Backbone, model: nn.Module, plan: NumericPlan, images: int) -> list[int]:
+def _kept_bytes(backbone: Backbone, model: nn.Module, plan: NumericPlan, images: int) -> list[int]:
     """Return the bytes of the storages that each stage keeps for its backward pass, each counted once."""
     weights = {p.untyped_storage().data_ptr() for p in [*model.parameters(), *model.buffers()]}
-    held: dict[int, Tensor] = {}  # by storage; kept alive, so that no address is used twice
+    storages: dict[int, Tensor] = {}  # by storage; kept alive, so that no address is used twice
     sizes: list[int] = []
 
-    def pack(kept: Tensor) -> Tensor:
-        place = kept.untyped_storage().data_ptr()
-        if place not in held and place not in weights:
-            held[place] = kept
-            sizes[-1] += kept.untyped_storage().nbytes()
-        return kept
+    def pack(tensor: Tensor) -> Tensor:
+        place = tensor.untyped_storage().data_ptr()
+        if place not in storages and place not in weights:
+            storages[place] = tensor
+            sizes[-1] += tensor.untyped_storage().nbytes()
+        return tensor
 
     alive = []
     for run, z in _stages(backbone, model, plan, images):
         sizes.append(0)
-        with torch.autograd.graph.saved_tensors_hooks(pack, lambda kept: kept):
+        with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
             alive.append(run(z))
     return sizes
 

@@ -18,9 +18,9 @@ from numpy.typing import NDArray
 
 from frostline import probe, profiling
 from frostline.data import Manifest, OnProgress
-from frostline.diagnostics import shared_out, transferability
+from frostline.diagnostics import class_balanced_subset, transferability
 from frostline.errors import UsageError
-from frostline.feature_cache import Store
+from frostline.feature_cache import FeatureCache
 from frostline.features import Frozen, features
 from frostline.features.image_batches import Images
 from frostline.models import Backbone
@@ -188,7 +188,7 @@ def _fewer(data: Manifest, seed: int) -> Manifest:
     learned = np.flatnonzero(data.has_learned(pool)).tolist()  # by what is left out, too
     return replace(
         data,
-        samples=shared_out(data, pool, MOST_IMAGES, seed),
+        samples=class_balanced_subset(data, pool, MOST_IMAGES, seed),
         learned=data.learned | {pool[at].digest for at in learned},
         earlier_folds={},
     )
@@ -228,9 +228,11 @@ def _features(
     progress: OnProgress | None,
 ) -> NDArray[np.float32]:
     """Return the pooled features of every image, computed as training does, so that it finds the rows."""
-    way = profiling.frozen_way(backbone, deterministic=deterministic, precision=precision, threads=threads)
+    way = profiling.forward_config(
+        backbone, deterministic=deterministic, precision=precision, threads=threads
+    )
     images = Images(data, data.samples, backbone.preprocessing)
-    with numerics.threads(way.plan.threads), Store() as store:
+    with numerics.threads(way.plan.threads), FeatureCache() as store:
         head = Frozen(backbone, backbone.model, backbone.cuts[-1], way, store)
         return features(head, images, workers=workers, progress=progress)
 

@@ -121,7 +121,7 @@ def compare(
     for candidate in candidates:
         check_options(candidate.augment, chosen.min_crop, chosen.rotate)
     told = data.notes
-    data = lineage.respected(list(backbones.values()), data, Study(study))
+    data = lineage.keep_learned_in_train(list(backbones.values()), data, Study(study))
     for note in data.notes:
         if note not in told:
             log(note)

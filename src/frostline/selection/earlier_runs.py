@@ -16,7 +16,7 @@ from frostline.selection.candidates import Candidate
 from frostline.selection.request import CompareRequest, Earlier
 from frostline.strategies import parse
 from frostline.studies.best_run import PassedOver
-from frostline.studies.contenders import Contender, network_of, trained_runs, unlike
+from frostline.studies.contenders import Contender, network_of, setting_difference, trained_runs
 from frostline.system import directories
 
 JOINED = "earlier.json"  # in a comparison's folder: the candidates that joined it
@@ -41,7 +41,9 @@ def join(request: CompareRequest) -> CompareRequest:
         if request.joins
         else "left out, as asked for"
     )
-    reasons = [(run, unlike(run, request.settings) or _missing(run, together, why)) for run in trained]
+    reasons = [
+        (run, setting_difference(run, request.settings) or _missing(run, together, why)) for run in trained
+    ]
     apart = [
         PassedOver(run.folder.name, run.strategy, run.figure, reason) for run, reason in reasons if reason
     ]
@@ -60,7 +62,7 @@ def _joined(request: CompareRequest, trained: Sequence[Contender]) -> list[Candi
                 f"{file} is damaged ({str(error)[:80]}). Expected the candidates that joined a comparison: "
                 "remove its folder to begin it again."
             ) from None
-    alike = [run for run in trained if not unlike(run, request.settings)]
+    alike = [run for run in trained if not setting_difference(run, request.settings)]
     found = dict.fromkeys(_candidate(run, request) for run in alike)
     joined = [one for one in found if one is not None and one not in request.candidates]
     directories.write_atomically(file, json.dumps([one.as_list() for one in joined]).encode())

@@ -34,7 +34,7 @@ def race(request: CompareRequest, contest: Contest, begin: Begin, address: str) 
         request.log(f"Ray at {found.address}: {len(found.shares)} worker(s)")
         spent = (contest.clock.spent_s, time.time())
         over = found.everywhere(
-            _race, carried, begin, *spent, folders=folders, hear=lambda: _tell_new(contest)
+            _race, carried, begin, *spent, folders=folders, on_poll=lambda: _tell_new(contest)
         )
         _tell_new(contest)
         found.once(_end, carried, begin, any(over), *spent, folders=folders)

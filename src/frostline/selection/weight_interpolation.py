@@ -21,8 +21,8 @@ from torch import nn
 from frostline import metrics, probe
 from frostline import models as bb
 from frostline.cost import cache_choice
-from frostline.feature_cache import Store
-from frostline.features import Way, logits
+from frostline.feature_cache import FeatureCache
+from frostline.features import ForwardConfig, logits
 from frostline.features.image_batches import EVALUATION_BATCH, Images
 from frostline.models import Backbone, Cut
 from frostline.selection import resampling
@@ -226,8 +226,8 @@ class _Fold:
         """Return logits (images, classes) on the held-out images at a share, in float32 as a run's are."""
         row_bytes = 4 * bb.row_elements(self.backbone, self.cut)
         keep = cache_choice.untimed(row_bytes, 3 * self.backbone.preprocessing.size**2).keep
-        way = Way(numerics.exact_plan(self.request.config.threads), EVALUATION_BATCH)
-        with Store() as store:
+        way = ForwardConfig(numerics.exact_plan(self.request.config.threads), EVALUATION_BATCH)
+        with FeatureCache() as store:
             return logits(
-                self.backbone, self.at(share, self.after), self.cut, self.held, way, keep=keep, store=store
+                self.backbone, self.at(share, self.after), self.cut, self.held, way, keep=keep, cache=store
             )

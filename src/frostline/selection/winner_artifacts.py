@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from frostline.feature_cache import Store
+from frostline.feature_cache import FeatureCache
 from frostline.features.image_batches import Images
 from frostline.inference import error_gallery, selective_prediction
 from frostline.selection import resampling, weight_interpolation
@@ -21,7 +21,7 @@ def leave_looks(request: CompareRequest, contest: Contest, place: int, share: fl
         request.log("No time was left for pictures of the mistakes.")
     elif table.is_file():
         models = weight_interpolation.models(request, contest, place, longest(contest.outcomes, place), share)
-        error_gallery.leave(request.folder, table, backbone, request.data, models)
+        error_gallery.write_gallery(request.folder, table, backbone, request.data, models)
 
 
 def leave_familiar(
@@ -45,10 +45,12 @@ def leave_familiar(
     most = _to_doubt_by(request, contest, max(len(train), len(held)))
     if model is not None and most:
         folder = Study(request.study.path).run_at(contest.outcomes[task].get("run"))
-        with Store() as store:
+        with FeatureCache() as store:
             below = below_of(backbone, folder, folder.read("result.json")["cut"], store)
             distances = selective_prediction.distances(backbone, model, below, train, held, most)
-        selective_prediction.write(run.folder.path, selective_prediction.Familiar(known.features, distances))
+        selective_prediction.write(
+            run.folder.path, selective_prediction.FamiliarFeatures(known.features, distances)
+        )
 
 
 def _to_doubt_by(request: CompareRequest, contest: Contest, images: int) -> int:

@@ -1,4 +1,4 @@
-"""What may answer for a study, as its files tell: runs of `train`, and the winners of comparisons.
+"""The runs that may predict for a study: runs of `train`, and the winners of comparisons.
 
 Nothing here reads a figure of the test part. Imports no torch.
 """
@@ -27,12 +27,12 @@ SAME = (
     "rotate",
 )  # settings beside the strategy that change what it learns
 COMPARISON = "comparison.json"  # in a comparison's folder, written at its end
-OUT_OF_FOLD = "out-of-fold.csv"  # beside it: what the winner's runs answered about what they held out
+OUT_OF_FOLD = "out-of-fold.csv"  # beside it: the predictions of the winner's runs on the images they held out
 
 
 @dataclass(frozen=True)
-class OnVal:
-    """What was answered about the study's val part without having learned from it; higher is better."""
+class ValScore:
+    """A run's result on the study's val part, which it has not learned from; higher is better."""
 
     accuracy: float
     metric: str
@@ -40,16 +40,16 @@ class OnVal:
 
 
 @dataclass(frozen=True)
-class Race:
+class ComparisonResult:
     """How a winner was judged: equal `folds`, the same folds. `raced` holds each candidate's accuracy."""
 
     folds: str | None
     metric: str
     score: float | None
     accuracy: float | None
-    raced: Mapping[tuple[str, str, str], float | None]  # by strategy, augmentation and network
+    candidates: Mapping[tuple[str, str, str], float | None]  # by strategy, augmentation and network
     settings: Mapping[str, Mapping[str, Any]]  # of its runs, by a candidate's network
-    whole: bool
+    trained_on_all: bool
 
 
 @dataclass(frozen=True)
@@ -59,31 +59,31 @@ class Contender:
     folder: RunFolder
     strategy: str
     ended: str
-    on_val: OnVal | None
+    val_score: ValScore | None
     config: Mapping[str, Any]
     answers: Path  # the table of what was answered about the images that judge it
     stopped: bool = False
-    race: Race | None = None
+    comparison: ComparisonResult | None = None
 
     @property
     def accuracy(self) -> float | None:
-        """What it is known by."""
-        if self.race is not None:
-            return self.race.accuracy
-        return self.on_val.accuracy if self.on_val else None
+        """The accuracy it was judged by: out of fold for a comparison's winner, else on val; 0–1."""
+        if self.comparison is not None:
+            return self.comparison.accuracy
+        return self.val_score.accuracy if self.val_score else None
 
     @property
     def figure(self) -> str:
-        """What it was judged by, in words."""
+        """The accuracy it was judged by, as text."""
         if self.accuracy is None:
-            return "judged by no val part"
+            return "not evaluated on a val part"
         rate = f"{100 * self.accuracy:.1f} %"
-        return f"{rate} out of fold" if self.race else f"val {rate}"
+        return f"{rate} out of fold" if self.comparison else f"val {rate}"
 
 
 def trained_runs(study: Study) -> list[Contender]:
     """Return the finished runs that `train` made in this study, those first that ended first."""
-    found = []
+    contenders = []
     for folder in study.runs():
         config, result = folder.read("config.json"), folder.read("result.json")
         if not isinstance(config, dict) or not isinstance(config.get("strategy"), str):
@@ -94,29 +94,35 @@ def trained_runs(study: Study) -> list[Contender]:
         on_val = _on_val(result.get("val_accuracy"), config.get("metric"), result.get("val_goodness"))
         stopped = bool(result.get("stopped"))
         answers = folder.path / "predictions-val.csv"
-        found.append(Contender(folder, config["strategy"], folder.ended, on_val, config, answers, stopped))
-    return found
+        contenders.append(
+            Contender(folder, config["strategy"], folder.ended, on_val, config, answers, stopped)
+        )
+    return contenders
 
 
-def separated(one: Contender, other: Contender, study: Study) -> bool:
-    """Whether one is right more often than the other on the images that both were asked about, beyond chance.
+def significantly_better(candidate: Contender, rival: Contender, study: Study) -> bool:
+    """Tell whether the candidate is significantly more accurate than the rival on the images both predicted.
 
-    The lower end of a 95 % interval for paired shares (Bonett and Price 2012, who add one to the images that
-    each alone had right) is above zero. Images that hang together count as often as there are groups of them.
+    The lower end of a 95 % interval for paired proportions (Bonett and Price 2012, who add one to the images
+    that each alone predicted correctly) is above zero. Images of one group count as one.
     """
-    mine, theirs = _right(one.answers), _right(other.answers)
-    both = [path for path in mine if path in theirs]
-    n = _independent(study, both)
+    candidate_correct, rival_correct = _correct_by_path(candidate.answers), _correct_by_path(rival.answers)
+    shared = [path for path in candidate_correct if path in rival_correct]
+    n = _independent(study, shared)
     if not n:
         return False
-    share = n / len(both)
-    alone = (1 + share * sum(mine[path] and not theirs[path] for path in both)) / (n + 2)
-    lost = (1 + share * sum(theirs[path] and not mine[path] for path in both)) / (n + 2)
-    error = math.sqrt((alone + lost - (alone - lost) ** 2) / (n + 2))
-    return alone - lost > Z95 * error
+    share = n / len(shared)
+    candidate_only = (
+        1 + share * sum(candidate_correct[path] and not rival_correct[path] for path in shared)
+    ) / (n + 2)
+    rival_only = (1 + share * sum(rival_correct[path] and not candidate_correct[path] for path in shared)) / (
+        n + 2
+    )
+    error = math.sqrt((candidate_only + rival_only - (candidate_only - rival_only) ** 2) / (n + 2))
+    return candidate_only - rival_only > Z95 * error
 
 
-def _right(table: Path) -> dict[str, bool]:
+def _correct_by_path(table: Path) -> dict[str, bool]:
     """Return which images of a table of answers were answered right. Raises `StudyError`."""
     try:
         with open(table, newline="", encoding="utf-8", errors="surrogateescape") as file:
@@ -134,80 +140,80 @@ def _independent(study: Study, paths: Sequence[str]) -> int:
         data = Manifest.load(study.path / "manifest.jsonl")
     except DataError as error:
         raise StudyError(f"{error} Name a run with --run.") from None
-    known = {sample.path: sample for sample in data.samples}
-    return len(set(data.units([known[path] for path in paths if path in known]).tolist()))
+    sample_of = {sample.path: sample for sample in data.samples}
+    return len(set(data.units([sample_of[path] for path in paths if path in sample_of]).tolist()))
 
 
-def unlike(run: Contender, settings: Mapping[str, Mapping[str, Any]]) -> str:
+def setting_difference(run: Contender, settings: Mapping[str, Mapping[str, Any]]) -> str:
     """Say how a run of `train` was made unlike the runs of a comparison; nothing where it was made alike.
 
     `settings` are a comparison's, by a candidate's network.
     """
     config = run.config
-    mine = [known for known in settings.values() if known["weights"] == config.get("weights")]
-    if not mine:
+    same_network = [other for other in settings.values() if other["weights"] == config.get("weights")]
+    if not same_network:
         return f"trained on another network, {config.get('model')}"
     size = (config.get("preprocessing") or {}).get("size")
-    if all(known["preprocessing"] != config.get("preprocessing") for known in mine):
-        other = all(known["preprocessing"].get("size") != size for known in mine)
-        if other:
+    if all(other["preprocessing"] != config.get("preprocessing") for other in same_network):
+        other_size = all(other["preprocessing"].get("size") != size for other in same_network)
+        if other_size:
             return f"trained at {size} px"
         mode = (config.get("preprocessing") or {}).get("crop_mode")
-        if all(known["preprocessing"].get("crop_mode") != mode for known in mine):
-            return f"trained on images made square in another way (crop mode {mode})"
+        if all(other["preprocessing"].get("crop_mode") != mode for other in same_network):
+            return f"trained on images resized in another way (crop mode {mode})"
         return "trained with another preprocessing"
-    apart = [f"{key}={config.get(key)}" for key in SAME if config.get(key) != mine[0].get(key)]
+    differences = [f"{key}={config.get(key)}" for key in SAME if config.get(key) != same_network[0].get(key)]
     if str(config.get("augment")).startswith("custom"):
-        apart.append("an augmentation of its own")
+        differences.append("a custom augmentation")
     if config.get("interpolate_weights") is not None:
-        apart.append(f"interpolate_weights={config['interpolate_weights']}")
-    if apart:
-        return f"trained with {', '.join(apart)}"
+        differences.append(f"interpolate_weights={config['interpolate_weights']}")
+    if differences:
+        return f"trained with {', '.join(differences)}"
     return "stopped by its time limit" if run.stopped else ""
 
 
 def network_of(run: Contender, settings: Mapping[str, Mapping[str, Any]]) -> str:
     """Return by which name a comparison calls the network of a run that is not unlike its own."""
-    same = (run.config.get("weights"), run.config.get("preprocessing"))
-    return next(
-        name for name, known in settings.items() if (known["weights"], known["preprocessing"]) == same
-    )
+    key = (run.config.get("weights"), run.config.get("preprocessing"))
+    return next(name for name, other in settings.items() if (other["weights"], other["preprocessing"]) == key)
 
 
 def winners_of(study: Study) -> list[Contender]:
     """Return the winners of comparisons that have ended, those first that ended first."""
-    found = [_winner(study, file) for file in sorted((study.path / "comparisons").glob(f"*/{COMPARISON}"))]
-    return sorted(found, key=lambda one: (one.ended, one.folder.name))
+    winners = [_winner(study, file) for file in sorted((study.path / "comparisons").glob(f"*/{COMPARISON}"))]
+    return sorted(winners, key=lambda winner: (winner.ended, winner.folder.name))
 
 
 def _winner(study: Study, file: Path) -> Contender:
     try:
-        told = json.loads(file.read_text(encoding="utf-8"))
-        folder, judged = study.run_at(told.get("run")), told.get("judged") or {}
+        record = json.loads(file.read_text(encoding="utf-8"))
+        folder, judged = study.run_at(record.get("run")), record.get("judged") or {}
         val = judged.get("val") or {}
-        on_val = _on_val(val.get("accuracy"), told["metric"], val.get("goodness"))
-        ended = str(told.get("ended") or ended_of(folder))
+        on_val = _on_val(val.get("accuracy"), record["metric"], val.get("goodness"))
+        ended = str(record.get("ended") or ended_of(folder))
         answers = file.with_name(OUT_OF_FOLD)
-        return Contender(folder, str(told["winner"]), ended, on_val, {}, answers, race=race_of(told))
+        return Contender(
+            folder, str(record["winner"]), ended, on_val, {}, answers, comparison=comparison_result(record)
+        )
     except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise StudyError(
-            f"{file} is damaged ({str(error)[:80] or type(error).__name__}). Expected what `compare` leaves: "
-            "give its command again, or name a run with --run."
+            f"{file} is damaged ({str(error)[:80] or type(error).__name__}). Expected what `compare` writes: "
+            "run its command again, or name a run with --run."
         ) from None
 
 
-def race_of(told: Mapping[str, Any]) -> Race:
-    """Read how a comparison judged."""
-    judged, rows = told.get("judged") or {}, [row for row in told["standings"] if row["runs"]]
+def comparison_result(record: Mapping[str, Any]) -> ComparisonResult:
+    """Return the result in a comparison's record."""
+    judged, rows = record.get("judged") or {}, [row for row in record["standings"] if row["runs"]]
     names = [(str(row["strategy"]), str(row["augment"]), str(row.get("model", ""))) for row in rows]
-    return Race(
+    return ComparisonResult(
         folds=judged.get("folds"),
-        metric=str(told["metric"]),
+        metric=str(record["metric"]),
         score=_number(judged.get("score")),
         accuracy=_number(judged.get("accuracy")),
-        raced={name: _number(row["accuracy"]) for name, row in zip(names, rows, strict=True)},
+        candidates={name: _number(row["accuracy"]) for name, row in zip(names, rows, strict=True)},
         settings=dict(judged.get("settings") or {}),
-        whole=bool(told.get("every_image", True)),
+        trained_on_all=bool(record.get("every_image", True)),
     )
 
 
@@ -215,11 +221,11 @@ def ended_of(folder: RunFolder) -> str:
     return folder.ended if folder.finished else ""
 
 
-def _on_val(accuracy: object, metric: object, goodness: object) -> OnVal | None:
+def _on_val(accuracy: object, metric: object, goodness: object) -> ValScore | None:
     right = _number(accuracy)
-    return None if right is None else OnVal(right, str(metric), _number(goodness))
+    return None if right is None else ValScore(right, str(metric), _number(goodness))
 
 
 def _number(value: object) -> float | None:
-    known = isinstance(value, int | float) and math.isfinite(value)
-    return float(value) if known else None  # type: ignore[arg-type]
+    is_number = isinstance(value, int | float) and math.isfinite(value)
+    return float(value) if is_number else None  # type: ignore[arg-type]

@@ -8,21 +8,21 @@
                             null for no part, and where it was held out in no fold of that seed
       thumbnails/           a few test images, small, for the report
       test-looks.json       how many configurations had looked at the test part when the last run was shown
-      answer.json           which run answers while a comparison is at work
-      backbone.json, signals.json, advice.json, fit.json   what `fit` measured, was advised, and found
-      models.json           what each of several backbones is, and which of them raced
-      comparisons/<digest>/ what was raced, what joined it from earlier runs, its trials (Optuna's SQLite),
-                            its outcome; looks.json and looks/ as in a run, of answers out of fold
-      report.html           the study as one page, where it was asked for
-      tensorboard/<strategy> <run>/, mlflow.db  copies of all runs' figures, where loggers were asked for
+      answer.json           which run predicts while a comparison is running
+      backbone.json, signals.json, advice.json, fit.json   what `fit` measured, advised, and found
+      models.json           what each of several backbones is, and which of them were compared
+      comparisons/<digest>/ what was compared, what joined from earlier runs, its trials (Optuna's SQLite),
+                            its outcome; looks.json and looks/ as in a run, of predictions out of fold
+      report.html           the study as one page, where requested
+      tensorboard/<strategy> <run>/, mlflow.db  copies of all runs' metrics, where loggers were requested
       splits/<digest>/      a study for each other split of the same data: repeats, folds, everything
       runs/<digest>/        one folder per configuration
-        config.json         everything that was asked for; the folder's name is its digest
+        config.json         the whole configuration; the folder's name is its digest
         environment.json    versions and machine
         plan.json           the numeric plan: what a timing decided, obeyed on resume
         metrics.jsonl       a line per epoch
-        state.safetensors, state-before.safetensors   where an unfinished run goes on (removed at the end)
-        lock, holder.json   who makes the run
+        state.safetensors, state-before.safetensors   where an unfinished run resumes (removed at the end)
+        lock, holder.json   which process trains the run
         best.safetensors    the weights
         fingerprints.safetensors   short digests of the images they learned from, through all generations
         backbone.json       the network's stages and cuts
@@ -121,7 +121,7 @@ class RunFolder:
 
     @property
     def finished(self) -> bool:
-        """Whether the run came to its end."""
+        """Whether the run is finished."""
         return (self.path / "result.json").is_file()
 
     @property
@@ -151,14 +151,14 @@ class RunFolder:
             self._acquire(lock)
         except Timeout:
             raise StudyError(
-                f"Run {self.name} is being made by {self._holder()}. Wait for it, or stop it; the same "
-                "command then goes on."
+                f"Run {self.name} is being trained by {self._holder()}. Wait for it, or stop it; the same "
+                "command then resumes."
             ) from None
         except OSError as error:
             raise StudyError(f"The study folder {self.path} cannot be written ({error.strerror}).") from None
         try:
-            me = {"process": os.getpid(), "host": platform.node(), "since": _clock()}
-            self.write("holder.json", {**me, "began": psutil.Process().create_time()})
+            holder = {"process": os.getpid(), "host": platform.node(), "since": _clock()}
+            self.write("holder.json", {**holder, "began": psutil.Process().create_time()})
             yield
         finally:
             (self.path / "holder.json").unlink(missing_ok=True)
@@ -175,9 +175,11 @@ class RunFolder:
     def _holder_lives(self) -> bool:
         """Whether the very process that noted itself runs, for all that can be seen from this machine."""
         try:
-            found = self.read("holder.json")
-            here = found["host"] == platform.node()
-            return not here or abs(psutil.Process(found["process"]).create_time() - found["began"]) < 1.0
+            holder = self.read("holder.json")
+            same_host = holder["host"] == platform.node()
+            return (
+                not same_host or abs(psutil.Process(holder["process"]).create_time() - holder["began"]) < 1.0
+            )
         except psutil.NoSuchProcess:
             return False
         except (psutil.Error, StudyError, KeyError, TypeError, ValueError):
@@ -185,8 +187,8 @@ class RunFolder:
 
     def _holder(self) -> str:
         try:
-            found = self.read("holder.json")
-            return f"process {found['process']} on {found['host']} since {found['since']}"
+            holder = self.read("holder.json")
+            return f"process {holder['process']} on {holder['host']} since {holder['since']}"
         except (StudyError, KeyError, TypeError):  # it has only just begun, or just ended
             return "another process"
 
@@ -201,22 +203,22 @@ class RunFolder:
         """Read one JSON file of the run. Raises `StudyError` where it is missing or damaged."""
         return _read_json(self.path / name)
 
-    def asked(self) -> dict[str, Any]:
-        """Return what the run was asked for, checked: a study may be damaged, or come from a stranger.
+    def checked_config(self) -> dict[str, Any]:
+        """Return the run's configuration, checked: a study may be damaged, or come from somebody else.
 
         Raises `StudyError` where classes, strategy, source or preprocessing are missing or something else.
         """
         config = self.read("config.json")
         kinds: dict[str, type] = {"classes": list, "strategy": str, "source": dict, "preprocessing": dict}
-        found = config if isinstance(config, dict) else {}
-        wrong = [key for key, kind in kinds.items() if not isinstance(found.get(key), kind)]
-        names = [] if wrong else found["classes"]
+        fields = config if isinstance(config, dict) else {}
+        invalid = [key for key, kind in kinds.items() if not isinstance(fields.get(key), kind)]
+        names = [] if invalid else fields["classes"]
         plain_names = all(isinstance(name, str) for name in names) and 1 < len(names) <= MAX_CLASSES
-        if not wrong and not plain_names:
-            wrong = [f"classes (expected 2 to {MAX_CLASSES:,} names)"]
-        if wrong:
-            raise StudyError(f"{self.path / 'config.json'} is damaged: {', '.join(wrong)}. Train again.")
-        return dict(found)
+        if not invalid and not plain_names:
+            invalid = [f"classes (expected 2 to {MAX_CLASSES:,} names)"]
+        if invalid:
+            raise StudyError(f"{self.path / 'config.json'} is damaged: {', '.join(invalid)}. Train again.")
+        return dict(fields)
 
     def metrics(self) -> list[dict[str, Any]]:
         """Return the lines written so far, up to the first damaged one."""
@@ -228,16 +230,16 @@ class RunFolder:
             raise StudyError(
                 f"{self.path / 'metrics.jsonl'} cannot be read ({error}). Expected lines of JSON."
             ) from None
-        found = []
+        rows = []
         for line in lines:
             try:
-                found.append(json.loads(line))
+                rows.append(json.loads(line))
             except (
                 ValueError,
                 RecursionError,
             ):  # a line cut short by a crash: it and what follows are written again
                 break
-        return found
+        return rows
 
     def write_metrics(self, rows: Iterable[dict[str, Any]]) -> None:
         """Write all lines (a run's metrics are small; a whole file is never half a line)."""
@@ -275,18 +277,18 @@ class Study:
         except OSError as error:
             raise StudyError(f"The study folder {study.path} cannot be written ({error.strerror}).") from None
         if not os.access(study.path, os.W_OK):
-            raise StudyError(f"The study folder {study.path} cannot be written. Take another with --study.")
-        known = {"format": FORMAT, "data": data, "split": split, "test": test}
-        card = study.path / "study.json"
-        if not card.exists():
-            directories.write_atomically(card, (json.dumps(known, indent=1) + "\n").encode())
+            raise StudyError(f"The study folder {study.path} cannot be written. Use another with --study.")
+        card = {"format": FORMAT, "data": data, "split": split, "test": test}
+        card_path = study.path / "study.json"
+        if not card_path.exists():
+            directories.write_atomically(card_path, (json.dumps(card, indent=1) + "\n").encode())
             return study
-        study._refuse_other(_object(card), known)
+        study._refuse_other(_object(card_path), card)
         return study
 
     @classmethod
     def existing(cls, path: str | Path) -> Study:
-        """Open a study that must exist already."""
+        """Return a study that must exist already. Raises `StudyError`."""
         study = cls(path)
         if not (study.path / "study.json").is_file():
             what = "is not a study: it holds no study.json" if study.path.is_dir() else "does not exist"
@@ -307,20 +309,20 @@ class Study:
                 f"one reads {FORMAT}): take another folder with --study, or that version."
             )
 
-    def _refuse_other(self, found: dict[str, Any], expected: dict[str, Any]) -> None:
-        self._refuse_other_format(found)
-        if found.get("data") != expected["data"]:
+    def _refuse_other(self, actual: dict[str, Any], expected: dict[str, Any]) -> None:
+        self._refuse_other_format(actual)
+        if actual.get("data") != expected["data"]:
             raise StudyError(
                 f"{self.path} is a study of other data: images, labels or groups (--group-by) differ, or "
-                "how pixels are shown (--intensity-range, --alpha-background). "
-                "Figures of two data sets must not stand in one table. Take another folder with --study."
+                "how pixels are rendered (--intensity-range, --alpha-background). "
+                "Figures of two data sets must not stand in one table. Use another folder with --study."
             )
-        if found.get("split") != expected["split"]:
+        if actual.get("split") != expected["split"]:
             raise StudyError(
                 f"{self.path} is a study of the same data under another split (another --seed, "
                 "--test-size or --val-size, other given parts, or a model that learned from some of "
                 "these images, so that none of them is held out). Load them with load_data(…, study=…), "
-                "which keeps the study's parts, or take another folder with --study."
+                "which keeps the study's parts, or use another folder with --study."
             )
 
     @property
@@ -342,8 +344,8 @@ class Study:
     def runs(self) -> list[RunFolder]:
         """Return the finished runs, those first that ended first; a copy of a study keeps the order."""
         folders = [RunFolder(p) for p in (self.path / "runs").glob("*") if p.is_dir()]
-        done = [(folder.ended, folder.name, folder) for folder in folders if folder.finished]
-        return [folder for *_, folder in sorted(done, key=lambda found: found[:2])]
+        finished = [(folder.ended, folder.name, folder) for folder in folders if folder.finished]
+        return [folder for *_, folder in sorted(finished, key=lambda entry: entry[:2])]
 
     def write(self, name: str, value: Any) -> None:
         """Write one JSON file of the study, whole or not at all."""
@@ -356,7 +358,7 @@ class Study:
         return _object(path) if path.exists() else None
 
     def answer_by(self, folder: RunFolder, why: str, score: float | None = None) -> None:
-        """Let this run answer while a comparison is at work: `best_of` says who answers at its end.
+        """Let this run predict while a comparison is running; at its end `best_of` chooses.
 
         `score` is how well it did on images held out, higher being better.
         """
@@ -366,19 +368,19 @@ class Study:
 
     @property
     def answer(self) -> dict[str, Any] | None:
-        """Which run answers: `run` (relative to the study), `why`, `score`; `None` where none does."""
+        """Which run predicts: `run` (relative to the study), `why`, `score`; `None` where none does."""
         return self.read("answer.json")
 
-    def run_at(self, where: object) -> RunFolder:
+    def run_at(self, name: object) -> RunFolder:
         """Return the run at a place that a file of the study names, such as `runs/1a2b`.
 
         Raises `StudyError` where that is no run inside this study: a file may say `../../elsewhere`.
         """
-        place = self.path / str(where)
-        named = isinstance(where, str) and PLACE_OF_RUN.fullmatch(where)
-        if not named or not place.resolve().is_relative_to(self.path.resolve()):
+        place = self.path / str(name)
+        valid = isinstance(name, str) and PLACE_OF_RUN.fullmatch(name)
+        if not valid or not place.resolve().is_relative_to(self.path.resolve()):
             raise StudyError(
-                f"{self.path} names {str(where)[:80]!r} as a run of its own; expected a folder inside "
+                f"{self.path} names {str(name)[:80]!r} as one of its runs; expected a folder inside "
                 "the study, like runs/1a2b3c. Name a run with --run, or train again."
             )
         return RunFolder(place)
@@ -394,12 +396,12 @@ def _read_json(path: Path) -> Any:
 
 
 def _object(path: Path) -> dict[str, Any]:
-    found = _read_json(path)
-    if not isinstance(found, dict):
+    value = _read_json(path)
+    if not isinstance(value, dict):
         raise StudyError(
-            f"{path} holds a {type(found).__name__}, expected a JSON object written by frostline."
+            f"{path} holds a {type(value).__name__}, expected a JSON object written by frostline."
         )
-    return found
+    return value
 
 
 def _clock() -> str:
@@ -426,18 +428,18 @@ def environment() -> dict[str, Any]:
 
 
 def look_at_test(test_digest: str, config_digest: str) -> int | None:
-    """Note that a configuration saw this test part; return how many different ones have, in any study.
+    """Record that a configuration was evaluated on this test part; return how many were, in any study.
 
-    A figure picked as the best of many looks at one test part is too good; so they are counted. `None`
+    The best of many results on one test part is too optimistic, so evaluations are counted. `None`
     where the count cannot be kept.
     """
     try:
         ledger = directories.folder("looks") / f"{test_digest}.txt"
-        seen = set(ledger.read_text().split()) if ledger.exists() else set()
-        if config_digest not in seen:
+        configurations = set(ledger.read_text().split()) if ledger.exists() else set()
+        if config_digest not in configurations:
             with open(ledger, "a", encoding="ascii") as file:
                 file.write(config_digest + "\n")
-            seen.add(config_digest)
+            configurations.add(config_digest)
     except OSError:
         return None
-    return len(seen)
+    return len(configurations)

@@ -63,22 +63,22 @@ def remembered(
 def recalled(kind: str, key: str) -> dict[str, Any] | None:
     """Return what is remembered for this key; `None` where nothing is, or it is damaged."""
     try:
-        known = json.loads((home() / kind / _file(key)).read_text())
-        if known["key"] == key and isinstance(known["found"], dict):
-            return dict(known["found"])
+        record = json.loads((home() / kind / _file(key)).read_text())
+        if record["key"] == key and isinstance(record["found"], dict):
+            return dict(record["found"])
     except (OSError, ValueError, KeyError, TypeError):
         pass
     return None
 
 
 def remember(
-    kind: str, key: str, found: dict[str, Any], about: dict[str, Any] | None = None
+    kind: str, key: str, value: dict[str, Any], about: dict[str, Any] | None = None
 ) -> dict[str, Any]:
     """Write down what was found for this key, in place of what was there before; return it."""
-    told = {"key": key, **({"about": about} if about else {}), "found": found}
+    record = {"key": key, **({"about": about} if about else {}), "found": value}
     with contextlib.suppress(OSError):
-        write_atomically(folder(kind) / _file(key), json.dumps(told).encode())
-    return found
+        write_atomically(folder(kind) / _file(key), json.dumps(record).encode())
+    return value
 
 
 def _file(key: str) -> str:
@@ -121,18 +121,18 @@ def left_behind(path: Path, ending: str = "tmp") -> list[Path]:
     pattern = re.compile(rf"\.{re.escape(path.name)}\.([0-9a-f]{{8}})-(\d+)\.{re.escape(ending)}")
     if not path.parent.is_dir():
         return []
-    named = [(entry, pattern.fullmatch(entry.name)) for entry in path.parent.iterdir()]
-    return [entry for entry, found in named if found and _is_stale(entry, found[1], int(found[2]))]
+    matches = [(entry, pattern.fullmatch(entry.name)) for entry in path.parent.iterdir()]
+    return [entry for entry, match in matches if match and _is_stale(entry, match[1], int(match[2]))]
 
 
 def _is_stale(entry: Path, host: str, process: int) -> bool:
     """Whether the process that made this is gone. One of another machine is, for all we know, after a day."""
     try:
-        made = entry.lstat().st_mtime
+        modified = entry.lstat().st_mtime
         if host != _host():
-            return time.time() - made > STALE_S
+            return time.time() - modified > STALE_S
         # A number is given out again: a process that began after the file was made isn't its maker.
-        return process != os.getpid() and psutil.Process(process).create_time() > made + CLOCK_S
+        return process != os.getpid() and psutil.Process(process).create_time() > modified + CLOCK_S
     except psutil.NoSuchProcess:
         return True
     except (OSError, OverflowError, psutil.Error):

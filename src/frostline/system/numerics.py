@@ -48,9 +48,9 @@ class NumericPlan:
         return asdict(self)
 
     @classmethod
-    def from_dict(cls, found: dict[str, Any]) -> NumericPlan:
+    def from_dict(cls, data: dict[str, Any]) -> NumericPlan:
         """Read a plan back."""
-        return cls(**found)
+        return cls(**data)
 
     def place(self, model: nn.Module) -> nn.Module:
         """Move a model to the device, in the memory format of the plan."""
@@ -59,7 +59,7 @@ class NumericPlan:
 
     def batch(self, pixels: Tensor, normalise: Callable[[Tensor], Tensor]) -> Tensor:
         """Turn uint8 pixels (n, 3, s, s) into the network's float32 input on the device."""
-        x = normalise(sent(pixels, self.device))
+        x = normalise(to_device(pixels, self.device))
         return x.contiguous(memory_format=torch.channels_last) if self.channels_last else x
 
     def autocast(self) -> AbstractContextManager[Any]:
@@ -69,11 +69,11 @@ class NumericPlan:
         return contextlib.nullcontext()
 
 
-def sent(batch: Tensor, where: str) -> Tensor:
+def to_device(batch: Tensor, device: str) -> Tensor:
     """Move a batch to a device. A GPU fetches it from pinned memory while the processor goes on."""
-    if where != "cuda" or batch.is_cuda:
-        return batch.to(where)
-    return batch.pin_memory().to(where, non_blocking=True)
+    if device != "cuda" or batch.is_cuda:
+        return batch.to(device)
+    return batch.pin_memory().to(device, non_blocking=True)
 
 
 def now() -> float:
@@ -118,13 +118,13 @@ def threads(count: int) -> Iterator[None]:
 _inside: ContextVar[int | None] = ContextVar("the threads of the block around", default=None)
 
 
-def thread_count(given: int | None = None, *, steady: bool = False) -> int:
+def thread_count(requested: int | None = None, *, steady: bool = False) -> int:
     """Return how many threads to compute with: those given, else the block's around, else as is free.
 
     What the environment or the program set for torch is obeyed. `steady` leaves out what else is at work,
     which is another thing each time: a count for results that must agree.
     """
-    if count := given or _inside.get():
+    if count := requested or _inside.get():
         return count
     own = _torchs_own()
     if processor.count_is_set() or own not in processor.counts_by_default():
@@ -149,8 +149,10 @@ def _torchs_own() -> int:
 
 def plain_plan(threads_: int, reason: str) -> NumericPlan:
     """Float32, channels-last, with so many threads, here and now."""
-    found = processor.free()
-    return NumericPlan(device(), threads_, "float32", True, reason, found.wait, str(found))
+    processor_state = processor.free()
+    return NumericPlan(
+        device(), threads_, "float32", True, reason, processor_state.wait, str(processor_state)
+    )
 
 
 def exact_plan(threads_: int | None = None) -> NumericPlan:
@@ -160,7 +162,7 @@ def exact_plan(threads_: int | None = None) -> NumericPlan:
 
 def pinned_plan(precision: str, threads_: int | None = None) -> NumericPlan:
     """The plan with a precision that was asked for."""
-    base = plain_plan(thread_count(threads_), "asked for")
+    base = plain_plan(thread_count(threads_), "requested")
     return replace(base, precision="bfloat16" if precision == "bfloat16" else "float32")
 
 
@@ -173,50 +175,54 @@ ENOUGH_S = 0.5  # the longer a run takes, the less one timing of it varies
 
 def candidates(threads_: int | None = None) -> dict[str, NumericPlan]:
     """Return the plans that a timing may choose from, by name, the plainest first."""
-    last = plain_plan(thread_count(threads_), "")
-    plans = {"float32": replace(last, channels_last=False), "channels-last": last}
-    if _has_bfloat16(last.device):
-        plans["channels-last bfloat16"] = replace(last, precision="bfloat16")
+    channels_last = plain_plan(thread_count(threads_), "")
+    plans = {"float32": replace(channels_last, channels_last=False), "channels-last": channels_last}
+    if _has_bfloat16(channels_last.device):
+        plans["channels-last bfloat16"] = replace(channels_last, precision="bfloat16")
     return plans
 
 
-def fastest(taken: dict[str, float]) -> str:
+def fastest(step_seconds: dict[str, float]) -> str:
     """Return which of `candidates` to take, given the seconds of a step in each of them."""
-    chosen = next(iter(taken))
-    for name in taken:
-        if taken[chosen] / taken[name] >= WORTH_IT:
+    chosen = next(iter(step_seconds))
+    for name in step_seconds:
+        if step_seconds[chosen] / step_seconds[name] >= WORTH_IT:
             chosen = name
     return chosen
 
 
-def timed_plan(what: str, step: Callable[[NumericPlan], None], threads_: int | None = None) -> NumericPlan:
+def timed_plan(
+    step_name: str, step: Callable[[NumericPlan], None], threads_: int | None = None
+) -> NumericPlan:
     """Return the fastest of float32, float32 channels-last and bfloat16 channels-last, by timing `step`.
 
-    `what` names the step (one training step): what was measured once on this machine is remembered.
+    `name` names the step (one training step): what was measured once on this machine is remembered.
     """
     plans = candidates(threads_)
     count = plans["float32"].threads
-    taken = seconds_of(what, {name: functools.partial(step, plan) for name, plan in plans.items()}, count)
-    shares = ", ".join(f"{name} {taken[name] / taken['float32']:.2f}" for name in plans)
-    return replace(plans[fastest(taken)], reason=f"a step's time beside plain float32's: {shares}")
+    step_seconds = seconds_of(
+        step_name, {name: functools.partial(step, plan) for name, plan in plans.items()}, count
+    )
+    shares = ", ".join(f"{name} {step_seconds[name] / step_seconds['float32']:.2f}" for name in plans)
+    return replace(plans[fastest(step_seconds)], reason=f"a step's time beside plain float32's: {shares}")
 
 
-def seconds_of(what: str, runs: dict[str, Callable[[], None]], threads_: int) -> dict[str, float]:
+def seconds_of(run_name: str, runs: dict[str, Callable[[], None]], threads_: int) -> dict[str, float]:
     """Return the seconds that each of `runs` takes; measured, or read from an earlier time on this machine.
 
-    `what` names what is run: model, size, number of images.
+    `name` names what is run: model, size, number of images.
     """
     return measured(
-        f"{what} {' '.join(runs)}", lambda: {name: seconds(run) for name, run in runs.items()}, threads_
+        f"{run_name} {' '.join(runs)}", lambda: {name: seconds(run) for name, run in runs.items()}, threads_
     )
 
 
-def note_seconds(what: str, taken: dict[str, float], threads_: int) -> dict[str, float]:
+def note_seconds(name: str, known_seconds: dict[str, float], threads_: int) -> dict[str, float]:
     """Let `seconds_of` answer these, unless it knows others already; return what it answers."""
-    return measured(f"{what} {' '.join(taken)}", lambda: taken, threads_)
+    return measured(f"{name} {' '.join(known_seconds)}", lambda: known_seconds, threads_)
 
 
-def measured(what: str, find: Callable[[], dict[str, Any]], threads_: int) -> dict[str, Any]:
+def measured(name: str, find: Callable[[], dict[str, Any]], threads_: int) -> dict[str, Any]:
     """Return what `find` measures with that many threads, plain data; remembered on this machine.
 
     What is remembered carries the names of the processor and the GPU, the threads, and the load at the time.
@@ -226,19 +232,19 @@ def measured(what: str, find: Callable[[], dict[str, Any]], threads_: int) -> di
         with threads(threads_):
             return find()
 
-    return directories.remembered("rates", rates_key(what, threads_), measure, about=world(threads_))
+    return directories.remembered("rates", rates_key(name, threads_), measure, about=world(threads_))
 
 
-def rates_key(what: str, threads_: int) -> str:
+def rates_key(name: str, threads_: int) -> str:
     """Return the name that a rate of this device is remembered by."""
-    return f"{what} on {device_name()} threads {threads_} torch {torch.__version__}"
+    return f"{name} on {device_name()} threads {threads_} torch {torch.__version__}"
 
 
 def world(threads_: int) -> dict[str, Any]:
     """Return what timings of now depend on beside the code, as plain data."""
-    found = processor.free()
-    about = {"device": device_name(), "threads": threads_, "cores": found.cores}
-    return {**about, "others": round(found.others, 2), "wait": found.wait}
+    processor_state = processor.free()
+    about = {"device": device_name(), "threads": threads_, "cores": processor_state.cores}
+    return {**about, "others": round(processor_state.others, 2), "wait": processor_state.wait}
 
 
 def device_name() -> str:
@@ -247,11 +253,11 @@ def device_name() -> str:
     return " ".join(names)
 
 
-def _has_bfloat16(where: str) -> bool:
-    if where == "cuda":
+def _has_bfloat16(device: str) -> bool:
+    if device == "cuda":
         return bool(torch.cuda.is_bf16_supported())
-    words = (_cpu_line("flags") + _cpu_line("Features")).split()  # Linux on x86, on ARM
-    return where == "cpu" and any(word in words for word in ("avx512_bf16", "amx_bf16", "bf16"))
+    flags = (_cpu_line("flags") + _cpu_line("Features")).split()  # Linux on x86, on ARM
+    return device == "cpu" and any(flag in flags for flag in ("avx512_bf16", "amx_bf16", "bf16"))
 
 
 def _cpu_line(start: str) -> str:
@@ -290,9 +296,9 @@ def seconds(run: Callable[[], object], *, warm: bool = False, repeats: int = REP
         raise NotTimed
     if not warm:
         run()
-    taken: list[float] = []
-    while len(taken) < repeats and sum(taken) < ENOUGH_S:
+    timings: list[float] = []
+    while len(timings) < repeats and sum(timings) < ENOUGH_S:
         start = now()
         run()
-        taken.append(now() - start)
-    return statistics.median(taken)
+        timings.append(now() - start)
+    return statistics.median(timings)

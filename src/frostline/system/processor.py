@@ -60,12 +60,12 @@ class Reading:
         """
         now = Reading.now()
         span, own = max(1e-9, now.at - self.at), now.own - self.own
-        found = max(0.0, now.busy - self.busy - own) / span
-        if found < BUSY:
-            return found
+        busy_cores = max(0.0, now.busy - self.busy - own) / span
+        if busy_cores < BUSY:
+            return busy_cores
         beside = now.bound - cores()
         inside = (now.group - self.group - own) / span if beside else 0.0
-        return max(0.0, found - beside, inside)
+        return max(0.0, busy_cores - beside, inside)
 
 
 def _group_s() -> float:
@@ -105,7 +105,7 @@ class Free:
         return self.wait != PASSIVE and not (policy in self.wait and policy.upper() == "PASSIVE")
 
     def __str__(self) -> str:
-        return f"{self.others:.1f} of {self.cores} cores were at work for others"
+        return f"{self.others:.1f} of {self.cores} cores were busy with other work"
 
 
 _first = Reading.now()
@@ -120,9 +120,9 @@ def settle() -> str:
 
 
 def _settled() -> str:
-    given = [f"{name}={os.environ[name]}" for name in WAITING if name in os.environ]
-    if given:
-        return f"as {' '.join(given)} says"
+    settings = [f"{name}={os.environ[name]}" for name in WAITING if name in os.environ]
+    if settings:
+        return f"as {' '.join(settings)} says"
     if "torch" in sys.modules or _alone() or _shared() or not _stays_busy():
         return AS_IT_COMES
     os.environ["OMP_WAIT_POLICY"] = "PASSIVE"
@@ -187,5 +187,5 @@ def count_is_set() -> bool:
 
 def counts_by_default() -> set[int]:
     """Return the counts that torch may have chosen by itself: of the cores it sees, or the physical ones."""
-    seen = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    return {seen, psutil.cpu_count(logical=False) or seen}
+    visible = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return {visible, psutil.cpu_count(logical=False) or visible}

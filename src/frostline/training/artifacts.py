@@ -13,9 +13,9 @@ from torch import nn
 
 from frostline.diagnostics import feature_drift
 from frostline.errors import RunWarning
-from frostline.feature_cache import Store
+from frostline.feature_cache import FeatureCache
 from frostline.inference import error_gallery, selective_prediction
-from frostline.inference.selective_prediction import Below
+from frostline.inference.selective_prediction import SharedPrefix
 from frostline.models import Backbone
 from frostline.studies.study_folder import RunFolder
 from frostline.system import numerics
@@ -25,7 +25,7 @@ from frostline.training.resilience import time_limit
 
 
 def leave(
-    request: TrainRequest, folder: RunFolder, model: nn.Module, cut: str, store: Store | None
+    request: TrainRequest, folder: RunFolder, model: nn.Module, cut: str, store: FeatureCache | None
 ) -> dict[str, Any]:
     """Write what reports and predictions will want of the run; return what belongs into its result.
 
@@ -36,7 +36,7 @@ def leave(
     if request.taken_away:
         train, val = request.images("train"), request.images("val")
         below = below_of(request.backbone, folder, cut, store)
-        with numerics.threads(below.way.plan.threads):
+        with numerics.threads(below.config.plan.threads):
             most = time_limit.to_doubt_by(request)
             if most < min(selective_prediction.MOST, max(len(train), len(val))):
                 warnings.warn(
@@ -44,20 +44,22 @@ def leave(
                     RunWarning,
                     stacklevel=2,
                 )
-            selective_prediction.leave(folder.path, request.backbone, model, below, train, val, most=most)
+            selective_prediction.save_for_run(
+                folder.path, request.backbone, model, below, train, val, most=most
+            )
         if request.strategy.trains:
             found["drift"] = feature_drift.drift(request.backbone, model, val if len(val) else train)
     if request.data.part("test"):
         table = folder.path / "predictions-test.csv"
-        error_gallery.leave(folder.path, table, request.backbone, request.data, lambda _: model)
+        error_gallery.write_gallery(folder.path, table, request.backbone, request.data, lambda _: model)
     return found
 
 
-def below_of(backbone: Backbone, folder: RunFolder, cut: str, store: Store | None) -> Below:
+def below_of(backbone: Backbone, folder: RunFolder, cut: str, store: FeatureCache | None) -> SharedPrefix:
     """Return how a run computed what lies below `cut`, and where it left the rows, if it left any."""
     plan, found = _plan(folder), next(one for one in backbone.cuts if one.name == cut)
     kept = found is backbone.cuts[-1] or plan.keeps(found, 0)
-    return Below(found, plan.way, store if kept else None)
+    return SharedPrefix(found, plan.way, store if kept else None)
 
 
 def _plan(folder: RunFolder) -> Plan:

@@ -17,11 +17,11 @@ from frostline import models as bb
 from frostline.cost.cache_choice import VIEWS_APART, on_the_way
 from frostline.data import OnProgress
 from frostline.distributed import process_group
-from frostline.feature_cache import Store
+from frostline.feature_cache import FeatureCache
 from frostline.features import Counts, Frozen
 from frostline.features.image_batches import Images, Item
 from frostline.strategies import ResolvedPhase
-from frostline.system.numerics import sent
+from frostline.system.numerics import to_device
 from frostline.system.seeds import derive
 from frostline.training.numeric_plan import Plan
 from frostline.training.tuning.class_imbalance import Balance
@@ -42,7 +42,7 @@ class PhaseBatches:
         phases: Sequence[ResolvedPhase],
         index: int,
         plan: Plan,
-        store: Store | None,
+        store: FeatureCache | None,
         counts: Counts,
         workers: int,
     ) -> None:
@@ -121,7 +121,7 @@ class PhaseBatches:
                 yield numbers.batch(pixels, images.preprocessing.normalise)
             return
         for z in self._rows(self._frozen, images, items):
-            moved = sent(z, numbers.device)
+            moved = to_device(z, numbers.device)
             yield moved.float() if numbers.precision == "float32" else moved
 
     def _rows(self, frozen: Frozen, images: Images, items: list[list[Item]]) -> Iterator[Tensor]:
@@ -150,11 +150,11 @@ class PhaseBatches:
 
     def _hold(self, frozen: Frozen, images: Images, place: tuple[int, int]) -> bool:
         """Read all rows of a view, of which one process of a job sees another part each epoch."""
-        form = frozen.shelf.form if frozen.shelf else None
+        form = frozen.cached.form if frozen.cached else None
         if form is None or place not in self._whole or len(images) * form.row_bytes > self._room_bytes:
             return False
         items = [(position, place[1]) for position in range(len(images))]
-        lists = [items[i : i + frozen.way.batch] for i in range(0, len(items), frozen.way.batch)]
+        lists = [items[i : i + frozen.config.batch] for i in range(0, len(items), frozen.config.batch)]
         self._held[place] = torch.cat(list(frozen.batches(images, lists, workers=self._workers)))
         self._room_bytes -= self._held[place].nbytes
         return True

@@ -13,8 +13,8 @@ from torch import nn
 from frostline import metrics
 from frostline.data import Sample
 from frostline.distributed import process_group
-from frostline.feature_cache import Store
-from frostline.features import Counts, Way, logits
+from frostline.feature_cache import FeatureCache
+from frostline.features import Counts, ForwardConfig, logits
 from frostline.features.image_batches import EVALUATION_BATCH, Images
 from frostline.studies.study_folder import RunFolder
 from frostline.system import numerics
@@ -30,12 +30,12 @@ def predict_parts(
     folder: RunFolder,
     model: nn.Module,
     chosen: dict[str, Any],
-    store: Store | None,
+    store: FeatureCache | None,
     counts: Counts,
 ) -> dict[str, Any]:
     """Predict val and test with the model as it will be taken away: float32, plain."""
     cut = next(cut for cut in request.backbone.cuts if cut.name == chosen["cut"])
-    way = Way(numerics.exact_plan(request.config.threads), EVALUATION_BATCH)
+    way = ForwardConfig(numerics.exact_plan(request.config.threads), EVALUATION_BATCH)
 
     def answers(images: Images) -> NDArray[np.float32]:
         """Of all images; each process of a job asks about a share of them."""
@@ -46,7 +46,7 @@ def predict_parts(
             images.some(process_group.share(len(images))),
             way,
             keep=cache_policy.untimed(request, cut, 4).keep,
-            store=store,
+            cache=store,
             counts=counts,
             workers=request.config.workers,
             progress=request.progress,

@@ -14,7 +14,7 @@ from frostline import probe
 from frostline.distributed import process_group
 from frostline.features import Frozen, features
 from frostline.features.image_batches import EVALUATION_BATCH, Images, contact_sheet
-from frostline.loggers import Hear
+from frostline.loggers import OnEpochs
 from frostline.models.heads import build_head, linear_head
 from frostline.strategies import hyperparameters
 from frostline.studies.study_folder import RunFolder
@@ -36,7 +36,7 @@ def learn(
     images: Images,
     watch: Stopwatch,
     budget: Budget,
-    hear: Hear,
+    hear: OnEpochs,
 ) -> tuple[nn.Module, dict[str, Any]]:
     """Return the adapted model in eval mode, and what was chosen on the way."""
     balance = Balance(request.config.imbalance, images.targets, len(request.data.classes))
@@ -56,7 +56,7 @@ def learn(
         train=images,
         val=val,
         plan=plan,
-        cache=head.store,
+        cache=head.cache,
         counts=head.counts,
         balance=balance,
         seed=request.config.seed,
@@ -129,7 +129,7 @@ def _keep_what_is_passed(request: TrainRequest, plan: Plan, head: Frozen, images
     cuts = [index for index, views in plan.kept.items() if 0 in views and index < head.cut.index]
     if cuts:
         backbone, cut = request.backbone, request.backbone.cut(min(cuts))
-        first = Frozen(backbone, backbone.model, cut, plan.way, head.store, head.counts)
+        first = Frozen(backbone, backbone.model, cut, plan.way, head.cache, head.counts)
         items = [(position, 0) for position in range(len(images))]
         first.fill(images, items, workers=request.config.workers, progress=request.progress)
 

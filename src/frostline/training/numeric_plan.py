@@ -12,7 +12,7 @@ from typing import Any
 from frostline import profiling
 from frostline.cost.cache_choice import view_at
 from frostline.distributed import process_group
-from frostline.features import Frozen, Way
+from frostline.features import ForwardConfig, Frozen
 from frostline.features.augmentation import Policy
 from frostline.features.image_batches import MIRRORED, TURNED
 from frostline.models import Cut
@@ -36,7 +36,7 @@ class Plan:
     """
 
     numbers: NumericPlan
-    way: Way
+    way: ForwardConfig
     views: int = 0
     whole: bool = False  # views and kept are decided
     timed: bool = True  # False where a limit on time is too short to try ways of computing
@@ -58,7 +58,7 @@ class Plan:
         frozen, rows = found["frozen"], found["frozen"]["rows"]
         return cls(
             NumericPlan.from_dict(numbers),
-            Way(
+            ForwardConfig(
                 NumericPlan.from_dict(frozen["plan"]),
                 frozen["batch"],
                 tuple((conv, norm) for conv, norm in frozen["folded"]),
@@ -121,12 +121,12 @@ def _untimed(request: TrainRequest) -> Plan:
     """Decide without timings, as `deterministic` does."""
     count = numerics.thread_count(request.config.threads)
     numbers = numerics.plain_plan(count, "the time is too short to try other ways")
-    return Plan(numbers, Way(numbers, profiling.FROZEN_BATCH), timed=False)
+    return Plan(numbers, ForwardConfig(numbers, profiling.FROZEN_BATCH), timed=False)
 
 
 def _plan(request: TrainRequest) -> Plan:
     backbone, threads = request.backbone, request.config.threads
-    way = profiling.frozen_way(
+    way = profiling.forward_config(
         backbone,
         deterministic=request.config.deterministic,
         precision=request.config.precision,

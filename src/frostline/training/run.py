@@ -16,14 +16,14 @@ from torch import nn
 
 from frostline import sentences
 from frostline.config import FILE, Config, Options, write_yaml
-from frostline.data import Manifest, OnProgress, questions
+from frostline.data import Manifest, OnProgress, prediction_inputs
 from frostline.distributed import process_group
 from frostline.distributed.launcher import demand_alone
-from frostline.feature_cache import Store
+from frostline.feature_cache import FeatureCache
 from frostline.features import Counts, Frozen
 from frostline.inference import selective_prediction
-from frostline.inference.prediction import Predictions, Predictor, answer
-from frostline.loggers import Hear, Loggers, make_loggers
+from frostline.inference.prediction import Predictions, Predictor, predict_rows
+from frostline.loggers import Loggers, OnEpochs, make_loggers
 from frostline.models import Backbone, lineage, weights_digest
 from frostline.reports import notebook
 from frostline.strategies import Strategy, checked, parse
@@ -77,8 +77,8 @@ class Run:
             if target_accuracy is None
             else selective_prediction.doubts(self.folder.path, target_accuracy)
         )
-        found = answer(
-            self._predictor, questions(images, path_column), top=top, doubts=doubts, progress=progress
+        found = predict_rows(
+            self._predictor, prediction_inputs(images, path_column), top=top, doubts=doubts, progress=progress
         )
         return Predictions(
             found.rows,
@@ -217,7 +217,9 @@ def _prepared(backbone: Backbone, data: Manifest, study: str | Path, progress: O
     Processes of one job don't all decode them.
     """
     with process_group.in_turn():
-        return lineage.respected([backbone], data.checked(progress).recalled(Path(study)), Study(study))
+        return lineage.keep_learned_in_train(
+            [backbone], data.checked(progress).recalled(Path(study)), Study(study)
+        )
 
 
 def _in_ray(request: TrainRequest, study: str | Path, loggers: Loggers, address: str) -> Run:
@@ -287,7 +289,9 @@ def _help(request: TrainRequest, study: str | Path) -> Run:
     return Run(found["result"], folder, kept, found["again"], request.backbone)
 
 
-def _perform(request: TrainRequest, study: Study, folder: RunFolder, hear: Hear, store: Store | None) -> None:
+def _perform(
+    request: TrainRequest, study: Study, folder: RunFolder, hear: OnEpochs, store: FeatureCache | None
+) -> None:
     """Do the run: plan, learn, choose, predict, and write the result last."""
     watch = Stopwatch()
     numerics.forget_device_peak()
@@ -299,7 +303,7 @@ def _perform(request: TrainRequest, study: Study, folder: RunFolder, hear: Hear,
             write_yaml(folder.path / FILE, {"model": request.backbone.name, **options})
         model, found, chosen, about = _work(request, folder, hear, watch, store)
     directories.write_atomically(folder.weights, save(_plain_state(model), metadata={"format": "pt"}))
-    lineage.inherited(request.backbone, request.data).write(folder.fingerprints)
+    lineage.inherited_fingerprints(request.backbone, request.data).write(folder.fingerprints)
     result = {
         "strategy": str(request.strategy),
         "model": request.backbone.name,
@@ -330,7 +334,7 @@ Found = dict[str, Any]
 
 
 def _work(
-    request: TrainRequest, folder: RunFolder, hear: Hear, watch: Stopwatch, store: Store | None
+    request: TrainRequest, folder: RunFolder, hear: OnEpochs, watch: Stopwatch, store: FeatureCache | None
 ) -> tuple[nn.Module, Found, Found, Found]:
     """Do what all processes of a job have a part in.
 

@@ -25,11 +25,11 @@ from frostline import models as bb
 from frostline.data import OnProgress
 from frostline.distributed import process_group
 from frostline.errors import RunWarning
-from frostline.feature_cache import Store
+from frostline.feature_cache import FeatureCache
 from frostline.features import Counts
 from frostline.features.augmentation import brightness
 from frostline.features.image_batches import EVALUATION_BATCH, Images, Item
-from frostline.loggers import Hear
+from frostline.loggers import OnEpochs
 from frostline.models import Backbone
 from frostline.strategies import Hyperparameters, ResolvedPhase, lr_schedule
 from frostline.studies.study_folder import RunFolder
@@ -62,7 +62,7 @@ class Setup:
     train: Images
     val: Images | None
     plan: Plan
-    cache: Store | None
+    cache: FeatureCache | None
     counts: Counts
     balance: Balance
     seed: int
@@ -73,7 +73,7 @@ class Setup:
     watch: Stopwatch
     budget: Budget
     progress: OnProgress | None = None
-    on_epochs: Hear = lambda epochs: None  # called with all epochs so far, after each
+    on_epochs: OnEpochs = lambda epochs: None  # called with all epochs so far, after each
 
     @property
     def steps(self) -> int:

@@ -53,10 +53,10 @@ def cache(context: click.Context, /, **options: Any) -> None:
     if context.invoked_subcommand is None:
         with Verb(options) as verb:
             from frostline.cli.output import formatting
-            from frostline.feature_cache import Store
+            from frostline.feature_cache import FeatureCache
 
             verb.start_light()
-            with Store() as kept:
+            with FeatureCache() as kept:
                 shelves = [
                     {**asdict(held), "form": asdict(held.form) if held.form else None}
                     for held in kept.holdings()
@@ -128,10 +128,10 @@ def prune(before: dict[str, Any], /, max_size: int, **options: Any) -> None:
     """Delete the least recently used rows until at most --max-size is left."""
     with Verb(_both(before, options)) as verb:
         from frostline.cli.output.formatting import size
-        from frostline.feature_cache import Store
+        from frostline.feature_cache import FeatureCache
 
         verb.start_light()
-        with Store() as kept:
+        with FeatureCache() as kept:
             gone = kept.prune(max_size)
             left = kept.total_bytes()
             verb.done(
@@ -146,10 +146,10 @@ def prune(before: dict[str, Any], /, max_size: int, **options: Any) -> None:
 def verify(before: dict[str, Any], /, **options: Any) -> None:
     """Read every row and drop what is damaged."""
     with Verb(_both(before, options)) as verb:
-        from frostline.feature_cache import Store
+        from frostline.feature_cache import FeatureCache
 
         verb.start_light()
-        with Store() as kept:
+        with FeatureCache() as kept:
             found = kept.verify()
             verb.done(
                 {"path": str(kept.path), **asdict(found)},
@@ -167,10 +167,10 @@ def clear(before: dict[str, Any], /, **options: Any) -> None:
     """Delete every row."""
     with Verb(_both(before, options)) as verb:
         from frostline.cli.output.formatting import size
-        from frostline.feature_cache import Store
+        from frostline.feature_cache import FeatureCache
 
         verb.start_light()
-        with Store() as kept:
+        with FeatureCache() as kept:
             gone = kept.clear()
             verb.done(
                 {"path": str(kept.path), "freed_bytes": gone, "bytes": kept.total_bytes()},

@@ -138,7 +138,7 @@ def _geometry(resize: str | None, study: str | None) -> tuple[str, float]:
 
     known = Study.existing(study)
     try:
-        seen = best_of(known).folder.asked()["preprocessing"]
+        seen = best_of(known).folder.checked_config()["preprocessing"]
     except StudyError:  # no run is finished yet
         return "crop", 1.0
     return str(seen.get("crop_mode", "crop")), float(seen.get("crop_pct", 1.0))

@@ -87,9 +87,9 @@ def _train(data: str, options: dict[str, Any]) -> str:
     )
     words = ["frostline", "train", data]
     if options["split_names"]:
-        from frostline.data.sources.folder_layout import written
+        from frostline.data.sources.folder_layout import split_names_text
 
-        words += ["--split-names", written(options["split_names"])]
+        words += ["--split-names", split_names_text(options["split_names"])]
     for name in ("intensity_range", "alpha_background"):
         if options.get(name):
             words += [f"--{name.replace('_', '-')}", options[name]]

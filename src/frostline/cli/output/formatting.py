@@ -17,7 +17,7 @@ from frostline.system import processor
 
 if TYPE_CHECKING:
     from frostline.data import Manifest
-    from frostline.feature_cache import Store
+    from frostline.feature_cache import FeatureCache
     from frostline.models import Backbone
     from frostline.pipelines import Baseline, Demo
     from frostline.training import Run
@@ -162,7 +162,7 @@ def _arithmetic(found: dict[str, Any]) -> list[str]:
     return lines or ["No rows to keep: nothing is trained above a frozen part."]
 
 
-def store(kept: Store) -> None:
+def store(kept: FeatureCache) -> None:
     """What is kept of frozen layers."""
     out, held = _out(), kept.holdings()
     if not held:

@@ -10,13 +10,13 @@ from rich.table import Table
 from frostline.reports.display_names import visible
 
 if TYPE_CHECKING:
-    from frostline.data import Sorted
+    from frostline.data import SortedImages
     from frostline.inference.prediction import Predictions
 
 TABLE_ROWS = 40  # predictions a terminal shows before it says how many more there are
 
 
-def predictions(found: Predictions, written: str | None, copied: Sorted | None = None) -> None:
+def predictions(found: Predictions, written: str | None, copied: SortedImages | None = None) -> None:
     """The answers, or where they were written, or where the images were copied to."""
     out = Console(markup=False)  # names of files and classes are no markup
     if written:
@@ -43,13 +43,13 @@ def predictions(found: Predictions, written: str | None, copied: Sorted | None =
         out.print(f"not readable: {visible(reason)}")
 
 
-def _copied(out: Console, done: Sorted) -> None:
+def _copied(out: Console, done: SortedImages) -> None:
     out.print(f"{sum(done.copied.values()):,} image(s) copied to {done.folder}:")
     table = Table("folder", "copied", "there already")
     for column in table.columns[1:]:
         column.justify = "right"
     for name in done.names:
-        table.add_row(visible(name), f"{done.copied.get(name, 0):,}", f"{done.there.get(name, 0):,}")
+        table.add_row(visible(name), f"{done.copied.get(name, 0):,}", f"{done.already_there.get(name, 0):,}")
     out.print(table)
     if done.inside:
         out.print(f"{done.inside:,} image(s) lie in {done.folder} themselves, and are left where they are.")

@@ -68,8 +68,8 @@ class CutAway:
         worst = f", of {self.worst} {percent(self.most)}" if more else ""
         message = (
             f"{self.long} of {self.images} image(s) are wider or taller than {MOST_ASPECT:g}:1. A centre "
-            f"crop leaves out {percent(self.mean_long)} of their area{or_more}{worst}: what lies there "
-            "has no say in any answer."
+            f"crop removes {percent(self.mean_long)} of their area{or_more}{worst}: what lies there "
+            "does not affect any prediction."
         )
         return Finding("cut_away", self.long, message, ADVICE, (self.worst,) if self.worst else ())
 
@@ -77,35 +77,45 @@ class CutAway:
 def cut_away(
     sizes: Mapping[str, Size] | Sequence[Size], resize: str = "crop", crop_pct: float = 1.0
 ) -> CutAway:
-    """Return how much of pictures of these sizes (width, height; upright) is never seen.
+    """Return how much of images of these sizes a preprocessing removes.
 
-    Args:
-        sizes: Of each picture, by its name if there is one. Unknown ones, (0, 0), are left out.
-        resize: "crop", "squash" or "pad", or a `Preprocessing`'s `crop_mode`.
-        crop_pct: The share of a side that the crop keeps, as a `Preprocessing` has it. 1, the default, is
-            the most that a crop can keep, so that what it loses is the least.
+    Parameters
+    ----------
+    sizes : mapping or sequence of (width, height)
+        Upright sizes in pixels, by name if there is one; unknown sizes, (0, 0), are ignored.
+    resize : str
+        "crop", "squash" or "pad", or a `Preprocessing`'s `crop_mode`.
+    crop_pct : float
+        Share of a side that the crop keeps, 0–1.
 
-    Raises `UsageError` for another `resize`.
+    Returns
+    -------
+    CutAway
+
+    Raises
+    ------
+    UsageError
+        `resize` is unknown.
     """
     if resize not in RESIZE_OF:
         raise UsageError(
             f"Unknown resize {resize!r}.{did_you_mean(resize, RESIZE_OF)} Expected crop, squash or pad."
         )
-    way = RESIZE_OF[resize]
-    named = list(sizes.items()) if isinstance(sizes, Mapping) else [("", size) for size in sizes]
-    named = [(name, size) for name, size in named if min(size) > 0]
-    lost = [share_cut_away(size, way, crop_pct) for _, size in named]
-    long = [share for share, (_, size) in zip(lost, named, strict=True) if is_long(size)]
+    mode = RESIZE_OF[resize]
+    named_sizes = list(sizes.items()) if isinstance(sizes, Mapping) else [("", size) for size in sizes]
+    named_sizes = [(name, size) for name, size in named_sizes if min(size) > 0]
+    lost = [share_cut_away(size, mode, crop_pct) for _, size in named_sizes]
+    long = [share for share, (_, size) in zip(lost, named_sizes, strict=True) if is_long(size)]
     worst = max(range(len(lost)), key=lost.__getitem__, default=None)
     return CutAway(
-        way,
+        mode,
         crop_pct,
-        len(named),
+        len(named_sizes),
         len(long),
         sum(lost) / len(lost) if lost else 0.0,
         sum(long) / len(long) if long else 0.0,
         0.0 if worst is None else lost[worst],
-        "" if worst is None else named[worst][0],
+        "" if worst is None else named_sizes[worst][0],
     )
 
 

@@ -62,13 +62,23 @@ class Picture:
 
 
 def open_image(source: str | Path | bytes, how: Rendering = PLAIN) -> Image.Image:
-    """Decode a file, or a file's bytes, to an upright RGB image of 8 bits a channel.
+    """Decode a file, or a file's bytes, to an upright 8-bit RGB image.
 
-    Deep pixels are spread, and transparent ones filled, as `how` says; without it, each image over its own
-    range and on white.
+    Parameters
+    ----------
+    source : str, Path or bytes
+    how : Rendering
+        Intensity range of deep pixels and background of transparent ones; by default each image uses its
+        own range, and white.
 
-    Raises:
-        DamagedImage: it cannot be decoded; the message names the file and says why.
+    Returns
+    -------
+    PIL.Image.Image
+
+    Raises
+    ------
+    DamagedImage
+        It cannot be decoded; the message names the file and the reason.
     """
     return open_picture(source).rgb(how)
 
@@ -115,7 +125,7 @@ def file_fault(path: Path) -> str:
 def _too_large(size_bytes: int) -> str:
     if size_bytes <= MAX_FILE_BYTES:
         return ""
-    return f"has {size_bytes:,} bytes; more than {MAX_FILE_BYTES:,} are no image that could be decoded"
+    return f"has {size_bytes:,} bytes; more than {MAX_FILE_BYTES:,} cannot be decoded"
 
 
 @dataclass(frozen=True, slots=True)
@@ -150,12 +160,12 @@ def _of_image(image: Image.Image) -> Picture:
     data, page = _bytes_behind(image), image.tell()
 
     def opened() -> Image.Image:
-        other = _open(io.BytesIO(data))
-        other.seek(page)
-        return other
+        reopened = _open(io.BytesIO(data))
+        reopened.seek(page)
+        return reopened
 
-    with opened() as first:
-        return _picture(first, opened)
+    with opened() as opened_image:
+        return _picture(opened_image, opened)
 
 
 def _bytes_behind(image: Image.Image) -> bytes:
@@ -170,8 +180,8 @@ def _bytes_behind(image: Image.Image) -> bytes:
     if name and not file_fault(Path(os.fsdecode(name))):
         return read_bytes(Path(os.fsdecode(name)))
     raise DamagedImage(
-        "holds 16 bits a colour, of which Pillow keeps 8, and its file is closed; expected one that is open. "
-        "Hand over the file's path or bytes instead"
+        "holds 16 bits a colour (Pillow keeps 8), and its file is closed; expected one that is open. "
+        "Pass the file's path or bytes instead"
     )
 
 
@@ -219,14 +229,14 @@ def picture_small(data: bytes, side_pixels: int) -> Picture:
 def header(file: BinaryIO) -> Header:
     """Look at what a file's header alone gives away. Pixel data is not looked at."""
 
-    def whole() -> bytes:
+    def all_bytes() -> bytes:
         file.seek(0)
         return file.read(MAX_FILE_BYTES)
 
     head = file.read(formats.HEAD_BYTES)
     file.seek(0)
     try:
-        with _words_for_faults(whole):
+        with _words_for_faults(all_bytes):
             if formats.is_dicom(head):
                 _demand_pydicom()
                 about = _dicom_header(file)
@@ -264,7 +274,7 @@ def _picture(image: Image.Image, again: Callable[[], Image.Image] | None) -> Pic
 def size_fault(width: int, height: int) -> str:
     """Say why an image of this size is not taken, or return ""."""
     if width * height > MAX_PIXELS:
-        return f"has {width}×{height} pixels; more than {MAX_PIXELS:,} are taken for a decompression bomb"
+        return f"has {width}×{height} pixels; more than {MAX_PIXELS:,} are refused as a decompression bomb"
     if min(width, height) < MIN_SIDE_PIXELS:
         return f"has only {width}×{height} pixels"
     return ""
@@ -325,11 +335,11 @@ class _words_for_faults:
 def _reason(error: Exception, content: Callable[[], bytes]) -> str:
     """Put an error of a decoder's in words."""
     if isinstance(error, UnidentifiedImageError):
-        whole = content()
-        return formats.stranger(whole) if whole else "is empty (0 bytes)"
+        data = content()
+        return formats.stranger(data) if data else "is empty (0 bytes)"
     if isinstance(error, Image.DecompressionBombError | Image.DecompressionBombWarning):
-        return f"has more than {MAX_PIXELS:,} pixels, which is taken for a decompression bomb"
+        return f"has more than {MAX_PIXELS:,} pixels, which is refused as a decompression bomb"
     if "truncated" in str(error).lower():
-        return "is truncated: the file ends before the picture does"
+        return "is truncated: the file ends before the image does"
     lines = str(error).splitlines()
     return f"cannot be decoded ({type(error).__name__}: {lines[0] if lines else ''})"

@@ -60,7 +60,7 @@ def of_array(values: Values) -> Deep:
     if values.shape[2] == 4:
         if values.dtype.kind != "u":
             raise DamagedImage(
-                f"has a fourth channel of {values.dtype.name}, of which nobody knows what is opaque; "
+                f"has a fourth channel of {values.dtype.name}, whose opaque value is unknown; "
                 "expected uint8 or uint16. Convert it, or leave transparency out: image[..., :3]"
             )
         alpha = (values[..., 3] >> (8 * values.dtype.itemsize - 8)).astype(np.uint8)
@@ -115,7 +115,7 @@ def read(image: Image.Image, again: Callable[[], Image.Image] | None) -> Deep:
         clear = values == np.asarray(key)
         alpha = np.where(clear.all(-1) if values.ndim == 3 else clear, 0, 255).astype(np.uint8)
     if values.dtype.kind == "f" and not np.isfinite(values).any():
-        raise DamagedImage("holds not one finite pixel value")
+        raise DamagedImage("holds no finite pixel value")
     turn = TURNS.get(_orientation(image), np.asarray)
     return Deep(kind, turn(values), None if alpha is None else turn(alpha))
 
@@ -153,29 +153,31 @@ def halved(deep: Deep) -> Deep:
     height, width = (size // 2 * 2 for size in deep.values.shape[:2])
     values = deep.values
     wide = values.dtype if values.dtype.kind == "f" else np.int64
-    made = np.empty((height // 2, width // 2, *values.shape[2:]), dtype=values.dtype)
+    pixels = np.empty((height // 2, width // 2, *values.shape[2:]), dtype=values.dtype)
     for row in range(0, height, 2):  # line by line, so that no wide copy of all is held
         lines = values[row : row + 2, :width].astype(wide).sum(axis=0)
-        made[row // 2] = (
+        pixels[row // 2] = (
             (lines[0::2] + lines[1::2]) / 4 if wide != np.int64 else (lines[0::2] + lines[1::2]) // 4
         )
     alpha = None if deep.alpha is None else deep.alpha[:height:2, :width:2]
-    return Deep(deep.kind, made, alpha)
+    return Deep(deep.kind, pixels, alpha)
 
 
-def _of_colours(image: Image.Image, other: Image.Image, unpacked: str) -> tuple[Values, NDArray[Any] | None]:
+def _of_colours(
+    image: Image.Image, reopened: Image.Image, unpacked: str
+) -> tuple[Values, NDArray[Any] | None]:
     """Return colours of 16 bits and their transparency from two decodings, or one where that holds all."""
     if unpacked.startswith("LA"):  # four bytes a pixel, as RGBA has
-        both = _decoded(other, "RGBA", mode="RGBA").astype(np.uint16)
+        both = _decoded(reopened, "RGBA", mode="RGBA").astype(np.uint16)
         return both[..., 0] << 8 | both[..., 1], both[..., 2].astype(np.uint8)
     # premultiplied colours are unpacked as they are, and divided here
     own = unpacked.replace("RGBa", "RGBA").replace(";16N", ";16L" if _little() else ";16B")
     swapped = own.replace(";16L", ";16X").replace(";16B", ";16L").replace(";16X", ";16B")
-    high, low = _decoded(image, own).astype(np.uint16), _decoded(other, swapped)
-    whole = high << 8 | low
-    colours, alpha = whole[..., :3], high[..., 3].astype(np.uint8) if whole.shape[-1] == 4 else None
+    high, low = _decoded(image, own).astype(np.uint16), _decoded(reopened, swapped)
+    samples = high << 8 | low
+    colours, alpha = samples[..., :3], high[..., 3].astype(np.uint8) if samples.shape[-1] == 4 else None
     if "RGBa" in unpacked:
-        share = np.maximum(whole[..., 3:], 1) / 65535
+        share = np.maximum(samples[..., 3:], 1) / 65535
         colours = np.minimum(colours / share, 65535).round().astype(np.uint16)
     return colours, alpha
 
@@ -185,9 +187,11 @@ def _decoded(image: Image.Image, unpack: str, mode: str = "") -> NDArray[np.uint
     if mode:
         image._mode = mode  # older versions of Pillow open grey with transparency as "LA"
     tiles: list[Any] = getattr(image, "tile", [])
-    for at, (*where, args) in enumerate(tiles):
+    for at, (*tile_head, args) in enumerate(tiles):
         changed = (unpack, *args[1:]) if isinstance(args, tuple) else unpack
-        tiles[at] = type(tiles[at])(*where, changed) if hasattr(tiles[at], "args") else (*where, changed)
+        tiles[at] = (
+            type(tiles[at])(*tile_head, changed) if hasattr(tiles[at], "args") else (*tile_head, changed)
+        )
     return np.asarray(image)
 
 
@@ -198,7 +202,7 @@ def _of_netpbm(image: Any) -> Values:
     width, height = image.size
     data = image.fp.read(6 * width * height)
     if codec != "ppm" or len(data) < 6 * width * height:
-        raise DamagedImage("is truncated, or written as text: the file ends before the picture does")
+        raise DamagedImage("is truncated, or written as text: the file ends before the image does")
     return np.frombuffer(data, dtype=">u2").reshape(height, width, 3).astype(np.uint16)
 
 
@@ -209,9 +213,9 @@ def _unpacking(image: Any) -> tuple[str, int]:
         return "", 0
     args = tiles[0][3]
     args = args if isinstance(args, tuple) else (args,)
-    first = args[0] if args and isinstance(args[0], str) else ""
-    last = args[1] if len(args) > 1 and isinstance(args[1], int) else 0
-    return first, last
+    rawmode = args[0] if args and isinstance(args[0], str) else ""
+    maximum = args[1] if len(args) > 1 and isinstance(args[1], int) else 0
+    return rawmode, maximum
 
 
 def _tag(image: Any, number: int) -> Any:

@@ -1,4 +1,4 @@
-"""Formats: which can be read here, which could be with a package more, and what a file is that can't be.
+"""Formats: which can be read here, which need another package, and what an unreadable file is.
 
 A file's content says what it is; its name only says what it was meant to be.
 """
@@ -24,7 +24,7 @@ FORMATS = ("AVIF", "BMP", "GIF", "HEIF", "JPEG", "JPEG2000", "PNG", "PPM", "TIFF
 HEIF, DICOM = "HEIF", "DICOM"
 PACKAGES = {HEIF: "pillow_heif", DICOM: "pydicom"}
 ENDINGS = {HEIF: (".heic", ".heif", ".hif"), DICOM: (".dcm", ".dicom")}
-# Names of pictures that none of these reads. They are asked about, and refused with a reason.
+# Names of pictures that none of these reads. They are listed, and refused with a reason.
 FOREIGN_ENDINGS = (
     ".psd", ".svg", ".eps", ".tga", ".jxl", ".exr", ".nii", ".czi", ".nd2", ".lif", ".svs", ".ndpi",
     ".nef", ".cr2", ".cr3", ".arw", ".dng", ".raf", ".orf", ".rw2",
@@ -47,7 +47,7 @@ IMPOSTORS = {
 # TIFF 6.0; 254 says that a page is a smaller copy of another; DNG 1.4 for the last.
 SMALLER_COPY, BITS, PHOTOMETRIC, SAMPLES, SAMPLE_FORMAT, DNG_VERSION = 254, 258, 262, 277, 339, 50706
 SAMPLE_FORMATS = {1: "whole numbers", 2: "whole numbers with a sign", 3: "floats"}
-RAW = "is a camera's raw file, of which only a small preview could be read: export it as JPEG, PNG or TIFF"
+RAW = "is a camera's raw file; only its small preview could be read: export it as JPEG, PNG or TIFF"
 
 # Pillow reports what it can't read to its logger as well, which without a handler prints it.
 logging.getLogger("PIL").addHandler(logging.NullHandler())
@@ -156,11 +156,11 @@ def fault_of(image: Any) -> str:
 
 
 def stranger(content: bytes) -> str:
-    """Say what a file is that no plug-in knows, by its content."""
+    """Describe a file that no plug-in reads, by its content."""
     start = content[:HEAD_BYTES].lower().lstrip()
-    words = next((words for sign, words in IMPOSTORS.items() if start.startswith(sign)), "")
-    if words:
-        return words
+    description = next((description for sign, description in IMPOSTORS.items() if start.startswith(sign)), "")
+    if description:
+        return description
     if is_heif(content):
         return _needs(HEIF, "is a HEIC picture, as phones take them")
     if content[:4] in (b"II*\0", b"MM\0*"):
@@ -173,10 +173,11 @@ def dicom_missing() -> str:
     return _needs(DICOM, "is a DICOM image")
 
 
-def _needs(name: str, what: str) -> str:
+def _needs(name: str, description: str) -> str:
     if installed(name):
-        return f"{what}, and is damaged, or of a kind that {PACKAGES[name].replace('_', '-')} does not read"
-    return f'{what}: pip install "frostline[formats]" reads it'
+        package = PACKAGES[name].replace("_", "-")
+        return f"{description}, and is damaged, or of a kind that {package} does not read"
+    return f'{description}: pip install "frostline[formats]" reads it'
 
 
 def _of_tiff(content: bytes) -> str:
@@ -196,5 +197,5 @@ def _of_tiff(content: bytes) -> str:
     depth = " and ".join(map(str, bits))
     return (
         f"is a TIFF with {bands} band(s) of {depth} bits ({kind}), which can't be read; expected 1 band of 1 "
-        "to 32 bits, or 3 or 4 of 8 or 16: write the bands to look at to files of their own"
+        "to 32 bits, or 3 or 4 of 8 or 16: save the bands to use as separate files"
     )

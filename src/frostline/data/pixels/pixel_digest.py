@@ -12,7 +12,7 @@ from typing import Any
 from numpy.typing import NDArray
 from PIL import Image
 
-from frostline.data.digest_cache import Memory
+from frostline.data.digest_cache import DigestCache
 from frostline.data.pixels import deep_pixels
 from frostline.data.pixels.decoding import Picture
 
@@ -34,8 +34,8 @@ def digest_of(picture: Picture) -> bytes:
     """
     if picture.deep is not None:
         parts = [picture.deep.values, *([] if picture.deep.alpha is None else [picture.deep.alpha])]
-        said = [f"{part.shape} {part.dtype.name}".encode() + _thin(part) for part in parts]
-        return hashlib.sha256(b"".join(said)).digest()[:8]
+        encoded = [f"{part.shape} {part.dtype.name}".encode() + _thin(part) for part in parts]
+        return hashlib.sha256(b"".join(encoded)).digest()[:8]
     image = picture.rgb()
     grid = (min(image.width, GRID), min(image.height, GRID))
     pixels = image if image.size == grid else image.resize(grid, Image.Resampling.NEAREST)
@@ -56,10 +56,10 @@ def note(digest: str, picture: Picture) -> None:
         _waiting[digest] = pixels
         full = len(_waiting) >= WRITTEN_TOGETHER
     if full:
-        write_waiting(Memory())
+        write_waiting(DigestCache())
 
 
-def write_waiting(memory: Memory) -> None:
+def write_waiting(memory: DigestCache) -> None:
     """Write what `note` holds back."""
     with _lock:
         ready = dict(_waiting)

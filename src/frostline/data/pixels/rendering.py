@@ -71,26 +71,38 @@ class Levels:
     @staticmethod
     def of(deep: Deep) -> Levels:
         """Look at an image's values: at those that can be seen, where there are such."""
-        seen = deep_pixels.thinned(deep.values, SIDE)
+        values = deep_pixels.thinned(deep.values, SIDE)
         if deep.alpha is not None:
             visible = deep_pixels.thinned(deep.alpha, SIDE) > 0
-            seen = seen[visible] if visible.any() else seen
-        seen = seen[np.isfinite(seen)].astype(np.float64)
-        if not len(seen):
-            seen = deep.values[np.isfinite(deep.values)].astype(np.float64)
+            values = values[visible] if visible.any() else values
+        values = values[np.isfinite(values)].astype(np.float64)
+        if not len(values):
+            values = deep.values[np.isfinite(deep.values)].astype(np.float64)
         # the nearest value further in: among few pixels, an interpolated one would follow a single hot one
-        low, *darkest = np.quantile(seen, [TAIL, *STEPS], method="higher").tolist()
+        low, *darkest = np.quantile(values, [TAIL, *STEPS], method="higher").tolist()
         upper = [1 - share for share in (TAIL, *STEPS)]
-        high, *brightest = np.quantile(seen, upper, method="lower").tolist()
-        return Levels(float(seen.min()), low, high, float(seen.max()), tuple(darkest), tuple(brightest))
+        high, *brightest = np.quantile(values, upper, method="lower").tolist()
+        return Levels(float(values.min()), low, high, float(values.max()), tuple(darkest), tuple(brightest))
 
 
 @dataclass(frozen=True)
 class Rendering:
-    """How a study shows values: what was asked for, and what came of it: `ranges` by kind, the `ground`, RGB.
+    """How a study renders deep and transparent images as 8-bit RGB.
 
-    An image of a kind without a range is spread over its own. `kinds` are those of the training images, ""
-    for 8 bits, where a range was chosen or asked for; they decide no pixel, and older studies have none.
+    An image of a kind without a range is spread over its own range.
+
+    Attributes
+    ----------
+    intensity_range : str
+        "auto", "per-image" or "LOW,HIGH", as requested.
+    ranges : tuple of (kind, low, high)
+        The range of each kind of deep image.
+    alpha_background : str
+        Background of transparent pixels, as requested.
+    ground : tuple of int
+        The background colour, RGB, 0–255.
+    kinds : tuple of str
+        Kinds of the training images, "" for 8 bits, where a range was chosen or requested.
     """
 
     intensity_range: str = AUTO
@@ -161,16 +173,19 @@ class Rendering:
                 (str(kind), float(low), float(high)) for kind, (low, high) in data["ranges"].items()
             )
             ground = parsed_ground(",".join(str(int(level)) for level in data["ground"]))
-            asked, background = checked_range(data["intensity_range"]), str(data["alpha_background"])
+            intensity_range, background = (
+                checked_range(data["intensity_range"]),
+                str(data["alpha_background"]),
+            )
             if background != AUTO:
                 parsed_ground(background)
             if not all(math.isfinite(low) and low < high < math.inf for _, low, high in ranges):
-                raise ValueError("a range ends where it begins, or nowhere")
+                raise ValueError("a range is empty or not finite")
             kinds = tuple(str(kind) for kind in data.get("kinds", ()))
-            return cls(asked, ranges, background, ground, kinds)
+            return cls(intensity_range, ranges, background, ground, kinds)
         except (AttributeError, KeyError, TypeError, ValueError, OverflowError, UsageError) as error:
             raise DataError(
-                f"This says of no use how pixels were made ({error!r}): {str(data)[:200]}"
+                f"This does not describe how pixels were rendered ({error!r}): {str(data)[:200]}"
             ) from None
 
 
@@ -178,9 +193,9 @@ PLAIN = Rendering()
 
 
 def as_options(how: Rendering) -> dict[str, str | None]:
-    """Return what was asked for, by the names of `load_data`'s arguments; `None` where nothing was."""
-    asked = {"intensity_range": how.intensity_range, "alpha_background": how.alpha_background}
-    return {name: None if value == AUTO else value for name, value in asked.items()}
+    """Return a rendering as `load_data`'s arguments; None for options left to their default."""
+    options = {"intensity_range": how.intensity_range, "alpha_background": how.alpha_background}
+    return {name: None if value == AUTO else value for name, value in options.items()}
 
 
 def checked_range(text: Any) -> str:
@@ -224,15 +239,15 @@ def parsed_ground(text: str) -> tuple[int, int, int]:
 
 
 def spread(values: Values, low: float, high: float) -> NDArray[np.uint8]:
-    """Return values as 0–255 between `low` and `high`; what lies outside is at the ends, no number at 0."""
-    made = np.empty(values.shape, dtype=np.uint8)
+    """Return values as 0–255 between `low` and `high`; values outside are clipped, NaN becomes 0."""
+    pixels = np.empty(values.shape, dtype=np.uint8)
     wide = np.float64 if values.dtype.itemsize > 2 else np.float32
     rows = max(1, STRIP_PIXELS // max(1, values.shape[1]))
     for start in range(0, len(values), rows):
         strip: NDArray[Any] = values[start : start + rows].astype(wide)
         strip = (strip - low) * (255 / (high - low))
-        made[start : start + rows] = np.nan_to_num(strip, nan=0.0).clip(0, 255).round()
-    return made
+        pixels[start : start + rows] = np.nan_to_num(strip, nan=0.0).clip(0, 255).round()
+    return pixels
 
 
 def on_ground(image: Image.Image, ground: tuple[int, int, int]) -> Image.Image:
@@ -244,16 +259,19 @@ def on_ground(image: Image.Image, ground: tuple[int, int, int]) -> Image.Image:
 def ranges_of(levels: Iterable[tuple[str, Levels]]) -> tuple[tuple[str, float, float], ...]:
     """Choose one range for each kind, from the levels of its images."""
     by_kind: dict[str, list[Levels]] = {}
-    for kind, one in levels:
-        by_kind.setdefault(kind, []).append(one)
-    return tuple((kind, *_range_of(seen)) for kind, seen in sorted(by_kind.items()))
+    for kind, image_levels in levels:
+        by_kind.setdefault(kind, []).append(image_levels)
+    return tuple((kind, *_range_of(kind_levels)) for kind, kind_levels in sorted(by_kind.items()))
 
 
-def _range_of(seen: list[Levels]) -> tuple[float, float]:
+def _range_of(levels: list[Levels]) -> tuple[float, float]:
     """Return where the lowest values begin and the highest end, but for the tails and a few images."""
-    few = len(seen) < FEWEST_TO_DISREGARD
-    without = 0 if few else math.ceil(DISREGARDED * len(seen))
-    lows, highs = sorted(one.low for one in seen), sorted(one.high for one in seen)
+    few = len(levels) < FEWEST_TO_DISREGARD
+    without = 0 if few else math.ceil(DISREGARDED * len(levels))
+    lows, highs = (
+        sorted(image_levels.low for image_levels in levels),
+        sorted(image_levels.high for image_levels in levels),
+    )
     return _apart(lows[without], highs[-1 - without])
 
 

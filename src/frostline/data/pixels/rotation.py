@@ -58,8 +58,8 @@ def turned(image: Image.Image, angle: float) -> Image.Image:
     if (width + 2 * across) * (height + 2 * down) > MOST_CANVAS_PIXELS:
         return _turned_in_pieces(image, angle)
     pixels = np.pad(np.asarray(image), ((down, down), (across, across), (0, 0)), mode="symmetric")
-    whole = Image.fromarray(pixels).rotate(angle, Image.Resampling.BICUBIC)
-    return whole.crop((across, down, across + width, down + height))
+    rotated = Image.fromarray(pixels).rotate(angle, Image.Resampling.BICUBIC)
+    return rotated.crop((across, down, across + width, down + height))
 
 
 def _turned_in_pieces(image: Image.Image, angle: float) -> Image.Image:
@@ -69,7 +69,7 @@ def _turned_in_pieces(image: Image.Image, angle: float) -> Image.Image:
     # from a place in the frame to the one in the picture, about the middle: y points down
     over_x = width / 2 - cos * width / 2 + sin * height / 2
     over_y = height / 2 - sin * width / 2 - cos * height / 2
-    whole = Image.new("RGB", image.size)
+    canvas = Image.new("RGB", image.size)
     for top in range(0, height, PIECE_PIXELS):
         for left in range(0, width, PIECE_PIXELS):
             size = min(PIECE_PIXELS, width - left), min(PIECE_PIXELS, height - top)
@@ -79,8 +79,8 @@ def _turned_in_pieces(image: Image.Image, angle: float) -> Image.Image:
             part = Image.fromarray(pixels[_reflected(rows, height)[:, None], _reflected(columns, width)])
             matrix = (cos, -sin, at_x - columns[0], sin, cos, at_y - rows[0])
             piece = part.transform(size, Image.Transform.AFFINE, matrix, Image.Resampling.BICUBIC)
-            whole.paste(piece, (left, top))
-    return whole
+            canvas.paste(piece, (left, top))
+    return canvas
 
 
 def _reach(start: float, steps: tuple[float, float]) -> NDArray[np.int64]:
@@ -91,5 +91,5 @@ def _reach(start: float, steps: tuple[float, float]) -> NDArray[np.int64]:
 
 def _reflected(places: NDArray[np.int64], length: int) -> NDArray[np.int64]:
     """Return the pixels that lie at places of a picture repeated back and forth without end."""
-    there = places % (2 * length)
-    return np.minimum(there, 2 * length - 1 - there)
+    offsets = places % (2 * length)
+    return np.minimum(offsets, 2 * length - 1 - offsets)

@@ -45,7 +45,9 @@ class Traits:
         values: dict[str, Any] = json.loads(text)
         levels = values.pop("levels", None)
         if levels is not None:
-            levels = {name: tuple(one) if isinstance(one, list) else one for name, one in levels.items()}
+            levels = {
+                name: tuple(value) if isinstance(value, list) else value for name, value in levels.items()
+            }
         return Traits(**values, levels=None if levels is None else Levels(**levels))
 
     @property
@@ -70,7 +72,7 @@ class Traits:
 PLAIN = Traits()
 
 
-def looked_at(picture: Picture, header: Traits = PLAIN) -> Traits:
+def with_decoded_traits(picture: Picture, header: Traits = PLAIN) -> Traits:
     """Add to what a header said what the decoded picture shows."""
     header = replace(header, several=picture.several)
     if picture.deep is not None:
@@ -99,7 +101,7 @@ def is_flat(image: Any) -> bool:
     return all(most - least <= FLAT_LEVELS for least, most in image.getextrema())
 
 
-def confirmed(content: Any, picture: Picture, traits: Traits) -> Traits:
+def recheck_if_shrunk(content: Any, picture: Picture, traits: Traits) -> Traits:
     """Look once more at the whole of what a picture shrunk on the way in showed to be flat."""
     hidden = traits.flat or traits.hidden_on_white or traits.hidden_on_grey
-    return looked_at(decoding.picture(content), traits) if hidden and picture.shrunk else traits
+    return with_decoded_traits(decoding.picture(content), traits) if hidden and picture.shrunk else traits

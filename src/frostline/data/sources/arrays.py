@@ -9,14 +9,14 @@ from typing import Any
 
 from PIL import Image
 
-from frostline.data.digest_cache import Memory
+from frostline.data.digest_cache import DigestCache
 from frostline.data.image_index import index, look_at_special
 from frostline.data.manifest import Manifest
 from frostline.data.pixels.deep_pixels import Deep
 from frostline.data.pixels.rendering import PLAIN, Rendering
-from frostline.data.pixels.rendering_choice import kinds_of, notes_on, shown_by
+from frostline.data.pixels.rendering_choice import kinds_of, notes_on, rendered_from_traits
 from frostline.data.samples import Sample
-from frostline.data.sources.common import Found, Source, listing
+from frostline.data.sources.common import ImageEntry, Source, listing
 from frostline.data.sources.python_datasets import NAME, picture
 from frostline.errors import DamagedImage, DataError
 
@@ -41,26 +41,44 @@ def read_pairs(pairs: Pairs) -> Source:
 def unlabelled(
     images: Sequence[Any], workers: int = 0, rendering: Rendering = PLAIN
 ) -> tuple[Manifest, list[str]]:
-    """Return images to be asked about, all of them in the part "test", in their order, shown so; and notes.
+    """Return a manifest of unlabelled images, all in the part "test", and notes on their rendering.
 
-    The notes say what a person should know of how the images are shown (`showing.notes_on`).
-    Raises `DataError` naming those that cannot be used.
+    Parameters
+    ----------
+    images : sequence
+        Paths, or PIL images or arrays (h, w[, 3]).
+    workers : int
+        Threads for decoding.
+    rendering : Rendering
+
+    Returns
+    -------
+    manifest : Manifest
+        The images in their order.
+    notes : list of str
+
+    Raises
+    ------
+    DataError
+        Images cannot be used; the message names them.
     """
-    read = read_pairs(Pairs(images, [""] * len(images)))
-    memory = Memory()
-    seen = index(read, memory, None, workers)
-    look_at_special(read, seen, memory, None, workers)
-    lost = [f"{image.found.path} {image.fault}" for image in seen if image.fault]
+    source = read_pairs(Pairs(images, [""] * len(images)))
+    cache = DigestCache()
+    indexed = index(source, cache, None, workers)
+    look_at_special(source, indexed, cache, None, workers)
+    lost = [f"{image.entry.path} {image.fault}" for image in indexed if image.fault]
     if lost:
         raise DataError(f"{len(lost)} image(s) cannot be used:{listing(lost)}")
-    samples = tuple(Sample(image.found.path, "", image.digest, "", "test") for image in seen)
-    kinds = kinds_of({image.digest: image.traits for image in seen})
-    notes = notes_on([shown_by(image.found.path, image.traits, rendering) for image in seen], rendering)
-    return Manifest(read.root, samples, ("",), rendering=rendering, kinds=kinds, items=read.items), notes
+    samples = tuple(Sample(image.entry.path, "", image.digest, "", "test") for image in indexed)
+    kinds = kinds_of({image.digest: image.traits for image in indexed})
+    notes = notes_on(
+        [rendered_from_traits(image.entry.path, image.traits, rendering) for image in indexed], rendering
+    )
+    return Manifest(source.root, samples, ("",), rendering=rendering, kinds=kinds, items=source.items), notes
 
 
-def _found(paths: Sequence[str], labels: Sequence[str]) -> list[Found]:
-    return [Found(path, label) for path, label in zip(paths, labels, strict=True)]
+def _found(paths: Sequence[str], labels: Sequence[str]) -> list[ImageEntry]:
+    return [ImageEntry(path, label) for path, label in zip(paths, labels, strict=True)]
 
 
 @dataclass(frozen=True)

@@ -6,7 +6,7 @@ import unicodedata
 from pathlib import Path
 
 from frostline.data.findings import Finding
-from frostline.data.sources.common import OUTSIDE, Found, Source, listing
+from frostline.data.sources.common import OUTSIDE, ImageEntry, Source, listing
 from frostline.data.sources.file_listing import (
     find_images,
     is_hidden,
@@ -37,19 +37,19 @@ def read_folder(root: Path, split_names: SplitNames = None, groups_inside: bool 
     if kind := own(root):
         article = "an" if kind == "export" else "a"
         raise DataError(
-            f"{root} is {article} {kind} of frostline's, not labelled images. Expected the folder or table "
-            "that it was made from."
+            f"{root} is {article} {kind} that frostline wrote, not labelled images. Expected the folder or "
+            "table that it was made from."
         )
     source = Source(root, hint="Only image files inside the class folders count.")
     layout = layout_of(_tree(root, DEPTH), str(root), split_names, groups_inside)
-    source.said += layout.said
+    source.findings += layout.findings
     for path, part in layout.classes_in.items():
         _read_classes(root.joinpath(*path), part, source)
     for path in layout.unlabelled:
-        _set_aside(root.joinpath(*path), source)
+        _skip_folder(root.joinpath(*path), source)
     inside = _folders(root)
-    source.said += [_left_out(root, folder, kind) for folder, kind in _own_inside(root, layout)]
-    if not source.found:
+    source.findings += [_left_out(root, folder, kind) for folder, kind in _own_inside(root, layout)]
+    if not source.images:
         raise DataError(_nothing_found(root, inside))
     if len(inside) == 1 and len(_folders(inside[0])) > 1 and layout.classes_in == {(): ""}:
         raise DataError(
@@ -69,17 +69,17 @@ def _tree(folder: Path, depth: int) -> Tree:
     return Tree({child.name: _tree(child, depth - 1) for child in folders} if depth else {}, files)
 
 
-def _set_aside(folder: Path, source: Source) -> None:
-    """List the images of a folder that says neither part nor class."""
+def _skip_folder(folder: Path, source: Source) -> None:
+    """List the images of a folder that is neither a part nor a class, as skipped."""
     assert source.root is not None
     for file in walk_files(folder):
         if is_picture(file):
             path = file.relative_to(source.root).as_posix()
-            source.aside.append((Found(path, ""), OUTSIDE))
+            source.skipped.append((ImageEntry(path, ""), OUTSIDE))
 
 
 def _read_classes(folder: Path, part: str, source: Source) -> None:
-    """Add every file of every class folder; image files beside them have no label and are set aside."""
+    """Add every file of every class folder; image files beside them have no label and are skipped."""
     assert source.root is not None
     for child in sorted(folder.iterdir()):
         if is_hidden(child.name):
@@ -90,7 +90,7 @@ def _read_classes(folder: Path, part: str, source: Source) -> None:
             _read_class(child, part, source)
         elif is_picture(child):
             path = child.relative_to(source.root).as_posix()
-            source.aside.append((Found(path, ""), OUTSIDE))
+            source.skipped.append((ImageEntry(path, ""), OUTSIDE))
 
 
 def _read_class(folder: Path, part: str, source: Source) -> None:
@@ -98,11 +98,13 @@ def _read_class(folder: Path, part: str, source: Source) -> None:
     label = unicodedata.normalize("NFC", folder.name)  # macOS spells é as two characters
     ours: list[tuple[Path, str]] = []
     files = walk_files(folder, ours)
-    source.said += [_left_out(source.root, place, kind) for place, kind in sorted(ours)]
-    source.found += [Found(file.relative_to(source.root).as_posix(), label, split=part) for file in files]
+    source.findings += [_left_out(source.root, place, kind) for place, kind in sorted(ours)]
+    source.images += [
+        ImageEntry(file.relative_to(source.root).as_posix(), label, split=part) for file in files
+    ]
     if not files:
         where = folder.relative_to(source.root).as_posix()
-        source.said.append(Finding("empty", 1, f"The folder {where} is empty."))
+        source.findings.append(Finding("empty", 1, f"The folder {where} is empty."))
 
 
 def _folders(folder: Path) -> list[Path]:
@@ -120,7 +122,9 @@ def _own_inside(root: Path, layout: Layout) -> list[tuple[Path, str]]:
 def _left_out(root: Path, folder: Path, kind: str) -> Finding:
     article = "an" if kind == "export" else "a"
     where = folder.relative_to(root).as_posix()
-    return Finding("left_out", 1, f"{where}/ is {article} {kind} of frostline's, no class: it is left out.")
+    return Finding(
+        "left_out", 1, f"{where}/ is {article} {kind} that frostline wrote, not a class: it is skipped."
+    )
 
 
 def _nothing_found(root: Path, inside: list[Path]) -> str:
@@ -133,7 +137,7 @@ def _nothing_found(root: Path, inside: list[Path]) -> str:
     if inside:
         names = listing([f"{folder.name}/" for folder in inside])
         files_inside = any(not child.is_dir() for folder in inside for child in folder.iterdir())
-        lacking = "no class folders inside the parts" if files_inside else "not one file inside them"
+        lacking = "no class folders inside the parts" if files_inside else "no file inside them"
         return f"{root} holds folders, but {lacking}:{names}\n{expected.strip()}"
     try:
         loose = len(find_images(root))

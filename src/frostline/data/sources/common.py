@@ -31,7 +31,7 @@ PART_NAMES = {
     "testing": "test",
 }
 
-# Why images are set aside that were never looked at.
+# Why images are skipped that were never read.
 UNLABELLED = "has no label"
 NOT_BESIDE = "has no label beside it (.cls or .json)"
 OUTSIDE = "lies outside the class folders, so it has no label"
@@ -41,7 +41,7 @@ EXAMPLES = 10
 
 
 @dataclass(frozen=True, slots=True)
-class Found:
+class ImageEntry:
     """One labelled image as the source names it; nothing of it has been read."""
 
     path: str  # relative to the source's root, else absolute, or "dataset[12]"
@@ -52,12 +52,12 @@ class Found:
 
 @dataclass(slots=True)
 class Source:
-    """Everything a source says."""
+    """All that a source lists: images, skipped images and findings."""
 
     root: Path | None
-    found: list[Found] = field(default_factory=list)
-    aside: list[tuple[Found, str]] = field(default_factory=list)  # not usable, and why
-    said: list[Finding] = field(default_factory=list)
+    images: list[ImageEntry] = field(default_factory=list)
+    skipped: list[tuple[ImageEntry, str]] = field(default_factory=list)  # not usable, and why
+    findings: list[Finding] = field(default_factory=list)
     hint: str = ""  # what to check when not one image can be used
     items: Callable[[str], Image.Image | Deep | bytes] | None = None  # where there are no files
     key: Callable[[str], FileKey | None] | None = None  # what tells an unchanged item without reading it
@@ -76,6 +76,6 @@ def unknown_part(name: str) -> str:
 
 def listing(lines: list[str]) -> str:
     """Return a message's lines as an indented list: the first `EXAMPLES`, and how many more there are."""
-    shown = [f"\n  - {line}" for line in lines[:EXAMPLES]]
+    bullets = [f"\n  - {line}" for line in lines[:EXAMPLES]]
     more = f"\n  - and {len(lines) - EXAMPLES} more" if len(lines) > EXAMPLES else ""
-    return "".join(shown) + more
+    return "".join(bullets) + more

@@ -1,4 +1,4 @@
-"""Which files of a folder are pictures: by name, else by content; nothing is passed over without a word."""
+"""Which files of a folder are pictures: by name, else by content."""
 
 from __future__ import annotations
 
@@ -36,9 +36,9 @@ def listed_in(path: str | Path) -> Listing:
     files = sorted(walk_files(path))
     images = [file for file in files if is_picture(file)]
     if not images:
-        found = f"; it holds {len(files)} other file(s)" if files else ""
+        other_files = f"; it holds {len(files)} other file(s)" if files else ""
         raise DataError(
-            f"{path} holds no image files{found}; expected files such as "
+            f"{path} holds no image files{other_files}; expected files such as "
             f"{', '.join(sorted(formats.suffixes() - set(formats.FOREIGN_ENDINGS)))}."
         )
     chosen = set(images)
@@ -46,7 +46,13 @@ def listed_in(path: str | Path) -> Listing:
 
 
 def find_images(path: str | Path) -> list[Path]:
-    """List the pictures of a folder as `listed_in` does."""
+    """Return the image files of a folder, however deep, or a single file.
+
+    Raises
+    ------
+    DataError
+        The path does not exist or holds no images.
+    """
     return listed_in(path).images
 
 
@@ -69,14 +75,14 @@ def is_hidden(name: str) -> bool:
 
 
 def own(folder: Path) -> str:
-    """Say what a folder of frostline's own is, "study" or "export": it holds no data. Empty for any other."""
+    """Return "study" or "export" for a folder that frostline wrote, which holds no data; "" for any other."""
     if (folder / "study.json").is_file() and ((folder / "runs").is_dir() or (folder / "splits").is_dir()):
         return "study"
     return "export" if directories.exported_as(folder) else ""
 
 
 def is_study(folder: Path) -> bool:
-    """Whether a folder is a study."""
+    """Return whether a folder is a study."""
     return own(folder) == "study"
 
 
@@ -87,32 +93,31 @@ def walk_files(folder: Path, skipped: list[tuple[Path, str]] | None = None) -> l
     own are left out, and added to `skipped` with what they are.
     """
     files: list[Path] = []
-    waiting, seen = [folder], {parent.resolve() for parent in folder.resolve().parents}
+    waiting, visited = [folder], {parent.resolve() for parent in folder.resolve().parents}
     while waiting:
-        here = waiting.pop()
-        target = here.resolve()
-        if target in seen:
+        current = waiting.pop()
+        target = current.resolve()
+        if target in visited:
             continue
-        seen.add(target)
+        visited.add(target)
         try:
-            entries = [entry for entry in here.iterdir() if not is_hidden(entry.name)]
+            entries = [entry for entry in current.iterdir() if not is_hidden(entry.name)]
         except OSError:
-            files.append(here)
+            files.append(current)
             continue
         folders = [entry for entry in entries if entry.is_dir()]
-        ours = {entry: kind for entry in folders if (kind := own(entry))}
+        own_folders = {entry: kind for entry in folders if (kind := own(entry))}
         if skipped is not None:
-            skipped += ours.items()
-        waiting += [entry for entry in folders if entry not in ours]
+            skipped += own_folders.items()
+        waiting += [entry for entry in folders if entry not in own_folders]
         files += sorted(set(entries) - set(folders))
     return sorted(files)
 
 
 def missing_message(path: Path) -> str:
-    """Say that a path is not there, with the nearest name that is."""
+    """Return a message that a path does not exist, with the nearest name that does."""
     parent = path.parent
     names = [entry.name for entry in parent.iterdir()] if parent.is_dir() else []
-    where = "" if parent.is_dir() else f", nor does {parent}"
-    return (
-        f"{path} does not exist{where}; expected a folder or file of images.{did_you_mean(path.name, names)}"
-    )
+    no_parent = "" if parent.is_dir() else f", nor does {parent}"
+    guess = did_you_mean(path.name, names)
+    return f"{path} does not exist{no_parent}; expected a folder or file of images.{guess}"

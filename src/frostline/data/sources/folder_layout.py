@@ -41,18 +41,18 @@ class Tree:
         root = cls()
         for file in files:
             *folders, _ = file.split("/")
-            here = root
+            tree = root
             for name in folders:
-                here = here.folders.setdefault(name, cls())
-            here.files = True
+                tree = tree.folders.setdefault(name, cls())
+            tree.files = True
         return root
 
     def at(self, path: Iterable[str]) -> Tree:
         """Return a folder below this one."""
-        here = self
+        tree = self
         for name in path:
-            here = here.folders[name]
-        return here
+            tree = tree.folders[name]
+        return tree
 
 
 Path = tuple[str, ...]
@@ -65,13 +65,13 @@ class Layout:
 
     classes_in: dict[Path, str]
     unlabelled: tuple[Path, ...] = ()
-    said: tuple[Finding, ...] = ()
+    findings: tuple[Finding, ...] = ()
 
 
 SplitNames = Mapping[str, str] | str | None  # folder → part, or `NO_PARTS`, or nothing
 
 
-def checked(split_names: SplitNames) -> SplitNames:
+def checked_split_names(split_names: SplitNames) -> SplitNames:
     """Return it as it is. Raises `UsageError` where it names a part that there is not."""
     if split_names is None or split_names == NO_PARTS:
         return split_names
@@ -88,7 +88,7 @@ def checked(split_names: SplitNames) -> SplitNames:
     return split_names
 
 
-def written(split_names: SplitNames) -> str:
+def split_names_text(split_names: SplitNames) -> str:
     """Return them as the option takes them: "train=fold0,test=fold1"."""
     if isinstance(split_names, Mapping):
         return ",".join(f"{part}={folder}" for folder, part in split_names.items())
@@ -105,17 +105,17 @@ def layout_of(tree: Tree, root: str, split_names: SplitNames = None, groups_insi
     base = base if tree.at(base).folders else ()
     folders = tree.at(base).folders
     inside = {name: tree.at(_through(tree, (*base, name), name)) for name in folders}
-    through = f"{root}/ holds only a folder of its own name: looked through."
-    said = [Finding("assumed", 1, through)] if base else []
+    message = f"{root}/ holds only a folder of the same name; that one is used."
+    findings = [Finding("assumed", 1, message)] if base else []
     if isinstance(split_names, Mapping):
-        return _as_said(tree, base, root, split_names, said)
+        return _as_said(tree, base, root, split_names, findings)
     if split_names is None:
         parts = {name: part for name in folders if (part := part_of(name))}
         if _are_parts(inside, parts, root):
-            return _in_parts(tree, base, parts, said)
+            return _in_parts(tree, base, parts, findings)
         if not groups_inside:
             _refuse_doubtful(inside, root)
-    return Layout({base: ""}, said=tuple(said))
+    return Layout({base: ""}, findings=tuple(findings))
 
 
 def part_of(name: str) -> str | None:
@@ -124,8 +124,8 @@ def part_of(name: str) -> str | None:
     exact = part_named(name)
     words = re.split(r"[\W\d_]+", name.lower())
     joined = [*words, *("".join(pair) for pair in pairwise(words))]  # hold_out
-    said = {part for word in joined if (part := part_named(word) or PART_WORDS.get(word))}
-    return exact or (said.pop() if len(said) == 1 else None)
+    parts = {part for word in joined if (part := part_named(word) or PART_WORDS.get(word))}
+    return exact or (parts.pop() if len(parts) == 1 else None)
 
 
 def _are_parts(folders: Mapping[str, Tree], parts: Mapping[str, str], root: str) -> bool:
@@ -138,19 +138,19 @@ def _are_parts(folders: Mapping[str, Tree], parts: Mapping[str, str], root: str)
                 "train/CLASS/image.jpg."
             )
         return False
-    others = [name for name in folders if name not in parts]
-    if others and not (len(parts) > 1 and _share_names([folders[name] for name in nested])):
+    other_folders = [name for name in folders if name not in parts]
+    if other_folders and not (len(parts) > 1 and _share_names([folders[name] for name in nested])):
         if len(parts) > 1 and all(part_named(name) for name in parts):
             raise DataError(
-                f"{root} mixes parts ({_listed(parts)}) with other folders ({_listed(others)}); expected "
-                "either train/ val/ test/ or a folder per class. Move the others out, or say which are parts "
-                f"with --split-names {_example(parts)}."
+                f"{root} mixes parts ({_listed(parts)}) with other folders ({_listed(other_folders)}); "
+                "expected either train/ val/ test/ or a folder per class. Move the others out, or name the "
+                f"parts with --split-names {_example(parts)}."
             )
         return False  # a class may be called train
-    if strange := [name for name in others if folders[name].folders]:
+    if strange := [name for name in other_folders if folders[name].folders]:
         raise DataError(
             f"{root} mixes parts ({_listed(parts)}) with other folders ({_listed(strange)}). Move those out, "
-            f"or say which are parts with --split-names {_example(parts)}."
+            f"or name the parts with --split-names {_example(parts)}."
         )
     doubled = [part for part in PARTS if list(parts.values()).count(part) > 1]
     if doubled:
@@ -162,7 +162,7 @@ def _are_parts(folders: Mapping[str, Tree], parts: Mapping[str, str], root: str)
     return True
 
 
-def _in_parts(tree: Tree, base: Path, parts: Mapping[str, str], said: list[Finding]) -> Layout:
+def _in_parts(tree: Tree, base: Path, parts: Mapping[str, str], findings: list[Finding]) -> Layout:
     folders = tree.at(base).folders
     classes_in, unlabelled = {}, []
     for name in folders:
@@ -172,24 +172,24 @@ def _in_parts(tree: Tree, base: Path, parts: Mapping[str, str], said: list[Findi
         else:
             unlabelled.append((*base, name))
     if any(part_named(name) is None for name in parts):
-        taken = ", ".join(f"{name}/ is {part}" for name, part in parts.items())
-        said.append(
+        assigned = ", ".join(f"{name}/ is {part}" for name, part in parts.items())
+        findings.append(
             Finding(
                 "assumed",
                 len(parts),
-                f"Folders taken for parts: {taken}.",
-                "If that is wrong, say so with --split-names.",
+                f"Folders read as parts: {assigned}.",
+                "If that is wrong, use --split-names.",
             )
         )
     if unlabelled:
         flat = _listed(path[-1] for path in unlabelled)
-        why = f"Images in {flat} have no label, since there are no class folders: they are left out."
-        said.append(Finding("assumed", len(unlabelled), why))
-    return Layout(classes_in, tuple(unlabelled), tuple(said))
+        why = f"Images in {flat} have no label, since there are no class folders: they are skipped."
+        findings.append(Finding("assumed", len(unlabelled), why))
+    return Layout(classes_in, tuple(unlabelled), tuple(findings))
 
 
 def _as_said(
-    tree: Tree, base: Path, root: str, split_names: Mapping[str, str], said: list[Finding]
+    tree: Tree, base: Path, root: str, split_names: Mapping[str, str], findings: list[Finding]
 ) -> Layout:
     folders = tree.at(base).folders
     missing = [name for name in split_names if name not in folders]
@@ -199,11 +199,11 @@ def _as_said(
             f"{did_you_mean(missing[0], list(folders))}"
         )
     classes_in = {_through(tree, (*base, name), name): part for name, part in split_names.items()}
-    left = [(*base, name) for name in folders if name not in split_names]
-    if left:
-        names = _listed(path[-1] for path in left)
-        said.append(Finding("assumed", len(left), f"--split-names does not name {names}: left out."))
-    return Layout(classes_in, tuple(left), tuple(said))
+    unnamed = [(*base, name) for name in folders if name not in split_names]
+    if unnamed:
+        names = _listed(path[-1] for path in unnamed)
+        findings.append(Finding("assumed", len(unnamed), f"--split-names does not name {names}: skipped."))
+    return Layout(classes_in, tuple(unnamed), tuple(findings))
 
 
 def _refuse_doubtful(folders: Mapping[str, Tree], root: str) -> None:
@@ -213,7 +213,7 @@ def _refuse_doubtful(folders: Mapping[str, Tree], root: str) -> None:
         names = list(folders)
         raise DataError(
             f"{root} holds {_listed(names)}, and each of them holds {_listed(inside)}. Which are the "
-            f"classes? If those inside are, say what part each folder is: --split-names "
+            f"classes? If those inside are, name the part of each folder: --split-names "
             f"train={names[0]},test={names[-1]}. If {_listed(names)} are the classes: --split-names "
             f"{NO_PARTS}, or --group-by parent where those inside are groups, such as patients."
         )
@@ -228,18 +228,18 @@ def _share_names(folders: list[Tree]) -> bool:
 
 def _through(tree: Tree, path: Path, name: str) -> Path:
     """Return the folder to look in: of one that holds nothing but a folder of its own name, that one."""
-    here = tree.at(path)
-    while len(here.folders) == 1 and not here.files:
-        (inner,) = here.folders
+    folder = tree.at(path)
+    while len(folder.folders) == 1 and not folder.files:
+        (inner,) = folder.folders
         if inner.casefold() != name.casefold():
             break
-        path, here = (*path, inner), here.folders[inner]
+        path, folder = (*path, inner), folder.folders[inner]
     return path
 
 
 def _listed(names: Iterable[str]) -> str:
-    shown = [f"{name}/" for name in names]
-    return ", ".join(shown[:SHOWN]) + (f" and {len(shown) - SHOWN} more" if len(shown) > SHOWN else "")
+    quoted = [f"{name}/" for name in names]
+    return ", ".join(quoted[:SHOWN]) + (f" and {len(quoted) - SHOWN} more" if len(quoted) > SHOWN else "")
 
 
 def _example(parts: Mapping[str, str]) -> str:

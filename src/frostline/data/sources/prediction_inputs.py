@@ -1,4 +1,4 @@
-"""Images that a model is asked about, without labels: files, folders and tables, or images in memory."""
+"""Images to predict, without labels: files, folders and tables, or images in memory."""
 
 from __future__ import annotations
 
@@ -26,14 +26,14 @@ OBJECTS = "OUST"  # kinds of numpy arrays that hold paths or objects, not pixels
 
 
 @dataclass(frozen=True)
-class Question:
-    """One image to be looked at. `name` is its path, or "image" or "image[3]" for one in memory."""
+class PredictionInput:
+    """One image to predict. `name` is its path, or "image" or "image[3]" for one in memory."""
 
     name: str
     source: Any  # a path, an encoded file's bytes or what fetches them, a PIL image, an array or a tensor
 
     @property
-    def far(self) -> bool:
+    def is_remote(self) -> bool:
         """Whether it must be fetched."""
         return isinstance(self.source, _Fetched)
 
@@ -75,44 +75,57 @@ class _Fetched:
 
 
 @dataclass(frozen=True)
-class Asked:
-    """What is asked about, in order, and the files beside it that are no pictures by name or content."""
+class PredictionInputs:
+    """Images to predict, in order, and the files beside them that are not images."""
 
-    questions: tuple[Question, ...]
-    others: tuple[str, ...] = ()
+    inputs: tuple[PredictionInput, ...]
+    other_files: tuple[str, ...] = ()
 
-    def __iter__(self) -> Iterator[Question]:
-        return iter(self.questions)
+    def __iter__(self) -> Iterator[PredictionInput]:
+        return iter(self.inputs)
 
     def __len__(self) -> int:
-        return len(self.questions)
+        return len(self.inputs)
 
-    def __getitem__(self, place: int) -> Question:
-        return self.questions[place]
+    def __getitem__(self, place: int) -> PredictionInput:
+        return self.inputs[place]
 
 
-def questions(images: Any, path_column: str | None = None) -> Asked:
-    """List what is asked about; `path_column` is the column of a table that holds the paths.
+def prediction_inputs(images: Any, path_column: str | None = None) -> PredictionInputs:
+    """Return the images to predict.
 
-    `images`: a folder (flat or by class), a file, a CSV with a column `path`, an address such as
-    s3://bucket/new of a folder or a file, tar shards; a PIL image; an array (H, W) or (H, W, 3), uint8,
-    floats in 0–1 or other integers (deep pixels), a tensor (3, H, W), or a batch of four dimensions; an
-    encoded file's bytes; or several of all these, in any iterable.
-    Raises `DataError` for anything else, and where there is no image.
+    Parameters
+    ----------
+    images : path, address, image, array, or iterable of these
+        A folder (flat or by class), a file, a CSV with a column `path`, an address such as s3://bucket/new of
+        a folder or a file, tar shards; a PIL image; an array (H, W) or (H, W, 3), uint8, floats in 0–1 or
+        other integers (deep pixels), a tensor (3, H, W), or a batch of four dimensions; an encoded file's
+        bytes.
+    path_column : str or None
+        Column of a table that holds the paths.
+
+    Returns
+    -------
+    PredictionInputs
+
+    Raises
+    ------
+    DataError
+        The images are of another type, or there are none.
     """
     if not _is_several(images):
         return _single(images, "image", path_column)
-    whole = _together(_single(item, f"image[{n}]", path_column) for n, item in enumerate(images))
-    if not whole.questions:
-        raise DataError("No image found in nothing. Expected a folder, files or images.")
-    return whole
+    inputs = _together(_single(item, f"image[{n}]", path_column) for n, item in enumerate(images))
+    if not inputs.inputs:
+        raise DataError("No images were given. Expected a folder, files or images.")
+    return inputs
 
 
-def _together(several: Iterable[Asked]) -> Asked:
+def _together(several: Iterable[PredictionInputs]) -> PredictionInputs:
     parts = list(several)
-    return Asked(
-        tuple(question for part in parts for question in part.questions),
-        tuple(name for part in parts for name in part.others),
+    return PredictionInputs(
+        tuple(item for part in parts for item in part.inputs),
+        tuple(name for part in parts for name in part.other_files),
     )
 
 
@@ -121,26 +134,26 @@ def _is_several(images: Any) -> bool:
     shape = getattr(images, "shape", None)
     if shape is not None and (_kind(images) not in OBJECTS or not len(shape)):  # one object is no several
         return len(shape) == 4
-    one = isinstance(images, str | Path | bytes | Image.Image | Mapping) or hasattr(images, "read")
-    return isinstance(images, Iterable) and not one
+    single = isinstance(images, str | Path | bytes | Image.Image | Mapping) or hasattr(images, "read")
+    return isinstance(images, Iterable) and not single
 
 
 def _kind(array: Any) -> str:
     return getattr(getattr(array, "dtype", None), "kind", "-")  # a torch tensor's has none
 
 
-def _single(item: Any, name: str, path_column: str | None) -> Asked:
+def _single(item: Any, name: str, path_column: str | None) -> PredictionInputs:
     if isinstance(item, str | Path):
         return _named(str(item), path_column)
     if isinstance(item, bytes | Image.Image) or hasattr(item, "shape"):
-        return Asked((Question(name, item),))
+        return PredictionInputs((PredictionInput(name, item),))
     raise DataError(
         f"{name} is a {type(item).__name__}; expected a path, a PIL image, an array (H, W) or (H, W, 3), or "
         "several of these."
     )
 
 
-def _named(text: str, path_column: str | None) -> Asked:
+def _named(text: str, path_column: str | None) -> PredictionInputs:
     """List what a path or an address names."""
     path, fetcher = Path(text), Fetcher()
     ending = path.suffix.lower()
@@ -149,25 +162,28 @@ def _named(text: str, path_column: str | None) -> Asked:
     if is_address(text):
         if ending in TABLES:
             raise DataError(
-                f"{masked(text)} is a table at an address; expected one that lies here. The images in it may "
+                f"{masked(text)} is a table at an address; expected a local one. The images in it may "
                 "lie at addresses."
             )
         single = ending in suffixes()
-        found = [fetcher.add(masked(text), Place(text))] if single else images_below(text, fetcher)
-        return _fetched(fetcher, found)
+        image_names = [fetcher.add(masked(text), Place(text))] if single else images_below(text, fetcher)
+        return _fetched(fetcher, image_names)
     if ending not in TABLES or not path.is_file():
         listing = listed_in(path)
-        return Asked(
-            tuple(Question(str(image), image) for image in listing.images), tuple(map(str, listing.others))
+        return PredictionInputs(
+            tuple(PredictionInput(str(image), image) for image in listing.images),
+            tuple(map(str, listing.others)),
         )
-    listed, notes = read_paths(path, path_column)
+    table_paths, notes = read_paths(path, path_column)
     for note in notes:
         warnings.warn(f"{path}: {note}", RunWarning, stacklevel=2)
     return _together(
-        _named(there, None) if is_address(there) else Asked((Question(there, Path(there)),))
-        for there in listed
+        _named(path_or_address, None)
+        if is_address(path_or_address)
+        else PredictionInputs((PredictionInput(path_or_address, Path(path_or_address)),))
+        for path_or_address in table_paths
     )
 
 
-def _fetched(fetcher: Fetcher, names: Iterable[str]) -> Asked:
-    return Asked(tuple(Question(name, _Fetched(fetcher, name)) for name in names))
+def _fetched(fetcher: Fetcher, names: Iterable[str]) -> PredictionInputs:
+    return PredictionInputs(tuple(PredictionInput(name, _Fetched(fetcher, name)) for name in names))

@@ -17,15 +17,15 @@ from PIL import Image
 from frostline.data.labels import LABEL_COLUMNS, is_missing, read_labels
 from frostline.data.pixels import deep_pixels
 from frostline.data.pixels.deep_pixels import Deep
-from frostline.data.sources.common import Found, Source, listing, part_named, unknown_part
+from frostline.data.sources.common import ImageEntry, Source, listing, part_named, unknown_part
 from frostline.errors import DamagedImage, DataError, did_you_mean
 
 NAME = "dataset"  # what an item's path starts with where the source has no parts
 
 CHANNELS = (3, 4)  # RGB and RGBA
 ROW_OF_AN_IMAGE = (
-    "An image has shape {shape}: that is one row of an image (h, w, channels), so one image was handed over "
-    "as if it were several. Hand over a batch of one: x[None], or [x]."
+    "An image has shape {shape}: that is one row of an image (h, w, channels), so one image was passed "
+    "as if it were several. Pass a batch of one: x[None], or [x]."
 )
 
 Content = Image.Image | Deep | bytes
@@ -59,9 +59,9 @@ def read_torch(dataset: Any) -> Source:
         try:
             values[path] = dataset[index][1]
         except Exception as error:  # the person's own code; one item must not stop the rest
-            source.aside.append((Found(path, ""), _failed(error)))
+            source.skipped.append((ImageEntry(path, ""), _failed(error)))
     labels = read_labels(values.values(), names)
-    source.found = [Found(path, label) for path, label in zip(values, labels, strict=True)]
+    source.images = [ImageEntry(path, label) for path, label in zip(values, labels, strict=True)]
     return source
 
 
@@ -135,7 +135,7 @@ def _bytes_of(pixels: np.ndarray) -> np.ndarray:
         return np.round(pixels * 255).astype(np.uint8)
     raise DataError(
         f"An image has {pixels.dtype} values from {low:.3g} to {high:.3g}; expected integers or floats in "
-        "0–1. If it was normalised, hand it over without that step: preprocessing is the backbone's own."
+        "0–1. If it was normalised, pass it without that step: the backbone normalises."
     )
 
 
@@ -151,8 +151,8 @@ def _demand_steady(dataset: Any) -> None:
     once, again = (item.values if isinstance(item, Deep) else np.asarray(item) for item in items)
     if not np.array_equal(once, again):
         raise DataError(
-            "The dataset gives other pixels each time it is asked for item 0: it augments. "
-            "Hand it over without random transforms; augmentation is chosen when training."
+            "The dataset returns other pixels each time item 0 is read: it augments. "
+            "Pass it without random transforms; augmentation is configured for training."
         )
 
 
@@ -191,7 +191,7 @@ class _Fetcher:
 
 
 def _failed(error: Exception) -> str:
-    return f"cannot be had from the dataset ({type(error).__name__}: {error})"
+    return f"cannot be read from the dataset ({type(error).__name__}: {error})"
 
 
 def _read_part(
@@ -215,8 +215,8 @@ def _read_part(
     group_column = _column_called(group_column, features) or "group"
     groups = plain[group_column][:] if group_column in features else [None] * len(labels)
     part = part_named(name) or ""
-    result.found += [
-        Found(f"{name}[{index}]", label, "" if is_missing(group) else str(group), part)
+    result.images += [
+        ImageEntry(f"{name}[{index}]", label, "" if is_missing(group) else str(group), part)
         for index, (label, group) in enumerate(zip(labels, groups, strict=True))
     ]
     encoded = plain.cast_column(image_column, type(features[image_column])(decode=False))
@@ -257,12 +257,12 @@ def _image_column(features: Mapping[str, Any]) -> str:
 
 def _label_column(features: Mapping[str, Any]) -> str:
     typed = [name for name, feature in features.items() if type(feature).__name__ == "ClassLabel"]
-    named = [name for name in LABEL_COLUMNS if name in features]
+    present = [name for name in LABEL_COLUMNS if name in features]
     if len(typed) == 1:
         return typed[0]
-    both = [name for name in named if name in typed] if typed else named
-    if both:
-        return both[0]
+    candidates = [name for name in present if name in typed] if typed else present
+    if candidates:
+        return candidates[0]
     guess = did_you_mean("label", features)
     raise DataError(
         f"Found {len(typed)} ClassLabel columns and none of {', '.join(LABEL_COLUMNS)} among "

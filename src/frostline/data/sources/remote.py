@@ -15,7 +15,7 @@ from typing import Any, TypeVar
 
 from frostline.data.digest_cache import FileKey
 from frostline.data.pixels import decoding, formats
-from frostline.data.sources.common import OUTSIDE, Found, Source
+from frostline.data.sources.common import OUTSIDE, ImageEntry, Source
 from frostline.data.sources.file_listing import is_hidden
 from frostline.data.sources.folder_layout import SplitNames, Tree, layout_of
 from frostline.errors import DamagedImage, DataError, RunWarning
@@ -33,7 +33,7 @@ MAX_OBJECT_BYTES = 256 * 1024 * 1024
 # What listings call the thing that changes with an object's content, in the order in which they are trusted.
 VERSIONS = ("ETag", "etag", "md5Hash", "mtime", "LastModified", "last_modified", "Last-Modified", "created")
 
-# Where the libraries look for credentials, for the schemes that people ask about most.
+# Where the libraries look for credentials, for the most used schemes.
 CREDENTIALS = {
     "s3": "AWS_PROFILE, AWS_ACCESS_KEY_ID with AWS_SECRET_ACCESS_KEY, or the machine's role",
     "gs": "`gcloud auth application-default login`, or GOOGLE_APPLICATION_CREDENTIALS",
@@ -76,11 +76,11 @@ class Fetcher:
 
     def add(self, name: str, place: Place) -> str:
         """Note where an image lies; return the name it goes by, which no other image has."""
-        shown, count = name, 1
-        while self.places.setdefault(shown, place).address != place.address:
+        unique_name, count = name, 1
+        while self.places.setdefault(unique_name, place).address != place.address:
             count += 1
-            shown = f"{name}#{count}"
-        return shown
+            unique_name = f"{name}#{count}"
+        return unique_name
 
     def __call__(self, name: str) -> bytes:
         """Return an image's bytes. Raises `DamagedImage` where it is gone, `DataError` after all tries."""
@@ -101,9 +101,9 @@ class Fetcher:
         place = self.places.get(name)
         if place is None or not place.version or place.size_bytes is None:
             return None
-        what = f"{masked(place.address)} {place.offset}".encode()
+        identity = f"{masked(place.address)} {place.offset}".encode()
         version = int.from_bytes(hashlib.sha256(place.version.encode()).digest()[:7], "big")
-        return FileKey(what, place.size_bytes, version)
+        return FileKey(identity, place.size_bytes, version)
 
 
 def read_remote_folder(address: str, split_names: SplitNames = None, groups_inside: bool = False) -> Source:
@@ -121,17 +121,17 @@ def read_remote_folder(address: str, split_names: SplitNames = None, groups_insi
     source = Source(None, items=fetcher, key=fetcher.key, hint=f"Only images in folders below {root} count.")
     names = [name for name in sorted(listing) if _wanted(name)]
     layout = layout_of(Tree.of(names), root, split_names, groups_inside)
-    source.said += layout.said
+    source.findings += layout.findings
     for name in names:
-        words = tuple(name.split("/"))
-        shown = fetcher.add(f"{root}/{name}", listing[name])
+        path_parts = tuple(name.split("/"))
+        image_name = fetcher.add(f"{root}/{name}", listing[name])
         for path, part in layout.classes_in.items():
-            if words[: len(path)] == path and len(words) > len(path) + 1:
-                source.found.append(Found(shown, words[len(path)], split=part))
+            if path_parts[: len(path)] == path and len(path_parts) > len(path) + 1:
+                source.images.append(ImageEntry(image_name, path_parts[len(path)], split=part))
                 break
         else:
-            source.aside.append((Found(shown, ""), OUTSIDE))
-    if not source.found:
+            source.skipped.append((ImageEntry(image_name, ""), OUTSIDE))
+    if not source.images:
         raise DataError(
             f"{root} holds no image in a class folder; expected CLASS/image.jpg, or train/CLASS/image.jpg."
         )
@@ -144,11 +144,11 @@ def images_below(address: str, fetcher: Fetcher) -> list[str]:
     Raises `DataError` where it cannot be listed, or where there is none.
     """
     listing, root = listed(address), masked(address).rstrip("/")
-    wanted = [name for name in sorted(listing) if _wanted(name) and _is_picture(name)]
-    if not wanted:
+    names = [name for name in sorted(listing) if _wanted(name) and _is_picture(name)]
+    if not names:
         endings = ", ".join(sorted(formats.suffixes()))
         raise DataError(f"{root} holds no image; expected names ending in {endings}.")
-    return [fetcher.add(f"{root}/{name}", listing[name]) for name in wanted]
+    return [fetcher.add(f"{root}/{name}", listing[name]) for name in names]
 
 
 def listed(address: str) -> dict[str, Place]:
@@ -156,11 +156,11 @@ def listed(address: str) -> dict[str, Place]:
 
     def find() -> dict[str, Place]:
         system, root = filesystem(address)
-        found = system.find(root, detail=True)
+        objects = system.find(root, detail=True)
         below = root.rstrip("/") + "/"
         return {
             name.removeprefix(below): place_of(system.unstrip_protocol(name), info)
-            for name, info in found.items()
+            for name, info in objects.items()
         }
 
     try:
@@ -176,10 +176,10 @@ def refusal(address: str, error: Exception) -> DataError:
     scheme = address.partition("://")[0]
     if scheme == "file":
         return DataError(f"{masked(address).removeprefix('file://')} may not be read (no permission).")
-    where = CREDENTIALS.get(scheme, f"where fsspec's library for {scheme}:// looks for them")
+    credential_hint = CREDENTIALS.get(scheme, f"where fsspec's library for {scheme}:// looks for them")
     return DataError(
         f"{masked(address)} may not be read: credentials are missing, wrong, or without the right to it. "
-        f"They are taken from: {where}."
+        f"They are taken from: {credential_hint}."
     )
 
 
@@ -204,8 +204,10 @@ def filesystem(address: str) -> tuple[Any, str]:
         more = MISSING if scheme == "s3" else f"Install what fsspec needs for {scheme}://: {error}"
         raise DataError(more) from error
     except ValueError as error:
-        known = "s3://, gs://, https://, file://"
-        raise DataError(f"{masked(address)} has a scheme that fsspec does not know; try {known}.") from error
+        schemes = "s3://, gs://, https://, file://"
+        raise DataError(
+            f"{masked(address)} has a scheme that fsspec does not know; try {schemes}."
+        ) from error
     return system, str(path)
 
 
@@ -226,8 +228,8 @@ def patiently(address: str, work: Callable[[], T]) -> T:
         reraise=True,
     )
     try:
-        found: T = again(work)
-        return found
+        result: T = again(work)
+        return result
     except (FileNotFoundError, PermissionError, DataError):
         raise
     except Exception as error:  # each library has its own; its words may hold a signed address
@@ -235,7 +237,7 @@ def patiently(address: str, work: Callable[[], T]) -> T:
             raise refusal(address, error) from None
         raise DataError(
             f"{masked(address)} could not be read in {TRIES} tries ({type(error).__name__}). "
-            "Check the line and the credentials; the same command goes on."
+            "Check the connection and the credentials; the same command resumes."
         ) from None
 
 
@@ -258,7 +260,9 @@ def _say(address: str) -> None:
     host = masked(address).partition("://")[2].partition("/")[0]
     if host not in _said:
         _said.add(host)
-        warnings.warn(f"Reading from {host} failed and is tried again (said once).", RunWarning, stacklevel=2)
+        warnings.warn(
+            f"Reading from {host} failed and is tried again (reported once).", RunWarning, stacklevel=2
+        )
 
 
 def _read(place: Place) -> bytes:
@@ -268,16 +272,16 @@ def _read(place: Place) -> bytes:
         content = system.cat_file(path)
         short = len(content) < (place.size_bytes or 0)
         if short and system.info(path).get("size") != len(content):  # else it changed: its digest will tell
-            raise OSError(f"{len(content)} of {place.size_bytes} bytes came")
+            raise OSError(f"{len(content)} of {place.size_bytes} bytes arrived")
     else:
         content = system.cat_file(path, start=place.offset, end=place.offset + (place.size_bytes or 0))
         if len(content) != place.size_bytes:
-            raise OSError(f"{len(content)} of {place.size_bytes} bytes came")
+            raise OSError(f"{len(content)} of {place.size_bytes} bytes arrived")
     return bytes(content)
 
 
 def _wanted(name: str) -> bool:
-    return not any(is_hidden(word) for word in name.split("/")) and not name.endswith("/")
+    return not any(is_hidden(path_part) for path_part in name.split("/")) and not name.endswith("/")
 
 
 def _is_picture(name: str) -> bool:

@@ -56,33 +56,34 @@ def _csv(path: Path) -> Cells:
     text, western = _text(path)
     lines = text.replace("\r\n", "\n").replace("\r", "\n").split("\n")
     first = _first_filled(lines, 0)
-    named = SEP_LINE.fullmatch(lines[first].strip(" "))
-    first = _first_filled(lines, first + 1) if named else first
+    sep_line = SEP_LINE.fullmatch(lines[first].strip(" "))
+    first = _first_filled(lines, first + 1) if sep_line else first
     header = lines[first] if first < len(lines) else ""
-    delimiter = named[1] if named else _delimiter(header)
+    delimiter = sep_line[1] if sep_line else _delimiter(header)
     reader = csv.reader(io.StringIO("\n".join(lines[first:]), newline=""), delimiter=delimiter)
     try:
         columns = _names(next(reader, []))
-        found = [(first + reader.line_num, cells) for cells in reader if any(map(str.strip, cells))]
+        parsed_rows = [(first + reader.line_num, cells) for cells in reader if any(map(str.strip, cells))]
     except csv.Error as error:
         raise DataError(f"{path} is not a readable CSV: {error} (line {first + reader.line_num}).") from error
 
     def rows(places: Sequence[int]) -> Rows:
         """A short row does not grow to the width of its table."""
         return [
-            (line, [cells[at].strip() if at < len(cells) else "" for at in places]) for line, cells in found
+            (line, [cells[at].strip() if at < len(cells) else "" for at in places])
+            for line, cells in parsed_rows
         ]
 
-    table = Cells(columns, rows, western=western, mistakes=_too_long(columns, found))
+    table = Cells(columns, rows, western=western, mistakes=_too_long(columns, parsed_rows))
     nameless = [at for at, name in enumerate(columns) if not name and at]  # the first is pandas' index
-    unread = sum(any(cells[at].strip() for at in nameless if at < len(cells)) for _, cells in found)
+    unread = sum(any(cells[at].strip() for at in nameless if at < len(cells)) for _, cells in parsed_rows)
     if unread:
-        table.notes.append(f"{unread} row(s) have text under a column without a name, which is not read.")
+        table.notes.append(f"{unread} row(s) have text under a column without a name; it is ignored.")
     if western:
-        odd = next((cell for _, cells in found for cell in cells if not cell.isascii()), "")
+        odd = next((cell for _, cells in parsed_rows for cell in cells if not cell.isascii()), "")
         table.notes.append(
             f"{path.name} is not UTF-8 and was read as Windows-1252, for example {odd.strip()[:60]!r}. "
-            "Where that is wrong, save it as UTF-8."
+            "If that is wrong, save it as UTF-8."
         )
     return table
 
@@ -128,11 +129,11 @@ def _parquet(path: Path) -> Cells:
     import pyarrow.parquet
 
     try:
-        about = pyarrow.parquet.read_metadata(path)
-        if about.num_rows > MAX_ROWS or about.num_columns > MAX_COLUMNS:
+        metadata = pyarrow.parquet.read_metadata(path)
+        if metadata.num_rows > MAX_ROWS or metadata.num_columns > MAX_COLUMNS:
             raise DataError(
-                f"{path} says it has {about.num_rows:,} rows and {about.num_columns:,} columns; expected "
-                f"at most {MAX_ROWS:,} and {MAX_COLUMNS:,}."
+                f"{path} claims {metadata.num_rows:,} rows and {metadata.num_columns:,} columns; expected at "
+                f"most {MAX_ROWS:,} and {MAX_COLUMNS:,}."
             )
         names = list(pyarrow.parquet.read_schema(path).names)
     except (pyarrow.ArrowException, OSError, ValueError) as error:  # names that are no UTF-8, too

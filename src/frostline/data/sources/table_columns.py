@@ -32,7 +32,7 @@ SHOWN = 20  # columns named in a message
 
 
 @dataclass(slots=True)
-class Chosen:
+class ColumnChoice:
     """Where each thing stands, by its name here; what was assumed; what is wrong."""
 
     places: dict[str, int] = field(default_factory=dict)
@@ -40,22 +40,22 @@ class Chosen:
     mistakes: list[str] = field(default_factory=list)
 
 
-def choose(columns: Sequence[str], named: Mapping[str, str | None]) -> Chosen:
-    """Find the columns of the roles in `named`, by the name it gives or by custom, and the optional ones.
+def choose(columns: Sequence[str], column_names: Mapping[str, str | None]) -> ColumnChoice:
+    """Return the columns of the roles in `column_names`, by the given name or a usual one, and optional ones.
 
     A column that nothing is read from may be called anything, twice or not at all.
     """
-    chosen = Chosen()
+    chosen = ColumnChoice()
     if len(columns) > MAX_COLUMNS:
         chosen.mistakes.append(
             f"it has {len(columns):,} columns ({listed(columns)}); expected at most {MAX_COLUMNS:,}"
         )
         return chosen
-    for role, name in named.items():
+    for role, name in column_names.items():
         _choose(role, name, columns, chosen)
-    if "label" in named:
+    if "label" in column_names:
         for role in OPTIONAL:
-            if role not in named:
+            if role not in column_names:
                 _choose_optional(role, columns, chosen)
         if IS_VALID in columns and "split" not in columns:
             chosen.places[IS_VALID] = list(columns).index(IS_VALID)
@@ -66,7 +66,7 @@ def choose(columns: Sequence[str], named: Mapping[str, str | None]) -> Chosen:
     return chosen
 
 
-def _choose(role: str, name: str | None, columns: Sequence[str], chosen: Chosen) -> None:
+def _choose(role: str, name: str | None, columns: Sequence[str], chosen: ColumnChoice) -> None:
     option = f"--{role}-column"
     if name is not None:
         if name.strip().lower() in columns:
@@ -79,39 +79,37 @@ def _choose(role: str, name: str | None, columns: Sequence[str], chosen: Chosen)
         chosen.places[role] = list(columns).index(role)
         return
     for aliases in ALIASES[role]:
-        here = [alias for alias in aliases if alias in columns]
-        if len(here) > 1:
+        present = [alias for alias in aliases if alias in columns]
+        if len(present) > 1:
             chosen.mistakes.append(
-                f"column {role!r} is missing, and {', '.join(map(repr, here))} could each be it: say which, "
-                f"as {option} {here[0]}"
+                f"column {role!r} is missing, and {', '.join(map(repr, present))} could each be it: name "
+                f"one, as {option} {present[0]}"
             )
             return
-        if here:
-            chosen.places[role] = list(columns).index(here[0])
-            chosen.notes.append(f"The column {here[0]!r} was read as {role}; {option} names another.")
+        if present:
+            chosen.places[role] = list(columns).index(present[0])
+            chosen.notes.append(f"The column {present[0]!r} was read as {role}; {option} names another.")
             return
     near = get_close_matches(role, [c for c in columns if c not in ALIASES], n=1, cutoff=SLIP_LIKENESS)
     slip = f"; rename {near[0]!r} to {role!r}" if near else ""
-    chosen.mistakes.append(
-        f"column {role!r} is missing ({listed(columns)}){slip}, or say which it is with {option}"
-    )
+    chosen.mistakes.append(f"column {role!r} is missing ({listed(columns)}){slip}, or name it with {option}")
 
 
-def _choose_optional(role: str, columns: Sequence[str], chosen: Chosen) -> None:
+def _choose_optional(role: str, columns: Sequence[str], chosen: ColumnChoice) -> None:
     if role in columns:
         chosen.places[role] = list(columns).index(role)
         return
-    taken = {columns[at] for at in chosen.places.values()}
-    others = [column for column in columns if column not in taken]
-    slip = get_close_matches(role, others, n=1, cutoff=SLIP_LIKENESS)
+    used_columns = {columns[at] for at in chosen.places.values()}
+    unused_columns = [column for column in columns if column not in used_columns]
+    slip = get_close_matches(role, unused_columns, n=1, cutoff=SLIP_LIKENESS)
     if slip:
         chosen.mistakes.append(
-            f"column {slip[0]!r} is not known. Did you mean {role!r}? Rename it, or leave it out."
+            f"column {slip[0]!r} is unknown. Did you mean {role!r}? Rename it, or leave it out."
         )
 
 
 def listed(columns: Sequence[str]) -> str:
     """Name the columns that were found, as many as a message bears."""
-    shown = [repr(name[:80]) for name in columns[:SHOWN]]
+    quoted = [repr(name[:80]) for name in columns[:SHOWN]]
     more = f" and {len(columns) - SHOWN:,} more" if len(columns) > SHOWN else ""
-    return f"found {', '.join(shown) or 'none'}{more}"
+    return f"found {', '.join(quoted) or 'none'}{more}"

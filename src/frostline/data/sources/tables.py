@@ -14,11 +14,11 @@ from typing import Any
 from frostline.data.findings import Finding
 from frostline.data.labels import read_labels
 from frostline.data.pixels.formats import suffixes
-from frostline.data.sources.common import Found, Source, listing, part_named, unknown_part
+from frostline.data.sources.common import ImageEntry, Source, listing, part_named, unknown_part
 from frostline.data.sources.file_listing import is_hidden
 from frostline.data.sources.remote import Fetcher, Place, is_address, masked
 from frostline.data.sources.table_cells import Cells, as_text, own_bytes, read_cells
-from frostline.data.sources.table_columns import IS_VALID, Chosen, choose
+from frostline.data.sources.table_columns import IS_VALID, ColumnChoice, choose
 from frostline.errors import DataError
 
 # What fastai and pandas write for true and false, in lower case.
@@ -38,8 +38,8 @@ def read_table(
     Raises:
         DataError: everything that is wrong with the table, at once.
     """
-    named = {"path": path_column, "label": label_column}
-    cells, chosen = _opened(path, named | ({"group": group_column} if group_column else {}))
+    column_names = {"path": path_column, "label": label_column}
+    cells, chosen = _opened(path, column_names | ({"group": group_column} if group_column else {}))
     lines, rows = _columns(path, cells, chosen)
     if not lines:
         raise DataError(f"{path} cannot be used:{listing(['it has a header but no rows'])}")
@@ -53,49 +53,64 @@ def read_table(
     mistakes = [*cells.mistakes, *_collect(lines, rows, labels, names, source)]
     _add_addresses(source)
     assumed = [*cells.notes, *chosen.notes, *names.notes()]
-    source.said += [Finding("assumed", len(lines), text) for text in assumed]
+    source.findings += [Finding("assumed", len(lines), text) for text in assumed]
     if mistakes:
         raise DataError(f"{path} has {len(mistakes)} mistake(s):{listing(mistakes)}")
     return source
 
 
 def read_paths(path: Path, path_column: str | None = None) -> tuple[list[str], list[str]]:
-    """Return the images that a table names, as `read_table` finds them, and notes on what was assumed.
+    """Return the image paths of a table, and notes on what was assumed.
 
-    Files are named from where the program runs, others by their address. No other column is needed.
-    Raises `DataError` where no column holds paths.
+    Parameters
+    ----------
+    path : Path
+        CSV or Parquet file.
+    path_column : str or None
+        Column that holds the paths.
+
+    Returns
+    -------
+    paths : list of str
+        Relative to the working directory, or addresses.
+    notes : list of str
+
+    Raises
+    ------
+    DataError
+        No column holds paths.
     """
     cells, chosen = _opened(path, {"path": path_column})
     _, rows = _columns(path, cells, chosen)
     names = Names(path.parent, cells.western)
-    found = [names.find(text) for value in rows["path"] if (text := as_text(value))]
+    paths = [names.find(text) for value in rows["path"] if (text := as_text(value))]
     mistakes = [*cells.mistakes, *names.mistakes]
     if mistakes:
         raise DataError(f"{path} has {len(mistakes)} mistake(s):{listing(mistakes)}")
-    places = [text if is_address(text) else str(path.parent / text) for text in found]
+    places = [text if is_address(text) else str(path.parent / text) for text in paths]
     return places, [*cells.notes, *chosen.notes, *names.notes()]
 
 
-def _opened(path: Path, named: dict[str, str | None]) -> tuple[Cells, Chosen]:
+def _opened(path: Path, column_names: dict[str, str | None]) -> tuple[Cells, ColumnChoice]:
     cells = read_cells(path)
-    chosen = choose(cells.columns, named)
+    chosen = choose(cells.columns, column_names)
     if chosen.mistakes:
         raise DataError(f"{path} cannot be used:{listing(chosen.mistakes)}")
     return cells, chosen
 
 
-def _columns(path: Path, cells: Cells, chosen: Chosen) -> tuple[list[int], dict[str, list[Any]]]:
+def _columns(path: Path, cells: Cells, chosen: ColumnChoice) -> tuple[list[int], dict[str, list[Any]]]:
     """Return the rows' line numbers, and the chosen columns by what they are."""
     rows = cells.rows(list(chosen.places.values()))
     columns = zip(*(values for _, values in rows), strict=True) if rows else [[] for _ in chosen.places]
-    found = {role: list(values) for role, values in zip(chosen.places, columns, strict=True)}
-    if any(isinstance(value, dict | list) for value in found["path"]):
+    values_of = {role: list(values) for role, values in zip(chosen.places, columns, strict=True)}
+    if any(isinstance(value, dict | list) for value in values_of["path"]):
         name = cells.columns[chosen.places["path"]]
         raise DataError(
             f"The column {name!r} of {path} holds images or records, not paths. Where it is a Hugging Face "
             "dataset, hand over datasets.load_dataset(...) in Python."
         )
-    return [line for line, _ in rows], found
+    return [line for line, _ in rows], values_of
 
 
 @dataclass(slots=True)
@@ -114,22 +129,22 @@ class Names:
         if is_address(text):
             return text
         try:
-            return self._found(text)
+            return self._existing_path(text)
         except (OSError, ValueError):  # too long a name, a NUL: said when it is read
             return text
 
-    def _found(self, text: str) -> str:
+    def _existing_path(self, text: str) -> str:
         odd = self.western and not text.isascii()
         bare = Path(text.replace("\\", "/")).suffix.lower() not in suffixes()
         if not (odd or bare or "\\" in text) or (self.folder / text).exists():
             return text
         if odd and (self.folder / own_bytes(text)).exists():
             return own_bytes(text)
-        other = text.replace("\\", "/")  # written on Windows
-        if other != text and (self.folder / other).exists():
+        posix_text = text.replace("\\", "/")  # written on Windows
+        if posix_text != text and (self.folder / posix_text).exists():
             self.windows += 1
-            return other
-        return self._with_suffix(other) or text
+            return posix_text
+        return self._with_suffix(posix_text) or text
 
     def _with_suffix(self, text: str) -> str:
         """Return the path of the one image of this name, "" where there is none."""
@@ -147,20 +162,22 @@ class Names:
 
     def notes(self) -> list[str]:
         """Say what was assumed."""
-        found = [f"{self.windows} path(s) were read with / for \\."] if self.windows else []
+        notes = [f"{self.windows} path(s) were read with / for \\."] if self.windows else []
         for suffix, count in sorted(self.added.items()):
-            found.append(f"{count} path(s) had no suffix, and were read as the {suffix} files of that name.")
-        return found
+            notes.append(
+                f"{count} path(s) had no suffix and were read as the {suffix} files of the same name."
+            )
+        return notes
 
 
 def _stems(folder: Path) -> dict[str, list[str]]:
     """Return the images of a folder by their names without suffix."""
-    found: dict[str, list[str]] = {}
+    names_by_stem: dict[str, list[str]] = {}
     for name in os.listdir(folder) if folder.is_dir() else ():
         stem, suffix = os.path.splitext(name)
         if suffix.lower() in suffixes() and not is_hidden(name):
-            found.setdefault(stem, []).append(name)
-    return found
+            names_by_stem.setdefault(stem, []).append(name)
+    return names_by_stem
 
 
 def _collect(
@@ -168,27 +185,27 @@ def _collect(
 ) -> list[str]:
     """Add every row to `source`; return what is wrong with them."""
     mistakes: list[str] = []
-    first: dict[str, tuple[int, Found]] = {}
+    first_rows: dict[str, tuple[int, ImageEntry]] = {}
     repeats = 0
-    parts, wrong = _parts(lines, rows, source)
-    mistakes += wrong
+    parts, part_mistakes = _parts(lines, rows, source)
+    mistakes += part_mistakes
     groups = [as_text(value) for value in rows.get("group", [""] * len(lines))]
     paths = [as_text(value) for value in rows["path"]]
     for line, path, label, part, group in zip(lines, paths, labels, parts, groups, strict=True):
         if not path:
             mistakes.append(f"row {line}: path is empty")
             continue
-        found = Found(_reference(names.find(path), source.root or Path()), label, group, part)
-        before = first.setdefault(found.path, (line, found))
+        entry = ImageEntry(_reference(names.find(path), source.root or Path()), label, group, part)
+        before = first_rows.setdefault(entry.path, (line, entry))
         if before[0] == line:
-            source.found.append(found)
+            source.images.append(entry)
             continue
         repeats += 1
-        difference = _difference(*before, found)
+        difference = _difference(*before, entry)
         mistakes += [f"row {line}: {difference}"] if difference else []
     if repeats and not mistakes:
-        said = f"{repeats} row(s) repeat an earlier row and count once."
-        source.said.append(Finding("repeated", repeats, said))
+        message = f"{repeats} row(s) repeat an earlier row and are used once."
+        source.findings.append(Finding("repeated", repeats, message))
     return mistakes + names.mistakes
 
 
@@ -196,38 +213,38 @@ def _parts(lines: Sequence[int], rows: dict[str, list[Any]], source: Source) -> 
     """Return each row's part, "" where none is given, and the rows that name another."""
     if IS_VALID in rows:
         texts = [as_text(value).lower() for value in rows[IS_VALID]]
-        wrong = [
+        mistakes = [
             f"row {line}: {IS_VALID} {text!r} is neither true nor false"
             for line, text in zip(lines, texts, strict=True)
             if text not in TRUTH
         ]
         parts = [TRUTH.get(text, "") for text in texts]
-        said = (
+        message = (
             f"The column {IS_VALID!r} was read as fastai does: {parts.count('val')} image(s) are val, "
             f"{parts.count('train')} train."
         )
-        source.said.append(Finding("assumed", len(lines), said))
-        return parts, wrong
+        source.findings.append(Finding("assumed", len(lines), message))
+        return parts, mistakes
     texts = [as_text(value) for value in rows.get("split", [""] * len(lines))]
-    known = {text: part_named(text) or "" for text in set(texts)}
-    wrong = [
+    part_by_text = {text: part_named(text) or "" for text in set(texts)}
+    mistakes = [
         f"row {line}: {unknown_part(text)}"
         for line, text in zip(lines, texts, strict=True)
-        if text and not known[text]
+        if text and not part_by_text[text]
     ]
-    return [known[text] for text in texts], wrong
+    return [part_by_text[text] for text in texts], mistakes
 
 
 def _add_addresses(source: Source) -> None:
     """Have images at addresses fetched, and named without what may be secret; others stay files."""
-    if not any(is_address(found.path) for found in source.found):
+    if not any(is_address(entry.path) for entry in source.images):
         return
     fetcher = Fetcher(source.root)
-    source.found = [
-        replace(found, path=fetcher.add(masked(found.path), Place(found.path)))
-        if is_address(found.path)
-        else found
-        for found in source.found
+    source.images = [
+        replace(entry, path=fetcher.add(masked(entry.path), Place(entry.path)))
+        if is_address(entry.path)
+        else entry
+        for entry in source.images
     ]
     source.items, source.key = fetcher, fetcher.key
 
@@ -245,12 +262,14 @@ def _reference(text: str, root: Path) -> str:
     return path.relative_to(root).as_posix() if path.is_relative_to(root) else path.as_posix()
 
 
-def _difference(line: int, before: Found, now: Found) -> str:
+def _difference(line: int, before: ImageEntry, now: ImageEntry) -> str:
     """Say how two rows for one image contradict each other, or return ""."""
     for name in ("label", "split", "group"):
-        old, new = getattr(before, name), getattr(now, name)
-        if old != new:
+        before_value, now_value = getattr(before, name), getattr(now, name)
+        if before_value != now_value:
             more = " (several labels for one image are not supported yet)" if name == "label" else ""
-            shown = masked(now.path) if is_address(now.path) else now.path
-            return f"{shown} has {name} {new!r} here and {old!r} in row {line}; expected one{more}"
+            image = masked(now.path) if is_address(now.path) else now.path
+            return (
+                f"{image} has {name} {now_value!r} and, in row {line}, {before_value!r}; expected one{more}"
+            )
     return ""

@@ -14,7 +14,7 @@ from typing import Any
 
 from frostline.data.labels import read_labels
 from frostline.data.pixels import formats
-from frostline.data.sources.common import NOT_BESIDE, Found, Source, listing
+from frostline.data.sources.common import NOT_BESIDE, ImageEntry, Source, listing
 from frostline.data.sources.remote import (
     MAX_OBJECT_BYTES,
     Fetcher,
@@ -61,8 +61,8 @@ def read_shards(text: str) -> Source:
     )
     for shard in _matching(address):
         _read_shard(shard, source, fetcher)
-    if not source.found:
-        lines = [f"{found.path} {reason}" for found, reason in source.aside]
+    if not source.images:
+        lines = [f"{entry.path} {reason}" for entry, reason in source.skipped]
         raise DataError(f"{masked(text)} holds no labelled image. {source.hint}{listing(lines)}")
     return source
 
@@ -74,8 +74,10 @@ def images_in(text: str, fetcher: Fetcher) -> list[str]:
     """
     address, names = text if is_address(text) else f"file://{text}", []
     for shard in _matching(address):
-        shown = masked(shard).removeprefix("file://")
-        names += [fetcher.add(f"{shown}!{path}", place) for path, place, _ in _looked_through(shard) if place]
+        shard_name = masked(shard).removeprefix("file://")
+        names += [
+            fetcher.add(f"{shard_name}!{path}", place) for path, place, _ in _looked_through(shard) if place
+        ]
     if not names:
         raise DataError(f"{masked(text)} holds no image.")
     return names
@@ -88,28 +90,30 @@ def _matching(address: str) -> list[str]:
         return [system.unstrip_protocol(name) for name in names]
 
     try:
-        found = patiently(address, find)
+        shards = patiently(address, find)
     except (FileNotFoundError, PermissionError) as error:
         raise refusal(address, error) from None
-    if not found:
-        raise DataError(f"No shard is called {masked(address)}.")
-    return found
+    if not shards:
+        raise DataError(f"No shard matches {masked(address)}.")
+    return shards
 
 
 def _read_shard(address: str, source: Source, fetcher: Fetcher) -> None:
     """Add one shard's images. A key's files follow each other, as WebDataset demands."""
     name, members = masked(address).removeprefix("file://"), _looked_through(address)
-    said = {_key(path): value for path, place, value in members if place is None and _says_label(path)}
-    labels = dict(zip(said, read_labels(said.values()), strict=True))
+    label_values = {
+        _key(path): value for path, place, value in members if place is None and _says_label(path)
+    }
+    labels = dict(zip(label_values, read_labels(label_values.values()), strict=True))
     for path, place, text in members:
-        shown = f"{name}!{path}"
+        image_name = f"{name}!{path}"
         if place is None:
             if not _says_label(path):
-                source.aside.append((Found(shown, ""), text))
+                source.skipped.append((ImageEntry(image_name, ""), text))
         elif _key(path) in labels:
-            source.found.append(Found(fetcher.add(shown, place), labels[_key(path)]))
+            source.images.append(ImageEntry(fetcher.add(image_name, place), labels[_key(path)]))
         else:
-            source.aside.append((Found(shown, ""), NOT_BESIDE))
+            source.skipped.append((ImageEntry(image_name, ""), NOT_BESIDE))
 
 
 def _looked_through(address: str) -> list[tuple[str, Place | None, Any]]:
@@ -128,13 +132,13 @@ def _members(address: str) -> Iterator[tuple[str, Place | None, Any]]:
             with tarfile.open(fileobj=file, mode="r:") as tar:
                 for member in tar:
                     tar.members = []  # type: ignore[attr-defined]  # it would keep every one
-                    found = _member(tar, member, shard)
-                    if found:
-                        yield found
+                    parsed = _member(tar, member, shard)
+                    if parsed:
+                        yield parsed
         except tarfile.TarError as error:
             raise DataError(
-                f"{masked(address)} is no plain tar file, or is cut short ({error}). "
-                "A compressed one has to be written anew without: its members have no place of their own."
+                f"{masked(address)} is not a plain tar file, or is truncated ({error}). "
+                "Rewrite a compressed one without compression: its members have no fixed position."
             ) from error
 
 
@@ -166,7 +170,7 @@ def _member(
 
 
 def _refused(name: str, reason: str) -> tuple[str, None, str]:
-    return f"{name} ", None, reason  # the space keeps it from being taken for a label file
+    return f"{name} ", None, reason  # the space keeps it from being confused with a label file
 
 
 def _label(tar: tarfile.TarFile, member: tarfile.TarInfo) -> Any:
@@ -176,10 +180,10 @@ def _label(tar: tarfile.TarFile, member: tarfile.TarInfo) -> Any:
     if not member.name.endswith(".json"):
         return text
     try:
-        said: Any = json.loads(text)
+        content: Any = json.loads(text)
     except ValueError:
         return ""
-    values = [said.get(name) for name in JSON_NAMES] if isinstance(said, dict) else []
+    values = [content.get(name) for name in JSON_NAMES] if isinstance(content, dict) else []
     return next((value for value in values if value is not None), "")
 
 

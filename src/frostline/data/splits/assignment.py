@@ -40,8 +40,8 @@ def assigned(study: str | Path) -> Assignment:
     """
     folder = Path(study)
     if not (folder / "study.json").is_file():
-        what = "is not a study: it holds no study.json" if folder.is_dir() else "does not exist"
-        raise StudyError(f"{folder} {what}. Expected a folder that fit, compare or train wrote.")
+        problem = "is not a study: it holds no study.json" if folder.is_dir() else "does not exist"
+        raise StudyError(f"{folder} {problem}. Expected a folder that fit, compare or train wrote.")
     return read(folder)
 
 
@@ -50,13 +50,13 @@ def remember(study: Path, sides: Mapping[str, str], folds: Folds | None = None) 
     if study.parent.name == SPLITS:
         return
     with FileLock(study / "assignment.lock"):
-        old = read(study)
-        seeds = {**old.folds}
+        before = read(study)
+        seeds = {**before.folds}
         for seed, of_digest in (folds or {}).items():
             seeds[seed] = {**seeds.get(seed, {}), **of_digest}
-        new = Assignment({**old.sides, **sides}, seeds)
-        if new != old:
-            directories.write_atomically(study / NAME, _text(new).encode("ascii"))
+        after = Assignment({**before.sides, **sides}, seeds)
+        if after != before:
+            directories.write_atomically(study / NAME, _text(after).encode("ascii"))
 
 
 def _text(assignment: Assignment) -> str:
@@ -82,7 +82,7 @@ def read(study: Path) -> Assignment:
     except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise StudyError(
             f"{path} cannot be read ({error!r}); expected the parts and folds of images as frostline "
-            "writes them. Take another folder with --study."
+            "writes them. Use another folder with --study."
         ) from None
     return Assignment(
         {digest: row[0] for digest, row in images.items() if row[0] is not None},
@@ -98,8 +98,8 @@ def _demand_plain(seeds: list[int], images: dict[str, list[str | int | None]]) -
     if not all(type(seed) is int for seed in seeds):
         raise ValueError("its seeds are not whole numbers")
     for digest, (side, *folds) in images.items():
-        whole = len(folds) == len(seeds) and all(fold is None or type(fold) is int for fold in folds)
-        if not DIGEST.fullmatch(digest) or side not in (*PARTS, None) or not whole:
+        complete = len(folds) == len(seeds) and all(fold is None or type(fold) is int for fold in folds)
+        if not DIGEST.fullmatch(digest) or side not in (*PARTS, None) or not complete:
             raise ValueError(f"the row of {digest[:20]!r}")
         if any(isinstance(fold, int) and not 0 <= fold < 1000 for fold in folds):
             raise ValueError(f"the row of {digest[:20]!r} names a fold below 0 or above 999")

@@ -61,7 +61,7 @@ def fold_of(
     k = _count(targets, units, k, earlier)
     if not k:
         return np.zeros(0, dtype=np.int64)
-    held, sizes = contents(targets, units), np.bincount(units).tolist()
+    unit_contents, sizes = contents(targets, units), np.bincount(units).tolist()
     images: list[int] = np.bincount(targets).tolist()
     load = [[0] * len(images) for _ in range(k)]  # images of each class that each fold has
     total = [0] * k
@@ -70,7 +70,7 @@ def fold_of(
     def put(unit: int, into: int) -> None:
         fold[unit] = into
         total[into] += sizes[unit]
-        for label, size in held[unit]:
+        for label, size in unit_contents[unit]:
             load[into][label] += size
 
     for unit, into in _remembered(units, earlier, k).items():
@@ -79,8 +79,12 @@ def fold_of(
     rank = {unit: (-sizes[unit], place(seed, "fold", keys[unit])) for unit in free}
     for unit in sorted(free, key=rank.__getitem__):  # large ones first: small ones even out
         cost = [
-            (sum(size * mine[label] / images[label] for label, size in held[unit]), total[at], at)
-            for at, mine in enumerate(load)
+            (
+                sum(size * fold_load[label] / images[label] for label, size in unit_contents[unit]),
+                total[at],
+                at,
+            )
+            for at, fold_load in enumerate(load)
         ]
         put(unit, min(cost)[2])
     return np.asarray(fold[units])
@@ -99,10 +103,10 @@ def _count(targets: np.ndarray, units: np.ndarray, k: int, earlier: np.ndarray) 
 
 def _remembered(units: np.ndarray, earlier: np.ndarray, k: int) -> dict[int, int]:
     """Return the fold of each unit that had one: where most of its images were, the first of equals."""
-    old = np.flatnonzero(earlier >= 0)
-    seen, votes = np.unique(units[old] * k + earlier[old], return_counts=True)
-    order = np.lexsort((-seen, votes))  # the last one of a unit wins
-    return {int(seen[at]) // k: int(seen[at]) % k for at in order.tolist()}
+    assigned = np.flatnonzero(earlier >= 0)
+    unit_folds, votes = np.unique(units[assigned] * k + earlier[assigned], return_counts=True)
+    order = np.lexsort((-unit_folds, votes))  # the last one of a unit wins
+    return {int(unit_folds[at]) // k: int(unit_folds[at]) % k for at in order.tolist()}
 
 
 def folds(
@@ -120,5 +124,5 @@ def folds(
 
 
 def numbered(pairs: Pairs, digests: Sequence[str]) -> dict[str, int]:
-    """Return the fold that holds out each of these images, by digest; without those held out in none."""
+    """Return the fold that holds out each image, by digest; images held out in no fold are left out."""
     return {digests[at]: fold for fold, (_, hold) in enumerate(pairs) for at in hold.tolist()}

@@ -16,9 +16,9 @@ from dataclasses import dataclass, replace
 from pathlib import PurePosixPath
 from typing import Protocol
 
-from frostline.data.findings import Finding, some
+from frostline.data.findings import Finding, name_few
 from frostline.data.pixels.formats import suffixes
-from frostline.data.sources.common import Found
+from frostline.data.sources.common import ImageEntry
 from frostline.errors import DataError, UsageError, did_you_mean
 
 PARENT, COLUMN, PATTERN, AUTO = "parent", "column:", "re:", "auto"
@@ -56,7 +56,7 @@ MOST_IN_ONE = 0.8
 LEAST_VARIED = 0.5
 
 
-class Named(Protocol):
+class NamedImage(Protocol):
     """An image by its path and label."""
 
     @property
@@ -100,7 +100,7 @@ def parsed(text: str | None) -> GroupBy | None:
         try:
             _compiled(text.removeprefix(PATTERN))
         except (re.error, OverflowError, RecursionError) as error:
-            raise UsageError(f"{text!r} holds no regular expression: {error}.") from None
+            raise UsageError(f"{text!r} is not a regular expression: {error}.") from None
     elif not (text in (PARENT, AUTO) or (text.startswith(COLUMN) and text.removeprefix(COLUMN).strip())):
         guess = "" if text in (COLUMN, PATTERN) else did_you_mean(text, (PARENT, AUTO, COLUMN, PATTERN))
         if text in (COLUMN, PATTERN):
@@ -109,7 +109,7 @@ def parsed(text: str | None) -> GroupBy | None:
     return GroupBy(text)
 
 
-def grouped(images: Sequence[Found], by: GroupBy) -> tuple[list[Found], list[Finding]]:
+def grouped(images: Sequence[ImageEntry], by: GroupBy) -> tuple[list[ImageEntry], list[Finding]]:
     """Return the images with their groups, and what is to be said of them.
 
     An image that the rule names no group for stands alone. Groups of a column came with the source.
@@ -122,32 +122,32 @@ def grouped(images: Sequence[Found], by: GroupBy) -> tuple[list[Found], list[Fin
             return list(images), []
         proposal = proposed(images)
         if proposal is None:
-            said = "Names give no groups away: with --group-by auto every image stands alone."
-            return list(images), [Finding("groups", 0, said)]
+            message = "File names show no groups: with --group-by auto every image is its own group."
+            return list(images), [Finding("groups", 0, message)]
         groups: Sequence[str] = proposal.groups
     elif by.text == PARENT:
         groups = [folder_of(image) for image in images]
     else:
         groups = _matched(images, by)
-    said_of = _about(groups, images, by)
-    return [replace(image, group=group) for image, group in zip(images, groups, strict=True)], said_of
+    findings = _about(groups, images, by)
+    return [replace(image, group=group) for image, group in zip(images, groups, strict=True)], findings
 
 
-def _matched(images: Sequence[Found], by: GroupBy) -> list[str]:
+def _matched(images: Sequence[ImageEntry], by: GroupBy) -> list[str]:
     """Return what the expression finds: its first group, or the whole match; "" where it finds nothing.
 
     It is searched in a file's name, and where it holds a slash in the whole path as notes show it.
     """
     pattern = by.pattern
     assert pattern is not None
-    whole, groups = "/" in pattern.pattern, []
+    on_whole_path, groups = "/" in pattern.pattern, []
     for image in images:
-        match = pattern.search(image.path if whole else _inner(image.path).rpartition("/")[2])
+        match = pattern.search(image.path if on_whole_path else _inner(image.path).rpartition("/")[2])
         groups.append("" if match is None else (match[1] if pattern.groups else match[0]) or "")
     return groups
 
 
-def _about(groups: Sequence[str], images: Sequence[Found], by: GroupBy) -> list[Finding]:
+def _about(groups: Sequence[str], images: Sequence[ImageEntry], by: GroupBy) -> list[Finding]:
     """Say how many images have no group. Raises `DataError` where the rule says nothing of any use."""
     alone = [image.path for image, group in zip(images, groups, strict=True) if not group]
     if len(alone) == len(images):
@@ -155,18 +155,21 @@ def _about(groups: Sequence[str], images: Sequence[Found], by: GroupBy) -> list[
             by.text, "the column is empty" if by.column is not None else "it matches no image's name"
         )
         raise DataError(
-            f"--group-by {by.text} gives no image a group: {why}. The images are called {some(alone)}."
+            f"--group-by {by.text} gives no image a group: {why}. The images are named {name_few(alone)}."
             + (SEARCHED if by.pattern else "")
         )
     if not alone and len(set(groups)) == 1 and len(images) > 1:
         raise DataError(
             f"--group-by {by.text} puts all {len(images)} images into one group, {groups[0]!r}: nothing "
-            "could be held out. Expected several groups in a class."
+            "could be held out. Expected several groups per class."
         )
     if not alone:
         return []
-    said = f"{len(alone)} image(s) have no group by --group-by {by.text}, and stand alone: {some(alone)}."
-    return [Finding("groups", len(alone), said)]
+    message = (
+        f"{len(alone)} image(s) have no group by --group-by {by.text}; each is its own group: "
+        f"{name_few(alone)}."
+    )
+    return [Finding("groups", len(alone), message)]
 
 
 @dataclass(frozen=True)
@@ -175,7 +178,7 @@ class Proposal:
 
     groups: tuple[str, ...]
     by: str  # what `--group-by` is to be given for these groups
-    where: str  # what they were read from, as a sentence begins
+    origin: str  # what they were read from, as a sentence begins
 
     @property
     def option(self) -> str:
@@ -183,16 +186,16 @@ class Proposal:
         return f"--group-by {self.by}"
 
 
-def proposed(images: Sequence[Named]) -> Proposal | None:
+def proposed(images: Sequence[NamedImage]) -> Proposal | None:
     """Return the groups that folders below the classes, else names before a counter, give away.
 
     None where names are all different, or where they only repeat the class: one group a class is no group.
     """
     rules = ((folder_of, PARENT, "Folders below the classes"), (name_of, AUTO, "File names"))
-    for rule, by, where in rules:
+    for rule, by, origin in rules:
         groups = [rule(image) for image in images]
         if _worth_it(groups, [image.label for image in images]):
-            return Proposal(tuple(groups), by, where)
+            return Proposal(tuple(groups), by, origin)
     return None
 
 
@@ -202,20 +205,20 @@ def _worth_it(groups: Sequence[str], labels: Sequence[str]) -> bool:
     several = {group for group, size in sizes.items() if size > 1}
     if len(several) < 2 or sum(sizes[group] for group in several) < LEAST_IN_GROUPS * len(groups):
         return False
-    held: dict[str, Counter[str]] = defaultdict(Counter)
+    group_sizes: dict[str, Counter[str]] = defaultdict(Counter)
     for group, label in zip(groups, labels, strict=True):
         if group in several:
-            held[label][group] += 1
+            group_sizes[label][group] += 1
     images = Counter(labels)
     varied = sum(
         images[label]
-        for label, mine in held.items()
-        if len(mine) > 1 and max(mine.values()) <= MOST_IN_ONE * images[label]
+        for label, sizes_in_class in group_sizes.items()
+        if len(sizes_in_class) > 1 and max(sizes_in_class.values()) <= MOST_IN_ONE * images[label]
     )
     return varied >= LEAST_VARIED * len(groups)
 
 
-def folder_of(image: Named) -> str:
+def folder_of(image: NamedImage) -> str:
     """Return the folders between the class folder and the image; "" where it lies in the class folder.
 
     The class folder is the first one of the label's name. Where there is none, all folders count.
@@ -229,7 +232,7 @@ def folder_of(image: Named) -> str:
     return "/".join(folders)
 
 
-def name_of(image: Named) -> str:
+def name_of(image: NamedImage) -> str:
     """Return a file's name up to the number at its end; "" where there is none, or it tells nothing apart.
 
     The number is a counter: of a hexadecimal code it is not.

@@ -79,16 +79,16 @@ def hash_of(mark: bytes) -> bytes:
 def alike(hashes: Sequence[bytes], others: Sequence[bytes]) -> list[bool]:
     """Return for each hash whether one of the others is a near copy's; empty ones and zeros never are."""
     none = {b"", bytes(HASH_BYTES)}
-    mine = [place for place, one in enumerate(hashes) if one not in none]
-    theirs = [other for other in others if other not in none]
-    like = np.zeros(len(hashes), dtype=bool)
-    table = np.frombuffer(b"".join([*(hashes[place] for place in mine), *theirs]), np.uint8)
+    own_positions = [place for place, value in enumerate(hashes) if value not in none]
+    other_hashes = [value for value in others if value not in none]
+    is_near = np.zeros(len(hashes), dtype=bool)
+    table = np.frombuffer(b"".join([*(hashes[place] for place in own_positions), *other_hashes]), np.uint8)
     table = table.reshape(-1, HASH_BYTES)
     for pairs in _candidates(table):
-        across = pairs[(pairs[:, 0] < len(mine)) & (pairs[:, 1] >= len(mine))]
+        across = pairs[(pairs[:, 0] < len(own_positions)) & (pairs[:, 1] >= len(own_positions))]
         near = across[_distance(table, across) <= NEAR_BITS]
-        like[[mine[place] for place in near[:, 0].tolist()]] = True
-    return [bool(one) for one in like]
+        is_near[[own_positions[place] for place in near[:, 0].tolist()]] = True
+    return [bool(value) for value in is_near]
 
 
 @dataclass(frozen=True, slots=True)
@@ -120,8 +120,8 @@ def likeness(marks: Mapping[str, bytes]) -> Likeness:
         room = max(0, MAX_SUSPECTS + 1 - len(suspects))
         suspects.update((i, j) for i, j in pairs[~close][:room].tolist())
     near = sorted((digests[i], digests[j]) for i, j in families.joints)
-    others = sorted((digests[i], digests[j]) for i, j in suspects)[:MAX_SUSPECTS]
-    return Likeness(near, sorted(near + others), len(suspects) > MAX_SUSPECTS)
+    suspect_pairs = sorted((digests[i], digests[j]) for i, j in suspects)[:MAX_SUSPECTS]
+    return Likeness(near, sorted(near + suspect_pairs), len(suspects) > MAX_SUSPECTS)
 
 
 def _table(marks: Mapping[str, bytes]) -> tuple[list[str], np.ndarray]:
@@ -150,9 +150,9 @@ class _Families:
     def join(self, pairs: np.ndarray) -> None:
         """Join the families of each pair, (M, 2)."""
         for i, j in pairs.tolist():
-            one, other = self._first(i), self._first(j)
-            if one != other:
-                self.parent[max(one, other)] = min(one, other)
+            root_a, root_b = self._first(i), self._first(j)
+            if root_a != root_b:
+                self.parent[max(root_a, root_b)] = min(root_a, root_b)
                 self.joints.append((i, j))
 
     def _first(self, image: int) -> int:
@@ -180,15 +180,15 @@ def _candidates(hashes: np.ndarray) -> Iterator[np.ndarray]:
 
 def _distance(table: np.ndarray, pairs: np.ndarray) -> np.ndarray:
     """Return in how many bits the hashes of each pair differ: (M,)."""
-    one, other = (table[pairs[:, side], :HASH_BYTES] for side in (0, 1))
-    return np.asarray(BITS_SET[one ^ other].sum(1, dtype=np.int64))
+    left, right = (table[pairs[:, side], :HASH_BYTES] for side in (0, 1))
+    return np.asarray(BITS_SET[left ^ right].sum(1, dtype=np.int64))
 
 
 def _correlation(table: np.ndarray, pairs: np.ndarray) -> np.ndarray:
     """Return the correlation of the thumbnails of each pair, (M,)."""
-    one, other = (_centred(table[pairs[:, side], HASH_BYTES:]) for side in (0, 1))
-    lengths = np.sqrt((one**2).sum(1) * (other**2).sum(1))
-    return np.asarray((one * other).sum(1) / np.maximum(lengths, 1e-9))
+    left, right = (_centred(table[pairs[:, side], HASH_BYTES:]) for side in (0, 1))
+    lengths = np.sqrt((left**2).sum(1) * (right**2).sum(1))
+    return np.asarray((left * right).sum(1) / np.maximum(lengths, 1e-9))
 
 
 def _centred(thumbs: np.ndarray) -> np.ndarray:

@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING
 
 from frostline.data.findings import Finding
 from frostline.data.samples import Sample, SetAside, demand_training_images
-from frostline.data.sources.common import Found
-from frostline.data.splits.parts import Wish, split
+from frostline.data.sources.common import ImageEntry
+from frostline.data.splits.parts import SplitOptions, split
 from frostline.data.splits.split_notes import about_split
 from frostline.errors import DataError
 
@@ -24,25 +24,27 @@ def keeping(data: Manifest, sides: Mapping[str, str]) -> Manifest:
     a class is left without a training image.
     """
     if data.shares is None or data.seed is None:
-        raise DataError("This manifest does not say how its parts were drawn: load the data again.")
-    outcome = split(
-        [Found(s.path, s.label, s.group, _given(s, data.given)) for s in data.samples],
+        raise DataError("This manifest does not record how its parts were drawn: load the data again.")
+    split_result = split(
+        [ImageEntry(s.path, s.label, s.group, _given(s, data.given)) for s in data.samples],
         [sample.digest for sample in data.samples],
         data.positions(data.near_copies),
-        Wish(data.seed, *data.shares),
+        SplitOptions(data.seed, *data.shares),
         sides,
         contested=frozenset(conflict.digest for conflict in data.conflicts),
     )
-    if outcome.parts == [sample.split for sample in data.samples]:
+    if split_result.parts == [sample.split for sample in data.samples]:
         return data
-    lost = {data.samples[at].path: reason for at, reason in outcome.reasons.items()}
+    lost = {data.samples[at].path: reason for at, reason in split_result.reasons.items()}
     moved = [SetAside(s.path, s.label, lost[s.path], "tied") for s in data.samples if s.path in lost]
     samples = tuple(
-        replace(sample, split=part) for sample, part in zip(data.samples, outcome.parts, strict=True) if part
+        replace(sample, split=part)
+        for sample, part in zip(data.samples, split_result.parts, strict=True)
+        if part
     )
     demand_training_images(samples, data.classes, moved)
-    said = [finding for finding in outcome.said if finding not in data.said and lost]
-    return with_samples(data, samples, moved, said)
+    findings = [finding for finding in split_result.findings if finding not in data.said and lost]
+    return with_samples(data, samples, moved, findings)
 
 
 def _given(sample: Sample, given: tuple[str, ...]) -> str:
@@ -51,25 +53,32 @@ def _given(sample: Sample, given: tuple[str, ...]) -> str:
 
 
 def with_samples(
-    data: Manifest, samples: tuple[Sample, ...], moved: list[SetAside], said: list[Finding]
+    data: Manifest, samples: tuple[Sample, ...], moved: list[SetAside], findings: list[Finding]
 ) -> Manifest:
-    """Return the manifest of these samples, `moved` set aside; what is said of the split is anew."""
+    """Return the manifest of these samples, `moved` skipped, with new findings on the split."""
     gone = {item.path for item in moved}
     near, suspects = (
         tuple(pair for pair in pairs if not gone & set(pair)) for pairs in (data.near_copies, data.suspects)
     )
-    left = replace(
+    result = replace(
         data,
         samples=samples,
         set_aside=(*data.set_aside, *moved),
         near_copies=near,
         suspects=suspects,
     )
-    old = set(said_of_split(data))
-    return replace(left, said=(*said_of_split(left), *(one for one in data.said if one not in old), *said))
+    replaced = set(said_of_split(data))
+    return replace(
+        result,
+        said=(
+            *said_of_split(result),
+            *(finding for finding in data.said if finding not in replaced),
+            *findings,
+        ),
+    )
 
 
 def said_of_split(data: Manifest) -> list[Finding]:
     """Return what a person should know of the split as it is."""
-    wish = Wish(data.seed or 0, *(data.shares or (0.0, 0.0)))
-    return about_split(data.samples, data.classes, data.given, wish, data.near_copies)
+    options = SplitOptions(data.seed or 0, *(data.shares or (0.0, 0.0)))
+    return about_split(data.samples, data.classes, data.given, options, data.near_copies)

@@ -1,55 +1,60 @@
-"""What a person should know of a split, told from the split alone: sizes, shares, groups, copies, gaps."""
+"""Findings on a split, from the split alone: sizes, shares, groups, copies, gaps."""
 
 from __future__ import annotations
 
 from collections import Counter, defaultdict
 from collections.abc import Collection, Iterable, Sequence
 
-from frostline.data.findings import Finding, shown, some
+from frostline.data.findings import Finding, first_examples, name_few
 from frostline.data.samples import PARTS, Sample, SetAside
 from frostline.data.splits import grouping
-from frostline.data.splits.parts import MIN_CLASS_IMAGES_FOR_VAL, MIN_IMAGES_FOR_VAL, Wish, too_few_for_val
+from frostline.data.splits.parts import (
+    MIN_CLASS_IMAGES_FOR_VAL,
+    MIN_IMAGES_FOR_VAL,
+    SplitOptions,
+    too_few_for_val,
+)
 
 # From here on `train`, `compare` and the report say how balanced accuracy differs from accuracy, too.
 UNEVEN = 5
 NAMED_CLASSES = 5
 NAMED_GROUPS = 3
-# Kinds of images that are set aside, and what they are called.
-ASIDE = {
+# Kinds of skipped images, and how messages name them.
+SKIPPED = {
     "unreadable": "file(s) can't be used",
-    "missing": "file(s) are not there",
+    "missing": "file(s) do not exist",
     "left_out": "image(s) belong to no class",
-    "leak": "image(s) of a part that guards less are set aside",
+    "leak": "image(s) are skipped, since a part with precedence holds them",
 }
-TAKEN = "The source has no test part, so it was taken out of train."
-NO_TEST = "There is no test part: nothing can be said about images not seen before."
+TAKEN = "The source has no test part; one was drawn from train."
+NO_TEST = "There is no test part: accuracy on new images cannot be measured."
 
 
 def about_split(
     samples: Sequence[Sample],
     classes: Sequence[str],
-    given: Collection[str],
-    wish: Wish,
+    given_parts: Collection[str],
+    options: SplitOptions,
     near: Sequence[tuple[str, str]],
 ) -> list[Finding]:
-    """Return what there is to say. `given` are the parts that the source named, `near` pairs of paths."""
+    """Return findings on a split. `given_parts` are those the source named, `near` holds pairs of paths."""
     counts = {part: Counter(sample.label for sample in samples if sample.split == part) for part in PARTS}
-    said = [_summary(counts, classes)]
-    if given and "test" not in given and wish.test > 0:
-        said.append(Finding("no_test", counts["test"].total(), TAKEN))
-    if "val" not in given and wish.val > 0 and not counts["val"]:
-        said += _about_no_val(counts["train"])
-    for part, share in (("test", wish.test), ("val", wish.val)):
-        if part not in given and share > 0:
-            said += _about_shares(counts, classes, part, share)
+    findings = [_summary(counts, classes)]
+    if given_parts and "test" not in given_parts and options.test > 0:
+        findings.append(Finding("no_test", counts["test"].total(), TAKEN))
+    if "val" not in given_parts and options.val > 0 and not counts["val"]:
+        findings += _about_no_val(counts["train"])
+    for part, share in (("test", options.test), ("val", options.val)):
+        if part not in given_parts and share > 0:
+            findings += _about_shares(counts, classes, part, share)
     return [
-        *said,
+        *findings,
         *_about_groups(samples),
         *_about_whole_classes(samples, classes),
         *_about_gaps(counts, classes),
         *_about_sizes(counts, classes),
         *_about_near_copies(samples, near),
-        *_about_names(samples, given),
+        *_about_names(samples, given_parts),
     ]
 
 
@@ -58,14 +63,14 @@ def _about_whole_classes(samples: Sequence[Sample], classes: Sequence[str]) -> l
     of_class: dict[str, list[str]] = {name: [] for name in classes}
     for sample in samples:
         of_class[sample.label].append(sample.group)
-    whole = [
+    single_group_classes = [
         name for name, groups in of_class.items() if len(groups) > 1 and len({*groups}) == 1 and groups[0]
     ]
-    if not whole:
+    if not single_group_classes:
         return []
-    names = _names(map(repr, whole))
-    message = f"{len(whole)} class(es) are one group each, which stays in one part: {names}."
-    return [Finding("groups", len(whole), message)]
+    names = _names(map(repr, single_group_classes))
+    message = f"{len(single_group_classes)} class(es) are one group each, which stays in one part: {names}."
+    return [Finding("groups", len(single_group_classes), message)]
 
 
 def _summary(counts: dict[str, Counter[str]], classes: Sequence[str]) -> Finding:
@@ -82,12 +87,12 @@ def _about_no_val(train: Counter[str]) -> list[Finding]:
     if not too_few_for_val(train.values()):
         return []
     scarcest = min(train.values(), default=0)
-    said = (
-        f"No val part, since images are few: {train.total()} to learn from, {scarcest} in the scarcest "
+    message = (
+        f"No val part, since there are few images: {train.total()} for training, {scarcest} in the smallest "
         f"class; at least {MIN_IMAGES_FOR_VAL} and {MIN_CLASS_IMAGES_FOR_VAL} are needed. All of them "
-        "train; the schedule runs to its end, and a probe's L2 is chosen by cross-validation."
+        "are used for training; the schedule runs to its end, and a probe's L2 is chosen by cross-validation."
     )
-    return [Finding("no_val", train.total(), said)]
+    return [Finding("no_val", train.total(), message)]
 
 
 def _about_shares(
@@ -95,20 +100,22 @@ def _about_shares(
 ) -> list[Finding]:
     """Say how uneven a drawn part is where a class misses its share by an image or more."""
     below = PARTS[: PARTS.index(part)]
-    held = {name: counts[part][name] for name in classes}
-    whole = {name: held[name] + sum(counts[other][name] for other in below) for name in classes}
-    if not any(held.values()) or all(abs(held[name] - share * whole[name]) < 1 for name in classes):
+    in_part = {name: counts[part][name] for name in classes}
+    available = {
+        name: in_part[name] + sum(counts[lower_part][name] for lower_part in below) for name in classes
+    }
+    if not any(in_part.values()) or all(abs(in_part[name] - share * available[name]) < 1 for name in classes):
         return []
-    percent = {name: 100 * held[name] / whole[name] for name in classes if whole[name]}
+    percent = {name: 100 * in_part[name] / available[name] for name in classes if available[name]}
     low, high = min(percent, key=percent.__getitem__), max(percent, key=percent.__getitem__)
     spread = f"{percent[low]:.0f} % of {low!r} to {percent[high]:.0f} % of {high!r}"
     if round(percent[low]) == round(percent[high]):
         spread = f"{percent[low]:.0f} % of each class"
-    said = (
-        f"{part} holds {spread}, where {100 * share:g} % was asked for: "
-        "what hangs together is kept whole, and what had a part keeps it."
+    message = (
+        f"{part} holds {spread}, where {100 * share:g} % was requested: "
+        "groups and copies stay together, and images that had a part keep it."
     )
-    return [Finding("shares", sum(held.values()), said)]
+    return [Finding("shares", sum(in_part.values()), message)]
 
 
 def _about_groups(samples: Sequence[Sample]) -> list[Finding]:
@@ -120,71 +127,75 @@ def _about_groups(samples: Sequence[Sample]) -> list[Finding]:
     if not parts_of:
         return []
     counts = ", ".join(f"{sum(part in parts for parts in parts_of.values())} in {part}" for part in PARTS)
-    said = [Finding("groups", len(parts_of), f"{len(parts_of)} groups: {counts}.")]
+    findings = [Finding("groups", len(parts_of), f"{len(parts_of)} groups: {counts}.")]
     torn = sorted(group for group, parts in parts_of.items() if len(parts) > 1)
     if torn:
         message = (
             f"The given split puts {len(torn)} group(s) into more than one part ({', '.join(torn[:5])}): "
-            "figures on such parts flatter the model."
+            "accuracy on these parts is too high."
         )
         images = [sample.path for group in torn for sample in samples if sample.group == group]
-        said.append(Finding("leak", len(torn), message, examples=shown(images)))
-    return said
+        findings.append(Finding("leak", len(torn), message, examples=first_examples(images)))
+    return findings
 
 
 def _about_gaps(counts: dict[str, Counter[str]], classes: Sequence[str]) -> list[Finding]:
     """Say which classes have no image in a part that others have images in."""
-    said = []
+    findings = []
     for part in ("val", "test"):
         missing = [name for name in classes if not counts[part][name]]
         if counts[part] and missing:
             names = _names(repr(name) for name in missing)
             message = f"{len(missing)} class(es) have no image in {part}: {names}."
-            said.append(Finding("gaps", len(missing), message))
+            findings.append(Finding("gaps", len(missing), message))
     if not counts["test"]:
-        said.append(Finding("no_test", 0, NO_TEST))
-    return said
+        findings.append(Finding("no_test", 0, NO_TEST))
+    return findings
 
 
 def _about_sizes(counts: dict[str, Counter[str]], classes: Sequence[str]) -> list[Finding]:
     """Say which classes are small, and where classes are of very different size."""
-    whole = {name: sum(of_class[name] for of_class in counts.values()) for name in classes}
-    few = [name for name in classes if whole[name] < MIN_CLASS_IMAGES_FOR_VAL]
-    said = []
+    class_sizes = {name: sum(of_class[name] for of_class in counts.values()) for name in classes}
+    few = [name for name in classes if class_sizes[name] < MIN_CLASS_IMAGES_FOR_VAL]
+    findings = []
     if few:
-        names = _names(f"{name!r} ({whole[name]})" for name in few)
+        names = _names(f"{name!r} ({class_sizes[name]})" for name in few)
         message = f"{len(few)} class(es) have fewer than {MIN_CLASS_IMAGES_FOR_VAL} images: {names}."
-        said.append(Finding("few", len(few), message))
-    least, most = min(classes, key=whole.__getitem__), max(classes, key=whole.__getitem__)
-    if whole[most] >= UNEVEN * whole[least]:
+        findings.append(Finding("few", len(few), message))
+    least, most = min(classes, key=class_sizes.__getitem__), max(classes, key=class_sizes.__getitem__)
+    if class_sizes[most] >= UNEVEN * class_sizes[least]:
         message = (
-            f"The largest class, {most!r}, has {whole[most] / whole[least]:.1f} times the images of the "
-            f"smallest, {least!r} ({whole[most]} and {whole[least]})."
+            f"The largest class, {most!r}, has {class_sizes[most] / class_sizes[least]:.1f} times the images "
+            f"of the smallest, {least!r} ({class_sizes[most]} and {class_sizes[least]})."
         )
-        said.append(Finding("imbalance", whole[most], message))
-    return said
+        findings.append(Finding("imbalance", class_sizes[most], message))
+    return findings
 
 
 def _about_near_copies(samples: Sequence[Sample], near: Sequence[tuple[str, str]]) -> list[Finding]:
     """Say which near copies a given split has put into two parts, and which have two labels."""
     by_path = {sample.path: sample for sample in samples}
-    here = [(by_path[one], by_path[other]) for one, other in near if one in by_path and other in by_path]
-    torn = [pair for pair in here if pair[0].split != pair[1].split]
-    apart = [pair for pair in here if pair[0].label != pair[1].label]
-    said = []
+    sample_pairs = [
+        (by_path[path_a], by_path[path_b])
+        for path_a, path_b in near
+        if path_a in by_path and path_b in by_path
+    ]
+    torn = [pair for pair in sample_pairs if pair[0].split != pair[1].split]
+    apart = [pair for pair in sample_pairs if pair[0].label != pair[1].label]
+    findings = []
     if torn:
         message = (
-            f"{len(torn)} pair(s) of near copies lie in two of the given parts, which flatters figures: "
-            f"{_pairs(torn)}."
+            f"{len(torn)} pair(s) of near copies lie in two of the given parts, which makes accuracy too "
+            f"high: {_pairs(torn)}."
         )
-        said.append(Finding("leak", len(torn), message, examples=_paths(torn)))
+        findings.append(Finding("leak", len(torn), message, examples=_paths(torn)))
     if apart:
         message = f"{len(apart)} pair(s) of near copies carry different labels: {_pairs(apart)}."
-        said.append(Finding("near_conflict", len(apart), message, examples=_paths(apart)))
-    return said
+        findings.append(Finding("near_conflict", len(apart), message, examples=_paths(apart)))
+    return findings
 
 
-def _about_names(samples: Sequence[Sample], given: Collection[str]) -> list[Finding]:
+def _about_names(samples: Sequence[Sample], given_parts: Collection[str]) -> list[Finding]:
     """Say where names look like groups, and what the split makes of them."""
     if any(sample.group for sample in samples):
         return []
@@ -198,15 +209,17 @@ def _about_names(samples: Sequence[Sample], given: Collection[str]) -> list[Find
         if group in images and len(images[group]) < NAMED_GROUPS + 1:
             images[group].append(sample.path)
     message = (
-        f"{proposal.where} look like {len(several)} groups of {sum(sizes[group] for group in several)} "
+        f"{proposal.origin} look like {len(several)} groups of {sum(sizes[group] for group in several)} "
         f"images, such as frames of one video or slices of one scan; the largest has {sizes[several[0]]} "
-        f"({some(images[several[0]])}). {_mates(samples, proposal.groups)}"
+        f"({name_few(images[several[0]])}). {_mates(samples, proposal.groups)}"
     ).rstrip()
-    if set(given) & {"val", "test"}:
-        advice = f"If they are, divide the given parts by group; {proposal.option} then says what is torn."
+    if set(given_parts) & {"val", "test"}:
+        advice = (
+            f"If they are, divide the given parts by group; {proposal.option} reports groups in two parts."
+        )
     else:
         advice = f"If they are, only {proposal.option} keeps each group in one part."
-    examples = shown(path for paths in images.values() for path in paths)
+    examples = first_examples(path for paths in images.values() for path in paths)
     return [Finding("groups_proposed", len(several), message, advice, examples)]
 
 
@@ -217,59 +230,63 @@ def about_copies(
     cut_short: bool,
 ) -> list[Finding]:
     """Say how many copies there are, exact and near."""
-    said, paths = [], defaultdict[str, list[str]](list)
+    findings, paths = [], defaultdict[str, list[str]](list)
     for sample in samples:
         paths[sample.digest].append(sample.path)
     exact = len(samples) - len(paths)
     if exact:
         message = f"{exact} image(s) are exact copies of another; copies stay in one part."
-        alike = shown(path for same in paths.values() if len(same) > 1 for path in same)
-        said.append(Finding("copies", exact, message, examples=alike))
+        alike = first_examples(path for copies in paths.values() if len(copies) > 1 for path in copies)
+        findings.append(Finding("copies", exact, message, examples=alike))
     if suspects:
         more = ", and there are more than are listed" if cut_short else ""
         message = (
             f"{len(suspects)} pair(s) of images look alike, {len(near)} of them so much that they count as "
             f"copies and stay in one part{more}; the study's manifest.jsonl names them."
         )
-        pairs = shown(path for pair in near or suspects for path in pair)
-        said.append(Finding("near_copies", len(suspects), message, examples=pairs))
-    return said
+        pairs = first_examples(path for pair in near or suspects for path in pair)
+        findings.append(Finding("near_copies", len(suspects), message, examples=pairs))
+    return findings
 
 
 def about_losses(lost: Collection[str], classes: Sequence[str]) -> list[Finding]:
-    """Say which classes lost all images, and which differ by case alone; `lost` are labels set aside."""
+    """Return findings on classes without images, and classes that differ by case; `lost`: skipped labels."""
     gone = sorted(set(lost) - set(classes) - {""})
-    said = [
-        Finding("empty", 1, f"The class {label!r} has no usable image left and is not learnt.")
+    findings = [
+        Finding("empty", 1, f"The class {label!r} has no usable image left and is not learned.")
         for label in gone
     ]
     spelt: dict[str, str] = {}
     for label in classes:
-        other = spelt.setdefault(_plain(label), label)
-        if other != label:
-            question = f"The classes {other!r} and {label!r} differ in case or spaces only: are they one?"
-            said.append(Finding("class_names", 2, question))
-    return said
+        first_spelling = spelt.setdefault(_plain(label), label)
+        if first_spelling != label:
+            question = (
+                f"The classes {first_spelling!r} and {label!r} differ in case or spaces only: are they one?"
+            )
+            findings.append(Finding("class_names", 2, question))
+    return findings
 
 
 def _plain(label: str) -> str:
     return "".join(label.casefold().split())
 
 
-def about_set_aside(set_aside: Sequence[SetAside]) -> list[Finding]:
-    """Say which files can't be used, by kind; of the other kinds the split and the labels speak."""
-    said = []
-    for kind, what in ASIDE.items():
-        gone = [one for one in set_aside if one.kind == kind]
-        if gone:
-            reasons = Counter(one.reason for one in gone)
-            why = "; ".join(f"{one.path} {one.reason}" for one in gone[:NAMED_GROUPS])
-            more = " …" if len(gone) > NAMED_GROUPS else ""
+def about_skipped(set_aside: Sequence[SetAside]) -> list[Finding]:
+    """Return findings on files that can't be used, by kind; the split and the labels report the others."""
+    findings = []
+    for kind, description in SKIPPED.items():
+        images = [image for image in set_aside if image.kind == kind]
+        if images:
+            reasons = Counter(image.reason for image in images)
+            why = "; ".join(f"{image.path} {image.reason}" for image in images[:NAMED_GROUPS])
+            more = " …" if len(images) > NAMED_GROUPS else ""
             if len(reasons) == 1:
-                why, more = f"{some([one.path for one in gone])} {gone[0].reason}", ""
-            message = f"{len(gone)} {what}: {why}{more}."
-            said.append(Finding(kind, len(gone), message, examples=shown(one.path for one in gone)))
-    return said
+                why, more = f"{name_few([image.path for image in images])} {images[0].reason}", ""
+            message = f"{len(images)} {description}: {why}{more}."
+            findings.append(
+                Finding(kind, len(images), message, examples=first_examples(image.path for image in images))
+            )
+    return findings
 
 
 def _mates(samples: Sequence[Sample], groups: Sequence[str]) -> str:
@@ -277,11 +294,14 @@ def _mates(samples: Sequence[Sample], groups: Sequence[str]) -> str:
     train = {
         group for sample, group in zip(samples, groups, strict=True) if group and sample.split == "train"
     }
-    held = [group for sample, group in zip(samples, groups, strict=True) if sample.split != "train"]
-    mates = sum(group in train for group in held)
-    if not held:
+    held_out_groups = [
+        group for sample, group in zip(samples, groups, strict=True) if sample.split != "train"
+    ]
+    mates = sum(group in train for group in held_out_groups)
+    if not held_out_groups:
         return ""
-    return f"As the images are divided now, {mates} of {len(held)} val and test images have a mate in train."
+    count = len(held_out_groups)
+    return f"In the current split, {mates} of {count} val and test images share such a group with train."
 
 
 def _names(names: Iterable[str]) -> str:
@@ -290,9 +310,9 @@ def _names(names: Iterable[str]) -> str:
 
 
 def _pairs(pairs: Sequence[tuple[Sample, Sample]]) -> str:
-    named = "; ".join(f"{one.path} and {other.path}" for one, other in pairs[:3])
-    return named + (" …" if len(pairs) > 3 else "")
+    text = "; ".join(f"{sample_a.path} and {sample_b.path}" for sample_a, sample_b in pairs[:3])
+    return text + (" …" if len(pairs) > 3 else "")
 
 
 def _paths(pairs: Sequence[tuple[Sample, Sample]]) -> tuple[str, ...]:
-    return shown(sample.path for pair in pairs for sample in pair)
+    return first_examples(sample.path for pair in pairs for sample in pair)

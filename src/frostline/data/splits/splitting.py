@@ -19,8 +19,8 @@ def unit_keys(units: np.ndarray, groups: Sequence[str], digests: Sequence[str]) 
     names: dict[int, str] = {}
     for unit, group, digest in zip(units.tolist(), groups, digests, strict=True):
         name = f"group {group}" if group else f"image {digest}"  # "group" sorts before "image"
-        other = names.get(unit)
-        if other is None or name < other:
+        current = names.get(unit)
+        if current is None or name < current:
             names[unit] = name
     return [names[unit] for unit in range(len(names))]
 
@@ -35,10 +35,10 @@ def contents(targets: np.ndarray, units: np.ndarray) -> list[list[tuple[int, int
     """Return what each of U units holds, as pairs (class, images). `targets` and `units` are (N,)."""
     classes = int(targets.max()) + 1
     pairs, counts = np.unique(units * classes + targets, return_counts=True)
-    held: list[list[tuple[int, int]]] = [[] for _ in range(int(units.max()) + 1)]
+    unit_contents: list[list[tuple[int, int]]] = [[] for _ in range(int(units.max()) + 1)]
     for pair, count in zip(pairs.tolist(), counts.tolist(), strict=True):
-        held[pair // classes].append((pair % classes, count))
-    return held
+        unit_contents[pair // classes].append((pair % classes, count))
+    return unit_contents
 
 
 def hold_out(
@@ -59,30 +59,30 @@ def hold_out(
     if not len(units):
         return np.zeros(0, dtype=bool)
     fixed = np.zeros(len(keys), dtype=np.int64) if pinned is None else pinned
-    held = fixed == 1
+    held_out = fixed == 1
     if fraction > 0:
         images = np.bincount(targets)
-        taken = np.bincount(targets[held[units]], minlength=len(images))
+        counts = np.bincount(targets[held_out[units]], minlength=len(images))
         places = {unit: place(seed, part, keys[unit]) for unit in np.flatnonzero(fixed == 0).tolist()}
-        choice = _Choice(contents(targets, units), images, taken, fraction)
-        held[choice.made(sorted(places, key=places.__getitem__))] = True
-    return np.asarray(held[units])
+        choice = _Choice(contents(targets, units), images, counts, fraction)
+        held_out[choice.chosen_units(sorted(places, key=places.__getitem__))] = True
+    return np.asarray(held_out[units])
 
 
 class _Choice:
     """Which units are held out, and what each of C classes still misses of its share."""
 
     def __init__(
-        self, units: list[list[tuple[int, int]]], images: np.ndarray, taken: np.ndarray, fraction: float
+        self, units: list[list[tuple[int, int]]], images: np.ndarray, counts: np.ndarray, fraction: float
     ) -> None:
-        """Begin with `taken` of the `images` of each class held out, both (C,)."""
+        """Begin with `counts` of the `images` of each class held out, both (C,)."""
         self._units = units
         self._images: list[int] = images.tolist()
-        self._missing: list[float] = (fraction * images - taken).tolist()
-        self._left: list[int] = (images - taken).tolist()  # not held out
-        self._bare = {label for label, count in enumerate(taken.tolist()) if not count}
+        self._missing: list[float] = (fraction * images - counts).tolist()
+        self._left: list[int] = (images - counts).tolist()  # not held out
+        self._bare = {label for label, count in enumerate(counts.tolist()) if not count}
 
-    def made(self, order: Sequence[int]) -> list[int]:
+    def chosen_units(self, order: Sequence[int]) -> list[int]:
         """Return the units to hold out, of those in `order`."""
         chosen = []
         for unit in order:

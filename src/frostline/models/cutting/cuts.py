@@ -67,16 +67,16 @@ def find_recipes(model: nn.Module, runs: Runs, sections: Sequence[Section], head
     At the last index, the head, z is always the features (n, width); where the original head takes something
     else (it pools, or has a twin), that cut holds for models with a replaced head.
     """
-    found: dict[int, Recipe] = {}
-    judge = _Judge(model, runs, head)
+    recipes: dict[int, Recipe] = {}
+    judge = _CutVerifier(model, runs, head)
     for index, section in enumerate(sections[1:], start=1):
         last = index == len(sections) - 1
         for recipe in _candidates(runs, section, head if last and not head.plain else None):
             proved = judge.proved(recipe)
             if proved is not None:
-                found[index] = proved
+                recipes[index] = proved
                 break
-    return found
+    return recipes
 
 
 def _candidates(runs: Runs, section: Section, pooling: Head | None) -> Iterator[Recipe]:
@@ -100,13 +100,13 @@ def _recipe(
     """Describe a boundary. Raises `Opaque` where its value cannot be stored a row an image."""
     a, b = (call.inputs if at == "input" else call.output for call in pair)
     leaves, shapes, kinds = [], [], set()
-    for position, (one, other) in enumerate(zip(tensors(a), tensors(b), strict=True)):
-        if depends_on_images(one, other):
-            shape = shape_between(one.shape, other.shape, BATCHES)
+    for position, (first, second) in enumerate(zip(tensors(a), tensors(b), strict=True)):
+        if depends_on_images(first, second):
+            shape = shape_between(first.shape, second.shape, BATCHES)
             batch_dimension(shape)
             leaves.append(position)
             shapes.append(shape)
-            kinds.add(one.dtype)
+            kinds.add(first.dtype)
         elif at == "output":
             raise Opaque("the boundary's output holds a constant beside the activation")
     if not leaves or len(kinds) > 1 or not kinds.pop().is_floating_point:
@@ -125,26 +125,26 @@ def _recipe(
 
 def _stubs(pairs: list[tuple[Call, Call]], boundary: Call) -> tuple[tuple[str, tuple[Pattern, ...]], ...]:
     """Return the outermost modules that are done before the boundary, with what each call of them answers."""
-    answers: dict[str, list[Pattern] | None] = {}
+    patterns_of: dict[str, list[Pattern] | None] = {}
     for a, b in pairs:
-        known = answers.setdefault(a.module, [])
-        pattern = _answer(a, b) if a.end < boundary.start else None
-        if known is not None and pattern is not None:
-            known.append(pattern)
+        recorded = patterns_of.setdefault(a.module, [])
+        pattern = _output_pattern(a, b) if a.end < boundary.start else None
+        if recorded is not None and pattern is not None:
+            recorded.append(pattern)
         else:
-            answers[a.module] = None
+            patterns_of[a.module] = None
     stubs: dict[str, list[Pattern]] = {}
     covered = 0
     for a, b in pairs:
-        if a.start > covered and a.start < boundary.start and answers[a.module] is not None:
-            pattern = _answer(a, b)
+        if a.start > covered and a.start < boundary.start and patterns_of[a.module] is not None:
+            pattern = _output_pattern(a, b)
             if pattern is not None:
                 stubs.setdefault(a.module, []).append(pattern)
                 covered = a.end
     return tuple((name, tuple(patterns)) for name, patterns in stubs.items())
 
 
-def _answer(small: Call, large: Call) -> Pattern | None:
+def _output_pattern(small: Call, large: Call) -> Pattern | None:
     """Describe what a call answers, or None if that is a constant or of a kind that cannot be described."""
     pairs = zip(tensors(small.output), tensors(large.output), strict=False)
     if not any(depends_on_images(a, b) for a, b in pairs):
@@ -155,7 +155,7 @@ def _answer(small: Call, large: Call) -> Pattern | None:
         return None
 
 
-class _Judge:
+class _CutVerifier:
     """Compares the two halves with the whole, and keeps what the whole answered."""
 
     def __init__(self, model: nn.Module, runs: Runs, head: Head) -> None:
@@ -166,58 +166,60 @@ class _Judge:
     def proved(self, recipe: Recipe) -> Recipe | None:
         """Return the recipe, completed by what the trial showed, if its two halves equal the whole."""
         for solid in (False, True):
-            tried = replace(recipe, solid=solid)
+            candidate = replace(recipe, solid=solid)
             try:
                 with torch.no_grad(), _trial_head(self.model, recipe.head):
-                    found = self._tried(tried)
+                    proved_recipe = self._check(candidate)
             except Exception:  # whatever a model raises on NaN or expanded input: this cut is not offered
-                found = None
-            if found is not None:
-                return found
+                proved_recipe = None
+            if proved_recipe is not None:
+                return proved_recipe
         return None
 
-    def _tried(self, recipe: Recipe) -> Recipe | None:
+    def _check(self, recipe: Recipe) -> Recipe | None:
         small, large = self.runs.images
         expected = self.expected if recipe.head is None else [self.model(small)]
-        z, other = first_half(self.model, recipe, small), first_half(self.model, recipe, large)
-        if len(z) != len(small) or len(other) != len(large):
+        z, z_large = first_half(self.model, recipe, small), first_half(self.model, recipe, large)
+        if len(z) != len(small) or len(z_large) != len(large):
             return None
         before = z.clone()
         if not self._equal(recipe, z, float("nan"), expected):
             return None
         copies = not torch.equal(z, before)
-        mixed = torch.cat([other[1:2], before[1:2]])
+        mixed = torch.cat([z_large[1:2], before[1:2]])
         recipe = replace(recipe, copies=copies)
         return recipe if self._equal(recipe, mixed, OTHER_FILL, expected) else None
 
     def _equal(self, recipe: Recipe, z: Tensor, fill: float, expected: list[Tensor]) -> bool:
         with second_half(self.model, recipe, fill) as run:
             if recipe.module in self.head.names or recipe.head is not None:
-                found = [run(z)]
+                actual = [run(z)]
             else:
-                found = _observed(self.model, self.head, lambda: run(z))
-        return all(agree(a, b) for a, b in zip(found, expected, strict=False))
+                actual = _observed(self.model, self.head, lambda: run(z))
+        return all(agree(a, b) for a, b in zip(actual, expected, strict=False))
 
 
-def agree(found: Tensor, expected: Tensor) -> bool:
+def agree(actual: Tensor, expected: Tensor) -> bool:
     """Tell whether two answers are the same: bit for bit, or within `TOLERANCE` of the largest number."""
-    if torch.equal(found, expected):
+    if torch.equal(actual, expected):
         return True
-    if found.shape != expected.shape or not bool(expected.isfinite().all()):
+    if actual.shape != expected.shape or not bool(expected.isfinite().all()):
         return False
     scale = float(expected.abs().max())
-    return bool((found - expected).abs().max() <= TOLERANCE * scale)  # NaN compares false
+    return bool((actual - expected).abs().max() <= TOLERANCE * scale)  # NaN compares false
 
 
 def _observed(model: nn.Module, head: Head, run: Any) -> list[Tensor]:
     """Return a run's logits and what its head was given: a freshly made head may answer zero to all."""
-    seen: list[Tensor] = []
+    head_inputs: list[Tensor] = []
     hooks = [
-        model.get_submodule(name).register_forward_pre_hook(lambda _, args: seen.append(args[0].clone()))
+        model.get_submodule(name).register_forward_pre_hook(
+            lambda _, args: head_inputs.append(args[0].clone())
+        )
         for name in head.names
     ]
     try:
-        return [run(), *seen]
+        return [run(), *head_inputs]
     finally:
         for hook in hooks:
             hook.remove()

@@ -15,10 +15,22 @@ from frostline.models.cutting.replay import Recipe, first_half, second_half
 
 
 def prefix(backbone: Backbone, model: nn.Module, cut: Cut) -> Callable[[Tensor], Tensor]:
-    """Return a function from images (n, 3, s, s) to z, one tensor with n rows. At cut 0 it is the identity.
+    """Return a function from images to the features at a cut. At cut 0 it is the identity.
 
-    Gradients are the caller's business. Containers that reach across the cut are in eval mode while it runs,
-    so dropout written into them cannot make a frozen activation random; their mode is put back.
+    Modules that reach across the cut run in eval mode, and their mode is restored. Gradients are left to the
+    caller.
+
+    Parameters
+    ----------
+    backbone : Backbone
+    model : nn.Module
+        The backbone's model, or an adapted copy.
+    cut : Cut
+
+    Returns
+    -------
+    callable
+        Images (n, 3, s, s) to features z, one tensor with n rows.
     """
     if cut.index == 0:
         return lambda images: images
@@ -45,9 +57,9 @@ def prefix(backbone: Backbone, model: nn.Module, cut: Cut) -> Callable[[Tensor],
 def between(
     backbone: Backbone, model: nn.Module, early: Cut, late: Cut
 ) -> Iterator[Callable[[Tensor], Tensor]]:
-    """Yield a function from z at `early` to z at `late`, a later cut: what `prefix` at `late` would give.
+    """Yield a function from features at `early` to features at `late`, a later cut.
 
-    The caller's model is in eval mode; at an early cut of 0 z is the images.
+    The model must be in eval mode; at an early cut of 0 the input is the images.
     """
     if early.index == 0:
         yield prefix(backbone, model, late)
@@ -58,10 +70,21 @@ def between(
 
 @contextmanager
 def suffix(backbone: Backbone, model: nn.Module, cut: Cut) -> Iterator[Callable[[Tensor], Tensor]]:
-    """Yield a function from z (n rows) to logits (n, classes), with gradients if the caller wants them.
+    """Yield a function from features at a cut to logits, with gradients if the caller wants them.
 
-    Inside the block `model(images)` and `prefix` work as ever. The model is as before afterwards, also after
+    Inside the block `model(images)` and `prefix` work as before. The model is restored afterwards, also after
     an exception. At cut 0 the function is the model itself.
+
+    Parameters
+    ----------
+    backbone : Backbone
+    model : nn.Module
+    cut : Cut
+
+    Yields
+    ------
+    callable
+        Features z (n rows) to logits (n, classes).
     """
     if cut.index == 0:
         yield model
@@ -71,7 +94,7 @@ def suffix(backbone: Backbone, model: nn.Module, cut: Cut) -> Iterator[Callable[
 
 
 def row_elements(backbone: Backbone, cut: Cut) -> int:
-    """Return how many numbers z has for one image; at cut 0 those are the pixels."""
+    """Return how many numbers the features of one image have; at cut 0 those are the pixels."""
     if cut.index == 0:
         return 3 * backbone.preprocessing.size**2
     recipe = _recipe(cut)
@@ -81,9 +104,17 @@ def row_elements(backbone: Backbone, cut: Cut) -> int:
 
 
 def over_space(z: Tensor) -> Tensor:
-    """Return the mean over space of z, (n, width): of tokens (n, tokens, c) or places (n, c, h, w).
+    """Return the mean over space of features.
 
-    Some networks (Swin) pass maps on as (n, h, w, c). Images are square, so the sides that are equal tell.
+    Parameters
+    ----------
+    z : Tensor
+        Tokens (n, tokens, c), or maps (n, c, h, w) or (n, h, w, c); square, so that equal sides tell them
+        apart.
+
+    Returns
+    -------
+    Tensor, shape (n, c)
     """
     if z.ndim == 3:
         return z.mean(dim=1)

@@ -35,16 +35,16 @@ def tensors(value: Any) -> Iterator[Tensor]:
             yield from tensors(item)
 
 
-def with_tensors(value: Any, answer: Callable[[Tensor], Tensor]) -> Any:
-    """Return `value` with `answer(tensor)` in the place of each tensor, called in the order of `tensors`."""
+def with_tensors(value: Any, function: Callable[[Tensor], Tensor]) -> Any:
+    """Return `value` with each tensor replaced by `function(tensor)`, called in the order of `tensors`."""
     if isinstance(value, Tensor):
-        return answer(value)
+        return function(value)
     if isinstance(value, tuple) and hasattr(value, "_fields"):
-        return type(value)(*(with_tensors(item, answer) for item in value))
+        return type(value)(*(with_tensors(item, function) for item in value))
     if isinstance(value, (tuple, list)):
-        return type(value)(with_tensors(item, answer) for item in value)
+        return type(value)(with_tensors(item, function) for item in value)
     if isinstance(value, dict):
-        return type(value)((key, with_tensors(item, answer)) for key, item in value.items())
+        return type(value)((key, with_tensors(item, function)) for key, item in value.items())
     return value
 
 
@@ -88,16 +88,16 @@ def pattern_between(small: Any, large: Any, batches: tuple[int, int]) -> Pattern
     raise Opaque(f"a {type(small).__name__}")
 
 
-def filled(pattern: Pattern, answer: Callable[[Shape, torch.dtype], Tensor]) -> Any:
-    """Return a value of that pattern, tensors made by `answer(shape, dtype)` in the order of `tensors`."""
+def filled(pattern: Pattern, make_tensor: Callable[[Shape, torch.dtype], Tensor]) -> Any:
+    """Return a value of that pattern; `make_tensor(shape, dtype)` makes tensors in the order of `tensors`."""
     kind, content = next(iter(pattern.items()))
     if kind == "tensor":
-        return answer(tuple(content), getattr(torch, pattern["dtype"]))
+        return make_tensor(tuple(content), getattr(torch, pattern["dtype"]))
     if kind == "dict":
-        return {key: filled(item, answer) for key, item in content.items()}
+        return {key: filled(item, make_tensor) for key, item in content.items()}
     if kind == "plain":
         return content
-    items = [filled(item, answer) for item in content]
+    items = [filled(item, make_tensor) for item in content]
     return tuple(items) if kind == "tuple" else items
 
 

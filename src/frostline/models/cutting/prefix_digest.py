@@ -26,7 +26,7 @@ _OWN = ("_parameters", "_buffers", "_modules", "training", "forward")  # looked 
 
 
 def prefix_digest(backbone: Backbone, model: nn.Module, cut: Cut) -> str:
-    """Return a sha256 of everything in `model` that decides what comes out at `cut`."""
+    """Return the SHA-256 of everything in `model` that decides the features at `cut`."""
     digest = hashlib.sha256()
     for line in _description(backbone, model, cut):
         digest.update(line.encode())
@@ -80,8 +80,10 @@ def _plain(value: Any, depth: int = 4) -> str:
         return f"{tuple(value.shape)} {value.dtype} {hashlib.sha256(tensor_bytes(value)).hexdigest()}"
     if inspect.isfunction(value) or isinstance(value, type):
         return f"{value.__module__}.{value.__qualname__} {_source(value)}"
-    held = _plain(dict(sorted(vars(value).items())), depth - 1) if hasattr(value, "__dict__") else ""
-    return f"{type(value).__module__}.{type(value).__qualname__} {getattr(value, '__name__', '')} {held}"
+    attributes = _plain(dict(sorted(vars(value).items())), depth - 1) if hasattr(value, "__dict__") else ""
+    return (
+        f"{type(value).__module__}.{type(value).__qualname__} {getattr(value, '__name__', '')} {attributes}"
+    )
 
 
 @lru_cache(maxsize=1024)

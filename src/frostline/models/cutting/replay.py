@@ -109,7 +109,7 @@ def first_half(model: nn.Module, recipe: Recipe, images: Tensor, call: Forward |
     with ExitStack() as stack:
         for module in _modules(model, recipe.places):
             if recipe.at == "input":
-                hook = module.register_forward_pre_hook(lambda _, *given: catch(given), with_kwargs=True)
+                hook = module.register_forward_pre_hook(lambda _, *inputs: catch(inputs), with_kwargs=True)
             else:
                 hook = module.register_forward_hook(lambda _, _given, output: catch(output))
             stack.callback(hook.remove)
@@ -161,7 +161,9 @@ class _Replay:
         """Return `value` with what z holds in the place of the tensors that depend on the images."""
         self.arrived = True
         stored, position = self.stored(), iter(range(1 << 30))
-        return with_tensors(value, lambda old: next(stored) if next(position) in self.recipe.leaves else old)
+        return with_tensors(
+            value, lambda leaf: next(stored) if next(position) in self.recipe.leaves else leaf
+        )
 
 
 @contextmanager

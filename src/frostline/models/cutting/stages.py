@@ -58,15 +58,15 @@ class _Tree:
 
     def children(self, name: str) -> list[Unit]:
         """Return the nearest called modules inside `name`, before the head, in the order of their start."""
-        found: list[Unit] = []
+        units: list[Unit] = []
         for child, _ in self.model.get_submodule(name).named_children():
             path = f"{name}.{child}" if name else child
             if path not in self.calls:
-                found.extend(self.children(path))
+                units.extend(self.children(path))
             elif self.calls[path].start < self.end:
                 holds_head = any(place.startswith(path + ".") for place in self.head.names)
-                found.extend(self.children(path) if holds_head else [self.unit(path)])
-        return sorted(found, key=lambda unit: unit.start)
+                units.extend(self.children(path) if holds_head else [self.unit(path)])
+        return sorted(units, key=lambda unit: unit.start)
 
     def unit(self, name: str) -> Unit:
         module, call = self.model.get_submodule(name), self.calls[name]

@@ -117,10 +117,10 @@ def _hooks(model: nn.Module, trace: Trace, counter: FlopCounterMode | None) -> I
 
 
 def _remembered(value: Any) -> Any:
-    return with_tensors(value, _seen)
+    return with_tensors(value, _stand_in)
 
 
-def _seen(value: Tensor) -> Tensor:
+def _stand_in(value: Tensor) -> Tensor:
     """Return a stand-in of the same shape and dtype that holds a small sample in `.sample`."""
     stand_in = torch.empty(value.shape, dtype=value.dtype, device="meta")
     flat = value.detach().reshape(-1)
@@ -128,11 +128,11 @@ def _seen(value: Tensor) -> Tensor:
     return stand_in
 
 
-def depends_on_images(one: Tensor, other: Tensor) -> bool:
+def depends_on_images(first: Tensor, second: Tensor) -> bool:
     """Tell whether what two runs on different images left at one place differs."""
-    if one.shape != other.shape or one.dtype != other.dtype:
+    if first.shape != second.shape or first.dtype != second.dtype:
         return True
-    a, b = one.sample, other.sample  # type: ignore[attr-defined]
+    a, b = first.sample, second.sample  # type: ignore[attr-defined]
     return not torch.equal(a, b)
 
 
@@ -142,15 +142,25 @@ def fed(
     makes: Callable[[nn.Module], bool],
     takes: Callable[[nn.Module], bool],
 ) -> list[tuple[str, str]]:
-    """Return the names of modules whose output goes straight into another, with that other's name, in order.
+    """Return pairs of modules where the output of one goes straight into the other, in order.
 
-    `images` are (n, 3, s, s). Only modules that run once: `makes` and `takes` say which ones are looked at.
+    Parameters
+    ----------
+    model : nn.Module
+    images : Tensor, shape (n, 3, s, s)
+    makes, takes : callable
+        Select the modules of either side; only modules that run once count.
+
+    Returns
+    -------
+    list of (str, str)
+        Dotted names.
     """
     names = {module: name for name, module in model.named_modules()}
     made_by: dict[tuple[int, int], nn.Module] = {}  # an answer that was changed in place is another one
     alive: list[Tensor] = []  # so that no other tensor gets the same identity
     times: Counter[nn.Module] = Counter()
-    found: list[tuple[nn.Module, nn.Module]] = []
+    pairs: list[tuple[nn.Module, nn.Module]] = []
 
     def after(module: nn.Module, inputs: tuple[Any, ...], output: Any) -> None:
         times[module] += 1
@@ -163,7 +173,7 @@ def fed(
         if inputs and isinstance(inputs[0], Tensor):
             maker = made_by.get((id(inputs[0]), inputs[0]._version))
             if maker is not None:
-                found.append((maker, module))
+                pairs.append((maker, module))
 
     hooks = [m.register_forward_hook(after) for m in names if makes(m)]
     hooks += [m.register_forward_pre_hook(before) for m in names if takes(m)]
@@ -173,4 +183,4 @@ def fed(
     finally:
         for hook in hooks:
             hook.remove()
-    return [(names[a], names[b]) for a, b in found if times[a] == times[b] == 1]
+    return [(names[a], names[b]) for a, b in pairs if times[a] == times[b] == 1]

@@ -6,12 +6,13 @@ delta → adapted
 
 from __future__ import annotations
 
-from frostline.models.zoo.base_weights import hub_name, known_name, licence, load_base, wanted
+from frostline.models.zoo.base_weights import architecture_of, hub_name, known_name, licence, load_base
 from frostline.models.zoo.loading import agreed, load_backbone, rebuild, rebuild_backbone
 from frostline.models.zoo.local_models import on_disk
 
 __all__ = [
     "agreed",
+    "architecture_of",
     "hub_name",
     "known_name",
     "licence",
@@ -20,5 +21,4 @@ __all__ = [
     "on_disk",
     "rebuild",
     "rebuild_backbone",
-    "wanted",
 ]

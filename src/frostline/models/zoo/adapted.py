@@ -59,8 +59,8 @@ def adapted_at(source: str) -> Adapted | None:
         return _of_delta(path)
     if kind != "safetensors":
         raise ModelError(
-            f"{path} holds a program ({kind}), which can't be cut or trained. Give the study it was made of, "
-            "or export that with --to safetensors or --to delta."
+            f"{path} holds a program ({kind}), which cannot be cut or trained. Use the study it was exported "
+            "from, or export that with --to safetensors or --to delta."
         )
     return _of_export(path)
 
@@ -80,12 +80,12 @@ def as_backbone(
 
 
 def _of_run(folder: RunFolder) -> Adapted:
-    config = folder.asked()
-    what = f"Run {folder.name}"
-    _demand_linear(parse(config["strategy"]).head, what)
-    _demand_named(config["source"], what)
+    config = folder.checked_config()
+    title = f"Run {folder.name}"
+    _demand_linear(parse(config["strategy"]).head, title)
+    _demand_named(config["source"], title)
     model = rebuild_backbone(config["source"]).adapt(len(config["classes"]))
-    _load(model, folder.weights, what)
+    _load(model, folder.weights, title)
     return Adapted(
         model,
         f"{config.get('model')} after run {folder.name}",
@@ -97,14 +97,14 @@ def _of_run(folder: RunFolder) -> Adapted:
 
 
 def _of_delta(path: Path) -> Adapted:
-    whole = delta.load(path)
-    _demand_linear(whole.head, str(path))
+    loaded = delta.load(path)
+    _demand_linear(loaded.head, str(path))
     return Adapted(
-        whole.model,
-        f"{whole.source.get('name')} after run {whole.run}",
-        whole.source,
-        whole.preprocessing,
-        whole.classes,
+        loaded.model,
+        f"{loaded.source.get('name')} after run {loaded.run}",
+        loaded.source,
+        loaded.preprocessing,
+        loaded.classes,
         Fingerprints.read(path),
     )
 
@@ -133,24 +133,24 @@ def _of_export(path: Path) -> Adapted:
     return Adapted(model, title, source, preprocessing, classes, Fingerprints.read(path))
 
 
-def _load(model: nn.Module, weights: Path, what: str) -> None:
+def _load(model: nn.Module, weights: Path, title: str) -> None:
     try:
         model.load_state_dict(load_file(weights))
     except (OSError, RuntimeError, SafetensorError) as error:
-        raise StudyError(f"The weights of {what} cannot be loaded: {error}") from None
+        raise StudyError(f"The weights of {title} cannot be loaded: {error}") from None
 
 
-def _demand_linear(head: str, what: str) -> None:
+def _demand_linear(head: str, title: str) -> None:
     if head != "linear":
         raise ModelError(
-            f"{what} has the head {head}, and only a network with a linear one can be adapted once more. "
+            f"{title} has the head {head}, and only a network with a linear one can be adapted once more. "
             "Train one with head=linear."
         )
 
 
-def _demand_named(source: dict[str, Any], what: str) -> None:
+def _demand_named(source: dict[str, Any], title: str) -> None:
     if source.get("kind") == "module":
         raise ModelError(
-            f"{what} adapted a module of your own, which can't be built by name. Load its weights with "
+            f"{title} adapted a module of your own, which can't be built by name. Load its weights with "
             "frostline.load_model(…, module=…), and hand that over with its preprocessing."
         )

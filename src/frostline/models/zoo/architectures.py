@@ -100,37 +100,39 @@ def _check_timm(name: str) -> None:
         suggestion = did_you_mean(f"timm/{bare}", (f"timm/{name}" for name in timm.list_models()))
         raise ModelError(f"timm has no model called {bare!r}.{suggestion}")
     if tag and name not in timm.list_pretrained(bare):
-        known = [full.partition(".")[2] for full in timm.list_pretrained(bare)]
-        raise ModelError(f"timm's {bare} has no weights called {tag!r}; it has {', '.join(known) or 'none'}.")
+        tags = [full.partition(".")[2] for full in timm.list_pretrained(bare)]
+        raise ModelError(f"timm's {bare} has no weights called {tag!r}; it has {', '.join(tags) or 'none'}.")
 
 
 def _check_torchvision(name: str) -> None:
     from torchvision import models
 
-    known = models.list_models(module=models)
-    if name not in known:
-        raise ModelError(f"torchvision has no classifier called {name!r}.{did_you_mean(name, known)}")
+    names = models.list_models(module=models)
+    if name not in names:
+        raise ModelError(f"torchvision has no classifier called {name!r}.{did_you_mean(name, names)}")
 
 
-def _timm(wanted: Architecture, *, pretrained: bool, **more: Any) -> nn.Module:
+def _timm(architecture: Architecture, *, pretrained: bool, **more: Any) -> nn.Module:
     import timm
 
     try:
-        model: nn.Module = timm.create_model(wanted.name, pretrained=pretrained, **wanted.arguments(), **more)
+        model: nn.Module = timm.create_model(
+            architecture.name, pretrained=pretrained, **architecture.arguments(), **more
+        )
     except (AssertionError, ValueError) as error:
         raise ModelError(
-            f"{wanted.title} cannot be built for {wanted.size} pixels; expected {_native(wanted.name)}. "
-            f"({error})"
+            f"{architecture.title} cannot be built for {architecture.size} pixels; expected "
+            f"{_native(architecture.name)}. ({error})"
         ) from error
     return model
 
 
-def _timm_arguments(wanted: Architecture) -> dict[str, Any]:
+def _timm_arguments(architecture: Architecture) -> dict[str, Any]:
     """Return `num_classes`, where asked for or needed, and `img_size`, where it differs and is taken."""
-    classes = wanted.num_classes or (STAND_IN_CLASSES if _has_no_head(wanted.name) else None)
+    classes = architecture.num_classes or (STAND_IN_CLASSES if _has_no_head(architecture.name) else None)
     options: dict[str, Any] = {"num_classes": classes} if classes else {}
-    if wanted.size not in (None, _native(wanted.name)) and _takes_size(wanted.name):
-        options["img_size"] = wanted.size
+    if architecture.size not in (None, _native(architecture.name)) and _takes_size(architecture.name):
+        options["img_size"] = architecture.size
     return options
 
 
@@ -164,24 +166,26 @@ def _takes_size(name: str) -> bool:
     return True
 
 
-def _timm_offer(wanted: Architecture) -> Offer | None:
+def _timm_offer(architecture: Architecture) -> Offer | None:
     import timm
 
-    config = timm.get_pretrained_cfg(wanted.name)
+    config = timm.get_pretrained_cfg(architecture.name)
     if config is None or not (config.hf_hub_id or config.url or config.file):
-        raise ModelError(f"{wanted.title} has no published weights; use random weights, or another model.")
+        raise ModelError(
+            f"{architecture.title} has no published weights; use random weights, or another model."
+        )
     if _timm_kept(config) is not None:
         return None
     page = f"{hub()}/{config.hf_hub_id}" if config.hf_hub_id else str(config.url)
     licence = None if config.license in (None, "", "unknown") else str(config.license)
-    return Offer(wanted.title, page, "/".join(page.split("/")[:3]), licence, _bytes_of(wanted))
+    return Offer(architecture.title, page, "/".join(page.split("/")[:3]), licence, _bytes_of(architecture))
 
 
-def _bytes_of(wanted: Architecture) -> int | None:
+def _bytes_of(architecture: Architecture) -> int | None:
     """Return about how large the weights are, by building the network without memory."""
     try:
         with torch.device("meta"):
-            return sum(int(value.nbytes) for value in wanted.build().state_dict().values())
+            return sum(int(value.nbytes) for value in architecture.build().state_dict().values())
     except Exception:  # some models compute tables while they are built, which meta tensors refuse
         return None
 
@@ -199,12 +203,12 @@ def _timm_kept(config: Any) -> Path | None:
     return next((Path(place) for place in places if isinstance(place, str)), None)
 
 
-def _timm_pretrained(wanted: Architecture) -> nn.Module:
+def _timm_pretrained(architecture: Architecture) -> nn.Module:
     """Load from the file itself: timm would ask the hub whether there is a newer one."""
     import timm
 
-    config: Any = timm.get_pretrained_cfg(wanted.name)
-    path = _timm_kept(config) or _fetched(wanted, config)
+    config: Any = timm.get_pretrained_cfg(architecture.name)
+    path = _timm_kept(config) or _fetched(architecture, config)
     overlay: dict[str, Any] = {}
     try:
         if config.hf_hub_id:  # read as timm reads it
@@ -213,17 +217,19 @@ def _timm_pretrained(wanted: Architecture) -> nn.Module:
             overlay = {"pretrained_cfg_overlay": {"state_dict": state}}
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(SEED)  # of a stand-in head
-            model = _timm(wanted, pretrained=True, **overlay)
+            model = _timm(architecture, pretrained=True, **overlay)
     except (UnpicklingError, SafetensorError, RuntimeError) as error:  # timm wraps the first in the last
-        raise ModelError(f"The weights of {wanted.title} on this machine: {path} {NEEDS_MORE}") from error
+        raise ModelError(
+            f"The weights of {architecture.title} on this machine: {path} {NEEDS_MORE}"
+        ) from error
     except OSError as error:
-        raise ModelError(f"The weights of {wanted.title} cannot be read: {error}") from error
+        raise ModelError(f"The weights of {architecture.title} cannot be read: {error}") from error
     if overlay:  # the model's settings name where its weights lie, and do not hold them
         model.pretrained_cfg.pop("state_dict", None)  # type: ignore[union-attr, operator]
     return model
 
 
-def _fetched(wanted: Architecture, config: Any) -> Path:
+def _fetched(architecture: Architecture, config: Any) -> Path:
     """Fetch the file of weights into the cache of the hub, or of torch. Raises `ModelError`."""
     from huggingface_hub import hf_hub_download
     from huggingface_hub.errors import EntryNotFoundError, LocalEntryNotFoundError
@@ -242,7 +248,7 @@ def _fetched(wanted: Architecture, config: Any) -> Path:
         except EntryNotFoundError:
             return Path(get(HUB_FILES[1]))
 
-    return _fetching(wanted.title, fetch)
+    return _fetching(architecture.title, fetch)
 
 
 def _fetching(title: str, fetch: Callable[[], T]) -> T:
@@ -269,43 +275,45 @@ def _timm_preprocessing(model: nn.Module) -> Preprocessing:
     return Preprocessing(height, config["crop_pct"], interpolation, mean, std, config["crop_mode"])
 
 
-def _torchvision(wanted: Architecture) -> nn.Module:
+def _torchvision(architecture: Architecture) -> nn.Module:
     from torchvision import models
 
-    builder = models.get_model_builder(wanted.name)
+    builder = models.get_model_builder(architecture.name)
     try:
-        model: nn.Module = builder(weights=None, **wanted.arguments())
+        model: nn.Module = builder(weights=None, **architecture.arguments())
     except (RuntimeError, ValueError) as error:
-        raise ModelError(f"{wanted.title} cannot be built for {wanted.size} pixels: {error}") from error
+        raise ModelError(
+            f"{architecture.title} cannot be built for {architecture.size} pixels: {error}"
+        ) from error
     return model
 
 
-def _torchvision_arguments(wanted: Architecture) -> dict[str, Any]:
+def _torchvision_arguments(architecture: Architecture) -> dict[str, Any]:
     from torchvision import models
 
-    builder = models.get_model_builder(wanted.name)
+    builder = models.get_model_builder(architecture.name)
     options = _torchvision_options(builder)
-    if wanted.num_classes:
-        options["num_classes"] = wanted.num_classes
-    if wanted.size and "image_size" in inspect.signature(_made_by(builder)).parameters:
-        options["image_size"] = wanted.size
+    if architecture.num_classes:
+        options["num_classes"] = architecture.num_classes
+    if architecture.size and "image_size" in inspect.signature(_made_by(builder)).parameters:
+        options["image_size"] = architecture.size
     return options
 
 
 def _made_by(builder: Callable[..., nn.Module]) -> type[nn.Module]:
-    made: type[nn.Module] = typing.get_type_hints(builder)["return"]
-    return made
+    model_class: type[nn.Module] = typing.get_type_hints(builder)["return"]
+    return model_class
 
 
 def _torchvision_options(builder: Callable[..., nn.Module]) -> dict[str, Any]:
     """Return what published weights imply for older models: no auxiliary classifiers, own rescaling."""
-    taken = inspect.signature(_made_by(builder)).parameters
-    wanted = {"aux_logits": False, "transform_input": True, "init_weights": True}
-    return {key: value for key, value in wanted.items() if key in taken and _is_inception(taken)}
+    parameters = inspect.signature(_made_by(builder)).parameters
+    defaults = {"aux_logits": False, "transform_input": True, "init_weights": True}
+    return {key: value for key, value in defaults.items() if key in parameters and _is_inception(parameters)}
 
 
-def _is_inception(taken: typing.Mapping[str, Any]) -> bool:
-    return "aux_logits" in taken
+def _is_inception(parameters: typing.Mapping[str, Any]) -> bool:
+    return "aux_logits" in parameters
 
 
 def _torchvision_weights(name: str) -> Any:
@@ -314,31 +322,33 @@ def _torchvision_weights(name: str) -> Any:
     return models.get_model_weights(name).DEFAULT
 
 
-def _torchvision_offer(wanted: Architecture) -> Offer | None:
-    weights = _torchvision_weights(wanted.name)
+def _torchvision_offer(architecture: Architecture) -> Offer | None:
+    weights = _torchvision_weights(architecture.name)
     if _torchvision_kept(weights).is_file():
         return None
     size_bytes = int(weights.meta["_file_size"] * 2**20)  # which torchvision has in MiB
-    return Offer(wanted.title, weights.url, TORCHVISION_FILES, None, size_bytes)
+    return Offer(architecture.title, weights.url, TORCHVISION_FILES, None, size_bytes)
 
 
 def _torchvision_kept(weights: Any) -> Path:
     return Path(torch.hub.get_dir()) / "checkpoints" / str(weights.url).rsplit("/", 1)[-1]
 
 
-def _torchvision_pretrained(wanted: Architecture) -> nn.Module:
-    weights = _torchvision_weights(wanted.name)
-    kept = _torchvision_kept(weights)
-    if not kept.is_file():
-        _fetching(wanted.title, lambda: _torchvision_file(weights, kept))
+def _torchvision_pretrained(architecture: Architecture) -> nn.Module:
+    weights = _torchvision_weights(architecture.name)
+    path = _torchvision_kept(weights)
+    if not path.is_file():
+        _fetching(architecture.title, lambda: _torchvision_file(weights, path))
     try:
         state = weights.get_state_dict(progress=False, check_hash=True, weights_only=True)
     except UnpicklingError as error:
-        raise ModelError(f"The weights of {wanted.title} on this machine: {kept} {NEEDS_MORE}") from error
+        raise ModelError(
+            f"The weights of {architecture.title} on this machine: {path} {NEEDS_MORE}"
+        ) from error
     except OSError as error:
-        raise ModelError(f"The weights of {wanted.title} cannot be read: {error}") from error
-    model = wanted.build_seeded()
-    load_weights(model, {_modern(key): value for key, value in state.items()}, wanted.title, spare=True)
+        raise ModelError(f"The weights of {architecture.title} cannot be read: {error}") from error
+    model = architecture.build_seeded()
+    load_weights(model, {_modern(key): value for key, value in state.items()}, architecture.title, spare=True)
     return model
 
 
@@ -374,9 +384,9 @@ def load_weights(model: nn.Module, state: dict[str, Tensor], title: str, *, spar
     counters = {key for key in own if key.endswith("num_batches_tracked")}
     missing = [key for key in own if key not in state and key not in counters]
     extra = [] if spare else [key for key in state if key not in own]
-    other = [key for key in own if key in state and own[key].shape != state[key].shape]
-    if missing or extra or other:
-        parts = (("missing", missing), ("left over", extra), ("of another shape", other))
-        found = "; ".join(f"{len(keys)} {word} ({', '.join(keys[:3])})" for word, keys in parts if keys)
-        raise ModelError(f"These weights do not fit {title}: {found}.")
+    misshapen = [key for key in own if key in state and own[key].shape != state[key].shape]
+    if missing or extra or misshapen:
+        parts = (("missing", missing), ("left over", extra), ("of another shape", misshapen))
+        problems = "; ".join(f"{len(keys)} {word} ({', '.join(keys[:3])})" for word, keys in parts if keys)
+        raise ModelError(f"These weights do not fit {title}: {problems}.")
     model.load_state_dict({key: state.get(key, own[key]) for key in own})

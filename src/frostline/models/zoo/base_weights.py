@@ -14,10 +14,18 @@ from frostline.models.zoo.loading import load_backbone
 
 
 def load_base(source: dict[str, Any], base: str | nn.Module | Backbone | None = None) -> Backbone:
-    """Return the pretrained backbone that `source` (a `Backbone.source`) tells of.
+    """Return the pretrained backbone that a `Backbone.source` describes.
 
-    `base` hands it over: a name, a .safetensors file, a module or a backbone; without it, it is loaded by its
-    name. Whether it is the same is for the caller to check, by digest. Raises `ModelError`.
+    Parameters
+    ----------
+    source : dict
+    base : str, nn.Module, Backbone or None
+        The base weights; None loads them by name. Whether they are the same is for the caller to check.
+
+    Raises
+    ------
+    ModelError
+        They cannot be found.
     """
     if isinstance(base, Backbone):
         return base
@@ -33,7 +41,7 @@ def load_base(source: dict[str, Any], base: str | nn.Module | Backbone | None = 
 
 
 def known_name(source: dict[str, Any]) -> str | None:
-    """Return the name the weights were published under; `None` for a file, a module or random weights."""
+    """Return the name of published weights; None for a file, a module or random weights."""
     if source.get("random") or source["kind"] == "module":
         return None
     name = str(source.get("name") or _title(source))
@@ -41,7 +49,7 @@ def known_name(source: dict[str, Any]) -> str | None:
 
 
 def licence(source: dict[str, Any]) -> str | None:
-    """Return the licence timm states for published weights; `None` where nothing is known.
+    """Return the licence that timm states for published weights; None where unknown.
 
     lite0 … lite2 are TensorFlow's own weights, which timm publishes as tf_efficientnet_lite0 … 2.
     """
@@ -55,7 +63,7 @@ def licence(source: dict[str, Any]) -> str | None:
 
 
 def hub_name(source: dict[str, Any]) -> str | None:
-    """Return where the weights lie on the hub, `None` where that is not known."""
+    """Return the weights' repository on the hub; None where unknown."""
     if source["kind"] != "timm" or known_name(source) in (None, *PACKAGES):
         return None
     import timm
@@ -64,8 +72,8 @@ def hub_name(source: dict[str, Any]) -> str | None:
     return str(config.hf_hub_id) if config and config.hf_hub_id else None
 
 
-def wanted(source: dict[str, Any], num_classes: int | None = None) -> Architecture:
-    """Return the architecture a source names, with another number of classes where one is given."""
+def architecture_of(source: dict[str, Any], num_classes: int | None = None) -> Architecture:
+    """Return the architecture that a source names, with `num_classes` where given."""
     return Architecture(
         source["kind"], source["architecture"], source["size"], num_classes or source.get("num_classes")
     )
@@ -81,9 +89,9 @@ def _name(source: dict[str, Any]) -> str:
         return _title(source)
     name = known_name(source)
     if name is None:
-        what = "a module of your own" if source["kind"] == "module" else "a file"
+        origin = "a module of your own" if source["kind"] == "module" else "a file"
         raise ModelError(
-            f"The base weights came from {what}, called {source.get('name')!r}, and cannot be found by name. "
-            "Hand them over: base= in Python (a module, a backbone or a file), --base FILE at the prompt."
+            f"The base weights came from {origin}, called {source.get('name')!r}, and cannot be found by "
+            "name. Pass them: base= in Python (a module, a backbone or a file), --base FILE at the prompt."
         )
     return name

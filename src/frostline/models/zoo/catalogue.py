@@ -59,9 +59,9 @@ class Entry:
 
 
 def _of_timm(
-    name: str, what: str, parameters: int, input_size: int, gmacs: float, licence: str | None
+    name: str, description: str, parameters: int, input_size: int, gmacs: float, licence: str | None
 ) -> Entry:
-    return Entry(f"timm/{name}", f"timm/{name}", what, parameters, input_size, gmacs, licence)
+    return Entry(f"timm/{name}", f"timm/{name}", description, parameters, input_size, gmacs, licence)
 
 
 ENTRIES = (
@@ -113,10 +113,10 @@ ENTRIES = (
 
 def catalogue() -> dict[str, Any]:
     """Return the list, with what of it is on this disk, and what else is."""
-    here = on_disk()
+    available = on_disk()
     names = [entry.name for entry in ENTRIES]
     return {
-        "models": [{**entry.as_dict(), "on_disk": entry.name in here} for entry in ENTRIES],
-        "others_on_disk": [name for name in here if name not in names],
+        "models": [{**entry.as_dict(), "on_disk": entry.name in available} for entry in ENTRIES],
+        "others_on_disk": [name for name in available if name not in names],
         "timm": TIMM,
     }

@@ -1,4 +1,4 @@
-"""What a run changed in a network, without the rest: the head, what was thawed, BatchNorm that moved.
+"""What a run changed in a network: the head, unfrozen layers, BatchNorm statistics.
 
     DELTA/
       delta.safetensors   every tensor that is not, bit for bit, the base network's
@@ -77,8 +77,8 @@ def changed(model: nn.Module, base: Backbone) -> dict[str, Tensor]:
     }
 
 
-def _same(one: Tensor, other: Tensor) -> bool:
-    return one.shape == other.shape and one.dtype == other.dtype and tensor_bytes(one) == tensor_bytes(other)
+def _same(a: Tensor, b: Tensor) -> bool:
+    return a.shape == b.shape and a.dtype == b.dtype and tensor_bytes(a) == tensor_bytes(b)
 
 
 def load(folder: str | Path, base: str | nn.Module | Backbone | None = None) -> Delta:
@@ -90,17 +90,17 @@ def load(folder: str | Path, base: str | nn.Module | Backbone | None = None) -> 
     place = Path(folder)
     config, tensors = _read(place)
     try:
-        told = config["frostline"]
-        source, wanted = dict(told["base"]["source"]), str(told["base"]["digest"])
+        card = config["frostline"]
+        source, base_digest = dict(card["base"]["source"]), str(card["base"]["digest"])
         classes = [str(name) for name in config["label_names"]]
-        head, digest = str(told["head"]), str(told["digest"])
+        head, digest = str(card["head"]), str(card["digest"])
         preprocessing = _preprocessing(config["preprocessing"])
-        rendering = _rendering(told.get("rendering"))
-        found = load_base(source, base)
+        rendering = _rendering(card.get("rendering"))
+        backbone = load_base(source, base)
     except (KeyError, TypeError, ValueError) as error:
         raise StudyError(f"{place / CONFIG} is damaged ({error!r}). Export the delta again.") from None
-    _refuse_other(found, wanted, str(source.get("name")))
-    model = together(place, found, head, len(classes), tensors)
+    _refuse_other(backbone, base_digest, str(source.get("name")))
+    model = together(place, backbone, head, len(classes), tensors)
     if digest_of(model.state_dict()) != digest:
         raise StudyError(f"{place} was changed or damaged: its weights are not those that were exported.")
     return Delta(
@@ -108,25 +108,25 @@ def load(folder: str | Path, base: str | nn.Module | Backbone | None = None) -> 
         classes,
         preprocessing,
         rendering,
-        str(told.get("run")),
-        str(told.get("strategy")),
+        str(card.get("run")),
+        str(card.get("strategy")),
         head,
         source,
     )
 
 
-def _preprocessing(said: dict[str, Any]) -> Preprocessing:
+def _preprocessing(data: dict[str, Any]) -> Preprocessing:
     """Return what was said as a preprocessing. Raises `ValueError` where it is none: the file is damaged."""
     try:
-        return Preprocessing.from_dict(said)
+        return Preprocessing.from_dict(data)
     except ModelError as error:
         raise ValueError(str(error)) from None
 
 
-def _rendering(said: dict[str, Any] | None) -> Rendering:
+def _rendering(data: dict[str, Any] | None) -> Rendering:
     """Return what was said as a rendering. Raises `ValueError` where it is none: the file is damaged."""
     try:
-        return Rendering.from_dict(said)
+        return Rendering.from_dict(data)
     except DataError as error:
         raise ValueError(str(error)) from None
 
@@ -139,12 +139,12 @@ def _read(place: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
         raise StudyError(f"The delta in {place} cannot be read: {error}") from None
 
 
-def _refuse_other(base: Backbone, wanted: str, name: str) -> None:
-    found = digest_of(base.model.state_dict())
-    if found != wanted:
+def _refuse_other(base: Backbone, expected: str, name: str) -> None:
+    actual = digest_of(base.model.state_dict())
+    if actual != expected:
         raise ModelError(
-            f"These are other base weights: {base.name} has digest {found[:SHOWN]}…, and this delta belongs "
-            f"to {name} with {wanted[:SHOWN]}…. Hand over the weights it was trained from: base= in Python, "
+            f"These are other base weights: {base.name} has digest {actual[:SHOWN]}…, and this delta belongs "
+            f"to {name} with {expected[:SHOWN]}…. Pass the weights it was trained from: base= in Python, "
             "--base FILE at the prompt."
         )
 

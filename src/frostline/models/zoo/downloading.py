@@ -1,4 +1,4 @@
-"""Nothing is fetched without being asked for: what it would be is said, and a person is asked.
+"""Nothing is downloaded without consent: the download is described, and the user is asked.
 
 `download` is True (fetch, and say so), False (never), or None: ask on a terminal, else refuse.
 """
@@ -19,7 +19,9 @@ def agree(offer: Offer, download: bool | None) -> None:
     """Return where the weights may be fetched now. Raises `ModelError` with the reason where they may not."""
     missing = f"The weights of {offer.title} are not on this machine"
     if forbidden():
-        raise ModelError(f"{missing}, and no hub is asked, since {OFFLINE} is set. {_at_hand()} {WITHOUT}")
+        raise ModelError(
+            f"{missing}, and no hub is contacted, since {OFFLINE} is set. {_at_hand()} {WITHOUT}"
+        )
     if download is False or (download is None and not _a_person_is_there()):
         raise ModelError(f"{missing}. {how(offer)} {_at_hand()}")
     if not online(offer.host):

@@ -1,4 +1,4 @@
-"""Is there a hub in reach, and what would be fetched from it? Asked briefly, without retries."""
+"""Whether a hub is in reach, and what would be downloaded from it; checked briefly, without retries."""
 
 from __future__ import annotations
 
@@ -68,11 +68,11 @@ def online(address: str) -> bool:
 @lru_cache(maxsize=8)
 def _answers(address: str, period: int) -> bool:
     """Ask in a thread of its own: looking up a name may wait far longer than any time-out allows."""
-    answered: list[bool] = []
-    asking = threading.Thread(target=lambda: answered.append(_ask(address)), daemon=True)
-    asking.start()
-    asking.join(TIMEOUT_S)
-    return any(answered)
+    answers: list[bool] = []
+    thread = threading.Thread(target=lambda: answers.append(_ask(address)), daemon=True)
+    thread.start()
+    thread.join(TIMEOUT_S)
+    return any(answers)
 
 
 def _ask(address: str) -> bool:

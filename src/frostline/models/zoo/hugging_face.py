@@ -57,7 +57,7 @@ CONVNEXT_SQUASHES_FROM = 384
 
 
 @dataclass(frozen=True)
-class Found:
+class LoadedModel:
     """A model as it was loaded; `missing` are the tensors that its file did not hold."""
 
     model: nn.Module
@@ -71,7 +71,7 @@ def is_hugging_face(source: str) -> bool:
     return source.startswith(PREFIX) or (Path(source).expanduser() / "config.json").is_file()
 
 
-def load(source: str, *, random: bool = False, preprocessing: Preprocessing | None = None) -> Found:
+def load(source: str, *, random: bool = False, preprocessing: Preprocessing | None = None) -> LoadedModel:
     """Return the classifier that `hf/NAME` or a folder holds, in eval mode, float32, with its preprocessing.
 
     Raises `ModelError` where there is none, where the library is missing, and where its image processor does
@@ -81,17 +81,17 @@ def load(source: str, *, random: bool = False, preprocessing: Preprocessing | No
     place, options = _place(source, random)
     with _own_words(source):
         config = library.AutoConfig.from_pretrained(place, **options)
-        known = json.loads(config.to_json_string(use_diff=True))
+        settings = json.loads(config.to_json_string(use_diff=True))
         missing: tuple[str, ...] = ()
         if random:
-            model = build(known)
+            model = build(settings)
         else:
             model, missing = _pretrained(library, place, options, config)
         own = preprocessing or _preprocessing(library, source, place, options)
-    return Found(opened(model), own, known, missing)
+    return LoadedModel(as_logits_model(model), own, settings, missing)
 
 
-def rebuilt(config: object, preprocessing: Preprocessing) -> Found:
+def rebuilt(config: object, preprocessing: Preprocessing) -> LoadedModel:
     """Return the classifier that a study's configuration describes, with random weights; needs no files.
 
     Raises `ModelError` where it names code, a network of another library, or nothing that can be built: a
@@ -104,7 +104,7 @@ def rebuilt(config: object, preprocessing: Preprocessing) -> Found:
         raise ModelError(f"The study's model takes parts from elsewhere ({', '.join(elsewhere)}): not built.")
     with _own_words("The study's model"):
         try:
-            return Found(build(config), preprocessing, config)
+            return LoadedModel(build(config), preprocessing, config)
         except (TypeError, AttributeError, ArithmeticError) as error:  # settings of another type
             raise ValueError(str(error)) from error
 
@@ -113,18 +113,18 @@ def build(config: dict[str, Any]) -> nn.Module:
     """Return the classifier that a configuration describes, with random weights that are always the same."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(SEED)
-        return fresh(config)
+        return build_unseeded(config)
 
 
-def fresh(config: dict[str, Any]) -> nn.Module:
+def build_unseeded(config: dict[str, Any]) -> nn.Module:
     """Return the classifier that a configuration describes, with weights decided by the random state."""
     library = _library()
-    known = {key: value for key, value in config.items() if key != "model_type"}
-    described = library.AutoConfig.for_model(config["model_type"], **known)
-    return opened(library.AutoModelForImageClassification.from_config(described).float())
+    settings = {key: value for key, value in config.items() if key != "model_type"}
+    described = library.AutoConfig.for_model(config["model_type"], **settings)
+    return as_logits_model(library.AutoModelForImageClassification.from_config(described).float())
 
 
-def opened(model: nn.Module) -> nn.Module:
+def as_logits_model(model: nn.Module) -> nn.Module:
     """Return the same model, whose call on pixels (n, 3, s, s) now answers logits (n, classes)."""
     kind = type(model)
     if getattr(kind, "answers_logits", False):
@@ -135,8 +135,8 @@ def opened(model: nn.Module) -> nn.Module:
         return logits
 
     body = {"forward": forward, "answers_logits": True, "__doc__": kind.__doc__}
-    named = {"__module__": kind.__module__, "__qualname__": kind.__qualname__}
-    model.__class__ = type(kind.__name__, (kind,), {**body, **named})
+    names = {"__module__": kind.__module__, "__qualname__": kind.__qualname__}
+    model.__class__ = type(kind.__name__, (kind,), {**body, **names})
     for part in model.modules():  # where a model lay is no setting of it
         if hasattr(part, "name_or_path"):
             part.config._name_or_path = part.name_or_path = ""  # type: ignore[union-attr, assignment]
@@ -189,13 +189,13 @@ def offer(source: str, *, random: bool = False) -> Offer | None:
 
     name = _named(source)
 
-    def settled(*files: str) -> bool:  # there, or seen not to exist
+    def is_known(*files: str) -> bool:  # there, or seen not to exist
         return any(try_to_load_from_cache(name, file) is not None for file in files)
 
-    def there(*files: str) -> bool:
+    def is_cached(*files: str) -> bool:
         return any(isinstance(try_to_load_from_cache(name, file), str) for file in files)
 
-    if there("config.json") and (random or there(HUB_FILES[0], INDEX)) and settled(*PROCESSORS):
+    if is_cached("config.json") and (random or is_cached(HUB_FILES[0], INDEX)) and is_known(*PROCESSORS):
         return None
     return Offer(source, f"{hub()}/{name}", hub())
 
@@ -242,40 +242,40 @@ def _preprocessing(library: Any, source: str, place: str, options: dict[str, Any
     with _quiet(library):
         processor = library.AutoImageProcessor.from_pretrained(place, backend="pil", **options)
     own = described(processor.to_dict())
-    way = "Hand over what the model needs: load_backbone(…, preprocessing=Preprocessing(…))."
+    advice = "Pass what the model needs: load_backbone(…, preprocessing=Preprocessing(…))."
     if isinstance(own, str):
-        raise ModelError(f"The image processor of {source} {own}, which cannot be repeated here. {way}")
+        raise ModelError(f"The image processor of {source} {own}, which cannot be repeated here. {advice}")
     apart = _levels_apart(own, processor)
     if apart > SAME_LEVELS:
         raise ModelError(
             f"The image processor of {source} ({type(processor).__name__}) makes other pixels than the size, "
-            f"crop, mean and std in its configuration say ({apart:.1f} of 255 levels apart). {way}"
+            f"crop, mean and std in its configuration say ({apart:.1f} of 255 levels apart). {advice}"
         )
     return own
 
 
-def described(said: dict[str, Any]) -> Preprocessing | str:
+def described(settings: dict[str, Any]) -> Preprocessing | str:
     """Return the preprocessing that an image processor's settings describe, or what stands against it."""
     try:
-        return _described(said)
+        return _described(settings)
     except (ArithmeticError, AttributeError, KeyError, TypeError, ValueError) as error:
         return f"has settings of another kind than expected ({type(error).__name__}: {error})"
 
 
-def _described(said: dict[str, Any]) -> Preprocessing | str:
-    if not said.get("do_resize") or not said.get("do_rescale"):
+def _described(settings: dict[str, Any]) -> Preprocessing | str:
+    if not settings.get("do_resize") or not settings.get("do_rescale"):
         return "does not resize, or does not scale pixels to 0–1"
-    geometry = _geometry(said)
+    geometry = _geometry(settings)
     if isinstance(geometry, str):
         return geometry
     size, crop_pct, mode = geometry
     if not 0 < crop_pct <= 1:
         return f"crops {size} pixels out of fewer"
-    plain = not said.get("do_normalize")
-    mean = (0.0,) * 3 if plain else _three(said["image_mean"])
-    std = (1.0,) * 3 if plain else _three(said["image_std"])
-    way = Image.Resampling(said.get("resample", Image.Resampling.BILINEAR)).name.lower()
-    return Preprocessing(size, crop_pct, way, mean, std, mode)
+    plain = not settings.get("do_normalize")
+    mean = (0.0,) * 3 if plain else _three(settings["image_mean"])
+    std = (1.0,) * 3 if plain else _three(settings["image_std"])
+    interpolation = Image.Resampling(settings.get("resample", Image.Resampling.BILINEAR)).name.lower()
+    return Preprocessing(size, crop_pct, interpolation, mean, std, mode)
 
 
 def processor_settings(preprocessing: Preprocessing) -> dict[str, Any] | None:
@@ -284,11 +284,15 @@ def processor_settings(preprocessing: Preprocessing) -> dict[str, Any] | None:
     The image processor of these settings is made, and compared on the trial pictures.
     """
     side, squashes = preprocessing.size, preprocessing.crop_mode == "squash"
-    whole = round(side / preprocessing.crop_pct) if squashes else math.floor(side / preprocessing.crop_pct)
+    resized_side = (
+        round(side / preprocessing.crop_pct) if squashes else math.floor(side / preprocessing.crop_pct)
+    )
     settings = {
         "do_resize": True,
-        "size": {"height": whole, "width": whole} if squashes else {"shortest_edge": whole},
-        "do_center_crop": whole != side or not squashes,
+        "size": {"height": resized_side, "width": resized_side}
+        if squashes
+        else {"shortest_edge": resized_side},
+        "do_center_crop": resized_side != side or not squashes,
         "crop_size": {"height": side, "width": side},
         "resample": int(Image.Resampling[preprocessing.interpolation.upper()]),
         "do_rescale": True,
@@ -298,21 +302,21 @@ def processor_settings(preprocessing: Preprocessing) -> dict[str, Any] | None:
         "image_std": list(preprocessing.std),
     }
     library = _library()
-    kind = "ViTImageProcessor" if squashes and whole == side else "BitImageProcessor"
+    kind = "ViTImageProcessor" if squashes and resized_side == side else "BitImageProcessor"
     with _quiet(library):
         # Pillow's twin of the processor: the other one resizes a little differently
-        made = getattr(library, f"{kind}Pil", getattr(library, kind))(**settings)
-    same = _levels_apart(preprocessing, made) <= SAME_LEVELS
-    return {**settings, "image_processor_type": kind} if same else None
+        processor = getattr(library, f"{kind}Pil", getattr(library, kind))(**settings)
+    is_same = _levels_apart(preprocessing, processor) <= SAME_LEVELS
+    return {**settings, "image_processor_type": kind} if is_same else None
 
 
-def _geometry(said: dict[str, Any]) -> tuple[int, float, str] | str:
+def _geometry(settings: dict[str, Any]) -> tuple[int, float, str] | str:
     """Return side, share cropped and crop mode, or what stands against them."""
-    size, crop = dict(said["size"]), said.get("crop_size") if said.get("do_center_crop") else None
+    size, crop = dict(settings["size"]), settings.get("crop_size") if settings.get("do_center_crop") else None
     edge, sides = size.get("shortest_edge"), {size.get("height"), size.get("width")}
-    if edge and said.get("crop_pct"):
+    if edge and settings.get("crop_pct"):
         squashes = edge >= CONVNEXT_SQUASHES_FROM
-        return edge, 1.0 if squashes else float(said["crop_pct"]), "squash" if squashes else "floor"
+        return edge, 1.0 if squashes else float(settings["crop_pct"]), "squash" if squashes else "floor"
     if len(sides) > 1 or (edge is None and sides == {None}):
         return f"makes pictures that are not square ({size})"
     if crop is None:
@@ -332,11 +336,11 @@ def _levels_apart(own: Preprocessing, processor: Any) -> float:
     worst = 0.0
     std = torch.tensor(own.std).view(3, 1, 1)
     for picture in _trial_pictures():
-        theirs = torch.as_tensor(np.asarray(processor(picture, return_tensors="pt")["pixel_values"][0]))
-        ours = own.evaluation()(picture)
-        if theirs.shape != ours.shape:
+        reference = torch.as_tensor(np.asarray(processor(picture, return_tensors="pt")["pixel_values"][0]))
+        pixels = own.evaluation()(picture)
+        if reference.shape != pixels.shape:
             return float("inf")
-        worst = max(worst, float(((theirs - ours) * std).abs().max()) * 255)
+        worst = max(worst, float(((reference - pixels) * std).abs().max()) * 255)
     return worst
 
 

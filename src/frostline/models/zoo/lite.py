@@ -80,46 +80,46 @@ def load_lite(name: str) -> nn.Module:
     """
     package = PACKAGES[name]
     model = package.architecture.build_seeded()
-    if _from_store(package, model):
+    if _from_cache(package, model):
         return model
     load_weights(model, _from_package(package, model), package.name)
-    found = weights_digest(model)
-    if found != package.digest:
+    digest = weights_digest(model)
+    if digest != package.digest:
         raise ModelError(
-            f"The converted weights of {name} have digest {found[:12]}…, expected {package.digest[:12]}…: "
+            f"The converted weights of {name} have digest {digest[:12]}…, expected {package.digest[:12]}…: "
             "this timm orders its layers differently. Please report it, with timm's version."
         )
-    _keep(package, model)
+    _cache_weights(package, model)
     return model
 
 
-def at_hand(name: str) -> bool:
+def is_available(name: str) -> bool:
     """Tell whether lite0, lite1 or lite2 can be loaded without a network."""
     package = PACKAGES[name]
     try:
-        return _kept(package).is_file() or _packaged(package).is_file()
+        return _cached_path(package).is_file() or _packaged(package).is_file()
     except (ModelError, OSError):
         return False
 
 
-def _kept(package: Package) -> Path:
+def _cached_path(package: Package) -> Path:
     return directories.folder("weights") / f"{package.name}-{package.digest[:12]}.safetensors"
 
 
-def _from_store(package: Package, model: nn.Module) -> bool:
+def _from_cache(package: Package, model: nn.Module) -> bool:
     """Load the converted weights, if they were kept and are still what they should be."""
     try:
-        load_weights(model, load_file(_kept(package)), package.name)
+        load_weights(model, load_file(_cached_path(package)), package.name)
     except (OSError, SafetensorError, ModelError):
         return False
     return weights_digest(model) == package.digest
 
 
-def _keep(package: Package, model: nn.Module) -> None:
+def _cache_weights(package: Package, model: nn.Module) -> None:
     """Keep the converted weights; a store that can't be written costs a second next time, nothing else."""
     with contextlib.suppress(OSError):
         directories.write_atomically(
-            _kept(package), save(model.state_dict(), {"architecture": package.architecture.title})
+            _cached_path(package), save(model.state_dict(), {"architecture": package.architecture.title})
         )
 
 
@@ -146,11 +146,11 @@ def _packaged(package: Package) -> Path:
 
 def _renamed(state: dict[str, Tensor], own: dict[str, Tensor], name: str) -> dict[str, Tensor]:
     """Give the tensors timm's names, by order and shape; BatchNorm's batch counters are left out."""
-    theirs = [value for key, value in state.items() if not key.endswith("num_batches_tracked")]
-    ours = [key for key in own if not key.endswith("num_batches_tracked")]
-    same = len(theirs) == len(ours) and all(
-        own[key].shape == value.shape for key, value in zip(ours, theirs, strict=True)
+    values = [value for key, value in state.items() if not key.endswith("num_batches_tracked")]
+    names = [key for key in own if not key.endswith("num_batches_tracked")]
+    fits = len(values) == len(names) and all(
+        own[key].shape == value.shape for key, value in zip(names, values, strict=True)
     )
-    if not same:
+    if not fits:
         raise ModelError(f"The layers in the package of {name} are not timm's in order and shape.")
-    return dict(zip(ours, theirs, strict=True))
+    return dict(zip(names, values, strict=True))

@@ -39,25 +39,45 @@ def load_backbone(
     architecture: str | None = None,
     download: bool | None = None,
 ) -> Backbone:
-    """Return a backbone by name, or from a file, a folder of `save_pretrained`, a study or a module.
+    """Return a backbone by name, or from a weights file, a `save_pretrained` folder, a study or a module.
 
-    Names are "lite0", "timm/NAME", "torchvision/NAME" and "hf/OWNER/NAME".
+    Weights on this machine are used as they are, without contacting a hub.
 
-    `size` (pixels a side) overrides the checkpoint's own. `resize` says how pictures become square: "crop"
-    cuts out their middle, "squash" stretches them, "pad" fits them in and fills up with the mean colour;
-    without it, as the checkpoint has it (mostly a crop), or as a study was trained. Whatever is done with the
-    backbone, up to a model's answers and exports, sees images that way. `random=True` needs no weights.
-    A file is a .safetensors, or a .pth, .pt or .bin that holds tensors alone (nothing is unpickled);
-    `architecture` ("timm/NAME") is for one that does not say. A module needs its `preprocessing`.
-    A study's folder gives what its best run made of its backbone, or the run RUN of "STUDY/runs/RUN", to be
-    adapted once more; so do a folder that `export` wrote as safetensors, and a delta. The head stays on as
-    the original classifier, and what the network learned from never judges it again
-    (`Backbone.fingerprints`).
+    Parameters
+    ----------
+    source : str or nn.Module
+        "lite0" … "lite2", "timm/NAME", "torchvision/NAME" or "hf/OWNER/NAME"; a .safetensors file, or a
+        .pth, .pt or .bin that holds tensors alone (nothing is unpickled); a study's folder (its best run),
+        "STUDY/runs/RUN", a safetensors export or a delta, to be adapted once more: the head stays as the
+        original classifier, and `Backbone.fingerprints` keeps the images it learned from out of
+        evaluation; or a module, with its `preprocessing`.
+    size : int or None
+        Pixels a side, in place of the checkpoint's own.
+    resize : str or None
+        How images become square: "crop" cuts out the middle, "squash" stretches, "pad" fits and fills with
+        the mean colour; None: as the checkpoint has it (mostly a crop), or as a study was trained.
+    random : bool
+        Use random weights; nothing is downloaded.
+    preprocessing : Preprocessing or None
+        In place of the checkpoint's own.
+    name : str or None
+        Name of the backbone in reports.
+    architecture : str or None
+        "timm/NAME", for a weights file that does not name its own.
+    download : bool or None
+        True downloads missing weights, and reports that on standard error; False never does; None asks at a
+        terminal and refuses elsewhere.
 
-    Weights that are not on this machine are fetched with `download=True`, which says so on standard error,
-    and never with False. Without either a person at a terminal is asked, and a program is refused: no
-    script fetches by surprise. What is on this machine is taken as it is, and no hub is asked about it.
-    Raises `ModelError` with what can be had instead.
+    Returns
+    -------
+    Backbone
+
+    Raises
+    ------
+    ModelError
+        The model is unknown or cannot be loaded; the message says what can be had instead.
+    UsageError
+        `size` or `resize` is invalid.
     """
     timing.prepare_process()
     if size is not None and size < 1:
@@ -100,10 +120,17 @@ def _load(
 
 
 def agreed(source: object, *, download: bool | None, random: bool = False) -> bool | None:
-    """Settle, before anything else takes time, whether the weights of a name may be fetched.
+    """Settle whether the weights of a model name may be downloaded, before other work starts.
 
-    Returns what `load_backbone` then takes as `download`: True where a person has agreed. Raises `ModelError`
-    where they are needed and may not be fetched.
+    Returns
+    -------
+    bool or None
+        What to pass to `load_backbone` as `download`; True where the user agreed.
+
+    Raises
+    ------
+    ModelError
+        Weights are needed and may not be downloaded.
     """
     if isinstance(source, str) and not Path(source).expanduser().exists():
         return _settle(source, download, random)
@@ -126,24 +153,34 @@ def _offer(source: str, random: bool) -> Offer | None:
 
 
 def rebuild_backbone(source: dict[str, Any], module: nn.Module | None = None) -> Backbone:
-    """Return the backbone that `source` (a `Backbone.source`) describes, with random weights, offline.
+    """Return the backbone that a `Backbone.source` describes, with random weights, offline.
 
-    Raises `ModelError` if it came from a user's own module and that is not handed over.
+    Parameters
+    ----------
+    source : dict
+        `Backbone.source`.
+    module : nn.Module or None
+        The user's own module, where the backbone came from one.
+
+    Raises
+    ------
+    ModelError
+        It came from a user's own module, which was not passed.
     """
     preprocessing = Preprocessing.from_dict(source.get("preprocessing", {}))
     if source.get("kind") == "module":
         if module is None:
             raise ModelError(
                 f"This backbone was a module of your own ({source.get('architecture')}), which cannot be "
-                "built by name. Hand the module over."
+                "built by name. Pass the module."
             )
         return _from_module(module, None, preprocessing, source.get("name"))
     if source.get("kind") == hugging_face.KIND:
         name = str(source.get("name"))
         return _of_hugging_face(hugging_face.rebuilt(source.get("config"), preprocessing), name, True)
-    wanted = described(source)
-    name = source.get("name", wanted.title)
-    return _assembled(wanted.build_seeded(), wanted, preprocessing, name, bool(source.get("random")))
+    spec = described(source)
+    name = source.get("name", spec.title)
+    return _assembled(spec.build_seeded(), spec, preprocessing, name, bool(source.get("random")))
 
 
 def described(source: dict[str, Any]) -> Architecture:
@@ -151,13 +188,13 @@ def described(source: dict[str, Any]) -> Architecture:
 
     A study may come from a stranger, and timm's own door also takes `hf-hub:` and `local-dir:`.
     """
-    named = architecture(f"{source.get('kind')}/{source.get('architecture')}")
+    spec = architecture(f"{source.get('kind')}/{source.get('architecture')}")
     limits = {"size": MAX_SIDE_PIXELS, "num_classes": MAX_CLASSES}
     for key, most in limits.items():
         value = source.get(key)
         if value is not None and not (type(value) is int and 1 <= value <= most):
             raise ModelError(f"The study names {key} {str(value)[:40]}, expected a number from 1 to {most}.")
-    return replace(named, size=source.get("size"), num_classes=source.get("num_classes"))
+    return replace(spec, size=source.get("size"), num_classes=source.get("num_classes"))
 
 
 def rebuild(
@@ -167,7 +204,23 @@ def rebuild(
     head: nn.Module | None = None,
     module: nn.Module | None = None,
 ) -> nn.Module:
-    """Return an adapted model of the right shape to load a study's weights into; needs no network."""
+    """Return an adapted model to load a study's weights into; needs no network.
+
+    Parameters
+    ----------
+    source : dict
+        `Backbone.source`.
+    num_classes : int
+    head : nn.Module or None
+        Replaces the linear head; takes features (n, feature_width).
+    module : nn.Module or None
+        The user's own module, where the backbone came from one.
+
+    Returns
+    -------
+    nn.Module
+        Images (n, 3, s, s) to logits (n, num_classes), random weights.
+    """
     return rebuild_backbone(source, module).adapt(num_classes, head=head)
 
 
@@ -195,10 +248,10 @@ def _from_module(
 def _from_package(
     source: str, size: int | None, random: bool, preprocessing: Preprocessing | None, name: str | None
 ) -> Backbone:
-    wanted = PACKAGES[source].architecture
-    model = wanted.build_seeded() if random else load_lite(source)
+    spec = PACKAGES[source].architecture
+    model = spec.build_seeded() if random else load_lite(source)
     return _assembled(
-        model, wanted, _sized(preprocessing or wanted.preprocessing(model), size), name or source, random
+        model, spec, _sized(preprocessing or spec.preprocessing(model), size), name or source, random
     )
 
 
@@ -206,10 +259,10 @@ def _from_name(
     source: str, size: int | None, random: bool, preprocessing: Preprocessing | None, name: str | None
 ) -> Backbone:
     side = size or (preprocessing.size if preprocessing else None)
-    wanted = architecture(source, side)
-    model = wanted.build_seeded() if random else wanted.pretrained()
+    spec = architecture(source, side)
+    model = spec.build_seeded() if random else spec.pretrained()
     return _assembled(
-        model, wanted, _sized(preprocessing or wanted.preprocessing(model), size), name or source, random
+        model, spec, _sized(preprocessing or spec.preprocessing(model), size), name or source, random
     )
 
 
@@ -219,25 +272,25 @@ def _from_file(
     random: bool,
     preprocessing: Preprocessing | None,
     name: str | None,
-    asked: str | None,
+    requested: str | None,
 ) -> Backbone:
     state, metadata = read(path)
     side = size or (preprocessing.size if preprocessing else None)
-    wanted, model = fitted(named_architecture(path, metadata, asked, side), state)
+    spec, model = fitted(named_architecture(path, metadata, requested, side), state)
     if random:
-        model = wanted.build_seeded()
-    own = preprocessing or described_preprocessing(metadata, wanted.preprocessing(model))
-    return _assembled(model, wanted, _sized(own, size), name or path.stem, random)
+        model = spec.build_seeded()
+    own = preprocessing or described_preprocessing(metadata, spec.preprocessing(model))
+    return _assembled(model, spec, _sized(own, size), name or path.stem, random)
 
 
 def _from_hugging_face(
     source: str, size: int | None, random: bool, preprocessing: Preprocessing | None, name: str | None
 ) -> Backbone:
-    found = hugging_face.load(source, random=random, preprocessing=preprocessing)
-    sized = replace(found, preprocessing=_sized(found.preprocessing, size))
+    loaded = hugging_face.load(source, random=random, preprocessing=preprocessing)
+    sized = replace(loaded, preprocessing=_sized(loaded.preprocessing, size))
     plain = source if source.startswith(hugging_face.PREFIX) else Path(source).expanduser().resolve().name
     backbone = _of_hugging_face(sized, name or plain, random)
-    lost = [tensor for tensor in found.missing if not backbone.classifier.owns(tensor)]
+    lost = [tensor for tensor in loaded.missing if not backbone.classifier.owns(tensor)]
     if lost:
         raise ModelError(
             f"The weights of {source} lack {len(lost)} tensor(s) of the model that its config.json describes "
@@ -246,19 +299,19 @@ def _from_hugging_face(
     return backbone
 
 
-def _of_hugging_face(found: hugging_face.Found, name: str, random: bool) -> Backbone:
+def _of_hugging_face(loaded: hugging_face.LoadedModel, name: str, random: bool) -> Backbone:
     source: dict[str, Any] = {
         "kind": hugging_face.KIND,
-        "architecture": found.config["model_type"],
-        "size": found.preprocessing.size,
-        "config": found.config,
+        "architecture": loaded.config["model_type"],
+        "size": loaded.preprocessing.size,
+        "config": loaded.config,
         "name": name,
-        "preprocessing": found.preprocessing.as_dict(),
+        "preprocessing": loaded.preprocessing.as_dict(),
     }
     if random:
         source["random"] = True
-    fresh = partial(hugging_face.fresh, found.config)
-    return checked(found.model, found.preprocessing, name, source, fresh)
+    fresh = partial(hugging_face.build_unseeded, loaded.config)
+    return checked(loaded.model, loaded.preprocessing, name, source, fresh)
 
 
 def _sized(preprocessing: Preprocessing, size: int | None) -> Preprocessing:
@@ -266,22 +319,22 @@ def _sized(preprocessing: Preprocessing, size: int | None) -> Preprocessing:
 
 
 def _assembled(
-    model: nn.Module, wanted: Architecture, preprocessing: Preprocessing, name: str, random: bool
+    model: nn.Module, spec: Architecture, preprocessing: Preprocessing, name: str, random: bool
 ) -> Backbone:
     source: dict[str, Any] = {
-        "kind": wanted.kind,
-        "architecture": wanted.name,
-        "size": wanted.size,
-        "num_classes": wanted.num_classes,
+        "kind": spec.kind,
+        "architecture": spec.name,
+        "size": spec.size,
+        "num_classes": spec.num_classes,
         "name": name,
         "preprocessing": preprocessing.as_dict(),
     }
     if random:
         source["random"] = True
     try:
-        return checked(model, preprocessing, name, source, wanted.build)
+        return checked(model, preprocessing, name, source, spec.build)
     except ModelError as error:
-        native = replace(wanted, size=None).preprocessing(model).size
+        native = replace(spec, size=None).preprocessing(model).size
         if preprocessing.size == native:
             raise
         raise ModelError(f"{error}\n{native} pixels are expected.") from error

@@ -3,18 +3,17 @@
 from __future__ import annotations
 
 from frostline.models.zoo.architectures import HUB_FILES
-from frostline.models.zoo.lite import PACKAGES, at_hand
+from frostline.models.zoo.lite import PACKAGES, is_available
 
 HUB_OWNER = "timm"  # whose repositories on the hub are called as timm's own names are
 
 
 def on_disk() -> list[str]:
-    """Return the names of all that is there: lite0 … lite2, then `timm/NAME` from the hub's cache.
+    """Return the names of models that load without a network: packages, then `timm/NAME` from the hub's.
 
-    Whether each can really be loaded is for `load_backbone` to say: the cache also holds networks that are
-    no classifiers.
+    The cache may also hold networks that are not classifiers, which `load_backbone` refuses.
     """
-    return [*(name for name in PACKAGES if at_hand(name)), *_fetched()]
+    return [*(name for name in PACKAGES if is_available(name)), *_fetched()]
 
 
 def _fetched() -> list[str]:

@@ -48,18 +48,22 @@ def _read_torch(path: Path) -> dict[str, Tensor]:
     """Return a torch file's tensors by name; nothing but tensors and plain values is built from it."""
     _refuse_packed(path)
     try:
-        found = torch.load(path, map_location="cpu", weights_only=True)
+        content = torch.load(path, map_location="cpu", weights_only=True)
     except FileNotFoundError as error:
         raise ModelError(f"There is no file {path}.") from error
     except Exception as error:  # the reader of torch's old formats raises whatever it stumbles over
         raise ModelError(f"{path} {NEEDS_MORE} ({_first_line(error)})") from None
     for key in WRAPPERS:
-        if isinstance(found, dict) and isinstance(found.get(key), dict):
-            found = found[key]
+        if isinstance(content, dict) and isinstance(content.get(key), dict):
+            content = content[key]
             break
-    if not isinstance(found, dict) or not found or not all(isinstance(v, Tensor) for v in found.values()):
+    if (
+        not isinstance(content, dict)
+        or not content
+        or not all(isinstance(v, Tensor) for v in content.values())
+    ):
         raise ModelError(f"{path} {NEEDS_MORE}")
-    return {str(name).removeprefix("module."): value for name, value in found.items()}
+    return {str(name).removeprefix("module."): value for name, value in content.items()}
 
 
 def _refuse_packed(path: Path) -> None:
@@ -80,31 +84,31 @@ def _first_line(error: Exception) -> str:
 
 
 def named_architecture(
-    path: Path, metadata: dict[str, str], asked: str | None, size: int | None
+    path: Path, metadata: dict[str, str], requested: str | None, size: int | None
 ) -> Architecture:
     """Return the architecture that was asked for, else the one the metadata names."""
-    said = asked or metadata.get("architecture") or metadata.get("arch")
-    if not said:
+    title = requested or metadata.get("architecture") or metadata.get("arch")
+    if not title:
         raise ModelError(
             f"{path} does not say which architecture it is for (metadata key 'architecture'). "
             "Say it: architecture='timm/resnet18'"
         )
-    words = said.split() or [""]
-    if "/" in words[0]:
-        return architecture(words[0], size)
-    kind = "torchvision" if "torchvision" in said else "timm"  # as in "squeezenet1_1 (torchvision keys)"
-    return architecture(f"{kind}/{words[0]}", size)
+    parts = title.split() or [""]
+    if "/" in parts[0]:
+        return architecture(parts[0], size)
+    kind = "torchvision" if "torchvision" in title else "timm"  # as in "squeezenet1_1 (torchvision keys)"
+    return architecture(f"{kind}/{parts[0]}", size)
 
 
-def fitted(wanted: Architecture, state: dict[str, Tensor]) -> tuple[Architecture, nn.Module]:
+def fitted(architecture: Architecture, state: dict[str, Tensor]) -> tuple[Architecture, nn.Module]:
     """Build the model with as many classes as the file has, and load the file into it."""
-    model = wanted.build_seeded()
+    model = architecture.build_seeded()
     classes = _classes(model, state)
     if classes is not None:
-        wanted = replace(wanted, num_classes=classes)
-        model = wanted.build_seeded()
-    load_weights(model, state, wanted.title)
-    return wanted, model
+        architecture = replace(architecture, num_classes=classes)
+        model = architecture.build_seeded()
+    load_weights(model, state, architecture.title)
+    return architecture, model
 
 
 def _classes(model: nn.Module, state: dict[str, Tensor]) -> int | None:
@@ -122,17 +126,17 @@ def _classes(model: nn.Module, state: dict[str, Tensor]) -> int | None:
 
 def described_preprocessing(metadata: dict[str, str], own: Preprocessing) -> Preprocessing:
     """Return the architecture's preprocessing with whatever the metadata says instead."""
-    known: dict[str, Any] = {}
+    changes: dict[str, Any] = {}
     side = metadata.get("input_size", metadata.get("size"))
     try:
         if side is not None:
-            known["size"] = int(side)
+            changes["size"] = int(side)
         if "resize" in metadata:
-            known["crop_pct"] = share(known.get("size", own.size), int(metadata["resize"]))
+            changes["crop_pct"] = share(changes.get("size", own.size), int(metadata["resize"]))
         if "crop_pct" in metadata:
-            known["crop_pct"] = float(metadata["crop_pct"])
-        known.update({key: tuple(json.loads(metadata[key])) for key in ("mean", "std") if key in metadata})
+            changes["crop_pct"] = float(metadata["crop_pct"])
+        changes.update({key: tuple(json.loads(metadata[key])) for key in ("mean", "std") if key in metadata})
     except (ValueError, TypeError) as error:
         raise ModelError(f"The file's metadata describes no preprocessing: {error}. {metadata}") from error
-    known.update({key: metadata[key] for key in ("interpolation", "crop_mode") if key in metadata})
-    return replace(own, **known)
+    changes.update({key: metadata[key] for key in ("interpolation", "crop_mode") if key in metadata})
+    return replace(own, **changes)

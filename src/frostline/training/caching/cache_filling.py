@@ -14,7 +14,7 @@ from frostline.config import BATCH, Config
 from frostline.data import PARTS, Manifest, OnProgress
 from frostline.distributed import launcher, ray_cluster
 from frostline.errors import UsageError
-from frostline.feature_cache import Store
+from frostline.feature_cache import FeatureCache
 from frostline.features import Counts, Frozen
 from frostline.features.augmentation import Policy
 from frostline.features.image_batches import Images, Item
@@ -98,7 +98,7 @@ def fill_cache(
     request.check()
     plan = numeric_plan.made(request)
     counts, policy = Counts(), Policy("none")
-    with numerics.threads(plan.numbers.threads), Store() as store:
+    with numerics.threads(plan.numbers.threads), FeatureCache() as store:
         _demand_writable(store)
         if cut is None or (views or 1) > 1:
             one = request.backbone
@@ -119,14 +119,14 @@ def fill_cache(
     )
 
 
-def _demand_writable(store: Store) -> None:
+def _demand_writable(store: FeatureCache) -> None:
     if not store.writable:
         raise UsageError(
             f"The store {store.path} cannot be written ({store.trouble}). Give another by --cache-dir."
         )
 
 
-def _decide(request: TrainRequest, plan: Plan, cut: int | None, policy: Policy, store: Store) -> None:
+def _decide(request: TrainRequest, plan: Plan, cut: int | None, policy: Policy, store: FeatureCache) -> None:
     """Decide which views of which cuts are kept."""
     if cut is not None:
         found = request.backbone.cut(cut).index
@@ -153,7 +153,7 @@ def _wanted(request: TrainRequest, plan: Plan, policy: Policy) -> list[tuple[int
     return found
 
 
-def _fill(request: TrainRequest, plan: Plan, policy: Policy, store: Store, counts: Counts) -> None:
+def _fill(request: TrainRequest, plan: Plan, policy: Policy, store: FeatureCache, counts: Counts) -> None:
     backbone = request.backbone
     for index, images, items in _wanted(request, plan, policy):
         frozen = Frozen(backbone, backbone.model, backbone.cut(index), plan.way, store, counts)
@@ -165,11 +165,13 @@ def _spread(request: TrainRequest, plan: Plan, policy: Policy, counts: Counts, a
     root = request.data.root and request.data.root.resolve()
     carried = replace(request, data=replace(request.data, root=root), progress=None)
     folders = [directories.home(), *([root] if root else [])]
-    with ray_cluster.connected(address, threads=request.config.threads) as found, Store() as store:
+    with ray_cluster.connected(address, threads=request.config.threads) as found, FeatureCache() as store:
         told = _Rows(
             store, request.progress, sum(len(items) for _, _, items in _wanted(request, plan, policy))
         )
-        answers = found.everywhere(_fill_there, carried, plan.as_dict(), policy, folders=folders, hear=told)
+        answers = found.everywhere(
+            _fill_there, carried, plan.as_dict(), policy, folders=folders, on_poll=told
+        )
         counts.rows_computed += sum(answer["rows_computed"] for answer in answers)
         return len(found.shares)
 
@@ -177,7 +179,7 @@ def _spread(request: TrainRequest, plan: Plan, policy: Policy, counts: Counts, a
 def _fill_there(request: TrainRequest, plan: dict[str, Any], policy: Policy) -> dict[str, int]:
     """Fill in a worker; returns its counts."""
     made, counts = Plan.from_dict(plan), Counts()
-    with numerics.threads(made.numbers.threads), Store() as store:
+    with numerics.threads(made.numbers.threads), FeatureCache() as store:
         _demand_writable(store)
         _fill(request, made, policy, store, counts)
     return asdict(counts)
@@ -186,7 +188,7 @@ def _fill_there(request: TrainRequest, plan: dict[str, Any], policy: Policy) -> 
 class _Rows:
     """How many rows the store has, told from time to time."""
 
-    def __init__(self, store: Store, progress: OnProgress | None, wanted: int) -> None:
+    def __init__(self, store: FeatureCache, progress: OnProgress | None, wanted: int) -> None:
         self._store, self._tell, self._wanted, self._next = store, progress, wanted, 0.0
         self._before = self._count()
 

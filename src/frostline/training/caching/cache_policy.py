@@ -15,7 +15,7 @@ from frostline import models as bb
 from frostline import profiling
 from frostline.cost import Choice, RowRates, cache_choice
 from frostline.distributed import process_group
-from frostline.feature_cache import Store
+from frostline.feature_cache import FeatureCache
 from frostline.features import Frozen
 from frostline.features.image_batches import Images
 from frostline.models import Cut
@@ -25,12 +25,12 @@ from frostline.training.request import TrainRequest
 DECODED = 16  # images decoded twice to measure how long that takes: a fraction of a second
 
 
-def opened(rows: str) -> AbstractContextManager[Store | None]:
+def opened(rows: str) -> AbstractContextManager[FeatureCache | None]:
     """Open the store, unless rows are to be computed each time."""
-    return nullcontext() if rows == "compute" else Store()
+    return nullcontext() if rows == "compute" else FeatureCache()
 
 
-def decide(request: TrainRequest, plan: Plan, images: Images, store: Store | None) -> None:
+def decide(request: TrainRequest, plan: Plan, images: Images, store: FeatureCache | None) -> None:
     """Decide how many views there are, and for each cut which of them are kept.
 
     The first process of a job does that for all.
@@ -42,7 +42,7 @@ def decide(request: TrainRequest, plan: Plan, images: Images, store: Store | Non
         plan.whole, plan.views, plan.kept, plan.why = found.whole, found.views, found.kept, found.why
 
 
-def _decide(request: TrainRequest, plan: Plan, images: Images, store: Store | None) -> None:
+def _decide(request: TrainRequest, plan: Plan, images: Images, store: FeatureCache | None) -> None:
     plan.whole = True
     phases = [replace(s, cut=request.backbone.cut(s.cut).index) for s in request.phases()]
     if request.config.views is not None:
@@ -68,7 +68,7 @@ def _decide(request: TrainRequest, plan: Plan, images: Images, store: Store | No
 
 
 def _choice(
-    request: TrainRequest, plan: Plan, cut: Cut, need: cache_choice.Need, images: Images, store: Store
+    request: TrainRequest, plan: Plan, cut: Cut, need: cache_choice.Need, images: Images, store: FeatureCache
 ) -> Choice:
     if request.config.cache == "keep" or request.config.deterministic or not plan.timed:
         return untimed(request, cut, _value_bytes(plan))

@@ -109,7 +109,7 @@ def pass_s(backbone: Backbone, data: Manifest, samples: Sequence[Sample], thread
     for sample in looked:
         backbone.preprocessing.crop(data.read(sample))
     decode_s = (time.perf_counter() - began) / max(1, len(looked))
-    return profiling.glimpse_s(backbone, threads) + decode_s
+    return profiling.rough_image_s(backbone, threads) + decode_s
 
 
 def to_doubt_by(request: TrainRequest) -> int:

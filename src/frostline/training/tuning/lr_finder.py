@@ -21,8 +21,8 @@ from torch import nn
 from frostline import models as bb
 from frostline.config import Config
 from frostline.data import Manifest
-from frostline.feature_cache import Store
-from frostline.features import Frozen, Way
+from frostline.feature_cache import FeatureCache
+from frostline.features import ForwardConfig, Frozen
 from frostline.features.augmentation import Policy
 from frostline.features.image_batches import Images, Item
 from frostline.models import Backbone, Cut
@@ -75,8 +75,8 @@ def lr_find(
     plan = numerics.exact_plan()
     images = request.images("train", Policy("standard"))
     balance = Balance("none", images.targets, len(data.classes))
-    with Store() as store:
-        head = Frozen(backbone, backbone.model, backbone.cuts[-1], Way(plan, FROZEN_BATCH), store)
+    with FeatureCache() as store:
+        head = Frozen(backbone, backbone.model, backbone.cuts[-1], ForwardConfig(plan, FROZEN_BATCH), store)
         model = starting_model(request, head, images, balance)
     cut = min(phase.cut for phase in phases)
     at = backbone.cut(cut)
