@@ -246,7 +246,7 @@ def test_the_command_line_refuses_before_anything_is_read(
 
 
 def test_names_may_be_repeated_or_listed() -> None:
-    assert factory.parse_names("tensorboard, mlflow") == factory.parsed(["tensorboard", "mlflow"])
+    assert factory.parse_names("tensorboard, mlflow") == factory.parse_names(["tensorboard", "mlflow"])
     assert factory.make_loggers(None, "s").names == ()
 
 
