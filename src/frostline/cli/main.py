@@ -336,7 +336,9 @@ def demo(**options: Any) -> None:
             workers=options["workers"],
             progress=verb.progress,
             begin=lambda name: verb.progress.log(f"  {name}: {formatting.MEANING[name]}"),
-            finished=lambda run: verb.progress.log(f"    {sentences.percent(run.accuracy)} on the test part"),
+            finished=lambda run: verb.progress.log(
+                f"    {sentences.percent(run.accuracy or 0.0)} on the test part"
+            ),
         )
         rows = (found.majority, found.pixels)
         result = {

@@ -26,6 +26,7 @@ from frostline.exports.verification import Proof
 from frostline.models import Backbone
 from frostline.models.zoo import delta
 from frostline.reports import notebook
+from frostline.studies.figures import Figure, Rows
 from frostline.studies.study_folder import plain
 from frostline.system import directories, text_output
 
@@ -41,11 +42,20 @@ class Export:
     result: dict[str, Any]
     path: Path
 
-    def __getattr__(self, name: str) -> Any:
-        result = self.__dict__.get("result", {})
-        if name in result:
-            return result[name]
-        raise AttributeError(f"An export has no {name!r}. It has {', '.join(result)}.")
+    export = Figure[str]("The folder.")
+    format = Figure[str]("safetensors, onnx, torch or delta.")
+    run = Figure[str]("The run it was made from.")
+    strategy = Figure[str]("Its strategy.")
+    model = Figure[str]("Its backbone's name.")
+    why = Figure[str]("Why this run.")
+    passed_over = Figure[list[Any] | None]("Runs with better figures that were not taken, and why.")
+    classes = Figure[int]("Number of classes.")
+    temperature = Figure[float]("The temperature that was folded into the head.")
+    bytes = Figure[int]("Size of all files.")
+    usage = Figure[str]("Lines of Python that load it.")
+    files = Figure[Rows]("Name, bytes and purpose of each file.")
+    check = Figure[dict[str, Any]]("Images it was checked on, and the largest difference of a probability.")
+    notes = Figure[list[str]]("What to know of it.")
 
     def _repr_html_(self) -> str:
         """The files, in a notebook."""

@@ -46,6 +46,7 @@ from frostline.selection import (
 )
 from frostline.strategies import Strategy, parse, parse_list
 from frostline.studies.best_run import answers_already
+from frostline.studies.figures import Figure, Rows
 from frostline.studies.study_folder import Study
 from frostline.system import timing
 from frostline.system.timing import Stopwatch
@@ -68,11 +69,42 @@ class Fitted:
     advice: Advice | None
     again: bool = False  # all of it had been finished before, and was read back
 
-    def __getattr__(self, name: str) -> Any:
-        result = self.__dict__.get("result", {})
-        if name in result:
-            return result[name]
-        raise AttributeError(f"A fitted model has no {name!r}. It has {', '.join(result)}.")
+    strategy = Figure[str]("The strategy of the model that predicts.")
+    accuracy = Figure[float | None]("Share of new images predicted correctly (see `basis`), 0–1.")
+    low = Figure[float | None]("Lower end of its 95 % interval.")
+    high = Figure[float | None]("Upper end of its 95 % interval.")
+    balanced_accuracy = Figure[float | None]("Mean over classes of the share predicted correctly.")
+    log_loss = Figure[float | None]("Mean negative log probability of the true class, in nats.")
+    log_loss_low = Figure[float | None]("Lower end of its 95 % interval.")
+    log_loss_high = Figure[float | None]("Upper end of its 95 % interval.")
+    brier = Figure[float | None]("Brier score.")
+    brier_low = Figure[float | None]("Lower end of its 95 % interval.")
+    brier_high = Figure[float | None]("Upper end of its 95 % interval.")
+    ece = Figure[float | None]("Expected calibration error, 0–1.")
+    ece_bins = Figure[int | None]("Bins it was computed in.")
+    majority_class = Figure[str | None]("The class with most of those images.")
+    majority_share = Figure[float | None]("Its share of them: what always predicting it would score.")
+    worst_class = Figure[dict[str, Any] | None]("The class with the lowest share predicted correctly.")
+    never_asked = Figure[list[str] | None]("Classes without any of those images.")
+    class_ratio = Figure[float | None]("Images of the largest training class by those of the smallest.")
+    basis = Figure[str]("What the accuracy rests on: test part, out of fold or cross-validation.")
+    optimism = Figure[float | None]("How much choosing the best made of it, taken off; 0–1.")
+    headline = Figure[dict[str, Any]]("The accuracy to report, with its basis.")
+    accuracy_of = Figure[dict[str, Any]]("The model and runs that the accuracy is of.")
+    separated = Figure[bool]("Whether the winner is significantly better than the next one.")
+    tried = Figure[Rows]("One row a candidate, the best first.")
+    strategies_tried = Figure[int]("Candidates that were run.")
+    runs = Figure[int]("Runs of all of them.")
+    verdict = Figure[list[str]]("The outcome in sentences.")
+    recommended = Figure[str | None]("The strategy that the advice named.")
+    model = Figure[str]("The backbone's name.")
+    models = Figure[Rows | None]("Every backbone that was considered, with reasons.")
+    images = Figure[int]("Usable images.")
+    seconds = Figure[float]("Wall time in seconds.")
+    budget_seconds = Figure[float]("The limit in seconds.")
+    asked = Figure[dict[str, Any]]("What the call was given.")
+    study = Figure[str]("The study's folder.")
+    report = Figure[str]("The page.")
 
     def __repr__(self) -> str:
         """Two lines: what answers, and what it is worth."""
@@ -419,6 +451,7 @@ def _tested(
 
 def _cross_validated(run: Run) -> tuple[float, float]:
     """Return a 95 % interval of the first probe's accuracy on new images, where folds could be made."""
+    assert run.cv_score is not None
     return metrics.wilson(run.cv_score, (run.cv_images or run.n_train) / spread_of_folds(FOLDS))
 
 

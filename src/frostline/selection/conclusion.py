@@ -28,6 +28,7 @@ from frostline.selection.weight_interpolation import Halfway
 from frostline.selection.winner_artifacts import leave_familiar, leave_looks
 from frostline.studies.best_run import best_of
 from frostline.studies.contenders import COMPARISON, OUT_OF_FOLD
+from frostline.studies.figures import Figure, Rows
 from frostline.studies.study_folder import Study, plain
 from frostline.system import directories
 from frostline.training import Run, refusal, train
@@ -53,11 +54,47 @@ class Comparison:
     run: Run
     again: bool = False  # all of it had been finished before, and was read back
 
-    def __getattr__(self, name: str) -> Any:
-        result = self.__dict__.get("result", {})
-        if name in result:
-            return result[name]
-        raise AttributeError(f"A comparison has no {name!r}. It has {', '.join(result)}.")
+    winner = Figure[str]("The winner's strategy.")
+    augment = Figure[str]("Its augmentation.")
+    separated = Figure[bool]("Whether it is significantly better than the next one.")
+    finished = Figure[bool]("Whether everything planned was run.")
+    ended_because = Figure[str]("Why no more was run.")
+    cuts = Figure[bool]("Whether the candidates were cuts.")
+    left_out = Figure[list[str]]("Candidates that no run was made of.")
+    promising = Figure[list[str]]("Candidates ahead on the folds they were seen on, which are not all.")
+    repeats = Figure[int]("Repeats that every judged candidate has.")
+    folds = Figure[int]("Folds of a repeat.")
+    judged_on_folds = Figure[int]("Folds of a repeat that candidates were judged on.")
+    metric = Figure[str]("What decided.")
+    standings = Figure[Rows]("One row a candidate, the best first.")
+    strategies_tried = Figure[int]("Candidates that were run.")
+    runs = Figure[int]("Runs of all of them.")
+    differences = Figure[Rows]("The winner's lead over each other candidate, with interval.")
+    out_of_fold = Figure[dict[str, Any]]("The winner's figures on images that its runs held out.")
+    interpolation = Figure[dict[str, Any] | None]("How far back to the pretrained weights, and the points.")
+    every_image = Figure[bool]("Whether the winner was trained on every image that may be learned from.")
+    accuracy = Figure[float | None]("Share of test images predicted correctly, 0–1; None without any.")
+    low = Figure[float | None]("Lower end of its 95 % interval.")
+    high = Figure[float | None]("Upper end of its 95 % interval.")
+    balanced_accuracy = Figure[float | None]("Mean over classes of the share predicted correctly.")
+    majority_class = Figure[str | None]("The class with most of those images.")
+    majority_share = Figure[float | None]("Its share of them: what always predicting it would score.")
+    worst_class = Figure[dict[str, Any] | None]("The class with the lowest share predicted correctly.")
+    never_asked = Figure[list[str] | None]("Classes without any of those images.")
+    class_ratio = Figure[float | None]("Images of the largest training class by those of the smallest.")
+    test_looks = Figure[int | None]("Configurations that have read this test part.")
+    seconds = Figure[float]("Wall time, those of resumed calls included.")
+    budget_seconds = Figure[float | None]("The limit.")
+    ended = Figure[str]("When, ISO 8601 in UTC.")
+    model = Figure[str]("The winner's backbone.")
+    models = Figure[list[str] | None]("All backbones, where there were several.")
+    asked = Figure[dict[str, Any]]("What the call was given.")
+    joined = Figure[list[Any]]("Candidates that joined from earlier runs.")
+    apart = Figure[Rows]("Earlier runs that were not compared, and why.")
+    judged = Figure[dict[str, Any]]("How the winner was judged.")
+    answering = Figure[dict[str, Any] | None]("The run that `predict` uses now.")
+    headline = Figure[dict[str, Any]]("The accuracy to report, with its basis.")
+    verdict = Figure[list[str]]("The outcome in sentences.")
 
     def __repr__(self) -> str:
         """Two lines: who won, and what that is worth."""

@@ -27,6 +27,7 @@ from frostline.loggers import Loggers, OnEpochs, make_loggers
 from frostline.models import Backbone, lineage, weights_digest
 from frostline.reports import notebook
 from frostline.strategies import Strategy, checked, parse
+from frostline.studies.figures import Figure
 from frostline.studies.study_folder import (
     LOOKS,
     RunFolder,
@@ -56,6 +57,65 @@ class Run:
     study: Study
     again: bool = False  # it had been finished before, and was read back
     backbone: Backbone | None = field(default=None, repr=False, compare=False)  # where it is at hand
+
+    strategy = Figure[str]("The strategy in its notation.")
+    model = Figure[str]("The backbone's name.")
+    accuracy = Figure[float | None]("Share of test images predicted correctly, 0–1; None without any.")
+    low = Figure[float | None]("Lower end of its 95 % interval.")
+    high = Figure[float | None]("Upper end of its 95 % interval.")
+    balanced_accuracy = Figure[float | None]("Mean over classes of the share predicted correctly.")
+    macro_f1 = Figure[float | None]("Mean F1 over classes.")
+    auroc = Figure[float | None]("Mean one-against-rest area under the ROC curve.")
+    log_loss = Figure[float | None]("Mean negative log probability of the true class, in nats.")
+    log_loss_low = Figure[float | None]("Lower end of its 95 % interval.")
+    log_loss_high = Figure[float | None]("Upper end of its 95 % interval.")
+    brier = Figure[float | None]("Brier score.")
+    brier_low = Figure[float | None]("Lower end of its 95 % interval.")
+    brier_high = Figure[float | None]("Upper end of its 95 % interval.")
+    ece = Figure[float | None]("Expected calibration error, 0–1.")
+    ece_bins = Figure[int | None]("Bins it was computed in.")
+    majority_class = Figure[str | None]("The class with most of those images.")
+    majority_share = Figure[float | None]("Its share of them: what always predicting it would score.")
+    worst_class = Figure[dict[str, Any] | None]("The class with the lowest share predicted correctly.")
+    never_asked = Figure[list[str] | None]("Classes without any of those images.")
+    class_ratio = Figure[float | None]("Images of the largest training class by those of the smallest.")
+    per_class = Figure[dict[str, Any] | None]("Precision, recall and counts of each class.")
+    val_accuracy = Figure[float | None]("Share of val images predicted correctly, 0–1.")
+    val_goodness = Figure[float | None]("The metric on val, higher is better.")
+    cv_score = Figure[float | None]("A probe's metric on images held out by its folds, higher is better.")
+    cv_images = Figure[int | None]("How many images those were.")
+    l2 = Figure[float | None]("A probe's L2 penalty.")
+    temperature = Figure[float]("What logits are divided by.")
+    n_train = Figure[int]("Training images.")
+    n_val = Figure[int]("Val images.")
+    n_test = Figure[int]("Test images.")
+    seconds = Figure[float]("Wall time of the run, those of resumed processes included.")
+    peak_memory_bytes = Figure[int]("Most memory held, above the imports.")
+    peak_memory_exact = Figure[bool]("False where it was sampled.")
+    device_peak_bytes = Figure[int | None]("Most memory held on a GPU.")
+    world_size = Figure[int]("Processes that made the run.")
+    trainable_parameters = Figure[int]("Parameters that learned in any phase.")
+    cut = Figure[str]("The earliest stage that learned.")
+    steps = Figure[int]("Optimizer steps done.")
+    steps_planned = Figure[int]("Optimizer steps of the whole schedule.")
+    stopped = Figure[str | None]('"minutes" where the time was up first.')
+    best_epoch = Figure[int | None]("The epoch whose weights were kept, from 1.")
+    notes = Figure[list[str]]("What went wrong on the way.")
+    augment = Figure[str]("The augmentation.")
+    flip = Figure[str]("Flips: none, horizontal or both.")
+    flip_test = Figure[dict[str, Any] | None]("What the images said about flips.")
+    rotate = Figure[str | None]("Rotation, where it was asked for.")
+    rotate_test = Figure[dict[str, Any] | None]("What the images said about rotation.")
+    numeric_plan = Figure[dict[str, Any]]("Device, threads, precision, memory format, and what was cached.")
+    store = Figure[dict[str, int]]("Features of frozen layers: rows_computed and rows_read.")
+    interpolation = Figure[dict[str, Any] | None]("How far back to the pretrained weights, and the points.")
+    ended = Figure[str]("When, ISO 8601 in UTC.")
+    set_aside = Figure[int]("Images that were skipped.")
+    learned_before = Figure[int]("Images that the backbone had learned from before.")
+    weights_digest = Figure[str]("SHA-256 of the weights.")
+    drift = Figure[dict[str, Any] | None]("How far features moved.")
+    forgetting = Figure[dict[str, Any] | None]("What was forgotten of the source data.")
+    test_looks = Figure[int | None]("Configurations that have read this test part.")
 
     def predict(
         self,
@@ -94,12 +154,6 @@ class Run:
     @cached_property
     def _predictor(self) -> Predictor:
         return Predictor.of_run(self.folder, backbone=self.backbone)
-
-    def __getattr__(self, name: str) -> Any:
-        result = self.__dict__.get("result", {})
-        if name in result:
-            return result[name]
-        raise AttributeError(f"A run has no {name!r}. It has {', '.join(result)}.")
 
     def __repr__(self) -> str:
         """One line: what was trained, how good it is, and where it lies."""
