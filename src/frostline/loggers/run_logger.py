@@ -16,7 +16,7 @@ OnEpochs = Callable[[Sequence[Mapping[str, Any]]], None]  # of the epochs so far
 
 
 class Following:
-    """A context manager around one run that sends its metrics to loggers; `given_up` is shared by all runs."""
+    """A context manager around one run that sends its metrics to loggers; runs of a call share `given_up`."""
 
     def __init__(self, run: Tracked, makers: Mapping[str, Callable[[Tracked], Log]], given_up: set[str]):
         self._run = run
