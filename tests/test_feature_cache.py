@@ -439,7 +439,9 @@ def test_a_shard_that_another_process_took_in_first_is_no_damage(place: Path) ->
     (shard,) = shard_files(place)
     says = sharding.contents(shard)
     index = folders.Index(place / folders.INDEX)
-    index.add(index.prefix_id(says.shelf, says.about)[0], says.form, shard.name, 1, says.keys, says.checks)
+    index.add(
+        index.prefix_id(says.prefix, says.description)[0], says.form, shard.name, 1, says.keys, says.checks
+    )
     index.close()
     assert right(store.prefix(ABOUT), KEYS) == 100
     assert store.trouble == ""

@@ -105,8 +105,8 @@ def caveats(figures: Mapping[str, Any]) -> list[str]:
 
 def named(names: Sequence[str]) -> str:
     """Name a few of many."""
-    others = len(names) - MOST_NAMED
-    return ", ".join(names[:MOST_NAMED]) + (f" and {others} more" if others > 0 else "")
+    more = len(names) - MOST_NAMED
+    return ", ".join(names[:MOST_NAMED]) + (f" and {more} more" if more > 0 else "")
 
 
 def short(accuracy: float | None, low: float | None, high: float | None, on: str) -> str:

@@ -153,7 +153,7 @@ def untimed(row_bytes: int, pixel_bytes: int) -> Choice:
 def on_the_way(cuts: Sequence[int]) -> list[int]:
     """Return the cuts of later phases that are passed on the way to the first one's, in order.
 
-    Only those whose frozen part no phase until then lets learn.
+    Only those whose frozen part no phase until then trains.
     """
     lowest, passed = cuts[0], []
     for index in cuts[1:]:

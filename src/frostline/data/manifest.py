@@ -1,7 +1,7 @@
-"""The Manifest: every labelled image's reference, label, content digest, group and part. It never changes.
+"""The Manifest: the path, label, content digest, group and part of every labelled image. Immutable.
 
-What a manifest knows without the images is here; what it does with them (`read`, `checked`) passes through
-`decoding` and `memory`. How it is found, split and kept on disk: `loading`, `splitting`, `written`.
+Images are read by `pixels.decoding`; `loading` builds a manifest, `splits` divides it, `manifest_file` stores
+it.
 """
 
 from __future__ import annotations
@@ -223,7 +223,7 @@ class Manifest:
         DataError
             The seed or shares are unknown, or a class is left without training images.
         """
-        return resplitting.keeping(self, sides)
+        return resplitting.redraw(self, sides)
 
     def keep_in(self, study: Path, folds: Folds | None = None) -> None:
         """Write the manifest into a study, which from now on remembers each image's part, and `folds`."""
@@ -317,17 +317,17 @@ class Manifest:
     def digest(self) -> str:
         """SHA-256 over contents, labels and groups, and the rendering; order, names and root have no say."""
         return _digest_rows(
-            [*((sample.digest, sample.label, sample.group) for sample in self.samples), *self._shown]
+            [*((sample.digest, sample.label, sample.group) for sample in self.samples), *self._rendering_rows]
         )
 
     @cached_property
     def split_digest(self) -> str:
         """SHA-256 over what `digest` covers and the part each image is in."""
         rows = ((sample.digest, sample.label, sample.group, sample.split) for sample in self.samples)
-        return _digest_rows([*rows, *self._shown])
+        return _digest_rows([*rows, *self._rendering_rows])
 
     @property
-    def _shown(self) -> list[tuple[str, ...]]:
+    def _rendering_rows(self) -> list[tuple[str, ...]]:
         """A row for a digest where the rendering is not the plain one."""
         return [] if self.rendering.plain else [("rendering", json.dumps(self.rendering.decisions))]
 
@@ -365,7 +365,7 @@ class Manifest:
         """
         header, rows = manifest_file.parse(text)
         try:
-            manifest = _built(header, rows)
+            manifest = _from_header(header, rows)
             digests_match = (manifest.digest, manifest.split_digest) == (
                 header["digest"],
                 header["split_digest"],
@@ -442,7 +442,8 @@ class Manifest:
         ]
         for start in range(0, len(waiting), CHECK_CHUNK_IMAGES):
             decoded = [
-                _looked(self, sample, contents) for sample in waiting[start : start + CHECK_CHUNK_IMAGES]
+                _decoded_content(self, sample, contents)
+                for sample in waiting[start : start + CHECK_CHUNK_IMAGES]
             ]
             cache.remember(contents=decoded)
             faults.update({content.digest: content.fault for content in decoded if content.fault})
@@ -451,7 +452,7 @@ class Manifest:
         return faults
 
 
-def _looked(data: Manifest, sample: Sample, contents: Mapping[str, CachedContent]) -> CachedContent:
+def _decoded_content(data: Manifest, sample: Sample, contents: Mapping[str, CachedContent]) -> CachedContent:
     """Decode a sample, and return what that showed."""
     try:
         picture = data._decoded(sample)
@@ -469,7 +470,7 @@ def _digest_rows(rows: Iterable[tuple[str, ...]]) -> str:
     return digest.hexdigest()
 
 
-def _built(header: dict[str, Any], rows: list[list[str]]) -> Manifest:
+def _from_header(header: dict[str, Any], rows: list[list[str]]) -> Manifest:
     """Build a manifest from the lines of `Manifest.to_json`. Raises `ValueError` for values of no use."""
     manifest = Manifest(
         root=None if header["root"] is None else Path(header["root"]),

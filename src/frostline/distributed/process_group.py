@@ -1,4 +1,4 @@
-"""The processes of one job, as torchrun starts them: who leads, and what all must have in common.
+"""The processes of one job, as torchrun starts them.
 
 Every process runs the same program. What a clock or a disk decides, the first one decides for all; the others
 write and print nothing. Nothing is pickled: plain data travel as JSON, tensors as safetensors. Alone, every
@@ -189,7 +189,7 @@ def demand_same(description: str) -> None:
 
 @contextmanager
 def in_turn() -> Iterator[None]:
-    """Do the block in the first process, then in the others, which find in the store what it has left."""
+    """Run the block in the first process, then in the others, which find its results in the cache."""
     if not leads():
         any_of(False)
     yield

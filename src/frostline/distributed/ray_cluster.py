@@ -1,6 +1,6 @@
 """Ray, where one machine is not enough: connect, and let every worker do the same function.
 
-Who does which trial or row is not decided here: the ledger and the store's claims do that for any processes,
+Which worker does which trial or row is decided elsewhere, by the ledger and the cache's claims,
 so a worker that dies costs what it had claimed and nothing else. Workers see the same folders as the caller.
 """
 
@@ -149,7 +149,7 @@ def caller(folders: Sequence[Path]) -> Caller:
 
 
 def take_after(caller: Caller) -> None:
-    """Let this worker use its caller's store. Raises `UsageError` where it lacks what the caller has."""
+    """Let this worker use its caller's cache. Raises `UsageError` where it lacks what the caller has."""
     _demand_same(caller)
     os.environ[directories.VARIABLE] = caller.home
 

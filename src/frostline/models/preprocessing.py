@@ -115,7 +115,7 @@ class Preprocessing:
         return red, green, blue
 
     @property
-    def words(self) -> str:
+    def text(self) -> str:
         """How a picture becomes square, as text."""
         side, resized_side = f"{self.size} × {self.size} px", math.floor(self.size / self.crop_pct)
         middle = "" if resized_side == self.size else f"; the middle {side} is used"

@@ -94,7 +94,7 @@ def best_of(study: Study, name: str | None = None) -> Best:
     return best
 
 
-def answers_already(study: Study) -> bool:
+def has_finished_run(study: Study) -> bool:
     """Tell whether a finished run predicts, so that a running comparison need not offer its leader."""
     return bool(study.runs() or winners_of(study))
 

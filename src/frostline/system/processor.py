@@ -1,7 +1,7 @@
-"""What this process may use of the processor, what of it is free, and how threads wait. Imports no torch.
+"""Cores that this process may use, which are free, and how threads wait. Imports no torch.
 
 OpenMP's threads spin for a while where they wait for each other. On cores of their own that is fastest;
-beside other work the time goes to nobody. How they wait is read from the environment when the OpenMP library
+beside other work that time is lost. How they wait is read from the environment when the OpenMP library
 is loaded, so `settle` must come before torch is imported. What the environment says already is never changed.
 """
 
@@ -167,7 +167,7 @@ def free() -> Free:
 def cores() -> int:
     """Return the cores that this process may use: by its affinity, and by its container's quota.
 
-    Raises `UsageError` where LOKY_MAX_CPU_COUNT, which joblib obeys, is no number.
+    Raises `UsageError` where LOKY_MAX_CPU_COUNT, which joblib obeys, is not a number.
     """
     from joblib import cpu_count  # brings numpy: an idle machine's `--help` needs neither
 

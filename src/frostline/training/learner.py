@@ -104,7 +104,7 @@ def _interpolated(
 
     def answers(point: nn.Module) -> NDArray[np.float32]:
         assert job.val is not None
-        mine = job.val.some(process_group.share(len(job.val)))
+        mine = job.val.subset(process_group.share(len(job.val)))
         parts = [np.empty((0, balance.classes), dtype=np.float32)]
         with torch.no_grad():
             parts += [

@@ -135,7 +135,7 @@ class Header:
     fault: str = ""  # why it is no image
     kind: str = ""  # as a `Picture`'s
     several: bool = False  # holds more pages or frames than the first
-    group: str = ""  # whose picture it is, as far as the file says
+    group: str = ""  # the patient that the file names
     size: tuple[int, int] = (0, 0)  # width and height in pixels, upright
 
 

@@ -1,7 +1,7 @@
-"""How stored values become 8-bit RGB: over which range deep pixels are spread, and what shows through holes.
+"""How stored values become 8-bit RGB: the range of deep pixels, and the background of transparent ones.
 
 Decided once for a study, from its training images, and kept: the same value must mean the same grey in
-training, in every answer, and in what is exported.
+training, in every prediction, and in exports.
 """
 
 from __future__ import annotations

@@ -111,7 +111,7 @@ class RenderedImage:
     kind: str = ""
     saturated: bool = False  # over `MOST_SATURATED` of its pixels lie outside the range
     flat: bool = False
-    several: bool = False  # pages or frames, of which the first was looked at
+    several: bool = False  # several pages or frames; the first was used
 
 
 def rendered_from_picture(

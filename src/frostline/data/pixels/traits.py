@@ -1,4 +1,4 @@
-"""What an image turned out to be, beyond sound or damaged: its kind, its levels, whether it is flat."""
+"""Traits of an image: its kind, its levels, whether it is flat."""
 
 from __future__ import annotations
 
@@ -24,8 +24,8 @@ class Traits:
     clear: bool = False  # has pixels that one sees through
     hidden_on_white: bool = False  # 8 bits: shows something, but not on white
     hidden_on_grey: bool = False
-    several: bool = False  # pages or frames, of which the first is used
-    group: str = ""  # whose image it is, as the file itself says
+    several: bool = False  # several pages or frames; the first is used
+    group: str = ""  # the patient that the file names
     levels: Levels | None = None  # of deep pixels that can be seen, once they were decoded
     width: int = 0  # in pixels, upright, as the header says; 0 = not known
     height: int = 0

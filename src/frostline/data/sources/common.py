@@ -1,4 +1,4 @@
-"""What every way of handing over labelled images comes down to, and the words for their parts.
+"""The common form of every source of labelled images, and the names of parts.
 
 `folders`, `tables` and `objects` each return a `Source`; `loading` makes a Manifest of it.
 """

@@ -17,7 +17,7 @@ class Listing:
     """Pictures, and files that are none by name or content; both sorted."""
 
     images: list[Path]
-    others: list[Path]
+    other_files: list[Path]
 
 
 def listed_in(path: str | Path) -> Listing:

@@ -80,10 +80,10 @@ def checked_split_names(split_names: SplitNames) -> SplitNames:
             f"split_names is {split_names!r}; expected folders with the part each is, such as "
             f"{{'fold0': 'train', 'fold1': 'test'}}, or {NO_PARTS!r}."
         )
-    wrong = [part for part in split_names.values() if part not in PARTS]
-    if wrong:
+    invalid = [part for part in split_names.values() if part not in PARTS]
+    if invalid:
         raise UsageError(
-            f"There is no part {wrong[0]!r}; there are {', '.join(PARTS)}.{did_you_mean(wrong[0], PARTS)}"
+            f"There is no part {invalid[0]!r}; there are {', '.join(PARTS)}.{did_you_mean(invalid[0], PARTS)}"
         )
     return split_names
 
@@ -122,8 +122,8 @@ def part_of(name: str) -> str | None:
     """Return the part a folder's name says, alone or between other characters; `None` where it says none or "
     "two."""
     exact = part_named(name)
-    words = re.split(r"[\W\d_]+", name.lower())
-    joined = [*words, *("".join(pair) for pair in pairwise(words))]  # hold_out
+    name_words = re.split(r"[\W\d_]+", name.lower())
+    joined = [*name_words, *("".join(pair) for pair in pairwise(name_words))]  # hold_out
     parts = {part for word in joined if (part := part_named(word) or PART_WORDS.get(word))}
     return exact or (parts.pop() if len(parts) == 1 else None)
 

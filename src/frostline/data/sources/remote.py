@@ -90,7 +90,7 @@ class Fetcher:
         if (place.size_bytes or 0) > MAX_OBJECT_BYTES:
             raise DamagedImage(f"has {place.size_bytes:,} bytes; more than {MAX_OBJECT_BYTES:,} are not read")
         try:
-            return patiently(place.address, lambda: _read(place))
+            return patiently(place.address, lambda: _read_bytes(place))
         except FileNotFoundError as error:
             raise DamagedImage("does not exist") from error
         except PermissionError as error:
@@ -119,7 +119,7 @@ def read_remote_folder(address: str, split_names: SplitNames = None, groups_insi
     root = masked(address).rstrip("/")
     fetcher = Fetcher()
     source = Source(None, items=fetcher, key=fetcher.key, hint=f"Only images in folders below {root} count.")
-    names = [name for name in sorted(listing) if _wanted(name)]
+    names = [name for name in sorted(listing) if _is_visible(name)]
     layout = layout_of(Tree.of(names), root, split_names, groups_inside)
     source.findings += layout.findings
     for name in names:
@@ -144,7 +144,7 @@ def images_below(address: str, fetcher: Fetcher) -> list[str]:
     Raises `DataError` where it cannot be listed, or where there is none.
     """
     listing, root = listed(address), masked(address).rstrip("/")
-    names = [name for name in sorted(listing) if _wanted(name) and _is_picture(name)]
+    names = [name for name in sorted(listing) if _is_visible(name) and _is_picture(name)]
     if not names:
         endings = ", ".join(sorted(formats.suffixes()))
         raise DataError(f"{root} holds no image; expected names ending in {endings}.")
@@ -265,7 +265,7 @@ def _say(address: str) -> None:
         )
 
 
-def _read(place: Place) -> bytes:
+def _read_bytes(place: Place) -> bytes:
     """Read one image; fewer bytes than there should be are a failure."""
     system, path = filesystem(place.address)
     if place.offset is None:
@@ -280,7 +280,7 @@ def _read(place: Place) -> bytes:
     return bytes(content)
 
 
-def _wanted(name: str) -> bool:
+def _is_visible(name: str) -> bool:
     return not any(is_hidden(path_part) for path_part in name.split("/")) and not name.endswith("/")
 
 

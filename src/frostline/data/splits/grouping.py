@@ -1,4 +1,4 @@
-"""What belongs together by name: groups as the person says, and those that names give away.
+"""Groups by name: as requested, and as file names suggest.
 
 Frames of one video, slices of one scan, pictures of one person look alike without being copies. Parted by
 chance, they let a model be judged by what it has learned. Groups are proposed from names, never applied

@@ -1,4 +1,4 @@
-"""A manifest split anew, with the parts of some images pinned, and what is said of it brought up to date."""
+"""Split a manifest again with the parts of some images fixed, and update its findings."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from frostline.data.manifest import Manifest
 
 
-def keeping(data: Manifest, sides: Mapping[str, str]) -> Manifest:
+def redraw(data: Manifest, sides: Mapping[str, str]) -> Manifest:
     """Return the manifest with its drawn parts drawn anew, images of these digests pinned to these parts.
 
     The same manifest where nothing changes. Raises `DataError` where it does not know its seed and shares, or
@@ -26,7 +26,7 @@ def keeping(data: Manifest, sides: Mapping[str, str]) -> Manifest:
     if data.shares is None or data.seed is None:
         raise DataError("This manifest does not record how its parts were drawn: load the data again.")
     split_result = split(
-        [ImageEntry(s.path, s.label, s.group, _given(s, data.given)) for s in data.samples],
+        [ImageEntry(s.path, s.label, s.group, _source_part(s, data.given)) for s in data.samples],
         [sample.digest for sample in data.samples],
         data.positions(data.near_copies),
         SplitOptions(data.seed, *data.shares),
@@ -47,9 +47,9 @@ def keeping(data: Manifest, sides: Mapping[str, str]) -> Manifest:
     return with_samples(data, samples, moved, findings)
 
 
-def _given(sample: Sample, given: tuple[str, ...]) -> str:
+def _source_part(sample: Sample, given_parts: tuple[str, ...]) -> str:
     """Return the part that the source had named for an image, as far as a manifest knows."""
-    return sample.split if sample.split in given else "train" if "train" in given else ""
+    return sample.split if sample.split in given_parts else "train" if "train" in given_parts else ""
 
 
 def with_samples(
@@ -67,18 +67,18 @@ def with_samples(
         near_copies=near,
         suspects=suspects,
     )
-    replaced = set(said_of_split(data))
+    replaced = set(split_findings(data))
     return replace(
         result,
         said=(
-            *said_of_split(result),
+            *split_findings(result),
             *(finding for finding in data.said if finding not in replaced),
             *findings,
         ),
     )
 
 
-def said_of_split(data: Manifest) -> list[Finding]:
+def split_findings(data: Manifest) -> list[Finding]:
     """Return what a person should know of the split as it is."""
     options = SplitOptions(data.seed or 0, *(data.shares or (0.0, 0.0)))
     return about_split(data.samples, data.classes, data.given, options, data.near_copies)

@@ -1,4 +1,4 @@
-"""Found stages and cuts, kept as JSON between processes. A damaged or read-only store costs a search."""
+"""Cache of stages and cuts as JSON. A damaged or read-only cache costs a new search."""
 
 from __future__ import annotations
 
