@@ -9,7 +9,7 @@
     └── TrainingError     training cannot continue
         └── LostProcess   another process of the job is gone
 
-    StoreWarning          not an error: the feature cache cannot be used; features are computed instead
+    CacheWarning          not an error: the feature cache cannot be used; features are computed instead
     LoggerWarning        not an error: a logger cannot be written, and the run continues without it
     RunWarning            not an error: something went wrong, and the run handles it
 

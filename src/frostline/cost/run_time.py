@@ -61,7 +61,7 @@ class Job:
 
     @property
     def still(self) -> bool:
-        """Whether every view is the plain one."""
+        """Return whether every view is the plain one."""
         still = self.augment == self.rotate == "none" and self.flip in ("auto", "none")
         return not self.phases or still
 
@@ -301,7 +301,7 @@ class Walk:
     def _supply(
         self, cut: int, later: list[int], part: str, view: int, images: int, in_memory: set[tuple[str, int]]
     ) -> None:
-        """What the learning layers are fed: pixels, rows that are kept, or rows computed each time."""
+        """Add the costs of the training layers' input: pixels, cached rows, or rows computed each time."""
         for later_cut in (*later, cut):
             if later_cut and view in self.result.cached_views.get(later_cut, ()):
                 self._fill(later_cut, part, view, images)

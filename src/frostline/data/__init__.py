@@ -28,7 +28,7 @@ from frostline.data.pixels.cropping import CutAway, cut_away
 from frostline.data.pixels.decoding import open_image
 from frostline.data.pixels.rendering import Rendering, as_options
 from frostline.data.pixels.rendering_choice import RenderedImage, notes_on, rendered_from_picture
-from frostline.data.samples import PARTS, Conflict, Sample, SetAside
+from frostline.data.samples import PARTS, Conflict, Sample, SkippedImage
 from frostline.data.sorting import SortedImages, folder_names, sort_into, unsure_folder_name
 from frostline.data.sources.arrays import Pairs, unlabelled
 from frostline.data.sources.common import OnProgress
@@ -56,7 +56,7 @@ __all__ = [
     "RenderedImage",
     "Rendering",
     "Sample",
-    "SetAside",
+    "SkippedImage",
     "SortedImages",
     "as_options",
     "cut_away",

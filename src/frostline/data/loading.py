@@ -17,7 +17,7 @@ from frostline.data.pixels import rendering_choice
 from frostline.data.pixels.decoding import LINK_TO_NOTHING, NOT_THERE
 from frostline.data.pixels.rendering import Rendering
 from frostline.data.pixels.traits import Traits
-from frostline.data.samples import PARTS, Sample, SetAside, demand_training_images
+from frostline.data.samples import PARTS, Sample, SkippedImage, demand_training_images
 from frostline.data.sources import python_datasets
 from frostline.data.sources.arrays import Pairs, read_pairs
 from frostline.data.sources.class_folders import read_folder
@@ -303,7 +303,7 @@ def _group_by_file(usable: Sequence[Indexed], source: Source) -> None:
 
 
 def _skip_faulty(image: Indexed, source: Source) -> bool:
-    """Tell whether an image cannot be used; if so it is listed as skipped."""
+    """Return whether an image cannot be used; if so it is listed as skipped."""
     if image.fault:
         source.skipped.append((image.entry, image.fault))
     return bool(image.fault)
@@ -357,7 +357,9 @@ def _manifest(
     )
     kinds = {usable[i].entry.path: kind for i, kind in split_result.kinds.items()}
     set_aside = tuple(
-        SetAside(entry.path, entry.label, reason, kinds.get(entry.path) or KIND_OF.get(reason, "unreadable"))
+        SkippedImage(
+            entry.path, entry.label, reason, kinds.get(entry.path) or KIND_OF.get(reason, "unreadable")
+        )
         for entry, reason in source.skipped
     )
     classes = tuple(sorted({sample.label for sample in samples}))

@@ -27,7 +27,7 @@ from frostline.data.pixels.decoding import Picture
 from frostline.data.pixels.deep_pixels import Deep
 from frostline.data.pixels.rendering import PLAIN, Rendering
 from frostline.data.pixels.traits import Traits, with_decoded_traits
-from frostline.data.samples import PARTS, Conflict, Sample, SetAside, demand_training_images
+from frostline.data.samples import PARTS, Conflict, Sample, SkippedImage, demand_training_images
 from frostline.data.sources.common import OnProgress
 from frostline.data.splits import assignment, folding, grouping, resplitting, split_notes
 from frostline.data.splits.assignment import DIGEST, Folds
@@ -56,7 +56,7 @@ class Manifest:
         The usable images.
     classes : tuple of str
         Class names, sorted.
-    set_aside : tuple of SetAside
+    set_aside : tuple of SkippedImage
         Skipped images, each with the reason.
     conflicts : tuple of Conflict
         Identical images with different labels.
@@ -79,7 +79,7 @@ class Manifest:
     root: Path | None
     samples: tuple[Sample, ...]
     classes: tuple[str, ...]  # sorted
-    set_aside: tuple[SetAside, ...] = ()
+    set_aside: tuple[SkippedImage, ...] = ()
     conflicts: tuple[Conflict, ...] = ()
     near_copies: tuple[tuple[str, str], ...] = ()  # pairs of paths that are kept in one part
     suspects: tuple[tuple[str, str], ...] = ()  # every pair of paths that look alike, `near_copies` included
@@ -98,7 +98,7 @@ class Manifest:
     items: Items | None = field(default=None, compare=False, repr=False)  # images handed over in memory
 
     def __repr__(self) -> str:
-        """What a person wants to see first: how many, of what, in which parts."""
+        """Return a line with the number of images, the classes and the parts."""
         parts = [f"{len(samples):,} {part}" for part in PARTS if (samples := self.part(part))]
         names = ", ".join(self.classes[:SHOWN_CLASSES]) + (", …" if self.classes[SHOWN_CLASSES:] else "")
         aside = f", {len(self.set_aside):,} files skipped" if self.set_aside else ""
@@ -107,7 +107,7 @@ class Manifest:
 
     @property
     def notes(self) -> tuple[str, ...]:
-        """What a person should know, in sentences; files that can't be used are in `set_aside`."""
+        """The findings as sentences; unusable files are in `set_aside`."""
         return tuple(finding.note for finding in self.said)
 
     @cached_property
@@ -144,7 +144,7 @@ class Manifest:
 
     @cached_property
     def counts(self) -> dict[str, dict[str, int]]:
-        """How many images each class has in each part: `counts["cat"]["train"]`."""
+        """Number of images of each class in each part: `counts["cat"]["train"]`."""
         counter = Counter((sample.label, sample.split) for sample in self.samples)
         return {label: {part: counter[label, part] for part in PARTS} for label in self.classes}
 
@@ -287,7 +287,7 @@ class Manifest:
         if not faults:
             return self
         damaged = [sample for sample in self.samples if sample.digest in faults]
-        moved = [SetAside(sample.path, sample.label, faults[sample.digest]) for sample in damaged]
+        moved = [SkippedImage(sample.path, sample.label, faults[sample.digest]) for sample in damaged]
         usable = tuple(sample for sample in self.samples if sample.digest not in faults)
         demand_training_images(usable, self.classes, moved)
         note = f"{len(moved)} more image(s) skipped: decoding showed them to be damaged."
@@ -476,7 +476,7 @@ def _from_header(header: dict[str, Any], rows: list[list[str]]) -> Manifest:
         root=None if header["root"] is None else Path(header["root"]),
         samples=tuple(Sample(*row) for row in rows),
         classes=tuple(header["classes"]),
-        set_aside=tuple(SetAside(*row) for row in header["set_aside"]),
+        set_aside=tuple(SkippedImage(*row) for row in header["set_aside"]),
         conflicts=tuple(
             Conflict(name, tuple(paths), tuple(labels)) for name, paths, labels in header["conflicts"]
         ),

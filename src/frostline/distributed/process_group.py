@@ -46,17 +46,17 @@ _joined: list[_Group] = []  # none where this process works alone
 
 
 def rank() -> int:
-    """Which process of the job this is, from 0."""
+    """Return the rank of this process in the job, from 0."""
     return _joined[0].rank if _joined else 0
 
 
 def size() -> int:
-    """How many processes work together here; 1 alone."""
+    """Return the number of processes in the job; 1 alone."""
     return _joined[0].size if _joined else 1
 
 
 def leads() -> bool:
-    """Whether this process decides, prints and writes."""
+    """Return whether this process decides, prints and writes."""
     return rank() == 0
 
 

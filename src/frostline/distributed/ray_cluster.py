@@ -35,7 +35,7 @@ SHARED_LIBRARIES = ("frostline", "torch", "torchvision", "timm", "pillow", "nump
 
 @dataclass(frozen=True)
 class Share:
-    """What one worker takes of the cluster."""
+    """The resources of one worker."""
 
     cpus: int
     gpus: int
@@ -136,7 +136,7 @@ class Cluster:
 
 @dataclass(frozen=True)
 class Caller:
-    """What a worker must have in common with who called it."""
+    """The folders and versions that a worker must share with its caller."""
 
     home: str
     folders: list[str]
@@ -217,7 +217,7 @@ def _begin(ray: Any, address: str) -> None:
 
 
 def _resolved(address: str) -> str:
-    """Say what `AUTO` comes to: the cluster that runs, by Ray's own notes of it, else one here."""
+    """Return what `AUTO` comes to: the cluster that runs, by Ray's own notes of it, else one here."""
     if address != AUTO or os.environ.get("RAY_ADDRESS"):
         return address
     note = Path(os.environ.get("RAY_TMPDIR", "/tmp")) / "ray" / "ray_current_cluster"

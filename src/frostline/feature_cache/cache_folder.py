@@ -1,7 +1,7 @@
 """The folder behind a feature cache: opening it, writing shards, evicting, and handling errors.
 
-Nothing here raises for the state of the disk. The first trouble is said once, as a `StoreWarning`; after it
-the folder answers less (nothing can be read) or takes less (nothing can be written).
+Nothing here raises for the state of the disk. The first error is reported once, as a `CacheWarning`; after it
+nothing can be read, or nothing can be written.
 """
 
 from __future__ import annotations

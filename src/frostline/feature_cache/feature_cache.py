@@ -84,7 +84,7 @@ class FeatureCache:
 
     @property
     def writable(self) -> bool:
-        """Whether new rows are kept."""
+        """Return whether new rows are kept."""
         return self._folder.writable
 
     def close(self) -> None:

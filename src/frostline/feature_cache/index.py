@@ -60,7 +60,7 @@ class OtherFormat(Exception):
 
 @dataclass(frozen=True, slots=True)
 class Place:
-    """Where a row lies."""
+    """The shard and position of a row."""
 
     shard: int
     position: int
@@ -295,7 +295,7 @@ def _process_name(pid: int) -> str:
 
 
 def _holds(owner: str, until: float, now: float) -> bool:
-    """Tell whether a claim is another living process's."""
+    """Return whether a claim is another living process's."""
     if owner == _me() or until < now:
         return False
     host, pid, born = owner.rsplit(" ", 2)

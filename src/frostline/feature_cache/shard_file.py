@@ -69,7 +69,7 @@ class Form:
 
 @dataclass(frozen=True)
 class Contents:
-    """What a shard says of itself."""
+    """The contents of a shard's header."""
 
     prefix: str  # digest
     description: str  # JSON: what the prefix's rows were computed from

@@ -33,7 +33,7 @@ READ_AT_ONCE_BYTES = 32_000_000  # rows looked up and read in one go: a small pa
 
 @dataclass
 class Counts:
-    """How many features the prefix computed, and how many were read from the cache."""
+    """Number of features computed by the prefix and read from the cache."""
 
     rows_computed: int = 0
     rows_read: int = 0
@@ -83,7 +83,7 @@ class Frozen:
 
     @cached_property
     def _folded(self) -> bb.Folded | None:
-        """A copy with BatchNorm folded, where that is the way."""
+        """A copy with BatchNorm folded, where the configuration folds."""
         if not self.config.folded:
             return None
         folded = bb.Folded(self._original_model, list(self.config.folded))
@@ -134,7 +134,7 @@ class Frozen:
             yield model
 
     def compute(self, pixels: Tensor) -> Tensor:
-        """Return z for uint8 pixels (n, 3, s, s), n at most the way's batch."""
+        """Return z for uint8 pixels (n, 3, s, s), n at most the batch size."""
         x = self.config.plan.batch(padded(pixels, self.config.batch), self._backbone.preprocessing.normalise)
         with self._inference() as model:
             z = bb.prefix(self._backbone, model, self.cut)(x)
@@ -162,7 +162,7 @@ class Frozen:
         """Yield z batch by batch, computing in full batches of the prefix across batch borders."""
         flat = list(itertools.chain.from_iterable(items))
         chunks = [flat[i : i + self.config.batch] for i in range(0, len(flat), self.config.batch)]
-        rest: Tensor | None = None  # computed and not yet asked for
+        rest: Tensor | None = None  # computed and not yielded yet
         sizes = iter([len(batch) for batch in items])
         next_size = next(sizes, 0)
         for z in self._chunks(images, chunks, workers):
@@ -351,7 +351,7 @@ class Frozen:
     def _is_exact_from(
         self, early: Cut, early_rows: CachedPrefix, images: Images, item_of: dict[bytes, Item]
     ) -> bool:
-        """Whether rows of that cut lead to the same bits as pixels do: tried on one batch, once."""
+        """Return whether rows of that cut lead to the same bits as pixels do: tried on one batch, once."""
         if early.index not in self._bridges:
             missing = set(early_rows.missing(list(item_of)))
             keys = [key for key in item_of if key not in missing][: self.config.batch]

@@ -170,7 +170,7 @@ class Images(Dataset[Tensor]):
 
 
 class _Lists:
-    """What torch's loader asks for batches: once through."""
+    """Batch sampler for torch's DataLoader that yields given lists once."""
 
     def __init__(self, items: Iterable[Sequence[Item]]) -> None:
         self._items = items

@@ -223,7 +223,7 @@ def _bound(top: Floats, correct: NDArray[np.bool_], precision: float) -> float:
 
 @dataclass(frozen=True)
 class Doubts:
-    """What answers are doubted by: each class's lowest probability, and the distance of unfamiliar images."""
+    """Thresholds of selective prediction: each class's lowest probability, and the largest distance."""
 
     precision: float
     classes: tuple[str, ...]
@@ -239,7 +239,7 @@ class Doubts:
 
     @property
     def sentence(self) -> str:
-        """What was promised, for a person."""
+        """The expected accuracy of the predictions that are not marked, as a sentence."""
         text = (
             f"The others should reach an accuracy of {100 * self.precision:g} %, estimated on "
             f"{self.held_out:,} held-out images."

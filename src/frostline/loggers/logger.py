@@ -33,7 +33,7 @@ class Tracked:
 
     @property
     def parameters(self) -> dict[str, Parameter]:
-        """What was asked for, flat: `hyperparameters/lr` and so on."""
+        """The configuration, flat: `hyperparameters/lr` and so on."""
         return {key: _short(value) for key, value in _flat(self.config)}
 
 

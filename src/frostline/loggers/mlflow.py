@@ -65,7 +65,7 @@ class MlflowRun:
         self.finished = True
 
     def close(self, failed: bool | None) -> None:
-        """Say how the run ended, unless that was known before."""
+        """Return how the run ended, unless that was known before."""
         if self._already_finished:
             return
         with gently():

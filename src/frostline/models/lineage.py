@@ -21,7 +21,7 @@ FOLDS = 5  # what is tried to find out whether anything can be held out
 
 @dataclass(frozen=True)
 class _SeenImages:
-    """What is known of the images: which were met before, and whether anything is known at all."""
+    """The images that were seen before, and whether that could be determined."""
 
     images: Recognised
     traceable: bool
@@ -143,7 +143,7 @@ def _frame(backbone: Backbone) -> tuple[str, float]:
 
 
 def _on_resize(backbone: Backbone) -> list[Finding]:
-    """Say how a model that was adapted before saw images, where that is not plain."""
+    """Return how a model that was adapted before saw images, where that is not plain."""
     before, now = backbone.learned_as, backbone.preprocessing
     if before is None or before.resize == now.resize == "crop":
         return []

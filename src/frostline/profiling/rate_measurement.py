@@ -156,7 +156,7 @@ def _cpu_share(threads: int) -> float:
 
 
 def _base_bytes() -> int:
-    """What this process holds above its imports, once the C library has given back what is free."""
+    """Return the bytes that this process holds above its imports, after freed memory is returned."""
     with PeakMemory(0):
         return max(0, resident_bytes() - imported_baseline_bytes())
 

@@ -148,7 +148,7 @@ def _independent(study: Study, paths: Sequence[str]) -> int:
 
 
 def setting_difference(run: Contender, settings: Mapping[str, Mapping[str, Any]]) -> str:
-    """Say how a run of `train` was made unlike the runs of a comparison; nothing where it was made alike.
+    """Return how a run of `train` was made unlike the runs of a comparison; nothing where it was made alike.
 
     `settings` are a comparison's, by a candidate's network.
     """

@@ -126,7 +126,7 @@ def left_behind(path: Path, ending: str = "tmp") -> list[Path]:
 
 
 def _is_stale(entry: Path, host: str, process: int) -> bool:
-    """Whether the process that made this is gone. One of another machine is, for all we know, after a day."""
+    """Tell if the process that made this is gone. One of another machine is, for all we know, after a day."""
     try:
         modified = entry.lstat().st_mtime
         if host != _host():

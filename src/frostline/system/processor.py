@@ -78,7 +78,7 @@ def _group_s() -> float:
 
 @dataclass(frozen=True)
 class Free:
-    """What a process found as it began: cores that it may use, others' work on them, how threads wait."""
+    """The processor as a process found it: usable cores, other work on them, how threads wait."""
 
     cores: int
     others: float
@@ -100,7 +100,7 @@ class Free:
 
     @property
     def spins(self) -> bool:
-        """Whether threads spin where they wait."""
+        """Return whether threads spin where they wait."""
         policy = os.environ.get("OMP_WAIT_POLICY", "")
         return self.wait != PASSIVE and not (policy in self.wait and policy.upper() == "PASSIVE")
 
@@ -130,17 +130,17 @@ def _settled() -> str:
 
 
 def _alone() -> bool:
-    """Whether no thread has another to wait for."""
+    """Return whether no thread has another to wait for."""
     return os.cpu_count() == 1 or any(os.environ.get(name) == "1" for name in COUNTING)
 
 
 def _shared() -> bool:
-    """Whether this is one of several processes that a launcher started here: others' work is ours, too."""
+    """Tell if this is one of several processes that a launcher started here: others' work is ours, too."""
     return os.environ.get("LOCAL_WORLD_SIZE", "1") != "1"
 
 
 def _stays_busy() -> bool:
-    """Whether others are at work, and still are at a second look: a short stir must not slow a long run."""
+    """Tell if others are at work, and still are at a second look: a short stir must not slow a long run."""
     return all(_look(reading) >= BUSY for reading in (_first, None))
 
 
@@ -181,7 +181,7 @@ def cores() -> int:
 
 
 def count_is_set() -> bool:
-    """Whether the environment says how many threads there are."""
+    """Return whether the environment says how many threads there are."""
     return any(name in os.environ for name in COUNTING)
 
 

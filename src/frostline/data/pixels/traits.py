@@ -17,7 +17,7 @@ FLAT_LEVELS = 4
 
 @dataclass(frozen=True, slots=True)
 class Traits:
-    """What is known of an image. Those of a plain image of unknown size, in full view, are the default."""
+    """The traits of an image. The defaults are those of a plain opaque image of unknown size."""
 
     kind: str = ""  # "" = 8 bits and opaque; `rendering.ALPHA`; "uint16" … (`depth.kind_of`)
     flat: bool = False  # one colour, on any ground
@@ -52,11 +52,11 @@ class Traits:
 
     @property
     def special(self) -> bool:
-        """Whether its pixels depend on how the study shows them."""
+        """Return whether its pixels depend on how the study shows them."""
         return bool(self.kind)
 
     def flat_under(self, rendering: Rendering) -> bool:
-        """Whether the image is one colour as a study shows it."""
+        """Return whether the image is one colour as a study shows it."""
         if self.flat or self.levels is None:
             hidden = self.hidden_on_white if rendering.ground == WHITE else self.hidden_on_grey
             return self.flat or (hidden and rendering.ground in (WHITE, GREY))
@@ -97,7 +97,7 @@ def with_decoded_traits(picture: Picture, header: Traits = PLAIN) -> Traits:
 
 
 def is_flat(image: Any) -> bool:
-    """Whether no channel of an RGB image has more than `FLAT_LEVELS` between its extremes."""
+    """Return whether no channel of an RGB image has more than `FLAT_LEVELS` between its extremes."""
     return all(most - least <= FLAT_LEVELS for least, most in image.getextrema())
 
 

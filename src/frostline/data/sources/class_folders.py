@@ -128,7 +128,7 @@ def _left_out(root: Path, folder: Path, kind: str) -> Finding:
 
 
 def _nothing_found(root: Path, inside: list[Path]) -> str:
-    """Say why a folder holds no labelled image, with the nearest thing that would do."""
+    """Return why a folder holds no labelled image, with the nearest thing that would do."""
     files = [child for child in sorted(root.iterdir()) if child.is_file() and not is_hidden(child.name)]
     tables = [file for file in files if file.suffix.lower() in (".csv", ".parquet")]
     expected = " Expected a folder per class (cats/, dogs/), or train/ val/ test/ with those inside."

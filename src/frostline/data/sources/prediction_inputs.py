@@ -34,7 +34,7 @@ class PredictionInput:
 
     @property
     def is_remote(self) -> bool:
-        """Whether it must be fetched."""
+        """Return whether it must be fetched."""
         return isinstance(self.source, _Fetched)
 
     def open(self, how: Rendering = PLAIN) -> Image.Image:
@@ -130,7 +130,7 @@ def _joined(several: Iterable[PredictionInputs]) -> PredictionInputs:
 
 
 def _is_several(images: Any) -> bool:
-    """Whether these are several images, each to be looked at by itself, rather than one."""
+    """Return whether these are several images, each to be looked at by itself, rather than one."""
     shape = getattr(images, "shape", None)
     if shape is not None and (_kind(images) not in OBJECTS or not len(shape)):  # one object is no several
         return len(shape) == 4

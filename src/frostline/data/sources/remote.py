@@ -43,7 +43,7 @@ T = TypeVar("T")
 
 
 def is_address(text: str) -> bool:
-    """Whether a text is an address such as s3://bucket/key, rather than a path."""
+    """Return whether a text is an address such as s3://bucket/key, rather than a path."""
     scheme, mark, rest = text.partition("://")
     return bool(mark and rest) and scheme.replace("+", "").isalnum() and len(scheme) > 1
 
@@ -59,7 +59,7 @@ def masked(address: str) -> str:
 
 @dataclass(frozen=True, slots=True)
 class Place:
-    """Where an image's bytes lie: a whole object, or `size_bytes` of it from `offset` on."""
+    """The location of an image's bytes: a whole object, or `size_bytes` of it from `offset` on."""
 
     address: str
     size_bytes: int | None = None  # None = not known before it is read
@@ -242,14 +242,14 @@ def patiently(address: str, work: Callable[[], T]) -> T:
 
 
 def _passing(error: BaseException) -> bool:
-    """Whether another try may help."""
+    """Return whether another try may help."""
     lasting = (FileNotFoundError, PermissionError, IsADirectoryError, DataError)
     passing = isinstance(error, Exception) and not isinstance(error, lasting)
     return passing and not _lacks_credentials(error)
 
 
 def _lacks_credentials(error: BaseException) -> bool:
-    """Whether the library found none: botocore, google-auth and azure each have a class of their own."""
+    """Tell if the library found none: botocore, google-auth and azure each have a class of their own."""
     return "Credential" in type(error).__name__
 
 
@@ -285,6 +285,6 @@ def _is_visible(name: str) -> bool:
 
 
 def _is_picture(name: str) -> bool:
-    """Whether a name is meant for a picture, or says nothing: then the content decides when it is fetched."""
+    """Tell if a name is meant for a picture, or says nothing: then the content decides when it is fetched."""
     ending = PurePosixPath(name.lower()).suffix
     return not ending or ending in formats.suffixes()

@@ -93,7 +93,7 @@ def alike(hashes: Sequence[bytes], references: Sequence[bytes]) -> list[bool]:
 
 @dataclass(frozen=True, slots=True)
 class Likeness:
-    """Which contents look alike, as sorted pairs of digests."""
+    """Contents that look alike, as sorted pairs of digests."""
 
     near: list[tuple[str, str]]  # joins every family of near copies; within a family not every pair is listed
     suspects: list[tuple[str, str]]  # `near` included

@@ -46,7 +46,7 @@ class Split:
 
 
 def too_few_for_val(images: Collection[int]) -> bool:
-    """Whether nothing should be chosen on a val part taken from so many images of each class."""
+    """Return whether nothing should be chosen on a val part taken from so many images of each class."""
     return sum(images) < MIN_IMAGES_FOR_VAL or min(images, default=0) < MIN_CLASS_IMAGES_FOR_VAL
 
 
@@ -86,7 +86,7 @@ def split(
 
 @dataclass(frozen=True, slots=True)
 class _Table:
-    """What carving needs of every image, as (N,) columns."""
+    """Columns of all images, (N,) each, that carving needs."""
 
     entries: Sequence[ImageEntry]
     digests: Sequence[str]

@@ -7,7 +7,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from frostline.data.findings import Finding
-from frostline.data.samples import Sample, SetAside, demand_training_images
+from frostline.data.samples import Sample, SkippedImage, demand_training_images
 from frostline.data.sources.common import ImageEntry
 from frostline.data.splits.parts import SplitOptions, split
 from frostline.data.splits.split_notes import about_split
@@ -36,7 +36,7 @@ def redraw(data: Manifest, sides: Mapping[str, str]) -> Manifest:
     if split_result.parts == [sample.split for sample in data.samples]:
         return data
     lost = {data.samples[at].path: reason for at, reason in split_result.reasons.items()}
-    moved = [SetAside(s.path, s.label, lost[s.path], "tied") for s in data.samples if s.path in lost]
+    moved = [SkippedImage(s.path, s.label, lost[s.path], "tied") for s in data.samples if s.path in lost]
     samples = tuple(
         replace(sample, split=part)
         for sample, part in zip(data.samples, split_result.parts, strict=True)
@@ -53,7 +53,7 @@ def _source_part(sample: Sample, given_parts: tuple[str, ...]) -> str:
 
 
 def with_samples(
-    data: Manifest, samples: tuple[Sample, ...], moved: list[SetAside], findings: list[Finding]
+    data: Manifest, samples: tuple[Sample, ...], moved: list[SkippedImage], findings: list[Finding]
 ) -> Manifest:
     """Return the manifest of these samples, `moved` skipped, with new findings on the split."""
     gone = {item.path for item in moved}

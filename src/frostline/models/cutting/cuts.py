@@ -200,7 +200,7 @@ class _CutVerifier:
 
 
 def agree(actual: Tensor, expected: Tensor) -> bool:
-    """Tell whether two answers are the same: bit for bit, or within `TOLERANCE` of the largest number."""
+    """Return whether two answers are the same: bit for bit, or within `TOLERANCE` of the largest number."""
     if torch.equal(actual, expected):
         return True
     if actual.shape != expected.shape or not bool(expected.isfinite().all()):

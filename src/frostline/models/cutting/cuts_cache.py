@@ -33,7 +33,7 @@ def signature(model: nn.Module, size: int, architecture: str) -> str:
 
 
 class Findings:
-    """What a search found out about one architecture, as plain data and back."""
+    """The head, stages, cuts and notes of one architecture, as plain data and back."""
 
     def __init__(
         self,

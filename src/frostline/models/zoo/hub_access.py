@@ -54,14 +54,14 @@ def hub() -> str:
 
 
 def forbidden() -> bool:
-    """Whether HF_HUB_OFFLINE says that no hub is to be asked."""
+    """Return whether HF_HUB_OFFLINE says that no hub is to be asked."""
     from huggingface_hub import constants
 
     return bool(constants.HF_HUB_OFFLINE) or os.environ.get(OFFLINE, "").upper() in TRUE
 
 
 def online(address: str) -> bool:
-    """Tell whether `address` answers within `TIMEOUT_S` seconds; never if HF_HUB_OFFLINE is set."""
+    """Return whether `address` answers within `TIMEOUT_S` seconds; never if HF_HUB_OFFLINE is set."""
     return not forbidden() and _responds(address, int(time.monotonic() // ASKED_AGAIN_S))
 
 

@@ -67,7 +67,7 @@ class LoadedModel:
 
 
 def is_hugging_face(source: str) -> bool:
-    """Whether `source` is `hf/NAME` or a folder as `save_pretrained` writes it."""
+    """Return whether `source` is `hf/NAME` or a folder as `save_pretrained` writes it."""
     return source.startswith(PREFIX) or (Path(source).expanduser() / "config.json").is_file()
 
 

@@ -94,7 +94,7 @@ def load_lite(name: str) -> nn.Module:
 
 
 def is_available(name: str) -> bool:
-    """Tell whether lite0, lite1 or lite2 can be loaded without a network."""
+    """Return whether lite0, lite1 or lite2 can be loaded without a network."""
     package = PACKAGES[name]
     try:
         return _cached_path(package).is_file() or _packaged(package).is_file()
