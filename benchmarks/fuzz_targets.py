@@ -139,7 +139,7 @@ def manifest(data: bytes, folder: Path) -> None:
         Manifest.load(folder / "manifest.jsonl")
     header, rows = module.written.parse(data.decode("ascii", "replace"))
     try:
-        made = module._built(header, rows)
+        made = module._from_header(header, rows)
     except (KeyError, TypeError, ValueError):
         return
     assert Manifest.from_json(made.to_json()).digest == made.digest

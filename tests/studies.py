@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from frostline.data import Manifest, Sample, SetAside
+from frostline.data import Manifest, Sample, SkippedImage
 from frostline.strategies import hyperparameters, parse, scaled, schedule
 from frostline.studies.study_folder import FORMAT, digest_of
 
@@ -159,7 +159,7 @@ def write_run(
 def begin(place: Path, classes: Sequence[str] = PLAIN, *, per_class: int = 20, test: int = 6) -> Manifest:
     """Write a study's card and manifest; returns the manifest."""
     names = tuple(sorted(classes))
-    gone = SetAside("0/broken<b>.png", names[0], "is empty (0 bytes)")
+    gone = SkippedImage("0/broken<b>.png", names[0], "is empty (0 bytes)")
     data = Manifest(Path("/somewhere/photos"), samples(names, per_class, test=test), names, set_aside=(gone,))
     card = {"format": FORMAT, "data": data.digest, "split": data.split_digest, "test": data.test_digest}
     write(place / "study.json", card)

@@ -153,7 +153,7 @@ def test_a_strategy_that_raced_was_judged_by_its_race(study: Study) -> None:
     trained(study, "full", 0.95)
     winner = compared(study, "head", "full", accuracy=0.7, val=0.7)
     assert best_of(study).folder == winner
-    assert over(study) == {"full": "its strategy raced and was judged there, 60.0 % out of fold"}
+    assert over(study) == {"full": "its strategy was part of the comparison,  60.0 % out of fold"}
     trained(study, "full", 0.99)
     assert best_of(study).folder == winner
 
@@ -185,7 +185,7 @@ def test_a_later_run_that_is_better_on_the_same_images_answers(study: Study) -> 
     assert found.passed_over[0].run == worse.name
     trained(study, "top_k(3)", 0.71)
     assert best_of(study).folder == winner
-    chance = "ahead by accuracy on the same val part (70.0 % out of fold), but too close to call"
+    chance = "ahead by accuracy on the same val part (70.0 % out of fold), but not significantly different"
     assert over(study)["top_k(3)"] == chance
     better = trained(study, "top_k(2)", 0.8)
     found = best_of(study)
@@ -222,12 +222,12 @@ def test_what_was_judged_on_other_images_is_told_and_the_newest_answers(study: S
     run = trained(study, "top_k(1)", 0.99)
     winner = compared(study, "head", "full", val=None, folds=None)
     assert best_of(study).folder == winner
-    assert over(study) == {"top_k(1)": "judged on other images, and older"}
+    assert over(study) == {"top_k(1)": "evaluated on other images, and older"}
     newer = trained(study, "top_k(2)", 0.4)
     found = best_of(study)
     assert found.folder == run != newer  # the best of those that can be compared, one of which is the newest
     assert found.why == (
-        "the best of 2 by accuracy on val; the winner of the comparison, head, was judged on other images"
+        "the best of 2 by accuracy on val; the winner of the comparison, head, was evaluated on other images"
     )
 
 
@@ -235,7 +235,7 @@ def test_a_run_that_nothing_judges_gives_way_to_a_winner(study: Study) -> None:
     winner = compared(study, "head", "full")
     trained(study, "top_k(2)", None, test=1.0)
     assert best_of(study).folder == winner
-    assert over(study) == {"top_k(2)": "no val part judges it"}
+    assert over(study) == {"top_k(2)": "not evaluated on a val part"}
 
 
 def test_winners_of_the_same_folds_are_compared_and_of_others_the_newest_counts(study: Study) -> None:
@@ -245,7 +245,7 @@ def test_winners_of_the_same_folds_are_compared_and_of_others_the_newest_counts(
     assert over(study) == {"head": "no better on the same folds"}
     other = compared(study, "top_k(1)", "scratch", accuracy=0.5, folds="others")
     assert best_of(study).folder == other
-    assert over(study) == dict.fromkeys(("full", "head"), "judged on other folds, and older")
+    assert over(study) == dict.fromkeys(("full", "head"), "evaluated on other folds, and older")
 
 
 def test_the_leader_of_a_comparison_at_work_answers_until_something_newer_does(study: Study) -> None:
@@ -277,6 +277,6 @@ def test_a_damaged_comparison_is_named_and_keeps_nobody_from_naming_a_run(study:
     compared(study, "head", "full")
     (file,) = study.path.glob("comparisons/*/*.json")
     file.write_text('{"standings": 5}')
-    with pytest.raises(StudyError, match=r"comparison\.json is damaged|as a run of its own"):
+    with pytest.raises(StudyError, match=r"comparison\.json is damaged|as one of its runs"):
         best_of(study)
     assert best_of(study, run.name).folder == run

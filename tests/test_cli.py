@@ -121,10 +121,13 @@ def test_a_comparison_that_is_finished_says_so_and_predict_names_who_it_passed_o
     answers = one_object(frostline("predict", study, str(table.parent), "--json"))
     assert answers["run"] == told["answering"]["run"]
     assert [(row["run"], row["reason"]) for row in answers["passed_over"]] == [
-        (late, "no val part judges it")
+        (late, "not evaluated on a val part")
     ]
     said = frostline("predict", study, str(table.parent)).stderr
-    assert f"Passed over: head(epochs=3) (run {late}, judged by no val part): no val part judges it." in said
+    assert (
+        f"Passed over: head(epochs=3) (run {late}, judged by no val part): not evaluated on a val part."
+        in said
+    )
     assert one_object(frostline("predict", study, str(table.parent), "--run", run, "--json"))["run"] == run
 
 

@@ -287,8 +287,8 @@ def test_the_verdict_says_how_much_was_seen() -> None:
     first, *_ = verdict_lines(result)
     assert first == "full leads over 1 repeat, ahead of every other: too few to name a winner."
     headline = {**result, "basis": "test part"}
-    assert "images that no choice has seen" in sentences.accuracy(headline)
-    assert "3 configurations have looked at by now" in sentences.accuracy({**headline, "test_looks": 3})
+    assert "images that no decision has used" in sentences.accuracy(headline)
+    assert "3 configurations have been evaluated on" in sentences.accuracy({**headline, "test_looks": 3})
     three = {**result, "repeats": 3, "separated": True}
     assert verdict_lines(three)[0].startswith("full wins over 3 repeats, separated")
     alone = {**result, "differences": []}

@@ -376,7 +376,7 @@ def test_rates_measured_beside_other_work_say_so(images: Images, monkeypatch: py
     assert "50%" in found.notes[0]
     monkeypatch.setattr(rate_correction.numeric_search, "pass_s", lambda *_: 1e9)
     (note,) = profiling.measure(backbone, images, threads=1).notes  # they are held against now instead
-    assert "no longer held" in note
+    assert "were out of date" in note
     monkeypatch.setattr(time, "process_time", time.perf_counter)
     assert profiling.measure(backbone, images, threads=1, batch=16).notes == ()
     assert Rates.from_dict(json.loads(json.dumps(found.as_dict()))) == found

@@ -180,7 +180,7 @@ def test_what_was_asked_for_is_done(tmp_path: Path) -> None:
     assert np.array_equal(np.asarray(fixed.read(sample))[..., 0], expected)
     single = load_data(place, intensity_range="per-image")
     assert all(np.asarray(single.read(sample)).max() == 255 for sample in single.samples)
-    assert any("its own range, as was asked for" in note for note in single.notes)
+    assert any("its own range, as requested" in note for note in single.notes)
     for wrong in ("0", "9,1", "a,b", "nan,1", "0,inf", "1,1"):
         with pytest.raises(UsageError, match="expected auto, per-image, or LOW,HIGH"):
             load_data(place, intensity_range=wrong)
@@ -199,7 +199,7 @@ def test_a_study_keeps_its_range_for_later_versions(tmp_path: Path) -> None:
     assert any("over 1 % of the pixels lie outside" in note for note in later.notes)
     assert load_data(place).rendering != first.rendering
     (study / "manifest.jsonl").write_text('{"rendering": {"ranges": [3]}}\n')
-    with pytest.raises(DataError, match="how pixels were made"):
+    with pytest.raises(DataError, match="how pixels were rendered"):
         load_data(place, study=study)
 
 
@@ -286,7 +286,7 @@ def test_damaged_words_on_pixels_are_refused() -> None:
         {"ground": [1, 2, 900]},
         {"intensity_range": 3},
     ):
-        with pytest.raises(DataError, match="how pixels were made"):
+        with pytest.raises(DataError, match="how pixels were rendered"):
             Rendering.from_dict({**good, **change})
 
 
@@ -311,7 +311,7 @@ def test_colours_whose_file_is_closed(tmp_path: Path) -> None:
         pass
     assert np.array_equal(picture(closed).deep.values, picture(data).deep.values)
     (tmp_path / "a.png").unlink()
-    with pytest.raises(DamagedImage, match="Hand over the file's path or bytes instead"):
+    with pytest.raises(DamagedImage, match="Pass the file's path or bytes instead"):
         picture(closed)
 
 

@@ -79,7 +79,9 @@ def test_white_icons_lie_on_grey_and_the_whole_set_with_them(tmp_path: Path) -> 
     red = next(sample for sample in data.samples if sample.path == "b/red.png")
     assert (128, 128, 128) in set(map(tuple, np.asarray(data.read(red)).reshape(-1, 3).tolist()))
     (note,) = [note for note in data.notes if "transparency" in note]
-    assert note.startswith("17 image(s) with transparency are laid on mid-grey, since white would hide 16")
+    assert note.startswith(
+        "17 image(s) with transparency are composited on mid-grey, since white would hide 16"
+    )
     assert not any("flat" in note for note in data.notes)
     assert Manifest.from_json(data.to_json()).rendering == data.rendering
 

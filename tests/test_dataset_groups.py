@@ -65,7 +65,7 @@ def test_frames_of_a_video_are_proposed_and_not_applied(tmp_path: Path) -> None:
     assert "--group-by auto" in said.advice
     assert said.note in data.notes
     held = [sample for sample in data.samples if sample.split != "train"]
-    assert f"{len(held)} of {len(held)} val and test images have a mate in train" in said.message
+    assert f"{len(held)} of {len(held)} val and test images share such a group with train" in said.message
     proposal = data.proposed_groups
     assert proposal is not None
     assert torn(data, proposal.groups)
@@ -117,7 +117,7 @@ def test_images_that_no_rule_names_stand_alone_and_are_counted(tmp_path: Path) -
 @pytest.mark.parametrize(
     ("by", "words"),
     [
-        ("re:(", "no regular expression"),
+        ("re:(", "not a regular expression"),
         ("re:", "expected parent, column:NAME, re:REGEX or auto"),
         ("column:", "expected parent"),
         ("parnet", "Did you mean 'parent'"),
@@ -301,7 +301,7 @@ def test_a_study_keeps_its_groups(tmp_path: Path) -> None:
     data = load(root, study=study)
     assert data.reading["group_by"] == "auto"
     assert not torn(data, [name_of(sample) for sample in data.samples])
-    assert "Groups are by auto, as the study has them." in data.notes
+    assert "Groups are by auto, as in the study." in data.notes
     assert load(root, study=study, group_by="re:(clip.)").reading["group_by"] == "re:(clip.)"
     (study / "manifest.jsonl").write_text('["no header"]\n')
     with pytest.raises(DataError, match=r"manifest.jsonl is damaged: its first line says"):

@@ -52,7 +52,7 @@ def test_folders_that_people_call_parts(
     assert not wrong, found
     notes = load_data(tmp_path / "set").notes
     aliased = any(name.split("/")[0].lower() not in ("train", "training", "testing") for name in folders)
-    assert any("taken for parts" in note for note in notes) == aliased
+    assert any("read as parts" in note for note in notes) == aliased
 
 
 def test_a_set_in_a_folder_of_its_own_name_is_looked_through(tmp_path: Path) -> None:

@@ -143,7 +143,7 @@ class Augmenting(Items):
         (Items([]), "is empty"),
         (Items([Image.new("RGB", (8, 8))]), "expected pairs"),
         (Augmenting([0] * 4), "without random transforms"),
-        (Items([(torch.randn(3, 8, 8), 0)] * 4), "hand it over without that step"),
+        (Items([(torch.randn(3, 8, 8), 0)] * 4), "pass it without that step"),
         (Items([(torch.rand(5, 8, 8), 0)] * 4), r"has shape \(8, 8, 5\)"),
         (Items([(pixels(0), [0.5, 0.5])] * 4), "soft labels"),
         (Items([(pixels(0), 7)] * 4, ["a", "b"]), "names 2 classes, 0 to 1"),

@@ -182,7 +182,7 @@ def test_hostile_members_are_set_aside_and_nothing_is_unpacked(tmp_path: Path, s
 def test_a_torn_or_compressed_shard_and_a_missing_one_are_told(tmp_path: Path, store: Any) -> None:
     torn = tmp_path / "torn.tar"
     torn.write_bytes(b"no tar at all" * 100)
-    with pytest.raises(DataError, match="no plain tar file"):
+    with pytest.raises(DataError, match="not a plain tar file"):
         frostline.load_data(torn)
     with pytest.raises(DataError, match=r"does not exist|No shard"):
         frostline.load_data(tmp_path / "none.tar")

@@ -107,7 +107,7 @@ def test_train_and_val_without_test(tmp_path: Path) -> None:
     data = load_data(tmp_path)
     assert data.counts["a"]["val"] == 4
     assert 0 < data.counts["a"]["test"] < 20
-    assert any("taken out of train" in note for note in data.notes)
+    assert any("drawn from train" in note for note in data.notes)
 
 
 def test_images_without_a_class_are_set_aside(tmp_path: Path) -> None:
@@ -238,7 +238,7 @@ def test_missing_files_are_listed_and_all_missing_refused(tmp_path: Path) -> Non
     (gone,) = load_data(table(tmp_path / "list.csv", columns, rows)).set_aside
     assert (gone.path, gone.reason) == ("a/lost.png", "does not exist")
     with pytest.raises(
-        DataError, match=r"Not one of 7 images can be used\. Paths that are not absolute count from"
+        DataError, match=r"None of 7 images can be used\. Paths that are not absolute count from"
     ):
         load_data(table(tmp_path / "elsewhere" / "list.csv", columns, rows))
 
@@ -299,5 +299,5 @@ def test_a_class_in_test_only_is_refused(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("share", [-0.1, 1.0, 20])
 def test_shares_out_of_range(tmp_path: Path, share: float) -> None:
-    with pytest.raises(UsageError, match="from 0 up to"):
+    with pytest.raises(UsageError, match="at least 0 and below 1"):
         load_data(tmp_path, test_size=share)

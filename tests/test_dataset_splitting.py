@@ -131,7 +131,7 @@ def test_each_class_has_the_rounded_share(size: int, test: int, val: int) -> Non
         outcome = split_of(found, SplitOptions(seed, 0.2, 0.2))
         assert set(counts_of(found, outcome, "test").values()) == {test}
         assert set(counts_of(found, outcome, "val").values()) == {val}
-        assert not any(" % was asked for" in note for note in notes_of(found, outcome))
+        assert not any(" % was requested" in note for note in notes_of(found, outcome))
 
 
 @QUICK

@@ -122,9 +122,7 @@ def test_fastai_s_is_valid_is_a_split(folder: Path) -> None:
 def test_columns_are_named_where_there_are_several(folder: Path) -> None:
     header, rows = "file,image,kind,class", [f"{path},x,z,{path[0]}" for path in PATHS]
     where = written(folder, "\n".join([header, *rows]))
-    with pytest.raises(
-        DataError, match=r"'file', 'image' could each be it: say which, as --path-column file"
-    ):
+    with pytest.raises(DataError, match=r"'file', 'image' could each be it: name one, as --path-column file"):
         load_data(where)
     assert len(load_data(where, path_column="File").samples) == 6
     assert set(load_data(where, path_column="file", label_column="class").classes) == {"a", "b"}

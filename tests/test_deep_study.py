@@ -94,7 +94,7 @@ def test_answers_warn_of_what_training_did_not_see(run: frostline.Run, tmp_path:
     }
     answers = frostline.predict(run.study.path, folder_of(tmp_path, files))
     said = "\n".join(answers.notes)
-    assert "In 1 image(s) over 1 % of the pixels lie outside the range" in said
+    assert "In 1 image(s) over 1 % of the pixels lie outside the" in said
     assert "over.png" in said
     assert "hold float32 values, which no training image did" in said
     assert "1 image(s) hold 8 bits, and the model learned from uint16" in said

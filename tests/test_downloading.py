@@ -154,7 +154,7 @@ def test_a_network_that_swallows_everything_is_waited_for_briefly(monkeypatch: p
 def test_offline_is_respected_and_said(hub: Hub, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
     with pytest.raises(
-        ModelError, match=r"no hub is asked, since HF_HUB_OFFLINE is set. On this disk: lite0"
+        ModelError, match=r"no hub is contacted, since HF_HUB_OFFLINE is set. On this disk: lite0"
     ):
         frostline.load_backbone(NAME, download=True)
     assert not hub.asked

@@ -183,7 +183,7 @@ def test_a_delta_refuses_other_base_weights_and_changed_tensors(runs: dict[str, 
     assert frostline.load_model(tmp_path / "out", base=tiny_model())
     with pytest.raises(ModelError, match="other base weights"):
         frostline.load_model(tmp_path / "out", base=tiny_model(seed=1))
-    with pytest.raises(ModelError, match="Hand them over"):
+    with pytest.raises(ModelError, match="Pass them"):
         frostline.load_model(tmp_path / "out")
     with pytest.raises(ModelError, match="other base weights"):
         frostline.export(

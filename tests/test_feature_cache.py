@@ -243,7 +243,7 @@ def test_a_full_disk_stops_keeping_not_working(place: Path, monkeypatch: pytest.
         raise OSError(28, "No space left on device", str(path))
 
     monkeypatch.setattr("frostline.system.directories.write_atomically", refuse)
-    with pytest.warns(CacheWarning, match="takes no more rows .No space left") as said:
+    with pytest.warns(CacheWarning, match="takes no more features .No space left") as said:
         computed = fill(store.prefix(ABOUT), KEYS)
     assert len(said) == 1
     assert computed <= 50
@@ -289,7 +289,7 @@ def read_only(place: Path) -> None:
 
 def test_a_folder_that_cannot_be_made_is_said(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("no folder")
-    with pytest.warns(CacheWarning, match="cannot be used .*rows are computed instead"):
+    with pytest.warns(CacheWarning, match="cannot be used .*features are computed instead"):
         store = FeatureCache(tmp_path / "file" / "rows")
     assert store.prefix(ABOUT).missing(KEYS) == KEYS
     assert (store.holdings(), store.total_bytes(), store.clear(), store.room_bytes()) == ([], 0, 0, 0)
@@ -439,7 +439,9 @@ def test_a_shard_that_another_process_took_in_first_is_no_damage(place: Path) ->
     (shard,) = shard_files(place)
     says = sharding.contents(shard)
     index = folders.Index(place / folders.INDEX)
-    index.add(index.prefix_id(says.shelf, says.about)[0], says.form, shard.name, 1, says.keys, says.checks)
+    index.add(
+        index.prefix_id(says.prefix, says.description)[0], says.form, shard.name, 1, says.keys, says.checks
+    )
     index.close()
     assert right(store.prefix(ABOUT), KEYS) == 100
     assert store.trouble == ""

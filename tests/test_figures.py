@@ -33,6 +33,6 @@ def test_every_figure_of_a_result_is_an_attribute(tmp_path: Path) -> None:
     assert run.interpolation is None  # a figure that this run does not have
     with pytest.raises(AttributeError, match="acuracy"):
         _ = run.acuracy  # type: ignore[attr-defined]
-    with pytest.raises(AttributeError, match="can't be set"):
+    with pytest.raises(AttributeError):
         run.accuracy = 1.0
     assert "95 % interval" in str(type(run).low.__doc__)

@@ -242,7 +242,7 @@ def test_a_study_that_cannot_be_written_is_said_before_any_work(
     digests = {"data": "a", "split": "b", "test": "c"}
     Study.open(tmp_path / "study", **digests)
     monkeypatch.setattr(os, "access", lambda *_: False)
-    with pytest.raises(StudyError, match=r"study cannot be written\. Take another with --study"):
+    with pytest.raises(StudyError, match=r"study cannot be written\. Use another with --study"):
         Study.open(tmp_path / "study", **digests)
 
 

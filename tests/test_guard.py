@@ -286,7 +286,7 @@ def test_an_answer_outside_of_the_study_is_refused(tmp_path: Path, where: Any) -
         else:
             studies.write(outcome, {**told, "run": where})
         for ask in (frostline.load_model, lambda p: frostline.predict(p, tmp_path)):
-            with pytest.raises(StudyError, match=r"as a run of its own|cannot be read"):
+            with pytest.raises(StudyError, match=r"as one of its runs|cannot be read"):
                 ask(place)
         assert frostline.report(place).path.parent == place
 
@@ -295,7 +295,7 @@ def test_a_run_that_is_a_link_out_of_the_study_is_refused(tmp_path: Path) -> Non
     place = strangers(tmp_path, {})
     (place / "runs").mkdir(exist_ok=True)
     (place / "runs" / "out").symlink_to(tmp_path)
-    with pytest.raises(StudyError, match="as a run of its own"):
+    with pytest.raises(StudyError, match="as one of its runs"):
         Study(place).run_at("runs/out")
 
 
@@ -597,7 +597,7 @@ def test_formats_that_are_programs_are_refused(content: bytes) -> None:
 def test_a_file_too_large_to_be_an_image_is_not_read(tmp_path: Path) -> None:
     with open(tmp_path / "a.jpg", "wb") as file:
         file.truncate(decoding.MAX_FILE_BYTES + 1)  # a hole: no disk is filled
-    with pytest.raises(DamagedImage, match="no image that could be decoded"):
+    with pytest.raises(DamagedImage, match="cannot be decoded"):
         decoding.open_image(tmp_path / "a.jpg")
 
 

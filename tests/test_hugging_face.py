@@ -217,7 +217,7 @@ def test_a_name_is_found_in_the_hubs_cache_without_a_network(
     monkeypatch.setattr("transformers.utils.hub.constants.HF_HUB_CACHE", str(tmp_path))
     backbone = frostline.load_backbone("hf/someone/tiny")
     assert backbone.name == "hf/someone/tiny"
-    with pytest.raises(ModelError, match="no hub is asked, since HF_HUB_OFFLINE is set"):
+    with pytest.raises(ModelError, match="no hub is contacted, since HF_HUB_OFFLINE is set"):
         frostline.load_backbone("hf/someone/other")
 
 

@@ -182,7 +182,7 @@ def test_a_measurement_asks_no_probe_of_what_was_learned(
     backbone = frostline.load_backbone(str(place / "study"))
     signals = frostline.measure(backbone, frostline.load_data(place / "both"), rates=False, random=False)
     demand_apart(held, learned)
-    assert any("no probe is asked about them" in note for note in signals.notes)
+    assert any("no probe is evaluated on them" in note for note in signals.notes)
     everything = frostline.load_data(place / "old", test_size=0.0)
     signals = frostline.measure(backbone, everything, rates=False, random=False)
     assert signals.probe_by_stage != () or any("No class has two new images" in n for n in signals.notes)
@@ -195,7 +195,7 @@ def test_nothing_left_to_judge_by_is_refused(place: Path, tmp_path: Path) -> Non
         (tmp_path / "seen" / path).parent.mkdir(parents=True, exist_ok=True)
         shutil.copy(place / "old" / path, tmp_path / "seen" / path)
     data = frostline.load_data(tmp_path / "seen")
-    with pytest.raises(DataError, match=r"too few others are left to judge it by.*Add new images"):
+    with pytest.raises(DataError, match=r"too few others are left to evaluate it on.*Add new images"):
         frostline.train(backbone, data, "linear_probe", study=tmp_path / "next", **EXACT)
     assert not (tmp_path / "next").exists()
     with pytest.raises(DataError, match="too few others are left"):

@@ -119,7 +119,7 @@ def test_of_many_images_a_share_is_listened_to_and_all_give_the_curve(
 
 
 class ChannelsLast(nn.Module):
-    """Passes its maps on as (n, h, w, c), as Swin does, and uses no module that can be listened to."""
+    """Passes its maps on as (n, h, w, c), as Swin does, and uses no module that can be hooked."""
 
     def __init__(self, classes: int = 5) -> None:
         super().__init__()
@@ -150,8 +150,8 @@ def test_a_network_that_cannot_be_listened_to_is_measured_without_similarity(dat
     assert found.similarity is None
     assert found.confidence is None  # a head of one number is always sure
     assert len(found.probe_by_stage) == 2
-    assert any("can be listened to" in note for note in found.notes)
-    assert any("random weights is left out" in note for note in found.notes)  # `scale` can't be made afresh
+    assert any("can be hooked" in note for note in found.notes)
+    assert any("random weights is skipped" in note for note in found.notes)  # `scale` can't be made afresh
     assert all(row.random is None for row in found.probe_by_stage)
 
 

@@ -86,8 +86,8 @@ def of_text(text: str) -> Story:
     )
     told["log loss"] |= set(re.findall(r"Log loss is (\d\.\d{3}) \((\d\.\d{3})–(\d\.\d{3})\)", text))
     told["calibration error"] |= set(re.findall(r"levels is (\d+\.\d) points", text))
-    told["looks"] |= set(re.findall(r"(\d+) configurations have looked", text))
-    told["looks"] |= {"1"} if "that no choice has seen" in text else set()
+    told["looks"] |= set(re.findall(r"(\d+) configurations have been evaluated", text))
+    told["looks"] |= {"1"} if "that no decision has used" in text else set()
     told["looks"] |= {"1"} if re.search(r"\bonce\b", text) and "test" in text else set()
     return told
 
@@ -213,8 +213,8 @@ def test_a_fit_tells_one_story(tmp_path: Path, capsys: pytest.CaptureFixture[str
         [ends[0] - lead, ends[1] - lead], abs=0.11
     )  # of one kind
     assert sum(name.startswith("row ") for name in told) == 3
-    assert "Classes are unequal (5 to 1)" in terminal  # 20 against 4
-    assert "Classes are unequal (5 to 1)" in Path(found.report).read_text()
+    assert "Classes are imbalanced (5 to 1)" in terminal  # 20 against 4
+    assert "Classes are imbalanced (5 to 1)" in Path(found.report).read_text()
     assert {"balanced_accuracy", "majority_share", "worst_class"} <= set(found.result)
 
 
@@ -269,7 +269,7 @@ def test_a_comparison_with_a_test_part(tmp_path: Path, capsys: pytest.CaptureFix
     assert len(told["headline"]) == 1
 
 
-# --- figures that can't be known --------------------------------------------------------------------------
+# --- figures that are unknown --------------------------------------------------------------------------
 
 
 def test_one_image_a_class_has_no_figure_and_a_sentence(
@@ -279,9 +279,9 @@ def test_one_image_a_class_has_no_figure_and_a_sentence(
     found = fitted(write_folder(tmp_path / "photos", per_class=1), tmp_path / "study", log=said.append)
     fit_text.fitted(found)
     assert (found.accuracy, found.low, found.balanced_accuracy) == (None, None, None)
-    assert "can't be known" in " ".join(said)
+    assert "accuracy is unknown" in " ".join(said)
     for text in (capsys.readouterr().out, Path(found.report).read_text()):
-        assert "can't be known" in " ".join(text.split()).replace("&#39;", "'")
+        assert "accuracy is unknown" in " ".join(text.split()).replace("&#39;", "'")
     assert frostline.predict(tmp_path / "study", tmp_path / "photos", module=tiny_backbone().model)
 
 
@@ -308,9 +308,9 @@ def test_a_class_that_was_never_asked_is_named(tmp_path: Path, capsys: pytest.Ca
     fit_text.fitted(found)
     assert found.never_asked == ["kind 0"]
     assert found.balanced_accuracy is None
-    assert "kind 0 was never asked" in capsys.readouterr().out
+    assert "kind 0 was not evaluated" in capsys.readouterr().out
     page = Path(found.report).read_text()
-    assert "kind 0 was never asked" in page
+    assert "kind 0 was not evaluated" in page
     assert "Every class was" not in page
 
 
@@ -327,7 +327,7 @@ def test_a_class_without_a_test_image_has_no_recall(
     assert run.balanced_accuracy is None
     assert run.never_asked == ["kind 2"]
     text = capsys.readouterr().out
-    assert "kind 2 was never asked" in text
+    assert "kind 2 was not evaluated" in text
     assert "never asked" in text
 
 

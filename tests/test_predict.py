@@ -97,7 +97,7 @@ def test_a_grey_array_is_an_image(run: frostline.Run, photos: Path) -> None:
         ({"a": 1}, "image is a dict"),
         (io.BytesIO(b"x"), "image is a BytesIO"),
         ([None], r"image\[0\] is a NoneType"),
-        ([], "No image found in nothing"),
+        ([], "No images were given"),
         ("nowhere", "nowhere does not exist"),
     ],
 )

@@ -173,7 +173,7 @@ def test_a_killed_process_ends_the_job_and_any_number_goes_on(
     done = launch(2, tmp_path, {**job, "kill": [1, 8], "each_step_kept": True})
     assert done.returncode != 0
     assert "Another of the 2 processes of this job has ended or can't be reached" in done.stderr
-    assert "the same command goes on, also with another number of processes" in done.stderr
+    assert "the same command resumes, also with another number of processes" in done.stderr
     (state,) = job["study"].glob("runs/*/state.safetensors")
     with safe_open(state, framework="pt") as file:
         assert 5 <= json.loads(file.metadata()["progress"])["steps"] <= 8

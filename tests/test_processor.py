@@ -144,7 +144,7 @@ def test_torch_that_is_there_already_is_left_to_fewer_threads(monkeypatch: pytes
     monkeypatch.setattr(torch, "get_num_threads", lambda: 2)
     plan = numerics.pinned_plan("float32")
     assert (plan.threads, plan.wait) == (1, AS_IT_COMES)
-    assert plan.load == "2.0 of 2 cores were at work for others"
+    assert plan.load == "2.0 of 2 cores were busy with other work"
     assert "OMP_WAIT_POLICY" not in os.environ
     assert numerics.exact_plan().threads == 2
 
@@ -246,7 +246,7 @@ def test_a_plan_of_a_run_is_obeyed_when_the_machine_has_changed(
     monkeypatch.undo()
     run = frostline.train(tiny_backbone(), data, "head", study=tmp_path / "study")
     assert run.numeric_plan["threads"] == 1
-    assert run.numeric_plan["load"] == "2.0 of 2 cores were at work for others"
+    assert run.numeric_plan["load"] == "2.0 of 2 cores were busy with other work"
 
 
 # --- rates that were remembered -----------------------------------------------------------------------------

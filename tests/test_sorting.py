@@ -66,7 +66,7 @@ def test_nothing_is_written_through_a_link_that_leads_out(tmp_path: Path) -> Non
     (tmp_path / "elsewhere").mkdir()
     (tmp_path / "out").mkdir()
     (tmp_path / "out" / "cat").symlink_to(tmp_path / "elsewhere")
-    with pytest.raises(UsageError, match="leads elsewhere, and nothing is written outside"):
+    with pytest.raises(UsageError, match="leads elsewhere; nothing is written outside"):
         sort_into(tmp_path / "out", [(image, "cat")])
     (tmp_path / "out" / "dog").mkdir()
     (tmp_path / "out" / "dog" / "x.jpg").symlink_to(tmp_path / "elsewhere" / "new.jpg")

@@ -182,7 +182,7 @@ def test_a_module_of_ones_own_needs_its_preprocessing() -> None:
     plain = Preprocessing(64, 1.0, "bilinear", (0.5,) * 3, (0.5,) * 3)
     backbone = load_backbone(model, preprocessing=plain, name="mine")
     assert (backbone.name, backbone.model) == ("mine", model)
-    with pytest.raises(ModelError, match="Hand the module over"):
+    with pytest.raises(ModelError, match="Pass the module"):
         rebuild(backbone.source, 3)
     assert (
         rebuild(backbone.source, 3, module=model).state_dict().keys() == backbone.adapt(3).state_dict().keys()

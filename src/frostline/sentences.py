@@ -1,8 +1,8 @@
-"""Figures in words, the same wherever a person reads them: terminal, report, export. Imports nothing.
+"""Figures as text, the same in the terminal, the report and exports. Imports nothing.
 
 A headline is a record that a comparison and `fit` keep and all others read: `accuracy`, `low`, `high`
-(fractions 0–1, `None` where they can't be known), `basis`, `images` (asked), `pool` (that might have been),
-`folds`, `optimism`, `test_looks`, `note` (why the accuracy can't be known), and what `metrics.balance` gives.
+(fractions 0–1, `None` where unknown), `basis`, `images` (evaluated), `pool` (that might have been),
+`folds`, `optimism`, `test_looks`, `note` (why the accuracy is unknown), and what `metrics.balance` returns.
 """
 
 from __future__ import annotations
@@ -11,13 +11,13 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 # Most images of a class over fewest, from which accuracy alone misleads. At 5:1 two classes give five in six
-# to whoever always answers the commonest. A choice.
+# to a model that always predicts the commonest. A choice.
 UNEQUAL = 5.0
 MOST_NAMED = 3  # classes in a sentence
 PARTS = {2: "half", 3: "two thirds", 4: "three quarters", 5: "four fifths"}  # learned from, of so many folds
 NOTHING_TO_ASK = (
-    "No class has two images that are independent of each other, so none can be held out: how good the model "
-    "is can't be known. Add images."
+    "No class has two images that are independent of each other, so none can be held out and the accuracy "
+    "is unknown. Add images."
 )
 
 
@@ -37,10 +37,10 @@ def counted(number: int, noun: str, plural: str = "") -> str:
 
 
 def basis(headline: Mapping[str, Any]) -> str:
-    """Say what the accuracy is of, and what was taken off it."""
+    """Return what the accuracy was measured on, and the correction that was subtracted."""
     text = _of_what(headline)
     if headline.get("optimism"):
-        text += f", lowered by {100 * headline['optimism']:.1f} points for being the pick of several"
+        text += f", lowered by {100 * headline['optimism']:.1f} points for choosing the best of several"
     return text
 
 
@@ -53,30 +53,28 @@ def _of_what(headline: Mapping[str, Any]) -> str:
         case "cross-validation":
             return "cross-validated on the training images"
         case _:
-            return "measured on the val part, which also chose the weights, so a little flattering"
+            return "measured on the val part, which also chose the weights, so slightly too high"
 
 
 def out_of_fold(images: int, pool: int, folds: int) -> str:
-    """Say which images were asked, and of whom."""
+    """Return which images were evaluated, and by which models."""
     if images == pool and folds in PARTS:
-        return (
-            f"estimated from models that learned from {PARTS[folds]} of the images, each asked about the rest"
-        )
+        return f"estimated with models trained on {PARTS[folds]} of the images, each evaluated on the rest"
     subset = f"{images:,} of {counted(pool, 'image')}"
-    return f"estimated from {subset}, asked of models that had not learned from them"
+    return f"estimated on {subset}, by models that had not learned from them"
 
 
 def looks(count: int | None) -> str:
-    """Say how many configurations have looked at the test part: the best of several is too good."""
+    """Return how many configurations were evaluated on the test part, since the best of several is biased."""
     if count is None:
         return "images that it did not learn from"
     if count < 2:
-        return "images that no choice has seen"
-    return f"which {count} configurations have looked at by now, in this study and others"
+        return "images that no decision has used"
+    return f"which {count} configurations have been evaluated on, in this study and others"
 
 
 def accuracy(headline: Mapping[str, Any]) -> str:
-    """Say the accuracy with its interval, and all that it must not be read without."""
+    """Return the accuracy with its interval and caveats as text."""
     if headline["accuracy"] is None:
         return str(headline.get("note") or NOTHING_TO_ASK)
     span = between(headline["low"], headline["high"])
@@ -86,35 +84,33 @@ def accuracy(headline: Mapping[str, Any]) -> str:
 
 
 def caveats(figures: Mapping[str, Any]) -> list[str]:
-    """Say what an accuracy hides: classes of unequal size, and classes that were never asked."""
+    """Return what an accuracy hides: imbalanced classes, and classes without evaluation images."""
     lines = []
-    ratio, classes_without_images = figures.get("class_ratio"), figures.get("never_asked")
+    ratio, missing = figures.get("class_ratio"), figures.get("never_asked")
     if ratio is not None and ratio >= UNEQUAL:
         worst = figures["worst_class"]
         middle = figures["balanced_accuracy"]
         balanced = "unknown" if middle is None else percent(middle)
         lines.append(
-            f"Classes are unequal ({ratio:.3g} to 1): balanced accuracy {balanced}, always answering "
+            f"Classes are imbalanced ({ratio:.3g} to 1): balanced accuracy {balanced}, always predicting "
             f"{figures['majority_class']} {percent(figures['majority_share'])}, worst class"
-            f"{' asked' if classes_without_images else ''} {worst['label']} {percent(worst['accuracy'])} of "
+            f"{' evaluated' if missing else ''} {worst['label']} {percent(worst['accuracy'])} of "
             f"{counted(worst['n'], 'image')}."
         )
-    if classes_without_images:
-        were = "was" if len(classes_without_images) == 1 else "were"
-        lines.append(
-            f"{named(classes_without_images)} {were} never asked: the accuracy is of the other classes alone."
-        )
+    if missing:
+        were = "was" if len(missing) == 1 else "were"
+        lines.append(f"{named(missing)} {were} not evaluated: the accuracy covers the other classes only.")
     return lines
 
 
 def named(names: Sequence[str]) -> str:
     """Name a few of many."""
-    others = len(names) - MOST_NAMED
-    return ", ".join(names[:MOST_NAMED]) + (f" and {others} more" if others > 0 else "")
+    more = len(names) - MOST_NAMED
+    return ", ".join(names[:MOST_NAMED]) + (f" and {more} more" if more > 0 else "")
 
 
 def short(accuracy: float | None, low: float | None, high: float | None, on: str) -> str:
-    """Say an accuracy and its interval in a few words."""
+    """Return an accuracy and its interval as a short text."""
     if accuracy is None or low is None or high is None:
         return "accuracy unknown"
     return f"{percent(accuracy)} ({between(low, high)}) {on}"

@@ -220,9 +220,10 @@ class GroupBy(click.ParamType[str]):
 
     def convert(self, value: str, param: click.Parameter | None, ctx: click.Context | None) -> str:
         """Return it as it is written."""
+        from frostline.data.splits.grouping import parsed
 
         try:
-            parse_names(value)
+            parsed(value)
         except UsageError as error:
             self.fail(str(error), param, ctx)
         return value

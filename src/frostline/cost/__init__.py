@@ -1,7 +1,7 @@
-"""Seconds and bytes before they are spent: arithmetic on measured rates. Imports no torch.
+"""Predict the seconds and bytes of a run: arithmetic on measured rates. Imports no torch.
 
-rows (which views there are, which rows are kept) · measured (the rates) → walk (a run, step by step) · peak
-                                                                       → predicting (`predict`)
+cache_choice (views, and which features are cached) · rates → run_time (a run, step by step) · peak_memory
+→ estimate (`predict`)
 
 The rates come from `frostline.profiling.measure`, or from wherever `Rates.as_dict` was written.
 """

@@ -21,7 +21,7 @@ LARGE_ROW_SHARE = 0.5
 
 
 def views_for(epochs: float) -> int:
-    """How many views of each image, the plain one among them, are cycled through in so many epochs.
+    """Return the number of views of each image, the plain one included, for so many epochs.
 
     Three were as good as a new view in each of 12 to 30 epochs (docs/LOG.md 2026-11-24). That they grow with
     longer runs is a choice.
@@ -30,7 +30,7 @@ def views_for(epochs: float) -> int:
 
 
 def views_of(phases: Sequence[ResolvedPhase]) -> int:
-    """How many views a run of these phases cycles through while anything is frozen."""
+    """Return the number of views of a run of these phases while anything is frozen."""
     return views_for(sum(phase.steps / phase.batches for phase in phases if phase.cut > 0))
 
 
@@ -51,7 +51,7 @@ class Need:
 
     @property
     def uses(self) -> float:
-        """How often a row that is used at all is used."""
+        """Mean number of uses of a row that is used at all."""
         return max(1.0, sum(self.passes.values()) / len(self.passes))
 
 
@@ -153,7 +153,7 @@ def untimed(row_bytes: int, pixel_bytes: int) -> Choice:
 def on_the_way(cuts: Sequence[int]) -> list[int]:
     """Return the cuts of later phases that are passed on the way to the first one's, in order.
 
-    Only those whose frozen part no phase until then lets learn.
+    Only those whose frozen part no phase until then trains.
     """
     lowest, passed = cuts[0], []
     for index in cuts[1:]:

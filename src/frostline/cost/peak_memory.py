@@ -102,7 +102,7 @@ def _phases(rates: Rates, job: Job, walk: WalkResult) -> list[Moment]:
 
 
 def _learning(rates: Rates, cut: int) -> float:
-    """What learns from `cut` on."""
+    """Return the bytes of the parameters that train from `cut` on."""
     return FLOAT_BYTES * rates.above(cut, lambda stage: stage.parameters)
 
 

@@ -90,10 +90,10 @@ class Rates:
     augment_s: float  # an augmented view of a decoded picture
     picture_bytes: int  # a decoded picture
     sheet_s: float  # the picture of augmented images that a run writes
-    read: Line  # a row from the store, by its bytes
-    keep: Line  # a row into the store, by its bytes
+    read: Line  # a row read from the cache, by its bytes
+    keep: Line  # a row written to the cache, by its bytes
     write: Line  # a file onto the disk, by its bytes
-    find: Line  # the rows of a cut in the store, by the numbers below it, whose digest names them
+    find: Line  # finding a cut's rows in the cache, by the numbers below it (they are hashed)
     look_s: float  # the disk timed again, as a run does for each cut
     touch_s: float  # a byte of memory that was not used before
     step_s: float  # of each training step whatever learns

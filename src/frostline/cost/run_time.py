@@ -1,4 +1,4 @@
-"""A run, walked through without computing anything: each thing it does, in seconds by item.
+"""The steps of a run without computing anything, in seconds by item.
 
 The walk follows `frostline.training`: flip test, starting head, phases with their views, rows kept or
 computed each time, validation each epoch, checkpoints, the final figures in float32. It is the formula; the
@@ -43,7 +43,7 @@ CHECKPOINT_SHARE, CHECKPOINT_AFTER_S = 0.02, 2.0  # training/epoch.py
 
 @dataclass(frozen=True)
 class Job:
-    """What is asked for, made concrete: the phases at offered cuts, and the numbers of images."""
+    """A run to predict: its options, the phases at offered cuts, and the numbers of images."""
 
     strategy: Strategy
     hyperparameters: Hyperparameters
@@ -61,13 +61,13 @@ class Job:
 
     @property
     def still(self) -> bool:
-        """Whether every view is the plain one."""
+        """Return whether every view is the plain one."""
         still = self.augment == self.rotate == "none" and self.flip in ("auto", "none")
         return not self.phases or still
 
     @property
     def orientation_tests(self) -> int:
-        """How many questions the images are asked: if they may be mirrored, if they may be turned."""
+        """Number of orientation tests: whether images may be mirrored, and turned."""
         flips = self.flip == "auto" and self.augment != "none"
         return (flips + (self.rotate == "auto")) if self.phases else 0
 
@@ -79,7 +79,7 @@ class Job:
 
 @dataclass
 class WalkResult:
-    """What a walk found: seconds by item, and bytes that the store would hold."""
+    """The result of a walk: seconds by item, and bytes of cached features."""
 
     seconds: dict[str, float] = field(default_factory=lambda: defaultdict(float))
     disk_bytes: float = 0.0
@@ -301,7 +301,7 @@ class Walk:
     def _supply(
         self, cut: int, later: list[int], part: str, view: int, images: int, in_memory: set[tuple[str, int]]
     ) -> None:
-        """What the learning layers are fed: pixels, rows that are kept, or rows computed each time."""
+        """Add the costs of the training layers' input: pixels, cached rows, or rows computed each time."""
         for later_cut in (*later, cut):
             if later_cut and view in self.result.cached_views.get(later_cut, ()):
                 self._fill(later_cut, part, view, images)

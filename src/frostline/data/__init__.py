@@ -1,21 +1,20 @@
-"""Labelled images, however they arrive, as one Manifest with three parts of fixed roles.
+"""Labelled images from any source, as one Manifest with three parts of fixed roles.
 
-findings                                   what there is to say, by kind: notes and `check` read it
-labels                                     what a label may be, for all of them
-cells ── columns ── tables                 which cells of a table hold what
-sources ── folders · tables · objects · pairs      what each way of handing over images says
-formats · dicom · listing                  what files are, and which of a folder are pictures
-depth ── rendering ── decoding             the one decoder: any file to upright RGB, or why not
-traits ── showing                          what an image holds; how a study shows its images
-framing                                    how much of each is cut away where it is made square
-memory ── indexing ── copies               digests and damage remembered; what looks alike
-samples ── splitting ── folding ── parts   units never separated; who is held out, and in which fold
-grouping                                   what belongs together by name: as one says, or as names give away
-describing ── resplitting                  what a person should know of a split; a split made anew
-assignment                                 the part and folds of each image, as a study remembers them
-written ── manifest ── loading             the result, kept and made
-pixels ── recognition                      which images a model has met before
-asked ── sorting                           images without labels; copied to a folder for each answer
+findings                               observations by kind: notes and `check` use them
+labels                                 the one reader of labels
+sources.table_cells · table_columns · tables       tables of paths and labels
+sources.class_folders · folder_layout · file_listing · remote · tar_shards      folders and addresses
+sources.python_datasets · arrays · prediction_inputs       datasets and images in memory
+pixels.formats · dicom · deep_pixels · decoding     any file to upright pixels, or the reason why not
+pixels.rendering · rendering_choice · traits        deep and transparent pixels to 8-bit RGB
+pixels.cropping · rotation             the share that a square crop removes; rotated images
+digest_cache ── image_index            digests, traits and damage, cached
+splits.near_duplicates · grouping      images that look alike; groups by name
+splits.splitting · folding · parts · assignment     parts and folds that keep units together
+splits.split_notes · resplitting       findings on a split; a split made again
+manifest_file ── manifest ── loading   the result
+pixels.pixel_digest ── splits.recognition       images that a model has seen before
+sorting                                images copied to a folder for each label
 """
 
 from __future__ import annotations
@@ -29,7 +28,7 @@ from frostline.data.pixels.cropping import CutAway, cut_away
 from frostline.data.pixels.decoding import open_image
 from frostline.data.pixels.rendering import Rendering, as_options
 from frostline.data.pixels.rendering_choice import RenderedImage, notes_on, rendered_from_picture
-from frostline.data.samples import PARTS, Conflict, Sample, SetAside
+from frostline.data.samples import PARTS, Conflict, Sample, SkippedImage
 from frostline.data.sorting import SortedImages, folder_names, sort_into, unsure_folder_name
 from frostline.data.sources.arrays import Pairs, unlabelled
 from frostline.data.sources.common import OnProgress
@@ -57,7 +56,7 @@ __all__ = [
     "RenderedImage",
     "Rendering",
     "Sample",
-    "SetAside",
+    "SkippedImage",
     "SortedImages",
     "as_options",
     "cut_away",

@@ -1,9 +1,9 @@
-"""What is known of files and images from earlier looks, kept by digest in one SQLite file.
+"""Cache of file digests, image traits and pixel digests, in one SQLite file.
 
 Three tables: `files` says which content a path of this size and time held; `contents` says what that content
 turned out to be (sound, damaged and why, its perceptual mark, its traits); `pixels` digests what was decoded.
-Forgetting any of it costs time, never correctness: where the store cannot be used, `trouble` says so once
-and every answer is "not known". Safe with several processes at once (write-ahead log, a time-out, no
+Losing any of it costs time, never correctness: where the cache cannot be used, `trouble` says so once
+and every lookup is empty. Safe with several processes at once (write-ahead log, a time-out, no
 connection kept open).
 """
 
@@ -46,18 +46,18 @@ CREATE TABLE IF NOT EXISTS pixels (
 
 @dataclass(frozen=True, slots=True)
 class CachedContent:
-    """What an earlier look found in one content."""
+    """The cached traits of one content."""
 
     digest: str
     decoded: bool  # its pixels were decoded, not its header alone
-    fault: str = ""  # why it is not usable, in words; "" means nothing wrong was seen
+    fault: str = ""  # why it is not usable; "" = no fault known
     mark: bytes = b""  # `copies.mark_of`, where it was computed
     traits: Traits = PLAIN  # of a header that was not decoded: its kind and size alone
 
 
 @dataclass(frozen=True, slots=True)
 class FileKey:
-    """What tells that a file has not changed since the last look, without reading it."""
+    """Path, size and time of a file: unchanged means that its content is unchanged."""
 
     path: bytes
     size_bytes: int
@@ -65,7 +65,7 @@ class FileKey:
 
 
 class DigestCache:
-    """The store of digests. Every method answers "not known" where the store cannot be used."""
+    """The cache of digests. Every lookup is empty where the cache cannot be used."""
 
     def __init__(self) -> None:
         self.trouble = ""  # one sentence for the person, once something went wrong
@@ -84,7 +84,9 @@ class DigestCache:
         """Return what this decoder found in each content, where it has been seen."""
         blobs = [bytes.fromhex(digest) for digest in dict.fromkeys(digests)]
         rows = self._select("contents", "digest", blobs)
-        return {row[0].hex(): content for row in rows if row[1] == DECODER and (content := _known(row))}
+        return {
+            row[0].hex(): content for row in rows if row[1] == DECODER and (content := _content_of_row(row))
+        }
 
     def pixels_of(self, digests: Iterable[str]) -> dict[str, bytes]:
         """Return the digest of each content's pixels (`pixels.digest_of`), where this decoder decoded it."""
@@ -136,7 +138,7 @@ class DigestCache:
         return rows
 
     def _run(self, work: Callable[[sqlite3.Connection], None]) -> None:
-        """Do `work` in one transaction, unless the store has failed or fails now."""
+        """Do `work` in one transaction, unless the cache has failed or fails now."""
         if self.trouble:
             return
         try:
@@ -148,7 +150,7 @@ class DigestCache:
             )
 
 
-def _known(row: Any) -> CachedContent | None:
+def _content_of_row(row: Any) -> CachedContent | None:
     """Return a row of `contents`; `None` where it says nothing that can be read."""
     digest, _, decoded, fault, mark, traits = row
     try:

@@ -17,7 +17,7 @@ NAMED = 3  # files in a sentence
 
 @dataclass(frozen=True, slots=True)
 class Kind:
-    """What a kind of finding means, and what to do where the finding itself says nothing better."""
+    """The meaning of a kind of finding, and its default advice."""
 
     meaning: str
     what_to_do: str = ""
@@ -116,12 +116,12 @@ class Finding:
 
     @property
     def trouble(self) -> bool:
-        """Whether something may be wrong."""
+        """Return whether something may be wrong."""
         return KINDS[self.kind].trouble
 
     @property
     def advice(self) -> str:
-        """What to do; empty where there is nothing."""
+        """The advice; empty where there is none."""
         return self.what_to_do or KINDS[self.kind].what_to_do
 
     @property

@@ -1,4 +1,4 @@
-"""Short digests of the images that a model has met, so that none that it learned from ever judges it.
+"""Short digests of the images a model has seen, so that it is never evaluated on images it learned from.
 
 A fingerprint says as little as it can: 64 bits of the file's SHA-256, 64 bits of the pixels', and a
 perceptual hash. No path, no label, no picture. Imports no torch.

@@ -1,4 +1,4 @@
-"""The first look at every image: its digest, and what its header gives away.
+"""Index every image: its digest, and the traits in its header.
 
 Files that are remembered and unchanged (path, size, time) are not read again. Images are held one at a time.
 """
@@ -39,7 +39,7 @@ R = TypeVar("R")
 
 @dataclass(slots=True)
 class Indexed:
-    """One image and what it turned out to be."""
+    """One image with its digest, traits and fault."""
 
     entry: ImageEntry
     digest: str = ""
@@ -107,7 +107,7 @@ def _marked(
     return [contents[image.digest] for image in chunk]
 
 
-def look_at_special(
+def decode_special(
     source: Source, images: Sequence[Indexed], cache: DigestCache, progress: OnProgress | None, workers: int
 ) -> None:
     """Decode deep and transparent images that were not marked, for their traits; plain ones cost nothing."""
@@ -166,7 +166,7 @@ def in_threads(work: Callable[[T], R], items: Sequence[T], workers: int) -> list
 
 
 def _of_files(chunk: Sequence[ImageEntry], root: Path, cache: DigestCache, workers: int) -> list[Indexed]:
-    """Look at a chunk of files, reading those that are not remembered."""
+    """Return a chunk of files indexed, reading those that are not cached."""
     keys = [_key(root / entry.path) for entry in chunk]
     digests = cache.digests_of([key for key in keys if isinstance(key, FileKey)])
 
@@ -212,7 +212,7 @@ def _key(path: Path) -> FileKey | str:
 
 
 def _of_items(chunk: Sequence[ImageEntry], source: Source, cache: DigestCache, workers: int) -> list[Indexed]:
-    """Look at a chunk of items, reading those that are not remembered."""
+    """Return a chunk of items indexed, reading those that are not cached."""
     if source.key is None:
         return [_of_item(entry, source) for entry in chunk]
     keys = [source.key(entry.path) for entry in chunk]
@@ -233,7 +233,7 @@ def _of_items(chunk: Sequence[ImageEntry], source: Source, cache: DigestCache, w
 
 
 def _of_item(entry: ImageEntry, source: Source) -> Indexed:
-    """Look at one image that was handed over in memory."""
+    """Return one image in memory indexed."""
     assert source.items is not None
     try:
         content = source.items(entry.path)
@@ -257,15 +257,15 @@ def _header(file: BinaryIO) -> tuple[str, Traits]:
 
 
 def _recall(images: Sequence[Indexed], source: Source, cache: DigestCache, workers: int) -> None:
-    """Add what earlier looks found out about the same contents; keep what was found out just now.
+    """Add cached traits of the same contents; keep those that were read just now.
 
-    An unchanged file of which this decoder never saw the header is opened for that.
+    An unchanged file whose header this decoder never read is opened for that.
     """
     contents = cache.contents_of(image.digest for image in images if image.digest)
     without_header = [
         image for image in images if image.digest and image.digest not in contents and not image.header_read
     ]
-    in_threads(lambda image: _look_at_header(image, source), without_header, workers)
+    in_threads(lambda image: _read_header(image, source), without_header, workers)
     new_contents = {
         image.digest: image for image in images if image.header_read and image.digest not in contents
     }
@@ -281,8 +281,8 @@ def _recall(images: Sequence[Indexed], source: Source, cache: DigestCache, worke
             image.fault, image.traits = contents[image.digest].fault, contents[image.digest].traits
 
 
-def _look_at_header(image: Indexed, source: Source) -> None:
-    """Look at the header of an image whose digest is remembered."""
+def _read_header(image: Indexed, source: Source) -> None:
+    """Read the header of an image whose digest is cached."""
     try:
         if source.items:
             content = source.items(image.entry.path)

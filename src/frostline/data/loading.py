@@ -9,7 +9,7 @@ from typing import Any
 
 from frostline.data.digest_cache import DigestCache
 from frostline.data.findings import Finding
-from frostline.data.image_index import Indexed, index, likeness_of, look_at_special
+from frostline.data.image_index import Indexed, decode_special, index, likeness_of
 from frostline.data.labels import skip_unlabelled
 from frostline.data.manifest import Manifest
 from frostline.data.manifest_file import study_header
@@ -17,7 +17,7 @@ from frostline.data.pixels import rendering_choice
 from frostline.data.pixels.decoding import LINK_TO_NOTHING, NOT_THERE
 from frostline.data.pixels.rendering import Rendering
 from frostline.data.pixels.traits import Traits
-from frostline.data.samples import PARTS, Sample, SetAside, demand_training_images
+from frostline.data.samples import PARTS, Sample, SkippedImage, demand_training_images
 from frostline.data.sources import python_datasets
 from frostline.data.sources.arrays import Pairs, read_pairs
 from frostline.data.sources.class_folders import read_folder
@@ -136,7 +136,7 @@ def load_data(
     inherited = None if grouping else parsed(study_header(study).get("reading", {}).get("group_by"))
     if inherited and (inherited.column is None or _has_columns(source)):
         grouping = inherited
-    columns = _Columns(path_column, label_column, grouping.column if grouping else None)
+    columns = _NamedColumns(path_column, label_column, grouping.column if grouping else None)
     listed = _source_of(
         source,
         checked_split_names(split_names),
@@ -150,7 +150,7 @@ def load_data(
         likeness = likeness_of(listed, usable, cache, progress, workers)
     else:
         likeness = NOTHING_ALIKE
-        look_at_special(listed, usable, cache, progress, workers)
+        decode_special(listed, usable, cache, progress, workers)
     usable = [image for image in usable if not _skip_faulty(image, listed)]
     _demand_classes(listed, usable)
     _group(usable, listed, grouping)
@@ -175,11 +175,11 @@ def load_data(
     }
     reading = {option: value for option, value in reading.items() if value and option != "group_column"}
     manifest = replace(manifest, earlier_folds=assignment.folds, reading=reading, sizes=sizes)
-    return _shown(manifest, traits, rendering, earlier).framed()
+    return _with_rendering(manifest, traits, rendering, earlier).framed()
 
 
 @dataclass(frozen=True, slots=True)
-class _Columns:
+class _NamedColumns:
     """Columns of a table that were named."""
 
     path_column: str | None
@@ -187,7 +187,7 @@ class _Columns:
     group_column: str | None  # by `group_by`
 
 
-def _shown(
+def _with_rendering(
     manifest: Manifest,
     traits: Mapping[str, Traits],
     options: rendering_choice.RenderingOptions,
@@ -211,7 +211,7 @@ def _demand_shares(**shares: float) -> None:
 
 
 def _source_of(
-    source: Any, split_names: SplitNames, columns: _Columns, groups_inside: bool = False
+    source: Any, split_names: SplitNames, columns: _NamedColumns, groups_inside: bool = False
 ) -> Source:
     """List what `source` holds. Raises `DataError` where it is nothing of the kind."""
     if any(astuple(columns)) and not _has_columns(source):
@@ -255,7 +255,7 @@ def _has_columns(source: Any) -> bool:
     return python_datasets.is_hugging_face(source)
 
 
-def _source_at(path: Path, split_names: SplitNames, columns: _Columns, groups_inside: bool) -> Source:
+def _source_at(path: Path, split_names: SplitNames, columns: _NamedColumns, groups_inside: bool) -> Source:
     if split_names and not path.is_dir() and path.exists():
         raise UsageError(f"split_names is for folders, and {path} is a file: it names its parts itself.")
     if is_shards(path.name) and not path.is_dir():
@@ -303,7 +303,7 @@ def _group_by_file(usable: Sequence[Indexed], source: Source) -> None:
 
 
 def _skip_faulty(image: Indexed, source: Source) -> bool:
-    """Tell whether an image cannot be used; if so it is listed as skipped."""
+    """Return whether an image cannot be used; if so it is listed as skipped."""
     if image.fault:
         source.skipped.append((image.entry, image.fault))
     return bool(image.fault)
@@ -357,15 +357,17 @@ def _manifest(
     )
     kinds = {usable[i].entry.path: kind for i, kind in split_result.kinds.items()}
     set_aside = tuple(
-        SetAside(entry.path, entry.label, reason, kinds.get(entry.path) or KIND_OF.get(reason, "unreadable"))
+        SkippedImage(
+            entry.path, entry.label, reason, kinds.get(entry.path) or KIND_OF.get(reason, "unreadable")
+        )
         for entry, reason in source.skipped
     )
     classes = tuple(sorted({sample.label for sample in samples}))
     demand_training_images(samples, classes, set_aside)
-    near, suspects = _named(samples, likeness.near), _named(samples, likeness.suspects)
-    given = tuple(part for part in PARTS if any(image.entry.split == part for image in usable))
+    near, suspects = _path_pairs(samples, likeness.near), _path_pairs(samples, likeness.suspects)
+    given_parts = tuple(part for part in PARTS if any(image.entry.split == part for image in usable))
     findings = [
-        *about_split(samples, classes, given, split_options, near),
+        *about_split(samples, classes, given_parts, split_options, near),
         *source.findings,
         *split_result.findings,
         *about_copies(samples, near, suspects, likeness.cut_short),
@@ -381,14 +383,14 @@ def _manifest(
         near_copies=near,
         suspects=suspects,
         said=tuple(findings),
-        given=given,
+        given=given_parts,
         shares=(split_options.test, split_options.val),
         seed=split_options.seed,
         items=source.items,
     )
 
 
-def _named(samples: Sequence[Sample], pairs: Sequence[tuple[str, str]]) -> tuple[tuple[str, str], ...]:
+def _path_pairs(samples: Sequence[Sample], pairs: Sequence[tuple[str, str]]) -> tuple[tuple[str, str], ...]:
     """Return pairs of digests as pairs of paths, each that of the first sample with the digest."""
     first_paths: dict[str, str] = {}
     for sample in samples:

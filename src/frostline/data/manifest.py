@@ -1,7 +1,7 @@
-"""The Manifest: every labelled image's reference, label, content digest, group and part. It never changes.
+"""The Manifest: the path, label, content digest, group and part of every labelled image. Immutable.
 
-What a manifest knows without the images is here; what it does with them (`read`, `checked`) passes through
-`decoding` and `memory`. How it is found, split and kept on disk: `loading`, `splitting`, `written`.
+Images are read by `pixels.decoding`; `loading` builds a manifest, `splits` divides it, `manifest_file` stores
+it.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from frostline.data.pixels.decoding import Picture
 from frostline.data.pixels.deep_pixels import Deep
 from frostline.data.pixels.rendering import PLAIN, Rendering
 from frostline.data.pixels.traits import Traits, with_decoded_traits
-from frostline.data.samples import PARTS, Conflict, Sample, SetAside, demand_training_images
+from frostline.data.samples import PARTS, Conflict, Sample, SkippedImage, demand_training_images
 from frostline.data.sources.common import OnProgress
 from frostline.data.splits import assignment, folding, grouping, resplitting, split_notes
 from frostline.data.splits.assignment import DIGEST, Folds
@@ -56,7 +56,7 @@ class Manifest:
         The usable images.
     classes : tuple of str
         Class names, sorted.
-    set_aside : tuple of SetAside
+    set_aside : tuple of SkippedImage
         Skipped images, each with the reason.
     conflicts : tuple of Conflict
         Identical images with different labels.
@@ -79,7 +79,7 @@ class Manifest:
     root: Path | None
     samples: tuple[Sample, ...]
     classes: tuple[str, ...]  # sorted
-    set_aside: tuple[SetAside, ...] = ()
+    set_aside: tuple[SkippedImage, ...] = ()
     conflicts: tuple[Conflict, ...] = ()
     near_copies: tuple[tuple[str, str], ...] = ()  # pairs of paths that are kept in one part
     suspects: tuple[tuple[str, str], ...] = ()  # every pair of paths that look alike, `near_copies` included
@@ -98,7 +98,7 @@ class Manifest:
     items: Items | None = field(default=None, compare=False, repr=False)  # images handed over in memory
 
     def __repr__(self) -> str:
-        """What a person wants to see first: how many, of what, in which parts."""
+        """Return a line with the number of images, the classes and the parts."""
         parts = [f"{len(samples):,} {part}" for part in PARTS if (samples := self.part(part))]
         names = ", ".join(self.classes[:SHOWN_CLASSES]) + (", …" if self.classes[SHOWN_CLASSES:] else "")
         aside = f", {len(self.set_aside):,} files skipped" if self.set_aside else ""
@@ -107,7 +107,7 @@ class Manifest:
 
     @property
     def notes(self) -> tuple[str, ...]:
-        """What a person should know, in sentences; files that can't be used are in `set_aside`."""
+        """The findings as sentences; unusable files are in `set_aside`."""
         return tuple(finding.note for finding in self.said)
 
     @cached_property
@@ -144,7 +144,7 @@ class Manifest:
 
     @cached_property
     def counts(self) -> dict[str, dict[str, int]]:
-        """How many images each class has in each part: `counts["cat"]["train"]`."""
+        """Number of images of each class in each part: `counts["cat"]["train"]`."""
         counter = Counter((sample.label, sample.split) for sample in self.samples)
         return {label: {part: counter[label, part] for part in PARTS} for label in self.classes}
 
@@ -223,7 +223,7 @@ class Manifest:
         DataError
             The seed or shares are unknown, or a class is left without training images.
         """
-        return resplitting.keeping(self, sides)
+        return resplitting.redraw(self, sides)
 
     def keep_in(self, study: Path, folds: Folds | None = None) -> None:
         """Write the manifest into a study, which from now on remembers each image's part, and `folds`."""
@@ -287,7 +287,7 @@ class Manifest:
         if not faults:
             return self
         damaged = [sample for sample in self.samples if sample.digest in faults]
-        moved = [SetAside(sample.path, sample.label, faults[sample.digest]) for sample in damaged]
+        moved = [SkippedImage(sample.path, sample.label, faults[sample.digest]) for sample in damaged]
         usable = tuple(sample for sample in self.samples if sample.digest not in faults)
         demand_training_images(usable, self.classes, moved)
         note = f"{len(moved)} more image(s) skipped: decoding showed them to be damaged."
@@ -317,17 +317,17 @@ class Manifest:
     def digest(self) -> str:
         """SHA-256 over contents, labels and groups, and the rendering; order, names and root have no say."""
         return _digest_rows(
-            [*((sample.digest, sample.label, sample.group) for sample in self.samples), *self._shown]
+            [*((sample.digest, sample.label, sample.group) for sample in self.samples), *self._rendering_rows]
         )
 
     @cached_property
     def split_digest(self) -> str:
         """SHA-256 over what `digest` covers and the part each image is in."""
         rows = ((sample.digest, sample.label, sample.group, sample.split) for sample in self.samples)
-        return _digest_rows([*rows, *self._shown])
+        return _digest_rows([*rows, *self._rendering_rows])
 
     @property
-    def _shown(self) -> list[tuple[str, ...]]:
+    def _rendering_rows(self) -> list[tuple[str, ...]]:
         """A row for a digest where the rendering is not the plain one."""
         return [] if self.rendering.plain else [("rendering", json.dumps(self.rendering.decisions))]
 
@@ -365,7 +365,7 @@ class Manifest:
         """
         header, rows = manifest_file.parse(text)
         try:
-            manifest = _built(header, rows)
+            manifest = _from_header(header, rows)
             digests_match = (manifest.digest, manifest.split_digest) == (
                 header["digest"],
                 header["split_digest"],
@@ -442,7 +442,8 @@ class Manifest:
         ]
         for start in range(0, len(waiting), CHECK_CHUNK_IMAGES):
             decoded = [
-                _looked(self, sample, contents) for sample in waiting[start : start + CHECK_CHUNK_IMAGES]
+                _decoded_content(self, sample, contents)
+                for sample in waiting[start : start + CHECK_CHUNK_IMAGES]
             ]
             cache.remember(contents=decoded)
             faults.update({content.digest: content.fault for content in decoded if content.fault})
@@ -451,7 +452,7 @@ class Manifest:
         return faults
 
 
-def _looked(data: Manifest, sample: Sample, contents: Mapping[str, CachedContent]) -> CachedContent:
+def _decoded_content(data: Manifest, sample: Sample, contents: Mapping[str, CachedContent]) -> CachedContent:
     """Decode a sample, and return what that showed."""
     try:
         picture = data._decoded(sample)
@@ -469,13 +470,13 @@ def _digest_rows(rows: Iterable[tuple[str, ...]]) -> str:
     return digest.hexdigest()
 
 
-def _built(header: dict[str, Any], rows: list[list[str]]) -> Manifest:
+def _from_header(header: dict[str, Any], rows: list[list[str]]) -> Manifest:
     """Build a manifest from the lines of `Manifest.to_json`. Raises `ValueError` for values of no use."""
     manifest = Manifest(
         root=None if header["root"] is None else Path(header["root"]),
         samples=tuple(Sample(*row) for row in rows),
         classes=tuple(header["classes"]),
-        set_aside=tuple(SetAside(*row) for row in header["set_aside"]),
+        set_aside=tuple(SkippedImage(*row) for row in header["set_aside"]),
         conflicts=tuple(
             Conflict(name, tuple(paths), tuple(labels)) for name, paths, labels in header["conflicts"]
         ),

@@ -22,7 +22,7 @@ class Sample:
 
 
 @dataclass(frozen=True, slots=True)
-class SetAside:
+class SkippedImage:
     """One skipped image, and why."""
 
     path: str
@@ -41,7 +41,7 @@ class Conflict:
 
 
 def demand_training_images(
-    samples: Iterable[Sample], classes: Sequence[str], set_aside: Sequence[SetAside]
+    samples: Iterable[Sample], classes: Sequence[str], set_aside: Sequence[SkippedImage]
 ) -> None:
     """Raise `DataError` naming every class that has no training image."""
     in_train = {sample.label for sample in samples if sample.split == "train"}

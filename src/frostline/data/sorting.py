@@ -175,7 +175,7 @@ def _place(path: Path, place: Path) -> bool:
 
 
 def _safe(label: str) -> str:
-    """Return the label as one name on every system; where it is one already, as it stands (in NFC)."""
+    """Return the label as one name on every system; unchanged where it is one already (in NFC)."""
     text = unicodedata.normalize("NFC", label)
     text = "".join("_" if _is_forbidden(letter) else letter for letter in text).strip().rstrip(".")
     text = text.encode()[:MOST_BYTES].decode(errors="ignore").strip().rstrip(".")

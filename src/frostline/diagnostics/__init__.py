@@ -1,6 +1,7 @@
-"""What images say about themselves and about a network, before anything is trained.
+"""Signals of images and a backbone, before anything is trained.
 
-size · listening → glance → similarity, depth (with transfer) → measuring
+dataset_size · activation_statistics → stage_features → similarity · stage_probes (with transferability) →
+measurement
 """
 
 from frostline.diagnostics.dataset_size import Size

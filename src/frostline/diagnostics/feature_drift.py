@@ -96,7 +96,7 @@ def forgetting(
     images = Images(data, samples, backbone.preprocessing)
     targets = own_targets(backbone, data)[images.targets]
     before, after = (
-        (_answers(network, images, "remember", progress).argmax(axis=1) == targets).astype(np.float64)
+        (_logits(network, images, "remember", progress).argmax(axis=1) == targets).astype(np.float64)
         for network in (backbone.model, _with_own_head(backbone, model))
     )
     was_learned = np.array([sample.digest in data.learned for sample in samples], dtype=np.bool_)
@@ -153,9 +153,7 @@ def _with_own_head(backbone: Backbone, model: nn.Module) -> nn.Module:
     return network.eval()
 
 
-def _answers(
-    model: nn.Module, images: Images, label: str, progress: OnProgress | None
-) -> NDArray[np.float32]:
+def _logits(model: nn.Module, images: Images, label: str, progress: OnProgress | None) -> NDArray[np.float32]:
     """Return logits (n, classes) in float32."""
     plan, logits, n_done = numerics.exact_plan(), [], 0
     model = plan.place(model.eval())

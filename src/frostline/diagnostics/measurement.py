@@ -214,8 +214,8 @@ def measure(
     }
 
     def compute() -> dict[str, Any]:
-        with numerics.threads(plan.threads), FeatureCache() as store:
-            return _measure_signals(backbone, data, samples, probed, plan, config, store, seed, progress)
+        with numerics.threads(plan.threads), FeatureCache() as cache:
+            return _measure_signals(backbone, data, samples, probed, plan, config, cache, seed, progress)
 
     def compute_random() -> dict[str, Any]:
         with numerics.threads(plan.threads):
@@ -355,8 +355,8 @@ def _by_groups(
     if proposal is None:
         return None
     grouped = data.grouped(proposal.groups)
-    named = tuple(replace(sample, group=group) for sample, group in zip(samples, groups, strict=True))
-    apart = _folds(grouped, named, seed)
+    with_groups = tuple(replace(sample, group=group) for sample, group in zip(samples, groups, strict=True))
+    apart = _folds(grouped, with_groups, seed)
     if not apart:
         return None
     together = data.folds(samples, len(apart), derive(seed, "measure folds"))
@@ -365,7 +365,7 @@ def _by_groups(
         data.targets(samples),
         len(data.classes),
         (data.units(samples), together),
-        (grouped.units(named), apart),
+        (grouped.units(with_groups), apart),
     )
     several = sum(count > 1 for group, count in Counter(groups).items() if group)
     return asdict(stage_probes.GroupsProbe(proposal.by, several, len(samples), len(apart), *figures))

@@ -148,6 +148,6 @@ def _jackknife(estimate: float, parts: Floats, blocks: int) -> tuple[float, floa
 
 
 def _plain_convolutions(model: nn.Module) -> bool:
-    """Whether use of channels was proved on such a network: convolutions and ReLU, no norm."""
+    """Return whether use of channels was proved on such a network: convolutions and ReLU, no norm."""
     kinds = {type(module) for module in model.modules() if not list(module.children())}
     return nn.ReLU in kinds and not any("Norm" in kind.__name__ or kind is nn.GELU for kind in kinds)

@@ -1,6 +1,6 @@
 """One pass over images in float32: features of every stage, averaged over space, and head confidence.
 
-Rows are kept in the store, so images that were looked at before cost a read. Similarity listens to the same
+Rows are cached, so images that were measured before cost a read. Similarity is recorded in the same
 pass.
 """
 

@@ -14,7 +14,7 @@ MEETING = ("MASTER_ADDR", "MASTER_PORT")
 
 @dataclass(frozen=True)
 class Launch:
-    """Which of how many processes this is, in the job and on this machine."""
+    """The rank and size of this process's job, overall and on this machine."""
 
     rank: int = 0
     size: int = 1
@@ -23,7 +23,7 @@ class Launch:
 
     @property
     def leads(self) -> bool:
-        """Whether this is the process that decides, prints and writes."""
+        """Return whether this is the process that decides, prints and writes."""
         return self.rank == 0
 
 

@@ -1,4 +1,4 @@
-"""The processes of one job, as torchrun starts them: who leads, and what all must have in common.
+"""The processes of one job, as torchrun starts them.
 
 Every process runs the same program. What a clock or a disk decides, the first one decides for all; the others
 write and print nothing. Nothing is pickled: plain data travel as JSON, tensors as safetensors. Alone, every
@@ -46,17 +46,17 @@ _joined: list[_Group] = []  # none where this process works alone
 
 
 def rank() -> int:
-    """Which process of the job this is, from 0."""
+    """Return the rank of this process in the job, from 0."""
     return _joined[0].rank if _joined else 0
 
 
 def size() -> int:
-    """How many processes work together here; 1 alone."""
+    """Return the number of processes in the job; 1 alone."""
     return _joined[0].size if _joined else 1
 
 
 def leads() -> bool:
-    """Whether this process decides, prints and writes."""
+    """Return whether this process decides, prints and writes."""
     return rank() == 0
 
 
@@ -189,7 +189,7 @@ def demand_same(description: str) -> None:
 
 @contextmanager
 def in_turn() -> Iterator[None]:
-    """Do the block in the first process, then in the others, which find in the store what it has left."""
+    """Run the block in the first process, then in the others, which find its results in the cache."""
     if not leads():
         any_of(False)
     yield

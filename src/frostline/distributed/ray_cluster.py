@@ -1,6 +1,6 @@
 """Ray, where one machine is not enough: connect, and let every worker do the same function.
 
-Who does which trial or row is not decided here: the ledger and the store's claims do that for any processes,
+Which worker does which trial or row is decided elsewhere, by the ledger and the cache's claims,
 so a worker that dies costs what it had claimed and nothing else. Workers see the same folders as the caller.
 """
 
@@ -35,7 +35,7 @@ SHARED_LIBRARIES = ("frostline", "torch", "torchvision", "timm", "pillow", "nump
 
 @dataclass(frozen=True)
 class Share:
-    """What one worker takes of the cluster."""
+    """The resources of one worker."""
 
     cpus: int
     gpus: int
@@ -136,7 +136,7 @@ class Cluster:
 
 @dataclass(frozen=True)
 class Caller:
-    """What a worker must have in common with who called it."""
+    """The folders and versions that a worker must share with its caller."""
 
     home: str
     folders: list[str]
@@ -149,7 +149,7 @@ def caller(folders: Sequence[Path]) -> Caller:
 
 
 def take_after(caller: Caller) -> None:
-    """Let this worker use its caller's store. Raises `UsageError` where it lacks what the caller has."""
+    """Let this worker use its caller's cache. Raises `UsageError` where it lacks what the caller has."""
     _demand_same(caller)
     os.environ[directories.VARIABLE] = caller.home
 
@@ -217,7 +217,7 @@ def _begin(ray: Any, address: str) -> None:
 
 
 def _resolved(address: str) -> str:
-    """Say what `AUTO` comes to: the cluster that runs, by Ray's own notes of it, else one here."""
+    """Return what `AUTO` comes to: the cluster that runs, by Ray's own notes of it, else one here."""
     if address != AUTO or os.environ.get("RAY_ADDRESS"):
         return address
     note = Path(os.environ.get("RAY_TMPDIR", "/tmp")) / "ray" / "ray_current_cluster"

@@ -87,7 +87,7 @@ def _opening(subject: Subject, written: Written, check: Proof) -> str:
 def _preprocessing(subject: Subject) -> str:
     seen = subject.preprocessing
     return (
-        f"Images: upright, RGB, {seen.words}, with {seen.interpolation} interpolation (timm's crop mode "
+        f"Images: upright, RGB, {seen.text}, with {seen.interpolation} interpolation (timm's crop mode "
         f"{seen.crop_mode}), scaled to 0–1, minus {_listed(seen.mean)}, divided by {_listed(seen.std)}. "
         f"{_rendering(subject.rendering)}"
     )

@@ -122,7 +122,7 @@ def described(subject: Subject, included: bool) -> dict[str, Any]:
             # pixels: of the shorter side where crop_mode is center or floor, of the longer where it is border
             "resize": math.floor(side / seen.crop_pct),
             **({"fill": list(seen.fill)} if seen.resize == "pad" else {}),
-            "words": seen.words,
+            "words": seen.text,
             "included": ["scale", "normalise"] if included else [],
         },
         "rendering": subject.rendering.as_dict(),

@@ -1,7 +1,7 @@
 """The folder behind a feature cache: opening it, writing shards, evicting, and handling errors.
 
-Nothing here raises for the state of the disk. The first trouble is said once, as a `CacheWarning`; after it
-the folder answers less (nothing can be read) or takes less (nothing can be written).
+Nothing here raises for the state of the disk. The first error is reported once, as a `CacheWarning`; after it
+nothing can be read, or nothing can be written.
 """
 
 from __future__ import annotations
@@ -88,7 +88,7 @@ class Folder:
         temporary = self.path / f".{INDEX}.{os.getpid()}.{uuid.uuid4().hex[:8]}"
         try:
             rebuilt = Index(temporary)
-            self.adopt(rebuilt, known=set())
+            self.adopt(rebuilt, indexed_names=set())
             rebuilt.close()
             (self.path / f"{INDEX}-journal").unlink(missing_ok=True)  # belongs to the damaged one
             os.replace(temporary, self.path / INDEX)
@@ -111,18 +111,18 @@ class Folder:
         self._forget()
         self.readable = self.writable = False
 
-    def adopt(self, index: Index, known: set[str]) -> int:
+    def adopt(self, index: Index, indexed_names: set[str]) -> int:
         """Take shards that are on disk into the index, delete what is no whole shard; return the rows."""
         adopted = 0
         for path in sorted(self.path.glob(f"*{SUFFIX}")):
-            if path.name in known:
+            if path.name in indexed_names:
                 continue
             try:
                 header = shard_file.contents(path)
             except (OSError, ValueError):
                 path.unlink(missing_ok=True)
                 continue
-            number, _ = index.prefix_id(header.shelf, header.about)
+            number, _ = index.prefix_id(header.prefix, header.description)
             index.add(number, header.form, path.name, path.stat().st_size, header.keys, header.checks)
             adopted += len(header.keys)
         return adopted
@@ -130,7 +130,7 @@ class Folder:
     # --- trouble ---------------------------------------------------------------------------------------
 
     def warn_once(self, message: str) -> None:
-        """Warn, once in the life of this store."""
+        """Warn, once in the life of this cache."""
         if not self.trouble:
             self.trouble = message
             warnings.warn(CacheWarning(message), stacklevel=2)

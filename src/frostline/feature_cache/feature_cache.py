@@ -23,7 +23,7 @@ from frostline.system import directories
 
 FOLDER = "rows"  # below `places.home()`
 
-# The least recently used shards go when the store is larger than this. A choice: room for about 100,000
+# The least recently used shards are deleted above this size. A choice: room for about 100,000
 # rows of an EfficientNet's last blocks at 224 px, and a tenth of a small laptop's disk.
 DEFAULT_LIMIT_BYTES = 20_000_000_000
 KEEP_FREE_SHARE = 0.05  # of the disk, whatever the limit says
@@ -84,11 +84,11 @@ class FeatureCache:
 
     @property
     def writable(self) -> bool:
-        """Whether new rows are kept."""
+        """Return whether new rows are kept."""
         return self._folder.writable
 
     def close(self) -> None:
-        """Give every file back; afterwards all rows are misses."""
+        """Close every file; afterwards all rows are misses."""
         self._folder.close()
 
     def __enter__(self) -> FeatureCache:
@@ -117,7 +117,7 @@ class FeatureCache:
         return CachedPrefix(self._folder, digest, _text({**description, **(display or {})}))
 
     def descriptions(self) -> list[dict[str, Any]]:
-        """Return what each shelf that holds rows says of itself: `about` and `shown` together."""
+        """Return the description of each prefix with rows: `description` and `display` together."""
         none: list[str] = []
         return [json.loads(text) for text in self._folder.attempt(lambda index: index.abouts(), none)]
 
@@ -141,8 +141,8 @@ class FeatureCache:
         rows = np.random.default_rng(0).integers(0, 256, (count, row_bytes), dtype=np.uint8)
         folder = self.path / f".rate-{os.getpid()}-{uuid.uuid4().hex[:8]}"
         try:
-            with FeatureCache(folder) as store:
-                cached = store.prefix({})
+            with FeatureCache(folder) as cache:
+                cached = cache.prefix({})
                 begun = time.perf_counter()
                 cached.put(keys, rows, Form("bfloat16", (row_bytes // 2,)))
                 cached.flush()
@@ -166,7 +166,7 @@ class FeatureCache:
         return self.prune(0)
 
     def holdings(self) -> list[PrefixUsage]:
-        """Return every shelf that holds something."""
+        """Return every prefix that holds rows."""
         summaries: list[PrefixSummary] = self._folder.attempt(lambda index: index.summary(), [])
         return [PrefixUsage(_about(summary[0]), *summary[1:]) for summary in summaries]
 

@@ -2,7 +2,7 @@
 
 It can be lost: the shards hold all it knows but the counts. Short transactions, the rollback journal (it
 works where folders are read-only or shared over a network), and claims, by which processes that fill one
-shelf at once divide the rows among themselves.
+prefix at once divide the rows among themselves.
 """
 
 from __future__ import annotations
@@ -46,7 +46,7 @@ CREATE TABLE IF NOT EXISTS claims (
 """
 
 
-# (about, form, rows, bytes, hits, misses, last used) of a shelf
+# (description, form, rows, bytes, hits, misses, last used) of a prefix
 PrefixSummary = tuple[str, Form | None, int, int, int, int, float]
 
 
@@ -60,7 +60,7 @@ class OtherFormat(Exception):
 
 @dataclass(frozen=True, slots=True)
 class Place:
-    """Where a row lies."""
+    """The shard and position of a row."""
 
     shard: int
     position: int
@@ -120,10 +120,10 @@ class Index:
         with self._lock:
             return self._connection.execute(statement, values).fetchall()
 
-    # --- shelves ---------------------------------------------------------------------------------------
+    # --- prefixes --------------------------------------------------------------------------------------
 
     def prefix_id(self, digest: str, description: str) -> tuple[int, Form | None]:
-        """Return a shelf's number and the form of its rows, if it has any; makes the shelf where needed."""
+        """Return a prefix's number and the form of its rows, if any; adds the prefix where needed."""
         find = "SELECT id, form FROM shelves WHERE digest = ?"
         rows = self._all(find, (digest,))
         if not rows:
@@ -134,17 +134,17 @@ class Index:
             rows = self._all(find, (digest,))
         return rows[0][0], Form.from_json(rows[0][1]) if rows[0][1] else None
 
-    def form(self, shelf: int) -> Form | None:
-        """Return the form of a shelf's rows, if it has any."""
-        rows = self._all("SELECT form FROM shelves WHERE id = ?", (shelf,))
+    def form(self, prefix: int) -> Form | None:
+        """Return the form of a prefix's rows, if it has any."""
+        rows = self._all("SELECT form FROM shelves WHERE id = ?", (prefix,))
         return Form.from_json(rows[0][0]) if rows and rows[0][0] else None
 
     def abouts(self) -> list[str]:
-        """Return what every shelf that had a row says of itself."""
+        """Return the description of every prefix that had a row."""
         return [about for (about,) in self._all("SELECT about FROM shelves WHERE form IS NOT NULL")]
 
     def summary(self) -> list[PrefixSummary]:
-        """Return (about, form, rows, bytes, hits, misses, last used) of every shelf that holds something."""
+        """Return (about, form, rows, bytes, hits, misses, last used) of every prefix with rows."""
         rows = self._all(
             "SELECT about, form, (SELECT COUNT(*) FROM rows WHERE shelf = shelves.id), "
             "COALESCE((SELECT SUM(bytes) FROM shards WHERE shelf = shelves.id), 0), hits, misses, "
@@ -154,7 +154,7 @@ class Index:
 
     # --- rows ------------------------------------------------------------------------------------------
 
-    def locate(self, shelf: int, keys: Iterable[bytes]) -> dict[bytes, Place]:
+    def locate(self, prefix: int, keys: Iterable[bytes]) -> dict[bytes, Place]:
         """Return where each of the keys lies, for those that lie somewhere."""
         unique_keys = list(dict.fromkeys(keys))
         places: dict[bytes, Place] = {}
@@ -163,14 +163,14 @@ class Index:
             marks = ",".join("?" * len(batch))
             for key, *place in self._all(
                 f"SELECT key, shard, place, checksum FROM rows WHERE shelf = ? AND key IN ({marks})",
-                (shelf, *batch),
+                (prefix, *batch),
             ):
                 places[key] = Place(*place)
         return places
 
     def add(
         self,
-        shelf: int,
+        prefix: int,
         form: Form,
         name: str,
         size_bytes: int,
@@ -179,24 +179,24 @@ class Index:
     ) -> None:
         """Note a shard that is on disk (again, if `verify` met it first), and end the claims on its rows."""
         with self._writing() as do:
-            do.execute("UPDATE shelves SET form = ? WHERE id = ?", (form.to_json(), shelf))
+            do.execute("UPDATE shelves SET form = ? WHERE id = ?", (form.to_json(), prefix))
             shard = do.execute(
                 "INSERT OR REPLACE INTO shards (name, shelf, bytes, used) VALUES (?, ?, ?, ?)",
-                (name, shelf, size_bytes, time.time()),
+                (name, prefix, size_bytes, time.time()),
             ).lastrowid
             rows = [
-                (shelf, key, shard, place, check)
+                (prefix, key, shard, place, check)
                 for place, (key, check) in enumerate(zip(keys, checks, strict=True))
             ]
             do.executemany("INSERT OR REPLACE INTO rows VALUES (?, ?, ?, ?, ?)", rows)
-            do.executemany("DELETE FROM claims WHERE shelf = ? AND key = ?", [(shelf, key) for key in keys])
+            do.executemany("DELETE FROM claims WHERE shelf = ? AND key = ?", [(prefix, key) for key in keys])
 
-    def drop_rows(self, shelf: int, rows: Iterable[tuple[bytes, Place]]) -> None:
-        """Forget rows that turned out wrong or gone, where nobody has replaced them meanwhile."""
+    def drop_rows(self, prefix: int, rows: Iterable[tuple[bytes, Place]]) -> None:
+        """Drop rows that are damaged or missing, unless another process replaced them."""
         with self._writing() as do:
             do.executemany(
                 "DELETE FROM rows WHERE shelf = ? AND key = ? AND shard = ?",
-                [(shelf, key, place.shard) for key, place in rows],
+                [(prefix, key, place.shard) for key, place in rows],
             )
 
     # --- shards ----------------------------------------------------------------------------------------
@@ -226,42 +226,42 @@ class Index:
             do.execute("DELETE FROM rows WHERE shard = ?", (shard,))
             do.execute("DELETE FROM shards WHERE id = ?", (shard,))
 
-    def note_use(self, shelf: int, shards: Iterable[int], hits: int, misses: int) -> None:
+    def note_use(self, prefix: int, shards: Iterable[int], hits: int, misses: int) -> None:
         """Note which shards were read just now, and how many rows were found and not found."""
         now = time.time()
         with self._writing() as do:
             do.executemany("UPDATE shards SET used = ? WHERE id = ?", [(now, shard) for shard in shards])
             do.execute(
-                "UPDATE shelves SET hits = hits + ?, misses = misses + ? WHERE id = ?", (hits, misses, shelf)
+                "UPDATE shelves SET hits = hits + ?, misses = misses + ? WHERE id = ?", (hits, misses, prefix)
             )
 
     # --- claims ----------------------------------------------------------------------------------------
 
-    def claim(self, shelf: int, keys: Sequence[bytes]) -> tuple[list[bytes], list[bytes]]:
-        """Claim the keys that nobody has computed; return (ours now, being computed by others).
+    def claim(self, prefix: int, keys: Sequence[bytes]) -> tuple[list[bytes], list[bytes]]:
+        """Claim the keys that no process has computed; return (claimed, claimed by others).
 
-        What is in neither list is there already.
+        Keys in neither list are cached already.
         """
         me, now = _me(), time.time()
         with self._writing() as do:
-            located = self.locate(shelf, keys)
-            owners = self._owners(shelf, [key for key in keys if key not in located])
+            located = self.locate(prefix, keys)
+            owners = self._owners(prefix, [key for key in keys if key not in located])
             busy = [key for key, (owner, until) in owners.items() if _holds(owner, until, now)]
             busy_keys = set(busy)
             claimed = [key for key in dict.fromkeys(keys) if key not in located and key not in busy_keys]
             do.executemany(
                 "INSERT OR REPLACE INTO claims VALUES (?, ?, ?, ?)",
-                [(shelf, key, me, now + LEASE_S) for key in claimed],
+                [(prefix, key, me, now + LEASE_S) for key in claimed],
             )
         return claimed, busy
 
-    def _owners(self, shelf: int, keys: Sequence[bytes]) -> dict[bytes, tuple[str, float]]:
+    def _owners(self, prefix: int, keys: Sequence[bytes]) -> dict[bytes, tuple[str, float]]:
         owners: dict[bytes, tuple[str, float]] = {}
         for start in range(0, len(keys), BATCH_ROWS):
             batch = keys[start : start + BATCH_ROWS]
             marks = ",".join("?" * len(batch))
             for key, owner, until in self._all(
-                f"SELECT key, owner, until FROM claims WHERE shelf = ? AND key IN ({marks})", (shelf, *batch)
+                f"SELECT key, owner, until FROM claims WHERE shelf = ? AND key IN ({marks})", (prefix, *batch)
             ):
                 owners[key] = (owner, until)
         return owners
@@ -271,10 +271,10 @@ class Index:
         with self._writing() as do:
             do.execute("UPDATE claims SET until = ? WHERE owner = ?", (time.time() + LEASE_S, _me()))
 
-    def release(self, shelf: int, keys: Iterable[bytes]) -> None:
+    def release(self, prefix: int, keys: Iterable[bytes]) -> None:
         """Give up claims that were not fulfilled."""
         with self._writing() as do:
-            do.executemany("DELETE FROM claims WHERE shelf = ? AND key = ?", [(shelf, key) for key in keys])
+            do.executemany("DELETE FROM claims WHERE shelf = ? AND key = ?", [(prefix, key) for key in keys])
 
 
 def _file_name(name: object) -> str:
@@ -286,16 +286,16 @@ def _file_name(name: object) -> str:
 
 def _me() -> str:
     """Name this process so that another can tell whether it still lives."""
-    return _named(os.getpid())
+    return _process_name(os.getpid())
 
 
 @cache
-def _named(pid: int) -> str:
+def _process_name(pid: int) -> str:
     return f"{socket.gethostname()} {pid} {psutil.Process(pid).create_time():.2f}"
 
 
 def _holds(owner: str, until: float, now: float) -> bool:
-    """Tell whether a claim is another living process's."""
+    """Return whether a claim is another living process's."""
     if owner == _me() or until < now:
         return False
     host, pid, born = owner.rsplit(" ", 2)

@@ -48,7 +48,7 @@ class CachedPrefix:
 
     @property
     def form(self) -> Form | None:
-        """What a row is, where one has been kept."""
+        """Dtype and shape of a row; None before one is cached."""
         if self._form is None:
             self._folder.attempt(self._number, None)
         return self._form

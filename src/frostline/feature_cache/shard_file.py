@@ -1,6 +1,6 @@
-"""One shard: an immutable safetensors file that holds rows of one shelf, and can tell what they are.
+"""One shard: an immutable safetensors file that holds rows of one prefix, and describes them.
 
-Its header repeats everything the index knows of it (shelf, keys, checksums), so an index that was lost is
+Its header repeats everything in the index (prefix, keys, checksums), so an index that was lost is
 built again from the shards. A shard is written beside its place, synced, and renamed: it is whole or absent.
 """
 
@@ -69,10 +69,10 @@ class Form:
 
 @dataclass(frozen=True)
 class Contents:
-    """What a shard says of itself."""
+    """The contents of a shard's header."""
 
-    shelf: str  # digest
-    about: str  # JSON: what the shelf's rows were computed from
+    prefix: str  # digest
+    description: str  # JSON: what the prefix's rows were computed from
     form: Form
     keys: tuple[bytes, ...]
     checks: tuple[int, ...]

@@ -1,9 +1,9 @@
-"""What the frozen part makes of images: read where the store has it, computed where not. The same bits.
+"""Features of frozen layers: read from the cache, or computed; the same bits.
 
-A row is what the prefix answers for one view of one image, kept in the type it was computed in: nothing is
+A row holds the features of one view of one image, in the dtype they were computed in: nothing is
 rounded, so a later cut's row may be computed from an earlier one.
 
-way · tensors → rows → answers
+numeric_key · tensors → cached_features → extraction
 """
 
 from frostline.features.cached_features import Counts, Frozen

@@ -74,7 +74,7 @@ class Policy:
 
     @property
     def still(self) -> bool:
-        """Whether every view is view 0."""
+        """Return whether every view is view 0."""
         return self.name == self.flip == self.rotate == "none"
 
     @property

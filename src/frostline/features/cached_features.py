@@ -33,7 +33,7 @@ READ_AT_ONCE_BYTES = 32_000_000  # rows looked up and read in one go: a small pa
 
 @dataclass
 class Counts:
-    """How many features the prefix computed, and how many were read from the cache."""
+    """Number of features computed by the prefix and read from the cache."""
 
     rows_computed: int = 0
     rows_read: int = 0
@@ -83,7 +83,7 @@ class Frozen:
 
     @cached_property
     def _folded(self) -> bb.Folded | None:
-        """A copy with BatchNorm folded, where that is the way."""
+        """A copy with BatchNorm folded, where the configuration folds."""
         if not self.config.folded:
             return None
         folded = bb.Folded(self._original_model, list(self.config.folded))
@@ -134,7 +134,7 @@ class Frozen:
             yield model
 
     def compute(self, pixels: Tensor) -> Tensor:
-        """Return z for uint8 pixels (n, 3, s, s), n at most the way's batch."""
+        """Return z for uint8 pixels (n, 3, s, s), n at most the batch size."""
         x = self.config.plan.batch(padded(pixels, self.config.batch), self._backbone.preprocessing.normalise)
         with self._inference() as model:
             z = bb.prefix(self._backbone, model, self.cut)(x)
@@ -158,11 +158,11 @@ class Frozen:
         self.counts.rows_computed += len(items)
         return self.compute(pixels)
 
-    def _computed(self, images: Images, items: list[list[Item]], workers: int) -> Iterator[Tensor]:
+    def _compute_batches(self, images: Images, items: list[list[Item]], workers: int) -> Iterator[Tensor]:
         """Yield z batch by batch, computing in full batches of the prefix across batch borders."""
         flat = list(itertools.chain.from_iterable(items))
         chunks = [flat[i : i + self.config.batch] for i in range(0, len(flat), self.config.batch)]
-        rest: Tensor | None = None  # computed and not yet asked for
+        rest: Tensor | None = None  # computed and not yielded yet
         sizes = iter([len(batch) for batch in items])
         next_size = next(sizes, 0)
         for z in self._chunks(images, chunks, workers):
@@ -179,7 +179,7 @@ class Frozen:
         for early, early_rows in self._earlier():
             if early_rows.form is None or early_rows.missing(list(itertools.chain.from_iterable(keys))):
                 continue
-            if self._bridge_holds(early, early_rows, images, dict(zip(keys[0], chunks[0], strict=True))):
+            if self._is_exact_from(early, early_rows, images, dict(zip(keys[0], chunks[0], strict=True))):
                 for chunk, chunk_keys in zip(chunks, keys, strict=True):
                     rows = self._from_rows(early, early_rows, chunk_keys)
                     yield self._compute(images, chunk) if rows is None else rows
@@ -211,7 +211,7 @@ class Frozen:
         """
         cached = self.cached
         if cached is None or not keep:
-            yield from self._computed(images, items, workers)
+            yield from self._compute_batches(images, items, workers)
             return
         row_bytes = cached.form.row_bytes if cached.form else READ_AT_ONCE_BYTES
         at_once = max(1, READ_AT_ONCE_BYTES // (max(1, row_bytes) * max(map(len, items), default=1)))
@@ -283,7 +283,7 @@ class Frozen:
             for early, early_rows in self._earlier() if missing else ():
                 if missing and early_rows.form is not None:
                     still_missing = set(early_rows.missing(missing))
-                    if len(still_missing) < len(missing) and self._bridge_holds(
+                    if len(still_missing) < len(missing) and self._is_exact_from(
                         early, early_rows, images, item_of
                     ):
                         for keys in _own_share_first([k for k in missing if k not in still_missing]):
@@ -348,10 +348,10 @@ class Frozen:
         with self._inference() as model, bb.between(self._backbone, model, early, self.cut) as run:
             return run(z)[: len(keys)].cpu()
 
-    def _bridge_holds(
+    def _is_exact_from(
         self, early: Cut, early_rows: CachedPrefix, images: Images, item_of: dict[bytes, Item]
     ) -> bool:
-        """Whether rows of that cut lead to the same bits as pixels do: tried on one batch, once."""
+        """Return whether rows of that cut lead to the same bits as pixels do: tried on one batch, once."""
         if early.index not in self._bridges:
             missing = set(early_rows.missing(list(item_of)))
             keys = [key for key in item_of if key not in missing][: self.config.batch]

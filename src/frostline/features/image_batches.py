@@ -32,7 +32,7 @@ EVALUATION_BATCH = 64  # images a forward pass without gradients: keeps memory s
 
 Item = tuple[int, int]  # (position in the samples, view)
 MIRRORED, TURNED = -1, -2  # views
-OTHERWISE = {MIRRORED: "mirrored", TURNED: "turned"}  # as they are named in a row's key
+VIEW_NAMES = {MIRRORED: "mirrored", TURNED: "turned"}  # as they are named in a row's key
 
 
 class Images(Dataset[Tensor]):
@@ -60,7 +60,7 @@ class Images(Dataset[Tensor]):
         self._still: dict[int, Tensor] = {}  # view 0, which every epoch would compute anew
         self._room = int(psutil.virtual_memory().available * KEPT_SHARE / launched().local_size)
 
-    def some(self, part: slice) -> Images:
+    def subset(self, part: slice) -> Images:
         """Return a part of the images; all of them are these themselves, with what they hold in memory."""
         if part.indices(len(self)) == (0, len(self), 1):
             return self
@@ -102,8 +102,8 @@ class Images(Dataset[Tensor]):
 
     def view_name(self, view: int) -> str:
         """Name what a view does to an image."""
-        if view in OTHERWISE:
-            return OTHERWISE[view]
+        if view in VIEW_NAMES:
+            return VIEW_NAMES[view]
         return "0" if view == 0 or self.policy.still else f"{self._augmentation} view {view}"
 
     def _evaluation(self, position: int, keep: bool) -> Tensor:
@@ -154,7 +154,7 @@ class Images(Dataset[Tensor]):
             try:
                 yield from loader
             except FrostlineError as error:
-                raise type(error)(_own_words(error)) from None
+                raise type(error)(_message_of(error)) from None
             except (ConnectionError, EOFError) as error:  # what a worker was about to hand over
                 raise RuntimeError(f"DataLoader worker is gone ({error!r})") from None
 
@@ -170,7 +170,7 @@ class Images(Dataset[Tensor]):
 
 
 class _Lists:
-    """What torch's loader asks for batches: once through."""
+    """Batch sampler for torch's DataLoader that yields given lists once."""
 
     def __init__(self, items: Iterable[Sequence[Item]]) -> None:
         self._items = items
@@ -179,7 +179,7 @@ class _Lists:
         return iter(self._items)
 
 
-def _own_words(error: FrostlineError) -> str:
+def _message_of(error: FrostlineError) -> str:
     """Return an error's message without the worker's traceback that torch writes around it."""
     text = str(error)
     return text.rpartition(f"{type(error).__name__}: ")[2].strip() if "Original Traceback" in text else text

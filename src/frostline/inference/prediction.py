@@ -461,7 +461,7 @@ def _predict_batch(
 
 @dataclass(frozen=True)
 class _ChosenModel:
-    """Who answers: the model, its run's name and strategy, and why this one."""
+    """The model that predicts, its run's name and strategy, and why it was chosen."""
 
     predictor: Predictor
     run: str

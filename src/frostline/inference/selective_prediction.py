@@ -69,12 +69,12 @@ class FamiliarFeatures:
 
 def neighbour(features: Tensor, reference: Tensor, place: int = NEIGHBOUR) -> Floats:
     """Return the distance of each row (n, width), scaled to length 1, to its `place`-th nearest reference."""
-    near = torch.cdist(_of_length_1(features), reference.float())
+    near = torch.cdist(_normalised(features), reference.float())
     distances = near.kthvalue(min(place, len(reference)), dim=1).values
     return np.asarray(distances.double().numpy())
 
 
-def _of_length_1(features: Tensor) -> Tensor:
+def _normalised(features: Tensor) -> Tensor:
     return nn.functional.normalize(features.float().cpu(), dim=1)
 
 
@@ -82,7 +82,7 @@ def _of_length_1(features: Tensor) -> Tensor:
 def collecting_features(backbone: Backbone, model: nn.Module) -> Iterator[list[Tensor]]:
     """Within the block, features (n, width) that reach the model's head are appended to the list.
 
-    With two heads whose answers are averaged these are the first one's.
+    With two averaged heads these are the first one's.
     """
     head, collected = backbone.classifier, list[Tensor]()
 
@@ -100,7 +100,7 @@ def collecting_features(backbone: Backbone, model: nn.Module) -> Iterator[list[T
 class SharedPrefix:
     """How the layers that a model has in common with its backbone are computed: up to which cut, in what way.
 
-    With a store, rows that it holds are read, and what it lacks is computed once and kept.
+    With a cache, features in it are read, and missing ones are computed once and cached.
     """
 
     cut: Cut
@@ -156,7 +156,7 @@ def save_for_run(
 
     Reports no progress: a callback that stops training would lose a finished run.
     """
-    reference = _of_length_1(features_of(backbone, model, shared, train, most=most)).half()
+    reference = _normalised(features_of(backbone, model, shared, train, most=most)).half()
     held_out_distances = np.zeros(0)
     if val is not None and len(val):
         held_out_distances = neighbour(features_of(backbone, model, shared, val, most=most), reference)
@@ -172,7 +172,7 @@ def distances(
     most: int = MOST,
 ) -> Floats:
     """Return how far held-out images lie from those that `model` learned from, at most `most` of each."""
-    reference = _of_length_1(features_of(backbone, model, shared, train, most=most)).half()
+    reference = _normalised(features_of(backbone, model, shared, train, most=most)).half()
     return neighbour(features_of(backbone, model, shared, held_out, most=most), reference)
 
 
@@ -223,7 +223,7 @@ def _bound(top: Floats, correct: NDArray[np.bool_], precision: float) -> float:
 
 @dataclass(frozen=True)
 class Doubts:
-    """What answers are doubted by: each class's lowest probability, and the distance of unfamiliar images."""
+    """Thresholds of selective prediction: each class's lowest probability, and the largest distance."""
 
     precision: float
     classes: tuple[str, ...]
@@ -239,7 +239,7 @@ class Doubts:
 
     @property
     def sentence(self) -> str:
-        """What was promised, for a person."""
+        """The expected accuracy of the predictions that are not marked, as a sentence."""
         text = (
             f"The others should reach an accuracy of {100 * self.precision:g} %, estimated on "
             f"{self.held_out:,} held-out images."

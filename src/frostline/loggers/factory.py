@@ -1,4 +1,4 @@
-"""Which loggers were asked for, and whether their libraries are there. Imports no torch by itself."""
+"""The requested loggers, and their libraries. Imports no torch by itself."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a logger is told of a run, in plain data, and what every logger does with it. Imports no torch."""
+"""What a logger receives of a run, in plain data, and the protocol of loggers. Imports no torch."""
 
 from __future__ import annotations
 
@@ -33,18 +33,18 @@ class Tracked:
 
     @property
     def parameters(self) -> dict[str, Parameter]:
-        """What was asked for, flat: `hyperparameters/lr` and so on."""
+        """The configuration, flat: `hyperparameters/lr` and so on."""
         return {key: _short(value) for key, value in _flat(self.config)}
 
 
 class Log(Protocol):
-    """One run in one logger. `held` counts the epochs that it holds, `over` says that it has the result."""
+    """One run in one logger. `epochs_logged` counts its epochs, `finished` says that it has the result."""
 
     epochs_logged: int
     finished: bool
 
     def rewind(self, done: int) -> None:
-        """Go on after `done` epochs, fewer than are held: a killed run goes back to its last checkpoint."""
+        """Resume after `done` epochs, fewer than are logged: a killed run returns to its last checkpoint."""
 
     def add(self, step: int, figures: Mapping[str, float]) -> None:
         """Take the figures of one epoch; `step` counts from 1 through all phases."""

@@ -25,7 +25,7 @@ STATE_FILE = "loggers.json"  # in the run's folder
 MODULES = ("mlflow.tracking", "mlflow.store.tracking.sqlalchemy_store")
 BATCH = 100  # parameters that MLflow takes at once
 # Where nothing else is set: a server out of reach costs a run seconds instead of MLflow's own quarter of an
-# hour (7 tries of 120 s), and nobody else is told that MLflow is in use.
+# hour (7 tries of 120 s), and no telemetry is sent.
 GENTLE = {
     "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "1",
     "MLFLOW_HTTP_REQUEST_TIMEOUT": "10",
@@ -65,7 +65,7 @@ class MlflowRun:
         self.finished = True
 
     def close(self, failed: bool | None) -> None:
-        """Say how the run ended, unless that was known before."""
+        """Return how the run ended, unless that was known before."""
         if self._already_finished:
             return
         with gently():
@@ -154,15 +154,15 @@ def _experiment(client: MlflowClient, run: Tracked) -> str:
     """Return the experiment's id, made where it is new."""
     from mlflow.exceptions import MlflowException
 
-    if given := os.environ.get("MLFLOW_EXPERIMENT_ID"):
-        return given
+    if experiment_id := os.environ.get("MLFLOW_EXPERIMENT_ID"):
+        return experiment_id
     name = os.environ.get("MLFLOW_EXPERIMENT_NAME") or EXPERIMENT
-    if found := client.get_experiment_by_name(name):
-        return str(found.experiment_id)
+    if experiment := client.get_experiment_by_name(name):
+        return str(experiment.experiment_id)
     try:
         return str(client.create_experiment(name))
     except MlflowException:  # another process was faster
-        found = client.get_experiment_by_name(name)
-        if found is None:
+        experiment = client.get_experiment_by_name(name)
+        if experiment is None:
             raise
-        return str(found.experiment_id)
+        return str(experiment.experiment_id)

@@ -1,4 +1,4 @@
-"""One run, followed by every logger that was asked for. One that fails is given up with one warning."""
+"""One run, logged by every requested logger. A logger that fails is dropped with one warning."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ class Following:
         return self
 
     def epochs(self, rows: Sequence[Mapping[str, Any]]) -> None:
-        """Hear of all the epochs so far; each logger takes those that it does not hold."""
+        """Log all the epochs so far; each logger adds those that it lacks."""
         for name, log in self._at_work():
             with self._guard(name):
                 if len(rows) < log.epochs_logged:
@@ -42,7 +42,7 @@ class Following:
                     log.add(step, figures(rows[step - 1]))
 
     def end(self, rows: Sequence[Mapping[str, Any]], result: Mapping[str, Any]) -> None:
-        """Hear of the result, and of epochs that were run while nobody followed."""
+        """Log the result, and epochs that were run before logging began."""
         self.epochs(rows)
         for name, log in self._at_work():
             with self._guard(name):
@@ -60,7 +60,7 @@ class Following:
 
     @contextlib.contextmanager
     def _guard(self, name: str) -> Iterator[None]:
-        """Give a logger up where it fails, whatever it fails of: the run goes on without it."""
+        """Drop a logger that fails, for any reason: the run continues without it."""
         try:
             yield
         except Exception as error:

@@ -84,5 +84,5 @@ def _logged_epochs(folder: Path) -> tuple[int, bool]:
     events = EventAccumulator(str(folder), size_guidance={"scalars": 0})
     events.Reload()
     names = events.Tags()["scalars"]
-    held = max((event.step for event in events.Scalars(LOSS)), default=0) if LOSS in names else 0
-    return held, any(name.startswith(RESULT) for name in names)
+    epochs = max((event.step for event in events.Scalars(LOSS)), default=0) if LOSS in names else 0
+    return epochs, any(name.startswith(RESULT) for name in names)

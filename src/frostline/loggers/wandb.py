@@ -62,7 +62,7 @@ class WandbRun:
             config=run.parameters,
             mode=mode(),
             resume="allow",
-            reinit="create_new",  # a run of the person's own goes on undisturbed
+            reinit="create_new",  # a run of the user's own continues undisturbed
             settings=wandb.Settings(
                 silent=True,
                 console="off",
@@ -83,7 +83,7 @@ class WandbRun:
 
 
 def mode() -> str:
-    """Return where W&B writes: what WANDB_MODE says, else files that nobody else is told of."""
+    """Return where W&B writes: WANDB_MODE, else offline files."""
     return os.environ.get("WANDB_MODE") or "offline"
 
 

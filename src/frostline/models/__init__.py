@@ -1,7 +1,7 @@
 """A pretrained model as stages with exact cuts: found, proved, run in halves, frozen.
 
-values · tracing → heads → staging → replay → cutting → model → building
-                                                 running · folding · freezing · identity (what training uses)
+cutting.nested_values · cutting.tracing → classifier → cutting.stages → cutting.replay → cutting.cuts →
+backbone → building; training uses cutting.halves · batchnorm_folding · freezing · cutting.prefix_digest
 """
 
 from __future__ import annotations

@@ -72,7 +72,7 @@ class Cut:
 
 @dataclass(frozen=True)
 class Layout:
-    """Which stage everything belongs to, by name: parameters and buffers, and modules from first to last."""
+    """The stage of every parameter and buffer, and the first and last stage of every module, by name."""
 
     tensors: Mapping[str, int]
     modules: Mapping[str, tuple[int, int]]

@@ -87,7 +87,7 @@ class Folded:
 
     @contextlib.contextmanager
     def skipping(self) -> Iterator[None]:
-        """What runs inside passes folded layers by."""
+        """Skip the folded BatchNorm layers inside the block."""
         with _Skipping({id(layer.running_mean) for layer in self._layers}):
             yield
 
@@ -143,6 +143,6 @@ def _proved(backbone: Backbone) -> list[tuple[str, str]]:
 
 
 def _normal(module: nn.Module) -> bool:
-    """Whether a layer's weights are its own, without parametrisation, and its statistics are kept."""
+    """Return whether a layer's weights are its own, without parametrisation, and its statistics are kept."""
     has_statistics = getattr(module, "running_var", 0) is not None
     return has_statistics and not nn.utils.parametrize.is_parametrized(module)

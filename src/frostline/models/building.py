@@ -149,7 +149,7 @@ def _notes(parts: Sequence[Section], recipes: dict[int, Recipe], head: Head) -> 
 
 
 def _layout(model: nn.Module, trace: Trace, parts: Sequence[Section], head: Head) -> Layout:
-    """Say which stage each tensor and module belongs to, from first uses and calls."""
+    """Return which stage each tensor and module belongs to, from first uses and calls."""
     starts = [0, *(section.start for section in parts[1:])]
     tensors = [*model.named_parameters(remove_duplicate=False), *model.named_buffers(remove_duplicate=False)]
     used_in = {

@@ -40,7 +40,7 @@ class Head:
 
     @property
     def plain(self) -> bool:
-        """Tell whether what the original head is given are the features themselves."""
+        """Return whether what the original head is given are the features themselves."""
         return self.kind == "flat" and self.twin is None
 
     def pool(self, value: Tensor) -> Tensor:
@@ -59,7 +59,7 @@ class Head:
         return nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Flatten(1), layer, *shape)
 
     def owns(self, name: str) -> bool:
-        """Tell whether a parameter, buffer or module of that dotted name belongs to the head."""
+        """Return whether a parameter, buffer or module of that dotted name belongs to the head."""
         return any(name == place or name.startswith(place + ".") for place in self.names)
 
 

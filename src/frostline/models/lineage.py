@@ -1,7 +1,7 @@
-"""What a model learned from never judges it, through any number of generations.
+"""Keep images that a model has learned from out of its evaluation, over any number of generations.
 
 A network that was adapted before brings along fingerprints of the images it met (`Backbone.fingerprints`).
-Here they are compared with images that it is to be adapted to, or asked about.
+Here they are compared with images that it is adapted to, or evaluated on.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ FOLDS = 5  # what is tried to find out whether anything can be held out
 
 @dataclass(frozen=True)
 class _SeenImages:
-    """What is known of the images: which were met before, and whether anything is known at all."""
+    """The images that were seen before, and whether that could be determined."""
 
     images: Recognised
     traceable: bool
@@ -36,10 +36,10 @@ def keep_learned_in_train(
     handed over. Raises `DataError` where a part that the source names holds learned images, or where nothing
     is left to judge by.
     """
-    seen = _find_seen(backbones, data, study)
-    learned = frozenset(d for d, side in seen.images.sides.items() if side in LEARNED)
+    seen_images = _find_seen(backbones, data, study)
+    learned = frozenset(d for d, side in seen_images.images.sides.items() if side in LEARNED)
     _demand_clean_parts(data, learned)
-    sides = {digest: "train" if digest in learned else "test" for digest in seen.images.sides}
+    sides = {digest: "train" if digest in learned else "test" for digest in seen_images.images.sides}
     if "test" in data.given:  # the source says what is tested on
         sides = {digest: side for digest, side in sides.items() if side == "train"}
     result = replace(data, learned=data.learned | learned)
@@ -47,15 +47,18 @@ def keep_learned_in_train(
         result = result.keeping(sides)
     _demand_judges(result)
     result = result.framed(*max(map(_frame, backbones), key=lambda frame: result.cut_away(*frame).mean))
-    findings = [*_findings(result, seen), *(found for model in backbones for found in _on_resize(model))]
+    findings = [
+        *_findings(result, seen_images),
+        *(found for model in backbones for found in _on_resize(model)),
+    ]
     new_findings = [finding for finding in dict.fromkeys(findings) if finding not in data.said]
     return replace(result, said=(*result.said, *new_findings)) if new_findings else result
 
 
 def mark_learned(backbone: Backbone, data: Manifest) -> Manifest:
     """Return the images in the parts they have; those that the backbone learned from are in no fold."""
-    seen = _find_seen([backbone], data, None)
-    learned = frozenset(d for d, side in seen.images.sides.items() if side in LEARNED)
+    seen_images = _find_seen([backbone], data, None)
+    learned = frozenset(d for d, side in seen_images.images.sides.items() if side in LEARNED)
     return replace(data, learned=data.learned | learned) if learned else data
 
 
@@ -114,13 +117,15 @@ def _demand_judges(data: Manifest) -> None:
         )
 
 
-def _findings(data: Manifest, seen: _SeenImages) -> list[Finding]:
+def _findings(data: Manifest, seen_images: _SeenImages) -> list[Finding]:
     """Return findings on what was recognised."""
     learned = sum(sample.digest in data.learned for sample in data.samples)
-    tested = {digest for digest, side in seen.images.sides.items() if side == "test"}
+    tested = {digest for digest, side in seen_images.images.sides.items() if side == "test"}
     stay = sum(sample.digest in tested and sample.split == "test" for sample in data.samples)
-    near = sum(sample.digest in seen.images.near and sample.split != "train" for sample in data.samples)
-    untraceable = 0 if seen.traceable else len(data.samples)
+    near = sum(
+        sample.digest in seen_images.images.near and sample.split != "train" for sample in data.samples
+    )
+    untraceable = 0 if seen_images.traceable else len(data.samples)
     sentences = {
         "The model carries no fingerprints of what it learned from: whether it has seen these images cannot "
         "be known, and its accuracy on them may be too high.": untraceable,
@@ -138,7 +143,7 @@ def _frame(backbone: Backbone) -> tuple[str, float]:
 
 
 def _on_resize(backbone: Backbone) -> list[Finding]:
-    """Say how a model that was adapted before saw images, where that is not plain."""
+    """Return how a model that was adapted before saw images, where that is not plain."""
     before, now = backbone.learned_as, backbone.preprocessing
     if before is None or before.resize == now.resize == "crop":
         return []

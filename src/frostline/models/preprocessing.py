@@ -80,7 +80,7 @@ class Preprocessing:
 
     @property
     def resize(self) -> str:
-        """How a picture becomes square, as one of `RESIZES`."""
+        """The way a picture becomes square, one of `RESIZES`."""
         return RESIZE_OF[self.crop_mode]
 
     def with_resize(self, resize: str | None) -> Preprocessing:
@@ -115,8 +115,8 @@ class Preprocessing:
         return red, green, blue
 
     @property
-    def words(self) -> str:
-        """How a picture becomes square, as text."""
+    def text(self) -> str:
+        """A description of how a picture becomes square."""
         side, resized_side = f"{self.size} × {self.size} px", math.floor(self.size / self.crop_pct)
         middle = "" if resized_side == self.size else f"; the middle {side} is used"
         if self.resize == "squash":

@@ -47,13 +47,13 @@ def rows(backbone: Backbone, marks: Mapping[str, int] | None = None) -> list[tup
             shape_text(stage.shape),
             count_text(stage.parameters),
             f"{100 * stage.compute_share:.1f} %",
-            _cut_text(index, offered, _here(index, marks)),
+            _cut_text(index, offered, _marks_at(index, marks)),
         )
         for index, stage in enumerate(backbone.stages)
     ]
 
 
-def _here(index: int, marks: Mapping[str, int] | None) -> list[str]:
+def _marks_at(index: int, marks: Mapping[str, int] | None) -> list[str]:
     return [name for name, cut in (marks or {}).items() if cut == index]
 
 

@@ -45,7 +45,7 @@ from frostline.selection import (
     sub_study,
 )
 from frostline.strategies import Strategy, parse, parse_list
-from frostline.studies.best_run import answers_already
+from frostline.studies.best_run import has_finished_run
 from frostline.studies.figures import Figure, Rows
 from frostline.studies.study_folder import Study
 from frostline.system import timing
@@ -424,7 +424,7 @@ def _probe(
         logger=loggers,
         progress=progress,
     )
-    if not (answers_already(kept) or kept.answer):
+    if not (has_finished_run(kept) or kept.answer):
         score = run.result["cv_score"]
         kept.answer_by(run.folder, "a linear probe, the first model of this study", score)
     return run

@@ -1,9 +1,9 @@
-"""What this machine needs for one network: how it computes best, and the seconds and bytes of each stage.
+"""Rates of one network on this machine: the best numeric plan, and seconds and bytes of each stage.
 
-ways (the numeric plans that are timed) → learning · correcting (stages; what whole runs say) → measuring
+numeric_search (the timed plans) → training_rates · rate_correction (by whole runs) → rate_measurement
 
-What was measured once on a machine is remembered, and a run after `measure` times nothing anew. Remembered
-rates are checked by one timing before they predict anything, and whole runs correct them.
+Rates are measured once on a machine and cached; a run after `measure` times nothing again. Cached rates are
+checked by one timing before they predict anything, and whole runs correct them.
 """
 
 from frostline.profiling.numeric_search import (

@@ -35,7 +35,7 @@ PROBE_IMAGES = (40, 200)  # heads that are solved for to measure how long that t
 # (three image sets, two networks, 48 to 242 images).
 APART, FALLS = 0.1, 0.6
 L2 = 1e-3  # of a head that is solved for alone (training/flips.py)
-FIGURES = 100  # images whose figures are worked out: a fraction of a second
+FIGURES = 100  # images whose metrics are computed: a fraction of a second
 BUSY_S = 0.1  # how long it is asked whether this process has the processor to itself
 GIVEN = (
     0.8  # of the threads' time; idle machines gave 0.9 and more, one neighbour on two cores took it to 0.5
@@ -77,10 +77,15 @@ def measure(
     network_rates = numerics.measured(_rates_name(backbone, batch, classes), network, count)
     network_rates["stages"][-1]["parameters"] -= (timed - classes) * (backbone.feature_width + 1)
     with numerics.threads(count), FeatureCache() as cache:
-        other_rates = {**network_rates["around"], **_pictures(images), **_disk(cache), **_figures(classes)}
+        other_rates = {
+            **network_rates["around"],
+            **_image_seconds(images),
+            **_disk_seconds(cache),
+            **_metric_seconds(classes),
+        }
         other_rates |= {
-            **_solving(backbone.feature_width, classes),
-            "find": _finding(backbone, config, cache),
+            **_solver_seconds(backbone.feature_width, classes),
+            "find": _lookup_seconds(backbone, config, cache),
         }
     rates = Rates(
         name=backbone.name,
@@ -151,7 +156,7 @@ def _cpu_share(threads: int) -> float:
 
 
 def _base_bytes() -> int:
-    """What this process holds above its imports, once the C library has given back what is free."""
+    """Return the bytes that this process holds above its imports, after freed memory is returned."""
     with PeakMemory(0):
         return max(0, resident_bytes() - imported_baseline_bytes())
 
@@ -230,7 +235,7 @@ def _touch_s(works: list[training_rates.Measured]) -> float:
     return max(0.0, extra) / max(1, sum(work.first_bytes for work in works))
 
 
-def _pictures(images: Images) -> dict[str, Any]:
+def _image_seconds(images: Images) -> dict[str, Any]:
     """Seconds for the pixels of an image: from its file, and each view from the decoded picture."""
     samples = images.samples[:LOOKED_AT]
     for sample in samples:
@@ -256,7 +261,7 @@ def _pictures(images: Images) -> dict[str, Any]:
     }
 
 
-def _disk(cache: FeatureCache) -> dict[str, Any]:
+def _disk_seconds(cache: FeatureCache) -> dict[str, Any]:
     """Seconds to read and keep a row, and to write a file, by their bytes; and to find that out for a row."""
     start = time.perf_counter()
     small, large = (cache.seconds_per_row(row_bytes) for row_bytes in ROW_BYTES)
@@ -275,8 +280,8 @@ def _disk(cache: FeatureCache) -> dict[str, Any]:
     }
 
 
-def _finding(backbone: Backbone, config: ForwardConfig, cache: FeatureCache) -> Line:
-    """Seconds to find a cut's rows in the store, by the numbers below it, from the first and the last cut."""
+def _lookup_seconds(backbone: Backbone, config: ForwardConfig, cache: FeatureCache) -> Line:
+    """Seconds to find a cut's features in the cache, by the numbers below it, at the first and last cut."""
     cuts = (backbone.cuts[1], backbone.cuts[-1])
     stage_of = backbone.stage_of(backbone.model)
     sizes = [(stage_of[name], value.numel()) for name, value in backbone.model.named_parameters()]
@@ -296,7 +301,7 @@ def _line(places_: tuple[int, int], seconds: tuple[float, float]) -> Line:
     return Line(max(0.0, seconds[0] - slope * places_[0]), slope)
 
 
-def _solving(width: int, classes: int) -> dict[str, Line]:
+def _solver_seconds(width: int, classes: int) -> dict[str, Line]:
     """Seconds to solve for a head with one L2 and with the grid, by images × numbers an image × classes."""
     rng, spread = np.random.default_rng(0), np.arange(1, width + 1) ** -FALLS
     solve_seconds: dict[str, list[float]] = {"solve": [], "solve_grid": []}
@@ -312,8 +317,8 @@ def _solving(width: int, classes: int) -> dict[str, Line]:
     return {name: _line((few, many), (low, high)) for name, (low, high) in solve_seconds.items()}
 
 
-def _figures(classes: int) -> dict[str, float]:
-    """Seconds to fit a temperature, and to sum up a run's answers on test."""
+def _metric_seconds(classes: int) -> dict[str, float]:
+    """Seconds to fit a temperature, and to compute a run's metrics on test."""
     rng = np.random.default_rng(0)
     targets = np.arange(FIGURES) % classes
     logits = 2.0 * np.eye(classes)[targets] + rng.normal(size=(FIGURES, classes))

@@ -52,7 +52,7 @@ class Measured:
 
 @dataclass(frozen=True)
 class Steps:
-    """What training costs: by stage, by step, by parameter; bytes of a step at its highest."""
+    """Training costs by stage, by step and by parameter, and the peak memory of a step."""
 
     rates: Rates
     parameters: list[int]  # by stage

@@ -26,7 +26,7 @@ from frostline.selection.scoreboard import Board, Entrant, Seen, Terms
 from frostline.selection.successive_halving import SHORT, Race, Rung, Task
 from frostline.selection.trial_queue import Ledger, Outcome
 from frostline.strategies import scaled
-from frostline.studies.best_run import answers_already
+from frostline.studies.best_run import has_finished_run
 from frostline.studies.study_folder import Study
 from frostline.system import directories, processor
 from frostline.system.timing import Stopwatch
@@ -309,7 +309,7 @@ class Contest:
 
     def _offer(self, task: Task, run: Run) -> None:
         """Let the leader's newest run answer while nothing finished does, if it is better than who does."""
-        if answers_already(self.study):
+        if has_finished_run(self.study):
             return
         mine = [
             s for t, s in self._scores().items() if (t.candidate, t.share) == (task.candidate, task.share)

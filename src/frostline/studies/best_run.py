@@ -94,8 +94,8 @@ def best_of(study: Study, name: str | None = None) -> Best:
     return best
 
 
-def answers_already(study: Study) -> bool:
-    """Tell whether a finished run predicts, so that a running comparison need not offer its leader."""
+def has_finished_run(study: Study) -> bool:
+    """Return whether a finished run predicts, so that a running comparison need not offer its leader."""
     return bool(study.runs() or winners_of(study))
 
 
@@ -203,7 +203,7 @@ def _of_trained(trained: Sequence[Contender]) -> Best:
 
 
 def _might_be_expected(contender: Contender, chosen: Contender) -> bool:
-    """Tell whether a user might have expected it to be used: it is newer, or has a higher accuracy."""
+    """Return whether a user might have expected it to be used: it is newer, or has a higher accuracy."""
     accuracies = [c.accuracy for c in (contender, chosen)]
     if contender.val_score and chosen.val_score:
         accuracies = [contender.val_score.accuracy, chosen.val_score.accuracy]

@@ -41,7 +41,7 @@ class ValScore:
 
 @dataclass(frozen=True)
 class ComparisonResult:
-    """How a winner was judged: equal `folds`, the same folds. `raced` holds each candidate's accuracy."""
+    """How a comparison judged: equal `folds`, the same folds. `candidates` holds each one's accuracy."""
 
     folds: str | None
     metric: str
@@ -54,14 +54,14 @@ class ComparisonResult:
 
 @dataclass(frozen=True)
 class Contender:
-    """A finished run that may answer: one of `train`, or, with a race, a comparison's winner."""
+    """A finished run that may predict: one of `train`, or, with a comparison, its winner."""
 
     folder: RunFolder
     strategy: str
     ended: str
     val_score: ValScore | None
     config: Mapping[str, Any]
-    answers: Path  # the table of what was answered about the images that judge it
+    predictions: Path  # the table of what was answered about the images that judge it
     stopped: bool = False
     comparison: ComparisonResult | None = None
 
@@ -93,9 +93,9 @@ def trained_runs(study: Study) -> list[Contender]:
             )
         on_val = _on_val(result.get("val_accuracy"), config.get("metric"), result.get("val_goodness"))
         stopped = bool(result.get("stopped"))
-        answers = folder.path / "predictions-val.csv"
+        predictions = folder.path / "predictions-val.csv"
         contenders.append(
-            Contender(folder, config["strategy"], folder.ended, on_val, config, answers, stopped)
+            Contender(folder, config["strategy"], folder.ended, on_val, config, predictions, stopped)
         )
     return contenders
 
@@ -106,7 +106,10 @@ def significantly_better(candidate: Contender, rival: Contender, study: Study) -
     The lower end of a 95 % interval for paired proportions (Bonett and Price 2012, who add one to the images
     that each alone predicted correctly) is above zero. Images of one group count as one.
     """
-    candidate_correct, rival_correct = _correct_by_path(candidate.answers), _correct_by_path(rival.answers)
+    candidate_correct, rival_correct = (
+        _correct_by_path(candidate.predictions),
+        _correct_by_path(rival.predictions),
+    )
     shared = [path for path in candidate_correct if path in rival_correct]
     n = _independent(study, shared)
     if not n:
@@ -145,7 +148,7 @@ def _independent(study: Study, paths: Sequence[str]) -> int:
 
 
 def setting_difference(run: Contender, settings: Mapping[str, Mapping[str, Any]]) -> str:
-    """Say how a run of `train` was made unlike the runs of a comparison; nothing where it was made alike.
+    """Return how a run of `train` was made unlike the runs of a comparison; nothing where it was made alike.
 
     `settings` are a comparison's, by a candidate's network.
     """
@@ -191,9 +194,15 @@ def _winner(study: Study, file: Path) -> Contender:
         val = judged.get("val") or {}
         on_val = _on_val(val.get("accuracy"), record["metric"], val.get("goodness"))
         ended = str(record.get("ended") or ended_of(folder))
-        answers = file.with_name(OUT_OF_FOLD)
+        predictions = file.with_name(OUT_OF_FOLD)
         return Contender(
-            folder, str(record["winner"]), ended, on_val, {}, answers, comparison=comparison_result(record)
+            folder,
+            str(record["winner"]),
+            ended,
+            on_val,
+            {},
+            predictions,
+            comparison=comparison_result(record),
         )
     except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise StudyError(
@@ -222,8 +231,8 @@ def ended_of(folder: RunFolder) -> str:
 
 
 def _on_val(accuracy: object, metric: object, goodness: object) -> ValScore | None:
-    right = _number(accuracy)
-    return None if right is None else ValScore(right, str(metric), _number(goodness))
+    rate = _number(accuracy)
+    return None if rate is None else ValScore(rate, str(metric), _number(goodness))
 
 
 def _number(value: object) -> float | None:

@@ -85,7 +85,7 @@ PACKAGES = (
 
 
 def digest_of(value: Any) -> str:
-    """SHA-256 over canonical JSON: equal values, equal digests, whatever the order of their keys."""
+    """Return the SHA-256 of canonical JSON: equal values have equal digests, whatever the order of keys."""
     text = json.dumps(value, sort_keys=True, ensure_ascii=True, separators=(",", ":"))
     return hashlib.sha256(text.encode()).hexdigest()
 
@@ -121,7 +121,7 @@ class RunFolder:
 
     @property
     def finished(self) -> bool:
-        """Whether the run is finished."""
+        """Return whether the run is finished."""
         return (self.path / "result.json").is_file()
 
     @property
@@ -173,7 +173,7 @@ class RunFolder:
             lock.acquire(timeout=ORPHANS_S)
 
     def _holder_lives(self) -> bool:
-        """Whether the very process that noted itself runs, for all that can be seen from this machine."""
+        """Tell if the very process that noted itself runs, for all that can be seen from this machine."""
         try:
             holder = self.read("holder.json")
             same_host = holder["host"] == platform.node()
@@ -368,7 +368,7 @@ class Study:
 
     @property
     def answer(self) -> dict[str, Any] | None:
-        """Which run predicts: `run` (relative to the study), `why`, `score`; `None` where none does."""
+        """The run that predicts: `run` (relative to the study), `why`, `score`; None where there is none."""
         return self.read("answer.json")
 
     def run_at(self, name: object) -> RunFolder:

@@ -1,4 +1,4 @@
-"""Where things that outlive one run are kept: converted weights, remembered cuts, digests, test looks.
+"""The cache folder: converted weights, cuts, digests, evaluations on test parts.
 
 `--cache-dir DIR` sets it for a process, else `FROSTLINE_CACHE_DIR`, else the platform's cache folder.
 """
@@ -20,7 +20,7 @@ import platformdirs
 import psutil
 
 VARIABLE = "FROSTLINE_CACHE_DIR"
-CONFIG = "config.json"  # of an export: whose it is, and in which format
+CONFIG = "config.json"  # of an export: frostline's mark, and the format
 FINGERPRINTS = "fingerprints.safetensors"  # beside the weights: of a run, an export, a delta
 STALE_S = 24 * 3600.0  # a choice: no export and no copy of one image takes a day
 CLOCK_S = 2.0  # file times are as coarse as that on FAT
@@ -126,7 +126,7 @@ def left_behind(path: Path, ending: str = "tmp") -> list[Path]:
 
 
 def _is_stale(entry: Path, host: str, process: int) -> bool:
-    """Whether the process that made this is gone. One of another machine is, for all we know, after a day."""
+    """Tell if the process that made this is gone. One of another machine is, for all we know, after a day."""
     try:
         modified = entry.lstat().st_mtime
         if host != _host():

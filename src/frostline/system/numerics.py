@@ -70,7 +70,7 @@ class NumericPlan:
 
 
 def to_device(batch: Tensor, device: str) -> Tensor:
-    """Move a batch to a device. A GPU fetches it from pinned memory while the processor goes on."""
+    """Move a batch to a device. A GPU fetches it from pinned memory while the processor continues."""
     if device != "cuda" or batch.is_cuda:
         return batch.to(device)
     return batch.pin_memory().to(device, non_blocking=True)

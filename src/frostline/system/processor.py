@@ -1,7 +1,7 @@
-"""What this process may use of the processor, what of it is free, and how threads wait. Imports no torch.
+"""Cores that this process may use, which are free, and how threads wait. Imports no torch.
 
 OpenMP's threads spin for a while where they wait for each other. On cores of their own that is fastest;
-beside other work the time goes to nobody. How they wait is read from the environment when the OpenMP library
+beside other work that time is lost. How they wait is read from the environment when the OpenMP library
 is loaded, so `settle` must come before torch is imported. What the environment says already is never changed.
 """
 
@@ -78,7 +78,7 @@ def _group_s() -> float:
 
 @dataclass(frozen=True)
 class Free:
-    """What a process found as it began: cores that it may use, others' work on them, how threads wait."""
+    """The processor as a process found it: usable cores, other work on them, how threads wait."""
 
     cores: int
     others: float
@@ -100,7 +100,7 @@ class Free:
 
     @property
     def spins(self) -> bool:
-        """Whether threads spin where they wait."""
+        """Return whether threads spin where they wait."""
         policy = os.environ.get("OMP_WAIT_POLICY", "")
         return self.wait != PASSIVE and not (policy in self.wait and policy.upper() == "PASSIVE")
 
@@ -130,17 +130,17 @@ def _settled() -> str:
 
 
 def _alone() -> bool:
-    """Whether no thread has another to wait for."""
+    """Return whether no thread has another to wait for."""
     return os.cpu_count() == 1 or any(os.environ.get(name) == "1" for name in COUNTING)
 
 
 def _shared() -> bool:
-    """Whether this is one of several processes that a launcher started here: others' work is ours, too."""
+    """Tell if this is one of several processes that a launcher started here: others' work is ours, too."""
     return os.environ.get("LOCAL_WORLD_SIZE", "1") != "1"
 
 
 def _stays_busy() -> bool:
-    """Whether others are at work, and still are at a second look: a short stir must not slow a long run."""
+    """Tell if others are at work, and still are at a second look: a short stir must not slow a long run."""
     return all(_look(reading) >= BUSY for reading in (_first, None))
 
 
@@ -167,7 +167,7 @@ def free() -> Free:
 def cores() -> int:
     """Return the cores that this process may use: by its affinity, and by its container's quota.
 
-    Raises `UsageError` where LOKY_MAX_CPU_COUNT, which joblib obeys, is no number.
+    Raises `UsageError` where LOKY_MAX_CPU_COUNT, which joblib obeys, is not a number.
     """
     from joblib import cpu_count  # brings numpy: an idle machine's `--help` needs neither
 
@@ -181,7 +181,7 @@ def cores() -> int:
 
 
 def count_is_set() -> bool:
-    """Whether the environment says how many threads there are."""
+    """Return whether the environment says how many threads there are."""
     return any(name in os.environ for name in COUNTING)
 
 

@@ -43,7 +43,7 @@ def predict_parts(
             request.backbone,
             model,
             cut,
-            images.some(process_group.share(len(images))),
+            images.subset(process_group.share(len(images))),
             way,
             keep=cache_policy.untimed(request, cut, 4).keep,
             cache=store,

@@ -103,7 +103,7 @@ def _interpolated(
 
     def answers(point: nn.Module) -> NDArray[np.float32]:
         assert setup.val is not None
-        mine = setup.val.some(process_group.share(len(setup.val)))
+        mine = setup.val.subset(process_group.share(len(setup.val)))
         parts = [np.empty((0, balance.classes), dtype=np.float32)]
         with torch.no_grad():
             parts += [

@@ -38,7 +38,7 @@ ADVICE = "--resize squash or pad (resize= in Python) shows every picture whole, 
 
 @dataclass(frozen=True)
 class CutAway:
-    """How much of some pictures is never seen. Shares are of a picture's area, 0–1."""
+    """The area of images that preprocessing removes. Shares are of an image's area, 0–1."""
 
     resize: str  # crop, squash or pad
     crop_pct: float  # share of a side that the crop keeps
@@ -60,7 +60,7 @@ class CutAway:
 
     @property
     def finding(self) -> Finding | None:
-        """What there is to say; None where nothing is lost that people would miss."""
+        """The finding; None where too little is removed to matter."""
         if not self.long or self.resize != "crop":
             return None
         or_more = "" if self.crop_pct < 1 else " or more"
@@ -120,7 +120,7 @@ def cut_away(
 
 
 def is_long(size: Size) -> bool:
-    """Whether a picture is wider or taller than `MOST_ASPECT` to 1."""
+    """Return whether a picture is wider or taller than `MOST_ASPECT` to 1."""
     return max(size) > MOST_ASPECT * min(size) * (1 + ROUNDING)
 
 

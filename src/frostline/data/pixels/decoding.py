@@ -105,7 +105,7 @@ def read_bytes(path: Path) -> bytes:
 
 
 def file_fault(path: Path) -> str:
-    """Say why `path` is no file one can read (missing, a folder, a pipe, a device), or return ""."""
+    """Return why `path` is no file one can read (missing, a folder, a pipe, a device), or return ""."""
     try:
         if path.is_file():
             return _too_large(path.stat().st_size)
@@ -130,12 +130,12 @@ def _too_large(size_bytes: int) -> str:
 
 @dataclass(frozen=True, slots=True)
 class Header:
-    """What a file's header alone gives away."""
+    """The traits in a file's header."""
 
     fault: str = ""  # why it is no image
     kind: str = ""  # as a `Picture`'s
     several: bool = False  # holds more pages or frames than the first
-    group: str = ""  # whose picture it is, as far as the file says
+    group: str = ""  # the patient that the file names
     size: tuple[int, int] = (0, 0)  # width and height in pixels, upright
 
 
@@ -272,7 +272,7 @@ def _picture(image: Image.Image, again: Callable[[], Image.Image] | None) -> Pic
 
 
 def size_fault(width: int, height: int) -> str:
-    """Say why an image of this size is not taken, or return ""."""
+    """Return why an image of this size is not taken, or return ""."""
     if width * height > MAX_PIXELS:
         return f"has {width}×{height} pixels; more than {MAX_PIXELS:,} are refused as a decompression bomb"
     if min(width, height) < MIN_SIDE_PIXELS:

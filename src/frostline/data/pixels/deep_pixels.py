@@ -85,7 +85,7 @@ def kind_of(image: Image.Image) -> str:
 
 
 def takes_two(image: Image.Image) -> bool:
-    """Whether only two decodings of the same file give all bits: 8 bits a channel hold no more."""
+    """Return whether only two decodings of the same file give all bits: 8 bits a channel hold no more."""
     return bool(kind_of(image)) and image.format != "PPM" and image.mode in ("LA", "RGB", "RGBA")
 
 

@@ -1,4 +1,4 @@
-"""DICOM images by pydicom: values as the modality means them, black for low; and whose image it is."""
+"""DICOM images by pydicom: values as the modality means them, black for low; and the patient."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ _lock = threading.Lock()  # its warnings are silenced for the whole process whil
 
 @dataclass(frozen=True)
 class Header:
-    """What is known without pixels."""
+    """The header: size, kind, frames and patient."""
 
     width: int
     height: int

@@ -78,7 +78,7 @@ def _quieten_libtiff() -> None:
 
 @cache
 def installed(name: str) -> bool:
-    """Whether the package for `HEIF` or `DICOM` is there."""
+    """Return whether the package for `HEIF` or `DICOM` is there."""
     return importlib.util.find_spec(PACKAGES[name]) is not None
 
 
@@ -98,17 +98,17 @@ def suffixes() -> frozenset[str]:
 
 
 def is_dicom(head: bytes) -> bool:
-    """Whether a file that begins so is DICOM."""
+    """Return whether a file that begins so is DICOM."""
     return head[128:132] == b"DICM"
 
 
 def is_heif(head: bytes) -> bool:
-    """Whether a file that begins so is HEIF, as phones write it."""
+    """Return whether a file that begins so is HEIF, as phones write it."""
     return head[4:8] == b"ftyp" and head[8:12] in HEIF_BRANDS
 
 
 def is_picture(head: bytes) -> bool:
-    """Whether a file that begins so is meant for a picture, whatever its name."""
+    """Return whether a file that begins so is meant for a picture, whatever its name."""
     if is_dicom(head) or is_heif(head):
         return True
     for name in readable():
@@ -138,7 +138,7 @@ def identified(file: Any) -> Image.Image | None:
 
 
 def several(image: Any) -> bool:
-    """Whether an opened file holds more pages or frames than the one that is read."""
+    """Return whether an opened file holds more pages or frames than the one that is read."""
     if image.format == "TIFF":
         return bool(getattr(image.tag_v2, "next", 0))
     if image.format in ("GIF", "PNG", "WEBP", "AVIF"):
@@ -147,7 +147,7 @@ def several(image: Any) -> bool:
 
 
 def fault_of(image: Any) -> str:
-    """Say why what an opened file shows is not what it holds, or return ""."""
+    """Return why what an opened file shows is not what it holds, or return ""."""
     if image.format != "TIFF":
         return ""
     tags = image.tag_v2
@@ -181,7 +181,7 @@ def _needs(name: str, description: str) -> str:
 
 
 def _of_tiff(content: bytes) -> str:
-    """Say which bands and depth a TIFF has that Pillow does not read."""
+    """Return which bands and depth a TIFF has that Pillow does not read."""
     if content[8:10] == b"CR":
         return RAW
     try:

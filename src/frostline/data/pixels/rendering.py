@@ -1,7 +1,7 @@
-"""How stored values become 8-bit RGB: over which range deep pixels are spread, and what shows through holes.
+"""How stored values become 8-bit RGB: the range of deep pixels, and the background of transparent ones.
 
 Decided once for a study, from its training images, and kept: the same value must mean the same grey in
-training, in every answer, and in what is exported.
+training, in every prediction, and in exports.
 """
 
 from __future__ import annotations
@@ -64,7 +64,7 @@ class Levels:
         return self.least, self.most
 
     def saturates(self, low: float, high: float) -> bool:
-        """Whether over `MOST_SATURATED` of the pixels that can be seen lie outside, both ends together."""
+        """Tell if over `MOST_SATURATED` of the pixels that can be seen lie outside, both ends together."""
         below, above = sum(end < low for end in self.darkest), sum(end > high for end in self.brightest)
         return below + above >= len(STEPS)
 
@@ -118,7 +118,7 @@ class Rendering:
 
     @property
     def plain(self) -> bool:
-        """Whether nothing had to be decided: 8 bits a channel, transparency on white."""
+        """Return whether nothing had to be decided: 8 bits a channel, transparency on white."""
         return self == Rendering()
 
     def range_of(self, kind: str) -> tuple[float, float] | None:
@@ -145,7 +145,7 @@ class Rendering:
         return on_ground(image, self.ground)
 
     def saturates(self, deep: Deep) -> bool:
-        """Whether the range cuts off much of an image (`Levels.saturates`); its own range never does."""
+        """Tell if the range cuts off much of an image (`Levels.saturates`); its own range never does."""
         limits = self.range_of(deep.kind)
         return limits is not None and Levels.of(deep).saturates(*limits)
 
@@ -155,7 +155,7 @@ class Rendering:
 
     @property
     def decisions(self) -> dict[str, Any]:
-        """What decides pixels, as plain data."""
+        """The settings that determine pixels, as plain data."""
         return {
             "intensity_range": self.intensity_range,
             "ranges": {kind: [low, high] for kind, low, high in self.ranges},

@@ -29,14 +29,14 @@ from frostline.data.pixels.traits import Traits, is_flat
 
 @dataclass(frozen=True)
 class RenderingOptions:
-    """What was asked for; "" = as the study has it, else as the images suggest."""
+    """The requested rendering; "" = as the study has it, else chosen from the images."""
 
     intensity_range: str = ""
     alpha_background: str = ""
 
 
 def rendering_options(intensity_range: object, alpha_background: str | None) -> RenderingOptions:
-    """Return what was asked for, checked. Raises `UsageError`."""
+    """Return the requested rendering options, checked. Raises `UsageError`."""
     if alpha_background not in (None, AUTO):
         parsed_ground(str(alpha_background))
     return RenderingOptions(
@@ -105,13 +105,13 @@ def _flat_under(images: Sequence[Traits], rendering: Rendering) -> int:
 
 @dataclass(frozen=True, slots=True)
 class RenderedImage:
-    """How one image was rendered for prediction."""
+    """The rendering of one image for prediction."""
 
     name: str
     kind: str = ""
     saturated: bool = False  # over `MOST_SATURATED` of its pixels lie outside the range
     flat: bool = False
-    several: bool = False  # pages or frames, of which the first was looked at
+    several: bool = False  # several pages or frames; the first was used
 
 
 def rendered_from_picture(

@@ -32,7 +32,7 @@ def quarter_turns(image: Image.Image) -> Image.Image:
 class AnyAngle:
     """Turns an image by any angle, in a frame of its own size.
 
-    Pixels that nobody will see are not turned: an image is first shrunk by a whole number, to no less than
+    Pixels that are not shown are not turned: an image is first shrunk by a whole number, to no less than
     `side` pixels of its shorter side.
     """
 

@@ -1,4 +1,4 @@
-"""What an image turned out to be, beyond sound or damaged: its kind, its levels, whether it is flat."""
+"""Traits of an image: its kind, its levels, whether it is flat."""
 
 from __future__ import annotations
 
@@ -17,15 +17,15 @@ FLAT_LEVELS = 4
 
 @dataclass(frozen=True, slots=True)
 class Traits:
-    """What is known of an image. Those of a plain image of unknown size, in full view, are the default."""
+    """The traits of an image. The defaults are those of a plain opaque image of unknown size."""
 
     kind: str = ""  # "" = 8 bits and opaque; `rendering.ALPHA`; "uint16" … (`depth.kind_of`)
     flat: bool = False  # one colour, on any ground
     clear: bool = False  # has pixels that one sees through
     hidden_on_white: bool = False  # 8 bits: shows something, but not on white
     hidden_on_grey: bool = False
-    several: bool = False  # pages or frames, of which the first is used
-    group: str = ""  # whose image it is, as the file itself says
+    several: bool = False  # several pages or frames; the first is used
+    group: str = ""  # the patient that the file names
     levels: Levels | None = None  # of deep pixels that can be seen, once they were decoded
     width: int = 0  # in pixels, upright, as the header says; 0 = not known
     height: int = 0
@@ -52,11 +52,11 @@ class Traits:
 
     @property
     def special(self) -> bool:
-        """Whether its pixels depend on how the study shows them."""
+        """Return whether its pixels depend on how the study shows them."""
         return bool(self.kind)
 
     def flat_under(self, rendering: Rendering) -> bool:
-        """Whether the image is one colour as a study shows it."""
+        """Return whether the image is one colour as a study shows it."""
         if self.flat or self.levels is None:
             hidden = self.hidden_on_white if rendering.ground == WHITE else self.hidden_on_grey
             return self.flat or (hidden and rendering.ground in (WHITE, GREY))
@@ -97,7 +97,7 @@ def with_decoded_traits(picture: Picture, header: Traits = PLAIN) -> Traits:
 
 
 def is_flat(image: Any) -> bool:
-    """Whether no channel of an RGB image has more than `FLAT_LEVELS` between its extremes."""
+    """Return whether no channel of an RGB image has more than `FLAT_LEVELS` between its extremes."""
     return all(most - least <= FLAT_LEVELS for least, most in image.getextrema())
 
 

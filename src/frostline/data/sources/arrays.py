@@ -10,7 +10,7 @@ from typing import Any
 from PIL import Image
 
 from frostline.data.digest_cache import DigestCache
-from frostline.data.image_index import index, look_at_special
+from frostline.data.image_index import decode_special, index
 from frostline.data.manifest import Manifest
 from frostline.data.pixels.deep_pixels import Deep
 from frostline.data.pixels.rendering import PLAIN, Rendering
@@ -33,9 +33,9 @@ def read_pairs(pairs: Pairs) -> Source:
     """List what there is; files are read later, as those of a folder are."""
     if all(isinstance(image, str | Path) for image in pairs.images):
         paths = [Path(image).expanduser().absolute().as_posix() for image in pairs.images]
-        return Source(Path(), _found(paths, pairs.labels))
+        return Source(Path(), _entries(paths, pairs.labels))
     names = [f"{NAME}[{position}]" for position in range(len(pairs.images))]
-    return Source(None, _found(names, pairs.labels), items=_InMemory(pairs.images))
+    return Source(None, _entries(names, pairs.labels), items=_InMemory(pairs.images))
 
 
 def unlabelled(
@@ -65,7 +65,7 @@ def unlabelled(
     source = read_pairs(Pairs(images, [""] * len(images)))
     cache = DigestCache()
     indexed = index(source, cache, None, workers)
-    look_at_special(source, indexed, cache, None, workers)
+    decode_special(source, indexed, cache, None, workers)
     lost = [f"{image.entry.path} {image.fault}" for image in indexed if image.fault]
     if lost:
         raise DataError(f"{len(lost)} image(s) cannot be used:{listing(lost)}")
@@ -77,7 +77,7 @@ def unlabelled(
     return Manifest(source.root, samples, ("",), rendering=rendering, kinds=kinds, items=source.items), notes
 
 
-def _found(paths: Sequence[str], labels: Sequence[str]) -> list[ImageEntry]:
+def _entries(paths: Sequence[str], labels: Sequence[str]) -> list[ImageEntry]:
     return [ImageEntry(path, label) for path, label in zip(paths, labels, strict=True)]
 
 

@@ -96,15 +96,15 @@ def _read_classes(folder: Path, part: str, source: Source) -> None:
 def _read_class(folder: Path, part: str, source: Source) -> None:
     assert source.root is not None
     label = unicodedata.normalize("NFC", folder.name)  # macOS spells é as two characters
-    ours: list[tuple[Path, str]] = []
-    files = walk_files(folder, ours)
-    source.findings += [_left_out(source.root, place, kind) for place, kind in sorted(ours)]
+    own_folders: list[tuple[Path, str]] = []
+    files = walk_files(folder, own_folders)
+    source.findings += [_left_out(source.root, place, kind) for place, kind in sorted(own_folders)]
     source.images += [
         ImageEntry(file.relative_to(source.root).as_posix(), label, split=part) for file in files
     ]
     if not files:
-        where = folder.relative_to(source.root).as_posix()
-        source.findings.append(Finding("empty", 1, f"The folder {where} is empty."))
+        relative = folder.relative_to(source.root).as_posix()
+        source.findings.append(Finding("empty", 1, f"The folder {relative} is empty."))
 
 
 def _folders(folder: Path) -> list[Path]:
@@ -121,14 +121,14 @@ def _own_inside(root: Path, layout: Layout) -> list[tuple[Path, str]]:
 
 def _left_out(root: Path, folder: Path, kind: str) -> Finding:
     article = "an" if kind == "export" else "a"
-    where = folder.relative_to(root).as_posix()
+    relative = folder.relative_to(root).as_posix()
     return Finding(
-        "left_out", 1, f"{where}/ is {article} {kind} that frostline wrote, not a class: it is skipped."
+        "left_out", 1, f"{relative}/ is {article} {kind} that frostline wrote, not a class: it is skipped."
     )
 
 
 def _nothing_found(root: Path, inside: list[Path]) -> str:
-    """Say why a folder holds no labelled image, with the nearest thing that would do."""
+    """Return why a folder holds no labelled image, with the nearest thing that would do."""
     files = [child for child in sorted(root.iterdir()) if child.is_file() and not is_hidden(child.name)]
     tables = [file for file in files if file.suffix.lower() in (".csv", ".parquet")]
     expected = " Expected a folder per class (cats/, dogs/), or train/ val/ test/ with those inside."

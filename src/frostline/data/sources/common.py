@@ -1,4 +1,4 @@
-"""What every way of handing over labelled images comes down to, and the words for their parts.
+"""The common form of every source of labelled images, and the names of parts.
 
 `folders`, `tables` and `objects` each return a `Source`; `loading` makes a Manifest of it.
 """
@@ -69,7 +69,7 @@ def part_named(name: str) -> str | None:
 
 
 def unknown_part(name: str) -> str:
-    """Say what is wrong with the name of a part."""
+    """Return what is wrong with the name of a part."""
     guess = did_you_mean(name.strip().lower(), PART_NAMES)
     return f"split {name!r} is unknown; expected train, val or test.{guess}"
 

@@ -17,7 +17,7 @@ class Listing:
     """Pictures, and files that are none by name or content; both sorted."""
 
     images: list[Path]
-    others: list[Path]
+    other_files: list[Path]
 
 
 def listed_in(path: str | Path) -> Listing:
@@ -57,7 +57,7 @@ def find_images(path: str | Path) -> list[Path]:
 
 
 def is_picture(path: Path) -> bool:
-    """Whether a file is meant for a picture: by its name, else by how it begins."""
+    """Return whether a file is meant for a picture: by its name, else by how it begins."""
     if path.suffix.lower() in formats.suffixes():
         return True
     try:
@@ -70,7 +70,7 @@ def is_picture(path: Path) -> bool:
 
 
 def is_hidden(name: str) -> bool:
-    """Whether a file or folder name belongs to the system rather than to the person."""
+    """Return whether a file or folder name belongs to the system rather than to the person."""
     return name.startswith(".") or name.lower() in HIDDEN_NAMES
 
 

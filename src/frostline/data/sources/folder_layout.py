@@ -60,8 +60,7 @@ Path = tuple[str, ...]
 
 @dataclass(frozen=True)
 class Layout:
-    """Where class folders lie, by the part they are in ("" where the source names none); what has no "
-    "label."""
+    """The folders that hold class folders, with their part ("" where unnamed), and unlabelled ones."""
 
     classes_in: dict[Path, str]
     unlabelled: tuple[Path, ...] = ()
@@ -80,10 +79,10 @@ def checked_split_names(split_names: SplitNames) -> SplitNames:
             f"split_names is {split_names!r}; expected folders with the part each is, such as "
             f"{{'fold0': 'train', 'fold1': 'test'}}, or {NO_PARTS!r}."
         )
-    wrong = [part for part in split_names.values() if part not in PARTS]
-    if wrong:
+    invalid = [part for part in split_names.values() if part not in PARTS]
+    if invalid:
         raise UsageError(
-            f"There is no part {wrong[0]!r}; there are {', '.join(PARTS)}.{did_you_mean(wrong[0], PARTS)}"
+            f"There is no part {invalid[0]!r}; there are {', '.join(PARTS)}.{did_you_mean(invalid[0], PARTS)}"
         )
     return split_names
 
@@ -96,7 +95,7 @@ def split_names_text(split_names: SplitNames) -> str:
 
 
 def layout_of(tree: Tree, root: str, split_names: SplitNames = None, groups_inside: bool = False) -> Layout:
-    """Say what the folders below `root` (its name, for messages) mean.
+    """Return what the folders below `root` (its name, for messages) mean.
 
     `groups_inside` says that folders below classes are groups: patients, clips. Raises `DataError` where it
     is unclear what is a class.
@@ -119,17 +118,16 @@ def layout_of(tree: Tree, root: str, split_names: SplitNames = None, groups_insi
 
 
 def part_of(name: str) -> str | None:
-    """Return the part a folder's name says, alone or between other characters; `None` where it says none or "
-    "two."""
+    """Return the part that a folder's name contains; None where it contains none or two."""
     exact = part_named(name)
-    words = re.split(r"[\W\d_]+", name.lower())
-    joined = [*words, *("".join(pair) for pair in pairwise(words))]  # hold_out
+    name_words = re.split(r"[\W\d_]+", name.lower())
+    joined = [*name_words, *("".join(pair) for pair in pairwise(name_words))]  # hold_out
     parts = {part for word in joined if (part := part_named(word) or PART_WORDS.get(word))}
     return exact or (parts.pop() if len(parts) == 1 else None)
 
 
 def _are_parts(folders: Mapping[str, Tree], parts: Mapping[str, str], root: str) -> bool:
-    """Whether the folders are parts. Raises `DataError` where they are parts and something else."""
+    """Return whether the folders are parts. Raises `DataError` where they are parts and something else."""
     nested = [name for name in parts if folders[name].folders]
     if "train" not in parts.values() or not any(parts[name] == "train" for name in nested):
         if len(parts) > 1 and all(part_named(name) for name in parts):
@@ -220,7 +218,7 @@ def _refuse_doubtful(folders: Mapping[str, Tree], root: str) -> None:
 
 
 def _share_names(folders: list[Tree]) -> bool:
-    """Whether all of these hold subfolders, and mostly of the same two or more names."""
+    """Return whether all of these hold subfolders, and mostly of the same two or more names."""
     names = [set(folder.folders) for folder in folders]
     shared, together = set.intersection(*names), set.union(*names)
     return len(shared) > 1 and len(shared) >= SHARED * len(together)

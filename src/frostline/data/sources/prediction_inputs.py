@@ -34,7 +34,7 @@ class PredictionInput:
 
     @property
     def is_remote(self) -> bool:
-        """Whether it must be fetched."""
+        """Return whether it must be fetched."""
         return isinstance(self.source, _Fetched)
 
     def open(self, how: Rendering = PLAIN) -> Image.Image:
@@ -114,14 +114,14 @@ def prediction_inputs(images: Any, path_column: str | None = None) -> Prediction
         The images are of another type, or there are none.
     """
     if not _is_several(images):
-        return _single(images, "image", path_column)
-    inputs = _together(_single(item, f"image[{n}]", path_column) for n, item in enumerate(images))
+        return _input_of(images, "image", path_column)
+    inputs = _joined(_input_of(item, f"image[{n}]", path_column) for n, item in enumerate(images))
     if not inputs.inputs:
         raise DataError("No images were given. Expected a folder, files or images.")
     return inputs
 
 
-def _together(several: Iterable[PredictionInputs]) -> PredictionInputs:
+def _joined(several: Iterable[PredictionInputs]) -> PredictionInputs:
     parts = list(several)
     return PredictionInputs(
         tuple(item for part in parts for item in part.inputs),
@@ -130,7 +130,7 @@ def _together(several: Iterable[PredictionInputs]) -> PredictionInputs:
 
 
 def _is_several(images: Any) -> bool:
-    """Whether these are several images, each to be looked at by itself, rather than one."""
+    """Return whether these are several images, each to be looked at by itself, rather than one."""
     shape = getattr(images, "shape", None)
     if shape is not None and (_kind(images) not in OBJECTS or not len(shape)):  # one object is no several
         return len(shape) == 4
@@ -142,9 +142,9 @@ def _kind(array: Any) -> str:
     return getattr(getattr(array, "dtype", None), "kind", "-")  # a torch tensor's has none
 
 
-def _single(item: Any, name: str, path_column: str | None) -> PredictionInputs:
+def _input_of(item: Any, name: str, path_column: str | None) -> PredictionInputs:
     if isinstance(item, str | Path):
-        return _named(str(item), path_column)
+        return _inputs_at(str(item), path_column)
     if isinstance(item, bytes | Image.Image) or hasattr(item, "shape"):
         return PredictionInputs((PredictionInput(name, item),))
     raise DataError(
@@ -153,7 +153,7 @@ def _single(item: Any, name: str, path_column: str | None) -> PredictionInputs:
     )
 
 
-def _named(text: str, path_column: str | None) -> PredictionInputs:
+def _inputs_at(text: str, path_column: str | None) -> PredictionInputs:
     """List what a path or an address names."""
     path, fetcher = Path(text), Fetcher()
     ending = path.suffix.lower()
@@ -172,13 +172,13 @@ def _named(text: str, path_column: str | None) -> PredictionInputs:
         listing = listed_in(path)
         return PredictionInputs(
             tuple(PredictionInput(str(image), image) for image in listing.images),
-            tuple(map(str, listing.others)),
+            tuple(map(str, listing.other_files)),
         )
     table_paths, notes = read_paths(path, path_column)
     for note in notes:
         warnings.warn(f"{path}: {note}", RunWarning, stacklevel=2)
-    return _together(
-        _named(path_or_address, None)
+    return _joined(
+        _inputs_at(path_or_address, None)
         if is_address(path_or_address)
         else PredictionInputs((PredictionInput(path_or_address, Path(path_or_address)),))
         for path_or_address in table_paths

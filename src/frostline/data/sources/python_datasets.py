@@ -32,12 +32,12 @@ Content = Image.Image | Deep | bytes
 
 
 def is_hugging_face(source: object) -> bool:
-    """Whether `source` is an object of the `datasets` library."""
+    """Return whether `source` is an object of the `datasets` library."""
     return type(source).__module__.split(".")[0] == "datasets"
 
 
 def is_indexable(source: object) -> bool:
-    """Whether `source` can be read like a torch Dataset: it has a length and items."""
+    """Return whether `source` can be read like a torch Dataset: it has a length and items."""
     return hasattr(source, "__len__") and hasattr(source, "__getitem__") and not isinstance(source, Mapping)
 
 

@@ -43,7 +43,7 @@ T = TypeVar("T")
 
 
 def is_address(text: str) -> bool:
-    """Whether a text is an address such as s3://bucket/key, rather than a path."""
+    """Return whether a text is an address such as s3://bucket/key, rather than a path."""
     scheme, mark, rest = text.partition("://")
     return bool(mark and rest) and scheme.replace("+", "").isalnum() and len(scheme) > 1
 
@@ -59,7 +59,7 @@ def masked(address: str) -> str:
 
 @dataclass(frozen=True, slots=True)
 class Place:
-    """Where an image's bytes lie: a whole object, or `size_bytes` of it from `offset` on."""
+    """The location of an image's bytes: a whole object, or `size_bytes` of it from `offset` on."""
 
     address: str
     size_bytes: int | None = None  # None = not known before it is read
@@ -90,7 +90,7 @@ class Fetcher:
         if (place.size_bytes or 0) > MAX_OBJECT_BYTES:
             raise DamagedImage(f"has {place.size_bytes:,} bytes; more than {MAX_OBJECT_BYTES:,} are not read")
         try:
-            return patiently(place.address, lambda: _read(place))
+            return patiently(place.address, lambda: _read_bytes(place))
         except FileNotFoundError as error:
             raise DamagedImage("does not exist") from error
         except PermissionError as error:
@@ -119,7 +119,7 @@ def read_remote_folder(address: str, split_names: SplitNames = None, groups_insi
     root = masked(address).rstrip("/")
     fetcher = Fetcher()
     source = Source(None, items=fetcher, key=fetcher.key, hint=f"Only images in folders below {root} count.")
-    names = [name for name in sorted(listing) if _wanted(name)]
+    names = [name for name in sorted(listing) if _is_visible(name)]
     layout = layout_of(Tree.of(names), root, split_names, groups_inside)
     source.findings += layout.findings
     for name in names:
@@ -144,7 +144,7 @@ def images_below(address: str, fetcher: Fetcher) -> list[str]:
     Raises `DataError` where it cannot be listed, or where there is none.
     """
     listing, root = listed(address), masked(address).rstrip("/")
-    names = [name for name in sorted(listing) if _wanted(name) and _is_picture(name)]
+    names = [name for name in sorted(listing) if _is_visible(name) and _is_picture(name)]
     if not names:
         endings = ", ".join(sorted(formats.suffixes()))
         raise DataError(f"{root} holds no image; expected names ending in {endings}.")
@@ -242,14 +242,14 @@ def patiently(address: str, work: Callable[[], T]) -> T:
 
 
 def _passing(error: BaseException) -> bool:
-    """Whether another try may help."""
+    """Return whether another try may help."""
     lasting = (FileNotFoundError, PermissionError, IsADirectoryError, DataError)
     passing = isinstance(error, Exception) and not isinstance(error, lasting)
     return passing and not _lacks_credentials(error)
 
 
 def _lacks_credentials(error: BaseException) -> bool:
-    """Whether the library found none: botocore, google-auth and azure each have a class of their own."""
+    """Tell if the library found none: botocore, google-auth and azure each have a class of their own."""
     return "Credential" in type(error).__name__
 
 
@@ -265,7 +265,7 @@ def _say(address: str) -> None:
         )
 
 
-def _read(place: Place) -> bytes:
+def _read_bytes(place: Place) -> bytes:
     """Read one image; fewer bytes than there should be are a failure."""
     system, path = filesystem(place.address)
     if place.offset is None:
@@ -280,11 +280,11 @@ def _read(place: Place) -> bytes:
     return bytes(content)
 
 
-def _wanted(name: str) -> bool:
+def _is_visible(name: str) -> bool:
     return not any(is_hidden(path_part) for path_part in name.split("/")) and not name.endswith("/")
 
 
 def _is_picture(name: str) -> bool:
-    """Whether a name is meant for a picture, or says nothing: then the content decides when it is fetched."""
+    """Tell if a name is meant for a picture, or says nothing: then the content decides when it is fetched."""
     ending = PurePosixPath(name.lower()).suffix
     return not ending or ending in formats.suffixes()

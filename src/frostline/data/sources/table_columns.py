@@ -33,7 +33,7 @@ SHOWN = 20  # columns named in a message
 
 @dataclass(slots=True)
 class ColumnChoice:
-    """Where each thing stands, by its name here; what was assumed; what is wrong."""
+    """The position of each chosen column by role, what was assumed, and what is wrong."""
 
     places: dict[str, int] = field(default_factory=dict)
     notes: list[str] = field(default_factory=list)

@@ -161,7 +161,7 @@ class Names:
         return text + suffix
 
     def notes(self) -> list[str]:
-        """Say what was assumed."""
+        """Return what was assumed."""
         notes = [f"{self.windows} path(s) were read with / for \\."] if self.windows else []
         for suffix, count in sorted(self.added.items()):
             notes.append(
@@ -263,7 +263,7 @@ def _reference(text: str, root: Path) -> str:
 
 
 def _difference(line: int, before: ImageEntry, now: ImageEntry) -> str:
-    """Say how two rows for one image contradict each other, or return ""."""
+    """Return how two rows for one image contradict each other, or return ""."""
     for name in ("label", "split", "group"):
         before_value, now_value = getattr(before, name), getattr(now, name)
         if before_value != now_value:

@@ -36,12 +36,12 @@ ENDING = ".tar"
 
 
 def is_shards(text: str) -> bool:
-    """Whether a path or address names one tar shard, or several by `*` or `?`."""
+    """Return whether a path or address names one tar shard, or several by `*` or `?`."""
     return text.endswith(ENDING)
 
 
 def is_member(name: str) -> bool:
-    """Whether a shown name is one of an image in a shard."""
+    """Return whether a shown name is one of an image in a shard."""
     return f"{ENDING}!" in name
 
 

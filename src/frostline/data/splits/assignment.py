@@ -1,4 +1,4 @@
-"""What a study remembers of its images, by digest: the part each was in, and its fold for each seed.
+"""The part of each image in a study, and its fold for each seed, by digest.
 
 It outlives a version of the data: an image that goes and comes again finds its place. `load_data` and
 `Manifest.folds` apply it. A study inside another (another split of the same data) remembers nothing.

@@ -1,4 +1,4 @@
-"""What belongs together by name: groups as the person says, and those that names give away.
+"""Groups by name: as requested, and as file names suggest.
 
 Frames of one video, slices of one scan, pictures of one person look alike without being copies. Parted by
 chance, they let a model be judged by what it has learned. Groups are proposed from names, never applied
@@ -68,7 +68,7 @@ class NamedImage(Protocol):
 
 @dataclass(frozen=True)
 class GroupBy:
-    """What makes a group, as it was asked for."""
+    """The requested rule for groups."""
 
     text: str
 
@@ -91,7 +91,7 @@ def _compiled(expression: str) -> re.Pattern[str]:
 
 
 def parsed(text: str | None) -> GroupBy | None:
-    """Return what was asked for. Raises `UsageError` where it is nothing of the kind."""
+    """Return the rule of a `--group-by` text. Raises `UsageError` where it is none."""
     if text is None:
         return None
     if not isinstance(text, str):
@@ -148,7 +148,7 @@ def _matched(images: Sequence[ImageEntry], by: GroupBy) -> list[str]:
 
 
 def _about(groups: Sequence[str], images: Sequence[ImageEntry], by: GroupBy) -> list[Finding]:
-    """Say how many images have no group. Raises `DataError` where the rule says nothing of any use."""
+    """Return how many images have no group. Raises `DataError` where the rule says nothing of any use."""
     alone = [image.path for image, group in zip(images, groups, strict=True) if not group]
     if len(alone) == len(images):
         why = {PARENT: "no image lies in a folder of its own below its class folder"}.get(
@@ -200,7 +200,7 @@ def proposed(images: Sequence[NamedImage]) -> Proposal | None:
 
 
 def _worth_it(groups: Sequence[str], labels: Sequence[str]) -> bool:
-    """Whether these look like groups: many images in groups of several, most classes of several groups."""
+    """Tell if these look like groups: many images in groups of several, most classes of several groups."""
     sizes = Counter(group for group in groups if group)
     several = {group for group, size in sizes.items() if size > 1}
     if len(several) < 2 or sum(sizes[group] for group in several) < LEAST_IN_GROUPS * len(groups):

@@ -2,7 +2,7 @@
 
 Each image gets a mark: a perceptual hash of 256 bits (ImageHash's `phash`) and a colour thumbnail of 8 × 8.
 Two images are *suspects* when their hashes differ in few bits; they are *near copies*, which no split may
-part, when they differ in fewer and the thumbnails agree too. Flat images have no say: noise is their hash.
+part, when they differ in fewer and the thumbnails agree too. Flat images are ignored: their hash is noise.
 """
 
 from __future__ import annotations
@@ -76,11 +76,11 @@ def hash_of(mark: bytes) -> bytes:
     return mark[:HASH_BYTES]
 
 
-def alike(hashes: Sequence[bytes], others: Sequence[bytes]) -> list[bool]:
+def alike(hashes: Sequence[bytes], references: Sequence[bytes]) -> list[bool]:
     """Return for each hash whether one of the others is a near copy's; empty ones and zeros never are."""
     none = {b"", bytes(HASH_BYTES)}
     own_positions = [place for place, value in enumerate(hashes) if value not in none]
-    other_hashes = [value for value in others if value not in none]
+    other_hashes = [value for value in references if value not in none]
     is_near = np.zeros(len(hashes), dtype=bool)
     table = np.frombuffer(b"".join([*(hashes[place] for place in own_positions), *other_hashes]), np.uint8)
     table = table.reshape(-1, HASH_BYTES)
@@ -93,7 +93,7 @@ def alike(hashes: Sequence[bytes], others: Sequence[bytes]) -> list[bool]:
 
 @dataclass(frozen=True, slots=True)
 class Likeness:
-    """Which contents look alike, as sorted pairs of digests."""
+    """Contents that look alike, as sorted pairs of digests."""
 
     near: list[tuple[str, str]]  # joins every family of near copies; within a family not every pair is listed
     suspects: list[tuple[str, str]]  # `near` included
@@ -165,11 +165,11 @@ def _candidates(hashes: np.ndarray) -> Iterator[np.ndarray]:
     """Yield arrays (M, 2) of positions i < j whose hashes, (N, 32), share one of their `WORDS` words."""
     if len(hashes) < 2:
         return
-    words = np.ascontiguousarray(hashes).view(np.uint16)  # (N, 16)
-    by_hash = np.lexsort(words.T)  # so that a crowd's neighbours are those with like hashes
+    hash_words = np.ascontiguousarray(hashes).view(np.uint16)  # (N, 16)
+    by_hash = np.lexsort(hash_words.T)  # so that a crowd's neighbours are those with like hashes
     for word in range(WORDS):
-        order = by_hash[np.argsort(words[by_hash, word], kind="stable")]
-        value = words[order, word]
+        order = by_hash[np.argsort(hash_words[by_hash, word], kind="stable")]
+        value = hash_words[order, word]
         for step in range(1, min(len(order), CROWD_IMAGES)):
             together = np.flatnonzero(value[step:] == value[:-step])
             if not len(together):

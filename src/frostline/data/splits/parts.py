@@ -1,4 +1,4 @@
-"""From what a source says to three parts: who may be held out, what stays out of val and test, and why.
+"""Assign images to three parts: which may be held out, and which are excluded from val and test.
 
 `splitting` decides where one unit goes; this file decides which images it is asked about. The test part
 influences nothing else: which images are in train and val does not depend on any label of a given test part.
@@ -27,7 +27,7 @@ NEW = -1  # the side of an image that none is remembered of; others are places i
 
 @dataclass(frozen=True, slots=True)
 class SplitOptions:
-    """What the person asked of the split."""
+    """The requested split."""
 
     seed: int
     test: float  # share of all images, where the source has no test part
@@ -46,7 +46,7 @@ class Split:
 
 
 def too_few_for_val(images: Collection[int]) -> bool:
-    """Whether nothing should be chosen on a val part taken from so many images of each class."""
+    """Return whether nothing should be chosen on a val part taken from so many images of each class."""
     return sum(images) < MIN_IMAGES_FOR_VAL or min(images, default=0) < MIN_CLASS_IMAGES_FOR_VAL
 
 
@@ -70,8 +70,8 @@ def split(
         in_doubt |= np.array([digest in contested for digest in digests], dtype=bool)
     _skip_leaks(entries, digests, result)
     units = unit_ids([image.group for image in entries], digests, near)
-    given = np.array([image.split in ("val", "test") for image in entries], dtype=bool)
-    may_leave = ~np.isin(units, units[given | in_doubt])
+    in_val_or_test = np.array([image.split in ("val", "test") for image in entries], dtype=bool)
+    may_leave = ~np.isin(units, units[in_val_or_test | in_doubt])
     pinned = np.zeros(len(entries), dtype=bool)
     if sides:
         pinned = _pin(entries, units, _sides(entries, digests, sides, result), in_doubt, result)
@@ -86,9 +86,9 @@ def split(
 
 @dataclass(frozen=True, slots=True)
 class _Table:
-    """What carving needs of every image, as (N,) columns."""
+    """Columns of all images, (N,) each, that carving needs."""
 
-    found: Sequence[ImageEntry]
+    entries: Sequence[ImageEntry]
     digests: Sequence[str]
     units: np.ndarray
     pinned: np.ndarray  # bool: it has the part that it had before
@@ -101,7 +101,7 @@ def _carve(table: _Table, part: str, fraction: float, seed: int, result: Split) 
     at = np.flatnonzero(table.counted & np.array([name not in below for name in result.parts], dtype=bool))
     if not len(at) or fraction <= 0:
         return
-    counted = [table.found[i] for i in at.tolist()]
+    counted = [table.entries[i] for i in at.tolist()]
     targets = np.unique(np.array([image.label for image in counted], dtype=object), return_inverse=True)[1]
     units = np.unique(table.units[at], return_inverse=True)[1]
     keys = unit_keys(units, [image.group for image in counted], [table.digests[i] for i in at.tolist()])
@@ -115,7 +115,7 @@ def _carve(table: _Table, part: str, fraction: float, seed: int, result: Split) 
 
 def _carve_val(table: _Table, options: SplitOptions, result: Split) -> None:
     """Take val out of train, unless there are too few images to choose anything on it."""
-    labels = [image.label for image, part in zip(table.found, result.parts, strict=True) if part == "train"]
+    labels = [image.label for image, part in zip(table.entries, result.parts, strict=True) if part == "train"]
     if "val" in result.parts or not too_few_for_val(np.unique(labels, return_counts=True)[1].tolist()):
         _carve(table, "val", options.val, options.seed, result)
 

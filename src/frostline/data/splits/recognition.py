@@ -1,4 +1,4 @@
-"""Which images a model has met before, by their file or their pixels, and which only look like those."""
+"""Images that a model has seen before, by file or pixel digest, and images that look like those."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A manifest split anew, with the parts of some images pinned, and what is said of it brought up to date."""
+"""Split a manifest again with the parts of some images fixed, and update its findings."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from frostline.data.findings import Finding
-from frostline.data.samples import Sample, SetAside, demand_training_images
+from frostline.data.samples import Sample, SkippedImage, demand_training_images
 from frostline.data.sources.common import ImageEntry
 from frostline.data.splits.parts import SplitOptions, split
 from frostline.data.splits.split_notes import about_split
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from frostline.data.manifest import Manifest
 
 
-def keeping(data: Manifest, sides: Mapping[str, str]) -> Manifest:
+def redraw(data: Manifest, sides: Mapping[str, str]) -> Manifest:
     """Return the manifest with its drawn parts drawn anew, images of these digests pinned to these parts.
 
     The same manifest where nothing changes. Raises `DataError` where it does not know its seed and shares, or
@@ -26,7 +26,7 @@ def keeping(data: Manifest, sides: Mapping[str, str]) -> Manifest:
     if data.shares is None or data.seed is None:
         raise DataError("This manifest does not record how its parts were drawn: load the data again.")
     split_result = split(
-        [ImageEntry(s.path, s.label, s.group, _given(s, data.given)) for s in data.samples],
+        [ImageEntry(s.path, s.label, s.group, _source_part(s, data.given)) for s in data.samples],
         [sample.digest for sample in data.samples],
         data.positions(data.near_copies),
         SplitOptions(data.seed, *data.shares),
@@ -36,7 +36,7 @@ def keeping(data: Manifest, sides: Mapping[str, str]) -> Manifest:
     if split_result.parts == [sample.split for sample in data.samples]:
         return data
     lost = {data.samples[at].path: reason for at, reason in split_result.reasons.items()}
-    moved = [SetAside(s.path, s.label, lost[s.path], "tied") for s in data.samples if s.path in lost]
+    moved = [SkippedImage(s.path, s.label, lost[s.path], "tied") for s in data.samples if s.path in lost]
     samples = tuple(
         replace(sample, split=part)
         for sample, part in zip(data.samples, split_result.parts, strict=True)
@@ -47,13 +47,13 @@ def keeping(data: Manifest, sides: Mapping[str, str]) -> Manifest:
     return with_samples(data, samples, moved, findings)
 
 
-def _given(sample: Sample, given: tuple[str, ...]) -> str:
+def _source_part(sample: Sample, given_parts: tuple[str, ...]) -> str:
     """Return the part that the source had named for an image, as far as a manifest knows."""
-    return sample.split if sample.split in given else "train" if "train" in given else ""
+    return sample.split if sample.split in given_parts else "train" if "train" in given_parts else ""
 
 
 def with_samples(
-    data: Manifest, samples: tuple[Sample, ...], moved: list[SetAside], findings: list[Finding]
+    data: Manifest, samples: tuple[Sample, ...], moved: list[SkippedImage], findings: list[Finding]
 ) -> Manifest:
     """Return the manifest of these samples, `moved` skipped, with new findings on the split."""
     gone = {item.path for item in moved}
@@ -67,18 +67,18 @@ def with_samples(
         near_copies=near,
         suspects=suspects,
     )
-    replaced = set(said_of_split(data))
+    replaced = set(split_findings(data))
     return replace(
         result,
         said=(
-            *said_of_split(result),
+            *split_findings(result),
             *(finding for finding in data.said if finding not in replaced),
             *findings,
         ),
     )
 
 
-def said_of_split(data: Manifest) -> list[Finding]:
+def split_findings(data: Manifest) -> list[Finding]:
     """Return what a person should know of the split as it is."""
     options = SplitOptions(data.seed or 0, *(data.shares or (0.0, 0.0)))
     return about_split(data.samples, data.classes, data.given, options, data.near_copies)

@@ -6,7 +6,7 @@ from collections import Counter, defaultdict
 from collections.abc import Collection, Iterable, Sequence
 
 from frostline.data.findings import Finding, first_examples, name_few
-from frostline.data.samples import PARTS, Sample, SetAside
+from frostline.data.samples import PARTS, Sample, SkippedImage
 from frostline.data.splits import grouping
 from frostline.data.splits.parts import (
     MIN_CLASS_IMAGES_FOR_VAL,
@@ -98,7 +98,7 @@ def _about_no_val(train: Counter[str]) -> list[Finding]:
 def _about_shares(
     counts: dict[str, Counter[str]], classes: Sequence[str], part: str, share: float
 ) -> list[Finding]:
-    """Say how uneven a drawn part is where a class misses its share by an image or more."""
+    """Return how uneven a drawn part is where a class misses its share by an image or more."""
     below = PARTS[: PARTS.index(part)]
     in_part = {name: counts[part][name] for name in classes}
     available = {
@@ -119,7 +119,7 @@ def _about_shares(
 
 
 def _about_groups(samples: Sequence[Sample]) -> list[Finding]:
-    """Say how many groups each part got, and which a given split has torn apart."""
+    """Return how many groups each part got, and which a given split has torn apart."""
     parts_of: dict[str, set[str]] = defaultdict(set)
     for sample in samples:
         if sample.group:
@@ -140,7 +140,7 @@ def _about_groups(samples: Sequence[Sample]) -> list[Finding]:
 
 
 def _about_gaps(counts: dict[str, Counter[str]], classes: Sequence[str]) -> list[Finding]:
-    """Say which classes have no image in a part that others have images in."""
+    """Return which classes have no image in a part that others have images in."""
     findings = []
     for part in ("val", "test"):
         missing = [name for name in classes if not counts[part][name]]
@@ -154,7 +154,7 @@ def _about_gaps(counts: dict[str, Counter[str]], classes: Sequence[str]) -> list
 
 
 def _about_sizes(counts: dict[str, Counter[str]], classes: Sequence[str]) -> list[Finding]:
-    """Say which classes are small, and where classes are of very different size."""
+    """Return which classes are small, and where classes are of very different size."""
     class_sizes = {name: sum(of_class[name] for of_class in counts.values()) for name in classes}
     few = [name for name in classes if class_sizes[name] < MIN_CLASS_IMAGES_FOR_VAL]
     findings = []
@@ -173,7 +173,7 @@ def _about_sizes(counts: dict[str, Counter[str]], classes: Sequence[str]) -> lis
 
 
 def _about_near_copies(samples: Sequence[Sample], near: Sequence[tuple[str, str]]) -> list[Finding]:
-    """Say which near copies a given split has put into two parts, and which have two labels."""
+    """Return which near copies a given split has put into two parts, and which have two labels."""
     by_path = {sample.path: sample for sample in samples}
     sample_pairs = [
         (by_path[path_a], by_path[path_b])
@@ -229,7 +229,7 @@ def about_copies(
     suspects: Sequence[tuple[str, str]],
     cut_short: bool,
 ) -> list[Finding]:
-    """Say how many copies there are, exact and near."""
+    """Return how many copies there are, exact and near."""
     findings, paths = [], defaultdict[str, list[str]](list)
     for sample in samples:
         paths[sample.digest].append(sample.path)
@@ -271,7 +271,7 @@ def _plain(label: str) -> str:
     return "".join(label.casefold().split())
 
 
-def about_skipped(set_aside: Sequence[SetAside]) -> list[Finding]:
+def about_skipped(set_aside: Sequence[SkippedImage]) -> list[Finding]:
     """Return findings on files that can't be used, by kind; the split and the labels report the others."""
     findings = []
     for kind, description in SKIPPED.items():
@@ -290,7 +290,7 @@ def about_skipped(set_aside: Sequence[SetAside]) -> list[Finding]:
 
 
 def _mates(samples: Sequence[Sample], groups: Sequence[str]) -> str:
-    """Say how many held-out images have a group-mate among those that train."""
+    """Return how many held-out images have a group-mate among those that train."""
     train = {
         group for sample, group in zip(samples, groups, strict=True) if group and sample.split == "train"
     }

@@ -70,7 +70,7 @@ def hold_out(
 
 
 class _Choice:
-    """Which units are held out, and what each of C classes still misses of its share."""
+    """Chooses the units to hold out; tracks what each of C classes still misses of its share."""
 
     def __init__(
         self, units: list[list[tuple[int, int]]], images: np.ndarray, counts: np.ndarray, fraction: float
@@ -107,7 +107,7 @@ class _Choice:
         return chosen
 
     def _gain(self, unit: int) -> float:
-        """How much nearer to their shares a unit brings its classes: the fall of Σ missing² / images."""
+        """Return how much nearer a unit brings classes to their shares: the fall of Σ missing² / images."""
         missing, images = self._missing, self._images
         if len(self._units[unit]) == 1:  # nearly all of them, and there may be many
             label, size = self._units[unit][0]

@@ -3,7 +3,7 @@
 For each stage the boundary tried first is what its first module is given, then what the module before it
 answers. A cut is offered only if, on generated images, the second half fed with the first half's activation
 answers what the whole model answers, while everything that comes from before the cut is NaN; and once more
-with another filling and with rows taken from two different batches, since a store mixes rows. What a module
+with another filling and with rows taken from two different batches, since a cache mixes rows. What a module
 before the cut answers without regard to the images (a table of positions) is not stubbed but computed.
 """
 
@@ -200,7 +200,7 @@ class _CutVerifier:
 
 
 def agree(actual: Tensor, expected: Tensor) -> bool:
-    """Tell whether two answers are the same: bit for bit, or within `TOLERANCE` of the largest number."""
+    """Return whether two answers are the same: bit for bit, or within `TOLERANCE` of the largest number."""
     if torch.equal(actual, expected):
         return True
     if actual.shape != expected.shape or not bool(expected.isfinite().all()):

@@ -1,4 +1,4 @@
-"""Found stages and cuts, kept as JSON between processes. A damaged or read-only store costs a search."""
+"""Cache of stages and cuts as JSON. A damaged or read-only cache costs a new search."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def signature(model: nn.Module, size: int, architecture: str) -> str:
 
 
 class Findings:
-    """What a search found out about one architecture, as plain data and back."""
+    """The head, stages, cuts and notes of one architecture, as plain data and back."""
 
     def __init__(
         self,

@@ -94,7 +94,7 @@ class _Tree:
         ]
 
     def _chain(self, name: str) -> bool:
-        """Tell whether a module is a list of blocks, as the one inside a stage beside its downsampling."""
+        """Return whether a module is a list of blocks, as the one inside a stage beside its downsampling."""
         listed = isinstance(self.model.get_submodule(name), (nn.Sequential, nn.ModuleList))
         return listed and sum(unit.block for unit in self.children(name)) >= 2
 

@@ -35,7 +35,7 @@ class Call:
 
 @dataclass
 class Trace:
-    """What one run showed. `first_use` maps parameter and buffer identities to ticks."""
+    """The record of one run. `first_use` maps parameter and buffer identities to ticks."""
 
     calls: list[Call] = field(default_factory=list)
     first_use: dict[int, int] = field(default_factory=dict)
@@ -129,7 +129,7 @@ def _stand_in(value: Tensor) -> Tensor:
 
 
 def depends_on_images(first: Tensor, second: Tensor) -> bool:
-    """Tell whether what two runs on different images left at one place differs."""
+    """Return whether what two runs on different images left at one place differs."""
     if first.shape != second.shape or first.dtype != second.dtype:
         return True
     a, b = first.sample, second.sample  # type: ignore[attr-defined]

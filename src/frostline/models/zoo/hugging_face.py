@@ -67,7 +67,7 @@ class LoadedModel:
 
 
 def is_hugging_face(source: str) -> bool:
-    """Whether `source` is `hf/NAME` or a folder as `save_pretrained` writes it."""
+    """Return whether `source` is `hf/NAME` or a folder as `save_pretrained` writes it."""
     return source.startswith(PREFIX) or (Path(source).expanduser() / "config.json").is_file()
 
 
@@ -168,11 +168,11 @@ def _place(source: str, random: bool) -> tuple[str, dict[str, Any]]:
                 "architecture='timm/NAME')"
             )
         return str(folder), {"local_files_only": True}
-    name = _named(source)
+    name = _hub_name(source)
     return name, {"local_files_only": offer(source, random=random) is None}
 
 
-def _named(source: str) -> str:
+def _hub_name(source: str) -> str:
     """Return the name on the hub."""
     name = source.removeprefix(PREFIX)
     if not re.fullmatch(r"[\w.-]+(/[\w.-]+)?", name):
@@ -187,7 +187,7 @@ def offer(source: str, *, random: bool = False) -> Offer | None:
     """
     from huggingface_hub import try_to_load_from_cache
 
-    name = _named(source)
+    name = _hub_name(source)
 
     def is_known(*files: str) -> bool:  # there, or seen not to exist
         return any(try_to_load_from_cache(name, file) is not None for file in files)

@@ -74,7 +74,7 @@ PACKAGES = {
 
 
 def load_lite(name: str) -> nn.Module:
-    """Return lite0, lite1 or lite2 with its ImageNet weights, from the store or else from its package.
+    """Return lite0, lite1 or lite2 with its ImageNet weights, from the cache or else from its package.
 
     Raises `ModelError` with the pip line if the package is not installed, or if its file is another one.
     """
@@ -94,7 +94,7 @@ def load_lite(name: str) -> nn.Module:
 
 
 def is_available(name: str) -> bool:
-    """Tell whether lite0, lite1 or lite2 can be loaded without a network."""
+    """Return whether lite0, lite1 or lite2 can be loaded without a network."""
     package = PACKAGES[name]
     try:
         return _cached_path(package).is_file() or _packaged(package).is_file()
@@ -116,7 +116,7 @@ def _from_cache(package: Package, model: nn.Module) -> bool:
 
 
 def _cache_weights(package: Package, model: nn.Module) -> None:
-    """Keep the converted weights; a store that can't be written costs a second next time, nothing else."""
+    """Cache the converted weights; a cache that cannot be written costs a second next time."""
     with contextlib.suppress(OSError):
         directories.write_atomically(
             _cached_path(package), save(model.state_dict(), {"architecture": package.architecture.title})

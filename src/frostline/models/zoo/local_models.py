@@ -9,7 +9,7 @@ HUB_OWNER = "timm"  # whose repositories on the hub are called as timm's own nam
 
 
 def on_disk() -> list[str]:
-    """Return the names of models that load without a network: packages, then `timm/NAME` of the hub's cache.
+    """Return the names of models that load without a network: packages, and `timm/NAME` in the hub's cache.
 
     The cache may also hold networks that are not classifiers, which `load_backbone` refuses.
     """

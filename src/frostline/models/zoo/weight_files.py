@@ -25,7 +25,7 @@ WRAPPERS = ("state_dict", "model")  # under which trainers keep the weights: tim
 
 
 def is_weights(source: str) -> bool:
-    """Whether a model's name is that of a file of weights."""
+    """Return whether a model's name is that of a file of weights."""
     return source.lower().endswith(ENDINGS)
 
 
