@@ -288,6 +288,13 @@ def test_warm_is_cheaper_than_cold(strategy: str) -> None:
     assert sum(warm.parts.values()) == pytest.approx(warm.seconds)
 
 
+def test_numbers_that_are_said_twice_are_the_same() -> None:
+    from frostline import probe
+    from frostline.cost import run_time
+
+    assert (probe.MOST_FOR_CHOICE, len(probe.GRID)) == (run_time.CHOICE_IMAGES, run_time.GRID)
+
+
 def test_the_formulae_need_no_torch() -> None:
     code = (
         "import sys, json, frostline.cost as c;"

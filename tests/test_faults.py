@@ -365,7 +365,7 @@ def test_a_disk_that_is_full_costs_checkpoints_and_not_the_run(
 ) -> None:
     whole = frostline.train(backbone, data, STRATEGY, study=tmp_path / "whole", batch_size=8, **FAST)
     refused = full_disk(monkeypatch, ("state",))
-    with pytest.warns(RunWarning, match="No space left on device.*goes on") as told:
+    with pytest.warns(RunWarning, match="No space left on device.*continues") as told:
         run = frostline.train(backbone, data, STRATEGY, study=tmp_path / "s", batch_size=8, **FAST)
     assert len(told) == 1 < len(refused)
     assert same(run, whole)
@@ -401,7 +401,7 @@ def test_a_run_is_made_by_one_process_and_the_other_is_told_by_which(
 ) -> None:
     def progress(what: str, done: int, total: int) -> None:
         if what == "train" and done == 2:
-            with pytest.raises(StudyError, match=f"made by process {os.getpid()} on .* since 20"):
+            with pytest.raises(StudyError, match=f"being trained by process {os.getpid()} on .* since 20"):
                 frostline.train(backbone, data, STRATEGY, study=tmp_path / "s", batch_size=8, **FAST)
             frostline.train(backbone, data, "linear_probe", study=tmp_path / "s", batch_size=8, **FAST)
 

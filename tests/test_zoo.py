@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from frostline.errors import ModelError
 from frostline.models import Backbone, Preprocessing, prefix, stage_table, suffix, weights_digest
-from frostline.models.zoo import architecture_of, hugging_face, lite, load_backbone, rebuild, rebuild_backbone
+from frostline.models.zoo import architecture_of, hugging_face, lite, load_backbone, rebuild_backbone
 from frostline.models.zoo.architectures import share
 
 torch.set_num_threads(1)
@@ -183,9 +183,10 @@ def test_a_module_of_ones_own_needs_its_preprocessing() -> None:
     backbone = load_backbone(model, preprocessing=plain, name="mine")
     assert (backbone.name, backbone.model) == ("mine", model)
     with pytest.raises(ModelError, match="Pass the module"):
-        rebuild(backbone.source, 3)
+        rebuild_backbone(backbone.source)
     assert (
-        rebuild(backbone.source, 3, module=model).state_dict().keys() == backbone.adapt(3).state_dict().keys()
+        rebuild_backbone(backbone.source, model).adapt(3).state_dict().keys()
+        == backbone.adapt(3).state_dict().keys()
     )
 
 
@@ -193,7 +194,7 @@ def test_a_module_of_ones_own_needs_its_preprocessing() -> None:
 def test_what_a_study_saved_can_be_built_again(source: str) -> None:
     backbone = load_backbone(source, size=64, random=True)
     kept = json.loads(json.dumps(backbone.source))
-    model = rebuild(kept, 3)
+    model = rebuild_backbone(kept).adapt(3)
     model.load_state_dict(backbone.adapt(3, seed=7).state_dict())
     assert weights_digest(model) == weights_digest(backbone.adapt(3, seed=7))
     assert rebuild_backbone(kept).preprocessing == backbone.preprocessing

@@ -24,21 +24,28 @@ from frostline.cost.cache_choice import (
 from frostline.cost.rates import FLOAT_BYTES, Rates
 from frostline.strategies import Hyperparameters, ResolvedPhase, Strategy
 
-HELD_BYTES = 64_000_000  # rows of a phase that training keeps in memory (training/supply.py)
+# Features of a phase that stay in memory once they were read. A choice: all pooled features of a few thousand
+# images and several views, and a small part of what one training step of a convolutional network takes.
+HELD_BYTES = 64_000_000
 FOLDS = 5  # of the probe's choice of L2, and of the flip test
-FLIP_IMAGES = 600  # at most, in the flip test (training/flips.py)
-CHOICE_IMAGES = 4000  # at most, in the choice of L2 (probe.MOST_FOR_CHOICE)
-GRID, TRIED = 11, 6  # L2s in the grid (probe.GRID); of them a choice usually tries so many (probe.choose)
+# At most, in the flip test: the answers stood still from 240 images on (docs/LOG.md 2026-11-23); with a
+# margin.
+FLIP_IMAGES = 600
+CHOICE_IMAGES = 4000  # at most, in the choice of L2; a test holds it to probe.MOST_FOR_CHOICE
+GRID, TRIED = 11, 6  # L2s in probe.GRID (likewise); of them a choice usually tries so many
 FILES = 8  # small files that a run writes one by one
-LOOKED_AT = 16  # images decoded, twice, before rows of a cut are kept or computed (training/keeping.py)
-THUMBNAILS = 64  # test images that a run keeps small (training/figures.py)
+LOOKED_AT = 16  # images decoded, twice, before features of a cut are cached or computed: a choice
+THUMBNAILS = 64  # test images that a run keeps small: a choice
 # A pass over train or val beside its batches: 19 epochs of a head took 4.3 ms each, 13 validations 2 ms
 # (torch 2.14.1, one machine).
 PASS_S = 4e-3
 # The flip test's support vector machines on 64 numbers an image, seconds by the square of their images: 120
 # to 480 images took 0.9e-7 to 1.2e-7 each on one machine.
 SVM_S = 1e-7
-CHECKPOINT_SHARE, CHECKPOINT_AFTER_S = 0.02, 2.0  # training/epoch.py
+# A checkpoint costs a synced write of the whole state. It may take this share of the time; when it is written
+# changes no bit of the result. The first is due after CHECKPOINT_S / CHECKPOINT_SHARE seconds.
+CHECKPOINT_SHARE = 0.02
+CHECKPOINT_S = 0.04  # what the first one is taken to cost, until it was measured: lite0's on a local disk
 
 
 @dataclass(frozen=True)
@@ -295,7 +302,7 @@ class Walk:
                     self._supply(phase.cut, later, "val", 0, self.job.val, in_memory)
                     self._validate(phase.cut)
         elapsed = sum(self.result.seconds.values()) - before
-        if elapsed > CHECKPOINT_AFTER_S:
+        if elapsed > CHECKPOINT_S / CHECKPOINT_SHARE:
             self._add("checkpoints", CHECKPOINT_SHARE * elapsed)
 
     def _supply(

@@ -21,7 +21,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from safetensors.torch import load, save
-from torch import Tensor, distributed, nn
+from torch import Tensor, distributed
 
 from frostline import errors
 from frostline.distributed.launcher import Launch, launched
@@ -170,12 +170,6 @@ def tensors(make: Callable[[], dict[str, Tensor]]) -> dict[str, Tensor]:
     if leads():
         packed = save({k: v.detach().cpu().contiguous().clone() for k, v in make().items()})
     return load(_sent(packed))
-
-
-def same(model: nn.Module) -> None:
-    """Give every process the first one's weights and buffers."""
-    if _joined:
-        model.load_state_dict(tensors(model.state_dict))
 
 
 def demand_same(description: str) -> None:

@@ -7,22 +7,18 @@ prefix at once divide the rows among themselves.
 
 from __future__ import annotations
 
-import os
 import re
-import socket
 import sqlite3
 import threading
 import time
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from functools import cache
 from pathlib import Path
 from typing import Any
 
-import psutil
-
 from frostline.feature_cache.shard_file import FORMAT, SUFFIX, Form
+from frostline.system.liveness import ProcessId
 
 TIMEOUT_S = 30.0  # to wait for another process's write; ours take milliseconds
 # A claim that its owner has not renewed for so long may be taken over (a machine that died; a process of
@@ -242,7 +238,7 @@ class Index:
 
         Keys in neither list are cached already.
         """
-        me, now = _me(), time.time()
+        me, now = _own_name(), time.time()
         with self._writing() as do:
             located = self.locate(prefix, keys)
             owners = self._owners(prefix, [key for key in keys if key not in located])
@@ -269,7 +265,7 @@ class Index:
     def renew(self) -> None:
         """Hold this process's claims for another lease."""
         with self._writing() as do:
-            do.execute("UPDATE claims SET until = ? WHERE owner = ?", (time.time() + LEASE_S, _me()))
+            do.execute("UPDATE claims SET until = ? WHERE owner = ?", (time.time() + LEASE_S, _own_name()))
 
     def release(self, prefix: int, keys: Iterable[bytes]) -> None:
         """Give up claims that were not fulfilled."""
@@ -284,24 +280,15 @@ def _file_name(name: object) -> str:
     return name
 
 
-def _me() -> str:
-    """Name this process so that another can tell whether it still lives."""
-    return _process_name(os.getpid())
-
-
-@cache
-def _process_name(pid: int) -> str:
-    return f"{socket.gethostname()} {pid} {psutil.Process(pid).create_time():.2f}"
+def _own_name() -> str:
+    """Name this process so that another can tell whether it still runs."""
+    own = ProcessId.own()
+    return f"{own.host} {own.number} {own.started:.2f}"
 
 
 def _holds(owner: str, until: float, now: float) -> bool:
-    """Return whether a claim is another living process's."""
-    if owner == _me() or until < now:
+    """Return whether a claim is another running process's."""
+    if owner == _own_name() or until < now:
         return False
-    host, pid, born = owner.rsplit(" ", 2)
-    if host != socket.gethostname():
-        return True
-    try:
-        return bool(abs(psutil.Process(int(pid)).create_time() - float(born)) < 1.0)
-    except psutil.Error:
-        return False
+    host, number, started = owner.rsplit(" ", 2)
+    return ProcessId(host, int(number), float(started)).runs()

@@ -13,9 +13,7 @@ import contextlib
 import datetime
 import importlib.util
 import json
-import os
 import random
-import socket
 import threading
 import time
 import urllib.parse
@@ -26,11 +24,11 @@ from pathlib import Path
 from typing import Any
 
 import filelock
-import psutil
 
 from frostline.errors import StudyError
 from frostline.selection.resampling import Cell
 from frostline.selection.successive_halving import Task
+from frostline.system.liveness import ProcessId
 
 HEARTBEAT_S = 30  # between two signs of life
 OPENINGS = 5  # tries to make the tables where several machines begin at the same moment
@@ -229,7 +227,7 @@ class Ledger:
         """
         holder = trial.user_attrs.get("holder")
         if holder:
-            return _here(trial) and not _lives(holder)
+            return not _process(holder).runs()
         since = datetime.datetime.now() - trial.datetime_start
         return not self.shared or abs(since.total_seconds()) > SILENCE_S
 
@@ -285,21 +283,17 @@ def _task(trial: Any) -> Task:
 
 
 def _holder() -> dict[str, Any]:
-    host, pid = socket.gethostname(), os.getpid()
-    return {"name": f"{host}:{pid}", "host": host, "pid": pid, "began": psutil.Process(pid).create_time()}
+    own = ProcessId.own()
+    return {"name": f"{own.host}:{own.number}", "host": own.host, "pid": own.number, "began": own.started}
+
+
+def _process(holder: dict[str, Any]) -> ProcessId:
+    return ProcessId(str(holder.get("host")), int(holder.get("pid", 0)), float(holder.get("began", 0.0)))
 
 
 def _here(trial: Any) -> bool:
-    """Whether a process of this machine took it."""
-    return bool(trial.user_attrs.get("holder", {}).get("host") == socket.gethostname())
-
-
-def _lives(holder: dict[str, Any]) -> bool:
-    """Whether the very process that took a run still runs: a number may be given out again."""
-    try:
-        return bool(abs(psutil.Process(holder["pid"]).create_time() - holder["began"]) < 1.0)
-    except psutil.NoSuchProcess:
-        return False
+    """Return whether a process of this machine took it."""
+    return _process(trial.user_attrs.get("holder", {})).is_local
 
 
 def _shown(address: str) -> str:

@@ -55,11 +55,11 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-import psutil
 from filelock import BaseFileLock, FileLock, Timeout
 
 from frostline.errors import StudyError
 from frostline.system import directories, text_output
+from frostline.system.liveness import ProcessId
 
 FORMAT = 2  # of a study's files; raised when one of them changes its keys
 # The largest published heads have 21,843 classes (ImageNet-21k in timm). A study that names more than a few
@@ -157,8 +157,9 @@ class RunFolder:
         except OSError as error:
             raise StudyError(f"The study folder {self.path} cannot be written ({error.strerror}).") from None
         try:
-            holder = {"process": os.getpid(), "host": platform.node(), "since": _clock()}
-            self.write("holder.json", {**holder, "began": psutil.Process().create_time()})
+            own = ProcessId.own()
+            holder = {"process": own.number, "host": own.host, "since": _clock(), "began": own.started}
+            self.write("holder.json", holder)
             yield
         finally:
             (self.path / "holder.json").unlink(missing_ok=True)
@@ -173,16 +174,11 @@ class RunFolder:
             lock.acquire(timeout=ORPHANS_S)
 
     def _holder_lives(self) -> bool:
-        """Tell if the very process that noted itself runs, for all that can be seen from this machine."""
+        """Return whether the very process that noted itself runs, for all that can be seen from here."""
         try:
             holder = self.read("holder.json")
-            same_host = holder["host"] == platform.node()
-            return (
-                not same_host or abs(psutil.Process(holder["process"]).create_time() - holder["began"]) < 1.0
-            )
-        except psutil.NoSuchProcess:
-            return False
-        except (psutil.Error, StudyError, KeyError, TypeError, ValueError):
+            return ProcessId(holder["host"], int(holder["process"]), float(holder["began"])).runs()
+        except (StudyError, KeyError, TypeError, ValueError):
             return True
 
     def _holder(self) -> str:

@@ -17,7 +17,8 @@ from pathlib import Path
 from typing import Any
 
 import platformdirs
-import psutil
+
+from frostline.system.liveness import began_after
 
 VARIABLE = "FROSTLINE_CACHE_DIR"
 CONFIG = "config.json"  # of an export: frostline's mark, and the format
@@ -132,10 +133,8 @@ def _is_stale(entry: Path, host: str, process: int) -> bool:
         if host != _host():
             return time.time() - modified > STALE_S
         # A number is given out again: a process that began after the file was made isn't its maker.
-        return process != os.getpid() and psutil.Process(process).create_time() > modified + CLOCK_S
-    except psutil.NoSuchProcess:
-        return True
-    except (OSError, OverflowError, psutil.Error):
+        return process != os.getpid() and began_after(process, modified + CLOCK_S)
+    except OSError:
         return False
 
 

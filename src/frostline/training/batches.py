@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from frostline import models as bb
 from frostline.cost.cache_choice import VIEWS_APART, on_the_way
+from frostline.cost.run_time import HELD_BYTES
 from frostline.data import OnProgress
 from frostline.distributed import process_group
 from frostline.feature_cache import FeatureCache
@@ -25,10 +26,6 @@ from frostline.system.numerics import to_device
 from frostline.system.seeds import derive
 from frostline.training.numeric_plan import Plan
 from frostline.training.tuning.class_imbalance import Balance
-
-# Rows of a phase that stay in memory once they were read. A choice: all pooled features of a few thousand
-# images and several views, and a small part of what one training step of a convolutional network takes.
-HELD_BYTES = 64_000_000
 
 
 class PhaseBatches:

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from torch import nn
 
 from frostline import metrics
+from frostline.cost.run_time import THUMBNAILS
 from frostline.data import Sample
 from frostline.distributed import process_group
 from frostline.feature_cache import FeatureCache
@@ -21,7 +22,6 @@ from frostline.system import numerics
 from frostline.training.caching import cache_policy
 from frostline.training.request import TrainRequest
 
-THUMBNAILS = 64  # test images kept small in the study, for the report
 THUMBNAIL_PX = 64
 
 

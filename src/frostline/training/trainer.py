@@ -22,6 +22,7 @@ from torch.nn import functional as F
 
 from frostline import metrics
 from frostline import models as bb
+from frostline.cost.run_time import CHECKPOINT_S, CHECKPOINT_SHARE
 from frostline.data import OnProgress
 from frostline.distributed import process_group
 from frostline.errors import RunWarning
@@ -45,11 +46,6 @@ from frostline.training.resilience.interruption import Leave, heard
 from frostline.training.resilience.time_limit import Budget, OutOfTime
 from frostline.training.tuning.class_imbalance import Balance
 from frostline.unfreezing import set_rates
-
-# A checkpoint costs a synced write of the whole state. It may take this share of the time; when it is written
-# changes no bit of the result.
-CHECKPOINT_SHARE = 0.02
-CHECKPOINT_S = 0.04  # what the first one is taken to cost, until it was measured: lite0's on a local disk
 
 
 @dataclass(frozen=True)

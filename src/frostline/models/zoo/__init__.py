@@ -7,7 +7,7 @@ loading → base_weights → delta → adapted
 from __future__ import annotations
 
 from frostline.models.zoo.base_weights import architecture_of, hub_name, known_name, licence, load_base
-from frostline.models.zoo.loading import agreed, load_backbone, rebuild, rebuild_backbone
+from frostline.models.zoo.loading import agreed, load_backbone, rebuild_backbone
 from frostline.models.zoo.local_models import on_disk
 
 __all__ = [
@@ -19,6 +19,5 @@ __all__ = [
     "load_backbone",
     "load_base",
     "on_disk",
-    "rebuild",
     "rebuild_backbone",
 ]

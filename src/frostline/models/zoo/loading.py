@@ -197,33 +197,6 @@ def described(source: dict[str, Any]) -> Architecture:
     return replace(spec, size=source.get("size"), num_classes=source.get("num_classes"))
 
 
-def rebuild(
-    source: dict[str, Any],
-    num_classes: int,
-    *,
-    head: nn.Module | None = None,
-    module: nn.Module | None = None,
-) -> nn.Module:
-    """Return an adapted model to load a study's weights into; needs no network.
-
-    Parameters
-    ----------
-    source : dict
-        `Backbone.source`.
-    num_classes : int
-    head : nn.Module or None
-        Replaces the linear head; takes features (n, feature_width).
-    module : nn.Module or None
-        The user's own module, where the backbone came from one.
-
-    Returns
-    -------
-    nn.Module
-        Images (n, 3, s, s) to logits (n, num_classes), random weights.
-    """
-    return rebuild_backbone(source, module).adapt(num_classes, head=head)
-
-
 def _from_module(
     model: nn.Module, size: int | None, preprocessing: Preprocessing | None, name: str | None
 ) -> Backbone:

@@ -14,6 +14,7 @@ from dataclasses import replace
 from frostline import models as bb
 from frostline import profiling
 from frostline.cost import Choice, RowRates, cache_choice
+from frostline.cost.run_time import LOOKED_AT
 from frostline.distributed import process_group
 from frostline.feature_cache import FeatureCache
 from frostline.features import Frozen
@@ -21,8 +22,6 @@ from frostline.features.image_batches import Images
 from frostline.models import Cut
 from frostline.training.numeric_plan import Plan
 from frostline.training.request import TrainRequest
-
-DECODED = 16  # images decoded twice to measure how long that takes: a fraction of a second
 
 
 def opened(rows: str) -> AbstractContextManager[FeatureCache | None]:
@@ -105,7 +104,7 @@ def _value_bytes(plan: Plan) -> int:
 
 def _decode_s(images: Images) -> float:
     """Seconds for the pixels of one view; the second time, when decoded pictures may be in memory."""
-    items = [(position, 1) for position in range(min(DECODED, len(images)))]
+    items = [(position, 1) for position in range(min(LOOKED_AT, len(images)))]
     for _ in range(2):
         begun = time.perf_counter()
         for item in items:

@@ -27,6 +27,7 @@ from numpy.typing import NDArray
 from torch.nn import functional as F
 
 from frostline import probe
+from frostline.cost.run_time import FLIP_IMAGES
 from frostline.data import Manifest, OnProgress, Sample
 from frostline.distributed import process_group
 from frostline.features import Frozen, features
@@ -35,7 +36,6 @@ from frostline.system.seeds import derive
 
 Ints = NDArray[np.int64]
 
-MOST_IMAGES = 600  # the answers stood still from 240 images on (docs/LOG.md 2026-11-23); a margin over that
 THUMBNAIL_PX = 8
 # Share of images told from their mirror images, 48 to 240 images a set, three draws. Photographs and clip
 # art: 0.44–0.67; fashion icons, whose shoes all point one way, 0.85–0.93; digits 0.88–0.94; signing hands
@@ -79,11 +79,11 @@ def try_flips(
     progress: OnProgress | None = None,
     view: int = MIRRORED,
 ) -> FlipTest:
-    """Ask both questions of at most `MOST_IMAGES` training images; `head` answers the features.
+    """Ask both questions of at most `FLIP_IMAGES` training images; `head` answers the features.
 
     `view` is `MIRRORED`, or `TURNED` for quarter turns: who can't tell one of them can't tell any.
     """
-    chosen = sorted(samples, key=lambda s: derive(seed, "flip", s.digest))[:MOST_IMAGES]
+    chosen = sorted(samples, key=lambda s: derive(seed, "flip", s.digest))[:FLIP_IMAGES]
     images = Images(manifest, chosen, head.preprocessing)
     folds = manifest.folds(chosen, 5, derive(seed, "flip folds"))
     if not folds:  # too few images to hold any out: nothing can be told, so nothing is flipped
