@@ -124,7 +124,7 @@ def test_runs_of_train_are_compared_on_val(study: Study) -> None:
     found = best_of(study)
     assert (found.folder, found.why) == (best, "the best of 2 by accuracy on val")
     assert over(study) == {"head": "no better by accuracy on the same val part"}
-    assert best_of(study, found.passed_over[0].run).why == "as asked for"
+    assert best_of(study, found.passed_over[0].run).why == "as requested"
     line = passed_over_line(found.passed_over)
     assert line.startswith("Passed over: head (run ")
     assert line.endswith(", val 60.0 %): no better by accuracy on the same val part.")

@@ -19,7 +19,7 @@ from hypothesis import strategies as st
 
 import cache_filling_process as filling
 from cache_filling_process import ABOUT, FORM, fill, keys_for, right
-from frostline.errors import StoreWarning
+from frostline.errors import CacheWarning
 from frostline.feature_cache import FeatureCache, Form, key_of
 from frostline.feature_cache import cache_folder as folders
 from frostline.feature_cache import prefix_features as shelving
@@ -145,7 +145,7 @@ def test_a_flipped_byte_in_a_row_is_a_miss_and_said_once(place: Path) -> None:
     data[-3 - 40 * FORM.row_bytes] ^= 0x01
     shard.write_bytes(data)
     store = FeatureCache(place)
-    with pytest.warns(StoreWarning, match="checksums differ") as said:  # noqa: PT031
+    with pytest.warns(CacheWarning, match="checksums differ") as said:  # noqa: PT031
         assert right(store.prefix(ABOUT), KEYS) == 98
         assert right(store.prefix(ABOUT), KEYS) == 98
     assert len(said) == 1
@@ -159,7 +159,7 @@ def test_rows_that_changed_places_are_noticed(place: Path) -> None:
     data, size = bytearray(shard.read_bytes()), FORM.row_bytes
     data[-size:], data[-2 * size : -size] = data[-2 * size : -size], data[-size:]
     shard.write_bytes(data)
-    with pytest.warns(StoreWarning, match="damaged"):
+    with pytest.warns(CacheWarning, match="damaged"):
         assert right(FeatureCache(place).prefix(ABOUT), KEYS) == 98
 
 
@@ -169,7 +169,7 @@ def test_a_truncated_shard_is_a_miss(place: Path, left: float) -> None:
     (shard,) = shard_files(place)
     os.truncate(shard, int(left if left > 1 or left == 0 else left * shard.stat().st_size))
     store = FeatureCache(place)
-    with pytest.warns(StoreWarning, match="damaged"):
+    with pytest.warns(CacheWarning, match="damaged"):
         there = right(store.prefix(ABOUT), KEYS)
     assert there < 100
     assert fill(store.prefix(ABOUT), KEYS) == 100 - there
@@ -196,7 +196,7 @@ def test_a_damaged_index_is_built_again_from_the_shards(place: Path, damage: str
     else:
         data[100:2000] = bytes(1900)
     index.write_bytes(data)
-    with pytest.warns(StoreWarning, match="index .* is damaged"):  # noqa: PT031
+    with pytest.warns(CacheWarning, match="index .* is damaged"):  # noqa: PT031
         store = FeatureCache(place)
         assert right(store.prefix(ABOUT), KEYS) in (0, 100)  # a miss at the moment it is noticed
     assert right(store.prefix(ABOUT), KEYS) == 100
@@ -216,7 +216,7 @@ def test_an_older_format_is_begun_anew(place: Path, monkeypatch: pytest.MonkeyPa
     filled(place)
     monkeypatch.setattr(sharding, "FORMAT", sharding.FORMAT + 1)
     monkeypatch.setattr("frostline.feature_cache.index.FORMAT", sharding.FORMAT)
-    with pytest.warns(StoreWarning, match="older format"):
+    with pytest.warns(CacheWarning, match="older format"):
         store = FeatureCache(place)
     assert right(store.prefix(ABOUT), KEYS) == 0
     assert fill(store.prefix(ABOUT), KEYS) == 100
@@ -229,7 +229,7 @@ def test_a_newer_format_is_left_alone(place: Path) -> None:
         connection.execute("PRAGMA user_version = 99")
     connection.close()
     before = {path: path.read_bytes() for path in place.iterdir()}
-    with pytest.warns(StoreWarning, match="newer frostline"):
+    with pytest.warns(CacheWarning, match="newer frostline"):
         store = FeatureCache(place)
     assert right(store.prefix(ABOUT), KEYS) == 0
     assert list(store.prefix(ABOUT).todo(KEYS, 10)) == []
@@ -243,7 +243,7 @@ def test_a_full_disk_stops_keeping_not_working(place: Path, monkeypatch: pytest.
         raise OSError(28, "No space left on device", str(path))
 
     monkeypatch.setattr("frostline.system.directories.write_atomically", refuse)
-    with pytest.warns(StoreWarning, match="takes no more features .No space left") as said:
+    with pytest.warns(CacheWarning, match="takes no more features .No space left") as said:
         computed = fill(store.prefix(ABOUT), KEYS)
     assert len(said) == 1
     assert computed <= 50
@@ -278,7 +278,7 @@ def test_an_index_that_cannot_be_written_can_be_read(place: Path, monkeypatch: p
 
 def read_only(place: Path) -> None:
     before = sorted(place.iterdir())
-    with pytest.warns(StoreWarning, match="cannot be written") as said:
+    with pytest.warns(CacheWarning, match="cannot be written") as said:
         store = FeatureCache(place)
     assert right(store.prefix(ABOUT), KEYS) == 100
     assert right(store.prefix({"another": "shelf"}), KEYS) == 0
@@ -289,7 +289,7 @@ def read_only(place: Path) -> None:
 
 def test_a_folder_that_cannot_be_made_is_said(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("no folder")
-    with pytest.warns(StoreWarning, match="cannot be used .*features are computed instead"):
+    with pytest.warns(CacheWarning, match="cannot be used .*features are computed instead"):
         store = FeatureCache(tmp_path / "file" / "rows")
     assert store.prefix(ABOUT).missing(KEYS) == KEYS
     assert (store.holdings(), store.total_bytes(), store.clear(), store.room_bytes()) == ([], 0, 0, 0)

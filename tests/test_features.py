@@ -270,6 +270,6 @@ def test_a_module_typed_at_a_prompt_is_like_no_other_process(monkeypatch: pytest
     backbone = frostline.load_backbone(model.eval(), preprocessing=PREPROCESSING)
     here = bb.prefix_digest(backbone, model, backbone.cut(2))
     assert here == bb.prefix_digest(backbone, model, backbone.cut(2))
-    bb.identity._source.cache_clear()
-    monkeypatch.setattr(bb.identity.os, "getpid", lambda: 1)
+    bb.cutting.prefix_digest._source.cache_clear()
+    monkeypatch.setattr(bb.cutting.prefix_digest.os, "getpid", lambda: 1)
     assert here != bb.prefix_digest(backbone, model, backbone.cut(2))

@@ -20,7 +20,7 @@ from feature_examples import FAST, frozen_at, items_of, missing, way, weights
 from frostline import features as freezing
 from frostline.cost import RowRates, read_or_recompute
 from frostline.data import Manifest
-from frostline.errors import StoreWarning, UsageError
+from frostline.errors import CacheWarning, UsageError
 from frostline.feature_cache import FeatureCache
 from frostline.features import Frozen, ahead
 from frostline.features.image_batches import Images
@@ -208,7 +208,7 @@ def test_trouble_with_the_store_changes_nothing_but_the_time(
         place = FeatureCache().path
         shutil.rmtree(place)
         place.write_text("a file where the folder should be")
-    with pytest.warns(StoreWarning) as said:
+    with pytest.warns(CacheWarning) as said:
         again = frostline.train(tiny_backbone(), data, "top_k(1)", study=tmp_path / "b", cache="keep", **FAST)
     assert len(said) == 1
     assert weights(again) == weights(plain)

@@ -39,7 +39,7 @@ from frostline.data.pixels import decoding
 from frostline.data.sources import file_listing
 from frostline.data.sources.table_cells import MAX_COLUMNS
 from frostline.data.sources.tables import read_table
-from frostline.errors import DamagedImage, DataError, FrostlineError, ModelError, StoreWarning, StudyError
+from frostline.errors import CacheWarning, DamagedImage, DataError, FrostlineError, ModelError, StudyError
 from frostline.feature_cache import FeatureCache, Form, key_of, shard_file
 from frostline.models import Preprocessing
 from frostline.models.zoo import architectures
@@ -495,7 +495,7 @@ def test_a_store_from_a_stranger_deletes_nothing_outside(tmp_path: Path) -> None
     with sqlite3.connect(place / "index.sqlite") as connection:
         connection.execute("UPDATE shards SET name = '../victim'")
     connection.close()
-    with FeatureCache(place) as store, pytest.warns(StoreWarning, match="names the file"):
+    with FeatureCache(place) as store, pytest.warns(CacheWarning, match="names the file"):
         store.clear()
     assert victim.read_text() == "mine"
 

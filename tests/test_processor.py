@@ -372,7 +372,7 @@ def raced(outcomes: dict[int, dict[str, float]]) -> Contest:
         **given, candidates=[], race=race, short_s=whole, whole_s=whole, final_s=whole, seed=0, options={},
     )  # type: ignore[arg-type]  # fmt: skip
     for fold, outcome in outcomes.items():
-        found.outcomes[contests.Task(0, 1.0, contests.cells.Cell(0, fold))] = outcome  # type: ignore[assignment]
+        found.outcomes[contests.Task(0, 1.0, contests.resampling.Cell(0, fold))] = outcome  # type: ignore[assignment]
     return found
 
 
@@ -386,7 +386,7 @@ def test_the_rest_of_a_race_is_corrected_down_as_well_as_up() -> None:
 def test_runs_that_found_rows_make_the_rest_no_faster_than_it_is() -> None:
     race = raced({0: {"seconds": 10.0, "expected": 10.0}, 1: {"seconds": 2.0, "expected": 2.0}})
     assert race._factor() == pytest.approx(1.0)
-    again = contests.Task(0, 1.0, contests.cells.Cell(0, 2))
+    again = contests.Task(0, 1.0, contests.resampling.Cell(0, 2))
     assert race._predicted(again) == 2.0  # the third fold finds what the second found
-    assert race._predicted(contests.Task(0, 1.0, contests.cells.Cell(1, 0))) == 10.0  # other views
-    assert race._predicted(contests.Task(1, 1.0, contests.cells.Cell(0, 0))) == 10.0
+    assert race._predicted(contests.Task(0, 1.0, contests.resampling.Cell(1, 0))) == 10.0  # other views
+    assert race._predicted(contests.Task(1, 1.0, contests.resampling.Cell(0, 0))) == 10.0
