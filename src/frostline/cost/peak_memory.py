@@ -1,4 +1,4 @@
-"""The most memory a run holds, in bytes above the imports: what its moments make the process grow by.
+"""The predicted peak memory of a run, in bytes above the imports.
 
 Freed memory is kept for the next use (`timing.reuse_freed_memory`), so a process never shrinks during a run:
 its peak is what it has grown to at the end. A moment needs memory for a while, and leaves some behind for the

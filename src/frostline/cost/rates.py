@@ -1,4 +1,4 @@
-"""The rates that every prediction is made from: what was measured of one network on one machine, as data.
+"""The measured rates of one network on one machine, as data.
 
 Seconds and bytes are per image unless a name says otherwise. A *stage* here reaches from one offered cut to
 the next, so it may hold several of the backbone's stages where it offers few cuts.

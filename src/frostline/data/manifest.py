@@ -139,7 +139,7 @@ class Manifest:
             `name` is not "train", "val" or "test".
         """
         if name not in PARTS:
-            raise DataError(f"There is no part {name!r}; there are {', '.join(PARTS)}.")
+            raise DataError(f"Unknown part {name!r}; expected one of {', '.join(PARTS)}.")
         return tuple(sample for sample in self.samples if sample.split == name)
 
     @cached_property

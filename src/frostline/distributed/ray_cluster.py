@@ -1,4 +1,4 @@
-"""Ray, where one machine is not enough: connect, and let every worker do the same function.
+"""Ray clusters: connect, and run one function on every worker.
 
 Which worker does which trial or row is decided elsewhere, by the ledger and the cache's claims,
 so a worker that dies costs what it had claimed and nothing else. Workers see the same folders as the caller.
@@ -176,7 +176,7 @@ def connected(
             shares = _shares(ray.nodes(), threads)[:most]
             if not shares:
                 raise UsageError(
-                    f"No machine of the Ray cluster has {threads or 1} cores. Give fewer --threads."
+                    f"No machine of the Ray cluster has {threads or 1} cores. Use fewer --threads."
                 )
             yield Cluster(ray, shares, ray.get_runtime_context().gcs_address, started_here)
         finally:

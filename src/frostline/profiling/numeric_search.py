@@ -1,4 +1,4 @@
-"""How a network is computed on this machine, where it is frozen and where it learns: decided by timings."""
+"""Choose numeric plans by timing, for frozen layers and for training."""
 
 from __future__ import annotations
 

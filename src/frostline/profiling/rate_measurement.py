@@ -1,4 +1,4 @@
-"""`measure`: every rate that a prediction needs, of one network and some of the images it will see."""
+"""`measure`: the rates of one network with some of its images, for cost predictions."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""How many bytes of pixels may be decoded at the same time in one process, however many threads decode."""
+"""A limit on the bytes of pixels decoded at the same time in one process."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The one decoder: any image file becomes RGB, 8 bit, upright, or a reason in words why not.
+"""The one decoder: any image file to upright 8-bit RGB, or the reason why not.
 
 Handled right: grey, palette, CMYK, deep pixels (`depth`), transparency, animation (its first frame), EXIF
 rotation. Refused with a reason: empty, truncated, not an image, absurdly large, one pixel wide. What a study

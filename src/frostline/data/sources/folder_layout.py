@@ -1,5 +1,4 @@
-"""What the folders of an image set mean: parts (train, val, test) or classes. Knows names alone, reads
-nothing.
+"""The meaning of an image set's folders, from names alone: parts (train, val, test) or classes.
 
 Parts are folders that people call so: `train/` and `test/`, but also `Training/` and `Testing/`,
 `seg_train/` and `seg_test/`, `train/` and `holdout/`. A folder that holds nothing but one of its own name is

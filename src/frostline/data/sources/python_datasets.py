@@ -1,4 +1,4 @@
-"""Datasets handed over in Python: Hugging Face `Dataset`, `DatasetDict`, and anything like a torch `Dataset`.
+"""Datasets in Python: Hugging Face `Dataset`, `DatasetDict`, and anything like a torch `Dataset`.
 
 Neither library is imported: a Hugging Face dataset is known by its module's name, a torch one by having a
 length and items. Items are named "dataset[12]", or "train[12]" where there are parts.

@@ -108,7 +108,7 @@ def _columns(path: Path, cells: Cells, chosen: ColumnChoice) -> tuple[list[int],
         name = cells.columns[chosen.places["path"]]
         raise DataError(
             f"The column {name!r} of {path} holds images or records, not paths. Where it is a Hugging Face "
-            "dataset, hand over datasets.load_dataset(...) in Python."
+            "dataset, pass datasets.load_dataset(...) in Python."
         )
     return [line for line, _ in rows], values_of
 

@@ -163,7 +163,7 @@ def _place(source: str, random: bool) -> tuple[str, dict[str, Any]]:
             raise ModelError(f"{folder}/config.json cannot be read ({error}).") from error
         if not isinstance(config, dict) or "model_type" not in config:
             raise ModelError(
-                f"{folder}/config.json has no model_type, so it is no model of the transformers library. "
+                f"{folder}/config.json has no model_type, so it is not a model of the transformers library. "
                 "A folder for timm is loaded by its weights: load_backbone('…/model.safetensors', "
                 "architecture='timm/NAME')"
             )
