@@ -24,14 +24,16 @@ from frostline.cost.cache_choice import (
 from frostline.cost.rates import FLOAT_BYTES, Rates
 from frostline.strategies import Hyperparameters, ResolvedPhase, Strategy
 
-HELD_BYTES = 64_000_000  # rows of a phase that training keeps in memory (training/supply.py)
+HELD_BYTES = 64_000_000  # rows of a phase that training keeps in memory (training/batches.py)
 FOLDS = 5  # of the probe's choice of L2, and of the flip test
-FLIP_IMAGES = 600  # at most, in the flip test (training/flips.py)
+FLIP_IMAGES = 600  # at most, in the flip test (training/tuning/flip_test.py)
 CHOICE_IMAGES = 4000  # at most, in the choice of L2 (probe.MOST_FOR_CHOICE)
 GRID, TRIED = 11, 6  # L2s in the grid (probe.GRID); of them a choice usually tries so many (probe.choose)
 FILES = 8  # small files that a run writes one by one
-LOOKED_AT = 16  # images decoded, twice, before rows of a cut are kept or computed (training/keeping.py)
-THUMBNAILS = 64  # test images that a run keeps small (training/figures.py)
+LOOKED_AT = (
+    16  # images decoded, twice, before rows of a cut are kept or computed (training/caching/cache_policy.py)
+)
+THUMBNAILS = 64  # test images that a run keeps small (training/evaluation.py)
 # A pass over train or val beside its batches: 19 epochs of a head took 4.3 ms each, 13 validations 2 ms
 # (torch 2.14.1, one machine).
 PASS_S = 4e-3

@@ -297,7 +297,7 @@ class Manifest:
         return resplitting.with_samples(self, usable, moved, [finding])
 
     def cut_away(self, resize: str = "crop", crop_pct: float = 1.0) -> CutAway:
-        """Return how much of the images is never seen where they are made square so (`framing.cut_away`).
+        """Return how much of the images is never seen where they are made square so (`cropping.cut_away`).
 
         Sizes are at hand where the images were indexed, not in a manifest that was read back.
         """

@@ -1,6 +1,6 @@
 """The one decoder: any image file to upright 8-bit RGB, or the reason why not.
 
-Handled right: grey, palette, CMYK, deep pixels (`depth`), transparency, animation (its first frame), EXIF
+Handled: grey, palette, CMYK, deep pixels (`deep_pixels`), transparency, animation (its first frame), EXIF
 rotation. Refused with a reason: empty, truncated, not an image, absurdly large, one pixel wide. What a study
 decides of deep pixels and transparency is its `Rendering`. Which formats there are is said in `formats`.
 """

@@ -26,7 +26,7 @@ def read_folder(root: Path, split_names: SplitNames = None, groups_inside: bool 
     """List a folder of labelled images; the class is the name of the first folder below the root or the part.
 
     `split_names` says which folders are which part, where their names don't; `groups_inside` that folders
-    below classes are groups (`layout`).
+    below classes are groups (`folder_layout`).
 
     Raises:
         DataError: there are no class folders, or parts and classes are mixed up.

@@ -1,6 +1,6 @@
 """The common form of every source of labelled images, and the names of parts.
 
-`folders`, `tables` and `objects` each return a `Source`; `loading` makes a Manifest of it.
+Every reader in this package returns a `Source`; `loading` makes a Manifest of it.
 """
 
 from __future__ import annotations

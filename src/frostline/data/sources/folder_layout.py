@@ -16,7 +16,7 @@ from frostline.data.findings import Finding
 from frostline.data.sources.common import part_named
 from frostline.errors import DataError, UsageError, did_you_mean
 
-# Words within a folder's name that make it a part, beyond those that are one alone (`sources.PART_NAMES`):
+# Words within a folder's name that make it a part, beyond those that are one alone (`common.PART_NAMES`):
 # the keywords of Hugging Face's `datasets`, which looks for them between other characters, too; "holdout" is
 # ours.
 PART_WORDS = {"eval": "test", "evaluation": "test", "holdout": "test"}

@@ -110,7 +110,7 @@ def read_remote_folder(address: str, split_names: SplitNames = None, groups_insi
     """List the images below an address: a folder per class, or train/ val/ test/ with those inside.
 
     `split_names` says which folders are which part, where their names don't; `groups_inside` that folders
-    below classes are groups (`layout`).
+    below classes are groups (`folder_layout`).
 
     Raises:
         DataError: it cannot be listed, or holds no image in a folder.
