@@ -145,7 +145,7 @@ def test_without_a_val_part_the_newest_answers_and_it_is_said(study: Study) -> N
     found = best_of(study)
     assert found.folder == newest
     assert found.why.startswith(
-        "the newest, since no run has a val part to choose by; name another with --run"
+        "the newest, since no run was evaluated on a val part; name another with --run"
     )
 
 
@@ -153,7 +153,7 @@ def test_a_strategy_that_raced_was_judged_by_its_race(study: Study) -> None:
     trained(study, "full", 0.95)
     winner = compared(study, "head", "full", accuracy=0.7, val=0.7)
     assert best_of(study).folder == winner
-    assert over(study) == {"full": "its strategy was part of the comparison,  60.0 % out of fold"}
+    assert over(study) == {"full": "its strategy was part of the comparison, 60.0 % out of fold"}
     trained(study, "full", 0.99)
     assert best_of(study).folder == winner
 
