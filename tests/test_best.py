@@ -190,7 +190,7 @@ def test_a_later_run_that_is_better_on_the_same_images_answers(study: Study) -> 
     better = trained(study, "top_k(2)", 0.8)
     found = best_of(study)
     assert found.folder == better
-    assert "80.0 % right, ahead of the winner of the comparison, head (70.0 % right there" in found.why
+    assert "accuracy 80.0 %, ahead of the winner of the comparison, head (accuracy 70.0 % there" in found.why
     assert over(study) == {"head": "no better by accuracy on the same val part (70.0 % out of fold)"}
     assert best_of(study, winner.name).folder == winner
 

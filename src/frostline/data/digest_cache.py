@@ -163,7 +163,7 @@ def _patiently(path: Path, work: Callable[[sqlite3.Connection], None]) -> None:
     """Do `work`, again while another process holds the file.
 
     SQLite's own time-out does not cover the moments in which a first process turns the log on or a last one
-    folds it back: those answer "locked" at once.
+    folds it back: those raise "locked" at once.
     """
     until = time.monotonic() + TIMEOUT_S
     while True:

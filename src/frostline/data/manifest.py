@@ -85,10 +85,8 @@ class Manifest:
     suspects: tuple[tuple[str, str], ...] = ()  # every pair of paths that look alike, `near_copies` included
     said: tuple[Finding, ...] = ()  # what there is to say besides `set_aside`
     given: tuple[str, ...] = ()  # parts that the source named itself; the others were drawn
-    shares: tuple[float, float] | None = None  # drawn for test, and of the rest for val, as was asked for
-    reading: Mapping[str, str] = field(
-        default_factory=dict
-    )  # option → what was said of how to read the source
+    shares: tuple[float, float] | None = None  # drawn for test, and of the rest for val, as requested
+    reading: Mapping[str, str] = field(default_factory=dict)  # option → its value, of how the source was read
     seed: int | None = None  # that they were drawn with
     rendering: Rendering = PLAIN  # how deep and transparent pixels are shown
     kinds: Mapping[str, str] = field(default_factory=dict)  # digest → what an image holds, where that matters

@@ -1,7 +1,7 @@
 """What adapting did to a network: feature drift, and forgetting of the original classes.
 
 *Drift* is a distance between features, and says nothing of what is lost. *Forgetting* is: the share of
-labelled images that the original network answered right through its own classifier, and that the same
+labelled images that the original network predicted correctly with its own classifier, and that the same
 classifier, on top of the adapted layers, no longer does.
 """
 

@@ -57,7 +57,7 @@ class Cluster:
         folders: Sequence[Path],
         on_poll: Callable[[], None] = lambda: None,
     ) -> list[Any]:
-        """Let every worker do `function`, which must divide its work by itself; return what they answer.
+        """Let every worker do `function`, which must divide its work by itself; return their results.
 
         A worker that is killed begins again. `folders` must be the caller's own on every worker. `on_poll` is
         called while waiting. Raises what a worker raises, or `TrainingError` where none was left alive.
@@ -101,7 +101,7 @@ class Cluster:
     def _call_off(self, tasks: list[Any]) -> None:
         """Stop what is still at work, where the connection does not end now and all of it with it.
 
-        Ray (2.60.0) aborts this process where a task that is cancelled answers at that very moment ("Tried to
+        Ray (2.60.0) aborts this process where a task that is cancelled returns at that very moment ("Tried to
         complete task that was not pending"): workers that fail of the same thing end together, so what is
         about to end is let end first.
         """
@@ -226,7 +226,7 @@ def _resolved(address: str) -> str:
 
 @contextlib.contextmanager
 def _signals_kept() -> Iterator[None]:
-    """Keep the program's own answer to SIGTERM, which Ray replaces."""
+    """Keep the program's own SIGTERM handler, which Ray replaces."""
     if threading.current_thread() is not threading.main_thread():
         yield
         return

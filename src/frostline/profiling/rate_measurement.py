@@ -36,7 +36,7 @@ PROBE_IMAGES = (40, 200)  # heads that are solved for to measure how long that t
 APART, FALLS = 0.1, 0.6
 L2 = 1e-3  # of a head that is solved for alone (training/tuning/flip_test.py)
 FIGURES = 100  # images whose metrics are computed: a fraction of a second
-BUSY_S = 0.1  # how long it is asked whether this process has the processor to itself
+BUSY_S = 0.1  # how long the free share of the processor is measured
 GIVEN = (
     0.8  # of the threads' time; idle machines gave 0.9 and more, one neighbour on two cores took it to 0.5
 )

@@ -42,7 +42,7 @@ class InFlight:
 
 
 class PillowsLimit:
-    """Pillow's own limit on pixels, raised while a block lasts, in several threads; ours was asked before."""
+    """Pillow's own limit on pixels, raised inside a block, for several threads."""
 
     def __init__(self) -> None:
         self._lock, self._blocks, self._own = threading.Lock(), 0, Image.MAX_IMAGE_PIXELS

@@ -2,7 +2,7 @@
 
 Handled: grey, palette, CMYK, deep pixels (`deep_pixels`), transparency, animation (its first frame), EXIF
 rotation. Refused with a reason: empty, truncated, not an image, absurdly large, one pixel wide. What a study
-decides of deep pixels and transparency is its `Rendering`. Which formats there are is said in `formats`.
+decides of deep pixels and transparency is its `Rendering`. `formats` lists the formats.
 """
 
 from __future__ import annotations
@@ -50,7 +50,7 @@ class Picture:
     kind: str  # "" = opaque RGB; `ALPHA` = RGBA; else what `deep` holds
     image: Image.Image | None = None
     deep: Deep | None = None
-    shrunk: bool = False  # on the way in, as was asked for
+    shrunk: bool = False  # while decoding, as requested
     several: bool = False  # the file holds more pages or frames, which are not looked at
 
     def rgb(self, how: Rendering = PLAIN) -> Image.Image:

@@ -52,7 +52,7 @@ class Deep:
 def of_array(values: Values) -> Deep:
     """Return what an array of integers, (H, W), (H, W, 3) or (H, W, 4), holds: as if a file held it.
 
-    Raises `DamagedImage` where its transparency cannot be told.
+    Raises `DamagedImage` where its transparency is ambiguous.
     """
     if values.ndim == 2:
         return Deep(values.dtype.name, values)

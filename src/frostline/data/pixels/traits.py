@@ -73,7 +73,7 @@ PLAIN = Traits()
 
 
 def with_decoded_traits(picture: Picture, header: Traits = PLAIN) -> Traits:
-    """Add to what a header said what the decoded picture shows."""
+    """Return a header's traits with those of the decoded picture added."""
     header = replace(header, several=picture.several)
     if picture.deep is not None:
         levels, alpha = Levels.of(picture.deep), picture.deep.alpha

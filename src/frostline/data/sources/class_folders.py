@@ -64,7 +64,7 @@ def _tree(folder: Path, depth: int) -> Tree:
     try:
         folders = _folders(folder)
         files = any(not child.is_dir() and not is_hidden(child.name) for child in folder.iterdir())
-    except OSError:  # which is said of the class that can't be opened
+    except OSError:  # reported for the class that cannot be opened
         return Tree()
     return Tree({child.name: _tree(child, depth - 1) for child in folders} if depth else {}, files)
 

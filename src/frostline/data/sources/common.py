@@ -47,7 +47,7 @@ class ImageEntry:
     path: str  # relative to the source's root, else absolute, or "dataset[12]"
     label: str
     group: str = ""
-    split: str = ""  # "" = not said
+    split: str = ""  # "" = not given
 
 
 @dataclass(slots=True)

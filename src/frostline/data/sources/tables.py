@@ -130,7 +130,7 @@ class Names:
             return text
         try:
             return self._existing_path(text)
-        except (OSError, ValueError):  # too long a name, a NUL: said when it is read
+        except (OSError, ValueError):  # too long a name, a NUL: reported when it is read
             return text
 
     def _existing_path(self, text: str) -> str:

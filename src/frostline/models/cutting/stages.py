@@ -104,7 +104,7 @@ class _Tree:
 
 
 def _shape(call: Call) -> tuple[int, ...]:
-    """Return the shape per image of the first tensor a call answered with."""
+    """Return the shape per image of the first tensor that a call returned."""
     first = next(tensors(call.output), None)
     return tuple(first.shape[1:]) if isinstance(first, Tensor) else ()
 

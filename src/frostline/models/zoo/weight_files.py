@@ -86,7 +86,7 @@ def _first_line(error: Exception) -> str:
 def named_architecture(
     path: Path, metadata: dict[str, str], requested: str | None, size: int | None
 ) -> Architecture:
-    """Return the architecture that was asked for, else the one the metadata names."""
+    """Return the requested architecture, else the one the metadata names."""
     title = requested or metadata.get("architecture") or metadata.get("arch")
     if not title:
         raise ModelError(
