@@ -137,7 +137,7 @@ def manifest(data: bytes, folder: Path) -> None:
     (folder / "manifest.jsonl").write_bytes(data)
     with contextlib.suppress(_frostline().DataError):
         Manifest.load(folder / "manifest.jsonl")
-    header, rows = module.written.parse(data.decode("ascii", "replace"))
+    header, rows = module.manifest_file.parse(data.decode("ascii", "replace"))
     try:
         made = module._from_header(header, rows)
     except (KeyError, TypeError, ValueError):

@@ -124,7 +124,7 @@ def test_runs_of_train_are_compared_on_val(study: Study) -> None:
     found = best_of(study)
     assert (found.folder, found.why) == (best, "the best of 2 by accuracy on val")
     assert over(study) == {"head": "no better by accuracy on the same val part"}
-    assert best_of(study, found.passed_over[0].run).why == "as asked for"
+    assert best_of(study, found.passed_over[0].run).why == "as requested"
     line = passed_over_line(found.passed_over)
     assert line.startswith("Passed over: head (run ")
     assert line.endswith(", val 60.0 %): no better by accuracy on the same val part.")
@@ -145,7 +145,7 @@ def test_without_a_val_part_the_newest_answers_and_it_is_said(study: Study) -> N
     found = best_of(study)
     assert found.folder == newest
     assert found.why.startswith(
-        "the newest, since no run has a val part to choose by; name another with --run"
+        "the newest, since no run was evaluated on a val part; name another with --run"
     )
 
 
@@ -153,7 +153,7 @@ def test_a_strategy_that_raced_was_judged_by_its_race(study: Study) -> None:
     trained(study, "full", 0.95)
     winner = compared(study, "head", "full", accuracy=0.7, val=0.7)
     assert best_of(study).folder == winner
-    assert over(study) == {"full": "its strategy was part of the comparison,  60.0 % out of fold"}
+    assert over(study) == {"full": "its strategy was part of the comparison, 60.0 % out of fold"}
     trained(study, "full", 0.99)
     assert best_of(study).folder == winner
 
@@ -190,7 +190,7 @@ def test_a_later_run_that_is_better_on_the_same_images_answers(study: Study) -> 
     better = trained(study, "top_k(2)", 0.8)
     found = best_of(study)
     assert found.folder == better
-    assert "80.0 % right, ahead of the winner of the comparison, head (70.0 % right there" in found.why
+    assert "accuracy 80.0 %, ahead of the winner of the comparison, head (accuracy 70.0 % there" in found.why
     assert over(study) == {"head": "no better by accuracy on the same val part (70.0 % out of fold)"}
     assert best_of(study, winner.name).folder == winner
 

@@ -167,5 +167,5 @@ def test_a_ground_may_have_space_around_its_numbers(text: str) -> None:
 def test_a_kept_rendering_without_an_end_is_refused_in_words() -> None:
     """Found by damaging at random: a JSON number may be infinite."""
     kept = {**Rendering().as_dict(), "ground": [float("inf"), 0, 0]}
-    with pytest.raises(DataError, match="of no use"):
+    with pytest.raises(DataError, match="does not describe"):
         Rendering.from_dict(kept)

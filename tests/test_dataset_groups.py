@@ -304,7 +304,7 @@ def test_a_study_keeps_its_groups(tmp_path: Path) -> None:
     assert "Groups are by auto, as in the study." in data.notes
     assert load(root, study=study, group_by="re:(clip.)").reading["group_by"] == "re:(clip.)"
     (study / "manifest.jsonl").write_text('["no header"]\n')
-    with pytest.raises(DataError, match=r"manifest.jsonl is damaged: its first line says"):
+    with pytest.raises(DataError, match=r"manifest.jsonl is damaged: its first line reads"):
         load(root, study=study)
 
 
@@ -312,7 +312,7 @@ def test_a_study_keeps_its_groups(tmp_path: Path) -> None:
     ("options", "message"),
     [
         ({"group_by": "re:"}, "expected parent, .* Nothing stands after 're:'"),
-        ({"group_by": "column:patient"}, "^--group-by name.* a column of a table, and .* is none"),
+        ({"group_by": "column:patient"}, "^--group-by name.* a column of a table, and .* is not a table"),
         ({"path_column": "x", "label_column": "y"}, "^--path-column and --label-column name"),
     ],
 )

@@ -58,7 +58,7 @@ def test_folders_that_people_call_parts(
 def test_a_set_in_a_folder_of_its_own_name_is_looked_through(tmp_path: Path) -> None:
     parts_below(tmp_path / "photos" / "Photos", {"train": 5, "test": 2})
     assert counts(tmp_path / "photos") == {"train": 15, "val": 0, "test": 6}
-    assert any("looked through" in note for note in load_data(tmp_path / "photos").notes)
+    assert any("of the same name; that one is used" in note for note in load_data(tmp_path / "photos").notes)
 
 
 def test_a_flat_part_has_no_labels_and_is_said_to_be_left_out(tmp_path: Path) -> None:

@@ -117,7 +117,7 @@ def test_it_does_not_change() -> None:
     manifest = manifest_of([Sample("1", "a", "0" * 64, "", "train")])
     with pytest.raises(FrozenInstanceError):
         manifest.notes = ()  # type: ignore[misc]
-    with pytest.raises(DataError, match="There is no part 'trian'"):
+    with pytest.raises(DataError, match="Unknown part 'trian'"):
         manifest.part("trian")
 
 

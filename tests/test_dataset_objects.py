@@ -1,4 +1,4 @@
-"""Datasets handed over in Python: torch's and Hugging Face's."""
+"""Datasets passed in Python: torch's and Hugging Face's."""
 
 from __future__ import annotations
 
@@ -118,7 +118,7 @@ def test_one_bad_item_is_set_aside() -> None:
     good = [(Image.fromarray(pixels(i)), i % 2) for i in range(8)]
     data = load_data(Items([*good, OSError("no such file"), (Image.new("RGB", (1, 1)), 0)]))
     assert [(gone.path, gone.reason) for gone in data.set_aside] == [
-        ("dataset[8]", "cannot be had from the dataset (OSError: no such file)"),
+        ("dataset[8]", "cannot be read from the dataset (OSError: no such file)"),
         ("dataset[9]", "has only 1×1 pixels"),
     ]
 
@@ -168,7 +168,7 @@ def test_a_kept_manifest_cannot_read_images_from_memory() -> None:
     data = load_data(Items([(Image.fromarray(pixels(i)), i % 2) for i in range(8)]))
     kept = Manifest.from_json(data.to_json())
     assert kept.split_digest == data.split_digest
-    with pytest.raises(DataError, match="handed over in Python"):
+    with pytest.raises(DataError, match="passed in Python"):
         kept.read(kept.samples[0])
 
 

@@ -114,7 +114,7 @@ def test_a_newcomer_that_ties_train_to_test_teaches_nobody() -> None:
     outcome = split(found, digests, [(train, 60), (60, test)], WISH, sides_of(digests[:-1], first))
     assert [outcome.parts[at] for at in (train, test, 60)] == ["", "test", ""]
     assert outcome.reasons == dict.fromkeys(
-        (train, 60), "hangs together with images of the test part that stay there"
+        (train, 60), "belongs together with images of the test part that stay there"
     )
     assert any(one.kind == "tied" and one.n == 2 for one in outcome.findings)
     assert [part for at, part in enumerate(outcome.parts) if at not in (train, 60)] == [

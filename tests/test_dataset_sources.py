@@ -211,7 +211,7 @@ def test_all_mistakes_of_a_table_at_once(tmp_path: Path) -> None:
         "Did you mean 'train'?",
         "several labels",
         "row 4",
-        "'train' in row 6",
+        "in row 6, 'train'",
     ):
         assert words in message
 

@@ -73,7 +73,7 @@ def test_what_has_one_meaning_is_read_by_training_and_by_predict(text: str, fold
     [
         ("filename,class", "'filename' was read as path"),
         ("backslashes", "6 path(s) were read with / for \\"),
-        ("no suffix", "6 path(s) had no suffix, and were read as the .png files"),
+        ("no suffix", "6 path(s) had no suffix and were read as the .png files"),
     ],
 )
 def test_what_was_assumed_is_said(name: str, words: str, folder: Path) -> None:
@@ -129,7 +129,7 @@ def test_columns_are_named_where_there_are_several(folder: Path) -> None:
     with pytest.raises(DataError, match=r"no column 'kin'.*Did you mean 'kind'"):
         load_data(where, path_column="file", label_column="kin")
     assert len(prediction_inputs(where, "file")) == 6
-    with pytest.raises(UsageError, match=r"--label-column name.*is none"):
+    with pytest.raises(UsageError, match=r"--label-column name.*is not a table"):
         load_data(folder, label_column="class")
 
 

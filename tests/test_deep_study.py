@@ -205,7 +205,7 @@ def test_other_kinds_are_said_whatever_the_range(asked: str, slides: Path, tmp_p
     assert "1 image(s) hold 8 bits, and the model learned from uint16" in said
     assert "s.tif" not in said
     (cut,) = notes_on([RenderedImage("over.tif", "uint16", saturated=True)], rendering)
-    assert "outside the range that the study was given" in cut
+    assert "outside the study's range" in cut
 
 
 def test_what_training_held_of_8_bits_is_no_news(slides: Path, tmp_path: Path) -> None:

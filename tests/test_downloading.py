@@ -129,7 +129,7 @@ def test_without_a_network_it_is_said_at_once(source: str, hub: Hub, monkeypatch
     monkeypatch.setattr(huggingface_hub.constants, "ENDPOINT", nobody)
     monkeypatch.setattr("frostline.models.zoo.architectures.TORCHVISION_FILES", nobody)
     start = time.perf_counter()
-    with pytest.raises(ModelError, match=f"{nobody} does not answer within 4 s. On this disk: lite0"):
+    with pytest.raises(ModelError, match=f"{nobody} does not respond within 4 s. On this disk: lite0"):
         frostline.load_backbone(source, download=True)
     assert time.perf_counter() - start < 5
 

@@ -169,5 +169,5 @@ def test_forgetting_asks_the_original_head(data: Manifest) -> None:
     assert same.before == same.after
     assert (same.lost, same.low, same.high) == (0.0, 0.0, 0.0)
     assert same.n_images == len(data.part("test"))
-    with pytest.raises(DataError, match="none of TinyNet's own: kind 0"):
+    with pytest.raises(DataError, match="not classes of TinyNet: kind 0"):
         frostline.forgetting(backbone, backbone.adapt(3), data)

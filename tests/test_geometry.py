@@ -69,7 +69,7 @@ def test_a_note_says_how_many_how_much_and_what_to_do() -> None:
     assert (seen.images, seen.long, seen.worst) == (4, 2, "b")
     assert seen.mean_long == pytest.approx((2 / 3 + 1 / 2) / 2)
     assert "2 of 4 image(s)" in seen.note
-    assert "leaves out 58.3 % of their area or more, of b 66.7 %" in seen.note
+    assert "removes 58.3 % of their area or more, of b 66.7 %" in seen.note
     assert "--resize squash or pad" in seen.note
     assert "or more" not in cut_away(sizes, "center", 0.9).note
     assert cut_away(sizes, "squash").note == cut_away(sizes, "pad").note == ""
@@ -112,7 +112,7 @@ def test_sizes_come_with_the_images_and_are_remembered(
     assert sum("24 of 24 image(s) are wider or taller than 1.5:1" in note for note in data.notes) == 1
     assert not any("1.5:1" in note for note in data.framed("pad").notes)
     deterministic = data.framed("center", 0.5)
-    assert sum("leaves out 91.7 %" in note for note in deterministic.notes) == 1
+    assert sum("removes 91.7 %" in note for note in deterministic.notes) == 1
     assert sum("1.5:1" in note for note in deterministic.framed("center", 0.5).notes) == 1
 
     def no_second_look(*_: object) -> None:
@@ -511,7 +511,7 @@ def test_runs_of_another_geometry_join_no_race(edges: dict[str, Run]) -> None:
     config = runs["crop"].config
     settings = {"": {key: config.get(key) for key in ("weights", "preprocessing", *SAME)}}
     assert setting_difference(runs["crop"], settings) == ""
-    assert "made square in another way (crop mode border)" in setting_difference(runs["pad"], settings)
+    assert "resized in another way (crop mode border)" in setting_difference(runs["pad"], settings)
     turned = replace(runs["crop"], config={**config, "rotate": "90", "min_crop": 0.5})
     assert setting_difference(turned, settings) == "trained with min_crop=0.5, rotate=90"
 
@@ -524,7 +524,7 @@ def test_measure_says_what_is_cut_away(edges: dict[str, Run]) -> None:
     share = 1 - backbone.preprocessing.crop_pct**2 / 3
     assert found.cut_away.long == 40
     assert found.as_dict()["cut_away"]["mean_long"] == pytest.approx(share)
-    assert f"leaves out {100 * share:.1f} %" in found.notes[0]
+    assert f"removes {100 * share:.1f} %" in found.notes[0]
     padded = frostline.measure(backbone.resized("pad"), data, **options)
     assert padded.cut_away.most == 0.0
     assert not any("1.5:1" in note for note in padded.notes)

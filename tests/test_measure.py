@@ -342,6 +342,6 @@ def test_random_weights_and_unproven_networks_say_so(data: Manifest) -> None:
     found = measure(backbone, data, random=False, rates=False)
     assert found.similarity is not None
     assert not found.similarity.proven
-    assert any("never proved" in note for note in found.notes)
+    assert any("was not validated" in note for note in found.notes)
     described = ForwardConfig(PLAN, EVALUATION_BATCH).describe()
     assert described["precision"] == "float32"

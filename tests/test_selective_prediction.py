@@ -102,7 +102,7 @@ def test_what_a_probe_leaves_comes_from_rows_that_are_there(
 
 def test_a_run_that_held_nothing_out_says_so(tmp_path: Path) -> None:
     (tmp_path / "run").mkdir()
-    with pytest.raises(UsageError, match="not learned from"):
+    with pytest.raises(UsageError, match="no predictions on held-out images"):
         selective_prediction.doubts(tmp_path / "run", 0.9)
 
 

@@ -178,7 +178,7 @@ def balance(
     over the fewest. `majority_share` is the accuracy of always predicting `majority_class`, the commonest.
     `worst_class` is the class recognised worst, with `n` images and its `accuracy`. `never_asked` names the
     classes without an image among the targets: `balanced_accuracy` is then `None`. Where `images` (n,) tells
-    that rows speak of the same image, it counts once, by the mean of its answers.
+    rows of the same image, it counts once, by the mean of its predictions.
     """
     _, first, place = np.unique(
         np.arange(len(targets)) if images is None else images, return_index=True, return_inverse=True

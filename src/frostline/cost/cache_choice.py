@@ -1,7 +1,7 @@
-"""Which views of an image a run cycles through, and whether the rows of a cut are kept or computed each time.
+"""The views of an image in a run, and whether the features of a cut are cached or recomputed.
 
 The number of views follows from the strategy's epochs alone. Keeping or computing changes no bit of the
-result, only the time; the arithmetic is shown with the answer.
+result, only the time; the arithmetic is returned with the choice.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""`predict`: what a run will take, from rates alone."""
+"""`predict`: the cost of a run, from rates alone."""
 
 from __future__ import annotations
 

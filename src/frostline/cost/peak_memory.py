@@ -1,4 +1,4 @@
-"""The most memory a run holds, in bytes above the imports: what its moments make the process grow by.
+"""The predicted peak memory of a run, in bytes above the imports.
 
 Freed memory is kept for the next use (`timing.reuse_freed_memory`), so a process never shrinks during a run:
 its peak is what it has grown to at the end. A moment needs memory for a while, and leaves some behind for the
@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from frostline.cost.rates import FLOAT_BYTES, Rates
 from frostline.cost.run_time import FLIP_IMAGES, HELD_BYTES, Job, WalkResult
 
-READ_AT_ONCE_BYTES = 32_000_000  # rows looked up in one go (frozen/rows.py)
+READ_AT_ONCE_BYTES = 32_000_000  # rows looked up in one go (features/cached_features.py)
 # Each as large as what learns: AdamW's moments; and weights and moments as the epoch began, to go back to.
 MOMENTS, NOTED = 2, 3
 # Of freed memory, what later work fits into: small things lie between. In two processes it was 0.2 and 0.85

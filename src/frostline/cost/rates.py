@@ -1,4 +1,4 @@
-"""The rates that every prediction is made from: what was measured of one network on one machine, as data.
+"""The measured rates of one network on one machine, as data.
 
 Seconds and bytes are per image unless a name says otherwise. A *stage* here reaches from one offered cut to
 the next, so it may hold several of the backbone's stages where it offers few cuts.
@@ -52,7 +52,7 @@ class StageRates:
     name: str
     cut: int  # the offered cut that it begins at
     parameters: int
-    row_bytes: int  # of a row at that cut, as the frozen part answers it; at cut 0 the pixels
+    row_bytes: int  # of a row at that cut, as the frozen part returns it; at cut 0 the pixels
     frozen_s: float  # forward as inference, in the way frozen layers are computed
     evaluation_s: float  # forward in plain float32, as final figures are computed
     plan: str  # in which training from this cut learns, by name

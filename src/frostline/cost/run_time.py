@@ -207,7 +207,7 @@ class Walk:
         self._add("start", rates.write.at(rates.model_bytes))
 
     def _flips(self) -> None:
-        """Thumbnails told from their mirror (or turned) images, and two probes a fold."""
+        """Add the costs of a flip (or rotation) test: thumbnails, and two probes a fold."""
         rates, last = self.rates, self.rates.last.cut
         images = min(self.job.train, FLIP_IMAGES)
         self._add("flip test", images * (rates.file_s + rates.crop_s))

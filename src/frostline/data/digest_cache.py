@@ -21,7 +21,7 @@ from frostline.data.pixels import formats
 from frostline.data.pixels.traits import PLAIN, Traits
 from frostline.system import directories
 
-# Raise when a table changes shape, a mark (`copies.mark_of`) changes meaning or every image gets a new trait:
+# Raise when a table changes, a mark (`near_duplicates.mark_of`) changes or every image gets a new trait:
 # a new file is then begun.
 FORMAT = 3
 
@@ -51,7 +51,7 @@ class CachedContent:
     digest: str
     decoded: bool  # its pixels were decoded, not its header alone
     fault: str = ""  # why it is not usable; "" = no fault known
-    mark: bytes = b""  # `copies.mark_of`, where it was computed
+    mark: bytes = b""  # `near_duplicates.mark_of`, where it was computed
     traits: Traits = PLAIN  # of a header that was not decoded: its kind and size alone
 
 
@@ -89,7 +89,7 @@ class DigestCache:
         }
 
     def pixels_of(self, digests: Iterable[str]) -> dict[str, bytes]:
-        """Return the digest of each content's pixels (`pixels.digest_of`), where this decoder decoded it."""
+        """Return the pixel digest (`pixel_digest.digest_of`) of contents that this decoder decoded."""
         blobs = [bytes.fromhex(digest) for digest in dict.fromkeys(digests)]
         rows = self._select("pixels", "digest", blobs)
         return {digest.hex(): pixels for digest, decoder, pixels in rows if decoder == DECODER}
@@ -163,7 +163,7 @@ def _patiently(path: Path, work: Callable[[sqlite3.Connection], None]) -> None:
     """Do `work`, again while another process holds the file.
 
     SQLite's own time-out does not cover the moments in which a first process turns the log on or a last one
-    folds it back: those answer "locked" at once.
+    folds it back: those raise "locked" at once.
     """
     until = time.monotonic() + TIMEOUT_S
     while True:

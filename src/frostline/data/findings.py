@@ -109,7 +109,7 @@ class Finding:
 
     def __post_init__(self) -> None:
         if self.kind not in KINDS:
-            raise ValueError(f"There is no kind of finding {self.kind!r}.")
+            raise ValueError(f"Unknown kind of finding {self.kind!r}.")
 
     def __str__(self) -> str:
         return self.note

@@ -20,7 +20,7 @@ from frostline.system import directories
 
 NAME = directories.FINGERPRINTS
 SHORT_BYTES = 8  # of a SHA-256: among a million images two share 64 bits with a chance of 3 in 10⁸
-HASH_BYTES = 32  # of `dataset.copies`' perceptual hash of 256 bits; zeros where an image has none
+HASH_BYTES = 32  # of `near_duplicates`' perceptual hash of 256 bits; zeros where an image has none
 SIDES = ("train", "val", "test")
 LEARNED = ("train", "val")  # what chose the weights counts as learned from, too
 
@@ -29,7 +29,7 @@ Bytes = NDArray[np.uint8]
 
 @dataclass(frozen=True)
 class Fingerprints:
-    """What a model met: `files` and `pixels` (n, 8), `hashes` (n, 32), `sides` (n,), places in `SIDES`.
+    """Images a model has seen: `files`, `pixels` (n, 8), `hashes` (n, 32), `sides` (n,), places in `SIDES`.
 
     Rows are sorted, so that their order tells nothing. Zeros stand for pixels that were not decoded.
     """

@@ -1,4 +1,4 @@
-"""The one reader of labels: what a table, a dataset or an array says of an image becomes the name of a class.
+"""The one reader of labels: from values of a table, a dataset or an array to class names.
 
 A missing label is no class: it becomes "", and `skip_unlabelled` skips its image. Several labels for one
 image, vectors and numbers with a fraction are refused for the whole column at once, with how many images

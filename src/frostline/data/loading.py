@@ -273,7 +273,7 @@ def _source_at(path: Path, split_names: SplitNames, columns: _NamedColumns, grou
 
 
 def _group(usable: Sequence[Indexed], source: Source, group_by: GroupBy | None) -> None:
-    """Give images the groups that were asked for, and those that their files name where they have none."""
+    """Give images the requested groups, or else those that their files name."""
     if group_by is not None and group_by.text != AUTO:
         _regroup(usable, source, group_by)
     _group_by_file(usable, source)

@@ -85,10 +85,8 @@ class Manifest:
     suspects: tuple[tuple[str, str], ...] = ()  # every pair of paths that look alike, `near_copies` included
     said: tuple[Finding, ...] = ()  # what there is to say besides `set_aside`
     given: tuple[str, ...] = ()  # parts that the source named itself; the others were drawn
-    shares: tuple[float, float] | None = None  # drawn for test, and of the rest for val, as was asked for
-    reading: Mapping[str, str] = field(
-        default_factory=dict
-    )  # option → what was said of how to read the source
+    shares: tuple[float, float] | None = None  # drawn for test, and of the rest for val, as requested
+    reading: Mapping[str, str] = field(default_factory=dict)  # option → its value, of how the source was read
     seed: int | None = None  # that they were drawn with
     rendering: Rendering = PLAIN  # how deep and transparent pixels are shown
     kinds: Mapping[str, str] = field(default_factory=dict)  # digest → what an image holds, where that matters
@@ -139,7 +137,7 @@ class Manifest:
             `name` is not "train", "val" or "test".
         """
         if name not in PARTS:
-            raise DataError(f"There is no part {name!r}; there are {', '.join(PARTS)}.")
+            raise DataError(f"Unknown part {name!r}; expected one of {', '.join(PARTS)}.")
         return tuple(sample for sample in self.samples if sample.split == name)
 
     @cached_property
@@ -297,7 +295,7 @@ class Manifest:
         return resplitting.with_samples(self, usable, moved, [finding])
 
     def cut_away(self, resize: str = "crop", crop_pct: float = 1.0) -> CutAway:
-        """Return how much of the images is never seen where they are made square so (`framing.cut_away`).
+        """Return how much of the images is never seen where they are made square so (`cropping.cut_away`).
 
         Sizes are at hand where the images were indexed, not in a manifest that was read back.
         """

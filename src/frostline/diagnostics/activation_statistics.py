@@ -1,7 +1,7 @@
 """Activation statistics of a network: sums per channel of layer inputs, by blocks of images.
 
-BatchNorm layers are asked for the mean and mean square of what they are fed. In a network without any, layers
-before an activation are asked how often each channel is above zero, and how far it leans to one side.
+Of BatchNorm layers the mean and mean square of the input are recorded. In a network without any, of layers
+before an activation how often each channel is above zero, and how far it leans to one side.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ class Layer:
 
     name: str
     stage: int
-    before: bool  # its input is looked at, else its answer
+    before: bool  # its input is recorded, else its output
     statistics: Callable[[Tensor], Tensor]  # sums of each image: (n, quantities, channels)
     distance: Callable[[Floats], float]
 

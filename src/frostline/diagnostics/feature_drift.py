@@ -1,7 +1,7 @@
 """What adapting did to a network: feature drift, and forgetting of the original classes.
 
 *Drift* is a distance between features, and says nothing of what is lost. *Forgetting* is: the share of
-labelled images that the original network answered right through its own classifier, and that the same
+labelled images that the original network predicted correctly with its own classifier, and that the same
 classifier, on top of the adapted layers, no longer does.
 """
 
@@ -131,7 +131,7 @@ def own_targets(backbone: Backbone, data: Manifest) -> NDArray[np.int64]:
         listed = ", ".join(strange[:NAMED]) + (f" and {len(strange) - NAMED} more" if strange[NAMED:] else "")
         examples = ", ".join(own[:NAMED]) + (", …" if own[NAMED:] else "")
         raise DataError(
-            f"{len(strange)} class(es) of these images are not classes of {backbone.name}:  "
+            f"{len(strange)} class(es) of these images are not classes of {backbone.name}: "
             f"{listed}. Expected its {len(own)} classes ({examples}) as labels."
         )
     return np.array([places[name] for name in data.classes], dtype=np.int64)

@@ -1,4 +1,4 @@
-"""What torchrun, and `accelerate launch` with it, tells each process of a job. Imports no torch."""
+"""The environment that torchrun and `accelerate launch` set for each process. Imports no torch."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ def launched() -> Launch:
     if not (0 <= launch.rank < launch.size and 0 <= launch.local_rank < launch.local_size):
         text = ", ".join(f"{name}={value}" for name, value in variables.items())
         raise UsageError(
-            f"The environment says {text}; expected what torchrun sets: a rank of at least 0 and below the "
+            f"The environment has {text}; expected what torchrun sets: a rank of at least 0 and below the "
             "number of processes. Start with torchrun, or unset these."
         )
     return launch

@@ -2,7 +2,7 @@
 
 Every process runs the same program. What a clock or a disk decides, the first one decides for all; the others
 write and print nothing. Nothing is pickled: plain data travel as JSON, tensors as safetensors. Alone, every
-function here answers at once.
+function here returns at once.
 """
 
 from __future__ import annotations
@@ -144,7 +144,7 @@ def _others_alive() -> Iterator[None]:
 
 
 def decided(make: Callable[[], Any]) -> Any:
-    """Return what `make` answers in the first process, plain data, in all of them.
+    """Return what `make` returns in the first process, plain data, in all of them.
 
     A `FrostlineError` it raises there is raised in all.
     """
@@ -163,7 +163,7 @@ def decided(make: Callable[[], Any]) -> Any:
 
 
 def tensors(make: Callable[[], dict[str, Tensor]]) -> dict[str, Tensor]:
-    """Return the tensors that `make` answers in the first process, in all; on the processor."""
+    """Return the tensors that `make` returns in the first process, in all; on the CPU."""
     if not _joined:
         return make()
     packed = b""
@@ -173,7 +173,7 @@ def tensors(make: Callable[[], dict[str, Tensor]]) -> dict[str, Tensor]:
 
 
 def demand_same(description: str) -> None:
-    """Raise `UsageError` where the processes were not asked for one and the same thing."""
+    """Raise `UsageError` where the processes were given different runs."""
     if any_of(decided(lambda: description) != description)[0]:
         raise UsageError(
             "The processes of this job were given different runs, or see different images; expected "

@@ -1,4 +1,4 @@
-"""Ray, where one machine is not enough: connect, and let every worker do the same function.
+"""Ray clusters: connect, and run one function on every worker.
 
 Which worker does which trial or row is decided elsewhere, by the ledger and the cache's claims,
 so a worker that dies costs what it had claimed and nothing else. Workers see the same folders as the caller.
@@ -57,7 +57,7 @@ class Cluster:
         folders: Sequence[Path],
         on_poll: Callable[[], None] = lambda: None,
     ) -> list[Any]:
-        """Let every worker do `function`, which must divide its work by itself; return what they answer.
+        """Let every worker do `function`, which must divide its work by itself; return their results.
 
         A worker that is killed begins again. `folders` must be the caller's own on every worker. `on_poll` is
         called while waiting. Raises what a worker raises, or `TrainingError` where none was left alive.
@@ -101,7 +101,7 @@ class Cluster:
     def _call_off(self, tasks: list[Any]) -> None:
         """Stop what is still at work, where the connection does not end now and all of it with it.
 
-        Ray (2.60.0) aborts this process where a task that is cancelled answers at that very moment ("Tried to
+        Ray (2.60.0) aborts this process where a task that is cancelled returns at that very moment ("Tried to
         complete task that was not pending"): workers that fail of the same thing end together, so what is
         about to end is let end first.
         """
@@ -176,7 +176,7 @@ def connected(
             shares = _shares(ray.nodes(), threads)[:most]
             if not shares:
                 raise UsageError(
-                    f"No machine of the Ray cluster has {threads or 1} cores. Give fewer --threads."
+                    f"No machine of the Ray cluster has {threads or 1} cores. Use fewer --threads."
                 )
             yield Cluster(ray, shares, ray.get_runtime_context().gcs_address, started_here)
         finally:
@@ -226,7 +226,7 @@ def _resolved(address: str) -> str:
 
 @contextlib.contextmanager
 def _signals_kept() -> Iterator[None]:
-    """Keep the program's own answer to SIGTERM, which Ray replaces."""
+    """Keep the program's own SIGTERM handler, which Ray replaces."""
     if threading.current_thread() is not threading.main_thread():
         yield
         return

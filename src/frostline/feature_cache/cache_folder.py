@@ -33,7 +33,7 @@ class Folder:
     def __init__(self, path: Path, limit_bytes: int) -> None:
         self.path = path
         self.limit_bytes = limit_bytes
-        self.trouble = ""  # the first thing that went wrong, as it was said
+        self.trouble = ""  # the first error, as it was reported
         self.readable = self.writable = True
         self.generation = 0  # raised when the index is another one: its numbers mean something else then
         self._index: Index | None = None
@@ -140,7 +140,7 @@ class Folder:
         self.warn_once(f"{reason}: {SAME}")
 
     def attempt(self, work: Callable[[Index], T], otherwise: T) -> T:
-        """Do `work` with the index. Trouble is said once, and the answer is `otherwise`."""
+        """Do `work` with the index. Errors are reported once, and `otherwise` is returned."""
         if self._index is None or not self.readable:
             return otherwise
         try:

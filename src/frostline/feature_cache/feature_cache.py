@@ -21,7 +21,7 @@ from frostline.feature_cache.prefix_features import CachedPrefix, key_of
 from frostline.feature_cache.shard_file import Form
 from frostline.system import directories
 
-FOLDER = "rows"  # below `places.home()`
+FOLDER = "rows"  # below `directories.home()`
 
 # The least recently used shards are deleted above this size. A choice: room for about 100,000
 # rows of an EfficientNet's last blocks at 224 px, and a tenth of a small laptop's disk.

@@ -1,4 +1,4 @@
-"""Which row lies where: one SQLite file beside the shards.
+"""The index of cached rows: one SQLite file beside the shards.
 
 It can be lost: the shards hold all it knows but the counts. Short transactions, the rollback journal (it
 works where folders are read-only or shared over a network), and claims, by which processes that fill one

@@ -109,7 +109,7 @@ class CachedPrefix:
         return rows, missing
 
     def _drop(self, dropped: list[tuple[bytes, Place]], damaged: int) -> None:
-        """Forget rows that could not be read; damage is said, what another process evicted is not."""
+        """Drop rows that could not be read, with a warning for damaged ones."""
         if self._folder.writable:
             self._folder.attempt(lambda index: index.drop_rows(self._number(index), dropped), None)
         if damaged:

@@ -25,7 +25,7 @@ FORMAT = 1  # of a shard and of the index; raised when either changes its meanin
 SUFFIX = ".rows.safetensors"
 ITEM_BYTES = {"float32": 4, "float16": 2, "bfloat16": 2}
 KEY_BYTES = 16
-# A choice: 4 GB in float32, hundreds of times what a layer answers to one image of 4096 pixels a side.
+# A choice: 4 GB in float32, hundreds of times a layer's output for one image of 4096 pixels a side.
 MAX_ROW_ITEMS = 1 << 30
 
 Bytes = NDArray[np.uint8]
@@ -63,7 +63,7 @@ class Form:
         if not isinstance(shape, list) or not all(type(side) is int and side > 0 for side in shape):
             raise ValueError(f"no shape of a row: {str(shape)[:80]}")
         if math.prod(shape) > MAX_ROW_ITEMS:
-            raise ValueError(f"a row of shape {str(shape)[:80]} is larger than any layer's answer")
+            raise ValueError(f"a row of shape {str(shape)[:80]} is larger than any layer's output")
         return cls(dtype, tuple(shape), bool(channels_last))
 
 

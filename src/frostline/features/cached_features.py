@@ -1,7 +1,7 @@
 """`Frozen`: the features of one cut, read from the cache or computed once and cached.
 
 A batch of the prefix always has the same number of images, filled up where there are fewer: some kernels
-answer other bits for other batch sizes.
+return other bits for other batch sizes.
 """
 
 from __future__ import annotations

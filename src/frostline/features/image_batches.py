@@ -135,7 +135,7 @@ class Images(Dataset[Tensor]):
 
         With `once`, the evaluation view's pixels are not held in memory for another time.
         `workers` processes decode ahead; the pixels don't depend on how many there are. `items` may be a
-        generator: it is asked as far ahead as the workers are.
+        generator: it is read as far ahead as the workers are.
         """
         if workers == 0:
             for batch in items:

@@ -1,4 +1,4 @@
-"""How frozen layers are computed, in every respect that may change a bit: part of each row's key."""
+"""The numeric configuration of frozen layers: everything that may change a bit, part of each row's key."""
 
 from __future__ import annotations
 

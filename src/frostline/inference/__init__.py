@@ -1,1 +1,1 @@
-"""A finished run answers; when it should not; and pictures of what went wrong."""
+"""Prediction by a finished run, selective prediction, and pictures of mistakes."""

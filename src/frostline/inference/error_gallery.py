@@ -2,7 +2,7 @@
 
 Where a network ends in average pooling and a linear head, the logit of a class is the mean of a map over the
 image (class-activation maps, Zhou et al. 2016, arXiv 1512.04150). That it ends so is proved on the images
-themselves: the pooled features must be the mean of some layer's answer. Otherwise there are pictures alone.
+themselves: the pooled features must be the mean of some layer's output. Otherwise there are pictures alone.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ NO_MAPS = (
 )
 
 Floats = NDArray[np.float64]
-# Gives the model that answered an image, by its path; `None` where it is not to be had.
+# Returns the model that predicted an image, by its path; `None` where it is not available.
 ModelOf = Callable[[str], nn.Module | None]
 
 
@@ -53,7 +53,7 @@ class Mistake:
 def write_gallery(
     folder: Path, predictions: Path, backbone: Backbone, data: Manifest, model_of: ModelOf
 ) -> None:
-    """Write pictures and maps of the most confident mistakes in a table of answers beside it.
+    """Write pictures and maps of the most confident mistakes in a table of predictions beside it.
 
     A picture that can't be made is left out; nothing that was computed before depends on it.
     """

@@ -97,10 +97,8 @@ class Predictions:
     run: str
     why: str
     strategy: str
-    doubts: selective_prediction.Doubts | None = (
-        None  # what answers were doubted by, where that was asked for
-    )
-    classes: tuple[str, ...] = ()  # all that could have been answered
+    doubts: selective_prediction.Doubts | None = None  # the thresholds, with `target_accuracy`
+    classes: tuple[str, ...] = ()  # all classes of the model
     passed_over: tuple[PassedOver, ...] = ()
     notes: tuple[str, ...] = ()  # plain sentences on how images were read
 
@@ -114,7 +112,7 @@ class Predictions:
         return self.rows[index]
 
     def __repr__(self) -> str:
-        """One line: how many answers, which, and of what."""
+        """Return a line with the number of predictions and the commonest labels."""
         counts = Counter(row.label for row in self.rows).most_common()
         labels = ", ".join(f"{label} {count:,}" for label, count in counts[:SHOWN_LABELS])
         more = ", …" if counts[SHOWN_LABELS:] else ""
@@ -124,12 +122,12 @@ class Predictions:
         )
 
     def _repr_html_(self) -> str:
-        """A table, in a notebook."""
+        """Return the predictions as an HTML table."""
         left_out = [f"Not readable: {reason}" for _, reason in self.unreadable]
         return notebook.table_html(f"Predictions of {self.strategy}", self._table(), left_out)
 
     def to_pandas(self) -> Any:
-        """The answers, a row each. Raises `UsageError` where pandas is not installed."""
+        """Return the predictions as a DataFrame. Raises `UsageError` where pandas is not installed."""
         return notebook.frame(self._table())
 
     def to_csv(self, path: str | Path) -> None:

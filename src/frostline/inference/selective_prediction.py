@@ -1,10 +1,9 @@
 """Selective prediction: which predictions are not trusted, by probability or by distance to training images.
 
-Both bounds come from images that the model had not learned from, val's or those out of fold, and never from
-test. A class's bound is the lowest probability from which answers of that class were right as often as is
-asked. How far an image lies is the distance of its features (what the head is given, of length 1) to the
-k-th nearest of the training images' (Sun et al. 2022, arXiv 2204.06507). Both are kept with the run, so that
-nothing but the study is needed to ask.
+Both bounds come from held-out images, of val or out of fold, never of test. A class's bound is the lowest
+probability from which its predictions reach the target accuracy. The distance of an image is that of its
+features (the head's input, of length 1) to the k-th nearest training image's (Sun et al. 2022, arXiv
+2204.06507). Both are stored with the run.
 """
 
 from __future__ import annotations
@@ -32,15 +31,15 @@ from frostline.reports.study_reader import table
 from frostline.system import directories
 
 NAME = "familiar.safetensors"
-HELD_OUT = "held-out.csv"  # answers out of fold, where the run itself held no image out
+HELD_OUT = "held-out.csv"  # predictions out of fold, where the run itself held out no image
 # Training images whose features are kept, evenly taken: at 1,280 features 2.5 MB. A choice.
 MOST = 1000
 # The neighbour that counts. The paper found 50 for 50,000 images, and less for fewer; with 8 to 100 images a
 # class a far one would lie in another class.
 NEIGHBOUR = 5
-FEWEST = 19  # held-out images, below which no distance can be told that 95 % of new ones stay within
+FEWEST = 19  # held-out images, below which the distance that 95 % of new ones stay within is unknown
 KEPT = 0.95  # of familiar images that are not called unfamiliar: the usual point (FPR at 95 % TPR)
-# A class's own answers are few: the mean stated probability (it is calibrated) counts as much as this many.
+# A class's own predictions are few: the mean probability (it is calibrated) counts as much as this many.
 PRIOR = 10.0
 Floats = NDArray[np.float64]
 Ints = NDArray[np.int64]
@@ -197,7 +196,7 @@ def read(folder: Path) -> FamiliarFeatures | None:
 
 
 def bounds(probabilities: Floats, targets: Ints, precision: float) -> Floats:
-    """Return for each class the probability from which its answers count as right so often: (classes,).
+    """Return for each class the probability from which its predictions are correct so often: (classes,).
 
     `probabilities` (n, classes) are calibrated, of images not learned from. Above 1: never.
     """
@@ -209,7 +208,7 @@ def bounds(probabilities: Floats, targets: Ints, precision: float) -> Floats:
 
 
 def _bound(top: Floats, correct: NDArray[np.bool_], precision: float) -> float:
-    """Return the lowest stated probability from which answers were right often enough."""
+    """Return the lowest probability from which predictions were correct often enough."""
     order = np.argsort(-top, kind="stable")
     stated, hits = top[order], correct[order].astype(np.float64)
     n = np.arange(1, len(stated) + 1)
@@ -233,7 +232,7 @@ class Doubts:
 
     @property
     def farthest(self) -> float | None:
-        """The distance from which an image is called unfamiliar; none where that can't be told."""
+        """The distance from which an image is called unfamiliar; None where unknown."""
         bound = math.inf if self.familiar is None else self.familiar.bound
         return bound if math.isfinite(bound) else None
 
@@ -249,7 +248,7 @@ class Doubts:
         return f"{text} Of images like these 5 % are marked unfamiliar."
 
     def of(self, probabilities: Floats, features: Tensor) -> list[str | None]:
-        """Return for each image why it is better not answered: "unfamiliar", "probability" or nothing."""
+        """Return for each image why its prediction is not trusted: "unfamiliar", "probability" or nothing."""
         guesses, top = probabilities.argmax(axis=1), probabilities.max(axis=1)
         low, far = top < self.bounds[guesses], np.zeros(len(top), dtype=bool)
         if self.familiar is not None and self.farthest is not None:
@@ -257,7 +256,7 @@ class Doubts:
         return ["unfamiliar" if f else "probability" if u else None for f, u in zip(far, low, strict=True)]
 
     def as_dict(self) -> dict[str, Any]:
-        """As plain data; a bound above 1 means that no answer of the class is good enough."""
+        """As plain data; a bound above 1 means that no prediction of the class is trusted."""
         bound_of = dict(zip(self.classes, self.bounds.tolist(), strict=True))
         return {
             "precision": self.precision,
@@ -268,7 +267,7 @@ class Doubts:
 
 
 def doubts(run: Path, precision: float) -> Doubts:
-    """Return what a run's answers are doubted by. Raises `UsageError` or `StudyError`."""
+    """Return the thresholds of a run's predictions. Raises `UsageError` or `StudyError`."""
     if not 0.0 < precision < 1.0:
         raise UsageError(f"target_accuracy must lie above 0 and below 1, such as 0.95; found {precision:g}.")
     tables = [run / HELD_OUT, run / "predictions-val.csv"]

@@ -29,7 +29,7 @@ TOLERANCE = 1e-3
 
 
 class _Skipping(TorchFunctionMode):
-    """Lets BatchNorm layers that were folded answer their input."""
+    """Makes folded BatchNorm layers return their input."""
 
     def __init__(self, folded: set[int]) -> None:
         super().__init__()

@@ -218,7 +218,7 @@ def _flops_before(trace: Trace, section: Section) -> int:
 
 
 def _handed_on(trace: Trace, parts: Sequence[Section], index: int) -> tuple[int, ...]:
-    """Return the shape per image of a stage's output: what its last module with an output answers."""
+    """Return the shape per image of a stage's output: that of its last module with an output."""
     if index == len(parts) - 1:
         return tuple(trace.output.shape[1:]) if isinstance(trace.output, torch.Tensor) else ()
     calls = [call for call in trace.calls if call.module in parts[index].modules]

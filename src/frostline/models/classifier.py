@@ -1,12 +1,12 @@
 """Locate a model's classifier, and replace it. Found by experiment, not by name.
 
 The head is the last layer with parameters, or the smallest container around it, that can be replaced by
-`Linear(feature_width, k)` so that the model answers exactly what that layer answers. Three kinds are met:
+`Linear(feature_width, k)` so that the model returns exactly what that layer returns. There are three kinds:
 
 - *flat*: it takes (n, feature_width); a plain `nn.Linear` goes there.
 - *map*: it takes (n, feature_width, h, w), as SqueezeNet's convolutional classifier does; pooling, flattening
   and the new layer go there together, so logits are linear in the pooled features.
-- *twins*: two such layers whose answers are averaged (distilled models); both names get the same new layer.
+- *twins*: two such layers whose outputs are averaged (distilled models); both names get the same new layer.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ class Head:
 
     name: str
     width: int
-    kind: str = "flat"  # "flat" (n, width), "map" (n, width, h, w), "map4": the same, answering (n, k, 1, 1)
+    kind: str = "flat"  # "flat" (n, width), "map" (n, width, h, w), "map4": the same, returning (n, k, 1, 1)
     twin: str | None = None
 
     @property
@@ -137,7 +137,7 @@ def _only_input(call: Call) -> Tensor | None:
 
 
 def _twins(trace: Trace, last: Call) -> Iterator[Head]:
-    """Yield pairs of modules that answer with the final shape; the last layer is within one of them."""
+    """Yield pairs of modules that return the final shape; the last layer is within one of them."""
     shape = trace.output.shape if trace.output is not None else None
     ends = [call for call in trace.calls if isinstance(call.output, Tensor) and call.output.shape == shape]
     around = [call for call in ends if call.module and (last.module + ".").startswith(call.module + ".")]
@@ -149,7 +149,7 @@ def _twins(trace: Trace, last: Call) -> Iterator[Head]:
 
 
 def _trial_layer(width: int) -> nn.Linear:
-    """Return a layer whose answers have both signs, so that a ReLU behind it cannot go unnoticed."""
+    """Return a layer whose outputs have both signs, so that a ReLU behind it is detected."""
     layer = fresh_linear(width, TRIAL_CLASSES, seed=0)
     with torch.no_grad():
         layer.weight[1] = -layer.weight[0]
@@ -157,7 +157,7 @@ def _trial_layer(width: int) -> nn.Linear:
 
 
 def _holds(model: nn.Module, images: Tensor, head: Head) -> bool:
-    """Put a linear layer in the head's place and see whether the model answers just what it answers."""
+    """Return whether the model returns just what a linear layer in the head's place returns."""
     layer = _trial_layer(head.width)
     outputs: list[Tensor] = []
     hook = layer.register_forward_hook(lambda _m, _i, output: outputs.append(output.clone()))

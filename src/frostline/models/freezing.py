@@ -1,4 +1,4 @@
-"""Frozen means frozen: no gradient, eval mode, BatchNorm statistics still. A total function over a model.
+"""Freeze stages of a model: no gradient, eval mode, fixed BatchNorm statistics.
 
 `freeze` decides what can learn, `set_training` what behaves as in training; call the second wherever others
 call `model.train()`, also after validation. Where the loop is somebody else's, `hold` makes their own

@@ -1,4 +1,4 @@
-"""Classifier heads: what stands at the end of the network. Input (n, width), output logits (n, classes)."""
+"""Classifier heads. Input features (n, width), output logits (n, classes)."""
 
 from __future__ import annotations
 

@@ -2,7 +2,7 @@
 
 The picture-making part is timm's own evaluation transform, so it cannot drift from the one the checkpoint
 was measured with. It is split in two because stored and augmented images are kept as bytes:
-`crop` answers uint8, `normalise` makes the numbers the network reads, and `evaluation` is both.
+`crop` returns uint8, `normalise` returns the network's float input, and `evaluation` is both.
 """
 
 from __future__ import annotations

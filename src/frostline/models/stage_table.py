@@ -1,7 +1,7 @@
 """The stages of a backbone as a table for the terminal and as a picture.
 
 Marks are given by the caller as {strategy: cut index}, so this file knows shapes and not strategies. Frozen
-and trainable are told apart by hatching and by words as well as by colour.
+and trainable differ by hatching and by text as well as by colour.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""How a network is computed on this machine, where it is frozen and where it learns: decided by timings."""
+"""Choose numeric plans by timing, for frozen layers and for training."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from frostline.system.numerics import NumericPlan
 # image at 96 px and 1.00 to 1.03 at 224 px, on one and two threads (7 interleaved pairs): not worth a timing.
 FROZEN_BATCH = 64
 PASSES = 2  # through the frozen stages one by one; the shortest of each stage counts
-REPEATED = 15  # passes, where they are short, by which worlds are told apart
+REPEATED = 15  # passes, where they are short
 GLIMPSE = 4  # images with which it is found how slow a network is, before anything else is timed
 # What deciding by timings passes forward, in images: three precisions of the frozen layers four times, three
 # training steps as often at three times a forward pass, one cut's prefix.

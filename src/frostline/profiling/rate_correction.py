@@ -1,4 +1,4 @@
-"""Rates that were remembered, held against now: one timing before they are used, and what whole runs took.
+"""Correct cached rates: by one timing before they are used, and by the seconds of whole runs.
 
 Both are ratios. A check's is of this call alone; that of runs is kept beside the rates, and goes half of each
 way.

@@ -1,4 +1,4 @@
-"""`measure`: every rate that a prediction needs, of one network and some of the images it will see."""
+"""`measure`: the rates of one network with some of its images, for cost predictions."""
 
 from __future__ import annotations
 
@@ -34,9 +34,9 @@ PROBE_IMAGES = (40, 200)  # heads that are solved for to measure how long that t
 # direction falls (k ** -FALLS). Real features took 0.8 to 2.4 times the steps of these at an exponent of 0.5
 # (three image sets, two networks, 48 to 242 images).
 APART, FALLS = 0.1, 0.6
-L2 = 1e-3  # of a head that is solved for alone (training/flips.py)
+L2 = 1e-3  # of a head that is solved for alone (training/tuning/flip_test.py)
 FIGURES = 100  # images whose metrics are computed: a fraction of a second
-BUSY_S = 0.1  # how long it is asked whether this process has the processor to itself
+BUSY_S = 0.1  # how long the free share of the processor is measured
 GIVEN = (
     0.8  # of the threads' time; idle machines gave 0.9 and more, one neighbour on two cores took it to 0.5
 )

@@ -1,4 +1,4 @@
-"""What each stage costs as it learns: forward, backward and the bytes kept between, in every numeric plan.
+"""Training costs of each stage: forward, backward and bytes kept between, in every numeric plan.
 
 The network is run stage by stage under autograd, each stage from the detached output of the one before, at
 two batch sizes: the slope is what an image costs, the rest what a step costs whatever its size. Whole steps

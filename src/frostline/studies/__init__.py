@@ -1,1 +1,1 @@
-"""One folder a study: what was run, what may answer for it, and which run is best."""
+"""Study folders: their runs, and which run is best."""

@@ -4,7 +4,7 @@ A run is judged by images that it has not learned from, and never by the test pa
 
 1. Runs that were judged alike are compared: those of `train` by the study's val part; winners of comparisons
    by the folds that they share; a winner, which has learned from the val part, and runs of `train` by the
-   images of the val part, about which the winner's strategy was asked out of fold. The figure is the metric
+   images of the val part, which the winner's strategy predicted out of fold. The figure is the metric
    that all of them were judged by, else accuracy. A winner gives way only where chance would not do it: a val
    part is small beside the folds, and has chosen the epoch that a run of `train` ended with.
 2. A strategy that was part of a comparison was judged there: a run of it by `train` is not compared with the

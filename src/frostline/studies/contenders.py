@@ -61,7 +61,7 @@ class Contender:
     ended: str
     val_score: ValScore | None
     config: Mapping[str, Any]
-    predictions: Path  # the table of what was answered about the images that judge it
+    predictions: Path  # the table of predictions on the images that judge it
     stopped: bool = False
     comparison: ComparisonResult | None = None
 
@@ -126,7 +126,7 @@ def significantly_better(candidate: Contender, rival: Contender, study: Study) -
 
 
 def _correct_by_path(table: Path) -> dict[str, bool]:
-    """Return which images of a table of answers were answered right. Raises `StudyError`."""
+    """Return which images of a table were predicted correctly. Raises `StudyError`."""
     try:
         with open(table, newline="", encoding="utf-8", errors="surrogateescape") as file:
             return {row["path"]: row["label"] == row["predicted"] for row in csv.DictReader(file)}

@@ -52,7 +52,7 @@ def folder(name: str) -> Path:
 def remembered(
     kind: str, key: str, find: Callable[[], dict[str, Any]], about: dict[str, Any] | None = None
 ) -> dict[str, Any]:
-    """Return what `find` answers, plain data; read back where it was found for this key before.
+    """Return what `find` returns, plain data, or what was stored for this key before.
 
     `about` is written down beside it, for a person. A folder that can't be written costs finding it again,
     nothing else.

@@ -161,7 +161,7 @@ def exact_plan(threads_: int | None = None) -> NumericPlan:
 
 
 def pinned_plan(precision: str, threads_: int | None = None) -> NumericPlan:
-    """The plan with a precision that was asked for."""
+    """Return the plan with the requested precision."""
     base = plain_plan(thread_count(threads_), "requested")
     return replace(base, precision="bfloat16" if precision == "bfloat16" else "float32")
 
@@ -218,7 +218,7 @@ def seconds_of(run_name: str, runs: dict[str, Callable[[], None]], threads_: int
 
 
 def note_seconds(name: str, known_seconds: dict[str, float], threads_: int) -> dict[str, float]:
-    """Let `seconds_of` answer these, unless it knows others already; return what it answers."""
+    """Store seconds for `seconds_of`, unless there are others already; return the stored ones."""
     return measured(f"{name} {' '.join(known_seconds)}", lambda: known_seconds, threads_)
 
 
@@ -282,7 +282,7 @@ _allowed = ContextVar("timings are allowed", default=True)
 
 @contextlib.contextmanager
 def nothing_timed() -> Iterator[None]:
-    """Inside the block only what is remembered is answered; a timing raises `NotTimed` instead."""
+    """Inside the block only cached timings are returned; a new timing raises `NotTimed`."""
     token = _allowed.set(False)
     try:
         yield

@@ -1,4 +1,4 @@
-"""Text on its way out: every write succeeds, whatever a name holds and whatever an encoding lacks.
+"""Text output that never fails, whatever bytes a name holds and whatever an encoding lacks.
 
 A file's name is bytes, and Python holds bytes that are not UTF-8 as lone surrogates (PEP 383), which no
 encoding takes. In files they become their own bytes again; on a terminal they are written out, `\\xe9`, as is

@@ -1,4 +1,4 @@
-"""What of each picture's area is cut away where pictures are made square, from their sizes alone.
+"""The share of each image's area that a square crop removes, from image sizes alone.
 
 No pixel is decoded for it: sizes are read from headers and remembered with the images' other traits.
 """

@@ -1,4 +1,4 @@
-"""How many bytes of pixels may be decoded at the same time in one process, however many threads decode."""
+"""A limit on the bytes of pixels decoded at the same time in one process."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ class InFlight:
 
 
 class PillowsLimit:
-    """Pillow's own limit on pixels, raised while a block lasts, in several threads; ours was asked before."""
+    """Pillow's own limit on pixels, raised inside a block, for several threads."""
 
     def __init__(self) -> None:
         self._lock, self._blocks, self._own = threading.Lock(), 0, Image.MAX_IMAGE_PIXELS

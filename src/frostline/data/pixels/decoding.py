@@ -1,8 +1,8 @@
-"""The one decoder: any image file becomes RGB, 8 bit, upright, or a reason in words why not.
+"""The one decoder: any image file to upright 8-bit RGB, or the reason why not.
 
-Handled right: grey, palette, CMYK, deep pixels (`depth`), transparency, animation (its first frame), EXIF
+Handled: grey, palette, CMYK, deep pixels (`deep_pixels`), transparency, animation (its first frame), EXIF
 rotation. Refused with a reason: empty, truncated, not an image, absurdly large, one pixel wide. What a study
-decides of deep pixels and transparency is its `Rendering`. Which formats there are is said in `formats`.
+decides of deep pixels and transparency is its `Rendering`. `formats` lists the formats.
 """
 
 from __future__ import annotations
@@ -50,7 +50,7 @@ class Picture:
     kind: str  # "" = opaque RGB; `ALPHA` = RGBA; else what `deep` holds
     image: Image.Image | None = None
     deep: Deep | None = None
-    shrunk: bool = False  # on the way in, as was asked for
+    shrunk: bool = False  # while decoding, as requested
     several: bool = False  # the file holds more pages or frames, which are not looked at
 
     def rgb(self, how: Rendering = PLAIN) -> Image.Image:

@@ -1,4 +1,4 @@
-"""Pixels of more than 8 bits: which images hold them, and their values, exact, upright and in any byte order.
+"""Pixels of more than 8 bits: exact upright values, in any byte order.
 
 Pillow keeps only the high byte of colours of 16 bits. What it unpacks a sample with ("RGB;16B", "RGB;16L")
 takes the first or the second byte, so that decoding once with each gives both.
@@ -52,7 +52,7 @@ class Deep:
 def of_array(values: Values) -> Deep:
     """Return what an array of integers, (H, W), (H, W, 3) or (H, W, 4), holds: as if a file held it.
 
-    Raises `DamagedImage` where its transparency cannot be told.
+    Raises `DamagedImage` where its transparency is ambiguous.
     """
     if values.ndim == 2:
         return Deep(values.dtype.name, values)

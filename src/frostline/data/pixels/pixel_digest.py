@@ -1,4 +1,4 @@
-"""Digests of decoded pixels, by which an image that was saved anew without loss is known.
+"""Digests of decoded pixels, which recognise an image saved again without loss.
 
 Decoding is dear, so an image's pixels are digested whenever it is decoded for something else, and remembered.
 """

@@ -56,7 +56,7 @@ def study_rendering(study: str | Path | None) -> Rendering | None:
 def choose_rendering(
     training: Sequence[Traits], options: RenderingOptions, earlier: Rendering | None
 ) -> Rendering:
-    """Return the study's rendering: what was asked for, what it has already, or what training images suggest.
+    """Return the study's rendering: as requested, as it is already, or as the training images suggest.
 
     An `earlier` range stays, so that a trained model keeps the values it has learned from.
     """

@@ -1,4 +1,4 @@
-"""Pictures without an up, turned: by quarter turns, or by any angle with no empty corner in sight.
+"""Rotation by quarter turns, or by any angle without empty corners.
 
 What a turned picture lacks in its corners is filled with its own reflection: black or any other one colour
 would show the network how far a picture was turned. Draws on torch's random state.

@@ -19,7 +19,7 @@ FLAT_LEVELS = 4
 class Traits:
     """The traits of an image. The defaults are those of a plain opaque image of unknown size."""
 
-    kind: str = ""  # "" = 8 bits and opaque; `rendering.ALPHA`; "uint16" … (`depth.kind_of`)
+    kind: str = ""  # "" = 8 bits and opaque; `rendering.ALPHA`; "uint16" … (`deep_pixels.kind_of`)
     flat: bool = False  # one colour, on any ground
     clear: bool = False  # has pixels that one sees through
     hidden_on_white: bool = False  # 8 bits: shows something, but not on white
@@ -73,7 +73,7 @@ PLAIN = Traits()
 
 
 def with_decoded_traits(picture: Picture, header: Traits = PLAIN) -> Traits:
-    """Add to what a header said what the decoded picture shows."""
+    """Return a header's traits with those of the decoded picture added."""
     header = replace(header, several=picture.several)
     if picture.deep is not None:
         levels, alpha = Levels.of(picture.deep), picture.deep.alpha

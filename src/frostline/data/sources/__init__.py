@@ -1,1 +1,1 @@
-"""Every way of handing over labelled images: folders, tables, shards, datasets, arrays."""
+"""Sources of labelled images: folders, tables, shards, datasets, arrays."""

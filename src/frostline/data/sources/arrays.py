@@ -1,4 +1,4 @@
-"""Images and labels side by side, as scikit-learn and its kin hand them over: arrays in memory, or paths."""
+"""Images and labels side by side, as in scikit-learn: arrays in memory, or paths."""
 
 from __future__ import annotations
 

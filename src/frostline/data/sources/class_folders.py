@@ -26,7 +26,7 @@ def read_folder(root: Path, split_names: SplitNames = None, groups_inside: bool 
     """List a folder of labelled images; the class is the name of the first folder below the root or the part.
 
     `split_names` says which folders are which part, where their names don't; `groups_inside` that folders
-    below classes are groups (`layout`).
+    below classes are groups (`folder_layout`).
 
     Raises:
         DataError: there are no class folders, or parts and classes are mixed up.
@@ -64,7 +64,7 @@ def _tree(folder: Path, depth: int) -> Tree:
     try:
         folders = _folders(folder)
         files = any(not child.is_dir() and not is_hidden(child.name) for child in folder.iterdir())
-    except OSError:  # which is said of the class that can't be opened
+    except OSError:  # reported for the class that cannot be opened
         return Tree()
     return Tree({child.name: _tree(child, depth - 1) for child in folders} if depth else {}, files)
 

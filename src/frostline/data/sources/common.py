@@ -1,6 +1,6 @@
 """The common form of every source of labelled images, and the names of parts.
 
-`folders`, `tables` and `objects` each return a `Source`; `loading` makes a Manifest of it.
+Every reader in this package returns a `Source`; `loading` makes a Manifest of it.
 """
 
 from __future__ import annotations
@@ -47,7 +47,7 @@ class ImageEntry:
     path: str  # relative to the source's root, else absolute, or "dataset[12]"
     label: str
     group: str = ""
-    split: str = ""  # "" = not said
+    split: str = ""  # "" = not given
 
 
 @dataclass(slots=True)

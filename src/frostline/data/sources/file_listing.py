@@ -1,4 +1,4 @@
-"""Which files of a folder are pictures: by name, else by content."""
+"""List the image files of a folder: by name, else by content."""
 
 from __future__ import annotations
 

@@ -1,5 +1,4 @@
-"""What the folders of an image set mean: parts (train, val, test) or classes. Knows names alone, reads
-nothing.
+"""The meaning of an image set's folders, from names alone: parts (train, val, test) or classes.
 
 Parts are folders that people call so: `train/` and `test/`, but also `Training/` and `Testing/`,
 `seg_train/` and `seg_test/`, `train/` and `holdout/`. A folder that holds nothing but one of its own name is
@@ -17,7 +16,7 @@ from frostline.data.findings import Finding
 from frostline.data.sources.common import part_named
 from frostline.errors import DataError, UsageError, did_you_mean
 
-# Words within a folder's name that make it a part, beyond those that are one alone (`sources.PART_NAMES`):
+# Words within a folder's name that make it a part, beyond those that are one alone (`common.PART_NAMES`):
 # the keywords of Hugging Face's `datasets`, which looks for them between other characters, too; "holdout" is
 # ours.
 PART_WORDS = {"eval": "test", "evaluation": "test", "holdout": "test"}

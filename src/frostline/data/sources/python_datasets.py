@@ -1,4 +1,4 @@
-"""Datasets handed over in Python: Hugging Face `Dataset`, `DatasetDict`, and anything like a torch `Dataset`.
+"""Datasets in Python: Hugging Face `Dataset`, `DatasetDict`, and anything like a torch `Dataset`.
 
 Neither library is imported: a Hugging Face dataset is known by its module's name, a torch one by having a
 length and items. Items are named "dataset[12]", or "train[12]" where there are parts.
@@ -146,7 +146,7 @@ def _demand_pairs(item: Any) -> None:
 
 
 def _demand_steady(dataset: Any) -> None:
-    """Refuse a dataset whose first image differs when it is asked for twice."""
+    """Refuse a dataset whose first image differs when it is read twice."""
     items = (picture(dataset[0][0]) for _ in range(2))
     once, again = (item.values if isinstance(item, Deep) else np.asarray(item) for item in items)
     if not np.array_equal(once, again):

@@ -1,6 +1,6 @@
 """Images at addresses that fsspec knows: `s3://`, `gs://`, `https://`, `memory://`, `file://`.
 
-An image is fetched when it is asked for, and not kept. Credentials are the libraries' own business: an
+An image is fetched when it is read, and not stored. Credentials are the libraries' own business: an
 address is shown, kept and remembered without user, password, query and fragment (`masked`).
 """
 
@@ -97,7 +97,7 @@ class Fetcher:
             raise DamagedImage("may not be read (no permission)") from error
 
     def key(self, name: str) -> FileKey | None:
-        """Return what tells that an image is unchanged without reading it, where the listing said that."""
+        """Return what tells that an image is unchanged without reading it, where the listing has it."""
         place = self.places.get(name)
         if place is None or not place.version or place.size_bytes is None:
             return None
@@ -110,7 +110,7 @@ def read_remote_folder(address: str, split_names: SplitNames = None, groups_insi
     """List the images below an address: a folder per class, or train/ val/ test/ with those inside.
 
     `split_names` says which folders are which part, where their names don't; `groups_inside` that folders
-    below classes are groups (`layout`).
+    below classes are groups (`folder_layout`).
 
     Raises:
         DataError: it cannot be listed, or holds no image in a folder.
@@ -194,7 +194,7 @@ def filesystem(address: str) -> tuple[Any, str]:
     """Return fsspec's file system for an address, and the path in it. Each process gets one of its own."""
     try:
         import fsspec
-        import tenacity  # noqa: F401  (said here, before anything is read)
+        import tenacity  # noqa: F401  (reported here, before anything is read)
     except ImportError as error:
         raise DataError(MISSING) from error
     try:

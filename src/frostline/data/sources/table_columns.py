@@ -1,4 +1,4 @@
-"""Which column of a table holds what: by its name, by another that people use, or as the person says."""
+"""Find the columns of a table: by name, by a usual alias, or as given."""
 
 from __future__ import annotations
 

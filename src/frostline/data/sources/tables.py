@@ -108,7 +108,7 @@ def _columns(path: Path, cells: Cells, chosen: ColumnChoice) -> tuple[list[int],
         name = cells.columns[chosen.places["path"]]
         raise DataError(
             f"The column {name!r} of {path} holds images or records, not paths. Where it is a Hugging Face "
-            "dataset, hand over datasets.load_dataset(...) in Python."
+            "dataset, pass datasets.load_dataset(...) in Python."
         )
     return [line for line, _ in rows], values_of
 
@@ -130,7 +130,7 @@ class Names:
             return text
         try:
             return self._existing_path(text)
-        except (OSError, ValueError):  # too long a name, a NUL: said when it is read
+        except (OSError, ValueError):  # too long a name, a NUL: reported when it is read
             return text
 
     def _existing_path(self, text: str) -> str:

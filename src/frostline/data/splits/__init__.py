@@ -1,1 +1,1 @@
-"""Who is held out: groups, near duplicates, parts and folds."""
+"""Splits: groups, near duplicates, parts and folds."""

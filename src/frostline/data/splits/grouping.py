@@ -110,7 +110,7 @@ def parsed(text: str | None) -> GroupBy | None:
 
 
 def grouped(images: Sequence[ImageEntry], by: GroupBy) -> tuple[list[ImageEntry], list[Finding]]:
-    """Return the images with their groups, and what is to be said of them.
+    """Return the images with their groups, and findings.
 
     An image that the rule names no group for stands alone. Groups of a column came with the source.
     Raises `DataError` where no image is given a group, or all are given one.

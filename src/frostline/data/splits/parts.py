@@ -1,6 +1,6 @@
 """Assign images to three parts: which may be held out, and which are excluded from val and test.
 
-`splitting` decides where one unit goes; this file decides which images it is asked about. The test part
+`splitting` decides where one unit goes; this file decides which images are considered. The test part
 influences nothing else: which images are in train and val does not depend on any label of a given test part.
 """
 

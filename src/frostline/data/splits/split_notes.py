@@ -185,7 +185,7 @@ def _about_near_copies(samples: Sequence[Sample], near: Sequence[tuple[str, str]
     findings = []
     if torn:
         message = (
-            f"{len(torn)} pair(s) of near copies lie in two of the given parts, which makes accuracy too "
+            f"{len(torn)} pair(s) of near copies are in two of the given parts, which makes accuracy too "
             f"high: {_pairs(torn)}."
         )
         findings.append(Finding("leak", len(torn), message, examples=_paths(torn)))

@@ -2,9 +2,9 @@
 
 For each stage the boundary tried first is what its first module is given, then what the module before it
 answers. A cut is offered only if, on generated images, the second half fed with the first half's activation
-answers what the whole model answers, while everything that comes from before the cut is NaN; and once more
+returns what the whole model returns, while everything that comes from before the cut is NaN; and once more
 with another filling and with rows taken from two different batches, since a cache mixes rows. What a module
-before the cut answers without regard to the images (a table of positions) is not stubbed but computed.
+before the cut returns without regard to the images (a table of positions) is not stubbed but computed.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ from frostline.models.cutting.tracing import Call, Trace, depends_on_images, tra
 
 BATCHES = (2, 3)
 # Bitwise equality is what nearly always holds. Kernels that pick another blocking for another batch size or
-# memory layout round differently; then the answers may differ by this share of the largest answer.
+# memory layout round differently; then the outputs may differ by this share of the largest output.
 TOLERANCE = 1e-4
 OTHER_FILL = 7.25  # any number no network treats specially; the first filling is NaN
 
@@ -124,7 +124,7 @@ def _recipe(
 
 
 def _stubs(pairs: list[tuple[Call, Call]], boundary: Call) -> tuple[tuple[str, tuple[Pattern, ...]], ...]:
-    """Return the outermost modules that are done before the boundary, with what each call of them answers."""
+    """Return the outermost modules that are done before the boundary, with what each call of them returns."""
     patterns_of: dict[str, list[Pattern] | None] = {}
     for a, b in pairs:
         recorded = patterns_of.setdefault(a.module, [])
@@ -145,7 +145,7 @@ def _stubs(pairs: list[tuple[Call, Call]], boundary: Call) -> tuple[tuple[str, t
 
 
 def _output_pattern(small: Call, large: Call) -> Pattern | None:
-    """Describe what a call answers, or None if that is a constant or of a kind that cannot be described."""
+    """Return a description of a call's output, or None for a constant or what cannot be described."""
     pairs = zip(tensors(small.output), tensors(large.output), strict=False)
     if not any(depends_on_images(a, b) for a, b in pairs):
         return None
@@ -156,7 +156,7 @@ def _output_pattern(small: Call, large: Call) -> Pattern | None:
 
 
 class _CutVerifier:
-    """Compares the two halves with the whole, and keeps what the whole answered."""
+    """Compares the two halves with the whole model, whose output it keeps."""
 
     def __init__(self, model: nn.Module, runs: Runs, head: Head) -> None:
         self.model, self.runs, self.head = model, runs, head
@@ -200,7 +200,7 @@ class _CutVerifier:
 
 
 def agree(actual: Tensor, expected: Tensor) -> bool:
-    """Return whether two answers are the same: bit for bit, or within `TOLERANCE` of the largest number."""
+    """Return whether two outputs are the same: bit for bit, or within `TOLERANCE` of the largest number."""
     if torch.equal(actual, expected):
         return True
     if actual.shape != expected.shape or not bool(expected.isfinite().all()):
@@ -210,7 +210,7 @@ def agree(actual: Tensor, expected: Tensor) -> bool:
 
 
 def _observed(model: nn.Module, head: Head, run: Any) -> list[Tensor]:
-    """Return a run's logits and what its head was given: a freshly made head may answer zero to all."""
+    """Return a run's logits and what its head was given: a new head may return zeros."""
     head_inputs: list[Tensor] = []
     hooks = [
         model.get_submodule(name).register_forward_pre_hook(

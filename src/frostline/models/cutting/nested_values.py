@@ -20,7 +20,7 @@ Shape = tuple[int, ...]
 
 
 class Opaque(Exception):
-    """A value of a kind that cannot be described; whoever asked looks for another way."""
+    """Raised for a value that cannot be described; callers try another way."""
 
 
 def tensors(value: Any) -> Iterator[Tensor]:

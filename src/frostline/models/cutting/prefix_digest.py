@@ -1,4 +1,4 @@
-"""What a frozen prefix is, as one digest: every weight, and all that decides what is done with them.
+"""The digest of a frozen prefix: its weights, and everything that decides how they are used.
 
 Two prefixes with the same digest give the same activations for the same pixels, on the same machine with
 the same libraries. So weights, classes, settings (also those that `extra_repr` keeps to itself) and the

@@ -1,10 +1,10 @@
 """Running one half of a model: up to a boundary, or from it on.
 
 The first half runs the model and stops when the boundary is reached. The second half calls the whole model,
-but the outermost modules that finish before the boundary answer at once with a placeholder of the shape that
+but the outermost modules that finish before the boundary return at once a placeholder of the shape that
 was recorded for them, and at the boundary the stored activation takes the place of what came of that.
-Placeholders hold NaN, so a model that still reads something from before the boundary answers NaN, never
-something plausible. Only `forward` on module instances is exchanged; it answers as before outside a replay
+Placeholders hold NaN, so a model that still reads something from before the boundary returns NaN, never
+something plausible. Only `forward` on module instances is exchanged; it returns as before outside a replay
 and is put back at the end.
 """
 
@@ -38,11 +38,11 @@ class Recipe:
     """All that is needed to run the two halves of a model at one boundary, in plain data.
 
     `leaves` are the positions, among the tensors at the boundary, of those that depend on the images, and
-    `shapes` their shapes. `stubs` gives for each stubbed module what it answers, call by call.
+    `shapes` their shapes. `stubs` gives for each stubbed module what it returns, call by call.
     """
 
     module: str
-    at: str  # "input": what the module is given; "output": what it answers
+    at: str  # "input": what the module is given; "output": what it returns
     leaves: tuple[int, ...]
     shapes: tuple[Shape, ...]
     stubs: tuple[tuple[str, tuple[Pattern, ...]], ...]
@@ -125,13 +125,13 @@ def first_half(model: nn.Module, recipe: Recipe, images: Tensor, call: Forward |
 
 
 class _Replay:
-    """The state of one second half: whether it is running, on what, and how often each stub was asked."""
+    """The state of one second half: whether it is running, on what, and how often each stub was called."""
 
     def __init__(self, recipe: Recipe, fill: float) -> None:
         self.recipe, self.fill = recipe, fill
         self.z: Tensor | None = None
         self.arrived = False
-        self.asked: dict[str, int] = {}
+        self.calls: dict[str, int] = {}
 
     def placeholder(self, shape: Shape, dtype: torch.dtype) -> Tensor:
         """Return the fill at that shape for as many images as z has, expanded from one number if it can."""
@@ -145,8 +145,8 @@ class _Replay:
         return torch.full((), value, dtype=dtype, device=self.z.device).expand(size)
 
     def stub(self, name: str, patterns: tuple[Pattern, ...]) -> Any:
-        turn = self.asked.get(name, 0)
-        self.asked[name] = turn + 1
+        turn = self.calls.get(name, 0)
+        self.calls[name] = turn + 1
         return filled(patterns[turn % len(patterns)], self.placeholder)
 
     def stored(self) -> Iterator[Tensor]:
@@ -178,7 +178,7 @@ def second_half(model: nn.Module, recipe: Recipe, fill: float = float("nan")) ->
 
     def run(z: Tensor) -> Any:
         replay.z, replay.arrived = z, False
-        replay.asked.clear()
+        replay.calls.clear()
         try:
             output = model(
                 replay.placeholder(recipe.image, z.dtype if z.is_floating_point() else torch.float32)

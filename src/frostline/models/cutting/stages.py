@@ -1,4 +1,4 @@
-"""The stages people would point at, from one traced run. No architecture is known by name here.
+"""The stages of a model, from one traced run. No architecture is known by name here.
 
 *Units* are the modules that a model calls one after the other: the root's children, or those of containers
 inside. A *block* is a unit with at least two weight matrices or kernels; anything smaller (a convolution with
@@ -104,7 +104,7 @@ class _Tree:
 
 
 def _shape(call: Call) -> tuple[int, ...]:
-    """Return the shape per image of the first tensor a call answered with."""
+    """Return the shape per image of the first tensor that a call returned."""
     first = next(tensors(call.output), None)
     return tuple(first.shape[1:]) if isinstance(first, Tensor) else ()
 

@@ -1,4 +1,4 @@
-"""One run of a model, written down: what was called when, with what, and what each parameter's first use was.
+"""Trace one run of a model: calls of modules in order, and the first use of each parameter.
 
 Time is counted in ticks: entering and leaving a module are one tick each. Nothing here knows architectures.
 """

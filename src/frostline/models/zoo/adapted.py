@@ -152,5 +152,5 @@ def _demand_named(source: dict[str, Any], title: str) -> None:
     if source.get("kind") == "module":
         raise ModelError(
             f"{title} adapted a module of your own, which can't be built by name. Load its weights with "
-            "frostline.load_model(…, module=…), and hand that over with its preprocessing."
+            "frostline.load_model(…, module=…), and pass that with its preprocessing."
         )

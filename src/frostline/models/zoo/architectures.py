@@ -128,7 +128,7 @@ def _timm(architecture: Architecture, *, pretrained: bool, **more: Any) -> nn.Mo
 
 
 def _timm_arguments(architecture: Architecture) -> dict[str, Any]:
-    """Return `num_classes`, where asked for or needed, and `img_size`, where it differs and is taken."""
+    """Return `num_classes`, where requested or needed, and `img_size`, where it differs and is taken."""
     classes = architecture.num_classes or (STAND_IN_CLASSES if _has_no_head(architecture.name) else None)
     options: dict[str, Any] = {"num_classes": classes} if classes else {}
     if architecture.size not in (None, _native(architecture.name)) and _takes_size(architecture.name):
@@ -243,7 +243,7 @@ def _fetched(architecture: Architecture, config: Any) -> Path:
         get = partial(hf_hub_download, config.hf_hub_id, etag_timeout=TIMEOUT_S)
         try:
             return Path(get(HUB_FILES[0]))
-        except LocalEntryNotFoundError:  # there is no answer, and so no use in asking for the other
+        except LocalEntryNotFoundError:  # no response, so the other file is not tried
             raise
         except EntryNotFoundError:
             return Path(get(HUB_FILES[1]))

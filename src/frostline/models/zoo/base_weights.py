@@ -1,4 +1,4 @@
-"""The weights a run began with, found again by what the run says of them; and their licence."""
+"""The base weights of a run, found again from its record; and their licence."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Backbones that people mean: a short list by what they cost to run. Plain data; nothing is loaded for it.
+"""A short list of backbones by their cost. Plain data; nothing is loaded for it.
 
 Names, licences and input sizes are those of timm 1.0.31's `pretrained_cfg`; parameters were counted on its
 models, and multiply-adds by torch 2.14.1's `FlopCounterMode` on one image of that size. A test compares all

@@ -37,7 +37,7 @@ SHOWN = 12  # characters of a digest in a message
 
 @dataclass(frozen=True)
 class Delta:
-    """A delta put together with its base: a plain module in eval mode, and what its answers mean."""
+    """A delta put together with its base: a plain module in eval mode, with the names of its outputs."""
 
     model: nn.Module
     classes: list[str]
@@ -116,7 +116,7 @@ def load(folder: str | Path, base: str | nn.Module | Backbone | None = None) -> 
 
 
 def _preprocessing(data: dict[str, Any]) -> Preprocessing:
-    """Return what was said as a preprocessing. Raises `ValueError` where it is none: the file is damaged."""
+    """Return the preprocessing in a config. Raises `ValueError` where the file is damaged."""
     try:
         return Preprocessing.from_dict(data)
     except ModelError as error:
@@ -124,7 +124,7 @@ def _preprocessing(data: dict[str, Any]) -> Preprocessing:
 
 
 def _rendering(data: dict[str, Any] | None) -> Rendering:
-    """Return what was said as a rendering. Raises `ValueError` where it is none: the file is damaged."""
+    """Return the rendering in a config. Raises `ValueError` where the file is damaged."""
     try:
         return Rendering.from_dict(data)
     except DataError as error:

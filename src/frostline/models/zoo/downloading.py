@@ -26,7 +26,7 @@ def agree(offer: Offer, download: bool | None) -> None:
         raise ModelError(f"{missing}. {how(offer)} {_at_hand()}")
     if not online(offer.host):
         raise ModelError(
-            f"{missing}, and {offer.host} does not answer within {TIMEOUT_S:g} s. {_at_hand()} {WITHOUT}"
+            f"{missing}, and {offer.host} does not respond within {TIMEOUT_S:g} s. {_at_hand()} {WITHOUT}"
         )
     if download is None and not _says_yes(offer):
         raise ModelError(f"{missing}, and were not fetched. {_at_hand()}")

@@ -29,7 +29,7 @@ class Offer:
 
     title: str  # as `load_backbone` takes it
     page: str  # the address that a person can look at
-    host: str  # the address that is asked whether it answers
+    host: str  # the address that is tried
     licence: str | None = None  # as published; `None` where that isn't known here
     size_bytes: int | None = None  # about; `None` where that isn't known here
 
@@ -47,21 +47,21 @@ def megabytes(size_bytes: int) -> str:
 
 
 def hub() -> str:
-    """Return the hub's address, as huggingface_hub was told it (HF_ENDPOINT)."""
+    """Return the hub's address (HF_ENDPOINT)."""
     from huggingface_hub import constants
 
     return str(constants.ENDPOINT).rstrip("/")
 
 
 def forbidden() -> bool:
-    """Return whether HF_HUB_OFFLINE says that no hub is to be asked."""
+    """Return whether HF_HUB_OFFLINE forbids contacting a hub."""
     from huggingface_hub import constants
 
     return bool(constants.HF_HUB_OFFLINE) or os.environ.get(OFFLINE, "").upper() in TRUE
 
 
 def online(address: str) -> bool:
-    """Return whether `address` answers within `TIMEOUT_S` seconds; never if HF_HUB_OFFLINE is set."""
+    """Return whether `address` responds within `TIMEOUT_S` seconds; never if HF_HUB_OFFLINE is set."""
     return not forbidden() and _responds(address, int(time.monotonic() // ASKED_AGAIN_S))
 
 
@@ -80,6 +80,6 @@ def _ask(address: str) -> bool:
         with urllib.request.urlopen(urllib.request.Request(address, method="HEAD"), timeout=TIMEOUT_S):
             return True
     except urllib.error.HTTPError:
-        return True  # it answered
+        return True  # it responded
     except (OSError, ValueError, HTTPException):
         return False

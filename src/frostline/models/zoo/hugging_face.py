@@ -1,7 +1,7 @@
 """Image classifiers of the `transformers` library: `hf/NAME` on the hub, or a folder that holds one.
 
-A model of theirs answers an object with `logits` in it. `opened` gives it a class of the same name, derived
-from its own, whose `forward` answers the logits alone: nothing else changes, so `state_dict` keys, `config`
+Such a model returns an object with `logits`. `as_logits_model` gives it a class of the same name, derived
+from its own, whose `forward` returns the logits alone: nothing else changes, so `state_dict` keys, `config`
 and `save_pretrained` stay the model's own. Code from a repository is never run, and nothing is unpickled.
 """
 
@@ -125,7 +125,7 @@ def build_unseeded(config: dict[str, Any]) -> nn.Module:
 
 
 def as_logits_model(model: nn.Module) -> nn.Module:
-    """Return the same model, whose call on pixels (n, 3, s, s) now answers logits (n, classes)."""
+    """Return the same model, whose call on pixels (n, 3, s, s) now returns logits (n, classes)."""
     kind = type(model)
     if getattr(kind, "answers_logits", False):
         return model
@@ -154,7 +154,7 @@ def _library() -> Any:
 
 
 def _place(source: str, random: bool) -> tuple[str, dict[str, Any]]:
-    """Return the name or folder that the library is asked for, and how."""
+    """Return the name or folder for the library, and its options."""
     folder = Path(source).expanduser()
     if not source.startswith(PREFIX):
         try:
@@ -163,7 +163,7 @@ def _place(source: str, random: bool) -> tuple[str, dict[str, Any]]:
             raise ModelError(f"{folder}/config.json cannot be read ({error}).") from error
         if not isinstance(config, dict) or "model_type" not in config:
             raise ModelError(
-                f"{folder}/config.json has no model_type, so it is no model of the transformers library. "
+                f"{folder}/config.json has no model_type, so it is not a model of the transformers library. "
                 "A folder for timm is loaded by its weights: load_backbone('…/model.safetensors', "
                 "architecture='timm/NAME')"
             )
@@ -238,7 +238,7 @@ def _quiet(library: Any) -> Iterator[None]:
 
 
 def _preprocessing(library: Any, source: str, place: str, options: dict[str, Any]) -> Preprocessing:
-    """Return what the model's image processor does. Raises `ModelError` where that can't be said exactly."""
+    """Return the model's preprocessing. Raises `ModelError` where it cannot be described exactly."""
     with _quiet(library):
         processor = library.AutoImageProcessor.from_pretrained(place, backend="pil", **options)
     own = described(processor.to_dict())

@@ -1,4 +1,4 @@
-"""`load_backbone`: one door for every source, and `rebuild_backbone` for a study that must predict without network."""
+"""`load_backbone` for every source, `rebuild_backbone` for a study that predicts without a network."""
 
 from __future__ import annotations
 

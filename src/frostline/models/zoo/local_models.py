@@ -1,4 +1,4 @@
-"""Which pretrained networks can be loaded without a network: packages, and what timm fetched before."""
+"""Pretrained models that load without a network: packages, and timm's downloads."""
 
 from __future__ import annotations
 

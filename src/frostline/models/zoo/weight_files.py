@@ -1,4 +1,4 @@
-"""A local file of weights, and what a `.safetensors` says of its model: architecture, size, mean, std.
+"""A local weights file, and the metadata of a `.safetensors`: architecture, size, mean, std.
 
 A torch file (`.pth`, `.pt`, `.bin`) is read with `weights_only=True`, so that it can't run a program: it may
 hold tensors by name, alone or under "state_dict" or "model", and nothing else.
@@ -32,7 +32,7 @@ def is_weights(source: str) -> bool:
 def read(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
     """Return the tensors and the metadata of a file. Raises `ModelError` if it cannot be read."""
     if path.exists() and not path.is_file():
-        raise ModelError(f"{path} is no file of weights, but a folder, a pipe or a device.")
+        raise ModelError(f"{path} is not a weights file, but a folder, a pipe or a device.")
     if path.suffix.lower() != ".safetensors":
         return _read_torch(path), {}
     try:
@@ -86,12 +86,12 @@ def _first_line(error: Exception) -> str:
 def named_architecture(
     path: Path, metadata: dict[str, str], requested: str | None, size: int | None
 ) -> Architecture:
-    """Return the architecture that was asked for, else the one the metadata names."""
+    """Return the requested architecture, else the one the metadata names."""
     title = requested or metadata.get("architecture") or metadata.get("arch")
     if not title:
         raise ModelError(
             f"{path} does not say which architecture it is for (metadata key 'architecture'). "
-            "Say it: architecture='timm/resnet18'"
+            "Pass it: architecture='timm/resnet18'"
         )
     parts = title.split() or [""]
     if "/" in parts[0]:
