@@ -22,7 +22,7 @@ from frostline import metrics
 from frostline.cli.main import cli
 from frostline.errors import ModelError, StudyError, UsageError
 from frostline.exports import markdown, programs, verification
-from frostline.exports.exported_model import calibrated, subject
+from frostline.exports.exported_model import calibrated, load_exported_model
 from frostline.inference.prediction import Predictor
 from frostline.models import heads, zoo
 from frostline.models.zoo import delta
@@ -76,8 +76,8 @@ def runs(photos: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Ru
 def said(run: Run, module: torch.nn.Module | None = None) -> tuple[torch.Tensor, np.ndarray]:
     """Pixels of the study's images, and what `predict` says of them."""
     predictor = Predictor.of_run(run.folder, module)
-    shown = verification.pictures(run.study.path, predictor.preprocessing, None, predictor.rendering)
-    assert shown.what == "images of the study"
+    shown = verification.load_check_images(run.study.path, predictor.preprocessing, None, predictor.rendering)
+    assert shown.source == "images of the study"
     return shown.pixels, predictor(shown.pixels)
 
 
@@ -112,7 +112,7 @@ def test_timm_loads_it_in_one_line_without_frostline(runs: dict[str, Run], tmp_p
     assert made.check["answers_changed"] == 0
     assert made.check["largest_difference"] < 1e-5
     pixels, expected = said(run)
-    mine = subject(run.study.path, None, None)
+    mine = load_exported_model(run.study.path, None, None)
     torch.save(mine.preprocessing.normalise(pixels), tmp_path / "x.pt")
     script = (
         "import sys, torch, timm\nsys.modules['frostline'] = None\ntorch.set_num_threads(1)\n"
@@ -155,7 +155,7 @@ def test_other_models_come_with_what_builds_them(runs: dict[str, Run], kind: str
 def test_a_delta_gives_the_same_bits_again(runs: dict[str, Run], kind: str, tmp_path: Path) -> None:
     run = runs[kind]
     made = frostline.export(run.study.path, to="delta", out=tmp_path / "out")
-    exported = subject(run.study.path, None, None).model.state_dict()
+    exported = load_exported_model(run.study.path, None, None).model.state_dict()
     loaded = frostline.load_model(tmp_path / "out").state_dict()
     assert delta.digest_of(loaded) == delta.digest_of(exported)
     held = next(row["bytes"] for row in made.files if row["name"] == delta.WEIGHTS)
@@ -268,7 +268,7 @@ def test_transformers_loads_it(runs: dict[str, Run], tmp_path: Path) -> None:
     frostline.export(run.study.path, out=tmp_path / "out")
     model = transformers.AutoModelForImageClassification.from_pretrained(tmp_path / "out").eval()
     assert model.config.id2label == {0: "kind 0", 1: "kind 1", 2: "kind 2"}
-    mine = subject(run.study.path, None, None)
+    mine = load_exported_model(run.study.path, None, None)
     x = mine.preprocessing.normalise(said(run)[0])
     with torch.no_grad():
         assert torch.equal(model(x).logits, mine.model(x))
@@ -277,7 +277,7 @@ def test_transformers_loads_it(runs: dict[str, Run], tmp_path: Path) -> None:
 def test_without_the_extra_there_is_one_message(
     runs: dict[str, Run], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(programs, "NEEDED", ("onnx_that_nobody_has",))
+    monkeypatch.setattr(programs, "ONNX_PACKAGES", ("onnx_that_is_not_installed",))
     found = CliRunner().invoke(cli, ["export", str(runs["linear"].study.path), "--to", "onnx"])
     assert found.exit_code == 2
     assert 'pip install "frostline[export]"' in found.output
@@ -286,14 +286,14 @@ def test_without_the_extra_there_is_one_message(
 def test_a_changed_answer_is_refused_and_nothing_is_left(
     runs: dict[str, Run], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    real = programs._of_module
+    real = programs._module_logits
 
     def wrong(*given: Any) -> Any:
         answer = real(*given)
         return lambda pixels: -answer(pixels)
 
-    monkeypatch.setattr(programs, "_of_module", wrong)
-    with pytest.raises(ModelError, match="otherwise than PyTorch"):
+    monkeypatch.setattr(programs, "_module_logits", wrong)
+    with pytest.raises(ModelError, match="predictions differ from PyTorch's"):
         frostline.export(runs["linear"].study.path, to="torch", out=tmp_path / "out")
     assert list(tmp_path.iterdir()) == []
 
@@ -339,7 +339,7 @@ def test_what_makes_no_sense_is_refused(runs: dict[str, Run], tmp_path: Path) ->
     study = runs["linear"].study.path
     with pytest.raises(UsageError, match="Did you mean 'onnx'"):
         frostline.export(study, to="onx")
-    with pytest.raises(UsageError, match="not into delta"):
+    with pytest.raises(UsageError, match="not of delta"):
         frostline.export(study, to="delta", with_preprocessing=True)
     (tmp_path / "file").write_text("")
     with pytest.raises(StudyError, match="is a file"):
@@ -356,8 +356,8 @@ def test_the_card_is_ready_for_the_hub_and_names_no_place(runs: dict[str, Run], 
     text = (tmp_path / "out" / "README.md").read_text()
     data = ModelCard(text).data
     assert (data.library_name, data.pipeline_tag, data.license) == ("timm", "image-classification", "unknown")
-    assert "unknown: check" in text
-    for word in (run.folder.read("config.json")["weights"], run.folder.name, "answers", "Limits"):
+    assert "unknown licence. Check it" in text
+    for word in (run.folder.read("config.json")["weights"], run.folder.name, "predicts", "Limits"):
         assert word in text
     for place in (str(tmp_path), str(run.study.path), str(run_images(run)), str(Path.home())):
         assert place not in text + (tmp_path / "out" / "config.json").read_text()

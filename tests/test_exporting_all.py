@@ -117,7 +117,7 @@ def killed(place: Path, when: str) -> None:
         "import os, sys, pathlib, shutil\n"
         "from frostline.exports import output_folder\n"
         f"{when}\n"
-        "with output_folder.whole(pathlib.Path(sys.argv[1])) as new:\n"
+        "with output_folder.atomic_folder(pathlib.Path(sys.argv[1])) as new:\n"
         "    (new / 'model.safetensors').write_text('half')\n"
         "    if not when: os.kill(os.getpid(), 9)\n"
     )
@@ -133,7 +133,7 @@ def test_what_a_killed_export_left_goes_with_the_next(tmp_path: Path) -> None:
     assert len(list(tmp_path.iterdir())) == 1
     strange = tmp_path / f".out.{'0' * 8}-1.tmp"  # another machine's, perhaps at work
     strange.mkdir()
-    with output_folder.whole(place) as new:
+    with output_folder.atomic_folder(place) as new:
         (new / "model.safetensors").write_text("whole")
     assert sorted(path.name for path in tmp_path.iterdir()) == [strange.name, "out"]
 
@@ -146,7 +146,7 @@ def test_an_export_that_was_put_aside_comes_back(tmp_path: Path) -> None:
     (place / "model.safetensors").write_text("earlier")
     killed(place, SWAPPING)
     assert not place.exists()
-    with pytest.raises(KeyError), output_folder.whole(place):
+    with pytest.raises(KeyError), output_folder.atomic_folder(place):
         raise KeyError
     assert (place / "model.safetensors").read_text() == "earlier"
     assert [path.name for path in tmp_path.iterdir()] == ["out"]

@@ -70,22 +70,23 @@ class Reader(html.parser.HTMLParser):
 def of_text(text: str) -> Story:
     """What sentences say, by name; the same rules for a page and for a terminal."""
     told: Story = defaultdict(set)
-    for pattern in (rf"Accuracy {NUMBER} \({SPAN}\)", rf"answers {NUMBER} of new images right \({SPAN}\)"):
+    for pattern in (
+        rf"Accuracy {NUMBER} \({SPAN}\)",
+        rf"an accuracy of {NUMBER} on new images \({SPAN}\)",
+    ):
         told["headline"] |= set(re.findall(pattern, text))
     told["headline"] |= set(re.findall(rf"headline's {NUMBER} \({SPAN}\)", text))
-    told["headline"] |= set(
-        re.findall(rf"{NUMBER} of new images answered right\s+by .*95 % interval {SPAN}", text)
-    )
+    told["headline"] |= set(re.findall(rf"{NUMBER} accuracy on new images\s+by .*95 % interval {SPAN}", text))
     told["strategies tried"] |= set(re.findall(r"(\d+) (?:strategy|strategies) (?:tried|raced|w)", text))
     told["runs"] |= set(re.findall(r"(\d+) runs? in ", text))
     told["lowered"] |= set(re.findall(r"owered by (\d+\.\d) points", text))
     told["lowered"] |= set(re.findall(r"is (\d+\.\d) points below the chosen", text))
     told["balanced"] |= set(re.findall(rf"balanced accuracy {NUMBER}", text))
     told["worst class"] |= set(
-        re.findall(rf"(?:worst class|Hardest class:) ([\w ]+?),? {NUMBER} of (\d+) i", text)
+        re.findall(rf"(?:worst class|Hardest class:) ([\w ]+?)(?:, recall)? {NUMBER} (?:of|on) (\d+) i", text)
     )
     told["log loss"] |= set(re.findall(r"Log loss is (\d\.\d{3}) \((\d\.\d{3})–(\d\.\d{3})\)", text))
-    told["calibration error"] |= set(re.findall(r"levels is (\d+\.\d) points", text))
+    told["calibration error"] |= set(re.findall(r"calibration error is (\d+\.\d) points", text))
     told["looks"] |= set(re.findall(r"(\d+) configurations have looked", text))
     told["looks"] |= {"1"} if "that no choice has seen" in text else set()
     told["looks"] |= {"1"} if re.search(r"\bonce\b", text) and "test" in text else set()
@@ -100,11 +101,11 @@ def of_page(path: Path) -> Story:
     for name in ("strategies tried", "runs"):
         told[name] |= {page.facts[name]} if name in page.facts else set()
     for caption in ("What was tried", "Accuracy against time"):
-        for name, right, span, *_ in page.tables[caption][1:]:
-            told[f"row {name}"] |= {(right, span)} if right else set()
-    for name, _, found in page.tables["Accuracy: expected and found"][1:]:
-        told[f"row {name}"].add(tuple(re.fullmatch(rf"({NUMBER}) \(({SPAN})\)", found).group(1, 3)))  # type: ignore[union-attr]
-    shown = page.tables["Recognised, class by class"][1:]
+        for name, accuracy, span, *_ in page.tables[caption][1:]:
+            told[f"row {name}"] |= {(accuracy, span)} if accuracy else set()
+    for name, _, measured in page.tables["Accuracy: expected and measured"][1:]:
+        told[f"row {name}"].add(tuple(re.fullmatch(rf"({NUMBER}) \(({SPAN})\)", measured).group(1, 3)))  # type: ignore[union-attr]
+    shown = page.tables["Recall and precision by class"][1:]
     lowest = min((float(row[2].split()[0]) for row in shown), default=None)
     if lowest is not None and told["worst class"]:
         told["worst class's share"] = {f"{lowest:.1f}", next(iter(told["worst class"]))[1]}
@@ -146,8 +147,8 @@ def of_terminal(text: str) -> Story:
     """What a person saw at the prompt; rows of its tables are `name  71.3 %  60.1–80.2 %  …`."""
     told = of_text(text)
     row = r"^ (\S.*?)  +(\d+\.\d %)  +([\d.]+–[\d.]+ %)"
-    for name, right, span in re.findall(row, text, re.MULTILINE):
-        told[f"row {name}"].add((right, span))
+    for name, accuracy, span in re.findall(row, text, re.MULTILINE):
+        told[f"row {name}"].add((accuracy, span))
     return told
 
 
@@ -235,7 +236,7 @@ def test_a_race_cut_short_counts_what_ran(
     told = check(of_page(page), of_terminal(capsys.readouterr().out), of_json(found.result))
     assert told["strategies tried"] == {"2"}
     assert told["runs"] == {"6"}
-    assert "1 more had no time to begin" in page.read_text()
+    assert "1 more did not start within the time" in page.read_text()
 
 
 @pytest.mark.usefixtures("wide")
@@ -311,7 +312,7 @@ def test_a_class_that_was_never_asked_is_named(tmp_path: Path, capsys: pytest.Ca
     assert "kind 0 was never asked" in capsys.readouterr().out
     page = Path(found.report).read_text()
     assert "kind 0 was never asked" in page
-    assert "Every class was" not in page
+    assert "Every class has" not in page
 
 
 def test_a_class_without_a_test_image_has_no_recall(
@@ -337,7 +338,7 @@ def test_a_class_without_a_test_image_has_no_recall(
 def test_a_mistake_that_may_be_mislabelled_is_shown_once_with_both_facts(tmp_path: Path) -> None:
     import studies
     from frostline.reports.sections import sections
-    from frostline.reports.writer import gathered
+    from frostline.reports.writer import read_context
 
     study = studies.compared(tmp_path / "study")
     data = Manifest.load(study / "manifest.jsonl")
@@ -346,11 +347,11 @@ def test_a_mistake_that_may_be_mislabelled_is_shown_once_with_both_facts(tmp_pat
     lines = table.read_text().splitlines()
     lines[4] = re.sub(",cat,", ",newt,", lines[4], count=1)
     table.write_text("\n".join(lines) + "\n")
-    made = {section.key: section for section in sections(gathered(study))}
-    (card,) = made["mistakes"].more["cards"]
-    assert card["doubted"]
-    assert made["labels"].more["cards"] == []
-    assert any("marked there" in line for line in made["labels"].lead)
+    built = {section.key: section for section in sections(read_context(study))}
+    (card,) = built["mistakes"].more["cards"]
+    assert card["label_issue"]
+    assert built["labels"].more["cards"] == []
+    assert any("marked there" in line for line in built["labels"].lead)
     text = frostline.report(study).path.read_text()
     assert text.count(card["path"]) == 2  # its title and its name, on one card
     assert "Its label may be wrong." in text
@@ -363,7 +364,7 @@ def test_a_card_without_a_picture_says_why(tmp_path: Path) -> None:
     for picture_file in (study / "comparisons" / "abc" / "looks").glob("*.jpg"):
         picture_file.unlink()
     text = frostline.report(study).path.read_text()
-    assert text.count("The study keeps pictures of the surest mistakes alone.") == text.count(
+    assert text.count("The study has pictures of the most confident mistakes only.") == text.count(
         'class="look-at"'
     )
 

@@ -176,7 +176,7 @@ def test_what_was_tried_is_whole_on_a_phone(browser: Any, tmp_path: Path) -> Non
     )
     assert wide <= 0
     name = "return getComputedStyle(document.querySelector('.picks td.n'), '::before').content"
-    assert "right" in browser.execute_script(name)
+    assert "accuracy" in browser.execute_script(name)
     beyond = (
         "return [...document.querySelectorAll('main *')].filter(one => !one.closest('.scroll') && "
         "!one.closest('.unseen') && one.getBoundingClientRect().right > 391).length"
@@ -220,7 +220,7 @@ def test_a_watched_page_follows_the_study(browser: Any, tmp_path: Path) -> None:
         browser.get(f"http://127.0.0.1:{served.server_address[1]}/")
         drawn(browser)
         live = "return (document.getElementById('live') || {}).textContent"
-        assert "1 run at work" in browser.execute_script(live)
+        assert "1 run unfinished" in browser.execute_script(live)
         data = read(study).data
         assert data is not None
         studies.write_run(study / "splits" / "fold2", "full", data, keep="last", val=data.samples[:9])

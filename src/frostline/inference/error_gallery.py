@@ -23,8 +23,8 @@ from torch import Tensor, nn
 from frostline.data import Manifest, Sample
 from frostline.errors import FrostlineError
 from frostline.models import Backbone
-from frostline.reports.prediction_table import FIRMLY, mistakes
-from frostline.reports.study_reader import table
+from frostline.reports.prediction_table import LABEL_ISSUE_RATIO, mistakes
+from frostline.reports.study_reader import load_predictions
 from frostline.system import directories
 
 # Pictures of the surest mistakes, and as many of mistakes further down that a page may show for their label's
@@ -69,15 +69,15 @@ def leave(folder: Path, answers: Path, backbone: Backbone, data: Manifest, model
 
 
 def _worst(answers: Path, data: Manifest) -> list[Wrong]:
-    found = table(answers, "")
+    found = load_predictions(answers, "")
     by_path = {sample.path: sample for sample in data.samples}
     every = [row for row in mistakes(found).tolist() if found.paths[row] in by_path]
     firm = (
-        found.probabilities[np.arange(len(found.paths)), found.guesses]
-        >= FIRMLY * (found.probabilities[np.arange(len(found.paths)), found.targets])
+        found.probabilities[np.arange(len(found.paths)), found.predicted]
+        >= LABEL_ISSUE_RATIO * (found.probabilities[np.arange(len(found.paths)), found.targets])
     )
     rows = every[:MOST] + [row for row in every[MOST:] if firm[row]][:MOST]
-    return [Wrong(by_path[found.paths[row]], int(found.guesses[row])) for row in rows]
+    return [Wrong(by_path[found.paths[row]], int(found.predicted[row])) for row in rows]
 
 
 def _leave_one(

@@ -28,7 +28,7 @@ from frostline.feature_cache import Store
 from frostline.features import Frozen, Way, features, logits
 from frostline.features.image_batches import Images
 from frostline.models import Backbone, Cut
-from frostline.reports.study_reader import table
+from frostline.reports.study_reader import load_predictions
 from frostline.system import directories
 
 NAME = "familiar.safetensors"
@@ -270,6 +270,6 @@ def doubts(run: Path, precision: float) -> Doubts:
             f"Run {run.name} has no answers to images that it had not learned from, so it can't say when it "
             "is unsure. Train one with a val part, or with frostline fit."
         )
-    found = table(kept, "")
+    found = load_predictions(kept, "")
     held = bounds(found.probabilities, found.targets, precision)
     return Doubts(precision, tuple(found.classes), held, read(run), len(found.targets))
