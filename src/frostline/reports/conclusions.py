@@ -77,11 +77,11 @@ class Headline:
 
 def forgotten_line(forgetting: dict[str, Any]) -> str:
     """Return a sentence about forgetting, from `Forgetting.as_dict`."""
-    learned_sentence = _learned_line(forgetting.get("learned"))
+    trained_images_sentence = _trained_images_sentence(forgetting.get("learned"))
     if forgetting["before"] is None:
         return (
             "What the network forgot can't be measured: it was trained on every image it was evaluated on."
-            f"{learned_sentence}"
+            f"{trained_images_sentence}"
         )
     before, after, lost = (100 * float(forgetting[key]) for key in ("before", "after", "lost"))
     span = (
@@ -92,11 +92,11 @@ def forgotten_line(forgetting: dict[str, Any]) -> str:
     return (
         f"On {counted(int(forgetting['n_images']), 'image')} of its own classes, through its own head, the "
         f"network's accuracy was {before:.1f} % before adapting and is {after:.1f} % after: {lost:.1f} "
-        f"points{span} forgotten.{learned_sentence}"
+        f"points{span} forgotten.{trained_images_sentence}"
     )
 
 
-def _learned_line(learned: dict[str, Any] | None) -> str:
+def _trained_images_sentence(learned: dict[str, Any] | None) -> str:
     """Return a sentence about images that the network was trained on: no measure of new images."""
     if not learned:
         return ""

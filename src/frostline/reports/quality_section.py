@@ -17,7 +17,7 @@ from frostline.reports.study_reader import PredictionTable, StudyContents, read_
 from frostline.sentences import between, counted, named, percent
 
 MOST_MISTAKES = 24  # shown as pictures
-MOST_PICTURE_BYTES = 60_000  # of one picture; what `looks` writes has a fifth of it
+MOST_PICTURE_BYTES = 60_000  # of one picture; those of the error gallery have about a fifth of it
 MOST_PAIRS = 8  # of classes that are confused
 
 
