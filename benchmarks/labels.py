@@ -27,12 +27,14 @@ import numpy as np
 import frostline
 from draws import draw
 from frostline.reports import prediction_table
-from frostline.reports.study_reader import Answers, Told
-from frostline.reports.study_reader import table as table_of
+from frostline.reports.study_reader import PredictionTable, StudyContents, load_predictions
 
 SETS = ("clothing10", "sign_digits", "fashion_mnist10")
 STRATEGIES = ("linear_probe", "top_k(1)")
-BARS = (1.0, prediction_table.FIRMLY)  # all that confident learning suspects, and what the report shows
+BARS = (
+    1.0,
+    prediction_table.LABEL_ISSUE_RATIO,
+)  # all that confident learning suspects, and what the report shows
 SHOWN = ("precision", "recall", "suspects", "others")
 
 
@@ -58,9 +60,10 @@ def flipped_table(
     return sheet, truth
 
 
-def judge(answers: Answers, truth: dict[str, str], bar: float) -> dict[str, Any]:
+def judge(answers: PredictionTable, truth: dict[str, str], bar: float) -> dict[str, Any]:
     """Set what the report would suspect beside what had been exchanged."""
-    suspects = [answers.paths[row] for row in prediction_table.doubtful(Told(Path()), answers, bar).tolist()]
+    rows = prediction_table.label_issues(StudyContents(Path()), answers, bar)
+    suspects = [answers.paths[row] for row in rows.tolist()]
     hits = sum(path in truth for path in suspects)
     return {
         "suspects": len(suspects),
@@ -96,7 +99,7 @@ def one(arguments: argparse.Namespace, name: str, seed: int) -> dict[str, Any]:
     if not kept.exists():
         race(arguments, name, seed, kept)
     known = json.loads(kept.with_suffix(".json").read_text())
-    answers = table_of(kept, "out of fold")
+    answers = load_predictions(kept, "out of fold")
     return {
         "set": name,
         "seed": seed,
@@ -105,7 +108,7 @@ def one(arguments: argparse.Namespace, name: str, seed: int) -> dict[str, Any]:
         "images": len(answers.paths),
         "exchanged": len(known["truth"]),
         "winner": known["winner"],
-        "right": float((answers.guesses == answers.targets).mean()),
+        "right": float((answers.predicted == answers.targets).mean()),
         "seconds": known["seconds"],
         "bars": {f"{bar:g}": judge(answers, known["truth"], bar) for bar in BARS},
     }

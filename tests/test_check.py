@@ -200,7 +200,7 @@ def test_a_page_of_images_in_memory_and_of_nothing_wrong() -> None:
     assert check_page.page(data, "dataset").count(b"data:image/jpeg") == 1
     pixels[5] = pixels[4].T.reshape(16, 16, 3)
     data = load_data([(Image.fromarray(one), n % 2) for n, one in enumerate(pixels)])
-    assert b"Nothing was found that may be wrong" in check_page.page(data, "dataset")
+    assert b"No problem was found" in check_page.page(data, "dataset")
 
 
 def test_a_study_is_no_image_folder(tmp_path: Path) -> None:

@@ -21,7 +21,7 @@ from frostline.data.pixels.decoding import picture
 from frostline.data.pixels.rendering_choice import RenderingOptions, choose_rendering
 from frostline.data.pixels.traits import Traits
 from frostline.errors import RunWarning
-from frostline.exports.code_examples import upright_rgb
+from frostline.exports.code_examples import image_loading_code
 from frostline.features.image_batches import Images
 from frostline.inference.prediction import Predictor
 from test_dataset_depth import Array, folder_of
@@ -161,7 +161,7 @@ def test_example_code_makes_the_pixels_of_the_study(name: str, tmp_path: Path) -
     lying[0x0112] = 6
     Image.fromarray(rng.integers(0, 256, (8, 9, 3), dtype=np.uint8)).save(tmp_path / "x.jpg", exif=lying)
     for path in sorted(tmp_path.iterdir()):
-        shown = lines_for_pixels("\n".join(upright_rgb(rendering)), path)
+        shown = lines_for_pixels("\n".join(image_loading_code(rendering)), path)
         assert shown.mode == "RGB"
         np.testing.assert_array_equal(np.asarray(shown), np.asarray(open_image(path, rendering)), str(path))
 
@@ -178,7 +178,7 @@ def test_example_code_asks_frostline_where_pillow_cannot(rendering: Rendering, t
     (tmp_path / "config.json").write_text(json.dumps({"frostline": {"rendering": rendering.as_dict()}}))
     colours = np.random.default_rng(0).integers(0, 5000, (6, 7, 3)).astype(np.uint16)
     folder_of(tmp_path, {"a.png": png(colours)})
-    code = "\n".join(upright_rgb(rendering)).replace("path/to/this/folder", str(tmp_path))
+    code = "\n".join(image_loading_code(rendering)).replace("path/to/this/folder", str(tmp_path))
     shown = lines_for_pixels(code, tmp_path / "a.png")
     np.testing.assert_array_equal(np.asarray(shown), np.asarray(open_image(tmp_path / "a.png", rendering)))
 
@@ -186,7 +186,7 @@ def test_example_code_asks_frostline_where_pillow_cannot(rendering: Rendering, t
 def test_example_code_refuses_colours_that_pillow_would_halve(tmp_path: Path) -> None:
     folder_of(tmp_path, {"a.png": png(np.full((6, 7, 3), 900, np.uint16))})
     with pytest.raises(ValueError, match="Pillow keeps 8 bits"):
-        lines_for_pixels("\n".join(upright_rgb(RENDERINGS["auto"])), tmp_path / "a.png")
+        lines_for_pixels("\n".join(image_loading_code(RENDERINGS["auto"])), tmp_path / "a.png")
 
 
 @pytest.mark.parametrize("asked", ["0,4095", "per-image"])

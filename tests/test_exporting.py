@@ -22,7 +22,7 @@ from frostline import metrics
 from frostline.cli.main import cli
 from frostline.errors import ModelError, StudyError, UsageError
 from frostline.exports import markdown, programs, verification
-from frostline.exports.exported_model import calibrated, subject
+from frostline.exports.exported_model import calibrated, load_exported_model
 from frostline.inference.prediction import Predictor
 from frostline.models import heads, zoo
 from frostline.models.zoo import delta
@@ -63,28 +63,30 @@ def runs(photos: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Ru
             "thawed": "top_k(1, epochs=1, bn=train)",
         }
         options: dict[str, Any] = {"deterministic": True, "views": 0, "temperature": 1.7}
-        made = {
+        trained = {
             name: frostline.train(backbone, data, text, study=place / name, **options)
             for name, text in strategies.items()
         }
-        made["module"] = frostline.train(
+        trained["module"] = frostline.train(
             tiny_backbone(), data, "linear_probe", study=place / "module", **options
         )
-    return made
+    return trained
 
 
-def said(run: Run, module: torch.nn.Module | None = None) -> tuple[torch.Tensor, np.ndarray]:
+def predicted(run: Run, module: torch.nn.Module | None = None) -> tuple[torch.Tensor, np.ndarray]:
     """Pixels of the study's images, and what `predict` says of them."""
     predictor = Predictor.of_run(run.folder, module)
-    shown = verification.pictures(run.study.path, predictor.preprocessing, None, predictor.rendering)
-    assert shown.what == "images of the study"
-    return shown.pixels, predictor(shown.pixels)
+    check_images = verification.load_check_images(
+        run.study.path, predictor.preprocessing, None, predictor.rendering
+    )
+    assert check_images.source == "images of the study"
+    return check_images.pixels, predictor(check_images.pixels)
 
 
 def softmaxed(model: torch.nn.Module, run: Run, pixels: torch.Tensor) -> np.ndarray:
-    seen = frostline.Preprocessing.from_dict(run.folder.read("config.json")["preprocessing"])
+    preprocessing = frostline.Preprocessing.from_dict(run.folder.read("config.json")["preprocessing"])
     with torch.no_grad():
-        return metrics.softmax(model.eval()(seen.normalise(pixels)).numpy())
+        return metrics.softmax(model.eval()(preprocessing.normalise(pixels)).numpy())
 
 
 @pytest.mark.parametrize("kind", ["linear", "cosine", "mlp(5)"])
@@ -108,12 +110,12 @@ def test_a_head_that_two_places_share_is_divided_once() -> None:
 
 def test_timm_loads_it_in_one_line_without_frostline(runs: dict[str, Run], tmp_path: Path) -> None:
     run = runs["thawed"]
-    made = frostline.export(run.study.path, out=tmp_path / "out")
-    assert made.check["answers_changed"] == 0
-    assert made.check["largest_difference"] < 1e-5
-    pixels, expected = said(run)
-    mine = subject(run.study.path, None, None)
-    torch.save(mine.preprocessing.normalise(pixels), tmp_path / "x.pt")
+    export = frostline.export(run.study.path, out=tmp_path / "out")
+    assert export.check["answers_changed"] == 0
+    assert export.check["largest_difference"] < 1e-5
+    pixels, expected = predicted(run)
+    exported = load_exported_model(run.study.path, None, None)
+    torch.save(exported.preprocessing.normalise(pixels), tmp_path / "x.pt")
     script = (
         "import sys, torch, timm\nsys.modules['frostline'] = None\ntorch.set_num_threads(1)\n"
         "m = timm.create_model('local-dir:' + sys.argv[1], pretrained=True).eval()\n"
@@ -122,50 +124,59 @@ def test_timm_loads_it_in_one_line_without_frostline(runs: dict[str, Run], tmp_p
         "c = timm.data.resolve_model_data_config(m)\nprint(c['input_size'], c['crop_pct'], c['mean'])\n"
     )
     files = [str(tmp_path / name) for name in ("out", "x.pt", "y.pt")]
-    told = subprocess.run([sys.executable, "-c", script, *files], check=True, capture_output=True, text=True)
-    seen = mine.preprocessing
-    assert told.stdout.strip() == f"[3, {SIDE}, {SIDE}] {seen.crop_pct} {list(seen.mean)}"
-    found = torch.load(tmp_path / "y.pt", weights_only=True)
+    process = subprocess.run(
+        [sys.executable, "-c", script, *files], check=True, capture_output=True, text=True
+    )
+    preprocessing = exported.preprocessing
+    assert (
+        process.stdout.strip() == f"[3, {SIDE}, {SIDE}] {preprocessing.crop_pct} {list(preprocessing.mean)}"
+    )
+    logits = torch.load(tmp_path / "y.pt", weights_only=True)
     with torch.no_grad():
-        assert torch.equal(found, mine.model(mine.preprocessing.normalise(pixels)))
-    np.testing.assert_allclose(metrics.softmax(found.numpy()), expected, atol=1e-6)
+        assert torch.equal(logits, exported.model(exported.preprocessing.normalise(pixels)))
+    np.testing.assert_allclose(metrics.softmax(logits.numpy()), expected, atol=1e-6)
 
 
 @pytest.mark.parametrize("kind", ["cosine", "mlp", "module"])
 def test_other_models_come_with_what_builds_them(runs: dict[str, Run], kind: str, tmp_path: Path) -> None:
     run, module = runs[kind], tiny_model() if kind == "module" else None
-    made = frostline.export(run.study.path, out=tmp_path / "out", module=module)
-    assert "load.py" in made.notes[0]
-    spare: dict[str, Any] = {}
-    real = builtins.__import__
+    export = frostline.export(run.study.path, out=tmp_path / "out", module=module)
+    assert "load.py" in export.notes[0]
+    namespace: dict[str, Any] = {}
+    real_import = builtins.__import__
 
-    def without(name: str, *rest: Any) -> Any:
+    def import_without_frostline(name: str, *rest: Any) -> Any:
         assert not name.startswith("frostline")
-        return real(name, *rest)
+        return real_import(name, *rest)
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(builtins, "__import__", without)
-        exec(compile((tmp_path / "out" / "load.py").read_text(), "load.py", "exec"), spare)
-        model = spare["load"](tmp_path / "out", module)
-    pixels, expected = said(run, tiny_model() if module else None)
+        patch.setattr(builtins, "__import__", import_without_frostline)
+        exec(compile((tmp_path / "out" / "load.py").read_text(), "load.py", "exec"), namespace)
+        model = namespace["load"](tmp_path / "out", module)
+    pixels, expected = predicted(run, tiny_model() if module else None)
     np.testing.assert_allclose(softmaxed(model, run, pixels), expected, atol=1e-6)
 
 
 @pytest.mark.parametrize("kind", ["linear", "cosine", "mlp", "thawed"])
 def test_a_delta_gives_the_same_bits_again(runs: dict[str, Run], kind: str, tmp_path: Path) -> None:
     run = runs[kind]
-    made = frostline.export(run.study.path, to="delta", out=tmp_path / "out")
-    exported = subject(run.study.path, None, None).model.state_dict()
+    export = frostline.export(run.study.path, to="delta", out=tmp_path / "out")
+    state = load_exported_model(run.study.path, None, None).model.state_dict()
     loaded = frostline.load_model(tmp_path / "out").state_dict()
-    assert delta.digest_of(loaded) == delta.digest_of(exported)
-    held = next(row["bytes"] for row in made.files if row["name"] == delta.WEIGHTS)
-    whole = (run.folder.weights).stat().st_size
-    assert held < (whole if kind == "thawed" else 20_000)
+    assert delta.digest_of(loaded) == delta.digest_of(state)
+    delta_bytes = next(row["bytes"] for row in export.files if row["name"] == delta.WEIGHTS)
+    weights_bytes = (run.folder.weights).stat().st_size
+    assert delta_bytes < (weights_bytes if kind == "thawed" else 20_000)
     photos = sorted(Path(frostline.load_data(run_images(run)).root or "").rglob("*.png"))[:4]
-    mine, theirs = frostline.predict(run.study.path, photos), frostline.predict(tmp_path / "out", photos)
-    assert theirs.run == mine.run
-    assert [row.label for row in mine] == [row.label for row in theirs]
-    np.testing.assert_allclose([r.probability for r in mine], [r.probability for r in theirs], atol=1e-6)
+    study_predictions, delta_predictions = (
+        frostline.predict(run.study.path, photos),
+        frostline.predict(tmp_path / "out", photos),
+    )
+    assert delta_predictions.run == study_predictions.run
+    assert [row.label for row in study_predictions] == [row.label for row in delta_predictions]
+    np.testing.assert_allclose(
+        [r.probability for r in study_predictions], [r.probability for r in delta_predictions], atol=1e-6
+    )
 
 
 def run_images(run: Run) -> Path:
@@ -224,23 +235,25 @@ def test_a_program_of_torch_takes_any_number_of_images(
     runs: dict[str, Run], tmp_path: Path, included: bool
 ) -> None:
     run = runs["linear"]
-    made = frostline.export(run.study.path, to="torch", out=tmp_path / "out", with_preprocessing=included)
-    assert made.check["images"] == 30
+    export = frostline.export(run.study.path, to="torch", out=tmp_path / "out", with_preprocessing=included)
+    assert export.check["images"] == 30
     extra = {"config.json": ""}
     program = torch.export.load(tmp_path / "out" / "model.pt2", extra_files=extra).module()
     config = json.loads(extra["config.json"])
     assert config["label_names"] == ["kind 0", "kind 1", "kind 2"]
-    pixels, expected = said(run)
-    seen = frostline.Preprocessing.from_dict(run.folder.read("config.json")["preprocessing"])
-    given = pixels.permute(0, 2, 3, 1) if included else seen.normalise(pixels)
+    pixels, expected = predicted(run)
+    preprocessing = frostline.Preprocessing.from_dict(run.folder.read("config.json")["preprocessing"])
+    inputs = pixels.permute(0, 2, 3, 1) if included else preprocessing.normalise(pixels)
     for count in (1, 2, 7):
         with torch.no_grad():
-            found = metrics.softmax(program(given[:count]).numpy())
-        np.testing.assert_allclose(found, expected[:count], atol=1e-5)
+            probabilities = metrics.softmax(program(inputs[:count]).numpy())
+        np.testing.assert_allclose(probabilities, expected[:count], atol=1e-5)
     assert b"site-packages" not in (tmp_path / "out" / "model.pt2").read_bytes()
     with zipfile.ZipFile(tmp_path / "out" / "model.pt2") as archive:
-        inside = [archive.read(name)[:4] for name in archive.namelist()]
-    assert not [start for start in inside if start.startswith((b"\x80", b"PK"))], "something is pickled in it"
+        first_bytes = [archive.read(name)[:4] for name in archive.namelist()]
+    assert not [start for start in first_bytes if start.startswith((b"\x80", b"PK"))], (
+        "something is pickled in it"
+    )
 
 
 @pytest.mark.ecosystem
@@ -250,14 +263,16 @@ def test_onnx_runtime_answers_the_same(runs: dict[str, Run], tmp_path: Path, inc
     run = runs["thawed"]
     frostline.export(run.study.path, to="onnx", out=tmp_path / "out", with_preprocessing=included)
     session = onnxruntime.InferenceSession(tmp_path / "out" / "model.onnx")
-    told = session.get_modelmeta().custom_metadata_map
-    assert json.loads(told["label_names"]) == ["kind 0", "kind 1", "kind 2"]
-    pixels, expected = said(run)
-    seen = frostline.Preprocessing.from_dict(run.folder.read("config.json")["preprocessing"])
-    given = (pixels.permute(0, 2, 3, 1).contiguous() if included else seen.normalise(pixels)).numpy()
+    metadata = session.get_modelmeta().custom_metadata_map
+    assert json.loads(metadata["label_names"]) == ["kind 0", "kind 1", "kind 2"]
+    pixels, expected = predicted(run)
+    preprocessing = frostline.Preprocessing.from_dict(run.folder.read("config.json")["preprocessing"])
+    inputs = (
+        pixels.permute(0, 2, 3, 1).contiguous() if included else preprocessing.normalise(pixels)
+    ).numpy()
     for count in (1, 2, 7):
-        found = metrics.softmax(session.run(["logits"], {"images": given[:count]})[0])
-        np.testing.assert_allclose(found, expected[:count], atol=1e-5)
+        probabilities = metrics.softmax(session.run(["logits"], {"images": inputs[:count]})[0])
+        np.testing.assert_allclose(probabilities, expected[:count], atol=1e-5)
     assert b"site-packages" not in (tmp_path / "out" / "model.onnx").read_bytes()
 
 
@@ -268,32 +283,32 @@ def test_transformers_loads_it(runs: dict[str, Run], tmp_path: Path) -> None:
     frostline.export(run.study.path, out=tmp_path / "out")
     model = transformers.AutoModelForImageClassification.from_pretrained(tmp_path / "out").eval()
     assert model.config.id2label == {0: "kind 0", 1: "kind 1", 2: "kind 2"}
-    mine = subject(run.study.path, None, None)
-    x = mine.preprocessing.normalise(said(run)[0])
+    exported = load_exported_model(run.study.path, None, None)
+    x = exported.preprocessing.normalise(predicted(run)[0])
     with torch.no_grad():
-        assert torch.equal(model(x).logits, mine.model(x))
+        assert torch.equal(model(x).logits, exported.model(x))
 
 
 def test_without_the_extra_there_is_one_message(
     runs: dict[str, Run], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(programs, "NEEDED", ("onnx_that_nobody_has",))
-    found = CliRunner().invoke(cli, ["export", str(runs["linear"].study.path), "--to", "onnx"])
-    assert found.exit_code == 2
-    assert 'pip install "frostline[export]"' in found.output
+    monkeypatch.setattr(programs, "ONNX_PACKAGES", ("onnx_that_is_not_installed",))
+    result = CliRunner().invoke(cli, ["export", str(runs["linear"].study.path), "--to", "onnx"])
+    assert result.exit_code == 2
+    assert 'pip install "frostline[export]"' in result.output
 
 
 def test_a_changed_answer_is_refused_and_nothing_is_left(
     runs: dict[str, Run], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    real = programs._of_module
+    real_logits = programs._module_logits
 
-    def wrong(*given: Any) -> Any:
-        answer = real(*given)
-        return lambda pixels: -answer(pixels)
+    def wrong(*arguments: Any) -> Any:
+        logits = real_logits(*arguments)
+        return lambda pixels: -logits(pixels)
 
-    monkeypatch.setattr(programs, "_of_module", wrong)
-    with pytest.raises(ModelError, match="otherwise than PyTorch"):
+    monkeypatch.setattr(programs, "_module_logits", wrong)
+    with pytest.raises(ModelError, match="predictions differ from PyTorch's"):
         frostline.export(runs["linear"].study.path, to="torch", out=tmp_path / "out")
     assert list(tmp_path.iterdir()) == []
 
@@ -325,7 +340,7 @@ def test_a_full_disk_leaves_the_earlier_export(
     frostline.export(study, out=out)
     before = {path.name: path.read_bytes() for path in out.iterdir()}
 
-    def full(*given: Any) -> None:
+    def full(*arguments: Any) -> None:
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr("frostline.system.directories.write_atomically", full)
@@ -339,7 +354,7 @@ def test_what_makes_no_sense_is_refused(runs: dict[str, Run], tmp_path: Path) ->
     study = runs["linear"].study.path
     with pytest.raises(UsageError, match="Did you mean 'onnx'"):
         frostline.export(study, to="onx")
-    with pytest.raises(UsageError, match="not into delta"):
+    with pytest.raises(UsageError, match="not of delta"):
         frostline.export(study, to="delta", with_preprocessing=True)
     (tmp_path / "file").write_text("")
     with pytest.raises(StudyError, match="is a file"):
@@ -356,8 +371,8 @@ def test_the_card_is_ready_for_the_hub_and_names_no_place(runs: dict[str, Run], 
     text = (tmp_path / "out" / "README.md").read_text()
     data = ModelCard(text).data
     assert (data.library_name, data.pipeline_tag, data.license) == ("timm", "image-classification", "unknown")
-    assert "unknown: check" in text
-    for word in (run.folder.read("config.json")["weights"], run.folder.name, "answers", "Limits"):
+    assert "unknown licence. Check it" in text
+    for word in (run.folder.read("config.json")["weights"], run.folder.name, "predicts", "Limits"):
         assert word in text
     for place in (str(tmp_path), str(run.study.path), str(run_images(run)), str(Path.home())):
         assert place not in text + (tmp_path / "out" / "config.json").read_text()
@@ -375,9 +390,9 @@ def test_licences_are_stated_only_where_they_are_known() -> None:
     "name", [*HOSTILE, *EVIL, "1. one", "- two", "@who www.x.y https://z :smile: _a_ **b**"]
 )
 def test_names_stay_text_in_markdown(name: str) -> None:
-    shown = markdown.escaped(name)
+    escaped_name = markdown.escaped(name)
     html = MarkdownIt("gfm-like", {"linkify": False}).render(
-        f"- {shown}\n\n| a | b |\n|---|---|\n| {shown} | 1 |"
+        f"- {escaped_name}\n\n| a | b |\n|---|---|\n| {escaped_name} | 1 |"
     )
     tags = {
         tag.strip("</ >\n").split()[0].lower() for tag in html.split("<")[1:] for tag in [tag.split(">")[0]]
@@ -392,8 +407,8 @@ def test_hostile_class_names_pass_through_every_file(tmp_path: Path) -> None:
     data = frostline.load_data([(picture(k, rng), name) for k, name in enumerate(HOSTILE) for _ in range(6)])
     backbone = frostline.load_backbone(TIMM, size=SIDE, random=True)
     run = frostline.train(backbone, data, "linear_probe", study=tmp_path / "study", deterministic=True)
-    made = frostline.export(run.study.path, out=tmp_path / "out")
-    assert made.check["of"] == "small copies in the study"
+    export = frostline.export(run.study.path, out=tmp_path / "out")
+    assert export.check["of"] == "small copies in the study"
     assert json.loads((tmp_path / "out" / "config.json").read_text())["label_names"] == sorted(HOSTILE)
     assert timm.create_model(f"local-dir:{tmp_path / 'out'}", pretrained=True).num_classes == len(HOSTILE)
     card = (tmp_path / "out" / "README.md").read_text()
@@ -406,10 +421,10 @@ def test_hostile_class_names_pass_through_every_file(tmp_path: Path) -> None:
 
 def test_the_command_line_says_the_same(runs: dict[str, Run], tmp_path: Path) -> None:
     arguments = ["export", str(runs["linear"].study.path), "--to", "delta", "--out", str(tmp_path / "out")]
-    found = CliRunner().invoke(cli, [*arguments, "--json", "--quiet"])
-    assert found.exit_code == 0, found.output
-    told = json.loads(found.stdout)
-    assert told["format"] == "delta"
+    result = CliRunner().invoke(cli, [*arguments, "--json", "--quiet"])
+    assert result.exit_code == 0, result.output
+    output = json.loads(result.stdout)
+    assert output["format"] == "delta"
     names = {"README.md", "config.json", "delta.safetensors", "fingerprints.safetensors"}
-    assert {row["name"] for row in told["files"]} == names
+    assert {row["name"] for row in output["files"]} == names
     assert CliRunner().invoke(cli, arguments).exit_code == 0

@@ -24,12 +24,12 @@ def photos(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return write_folder(tmp_path_factory.mktemp("data") / "photos", per_class=10)
 
 
-def check_export(study: Path, run: frostline.Run, to: str, out: Path, **given: Any) -> None:
+def check_export(study: Path, run: frostline.Run, to: str, out: Path, **options: Any) -> None:
     """Export what answers for a study; it is that run, and says what the run says."""
-    made = frostline.export(study, to=to, out=out, **given)
-    assert made.run == run.folder.name
-    assert made.check["images"] >= 10
-    assert made.check["largest_difference"] < 1e-4
+    export = frostline.export(study, to=to, out=out, **options)
+    assert export.run == run.folder.name
+    assert export.check["images"] >= 10
+    assert export.check["largest_difference"] < 1e-4
     assert (out / "README.md").is_file()
 
 
@@ -44,12 +44,12 @@ def test_studies_of_compare_and_fit_can_be_taken_away(verb: str, photos: Path, t
     else:
         run = frostline.fit(photos, model=tiny_backbone(), **common).run
     for to in ("safetensors", "delta"):
-        given = {"base": tiny_model()} if to == "delta" else {}
-        check_export(study, run, to, tmp_path / to, module=tiny_model(), **given)
-    delta = frostline.predict(tmp_path / "delta", photos, base=tiny_model())
-    for mine, theirs in zip(run.predict(photos), delta, strict=True):
-        assert mine.label == theirs.label
-        assert mine.probability == pytest.approx(theirs.probability, abs=1e-5)
+        options = {"base": tiny_model()} if to == "delta" else {}
+        check_export(study, run, to, tmp_path / to, module=tiny_model(), **options)
+    delta_predictions = frostline.predict(tmp_path / "delta", photos, base=tiny_model())
+    for study_row, delta_row in zip(run.predict(photos), delta_predictions, strict=True):
+        assert study_row.label == delta_row.label
+        assert study_row.probability == pytest.approx(delta_row.probability, abs=1e-5)
 
 
 def hugging_face(place: Path) -> Backbone:
@@ -77,8 +77,8 @@ def test_every_kind_of_network_can_be_taken_away(kind: str, to: str, photos: Pat
     run = frostline.train(
         backbone, data, "linear_probe", study=tmp_path / "study", deterministic=True, temperature=1.5
     )
-    given = {"base": backbone} if to == "delta" else {}
-    check_export(run.study.path, run, to, tmp_path / "out", **given)
+    options = {"base": backbone} if to == "delta" else {}
+    check_export(run.study.path, run, to, tmp_path / "out", **options)
 
 
 @pytest.mark.ecosystem
@@ -93,9 +93,9 @@ def test_a_model_of_transformers_goes_back_to_transformers(head: str, photos: Pa
         study=tmp_path / "study",
         deterministic=True,
     )
-    made = frostline.export(run.study.path, out=tmp_path / "out")
-    assert ("AutoModelForImageClassification" in made.usage) == (head == "linear")
-    assert bool(made.notes) == (head != "linear")
+    export = frostline.export(run.study.path, out=tmp_path / "out")
+    assert ("AutoModelForImageClassification" in export.usage) == (head == "linear")
+    assert bool(export.notes) == (head != "linear")
     if head == "linear":
         model = transformers.AutoModelForImageClassification.from_pretrained(tmp_path / "out")
         assert model.config.id2label == {0: "kind 0", 1: "kind 1", 2: "kind 2"}
@@ -117,12 +117,12 @@ def killed(place: Path, when: str) -> None:
         "import os, sys, pathlib, shutil\n"
         "from frostline.exports import output_folder\n"
         f"{when}\n"
-        "with output_folder.whole(pathlib.Path(sys.argv[1])) as new:\n"
+        "with output_folder.atomic_folder(pathlib.Path(sys.argv[1])) as new:\n"
         "    (new / 'model.safetensors').write_text('half')\n"
         "    if not when: os.kill(os.getpid(), 9)\n"
     )
-    found = subprocess.run([sys.executable, "-c", code, str(place)], check=False)
-    assert found.returncode == -signal.SIGKILL
+    process = subprocess.run([sys.executable, "-c", code, str(place)], check=False)
+    assert process.returncode == -signal.SIGKILL
 
 
 @pytest.mark.slow
@@ -133,7 +133,7 @@ def test_what_a_killed_export_left_goes_with_the_next(tmp_path: Path) -> None:
     assert len(list(tmp_path.iterdir())) == 1
     strange = tmp_path / f".out.{'0' * 8}-1.tmp"  # another machine's, perhaps at work
     strange.mkdir()
-    with output_folder.whole(place) as new:
+    with output_folder.atomic_folder(place) as new:
         (new / "model.safetensors").write_text("whole")
     assert sorted(path.name for path in tmp_path.iterdir()) == [strange.name, "out"]
 
@@ -146,7 +146,7 @@ def test_an_export_that_was_put_aside_comes_back(tmp_path: Path) -> None:
     (place / "model.safetensors").write_text("earlier")
     killed(place, SWAPPING)
     assert not place.exists()
-    with pytest.raises(KeyError), output_folder.whole(place):
+    with pytest.raises(KeyError), output_folder.atomic_folder(place):
         raise KeyError
     assert (place / "model.safetensors").read_text() == "earlier"
     assert [path.name for path in tmp_path.iterdir()] == ["out"]
@@ -166,10 +166,10 @@ def test_a_hugging_face_network_goes_into_a_pipeline_as_it_is(photos: Path, tmp_
     )
     frostline.export(run.study.path, to="safetensors", out=tmp_path / "out")
     processor = transformers.AutoImageProcessor.from_pretrained(tmp_path / "out", backend="pil")
-    asked = transformers.pipeline(
+    pipeline = transformers.pipeline(
         "image-classification", model=str(tmp_path / "out"), image_processor=processor
     )
     for row in run.predict(photos):
-        (best,) = asked(row.path, top_k=1)
+        (best,) = pipeline(row.path, top_k=1)
         assert best["label"] == row.label
         assert best["score"] == pytest.approx(row.probability, abs=1e-4)

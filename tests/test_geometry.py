@@ -26,7 +26,7 @@ from frostline.data import Manifest, cut_away
 from frostline.data.pixels import cropping, decoding, rotation
 from frostline.errors import UsageError
 from frostline.exports import programs
-from frostline.exports.exported_model import subject
+from frostline.exports.exported_model import load_exported_model
 from frostline.feature_cache import FeatureCache
 from frostline.features import ForwardConfig, Frozen
 from frostline.features.augmentation import Policy, SeededView, Transform
@@ -462,7 +462,9 @@ def test_an_export_carries_the_geometry(edges: dict[str, Run], resize: str, tmp_
         theirs = model(batch).softmax(dim=1).max(dim=1).values.tolist()
     assert theirs == pytest.approx([row.probability for row in answers], abs=1e-4)
     card = (tmp_path / "out" / "README.md").read_text()
-    said = programs.described(subject(study, None, None), False)["preprocessing"]  # of onnx and torch
+    said = programs.program_config(load_exported_model(study, None, None), False)[
+        "preprocessing"
+    ]  # of onnx and torch
     assert (said["crop_mode"], said["resize"]) == ("squash" if resize == "squash" else "border", 32)
     assert said.get("fill") == (None if resize == "squash" else [124, 116, 104])
     assert said["words"] in card

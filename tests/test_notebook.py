@@ -26,10 +26,10 @@ def test_the_notebook_runs(tmp_path: Path) -> None:
     import nbformat
 
     notebook = nbformat.read(NOTEBOOK, as_version=4)
-    place = {"metadata": {"path": str(tmp_path)}}
-    nbclient.NotebookClient(notebook, timeout=240, kernel_name="python3", resources=place).execute()
-    said = [(cell["source"], data) for cell in notebook.cells for data in _shown(cell)]
-    for words in (
+    resources = {"metadata": {"path": str(tmp_path)}}
+    nbclient.NotebookClient(notebook, timeout=240, kernel_name="python3", resources=resources).execute()
+    outputs = [(cell["source"], data) for cell in notebook.cells for data in _shown(cell)]
+    for text in (
         "linear_probe",
         "top_k(1, epochs=6)",
         "Recommended:",
@@ -37,8 +37,8 @@ def test_the_notebook_runs(tmp_path: Path) -> None:
         "digit 3",
         "model.safetensors",
     ):
-        assert any(words in data.get("text/html", "") for _, data in said), words
-    assert sum("image/svg+xml" in data for _, data in said) == 2
+        assert any(text in data.get("text/html", "") for _, data in outputs), text
+    assert sum("image/svg+xml" in data for _, data in outputs) == 2
     assert (tmp_path / "first-hour" / "study" / "report.html").is_file()
     assert len(list((tmp_path / "first-hour" / "sorted").rglob("*.png"))) == 300
 

@@ -30,12 +30,12 @@ from frostline.inference import error_gallery
 from frostline.inference.prediction import Prediction, Predictions
 from frostline.reports import charts, notebook, page, prediction_table, tried_strategies, usage_section
 from frostline.reports.conclusions import conclusions
-from frostline.reports.display_names import shortened, told_apart, visible
+from frostline.reports.display_names import shortened, unique_names, visible
 from frostline.reports.live_page import server, state_of
 from frostline.reports.network_chart import flow
 from frostline.reports.sections import sections
 from frostline.reports.study_reader import read
-from frostline.reports.writer import gathered
+from frostline.reports.writer import read_context
 from frostline.strategies import hyperparameters, lr_schedule, parse, schedule
 from frostline.unfreezing import groups
 from tiny import tiny_backbone, write_table
@@ -79,9 +79,9 @@ class Reader(html.parser.HTMLParser):
 
 
 def looked_at(path: Path) -> Reader:
-    found = Reader()
-    found.feed(path.read_text(encoding="utf-8"))
-    return found
+    reader = Reader()
+    reader.feed(path.read_text(encoding="utf-8"))
+    return reader
 
 
 # --- the page ---------------------------------------------------------------------------------------------
@@ -90,76 +90,76 @@ def looked_at(path: Path) -> Reader:
 @pytest.mark.parametrize("kind", KINDS)
 def test_every_kind_of_study_tells_what_it_holds_and_no_more(kind: str, tmp_path: Path) -> None:
     study = KINDS[kind](tmp_path / "study")
-    made = frostline.report(study)
-    assert made.notes == ()
-    assert 1 <= len(made.lines) <= 10
-    assert made.bytes == made.path.stat().st_size < MOST_BYTES
-    found = looked_at(made.path)
-    shown = [attributes["id"] for tag, attributes in found.tags if tag == "section" and "id" in attributes]
+    report = frostline.report(study)
+    assert report.notes == ()
+    assert 1 <= len(report.lines) <= 10
+    assert report.bytes == report.path.stat().st_size < MOST_BYTES
+    reader = looked_at(report.path)
+    shown = [attributes["id"] for tag, attributes in reader.tags if tag == "section" and "id" in attributes]
     expected = EXPECTED[kind].split()
     assert [key for key in shown if key != "labels"] == expected  # doubts depend on the draw
-    ids = [attributes["id"] for _, attributes in found.tags if attributes.get("id")]
+    ids = [attributes["id"] for _, attributes in reader.tags if attributes.get("id")]
     assert len(ids) == len(set(ids))
-    specs = json.loads(re.search(r'id="specs">(.*?)</script>', made.path.read_text(), re.DOTALL)[1])  # type: ignore[index]
-    places = {attributes["data-chart"] for _, attributes in found.tags if "data-chart" in attributes}
+    specs = json.loads(re.search(r'id="specs">(.*?)</script>', report.path.read_text(), re.DOTALL)[1])  # type: ignore[index]
+    places = {attributes["data-chart"] for _, attributes in reader.tags if "data-chart" in attributes}
     assert places == set(specs) != set()
 
 
 def test_what_adapting_changed_is_told_of_the_model_that_answers(tmp_path: Path) -> None:
     study = studies.trained(tmp_path / "study")
-    folder = read(study).answering.folder  # type: ignore[union-attr]
+    folder = read(study).best_run.folder  # type: ignore[union-attr]
     result = json.loads((folder / "result.json").read_text())
     (folder / "result.json").write_text(json.dumps({**result, "drift": {"stem": 0.01, "blocks.0": 0.345}}))
-    lost = {"before": 0.8, "after": 0.5, "lost": 0.3, "low": 0.25, "high": 0.351, "n_images": 120}
-    (folder / "forgetting.json").write_text(json.dumps(lost))
+    forgetting = {"before": 0.8, "after": 0.5, "lost": 0.3, "low": 0.25, "high": 0.351, "n_images": 120}
+    (folder / "forgetting.json").write_text(json.dumps(forgetting))
     text = looked_at(frostline.report(study).path).text
     assert "What adapting changed in the network" in text
     assert "0.345" in text
-    assert "Of 120 images of its own classes the network answered 80.0 % right before" in text
+    assert "On 120 images of its own classes, through its own head, the network's accuracy was 80.0 %" in text
     assert "30.0 points (25.0 to 35.1) forgotten" in text
 
 
 def test_the_same_study_gives_the_same_bytes_wherever_it_lies(tmp_path: Path) -> None:
     first = studies.fitted(tmp_path / "a" / "study")
     shutil.copytree(first, tmp_path / "b" / "study")
-    one, other = (frostline.report(tmp_path / name / "study").path.read_bytes() for name in "ab")
+    first_page, other_page = (frostline.report(tmp_path / name / "study").path.read_bytes() for name in "ab")
     again = frostline.report(first).path.read_bytes()
-    assert one == other == again
-    assert str(tmp_path).encode() not in one
-    assert b"/somewhere" not in one
+    assert first_page == other_page == again
+    assert str(tmp_path).encode() not in first_page
+    assert b"/somewhere" not in first_page
 
 
 def test_the_page_loads_nothing_from_outside(tmp_path: Path) -> None:
-    made = frostline.report(studies.fitted(tmp_path / "study"))
-    found = looked_at(made.path)
-    for _, attributes in found.tags:
+    report = frostline.report(studies.fitted(tmp_path / "study"))
+    reader = looked_at(report.path)
+    for _, attributes in reader.tags:
         for name in ("src", "href", "action", "data", "srcset"):
             assert (attributes.get(name) or "#").startswith(("#", "data:")), attributes
-    policy = next(a["content"] for tag, a in found.tags if tag == "meta" and "http-equiv" in a)
+    policy = next(a["content"] for tag, a in reader.tags if tag == "meta" and "http-equiv" in a)
     assert policy
     assert "default-src 'none'" in policy
     assert "unsafe-eval" not in policy
     assert "script-src 'sha256-" in policy
-    addresses = set(re.findall(r"https?://[\w./-]+", made.path.read_text()))
+    addresses = set(re.findall(r"https?://[\w./-]+", report.path.read_text()))
     names = re.compile(r"http://www\.w3\.org/|https://vega\.github\.io/schema/")  # of formats; never fetched
     assert [address for address in addresses if not names.match(address)] == []
-    assert "url(" not in made.path.read_text().split("<script")[0]
+    assert "url(" not in report.path.read_text().split("<script")[0]
 
 
 def test_names_from_users_stay_text(tmp_path: Path) -> None:
-    made = frostline.report(studies.fitted(tmp_path / "study", studies.EVIL))
-    text = made.path.read_text()
-    found = looked_at(made.path)
-    assert made.notes == ()
-    assert [a for _, a in found.tags if any(name.startswith("on") for name in a)] == []
-    scripts = [a.get("type") for tag, a in found.tags if tag == "script"]
+    report = frostline.report(studies.fitted(tmp_path / "study", studies.EVIL))
+    text = report.path.read_text()
+    reader = looked_at(report.path)
+    assert report.notes == ()
+    assert [a for _, a in reader.tags if any(name.startswith("on") for name in a)] == []
+    scripts = [a.get("type") for tag, a in reader.tags if tag == "script"]
     assert scripts == ["application/json", "module", "module"]
     assert text.count("</script>") == 3
     assert text.count("</style>") == 1
     assert "\u202e" not in text
-    assert "\\u202e" in found.text  # written out
-    assert "49" not in [row.strip() for row in found.text.split("\n")]  # no template inside a name
-    assert "<script>document.title" in found.text  # a name is shown as it is, as text
+    assert "\\u202e" in reader.text  # written out
+    assert "49" not in [row.strip() for row in reader.text.split("\n")]  # no template inside a name
+    assert "<script>document.title" in reader.text  # a name is shown as it is, as text
 
 
 def test_no_torch_is_imported(tmp_path: Path) -> None:
@@ -182,8 +182,8 @@ DAMAGE = ("", "{", "[]", "null", '{"a": 1}', "\x00\xff\ufffd", '{"standings": [{
 
 @pytest.mark.parametrize("damage", DAMAGE)
 def test_whatever_is_damaged_the_rest_is_told_and_the_file_is_named(damage: str, tmp_path: Path) -> None:
-    whole = studies.fitted(tmp_path / "whole")
-    run = json.loads((whole / "answer.json").read_text())["run"]
+    study = studies.fitted(tmp_path / "whole")
+    run = json.loads((study / "answer.json").read_text())["run"]
     names = [
         "manifest.jsonl",
         "backbone.json",
@@ -201,25 +201,25 @@ def test_whatever_is_damaged_the_rest_is_told_and_the_file_is_named(damage: str,
         ),
     ]
     for name in names:
-        (whole / name).rename(tmp_path / "kept")
-        (whole / name).write_text(damage, encoding="utf-8")
-        found = gathered(whole)
-        text = page.render(found, sections(found)).decode()
+        (study / name).rename(tmp_path / "kept")
+        (study / name).write_text(damage, encoding="utf-8")
+        context = read_context(study)
+        text = page.render(context, sections(context)).decode()
         # answer.json is asked while a comparison is at work, and this one has ended
         spare = ("metrics.jsonl", "plan.json", "looks.json", "environment.json", "answer.json")
         harmless = name.endswith(spare)
-        assert found.told.damaged or harmless or "standings" in damage or '"a"' in damage, name
+        assert context.contents.problems or harmless or "standings" in damage or '"a"' in damage, name
         shown = html.unescape(text)
-        assert [note for note in found.told.damaged if visible(note) not in shown] == []
-        (tmp_path / "kept").replace(whole / name)
+        assert [note for note in context.contents.problems if visible(note) not in shown] == []
+        (tmp_path / "kept").replace(study / name)
 
 
 def test_a_damaged_file_is_named(tmp_path: Path) -> None:
     study = studies.compared(tmp_path / "study")
     table = study / "comparisons" / "abc" / "out-of-fold.csv"
     table.write_text("path,label\nx")
-    made = frostline.report(study)
-    assert any(str(table) in note for note in made.notes)
+    report = frostline.report(study)
+    assert any(str(table) in note for note in report.notes)
     with pytest.raises(StudyError, match="is not a study"):
         frostline.report(tmp_path)
     with pytest.raises(StudyError, match="does not exist"):
@@ -233,7 +233,7 @@ def test_a_winner_without_epochs_leaves_the_curves_to_the_others(tmp_path: Path)
     study = studies.compared(tmp_path / "study")
     file = next(study.glob("comparisons/*/comparison.json"))
     file.write_text(json.dumps({**json.loads(file.read_text()), "winner": "linear_probe"}))
-    section = next(s for s in sections(gathered(study)) if s.key == "tried")
+    section = next(s for s in sections(read_context(study)) if s.key == "tried")
     assert section.more["shown"] not in section.more["has_curves"]
     for chart in section.more["curves"]:
         assert chart.spec["params"][0]["value"] in section.more["has_curves"]
@@ -242,17 +242,24 @@ def test_a_winner_without_epochs_leaves_the_curves_to_the_others(tmp_path: Path)
 
 def test_accuracy_and_seconds_stand_against_the_cut(tmp_path: Path) -> None:
     study = studies.compared(tmp_path / "study", cuts=True)
-    section = next(s for s in sections(gathered(study)) if s.key == "cut")
+    section = next(s for s in sections(read_context(study)) if s.key == "cut")
     accuracy, seconds = section.charts
     assert (accuracy.key, seconds.key) == ("cut-curve", "cut-seconds")
     assert [row[:2] for row in accuracy.rows] == [row[:2] for row in seconds.rows]
-    assert not any("The answer" in line for line in section.lead)  # not all were seen on every repeat
+    assert not any("the fewest stages" in line for line in section.lead)  # not all ran on every repeat
     file = next(study.glob("comparisons/*/comparison.json"))
-    found = json.loads(file.read_text())
-    apart = {"leader": "full", "other": "top_k(1)", "mean": 0.1, "low": 0.0, "high": 0.2, "separated": False}
-    file.write_text(json.dumps({**found, "differences": [apart]}))
-    section = next(s for s in sections(gathered(study)) if s.key == "cut")
-    assert any("The answer" in line for line in section.lead)
+    result = json.loads(file.read_text())
+    difference = {
+        "leader": "full",
+        "other": "top_k(1)",
+        "mean": 0.1,
+        "low": 0.0,
+        "high": 0.2,
+        "separated": False,
+    }
+    file.write_text(json.dumps({**result, "differences": [difference]}))
+    section = next(s for s in sections(read_context(study)) if s.key == "cut")
+    assert any("the fewest stages" in line for line in section.lead)
 
 
 def test_the_terminal_names_the_study_as_it_was_named(
@@ -260,57 +267,59 @@ def test_the_terminal_names_the_study_as_it_was_named(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     studies.trained(Path("all my studies/one"))
-    made = frostline.report("all my studies/one")
-    assert made.lines[-1] == "Label new images: frostline predict 'all my studies/one' IMAGES"
-    assert "frostline export one" in made.path.read_text()
-    assert "frostline predict one IMAGES" in made.path.read_text()  # the same page wherever the folder lies
+    report = frostline.report("all my studies/one")
+    assert report.lines[-1] == "Label new images: frostline predict 'all my studies/one' IMAGES"
+    assert "frostline export one" in report.path.read_text()
+    assert "frostline predict one IMAGES" in report.path.read_text()  # the same page wherever the folder lies
 
 
 def test_the_command_that_repeats_it_names_what_was_asked_for(tmp_path: Path) -> None:
     fitted = studies.fitted(tmp_path / "fitted")
     fit = json.loads((fitted / "fit.json").read_text())
-    for source, words in ((None, "DATA"), ("my photos/", "'my photos/'"), ("list.csv", "list.csv")):
+    for source, source_argument in ((None, "DATA"), ("my photos/", "'my photos/'"), ("list.csv", "list.csv")):
         (fitted / "fit.json").write_text(json.dumps({**fit, "asked": {**fit["asked"], "source": source}}))
-        assert usage_section.repeat(gathered(fitted)).startswith(f"frostline fit {words} --minutes 5")
+        assert usage_section.repeat(read_context(fitted)).startswith(
+            f"frostline fit {source_argument} --minutes 5"
+        )
     compared = studies.compared(tmp_path / "compared")
     file = next(compared.glob("comparisons/*/comparison.json"))
-    asked = {"strategies": ["linear_probe", "full"], "search": ["lr", "augment"], "draws": 4}
-    file.write_text(json.dumps({**json.loads(file.read_text()), "asked": asked}))
-    command = usage_section.repeat(gathered(compared))
+    arguments = {"strategies": ["linear_probe", "full"], "search": ["lr", "augment"], "draws": 4}
+    file.write_text(json.dumps({**json.loads(file.read_text()), "asked": arguments}))
+    command = usage_section.repeat(read_context(compared))
     assert "--strategies linear_probe,full --search lr --search augment --draws 4" in command
-    drawn = compared / "manifest.jsonl"
-    header, *rows = drawn.read_text().splitlines()
-    parted = {
+    manifest = compared / "manifest.jsonl"
+    header, *rows = manifest.read_text().splitlines()
+    split_header = {
         **json.loads(header),
         "given": ["test"],
         "shares": [0.0, 0.3],
     }  # a test part of the source's own
-    drawn.write_text("\n".join([json.dumps(parted), *rows]) + "\n")
-    assert usage_section.repeat(gathered(compared)).endswith(" --val-size 0.3")
+    manifest.write_text("\n".join([json.dumps(split_header), *rows]) + "\n")
+    assert usage_section.repeat(read_context(compared)).endswith(" --val-size 0.3")
     reading = {"group_by": "re:^(P\\d+)_", "path_column": "file", "label_column": "what it is"}
-    drawn.write_text("\n".join([json.dumps({**parted, "reading": reading}), *rows]) + "\n")
-    words = "--path-column file --label-column 'what it is' --group-by 're:^(P\\d+)_'"
+    manifest.write_text("\n".join([json.dumps({**split_header, "reading": reading}), *rows]) + "\n")
+    source_argument = "--path-column file --label-column 'what it is' --group-by 're:^(P\\d+)_'"
     for study in (compared, fitted):
-        (study / "manifest.jsonl").write_text(drawn.read_text())
-        assert words in usage_section.repeat(gathered(study))
-    assert usage_section.repeat(gathered(compared)).startswith("frostline compare DATA ")
+        (study / "manifest.jsonl").write_text(manifest.read_text())
+        assert source_argument in usage_section.repeat(read_context(study))
+    assert usage_section.repeat(read_context(compared)).startswith("frostline compare DATA ")
 
 
 def test_a_class_that_is_never_answered_has_a_column() -> None:
-    value = {"true": "ant", "answered": "bee", "kind": "wrong", "share": 1.0, "images": 3}
+    value = {"true": "ant", "predicted": "bee", "kind": "wrong", "share": 1.0, "images": 3}
     drawn = charts.confusion([value], ["ant", "bee", "cat"], counts=True)
     for layer in drawn["layer"]:
         for side in ("x", "y"):
             assert layer["encoding"][side]["scale"]["domain"] == ["ant", "bee", "cat"]
 
 
-def test_training_a_head_is_not_called_letting_layers_learn(tmp_path: Path) -> None:
-    found = gathered(studies.compared(tmp_path / "study"))
-    assert any(line.startswith("Letting layers learn") for line in conclusions(found))
-    probe = next(row for row in found.rows if row.strategy == "linear_probe")
+def test_training_a_head_is_not_called_unfreezing_layers(tmp_path: Path) -> None:
+    context = read_context(studies.compared(tmp_path / "study"))
+    assert any(line.startswith("Unfreezing layers") for line in conclusions(context))
+    probe = next(row for row in context.rows if row.strategy == "linear_probe")
     head = replace(probe, strategy="head", winner=True, seconds=1.5 * (probe.seconds or 0))
-    others = [replace(row, winner=False) for row in found.rows]
-    line = next(x for x in conclusions(replace(found, rows=[head, *others])) if "linear probe" in x)
+    others = [replace(row, winner=False) for row in context.rows]
+    line = next(x for x in conclusions(replace(context, rows=[head, *others])) if "linear probe" in x)
     assert line.startswith("Training a head (head)")
     assert "1.5 times its time" in line
 
@@ -319,8 +328,8 @@ def test_names_are_shortened_and_stay_apart() -> None:
     assert visible("a\u202eb\x00\n") == "a\\u202eb\\u0000\\u000a"
     assert visible("שלום 猫 é\u200d") == "שלום 猫 é\u200d"
     assert len(shortened("y" * 300)) == 48
-    shown = told_apart(["x" * 300 + "<b>", "x" * 300 + "<b>", "x" * 300, "", "a"])
-    assert len(set(shown)) == 5
+    names = unique_names(["x" * 300 + "<b>", "x" * 300 + "<b>", "x" * 300, "", "a"])
+    assert len(set(names)) == 5
     assert visible("\udc80") == "\\udc80"
 
 
@@ -328,24 +337,27 @@ def test_names_are_shortened_and_stay_apart() -> None:
 
 
 def test_figures_are_what_they_say(tmp_path: Path) -> None:
-    told = read(studies.compared(tmp_path / "study"))
-    found = prediction_table.judged(told)
-    assert found is not None
-    assert found.basis == "out of fold"
-    table = prediction_table.confusion(found)
-    assert table.sum() == len(found.paths)
-    accuracy, low, high = prediction_table.interval(told, found)
-    assert accuracy == pytest.approx(np.trace(table) / table.sum())
+    contents = read(studies.compared(tmp_path / "study"))
+    predictions = prediction_table.evaluation_predictions(contents)
+    assert predictions is not None
+    assert predictions.basis == "out of fold"
+    matrix = prediction_table.confusion(predictions)
+    assert matrix.sum() == len(predictions.paths)
+    accuracy, low, high = prediction_table.interval(contents, predictions)
+    assert accuracy == pytest.approx(np.trace(matrix) / matrix.sum())
     assert low < accuracy < high
-    rows = prediction_table.classes(found)
+    rows = prediction_table.classes(predictions)
     assert [row.recall for row in rows] == sorted(row.recall for row in rows)
-    got = prediction_table.calibration(found)
-    assert sum(b.images for b in got.bins) == len(found.paths)
-    assert got.right == pytest.approx(accuracy)
-    wrong = prediction_table.mistakes(found)
-    assert len(wrong) == (found.guesses != found.targets).sum()
-    sure = found.probabilities[wrong, found.guesses[wrong]] - found.probabilities[wrong, found.targets[wrong]]
-    assert (np.diff(sure) <= 0).all()
+    calibration = prediction_table.calibration(predictions)
+    assert sum(b.n_images for b in calibration.bins) == len(predictions.paths)
+    assert calibration.accuracy == pytest.approx(accuracy)
+    wrong = prediction_table.mistakes(predictions)
+    assert len(wrong) == (predictions.predicted != predictions.targets).sum()
+    margin = (
+        predictions.probabilities[wrong, predictions.predicted[wrong]]
+        - predictions.probabilities[wrong, predictions.targets[wrong]]
+    )
+    assert (np.diff(margin) <= 0).all()
 
 
 def test_labels_that_are_wrong_are_doubted(tmp_path: Path) -> None:
@@ -354,26 +366,29 @@ def test_labels_that_are_wrong_are_doubted(tmp_path: Path) -> None:
     assert data is not None
     table = study / "comparisons" / "abc" / "out-of-fold.csv"
     studies.write_answers(table, data.classes, data.samples, 1.0)
-    assert prediction_table.doubtful(read(study), prediction_table.held_out(read(study))).tolist() == []  # type: ignore[arg-type]
+    assert (
+        prediction_table.label_issues(read(study), prediction_table.label_predictions(read(study))).tolist()
+        == []
+    )  # type: ignore[arg-type]
     lines = table.read_text().splitlines()
     lines[4] = re.sub(",cat,", ",newt,", lines[4], count=1)  # said to be a newt, and looks like a cat
     table.write_text("\n".join(lines) + "\n")
-    told = read(study)
-    found = prediction_table.held_out(told)
-    assert found is not None
-    assert prediction_table.doubtful(told, found).tolist() == [3]
+    contents = read(study)
+    predictions = prediction_table.label_predictions(contents)
+    assert predictions is not None
+    assert prediction_table.label_issues(contents, predictions).tolist() == [3]
 
 
 def test_what_was_tried_and_the_front_of_it(tmp_path: Path) -> None:
-    told = read(studies.compared(tmp_path / "study"))
-    rows = {row.strategy: row for row in tried_strategies.tried(told)}
+    contents = read(studies.compared(tmp_path / "study"))
+    rows = {row.strategy: row for row in tried_strategies.strategy_rows(contents)}
     assert set(rows) == set(studies.TRIED)
     assert rows["gradual_unfreeze"].winner
-    assert not rows["full"].whole
+    assert not rows["full"].complete
     assert all(len(row.runs) == 2 for row in rows.values())
     assert rows["full"].low is not None  # from its runs' own tables
     assert [row.cut for row in rows.values()] == [0, 0, 2, 3]
-    front = tried_strategies.pareto(rows.values())
+    front = tried_strategies.pareto_front(rows.values())
     assert [row.strategy for row in front] == ["linear_probe", "top_k(1)", "gradual_unfreeze"]
 
 
@@ -382,33 +397,33 @@ def test_rates_drawn_are_the_rates_trained_with(strategy: str, tmp_path: Path) -
     """The rates of the flow against the optimizer's own groups and shares, on a tiny network."""
     data = studies.begin(tmp_path / "study")
     studies.write_run(tmp_path / "study", strategy, data)
-    told = read(tmp_path / "study")
-    drawn = flow(told, told.runs[0])
+    contents = read(tmp_path / "study")
+    drawn = flow(contents, contents.runs[0])
     assert drawn is not None
-    known, below = hyperparameters(parse(strategy)), len(studies.STAGES) - 1
-    parts = schedule(parse(strategy), stages=below + 1, images=len(data.part("train")), batch=32)
+    parsed, below = hyperparameters(parse(strategy)), len(studies.STAGES) - 1
+    phases = schedule(parse(strategy), stages=below + 1, images=len(data.part("train")), batch=32)
     column = 0
-    for part in parts:
-        for epoch in range(part.epochs):
-            steps = range(epoch * part.steps_per_epoch, (epoch + 1) * part.steps_per_epoch)
-            share = np.mean([lr_schedule.scale(step, part.steps, known.warmup) for step in steps])
+    for phase in phases:
+        for epoch in range(phase.epochs):
+            steps = range(epoch * phase.steps_per_epoch, (epoch + 1) * phase.steps_per_epoch)
+            share = np.mean([lr_schedule.scale(step, phase.steps, parsed.warmup) for step in steps])
             for place, stage in enumerate(drawn.stages):
                 rate = stage.rates[column]
-                if place < part.cut:
+                if place < phase.cut:
                     assert rate is None
                 else:
-                    assert rate == pytest.approx(share * part.lr * known.layer_decay ** (below - place))
+                    assert rate == pytest.approx(share * phase.lr * parsed.layer_decay ** (below - place))
             column += 1
     assert column == len(drawn.columns)
 
 
 def test_peaks_are_the_optimizers() -> None:
     backbone = tiny_backbone()
-    known = hyperparameters(parse("full"))
-    made = groups(backbone, backbone.adapt(3), 0.01, known.layer_decay, known.weight_decay)
-    for group in made:
+    parsed = hyperparameters(parse("full"))
+    parameter_groups = groups(backbone, backbone.adapt(3), 0.01, parsed.layer_decay, parsed.weight_decay)
+    for group in parameter_groups:
         below = len(backbone.stages) - 1 - group["stage"]
-        assert group["peak"] == lr_schedule.peak(0.01, known.layer_decay, below)
+        assert group["peak"] == lr_schedule.peak(0.01, parsed.layer_decay, below)
 
 
 # --- the command, and watching -----------------------------------------------------------------------------
@@ -416,21 +431,23 @@ def test_peaks_are_the_optimizers() -> None:
 
 def test_the_command_prints_the_conclusions_and_one_object(tmp_path: Path) -> None:
     study = studies.fitted(tmp_path / "study")
-    done = CliRunner().invoke(cli, ["report", str(study), "--output", str(tmp_path / "page.html"), "--json"])
-    assert done.exit_code == 0, done.output
-    found = json.loads(done.stdout)
-    assert found["report"] == str(tmp_path / "page.html")
-    assert len(found["conclusions"]) <= 10
-    assert "gradual_unfreeze" in found["conclusions"][0]
+    result = CliRunner().invoke(
+        cli, ["report", str(study), "--output", str(tmp_path / "page.html"), "--json"]
+    )
+    assert result.exit_code == 0, result.output
+    output = json.loads(result.stdout)
+    assert output["report"] == str(tmp_path / "page.html")
+    assert len(output["conclusions"]) <= 10
+    assert "gradual_unfreeze" in output["conclusions"][0]
     assert (tmp_path / "page.html").is_file()
-    done = CliRunner().invoke(cli, ["report", str(study)])
-    assert "91.0 %" in done.stdout
+    result = CliRunner().invoke(cli, ["report", str(study)])
+    assert "91.0 %" in result.stdout
     refused = CliRunner().invoke(cli, ["report", str(tmp_path / "no")])
     assert refused.exit_code == 1
     assert "Traceback" not in refused.output
 
 
-def asked(port: int, path: str, host: str = "127.0.0.1") -> tuple[int, bytes]:
+def get(port: int, path: str, host: str = "127.0.0.1") -> tuple[int, bytes]:
     connection = http.client.HTTPConnection("127.0.0.1", port, timeout=30)
     connection.request("GET", path, headers={"Host": f"{host}:{port}"})
     answer = connection.getresponse()
@@ -444,18 +461,18 @@ def test_a_watched_study_follows_its_files_on_loopback_alone(tmp_path: Path) -> 
     assert served.server_address[0] == "127.0.0.1"
     threading.Thread(target=served.serve_forever, daemon=True).start()
     try:
-        status, first = asked(port, "/")
+        status, first = get(port, "/")
         assert status == 200
-        assert b"1 run at work" in first
+        assert b"1 run unfinished" in first
         assert b"connect-src &#39;self&#39;" in first
-        state = asked(port, "/state")[1]
+        state = get(port, "/state")[1]
         data = read(study).data
         assert data is not None
         studies.write_run(study / "splits" / "fold2", "full", data, keep="last", val=data.samples[:9])
-        assert asked(port, "/state")[1] != state
-        assert b"at work" not in asked(port, "/")[1].split(b"<main")[0]
-        assert asked(port, "/", host="evil.example")[0] == 403
-        assert asked(port, "/../study.json")[0] == 404
+        assert get(port, "/state")[1] != state
+        assert b"unfinished" not in get(port, "/")[1].split(b"<main")[0]
+        assert get(port, "/", host="evil.example")[0] == 403
+        assert get(port, "/../study.json")[0] == 404
         with pytest.raises(UsageError, match="--port"):
             server(study, port)
     finally:
@@ -476,18 +493,18 @@ def test_a_real_run_leaves_its_network_and_looks(tmp_path: Path) -> None:
     data = frostline.load_data(table, near_copies=False)
     options: dict[str, Any] = {"deterministic": True, "flip": "none", "threads": 1}
     run = frostline.train(tiny_backbone(), data, "top_k(1, epochs=6)", study=tmp_path / "study", **options)
-    left = json.loads((run.folder.path / "looks.json").read_text())
-    assert 0 < len(left["rows"]) <= error_gallery.MOST
-    assert left["note"] == ""
-    for row in left["rows"]:
+    gallery = json.loads((run.folder.path / "looks.json").read_text())
+    assert 0 < len(gallery["rows"]) <= error_gallery.MOST
+    assert gallery["note"] == ""
+    for row in gallery["rows"]:
         for name in (row["picture"], row["map"]):
             with Image.open(run.folder.path / "looks" / name) as picture:
                 assert picture.format == "JPEG"
     assert json.loads((run.folder.path / "backbone.json").read_text()) == tiny_backbone().as_dict()
-    made = frostline.report(run.study)
-    assert made.notes == ()
-    page_text = made.path.read_text()
-    assert page_text.count("data:image/jpeg;base64,") == 2 * len(left["rows"])
+    report = frostline.report(run.study)
+    assert report.notes == ()
+    page_text = report.path.read_text()
+    assert page_text.count("data:image/jpeg;base64,") == 2 * len(gallery["rows"])
     assert "class-activation map" in page_text
 
 
@@ -511,23 +528,23 @@ def test_a_comparison_leaves_looks_by_the_models_that_answered(tmp_path: Path) -
     table.write_text("\n".join(line.replace(",train", ",") for line in table.read_text().splitlines()))
     data = frostline.load_data(table, test_size=0.0, val_size=0.0, near_copies=False)
     options: dict[str, Any] = {"deterministic": True, "flip": "none", "threads": 1, "repeats": 1}
-    found = frostline.compare(
+    comparison = frostline.compare(
         tiny_backbone(), data, ["linear_probe", "head(epochs=2)"], study=tmp_path / "study", **options
     )
-    left = json.loads((found.folder / "looks.json").read_text())
+    gallery = json.loads((comparison.folder / "looks.json").read_text())
     wrong = sum(
         row.split(",")[1] != row.split(",")[2]
-        for row in (found.folder / "out-of-fold.csv").read_text().splitlines()[1:]
+        for row in (comparison.folder / "out-of-fold.csv").read_text().splitlines()[1:]
     )
-    assert len(left["rows"]) == min(wrong, error_gallery.MOST)
-    assert all(row["map"] for row in left["rows"])
-    made = frostline.report(found.study)
-    assert made.notes == ()
-    assert "frostline compare" in made.path.read_text()
-    assert "linear_probe" in found._repr_html_()
-    assert len(found.to_pandas()) == 2
-    assert found.plot().spec["data"]["values"]
-    assert "epoch" in found.run.to_pandas() or found.run.strategy == "linear_probe"
+    assert len(gallery["rows"]) == min(wrong, error_gallery.MOST)
+    assert all(row["map"] for row in gallery["rows"])
+    report = frostline.report(comparison.study)
+    assert report.notes == ()
+    assert "frostline compare" in report.path.read_text()
+    assert "linear_probe" in comparison._repr_html_()
+    assert len(comparison.to_pandas()) == 2
+    assert comparison.plot().spec["data"]["values"]
+    assert "epoch" in comparison.run.to_pandas() or comparison.run.strategy == "linear_probe"
 
 
 # --- notebooks ------------------------------------------------------------------------------------------
@@ -546,8 +563,8 @@ def test_a_notebooks_table_escapes_and_pandas_is_asked_for(monkeypatch: pytest.M
 def test_every_chart_is_one_that_vega_lite_knows(tmp_path: Path) -> None:
     import vl_convert
 
-    found = gathered(studies.fitted(tmp_path / "study", studies.EVIL))
-    charts = [chart for section in sections(found) for chart in page.all_charts(section)]
+    context = read_context(studies.fitted(tmp_path / "study", studies.EVIL))
+    charts = [chart for section in sections(context) for chart in page.all_charts(section)]
     assert len(charts) >= 11
     for chart in charts:
         assert vl_convert.vegalite_to_vega(chart.spec)["marks"]

@@ -29,7 +29,7 @@ def browser() -> Iterator[Any]:
     """A headless Chromium, the system's own."""
     from selenium import webdriver
 
-    binary = next((found for name in BINARIES if (found := shutil.which(name))), None)
+    binary = next((path for name in BINARIES if (path := shutil.which(name))), None)
     driver = shutil.which("chromedriver")
     assert binary, "apt-get install chromium"
     assert driver, "apt-get install chromium-driver"
@@ -38,28 +38,28 @@ def browser() -> Iterator[Any]:
     for flag in ("--headless=new", "--no-sandbox", "--disable-dev-shm-usage", "--hide-scrollbars"):
         options.add_argument(flag)
     options.set_capability("goog:loggingPrefs", {"browser": "ALL"})
-    made = webdriver.Chrome(options=options, service=webdriver.ChromeService(driver))
-    made.set_script_timeout(WAIT_S)
-    yield made
-    made.quit()
+    chrome = webdriver.Chrome(options=options, service=webdriver.ChromeService(driver))
+    chrome.set_script_timeout(WAIT_S)
+    yield chrome
+    chrome.quit()
 
 
 def wait(until: Callable[[], Any], what: str) -> Any:
-    ends = time.monotonic() + WAIT_S
-    while time.monotonic() < ends:
-        found = until()
-        if found:
-            return found
+    deadline = time.monotonic() + WAIT_S
+    while time.monotonic() < deadline:
+        result = until()
+        if result:
+            return result
         time.sleep(0.1)
     raise AssertionError(f"waited {WAIT_S:g} s for {what}")
 
 
 def shown(browser: Any, study: Path, size: tuple[int, int] = WIDE, *, dark: bool = False) -> Any:
     """Open a study's report and wait until it is drawn."""
-    made = frostline.report(study)
-    assert made.notes == ()
+    report = frostline.report(study)
+    assert report.notes == ()
     view(browser, size, dark)
-    browser.get(made.path.resolve().as_uri())
+    browser.get(report.path.resolve().as_uri())
     drawn(browser)
     return browser
 
@@ -140,15 +140,15 @@ def test_clicks_pick_a_row_and_filters_filter(browser: Any, tmp_path: Path) -> N
     assert "strategy" in tip.text
 
     cards = "#mistakes .look-at"
-    every = len(browser.find_elements(By.CSS_SELECTOR, cards))
+    n_cards = len(browser.find_elements(By.CSS_SELECTOR, cards))
     browser.execute_script(
         "const by = document.getElementById('by-true'); by.value = 'dog'; by.dispatchEvent(new "
         "Event('change'))"
     )
     left = [card for card in browser.find_elements(By.CSS_SELECTOR, cards) if card.is_displayed()]
-    assert 0 < len(left) < every
+    assert 0 < len(left) < n_cards
     assert {card.get_attribute("data-true") for card in left} == {"dog"}
-    assert browser.find_element(By.ID, "left").text == f"{len(left)} of {every} shown"
+    assert browser.find_element(By.ID, "left").text == f"{len(left)} of {n_cards} shown"
     assert browser.get_log("browser") == []
 
 
@@ -176,7 +176,7 @@ def test_what_was_tried_is_whole_on_a_phone(browser: Any, tmp_path: Path) -> Non
     )
     assert wide <= 0
     name = "return getComputedStyle(document.querySelector('.picks td.n'), '::before').content"
-    assert "right" in browser.execute_script(name)
+    assert "accuracy" in browser.execute_script(name)
     beyond = (
         "return [...document.querySelectorAll('main *')].filter(one => !one.closest('.scroll') && "
         "!one.closest('.unseen') && one.getBoundingClientRect().right > 391).length"
@@ -191,17 +191,17 @@ def test_axe_finds_nothing_serious(browser: Any, size: tuple[int, int], dark: bo
     shown(browser, studies.fitted(tmp_path / "study"), size, dark=dark)
     browser.execute_script("document.querySelectorAll('details').forEach(one => one.open = true)")
     browser.execute_script(axe())
-    found = browser.execute_async_script(
+    output = browser.execute_async_script(
         "const done = arguments[arguments.length - 1]; axe.run(document).then(r => done(JSON.stringify(r)))"
     )
-    result = json.loads(found)
+    result = json.loads(output)
     assert len(result["passes"]) > 20
-    bad = {
-        one["id"]: [node["html"][:160] for node in one["nodes"]][:3]
-        for one in result["violations"]
-        if one["impact"] in ("serious", "critical")
+    violations = {
+        violation["id"]: [node["html"][:160] for node in violation["nodes"]][:3]
+        for violation in result["violations"]
+        if violation["impact"] in ("serious", "critical")
     }
-    assert bad == {}
+    assert violations == {}
 
 
 def axe() -> str:
@@ -220,7 +220,7 @@ def test_a_watched_page_follows_the_study(browser: Any, tmp_path: Path) -> None:
         browser.get(f"http://127.0.0.1:{served.server_address[1]}/")
         drawn(browser)
         live = "return (document.getElementById('live') || {}).textContent"
-        assert "1 run at work" in browser.execute_script(live)
+        assert "1 run unfinished" in browser.execute_script(live)
         data = read(study).data
         assert data is not None
         studies.write_run(study / "splits" / "fold2", "full", data, keep="last", val=data.samples[:9])

@@ -1,11 +1,11 @@
-"""A model to take away: weights, programs and deltas that need no study, each with a model card.
+"""Export a model as weights, a program or a delta that needs no study, with a model card.
 
-naming                         names of classes in Markdown, where they must stay text
-subject ── proof               what is taken away; that it answers what `predict` answers
-snippets                       example code for an image's pixels, as the study makes them
-rebuild                        copied into exports: builds the network again without frostline
-weights · programs · thawed    safetensors · ONNX and torch.export · what was thawed
-card ── folder ── making       the model card; all or nothing; the verb
+markdown                                      escape users' text in Markdown
+exported_model, verification                  the model to export; compare it with `predict`
+code_examples                                 example code that loads an image as the study does
+rebuild                                       copied into exports: builds the network without frostline
+safetensors_export, programs, delta_export    safetensors; ONNX and torch.export; changed weights only
+model_card, output_folder, exporter           the model card; an atomic folder; the function `export`
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""A delta: what a run changed in its base network, and the base network's digest."""
+"""Export a delta: the weights that a run changed in its base network, and the base network's digest."""
 
 from __future__ import annotations
 
@@ -8,30 +8,30 @@ from safetensors.torch import save
 from torch import Tensor, nn
 
 from frostline.errors import ModelError
-from frostline.exports.exported_model import Subject
-from frostline.exports.safetensors_export import Written
+from frostline.exports.exported_model import ExportedModel
+from frostline.exports.safetensors_export import FormatDetails
 from frostline.models import Backbone, zoo
 from frostline.models.zoo import delta
 from frostline.system import directories
 
 
-def write(subject: Subject, place: Path, base: str | nn.Module | Backbone | None) -> Written:
+def write(exported: ExportedModel, folder: Path, base: str | nn.Module | Backbone | None) -> FormatDetails:
     """Write `delta.safetensors`. Raises `ModelError` where the base weights are not those of the run."""
-    found = zoo.load_base(subject.source, base)
-    if found.digest != subject.config["weights"]:
+    backbone = zoo.load_base(exported.source, base)
+    if backbone.digest != exported.config["weights"]:
         raise ModelError(
-            f"These are other base weights: {found.name} has digest {found.digest[: delta.SHOWN]}…, and run "
-            f"{subject.folder.name} began with {subject.config['weights'][: delta.SHOWN]}…. Hand over the "
-            "weights it was trained from: base= in Python, --base FILE at the prompt."
+            f"These are other base weights: {backbone.name} has digest {backbone.digest[: delta.SHOWN]}…, "
+            f"and run {exported.folder.name} began with {exported.config['weights'][: delta.SHOWN]}…. "
+            "Pass the weights it was trained from: base= in Python, --base FILE on the command line."
         )
-    tensors = delta.changed(subject.model, found)
-    directories.write_atomically(place / delta.WEIGHTS, save(tensors, {"format": "pt"}))
-    held = sum(value.numel() for value in tensors.values())
-    whole = sum(value.numel() for value in subject.model.state_dict().values())
+    tensors = delta.changed(exported.model, backbone)
+    directories.write_atomically(folder / delta.WEIGHTS, save(tensors, {"format": "pt"}))
+    n_stored = sum(value.numel() for value in tensors.values())
+    n_parameters = sum(value.numel() for value in exported.model.state_dict().values())
     config = {
-        "num_classes": len(subject.classes),
-        "label_names": subject.classes,
-        "preprocessing": subject.preprocessing.as_dict(),
+        "num_classes": len(exported.classes),
+        "label_names": exported.classes,
+        "preprocessing": exported.preprocessing.as_dict(),
     }
     usage = (
         "import frostline\n\n"
@@ -40,17 +40,21 @@ def write(subject: Subject, place: Path, base: str | nn.Module | Backbone | None
         'model = frostline.load_model("path/to/this/folder")  # a module; softmax gives probabilities'
     )
     note = (
-        f"{held:,} of {whole:,} numbers are here; the rest are {subject.config['model']}'s, which must be at "
-        "hand: other base weights are refused by their digest."
+        f"{n_stored:,} of {n_parameters:,} weights are here; the rest are those of "
+        f"{exported.config['model']}, which are needed: other base weights are refused by their digest."
     )
-    told = {"base": {"source": subject.source, "digest": delta.digest_of(found.model.state_dict())}}
-    model = _together(subject, place, found, tensors)
-    return Written(config, "frostline", usage, model, (note,), told=told)
+    delta_config = {
+        "base": {"source": exported.source, "digest": delta.digest_of(backbone.model.state_dict())}
+    }
+    model = _reassembled(exported, folder, backbone, tensors)
+    return FormatDetails(config, "frostline", usage, model, (note,), delta_config=delta_config)
 
 
-def _together(subject: Subject, place: Path, base: Backbone, tensors: dict[str, Tensor]) -> nn.Module:
-    """Put the delta together again as `frostline.load_model` will. Raises where it is not the same bits."""
-    model = delta.together(place, base, subject.head, len(subject.classes), tensors)
-    if delta.digest_of(model.state_dict()) != subject.digest:
-        raise ModelError(f"The delta of run {subject.folder.name} does not give the same bits again.")
+def _reassembled(
+    exported: ExportedModel, folder: Path, backbone: Backbone, tensors: dict[str, Tensor]
+) -> nn.Module:
+    """Load the delta as `frostline.load_model` does. Raises `ModelError` where the weights differ."""
+    model = delta.together(folder, backbone, exported.head, len(exported.classes), tensors)
+    if delta.digest_of(model.state_dict()) != exported.digest:
+        raise ModelError(f"The delta of run {exported.folder.name} doesn't restore the same weights.")
     return model

@@ -1,4 +1,4 @@
-"""What is taken away: a finished run's model with its temperature folded in, and what is known of it."""
+"""The model to export: a finished run's model with its temperature folded into the head."""
 
 from __future__ import annotations
 
@@ -19,60 +19,60 @@ from frostline.studies.study_folder import RunFolder, Study
 
 
 @dataclass(frozen=True)
-class Subject:
-    """One run. `model` is calibrated: a plain softmax of its logits is what `predictor` says."""
+class ExportedModel:
+    """A run's model. `model` is calibrated: the softmax of its logits gives `predictor`'s probabilities."""
 
     study: Path
     folder: RunFolder
-    best: Best  # why this run, and what was passed over
+    best: Best  # why this run, and which runs were passed over
     config: dict[str, Any]
     result: dict[str, Any]
-    backbone: Backbone  # with random weights: where the head is, and how the network is built
+    backbone: Backbone  # with random weights: the head's place and the network's structure
     model: nn.Module
     predictor: Predictor
 
     @property
     def classes(self) -> list[str]:
-        """The names, in the order of the logits."""
+        """Return the class names, in the order of the logits."""
         return self.predictor.classes
 
     @property
     def preprocessing(self) -> Preprocessing:
-        """How an image becomes the model's input."""
+        """Return how an image becomes the model's input."""
         return self.predictor.preprocessing
 
     @property
     def rendering(self) -> Rendering:
-        """How deep and transparent pixels become RGB, before that."""
+        """Return how deep and transparent pixels become RGB, before preprocessing."""
         return self.predictor.rendering
 
     @property
     def source(self) -> dict[str, Any]:
-        """Where the network came from, as the backbone says."""
+        """Return the backbone's source."""
         return dict(self.config["source"])
 
     @property
     def head(self) -> str:
-        """The head in the strategy's notation: `linear`, `cosine`, `mlp(64)`."""
+        """Return the head in the strategy's notation: `linear`, `cosine`, `mlp(64)`."""
         return parse(self.config["strategy"]).head
 
     @property
     def digest(self) -> str:
-        """SHA-256 of the calibrated weights."""
+        """Return the SHA-256 of the calibrated weights."""
         return digest_of(self.model.state_dict())
 
 
-def subject(study: str | Path, run: str | None, module: nn.Module | None) -> Subject:
-    """Return the run that answers for a study, or the one called `run`. Raises `StudyError`, `ModelError`."""
-    kept = Study.existing(study)
-    best = best_of(kept, run)
+def load_exported_model(study: str | Path, run: str | None, module: nn.Module | None) -> ExportedModel:
+    """Load the model of a study's best run, or of `run`. Raises `StudyError` or `ModelError`."""
+    study_folder = Study.existing(study)
+    best = best_of(study_folder, run)
     folder = best.folder
     config, result = folder.read("config.json"), folder.read("result.json")
     backbone, model = rebuilt(folder, module)
     temperature = float(result["temperature"])
     preprocessing = Preprocessing.from_dict(config["preprocessing"])
-    return Subject(
-        kept.path,
+    return ExportedModel(
+        study_folder.path,
         folder,
         best,
         config,
@@ -90,9 +90,9 @@ def subject(study: str | Path, run: str | None, module: nn.Module | None) -> Sub
 
 
 def calibrated(model: nn.Module, backbone: Backbone, temperature: float) -> nn.Module:
-    """Return a copy whose head gives logits divided by the temperature (twins share one head)."""
-    found = copy.deepcopy(model)
-    layers = {id(part): part for part in map(found.get_submodule, backbone.classifier.names)}
-    for part in layers.values():
-        heads.divide(part, temperature)
-    return found.eval()
+    """Return a copy whose head divides its logits by the temperature (twin classifiers share one head)."""
+    calibrated_model = copy.deepcopy(model)
+    layers = {id(layer): layer for layer in map(calibrated_model.get_submodule, backbone.classifier.names)}
+    for layer in layers.values():
+        heads.divide(layer, temperature)
+    return calibrated_model.eval()

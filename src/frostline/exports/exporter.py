@@ -1,4 +1,4 @@
-"""`export`: a run's model in a folder of its own, checked before it appears."""
+"""`export`: write a run's model to a new folder, verified before the folder appears."""
 
 from __future__ import annotations
 
@@ -20,9 +20,9 @@ from frostline.exports import (
     safetensors_export,
     verification,
 )
-from frostline.exports.exported_model import Subject, subject
-from frostline.exports.safetensors_export import Written
-from frostline.exports.verification import Proof
+from frostline.exports.exported_model import ExportedModel, load_exported_model
+from frostline.exports.safetensors_export import FormatDetails
+from frostline.exports.verification import VerificationResult
 from frostline.models import Backbone
 from frostline.models.zoo import delta
 from frostline.reports import notebook
@@ -32,12 +32,21 @@ from frostline.system import directories, text_output
 
 FORMATS = ("safetensors", "onnx", "torch", "delta")
 CARD = "README.md"
-FORMAT = 1  # of the part of config.json that is frostline's
+FORMAT = 1  # of the "frostline" part of config.json
 
 
 @dataclass(frozen=True)
 class Export:
-    """What was written: `result` holds `export` (the folder), `format`, `files`, `check`, `notes`."""
+    """An export that was written. Every key of `result` is an attribute, too.
+
+    Attributes
+    ----------
+    result
+        `export` (the folder), `format`, `run`, `strategy`, `model`, `classes`, `temperature`, `files`,
+        `bytes`, `check` (the comparison with `predict`), `usage` (Python code) and `notes`.
+    path
+        The folder.
+    """
 
     result: dict[str, Any]
     path: Path
@@ -58,7 +67,7 @@ class Export:
     notes = Figure[list[str]]("What to know of it.")
 
     def _repr_html_(self) -> str:
-        """The files, in a notebook."""
+        """Return the list of files as HTML, for a notebook."""
         return notebook.table_html(f"Export: {self.path.name}", self.result["files"])
 
 
@@ -75,67 +84,104 @@ def export(
     base: str | nn.Module | Backbone | None = None,
     progress: OnProgress | None = None,
 ) -> Export:
-    """Write a run's model to a folder of its own: the one that answers, or the one called `run`.
+    """Write a run's model to a new folder, with a model card.
 
-    `to`: "safetensors" (loads with timm alone where the model is timm's), "onnx", "torch" (torch.export), or
-    "delta" (only what was thawed, for the same base weights). The temperature is folded into the head, so
-    that a plain softmax gives the probabilities `predict` gives. `out` is the folder ["frostline-FORMAT"]; an
-    earlier export of the same format is replaced, anything else refused. `with_preprocessing` lets an ONNX or
-    torch program take uint8 (n, s, s, 3) and normalise it. `fingerprints` of the images that the model
-    learned from (short digests, no picture and no name) let a later training keep them apart from what judges
-    it.
+    The temperature is folded into the head, so that a plain softmax of the logits gives the probabilities of
+    `predict`. The exported model is loaded back and compared with the study's on up to 64 images; where one
+    prediction changes, nothing is written.
 
-    The exported model is loaded back and asked about up to 64 of the study's images, or `images`; if one
-    answer changes, nothing is written. `module` is the architecture of a backbone of your own, `base` its
-    weights, for a delta. Raises `UsageError`, `StudyError`, `ModelError` or `DataError`.
+    Parameters
+    ----------
+    study
+        The study's folder.
+    to
+        "safetensors" (loads with timm alone where the model is timm's), "onnx", "torch" (torch.export), or
+        "delta" (only the weights that training changed, for the same base weights).
+    run
+        The name of a run; by default the study's best run.
+    out
+        The folder; by default "frostline-FORMAT". An earlier export of the same format is replaced, anything
+        else refused.
+    with_preprocessing
+        Whether an ONNX or torch program takes uint8 (n, size, size, 3), and scales and normalises it.
+    fingerprints
+        Whether to include short digests of the training images (no picture and no name), so that a later
+        training can keep these images out of its evaluation.
+    images
+        A file or folder of images to compare on; by default the study's own.
+    module
+        The architecture, for a backbone of your own.
+    base
+        The base weights, for a delta.
+    progress
+        Called with the name of the work, the steps done, and the steps in all.
+
+    Returns
+    -------
+    Export
+        The folder, its files, and the result of the comparison.
+
+    Raises
+    ------
+    UsageError
+        Where an argument doesn't fit the format, or a package is missing.
+    StudyError
+        Where the study or run can't be read, or the folder can't be written.
+    ModelError
+        Where the model can't be exported, or the exported model predicts otherwise.
+    DataError
+        Where none of `images` can be read.
     """
     _check(to, with_preprocessing)
-    place = output_folder.checked(Path(out) if out is not None else Path(f"frostline-{to}"), to)
-    found = subject(study, run, module)
-    shown = verification.pictures(found.study, found.preprocessing, images, found.rendering)
+    folder = output_folder.checked_folder(Path(out) if out is not None else Path(f"frostline-{to}"), to)
+    exported = load_exported_model(study, run, module)
+    check_images = verification.load_check_images(
+        exported.study, exported.preprocessing, images, exported.rendering
+    )
     if progress:
         progress("export", 0, 1)
-    expected = verification.probabilities(found.predictor, shown.pixels)
-    with output_folder.whole(place) as new:
+    expected = verification.predicted_probabilities(exported.predictor, check_images.pixels)
+    with output_folder.atomic_folder(folder) as temporary_folder:
         if to in ("onnx", "torch"):
             write = programs.write_onnx if to == "onnx" else programs.write_torch
-            written, answer = write(found, new, with_preprocessing)
+            details, logits = write(exported, temporary_folder, with_preprocessing)
         elif to == "delta":
-            written = delta_export.write(found, new, base if base is not None else module)
-            answer = verification.logits(written.loaded, found.preprocessing)
+            details = delta_export.write(exported, temporary_folder, base if base is not None else module)
+            logits = verification.logits_function(details.loaded, exported.preprocessing)
         else:
-            written = safetensors_export.write(found, new, shown, module)
-            answer = verification.logits(written.loaded, found.preprocessing)
-        check = verification.compared(expected, answer, shown)
-        if fingerprints and found.folder.fingerprints.is_file():
+            details = safetensors_export.write(exported, temporary_folder, check_images, module)
+            logits = verification.logits_function(details.loaded, exported.preprocessing)
+        check = verification.verify(expected, logits, check_images)
+        if fingerprints and exported.folder.fingerprints.is_file():
             directories.write_atomically(
-                new / found.folder.fingerprints.name, found.folder.fingerprints.read_bytes()
+                temporary_folder / exported.folder.fingerprints.name,
+                exported.folder.fingerprints.read_bytes(),
             )
-        files = _finish(found, to, new, written, check)
+        files = _finish(exported, to, temporary_folder, details, check)
     if progress:
         progress("export", 1, 1)
     result = {
-        "export": str(place),
+        "export": str(folder),
         "format": to,
-        "run": found.folder.name,
-        "strategy": found.config["strategy"],
-        "model": found.config["model"],
-        "why": found.best.why,
-        "passed_over": [one.as_dict() for one in found.best.passed_over],
-        "classes": len(found.classes),
-        "temperature": found.predictor.temperature,
+        "run": exported.folder.name,
+        "strategy": exported.config["strategy"],
+        "model": exported.config["model"],
+        "why": exported.best.why,
+        "passed_over": [run_passed_over.as_dict() for run_passed_over in exported.best.passed_over],
+        "classes": len(exported.classes),
+        "temperature": exported.predictor.temperature,
         "files": files,
         "bytes": sum(row["bytes"] for row in files),
         "check": {
             "images": check.images,
-            "of": check.what,
+            "of": check.source,
             "largest_difference": check.largest_difference,
             "answers_changed": 0,
         },
-        "usage": written.usage,
-        "notes": list(written.notes),
+        "usage": details.usage,
+        "notes": list(details.notes),
     }
-    return Export(plain(result), place)
+    return Export(plain(result), folder)
 
 
 def _check(to: str, with_preprocessing: bool) -> None:
@@ -143,32 +189,34 @@ def _check(to: str, with_preprocessing: bool) -> None:
         raise UsageError(f"to must be one of {', '.join(FORMATS)}, found {to!r}.{did_you_mean(to, FORMATS)}")
     if with_preprocessing and to not in ("onnx", "torch"):
         raise UsageError(
-            f"Preprocessing can be put into a program (onnx, torch), not into {to}, which holds weights: "
-            "config.json says what must happen to an image."
+            f"Preprocessing can be part of a program (onnx, torch), not of {to}, which holds weights: "
+            "config.json describes the preprocessing."
         )
     if to == "onnx":
-        programs.demand_extra()
+        programs.require_onnx()
 
 
-def _finish(found: Subject, to: str, new: Path, written: Written, check: Proof) -> list[dict[str, Any]]:
-    """Write the model card and `config.json`, which says which files are the export's; list them."""
-    (new / CARD).write_bytes(text_output.encoded(model_card.text(found, to, written, check)))
-    names = sorted({path.name for path in new.iterdir()} | {delta.CONFIG})
-    told = {
+def _finish(
+    exported: ExportedModel, to: str, folder: Path, details: FormatDetails, check: VerificationResult
+) -> list[dict[str, Any]]:
+    """Write the model card and `config.json`, which lists the export's files; return their sizes."""
+    (folder / CARD).write_bytes(text_output.encoded(model_card.text(exported, to, details, check)))
+    names = sorted({path.name for path in folder.iterdir()} | {delta.CONFIG})
+    frostline_config = {
         "export": to,
         "format": FORMAT,
         "version": metadata.version("frostline"),
-        "run": found.folder.name,
-        "strategy": found.config["strategy"],
-        "head": found.head,
-        "temperature": found.predictor.temperature,
-        "digest": found.digest,
-        "source": found.source,
-        "preprocessing": found.preprocessing.as_dict(),
-        "rendering": found.rendering.as_dict(),
-        **written.told,
+        "run": exported.folder.name,
+        "strategy": exported.config["strategy"],
+        "head": exported.head,
+        "temperature": exported.predictor.temperature,
+        "digest": exported.digest,
+        "source": exported.source,
+        "preprocessing": exported.preprocessing.as_dict(),
+        "rendering": exported.rendering.as_dict(),
+        **details.delta_config,
         "files": names,
     }
-    text = json.dumps(plain({**written.config, "frostline": told}), indent=1, allow_nan=False)
-    (new / delta.CONFIG).write_text(text + "\n", encoding="utf-8")
-    return [{"name": name, "bytes": (new / name).stat().st_size} for name in names]
+    text = json.dumps(plain({**details.config, "frostline": frostline_config}), indent=1, allow_nan=False)
+    (folder / delta.CONFIG).write_text(text + "\n", encoding="utf-8")
+    return [{"name": name, "bytes": (folder / name).stat().st_size} for name in names]

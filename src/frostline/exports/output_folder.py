@@ -1,4 +1,4 @@
-"""A folder that appears whole or not at all, and takes no one else's place."""
+"""An output folder that is written atomically, and never replaces other files."""
 
 from __future__ import annotations
 
@@ -13,69 +13,69 @@ from frostline.errors import StudyError
 from frostline.system import directories
 from frostline.system.directories import CONFIG, exported_as
 
-OLD = "old"  # the ending of an earlier export while the new one takes its place
+OLD = "old"  # suffix of an earlier export while the new one replaces it
 
 
-def checked(out: Path, kind: str) -> Path:
-    """Return the folder's full path. Raises `StudyError` where something else is there."""
-    place = out.expanduser().absolute()
-    place = place.resolve() if place.is_symlink() else place
-    if place.exists() and not place.is_dir():
+def checked_folder(out: Path, kind: str) -> Path:
+    """Return the folder's full path. Raises `StudyError` where it holds anything but an earlier export."""
+    folder = out.expanduser().absolute()
+    folder = folder.resolve() if folder.is_symlink() else folder
+    if folder.exists() and not folder.is_dir():
         raise StudyError(f"{out} is a file. Name a folder with --out.")
-    if place == Path.cwd() or place in Path.cwd().parents:
+    if folder == Path.cwd() or folder in Path.cwd().parents:
         raise StudyError(f"{out} is the folder you are in, or above it. Name another with --out.")
-    if place.is_dir() and any(place.iterdir()):
-        _refuse_strangers(place, out, kind)
-    return place
+    if folder.is_dir() and any(folder.iterdir()):
+        _refuse_other_files(folder, out, kind)
+    return folder
 
 
-def _refuse_strangers(place: Path, out: Path, kind: str) -> None:
-    if exported_as(place) != kind:
+def _refuse_other_files(folder: Path, out: Path, kind: str) -> None:
+    if exported_as(folder) != kind:
         raise StudyError(
             f"{out} is not empty, and holds no earlier {kind} export. Nothing was written: name another "
             "folder with --out."
         )
-    card = json.loads((place / CONFIG).read_text(encoding="utf-8"))["frostline"]
-    known = {CONFIG, *map(str, card.get("files", ()))}
-    strange = sorted(entry.name for entry in place.iterdir() if entry.name not in known)
-    if strange:
+    frostline_config = json.loads((folder / CONFIG).read_text(encoding="utf-8"))["frostline"]
+    own_files = {CONFIG, *map(str, frostline_config.get("files", ()))}
+    other_files = sorted(entry.name for entry in folder.iterdir() if entry.name not in own_files)
+    if other_files:
         raise StudyError(
-            f"{out} holds an earlier export and {len(strange)} more ({', '.join(strange[:3])}), which would "
-            "be lost. Nothing was written: move them, or name another folder with --out."
+            f"{out} holds an earlier export and {len(other_files)} more ({', '.join(other_files[:3])}), "
+            "which would be lost. Nothing was written: move them, or name another folder with --out."
         )
 
 
 @contextmanager
-def whole(place: Path) -> Iterator[Path]:
-    """Yield a new folder beside `place`, which takes its place if the block ends well, else is removed.
+def atomic_folder(folder: Path) -> Iterator[Path]:
+    """Yield a temporary folder, which replaces `folder` if the block succeeds and is removed otherwise.
 
     Raises `StudyError` where nothing can be written, or the disk is full.
     """
-    temporary = directories.temporary(place)
+    temporary_folder = directories.temporary(folder)
     try:
-        place.parent.mkdir(parents=True, exist_ok=True)
-        _tidy(place)
-        shutil.rmtree(temporary, ignore_errors=True)
-        temporary.mkdir()
-        yield temporary
-        _sync(temporary)
-        _swap(temporary, place)
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        _remove_leftovers(folder)
+        shutil.rmtree(temporary_folder, ignore_errors=True)
+        temporary_folder.mkdir()
+        yield temporary_folder
+        _sync(temporary_folder)
+        _swap(temporary_folder, folder)
     except OSError as error:
         reason = error.strerror or str(error)
         raise StudyError(
-            f"The export cannot be written to {place} ({reason}). Nothing was left there."
+            f"The export cannot be written to {folder} ({reason}). Nothing was left there."
         ) from None
     finally:
-        shutil.rmtree(temporary, ignore_errors=True)
+        shutil.rmtree(temporary_folder, ignore_errors=True)
 
 
-def _tidy(place: Path) -> None:
-    """Remove what a killed export left beside `place`; an export that it had put aside comes back."""
-    for old in directories.left_behind(place, OLD):
-        if not place.exists():
-            old.rename(place)
-    for left in [*directories.left_behind(place), *directories.left_behind(place, OLD)]:
-        shutil.rmtree(left, ignore_errors=True)
+def _remove_leftovers(folder: Path) -> None:
+    """Remove what a killed export left beside `folder`, and restore the export that it had moved."""
+    for backup in directories.left_behind(folder, OLD):
+        if not folder.exists():
+            backup.rename(folder)
+    for leftover in [*directories.left_behind(folder), *directories.left_behind(folder, OLD)]:
+        shutil.rmtree(leftover, ignore_errors=True)
 
 
 def _sync(folder: Path) -> None:
@@ -84,15 +84,15 @@ def _sync(folder: Path) -> None:
             os.fsync(file.fileno())
 
 
-def _swap(new: Path, place: Path) -> None:
-    """Put `new` where `place` is; what was there is removed last."""
-    old = directories.temporary(place, OLD)
-    if place.exists():
-        place.rename(old)
+def _swap(new: Path, folder: Path) -> None:
+    """Replace `folder` by `new`; the old one is removed last."""
+    backup = directories.temporary(folder, OLD)
+    if folder.exists():
+        folder.rename(backup)
     try:
-        new.rename(place)
+        new.rename(folder)
     except OSError:
-        if old.exists():
-            old.rename(place)
+        if backup.exists():
+            backup.rename(folder)
         raise
-    shutil.rmtree(old, ignore_errors=True)
+    shutil.rmtree(backup, ignore_errors=True)

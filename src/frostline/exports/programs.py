@@ -1,8 +1,8 @@
-"""ONNX and torch.export: the network as a program that needs no Python of ours.
+"""Export as ONNX or torch.export: the network as a program that needs no frostline.
 
-The batch is free, the image's size is not. With preprocessing the program takes bytes as decoders give them,
-and scales and normalises them itself; resizing stays outside, since Pillow's, which the network was trained
-with, rounds to bytes between its two passes, and no operator of ONNX or torch does just that.
+The batch size is dynamic, the image size fixed. With preprocessing the program takes uint8 images, and scales
+and normalises them itself; resizing stays outside, since Pillow's, which the network was trained with, rounds
+to bytes between its two passes, and no operator of ONNX or torch does the same.
 """
 
 from __future__ import annotations
@@ -23,20 +23,20 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from frostline.errors import ModelError, UsageError
-from frostline.exports.exported_model import Subject
-from frostline.exports.safetensors_export import Written
-from frostline.exports.verification import Answer
+from frostline.exports.exported_model import ExportedModel
+from frostline.exports.safetensors_export import FormatDetails
+from frostline.exports.verification import LogitsFunction
 from frostline.models import Preprocessing
 
 ONNX, TORCH = "model.onnx", "model.pt2"
 INPUT, OUTPUT = "images", "logits"
 # Protocol Buffers hold at most 2 GiB in one file; ONNX keeps larger weights in a second one.
 MOST_BYTES_IN_ONE_FILE = 1_900_000_000
-NEEDED = ("onnx", "onnxscript", "onnxruntime")
+ONNX_PACKAGES = ("onnx", "onnxscript", "onnxruntime")
 
 
 class FromBytes(nn.Module):
-    """Takes uint8 (n, s, s, 3), red first, as image decoders give them; answers logits (n, classes)."""
+    """Normalise uint8 RGB images (n, size, size, 3), and return the model's logits (n, classes)."""
 
     mean: Tensor
     std: Tensor
@@ -50,13 +50,13 @@ class FromBytes(nn.Module):
     def forward(self, images: Tensor) -> Tensor:
         """Return logits (n, classes)."""
         scaled = images.permute(0, 3, 1, 2).to(torch.float32) / 255.0
-        answer: Tensor = self.model((scaled - self.mean) / self.std)
-        return answer
+        logits: Tensor = self.model((scaled - self.mean) / self.std)
+        return logits
 
 
-def demand_extra() -> None:
-    """Raise `UsageError` with the pip line where what ONNX needs is not installed."""
-    missing = [name for name in NEEDED if importlib.util.find_spec(name) is None]
+def require_onnx() -> None:
+    """Raise `UsageError` with the pip command where a package for ONNX is not installed."""
+    missing = [name for name in ONNX_PACKAGES if importlib.util.find_spec(name) is None]
     if missing:
         raise UsageError(
             f"--to onnx needs {', '.join(missing)}, which {'is' if len(missing) == 1 else 'are'} not "
@@ -64,100 +64,118 @@ def demand_extra() -> None:
         )
 
 
-def write_torch(subject: Subject, place: Path, included: bool) -> tuple[Written, Answer]:
-    """Write `model.pt2`, and load it back as something to ask."""
-    program = _traced(subject, included)
+def write_torch(
+    exported: ExportedModel, folder: Path, with_preprocessing: bool
+) -> tuple[FormatDetails, LogitsFunction]:
+    """Write `model.pt2`, and load it back as a function of pixels."""
+    program = _exported_program(exported, with_preprocessing)
     program.example_inputs = None  # torch would pickle them
-    config = described(subject, included)
-    with _quietly():
-        torch.export.save(program, place / TORCH, extra_files={"config.json": json.dumps(config)})
-        loaded = torch.export.load(place / TORCH).module()
+    config = program_config(exported, with_preprocessing)
+    with _silenced():
+        torch.export.save(program, folder / TORCH, extra_files={"config.json": json.dumps(config)})
+        loaded = torch.export.load(folder / TORCH).module()
     usage = (
         "import torch\n\n"
         'model = torch.export.load("path/to/this/folder/model.pt2").module()\n'
-        f"probabilities = model(images).softmax(dim=1)  # images: {_taken(subject, included)}"
+        "probabilities = model(images).softmax(dim=1)  "
+        f"# images: {_input_description(exported, with_preprocessing)}"
     )
-    return Written(config, "pytorch", usage, notes=_notes(included)), _of_module(loaded, subject, included)
+    return FormatDetails(config, "pytorch", usage, notes=_notes(with_preprocessing)), _module_logits(
+        loaded, exported, with_preprocessing
+    )
 
 
-def write_onnx(subject: Subject, place: Path, included: bool) -> tuple[Written, Answer]:
-    """Write `model.onnx`, and open it in ONNX Runtime as something to ask."""
-    config = described(subject, included)
+def write_onnx(
+    exported: ExportedModel, folder: Path, with_preprocessing: bool
+) -> tuple[FormatDetails, LogitsFunction]:
+    """Write `model.onnx`, and open it in ONNX Runtime as a function of pixels."""
+    config = program_config(exported, with_preprocessing)
     try:
-        with _quietly():
-            made: Any = torch.onnx.export(
-                _traced(subject, included),
+        with _silenced():
+            onnx_program: Any = torch.onnx.export(
+                _exported_program(exported, with_preprocessing),
                 dynamo=True,
                 input_names=[INPUT],
                 output_names=[OUTPUT],
                 verbose=False,
             )
     except (torch.onnx.OnnxExporterError, RuntimeError) as error:
-        raise ModelError(f"{subject.config['model']} cannot be put in ONNX: {_first_line(error)}") from error
-    _forget_machine(made.model)
-    made.model.metadata_props.update({key: json.dumps(value) for key, value in config.items()})
-    weights = sum(value.numel() * value.element_size() for value in subject.model.state_dict().values())
-    made.save(place / ONNX, external_data=weights > MOST_BYTES_IN_ONE_FILE)
+        raise ModelError(
+            f"{exported.config['model']} cannot be exported to ONNX: {_first_line(error)}"
+        ) from error
+    _remove_local_paths(onnx_program.model)
+    onnx_program.model.metadata_props.update({key: json.dumps(value) for key, value in config.items()})
+    weights = sum(value.numel() * value.element_size() for value in exported.model.state_dict().values())
+    onnx_program.save(folder / ONNX, external_data=weights > MOST_BYTES_IN_ONE_FILE)
     usage = (
         "import onnxruntime\nfrom scipy.special import softmax\n\n"
         'session = onnxruntime.InferenceSession("path/to/this/folder/model.onnx")\n'
-        f'logits = session.run(["{OUTPUT}"], {{"{INPUT}": images}})[0]  # {_taken(subject, included)}\n'
+        f'logits = session.run(["{OUTPUT}"], {{"{INPUT}": images}})[0]  '
+        f"# {_input_description(exported, with_preprocessing)}\n"
         "probabilities = softmax(logits, axis=1)"
     )
-    return Written(config, "onnx", usage, notes=_notes(included)), _of_onnx(place / ONNX, subject, included)
+    return FormatDetails(config, "onnx", usage, notes=_notes(with_preprocessing)), _onnx_logits(
+        folder / ONNX, exported, with_preprocessing
+    )
 
 
-def described(subject: Subject, included: bool) -> dict[str, Any]:
-    """Return `config.json`: names, what goes in and comes out, and what must happen to an image before."""
-    seen = subject.preprocessing
-    side = seen.size
-    shape = ["batch", side, side, 3] if included else ["batch", 3, side, side]
+def program_config(exported: ExportedModel, with_preprocessing: bool) -> dict[str, Any]:
+    """Return `config.json`: class names, input, output, and the preprocessing of an image."""
+    preprocessing = exported.preprocessing
+    size = preprocessing.size
+    shape = ["batch", size, size, 3] if with_preprocessing else ["batch", 3, size, size]
     return {
-        "num_classes": len(subject.classes),
-        "label_names": subject.classes,
-        "input": {"name": INPUT, "dtype": "uint8" if included else "float32", "shape": shape},
-        "output": {"name": OUTPUT, "shape": ["batch", len(subject.classes)], "probabilities": "softmax"},
+        "num_classes": len(exported.classes),
+        "label_names": exported.classes,
+        "input": {"name": INPUT, "dtype": "uint8" if with_preprocessing else "float32", "shape": shape},
+        "output": {"name": OUTPUT, "shape": ["batch", len(exported.classes)], "probabilities": "softmax"},
         "preprocessing": {
-            **seen.as_dict(),
+            **preprocessing.as_dict(),
             # pixels: of the shorter side where crop_mode is center or floor, of the longer where it is border
-            "resize": math.floor(side / seen.crop_pct),
-            **({"fill": list(seen.fill)} if seen.resize == "pad" else {}),
-            "words": seen.text,
-            "included": ["scale", "normalise"] if included else [],
+            "resize": math.floor(size / preprocessing.crop_pct),
+            **({"fill": list(preprocessing.fill)} if preprocessing.resize == "pad" else {}),
+            "words": preprocessing.text,
+            "included": ["scale", "normalise"] if with_preprocessing else [],
         },
-        "rendering": subject.rendering.as_dict(),
+        "rendering": exported.rendering.as_dict(),
     }
 
 
-def _taken(subject: Subject, included: bool) -> str:
-    side = subject.preprocessing.size
-    return f"uint8 (n, {side}, {side}, 3), RGB" if included else f"float32 (n, 3, {side}, {side}), normalised"
+def _input_description(exported: ExportedModel, with_preprocessing: bool) -> str:
+    size = exported.preprocessing.size
+    return (
+        f"uint8 (n, {size}, {size}, 3), RGB"
+        if with_preprocessing
+        else f"float32 (n, 3, {size}, {size}), normalised"
+    )
 
 
-def _notes(included: bool) -> tuple[str, ...]:
-    if included:
+def _notes(with_preprocessing: bool) -> tuple[str, ...]:
+    if with_preprocessing:
         note = (
             "Scaling to 0–1 and normalisation are in the program; resizing and cropping are not, since no "
-            "operator does to the bit what Pillow does. config.json says how."
+            "operator gives the same pixels as Pillow. config.json describes them."
         )
         return (note,)
-    return ("No preprocessing is in the program; config.json says what must happen to an image before.",)
+    return ("No preprocessing is in the program; config.json describes it.",)
 
 
-def _traced(subject: Subject, included: bool) -> torch.export.ExportedProgram:
-    """Return the network as a program for any number of images, without a trace of this machine."""
-    side = subject.preprocessing.size
-    model = FromBytes(subject.model, subject.preprocessing).eval() if included else subject.model
+def _exported_program(exported: ExportedModel, with_preprocessing: bool) -> torch.export.ExportedProgram:
+    """Return the network as a program with a dynamic batch size, without local file names."""
+    size = exported.preprocessing.size
+    model = FromBytes(exported.model, exported.preprocessing).eval() if with_preprocessing else exported.model
     example = (
-        torch.zeros((2, side, side, 3), dtype=torch.uint8) if included else torch.zeros(2, 3, side, side)
+        torch.zeros((2, size, size, 3), dtype=torch.uint8)
+        if with_preprocessing
+        else torch.zeros(2, 3, size, size)
     )
     batch = torch.export.Dim("batch", min=1)
     try:
-        with _quietly(), torch.no_grad():
+        with _silenced(), torch.no_grad():
             program = torch.export.export(model, (example,), dynamic_shapes=({0: batch},), strict=False)
-    except Exception as error:  # whatever a network does that torch.export cannot follow
+    except Exception as error:  # torch.export raises many kinds
         raise ModelError(
-            f"torch.export cannot follow {subject.config['model']}: {_first_line(error)} "
+            f"torch.export cannot follow {exported.config['model']}: {_first_line(error)} "
             "Take --to safetensors instead."
         ) from error
     for node in program.graph.nodes:
@@ -165,48 +183,48 @@ def _traced(subject: Subject, included: bool) -> torch.export.ExportedProgram:
     return program
 
 
-def _forget_machine(model: Any) -> None:
-    """Take names of files on this machine out of an ONNX model's nodes."""
+def _remove_local_paths(model: Any) -> None:
+    """Remove local file names from an ONNX model's nodes."""
     for graph in (model.graph, *model.functions.values()):
         for node in graph.all_nodes():
             node.metadata_props.clear()
 
 
-def _of_module(model: nn.Module, subject: Subject, included: bool) -> Answer:
-    def answer(pixels: Tensor) -> NDArray[np.float32]:
+def _module_logits(model: nn.Module, exported: ExportedModel, with_preprocessing: bool) -> LogitsFunction:
+    def logits(pixels: Tensor) -> NDArray[np.float32]:
         with torch.inference_mode():
-            return np.asarray(model(_input(pixels, subject.preprocessing, included)).numpy())
+            return np.asarray(model(_model_input(pixels, exported.preprocessing, with_preprocessing)).numpy())
 
-    return answer
+    return logits
 
 
-def _of_onnx(path: Path, subject: Subject, included: bool) -> Answer:
+def _onnx_logits(path: Path, exported: ExportedModel, with_preprocessing: bool) -> LogitsFunction:
     import onnxruntime
 
     session = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
 
-    def answer(pixels: Tensor) -> NDArray[np.float32]:
-        given = _input(pixels, subject.preprocessing, included).contiguous().numpy()
-        return np.asarray(session.run([OUTPUT], {INPUT: given})[0])
+    def logits(pixels: Tensor) -> NDArray[np.float32]:
+        inputs = _model_input(pixels, exported.preprocessing, with_preprocessing).contiguous().numpy()
+        return np.asarray(session.run([OUTPUT], {INPUT: inputs})[0])
 
-    return answer
+    return logits
 
 
-def _input(pixels: Tensor, preprocessing: Preprocessing, included: bool) -> Tensor:
-    return pixels.permute(0, 2, 3, 1) if included else preprocessing.normalise(pixels)
+def _model_input(pixels: Tensor, preprocessing: Preprocessing, with_preprocessing: bool) -> Tensor:
+    return pixels.permute(0, 2, 3, 1) if with_preprocessing else preprocessing.normalise(pixels)
 
 
 @contextmanager
-def _quietly() -> Iterator[None]:
-    """Keep the exporters' own remarks off the terminal: what matters is checked afterwards."""
-    before = logging.root.manager.disable
+def _silenced() -> Iterator[None]:
+    """Silence the exporters' warnings and log messages: the export is verified afterwards."""
+    disabled_level = logging.root.manager.disable
     logging.disable(logging.WARNING)
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             yield
     finally:
-        logging.disable(before)
+        logging.disable(disabled_level)
 
 
 def _first_line(error: BaseException) -> str:

@@ -1,9 +1,9 @@
-"""Build this network again and load its weights. Needs torch, safetensors and the library it came from.
+"""Build this network and load its weights. Needs torch, safetensors and the network's own library.
 
     from load import load
     model = load("path/to/this/folder")   # logits; softmax gives calibrated probabilities
 
-A network that was your own module is handed over, as it was handed over for training: load(folder, module).
+For a network that was your own module, pass the module, as for training: load(folder, module).
 """
 
 from __future__ import annotations
@@ -33,65 +33,67 @@ class Cosine(nn.Module):
 
 def load(folder: str | Path, module: nn.Module | None = None) -> nn.Module:
     """Return the model in eval mode. Input: float32 (n, 3, size, size); output: logits (n, classes)."""
-    place = Path(folder)
-    config = json.loads((place / "config.json").read_text(encoding="utf-8"))
-    told = config["rebuild"]
-    model = network(told) if module is None else module
-    layer = around(told["head"], head(told["head"], config["num_classes"]))
-    for name in told["head"]["names"]:
+    path = Path(folder)
+    config = json.loads((path / "config.json").read_text(encoding="utf-8"))
+    spec = config["rebuild"]
+    model = network(spec) if module is None else module
+    layer = with_pooling(spec["head"], head(spec["head"], config["num_classes"]))
+    for name in spec["head"]["names"]:
         parent, _, leaf = name.rpartition(".")
         setattr(model.get_submodule(parent), leaf, layer)
-    model.load_state_dict(load_file(place / "model.safetensors"))
+    model.load_state_dict(load_file(path / "model.safetensors"))
     return model.eval()
 
 
-def network(told: dict[str, Any]) -> nn.Module:
+def network(spec: dict[str, Any]) -> nn.Module:
     """Return the network without its weights."""
-    if told["library"] == "timm":
+    if spec["library"] == "timm":
         import timm
 
-        made: nn.Module = timm.create_model(told["architecture"], pretrained=False, **told["arguments"])
-        return made
-    if told["library"] == "torchvision":
+        timm_model: nn.Module = timm.create_model(spec["architecture"], pretrained=False, **spec["arguments"])
+        return timm_model
+    if spec["library"] == "torchvision":
         from torchvision import models
 
-        built: nn.Module = models.get_model(told["architecture"], weights=None, **told["arguments"])
-        return built
-    if told["library"] == "hf":
-        return of_transformers(told)
+        torchvision_model: nn.Module = models.get_model(
+            spec["architecture"], weights=None, **spec["arguments"]
+        )
+        return torchvision_model
+    if spec["library"] == "hf":
+        return transformers_network(spec)
     raise ValueError(
-        f"This network was a module of its owner's ({told['architecture']}): load(folder, module)"
+        f"This network was the owner's own module ({spec['architecture']}): load(folder, module)"
     )
 
 
-def of_transformers(told: dict[str, Any]) -> nn.Module:
-    """Return a network of transformers without its weights, whose call answers logits alone."""
+def transformers_network(spec: dict[str, Any]) -> nn.Module:
+    """Return a network of transformers without its weights, whose call returns only the logits."""
     from transformers import AutoConfig, AutoModelForImageClassification
 
-    config = AutoConfig.for_model(told["architecture"], **told["arguments"])
+    config = AutoConfig.for_model(spec["architecture"], **spec["arguments"])
     builder: Any = AutoModelForImageClassification
-    made: nn.Module = builder.from_config(config)
-    kind: Any = type(made)
+    model: nn.Module = builder.from_config(config)
+    model_class: Any = type(model)
 
     def forward(self: Any, pixel_values: Tensor) -> Tensor:
-        logits: Tensor = kind.forward(self, pixel_values, return_dict=True).logits
+        logits: Tensor = model_class.forward(self, pixel_values, return_dict=True).logits
         return logits
 
-    made.__class__ = type(kind.__name__, (kind,), {"forward": forward})
-    return made
+    model.__class__ = type(model_class.__name__, (model_class,), {"forward": forward})
+    return model
 
 
-def head(told: dict[str, Any], classes: int) -> nn.Module:
-    """Return the head that was trained: linear, cosine, or an MLP."""
-    width, hidden = told["width"], told["hidden"]
+def head(spec: dict[str, Any], classes: int) -> nn.Module:
+    """Return the head: linear, cosine, or an MLP."""
+    width, hidden = spec["width"], spec["hidden"]
     if hidden:
         return nn.Sequential(nn.Linear(width, hidden), nn.GELU(), nn.Linear(hidden, classes))
-    return Cosine(width, classes) if told["layer"] == "cosine" else nn.Linear(width, classes)
+    return Cosine(width, classes) if spec["layer"] == "cosine" else nn.Linear(width, classes)
 
 
-def around(told: dict[str, Any], layer: nn.Module) -> nn.Module:
-    """Return the head with the pooling that goes with it, where the network's own head took a map."""
-    if told["kind"] == "flat":
+def with_pooling(spec: dict[str, Any], layer: nn.Module) -> nn.Module:
+    """Return the head, with pooling where the network's own head takes a feature map."""
+    if spec["kind"] == "flat":
         return layer
-    shape = [nn.Unflatten(1, (-1, 1, 1))] if told["kind"] == "map4" else []
+    shape = [nn.Unflatten(1, (-1, 1, 1))] if spec["kind"] == "map4" else []
     return nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Flatten(1), layer, *shape)

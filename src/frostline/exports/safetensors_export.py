@@ -1,7 +1,7 @@
-"""safetensors: in timm's own names where the model is one of timm's, else with what builds it again.
+"""Export as safetensors: with timm's own names where the model is timm's, else with code that rebuilds it.
 
-timm of 1.0.16 and newer reads such a folder with `local-dir:`, the hub with `hf-hub:`, transformers by its
-TimmWrapper. Every export is loaded back and compared before it is handed over.
+timm 1.0.16 and newer reads such a folder with `local-dir:`, the hub with `hf-hub:`, transformers by its
+TimmWrapper. Every export is loaded back and compared before it is returned.
 """
 
 from __future__ import annotations
@@ -21,89 +21,99 @@ from torch import Tensor, nn
 
 from frostline.errors import ModelError
 from frostline.exports import code_examples, rebuild
-from frostline.exports.exported_model import Subject
-from frostline.exports.verification import Pictures, asked, logits
+from frostline.exports.exported_model import ExportedModel
+from frostline.exports.verification import CheckImages, logits_function, predict_logits
 from frostline.models import Preprocessing, zoo
 from frostline.models.zoo import hugging_face
 from frostline.system import directories
 
 WEIGHTS, LOADER = "model.safetensors", "load.py"
-# Where the pixels can't be described to transformers.
-NO_PROCESSOR = "transformers has no image processor for these pixels: config.json says how they are made."
-# What timm must know of a network's own shape; where its weights came from is for the model card.
-THEIRS = (
+# The note where transformers has no equivalent of the preprocessing.
+NO_PROCESSOR = "transformers has no image processor for this preprocessing: config.json describes it."
+TRANSFORMERS_USAGE = (
     "import torch\nfrom transformers import AutoModelForImageClassification\n\n"
     'model = AutoModelForImageClassification.from_pretrained("path/to/this/folder").eval()\n'
-    "with torch.inference_mode():  # pixels: float32 (n, 3, size, size), made as `preprocessing` says\n"
+    "with torch.inference_mode():  # pixels: float32 (n, 3, size, size), see `preprocessing`\n"
     "    probabilities = model(pixels).logits.softmax(dim=1)  # in the order of label_names in config.json"
 )
-SHAPE = ("fixed_input_size", "first_conv", "classifier")
+# Keys of timm's configuration about a network's shape; the source of its weights is in the model card.
+SHAPE_KEYS = ("fixed_input_size", "first_conv", "classifier")
 
 
 @dataclass(frozen=True)
-class Written:
-    """What one format leaves beside the model card: `config.json`, how to load it, and sentences."""
+class FormatDetails:
+    """The details of one format for the model card: `config.json`, how to load it, and notes."""
 
     config: dict[str, Any]
-    loaded_by: str  # the hub's name of what loads it
+    loaded_by: str  # the hub's name of the library that loads it
     usage: str  # Python, for the model card
-    model: nn.Module | None = None  # put together again from what was written
+    model: nn.Module | None = None  # loaded back from the files
     notes: tuple[str, ...] = ()
     tags: tuple[str, ...] = ()
-    told: dict[str, Any] = field(default_factory=dict)  # what a delta must know of its base
+    delta_config: dict[str, Any] = field(default_factory=dict)  # a delta's base: source and digest
 
     @property
     def loaded(self) -> nn.Module:
-        """The model as it was loaded back."""
+        """Return the model that was loaded back."""
         assert self.model is not None
         return self.model
 
 
-def write(subject: Subject, place: Path, shown: Pictures, module: nn.Module | None) -> Written:
-    """Write `model.safetensors` with what loads it, and load it back."""
-    state = _in_timm_names(subject) if subject.source["kind"] == "timm" else None
+def write(
+    exported: ExportedModel, folder: Path, check_images: CheckImages, module: nn.Module | None
+) -> FormatDetails:
+    """Write `model.safetensors` with its configuration or loader, and load it back."""
+    state = _timm_state(exported) if exported.source["kind"] == "timm" else None
     if state is None:
-        return _with_loader(subject, place, shown, module)
-    return _for_timm(subject, place, shown, state)
+        return _write_with_loader(exported, folder, check_images, module)
+    return _write_for_timm(exported, folder, check_images, state)
 
 
-def _in_timm_names(subject: Subject) -> dict[str, Tensor] | None:
-    """Return the weights as timm names and shapes them; `None` where timm has no such head."""
-    if subject.head != "linear":
+def _timm_state(exported: ExportedModel) -> dict[str, Tensor] | None:
+    """Return the weights with timm's names and shapes; `None` where timm has no such head."""
+    if exported.head != "linear":
         return None
-    target = zoo.architecture_of(subject.source, len(subject.classes)).build_seeded().state_dict()
-    own = {name: value.detach().contiguous() for name, value in subject.model.state_dict().items()}
-    found: dict[str, Tensor] = {}
-    for name, like in target.items():
-        value = own.get(name)
-        if value is None and subject.backbone.classifier.owns(name):
-            value = _of_head(own, name, like)
-        if value is None or value.shape != like.shape:
+    target = zoo.architecture_of(exported.source, len(exported.classes)).build_seeded().state_dict()
+    own_state = {name: value.detach().contiguous() for name, value in exported.model.state_dict().items()}
+    state: dict[str, Tensor] = {}
+    for name, target_tensor in target.items():
+        value = own_state.get(name)
+        if value is None and exported.backbone.classifier.owns(name):
+            value = _head_tensor(own_state, name, target_tensor)
+        if value is None or value.shape != target_tensor.shape:
             return None
-        found[name] = value.clone()
-    rest = [name for name in own if name not in target and not subject.backbone.classifier.owns(name)]
-    return None if rest else found
+        state[name] = value.clone()
+    unmatched = [
+        name for name in own_state if name not in target and not exported.backbone.classifier.owns(name)
+    ]
+    return None if unmatched else state
 
 
-def _of_head(own: Mapping[str, Tensor], name: str, like: Tensor) -> Tensor | None:
+def _head_tensor(own_state: Mapping[str, Tensor], name: str, target_tensor: Tensor) -> Tensor | None:
     """Return the head's tensor for a classifier that timm builds as a 1 × 1 convolution."""
-    place, _, leaf = name.rpartition(".")
-    matches = [value for key, value in own.items() if re.fullmatch(rf"{re.escape(place)}\.\d+\.{leaf}", key)]
-    if len(matches) != 1 or matches[0].numel() != like.numel():
+    module_name, _, leaf = name.rpartition(".")
+    matches = [
+        value
+        for key, value in own_state.items()
+        if re.fullmatch(rf"{re.escape(module_name)}\.\d+\.{leaf}", key)
+    ]
+    if len(matches) != 1 or matches[0].numel() != target_tensor.numel():
         return None
-    return matches[0].reshape(like.shape)
+    return matches[0].reshape(target_tensor.shape)
 
 
-def _for_timm(subject: Subject, place: Path, shown: Pictures, state: dict[str, Tensor]) -> Written:
+def _write_for_timm(
+    exported: ExportedModel, folder: Path, check_images: CheckImages, state: dict[str, Tensor]
+) -> FormatDetails:
     import timm
 
-    config = timm_config(subject)
-    _save(place, state)
-    _write_json(place / "config.json", config)
-    model = timm.create_model(f"local-dir:{place}", pretrained=True).eval()
-    if subject.backbone.classifier.kind == "flat":
-        _demand_same_bits(subject, model, shown)
-    imports, image = code_examples.upright_rgb(subject.rendering)
+    config = timm_config(exported)
+    _save(folder, state)
+    _write_json(folder / "config.json", config)
+    model = timm.create_model(f"local-dir:{folder}", pretrained=True).eval()
+    if exported.backbone.classifier.kind == "flat":
+        _require_identical_logits(exported, model, check_images)
+    imports, image = code_examples.image_loading_code(exported.rendering)
     usage = (
         f"import timm, torch\n{imports}\n\n"
         'model = timm.create_model("local-dir:path/to/this/folder", pretrained=True).eval()\n'
@@ -113,35 +123,35 @@ def _for_timm(subject: Subject, place: Path, shown: Pictures, state: dict[str, T
         "    # in the order of label_names in config.json\n"
         "    probabilities = model(transform(image)[None]).softmax(dim=1)[0]"
     )
-    return Written(config, "timm", usage, model, tags=("timm", "transformers"))
+    return FormatDetails(config, "timm", usage, model, tags=("timm", "transformers"))
 
 
-def timm_config(subject: Subject) -> dict[str, Any]:
-    """Return `config.json` as timm and the hub read it."""
-    target = zoo.architecture_of(subject.source, len(subject.classes))
+def timm_config(exported: ExportedModel) -> dict[str, Any]:
+    """Return `config.json` for timm and the hub."""
+    target = zoo.architecture_of(exported.source, len(exported.classes))
     built = target.build_seeded()
     arguments = {key: value for key, value in target.arguments().items() if key != "num_classes"}
-    known: dict[str, Any] = dict(getattr(built, "pretrained_cfg", {}))
-    licence = zoo.licence(subject.source)
+    pretrained_cfg: dict[str, Any] = dict(getattr(built, "pretrained_cfg", {}))
+    licence = zoo.licence(exported.source)
     config: dict[str, Any] = {
         "architecture": target.name.partition(".")[0],
-        "num_classes": len(subject.classes),
-        "num_features": getattr(built, "num_features", subject.backbone.feature_width),
-        "label_names": subject.classes,
+        "num_classes": len(exported.classes),
+        "num_features": getattr(built, "num_features", exported.backbone.feature_width),
+        "label_names": exported.classes,
     }
     if arguments:
         config["model_args"] = arguments
     config["pretrained_cfg"] = {
-        **{key: known[key] for key in SHAPE if known.get(key) is not None},
-        **_seen_by_timm(subject.preprocessing),
-        "num_classes": len(subject.classes),
+        **{key: pretrained_cfg[key] for key in SHAPE_KEYS if pretrained_cfg.get(key) is not None},
+        **_timm_preprocessing(exported.preprocessing),
+        "num_classes": len(exported.classes),
         "custom_load": False,
         **({"license": licence} if licence else {}),
     }
     return config
 
 
-def _seen_by_timm(preprocessing: Preprocessing) -> dict[str, Any]:
+def _timm_preprocessing(preprocessing: Preprocessing) -> dict[str, Any]:
     return {
         "input_size": [3, preprocessing.size, preprocessing.size],
         "crop_pct": preprocessing.crop_pct,
@@ -152,101 +162,103 @@ def _seen_by_timm(preprocessing: Preprocessing) -> dict[str, Any]:
     }
 
 
-def _with_loader(subject: Subject, place: Path, shown: Pictures, module: nn.Module | None) -> Written:
-    told = _rebuild(subject)
+def _write_with_loader(
+    exported: ExportedModel, folder: Path, check_images: CheckImages, module: nn.Module | None
+) -> FormatDetails:
+    rebuild_config = _rebuild_config(exported)
     config = {
-        **(_transformers_config(subject) if told["library"] == "hf" else {}),
-        "num_classes": len(subject.classes),
-        "label_names": subject.classes,
-        "preprocessing": subject.preprocessing.as_dict(),
-        "rebuild": told,
+        **(_transformers_config(exported) if rebuild_config["library"] == "hf" else {}),
+        "num_classes": len(exported.classes),
+        "label_names": exported.classes,
+        "preprocessing": exported.preprocessing.as_dict(),
+        "rebuild": rebuild_config,
     }
-    state = {key: value.detach().contiguous().clone() for key, value in subject.model.state_dict().items()}
-    _save(place, state)
-    _write_json(place / "config.json", config)
-    (place / LOADER).write_text(Path(rebuild.__file__).read_text(encoding="utf-8"), encoding="utf-8")
-    model = rebuild.load(place, copy.deepcopy(module))
-    _demand_same_bits(subject, model, shown)
-    if _is_theirs(subject):
-        settings = hugging_face.processor_settings(subject.preprocessing)
-        if settings:
-            _write_json(place / "preprocessor_config.json", settings)
-        _demand_same_bits(
-            subject, hugging_face.load(str(place), preprocessing=subject.preprocessing).model, shown
+    state = {key: value.detach().contiguous().clone() for key, value in exported.model.state_dict().items()}
+    _save(folder, state)
+    _write_json(folder / "config.json", config)
+    (folder / LOADER).write_text(Path(rebuild.__file__).read_text(encoding="utf-8"), encoding="utf-8")
+    model = rebuild.load(folder, copy.deepcopy(module))
+    _require_identical_logits(exported, model, check_images)
+    if _is_transformers_model(exported):
+        processor_settings = hugging_face.processor_settings(exported.preprocessing)
+        if processor_settings:
+            _write_json(folder / "preprocessor_config.json", processor_settings)
+        _require_identical_logits(
+            exported, hugging_face.load(str(folder), preprocessing=exported.preprocessing).model, check_images
         )
-        told_how = () if settings else (NO_PROCESSOR,)
-        return Written(config, "transformers", THEIRS, model, told_how, tags=("transformers",))
-    own = told["library"] == "module"
-    why = {
-        "timm": f"timm has no {subject.head} head like this one",
+        notes = () if processor_settings else (NO_PROCESSOR,)
+        return FormatDetails(config, "transformers", TRANSFORMERS_USAGE, model, notes, tags=("transformers",))
+    own = rebuild_config["library"] == "module"
+    reasons = {
+        "timm": f"timm has no {exported.head} head like this one",
         "torchvision": "the network is torchvision's",
-        "hf": f"transformers has no {subject.head} head like this one",
-        "module": "the network is a module of its owner's",
-    }[told["library"]]
+        "hf": f"transformers has no {exported.head} head like this one",
+        "module": "the network is the owner's own module",
+    }[rebuild_config["library"]]
     usage = (
         "import sys\n\nsys.path.append('path/to/this/folder')\nfrom load import load\n\n"
-        f"model = load('path/to/this/folder'{', module' if own else ''})  # softmax of its answers"
+        f"model = load('path/to/this/folder'{', module' if own else ''})  # softmax gives probabilities"
     )
-    note = f"{why[0].upper()}{why[1:]}, so {LOADER} in the folder loads it."
-    return Written(config, "pytorch", usage, model, (note,))
+    note = f"{reasons[0].upper()}{reasons[1:]}, so {LOADER} in the folder loads it."
+    return FormatDetails(config, "pytorch", usage, model, (note,))
 
 
-def _is_theirs(subject: Subject) -> bool:
-    """Whether transformers builds this very network, head included, by its configuration alone."""
-    return subject.source["kind"] == hugging_face.KIND and subject.head == "linear"
+def _is_transformers_model(exported: ExportedModel) -> bool:
+    """Return whether transformers builds this network, head included, from its configuration alone."""
+    return exported.source["kind"] == hugging_face.KIND and exported.head == "linear"
 
 
-def _transformers_config(subject: Subject) -> dict[str, Any]:
-    """Return the network's own configuration, with these classes where it can hold them."""
-    if not _is_theirs(subject):
+def _transformers_config(exported: ExportedModel) -> dict[str, Any]:
+    """Return the network's own configuration with these classes; empty for another head."""
+    if not _is_transformers_model(exported):
         return {}
-    named = {str(number): name for number, name in enumerate(subject.classes)}
+    id2label = {str(number): name for number, name in enumerate(exported.classes)}
     return {
-        **subject.source["config"],
-        "architectures": [type(subject.model).__name__],
-        "id2label": named,
-        "label2id": {name: int(number) for number, name in named.items()},
+        **exported.source["config"],
+        "architectures": [type(exported.model).__name__],
+        "id2label": id2label,
+        "label2id": {name: int(number) for number, name in id2label.items()},
     }
 
 
-def _arguments(subject: Subject) -> dict[str, Any]:
-    kind = subject.source["kind"]
+def _arguments(exported: ExportedModel) -> dict[str, Any]:
+    kind = exported.source["kind"]
     if kind == hugging_face.KIND:
-        return {key: value for key, value in subject.source["config"].items() if key != "model_type"}
-    return zoo.architecture_of(subject.source).arguments() if kind in ("timm", "torchvision") else {}
+        return {key: value for key, value in exported.source["config"].items() if key != "model_type"}
+    return zoo.architecture_of(exported.source).arguments() if kind in ("timm", "torchvision") else {}
 
 
-def _rebuild(subject: Subject) -> dict[str, Any]:
-    kind, place = subject.source["kind"], subject.backbone.classifier
-    hidden = re.fullmatch(r"mlp\((\d+)\)", subject.head)
+def _rebuild_config(exported: ExportedModel) -> dict[str, Any]:
+    kind, classifier = exported.source["kind"], exported.backbone.classifier
+    hidden = re.fullmatch(r"mlp\((\d+)\)", exported.head)
     return {
         "library": kind,
-        "architecture": subject.source["architecture"],
-        "arguments": _arguments(subject),
+        "architecture": exported.source["architecture"],
+        "arguments": _arguments(exported),
         "head": {
-            "names": list(place.names),
-            "kind": place.kind,
-            "layer": subject.head,
+            "names": list(classifier.names),
+            "kind": classifier.kind,
+            "layer": exported.head,
             "hidden": int(hidden.group(1)) if hidden else None,
-            "width": place.width,
+            "width": classifier.width,
         },
     }
 
 
-def _demand_same_bits(subject: Subject, model: nn.Module, shown: Pictures) -> None:
-    mine = asked(logits(subject.model, subject.preprocessing), shown.pixels)
-    theirs = asked(logits(model, subject.preprocessing), shown.pixels)
-    if not np.array_equal(mine, theirs):
-        apart = float(np.abs(mine - theirs).max())
+def _require_identical_logits(exported: ExportedModel, model: nn.Module, check_images: CheckImages) -> None:
+    expected = predict_logits(logits_function(exported.model, exported.preprocessing), check_images.pixels)
+    loaded = predict_logits(logits_function(model, exported.preprocessing), check_images.pixels)
+    if not np.array_equal(expected, loaded):
+        largest_difference = float(np.abs(expected - loaded).max())
         raise ModelError(
-            f"The model that was loaded back differs: its logits are up to {apart:.1g} away; the same bits "
-            f"were expected. Nothing was written. (torch {torch.__version__})"
+            f"The model that was loaded back differs: its logits differ by up to {largest_difference:.1g}; "
+            f"identical logits were expected. Nothing was written. (torch {torch.__version__})"
         )
 
 
-def _save(place: Path, state: dict[str, Tensor]) -> None:
-    """Write the weights; one key of metadata, since safetensors writes several in any order."""
-    directories.write_atomically(place / WEIGHTS, save(state, {"format": "pt"}))
+def _save(folder: Path, state: dict[str, Tensor]) -> None:
+    """Write the weights with a single metadata key, since safetensors writes several in any order."""
+    directories.write_atomically(folder / WEIGHTS, save(state, {"format": "pt"}))
 
 
 def _write_json(path: Path, value: Any) -> None:

@@ -1,4 +1,4 @@
-"""That an exported model answers what `predict` answers: asked about real images before it appears."""
+"""Verify that an exported model predicts the same as `predict`, on real images before it is written."""
 
 from __future__ import annotations
 
@@ -19,57 +19,62 @@ from frostline.features.image_batches import EVALUATION_BATCH
 from frostline.inference.prediction import Predictor
 from frostline.models import Preprocessing
 
-# Images asked about: more find no other fault in a program that runs the same layers, and take longer.
+# Images compared: more find no other fault in a program that runs the same layers, and take longer.
 MOST_IMAGES = 64
 # A choice: exports of lite0 were within 2e-7 (docs/LOG.md, 2026-11-25, few images); room for deeper networks
 # and other processors, and still far below what a wrong layer or preprocessing does.
-MOST_DIFFERENCE = 1e-3
+MAX_PROBABILITY_DIFFERENCE = 1e-3
 
-Answer = Callable[[Tensor], NDArray[np.float32]]  # uint8 pixels (n, 3, s, s) → logits (n, classes)
+LogitsFunction = Callable[[Tensor], NDArray[np.float32]]  # uint8 pixels (n, 3, s, s) → logits (n, classes)
 
 
 @dataclass(frozen=True)
-class Pictures:
-    """Images to ask about: uint8 pixels (n, 3, s, s), resized and cropped; and what they are."""
+class CheckImages:
+    """Images to compare on: uint8 pixels (n, 3, size, size), resized and cropped; and their source."""
 
     pixels: Tensor
-    what: str
+    source: str
 
 
 @dataclass(frozen=True)
-class Proof:
-    """What the comparison with `predict` found. `largest_difference` is of a probability, 0–1."""
+class VerificationResult:
+    """The result of the comparison with `predict`. `largest_difference` is of a probability, 0–1."""
 
     images: int
-    what: str
+    source: str
     largest_difference: float
 
 
-def pictures(
-    study: Path, preprocessing: Preprocessing, given: str | Path | None, rendering: Rendering
-) -> Pictures:
-    """Return images to ask about: those given, the study's own, else its thumbnails, else noise.
+def load_check_images(
+    study: Path, preprocessing: Preprocessing, images_path: str | Path | None, rendering: Rendering
+) -> CheckImages:
+    """Return images to compare on: those of `images_path`, the study's own, else its thumbnails, else noise.
 
-    Raises `DataError` where images were given and none can be read.
+    Raises `DataError` where none of `images_path` can be read.
     """
-    if given is not None:
-        found = _cropped(preprocessing, (open_image(path, rendering) for path in find_images(given)))
-        if found is None:
+    if images_path is not None:
+        pixels = _cropped(preprocessing, (open_image(path, rendering) for path in find_images(images_path)))
+        if pixels is None:
             raise DataError(
-                f"{given} holds no image that can be read; expected images to check the export on."
+                f"{images_path} holds no image that can be read; expected images to check the export on."
             )
-        return Pictures(found, "images that were given")
-    for images, what in ((_own(study), "images of the study"), (_small(study), "small copies in the study")):
-        found = _cropped(preprocessing, images)
-        if found is not None:
-            return Pictures(found, what)
+        return CheckImages(pixels, "given images")
+    for images, source in (
+        (_study_images(study), "images of the study"),
+        (_thumbnails(study), "small copies in the study"),
+    ):
+        pixels = _cropped(preprocessing, images)
+        if pixels is not None:
+            return CheckImages(pixels, source)
     side = preprocessing.size
     noise = np.random.default_rng(0).integers(0, 256, (MOST_IMAGES, 3, side, side), dtype=np.uint8)
-    return Pictures(torch.from_numpy(noise), "made-up images, since none of the study's can be read here")
+    return CheckImages(
+        torch.from_numpy(noise), "images of random noise, since none of the study's can be read here"
+    )
 
 
-def _own(study: Path) -> Iterator[Image.Image]:
-    """The study's images in the order of their digests, which is as good as drawn."""
+def _study_images(study: Path) -> Iterator[Image.Image]:
+    """Yield the study's images in the order of their digests: a fixed random order."""
     try:
         data = Manifest.load(study / "manifest.jsonl")
     except (DataError, OSError):
@@ -77,11 +82,11 @@ def _own(study: Path) -> Iterator[Image.Image]:
     for sample in sorted(data.samples, key=lambda s: s.digest):
         try:
             yield data.read(sample)
-        except DataError:  # moved, changed, damaged, or was handed over in memory
+        except DataError:  # moved, changed, damaged, or passed in memory
             return
 
 
-def _small(study: Path) -> Iterator[Image.Image]:
+def _thumbnails(study: Path) -> Iterator[Image.Image]:
     for path in sorted((study / "thumbnails").glob("*.jpg")):
         try:
             yield open_image(path)
@@ -90,54 +95,58 @@ def _small(study: Path) -> Iterator[Image.Image]:
 
 
 def _cropped(preprocessing: Preprocessing, images: Iterator[Image.Image]) -> Tensor | None:
-    found: list[Tensor] = []
+    crops: list[Tensor] = []
     try:
         for image in images:
-            found.append(preprocessing.crop(image))
-            if len(found) == MOST_IMAGES:
+            crops.append(preprocessing.crop(image))
+            if len(crops) == MOST_IMAGES:
                 break
     except DataError:
         pass
-    return torch.stack(found) if found else None
+    return torch.stack(crops) if crops else None
 
 
-def logits(model: torch.nn.Module, preprocessing: Preprocessing) -> Answer:
-    """Return a plain module as something to ask."""
+def logits_function(model: torch.nn.Module, preprocessing: Preprocessing) -> LogitsFunction:
+    """Return a function from pixels to a module's logits."""
 
-    def answer(pixels: Tensor) -> NDArray[np.float32]:
+    def logits(pixels: Tensor) -> NDArray[np.float32]:
         with torch.inference_mode():
             return np.asarray(model(preprocessing.normalise(pixels)).float().numpy())
 
-    return answer
+    return logits
 
 
 def _batches(pixels: Tensor) -> list[Tensor]:
     return [pixels[start : start + EVALUATION_BATCH] for start in range(0, len(pixels), EVALUATION_BATCH)]
 
 
-def probabilities(predictor: Predictor, pixels: Tensor) -> NDArray[np.float64]:
-    """Return what `predict` says (n, classes), batch by batch."""
+def predicted_probabilities(predictor: Predictor, pixels: Tensor) -> NDArray[np.float64]:
+    """Return the probabilities of `predict` (n, classes), batch by batch."""
     return np.concatenate([predictor(part) for part in _batches(pixels)])
 
 
-def asked(answer: Answer, pixels: Tensor) -> NDArray[np.float32]:
+def predict_logits(logits_of: LogitsFunction, pixels: Tensor) -> NDArray[np.float32]:
     """Return logits (n, classes), batch by batch."""
-    return np.concatenate([answer(part) for part in _batches(pixels)])
+    return np.concatenate([logits_of(part) for part in _batches(pixels)])
 
 
-def compared(expected: NDArray[np.float64], answer: Answer, shown: Pictures) -> Proof:
-    """Compare probabilities with those `predict` gives, in batches and for one image alone.
+def verify(
+    expected: NDArray[np.float64], logits_of: LogitsFunction, check_images: CheckImages
+) -> VerificationResult:
+    """Compare probabilities with those of `predict`, in batches and for a single image.
 
-    Raises `ModelError` if any answer changes, or if a probability differs by more than rounding can explain.
+    Raises `ModelError` if a prediction changes, or a probability differs by more than rounding errors.
     """
-    found = metrics.softmax(asked(answer, shown.pixels))
-    alone = metrics.softmax(answer(shown.pixels[:1]))
-    changed = int((found.argmax(axis=1) != expected.argmax(axis=1)).sum())
-    apart = max(np.abs(found - expected).max(), np.abs(alone - expected[:1]).max())
-    if changed or not apart <= MOST_DIFFERENCE:  # nan, too
+    predicted_probabilities = metrics.softmax(predict_logits(logits_of, check_images.pixels))
+    single_probabilities = metrics.softmax(logits_of(check_images.pixels[:1]))
+    n_changed = int((predicted_probabilities.argmax(axis=1) != expected.argmax(axis=1)).sum())
+    largest_difference = max(
+        np.abs(predicted_probabilities - expected).max(), np.abs(single_probabilities - expected[:1]).max()
+    )
+    if n_changed or not largest_difference <= MAX_PROBABILITY_DIFFERENCE:  # also where it is NaN
         raise ModelError(
-            f"The exported model answers {changed} of {len(expected)} {shown.what} otherwise than PyTorch, "
-            f"and its probabilities differ by up to {apart:.1g}; expected the same answers, and at most "
-            f"{MOST_DIFFERENCE:g}. Nothing was written."
+            f"The exported model's predictions differ from PyTorch's on {n_changed} of {len(expected)} "
+            f"{check_images.source}, and its probabilities by up to {largest_difference:.1g}; expected the "
+            f"same predictions, and at most {MAX_PROBABILITY_DIFFERENCE:g}. Nothing was written."
         )
-    return Proof(len(expected), shown.what, float(apart))
+    return VerificationResult(len(expected), check_images.source, float(largest_difference))

@@ -23,8 +23,8 @@ from torch import Tensor, nn
 from frostline.data import Manifest, Sample
 from frostline.errors import FrostlineError
 from frostline.models import Backbone
-from frostline.reports.prediction_table import FIRMLY, mistakes
-from frostline.reports.study_reader import table
+from frostline.reports.prediction_table import LABEL_ISSUE_RATIO, mistakes
+from frostline.reports.study_reader import load_predictions
 from frostline.system import directories
 
 # Pictures of the surest mistakes, and as many of mistakes further down that a page may show for their label's
@@ -73,15 +73,15 @@ def write_gallery(
 
 
 def _worst(predictions: Path, data: Manifest) -> list[Mistake]:
-    predicted = table(predictions, "")
+    predicted = load_predictions(predictions, "")
     by_path = {sample.path: sample for sample in data.samples}
     mistake_rows = [row for row in mistakes(predicted).tolist() if predicted.paths[row] in by_path]
     firm = (
-        predicted.probabilities[np.arange(len(predicted.paths)), predicted.guesses]
-        >= FIRMLY * (predicted.probabilities[np.arange(len(predicted.paths)), predicted.targets])
+        predicted.probabilities[np.arange(len(predicted.paths)), predicted.predicted]
+        >= LABEL_ISSUE_RATIO * (predicted.probabilities[np.arange(len(predicted.paths)), predicted.targets])
     )
     rows = mistake_rows[:MOST] + [row for row in mistake_rows[MOST:] if firm[row]][:MOST]
-    return [Mistake(by_path[predicted.paths[row]], int(predicted.guesses[row])) for row in rows]
+    return [Mistake(by_path[predicted.paths[row]], int(predicted.predicted[row])) for row in rows]
 
 
 def _write_example(

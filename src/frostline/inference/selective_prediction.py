@@ -27,7 +27,7 @@ from frostline.feature_cache import FeatureCache
 from frostline.features import ForwardConfig, Frozen, features, logits
 from frostline.features.image_batches import Images
 from frostline.models import Backbone, Cut
-from frostline.reports.study_reader import table
+from frostline.reports.study_reader import load_predictions
 from frostline.system import directories
 
 NAME = "familiar.safetensors"
@@ -277,6 +277,6 @@ def doubts(run: Path, precision: float) -> Doubts:
             f"Run {run.name} has no predictions on held-out images, so it cannot tell when it "
             "is unsure. Train one with a val part, or with frostline fit."
         )
-    predictions = table(predictions_path, "")
+    predictions = load_predictions(predictions_path, "")
     class_bounds = bounds(predictions.probabilities, predictions.targets, precision)
     return Doubts(precision, tuple(predictions.classes), class_bounds, read(run), len(predictions.targets))

@@ -1,11 +1,14 @@
-"""A study folder as one page, told from what it holds: no torch, no network, no image file needed.
+"""The report of a study folder as one HTML page: needs no torch, no network and no image file.
 
-naming                                       names from users, fit to be shown
-reading ── judged · tried ── flow · words    the folder read; what follows from it
-charting ── charts                           Vega-Lite as data
-section ── opening · trials · outcomes · closing ── sections ── page
-making ── watching                           the file; the page that follows a study at work
-notebook                                     results in a notebook
+display_names                          names from users, fit for display
+study_reader                           the folder's contents
+prediction_table, tried_strategies     metrics of predictions; a row for each strategy
+network_chart, conclusions             learning rates by stage; the study in ten sentences
+chart_parts, charts                    Vega-Lite specifications
+section, *_section, sections, page     the sections, and the page rendered from them
+writer, live_page                      the file; the page of a running study
+check_page                             the page of `frostline check`
+notebook                               results in a notebook
 """
 
 from frostline.reports.notebook import Progress

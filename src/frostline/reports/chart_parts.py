@@ -1,7 +1,7 @@
-"""What charts are made of: Vega-Lite as plain data, colours by name, values never used as field names.
+"""Building blocks of charts: Vega-Lite as plain data, colours by name, values never used as field names.
 
-Colours are the page's CSS variables, so that one chart serves light, dark and print; `concrete` puts real
-colours in for other places. Each chart carries the table of what it shows.
+Colours are the page's CSS variables, so that one chart serves light, dark and print; `concrete` replaces them
+with fixed colours for use elsewhere. Each chart carries the table of its values.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import Any
 
 SCHEMA = "https://vega.github.io/schema/vega-lite/v6.json"
-# Light: told apart by people with any colour vision (Okabe and Ito's blue and vermilion, calmed down).
+# Light: distinguishable with any colour vision (Okabe and Ito's blue and vermilion, less saturated).
 LIGHT = {
     "--ink": "#1d2b3a",
     "--soft": "#55636f",
@@ -27,16 +27,16 @@ FONT = (
     "system-ui, -apple-system, 'Segoe UI', Roboto, 'Helvetica Neue', 'Noto Sans', "
     "'Liberation Sans', sans-serif"
 )
-LABEL_PX = 150  # a label's longest
+LABEL_PX = 150  # longest label
 INK, SOFT, LINE, PAPER = "var(--ink)", "var(--soft)", "var(--line)", "var(--paper)"
 COOL, WARM, THIRD = "var(--cool)", "var(--warm)", "var(--third)"
-ROW_PX = 24  # a class
+ROW_PX = 24  # per class
 Spec = dict[str, Any]
 
 
 @dataclass(frozen=True)
 class Chart:
-    """One chart: `says` is read to those who can't see it, `header` and `rows` are what it shows."""
+    """One chart: `says` describes it for screen readers, `header` and `rows` are its values as a table."""
 
     key: str
     title: str
@@ -47,7 +47,7 @@ class Chart:
 
 
 CONFIG: Spec = {
-    "aria": False,  # the figure has a name and a table; a tree of unnamed marks helps nobody
+    "aria": False,  # the figure has a name and a table; screen readers can't use unnamed marks
     "background": None,
     "font": FONT,
     "padding": 4,
@@ -84,7 +84,7 @@ CONFIG: Spec = {
 
 
 def spec(height: int, values: Sequence[Spec], layer: Sequence[Spec], **more: Any) -> Spec:
-    """Return a layered chart as wide as its place."""
+    """Return a layered chart as wide as its container."""
     return {
         "$schema": SCHEMA,
         "width": "container",
@@ -97,22 +97,22 @@ def spec(height: int, values: Sequence[Spec], layer: Sequence[Spec], **more: Any
     }
 
 
-def concrete(found: Spec) -> Spec:
-    """Return the chart with light colours in the place of the page's variables, for a notebook."""
-    text = json.dumps(found)
+def concrete(chart_spec: Spec) -> Spec:
+    """Return the chart with light colours instead of the page's variables, for a notebook."""
+    text = json.dumps(chart_spec)
     for name, colour in LIGHT.items():
         text = text.replace(f"var({name})", colour)
-    made: Spec = json.loads(text)
-    return {**made, "width": 560, "autosize": "pad", "background": "white"}
+    coloured: Spec = json.loads(text)
+    return {**coloured, "width": 560, "autosize": "pad", "background": "white"}
 
 
 def axis(title: str | None = None, **more: Any) -> Spec:
-    """An axis with its title."""
+    """Return an axis with its title."""
     return {"title": title, **more}
 
 
 def quantity(field: str, title: str | None, *, zero: bool = False, share: bool = False, **more: Any) -> Spec:
-    """Encode a number; shares are shown in per cent."""
+    """Return the encoding of a number; shares are shown in per cent."""
     style = {"format": ".0%"} if share else {}
     scale = {"zero": zero, **more.pop("scale", {})}
     if scale.get("type") == "log":
@@ -128,12 +128,12 @@ def quantity(field: str, title: str | None, *, zero: bool = False, share: bool =
 
 
 def category(field: str, order: Sequence[str] | None, title: str | None = None, **more: Any) -> Spec:
-    """Encode a name, in the given order."""
+    """Return the encoding of a name, in the given order."""
     return {"field": field, "type": "nominal", "sort": order, "axis": axis(title, **more)}
 
 
-def told(*pairs: tuple[str, str, str]) -> list[Spec]:
-    """Return what a tooltip says: (field, title, format)."""
+def tooltip_fields(*pairs: tuple[str, str, str]) -> list[Spec]:
+    """Return the fields of a tooltip, from (field, title, format)."""
     return [
         {"field": field, "title": title, "type": "quantitative" if style else "nominal", "format": style}
         if style
@@ -151,8 +151,8 @@ def ranged(
     colour: str = COOL,
     line: bool = True,
 ) -> Spec:
-    """Points with intervals (`value`, `low`, `high`) over x, joined by a line."""
-    y = quantity("value", "images answered right", share=True)
+    """Return points with intervals (`value`, `low`, `high`) over x, joined by a line."""
+    y = quantity("value", "accuracy", share=True)
     layers: list[Spec] = []
     if line:
         layers.append(
@@ -176,7 +176,7 @@ def ranged(
 
 
 def labels(x: Spec, y: Spec, dx: int = 10) -> list[Spec]:
-    """Names beside marks: on the left of those that lie right (`side`), so that none is cut off."""
+    """Return names beside marks: to the left of marks on the right (`side`), so that none is cut off."""
     return [
         {
             "transform": [{"filter": f"datum.side === '{side}'"}],
@@ -196,5 +196,5 @@ def labels(x: Spec, y: Spec, dx: int = 10) -> list[Spec]:
 
 
 def side_of(value: float, values: Sequence[float]) -> str:
-    """Which way a label reads from its mark on a logarithmic axis: `left` aligned where there is room."""
+    """Return a label's alignment to its mark on a logarithmic axis: `left` in the left half, else `right`."""
     return "left" if value**2 <= min(values) * max(values) else "right"

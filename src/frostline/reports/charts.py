@@ -1,4 +1,4 @@
-"""The charts: what each of them draws, from rows of plain values."""
+"""Vega-Lite specifications of the report's charts, from rows of plain values."""
 
 from __future__ import annotations
 
@@ -19,12 +19,12 @@ from frostline.reports.chart_parts import (
     quantity,
     ranged,
     spec,
-    told,
+    tooltip_fields,
 )
 
 
 def bars(values: Sequence[Spec], order: Sequence[str], parts: Sequence[str]) -> Spec:
-    """Horizontal bars of `count` for each `name`, stacked by `part`."""
+    """Return horizontal bars of `count` for each `name`, stacked by `part`."""
     colours = dict(zip(("train", "val", "test"), (COOL, THIRD, WARM), strict=True))
     layer = {
         "mark": {"type": "bar", "cornerRadiusEnd": 2},
@@ -38,14 +38,14 @@ def bars(values: Sequence[Spec], order: Sequence[str], parts: Sequence[str]) -> 
                 "legend": {} if len(parts) > 1 else None,
             },
             "order": {"field": "rank", "type": "quantitative"},
-            "tooltip": told(("name", "class", ""), ("part", "part", ""), ("count", "images", ",d")),
+            "tooltip": tooltip_fields(("name", "class", ""), ("part", "part", ""), ("count", "images", ",d")),
         },
     }
     return spec(ROW_PX * len(order) + 10, values, [layer])
 
 
 def histogram(values: Sequence[Spec]) -> Spec:
-    """How many classes have how many images: for sets of more classes than bars can show."""
+    """Return a histogram of images per class, for more classes than bars can show."""
     layer = {
         "mark": {"type": "bar", "color": COOL},
         "encoding": {
@@ -53,7 +53,7 @@ def histogram(values: Sequence[Spec]) -> Spec:
                 "field": "count",
                 "type": "quantitative",
                 "bin": {"maxbins": 30},
-                "axis": axis("images a class"),
+                "axis": axis("images per class"),
             },
             "y": {"aggregate": "count", "type": "quantitative", "axis": axis("classes")},
         },
@@ -61,13 +61,20 @@ def histogram(values: Sequence[Spec]) -> Spec:
     return spec(220, values, [layer])
 
 
-def scatter(values: Sequence[Spec], front: Sequence[Spec], on: str, ends: tuple[float, float]) -> Spec:
-    """Accuracy against seconds, with intervals and the front of what nothing beats; click picks a row."""
+def scatter(
+    values: Sequence[Spec], front: Sequence[Spec], evaluated_on: str, limits: tuple[float, float]
+) -> Spec:
+    """Return accuracy against seconds, with intervals and the Pareto front; a click selects a row."""
     x = {
-        **quantity("seconds", "seconds a run, each line ten times the one before", scale={"type": "log"}),
+        **quantity("seconds", "seconds per run (logarithmic)", scale={"type": "log"}),
         "axis": axis("seconds of one run (logarithmic)", tickCount=4, format="~g", grid=False),
     }
-    y = quantity("accuracy", f"right on {on}", share=True, scale={"domain": list(ends), "nice": False})
+    y = quantity(
+        "accuracy",
+        f"accuracy on {evaluated_on}",
+        share=True,
+        scale={"domain": list(limits), "nice": False},
+    )
     kinds = {"domain": ["chosen", "tried", "short"], "range": [WARM, COOL, SOFT]}
     colour = {"field": "kind", "type": "nominal", "scale": kinds, "legend": None}
     layers: list[Spec] = [
@@ -98,12 +105,12 @@ def scatter(values: Sequence[Spec], front: Sequence[Spec], on: str, ends: tuple[
                     "scale": {"domain": kinds["domain"], "range": ["diamond", "circle", "triangle-up"]},
                     "legend": None,
                 },
-                "tooltip": told(
+                "tooltip": tooltip_fields(
                     ("name", "strategy", ""),
-                    ("accuracy", "right", ".1%"),
+                    ("accuracy", "accuracy", ".1%"),
                     ("low", "from", ".1%"),
                     ("high", "to", ".1%"),
-                    ("seconds", "seconds a run", ".1f"),
+                    ("seconds", "seconds per run", ".1f"),
                 ),
             },
         },
@@ -113,25 +120,25 @@ def scatter(values: Sequence[Spec], front: Sequence[Spec], on: str, ends: tuple[
 
 
 def against_cut(values: Sequence[Spec], stages: Sequence[str], title: str, *, share: bool) -> Spec:
-    """A share, or seconds, by the lowest stage that learns; the frozen network stands last."""
+    """Return accuracy, or seconds, by the lowest trained stage; the frozen network is last."""
     x = {
         "field": "stage",
         "type": "ordinal",
         "sort": list(stages),
         "scale": {"domain": list(stages)},
         "axis": axis(
-            "lowest stage that learns",
+            "lowest trained stage",
             labelAngle=-30,
             labelOverlap=False,
         ),
     }
     style = ".1%" if share else ".1f"
-    tooltip = told(
+    tooltip = tooltip_fields(
         ("name", "strategy", ""), ("value", title, style), ("low", "from", style), ("high", "to", style)
     )
-    found = ranged(values, x, height=260, tooltip=tooltip, line=False)
+    chart_spec = ranged(values, x, height=260, tooltip=tooltip, line=False)
     kinds = {"domain": ["chosen", "tried"], "range": [WARM, COOL]}
-    for layer in found["layer"]:
+    for layer in chart_spec["layer"]:
         layer["encoding"]["color"] = {"field": "kind", "type": "nominal", "scale": kinds, "legend": None}
         layer["encoding"]["y"]["axis"] = axis(title, format=".0%" if share else "~g", tickCount=5, grid=share)
         if not share:
@@ -141,13 +148,13 @@ def against_cut(values: Sequence[Spec], stages: Sequence[str], title: str, *, sh
             "type": "quantitative",
             "scale": {"domain": [-1, 1]},
         }
-    return found
+    return chart_spec
 
 
 def curves(
-    values: Sequence[Spec], first: str, what: Sequence[str], title: str, *, share: bool = False
+    values: Sequence[Spec], first_row: str, series: Sequence[str], title: str, *, share: bool = False
 ) -> Spec:
-    """Lines by epoch for the row that is shown; bands are the range over its runs."""
+    """Return lines by epoch for the row that is shown; bands are the range over its runs."""
     x = {
         "field": "epoch",
         "type": "quantitative",
@@ -156,12 +163,12 @@ def curves(
     }
     y = quantity("value", title, share=share)
     legend = {"symbolType": "stroke", "symbolOpacity": 1, "symbolFillColor": "transparent"}
-    colours = {"domain": list(what), "range": [COOL, WARM][: len(what)]}
+    colours = {"domain": list(series), "range": [COOL, WARM][: len(series)]}
     colour = {
         "field": "what",
         "type": "nominal",
         "scale": colours,
-        "legend": legend if len(what) > 1 else None,
+        "legend": legend if len(series) > 1 else None,
     }
     style = ".1%" if share else ".3f"
     layers: list[Spec] = [
@@ -181,26 +188,33 @@ def curves(
                 "x": x,
                 "y": y,
                 "color": colour,
-                "tooltip": told(("what", "images", ""), ("epoch", "epoch", "d"), ("value", title, style)),
+                "tooltip": tooltip_fields(
+                    ("what", "images", ""), ("epoch", "epoch", "d"), ("value", title, style)
+                ),
             },
         },
     ]
     return spec(
         220,
-        [value for value in values if value["what"] in what],
+        [value for value in values if value["what"] in series],
         layers,
-        params=[{"name": "shown", "value": first}],
+        params=[{"name": "shown", "value": first_row}],
         transform=[{"filter": "datum.row === shown"}],
     )
 
 
 def confusion(values: Sequence[Spec], order: Sequence[str], *, counts: bool) -> Spec:
-    """True class by answered class; shade is the share of the true class."""
-    scale = {"padding": 0.06, "domain": list(order)}  # classes that were never answered have a column, too
+    """Return the confusion matrix, true by predicted class; shade is the share of the true class."""
+    scale = {"padding": 0.06, "domain": list(order)}  # classes that are never predicted have a column, too
     upright = all(len(name) <= 3 for name in order)  # slanted names would be cut off at the right
     x = {
         **category(
-            "answered", order, "answered", labelAngle=0 if upright else -90, orient="top", labelOverlap=False
+            "predicted",
+            order,
+            "predicted class",
+            labelAngle=0 if upright else -90,
+            orient="top",
+            labelOverlap=False,
         ),
         "scale": scale,
     }
@@ -214,7 +228,7 @@ def confusion(values: Sequence[Spec], order: Sequence[str], *, counts: bool) -> 
                 "color": {
                     "field": "kind",
                     "type": "nominal",
-                    "scale": {"domain": ["right", "wrong"], "range": [COOL, WARM]},
+                    "scale": {"domain": ["correct", "wrong"], "range": [COOL, WARM]},
                     "legend": None,
                 },
                 "opacity": {
@@ -223,9 +237,9 @@ def confusion(values: Sequence[Spec], order: Sequence[str], *, counts: bool) -> 
                     "scale": {"domain": [0, 1], "range": [0.14, 1]},
                     "legend": None,
                 },
-                "tooltip": told(
+                "tooltip": tooltip_fields(
                     ("true", "true", ""),
-                    ("answered", "answered", ""),
+                    ("predicted", "predicted", ""),
                     ("count", "images", ",d"),
                     ("share", "of the true class", ".1%"),
                 ),
@@ -248,11 +262,11 @@ def confusion(values: Sequence[Spec], order: Sequence[str], *, counts: bool) -> 
 
 
 def recalls(values: Sequence[Spec], order: Sequence[str]) -> Spec:
-    """Recall of each class with its interval; precision as an open mark."""
+    """Return the recall of each class with its interval; precision as an open mark."""
     y = category("name", order, labelOverlap=False)
     x = quantity(
         "recall",
-        "recognised (dot)  ·  right (ring)",
+        "recall (dot)  ·  precision (ring)",
         share=True,
         scale={"domainMax": 1},
     )
@@ -270,12 +284,12 @@ def recalls(values: Sequence[Spec], order: Sequence[str]) -> Spec:
             "encoding": {
                 "y": y,
                 "x": x,
-                "tooltip": told(
+                "tooltip": tooltip_fields(
                     ("name", "class", ""),
-                    ("recall", "recognised", ".1%"),
+                    ("recall", "recall", ".1%"),
                     ("low", "from", ".1%"),
                     ("high", "to", ".1%"),
-                    ("precision", "answers that are right", ".1%"),
+                    ("precision", "precision", ".1%"),
                     ("images", "images", ",d"),
                 ),
             },
@@ -285,10 +299,10 @@ def recalls(values: Sequence[Spec], order: Sequence[str]) -> Spec:
 
 
 def calibration(values: Sequence[Spec]) -> Spec:
-    """What came true against what was said; the diagonal is perfect."""
-    x = quantity("said", "what the model said", share=True, scale={"domain": [0, 1]})
-    y = quantity("right", "how often it was right", share=True, scale={"domain": [0, 1]})
-    diagonal = [{"said": 0, "right": 0}, {"said": 1, "right": 1}]
+    """Return the reliability diagram, accuracy against confidence; the diagonal is perfect."""
+    x = quantity("confidence", "confidence", share=True, scale={"domain": [0, 1]})
+    y = quantity("accuracy", "accuracy", share=True, scale={"domain": [0, 1]})
+    diagonal = [{"confidence": 0, "accuracy": 0}, {"confidence": 1, "accuracy": 1}]
     layers: list[Spec] = [
         {
             "data": {"values": diagonal},
@@ -310,8 +324,10 @@ def calibration(values: Sequence[Spec]) -> Spec:
                     "scale": {"range": [30, 400]},
                     "legend": None,
                 },
-                "tooltip": told(
-                    ("said", "said", ".1%"), ("right", "right", ".1%"), ("images", "images", ",d")
+                "tooltip": tooltip_fields(
+                    ("confidence", "confidence", ".1%"),
+                    ("accuracy", "accuracy", ".1%"),
+                    ("images", "images", ",d"),
                 ),
             },
         },
@@ -320,10 +336,10 @@ def calibration(values: Sequence[Spec]) -> Spec:
 
 
 def forecast(values: Sequence[Spec], order: Sequence[str]) -> Spec:
-    """Expected and found accuracy of each strategy, one above the other."""
+    """Return the expected and the measured accuracy of each strategy, one above the other."""
     y = {"field": "name", "type": "nominal", "sort": list(order), "axis": axis(None)}
-    x = quantity("value", "images answered right", share=True)
-    kinds = {"domain": ["expected", "found"], "range": [SOFT, WARM]}
+    x = quantity("value", "accuracy", share=True)
+    kinds = {"domain": ["expected", "measured"], "range": [SOFT, WARM]}
     colour = {"field": "kind", "type": "nominal", "scale": kinds, "legend": {}}
     offset = {"field": "kind", "type": "nominal", "sort": kinds["domain"]}
     layers: list[Spec] = [
@@ -344,10 +360,10 @@ def forecast(values: Sequence[Spec], order: Sequence[str]) -> Spec:
                 "yOffset": offset,
                 "x": x,
                 "color": colour,
-                "tooltip": told(
+                "tooltip": tooltip_fields(
                     ("name", "strategy", ""),
                     ("kind", "", ""),
-                    ("value", "right", ".1%"),
+                    ("value", "accuracy", ".1%"),
                     ("low", "from", ".1%"),
                     ("high", "to", ".1%"),
                 ),
@@ -357,18 +373,18 @@ def forecast(values: Sequence[Spec], order: Sequence[str]) -> Spec:
     return spec(44 * len(order) + 10, values, layers)
 
 
-def costs(values: Sequence[Spec], ends: tuple[float, float]) -> Spec:
-    """Seconds that a run took against what was predicted; the diagonal is perfect."""
-    scale = {"type": "log", "domain": list(ends), "nice": False}
+def costs(values: Sequence[Spec], limits: tuple[float, float]) -> Spec:
+    """Return measured against predicted seconds of a run; the diagonal is perfect."""
+    scale = {"type": "log", "domain": list(limits), "nice": False}
     x = {
         **quantity("predicted", "predicted seconds", scale=scale),
         "axis": axis("predicted seconds", tickCount=4, format="~g", grid=False),
     }
     y = {
-        **quantity("taken", "seconds taken", scale=scale),
-        "axis": axis("seconds taken", tickCount=4, format="~g", grid=False),
+        **quantity("measured", "measured seconds", scale=scale),
+        "axis": axis("measured seconds", tickCount=4, format="~g", grid=False),
     }
-    diagonal = [{"predicted": end, "taken": end} for end in ends]
+    diagonal = [{"predicted": limit, "measured": limit} for limit in limits]
     layers: list[Spec] = [
         {
             "data": {"values": diagonal},
@@ -380,8 +396,10 @@ def costs(values: Sequence[Spec], ends: tuple[float, float]) -> Spec:
             "encoding": {
                 "x": x,
                 "y": y,
-                "tooltip": told(
-                    ("name", "strategy", ""), ("predicted", "predicted s", ".1f"), ("taken", "taken s", ".1f")
+                "tooltip": tooltip_fields(
+                    ("name", "strategy", ""),
+                    ("predicted", "predicted s", ".1f"),
+                    ("measured", "measured s", ".1f"),
                 ),
             },
         },

@@ -1,4 +1,4 @@
-"""The page of `frostline check`: what was found, with the pictures concerned."""
+"""The page of `frostline check`: its findings, with the pictures concerned."""
 
 from __future__ import annotations
 
@@ -22,18 +22,18 @@ SIDE_PX, QUALITY = 256, 80  # of a picture: sharp at 128 px on a phone, about 10
 
 @dataclass(frozen=True)
 class _Card:
-    """One picture of a finding: its file, and what is known of it."""
+    """One picture of a finding, with its file, label and part."""
 
     path: str
     whole_path: str
     label: str
     part: str
-    picture: str | None  # an address of its data
+    picture: str | None  # a data URL
     no_picture: str
 
 
 def write(data: Manifest, name: str, target: Path) -> None:
-    """Write the page, whole or not at all. Raises `DataError` where it can't be written."""
+    """Write the page atomically. Raises `DataError` where it can't be written."""
     try:
         directories.write_atomically(target, page(data, name))
     except OSError as error:
@@ -43,29 +43,29 @@ def write(data: Manifest, name: str, target: Path) -> None:
 
 
 def page(data: Manifest, name: str) -> bytes:
-    """Return the page of a manifest that is called `name`: self-contained HTML without a script."""
-    trouble = [finding for finding in data.findings if finding.trouble]
+    """Return the page of a manifest called `name`: self-contained HTML without a script."""
+    findings = [finding for finding in data.findings if finding.trouble]
     rows = [(label, *(data.counts[label][part] for part in PARTS)) for label in data.classes]
     samples = {sample.path: (sample.label, sample.split) for sample in data.samples}
-    aside = {gone.path: (gone.label, gone.reason) for gone in data.set_aside}
+    skipped_files = {skipped.path: (skipped.label, skipped.reason) for skipped in data.set_aside}
     text: str = template("check.html.j2").render(
         policy=policy(()),
         version=metadata.version("frostline"),
         name=name,
-        opening=_opening(trouble, len(data.samples)),
+        opening=_opening(findings, len(data.samples)),
         facts=[
             ("images", f"{len(data.samples):,}"),
             ("classes", f"{len(data.classes):,}"),
             *((part, f"{len(data.part(part)):,}") for part in PARTS),
-            ("set aside", f"{len(data.set_aside):,}"),
+            ("skipped", f"{len(data.set_aside):,}"),
         ],
         lines=[finding.note for finding in data.findings if not finding.trouble],
         header=("class", *PARTS),
         rows=rows[:MOST_BARS],
         more_rows=max(0, len(rows) - MOST_BARS),
         sections=[
-            (f"{finding.kind}-{n}", finding, _title(finding), _cards(data, finding, samples, aside))
-            for n, finding in enumerate(trouble, start=1)
+            (f"{finding.kind}-{n}", finding, _title(finding), _cards(data, finding, samples, skipped_files))
+            for n, finding in enumerate(findings, start=1)
         ],
         style=stylesheet(),
     )
@@ -77,30 +77,30 @@ def _title(finding: Finding) -> str:
     return f"{meaning[:1].upper()}{meaning[1:]}"
 
 
-def _opening(trouble: Sequence[Finding], images: int) -> str:
-    if not trouble:
-        return f"Nothing was found that may be wrong with these {images:,} images"
-    return f"{len(trouble)} thing{'s' if len(trouble) > 1 else ''} to look at in {images:,} images"
+def _opening(findings: Sequence[Finding], images: int) -> str:
+    if not findings:
+        return f"No problem was found in these {images:,} images"
+    return f"{len(findings)} finding{'s' if len(findings) > 1 else ''} to check in {images:,} images"
 
 
 def _cards(
     data: Manifest,
     finding: Finding,
     samples: dict[str, tuple[str, str]],
-    aside: dict[str, tuple[str, str]],
+    skipped_files: dict[str, tuple[str, str]],
 ) -> list[_Card]:
     cards = []
     for path in finding.examples:
-        label, part = samples.get(path, (aside.get(path, ("", ""))[0], "set aside"))
-        picture, why = _picture(data, path), ""
+        label, part = samples.get(path, (skipped_files.get(path, ("", ""))[0], "skipped"))
+        picture, reason = _picture(data, path), ""
         if picture is None:
-            why = f"It {aside[path][1]}." if path in aside else "It can't be shown."
-        cards.append(_Card(shortened(path), visible(path), visible(label), part, picture, visible(why)))
+            reason = f"It {skipped_files[path][1]}." if path in skipped_files else "It can't be shown."
+        cards.append(_Card(shortened(path), visible(path), visible(label), part, picture, visible(reason)))
     return cards
 
 
 def _picture(data: Manifest, path: str) -> str | None:
-    """Return a small picture as an address of its data; None where it can't be had."""
+    """Return a small picture as a data URL; `None` where it can't be read."""
     try:
         image = _image(data, path)
     except (FrostlineError, OSError):
@@ -114,7 +114,7 @@ def _picture(data: Manifest, path: str) -> str | None:
 
 
 def _image(data: Manifest, path: str) -> Any:
-    """Return an image as the study would show it, also one that is set aside where it is a file."""
+    """Return an image as the study would render it; a skipped one, too, where it is a file."""
     sample = next((sample for sample in data.samples if sample.path == path), None)
     if sample is not None:
         return data.read(sample)

@@ -1,4 +1,4 @@
-"""The study's conclusions in at most ten sentences: what the terminal prints and the page opens with."""
+"""The study's conclusions in at most ten sentences, for the terminal and the top of the page."""
 
 from __future__ import annotations
 
@@ -8,34 +8,42 @@ from dataclasses import dataclass
 from typing import Any
 
 from frostline import sentences
-from frostline.reports import prediction_table as j
+from frostline.reports import prediction_table
 from frostline.reports.display_names import shortened
-from frostline.reports.study_reader import Answers, Told, note
-from frostline.reports.tried_strategies import Row, of_network, pareto, runs, stage_count
+from frostline.reports.study_reader import PredictionTable, StudyContents, add_problem
+from frostline.reports.tried_strategies import Row, pareto_front, rows_of_backbone, run_count, stage_count
 from frostline.sentences import between, counted, percent
 
 MOST_LINES = 10
-# What a file that is JSON, and not what it should be, comes to.
-DAMAGE = (KeyError, TypeError, ValueError, AttributeError, IndexError, ZeroDivisionError, OverflowError)
-# Words for a number: similarity as `frostline measure` words it; gaps in calibration that one may act on.
+# Raised on a file that is valid JSON with unexpected content.
+DAMAGED_FILE_ERRORS = (
+    KeyError,
+    TypeError,
+    ValueError,
+    AttributeError,
+    IndexError,
+    ZeroDivisionError,
+    OverflowError,
+)
+# Thresholds of the wording: similarity as in `frostline measure`; calibration errors that matter in practice.
 NEAR, FAR = 0.55, 0.25
 GOOD_CALIBRATION, FAIR_CALIBRATION = 0.03, 0.08
 
 
 @dataclass(frozen=True)
-class Found:
-    """What the sections share: worked out once."""
+class ReportContext:
+    """What all sections use, computed once."""
 
-    told: Told
+    contents: StudyContents
     rows: list[Row]
-    answers: Answers | None  # that the model is judged by
-    doubts: Answers | None  # that labels are doubted by
-    doubtful: list[int]
+    predictions: PredictionTable | None  # that the model is evaluated by
+    label_predictions: PredictionTable | None  # that labels are checked by
+    label_issues: list[int]  # rows of `label_predictions.averaged()`
 
 
 @dataclass(frozen=True)
 class Headline:
-    """The figure that stands first; `record` is as `frostline.sentences` says."""
+    """The accuracy shown first; `record` is described in `frostline.sentences`."""
 
     strategy: str
     model: str
@@ -43,56 +51,63 @@ class Headline:
 
     @property
     def accuracy(self) -> float:
-        """A fraction 0–1."""
+        """Return the accuracy, a fraction 0–1."""
         return float(self.record["accuracy"])
 
     @property
     def low(self) -> float:
-        """The lower end of the 95 % interval."""
+        """Return the lower end of the 95 % interval."""
         return float(self.record["low"])
 
     @property
     def high(self) -> float:
-        """The upper end of the 95 % interval."""
+        """Return the upper end of the 95 % interval."""
         return float(self.record["high"])
 
     @property
     def basis(self) -> str:
-        """What the figure is of, in words."""
+        """Return what the accuracy is measured on, in words."""
         return sentences.basis(self.record)
 
     @property
     def caveats(self) -> list[str]:
-        """What it must not be read without, in sentences."""
+        """Return the accuracy's caveats, in sentences."""
         return sentences.caveats(self.record)
 
 
-def forgotten_line(found: dict[str, Any]) -> str:
-    """Say what `remembering.Forgetting.as_dict` holds."""
-    apart = _learned_line(found.get("learned"))
-    if found["before"] is None:
-        return f"What the network forgot can't be told: it had learned from every image asked about.{apart}"
-    before, after, lost = (100 * float(found[key]) for key in ("before", "after", "lost"))
-    span = "" if found["low"] is None else f" ({100 * found['low']:.1f} to {100 * found['high']:.1f})"
+def forgotten_line(forgetting: dict[str, Any]) -> str:
+    """Return a sentence about forgetting, from `Forgetting.as_dict`."""
+    trained_images_sentence = _trained_images_sentence(forgetting.get("learned"))
+    if forgetting["before"] is None:
+        return (
+            "What the network forgot can't be measured: it was trained on every image it was evaluated on."
+            f"{trained_images_sentence}"
+        )
+    before, after, lost = (100 * float(forgetting[key]) for key in ("before", "after", "lost"))
+    span = (
+        ""
+        if forgetting["low"] is None
+        else f" ({100 * forgetting['low']:.1f} to {100 * forgetting['high']:.1f})"
+    )
     return (
-        f"Of {counted(int(found['n_images']), 'image')} of its own classes the network answered "
-        f"{before:.1f} % right before adapting and {after:.1f} % after, through its own head: {lost:.1f} "
-        f"points{span} forgotten.{apart}"
+        f"On {counted(int(forgetting['n_images']), 'image')} of its own classes, through its own head, the "
+        f"network's accuracy was {before:.1f} % before adapting and is {after:.1f} % after: {lost:.1f} "
+        f"points{span} forgotten.{trained_images_sentence}"
     )
 
 
-def _learned_line(learned: dict[str, Any] | None) -> str:
-    """Say what was seen on images that the network had learned from: no measure of new images."""
+def _trained_images_sentence(learned: dict[str, Any] | None) -> str:
+    """Return a sentence about images that the network was trained on: no measure of new images."""
     if not learned:
         return ""
     return (
-        f" Already learned before, n = {learned['n_images']}, no measure of new images: "
-        f"{100 * learned['before']:.1f} % right before and {100 * learned['after']:.1f} % after."
+        f" On images it had been trained on (n = {learned['n_images']}; no measure of new images) the "
+        f"accuracy was {100 * learned['before']:.1f} % before and is {100 * learned['after']:.1f} % after."
     )
 
 
 def duration(seconds: float) -> str:
-    """Seconds as people read them."""
+    """Format seconds for people: `8.3 s`, `12 min`, `1.5 h`."""
     if seconds < 10:
         return f"{seconds:.1f} s"
     if seconds < 90:
@@ -100,71 +115,77 @@ def duration(seconds: float) -> str:
     return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"
 
 
-def headline(found: Found) -> Headline | None:
-    """Return the one figure: the comparison's own where there is one, else that of the run that answers."""
+def headline(context: ReportContext) -> Headline | None:
+    """Return the headline: the comparison's own where there is one, else that of the best run."""
     try:
-        return _headline(found)
-    except DAMAGE as error:
-        note(found.told, f"The headline is left out: {found.told.path} holds a damaged figure ({error!r}).")
+        return _headline(context)
+    except DAMAGED_FILE_ERRORS as error:
+        add_problem(
+            context.contents,
+            f"The headline is left out: {context.contents.path} holds a damaged value ({error!r}).",
+        )
         return None
 
 
-def _headline(found: Found) -> Headline | None:
-    run = found.told.answering
-    record = _record(found)
+def _headline(context: ReportContext) -> Headline | None:
+    run = context.contents.best_run
+    record = _record(context)
     if run is None or run.result is None or record is None or record["accuracy"] is None:
         return None
-    race = found.told.comparison.result if found.told.comparison else None
-    name = race["winner"] if race and race.get("run") == run.path else run.strategy
+    comparison = context.contents.comparison.result if context.contents.comparison else None
+    name = comparison["winner"] if comparison and comparison.get("run") == run.path else run.strategy
     return Headline(str(name), str(run.result["model"]), record)
 
 
-def _record(found: Found) -> dict[str, Any] | None:
-    """Return the record of the accuracy: the one that was stored, where one was of the run that answers."""
-    told, run = found.told, found.told.answering
+def _record(context: ReportContext) -> dict[str, Any] | None:
+    """Return the record of the accuracy: the stored one of the best run, else a computed one."""
+    contents, run = context.contents, context.contents.best_run
     if run is None or run.result is None:
         return None
-    stored = [told.comparison.result if told.comparison else None, told.fit]
-    record = next((one["headline"] for one in stored if one and one.get("run") == run.path), None)
-    if record is not None and (record["accuracy"] is not None or found.answers is None):
-        return {**record, "test_looks": told.test_looks or record.get("test_looks")}
+    stored_results = [contents.comparison.result if contents.comparison else None, contents.fit]
+    record = next(
+        (result["headline"] for result in stored_results if result and result.get("run") == run.path), None
+    )
+    if record is not None and (record["accuracy"] is not None or context.predictions is None):
+        return {**record, "test_looks": contents.test_evaluations or record.get("test_looks")}
     if run.result.get("accuracy") is not None:
         return {
             **run.result,
             "basis": "test part",
             "images": run.result["n_test"],
-            "test_looks": told.test_looks,
+            "test_looks": contents.test_evaluations,
         }
-    if found.answers is None:
+    if context.predictions is None:
         return None
-    accuracy, low, high = j.interval(told, found.answers)
+    accuracy, low, high = prediction_table.interval(contents, context.predictions)
     return {
-        **(j.balance(told, found.answers) or {}),
+        **(prediction_table.balance(contents, context.predictions) or {}),
         "accuracy": accuracy,
         "low": low,
         "high": high,
-        "basis": found.answers.basis,
-        "images": found.answers.images,
+        "basis": context.predictions.basis,
+        "images": context.predictions.n_images,
     }
 
 
-def basis(found: Found) -> str:
-    """Say which images the answers are about: the headline's where they are the same."""
-    answers, head = found.answers, headline(found)
-    assert answers is not None
-    if head is not None and (head.record["basis"] == answers.basis or answers.basis == "out of fold"):
+def basis(context: ReportContext) -> str:
+    """Return which images the predictions are on, in words: the headline's where they are the same."""
+    predictions, head = context.predictions, headline(context)
+    assert predictions is not None
+    if head is not None and (head.record["basis"] == predictions.basis or predictions.basis == "out of fold"):
         return sentences.basis({**head.record, "optimism": None})
     return sentences.basis(
-        {"basis": answers.basis, "images": answers.images, "pool": answers.images, "folds": 0}
+        {"basis": predictions.basis, "images": predictions.n_images, "pool": predictions.n_images, "folds": 0}
     )
 
 
-def conclusions(found: Found, study: str = "") -> list[str]:
+def conclusions(context: ReportContext, study: str = "") -> list[str]:
     """Return at most ten sentences, the most important first.
 
-    `study` is the folder as it was named; a page, the same bytes wherever the folder lies, has its last part.
+    `study` is the folder's path as the user gave it. A page has its last part, so that its bytes don't depend
+    on where the folder is.
     """
-    parts: list[Callable[[Found], list[str]]] = [
+    parts: list[Callable[[ReportContext], list[str]]] = [
         _result,
         _verdict,
         _against_probe,
@@ -178,203 +199,222 @@ def conclusions(found: Found, study: str = "") -> list[str]:
     lines: list[str] = []
     for part in parts:
         try:
-            lines += part(found)
-        except DAMAGE as error:
-            note(found.told, f"A sentence is left out: {found.told.path} holds a damaged figure ({error!r}).")
-    return [*lines[: MOST_LINES - 1], next_step(found, study)]
+            lines += part(context)
+        except DAMAGED_FILE_ERRORS as error:
+            add_problem(
+                context.contents,
+                f"A sentence is left out: {context.contents.path} holds a damaged value ({error!r}).",
+            )
+    return [*lines[: MOST_LINES - 1], next_step(context, study)]
 
 
-def next_step(found: Found, study: str = "") -> str:
-    """Say what to type next."""
-    if found.told.answering is None:
-        return "Nothing is finished yet: the command that began this study goes on where it stopped."
-    named = study or found.told.path.name or str(found.told.path)
-    return f"Label new images: frostline predict {shlex.quote(named)} IMAGES"
+def next_step(context: ReportContext, study: str = "") -> str:
+    """Return the next command to run."""
+    if context.contents.best_run is None:
+        return "No run is finished yet: repeat the command that began this study to resume it."
+    study_name = study or context.contents.path.name or str(context.contents.path)
+    return f"Label new images: frostline predict {shlex.quote(study_name)} IMAGES"
 
 
-def _result(found: Found) -> list[str]:
-    head = headline(found)
+def _result(context: ReportContext) -> list[str]:
+    head = headline(context)
     if head is None:
-        record = _record(found)
+        record = _record(context)
         if record is not None and record.get("note"):
             return [str(record["note"])]
-        done = [row for row in found.rows if row.accuracy is not None]
-        if not done:
+        finished = [row for row in context.rows if row.accuracy is not None]
+        if not finished:
             return []
-        best = done[0]
-        over = found.told.comparison is not None and found.told.comparison.result is not None
-        so_far = "" if over else "So far "
-        return [f"{so_far}{best.title} leads with {percent(best.accuracy or 0.0)} on {best.on}."]
+        best = finished[0]
+        is_finished = (
+            context.contents.comparison is not None and context.contents.comparison.result is not None
+        )
+        prefix = "" if is_finished else "So far "
+        return [f"{prefix}{best.title} leads with {percent(best.accuracy or 0.0)} on {best.evaluated_on}."]
     return [
         (
-            f"{head.strategy} on {head.model} answers {percent(head.accuracy)} of new images right "
+            f"{head.strategy} on {head.model} has an accuracy of {percent(head.accuracy)} on new images "
             f"({between(head.low, head.high)}): {head.basis}."
         ),
         *head.caveats,
     ]
 
 
-def _verdict(found: Found) -> list[str]:
-    race = found.told.comparison
-    if race is None:
+def _verdict(context: ReportContext) -> list[str]:
+    comparison = context.contents.comparison
+    if comparison is None:
         return []
-    if race.result is None:
-        return [f"The comparison is not finished: {counted(runs(found.told, found.rows), 'run')} so far."]
-    return [str(line) for line in race.result["verdict"]][:2]
+    if comparison.result is None:
+        n_runs = run_count(context.contents, context.rows)
+        return [f"The comparison is not finished: {counted(n_runs, 'run')} so far."]
+    return [str(line) for line in comparison.result["verdict"]][:2]
 
 
-def _against_probe(found: Found) -> list[str]:
-    """What thawing bought beside the cheapest thing that can be done, and for how much more time."""
-    mine = of_network(found.told, found.rows)
-    probe = next((row for row in mine if row.strategy.startswith("linear_probe")), None)
-    best = next((row for row in mine if row.winner), None)
+def _against_probe(context: ReportContext) -> list[str]:
+    """Return what unfreezing gained over the linear probe, and its extra time."""
+    rows = rows_of_backbone(context.contents, context.rows)
+    probe = next((row for row in rows if row.strategy.startswith("linear_probe")), None)
+    best = next((row for row in rows if row.winner), None)
     if not probe or not best or probe is best or not (probe.seconds and best.seconds):
         return []
     if probe.accuracy is None or best.accuracy is None:
         return []
     gain = 100 * (best.accuracy - probe.accuracy)
-    word = "more" if gain >= 0 else "less"
-    sure = _apart(found, probe, best)
-    what = "Training a head" if best.cut is not None and best.cut == probe.cut else "Letting layers learn"
-    times = best.seconds / probe.seconds
+    direction = "more" if gain >= 0 else "less"
+    significance = _significance(context, probe, best)
+    action = "Training a head" if best.cut is not None and best.cut == probe.cut else "Unfreezing layers"
+    cost_ratio = best.seconds / probe.seconds
     return [
         (
-            f"{what} ({best.strategy}) reached {abs(gain):.1f} points {word} than a linear probe on the "
-            f"frozen network{sure}, for {times:.{0 if times >= 3 else 1}f} times its time "
-            f"({duration(best.seconds)} against {duration(probe.seconds)} a run)."
+            f"{action} ({best.strategy}) reached {abs(gain):.1f} points {direction} than a linear probe "
+            f"on the frozen network{significance}, for {cost_ratio:.{0 if cost_ratio >= 3 else 1}f} times "
+            f"its time ({duration(best.seconds)} against {duration(probe.seconds)} per run)."
         )
     ]
 
 
-def _apart(found: Found, probe: Row, best: Row) -> str:
-    """Say whether the two can be told from each other: as the verdict does, where there was one."""
-    race = found.told.comparison.result if found.told.comparison else None
-    if race is None:
-        clear = None not in (probe.high, best.low) and (best.low or 0.0) > (probe.high or 0.0)
-        return "" if clear else ", though the intervals overlap"
-    pair = {probe.title, best.title}
-    pairs = [row for row in race["differences"] if {row["leader"], row["other"]} == pair]
-    if not pairs:
-        return ", though they were not tried often enough to tell"
-    return "" if pairs[0]["separated"] else ", too close to call"
+def _significance(context: ReportContext, probe: Row, best: Row) -> str:
+    """Return whether the difference is significant, in words: as in the verdict, where there is one."""
+    comparison = context.contents.comparison.result if context.contents.comparison else None
+    if comparison is None:
+        separated = None not in (probe.high, best.low) and (best.low or 0.0) > (probe.high or 0.0)
+        return "" if separated else ", though the intervals overlap"
+    titles = {probe.title, best.title}
+    differences = [
+        difference
+        for difference in comparison["differences"]
+        if {difference["leader"], difference["other"]} == titles
+    ]
+    if not differences:
+        return ", though with too few runs for a significance test"
+    return "" if differences[0]["separated"] else ", not significantly different"
 
 
-def _images(found: Found) -> list[str]:
-    data = found.told.data
+def _images(context: ReportContext) -> list[str]:
+    data = context.contents.data
     if data is None:
         return []
     extra = []
     if data.set_aside:
-        extra.append(f"{counted(len(data.set_aside), 'file')} set aside as unusable")
+        extra.append(f"{counted(len(data.set_aside), 'file')} skipped as unusable")
     copies = len(data.samples) - len({sample.digest for sample in data.samples})
     if copies:
         extra.append(counted(copies, "exact copy", "exact copies"))
     if data.conflicts:
         extra.append(f"{counted(len(data.conflicts), 'picture')} with two different labels")
-    tail = f"; {', '.join(extra)}" if extra else ""
+    suffix = f"; {', '.join(extra)}" if extra else ""
     return [
-        f"{counted(len(data.samples), 'image')} in {counted(len(data.classes), 'class', 'classes')}{tail}."
+        f"{counted(len(data.samples), 'image')} in {counted(len(data.classes), 'class', 'classes')}{suffix}."
     ]
 
 
-def _network(found: Found) -> list[str]:
-    signals = found.told.signals
-    near = (signals or {}).get("similarity")
-    if not near:
+def _network(context: ReportContext) -> list[str]:
+    signals = context.contents.signals
+    similarity = (signals or {}).get("similarity")
+    if not similarity:
         return []
-    value = near["value"]
-    word = "close to" if value >= NEAR else ("far from" if value < FAR else "at some distance from")
-    lie = f"The images lie {word} what the network was trained on (similarity {value:.2f} of 1)"
-    return [f"{lie}: {_meaning(found, word)}."]
+    value = similarity["value"]
+    degree = "close to" if value >= NEAR else ("far from" if value < FAR else "at some distance from")
+    distance = f"The images are {degree} the network's pretraining images (similarity {value:.2f} of 1)"
+    return [f"{distance}: {_meaning(context, degree)}."]
 
 
-def _meaning(found: Found, word: str) -> str:
-    """What the distance comes to: what was chosen where something was, else what it lets expect."""
-    best = next((row for row in found.rows if row.winner), None)
-    if best is not None and best.cut is not None and (top := stage_count(found.told, best.one)):
-        frozen = best.cut >= top - 1
-        return "its features were used as they are" if frozen else "layers that learn were chosen"
+def _meaning(context: ReportContext, degree: str) -> str:
+    """Return what the distance implies: what was chosen, else what to expect."""
+    best = next((row for row in context.rows if row.winner), None)
+    if (
+        best is not None
+        and best.cut is not None
+        and (n_stages := stage_count(context.contents, best.example_run))
+    ):
+        frozen = best.cut >= n_stages - 1
+        return "its frozen features were used" if frozen else "a strategy that unfreezes layers was chosen"
     return {
-        "close to": "its features may fit as they are",
-        "far from": "letting layers learn tends to pay",
-    }.get(word, "letting some layers learn may pay")
+        "close to": "its frozen features may suffice",
+        "far from": "unfreezing layers tends to help",
+    }.get(degree, "unfreezing some layers may help")
 
 
-def _weakest(found: Found) -> list[str]:
-    if found.answers is None:
+def _weakest(context: ReportContext) -> list[str]:
+    if context.predictions is None:
         return []
-    rows, names = j.classes(found.answers), found.answers.classes
+    rows, classes = prediction_table.classes(context.predictions), context.predictions.classes
     row = rows[0]
     if row.recall == 1.0:
-        every = "Every class" if len(rows) == len(names) else "Every class that was asked"
-        return [f"{every} was recognised without a mistake."]
-    taken = (
-        f", most often taken for {shortened(names[row.taken_for], 30)}" if row.taken_for is not None else ""
+        subject = "Every class" if len(rows) == len(classes) else "Every class that was evaluated"
+        return [f"{subject} has a recall of 100 %."]
+    confusion = (
+        f", most often confused with {shortened(classes[row.confused_with], 30)}"
+        if row.confused_with is not None
+        else ""
     )
     return [
         (
-            f"Hardest class: {shortened(names[row.place], 30)}, {percent(row.recall)} of "
-            f"{counted(row.images, 'image')} recognised{taken}."
+            f"Hardest class: {shortened(classes[row.class_index], 30)}, recall {percent(row.recall)} on "
+            f"{counted(row.n_images, 'image')}{confusion}."
         )
     ]
 
 
-def _labels(found: Found) -> list[str]:
-    if not found.doubtful:
+def _labels(context: ReportContext) -> list[str]:
+    if not context.label_issues:
         return []
-    many = len(found.doubtful)
+    n_issues = len(context.label_issues)
     return [
         (
-            f"{counted(many, 'image')} may be mislabelled: look before you correct, since hard images "
-            "that are labelled right look just the same."
+            f"{counted(n_issues, 'image')} may be mislabelled. Check each before you correct it: hard images "
+            "with a correct label look the same to this test."
         )
     ]
 
 
-def _trust(found: Found) -> list[str]:
-    if found.answers is None:
+def _trust(context: ReportContext) -> list[str]:
+    if context.predictions is None:
         return []
-    got = j.calibration(found.answers)
-    word = (
-        "Its probabilities can be taken at their word"
-        if got.error <= GOOD_CALIBRATION
-        else "Its probabilities are roughly right"
-        if got.error <= FAIR_CALIBRATION
-        else "Don't take its probabilities at their word"
+    calibration = prediction_table.calibration(context.predictions)
+    verdict = (
+        "Its probabilities are well calibrated"
+        if calibration.error <= GOOD_CALIBRATION
+        else "Its probabilities are roughly calibrated"
+        if calibration.error <= FAIR_CALIBRATION
+        else "Its probabilities are poorly calibrated"
     )
-    gap = "" if got.error <= GOOD_CALIBRATION else f"; the mean gap is {100 * got.error:.1f} points"
-    said, right = percent(got.said), percent(got.right)
-    return [f"{word}: of the images asked it says {said} on average, and {right} were right{gap}."]
+    gap = (
+        ""
+        if calibration.error <= GOOD_CALIBRATION
+        else f"; the calibration error is {100 * calibration.error:.1f} points"
+    )
+    confidence, accuracy = percent(calibration.confidence), percent(calibration.accuracy)
+    return [f"{verdict}: mean confidence {confidence}, accuracy {accuracy}{gap}."]
 
 
-def _advice(found: Found) -> list[str]:
-    """Whether what experience advised has proved right."""
-    advice = found.told.advice
+def _advice(context: ReportContext) -> list[str]:
+    """Return how the advised strategy did."""
+    advice = context.contents.advice
     if advice is None:
         return []
     name = str(advice["recommended"])
-    known = of_network(found.told, found.rows)
-    mine = next((row for row in known if row.strategy == name and row.whole), None)
-    if mine is None or mine.accuracy is None:
-        answering = found.told.answering
-        if answering is not None and answering.strategy == name:
-            return [f"Experience had advised {name}, which answers."]
-        return [f"Experience had advised {name}; it was not run to its end here."]
-    if mine.winner:
-        return [f"Experience had advised {name}, and it won."]
-    best = next((row for row in found.rows if row.winner), None)
+    backbone_rows = rows_of_backbone(context.contents, context.rows)
+    advised = next((row for row in backbone_rows if row.strategy == name and row.complete), None)
+    if advised is None or advised.accuracy is None:
+        best_run = context.contents.best_run
+        if best_run is not None and best_run.strategy == name:
+            return [f"The advice was {name}, which is the strategy used."]
+        return [f"The advice was {name}; it was not run to the end here."]
+    if advised.winner:
+        return [f"The advice was {name}, and it won."]
+    best = next((row for row in context.rows if row.winner), None)
     if best is None or best.accuracy is None:
-        return [f"Experience had advised {name}; it reached {percent(mine.accuracy)}."]
-    apart = 100 * (best.accuracy - mine.accuracy)
+        return [f"The advice was {name}; it reached {percent(advised.accuracy)}."]
+    difference = 100 * (best.accuracy - advised.accuracy)
     return [
         (
-            f"Experience had advised {name}; it reached {percent(mine.accuracy)}, "
-            f"{abs(apart):.1f} points {'below' if apart >= 0 else 'above'} the winner."
+            f"The advice was {name}; it reached {percent(advised.accuracy)}, "
+            f"{abs(difference):.1f} points {'below' if difference >= 0 else 'above'} the winner."
         )
     ]
 
 
 def cheapest_good(rows: list[Row]) -> str:
-    """Name those than which nothing is both cheaper and better."""
-    names: list[Any] = [row.strategy for row in pareto(rows)]
-    return ", ".join(names)
+    """Return the names of the Pareto-optimal strategies in run time and accuracy."""
+    return ", ".join(row.strategy for row in pareto_front(rows))

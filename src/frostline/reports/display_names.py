@@ -1,4 +1,4 @@
-"""Names from users, made fit to be shown: no invisible marks, not too long, still told apart."""
+"""Names from users, made fit for display: no invisible characters, not too long, still unique."""
 
 from __future__ import annotations
 
@@ -6,12 +6,12 @@ import unicodedata
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-JOINERS = "\u200c\u200d"  # of letters, in Persian, Indic scripts and emoji: they turn nothing round
+JOINERS = "\u200c\u200d"  # used in Persian, Indic scripts and emoji: they don't change the reading direction
 LONGEST = 48  # characters of a name in a chart or a table; the whole name is in its tooltip
 
 
 def visible(name: str) -> str:
-    """Return the name with everything that is invisible, or turns the reading direction, written out.
+    """Return the name with invisible characters, and those that change the reading direction, escaped.
 
     Letters of every script stay as they are; a right-to-left override becomes `\\u202e`.
     """
@@ -26,7 +26,7 @@ def _visible(letter: str) -> str:
 
 
 def titled(row: Mapping[str, Any]) -> str:
-    """Return what a row of a comparison's standings is called: with its network where several raced."""
+    """Return the name of a row of a comparison's standings, with its backbone where there are several."""
     return f"{row['strategy']} on {row['model']}" if "model" in row else str(row["strategy"])
 
 
@@ -39,15 +39,15 @@ def shortened(name: str, longest: int = LONGEST) -> str:
     return f"{text[:head]}…{text[len(text) - (longest - 1 - head) :]}"
 
 
-def told_apart(names: Iterable[str], longest: int = LONGEST) -> list[str]:
-    """Return a shown name for each, no two alike: what shortening makes equal gets a number."""
-    found: dict[str, int] = {}
+def unique_names(names: Iterable[str], longest: int = LONGEST) -> list[str]:
+    """Return a unique display name for each: names that shortening makes equal get a number."""
+    counts: dict[str, int] = {}
     shown = []
     for name in names:
         text = shortened(name, longest) or "(no name)"
-        while text in found:
-            found[text] += 1
-            text = f"{text} ({found[text]})"
-        found[text] = 1
+        while text in counts:
+            counts[text] += 1
+            text = f"{text} ({counts[text]})"
+        counts[text] = 1
         shown.append(text)
     return shown

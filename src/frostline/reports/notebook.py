@@ -1,4 +1,4 @@
-"""Results in a notebook: a small table, a data frame, a chart. Imports no torch; pandas is asked for late."""
+"""Results in a notebook: a small table, a data frame, a chart. Imports no torch, and pandas only in use."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from frostline.errors import UsageError
 from frostline.reports import chart_parts, charts
 from frostline.reports.display_names import titled, visible
 
-MOST_ROWS = 40  # of a table that is shown as it stands
+MOST_ROWS = 40  # shown of a table
 CELL = 'style="text-align:left;padding:.25em .9em .25em 0"'
 
 
@@ -25,7 +25,7 @@ class Plot:
     spec: dict[str, Any]
 
     def _repr_mimebundle_(self, **_: Any) -> dict[str, Any]:
-        """For notebooks that know Vega-Lite, and as an image for those that don't."""
+        """Return the chart as Vega-Lite, and as an image for notebooks without Vega-Lite."""
         import vl_convert
 
         return {
@@ -43,7 +43,7 @@ class Plot:
 
 
 def plot(spec: dict[str, Any]) -> Plot:
-    """Return a chart with colours of its own."""
+    """Return the chart with fixed colours."""
     return Plot(chart_parts.concrete(spec))
 
 
@@ -57,24 +57,24 @@ def frame(rows: Sequence[Mapping[str, Any]]) -> Any:
 
 
 def table_html(title: str, rows: Sequence[Mapping[str, Any]], lines: Sequence[str] = ()) -> str:
-    """Return a small table with a title and sentences under it; every word is escaped."""
-    shown = list(rows)[:MOST_ROWS]
-    names = list(dict.fromkeys(name for row in shown for name in row))
+    """Return a small table with a title and sentences under it; all text is escaped."""
+    shown_rows = list(rows)[:MOST_ROWS]
+    names = list(dict.fromkeys(name for row in shown_rows for name in row))
     head = "".join(f"<th {CELL}>{_text(name.replace('_', ' '))}</th>" for name in names)
     body = "".join(
         "<tr>" + "".join(f"<td {CELL}>{_text(row.get(name))}</td>" for name in names) + "</tr>"
-        for row in shown
+        for row in shown_rows
     )
-    left = len(rows) - len(shown)
-    more = f"<p>… and {left:,} more.</p>" if left > 0 else ""
-    table = f"<table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>" if shown else ""
+    n_hidden = len(rows) - len(shown_rows)
+    more = f"<p>… and {n_hidden:,} more.</p>" if n_hidden > 0 else ""
+    table = f"<table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>" if shown_rows else ""
     return f"<div><strong>{_text(title)}</strong>{table}{more}{_sentences(lines)}</div>"
 
 
-def lines_html(title: str, lines: Sequence[str], where: str = "") -> str:
+def lines_html(title: str, lines: Sequence[str], path: str = "") -> str:
     """Return a title and sentences."""
-    place = f"<p><code>{_text(where)}</code></p>" if where else ""
-    return f"<div><strong>{_text(title)}</strong>{_sentences(lines)}{place}</div>"
+    path_html = f"<p><code>{_text(path)}</code></p>" if path else ""
+    return f"<div><strong>{_text(title)}</strong>{_sentences(lines)}{path_html}</div>"
 
 
 def _sentences(lines: Sequence[str]) -> str:
@@ -88,33 +88,30 @@ def _text(value: Any) -> str:
     return html.escape(shown)
 
 
-# --- what each result draws -------------------------------------------------------------------------------
+# --- charts of each result -------------------------------------------------------------------------------
 
 
 def epochs_plot(epochs: Sequence[Mapping[str, Any]]) -> Plot:
-    """Draw a run's loss by epoch. Raises `UsageError` where it has no epochs: a head that was solved for."""
+    """Return a run's loss by epoch. Raises `UsageError` where it has none: a head fitted in closed form."""
     if not epochs:
-        raise UsageError("This run has no epochs to draw: its head was solved for in one go.")
+        raise UsageError("This run has no epochs to draw: its head was fitted in closed form.")
     names = {"loss": "training", "val_loss": "held out"}
     values = [
-        {"row": "run", "epoch": n + 1, "what": what, "value": row[key], "low": row[key], "high": row[key]}
+        {"row": "run", "epoch": n + 1, "what": series, "value": row[key], "low": row[key], "high": row[key]}
         for n, row in enumerate(epochs)
-        for key, what in names.items()
+        for key, series in names.items()
         if row.get(key) is not None
     ]
-    what = [name for name in names.values() if any(value["what"] == name for value in values)]
-    return plot(charts.curves(values, "run", what, "loss"))
+    series = [name for name in names.values() if any(value["what"] == name for value in values)]
+    return plot(charts.curves(values, "run", series, "loss"))
 
 
 def standings_plot(standings: Sequence[Mapping[str, Any]], winner: str, model: str) -> Plot:
-    """Draw accuracy against seconds, a mark for each strategy that was compared.
-
-    `winner` is its strategy, `model` its network.
-    """
-    known = [row for row in standings if row["accuracy"] is not None and row["run_seconds"]]
-    if not known:
-        raise UsageError("Nothing was run to its end, so there is nothing to draw.")
-    seconds = [float(row["run_seconds"]) for row in known]
+    """Return accuracy against seconds, a mark for each strategy; `winner` on `model` is marked as chosen."""
+    timed_rows = [row for row in standings if row["accuracy"] is not None and row["run_seconds"]]
+    if not timed_rows:
+        raise UsageError("No strategy was run to the end, so there is nothing to draw.")
+    seconds = [float(row["run_seconds"]) for row in timed_rows]
     values = [
         {
             "key": titled(row),
@@ -129,14 +126,14 @@ def standings_plot(standings: Sequence[Mapping[str, Any]], winner: str, model: s
             if (row["strategy"], row.get("model", model)) == (winner, model)
             else ("tried" if row["share"] == 1.0 else "short"),
         }
-        for row in known
+        for row in timed_rows
     ]
-    ends = (min(v["low"] for v in values) - 0.02, min(1.0, max(v["high"] for v in values) + 0.02))
-    return plot(charts.scatter(values, [], "images held out", (max(0.0, ends[0]), ends[1])))
+    limits = (min(v["low"] for v in values) - 0.02, min(1.0, max(v["high"] for v in values) + 0.02))
+    return plot(charts.scatter(values, [], "held-out images", (max(0.0, limits[0]), limits[1])))
 
 
 def options_plot(options: Sequence[Mapping[str, Any]]) -> Plot:
-    """Draw what is expected of each strategy."""
+    """Return the expected accuracy of each strategy."""
     values = [
         {
             "name": visible(option["strategy"]),
@@ -149,28 +146,44 @@ def options_plot(options: Sequence[Mapping[str, Any]]) -> Plot:
         if option["expected_accuracy"] is not None
     ]
     if not values:
-        raise UsageError("Too little was measured to expect anything, so there is nothing to draw.")
+        raise UsageError("Too little was measured to forecast an accuracy, so there is nothing to draw.")
     return plot(charts.forecast(values, [str(value["name"]) for value in values]))
 
 
 def answers_plot(labels: Sequence[str]) -> Plot:
-    """Draw how many images were given each label."""
+    """Return how many images were predicted as each label."""
     counts = {name: list(labels).count(name) for name in sorted(set(labels))}
-    values = [{"name": visible(n), "part": "test", "count": count, "rank": 0} for n, count in counts.items()]
+    values = [
+        {"name": visible(name), "part": "test", "count": count, "rank": 0} for name, count in counts.items()
+    ]
     return plot(charts.bars(values, [visible(name) for name in counts], ["test"]))
 
 
 class Progress:
-    """How far long work is, to pass as `progress=`: a bar in a notebook, a line now and then elsewhere."""
+    """Progress of long work, to pass as `progress=`: a bar in a notebook, a line every 10 s elsewhere.
+
+    Examples
+    --------
+    >>> frostline.fit("photos/", progress=frostline.Progress())  # doctest: +SKIP
+    """
 
     def __init__(self) -> None:
         self._handle: Any = None
         self._shown = 0.0
         self._notebook = _in_notebook()
-        self._every_s = 0.2 if self._notebook else 10.0  # between two signs
+        self._every_s = 0.2 if self._notebook else 10.0  # between two updates
 
     def __call__(self, what: str, done: int, total: int) -> None:
-        """Show that `done` of `total` are done."""
+        """Show that `done` of `total` steps are done.
+
+        Parameters
+        ----------
+        what
+            The name of the work.
+        done, total
+            Steps done and steps in all. An update is shown at most every 0.2 s in a notebook and every 10 s
+            elsewhere, and at the end.
+        """
         now = time.monotonic()
         if done < total and now - self._shown < self._every_s:
             return
@@ -189,7 +202,7 @@ class Progress:
 
 
 def _in_notebook() -> bool:
-    """Whether a notebook's kernel is running us."""
+    """Return whether this code runs in a notebook's kernel."""
     shell = sys.modules.get("IPython")
-    found = shell.get_ipython() if shell is not None else None
-    return found is not None and hasattr(found, "kernel")
+    ipython = shell.get_ipython() if shell is not None else None
+    return ipython is not None and hasattr(ipython, "kernel")

@@ -1,7 +1,7 @@
-"""From sections to one self-contained page: no address is loaded, and no text from a study can become code.
+"""Render sections as one self-contained page: it loads nothing, and no text from a study can become code.
 
-The template escapes everything. What charts show travels as JSON whose angle brackets are written as escapes.
-The page's own policy allows these very scripts (by their SHA-256) and nothing else, no connection included.
+The template escapes everything. Chart data is embedded as JSON whose angle brackets are escaped. The page's
+content security policy allows its own scripts (by their SHA-256) and nothing else, no connection included.
 """
 
 from __future__ import annotations
@@ -17,10 +17,10 @@ from typing import Any
 from frostline import sentences
 from frostline.reports import conclusions, tried_strategies
 from frostline.reports.chart_parts import Chart
-from frostline.reports.conclusions import DAMAGE, Found
+from frostline.reports.conclusions import DAMAGED_FILE_ERRORS, ReportContext
 from frostline.reports.display_names import visible
 from frostline.reports.section import Section
-from frostline.reports.study_reader import note
+from frostline.reports.study_reader import add_problem
 from frostline.studies.study_folder import plain
 
 # Addresses in the chart library that lead outside: its editor, and a page that a warning names.
@@ -28,14 +28,14 @@ OUTSIDE = ("https://vega.github.io/editor/", "https://github.com/vega/vega-lite/
 ESCAPES = {ord("<"): "\\u003c", ord(">"): "\\u003e", ord("&"): "\\u0026", ord("'"): "\\u0027"}
 
 
-def render(found: Found, sections: Sequence[Section], *, live: str = "") -> bytes:
-    """Return the page. `live` is what a watched page says of itself; it asks its server for news."""
+def render(context: ReportContext, sections: Sequence[Section], *, live: str = "") -> bytes:
+    """Return the page. `live` is the status line of a watched page, which polls its server for changes."""
     from markupsafe import Markup
 
     charts = [chart for section in sections for chart in all_charts(section)]
     scripts = {"library": library(), "script": _text("page.js") + ("\n" + _text("watch.js") if live else "")}
-    lines, head = conclusions.conclusions(found), conclusions.headline(found)
-    study = found.told.path.resolve().name
+    lines, head = conclusions.conclusions(context), conclusions.headline(context)
+    study = context.contents.path.resolve().name
     text: str = template("page.html.j2").render(
         policy=policy(scripts.values(), live=bool(live)),
         version=metadata.version("frostline"),
@@ -45,10 +45,10 @@ def render(found: Found, sections: Sequence[Section], *, live: str = "") -> byte
         head=head,
         basis=f"{head.basis[:1].upper()}{head.basis[1:]}" if head else "",
         caveats=head.caveats if head else [],
-        opening=lines[0] if len(lines) > 1 else "Nothing is finished yet",
-        facts=_facts(found),
+        opening=lines[0] if len(lines) > 1 else "No run is finished yet",
+        facts=_facts(context),
         lines=[line for line in lines[1:] if line not in (head.caveats if head else [])] or lines[-1:],
-        notes=found.told.damaged,
+        notes=context.contents.problems,
         sections=sections,
         percent=sentences.percent,
         between=sentences.between,
@@ -60,12 +60,12 @@ def render(found: Found, sections: Sequence[Section], *, live: str = "") -> byte
 
 
 def all_charts(section: Section) -> list[Chart]:
-    """Return a section's charts, the ones of its own piece of the template too."""
+    """Return a section's charts, including those of its own template part."""
     return [*section.charts, *section.more.get("curves", [])]
 
 
 def safe_json(value: Any) -> str:
-    """Return JSON that can stand in a script element: it holds no character that HTML knows."""
+    """Return JSON for a script element: it holds no character with a meaning in HTML."""
     text = json.dumps(plain(value), allow_nan=False, separators=(",", ":"), sort_keys=True)
     return text.translate(ESCAPES)
 
@@ -82,7 +82,7 @@ def library() -> str:
 
 
 def policy(scripts: Iterable[str], live: bool = False) -> str:
-    """Return a policy that allows these scripts, and pictures within the page, and nothing else."""
+    """Return a content security policy for these scripts, and pictures within the page, and nothing else."""
     hashes = " ".join(
         f"'sha256-{base64.b64encode(hashlib.sha256(s.encode()).digest()).decode()}'" for s in scripts
     )
@@ -95,7 +95,7 @@ def policy(scripts: Iterable[str], live: bool = False) -> str:
 
 
 def stylesheet() -> Any:
-    """Return the style of every page, as markup."""
+    """Return the style sheet of every page, as markup."""
     from markupsafe import Markup
 
     return Markup(_text("page.css"))
@@ -103,14 +103,14 @@ def stylesheet() -> Any:
 
 @functools.cache
 def template(name: str) -> Any:
-    """Return a page's template, which escapes all that it is given."""
+    """Return a page's template, with autoescaping."""
     import jinja2
 
-    made = jinja2.Environment(autoescape=True, trim_blocks=True)
-    made.filters["visible"] = lambda value: visible(str(value))
-    made.filters["visible_code"] = lambda code: "\n".join(visible(line) for line in code.split("\n"))
-    made.filters["count"] = _count
-    return made.from_string(_text(name))
+    environment = jinja2.Environment(autoescape=True, trim_blocks=True)
+    environment.filters["visible"] = lambda value: visible(str(value))
+    environment.filters["visible_code"] = lambda code: "\n".join(visible(line) for line in code.split("\n"))
+    environment.filters["count"] = _count
+    return environment.from_string(_text(name))
 
 
 @functools.cache
@@ -119,44 +119,46 @@ def _text(name: str) -> str:
 
 
 def _count(parameters: int) -> str:
-    """A count of parameters as people read it."""
+    """Format a number of parameters for people."""
     for limit, unit in ((1_000_000, "M"), (1_000, "k")):
         if parameters >= limit:
             return f"{parameters / limit:.3g} {unit} parameters"
     return f"{parameters:,} parameters"
 
 
-def _facts(found: Found) -> list[tuple[str, str]]:
-    """The few numbers that stand under the headline."""
-    told, facts = found.told, []
-    if told.data is not None:
-        facts.append(("images", f"{len(told.data.samples):,}"))
-        facts.append(("classes", f"{len(told.data.classes):,}"))
+def _facts(context: ReportContext) -> list[tuple[str, str]]:
+    """Return the numbers shown under the headline."""
+    contents, facts = context.contents, []
+    if contents.data is not None:
+        facts.append(("images", f"{len(contents.data.samples):,}"))
+        facts.append(("classes", f"{len(contents.data.classes):,}"))
     try:
         strategies, runs = (
-            tried_strategies.strategies_tried(told, found.rows),
-            tried_strategies.runs(told, found.rows),
+            tried_strategies.strategy_count(contents, context.rows),
+            tried_strategies.run_count(contents, context.rows),
         )
-    except DAMAGE as error:
-        note(told, f"Runs are not counted: comparison.json of {told.path} is damaged ({error!r}).")
+    except DAMAGED_FILE_ERRORS as error:
+        add_problem(
+            contents, f"Runs are not counted: comparison.json of {contents.path} is damaged ({error!r})."
+        )
         strategies = runs = 0
     if strategies > 1:
-        facts.append((f"{'candidates' if found.rows[0].model else 'strategies'} tried", f"{strategies:,}"))
+        facts.append((f"{'candidates' if context.rows[0].model else 'strategies'} tried", f"{strategies:,}"))
     if runs > 1:
         facts.append(("runs", f"{runs:,}"))
-    spent = _spent(found)
+    spent = _spent(context)
     if spent is not None:
         facts.append(("time spent", conclusions.duration(spent)))
     return facts
 
 
-def _spent(found: Found) -> float | None:
-    race = found.told.comparison
+def _spent(context: ReportContext) -> float | None:
+    comparison = context.contents.comparison
     try:
-        if found.told.fit is not None:
-            return float(found.told.fit["seconds"])
-        if race is not None and race.result is not None:
-            return float(race.result["seconds"])
-        return sum(float(run.result["seconds"]) for run in found.told.everyone if run.result) or None
-    except DAMAGE:
+        if context.contents.fit is not None:
+            return float(context.contents.fit["seconds"])
+        if comparison is not None and comparison.result is not None:
+            return float(comparison.result["seconds"])
+        return sum(float(run.result["seconds"]) for run in context.contents.all_runs if run.result) or None
+    except DAMAGED_FILE_ERRORS:
         return None

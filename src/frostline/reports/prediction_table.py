@@ -1,6 +1,6 @@
-"""What a table of predictions says: classes, confusions, calibration, mistakes, likely label errors.
+"""Metrics of a prediction table: classes, confusions, calibration, mistakes, likely label errors.
 
-Imports no torch. All rates are fractions 0–1; positions are rows of the table or places among its classes.
+Imports no torch. All rates are fractions 0–1; indices are rows of the table or positions among its classes.
 """
 
 from __future__ import annotations
@@ -14,211 +14,237 @@ import numpy as np
 from numpy.typing import NDArray
 
 from frostline import metrics
-from frostline.reports.study_reader import Answers, Told, answers, note
+from frostline.reports.study_reader import PredictionTable, StudyContents, add_problem, read_predictions
 
-# Below this, out-of-fold figures of a class say too little for a threshold of its own (a rule of thumb).
-FEWEST_TO_DOUBT = 5
-# A label is doubted where the answer has at least so many times its probability. Confident learning alone
-# suspects a sixth of all images where a model is right on two thirds, and is wrong on four in five of them.
-# This bar takes away two thirds of the false alarms and up to a sixth of the labels exchanged at random that
-# were found; of those exchanged with the most similar class, four in nine (docs/LOG.md 2026-11-25).
-FIRMLY = 10.0
+# Below this, a class has too few out-of-fold predictions for a threshold of its own (a rule of thumb).
+MIN_IMAGES_FOR_LABEL_ISSUES = 5
+# A label is suspect where the predicted class has at least so many times its probability. Confident learning
+# alone flags a sixth of all images where a model's accuracy is two thirds, and four in five of them wrongly.
+# This ratio removes two thirds of the false alarms, and up to a sixth of the true ones for labels exchanged
+# at random; of those exchanged with the most similar class, four in nine (docs/LOG.md 2026-11-25).
+LABEL_ISSUE_RATIO = 10.0
 Ints = NDArray[np.int64]
 
 
 @dataclass(frozen=True)
 class ClassRow:
-    """How one class fares. `low` to `high` is a 95 % interval of the recall."""
+    """The metrics of one class. `low` to `high` is a 95 % interval of the recall."""
 
-    place: int
-    images: int
+    class_index: int
+    n_images: int
     recall: float
     low: float
     high: float
-    precision: float | None  # none was answered so: undefined
-    taken_for: int | None  # the class its images are most often mistaken for
+    precision: float | None  # `None` where the class was never predicted
+    confused_with: int | None  # the class its images are most often mistaken for
     times: int
 
 
 @dataclass(frozen=True)
 class Bin:
-    """Images that were answered with about the same probability: what was said, and what came true."""
+    """One bin of the reliability diagram: mean confidence, and accuracy with a 95 % interval."""
 
-    said: float
-    right: float
+    confidence: float
+    accuracy: float
     low: float
     high: float
-    images: float  # an image asked several times counts in parts where its answers fall into several bins
+    n_images: float  # an image predicted several times counts in parts where it falls into several bins
 
 
 @dataclass(frozen=True)
 class Calibration:
-    """`error` is the expected calibration error: the mean gap between said and right, weighed by images."""
+    """`error` is the expected calibration error: the mean gap of confidence and accuracy over images."""
 
     bins: tuple[Bin, ...]
     error: float
-    said: float
-    right: float
+    confidence: float
+    accuracy: float
 
 
-def judged(told: Told) -> Answers | None:
-    """Return the answers that the model is judged by: of the test part, else out of fold, else of val."""
-    run, race = told.answering, told.comparison
-    done = race is not None and race.result is not None
+def evaluation_predictions(contents: StudyContents) -> PredictionTable | None:
+    """Return the predictions to evaluate the model by: on the test part, else out of fold, else on val."""
+    run, comparison = contents.best_run, contents.comparison
+    finished = comparison is not None and comparison.result is not None
     if run is not None:
-        found = answers(told, run.folder / "predictions-test.csv", "test part")
-        if found is not None:
-            return found
-    if race is not None and done:
-        found = answers(told, race.folder / "out-of-fold.csv", "out of fold")
-        if found is not None:
-            return found
-    return answers(told, run.folder / "predictions-val.csv", "val part") if run is not None else None
-
-
-def held_out(told: Told) -> Answers | None:
-    """Return the answers that labels may be doubted by: out of fold where there are such, else `judged`."""
-    race = told.comparison
-    if race is not None and race.result is not None:
-        found = answers(told, race.folder / "out-of-fold.csv", "out of fold")
-        if found is not None:
-            return found
-    return judged(told)
-
-
-def units_of(told: Told, found: Answers) -> list[int] | None:
-    """Return which answers hang together (groups, copies), a number each, where the manifest tells."""
-    if told.data is not None:
-        by_path = {sample.path: sample for sample in told.data.samples}
-        if all(path in by_path for path in found.paths):
-            return list(told.data.units([by_path[path] for path in found.paths]))
-    return None
-
-
-def losses(told: Told, found: Answers) -> dict[str, Any]:
-    """Return log loss, Brier score and their 95 % intervals: as they were stored, else from the table."""
-    race, run = told.comparison, told.answering
-    stored = None
-    if found.basis == "out of fold" and race is not None and race.result is not None:
-        stored = race.result["out_of_fold"]
-    elif found.basis == "test part" and run is not None:
-        stored = run.result
-    if stored and stored.get("log_loss") is not None:
-        return {key: stored[key] for key in metrics.BELIEVED}
-    return metrics.believed(found.targets, found.probabilities, units_of(told, found), images=found.image)
-
-
-def interval(told: Told, found: Answers) -> tuple[float, float, float]:
-    """Return the accuracy and its 95 % interval, over what hangs together where the manifest tells."""
-    units = units_of(told, found)
-    accuracy = float((found.guesses == found.targets).mean())
-    return accuracy, *metrics.interval(found.targets, found.guesses, units)
-
-
-def balance(told: Told, found: Answers) -> dict[str, Any] | None:
-    """Return what the accuracy hides, as `metrics.balance` gives it; `None` without a manifest."""
-    if told.data is None or set(told.data.classes) != set(found.classes):
-        return None
-    learned = [told.data.counts[name]["train"] for name in found.classes]
-    return metrics.balance(found.classes, found.targets, found.guesses, learned, found.image)
-
-
-def confusion(found: Answers) -> Ints:
-    """Return counts of images, (true, answered), by the mean of an image's answers."""
-    found = found.averaged()
-    table = np.zeros((len(found.classes),) * 2, dtype=np.int64)
-    np.add.at(table, (found.targets, found.guesses), 1)
-    return table
-
-
-def classes(found: Answers) -> list[ClassRow]:
-    """Return a row for each class that has images, the least recognised first."""
-    table = confusion(found)
-    rows = []
-    for place, images in enumerate(table.sum(axis=1).tolist()):
-        if not images:
-            continue
-        answered = int(table[:, place].sum())
-        wrong = table[place].copy()
-        wrong[place] = 0
-        other = int(wrong.argmax())
-        mine = found.targets == place
-        recall = float(((found.guesses == place) * found.share)[mine].sum() / images)
-        low, high = metrics.wilson(recall, images)
-        rows.append(
-            ClassRow(
-                place=place,
-                images=images,
-                recall=recall,
-                low=low,
-                high=high,
-                precision=float(table[place, place] / answered) if answered else None,
-                taken_for=other if wrong[other] else None,
-                times=int(wrong[other]),
-            )
-        )
-    return sorted(rows, key=lambda row: (row.recall, -row.images, row.place))
-
-
-def calibration(found: Answers) -> Calibration:
-    """Compare what was said (the top probability) with what came true."""
-    top, weight = found.probabilities.max(axis=1), found.share
-    right = found.guesses == found.targets
-    edge = np.minimum((top * metrics.BINS).astype(np.int64), metrics.BINS - 1)
-    bins = []
-    for place in np.unique(edge).tolist():
-        mine = edge == place
-        images = float(weight[mine].sum())
-        rate, said = (float((values * weight)[mine].sum() / images) for values in (right, top))
-        bins.append(Bin(said, rate, *metrics.wilson(rate, images), images))
-    error = metrics.calibration_error(found.targets, found.probabilities, weight)
-    said, rate = (float((values * weight).sum() / weight.sum()) for values in (top, right))
-    return Calibration(tuple(bins), error, said, rate)
-
-
-def mistakes(found: Answers) -> Ints:
-    """Return the rows that were answered wrongly, the most confident first.
-
-    An image that was asked several times counts by the mean of its answers; the rows are of `averaged()`.
-    Ranked by how far the answer's probability lies above the label's: the order in which labels are doubted.
-    """
-    found = found.averaged()
-    rows = np.arange(len(found.targets))
-    margin = found.probabilities[rows, found.guesses] - found.probabilities[rows, found.targets]
-    wrong = np.flatnonzero(found.guesses != found.targets)
-    return np.asarray(
-        sorted(wrong.tolist(), key=lambda row: (-margin[row], found.paths[row])), dtype=np.int64
+        predictions = read_predictions(contents, run.folder / "predictions-test.csv", "test part")
+        if predictions is not None:
+            return predictions
+    if comparison is not None and finished:
+        predictions = read_predictions(contents, comparison.folder / "out-of-fold.csv", "out of fold")
+        if predictions is not None:
+            return predictions
+    return (
+        read_predictions(contents, run.folder / "predictions-val.csv", "val part")
+        if run is not None
+        else None
     )
 
 
-def doubtful(told: Told, found: Answers, firmly: float = FIRMLY) -> Ints:
+def label_predictions(contents: StudyContents) -> PredictionTable | None:
+    """Return the predictions that labels are checked by: out of fold, else `evaluation_predictions`."""
+    comparison = contents.comparison
+    if comparison is not None and comparison.result is not None:
+        predictions = read_predictions(contents, comparison.folder / "out-of-fold.csv", "out of fold")
+        if predictions is not None:
+            return predictions
+    return evaluation_predictions(contents)
+
+
+def units_of(contents: StudyContents, predictions: PredictionTable) -> list[int] | None:
+    """Return a group number for each row (groups, copies); `None` where the manifest lacks an image."""
+    if contents.data is not None:
+        by_path = {sample.path: sample for sample in contents.data.samples}
+        if all(path in by_path for path in predictions.paths):
+            return list(contents.data.units([by_path[path] for path in predictions.paths]))
+    return None
+
+
+def losses(contents: StudyContents, predictions: PredictionTable) -> dict[str, Any]:
+    """Return log loss, Brier score and their 95 % intervals: as stored, else computed from the table."""
+    comparison, run = contents.comparison, contents.best_run
+    stored = None
+    if predictions.basis == "out of fold" and comparison is not None and comparison.result is not None:
+        stored = comparison.result["out_of_fold"]
+    elif predictions.basis == "test part" and run is not None:
+        stored = run.result
+    if stored and stored.get("log_loss") is not None:
+        return {key: stored[key] for key in metrics.BELIEVED}
+    return metrics.believed(
+        predictions.targets,
+        predictions.probabilities,
+        units_of(contents, predictions),
+        images=predictions.image_index,
+    )
+
+
+def interval(contents: StudyContents, predictions: PredictionTable) -> tuple[float, float, float]:
+    """Return the accuracy and its 95 % interval, over groups where the manifest has them."""
+    units = units_of(contents, predictions)
+    accuracy = float((predictions.predicted == predictions.targets).mean())
+    return accuracy, *metrics.interval(predictions.targets, predictions.predicted, units)
+
+
+def balance(contents: StudyContents, predictions: PredictionTable) -> dict[str, Any] | None:
+    """Return class-balance metrics, see `metrics.balance`; `None` without a manifest."""
+    if contents.data is None or set(contents.data.classes) != set(predictions.classes):
+        return None
+    train_counts = [contents.data.counts[name]["train"] for name in predictions.classes]
+    return metrics.balance(
+        predictions.classes, predictions.targets, predictions.predicted, train_counts, predictions.image_index
+    )
+
+
+def confusion(predictions: PredictionTable) -> Ints:
+    """Return the confusion matrix in images, (true, predicted), by each image's mean probabilities."""
+    predictions = predictions.averaged()
+    matrix = np.zeros((len(predictions.classes),) * 2, dtype=np.int64)
+    np.add.at(matrix, (predictions.targets, predictions.predicted), 1)
+    return matrix
+
+
+def classes(predictions: PredictionTable) -> list[ClassRow]:
+    """Return a row for each class that has images, the lowest recall first."""
+    matrix = confusion(predictions)
+    rows = []
+    for class_index, n_images in enumerate(matrix.sum(axis=1).tolist()):
+        if not n_images:
+            continue
+        n_predicted = int(matrix[:, class_index].sum())
+        errors = matrix[class_index].copy()
+        errors[class_index] = 0
+        most_confused = int(errors.argmax())
+        in_class = predictions.targets == class_index
+        recall = float(
+            ((predictions.predicted == class_index) * predictions.weights)[in_class].sum() / n_images
+        )
+        low, high = metrics.wilson(recall, n_images)
+        rows.append(
+            ClassRow(
+                class_index=class_index,
+                n_images=n_images,
+                recall=recall,
+                low=low,
+                high=high,
+                precision=float(matrix[class_index, class_index] / n_predicted) if n_predicted else None,
+                confused_with=most_confused if errors[most_confused] else None,
+                times=int(errors[most_confused]),
+            )
+        )
+    return sorted(rows, key=lambda row: (row.recall, -row.n_images, row.class_index))
+
+
+def calibration(predictions: PredictionTable) -> Calibration:
+    """Return the calibration of the top probability: confidence against accuracy, in bins."""
+    confidences, weight = predictions.probabilities.max(axis=1), predictions.weights
+    is_correct = predictions.predicted == predictions.targets
+    bin_index = np.minimum((confidences * metrics.BINS).astype(np.int64), metrics.BINS - 1)
+    bins = []
+    for number in np.unique(bin_index).tolist():
+        in_bin = bin_index == number
+        n_images = float(weight[in_bin].sum())
+        accuracy, confidence = (
+            float((values * weight)[in_bin].sum() / n_images) for values in (is_correct, confidences)
+        )
+        bins.append(Bin(confidence, accuracy, *metrics.wilson(accuracy, n_images), n_images))
+    error = metrics.calibration_error(predictions.targets, predictions.probabilities, weight)
+    confidence, accuracy = (
+        float((values * weight).sum() / weight.sum()) for values in (confidences, is_correct)
+    )
+    return Calibration(tuple(bins), error, confidence, accuracy)
+
+
+def mistakes(predictions: PredictionTable) -> Ints:
+    """Return the rows of `averaged()` that are predicted wrongly, the most confident first.
+
+    Ranked by the margin of the predicted class's probability over the label's.
+    """
+    predictions = predictions.averaged()
+    rows = np.arange(len(predictions.targets))
+    margin = (
+        predictions.probabilities[rows, predictions.predicted]
+        - predictions.probabilities[rows, predictions.targets]
+    )
+    wrong = np.flatnonzero(predictions.predicted != predictions.targets)
+    return np.asarray(
+        sorted(wrong.tolist(), key=lambda row: (-margin[row], predictions.paths[row])), dtype=np.int64
+    )
+
+
+def label_issues(
+    contents: StudyContents, predictions: PredictionTable, ratio: float = LABEL_ISSUE_RATIO
+) -> Ints:
     """Return the rows of `averaged()` whose label is likely wrong, the likeliest first.
 
-    By confident learning (cleanlab):
-    Northcutt, Jiang and Chuang 2021, arXiv 1911.00068; of its suspects those that the answer contradicts
-    firmly. Empty where a class has too few images to tell.
+    By confident learning (cleanlab; Northcutt, Jiang and Chuang 2021, arXiv 1911.00068), limited to rows
+    whose predicted class is `ratio` times as probable as the label. Empty where a class has too few images.
     """
-    found = found.averaged()
-    counts = np.bincount(found.targets, minlength=len(found.classes))
-    if counts.min() < FEWEST_TO_DOUBT or len(found.classes) < 2:
+    predictions = predictions.averaged()
+    counts = np.bincount(predictions.targets, minlength=len(predictions.classes))
+    if counts.min() < MIN_IMAGES_FOR_LABEL_ISSUES or len(predictions.classes) < 2:
         return np.zeros(0, dtype=np.int64)
-    rows = found.probabilities / found.probabilities.sum(axis=1, keepdims=True)
+    rows = predictions.probabilities / predictions.probabilities.sum(axis=1, keepdims=True)
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # of libraries that cleanlab brings
             from cleanlab.filter import find_label_issues
 
-            flagged = find_label_issues(found.targets, rows, n_jobs=1)
+            flagged = find_label_issues(predictions.targets, rows, n_jobs=1)
     except (ImportError, ValueError, AssertionError) as error:
-        note(told, f"Likely label errors could not be looked for ({error}).")
+        add_problem(contents, f"Likely label errors could not be computed ({error}).")
         return np.zeros(0, dtype=np.int64)
-    place = np.arange(len(rows))
-    firm = rows[place, found.guesses] >= firmly * rows[place, found.targets]
-    return np.asarray([row for row in mistakes(found).tolist() if flagged[row] and firm[row]], dtype=np.int64)
+    index = np.arange(len(rows))
+    confident = rows[index, predictions.predicted] >= ratio * rows[index, predictions.targets]
+    return np.asarray(
+        [row for row in mistakes(predictions).tolist() if flagged[row] and confident[row]], dtype=np.int64
+    )
 
 
-def table_of(found: Answers, told: Told) -> Path | None:
-    """Where the answers lie, for a message that names them."""
-    if found.basis == "out of fold" and told.comparison is not None:
-        return told.comparison.folder / "out-of-fold.csv"
-    return told.answering.folder / f"predictions-{found.basis.split()[0]}.csv" if told.answering else None
+def predictions_path(predictions: PredictionTable, contents: StudyContents) -> Path | None:
+    """Return the path of the predictions, for a message that names it."""
+    if predictions.basis == "out of fold" and contents.comparison is not None:
+        return contents.comparison.folder / "out-of-fold.csv"
+    return (
+        contents.best_run.folder / f"predictions-{predictions.basis.split()[0]}.csv"
+        if contents.best_run
+        else None
+    )

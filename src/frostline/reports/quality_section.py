@@ -1,4 +1,4 @@
-"""The part of the story about how good the model is: classes, confusions, mistakes, labels, calibration."""
+"""The report's sections on the model's quality: classes, confusions, mistakes, labels, calibration."""
 
 from __future__ import annotations
 
@@ -8,285 +8,322 @@ from pathlib import Path
 from typing import Any
 
 from frostline import metrics
-from frostline.reports import charts as c
-from frostline.reports import prediction_table as j
+from frostline.reports import charts, prediction_table
 from frostline.reports.chart_parts import Chart
-from frostline.reports.conclusions import Found, basis
-from frostline.reports.display_names import shortened, told_apart, visible
+from frostline.reports.conclusions import ReportContext, basis
+from frostline.reports.display_names import shortened, unique_names, visible
 from frostline.reports.section import MOST_BARS, MOST_CELLS, MOST_COUNTS, Section
-from frostline.reports.study_reader import Answers, Told, object_of
+from frostline.reports.study_reader import PredictionTable, StudyContents, read_json_object
 from frostline.sentences import between, counted, named, percent
 
 MOST_MISTAKES = 24  # shown as pictures
-MOST_PICTURE_BYTES = 60_000  # of one picture; what `looks` writes has a fifth of it
+MOST_PICTURE_BYTES = 60_000  # of one picture; those of the error gallery have about a fifth of it
 MOST_PAIRS = 8  # of classes that are confused
 
 
-def classes(found: Found) -> Section | None:
-    """How each class fares, and what is taken for what."""
-    answers = found.answers
-    if answers is None:
+def classes(context: ReportContext) -> Section | None:
+    """Return the section on recall and precision of each class, and the confusions."""
+    predictions = context.predictions
+    if predictions is None:
         return None
-    section = Section("classes", "How good it is, class by class", "Classes")
-    rows, names = j.classes(answers), told_apart(answers.classes)
+    section = Section("classes", "Metrics by class", "Classes")
+    rows, names = prediction_table.classes(predictions), unique_names(predictions.classes)
     section.lead.append(
-        f"{counted(answers.images, 'image')}, {basis(found)}. A dot is the share of a class's "
-        "images that is recognised; a ring is the share of right answers among those that name the class."
+        f"{counted(predictions.n_images, 'image')}, {basis(context)}. A dot is a class's recall; a "
+        "ring is its precision."
     )
-    never = [names[place] for place in range(len(names)) if place not in {row.place for row in rows}]
-    if never:
-        section.lead.append(f"Never asked, so nothing is known of {named(never)}.")
-    if len(answers.paths) > answers.images:
+    absent = [
+        names[class_index]
+        for class_index in range(len(names))
+        if class_index not in {row.class_index for row in rows}
+    ]
+    if absent:
+        section.lead.append(f"No image was evaluated of {named(absent)}.")
+    if len(predictions.paths) > predictions.n_images:
         section.lead.append(
-            "Images were asked in several repeats: what is taken for what, and the mistakes, are by the mean "
-            "of an image's answers."
+            "Images were predicted in several repeats: confusions and mistakes are by the mean of an image's "
+            "probabilities."
         )
-    section.charts.append(_recall_chart(rows, names, answers))
+    section.charts.append(_recall_chart(rows, names, predictions))
     if 2 <= len(names) <= MOST_CELLS:
-        section.charts.append(_confusion_chart(answers, names))
-    pairs = _pairs(answers)
-    section.more = {"pairs": [(names[a], names[b], n) for a, b, n in pairs[:MOST_PAIRS]]}
+        section.charts.append(_confusion_chart(predictions, names))
+    pairs = _pairs(predictions)
+    section.more = {
+        "pairs": [(names[true], names[predicted], count) for true, predicted, count in pairs[:MOST_PAIRS]]
+    }
     return section
 
 
-def _recall_chart(rows: list[j.ClassRow], names: list[str], answers: Answers) -> Chart:
+def _recall_chart(
+    rows: list[prediction_table.ClassRow], names: list[str], predictions: PredictionTable
+) -> Chart:
     shown = rows[:MOST_BARS]
     values = [
         {
-            "name": names[row.place],
+            "name": names[row.class_index],
             "recall": row.recall,
             "low": row.low,
             "high": row.high,
             "precision": row.precision,
-            "images": row.images,
+            "images": row.n_images,
         }
         for row in shown
     ]
-    left = len(rows) - len(shown)
+    n_hidden = len(rows) - len(shown)
     return Chart(
         "recall",
-        "Recognised, class by class",
-        "The hardest class first." + (f" {left:,} easier classes are in the table alone." if left else ""),
-        c.recalls(values, [names[row.place] for row in shown]),
-        ("class", "images", "recognised", "95 % interval", "answers that are right", "most often taken for"),
+        "Recall and precision by class",
+        "The lowest recall first."
+        + (f" {n_hidden:,} classes with higher recall are only in the table." if n_hidden else ""),
+        charts.recalls(values, [names[row.class_index] for row in shown]),
+        ("class", "images", "recall", "95 % interval", "precision", "most often confused with"),
         tuple(
             (
-                visible(answers.classes[row.place]),
-                f"{row.images:,}",
+                visible(predictions.classes[row.class_index]),
+                f"{row.n_images:,}",
                 percent(row.recall),
                 between(row.low, row.high),
                 "" if row.precision is None else percent(row.precision),
-                "" if row.taken_for is None else f"{names[row.taken_for]} ({row.times} ×)",
+                "" if row.confused_with is None else f"{names[row.confused_with]} ({row.times} ×)",
             )
             for row in rows
         ),
     )
 
 
-def _confusion_chart(answers: Answers, names: list[str]) -> Chart:
-    table = j.confusion(answers)
-    total = table.sum(axis=1)
-    filled = [(a, b) for a, b in zip(*table.nonzero(), strict=True)]
+def _confusion_chart(predictions: PredictionTable, names: list[str]) -> Chart:
+    matrix = prediction_table.confusion(predictions)
+    total = matrix.sum(axis=1)
+    filled = [(true, predicted) for true, predicted in zip(*matrix.nonzero(), strict=True)]
     values = [
         {
-            "true": names[a],
-            "answered": names[b],
-            "count": int(table[a, b]),
-            "share": float(table[a, b] / total[a]),
-            "kind": "right" if a == b else "wrong",
+            "true": names[true],
+            "predicted": names[predicted],
+            "count": int(matrix[true, predicted]),
+            "share": float(matrix[true, predicted] / total[true]),
+            "kind": "correct" if true == predicted else "wrong",
         }
-        for a, b in filled
+        for true, predicted in filled
     ]
     return Chart(
         "confusion",
-        "What is taken for what",
-        "Each row is a true class: blue is right, orange is a mistake, and deeper is more often.",
-        c.confusion(values, names, counts=len(names) <= MOST_COUNTS),
-        ("true class", "answered", "images"),
-        tuple((names[a], names[b], f"{table[a, b]:,}") for a, b in filled),
+        "Confusion matrix",
+        "Each row is a true class: blue is correct, orange is a mistake, and deeper is a larger share.",
+        charts.confusion(values, names, counts=len(names) <= MOST_COUNTS),
+        ("true class", "predicted", "images"),
+        tuple((names[true], names[predicted], f"{matrix[true, predicted]:,}") for true, predicted in filled),
     )
 
 
-def _pairs(answers: Answers) -> list[tuple[int, int, int]]:
-    """Return (true, answered, images) of what is confused more than once, the most frequent first."""
-    table = j.confusion(answers)
-    wrong = [
-        (int(a), int(b), int(table[a, b]))
-        for a, b in zip(*table.nonzero(), strict=True)
-        if a != b and table[a, b] > 1
+def _pairs(predictions: PredictionTable) -> list[tuple[int, int, int]]:
+    """Return (true, predicted, images) of confusions that occur more than once, the most frequent first."""
+    matrix = prediction_table.confusion(predictions)
+    confusions = [
+        (int(true), int(predicted), int(matrix[true, predicted]))
+        for true, predicted in zip(*matrix.nonzero(), strict=True)
+        if true != predicted and matrix[true, predicted] > 1
     ]
-    return sorted(wrong, key=lambda pair: (-pair[2], pair[0], pair[1]))
+    return sorted(confusions, key=lambda pair: (-pair[2], pair[0], pair[1]))
 
 
-def mistakes(found: Found) -> Section | None:
-    """The most confident mistakes, with where the network looked."""
-    answers = found.answers.averaged() if found.answers else None
-    if answers is None:
+def mistakes(context: ReportContext) -> Section | None:
+    """Return the section on the most confident mistakes, with class-activation maps."""
+    predictions = context.predictions.averaged() if context.predictions else None
+    if predictions is None:
         return None
-    rows = j.mistakes(answers)
+    rows = prediction_table.mistakes(predictions)
     if not len(rows):
         return None
-    section = Section("mistakes", "Where it is wrong and sure of it", "Mistakes")
-    looks = _looks(found.told, answers)
-    doubted = _doubted(found)
-    cards = [_card(found.told, answers, row, looks, doubted) for row in rows[:MOST_MISTAKES].tolist()]
+    section = Section("mistakes", "The most confident mistakes", "Mistakes")
+    gallery = _gallery(context.contents, predictions)
+    label_issue_paths = _label_issue_paths(context)
+    cards = [
+        _card(context.contents, predictions, row, gallery, label_issue_paths)
+        for row in rows[:MOST_MISTAKES].tolist()
+    ]
     section.lead.append(
-        f"{counted(len(rows), 'mistake')} in {counted(len(answers.paths), 'image')}, the most confident first"
-        + ("." if len(cards) == len(rows) else f"; these are the first {len(cards)}.")
+        f"{counted(len(rows), 'mistake')} in {counted(len(predictions.paths), 'image')}, the most confident "
+        "first" + ("." if len(cards) == len(rows) else f"; these are the first {len(cards)}.")
     )
     if any(card["map"] for card in cards):
         section.lead.append(
-            "The second picture shows where the network saw what it answered: the warmer, the more that "
-            "place spoke for the answer (class-activation map)."
+            "The second picture is the class-activation map of the predicted class: warm regions contribute "
+            "most to the prediction."
         )
-    elif looks.get("note"):
-        section.lead.append(str(looks["note"]))
+    elif gallery.get("note"):
+        section.lead.append(str(gallery["note"]))
     section.more = {
         "cards": cards,
         "left_out": 0,
         "true": sorted({card["label"] for card in cards}),
-        "answered": sorted({card["answered"] for card in cards}),
+        "predicted": sorted({card["predicted"] for card in cards}),
     }
     return section
 
 
-def labels(found: Found) -> Section | None:
-    """Images whose label is likely wrong."""
-    answers = found.doubts.averaged() if found.doubts else None
-    if answers is None or not found.doubtful:
+def labels(context: ReportContext) -> Section | None:
+    """Return the section on images whose label is likely wrong."""
+    predictions = context.label_predictions.averaged() if context.label_predictions else None
+    if predictions is None or not context.label_issues:
         return None
     section = Section("labels", "Labels worth checking", "Labels")
-    looks = _looks(found.told, answers)
-    above = _shown_as_mistakes(found)
-    others = [row for row in found.doubtful if answers.paths[row] not in above]
-    shown, many = others[:MOST_MISTAKES], len(found.doubtful)
+    gallery = _gallery(context.contents, predictions)
+    mistake_paths = _mistake_paths(context)
+    others = [row for row in context.label_issues if predictions.paths[row] not in mistake_paths]
+    shown, n_issues = others[:MOST_MISTAKES], len(context.label_issues)
     section.lead.append(
-        f"{counted(many, 'label')} may be wrong: models that had not seen "
-        f"{'the image' if many == 1 else 'these images'} contradict {'it' if many == 1 else 'them'} more "
-        "firmly than is usual for the class (confident learning, as in cleanlab). Look before you correct: a "
-        "rare but right example looks just the same."
+        f"{counted(n_issues, 'label')} may be wrong: models that were not trained on "
+        f"{'the image' if n_issues == 1 else 'these images'} contradict {'it' if n_issues == 1 else 'them'} "
+        "more confidently than is usual for the class (confident learning, as in cleanlab). Check each "
+        "before you correct it: a rare but correct example looks the same to this test."
     )
-    if marked := many - len(others):
+    if n_marked := n_issues - len(others):
         section.lead.append(
-            f"{'All of them' if marked == many else f'{marked} of them'} stand among the mistakes above, and "
-            f"are marked there{'.' if marked == many else '; here are the others.'}"
+            f"{'All of them' if n_marked == n_issues else f'{n_marked} of them'} are among the mistakes "
+            f"above, and are marked there{'.' if n_marked == n_issues else '; here are the others.'}"
         )
     section.more = {
-        "cards": [_card(found.told, answers, row, looks) for row in shown],
+        "cards": [_card(context.contents, predictions, row, gallery) for row in shown],
         "left_out": len(others) - len(shown),
     }
     return section
 
 
-def _doubted(found: Found) -> frozenset[str]:
-    """Return the paths of the images whose label is doubted."""
-    if found.doubts is None:
+def _label_issue_paths(context: ReportContext) -> frozenset[str]:
+    """Return the paths of the images whose label is likely wrong."""
+    if context.label_predictions is None:
         return frozenset()
-    paths = found.doubts.averaged().paths
-    return frozenset(paths[row] for row in found.doubtful)
+    paths = context.label_predictions.averaged().paths
+    return frozenset(paths[row] for row in context.label_issues)
 
 
-def _shown_as_mistakes(found: Found) -> frozenset[str]:
-    """Return the paths of the images that stand among the mistakes: none of them is shown again."""
-    if found.answers is None:
+def _mistake_paths(context: ReportContext) -> frozenset[str]:
+    """Return the paths of the images shown among the mistakes: they are not shown again."""
+    if context.predictions is None:
         return frozenset()
-    paths = found.answers.averaged().paths
-    return frozenset(paths[row] for row in j.mistakes(found.answers)[:MOST_MISTAKES].tolist())
-
-
-def trust(found: Found) -> Section | None:
-    """Whether stated probabilities can be taken at their word."""
-    answers = found.answers
-    if answers is None or answers.images < 2:
-        return None
-    got = j.calibration(answers)
-    section = Section("trust", "Can its probabilities be believed?", "Probabilities")
-    gap = 100 * (got.said - got.right)
-    word = "too sure" if gap > 0 else "too modest"
-    section.lead.append(
-        f"Of answers given with 90 %, nine in ten should be right. Of the images asked it says "
-        f"{percent(got.said)} on average, and {percent(got.right)} were right"
-        + (f": {abs(gap):.1f} points {word}." if abs(gap) >= 1 else ": well matched.")
-        + f" The mean gap over all levels is {100 * got.error:.1f} points (expected calibration error, "
-        f"{metrics.BINS} bins)."
+    paths = context.predictions.averaged().paths
+    return frozenset(
+        paths[row] for row in prediction_table.mistakes(context.predictions)[:MOST_MISTAKES].tolist()
     )
-    lost = j.losses(found.told, answers)
+
+
+def calibration(context: ReportContext) -> Section | None:
+    """Return the section on calibration."""
+    predictions = context.predictions
+    if predictions is None or predictions.n_images < 2:
+        return None
+    reliability = prediction_table.calibration(predictions)
+    section = Section("trust", "Calibration of its probabilities", "Probabilities")
+    gap = 100 * (reliability.confidence - reliability.accuracy)
+    direction = "overconfident" if gap > 0 else "underconfident"
     section.lead.append(
-        f"Log loss is {_spanned(lost, 'log_loss')} nats an image; the Brier score, summed over classes, "
-        f"{_spanned(lost, 'brier')}. Both are lower the better, and 0 at best."
+        "Of predictions with a probability of 90 %, nine in ten should be correct. Here the mean confidence "
+        f"is {percent(reliability.confidence)} and the accuracy {percent(reliability.accuracy)}"
+        + (f": {abs(gap):.1f} points {direction}." if abs(gap) >= 1 else ": well matched.")
+        + f" The expected calibration error is {100 * reliability.error:.1f} points ({metrics.BINS} bins)."
+    )
+    losses = prediction_table.losses(context.contents, predictions)
+    section.lead.append(
+        f"Log loss is {_with_interval(losses, 'log_loss')} nats per image; the Brier score, summed over "
+        f"classes, {_with_interval(losses, 'brier')}. Lower is better for both, and 0 is best."
     )
     values = [
-        {"said": b.said, "right": b.right, "low": b.low, "high": b.high, "images": round(b.images, 1)}
-        for b in got.bins
+        {
+            "confidence": bin_row.confidence,
+            "accuracy": bin_row.accuracy,
+            "low": bin_row.low,
+            "high": bin_row.high,
+            "images": round(bin_row.n_images, 1),
+        }
+        for bin_row in reliability.bins
     ]
     section.charts.append(
         Chart(
             "calibration",
-            "What it says, and what comes true",
-            "On the dashed line words and deeds agree; below it the model is too sure. Larger dots are more "
-            "images.",
-            c.calibration(values),
-            ("said", "right", "95 % interval", "images"),
+            "Reliability diagram",
+            "On the dashed line confidence equals accuracy; below it the model is overconfident. Larger dots "
+            "are more images.",
+            charts.calibration(values),
+            ("confidence", "accuracy", "95 % interval", "images"),
             tuple(
-                (percent(b.said), percent(b.right), between(b.low, b.high), f"{b.images:,.3g}")
-                for b in got.bins
+                (
+                    percent(bin_row.confidence),
+                    percent(bin_row.accuracy),
+                    between(bin_row.low, bin_row.high),
+                    f"{bin_row.n_images:,.3g}",
+                )
+                for bin_row in reliability.bins
             ),
         )
     )
     return section
 
 
-def _spanned(lost: dict[str, Any], name: str) -> str:
-    low, high = lost[f"{name}_low"], lost[f"{name}_high"]
+def _with_interval(losses: dict[str, Any], name: str) -> str:
+    low, high = losses[f"{name}_low"], losses[f"{name}_high"]
     span = "" if low is None or high is None else f" ({low:.3f}–{high:.3f})"
-    return f"{lost[name]:.3f}{span}"
+    return f"{losses[name]:.3f}{span}"
 
 
-def _looks(told: Told, answers: Answers) -> dict[str, Any]:
-    """Return what training left to look at: the folder, a note, and rows by path."""
-    race = told.comparison.folder if told.comparison else None
-    place = race if answers.basis == "out of fold" else (told.answering.folder if told.answering else None)
-    found = object_of(told, place / "looks.json") if place else None
-    if place is None or found is None:
+def _gallery(contents: StudyContents, predictions: PredictionTable) -> dict[str, Any]:
+    """Return the pictures of mistakes written by training: the folder, a note, and rows by path."""
+    comparison_folder = contents.comparison.folder if contents.comparison else None
+    folder = (
+        comparison_folder
+        if predictions.basis == "out of fold"
+        else (contents.best_run.folder if contents.best_run else None)
+    )
+    gallery = read_json_object(contents, folder / "looks.json") if folder else None
+    if folder is None or gallery is None:
         return {"folder": None, "note": "", "rows": {}}
-    rows = {str(row["path"]): row for row in found.get("rows", []) if isinstance(row, dict) and "path" in row}
-    return {"folder": place / "looks", "note": found.get("note") or "", "rows": rows}
+    rows = {
+        str(row["path"]): row for row in gallery.get("rows", []) if isinstance(row, dict) and "path" in row
+    }
+    return {"folder": folder / "looks", "note": gallery.get("note") or "", "rows": rows}
 
 
 def _card(
-    told: Told, answers: Answers, row: int, looks: dict[str, Any], doubted: frozenset[str] = frozenset()
+    contents: StudyContents,
+    predictions: PredictionTable,
+    row: int,
+    gallery: dict[str, Any],
+    label_issue_paths: frozenset[str] = frozenset(),
 ) -> dict[str, Any]:
-    """One image that was answered otherwise than labelled; `doubted` holds the paths of doubtful labels."""
-    path, label, guess = answers.paths[row], int(answers.targets[row]), int(answers.guesses[row])
-    kept = looks["rows"].get(path, {})
-    picture = _picture(looks["folder"], kept.get("picture")) or _thumbnail(told, path)
-    names = told_apart(answers.classes, 30)
+    """Return the template's values for one mistake; images in `label_issue_paths` are marked."""
+    path, label, predicted = (
+        predictions.paths[row],
+        int(predictions.targets[row]),
+        int(predictions.predicted[row]),
+    )
+    gallery_row = gallery["rows"].get(path, {})
+    picture = _picture(gallery["folder"], gallery_row.get("picture")) or _thumbnail(contents, path)
+    names = unique_names(predictions.classes, 30)
     return {
         "path": shortened(path, 60),
         "whole_path": visible(path),
         "label": names[label],
-        "answered": names[guess],
-        "said": percent(float(answers.probabilities[row, guess])),
-        "for_label": percent(float(answers.probabilities[row, label])),
+        "predicted": names[predicted],
+        "confidence": percent(float(predictions.probabilities[row, predicted])),
+        "label_probability": percent(float(predictions.probabilities[row, label])),
         "picture": picture,
-        "no_picture": "" if picture else _why_not(answers, looks),
-        "doubted": path in doubted,
-        "map": _picture(looks["folder"], kept.get("map")),
+        "no_picture": "" if picture else _missing_picture_reason(predictions, gallery),
+        "label_issue": path in label_issue_paths,
+        "map": _picture(gallery["folder"], gallery_row.get("map")),
     }
 
 
-def _why_not(answers: Answers, looks: dict[str, Any]) -> str:
-    """Say why there is no picture of an image."""
-    if looks["folder"] is None or not looks["rows"]:
-        return f"The study keeps no pictures of answers on the {answers.basis}."
-    return "The study keeps pictures of the surest mistakes alone."
+def _missing_picture_reason(predictions: PredictionTable, gallery: dict[str, Any]) -> str:
+    """Return why there is no picture of an image."""
+    if gallery["folder"] is None or not gallery["rows"]:
+        return f"The study has no pictures of predictions on the {predictions.basis}."
+    return "The study has pictures of the most confident mistakes only."
 
 
-def _thumbnail(told: Told, path: str) -> str | None:
-    if told.data is None:
+def _thumbnail(contents: StudyContents, path: str) -> str | None:
+    if contents.data is None:
         return None
-    digest = next((s.digest for s in told.data.samples if s.path == path), None)
-    return _picture(told.path / "thumbnails", f"{digest[:16]}.jpg") if digest else None
+    digest = next((s.digest for s in contents.data.samples if s.path == path), None)
+    return _picture(contents.path / "thumbnails", f"{digest[:16]}.jpg") if digest else None
 
 
 def _picture(folder: Path | None, name: Any) -> str | None:

@@ -1,4 +1,4 @@
-"""One part of the story, and how much of it is drawn."""
+"""One section of the report, and limits of what it shows."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ MOST_LISTED = 20  # files named in a list
 
 @dataclass
 class Section:
-    """One part of the story. `more` is what its own piece of the template shows."""
+    """One section of the report. `more` holds the values of its own template part."""
 
     key: str
     title: str
-    short: str  # its name in the page's menu
+    short: str  # name in the page's menu
     lead: list[str] = field(default_factory=list)
     charts: list[Chart] = field(default_factory=list)
     more: dict[str, Any] = field(default_factory=dict)

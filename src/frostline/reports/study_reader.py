@@ -1,7 +1,7 @@
-"""A study folder, read whole: what every section is told from. Imports no torch.
+"""Read a whole study folder: the input of every report section. Imports no torch.
 
-Nothing here fails because of a file: what is damaged is left out and named in `damaged`, so that a page can
-still be made of the rest.
+A damaged file never stops the reading: it is skipped and named in `problems`, so that a page can still be
+written from the rest.
 """
 
 from __future__ import annotations
@@ -26,10 +26,10 @@ T = TypeVar("T")
 
 
 @dataclass(frozen=True)
-class Answers:
-    """A table of predictions: classes as positions in `classes`, probabilities (answers, classes).
+class PredictionTable:
+    """Predictions on labelled images: targets (rows,) index `classes`, probabilities are (rows, classes).
 
-    Out of fold an image is asked once a repeat, so it has a row for each.
+    Out of fold an image is predicted once per repeat, so it has a row for each repeat.
     """
 
     basis: str  # "test part", "out of fold", "val part"
@@ -39,42 +39,42 @@ class Answers:
     probabilities: NDArray[np.float64]
 
     @property
-    def guesses(self) -> NDArray[np.int64]:
-        """The class that was answered, (answers,)."""
+    def predicted(self) -> NDArray[np.int64]:
+        """Return the predicted class of each row, (rows,)."""
         return np.asarray(self.probabilities.argmax(axis=1), dtype=np.int64)
 
     @cached_property
-    def image(self) -> NDArray[np.int64]:
-        """Which image each answer is about, (answers,): numbers from 0."""
-        place = {path: number for number, path in enumerate(dict.fromkeys(self.paths))}
-        return np.array([place[path] for path in self.paths], dtype=np.int64)
+    def image_index(self) -> NDArray[np.int64]:
+        """Return the image of each row, (rows,): numbers from 0."""
+        image_number = {path: number for number, path in enumerate(dict.fromkeys(self.paths))}
+        return np.array([image_number[path] for path in self.paths], dtype=np.int64)
 
     @cached_property
-    def share(self) -> NDArray[np.float64]:
-        """How much each answer counts, (answers,): the answers about one image sum to 1."""
-        return np.asarray(1.0 / np.bincount(self.image)[self.image], dtype=np.float64)
+    def weights(self) -> NDArray[np.float64]:
+        """Return the weight of each row, (rows,): the rows of one image sum to 1."""
+        return np.asarray(1.0 / np.bincount(self.image_index)[self.image_index], dtype=np.float64)
 
     @property
-    def images(self) -> int:
-        """How many images were asked."""
-        return int(self.image.max()) + 1
+    def n_images(self) -> int:
+        """Return the number of images."""
+        return int(self.image_index.max()) + 1
 
-    def averaged(self) -> Answers:
-        """Return one answer an image: the mean over its repeats."""
-        if self.images == len(self.paths):
+    def averaged(self) -> PredictionTable:
+        """Return one row per image: the mean probabilities over its repeats."""
+        if self.n_images == len(self.paths):
             return self
-        mean = np.zeros((self.images, len(self.classes)))
-        np.add.at(mean, self.image, self.probabilities * self.share[:, None])
-        first = np.unique(self.image, return_index=True)[1]
-        paths = tuple(self.paths[row] for row in first.tolist())
-        return Answers(self.basis, self.classes, paths, self.targets[first], mean)
+        mean = np.zeros((self.n_images, len(self.classes)))
+        np.add.at(mean, self.image_index, self.probabilities * self.weights[:, None])
+        first_rows = np.unique(self.image_index, return_index=True)[1]
+        paths = tuple(self.paths[row] for row in first_rows.tolist())
+        return PredictionTable(self.basis, self.classes, paths, self.targets[first_rows], mean)
 
 
 @dataclass(frozen=True)
-class RunRead:
-    """One run as its folder tells it; `result` is `None` while it is at work."""
+class RunContents:
+    """The contents of one run's folder; `result` is `None` while the run is unfinished."""
 
-    path: str  # from the study's folder
+    path: str  # relative to the study's folder
     folder: Path
     config: dict[str, Any]
     result: dict[str, Any] | None
@@ -83,18 +83,18 @@ class RunRead:
 
     @property
     def name(self) -> str:
-        """The start of the configuration's digest."""
+        """Return the folder's name: the start of the configuration's digest."""
         return self.folder.name
 
     @property
     def strategy(self) -> str:
-        """The strategy in its notation."""
+        """Return the strategy in its notation."""
         return str(self.config["strategy"])
 
 
 @dataclass(frozen=True)
-class CompareRead:
-    """One comparison; `result` is `None` while it is at work."""
+class ComparisonContents:
+    """The contents of one comparison's folder; `result` is `None` while it is unfinished."""
 
     folder: Path
     plan: dict[str, Any] | None
@@ -102,8 +102,8 @@ class CompareRead:
 
 
 @dataclass
-class Told:
-    """Everything that a study tells. What it does not hold is `None` or empty."""
+class StudyContents:
+    """The contents of a study folder. What it lacks is `None` or empty."""
 
     path: Path
     data: Manifest | None = None
@@ -111,199 +111,209 @@ class Told:
     signals: dict[str, Any] | None = None
     advice: dict[str, Any] | None = None
     fit: dict[str, Any] | None = None
-    comparison: CompareRead | None = None
-    runs: list[RunRead] = field(default_factory=list)  # of the study's own split
-    cells: list[RunRead] = field(default_factory=list)  # of its other splits: folds, repeats, everything
-    answering: RunRead | None = None
-    test_looks: int | None = None  # configurations that had looked at the test part when the last one did
-    why: str = ""  # that run answers
+    comparison: ComparisonContents | None = None
+    runs: list[RunContents] = field(default_factory=list)  # on the study's own split
+    split_runs: list[RunContents] = field(default_factory=list)  # on other splits: folds, repeats, all images
+    best_run: RunContents | None = None  # the run that `predict` uses
+    test_evaluations: int | None = None  # configurations evaluated on the test part so far
+    why: str = ""  # `best_run` was chosen
     passed_over: tuple[PassedOver, ...] = ()
-    apart: tuple[PassedOver, ...] = ()  # runs of `train` that are no part of the comparison
-    damaged: list[str] = field(default_factory=list)  # sentences, each of them with a file's name
+    not_compared: tuple[PassedOver, ...] = ()  # runs of `train` that are not part of the comparison
+    problems: list[str] = field(default_factory=list)  # sentences, each with a file's name
 
     @property
-    def everyone(self) -> list[RunRead]:
-        """All runs, the study's own first."""
-        return [*self.runs, *self.cells]
+    def all_runs(self) -> list[RunContents]:
+        """Return all runs, those on the study's own split first."""
+        return [*self.runs, *self.split_runs]
 
     @property
-    def at_work(self) -> list[RunRead]:
-        """Runs that have begun and not ended."""
-        return [run for run in self.everyone if run.result is None]
+    def unfinished_runs(self) -> list[RunContents]:
+        """Return the runs that have begun and not ended."""
+        return [run for run in self.all_runs if run.result is None]
 
 
-def read(study: str | Path) -> Told:
-    """Read a study. Raises `StudyError` where the folder is none."""
+def read(study: str | Path) -> StudyContents:
+    """Read a study. Raises `StudyError` where the folder is not a study."""
     path = Path(study)
     Study.existing(path)
-    told = Told(path)
-    told.data = _kept(told, lambda: _manifest(path / "manifest.jsonl"))
+    contents = StudyContents(path)
+    contents.data = _try_read(contents, lambda: _load_manifest(path / "manifest.jsonl"))
     for name in ("backbone", "signals", "advice", "fit"):
-        setattr(told, name, _kept(told, lambda name=name: _object(path / f"{name}.json")))  # type: ignore[misc]
-    told.runs = list(_runs(told, path / "runs"))
+        content = _try_read(contents, lambda name=name: _load_json_object(path / f"{name}.json"))  # type: ignore[misc]
+        setattr(contents, name, content)
+    contents.runs = list(_read_runs(contents, path / "runs"))
     for split in sorted((path / "splits").glob("*")):
-        told.cells += _runs(told, split / "runs")
-    told.comparison = _comparison(told)
-    told.test_looks = _test_looks(told)
-    _answering(told)
-    return told
+        contents.split_runs += _read_runs(contents, split / "runs")
+    contents.comparison = _choose_comparison(contents)
+    contents.test_evaluations = _max_test_evaluations(contents)
+    _find_best_run(contents)
+    return contents
 
 
-def answers(told: Told, table: Path, basis: str) -> Answers | None:
-    """Read a table of predictions; `None` where there is none, or it is damaged (which is noted)."""
-    return _kept(told, lambda: _answers(table, basis)) if table.is_file() else None
+def read_predictions(contents: StudyContents, path: Path, basis: str) -> PredictionTable | None:
+    """Read a table of predictions; `None` where it is missing, or damaged (which is noted)."""
+    return _try_read(contents, lambda: _parse_predictions(path, basis)) if path.is_file() else None
 
 
-def object_of(told: Told, path: Path) -> dict[str, Any] | None:
-    """Read one JSON object; `None` where there is none, or it is damaged (which is noted)."""
-    return _kept(told, lambda: _object(path))
+def read_json_object(contents: StudyContents, path: Path) -> dict[str, Any] | None:
+    """Read one JSON object; `None` where it is missing, or damaged (which is noted)."""
+    return _try_read(contents, lambda: _load_json_object(path))
 
 
-def table(path: Path, basis: str) -> Answers:
-    """Read a table of predictions, one answer an image. Raises `StudyError` where it's missing or damaged."""
-    return _answers(path, basis).averaged()
+def load_predictions(path: Path, basis: str) -> PredictionTable:
+    """Read a table of predictions, one row per image. Raises `StudyError` where it's missing or damaged."""
+    return _parse_predictions(path, basis).averaged()
 
 
-def note(told: Told, problem: str) -> None:
-    """Remember a problem, once."""
-    if problem not in told.damaged:
-        told.damaged.append(problem)
+def add_problem(contents: StudyContents, problem: str) -> None:
+    """Add a problem to the list, once."""
+    if problem not in contents.problems:
+        contents.problems.append(problem)
 
 
-def _kept(told: Told, find: Callable[[], T | None]) -> T | None:
-    """Return what `find` reads; `None`, and a note, where a file is damaged."""
+def _try_read(contents: StudyContents, load: Callable[[], T | None]) -> T | None:
+    """Return what `load` reads; `None`, and a noted problem, where a file is damaged."""
     try:
-        return find()
+        return load()
     except (StudyError, DataError) as error:
-        note(told, str(error))
+        add_problem(contents, str(error))
         return None
 
 
-def _object(path: Path) -> dict[str, Any] | None:
-    """Read one JSON object; `None` where there is no such file."""
+def _load_json_object(path: Path) -> dict[str, Any] | None:
+    """Load one JSON object; `None` where there is no such file."""
     if not path.is_file():
         return None
     try:
-        found = json.loads(path.read_text(encoding="utf-8"))
+        content = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError, RecursionError) as error:
-        raise StudyError(f"{path} cannot be read ({_short(error)}): what it holds is left out.") from None
-    if not isinstance(found, dict):
-        raise StudyError(f"{path} is damaged (it holds no JSON object): what it holds is left out.")
-    return found
+        raise StudyError(f"{path} cannot be read ({_one_line(error)}): its content is left out.") from None
+    if not isinstance(content, dict):
+        raise StudyError(f"{path} is damaged (it holds no JSON object): its content is left out.")
+    return content
 
 
-def _manifest(path: Path) -> Manifest | None:
+def _load_manifest(path: Path) -> Manifest | None:
     if not path.is_file():
         return None
     try:
         return Manifest.load(path)
     except DataError as error:
-        raise StudyError(f"{path} cannot be read ({_short(error)}): the images are left out.") from None
+        raise StudyError(f"{path} cannot be read ({_one_line(error)}): the images are left out.") from None
 
 
-def _runs(told: Told, folder: Path) -> Iterator[RunRead]:
-    for place in sorted(folder.glob("*")):
-        found = _kept(told, lambda place=place: _run(told.path, place))  # type: ignore[misc]
-        if found is not None:
-            yield found
+def _read_runs(contents: StudyContents, folder: Path) -> Iterator[RunContents]:
+    for run_folder in sorted(folder.glob("*")):
+        run = _try_read(contents, lambda run_folder=run_folder: _load_run(contents.path, run_folder))  # type: ignore[misc]
+        if run is not None:
+            yield run
 
 
-def _run(study: Path, place: Path) -> RunRead | None:
-    config = _object(place / "config.json")
+def _load_run(study: Path, run_folder: Path) -> RunContents | None:
+    config = _load_json_object(run_folder / "config.json")
     if config is None:
         return None
     if not isinstance(config.get("strategy"), str):
-        raise StudyError(f"{place / 'config.json'} is damaged (it names no strategy): the run is left out.")
+        raise StudyError(
+            f"{run_folder / 'config.json'} is damaged (it names no strategy): the run is left out."
+        )
     try:
-        epochs = [row for row in RunFolder(place).metrics() if isinstance(row, dict)]
-    except (OSError, ValueError):  # bytes that are no text
+        epochs = [row for row in RunFolder(run_folder).metrics() if isinstance(row, dict)]
+    except (OSError, ValueError):  # not UTF-8 text
         epochs = []
-    return RunRead(
-        path=place.relative_to(study).as_posix(),
-        folder=place,
+    return RunContents(
+        path=run_folder.relative_to(study).as_posix(),
+        folder=run_folder,
         config=config,
-        result=_object(place / "result.json"),
+        result=_load_json_object(run_folder / "result.json"),
         epochs=tuple(epochs),
-        backbone=_object(place / "backbone.json"),
+        backbone=_load_json_object(run_folder / "backbone.json"),
     )
 
 
-def _comparison(told: Told) -> CompareRead | None:
-    """Return the comparison to tell of: one that is finished, the latest of several, else one at work."""
-    found = []
-    for place in sorted((told.path / "comparisons").glob("*")):
-        plan = _kept(told, lambda place=place: _object(place / "plan.json"))  # type: ignore[misc]
-        result = _kept(told, lambda place=place: _object(place / "comparison.json"))  # type: ignore[misc]
+def _choose_comparison(contents: StudyContents) -> ComparisonContents | None:
+    """Return the comparison to report: the latest finished one, else the latest unfinished one."""
+    comparisons = []
+    for folder in sorted((contents.path / "comparisons").glob("*")):
+        plan = _try_read(contents, lambda folder=folder: _load_json_object(folder / "plan.json"))  # type: ignore[misc]
+        result = _try_read(contents, lambda folder=folder: _load_json_object(folder / "comparison.json"))  # type: ignore[misc]
         if plan or result:
-            found.append(CompareRead(place, plan, result))
-    done = [one for one in found if one.result is not None]
-    if told.fit is not None:  # its own race, by the run that came out of it
-        done = [one for one in done if one.result and one.result.get("run") == told.fit.get("run")] or done
-    if done:
-        return max(done, key=lambda one: (_modified(one.folder / "comparison.json"), one.folder.name))
-    return max(found, key=lambda one: (_modified(one.folder / "plan.json"), one.folder.name), default=None)
+            comparisons.append(ComparisonContents(folder, plan, result))
+    finished = [comparison for comparison in comparisons if comparison.result is not None]
+    if contents.fit is not None:  # the comparison of `fit`, recognised by its winning run
+        winning_run = contents.fit.get("run")
+        finished = [c for c in finished if c.result and c.result.get("run") == winning_run] or finished
+    if finished:
+        return max(finished, key=lambda c: (_modified_at(c.folder / "comparison.json"), c.folder.name))
+    return max(comparisons, key=lambda c: (_modified_at(c.folder / "plan.json"), c.folder.name), default=None)
 
 
-def _test_looks(told: Told) -> int | None:
-    """The most that any split of the study has counted: the count only grows."""
+def _max_test_evaluations(contents: StudyContents) -> int | None:
+    """Return the largest count of test evaluations over the study's splits: a count only grows."""
     counts = []
-    for place in (told.path, *sorted((told.path / "splits").glob("*"))):
-        card = _kept(told, lambda place=place: _object(place / LOOKS))  # type: ignore[misc]
-        if card is not None and isinstance(card.get("configurations"), int):
-            counts.append(card["configurations"])
+    for folder in (contents.path, *sorted((contents.path / "splits").glob("*"))):
+        counter = _try_read(contents, lambda folder=folder: _load_json_object(folder / LOOKS))  # type: ignore[misc]
+        if counter is not None and isinstance(counter.get("configurations"), int):
+            counts.append(counter["configurations"])
     return max(counts, default=None)
 
 
-def _modified(path: Path) -> float:
+def _modified_at(path: Path) -> float:
     try:
         return path.stat().st_mtime
     except OSError:
         return 0.0
 
 
-def _answering(told: Told) -> None:
-    """Find the run that `predict` would ask."""
-    if not any(run.result for run in told.everyone):
+def _find_best_run(contents: StudyContents) -> None:
+    """Find the run that `predict` would use."""
+    if not any(run.result for run in contents.all_runs):
         return
     try:
-        best = best_of(Study(told.path))
-        told.why, told.passed_over = best.why, best.passed_over
-        if told.comparison is not None and told.comparison.result is not None:
-            told.apart = tuple(apart_from(Study(told.path), told.comparison.result))
-        place = best.folder.path.relative_to(told.path).as_posix()
+        best = best_of(Study(contents.path))
+        contents.why, contents.passed_over = best.why, best.passed_over
+        if contents.comparison is not None and contents.comparison.result is not None:
+            contents.not_compared = tuple(apart_from(Study(contents.path), contents.comparison.result))
+        run_path = best.folder.path.relative_to(contents.path).as_posix()
     except StudyError as error:
-        if told.runs or (told.path / "answer.json").exists():
-            note(told, str(error))
+        if contents.runs or (contents.path / "answer.json").exists():
+            add_problem(contents, str(error))
         return
     except (KeyError, TypeError, ValueError, AttributeError, OSError) as error:
-        note(told, f"{told.path / 'answer.json'} or a run's result.json is damaged ({_short(error)}).")
+        add_problem(
+            contents,
+            f"{contents.path / 'answer.json'} or a run's result.json is damaged ({_one_line(error)}).",
+        )
         return
-    told.answering = next((run for run in told.everyone if run.path == place and run.result), None)
+    contents.best_run = next((run for run in contents.all_runs if run.path == run_path and run.result), None)
 
 
-def _answers(table: Path, basis: str) -> Answers:
+def _parse_predictions(path: Path, basis: str) -> PredictionTable:
     try:
-        with open(table, newline="", encoding="utf-8", errors="surrogateescape") as file:
+        with open(path, newline="", encoding="utf-8", errors="surrogateescape") as file:
             header, *rows = list(csv.reader(file))
         classes = tuple(name[2:-1] for name in header[3:])
-        place = {name: index for index, name in enumerate(classes)}
-        found = Answers(
+        class_index = {name: index for index, name in enumerate(classes)}
+        predictions = PredictionTable(
             basis=basis,
             classes=classes,
             paths=tuple(row[0] for row in rows),
-            targets=np.array([place[row[1]] for row in rows], dtype=np.int64),
+            targets=np.array([class_index[row[1]] for row in rows], dtype=np.int64),
             probabilities=np.array([[float(p) for p in row[3:]] for row in rows], dtype=np.float64),
         )
-        if found.probabilities.shape != (len(rows), len(classes)) or not len(rows):
+        if predictions.probabilities.shape != (len(rows), len(classes)) or not len(rows):
             raise ValueError("rows are missing or cut short")
-        if not np.isfinite(found.probabilities).all() or not (found.probabilities.sum(axis=1) > 0).all():
-            raise ValueError("a probability is no number")
-        return found
+        if (
+            not np.isfinite(predictions.probabilities).all()
+            or not (predictions.probabilities.sum(axis=1) > 0).all()
+        ):
+            raise ValueError("a probability is NaN or infinite, or a row sums to 0")
+        return predictions
     except (OSError, ValueError, KeyError, IndexError, csv.Error) as error:
-        raise StudyError(f"{table} cannot be read ({_short(error)}): what it holds is left out.") from None
+        raise StudyError(f"{path} cannot be read ({_one_line(error)}): its content is left out.") from None
 
 
-def _short(error: BaseException) -> str:
-    """One line of at most 120 characters."""
+def _one_line(error: BaseException) -> str:
+    """Return the error's message as one line of at most 120 characters."""
     text = " ".join(str(error).split()) or type(error).__name__
     return text if len(text) <= 120 else text[:119] + "…"

@@ -1,4 +1,4 @@
-"""The part of the story about what was tried: accuracy against seconds, each run's flow, curves, the cut."""
+"""The report's sections on the strategies tried: accuracy against run time, each run's details, the cut."""
 
 from __future__ import annotations
 
@@ -6,155 +6,164 @@ import math
 from collections.abc import Callable
 from typing import Any
 
-from frostline.reports import chart_parts as b
-from frostline.reports import charts as c
+from frostline.reports import chart_parts, charts
 from frostline.reports.chart_parts import Chart
-from frostline.reports.conclusions import Found, duration, headline
+from frostline.reports.conclusions import ReportContext, duration, headline
 from frostline.reports.display_names import shortened, visible
 from frostline.reports.network_chart import Flow, flow
 from frostline.reports.section import Section
-from frostline.reports.tried_strategies import Row, curves, of_network, pareto, runs, strategies_tried
+from frostline.reports.tried_strategies import (
+    Row,
+    epoch_curves,
+    pareto_front,
+    rows_of_backbone,
+    run_count,
+    strategy_count,
+)
 from frostline.sentences import between, counted, percent
 
-MOST_SHOWN = 24  # rows that can be looked at one by one
+MOST_SHOWN = 24  # rows with details
 
 
-def tried(found: Found) -> Section | None:
-    """What was tried and what it cost; each row can be looked at."""
-    rows = found.rows[:MOST_SHOWN]
+def trials(context: ReportContext) -> Section | None:
+    """Return the section on the strategies tried, their accuracy and cost, and the details of each."""
+    rows = context.rows[:MOST_SHOWN]
     if not rows:
         return None
-    alone = len(rows) == 1
-    section = Section("tried", "What was done" if alone else "What was tried, and what it cost", "Tried")
-    section.lead = [*_lead(found), *_differences(found)]
-    front = pareto(rows)
+    single = len(rows) == 1
+    section = Section("tried", "What was done" if single else "What was tried, and what it cost", "Tried")
+    section.lead = [*_lead(context), *_differences(context)]
+    front = pareto_front(rows)
     if len([row for row in rows if row.accuracy is not None and row.seconds]) > 1:
         section.charts.append(_scatter(rows, front))
     shown = next((row for row in rows if row.winner), rows[0])
-    points = curves(rows)
+    points = epoch_curves(rows)
     section.more = {
         "rows": [_cells(row, row in front) for row in rows],
-        "left_out": len(found.rows) - len(rows),
+        "left_out": len(context.rows) - len(rows),
         "shown": shown.key,
-        "looks": [_look(found, row) for row in rows],
+        "details": [_details(context, row) for row in rows],
         "curves": _curve_charts(points, shown) if points else [],
         "has_curves": sorted({point["row"] for point in points}),
     }
     return section
 
 
-def _lead(found: Found) -> list[str]:
-    race, rows = found.told.comparison, found.rows
-    tried, total = strategies_tried(found.told, rows), runs(found.told, rows)
-    many = counted(tried, *(("candidate",) if rows[0].model else ("strategy", "strategies")))
-    if race is None:
-        each = f" in {counted(total, 'run')}" if total != tried else ""
+def _lead(context: ReportContext) -> list[str]:
+    comparison, rows = context.contents.comparison, context.rows
+    n_strategies, n_runs = strategy_count(context.contents, rows), run_count(context.contents, rows)
+    strategies = counted(n_strategies, *(("candidate",) if rows[0].model else ("strategy", "strategies")))
+    if comparison is None:
+        in_runs = f" in {counted(n_runs, 'run')}" if n_runs != n_strategies else ""
         lead = (
-            f"{many} {'was' if tried == 1 else 'were'} trained{each}, on the same split. Accuracy is of "
-            f"{rows[0].on}, with 95 % intervals."
+            f"{strategies} {'was' if n_strategies == 1 else 'were'} trained{in_runs}, on the same split. "
+            f"Accuracy is on {rows[0].evaluated_on}, with 95 % intervals."
         )
         return [lead]
-    if race.result is None:
-        return ["The comparison is at work: figures are of the runs that are finished so far."]
-    result = race.result
+    if comparison.result is None:
+        return ["The comparison is not finished: metrics are of the runs finished so far."]
+    result = comparison.result
     folds = f", each of them in {result['folds']} folds" if result["folds"] > 1 else ""
     repeats = int(result["repeats"])
-    seen = f"{counted(repeats, 'repeat')}{folds}" if repeats else "no whole repeat in the time"
+    resampling = f"{counted(repeats, 'repeat')}{folds}" if repeats else "no complete repeat within the time"
     spent = duration(float(result["seconds"]))
     budget = f" of {duration(float(result['budget_seconds']))}" if result["budget_seconds"] else ""
-    left = len(rows) - tried
-    without = f" {left} more had no time to begin." if left else ""
+    n_not_started = len(rows) - n_strategies
+    not_started = f" {n_not_started} more did not start within the time." if n_not_started else ""
     return [
         (
-            f"{many} tried on the same splits: {seen}, {counted(total, 'run')} in {spent}{budget}.{without} "
-            "Accuracy is of images that the model asked had not seen; the 95 % intervals are of a new "
-            "model's accuracy on new images."
+            f"{strategies} tried on the same splits: {resampling}, {counted(n_runs, 'run')} in {spent}"
+            f"{budget}.{not_started} Accuracy is on images that the model was not trained on; the 95 % "
+            "intervals are of a new model's accuracy on new images."
         ),
-        *_lowered(found),
-        *_networks(found),
-        *_earlier(found),
+        *_optimism_note(context),
+        *_backbones(context),
+        *_earlier_runs(context),
     ]
 
 
-def _earlier(found: Found) -> list[str]:
-    """Say which candidates had been trained one by one, and which such runs were not compared."""
-    assert found.told.comparison is not None
-    assert found.told.comparison.result is not None
-    joined = ", ".join(map(str, found.told.comparison.result.get("joined") or ()))
-    apart = "; ".join(map(str, found.told.apart))
+def _earlier_runs(context: ReportContext) -> list[str]:
+    """Return which earlier runs joined the comparison, and which did not."""
+    assert context.contents.comparison is not None
+    assert context.contents.comparison.result is not None
+    joined = ", ".join(map(str, context.contents.comparison.result.get("joined") or ()))
+    not_compared = "; ".join(map(str, context.contents.not_compared))
     return [
-        *([f"Trained in this study before, and so compared, too: {visible(joined)}."] if joined else []),
-        *([f"Trained in this study and not compared: {visible(apart)}."] if apart else []),
+        *(
+            [f"Trained in this study before, and therefore compared, too: {visible(joined)}."]
+            if joined
+            else []
+        ),
+        *([f"Trained in this study and not compared: {visible(not_compared)}."] if not_compared else []),
     ]
 
 
-def _lowered(found: Found) -> list[str]:
-    """Say why the headline's figure is lower than the same strategy's row."""
-    head = headline(found)
+def _optimism_note(context: ReportContext) -> list[str]:
+    """Return why the headline's accuracy is lower than the same strategy's row."""
+    head = headline(context)
     if head is None or not head.record.get("optimism"):
         return []
     line = (
-        f"Rows are as they were seen. The headline's {percent(head.accuracy)} "
+        f"Rows show the measured accuracy. The headline's {percent(head.accuracy)} "
         f"({between(head.low, head.high)}) is {100 * head.record['optimism']:.1f} points below the chosen "
-        "one's row, since the best of several looks better than it is."
+        "one's row, since the measured accuracy of the best of several is too optimistic."
     )
     return [line]
 
 
-def _networks(found: Found) -> list[str]:
-    """Say which networks were looked at, and why the others did not race."""
-    looked = (found.told.fit or {}).get("models")
-    if not looked:
+def _backbones(context: ReportContext) -> list[str]:
+    """Return which backbones were screened, which were compared, and why the others were not."""
+    candidates = (context.contents.fit or {}).get("models")
+    if not candidates:
         return []
-    raced = ", ".join(str(row["model"]) for row in looked if row["kept"])
-    out = [f"{row['model']} ({row['reason']})" for row in looked if not row["kept"]]
-    tail = f" Left out: {'; '.join(out)}." if out else ""
-    return [f"{counted(len(looked), 'network')} looked at; raced: {raced}.{tail}"]
+    compared = ", ".join(str(row["model"]) for row in candidates if row["kept"])
+    left_out = [f"{row['model']} ({row['reason']})" for row in candidates if not row["kept"]]
+    tail = f" Left out: {'; '.join(left_out)}." if left_out else ""
+    return [f"{counted(len(candidates), 'backbone')} screened; compared: {compared}.{tail}"]
 
 
-def _differences(found: Found) -> list[str]:
-    race = found.told.comparison
-    return [str(line) for line in race.result["verdict"]] if race and race.result else []
+def _differences(context: ReportContext) -> list[str]:
+    comparison = context.contents.comparison
+    return [str(line) for line in comparison.result["verdict"]] if comparison and comparison.result else []
 
 
 def _scatter(rows: list[Row], front: list[Row]) -> Chart:
-    known = [row for row in rows if row.accuracy is not None and row.seconds]
-    seconds = [row.seconds for row in known if row.seconds]
-    labelled = {row.key for row in front} | {row.key for row in known if row.winner}
+    timed_rows = [row for row in rows if row.accuracy is not None and row.seconds]
+    seconds = [row.seconds for row in timed_rows if row.seconds]
+    labelled_keys = {row.key for row in front} | {row.key for row in timed_rows if row.winner}
     values = [
         {
             "key": row.key,
             "name": _name(row),
-            "label": shortened(row.title, 26) if row.key in labelled or len(known) <= 8 else "",
+            "label": shortened(row.title, 26) if row.key in labelled_keys or len(timed_rows) <= 8 else "",
             "accuracy": row.accuracy,
             "low": row.low if row.low is not None else row.accuracy,
             "high": row.high if row.high is not None else row.accuracy,
             "seconds": row.seconds,
-            "side": b.side_of(row.seconds or 1.0, seconds),
-            "kind": "chosen" if row.winner else ("tried" if row.whole else "short"),
+            "side": chart_parts.side_of(row.seconds or 1.0, seconds),
+            "kind": "chosen" if row.winner else ("tried" if row.complete else "short"),
         }
-        for row in known
+        for row in timed_rows
     ]
     line = [{"seconds": row.seconds, "accuracy": row.accuracy} for row in front]
-    short = any(not row.whole and not row.winner for row in known)
+    short = any(not row.complete and not row.winner for row in timed_rows)
     return Chart(
         "tried-scatter",
         "Accuracy against time",
-        "Up and to the left is better. The diamond was chosen; the dashed line joins what nothing beats in "
-        "both (the Pareto front)."
+        "Up and to the left is better. The diamond was chosen; the dashed line is the Pareto front."
         + (" Triangles were not run to the end." if short else "")
-        + " Click a mark to look at it below.",
-        c.scatter(values, line, known[0].on, _ends(values)),
-        ("strategy", "right", "95 % interval", "seconds a run"),
-        tuple((_name(row), _percent(row.accuracy), _span(row), f"{row.seconds:.1f}") for row in known),
+        + " Click a mark to show its details below.",
+        charts.scatter(values, line, timed_rows[0].evaluated_on, _axis_limits(values)),
+        ("strategy", "accuracy", "95 % interval", "seconds per run"),
+        tuple((_name(row), _percent(row.accuracy), _span(row), f"{row.seconds:.1f}") for row in timed_rows),
     )
 
 
-def _ends(values: list[dict[str, Any]]) -> tuple[float, float]:
-    """Return what the accuracy's axis spans: all intervals, with some room, and never above 1."""
+def _axis_limits(values: list[dict[str, Any]]) -> tuple[float, float]:
+    """Return the limits of the accuracy axis: all intervals with a margin, within 0–1."""
     low, high = min(value["low"] for value in values), max(value["high"] for value in values)
-    room = max(0.01, 0.08 * (high - low))
-    return max(0.0, low - room), min(1.0, high + room)
+    margin = max(0.01, 0.08 * (high - low))
+    return max(0.0, low - margin), min(1.0, high + margin)
 
 
 def _name(row: Row) -> str:
@@ -170,18 +179,20 @@ def _span(row: Row) -> str:
 
 
 def _cells(row: Row, best: bool) -> dict[str, Any]:
-    """One line of the table of what was tried."""
-    remark = []
+    """Return the cells of one row of the strategies table."""
+    remarks = []
     if row.winner:
-        remark.append("chosen")
+        remarks.append("chosen")
     if best:
-        remark.append("best for its time")
-    if row.part:
-        remark.append(f"seen on {row.part}")
-    if row.share < 1:
-        remark.append(f"short runs, {row.share:g} of its epochs" if row.count else "no time left for it")
+        remarks.append("Pareto-optimal")
+    if row.folds_done:
+        remarks.append(f"evaluated on {row.folds_done}")
+    if row.epoch_share < 1:
+        remarks.append(
+            f"short runs, {row.epoch_share:g} of its epochs" if row.count else "not started within the time"
+        )
     if row.stopped:
-        remark.append("stopped by its time limit")
+        remarks.append("stopped by its time limit")
     return {
         "key": row.key,
         "name": _name(row),
@@ -189,94 +200,104 @@ def _cells(row: Row, best: bool) -> dict[str, Any]:
         "span": _span(row),
         "seconds": "" if row.seconds is None else duration(row.seconds),
         "runs": row.count,
-        "remark": "; ".join(remark),
+        "remark": "; ".join(remarks),
         "winner": row.winner,
     }
 
 
-def _look(found: Found, row: Row) -> dict[str, Any]:
-    """What a row shows when it is picked: its flow and its facts."""
-    run = row.one
-    drawn: Flow | None = flow(found.told, run) if run else None
+def _details(context: ReportContext, row: Row) -> dict[str, Any]:
+    """Return a row's details: the network with its learning rates, and facts of a run."""
+    run = row.example_run
+    network_flow: Flow | None = flow(context.contents, run) if run else None
     facts: list[tuple[str, str]] = []
     if run is not None and run.result is not None:
         result = run.result
         facts = [
-            ("parameters that learned", f"{int(result['trainable_parameters']):,}"),
-            ("images it learned from", f"{int(result['n_train']):,}"),
+            ("trainable parameters", f"{int(result['trainable_parameters']):,}"),
+            ("training images", f"{int(result['n_train']):,}"),
             ("optimizer steps", f"{int(result['steps']):,}"),
-            ("memory at the peak", f"{float(result['peak_memory_bytes']) / 1e6:,.0f} MB"),
-            ("mirrored in training", "yes" if result["flip"] == "horizontal" else "no"),
+            ("peak memory", f"{float(result['peak_memory_bytes']) / 1e6:,.0f} MB"),
+            ("flipped in training", "yes" if result["flip"] == "horizontal" else "no"),
             *(
-                [("turned in training", str(result["rotate"]))]
+                [("rotated in training", str(result["rotate"]))]
                 if result.get("rotate", "none") != "none"
                 else []
             ),
             ("seed", str(run.config.get("seed", ""))),
         ]
         if row.count > 1:
-            facts.append(("runs", f"{row.count:,}, one of them drawn"))
-    return {"key": row.key, "name": _name(row), "flow": drawn, "facts": facts, "run": run.path if run else ""}
+            facts.append(("runs", f"{row.count:,}, one of them shown"))
+    return {
+        "key": row.key,
+        "name": _name(row),
+        "flow": network_flow,
+        "facts": facts,
+        "run": run.path if run else "",
+    }
 
 
 def _curve_charts(points: list[dict[str, Any]], shown: Row) -> list[Chart]:
-    charts = []
-    drawn = {str(point["row"]) for point in points}
-    first = shown.key if shown.key in drawn else min(drawn)  # hidden while its row isn't the one looked at
-    mine = [point for point in points if point["row"] == first]
-    has = {point["what"] for point in points}
+    curve_charts = []
+    keys_with_curves = {str(point["row"]) for point in points}
+    # Hidden by the page while another row is selected.
+    first_key = shown.key if shown.key in keys_with_curves else min(keys_with_curves)
+    first_points = [point for point in points if point["row"] == first_key]
+    available = {point["what"] for point in points}
     kinds = [
         (
             "curve-loss",
-            "Loss, epoch by epoch",
-            [w for w in ("training", "held out") if w in has],
+            "Loss by epoch",
+            [name for name in ("training", "held out") if name in available],
             "loss",
             False,
         ),
-        ("curve-right", "Right on images held out", ["accuracy"], "images answered right", True),
+        ("curve-right", "Accuracy on held-out images by epoch", ["accuracy"], "accuracy", True),
     ]
-    for key, title, what, axis, share in kinds:
-        if not set(what) & has or not what:
+    for key, title, series, axis, share in kinds:
+        if not set(series) & available or not series:
             continue
-        charts.append(
+        curve_charts.append(
             Chart(
                 key,
                 title,
                 "The line is the mean over the runs of this strategy, the band their range.",
-                c.curves(points, first, what, axis, share=share),
+                charts.curves(points, first_key, series, axis, share=share),
                 ("epoch", "images", axis),
                 tuple(
                     (str(p["epoch"]), p["what"], percent(p["value"]) if share else f"{p['value']:.3f}")
-                    for p in mine
-                    if p["what"] in what
+                    for p in first_points
+                    if p["what"] in series
                 ),
             )
         )
-    return charts
+    return curve_charts
 
 
-def cuts(found: Found) -> Section | None:
-    """Accuracy against the cut: how much of the network to let learn."""
-    network = found.told.backbone or next((r.backbone for r in found.told.everyone if r.backbone), None)
-    mine = of_network(found.told, found.rows)
-    rows = [row for row in mine if row.cut is not None and row.accuracy is not None and row.whole]
-    if network is None or len({row.cut for row in rows}) < 3:
+def cuts(context: ReportContext) -> Section | None:
+    """Return the section on accuracy and run time by cut, where at least three cuts were tried."""
+    backbone = context.contents.backbone or next(
+        (run.backbone for run in context.contents.all_runs if run.backbone), None
+    )
+    backbone_rows = rows_of_backbone(context.contents, context.rows)
+    rows = [row for row in backbone_rows if row.cut is not None and row.accuracy is not None and row.complete]
+    if backbone is None or len({row.cut for row in rows}) < 3:
         return None
-    stages = [str(stage["name"]) for stage in network["stages"]]
-    section = Section("cut", "How much of the network to let learn", "Cut")
-    race = found.told.comparison
-    asked = bool(race and race.result and race.result.get("cuts"))
+    stages = [str(stage["name"]) for stage in backbone["stages"]]
+    section = Section("cut", "How much of the network to train", "Cut")
+    comparison = context.contents.comparison
+    all_cuts = bool(comparison and comparison.result and comparison.result.get("cuts"))
     section.lead.append(
-        "A cut freezes everything before it. This is the accuracy by the lowest stage that was let learn"
-        + (", tried at every place where the network can be cut exactly." if asked else ".")
+        "A cut freezes every stage before it. This is the accuracy by the lowest trained stage"
+        + (", tried at every stage boundary where the network can be cut exactly." if all_cuts else ".")
     )
     section.charts += [_cut_chart(rows, stages), _cut_cost_chart(rows, stages)]
     best = next((row for row in rows if row.winner), None)
-    decided = bool(race and race.result and race.result["differences"])  # all of them on every repeat
-    if asked and decided and best is not None and best.cut is not None:
+    # Differences are stored where all strategies ran on every repeat.
+    has_differences = bool(comparison and comparison.result and comparison.result["differences"])
+    if all_cuts and has_differences and best is not None and best.cut is not None:
         section.lead.append(
-            f"The answer: let {counted(len(stages) - best.cut, 'stage')} learn ({best.strategy}). It is the "
-            "shallowest choice that cannot be told from the best."
+            f"Train {counted(len(stages) - best.cut, 'stage')} ({best.strategy}): the fewest stages whose "
+            "accuracy is not significantly different from the best."
         )
     return section
 
@@ -286,10 +307,10 @@ def _cut_chart(rows: list[Row], stages: list[str]) -> Chart:
     return Chart(
         "cut-curve",
         "Accuracy against the cut",
-        f"At “{visible(stages[-1])}” only the classifier on top learned; further left, more of the network "
-        "did. Orange was chosen.",
-        c.against_cut(values, _used(values, stages), f"right on {rows[0].on}", share=True),
-        ("lowest stage that learns", "strategy", "right", "95 % interval"),
+        f"At “{visible(stages[-1])}” only the classifier was trained; further left, more of the network. "
+        "Orange was chosen.",
+        charts.against_cut(values, _used(values, stages), f"accuracy on {rows[0].evaluated_on}", share=True),
+        ("lowest trained stage", "strategy", "accuracy", "95 % interval"),
         tuple(
             (visible(v["stage"]), v["name"], percent(v["value"]), between(v["low"], v["high"]))
             for v in values
@@ -302,9 +323,9 @@ def _cut_cost_chart(rows: list[Row], stages: list[str]) -> Chart:
     return Chart(
         "cut-seconds",
         "Seconds against the cut",
-        "What a run took, on a logarithmic scale; the line is the range over the runs of a strategy.",
-        c.against_cut(values, _used(values, stages), "seconds of one run", share=False),
-        ("lowest stage that learns", "strategy", "seconds a run", "range"),
+        "Time of one run, on a logarithmic scale; the line is the range over the runs of a strategy.",
+        charts.against_cut(values, _used(values, stages), "seconds of one run", share=False),
+        ("lowest trained stage", "strategy", "seconds per run", "range"),
         tuple(
             (visible(v["stage"]), v["name"], f"{v['value']:.1f}", f"{v['low']:.1f}–{v['high']:.1f}")
             for v in values
@@ -313,22 +334,22 @@ def _cut_cost_chart(rows: list[Row], stages: list[str]) -> Chart:
 
 
 def _seconds(row: Row) -> tuple[float | None, float | None, float | None]:
-    """What a run of a row took: the mean, the least and the most."""
-    taken = [float(run.result["seconds"]) for run in row.runs if run.result]
-    return row.seconds, min(taken, default=None), max(taken, default=None)
+    """Return the mean, least and most seconds of a row's runs."""
+    seconds = [float(run.result["seconds"]) for run in row.runs if run.result]
+    return row.seconds, min(seconds, default=None), max(seconds, default=None)
 
 
 def _by_cut(
     rows: list[Row],
     stages: list[str],
-    figures: Callable[[Row], tuple[float | None, float | None, float | None]],
+    interval_of: Callable[[Row], tuple[float | None, float | None, float | None]],
 ) -> list[dict[str, Any]]:
-    """Return a figure and its interval for each row, side by side where several share a cut."""
+    """Return a value and its interval for each row, side by side where several share a cut."""
     values: list[dict[str, Any]] = []
     for cut in sorted({row.cut for row in rows if row.cut is not None}):
-        mine = [row for row in rows if row.cut == cut]
-        for place, row in enumerate(mine):
-            value, low, high = figures(row)
+        cut_rows = [row for row in rows if row.cut == cut]
+        for index, row in enumerate(cut_rows):
+            value, low, high = interval_of(row)
             values.append(
                 {
                     "stage": stages[cut],
@@ -336,7 +357,7 @@ def _by_cut(
                     "value": value,
                     "low": value if low is None else low,
                     "high": value if high is None else high,
-                    "offset": 0.0 if len(mine) == 1 else -0.4 + 0.8 * place / (len(mine) - 1),
+                    "offset": 0.0 if len(cut_rows) == 1 else -0.4 + 0.8 * index / (len(cut_rows) - 1),
                     "kind": "chosen" if row.winner else "tried",
                 }
             )
@@ -348,10 +369,10 @@ def _used(values: list[dict[str, Any]], stages: list[str]) -> list[str]:
 
 
 def tens(values: list[float]) -> tuple[float, float]:
-    """Return the ends of a logarithmic axis that holds all values, with some room."""
+    """Return the limits of a logarithmic axis: all values with a margin."""
     return min(values) / 1.6, max(values) * 1.6
 
 
 def is_number(value: Any) -> bool:
-    """Whether it is a number that can be drawn."""
+    """Return whether the value is a finite number."""
     return isinstance(value, int | float) and math.isfinite(value)

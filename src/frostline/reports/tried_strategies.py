@@ -1,7 +1,7 @@
-"""What was tried: each strategy with what it reached, what it cost, and where it cut. Imports no torch.
+"""The strategies of a study as rows: accuracy, cost, and the lowest stage trained. Imports no torch.
 
-A comparison's candidates, or, where strategies were trained one by one, the runs. Runs of one strategy on
-several folds and repeats are one row.
+The rows are a comparison's candidates, or single runs where strategies were trained one by one. Runs of one
+strategy on several folds and repeats are one row.
 """
 
 from __future__ import annotations
@@ -15,14 +15,14 @@ import numpy as np
 
 from frostline import metrics, strategies
 from frostline.errors import UsageError
-from frostline.reports.study_reader import RunRead, Told, answers
+from frostline.reports.study_reader import RunContents, StudyContents, read_predictions
 
 
 @dataclass(frozen=True)
 class Row:
-    """One thing that was tried. Accuracies are of images it had not learned from, with a 95 % interval."""
+    """One strategy that was run. Accuracies are on images it was not trained on, with a 95 % interval."""
 
-    key: str  # unlike that of every other row; fit for an id in a page
+    key: str  # unique, and valid as an id in a page
     strategy: str
     augment: str
     accuracy: float | None
@@ -30,103 +30,108 @@ class Row:
     high: float | None
     seconds: float | None  # of one run
     predicted_s: float | None
-    runs: tuple[RunRead, ...]  # those that the figures are of
+    runs: tuple[RunContents, ...]  # that the metrics are computed from
     count: int  # of all its runs, short ones too
     repeats: int
-    share: float  # of its epochs, below 1 where it was left out before a whole run
+    epoch_share: float  # trained share of its epochs, below 1 where it was eliminated before a complete run
     cut: int | None  # stages below it stay frozen throughout
     winner: bool
-    on: str  # what the accuracy is of
+    evaluated_on: str  # the images that the accuracy is measured on
     stopped: bool = False
-    part: str = ""  # of its first repeat that it was seen on, where it was left out before the end
-    model: str = ""  # empty where all rows are of one network
+    folds_done: str = ""  # of its first repeat, where it was eliminated before the repeat ended
+    model: str = ""  # empty where all rows have the same backbone
 
     @property
     def title(self) -> str:
-        """What it is called."""
+        """Return the row's name, with its backbone where there are several."""
         return f"{self.strategy} on {self.model}" if self.model else self.strategy
 
     @property
-    def whole(self) -> bool:
-        """Whether its figures are of whole schedules."""
-        return self.share == 1.0 and not self.stopped and not self.part
+    def complete(self) -> bool:
+        """Return whether its metrics are of complete schedules."""
+        return self.epoch_share == 1.0 and not self.stopped and not self.folds_done
 
     @property
-    def one(self) -> RunRead | None:
-        """One of its runs, to look at."""
+    def example_run(self) -> RunContents | None:
+        """Return one of its runs, to show in detail."""
         return self.runs[0] if self.runs else None
 
 
-def tried(told: Told) -> list[Row]:
-    """Return what was tried, the best first."""
-    race = told.comparison
-    if race is not None and race.result is not None:
-        rows = [_standing(told, found, n) for n, found in enumerate(race.result["standings"])]
-    elif race is not None:
-        rows = _at_work(told)
+def strategy_rows(contents: StudyContents) -> list[Row]:
+    """Return a row for each strategy that was run, the best first."""
+    comparison = contents.comparison
+    if comparison is not None and comparison.result is not None:
+        rows = [
+            _standing_row(contents, standing, number)
+            for number, standing in enumerate(comparison.result["standings"])
+        ]
+    elif comparison is not None:
+        rows = _unfinished_rows(contents)
     else:
-        rows = _one_by_one(told)
+        rows = _single_run_rows(contents)
     return rows
 
 
-def strategies_tried(told: Told, rows: Sequence[Row]) -> int:
-    """Return how many strategies were tried: of a race, those with a run, as it was stored."""
-    race = told.comparison
-    if race is not None and race.result is not None:
-        return int(race.result["strategies_tried"])
+def strategy_count(contents: StudyContents, rows: Sequence[Row]) -> int:
+    """Return the number of strategies with a run: of a comparison, as stored in its result."""
+    comparison = contents.comparison
+    if comparison is not None and comparison.result is not None:
+        return int(comparison.result["strategies_tried"])
     return len({row.title for row in rows if row.count})
 
 
-def runs(told: Told, rows: Sequence[Row]) -> int:
-    """Return how many runs the rows are of: of a race, as it was stored."""
-    race = told.comparison
-    if race is not None and race.result is not None:
-        return int(race.result["runs"])
+def run_count(contents: StudyContents, rows: Sequence[Row]) -> int:
+    """Return the number of runs: of a comparison, as stored in its result."""
+    comparison = contents.comparison
+    if comparison is not None and comparison.result is not None:
+        return int(comparison.result["runs"])
     return sum(row.count for row in rows)
 
 
-def of_network(told: Told, rows: Iterable[Row]) -> list[Row]:
-    """Return the rows of the network that the study's advice and stages are about: the chosen one."""
-    name = (told.backbone or {}).get("model")
+def rows_of_backbone(contents: StudyContents, rows: Iterable[Row]) -> list[Row]:
+    """Return the rows of the chosen backbone, which the study's advice and stages describe."""
+    name = (contents.backbone or {}).get("model")
     return [row for row in rows if row.model in ("", name)]
 
 
-def pareto(rows: Iterable[Row]) -> list[Row]:
-    """Return the rows than which nothing is both cheaper and better, the cheapest first."""
-    known = [row for row in rows if row.accuracy is not None and row.seconds is not None and row.whole]
-    found: list[Row] = []
-    for row in sorted(known, key=lambda r: (r.seconds or 0.0, -(r.accuracy or 0.0))):
-        if not found or (row.accuracy or 0.0) > (found[-1].accuracy or 0.0):
-            found.append(row)
-    return found
+def pareto_front(rows: Iterable[Row]) -> list[Row]:
+    """Return the Pareto-optimal rows in run time and accuracy, the cheapest first."""
+    candidates = [
+        row for row in rows if row.accuracy is not None and row.seconds is not None and row.complete
+    ]
+    front: list[Row] = []
+    for row in sorted(candidates, key=lambda r: (r.seconds or 0.0, -(r.accuracy or 0.0))):
+        if not front or (row.accuracy or 0.0) > (front[-1].accuracy or 0.0):
+            front.append(row)
+    return front
 
 
-def stage_count(told: Told, run: RunRead | None = None) -> int | None:
-    """Return how many stages the network has, the head included."""
-    found = (run.backbone if run and run.backbone else None) or told.backbone
-    stages = (found or {}).get("stages")
+def stage_count(contents: StudyContents, run: RunContents | None = None) -> int | None:
+    """Return the number of stages of the network, the head included."""
+    backbone = (run.backbone if run and run.backbone else None) or contents.backbone
+    stages = (backbone or {}).get("stages")
     return len(stages) if isinstance(stages, list) and stages else None
 
 
-def resolved_phases(told: Told, run: RunRead) -> tuple[strategies.ResolvedPhase, ...]:
-    """Return a run's phases, made concrete as training did it; none for a head that is solved for."""
-    stages, images = stage_count(told, run), _learned_from(run)
+def resolved_phases(contents: StudyContents, run: RunContents) -> tuple[strategies.ResolvedPhase, ...]:
+    """Return a run's phases as training resolved them; none for a head fitted in closed form."""
+    stages, images = stage_count(contents, run), _train_size(run)
     if stages is None or images is None:
         return ()
     batch = int(run.config.get("batch_size", 32))
     return strategies.schedule(strategies.parse(run.strategy), stages=stages, images=images, batch=batch)
 
 
-def _learned_from(run: RunRead) -> int | None:
-    """How many images the run learned from."""
+def _train_size(run: RunContents) -> int | None:
+    """Return the number of training images."""
     if run.result is not None:
         return int(run.result["n_train"])
     return None
 
 
-def lowest_cut(told: Told, name: str, run: RunRead | None) -> int | None:
-    """Return the lowest stage that learns under a strategy."""
-    stages = stage_count(told, run)
+def lowest_cut(contents: StudyContents, name: str, run: RunContents | None) -> int | None:
+    """Return the lowest stage that a strategy trains."""
+    stages = stage_count(contents, run)
     if stages is None:
         return None
     try:
@@ -136,44 +141,46 @@ def lowest_cut(told: Told, name: str, run: RunRead | None) -> int | None:
     return min((phase.cut for phase in phases), default=stages - 1)
 
 
-def _standing(told: Told, found: dict[str, Any], number: int) -> Row:
-    """A candidate of a finished comparison."""
-    assert told.comparison is not None
-    assert told.comparison.result is not None
-    result, name, augment = told.comparison.result, str(found["strategy"]), str(found["augment"])
-    model = str(found.get("model", ""))
-    share = float(found["share"]) if _trains(name) else 1.0  # a head that is solved for has no short runs
-    runs = tuple(run for run in told.cells if _is_of(run, name, augment, share, model))
-    cells, folds = int(found.get("cells", 0)), int(result["folds"])
-    left_out = share == 1.0 and not found["repeats"] and 0 < cells < folds
+def _standing_row(contents: StudyContents, standing: dict[str, Any], number: int) -> Row:
+    """Return the row of one candidate of a finished comparison."""
+    assert contents.comparison is not None
+    assert contents.comparison.result is not None
+    result, name, augment = contents.comparison.result, str(standing["strategy"]), str(standing["augment"])
+    model = str(standing.get("model", ""))
+    epoch_share = (
+        float(standing["share"]) if _is_trained(name) else 1.0
+    )  # closed-form heads have no short runs
+    runs = tuple(run for run in contents.split_runs if _belongs_to(run, name, augment, epoch_share, model))
+    cell_count, folds = int(standing.get("cells", 0)), int(result["folds"])
+    eliminated = epoch_share == 1.0 and not standing["repeats"] and 0 < cell_count < folds
     return Row(
         key=f"tried-{number}",
         strategy=name,
         augment=augment,
-        accuracy=_number(found["accuracy"]),
-        low=_number(found["low"]),
-        high=_number(found["high"]),
-        seconds=_number(found["run_seconds"]),
-        predicted_s=_number(found["predicted_seconds"]) if share == 1.0 else None,
+        accuracy=_optional_float(standing["accuracy"]),
+        low=_optional_float(standing["low"]),
+        high=_optional_float(standing["high"]),
+        seconds=_optional_float(standing["run_seconds"]),
+        predicted_s=_optional_float(standing["predicted_seconds"]) if epoch_share == 1.0 else None,
         runs=runs,
-        count=int(found["runs"]),
-        repeats=int(found["repeats"]),
-        share=share,
-        cut=lowest_cut(told, name, runs[0] if runs else None),
+        count=int(standing["runs"]),
+        repeats=int(standing["repeats"]),
+        epoch_share=epoch_share,
+        cut=lowest_cut(contents, name, runs[0] if runs else None),
         winner=(name, augment) == (result["winner"], result["augment"]) and model in ("", result["model"]),
-        on="images held out",
-        part=f"{cells} of {folds} folds" if left_out else "",
+        evaluated_on="held-out images",
+        folds_done=f"{cell_count} of {folds} folds" if eliminated else "",
         model=model,
     )
 
 
-def _at_work(told: Told) -> list[Row]:
-    """The candidates of a comparison that is not finished, as far as their runs tell."""
-    groups: dict[tuple[str, str, str], list[RunRead]] = {}
-    for run in told.cells:
+def _unfinished_rows(contents: StudyContents) -> list[Row]:
+    """Return the rows of an unfinished comparison, from the runs that are finished."""
+    groups: dict[tuple[str, str, str], list[RunContents]] = {}
+    for run in contents.split_runs:
         if run.config.get("keep") == "last" and run.result is not None:
-            kind = (run.strategy, str(run.config.get("augment")), str(run.config.get("model", "")))
-            groups.setdefault(kind, []).append(run)
+            group_key = (run.strategy, str(run.config.get("augment")), str(run.config.get("model", "")))
+            groups.setdefault(group_key, []).append(run)
     several = len({model for *_, model in groups}) > 1
     rows = []
     for number, ((name, augment, model), runs) in enumerate(sorted(groups.items())):
@@ -189,114 +196,116 @@ def _at_work(told: Told) -> list[Row]:
             runs=tuple(runs),
             count=len(runs),
             repeats=0,
-            share=1.0,
-            cut=lowest_cut(told, name, runs[0]),
+            epoch_share=1.0,
+            cut=lowest_cut(contents, name, runs[0]),
             winner=False,
-            on="images held out, so far",
+            evaluated_on="held-out images, so far",
             model=model if several else "",
         )
-        plan = told.comparison.plan if told.comparison else None
-        rows.append(_with_interval(told, row, float((plan or {}).get("spread", 1.0))))
+        plan = contents.comparison.plan if contents.comparison else None
+        rows.append(_with_interval(contents, row, float((plan or {}).get("spread", 1.0))))
     return sorted(rows, key=lambda row: -(row.accuracy or 0.0))
 
 
-def _one_by_one(told: Told) -> list[Row]:
-    """Runs that were trained one by one: judged on val where all have it, else on the test part."""
-    done = [run for run in told.runs if run.result is not None]
-    on_val = bool(done) and all((run.result or {}).get("val_accuracy") is not None for run in done)
-    rows = [_run_row(told, run, number, on_val) for number, run in enumerate(done)]
+def _single_run_rows(contents: StudyContents) -> list[Row]:
+    """Return a row for each single run: evaluated on val where all have one, else on the test part."""
+    finished = [run for run in contents.runs if run.result is not None]
+    on_val = bool(finished) and all((run.result or {}).get("val_accuracy") is not None for run in finished)
+    rows = [_run_row(contents, run, number, on_val) for number, run in enumerate(finished)]
     return sorted(rows, key=lambda row: (-(row.accuracy or 0.0), row.seconds or 0.0, row.strategy))
 
 
-def _run_row(told: Told, run: RunRead, number: int, on_val: bool) -> Row:
+def _run_row(contents: StudyContents, run: RunContents, number: int, on_val: bool) -> Row:
     result = run.result or {}
     row = Row(
         key=f"tried-{number}",
         strategy=run.strategy,
         augment=str(result.get("augment", run.config.get("augment"))),
-        accuracy=_number(result["val_accuracy"] if on_val else result["accuracy"]),
-        low=None if on_val else _number(result["low"]),
-        high=None if on_val else _number(result["high"]),
-        seconds=_number(result["seconds"]),
+        accuracy=_optional_float(result["val_accuracy"] if on_val else result["accuracy"]),
+        low=None if on_val else _optional_float(result["low"]),
+        high=None if on_val else _optional_float(result["high"]),
+        seconds=_optional_float(result["seconds"]),
         predicted_s=None,
         runs=(run,),
         count=1,
         repeats=1,
-        share=1.0,
-        cut=lowest_cut(told, run.strategy, run),
-        winner=told.answering is not None and run.path == told.answering.path,
-        on="the val part" if on_val else "the test part",
+        epoch_share=1.0,
+        cut=lowest_cut(contents, run.strategy, run),
+        winner=contents.best_run is not None and run.path == contents.best_run.path,
+        evaluated_on="the val part" if on_val else "the test part",
         stopped=bool(result.get("stopped")),
     )
-    return _with_interval(told, row) if on_val else row
+    return _with_interval(contents, row) if on_val else row
 
 
-def _with_interval(told: Told, row: Row, spread: float = 1.0) -> Row:
-    """Add the interval that the runs' own tables give: over images, and what ties them together.
+def _with_interval(contents: StudyContents, row: Row, spread: float = 1.0) -> Row:
+    """Add the accuracy's interval from the runs' predictions, over groups of images where there are any.
 
-    `spread` widens it, as `metrics.rate_interval` says.
+    `spread` widens it, see `metrics.rate_interval`.
     """
-    right: dict[str, list[float]] = {}
+    correct: dict[str, list[float]] = {}
     for run in row.runs:
-        found = answers(told, run.folder / "predictions-val.csv", "val part")
-        if found is None:
+        predictions = read_predictions(contents, run.folder / "predictions-val.csv", "val part")
+        if predictions is None:
             return row
-        for path, hit in zip(found.paths, (found.guesses == found.targets).tolist(), strict=True):
-            right.setdefault(path, []).append(float(hit))
+        for path, is_correct in zip(
+            predictions.paths, (predictions.predicted == predictions.targets).tolist(), strict=True
+        ):
+            correct.setdefault(path, []).append(float(is_correct))
     units = None
-    if told.data is not None:
-        by_path = {sample.path: sample for sample in told.data.samples}
-        if all(path in by_path for path in right):
-            units = told.data.units([by_path[path] for path in right])
-    rates = np.array([statistics.fmean(hits) for hits in right.values()])
+    if contents.data is not None:
+        by_path = {sample.path: sample for sample in contents.data.samples}
+        if all(path in by_path for path in correct):
+            units = contents.data.units([by_path[path] for path in correct])
+    rates = np.array([statistics.fmean(correct_flags) for correct_flags in correct.values()])
     low, high = metrics.rate_interval(rates, units, spread)
     return replace(row, low=low, high=high)
 
 
-def _is_of(run: RunRead, name: str, augment: str, share: float, model: str) -> bool:
-    """Whether a run is one of a candidate's, with that share of its epochs."""
+def _belongs_to(run: RunContents, name: str, augment: str, epoch_share: float, model: str) -> bool:
+    """Return whether a run belongs to a candidate, with that share of its epochs."""
     if model and run.config.get("model") != model:
         return False
     if run.result is None or run.config.get("keep") != "last" or run.config.get("augment") != augment:
         return False
-    images = _learned_from(run)
+    images = _train_size(run)
     try:
         return images is not None and run.strategy == str(
-            strategies.scaled(strategies.parse(name), share, images)
+            strategies.scaled(strategies.parse(name), epoch_share, images)
         )
     except UsageError:
         return False
 
 
-def _trains(name: str) -> bool:
+def _is_trained(name: str) -> bool:
     try:
         return strategies.parse(name).trains
     except UsageError:
         return True
 
 
-def _number(value: Any) -> float | None:
+def _optional_float(value: Any) -> float | None:
     return None if value is None else float(value)
 
 
-def curves(rows: Sequence[Row]) -> list[dict[str, Any]]:
+def epoch_curves(rows: Sequence[Row]) -> list[dict[str, Any]]:
     """Return loss and accuracy by epoch: the mean over a row's runs, and their range."""
-    found = []
+    points = []
     for row in rows:
         lengths = [len(run.epochs) for run in row.runs if run.epochs]
         for epoch in range(max(lengths, default=0)):
             lines = [run.epochs[epoch] for run in row.runs if len(run.epochs) > epoch]
-            for key, what in (("loss", "training"), ("val_loss", "held out"), ("val_accuracy", "accuracy")):
+            for key, series in (("loss", "training"), ("val_loss", "held out"), ("val_accuracy", "accuracy")):
                 values = [float(line[key]) for line in lines if line.get(key) is not None]
                 if values:
-                    found.append(
+                    points.append(
                         {
                             "row": row.key,
                             "epoch": epoch + 1,
-                            "what": what,
+                            "what": series,
                             "value": round(statistics.fmean(values), 5),
                             "low": round(min(values), 5),
                             "high": round(max(values), 5),
                         }
                     )
-    return found
+    return points

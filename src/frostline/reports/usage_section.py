@@ -1,4 +1,4 @@
-"""The last parts of the story: whether forecasts proved right, and how to use the model."""
+"""The report's last sections: forecasts against measurements, and how to use the model."""
 
 from __future__ import annotations
 
@@ -7,13 +7,12 @@ from pathlib import PurePath
 from typing import Any
 
 from frostline.data import as_options
-from frostline.reports import chart_parts as b
-from frostline.reports import charts as c
+from frostline.reports import chart_parts, charts
 from frostline.reports.chart_parts import Chart
-from frostline.reports.conclusions import Found, duration
+from frostline.reports.conclusions import ReportContext, duration
 from frostline.reports.display_names import shortened, visible
 from frostline.reports.section import Section
-from frostline.reports.tried_strategies import of_network
+from frostline.reports.tried_strategies import rows_of_backbone
 from frostline.sentences import between, percent
 from frostline.studies.best_run import passed_over_line
 
@@ -31,11 +30,11 @@ DEFAULTS = {
     "test_size": 0.2,
     "val_size": 0.2,
 }
-# Options of each verb that are written as they were asked for, where they differ from the default.
-READING = ("split_names", "path_column", "label_column", "group_by")
-FIT = (
+# Options of each command that are written out where they differ from the default.
+READING_OPTIONS = ("split_names", "path_column", "label_column", "group_by")
+FIT_OPTIONS = (
     "minutes",
-    *READING,
+    *READING_OPTIONS,
     "intensity_range",
     "alpha_background",
     "model",
@@ -55,14 +54,14 @@ FIT = (
     "interpolate_weights",
     "precision",
 )
-COMPARE = (
+COMPARE_OPTIONS = (
     "minutes", "cuts", "model", "architecture", "size", "resize", "strategies", "repeats", "search", "draws",
     "seed", "metric", "augment", "min_crop", "rotate", "interpolate_weights", "precision",
-    "test_size", "val_size", *READING, "intensity_range", "alpha_background",
+    "test_size", "val_size", *READING_OPTIONS, "intensity_range", "alpha_background",
 )  # fmt: skip
-TRAIN = (
+TRAIN_OPTIONS = (
     "strategy",
-    *READING,
+    *READING_OPTIONS,
     "intensity_range",
     "alpha_background",
     "model",
@@ -83,27 +82,27 @@ TRAIN = (
 )
 
 
-def foresight(found: Found) -> Section | None:
-    """What was recommended, why, and whether it proved right; predicted against actual cost."""
-    told, charts = found.told, []
-    section = Section("foresight", "What was expected, and what came of it", "Forecast")
-    if told.advice is not None:
-        section.lead += [str(line) for line in told.advice["why"]]
-        section.lead += _proved(found, told.advice)
+def forecasts(context: ReportContext) -> Section | None:
+    """Return the section on the advice and how it turned out, and predicted against actual cost."""
+    contents, section_charts = context.contents, []
+    section = Section("foresight", "Forecasts and results", "Forecast")
+    if contents.advice is not None:
+        section.lead += [str(line) for line in contents.advice["why"]]
+        section.lead += _forecast_quality(context, contents.advice)
         section.more = {
-            "would_change": [str(line) for line in told.advice["would_change"]],
-            "notes": [str(line) for line in told.advice["notes"]],
+            "would_change": [str(line) for line in contents.advice["would_change"]],
+            "notes": [str(line) for line in contents.advice["notes"]],
         }
-        charts.append(_forecast_chart(found, told.advice))
-    charts.append(_cost_chart(found))
-    section.charts = [chart for chart in charts if chart is not None]
+        section_charts.append(_forecast_chart(context, contents.advice))
+    section_charts.append(_cost_chart(context))
+    section.charts = [chart for chart in section_charts if chart is not None]
     return section if section.lead or section.charts else None
 
 
-def _pairs(found: Found, advice: dict[str, Any]) -> list[tuple[dict[str, Any], Any]]:
-    """Return each option that was run to its end, with its row."""
-    mine = of_network(found.told, found.rows)
-    rows = {row.strategy: row for row in reversed(mine) if row.whole and row.accuracy is not None}
+def _forecast_rows(context: ReportContext, advice: dict[str, Any]) -> list[tuple[dict[str, Any], Any]]:
+    """Return each advised option that was run to the end, with its row."""
+    backbone_rows = rows_of_backbone(context.contents, context.rows)
+    rows = {row.strategy: row for row in reversed(backbone_rows) if row.complete and row.accuracy is not None}
     return [
         (option, rows[option["strategy"]])
         for option in advice["options"]
@@ -111,36 +110,36 @@ def _pairs(found: Found, advice: dict[str, Any]) -> list[tuple[dict[str, Any], A
     ]
 
 
-def _proved(found: Found, advice: dict[str, Any]) -> list[str]:
-    pairs = _pairs(found, advice)
-    if not pairs:
-        return ["What was expected can't be held against a figure: none of it was raced to its end here."]
-    inside = sum(option["low"] <= row.accuracy <= option["high"] for option, row in pairs)
+def _forecast_quality(context: ReportContext, advice: dict[str, Any]) -> list[str]:
+    option_rows = _forecast_rows(context, advice)
+    if not option_rows:
+        return ["The expected accuracies can't be checked: none of these strategies was run to the end here."]
+    n_inside = sum(option["low"] <= row.accuracy <= option["high"] for option, row in option_rows)
     line = (
-        f"{inside} of {len(pairs)} accuracies that were found lie within what was expected (an interval is "
-        "to hold four in five)."
+        f"{n_inside} of {len(option_rows)} measured accuracies are within the expected interval (it should "
+        "hold four in five)."
     )
-    best = next((row for row in found.rows if row.winner), None)
+    best = next((row for row in context.rows if row.winner), None)
     if best is None:
         return [line]
     if best.strategy == advice["recommended"]:
-        word = "won" if best.whole else "leads, after its first runs"
-        return [f"The recommended strategy, {best.strategy}, {word}.", line]
-    return [f"Recommended was {advice['recommended']}; {best.strategy} was chosen.", line]
+        outcome = "won" if best.complete else "leads, after its first runs"
+        return [f"The recommended strategy, {best.strategy}, {outcome}.", line]
+    return [f"The recommended strategy was {advice['recommended']}; {best.strategy} was chosen.", line]
 
 
-def _forecast_chart(found: Found, advice: dict[str, Any]) -> Chart | None:
-    pairs = _pairs(found, advice)
-    if not pairs:
+def _forecast_chart(context: ReportContext, advice: dict[str, Any]) -> Chart | None:
+    option_rows = _forecast_rows(context, advice)
+    if not option_rows:
         return None
     values, rows = [], []
-    for option, row in pairs:
+    for option, row in option_rows:
         name = shortened(row.strategy)
         low, high = (row.accuracy if end is None else end for end in (row.low, row.high))
         expected = (option["expected_accuracy"], option["low"], option["high"])
         for kind, (value, start, end) in (
             ("expected", expected),
-            ("found", (row.accuracy, low, high)),
+            ("measured", (row.accuracy, low, high)),
         ):
             values.append({"name": name, "kind": kind, "value": value, "low": start, "high": end})
         rows.append(
@@ -152,59 +151,60 @@ def _forecast_chart(found: Found, advice: dict[str, Any]) -> Chart | None:
         )
     return Chart(
         "forecast",
-        "Accuracy: expected and found",
-        "Grey is what experience on other image sets led to expect, with an 80 % interval; orange is what "
-        "was found.",
-        c.forecast(values, list(dict.fromkeys(value["name"] for value in values))),
-        ("strategy", "expected (80 %)", "found (95 %)"),
+        "Accuracy: expected and measured",
+        "Grey is the accuracy expected from other image sets, with an 80 % interval; orange is the measured "
+        "accuracy.",
+        charts.forecast(values, list(dict.fromkeys(value["name"] for value in values))),
+        ("strategy", "expected (80 %)", "measured (95 %)"),
         tuple(rows),
     )
 
 
-def _cost_chart(found: Found) -> Chart | None:
+def _cost_chart(context: ReportContext) -> Chart | None:
     values = [
         {
             "name": shortened(row.title),
             "label": shortened(row.title, 24),
             "predicted": row.predicted_s,
             "side": "left",
-            "taken": row.seconds,
+            "measured": row.seconds,
         }
-        for row in found.rows
-        if row.predicted_s and row.seconds and row.whole
+        for row in context.rows
+        if row.predicted_s and row.seconds and row.complete
     ]
     if len(values) < 2:
         return None
     for value in values:
-        value["side"] = b.side_of(float(value["predicted"]), [float(v["predicted"]) for v in values])  # type: ignore[arg-type]
-    seconds = [float(value[key]) for value in values for key in ("predicted", "taken")]  # type: ignore[arg-type]
+        predicted = [float(v["predicted"]) for v in values]  # type: ignore[arg-type]
+        value["side"] = chart_parts.side_of(float(value["predicted"]), predicted)  # type: ignore[arg-type]
+    seconds = [float(value[key]) for value in values for key in ("predicted", "measured")]  # type: ignore[arg-type]
     return Chart(
         "costs",
-        "Seconds: predicted and taken",
-        "Below the dashed line a run took less than was predicted for it with nothing kept: frozen layers "
-        "are computed once, so later runs find their rows in the store.",
-        c.costs(values, (min(seconds) / 1.6, max(seconds) * 1.6)),
-        ("strategy", "predicted", "taken"),
+        "Seconds: predicted and measured",
+        "Predictions assume an empty cache. Below the dashed line a run took less: features of frozen layers "
+        "are computed once, and later runs read them from the cache.",
+        charts.costs(values, (min(seconds) / 1.6, max(seconds) * 1.6)),
+        ("strategy", "predicted", "measured"),
         tuple(
-            (str(v["name"]), duration(float(v["predicted"])), duration(float(v["taken"])))  # type: ignore[arg-type]
+            (str(v["name"]), duration(float(v["predicted"])), duration(float(v["measured"])))  # type: ignore[arg-type]
             for v in values
         ),
     )
 
 
-def use(found: Found) -> Section | None:
-    """How to use the model, and the one command that repeats it all."""
-    run = found.told.answering
+def usage(context: ReportContext) -> Section | None:
+    """Return the section on using the model, and the command that repeats the study."""
+    run = context.contents.best_run
     if run is None:
         return None
-    study = found.told.path.name or "frostline-study"
-    section = Section("use", "Use it, and repeat it", "Use it")
+    study = context.contents.path.name or "frostline-study"
+    section = Section("use", "Use the model, repeat the study", "Use it")
     section.lead.append(
-        f"{visible(run.strategy)} answers: {found.told.why}. It is a plain PyTorch model; no part of "
-        "frostline is needed to run it further."
+        f"The study's model is {visible(run.strategy)}: {context.contents.why}. It is a plain PyTorch model; "
+        "frostline is not needed to run it."
     )
-    if found.told.passed_over:
-        section.lead.append(visible(passed_over_line(found.told.passed_over)))
+    if context.contents.passed_over:
+        section.lead.append(visible(passed_over_line(context.contents.passed_over)))
     python = (
         "import frostline\n\n"
         f"for answer in frostline.predict({study!r}, 'new-photos/'):\n"
@@ -215,52 +215,70 @@ def use(found: Found) -> Section | None:
         "codes": [
             ("Label new images at the prompt", f"frostline predict {shlex.quote(study)} new-photos/"),
             ("The same in Python, and the model itself", python),
-            ("Take the model away, in timm's own format", f"frostline export {shlex.quote(study)}"),
-            ("Repeat all of this", repeat(found)),
+            ("Export the model in timm's format", f"frostline export {shlex.quote(study)}"),
+            ("Repeat the study", repeat(context)),
         ],
-        "environment": _environment(run.folder, found),
+        "environment": _environment(run.folder, context),
     }
     return section
 
 
-def repeat(found: Found) -> str:
-    """Return the command that makes this study again; DATA stands for the images."""
-    told = found.told
-    race = told.comparison.result if told.comparison else None
-    run = told.answering or next(iter(told.everyone))
-    data = _data_name(found)
-    if told.fit is not None and isinstance(told.fit.get("asked"), dict):
-        source = told.fit["asked"].get("source")
-        named = shlex.quote(visible(str(source))) if source else data
-        return _command("fit", named, _asked({**told.fit["asked"], **_shares(found)}, FIT))
-    if race is not None:
-        names = dict.fromkeys(row["strategy"] for row in race["standings"])
-        asked = {"strategies": list(names), **race.get("asked", {}), **_shares(found)}
-        if asked.get("models"):  # `frostline compare` races one; several come from `fit`, or from Python
-            return _command("fit", data, _asked(asked, FIT))
-        if asked.get("cuts"):
-            asked.pop("strategies")
-        return _command("compare", data, _asked(asked, COMPARE))
-    asked = {**run.config, "size": run.config["preprocessing"]["size"], "resize": _resize(run.config)}
-    parted = _shares(found)
-    lines = []
-    for row in found.rows:
-        mine = {**row.one.config, "resize": _resize(row.one.config)} if row.one else asked
-        lines.append(
-            _command("train", data, _asked({**asked, **mine, **parted, "strategy": row.strategy}, TRAIN))
+def repeat(context: ReportContext) -> str:
+    """Return the command that repeats this study; DATA stands for the images."""
+    contents = context.contents
+    comparison = contents.comparison.result if contents.comparison else None
+    run = contents.best_run or next(iter(contents.all_runs))
+    data = _data_name(context)
+    if contents.fit is not None and isinstance(contents.fit.get("asked"), dict):
+        source = contents.fit["asked"].get("source")
+        source_argument = shlex.quote(visible(str(source))) if source else data
+        return _command(
+            "fit",
+            source_argument,
+            _options({**contents.fit["asked"], **_split_options(context)}, FIT_OPTIONS),
         )
-    return "\n".join(dict.fromkeys(lines))
+    if comparison is not None:
+        strategy_names = dict.fromkeys(row["strategy"] for row in comparison["standings"])
+        arguments = {
+            "strategies": list(strategy_names),
+            **comparison.get("asked", {}),
+            **_split_options(context),
+        }
+        if arguments.get("models"):  # `frostline compare` takes one; several come from `fit`, or from Python
+            return _command("fit", data, _options(arguments, FIT_OPTIONS))
+        if arguments.get("cuts"):
+            arguments.pop("strategies")
+        return _command("compare", data, _options(arguments, COMPARE_OPTIONS))
+    arguments = {**run.config, "size": run.config["preprocessing"]["size"], "resize": _resize(run.config)}
+    split_options = _split_options(context)
+    commands = []
+    for row in context.rows:
+        row_config = (
+            {**row.example_run.config, "resize": _resize(row.example_run.config)}
+            if row.example_run
+            else arguments
+        )
+        commands.append(
+            _command(
+                "train",
+                data,
+                _options(
+                    {**arguments, **row_config, **split_options, "strategy": row.strategy}, TRAIN_OPTIONS
+                ),
+            )
+        )
+    return "\n".join(dict.fromkeys(commands))
 
 
 def _resize(config: dict[str, Any]) -> Any:
-    """Return how pictures were asked to become square; nothing where the backbone had it so."""
+    """Return the `resize` option of a run; `None` where it was the backbone's default."""
     source = config.get("source")
     return source.get("resize") if isinstance(source, dict) else None
 
 
-def _data_name(found: Found) -> str:
-    """The folder's name, where its folders are the classes; a table's name is not known."""
-    data = found.told.data
+def _data_name(context: ReportContext) -> str:
+    """Return the folder's name where its folders are the classes, else DATA: a table's name is not stored."""
+    data = context.contents.data
     if data is None or data.root is None:
         return "DATA"
     by_name = "group_by" in data.reading and not data.reading["group_by"].startswith("column:")
@@ -272,54 +290,58 @@ def _data_name(found: Found) -> str:
     return shlex.quote(visible(PurePath(data.root).name) + "/")
 
 
-def _shares(found: Found) -> dict[str, Any]:
-    """The shares of the images that were drawn for test and val, where the source named no such part.
+def _split_options(context: ReportContext) -> dict[str, Any]:
+    """Return the options of the split, of reading the source and of rendering.
 
-    And what was said of how to read the source, and how images were said to be shown.
+    The sizes of test and val are included where the source named no such part.
     """
-    data = found.told.data
+    data = context.contents.data
     if data is None or data.shares is None:
         return {}
-    drawn = {
+    sizes = {
         f"{part}_size": share
         for part, share in zip(("test", "val"), data.shares, strict=True)
         if part not in data.given
     }
-    return {**drawn, **data.reading, **as_options(data.rendering)}
+    return {**sizes, **data.reading, **as_options(data.rendering)}
 
 
-def _asked(asked: dict[str, Any], names: tuple[str, ...]) -> list[str]:
-    words = []
+def _options(arguments: dict[str, Any], names: tuple[str, ...]) -> list[str]:
+    options = []
     for name in names:
-        value = asked.get(name)
+        value = arguments.get(name)
         if value is None or value is False or value == DEFAULTS.get(name) or value in ([], ()):
             continue
         option = f"--{name.replace('_', '-')}"
         if value is True:
-            words.append(option)
+            options.append(option)
         elif name == "search":
-            words += [f"{option} {shlex.quote(str(one))}" for one in value]
+            options += [f"{option} {shlex.quote(str(entry))}" for entry in value]
         else:
             text = ",".join(map(str, value)) if isinstance(value, list | tuple) else _short(value)
-            words.append(f"{option} {shlex.quote(text)}")
-    if asked.get("deterministic"):
-        words.append("--deterministic")
-    return words
+            options.append(f"{option} {shlex.quote(text)}")
+    if arguments.get("deterministic"):
+        options.append("--deterministic")
+    return options
 
 
 def _short(value: Any) -> str:
     return f"{value:g}" if isinstance(value, float) else str(value)
 
 
-def _command(verb: str, data: str, words: list[str]) -> str:
-    return " ".join([f"frostline {verb}", data, *words])
+def _command(verb: str, data: str, options: list[str]) -> str:
+    return " ".join([f"frostline {verb}", data, *options])
 
 
-def _environment(folder: Any, found: Found) -> list[tuple[str, str]]:
-    from frostline.reports.study_reader import object_of
+def _environment(folder: Any, context: ReportContext) -> list[tuple[str, str]]:
+    from frostline.reports.study_reader import read_json_object
 
-    known = object_of(found.told, folder / "environment.json")
-    if known is None:
+    environment = read_json_object(context.contents, folder / "environment.json")
+    if environment is None:
         return []
-    rows = [(name, str(version)) for name, version in known["packages"].items()]
-    return [("python", str(known["python"])), *rows, ("machine", f"{known['system']}, {known['machine']}")]
+    rows = [(name, str(version)) for name, version in environment["packages"].items()]
+    return [
+        ("python", str(environment["python"])),
+        *rows,
+        ("machine", f"{environment['system']}, {environment['machine']}"),
+    ]

@@ -1,4 +1,4 @@
-"""`report`: read the study, tell the story, write the page."""
+"""`report`: read the study, build its sections, write the page."""
 
 from __future__ import annotations
 
@@ -7,10 +7,10 @@ from pathlib import Path
 
 from frostline.errors import StudyError
 from frostline.reports import conclusions, prediction_table, tried_strategies
-from frostline.reports.conclusions import DAMAGE, Found
+from frostline.reports.conclusions import DAMAGED_FILE_ERRORS, ReportContext
 from frostline.reports.page import render
 from frostline.reports.sections import sections
-from frostline.reports.study_reader import note, read
+from frostline.reports.study_reader import add_problem, read
 from frostline.studies.study_folder import Study
 from frostline.system import directories
 
@@ -19,51 +19,86 @@ NAME = "report.html"
 
 @dataclass(frozen=True)
 class Report:
-    """A page that was written, and its conclusions: at most ten sentences."""
+    """A report that was written.
+
+    Attributes
+    ----------
+    path
+        The page's file.
+    lines
+        The conclusions, at most ten sentences.
+    notes
+        What could not be read, one sentence per problem with the file's name.
+    bytes
+        The page's size.
+    """
 
     path: Path
     lines: tuple[str, ...]
-    notes: tuple[str, ...]  # what could not be read, each with a file's name
+    notes: tuple[str, ...]
     bytes: int
 
     def _repr_html_(self) -> str:
-        """The conclusions, in a notebook."""
+        """Return the conclusions as HTML, for a notebook."""
         from frostline.reports.notebook import lines_html
 
         return lines_html("Report", self.lines, str(self.path))
 
 
 def report(study: str | Path | Study, output: str | Path | None = None) -> Report:
-    """Write a study as one self-contained HTML page: `report.html` in its folder, or `output`.
+    """Write a study as one self-contained HTML page.
 
-    Made from the folder alone; the same folder gives the same bytes. Parts without data are left out.
-    Raises `StudyError` where the folder is no study or the page can't be written.
+    The page is rendered from the study folder alone; the same folder gives the same bytes. Sections without
+    data are left out, and damaged files are noted.
+
+    Parameters
+    ----------
+    study
+        A study, or its folder.
+    output
+        The page's file; by default `report.html` in the study's folder.
+
+    Returns
+    -------
+    Report
+        The page's path, its conclusions and the problems found.
+
+    Raises
+    ------
+    StudyError
+        Where the folder is not a study, or the page can't be written.
     """
-    place = study.path if isinstance(study, Study) else Path(study)
-    found = gathered(place)
-    page = render(found, sections(found))
-    target = Path(output) if output is not None else place / NAME
+    study_path = study.path if isinstance(study, Study) else Path(study)
+    context = read_context(study_path)
+    page = render(context, sections(context))
+    target = Path(output) if output is not None else study_path / NAME
     try:
         directories.write_atomically(target, page)
     except OSError as error:
         raise StudyError(
             f"The report cannot be written to {target} ({error.strerror}). Name another file with --output."
         ) from None
-    lines = tuple(conclusions.conclusions(found, str(place)))
-    return Report(target, lines, tuple(found.told.damaged), len(page))
+    lines = tuple(conclusions.conclusions(context, str(study_path)))
+    return Report(target, lines, tuple(context.contents.problems), len(page))
 
 
-def gathered(study: Path) -> Found:
-    """Read a study and work out once what the sections share."""
-    told = read(study)
+def read_context(study: Path) -> ReportContext:
+    """Read a study, and compute what the sections share."""
+    contents = read(study)
     rows = []
     try:
-        rows = tried_strategies.tried(told)
-    except DAMAGE as error:
-        note(
-            told,
-            f"What was tried cannot be told: comparison.json or a run's result.json of {study} ({error!r}).",
+        rows = tried_strategies.strategy_rows(contents)
+    except DAMAGED_FILE_ERRORS as error:
+        add_problem(
+            contents,
+            f"The strategies can't be shown: comparison.json or a run's result.json of {study} is damaged "
+            f"({error!r}).",
         )
-    answers, doubts = prediction_table.judged(told), prediction_table.held_out(told)
-    doubtful = [] if doubts is None else prediction_table.doubtful(told, doubts).tolist()
-    return Found(told, rows, answers, doubts, doubtful)
+    predictions, label_table = (
+        prediction_table.evaluation_predictions(contents),
+        prediction_table.label_predictions(contents),
+    )
+    label_issues = (
+        [] if label_table is None else prediction_table.label_issues(contents, label_table).tolist()
+    )
+    return ReportContext(contents, rows, predictions, label_table, label_issues)

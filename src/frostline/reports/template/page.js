@@ -1,5 +1,5 @@
-// Charts, the row that is looked at, filters, copying, light and dark. Text from the study only ever
-// becomes text: nothing here writes HTML.
+// Charts, the selected row, filters, copying, light and dark. Text from the study is only set as text: nothing
+// here writes HTML.
 const specs = JSON.parse(document.getElementById("specs").textContent);
 const views = {};
 const tip = document.getElementById("tip");
@@ -47,13 +47,13 @@ async function look(key) {
   }
 }
 
-// The table below a curve follows the row that is looked at.
+// The table below a curve shows the selected row.
 function rows(figure, key) {
   const body = figure.querySelector("tbody");
   if (!body) return;
-  const spec = specs[figure.id], wanted = new Set(figure.id === "curve-loss" ? ["training", "held out"] : ["accuracy"]);
-  const found = spec.data.values.filter((value) => value.row === key && wanted.has(value.what));
-  body.replaceChildren(...found.map((value) => {
+  const spec = specs[figure.id], series = new Set(figure.id === "curve-loss" ? ["training", "held out"] : ["accuracy"]);
+  const points = spec.data.values.filter((value) => value.row === key && series.has(value.what));
+  body.replaceChildren(...points.map((value) => {
     const line = document.createElement("tr");
     const number = figure.id === "curve-loss" ? value.value.toFixed(3) : `${(100 * value.value).toFixed(1)} %`;
     for (const [index, text] of [value.epoch, value.what, number].entries()) {

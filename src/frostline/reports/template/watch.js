@@ -1,11 +1,11 @@
-// While a study is watched: ask this machine's own server whether something new has landed.
+// While a study is watched: poll this machine's own server for changes.
 let state = null;
-async function ask() {
+async function poll() {
   try {
-    const found = await (await fetch("state", { cache: "no-store" })).text();
-    if (state !== null && found !== state) location.reload();
-    state = found;
-  } catch { document.getElementById("live").textContent = "The watching command has ended; this is how the study stood."; return; }
-  setTimeout(ask, 2000);
+    const current = await (await fetch("state", { cache: "no-store" })).text();
+    if (state !== null && current !== state) location.reload();
+    state = current;
+  } catch { document.getElementById("live").textContent = "The watching command has ended; this is the last state of the study."; return; }
+  setTimeout(poll, 2000);
 }
-ask();
+poll();
