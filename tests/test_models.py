@@ -67,7 +67,7 @@ def data(tmp_path: Path) -> Manifest:
     return frostline.load_data(write_table(tmp_path / "images", train=12, test=6), val_size=0.0)
 
 
-def rows_of(found: list[backbone_selection.Screened]) -> dict[str, backbone_selection.Screened]:
+def rows_of(found: list[backbone_selection.ScreeningResult]) -> dict[str, backbone_selection.ScreeningResult]:
     return {row.model: row for row in found}
 
 

@@ -225,8 +225,8 @@ def test_a_race_cut_short_counts_what_ran(
     """Two of three strategies began, one on all folds and one on a single one: the page says two."""
     whole = anytime.next_task
 
-    def cut_short(board: anytime.Board) -> anytime.Next:
-        return anytime.Next(None, "the time is up") if len(board.seen) == 6 else whole(board)
+    def cut_short(board: anytime.Scoreboard) -> anytime.NextTrial:
+        return anytime.NextTrial(None, "the time is up") if len(board.results) == 6 else whole(board)
 
     monkeypatch.setattr(anytime, "next_task", cut_short)
     found = fitted(hard_folder(tmp_path / "photos", 15, 15, 15), tmp_path / "study", repeats=1)

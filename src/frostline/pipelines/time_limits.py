@@ -11,7 +11,7 @@ from frostline.advice import Advice
 from frostline.data import Manifest
 from frostline.errors import UsageError
 from frostline.models import Backbone
-from frostline.selection import ENDING_S, MEASURING, Entrant, Terms, expected_s
+from frostline.selection import ENDING_S, MEASURING, CandidateCost, Terms, expected_s
 from frostline.system.timing import Stopwatch
 from frostline.training import pass_s, refusal
 
@@ -29,7 +29,7 @@ def default_minutes(advice: Advice, raced: Sequence[str], folds: int, repeats: i
     each = [known[name] for name in raced if name in known]
     typical = statistics.fmean(each) if each else 0.0
     terms = Terms(folds, repeats, limit_s=math.inf, closing_s=ENDING_S)
-    seconds = expected_s([Entrant(typical, typical)] * len(raced), terms)
+    seconds = expected_s([CandidateCost(typical, typical)] * len(raced), terms)
     return min(MOST_MINUTES, max(LEAST_MINUTES, math.ceil(seconds / 60)))
 
 

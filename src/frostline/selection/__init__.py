@@ -8,12 +8,12 @@ candidates (what races) · joining (what was trained before) · ledger (who runs
 """
 
 from frostline.selection.anytime import expected_s
-from frostline.selection.backbone_selection import SURVIVORS, Limits, Screened, screen
+from frostline.selection.backbone_selection import SURVIVORS, Limits, ScreeningResult, screen
 from frostline.selection.comparison import MEASURING, compare
 from frostline.selection.conclusion import Comparison, NoTime
 from frostline.selection.resampling import FEW_IMAGES, FOLDS, NothingHeldOut, folds_of, pool, spread_of_folds
 from frostline.selection.runner import ENDING_S, sub_study
-from frostline.selection.scoreboard import Entrant, Terms
+from frostline.selection.scoreboard import CandidateCost, Terms
 
 __all__ = [
     "ENDING_S",
@@ -21,12 +21,12 @@ __all__ = [
     "FOLDS",
     "MEASURING",
     "SURVIVORS",
+    "CandidateCost",
     "Comparison",
-    "Entrant",
     "Limits",
     "NoTime",
     "NothingHeldOut",
-    "Screened",
+    "ScreeningResult",
     "Terms",
     "compare",
     "expected_s",

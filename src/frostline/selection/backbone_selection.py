@@ -26,7 +26,7 @@ from frostline.features.image_batches import Images
 from frostline.models import Backbone
 from frostline.selection import resampling
 from frostline.selection.resampling import Cell
-from frostline.selection.significance import Difference, Held, difference
+from frostline.selection.significance import Difference, HeldOutPredictions, difference
 from frostline.system import numerics
 from frostline.training import pass_s
 
@@ -68,7 +68,7 @@ class Limits:
 
 
 @dataclass(frozen=True)
-class Screened:
+class ScreeningResult:
     """What was found about one network.
 
     Rates 0–1 with a 95 % interval, out of fold; `None` where a limit left it out before any image was looked
@@ -105,7 +105,7 @@ def screen(
     left_s: float | None = None,
     progress: OnProgress | None = None,
     log: Callable[[str], None] = lambda line: None,
-) -> list[Screened]:
+) -> list[ScreeningResult]:
     """Return what was found about each network: the kept ones first, and of those the best by probe.
 
     With `left_s`, the seconds until a limit, those that a share of them allows are asked, in the order given;
@@ -118,7 +118,7 @@ def screen(
     for backbone in backbones:
         latency_ms, size_mb, given = measured(backbone, classes, threads)
         over = limits.over(latency_ms, size_mb)
-        found[backbone.name] = Screened(backbone.name, latency_ms, size_mb, reason=over)
+        found[backbone.name] = ScreeningResult(backbone.name, latency_ms, size_mb, reason=over)
         doubt = (
             "" if given >= GIVEN else f" (doubtful: others had {1 - given:.0%} of the processor meanwhile)"
         )
@@ -173,7 +173,7 @@ def _looking_s(backbone: Backbone, data: Manifest, threads: int | None) -> float
     return timing_s + len(data.samples) * pass_s(backbone, data, data.samples, threads)
 
 
-def _unasked(found: dict[str, Screened], reasons: dict[str, str]) -> list[Screened]:
+def _unasked(found: dict[str, ScreeningResult], reasons: dict[str, str]) -> list[ScreeningResult]:
     """Keep the quickest of those that there was no time to look at."""
     quickest = next(iter(reasons))
     why = "the quickest: there is no time to look at any"
@@ -235,11 +235,11 @@ def _features(
         return features(head, images, workers=workers, progress=progress)
 
 
-def _asked(seen: NDArray[np.float32], data: Manifest, folds: probe.Folds, metric: str) -> Held:
+def _asked(seen: NDArray[np.float32], data: Manifest, folds: probe.Folds, metric: str) -> HeldOutPredictions:
     """Return what a linear probe says of each image by a fit that has not seen it."""
     targets, units = data.targets(data.samples), data.units(data.samples)
     images = np.concatenate([rows for _, rows in folds])
-    return Held(
+    return HeldOutPredictions(
         images=images,
         repeats=np.zeros(len(images), dtype=np.int64),
         units=units[images],
@@ -248,7 +248,9 @@ def _asked(seen: NDArray[np.float32], data: Manifest, folds: probe.Folds, metric
     )
 
 
-def _decided(found: dict[str, Screened], held: dict[str, Held], metric: str, seed: int) -> list[Screened]:
+def _decided(
+    found: dict[str, ScreeningResult], held: dict[str, HeldOutPredictions], metric: str, seed: int
+) -> list[ScreeningResult]:
     """Keep the best by probe and, of those not separated from it, the largest, up to `SURVIVORS`.
 
     A larger network gains more by training than its probe shows: docs/LOG.md 2026-11-25.

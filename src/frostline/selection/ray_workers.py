@@ -14,40 +14,42 @@ import filelock
 
 from frostline.distributed import ray_cluster
 from frostline.selection.conclusion import conclude
-from frostline.selection.config import Asked
-from frostline.selection.runner import Contest
+from frostline.selection.request import CompareRequest
+from frostline.selection.runner import TrialRunner
 from frostline.studies.study_folder import Study
 from frostline.system.timing import Stopwatch
 
-Begin = Callable[[Asked], Contest]  # plans the race, or reads the plan that the caller has written
+Begin = Callable[
+    [CompareRequest], TrialRunner
+]  # plans the race, or reads the plan that the caller has written
 
 
-def race(asked: Asked, contest: Contest, begin: Begin, address: str) -> bool:
+def run_trials(request: CompareRequest, runner: TrialRunner, begin: Begin, address: str) -> bool:
     """Let the workers of a Ray cluster make the runs and train the winner; returns whether the race is over.
 
     Trials are the same as without a cluster, and planned for one machine's minutes.
     Raises `UsageError` or what a worker raises.
     """
-    carried = _carried(asked)
+    carried = _carried(request)
     folders = [carried.study.path, *([carried.data.root] if carried.data.root else [])]
-    with ray_cluster.connected(address, threads=asked.options["threads"]) as found:
-        asked.log(f"Ray at {found.address}: {len(found.shares)} worker(s)")
-        spent = (contest.clock.spent_s, time.time())
+    with ray_cluster.connected(address, threads=request.options["threads"]) as found:
+        request.log(f"Ray at {found.address}: {len(found.shares)} worker(s)")
+        spent = (runner.clock.spent_s, time.time())
         over = found.everywhere(
-            _race, carried, begin, *spent, folders=folders, hear=lambda: _tell_new(contest)
+            _run_schedule, carried, begin, *spent, folders=folders, hear=lambda: _tell_new(runner)
         )
-        _tell_new(contest)
+        _tell_new(runner)
         found.once(_end, carried, begin, any(over), *spent, folders=folders)
     return any(over)
 
 
-def _carried(asked: Asked) -> Asked:
+def _carried(request: CompareRequest) -> CompareRequest:
     """What of a call can travel: paths hold everywhere, and nobody listens there."""
-    root = asked.data.root and asked.data.root.resolve()
+    root = request.data.root and request.data.root.resolve()
     return replace(
-        asked,
-        data=replace(asked.data, root=root),
-        study=Study(asked.study.path.resolve()),
+        request,
+        data=replace(request.data, root=root),
+        study=Study(request.study.path.resolve()),
         watch=Stopwatch(),
         progress=None,
         log=_unheard,
@@ -58,30 +60,30 @@ def _unheard(line: str) -> None:
     """Say nothing."""
 
 
-def _race(asked: Asked, begin: Begin, spent_s: float, since: float) -> bool:
+def _run_schedule(request: CompareRequest, begin: Begin, spent_s: float, since: float) -> bool:
     """Make runs in a worker until none is left or the time is up."""
-    contest = _going_on(asked, begin, spent_s, since)
-    with contextlib.closing(contest.ledger):
-        return contest.run()
+    runner = _going_on(request, begin, spent_s, since)
+    with contextlib.closing(runner.queue):
+        return runner.run()
 
 
-def _end(asked: Asked, begin: Begin, over: bool, spent_s: float, since: float) -> None:
+def _end(request: CompareRequest, begin: Begin, over: bool, spent_s: float, since: float) -> None:
     """Train the winner in a worker; who called finds it trained."""
-    contest = _going_on(asked, begin, spent_s, since)
-    with contextlib.closing(contest.ledger), filelock.FileLock(asked.folder / "end.lock"):
-        conclude(asked, contest, over)
+    runner = _going_on(request, begin, spent_s, since)
+    with contextlib.closing(runner.queue), filelock.FileLock(request.folder / "end.lock"):
+        conclude(request, runner, over)
 
 
-def _going_on(asked: Asked, begin: Begin, spent_s: float, since: float) -> Contest:
+def _going_on(request: CompareRequest, begin: Begin, spent_s: float, since: float) -> TrialRunner:
     """The contest in a worker, whose clock goes on from its caller's; machines agree on the time of day."""
-    contest = begin(replace(asked, watch=Stopwatch()))
-    contest.clock.earlier_s = spent_s + max(0.0, time.time() - since)
-    return contest
+    runner = begin(replace(request, watch=Stopwatch()))
+    runner.clock.earlier_s = spent_s + max(0.0, time.time() - since)
+    return runner
 
 
-def _tell_new(contest: Contest) -> None:
+def _tell_new(runner: TrialRunner) -> None:
     """Say of each run that was finished since."""
-    for task, outcome in contest.ledger.outcomes().items():
-        if task not in contest.outcomes:
-            contest.log_outcome(task, outcome)
-            contest.outcomes[task] = outcome
+    for task, outcome in runner.queue.outcomes().items():
+        if task not in runner.outcomes:
+            runner.log_outcome(task, outcome)
+            runner.outcomes[task] = outcome

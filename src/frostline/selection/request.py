@@ -1,4 +1,4 @@
-"""Everything that one call of `compare` asked for, and where it is kept."""
+"""The options of one call of `compare`, and the folder of its results."""
 
 from __future__ import annotations
 
@@ -15,18 +15,18 @@ from frostline.studies.best_run import PassedOver
 from frostline.studies.study_folder import Study, digest_of, plain
 from frostline.system.timing import Stopwatch
 
-REPEATS = 3  # before a winner is named
+REPEATS = 3  # repeats before a winner is named
 
 
 @dataclass(frozen=True)
-class Earlier:
-    """The candidates that joined the race, and the runs whose strategies are no part of it, with reasons."""
+class EarlierRuns:
+    """Candidates that joined from earlier runs, and the runs that did not join, with reasons."""
 
     joined: tuple[Candidate, ...] = ()
     apart: tuple[PassedOver, ...] = ()
 
     def lines(self) -> list[str]:
-        """What a person is told."""
+        """Return lines for a person."""
         names = ", ".join(map(str, self.joined))
         runs = "; ".join(map(str, self.apart))
         return [
@@ -36,34 +36,34 @@ class Earlier:
 
 
 @dataclass(frozen=True)
-class Asked:
-    """Everything that was asked for in one call. `options` are those of `train`, the same for every run.
+class CompareRequest:
+    """The options of one call. `options` are those of `train`, the same for every run.
 
     The last of the `candidates` are those that joined from earlier runs.
     """
 
-    backbones: Mapping[str, Backbone]  # by a candidate's `model`: its name, empty where there is one alone
+    backbones: Mapping[str, Backbone]  # by a candidate's `model`: its name, "" if there is a single one
     data: Manifest
     candidates: list[Candidate]
     study: Study
     minutes: float | None
     repeats: int
-    thorough: bool  # every candidate on every repeat, and the shallowest thaw wins where it isn't separated
+    thorough: bool  # `cuts`: every candidate on every repeat; the fewest unfrozen layers win a tie
     database: str | None
     seed: int
-    named: dict[str, Any]  # strategies and search, as they were asked for
+    named: dict[str, Any]  # strategies and search, as given
     options: dict[str, Any]
     loggers: Loggers
     watch: Stopwatch
     progress: OnProgress | None
     log: Callable[[str], None]
-    interpolate_weights: float | str | None = None  # how far the winner goes back: a share, or "auto"
-    earlier: Earlier = field(default_factory=Earlier)
+    interpolate_weights: float | str | None = None  # a share, or "auto"
+    earlier: EarlierRuns = field(default_factory=EarlierRuns)
     joins: bool = True  # whether strategies of earlier runs may join
 
     @property
-    def alone(self) -> bool:
-        """Whether one network races alone, by its strategies."""
+    def single_network(self) -> bool:
+        """Whether there is a single backbone."""
         return "" in self.backbones
 
     @property
@@ -73,28 +73,28 @@ class Asked:
 
     @property
     def settings(self) -> dict[str, dict[str, Any]]:
-        """What all runs share beside the strategy, by a candidate's network, as a run's config holds it."""
-        named = ("flip", "imbalance", "batch_size", "min_crop", "rotate")  # the last two where asked for
+        """Settings that all runs share, by a candidate's `model`, as a run's config holds them."""
+        named = ("flip", "imbalance", "batch_size", "min_crop", "rotate")  # the last two if given
         shared = {**{key: self.options[key] for key in named if key in self.options}, "views": None}
-        found = {
+        settings = {
             name: {"weights": one.digest, "preprocessing": one.preprocessing.as_dict(), **shared}
             for name, one in self.backbones.items()
         }
-        return dict(plain(found))
+        return dict(plain(settings))
 
     @property
     def folder(self) -> Path:
-        """Where the plan, the trials and the outcome lie: by what makes two comparisons the same.
+        """Folder of the plan, the trials and the result, named by a digest of what identifies a comparison.
 
-        With more minutes it is still the same one: the race is planned anew, and what was run counts.
+        The time limit is no part of it: with more minutes the runs are planned anew, and finished runs count.
         """
-        network = {
+        weights = {
             name: {"model": one.digest, "preprocessing": one.preprocessing.as_dict()}
             for name, one in self.backbones.items()
         }
-        what = {
+        identity = {
             "candidates": [c.as_list() for c in self.own],
-            **(network[""] if self.alone else {"models": network}),
+            **(weights[""] if self.single_network else {"models": weights}),
             "repeats": self.repeats,
             "seed": self.seed,
             "thorough": self.thorough,
@@ -102,4 +102,4 @@ class Asked:
             **({"earlier": False} if not self.joins else {}),
             **{key: value for key, value in self.options.items() if key not in ("threads", "workers")},
         }
-        return self.study.path / "comparisons" / digest_of(what)[:12]
+        return self.study.path / "comparisons" / digest_of(identity)[:12]
