@@ -247,7 +247,7 @@ def test_a_run_that_takes_too_long_is_stopped_and_others_get_the_time(
     assert begun == {0: 5, 1: 1, 2: 5}
     assert found.leader() == 2
     assert said == ["  full was stopped: it takes too long."]
-    assert found.ended_because.startswith("Nothing is left to try that fits: full would take about")
+    assert found.ended_because.startswith("Nothing else fits the time: full would take about")
 
 
 def test_what_a_winner_doubts_by_is_shortened_where_time_is_short() -> None:
@@ -287,20 +287,19 @@ def test_the_verdict_says_how_much_was_seen() -> None:
         "test_looks": 1,
     }
     first, *_ = verdict_lines(result)
-    assert first == "full leads over 1 repeat, ahead of every other: too few to name a winner."
+    assert first == "full leads every other over 1 repeat: not enough to name a winner."
     headline = {**result, "basis": "test part"}
     assert "images that no choice has seen" in sentences.accuracy(headline)
     assert "3 configurations have looked at by now" in sentences.accuracy({**headline, "test_looks": 3})
     three = {**result, "repeats": 3, "separated": True}
-    assert verdict_lines(three)[0].startswith("full wins over 3 repeats, separated")
+    assert verdict_lines(three)[0].startswith("full wins over 3 repeats, significantly better")
     alone = {**result, "differences": []}
     assert (
-        verdict_lines(alone)[0] == "full was judged on 1 repeat, and no other was: too few to name a winner."
+        verdict_lines(alone)[0]
+        == "full was evaluated on 1 repeat, and no other was: not enough to name a winner."
     )
     held = {**result, "folds": 5, "judged_on_folds": 1, "out_of_fold": {"images": 54}}
-    assert verdict_lines(held)[0].startswith(
-        "full leads over one hold-out of 54 images, ahead of every other"
-    )
+    assert verdict_lines(held)[0].startswith("full leads every other over one hold-out of 54 images")
 
 
 def test_a_challenger_is_promising_until_it_has_all_its_folds() -> None:
@@ -314,10 +313,10 @@ def test_a_challenger_is_promising_until_it_has_all_its_folds() -> None:
         "finished": False,
         "accuracy": None,
         "promising": [{"strategy": "full", "folds": 1, "ahead": 0.056, "beside": "head"}],
-        "ended_because": "full would take about 40 s more until it is judged, and 22 s were left.",
+        "ended_because": "full would take about 40 s more, and 22 s were left.",
     }
     _, promising, ended = verdict_lines(result)
-    assert promising == "full is promising: 1 of 5 folds, +5.6 points beside head on the same images."
+    assert promising == "full is promising: 1 of 5 folds, +5.6 points compared with head on the same images."
     assert ended == result["ended_because"]
 
 
@@ -617,7 +616,7 @@ def test_what_was_trained_before_joins_a_comparison_or_stands_apart(tmp_path: Pa
     alone = frostline.compare(tiny_backbone(), data, named, earlier=False, **given)
     assert alone.folder != found.folder
     assert {row["strategy"] for row in alone.standings} == set(named)
-    assert "left out, as asked for" in {row["reason"] for row in alone.apart}
+    assert "left out, as requested" in {row["reason"] for row in alone.apart}
 
 
 def test_a_comparison_at_work_takes_no_finished_runs_place(data: Manifest, tmp_path: Path) -> None:
@@ -709,9 +708,7 @@ def test_a_budget_stops_the_race_with_a_model_that_answers(tmp_path: Path) -> No
     found = frostline.compare(tiny_backbone(), data, racing, study=study, repeats=1, minutes=1, **OPTIONS)
     assert found.seconds < 60.0 + 3.0
     assert not found.finished
-    assert found.ended_because.startswith(
-        "Nothing is left to try that fits: full(epochs=9999) would take about"
-    )
+    assert found.ended_because.startswith("Nothing else fits the time: full(epochs=9999) would take about")
     first, *_, last = found.standings
     assert (first["repeats"], first["low"] is None) == (1, False)
     assert (last["strategy"], last["repeats"]) == ("full(epochs=9999)", 0)

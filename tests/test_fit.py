@@ -232,7 +232,7 @@ def test_one_strategy_can_be_pinned(tmp_path: Path) -> None:
     assert not said  # before anything was done
     found = frostline.fit(images, strategies=["head(epochs=2)"], study=tmp_path / "b", **given)
     assert (found.strategy, found.basis) == ("head(epochs=2)", "out of fold")
-    assert found.verdict[0] == "head(epochs=2) was the only one asked for, seen on 1 repeat."
+    assert found.verdict[0] == "head(epochs=2) was the only candidate, evaluated on 1 repeat."
     assert found.verdict[-1] == "Every candidate was evaluated on every fold: nothing is left to run."
 
 

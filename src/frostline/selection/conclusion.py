@@ -251,7 +251,7 @@ def _repeatable(request: CompareRequest) -> dict[str, Any]:
         **request.named,
         "strategies": [
             *request.named["strategies"],
-            (str(joined.strategy) for joined in request.earlier.joined),
+            *(str(joined.strategy) for joined in request.earlier.joined),
         ],
         **(
             {}

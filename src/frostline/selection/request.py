@@ -77,8 +77,8 @@ class CompareRequest:
         named = ("flip", "imbalance", "batch_size", "min_crop", "rotate")  # the last two if given
         shared = {**{key: self.options[key] for key in named if key in self.options}, "views": None}
         settings = {
-            name: {"weights": one.digest, "preprocessing": one.preprocessing.as_dict(), **shared}
-            for name, one in self.backbones.items()
+            name: {"weights": network.digest, "preprocessing": network.preprocessing.as_dict(), **shared}
+            for name, network in self.backbones.items()
         }
         return dict(plain(settings))
 
@@ -89,8 +89,8 @@ class CompareRequest:
         The time limit is no part of it: with more minutes the runs are planned anew, and finished runs count.
         """
         weights = {
-            name: {"model": one.digest, "preprocessing": one.preprocessing.as_dict()}
-            for name, one in self.backbones.items()
+            name: {"model": network.digest, "preprocessing": network.preprocessing.as_dict()}
+            for name, network in self.backbones.items()
         }
         identity = {
             "candidates": [c.as_list() for c in self.own],
