@@ -90,7 +90,9 @@ def test_over_a_limit_is_left_out_before_it_looks_at_an_image(
     data: Manifest, calls: list[int], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     taken = {"slow": 20.04, "quick": 20.0, "again": 1.0}
-    monkeypatch.setattr(backbone_selection, "measured", lambda backbone, *_: (taken[backbone.name], 1.0, 1.0))
+    monkeypatch.setattr(
+        backbone_selection, "measure_costs", lambda backbone, *_: (taken[backbone.name], 1.0, 1.0)
+    )
     both = [network("slow", seed=2), network("quick")]
     found = rows_of(screen(both, data, Limits(latency_ms=20.0), threads=1, deterministic=True))
     passes = len(calls)
@@ -136,7 +138,9 @@ def test_the_best_and_the_largest_not_separated_from_it_race(
     data: Manifest, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     sizes = {"one": 1.0, "two": 2.0, "three": 3.0, "blind": 4.0}
-    monkeypatch.setattr(backbone_selection, "measured", lambda backbone, *_: (1.0, sizes[backbone.name], 1.0))
+    monkeypatch.setattr(
+        backbone_selection, "measure_costs", lambda backbone, *_: (1.0, sizes[backbone.name], 1.0)
+    )
     several = [network("one"), network("two"), network("three"), blind("blind")]
     found = screen(several, data, Limits(), threads=1, deterministic=True)
     assert [row.model for row in found if row.kept] == ["one", "three"]
@@ -147,7 +151,7 @@ def test_the_best_and_the_largest_not_separated_from_it_race(
 
 def test_looking_takes_a_share_of_the_minutes(data: Manifest, monkeypatch: pytest.MonkeyPatch) -> None:
     needed = {"slow": 100.0, "one": 10.0, "two": 15.0, "three": 10.0}
-    monkeypatch.setattr(backbone_selection, "_looking_s", lambda backbone, *_: needed[backbone.name])
+    monkeypatch.setattr(backbone_selection, "_screening_s", lambda backbone, *_: needed[backbone.name])
     several = [network(name, seed) for seed, name in enumerate(needed)]
     found = screen(
         several, data, Limits(), threads=1, deterministic=True, left_s=70.0
@@ -223,7 +227,7 @@ def test_survivors_race_and_go_on_after_an_interruption(
     with pytest.raises(KeyboardInterrupt):
         fitted(images, study, three, log=stop)
     before = (study / "models.json").read_text()
-    monkeypatch.setattr(backbone_selection, "measured", None)  # calling it would fail
+    monkeypatch.setattr(backbone_selection, "measure_costs", None)  # calling it would fail
     heard: list[str] = []
     found = fitted(images, study, three, log=heard.append)
     assert found.comparison.finished
