@@ -19,12 +19,12 @@ from pathlib import Path
 import numpy as np
 from scipy.stats import spearmanr
 
-from frostline.advice.forecast import NAMES, Model, chosen, fit
+from frostline.advice.forecast import NAMES, ForecastModel, choose_strategy, fit
 from frostline.advice.knowledge import HOME, Trial, read_experience
 
 Cell = tuple[str, int, str, int]  # model, size, set, images a class
 # A policy picks one of the allowed strategies for one trial, having seen trials of other sets only.
-Policy = Callable[[Trial, Sequence[str], Sequence[Trial], Model], str]
+Policy = Callable[[Trial, Sequence[str], Sequence[Trial], ForecastModel], str]
 
 SIMILAR, LARGE = 0.4, 20  # the textbook's two questions, thresholds halfway between what we have
 # What is known before training, and might tell what thawing gains.
@@ -46,13 +46,13 @@ def seconds(trials: Sequence[Trial]) -> dict[str, float]:
 # --- policies -----------------------------------------------------------------------------------------
 
 
-def ours(trial: Trial, allowed: Sequence[str], rest: Sequence[Trial], model: Model) -> str:
+def ours(trial: Trial, allowed: Sequence[str], rest: Sequence[Trial], model: ForecastModel) -> str:
     """What `plan` recommends."""
     cost = seconds(rest)
-    return chosen(model, trial.facts, {name: cost[name] for name in allowed}).strategy
+    return choose_strategy(model, trial.facts, {name: cost[name] for name in allowed}).strategy
 
 
-def best_constant(trial: Trial, allowed: Sequence[str], rest: Sequence[Trial], model: Model) -> str:
+def best_constant(trial: Trial, allowed: Sequence[str], rest: Sequence[Trial], model: ForecastModel) -> str:
     """The one that was best on average over the other sets."""
     gains = {name: [t.accuracy[name] - t.facts.probe for t in rest if name in t.accuracy] for name in allowed}
     return max(allowed, key=lambda name: np.mean(gains[name]) if gains[name] else -1.0)
@@ -61,13 +61,13 @@ def best_constant(trial: Trial, allowed: Sequence[str], rest: Sequence[Trial], m
 def always(name: str) -> Policy:
     """One strategy whatever the images; the cheapest where that isn't allowed."""
 
-    def policy(trial: Trial, allowed: Sequence[str], rest: Sequence[Trial], model: Model) -> str:
+    def policy(trial: Trial, allowed: Sequence[str], rest: Sequence[Trial], model: ForecastModel) -> str:
         return name if name in allowed else min(allowed, key=seconds(rest).__getitem__)
 
     return policy
 
 
-def textbook(trial: Trial, allowed: Sequence[str], rest: Sequence[Trial], model: Model) -> str:
+def textbook(trial: Trial, allowed: Sequence[str], rest: Sequence[Trial], model: ForecastModel) -> str:
     """Similar or not × small or large. "Small and different: earlier features" is read as `top_k(3)`."""
     small = trial.facts.images / trial.facts.classes < LARGE
     if trial.facts.similarity >= SIMILAR:
@@ -77,7 +77,7 @@ def textbook(trial: Trial, allowed: Sequence[str], rest: Sequence[Trial], model:
     return always(wanted)(trial, allowed, rest, model)
 
 
-def race(trial: Trial, allowed: Sequence[str], rest: Sequence[Trial], model: Model) -> str:
+def race(trial: Trial, allowed: Sequence[str], rest: Sequence[Trial], model: ForecastModel) -> str:
     """Train the cheapest first until the seconds of our choice and of asking are spent; best on val wins.
 
     Without a val part the last that was finished wins.
@@ -181,12 +181,12 @@ def table(
     ]
     for name, found in cross.items():
         per_set = _by_set(found)
-        apart = "" if name == "advice" else _difference(found, cross["advice"])
+        difference_error = "" if name == "advice" else _difference(found, cross["advice"])
         worst = max(per_set, key=lambda n: per_set[n])
         values = list(found.values())
         spread = statistics.stdev(values) if len(values) > 1 else 0.0
         means = f"{np.mean(values):.2f} ± {spread:.1f} | {per_set[worst]:.1f} ({worst})"
-        lines.append(f"| {name} | {means} | {np.mean(list(naive[name].values())):.2f} | {apart} |")
+        lines.append(f"| {name} | {means} | {np.mean(list(naive[name].values())):.2f} | {difference_error} |")
     return "\n".join(lines), cross
 
 
@@ -197,8 +197,8 @@ def _by_set(found: dict[Cell, float]) -> dict[str, float]:
 
 def _difference(one: dict[Cell, float], other: dict[Cell, float]) -> str:
     """Bootstrap the mean difference over sets."""
-    apart = _by_set({key: one[key] - other[key] for key in one})
-    values = np.array(list(apart.values()))
+    difference_error = _by_set({key: one[key] - other[key] for key in one})
+    values = np.array(list(difference_error.values()))
     rng = np.random.default_rng(0)
     drawn = rng.choice(values, (10_000, len(values))).mean(axis=1)
     low, high = np.quantile(drawn, (0.025, 0.975))
@@ -216,7 +216,7 @@ def coverage(trials: Sequence[Trial]) -> str:
             expected.low <= trial.accuracy[expected.strategy] <= expected.high
             for trial in trials
             if trial.set == name
-            for expected in model.expect(trial.facts)
+            for expected in model.forecasts(trial.facts)
             if expected.strategy in trial.accuracy
         ]
         inside, total = inside + sum(hits), total + len(hits)
@@ -281,7 +281,10 @@ def main() -> None:
     print(
         f"Default: {whole.default}. Departing by forecast from the default of the other sets gained", end=" "
     )
-    print(", ".join(f"{100 * gain:+.1f}" for gain in whole.departing), f"points; departs: {whole.departs}")
+    print(
+        ", ".join(f"{100 * gain:+.1f}" for gain in whole.departure_gains),
+        f"points; departs: {whole.departs_from_default}",
+    )
     for title, share in (("No budget", float("inf")), ("A quarter", 1 / 4), ("A sixteenth", 1 / 16)):
         print(f"\n{title}\n\n{table(main_cells, trials, share)[0]}")
     for kind in sorted({(key[0], key[1], key[3]) for key in cells_of(trials)}):

@@ -134,7 +134,7 @@ class Known:
 
 def judged(known: Known, strategies: Sequence[str], seed: int = 0) -> str:
     """Name the winner among strategies that were seen on every repeat, as `compare` does."""
-    from frostline.selection.significance import Held, judge
+    from frostline.selection.significance import HeldOutPredictions, judge
 
     held = {}
     for place, strategy in enumerate(strategies):
@@ -148,7 +148,7 @@ def judged(known: Known, strategies: Sequence[str], seed: int = 0) -> str:
         rows.sort(key=lambda row: (row[0], names[row[1]]))
         images = np.array([names[row[1]] for row in rows])
         right = np.array([row[2] for row in rows])
-        held[place] = Held(
+        held[place] = HeldOutPredictions(
             images,
             np.array([r[0] for r in rows]),
             images,

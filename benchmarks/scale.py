@@ -111,9 +111,9 @@ def _index(folder: Path) -> dict[str, float]:
 def _ledger(folder: Path) -> dict[str, float]:
     from frostline.selection.resampling import Cell
     from frostline.selection.successive_halving import Task
-    from frostline.selection.trial_queue import Ledger
+    from frostline.selection.trial_queue import TrialQueue
 
-    ledger = Ledger.open("scale", folder)
+    ledger = TrialQueue.open("scale", folder)
     tasks = [Task(c, 1.0, Cell(0, 0)) for c in range(160)]
 
     def take(tasks: list[Task]) -> None:

@@ -251,7 +251,7 @@ def compared(
         "budget_seconds": 300.0,
         "model": "lite0",
         "run": run,
-        "verdict": [f"{winner} wins over 1 repeat, separated from every other strategy that was repeated."],
+        "verdict": [f"{winner} wins over 1 repeat, significantly better than every other repeated strategy."],
     }
     write(folder / "comparison.json", result)
     return place

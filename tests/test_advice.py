@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from frostline.advice import Budget, Case, advise, recommendation, text
-from frostline.advice.forecast import chosen, fit
+from frostline.advice.forecast import choose_strategy, fit
 from frostline.advice.knowledge import Facts, Trial, read_experience
 from frostline.advice.text import TIME_MARGIN
 from frostline.cost import Cost
@@ -56,9 +56,9 @@ def facts(similarity: float) -> Facts:
 
 def test_it_learns_what_similarity_decides() -> None:
     model = fit(trials_of(by_similarity), shrink=1.0)
-    assert chosen(model, facts(0.15), SECONDS).strategy == "lp_ft"
-    assert chosen(model, facts(0.55), SECONDS).strategy == "top_k(1)"
-    expected = {e.strategy: e for e in model.expect(facts(0.3))}
+    assert choose_strategy(model, facts(0.15), SECONDS).strategy == "lp_ft"
+    assert choose_strategy(model, facts(0.55), SECONDS).strategy == "top_k(1)"
+    expected = {e.strategy: e for e in model.forecasts(facts(0.3))}
     assert expected["lp_ft"].accuracy == pytest.approx(0.5 + 0.35 - 0.75 * 0.3, abs=0.02)
     assert expected["lp_ft"].low < expected["lp_ft"].accuracy < expected["lp_ft"].high
 
@@ -80,26 +80,26 @@ def test_errors_come_from_sets_that_were_left_out() -> None:
     ]
     model = fit(odd)
     place = model.strategies.index("full")
-    missed = {name: model.missed[place][[t.set == name for t in odd]] for name in SETS}
-    assert missed["c"].mean() > 0.15
-    assert abs(missed["a"].mean()) < 0.1
-    assert model.reach(place) > model.reach(model.strategies.index("lp_ft"))
+    errors = {name: model.errors[place][[t.set == name for t in odd]] for name in SETS}
+    assert errors["c"].mean() > 0.15
+    assert abs(errors["a"].mean()) < 0.1
+    assert model.half_width(place) > model.half_width(model.strategies.index("lp_ft"))
 
 
 def test_intervals_hold_four_outcomes_of_five() -> None:
     trials = trials_of(constantly, seeds=20, noise=0.03)
     model = fit(trials)
     new = trials_of(constantly, seeds=20, noise=0.03)
-    held = [e.low <= t.accuracy[e.strategy] <= e.high for t in new for e in model.expect(t.facts)]
+    held = [e.low <= t.accuracy[e.strategy] <= e.high for t in new for e in model.forecasts(t.facts)]
     assert 0.7 <= np.mean(held) <= 0.9
 
 
 def test_of_two_that_cannot_be_separated_the_cheaper() -> None:
     close = {"linear_probe": 0.0, "top_k(1)": 0.0995, "lp_ft": 0.1, "full": 0.09}
     model = fit(trials_of(lambda s, similarity, images: close[s], noise=0.02))
-    assert chosen(model, facts(0.3), SECONDS).strategy == "top_k(1)"
-    apart = fit(trials_of(constantly, noise=0.002))
-    assert chosen(apart, facts(0.3), SECONDS).strategy == "lp_ft"
+    assert choose_strategy(model, facts(0.3), SECONDS).strategy == "top_k(1)"
+    difference_error = fit(trials_of(constantly, noise=0.002))
+    assert choose_strategy(difference_error, facts(0.3), SECONDS).strategy == "lp_ft"
 
 
 def test_departing_from_the_default_must_have_paid_on_sets_left_out() -> None:
@@ -114,17 +114,17 @@ def test_departing_from_the_default_must_have_paid_on_sets_left_out() -> None:
         for t in trials_of(constantly)
     ]
     model = fit(noisy, shrink=0.1)
-    assert (model.default, model.departs) == ("lp_ft", False)
+    assert (model.default, model.departs_from_default) == ("lp_ft", False)
     for similarity in (0.05, 0.3, 0.7):
-        assert chosen(model, facts(similarity), SECONDS).strategy == "lp_ft"
-    assert fit(trials_of(by_similarity), shrink=1.0).departs
+        assert choose_strategy(model, facts(similarity), SECONDS).strategy == "lp_ft"
+    assert fit(trials_of(by_similarity), shrink=1.0).departs_from_default
     without = {name: s for name, s in SECONDS.items() if name != "lp_ft"}
-    assert chosen(model, facts(0.3), without).strategy in without
+    assert choose_strategy(model, facts(0.3), without).strategy in without
 
 
 def test_nothing_is_promised_above_the_top() -> None:
     model = fit(trials_of(constantly))
-    for expected in model.expect(replace(facts(0.3), probe=0.97)):
+    for expected in model.forecasts(replace(facts(0.3), probe=0.97)):
         assert expected.accuracy < 1.0
 
 
@@ -293,7 +293,7 @@ def test_an_unproven_similarity_decides_nothing() -> None:
         for s in (0.01, 0.99)
     )
     assert near.recommended == far.recommended
-    assert "unproven" in near.why[0]
+    assert "unreliable" in near.why[0]
 
 
 def test_three_images_get_no_forecast() -> None:
@@ -308,4 +308,4 @@ def test_images_that_cannot_be_parted_get_no_forecast_and_are_not_called_few() -
     tied = {**signals(), "probe_by_stage": [], "learning_curve": []}
     found = advise(case(signals=tied), DEAR, Budget(), trials_of(constantly))
     assert all(option.expected_accuracy is None for option in found.options)
-    assert "may be parted" in found.why[0]
+    assert "two independent images" in found.why[0]

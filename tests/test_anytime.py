@@ -10,211 +10,213 @@ from dataclasses import dataclass, field, replace
 import numpy as np
 import pytest
 
-from frostline.selection.anytime import Next, judged, next_task
+from frostline.selection.anytime import NextTrial, next_task, repeats_judged
 from frostline.selection.resampling import Cell
-from frostline.selection.scoreboard import Board, Entrant, Seen, Terms
+from frostline.selection.scoreboard import CandidateCost, Scoreboard, Terms, TrialResult
 from frostline.selection.successive_halving import Task
 
 FOLDS = Terms(folds=5, repeats=3, limit_s=120.0, closing_s=4.0, held=54)
 
 
 @dataclass
-class Played:
+class Simulation:
     """A comparison as it went."""
 
-    seen: dict[Task, Seen] = field(default_factory=dict)
+    results: dict[Task, TrialResult] = field(default_factory=dict)
     order: list[int] = field(default_factory=list)
     stopped: dict[int, float] = field(default_factory=dict)
     left_s: float = 0.0
-    end: Next | None = None
+    end: NextTrial | None = None
 
-    def board(self, entrants: Sequence[Entrant], terms: Terms) -> Board:
-        return Board(entrants, self.seen, self.left_s, terms, stopped=self.stopped)
+    def board(self, costs: Sequence[CandidateCost], terms: Terms) -> Scoreboard:
+        return Scoreboard(costs, self.results, self.left_s, terms, stopped=self.stopped)
 
 
-def play(
-    entrants: Sequence[Entrant],
+def simulate(
+    costs: Sequence[CandidateCost],
     skill: Sequence[float],
     terms: Terms = FOLDS,
     *,
     pace: float | Sequence[float] = 1.0,
     left_s: float | None = None,
-    seen: Mapping[Task, Seen] | None = None,
+    results: Mapping[Task, TrialResult] | None = None,
     most: int = 1000,
-) -> Played:
+) -> Simulation:
     """Run what is asked for; runs take `pace` times what was predicted, a first one two thirds more."""
-    each = [pace] * len(entrants) if isinstance(pace, float) else list(pace)
-    found = Played(seen=dict(seen or {}), left_s=terms.limit_s if left_s is None else left_s)
+    each = [pace] * len(costs) if isinstance(pace, float) else list(pace)
+    simulation = Simulation(results=dict(results or {}), left_s=terms.limit_s if left_s is None else left_s)
     for _ in range(most):
-        found.end = next_task(found.board(entrants, terms))
-        task = found.end.task
+        simulation.end = next_task(simulation.board(costs, terms))
+        task = simulation.end.task
         if task is None:
-            return found
-        assert task not in found.seen
-        warming = 1.0 if any(t.candidate == task.candidate for t in found.seen) else 1 / 0.6
-        takes_s = each[task.candidate] * entrants[task.candidate].run_s * warming
-        if takes_s > found.end.may_take_s:
-            found.left_s -= found.end.may_take_s
-            found.stopped[task.candidate] = found.end.may_take_s
+            return simulation
+        assert task not in simulation.results
+        warming = 1.0 if any(t.candidate == task.candidate for t in simulation.results) else 1 / 0.6
+        takes_s = each[task.candidate] * costs[task.candidate].run_s * warming
+        if takes_s > simulation.end.may_take_s:
+            simulation.left_s -= simulation.end.may_take_s
+            simulation.stopped[task.candidate] = simulation.end.may_take_s
             continue
-        found.left_s -= takes_s
-        found.order.append(task.candidate)
-        found.seen[task] = Seen(skill[task.candidate], takes_s)
-    return found
+        simulation.left_s -= takes_s
+        simulation.order.append(task.candidate)
+        simulation.results[task] = TrialResult(skill[task.candidate], takes_s)
+    return simulation
 
 
-def entrants(*seconds: float, families: str = "") -> list[Entrant]:
+def costs(*seconds: float, families: str = "") -> list[CandidateCost]:
     """Return a probe of half a second, and one that trains for each number: seconds of a run on a fold."""
     named = families or "abcdefgh"
     return [
-        Entrant(0.5, 0.6, trains=False),
-        *(Entrant(s, 1.25 * s, family=f) for s, f in zip(seconds, named, strict=False)),
+        CandidateCost(0.5, 0.6, trains=False),
+        *(CandidateCost(s, 1.25 * s, family=f) for s, f in zip(seconds, named, strict=False)),
     ]
 
 
 def test_a_probe_then_whole_folds_for_the_best_that_fits_then_the_next() -> None:
-    found = play(entrants(4.0, 3.0), [0.6, 0.7, 0.9])
-    assert found.order[:15] == [0] * 5 + [1] * 5 + [2] * 5
-    assert found.end is not None
-    assert found.end.over
-    assert "nothing is left to try" in found.end.why
+    simulation = simulate(costs(4.0, 3.0), [0.6, 0.7, 0.9])
+    assert simulation.order[:15] == [0] * 5 + [1] * 5 + [2] * 5
+    assert simulation.end is not None
+    assert simulation.end.over
+    assert "nothing is left to run" in simulation.end.why
 
 
 def test_where_the_larger_does_not_fit_its_smaller_relative_is_judged_on_all_folds() -> None:
     """Two minutes for 270 photographs: what fits was left out, and the probe won by one fold."""
-    found = play(entrants(26.0, 24.0, 35.0, 8.0), [0.67, 0.80, 0.80, 0.80, 0.74], left_s=95.0)
-    assert judged(found.seen, 5, 5) == {0: 1, 4: 1}
-    assert found.board(entrants(26.0, 24.0, 35.0, 8.0), FOLDS).leader == 4
-    assert found.end is not None
-    assert not found.end.over
+    simulation = simulate(costs(26.0, 24.0, 35.0, 8.0), [0.67, 0.80, 0.80, 0.80, 0.74], left_s=95.0)
+    assert repeats_judged(simulation.results, 5, 5) == {0: 1, 4: 1}
+    assert simulation.board(costs(26.0, 24.0, 35.0, 8.0), FOLDS).leader == 4
+    assert simulation.end is not None
+    assert not simulation.end.over
 
 
 @pytest.mark.parametrize("pace", [0.5, 0.6, 1.0, 1.7, 2.0, 5.0])
 def test_predictions_that_are_far_off_cost_no_answer_and_no_minute_too_many(pace: float) -> None:
     """Whatever the machine's pace: the limit holds, and what could be judged on all folds is."""
-    racing = entrants(24.0, 12.0, 4.0)
+    candidates = costs(24.0, 12.0, 4.0)
     skill = [0.6, 0.8, 0.75, 0.7]
-    found = play(racing, skill, pace=pace)
-    board = found.board(racing, FOLDS)
+    simulation = simulate(candidates, skill, pace=pace)
+    board = simulation.board(candidates, FOLDS)
     leader = board.leader
     assert leader is not None
-    assert board.whole(leader)
-    assert found.left_s >= pace * racing[leader].final_s + FOLDS.closing_s
-    able = [
+    assert board.is_judged(leader)
+    assert simulation.left_s >= pace * candidates[leader].final_s + FOLDS.closing_s
+    feasible = [
         place
-        for place, entrant in enumerate(racing)
-        if pace * (5 * (entrant.run_s + 0.5) + entrant.run_s / 0.6 + entrant.final_s) < 100.0
+        for place, cost in enumerate(candidates)
+        if pace * (5 * (cost.run_s + 0.5) + cost.run_s / 0.6 + cost.final_s) < 100.0
     ]
-    assert skill[leader] >= skill[able[1] if len(able) > 1 else 0]
+    assert skill[leader] >= skill[feasible[1] if len(feasible) > 1 else 0]
 
 
 def test_among_random_oracles_the_best_that_fits_wins_or_nearly() -> None:
     """The budget is kept, and the best of those that fit is found; predictions are off by up to two."""
     rng, regrets, used = np.random.default_rng(0), [], []
     for _ in range(300):
-        racing = entrants(*rng.uniform(1.0, 40.0, size=5))
+        candidates = costs(*rng.uniform(1.0, 40.0, size=5))
         skill = [0.6, *rng.uniform(0.55, 0.9, size=5)]
         paces = [1.0, *(float(rng.uniform(0.5, 2.0)) * rng.uniform(0.85, 1.15, size=5))]
-        found = play(racing, skill, pace=paces)
-        board = found.board(racing, FOLDS)
+        simulation = simulate(candidates, skill, pace=paces)
+        board = simulation.board(candidates, FOLDS)
         leader = board.leader
         assert leader is not None
-        assert found.left_s >= 0
-        assert found.left_s >= paces[leader] * racing[leader].final_s + FOLDS.closing_s - 1e-6
+        assert simulation.left_s >= 0
+        assert simulation.left_s >= paces[leader] * candidates[leader].final_s + FOLDS.closing_s - 1e-6
         alone = [  # what judging and training this one alone would take
-            paces[c] * (4 * e.run_s + e.run_s / 0.6 + e.final_s) + 4 + 3 for c, e in enumerate(racing)
+            paces[c] * (4 * e.run_s + e.run_s / 0.6 + e.final_s) + 4 + 3 for c, e in enumerate(candidates)
         ]
         best = max((skill[c] for c in range(1, 6) if alone[c] <= 120.0), default=0.0)
         regrets.append(max(0.0, best - skill[leader]))
-        used.append(1 - found.left_s / 120.0)
+        used.append(1 - simulation.left_s / 120.0)
     assert np.mean(regrets) < 0.05
     assert np.quantile(regrets, 0.5) == 0.0
 
 
 def test_who_has_fewer_folds_never_leads() -> None:
-    racing, cell = entrants(4.0, 3.0), Cell(0, 0)
-    seen = {Task(0, 1.0, Cell(0, f)): Seen(0.6, 0.5) for f in range(5)} | {Task(1, 1.0, cell): Seen(0.9, 4.0)}
-    board = Board(racing, seen, 60.0, FOLDS)
+    candidates, cell = costs(4.0, 3.0), Cell(0, 0)
+    results = {Task(0, 1.0, Cell(0, f)): TrialResult(0.6, 0.5) for f in range(5)} | {
+        Task(1, 1.0, cell): TrialResult(0.9, 4.0)
+    }
+    board = Scoreboard(candidates, results, 60.0, FOLDS)
     assert board.leader == 0
     assert board.promising == [1]
-    seen |= {Task(1, 1.0, Cell(0, f)): Seen(0.7, 4.0) for f in range(1, 5)}
-    assert Board(racing, seen, 60.0, FOLDS).leader == 1
+    results |= {Task(1, 1.0, Cell(0, f)): TrialResult(0.7, 4.0) for f in range(1, 5)}
+    assert Scoreboard(candidates, results, 60.0, FOLDS).leader == 1
 
 
 def test_no_near_twin_before_the_leader_has_all_its_folds() -> None:
-    racing = entrants(4.0, 4.0, 3.0, 5.0, families="aaba")
-    found = play(racing, [0.6, 0.8, 0.81, 0.77, 0.6])
-    assert found.order[:20] == [0] * 5 + [1] * 5 + [3] * 5 + [2] * 5
+    candidates = costs(4.0, 4.0, 3.0, 5.0, families="aaba")
+    simulation = simulate(candidates, [0.6, 0.8, 0.81, 0.77, 0.6])
+    assert simulation.order[:20] == [0] * 5 + [1] * 5 + [3] * 5 + [2] * 5
 
 
 def test_repeats_are_for_finalists_within_a_point_and_for_them_alone() -> None:
-    racing = entrants(1.0, 1.0, 1.0)
-    close = play(racing, [0.6, 0.80, 0.794, 0.7])
-    assert judged(close.seen, 4, 5) == {0: 1, 1: 3, 2: 3, 3: 1}
-    apart = play(racing, [0.6, 0.80, 0.77, 0.7])
-    assert judged(apart.seen, 4, 5) == {0: 1, 1: 1, 2: 1, 3: 1}
-    for found in (close, apart):
-        assert found.end is not None
-        assert found.end.over
+    candidates = costs(1.0, 1.0, 1.0)
+    close = simulate(candidates, [0.6, 0.80, 0.794, 0.7])
+    assert repeats_judged(close.results, 4, 5) == {0: 1, 1: 3, 2: 3, 3: 1}
+    apart = simulate(candidates, [0.6, 0.80, 0.77, 0.7])
+    assert repeats_judged(apart.results, 4, 5) == {0: 1, 1: 1, 2: 1, 3: 1}
+    for simulation in (close, apart):
+        assert simulation.end is not None
+        assert simulation.end.over
 
 
 def test_who_is_far_behind_waits_until_all_else_is_done() -> None:
-    racing = entrants(2.0, 2.0, 2.0)
-    found = play(racing, [0.6, 0.85, 0.4, 0.85])
-    assert found.order[5:17] == [1] * 5 + [2] + [3] * 5 + [1]
-    assert found.order[-4:] == [2] * 4
-    assert judged(found.seen, 4, 5) == {0: 1, 1: 3, 2: 1, 3: 3}
+    candidates = costs(2.0, 2.0, 2.0)
+    simulation = simulate(candidates, [0.6, 0.85, 0.4, 0.85])
+    assert simulation.order[5:17] == [1] * 5 + [2] + [3] * 5 + [1]
+    assert simulation.order[-4:] == [2] * 4
+    assert repeats_judged(simulation.results, 4, 5) == {0: 1, 1: 3, 2: 1, 3: 3}
 
 
 def test_a_fold_that_costs_over_a_tenth_of_the_minutes_is_the_only_one() -> None:
-    racing, terms = entrants(30.0, 25.0), replace(FOLDS, limit_s=240.0)
-    found = play(racing, [0.6, 0.7, 0.8], terms, pace=[1.0, 1.2, 1.2])
-    board = found.board(racing, terms)
+    candidates, terms = costs(30.0, 25.0), replace(FOLDS, limit_s=240.0)
+    simulation = simulate(candidates, [0.6, 0.7, 0.8], terms, pace=[1.0, 1.2, 1.2])
+    board = simulation.board(candidates, terms)
     assert board.depth == 1
-    assert Counter(task.candidate for task in found.seen if task.cell.repeat == 0)[2] == 1
+    assert Counter(task.candidate for task in simulation.results if task.cell.repeat == 0)[2] == 1
     assert board.leader == 2
-    assert not found.stopped
+    assert not simulation.stopped
 
 
 def test_a_slow_run_is_stopped_and_its_time_is_bounded() -> None:
-    found = play(entrants(4.0, 3.0), [0.6, 0.7, 0.8], pace=[1.0, 50.0, 1.0])
-    assert judged(found.seen, 3, 5) == {0: 1, 2: 1}
-    assert 0 < found.stopped[1] < 0.5 * 120.0
+    simulation = simulate(costs(4.0, 3.0), [0.6, 0.7, 0.8], pace=[1.0, 50.0, 1.0])
+    assert repeats_judged(simulation.results, 3, 5) == {0: 1, 2: 1}
+    assert 0 < simulation.stopped[1] < 0.5 * 120.0
 
 
 def test_it_goes_on_after_an_interrupt_as_if_nothing_had_been() -> None:
-    racing, skill = entrants(4.0, 3.0, 9.0), [0.6, 0.7, 0.8, 0.75]
-    whole = play(racing, skill)
+    candidates, skill = costs(4.0, 3.0, 9.0), [0.6, 0.7, 0.8, 0.75]
+    uninterrupted = simulate(candidates, skill)
     for most in (1, 6, 9, 14):
-        first = play(racing, skill, most=most)
-        rest = play(racing, skill, seen=first.seen, left_s=first.left_s)
-        assert rest.seen.keys() == whole.seen.keys()
+        first = simulate(candidates, skill, most=most)
+        rest = simulate(candidates, skill, results=first.results, left_s=first.left_s)
+        assert rest.results.keys() == uninterrupted.results.keys()
 
 
 def test_several_processes_share_the_runs() -> None:
     """Two at once: neither waits while there is something to do, and none is made twice."""
-    racing, running, seen = entrants(4.0, 3.0), set[Task](), dict[Task, Seen]()
+    candidates, running, results = costs(4.0, 3.0), set[Task](), dict[Task, TrialResult]()
     skill = [0.6, 0.7, 0.9]
     for turn in itertools.count():
-        found = next_task(Board(racing, seen, 120.0 - 2 * turn, FOLDS, running=running))
-        if found.task is None:
-            assert found.waits == bool(running)
+        trial = next_task(Scoreboard(candidates, results, 120.0 - 2 * turn, FOLDS, running=running))
+        if trial.task is None:
+            assert trial.waits == bool(running)
             if not running:
                 break
         else:
-            assert found.task not in running
-            assert found.task not in seen
-            running.add(found.task)
-        if len(running) == 2 or found.task is None:
+            assert trial.task not in running
+            assert trial.task not in results
+            running.add(trial.task)
+        if len(running) == 2 or trial.task is None:
             done = min(running)
             running.remove(done)
-            seen[done] = Seen(skill[done.candidate], racing[done.candidate].run_s)
-    assert set(judged(seen, 3, 5)) == {0, 1, 2}
+            results[done] = TrialResult(skill[done.candidate], candidates[done.candidate].run_s)
+    assert set(repeats_judged(results, 3, 5)) == {0, 1, 2}
 
 
 def test_why_it_stopped_is_said_with_seconds() -> None:
-    found = play(entrants(20.0), [0.6, 0.7], left_s=60.0, terms=replace(FOLDS, limit_s=600.0))
-    assert found.end is not None
-    assert found.end.task is None
-    assert not found.end.over
-    assert "s were left" in found.end.why
+    simulation = simulate(costs(20.0), [0.6, 0.7], left_s=60.0, terms=replace(FOLDS, limit_s=600.0))
+    assert simulation.end is not None
+    assert simulation.end.task is None
+    assert not simulation.end.over
+    assert "s were left" in simulation.end.why

@@ -29,16 +29,16 @@ from frostline.selection import (
     successive_halving,
     winner_artifacts,
 )
-from frostline.selection import runner as contesting
-from frostline.selection.anytime import judged, next_task
+from frostline.selection import runner as runner_module
+from frostline.selection.anytime import next_task, repeats_judged
 from frostline.selection.candidates import listed, searched
 from frostline.selection.resampling import Cell
-from frostline.selection.runner import Clock, Contest, OutOfTime, closing_s
-from frostline.selection.scoreboard import Board, Entrant, Seen, Terms
-from frostline.selection.significance import Held, Verdict, judge
-from frostline.selection.successive_halving import Race, Rung, Task
+from frostline.selection.runner import Clock, OutOfTime, TrialRunner, closing_s
+from frostline.selection.scoreboard import CandidateCost, Scoreboard, Terms, TrialResult
+from frostline.selection.significance import HeldOutPredictions, Verdict, judge
+from frostline.selection.successive_halving import HalvingSchedule, Rung, Task
 from frostline.selection.text import verdict_lines
-from frostline.selection.trial_queue import Ledger
+from frostline.selection.trial_queue import TrialQueue
 from frostline.strategies import parse, scaled, schedule
 from frostline.system.timing import Stopwatch
 from tiny import tiny_backbone, tiny_model, write_table
@@ -113,7 +113,7 @@ def test_groups_and_what_can_only_train_stay_together(tmp_path: Path) -> None:
 # --- the race -------------------------------------------------------------------------------------------
 
 
-def play(found: Race, skill: list[float]) -> tuple[dict[Task, float], list[int]]:
+def run_all(found: HalvingSchedule, skill: list[float]) -> tuple[dict[Task, float], list[int]]:
     """Run every wanted task; a candidate's score is its skill."""
     scores: dict[Task, float] = {}
     order = []
@@ -132,9 +132,9 @@ def test_the_best_climbs_and_halving_costs_what_it_promises(folds: int) -> None:
     first = (1.0, successive_halving.FIRST_FOLDS) if folds > 1 else (successive_halving.SHORT, 0)
     assert [(rung.share, rung.folds) for rung in found.rungs] == [first, (1.0, 0), (1.0, 0)]
     skill = list(np.random.default_rng(0).permutation(count) / 10)
-    scores, _ = play(found, skill)
+    scores, _ = run_all(found, skill)
     best = int(np.argmax(skill))
-    assert judged(scores, count, folds)[best] == 3
+    assert repeats_judged(scores, count, folds)[best] == 3
     cost = [
         sum(4.0 if t.share == 1 else 1.0 for t in scores if t.cell.repeat in some) for some in ((0,), (1, 2))
     ]
@@ -148,7 +148,7 @@ def test_few_candidates_are_not_halved() -> None:
 
 
 def test_an_unfinished_rung_lets_nobody_in() -> None:
-    found = Race((Rung(0.25, (0,), 3), Rung(1.0, (0, 1), 2)), 3, 1)
+    found = HalvingSchedule((Rung(0.25, (0,), 3), Rung(1.0, (0, 1), 2)), 3, 1)
     scores = dict.fromkeys(found.tasks(0, [0, 1]), 0.5)
     assert found.standing(scores) == 0
     assert found.entering(1, scores) == []
@@ -156,7 +156,9 @@ def test_an_unfinished_rung_lets_nobody_in() -> None:
 
 
 def test_who_leads_is_decided_on_cells_that_all_have_been_seen_on() -> None:
-    plan = Race((Rung(0.25, (0,), 4), Rung(1.0, (0,), 2), Rung(1.0, (1, 2), 2)), candidates=4, folds=2)
+    plan = HalvingSchedule(
+        (Rung(0.25, (0,), 4), Rung(1.0, (0,), 2), Rung(1.0, (1, 2), 2)), candidates=4, folds=2
+    )
     easy, hard = Cell(0, 0), Cell(0, 1)
     scores = {Task(c, 0.25, easy): score for c, score in enumerate((0.6, 0.7, 0.8, 0.9))}
     assert plan.leading({}) == []
@@ -178,19 +180,19 @@ def test_who_leads_is_decided_on_cells_that_all_have_been_seen_on() -> None:
     assert plan.leading(scores) == [2]
 
 
-def contest(limit_s: float, log: Callable[[str], None] = print) -> Contest:
+def runner(limit_s: float, log: Callable[[str], None] = print) -> TrialRunner:
     """A race of a cheap and a dear candidate on one cell."""
     nothing: Any = None
-    return Contest(
+    return TrialRunner(
         backbones={"": nothing},
         data=nothing,
         study=nothing,
         candidates=listed(["linear_probe", "full"], "none"),
-        race=successive_halving.everything(2, 1, 1),
+        schedule=successive_halving.everything(2, 1, 1),
         short_s=[1.0, 10.0],
         whole_s=[1.0, 10.0],
         final_s=[1.0, 80.0],
-        ledger=nothing,
+        queue=nothing,
         clock=Clock(limit_s, Path("unused"), Stopwatch()),
         config=Config(),
         loggers=[],
@@ -201,66 +203,66 @@ def contest(limit_s: float, log: Callable[[str], None] = print) -> Contest:
 
 def test_time_is_kept_for_training_whoever_may_lead() -> None:
     cheap, dear = Task(0, 1.0, Cell(0, 0)), Task(1, 1.0, Cell(0, 0))
-    found = contest(limit_s=100.0)
+    found = runner(limit_s=100.0)
     assert found._fits(cheap)
     found.outcomes = {cheap: {"score": 0.5, "seconds": 1.0}}
     assert not found._fits(dear)  # were it to win, there would be no time to train it on everything
-    more = contest(limit_s=200.0)
+    more = runner(limit_s=200.0)
     more.outcomes = found.outcomes
     assert more._fits(dear)
 
 
 def test_a_run_that_is_slow_does_not_use_up_the_winners_time() -> None:
-    found = contest(limit_s=120.0)
+    found = runner(limit_s=120.0)
     found.outcomes = {Task(1, 1.0, Cell(0, 0)): {"score": 0.5, "seconds": 10.0}}
-    found.keep_time()
-    found._tell("Training", 1, 2)
-    late = contest(limit_s=90.0)
+    found.reserve_time()
+    found._on_progress("Training", 1, 2)
+    late = runner(limit_s=90.0)
     late.outcomes = found.outcomes
-    late.keep_time()
+    late.reserve_time()
     with pytest.raises(OutOfTime):
-        late._tell("Training", 1, 2)
+        late._on_progress("Training", 1, 2)
 
 
 def test_a_run_that_takes_too_long_is_stopped_and_others_get_the_time(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     said: list[str] = []
-    found = contest(limit_s=60.0, log=said.append)
+    found = runner(limit_s=60.0, log=said.append)
     found.candidates = listed(["linear_probe", "full", "top_k(1)"], "none")
     found.short_s, found.whole_s, found.final_s = [0.1] * 3, [0.1, 4.0, 1.0], [0.1, 5.0, 1.2]
-    found.race = successive_halving.everything(3, 5, 1)
+    found.schedule = successive_halving.everything(3, 5, 1)
     found.terms = Terms(folds=5, repeats=1, limit_s=60.0, closing_s=2.0)
-    found.ledger, found.clock.file = Ledger.open("x", tmp_path), tmp_path / "clock.json"
+    found.queue, found.clock.file = TrialQueue.open("x", tmp_path), tmp_path / "clock.json"
     begun = Counter[int]()
 
-    def work(self: Contest, task: Task) -> dict[str, Any]:
+    def work(self: TrialRunner, task: Task) -> dict[str, Any]:
         begun[task.candidate] += 1
         if task.candidate == 1:
             raise OutOfTime
         return {"score": task.candidate / 10, "seconds": 0.1, "taken": 0.1}
 
-    monkeypatch.setattr(Contest, "_work", work)
+    monkeypatch.setattr(TrialRunner, "_work", work)
     assert not found.run()
     assert begun == {0: 5, 1: 1, 2: 5}
     assert found.leader() == 2
     assert said == ["  full was stopped: it takes too long."]
-    assert found.ended_because.startswith("Nothing is left to try that fits: full would take about")
+    assert found.ended_because.startswith("Nothing else fits the time: full would take about")
 
 
 def test_what_a_winner_doubts_by_is_shortened_where_time_is_short() -> None:
     said: list[str] = []
-    asked: Any = SimpleNamespace(config=Config(minutes=1.0), log=said.append)
-    found = contest(limit_s=60.0)
+    request: Any = SimpleNamespace(minutes=1.0, log=said.append)
+    found = runner(limit_s=60.0)
     for pass_s, images in ((0.01, 200), (0.5, 57), (3.0, 0)):
         found.pass_s = pass_s
-        assert winner_artifacts._to_doubt_by(asked, found, 200) == images
+        assert winner_artifacts._images_in_time(request, found, 200) == images
     assert [line.split(":")[0] for line in said] == [
         "Little time was left",
-        "No time was left to say how far new images may lie from those learned from.",
+        "No time was left to measure how far new images may lie from the training images.",
     ]
-    asked.config = Config()
-    assert winner_artifacts._to_doubt_by(asked, found, 200) == 200
+    request.minutes = None
+    assert winner_artifacts._images_in_time(request, found, 200) == 200
 
 
 def test_what_follows_the_last_training_is_set_aside_by_rates() -> None:
@@ -285,20 +287,19 @@ def test_the_verdict_says_how_much_was_seen() -> None:
         "test_looks": 1,
     }
     first, *_ = verdict_lines(result)
-    assert first == "full leads over 1 repeat, ahead of every other: too few to name a winner."
+    assert first == "full leads every other over 1 repeat: not enough to name a winner."
     headline = {**result, "basis": "test part"}
     assert "images that no decision has used" in sentences.accuracy(headline)
     assert "3 configurations have been evaluated on" in sentences.accuracy({**headline, "test_looks": 3})
     three = {**result, "repeats": 3, "separated": True}
-    assert verdict_lines(three)[0].startswith("full wins over 3 repeats, separated")
+    assert verdict_lines(three)[0].startswith("full wins over 3 repeats, significantly better")
     alone = {**result, "differences": []}
     assert (
-        verdict_lines(alone)[0] == "full was judged on 1 repeat, and no other was: too few to name a winner."
+        verdict_lines(alone)[0]
+        == "full was evaluated on 1 repeat, and no other was: not enough to name a winner."
     )
     held = {**result, "folds": 5, "judged_on_folds": 1, "out_of_fold": {"images": 54}}
-    assert verdict_lines(held)[0].startswith(
-        "full leads over one hold-out of 54 images, ahead of every other"
-    )
+    assert verdict_lines(held)[0].startswith("full leads every other over one hold-out of 54 images")
 
 
 def test_a_challenger_is_promising_until_it_has_all_its_folds() -> None:
@@ -312,24 +313,24 @@ def test_a_challenger_is_promising_until_it_has_all_its_folds() -> None:
         "finished": False,
         "accuracy": None,
         "promising": [{"strategy": "full", "folds": 1, "ahead": 0.056, "beside": "head"}],
-        "ended_because": "full would take about 40 s more until it is judged, and 22 s were left.",
+        "ended_because": "full would take about 40 s more, and 22 s were left.",
     }
     _, promising, ended = verdict_lines(result)
-    assert promising == "full is promising: 1 of 5 folds, +5.6 points beside head on the same images."
+    assert promising == "full is promising: 1 of 5 folds, +5.6 points compared with head on the same images."
     assert ended == result["ended_because"]
 
 
 def test_a_head_that_is_solved_for_has_no_epochs_to_run_short_of() -> None:
     said: list[str] = []
-    found = contest(limit_s=100.0, log=said.append)
+    found = runner(limit_s=100.0, log=said.append)
     outcome = {"score": 0.5, "accuracy": 0.5, "seconds": 10.0}
-    found.outcomes = {Task(place, 0.25, Cell(0, 0)): outcome for place in (0, 1)}
+    found.outcomes = {Task(index, 0.25, Cell(0, 0)): outcome for index in (0, 1)}
     for task in found.outcomes:
         found.log_outcome(task, outcome)
     assert ["of its epochs" in line for line in said] == [False, True]
     found.log_outcome(Task(0, 1.0, Cell(0, 0)), outcome)  # the same run again
     assert len(said) == 2
-    assert [conclusion._share(found, place) for place in (0, 1)] == [1.0, 0.25]
+    assert [conclusion._share(found, index) for index in (0, 1)] == [1.0, 0.25]
 
 
 def test_a_short_schedule_has_every_phase() -> None:
@@ -345,13 +346,15 @@ def test_a_short_schedule_has_every_phase() -> None:
 # --- the judge ------------------------------------------------------------------------------------------
 
 
-def answers(rate: float, *, images: int = 300, repeats: int = 3, seed: int = 0, ties: int = 1) -> Held:
+def answers(
+    rate: float, *, images: int = 300, repeats: int = 3, seed: int = 0, ties: int = 1
+) -> HeldOutPredictions:
     """Invent a candidate that is right about an image with some probability, in two classes."""
     rng = np.random.default_rng(seed)
     targets = np.tile(np.arange(images) % 2, repeats)
     right = rng.random(images * repeats) < rate
     guess = np.where(right, targets, 1 - targets)
-    return Held(
+    return HeldOutPredictions(
         images=np.tile(np.arange(images), repeats),
         repeats=np.repeat(np.arange(repeats), images),
         units=np.tile(np.arange(images) // ties, repeats),
@@ -369,7 +372,7 @@ def test_a_clear_lead_is_separated_and_wins() -> None:
 
 def test_too_close_to_call_and_the_cheaper_wins() -> None:
     one = answers(0.8, seed=1)
-    other = Held(one.images, one.repeats, one.units, one.targets, one.probabilities.copy())
+    other = HeldOutPredictions(one.images, one.repeats, one.units, one.targets, one.probabilities.copy())
     other.probabilities[0] = other.probabilities[0][::-1]  # one image apart
     costs = {0: 100.0, 1: 1.0}
     found = significance.judge({0: one, 1: other}, costs, "accuracy")
@@ -391,10 +394,10 @@ def test_the_interval_of_a_difference_covers_the_truth(metric: str) -> None:
 def test_images_that_hang_together_widen_the_interval() -> None:
     alone = significance.difference(answers(0.8, seed=1), answers(0.7, seed=2), "accuracy")
 
-    def tied(rate: float, seed: int) -> Held:
+    def tied(rate: float, seed: int) -> HeldOutPredictions:
         found = answers(rate, seed=seed, images=30)
         rows = np.tile(np.repeat(np.arange(30), 10), 3) + np.repeat(np.arange(3) * 30, 300)
-        return Held(
+        return HeldOutPredictions(
             np.tile(np.arange(300), 3),
             np.repeat(np.arange(3), 300),
             found.units[rows],
@@ -412,11 +415,11 @@ WORKER = """
 import json, sys, time
 from pathlib import Path
 from frostline.selection.resampling import Cell
-from frostline.selection.trial_queue import Ledger
+from frostline.selection.trial_queue import TrialQueue
 from frostline.selection.successive_halving import Task
 
 folder, die = Path(sys.argv[1]), sys.argv[2]
-ledger = Ledger.open("x", folder)
+queue = TrialQueue.open("x", folder)
 tasks = [Task(c, 1.0, Cell(0, 0)) for c in range(12)]
 
 def work(task):
@@ -429,11 +432,11 @@ def work(task):
     return {"score": task.candidate / 10}
 
 while True:
-    outcomes = ledger.outcomes()
+    outcomes = queue.outcomes()
     wanted = [task for task in tasks if task not in outcomes]
     if not wanted:
         break
-    if ledger.take(wanted, work) is None:
+    if queue.take(wanted, work) is None:
         time.sleep(0.05)
 """
 
@@ -452,7 +455,7 @@ def test_processes_share_the_runs_and_none_is_made_twice(tmp_path: Path) -> None
     counted = Counter((tmp_path / "done.txt").read_text().split())
     assert set(counted) == {str(c) for c in range(12)}
     assert sorted(counted.values()) == [1] * 11 + [2]  # what the dead one had taken, and nothing else
-    found = Ledger.open("x", tmp_path).outcomes()
+    found = TrialQueue.open("x", tmp_path).outcomes()
     assert {task.candidate: outcome["score"] for task, outcome in found.items()} == {
         c: c / 10 for c in range(12)
     }
@@ -460,24 +463,24 @@ def test_processes_share_the_runs_and_none_is_made_twice(tmp_path: Path) -> None
 
 def test_a_run_that_was_stopped_for_time_leaves_what_it_was_given(tmp_path: Path) -> None:
     """Else it would be begun again at once, by this process or another, for ever."""
-    ledger, task = Ledger.open("x", tmp_path), Task(3, 1.0, Cell(0, 0))
+    queue, task = TrialQueue.open("x", tmp_path), Task(3, 1.0, Cell(0, 0))
 
     def slow(_: Task) -> dict[str, Any]:
-        assert ledger.running() == {task}
+        assert queue.running() == {task}
         raise OutOfTime
 
     def interrupted(_: Task) -> dict[str, Any]:
         raise OutOfTime
 
     with pytest.raises(OutOfTime):
-        ledger.take([task], slow, stops=OutOfTime)
-    assert ledger.running() == set()
-    assert 0 < ledger.stopped()[3] < 5.0
+        queue.take([task], slow, stop_on=OutOfTime)
+    assert queue.running() == set()
+    assert 0 < queue.stopped()[3] < 5.0
     with pytest.raises(OutOfTime):
-        ledger.take([Task(4, 1.0, Cell(0, 0))], interrupted)
-    assert 4 not in ledger.stopped()
-    assert ledger.take([task], lambda _: {"score": 1.0}) == task
-    assert ledger.stopped() == {}  # what it took tells more
+        queue.take([Task(4, 1.0, Cell(0, 0))], interrupted)
+    assert 4 not in queue.stopped()
+    assert queue.take([task], lambda _: {"score": 1.0}) == task
+    assert queue.stopped() == {}  # what it took tells more
 
 
 def test_who_was_killed_before_leaving_a_name_holds_nothing(
@@ -493,22 +496,22 @@ def test_who_was_killed_before_leaving_a_name_holds_nothing(
         raise Killed
 
     for url in (None, f"sqlite:///{tmp_path / 'shared.db'}"):
-        ledger = Ledger.open(f"one {url is None}", tmp_path, url)
+        queue = TrialQueue.open(f"one {url is None}", tmp_path, url)
         with monkeypatch.context() as patch:
             patch.setattr("frostline.selection.trial_queue._holder", kill)
             with pytest.raises(Killed):
-                ledger.take([task], lambda _: {"score": 0.0})
-        taken = ledger.take([task], lambda _: {"score": 1.0})
+                queue.take([task], lambda _: {"score": 0.0})
+        taken = queue.take([task], lambda _: {"score": 1.0})
         assert taken == (task if url is None else None)  # another machine may be about to say who it is
         with monkeypatch.context() as patch:
             patch.setattr("frostline.selection.trial_queue.SILENCE_S", 0)
-            assert (ledger.take([task], lambda _: {"score": 1.0}) is None) == (url is None)
-        assert ledger.outcomes() == {task: {"score": 1.0}}
+            assert (queue.take([task], lambda _: {"score": 1.0}) is None) == (url is None)
+        assert queue.outcomes() == {task: {"score": 1.0}}
 
 
 def test_a_database_that_cannot_be_used_is_one_message(tmp_path: Path) -> None:
     with pytest.raises(StudyError, match="cannot be used"):
-        Ledger.open("x", tmp_path, "nonsense://there")
+        TrialQueue.open("x", tmp_path, "nonsense://there")
 
 
 # --- candidates -----------------------------------------------------------------------------------------
@@ -539,7 +542,7 @@ def test_a_comparison_names_a_winner_and_reads_the_test_part_once(tmp_path: Path
     data = without_val(tmp_path, train=15, test=5)
     study = tmp_path / "study"
     said: list[str] = []
-    given = {"study": study, "repeats": 2, "minutes": 10.0, "say": said.append, **OPTIONS}
+    given = {"study": study, "repeats": 2, "minutes": 10.0, "log": said.append, **OPTIONS}
     found = frostline.compare(tiny_backbone(), data, STRATEGIES, **given)
     assert found.finished
     assert found.winner in {str(parse(text)) for text in STRATEGIES}
@@ -548,7 +551,7 @@ def test_a_comparison_names_a_winner_and_reads_the_test_part_once(tmp_path: Path
     assert {row["strategy"] for row in found.standings} == {str(parse(text)) for text in STRATEGIES}
     runs = sum(row["runs"] for row in found.standings)
     assert 4 * 5 <= runs == len(said) <= 4 * 5 * 2  # finalists within a point of each other are repeated
-    assert found.ended_because == "Every candidate was judged: nothing is left to try."
+    assert found.ended_because == "Every candidate was evaluated on every fold: nothing is left to run."
     assert found.out_of_fold["images"] == 45
     assert found.out_of_fold["strategy"] == found.winner
     assert len(found.out_of_fold["runs"]) == next(
@@ -580,7 +583,7 @@ def test_what_was_trained_before_joins_a_comparison_or_stands_apart(tmp_path: Pa
         frostline.train(tiny_backbone(), data, name, batch_size=batch, **settings)
         for name, batch in (("top_k(1, epochs=2)", 32), ("head(epochs=2)", 32), ("lp_ft(epochs=2)", 16))
     ]
-    given = {**settings, "repeats": 1, "minutes": 10.0, "say": said.append}
+    given = {**settings, "repeats": 1, "minutes": 10.0, "log": said.append}
     named = ["linear_probe", "head(epochs=2)"]
     found = frostline.compare(tiny_backbone(), data, named, **given)
     assert {row["strategy"]: row["joined"] for row in found.standings} == {
@@ -613,7 +616,7 @@ def test_what_was_trained_before_joins_a_comparison_or_stands_apart(tmp_path: Pa
     alone = frostline.compare(tiny_backbone(), data, named, earlier=False, **given)
     assert alone.folder != found.folder
     assert {row["strategy"] for row in alone.standings} == set(named)
-    assert "left out, as asked for" in {row["reason"] for row in alone.apart}
+    assert "left out, as requested" in {row["reason"] for row in alone.apart}
 
 
 def test_a_comparison_at_work_takes_no_finished_runs_place(data: Manifest, tmp_path: Path) -> None:
@@ -645,15 +648,15 @@ def _right_out_of_fold(found: Any, data: Manifest) -> float:
 def test_who_joins_never_costs_those_who_were_named() -> None:
     """What joined is listed last: it starts when all that were named are judged, and time is left for it."""
     terms = Terms(folds=5, repeats=1, limit_s=200.0, closing_s=2.0)
-    entrants = [Entrant(2.0, 2.5, family=str(place)) for place in range(3)]  # the last one joined
-    seen: dict[Task, Seen] = {}
+    entrants = [CandidateCost(2.0, 2.5, family=str(index)) for index in range(3)]  # the last one joined
+    seen: dict[Task, TrialResult] = {}
     order: list[int] = []
-    while (task := next_task(Board(entrants, seen, 200.0 - 2.0 * len(seen), terms)).task) is not None:
+    while (task := next_task(Scoreboard(entrants, seen, 200.0 - 2.0 * len(seen), terms)).task) is not None:
         order.append(task.candidate)
-        seen[task] = Seen(0.5, 2.0)
+        seen[task] = TrialResult(0.5, 2.0)
     assert order == [0] * 5 + [1] * 5 + [2] * 5
     scarce = {task: one for task, one in seen.items() if task.candidate < 2}
-    assert next_task(Board(entrants, scarce, 8.0, terms)).task is None
+    assert next_task(Scoreboard(entrants, scarce, 8.0, terms)).task is None
 
 
 def test_what_would_be_ignored_is_refused(data: Manifest, tmp_path: Path) -> None:
@@ -668,7 +671,7 @@ def test_what_would_be_ignored_is_refused(data: Manifest, tmp_path: Path) -> Non
 
 @pytest.mark.slow
 def test_test_labels_have_no_say(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def untimed(held: Mapping[int, Held], seconds: Mapping[int, float], *rest: Any) -> Verdict:
+    def untimed(held: Mapping[int, HeldOutPredictions], seconds: Mapping[int, float], *rest: Any) -> Verdict:
         return judge(held, dict.fromkeys(seconds, 1.0), *rest)  # the clock has a say where none is separated
 
     monkeypatch.setattr(ranking, "judge", untimed)
@@ -705,9 +708,7 @@ def test_a_budget_stops_the_race_with_a_model_that_answers(tmp_path: Path) -> No
     found = frostline.compare(tiny_backbone(), data, racing, study=study, repeats=1, minutes=1, **OPTIONS)
     assert found.seconds < 60.0 + 3.0
     assert not found.finished
-    assert found.ended_because.startswith(
-        "Nothing is left to try that fits: full(epochs=9999) would take about"
-    )
+    assert found.ended_because.startswith("Nothing else fits the time: full(epochs=9999) would take about")
     first, *_, last = found.standings
     assert (first["repeats"], first["low"] is None) == (1, False)
     assert (last["strategy"], last["repeats"]) == ("full(epochs=9999)", 0)
@@ -772,15 +773,15 @@ def test_nothing_to_hold_out_is_one_message(tmp_path: Path) -> None:
 def test_the_end_is_reckoned_by_how_busy_the_machine_is_now(monkeypatch: pytest.MonkeyPatch) -> None:
     """A minute alone, then ten seconds of which this process had two and a half."""
     now = [0.0, 0.0]
-    monkeypatch.setattr(contesting, "_now_s", lambda: tuple(now))
+    monkeypatch.setattr(runner_module, "_now_s", lambda: tuple(now))
     clock = Clock(120.0, Path("unused"), Stopwatch())
-    assert clock.ending_s == contesting.ENDING_S
+    assert clock.ending_s == runner_module.ENDING_S
     monkeypatch.setattr("frostline.system.directories.write_atomically", lambda *_: None)
     now[:] = 60.0, 60.0
     clock.note()
-    assert clock.ending_s == contesting.ENDING_S
+    assert clock.ending_s == runner_module.ENDING_S
     now[:] = 70.0, 62.5
-    assert clock.ending_s == 4 * contesting.ENDING_S
+    assert clock.ending_s == 4 * runner_module.ENDING_S
 
 
 def test_late_it_leaves_no_pictures_and_says_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -789,7 +790,7 @@ def test_late_it_leaves_no_pictures_and_says_so(tmp_path: Path, monkeypatch: pyt
     left: list[object] = []
     monkeypatch.setattr(winner_artifacts.error_gallery, "write_gallery", lambda *given: left.append(given))
     lines: list[str] = []
-    asked = SimpleNamespace(
+    request = SimpleNamespace(
         folder=tmp_path,
         backbones={"": None},
         candidates=[SimpleNamespace(model="")],
@@ -799,7 +800,7 @@ def test_late_it_leaves_no_pictures_and_says_so(tmp_path: Path, monkeypatch: pyt
     for late in (True, False):
         race_at_work = SimpleNamespace(clock=SimpleNamespace(late=late), outcomes={})
         monkeypatch.setattr(winner_artifacts, "longest", lambda *_: [])
-        winner_artifacts.leave_looks(asked, race_at_work, 0, None)  # type: ignore[arg-type]
+        winner_artifacts.write_error_gallery(request, race_at_work, 0, None)  # type: ignore[arg-type]
         assert (lines == ["No time was left for pictures of the mistakes."], bool(left)) == (True, not late)
 
 
@@ -819,9 +820,11 @@ def test_cuts_that_the_time_cut_short_are_judged_where_all_were_seen(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """All on two folds and the two deepest thaws on a third, where they answer everything right."""
-    data, allowed = without_val(tmp_path, train=8, test=4), Contest._fits
+    data, allowed = without_val(tmp_path, train=8, test=4), TrialRunner._fits
     monkeypatch.setattr(
-        Contest, "_fits", lambda self, task: allowed(self, task) and task.cell.fold < 2 + (task.candidate > 3)
+        TrialRunner,
+        "_fits",
+        lambda self, task: allowed(self, task) and task.cell.fold < 2 + (task.candidate > 3),
     )
     found = frostline.compare(tiny_backbone(), data, study=tmp_path / "s", repeats=1, cuts=True, **OPTIONS)
     assert sorted(row["runs"] for row in found.standings) == [2, 2, 2, 2, 3, 3]

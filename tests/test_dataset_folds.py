@@ -173,7 +173,7 @@ def test_what_was_learned_is_never_held_out(learned: set[int], groups: int, repe
     for learn, hold in data.folds(data.samples, 5, 1):
         assert not {data.samples[at].group or data.samples[at].path for at in hold.tolist()} & tied
         assert sorted([*learn.tolist(), *hold.tolist()]) == list(range(60))
-    if not resampling._pairs(data, 0, 0):
+    if not resampling._splits(data, 0, 0):
         with pytest.raises(DataError, match=f"had already learned from {len(learned)} of 60 images"):
             resampling.folds_of(data, 0)
         return
@@ -197,9 +197,9 @@ def test_what_was_learned_leaves_a_given_val_part() -> None:
 def test_a_study_remembers_folds(tmp_path: Path) -> None:
     data = manifest({"a": 12, "b": 12})
     data.keep_in(tmp_path, resampling.remembered(data, 5, 2))
-    before = [numbered(resampling._pairs(data, r, 5), [s.digest for s in data.samples]) for r in range(2)]
+    before = [numbered(resampling._splits(data, r, 5), [s.digest for s in data.samples]) for r in range(2)]
     grown = replace(data, samples=(Sample("new", "a", content("new"), "", "train"), *data.samples))
     for repeat in range(2):
-        pairs = resampling._pairs(grown.recalled(tmp_path), repeat, 5)
+        pairs = resampling._splits(grown.recalled(tmp_path), repeat, 5)
         after = numbered(pairs, [sample.digest for sample in grown.samples])
         assert {digest: at for digest, at in after.items() if digest != content("new")} == before[repeat]

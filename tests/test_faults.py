@@ -26,7 +26,7 @@ from frostline.errors import DataError, RunWarning, StudyError, TrainingError
 from frostline.models import Backbone
 from frostline.selection.resampling import Cell
 from frostline.selection.successive_halving import Task
-from frostline.selection.trial_queue import Ledger
+from frostline.selection.trial_queue import TrialQueue
 from frostline.studies.study_folder import RunFolder
 from frostline.system import directories
 from frostline.training import trainer
@@ -471,7 +471,7 @@ TASK = Task(0, 1.0, Cell(0, 0))
 
 def test_a_process_that_slept_with_its_machine_keeps_its_run(tmp_path: Path) -> None:
     """Its heartbeat is old by the clock on the wall; it lives all the same."""
-    mine, other = (Ledger.open("x", tmp_path) for _ in range(2))
+    mine, other = (TrialQueue.open("x", tmp_path) for _ in range(2))
     taken: list[Task | None] = []
 
     def work(task: Task) -> dict[str, Any]:
@@ -488,7 +488,7 @@ def test_a_process_that_slept_with_its_machine_keeps_its_run(tmp_path: Path) -> 
 
 
 def test_a_run_that_was_given_up_elsewhere_is_taken_again(tmp_path: Path) -> None:
-    ledger = Ledger.open("x", tmp_path)
+    ledger = TrialQueue.open("x", tmp_path)
 
     def work(task: Task) -> dict[str, Any]:
         ledger.study.tell(0, state=optuna.trial.TrialState.FAIL)
@@ -501,7 +501,7 @@ def test_a_run_that_was_given_up_elsewhere_is_taken_again(tmp_path: Path) -> Non
 
 
 def test_a_database_on_a_full_disk_is_one_message(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    ledger = Ledger.open("x", tmp_path)
+    ledger = TrialQueue.open("x", tmp_path)
 
     def full(*_: object, **__: object) -> None:
         raise optuna.exceptions.StorageInternalError("An exception is raised during the commit.") from (

@@ -22,8 +22,8 @@ from frostline.errors import StudyError, UsageError
 from frostline.pipelines import fit_pipeline
 from frostline.pipelines.time_limits import default_minutes
 from frostline.selection import anytime, resampling, significance
-from frostline.selection.anytime import Next
-from frostline.selection.runner import Contest
+from frostline.selection.anytime import NextTrial
+from frostline.selection.runner import TrialRunner
 from frostline.studies.study_folder import Study
 from frostline.system.timing import Stopwatch
 from test_comparison import answers
@@ -112,7 +112,7 @@ def test_no_time_for_a_race_leaves_the_probe(
     if why == "no time to measure":
         monkeypatch.setattr(fit_pipeline, "measuring_s", lambda *_: 1e4)
     else:
-        monkeypatch.setattr(Contest, "next_task", lambda _: Next(None, "nothing fits"))
+        monkeypatch.setattr(TrialRunner, "next_task", lambda _: NextTrial(None, "nothing fits"))
     found = frostline.fit(images, model=tiny_backbone(), minutes=5, study=study, log=said.append, **OPTIONS)
     assert any("broken.png: is not an image" in line for line in said)
     assert (found.strategy, found.basis, found.comparison) == ("linear_probe", "cross-validation", None)
@@ -138,8 +138,8 @@ def test_the_headline_is_of_who_was_judged_on_all_folds(
     """The time is up when another has one fold of five: whatever that said, it answers for nothing."""
     whole = anytime.next_task
 
-    def cut_short(board: anytime.Board) -> Next:
-        return Next(None, "the time is up") if len(board.seen) == 6 else whole(board)
+    def cut_short(board: anytime.Scoreboard) -> NextTrial:
+        return NextTrial(None, "the time is up") if len(board.results) == 6 else whole(board)
 
     monkeypatch.setattr(anytime, "next_task", cut_short)
     found = frostline.fit(
@@ -232,8 +232,8 @@ def test_one_strategy_can_be_pinned(tmp_path: Path) -> None:
     assert not said  # before anything was done
     found = frostline.fit(images, strategies=["head(epochs=2)"], study=tmp_path / "b", **given)
     assert (found.strategy, found.basis) == ("head(epochs=2)", "out of fold")
-    assert found.verdict[0] == "head(epochs=2) was the only one asked for, seen on 1 repeat."
-    assert found.verdict[-1] == "Every candidate was judged: nothing is left to try."
+    assert found.verdict[0] == "head(epochs=2) was the only candidate, evaluated on 1 repeat."
+    assert found.verdict[-1] == "Every candidate was evaluated on every fold: nothing is left to run."
 
 
 def test_a_study_that_cannot_be_written_is_said_before_any_work(

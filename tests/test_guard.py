@@ -72,6 +72,9 @@ FORBIDDEN_CALLS = {"eval", "exec", "compile", "__import__"}  # as bare names: `m
 HARMLESS = {  # the name of an error, to catch it; a count of cores
     ("pickle", "UnpicklingError"),
     ("joblib", "cpu_count"),
+    ("yaml", "safe_load"),  # plain values alone
+    ("yaml", "safe_dump"),
+    ("yaml", "YAMLError"),
 }
 
 

@@ -67,7 +67,7 @@ def data(tmp_path: Path) -> Manifest:
     return frostline.load_data(write_table(tmp_path / "images", train=12, test=6), val_size=0.0)
 
 
-def rows_of(found: list[backbone_selection.Screened]) -> dict[str, backbone_selection.Screened]:
+def rows_of(found: list[backbone_selection.ScreeningResult]) -> dict[str, backbone_selection.ScreeningResult]:
     return {row.model: row for row in found}
 
 
@@ -76,9 +76,9 @@ def rows_of(found: list[backbone_selection.Screened]) -> dict[str, backbone_sele
 
 def test_latency_is_of_one_image_and_size_of_the_weights_as_saved() -> None:
     slow = frostline.load_backbone(Slow().eval(), preprocessing=PREPROCESSING)
-    quick_ms, size_mb, _ = backbone_selection.measured(slow, classes=3, threads=1)
+    quick_ms, size_mb, _ = backbone_selection.measure_costs(slow, classes=3, threads=1)
     slow.model.pause_s = quick_ms / 1e3 + 0.02
-    slow_ms, _, given = backbone_selection.measured(slow, classes=3, threads=1)
+    slow_ms, _, given = backbone_selection.measure_costs(slow, classes=3, threads=1)
     assert slow_ms >= quick_ms + 20
     assert given < 0.7  # asleep, as if others had the processor
     saved = {classes: len(save(slow.adapt(classes).state_dict())) for classes in (3, 7)}
@@ -90,7 +90,9 @@ def test_over_a_limit_is_left_out_before_it_looks_at_an_image(
     data: Manifest, calls: list[int], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     taken = {"slow": 20.04, "quick": 20.0, "again": 1.0}
-    monkeypatch.setattr(backbone_selection, "measured", lambda backbone, *_: (taken[backbone.name], 1.0, 1.0))
+    monkeypatch.setattr(
+        backbone_selection, "measure_costs", lambda backbone, *_: (taken[backbone.name], 1.0, 1.0)
+    )
     both = [network("slow", seed=2), network("quick")]
     found = rows_of(screen(both, data, Limits(latency_ms=20.0), threads=1, deterministic=True))
     passes = len(calls)
@@ -124,9 +126,9 @@ def test_the_best_probe_and_those_not_separated_from_it_go_on(data: Manifest) ->
     sees, twin, poor = found
     assert (sees.kept, twin.kept, poor.kept) == (True, True, False)
     assert twin.probe_accuracy == sees.probe_accuracy
-    assert "not separated from sees" in twin.reason
+    assert "not significantly different from sees" in twin.reason
     assert poor.separated
-    assert poor.reason.startswith("separated from sees, which is better by ")
+    assert poor.reason.startswith("significantly worse than sees, by ")
     assert poor.probe_accuracy is not None
     assert poor.probe_accuracy < 0.5 < sees.low < sees.probe_accuracy <= sees.high
     assert sees.logme > poor.logme
@@ -136,29 +138,31 @@ def test_the_best_and_the_largest_not_separated_from_it_race(
     data: Manifest, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     sizes = {"one": 1.0, "two": 2.0, "three": 3.0, "blind": 4.0}
-    monkeypatch.setattr(backbone_selection, "measured", lambda backbone, *_: (1.0, sizes[backbone.name], 1.0))
+    monkeypatch.setattr(
+        backbone_selection, "measure_costs", lambda backbone, *_: (1.0, sizes[backbone.name], 1.0)
+    )
     several = [network("one"), network("two"), network("three"), blind("blind")]
     found = screen(several, data, Limits(), threads=1, deterministic=True)
     assert [row.model for row in found if row.kept] == ["one", "three"]
     two = rows_of(found)["two"]
     assert not two.separated
-    assert "only 2 race, the best and the largest such" in two.reason
+    assert "only 2 are trained, the best and the largest such" in two.reason
 
 
 def test_looking_takes_a_share_of_the_minutes(data: Manifest, monkeypatch: pytest.MonkeyPatch) -> None:
     needed = {"slow": 100.0, "one": 10.0, "two": 15.0, "three": 10.0}
-    monkeypatch.setattr(backbone_selection, "_looking_s", lambda backbone, *_: needed[backbone.name])
+    monkeypatch.setattr(backbone_selection, "_screening_s", lambda backbone, *_: needed[backbone.name])
     several = [network(name, seed) for seed, name in enumerate(needed)]
     found = screen(
         several, data, Limits(), threads=1, deterministic=True, left_s=70.0
     )  # 21 s of them for looking
     rows = rows_of(found)
     assert {name for name, row in rows.items() if row.probe_accuracy is not None} == {"one", "three"}
-    assert rows["two"].reason.startswith("no time to look at it: that takes about 15 s, and 1 s are left")
+    assert rows["two"].reason.startswith("no time to screen it: that takes about 15 s, and 1 s are left")
     assert not rows["slow"].kept
     unasked = screen(several, data, Limits(), threads=1, deterministic=True, left_s=3.0)
     assert [(row.model, row.reason) for row in unasked if row.kept] == [
-        ("one", "the quickest: there is no time to look at any")
+        ("one", "the quickest: there is no time to screen any")
     ]
     assert all(row.probe_accuracy is None for row in unasked)
 
@@ -223,7 +227,7 @@ def test_survivors_race_and_go_on_after_an_interruption(
     with pytest.raises(KeyboardInterrupt):
         fitted(images, study, three, log=stop)
     before = (study / "models.json").read_text()
-    monkeypatch.setattr(backbone_selection, "measured", None)  # calling it would fail
+    monkeypatch.setattr(backbone_selection, "measure_costs", None)  # calling it would fail
     heard: list[str] = []
     found = fitted(images, study, three, log=heard.append)
     assert found.comparison.finished
@@ -392,5 +396,5 @@ def test_the_prompt_says_what_is_wrong(
 
 def test_torch_is_left_as_it_was() -> None:
     threads = torch.get_num_threads()
-    backbone_selection.measured(network("one"), classes=3, threads=1)
+    backbone_selection.measure_costs(network("one"), classes=3, threads=1)
     assert torch.get_num_threads() == threads

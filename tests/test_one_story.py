@@ -226,10 +226,10 @@ def test_a_race_cut_short_counts_what_ran(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """Two of three strategies began, one on all folds and one on a single one: the page says two."""
-    next_task = anytime.next_task
+    whole = anytime.next_task
 
-    def cut_short(board: anytime.Board) -> anytime.Next:
-        return anytime.Next(None, "the time is up") if len(board.seen) == 6 else next_task(board)
+    def cut_short(board: anytime.Scoreboard) -> anytime.NextTrial:
+        return anytime.NextTrial(None, "the time is up") if len(board.results) == 6 else whole(board)
 
     monkeypatch.setattr(anytime, "next_task", cut_short)
     fit = fitted(hard_folder(tmp_path / "photos", 15, 15, 15), tmp_path / "study", repeats=1)

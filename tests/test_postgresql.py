@@ -17,7 +17,7 @@ import pytest
 
 import frostline
 from frostline.errors import StudyError
-from frostline.selection.trial_queue import Ledger
+from frostline.selection.trial_queue import TrialQueue
 from tiny import tiny_backbone, write_folder
 
 pytestmark = pytest.mark.system
@@ -99,10 +99,10 @@ def test_two_processes_share_one_comparison_and_the_result_is_that_of_sqlite(
     data = frostline.load_data(images, near_copies=False)
     alone = frostline.compare(tiny_backbone(), data, STRATEGIES, study=tmp_path / "alone", **OPTIONS)
     assert [text.splitlines()[-1] for text in told] == [alone.winner] * 2
-    with closing(Ledger.open(alone.folder.name, alone.folder)) as ledger:
+    with closing(TrialQueue.open(alone.folder.name, alone.folder)) as ledger:
         mine = ledger.outcomes()
     folder = study / "comparisons" / alone.folder.name
-    with closing(Ledger.open(alone.folder.name, folder, database)) as ledger:
+    with closing(TrialQueue.open(alone.folder.name, folder, database)) as ledger:
         shared, finished = ledger.outcomes(), [t for t in ledger._trials() if t.state.name == "COMPLETE"]
     assert shared.keys() == mine.keys()
     for task, outcome in shared.items():
@@ -127,7 +127,7 @@ def test_a_database_that_refuses_is_one_message_without_the_password(
 ) -> None:
     url = change[1].join(database.rsplit(change[0], 1))
     with pytest.raises(StudyError, match="cannot be used") as raised:
-        Ledger.open("x", tmp_path, url)
+        TrialQueue.open("x", tmp_path, url)
     for word in (PASSWORD, QUOTED, QUOTED[:8], "s3cr"):
         assert word not in str(raised.value)
     assert "127.0.0.1" in str(raised.value)

@@ -16,7 +16,6 @@ import torch
 
 import frostline
 from frostline import profiling
-from frostline.config import Config
 from frostline.cost import predict
 from frostline.data import Manifest
 from frostline.errors import UsageError
@@ -25,7 +24,7 @@ from frostline.features.image_batches import Images
 from frostline.profiling import rate_correction
 from frostline.profiling.rate_correction import Expected
 from frostline.selection import runner as contests
-from frostline.selection.runner import Contest
+from frostline.selection.runner import TrialRunner
 from frostline.system import directories, numerics, processor
 from frostline.system.processor import AS_IT_COMES, PASSIVE, Free, Reading
 from test_cost import DATA, DEAR, INVENTED
@@ -365,12 +364,13 @@ def test_of_a_run_that_found_its_rows_less_is_expected() -> None:
     assert Expected.of(*(predict("full", INVENTED, **DATA, rows="compute") for _ in range(2))).rows == 0
 
 
-def raced(outcomes: dict[int, dict[str, float]]) -> Contest:
-    race = SimpleNamespace(folds=2)
+def raced(outcomes: dict[int, dict[str, float]]) -> TrialRunner:
+    schedule = SimpleNamespace(folds=2)
     whole = [10.0, 10.0]
-    given = dict.fromkeys(("backbones", "data", "study", "ledger", "clock", "loggers", "progress", "log"))
-    found = Contest(
-        **given, candidates=[], race=race, short_s=whole, whole_s=whole, final_s=whole, config=Config(),
+    given = dict.fromkeys(("backbones", "data", "study", "queue", "clock", "loggers", "progress", "log"))
+    found = TrialRunner(
+        **given, candidates=[], schedule=schedule, short_s=whole, whole_s=whole, final_s=whole,
+        seed=0, options={},
     )  # type: ignore[arg-type]  # fmt: skip
     for fold, outcome in outcomes.items():
         found.outcomes[contests.Task(0, 1.0, contests.resampling.Cell(0, fold))] = outcome  # type: ignore[assignment]
@@ -385,9 +385,9 @@ def test_the_rest_of_a_race_is_corrected_down_as_well_as_up() -> None:
 
 
 def test_runs_that_found_rows_make_the_rest_no_faster_than_it_is() -> None:
-    race = raced({0: {"seconds": 10.0, "expected": 10.0}, 1: {"seconds": 2.0, "expected": 2.0}})
-    assert race._factor() == pytest.approx(1.0)
+    schedule = raced({0: {"seconds": 10.0, "expected": 10.0}, 1: {"seconds": 2.0, "expected": 2.0}})
+    assert schedule._factor() == pytest.approx(1.0)
     again = contests.Task(0, 1.0, contests.resampling.Cell(0, 2))
-    assert race._predicted(again) == 2.0  # the third fold finds what the second found
-    assert race._predicted(contests.Task(0, 1.0, contests.resampling.Cell(1, 0))) == 10.0  # other views
-    assert race._predicted(contests.Task(1, 1.0, contests.resampling.Cell(0, 0))) == 10.0
+    assert schedule._predicted(again) == 2.0  # the third fold finds what the second found
+    assert schedule._predicted(contests.Task(0, 1.0, contests.resampling.Cell(1, 0))) == 10.0  # other views
+    assert schedule._predicted(contests.Task(1, 1.0, contests.resampling.Cell(0, 0))) == 10.0

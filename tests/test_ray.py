@@ -23,7 +23,7 @@ from frostline.distributed import ray_cluster
 from frostline.distributed.ray_cluster import Share
 from frostline.errors import DataError, RunWarning, UsageError
 from frostline.selection import Comparison
-from frostline.selection.trial_queue import Ledger
+from frostline.selection.trial_queue import TrialQueue
 from frostline.training.parallel import ray_training
 from test_process_group import STAGES, launch, weights_file
 from tiny import tiny_backbone, write_folder, write_table
@@ -59,7 +59,7 @@ def ray() -> Iterator[Any]:
 
 def trials(found: Comparison) -> list[Any]:
     """Every trial of a comparison's ledger, dropped ones included."""
-    return list(Ledger.open(found.folder.name, found.folder)._trials())
+    return list(TrialQueue.open(found.folder.name, found.folder)._trials())
 
 
 def outcomes(found: Comparison) -> dict[str, Any]:
@@ -82,7 +82,7 @@ def test_a_cluster_changes_no_bit_and_a_killed_workers_trial_is_done_again(ray: 
         said.append(line)
         while len(said) > 1 and not killed:  # the first line speaks of the cluster
             (folder,) = (tmp_path / "shared" / "comparisons").iterdir()
-            holders = Ledger.open(folder.name, folder).waiting_for
+            holders = TrialQueue.open(folder.name, folder).waiting_for
             if holders:
                 killed.append(int(holders[0].split(":")[1]))
                 os.kill(killed[0], signal.SIGKILL)

@@ -12,7 +12,7 @@ import frostline
 from frostline.data import Manifest
 from frostline.errors import UsageError
 from frostline.selection import text, weight_interpolation
-from frostline.selection.significance import Held
+from frostline.selection.significance import HeldOutPredictions
 from frostline.system.timing import Stopwatch
 from frostline.training.tuning.wise_ft import POINTS
 from tiny import tiny_backbone, write_table
@@ -37,30 +37,32 @@ def test_the_share_is_chosen_by_images_that_the_folds_had_not_learned_from(
     data: Manifest, tmp_path: Path
 ) -> None:
     said: list[str] = []
-    found = raced(data, tmp_path / "study", STRATEGY, interpolate_weights="auto", log=said.append)
-    about, plain = found.result["interpolation"], raced(data, tmp_path / "study", STRATEGY)
-    assert [point["share"] for point in about["points"]] == list(POINTS)
-    pretrained, adapted = about["points"][0], about["points"][-1]
+    comparison = raced(data, tmp_path / "study", STRATEGY, interpolate_weights="auto", log=said.append)
+    interpolation, plain = comparison.result["interpolation"], raced(data, tmp_path / "study", STRATEGY)
+    assert [point["share"] for point in interpolation["points"]] == list(POINTS)
+    pretrained, adapted = interpolation["points"][0], interpolation["points"][-1]
     assert adapted["accuracy"] == plain.standings[0]["accuracy"]
     probe = raced(data, tmp_path / "study", "linear_probe")
     assert pretrained["accuracy"] == probe.standings[0]["accuracy"]
-    (best,) = (point for point in about["points"] if point["share"] == about["share"])
-    for other in about["points"]:
+    (best,) = (point for point in interpolation["points"] if point["share"] == interpolation["share"])
+    for other in interpolation["points"]:
         assert other["accuracy"] <= best["accuracy"] or other["log_loss"] > best["log_loss"]
-    assert len(about["by_fold"]) == 5
-    assert set(about["by_fold"]) <= set(POINTS)
-    assert found.run.result.get("interpolation", {"share": 1.0})["share"] == about["share"]
-    assert any("Going back: 5 run(s) are asked about what they held out, at 6 point(s)" in s for s in said)
-    assert any("on the way back" in line or "of the way from" in line for line in found.result["verdict"])
+    assert len(interpolation["by_fold"]) == 5
+    assert set(interpolation["by_fold"]) <= set(POINTS)
+    assert comparison.run.result.get("interpolation", {"share": 1.0})["share"] == interpolation["share"]
+    assert any(
+        "Interpolating weights: 5 run(s) predict their held-out images at 6 share(s)" in s for s in said
+    )
+    assert any("interpolat" in line for line in comparison.result["verdict"])
     again = raced(data, tmp_path / "study", STRATEGY, interpolate_weights="auto")
-    assert again.result["interpolation"]["points"] == about["points"]
+    assert again.result["interpolation"]["points"] == interpolation["points"]
 
 
 def test_a_share_that_is_asked_for_is_taken(data: Manifest, tmp_path: Path) -> None:
-    found = raced(data, tmp_path / "study", STRATEGY, interpolate_weights=0.4)
-    (point,) = found.result["interpolation"]["points"]
-    assert point["share"] == found.run.result["interpolation"]["share"] == 0.4
-    assert found.result["out_of_fold"]["accuracy"] == pytest.approx(point["accuracy"])
+    comparison = raced(data, tmp_path / "study", STRATEGY, interpolate_weights=0.4)
+    (point,) = comparison.result["interpolation"]["points"]
+    assert point["share"] == comparison.run.result["interpolation"]["share"] == 0.4
+    assert comparison.result["out_of_fold"]["accuracy"] == pytest.approx(point["accuracy"])
     probe = raced(data, tmp_path / "study", "linear_probe", interpolate_weights=0.4)
     assert "interpolation" not in probe.result  # nothing lies between a probe and itself
     with pytest.raises(UsageError, match=r"between 0 and 1, found 1\.5"):
@@ -69,13 +71,13 @@ def test_a_share_that_is_asked_for_is_taken(data: Manifest, tmp_path: Path) -> N
 
 def test_with_one_part_held_out_it_says_that_the_same_images_chose(tmp_path: Path) -> None:
     data = frostline.load_data(write_table(tmp_path / "images", train=10, val=6), near_copies=False)
-    found = raced(data, tmp_path / "study", STRATEGY, interpolate_weights="auto")
-    about = found.result["interpolation"]
-    assert not about["apart"]
-    assert about["by_fold"] == [about["share"]]
-    back = {**about, "share": 0.2}
-    assert "by the very images that its accuracy is told of" in text._gone_back(back, "accuracy")
-    assert "told of" not in text._gone_back({**back, "apart": True}, "accuracy")
+    comparison = raced(data, tmp_path / "study", STRATEGY, interpolate_weights="auto")
+    interpolation = comparison.result["interpolation"]
+    assert not interpolation["apart"]
+    assert interpolation["by_fold"] == [interpolation["share"]]
+    at_share = {**interpolation, "share": 0.2}
+    assert "on the same images that its accuracy is reported on" in text._interpolated(at_share, "accuracy")
+    assert "same images" not in text._interpolated({**at_share, "apart": True}, "accuracy")
 
 
 def test_a_folds_own_images_have_no_say_in_its_share() -> None:
@@ -84,12 +86,16 @@ def test_a_folds_own_images_have_no_say_in_its_share() -> None:
     right = 4.0 * np.eye(2)[targets]
     wrong = -right
     first = np.arange(30) < 10
-    found = np.stack([np.where(first[:, None], right, wrong), np.where(first[:, None], wrong, right)])
+    share_logits = np.stack([np.where(first[:, None], right, wrong), np.where(first[:, None], wrong, right)])
     cells, images = np.repeat([0, 1, 2], 10), np.arange(30)
-    mine = Held(images, np.zeros(30, dtype=np.int64), images, targets, found[1], found[1])
-    asked: Any = type("Asked", (), {"options": {"metric": "accuracy"}})()
-    back = weight_interpolation._chosen(asked, (0.0, 1.0), found, cells, mine, Stopwatch())
-    assert back.share == 1.0
-    assert back.about["by_fold"] == [1.0, 1.0, 1.0]
-    guesses = back.held.probabilities.argmax(axis=1)
+    predictions = HeldOutPredictions(
+        images, np.zeros(30, dtype=np.int64), images, targets, share_logits[1], share_logits[1]
+    )
+    request: Any = type("CompareRequest", (), {"options": {"metric": "accuracy"}})()
+    interpolation = weight_interpolation._chosen(
+        request, (0.0, 1.0), share_logits, cells, predictions, Stopwatch()
+    )
+    assert interpolation.share == 1.0
+    assert interpolation.report["by_fold"] == [1.0, 1.0, 1.0]
+    guesses = interpolation.predictions.probabilities.argmax(axis=1)
     assert (guesses == targets).tolist() == (~first).tolist()

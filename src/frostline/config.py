@@ -156,11 +156,11 @@ NAMES = tuple(field.name for field in fields(Config))
 
 def read_yaml(path: str | Path) -> dict[str, Any]:
     """Return the mapping that a YAML file holds. Raises `UsageError` with what was found otherwise."""
-    import yaml
+    from yaml import YAMLError, safe_load
 
     try:
-        values = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError, yaml.YAMLError, RecursionError) as error:
+        values = safe_load(Path(path).read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError, YAMLError, RecursionError) as error:
         reason = " ".join(str(getattr(error, "strerror", None) or error).split())
         raise UsageError(f"{path} cannot be read as YAML ({reason}).") from None
     if values is None:
@@ -172,13 +172,13 @@ def read_yaml(path: str | Path) -> dict[str, Any]:
 
 def write_yaml(path: str | Path, values: Mapping[str, Any]) -> None:
     """Write plain values as a YAML mapping. Raises `UsageError` for what is no plain value."""
-    import yaml
+    from yaml import YAMLError, safe_dump
 
     from frostline.system import directories
 
     try:
-        text = yaml.safe_dump(dict(values), sort_keys=False, allow_unicode=True)
-    except yaml.YAMLError:
+        text = safe_dump(dict(values), sort_keys=False, allow_unicode=True)
+    except YAMLError:
         raise UsageError(
             f"An option of {', '.join(values)} holds a Python object, which no file can repeat."
         ) from None

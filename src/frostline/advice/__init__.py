@@ -1,6 +1,6 @@
-"""What to do with these images: experience, a forecast from it, and advice with its reasons.
+"""Recommend a strategy for given images, from earlier trials.
 
-knowledge (what was tried) → forecast (what to expect) → advising (what to do, and why) → planning
+knowledge (earlier trials) → forecast (expected accuracy) → recommendation (with reasons) → planner (`plan`)
 """
 
 from frostline.advice.planner import Planned, plan

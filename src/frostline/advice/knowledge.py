@@ -1,7 +1,7 @@
-"""What was tried: strategies with their learning rates on real image sets, and what the images said before.
+"""Earlier trials: strategies on real image sets, with what was measured before training.
 
-`experience/outcomes.jsonl` holds a run a line, `experience/signals.jsonl` what `measure` said of the same
-training images; benchmarks/experience.py writes both. Imports no torch.
+`experience/outcomes.jsonl` holds one run per line, `experience/signals.jsonl` the output of `measure` for the
+same training images; benchmarks/experience.py writes both. Imports no torch.
 """
 
 from __future__ import annotations
@@ -18,13 +18,25 @@ TASK = ("model", "size", "set", "per_class", "seed")
 
 @dataclass(frozen=True)
 class Facts:
-    """What advice looks at, known before any training. Rates are fractions 0–1.
+    """What advice is based on, measured before any training. Rates are fractions 0–1.
 
-    `probe` is the out-of-fold accuracy of a probe on the last stage, `peak` how far the best stage's lies
-    above it, `slope` what doubling the images brought it.
+    Parameters
+    ----------
+    images
+        Number of training images.
+    classes
+        Number of classes.
+    similarity
+        Similarity of the images to the network's pretraining.
+    probe
+        Out-of-fold accuracy of a probe on the last stage.
+    peak
+        How much better the best stage's probe is.
+    slope
+        Gain of the probe by doubling the images.
     """
 
-    images: int  # of the training part
+    images: int
     classes: int
     similarity: float
     probe: float
@@ -34,7 +46,7 @@ class Facts:
 
 @dataclass(frozen=True)
 class Trial:
-    """One draw of training images: what was known, and how each strategy did (accuracy 0–1, seconds)."""
+    """One sample of training images: its facts, and accuracy (0–1) and seconds of each strategy."""
 
     model: str
     size: int
@@ -48,7 +60,7 @@ class Trial:
 
 
 def facts_of(signals: Mapping[str, Any], images: int) -> Facts | None:
-    """Pick the facts out of signals as plain data; `None` where similarity or probes are missing."""
+    """Return the facts in signals as plain data; `None` if similarity or probes are missing."""
     stages, curve = signals["probe_by_stage"], signals["learning_curve"]
     if signals["similarity"] is None or not stages or not curve:
         return None
@@ -64,30 +76,30 @@ def facts_of(signals: Mapping[str, Any], images: int) -> Facts | None:
 
 
 def read_experience(folder: Path = HOME) -> list[Trial]:
-    """Return every draw that was measured and tried."""
+    """Return every trial that has both signals and outcomes."""
     runs: dict[tuple[Any, ...], list[dict[str, Any]]] = {}
     for row in _rows(folder / "outcomes.jsonl"):
         runs.setdefault(tuple(row[key] for key in TASK), []).append(row)
     trials = []
     for row in read_signals(folder):
-        mine = runs.get(tuple(row[key] for key in TASK), [])
-        facts = facts_of(row, mine[0]["n_train"]) if mine else None
+        outcomes = runs.get(tuple(row[key] for key in TASK), [])
+        facts = facts_of(row, outcomes[0]["n_train"]) if outcomes else None
         if facts is None:
             continue
         trials.append(
             Trial(
                 **{key: row[key] for key in TASK},
                 facts=facts,
-                accuracy={r["strategy"]: r["accuracy"] for r in mine},
-                val_accuracy={r["strategy"]: r["val_accuracy"] for r in mine},
-                seconds={r["strategy"]: r["seconds"] for r in mine},
+                accuracy={r["strategy"]: r["accuracy"] for r in outcomes},
+                val_accuracy={r["strategy"]: r["val_accuracy"] for r in outcomes},
+                seconds={r["strategy"]: r["seconds"] for r in outcomes},
             )
         )
     return trials
 
 
 def read_signals(folder: Path = HOME) -> list[dict[str, Any]]:
-    """Return what `measure` said of every draw, as plain data."""
+    """Return the signals of every trial, as plain data."""
     return _rows(folder / "signals.jsonl")
 
 

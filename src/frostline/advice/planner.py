@@ -1,4 +1,4 @@
-"""`plan`: measure the images, measure the machine, and advise."""
+"""`plan`: measure the images and the machine, and recommend a strategy."""
 
 from __future__ import annotations
 
@@ -14,29 +14,29 @@ from frostline.reports import notebook
 
 @dataclass(frozen=True)
 class Planned:
-    """The advice, and what it was drawn from."""
+    """Result of `plan`: the advice and the signals that it is based on."""
 
     advice: Advice
     signals: Signals
 
     def as_dict(self) -> dict[str, Any]:
-        """Both as plain data; `recommended` and `options` first."""
+        """Return both as plain data; `recommended` and `options` first."""
         return {**self.advice.as_dict(), "signals": self.signals.as_dict()}
 
     def __repr__(self) -> str:
-        """The advice."""
+        """Return the advice as text."""
         return repr(self.advice)
 
     def _repr_html_(self) -> str:
-        """The advice, in a notebook."""
+        """Return the advice as HTML for notebooks."""
         return self.advice._repr_html_()
 
     def to_pandas(self) -> Any:
-        """The options, a row each. Raises `UsageError` where pandas is not installed."""
+        """Return the options, a row each. Raises `UsageError` if pandas is not installed."""
         return self.advice.to_pandas()
 
     def plot(self) -> notebook.Plot:
-        """Draw what is expected of each strategy."""
+        """Return a plot of each strategy's forecast."""
         return self.advice.plot()
 
 
@@ -51,18 +51,46 @@ def plan(
     threads: int | None = None,
     progress: OnProgress | None = None,
 ) -> Planned:
-    """Advise which strategy to train on these images with this network, within a budget for one run.
+    """Recommend a strategy to train on these images with this network, within a budget for one run.
 
-    Nothing is trained. Measuring is remembered, and so are the rates of the network on this machine. Raises
-    `UsageError` for a budget that is none, and where nothing fits it.
+    Nothing is trained. Measurements are cached, and so is the speed of the network on this machine.
+
+    Parameters
+    ----------
+    backbone
+        The network.
+    data
+        The labelled images.
+    minutes
+        Time limit of one run; `None` for no limit.
+    memory_bytes
+        Memory that a run may use above its imports; `None` for no limit.
+    disk_bytes
+        Disk that cached features may use; `None` for no limit.
+    seed
+        Seed of folds and sampling.
+    threads
+        Torch threads; `None` for as many as cores are free.
+    progress
+        Called as `progress(what, done, total)`.
+
+    Returns
+    -------
+    Planned
+        The advice and the signals.
+
+    Raises
+    ------
+    UsageError
+        If the budget is invalid or no strategy fits it.
     """
     budget = Budget(None if minutes is None else 60.0 * minutes, memory_bytes, disk_bytes)
     budget.check()
     data = data.checked(progress)
-    found = measure(backbone, data, random=False, seed=seed, threads=threads, progress=progress)
-    assert found.rates is not None
+    signals = measure(backbone, data, random=False, seed=seed, threads=threads, progress=progress)
+    assert signals.rates is not None
     case = Case(
-        signals=found.as_dict(),
+        signals=signals.as_dict(),
         architecture=str(backbone.source.get("architecture", backbone.name)),
         stages=len(backbone.stages),
         train=len(data.part("train")),
@@ -70,6 +98,6 @@ def plan(
         test=len(data.part("test")),
         classes=len(data.classes),
         random=bool(backbone.source.get("random")),
-        commonest=found.size.per_class[-1] / found.size.train,
+        commonest=signals.size.per_class[-1] / signals.size.train,
     )
-    return Planned(advise(case, found.rates, budget), found)
+    return Planned(advise(case, signals.rates, budget), signals)

@@ -1,4 +1,4 @@
-"""`plan`: which strategy to use on these images with this network, why, and what would change that."""
+"""Recommend a strategy for given images and a network, with reasons and what would change them."""
 
 from __future__ import annotations
 
@@ -8,34 +8,44 @@ from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 from frostline.advice import text
-from frostline.advice.forecast import Expected, Model, chosen, fit
+from frostline.advice.forecast import Forecast, ForecastModel, choose_strategy, fit
 from frostline.advice.knowledge import Facts, Trial, facts_of, read_experience
-from frostline.advice.text import PLAINEST, TIME_MARGIN, Picture, enough, room
+from frostline.advice.text import PLAINEST, TIME_MARGIN, Inputs, enough, room
 from frostline.cost import Cost, Rates, predict
 from frostline.diagnostics.similarity import FEWEST
 from frostline.errors import UsageError
 from frostline.reports import notebook
 from frostline.strategies import ResolvedPhase, Strategy, hyperparameters, parse, schedule
 
-# How much wider intervals are for networks and sizes that were never tried: a choice, since one network and
-# two sizes can't tell.
+# Factor of the intervals' width for networks and sizes without trials: a choice, since trials of one network
+# and two sizes can't tell.
 WIDENED = 1.5
-# Images within this factor of what was tried count as tried; so do image sizes within the second one.
+# Numbers of images within this factor of the trials count as covered, and image sizes within the second one.
 NEAR_IMAGES, NEAR_SIZE = 2.0, 1.25
-BETTER = 0.01  # a probe that beats the commonest class by less knows nothing
-MORE_IMAGES = 4  # times as many: the question people ask
+BETTER = 0.01  # a probe must beat the commonest class by this accuracy
+MORE_IMAGES = 4  # factor for "what with more images?"
 
 
 @dataclass(frozen=True)
 class Budget:
-    """What a run may take: seconds, bytes of memory above the imports, bytes on disk. `None`: no limit."""
+    """Limits on a run; `None` for no limit.
+
+    Parameters
+    ----------
+    seconds
+        Time.
+    memory_bytes
+        Memory above the imports.
+    disk_bytes
+        Disk for cached features.
+    """
 
     seconds: float | None = None
     memory_bytes: int | None = None
     disk_bytes: int | None = None
 
     def check(self) -> None:
-        """Refuse a budget that is none. Raises `UsageError`."""
+        """Raise `UsageError` if a limit is negative, zero seconds or not finite."""
         if self.seconds is not None and not 0 < self.seconds < math.inf:
             raise UsageError(f"minutes must be above 0, found {self.seconds / 60:g}.")
         for name, value in (("memory_bytes", self.memory_bytes), ("disk_bytes", self.disk_bytes)):
@@ -43,15 +53,15 @@ class Budget:
                 raise UsageError(f"{name} must be 0 or more, found {value:g}.")
 
     def refuses(self, cost: Cost) -> str:
-        """Say what does not fit; empty where all does."""
-        found = []
+        """Return what does not fit, in words; empty if everything does."""
+        exceeded = []
         if self.seconds is not None and TIME_MARGIN * cost.seconds > self.seconds:
-            found.append(f"may take {enough(TIME_MARGIN * cost.seconds)}")
+            exceeded.append(f"may take {enough(TIME_MARGIN * cost.seconds)}")
         if self.memory_bytes is not None and cost.peak_memory_upper_bytes > self.memory_bytes:
-            found.append(f"may hold {room(cost.peak_memory_upper_bytes)} of memory")
+            exceeded.append(f"may hold {room(cost.peak_memory_upper_bytes)} of memory")
         if self.disk_bytes is not None and cost.disk_bytes > self.disk_bytes:
-            found.append(f"keeps {room(cost.disk_bytes)} on disk")
-        return ", ".join(found)
+            exceeded.append(f"keeps {room(cost.disk_bytes)} on disk")
+        return ", ".join(exceeded)
 
     def __str__(self) -> str:
         limits = [] if self.seconds is None else [f"{self.seconds / 60:g} min"]
@@ -64,87 +74,147 @@ class Budget:
 
 @dataclass(frozen=True)
 class Option:
-    """One strategy: what to expect of it (80 % interval; `None` where nothing can be said) and its cost."""
+    """One strategy with its forecast and cost.
+
+    Parameters
+    ----------
+    strategy
+        Notation.
+    expected_accuracy, low, high
+        Forecast of test accuracy and its 80 % interval, 0–1; `None` if there is no forecast.
+    cost
+        Predicted cost of a run.
+    rows
+        `cache` to pass to `train`: "compute" if the features don't fit the disk, else "auto".
+    fits
+        Whether it fits the budget.
+    reason
+        How it compares with the recommended one, or why it does not fit.
+    hyperparameters
+        Learning rate, decay, cut, epochs, augmentation, BatchNorm, size, batch.
+    """
 
     strategy: str
     expected_accuracy: float | None
     low: float | None
     high: float | None
     cost: Cost
-    rows: str  # to pass to `train`: "compute" where rows don't fit the disk
+    rows: str
     fits: bool
     reason: str
-    hyperparameters: dict[str, Any]  # rates, cut, epochs, augmentation, BatchNorm, size
+    hyperparameters: dict[str, Any]
 
     def as_dict(self) -> dict[str, Any]:
-        """The option as plain data."""
-        found = {key: value for key, value in asdict(self).items() if key != "cost"}
+        """Return the option as plain data."""
+        values = {key: value for key, value in asdict(self).items() if key != "cost"}
         cost = {key: getattr(self.cost, key) for key in ("seconds", "peak_memory_bytes", "disk_bytes")}
-        return {**found, **cost, "peak_memory_upper_bytes": self.cost.peak_memory_upper_bytes}
+        return {**values, **cost, "peak_memory_upper_bytes": self.cost.peak_memory_upper_bytes}
 
 
 @dataclass(frozen=True)
 class Advice:
-    """Options, the best first, one of them recommended, and the reasons in plain sentences."""
+    """Options with a recommended one, and the reasons in plain sentences.
+
+    Parameters
+    ----------
+    options
+        Strategies, those that fit first, then by forecast.
+    recommended
+        Notation of the recommended strategy.
+    runner_up
+        Notation of the next best that fits; `None` if there is none.
+    why
+        Sentences that explain the recommendation.
+    would_change
+        Sentences that say what would change it.
+    hyperparameters
+        Those of the recommended strategy.
+    basis
+        "measured", or "extrapolated" with the reason in `notes`.
+    notes
+        Caveats.
+    """
 
     options: tuple[Option, ...]
     recommended: str
     runner_up: str | None
     why: tuple[str, ...]
     would_change: tuple[str, ...]
-    hyperparameters: dict[str, Any]  # of the recommended strategy
-    basis: str  # "measured", or "extrapolated" with the reason in `notes`
+    hyperparameters: dict[str, Any]
+    basis: str
     notes: tuple[str, ...]
 
     def option(self, strategy: str) -> Option:
-        """Return one of the options."""
+        """Return the option of a strategy."""
         return next(option for option in self.options if option.strategy == strategy)
 
     def as_dict(self) -> dict[str, Any]:
-        """The advice as plain data."""
-        found = {key: value for key, value in vars(self).items() if key != "options"}
-        return {**found, "options": [option.as_dict() for option in self.options]}
+        """Return the advice as plain data."""
+        values = {key: value for key, value in vars(self).items() if key != "options"}
+        return {**values, "options": [option.as_dict() for option in self.options]}
 
     def __repr__(self) -> str:
-        """What is recommended, and why."""
+        """Return the recommendation and its reasons."""
         return f"<Advice: {self.recommended}, of {len(self.options)} options. {' '.join(self.why)}>"
 
     def _repr_html_(self) -> str:
-        """A table, in a notebook."""
+        """Return an HTML table for notebooks."""
         shown = ("strategy", "expected_accuracy", "low", "high", "seconds", "reason")
         rows = [{key: option.as_dict()[key] for key in shown} for option in self.options]
         return notebook.table_html(f"Recommended: {self.recommended}", rows, self.why)
 
     def to_pandas(self) -> Any:
-        """The options, a row each. Raises `UsageError` where pandas is not installed."""
+        """Return the options, a row each. Raises `UsageError` if pandas is not installed."""
         return notebook.frame([option.as_dict() for option in self.options])
 
     def plot(self) -> notebook.Plot:
-        """Draw what is expected of each strategy."""
+        """Return a plot of each strategy's forecast."""
         return notebook.options_plot([option.as_dict() for option in self.options])
 
 
 @dataclass(frozen=True)
 class Case:
-    """What advice is asked about: the images, the network, and what the images said."""
+    """The images and the network that advice is given for.
 
-    signals: Mapping[str, Any]  # `Signals.as_dict()`
+    Parameters
+    ----------
+    signals
+        `Signals.as_dict()`.
+    architecture
+        Name of the network's architecture.
+    stages
+        Stages of the network, the head included.
+    train, val, test
+        Number of images of each part.
+    classes
+        Number of classes.
+    augment
+        Augmentation.
+    batch
+        Batch size.
+    random
+        Whether the network has random weights.
+    commonest
+        Share of the training images in the largest class, 0–1.
+    """
+
+    signals: Mapping[str, Any]
     architecture: str
-    stages: int  # the head included
+    stages: int
     train: int
     val: int
     test: int
     classes: int
     augment: str = "standard"
     batch: int = 32
-    random: bool = False  # the network's weights
-    commonest: float = 0.0  # share of the training images in the largest class
+    random: bool = False
+    commonest: float = 0.0
 
     @property
     def facts(self) -> Facts | None:
-        """What the forecast looks at; `None` where too little could be measured.
+        """Facts that the forecast is based on; `None` if too little could be measured.
 
-        Similarity is `nan` where there are images enough and the network can't be listened to.
+        Similarity is `nan` if there are enough images but it can't be measured for the network.
         """
         signals = dict(self.signals)
         if signals["similarity"] is None and self.train >= FEWEST:
@@ -152,15 +222,34 @@ class Case:
         return facts_of(signals, self.train)
 
     @property
-    def proven(self) -> bool:
-        """Whether the similarity may be relied on."""
+    def similarity_proven(self) -> bool:
+        """Whether the similarity is reliable for this network."""
         return bool(self.signals["similarity"] and self.signals["similarity"]["proven"])
 
 
 def advise(case: Case, rates: Rates, budget: Budget, trials: Sequence[Trial] | None = None) -> Advice:
-    """Rank the strategies that were tried, with what they would cost here, and recommend one.
+    """Rank strategies by forecast and cost, and recommend one.
 
-    Raises `UsageError` where not one fits the budget.
+    Parameters
+    ----------
+    case
+        The images and the network.
+    rates
+        Measured speed of the network on this machine.
+    budget
+        Limits on a run.
+    trials
+        Earlier trials; `None` for the packaged ones.
+
+    Returns
+    -------
+    Advice
+        Options and recommendation.
+
+    Raises
+    ------
+    UsageError
+        If no strategy fits the budget.
     """
     trials = read_experience() if trials is None else trials
     model = fit(trials)
@@ -168,26 +257,26 @@ def advise(case: Case, rates: Rates, budget: Budget, trials: Sequence[Trial] | N
     facts = case.facts
     if facts is not None:
         notes += _doubts(case, facts)
-        if not case.proven:
+        if not case.similarity_proven:
             facts = replace(facts, similarity=model.typical["similarity"])
-    able = [name for name in model.strategies if (parse(name).k or 0) < case.stages]
-    costs = {name: _cost(name, rates, case, budget) for name in able}
-    refused = {name: budget.refuses(cost) for name, (cost, _) in costs.items()}
-    fitting = [name for name in able if not refused[name]]
-    if not fitting:
+    candidates = [name for name in model.strategies if (parse(name).k or 0) < case.stages]
+    costs = {name: _cost(name, rates, case, budget) for name in candidates}
+    over_budget = {name: budget.refuses(cost) for name, (cost, _) in costs.items()}
+    feasible = [name for name in candidates if not over_budget[name]]
+    if not feasible:
         raise UsageError(_nothing_fits({name: cost for name, (cost, _) in costs.items()}, budget))
-    seconds = {name: costs[name][0].seconds for name in able}
+    seconds = {name: costs[name][0].seconds for name in candidates}
     widen = _widening(case, trials) if basis == "extrapolated" else 1.0
-    expected = {e.strategy: e for e in model.expect(facts, widen) if e.strategy in costs} if facts else {}
+    expected = {e.strategy: e for e in model.forecasts(facts, widen) if e.strategy in costs} if facts else {}
     if facts is None:
-        pick = PLAINEST if PLAINEST in fitting else min(fitting, key=seconds.__getitem__)
+        pick = PLAINEST if PLAINEST in feasible else min(feasible, key=seconds.__getitem__)
     else:
-        pick = chosen(model, facts, {name: seconds[name] for name in fitting}).strategy
+        pick = choose_strategy(model, facts, {name: seconds[name] for name in feasible}).strategy
     order = sorted(
-        able, key=lambda n: (n not in fitting, -expected[n].accuracy if expected else 0, seconds[n])
+        candidates, key=lambda n: (n not in feasible, -expected[n].accuracy if expected else 0, seconds[n])
     )
-    runner_up = next((name for name in order if name in fitting and name != pick), None)
-    picture = Picture(facts, model, expected, seconds, refused, pick, runner_up)
+    runner_up = next((name for name in order if name in feasible and name != pick), None)
+    inputs = Inputs(facts, model, expected, seconds, over_budget, pick, runner_up)
     options = tuple(
         Option(
             name,
@@ -195,21 +284,23 @@ def advise(case: Case, rates: Rates, budget: Budget, trials: Sequence[Trial] | N
             expected[name].low if expected else None,
             expected[name].high if expected else None,
             *costs[name],
-            fits=not refused[name],
-            reason=text.reason(picture, name),
+            fits=not over_budget[name],
+            reason=text.reason(inputs, name),
             hyperparameters=described_hyperparameters(name, case),
         )
         for name in order
     )
-    near = "similarity unproven for such a network" if case.signals["similarity"] else "similarity unknown"
-    if facts is not None and case.proven:
-        near = f"similarity {facts.similarity:.2f}"
+    similarity_text = (
+        "similarity unreliable for such a network" if case.signals["similarity"] else "similarity unknown"
+    )
+    if facts is not None and case.similarity_proven:
+        similarity_text = f"similarity {facts.similarity:.2f}"
     return Advice(
         options=options,
         recommended=pick,
         runner_up=runner_up,
-        why=text.why(picture, near) if facts else text.unknown(case.train, FEWEST, pick),
-        would_change=text.changes(picture, _with_more(case, facts, model, rates, list(seconds))),
+        why=text.why(inputs, similarity_text) if facts else text.unknown(case.train, FEWEST, pick),
+        would_change=text.changes(inputs, _with_more(case, facts, model, rates, list(seconds))),
         hyperparameters=next(option.hyperparameters for option in options if option.strategy == pick),
         basis=basis,
         notes=tuple(notes),
@@ -217,32 +308,34 @@ def advise(case: Case, rates: Rates, budget: Budget, trials: Sequence[Trial] | N
 
 
 def _with_more(
-    case: Case, facts: Facts | None, model: Model, rates: Rates, names: Sequence[str]
-) -> Expected | None:
-    """Return what would be chosen with `MORE_IMAGES` times the images, if anything can be said."""
+    case: Case, facts: Facts | None, model: ForecastModel, rates: Rates, names: Sequence[str]
+) -> Forecast | None:
+    """Return the forecast of the strategy chosen with `MORE_IMAGES` times the images, or `None`."""
     if facts is None:
         return None
     doublings = math.log2(MORE_IMAGES)
     probe = min(1.0, facts.probe + doublings * max(0.0, facts.slope))
     larger = replace(facts, images=facts.images * MORE_IMAGES, probe=probe)
-    more = replace(case, train=case.train * MORE_IMAGES)
-    return chosen(model, larger, {name: _cost(name, rates, more, Budget())[0].seconds for name in names})
+    larger_case = replace(case, train=case.train * MORE_IMAGES)
+    return choose_strategy(
+        model, larger, {name: _cost(name, rates, larger_case, Budget())[0].seconds for name in names}
+    )
 
 
 def described_hyperparameters(name: str, case: Case) -> dict[str, Any]:
-    """Everything that the strategy decides, with every default filled in."""
+    """Return the hyperparameters of a strategy, with every default filled in."""
     strategy: Strategy = parse(name)
-    known = hyperparameters(strategy)
+    values = hyperparameters(strategy)
     phases: tuple[ResolvedPhase, ...] = schedule(
         strategy, stages=case.stages, images=case.train, batch=case.batch
     )
     lowest = min((phase.cut for phase in phases), default=case.stages - 1)
     return {
-        "lr": known.lr if phases else None,
-        "layer_decay": known.layer_decay if phases else None,
+        "lr": values.lr if phases else None,
+        "layer_decay": values.layer_decay if phases else None,
         "cut": lowest,
         "epochs": sum(phase.epochs for phase in phases),
-        "bn": known.bn if phases else None,
+        "bn": values.bn if phases else None,
         "augment": case.augment if phases else "none",
         "size": case.signals["input_size"],
         "batch": case.batch,
@@ -250,7 +343,7 @@ def described_hyperparameters(name: str, case: Case) -> dict[str, Any]:
 
 
 def _cost(name: str, rates: Rates, case: Case, budget: Budget) -> tuple[Cost, str]:
-    """Predict the cost, without the store where its rows don't fit the disk."""
+    """Return the predicted cost, with features recomputed if they don't fit the disk, and the cache mode."""
 
     def at(rows: str) -> Cost:
         return predict(
@@ -265,32 +358,32 @@ def _cost(name: str, rates: Rates, case: Case, budget: Budget) -> tuple[Cost, st
             rows=rows,
         )
 
-    found = at("auto")
-    if budget.disk_bytes is not None and found.disk_bytes > budget.disk_bytes:
+    cost = at("auto")
+    if budget.disk_bytes is not None and cost.disk_bytes > budget.disk_bytes:
         return at("compute"), "compute"
-    return found, "auto"
+    return cost, "auto"
 
 
 def _nothing_fits(costs: Mapping[str, Cost], budget: Budget) -> str:
     quickest = min(costs, key=lambda name: costs[name].seconds)
     smallest = min(costs, key=lambda name: costs[name].peak_memory_upper_bytes)
-    found = [f"The quickest, {quickest}, {budget.refuses(costs[quickest])}."]
+    sentences = [f"The quickest, {quickest}, {budget.refuses(costs[quickest])}."]
     if smallest != quickest and budget.memory_bytes is not None:
-        found.append(f"The smallest, {smallest}, {budget.refuses(costs[smallest])}.")
+        sentences.append(f"The smallest, {smallest}, {budget.refuses(costs[smallest])}.")
     return (
-        f"No strategy fits the budget ({budget}). {' '.join(found)} "
+        f"No strategy fits the budget ({budget}). {' '.join(sentences)} "
         "Allow more, use fewer images, or a smaller --size."
     )
 
 
 def _widening(case: Case, trials: Sequence[Trial]) -> float:
-    """How much wider intervals are for what was never tried; errors of few images shrink as their root."""
+    """Return the factor of the intervals' width for extrapolation; errors shrink with the root of images."""
     fewest = min(trial.facts.images for trial in trials)
     return WIDENED * math.sqrt(max(1.0, fewest / case.train))
 
 
 def _doubts(case: Case, facts: Facts) -> list[str]:
-    """Say where accuracy tells little, whatever its interval."""
+    """Return caveats about accuracies that are no better than the commonest class."""
     if facts.probe > case.commonest + BETTER:
         return []
     shares = f"{100 * facts.probe:.0f} % against {100 * case.commonest:.0f} %"
@@ -298,20 +391,21 @@ def _doubts(case: Case, facts: Facts) -> list[str]:
 
 
 def _basis(case: Case, trials: Sequence[Trial]) -> tuple[str, list[str]]:
-    """Tell whether such a case was tried, and what is new about it."""
-    mine = [trial for trial in trials if trial.model == case.architecture]
+    """Return "measured" or "extrapolated", and what differs from the trials."""
+    own_trials = [trial for trial in trials if trial.model == case.architecture]
     if case.random:
-        doubt = f"{case.architecture} has random weights here, and all that was tried was pretrained"
-        return "extrapolated", [f"{doubt}: trust no forecast."]
-    if not mine:
+        reason = f"{case.architecture} has random weights here, and all trials were with pretrained ones"
+        return "extrapolated", [f"{reason}: the forecasts are unreliable."]
+    if not own_trials:
         names = ", ".join(sorted({trial.model for trial in trials}))
-        return "extrapolated", [f"{case.architecture} was never tried (tried: {names}); intervals are wider."]
+        reason = f"There are no trials of {case.architecture} (only of {names}); intervals are wider."
+        return "extrapolated", [reason]
     notes = []
-    fewest, most = (f(trial.facts.images for trial in mine) for f in (min, max))
+    fewest, most = (f(trial.facts.images for trial in own_trials) for f in (min, max))
     if not fewest / NEAR_IMAGES <= case.train <= most * NEAR_IMAGES:
-        notes.append(f"{case.train:,} training images; tried were {fewest:,} to {most:,}.")
+        notes.append(f"{case.train:,} training images; the trials had {fewest:,} to {most:,}.")
     size = int(case.signals["input_size"])
-    sizes = sorted({trial.size for trial in mine})
-    if not any(one / NEAR_SIZE <= size <= one * NEAR_SIZE for one in sizes):
-        notes.append(f"{size} px; tried were {', '.join(map(str, sizes))} px.")
+    sizes = sorted({trial.size for trial in own_trials})
+    if not any(tried_size / NEAR_SIZE <= size <= tried_size * NEAR_SIZE for tried_size in sizes):
+        notes.append(f"{size} px; the trials had {', '.join(map(str, sizes))} px.")
     return ("extrapolated", [*notes, "Intervals are wider."]) if notes else ("measured", [])

@@ -1,4 +1,4 @@
-"""Advice in sentences a person understands, with the numbers that decided."""
+"""Write advice in sentences, with the numbers that it is based on."""
 
 from __future__ import annotations
 
@@ -6,129 +6,127 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from frostline.advice.forecast import Expected, Model, chosen, separated
+from frostline.advice.forecast import Forecast, ForecastModel, choose_strategy, clearly_better
 from frostline.advice.knowledge import Facts, Trial
 
-# 1 of 104 runs took longer than this times the prediction, on a quiet machine; on a busy one more do
-# (docs/LOG.md 2026-11-25): a budget is hard.
+# 1 of 104 runs took longer than this times the prediction on an idle machine, more on a busy one
+# (docs/LOG.md 2026-11-25); a budget is a hard limit.
 TIME_MARGIN = 1.35
-PLAINEST = "linear_probe"  # solved for, nothing to tune: what to begin with where nothing is known
-LEAST_GAIN = 0.005  # of accuracy: less is not worth a word
-SAME_TIME = 1.05  # times as long: less is not worth a word either
+PLAINEST = "linear_probe"  # closed-form, nothing to tune: the start if nothing is known
+LEAST_GAIN = 0.005  # of accuracy: smaller gains are not mentioned
+SAME_TIME = 1.05  # times as long: smaller differences are not mentioned
 
 
 @dataclass(frozen=True)
-class Picture:
-    """What a recommendation was drawn from. `expected` is empty where `facts` is `None`."""
+class Inputs:
+    """What a recommendation is based on. `expected` is empty if `facts` is `None`."""
 
     facts: Facts | None
-    model: Model
-    expected: Mapping[str, Expected]
+    model: ForecastModel
+    expected: Mapping[str, Forecast]
     seconds: Mapping[str, float]
-    refused: Mapping[str, str]  # why it does not fit the budget; empty where it does
+    over_budget: Mapping[str, str]  # why it does not fit the budget; empty if it does
     pick: str
     runner_up: str | None
 
 
 def minutes(seconds: float) -> str:
-    """Write a duration so that nobody must convert it."""
+    """Return a duration as text, in seconds, minutes or hours."""
     if seconds < 90:
         return f"{seconds:.0f} s" if seconds >= 1 else f"{max(0.1, seconds):.1f} s"
     return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"
 
 
 def enough(seconds: float) -> str:
-    """Write a duration that is no shorter: what must be allowed for it."""
+    """Return a duration as text, rounded up."""
     if seconds < 90:
         return f"{math.ceil(seconds)} s"
     return f"{math.ceil(seconds / 60)} min" if seconds < 5400 else f"{math.ceil(seconds / 360) / 10:.1f} h"
 
 
 def room(size_bytes: float) -> str:
-    """Write a size that is no smaller: what must be allowed for it."""
+    """Return a size in megabytes as text, rounded up."""
     return f"{math.ceil(size_bytes / 1e6):,} MB"
 
 
 def points(difference: float) -> str:
-    """Write a difference of accuracies."""
+    """Return a difference of accuracies as text, in points."""
     return f"{100 * difference:.1f} points"
 
 
-def reason(picture: Picture, name: str) -> str:
-    """Say in a few words how an option stands beside the recommended one."""
-    p = picture
-    if p.refused[name]:
-        return f"does not fit: {p.refused[name]}"
-    if p.facts is None:
-        return "recommended" if name == p.pick else ""
-    if name == p.pick:
-        fitting = [e for n, e in p.expected.items() if not p.refused[n]]
-        best = max(fitting, key=lambda e: e.accuracy)
+def reason(inputs: Inputs, name: str) -> str:
+    """Return in a few words how an option compares with the recommended one."""
+    if inputs.over_budget[name]:
+        return f"does not fit: {inputs.over_budget[name]}"
+    if inputs.facts is None:
+        return "recommended" if name == inputs.pick else ""
+    if name == inputs.pick:
+        feasible = [e for n, e in inputs.expected.items() if not inputs.over_budget[n]]
+        best = max(feasible, key=lambda e: e.accuracy)
         if best.strategy == name:
             return "recommended"
-        return f"recommended: {'best on average' if _by_default(p) else 'as good, and cheaper'}"
-    apart = p.expected[name].accuracy - p.expected[p.pick].accuracy
-    times = p.seconds[name] / p.seconds[p.pick]
-    dearer = f"{times:.1f} × the time" if times >= 1 else f"1/{1 / times:.1f} the time"
-    if 1 / SAME_TIME <= times <= SAME_TIME:
-        dearer = "the same time"
-    close = abs(apart) <= p.model.apart(name, p.pick)
-    return f"{'not separated' if close else f'{100 * apart:+.1f} points'}, {dearer}"
+        return f"recommended: {'best on average' if _by_default(inputs) else 'as good, and cheaper'}"
+    gap = inputs.expected[name].accuracy - inputs.expected[inputs.pick].accuracy
+    time_ratio = inputs.seconds[name] / inputs.seconds[inputs.pick]
+    time_text = f"{time_ratio:.1f} × the time" if time_ratio >= 1 else f"1/{1 / time_ratio:.1f} the time"
+    if 1 / SAME_TIME <= time_ratio <= SAME_TIME:
+        time_text = "the same time"
+    if abs(gap) <= inputs.model.difference_error(name, inputs.pick):
+        return f"not significantly different, {time_text}"
+    return f"{100 * gap:+.1f} points, {time_text}"
 
 
 def unknown(images: int, fewest: int, pick: str) -> tuple[str, ...]:
-    """Say why nothing can be forecast, and what to do then; `fewest` images can be measured on."""
+    """Return why nothing can be forecast, and what to do; at least `fewest` images can be measured."""
     if images < fewest:
-        why = f"{images} training images are too few to measure on, so nothing can be forecast."
+        why = f"{images} training images are too few to measure, so nothing can be forecast."
     else:
-        why = "No class has two images that may be parted, so nothing can be forecast."
-    return why, f"{pick} is {'the plainest start' if pick == PLAINEST else 'the cheapest that fits'}."
+        why = "No class has two independent images, so nothing can be forecast."
+    return why, f"{pick} is {'the simplest start' if pick == PLAINEST else 'the cheapest that fits'}."
 
 
-def why(picture: Picture, near: str) -> tuple[str, ...]:
-    """Say in two sentences why the recommended strategy is, and what comes next.
-
-    `near` is what similarity says.
-    """
-    p = picture
-    assert p.facts is not None
-    mine = p.expected[p.pick]
-    span = f"{100 * mine.low:.0f}–{100 * mine.high:.0f} %"
-    first = (
-        f"With {p.facts.images:,} training images of {p.facts.classes} classes, {near} and a ridge probe at "
-        f"{100 * p.facts.probe:.0f} %, {p.pick} is expected to reach {100 * mine.accuracy:.0f} % "
-        f"({span}) on new images, in about {minutes(p.seconds[p.pick])}."
+def why(inputs: Inputs, similarity_text: str) -> tuple[str, ...]:
+    """Return two sentences: why the strategy is recommended, and which is next."""
+    assert inputs.facts is not None
+    forecast = inputs.expected[inputs.pick]
+    span = f"{100 * forecast.low:.0f}–{100 * forecast.high:.0f} %"
+    expectation = (
+        f"With {inputs.facts.images:,} training images of {inputs.facts.classes} classes, {similarity_text} "
+        f"and a ridge probe at {100 * inputs.facts.probe:.0f} %, {inputs.pick} is expected to reach "
+        f"{100 * forecast.accuracy:.0f} % ({span}) on new images, in about "
+        f"{minutes(inputs.seconds[inputs.pick])}."
     )
-    if p.runner_up is None:
-        return (first,)
-    other = p.expected[p.runner_up]
-    takes = minutes(p.seconds[p.runner_up])
-    if _by_default(p) and mine.accuracy < other.accuracy:
-        second = (
-            f"It was best on average on the {len(set(p.model.sets))} image sets that were tried, where "
-            "departing from it by such forecasts did not pay; "
-            f"{p.runner_up} ({100 * other.accuracy:.0f} %, {takes}) is next."
+    if inputs.runner_up is None:
+        return (expectation,)
+    next_forecast = inputs.expected[inputs.runner_up]
+    takes = minutes(inputs.seconds[inputs.runner_up])
+    if _by_default(inputs) and forecast.accuracy < next_forecast.accuracy:
+        comparison = (
+            f"It was best on average on the {len(set(inputs.model.sets))} image sets of earlier trials; "
+            "choosing another by forecast gained nothing there. "
+            f"{inputs.runner_up} ({100 * next_forecast.accuracy:.0f} %, {takes}) is next."
         )
-    elif mine.accuracy > other.accuracy and separated(p.model, mine, other):
-        second = f"Next comes {p.runner_up}, {points(mine.accuracy - other.accuracy)} lower, in {takes}."
+    elif forecast.accuracy > next_forecast.accuracy and clearly_better(inputs.model, forecast, next_forecast):
+        gap = points(forecast.accuracy - next_forecast.accuracy)
+        comparison = f"Next comes {inputs.runner_up}, {gap} lower, in {takes}."
     else:
-        second = (
-            f"What was tried can't separate it from {p.runner_up} ({100 * other.accuracy:.0f} %), "
-            f"which takes {takes}"
+        comparison = (
+            f"In earlier trials it is not significantly different from {inputs.runner_up} "
+            f"({100 * next_forecast.accuracy:.0f} %), which takes {takes}"
         )
-        lead = p.model.average_lead(p.pick, p.runner_up, p.facts)
-        cheaper = p.seconds[p.runner_up] < p.seconds[p.pick]
-        second += f", but was {points(lead)} worse on average." if cheaper and lead > 0 else "."
-    return first, second
+        lead = inputs.model.mean_lead(inputs.pick, inputs.runner_up, inputs.facts)
+        cheaper = inputs.seconds[inputs.runner_up] < inputs.seconds[inputs.pick]
+        comparison += f", but was {points(lead)} worse on average." if cheaper and lead > 0 else "."
+    return expectation, comparison
 
 
-def _by_default(picture: Picture) -> bool:
-    """Whether the recommended strategy is the one that was best on average, whatever was measured."""
-    return picture.pick == picture.model.default and not picture.model.departs
+def _by_default(inputs: Inputs) -> bool:
+    """Whether the recommended strategy is the default, independent of what was measured."""
+    return inputs.pick == inputs.model.default and not inputs.model.departs_from_default
 
 
 def outlook(trials: Sequence[Trial]) -> str:
-    """Say what thawing brought over a frozen network in what was tried, before these images are measured."""
+    """Return a sentence about what unfreezing layers gained over a frozen network in earlier trials."""
     gains = sorted(
         max(trial.accuracy.values()) - trial.accuracy["linear_probe"]
         for trial in trials
@@ -138,33 +136,38 @@ def outlook(trials: Sequence[Trial]) -> str:
         return ""
     middle, low, high = (100 * gains[int(q * (len(gains) - 1))] for q in (0.5, 0.1, 0.9))
     return (
-        f"More minutes, to thaw layers, brought {middle:.0f} points more on the image sets that were tried "
-        f"({low:.0f} to {high:.0f})."
+        f"With more minutes, unfreezing layers gained {middle:.0f} points on the image sets of earlier "
+        f"trials ({low:.0f} to {high:.0f})."
     )
 
 
-def changes(picture: Picture, with_more: Expected | None) -> tuple[str, ...]:
-    """Say what would change the recommendation: more time, less of it, more images."""
-    p = picture
-    if p.facts is None or with_more is None:
+def changes(inputs: Inputs, with_more: Forecast | None) -> tuple[str, ...]:
+    """Return what would change the recommendation: more time, less time, more images."""
+    if inputs.facts is None or with_more is None:
         return ()
-    found = []
-    best = chosen(p.model, p.facts, p.seconds)
-    if best.strategy != p.pick:
-        found.append(
-            f"With {enough(TIME_MARGIN * p.seconds[best.strategy])} and room for it: {best.strategy}, "
-            f"{points(best.accuracy - p.expected[p.pick].accuracy)} more."
+    lines = []
+    best = choose_strategy(inputs.model, inputs.facts, inputs.seconds)
+    if best.strategy != inputs.pick:
+        lines.append(
+            f"With {enough(TIME_MARGIN * inputs.seconds[best.strategy])} and enough memory and disk: "
+            f"{best.strategy}, {points(best.accuracy - inputs.expected[inputs.pick].accuracy)} more."
         )
-    cheap = {n: s for n, s in p.seconds.items() if s <= p.seconds[p.pick] / 2 and not p.refused[n]}
-    if cheap:
-        quick = chosen(p.model, p.facts, cheap)
-        lost = max(0.0, p.expected[p.pick].accuracy - quick.accuracy)
-        found.append(
-            f"With only {enough(TIME_MARGIN * p.seconds[quick.strategy])}: {quick.strategy}, "
-            f"{points(lost)} less."
+    cheaper_than_half = {
+        n: s
+        for n, s in inputs.seconds.items()
+        if s <= inputs.seconds[inputs.pick] / 2 and not inputs.over_budget[n]
+    }
+    if cheaper_than_half:
+        quickest = choose_strategy(inputs.model, inputs.facts, cheaper_than_half)
+        loss = max(0.0, inputs.expected[inputs.pick].accuracy - quickest.accuracy)
+        lines.append(
+            f"With only {enough(TIME_MARGIN * inputs.seconds[quickest.strategy])}: {quickest.strategy}, "
+            f"{points(loss)} less."
         )
-    if with_more.strategy != p.pick:
-        found.append(f"With 4 × the images: {with_more.strategy}.")
-    elif with_more.accuracy - p.expected[p.pick].accuracy > LEAST_GAIN:
-        found.append(f"With 4 × the images still {p.pick}, then at about {100 * with_more.accuracy:.0f} %.")
-    return tuple(found)
+    if with_more.strategy != inputs.pick:
+        lines.append(f"With 4 × the images: {with_more.strategy}.")
+    elif with_more.accuracy - inputs.expected[inputs.pick].accuracy > LEAST_GAIN:
+        lines.append(
+            f"With 4 × the images still {inputs.pick}, then at about {100 * with_more.accuracy:.0f} %."
+        )
+    return tuple(lines)

@@ -1,4 +1,4 @@
-"""The verbs in a row: `fit` for your own images, `demo` for packaged ones."""
+"""Whole pipelines: `fit` for your own images, `demo` for packaged ones."""
 
 from frostline.pipelines.fit_pipeline import Fitted, candidates, fit
 from frostline.pipelines.packaged_demo import DEMO_SIZE, Baseline, Demo, demo, write_digits

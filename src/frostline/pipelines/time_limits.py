@@ -1,4 +1,4 @@
-"""How long `fit` may take: what it allows itself, the floor it refuses below, what measuring takes."""
+"""Time limits of `fit`: the default, the shortest that is accepted, and the time that measuring takes."""
 
 from __future__ import annotations
 
@@ -11,32 +11,32 @@ from frostline.advice import Advice
 from frostline.data import Manifest
 from frostline.errors import UsageError
 from frostline.models import Backbone
-from frostline.selection import ENDING_S, MEASURING, Entrant, Terms, expected_s
+from frostline.selection import ENDING_S, MEASURING, CandidateCost, Terms, expected_s
 from frostline.system.timing import Stopwatch
 from frostline.training import pass_s, refusal
 
-# Without --minutes: what the race is expected to take, within these bounds. Choices: long enough that a race
-# on a few hundred images ends by itself, short enough to wait for.
+# Without --minutes: the predicted time of the comparison, within these bounds. Choices: long enough to finish
+# a comparison on a few hundred images, short enough to wait for.
 LEAST_MINUTES, MOST_MINUTES = 2.0, 30.0
-# Measuring listens to at most so many images on so many passes (all stages, the pretrained classifier, rows
-# for the learning curve): see frostline.diagnostics.
+# Measuring uses at most so many images in so many passes (all stages, the pretrained classifier, features for
+# the learning curve): see frostline.diagnostics.
 LISTENED, PASSES = 500, 3
 
 
-def default_minutes(advice: Advice, raced: Sequence[str], folds: int, repeats: int) -> float:
-    """Return what a race among these is expected to take, within bounds."""
-    known = {option.strategy: option.cost.seconds for option in advice.options}
-    each = [known[name] for name in raced if name in known]
-    typical = statistics.fmean(each) if each else 0.0
+def default_minutes(advice: Advice, strategies: Sequence[str], folds: int, repeats: int) -> float:
+    """Return the predicted minutes of a comparison of these strategies, within bounds."""
+    predicted_s = {option.strategy: option.cost.seconds for option in advice.options}
+    known_s = [predicted_s[name] for name in strategies if name in predicted_s]
+    typical = statistics.fmean(known_s) if known_s else 0.0
     terms = Terms(folds, repeats, limit_s=math.inf, closing_s=ENDING_S)
-    seconds = expected_s([Entrant(typical, typical)] * len(raced), terms)
+    seconds = expected_s([CandidateCost(typical, typical)] * len(strategies), terms)
     return min(MOST_MINUTES, max(LEAST_MINUTES, math.ceil(seconds / 60)))
 
 
 def demand_time(
     backbone: Backbone, data: Manifest, minutes: float | None, threads: int | None, watch: Stopwatch
 ) -> None:
-    """Refuse a limit that is shorter than a probe and its figures take. Raises `UsageError`."""
+    """Raise `UsageError` if the time limit is shorter than a probe and its figures take."""
     if minutes is None:
         return
     images = len(data.samples)
@@ -48,7 +48,21 @@ def demand_time(
 def demand_measuring(
     backbone: Backbone, data: Manifest, minutes: float | None, threads: int | None, watch: Stopwatch
 ) -> None:
-    """Refuse a limit that is shorter than giving advice takes. Raises `UsageError`."""
+    """Raise `UsageError` if the time limit is shorter than measuring takes, which advice needs.
+
+    Parameters
+    ----------
+    backbone
+        The network.
+    data
+        The labelled images.
+    minutes
+        Time limit; `None` for no limit.
+    threads
+        Torch threads.
+    watch
+        Stopwatch that the time limit counts from.
+    """
     if minutes is None:
         return
     floor_s = watch.seconds + measuring_s(backbone, data, threads) + ENDING_S

@@ -1,19 +1,19 @@
-"""`compare`: strategies race under a budget and share one store; who won, and whether that means anything.
+"""`compare`: compare strategies within a time limit, and test their differences for significance.
 
-screening (which backbones are worth it, by probes)
-cells (new splits, no test image) · race (who climbs, as data) · anytime, board (what is run next while
-minutes last) · judging (paired, by images and repeats)
-candidates (what races) · joining (what was trained before) · ledger (who runs what: Optuna)
-→ comparing (`compare`) → settling (who won) → concluding (the winner trained, the result) · evidence
+backbone_selection (which backbones to train, by probes)
+resampling (repeats and folds) · successive_halving (promotion, as data) · scoreboard, anytime (which run is
+next within a time limit) · significance (paired tests)
+candidates · earlier_runs (what was trained before) · trial_queue (Optuna) · runner (makes the runs)
+→ comparison (`compare`) → ranking (the winner) → conclusion (the winner trained, the result) · evidence
 """
 
 from frostline.selection.anytime import expected_s
-from frostline.selection.backbone_selection import SURVIVORS, Limits, Screened, screen
+from frostline.selection.backbone_selection import SURVIVORS, Limits, ScreeningResult, screen
 from frostline.selection.comparison import MEASURING, compare
 from frostline.selection.conclusion import Comparison, NoTime
 from frostline.selection.resampling import FEW_IMAGES, FOLDS, NothingHeldOut, folds_of, pool, spread_of_folds
 from frostline.selection.runner import ENDING_S, sub_study
-from frostline.selection.scoreboard import Entrant, Terms
+from frostline.selection.scoreboard import CandidateCost, Terms
 
 __all__ = [
     "ENDING_S",
@@ -21,12 +21,12 @@ __all__ = [
     "FOLDS",
     "MEASURING",
     "SURVIVORS",
+    "CandidateCost",
     "Comparison",
-    "Entrant",
     "Limits",
     "NoTime",
     "NothingHeldOut",
-    "Screened",
+    "ScreeningResult",
     "Terms",
     "compare",
     "expected_s",

@@ -1,4 +1,4 @@
-"""What races: strategies by name, the top of the advice, and variants drawn around them."""
+"""The candidates of a comparison: named strategies and variants drawn around them."""
 
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ from frostline.errors import UsageError, did_you_mean
 from frostline.features.augmentation import AUGMENTS
 from frostline.strategies import KINDS, Strategy, checked, hyperparameters, parse, parse_list
 
-# What a search may vary, and how far: rates and decays around each strategy's own default, the rest over
-# what people use (`Hyperparameters` names the sources).
+# The search space: learning rates relative to each strategy's own default, the rest over the ranges in common
+# use (`Hyperparameters` names the sources).
 RATES = (0.25, 4.0)  # times the strategy's own learning rate, on a log scale
 DECAYS = (0.65, 1.0)  # layer-wise decay a stage: BEiT's 0.65 is the lowest in common use
 WEIGHT_DECAYS = (1e-3, 0.1)  # log scale
@@ -20,7 +20,7 @@ SEARCHED = ("lr", "layer_decay", "weight_decay", "augment")
 
 @dataclass(frozen=True)
 class Candidate:
-    """A strategy and how strongly images are varied for it; `model` is empty where one races alone."""
+    """A strategy with its augmentation; `model` is empty if the comparison has a single network."""
 
     strategy: Strategy
     augment: str
@@ -30,7 +30,7 @@ class Candidate:
         return f"{self.strategy} on {self.model}" if self.model else str(self.strategy)
 
     def as_list(self) -> list[str]:
-        """What makes it this one, as plain data."""
+        """Return what identifies it, as plain data."""
         return [str(self.strategy), self.augment, *([self.model] if self.model else [])]
 
 
@@ -38,19 +38,32 @@ Strategies = Iterable[str | Strategy]
 
 
 def listed(names: Strategies | Mapping[str, Strategies], augment: str, least: int = 2) -> list[Candidate]:
-    """Return the named strategies, each once; of a mapping, those of each model.
+    """Return the named strategies as candidates, each once.
 
-    Raises `UsageError` where fewer than `least` are left.
+    Parameters
+    ----------
+    names
+        Strategies or their notations; a mapping gives them for each model's name.
+    augment
+        Augmentation of all of them.
+    least
+        Smallest number of candidates allowed.
+
+    Raises
+    ------
+    UsageError
+        If a notation is wrong or fewer than `least` candidates remain.
     """
-    of_models = dict(names) if isinstance(names, Mapping) else {"": names}
-    of_models = {
-        name: parse_list(mine) if isinstance(mine, str) else mine for name, mine in of_models.items()
+    by_model = dict(names) if isinstance(names, Mapping) else {"": names}
+    by_model = {
+        name: parse_list(strategies) if isinstance(strategies, str) else strategies
+        for name, strategies in by_model.items()
     }
     unique = list(
         dict.fromkeys(
             Candidate(parse(name) if isinstance(name, str) else checked(name), augment, model)
-            for model, mine in of_models.items()
-            for name in mine
+            for model, strategies in by_model.items()
+            for name in strategies
         )
     )
     if len(unique) < least:
@@ -62,13 +75,29 @@ def listed(names: Strategies | Mapping[str, Strategies], augment: str, least: in
 
 
 def searched(base: Sequence[Candidate], search: Sequence[str], draws: int, seed: int) -> list[Candidate]:
-    """Return `draws` variants of what trains in `base`, drawn evenly over what `search` names.
+    """Return `draws` variants of the candidates that train, from Optuna's quasi-random sampler.
 
-    Drawn by Optuna's quasi-random sampler, so that every process of a comparison draws the same.
+    Every process of a comparison draws the same ones.
+
+    Parameters
+    ----------
+    base
+        Candidates to vary.
+    search
+        Names of the settings to vary, some of `SEARCHED`.
+    draws
+        Number of draws.
+    seed
+        Seed of the sampler.
+
+    Raises
+    ------
+    UsageError
+        If `search` names an unknown setting.
     """
-    wrong = [f"{name!r}{did_you_mean(name, SEARCHED)}" for name in search if name not in SEARCHED]
-    if wrong:
-        raise UsageError(f"Cannot search {', '.join(wrong)}. Known: {', '.join(SEARCHED)}.")
+    unknown = [f"{name!r}{did_you_mean(name, SEARCHED)}" for name in search if name not in SEARCHED]
+    if unknown:
+        raise UsageError(f"Cannot search {', '.join(unknown)}. Known: {', '.join(SEARCHED)}.")
     training = [candidate for candidate in base if candidate.strategy.trains]
     if not (search and draws and training):
         return []
@@ -87,22 +116,22 @@ def searched(base: Sequence[Candidate], search: Sequence[str], draws: int, seed:
         "augment": optuna.distributions.CategoricalDistribution([a for a in AUGMENTS if a != "custom"]),
     }
     study = optuna.create_study(sampler=sampler)
-    found: dict[Candidate, None] = {}
+    variants: dict[Candidate, None] = {}
     for number in range(draws):
         trial = study.ask({name: space[name] for name in search})
         study.tell(trial, 0.0)
-        found[_variant(training[number % len(training)], trial.params)] = None
-    return [candidate for candidate in found if candidate not in base]
+        variants[_variant(training[number % len(training)], trial.params)] = None
+    return [candidate for candidate in variants if candidate not in base]
 
 
-def _variant(base: Candidate, drawn: dict[str, float | str]) -> Candidate:
-    """Change what was drawn, where the strategy has such a setting."""
+def _variant(base: Candidate, values: dict[str, float | str]) -> Candidate:
+    """Return a candidate with the drawn values, as far as its strategy has such settings."""
     strategy = base.strategy
     allowed = {entry.name for entry in fields(strategy)} & set(KINDS[strategy.name].allowed)
     changed: dict[str, float] = {}
-    for name, value in drawn.items():
+    for name, value in values.items():
         if isinstance(value, float) and name in allowed:
             scale = hyperparameters(strategy).lr if name == "lr" else 1.0
             changed[name] = float(f"{scale * value:.2g}")
     varied = checked(replace(strategy, **changed))  # type: ignore[arg-type]
-    return replace(base, strategy=varied, augment=str(drawn.get("augment", base.augment)))
+    return replace(base, strategy=varied, augment=str(values.get("augment", base.augment)))

@@ -1,4 +1,4 @@
-"""`compare`: plan the race, run it, and conclude."""
+"""`compare`: plan the runs, make them, and conclude."""
 
 from __future__ import annotations
 
@@ -23,12 +23,12 @@ from frostline.loggers import Loggers, make_loggers
 from frostline.models import Backbone, lineage
 from frostline.selection import ray_workers, resampling, successive_halving
 from frostline.selection.candidates import Candidate, Strategies, listed, searched
-from frostline.selection.conclusion import Comparison, NoTime, conclude, read_ended
+from frostline.selection.conclusion import Comparison, NoTime, conclude, read_result
 from frostline.selection.earlier_runs import join
 from frostline.selection.request import CompareRequest
-from frostline.selection.runner import ENDING_S, PLAN, Clock, Contest, as_data, closing_s, from_data
+from frostline.selection.runner import ENDING_S, PLAN, Clock, TrialRunner, as_data, closing_s, from_data
 from frostline.selection.scoreboard import Terms
-from frostline.selection.trial_queue import Ledger
+from frostline.selection.trial_queue import TrialQueue
 from frostline.strategies import NAMED, Strategy, head, linear_probe, scaled, top_k
 from frostline.studies.study_folder import Study, plain
 from frostline.system import directories, numerics, timing
@@ -36,10 +36,10 @@ from frostline.system.timing import Stopwatch
 from frostline.training import DEFAULT_STUDY, pass_s, refusal
 from frostline.training.tuning.wise_ft import POINTS
 
-# What timing a network takes beside what `rates.timing_s` reckons for its precisions alone: 2 to 3 times on
-# lite0 at 96 px, one core (docs/LOG.md 2026-11-28).
+# Timing a network takes this many times what `rates.timing_s` predicts for its precisions alone: 2 to 3 times
+# on lite0 at 96 px, one core (docs/LOG.md 2026-11-28).
 MEASURING = 2.5
-EVERY = tuple(name for name in NAMED if name != "scratch")  # what "all" means
+EVERY = tuple(name for name in NAMED if name != "scratch")  # compared by default
 
 
 def compare(
@@ -62,36 +62,75 @@ def compare(
     log: Callable[[str], None] = lambda line: None,
     **options: Unpack[Options],
 ) -> Comparison:
-    """Race strategies on the images that may be learned from, and train the winner on all of them.
-
-    `strategies` are notations (or one text with commas), by default every named one but `scratch`. Those that
-    `train` tried in this study before, with the settings given here, join them, unless `earlier` is off:
-    never at the cost of what is named where `minutes` are short. What can't join stands apart, with the
-    reason (`apart` in the result). `again` says that all of it had been finished before.
+    """Compare strategies by cross-validation on the train and val images, and train the winner on all.
 
     Every repeat is a new train/val split, order, initialisation and augmentation, the same for all
-    strategies; on fewer than 2,000 images it is five folds, so that every image is held out once. With
-    `minutes`, the race is planned to fit, and ends in time. `draws` variants over what `search` names (of
-    `lr`, `layer_decay`, `weight_decay`, `augment`) join it. The test part is read once, for the winner.
+    strategies; on fewer than 2,000 images it is five folds, so that every image is held out once. Without a
+    time limit, weak candidates are dropped by successive halving; with one, the runs are chosen to fit. The
+    test part is evaluated once, for the winner.
 
-    Where several backbones are given, each with each strategy races as one candidate; `strategies` may then
-    be a mapping from a backbone's name to its own. Rows of the outcome name their `model`.
+    Called again with the same options, it resumes: finished runs are not repeated. Several processes may call
+    it at once on one study folder.
 
-    With `cuts`, the strategies are a thaw at every stage, all of them repeated, and the winner is the
-    shallowest that is not separated from the best: how many layers to freeze, answered by experiment. With
-    `least` 1 a single strategy will do: how good is it?
+    Parameters
+    ----------
+    backbone
+        A backbone, or several; then every pair of backbone and strategy is a candidate.
+    data
+        The labelled images.
+    strategies
+        Strategies or notations, or one text with commas; with several backbones also a mapping from a
+        backbone's name to its own strategies. Default: every named strategy but `scratch`.
+    minutes
+        Time limit for everything, from the start of `watch`. `None`: no limit.
+    repeats
+        New splits and seeds before a winner is named.
+    search
+        Names of settings to vary: `lr`, `layer_decay`, `weight_decay`, `augment`.
+    draws
+        Number of variants over the settings in `search`.
+    cuts
+        Compare one strategy per stage to unfreeze from, all of them on every repeat. The winner is the one
+        with the fewest unfrozen layers that is not significantly worse than the best.
+    earlier
+        Whether strategies that `train` ran in this study before, with the same settings, join the comparison.
+        With a time limit they are run last. Runs that can't join are listed in `apart`, with the reason.
+    least
+        Smallest number of strategies; 1 to evaluate a single one.
+    study
+        Folder that holds the runs.
+    database
+        URL of Optuna's storage, if SQLite on the study's folder won't do.
+    ray
+        "auto", "local" or an address: distribute the runs over the workers of a Ray cluster that share the
+        study's folder, the feature cache and the images. The runs are the same, and with the same `threads`
+        so are their outcomes.
+    seed, metric, augment, flip, resize, min_crop, rotate, imbalance, batch_size
+        As in `train`, for every run.
+    deterministic, precision, threads, workers
+        As in `train`, for every run.
+    interpolate_weights
+        Interpolate the winner's weights between the pretrained network with a probe (0) and the adapted
+        network (1): a share, or "auto" for the share of six with the lowest out-of-fold log loss among those
+        whose `metric` is not significantly worse than the best. A winning probe is left as it is.
+    logger
+        Loggers that follow every run, as in `train`.
+    watch
+        Stopwatch that the time limit counts from.
+    progress
+        Called as `progress(what, done, total)`.
+    log
+        Called with lines for a person.
 
-    Called again, it goes on: finished runs are kept. Several processes may call it at once, on one study
-    folder; `database` is the URL of Optuna's storage where SQLite on that folder won't do. `ray`
-    ("auto", "local" or an address) spreads the runs over the workers of a Ray cluster that share the study's
-    folder, the store and the images: the same runs, with the same outcomes where `threads` are the same.
-    `interpolate_weights` takes the winner back some way towards the pretrained network with a probe for a
-    head: to a share of the way (0 is that one, 1 the adapted one), or with "auto" to the best of six points
-    by answers out of fold: that of the lowest log loss among those that chance may have put below the best.
-    Its runs are asked about what they held out at each point; a probe that wins is left alone.
-    `resize`, `min_crop` and `rotate` are as in `train`, for every run.
-    `logger` follows every run, as in `train`. `watch` says when the minutes began.
-    Raises `UsageError`, `DataError`, `ModelError`, `StudyError` or `TrainingError`.
+    Returns
+    -------
+    Comparison
+        Standings, the winner and its run. `again` is true if all of it was finished before.
+
+    Raises
+    ------
+    UsageError, DataError, ModelError, StudyError, TrainingError
+        With one message that says what was found and what to do.
     """
     timing.prepare_process()
     launcher.demand_alone("compare")
@@ -106,34 +145,34 @@ def compare(
         raise UsageError(f"repeats must be at least 1, found {chosen.repeats}.")
     if cuts and strategies is not None:
         raise UsageError(
-            "cuts races a thaw at every stage, and strategies names others: give one of the two."
+            "cuts compares one strategy per stage, and strategies names others: give one of the two."
         )
     if bool(search) != bool(draws):
         raise UsageError(
-            f"search names what is varied, and draws how many variants join: found search={list(search)} and "
-            f"draws={draws}. Give both, or neither."
+            f"search names the settings to vary, and draws the number of variants: found "
+            f"search={list(search)} and draws={draws}. Give both, or neither."
         )
     strategies = EVERY if strategies is None else strategies
-    backbones = {name: one.resized(chosen.resize) for name, one in _by_name(backbone).items()}
+    backbones = {name: network.resized(chosen.resize) for name, network in _by_name(backbone).items()}
     candidates = listed(_strategies(backbones, strategies, cuts), chosen.augment, least)
     named = list(dict.fromkeys(str(candidate.strategy) for candidate in candidates))
     candidates += searched(candidates, search, draws, chosen.seed)
     for candidate in candidates:
         check_options(candidate.augment, chosen.min_crop, chosen.rotate)
-    told = data.notes
+    earlier_notes = data.notes
     data = lineage.keep_learned_in_train(list(backbones.values()), data, Study(study))
     for note in data.notes:
-        if note not in told:
+        if note not in earlier_notes:
             log(note)
-    kept = Study.open(study, data=data.digest, split=data.split_digest, test=data.test_digest)
-    data = data.recalled(kept.path)
-    data.keep_in(kept.path, resampling.remembered(data, chosen.seed, chosen.repeats))
-    kept.write("backbone.json", next(iter(backbones.values())).as_dict())
+    opened_study = Study.open(study, data=data.digest, split=data.split_digest, test=data.test_digest)
+    data = data.recalled(opened_study.path)
+    data.keep_in(opened_study.path, resampling.remembered(data, chosen.seed, chosen.repeats))
+    opened_study.write("backbone.json", next(iter(backbones.values())).as_dict())
     request = CompareRequest(
         backbones=backbones,
         data=data,
         candidates=candidates,
-        study=kept,
+        study=opened_study,
         config=chosen,
         thorough=cuts,
         database=database,
@@ -148,50 +187,50 @@ def compare(
     request = join(request)
     for line in request.earlier.lines():
         log(line)
-    contest = _contest(request)
-    ended = read_ended(request.folder)
-    before = contest.ledger.outcomes()
-    with contextlib.closing(contest.ledger):
-        over = contest.run() if ray is None else ray_workers.race(request, contest, _contest, ray)
-        with filelock.FileLock(request.folder / "end.lock"):  # who comes second finds the winner trained
-            same = ended if contest.ledger.outcomes().keys() == before.keys() else None
-            return conclude(request, contest, over, same)
+    runner = _runner(request)
+    earlier_result = read_result(request.folder)
+    outcomes_before = runner.queue.outcomes()
+    with contextlib.closing(runner.queue):
+        finished = runner.run() if ray is None else ray_workers.run_trials(request, runner, _runner, ray)
+        with filelock.FileLock(request.folder / "end.lock"):  # a second process finds the winner trained
+            unchanged = earlier_result if runner.queue.outcomes().keys() == outcomes_before.keys() else None
+            return conclude(request, runner, finished, unchanged)
 
 
 def _demand_share(share: float | str | None) -> None:
-    """Raise `UsageError` for anything but a share of the way back, or "auto"."""
+    """Raise `UsageError` for anything but an interpolation share from 0 to 1, or "auto"."""
     if share is None or share == "auto" or (not isinstance(share, str) and 0 <= share <= 1):
         return
     raise UsageError(f'interpolate_weights must be "auto" or a number between 0 and 1, found {share!r}.')
 
 
 def _points(request: CompareRequest) -> int:
-    """Return at how many points the winner's runs are asked how far to go back."""
+    """Return at how many shares the winner's weights are interpolated."""
     if request.config.interpolate_weights is None:
         return 0
     return len(POINTS) if request.config.interpolate_weights == "auto" else 1
 
 
 def _by_name(backbone: Backbone | Sequence[Backbone]) -> dict[str, Backbone]:
-    """Return the networks by name, one alone under an empty one. Raises `UsageError` on equal names."""
-    several = [backbone] if isinstance(backbone, Backbone) else list(backbone)
-    if len(several) == 1:
-        return {"": several[0]}
-    found = {one.name: one for one in several}
-    if len(found) != len(several) or not found:
-        names = ", ".join(one.name for one in several) or "none"
-        raise UsageError(f"Backbones that race need names that differ, found {names}.")
-    return found
+    """Return the backbones by name, a single one under "". Raises `UsageError` on equal names."""
+    backbones = [backbone] if isinstance(backbone, Backbone) else list(backbone)
+    if len(backbones) == 1:
+        return {"": backbones[0]}
+    by_name = {network.name: network for network in backbones}
+    if len(by_name) != len(backbones) or not by_name:
+        names = ", ".join(network.name for network in backbones) or "none"
+        raise UsageError(f"Compared backbones need different names, found {names}.")
+    return by_name
 
 
 def _strategies(
     backbones: Mapping[str, Backbone], strategies: Strategies | Mapping[str, Strategies], cuts: bool
 ) -> Strategies | Mapping[str, Strategies]:
-    """Return what races, for each network by name where there are several."""
+    """Return the strategies to compare, by backbone name if there are several backbones."""
     if cuts:
         if len(backbones) > 1:
-            raise UsageError("cuts asks how many layers of one network to freeze; give one backbone.")
-        return _thaws(*backbones.values())
+            raise UsageError("cuts compares how many layers of one network to freeze; give one backbone.")
+        return _cut_strategies(*backbones.values())
     if "" in backbones or isinstance(strategies, Mapping):
         if isinstance(strategies, Mapping) and set(strategies) != set(backbones):
             raise UsageError(
@@ -203,33 +242,33 @@ def _strategies(
     return dict.fromkeys(backbones, named)
 
 
-def _thaws(backbone: Backbone) -> list[Strategy]:
-    """Return a strategy for each offered cut, the shallowest first."""
+def _cut_strategies(backbone: Backbone) -> list[Strategy]:
+    """Return a strategy for each cut of the backbone, the fewest unfrozen layers first."""
     below = len(backbone.stages) - 1
-    thawed = [below - cut.index for cut in reversed(backbone.cuts)]
-    return [linear_probe(), head(), *(top_k(k) for k in thawed if k > 0)]
+    unfrozen = [below - cut.index for cut in reversed(backbone.cuts)]
+    return [linear_probe(), head(), *(top_k(k) for k in unfrozen if k > 0)]
 
 
-def _contest(request: CompareRequest) -> Contest:
-    """Plan the race, or read the plan of an earlier call with as many minutes."""
+def _runner(request: CompareRequest) -> TrialRunner:
+    """Return the runner with a new plan, or with that of an earlier call with the same time limit."""
     request.folder.mkdir(parents=True, exist_ok=True)
     clock = Clock.begin(request.config.minutes, request.folder / "clock.json", request.watch)
     file = request.folder / PLAN
     plan = json.loads(file.read_text()) if file.exists() else {}
     if not plan or plan["minutes"] != request.config.minutes:
-        known = {name: _rates(request, one) for name, one in request.backbones.items()}
-        plan = plain(_plan(request, known))
+        rates = {name: _rates(request, network) for name, network in request.backbones.items()}
+        plan = plain(_plan(request, rates))
         directories.write_atomically(file, json.dumps(plan, indent=1).encode())
-    return Contest(
+    return TrialRunner(
         backbones=request.backbones,
         data=request.data,
         study=request.study,
         candidates=request.candidates,
-        race=from_data(plan["race"]),
+        schedule=from_data(plan["race"]),
         short_s=plan["short_seconds"],
         whole_s=plan["whole_seconds"],
         final_s=plan["final_seconds"],
-        ledger=Ledger.open(request.folder.name, request.folder, request.database),
+        queue=TrialQueue.open(request.folder.name, request.folder, request.database),
         clock=clock,
         config=request.run_config,
         loggers=request.loggers,
@@ -243,16 +282,16 @@ def _contest(request: CompareRequest) -> Contest:
 
 
 def _demand_time(request: CompareRequest) -> None:
-    """Refuse a limit that is shorter than what comes before and after the first run. Raises `NoTime`."""
+    """Raise `NoTime` if the time limit is shorter than what comes before and after the first run."""
     if request.config.minutes is None or (request.folder / PLAN).exists():
         return
     data, threads = request.data, request.config.threads
     samples, classes = resampling.pool(data), len(data.classes)
     floor_s = request.watch.seconds + ENDING_S
-    for one in request.backbones.values():
-        each_s = pass_s(one, data, samples, threads)
-        ready = profiling.ready(one, batch=request.config.batch_size, threads=threads, classes=classes)
-        floor_s += 0.0 if ready else MEASURING * profiling.timing_s(one, threads)
+    for network in request.backbones.values():
+        each_s = pass_s(network, data, samples, threads)
+        ready = profiling.ready(network, batch=request.config.batch_size, threads=threads, classes=classes)
+        floor_s += 0.0 if ready else MEASURING * profiling.timing_s(network, threads)
         floor_s += each_s * len(samples)
     if floor_s > 60.0 * request.config.minutes:
         what = "loading, timing the network, a pass over the images and what follows the last training"
@@ -269,16 +308,16 @@ def _rates(request: CompareRequest, backbone: Backbone) -> Rates:
     )
 
 
-def _plan(request: CompareRequest, known: Mapping[str, Rates]) -> dict[str, Any]:
-    """What is fixed before the first run: folds and repeats, and what each run is expected to take."""
+def _plan(request: CompareRequest, rates: Mapping[str, Rates]) -> dict[str, Any]:
+    """Return what is fixed before the first run: folds, repeats and predicted seconds of each run."""
     data, candidates = request.data, request.candidates
     folds, images = resampling.folds_of(data, request.config.seed), len(resampling.pool(data))
-    hold = len(data.part("val")) if "val" in data.given else images // resampling.FOLDS
+    held_out = len(data.part("val")) if "val" in data.given else images // resampling.FOLDS
 
     def cost(candidate: Candidate, share: float, train: int, val: int, test: int, warm: bool = False) -> Cost:
         return predict(
             scaled(candidate.strategy, share, train),
-            known[candidate.model],
+            rates[candidate.model],
             train=train,
             val=val,
             test=test,
@@ -293,33 +332,35 @@ def _plan(request: CompareRequest, known: Mapping[str, Rates]) -> dict[str, Any]
     def seconds(candidate: Candidate, share: float, train: int, val: int, test: int) -> float:
         return cost(candidate, share, train, val, test).seconds
 
-    learn = images - hold
-    short = [seconds(c, successive_halving.SHORT, learn, hold, 0) for c in candidates]
-    whole = [seconds(c, 1.0, learn, hold, 0) for c in candidates]
-    both = [[cost(c, 1.0, learn, hold, 0, warm) for warm in (False, True)] for c in candidates]
+    train_images = images - held_out
+    short = [seconds(c, successive_halving.SHORT, train_images, held_out, 0) for c in candidates]
+    whole = [seconds(c, 1.0, train_images, held_out, 0) for c in candidates]
+    cold_and_warm = [
+        [cost(c, 1.0, train_images, held_out, 0, warm) for warm in (False, True)] for c in candidates
+    ]
     final = [seconds(c, 1.0, images, 0, len(data.part("test"))) for c in candidates]
-    each_s = max(one.pass_s for one in known.values())
-    planned, terms = successive_halving.everything(len(candidates), folds, request.config.repeats), None
+    each_s = max(network.pass_s for network in rates.values())
+    schedule, terms = successive_halving.everything(len(candidates), folds, request.config.repeats), None
     if request.config.minutes is None and not request.thorough:
-        planned = successive_halving.plan(len(candidates), folds=folds, repeats=request.config.repeats)
+        schedule = successive_halving.plan(len(candidates), folds=folds, repeats=request.config.repeats)
     elif not request.thorough:
         assert request.config.minutes is not None
         terms = Terms(
             folds=folds,
             repeats=request.config.repeats,
             limit_s=60.0 * request.config.minutes,
-            closing_s=closing_s(each_s, images, hold, 60.0 * request.config.minutes, _points(request)),
-            held=0 if request.config.metric == "log_loss" else hold,
+            closing_s=closing_s(each_s, images, held_out, 60.0 * request.config.minutes, _points(request)),
+            held=0 if request.config.metric == "log_loss" else held_out,
         )
     return {
         "minutes": request.config.minutes,
-        "race": as_data(planned),
+        "race": as_data(schedule),
         "short_seconds": short,
         "whole_seconds": whole,
         "final_seconds": final,
-        "expected": [asdict(profiling.Expected.of(cold, warm)) for cold, warm in both],
-        "others": max(one.others for one in known.values()),
-        "spread": resampling.spread_of_folds(folds),  # of the intervals, for a report before the end
+        "expected": [asdict(profiling.Expected.of(cold, warm)) for cold, warm in cold_and_warm],
+        "others": max(network.others for network in rates.values()),
+        "spread": resampling.spread_of_folds(folds),  # of the intervals, for a report during the comparison
         "pass_seconds": each_s,
         "terms": None if terms is None else asdict(terms),
     }

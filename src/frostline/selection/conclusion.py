@@ -1,4 +1,4 @@
-"""The end of a comparison: name the winner, train it on everything, read the test part once."""
+"""Conclude a comparison: name the winner, train it on every image, evaluate it once on the test part."""
 
 from __future__ import annotations
 
@@ -18,14 +18,14 @@ from frostline.reports import notebook
 from frostline.selection import resampling, weight_interpolation
 from frostline.selection.candidates import Candidate
 from frostline.selection.evidence import evidence
-from frostline.selection.out_of_fold import gather, longest, write_answers
-from frostline.selection.ranking import settle, wanted_folds, whole_repeats, without_rest
+from frostline.selection.out_of_fold import gather, longest, write_predictions
+from frostline.selection.ranking import complete_repeats, evaluated_folds, rank, without_incomplete
 from frostline.selection.request import CompareRequest
-from frostline.selection.runner import PLAN, Contest, OutOfTime, sub_study
-from frostline.selection.significance import Held, Verdict, optimism
+from frostline.selection.runner import PLAN, OutOfTime, TrialRunner, sub_study
+from frostline.selection.significance import HeldOutPredictions, Verdict, optimism
 from frostline.selection.text import titled, verdict_lines
-from frostline.selection.weight_interpolation import Halfway
-from frostline.selection.winner_artifacts import leave_familiar, leave_looks
+from frostline.selection.weight_interpolation import Interpolation
+from frostline.selection.winner_artifacts import write_error_gallery, write_selective_prediction
 from frostline.studies.best_run import best_of
 from frostline.studies.contenders import COMPARISON, OUT_OF_FOLD
 from frostline.studies.figures import Figure, Rows
@@ -33,26 +33,37 @@ from frostline.studies.study_folder import Study, plain
 from frostline.system import directories
 from frostline.training import Run, refusal, train
 
-TESTED = ("accuracy", "low", "high", *metrics.BALANCE, "test_looks")  # of the winner, where it was tested
+TESTED = ("accuracy", "low", "high", *metrics.BALANCE, "test_looks")  # figures of the winner on the test part
 
 
 class NoTime(UsageError):
-    """Not one run fits into the time."""
+    """Raised if not a single run fits the time limit."""
 
 
 @dataclass(frozen=True)
 class Comparison:
-    """What was compared, how each did, and who won; `run` is the winner trained on everything.
+    """Result of `compare`. Keys of `result` are also attributes.
 
-    `result` is what `comparison.json` holds: `standings` (one for each candidate), `winner`, `separated`,
-    `verdict` (sentences), `seconds`, `budget_seconds`; and `answering`, whom `predict` asks now.
+    Parameters
+    ----------
+    result
+        Contents of `comparison.json`: `standings` (one for each candidate), `winner`, `separated`, `verdict`
+        (sentences), `seconds`, `budget_seconds` and more; and `answering`, the run that `predict` uses now.
+    folder
+        Folder of the comparison.
+    study
+        The study.
+    run
+        The winner, trained on every image.
+    again
+        Whether all of it was finished before and read back.
     """
 
     result: dict[str, Any]
     folder: Path
     study: Study
     run: Run
-    again: bool = False  # all of it had been finished before, and was read back
+    again: bool = False
 
     winner = Figure[str]("The winner's strategy.")
     augment = Figure[str]("Its augmentation.")
@@ -97,98 +108,128 @@ class Comparison:
     verdict = Figure[list[str]]("The outcome in sentences.")
 
     def __repr__(self) -> str:
-        """Two lines: who won, and what that is worth."""
+        """Return two lines: the winner and its accuracy."""
         tried = f"{self.strategies_tried} tried in {sentences.counted(self.runs, 'run')}"
         first = f"<Comparison: {titled(self.result)} of {tried}; in {self.study.path}"
         return f"{first}\n{sentences.accuracy(self.headline)}>"
 
     def _repr_html_(self) -> str:
-        """A table, in a notebook."""
+        """Return an HTML table for notebooks."""
         shown = ("model", "strategy", "accuracy", "low", "high", "run_seconds", "repeats")
         rows = [{key: row[key] for key in shown if key in row} for row in self.result["standings"]]
         return notebook.table_html("Comparison", rows, self.result["verdict"])
 
     def to_pandas(self) -> Any:
-        """The standings, a row for each strategy. Raises `UsageError` where pandas is not installed."""
+        """Return the standings, a row for each strategy. Raises `UsageError` if pandas is not installed."""
         return notebook.frame(self.result["standings"])
 
     def plot(self) -> notebook.Plot:
-        """Draw accuracy against seconds."""
+        """Return a plot of accuracy against seconds."""
         return notebook.standings_plot(self.result["standings"], self.result["winner"], self.result["model"])
 
 
-def read_ended(folder: Path) -> dict[str, Any] | None:
-    """Return the outcome that an earlier call left in a comparison's folder; `None` where there is none."""
+def read_result(folder: Path) -> dict[str, Any] | None:
+    """Return the result that an earlier call wrote to a comparison's folder; `None` if there is none."""
     try:
         return dict(json.loads((folder / COMPARISON).read_text(encoding="utf-8")))
-    except (OSError, ValueError, TypeError):  # what is damaged is written anew
+    except (OSError, ValueError, TypeError):  # a damaged file is written anew
         return None
 
 
 def conclude(
-    request: CompareRequest, contest: Contest, over: bool, ended: Mapping[str, Any] | None = None
+    request: CompareRequest,
+    runner: TrialRunner,
+    finished: bool,
+    earlier_result: Mapping[str, Any] | None = None,
 ) -> Comparison:
-    """Name the winner, train it on everything, and write the result.
+    """Name the winner, train it on every image and write the result.
 
-    `ended` is the outcome of an earlier call, where this one has made no run for the race.
+    Parameters
+    ----------
+    request
+        Options of the comparison.
+    runner
+        Its runs.
+    finished
+        Whether no more runs are left to make.
+    earlier_result
+        Result of an earlier call, if this one has made no run.
+
+    Returns
+    -------
+    Comparison
+        The result.
+
+    Raises
+    ------
+    NoTime
+        If no candidate was run on every fold.
     """
-    contest.outcomes = contest.ledger.outcomes()
-    contest.settle_depth(request.folder / PLAN)
-    found = settle(request, contest)
-    if found is None:
-        raise NoTime(_no_time(request, contest))
-    verdict, answers, place = found.verdict, found.answers, found.winner
-    because, promising = contest.ended_because, _promising(contest)
-    standings = _standings(request, contest, answers)
-    contest, mine = without_rest(contest, place), answers[place]
-    winner = request.candidates[place]
+    runner.outcomes = runner.queue.outcomes()
+    runner.settle_depth(request.folder / PLAN)
+    ranking = rank(request, runner)
+    if ranking is None:
+        raise NoTime(_no_time(request, runner))
+    verdict, all_predictions, index = ranking.verdict, ranking.predictions, ranking.winner
+    ended_because, promising = runner.ended_because, _promising(runner)
+    standings = _standings(request, runner, all_predictions)
+    runner, predictions = without_incomplete(runner, index), all_predictions[index]
+    winner = request.candidates[index]
     backbone = request.backbones[winner.model]
     request.study.write("backbone.json", backbone.as_dict())
-    back = _gone_back(request, contest, place, mine)
-    folds = wanted_folds(contest, place)
-    held_out = _held_out(request, back.held if back else mine, found.once, folds)
-    share = back.share if back else None
-    run, whole = _shipped(request, contest, place, held_out["temperature"], share)
-    if back and not whole:  # what answers is a run on a fold, as it ended
-        request.log("What answers is a run on a fold as it ended: it does not go back.")
-        back = share = None
-        held_out = _held_out(request, mine, found.once, folds)
-    held_out |= _whose(contest, place, mine, folds)
-    leave_looks(request, contest, place, share)
-    leave_familiar(request, contest, place, run, share)
-    again = ended is not None and run.again
+    interpolation = _interpolation(request, runner, index, predictions)
+    folds = evaluated_folds(runner, index)
+    held_out = _held_out(
+        request, interpolation.predictions if interpolation else predictions, ranking.first_repeat, folds
+    )
+    share = interpolation.share if interpolation else None
+    run, on_every_image = _final_run(request, runner, index, held_out["temperature"], share)
+    if interpolation and not on_every_image:  # the model used is a run on a fold, whose weights stay
+        request.log("The model used is a run on a fold: its weights are not interpolated.")
+        interpolation = share = None
+        held_out = _held_out(request, predictions, ranking.first_repeat, folds)
+    held_out |= _evaluated_runs(runner, index, predictions, folds)
+    write_error_gallery(request, runner, index, share)
+    write_selective_prediction(request, runner, index, run, share)
+    again = earlier_result is not None and run.again
     result = {
         "winner": str(winner.strategy),
         "augment": winner.augment,
         "separated": bool(
-            verdict and verdict.separated and found.repeats >= REPEATS and (over or not request.thorough)
+            verdict
+            and verdict.separated
+            and ranking.repeats >= REPEATS
+            and (finished or not request.thorough)
         ),
-        "finished": over,
-        "ended_because": because,
+        "finished": finished,
+        "ended_because": ended_because,
         "cuts": request.thorough,
-        "left_out": [str(request.candidates[one]) for one in _never_begun(contest)],
+        "left_out": [str(request.candidates[other]) for other in _not_started(runner)],
         "promising": promising,
-        "repeats": found.repeats,
-        "folds": contest.race.folds,
-        "judged_on_folds": found.depth,
+        "repeats": ranking.repeats,
+        "folds": runner.schedule.folds,
+        "judged_on_folds": ranking.depth,
         "metric": request.config.metric,
         "standings": standings,
         "strategies_tried": sum(row["runs"] > 0 for row in standings),
         "runs": sum(row["runs"] for row in standings),
-        "differences": _differences(contest, verdict),
+        "differences": _differences(runner, verdict),
         "out_of_fold": held_out,
-        **({} if back is None else {"interpolation": back.about}),
-        "every_image": whole,
-        **{key: run.result[key] if whole else None for key in TESTED},
-        "seconds": ended["seconds"] if ended and again else contest.clock.spent_s,
-        "budget_seconds": contest.clock.limit_s,
-        "ended": (ended if ended and again else {}).get("ended") or datetime.now(UTC).isoformat(),
+        **({} if interpolation is None else {"interpolation": interpolation.report}),
+        "every_image": on_every_image,
+        **{key: run.result[key] if on_every_image else None for key in TESTED},
+        "seconds": earlier_result["seconds"] if earlier_result and again else runner.clock.spent_s,
+        "budget_seconds": runner.clock.limit_s,
+        "ended": (earlier_result if earlier_result and again else {}).get("ended")
+        or datetime.now(UTC).isoformat(),
         "model": backbone.name,
-        **({} if request.alone else {"models": list(request.backbones)}),
+        **({} if request.single_network else {"models": list(request.backbones)}),
         "asked": _repeatable(request),
-        "joined": [str(one) for one in request.earlier.joined],
-        "apart": [one.as_dict() for one in request.earlier.apart],
-        "judged": evidence(request, folds, back.held if back else mine, bool(found.repeats)),
+        "joined": [str(candidate) for candidate in request.earlier.joined],
+        "apart": [run.as_dict() for run in request.earlier.apart],
+        "judged": evidence(
+            request, folds, interpolation.predictions if interpolation else predictions, bool(ranking.repeats)
+        ),
         "study": str(request.study.path),
         "run": str(run.folder.path.relative_to(request.study.path)),
     }
@@ -197,14 +238,14 @@ def conclude(
     directories.write_atomically(request.folder / COMPARISON, json.dumps(plain(result), indent=1).encode())
     best = best_of(request.study)
     answers_by = {"run": best.folder.name, "why": best.why, "winner": best.folder.path == run.folder.path}
-    told = {**result, "answering": answers_by, "again": again}
-    return Comparison(plain(told), request.folder, request.study, run, again)
+    reported = {**result, "answering": answers_by, "again": again}
+    return Comparison(plain(reported), request.folder, request.study, run, again)
 
 
 def _headline(result: dict[str, Any], run: dict[str, Any], pool: int) -> dict[str, Any]:
-    """The one accuracy of the model that answers, with what it must not be read without.
+    """Return the headline accuracy of the final model, with interval, basis and number of images.
 
-    It is the test part's where there is one, else the folds'. Every place that shows it reads this record.
+    It is the test part's if there is one, else the folds'. Every place that shows it reads this record.
     """
     tested = result["accuracy"] is not None
     figures = {**run, **result} if tested else result["out_of_fold"]
@@ -219,23 +260,25 @@ def _headline(result: dict[str, Any], run: dict[str, Any], pool: int) -> dict[st
     }
 
 
-def _gone_back(request: CompareRequest, contest: Contest, place: int, mine: Held) -> Halfway | None:
-    """How far the winner goes back, where that was asked for and there is something to go back to."""
-    if request.config.interpolate_weights is None or not len(mine.images):
+def _interpolation(
+    request: CompareRequest, runner: TrialRunner, index: int, predictions: HeldOutPredictions
+) -> Interpolation | None:
+    """Return the winner's weight interpolation if requested and possible, else `None`."""
+    if request.config.interpolate_weights is None or not len(predictions.images):
         return None
-    if not weight_interpolation.can(request.candidates[place]):
-        request.log(f"{request.candidates[place]} does not go back: nothing lies between it and a probe.")
+    if not weight_interpolation.can_interpolate(request.candidates[index]):
+        request.log(f"{request.candidates[index]} is not interpolated: it does not differ from a probe.")
         return None
-    return weight_interpolation.choose(request, contest, place, mine)
+    return weight_interpolation.choose(request, runner, index, predictions)
 
 
 def _repeatable(request: CompareRequest) -> dict[str, Any]:
-    """What the call asked for, so that a report can say how to repeat it."""
-    sizes = {one.preprocessing.size for one in request.backbones.values()}
-    names = [one.name for one in request.backbones.values()]
+    """Return the options of the call, so that a report can say how to repeat it."""
+    sizes = {backbone.preprocessing.size for backbone in request.backbones.values()}
+    names = [backbone.name for backbone in request.backbones.values()]
     resize = next(iter(request.backbones.values())).source.get("resize")
     return {
-        **({"model": names[0]} if request.alone else {"models": names}),
+        **({"model": names[0]} if request.single_network else {"models": names}),
         "size": sizes.pop() if len(sizes) == 1 else None,
         **({} if resize is None else {"resize": resize}),
         "minutes": request.config.minutes,
@@ -244,7 +287,10 @@ def _repeatable(request: CompareRequest) -> dict[str, Any]:
         "seed": request.config.seed,
         "augment": request.candidates[0].augment,
         **request.named,
-        "strategies": [*request.named["strategies"], *(str(one.strategy) for one in request.earlier.joined)],
+        "strategies": [
+            *request.named["strategies"],
+            *(str(joined.strategy) for joined in request.earlier.joined),
+        ],
         **(
             {}
             if request.config.interpolate_weights is None
@@ -254,120 +300,131 @@ def _repeatable(request: CompareRequest) -> dict[str, Any]:
     }
 
 
-def _no_time(request: CompareRequest, contest: Contest) -> str:
-    """Say how little time there is, and how much would do."""
-    place = min(range(len(contest.candidates)), key=lambda c: contest.whole_s[c] + contest.final_s[c])
-    need_s = contest.race.folds * contest.whole_s[place] + contest.final_s[place]
-    if contest.terms is not None:
-        need_s = contest.board().need_s(place, 1)
-    folds = f" on {contest.race.folds} folds" if contest.race.folds > 1 else ""
-    what = f"loading, judging {contest.candidates[place]}{folds} and training it on every image"
-    return refusal(request.config.minutes or 0.0, contest.clock.watch.seconds + need_s, what)
+def _no_time(request: CompareRequest, runner: TrialRunner) -> str:
+    """Return the message that says that the time is too short, and how much is needed."""
+    index = min(range(len(runner.candidates)), key=lambda c: runner.whole_s[c] + runner.final_s[c])
+    need_s = runner.schedule.folds * runner.whole_s[index] + runner.final_s[index]
+    if runner.terms is not None:
+        need_s = runner.board().need_s(index, 1)
+    folds = f" on {runner.schedule.folds} folds" if runner.schedule.folds > 1 else ""
+    what = f"loading, judging {runner.candidates[index]}{folds} and training it on every image"
+    return refusal(request.config.minutes or 0.0, runner.clock.watch.seconds + need_s, what)
 
 
-def _promising(contest: Contest) -> list[dict[str, Any]]:
-    """Return who is ahead of who leads on folds that are not all, with how many and how far."""
-    if contest.terms is None:
+def _promising(runner: TrialRunner) -> list[dict[str, Any]]:
+    """Return the candidates that lead on the folds they have, but lack some: folds and lead of each."""
+    if runner.terms is None:
         return []
-    board = contest.board()
+    board = runner.board()
     return [
         {
-            "strategy": str(contest.candidates[place]),
-            "folds": sum(task.candidate == place for task in contest.outcomes),
-            "ahead": board.ahead(place),
-            "beside": str(contest.candidates[board.leader]),
+            "strategy": str(runner.candidates[index]),
+            "folds": sum(task.candidate == index for task in runner.outcomes),
+            "ahead": board.lead(index),
+            "beside": str(runner.candidates[board.leader]),
         }
-        for place in board.promising
+        for index in board.promising
         if board.leader is not None
     ]
 
 
-def _held_out(request: CompareRequest, mine: Held, answers: Mapping[int, Held], folds: int) -> dict[str, Any]:
-    """What the winner's runs say of images they had not learned from, and the table of their answers.
+def _held_out(
+    request: CompareRequest,
+    predictions: HeldOutPredictions,
+    all_predictions: Mapping[int, HeldOutPredictions],
+    folds: int,
+) -> dict[str, Any]:
+    """Write the winner's held-out predictions, and return its scores on them.
 
-    `accuracy` and its interval are lowered by the optimism of having been picked as the best. The interval is
-    of a new model's accuracy on new images, as the standings' are.
+    `accuracy` and its interval are lowered by the optimism of choosing the best. The interval is of a new
+    model's accuracy on new images, as in the standings.
     """
-    if not len(mine.images):
+    if not len(predictions.images):
         figures = ("accuracy", "low", "high", "optimism", *metrics.BELIEVED, *metrics.BALANCE)
         return {**dict.fromkeys(figures), "images": 0, "temperature": 1.0}
     spread = resampling.spread_of_folds(folds)
-    accuracy, low, high = mine.accuracy_interval(spread)
-    lead = optimism(answers, "accuracy", request.config.seed)
-    write_answers(request.folder / OUT_OF_FOLD, request.data, mine)
-    assert mine.logits is not None
+    accuracy, low, high = predictions.accuracy_interval(spread)
+    bias = optimism(all_predictions, "accuracy", request.config.seed)
+    write_predictions(request.folder / OUT_OF_FOLD, request.data, predictions)
+    assert predictions.logits is not None
     believed = metrics.believed(
-        mine.targets, mine.probabilities, mine.units, images=mine.images, spread=spread
+        predictions.targets,
+        predictions.probabilities,
+        predictions.units,
+        images=predictions.images,
+        spread=spread,
     )
     learned = np.bincount(
         request.data.targets(resampling.pool(request.data)), minlength=len(request.data.classes)
     )
-    guesses = mine.probabilities.argmax(axis=1)
+    guesses = predictions.probabilities.argmax(axis=1)
     return {
         **believed,
-        **metrics.balance(request.data.classes, mine.targets, guesses, learned, mine.images),
-        "images": len(np.unique(mine.images)),
-        "accuracy": accuracy - lead,
-        "low": max(0.0, low - lead),
-        "high": high - lead,
-        "optimism": lead,
-        "temperature": metrics.fit_temperature(mine.logits, mine.targets),
+        **metrics.balance(request.data.classes, predictions.targets, guesses, learned, predictions.images),
+        "images": len(np.unique(predictions.images)),
+        "accuracy": accuracy - bias,
+        "low": max(0.0, low - bias),
+        "high": high - bias,
+        "optimism": bias,
+        "temperature": metrics.fit_temperature(predictions.logits, predictions.targets),
     }
 
 
-def _whose(contest: Contest, place: int, mine: Held, folds: int) -> dict[str, Any]:
-    """Say what model the figures out of fold are of: the winner's, trained without the images asked about."""
+def _evaluated_runs(
+    runner: TrialRunner, index: int, predictions: HeldOutPredictions, folds: int
+) -> dict[str, Any]:
+    """Return which runs the out-of-fold scores belong to, with the number of images and folds."""
     return {
-        "strategy": str(contest.candidates[place].strategy),
-        "images": len(np.unique(mine.images)),
+        "strategy": str(runner.candidates[index].strategy),
+        "images": len(np.unique(predictions.images)),
         "folds": folds,
-        "runs": sorted(str(o["run"]) for t, o in contest.outcomes.items() if t.candidate == place),
+        "runs": sorted(str(o["run"]) for t, o in runner.outcomes.items() if t.candidate == index),
     }
 
 
-def _never_begun(contest: Contest) -> list[int]:
-    """Return the places of those without a run."""
-    begun = {task.candidate for task in contest.outcomes}
-    return [place for place in range(len(contest.candidates)) if place not in begun]
+def _not_started(runner: TrialRunner) -> list[int]:
+    """Return the indices of candidates without a run."""
+    started = {task.candidate for task in runner.outcomes}
+    return [index for index in range(len(runner.candidates)) if index not in started]
 
 
-def _shipped(
-    request: CompareRequest, contest: Contest, place: int, temperature: float, share: float | None
+def _final_run(
+    request: CompareRequest, runner: TrialRunner, index: int, temperature: float, share: float | None
 ) -> tuple[Run, bool]:
-    """Return the winner trained on every image, and whether it is: else the time was up on the way.
+    """Return the winner trained on every image and true, or its first run on a fold and false.
 
-    Then the first of the winner's runs that made its figure answers. The other goes on when the command is
-    given again with more time.
+    The latter if the time is up during the last training, which resumes when the command is given again with
+    more time.
     """
 
     def progress(what: str, done: int, total: int) -> None:
-        if contest.clock.late and what != "decoding":  # a finished run only asks whether its images are sound
+        if runner.clock.late and what != "decoding":  # a finished run only checks its images
             raise OutOfTime
         if request.progress:
             request.progress(what, done, total)
 
     try:
         run = _train_winner(
-            replace(request, progress=progress), request.candidates[place], temperature, share
+            replace(request, progress=progress), request.candidates[index], temperature, share
         )
     except OutOfTime:
-        task = min(longest(contest.outcomes, place), key=lambda t: (t.cell.repeat, t.cell.fold))
-        folder = request.study.run_at(contest.outcomes[task].get("run"))
+        task = min(longest(runner.outcomes, index), key=lambda t: (t.cell.repeat, t.cell.fold))
+        folder = request.study.run_at(runner.outcomes[task].get("run"))
         split = Study(folder.path.parents[1])
         return Run(
             folder.read("result.json"),
             folder,
             split,
             again=True,
-            backbone=request.backbones[request.candidates[place].model],
+            backbone=request.backbones[request.candidates[index].model],
         ), False
     return run, True
 
 
 def _train_winner(request: CompareRequest, winner: Candidate, temperature: float, share: float | None) -> Run:
-    """Train on train and val together, everything that was chosen held fixed; the test part is read here.
+    """Train the winner on the train and val parts and evaluate it on the test part.
 
-    No image is left to fit the temperature on, so it is that of the answers out of fold.
+    No image is left to fit the temperature on, so it is that of the out-of-fold predictions.
     """
     samples = tuple(
         replace(sample, split="train" if sample.split == "val" else sample.split)
@@ -389,68 +446,68 @@ def _train_winner(request: CompareRequest, winner: Candidate, temperature: float
 
 
 def _standings(
-    request: CompareRequest, contest: Contest, answers: Mapping[int, Held]
+    request: CompareRequest, runner: TrialRunner, all_predictions: Mapping[int, HeldOutPredictions]
 ) -> list[dict[str, Any]]:
-    """Return how far each candidate came and how it did there, the best first.
+    """Return a row for each candidate with its runs and scores, the best first.
 
     The intervals are of a new model's accuracy on new images, like the headline's.
     """
-    found, repeats = [], whole_repeats(contest)
-    for place, candidate in enumerate(contest.candidates):
-        mine = {task: o for task, o in contest.outcomes.items() if task.candidate == place}
-        tasks = longest(contest.outcomes, place)
-        there = [mine[task] for task in tasks]
+    rows, repeats = [], complete_repeats(runner)
+    for index, candidate in enumerate(runner.candidates):
+        runs = {task: o for task, o in runner.outcomes.items() if task.candidate == index}
+        tasks = longest(runner.outcomes, index)
+        outcomes = [runs[task] for task in tasks]
         row: dict[str, Any] = {
             **({"model": candidate.model} if candidate.model else {}),
             "strategy": str(candidate.strategy),
             "augment": candidate.augment,
             "joined": candidate in request.earlier.joined,
-            "runs": len(mine),
-            "share": _share(contest, place),
-            "repeats": repeats.get(place, 0),
+            "runs": len(runs),
+            "share": _share(runner, index),
+            "repeats": repeats.get(index, 0),
             "cells": len(tasks),
-            "score": _mean([o["score"] for o in there]),
-            "accuracy": _mean([o["accuracy"] for o in there]),
+            "score": _mean([o["score"] for o in outcomes]),
+            "accuracy": _mean([o["accuracy"] for o in outcomes]),
             "low": None,
             "high": None,
-            "seconds": sum(o["seconds"] for o in mine.values()),
-            "run_seconds": _mean([o["seconds"] for o in there]),
-            "predicted_seconds": contest.whole_s[place],
+            "seconds": sum(o["seconds"] for o in runs.values()),
+            "run_seconds": _mean([o["seconds"] for o in outcomes]),
+            "predicted_seconds": runner.whole_s[index],
         }
-        held = answers.get(place)
-        if held is None and tasks:
-            held = gather(contest.data, contest.study.path, contest.outcomes, [place])[place]
-        if held is not None and len(held.images):
-            spread = resampling.spread_of_folds(wanted_folds(contest, place))
-            row["accuracy"], row["low"], row["high"] = held.accuracy_interval(spread)
-        found.append((max((task.share for task in tasks), default=0.0), row))
-    best_first = sorted(found, key=lambda r: (-r[1]["repeats"], -r[0], -(r[1]["score"] or 0.0)))
+        predictions = all_predictions.get(index)
+        if predictions is None and tasks:
+            predictions = gather(runner.data, runner.study.path, runner.outcomes, [index])[index]
+        if predictions is not None and len(predictions.images):
+            spread = resampling.spread_of_folds(evaluated_folds(runner, index))
+            row["accuracy"], row["low"], row["high"] = predictions.accuracy_interval(spread)
+        rows.append((max((task.share for task in tasks), default=0.0), row))
+    best_first = sorted(rows, key=lambda r: (-r[1]["repeats"], -r[0], -(r[1]["score"] or 0.0)))
     return [row for _, row in best_first]
 
 
-def _share(contest: Contest, place: int) -> float:
-    """Return the largest share of its epochs that a candidate got to; 0 without a run."""
-    tasks = longest(contest.outcomes, place)
-    if tasks and not contest.candidates[place].strategy.trains:
-        return 1.0  # a head that is solved for has no epochs: its short run is a whole one
+def _share(runner: TrialRunner, index: int) -> float:
+    """Return the largest share of its epochs that a candidate was trained for; 0 without a run."""
+    tasks = longest(runner.outcomes, index)
+    if tasks and not runner.candidates[index].strategy.trains:
+        return 1.0  # a head with a closed-form solution has no epochs: its short run is a whole one
     return tasks[0].share if tasks else 0.0
 
 
-def _differences(contest: Contest, verdict: Verdict | None) -> list[dict[str, Any]]:
-    """Return the leader minus each other that was repeated."""
+def _differences(runner: TrialRunner, verdict: Verdict | None) -> list[dict[str, Any]]:
+    """Return the difference between the leader and each other repeated candidate."""
     if verdict is None:
         return []
-    names = [str(candidate) for candidate in contest.candidates]
+    names = [str(candidate) for candidate in runner.candidates]
     return [
         {
             "leader": names[verdict.leader],
             "other": names[other],
-            "mean": found.mean,
-            "low": found.low,
-            "high": found.high,
-            "separated": found.separated,
+            "mean": difference.mean,
+            "low": difference.low,
+            "high": difference.high,
+            "separated": difference.separated,
         }
-        for other, found in verdict.differences.items()
+        for other, difference in verdict.differences.items()
     ]
 
 

@@ -1,6 +1,6 @@
-"""What `train` made in a study before: which of its strategies join a comparison, which stand apart, and why.
+"""Earlier runs of `train` in a study: which of their strategies join a comparison, which do not, and why.
 
-A comparison that goes on keeps the candidates it began with: what joined is written down at its first call.
+A resumed comparison has the candidates of its first call, which writes what joined to a file.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ import filelock
 
 from frostline.errors import StudyError, UsageError
 from frostline.selection.candidates import Candidate
-from frostline.selection.request import CompareRequest, Earlier
+from frostline.selection.request import CompareRequest, EarlierRuns
 from frostline.strategies import parse
 from frostline.studies.best_run import PassedOver
 from frostline.studies.contenders import Contender, network_of, setting_difference, trained_runs
@@ -23,23 +23,33 @@ JOINED = "earlier.json"  # in a comparison's folder: the candidates that joined 
 
 
 def join(request: CompareRequest) -> CompareRequest:
-    """Return the call with what joins it, behind its own candidates; nothing joins where `joins` is off.
+    """Return the request with the candidates that join from earlier runs, after its own.
 
-    A run of `train` joins with its strategy and augmentation where all else is the comparison's own. Searched
-    variants and thaws (`cuts`) are compared among themselves.
+    A run of `train` joins with its strategy and augmentation if its other settings equal the comparison's.
+    None joins if `joins` is false or `cuts` are compared.
+
+    Parameters
+    ----------
+    request
+        Options of the comparison.
+
+    Raises
+    ------
+    StudyError
+        If the file of joined candidates is damaged.
     """
     trained = trained_runs(request.study)
     request.folder.mkdir(parents=True, exist_ok=True)
-    with filelock.FileLock(request.folder / "earlier.lock"):  # of several processes the first decides
+    with filelock.FileLock(request.folder / "earlier.lock"):  # the first of several processes decides
         joined = _joined(request, trained if request.joins and not request.thorough else ())
     together = replace(request, candidates=[*request.candidates, *joined])
     late = "trained after this comparison began; name it among the strategies"
     why = (
-        "cuts compares thaws alone"
+        "cuts compares one strategy per stage only"
         if request.thorough
         else late
         if request.joins
-        else "left out, as asked for"
+        else "left out, as requested"
     )
     reasons = [
         (run, setting_difference(run, request.settings) or _missing(run, together, why)) for run in trained
@@ -47,11 +57,11 @@ def join(request: CompareRequest) -> CompareRequest:
     apart = [
         PassedOver(run.folder.name, run.strategy, run.figure, reason) for run, reason in reasons if reason
     ]
-    return replace(together, earlier=Earlier(tuple(joined), tuple(apart)))
+    return replace(together, earlier=EarlierRuns(tuple(joined), tuple(apart)))
 
 
 def _joined(request: CompareRequest, trained: Sequence[Contender]) -> list[Candidate]:
-    """Return what joins: as written down at the first call, else what was trained until now."""
+    """Return the candidates that join: those written at the first call, else those trained until now."""
     file = request.folder / JOINED
     if file.exists():
         try:
@@ -60,17 +70,19 @@ def _joined(request: CompareRequest, trained: Sequence[Contender]) -> list[Candi
         except (OSError, ValueError, TypeError, LookupError, UsageError) as error:
             raise StudyError(
                 f"{file} is damaged ({str(error)[:80]}). Expected the candidates that joined a comparison: "
-                "remove its folder to begin it again."
+                "remove its folder to start it again."
             ) from None
-    alike = [run for run in trained if not setting_difference(run, request.settings)]
-    found = dict.fromkeys(_candidate(run, request) for run in alike)
-    joined = [one for one in found if one is not None and one not in request.candidates]
-    directories.write_atomically(file, json.dumps([one.as_list() for one in joined]).encode())
+    joinable = [run for run in trained if not setting_difference(run, request.settings)]
+    candidates = dict.fromkeys(_candidate(run, request) for run in joinable)
+    joined = [
+        candidate for candidate in candidates if candidate is not None and candidate not in request.candidates
+    ]
+    directories.write_atomically(file, json.dumps([candidate.as_list() for candidate in joined]).encode())
     return joined
 
 
 def _missing(run: Contender, request: CompareRequest, why: str) -> str:
-    """Say why a run's strategy does not race, though its settings are right; nothing where it does."""
+    """Return why a run's strategy is not compared although its settings fit; empty if it is."""
     candidate = _candidate(run, request)
     if candidate is None:
         return "its strategy cannot be read"
@@ -78,7 +90,7 @@ def _missing(run: Contender, request: CompareRequest, why: str) -> str:
 
 
 def _candidate(run: Contender, request: CompareRequest) -> Candidate | None:
-    """Return a run's strategy as it would race; `None` where another version wrote it."""
+    """Return a run's strategy as a candidate; `None` if its notation is of another version."""
     try:
         strategy = parse(run.strategy)
     except UsageError:

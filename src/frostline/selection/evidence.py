@@ -1,4 +1,4 @@
-"""How a winner was judged, so that other runs of its study can be set beside it. Imports no torch."""
+"""Record how a winner was evaluated, so that other runs of its study can be compared with it. No torch."""
 
 from __future__ import annotations
 
@@ -9,18 +9,20 @@ import numpy as np
 from frostline.selection import resampling
 from frostline.selection.request import CompareRequest
 from frostline.selection.resampling import Cell
-from frostline.selection.significance import Held
+from frostline.selection.significance import HeldOutPredictions
 from frostline.studies.study_folder import digest_of
 
 
-def evidence(request: CompareRequest, folds: int, mine: Held, seen: bool) -> dict[str, Any]:
-    """Return what `best_of` reads of a winner: the settings of its runs, its folds, its figures.
+def evidence(
+    request: CompareRequest, folds: int, predictions: HeldOutPredictions, ranked: bool
+) -> dict[str, Any]:
+    """Return what `best_of` reads of a winner: the settings of its runs, its folds and its scores.
 
-    The settings alone where it was not `seen` with its whole schedule on every fold of a repeat. `val` is of
-    the study's own val part, whose images its runs had held out; null where they had not, or there is none.
+    Only the settings if it was not `ranked` with its whole schedule on every fold of a repeat. `val` holds
+    the scores on the study's own val part, and is `None` if its runs did not hold out all of it.
     """
     settings = {"settings": request.settings}
-    if not seen:
+    if not ranked:
         return settings
     metric = request.config.metric
     parts = [
@@ -30,18 +32,20 @@ def evidence(request: CompareRequest, folds: int, mine: Held, seen: bool) -> dic
     return {
         **settings,
         "folds": digest_of(parts)[:16],
-        "score": mine.score(metric),
-        "accuracy": mine.accuracy_interval()[0],
-        "val": _on_val(request, mine, metric),
+        "score": predictions.score(metric),
+        "accuracy": predictions.accuracy_interval()[0],
+        "val": _on_val(request, predictions, metric),
     }
 
 
-def _on_val(request: CompareRequest, mine: Held, metric: str) -> dict[str, float] | None:
-    """Return the figures on the val part, over the repeats that held out all of it."""
+def _on_val(request: CompareRequest, predictions: HeldOutPredictions, metric: str) -> dict[str, float] | None:
+    """Return the scores on the val part, over the repeats that held out all of it."""
     part = np.array([sample.split == "val" for sample in resampling.pool(request.data)])
-    there = part[mine.images]
-    whole = [r for r in np.unique(mine.repeats) if (there & (mine.repeats == r)).sum() == part.sum()]
-    if not part.any() or not whole:
+    on_val = part[predictions.images]
+    complete = [
+        r for r in np.unique(predictions.repeats) if (on_val & (predictions.repeats == r)).sum() == part.sum()
+    ]
+    if not part.any() or not complete:
         return None
-    held = mine.rows(there & np.isin(mine.repeats, whole))
-    return {"accuracy": held.accuracy_interval()[0], "goodness": held.score(metric)}
+    val_predictions = predictions.rows(on_val & np.isin(predictions.repeats, complete))
+    return {"accuracy": val_predictions.accuracy_interval()[0], "goodness": val_predictions.score(metric)}

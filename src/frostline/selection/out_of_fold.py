@@ -1,4 +1,4 @@
-"""What each candidate answered on images it had not learned from, gathered from its runs' tables."""
+"""Collect each candidate's predictions on held-out images from the tables of its runs."""
 
 from __future__ import annotations
 
@@ -16,65 +16,86 @@ from frostline.errors import StudyError
 from frostline.models import Backbone
 from frostline.models.heads import build_head
 from frostline.selection.resampling import pool
-from frostline.selection.significance import Held
+from frostline.selection.significance import HeldOutPredictions
 from frostline.selection.successive_halving import Task
 from frostline.selection.trial_queue import Outcome
 from frostline.strategies import Strategy
 from frostline.studies.study_folder import Study
 from frostline.system import directories, text_output
 
-LEAST = 1e-12  # of a probability, before its logarithm: the tables have six digits
+LEAST = 1e-12  # probabilities are clipped to this before the logarithm: the tables have six digits
 
 
 def gather(
     data: Manifest, study: Path, outcomes: Mapping[Task, Outcome], candidates: Iterable[int]
-) -> dict[int, Held]:
-    """Return each candidate's answers over its longest runs, in one order: by repeat, then image.
+) -> dict[int, HeldOutPredictions]:
+    """Return each candidate's held-out predictions over its longest runs, sorted by repeat and image.
 
-    Those are whole schedules, unless the time was up before there was one.
+    The longest runs train whole schedules, unless the time was up before one was finished.
+
+    Parameters
+    ----------
+    data
+        The images, with train and val part.
+    study
+        Folder of the study.
+    outcomes
+        Finished runs.
+    candidates
+        Indices of the candidates to collect.
+
+    Returns
+    -------
+    dict
+        Predictions by candidate index.
+
+    Raises
+    ------
+    StudyError
+        If a run's table cannot be read.
     """
     samples = pool(data)
-    place = {sample.path: index for index, sample in enumerate(samples)}
+    index = {sample.path: index for index, sample in enumerate(samples)}
     targets, units = data.targets(samples), data.units(samples)
-    found = {}
+    predictions = {}
     for candidate in candidates:
         rows: list[tuple[int, int, list[float], float]] = []
         for task in longest(outcomes, candidate):
             table = Study(study).run_at(outcomes[task].get("run")).path / "predictions-val.csv"
             t = float(outcomes[task]["temperature"])
-            rows += [(task.cell.repeat, place[path], p, t) for path, p in _answers(table)]
+            rows += [(task.cell.repeat, index[path], p, t) for path, p in _read_predictions(table)]
         rows.sort(key=lambda row: row[:2])
         probabilities = np.array([row[2] for row in rows])
         temperatures = np.array([row[3] for row in rows])[:, None]
         images = np.array([row[1] for row in rows], dtype=np.int64)
-        found[candidate] = Held(
+        predictions[candidate] = HeldOutPredictions(
             images=images,
             repeats=np.array([row[0] for row in rows], dtype=np.int64),
             units=units[images],
             targets=targets[images],
             probabilities=probabilities,
-            logits=np.log(np.maximum(probabilities, LEAST)) * temperatures,  # but for a constant an image
+            logits=np.log(np.maximum(probabilities, LEAST)) * temperatures,  # up to a constant for each image
         )
-    return found
+    return predictions
 
 
 def longest(outcomes: Mapping[Task, Outcome], candidate: int) -> list[Task]:
-    """Return a candidate's finished runs with the largest share of its epochs that it has got to."""
-    mine = [task for task in outcomes if task.candidate == candidate]
-    share = max((task.share for task in mine), default=1.0)
-    return [task for task in mine if task.share == share]
+    """Return a candidate's finished runs with the largest share of its epochs so far."""
+    runs = [task for task in outcomes if task.candidate == candidate]
+    share = max((task.share for task in runs), default=1.0)
+    return [task for task in runs if task.share == share]
 
 
-def write_answers(path: Path, data: Manifest, held: Held) -> None:
-    """Write a table of one candidate's answers: a line for each image and repeat that held it out."""
+def write_predictions(path: Path, data: Manifest, predictions: HeldOutPredictions) -> None:
+    """Write one candidate's predictions as CSV: a line for each image and repeat that held it out."""
     samples = pool(data)
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
     writer.writerow(["path", "label", "predicted", *(f"p({name})" for name in data.classes)])
-    for image, row in zip(held.images.tolist(), held.probabilities, strict=True):
+    for image, row in zip(predictions.images.tolist(), predictions.probabilities, strict=True):
         sample = samples[image]
-        guess = data.classes[int(row.argmax())]
-        writer.writerow([sample.path, sample.label, guess, *(f"{p:.6g}" for p in row)])
+        predicted = data.classes[int(row.argmax())]
+        writer.writerow([sample.path, sample.label, predicted, *(f"{p:.6g}" for p in row)])
     directories.write_atomically(path, text_output.encoded(text.getvalue()))
 
 
@@ -86,22 +107,22 @@ def fold_models(
     outcomes: Sequence[Outcome],
     change: Callable[[Path, nn.Module], nn.Module] | None = None,
 ) -> Callable[[str], nn.Module | None]:
-    """Return what finds the model that was asked about an image: of the first run that held it out.
+    """Return a function that maps an image's path to the model of the first run that held it out.
 
-    One model is held at a time, so ask in any order, but expect a load where the run changes. `change` makes
-    another model of a run's own.
+    One model is in memory at a time, so each change of the run loads weights. `change` makes another model
+    from a run's own.
     """
-    of: dict[str, Path] = {}
+    run_of: dict[str, Path] = {}
     for outcome in outcomes:
         run = Study(study).run_at(outcome.get("run")).path
-        for path, _ in _answers(run / "predictions-val.csv"):
-            of.setdefault(path, run)
+        for path, _ in _read_predictions(run / "predictions-val.csv"):
+            run_of.setdefault(path, run)
     head = build_head(strategy.head, backbone.feature_width, classes, seed=0)
     model = backbone.adapt(classes, head=head)
     loaded: dict[Path, nn.Module] = {}
 
     def find(path: str) -> nn.Module | None:
-        run = of.get(path)
+        run = run_of.get(path)
         if run is None or not (run / "best.safetensors").is_file():
             return None
         if run not in loaded:
@@ -113,7 +134,7 @@ def fold_models(
     return find
 
 
-def _answers(table: Path) -> list[tuple[str, list[float]]]:
+def _read_predictions(table: Path) -> list[tuple[str, list[float]]]:
     try:
         with open(table, newline="", encoding="utf-8", errors="surrogateescape") as file:
             return [(row[0], [float(p) for p in row[3:]]) for row in list(csv.reader(file))[1:]]

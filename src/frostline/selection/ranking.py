@@ -1,113 +1,128 @@
-"""Who won, and what that rests on: those judged on every fold, over the repeats they share."""
+"""Rank the candidates that were run on every fold, over the repeats they share."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
 
-from frostline.selection.anytime import judged
+from frostline.selection.anytime import repeats_judged
 from frostline.selection.out_of_fold import gather
 from frostline.selection.request import CompareRequest
 from frostline.selection.resampling import Cell
-from frostline.selection.runner import Contest
-from frostline.selection.significance import Held, Verdict, difference, judge, shallowest
+from frostline.selection.runner import TrialRunner
+from frostline.selection.significance import HeldOutPredictions, Verdict, difference, judge, shallowest
 from frostline.selection.successive_halving import Task
 from frostline.selection.trial_queue import Outcome
 
 
 @dataclass(frozen=True)
-class Judged:
-    """Who won, and what that rests on.
+class Ranking:
+    """The winner and the predictions that it was chosen by.
 
-    `answers` are those of each candidate that was judged, over all images it was asked about; `once` those
-    that the winner was picked from, of the first repeat.
+    Parameters
+    ----------
+    winner
+        Index of the winning candidate.
+    verdict
+        Differences between candidates; `None` if only one was run on every fold.
+    predictions
+        Held-out predictions of each candidate that was run on every fold, over all its complete repeats.
+    first_repeat
+        The same for the first repeat alone.
+    repeats
+        Repeats that the verdict is based on.
+    depth
+        Folds of a repeat that count.
     """
 
     winner: int
-    verdict: Verdict | None  # none where one alone was judged
-    answers: dict[int, Held]
-    once: dict[int, Held]
-    repeats: int  # that the verdict rests on
-    depth: int  # folds of a repeat that count
+    verdict: Verdict | None
+    predictions: dict[int, HeldOutPredictions]
+    first_repeat: dict[int, HeldOutPredictions]
+    repeats: int
+    depth: int
 
 
-def settle(request: CompareRequest, contest: Contest) -> Judged | None:
-    """Judge those that were seen on every fold of the first repeat; none where nobody was.
+def rank(request: CompareRequest, runner: TrialRunner) -> Ranking | None:
+    """Return the ranking of the candidates run on every fold of the first repeat; `None` if there is none.
 
-    Who was repeated more often is compared over those repeats, with the others over the first. Thaws that the
-    time cut short are judged on the cells that all of them have been seen on.
+    Candidates that were repeated are compared over their shared repeats, and with the others over the first.
+    A comparison of cuts that ran out of time uses the cells that all candidates were run on.
     """
     metric, seed = request.config.metric, request.config.seed
-    seconds, depth = dict(enumerate(contest.whole_s)), contest.depth
-    repeats = whole_repeats(contest)
+    seconds, depth = dict(enumerate(runner.whole_s)), runner.depth
+    repeats = complete_repeats(runner)
 
-    def over(places: Iterable[int], most: int, folds: int) -> dict[int, Held]:
-        counted = {
+    def over(indices: Iterable[int], repeat_count: int, folds: int) -> dict[int, HeldOutPredictions]:
+        outcomes = {
             task: outcome
-            for task, outcome in contest.outcomes.items()
-            if task.share == 1.0 and task.cell.repeat < most and task.cell.fold < folds
+            for task, outcome in runner.outcomes.items()
+            if task.share == 1.0 and task.cell.repeat < repeat_count and task.cell.fold < folds
         }
-        return gather(contest.data, contest.study.path, counted, places)
+        return gather(runner.data, runner.study.path, outcomes, indices)
 
-    if request.thorough and len(repeats) < len(contest.candidates):
-        outcomes = of_all(contest)
-        answers = gather(contest.data, contest.study.path, outcomes, sorted({t.candidate for t in outcomes}))
-        if len(answers) < 2:
+    if request.thorough and len(repeats) < len(runner.candidates):
+        outcomes = shared_outcomes(runner)
+        predictions = gather(
+            runner.data, runner.study.path, outcomes, sorted({t.candidate for t in outcomes})
+        )
+        if len(predictions) < 2:
             return None
-        verdict = shallowest(judge(answers, seconds, metric, seed))
-        return Judged(verdict.winner, verdict, answers, answers, 0, depth)
+        verdict = shallowest(judge(predictions, seconds, metric, seed))
+        return Ranking(verdict.winner, verdict, predictions, predictions, 0, depth)
     if not repeats:
         return None
-    once = over(repeats, 1, depth)
-    answers = {c: over([c], count, wanted_folds(contest, c))[c] for c, count in repeats.items()}
+    first_repeat = over(repeats, 1, depth)
+    predictions = {c: over([c], count, evaluated_folds(runner, c))[c] for c, count in repeats.items()}
     if len(repeats) == 1:
-        return Judged(next(iter(repeats)), None, answers, once, 1, depth)
-    most = sorted(repeats.values())[-2]
-    often = [place for place, count in repeats.items() if count >= most]
-    verdict = judge(once if most == 1 else over(often, most, depth), seconds, metric, seed)
-    rest = {
-        place: difference(once[verdict.leader], once[place], metric, seed)
-        for place in repeats
-        if place not in often
+        return Ranking(next(iter(repeats)), None, predictions, first_repeat, 1, depth)
+    repeats_compared = sorted(repeats.values())[-2]
+    repeated = [index for index, count in repeats.items() if count >= repeats_compared]
+    compared = first_repeat if repeats_compared == 1 else over(repeated, repeats_compared, depth)
+    verdict = judge(compared, seconds, metric, seed)
+    others = {
+        index: difference(first_repeat[verdict.leader], first_repeat[index], metric, seed)
+        for index in repeats
+        if index not in repeated
     }
-    verdict = replace(verdict, differences={**verdict.differences, **rest})
+    verdict = replace(verdict, differences={**verdict.differences, **others})
     verdict = shallowest(verdict) if request.thorough else verdict
-    return Judged(verdict.winner, verdict, answers, once, most, depth)
+    return Ranking(verdict.winner, verdict, predictions, first_repeat, repeats_compared, depth)
 
 
-def whole_repeats(contest: Contest) -> dict[int, int]:
-    """Return on how many repeats each candidate was seen with every fold that counts, of those that were."""
-    return judged(contest.outcomes.keys(), len(contest.candidates), contest.depth)
+def complete_repeats(runner: TrialRunner) -> dict[int, int]:
+    """Return the number of repeats with every fold that counts, by index, for candidates with any."""
+    return repeats_judged(runner.outcomes.keys(), len(runner.candidates), runner.depth)
 
 
-def wanted_folds(contest: Contest, place: int) -> int:
-    """Return on how many folds of a repeat a judged candidate was asked: all, or those that count."""
-    folds = contest.race.folds
-    every = all(Task(place, 1.0, Cell(0, fold)) in contest.outcomes for fold in range(folds))
-    return folds if every else contest.depth
+def evaluated_folds(runner: TrialRunner, index: int) -> int:
+    """Return how many folds of a repeat a candidate was evaluated on: all, or those that count."""
+    folds = runner.schedule.folds
+    all_folds = all(Task(index, 1.0, Cell(0, fold)) in runner.outcomes for fold in range(folds))
+    return folds if all_folds else runner.depth
 
 
-def without_rest(contest: Contest, place: int) -> Contest:
-    """Return the contest without the winner's runs on repeats that it was not seen on as a whole."""
-    repeats, folds = whole_repeats(contest).get(place), wanted_folds(contest, place)
-    if repeats is None:  # thaws that were cut short
-        return replace(contest, outcomes=of_all(contest))
+def without_incomplete(runner: TrialRunner, index: int) -> TrialRunner:
+    """Return the runner without the winner's runs on repeats that it did not complete."""
+    repeats, folds = complete_repeats(runner).get(index), evaluated_folds(runner, index)
+    if repeats is None:  # a comparison of cuts that ran out of time
+        return replace(runner, outcomes=shared_outcomes(runner))
     return replace(
-        contest,
+        runner,
         outcomes={
             task: outcome
-            for task, outcome in contest.outcomes.items()
-            if task.candidate != place
+            for task, outcome in runner.outcomes.items()
+            if task.candidate != index
             or (task.share == 1.0 and task.cell.repeat < repeats and task.cell.fold < folds)
         },
     )
 
 
-def of_all(contest: Contest) -> dict[Task, Outcome]:
-    """Return the runs on cells that every candidate has been seen on."""
-    everyone = range(len(contest.candidates))
+def shared_outcomes(runner: TrialRunner) -> dict[Task, Outcome]:
+    """Return the outcomes on cells that every candidate was run on."""
+    candidates = range(len(runner.candidates))
     return {
-        task: found
-        for task, found in contest.outcomes.items()
-        if all(replace(task, candidate=one) in contest.outcomes for one in everyone)
+        task: outcome
+        for task, outcome in runner.outcomes.items()
+        if all(replace(task, candidate=candidate) in runner.outcomes for candidate in candidates)
     }

@@ -1,6 +1,6 @@
-"""A race on a cluster: every worker takes trials from the one ledger, and one of them ends it.
+"""A comparison on a Ray cluster: every worker claims trials from the shared queue, and one concludes it.
 
-Nothing is handed out: a worker does what a second process with the same command would do.
+A worker does what a second process with the same command would do.
 """
 
 from __future__ import annotations
@@ -15,34 +15,54 @@ import filelock
 from frostline.distributed import ray_cluster
 from frostline.selection.conclusion import conclude
 from frostline.selection.request import CompareRequest
-from frostline.selection.runner import Contest
+from frostline.selection.runner import TrialRunner
 from frostline.studies.study_folder import Study
 from frostline.system.timing import Stopwatch
 
-Begin = Callable[[CompareRequest], Contest]  # plans the race, or reads the plan that the caller has written
+Begin = Callable[[CompareRequest], TrialRunner]  # makes the plan, or reads the caller's
 
 
-def race(request: CompareRequest, contest: Contest, begin: Begin, address: str) -> bool:
-    """Let the workers of a Ray cluster make the runs and train the winner; returns whether the race is over.
+def run_trials(request: CompareRequest, runner: TrialRunner, begin: Begin, address: str) -> bool:
+    """Let the workers of a Ray cluster make the runs and train the winner.
 
-    Trials are the same as without a cluster, and planned for one machine's minutes.
-    Raises `UsageError` or what a worker raises.
+    The trials are the same as without a cluster, and planned for the speed of one machine.
+
+    Parameters
+    ----------
+    request
+        Options of the comparison.
+    runner
+        Its runs.
+    begin
+        Returns a runner for a request, in a worker.
+    address
+        Address of the cluster, "auto" or "local".
+
+    Returns
+    -------
+    bool
+        Whether no runs are left.
+
+    Raises
+    ------
+    UsageError
+        If there is no such cluster; also whatever a worker raises.
     """
-    carried = _carried(request)
-    folders = [carried.study.path, *([carried.data.root] if carried.data.root else [])]
-    with ray_cluster.connected(address, threads=request.config.threads) as found:
-        request.log(f"Ray at {found.address}: {len(found.shares)} worker(s)")
-        spent = (contest.clock.spent_s, time.time())
-        over = found.everywhere(
-            _race, carried, begin, *spent, folders=folders, on_poll=lambda: _tell_new(contest)
+    portable = _portable(request)
+    folders = [portable.study.path, *([portable.data.root] if portable.data.root else [])]
+    with ray_cluster.connected(address, threads=request.config.threads) as workers:
+        request.log(f"Ray at {workers.address}: {len(workers.shares)} worker(s)")
+        spent = (runner.clock.spent_s, time.time())
+        finished = workers.everywhere(
+            _run_schedule, portable, begin, *spent, folders=folders, on_poll=lambda: _log_new_outcomes(runner)
         )
-        _tell_new(contest)
-        found.once(_end, carried, begin, any(over), *spent, folders=folders)
-    return any(over)
+        _log_new_outcomes(runner)
+        workers.once(_end, portable, begin, any(finished), *spent, folders=folders)
+    return any(finished)
 
 
-def _carried(request: CompareRequest) -> CompareRequest:
-    """What of a call can travel: paths hold everywhere, and nobody listens there."""
+def _portable(request: CompareRequest) -> CompareRequest:
+    """Return the request as a worker can use it: absolute paths, no logging, no progress."""
     root = request.data.root and request.data.root.resolve()
     return replace(
         request,
@@ -50,38 +70,38 @@ def _carried(request: CompareRequest) -> CompareRequest:
         study=Study(request.study.path.resolve()),
         watch=Stopwatch(),
         progress=None,
-        log=_unheard,
+        log=_silent,
     )
 
 
-def _unheard(line: str) -> None:
-    """Say nothing."""
+def _silent(line: str) -> None:
+    """Ignore a line of the log."""
 
 
-def _race(request: CompareRequest, begin: Begin, spent_s: float, since: float) -> bool:
+def _run_schedule(request: CompareRequest, begin: Begin, spent_s: float, since: float) -> bool:
     """Make runs in a worker until none is left or the time is up."""
-    contest = _going_on(request, begin, spent_s, since)
-    with contextlib.closing(contest.ledger):
-        return contest.run()
+    runner = _resumed(request, begin, spent_s, since)
+    with contextlib.closing(runner.queue):
+        return runner.run()
 
 
-def _end(request: CompareRequest, begin: Begin, over: bool, spent_s: float, since: float) -> None:
-    """Train the winner in a worker; who called finds it trained."""
-    contest = _going_on(request, begin, spent_s, since)
-    with contextlib.closing(contest.ledger), filelock.FileLock(request.folder / "end.lock"):
-        conclude(request, contest, over)
+def _end(request: CompareRequest, begin: Begin, finished: bool, spent_s: float, since: float) -> None:
+    """Train the winner in a worker; the caller then reads it back."""
+    runner = _resumed(request, begin, spent_s, since)
+    with contextlib.closing(runner.queue), filelock.FileLock(request.folder / "end.lock"):
+        conclude(request, runner, finished)
 
 
-def _going_on(request: CompareRequest, begin: Begin, spent_s: float, since: float) -> Contest:
-    """The contest in a worker, whose clock goes on from its caller's; machines agree on the time of day."""
-    contest = begin(replace(request, watch=Stopwatch()))
-    contest.clock.earlier_s = spent_s + max(0.0, time.time() - since)
-    return contest
+def _resumed(request: CompareRequest, begin: Begin, spent_s: float, since: float) -> TrialRunner:
+    """Return the runner in a worker, with the caller's clock; machines must agree on the time of day."""
+    runner = begin(replace(request, watch=Stopwatch()))
+    runner.clock.earlier_s = spent_s + max(0.0, time.time() - since)
+    return runner
 
 
-def _tell_new(contest: Contest) -> None:
-    """Say of each run that was finished since."""
-    for task, outcome in contest.ledger.outcomes().items():
-        if task not in contest.outcomes:
-            contest.log_outcome(task, outcome)
-            contest.outcomes[task] = outcome
+def _log_new_outcomes(runner: TrialRunner) -> None:
+    """Log each run that was finished since the last call."""
+    for task, outcome in runner.queue.outcomes().items():
+        if task not in runner.outcomes:
+            runner.log_outcome(task, outcome)
+            runner.outcomes[task] = outcome

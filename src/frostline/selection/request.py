@@ -1,4 +1,4 @@
-"""Everything that one call of `compare` asked for, and where it is kept."""
+"""The options of one call of `compare`, and the folder of its results."""
 
 from __future__ import annotations
 
@@ -18,14 +18,14 @@ from frostline.system.timing import Stopwatch
 
 
 @dataclass(frozen=True)
-class Earlier:
-    """The candidates that joined the race, and the runs whose strategies are no part of it, with reasons."""
+class EarlierRuns:
+    """Candidates that joined from earlier runs, and the runs that did not join, with reasons."""
 
     joined: tuple[Candidate, ...] = ()
     apart: tuple[PassedOver, ...] = ()
 
     def lines(self) -> list[str]:
-        """What a person is told."""
+        """Return lines for a person."""
         names = ", ".join(map(str, self.joined))
         runs = "; ".join(map(str, self.apart))
         return [
@@ -36,29 +36,29 @@ class Earlier:
 
 @dataclass(frozen=True)
 class CompareRequest:
-    """Everything that was given in one call. `config` holds the options, the same for every run.
+    """One call of `compare`. `config` holds the options, the same for every run.
 
     The last of the `candidates` are those that joined from earlier runs.
     """
 
-    backbones: Mapping[str, Backbone]  # by a candidate's `model`: its name, empty where there is one alone
+    backbones: Mapping[str, Backbone]  # by a candidate's `model`: its name, "" if there is a single one
     data: Manifest
     candidates: list[Candidate]
     study: Study
     config: Config
-    thorough: bool  # every candidate on every repeat, and the shallowest thaw wins where it isn't separated
+    thorough: bool  # `cuts`: every candidate on every repeat; the fewest unfrozen layers win a tie
     database: str | None
     named: dict[str, Any]  # strategies and search, as given
     loggers: Loggers
     watch: Stopwatch
     progress: OnProgress | None
     log: Callable[[str], None]
-    earlier: Earlier = field(default_factory=Earlier)
+    earlier: EarlierRuns = field(default_factory=EarlierRuns)
     joins: bool = True  # whether strategies of earlier runs may join
 
     @property
-    def alone(self) -> bool:
-        """Whether one network races alone, by its strategies."""
+    def single_network(self) -> bool:
+        """Whether there is a single backbone."""
         return "" in self.backbones
 
     @property
@@ -88,30 +88,30 @@ class CompareRequest:
 
     @property
     def settings(self) -> dict[str, dict[str, Any]]:
-        """What all runs share beside the strategy, by a candidate's network, as a run's config holds it."""
-        named = ("flip", "imbalance", "batch_size", "min_crop", "rotate")  # the last two where given
+        """Settings that all runs share, by a candidate's `model`, as a run's config holds them."""
+        named = ("flip", "imbalance", "batch_size", "min_crop", "rotate")  # the last two if given
         options = self.options
         shared = {**{key: options[key] for key in named if key in options}, "views": None}
-        found = {
-            name: {"weights": one.digest, "preprocessing": one.preprocessing.as_dict(), **shared}
-            for name, one in self.backbones.items()
+        settings = {
+            name: {"weights": network.digest, "preprocessing": network.preprocessing.as_dict(), **shared}
+            for name, network in self.backbones.items()
         }
-        return dict(plain(found))
+        return dict(plain(settings))
 
     @property
     def folder(self) -> Path:
-        """Where the plan, the trials and the outcome lie: by what makes two comparisons the same.
+        """Folder of the plan, the trials and the result, named by a digest of what identifies a comparison.
 
-        With more minutes it is still the same one: the race is planned anew, and what was run counts.
+        The time limit is no part of it: with more minutes the runs are planned anew, and finished runs count.
         """
-        network = {
-            name: {"model": one.digest, "preprocessing": one.preprocessing.as_dict()}
-            for name, one in self.backbones.items()
+        weights = {
+            name: {"model": network.digest, "preprocessing": network.preprocessing.as_dict()}
+            for name, network in self.backbones.items()
         }
         back = self.config.interpolate_weights
-        what = {
+        identity = {
             "candidates": [c.as_list() for c in self.own],
-            **(network[""] if self.alone else {"models": network}),
+            **(weights[""] if self.single_network else {"models": weights}),
             "repeats": self.config.repeats,
             "seed": self.config.seed,
             "thorough": self.thorough,
@@ -119,4 +119,4 @@ class CompareRequest:
             **({"earlier": False} if not self.joins else {}),
             **self.options,
         }
-        return self.study.path / "comparisons" / digest_of(what)[:12]
+        return self.study.path / "comparisons" / digest_of(identity)[:12]

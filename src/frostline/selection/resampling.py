@@ -1,8 +1,8 @@
-"""Repeats and folds: each cell is a new train/val split of the images that may be learned from.
+"""Repeats and folds: each cell is a new train/val split of the train and val images.
 
-The test part is in none of them, so nothing that a comparison does can read it. Images that hang together
-(groups, copies) stay on one side. Where the source names its own val part every cell keeps it, and only
-order, initialisation and augmentation are new. What the network has learned from before only trains, in all.
+No cell holds a test image, so a comparison cannot read the test part. Images of one group and copies of one
+image stay on one side. If the source names its own val part, every cell keeps it, and only order,
+initialisation and augmentation differ. Images that the network has learned from before are never held out.
 """
 
 from __future__ import annotations
@@ -16,9 +16,9 @@ from frostline.data import Manifest, Sample, numbered
 from frostline.errors import DataError
 from frostline.system.seeds import derive
 
-FOLDS = 5  # of a repeat on few images; a fifth is held out either way
-# Below this every image is held out once a repeat: a single fifth would be under 400 images, where accuracy
-# has a standard error of 2 points. A rule of thumb.
+FOLDS = 5  # folds of a repeat on few images; on many, one fold of the five
+# With fewer images than this, every image is held out once per repeat: a single fifth would be under 400
+# images, on which accuracy has a standard error of 2 points. A rule of thumb.
 FEW_IMAGES = 2000
 
 
@@ -31,78 +31,104 @@ class Cell:
 
 
 class NothingHeldOut(DataError):
-    """No image can be held out: none would leave its class another one to learn from."""
+    """Raised if no image can be held out, because each would leave its class without a training image."""
 
 
 def pool(data: Manifest) -> tuple[Sample, ...]:
-    """Return the images that may be learned from: train and val."""
+    """Return the samples of the train and val parts, in order; positions in the pool refer to them."""
     return tuple(sample for sample in data.samples if sample.split != "test")
 
 
 def folds_of(data: Manifest, seed: int) -> int:
-    """Return how many folds a repeat has: all of them where images are few, else the first alone.
+    """Return how many folds a repeat has.
 
-    Raises `NothingHeldOut` where nothing can be.
+    Parameters
+    ----------
+    data
+        The images.
+    seed
+        Seed of the split.
+
+    Returns
+    -------
+    int
+        `FOLDS` (fewer for small classes) with fewer than `FEW_IMAGES` images and no val part of the source's
+        own, else 1.
+
+    Raises
+    ------
+    NothingHeldOut
+        If no image can be held out.
     """
-    given = "val" in data.given
-    made = 1 if given and len(_given_val(data)) else 0 if given else len(_pairs(data, 0, seed))
-    if not made:
+    has_val = "val" in data.given
+    folds = 1 if has_val and len(_given_val(data)) else 0 if has_val else len(_splits(data, 0, seed))
+    if not folds:
         raise NothingHeldOut(_nothing_held(data))
-    return made if not given and len(pool(data)) < FEW_IMAGES else 1
+    return folds if not has_val and len(pool(data)) < FEW_IMAGES else 1
 
 
 def _nothing_held(data: Manifest) -> str:
-    """Say why nothing can be held out, and what to do."""
+    """Return the message that says why nothing can be held out, and what to do."""
     images = pool(data)
     learned = sum(sample.digest in data.learned for sample in images)
     if not learned:
         return (
-            "Nothing can be held out to compare on: no class has two images that are independent of each "
-            "other. Add images, or train one strategy without comparing."
+            "Nothing can be held out to compare on: no class has two independent images. Add images, or "
+            "train one strategy without comparing."
         )
     return (
-        f"Nothing can be held out to compare on: the model had already learned from {learned} of "
-        f"{len(images)} images, and none of the others can be held out without them. Add images that it has "
-        "not seen, or begin with a model that has not learned from these."
+        f"Nothing can be held out to compare on: the model has already learned from {learned} of "
+        f"{len(images)} images, and none of the others can be held out without them. Add images that are new "
+        "to it, or start from a model that has not learned from these."
     )
 
 
 def spread_of_folds(folds: int) -> float:
-    """Return how many times the variance over images a cross-validated accuracy has, as one of a new model.
+    """Return by what factor a cross-validated accuracy's variance exceeds the variance over images.
 
-    Models of other folds learned from almost the same images, so their mistakes hang together, and what is
-    estimated is a model that learns from all: 1 + folds × held out / learned from (Nadeau and Bengio 2003).
+    The models of different folds share most training images, so their errors are correlated. The factor is
+    1 + folds × held-out share / training share (Nadeau and Bengio 2003).
+
+    Parameters
+    ----------
+    folds
+        Folds of a repeat; 1 for a hold-out.
+
+    Returns
+    -------
+    float
+        Factor of the variance, above 1.
     """
-    held = 1 / folds if folds > 1 else 1 / FOLDS
-    return 1 + folds * held / (1 - held)
+    share = 1 / folds if folds > 1 else 1 / FOLDS
+    return 1 + folds * share / (1 - share)
 
 
 def seed_of(seed: int, cell: Cell) -> int:
-    """Return the seed of a cell's runs; the folds of one repeat share it, and so their augmented views."""
+    """Return the seed of a cell's runs; the folds of one repeat share it, and so share augmented views."""
     return derive(seed, "repeat", cell.repeat)
 
 
 def remembered(data: Manifest, seed: int, repeats: int) -> dict[int, dict[str, int]]:
-    """Return the folds of these repeats, as a study remembers them: seed → digest → fold."""
+    """Return the folds of the repeats as a study stores them: seed → image digest → fold."""
     if "val" in data.given:
         return {}
     digests = [sample.digest for sample in pool(data)]
     return {
-        derive(seed, "repeat", repeat): numbered(_pairs(data, repeat, seed), digests)
+        derive(seed, "repeat", repeat): numbered(_splits(data, repeat, seed), digests)
         for repeat in range(repeats)
     }
 
 
 def parted(data: Manifest, cell: Cell, seed: int) -> tuple[np.ndarray, np.ndarray]:
-    """Return the cell's (learn, hold) positions into the pool."""
+    """Return the cell's (training, held-out) positions in the pool."""
     if "val" in data.given:
         held = _given_val(data)
         return np.setdiff1d(np.arange(len(pool(data))), held), held
-    return _pairs(data, cell.repeat, seed)[cell.fold]
+    return _splits(data, cell.repeat, seed)[cell.fold]
 
 
 def split(data: Manifest, cell: Cell, seed: int) -> Manifest:
-    """Return the cell's manifest: train, and val to judge by; no test image."""
+    """Return the cell's manifest, with a train and a val part and no test image."""
     images = pool(data)
     held = {images[i].path for i in parted(data, cell, seed)[1].tolist()}
     samples = tuple(replace(s, split="val" if s.path in held else "train") for s in images)
@@ -110,14 +136,14 @@ def split(data: Manifest, cell: Cell, seed: int) -> Manifest:
 
 
 def _given_val(data: Manifest) -> np.ndarray:
-    """Return the positions into the pool of the val part that the source names, without what was learned."""
+    """Return the pool positions of the source's own val part, without images the network has learned from."""
     images = pool(data)
     named = np.array([sample.split == "val" for sample in images], dtype=bool)
     return np.flatnonzero(named & ~data.has_learned(images))
 
 
-def _pairs(data: Manifest, repeat: int, seed: int) -> list[tuple[np.ndarray, np.ndarray]]:
-    """Return (learn, hold) positions into the pool; what only trains is in none of the held ones."""
+def _splits(data: Manifest, repeat: int, seed: int) -> list[tuple[np.ndarray, np.ndarray]]:
+    """Return (training, held-out) positions in the pool, one pair per fold."""
     samples = pool(data)
     targets, units = data.targets(samples), data.units(samples)
     contested = {path for conflict in data.conflicts for path in conflict.paths}
@@ -125,10 +151,12 @@ def _pairs(data: Manifest, repeat: int, seed: int) -> list[tuple[np.ndarray, np.
         label for label, n in Counter(t for t, _ in set(zip(targets, units, strict=True))).items() if n < 2
     }
     stays = np.array([s.path in contested for s in samples]) | np.isin(targets, list(single))
-    moving = np.flatnonzero(~np.isin(units, units[stays]) & ~data.has_learned(samples))
-    if not len(moving):
+    movable_positions = np.flatnonzero(~np.isin(units, units[stays]) & ~data.has_learned(samples))
+    if not len(movable_positions):
         return []
-    some = [samples[i] for i in moving.tolist()]
-    pairs = data.folds(some, FOLDS, derive(seed, "repeat", repeat))
+    movable = [samples[i] for i in movable_positions.tolist()]
+    splits = data.folds(movable, FOLDS, derive(seed, "repeat", repeat))
     everything = np.arange(len(samples))
-    return [(np.setdiff1d(everything, moving[hold]), moving[hold]) for _, hold in pairs]
+    return [
+        (np.setdiff1d(everything, movable_positions[hold]), movable_positions[hold]) for _, hold in splits
+    ]

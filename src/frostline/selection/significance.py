@@ -1,7 +1,7 @@
-"""Who won: paired over the same images and repeats, with "too close to call" as an answer. Imports no torch.
+"""Paired tests between candidates on the same held-out images and repeats. Imports no torch.
 
-Two candidates are compared on the very images that both were held out on. Images that hang together are drawn
-together, and so are the repeats (a two-way bootstrap); the interval of the difference is what the draws say.
+Intervals come from a two-way bootstrap over images and repeats. Images of one group, and copies of one image,
+are drawn together.
 """
 
 from __future__ import annotations
@@ -18,49 +18,64 @@ from frostline import metrics
 Floats = NDArray[np.float64]
 Ints = NDArray[np.int64]
 
-CORRECTIONS = 200  # draws of images for the optimism of a choice
-DRAWS = 2000  # the interval's ends then move by less than a twentieth of its width between repeats
+CORRECTIONS = 200  # bootstrap draws for the optimism of choosing the best
+DRAWS = 2000  # bootstrap draws: with as many, an interval's ends vary by less than 5 % of its width
 
 
 @dataclass(frozen=True)
-class Held:
-    """One candidate's answers on images it had not learned from, over all of its cells, in one order.
+class HeldOutPredictions:
+    """One candidate's predictions on held-out images, over all its cells.
 
-    `repeats` and `units` are (N,): an image is there once for each repeat that held it out.
+    An image has one row for each repeat that held it out; there are N rows.
+
+    Parameters
+    ----------
+    images
+        Positions in the pool, (N,).
+    repeats
+        Repeat of each row, (N,).
+    units
+        Group of each row, (N,): images of one unit are never split.
+    targets
+        Class indices, (N,).
+    probabilities
+        Predicted probabilities, (N, classes).
+    logits
+        Logits before temperature scaling, (N, classes), up to a constant for each image.
     """
 
-    images: Ints  # (N,) positions in the pool
+    images: Ints
     repeats: Ints
     units: Ints
     targets: Ints
-    probabilities: Floats  # (N, classes)
-    logits: Floats | None = None  # (N, classes), before any temperature
+    probabilities: Floats
+    logits: Floats | None = None
 
     def score(self, metric: str) -> float:
-        """Return the mean over repeats of the goodness (higher is better)."""
+        """Return the mean of a metric over repeats, with its sign such that higher is better."""
         return float(np.mean([self._at(metric, self.repeats == r) for r in np.unique(self.repeats)]))
 
     def accuracy_interval(self, spread: float = 1.0) -> tuple[float, float, float]:
-        """Return the mean accuracy over repeats and its 95 % interval, over images and what ties them.
+        """Return accuracy (mean over repeats) and its 95 % interval (low, high), clustered by unit.
 
-        `spread` widens it: how many times the variance over images the figure has.
+        `spread` multiplies the variance over images, to widen the interval.
         """
-        _, place = np.unique(self.images, return_inverse=True)
-        right = np.bincount(place, weights=_right(self)) / np.bincount(place)
-        unit = np.zeros(len(right), dtype=np.int64)
-        unit[place] = self.units
-        low, high = metrics.rate_interval(right, unit, spread)
-        return float(right.mean()), low, high
+        _, index = np.unique(self.images, return_inverse=True)
+        correct = np.bincount(index, weights=_correct(self)) / np.bincount(index)
+        unit = np.zeros(len(correct), dtype=np.int64)
+        unit[index] = self.units
+        low, high = metrics.rate_interval(correct, unit, spread)
+        return float(correct.mean()), low, high
 
-    def rows(self, chosen: NDArray[np.bool_]) -> Held:
-        """Return the chosen rows of it; `chosen` is (N,)."""
-        return Held(
-            self.images[chosen],
-            self.repeats[chosen],
-            self.units[chosen],
-            self.targets[chosen],
-            self.probabilities[chosen],
-            None if self.logits is None else self.logits[chosen],
+    def rows(self, mask: NDArray[np.bool_]) -> HeldOutPredictions:
+        """Return the rows that a mask (N,) selects."""
+        return HeldOutPredictions(
+            self.images[mask],
+            self.repeats[mask],
+            self.units[mask],
+            self.targets[mask],
+            self.probabilities[mask],
+            None if self.logits is None else self.logits[mask],
         )
 
     def _at(self, metric: str, rows: NDArray[np.bool_]) -> float:
@@ -69,7 +84,7 @@ class Held:
 
 @dataclass(frozen=True)
 class Difference:
-    """How much better one did than the other: mean, 95 % interval and standard error, as fractions."""
+    """Difference of two candidates' scores: mean, 95 % interval and standard error, as fractions."""
 
     mean: float
     low: float
@@ -78,49 +93,118 @@ class Difference:
 
     @property
     def separated(self) -> bool:
-        """Whether the interval leaves out zero."""
+        """Whether the interval excludes zero."""
         return self.low > 0 or self.high < 0
 
 
 @dataclass(frozen=True)
 class Verdict:
-    """The winner, whether it is separated from all others, and by how much it leads each of them."""
+    """The winner of a comparison and how far the leader is ahead of the others.
+
+    Parameters
+    ----------
+    winner
+        Index of the winning candidate.
+    leader
+        Index of the candidate with the best mean score. A cheaper one wins if the two are not significantly
+        different.
+    separated
+        Whether the leader is significantly better than every other candidate.
+    differences
+        The leader's score minus that of each other candidate, by index.
+    """
 
     winner: int
-    leader: int  # the best mean; another wins where the two are too close to call and it is cheaper
+    leader: int
     separated: bool
-    differences: Mapping[int, Difference]  # the leader minus each other
+    differences: Mapping[int, Difference]
 
 
-def difference(one: Held, other: Held, metric: str, seed: int = 0) -> Difference:
-    """Compare two candidates on the same images and repeats."""
-    if not (np.array_equal(one.images, other.images) and np.array_equal(one.repeats, other.repeats)):
+def difference(
+    first: HeldOutPredictions, second: HeldOutPredictions, metric: str, seed: int = 0
+) -> Difference:
+    """Return how much better the first candidate scored than the second, on the same images and repeats.
+
+    Parameters
+    ----------
+    first, second
+        Predictions on the same rows in the same order.
+    metric
+        Name of the metric.
+    seed
+        Seed of the bootstrap.
+
+    Returns
+    -------
+    Difference
+        Mean, 95 % interval and standard error.
+
+    Raises
+    ------
+    ValueError
+        If the rows differ.
+    """
+    if not (np.array_equal(first.images, second.images) and np.array_equal(first.repeats, second.repeats)):
         raise ValueError("Two candidates can only be paired on the same images in the same order.")
-    mean = one.score(metric) - other.score(metric)
-    drawn = _drawn_accuracy(one, other, seed) if metric == "accuracy" else _drawn(one, other, metric, seed)
+    mean = first.score(metric) - second.score(metric)
+    if metric == "accuracy":
+        drawn = _draw_accuracy_differences(first, second, seed)
+    else:
+        drawn = _draw_differences(first, second, metric, seed)
     low, high = np.quantile(drawn, (0.025, 0.975))
     return Difference(mean, float(low), float(high), float(np.std(drawn)))
 
 
-def judge(held: Mapping[int, Held], seconds: Mapping[int, float], metric: str, seed: int = 0) -> Verdict:
-    """Name the winner: the best, or the cheapest of those within one standard error of it.
+def judge(
+    held: Mapping[int, HeldOutPredictions], seconds: Mapping[int, float], metric: str, seed: int = 0
+) -> Verdict:
+    """Return the winner: the best candidate, or the cheapest of those within one standard error of it.
 
-    The rule of one standard error (Breiman et al. 1984): a lead that the same images drawn again could turn
-    round is no reason to pay more.
+    This is the one-standard-error rule (Breiman et al. 1984).
+
+    Parameters
+    ----------
+    held
+        Predictions of each candidate, by index, all on the same rows.
+    seconds
+        Cost of a run of each candidate, by index.
+    metric
+        Name of the metric.
+    seed
+        Seed of the bootstrap.
+
+    Returns
+    -------
+    Verdict
+        Winner, leader and differences.
     """
-    scores = {name: answers.score(metric) for name, answers in held.items()}
+    scores = {name: predictions.score(metric) for name, predictions in held.items()}
     leader = max(scores, key=lambda name: (scores[name], -seconds[name]))
     others = {name: difference(held[leader], held[name], metric, seed) for name in held if name != leader}
-    close = [name for name, found in others.items() if not found.separated and found.mean <= found.error]
+    close = [name for name, gap in others.items() if not gap.separated and gap.mean <= gap.error]
     winner = min([leader, *close], key=lambda name: (seconds[name], -scores[name]))
-    return Verdict(winner, leader, all(found.separated for found in others.values()), others)
+    return Verdict(winner, leader, all(gap.separated for gap in others.values()), others)
 
 
-def optimism(held: Mapping[int, Held], metric: str, seed: int = 0) -> float:
-    """Return how much better the best of several looks than it is, by having been picked as the best.
+def optimism(held: Mapping[int, HeldOutPredictions], metric: str, seed: int = 0) -> float:
+    """Return the optimism of the best candidate's score, caused by choosing it on the same images.
 
-    In each draw of images the best there is picked, and asked about the images that were not drawn
-    (bootstrap bias correction, Tsamardinos et al. 2018, arXiv 1708.07180). Never below zero.
+    In each bootstrap draw of images the best candidate is chosen and evaluated on the images that were not
+    drawn (bootstrap bias correction, Tsamardinos et al. 2018, arXiv 1708.07180).
+
+    Parameters
+    ----------
+    held
+        Predictions of each candidate, by index, all on the same rows.
+    metric
+        Name of the metric.
+    seed
+        Seed of the bootstrap.
+
+    Returns
+    -------
+    float
+        Score to subtract, never below zero.
     """
     if len(held) < 2:
         return 0.0
@@ -134,64 +218,66 @@ def optimism(held: Mapping[int, Held], metric: str, seed: int = 0) -> float:
         outside = np.setdiff1d(np.arange(len(first.images)), inside)
         if not len(outside):
             continue
-        seen = {name: _goodness(held[name], metric, inside) for name in names}
-        gap = {name: seen[name] - _goodness(held[name], metric, outside) for name in names}
-        picked = max(names, key=seen.__getitem__)
-        gaps.append(
-            gap[picked] - statistics.mean(gap.values())
-        )  # what all share is the draw's, not the pick's
-    found = float(np.mean(gaps)) if gaps else 0.0
-    return max(0.0, found) if np.isfinite(found) else 0.0
+        scores = {name: _goodness(held[name], metric, inside) for name in names}
+        gap = {name: scores[name] - _goodness(held[name], metric, outside) for name in names}
+        best = max(names, key=scores.__getitem__)
+        # What all candidates share comes from the draw, not from choosing the best.
+        gaps.append(gap[best] - statistics.mean(gap.values()))
+    mean_gap = float(np.mean(gaps)) if gaps else 0.0
+    return max(0.0, mean_gap) if np.isfinite(mean_gap) else 0.0
 
 
-def shallowest(found: Verdict) -> Verdict:
-    """Return the verdict by another rule: the first listed that is not separated from the leader wins."""
-    close = [name for name, apart in found.differences.items() if not apart.separated]
-    return replace(found, winner=min([found.leader, *close]))
+def shallowest(verdict: Verdict) -> Verdict:
+    """Return the verdict by which the first listed that is not significantly worse than the leader wins."""
+    close = [name for name, gap in verdict.differences.items() if not gap.separated]
+    return replace(verdict, winner=min([verdict.leader, *close]))
 
 
-def _drawn_accuracy(one: Held, other: Held, seed: int) -> Floats:
-    """Draw differences of accuracy; a table (repeats, units) of sums is all that they depend on."""
-    apart = _right(one) - _right(other)
-    _, repeat = np.unique(one.repeats, return_inverse=True)
-    _, unit = np.unique(one.units, return_inverse=True)
+def _draw_accuracy_differences(first: HeldOutPredictions, second: HeldOutPredictions, seed: int) -> Floats:
+    """Return bootstrap differences of accuracy (DRAWS,), computed from a table (repeats, units) of sums."""
+    gains = _correct(first) - _correct(second)
+    _, repeat = np.unique(first.repeats, return_inverse=True)
+    _, unit = np.unique(first.units, return_inverse=True)
     shape = (int(repeat.max()) + 1, int(unit.max()) + 1)
     sums, counts = np.zeros(shape), np.zeros(shape)
-    np.add.at(sums, (repeat, unit), apart)
+    np.add.at(sums, (repeat, unit), gains)
     np.add.at(counts, (repeat, unit), 1.0)
     rng = np.random.default_rng(seed)
-    found = []
+    drawn = []
     for _ in range(DRAWS):
         weight = rng.multinomial(shape[1], np.full(shape[1], 1 / shape[1]))
         rows = rng.integers(shape[0], size=shape[0])
         totals = counts[rows] @ weight
-        found.append(np.mean((sums[rows] @ weight) / np.maximum(totals, 1.0)))
-    return np.array(found)
+        drawn.append(np.mean((sums[rows] @ weight) / np.maximum(totals, 1.0)))
+    return np.array(drawn)
 
 
-def _drawn(one: Held, other: Held, metric: str, seed: int) -> Floats:
-    """Draw differences of any metric, by drawing images."""
+def _draw_differences(
+    first: HeldOutPredictions, second: HeldOutPredictions, metric: str, seed: int
+) -> Floats:
+    """Return bootstrap differences of any metric, by drawing images."""
     rng = np.random.default_rng(seed)
-    members = _members(one.units)
-    repeats = np.unique(one.repeats)
-    found: list[float] = []
+    members = _members(first.units)
+    repeats = np.unique(first.repeats)
+    drawn: list[float] = []
     for _ in range(DRAWS // 4):
         units = rng.integers(len(members), size=len(members))
         rows = np.concatenate([members[u] for u in units])
-        apart = []
+        gains = []
         for repeat in rng.choice(repeats, len(repeats)):
-            mine = rows[one.repeats[rows] == repeat]
-            if len(mine):
+            chosen = rows[first.repeats[rows] == repeat]
+            if len(chosen):
                 scores = [
-                    metrics.goodness(metric, h.targets[mine], h.probabilities[mine]) for h in (one, other)
+                    metrics.goodness(metric, h.targets[chosen], h.probabilities[chosen])
+                    for h in (first, second)
                 ]
-                apart.append(scores[0] - scores[1])
-        if apart and np.isfinite(apart).all():
-            found.append(float(np.mean(apart)))
-    return np.array(found)
+                gains.append(scores[0] - scores[1])
+        if gains and np.isfinite(gains).all():
+            drawn.append(float(np.mean(gains)))
+    return np.array(drawn)
 
 
-def _goodness(held: Held, metric: str, rows: Ints) -> float:
+def _goodness(held: HeldOutPredictions, metric: str, rows: Ints) -> float:
     return metrics.goodness(metric, held.targets[rows], held.probabilities[rows])
 
 
@@ -201,5 +287,5 @@ def _members(units: Ints) -> Sequence[Ints]:
     return np.split(order, starts[1:])
 
 
-def _right(held: Held) -> Floats:
+def _correct(held: HeldOutPredictions) -> Floats:
     return np.asarray(held.probabilities.argmax(axis=1) == held.targets, dtype=np.float64)

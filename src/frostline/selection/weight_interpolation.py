@@ -1,9 +1,9 @@
-"""How far the winner goes back towards the pretrained network, chosen by answers out of fold.
+"""Weight interpolation between the pretrained and the adapted network, chosen by out-of-fold predictions.
 
-Between (pretrained network + its probe) and (adapted network), weights are mixed (WiSE-FT, Wortsman et al.
-2022, arXiv 2109.01903). Each of the winner's runs is asked about the images it held out, at every point. The
-share that all of them together like best is the one the winner is trained with; the figures reported are of
-shares that each fold's images had no say in.
+The weights of (pretrained network + its probe) and of the adapted network are mixed (WiSE-FT, Wortsman et al.
+2022, arXiv 2109.01903). Each of the winner's runs predicts its held-out images at every share. The share with
+the best scores over all runs is the one the winner is trained with; the reported scores use, for each fold,
+the share that the other images choose.
 """
 
 from __future__ import annotations
@@ -29,8 +29,8 @@ from frostline.selection import resampling
 from frostline.selection.candidates import Candidate
 from frostline.selection.out_of_fold import fold_models, longest
 from frostline.selection.request import CompareRequest
-from frostline.selection.runner import Contest, sub_study
-from frostline.selection.significance import Held
+from frostline.selection.runner import TrialRunner, sub_study
+from frostline.selection.significance import HeldOutPredictions
 from frostline.selection.successive_halving import Task
 from frostline.strategies import linear_probe
 from frostline.studies.study_folder import RunFolder
@@ -44,121 +44,162 @@ Floats = NDArray[np.float64]
 
 
 @dataclass(frozen=True)
-class Halfway:
-    """The share that was chosen (0 pretrained, 1 adapted), what its runs answer, and what was found."""
+class Interpolation:
+    """The chosen share (0 pretrained, 1 adapted), the predictions of its runs, and a report as plain data."""
 
     share: float
-    held: Held
-    about: dict[str, Any]
+    predictions: HeldOutPredictions
+    report: dict[str, Any]
 
 
-def can(candidate: Candidate) -> bool:
-    """Whether there is anything between the candidate and a probe."""
+def can_interpolate(candidate: Candidate) -> bool:
+    """Return whether the candidate's weights differ from a probe's, so that they can be interpolated."""
     strategy = candidate.strategy
     return strategy.trains and strategy.pretrained and strategy.head == "linear"
 
 
-def choose(request: CompareRequest, contest: Contest, place: int, mine: Held) -> Halfway | None:
-    """Ask the winner's runs at every point, or at the one asked for; `None` where the time is up.
+def choose(
+    request: CompareRequest, runner: TrialRunner, winner: int, predictions: HeldOutPredictions
+) -> Interpolation | None:
+    """Choose the interpolation share of the winner by its runs' held-out images.
 
-    `mine` holds what they answer where they ended.
+    Parameters
+    ----------
+    request
+        Options of the comparison; `interpolate_weights` is a share or "auto" for all of `POINTS`.
+    runner
+        Its runs.
+    winner
+        Index of the winner.
+    predictions
+        Held-out predictions of its adapted weights.
+
+    Returns
+    -------
+    Interpolation or None
+        `None` if the time is up.
     """
     shares = (
         POINTS
         if request.config.interpolate_weights == "auto"
         else (float(request.config.interpolate_weights or 0.0),)
     )
-    tasks, watch = longest(contest.outcomes, place), Stopwatch()
-    row_of = {
-        key: row for row, key in enumerate(zip(mine.repeats.tolist(), mine.images.tolist(), strict=True))
+    tasks, watch = longest(runner.outcomes, winner), Stopwatch()
+    row_at = {
+        key: row
+        for row, key in enumerate(zip(predictions.repeats.tolist(), predictions.images.tolist(), strict=True))
     }
-    found = np.zeros((len(shares), *mine.probabilities.shape))
-    cell_of = np.zeros(len(mine.images), dtype=np.int64)
-    image_of = {sample.path: index for index, sample in enumerate(resampling.pool(contest.data))}
+    share_logits = np.zeros((len(shares), *predictions.probabilities.shape))
+    cell_of = np.zeros(len(predictions.images), dtype=np.int64)
+    image_of = {sample.path: image for image, sample in enumerate(resampling.pool(runner.data))}
     for number, task in enumerate(tasks):
-        if contest.clock.late:
-            request.log("There is no time to choose how far to go back; the winner stays where it ended.")
+        if runner.clock.late:
+            request.log("There is no time to interpolate weights; the winner keeps its adapted weights.")
             return None
-        fold = _Fold.of(request, contest, task)
-        which = np.array([row_of[task.cell.repeat, image_of[s.path]] for s in fold.held.samples])
-        cell_of[which] = number
+        fold = _Fold.of(request, runner, task)
+        fold_rows = np.array([row_at[task.cell.repeat, image_of[s.path]] for s in fold.held_out.samples])
+        cell_of[fold_rows] = number
         for position, share in enumerate(shares):
-            found[position, which] = fold.answers(share)
+            share_logits[position, fold_rows] = fold.predict(share)
         if number == 0:
             request.log(
-                f"Going back: {len(tasks)} run(s) are asked about what they held out, at {len(shares)} "
-                f"point(s): about {watch.seconds * len(tasks):.0f} s"
+                f"Interpolating weights: {len(tasks)} run(s) predict their held-out images at {len(shares)} "
+                f"share(s), in about {watch.seconds * len(tasks):.0f} s"
             )
-    return _chosen(request, shares, found, cell_of, mine, watch)
+    return _chosen(request, shares, share_logits, cell_of, predictions, watch)
 
 
 def _chosen(
     request: CompareRequest,
     shares: Sequence[float],
-    found: Floats,
+    share_logits: Floats,
     cell_of: NDArray[np.int64],
-    mine: Held,
+    predictions: HeldOutPredictions,
     watch: Stopwatch,
-) -> Halfway:
-    metric, everyone = request.config.metric, np.ones(len(cell_of), dtype=bool)
-    best, points = _best(metric, shares, found, mine.targets, everyone)
-    answers, nested = np.empty_like(found[0]), list[float]()
+) -> Interpolation:
+    metric, all_rows = request.config.metric, np.ones(len(cell_of), dtype=bool)
+    best, points = _best(metric, shares, share_logits, predictions.targets, all_rows)
+    chosen_logits, nested = np.empty_like(share_logits[0]), list[float]()
     for cell in np.unique(cell_of):
-        own = cell_of == cell
-        picked = _best(metric, shares, found, mine.targets, _without(own, mine.images))[0]
-        answers[own] = found[picked, own]
-        nested.append(shares[picked])
-    temperature = metrics.fit_temperature(answers, mine.targets)
-    held = replace(mine, logits=answers, probabilities=metrics.softmax(answers, temperature))
-    apart = len(nested) > 1  # else the one part that was held out has chosen, and is reported on
-    about: dict[str, Any] = {"share": shares[best], "points": points, "by_fold": nested, "apart": apart}
-    about["seconds"] = watch.seconds
-    return Halfway(shares[best], held, about)
+        in_cell = cell_of == cell
+        chosen = _best(
+            metric, shares, share_logits, predictions.targets, _rows_to_choose_by(in_cell, predictions.images)
+        )[0]
+        chosen_logits[in_cell] = share_logits[chosen, in_cell]
+        nested.append(shares[chosen])
+    temperature = metrics.fit_temperature(chosen_logits, predictions.targets)
+    interpolated = replace(
+        predictions, logits=chosen_logits, probabilities=metrics.softmax(chosen_logits, temperature)
+    )
+    unbiased = len(nested) > 1  # else the same held-out images chose the share and are reported on
+    report: dict[str, Any] = {"share": shares[best], "points": points, "by_fold": nested, "apart": unbiased}
+    report["seconds"] = watch.seconds
+    return Interpolation(shares[best], interpolated, report)
 
 
-def _without(own: NDArray[np.bool_], images: NDArray[np.int64]) -> NDArray[np.bool_]:
-    """Return the answers that may choose for those marked: of other images; else of other runs; else all."""
-    others = ~np.isin(images, images[own])  # in other repeats the same images were held out, too
+def _rows_to_choose_by(in_cell: NDArray[np.bool_], images: NDArray[np.int64]) -> NDArray[np.bool_]:
+    """Return the mask of rows to choose the share of a cell by: other images; else other runs; else all."""
+    others = ~np.isin(images, images[in_cell])  # in other repeats the same images were held out, too
     if others.any():
         return others
-    return own if own.all() else ~own
+    return in_cell if in_cell.all() else ~in_cell
 
 
 def _best(
-    metric: str, shares: Sequence[float], found: Floats, targets: NDArray[np.int64], rows_: NDArray[np.bool_]
+    metric: str,
+    shares: Sequence[float],
+    share_logits: Floats,
+    targets: NDArray[np.int64],
+    rows: NDArray[np.bool_],
 ) -> tuple[int, list[dict[str, float]]]:
-    """Return the best point on some answers, as a probe's L2 is chosen, and what all points gave.
+    """Return the position of the best share on some rows, and the scores of all shares.
 
-    That is the one of lowest log loss among those that chance alone may have put below the best.
+    It is the one of lowest log loss among those not significantly worse than the best.
     """
-    points, good, losses = [], [], []
-    for share, raw in zip(shares, found, strict=True):
-        p = metrics.softmax(raw[rows_], metrics.fit_temperature(raw[rows_], targets[rows_]))
-        loss = metrics.score("log_loss", targets[rows_], p)
-        points.append({"share": share, metric: metrics.score(metric, targets[rows_], p), "log_loss": loss})
-        good.append(metrics.goodness(metric, targets[rows_], p))
+    points, scores, losses = [], [], []
+    for share, raw in zip(shares, share_logits, strict=True):
+        probabilities = metrics.softmax(raw[rows], metrics.fit_temperature(raw[rows], targets[rows]))
+        loss = metrics.score("log_loss", targets[rows], probabilities)
+        points.append(
+            {"share": share, metric: metrics.score(metric, targets[rows], probabilities), "log_loss": loss}
+        )
+        scores.append(metrics.goodness(metric, targets[rows], probabilities))
         losses.append(loss)
-    best = probe.least_loss_near_best(np.array(good), np.array(losses), metric, int(rows_.sum()))
+    best = probe.least_loss_near_best(np.array(scores), np.array(losses), metric, int(rows.sum()))
     return best, points
 
 
 def models(
-    request: CompareRequest, contest: Contest, place: int, tasks: Sequence[Task], share: float | None
+    request: CompareRequest, runner: TrialRunner, winner: int, tasks: Sequence[Task], share: float | None
 ) -> Callable[[str], nn.Module | None]:
-    """Return what finds the model that was asked about an image, as `fold_models` does, at a share."""
-    task_of = {request.study.run_at(contest.outcomes[task].get("run")).path: task for task in tasks}
+    """Return a function that maps an image's path to the model that held it out, at an interpolation share.
 
-    def back(run: Path, model: nn.Module) -> nn.Module:
+    Parameters
+    ----------
+    request
+        Options of the comparison.
+    runner
+        Its runs.
+    winner
+        Index of the winner.
+    tasks
+        Runs whose models are used.
+    share
+        Share, 0–1; `None` or 1 for the adapted weights.
+    """
+    task_of = {request.study.run_at(runner.outcomes[task].get("run")).path: task for task in tasks}
+
+    def interpolated(run: Path, model: nn.Module) -> nn.Module:
         assert share is not None
-        return _Fold.of(request, contest, task_of[run]).at(share, model)
+        return _Fold.of(request, runner, task_of[run]).at(share, model)
 
     return fold_models(
-        request.backbones[request.candidates[place].model],
-        request.candidates[place].strategy,
+        request.backbones[request.candidates[winner].model],
+        request.candidates[winner].strategy,
         len(request.data.classes),
         request.study.path,
-        [contest.outcomes[task] for task in tasks],
-        None if share is None or share == 1.0 else back,
+        [runner.outcomes[task] for task in tasks],
+        None if share is None or share == 1.0 else interpolated,
     )
 
 
@@ -171,20 +212,20 @@ class _Fold:
     folder: RunFolder
     cut: Cut
     train: Images
-    held: Images
-    before: nn.Module
-    after: nn.Module
+    held_out: Images
+    pretrained: nn.Module
+    adapted: nn.Module
 
     @classmethod
-    def of(cls, request: CompareRequest, contest: Contest, task: Task) -> _Fold:
-        """Load the run, and make the probe on its training part, or read it back where it raced, too."""
+    def of(cls, request: CompareRequest, runner: TrialRunner, task: Task) -> _Fold:
+        """Load the run, and train the probe on its training part, or read it back if it was compared, too."""
         candidate = request.candidates[task.candidate]
         backbone, folder = (
             request.backbones[candidate.model],
-            request.study.run_at(contest.outcomes[task].get("run")),
+            request.study.run_at(runner.outcomes[task].get("run")),
         )
-        data = resampling.split(contest.data, task.cell, request.config.seed)
-        solved = train(
+        data = resampling.split(runner.data, task.cell, request.config.seed)
+        probe_run = train(
             backbone,
             data,
             linear_probe(),
@@ -197,7 +238,7 @@ class _Fold:
         name = folder.read("result.json")["cut"]
         classes = len(request.data.classes)
 
-        def loaded(run: RunFolder) -> nn.Module:
+        def load(run: RunFolder) -> nn.Module:
             model = backbone.adapt(classes, seed=0)
             model.load_state_dict(load_file(run.weights))
             return model
@@ -208,26 +249,32 @@ class _Fold:
             folder=folder,
             cut=next(cut for cut in backbone.cuts if cut.name == name),
             train=Images(data, data.part("train"), backbone.preprocessing),
-            held=Images(data, data.part("val"), backbone.preprocessing),
-            before=loaded(solved.folder),
-            after=loaded(folder),
+            held_out=Images(data, data.part("val"), backbone.preprocessing),
+            pretrained=load(probe_run.folder),
+            adapted=load(folder),
         )
 
-    def at(self, share: float, after: nn.Module) -> nn.Module:
-        """Return the model at a share of the way, as `train` makes it."""
+    def at(self, share: float, adapted: nn.Module) -> nn.Module:
+        """Return the model at an interpolation share, as `train` makes it."""
         numbers = Plan.from_dict(self.folder.read("plan.json")).numbers
 
         def settle(model: nn.Module) -> None:
             recalibrate(self.backbone, model, self.cut, self.train, numbers)
 
-        return point(self.before, after, share, settle)
+        return point(self.pretrained, adapted, share, settle)
 
-    def answers(self, share: float) -> NDArray[np.float32]:
-        """Return logits (images, classes) on the held-out images at a share, in float32 as a run's are."""
+    def predict(self, share: float) -> NDArray[np.float32]:
+        """Return logits (images, classes) of the held-out images at a share, in float32 as a run's are."""
         row_bytes = 4 * bb.row_elements(self.backbone, self.cut)
         keep = cache_choice.untimed(row_bytes, 3 * self.backbone.preprocessing.size**2).keep
         way = ForwardConfig(numerics.exact_plan(self.request.config.threads), EVALUATION_BATCH)
         with FeatureCache() as store:
             return logits(
-                self.backbone, self.at(share, self.after), self.cut, self.held, way, keep=keep, cache=store
+                self.backbone,
+                self.at(share, self.adapted),
+                self.cut,
+                self.held_out,
+                way,
+                keep=keep,
+                cache=store,
             )

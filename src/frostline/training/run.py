@@ -58,6 +58,7 @@ class Run:
     again: bool = False  # it had been finished before, and was read back
     backbone: Backbone | None = field(default=None, repr=False, compare=False)  # where it is at hand
 
+    run = Figure[str]("The name of its folder in runs/.")
     strategy = Figure[str]("The strategy in its notation.")
     model = Figure[str]("The backbone's name.")
     accuracy = Figure[float | None]("Share of test images predicted correctly, 0–1; None without any.")
