@@ -115,7 +115,7 @@ def demo(
 
 
 def write_digits(folder: Path, seed: int) -> Path:
-    """Write scikit-learn's digits as PNG files and a CSV with their labels and parts; return the CSV's path."""
+    """Write scikit-learn's digits as PNG files with a CSV of labels and parts; return the CSV's path."""
     from sklearn.datasets import load_digits
 
     bunch = load_digits()
