@@ -1,4 +1,4 @@
-"""Advice as a person reads it."""
+"""Print advice."""
 
 from __future__ import annotations
 
@@ -10,46 +10,47 @@ from rich.table import Table
 from frostline.advice import Option, Planned
 from frostline.advice.text import minutes
 from frostline.cli.output.diagnostics_text import similarity_line, size_lines
-from frostline.cli.output.formatting import _out, size
+from frostline.cli.output.formatting import console_out, size
 
 
-def advice(found: Planned, train: str) -> None:
-    """Print every option, the recommendation with its reasons, and the command that follows it.
+def advice(planned: Planned, train: str) -> None:
+    """Print every option, the recommendation with its reasons, and the next command.
 
     `train` is that command without the strategy.
     """
-    out, said = _out(), found.advice
-    for line in size_lines(found.signals):
+    out, advised = console_out(), planned.advice
+    for line in size_lines(planned.signals):
         out.print(line)
-    if found.signals.similarity:
-        out.print(similarity_line(found.signals.similarity, found.signals.model))
-    out.print(_options(said.options, said.recommended))
-    out.print(f"Recommended: {said.recommended}", style="bold", highlight=False)
-    out.print(hyperparameters_line(said.hyperparameters), highlight=False)
-    for line in said.why:
+    if planned.signals.similarity:
+        out.print(similarity_line(planned.signals.similarity, planned.signals.model))
+    out.print(_options(advised.options, advised.recommended))
+    out.print(f"Recommended: {advised.recommended}", style="bold", highlight=False)
+    out.print(hyperparameters_line(advised.hyperparameters), highlight=False)
+    for line in advised.why:
         out.print(line, highlight=False)
-    for line in said.would_change:
+    for line in advised.would_change:
         out.print(f"  · {line}", highlight=False)
-    for note in (f"Basis: {said.basis}. {' '.join(said.notes)}".rstrip(), *found.signals.notes):
+    for note in (f"Basis: {advised.basis}. {' '.join(advised.notes)}".rstrip(), *planned.signals.notes):
         out.print(f"Note: {note}", highlight=False)
-    rows = said.option(said.recommended).rows
+    rows = advised.option(advised.recommended).rows
     more = "" if rows == "auto" else f" --cache {rows}"
-    out.print(f'\n  {train} --strategy "{said.recommended}"{more}', highlight=False, soft_wrap=True)
+    out.print(f'\n  {train} --strategy "{advised.recommended}"{more}', highlight=False, soft_wrap=True)
 
 
-def hyperparameters_line(found: dict[str, Any]) -> str:
-    """What a strategy decides, with every default filled in."""
-    if not found["epochs"]:
-        return f"A linear head is solved for on frozen features, {found['size']} px; nothing else learns."
+def hyperparameters_line(settings: dict[str, Any]) -> str:
+    """Return a line of a strategy's hyperparameters."""
+    if not settings["epochs"]:
+        return f"A linear head is fitted on frozen features, {settings['size']} px; nothing else is trained."
     return (
-        f"Stages from {found['cut']} on learn, {found['epochs']} epochs: rate {found['lr']:g} at the head, "
-        f"× {found['layer_decay']:g} for each stage below; BatchNorm {found['bn']}, augmentation "
-        f"{found['augment']}, {found['size']} px, batches of {found['batch']}."
+        f"Stages from {settings['cut']} on are trained for {settings['epochs']} epochs: learning rate "
+        f"{settings['lr']:g} at the head, × {settings['layer_decay']:g} for each stage below; BatchNorm "
+        f"{settings['bn']}, augmentation {settings['augment']}, {settings['size']} px, batch size "
+        f"{settings['batch']}."
     )
 
 
 def _options(options: tuple[Option, ...], recommended: str) -> Table:
-    title = "What to expect of each strategy on new images (80 % interval), and what it costs"
+    title = "Expected accuracy on new images (80 % interval) and cost of each strategy"
     table = Table(title=title, title_justify="left", box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0))
     for name in ("strategy", "expected", "80 %", "time", "memory", "disk", ""):
         left = name in ("strategy", "")

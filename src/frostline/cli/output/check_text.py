@@ -1,4 +1,4 @@
-"""What `frostline check` found, as a person reads it."""
+"""Print the findings of `frostline check`."""
 
 from __future__ import annotations
 
@@ -8,11 +8,11 @@ from rich.table import Table
 
 from frostline.data import PARTS, Finding, Manifest
 
-MOST_CLASSES = 20  # rows of a table that is still read
+MOST_CLASSES = 20  # most rows of the table
 
 
 def checked(data: Manifest, page: str | None) -> None:
-    """Print what was read and would be done, then what may be wrong, each with what to do."""
+    """Print what was read and would be done, then each problem with what to do."""
     out = Console(markup=False, highlight=False)
     for finding in data.findings:
         if not finding.trouble:
@@ -38,7 +38,7 @@ def _print(finding: Finding, out: Console) -> None:
 
 def _table(data: Manifest) -> Table:
     given = {part: "given" if part in data.given else "drawn" for part in PARTS}
-    table = Table(title="As the images would be divided", title_justify="left")
+    table = Table(title="How the images would be split", title_justify="left")
     table.add_column("class", overflow="fold")
     for part in PARTS:
         table.add_column(f"{part} ({given[part]})" if data.part(part) else part, justify="right")

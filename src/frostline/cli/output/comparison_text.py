@@ -1,4 +1,4 @@
-"""A comparison as a person reads it."""
+"""Print a comparison."""
 
 from __future__ import annotations
 
@@ -10,42 +10,42 @@ from rich.table import Table
 
 from frostline import sentences
 from frostline.advice.text import minutes
-from frostline.cli.output.formatting import AGAIN, _out
+from frostline.cli.output.formatting import AGAIN, console_out
 from frostline.selection import Comparison
 from frostline.sentences import between, counted, percent
 
 
-def comparison(found: Comparison) -> None:
-    """Print how far each strategy came, who won, and what that is worth."""
-    out = _out()
-    if found.again:
-        out.print(again_line(found.finished))
-    out.print(standings(found.result))
-    first, *rest = found.verdict
+def comparison(outcome: Comparison) -> None:
+    """Print the standings, the verdict and the winner's accuracy."""
+    out = console_out()
+    if outcome.again:
+        out.print(again_line(outcome.finished))
+    out.print(standings(outcome.result))
+    first, *rest = outcome.verdict
     out.print(first, style="bold", highlight=False)
     for line in rest:
         out.print(line, highlight=False)
-    out.print(sentences.accuracy(found.headline), style="bold", highlight=False)
-    spent = minutes(found.seconds)
-    budget = "" if found.budget_seconds is None else f" of {minutes(found.budget_seconds)}"
-    out.print(f"{spent}{budget}; {counted(found.runs, 'run')} in {found.study.path}")
-    answering = found.result["answering"]
+    out.print(sentences.accuracy(outcome.headline), style="bold", highlight=False)
+    spent = minutes(outcome.seconds)
+    budget = "" if outcome.budget_seconds is None else f" of {minutes(outcome.budget_seconds)}"
+    out.print(f"{spent}{budget}; {counted(outcome.runs, 'run')} in {outcome.study.path}")
+    answering = outcome.result["answering"]
     if not answering["winner"]:
-        out.print(f"predict asks run {answering['run']} instead: {answering['why']}.", highlight=False)
-    command = f"frostline predict {shlex.quote(str(found.study.path))} IMAGES"
+        out.print(f"predict uses run {answering['run']} instead: {answering['why']}.", highlight=False)
+    command = f"frostline predict {shlex.quote(str(outcome.study.path))} IMAGES"
     out.print(f"\n  {command}", highlight=False, soft_wrap=True)
 
 
 def again_line(finished: bool) -> str:
-    """Say that nothing was done; `finished` is whether the race was over, or only its time."""
-    more = "" if finished else " (its time was up before the race was: more --minutes go on)"
+    """Return the line that nothing was done; `finished` is false if the time limit ended the comparison."""
+    more = "" if finished else " (its time was up before all runs were made: more --minutes resume it)"
     return f"{AGAIN}{more}, with the figures from then."
 
 
 def standings(result: dict[str, Any]) -> Table:
-    """A table of how far each strategy came."""
+    """Return a table of the standings."""
     folds = f", {result['folds']} folds each" if result["folds"] > 1 else ""
-    title = f"Accuracy on images held out (95 % interval of a new model{folds})"
+    title = f"Accuracy on held-out images (95 % interval of a new model{folds})"
     table = Table(title=title, title_justify="left", box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0))
     several = "models" in result
     for name in (*(("network",) if several else ()), "strategy", "accuracy", "95 %", "a run", "repeats", ""):
@@ -63,7 +63,7 @@ def standings(result: dict[str, Any]) -> Table:
             "" if row["run_seconds"] is None else minutes(row["run_seconds"]),
             str(row["repeats"]) if row["repeats"] else "",
             _remark(row, result["folds"]),
-            style="bold" if _won(row, result) else None,
+            style="bold" if _is_winner(row, result) else None,
         )
     return table
 
@@ -77,6 +77,6 @@ def _remark(row: dict[str, Any], folds: int) -> str:
     return "; ".join(joined if row["share"] == 1.0 else [*joined, f"{row['share']:g} of its epochs"])
 
 
-def _won(row: dict[str, Any], result: dict[str, Any]) -> bool:
-    mine = (row["strategy"], row["augment"], row.get("model", result["model"]))
-    return mine == (result["winner"], result["augment"], result["model"])
+def _is_winner(row: dict[str, Any], result: dict[str, Any]) -> bool:
+    row_key = (row["strategy"], row["augment"], row.get("model", result["model"]))
+    return row_key == (result["winner"], result["augment"], result["model"])

@@ -1,4 +1,4 @@
-"""What `export` wrote, in a few lines."""
+"""Print the result of `export`."""
 
 from __future__ import annotations
 
@@ -10,23 +10,23 @@ from frostline.reports.display_names import visible
 from frostline.studies.best_run import PassedOver, passed_over_line
 
 
-def export(found: Export) -> None:
+def export(exported: Export) -> None:
     """Print which run was exported, how it was checked, and how to load it."""
     out = Console(markup=False, soft_wrap=True)
-    check = found.check
+    check = exported.check
     out.print(
-        f"Run {found.run} ({found.strategy} on {visible(found.model)}): {found.why}.\n"
-        f"{check['images']} {check['of']}: the same answers as predict's, probabilities at most "
+        f"Run {exported.run} ({exported.strategy} on {visible(exported.model)}): {exported.why}.\n"
+        f"{check['images']} {check['of']}: the same predictions as by predict, probabilities at most "
         f"{check['largest_difference']:.1g} apart.",
         highlight=False,
     )
-    if found.passed_over:
+    if exported.passed_over:
         out.print(
-            visible(passed_over_line([PassedOver(**one) for one in found.passed_over])), highlight=False
+            visible(passed_over_line([PassedOver(**run) for run in exported.passed_over])), highlight=False
         )
-    for note in found.notes:
+    for note in exported.notes:
         out.print(visible(note), highlight=False)
-    files = ", ".join(f"{row['name']} {size(row['bytes'])}" for row in found.files)
-    out.print(f"\n{found.path} ({files})\n", highlight=False)
-    for line in found.usage.splitlines():
-        out.print(f"  {line.replace('path/to/this/folder', str(found.path))}", highlight=False)
+    files = ", ".join(f"{row['name']} {size(row['bytes'])}" for row in exported.files)
+    out.print(f"\n{exported.path} ({files})\n", highlight=False)
+    for line in exported.usage.splitlines():
+        out.print(f"  {line.replace('path/to/this/folder', str(exported.path))}", highlight=False)
