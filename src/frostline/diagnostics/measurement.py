@@ -397,7 +397,21 @@ def _folds(data: Manifest, samples: tuple[Sample, ...], seed: int) -> Folds:
 def class_balanced_subset(
     data: Manifest, samples: tuple[Sample, ...], most: int, seed: int
 ) -> tuple[Sample, ...]:
-    """Return at most `most` samples, an equal share of each class, in the manifest's order."""
+    """Return at most `most` samples, an equal share of each class.
+
+    Parameters
+    ----------
+    data : Manifest
+    samples : tuple of Sample
+    most : int
+    seed : int
+        Decides, with each image's content, which are taken.
+
+    Returns
+    -------
+    tuple of Sample
+        In the manifest's order.
+    """
     if len(samples) <= most:
         return samples
     targets = data.targets(samples)

@@ -117,7 +117,20 @@ class RenderedImage:
 def rendered_from_picture(
     name: str, picture: Picture, image: Image.Image, rendering: Rendering
 ) -> RenderedImage:
-    """Return how a decoded picture was rendered as `image`."""
+    """Return how a decoded picture was rendered as `image`.
+
+    Parameters
+    ----------
+    name : str
+    picture : Picture
+    image : PIL.Image.Image
+        The rendered RGB image.
+    rendering : Rendering
+
+    Returns
+    -------
+    RenderedImage
+    """
     saturated = picture.deep is not None and rendering.saturates(picture.deep)
     return RenderedImage(name, picture.kind, saturated, is_flat(image), picture.several)
 
