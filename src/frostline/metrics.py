@@ -93,7 +93,7 @@ def interval(targets: Ints, guesses: Ints, units: Sequence[int] | Ints | None = 
     """Return a 95 % interval of the accuracy.
 
     Wilson's interval where every image is its own unit. Otherwise the variance between units gives an
-    effective number of images, never more than there are, and with few units a t quantile widens the interval.
+    effective number of images, never more than there are; with few units a t quantile widens it.
 
     Parameters
     ----------
@@ -301,8 +301,8 @@ def believed(
     Returns
     -------
     dict
-        `log_loss` (nats) and `brier` (0–2, Brier 1950), each with `_low` and `_high`; `ece` (0–1), the expected
-        calibration error of the top probability over `ece_bins` bins of equal width.
+        `log_loss` (nats) and `brier` (0–2, Brier 1950), each with `_low` and `_high`; `ece` (0–1), the
+        expected calibration error of the top probability over `ece_bins` bins of equal width.
     """
     n = len(targets)
     true = np.eye(probabilities.shape[1])[targets]
