@@ -278,7 +278,7 @@ def _measure_signals(
     else:
         try:
             recorder = ActivationRecorder(backbone, plan.place(backbone.model.eval()), int(blocks.max()) + 1)
-        except DataError as error:  # nothing in this network can be listened to
+        except DataError as error:  # this network has no layers to record
             notes.append(str(error))
     measured = stage_features(
         backbone, images, plan, cache=cache, recorder=recorder, blocks=blocks, progress=progress

@@ -200,7 +200,7 @@ def kinds_of(traits_of: Mapping[str, Traits]) -> dict[str, str]:
 
 
 def findings(images: Sequence[tuple[str, Traits]], rendering: Rendering) -> list[Finding]:
-    """Return what a person should know, from every image's path and traits."""
+    """Return findings from every image's path and traits."""
     return [
         *_about_depth([(path, traits) for path, traits in images if traits.levels], len(images), rendering),
         *_about_ground([traits for _, traits in images if traits.clear], rendering),
