@@ -26,7 +26,25 @@ Z95 = 1.959963984540054  # the normal distribution's 97.5 % quantile
 
 
 def score(metric: str, targets: Ints, probabilities: Floats) -> float:
-    """Return one metric, as users read it (a lower log loss is better). `nan` where it is undefined."""
+    """Return one metric; a lower log loss is better.
+
+    Parameters
+    ----------
+    metric : str
+        One of `METRICS`.
+    targets : ndarray of int64, shape (n,)
+    probabilities : ndarray, shape (n, classes)
+
+    Returns
+    -------
+    float
+        A fraction 0–1 (log loss: nats); NaN where undefined.
+
+    Raises
+    ------
+    UsageError
+        `metric` is unknown.
+    """
     from sklearn import metrics as sk
 
     labels = np.arange(probabilities.shape[1])
@@ -48,7 +66,7 @@ def score(metric: str, targets: Ints, probabilities: Floats) -> float:
 
 
 def goodness(metric: str, targets: Ints, probabilities: Floats) -> float:
-    """Return `score`, turned so that higher is better: what choices are made by."""
+    """Return `score` with the sign of log loss reversed, so that higher is better."""
     value = score(metric, targets, probabilities)
     return -value if metric == "log_loss" else value
 
@@ -74,9 +92,19 @@ def _auroc(targets: Ints, probabilities: Floats) -> float:
 def interval(targets: Ints, guesses: Ints, units: Sequence[int] | Ints | None = None) -> tuple[float, float]:
     """Return a 95 % interval of the accuracy.
 
-    Wilson's where every image stands alone. Where `units` ties images together (one patient, copies) they
-    are not independent evidence: the variance between units gives an effective number of images, never more
-    than there are, and with few units a t quantile widens the interval. One unit tells nothing: (0, 1).
+    Wilson's interval where every image is its own unit. Otherwise the variance between units gives an
+    effective number of images, never more than there are; with few units a t quantile widens it.
+
+    Parameters
+    ----------
+    targets, guesses : ndarray of int64, shape (n,)
+    units : sequence of int or None, length n
+        Images of the same unit (one patient, copies) are not independent.
+
+    Returns
+    -------
+    low, high : float
+        (0, 1) for a single unit.
     """
     return rate_interval((guesses == targets).astype(np.float64), units)
 
@@ -84,9 +112,19 @@ def interval(targets: Ints, guesses: Ints, units: Sequence[int] | Ints | None = 
 def rate_interval(
     correct: Floats, units: Sequence[int] | Ints | None = None, spread: float = 1.0
 ) -> tuple[float, float]:
-    """Return a 95 % interval of a mean of fractions 0–1, an image each: `interval` says how.
+    """Return a 95 % interval of a mean of fractions, as `interval` does.
 
-    `spread` is how many times the variance over images the mean has.
+    Parameters
+    ----------
+    right : ndarray, shape (n,)
+        A fraction 0–1 for each image.
+    units : sequence of int or None, length n
+    spread : float
+        How many times the variance over images the mean has.
+
+    Returns
+    -------
+    low, high : float
     """
     from scipy.stats import t
 
@@ -108,10 +146,21 @@ def rate_interval(
 def mean_interval(
     values: Floats, units: Sequence[int] | Ints | None = None, spread: float = 1.0
 ) -> tuple[float | None, float | None]:
-    """Return a 95 % interval of a mean of any numbers, an image each, by Student's t.
+    """Return a 95 % interval of a mean of any numbers, by Student's t.
 
-    Where `units` ties images together the variance is that between units, as in `rate_interval`, and no
-    smaller than if there were none. One unit tells nothing: (None, None). `spread` as in `rate_interval`.
+    The variance is that between units, and no smaller than without units.
+
+    Parameters
+    ----------
+    values : ndarray, shape (n,)
+    units : sequence of int or None, length n
+    spread : float
+        How many times the variance over images the mean has.
+
+    Returns
+    -------
+    low, high : float or None
+        None for a single unit.
     """
     from scipy.stats import t
 
@@ -128,7 +177,7 @@ def mean_interval(
 
 
 def wilson(rate: float, n: float, z: float = Z95) -> tuple[float, float]:
-    """Wilson's score interval (1927) for a rate seen on `n` images, which may be fractional."""
+    """Return Wilson's score interval (1927) of a rate on `n` images, which may be fractional."""
     middle = (rate + z * z / (2 * n)) / (1 + z * z / n)
     half = z * np.sqrt(rate * (1 - rate) / n + z * z / (4 * n * n)) / (1 + z * z / n)
     return max(0.0, float(middle - half)), min(1.0, float(middle + half))
@@ -139,8 +188,18 @@ def summary(
 ) -> dict[str, Any]:
     """Return every metric, each class's precision and recall, and `balance`.
 
-    `train_counts` is how many training images each class has, (classes,). What is unknown is `None`: a mean
-    over classes where one has no images, a rate of no images.
+    Parameters
+    ----------
+    classes : sequence of str
+    targets : ndarray of int64, shape (n,)
+    probabilities : ndarray, shape (n, classes)
+    train_counts : sequence of int, shape (classes,)
+        Training images of each class.
+
+    Returns
+    -------
+    dict
+        Unknown values are None: a mean over classes where one has no images, a rate of no images.
     """
     from sklearn.metrics import precision_recall_fscore_support
 
@@ -174,11 +233,21 @@ def balance(
 ) -> dict[str, Any]:
     """Return what accuracy hides where classes are imbalanced.
 
-    `train_counts` is how many training images each class has, (classes,); `class_ratio` is the most of them
-    over the fewest. `majority_share` is the accuracy of always predicting `majority_class`, the commonest.
-    `worst_class` is the class recognised worst, with `n` images and its `accuracy`. `never_asked` names the
-    classes without an image among the targets: `balanced_accuracy` is then `None`. Where `images` (n,) tells
-    rows of the same image, it counts once, by the mean of its predictions.
+    Parameters
+    ----------
+    classes : sequence of str
+    targets, guesses : ndarray of int64, shape (n,)
+    train_counts : sequence of int, shape (classes,)
+        Training images of each class.
+    images : ndarray of int64 or None, shape (n,)
+        Rows with the same number are of the same image, which counts once, by the mean of its predictions.
+
+    Returns
+    -------
+    dict
+        `balanced_accuracy` (None where a class has no images); `majority_class` and `majority_share`, the
+        accuracy of always predicting it; `worst_class` with its `label`, `n` images and `accuracy`;
+        `never_asked`, the classes without images; `class_ratio`, the most training images over the fewest.
     """
     _, first, place = np.unique(
         np.arange(len(targets)) if images is None else images, return_index=True, return_inverse=True
@@ -219,10 +288,21 @@ def believed(
 ) -> dict[str, Any]:
     """Return log loss and Brier score with 95 % intervals, and the calibration error.
 
-    `log_loss` is in nats; `brier` is the sum over classes of squared differences (Brier 1950), 0–2; `ece` is
-    the expected calibration error of the top probability over `ece_bins` bins of equal width, 0–1. The
-    intervals are t of the images' own losses; where `images` (n,) tells that rows speak of the same image
-    their losses are averaged first.
+    Parameters
+    ----------
+    targets : ndarray of int64, shape (n,)
+    probabilities : ndarray, shape (n, classes)
+    units : sequence of int or None, length n
+    images : ndarray of int64 or None, shape (n,)
+        Rows with the same number are of the same image; their losses are averaged first.
+    spread : float
+        As in `mean_interval`.
+
+    Returns
+    -------
+    dict
+        `log_loss` (nats) and `brier` (0–2, Brier 1950), each with `_low` and `_high`; `ece` (0–1), the
+        expected calibration error of the top probability over `ece_bins` bins of equal width.
     """
     n = len(targets)
     true = np.eye(probabilities.shape[1])[targets]
@@ -244,9 +324,14 @@ def believed(
 
 
 def calibration_error(targets: Ints, probabilities: Floats, share: Floats | None = None) -> float:
-    """Return the mean gap between the top probability and how often it is right, weighed by images, 0–1.
+    """Return the mean gap between the top probability and the accuracy, weighted by images, 0–1.
 
-    `share` (n,) is what each row counts, where several speak of one image.
+    Parameters
+    ----------
+    targets : ndarray of int64, shape (n,)
+    probabilities : ndarray, shape (n, classes)
+    share : ndarray or None, shape (n,)
+        Weight of each row, where several are of one image.
     """
     weight = np.ones(len(targets)) if share is None else share
     top = probabilities.max(axis=1)
@@ -268,7 +353,7 @@ BELIEVED = (
 
 
 def softmax(logits: NDArray[Any], temperature: float = 1.0) -> Floats:
-    """Return probabilities from logits of shape (images, classes)."""
+    """Return probabilities (n, classes) in float64 from logits (n, classes), divided by a temperature."""
     from scipy.special import softmax as sp_softmax
 
     return np.asarray(sp_softmax(logits.astype(np.float64) / temperature, axis=1))
@@ -277,8 +362,17 @@ def softmax(logits: NDArray[Any], temperature: float = 1.0) -> Floats:
 def fit_temperature(logits: NDArray[Any], targets: Ints) -> float:
     """Return the temperature that minimises log loss (Guo et al., arXiv 1706.04599), within 0.05–20.
 
-    A prior of one e-fold around 1 counts as much as one image: on a handful of images that are all right, the
-    bare minimum would be certainty.
+    A prior of one e-fold around 1 counts as much as one image: on a few images that are all correct, the bare
+    minimum would be certainty.
+
+    Parameters
+    ----------
+    logits : ndarray, shape (n, classes)
+    targets : ndarray of int64, shape (n,)
+
+    Returns
+    -------
+    float
     """
     from scipy.optimize import minimize_scalar
     from scipy.special import log_softmax

@@ -22,12 +22,12 @@ NOTHING_TO_ASK = (
 
 
 def percent(value: float) -> str:
-    """A fraction as people read it."""
+    """Return a fraction 0–1 as a percentage."""
     return f"{100 * value:.1f} %"
 
 
 def between(low: float, high: float) -> str:
-    """An interval as people read it."""
+    """Return an interval of fractions as percentages."""
     return f"{100 * low:.1f}–{100 * high:.1f} %"
 
 

@@ -71,7 +71,7 @@ class Peaks:
 
 @dataclass(frozen=True)
 class Rates:
-    """What one network costs on one machine at one image size."""
+    """The costs of one network on one machine at one image size."""
 
     name: str
     size: int  # pixels a side

@@ -100,7 +100,7 @@ def _marked(
     contents = cache.contents_of(image.digest for image in chunk)
     unmarked = [image for image in chunk if image.digest not in contents or not contents[image.digest].mark]
     if source.items and not source.key:
-        workers = 0  # the person's own code may not bear threads
+        workers = 0  # the user's own code may not be thread-safe
     decoded = in_threads(lambda image: _mark(image, source), unmarked, workers)
     cache.remember(contents=[content for content in decoded if content.decoded])
     contents.update({content.digest: content for content in decoded})

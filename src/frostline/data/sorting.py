@@ -64,7 +64,17 @@ class SortedImages:
 
 
 def folder_names(labels: Iterable[str]) -> dict[str, str]:
-    """Return a folder name for each label: valid on every system, all different."""
+    """Return a folder name for each label: valid on every system, all different.
+
+    Parameters
+    ----------
+    labels : iterable of str
+
+    Returns
+    -------
+    dict of str to str
+        Folder name by label.
+    """
     names: dict[str, str] = {}
     used_names: set[str] = set()
     for label in sorted(set(labels)):

@@ -279,7 +279,7 @@ def _measure_signals(
     else:
         try:
             recorder = ActivationRecorder(backbone, plan.place(backbone.model.eval()), int(blocks.max()) + 1)
-        except DataError as error:  # nothing in this network can be listened to
+        except DataError as error:  # this network has no layers to record
             notes.append(str(error))
     measured = stage_features(
         backbone, images, plan, cache=cache, recorder=recorder, blocks=blocks, progress=progress
@@ -398,7 +398,21 @@ def _folds(data: Manifest, samples: tuple[Sample, ...], seed: int) -> Folds:
 def class_balanced_subset(
     data: Manifest, samples: tuple[Sample, ...], most: int, seed: int
 ) -> tuple[Sample, ...]:
-    """Return at most `most` samples, an equal share of each class, in the manifest's order."""
+    """Return at most `most` samples, an equal share of each class.
+
+    Parameters
+    ----------
+    data : Manifest
+    samples : tuple of Sample
+    most : int
+    seed : int
+        Decides, with each image's content, which are taken.
+
+    Returns
+    -------
+    tuple of Sample
+        In the manifest's order.
+    """
     if len(samples) <= most:
         return samples
     targets = data.targets(samples)

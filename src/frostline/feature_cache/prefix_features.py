@@ -22,7 +22,20 @@ WAIT_S = 0.05  # between two looks for rows that other processes compute
 
 
 def key_of(digest: str, view: str) -> bytes:
-    """Return the key of a row: a hash of the image's content digest and its view."""
+    """Return the key of a row.
+
+    Parameters
+    ----------
+    digest : str
+        SHA-256 of the image.
+    view : str
+        Name of what is done to its pixels.
+
+    Returns
+    -------
+    bytes
+        16 bytes of BLAKE2b.
+    """
     return hashlib.blake2b(f"{digest}\n{view}".encode(), digest_size=KEY_BYTES).digest()
 
 

@@ -33,9 +33,15 @@ Bytes = NDArray[np.uint8]
 
 @dataclass(frozen=True)
 class Form:
-    """What one row is: its element type (`float32`, `float16`, `bfloat16`) and shape.
+    """Dtype and shape of one row.
 
-    `channels_last` says that the bytes lie in the order (height, width, channel) of a shape (c, h, w).
+    Attributes
+    ----------
+    dtype : str
+        "float32", "float16" or "bfloat16".
+    shape : tuple of int
+    channels_last : bool
+        Whether the bytes are in the order (height, width, channel) of a shape (c, h, w).
     """
 
     dtype: str

@@ -78,7 +78,7 @@ class Frozen:
 
     @property
     def preprocessing(self) -> bb.Preprocessing:
-        """The checkpoint's own."""
+        """The backbone's preprocessing."""
         return self._backbone.preprocessing
 
     @cached_property

@@ -23,7 +23,17 @@ T = TypeVar("T")
 
 
 def padded(batch: Tensor, size: int) -> Tensor:
-    """Return a batch filled up to `size` rows with copies of its last row."""
+    """Return a batch filled up to `size` rows with copies of its last row.
+
+    Parameters
+    ----------
+    batch : Tensor, shape (n, …)
+    size : int
+
+    Returns
+    -------
+    Tensor, shape (max(n, size), …)
+    """
     missing = size - len(batch)
     if missing <= 0:
         return batch

@@ -94,7 +94,7 @@ class MlflowRun:
 
 
 def place(study: Path) -> str:
-    """Say where runs of this study go."""
+    """Return where runs of this study are logged."""
     tracking = _tracking()
     if tracking.is_tracking_uri_set():
         return "the server at " + str(tracking.get_tracking_uri()).rpartition("@")[2].rpartition("://")[2]

@@ -88,7 +88,7 @@ def mode() -> str:
 
 
 def place(study: Path) -> str:
-    """Say where runs of this study go."""
+    """Return where runs of this study are logged."""
     if mode() == "offline":
         return f'wandb sync "{study / FOLDER}"/offline-run-*'
     return f"{mode()}, as WANDB_MODE says"

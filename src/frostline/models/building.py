@@ -72,7 +72,7 @@ def assemble(
 
 
 def _findings(model: nn.Module, size: int, source: dict[str, Any]) -> Findings:
-    """Recall what was found for a named architecture; a person's own module is searched each time.
+    """Return cached findings for a named architecture; a user's own module is searched each time.
 
     Its code may change between two runs while names and shapes stay, and a cut must never be wrong.
     """

@@ -59,6 +59,20 @@ def set_training(backbone: Backbone, model: nn.Module, cut: Cut, bn: str = "affi
 
     Call it in place of `model.train()`. A module on both sides of the cut is in training mode, but BatchNorm
     statistics in it stay fixed.
+
+    Parameters
+    ----------
+    backbone : Backbone
+    model : nn.Module
+        An adapted copy.
+    cut : Cut
+    bn : str
+        One of `BN_POLICIES`.
+
+    Raises
+    ------
+    UsageError
+        `bn` is unknown.
     """
     for module, learns in training_modes(backbone, model, cut, bn):
         module.training = learns
@@ -67,7 +81,21 @@ def set_training(backbone: Backbone, model: nn.Module, cut: Cut, bn: str = "affi
 def training_modes(
     backbone: Backbone, model: nn.Module, cut: Cut, bn: str = "affine"
 ) -> list[tuple[nn.Module, bool]]:
-    """Return each module with its `training` flag, as `set_training` sets it."""
+    """Return each module with its `training` flag, as `set_training` sets it.
+
+    Parameters
+    ----------
+    backbone : Backbone
+    model : nn.Module
+        An adapted copy.
+    cut : Cut
+    bn : str
+        One of `BN_POLICIES`.
+
+    Returns
+    -------
+    list of (nn.Module, bool)
+    """
     _check(bn)
     still = bn in ("eval", "affine")
     modes = []
@@ -82,6 +110,20 @@ def hold(backbone: Backbone, model: nn.Module, cut: Cut, bn: str = "affine") -> 
     """Freeze to the cut, and make `train()` of the model and its modules respect that from now on.
 
     A second call replaces the first. `copy.deepcopy` and `state_dict` work as before.
+
+    Parameters
+    ----------
+    backbone : Backbone
+    model : nn.Module
+        An adapted copy.
+    cut : Cut
+    bn : str
+        One of `BN_POLICIES`.
+
+    Raises
+    ------
+    UsageError
+        `bn` is unknown.
     """
     freeze(backbone, model, cut, bn)
     release(model)

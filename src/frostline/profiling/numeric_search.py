@@ -66,7 +66,18 @@ def forward_config(
 
 
 def forward(backbone: Backbone, config: ForwardConfig, cut: Cut) -> Callable[[], None]:
-    """Return a function that runs the frozen part once on black images; the first call prepares it."""
+    """Return a function that runs the frozen part once on black images; the first call prepares it.
+
+    Parameters
+    ----------
+    backbone : Backbone
+    config : ForwardConfig
+    cut : Cut
+
+    Returns
+    -------
+    callable
+    """
     frozen = Frozen(backbone, backbone.model, cut, config)
     size = backbone.preprocessing.size
 
@@ -77,14 +88,35 @@ def forward(backbone: Backbone, config: ForwardConfig, cut: Cut) -> Callable[[],
 
 
 def prefix_s(backbone: Backbone, config: ForwardConfig, cut: Cut) -> float:
-    """Return the seconds per image from pixels to the features at `cut`, without decoding."""
+    """Return the seconds per image from pixels to the features at `cut`, without decoding.
+
+    Parameters
+    ----------
+    backbone : Backbone
+    config : ForwardConfig
+    cut : Cut
+
+    Returns
+    -------
+    float
+    """
     name = f"cut {cut.index}"
     run = {name: forward(backbone, config, cut)}
     return numerics.seconds_of(_prefix(backbone, config), run, config.plan.threads)[name] / config.batch
 
 
 def rough_image_s(backbone: Backbone, threads: int | None = None) -> float:
-    """Return roughly the seconds per image through all layers in float32; timed once in a process."""
+    """Return roughly the seconds per image through all layers in float32; timed once in a process.
+
+    Parameters
+    ----------
+    backbone : Backbone
+    threads : int or None
+
+    Returns
+    -------
+    float
+    """
     count = numerics.thread_count(threads)
     by_threads = _glimpses.setdefault(backbone, {})
     if count not in by_threads:
@@ -103,7 +135,17 @@ _glimpses: WeakKeyDictionary[Backbone, dict[int, float]] = WeakKeyDictionary()  
 
 
 def timing_s(backbone: Backbone, threads: int | None = None) -> float:
-    """Return roughly the seconds that all timings take for a network that is new on this machine."""
+    """Return roughly the seconds that all timings take for a network that is new on this machine.
+
+    Parameters
+    ----------
+    backbone : Backbone
+    threads : int or None
+
+    Returns
+    -------
+    float
+    """
     return TIMED_IMAGES * rough_image_s(backbone, threads)
 
 

@@ -110,7 +110,21 @@ def measure(
 
 
 def ready(backbone: Backbone, *, batch: int = 32, threads: int | None = None, classes: int) -> bool:
-    """Return whether the network was timed on this machine, so that `measure` takes a second or two."""
+    """Return whether the network was timed on this machine, so that `measure` takes a second or two.
+
+    Parameters
+    ----------
+    backbone : Backbone
+    batch : int
+        Images a training step.
+    threads : int or None
+    classes : int
+        Width of the new head.
+
+    Returns
+    -------
+    bool
+    """
     count = threads or torch.get_num_threads()
 
     def absent() -> dict[str, Any]:

@@ -142,7 +142,7 @@ class RunFolder:
 
     @contextmanager
     def held(self) -> Iterator[None]:
-        """Make this run alone: another process that tries meanwhile gets a `StudyError` that names this one.
+        """Lock this run: another process that tries to gets a `StudyError` that names this one.
 
         The system lets the lock go when its holder and what that had started are dead; these are waited for.
         """

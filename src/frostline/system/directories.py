@@ -54,7 +54,7 @@ def remembered(
 ) -> dict[str, Any]:
     """Return what `find` returns, plain data, or what was stored for this key before.
 
-    `about` is written down beside it, for a person. A folder that can't be written costs finding it again,
+    `about` is stored beside it, for people. A folder that can't be written costs finding it again,
     nothing else.
     """
     before = recalled(kind, key)

@@ -196,7 +196,7 @@ def timed_plan(
 ) -> NumericPlan:
     """Return the fastest of float32, float32 channels-last and bfloat16 channels-last, by timing `step`.
 
-    `name` names the step (one training step): what was measured once on this machine is remembered.
+    `step_name` names the step (one training step); timings are cached on this machine.
     """
     plans = candidates(threads_)
     count = plans["float32"].threads
@@ -210,7 +210,7 @@ def timed_plan(
 def seconds_of(run_name: str, runs: dict[str, Callable[[], None]], threads_: int) -> dict[str, float]:
     """Return the seconds that each of `runs` takes; measured, or read from an earlier time on this machine.
 
-    `name` names what is run: model, size, number of images.
+    `run_name` names what is run: model, size, number of images.
     """
     return measured(
         f"{run_name} {' '.join(runs)}", lambda: {name: seconds(run) for name, run in runs.items()}, threads_

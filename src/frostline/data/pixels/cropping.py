@@ -55,7 +55,7 @@ class CutAway:
 
     @property
     def note(self) -> str:
-        """A sentence for people; "" where nothing is lost that they would miss."""
+        """The finding as a sentence; "" where there is none."""
         return "" if self.finding is None else self.finding.note
 
     @property

@@ -117,7 +117,20 @@ class RenderedImage:
 def rendered_from_picture(
     name: str, picture: Picture, image: Image.Image, rendering: Rendering
 ) -> RenderedImage:
-    """Return how a decoded picture was rendered as `image`."""
+    """Return how a decoded picture was rendered as `image`.
+
+    Parameters
+    ----------
+    name : str
+    picture : Picture
+    image : PIL.Image.Image
+        The rendered RGB image.
+    rendering : Rendering
+
+    Returns
+    -------
+    RenderedImage
+    """
     saturated = picture.deep is not None and rendering.saturates(picture.deep)
     return RenderedImage(name, picture.kind, saturated, is_flat(image), picture.several)
 
@@ -187,7 +200,7 @@ def kinds_of(traits_of: Mapping[str, Traits]) -> dict[str, str]:
 
 
 def findings(images: Sequence[tuple[str, Traits]], rendering: Rendering) -> list[Finding]:
-    """Return what a person should know, from every image's path and traits."""
+    """Return findings from every image's path and traits."""
     return [
         *_about_depth([(path, traits) for path, traits in images if traits.levels], len(images), rendering),
         *_about_ground([traits for _, traits in images if traits.clear], rendering),

@@ -70,7 +70,7 @@ def is_picture(path: Path) -> bool:
 
 
 def is_hidden(name: str) -> bool:
-    """Return whether a file or folder name belongs to the system rather than to the person."""
+    """Return whether a file or folder name belongs to the system rather than to the user."""
     return name.startswith(".") or name.lower() in HIDDEN_NAMES
 
 

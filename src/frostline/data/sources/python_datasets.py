@@ -58,7 +58,7 @@ def read_torch(dataset: Any) -> Source:
         path = f"{NAME}[{index}]"
         try:
             values[path] = dataset[index][1]
-        except Exception as error:  # the person's own code; one item must not stop the rest
+        except Exception as error:  # the user's own code; one item must not stop the rest
             source.skipped.append((ImageEntry(path, ""), _failed(error)))
     labels = read_labels(values.values(), names)
     source.images = [ImageEntry(path, label) for path, label in zip(values, labels, strict=True)]
@@ -186,7 +186,7 @@ class _Fetcher:
             return self.parts[name](int(index))
         except DamagedImage:
             raise
-        except Exception as error:  # the person's own code or files
+        except Exception as error:  # the user's own code or files
             raise DamagedImage(_failed(error)) from error
 
 

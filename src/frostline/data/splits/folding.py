@@ -124,5 +124,18 @@ def folds(
 
 
 def numbered(pairs: Pairs, digests: Sequence[str]) -> dict[str, int]:
-    """Return the fold that holds out each image, by digest; images held out in no fold are left out."""
+    """Return the fold that holds out each image; images held out in no fold are left out.
+
+    Parameters
+    ----------
+    pairs : list of (learn, hold)
+        Positions for each fold.
+    digests : sequence of str
+        Of the images, by position.
+
+    Returns
+    -------
+    dict of str to int
+        Fold by digest.
+    """
     return {digests[at]: fold for fold, (_, hold) in enumerate(pairs) for at in hold.tolist()}

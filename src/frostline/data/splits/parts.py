@@ -36,7 +36,7 @@ class SplitOptions:
 
 @dataclass(slots=True)
 class Split:
-    """The outcome: a part for each image that stays, and what the person should know."""
+    """The result: a part for each image that stays, and findings."""
 
     parts: list[str]  # one for each image; "" = skipped
     reasons: dict[int, str] = field(default_factory=dict)  # why, by position

@@ -47,7 +47,17 @@ def recognised(data: Manifest, fingerprints: Fingerprints) -> Recognised:
 
 
 def fingerprints_of(data: Manifest) -> Fingerprints:
-    """Return the fingerprints of all images, each with its part."""
+    """Return the fingerprints of all images, each with its part.
+
+    Parameters
+    ----------
+    data : Manifest
+        Images without cached pixel digests are decoded.
+
+    Returns
+    -------
+    Fingerprints
+    """
     first_samples: dict[str, Sample] = {}
     for sample in data.samples:
         first_samples.setdefault(sample.digest, sample)

@@ -79,6 +79,6 @@ def with_samples(
 
 
 def split_findings(data: Manifest) -> list[Finding]:
-    """Return what a person should know of the split as it is."""
+    """Return the findings on the current split."""
     options = SplitOptions(data.seed or 0, *(data.shares or (0.0, 0.0)))
     return about_split(data.samples, data.classes, data.given, options, data.near_copies)

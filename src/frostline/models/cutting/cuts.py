@@ -1,7 +1,7 @@
-"""Where a model can be cut exactly, found and proved by experiment.
+"""Find where a model can be cut exactly, and prove it by experiment.
 
-For each stage the boundary tried first is what its first module is given, then what the module before it
-answers. A cut is offered only if, on generated images, the second half fed with the first half's activation
+For each stage the boundary tried first is the input of its first module, then the output of the one before.
+A cut is offered only if, on generated images, the second half fed with the first half's activation
 returns what the whole model returns, while everything that comes from before the cut is NaN; and once more
 with another filling and with rows taken from two different batches, since a cache mixes rows. What a module
 before the cut returns without regard to the images (a table of positions) is not stubbed but computed.

@@ -59,7 +59,18 @@ def between(
 ) -> Iterator[Callable[[Tensor], Tensor]]:
     """Yield a function from features at `early` to features at `late`, a later cut.
 
-    The model must be in eval mode; at an early cut of 0 the input is the images.
+    Parameters
+    ----------
+    backbone : Backbone
+    model : nn.Module
+        In eval mode.
+    early, late : Cut
+        At an early cut of 0 the input is the images.
+
+    Yields
+    ------
+    callable
+        Features z (n rows) at `early` to features (n rows) at `late`.
     """
     if early.index == 0:
         yield prefix(backbone, model, late)
@@ -94,7 +105,18 @@ def suffix(backbone: Backbone, model: nn.Module, cut: Cut) -> Iterator[Callable[
 
 
 def row_elements(backbone: Backbone, cut: Cut) -> int:
-    """Return how many numbers the features of one image have; at cut 0 those are the pixels."""
+    """Return how many numbers the features of one image have.
+
+    Parameters
+    ----------
+    backbone : Backbone
+    cut : Cut
+        At cut 0 the features are the pixels.
+
+    Returns
+    -------
+    int
+    """
     if cut.index == 0:
         return 3 * backbone.preprocessing.size**2
     recipe = _recipe(cut)

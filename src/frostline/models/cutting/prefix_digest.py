@@ -26,7 +26,20 @@ _OWN = ("_parameters", "_buffers", "_modules", "training", "forward")  # looked 
 
 
 def prefix_digest(backbone: Backbone, model: nn.Module, cut: Cut) -> str:
-    """Return the SHA-256 of everything in `model` that decides the features at `cut`."""
+    """Return the SHA-256 of everything in `model` that decides the features at `cut`.
+
+    Parameters
+    ----------
+    backbone : Backbone
+    model : nn.Module
+        The backbone's model, or an adapted copy.
+    cut : Cut
+
+    Returns
+    -------
+    str
+        64 hexadecimal digits.
+    """
     digest = hashlib.sha256()
     for line in _description(backbone, model, cut):
         digest.update(line.encode())

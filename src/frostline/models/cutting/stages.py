@@ -38,7 +38,7 @@ class Unit:
 
 @dataclass(frozen=True)
 class Section:
-    """A stage before it is measured: what people call it, its first module, and when that starts."""
+    """A stage before it is measured: its name, its first module, and when that starts."""
 
     name: str
     first: str

@@ -73,7 +73,19 @@ def hub_name(source: dict[str, Any]) -> str | None:
 
 
 def architecture_of(source: dict[str, Any], num_classes: int | None = None) -> Architecture:
-    """Return the architecture that a source names, with `num_classes` where given."""
+    """Return the architecture that a source names.
+
+    Parameters
+    ----------
+    source : dict
+        `Backbone.source`.
+    num_classes : int or None
+        None is the source's own number of classes.
+
+    Returns
+    -------
+    Architecture
+    """
     return Architecture(
         source["kind"], source["architecture"], source["size"], num_classes or source.get("num_classes")
     )

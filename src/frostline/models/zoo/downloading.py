@@ -22,7 +22,7 @@ def agree(offer: Offer, download: bool | None) -> None:
         raise ModelError(
             f"{missing}, and no hub is contacted, since {OFFLINE} is set. {_at_hand()} {WITHOUT}"
         )
-    if download is False or (download is None and not _a_person_is_there()):
+    if download is False or (download is None and not _is_interactive()):
         raise ModelError(f"{missing}. {how(offer)} {_at_hand()}")
     if not online(offer.host):
         raise ModelError(
@@ -51,7 +51,7 @@ def _at_hand() -> str:
     return f"On this disk: {', '.join(names[:SHOWN])}{more} (`frostline models`)."
 
 
-def _a_person_is_there() -> bool:
+def _is_interactive() -> bool:
     return all(stream is not None and stream.isatty() for stream in (sys.stdin, sys.stderr))
 
 

@@ -328,7 +328,7 @@ def checked(
 
 
 def _bare_names() -> list[str]:
-    """Return what people may have meant without saying where from."""
+    """Return the names of timm's models, for suggestions."""
     import timm
 
     return [f"timm/{name}" for name in timm.list_models()]
