@@ -113,11 +113,11 @@ def test_exports_say_how_pixels_were_made(
     place = tmp_path / kind
     given = {"base": backbone} if kind == "delta" else {}
     made = frostline.export(run.study.path, kind, out=place, images=slides, **given)
-    assert made.check["of"] == "images that were given"
+    assert made.check["of"] == "given images"
     told = json.loads((place / "config.json").read_text())["frostline"]["rendering"]
     assert Rendering.from_dict(told) == frostline.load_data(slides).rendering
     card = (place / "README.md").read_text()
-    assert "Of uint16 pixels, 300 and below is black" in card
+    assert "In uint16 pixels, 300 and below is black" in card
     if kind == "safetensors":
         code = card.partition("```python\n")[2].partition("```")[0]
         path = slides / "b" / "3.tif"
