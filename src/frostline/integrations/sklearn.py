@@ -156,7 +156,7 @@ class FrostlineClassifier(ClassifierMixin, TransformerMixin, BaseEstimator):  # 
         check_is_fitted(self, FITTED)
         with _value_errors(), self._ready(X) as (backbone, images, plan, store):
             cut = next(cut for cut in backbone.cuts if cut.name == self.result_["cut"])
-            keep = cut.index == backbone.cuts[-1].index or 0 in plan.kept.get(cut.index, ())
+            keep = cut.index == backbone.cuts[-1].index or 0 in plan.cached.get(cut.index, ())
             answers = logits(
                 backbone, self.model_, cut, images, plan.way, keep=keep, cache=store, workers=self.workers
             )

@@ -32,7 +32,7 @@ def leave(
     `cut` names the earliest from which the model learned. A run that a comparison makes on a fold keeps
     neither doubts nor drift: its model is not taken away.
     """
-    found: dict[str, Any] = {}
+    result: dict[str, Any] = {}
     if request.taken_away:
         train, val = request.images("train"), request.images("val")
         below = below_of(request.backbone, folder, cut, store)
@@ -48,18 +48,18 @@ def leave(
                 folder.path, request.backbone, model, below, train, val, most=most
             )
         if request.strategy.trains:
-            found["drift"] = feature_drift.drift(request.backbone, model, val if len(val) else train)
+            result["drift"] = feature_drift.drift(request.backbone, model, val if len(val) else train)
     if request.data.part("test"):
         table = folder.path / "predictions-test.csv"
         error_gallery.write_gallery(folder.path, table, request.backbone, request.data, lambda _: model)
-    return found
+    return result
 
 
 def below_of(backbone: Backbone, folder: RunFolder, cut: str, store: FeatureCache | None) -> SharedPrefix:
     """Return how a run computed what lies below `cut`, and where it left the rows, if it left any."""
-    plan, found = _plan(folder), next(one for one in backbone.cuts if one.name == cut)
-    kept = found is backbone.cuts[-1] or plan.keeps(found, 0)
-    return SharedPrefix(found, plan.way, store if kept else None)
+    plan, chosen = _plan(folder), next(one for one in backbone.cuts if one.name == cut)
+    is_cached = chosen is backbone.cuts[-1] or plan.keeps(chosen, 0)
+    return SharedPrefix(chosen, plan.way, store if is_cached else None)
 
 
 def _plan(folder: RunFolder) -> Plan:

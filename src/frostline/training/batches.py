@@ -135,13 +135,13 @@ class PhaseBatches:
             return
         positions = [position for batch in items for position, _ in batch]
         whole = keep and place is not None and sorted(positions) == list(range(len(images)))
-        kept: list[Tensor] = []
+        parts: list[Tensor] = []
         for z in frozen.batches(images, items, keep=keep, workers=self._workers):
             yield z
             if whole and len(images) * z[:1].nbytes <= self._room_bytes:
-                kept.append(z)
-        if kept and place is not None:
-            rows = torch.cat(kept)
+                parts.append(z)
+        if parts and place is not None:
+            rows = torch.cat(parts)
             self._room_bytes -= rows.nbytes
             self._held[place] = _picked(rows, np.argsort(positions).tolist())
 
@@ -170,9 +170,9 @@ def _place(images: Images, items: Sequence[Sequence[Item]]) -> tuple[int, int] |
 
 def _picked(rows: Tensor, positions: list[int]) -> Tensor:
     """Return some rows, in the memory format that all have."""
-    found = rows[torch.tensor(positions)]
+    picked = rows[torch.tensor(positions)]
     last = rows.ndim == 4 and not rows.is_contiguous()
-    return found.contiguous(memory_format=torch.channels_last) if last else found
+    return picked.contiguous(memory_format=torch.channels_last) if last else picked
 
 
 def targets_of(targets: Tensor, items: Sequence[Sequence[Item]]) -> Iterator[Tensor]:

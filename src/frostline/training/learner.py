@@ -126,7 +126,7 @@ def _interpolated(
 
 def _keep_what_is_passed(request: TrainRequest, plan: Plan, head: Frozen, images: Images) -> None:
     """Fill the rows of the earliest cut first: the starting head's features are then computed from them."""
-    cuts = [index for index, views in plan.kept.items() if 0 in views and index < head.cut.index]
+    cuts = [index for index, views in plan.cached.items() if 0 in views and index < head.cut.index]
     if cuts:
         backbone, cut = request.backbone, request.backbone.cut(min(cuts))
         first = Frozen(backbone, backbone.model, cut, plan.way, head.cache, head.counts)
@@ -170,7 +170,7 @@ def _solve(
         request.data.keep_folds(folder.study, images.samples, folds, seed)
 
     def solved() -> dict[str, Tensor]:
-        found = probe.choose(
+        solution = probe.choose(
             seen,
             images.targets,
             balance.classes,
@@ -181,18 +181,18 @@ def _solve(
             weights=balance.image_weights,
         )
         chosen.update(
-            l2=found.l2,
-            temperature=found.temperature,
-            cv_score=found.cv_score,
-            cv_images=found.cv_images,
+            l2=solution.l2,
+            temperature=solution.temperature,
+            cv_score=solution.cv_score,
+            cv_images=solution.cv_images,
         )
-        return _as_head(found, balance).state_dict()
+        return _as_head(solution, balance).state_dict()
 
     chosen: dict[str, Any] = {}
-    found = process_group.tensors(solved)  # by the first process of a job
+    solution = process_group.tensors(solved)  # by the first process of a job
     chosen = process_group.decided(lambda: chosen)
-    solution = linear_head(found["weight"], found["bias"])
-    model = request.backbone.adapt(balance.classes, head=solution, seed=seed)
+    head_layer = linear_head(solution["weight"], solution["bias"])
+    model = request.backbone.adapt(balance.classes, head=head_layer, seed=seed)
     head = sum(p.numel() for p in model.get_submodule(request.backbone.head).parameters())
     return model.eval(), {
         "trainable_parameters": head,
@@ -219,8 +219,8 @@ def few_folds(folds: probe.Folds, seed: int) -> probe.Folds:
     ]
 
 
-def _as_head(found: probe.Solution, balance: Balance) -> nn.Linear:
-    bias = found.bias
+def _as_head(solution: probe.Solution, balance: Balance) -> nn.Linear:
+    bias = solution.bias
     if balance.kind == "logit_adjustment":
         bias = bias - balance.log_prior
-    return linear_head(torch.from_numpy(found.weight).float(), torch.from_numpy(bias).float())
+    return linear_head(torch.from_numpy(solution.weight).float(), torch.from_numpy(bias).float())

@@ -31,7 +31,7 @@ class Plan:
     """How one run computes: `numbers` where layers learn, `way` where they are frozen.
 
     `views` views of each image, the plain one first, are cycled through while anything is frozen (0: a new
-    augmented one each epoch). `kept` says which views of a cut are kept in the store (0 is the evaluation
+    augmented one each epoch). `cached` says which views of a cut are kept in the store (0 is the evaluation
     transform), `why` with which arithmetic.
     """
 
@@ -40,7 +40,7 @@ class Plan:
     views: int = 0
     whole: bool = False  # views and kept are decided
     timed: bool = True  # False where a limit on time is too short to try ways of computing
-    kept: dict[int, tuple[int, ...]] = field(default_factory=dict)
+    cached: dict[int, tuple[int, ...]] = field(default_factory=dict)
     why: dict[int, str] = field(default_factory=dict)
 
     def as_dict(self) -> dict[str, Any]:
@@ -48,8 +48,10 @@ class Plan:
         frozen = {"plan": self.way.plan.as_dict(), "batch": self.way.batch, "views": self.views}
         frozen["folded"] = [list(pair) for pair in self.way.folded]
         frozen |= {"whole": self.whole, "timed": self.timed}
-        kept = [{"cut": c, "views_kept": list(v), "why": self.why[c]} for c, v in sorted(self.kept.items())]
-        return {**self.numbers.as_dict(), "frozen": {**frozen, "rows": kept}}
+        cached = [
+            {"cut": c, "views_kept": list(v), "why": self.why[c]} for c, v in sorted(self.cached.items())
+        ]
+        return {**self.numbers.as_dict(), "frozen": {**frozen, "rows": cached}}
 
     @classmethod
     def from_dict(cls, found: dict[str, Any]) -> Plan:
@@ -76,7 +78,7 @@ class Plan:
 
     def keeps(self, cut: Cut, view: int) -> bool:
         """Whether rows of that view at that cut are kept and read."""
-        return view in self.kept.get(cut.index, ())
+        return view in self.cached.get(cut.index, ())
 
 
 def begin(request: TrainRequest, folder: RunFolder) -> Plan:

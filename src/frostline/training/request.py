@@ -1,4 +1,4 @@
-"""Everything that was asked for in one call of `train`, checked before anything is computed."""
+"""One call of `train`, checked before anything is computed."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ KEEP = ("best", "last")
 
 @dataclass(frozen=True)
 class TrainRequest:
-    """Everything that was asked for in one call of `train`."""
+    """One call of `train`."""
 
     backbone: Backbone
     data: Manifest
@@ -192,17 +192,17 @@ class TrainRequest:
         return [f"{words}: start at most {most}, or give a larger batch."]
 
     def _wrong_interpolation(self) -> list[str]:
-        asked, strategy = self.config.interpolate_weights, self.strategy
-        if asked is None:
+        share, strategy = self.config.interpolate_weights, self.strategy
+        if share is None:
             return []
         wrong = []
-        if isinstance(asked, str) and asked != "auto":
-            wrong.append(f'interpolate_weights must be "auto" or a number between 0 and 1, found {asked!r}.')
-        if not isinstance(asked, str) and not 0 <= asked <= 1:
+        if isinstance(share, str) and share != "auto":
+            wrong.append(f'interpolate_weights must be "auto" or a number between 0 and 1, found {share!r}.')
+        if not isinstance(share, str) and not 0 <= share <= 1:
             wrong.append(
-                f"interpolate_weights must lie between 0 (pretrained) and 1 (adapted), found {asked:g}."
+                f"interpolate_weights must lie between 0 (pretrained) and 1 (adapted), found {share:g}."
             )
-        if asked == "auto" and not self.data.part("val"):
+        if share == "auto" and not self.data.part("val"):
             wrong.append(
                 'interpolate_weights="auto" chooses the point on val images, and there is no val part: name '
                 "the point, for example interpolate_weights=0.5, or give images to val."

@@ -138,18 +138,18 @@ class Run:
             if target_accuracy is None
             else selective_prediction.doubts(self.folder.path, target_accuracy)
         )
-        found = predict_rows(
+        predicted = predict_rows(
             self._predictor, prediction_inputs(images, path_column), top=top, doubts=doubts, progress=progress
         )
         return Predictions(
-            found.rows,
-            found.unreadable,
+            predicted.rows,
+            predicted.unreadable,
             self.folder.name,
             "as asked for",
             self.strategy,
             doubts,
             tuple(self._predictor.classes),
-            notes=found.notes,
+            notes=predicted.notes,
         )
 
     @cached_property
@@ -279,10 +279,10 @@ def _prepared(backbone: Backbone, data: Manifest, study: str | Path, progress: O
 
 def _in_ray(request: TrainRequest, study: str | Path, loggers: Loggers, address: str) -> Run:
     """Let a cluster make the run, unless it is finished; then read it back."""
-    kept = _study(request, study)
-    again = kept.run(request.identity()).finished
+    opened_study = _study(request, study)
+    again = opened_study.run(request.identity()).finished
     if not again:
-        ray_training.train(request, kept.path, _process, address)
+        ray_training.train(request, opened_study.path, _process, address)
     return replace(_lead(request, study, loggers), again=again)
 
 
@@ -309,39 +309,39 @@ def _study(request: TrainRequest, study: str | Path) -> Study:
 
 def _lead(request: TrainRequest, study: str | Path, loggers: Loggers) -> Run:
     """Make the run, or read it back; the other processes of a job, if there are any, help."""
-    kept = _study(request, study)
-    folder = kept.run(request.identity())
+    opened_study = _study(request, study)
+    folder = opened_study.run(request.identity())
     again = folder.finished
     with loggers.follow(folder, request.identity()) as following:
         if not again:
-            request.data.keep_in(kept.path)
+            request.data.keep_in(opened_study.path)
             with recovery.told_plainly(), folder.held():
                 if not folder.finished:  # by another process, just now
                     process_group.decided(lambda: {"run": folder.name})
                     with cache_policy.opened(request.config.cache) as store:
-                        _perform(request, kept, folder, following.epochs, store)
+                        _perform(request, opened_study, folder, following.epochs, store)
         checkpoint.remove(folder.path)  # of a process that was killed between its result and this
         result = folder.read("result.json")
         following.end(folder.metrics(), result)
     looks = _looks(request)
     if looks is not None:
         with contextlib.suppress(OSError):  # a finished run can be read from a study that can't be written
-            kept.write(LOOKS, {"configurations": looks})
-    found = {**result, "test_looks": looks}
-    process_group.decided(lambda: {"result": plain(found), "run": folder.name, "again": again})
-    return Run(found, folder, kept, again, request.backbone)
+            opened_study.write(LOOKS, {"configurations": looks})
+    figures = {**result, "test_looks": looks}
+    process_group.decided(lambda: {"result": plain(figures), "run": folder.name, "again": again})
+    return Run(figures, folder, opened_study, again, request.backbone)
 
 
 def _help(request: TrainRequest, study: str | Path) -> Run:
     """Do this process's part of a run that the first process of the job makes; writes nothing."""
-    kept = Study(study)
-    found = process_group.decided(dict)
-    folder = RunFolder(kept.path / "runs" / found["run"], writes=False)
-    if "result" not in found:
+    opened_study = Study(study)
+    shared = process_group.decided(dict)
+    folder = RunFolder(opened_study.path / "runs" / shared["run"], writes=False)
+    if "result" not in shared:
         with recovery.told_plainly(), cache_policy.opened(request.config.cache) as store:
             _work(request, folder, lambda rows: None, Stopwatch(), store)
-        found = process_group.decided(dict)
-    return Run(found["result"], folder, kept, found["again"], request.backbone)
+        shared = process_group.decided(dict)
+    return Run(shared["result"], folder, opened_study, shared["again"], request.backbone)
 
 
 def _perform(
@@ -356,13 +356,13 @@ def _perform(
         if request.custom is None:  # no file can hold a callable
             options = {"strategy": str(request.strategy), **request.config.changed()}
             write_yaml(folder.path / FILE, {"model": request.backbone.name, **options})
-        model, found, chosen, about = _work(request, folder, hear, watch, store)
+        model, figures, chosen, about = _work(request, folder, hear, watch, store)
     directories.write_atomically(folder.weights, save(_plain_state(model), metadata={"format": "pt"}))
     lineage.inherited_fingerprints(request.backbone, request.data).write(folder.fingerprints)
     result = {
         "strategy": str(request.strategy),
         "model": request.backbone.name,
-        **found,
+        **figures,
         "n_train": len(request.data.part("train")),
         "n_val": len(request.data.part("val")),
         "n_test": len(request.data.part("test")),
@@ -407,7 +407,7 @@ def _work(
             folder.write("plan.json", plan.as_dict())
         time_left = time_limit.begin(request, watch)
         model, chosen = learner.learn(request, folder, plan, head, train_images, watch, time_left, hear)
-        found = evaluation.predict_parts(request, folder, model, chosen, store, counts)
+        figures = evaluation.predict_parts(request, folder, model, chosen, store, counts)
     rows = torch.tensor([counts.rows_computed, counts.rows_read])
     process_group.add_up([rows])
     about = {
@@ -418,7 +418,7 @@ def _work(
         "numeric_plan": plan.as_dict(),
         "store": dict(zip(asdict(counts), rows.tolist(), strict=True)),
     }
-    return model, found, chosen, about
+    return model, figures, chosen, about
 
 
 def _looks(request: TrainRequest) -> int | None:

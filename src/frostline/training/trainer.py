@@ -277,7 +277,7 @@ class Trainer:
 
         due = process_group.leads() and self._checkpoint_due
         others, late, due = process_group.any_of(
-            self._leave.asked, more and self._setup.budget.late("step"), more and due
+            self._leave.signalled, more and self._setup.budget.late("step"), more and due
         )
         self._leave(keep, others=others)
         if late:
@@ -343,7 +343,7 @@ class Trainer:
         def progress(what: str, done: int, total: int) -> None:
             if process_group.size() == 1:
                 leave(self._write_checkpoint)
-            elif leave.asked:
+            elif leave.signalled:
                 raise OutOfTime
             if outer:
                 outer(what, done, total)
@@ -355,8 +355,8 @@ class Trainer:
         try:
             batches.prepare(images, items, progress)
         except OutOfTime:
-            late = not leave.asked
-        others, late = process_group.any_of(leave.asked, late)
+            late = not leave.signalled
+        others, late = process_group.any_of(leave.signalled, late)
         leave(self._write_checkpoint, others=others)
         if late:
             raise OutOfTime

@@ -113,7 +113,7 @@ def fill_cache(
     return CacheFill(
         wanted=sum(len(items) for _, _, items in _wanted(request, plan, policy)),
         computed=counts.rows_computed,
-        views={index: len(kept) for index, kept in sorted(plan.kept.items())},
+        views={index: len(cached) for index, cached in sorted(plan.cached.items())},
         workers=used,
         store=str(store.path),
     )
@@ -129,28 +129,28 @@ def _demand_writable(store: FeatureCache) -> None:
 def _decide(request: TrainRequest, plan: Plan, cut: int | None, policy: Policy, store: FeatureCache) -> None:
     """Decide which views of which cuts are kept."""
     if cut is not None:
-        found = request.backbone.cut(cut).index
-        if found == 0:
+        cluster = request.backbone.cut(cut).index
+        if cluster == 0:
             raise UsageError(f"Nothing is frozen before cut {cut}: expected one from 1 to the head's.")
-        plan.kept[found], plan.why[found] = tuple(range(request.config.views or 1)), "asked for"
+        plan.cached[cluster], plan.why[cluster] = tuple(range(request.config.views or 1)), "asked for"
         return
     cache_policy.decide(request, plan, request.images("train", policy), store)
     if not request.strategy.trains or hyperparameters(request.strategy).head_init == "probe":
         last = request.backbone.cuts[-1].index  # where heads are solved for
-        plan.kept[last] = tuple(sorted({0, *plan.kept.get(last, ())}))
+        plan.cached[last] = tuple(sorted({0, *plan.cached.get(last, ())}))
         plan.why.setdefault(last, "a head is solved for on it")
 
 
 def _wanted(request: TrainRequest, plan: Plan, policy: Policy) -> list[tuple[int, Images, list[Item]]]:
     """Return what is to be there: (cut, images, items), earlier cuts first."""
-    found = []
-    for index, kept in sorted(plan.kept.items()):
+    cluster = []
+    for index, cached in sorted(plan.cached.items()):
         for part in PARTS:
             images = request.images(part, policy if part == "train" else None)
-            views = kept if part == "train" else (0,)
-            if len(images) and kept:
-                found.append((index, images, [(i, view) for view in views for i in range(len(images))]))
-    return found
+            views = cached if part == "train" else (0,)
+            if len(images) and cached:
+                cluster.append((index, images, [(i, view) for view in views for i in range(len(images))]))
+    return cluster
 
 
 def _fill(request: TrainRequest, plan: Plan, policy: Policy, store: FeatureCache, counts: Counts) -> None:
@@ -165,15 +165,15 @@ def _spread(request: TrainRequest, plan: Plan, policy: Policy, counts: Counts, a
     root = request.data.root and request.data.root.resolve()
     carried = replace(request, data=replace(request.data, root=root), progress=None)
     folders = [directories.home(), *([root] if root else [])]
-    with ray_cluster.connected(address, threads=request.config.threads) as found, FeatureCache() as store:
-        told = _Rows(
+    with ray_cluster.connected(address, threads=request.config.threads) as cluster, FeatureCache() as store:
+        counter = _Rows(
             store, request.progress, sum(len(items) for _, _, items in _wanted(request, plan, policy))
         )
-        answers = found.everywhere(
-            _fill_there, carried, plan.as_dict(), policy, folders=folders, on_poll=told
+        results = cluster.everywhere(
+            _fill_there, carried, plan.as_dict(), policy, folders=folders, on_poll=counter
         )
-        counts.rows_computed += sum(answer["rows_computed"] for answer in answers)
-        return len(found.shares)
+        counts.rows_computed += sum(answer["rows_computed"] for answer in results)
+        return len(cluster.shares)
 
 
 def _fill_there(request: TrainRequest, plan: dict[str, Any], policy: Policy) -> dict[str, int]:

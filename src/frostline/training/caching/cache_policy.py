@@ -38,7 +38,7 @@ def decide(request: TrainRequest, plan: Plan, images: Images, store: FeatureCach
         _decide(request, plan, images, store)
     if process_group.size() > 1:
         found = Plan.from_dict(process_group.decided(plan.as_dict))
-        plan.whole, plan.views, plan.kept, plan.why = found.whole, found.views, found.kept, found.why
+        plan.whole, plan.views, plan.cached, plan.why = found.whole, found.views, found.cached, found.why
 
 
 def _decide(request: TrainRequest, plan: Plan, images: Images, store: FeatureCache | None) -> None:
@@ -59,9 +59,9 @@ def _decide(request: TrainRequest, plan: Plan, images: Images, store: FeatureCac
         row_bytes = _row_bytes(request, plan, cut) * len(images)
         room = math.floor(store.room_bytes() / max(1, row_bytes))
         views = sorted(need.passes)
-        plan.kept[index] = tuple(views[:room]) if choice.keep else ()
+        plan.cached[index] = tuple(views[:room]) if choice.keep else ()
         if choice.keep and request.data.part("val"):
-            plan.kept[index] = tuple(sorted({0, *plan.kept[index]}))
+            plan.cached[index] = tuple(sorted({0, *plan.cached[index]}))
         full = "" if room >= len(views) else f"; the store has room for {room} of {len(views)} views"
         plan.why[index] = choice.why + full
 

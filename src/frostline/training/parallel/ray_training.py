@@ -39,10 +39,10 @@ def train(request: TrainRequest, study: Path, work: Work, address: str) -> None:
     root = request.data.root and request.data.root.resolve()
     carried = replace(request, data=replace(request.data, root=root), progress=None, since=None)
     folders = [study.resolve(), *([root] if root else [])]
-    with ray_cluster.connected(address, threads=request.config.threads) as found, _watched(request, study):
+    with ray_cluster.connected(address, threads=request.config.threads) as cluster, _watched(request, study):
         for left in reversed(range(ray_cluster.RETRIES + 1)):
             try:
-                _job(found, work, ray_cluster.caller(folders), carried, study.resolve())
+                _job(cluster, work, ray_cluster.caller(folders), carried, study.resolve())
                 return
             except LostProcess as lost:
                 if not left:
@@ -55,7 +55,7 @@ def train(request: TrainRequest, study: Path, work: Work, address: str) -> None:
                 )
 
 
-def _job(found: Cluster, work: Work, caller: Caller, request: TrainRequest, study: Path) -> None:
+def _job(cluster: Cluster, work: Work, caller: Caller, request: TrainRequest, study: Path) -> None:
     """Run one job to its end. Raises `LostProcess` where a process died, or what one of them raised.
 
     Ray wants a folder that all machines see, though nothing of the run goes there.
@@ -67,14 +67,14 @@ def _job(found: Cluster, work: Work, caller: Caller, request: TrainRequest, stud
         raise UsageError(
             f'Ray Train cannot be imported here ({error}). Install it: pip install "frostline[ray]"'
         ) from None
-    least = Share(min(s.cpus for s in found.shares), min(s.gpus for s in found.shares))
+    least = Share(min(s.cpus for s in cluster.shares), min(s.gpus for s in cluster.shares))
     needs = {"CPU": float(least.cpus)} | ({"GPU": float(least.gpus)} if least.gpus else {})
     with tempfile.TemporaryDirectory(prefix=".ray-", dir=study) as scratch:
         trainer = TorchTrainer(
             _process,
             train_loop_config={"work": work, "carried": (caller, request, str(study))},
             scaling_config=ScalingConfig(
-                num_workers=len(found.shares), use_gpu=bool(least.gpus), resources_per_worker=needs
+                num_workers=len(cluster.shares), use_gpu=bool(least.gpus), resources_per_worker=needs
             ),
             run_config=RunConfig(storage_path=scratch, name="frostline"),
             torch_config=TorchConfig(backend="nccl" if least.gpus else "gloo"),
@@ -119,9 +119,9 @@ def _reason(error: Exception) -> Exception:
     failures = getattr(error, "worker_failures", {})
     raised = {rank: getattr(failure, "_base_exc", failure) for rank, failure in failures.items()}
     died = [rank for rank, failure in sorted(raised.items()) if type(failure).__module__.startswith("ray.")]
-    told = [f for rank, f in raised.items() if rank not in died and not isinstance(f, LostProcess)]
-    if told:
-        return next((one for one in told if isinstance(one, FrostlineError)), told[0])
+    own_errors = [f for rank, f in raised.items() if rank not in died and not isinstance(f, LostProcess)]
+    if own_errors:
+        return next((one for one in own_errors if isinstance(one, FrostlineError)), own_errors[0])
     if died:
         return LostProcess(f"process {', '.join(map(str, died))} died")
     return next(iter(raised.values()), error)

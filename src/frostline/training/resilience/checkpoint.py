@@ -59,7 +59,7 @@ class TrainingState:
     seconds: float = 0.0  # spent by processes that were stopped, up to their last checkpoint
     epoch_seconds: float = 0.0  # of the epoch under way, likewise
     losses: list[float] = field(default_factory=list)  # of the epoch under way
-    halvings: int = 0  # of the learning rate, after losses that were no numbers
+    halvings: int = 0  # of the learning rate, after losses that were NaN
     pieces: int = 1  # that a batch is learned from in, after memory ran out
     notes: list[str] = field(default_factory=list)  # what went wrong on the way, for a person
     best_weights: dict[str, Tensor] = field(default_factory=dict)

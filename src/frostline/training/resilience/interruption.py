@@ -26,13 +26,13 @@ class Leave:
         self._came, self._handle = came, handle
 
     @property
-    def asked(self) -> bool:
+    def signalled(self) -> bool:
         """Whether a signal has come to this process."""
         return bool(self._came)
 
     def __call__(self, keep: Callable[[], None], *, others: bool = False) -> None:
         """Keep the state and leave, where this process was asked to, or `others` of its job were."""
-        if self.asked:
+        if self.signalled:
             keep()
             self._handle()
         elif others:

@@ -1,4 +1,4 @@
-"""What a run does when a loss is no number or memory runs out: back to the start of the epoch, and on.
+"""What a run does when a loss is NaN or memory runs out: back to the start of the epoch, and on.
 
 Nothing else is changed than what is written into the next checkpoint, so a run that is killed afterwards
 takes the same way again.
@@ -67,7 +67,7 @@ def told_plainly() -> Iterator[None]:
 
 
 def check_losses(losses: list[Tensor], first: int, *, now: bool) -> None:
-    """Raise `NotFinite` for the first loss that is no number; `first` is the step of the first of them.
+    """Raise `NotFinite` for the first loss that is NaN; `first` is the step of the first of them.
 
     Where a look costs nothing the last one is looked at each time; else all of them now and then, or `now`.
     """
@@ -80,7 +80,7 @@ def check_losses(losses: list[Tensor], first: int, *, now: bool) -> None:
 
 
 def check_weights(model: nn.Module, step: int) -> None:
-    """Raise `NotFinite` where a weight that learns is no number any more."""
+    """Raise `NotFinite` where a weight that learns is NaN any more."""
     learning = [p.detach() for p in model.parameters() if p.requires_grad]
     if learning and not bool(torch.isfinite(torch.stack(torch._foreach_norm(learning, torch.inf))).all()):
         raise NotFinite(step, float("nan"))

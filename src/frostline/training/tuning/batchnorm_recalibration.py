@@ -63,11 +63,11 @@ def recalibrate(backbone: Backbone, model: nn.Module, cut: Cut, images: Images, 
     finally:
         for hook in hooks:
             hook.remove()
-    process_group.add_up([found.held for found in sums.values()])
+    process_group.add_up([statistics.held for statistics in sums.values()])
     with torch.no_grad():
-        for layer, found in sums.items():
-            if found.held[0].any():
-                found.write(layer)
+        for layer, statistics in sums.items():
+            if statistics.held[0].any():
+                statistics.write(layer)
             if layer.num_batches_tracked is not None:
                 layer.num_batches_tracked += len(chunks) - len(mine)
     model.eval()

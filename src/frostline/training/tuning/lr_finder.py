@@ -86,14 +86,14 @@ def lr_find(
         for number in range(BATCHES):
             pixels, targets = _draw(images, seed, number, batch_size)
             batches.append((frozen(plan.batch(pixels, images.preprocessing.normalise)), targets))
-    known, found = hyperparameters(request.strategy), {}
+    known, sweeps = hyperparameters(request.strategy), {}
     with torch.random.fork_rng(devices=[]):
         for stage in range(at.index, len(backbone.stages)):
             torch.manual_seed(derive(seed, "range test"))
             swept = copy.deepcopy(model)
             name = backbone.stages[stage].name
-            found[name] = suggest(name, *_sweep(backbone, swept, at, stage, known, balance, batches))
-    return found
+            sweeps[name] = suggest(name, *_sweep(backbone, swept, at, stage, known, balance, batches))
+    return sweeps
 
 
 Batch = tuple[torch.Tensor, torch.Tensor]  # (z, targets)

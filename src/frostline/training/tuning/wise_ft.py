@@ -67,7 +67,7 @@ def point(
 def chosen(
     before: nn.Module,
     after: nn.Module,
-    asked: float | str,
+    wanted: float | str,
     *,
     settle: Callable[[nn.Module], None],
     answers: Callable[[nn.Module], NDArray[np.floating]],
@@ -82,8 +82,8 @@ def chosen(
     watch = Stopwatch()
     points: list[dict[str, Any]] = []
     best: tuple[tuple[float, float], dict[str, Any], nn.Module] | None = None
-    auto = asked == "auto"
-    for share in POINTS if auto else (float(asked),):
+    auto = wanted == "auto"
+    for share in POINTS if auto else (float(wanted),):
         for again in _ways(before, after, share, both=auto):
             model = interpolate_weights(before, after, share)
             if again:
@@ -95,8 +95,11 @@ def chosen(
                 probabilities = metrics.softmax(raw, metrics.fit_temperature(raw, targets))
                 loss = metrics.score("log_loss", targets, probabilities)
                 rank = (metrics.goodness(metric, targets, probabilities), -loss)
-                found = {f"val_{metric}": metrics.score(metric, targets, probabilities), "val_log_loss": loss}
-                points.append({**point, **found})
+                scores = {
+                    f"val_{metric}": metrics.score(metric, targets, probabilities),
+                    "val_log_loss": loss,
+                }
+                points.append({**point, **scores})
             if best is None or rank > best[0]:
                 best = (rank, point, model)
     assert best is not None
