@@ -88,7 +88,8 @@ def similarity_line(similarity: Similarity, model: str) -> str:
         closeness = "far" if similarity.value < FAR else "some way off"
     return (
         f"Similarity to what {model} was trained on: {similarity.value:.2f} "
-        f"({similarity.low:.2f}–{similarity.high:.2f}), {closeness} (by {similarity.basis}; 1 is identical, 0 is unrelated)."
+        f"({similarity.low:.2f}–{similarity.high:.2f}), {closeness} (by {similarity.basis}; 1 is identical, "
+        "0 is unrelated)."
     )
 
 
