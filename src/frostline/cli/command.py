@@ -1,4 +1,4 @@
-"""What every verb shares: its common options, clock, progress, warnings, and the one JSON object."""
+"""What all commands share: common options, clock, progress, warnings, and the JSON output."""
 
 from __future__ import annotations
 
@@ -23,9 +23,9 @@ from frostline.system import processor
 from frostline.system.timing import Stopwatch, process_s
 
 SCHEMA = 2  # of the JSON objects: docs/cli.md; raised when a field changes its meaning or goes
-PLAIN_WARNINGS = (RunWarning, CacheWarning, LoggerWarning)  # shown to a person as they stand
-# What goes wrong in all processes of a job the first one says. Another waits so long before it speaks, and
-# the launcher ends it meanwhile if the first one has ended.
+PLAIN_WARNINGS = (RunWarning, CacheWarning, LoggerWarning)  # shown without Python's decoration
+# An error in all processes of a job is reported by the first. Another process waits this many seconds before
+# it reports one, and the launcher ends it meanwhile if the first has ended.
 GRACE_S = 2.0
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -48,19 +48,19 @@ everywhere = stack(
         "--cache-dir",
         "cache_dir",
         type=click.Path(file_okay=False),
-        help="Folder for what outlives a run [FROSTLINE_CACHE_DIR].",
+        help="Folder of caches shared by all studies [FROSTLINE_CACHE_DIR].",
     ),
 )
 
 
 class Verb:
-    """One call of one verb: store, clock, progress, and the one JSON object."""
+    """One call of a command: cache folder, clock, progress, and the JSON output."""
 
     owns_process = False  # whether this process was started for it
 
     def __init__(self, options: dict[str, Any], *, divided: bool = False) -> None:
-        """Begin a verb; `divided` is one whose work several processes of torchrun's do together."""
-        # A budget is from start to exit, imports and all. In another program's process it starts here.
+        """Begin a command; `divided` if several processes of torchrun share its work."""
+        # A time limit counts from start to exit, with imports. In another program's process it starts here.
         self.since_called = Stopwatch(process_s() if Verb.owns_process else 0.0)
         self._divided, self._launch = divided, Launch()
         self._json: bool = options["as_json"]
@@ -89,7 +89,7 @@ class Verb:
         return self
 
     def _see_launch(self) -> None:
-        """Find out whether this is one of several processes; only the first one speaks."""
+        """Find out whether this is one of several processes, of which only the first prints."""
         try:
             self._launch = launched()
             self.progress = self.progress if self._launch.leads else Progress(quiet=True)
@@ -104,7 +104,7 @@ class Verb:
         return self._launch.leads
 
     def together(self) -> AbstractContextManager[None]:
-        """The block in which the processes of a job work together."""
+        """Return a context in which the processes of a job work together."""
         if self._launch.size == 1:
             return nullcontext()
         from frostline.distributed import process_group
@@ -112,7 +112,7 @@ class Verb:
         return process_group.together()
 
     def in_turn(self) -> AbstractContextManager[None]:
-        """A block that the first process does before the others, which find in the store what it left."""
+        """Return a context that the first process enters before the others, which then use its cache."""
         if self._launch.size == 1:
             return nullcontext()
         from frostline.distributed import process_group
@@ -120,7 +120,7 @@ class Verb:
         return process_group.in_turn()
 
     def start(self) -> None:
-        """Import what a verb that trains or measures needs, then begin to count seconds and memory."""
+        """Import what training and measuring need, then start the clock."""
         from frostline import training  # noqa: F401  # brings the heavy imports
         from frostline.system import numerics, timing
 
@@ -129,7 +129,7 @@ class Verb:
         self.start_light()
 
     def start_with(self, module: str) -> None:
-        """Import one module of frostline's, with all that it needs, then begin to count seconds."""
+        """Import one module of frostline with its dependencies, then start the clock."""
         from frostline.system.timing import reuse_freed_memory
 
         import_module(f"frostline.{module}")
@@ -137,7 +137,7 @@ class Verb:
         self.start_light()
 
     def start_for(self, data: str) -> None:
-        """Start for images at a path; says at once, before the heavy imports, where there is nothing."""
+        """Start for images at a path; raise before the heavy imports if it does not exist."""
         if not Path(data).exists():
             import frostline
 
@@ -145,7 +145,7 @@ class Verb:
         self.start()
 
     def start_light(self) -> None:
-        """Begin to count seconds, for a verb that needs no network."""
+        """Start the clock, for a command that needs no network."""
         self._watch = Stopwatch()
 
     def warn(self, lines: Iterable[str]) -> None:
@@ -161,8 +161,8 @@ class Verb:
         if self._json:
             from frostline.studies.study_folder import plain
 
-            found = {"schema": SCHEMA, **result, "seconds": self._watch.seconds}
-            print(json.dumps(plain(found), allow_nan=False))
+            output = {"schema": SCHEMA, **result, "seconds": self._watch.seconds}
+            print(json.dumps(plain(output), allow_nan=False))
         else:
             show()
 
@@ -173,7 +173,7 @@ class Verb:
             case KeyboardInterrupt() if not self._launch.leads:
                 raise SystemExit(130)
             case KeyboardInterrupt():
-                self._end("Interrupted. What is finished is kept; the same command goes on.", 130)
+                self._end("Interrupted. What is finished is saved; the same command resumes.", 130)
             case FrostlineError():
                 self._end(str(error), error.exit_code)
             case OSError():  # a disk that is full, a folder that can't be written
@@ -195,5 +195,5 @@ def _leave_quietly(number: int, frame: Any) -> None:
 
 
 def _leave(number: int, frame: Any) -> None:
-    print("Stopped. What is finished is kept; the same command goes on.", file=sys.stderr, flush=True)
+    print("Stopped. What is finished is saved; the same command resumes.", file=sys.stderr, flush=True)
     raise SystemExit(128 + number)

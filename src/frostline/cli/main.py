@@ -62,28 +62,28 @@ def cli() -> None:
     "--study",
     default="frostline-study",
     show_default=True,
-    help="Folder that keeps the runs; images that it knows keep their part.",
+    help="Folder of the runs; images that it has seen keep their part.",
 )
 @click.option(
     "--metric",
     type=click.Choice(["accuracy", "balanced_accuracy", "macro_f1", "auroc", "log_loss"]),
     default="accuracy",
     show_default=True,
-    help="What every choice is made by.",
+    help="Metric that decides.",
 )
 @click.option(
     "--augment",
     type=click.Choice(["none", "light", "standard", "strong"]),
     default="standard",
     show_default=True,
-    help="How much training images are varied: crops, and with strong also colours and erased patches.",
+    help="Strength of the augmentation: crops, and with strong also colours and erased patches.",
 )
 @click.option(
     "--flip",
     type=click.Choice(["auto", "none", "horizontal", "both"]),
     default="auto",
     show_default=True,
-    help="Mirror training images? auto asks the images whether they have a left and a right.",
+    help="Mirror training images? auto tests whether left and right matter in the images.",
 )
 @varied_options
 @click.option(
@@ -91,38 +91,38 @@ def cli() -> None:
     type=click.Choice(["none", "weights", "sampler", "logit_adjustment"]),
     default="none",
     show_default=True,
-    help="Where some classes have few images: weigh their loss, draw them more often, or adjust logits.",
+    help="For classes with few images: weight their loss, sample them more often, or adjust logits.",
 )
 @click.option(
     "--views",
     type=click.IntRange(0),
-    help="Views of each image, the plain one among them, to cycle through while layers are frozen; "
-    "0: a new augmented one each epoch [as many as the epochs ask for].",
+    help="Views of each image, including the plain one, to cycle through while layers are frozen; 0: a new "
+    "augmented one each epoch [by the number of epochs].",
 )
 @click.option(
     "--cache",
     type=click.Choice(["auto", "keep", "compute"]),
     default="auto",
     show_default=True,
-    help="Keep what frozen layers answer in the store, or compute it each time; the result is the same.",
+    help="Cache the features of frozen layers, or compute them each time; the result is the same.",
 )
 @click.option(
     "--minutes",
     type=Minutes(),
-    help="A hard limit: training stops in time for the final figures, with the best weights so far.",
+    help="Hard time limit: training stops in time for the final evaluation, with the best weights so far.",
 )
 @click.option(
     "--interpolate-weights",
     type=Share(),
-    help="Back towards the pretrained weights: 0 is those with a probe, 1 the adapted ones; auto asks val.",
+    help="Interpolate weights: 0 is the pretrained ones with a probe, 1 the adapted ones; auto uses val.",
 )
 @click.option(
     "--source-data",
     type=click.Path(),
-    help="Images labelled with the backbone's own classes: how many does it answer right no more?",
+    help="Images labelled with the backbone's own classes, to measure forgetting.",
 )
 @click.option("--explain", is_flag=True, help="Show the arithmetic behind --cache auto.")
-@click.option("--batch-size", type=click.IntRange(1), default=32, show_default=True, help="Images a step.")
+@click.option("--batch-size", type=click.IntRange(1), default=32, show_default=True, help="Images per step.")
 @ray_option
 @logger_option
 @data_options
@@ -132,7 +132,7 @@ def train(data: str, **options: Any) -> None:
     """Adapt a backbone to DATA by one strategy.
 
     DATA is a folder with one folder per class, one with train/, val/ and test/ inside, or a CSV or
-    Parquet file with the columns path, label and, if you like, split and group. Several processes or GPUs
+    Parquet file with the columns path, label and optionally split and group. Several processes or GPUs
     share one run: torchrun --nproc-per-node 2 -m frostline train DATA …
     """
     with Verb(options, divided=True) as verb, verb.together():
@@ -144,13 +144,13 @@ def train(data: str, **options: Any) -> None:
         with verb.in_turn():
             manifest, backbone = loaded(verb, data, options, learns=True)
         verb.progress.log(formatting.data_lines(manifest))
-        old = None
-        if options["source_data"]:  # what is wrong with it shows before anything is trained
-            old = frostline.load_data(
+        source_data = None
+        if options["source_data"]:  # its problems are reported before training
+            source_data = frostline.load_data(
                 options["source_data"], test_size=0.0, val_size=0.0, progress=verb.progress
             )
-            feature_drift.own_targets(backbone, old)
-        named = (
+            feature_drift.own_targets(backbone, source_data)
+        forwarded = (
             "study",
             "seed",
             "metric",
@@ -177,14 +177,14 @@ def train(data: str, **options: Any) -> None:
             logger=loggers,
             watch=verb.since_called,
             progress=verb.progress,
-            **{key: options[key] for key in named},
+            **{key: options[key] for key in forwarded},
         )
-        if old is not None:
-            lost = frostline.forgetting(
-                backbone, frostline.load_model(run.folder), old, progress=verb.progress
+        if source_data is not None:
+            forgetting = frostline.forgetting(
+                backbone, frostline.load_model(run.folder), source_data, progress=verb.progress
             )
-            run.result["forgetting"] = lost.as_dict()
-            run.folder.write(feature_drift.KEPT, lost.as_dict())
+            run.result["forgetting"] = forgetting.as_dict()
+            run.folder.write(feature_drift.KEPT, forgetting.as_dict())
         verb.progress.close()
         if verb.leads:
             leave_config(run.folder.path / FILE)
@@ -196,13 +196,13 @@ def train(data: str, **options: Any) -> None:
 @cli.command(short_help="Label images with a run of a study.")
 @click.argument("study", type=click.Path())
 @click.argument("images", nargs=-1, required=True)
-@click.option("--run", "run_name", help="Which run answers [the best: on val, or by a comparison].")
+@click.option("--run", "run_name", help="Run to predict with [the best: on val, or by a comparison].")
 @click.option("--top", type=click.IntRange(1), default=1, show_default=True, help="Labels per image.")
 @click.option(
     "--target-accuracy",
     type=click.FloatRange(0, 1, min_open=True, max_open=True),
     metavar="ACCURACY",
-    help="Mark answers that would not be right so often, e.g. 0.95, and images unlike those learned from.",
+    help="Mark predictions below this expected accuracy, e.g. 0.95, and images unlike the training images.",
 )
 @path_column_option
 @click.option("--output", type=click.Path(dir_okay=False), help="Write a CSV file instead of the terminal.")
@@ -210,11 +210,9 @@ def train(data: str, **options: Any) -> None:
     "--copy-to",
     type=click.Path(file_okay=False),
     metavar="DIR",
-    help="Copy the images into a folder for each label below DIR, and doubted ones into one of their own.",
+    help="Copy the images into a folder for each label below DIR, and uncertain ones into a separate one.",
 )
-@click.option(
-    "--base", type=click.Path(), help="For a delta: the base weights' file, where they have no name."
-)
+@click.option("--base", type=click.Path(), help="For a delta: the base weights' file, if they have no name.")
 @everywhere
 def predict(study: str, images: tuple[str, ...], **options: Any) -> None:
     """Label IMAGES with a run of STUDY, or with a delta.
@@ -230,7 +228,7 @@ def predict(study: str, images: tuple[str, ...], **options: Any) -> None:
                 f"--output names a file in {folder}, which does not exist. Make that folder first."
             )
         verb.start_with("inference.prediction")
-        found = frostline.predict(
+        predictions = frostline.predict(
             study,
             images,
             run=options["run_name"],
@@ -241,47 +239,49 @@ def predict(study: str, images: tuple[str, ...], **options: Any) -> None:
             progress=verb.progress,
         )
         if options["output"]:
-            found.to_csv(options["output"])
-        copied = found.copy_to(options["copy_to"]) if options["copy_to"] else None
+            predictions.to_csv(options["output"])
+        copied = predictions.copy_to(options["copy_to"]) if options["copy_to"] else None
         result = {
-            "run": found.run,
-            "strategy": found.strategy,
-            "why": found.why,
-            "passed_over": [one.as_dict() for one in found.passed_over],
+            "run": predictions.run,
+            "strategy": predictions.strategy,
+            "why": predictions.why,
+            "passed_over": [run.as_dict() for run in predictions.passed_over],
             "predictions": [
                 {"path": row.path, "label": row.label, "probability": row.probability}
-                | ({} if found.doubts is None else {"unsure": row.unsure})
+                | ({} if predictions.doubts is None else {"unsure": row.unsure})
                 | (
                     {"top": [{"label": n, "probability": p} for n, p in row.top]}
                     if options["top"] > 1
                     else {}
                 )
-                for row in found.rows
+                for row in predictions.rows
             ],
-            **({} if found.doubts is None else {"doubts": found.doubts.as_dict()}),
+            **({} if predictions.doubts is None else {"doubts": predictions.doubts.as_dict()}),
             **({} if copied is None else {"copied": copied.as_dict()}),
-            "notes": list(found.notes),
-            "unreadable": [{"path": path, "reason": reason} for path, reason in found.unreadable],
+            "notes": list(predictions.notes),
+            "unreadable": [{"path": path, "reason": reason} for path, reason in predictions.unreadable],
         }
-        verb.warn(found.notes)
-        verb.progress.log(f"Run {found.run} ({found.strategy}) answers: {found.why}.")
-        if found.passed_over:
-            verb.progress.log(passed_over_line(found.passed_over))
+        verb.warn(predictions.notes)
+        verb.progress.log(
+            f"Predicting with run {predictions.run} ({predictions.strategy}): {predictions.why}."
+        )
+        if predictions.passed_over:
+            verb.progress.log(passed_over_line(predictions.passed_over))
 
-        def show() -> None:  # for a person alone: JSON needs no tables
+        def show() -> None:  # not for JSON, which needs no tables
             from frostline.cli.output import prediction_text
 
-            prediction_text.predictions(found, options["output"], copied)
+            prediction_text.predictions(predictions, options["output"], copied)
 
         verb.done(result, show)
-        if not found.rows:
-            raise DataError(f"None of {len(found.unreadable)} files could be read as an image.")
+        if not predictions.rows:
+            raise DataError(f"None of {len(predictions.unreadable)} files could be read as an image.")
 
 
 @cli.command(short_help="Show a backbone's stages and cuts.")
 @click.argument("model", default="lite0")
 @shape_options
-@click.option("--random", is_flag=True, help="Random weights: look at an architecture without having any.")
+@click.option("--random", is_flag=True, help="Random weights: show an architecture without its weights.")
 @click.option("--image", type=click.Path(dir_okay=False), help="Draw the stages to this PNG file.")
 @everywhere
 def stages(model: str, **options: Any) -> None:
@@ -303,7 +303,7 @@ def stages(model: str, **options: Any) -> None:
 
             stage_table.image(backbone, Path(options["image"]), cut_marks(len(backbone.stages)))
 
-        def show() -> None:  # for a person alone: JSON needs no tables
+        def show() -> None:  # not for JSON, which needs no tables
             from frostline.cli.output import formatting
 
             formatting.stages(backbone, formatting.cut_marks(len(backbone.stages)), options["image"])
@@ -311,20 +311,20 @@ def stages(model: str, **options: Any) -> None:
         verb.done(backbone.as_dict(), show)
 
 
-@cli.command(short_help="Run the main job offline on real images.")
+@cli.command(short_help="Train offline on packaged real images.")
 @model_options
 @running
-@click.option("--study", default="frostline-demo", show_default=True, help="Folder that keeps the runs.")
+@click.option("--study", default="frostline-demo", show_default=True, help="Folder of the runs.")
 @everywhere
 def demo(**options: Any) -> None:
-    """Adapt a real ImageNet network to real handwritten digits, offline, by four strategies."""
+    """Adapt an ImageNet network to handwritten digits, offline, by four strategies."""
     with Verb(options) as verb:
         from frostline import pipelines
         from frostline.cli.output import formatting
 
         verb.start()
         verb.progress.log(formatting.DEMO_OPENING.format(model=options["model"]))
-        found = pipelines.demo(
+        demonstration = pipelines.demo(
             study=options["study"],
             model=options["model"],
             download=options["download"],
@@ -340,14 +340,15 @@ def demo(**options: Any) -> None:
                 f"    {sentences.percent(run.accuracy or 0.0)} on the test part"
             ),
         )
-        rows = (found.majority, found.pixels)
+        rows = (demonstration.majority, demonstration.pixels)
         result = {
             "runs": [
-                {**run.result, "run_seconds": run.result["seconds"], "again": run.again} for run in found.runs
+                {**run.result, "run_seconds": run.result["seconds"], "again": run.again}
+                for run in demonstration.runs
             ],
             "baselines": [asdict(row) for row in rows],
         }
-        verb.done(result, lambda: formatting.demo(found))
+        verb.done(result, lambda: formatting.demo(demonstration))
 
 
 cli.add_command(check)
@@ -370,12 +371,12 @@ def main() -> None:
         return
     try:
         cli.main(prog_name="frostline", standalone_mode=False)
-    except click.ClickException as error:  # the first process of the job says it
+    except click.ClickException as error:  # the first process of the job reports it
         raise SystemExit(error.exit_code) from None
 
 
 def _leads() -> bool:
     try:
         return launched().leads
-    except UsageError:  # which the verb says
+    except UsageError:  # reported by the command
         return True

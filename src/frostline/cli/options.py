@@ -1,4 +1,4 @@
-"""Options that several verbs share, and the data and network they name."""
+"""Options that several commands share, and loading the data and network that they name."""
 
 from __future__ import annotations
 
@@ -37,21 +37,21 @@ class StrategyText(click.ParamType[str]):
 
 
 class Minutes(click.FloatRange):
-    """A time above 0 that ends: click lets `nan` and `inf` through, which would be no limit at all."""
+    """A finite time above 0: click accepts `nan` and `inf`, which would be no limit."""
 
     def __init__(self) -> None:
         super().__init__(0, min_open=True)
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
         """Return minutes."""
-        found = super().convert(value, param, ctx)
-        if not math.isfinite(found):
+        minutes = super().convert(value, param, ctx)
+        if not math.isfinite(minutes):
             self.fail(f"{value!r} is not a number of minutes. Leave it out for no limit.", param, ctx)
-        return found
+        return minutes
 
 
 class SplitNames(click.ParamType[dict[str, str] | str]):
-    """Parts with the folders that they are, or `none`."""
+    """Parts with their folders, or `none`."""
 
     name = "PART=FOLDER,…"
 
@@ -78,16 +78,16 @@ class Share(click.ParamType[float | str]):
         if value == "auto":
             return "auto"
         try:
-            found = float(value)
+            share = float(value)
         except ValueError:
-            found = math.nan
-        if not 0 <= found <= 1:
+            share = math.nan
+        if not 0 <= share <= 1:
             self.fail(f"{value!r} is neither auto nor a number between 0 and 1.", param, ctx)
-        return found
+        return share
 
 
 class LoggerNames(click.ParamType[str]):
-    """Loggers with commas between them, checked before anything is loaded."""
+    """Loggers separated by commas, checked before anything is loaded."""
 
     name = "LOGGER"
 
@@ -100,7 +100,7 @@ class LoggerNames(click.ParamType[str]):
 
 
 class RayAddress(click.ParamType[str]):
-    """Where a Ray cluster is. What looks like a path was meant as DATA."""
+    """Address of a Ray cluster. A value that looks like a path was meant as DATA."""
 
     name = "ADDRESS"
 
@@ -124,20 +124,20 @@ ray_option = click.option(
     is_flag=False,
     flag_value=ray_cluster.AUTO,
     type=RayAddress(),
-    help="Do it on the workers of a Ray cluster, which see the same folders: one that runs, else one on "
-    "this machine. One worker a GPU, or for each --threads cores, or a machine.",
+    help="Use the workers of a Ray cluster with the same folders: a running one, else one on this machine. "
+    "One worker per GPU, or per --threads cores, or per machine.",
 )
 shape_options = stack(
     click.option("--architecture", help="For a .safetensors FILE: the architecture, e.g. timm/resnet18."),
     click.option(
-        "--size", type=click.IntRange(16, 4096), help="Input side in pixels [the checkpoint's own]."
+        "--size", type=click.IntRange(16, 4096), help="Input side in pixels [that of the checkpoint]."
     ),
     click.option(
         "--download",
         "download",
         is_flag=True,
         default=None,
-        help="Fetch weights that are not on this machine [a terminal is asked, anything else refused].",
+        help="Download weights that are not on this machine [in a terminal, a question; else an error].",
     ),
 )
 model_options = stack(
@@ -152,8 +152,8 @@ model_options = stack(
     click.option(
         "--resize",
         type=click.Choice(["crop", "squash", "pad"]),
-        help="How pictures become square, in training, prediction and export: cut out the middle, stretch, "
-        "or fit in and fill up with the mean colour [as the checkpoint or study has it, mostly crop].",
+        help="How images become square, in training, prediction and export: centre crop, stretch, or pad "
+        "with the mean colour [as the checkpoint or study has it, mostly crop].",
     ),
 )
 varied_options = stack(
@@ -161,49 +161,53 @@ varied_options = stack(
         "--min-crop",
         type=click.FloatRange(0, 1, min_open=True),
         metavar="FRACTION",
-        help="The smallest share of a picture's area that a random crop of training shows [0.7 with "
-        "--augment light, 0.35 with standard, 0.25 with strong].",
+        help="Smallest share of an image's area in a random crop in training [0.7 with --augment light, 0.35 "
+        "with standard, 0.25 with strong].",
     ),
     click.option(
         "--rotate",
         type=click.Choice(["auto", "none", "90", "any"]),
         default="none",
         show_default=True,
-        help="Turn training images, for pictures without an up: by quarters, or by any angle. auto asks the "
-        "images whether they have an up, and turns them by quarters if not.",
+        help="Rotate training images, for images without an orientation: by quarters, or by any angle. auto "
+        "tests whether they have an orientation, and rotates by quarters if not.",
     ),
 )
 running = stack(
     click.option(
-        "--seed", default=0, show_default=True, help="Split, order, initialisation and augmentation."
+        "--seed", default=0, show_default=True, help="Seed of split, order, initialisation and augmentation."
     ),
     click.option(
-        "--deterministic", is_flag=True, help="Float32 and no timed choices: repeats agree bit for bit."
+        "--deterministic", is_flag=True, help="Float32 and no timed choices: repeats are bit-identical."
     ),
     click.option(
-        "--workers", type=click.IntRange(0), default=0, show_default=True, help="Processes that decode ahead."
+        "--workers",
+        type=click.IntRange(0),
+        default=0,
+        show_default=True,
+        help="Processes that decode images ahead.",
     ),
     click.option(
         "--precision",
         type=click.Choice(["auto", "float32", "bfloat16"]),
         default="auto",
         show_default=True,
-        help="What to compute in [timed].",
+        help="Number format of computation [the fastest, timed].",
     ),
-    click.option("--threads", type=click.IntRange(1), help="Torch threads [as many as cores are free]."),
+    click.option("--threads", type=click.IntRange(1), help="Torch threads [the number of free cores]."),
 )
 logger_option = click.option(
     "--logger",
     "logger",
     type=LoggerNames(),
     multiple=True,
-    help="Send each epoch's figures to tensorboard, mlflow or wandb, too; may be given more than once.",
+    help="Log each epoch to tensorboard, mlflow or wandb, too; may be given more than once.",
 )
 split_names_option = click.option(
     "--split-names",
     type=SplitNames(),
-    help="Which folders of DATA are which part, such as train=fold0,train=fold1,test=fold2; none: they are "
-    "classes [by their names].",
+    help="Which folders of DATA are which part, such as train=fold0,train=fold1,test=fold2; none: folders "
+    "are classes [by their names].",
 )
 path_column_option = click.option(
     "--path-column", metavar="NAME", help="Of a table: the column that names the images [path, filename, …]."
@@ -219,7 +223,7 @@ class GroupBy(click.ParamType[str]):
     name = "GROUPS"
 
     def convert(self, value: str, param: click.Parameter | None, ctx: click.Context | None) -> str:
-        """Return it as it is written."""
+        """Return the text."""
         from frostline.data.splits.grouping import parsed
 
         try:
@@ -233,9 +237,9 @@ group_by_option = click.option(
     "--group-by",
     type=GroupBy(),
     metavar="parent|column:NAME|re:REGEX|auto",
-    help="What makes a group, which stays in one part: the folder below the class folder, a table's column, "
-    "what an expression finds in a file's name (in the path, where it holds a slash), or what names suggest "
-    "[a column group].",
+    help="What defines a group, which stays in one part: the folder below the class folder, a table's "
+    "column, the match of an expression in a file's name (in the path if it holds a slash), or what names suggest [a "
+    "column group].",
 )
 
 
@@ -245,7 +249,7 @@ class IntensityRange(click.ParamType[str]):
     name = "auto|per-image|LOW,HIGH"
 
     def convert(self, value: str, param: click.Parameter | None, ctx: click.Context | None) -> str:
-        """Return the range as it is kept."""
+        """Return the range in its stored form."""
         from frostline.data.pixels.rendering import checked_range
 
         try:
@@ -254,7 +258,7 @@ class IntensityRange(click.ParamType[str]):
             self.fail(str(error), param, ctx)
 
 
-class Ground(click.ParamType[str]):
+class AlphaBackground(click.ParamType[str]):
     """A colour, or how to find it."""
 
     name = "auto|white|grey|black|R,G,B"
@@ -274,14 +278,14 @@ shown_options = stack(
     click.option(
         "--intensity-range",
         type=IntensityRange(),
-        help="Which values of images deeper than 8 bits become black and white [as the study has it, else "
+        help="Values that become black and white, for images deeper than 8 bits [as the study has it, else "
         "auto: robust percentiles of the training images].",
     ),
     click.option(
         "--alpha-background",
-        type=Ground(),
-        help="What transparent pixels are laid on [as the study has it, else white; grey where white would "
-        "hide images].",
+        type=AlphaBackground(),
+        help="Background of transparent pixels [as the study has it, else white; grey if white would hide "
+        "images].",
     ),
 )
 
@@ -355,7 +359,7 @@ data_options = stack(
         type=click.FloatRange(0, 0.9),
         default=0.2,
         show_default=True,
-        help="Share tested on, where DATA names no test part.",
+        help="Share of the test part, if DATA names none.",
     ),
     click.option(
         "--val-size",
@@ -363,7 +367,7 @@ data_options = stack(
         type=click.FloatRange(0, 0.9),
         default=0.2,
         show_default=True,
-        help="Share of the rest that chooses, where DATA names no val part.",
+        help="Share of the val part among the rest, if DATA names none.",
     ),
     click.option("--strict", is_flag=True, help="Refuse if any image cannot be used."),
     split_names_option,
@@ -381,7 +385,7 @@ def given(option: str) -> bool:
 
 
 def followed(verb: Verb, options: dict[str, Any]) -> Loggers:
-    """Return the loggers that a verb names, and say where to look; refuses before anything is loaded."""
+    """Return the loggers that a command names, and log where they write; raise before anything is loaded."""
     loggers = make_loggers(options["logger"], options["study"])
     for line in loggers.lines():
         verb.progress.log(line)
@@ -391,16 +395,18 @@ def followed(verb: Verb, options: dict[str, Any]) -> Loggers:
 def loaded(
     verb: Verb, data: str, options: dict[str, Any], *, learns: bool = False
 ) -> tuple[Manifest, Backbone]:
-    """Load the images and the network that a verb names, and begin its clock.
+    """Load the images and the network that a command names, and start its clock.
 
-    Where the verb `learns`, images that the network learned from before are not held out.
+    If the command `learns`, images that the network was trained on before are not held out.
     """
     import frostline
     from frostline.data import is_study
     from frostline.models import zoo
 
     verb.start_for(data)
-    download = zoo.agreed(options["model"], download=options["download"])  # before images take minutes
+    download = zoo.agreed(
+        options["model"], download=options["download"]
+    )  # before reading images, which may take minutes
     study = options.get("study")
     manifest = frostline.load_data(
         data,
@@ -424,8 +430,8 @@ def loaded(
         architecture=options["architecture"],
         download=download,
     )
-    seen = backbone.preprocessing
-    manifest = manifest.framed(seen.crop_mode, seen.crop_pct)
+    preprocessing = backbone.preprocessing
+    manifest = manifest.framed(preprocessing.crop_mode, preprocessing.crop_pct)
     if learns:
         from frostline.models import lineage
         from frostline.studies.study_folder import Study

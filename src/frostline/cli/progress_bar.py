@@ -6,15 +6,15 @@ import sys
 import time
 from types import TracebackType
 
-WORDS = {
+LABELS = {
     "indexing": "Reading the images' bytes",
-    "looking for copies": "Looking for copies",
+    "looking for copies": "Searching for copies",
     "decoding": "Decoding each image once",
     "frozen layers": "Computing frozen layers",
     "train": "Training",
     "predict": "Predicting",
 }
-LINE_EVERY_S = 10.0  # where standard error is a file, a line this often
+LINE_EVERY_S = 10.0  # seconds between lines if standard error is not a terminal
 
 
 class Progress:
@@ -52,7 +52,7 @@ class Progress:
             print(text, file=sys.stderr, flush=True)
 
     def close(self) -> None:
-        """Take the bar away."""
+        """Remove the bar."""
         if self._bar is not None:
             self._bar.stop()  # type: ignore[attr-defined]
             self._bar = None
@@ -75,7 +75,7 @@ class Progress:
                 transient=True,
             )
             self._bar.start()
-            self._task = self._bar.add_task(WORDS.get(what, what), total=total)
+            self._task = self._bar.add_task(LABELS.get(what, what), total=total)
             self._what = what
         self._done = done
         self._bar.update(self._task, completed=done, total=total)  # type: ignore[attr-defined]
@@ -88,7 +88,7 @@ class Progress:
         if now - self._printed >= LINE_EVERY_S and 0 < done < total:
             left = (now - self._started) / done * (total - done)
             print(
-                f"  {WORDS.get(what, what)}: {done} of {total}, about {left:.0f} s left",
+                f"  {LABELS.get(what, what)}: {done} of {total}, about {left:.0f} s left",
                 file=sys.stderr,
                 flush=True,
             )

@@ -1,1 +1,1 @@
-"""One file a verb: its options, the call of the library, and what it prints."""
+"""One file per command: its options, the call of the library, and what it prints."""

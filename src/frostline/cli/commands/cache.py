@@ -1,4 +1,4 @@
-"""`frostline cache`: what is kept of frozen layers, and its upkeep. Only `fill` needs torch."""
+"""`frostline cache`: show and maintain the cached features of frozen layers. Only `fill` needs torch."""
 
 from __future__ import annotations
 
@@ -41,13 +41,15 @@ class Size(click.ParamType[int]):
         return int(size)
 
 
-@click.group(invoke_without_command=True, short_help="Show what is kept of frozen layers, and tidy it.")
+@click.group(
+    invoke_without_command=True, short_help="Show and maintain the cached features of frozen layers."
+)
 @everywhere
 @click.pass_context
 def cache(context: click.Context, /, **options: Any) -> None:
-    """Show the rows of frozen layers that are kept, by model and cut.
+    """Show the cached features of frozen layers, by model and cut.
 
-    Deleting them costs time, never a result: what is missing is computed again.
+    Deleting them costs time, but changes no result: missing features are computed again.
     """
     context.obj = options
     if context.invoked_subcommand is None:
@@ -56,28 +58,38 @@ def cache(context: click.Context, /, **options: Any) -> None:
             from frostline.feature_cache import FeatureCache
 
             verb.start_light()
-            with FeatureCache() as kept:
+            with FeatureCache() as feature_cache:
                 shelves = [
-                    {**asdict(held), "form": asdict(held.form) if held.form else None}
-                    for held in kept.holdings()
+                    {**asdict(holding), "form": asdict(holding.form) if holding.form else None}
+                    for holding in feature_cache.holdings()
                 ]
-                result = {"path": str(kept.path), "bytes": kept.total_bytes(), "shelves": shelves}
-                verb.done(result, lambda: formatting.store(kept))
+                result = {
+                    "path": str(feature_cache.path),
+                    "bytes": feature_cache.total_bytes(),
+                    "shelves": shelves,
+                }
+                verb.done(result, lambda: formatting.store(feature_cache))
 
 
 @cache.command()
 @click.argument("data")
 @click.option(
-    "--strategy", type=StrategyText(), default="head", show_default=True, help="Keep what this will read."
+    "--strategy",
+    type=StrategyText(),
+    default="head",
+    show_default=True,
+    help="Cache what this strategy will read.",
 )
-@click.option("--cut", type=click.IntRange(1), help="Keep the rows of this cut alone (see frostline stages).")
+@click.option(
+    "--cut", type=click.IntRange(1), help="Cache features of this cut alone (see frostline stages)."
+)
 @click.option("--views", type=click.IntRange(1), help="Views of each training image, the plain one first.")
 @click.option(
     "--augment",
     type=click.Choice(["none", "light", "standard", "strong"]),
     default="standard",
     show_default=True,
-    help="How much training images will be varied.",
+    help="Strength of the augmentation in training.",
 )
 @varied_options
 @ray_option
@@ -86,76 +98,58 @@ def cache(context: click.Context, /, **options: Any) -> None:
 @data_options
 @everywhere
 @click.pass_obj
-def fill(before: dict[str, Any], /, data: str, **options: Any) -> None:
-    """Compute the frozen layers of DATA's images and keep them, before anything is trained.
+def fill(group_options: dict[str, Any], /, data: str, **options: Any) -> None:
+    """Compute and cache the features of DATA's images, before anything is trained.
 
     Training reads them where model, --size, --resize, --seed, --augment, --min-crop, --rotate and --precision
-    are the same. Interrupted, the same command goes on; several at once, also on several machines, share the
+    are the same. Interrupted, the same command resumes; several at once, also on several machines, share the
     work.
     """
-    options = {**options, **_both(before, {key: options[key] for key in before})}
+    options = {**options, **_merged(group_options, {key: options[key] for key in group_options})}
     with Verb(options) as verb:
         import frostline
         from frostline.cli.output import formatting
 
         manifest, backbone = loaded(verb, data, options)
         verb.progress.log(formatting.data_lines(manifest))
-        named = (
+        forwarded = (
             *("cut", "views", "ray", "seed", "augment", "min_crop", "rotate", "deterministic", "precision"),
             *("threads", "workers"),
         )
-        found = frostline.fill_cache(
+        filled = frostline.fill_cache(
             backbone,
             manifest,
             options["strategy"],
             progress=verb.progress,
-            **{key: options[key] for key in named},
+            **{key: options[key] for key in forwarded},
         )
         verb.done(
-            asdict(found),
+            asdict(filled),
             lambda: click.echo(
-                f"{found.wanted:,} rows are wanted, {found.computed:,} were computed now, by {found.workers} "
-                f"worker(s), in {found.store}"
+                f"{filled.wanted:,} features needed, {filled.computed:,} computed now by {filled.workers} "
+                f"worker(s), in {filled.store}"
             ),
         )
 
 
 @cache.command()
-@click.option("--max-size", type=Size(), required=True, help="Keep at most this much, such as 5GB.")
+@click.option("--max-size", type=Size(), required=True, help="Size to reduce the cache to, such as 5GB.")
 @everywhere
 @click.pass_obj
-def prune(before: dict[str, Any], /, max_size: int, **options: Any) -> None:
-    """Delete the least recently used rows until at most --max-size is left."""
-    with Verb(_both(before, options)) as verb:
+def prune(group_options: dict[str, Any], /, max_size: int, **options: Any) -> None:
+    """Delete the least recently used features until at most --max-size is left."""
+    with Verb(_merged(group_options, options)) as verb:
         from frostline.cli.output.formatting import size
         from frostline.feature_cache import FeatureCache
 
         verb.start_light()
-        with FeatureCache() as kept:
-            gone = kept.prune(max_size)
-            left = kept.total_bytes()
+        with FeatureCache() as feature_cache:
+            freed_bytes = feature_cache.prune(max_size)
+            left_bytes = feature_cache.total_bytes()
             verb.done(
-                {"path": str(kept.path), "freed_bytes": gone, "bytes": left},
-                lambda: click.echo(f"{size(gone)} deleted, {size(left)} left in {kept.path}"),
-            )
-
-
-@cache.command()
-@everywhere
-@click.pass_obj
-def verify(before: dict[str, Any], /, **options: Any) -> None:
-    """Read every row and drop what is damaged."""
-    with Verb(_both(before, options)) as verb:
-        from frostline.feature_cache import FeatureCache
-
-        verb.start_light()
-        with FeatureCache() as kept:
-            found = kept.verify()
-            verb.done(
-                {"path": str(kept.path), **asdict(found)},
+                {"path": str(feature_cache.path), "freed_bytes": freed_bytes, "bytes": left_bytes},
                 lambda: click.echo(
-                    f"{found.right:,} rows are right, {found.damaged:,} were damaged and are dropped, "
-                    f"{found.lost:,} were gone, {found.adopted:,} were found on disk and are known now."
+                    f"{size(freed_bytes)} deleted, {size(left_bytes)} left in {feature_cache.path}"
                 ),
             )
 
@@ -163,21 +157,45 @@ def verify(before: dict[str, Any], /, **options: Any) -> None:
 @cache.command()
 @everywhere
 @click.pass_obj
-def clear(before: dict[str, Any], /, **options: Any) -> None:
-    """Delete every row."""
-    with Verb(_both(before, options)) as verb:
+def verify(group_options: dict[str, Any], /, **options: Any) -> None:
+    """Read every cached feature and delete what is damaged."""
+    with Verb(_merged(group_options, options)) as verb:
+        from frostline.feature_cache import FeatureCache
+
+        verb.start_light()
+        with FeatureCache() as feature_cache:
+            checked = feature_cache.verify()
+            verb.done(
+                {"path": str(feature_cache.path), **asdict(checked)},
+                lambda: click.echo(
+                    f"{checked.right:,} features are intact, {checked.damaged:,} were damaged and deleted, "
+                    f"{checked.lost:,} were missing, {checked.adopted:,} were found on disk and added."
+                ),
+            )
+
+
+@cache.command()
+@everywhere
+@click.pass_obj
+def clear(group_options: dict[str, Any], /, **options: Any) -> None:
+    """Delete every cached feature."""
+    with Verb(_merged(group_options, options)) as verb:
         from frostline.cli.output.formatting import size
         from frostline.feature_cache import FeatureCache
 
         verb.start_light()
-        with FeatureCache() as kept:
-            gone = kept.clear()
+        with FeatureCache() as feature_cache:
+            freed_bytes = feature_cache.clear()
             verb.done(
-                {"path": str(kept.path), "freed_bytes": gone, "bytes": kept.total_bytes()},
-                lambda: click.echo(f"{size(gone)} deleted from {kept.path}"),
+                {
+                    "path": str(feature_cache.path),
+                    "freed_bytes": freed_bytes,
+                    "bytes": feature_cache.total_bytes(),
+                },
+                lambda: click.echo(f"{size(freed_bytes)} deleted from {feature_cache.path}"),
             )
 
 
-def _both(before: dict[str, Any], after: dict[str, Any]) -> dict[str, Any]:
-    """Take an option wherever it was given: `store --json verify` or `cache verify --json`."""
-    return {key: after[key] or before[key] for key in after}
+def _merged(group_options: dict[str, Any], options: dict[str, Any]) -> dict[str, Any]:
+    """Return options as given to the command or its group: `cache --json verify` or `cache verify --json`."""
+    return {key: options[key] or group_options[key] for key in options}

@@ -1,4 +1,4 @@
-"""`frostline check`: what was read, what is wrong with it and what would be done, without training."""
+"""`frostline check`: what was read, its problems, and how it would be split, without training."""
 
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ from frostline.cli.command import Verb, everywhere
 from frostline.cli.options import data_options
 from frostline.errors import StudyError, UsageError, did_you_mean
 
-FOUND = 3  # exit code where --fail-on names a kind that was found; 1 stays a refusal
+FOUND = 3  # exit code if --fail-on names a kind that was found; 1 is an error
 ANY = "any"
 
 
 class KindList(click.ParamType[tuple[str, ...]]):
-    """Kinds of findings with commas between them, or `any`: each that may mean trouble."""
+    """Kinds of findings separated by commas, or `any`: each that may be a problem."""
 
     name = "KIND,…"
 
@@ -31,21 +31,21 @@ class KindList(click.ParamType[tuple[str, ...]]):
         names = [name.strip() for name in value.split(",") if name.strip()]
         unknown = [name for name in names if name not in (*KINDS, ANY)]
         if unknown or not names:
-            what = f"There is no kind {unknown[0]!r}." if unknown else "No kind is named."
+            problem = f"There is no kind {unknown[0]!r}." if unknown else "No kind is named."
             guess = did_you_mean(unknown[0], KINDS) if unknown else ""
-            self.fail(f"{what}{guess} Expected {ANY}, or some of {', '.join(KINDS)}.", param, ctx)
-        every = [kind for name in names for kind in (TROUBLE if name == ANY else (name,))]
-        return tuple(dict.fromkeys(every))
+            self.fail(f"{problem}{guess} Expected {ANY}, or some of {', '.join(KINDS)}.", param, ctx)
+        kinds = [kind for name in names for kind in (TROUBLE if name == ANY else (name,))]
+        return tuple(dict.fromkeys(kinds))
 
 
-@click.command(short_help="What is wrong with images, before any training.")
+@click.command(short_help="Find problems in images, before any training.")
 @click.argument("data")
 @click.option(
     "--fail-on",
     type=KindList(),
     default=(),
-    help=f"End with {FOUND} where one of these kinds is found (docs/cli.md lists them); {ANY}: where "
-    "anything may be wrong.",
+    help=f"Exit with {FOUND} if one of these kinds is found (docs/cli.md lists them); {ANY}: if anything may "
+    "be wrong.",
 )
 @click.option(
     "--page",
@@ -58,7 +58,7 @@ class KindList(click.ParamType[tuple[str, ...]]):
     type=click.Choice(["crop", "squash", "pad"]),
     help="How pictures will become square [as the study has it, else crop].",
 )
-@click.option("--seed", default=0, show_default=True, help="Of the split that would be made.")
+@click.option("--seed", default=0, show_default=True, help="Seed of the split.")
 @click.option("--study", type=click.Path(), help="A study whose images keep their part.")
 @click.option(
     "--workers", type=click.IntRange(0), default=0, show_default=True, help="Threads that read and decode."
@@ -66,9 +66,9 @@ class KindList(click.ParamType[tuple[str, ...]]):
 @data_options
 @everywhere
 def check(data: str, **options: Any) -> None:
-    """Say what is in DATA, what is wrong with it and what would be done. Nothing is trained.
+    """Show what is in DATA, its problems, and how it would be split. Nothing is trained.
 
-    DATA is what `train` takes. Files are decoded once and remembered; a second look takes seconds.
+    DATA is what `train` takes. Files are decoded once and cached; a second check takes seconds.
     """
     with Verb(options) as verb:
         page = options["page"]
@@ -79,7 +79,7 @@ def check(data: str, **options: Any) -> None:
         verb.start_with("data")
         import frostline
 
-        named = (
+        forwarded = (
             *(
                 "seed",
                 "test_size",
@@ -92,7 +92,9 @@ def check(data: str, **options: Any) -> None:
             ),
             *("alpha_background", "path_column", "label_column", "group_by"),
         )
-        manifest = frostline.load_data(data, progress=verb.progress, **{key: options[key] for key in named})
+        manifest = frostline.load_data(
+            data, progress=verb.progress, **{key: options[key] for key in forwarded}
+        )
         manifest = manifest.framed(*_geometry(options["resize"], options["study"]))
         if page:
             from frostline.reports import check_page
@@ -107,8 +109,8 @@ def check(data: str, **options: Any) -> None:
             "parts": {part: len(manifest.part(part)) for part in ("train", "val", "test")},
             "given": list(manifest.given),
             "set_aside": [
-                {"path": gone.path, "label": gone.label, "kind": gone.kind, "reason": gone.reason}
-                for gone in manifest.set_aside
+                {"path": skipped.path, "label": skipped.label, "kind": skipped.kind, "reason": skipped.reason}
+                for skipped in manifest.set_aside
             ],
             "findings": [finding.as_dict() for finding in manifest.findings],
             "failed": failed,
@@ -127,18 +129,18 @@ def check(data: str, **options: Any) -> None:
 
 
 def _geometry(resize: str | None, study: str | None) -> tuple[str, float]:
-    """Return how pictures will become square, and the share of a side that a crop keeps.
+    """Return how pictures become square, and the share of a side that a crop keeps.
 
-    As it is said, else as the study's best run has it, else a crop that keeps the most.
+    As given, else as the study's best run has it, else a crop that keeps the most.
     """
     if resize is not None or study is None or not (Path(study) / "study.json").is_file():
         return resize or "crop", 1.0
     from frostline.studies.best_run import best_of
     from frostline.studies.study_folder import Study
 
-    known = Study.existing(study)
+    opened_study = Study.existing(study)
     try:
-        seen = best_of(known).folder.checked_config()["preprocessing"]
+        preprocessing = best_of(opened_study).folder.checked_config()["preprocessing"]
     except StudyError:  # no run is finished yet
         return "crop", 1.0
-    return str(seen.get("crop_mode", "crop")), float(seen.get("crop_pct", 1.0))
+    return str(preprocessing.get("crop_mode", "crop")), float(preprocessing.get("crop_pct", 1.0))

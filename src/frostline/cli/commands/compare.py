@@ -1,4 +1,4 @@
-"""`frostline compare`: strategies race, and who won is said with what it is worth."""
+"""`frostline compare`: compare strategies, and report the winner with its accuracy."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ SEARCHED = ("lr", "layer_decay", "weight_decay", "augment")
 
 
 class StrategyList(click.ParamType[tuple[str, ...]]):
-    """Strategies with commas between them; commas inside brackets belong to a strategy."""
+    """Strategies separated by commas; commas inside brackets belong to a strategy."""
 
     name = "STRATEGIES"
 
@@ -50,11 +50,11 @@ class StrategyList(click.ParamType[tuple[str, ...]]):
         return names
 
 
-ADVISED = "advised"  # in place of names: what `plan` thinks most of
+ADVISED = "advised"  # in place of names: the best by `plan`
 
 
 class Racing(StrategyList):
-    """A list of strategies, or the word for those of the advice."""
+    """A list of strategies, or `advised`."""
 
     def convert(
         self, value: str | tuple[str, ...], param: click.Parameter | None, ctx: click.Context | None
@@ -63,35 +63,39 @@ class Racing(StrategyList):
         return (ADVISED,) if value == ADVISED else super().convert(value, param, ctx)
 
 
-@click.command(short_help="Race strategies fairly, name the winner, train it.")
+@click.command(short_help="Compare strategies, name the winner, train it.")
 @click.argument("data")
 @click.option(
     "--strategies",
     "names",
     type=Racing(),
-    help='What races, such as "linear_probe,top_k(2),lp_ft", or advised: the probe and the top of the advice '
-    "[every strategy but scratch].",
+    help='Strategies to compare, such as "linear_probe,top_k(2),lp_ft", or advised: the probe and the best '
+    "of the advice [every strategy but scratch].",
 )
-@click.option("--cuts", is_flag=True, help="Race a thaw at every stage instead: how many layers to freeze?")
+@click.option(
+    "--cuts", is_flag=True, help="Compare unfreezing from every stage instead: how many layers to freeze?"
+)
 @click.option(
     "--earlier/--no-earlier",
     default=True,
-    help="Let strategies that were trained in the study before join the race [they do].",
+    help="Include strategies that were trained in the study before [included].",
 )
-@click.option("--minutes", type=Minutes(), help="What all of it may take [no limit].")
+@click.option("--minutes", type=Minutes(), help="Time limit for everything [no limit].")
 @click.option("--repeats", type=click.IntRange(1), default=3, show_default=True, help="New splits and seeds.")
 @click.option(
     "--search",
     type=click.Choice(SEARCHED),
     multiple=True,
-    help="Let variants of the strategies join, with this setting drawn; may be given more than once.",
+    help="Add variants of the strategies with this setting sampled; may be given more than once.",
 )
-@click.option("--draws", type=click.IntRange(0), default=8, show_default=True, help="Variants for --search.")
+@click.option(
+    "--draws", type=click.IntRange(0), default=8, show_default=True, help="Number of variants for --search."
+)
 @click.option(
     "--study",
     default="frostline-study",
     show_default=True,
-    help="Folder that keeps the runs; images that it knows keep their part.",
+    help="Folder of the runs; images that it has seen keep their part.",
 )
 @click.option("--database", help="Optuna storage URL for workers on several machines [SQLite in the study].")
 @click.option(
@@ -99,21 +103,21 @@ class Racing(StrategyList):
     type=click.Choice(["accuracy", "balanced_accuracy", "macro_f1", "auroc", "log_loss"]),
     default="accuracy",
     show_default=True,
-    help="What the race is decided by.",
+    help="Metric that decides.",
 )
 @click.option(
     "--augment",
     type=click.Choice(["none", "light", "standard", "strong"]),
     default="standard",
     show_default=True,
-    help="How much training images are varied.",
+    help="Strength of the augmentation.",
 )
 @varied_options
 @click.option(
     "--interpolate-weights",
     type=Share(),
-    help="Take the winner back towards the pretrained weights: 0 is those with a probe, 1 the adapted ones; "
-    "auto asks the folds.",
+    help="Interpolate the winner's weights: 0 is the pretrained ones with a probe, 1 the adapted ones; auto "
+    "chooses by the folds.",
 )
 @ray_option
 @model_options
@@ -123,20 +127,20 @@ class Racing(StrategyList):
 @config_option
 @everywhere
 def compare(data: str, **options: Any) -> None:
-    """Race strategies on DATA, and train the winner on all that may be learned from.
+    """Compare strategies on DATA, and train the winner on all train and val images.
 
     Every repeat is a new split, order, initialisation and augmentation, shared by all strategies; with
-    fewer than 2,000 images it is five folds. Decisions read validation images alone; the test part is read
-    once, for the winner. Interrupted, the same command goes on; several at once share the work.
+    fewer than 2,000 images it is five folds. Decisions use validation images alone; the test part is
+    evaluated once, for the winner. Interrupted, the same command resumes; several at once share the work.
     """
     with Verb(options) as verb:
         if options["cuts"] and options["names"]:
             raise UsageError(
-                "--cuts races a thaw at every stage, and --strategies names others: give one of the two."
+                "--cuts compares one strategy per stage, and --strategies names others: give one of the two."
             )
         if given("draws") and not options["search"]:
             raise UsageError(
-                "--draws counts variants of what --search names: give --search, such as lr, too."
+                "--draws is the number of variants for --search: give --search, such as lr, too."
             )
         import frostline
         from frostline.cli.output import comparison_text, formatting
@@ -145,7 +149,7 @@ def compare(data: str, **options: Any) -> None:
         loggers = followed(verb, options)
         manifest, backbone = loaded(verb, data, options, learns=True)
         verb.progress.log(formatting.data_lines(manifest))
-        named = (
+        forwarded = (
             "cuts",
             "earlier",
             "minutes",
@@ -165,7 +169,7 @@ def compare(data: str, **options: Any) -> None:
             "workers",
             "interpolate_weights",
         )
-        wanted = {key: options[key] for key in named}
+        arguments = {key: options[key] for key in forwarded}
         names = options["names"]
         if names == (ADVISED,):
             demand_measuring(backbone, manifest, options["minutes"], options["threads"], verb.since_called)
@@ -173,10 +177,10 @@ def compare(data: str, **options: Any) -> None:
                 backbone, manifest, seed=options["seed"], threads=options["threads"], progress=verb.progress
             )
             names = candidates(planned.advice)
-            verb.progress.log(f"Racing {', '.join(names)}.")
+            verb.progress.log(f"Comparing {', '.join(names)}.")
         if names:
-            wanted["strategies"] = names
-        found = frostline.compare(
+            arguments["strategies"] = names
+        comparison = frostline.compare(
             backbone,
             manifest,
             draws=options["draws"] if options["search"] else 0,
@@ -184,8 +188,8 @@ def compare(data: str, **options: Any) -> None:
             logger=loggers,
             progress=verb.progress,
             log=verb.progress.log,
-            **wanted,
+            **arguments,
         )
         verb.progress.close()
         leave_config(Path(options["study"]) / FILE)
-        verb.done(found.result, lambda: comparison_text.comparison(found))
+        verb.done(comparison.result, lambda: comparison_text.comparison(comparison))

@@ -1,4 +1,4 @@
-"""`frostline export`: a model to take away."""
+"""`frostline export`: write a model to a folder."""
 
 from __future__ import annotations
 
@@ -11,39 +11,37 @@ from frostline.cli.command import Verb, everywhere
 FORMATS = ("safetensors", "onnx", "torch", "delta")
 
 
-@click.command(short_help="A run's model in a folder of its own, to take away.")
+@click.command(short_help="Export a run's model to a folder.")
 @click.argument("study", type=click.Path())
 @click.option("--to", type=click.Choice(FORMATS), default="safetensors", show_default=True, help="Format.")
-@click.option("--run", "run_name", help="Which run [the one that answers for the study].")
+@click.option("--run", "run_name", help="Which run [the one that predict uses].")
 @click.option("--out", type=click.Path(), help="The folder [frostline-FORMAT].")
 @click.option(
     "--with-preprocessing",
     is_flag=True,
-    help="onnx, torch: take bytes (n, size, size, 3), and scale and normalise them; resizing stays outside.",
+    help="onnx, torch: take bytes (n, size, size, 3), and scale and normalise them; resizing is not part.",
 )
 @click.option(
     "--no-fingerprints",
     is_flag=True,
-    help="Leave out the short digests of the images that the model learned from, by which a later training "
-    "keeps them apart from what judges it.",
+    help="Leave out the short digests of the training images, by which a later training keeps them out of "
+    "its val and test parts.",
 )
 @click.option("--images", type=click.Path(), help="Images to check the export on [64 of the study's own].")
-@click.option(
-    "--base", type=click.Path(), help="For a delta: the base weights' file, where they have no name."
-)
+@click.option("--base", type=click.Path(), help="For a delta: the base weights' file, if they have no name.")
 @everywhere
 def export(study: str, **options: Any) -> None:
     """Write the model of STUDY to a folder that needs no study, with a model card.
 
-    safetensors loads with timm alone (models that are not timm's: with a small loader beside them), onnx and
-    torch are programs, delta holds only what was thawed. Probabilities are calibrated in all of them: a plain
-    softmax gives what `frostline predict` gives. Each is loaded back and checked on real images first.
+    safetensors loads with timm alone (models that are not timm's: with a small loader in the folder), onnx
+    and torch are programs, delta holds only the trained layers. Probabilities are calibrated in all of them:
+    a plain softmax gives what `frostline predict` gives. Each is loaded back and checked on real images.
     """
     with Verb(options) as verb:
         import frostline
 
         verb.start()
-        found = frostline.export(
+        exported = frostline.export(
             study,
             options["to"],
             run=options["run_name"],
@@ -56,4 +54,4 @@ def export(study: str, **options: Any) -> None:
         )
         from frostline.cli.output import export_text
 
-        verb.done(found.result, lambda: export_text.export(found))
+        verb.done(exported.result, lambda: export_text.export(exported))

@@ -1,4 +1,4 @@
-"""`frostline fit`: the whole story in one command."""
+"""`frostline fit`: the whole pipeline in one command."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ from frostline.config import FILE
 
 
 class NameList(click.ParamType[tuple[str, ...] | str]):
-    """Names with commas between them, or `auto`."""
+    """Names separated by commas, or `auto`."""
 
     name = "MODELS"
 
@@ -46,18 +46,18 @@ class NameList(click.ParamType[tuple[str, ...] | str]):
         return names
 
 
-@click.command(short_help="The whole story: from images to a model and a number to trust.")
+@click.command(short_help="From images to a model with a reliable accuracy, in one command.")
 @click.argument("data")
-@click.option("--minutes", type=Minutes(), help="What it all may take [announced].")
+@click.option("--minutes", type=Minutes(), help="Time limit for everything [shown at the start].")
 @click.option(
-    "--strategies", "names", type=StrategyList(), help="Race these [what experience advises for the images]."
+    "--strategies", "names", type=StrategyList(), help="Strategies to compare [the best of the advice]."
 )
 @click.option("--repeats", type=click.IntRange(1), default=3, show_default=True, help="New splits and seeds.")
 @click.option(
     "--study",
     default="frostline-fit",
     show_default=True,
-    help="Folder that keeps everything; images that it knows keep their part.",
+    help="Folder of everything; images that it has seen keep their part.",
 )
 @click.option("--database", help="Optuna storage URL for workers on several machines [SQLite in the study].")
 @click.option(
@@ -65,21 +65,21 @@ class NameList(click.ParamType[tuple[str, ...] | str]):
     type=click.Choice(["accuracy", "balanced_accuracy", "macro_f1", "auroc", "log_loss"]),
     default="accuracy",
     show_default=True,
-    help="What the race is decided by.",
+    help="Metric that decides.",
 )
 @click.option(
     "--augment",
     type=click.Choice(["none", "light", "standard", "strong"]),
     default="standard",
     show_default=True,
-    help="How much training images are varied.",
+    help="Strength of the augmentation.",
 )
 @varied_options
 @click.option(
     "--interpolate-weights",
     type=Share(),
-    help="Take the winner back towards the pretrained weights: 0 is those with a probe, 1 the adapted ones; "
-    "auto asks the folds.",
+    help="Interpolate the winner's weights: 0 is the pretrained ones with a probe, 1 the adapted ones; auto "
+    "chooses by the folds.",
 )
 @click.option("--strict", is_flag=True, help="Refuse if any image cannot be used.")
 @split_names_option
@@ -96,12 +96,12 @@ class NameList(click.ParamType[tuple[str, ...] | str]):
 @click.option(
     "--max-latency-ms",
     type=click.FloatRange(0, min_open=True),
-    help="What a network may take for one image, measured here [no limit].",
+    help="Largest latency of a network for one image, measured here [no limit].",
 )
 @click.option(
     "--max-size-mb",
     type=click.FloatRange(0, min_open=True),
-    help="How large a network's weights may be, in 10⁶ bytes [no limit].",
+    help="Largest size of a network's weights, in 10⁶ bytes [no limit].",
 )
 @model_options
 @running
@@ -109,14 +109,14 @@ class NameList(click.ParamType[tuple[str, ...] | str]):
 @config_option
 @everywhere
 def fit(data: str, **options: Any) -> None:
-    """Check the images of DATA, measure them, plan, race strategies, train the winner, say what it is worth.
+    """Check the images of DATA, measure them, compare strategies, train the winner, report its accuracy.
 
-    With --models, each network passes over the images once. The one whose linear probe, asked out of fold,
-    is best races with the largest of those that are not separated from it, by their strategies.
+    With --models, each network passes over the images once. Strategies are then compared on the one with the
+    best out-of-fold linear probe, and on the largest of those not significantly worse.
 
     DATA is a folder with one folder per class, one with train/, val/ and test/ inside, or a CSV or Parquet
-    file with the columns path, label and, if you like, split and group. A model answers within seconds, and
-    gets better until the time is up. Interrupted, the same command goes on.
+    file with the columns path, label and optionally split and group. A first model is ready within seconds,
+    and better ones follow until the time is up. Interrupted, the same command resumes.
     """
     with Verb(options) as verb:
         loggers = followed(verb, options)
@@ -124,7 +124,7 @@ def fit(data: str, **options: Any) -> None:
         import frostline
         from frostline.cli.output import fit_text
 
-        named = (
+        forwarded = (
             "models",
             "max_latency_ms",
             "max_size_mb",
@@ -154,7 +154,7 @@ def fit(data: str, **options: Any) -> None:
             "label_column",
             "group_by",
         )
-        found = frostline.fit(
+        fitted = frostline.fit(
             data,
             model=options["model"] if given("model") or not options["models"] else None,
             strategies=options["names"],
@@ -162,8 +162,8 @@ def fit(data: str, **options: Any) -> None:
             logger=loggers,
             progress=verb.progress,
             log=verb.progress.log,
-            **{key: options[key] for key in named},
+            **{key: options[key] for key in forwarded},
         )
         verb.progress.close()
         leave_config(Path(options["study"]) / FILE)
-        verb.done(found.result, lambda: fit_text.fitted(found))
+        verb.done(fitted.result, lambda: fit_text.fitted(fitted))

@@ -1,4 +1,4 @@
-"""`frostline models`: backbones by size, with licence and download, and which of them are here."""
+"""`frostline models`: list backbones by size, with licence, download size and whether they are on disk."""
 
 from __future__ import annotations
 
@@ -9,10 +9,10 @@ import click
 from frostline.cli.command import Verb, everywhere
 
 
-@click.command(short_help="Backbones by size, with licence and download; which are here.")
+@click.command(short_help="List backbones by size, with licence, download and whether on disk.")
 @everywhere
 def models(**options: Any) -> None:
-    """List backbones that people mean, by where they are comfortable to train, and what of them is here.
+    """List common backbones by the hardware that they suit, and whether they are on this machine.
 
     It is a short list, not a limit: --model takes any name of timm's, torchvision's and transformers'.
     """
@@ -20,11 +20,11 @@ def models(**options: Any) -> None:
         verb.start_with("models.zoo")
         from frostline.models.zoo.catalogue import catalogue
 
-        found = catalogue()
+        listing = catalogue()
 
-        def show() -> None:  # for a person alone: JSON needs no tables
+        def show() -> None:  # not for JSON, which needs no tables
             from frostline.cli.output import models_text
 
-            models_text.models(found)
+            models_text.models(listing)
 
-        verb.done(found, show)
+        verb.done(listing, show)

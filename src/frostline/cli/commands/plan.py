@@ -1,4 +1,4 @@
-"""`frostline measure | plan`: what the images say, and what to do, before anything is trained."""
+"""`frostline measure | plan`: measure images and recommend a strategy, before anything is trained."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ from frostline.cli.command import Verb, everywhere, stack
 from frostline.cli.commands.cache import Size
 from frostline.cli.options import Minutes, data_options, loaded, model_options
 
-looking = stack(
+measuring = stack(
     click.option("--seed", default=0, show_default=True, help="Split, folds and random weights."),
-    click.option("--threads", type=click.IntRange(1), help="Torch threads [as many as cores are free]."),
+    click.option("--threads", type=click.IntRange(1), help="Torch threads [the number of free cores]."),
 )
 
 
@@ -21,20 +21,20 @@ looking = stack(
 @click.argument("data")
 @model_options
 @data_options
-@looking
+@measuring
 @click.option("--no-random", is_flag=True, help="Leave out the probes on random weights.")
 @everywhere
 def measure(data: str, **options: Any) -> None:
-    """Measure the training images of DATA against a backbone: how near they lie, what each depth knows.
+    """Measure the training images of DATA against a backbone: similarity, and probes at each depth.
 
-    Nothing is trained: at most 500 training images are listened to, and at most 2,000 probed.
+    Nothing is trained: similarity uses at most 500 training images, probes at most 2,000.
     """
     with Verb(options) as verb:
         import frostline
         from frostline.cli.output import diagnostics_text
 
         manifest, backbone = loaded(verb, data, options)
-        found = frostline.measure(
+        signals = frostline.measure(
             backbone,
             manifest,
             random=not options["no_random"],
@@ -42,17 +42,19 @@ def measure(data: str, **options: Any) -> None:
             threads=options["threads"],
             progress=verb.progress,
         )
-        verb.done(found.as_dict(), lambda: diagnostics_text.signals(found))
+        verb.done(signals.as_dict(), lambda: diagnostics_text.signals(signals))
 
 
 @click.command(short_help="Recommend a strategy, with reasons, costs and what would change it.")
 @click.argument("data")
 @model_options
 @data_options
-@looking
-@click.option("--minutes", type=Minutes(), help="What one run may take [no limit].")
-@click.option("--memory", type=Size(), help="Memory a run may hold above its imports, e.g. 4GB [no limit].")
-@click.option("--disk", type=Size(), help="Disk that rows of frozen layers may take, e.g. 2GB [no limit].")
+@measuring
+@click.option("--minutes", type=Minutes(), help="Time limit of one run [no limit].")
+@click.option(
+    "--memory", type=Size(), help="Memory that a run may use above its imports, e.g. 4GB [no limit]."
+)
+@click.option("--disk", type=Size(), help="Disk for cached features, e.g. 2GB [no limit].")
 @everywhere
 def plan(data: str, **options: Any) -> None:
     """Recommend a strategy for DATA: expected accuracy, seconds, memory and disk of each, and why.
@@ -65,7 +67,7 @@ def plan(data: str, **options: Any) -> None:
         from frostline.cli.output import advice_text
 
         manifest, backbone = loaded(verb, data, options)
-        found = frostline.plan(
+        planned = frostline.plan(
             backbone,
             manifest,
             minutes=options["minutes"],
@@ -75,27 +77,27 @@ def plan(data: str, **options: Any) -> None:
             threads=options["threads"],
             progress=verb.progress,
         )
-        verb.done(found.as_dict(), lambda: advice_text.advice(found, _train(data, options)))
+        verb.done(planned.as_dict(), lambda: advice_text.advice(planned, _train(data, options)))
 
 
 def _train(data: str, options: dict[str, Any]) -> str:
-    """Return the `frostline train` that goes with this call, ready to be pasted, without a strategy."""
-    plain = {"model": "lite0", "seed": 0, "test_size": 0.2, "val_size": 0.2}
-    named = (
+    """Return the `frostline train` command for this call, ready to be pasted, without a strategy."""
+    defaults = {"model": "lite0", "seed": 0, "test_size": 0.2, "val_size": 0.2}
+    forwarded = (
         *("model", "architecture", "size", "resize", "seed", "test_size", "val_size", "minutes", "threads"),
         *("cache_dir", "path_column", "label_column", "group_by"),
     )
-    words = ["frostline", "train", data]
+    arguments = ["frostline", "train", data]
     if options["split_names"]:
         from frostline.data.sources.folder_layout import split_names_text
 
-        words += ["--split-names", split_names_text(options["split_names"])]
+        arguments += ["--split-names", split_names_text(options["split_names"])]
     for name in ("intensity_range", "alpha_background"):
         if options.get(name):
-            words += [f"--{name.replace('_', '-')}", options[name]]
-    for name in named:
+            arguments += [f"--{name.replace('_', '-')}", options[name]]
+    for name in forwarded:
         value = options.get(name)
-        if value is not None and value != plain.get(name):
-            shown = f"{value:g}" if isinstance(value, float) else str(value)
-            words += [f"--{name.replace('_', '-')}", shown]
-    return shlex.join([*words, *(["--strict"] if options["strict"] else [])])
+        if value is not None and value != defaults.get(name):
+            text = f"{value:g}" if isinstance(value, float) else str(value)
+            arguments += [f"--{name.replace('_', '-')}", text]
+    return shlex.join([*arguments, *(["--strict"] if options["strict"] else [])])

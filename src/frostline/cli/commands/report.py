@@ -1,4 +1,4 @@
-"""`frostline report`: a study as one page, and its conclusions in ten lines."""
+"""`frostline report`: write a study as one web page, and print its conclusions."""
 
 from __future__ import annotations
 
@@ -11,17 +11,19 @@ import click
 from frostline.cli.command import Verb, everywhere
 
 
-@click.command(short_help="A study as one web page, and its conclusions in ten lines.")
+@click.command(short_help="Write a study as one web page, and print its conclusions.")
 @click.argument("study", type=click.Path())
 @click.option("--output", type=click.Path(dir_okay=False), help="The page's file [report.html in STUDY].")
 @click.option("--open", "show_it", is_flag=True, help="Open the page in the browser.")
-@click.option("--watch", is_flag=True, help="Serve the page to this machine, and follow a study at work.")
+@click.option(
+    "--watch", is_flag=True, help="Serve the page to this machine, and update it while the study runs."
+)
 @click.option("--port", type=click.IntRange(0, 65535), default=0, help="For --watch [any that is free].")
 @everywhere
 def report(study: str, **options: Any) -> None:
-    """Tell what STUDY found: one self-contained HTML page, made from the folder alone.
+    """Report STUDY as one self-contained HTML page, made from its folder alone.
 
-    It needs no network, no torch and none of the images. Parts without data are left out.
+    It needs no network, no torch and none of the images. Sections without data are left out.
     """
     with Verb(options) as verb:
         verb.start_light()
@@ -29,18 +31,18 @@ def report(study: str, **options: Any) -> None:
             _watch(study, options["port"], options["show_it"])
             return
         from frostline.cli.output import report_text
-        from frostline.reports import report as make
+        from frostline.reports import report as write_report
 
-        made = make(study, options["output"])
+        written = write_report(study, options["output"])
         if options["show_it"]:
-            webbrowser.open(made.path.resolve().as_uri())
+            webbrowser.open(written.path.resolve().as_uri())
         result = {
-            "report": str(made.path),
-            "bytes": made.bytes,
-            "conclusions": list(made.lines),
-            "notes": list(made.notes),
+            "report": str(written.path),
+            "bytes": written.bytes,
+            "conclusions": list(written.lines),
+            "notes": list(written.notes),
         }
-        verb.done(result, lambda: report_text.report(made))
+        verb.done(result, lambda: report_text.report(written))
 
 
 def _watch(study: str, port: int, show_it: bool) -> None:
