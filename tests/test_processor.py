@@ -170,7 +170,7 @@ builtins.open = lambda path, *a, **k: io.StringIO(files[path]) if path in files 
 os.path.exists = lambda path: path in files or (not str(path).startswith("/sys/fs/cgroup") and there(path))
 os.cpu_count = lambda: 16
 os.sched_getaffinity = lambda _: set(range(16))
-from frostline import processor
+from frostline.system import processor
 print(processor.cores())
 """
     for version in ("1", "2"):
