@@ -359,10 +359,10 @@ def test_rotate_auto_asks_and_the_result_says_so(tmp_path: Path) -> None:
     assert (found["skies"].rotate, found["skies"].rotate_test["safe"]) == ("none", False)
     assert found["skies"].rotate_test["told"] > flip_test.MOST_TOLD
     assert any(
-        "Quarter turns in training are on" in line for line in formatting._remarks(found["cells"].result)
+        "Quarter turns in training are on" in line for line in formatting._notes(found["cells"].result)
     )
     assert any(
-        "Quarter turns in training are off" in line for line in formatting._remarks(found["skies"].result)
+        "Quarter turns in training are off" in line for line in formatting._notes(found["skies"].result)
     )
     with pytest.raises(UsageError, match="rotate must be one of"):
         frostline.train(tiny_backbone(), data, "head", study=tmp_path / "x", rotate="180")

@@ -86,7 +86,7 @@ def of_text(text: str) -> Story:
     )
     told["log loss"] |= set(re.findall(r"Log loss is (\d\.\d{3}) \((\d\.\d{3})–(\d\.\d{3})\)", text))
     told["calibration error"] |= set(re.findall(r"levels is (\d+\.\d) points", text))
-    told["looks"] |= set(re.findall(r"(\d+) configurations have looked", text))
+    told["looks"] |= set(re.findall(r"(\d+) configurations (?:have looked|were evaluated)", text))
     told["looks"] |= {"1"} if "that no choice has seen" in text else set()
     told["looks"] |= {"1"} if re.search(r"\bonce\b", text) and "test" in text else set()
     return told

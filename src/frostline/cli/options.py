@@ -236,8 +236,8 @@ group_by_option = click.option(
     type=GroupBy(),
     metavar="parent|column:NAME|re:REGEX|auto",
     help="What defines a group, which stays in one part: the folder below the class folder, a table's "
-    "column, the match of an expression in a file's name (in the path if it holds a slash), or what names suggest [a "
-    "column group].",
+    "column, the match of an expression in a file's name (in the path if it holds a slash), or what names "
+    "suggest [a column group].",
 )
 
 
