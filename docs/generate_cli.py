@@ -81,9 +81,9 @@ converted weights, cuts and digests, measured rates, the number of evaluations o
   (`low` to `high` of those with predictions), `promising: [{{strategy, folds, ahead, beside}}]` (ahead of the
   winner on fewer folds), `folds`, `judged_on_folds` (1: a hold-out), `joined` (strategies that were trained
   in the study before), `apart: [{{run, strategy, figure, reason}}]` (those that could not join), `answering:
-  {{run, why, winner}}` (the run that `predict` uses), `judged` (by which other runs of the study are compared with the
-  winner), `again`, `ended`, `differences: [{{leader, other, mean, low, high, separated}}]`, `out_of_fold`
-  (with `strategy`, `images`, `folds` and `runs` that the figures belong to), `accuracy`, `low`, `high` (of the
+  {{run, why, winner}}` (the run that `predict` uses), `judged` (by which other runs of the study are compared
+  with the winner), `again`, `ended`, `differences: [{{leader, other, mean, low, high, separated}}]`,
+  `out_of_fold` (with `strategy`, `images`, `folds` and `runs` that the figures belong to), `accuracy`, `low`, `high` (of the
   test part; null without one), `test_looks`, `verdict` (sentences), `headline`, `budget_seconds`, `study`,
   `run`.
 - `fit`: `strategy`, `model`, `accuracy`, `low`, `high`, `basis` (`test part`, `out of fold`,
@@ -96,7 +96,8 @@ converted weights, cuts and digests, measured rates, the number of evaluations o
   each of `tried` names its own.
 - `export`: `export` (the folder), `format`, `run`, `strategy`, `model`, `why`, `passed_over`, `classes`
   (how many), `temperature` (folded into the head), `files: [{{name, bytes}}]`, `bytes`, `check: {{images, of,
-  largest_difference, answers_changed}}` (probabilities compared with those of `predict`), `usage` (Python), `notes`.
+  largest_difference, answers_changed}}` (probabilities compared with those of `predict`), `usage` (Python),
+  `notes`.
 - `report`: `report` (the page's file), `bytes`, `conclusions` (sentences), `notes` (what could not be read).
 - `cache`: `path`, `bytes`, `shelves: [{{about, form, rows, bytes, hits, misses, used}}]`; `cache prune` and
   `cache clear`: `freed_bytes`, `bytes`; `cache verify`: `right`, `damaged`, `lost`, `adopted`.

@@ -259,7 +259,7 @@ def test_interrupted_then_continued(number: int, code: int, table: Path, tmp_pat
     _, errors = process.communicate(timeout=60)
     assert process.returncode == code
     assert "Traceback" not in errors
-    assert "the same command goes on" in errors
+    assert "the same command resumes" in errors
     assert (study / "study.json").exists()
     assert not list(study.glob("runs/*/result.json"))
 
@@ -301,7 +301,7 @@ def fill_cache() -> None:
 
 
 def test_store_shows_what_it_holds(own_store: Path) -> None:
-    assert "Nothing is kept" in frostline("cache").output
+    assert "Nothing is cached" in frostline("cache").output
     fill_cache()
     shown = frostline("cache").output
     for words in ("tiny [1]", "blocks.1", "50", "4.0 kB", "98.0 %"):
@@ -321,12 +321,12 @@ def test_store_is_verified_pruned_and_cleared(own_store: Path) -> None:
     shard.write_bytes(content)
     found = json.loads(frostline("cache", "verify", "--json").stdout)
     assert (found["right"], found["damaged"]) == (49, 1)
-    assert "49 rows are right" in frostline("cache", "verify").output
+    assert "49 features are intact" in frostline("cache", "verify").output
     assert json.loads(frostline("cache", "--json", "prune", "--max-size", "1GB").stdout)["freed_bytes"] == 0
     assert json.loads(frostline("cache", "prune", "--max-size", "100 kB", "--json").stdout)["bytes"] == 0
     fill_cache()
     assert "deleted from" in frostline("cache", "clear").output
-    assert "Nothing is kept" in frostline("cache").output
+    assert "Nothing is cached" in frostline("cache").output
 
 
 @pytest.mark.parametrize("size", ["much", "-3GB", "5 parsecs", ""])
@@ -447,7 +447,7 @@ def test_compare_races_the_top_of_the_advice(table: Path, monkeypatch: pytest.Mo
     monkeypatch.setattr(package, "compare", compare)
     found = frostline("compare", str(table), "--strategies", "advised", "--size", "32")
     assert (found.exit_code, raced) == (2, ["linear_probe", "head", "lp_ft"])
-    assert "Racing linear_probe, head, lp_ft." in found.output
+    assert "Comparing linear_probe, head, lp_ft." in found.output
     assert frostline("compare", str(table), "--strategies", "advisd").exit_code == 2
     few = frostline("compare", str(table), "--strategies", "advised", "--size", "32", "--minutes", "0.01")
     assert few.exit_code == 2

@@ -510,7 +510,7 @@ def test_a_database_on_a_full_disk_is_one_message(tmp_path: Path, monkeypatch: p
 
     with monkeypatch.context() as patch:
         patch.setattr(optuna.storages.RDBStorage, "set_trial_user_attr", full)
-        with pytest.raises(StudyError, match=r"trials.db cannot be written.*disk is full.*goes on"):
+        with pytest.raises(StudyError, match=r"trials.db cannot be written.*disk is full.*resumes"):
             ledger.take([TASK], lambda task: {"score": 1.0})
     # The claim has no holder now, as after a kill in the middle of it: it does not block the run.
     assert ledger.take([TASK], lambda task: {"score": 1.0}) == TASK

@@ -40,7 +40,7 @@ def test_without_a_split_every_image_trains_and_the_figure_is_out_of_fold(tmp_pa
 
     def hear(line: str) -> None:
         said.append(line)
-        if "there is a model that answers" in line:
+        if "there is a first model" in line:
             first = frostline.predict(study, images, module=tiny_model())
             assert first.strategy == "linear_probe"
             assert len(first) == 36
@@ -63,7 +63,7 @@ def test_without_a_split_every_image_trains_and_the_figure_is_out_of_fold(tmp_pa
     assert found.high - found.low == pytest.approx(row["high"] - row["low"])  # of a new model, both
     assert found.optimism >= 0
     assert any("estimated from models that learned from four fifths" in line for line in said)
-    assert any("there is a model that answers" in line for line in said)
+    assert any("there is a first model" in line for line in said)
     best = frostline.predict(study, images, module=tiny_model())
     assert best.run == found.run.folder.name
     table = next(study.glob("comparisons/*/out-of-fold.csv")).read_text().splitlines()

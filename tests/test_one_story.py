@@ -89,8 +89,8 @@ def of_text(text: str) -> Story:
     )
     story["log loss"] |= set(re.findall(r"Log loss is (\d\.\d{3}) \((\d\.\d{3})–(\d\.\d{3})\)", text))
     story["calibration error"] |= set(re.findall(r"calibration error is (\d+\.\d) points", text))
-    story["looks"] |= set(re.findall(r"(\d+) configurations have been evaluated", text))
-    story["looks"] |= {"1"} if "that no decision has used" in text else set()
+    story["looks"] |= set(re.findall(r"(\d+) configurations (?:have been|were) evaluated", text))
+    story["looks"] |= {"1"} if re.search("that no (?:decision|choice) has (?:used|seen)", text) else set()
     story["looks"] |= {"1"} if re.search(r"\bonce\b", text) and "test" in text else set()
     return story
 

@@ -134,15 +134,15 @@ def _notes(result: dict[str, Any]) -> list[str]:
         state = "on" if result["flip"] == "horizontal" else "off"
         accuracy = percent(result["flip_test"]["told"])
         lines.append(
-            f"Mirrored training images are {state}: a small classifier distinguishes images from mirrored "
+            f"Mirror images in training are {state}: a small classifier distinguishes images from mirrored "
             f"ones with {accuracy} accuracy (50 % is chance). --flip sets it."
         )
     if result.get("rotate_test"):
         state = "on" if result["rotate"] != "none" else "off"
         accuracy = percent(result["rotate_test"]["told"])
         lines.append(
-            f"Training images turned by quarters are {state}: a small classifier distinguishes images from "
-            f"turned ones with {accuracy} accuracy (50 % is chance). --rotate sets it."
+            f"Quarter turns in training are {state}: a small classifier distinguishes images from turned "
+            f"ones with {accuracy} accuracy (50 % is chance). --rotate sets it."
         )
     if result.get("stopped"):
         weights = "the best on val so far" if result["best_epoch"] else "the last weights"
