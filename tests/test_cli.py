@@ -137,7 +137,7 @@ def test_what_is_to_be_remembered_is_asked_through_the_old_head(table: Path, tmp
     call = ["train", str(table), "--strategy", "linear_probe", "--study", str(study), *SMALL, "--json"]
     refused = frostline(*call, "--source-data", str(table))
     assert refused.exit_code == 1
-    assert "none of lite0's own: kind 0" in refused.output
+    assert "of lite0: kind 0" in refused.output
     assert not list(study.glob("runs/*"))
     own = table.with_name("own.csv")
     own.write_text(table.read_text().replace("kind ", "7"))
@@ -346,7 +346,7 @@ def test_trouble_with_the_store_is_one_line_of_plain_words(tmp_path: Path) -> No
         check=False,
     )
     assert done.returncode == 0
-    assert done.stderr.startswith("Warning: The store")
+    assert done.stderr.startswith("Warning: The feature cache")
     assert done.stderr.count("\n") == 1
     assert "Traceback" not in done.stderr
 
