@@ -175,7 +175,7 @@ def store(cache: Store) -> None:
         out.print(f"Nothing is cached in {cache.path} yet.")
         return
     table = Table(title=f"{size(cache.total_bytes())} in {cache.path}", title_justify="left")
-    for name in ("model", "cut", "pixels", "features", "each", "total", "hit rate", "last used"):
+    for name in ("model", "cut", "pixels", "count", "each", "total", "hit rate", "last used"):
         table.add_column(name, justify="left" if name in ("model", "cut") else "right")
     for holding in sorted(holdings, key=lambda h: (h.about.get("model", ""), h.about.get("index", 0))):
         requests = holding.hits + holding.misses
