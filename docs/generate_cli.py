@@ -84,7 +84,8 @@ converted weights, cuts and digests, measured rates, the number of evaluations o
   {{run, why, winner}}` (the run that `predict` uses), `judged` (by which other runs of the study are compared
   with the winner), `again`, `ended`, `differences: [{{leader, other, mean, low, high, separated}}]`,
   `out_of_fold` (with `strategy`, `images`, `folds` and `runs` that the figures belong to), `accuracy`, `low`,
-  `high` (of the test part; null without one), `test_looks`, `verdict` (sentences), `headline`, `budget_seconds`, `study`,
+  `high` (of the test part; null without one), `test_looks`, `verdict` (sentences), `headline`,
+  `budget_seconds`, `study`,
   `run`.
 - `fit`: `strategy`, `model`, `accuracy`, `low`, `high`, `basis` (`test part`, `out of fold`,
   `cross-validation`), `accuracy_of: {{strategy, model, runs, images, folds}}` (which models the accuracy
