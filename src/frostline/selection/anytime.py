@@ -77,7 +77,7 @@ def _probe(board: Scoreboard) -> NextTrial | None:
             tasks = board.missing(index, depth)
             if tasks and board.may_fit(index, depth):
                 may_take_s = board.may_take_s(index, depth)
-                return NextTrial(tasks[0], "a figure for a model that is there at once", may_take_s)
+                return NextTrial(tasks[0], "a probe is ready at once", may_take_s)
     return None
 
 
@@ -96,7 +96,7 @@ def _first(board: Scoreboard) -> NextTrial | None:
     certain = [index for index in feasible if board.surely_fits(index)]
     if not certain or (board.pace(trains=True) is None and certain[0] != feasible[0]):
         index = min(feasible, key=lambda c: board.need_s(c, 0))
-        return _run(board, index, "the cheapest tells how quick this machine is")
+        return _run(board, index, "the cheapest measures the speed of this machine")
     safe = min(certain, key=lambda c: board.need_s(c, 1))
     spare_s = board.left_s - board.need_s(safe, 1)
     for index in feasible[: feasible.index(certain[0])]:

@@ -68,7 +68,7 @@ def cache(context: click.Context, /, **options: Any) -> None:
                     "bytes": feature_cache.total_bytes(),
                     "shelves": shelves,
                 }
-                verb.done(result, lambda: formatting.store(feature_cache))
+                verb.done(result, lambda: formatting.cache_table(feature_cache))
 
 
 @cache.command()

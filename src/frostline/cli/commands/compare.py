@@ -53,7 +53,7 @@ class StrategyList(click.ParamType[tuple[str, ...]]):
 ADVISED = "advised"  # in place of names: the best by `plan`
 
 
-class Racing(StrategyList):
+class CandidateList(StrategyList):
     """A list of strategies, or `advised`."""
 
     def convert(
@@ -68,7 +68,7 @@ class Racing(StrategyList):
 @click.option(
     "--strategies",
     "names",
-    type=Racing(),
+    type=CandidateList(),
     help='Strategies to compare, such as "linear_probe,top_k(2),lp_ft", or advised: the probe and the best '
     "of the advice [every strategy but scratch].",
 )

@@ -168,7 +168,7 @@ def _arithmetic(result: dict[str, Any]) -> list[str]:
     return lines or ["Nothing to cache: no layers are trained on top of frozen ones."]
 
 
-def store(cache: FeatureCache) -> None:
+def cache_table(cache: FeatureCache) -> None:
     """Print the contents of the feature cache."""
     out, holdings = console_out(), cache.holdings()
     if not holdings:
