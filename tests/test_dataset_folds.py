@@ -174,7 +174,7 @@ def test_what_was_learned_is_never_held_out(learned: set[int], groups: int, repe
         assert not {data.samples[at].group or data.samples[at].path for at in hold.tolist()} & tied
         assert sorted([*learn.tolist(), *hold.tolist()]) == list(range(60))
     if not resampling._splits(data, 0, 0):
-        with pytest.raises(DataError, match=f"had already learned from {len(learned)} of 60 images"):
+        with pytest.raises(DataError, match=f"has already learned from {len(learned)} of 60 images"):
             resampling.folds_of(data, 0)
         return
     for fold in range(resampling.folds_of(data, 0)):

@@ -607,7 +607,7 @@ def test_a_file_too_large_to_be_an_image_is_not_read(tmp_path: Path) -> None:
 def test_preprocessing_has_a_largest_size() -> None:
     with pytest.raises(ModelError, match="4096"):
         Preprocessing.from_dict({**PREPROCESSING.as_dict(), "size": 10**6})
-    with pytest.raises(ModelError, match="no preprocessing"):
+    with pytest.raises(ModelError, match="not a preprocessing"):
         Preprocessing.from_dict({**PREPROCESSING.as_dict(), "size": "64"})
 
 

@@ -275,7 +275,7 @@ def test_each_pair_is_its_own_in_the_standings(tmp_path: Path, images: Path) -> 
     assert found.model == "sees"
     assert found.verdict[0].startswith(f"{found.winner} on sees ")
     told = frostline.report(found.study)
-    assert told.lines[0].startswith(f"{found.winner} on sees answers ")
+    assert told.lines[0].startswith(f"{found.winner} on sees has an accuracy ")
 
 
 def test_one_survivor_is_the_race_of_one_and_its_folder_is_what_it_was(tmp_path: Path, images: Path) -> None:

@@ -16,6 +16,7 @@ import torch
 
 import frostline
 from frostline import profiling
+from frostline.config import Config
 from frostline.cost import predict
 from frostline.data import Manifest
 from frostline.errors import UsageError
@@ -370,7 +371,7 @@ def raced(outcomes: dict[int, dict[str, float]]) -> TrialRunner:
     given = dict.fromkeys(("backbones", "data", "study", "queue", "clock", "loggers", "progress", "log"))
     found = TrialRunner(
         **given, candidates=[], schedule=schedule, short_s=whole, whole_s=whole, final_s=whole,
-        seed=0, options={},
+        config=Config(),
     )  # type: ignore[arg-type]  # fmt: skip
     for fold, outcome in outcomes.items():
         found.outcomes[contests.Task(0, 1.0, contests.resampling.Cell(0, fold))] = outcome  # type: ignore[assignment]

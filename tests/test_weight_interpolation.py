@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 import frostline
+from frostline.config import Config
 from frostline.data import Manifest
 from frostline.errors import UsageError
 from frostline.selection import text, weight_interpolation
@@ -91,7 +92,7 @@ def test_a_folds_own_images_have_no_say_in_its_share() -> None:
     predictions = HeldOutPredictions(
         images, np.zeros(30, dtype=np.int64), images, targets, share_logits[1], share_logits[1]
     )
-    request: Any = type("CompareRequest", (), {"options": {"metric": "accuracy"}})()
+    request: Any = type("CompareRequest", (), {"config": Config()})()
     interpolation = weight_interpolation._chosen(
         request, (0.0, 1.0), share_logits, cells, predictions, Stopwatch()
     )
