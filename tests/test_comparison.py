@@ -594,7 +594,7 @@ def test_what_was_trained_before_joins_a_comparison_or_stands_apart(tmp_path: Pa
     assert said[0] == "Also compared, trained in this study before: top_k(1, epochs=2)."
     apart = f"Also trained in this study, and not compared: lp_ft(epochs=2) (run {before[2].folder.name}"
     assert said[1].startswith(apart)
-    assert [row["reason"] for row in found.apart] == ["trained with batch=16"]
+    assert [row["reason"] for row in found.apart] == ["trained with batch_size=16"]
     assert not found.again
     assert found.judged["val"]["accuracy"] == pytest.approx(_right_out_of_fold(found, data))
 
@@ -611,7 +611,7 @@ def test_what_was_trained_before_joins_a_comparison_or_stands_apart(tmp_path: Pa
     assert later.folder.name in {answers.run, *(one.run for one in answers.passed_over)}
     page = frostline.report(study).path.read_text()
     assert "trained in this study before" in page.lower()
-    assert "trained with batch=16" in page
+    assert "trained with batch_size=16" in page
 
     alone = frostline.compare(tiny_backbone(), data, named, earlier=False, **given)
     assert alone.folder != found.folder
