@@ -252,7 +252,7 @@ def test_a_run_that_takes_too_long_is_stopped_and_others_get_the_time(
 
 def test_what_a_winner_doubts_by_is_shortened_where_time_is_short() -> None:
     said: list[str] = []
-    request: Any = SimpleNamespace(minutes=1.0, log=said.append)
+    request: Any = SimpleNamespace(config=Config(minutes=1.0), log=said.append)
     found = runner(limit_s=60.0)
     for pass_s, images in ((0.01, 200), (0.5, 57), (3.0, 0)):
         found.pass_s = pass_s
@@ -261,7 +261,7 @@ def test_what_a_winner_doubts_by_is_shortened_where_time_is_short() -> None:
         "Little time was left",
         "No time was left to measure how far new images may lie from the training images.",
     ]
-    request.minutes = None
+    request.config = Config()
     assert winner_artifacts._images_in_time(request, found, 200) == 200
 
 

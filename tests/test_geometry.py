@@ -15,7 +15,6 @@ import torch
 from click.testing import CliRunner
 from PIL import Image
 from sklearn.model_selection import KFold
-from test_dataset_memory import settled
 from timm.data import create_transform, resolve_data_config
 from torchvision.transforms import InterpolationMode
 from torchvision.transforms import v2 as tv
@@ -40,6 +39,7 @@ from frostline.system import numerics
 from frostline.system.seeds import derive
 from frostline.training import Run
 from frostline.training.tuning import flip_test
+from test_dataset_digest_cache import settled
 from tiny import tiny_backbone, write_folder
 
 
