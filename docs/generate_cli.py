@@ -66,8 +66,8 @@ converted weights, cuts and digests, measured rates, the number of evaluations o
   worst}}` (shares of each picture's area that is never seen; `long` is how many are wider or taller than
   1.5:1). What can't be measured is null or empty.
 - `plan`: `recommended`, `runner_up`, `options: [{{strategy, expected_accuracy, low, high, seconds,
-  peak_memory_bytes, peak_memory_upper_bytes, disk_bytes, rows, fits, reason, settings}}]` (80 %
-  intervals; null if nothing can be forecast), `settings: {{lr, layer_decay, cut, epochs, bn,
+  peak_memory_bytes, peak_memory_upper_bytes, disk_bytes, rows, fits, reason, hyperparameters}}]` (80 %
+  intervals; null if nothing can be forecast), `hyperparameters: {{lr, layer_decay, cut, epochs, bn,
   augment, size, batch}}` (of the recommended one), `why`, `would_change`, `basis` (`measured` or
   `extrapolated`), `notes`, `signals` (as of `measure`, without random weights). Limits are compared
   with `peak_memory_upper_bytes` and 1.35 × `seconds`.
