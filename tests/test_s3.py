@@ -139,7 +139,7 @@ def test_a_connection_that_breaks_in_an_image_is_tried_again(
     assert there == here
     assert line.cut == 0
     said = [str(warning.message) for warning in caught if warning.category is RunWarning]
-    assert said == ["Reading from bucket failed and is tried again (said once)."]
+    assert said == ["Reading from bucket failed and is tried again (reported once)."]
 
 
 def test_a_line_that_stays_broken_is_one_message(line: Line, monkeypatch: pytest.MonkeyPatch) -> None:
