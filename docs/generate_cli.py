@@ -91,7 +91,8 @@ converted weights, cuts and digests, measured rates, the number of evaluations o
   `cross-validation`), `accuracy_of: {{strategy, model, runs, images, folds}}` (which models the accuracy
   belongs to, and on how many images: with `out of fold` the folds' models of the same strategy), `optimism`,
   `separated`, `recommended`, `images`, `budget_seconds`, `tried` (as `standings`), `verdict`, `headline`,
-  `study`, `run`, `report`, `again`. With `--models` or a limit also `models: [{{model, latency_ms, size_mb,
+  `study`, `run`, `report` (null where no time was left for the page), `again`. With `--models` or a limit
+  also `models: [{{model, latency_ms, size_mb,
   probe_accuracy, low, high, logme, separated, kept, reason}}]`, selected ones first (`probe_accuracy` is
   out of fold, null if a limit excluded the network); `model` is the winner's, and with several networks
   each of `tried` names its own.

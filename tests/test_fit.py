@@ -289,3 +289,36 @@ def test_the_figure_is_of_a_new_model_so_its_interval_is_wider_than_over_images(
     alone = metrics.wilson(held.score("accuracy"), 40)
     assert higher - lower < alone[1] - alone[0]
     assert resampling.spread_of_folds(1) == pytest.approx(1.25)
+
+
+def test_a_page_is_written_where_it_fits_the_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    from frostline.pipelines import time_limits
+
+    spent = time_limits.Stopwatch(20.0)
+    monkeypatch.setattr(time_limits.time, "process_time", lambda: 20.0)
+    assert time_limits.page_fits(None, spent)
+    assert time_limits.page_fits(0.5, spent)  # 20 and 7 of 30
+    assert not time_limits.page_fits(0.35, spent)  # of 21
+    monkeypatch.setattr(time_limits.time, "process_time", lambda: 8.0)
+    assert not time_limits.page_fits(0.5, spent)  # others slow it down two and a half times
+
+
+def test_without_time_for_a_page_it_says_how_to_get_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from frostline.pipelines import fit_pipeline
+
+    monkeypatch.setattr(fit_pipeline, "page_fits", lambda *_: False)
+    table = write_table(tmp_path / "images", train=6, test=3)
+    lines: list[str] = []
+    fitted = frostline.fit(
+        table,
+        model=tiny_backbone(),
+        strategies=["linear_probe"],
+        repeats=1,
+        study=tmp_path / "study",
+        threads=1,
+        log=lines.append,
+    )
+    assert fitted.report is None
+    assert any(f"frostline report {tmp_path / 'study'} writes it" in line for line in lines)

@@ -27,7 +27,7 @@ from frostline.features.augmentation import check_options
 from frostline.loggers import Loggers, make_loggers
 from frostline.models import Backbone, lineage
 from frostline.pipelines import backbone_choice
-from frostline.pipelines.time_limits import default_minutes, demand_time, measuring_s
+from frostline.pipelines.time_limits import default_minutes, demand_time, measuring_s, page_fits
 from frostline.reports import NAME as REPORT
 from frostline.reports import notebook, report
 from frostline.selection import (
@@ -118,7 +118,7 @@ class Fitted:
     budget_seconds = Figure[float]("The limit in seconds.")
     asked = Figure[dict[str, Any]]("What the call was given.")
     study = Figure[str]("The study's folder.")
-    report = Figure[str]("The page.")
+    report = Figure[str | None]("The page; None where no time was left for it, or it can't be written.")
 
     def __repr__(self) -> str:
         """Return two lines: the model and its accuracy."""
@@ -374,11 +374,15 @@ def fit(
         "report": str(opened_study.path / REPORT),
     }
     opened_study.write("fit.json", result)
-    try:
-        report(opened_study)
-    except StudyError as error:  # the model is kept if the page can't be written
-        log(str(error))
-    reported = {**result, "again": again}
+    page = opened_study.path / REPORT
+    if page_fits(minutes, watch):
+        try:
+            report(opened_study)
+        except StudyError as error:  # the model is kept if the page can't be written
+            log(str(error))
+    else:
+        log(f"No time was left for the page: frostline report {opened_study.path} writes it.")
+    reported = {**result, "again": again, "report": str(page) if page.exists() else None}
     signals, advice = (answering_plan.signals, answering_plan.advice) if answering_plan else (None, None)
     return Fitted(reported, comparison.run if comparison else first, comparison, signals, advice, again)
 

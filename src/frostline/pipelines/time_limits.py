@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import statistics
+import time
 from collections.abc import Sequence
 
 from frostline import profiling
@@ -12,6 +13,7 @@ from frostline.data import Manifest
 from frostline.errors import UsageError
 from frostline.models import Backbone
 from frostline.selection import ENDING_S, MEASURING, CandidateCost, Terms, expected_s
+from frostline.selection.runner import LATE, LATE_S, MOST_WAITING
 from frostline.system.timing import Stopwatch
 from frostline.training import pass_s, refusal
 
@@ -21,6 +23,19 @@ LEAST_MINUTES, MOST_MINUTES = 2.0, 30.0
 # Measuring uses at most so many images in so many passes (all stages, the pretrained classifier, features for
 # the learning curve): see frostline.diagnostics.
 LISTENED, PASSES = 500, 3
+
+# Seconds from the result to the end of the process: the page and what it imports. On two quiet cores 6.7 to
+# 8.0 (n = 4, lite0; docs/LOG.md 2026-11-28). Beside other work half a minute was overrun by it.
+PAGE_S = 7.0
+
+
+def page_fits(minutes: float | None, watch: Stopwatch) -> bool:
+    """Return whether the page can be written in time; scaled by how much others slow this process down."""
+    if minutes is None:
+        return True
+    waiting = min(MOST_WAITING, max(1.0, watch.seconds / max(time.process_time(), 1e-9)))
+    limit_s = 60.0 * minutes
+    return watch.seconds + PAGE_S * waiting <= limit_s + max(LATE * limit_s, LATE_S)
 
 
 def default_minutes(advice: Advice, strategies: Sequence[str], folds: int, repeats: int) -> float:
