@@ -1,5 +1,4 @@
-"""Features made ready for solving: centred, of root mean square length 1, and turned to their own "
-"directions."""
+"""Features made ready for solving: centred, of root mean square length 1, along their principal directions."""
 
 from __future__ import annotations
 
