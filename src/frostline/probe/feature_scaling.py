@@ -1,4 +1,4 @@
-"""Features made ready for solving: centred, of root mean square length 1, along their principal directions."""
+"""Features made ready for solving: centred, of root mean square length 1, along principal directions."""
 
 from __future__ import annotations
 
