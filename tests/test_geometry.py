@@ -500,7 +500,7 @@ def test_going_on_from_a_study_keeps_its_geometry_unless_told_otherwise(
     other = CliRunner().invoke(cli, [*command, "--study", str(tmp_path / "other"), "--resize", "crop"])
     assert other.exit_code == 0, other.output
     said = " ".join(other.output.split())
-    assert "learned from images resized with pad, and now sees them resized with crop" in said
+    assert "learned from images resized with pad, and now receives them resized with crop" in said
     assert "20 of 20 image(s) are wider or taller than 1.5:1" in said
     kept = [Study(tmp_path / name).runs()[0].checked_config() for name in ("same", "other")]
     assert [one["preprocessing"]["crop_mode"] for one in kept] == ["border", "center"]

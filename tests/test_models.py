@@ -252,7 +252,7 @@ def _tells_of_all(found: Any, study: Path, folder: Path) -> None:
     page = (study / "report.html").read_text()
     for name in ("first", "second"):
         assert f"linear_probe on {name}" in page
-    assert "blind (separated from first" in page
+    assert "blind (significantly worse than first" in page
     assert f"on {found.model} answers" in " ".join(frostline.report(study).lines)
     assert "--models first,blind,second" in page
     found.plot()

@@ -31,22 +31,24 @@ _imported: list[int] = []  # set once
 LATE = ("timm.data", "sklearn.metrics", "sklearn.svm", "scipy.optimize")
 
 
-def prepare_process() -> None:
-    """Import what a run will need, let the C library reuse freed memory, and note what that leaves held.
+def prepare_process(*, trains: bool = True) -> None:
+    """Let the C library reuse freed memory, note what the imports hold, and import what training needs late.
 
-    Every function that loads a network or trains calls it; only the first call does anything.
+    Every function that loads a network (`trains` False) or trains calls it; only the first call of each does
+    anything.
     """
-    if _imported:
-        return
-    for module in LATE:
-        import_module(module)
-    reuse_freed_memory()
-    _imported.append(resident_bytes())
+    if not _imported:
+        reuse_freed_memory()
+        _imported.append(resident_bytes())
+    if trains:
+        with set_apart():
+            for module in LATE:
+                import_module(module)
 
 
 def imported_baseline_bytes() -> int:
     """Return the memory in bytes that this process held when everything was imported."""
-    prepare_process()
+    prepare_process(trains=False)
     return _imported[0]
 
 

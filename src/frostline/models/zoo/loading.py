@@ -79,7 +79,7 @@ def load_backbone(
     UsageError
         `size` or `resize` is invalid.
     """
-    timing.prepare_process()
+    timing.prepare_process(trains=False)
     if size is not None and size < 1:
         raise UsageError(f"size is {size}, expected at least 1 pixel.")
     agreed(source, download=download, random=random)
