@@ -253,7 +253,7 @@ def _tells_of_all(found: Any, study: Path, folder: Path) -> None:
     for name in ("first", "second"):
         assert f"linear_probe on {name}" in page
     assert "blind (significantly worse than first" in page
-    assert f"on {found.model} answers" in " ".join(frostline.report(study).lines)
+    assert f"on {found.model} has an accuracy" in " ".join(frostline.report(study).lines)
     assert "--models first,blind,second" in page
     found.plot()
 
