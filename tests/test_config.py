@@ -11,7 +11,8 @@ from click.testing import CliRunner, Result
 
 import frostline
 from frostline.cli.main import cli
-from frostline.config import FILE, NAMES, TRAIN_ALONE, Config, Options, read_yaml
+from frostline.cli.options import NOT_KEPT, leave_config, names_in_file
+from frostline.config import FILE, NAMES, OF_COMMANDS, TRAIN_ALONE, Config, Options, read_yaml
 from frostline.errors import UsageError
 from frostline.training.request import TrainRequest
 from tiny import tiny_backbone, write_folder, write_table
@@ -125,3 +126,44 @@ def test_a_file_with_a_wrong_word_is_refused_before_anything_is_loaded(tmp_path:
     result = run("train", str(tmp_path), "--config", str(file))
     assert result.exit_code == 2
     assert "'45' is not one of" in result.stderr
+
+
+@pytest.mark.parametrize(
+    ("verb", "words"),
+    [
+        ("train", ["--test-size", "0", "--val-size", "0.0", "--interpolate-weights", "0", "--views", "0"]),
+        ("train", ["--strict", "--logger", "mlflow", "--logger", "wandb", "--split-names", "test=fold1"]),
+        ("train", ["--strategy", "top_k(2, lr=0.001)", "--source-data", "old", "--rotate", "90"]),
+        (
+            "compare",
+            ["--no-earlier", "--search", "lr", "--draws", "2", "--strategies", "head,top_k(2, lr=0.1)"],
+        ),
+        ("fit", ["--models", "lite0,lite1", "--seed", "0", "--minutes", "2"]),
+    ],
+)
+def test_what_a_command_was_given_reads_back(tmp_path: Path, verb: str, words: list[str]) -> None:
+    file, command = tmp_path / "config.yaml", cli.commands[verb]
+    with command.make_context(verb, ["photos", "--study", "s", *words]) as first:
+        leave_config(file)
+    with command.make_context(verb, ["--config", str(file)]) as again:
+        for name in ("data", "study", "source_data"):  # they hold from any folder
+            if first.params.get(name):
+                assert again.params.pop(name) == str(Path(first.params.pop(name)).absolute())
+        assert again.params == first.params
+
+
+def test_a_misspelt_field_of_a_file_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "config.yaml").write_text("model: lite0\nsed: 1\n")
+    with pytest.raises(UsageError, match=r"'sed'.*Did you mean 'seed'"):
+        Config.load(tmp_path / "config.yaml")
+
+
+def test_every_option_of_the_commands_may_stand_in_a_file_that_python_reads() -> None:
+    written = {
+        name
+        for verb in ("train", "compare", "fit")
+        for param in cli.commands[verb].params
+        for name in names_in_file(param)[:1]
+        if param.name not in NOT_KEPT
+    }
+    assert written - set(NAMES) == set(OF_COMMANDS)

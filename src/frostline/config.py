@@ -17,6 +17,24 @@ REPEATS = 3  # before a winner is named
 TRAIN_ALONE = ("views", "cache", "keep", "temperature")  # what a comparison's runs have no use for
 FILE = "config.yaml"  # in a run's folder: what repeats it
 
+# Options of the commands beside the fields of `Config`, which may stand in the same file.
+OF_COMMANDS = (
+    *(
+        "data",
+        "study",
+        "model",
+        "models",
+        "architecture",
+        "size",
+        "download",
+        "max_latency_ms",
+        "max_size_mb",
+    ),
+    *("strategy", "strategies", "search", "draws", "cuts", "earlier", "source_data"),
+    *("test_size", "val_size", "strict", "split_names", "path_column", "label_column", "group_by"),
+    *("intensity_range", "alpha_background", "logger", "ray", "database"),
+)
+
 
 class Options(TypedDict, total=False):
     """The fields of `Config`, as keywords of `train`, `compare` and `fit`."""
@@ -137,9 +155,12 @@ class Config:
 
     @classmethod
     def load(cls, path: str | Path) -> Config:
-        """Read a YAML file of fields. Raises `UsageError` where it can't be read or names others."""
+        """Read a YAML file of fields; options of the commands (`OF_COMMANDS`) are left aside.
+
+        Raises `UsageError` where it can't be read, or names anything else.
+        """
         values = read_yaml(path)
-        return cls.of(None, {name: value for name, value in values.items() if name in NAMES})
+        return cls.of(None, {name: value for name, value in values.items() if name not in OF_COMMANDS})
 
     def save(self, path: str | Path) -> None:
         """Write every field that differs from its default as YAML. Raises `UsageError` for a callable."""

@@ -290,18 +290,22 @@ shown_options = stack(
 )
 
 
+# Options that say how to show a call, not what it does: not left in its config.yaml.
+NOT_KEPT = ("config", "as_json", "quiet", "explain", "cache_dir")
+
+
 def _of_file(ctx: click.Context, param: click.Parameter, value: str | None) -> None:
     """Take the options of a file for those that are not written at the prompt."""
     if value is None:
         return
-    params = {name: one for one in ctx.command.params for name in _names(one) if one is not param}
+    params = {name: one for one in ctx.command.params for name in names_in_file(one) if one is not param}
     try:
         given = read_yaml(value)
     except UsageError as error:
         ctx.fail(str(error))
     unknown = [name for name in given if name not in params]
     if unknown:
-        names = sorted({_names(one)[0] for one in params.values()})
+        names = sorted({names_in_file(one)[0] for one in params.values()})
         ctx.fail(
             f"{value} names {unknown[0]!r}, which is no option of frostline {ctx.info_name}."
             f"{did_you_mean(unknown[0], names)} Expected some of {', '.join(names)}."
@@ -313,7 +317,7 @@ def _of_file(ctx: click.Context, param: click.Parameter, value: str | None) -> N
     }
 
 
-def _names(param: click.Parameter) -> list[str]:
+def names_in_file(param: click.Parameter) -> list[str]:
     """Return what an option is called in a file."""
     return [max(param.opts, key=len).lstrip("-").replace("-", "_"), str(param.name)]
 
@@ -327,18 +331,24 @@ def _as_written(param: click.Parameter, value: Any) -> Any:
     return ",".join(map(str, value)) if isinstance(value, list) else str(value)
 
 
+def _is_path(name: str, value: Any) -> bool:
+    """Return whether an option's value is a path of this machine; a network may be one, or a name."""
+    if name in ("data", "study", "source_data"):
+        return "://" not in value
+    return name == "model" and Path(value).exists()
+
+
 def leave_config(path: Path) -> None:
     """Write what the present call was given into `path` as YAML, so that --config repeats it."""
     ctx = click.get_current_context()
-    left_out = ("config", "as_json", "quiet", "explain", "cache_dir")
     values = {}
     for param in ctx.command.params:
-        value = ctx.params.get(str(param.name))
-        if param.name in left_out or value in (None, (), False) or not given(str(param.name)):
+        value, name = ctx.params.get(str(param.name)), names_in_file(param)[0]
+        if param.name in NOT_KEPT or value is None or not given(str(param.name)):
             continue
-        if param.name in ("data", "study"):
-            value = str(Path(value).absolute()) if "://" not in value else value
-        values[_names(param)[0]] = list(value) if isinstance(value, tuple) else value
+        if _is_path(name, value):  # the file holds from any folder
+            value = str(Path(value).absolute())
+        values[name] = list(value) if isinstance(value, tuple) else value
     with contextlib.suppress(OSError):  # a finished study can be read where it can't be written
         write_yaml(path, values)
 
