@@ -28,6 +28,7 @@ from frostline.cli.options import (
     leave_config,
     loaded,
     logger_option,
+    metric_option,
     model_options,
     path_column_option,
     ray_option,
@@ -64,13 +65,7 @@ def cli() -> None:
     show_default=True,
     help="Folder of the runs; images that it has seen keep their part.",
 )
-@click.option(
-    "--metric",
-    type=click.Choice(["accuracy", "balanced_accuracy", "macro_f1", "auroc", "log_loss"]),
-    default="accuracy",
-    show_default=True,
-    help="Metric that decides.",
-)
+@metric_option
 @click.option(
     "--augment",
     type=click.Choice(["none", "light", "standard", "strong"]),

@@ -196,6 +196,32 @@ running = stack(
     ),
     click.option("--threads", type=click.IntRange(1), help="Torch threads [the number of free cores]."),
 )
+metric_option = click.option(
+    "--metric",
+    type=click.Choice(["accuracy", "balanced_accuracy", "macro_f1", "auroc", "log_loss"]),
+    default="accuracy",
+    show_default=True,
+    help="Metric that decides.",
+)
+augment_option = click.option(
+    "--augment",
+    type=click.Choice(["none", "light", "standard", "strong"]),
+    default="standard",
+    show_default=True,
+    help="Strength of the augmentation.",
+)
+winner_weights_option = click.option(
+    "--interpolate-weights",
+    type=Share(),
+    help="Interpolate the winner's weights: 0 is the pretrained ones with a probe, 1 the adapted ones; auto "
+    "chooses by the folds.",
+)
+database_option = click.option(
+    "--database", help="Optuna storage URL for workers on several machines [SQLite in the study]."
+)
+repeats_option = click.option(
+    "--repeats", type=click.IntRange(1), default=3, show_default=True, help="New splits and seeds."
+)
 logger_option = click.option(
     "--logger",
     "logger",

@@ -11,7 +11,7 @@ from frostline import sentences
 from frostline.reports import prediction_table
 from frostline.reports.display_names import shortened
 from frostline.reports.study_reader import PredictionTable, StudyContents, add_problem
-from frostline.reports.tried_strategies import Row, pareto_front, rows_of_backbone, run_count, stage_count
+from frostline.reports.tried_strategies import Row, rows_of_backbone, run_count, stage_count
 from frostline.sentences import between, counted, percent
 
 MOST_LINES = 10
@@ -413,8 +413,3 @@ def _advice(context: ReportContext) -> list[str]:
             f"{abs(difference):.1f} points {'below' if difference >= 0 else 'above'} the winner."
         )
     ]
-
-
-def cheapest_good(rows: list[Row]) -> str:
-    """Return the names of the Pareto-optimal strategies in run time and accuracy."""
-    return ", ".join(row.strategy for row in pareto_front(rows))

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import warnings
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -236,15 +235,4 @@ def label_issues(
     confident = rows[index, predictions.predicted] >= ratio * rows[index, predictions.targets]
     return np.asarray(
         [row for row in mistakes(predictions).tolist() if flagged[row] and confident[row]], dtype=np.int64
-    )
-
-
-def predictions_path(predictions: PredictionTable, contents: StudyContents) -> Path | None:
-    """Return the path of the predictions, for a message that names it."""
-    if predictions.basis == "out of fold" and contents.comparison is not None:
-        return contents.comparison.folder / "out-of-fold.csv"
-    return (
-        contents.best_run.folder / f"predictions-{predictions.basis.split()[0]}.csv"
-        if contents.best_run
-        else None
     )

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable
 from typing import Any
 
@@ -366,13 +365,3 @@ def _by_cut(
 
 def _used(values: list[dict[str, Any]], stages: list[str]) -> list[str]:
     return [stage for stage in stages if any(value["stage"] == stage for value in values)]
-
-
-def tens(values: list[float]) -> tuple[float, float]:
-    """Return the limits of a logarithmic axis: all values with a margin."""
-    return min(values) / 1.6, max(values) * 1.6
-
-
-def is_number(value: Any) -> bool:
-    """Return whether the value is a finite number."""
-    return isinstance(value, int | float) and math.isfinite(value)

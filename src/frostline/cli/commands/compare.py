@@ -11,18 +11,22 @@ from frostline import strategies
 from frostline.cli.command import Verb, everywhere
 from frostline.cli.options import (
     Minutes,
-    Share,
+    augment_option,
     config_option,
     data_options,
+    database_option,
     followed,
     given,
     leave_config,
     loaded,
     logger_option,
+    metric_option,
     model_options,
     ray_option,
+    repeats_option,
     running,
     varied_options,
+    winner_weights_option,
 )
 from frostline.config import FILE
 from frostline.errors import UsageError
@@ -81,7 +85,7 @@ class CandidateList(StrategyList):
     help="Include strategies that were trained in the study before [included].",
 )
 @click.option("--minutes", type=Minutes(), help="Time limit for everything [no limit].")
-@click.option("--repeats", type=click.IntRange(1), default=3, show_default=True, help="New splits and seeds.")
+@repeats_option
 @click.option(
     "--search",
     type=click.Choice(SEARCHED),
@@ -97,28 +101,11 @@ class CandidateList(StrategyList):
     show_default=True,
     help="Folder of the runs; images that it has seen keep their part.",
 )
-@click.option("--database", help="Optuna storage URL for workers on several machines [SQLite in the study].")
-@click.option(
-    "--metric",
-    type=click.Choice(["accuracy", "balanced_accuracy", "macro_f1", "auroc", "log_loss"]),
-    default="accuracy",
-    show_default=True,
-    help="Metric that decides.",
-)
-@click.option(
-    "--augment",
-    type=click.Choice(["none", "light", "standard", "strong"]),
-    default="standard",
-    show_default=True,
-    help="Strength of the augmentation.",
-)
+@database_option
+@metric_option
+@augment_option
 @varied_options
-@click.option(
-    "--interpolate-weights",
-    type=Share(),
-    help="Interpolate the winner's weights: 0 is the pretrained ones with a probe, 1 the adapted ones; auto "
-    "chooses by the folds.",
-)
+@winner_weights_option
 @ray_option
 @model_options
 @running

@@ -11,20 +11,24 @@ from frostline.cli.command import Verb, everywhere
 from frostline.cli.commands.compare import StrategyList
 from frostline.cli.options import (
     Minutes,
-    Share,
+    augment_option,
     config_option,
+    database_option,
     followed,
     given,
     group_by_option,
     label_column_option,
     leave_config,
     logger_option,
+    metric_option,
     model_options,
     path_column_option,
+    repeats_option,
     running,
     shown_options,
     split_names_option,
     varied_options,
+    winner_weights_option,
 )
 from frostline.config import FILE
 
@@ -52,35 +56,18 @@ class NameList(click.ParamType[tuple[str, ...] | str]):
 @click.option(
     "--strategies", "names", type=StrategyList(), help="Strategies to compare [the best of the advice]."
 )
-@click.option("--repeats", type=click.IntRange(1), default=3, show_default=True, help="New splits and seeds.")
+@repeats_option
 @click.option(
     "--study",
     default="frostline-fit",
     show_default=True,
     help="Folder of everything; images that it has seen keep their part.",
 )
-@click.option("--database", help="Optuna storage URL for workers on several machines [SQLite in the study].")
-@click.option(
-    "--metric",
-    type=click.Choice(["accuracy", "balanced_accuracy", "macro_f1", "auroc", "log_loss"]),
-    default="accuracy",
-    show_default=True,
-    help="Metric that decides.",
-)
-@click.option(
-    "--augment",
-    type=click.Choice(["none", "light", "standard", "strong"]),
-    default="standard",
-    show_default=True,
-    help="Strength of the augmentation.",
-)
+@database_option
+@metric_option
+@augment_option
 @varied_options
-@click.option(
-    "--interpolate-weights",
-    type=Share(),
-    help="Interpolate the winner's weights: 0 is the pretrained ones with a probe, 1 the adapted ones; auto "
-    "chooses by the folds.",
-)
+@winner_weights_option
 @click.option("--strict", is_flag=True, help="Refuse if any image cannot be used.")
 @split_names_option
 @shown_options
