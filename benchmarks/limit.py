@@ -86,8 +86,8 @@ def work(arguments: argparse.Namespace) -> None:
             if (verb, run, arguments.load) in done:
                 continue
             minutes = arguments.minutes[run % len(arguments.minutes)]
-            row = {"verb": verb, "run": run, "load": arguments.load, "cold": arguments.store is None}
-            row |= one(arguments.data, verb, run, minutes, arguments.store)
+            row = {"verb": verb, "run": run, "load": arguments.load, "cold": arguments.cache_dir is None}
+            row |= one(arguments.data, verb, run, minutes, arguments.cache_dir)
             with open(arguments.out, "a", encoding="utf-8") as file:
                 file.write(json.dumps(row) + "\n")
             print(row, file=sys.stderr, flush=True)

@@ -164,9 +164,10 @@ class _Tried:
     def extend(self, last: int) -> int | None:
         """Return the next place to try: beyond an edge that looks best; `None` where none does."""
         low, high, looks = min(self.good), max(self.good), {self.best, max(self.good, key=self._rank)}
-        if low in looks and low > 0:
-            return max(0, low - DECADE)
-        return min(last, high + DECADE) if high in looks and high < last else None
+        above = min(last, high + DECADE) if high in looks and high < last else None
+        if above == last:  # the grid ends there, and a better one there leaves nothing to try below
+            return above
+        return max(0, low - DECADE) if low in looks and low > 0 else above
 
     def _rank(self, place: int) -> tuple[float, float]:
         return self.good[place], -self.loss[place]

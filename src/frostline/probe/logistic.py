@@ -66,9 +66,14 @@ def solve(
     curve = _curvature(begin.logits(x))
     scale, scale_of_bias = np.sqrt(curve * ready.variances + l2), np.sqrt(curve)
 
+    along = (x / scale).astype(x.dtype)
+    pull = l2 / scale**2  # of the penalty on one squared number
+    split = classes * len(scale)
+
     def objective(flat: Floats) -> tuple[float, Floats]:
-        head = _unscaled(flat, scale, scale_of_bias, classes)
-        logits = head.logits(x)
+        weight, bias = flat[:split].reshape(classes, -1), flat[split:] / scale_of_bias
+        logits = along @ weight.astype(x.dtype).T
+        logits += bias.astype(x.dtype)
         logits -= logits.max(axis=1, keepdims=True)
         slope = np.exp(logits)
         total = slope.sum(axis=1, keepdims=True)
@@ -77,9 +82,13 @@ def solve(
         slope /= total
         slope -= goal
         slope *= share
-        by_weight = (slope.T @ x).astype(np.float64) + l2 * head.weight
-        gradient = [(by_weight / scale).ravel(), slope.sum(axis=0, dtype=np.float64) / scale_of_bias]
-        return loss + 0.5 * l2 * float((head.weight**2).sum()), np.concatenate(gradient)
+        gradient = np.empty_like(flat)
+        of_weight = gradient[:split].reshape(classes, -1)
+        np.multiply(weight, pull, out=of_weight)
+        loss += 0.5 * float(np.vdot(weight, of_weight))
+        of_weight += slope.T @ along
+        gradient[split:] = slope.sum(axis=0, dtype=np.float64) / scale_of_bias
+        return loss, gradient
 
     flat = np.concatenate([(begin.weight * scale).ravel(), begin.bias * scale_of_bias])
     options = {"maxiter": ITERATIONS, "ftol": tolerance, "gtol": 0.0, "maxcor": _memory(flat.size)}
