@@ -41,8 +41,8 @@ def features_of(table: Path, folder: Path) -> tuple[NDArray[Any], NDArray[Any], 
     if not kept.exists():
         import frostline
         from frostline.data import load_data
-        from frostline.features import ForwardConfig, Frozen, features
-        from frostline.features.image_batches import Images
+        from frostline.feature_extraction import ForwardConfig, Frozen, features
+        from frostline.feature_extraction.image_batches import Images
         from frostline.system.numerics import exact_plan
 
         backbone, data = (

@@ -35,8 +35,8 @@ from frostline import models as bb
 from frostline import profiling
 from frostline.data import Manifest
 from frostline.feature_cache import FeatureCache
-from frostline.features import Frozen
-from frostline.features.image_batches import Images
+from frostline.feature_extraction import Frozen
+from frostline.feature_extraction.image_batches import Images
 from frostline.models import Backbone
 from frostline.strategies import hyperparameters
 from frostline.studies.study_folder import environment

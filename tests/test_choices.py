@@ -20,9 +20,9 @@ import frostline
 from frostline import metrics, probe
 from frostline.data import Manifest
 from frostline.errors import UsageError
-from frostline.features import Counts, ForwardConfig
-from frostline.features.augmentation import Policy
-from frostline.features.image_batches import Images
+from frostline.feature_extraction import Counts, ForwardConfig
+from frostline.feature_extraction.augmentation import Policy
+from frostline.feature_extraction.image_batches import Images
 from frostline.studies.best_run import best_of
 from frostline.studies.study_folder import Study, plain
 from frostline.system import numerics

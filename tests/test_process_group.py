@@ -18,7 +18,7 @@ import frostline
 from frostline.cli.main import cli
 from frostline.config import Config
 from frostline.distributed import process_group
-from frostline.distributed.launcher import Launch, launched
+from frostline.distributed.torchrun_env import Launch, launched
 from frostline.errors import RunWarning, UsageError
 from frostline.strategies import parse
 from frostline.training import trainer

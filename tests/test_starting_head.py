@@ -13,8 +13,8 @@ from frostline import metrics, probe
 from frostline import models as bb
 from frostline.config import Config
 from frostline.data import Manifest
-from frostline.features import ForwardConfig, Frozen, features
-from frostline.features.augmentation import Policy
+from frostline.feature_extraction import ForwardConfig, Frozen, features
+from frostline.feature_extraction.augmentation import Policy
 from frostline.models.heads import linear_head
 from frostline.pipelines import write_digits
 from frostline.strategies import hyperparameters

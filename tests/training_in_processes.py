@@ -20,7 +20,7 @@ from torch import Tensor, nn
 
 import frostline
 from frostline.data import Manifest
-from frostline.features import Frozen
+from frostline.feature_extraction import Frozen
 from frostline.training import trainer
 from tiny import PREPROCESSING, tiny_model
 

@@ -17,9 +17,9 @@ from typing import Any, TypeVar
 import click
 
 from frostline.cli.progress_bar import Progress
-from frostline.distributed.launcher import Launch, demand_alone, launched
+from frostline.distributed.torchrun_env import Launch, demand_alone, launched
 from frostline.errors import CacheWarning, FrostlineError, LoggerWarning, RunWarning, UsageError
-from frostline.system import processor
+from frostline.system import cpu_threads
 from frostline.system.timing import Stopwatch, process_s
 
 SCHEMA = 2  # of the JSON objects: docs/cli.md; raised when a field changes its meaning or goes
@@ -72,7 +72,7 @@ class Verb:
 
     def __enter__(self) -> Verb:
         self._see_launch()
-        processor.settle()  # before torch is imported
+        cpu_threads.settle()  # before torch is imported
         signal.signal(signal.SIGTERM, _leave if self._launch.leads else _leave_quietly)
         self._warnings.__enter__()
         for kind in PLAIN_WARNINGS:

@@ -37,7 +37,7 @@ from frostline.cli.options import (
     varied_options,
 )
 from frostline.config import FILE
-from frostline.distributed.launcher import launched
+from frostline.distributed.torchrun_env import launched
 from frostline.errors import DataError, UsageError
 from frostline.system.text_output import standard_streams
 

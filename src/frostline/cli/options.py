@@ -469,8 +469,8 @@ def loaded(
     preprocessing = backbone.preprocessing
     manifest = manifest.framed(preprocessing.crop_mode, preprocessing.crop_pct)
     if learns:
-        from frostline.models import lineage
+        from frostline.models import leakage
         from frostline.studies.study_folder import Study
 
-        manifest = lineage.keep_learned_in_train([backbone], manifest, Study(options["study"]))
+        manifest = leakage.keep_learned_in_train([backbone], manifest, Study(options["study"]))
     return manifest, backbone

@@ -14,13 +14,13 @@ import torch
 from torch import Tensor, nn
 
 from frostline import models as bb
-from frostline.cost.cache_choice import VIEWS_APART, on_the_way
+from frostline.cost.cache_tradeoff import VIEWS_APART, on_the_way
 from frostline.cost.run_time import HELD_BYTES
 from frostline.data import OnProgress
 from frostline.distributed import process_group
 from frostline.feature_cache import FeatureCache
-from frostline.features import Counts, Frozen
-from frostline.features.image_batches import Images, Item
+from frostline.feature_extraction import Counts, Frozen
+from frostline.feature_extraction.image_batches import Images, Item
 from frostline.strategies import ResolvedPhase
 from frostline.system.numerics import to_device
 from frostline.system.seeds import derive

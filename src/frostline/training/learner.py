@@ -12,8 +12,8 @@ from torch import Tensor, nn
 from frostline import models as bb
 from frostline import probe
 from frostline.distributed import process_group
-from frostline.features import Frozen, features
-from frostline.features.image_batches import EVALUATION_BATCH, Images, contact_sheet
+from frostline.feature_extraction import Frozen, features
+from frostline.feature_extraction.image_batches import EVALUATION_BATCH, Images, contact_sheet
 from frostline.loggers import OnEpochs
 from frostline.models.heads import build_head, linear_head
 from frostline.strategies import hyperparameters

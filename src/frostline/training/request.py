@@ -17,8 +17,8 @@ from frostline.config import Config
 from frostline.data import Manifest, OnProgress
 from frostline.distributed import process_group
 from frostline.errors import UsageError, did_you_mean
-from frostline.features.augmentation import FLIPS, Policy, check_options
-from frostline.features.image_batches import Images
+from frostline.feature_extraction.augmentation import FLIPS, Policy, check_options
+from frostline.feature_extraction.image_batches import Images
 from frostline.models import Backbone
 from frostline.strategies import ResolvedPhase, Strategy, hyperparameters, schedule
 from frostline.studies.study_folder import digest_of

@@ -27,9 +27,9 @@ from frostline.data import OnProgress
 from frostline.distributed import process_group
 from frostline.errors import RunWarning
 from frostline.feature_cache import FeatureCache
-from frostline.features import Counts
-from frostline.features.augmentation import brightness
-from frostline.features.image_batches import EVALUATION_BATCH, Images, Item
+from frostline.feature_extraction import Counts
+from frostline.feature_extraction.augmentation import brightness
+from frostline.feature_extraction.image_batches import EVALUATION_BATCH, Images, Item
 from frostline.loggers import OnEpochs
 from frostline.models import Backbone
 from frostline.strategies import Hyperparameters, ResolvedPhase, lr_schedule
@@ -40,7 +40,7 @@ from frostline.training import optimizer
 from frostline.training.batches import PhaseBatches, targets_of
 from frostline.training.numeric_plan import Plan
 from frostline.training.parallel import all_reduce
-from frostline.training.resilience import checkpoint, recovery
+from frostline.training.resilience import checkpoint, nan_oom_recovery
 from frostline.training.resilience.checkpoint import TrainingState
 from frostline.training.resilience.interruption import Leave, heard
 from frostline.training.resilience.time_limit import Budget, OutOfTime
@@ -186,13 +186,13 @@ class Trainer:
             try:
                 self._train_steps(items, targets)
                 return float(torch.tensor(state.losses).mean())
-            except recovery.NotFinite as error:
+            except nan_oom_recovery.NotFinite as error:
                 files = [setup.train.samples[position].path for position, _ in items[error.step]]
-                recovery.halve(self._model, self._optimizer, state, error, files)
-            except recovery.OutOfMemory:
+                nan_oom_recovery.halve(self._model, self._optimizer, state, error, files)
+            except nan_oom_recovery.OutOfMemory:
                 sizes = [len(batch) // process_group.size() for batch in items]
                 sizes += [math.ceil(len(batch) / process_group.size()) for batch in items]
-                recovery.split(self._model, self._optimizer, state, sizes, setup.smallest_piece)
+                nan_oom_recovery.split(self._model, self._optimizer, state, sizes, setup.smallest_piece)
             self._write_checkpoint()  # the decision, before anything follows from it
 
     def _train_steps(self, items: list[list[Item]], targets: Tensor) -> None:
@@ -222,14 +222,14 @@ class Trainer:
                 set_rates(self._optimizer, share * 0.5**state.halvings)
                 losses.append(self._train_step(suffix, z, y))
                 state.steps, state.step = state.steps + 1, step + 1
-                recovery.check_losses(losses, state.step - len(losses), now=False)
+                nan_oom_recovery.check_losses(losses, state.step - len(losses), now=False)
                 if setup.progress:
                     setup.progress("train", state.steps, setup.steps)
                 setup.budget.note("step", began)
                 self._between_steps(losses, more=step + 1 < len(items))
                 began = time.perf_counter()
         self._move_losses(losses)
-        recovery.check_weights(self._model, max(0, state.step - 1))
+        nan_oom_recovery.check_weights(self._model, max(0, state.step - 1))
 
     # --- a step ---------------------------------------------------------------------------------------------
 
@@ -243,7 +243,7 @@ class Trainer:
             self._optimizer.zero_grad(set_to_none=True)
             loss = self._backward(suffix, brightness(z, strength), y)
         except Exception as error:
-            if not recovery.is_out_of_memory(error):
+            if not nan_oom_recovery.is_out_of_memory(error):
                 raise
         loss = all_reduce.add_up(self._learning, self._moving, loss)
         self._anchor.pull()
@@ -287,7 +287,7 @@ class Trainer:
 
     def _move_losses(self, losses: list[Tensor]) -> None:
         """Move losses into the state, which is what checkpoints hold."""
-        recovery.check_losses(losses, self._state.step - len(losses), now=True)
+        nan_oom_recovery.check_losses(losses, self._state.step - len(losses), now=True)
         if losses:
             self._state.losses += torch.stack(losses).tolist()
             losses.clear()

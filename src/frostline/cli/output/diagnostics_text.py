@@ -10,7 +10,7 @@ from rich.table import Table
 from frostline.cli.output.formatting import console_out
 from frostline.cost import Rates
 from frostline.diagnostics import CurvePoint, Signals, Similarity, StageProbe
-from frostline.diagnostics.similarity import FEWEST
+from frostline.diagnostics.pretraining_similarity import FEWEST
 from frostline.models.stage_table import count_text
 from frostline.sentences import between, percent
 

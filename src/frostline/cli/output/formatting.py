@@ -13,7 +13,7 @@ from rich.table import Table
 from frostline import strategies
 from frostline.models.stage_table import count_text
 from frostline.sentences import between, caveats, percent
-from frostline.system import processor
+from frostline.system import cpu_threads
 
 if TYPE_CHECKING:
     from frostline.data import Manifest
@@ -128,7 +128,7 @@ def _notes(result: dict[str, Any]) -> list[str]:
     threads = f"{plan['threads']} thread{'s' if plan['threads'] > 1 else ''}"
     lines = [*result.get("notes", [])]
     lines.append(f"Computed in {plan['precision']}, {format_}, {threads}: {plan['reason']}.")
-    if plan["wait"] == processor.PASSIVE:
+    if plan["wait"] == cpu_threads.PASSIVE:
         lines.append(f"{plan['load']} at the start, so threads wait for each other without spinning.")
     if result.get("flip_test"):
         state = "on" if result["flip"] == "horizontal" else "off"

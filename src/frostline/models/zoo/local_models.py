@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from frostline.models.zoo.architectures import HUB_FILES
-from frostline.models.zoo.lite import PACKAGES, is_available
+from frostline.models.zoo.efficientnet_lite import PACKAGES, is_available
 
 HUB_OWNER = "timm"  # whose repositories on the hub are called as timm's own names are
 

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from frostline.distributed import process_group
-from frostline.training.resilience import recovery
+from frostline.training.resilience import nan_oom_recovery
 
 
 def add_up(learning: list[nn.Parameter], moving: list[Tensor], loss: Tensor | None) -> Tensor:
@@ -20,15 +20,15 @@ def add_up(learning: list[nn.Parameter], moving: list[Tensor], loss: Tensor | No
 
     `loss` is this process's share of it, None where memory ran out. `moving` are statistics that the forward
     pass has moved: all processes go on with their mean. A parameter that no process used keeps no gradient.
-    Raises `mishaps.OutOfMemory` in all processes where one of them ran out.
+    Raises `nan_oom_recovery.OutOfMemory` in all processes where one of them ran out.
     """
     if process_group.size() == 1:
         if loss is None:
-            raise recovery.OutOfMemory
+            raise nan_oom_recovery.OutOfMemory
         return loss
     ran_out, *used = process_group.any_of(loss is None, *(p.grad is not None for p in learning))
     if ran_out or loss is None:
-        raise recovery.OutOfMemory
+        raise nan_oom_recovery.OutOfMemory
     gradients = []
     for parameter, somewhere in zip(learning, used, strict=True):
         if somewhere:

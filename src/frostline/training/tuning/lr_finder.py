@@ -22,9 +22,9 @@ from frostline import models as bb
 from frostline.config import Config
 from frostline.data import Manifest
 from frostline.feature_cache import FeatureCache
-from frostline.features import ForwardConfig, Frozen
-from frostline.features.augmentation import Policy
-from frostline.features.image_batches import Images, Item
+from frostline.feature_extraction import ForwardConfig, Frozen
+from frostline.feature_extraction.augmentation import Policy
+from frostline.feature_extraction.image_batches import Images, Item
 from frostline.models import Backbone, Cut
 from frostline.profiling import FROZEN_BATCH
 from frostline.strategies import Hyperparameters, Strategy, checked, hyperparameters, parse

@@ -20,9 +20,9 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from frostline.data import Manifest, Sample
-from frostline.distributed.launcher import launched
+from frostline.distributed.torchrun_env import launched
 from frostline.errors import FrostlineError
-from frostline.features.augmentation import Policy, SeededView, Transform
+from frostline.feature_extraction.augmentation import Policy, SeededView, Transform
 from frostline.models import Preprocessing
 
 # Decoded pictures may take this share of the memory that is free when a run begins. What is over it is

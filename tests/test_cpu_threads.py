@@ -20,14 +20,14 @@ from frostline.config import Config
 from frostline.cost import predict
 from frostline.data import Manifest
 from frostline.errors import UsageError
-from frostline.features.augmentation import Policy
-from frostline.features.image_batches import Images
+from frostline.feature_extraction.augmentation import Policy
+from frostline.feature_extraction.image_batches import Images
 from frostline.profiling import rate_correction
 from frostline.profiling.rate_correction import Expected
 from frostline.selection import runner as contests
 from frostline.selection.runner import TrialRunner
-from frostline.system import directories, numerics, processor
-from frostline.system.processor import AS_IT_COMES, PASSIVE, Free, Reading
+from frostline.system import cpu_threads, directories, numerics
+from frostline.system.cpu_threads import AS_IT_COMES, PASSIVE, Free, Reading
 from test_cost import DATA, DEAR, INVENTED
 from tiny import PREPROCESSING, tiny_backbone, write_table
 
@@ -38,17 +38,17 @@ class Machine:
     def __init__(self, monkeypatch: pytest.MonkeyPatch, cores: int, quota: int | None = None) -> None:
         self.cores, self.clock, self.others, self.inside, self.own = cores, 100.0, 0.0, 0.0, 0.0
         self._busy = self._group = 0.0
-        monkeypatch.setattr(processor, "psutil", self)
-        monkeypatch.setattr(processor, "_group_s", lambda: self._group)
-        monkeypatch.setattr(processor, "time", SimpleNamespace(perf_counter=self._now, sleep=self.sleep))
-        monkeypatch.setattr(processor.os, "cpu_count", lambda: cores)
-        monkeypatch.setattr(processor.os, "sched_getaffinity", lambda _: set(range(cores)), raising=False)
+        monkeypatch.setattr(cpu_threads, "psutil", self)
+        monkeypatch.setattr(cpu_threads, "_group_s", lambda: self._group)
+        monkeypatch.setattr(cpu_threads, "time", SimpleNamespace(perf_counter=self._now, sleep=self.sleep))
+        monkeypatch.setattr(cpu_threads.os, "cpu_count", lambda: cores)
+        monkeypatch.setattr(cpu_threads.os, "sched_getaffinity", lambda _: set(range(cores)), raising=False)
         monkeypatch.setattr(joblib, "cpu_count", lambda: quota or cores)
-        monkeypatch.setattr(processor, "_wait", [])
-        monkeypatch.setattr(processor, "free", processor.free.__wrapped__)
-        for name in (*processor.WAITING, *processor.COUNTING, "LOCAL_WORLD_SIZE"):
+        monkeypatch.setattr(cpu_threads, "_wait", [])
+        monkeypatch.setattr(cpu_threads, "free", cpu_threads.free.__wrapped__)
+        for name in (*cpu_threads.WAITING, *cpu_threads.COUNTING, "LOCAL_WORLD_SIZE"):
             monkeypatch.delenv(name, raising=False)
-        monkeypatch.setattr(processor, "_first", Reading.now())
+        monkeypatch.setattr(cpu_threads, "_first", Reading.now())
 
     def _now(self) -> float:
         return self.clock
@@ -75,7 +75,7 @@ class Machine:
 @pytest.fixture
 def before_torch(monkeypatch: pytest.MonkeyPatch) -> None:
     """A process that has not imported torch yet, and gets its environment back."""
-    monkeypatch.setattr(processor.sys, "modules", {k: v for k, v in sys.modules.items() if k != "torch"})
+    monkeypatch.setattr(cpu_threads.sys, "modules", {k: v for k, v in sys.modules.items() if k != "torch"})
     monkeypatch.setenv("OMP_WAIT_POLICY", "x")  # so that monkeypatch puts back what was there
 
 
@@ -96,7 +96,7 @@ def test_threads_are_as_many_as_the_machine_has_room_for(
 ) -> None:
     machine = Machine(monkeypatch, cores)
     machine.others = others
-    found = processor.free()
+    found = cpu_threads.free()
     assert found.others == pytest.approx(others)
     spinning, passive = (dataclasses.replace(found, wait=wait) for wait in (AS_IT_COMES, PASSIVE))
     assert (passive.threads(), spinning.threads()) == (sharing, aside)
@@ -107,14 +107,14 @@ def test_threads_are_as_many_as_the_machine_has_room_for(
 def test_threads_beside_others_wait_passively(monkeypatch: pytest.MonkeyPatch) -> None:
     machine = Machine(monkeypatch, 2)
     machine.others = 2.0
-    assert processor.settle() == PASSIVE == processor.free().wait
+    assert cpu_threads.settle() == PASSIVE == cpu_threads.free().wait
     assert os.environ["OMP_WAIT_POLICY"] == "PASSIVE"
 
 
 @pytest.mark.usefixtures("before_torch")
 def test_threads_of_a_quiet_machine_wait_as_they_come(monkeypatch: pytest.MonkeyPatch) -> None:
     Machine(monkeypatch, 2)
-    assert processor.settle() == AS_IT_COMES
+    assert cpu_threads.settle() == AS_IT_COMES
     assert "OMP_WAIT_POLICY" not in os.environ
 
 
@@ -122,19 +122,19 @@ def test_threads_of_a_quiet_machine_wait_as_they_come(monkeypatch: pytest.Monkey
 def test_a_stir_that_is_over_changes_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
     machine = Machine(monkeypatch, 2)
     machine.others = 2.0
-    machine.sleep(processor.LOOK_S)  # the first look sees it
+    machine.sleep(cpu_threads.LOOK_S)  # the first look sees it
     machine.others = 0.0
-    assert processor.settle() == AS_IT_COMES
-    assert processor.free().threads() == 2
+    assert cpu_threads.settle() == AS_IT_COMES
+    assert cpu_threads.free().threads() == 2
 
 
 @pytest.mark.usefixtures("before_torch")
-@pytest.mark.parametrize("name", processor.WAITING)
+@pytest.mark.parametrize("name", cpu_threads.WAITING)
 def test_how_the_user_lets_threads_wait_is_obeyed(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     machine = Machine(monkeypatch, 2)
     machine.others = 2.0
     monkeypatch.setenv(name, "1000")
-    assert processor.settle() == f"as {name}=1000 says"
+    assert cpu_threads.settle() == f"as {name}=1000 says"
     assert os.environ.get("OMP_WAIT_POLICY") == ("1000" if name == "OMP_WAIT_POLICY" else None)
 
 
@@ -156,7 +156,7 @@ def test_a_container_of_two_cores_gets_two_threads_of_sixteen(monkeypatch: pytes
     machine.others = 10.0  # elsewhere on the machine: there is room beside it
     assert numerics.thread_count() == 2
     machine.inside = 2.0  # in the container itself
-    monkeypatch.setattr(processor, "_first", Reading.now())
+    monkeypatch.setattr(cpu_threads, "_first", Reading.now())
     assert numerics.thread_count() == 1
 
 
@@ -171,8 +171,8 @@ builtins.open = lambda path, *a, **k: io.StringIO(files[path]) if path in files 
 os.path.exists = lambda path: path in files or (not str(path).startswith("/sys/fs/cgroup") and there(path))
 os.cpu_count = lambda: 16
 os.sched_getaffinity = lambda _: set(range(16))
-from frostline.system import processor
-print(processor.cores())
+from frostline.system import cpu_threads
+print(cpu_threads.cores())
 """
     for version in ("1", "2"):
         done = subprocess.run(
@@ -200,13 +200,13 @@ def test_processes_of_one_job_are_no_neighbours(monkeypatch: pytest.MonkeyPatch)
     machine = Machine(monkeypatch, 4)
     machine.others = 3.0
     monkeypatch.setenv("LOCAL_WORLD_SIZE", "4")
-    assert processor.free() == Free(4, 0.0, AS_IT_COMES)
+    assert cpu_threads.free() == Free(4, 0.0, AS_IT_COMES)
 
 
 def test_a_count_of_cores_that_is_none_is_one_clear_message(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("LOKY_MAX_CPU_COUNT", "many")
     with pytest.raises(UsageError, match="LOKY_MAX_CPU_COUNT is 'many'"):
-        processor.cores()
+        cpu_threads.cores()
 
 
 @pytest.mark.slow
@@ -286,7 +286,7 @@ def test_remembered_rates_are_checked_by_one_timing(
 def test_remembered_rates_carry_device_threads_and_load(
     images: Images, own_store: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(processor, "free", lambda: Free(2, 1.5, PASSIVE))
+    monkeypatch.setattr(cpu_threads, "free", lambda: Free(2, 1.5, PASSIVE))
     found = profiling.measure(tiny_backbone(), images, threads=1)
     assert found.device == numerics.device_name()
     assert found.others == 1.5

@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from frostline.data.findings import Finding, first_examples, name_few
-from frostline.data.samples import PARTS, Conflict
+from frostline.data.manifest_entries import PARTS, Conflict
 from frostline.data.sources.common import ImageEntry
 from frostline.data.splits.folding import unit_ids
 from frostline.data.splits.splitting import hold_out, unit_keys

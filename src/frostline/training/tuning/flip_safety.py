@@ -30,8 +30,8 @@ from frostline import probe
 from frostline.cost.run_time import FLIP_IMAGES
 from frostline.data import Manifest, OnProgress, Sample
 from frostline.distributed import process_group
-from frostline.features import Frozen, features
-from frostline.features.image_batches import MIRRORED, TURNED, Images
+from frostline.feature_extraction import Frozen, features
+from frostline.feature_extraction.image_batches import MIRRORED, TURNED, Images
 from frostline.system.seeds import derive
 
 Ints = NDArray[np.int64]

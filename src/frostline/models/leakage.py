@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 from frostline.data import Finding, Manifest, Recognised, Sample, fingerprints_of, recognised
-from frostline.data.fingerprints import LEARNED, Fingerprints
+from frostline.data.seen_images import LEARNED, Fingerprints
 from frostline.errors import DataError
 from frostline.models import Backbone
 from frostline.studies.study_folder import RunFolder, Study

@@ -22,9 +22,9 @@ from frostline import models as bb
 from frostline.data import OnProgress
 from frostline.distributed import process_group
 from frostline.feature_cache import CachedPrefix, FeatureCache, key_of
-from frostline.features.image_batches import Images, Item
-from frostline.features.numeric_key import ForwardConfig
-from frostline.features.tensors import ahead, from_bytes, padded, same, to_bytes
+from frostline.feature_extraction.image_batches import Images, Item
+from frostline.feature_extraction.numeric_key import ForwardConfig
+from frostline.feature_extraction.tensors import ahead, from_bytes, padded, same, to_bytes
 from frostline.models import Backbone, Cut
 from frostline.system import numerics
 

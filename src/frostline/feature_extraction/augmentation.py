@@ -19,7 +19,7 @@ from PIL import Image
 from torchvision.transforms import InterpolationMode, RandomResizedCrop
 from torchvision.transforms import v2 as tv
 
-from frostline.data.pixels import rotation
+from frostline.data.pixels import random_rotation
 from frostline.errors import UsageError, did_you_mean
 from frostline.models import Preprocessing
 from frostline.system.seeds import derive
@@ -87,7 +87,7 @@ class Policy:
         framed = preprocessing.resize != "crop" and self.crop_scale is not None
         return (
             f"{self.name} {VERSION} crop {self.crop_scale or 1.0} flip {self.flip}"
-            + (f" rotate {self.rotate} {rotation.VERSION}" if self.rotate != "none" else "")
+            + (f" rotate {self.rotate} {random_rotation.VERSION}" if self.rotate != "none" else "")
             + (f" framed {FRAMED_VERSION}" if framed else "")
         )
 
@@ -174,9 +174,9 @@ class _FramedCrop:
 def _rotation(policy: Policy, preprocessing: Preprocessing) -> list[Any]:
     """Turn the picture before anything is cut out of it."""
     if policy.rotate == "90":
-        return [rotation.quarter_turns]
+        return [random_rotation.quarter_turns]
     if policy.rotate == "any":
-        return [rotation.AnyAngle(preprocessing.size / math.sqrt(policy.crop_scale or 1.0))]
+        return [random_rotation.AnyAngle(preprocessing.size / math.sqrt(policy.crop_scale or 1.0))]
     return []
 
 

@@ -13,12 +13,12 @@ from dataclasses import replace
 
 from frostline import models as bb
 from frostline import profiling
-from frostline.cost import Choice, RowRates, cache_choice
+from frostline.cost import Choice, RowRates, cache_tradeoff
 from frostline.cost.run_time import LOOKED_AT
 from frostline.distributed import process_group
 from frostline.feature_cache import FeatureCache
-from frostline.features import Frozen
-from frostline.features.image_batches import Images
+from frostline.feature_extraction import Frozen
+from frostline.feature_extraction.image_batches import Images
 from frostline.models import Cut
 from frostline.training.numeric_plan import Plan
 from frostline.training.request import TrainRequest
@@ -47,11 +47,11 @@ def _decide(request: TrainRequest, plan: Plan, images: Images, store: FeatureCac
     if request.config.views is not None:
         plan.views = request.config.views
     elif not images.policy.still:
-        plan.views = cache_choice.views_of(phases)
+        plan.views = cache_tradeoff.views_of(phases)
     if store is None:
         return
     sampler = request.config.imbalance == "sampler"
-    for index, need in cache_choice.needs(
+    for index, need in cache_tradeoff.needs(
         phases, plan.views, still=images.policy.still, sampler=sampler
     ).items():
         cut = request.backbone.cut(index)
@@ -67,7 +67,12 @@ def _decide(request: TrainRequest, plan: Plan, images: Images, store: FeatureCac
 
 
 def _choice(
-    request: TrainRequest, plan: Plan, cut: Cut, need: cache_choice.Need, images: Images, store: FeatureCache
+    request: TrainRequest,
+    plan: Plan,
+    cut: Cut,
+    need: cache_tradeoff.Need,
+    images: Images,
+    store: FeatureCache,
 ) -> Choice:
     if request.config.cache == "keep" or request.config.deterministic or not plan.timed:
         return untimed(request, cut, _value_bytes(plan))
@@ -79,14 +84,14 @@ def _choice(
     decode_s = _decode_s(images) if missing else 0.0  # what is there is read if it beats the prefix alone
     prefix_s = profiling.prefix_s(request.backbone, plan.way, cut)
     known = RowRates(row_bytes, _pixel_bytes(request), decode_s, prefix_s, read_s, keep_s)
-    return cache_choice.read_or_recompute(known, uses=need.uses, missing=missing, along=need.along)
+    return cache_tradeoff.read_or_recompute(known, uses=need.uses, missing=missing, along=need.along)
 
 
 def untimed(request: TrainRequest, cut: Cut, value_bytes: int) -> Choice:
     """Decide where nothing is timed, or the person has."""
     if request.config.cache == "keep":
         return Choice(True, "asked for")
-    return cache_choice.untimed(bb.row_elements(request.backbone, cut) * value_bytes, _pixel_bytes(request))
+    return cache_tradeoff.untimed(bb.row_elements(request.backbone, cut) * value_bytes, _pixel_bytes(request))
 
 
 def _pixel_bytes(request: TrainRequest) -> int:

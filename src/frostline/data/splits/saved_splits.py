@@ -14,7 +14,7 @@ from pathlib import Path
 
 from filelock import FileLock
 
-from frostline.data.samples import PARTS
+from frostline.data.manifest_entries import PARTS
 from frostline.errors import StudyError
 from frostline.system import directories
 

@@ -16,7 +16,7 @@ from PIL import Image
 import frostline
 from frostline.cli.main import cli
 from frostline.data import Manifest
-from frostline.data.fingerprints import NAME, Fingerprints
+from frostline.data.seen_images import NAME, Fingerprints
 from frostline.errors import DataError, ModelError, StudyError
 from frostline.integrations.sklearn import FrostlineClassifier
 from tiny import PREPROCESSING, tiny_backbone, write_folder

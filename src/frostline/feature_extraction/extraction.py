@@ -13,9 +13,9 @@ from torch import Tensor, nn
 from frostline import models as bb
 from frostline.data import OnProgress
 from frostline.feature_cache import FeatureCache
-from frostline.features.cached_features import Counts, Frozen
-from frostline.features.image_batches import Images
-from frostline.features.numeric_key import ForwardConfig
+from frostline.feature_extraction.cached_features import Counts, Frozen
+from frostline.feature_extraction.image_batches import Images
+from frostline.feature_extraction.numeric_key import ForwardConfig
 from frostline.models import Backbone, Cut
 
 

@@ -6,9 +6,9 @@ rounded, so a later cut's row may be computed from an earlier one.
 numeric_key · tensors → cached_features → extraction
 """
 
-from frostline.features.cached_features import Counts, Frozen
-from frostline.features.extraction import features, logits
-from frostline.features.numeric_key import ForwardConfig
-from frostline.features.tensors import AHEAD, ahead, padded
+from frostline.feature_extraction.cached_features import Counts, Frozen
+from frostline.feature_extraction.extraction import features, logits
+from frostline.feature_extraction.numeric_key import ForwardConfig
+from frostline.feature_extraction.tensors import AHEAD, ahead, padded
 
 __all__ = ["AHEAD", "Counts", "ForwardConfig", "Frozen", "ahead", "features", "logits", "padded"]

@@ -7,10 +7,10 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from frostline.data.findings import Finding
-from frostline.data.samples import Sample, SkippedImage, demand_training_images
+from frostline.data.manifest_entries import Sample, SkippedImage, demand_training_images
 from frostline.data.sources.common import ImageEntry
-from frostline.data.splits.parts import SplitOptions, split
 from frostline.data.splits.split_notes import about_split
+from frostline.data.splits.train_val_test import SplitOptions, split
 from frostline.errors import DataError
 
 if TYPE_CHECKING:

@@ -20,10 +20,10 @@ from torch import nn
 
 from frostline import metrics, probe
 from frostline import models as bb
-from frostline.cost import cache_choice
+from frostline.cost import cache_tradeoff
 from frostline.feature_cache import FeatureCache
-from frostline.features import ForwardConfig, logits
-from frostline.features.image_batches import EVALUATION_BATCH, Images
+from frostline.feature_extraction import ForwardConfig, logits
+from frostline.feature_extraction.image_batches import EVALUATION_BATCH, Images
 from frostline.models import Backbone, Cut
 from frostline.selection import resampling
 from frostline.selection.candidates import Candidate
@@ -266,7 +266,7 @@ class _Fold:
     def predict(self, share: float) -> NDArray[np.float32]:
         """Return logits (images, classes) of the held-out images at a share, in float32 as a run's are."""
         row_bytes = 4 * bb.row_elements(self.backbone, self.cut)
-        keep = cache_choice.untimed(row_bytes, 3 * self.backbone.preprocessing.size**2).keep
+        keep = cache_tradeoff.untimed(row_bytes, 3 * self.backbone.preprocessing.size**2).keep
         way = ForwardConfig(numerics.exact_plan(self.request.config.threads), EVALUATION_BATCH)
         with FeatureCache() as store:
             return logits(

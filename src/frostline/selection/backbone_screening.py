@@ -21,8 +21,8 @@ from frostline.data import Manifest, OnProgress
 from frostline.diagnostics import class_balanced_subset, transferability
 from frostline.errors import UsageError
 from frostline.feature_cache import FeatureCache
-from frostline.features import Frozen, features
-from frostline.features.image_batches import Images
+from frostline.feature_extraction import Frozen, features
+from frostline.feature_extraction.image_batches import Images
 from frostline.models import Backbone
 from frostline.selection import resampling
 from frostline.selection.resampling import Cell

@@ -25,7 +25,7 @@ from frostline.data import OnProgress
 from frostline.diagnostics.activation_statistics import ActivationRecorder, Blocks, Floats, blocks_of
 from frostline.diagnostics.stage_features import stage_features
 from frostline.errors import DataError
-from frostline.features.image_batches import Images
+from frostline.feature_extraction.image_batches import Images
 from frostline.models import Backbone
 from frostline.system.numerics import NumericPlan
 
