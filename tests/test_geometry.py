@@ -21,7 +21,7 @@ from torchvision.transforms import v2 as tv
 
 import frostline
 from frostline.cli.main import cli
-from frostline.cli.output import formatting
+from frostline.cli.output import run_text
 from frostline.data import Manifest, cut_away
 from frostline.data.pixels import cropping, decoding, random_rotation
 from frostline.errors import UsageError
@@ -358,12 +358,8 @@ def test_rotate_auto_asks_and_the_result_says_so(tmp_path: Path) -> None:
     assert (found["cells"].rotate, found["cells"].rotate_test["safe"]) == ("90", True)
     assert (found["skies"].rotate, found["skies"].rotate_test["safe"]) == ("none", False)
     assert found["skies"].rotate_test["told"] > flip_safety.MOST_TOLD
-    assert any(
-        "Quarter turns in training are on" in line for line in formatting._notes(found["cells"].result)
-    )
-    assert any(
-        "Quarter turns in training are off" in line for line in formatting._notes(found["skies"].result)
-    )
+    assert any("Quarter turns in training are on" in line for line in run_text._notes(found["cells"].result))
+    assert any("Quarter turns in training are off" in line for line in run_text._notes(found["skies"].result))
     with pytest.raises(UsageError, match="rotate must be one of"):
         frostline.train(tiny_backbone(), data, "head", study=tmp_path / "x", rotate="180")
     with pytest.raises(UsageError, match="The augmentation none takes no random crops"):

@@ -118,9 +118,9 @@ def check(data: str, **options: Any) -> None:
         }
 
         def show() -> None:
-            from frostline.cli.output import check_text
+            from frostline.cli.output import data_text
 
-            check_text.checked(manifest, page)
+            data_text.checked(manifest, page)
 
         verb.done(result, show)
         if failed:

@@ -23,8 +23,8 @@ def models(**options: Any) -> None:
         listing = catalogue()
 
         def show() -> None:  # not for JSON, which needs no tables
-            from frostline.cli.output import models_text
+            from frostline.cli.output import model_text
 
-            models_text.models(listing)
+            model_text.models(listing)
 
         verb.done(listing, show)
