@@ -42,7 +42,7 @@ from frostline.strategies import hyperparameters
 from frostline.studies.study_folder import environment
 from frostline.system import numerics
 from frostline.system.timing import _give_back
-from frostline.training import optimizer
+from frostline.training.loop import optimizer
 from frostline.training.request import TrainRequest
 from plain import accuracy, drawn, plain_loop
 

@@ -27,11 +27,11 @@ from frostline.studies.best_run import best_of
 from frostline.studies.study_folder import Study, plain
 from frostline.system import numerics
 from frostline.system.timing import Stopwatch
-from frostline.training.batches import PhaseBatches
+from frostline.training.loop.batches import PhaseBatches
+from frostline.training.loop.trainer import Trainer, TrainingState
 from frostline.training.numeric_plan import Plan
 from frostline.training.request import _identity
 from frostline.training.resilience.time_limit import Budget
-from frostline.training.trainer import Trainer, TrainingState
 from frostline.training.tuning.class_imbalance import Balance
 from tiny import PREPROCESSING, TinyNet, live_logits, picture, tiny_backbone, tiny_model, write_table
 

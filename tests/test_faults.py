@@ -29,7 +29,7 @@ from frostline.selection.successive_halving import Task
 from frostline.selection.trial_queue import TrialQueue
 from frostline.studies.study_folder import RunFolder
 from frostline.system import directories
-from frostline.training import trainer
+from frostline.training.loop import trainer
 from frostline.training.resilience import checkpoint, nan_oom_recovery
 from frostline.training.resilience.interruption import heard
 from tiny import PREPROCESSING, tiny_backbone, tiny_model, write_table

@@ -151,7 +151,7 @@ def test_learning_contiguous_above_a_channels_last_prefix(
 def test_killed_and_resumed_reads_the_same_rows(
     strategy: str, data: Manifest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from frostline.training import trainer
+    from frostline.training.loop import trainer
 
     whole = frostline.train(tiny_backbone(), data, strategy, study=tmp_path / "whole", **FAST)
     shutil.rmtree(FeatureCache().path)

@@ -337,8 +337,7 @@ def test_a_class_without_a_test_image_has_no_recall(
 
 def test_a_mistake_that_may_be_mislabelled_is_shown_once_with_both_facts(tmp_path: Path) -> None:
     import studies
-    from frostline.reports.sections import sections
-    from frostline.reports.writer import read_context
+    from frostline.reports.writer import read_context, sections
 
     study = studies.compared(tmp_path / "study")
     data = Manifest.load(study / "manifest.jsonl")

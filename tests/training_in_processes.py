@@ -21,7 +21,7 @@ from torch import Tensor, nn
 import frostline
 from frostline.data import Manifest
 from frostline.feature_extraction import Frozen
-from frostline.training import trainer
+from frostline.training.loop import trainer
 from tiny import PREPROCESSING, tiny_model
 
 OPTIONS: dict[str, Any] = {

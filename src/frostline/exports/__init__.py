@@ -1,6 +1,5 @@
 """Export a model as weights, a program or a delta that needs no study, with a model card.
 
-markdown                                      escape users' text in Markdown
 exported_model, verification                  the model to export; compare it with `predict`
 code_examples                                 example code that loads an image as the study does
 standalone_loader                             copied into exports: builds the network without frostline

@@ -22,9 +22,9 @@ from frostline import models as bb
 from frostline.data import OnProgress
 from frostline.distributed import process_group
 from frostline.feature_cache import CachedPrefix, FeatureCache, key_of
-from frostline.feature_extraction.image_batches import Images, Item
+from frostline.feature_extraction.image_batches import Images, Item, ahead, padded
 from frostline.feature_extraction.numeric_key import ForwardConfig
-from frostline.feature_extraction.tensors import ahead, from_bytes, padded, same, to_bytes
+from frostline.feature_extraction.tensor_bytes import from_bytes, same, to_bytes
 from frostline.models import Backbone, Cut
 from frostline.system import numerics
 

@@ -9,8 +9,10 @@ from __future__ import annotations
 
 import copy
 import warnings
+from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from typing import Any
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any, TypeVar
 
 import numpy as np
 import psutil
@@ -30,6 +32,9 @@ from frostline.models import Preprocessing
 KEPT_SHARE = 0.15
 EVALUATION_BATCH = 64  # images a forward pass without gradients: keeps memory small; not measured
 
+AHEAD = 2  # batches decoded before they are needed: one in work, one waiting
+
+T = TypeVar("T")
 Item = tuple[int, int]  # (position in the samples, view)
 MIRRORED, TURNED = -1, -2  # views
 VIEW_NAMES = {MIRRORED: "mirrored", TURNED: "turned"}  # as they are named in a row's key
@@ -198,3 +203,31 @@ def contact_sheet(images: Images, *, count: int = 16, columns: int = 4) -> Image
         picture = Image.fromarray(images[item].permute(1, 2, 0).numpy())
         sheet.paste(picture, ((place % columns) * side, (place // columns) * side))
     return sheet
+
+
+def padded(batch: Tensor, size: int) -> Tensor:
+    """Return a batch filled up to `size` rows with copies of its last row.
+
+    Parameters
+    ----------
+    batch : Tensor, shape (n, …)
+    size : int
+
+    Returns
+    -------
+    Tensor, shape (max(n, size), …)
+    """
+    missing = size - len(batch)
+    if missing <= 0:
+        return batch
+    return torch.cat([batch, batch[-1:].expand(missing, *batch.shape[1:])])
+
+
+def ahead(items: Iterator[T]) -> Iterator[T]:
+    """Yield the items of an iterator, computed up to `AHEAD` items early in another thread."""
+    end = object()
+    with ThreadPoolExecutor(1) as pool:
+        waiting = deque(pool.submit(next, items, end) for _ in range(AHEAD))
+        while (item := waiting.popleft().result()) is not end:
+            waiting.append(pool.submit(next, items, end))
+            yield item  # type: ignore[misc]

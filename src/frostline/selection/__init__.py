@@ -4,7 +4,8 @@ backbone_screening (which backbones to train, by probes)
 resampling (repeats and folds) · successive_halving (promotion, as data) · scoreboard, anytime (which run is
 next within a time limit) · significance (paired tests)
 candidates · earlier_runs (what was trained before) · trial_queue (Optuna) · runner (makes the runs)
-→ comparison (`compare`) → ranking (the winner) → conclusion (the winner trained, the result) · evidence
+→ comparison (`compare`) → ranking (the winner) → conclusion (the winner trained, the result) ·
+winner_evaluation (how it was judged)
 """
 
 from frostline.selection.anytime import expected_s

@@ -17,7 +17,6 @@ from frostline.errors import UsageError
 from frostline.reports import notebook
 from frostline.selection import resampling, wise_ft_share
 from frostline.selection.candidates import Candidate
-from frostline.selection.evidence import evidence
 from frostline.selection.out_of_fold import gather, longest, write_predictions
 from frostline.selection.ranking import complete_repeats, evaluated_folds, rank, without_incomplete
 from frostline.selection.request import CompareRequest
@@ -25,6 +24,7 @@ from frostline.selection.runner import PLAN, OutOfTime, TrialRunner, sub_study
 from frostline.selection.significance import HeldOutPredictions, Verdict, optimism
 from frostline.selection.text import titled, verdict_lines
 from frostline.selection.winner_artifacts import write_error_gallery, write_selective_prediction
+from frostline.selection.winner_evaluation import evidence
 from frostline.selection.wise_ft_share import Interpolation
 from frostline.studies.best_run import best_of
 from frostline.studies.contenders import COMPARISON, OUT_OF_FOLD

@@ -15,12 +15,12 @@ notation. It is the row label everywhere.
 Settings follow in the brackets: `top_k(2, lr=0.0005, bn=eval)`. What is not named keeps its default.
 `schedule` turns a strategy into cuts and steps for one backbone and one number of images.
 
-kinds        what a strategy is, the named ones, and every setting's default with its source
-checking ── notation · named     what makes sense; from text, and from Python
-scheduling                       from a plan to cuts and steps
+strategy                                what a strategy is, the named ones, all defaults with their sources
+validation ── notation · constructors   what makes sense; from text, and from Python
+resolution ── lr_schedule               from a strategy to cuts and steps; the rate at each step
 """
 
-from frostline.strategies.named import (
+from frostline.strategies.constructors import (
     full,
     gradual_unfreeze,
     head,

@@ -39,9 +39,9 @@ from frostline.studies.study_folder import (
 )
 from frostline.system import directories, numerics, timing
 from frostline.system.timing import PeakMemory, Stopwatch, imported_baseline_bytes
-from frostline.training import artifacts, evaluation, learner, numeric_plan
+from frostline.training import artifacts, evaluation, numeric_plan, ray_training
 from frostline.training.caching import cache_planning
-from frostline.training.parallel import ray_training
+from frostline.training.loop import learner
 from frostline.training.request import TrainRequest
 from frostline.training.resilience import checkpoint, nan_oom_recovery, time_limit
 

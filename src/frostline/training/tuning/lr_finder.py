@@ -30,8 +30,8 @@ from frostline.profiling import FROZEN_BATCH
 from frostline.strategies import Hyperparameters, Strategy, checked, hyperparameters, parse
 from frostline.system import numerics, timing
 from frostline.system.seeds import derive
-from frostline.training import optimizer
-from frostline.training.learner import starting_model
+from frostline.training.loop import optimizer
+from frostline.training.loop.learner import starting_model
 from frostline.training.request import TrainRequest
 from frostline.training.tuning.class_imbalance import Balance
 

@@ -20,10 +20,10 @@ from frostline.strategies import hyperparameters
 from frostline.studies.study_folder import RunFolder
 from frostline.system.seeds import derive
 from frostline.system.timing import Stopwatch
+from frostline.training.loop.trainer import Setup, Trainer
 from frostline.training.numeric_plan import Plan
 from frostline.training.request import TrainRequest
 from frostline.training.resilience.time_limit import Budget
-from frostline.training.trainer import Setup, Trainer
 from frostline.training.tuning import batchnorm_recalibration, wise_ft
 from frostline.training.tuning.class_imbalance import Balance
 

@@ -1,11 +1,6 @@
-"""Rows as tensors and as bytes, batches of one size, and work done ahead in another thread."""
+"""Feature tensors to bytes and back: dtype, shape and memory format included."""
 
 from __future__ import annotations
-
-from collections import deque
-from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
-from typing import TypeVar
 
 import numpy as np
 import torch
@@ -14,30 +9,8 @@ from torch import Tensor
 
 from frostline.feature_cache import Form
 
-AHEAD = 2  # batches decoded before they are needed: one in work, one waiting
-
 DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
 NAMES = {dtype: name for name, dtype in DTYPES.items()}
-
-T = TypeVar("T")
-
-
-def padded(batch: Tensor, size: int) -> Tensor:
-    """Return a batch filled up to `size` rows with copies of its last row.
-
-    Parameters
-    ----------
-    batch : Tensor, shape (n, …)
-    size : int
-
-    Returns
-    -------
-    Tensor, shape (max(n, size), …)
-    """
-    missing = size - len(batch)
-    if missing <= 0:
-        return batch
-    return torch.cat([batch, batch[-1:].expand(missing, *batch.shape[1:])])
 
 
 def same(first: Tensor, second: Tensor) -> bool:
@@ -62,13 +35,3 @@ def from_bytes(rows: NDArray[np.uint8], form: Form) -> Tensor:
         return flat.reshape(len(rows), *form.shape)
     c, h, w = form.shape
     return flat.reshape(len(rows), h, w, c).permute(0, 3, 1, 2)
-
-
-def ahead(items: Iterator[T]) -> Iterator[T]:
-    """Yield the items of an iterator, computed up to `AHEAD` items early in another thread."""
-    end = object()
-    with ThreadPoolExecutor(1) as pool:
-        waiting = deque(pool.submit(next, items, end) for _ in range(AHEAD))
-        while (item := waiting.popleft().result()) is not end:
-            waiting.append(pool.submit(next, items, end))
-            yield item  # type: ignore[misc]

@@ -36,10 +36,9 @@ from frostline.strategies import Hyperparameters, ResolvedPhase, lr_schedule
 from frostline.studies.study_folder import RunFolder
 from frostline.system.seeds import derive
 from frostline.system.timing import Stopwatch
-from frostline.training import optimizer
-from frostline.training.batches import PhaseBatches, targets_of
+from frostline.training.loop import all_reduce, optimizer
+from frostline.training.loop.batches import PhaseBatches, targets_of
 from frostline.training.numeric_plan import Plan
-from frostline.training.parallel import all_reduce
 from frostline.training.resilience import checkpoint, nan_oom_recovery
 from frostline.training.resilience.checkpoint import TrainingState
 from frostline.training.resilience.interruption import Leave, heard
