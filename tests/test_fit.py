@@ -26,7 +26,7 @@ from frostline.selection.anytime import NextTrial
 from frostline.selection.runner import TrialRunner
 from frostline.studies.study_folder import Study
 from frostline.system.timing import Stopwatch
-from test_comparison import answers
+from test_significance import answers
 from tiny import tiny_backbone, tiny_model, write_folder, write_table
 
 OPTIONS = {"deterministic": True, "flip": "none", "threads": 1}
