@@ -109,7 +109,7 @@ def test_a_finished_run_says_that_it_is_shown_again(data: Manifest, tmp_path: Pa
     assert answers[0].label in data.classes
 
 
-def test_thawing_more_than_there_is_is_refused(data: Manifest, tmp_path: Path) -> None:
+def test_unfreezing_more_than_there_is_is_refused(data: Manifest, tmp_path: Path) -> None:
     with pytest.raises(frostline.errors.UsageError, match=r"has 4: use top_k\(4\) or less, lp_ft or full"):
         frostline.train(tiny_backbone(), data, "top_k(99)", study=tmp_path / "s", **FAST)
 

@@ -10,7 +10,7 @@ notation. It is the row label everywhere.
     gradual_unfreeze        head first, then one stage more at a time
     full                    everything learns from the first step
     scratch                 everything learns, from random weights: the honest baseline
-    phases(0@3, 2@5, all@10)    your own list: stages thawed below the head @ epochs
+    phases(0@3, 2@5, all@10)    your own list: stages unfrozen below the head @ epochs
 
 Settings follow in the brackets: `top_k(2, lr=0.0005, bn=eval)`. What is not named keeps its default.
 `schedule` turns a strategy into cuts and steps for one backbone and one number of images.

@@ -147,8 +147,8 @@ class TrainRequest:
         below = len(self.backbone.stages) - 1
         if self.strategy.name == "top_k" and (self.strategy.k or 0) > below:
             wrong.append(
-                f"{self.strategy} thaws {self.strategy.k} stages below the head, {self.backbone.name} has "
-                f"{below}: use top_k({below}) or less, lp_ft or full (frostline stages shows them)."
+                f"{self.strategy} unfreezes {self.strategy.k} stages below the head, {self.backbone.name} "
+                f"has {below}: use top_k({below}) or less, lp_ft or full (frostline stages shows them)."
             )
         if len(self.backbone.cuts) < 2 and self._cuts:
             wrong.append(

@@ -57,7 +57,7 @@ class Sweep:
 def lr_find(
     backbone: Backbone, data: Manifest, strategy: Strategy | str, *, seed: int = 0, batch_size: int = 32
 ) -> dict[str, Sweep]:
-    """Return a sweep for each stage that learns when all the strategy's phases have thawed, by stage name.
+    """Return a sweep for each stage that learns when all the strategy's phases have unfrozen, by stage name.
 
     It starts where the strategy starts (from a probe's head, say). Decayed and undecayed parameters of one
     stage are swept together. Computed in float32.

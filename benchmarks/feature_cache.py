@@ -1,8 +1,8 @@
-"""What the store saves, in ratios within one run: against the limit, and against the loop people write.
+"""What the feature cache saves, as ratios within one run: against the limit, and the loop people write.
 
-    python benchmarks/store.py DATA_DIR --out store.jsonl            # every part
-    python benchmarks/store.py DATA_DIR --out store.jsonl --parts head suffix
-    python benchmarks/store.py --summary store.jsonl
+    python benchmarks/feature_cache.py DATA_DIR --out feature_cache.jsonl            # every part
+    python benchmarks/feature_cache.py DATA_DIR --out feature_cache.jsonl --parts head suffix
+    python benchmarks/feature_cache.py --summary feature_cache.jsonl
 
 DATA_DIR holds clothing10.csv (`path,label,group`). lite0, real images, after imports and model load. The
 loop people write: torchvision transforms, float32, contiguous, the frozen part run in every epoch. Where it
@@ -396,7 +396,7 @@ def main() -> None:
     )
     parser.add_argument("data", nargs="?", type=Path)
     parser.add_argument("--summary", type=Path)
-    parser.add_argument("--out", type=Path, default=Path("store.jsonl"))
+    parser.add_argument("--out", type=Path, default=Path("feature_cache.jsonl"))
     parser.add_argument("--parts", nargs="*", choices=list(PARTS), default=list(PARTS))
     parser.add_argument("--peak", nargs=2, help=argparse.SUPPRESS)
     arguments = parser.parse_args()

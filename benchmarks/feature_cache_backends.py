@@ -1,7 +1,7 @@
 """Three ways of keeping rows on disk: LMDB, safetensors shards with an SQLite index (ours), a memory map.
 
     pip install lmdb
-    python benchmarks/store_backends.py FOLDER
+    python benchmarks/feature_cache_backends.py FOLDER
 
 Rates for two sizes of rows, random reads in batches of 32 (from memory: just written), bytes on disk, and
 what a file that was cut in half does to a reading process. FOLDER is on the disk to measure.
