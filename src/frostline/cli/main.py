@@ -9,7 +9,7 @@ from typing import Any
 import click
 
 from frostline import sentences, strategies
-from frostline.cli.command import Verb, everywhere
+from frostline.cli.command_context import Verb, everywhere
 from frostline.cli.commands.cache import cache
 from frostline.cli.commands.check import check
 from frostline.cli.commands.compare import compare

@@ -12,7 +12,7 @@ import click
 from click.core import ParameterSource
 
 from frostline import strategies
-from frostline.cli.command import Verb, stack
+from frostline.cli.command_context import Verb, stack
 from frostline.config import read_yaml, write_yaml
 from frostline.distributed import ray_cluster
 from frostline.errors import UsageError, did_you_mean

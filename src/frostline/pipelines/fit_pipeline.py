@@ -46,7 +46,7 @@ from frostline.selection import (
 )
 from frostline.strategies import Strategy, parse, parse_list
 from frostline.studies.best_run import has_finished_run
-from frostline.studies.figures import Figure, Rows
+from frostline.studies.result_fields import Figure, Rows
 from frostline.studies.study_folder import Study
 from frostline.system import timing
 from frostline.system.timing import Stopwatch

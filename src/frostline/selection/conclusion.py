@@ -28,7 +28,7 @@ from frostline.selection.winner_evaluation import evidence
 from frostline.selection.wise_ft_share import Interpolation
 from frostline.studies.best_run import best_of
 from frostline.studies.contenders import COMPARISON, OUT_OF_FOLD
-from frostline.studies.figures import Figure, Rows
+from frostline.studies.result_fields import Figure, Rows
 from frostline.studies.study_folder import Study, plain
 from frostline.system import directories
 from frostline.training import Run, refusal, train

@@ -27,7 +27,7 @@ from frostline.loggers import Loggers, OnEpochs, make_loggers
 from frostline.models import Backbone, leakage, weights_digest
 from frostline.reports import notebook
 from frostline.strategies import Strategy, checked, parse
-from frostline.studies.figures import Figure
+from frostline.studies.result_fields import Figure
 from frostline.studies.study_folder import (
     LOOKS,
     RunFolder,

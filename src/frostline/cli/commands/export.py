@@ -6,7 +6,7 @@ from typing import Any
 
 import click
 
-from frostline.cli.command import Verb, everywhere
+from frostline.cli.command_context import Verb, everywhere
 
 FORMATS = ("safetensors", "onnx", "torch", "delta")
 

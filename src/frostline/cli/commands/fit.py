@@ -7,7 +7,7 @@ from typing import Any
 
 import click
 
-from frostline.cli.command import Verb, everywhere
+from frostline.cli.command_context import Verb, everywhere
 from frostline.cli.commands.compare import StrategyList
 from frostline.cli.options import (
     Minutes,

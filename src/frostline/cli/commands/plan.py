@@ -7,7 +7,7 @@ from typing import Any
 
 import click
 
-from frostline.cli.command import Verb, everywhere, stack
+from frostline.cli.command_context import Verb, everywhere, stack
 from frostline.cli.commands.cache import Size
 from frostline.cli.options import Minutes, data_options, loaded, model_options
 

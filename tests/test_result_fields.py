@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 import frostline
-from frostline.studies.figures import Figure
+from frostline.studies.result_fields import Figure
 from tiny import tiny_backbone, tiny_model, write_table
 
 FIELDS = {"run", "study", "again"}  # of the results themselves
