@@ -31,7 +31,7 @@ class Plan:
     """How one run computes: `numbers` where layers learn, `way` where they are frozen.
 
     `views` views of each image, the plain one first, are cycled through while anything is frozen (0: a new
-    augmented one each epoch). `cached` says which views of a cut are kept in the store (0 is the evaluation
+    augmented one each epoch). `cached` says which views of a cut are cached (0 is the evaluation
     transform), `why` with which arithmetic.
     """
 

@@ -1,6 +1,6 @@
 """`fill_cache`: the frozen pass alone, before anything is trained: by one process, or by a cluster's workers.
 
-Workers are not told which rows are theirs: the store's claims divide them, and what a dead one had claimed
+Workers are not told which images are theirs: the cache's claims divide them, and what a dead one had claimed
 is taken over.
 """
 
@@ -31,7 +31,7 @@ SEEN_S = 1.0  # between two looks at how many rows a cluster's workers have kept
 
 @dataclass(frozen=True)
 class CacheFill:
-    """What a frozen pass left in the store. `wanted` and `computed` count rows, of all cuts and views.
+    """What a frozen pass left in the cache. `wanted` and `computed` count rows, of all cuts and views.
 
     `computed` has the batch in it by which a worker tries whether an earlier cut's rows give the same bits.
     """
@@ -186,7 +186,7 @@ def _fill_there(request: TrainRequest, plan: dict[str, Any], policy: Policy) -> 
 
 
 class _Rows:
-    """How many rows the store has, told from time to time."""
+    """How many rows the cache has, told from time to time."""
 
     def __init__(self, store: FeatureCache, progress: OnProgress | None, wanted: int) -> None:
         self._store, self._tell, self._wanted, self._next = store, progress, wanted, 0.0

@@ -25,7 +25,7 @@ from frostline.training.request import TrainRequest
 
 
 def opened(rows: str) -> AbstractContextManager[FeatureCache | None]:
-    """Open the store, unless rows are to be computed each time."""
+    """Open the feature cache, unless features are to be computed each time."""
     return nullcontext() if rows == "compute" else FeatureCache()
 
 
@@ -62,7 +62,7 @@ def _decide(request: TrainRequest, plan: Plan, images: Images, store: FeatureCac
         plan.cached[index] = tuple(views[:room]) if choice.keep else ()
         if choice.keep and request.data.part("val"):
             plan.cached[index] = tuple(sorted({0, *plan.cached[index]}))
-        full = "" if room >= len(views) else f"; the store has room for {room} of {len(views)} views"
+        full = "" if room >= len(views) else f"; the cache has room for {room} of {len(views)} views"
         plan.why[index] = choice.why + full
 
 

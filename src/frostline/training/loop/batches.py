@@ -1,4 +1,4 @@
-"""Batches of (z, y) for one phase: the one place where training meets the store.
+"""Batches of (z, y) for one phase: the one place where training meets the feature cache.
 
 z is what the frozen part makes of a view of an image, and at cut 0 the network's input itself. Whether it is
 read or computed makes no difference to a bit of it.

@@ -1,8 +1,8 @@
 """Racing beside running everything: cost, regret, and what the first rung had better be.
 
-    python benchmarks/race.py DATA_DIR --out FOLDER                  # goes on where it was interrupted
-    python benchmarks/race.py DATA_DIR --out FOLDER --share 1/2      # two processes halve the sets
-    python benchmarks/race.py DATA_DIR --out FOLDER --summary
+    python benchmarks/successive_halving.py DATA_DIR --out FOLDER                  # goes on where it was interrupted
+    python benchmarks/successive_halving.py DATA_DIR --out FOLDER --share 1/2      # two processes halve the sets
+    python benchmarks/successive_halving.py DATA_DIR --out FOLDER --summary
 
 DATA_DIR holds NAME.csv files of `path,label,group`. For each set every strategy is run on every fold of three
 repeats, short ones on the first repeat, and three times on all images, tested on up to 1,500 others: what
@@ -159,7 +159,7 @@ def judged(known: Known, strategies: Sequence[str], seed: int = 0) -> str:
     return strategies[judge(held, costs, "accuracy", seed).winner]
 
 
-CLIMBING, FINALISTS = 3, 2  # of six, as `race.plan` has it
+CLIMBING, FINALISTS = 3, 2  # of six, as `successive_halving.plan` has it
 
 
 def play(known: Known, first: Mapping[str, float], first_s: float, left: float) -> tuple[str, float, float]:
