@@ -1,7 +1,7 @@
-"""Racing beside running everything: cost, regret, and what the first rung had better be.
+"""Successive halving beside running everything: cost, regret, and what the first rung had better be.
 
-    python benchmarks/successive_halving.py DATA_DIR --out FOLDER                  # goes on where it was interrupted
-    python benchmarks/successive_halving.py DATA_DIR --out FOLDER --share 1/2      # two processes halve the sets
+    python benchmarks/successive_halving.py DATA_DIR --out FOLDER              # goes on where it was interrupted
+    python benchmarks/successive_halving.py DATA_DIR --out FOLDER --share 1/2  # two processes halve the sets
     python benchmarks/successive_halving.py DATA_DIR --out FOLDER --summary
 
 DATA_DIR holds NAME.csv files of `path,label,group`. For each set every strategy is run on every fold of three
