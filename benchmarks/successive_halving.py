@@ -1,6 +1,6 @@
 """Successive halving beside running everything: cost, regret, and what the first rung had better be.
 
-    python benchmarks/successive_halving.py DATA_DIR --out FOLDER              # goes on where it was interrupted
+    python benchmarks/successive_halving.py DATA_DIR --out FOLDER              # resumes
     python benchmarks/successive_halving.py DATA_DIR --out FOLDER --share 1/2  # two processes halve the sets
     python benchmarks/successive_halving.py DATA_DIR --out FOLDER --summary
 
