@@ -64,9 +64,9 @@ def fitted(sheet: Path, folder: Path, minutes: float) -> dict[str, Any]:
 def bare_pass(sheet: Path) -> float:
     """Decode, preprocess and pass the images once, in float32."""
     import frostline
-    from frostline.features import Frozen
-    from frostline.features.image_batches import EVALUATION_BATCH, Images
-    from frostline.features.numeric_key import ForwardConfig
+    from frostline.feature_extraction import Frozen
+    from frostline.feature_extraction.image_batches import EVALUATION_BATCH, Images
+    from frostline.feature_extraction.numeric_key import ForwardConfig
     from frostline.system import numerics
 
     data = frostline.load_data(sheet, near_copies=False, val_size=0.0, test_size=0.0).checked()

@@ -48,7 +48,7 @@ import torch  # noqa: E402
 
 import frostline  # noqa: E402
 from frostline.feature_cache import FeatureCache  # noqa: E402
-from frostline.training import trainer  # noqa: E402
+from frostline.training.loop import trainer  # noqa: E402
 from tiny import tiny_backbone, write_table  # noqa: E402
 
 SHARE = {"train": 0.60, "compare": 0.20, "fit": 0.14, "cli": 0.06}  # of the kills

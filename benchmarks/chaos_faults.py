@@ -22,7 +22,7 @@ import chaos
 from chaos import Case, begun, forked, killed, outcome, waited, work
 from frostline.errors import RunWarning
 from frostline.system import directories
-from frostline.training import trainer
+from frostline.training.loop import trainer
 from frostline.training.resilience import interruption
 
 STRATEGY = "gradual_unfreeze(2, epochs=6)"

@@ -82,8 +82,8 @@ def work(arguments: argparse.Namespace) -> None:
     from frostline import profiling
     from frostline.cost import predict
     from frostline.feature_cache import FeatureCache
-    from frostline.features.augmentation import Policy
-    from frostline.features.image_batches import Images
+    from frostline.feature_extraction.augmentation import Policy
+    from frostline.feature_extraction.image_batches import Images
 
     with tempfile.TemporaryDirectory() as folder:
         for model, size, count in tasks(arguments):

@@ -30,9 +30,9 @@ from frostline import models as bb
 from frostline import profiling
 from frostline.cost import predict
 from frostline.data import Manifest
-from frostline.features import ForwardConfig
-from frostline.features.augmentation import Policy
-from frostline.features.image_batches import Images
+from frostline.feature_extraction import ForwardConfig
+from frostline.feature_extraction.augmentation import Policy
+from frostline.feature_extraction.image_batches import Images
 from frostline.models import Backbone
 from frostline.pipelines.packaged_demo import write_digits
 from frostline.studies.study_folder import environment

@@ -41,8 +41,8 @@ def features_of(table: Path, folder: Path) -> tuple[NDArray[Any], NDArray[Any], 
     if not kept.exists():
         import frostline
         from frostline.data import load_data
-        from frostline.features import ForwardConfig, Frozen, features
-        from frostline.features.image_batches import Images
+        from frostline.feature_extraction import ForwardConfig, Frozen, features
+        from frostline.feature_extraction.image_batches import Images
         from frostline.system.numerics import exact_plan
 
         backbone, data = (
@@ -137,7 +137,7 @@ def problems(data: Path, folder: Path, sizes: Sequence[int]) -> dict[str, tuple[
 def seconds(
     versions: dict[str, ModuleType], data: Path, folder: Path, sizes: Sequence[int], repeats: int
 ) -> None:
-    from frostline.training.learner import few_folds
+    from frostline.training.loop.learner import few_folds
 
     print(f"\nthreads: {os.environ.get('OMP_NUM_THREADS', 'as they come')}, repeats: {repeats}")
     print("| | a quarter of a bare pass | " + " | ".join(f"{v}: s, processor s" for v in versions) + " |")

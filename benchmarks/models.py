@@ -75,7 +75,7 @@ def truth(backbones: Mapping[str, Any], case: Case, data: Path, out: Path) -> No
 
 def screened(backbones: Mapping[str, Any], case: Case, data: Path, out: Path) -> None:
     """Look at every network on one draw's training images, as `fit --models` does, where that is missing."""
-    from frostline.selection.backbone_selection import Limits, screen
+    from frostline.selection.backbone_screening import Limits, screen
 
     done = {(row["set"], row["seed"]) for row in read(out / "screen.jsonl")}
     if case in done:

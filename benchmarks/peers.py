@@ -79,7 +79,7 @@ def weights(out: Path) -> Path:
     if not path.exists():
         from safetensors.torch import save_file
 
-        from frostline.models.zoo.lite import load_lite
+        from frostline.models.zoo.efficientnet_lite import load_lite
 
         save_file(load_lite("lite0").state_dict(), path)
     return path

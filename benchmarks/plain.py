@@ -21,7 +21,7 @@ from torch.nn import functional as F
 import frostline
 from frostline import models as bb
 from frostline.data import Manifest
-from frostline.features.image_batches import Images
+from frostline.feature_extraction.image_batches import Images
 from frostline.models import Backbone
 from frostline.system import timing
 

@@ -20,8 +20,8 @@ import numpy as np
 import frostline
 from draws import draw_table
 from frostline.data import Manifest
-from frostline.features import ForwardConfig, logits
-from frostline.features.image_batches import Images
+from frostline.feature_extraction import ForwardConfig, logits
+from frostline.feature_extraction.image_batches import Images
 from frostline.system import numerics
 
 SETS = ("clothing10", "sign_digits", "spoken_digit_spectrograms10")

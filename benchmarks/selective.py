@@ -19,7 +19,7 @@ from sklearn.metrics import roc_auc_score
 
 import frostline
 from forgetting import SIZE, drawn
-from frostline.features.image_batches import Images
+from frostline.feature_extraction.image_batches import Images
 from frostline.inference import selective_prediction
 from frostline.inference.prediction import Predictor
 

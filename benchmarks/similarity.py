@@ -22,7 +22,7 @@ from PIL import Image
 
 import frostline
 from frostline.diagnostics import Similarity, similarity
-from frostline.features.image_batches import Images
+from frostline.feature_extraction.image_batches import Images
 from frostline.system import numerics
 
 NEAR_TO_FAR = (

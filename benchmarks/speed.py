@@ -24,7 +24,7 @@ from frostline.models import Backbone
 from frostline.strategies import full, hyperparameters
 from frostline.studies.study_folder import environment
 from frostline.system import numerics
-from frostline.training import optimizer
+from frostline.training.loop import optimizer
 
 BATCH, STEPS = 32, 4
 
@@ -46,7 +46,7 @@ def plain_loop(backbone: Backbone, pixels: torch.Tensor, targets: torch.Tensor) 
 
 
 def our_loop(backbone: Backbone, pixels: torch.Tensor, targets: torch.Tensor, bn: str) -> Callable[[], None]:
-    """The body of `frostline.training.trainer`, with the plan this machine's timing chooses."""
+    """The body of `frostline.training.loop.trainer`, with the plan this machine's timing chooses."""
     model, cut, known = backbone.adapt(10, seed=0), backbone.cut(0), hyperparameters(full(bn=bn))
 
     def timed(plan: numerics.NumericPlan) -> None:

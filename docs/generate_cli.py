@@ -6,7 +6,7 @@ from pathlib import Path
 
 import click
 
-from frostline.cli.command import SCHEMA
+from frostline.cli.command_context import SCHEMA
 from frostline.cli.main import cli
 from frostline.data import KINDS
 

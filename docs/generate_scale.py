@@ -37,7 +37,7 @@ ASSUMED: dict[str, tuple[float, str, str]] = {
     "request": (0.0000004, "$ a GET", "the same provider's list price: 0.40 $ a million"),
     "away": (0.09, "$ a GB that leaves the region", "the same provider's list price; nothing within a region"),
     "photo": (100_000.0, "bytes an image", "a JPEG of 500 × 375 px is 50 to 150 kB (docs/LOG.md, benchmarks/scale.py)"),
-    "row": (4096.0, "bytes a row", "ResNet-50's pooled features, 2,048 in 16 bits; an early cut's row is up to 400 times as large"),
+    "features": (4096.0, "bytes of features an image", "ResNet-50's pooled features, 2,048 in 16 bits; an early cut's are up to 400 times as large"),
     "restart": (300.0, "seconds until a lost node works again", "a choice"),
     "slow": (0.02, "of the workers take twice as long", "a choice"),
     "epochs": (3.0, "times a pass's seconds for one trial of `top_k(1)` or less", "a choice, for the size of a trial beside a pass"),
@@ -160,7 +160,7 @@ def races() -> str:
                 name, f"{workers:,}", f"{found.runs}", long(found.seconds), percent(found.idle_share),
                 dollars(workers * found.seconds / HOUR_S * value("gpu_hour")), percent(found.ledger_share),
             ])  # fmt: skip
-    head = ["each strategy on", "GPUs", "trials", "time", "idle", "GPU money", "line at the ledger"]
+    head = ["each strategy on", "GPUs", "trials", "time", "idle", "GPU money", "waiting for the trial queue"]
     return table(head, rows)
 
 
@@ -169,8 +169,8 @@ def storage() -> str:
     rows = []
     kinds = {
         "images": value("photo"),
-        "rows of one view": value("row"),
-        "the store's index": MEASURED["index_bytes"],
+        "cached features of one view": value("features"),
+        "the cache's index": MEASURED["index_bytes"],
         "the manifest on disk": MEASURED["manifest_file_bytes"],
         "the manifest in memory, in every process": MEASURED["manifest_bytes"],
     }
@@ -197,16 +197,16 @@ def limits() -> str:
         ("listing and hashing", "one process, one file after another", m["list_and_hash_s"], "divide the listing among processes; memory by path, size and time saves the second time"),
         ("manifest: digest", "sorts every line, in memory", m["manifest_digest_s"], f"memory: {large(BILLION * m['manifest_bytes'])} at a billion, in every process; columns on disk"),
         ("split by hash", "Python, an image at a time; a share of each class needs all of its hashes in order", m["split_s"], "the hash of one image needs no other; the share of its class does"),
-        ("store index: claims and rows", f"one SQLite writer at a time: {two(1 / index)} rows a second", index, f"busy all the time from {two(claims)} GPUs on; an index for each prefix of the keys"),
-        ("store index: finding rows", "readers side by side", m["index_locate_s"], "grows with the depth of a tree; the file lies on one disk"),
-        ("linear probe", f"one process; needs every row in memory, {large(BILLION * 4 * 1280)} at a billion", m["probe_s"], "ridge adds up over images, so it could be summed by workers; the logistic one not"),
+        ("cache index: claims and writing", f"one SQLite writer at a time: {two(1 / index)} images a second", index, f"busy all the time from {two(claims)} GPUs on; an index for each prefix of the keys"),
+        ("cache index: lookup", "readers side by side", m["index_locate_s"], "grows with the depth of a tree; the file lies on one disk"),
+        ("linear probe", f"one process; needs the features of every image in memory, {large(BILLION * 4 * 1280)} at a billion", m["probe_s"], "ridge adds up over images, so it could be summed by workers; the logistic one not"),
     ]  # fmt: skip
     rows = [[name, how, long(each * MILLION), long(each * BILLION), then] for name, how, each, then in parts]
     rows.insert(3, ["near copies", f"time grows with images^{power:.1f} or faster: measured on 5,000 and 20,000 marks drawn at random, which form no families", long(near[0]), long(near[1]), f"marks take {large(BILLION * m['near_bytes'])} of memory at a billion; `near_copies=False`, and groups of your own"])  # fmt: skip
     many = [(m["ledger_s"] + 0.5 * n * m["ledger_per_trial_s"]) * n for n in (100, 10_000)]
     ledger = f"{long(many[0])} for 100 trials, {long(many[1])} for 10,000: every claim reads all trials"
     rows.append(
-        ["ledger", ledger, "the same", "the same", "trials, not images, count; a few hundred are plenty"]
+        ["trial queue", ledger, "the same", "the same", "trials, not images, count; a few hundred are plenty"]
     )
     rows.append(["report", "reads the table of answers, a line an image, in one process", "not measured", "not measured", "of a test part of 20,000 images an accuracy is known to 0.3 points: sample it"])  # fmt: skip
     return table(["part", "today", "1 million", "1 billion", "what stops it, what would help"], rows)
@@ -239,28 +239,28 @@ in a cluster, more than 13,653 images.
 
 In short: a **million** images should be within reach of what is built, on one machine of 8 GPUs; a **billion** are not:
 the manifest would take {large(BILLION * m["manifest_bytes"])} of memory in every process, the marks of near copies {large(BILLION * m["near_bytes"])}, and the index lets through
-{two(1 / (m["index_claim_s"] + m["index_add_s"]))} rows a second, {long(BILLION * (m["index_claim_s"] + m["index_add_s"]))} for all of them, however many GPUs wait.
+{two(1 / (m["index_claim_s"] + m["index_add_s"]))} images a second, {long(BILLION * (m["index_claim_s"] + m["index_add_s"]))} for all of them, however many GPUs wait.
 
 ## The frozen pass
 
-Simulated (benchmarks/scale.py): workers take blocks of images, pass one after another through the store's index,
+Simulated (benchmarks/scale.py): workers take blocks of images, pass one after another through the cache's index,
 {percent(value("slow"))} are slow. One GPU with its cores makes {two(gpu_rate())} images a second: {bound}. To feed {value("gpu_images"):,.0f} images a second, {feeding:.0f} cores would have to read,
 hash, decode and resize ({1000 * decode:.1f} ms an image, measured on one).
 
 {passes()}
 
-The hot spot is the index: SQLite lets one writer in at a time, and a row costs {1e6 * (m["index_claim_s"] + m["index_add_s"]):.0f} µs there. From {two(1 / ((m["index_claim_s"] + m["index_add_s"]) * gpu_rate()))} GPUs on it is busy all
+The hot spot is the index: SQLite lets one writer in at a time, and an image costs {1e6 * (m["index_claim_s"] + m["index_add_s"]):.0f} µs there. From {two(1 / ((m["index_claim_s"] + m["index_add_s"]) * gpu_rate()))} GPUs on it is busy all
 the time, and more workers only wait. An index for each prefix of the keys would divide it; that is not built.
 
 ## A lost node
 
-A node has 8 GPUs. A dead worker's rows are taken over after {fleet(8).lease_s:.0f} s, its trial after 120 s (at once on the same machine); the table is for a
+A node has 8 GPUs. A dead worker's images are taken over after {fleet(8).lease_s:.0f} s, its trial after 120 s (at once on the same machine); the table is for a
 billion images with an index that costs nothing, so that nothing hides the losses.
 
 {losses()}
 
 What is lost is a block, never a pass: shards that are on disk stay. In the simulation a block is a fortieth of a worker's
-share; the store's own claims are of 256 rows, so the work that is done twice is smaller still.
+share; the cache's own claims are of 256 images, so the work that is done twice is smaller still.
 
 ## A comparison
 
@@ -274,19 +274,19 @@ More GPUs than trials in a rung are idle: a comparison is not a reason to rent a
 
 {storage()}
 
-A row of an early cut can be larger than the image it came from; whether it is read or computed is decided from
+Features of an early cut can be larger than the image they came from; whether they are read or computed is decided from
 measured rates (`--explain`), and over a network reading will lose more often.
 
 ## Where each part stops
 
-One process's time, by constants measured at 4,000 to 50,000 rows and carried on in proportion (near copies: with the
+One process's time, by constants measured at 4,000 to 50,000 images and carried on in proportion (near copies: with the
 measured power). A billion is an extrapolation by a factor of 20,000 and more.
 
 {limits()}
 
 ## Constants, measured here
 
-Seconds or bytes for one image, row or trial, {m["versions"]}; the least of several rounds, of the processor's time (of the wall's for index and ledger, which wait for the disk), on a busy machine. `python
+Seconds or bytes for one image or trial, {m["versions"]}; the least of several rounds, of the processor's time (of the wall's for index and trial queue, which wait for the disk), on a busy machine. `python
 benchmarks/scale.py --measure benchmarks/scale.json` measures yours.
 
 {table(["constant", "value"], constants)}

@@ -164,7 +164,12 @@ def text(folder: Path = HOME) -> str:
         section(
             "“A head is enough when images are few and similar”",
             [
-                (f"`{s}` − {PROBE}, near, few", difference(near_few, s, "linear_probe"), "no: thaw", "yes")
+                (
+                    f"`{s}` − {PROBE}, near, few",
+                    difference(near_few, s, "linear_probe"),
+                    "no: unfreeze",
+                    "yes",
+                )
                 for s in ("top_k(1)", "top_k(3)", "lp_ft", "full")
             ],
         ),
@@ -183,9 +188,14 @@ def text(folder: Path = HOME) -> str:
             ],
         ),
         section(
-            "“When images are few and different, use earlier features and thaw little”",
+            "“When images are few and different, use earlier features and unfreeze little”",
             [
-                (f"`{s}` − `top_k(1)`, far, few", difference(far_few, s, "top_k(1)"), "no: thaw more", "yes")
+                (
+                    f"`{s}` − `top_k(1)`, far, few",
+                    difference(far_few, s, "top_k(1)"),
+                    "no: unfreeze more",
+                    "yes",
+                )
                 for s in ("top_k(3)", "lp_ft", "full")
             ],
         ),

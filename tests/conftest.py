@@ -50,8 +50,8 @@ def known_network(tmp_path_factory: pytest.TempPathFactory) -> Path:
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("FROSTLINE_CACHE_DIR", str(path))
         from frostline import load_data, profiling
-        from frostline.features.augmentation import Policy
-        from frostline.features.image_batches import Images
+        from frostline.feature_extraction.augmentation import Policy
+        from frostline.feature_extraction.image_batches import Images
         from frostline.models.zoo import load_backbone
         from tiny import write_table
 
@@ -74,7 +74,7 @@ def calls(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     """The cuts whose prefix was run on pixels, as they are run."""
     import torch
 
-    from frostline.features import Frozen
+    from frostline.feature_extraction import Frozen
 
     found: list[int] = []
     real = Frozen.compute

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from frostline.feature_cache import FeatureCache
-from frostline.features import ForwardConfig, Frozen
-from frostline.features.image_batches import Images
+from frostline.feature_extraction import ForwardConfig, Frozen
+from frostline.feature_extraction.image_batches import Images
 from frostline.models import Backbone
 from frostline.system import numerics
 from frostline.training import Run

@@ -15,11 +15,11 @@ from sklearn.model_selection import KFold
 import frostline
 from frostline.data import Manifest
 from frostline.errors import UsageError
-from frostline.features import ForwardConfig, Frozen
-from frostline.features.augmentation import AUGMENTS, Policy, SeededView, Transform, brightness
-from frostline.features.image_batches import Images, contact_sheet
+from frostline.feature_extraction import ForwardConfig, Frozen
+from frostline.feature_extraction.augmentation import AUGMENTS, Policy, SeededView, Transform, brightness
+from frostline.feature_extraction.image_batches import Images, contact_sheet
 from frostline.system import numerics
-from frostline.training.tuning import flip_test
+from frostline.training.tuning import flip_safety
 from tiny import PREPROCESSING, picture, tiny_backbone, write_table
 
 
@@ -132,13 +132,13 @@ def thumbnails(pictures: np.ndarray) -> np.ndarray:
 
 
 def told(pictures: np.ndarray) -> float:
-    return flip_test.told_from_mirror(thumbnails(pictures), list(KFold(5).split(pictures)))
+    return flip_safety.told_from_mirror(thumbnails(pictures), list(KFold(5).split(pictures)))
 
 
 @pytest.mark.parametrize("seed", range(3))
 def test_digits_are_told_from_their_mirror_images(seed: int) -> None:
     chosen = np.random.default_rng(seed).permutation(1797)[:100]
-    assert told(load_digits().images[chosen]) > flip_test.MOST_TOLD
+    assert told(load_digits().images[chosen]) > flip_safety.MOST_TOLD
 
 
 def test_a_spectrogram_like_onset_is_told_at_once() -> None:
@@ -149,7 +149,7 @@ def test_a_spectrogram_like_onset_is_told_at_once() -> None:
 
 @pytest.mark.parametrize("seed", range(3))
 def test_pictures_without_a_side_are_not_told(seed: int) -> None:
-    assert told(np.random.default_rng(seed).random((80, 8, 8))) <= flip_test.MOST_TOLD
+    assert told(np.random.default_rng(seed).random((80, 8, 8))) <= flip_safety.MOST_TOLD
 
 
 def test_flips_stay_off_where_a_mirror_image_means_another_class(tmp_path: Path) -> None:
@@ -167,7 +167,7 @@ def test_flips_stay_off_where_a_mirror_image_means_another_class(tmp_path: Path)
     data = frostline.load_data(tmp_path / "t.csv", near_copies=False)
     backbone = tiny_backbone()
     # A network that pools over space can't see sides at all; this one keeps them in its features.
-    test = flip_test._probed(
+    test = flip_safety._probed(
         *(
             np.stack([np.asarray(f(data.read(s)).resize((4, 4))).ravel() for s in data.part("train")])
             for f in (lambda image: image, ImageOps.mirror)
@@ -180,16 +180,16 @@ def test_flips_stay_off_where_a_mirror_image_means_another_class(tmp_path: Path)
     assert alone.mean() > 0.95
     assert both.mean() < 0.8
     head = Frozen(backbone, backbone.model, backbone.cuts[-1], ForwardConfig(numerics.exact_plan(1), 64))
-    found = flip_test.try_flips(head, data, data.part("train"), 0)
+    found = flip_safety.try_flips(head, data, data.part("train"), 0)
     assert found.images == 48
     assert found.told < 0.7  # balanced sides: the pixels alone can't object
 
 
 def test_too_few_images_to_ask_means_no_flips() -> None:
-    assert not flip_test.FlipTest(0.5, 1.0, 1.0, False, 0).safe
-    assert flip_test.FlipTest(0.5, 0.9, 0.88, False, 80).safe
-    assert not flip_test.FlipTest(0.5, 0.9, 0.5, True, 80).safe
-    assert not flip_test.FlipTest(0.9, 0.9, 0.9, False, 80).safe
+    assert not flip_safety.FlipTest(0.5, 1.0, 1.0, False, 0).safe
+    assert flip_safety.FlipTest(0.5, 0.9, 0.88, False, 80).safe
+    assert not flip_safety.FlipTest(0.5, 0.9, 0.5, True, 80).safe
+    assert not flip_safety.FlipTest(0.9, 0.9, 0.9, False, 80).safe
 
 
 # --- in feature space ---------------------------------------------------------------------------------

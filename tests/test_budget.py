@@ -13,7 +13,7 @@ from frostline.data import Manifest
 from frostline.errors import RunWarning, UsageError
 from frostline.system import numerics
 from frostline.system.timing import Stopwatch
-from frostline.training import trainer
+from frostline.training.loop import trainer
 from frostline.training.resilience import time_limit as budget_of
 from frostline.training.resilience.time_limit import Budget, OutOfTime
 from tiny import tiny_backbone, tiny_model, write_table

@@ -20,18 +20,18 @@ import frostline
 from frostline import metrics, probe
 from frostline.data import Manifest
 from frostline.errors import UsageError
-from frostline.features import Counts, ForwardConfig
-from frostline.features.augmentation import Policy
-from frostline.features.image_batches import Images
+from frostline.feature_extraction import Counts, ForwardConfig
+from frostline.feature_extraction.augmentation import Policy
+from frostline.feature_extraction.image_batches import Images
 from frostline.studies.best_run import best_of
 from frostline.studies.study_folder import Study, plain
 from frostline.system import numerics
 from frostline.system.timing import Stopwatch
-from frostline.training.batches import PhaseBatches
+from frostline.training.loop.batches import PhaseBatches
+from frostline.training.loop.trainer import Trainer, TrainingState
 from frostline.training.numeric_plan import Plan
 from frostline.training.request import _identity
 from frostline.training.resilience.time_limit import Budget
-from frostline.training.trainer import Trainer, TrainingState
 from frostline.training.tuning.class_imbalance import Balance
 from tiny import PREPROCESSING, TinyNet, live_logits, picture, tiny_backbone, tiny_model, write_table
 
@@ -109,7 +109,7 @@ def test_a_finished_run_says_that_it_is_shown_again(data: Manifest, tmp_path: Pa
     assert answers[0].label in data.classes
 
 
-def test_thawing_more_than_there_is_is_refused(data: Manifest, tmp_path: Path) -> None:
+def test_unfreezing_more_than_there_is_is_refused(data: Manifest, tmp_path: Path) -> None:
     with pytest.raises(frostline.errors.UsageError, match=r"has 4: use top_k\(4\) or less, lp_ft or full"):
         frostline.train(tiny_backbone(), data, "top_k(99)", study=tmp_path / "s", **FAST)
 

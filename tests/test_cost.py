@@ -16,13 +16,13 @@ import torch
 import frostline
 from frostline import profiling
 from frostline.cost import Learning, Line, Peaks, Rates, StageRates, predict
-from frostline.cost.cache_choice import needs, on_the_way, view_at, views_for, views_of
+from frostline.cost.cache_tradeoff import needs, on_the_way, view_at, views_for, views_of
 from frostline.cost.estimate import BESIDE
 from frostline.cost.peak_memory import REUSED, SMALL_BYTES, UNSEEN_BYTES, Moment, grown
 from frostline.cost.run_time import PASS_S
 from frostline.data import Manifest
-from frostline.features.augmentation import Policy
-from frostline.features.image_batches import Images
+from frostline.feature_extraction.augmentation import Policy
+from frostline.feature_extraction.image_batches import Images
 from frostline.profiling import rate_correction, rate_measurement, training_rates
 from frostline.strategies import parse, schedule
 from frostline.system import numerics

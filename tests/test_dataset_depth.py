@@ -204,7 +204,7 @@ def test_a_study_keeps_its_range_for_later_versions(tmp_path: Path) -> None:
 
 
 def test_the_range_is_part_of_what_data_are_and_of_each_row(tmp_path: Path) -> None:
-    from frostline.features.image_batches import Images
+    from frostline.feature_extraction.image_batches import Images
     from frostline.models import Preprocessing
 
     place = cells(tmp_path, png)

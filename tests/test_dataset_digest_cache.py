@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from frostline.data import image_index, load_data
+from frostline.data import image_scan, load_data
 from frostline.data.digest_cache import DECODER, CachedContent, DigestCache, FileKey
 from test_dataset_sources import by_class, save
 
@@ -29,7 +29,7 @@ def settled(root: Path) -> Path:
 def reads(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """Note which files are read and decoded."""
     seen: list[str] = []
-    of_file, mark = image_index._of_file, image_index._mark
+    of_file, mark = image_scan._of_file, image_scan._mark
 
     def noted_file(found, path, key):  # type: ignore[no-untyped-def]
         seen.append(f"hash {found.path}")
@@ -39,8 +39,8 @@ def reads(monkeypatch: pytest.MonkeyPatch) -> list[str]:
         seen.append(f"decode {image.entry.path}")
         return mark(image, source)
 
-    monkeypatch.setattr(image_index, "_of_file", noted_file)
-    monkeypatch.setattr(image_index, "_mark", noted_mark)
+    monkeypatch.setattr(image_scan, "_of_file", noted_file)
+    monkeypatch.setattr(image_scan, "_mark", noted_mark)
     return seen
 
 

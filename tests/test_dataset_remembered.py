@@ -15,9 +15,9 @@ import frostline
 from frostline.cli.main import cli
 from frostline.data import PARTS, Manifest, load_data
 from frostline.data.sources.common import ImageEntry
-from frostline.data.splits.assignment import Assignment, assigned, remember
 from frostline.data.splits.folding import unit_ids
-from frostline.data.splits.parts import Split, SplitOptions, split
+from frostline.data.splits.saved_splits import Assignment, assigned, remember
+from frostline.data.splits.train_val_test import Split, SplitOptions, split
 from frostline.errors import DataError, StudyError
 from frostline.studies.study_folder import Study
 from test_dataset_manifest import manifest_of, samples

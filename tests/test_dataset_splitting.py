@@ -12,8 +12,8 @@ from hypothesis import strategies as st
 from frostline.data import PARTS, Sample
 from frostline.data.sources.common import ImageEntry
 from frostline.data.splits.folding import unit_ids
-from frostline.data.splits.parts import Split, SplitOptions, split
 from frostline.data.splits.split_notes import about_split
+from frostline.data.splits.train_val_test import Split, SplitOptions, split
 
 QUICK = settings(max_examples=60, deadline=None)
 WISH = SplitOptions(seed=0, test=0.2, val=0.2)

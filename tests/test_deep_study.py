@@ -22,7 +22,7 @@ from frostline.data.pixels.rendering_choice import RenderingOptions, choose_rend
 from frostline.data.pixels.traits import Traits
 from frostline.errors import RunWarning
 from frostline.exports.code_examples import image_loading_code
-from frostline.features.image_batches import Images
+from frostline.feature_extraction.image_batches import Images
 from frostline.inference.prediction import Predictor
 from test_dataset_depth import Array, folder_of
 

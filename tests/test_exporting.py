@@ -21,7 +21,7 @@ import frostline
 from frostline import metrics
 from frostline.cli.main import cli
 from frostline.errors import ModelError, StudyError, UsageError
-from frostline.exports import markdown, programs, verification
+from frostline.exports import model_card, programs, verification
 from frostline.exports.exported_model import calibrated, load_exported_model
 from frostline.inference.prediction import Predictor
 from frostline.models import heads, zoo
@@ -390,7 +390,7 @@ def test_licences_are_stated_only_where_they_are_known() -> None:
     "name", [*HOSTILE, *EVIL, "1. one", "- two", "@who www.x.y https://z :smile: _a_ **b**"]
 )
 def test_names_stay_text_in_markdown(name: str) -> None:
-    escaped_name = markdown.escaped(name)
+    escaped_name = model_card.escaped(name)
     html = MarkdownIt("gfm-like", {"linkify": False}).render(
         f"- {escaped_name}\n\n| a | b |\n|---|---|\n| {escaped_name} | 1 |"
     )

@@ -29,8 +29,8 @@ from frostline.selection.successive_halving import Task
 from frostline.selection.trial_queue import TrialQueue
 from frostline.studies.study_folder import RunFolder
 from frostline.system import directories
-from frostline.training import trainer
-from frostline.training.resilience import checkpoint, recovery
+from frostline.training.loop import trainer
+from frostline.training.resilience import checkpoint, nan_oom_recovery
 from frostline.training.resilience.interruption import heard
 from tiny import PREPROCESSING, tiny_backbone, tiny_model, write_table
 
@@ -230,11 +230,11 @@ def test_the_fourth_time_it_stops_with_the_names_of_the_batch(
 
 def test_weights_that_are_no_numbers_are_found_at_the_end_of_the_epoch() -> None:
     model = torch.nn.Linear(2, 2)
-    recovery.check_weights(model, 3)
+    nan_oom_recovery.check_weights(model, 3)
     with torch.no_grad():
         model.bias[0] = float("inf")
-    with pytest.raises(recovery.NotFinite):
-        recovery.check_weights(model, 3)
+    with pytest.raises(nan_oom_recovery.NotFinite):
+        nan_oom_recovery.check_weights(model, 3)
 
 
 # --- memory that runs out -----------------------------------------------------------------------------------
@@ -294,7 +294,7 @@ def test_memory_that_runs_out_elsewhere_is_one_message(
     def none_left(*_: object, **__: object) -> None:
         raise MemoryError
 
-    monkeypatch.setattr("frostline.features.Frozen.compute", none_left)
+    monkeypatch.setattr("frostline.feature_extraction.Frozen.compute", none_left)
     with pytest.raises(TrainingError, match="Memory ran out"):
         frostline.train(backbone, data, "linear_probe", study=tmp_path / "s", **FAST)
 

@@ -16,10 +16,10 @@ from feature_examples import FAST, frozen_at, items_of, missing, way, weights
 from frostline import models as bb
 from frostline.data import Manifest
 from frostline.feature_cache import FeatureCache
-from frostline.features import features
-from frostline.features import numeric_key as way_module
-from frostline.features.augmentation import Policy
-from frostline.features.image_batches import MIRRORED, Images
+from frostline.feature_extraction import features
+from frostline.feature_extraction import numeric_key as way_module
+from frostline.feature_extraction.augmentation import Policy
+from frostline.feature_extraction.image_batches import MIRRORED, Images
 from frostline.models.cutting import prefix_digest as digests
 from frostline.system import numerics
 from frostline.training import numeric_plan
@@ -151,7 +151,7 @@ def test_learning_contiguous_above_a_channels_last_prefix(
 def test_killed_and_resumed_reads_the_same_rows(
     strategy: str, data: Manifest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from frostline.training import trainer
+    from frostline.training.loop import trainer
 
     whole = frostline.train(tiny_backbone(), data, strategy, study=tmp_path / "whole", **FAST)
     shutil.rmtree(FeatureCache().path)

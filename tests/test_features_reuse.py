@@ -17,13 +17,13 @@ import torch
 
 import frostline
 from feature_examples import FAST, frozen_at, items_of, missing, way, weights
-from frostline import features as freezing
+from frostline import feature_extraction as freezing
 from frostline.cost import RowRates, read_or_recompute
 from frostline.data import Manifest
 from frostline.errors import CacheWarning, UsageError
 from frostline.feature_cache import FeatureCache
-from frostline.features import Frozen, ahead
-from frostline.features.image_batches import Images
+from frostline.feature_extraction import Frozen, ahead
+from frostline.feature_extraction.image_batches import Images
 from tiny import PREPROCESSING, tiny_backbone, write_folder, write_table
 
 

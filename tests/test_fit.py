@@ -16,7 +16,7 @@ from click.testing import CliRunner
 
 import frostline
 from frostline import metrics
-from frostline.cli.command import Verb
+from frostline.cli.command_context import Verb
 from frostline.cli.main import cli, main
 from frostline.errors import StudyError, UsageError
 from frostline.pipelines import fit_pipeline
@@ -26,7 +26,7 @@ from frostline.selection.anytime import NextTrial
 from frostline.selection.runner import TrialRunner
 from frostline.studies.study_folder import Study
 from frostline.system.timing import Stopwatch
-from test_comparison import answers
+from test_significance import answers
 from tiny import tiny_backbone, tiny_model, write_folder, write_table
 
 OPTIONS = {"deterministic": True, "flip": "none", "threads": 1}
@@ -197,7 +197,7 @@ def test_a_budget_counts_from_the_call_imports_and_all(
 
 def test_at_the_prompt_the_minutes_begin_with_the_process(monkeypatch: pytest.MonkeyPatch) -> None:
     options = {"as_json": False, "quiet": True, "cache_dir": None}
-    monkeypatch.setattr("frostline.cli.command.process_s", lambda: 7.0)
+    monkeypatch.setattr("frostline.cli.command_context.process_s", lambda: 7.0)
     assert Verb(options).since_called.seconds < 7.0  # in another program's process
     monkeypatch.setattr(Verb, "owns_process", False)
     monkeypatch.setattr(sys.modules["frostline.cli.main"], "cli", lambda **_: None)

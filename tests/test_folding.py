@@ -12,8 +12,8 @@ from torch import Tensor, nn
 import frostline
 from frostline import models as bb
 from frostline.data import Manifest
-from frostline.features import ForwardConfig, Frozen, features
-from frostline.features.image_batches import Images
+from frostline.feature_extraction import ForwardConfig, Frozen, features
+from frostline.feature_extraction.image_batches import Images
 from frostline.models import Backbone
 from frostline.models.batchnorm_folding import pairs
 from frostline.system import numerics

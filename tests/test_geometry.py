@@ -21,16 +21,16 @@ from torchvision.transforms import v2 as tv
 
 import frostline
 from frostline.cli.main import cli
-from frostline.cli.output import formatting
+from frostline.cli.output import run_text
 from frostline.data import Manifest, cut_away
-from frostline.data.pixels import cropping, decoding, rotation
+from frostline.data.pixels import cropping, decoding, random_rotation
 from frostline.errors import UsageError
 from frostline.exports import programs
 from frostline.exports.exported_model import load_exported_model
 from frostline.feature_cache import FeatureCache
-from frostline.features import ForwardConfig, Frozen
-from frostline.features.augmentation import Policy, SeededView, Transform
-from frostline.features.image_batches import MIRRORED, TURNED, Images
+from frostline.feature_extraction import ForwardConfig, Frozen
+from frostline.feature_extraction.augmentation import Policy, SeededView, Transform
+from frostline.feature_extraction.image_batches import MIRRORED, TURNED, Images
 from frostline.integrations.sklearn import FrostlineClassifier
 from frostline.models import RESIZES, Preprocessing
 from frostline.studies.contenders import SAME, setting_difference, trained_runs
@@ -38,7 +38,7 @@ from frostline.studies.study_folder import Study
 from frostline.system import numerics
 from frostline.system.seeds import derive
 from frostline.training import Run
-from frostline.training.tuning import flip_test
+from frostline.training.tuning import flip_safety
 from test_dataset_digest_cache import settled
 from tiny import tiny_backbone, write_folder
 
@@ -283,21 +283,21 @@ def test_no_angle_shows_an_empty_corner(size: tuple[int, int]) -> None:
     """A picture of one colour stays that, and no other one takes a value that it has not."""
     flat = Image.new("RGB", size, (180, 60, 20))
     for angle in (0.0, 1.0, 30.0, 45.0, 89.9, 137.0, 300.0):
-        after = rotation.turned(flat, angle)
+        after = random_rotation.turned(flat, angle)
         assert after.size == size
         assert (np.asarray(after) == (180, 60, 20)).all()
-    assert np.array_equal(np.asarray(rotation.turned(across(*size), 0.0)), np.asarray(across(*size)))
+    assert np.array_equal(np.asarray(random_rotation.turned(across(*size), 0.0)), np.asarray(across(*size)))
 
 
 def test_any_angle_turns_about_the_middle_and_shrinks_no_more_than_is_seen() -> None:
     image = across(400, 400)
-    middle = np.asarray(rotation.turned(image, 45.0))[200, 200]
+    middle = np.asarray(random_rotation.turned(image, 45.0))[200, 200]
     assert np.abs(middle.astype(int) - np.asarray(image)[200, 200]).max() <= 2
-    half = np.asarray(rotation.turned(image, 180.0)).astype(int)
+    half = np.asarray(random_rotation.turned(image, 180.0)).astype(int)
     assert np.abs(half - np.asarray(image)[::-1, ::-1].astype(int)).max() <= 3
     torch.manual_seed(0)
-    assert rotation.AnyAngle(150.0)(image).size == (200, 200)
-    assert rotation.AnyAngle(201.0)(image).size == (400, 400)
+    assert random_rotation.AnyAngle(150.0)(image).size == (200, 200)
+    assert random_rotation.AnyAngle(201.0)(image).size == (400, 400)
 
 
 @pytest.mark.parametrize("size", [(90, 60), (40, 40), (200, 9), (3, 130), (33, 77)])
@@ -306,10 +306,10 @@ def test_pieces_make_the_same_picture(size: tuple[int, int], monkeypatch: pytest
     image = Image.fromarray(rng.integers(0, 256, (size[1], size[0], 3), dtype=np.uint8))
     for angle in (0.5, 30.0, 45.0, 91.0, 137.0, 200.0, 300.0, 359.0):
         monkeypatch.undo()
-        whole = np.asarray(rotation.turned(image, angle)).astype(int)
-        monkeypatch.setattr(rotation, "MOST_CANVAS_PIXELS", 0)
-        monkeypatch.setattr(rotation, "PIECE_PIXELS", 32)
-        assert np.abs(np.asarray(rotation.turned(image, angle)).astype(int) - whole).max() <= 1
+        whole = np.asarray(random_rotation.turned(image, angle)).astype(int)
+        monkeypatch.setattr(random_rotation, "MOST_CANVAS_PIXELS", 0)
+        monkeypatch.setattr(random_rotation, "PIECE_PIXELS", 32)
+        assert np.abs(np.asarray(random_rotation.turned(image, angle)).astype(int) - whole).max() <= 1
 
 
 def test_a_long_strip_is_turned_in_little_memory() -> None:
@@ -317,7 +317,7 @@ def test_a_long_strip_is_turned_in_little_memory() -> None:
     strip = Image.fromarray(np.random.default_rng(0).integers(0, 256, (40, 8000, 3), dtype=np.uint8))
     tracemalloc.start()
     try:
-        after = rotation.turned(strip, 67.0)
+        after = random_rotation.turned(strip, 67.0)
         most_bytes = tracemalloc.get_traced_memory()[1]
     finally:
         tracemalloc.stop()
@@ -331,9 +331,9 @@ def test_who_has_an_up_is_told() -> None:
     noise = rng.random((100, 8, 8))
     sky = noise + np.linspace(3, 0, 8)[None, :, None]  # bright above
     sky -= sky.mean(axis=(1, 2), keepdims=True)
-    assert flip_test.told_from_mirror(sky, folds) <= flip_test.MOST_TOLD  # no left and right
-    assert flip_test.told_from_mirror(sky, folds, TURNED) > 0.9
-    assert flip_test.told_from_mirror(noise, folds, TURNED) <= flip_test.MOST_TOLD
+    assert flip_safety.told_from_mirror(sky, folds) <= flip_safety.MOST_TOLD  # no left and right
+    assert flip_safety.told_from_mirror(sky, folds, TURNED) > 0.9
+    assert flip_safety.told_from_mirror(noise, folds, TURNED) <= flip_safety.MOST_TOLD
 
 
 def test_rotate_auto_asks_and_the_result_says_so(tmp_path: Path) -> None:
@@ -357,13 +357,9 @@ def test_rotate_auto_asks_and_the_result_says_so(tmp_path: Path) -> None:
         )
     assert (found["cells"].rotate, found["cells"].rotate_test["safe"]) == ("90", True)
     assert (found["skies"].rotate, found["skies"].rotate_test["safe"]) == ("none", False)
-    assert found["skies"].rotate_test["told"] > flip_test.MOST_TOLD
-    assert any(
-        "Quarter turns in training are on" in line for line in formatting._notes(found["cells"].result)
-    )
-    assert any(
-        "Quarter turns in training are off" in line for line in formatting._notes(found["skies"].result)
-    )
+    assert found["skies"].rotate_test["told"] > flip_safety.MOST_TOLD
+    assert any("Quarter turns in training are on" in line for line in run_text._notes(found["cells"].result))
+    assert any("Quarter turns in training are off" in line for line in run_text._notes(found["skies"].result))
     with pytest.raises(UsageError, match="rotate must be one of"):
         frostline.train(tiny_backbone(), data, "head", study=tmp_path / "x", rotate="180")
     with pytest.raises(UsageError, match="The augmentation none takes no random crops"):

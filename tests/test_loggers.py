@@ -90,7 +90,7 @@ class Killed(Exception):
 
 def killed_in_epoch(number: int, monkeypatch: pytest.MonkeyPatch, *, checkpoints: bool) -> None:
     """Let the next run die when it has done so many epochs."""
-    from frostline.training import trainer
+    from frostline.training.loop import trainer
 
     real, seen = trainer.Trainer._mean_loss, []
 

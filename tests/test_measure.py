@@ -15,12 +15,12 @@ from frostline import probe
 from frostline.data import Manifest
 from frostline.diagnostics import measure, measurement, similarity, stage_probes, transferability
 from frostline.diagnostics.activation_statistics import ActivationRecorder, blocks_of
-from frostline.diagnostics.similarity import similarity_from
+from frostline.diagnostics.pretraining_similarity import similarity_from
 from frostline.diagnostics.stage_features import stage_features
 from frostline.errors import ModelError
 from frostline.feature_cache import FeatureCache
-from frostline.features import ForwardConfig, padded
-from frostline.features.image_batches import EVALUATION_BATCH, Images
+from frostline.feature_extraction import ForwardConfig, padded
+from frostline.feature_extraction.image_batches import EVALUATION_BATCH, Images
 from frostline.probe import Folds
 from frostline.system import numerics
 from tiny import PREPROCESSING, tiny_backbone, write_folder, write_table

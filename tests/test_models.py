@@ -23,8 +23,8 @@ from frostline.cli.main import cli
 from frostline.data import Manifest
 from frostline.errors import ModelError, UsageError
 from frostline.models import Backbone, zoo
-from frostline.models.zoo import lite, load_backbone
-from frostline.selection import Limits, backbone_selection, screen
+from frostline.models.zoo import efficientnet_lite, load_backbone
+from frostline.selection import Limits, backbone_screening, screen
 from frostline.studies.study_folder import digest_of
 from tiny import PREPROCESSING, TinyNet, tiny_model, write_folder, write_table
 
@@ -67,7 +67,7 @@ def data(tmp_path: Path) -> Manifest:
     return frostline.load_data(write_table(tmp_path / "images", train=12, test=6), val_size=0.0)
 
 
-def rows_of(found: list[backbone_selection.ScreeningResult]) -> dict[str, backbone_selection.ScreeningResult]:
+def rows_of(found: list[backbone_screening.ScreeningResult]) -> dict[str, backbone_screening.ScreeningResult]:
     return {row.model: row for row in found}
 
 
@@ -76,9 +76,9 @@ def rows_of(found: list[backbone_selection.ScreeningResult]) -> dict[str, backbo
 
 def test_latency_is_of_one_image_and_size_of_the_weights_as_saved() -> None:
     slow = frostline.load_backbone(Slow().eval(), preprocessing=PREPROCESSING)
-    quick_ms, size_mb, _ = backbone_selection.measure_costs(slow, classes=3, threads=1)
+    quick_ms, size_mb, _ = backbone_screening.measure_costs(slow, classes=3, threads=1)
     slow.model.pause_s = quick_ms / 1e3 + 0.02
-    slow_ms, _, given = backbone_selection.measure_costs(slow, classes=3, threads=1)
+    slow_ms, _, given = backbone_screening.measure_costs(slow, classes=3, threads=1)
     assert slow_ms >= quick_ms + 20
     assert given < 0.7  # asleep, as if others had the processor
     saved = {classes: len(save(slow.adapt(classes).state_dict())) for classes in (3, 7)}
@@ -91,7 +91,7 @@ def test_over_a_limit_is_left_out_before_it_looks_at_an_image(
 ) -> None:
     taken = {"slow": 20.04, "quick": 20.0, "again": 1.0}
     monkeypatch.setattr(
-        backbone_selection, "measure_costs", lambda backbone, *_: (taken[backbone.name], 1.0, 1.0)
+        backbone_screening, "measure_costs", lambda backbone, *_: (taken[backbone.name], 1.0, 1.0)
     )
     both = [network("slow", seed=2), network("quick")]
     found = rows_of(screen(both, data, Limits(latency_ms=20.0), threads=1, deterministic=True))
@@ -139,7 +139,7 @@ def test_the_best_and_the_largest_not_separated_from_it_race(
 ) -> None:
     sizes = {"one": 1.0, "two": 2.0, "three": 3.0, "blind": 4.0}
     monkeypatch.setattr(
-        backbone_selection, "measure_costs", lambda backbone, *_: (1.0, sizes[backbone.name], 1.0)
+        backbone_screening, "measure_costs", lambda backbone, *_: (1.0, sizes[backbone.name], 1.0)
     )
     several = [network("one"), network("two"), network("three"), blind("blind")]
     found = screen(several, data, Limits(), threads=1, deterministic=True)
@@ -151,7 +151,7 @@ def test_the_best_and_the_largest_not_separated_from_it_race(
 
 def test_looking_takes_a_share_of_the_minutes(data: Manifest, monkeypatch: pytest.MonkeyPatch) -> None:
     needed = {"slow": 100.0, "one": 10.0, "two": 15.0, "three": 10.0}
-    monkeypatch.setattr(backbone_selection, "_screening_s", lambda backbone, *_: needed[backbone.name])
+    monkeypatch.setattr(backbone_screening, "_screening_s", lambda backbone, *_: needed[backbone.name])
     several = [network(name, seed) for seed, name in enumerate(needed)]
     found = screen(
         several, data, Limits(), threads=1, deterministic=True, left_s=70.0
@@ -227,7 +227,7 @@ def test_survivors_race_and_go_on_after_an_interruption(
     with pytest.raises(KeyboardInterrupt):
         fitted(images, study, three, log=stop)
     before = (study / "models.json").read_text()
-    monkeypatch.setattr(backbone_selection, "measure_costs", None)  # calling it would fail
+    monkeypatch.setattr(backbone_screening, "measure_costs", None)  # calling it would fail
     heard: list[str] = []
     found = fitted(images, study, three, log=heard.append)
     assert found.comparison.finished
@@ -337,12 +337,12 @@ def test_auto_is_what_is_on_disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
         (cache / f"models--{name}" / "refs" / "main").write_text("0" * 40)
     monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_CACHE", str(cache))
 
-    def packaged(package: lite.Package) -> Path:
+    def packaged(package: efficientnet_lite.Package) -> Path:
         if package.name != "lite0":
             raise ModelError("not installed")
         return cache / "models--timm--bare" / "refs" / "main"
 
-    monkeypatch.setattr(lite, "_packaged", packaged)
+    monkeypatch.setattr(efficientnet_lite, "_packaged", packaged)
     assert zoo.on_disk() == ["lite0", "timm/tiny.a1"]
     monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_CACHE", str(tmp_path / "none"))
     assert zoo.on_disk() == ["lite0"]
@@ -358,7 +358,7 @@ def test_auto_skips_what_cannot_be_loaded_and_says_so(
             raise ModelError(f"timm has no model called {name!r}.")
         return network(name)
 
-    monkeypatch.setattr("frostline.pipelines.backbone_choice.zoo.load_backbone", load)
+    monkeypatch.setattr("frostline.pipelines.backbone_request.zoo.load_backbone", load)
     monkeypatch.setattr("frostline.pipelines.fit_pipeline.measuring_s", lambda *_: 1e4)  # the probe alone
     heard: list[str] = []
     found = fitted(images, tmp_path / "study", "auto", log=heard.append)
@@ -396,5 +396,5 @@ def test_the_prompt_says_what_is_wrong(
 
 def test_torch_is_left_as_it_was() -> None:
     threads = torch.get_num_threads()
-    backbone_selection.measure_costs(network("one"), classes=3, threads=1)
+    backbone_screening.measure_costs(network("one"), classes=3, threads=1)
     assert torch.get_num_threads() == threads

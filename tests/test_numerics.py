@@ -9,8 +9,8 @@ import pytest
 import torch
 
 import frostline
-from frostline.features.augmentation import Policy
-from frostline.features.image_batches import Images
+from frostline.feature_extraction.augmentation import Policy
+from frostline.feature_extraction.image_batches import Images
 from frostline.system import numerics
 from frostline.system.numerics import NumericPlan
 from frostline.system.timing import PeakMemory, resident_bytes

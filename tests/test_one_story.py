@@ -16,7 +16,7 @@ import numpy as np
 import pytest
 
 import frostline
-from frostline.cli.output import comparison_text, fit_text, formatting
+from frostline.cli.output import comparison_text, run_text
 from frostline.data import Manifest
 from frostline.selection import anytime
 from tiny import picture, tiny_backbone, write_folder, write_table
@@ -198,7 +198,7 @@ def fitted(images: Path, study: Path, **overrides: Any) -> Any:
 @pytest.mark.usefixtures("wide")
 def test_a_fit_tells_one_story(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     fit = fitted(hard_folder(tmp_path / "photos", 20, 18, 4), tmp_path / "study")
-    fit_text.fitted(fit)
+    comparison_text.fitted(fit)
     terminal = capsys.readouterr().out
     stored = json.loads((tmp_path / "study/fit.json").read_text())
     stories = (of_page(Path(fit.report)), of_terminal(terminal), of_json(fit.result), of_json(stored))
@@ -233,7 +233,7 @@ def test_a_race_cut_short_counts_what_ran(
 
     monkeypatch.setattr(anytime, "next_task", cut_short)
     fit = fitted(hard_folder(tmp_path / "photos", 15, 15, 15), tmp_path / "study", repeats=1)
-    fit_text.fitted(fit)
+    comparison_text.fitted(fit)
     page = Path(fit.report)
     story = check(of_page(page), of_terminal(capsys.readouterr().out), of_json(fit.result))
     assert story["strategies tried"] == {"2"}
@@ -248,8 +248,8 @@ def test_a_test_part_that_was_looked_at_three_times(
     data = frostline.load_data(write_table(tmp_path / "images", train=9, test=8))
     for strategy in STRATEGIES:
         run = frostline.train(tiny_backbone(), data, strategy, study=tmp_path / "study", **OPTIONS)
-    formatting.run(run)
-    for line in formatting.warnings(run.result):
+    run_text.run(run)
+    for line in run_text.warnings(run.result):
         print(line)
     page = frostline.report(tmp_path / "study").path
     assert of_page(page)["headline"]
@@ -280,7 +280,7 @@ def test_one_image_a_class_has_no_figure_and_a_sentence(
 ) -> None:
     messages: list[str] = []
     fit = fitted(write_folder(tmp_path / "photos", per_class=1), tmp_path / "study", log=messages.append)
-    fit_text.fitted(fit)
+    comparison_text.fitted(fit)
     assert (fit.accuracy, fit.low, fit.balanced_accuracy) == (None, None, None)
     assert "accuracy is unknown" in " ".join(messages)
     for text in (capsys.readouterr().out, Path(fit.report).read_text()):
@@ -306,7 +306,7 @@ def test_one_training_image_a_class_is_measured_on_the_test_part(tmp_path: Path)
 @pytest.mark.usefixtures("wide")
 def test_a_class_that_was_never_asked_is_named(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     fit = fitted(hard_folder(tmp_path / "photos", 1, 12), tmp_path / "study", repeats=1)
-    fit_text.fitted(fit)
+    comparison_text.fitted(fit)
     assert fit.never_asked == ["kind 0"]
     assert fit.balanced_accuracy is None
     assert "kind 0 was not evaluated" in capsys.readouterr().out
@@ -323,7 +323,7 @@ def test_a_class_without_a_test_image_has_no_recall(
     table.write_text("\n".join(row for row in rows if not row.endswith("kind 2,test")) + "\n")
     data = frostline.load_data(table)
     run = frostline.train(tiny_backbone(), data, "linear_probe", study=tmp_path / "study", **OPTIONS)
-    formatting.run(run)
+    run_text.run(run)
     assert (run.per_class["kind 2"]["recall"], run.per_class["kind 2"]["images"]) == (None, 0)
     assert run.balanced_accuracy is None
     assert run.never_asked == ["kind 2"]
@@ -337,8 +337,7 @@ def test_a_class_without_a_test_image_has_no_recall(
 
 def test_a_mistake_that_may_be_mislabelled_is_shown_once_with_both_facts(tmp_path: Path) -> None:
     import studies
-    from frostline.reports.sections import sections
-    from frostline.reports.writer import read_context
+    from frostline.reports.writer import read_context, sections
 
     study = studies.compared(tmp_path / "study")
     data = Manifest.load(study / "manifest.jsonl")

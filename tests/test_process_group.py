@@ -18,10 +18,10 @@ import frostline
 from frostline.cli.main import cli
 from frostline.config import Config
 from frostline.distributed import process_group
-from frostline.distributed.launcher import Launch, launched
+from frostline.distributed.torchrun_env import Launch, launched
 from frostline.errors import RunWarning, UsageError
 from frostline.strategies import parse
-from frostline.training import trainer
+from frostline.training.loop import trainer
 from frostline.training.request import TrainRequest
 from tiny import write_folder, write_table
 from training_in_processes import OPTIONS, exhaust, images_of, steady_backbone

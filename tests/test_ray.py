@@ -24,7 +24,7 @@ from frostline.distributed.ray_cluster import Share
 from frostline.errors import DataError, RunWarning, UsageError
 from frostline.selection import Comparison
 from frostline.selection.trial_queue import TrialQueue
-from frostline.training.parallel import ray_training
+from frostline.training import ray_training
 from test_process_group import STAGES, launch, weights_file
 from tiny import tiny_backbone, write_folder, write_table
 from training_in_processes import OPTIONS as TRAINING

@@ -33,9 +33,8 @@ from frostline.reports.conclusions import conclusions
 from frostline.reports.display_names import shortened, unique_names, visible
 from frostline.reports.live_page import server, state_of
 from frostline.reports.network_chart import flow
-from frostline.reports.sections import sections
 from frostline.reports.study_reader import read
-from frostline.reports.writer import read_context
+from frostline.reports.writer import read_context, sections
 from frostline.strategies import hyperparameters, lr_schedule, parse, schedule
 from frostline.unfreezing import groups
 from tiny import tiny_backbone, write_table

@@ -14,7 +14,7 @@ from PIL import Image
 import frostline
 from frostline import metrics
 from frostline.errors import UsageError
-from frostline.features import Frozen
+from frostline.feature_extraction import Frozen
 from frostline.inference import selective_prediction
 from tiny import tiny_backbone, tiny_model, write_folder
 

@@ -13,9 +13,9 @@ import frostline
 from frostline.data import Manifest
 from frostline.diagnostics import Similarity, similarity
 from frostline.diagnostics.activation_statistics import blocks_of
-from frostline.diagnostics.similarity import _jackknife
+from frostline.diagnostics.pretraining_similarity import _jackknife
 from frostline.errors import DataError
-from frostline.features.image_batches import Images
+from frostline.feature_extraction.image_batches import Images
 from frostline.models import Backbone
 from frostline.system import numerics
 from tiny import PREPROCESSING, tiny_backbone, tiny_model, write_table

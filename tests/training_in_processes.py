@@ -20,8 +20,8 @@ from torch import Tensor, nn
 
 import frostline
 from frostline.data import Manifest
-from frostline.features import Frozen
-from frostline.training import trainer
+from frostline.feature_extraction import Frozen
+from frostline.training.loop import trainer
 from tiny import PREPROCESSING, tiny_model
 
 OPTIONS: dict[str, Any] = {

@@ -12,7 +12,7 @@ from frostline.advice.forecast import Forecast, ForecastModel, choose_strategy, 
 from frostline.advice.knowledge import Facts, Trial, facts_of, read_experience
 from frostline.advice.text import PLAINEST, TIME_MARGIN, Inputs, enough, room
 from frostline.cost import Cost, Rates, predict
-from frostline.diagnostics.similarity import FEWEST
+from frostline.diagnostics.pretraining_similarity import FEWEST
 from frostline.errors import UsageError
 from frostline.reports import notebook
 from frostline.strategies import ResolvedPhase, Strategy, hyperparameters, parse, schedule

@@ -9,7 +9,7 @@ from typing import Any
 import click
 
 from frostline import sentences, strategies
-from frostline.cli.command import Verb, everywhere
+from frostline.cli.command_context import Verb, everywhere
 from frostline.cli.commands.cache import cache
 from frostline.cli.commands.check import check
 from frostline.cli.commands.compare import compare
@@ -37,7 +37,7 @@ from frostline.cli.options import (
     varied_options,
 )
 from frostline.config import FILE
-from frostline.distributed.launcher import launched
+from frostline.distributed.torchrun_env import launched
 from frostline.errors import DataError, UsageError
 from frostline.system.text_output import standard_streams
 
@@ -132,7 +132,7 @@ def train(data: str, **options: Any) -> None:
     """
     with Verb(options, divided=True) as verb, verb.together():
         import frostline
-        from frostline.cli.output import formatting
+        from frostline.cli.output import formatting, run_text
         from frostline.diagnostics import feature_drift
 
         loggers = followed(verb, options)
@@ -183,9 +183,9 @@ def train(data: str, **options: Any) -> None:
         verb.progress.close()
         if verb.leads:
             leave_config(run.folder.path / FILE)
-        verb.warn(formatting.warnings(run.result))
+        verb.warn(run_text.warnings(run.result))
         result = {**run.result, "run_seconds": run.result["seconds"], "again": run.again}
-        verb.done(result, lambda: formatting.run(run, options["explain"]))
+        verb.done(result, lambda: run_text.run(run, options["explain"]))
 
 
 @cli.command(short_help="Label images with a run of a study.")
@@ -264,9 +264,9 @@ def predict(study: str, images: tuple[str, ...], **options: Any) -> None:
             verb.progress.log(passed_over_line(predictions.passed_over))
 
         def show() -> None:  # not for JSON, which needs no tables
-            from frostline.cli.output import prediction_text
+            from frostline.cli.output import data_text
 
-            prediction_text.predictions(predictions, options["output"], copied)
+            data_text.predictions(predictions, options["output"], copied)
 
         verb.done(result, show)
         if not predictions.rows:
@@ -293,15 +293,15 @@ def stages(model: str, **options: Any) -> None:
             download=options["download"],
         )
         if options["image"]:
-            from frostline.cli.output.formatting import cut_marks
+            from frostline.cli.output.model_text import cut_marks
             from frostline.models import stage_table
 
             stage_table.image(backbone, Path(options["image"]), cut_marks(len(backbone.stages)))
 
         def show() -> None:  # not for JSON, which needs no tables
-            from frostline.cli.output import formatting
+            from frostline.cli.output import model_text
 
-            formatting.stages(backbone, formatting.cut_marks(len(backbone.stages)), options["image"])
+            model_text.stages(backbone, model_text.cut_marks(len(backbone.stages)), options["image"])
 
         verb.done(backbone.as_dict(), show)
 
@@ -315,10 +315,10 @@ def demo(**options: Any) -> None:
     """Adapt an ImageNet network to handwritten digits, offline, by four strategies."""
     with Verb(options) as verb:
         from frostline import pipelines
-        from frostline.cli.output import formatting
+        from frostline.cli.output import run_text
 
         verb.start()
-        verb.progress.log(formatting.DEMO_OPENING.format(model=options["model"]))
+        verb.progress.log(run_text.DEMO_OPENING.format(model=options["model"]))
         demonstration = pipelines.demo(
             study=options["study"],
             model=options["model"],
@@ -330,7 +330,7 @@ def demo(**options: Any) -> None:
             threads=options["threads"],
             workers=options["workers"],
             progress=verb.progress,
-            begin=lambda name: verb.progress.log(f"  {name}: {formatting.MEANING[name]}"),
+            begin=lambda name: verb.progress.log(f"  {name}: {run_text.MEANING[name]}"),
             finished=lambda run: verb.progress.log(
                 f"    {sentences.percent(run.accuracy or 0.0)} on the test part"
             ),
@@ -343,7 +343,7 @@ def demo(**options: Any) -> None:
             ],
             "baselines": [asdict(row) for row in rows],
         }
-        verb.done(result, lambda: formatting.demo(demonstration))
+        verb.done(result, lambda: run_text.demo(demonstration))
 
 
 cli.add_command(check)

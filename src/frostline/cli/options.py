@@ -12,7 +12,7 @@ import click
 from click.core import ParameterSource
 
 from frostline import strategies
-from frostline.cli.command import Verb, stack
+from frostline.cli.command_context import Verb, stack
 from frostline.config import read_yaml, write_yaml
 from frostline.distributed import ray_cluster
 from frostline.errors import UsageError, did_you_mean
@@ -469,8 +469,8 @@ def loaded(
     preprocessing = backbone.preprocessing
     manifest = manifest.framed(preprocessing.crop_mode, preprocessing.crop_pct)
     if learns:
-        from frostline.models import lineage
+        from frostline.models import leakage
         from frostline.studies.study_folder import Study
 
-        manifest = lineage.keep_learned_in_train([backbone], manifest, Study(options["study"]))
+        manifest = leakage.keep_learned_in_train([backbone], manifest, Study(options["study"]))
     return manifest, backbone

@@ -11,7 +11,7 @@ import math
 from collections import defaultdict
 from dataclasses import dataclass, field
 
-from frostline.cost.cache_choice import (
+from frostline.cost.cache_tradeoff import (
     Need,
     RowRates,
     needs,

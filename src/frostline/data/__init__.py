@@ -7,29 +7,30 @@ sources.class_folders · folder_layout · file_listing · remote · tar_shards  
 sources.python_datasets · arrays · prediction_inputs       datasets and images in memory
 pixels.formats · dicom · deep_pixels · decoding     any file to upright pixels, or the reason why not
 pixels.rendering · rendering_choice · traits        deep and transparent pixels to 8-bit RGB
-pixels.cropping · rotation             the share that a square crop removes; rotated images
-digest_cache ── image_index            digests, traits and damage, cached
+pixels.cropping · random_rotation      the share that a square crop removes; rotated images
+digest_cache ── image_scan             digests, traits and damage, cached
 splits.near_duplicates · grouping      images that look alike; groups by name
-splits.splitting · folding · parts · assignment     parts and folds that keep units together
-splits.split_notes · resplitting       findings on a split; a split made again
-manifest_file ── manifest ── loading   the result
-pixels.pixel_digest ── splits.recognition       images that a model has seen before
-sorting                                images copied to a folder for each label
+splits.splitting · folding · train_val_test · saved_splits     parts and folds that keep units together
+splits.split_notes · pinned_split      findings on a split; a split made again
+manifest_entries · manifest_file ── manifest ── loading        the result
+pixels.pixel_digest ── seen_images     images that a model has seen before
+sort_into_folders                      images copied to a folder for each label
 """
 
 from __future__ import annotations
 
 from frostline.data.findings import KINDS, TROUBLE, Finding
-from frostline.data.image_index import in_threads
+from frostline.data.image_scan import in_threads
 from frostline.data.labels import is_missing, read_labels
 from frostline.data.loading import load_data
 from frostline.data.manifest import Manifest
+from frostline.data.manifest_entries import PARTS, Conflict, Sample, SkippedImage
 from frostline.data.pixels.cropping import CutAway, cut_away
 from frostline.data.pixels.decoding import open_image
 from frostline.data.pixels.rendering import Rendering, as_options
 from frostline.data.pixels.rendering_choice import RenderedImage, notes_on, rendered_from_picture
-from frostline.data.samples import PARTS, Conflict, Sample, SkippedImage
-from frostline.data.sorting import SortedImages, folder_names, sort_into, unsure_folder_name
+from frostline.data.seen_images import Recognised, fingerprints_of, recognised
+from frostline.data.sort_into_folders import SortedImages, folder_names, sort_into, unsure_folder_name
 from frostline.data.sources.arrays import Pairs, unlabelled
 from frostline.data.sources.common import OnProgress
 from frostline.data.sources.file_listing import find_images, is_study
@@ -37,7 +38,6 @@ from frostline.data.sources.prediction_inputs import PredictionInput, Prediction
 from frostline.data.sources.python_datasets import CHANNELS
 from frostline.data.sources.tables import read_paths
 from frostline.data.splits.folding import numbered
-from frostline.data.splits.recognition import Recognised, fingerprints_of, recognised
 
 __all__ = [
     "CHANNELS",

@@ -9,15 +9,15 @@ from typing import Any
 
 from frostline.data.digest_cache import DigestCache
 from frostline.data.findings import Finding
-from frostline.data.image_index import Indexed, decode_special, index, likeness_of
+from frostline.data.image_scan import Indexed, decode_special, index, likeness_of
 from frostline.data.labels import skip_unlabelled
 from frostline.data.manifest import Manifest
+from frostline.data.manifest_entries import PARTS, Sample, SkippedImage, demand_training_images
 from frostline.data.manifest_file import study_header
 from frostline.data.pixels import rendering_choice
 from frostline.data.pixels.decoding import LINK_TO_NOTHING, NOT_THERE
 from frostline.data.pixels.rendering import Rendering
 from frostline.data.pixels.traits import Traits
-from frostline.data.samples import PARTS, Sample, SkippedImage, demand_training_images
 from frostline.data.sources import python_datasets
 from frostline.data.sources.arrays import Pairs, read_pairs
 from frostline.data.sources.class_folders import read_folder
@@ -27,11 +27,11 @@ from frostline.data.sources.folder_layout import SplitNames, checked_split_names
 from frostline.data.sources.remote import is_address, masked, read_remote_folder
 from frostline.data.sources.tables import read_table
 from frostline.data.sources.tar_shards import is_shards, read_shards
-from frostline.data.splits.assignment import Assignment, assigned
 from frostline.data.splits.grouping import AUTO, PARENT, GroupBy, grouped, parsed
 from frostline.data.splits.near_duplicates import NOTHING_ALIKE, Likeness
-from frostline.data.splits.parts import Split, SplitOptions, split
+from frostline.data.splits.saved_splits import Assignment, assigned
 from frostline.data.splits.split_notes import about_copies, about_losses, about_split
+from frostline.data.splits.train_val_test import Split, SplitOptions, split
 from frostline.errors import DataError, UsageError, did_you_mean
 
 TABLE_SUFFIXES = (".csv", ".parquet")

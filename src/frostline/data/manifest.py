@@ -21,17 +21,17 @@ from PIL import Image
 from frostline.data import manifest_file
 from frostline.data.digest_cache import CachedContent, DigestCache
 from frostline.data.findings import KINDS, Finding, first_examples
+from frostline.data.manifest_entries import PARTS, Conflict, Sample, SkippedImage, demand_training_images
 from frostline.data.pixels import decoding, pixel_digest
 from frostline.data.pixels.cropping import CutAway, Size, cut_away
 from frostline.data.pixels.decoding import Picture
 from frostline.data.pixels.deep_pixels import Deep
 from frostline.data.pixels.rendering import PLAIN, Rendering
 from frostline.data.pixels.traits import Traits, with_decoded_traits
-from frostline.data.samples import PARTS, Conflict, Sample, SkippedImage, demand_training_images
 from frostline.data.sources.common import OnProgress
-from frostline.data.splits import assignment, folding, grouping, resplitting, split_notes
-from frostline.data.splits.assignment import DIGEST, Folds
+from frostline.data.splits import folding, grouping, pinned_split, saved_splits, split_notes
 from frostline.data.splits.grouping import Proposal
+from frostline.data.splits.saved_splits import DIGEST, Folds
 from frostline.data.splits.splitting import unit_keys
 from frostline.errors import DamagedImage, DataError
 from frostline.system import directories
@@ -221,23 +221,23 @@ class Manifest:
         DataError
             The seed or shares are unknown, or a class is left without training images.
         """
-        return resplitting.redraw(self, sides)
+        return pinned_split.redraw(self, sides)
 
     def keep_in(self, study: Path, folds: Folds | None = None) -> None:
         """Write the manifest into a study, which from now on remembers each image's part, and `folds`."""
         self.write(study / "manifest.jsonl")
-        assignment.remember(study, {sample.digest: sample.split for sample in self.samples}, folds)
+        saved_splits.remember(study, {sample.digest: sample.split for sample in self.samples}, folds)
 
     def keep_folds(self, study: Path, samples: Sequence[Sample], pairs: Pairs, seed: int) -> None:
         """Let a study remember which of the pairs (learn, hold) that `folds` made holds out each sample."""
-        assignment.remember(study, {}, {seed: folding.numbered(pairs, [s.digest for s in samples])})
+        saved_splits.remember(study, {}, {seed: folding.numbered(pairs, [s.digest for s in samples])})
 
     def recalled(self, study: Path) -> Manifest:
         """Return the manifest with the folds that a study remembers, if it is there.
 
         Raises `StudyError` where what it remembers is damaged.
         """
-        return replace(self, earlier_folds=assignment.read(study).folds)
+        return replace(self, earlier_folds=saved_splits.read(study).folds)
 
     def read(self, sample: Sample) -> Image.Image:
         """Return a sample's image as upright 8-bit RGB, rendered as `rendering` says.
@@ -292,7 +292,7 @@ class Manifest:
         finding = Finding(
             "unreadable", len(moved), note, examples=first_examples(gone.path for gone in moved)
         )
-        return resplitting.with_samples(self, usable, moved, [finding])
+        return pinned_split.with_samples(self, usable, moved, [finding])
 
     def cut_away(self, resize: str = "crop", crop_pct: float = 1.0) -> CutAway:
         """Return how much of the images is never seen where they are made square so (`cropping.cut_away`).

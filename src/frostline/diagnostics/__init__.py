@@ -1,12 +1,12 @@
 """Signals of images and a backbone, before anything is trained.
 
-dataset_size · activation_statistics → stage_features → similarity · stage_probes (with transferability) →
-measurement
+dataset_size · activation_statistics → stage_features → pretraining_similarity · stage_probes (with
+transferability) → measurement
 """
 
 from frostline.diagnostics.dataset_size import Size
 from frostline.diagnostics.measurement import Confidence, Signals, class_balanced_subset, measure
-from frostline.diagnostics.similarity import Similarity, similarity
+from frostline.diagnostics.pretraining_similarity import Similarity, similarity
 from frostline.diagnostics.stage_probes import CurvePoint, StageProbe
 
 __all__ = [

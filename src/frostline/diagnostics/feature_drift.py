@@ -22,8 +22,8 @@ from frostline import metrics
 from frostline import models as bb
 from frostline.data import Manifest, OnProgress
 from frostline.errors import DataError
-from frostline.features.image_batches import EVALUATION_BATCH, Images
-from frostline.models import Backbone, Cut, lineage
+from frostline.feature_extraction.image_batches import EVALUATION_BATCH, Images
+from frostline.models import Backbone, Cut, leakage
 from frostline.system import numerics
 
 # Images that drift is measured on, where nothing else is said: a choice. Fewer give a wider spread and, since
@@ -91,7 +91,7 @@ def forgetting(
     DataError
         A class is not one of the backbone's.
     """
-    data = lineage.mark_learned(backbone, data)
+    data = leakage.mark_learned(backbone, data)
     samples = data.part("test") or data.samples
     images = Images(data, samples, backbone.preprocessing)
     targets = own_targets(backbone, data)[images.targets]

@@ -20,15 +20,15 @@ from frostline.data import CutAway, Manifest, OnProgress, Sample
 from frostline.diagnostics import stage_probes
 from frostline.diagnostics.activation_statistics import ActivationRecorder, blocks_of
 from frostline.diagnostics.dataset_size import Size, size_of
-from frostline.diagnostics.similarity import FEWEST, Similarity, similarity_from
+from frostline.diagnostics.pretraining_similarity import FEWEST, Similarity, similarity_from
 from frostline.diagnostics.stage_features import stage_features
 from frostline.diagnostics.stage_probes import CurvePoint, GroupsProbe, StageProbe
 from frostline.errors import DataError, ModelError
 from frostline.feature_cache import FeatureCache
-from frostline.features import ForwardConfig, Frozen, features
-from frostline.features.augmentation import Policy
-from frostline.features.image_batches import EVALUATION_BATCH, Images
-from frostline.models import Backbone, lineage
+from frostline.feature_extraction import ForwardConfig, Frozen, features
+from frostline.feature_extraction.augmentation import Policy
+from frostline.feature_extraction.image_batches import EVALUATION_BATCH, Images
+from frostline.models import Backbone, leakage
 from frostline.probe import Folds
 from frostline.reports import notebook
 from frostline.reports.images_section import probe_chart
@@ -194,7 +194,7 @@ def measure(
             f"{backbone.name} can't be cut before its head ({' '.join(backbone.notes)}), so nothing can be "
             "measured stage by stage. `frostline train` with the strategy full needs no cut."
         )
-    data = lineage.mark_learned(backbone, data.checked(progress))
+    data = leakage.mark_learned(backbone, data.checked(progress))
     samples = class_balanced_subset(data, data.part("train"), MOST_IMAGES, seed)
     probed = class_balanced_subset(data, samples, max(MOST_PROBED, PROBED_A_CLASS * len(data.classes)), seed)
     plan = numerics.exact_plan(numerics.thread_count(threads))

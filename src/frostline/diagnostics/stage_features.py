@@ -20,8 +20,8 @@ from frostline import models as bb
 from frostline.data import OnProgress
 from frostline.diagnostics.activation_statistics import ActivationRecorder, Blocks
 from frostline.feature_cache import FeatureCache, Form, key_of
-from frostline.features import ForwardConfig, padded
-from frostline.features.image_batches import EVALUATION_BATCH, Images
+from frostline.feature_extraction import ForwardConfig, padded
+from frostline.feature_extraction.image_batches import EVALUATION_BATCH, Images
 from frostline.models import Backbone
 from frostline.system.numerics import NumericPlan
 

@@ -24,7 +24,7 @@ from safetensors.torch import load, save
 from torch import Tensor, distributed
 
 from frostline import errors
-from frostline.distributed.launcher import Launch, launched
+from frostline.distributed.torchrun_env import Launch, launched
 from frostline.errors import FrostlineError, LostProcess, UsageError
 
 # How long a process waits for another that is alive: as long as the first one may be busy with what it does

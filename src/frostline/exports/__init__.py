@@ -1,9 +1,8 @@
 """Export a model as weights, a program or a delta that needs no study, with a model card.
 
-markdown                                      escape users' text in Markdown
 exported_model, verification                  the model to export; compare it with `predict`
 code_examples                                 example code that loads an image as the study does
-rebuild                                       copied into exports: builds the network without frostline
+standalone_loader                             copied into exports: builds the network without frostline
 safetensors_export, programs, delta_export    safetensors; ONNX and torch.export; changed weights only
 model_card, output_folder, exporter           the model card; an atomic folder; the function `export`
 """

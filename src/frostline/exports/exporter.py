@@ -26,7 +26,7 @@ from frostline.exports.verification import VerificationResult
 from frostline.models import Backbone
 from frostline.models.zoo import delta
 from frostline.reports import notebook
-from frostline.studies.figures import Figure, Rows
+from frostline.studies.result_fields import Figure, Rows
 from frostline.studies.study_folder import plain
 from frostline.system import directories, text_output
 

@@ -5,6 +5,7 @@ Names of classes, strategies and networks come from users: they are escaped.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from importlib import metadata
 from typing import Any
@@ -13,17 +14,20 @@ from huggingface_hub import ModelCardData
 
 from frostline.data import Rendering
 from frostline.exports.exported_model import ExportedModel
-from frostline.exports.markdown import escaped
 from frostline.exports.safetensors_export import FormatDetails
 from frostline.exports.verification import VerificationResult
 from frostline.models import zoo
 from frostline.reports import conclusions
 from frostline.reports.conclusions import ReportContext
-from frostline.reports.display_names import shortened
+from frostline.reports.display_names import shortened, visible
 from frostline.reports.writer import read_context
 from frostline.sentences import between, caveats, counted, percent
 from frostline.studies.study_folder import PACKAGES, digest_of, look_at_test
 
+# Everything that CommonMark or GitHub's dialect may read as markup, a link, a mention or HTML. A numeric
+# character reference is always text (CommonMark 0.31, section 2.5).
+_MARKUP = re.compile(r"[\\`*{}\[\]<>#!|~&$@^=]|:(?=\S)|(?<![A-Za-z0-9])_|_(?![A-Za-z0-9])")
+_AT_THE_START = re.compile(r"^([-+.]|\d+[.)])")
 CLASSES_SHOWN = 60  # the rest are in config.json
 # Licence names of the hub; others are "other" there, with their name beside it.
 HUB_LICENCES = frozenset(
@@ -218,3 +222,10 @@ def _version(name: str) -> str | None:
 
 def _bullets(title: str, lines: Iterator[str]) -> str:
     return title + "\n\n" + "\n".join(f"- {escaped(line)}" for line in lines)
+
+
+def escaped(text: str) -> str:
+    """Return text that Markdown renders unchanged, with invisible characters written out."""
+    escaped_text = _MARKUP.sub(lambda match: f"&#{ord(match[0])};", visible(text))
+    escaped_text = escaped_text.replace("www.", "www&#46;")
+    return _AT_THE_START.sub(lambda match: match[0][:-1] + f"&#{ord(match[0][-1])};", escaped_text)

@@ -20,7 +20,7 @@ from safetensors.torch import save
 from torch import Tensor, nn
 
 from frostline.errors import ModelError
-from frostline.exports import code_examples, rebuild
+from frostline.exports import code_examples, standalone_loader
 from frostline.exports.exported_model import ExportedModel
 from frostline.exports.verification import CheckImages, logits_function, predict_logits
 from frostline.models import Preprocessing, zoo
@@ -176,8 +176,10 @@ def _write_with_loader(
     state = {key: value.detach().contiguous().clone() for key, value in exported.model.state_dict().items()}
     _save(folder, state)
     _write_json(folder / "config.json", config)
-    (folder / LOADER).write_text(Path(rebuild.__file__).read_text(encoding="utf-8"), encoding="utf-8")
-    model = rebuild.load(folder, copy.deepcopy(module))
+    (folder / LOADER).write_text(
+        Path(standalone_loader.__file__).read_text(encoding="utf-8"), encoding="utf-8"
+    )
+    model = standalone_loader.load(folder, copy.deepcopy(module))
     _require_identical_logits(exported, model, check_images)
     if _is_transformers_model(exported):
         processor_settings = hugging_face.processor_settings(exported.preprocessing)

@@ -15,7 +15,7 @@ from torch import Tensor
 from frostline import metrics
 from frostline.data import Manifest, Rendering, find_images, open_image
 from frostline.errors import DataError, ModelError
-from frostline.features.image_batches import EVALUATION_BATCH
+from frostline.feature_extraction.image_batches import EVALUATION_BATCH
 from frostline.inference.prediction import Predictor
 from frostline.models import Preprocessing
 

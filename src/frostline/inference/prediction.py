@@ -34,7 +34,7 @@ from frostline.data import (
     unsure_folder_name,
 )
 from frostline.errors import DamagedImage, StudyError, UsageError
-from frostline.features.image_batches import EVALUATION_BATCH
+from frostline.feature_extraction.image_batches import EVALUATION_BATCH
 from frostline.inference import selective_prediction
 from frostline.models import Backbone, Preprocessing, zoo
 from frostline.models.heads import build_head

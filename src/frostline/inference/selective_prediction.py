@@ -24,8 +24,8 @@ from torch import Tensor, nn
 from frostline.data import OnProgress
 from frostline.errors import StudyError, UsageError
 from frostline.feature_cache import FeatureCache
-from frostline.features import ForwardConfig, Frozen, features, logits
-from frostline.features.image_batches import Images
+from frostline.feature_extraction import ForwardConfig, Frozen, features, logits
+from frostline.feature_extraction.image_batches import Images
 from frostline.models import Backbone, Cut
 from frostline.reports.study_reader import load_predictions
 from frostline.system import directories

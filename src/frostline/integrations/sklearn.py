@@ -29,8 +29,8 @@ from frostline import metrics
 from frostline.data import CHANNELS, Pairs, Rendering, is_missing, load_data, read_labels, unlabelled
 from frostline.errors import FrostlineError, RunWarning
 from frostline.feature_cache import FeatureCache
-from frostline.features import Frozen, features, logits
-from frostline.features.image_batches import Images
+from frostline.feature_extraction import Frozen, features, logits
+from frostline.feature_extraction.image_batches import Images
 from frostline.models import Backbone
 from frostline.models.heads import build_head
 from frostline.models.zoo import load_backbone

@@ -15,7 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from frostline.data.fingerprints import Fingerprints
+from frostline.data.seen_images import Fingerprints
 from frostline.errors import ModelError
 from frostline.models.classifier import Head, fresh_linear, put_head
 from frostline.models.cutting.replay import Recipe

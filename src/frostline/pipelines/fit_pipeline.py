@@ -21,12 +21,12 @@ from frostline.advice.knowledge import read_experience
 from frostline.config import REPEATS, TRAIN_ALONE, Config, Options
 from frostline.data import Manifest, OnProgress, is_study, load_data
 from frostline.diagnostics import Signals
-from frostline.distributed import launcher
+from frostline.distributed import torchrun_env
 from frostline.errors import StudyError, UsageError
-from frostline.features.augmentation import check_options
+from frostline.feature_extraction.augmentation import check_options
 from frostline.loggers import Loggers, make_loggers
-from frostline.models import Backbone, lineage
-from frostline.pipelines import backbone_choice
+from frostline.models import Backbone, leakage
+from frostline.pipelines import backbone_request
 from frostline.pipelines.time_limits import default_minutes, demand_time, measuring_s, page_fits
 from frostline.reports import NAME as REPORT
 from frostline.reports import notebook, report
@@ -46,7 +46,7 @@ from frostline.selection import (
 )
 from frostline.strategies import Strategy, parse, parse_list
 from frostline.studies.best_run import has_finished_run
-from frostline.studies.figures import Figure, Rows
+from frostline.studies.result_fields import Figure, Rows
 from frostline.studies.study_folder import Study
 from frostline.system import timing
 from frostline.system.timing import Stopwatch
@@ -226,7 +226,7 @@ def fit(
         With one message that says what was found and what to do.
     """
     timing.prepare_process()
-    launcher.demand_alone("fit")
+    torchrun_env.demand_alone("fit")
     loggers = make_loggers(logger, study)
     watch = watch or Stopwatch()
     chosen = Config.of(config, options, without=(*TRAIN_ALONE, "batch_size"))
@@ -235,7 +235,7 @@ def fit(
     pinned = [str(parse(name) if isinstance(name, str) else name) for name in strategies or ()]
     limits = Limits(max_latency_ms, max_size_mb)
     request = (
-        backbone_choice.BackboneRequest(model, models, limits, size, architecture, chosen.resize, download)
+        backbone_request.BackboneRequest(model, models, limits, size, architecture, chosen.resize, download)
         .checked()
         .agreed()
     )
@@ -258,7 +258,7 @@ def fit(
     )
     data = _load(load).checked(progress)
     backbones = request.load(log)
-    data = lineage.keep_learned_in_train(backbones, data, Study(study))
+    data = leakage.keep_learned_in_train(backbones, data, Study(study))
     # The first probe and the backbones' own are the same whatever the comparison varies.
     plain = replace(chosen, resize=None, minutes=None, interpolate_weights=None, repeats=REPEATS)
     plain = replace(plain, augment=Config.augment)
@@ -270,7 +270,7 @@ def fit(
     screening = None
     if request.screens:
         left_s = None if minutes is None else 60.0 * minutes - watch.seconds - ENDING_S
-        screening = backbone_choice.select_backbones(
+        screening = backbone_request.select_backbones(
             backbones,
             data,
             limits,

@@ -1,7 +1,7 @@
 """Heads that are solved for instead of trained: logistic regression and closed-form ridge on features.
 
-scaling ── logistic · ridge     features made ready once; one head for one L2
-choosing                        which L2, by images that a fit has not seen
+feature_scaling ── logistic · ridge     features made ready once; one head for one L2
+l2_selection                            which L2, by images that a fit has not seen
 
 Features have shape (n, width), targets (n,). They are centred and divided by one number, their root mean
 square length, never by a spread per feature: folding per-feature standardisation back into a head gives

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from frostline import models as bb
-from frostline.features import ForwardConfig, Frozen
+from frostline.feature_extraction import ForwardConfig, Frozen
 from frostline.models import Backbone, Cut
 from frostline.system import numerics
 from frostline.system.numerics import NumericPlan

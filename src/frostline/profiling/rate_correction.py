@@ -13,7 +13,7 @@ from typing import Any
 from frostline.cost import Cost, Rates
 from frostline.models import Backbone
 from frostline.profiling import numeric_search
-from frostline.system import directories, numerics, processor
+from frostline.system import cpu_threads, directories, numerics
 
 CHECK_S = 0.1  # what a pass that checks may take, with from 2 to 16 images; all its repeats take 0.5 s
 # Remembered rates that are further off than this are corrected by the check. A choice: runs of one command
@@ -24,7 +24,7 @@ HOLDS = 1.25
 WEIGHT = 0.5
 MOST = 4.0  # times, either way, that one run may count for: a laptop that slept says nothing. A choice.
 LEAST_S = 1.0  # shorter runs are mostly what no rate is of: a choice
-SAME_WORLD = processor.BUSY  # cores' worth of other work, by which worlds of one factor may differ
+SAME_WORLD = cpu_threads.BUSY  # cores' worth of other work, by which worlds of one factor may differ
 
 
 def check_of(backbone: Backbone, per_image_s: float, threads: int) -> dict[str, Any]:

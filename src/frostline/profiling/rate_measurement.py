@@ -16,11 +16,11 @@ from frostline import metrics, probe
 from frostline import models as bb
 from frostline.cost import Learning, Line, Peaks, Rates, StageRates
 from frostline.feature_cache import FeatureCache
-from frostline.features import ForwardConfig, Frozen
-from frostline.features.image_batches import EVALUATION_BATCH, Images, contact_sheet
+from frostline.feature_extraction import ForwardConfig, Frozen
+from frostline.feature_extraction.image_batches import EVALUATION_BATCH, Images, contact_sheet
 from frostline.models import Backbone, Cut
 from frostline.profiling import numeric_search, rate_correction, training_rates
-from frostline.system import directories, numerics, processor
+from frostline.system import cpu_threads, directories, numerics
 from frostline.system.timing import PeakMemory, imported_baseline_bytes, resident_bytes
 
 # A head of so many classes or of twice as many is timed for all in between; it is a layer of many that learn,
@@ -34,7 +34,7 @@ PROBE_IMAGES = (40, 200)  # heads that are solved for to measure how long that t
 # direction falls (k ** -FALLS). Real features took 0.8 to 2.4 times the steps of these at an exponent of 0.5
 # (three image sets, two networks, 48 to 242 images).
 APART, FALLS = 0.1, 0.6
-L2 = 1e-3  # of a head that is solved for alone (training/tuning/flip_test.py)
+L2 = 1e-3  # of a head that is solved for alone (training/tuning/flip_safety.py)
 FIGURES = 100  # images whose metrics are computed: a fraction of a second
 BUSY_S = 0.1  # how long the free share of the processor is measured
 GIVEN = (
@@ -103,7 +103,7 @@ def measure(
         peaks=Peaks(base=_base_bytes(), **network_rates["peaks"]),
         notes=_notes(network_rates["given"]) if newly_timed else (),
         device=numerics.device_name(),
-        others=processor.free().others,
+        others=cpu_threads.free().others,
         factor=rate_correction.factor(backbone, count),
     )
     return rates if newly_timed else rate_correction.checked(rates, backbone, network_rates["check"])

@@ -10,8 +10,7 @@ from pathlib import Path
 
 from frostline.errors import FrostlineError, UsageError
 from frostline.reports.page import render
-from frostline.reports.sections import sections
-from frostline.reports.writer import read_context
+from frostline.reports.writer import read_context, sections
 from frostline.sentences import counted
 
 LOOPBACK = "127.0.0.1"

@@ -1,14 +1,15 @@
 """`compare`: compare strategies within a time limit, and test their differences for significance.
 
-backbone_selection (which backbones to train, by probes)
+backbone_screening (which backbones to train, by probes)
 resampling (repeats and folds) · successive_halving (promotion, as data) · scoreboard, anytime (which run is
 next within a time limit) · significance (paired tests)
 candidates · earlier_runs (what was trained before) · trial_queue (Optuna) · runner (makes the runs)
-→ comparison (`compare`) → ranking (the winner) → conclusion (the winner trained, the result) · evidence
+→ comparison (`compare`) → ranking (the winner) → conclusion (the winner trained, the result) ·
+winner_evaluation (how it was judged)
 """
 
 from frostline.selection.anytime import expected_s
-from frostline.selection.backbone_selection import SURVIVORS, Limits, ScreeningResult, screen
+from frostline.selection.backbone_screening import SURVIVORS, Limits, ScreeningResult, screen
 from frostline.selection.comparison import MEASURING, compare
 from frostline.selection.conclusion import Comparison, NoTime
 from frostline.selection.resampling import FEW_IMAGES, FOLDS, NothingHeldOut, folds_of, pool, spread_of_folds

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 
 from frostline.errors import UsageError, did_you_mean
-from frostline.features.augmentation import AUGMENTS
+from frostline.feature_extraction.augmentation import AUGMENTS
 from frostline.strategies import KINDS, Strategy, checked, hyperparameters, parse, parse_list
 
 # The search space: learning rates relative to each strategy's own default, the rest over the ranges in common

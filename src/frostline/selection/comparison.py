@@ -15,12 +15,12 @@ from frostline import profiling
 from frostline.config import TRAIN_ALONE, Config, Options
 from frostline.cost import Cost, Rates, predict
 from frostline.data import Manifest, OnProgress
-from frostline.distributed import launcher
+from frostline.distributed import torchrun_env
 from frostline.errors import UsageError
-from frostline.features.augmentation import Policy, check_options
-from frostline.features.image_batches import Images
+from frostline.feature_extraction.augmentation import Policy, check_options
+from frostline.feature_extraction.image_batches import Images
 from frostline.loggers import Loggers, make_loggers
-from frostline.models import Backbone, lineage
+from frostline.models import Backbone, leakage
 from frostline.selection import ray_workers, resampling, successive_halving
 from frostline.selection.candidates import Candidate, Strategies, listed, searched
 from frostline.selection.conclusion import Comparison, NoTime, conclude, read_result
@@ -133,7 +133,7 @@ def compare(
         With one message that says what was found and what to do.
     """
     timing.prepare_process()
-    launcher.demand_alone("compare")
+    torchrun_env.demand_alone("compare")
     loggers = make_loggers(logger, study)
     watch = watch or Stopwatch()
     chosen = Config.of(config, options, without=TRAIN_ALONE)
@@ -160,7 +160,7 @@ def compare(
     for candidate in candidates:
         check_options(candidate.augment, chosen.min_crop, chosen.rotate)
     earlier_notes = data.notes
-    data = lineage.keep_learned_in_train(list(backbones.values()), data, Study(study))
+    data = leakage.keep_learned_in_train(list(backbones.values()), data, Study(study))
     for note in data.notes:
         if note not in earlier_notes:
             log(note)

@@ -15,20 +15,20 @@ from frostline import metrics, sentences
 from frostline.config import REPEATS
 from frostline.errors import UsageError
 from frostline.reports import notebook
-from frostline.selection import resampling, weight_interpolation
+from frostline.selection import resampling, wise_ft_share
 from frostline.selection.candidates import Candidate
-from frostline.selection.evidence import evidence
 from frostline.selection.out_of_fold import gather, longest, write_predictions
 from frostline.selection.ranking import complete_repeats, evaluated_folds, rank, without_incomplete
 from frostline.selection.request import CompareRequest
 from frostline.selection.runner import PLAN, OutOfTime, TrialRunner, sub_study
 from frostline.selection.significance import HeldOutPredictions, Verdict, optimism
 from frostline.selection.text import titled, verdict_lines
-from frostline.selection.weight_interpolation import Interpolation
 from frostline.selection.winner_artifacts import write_error_gallery, write_selective_prediction
+from frostline.selection.winner_evaluation import evidence
+from frostline.selection.wise_ft_share import Interpolation
 from frostline.studies.best_run import best_of
 from frostline.studies.contenders import COMPARISON, OUT_OF_FOLD
-from frostline.studies.figures import Figure, Rows
+from frostline.studies.result_fields import Figure, Rows
 from frostline.studies.study_folder import Study, plain
 from frostline.system import directories
 from frostline.training import Run, refusal, train
@@ -266,10 +266,10 @@ def _interpolation(
     """Return the winner's weight interpolation if requested and possible, else `None`."""
     if request.config.interpolate_weights is None or not len(predictions.images):
         return None
-    if not weight_interpolation.can_interpolate(request.candidates[index]):
+    if not wise_ft_share.can_interpolate(request.candidates[index]):
         request.log(f"{request.candidates[index]} is not interpolated: it does not differ from a probe.")
         return None
-    return weight_interpolation.choose(request, runner, index, predictions)
+    return wise_ft_share.choose(request, runner, index, predictions)
 
 
 def _repeatable(request: CompareRequest) -> dict[str, Any]:

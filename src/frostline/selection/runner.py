@@ -28,7 +28,7 @@ from frostline.selection.trial_queue import Outcome, TrialQueue
 from frostline.strategies import scaled
 from frostline.studies.best_run import has_finished_run
 from frostline.studies.study_folder import Study
-from frostline.system import directories, processor
+from frostline.system import cpu_threads, directories
 from frostline.system.timing import Stopwatch
 from frostline.training import Run, train
 
@@ -266,7 +266,7 @@ class TrialRunner:
         candidate, watch = self.candidates[task.candidate], Stopwatch()
         data = resampling.split(self.data, task.cell, self.config.seed)
         strategy = scaled(candidate.strategy, task.share, len(data.part("train")))
-        started = processor.Reading.now()
+        started = cpu_threads.Reading.now()
         run = train(
             self.backbones[candidate.model],
             data,
@@ -293,7 +293,7 @@ class TrialRunner:
         self._offer_leader(task, run)
         return outcome
 
-    def _update_rates(self, task: Task, run: Run, started: processor.Reading) -> dict[str, float]:
+    def _update_rates(self, task: Task, run: Run, started: cpu_threads.Reading) -> dict[str, float]:
         """Update the measured rates by a run; return its expected seconds if they can be computed."""
         if not self.expected or task.share < 1.0 or run.again or run.stopped:
             return {}

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from frostline.feature_cache import FeatureCache
-from frostline.features.image_batches import Images
+from frostline.feature_extraction.image_batches import Images
 from frostline.inference import error_gallery, selective_prediction
-from frostline.selection import resampling, weight_interpolation
+from frostline.selection import resampling, wise_ft_share
 from frostline.selection.out_of_fold import longest
 from frostline.selection.request import CompareRequest
 from frostline.selection.runner import TrialRunner
@@ -36,7 +36,7 @@ def write_error_gallery(
     if runner.clock.late:
         request.log("No time was left for pictures of the mistakes.")
     elif table.is_file():
-        models = weight_interpolation.models(request, runner, winner, longest(runner.outcomes, winner), share)
+        models = wise_ft_share.models(request, runner, winner, longest(runner.outcomes, winner), share)
         error_gallery.write_gallery(request.folder, table, backbone, request.data, models)
 
 
@@ -68,7 +68,7 @@ def write_selective_prediction(
     task = min(longest(runner.outcomes, winner), key=lambda t: (t.cell.repeat, t.cell.fold))
     backbone = request.backbones[request.candidates[winner].model]
     split = resampling.split(runner.data, task.cell, request.config.seed)
-    models = weight_interpolation.models(request, runner, winner, [task], share)
+    models = wise_ft_share.models(request, runner, winner, [task], share)
     train, held_out = (Images(split, split.part(p), backbone.preprocessing) for p in ("train", "val"))
     model = models(held_out.samples[0].path) if held_out.samples else None
     image_limit = _images_in_time(request, runner, max(len(train), len(held_out)))

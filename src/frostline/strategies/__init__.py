@@ -10,17 +10,17 @@ notation. It is the row label everywhere.
     gradual_unfreeze        head first, then one stage more at a time
     full                    everything learns from the first step
     scratch                 everything learns, from random weights: the honest baseline
-    phases(0@3, 2@5, all@10)    your own list: stages thawed below the head @ epochs
+    phases(0@3, 2@5, all@10)    your own list: stages unfrozen below the head @ epochs
 
 Settings follow in the brackets: `top_k(2, lr=0.0005, bn=eval)`. What is not named keeps its default.
 `schedule` turns a strategy into cuts and steps for one backbone and one number of images.
 
-kinds        what a strategy is, the named ones, and every setting's default with its source
-checking ── notation · named     what makes sense; from text, and from Python
-scheduling                       from a plan to cuts and steps
+strategy                                what a strategy is, the named ones, all defaults with their sources
+validation ── notation · constructors   what makes sense; from text, and from Python
+resolution ── lr_schedule               from a strategy to cuts and steps; the rate at each step
 """
 
-from frostline.strategies.named import (
+from frostline.strategies.constructors import (
     full,
     gradual_unfreeze,
     head,

@@ -81,9 +81,9 @@ def _phase(text: str) -> Phase:
     try:
         if match is None:
             raise ValueError
-        thaw = ALL if match.group(1) == "all" else int(match.group(1))
+        unfrozen = ALL if match.group(1) == "all" else int(match.group(1))
         epochs = None if match.group(2) is None else float(match.group(2))
-        return Phase(thaw, epochs, None if match.group(3) is None else float(match.group(3)))
+        return Phase(unfrozen, epochs, None if match.group(3) is None else float(match.group(3)))
     except ValueError:
         raise UsageError(
             f"{text!r} is not a phase. Expected THAW@EPOCHS*LR, such as 0@3 (head only for 3 epochs), "

@@ -40,8 +40,8 @@ def schedule(strategy: Strategy, *, stages: int, images: int, batch: int) -> tup
     """Return what to run, phase by phase.
 
     `stages` counts the head; `images` is the size of the training part; `batch` the images per step.
-    A phase that thaws more stages than there are thaws them all; one of less than an epoch has as many
-    steps as its share of the epoch.
+    A phase that unfreezes more stages than there are unfreezes them all; one of less than an epoch has as
+    many steps as its share of the epoch.
     """
     known = hyperparameters(strategy)
     total = strategy.epochs or epochs_for(images) * KINDS[strategy.name].passes
@@ -84,7 +84,7 @@ def stretched(
 
 
 def _cut(phase: Phase, stages: int) -> int:
-    return 0 if phase.thaw == ALL else max(0, stages - 1 - phase.thaw)
+    return 0 if phase.unfrozen == ALL else max(0, stages - 1 - phase.unfrozen)
 
 
 def _resolved(cut: int, steps: int, lr: float, steps_per_epoch: int) -> ResolvedPhase:

@@ -6,19 +6,19 @@ from collections.abc import Callable
 from dataclasses import dataclass, field, fields, replace
 
 BN_POLICIES = ("eval", "affine", "train", "recalibrate")
-ALL = -1  # `Phase.thaw`: every stage learns, down to the stem
+ALL = -1  # `Phase.unfrozen`: every stage learns, down to the stem
 
 
 @dataclass(frozen=True)
 class Phase:
-    """One stretch of training with one cut. `thaw` counts stages below the head; `ALL` means every stage."""
+    """Training with one cut. `unfrozen` counts the stages below the head that learn; `ALL` means all."""
 
-    thaw: int
+    unfrozen: int
     epochs: float | None = None  # None: its equal share of what the number of images asks for
     lr: float | None = None  # None: the strategy's
 
     def __str__(self) -> str:
-        text = "all" if self.thaw == ALL else str(self.thaw)
+        text = "all" if self.unfrozen == ALL else str(self.unfrozen)
         text += "" if self.epochs is None else f"@{_number(self.epochs)}"
         return text + ("" if self.lr is None else f"*{_number(self.lr)}")
 
@@ -128,8 +128,8 @@ class Kind:
 def _gradual(strategy: Strategy, below: int, total: float) -> tuple[Phase, ...]:
     lr = strategy.lr or hyperparameters(strategy).lr
     deepest = below if strategy.k is None else min(strategy.k, below)
-    # A tenth less at each thaw: what is already warm should move less while the next stage wakes up. Half
-    # the passes go to the last phase: with equal shares it stayed half-trained (docs/LOG.md 2026-11-23).
+    # A tenth less at each unfreezing: what is already warm should move less while the next stage wakes up.
+    # Half the passes go to the last phase: with equal shares it stayed half-trained (docs/LOG.md 2026-11-23).
     epochs = [total / 2 / max(1, deepest)] * deepest + [total / 2]
     return tuple(Phase(i, epochs[i], lr * 0.9**i) for i in range(deepest + 1))
 

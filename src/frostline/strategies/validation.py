@@ -28,9 +28,9 @@ def checked(strategy: Strategy) -> Strategy:
         raise unknown(strategy.name)
     wrong = [*_wrong_numbers(strategy), *_wrong_words(strategy)]
     if strategy.name == "top_k" and (strategy.k is None or strategy.k < 1):
-        wrong.append("top_k needs the number of stages to thaw below the head, 1 or more: top_k(2)")
+        wrong.append("top_k needs the number of stages to unfreeze below the head, 1 or more: top_k(2)")
     if strategy.name == "gradual_unfreeze" and strategy.k is not None and strategy.k < 1:
-        wrong.append("gradual_unfreeze(k) thaws k stages one after another, 1 or more")
+        wrong.append("gradual_unfreeze(k) unfreezes k stages one after another, 1 or more")
     if strategy.name == "phases" and not strategy.phases:
         wrong.append("phases needs at least one phase: phases(0@3, all@10)")
     if wrong:

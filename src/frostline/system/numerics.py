@@ -21,7 +21,7 @@ import torch
 from threadpoolctl import threadpool_limits
 from torch import Tensor, nn
 
-from frostline.system import directories, processor
+from frostline.system import cpu_threads, directories
 
 Precision = Literal["float32", "bfloat16"]
 PRECISIONS = ("auto", "float32", "bfloat16")
@@ -40,7 +40,7 @@ class NumericPlan:
     precision: Precision
     channels_last: bool
     reason: str
-    wait: str = processor.AS_IT_COMES
+    wait: str = cpu_threads.AS_IT_COMES
     load: str = ""
 
     def as_dict(self) -> dict[str, Any]:
@@ -127,9 +127,9 @@ def thread_count(requested: int | None = None, *, steady: bool = False) -> int:
     if count := requested or _inside.get():
         return count
     own = _torchs_own()
-    if processor.count_is_set() or own not in processor.counts_by_default():
+    if cpu_threads.count_is_set() or own not in cpu_threads.counts_by_default():
         return own
-    return min(own, processor.free().threads(steady=steady))
+    return min(own, cpu_threads.free().threads(steady=steady))
 
 
 _settled: list[tuple[int, int]] = []  # torch's own count, and what `settle` made of it
@@ -149,7 +149,7 @@ def _torchs_own() -> int:
 
 def plain_plan(threads_: int, reason: str) -> NumericPlan:
     """Float32, channels-last, with so many threads, here and now."""
-    processor_state = processor.free()
+    processor_state = cpu_threads.free()
     return NumericPlan(
         device(), threads_, "float32", True, reason, processor_state.wait, str(processor_state)
     )
@@ -242,7 +242,7 @@ def rates_key(name: str, threads_: int) -> str:
 
 def world(threads_: int) -> dict[str, Any]:
     """Return what timings of now depend on beside the code, as plain data."""
-    processor_state = processor.free()
+    processor_state = cpu_threads.free()
     about = {"device": device_name(), "threads": threads_, "cores": processor_state.cores}
     return {**about, "others": round(processor_state.others, 2), "wait": processor_state.wait}
 

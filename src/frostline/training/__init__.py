@@ -1,4 +1,9 @@
-"""`train`: one strategy, one run, one loop."""
+"""`train`: one strategy, one run, one loop.
+
+request (what is asked for) → numeric_plan (what is decided before the first step) · caching (which features
+are cached) → loop (batches, steps, the head), with tuning and resilience → evaluation (a run's figures) ·
+artifacts (what else it leaves) → run (`train`); ray_training starts the processes of a run on a cluster
+"""
 
 from frostline.config import BATCH
 from frostline.training.artifacts import below_of

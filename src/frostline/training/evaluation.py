@@ -15,11 +15,11 @@ from frostline.cost.run_time import THUMBNAILS
 from frostline.data import Sample
 from frostline.distributed import process_group
 from frostline.feature_cache import FeatureCache
-from frostline.features import Counts, ForwardConfig, logits
-from frostline.features.image_batches import EVALUATION_BATCH, Images
+from frostline.feature_extraction import Counts, ForwardConfig, logits
+from frostline.feature_extraction.image_batches import EVALUATION_BATCH, Images
 from frostline.studies.study_folder import RunFolder
 from frostline.system import numerics
-from frostline.training.caching import cache_policy
+from frostline.training.caching import cache_planning
 from frostline.training.request import TrainRequest
 
 THUMBNAIL_PX = 64
@@ -45,7 +45,7 @@ def predict_parts(
             cut,
             images.subset(process_group.share(len(images))),
             way,
-            keep=cache_policy.untimed(request, cut, 4).keep,
+            keep=cache_planning.untimed(request, cut, 4).keep,
             cache=store,
             counts=counts,
             workers=request.config.workers,

@@ -10,18 +10,18 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from frostline import profiling
-from frostline.cost.cache_choice import view_at
+from frostline.cost.cache_tradeoff import view_at
 from frostline.distributed import process_group
-from frostline.features import ForwardConfig, Frozen
-from frostline.features.augmentation import Policy
-from frostline.features.image_batches import MIRRORED, TURNED
+from frostline.feature_extraction import ForwardConfig, Frozen
+from frostline.feature_extraction.augmentation import Policy
+from frostline.feature_extraction.image_batches import MIRRORED, TURNED
 from frostline.models import Cut
 from frostline.strategies import hyperparameters
 from frostline.studies.study_folder import RunFolder
 from frostline.system import numerics
 from frostline.system.numerics import NumericPlan
 from frostline.training.request import TrainRequest
-from frostline.training.tuning import flip_test
+from frostline.training.tuning import flip_safety
 
 TIMED_SHARE = 0.25  # of a limit on time may go into timings: a choice
 
@@ -31,7 +31,7 @@ class Plan:
     """How one run computes: `numbers` where layers learn, `way` where they are frozen.
 
     `views` views of each image, the plain one first, are cycled through while anything is frozen (0: a new
-    augmented one each epoch). `cached` says which views of a cut are kept in the store (0 is the evaluation
+    augmented one each epoch). `cached` says which views of a cut are cached (0 is the evaluation
     transform), `why` with which arithmetic.
     """
 
@@ -155,9 +155,9 @@ def augmentation(request: TrainRequest, head: Frozen) -> tuple[Policy, dict[str,
     if not request.strategy.trains:
         return Policy("none"), {"flip_test": None}
 
-    def ask(view: int) -> flip_test.FlipTest:
+    def ask(view: int) -> flip_safety.FlipTest:
         train = request.data.part("train")
-        return flip_test.try_flips(head, request.data, train, request.config.seed, request.progress, view)
+        return flip_safety.try_flips(head, request.data, train, request.config.seed, request.progress, view)
 
     flip, rotate, tests = request.config.flip, request.config.rotate, dict[str, Any](flip_test=None)
     if flip == "auto" and request.augment in ("none", "custom"):

@@ -17,8 +17,8 @@ from frostline.config import Config
 from frostline.data import Manifest, OnProgress
 from frostline.distributed import process_group
 from frostline.errors import UsageError, did_you_mean
-from frostline.features.augmentation import FLIPS, Policy, check_options
-from frostline.features.image_batches import Images
+from frostline.feature_extraction.augmentation import FLIPS, Policy, check_options
+from frostline.feature_extraction.image_batches import Images
 from frostline.models import Backbone
 from frostline.strategies import ResolvedPhase, Strategy, hyperparameters, schedule
 from frostline.studies.study_folder import digest_of
@@ -147,8 +147,8 @@ class TrainRequest:
         below = len(self.backbone.stages) - 1
         if self.strategy.name == "top_k" and (self.strategy.k or 0) > below:
             wrong.append(
-                f"{self.strategy} thaws {self.strategy.k} stages below the head, {self.backbone.name} has "
-                f"{below}: use top_k({below}) or less, lp_ft or full (frostline stages shows them)."
+                f"{self.strategy} unfreezes {self.strategy.k} stages below the head, {self.backbone.name} "
+                f"has {below}: use top_k({below}) or less, lp_ft or full (frostline stages shows them)."
             )
         if len(self.backbone.cuts) < 2 and self._cuts:
             wrong.append(

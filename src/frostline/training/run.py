@@ -18,16 +18,16 @@ from frostline import sentences
 from frostline.config import FILE, Config, Options, write_yaml
 from frostline.data import Manifest, OnProgress, prediction_inputs
 from frostline.distributed import process_group
-from frostline.distributed.launcher import demand_alone
+from frostline.distributed.torchrun_env import demand_alone
 from frostline.feature_cache import FeatureCache
-from frostline.features import Counts, Frozen
+from frostline.feature_extraction import Counts, Frozen
 from frostline.inference import selective_prediction
 from frostline.inference.prediction import Predictions, Predictor, predict_rows
 from frostline.loggers import Loggers, OnEpochs, make_loggers
-from frostline.models import Backbone, lineage, weights_digest
+from frostline.models import Backbone, leakage, weights_digest
 from frostline.reports import notebook
 from frostline.strategies import Strategy, checked, parse
-from frostline.studies.figures import Figure
+from frostline.studies.result_fields import Figure
 from frostline.studies.study_folder import (
     LOOKS,
     RunFolder,
@@ -39,11 +39,11 @@ from frostline.studies.study_folder import (
 )
 from frostline.system import directories, numerics, timing
 from frostline.system.timing import PeakMemory, Stopwatch, imported_baseline_bytes
-from frostline.training import artifacts, evaluation, learner, numeric_plan
-from frostline.training.caching import cache_policy
-from frostline.training.parallel import ray_training
+from frostline.training import artifacts, evaluation, numeric_plan, ray_training
+from frostline.training.caching import cache_planning
+from frostline.training.loop import learner
 from frostline.training.request import TrainRequest
-from frostline.training.resilience import checkpoint, recovery, time_limit
+from frostline.training.resilience import checkpoint, nan_oom_recovery, time_limit
 
 DEFAULT_STUDY = "frostline-study"
 
@@ -272,7 +272,7 @@ def _prepared(backbone: Backbone, data: Manifest, study: str | Path, progress: O
     Processes of one job don't all decode them.
     """
     with process_group.in_turn():
-        return lineage.keep_learned_in_train(
+        return leakage.keep_learned_in_train(
             [backbone], data.checked(progress).recalled(Path(study)), Study(study)
         )
 
@@ -315,10 +315,10 @@ def _lead(request: TrainRequest, study: str | Path, loggers: Loggers) -> Run:
     with loggers.follow(folder, request.identity()) as following:
         if not again:
             request.data.keep_in(opened_study.path)
-            with recovery.told_plainly(), folder.held():
+            with nan_oom_recovery.told_plainly(), folder.held():
                 if not folder.finished:  # by another process, just now
                     process_group.decided(lambda: {"run": folder.name})
-                    with cache_policy.opened(request.config.cache) as store:
+                    with cache_planning.opened(request.config.cache) as store:
                         _perform(request, opened_study, folder, following.epochs, store)
         checkpoint.remove(folder.path)  # of a process that was killed between its result and this
         result = folder.read("result.json")
@@ -338,7 +338,7 @@ def _help(request: TrainRequest, study: str | Path) -> Run:
     shared = process_group.decided(dict)
     folder = RunFolder(opened_study.path / "runs" / shared["run"], writes=False)
     if "result" not in shared:
-        with recovery.told_plainly(), cache_policy.opened(request.config.cache) as store:
+        with nan_oom_recovery.told_plainly(), cache_planning.opened(request.config.cache) as store:
             _work(request, folder, lambda rows: None, Stopwatch(), store)
         shared = process_group.decided(dict)
     return Run(shared["result"], folder, opened_study, shared["again"], request.backbone)
@@ -358,7 +358,7 @@ def _perform(
             write_yaml(folder.path / FILE, {"model": request.backbone.name, **options})
         model, figures, chosen, about = _work(request, folder, hear, watch, store)
     directories.write_atomically(folder.weights, save(_plain_state(model), metadata={"format": "pt"}))
-    lineage.inherited_fingerprints(request.backbone, request.data).write(folder.fingerprints)
+    leakage.inherited_fingerprints(request.backbone, request.data).write(folder.fingerprints)
     result = {
         "strategy": str(request.strategy),
         "model": request.backbone.name,
@@ -403,7 +403,7 @@ def _work(
         policy, tests = numeric_plan.augmentation(request, head)
         train_images = request.images("train", policy)
         if not plan.whole:
-            cache_policy.decide(request, plan, train_images, store)
+            cache_planning.decide(request, plan, train_images, store)
             folder.write("plan.json", plan.as_dict())
         time_left = time_limit.begin(request, watch)
         model, chosen = learner.learn(request, folder, plan, head, train_images, watch, time_left, hear)

@@ -30,8 +30,8 @@ def param_groups(
 
     `model` is a copy made by `backbone.adapt`. A stage d below the head has the rate `lr * layer_decay ** d`;
     parameters with one dimension (biases, norms) have no weight decay. What is frozen has no gradient, so an
-    optimizer skips it and keeps no state for it; what thaws later is there already, and no checkpoint or
-    scheduler sees a number of groups that changes. Each group has a `name` and its `stage`, too.
+    optimizer skips it and keeps no state for it; what is unfrozen later is there already, and no checkpoint
+    or scheduler sees a number of groups that changes. Each group has a `name` and its `stage`, too.
     Raises `ModelError` with the names that belong to no stage.
     """
     return groups(backbone, model, lr, layer_decay, weight_decay, frozen=True)

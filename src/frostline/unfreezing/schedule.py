@@ -70,7 +70,7 @@ class Unfreezing(LRScheduler):
         steps_per_epoch: Optimizer steps of an epoch.
 
     `state_dict` holds plain numbers and text. After `load_state_dict` the model is frozen as it was, with
-    what had been thawed still thawed. Raises `UsageError` or `ModelError`.
+    what had been unfrozen still unfrozen. Raises `UsageError` or `ModelError`.
     """
 
     def __init__(

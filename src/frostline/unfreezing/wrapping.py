@@ -37,9 +37,9 @@ def _fits(backbone: Backbone, module: nn.Module) -> bool:
 def tell_moved(wrapper: nn.Module) -> None:
     """Let what is wrapped around a model learn that other parameters require gradients now.
 
-    DistributedDataParallel decides which gradients are exchanged when it is made: what thaws later would
-    drift apart on each rank, and what freezes later would be waited for (Lightning #20340). It is made anew
-    in place, by torch's own way to restore one, so that every reference to it holds. A compiled model is
+    DistributedDataParallel decides which gradients are exchanged when it is made: what is unfrozen later
+    would drift apart on each rank, and what freezes later would be waited for (Lightning #20340). It is made
+    anew in place, by torch's own way to restore one, so that every reference to it holds. A compiled model is
     compiled anew, since its graph may lack what was frozen (pytorch #139476).
     """
     for module in wrapper.modules():

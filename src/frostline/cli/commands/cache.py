@@ -8,7 +8,7 @@ from typing import Any
 
 import click
 
-from frostline.cli.command import Verb, everywhere
+from frostline.cli.command_context import Verb, everywhere
 from frostline.cli.options import (
     StrategyText,
     data_options,

@@ -7,7 +7,7 @@ from typing import Any
 
 import click
 
-from frostline.cli.command import Verb, everywhere
+from frostline.cli.command_context import Verb, everywhere
 from frostline.cli.options import data_options
 from frostline.errors import StudyError, UsageError, did_you_mean
 
@@ -118,9 +118,9 @@ def check(data: str, **options: Any) -> None:
         }
 
         def show() -> None:
-            from frostline.cli.output import check_text
+            from frostline.cli.output import data_text
 
-            check_text.checked(manifest, page)
+            data_text.checked(manifest, page)
 
         verb.done(result, show)
         if failed:

@@ -6,7 +6,7 @@ from typing import Any
 
 import click
 
-from frostline.cli.command import Verb, everywhere
+from frostline.cli.command_context import Verb, everywhere
 
 FORMATS = ("safetensors", "onnx", "torch", "delta")
 
@@ -52,6 +52,6 @@ def export(study: str, **options: Any) -> None:
             base=options["base"],
             progress=verb.progress,
         )
-        from frostline.cli.output import export_text
+        from frostline.cli.output import model_text
 
-        verb.done(exported.result, lambda: export_text.export(exported))
+        verb.done(exported.result, lambda: model_text.export(exported))

@@ -7,7 +7,7 @@ from typing import Any
 
 import click
 
-from frostline.cli.command import Verb, everywhere
+from frostline.cli.command_context import Verb, everywhere
 from frostline.cli.commands.compare import StrategyList
 from frostline.cli.options import (
     Minutes,
@@ -109,7 +109,7 @@ def fit(data: str, **options: Any) -> None:
         loggers = followed(verb, options)
         verb.start_for(data)
         import frostline
-        from frostline.cli.output import fit_text
+        from frostline.cli.output import comparison_text
 
         forwarded = (
             "models",
@@ -153,4 +153,4 @@ def fit(data: str, **options: Any) -> None:
         )
         verb.progress.close()
         leave_config(Path(options["study"]) / FILE)
-        verb.done(fitted.result, lambda: fit_text.fitted(fitted))
+        verb.done(fitted.result, lambda: comparison_text.fitted(fitted))

@@ -6,7 +6,7 @@ from typing import Any
 
 import click
 
-from frostline.cli.command import Verb, everywhere
+from frostline.cli.command_context import Verb, everywhere
 
 
 @click.command(short_help="List backbones by size, with licence, download and whether on disk.")
@@ -23,8 +23,8 @@ def models(**options: Any) -> None:
         listing = catalogue()
 
         def show() -> None:  # not for JSON, which needs no tables
-            from frostline.cli.output import models_text
+            from frostline.cli.output import model_text
 
-            models_text.models(listing)
+            model_text.models(listing)
 
         verb.done(listing, show)

@@ -7,7 +7,7 @@ from typing import Any
 
 import click
 
-from frostline.cli.command import Verb, everywhere, stack
+from frostline.cli.command_context import Verb, everywhere, stack
 from frostline.cli.commands.cache import Size
 from frostline.cli.options import Minutes, data_options, loaded, model_options
 
@@ -31,7 +31,7 @@ def measure(data: str, **options: Any) -> None:
     """
     with Verb(options) as verb:
         import frostline
-        from frostline.cli.output import diagnostics_text
+        from frostline.cli.output import advice_text
 
         manifest, backbone = loaded(verb, data, options)
         signals = frostline.measure(
@@ -42,7 +42,7 @@ def measure(data: str, **options: Any) -> None:
             threads=options["threads"],
             progress=verb.progress,
         )
-        verb.done(signals.as_dict(), lambda: diagnostics_text.signals(signals))
+        verb.done(signals.as_dict(), lambda: advice_text.signals(signals))
 
 
 @click.command(short_help="Recommend a strategy, with reasons, costs and what would change it.")

@@ -8,7 +8,7 @@ from typing import Any
 
 import click
 
-from frostline.cli.command import Verb, everywhere
+from frostline.cli.command_context import Verb, everywhere
 
 
 @click.command(short_help="Write a study as one web page, and print its conclusions.")
@@ -30,7 +30,7 @@ def report(study: str, **options: Any) -> None:
         if options["watch"]:
             _watch(study, options["port"], options["show_it"])
             return
-        from frostline.cli.output import report_text
+        from frostline.cli.output import run_text
         from frostline.reports import report as write_report
 
         written = write_report(study, options["output"])
@@ -42,7 +42,7 @@ def report(study: str, **options: Any) -> None:
             "conclusions": list(written.lines),
             "notes": list(written.notes),
         }
-        verb.done(result, lambda: report_text.report(written))
+        verb.done(result, lambda: run_text.report(written))
 
 
 def _watch(study: str, port: int, show_it: bool) -> None:

@@ -1,7 +1,8 @@
-"""Print advice."""
+"""Print what was measured and what is advised: `measure`, `plan`."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 from rich import box
@@ -9,8 +10,179 @@ from rich.table import Table
 
 from frostline.advice import Option, Planned
 from frostline.advice.text import minutes
-from frostline.cli.output.diagnostics_text import similarity_line, size_lines
 from frostline.cli.output.formatting import console_out, size
+from frostline.cost import Rates
+from frostline.diagnostics import CurvePoint, Signals, Similarity, StageProbe
+from frostline.diagnostics.pretraining_similarity import FEWEST
+from frostline.models.stage_table import count_text
+from frostline.sentences import between, percent
+
+# Words for a number, a choice. For lite0 photographs lie at 0.58 and 0.61, clip art and hands at 0.47 and
+# 0.29, icons and spectrograms at 0.28 and 0.17 (docs/LOG.md 2026-11-24).
+NEAR, FAR = 0.55, 0.25
+RISING = 0.02  # gain of accuracy from twice the images that counts as rising: a choice
+UNSURE = 0.05  # half-width of an interval beyond which a flat curve is inconclusive: a choice
+
+
+def signals(measured: Signals) -> None:
+    """Print what was measured: size, similarity, probes by depth, and the learning curve."""
+    out = console_out()
+    for line in size_lines(measured):
+        out.print(line)
+    if measured.similarity:
+        out.print(similarity_line(measured.similarity, measured.model))
+    if measured.confidence:
+        c = measured.confidence
+        out.print(
+            f"Its own classifier's largest probability, over {c.classes:,} classes, is {percent(c.value)} on "
+            f"average ({between(c.low, c.high)})."
+        )
+    if measured.probe_by_stage:
+        out.print(_depth_table(measured))
+        for line in _depth_lines(measured):
+            out.print(line)
+    if measured.rates:
+        out.print(_rates_table(measured.rates))
+        out.print(_rates_line(measured.rates))
+    for note in measured.notes:
+        out.print(f"Note: {note}")
+
+
+def size_lines(signals: Signals) -> list[str]:
+    """Return lines about the number of images, their size, and possible problems."""
+    s = signals.size
+    fewest, middle, most = s.per_class
+    spread = f"{middle} per class" if fewest == most else f"{fewest} to {most} per class, median {middle}"
+    lines = [
+        f"{s.train:,} training images of {s.classes} classes ({spread}); {s.val:,} val, {s.test:,} test.",
+        f"Typically {s.resolution[0]} × {s.resolution[1]} px, used at {signals.input_size} px.",
+    ]
+    remarks = []
+    if s.imbalance >= 3:
+        remarks.append(
+            f"the largest class has {s.imbalance:.0f} times the images of the smallest, and always "
+            f"predicting it has {percent(most / s.train)} accuracy"
+        )
+    if s.copies:
+        remarks.append(counted(s.copies, "exact copy", "exact copies"))
+    if s.near_copies:
+        remarks.append(counted(s.near_copies, "pair of near copies", "pairs of near copies"))
+    if s.groups:
+        remarks.append(f"{counted(s.groups, 'group', 'groups')} of images kept together")
+    if s.set_aside:
+        remarks.append(counted(s.set_aside, "file skipped", "files skipped"))
+    if remarks:
+        lines.append(f"Note: {'; '.join(remarks)}.")
+    return lines
+
+
+def counted(number: int, one: str, several: str) -> str:
+    """Return a number with its noun, singular or plural."""
+    return f"{number:,} {one if number == 1 else several}"
+
+
+def similarity_line(similarity: Similarity, model: str) -> str:
+    """Return a line with the similarity as a number and in a word."""
+    if not similarity.proven:
+        closeness = "unreliable for such a network"
+    elif similarity.value >= NEAR:
+        closeness = "near"
+    else:
+        closeness = "far" if similarity.value < FAR else "some way off"
+    return (
+        f"Similarity to what {model} was trained on: {similarity.value:.2f} "
+        f"({similarity.low:.2f}–{similarity.high:.2f}), {closeness} (by {similarity.basis}; 1 is identical, "
+        "0 is unrelated)."
+    )
+
+
+def _depth_table(signals: Signals) -> Table:
+    title = "Out-of-fold probe at each depth (95 % interval)"
+    if any(row.random is not None for row in signals.probe_by_stage):
+        title += ", and one on random weights"
+    table = Table(title=title, title_justify="left", box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0))
+    columns = ("after", "width", "similar", "probe", "95 %", "random", "LogME", "H-score", "5-NN")
+    for name in columns:
+        left = name == "after"
+        table.add_column(name, justify="left" if left else "right", no_wrap=not left, overflow="fold")
+    best = signals.best_stage
+    near = signals.similarity.by_stage if signals.similarity else {}
+    for row in signals.probe_by_stage:
+        table.add_row(
+            row.stage,
+            str(row.width),
+            f"{near[row.stage]:.2f}" if row.stage in near else "",
+            percent(row.accuracy),
+            between(row.low, row.high),
+            "" if row.random is None else percent(row.random),
+            f"{row.log_me:.2f}",
+            f"{row.h_score:.2f}",
+            percent(row.neighbours),
+            style="bold" if row is best else None,
+        )
+    return table
+
+
+def _rates_table(rates: Rates) -> Table:
+    title = "Cost of each stage on this machine: milliseconds per image, kilobytes of features per image"
+    table = Table(title=title, title_justify="left", box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0))
+    for name in ("stage", "parameters", "frozen", "training: forward", "backward", "features before it"):
+        table.add_column(name, justify="left" if name == "stage" else "right")
+    for stage in rates.stages:
+        learning = stage.learning[stage.plan]
+        table.add_row(
+            stage.name,
+            count_text(stage.parameters),
+            f"{1000 * stage.frozen_s:.2f}",
+            f"{1000 * learning.forward_s:.2f}",
+            f"{1000 * learning.backward_s:.2f}",
+            f"{stage.row_bytes / 1000:.1f}",
+        )
+    return table
+
+
+def _rates_line(rates: Rates) -> str:
+    row = rates.last.row_bytes
+    return (
+        f"Reading and decoding {1000 * rates.file_s:.1f} ms an image, an augmented view of it "
+        f"{1000 * rates.augment_s:.1f} ms; features of {row / 1000:.1f} kB from the cache "
+        f"{1000 * rates.read.at(row):.3f} ms ({rates.threads} thread(s), batches of {rates.batch})."
+    )
+
+
+def _depth_lines(signals: Signals) -> list[str]:
+    best, last = signals.best_stage, signals.probe_by_stage[-1]
+    assert best is not None
+    if signals.n_measured < FEWEST:
+        return [f"Probes on {signals.n_measured} images are inconclusive."]
+    points = signals.curve
+    steps = ", ".join(f"{percent(point.accuracy)} from {point.images:,}" for point in points)
+    return [
+        _best_line(best, last),
+        f"Learning curve of the last stage's probe: {steps} images; {_rise(signals.curve)}.",
+    ]
+
+
+def _rise(points: Sequence[CurvePoint]) -> str:
+    """Return what the learning curve suggests about more images, as text."""
+    last = points[-1]
+    if last.accuracy - points[-2].accuracy >= RISING:
+        return "more images would probably still help a frozen network"
+    if last.high - last.low > 2 * UNSURE:
+        return "these are too few to tell whether more would help a frozen network"
+    return "more of the same images would hardly help a frozen network"
+
+
+def _best_line(best: StageProbe, last: StageProbe) -> str:
+    if best is last:
+        return f"The deepest features are the best: {percent(last.accuracy)}."
+    if best.accuracy - last.accuracy <= (last.high - last.low) / 2:
+        return f"The features of {best.stage} and of the last stage are not significantly different."
+    gain = 100 * (best.accuracy - last.accuracy)
+    return (
+        f"The best features are those of {best.stage}, {gain:.0f} points above the last stage: the top of "
+        "the network is specialised to other images; unfreezing it tends to help."
+    )
 
 
 def advice(planned: Planned, train: str) -> None:

@@ -1,38 +1,20 @@
-"""Print tables and sentences. Nothing here computes a figure."""
+"""What several commands print: sizes, notes on the data, the feature cache."""
 
 from __future__ import annotations
 
-import math
-from collections.abc import Sequence
 from datetime import datetime
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from rich.console import Console
 from rich.table import Table
 
-from frostline import strategies
-from frostline.models.stage_table import count_text
-from frostline.sentences import between, caveats, percent
-from frostline.system import processor
+from frostline.sentences import percent
 
 if TYPE_CHECKING:
     from frostline.data import Manifest
     from frostline.feature_cache import FeatureCache
-    from frostline.models import Backbone
-    from frostline.pipelines import Baseline, Demo
-    from frostline.training import Run
 
-DEMO_OPENING = (
-    "frostline demo: {model}, pretrained on ImageNet photographs, adapted to 8 × 8 handwritten digits.\n"
-    "10 training images per class, 1,000 test images, everything on this machine:"
-)
 AGAIN = "Already finished, shown again"  # for a command whose work was done before
-MEANING = {
-    "linear_probe": "the network is frozen; only a linear classifier on its features is fitted",
-    "top_k(2)": "the last two stages and the head are trained, the rest is frozen",
-    "lp_ft": "the head starts from the probe, then everything is trained",
-    "full": "everything is trained from the first step",
-}
 
 
 def console_out() -> Console:
@@ -53,119 +35,6 @@ def data_lines(data: Manifest) -> str:
         if len(data.set_aside) > 20:
             lines.append(f"  … and {len(data.set_aside) - 20} more (in the study's manifest.jsonl)")
     return "\n".join(lines)
-
-
-def run(run_: Run, explain: bool = False) -> None:
-    """Print one run's figures, and with `explain` the arithmetic behind --cache auto."""
-    out, result = console_out(), run_.result
-    if run_.again:
-        out.print(f"{AGAIN}: run {result['run']}, with the figures from then.")
-    table = Table(
-        title=f"{result['strategy']} on {result['model']}, run {result['run']}", title_justify="left"
-    )
-    for name in ("", "accuracy", "95 % interval", "balanced", "images"):
-        table.add_column(name, justify="right" if name else "left")
-    if result["accuracy"] is None:
-        _without_test(out, result)
-        return
-    table.add_row(
-        "test",
-        percent(result["accuracy"]),
-        between(result["low"], result["high"]),
-        _percent_or(result["balanced_accuracy"]),
-        f"{result['n_test']:,}",
-    )
-    if result["val_accuracy"] is not None:
-        table.add_row("val", percent(result["val_accuracy"]), "", "", f"{result['n_val']:,}")
-    table.add_row("always the commonest class", percent(result["majority_share"]), "", "", "")
-    out.print(table)
-    for line in caveats(result):
-        out.print(line, style="bold", highlight=False)
-    out.print(_classes(result["per_class"]))
-    out.print(
-        f"{result['trainable_parameters']:,} parameters learned, {result['seconds']:.1f} s, "
-        f"{size(result['peak_memory_bytes'])} at the peak."
-    )
-    if "forgetting" in result:
-        from frostline.reports.conclusions import forgotten_line
-
-        out.print(forgotten_line(result["forgetting"]))
-    for line in [*_notes(result), *(_arithmetic(result) if explain else [])]:
-        out.print(line)
-    out.print(f"\nNext: frostline predict {result['study']} YOUR_IMAGES")
-
-
-def _without_test(out: Console, result: dict[str, Any]) -> None:
-    out.print(
-        f"{result['strategy']} on {result['model']} is trained. There are no test images, so its accuracy is "
-        "unknown."
-    )
-    if result["val_accuracy"] is not None:
-        out.print(f"Accuracy on val, which also chose the weights: {percent(result['val_accuracy'])}")
-
-
-def _percent_or(value: float | None, why_not: str = "unknown") -> str:
-    return why_not if value is None else percent(value)
-
-
-def _classes(per_class: dict[str, dict[str, Any]]) -> Table:
-    table = Table()
-    for name in ("class", "precision", "recall", "test images"):
-        table.add_column(name, justify="left" if name == "class" else "right")
-    for name, row in per_class.items():
-        table.add_row(
-            name,
-            _percent_or(row["precision"], "never predicted"),
-            _percent_or(row["recall"], "no images"),
-            f"{row['images']:,}",
-        )
-    return table
-
-
-def _notes(result: dict[str, Any]) -> list[str]:
-    plan = result["numeric_plan"]
-    format_ = "channels-last" if plan["channels_last"] else "contiguous"
-    threads = f"{plan['threads']} thread{'s' if plan['threads'] > 1 else ''}"
-    lines = [*result.get("notes", [])]
-    lines.append(f"Computed in {plan['precision']}, {format_}, {threads}: {plan['reason']}.")
-    if plan["wait"] == processor.PASSIVE:
-        lines.append(f"{plan['load']} at the start, so threads wait for each other without spinning.")
-    if result.get("flip_test"):
-        state = "on" if result["flip"] == "horizontal" else "off"
-        accuracy = percent(result["flip_test"]["told"])
-        lines.append(
-            f"Mirror images in training are {state}: a small classifier distinguishes images from mirrored "
-            f"ones with {accuracy} accuracy (50 % is chance). --flip sets it."
-        )
-    if result.get("rotate_test"):
-        state = "on" if result["rotate"] != "none" else "off"
-        accuracy = percent(result["rotate_test"]["told"])
-        lines.append(
-            f"Quarter turns in training are {state}: a small classifier distinguishes images from turned "
-            f"ones with {accuracy} accuracy (50 % is chance). --rotate sets it."
-        )
-    if result.get("stopped"):
-        weights = "the best on val so far" if result["best_epoch"] else "the last weights"
-        lines.insert(
-            0,
-            f"Stopped by --{result['stopped']} after {result['steps']:,} of {result['steps_planned']:,} "
-            f"steps, with {weights}.",
-        )
-    rows = result["store"]
-    lines.append(
-        f"Frozen layers: {rows['rows_computed']:,} features computed, {rows['rows_read']:,} read from the "
-        "cache."
-    )
-    return lines
-
-
-def _arithmetic(result: dict[str, Any]) -> list[str]:
-    """Return a line for each cut: whether its features are cached or recomputed, and why."""
-    lines = []
-    for row in result["numeric_plan"]["frozen"]["rows"]:
-        state = f"{len(row['views_kept'])} view(s) kept" if row["views_kept"] else "computed each time"
-        lines.append(f"Cut {row['cut']}: {state}; {row['why']}.")
-    return lines or ["Nothing to cache: no layers are trained on top of frozen ones."]
 
 
 def cache_table(cache: FeatureCache) -> None:
@@ -190,121 +59,3 @@ def cache_table(cache: FeatureCache) -> None:
             f"{datetime.fromtimestamp(holding.used):%Y-%m-%d %H:%M}",
         )
     out.print(table)
-
-
-def warnings(result: dict[str, Any]) -> list[str]:
-    """Return warnings for standard error: several evaluations on one test part."""
-    evaluations = result["test_looks"]
-    if evaluations is None or evaluations < 2:
-        return []
-    text = f"{evaluations} configurations were evaluated on this test part, in this study and others. "
-    if result["val_accuracy"] is None:
-        return [text + "Do not choose by test figures: the best of several is too optimistic."]
-    return [text + "Choose between them by val_accuracy: the best of several test figures is too optimistic."]
-
-
-def cut_marks(stage_count: int) -> dict[str, int]:
-    """Return where each named strategy cuts a network of so many stages (its last phase's cut)."""
-    marks = {}
-    for text in strategies.NAMED:
-        phases = strategies.schedule(strategies.parse(text), stages=stage_count, images=1000, batch=32)
-        marks[text] = min((s.cut for s in phases), default=stage_count - 1)
-    return marks
-
-
-def stages(backbone: Backbone, marks: dict[str, int], picture: str | None) -> None:
-    """Print the network's stages from stem to head."""
-    from frostline.models import stage_table
-
-    out = console_out()
-    out.print(stage_table.text(backbone, marks))
-    for note in backbone.notes:
-        out.print(note)
-    if picture:
-        out.print(f"Drawing written to {picture}")
-
-
-def demo(demo: Demo) -> None:
-    """Print a table of the runs and baselines, and sentences about it."""
-    out = console_out()
-    if all(run_.again for run_ in demo.runs):
-        out.print(f"{AGAIN}, with the figures from then.")
-    table = Table(title="Handwritten digits, 10 training images per class", title_justify="left")
-    for name in ("strategy", "trainable", "accuracy", "95 % interval", "seconds", "peak memory"):
-        table.add_column(name, justify="left" if name in ("strategy", "trainable") else "right")
-    for run_ in demo.runs:
-        r = run_.result
-        table.add_row(
-            r["strategy"],
-            _trainable(r),
-            percent(r["accuracy"]),
-            between(r["low"], r["high"]),
-            f"{r['seconds']:.1f}",
-            size(r["peak_memory_bytes"]),
-        )
-    table.add_section()
-    for row in (demo.majority, demo.pixels):
-        table.add_row(
-            row.name,
-            "no network",
-            percent(row.accuracy),
-            between(row.low, row.high),
-            f"{row.seconds:.1f}",
-            "",
-        )
-    out.print(table)
-    for line in _what_happened([r.result for r in demo.runs], demo.pixels):
-        out.print(line)
-    out.print("\nWith your own pictures, one folder per class:")
-    out.print('  frostline train photos/ --strategy "top_k(2)"')
-    best = max((r.result for r in demo.runs), key=lambda r: r["accuracy"])
-    out.print(f"\nLabel images with the run of {best['strategy']}:")
-    out.print(f"  frostline predict {demo.study} {demo.study}/digits/3 --run {best['run']}")
-
-
-def _trainable(result: dict[str, Any]) -> str:
-    where = {"head": "head only", "stem": "everything"}.get(str(result["cut"]), f"from {result['cut']} on")
-    return f"{where} ({count_text(result['trainable_parameters'])})"
-
-
-def _what_happened(results: Sequence[dict[str, Any]], pixels: Baseline) -> list[str]:
-    """Return sentences about the table; differences within the noise are called that."""
-    best = max(results, key=lambda r: r["accuracy"])
-    probe = next((r for r in results if r["strategy"] == "linear_probe"), best)
-    gain = best["accuracy"] - probe["accuracy"]
-    lines = []
-    if best is probe:
-        lines.append("No strategy beat the linear probe: the frozen features are sufficient here.")
-    else:
-        verdict = "a real gain" if gain > _noise(best, probe) else "within the noise of this test"
-        lines.append(
-            f"Frozen features alone reached {percent(probe['accuracy'])}; {best['strategy']} reached "
-            f"{percent(best['accuracy'])}, {100 * gain:+.1f} points: {verdict} (the best of several "
-            "on one test part is slightly optimistic). Digits are far from the photographs that the network "
-            "was trained on, where unfreezing layers tends to help."
-        )
-    lead = best["accuracy"] - pixels.accuracy
-    margin = math.hypot((pixels.high - pixels.low) / 2, (best["high"] - best["low"]) / 2)
-    if abs(lead) <= margin:
-        lines.append(
-            f"An SVM without a network reached {percent(pixels.accuracy)}: not significantly different. For "
-            "tiny, centred digits raw pixels are already good features."
-        )
-    elif lead < 0:
-        lines.append(
-            f"An SVM without a network did better, {percent(pixels.accuracy)}: for tiny, centred digits raw "
-            "pixels are very good features, unlike for photographs."
-        )
-    else:
-        lines.append(
-            f"An SVM on the raw pixels reached {percent(pixels.accuracy)}: less, by more than the noise."
-        )
-    worse = [r["strategy"] for r in results if r is not best and r["accuracy"] < pixels.accuracy]
-    if lead > 0 and worse:
-        lines.append(f"It did better than {' and '.join(worse)}, though, without any network.")
-    return lines
-
-
-def _noise(holding: dict[str, float], other: dict[str, float]) -> float:
-    """Return the half-widths of two 95 % intervals, added as independent errors."""
-    return math.hypot((holding["high"] - holding["low"]) / 2, (other["high"] - other["low"]) / 2)

@@ -10,12 +10,12 @@ from typing import Any
 from PIL import Image
 
 from frostline.data.digest_cache import DigestCache
-from frostline.data.image_index import decode_special, index
+from frostline.data.image_scan import decode_special, index
 from frostline.data.manifest import Manifest
+from frostline.data.manifest_entries import Sample
 from frostline.data.pixels.deep_pixels import Deep
 from frostline.data.pixels.rendering import PLAIN, Rendering
 from frostline.data.pixels.rendering_choice import kinds_of, notes_on, rendered_from_traits
-from frostline.data.samples import Sample
 from frostline.data.sources.common import ImageEntry, Source, listing
 from frostline.data.sources.python_datasets import NAME, picture
 from frostline.errors import DamagedImage, DataError

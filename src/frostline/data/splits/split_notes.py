@@ -6,9 +6,9 @@ from collections import Counter, defaultdict
 from collections.abc import Collection, Iterable, Sequence
 
 from frostline.data.findings import Finding, first_examples, name_few
-from frostline.data.samples import PARTS, Sample, SkippedImage
+from frostline.data.manifest_entries import PARTS, Sample, SkippedImage
 from frostline.data.splits import grouping
-from frostline.data.splits.parts import (
+from frostline.data.splits.train_val_test import (
     MIN_CLASS_IMAGES_FOR_VAL,
     MIN_IMAGES_FOR_VAL,
     SplitOptions,

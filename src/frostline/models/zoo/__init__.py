@@ -1,14 +1,14 @@
 """Backbones by name: from packages, timm, torchvision, transformers, a file, or your own module.
 
-hub_access → architectures → lite · weight_files · hugging_face → local_models → catalogue · downloading →
-loading → base_weights → delta → adapted
+hub_access → architectures → efficientnet_lite · weight_files · hugging_face → catalogue →
+downloading → loading → base_weights → delta → adapted
 """
 
 from __future__ import annotations
 
 from frostline.models.zoo.base_weights import architecture_of, hub_name, known_name, licence, load_base
+from frostline.models.zoo.catalogue import on_disk
 from frostline.models.zoo.loading import agreed, load_backbone, rebuild_backbone
-from frostline.models.zoo.local_models import on_disk
 
 __all__ = [
     "agreed",

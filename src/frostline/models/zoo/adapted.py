@@ -14,7 +14,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import nn
 
-from frostline.data.fingerprints import Fingerprints
+from frostline.data.seen_images import Fingerprints
 from frostline.errors import ModelError, StudyError
 from frostline.models import Backbone, Preprocessing
 from frostline.models.zoo import delta

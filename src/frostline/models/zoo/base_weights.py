@@ -9,7 +9,7 @@ from torch import nn
 from frostline.errors import ModelError
 from frostline.models import Backbone, Preprocessing
 from frostline.models.zoo.architectures import Architecture
-from frostline.models.zoo.lite import PACKAGES
+from frostline.models.zoo.efficientnet_lite import PACKAGES
 from frostline.models.zoo.loading import load_backbone
 
 

@@ -1,4 +1,4 @@
-"""A short list of backbones by their cost. Plain data; nothing is loaded for it.
+"""A short list of backbones by their cost, and which are on disk. Plain data; nothing is loaded for it.
 
 Names, licences and input sizes are those of timm 1.0.31's `pretrained_cfg`; parameters were counted on its
 models, and multiply-adds by torch 2.14.1's `FlopCounterMode` on one image of that size. A test compares all
@@ -10,8 +10,10 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from frostline.models.zoo.local_models import on_disk
+from frostline.models.zoo.architectures import HUB_FILES
+from frostline.models.zoo.efficientnet_lite import PACKAGES, is_available
 
+HUB_OWNER = "timm"  # whose repositories on the hub are called as timm's own names are
 TIMM = "1.0.31"  # which the table was written down from
 BYTES_A_PARAMETER = 4  # float32, as all of these are published
 
@@ -120,3 +122,27 @@ def catalogue() -> dict[str, Any]:
         "others_on_disk": [name for name in available if name not in names],
         "timm": TIMM,
     }
+
+
+def on_disk() -> list[str]:
+    """Return the names of models that load without a network: packages, and `timm/NAME` in the hub's cache.
+
+    The cache may also hold networks that are not classifiers, which `load_backbone` refuses.
+    """
+    return [*(name for name in PACKAGES if is_available(name)), *_fetched()]
+
+
+def _fetched() -> list[str]:
+    from huggingface_hub import constants, scan_cache_dir
+    from huggingface_hub.errors import CacheNotFound
+
+    try:
+        repositories = scan_cache_dir(constants.HF_HUB_CACHE).repos
+    except (CacheNotFound, OSError, ValueError):  # there is none, or none that can be read
+        return []
+    return sorted(
+        repository.repo_id
+        for repository in repositories
+        if repository.repo_id.startswith(f"{HUB_OWNER}/")
+        and any(file.file_name in HUB_FILES for revision in repository.revisions for file in revision.files)
+    )

@@ -8,8 +8,8 @@ from __future__ import annotations
 import sys
 
 from frostline.errors import ModelError
+from frostline.models.zoo.catalogue import on_disk
 from frostline.models.zoo.hub_access import OFFLINE, TIMEOUT_S, WITHOUT, Offer, forbidden, online
-from frostline.models.zoo.local_models import on_disk
 
 SHOWN = 8  # names in a message
 YES = ("y", "yes")

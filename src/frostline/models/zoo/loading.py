@@ -15,8 +15,8 @@ from frostline.models import MAX_SIDE_PIXELS, Backbone, Preprocessing, assemble
 from frostline.models.zoo import hugging_face
 from frostline.models.zoo.architectures import Architecture, architecture
 from frostline.models.zoo.downloading import agree
+from frostline.models.zoo.efficientnet_lite import PACKAGES, load_lite
 from frostline.models.zoo.hub_access import Offer
-from frostline.models.zoo.lite import PACKAGES, load_lite
 from frostline.models.zoo.weight_files import (
     described_preprocessing,
     fitted,

@@ -1,6 +1,6 @@
 """`fill_cache`: the frozen pass alone, before anything is trained: by one process, or by a cluster's workers.
 
-Workers are not told which rows are theirs: the store's claims divide them, and what a dead one had claimed
+Workers are not told which images are theirs: the cache's claims divide them, and what a dead one had claimed
 is taken over.
 """
 
@@ -12,17 +12,17 @@ from typing import Any
 
 from frostline.config import BATCH, Config
 from frostline.data import PARTS, Manifest, OnProgress
-from frostline.distributed import launcher, ray_cluster
+from frostline.distributed import ray_cluster, torchrun_env
 from frostline.errors import UsageError
 from frostline.feature_cache import FeatureCache
-from frostline.features import Counts, Frozen
-from frostline.features.augmentation import Policy
-from frostline.features.image_batches import Images, Item
+from frostline.feature_extraction import Counts, Frozen
+from frostline.feature_extraction.augmentation import Policy
+from frostline.feature_extraction.image_batches import Images, Item
 from frostline.models import Backbone
 from frostline.strategies import Strategy, checked, hyperparameters, parse
 from frostline.system import directories, numerics, timing
 from frostline.training import numeric_plan
-from frostline.training.caching import cache_policy
+from frostline.training.caching import cache_planning
 from frostline.training.numeric_plan import Plan
 from frostline.training.request import TrainRequest
 
@@ -31,7 +31,7 @@ SEEN_S = 1.0  # between two looks at how many rows a cluster's workers have kept
 
 @dataclass(frozen=True)
 class CacheFill:
-    """What a frozen pass left in the store. `wanted` and `computed` count rows, of all cuts and views.
+    """What a frozen pass left in the cache. `wanted` and `computed` count rows, of all cuts and views.
 
     `computed` has the batch in it by which a worker tries whether an earlier cut's rows give the same bits.
     """
@@ -74,7 +74,7 @@ def fill_cache(
     Raises `UsageError`, `DataError` or `ModelError`.
     """
     timing.prepare_process()
-    launcher.demand_alone("cache fill")
+    torchrun_env.demand_alone("cache fill")
     request = TrainRequest(
         backbone=backbone.resized(resize),
         data=data.checked(progress),
@@ -134,7 +134,7 @@ def _decide(request: TrainRequest, plan: Plan, cut: int | None, policy: Policy, 
             raise UsageError(f"Nothing is frozen before cut {cut}: expected one from 1 to the head's.")
         plan.cached[cluster], plan.why[cluster] = tuple(range(request.config.views or 1)), "asked for"
         return
-    cache_policy.decide(request, plan, request.images("train", policy), store)
+    cache_planning.decide(request, plan, request.images("train", policy), store)
     if not request.strategy.trains or hyperparameters(request.strategy).head_init == "probe":
         last = request.backbone.cuts[-1].index  # where heads are solved for
         plan.cached[last] = tuple(sorted({0, *plan.cached.get(last, ())}))
@@ -186,7 +186,7 @@ def _fill_there(request: TrainRequest, plan: dict[str, Any], policy: Policy) -> 
 
 
 class _Rows:
-    """How many rows the store has, told from time to time."""
+    """How many rows the cache has, told from time to time."""
 
     def __init__(self, store: FeatureCache, progress: OnProgress | None, wanted: int) -> None:
         self._store, self._tell, self._wanted, self._next = store, progress, wanted, 0.0

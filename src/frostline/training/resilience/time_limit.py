@@ -16,7 +16,7 @@ from frostline.data import Manifest, OnProgress, Sample
 from frostline.diagnostics import feature_drift
 from frostline.distributed import process_group
 from frostline.errors import UsageError
-from frostline.features.image_batches import EVALUATION_BATCH
+from frostline.feature_extraction.image_batches import EVALUATION_BATCH
 from frostline.inference import error_gallery, selective_prediction
 from frostline.models import Backbone
 from frostline.strategies import hyperparameters

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from frostline import models as bb
 from frostline.distributed import process_group
-from frostline.features.image_batches import EVALUATION_BATCH, Images
+from frostline.feature_extraction.image_batches import EVALUATION_BATCH, Images
 from frostline.models import Backbone, Cut
 from frostline.system.numerics import NumericPlan
 

@@ -22,16 +22,16 @@ from frostline import models as bb
 from frostline.config import Config
 from frostline.data import Manifest
 from frostline.feature_cache import FeatureCache
-from frostline.features import ForwardConfig, Frozen
-from frostline.features.augmentation import Policy
-from frostline.features.image_batches import Images, Item
+from frostline.feature_extraction import ForwardConfig, Frozen
+from frostline.feature_extraction.augmentation import Policy
+from frostline.feature_extraction.image_batches import Images, Item
 from frostline.models import Backbone, Cut
 from frostline.profiling import FROZEN_BATCH
 from frostline.strategies import Hyperparameters, Strategy, checked, hyperparameters, parse
 from frostline.system import numerics, timing
 from frostline.system.seeds import derive
-from frostline.training import optimizer
-from frostline.training.learner import starting_model
+from frostline.training.loop import optimizer
+from frostline.training.loop.learner import starting_model
 from frostline.training.request import TrainRequest
 from frostline.training.tuning.class_imbalance import Balance
 
@@ -57,7 +57,7 @@ class Sweep:
 def lr_find(
     backbone: Backbone, data: Manifest, strategy: Strategy | str, *, seed: int = 0, batch_size: int = 32
 ) -> dict[str, Sweep]:
-    """Return a sweep for each stage that learns when all the strategy's phases have thawed, by stage name.
+    """Return a sweep for each stage that learns when all the strategy's phases have unfrozen, by stage name.
 
     It starts where the strategy starts (from a probe's head, say). Decayed and undecayed parameters of one
     stage are swept together. Computed in float32.

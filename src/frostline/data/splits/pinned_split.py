@@ -1,0 +1,84 @@
+"""Split a manifest again with the parts of some images fixed, and update its findings."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+from frostline.data.findings import Finding
+from frostline.data.manifest_entries import Sample, SkippedImage, demand_training_images
+from frostline.data.sources.common import ImageEntry
+from frostline.data.splits.split_notes import about_split
+from frostline.data.splits.train_val_test import SplitOptions, split
+from frostline.errors import DataError
+
+if TYPE_CHECKING:
+    from frostline.data.manifest import Manifest
+
+
+def redraw(data: Manifest, sides: Mapping[str, str]) -> Manifest:
+    """Return the manifest with its drawn parts drawn anew, images of these digests pinned to these parts.
+
+    The same manifest where nothing changes. Raises `DataError` where it does not know its seed and shares, or
+    a class is left without a training image.
+    """
+    if data.shares is None or data.seed is None:
+        raise DataError("This manifest does not record how its parts were drawn: load the data again.")
+    split_result = split(
+        [ImageEntry(s.path, s.label, s.group, _source_part(s, data.given)) for s in data.samples],
+        [sample.digest for sample in data.samples],
+        data.positions(data.near_copies),
+        SplitOptions(data.seed, *data.shares),
+        sides,
+        contested=frozenset(conflict.digest for conflict in data.conflicts),
+    )
+    if split_result.parts == [sample.split for sample in data.samples]:
+        return data
+    lost = {data.samples[at].path: reason for at, reason in split_result.reasons.items()}
+    moved = [SkippedImage(s.path, s.label, lost[s.path], "tied") for s in data.samples if s.path in lost]
+    samples = tuple(
+        replace(sample, split=part)
+        for sample, part in zip(data.samples, split_result.parts, strict=True)
+        if part
+    )
+    demand_training_images(samples, data.classes, moved)
+    findings = [finding for finding in split_result.findings if finding not in data.said and lost]
+    return with_samples(data, samples, moved, findings)
+
+
+def _source_part(sample: Sample, given_parts: tuple[str, ...]) -> str:
+    """Return the part that the source had named for an image, as far as a manifest knows."""
+    return sample.split if sample.split in given_parts else "train" if "train" in given_parts else ""
+
+
+def with_samples(
+    data: Manifest, samples: tuple[Sample, ...], moved: list[SkippedImage], findings: list[Finding]
+) -> Manifest:
+    """Return the manifest of these samples, `moved` skipped, with new findings on the split."""
+    gone = {item.path for item in moved}
+    near, suspects = (
+        tuple(pair for pair in pairs if not gone & set(pair)) for pairs in (data.near_copies, data.suspects)
+    )
+    result = replace(
+        data,
+        samples=samples,
+        set_aside=(*data.set_aside, *moved),
+        near_copies=near,
+        suspects=suspects,
+    )
+    replaced = set(split_findings(data))
+    return replace(
+        result,
+        said=(
+            *split_findings(result),
+            *(finding for finding in data.said if finding not in replaced),
+            *findings,
+        ),
+    )
+
+
+def split_findings(data: Manifest) -> list[Finding]:
+    """Return the findings on the current split."""
+    options = SplitOptions(data.seed or 0, *(data.shares or (0.0, 0.0)))
+    return about_split(data.samples, data.classes, data.given, options, data.near_copies)

@@ -1,0 +1,236 @@
+"""Augmentation as data (`Policy`) and as a transform.
+
+View 0 of an image is the evaluation transform; view 1, 2, … are seeded augmentations. A view is a pure
+function of (policy, seed, image digest, view): the same in every process, epoch and run.
+The transforms themselves are torchvision's.
+"""
+
+from __future__ import annotations
+
+import math
+import random
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from PIL import Image
+from torchvision.transforms import InterpolationMode, RandomResizedCrop
+from torchvision.transforms import v2 as tv
+
+from frostline.data.pixels import random_rotation
+from frostline.errors import UsageError, did_you_mean
+from frostline.models import Preprocessing
+from frostline.system.seeds import derive
+
+AUGMENTS = ("none", "light", "standard", "strong")
+FLIPS = ("auto", "none", "horizontal", "both")
+ROTATIONS = ("auto", "none", "90", "any")
+
+VERSION = 1  # raised when a policy of one name becomes another transform
+FRAMED_VERSION = 1  # likewise, of crops where pictures are squashed or padded
+
+# Smallest share of the area that a random crop keeps. ImageNet's recipe goes down to 0.08 (torchvision
+# references); with few images the object should stay in view. A choice, not yet tuned.
+CROP_SCALE = {"light": 0.7, "standard": 0.35, "strong": 0.25}
+ASPECT_JITTER = (3 / 4, 4 / 3)  # of width to height in a random crop: torchvision's default
+
+
+@dataclass(frozen=True)
+class Policy:
+    """What augmentation does: `name` of AUGMENTS or `custom`, flips and rotation (`auto` already decided).
+
+    `min_crop` is the smallest share of a picture's area that a random crop shows; `None` is the name's own.
+    """
+
+    name: str = "standard"
+    flip: str = "none"
+    min_crop: float | None = None
+    rotate: str = "none"
+
+    def __post_init__(self) -> None:
+        for value, choices in (
+            (self.name, (*AUGMENTS, "custom")),
+            (self.flip, FLIPS[1:]),
+            (self.rotate, ROTATIONS[1:]),
+        ):
+            if value not in choices:
+                raise UsageError(
+                    f"Unknown augmentation {value!r}.{did_you_mean(value, choices)} Expected one of "
+                    f"{', '.join(choices)}."
+                )
+        if self.min_crop is None:
+            return
+        if not 0 < self.min_crop <= 1:  # nan is neither
+            raise UsageError(
+                f"min_crop is {self.min_crop!r}, expected a share of a picture's area: above 0, at most 1."
+            )
+        if self.name not in CROP_SCALE:
+            raise UsageError(
+                f"The augmentation {self.name} takes no random crops, so min_crop={self.min_crop:g} has no "
+                f"effect. Expected {', '.join(CROP_SCALE)}, or no min_crop."
+            )
+
+    @property
+    def still(self) -> bool:
+        """Return whether every view is view 0."""
+        return self.name == self.flip == self.rotate == "none"
+
+    @property
+    def crop_scale(self) -> float | None:
+        """The smallest share of the area that a random crop shows; `None` where there are no such crops."""
+        return CROP_SCALE.get(self.name) if self.min_crop is None else self.min_crop
+
+    def describe(self, preprocessing: Preprocessing) -> str:
+        """Name what is done to images with that preprocessing: equal words, equal transforms."""
+        framed = preprocessing.resize != "crop" and self.crop_scale is not None
+        return (
+            f"{self.name} {VERSION} crop {self.crop_scale or 1.0} flip {self.flip}"
+            + (f" rotate {self.rotate} {random_rotation.VERSION}" if self.rotate != "none" else "")
+            + (f" framed {FRAMED_VERSION}" if framed else "")
+        )
+
+
+def check_options(name: str, min_crop: float | None, rotate: str) -> None:
+    """Raise `UsageError` where an augmentation by name can't be had with these options."""
+    if rotate not in ROTATIONS:
+        raise UsageError(
+            f"rotate must be one of {', '.join(ROTATIONS)}, found {rotate!r}."
+            f"{did_you_mean(rotate, ROTATIONS)}"
+        )
+    Policy(name, min_crop=min_crop)
+
+
+class Transform:
+    """From an RGB image to uint8 of shape (3, size, size), drawing on torch's random state.
+
+    `custom` maps an RGB image to an RGB image, which then gets flips and the checkpoint's resize and crop.
+    """
+
+    def __init__(
+        self, policy: Policy, preprocessing: Preprocessing, custom: Callable[[Image.Image], Any] | None = None
+    ) -> None:
+        if (policy.name == "custom") != (custom is not None):
+            raise UsageError("The augmentation 'custom' and a callable from image to image go together.")
+        self._custom = custom
+        self._preprocessing = preprocessing
+        self._crops = policy.crop_scale is not None
+        steps = [*_rotation(policy, preprocessing), *_crop(policy, preprocessing), *_flips(policy)]
+        if policy.name == "strong":
+            # arXiv 2103.10158; then one erased patch in a quarter of the images (timm's --reprob 0.25).
+            steps += [tv.TrivialAugmentWide(), tv.PILToTensor(), tv.RandomErasing(p=0.25)]
+        elif self._crops:
+            steps += [tv.PILToTensor()]
+        self._steps = tv.Compose(steps) if steps else None
+
+    def __call__(self, image: Image.Image) -> torch.Tensor:
+        """Return one augmented view."""
+        if self._custom is not None:
+            image = _image(self._custom(image))
+        out: Any = self._steps(image) if self._steps else image
+        return out if self._crops else self._preprocessing.crop(out)
+
+
+def _crop(policy: Policy, preprocessing: Preprocessing) -> list[Any]:
+    if policy.crop_scale is None:
+        return []
+    if preprocessing.resize != "crop":
+        return [_FramedCrop(policy.crop_scale, preprocessing)]
+    mode = InterpolationMode(preprocessing.interpolation)
+    scale = (policy.crop_scale, 1.0)
+    return [tv.RandomResizedCrop(preprocessing.size, scale=scale, interpolation=mode, antialias=True)]
+
+
+class _FramedCrop:
+    """A random crop where pictures are squashed or padded: a part of a picture takes the place of the whole.
+
+    The place of the whole is the square, or the strip of it that a wide or tall picture fills. The part has
+    the whole's proportions, give or take as much as `RandomResizedCrop` gives and takes, so that things are
+    stretched as they will be at prediction; and none of it is spent on padding.
+    """
+
+    def __init__(self, scale: float, preprocessing: Preprocessing) -> None:
+        self._scale = (scale, 1.0)
+        self._preprocessing = preprocessing
+        self._mode = InterpolationMode(preprocessing.interpolation)
+
+    def __call__(self, image: Image.Image) -> Image.Image:
+        preprocessing, own = self._preprocessing, image.width / image.height
+        ratio = (ASPECT_JITTER[0] * own, ASPECT_JITTER[1] * own)
+        top, left, height, width = RandomResizedCrop.get_params(image, self._scale, ratio)
+        across, down = preprocessing.frame(*image.size)
+        size = [down, across]
+        part: Image.Image = tv.functional.resized_crop(
+            image, top, left, height, width, size, self._mode, antialias=True
+        )
+        if (across, down) == (preprocessing.size, preprocessing.size):
+            return part
+        canvas = Image.new("RGB", (preprocessing.size, preprocessing.size), preprocessing.fill)
+        canvas.paste(part, ((preprocessing.size - across) // 2, (preprocessing.size - down) // 2))
+        return canvas
+
+
+def _rotation(policy: Policy, preprocessing: Preprocessing) -> list[Any]:
+    """Turn the picture before anything is cut out of it."""
+    if policy.rotate == "90":
+        return [random_rotation.quarter_turns]
+    if policy.rotate == "any":
+        return [random_rotation.AnyAngle(preprocessing.size / math.sqrt(policy.crop_scale or 1.0))]
+    return []
+
+
+def _flips(policy: Policy) -> list[Any]:
+    horizontal = [tv.RandomHorizontalFlip()] if policy.flip in ("horizontal", "both") else []
+    return horizontal + ([tv.RandomVerticalFlip()] if policy.flip == "both" else [])
+
+
+def _image(value: Any) -> Image.Image:
+    if not isinstance(value, Image.Image):
+        raise UsageError(
+            f"The augmentation returned {type(value).__name__}, expected a PIL image. "
+            "Return the augmented image; resizing and normalising are done afterwards."
+        )
+    return value.convert("RGB")
+
+
+class SeededView:
+    """Draws view `view` of an image under `seed`, leaving every random state as it was."""
+
+    def __init__(self, transform: Transform, seed: int, *, foreign: bool) -> None:
+        self._transform = transform
+        self._seed = seed
+        self._foreign = foreign  # a custom callable may draw on `random` and numpy as well
+
+    def __call__(self, image: Image.Image, digest: str, view: int) -> torch.Tensor:
+        """Return uint8 of shape (3, size, size)."""
+        seed = derive(self._seed, "view", digest, view)
+        state = torch.get_rng_state()
+        other_states = (random.getstate(), np.random.get_state()) if self._foreign else None  # noqa: NPY002
+        try:
+            torch.default_generator.manual_seed(seed)
+            if other_states:
+                random.seed(seed)
+                np.random.seed(seed)  # noqa: NPY002
+            return self._transform(image)
+        finally:
+            torch.set_rng_state(state)
+            if other_states:
+                random.setstate(other_states[0])
+                np.random.set_state(other_states[1])  # noqa: NPY002
+
+
+def brightness(z: torch.Tensor, strength: float) -> torch.Tensor:
+    """Return frozen features (n, c, …) with each image's channels made brighter or darker.
+
+    Each channel of each image is shifted by up to `strength` of that image's range, and kept within it: the
+    per-channel brightness that did best in FroFA (Bär et al., arXiv 2403.10519). Draws on torch's random
+    state; 0 returns `z` itself.
+    """
+    if strength == 0:
+        return z
+    flat = z.flatten(1)
+    shape = (len(z), *[1] * (z.ndim - 1))
+    low, high = flat.amin(1).view(shape), flat.amax(1).view(shape)
+    shift = torch.empty(*z.shape[:2], *[1] * (z.ndim - 2), dtype=z.dtype, device=z.device).uniform_(-1, 1)
+    return torch.maximum(torch.minimum(z + strength * (high - low) * shift, high), low)

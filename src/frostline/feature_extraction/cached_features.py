@@ -1,0 +1,391 @@
+"""`Frozen`: the features of one cut, read from the cache or computed once and cached.
+
+A batch of the prefix always has the same number of images, filled up where there are fewer: some kernels
+return other bits for other batch sizes.
+"""
+
+from __future__ import annotations
+
+import copy
+import itertools
+from collections import deque
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager, nullcontext
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from frostline import models as bb
+from frostline.data import OnProgress
+from frostline.distributed import process_group
+from frostline.feature_cache import CachedPrefix, FeatureCache, key_of
+from frostline.feature_extraction.image_batches import Images, Item, ahead, padded
+from frostline.feature_extraction.numeric_key import ForwardConfig
+from frostline.feature_extraction.tensor_bytes import from_bytes, same, to_bytes
+from frostline.models import Backbone, Cut
+from frostline.system import numerics
+
+READ_AT_ONCE_BYTES = 32_000_000  # rows looked up and read in one go: a small part of any memory
+
+
+@dataclass
+class Counts:
+    """Number of features computed by the prefix and read from the cache."""
+
+    rows_computed: int = 0
+    rows_read: int = 0
+
+
+class Frozen:
+    """The features at one cut of one model, in eval mode and without gradients.
+
+    The model may be in training above the cut; below it must not change while this is in use.
+
+    Parameters
+    ----------
+    backbone : Backbone
+    model : nn.Module
+        The backbone's model, or an adapted copy.
+    cut : Cut
+    config : ForwardConfig
+        Numeric plan and batch size of the frozen layers.
+    cache : FeatureCache or None
+        Where features are read from and kept; None computes them each time.
+    counts : Counts or None
+        Counts features computed and read.
+    """
+
+    def __init__(
+        self,
+        backbone: Backbone,
+        model: nn.Module,
+        cut: Cut,
+        config: ForwardConfig,
+        cache: FeatureCache | None = None,
+        counts: Counts | None = None,
+    ) -> None:
+        self.cut = cut
+        self.config = config
+        self.counts = counts if counts is not None else Counts()
+        self._backbone = backbone
+        self._original_model = model
+        self.cache = cache
+        self._cached_by_cut: dict[int, CachedPrefix | None] = {}  # of earlier cuts, by index
+        self._bridges: dict[int, bool] = {}  # cut index → whether rows of that cut lead to the same bits
+
+    @property
+    def preprocessing(self) -> bb.Preprocessing:
+        """The backbone's preprocessing."""
+        return self._backbone.preprocessing
+
+    @cached_property
+    def _folded(self) -> bb.Folded | None:
+        """A copy with BatchNorm folded, where the configuration folds."""
+        if not self.config.folded:
+            return None
+        folded = bb.Folded(self._original_model, list(self.config.folded))
+        self.config.plan.place(folded.model)
+        return folded
+
+    @cached_property
+    def _model(self) -> nn.Module:
+        """The model where and how the prefix wants it: the one given, or a copy laid out otherwise."""
+        if self._folded is not None:
+            return self._folded.model
+        first = next(self._original_model.parameters())
+        layout = torch.channels_last if self.config.plan.channels_last else torch.contiguous_format
+        fits = all(
+            p.is_contiguous(memory_format=layout) for p in self._original_model.parameters() if p.ndim == 4
+        )
+        if fits and first.device.type == self.config.plan.device:
+            return self._original_model
+        return self.config.plan.place(copy.deepcopy(self._original_model))
+
+    @cached_property
+    def cached(self) -> CachedPrefix | None:
+        """This cut's features in the cache; `None` without one."""
+        return self._cached_at(self.cut)
+
+    @cached_property
+    def _computed_how(self) -> dict[str, Any]:
+        return self.config.describe()
+
+    def _cached_at(self, cut: Cut) -> CachedPrefix | None:
+        if self.cache is None:
+            return None
+        about = {
+            "prefix": bb.prefix_digest(self._backbone, self._original_model, cut),
+            "preprocessing": self._backbone.preprocessing.as_dict(),
+            "computed": self._computed_how,
+        }
+        return self.cache.prefix(about, {"model": self._backbone.name, "cut": cut.name, "index": cut.index})
+
+    # --- computing -------------------------------------------------------------------------------------
+
+    @contextmanager
+    def _inference(self) -> Iterator[nn.Module]:
+        """The model as the prefix runs it."""
+        model = self._model
+        skipping = self._folded.skipping() if self._folded else nullcontext()
+        with torch.no_grad(), self.config.plan.autocast(), skipping:
+            yield model
+
+    def compute(self, pixels: Tensor) -> Tensor:
+        """Return z for uint8 pixels (n, 3, s, s), n at most the batch size."""
+        x = self.config.plan.batch(padded(pixels, self.config.batch), self._backbone.preprocessing.normalise)
+        with self._inference() as model:
+            z = bb.prefix(self._backbone, model, self.cut)(x)
+        return z[: len(pixels)].cpu()
+
+    def stages_s(self, pixels: Tensor) -> list[float]:
+        """Return the seconds of each stage between offered cuts up to this one, for a whole batch."""
+        z = self.config.plan.batch(pixels, self._backbone.preprocessing.normalise)
+        cuts = [cut for cut in self._backbone.cuts if cut.index <= self.cut.index]
+        stage_seconds = []
+        with self._inference() as model:
+            for early, late in itertools.pairwise(cuts):
+                with bb.between(self._backbone, model, early, late) as run:
+                    start = numerics.now()
+                    z = run(z)
+                    stage_seconds.append(numerics.now() - start)
+        return stage_seconds
+
+    def _compute(self, images: Images, items: Sequence[Item]) -> Tensor:
+        (pixels,) = images.batches([items])
+        self.counts.rows_computed += len(items)
+        return self.compute(pixels)
+
+    def _compute_batches(self, images: Images, items: list[list[Item]], workers: int) -> Iterator[Tensor]:
+        """Yield z batch by batch, computing in full batches of the prefix across batch borders."""
+        flat = list(itertools.chain.from_iterable(items))
+        chunks = [flat[i : i + self.config.batch] for i in range(0, len(flat), self.config.batch)]
+        rest: Tensor | None = None  # computed and not yielded yet
+        sizes = iter([len(batch) for batch in items])
+        next_size = next(sizes, 0)
+        for z in self._chunks(images, chunks, workers):
+            self.counts.rows_computed += len(z)
+            rest = z if rest is None or not len(rest) else torch.cat([rest, z])
+            while 0 < next_size <= len(rest):
+                yield rest[:next_size]
+                rest = rest[next_size:]
+                next_size = next(sizes, 0)
+
+    def _chunks(self, images: Images, chunks: list[list[Item]], workers: int) -> Iterator[Tensor]:
+        """Compute each chunk: from the rows of an earlier cut if all are there, else from pixels."""
+        keys = [[_key(images, item) for item in chunk] for chunk in chunks]
+        for early, early_rows in self._earlier():
+            if early_rows.form is None or early_rows.missing(list(itertools.chain.from_iterable(keys))):
+                continue
+            if self._is_exact_from(early, early_rows, images, dict(zip(keys[0], chunks[0], strict=True))):
+                for chunk, chunk_keys in zip(chunks, keys, strict=True):
+                    rows = self._from_rows(early, early_rows, chunk_keys)
+                    yield self._compute(images, chunk) if rows is None else rows
+                early_rows.close()
+                return
+        for pixels in images.batches(chunks, workers):
+            yield self.compute(pixels)
+
+    # --- reading ---------------------------------------------------------------------------------------
+
+    def batches(
+        self, images: Images, items: list[list[Item]], *, keep: bool = True, workers: int = 0
+    ) -> Iterator[Tensor]:
+        """Yield features for each list of items.
+
+        Parameters
+        ----------
+        images : Images
+        items : list of lists of (position, view)
+        keep : bool
+            Read from and write to the cache.
+        workers : int
+            Processes that decode images; 0 decodes here.
+
+        Yields
+        ------
+        Tensor
+            One row an item.
+        """
+        cached = self.cached
+        if cached is None or not keep:
+            yield from self._compute_batches(images, items, workers)
+            return
+        row_bytes = cached.form.row_bytes if cached.form else READ_AT_ONCE_BYTES
+        at_once = max(1, READ_AT_ONCE_BYTES // (max(1, row_bytes) * max(map(len, items), default=1)))
+        try:
+            for start in range(0, len(items), at_once):
+                yield from self._read(cached, images, items[start : start + at_once])
+        finally:
+            cached.close()
+
+    def _read(self, cached: CachedPrefix, images: Images, items: list[list[Item]]) -> Iterator[Tensor]:
+        flat = list(itertools.chain.from_iterable(items))
+        rows, missing = cached.read([_key(images, item) for item in flat])
+        self.counts.rows_read += len(flat) - len(missing)
+        batch_rows = None if cached.form is None else from_bytes(rows, cached.form)
+        for start in range(0, len(missing), self.config.batch):
+            chunk = missing[start : start + self.config.batch]
+            z = self._compute(images, [flat[i] for i in chunk])
+            self._cache_rows(cached, [_key(images, flat[i]) for i in chunk], z)
+            if batch_rows is None or batch_rows.shape[1:] != z.shape[1:]:
+                batch_rows = torch.empty((len(flat), *z.shape[1:]), dtype=z.dtype)
+                if z.ndim == 4 and z.is_contiguous(memory_format=torch.channels_last):
+                    batch_rows = batch_rows.contiguous(memory_format=torch.channels_last)
+            batch_rows[torch.tensor(chunk)] = z
+        assert batch_rows is not None
+        start = 0
+        for batch in items:
+            yield batch_rows[start : start + len(batch)]
+            start += len(batch)
+
+    @staticmethod
+    def _cache_rows(cached: CachedPrefix, keys: list[bytes], z: Tensor) -> None:
+        form, rows = to_bytes(z)
+        if form is not None:
+            cached.put(keys, rows, form)
+
+    # --- filling ---------------------------------------------------------------------------------------
+
+    def place(self) -> None:
+        """Lay the model out as the prefix wants it, now: a copy must not be made while its suffix runs."""
+        _ = self._model
+
+    def missing(self, images: Images, items: Iterable[Item]) -> int:
+        """Return how many features of `items` are not cached yet."""
+        keys = {_key(images, item) for item in items}
+        return len(keys) if self.cached is None else len(self.cached.missing(list(keys)))
+
+    def fill(
+        self, images: Images, items: Iterable[Item], *, workers: int = 0, progress: OnProgress | None = None
+    ) -> None:
+        """Compute and cache all missing features, from an earlier cut's features or from pixels.
+
+        Processes that fill the same features divide them among themselves.
+
+        Parameters
+        ----------
+        images : Images
+        items : iterable of (position, view)
+        workers : int
+        progress : callable or None
+            Called with (what, done, total).
+        """
+        cached = self.cached
+        if cached is None or self.cache is None or not self.cache.writable:
+            return
+        item_of = {_key(images, item): item for item in items}
+        missing = cached.missing(list(item_of))
+        progress_report = _FillProgress(progress, len(missing) // process_group.size())
+        try:
+            for early, early_rows in self._earlier() if missing else ():
+                if missing and early_rows.form is not None:
+                    still_missing = set(early_rows.missing(missing))
+                    if len(still_missing) < len(missing) and self._is_exact_from(
+                        early, early_rows, images, item_of
+                    ):
+                        for keys in _own_share_first([k for k in missing if k not in still_missing]):
+                            self._fill_from_rows(early, early_rows, keys, progress_report)
+                        missing = cached.missing(missing)
+            for keys in _own_share_first(missing):
+                self._fill_from_pixels(images, keys, item_of, workers, progress_report)
+        finally:
+            cached.close()
+
+    def _earlier(self) -> Iterator[tuple[Cut, CachedPrefix]]:
+        """Yield every earlier cut that the cache may hold, with its cached prefix, the nearest first."""
+        cached_indices = (
+            {description.get("index") for description in self.cache.descriptions()} if self.cache else set()
+        )
+        for cut in reversed(self._backbone.cuts):
+            if 0 < cut.index < self.cut.index and cut.index in cached_indices:
+                if cut.index not in self._cached_by_cut:
+                    self._cached_by_cut[cut.index] = self._cached_at(cut)
+                if (cached := self._cached_by_cut[cut.index]) is not None:
+                    yield cut, cached
+
+    def _fill_from_pixels(
+        self,
+        images: Images,
+        missing: list[bytes],
+        item_of: dict[bytes, Item],
+        workers: int,
+        report: _FillProgress,
+    ) -> None:
+        cached = self.cached
+        assert cached is not None
+        requested: deque[list[bytes]] = deque()
+
+        def lists() -> Iterator[list[Item]]:
+            for keys in cached.todo(missing, self.config.batch):
+                requested.append(keys)
+                yield [item_of[key] for key in keys]
+
+        pixels = images.batches(lists(), workers, once=True)
+        for batch in pixels if workers else ahead(pixels):
+            self._cache_computed(cached, requested.popleft(), self.compute(batch), report)
+        cached.flush()
+
+    def _fill_from_rows(
+        self, early: Cut, early_rows: CachedPrefix, keys: list[bytes], report: _FillProgress
+    ) -> None:
+        cached = self.cached
+        assert cached is not None
+        for chunk in cached.todo(keys, self.config.batch):
+            rows = self._from_rows(early, early_rows, chunk)
+            if rows is not None:
+                self._cache_computed(cached, chunk, rows, report)
+        cached.flush()
+
+    def _from_rows(self, early: Cut, early_rows: CachedPrefix, keys: list[bytes]) -> Tensor | None:
+        """Return z at this cut from rows of an earlier one; `None` where one of them is gone."""
+        rows, missing = early_rows.read(keys)
+        if missing or early_rows.form is None:
+            return None
+        z = padded(from_bytes(rows, early_rows.form), self.config.batch).to(self.config.plan.device)
+        with self._inference() as model, bb.between(self._backbone, model, early, self.cut) as run:
+            return run(z)[: len(keys)].cpu()
+
+    def _is_exact_from(
+        self, early: Cut, early_rows: CachedPrefix, images: Images, item_of: dict[bytes, Item]
+    ) -> bool:
+        """Return whether rows of that cut lead to the same bits as pixels do: tried on one batch, once."""
+        if early.index not in self._bridges:
+            missing = set(early_rows.missing(list(item_of)))
+            keys = [key for key in item_of if key not in missing][: self.config.batch]
+            z = self._from_rows(early, early_rows, keys)
+            direct = self._compute(images, [item_of[key] for key in keys])
+            self._bridges[early.index] = z is not None and same(z, direct)
+        return self._bridges[early.index]
+
+    def _cache_computed(
+        self, cached: CachedPrefix, keys: list[bytes], z: Tensor, report: _FillProgress
+    ) -> None:
+        self.counts.rows_computed += len(keys)
+        self._cache_rows(cached, keys, z)
+        report.more(len(keys))
+
+
+class _FillProgress:
+    """Reports the progress of a cache fill."""
+
+    def __init__(self, progress: OnProgress | None, total: int) -> None:
+        self._tell, self._total, self._done = progress, total, 0
+
+    def more(self, count: int) -> None:
+        self._done += count
+        if self._tell:
+            self._tell("frozen layers", self._done, max(self._done, self._total))
+
+
+def _own_share_first(keys: list[bytes]) -> list[list[bytes]]:
+    """Return this process's share of the keys, then all: another may have stopped. Alone, all at once."""
+    if process_group.size() == 1:
+        return [keys]
+    return [[key for key in keys if key[0] % process_group.size() == process_group.rank()], keys]
+
+
+def _key(images: Images, item: Item) -> bytes:
+    return key_of(images.samples[item[0]].digest, images.pixels_name(item))

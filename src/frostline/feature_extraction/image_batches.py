@@ -1,0 +1,233 @@
+"""From samples to batches of pixels: decoded once where memory allows, augmented view by view.
+
+A batch is uint8 of shape (n, 3, size, size). It holds (position, view) pairs: view 0 is the checkpoint's
+evaluation transform, `MIRRORED` the same seen in a mirror, `TURNED` by a quarter turn; view 1, 2, … are
+seeded augmentations.
+"""
+
+from __future__ import annotations
+
+import copy
+import warnings
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any, TypeVar
+
+import numpy as np
+import psutil
+import torch
+from PIL import Image
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset
+
+from frostline.data import Manifest, Sample
+from frostline.distributed.torchrun_env import launched
+from frostline.errors import FrostlineError
+from frostline.feature_extraction.augmentation import Policy, SeededView, Transform
+from frostline.models import Preprocessing
+
+# Decoded pictures may take this share of the memory that is free when a run begins. What is over it is
+# decoded again in each epoch.
+KEPT_SHARE = 0.15
+EVALUATION_BATCH = 64  # images a forward pass without gradients: keeps memory small; not measured
+
+AHEAD = 2  # batches decoded before they are needed: one in work, one waiting
+
+T = TypeVar("T")
+Item = tuple[int, int]  # (position in the samples, view)
+MIRRORED, TURNED = -1, -2  # views
+VIEW_NAMES = {MIRRORED: "mirrored", TURNED: "turned"}  # as they are named in a row's key
+
+
+class Images(Dataset[Tensor]):
+    """The pixels of some samples of a manifest, under one preprocessing and one augmentation policy."""
+
+    def __init__(
+        self,
+        manifest: Manifest,
+        samples: Sequence[Sample],
+        preprocessing: Preprocessing,
+        *,
+        policy: Policy | None = None,
+        custom: Callable[[Image.Image], Any] | None = None,
+        custom_name: str = "",
+        seed: int = 0,
+    ) -> None:
+        self.manifest = manifest
+        self.samples = tuple(samples)
+        self.preprocessing = preprocessing
+        self.policy = policy or Policy("none")
+        transform = Transform(self.policy, preprocessing, custom)
+        self._view = SeededView(transform, seed, foreign=custom is not None)
+        self._augmentation = f"{self.policy.describe(preprocessing)} {custom_name} seed {seed}"
+        self._decoded: dict[int, Image.Image] = {}
+        self._still: dict[int, Tensor] = {}  # view 0, which every epoch would compute anew
+        self._room = int(psutil.virtual_memory().available * KEPT_SHARE / launched().local_size)
+
+    def subset(self, part: slice) -> Images:
+        """Return a part of the images; all of them are these themselves, with what they hold in memory."""
+        if part.indices(len(self)) == (0, len(self), 1):
+            return self
+        return self._of(self.samples[part])
+
+    def evenly(self, most: int) -> Images:
+        """Return up to `most` of the images, evenly taken; all of them are these themselves."""
+        if len(self) <= most:
+            return self
+        places = np.linspace(0, len(self) - 1, most).round().astype(int)
+        return self._of(tuple(self.samples[place] for place in places))
+
+    def _of(self, samples: tuple[Sample, ...]) -> Images:
+        images = copy.copy(self)
+        images.samples, images._decoded, images._still = samples, {}, {}
+        return images
+
+    def __len__(self) -> int:
+        return len(self.samples)
+
+    def __getitem__(self, item: Item) -> Tensor:
+        """Return one view, uint8 of shape (3, size, size). Raises `DamagedImage`."""
+        return self._pixels(item, keep=True)
+
+    def _pixels(self, item: Item, keep: bool) -> Tensor:
+        position, view = item
+        if view == MIRRORED:
+            return torch.flip(self._evaluation(position, keep), dims=(-1,))
+        if view == TURNED:
+            return torch.rot90(self._evaluation(position, keep), dims=(-2, -1)).contiguous()
+        if view == 0 or self.policy.still:
+            return self._evaluation(position, keep)
+        return self._view(self._image(position), self.samples[position].digest, view)
+
+    def pixels_name(self, item: Item) -> str:
+        """Name what is done to an image: equal names, equal pixels."""
+        position, view = item
+        return self.view_name(view) + self.manifest.rendered(self.samples[position])
+
+    def view_name(self, view: int) -> str:
+        """Name what a view does to an image."""
+        if view in VIEW_NAMES:
+            return VIEW_NAMES[view]
+        return "0" if view == 0 or self.policy.still else f"{self._augmentation} view {view}"
+
+    def _evaluation(self, position: int, keep: bool) -> Tensor:
+        pixels = self._still.get(position)
+        if pixels is None:
+            pixels = self.preprocessing.crop(self._image(position))
+            if keep and self._take(pixels.numel()):
+                self._still[position] = pixels
+        return pixels
+
+    def _image(self, position: int) -> Image.Image:
+        image = self._decoded.get(position)
+        if image is None:
+            image = self.manifest.read(self.samples[position])
+            if not self.policy.still and self._take(3 * image.width * image.height):
+                self._decoded[position] = image
+        return image
+
+    def _take(self, size_bytes: int) -> bool:
+        if size_bytes > self._room:
+            return False
+        self._room -= size_bytes
+        return True
+
+    def batches(
+        self, items: Iterable[Sequence[Item]], workers: int = 0, *, once: bool = False
+    ) -> Iterator[Tensor]:
+        """Yield one uint8 tensor (n, 3, size, size) per list of items, in order.
+
+        With `once`, the evaluation view's pixels are not held in memory for another time.
+        `workers` processes decode ahead; the pixels don't depend on how many there are. `items` may be a
+        generator: it is read as far ahead as the workers are.
+        """
+        if workers == 0:
+            for batch in items:
+                yield torch.stack([self._pixels(item, not once) for item in batch])
+            return
+        loader: DataLoader[Tensor] = DataLoader(
+            self,
+            batch_sampler=_Lists(items),  # type: ignore[arg-type]
+            num_workers=workers,
+            collate_fn=torch.stack,
+            worker_init_fn=_one_thread,
+            generator=torch.Generator(),  # else the loader draws on the global state, and dropout differs
+        )
+        with warnings.catch_warnings():  # torch counts cores, and can't know that these wait for disks
+            warnings.filterwarnings("ignore", message="This DataLoader will create")
+            try:
+                yield from loader
+            except FrostlineError as error:
+                raise type(error)(_message_of(error)) from None
+            except (ConnectionError, EOFError) as error:  # what a worker was about to hand over
+                raise RuntimeError(f"DataLoader worker is gone ({error!r})") from None
+
+    def evaluation(self, batch: int, workers: int = 0) -> Iterator[Tensor]:
+        """Yield view 0 of every sample, in order."""
+        chunks = [range(i, min(i + batch, len(self))) for i in range(0, len(self), batch)]
+        return self.batches([[(position, 0) for position in chunk] for chunk in chunks], workers)
+
+    @property
+    def targets(self) -> np.ndarray[Any, np.dtype[np.int64]]:
+        """Class indices, shape (samples,)."""
+        return np.asarray(self.manifest.targets(self.samples))
+
+
+class _Lists:
+    """Batch sampler for torch's DataLoader that yields given lists once."""
+
+    def __init__(self, items: Iterable[Sequence[Item]]) -> None:
+        self._items = items
+
+    def __iter__(self) -> Iterator[Sequence[Item]]:
+        return iter(self._items)
+
+
+def _message_of(error: FrostlineError) -> str:
+    """Return an error's message without the worker's traceback that torch writes around it."""
+    text = str(error)
+    return text.rpartition(f"{type(error).__name__}: ")[2].strip() if "Original Traceback" in text else text
+
+
+def _one_thread(_: int) -> None:
+    torch.set_num_threads(1)
+
+
+def contact_sheet(images: Images, *, count: int = 16, columns: int = 4) -> Image.Image:
+    """Return one picture of `count` augmented training images, as the network will see them."""
+    side = images.preprocessing.size
+    items = [(i % len(images), 1 + i // len(images)) for i in range(count)]
+    sheet = Image.new("RGB", (columns * side, -(-count // columns) * side))
+    for place, item in enumerate(items):
+        picture = Image.fromarray(images[item].permute(1, 2, 0).numpy())
+        sheet.paste(picture, ((place % columns) * side, (place // columns) * side))
+    return sheet
+
+
+def padded(batch: Tensor, size: int) -> Tensor:
+    """Return a batch filled up to `size` rows with copies of its last row.
+
+    Parameters
+    ----------
+    batch : Tensor, shape (n, …)
+    size : int
+
+    Returns
+    -------
+    Tensor, shape (max(n, size), …)
+    """
+    missing = size - len(batch)
+    if missing <= 0:
+        return batch
+    return torch.cat([batch, batch[-1:].expand(missing, *batch.shape[1:])])
+
+
+def ahead(items: Iterator[T]) -> Iterator[T]:
+    """Yield the items of an iterator, computed up to `AHEAD` items early in another thread."""
+    end = object()
+    with ThreadPoolExecutor(1) as pool:
+        waiting = deque(pool.submit(next, items, end) for _ in range(AHEAD))
+        while (item := waiting.popleft().result()) is not end:
+            waiting.append(pool.submit(next, items, end))
+            yield item  # type: ignore[misc]

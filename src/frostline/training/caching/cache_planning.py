@@ -1,0 +1,118 @@
+"""Which views there are of each image, and which rows of frozen layers are kept: read or recompute, per cut.
+
+The number of views follows from the strategy's epochs alone. What is kept follows from rates measured on
+this machine and from the disk; it changes the time a run takes and no bit of its result.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import replace
+
+from frostline import models as bb
+from frostline import profiling
+from frostline.cost import Choice, RowRates, cache_tradeoff
+from frostline.cost.run_time import LOOKED_AT
+from frostline.distributed import process_group
+from frostline.feature_cache import FeatureCache
+from frostline.feature_extraction import Frozen
+from frostline.feature_extraction.image_batches import Images
+from frostline.models import Cut
+from frostline.training.numeric_plan import Plan
+from frostline.training.request import TrainRequest
+
+
+def opened(rows: str) -> AbstractContextManager[FeatureCache | None]:
+    """Open the feature cache, unless features are to be computed each time."""
+    return nullcontext() if rows == "compute" else FeatureCache()
+
+
+def decide(request: TrainRequest, plan: Plan, images: Images, store: FeatureCache | None) -> None:
+    """Decide how many views there are, and for each cut which of them are kept.
+
+    The first process of a job does that for all.
+    """
+    if process_group.leads():
+        _decide(request, plan, images, store)
+    if process_group.size() > 1:
+        found = Plan.from_dict(process_group.decided(plan.as_dict))
+        plan.whole, plan.views, plan.cached, plan.why = found.whole, found.views, found.cached, found.why
+
+
+def _decide(request: TrainRequest, plan: Plan, images: Images, store: FeatureCache | None) -> None:
+    plan.whole = True
+    phases = [replace(s, cut=request.backbone.cut(s.cut).index) for s in request.phases()]
+    if request.config.views is not None:
+        plan.views = request.config.views
+    elif not images.policy.still:
+        plan.views = cache_tradeoff.views_of(phases)
+    if store is None:
+        return
+    sampler = request.config.imbalance == "sampler"
+    for index, need in cache_tradeoff.needs(
+        phases, plan.views, still=images.policy.still, sampler=sampler
+    ).items():
+        cut = request.backbone.cut(index)
+        choice = _choice(request, plan, cut, need, images, store)
+        row_bytes = _row_bytes(request, plan, cut) * len(images)
+        room = math.floor(store.room_bytes() / max(1, row_bytes))
+        views = sorted(need.passes)
+        plan.cached[index] = tuple(views[:room]) if choice.keep else ()
+        if choice.keep and request.data.part("val"):
+            plan.cached[index] = tuple(sorted({0, *plan.cached[index]}))
+        full = "" if room >= len(views) else f"; the cache has room for {room} of {len(views)} views"
+        plan.why[index] = choice.why + full
+
+
+def _choice(
+    request: TrainRequest,
+    plan: Plan,
+    cut: Cut,
+    need: cache_tradeoff.Need,
+    images: Images,
+    store: FeatureCache,
+) -> Choice:
+    if request.config.cache == "keep" or request.config.deterministic or not plan.timed:
+        return untimed(request, cut, _value_bytes(plan))
+    row_bytes = _row_bytes(request, plan, cut)
+    first = Frozen(request.backbone, request.backbone.model, cut, plan.way, store)
+    wanted = [(position, view) for position in range(len(images)) for view in need.passes]
+    missing = first.missing(images, wanted) / max(1, len(wanted))
+    read_s, keep_s = store.seconds_per_row(row_bytes)
+    decode_s = _decode_s(images) if missing else 0.0  # what is there is read if it beats the prefix alone
+    prefix_s = profiling.prefix_s(request.backbone, plan.way, cut)
+    known = RowRates(row_bytes, _pixel_bytes(request), decode_s, prefix_s, read_s, keep_s)
+    return cache_tradeoff.read_or_recompute(known, uses=need.uses, missing=missing, along=need.along)
+
+
+def untimed(request: TrainRequest, cut: Cut, value_bytes: int) -> Choice:
+    """Decide where nothing is timed, or the person has."""
+    if request.config.cache == "keep":
+        return Choice(True, "asked for")
+    return cache_tradeoff.untimed(bb.row_elements(request.backbone, cut) * value_bytes, _pixel_bytes(request))
+
+
+def _pixel_bytes(request: TrainRequest) -> int:
+    return int(3 * request.backbone.preprocessing.size**2)
+
+
+def _row_bytes(request: TrainRequest, plan: Plan, cut: Cut) -> int:
+    """Bytes of one row, before any is computed: layers that answer float32 under bfloat16 take twice that."""
+    return bb.row_elements(request.backbone, cut) * _value_bytes(plan)
+
+
+def _value_bytes(plan: Plan) -> int:
+    return 2 if plan.way.plan.precision == "bfloat16" else 4
+
+
+def _decode_s(images: Images) -> float:
+    """Seconds for the pixels of one view; the second time, when decoded pictures may be in memory."""
+    items = [(position, 1) for position in range(min(LOOKED_AT, len(images)))]
+    for _ in range(2):
+        begun = time.perf_counter()
+        for item in items:
+            images[item]
+        taken = time.perf_counter() - begun
+    return taken / len(items)

@@ -1,0 +1,183 @@
+"""Batches of (z, y) for one phase: the one place where training meets the feature cache.
+
+z is what the frozen part makes of a view of an image, and at cut 0 the network's input itself. Whether it is
+read or computed makes no difference to a bit of it.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator, Sequence
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from frostline import models as bb
+from frostline.cost.cache_tradeoff import VIEWS_APART, on_the_way
+from frostline.cost.run_time import HELD_BYTES
+from frostline.data import OnProgress
+from frostline.distributed import process_group
+from frostline.feature_cache import FeatureCache
+from frostline.feature_extraction import Counts, Frozen
+from frostline.feature_extraction.image_batches import Images, Item
+from frostline.strategies import ResolvedPhase
+from frostline.system.numerics import to_device
+from frostline.system.seeds import derive
+from frostline.training.numeric_plan import Plan
+from frostline.training.tuning.class_imbalance import Balance
+
+
+class PhaseBatches:
+    """What one phase trains on and is scored on. The model must be in eval mode below the cut."""
+
+    def __init__(
+        self,
+        backbone: bb.Backbone,
+        model: nn.Module,
+        modes: Sequence[tuple[nn.Module, bool]],
+        phases: Sequence[ResolvedPhase],
+        index: int,
+        plan: Plan,
+        store: FeatureCache | None,
+        counts: Counts,
+        workers: int,
+    ) -> None:
+        self.cut = backbone.cut(phases[index].cut)
+        self._phase = phases[index]
+        self._plan = plan
+        self._workers = workers
+        self._model, self._modes = model, modes
+        self._held: dict[tuple[int, int] | None, Tensor] = {}  # (part, view) → all its rows, in order
+        self._whole: set[tuple[int, int]] = set()  # of these every row was prepared
+        self._room_bytes = HELD_BYTES
+
+        def frozen(index: int) -> Frozen:
+            return Frozen(backbone, model, backbone.cut(index), plan.way, store, counts)
+
+        self._frozen = frozen(self.cut.index) if self.cut.index > 0 else None
+        # What later phases need lies on the way: one pass serves them and this one.
+        cuts = [backbone.cut(phase.cut).index for phase in phases[index:]]
+        self._later = [frozen(index) for index in on_the_way(cuts)]
+
+    def epoch(
+        self, images: Images, balance: Balance, seed: int, index: int, epoch: int, view: int
+    ) -> tuple[list[list[Item]], Tensor]:
+        """Return the epoch's batches as (position, view) items in a seeded order, and all targets in it.
+
+        Batches differ by one image at most. An image that is drawn again within the epoch (balanced
+        sampling) comes in another view.
+        """
+        order = balance.order(derive(seed, "order", index, epoch))
+        chunks = np.array_split(order, self._phase.batches)[: self._phase.steps_per_epoch]
+        drawn = np.concatenate(chunks)
+        targets = torch.from_numpy(images.targets[drawn])
+        if len(np.unique(drawn)) == len(drawn):
+            first = self._view(images, view, 0)
+            return [[(position, first) for position in chunk.tolist()] for chunk in chunks], targets
+        times: Counter[int] = Counter()
+        items: list[list[Item]] = []
+        for chunk in chunks:
+            items.append([])
+            for position in chunk.tolist():
+                items[-1].append((position, self._view(images, view, times[position])))
+                times[position] += 1
+        return items, targets
+
+    def _view(self, images: Images, view: int, repeat: int) -> int:
+        """Cycle through the planned views while anything is frozen; else draw a new one each time."""
+        if images.policy.still:
+            return 0
+        return self._plan.view(view, repeat) if self.cut.index > 0 else view + VIEWS_APART * repeat
+
+    def prepare(self, images: Images, items: list[list[Item]], progress: OnProgress | None = None) -> None:
+        """Compute the rows that will be read, here or in later phases, if any are missing."""
+        if self._frozen is None or (not self._later and _place(images, items) in self._held):
+            return
+        self._model.eval()
+        self._frozen.place()
+        flat = [item for batch in items for item in batch]
+        place = _place(images, items)
+        if place and sorted(position for position, _ in flat) == list(range(len(images))):
+            self._whole.add(place)
+        for frozen in [*self._later, self._frozen]:
+            wanted = [item for item in flat if self._plan.keeps(frozen.cut, item[1])]
+            if wanted:
+                frozen.fill(images, wanted, workers=self._workers, progress=progress)
+
+    def set_training(self) -> None:
+        """Put what learns in training mode."""
+        for module, learns in self._modes:
+            module.training = learns
+
+    def batches(self, images: Images, items: list[list[Item]]) -> Iterator[Tensor]:
+        """Yield z for each batch of items, on the device where layers learn."""
+        numbers = self._plan.numbers
+        if self._frozen is None:
+            for pixels in images.batches(items, self._workers):
+                yield numbers.batch(pixels, images.preprocessing.normalise)
+            return
+        for z in self._rows(self._frozen, images, items):
+            moved = to_device(z, numbers.device)
+            yield moved.float() if numbers.precision == "float32" else moved
+
+    def _rows(self, frozen: Frozen, images: Images, items: list[list[Item]]) -> Iterator[Tensor]:
+        """Read or compute; small rows of a view that is read whole stay in memory for the next time."""
+        place = _place(images, items)
+        held = self._held.get(place)
+        if held is not None:
+            for batch in items:
+                yield _picked(held, [position for position, _ in batch])
+            return
+        keep = all(self._plan.keeps(self.cut, view) for batch in items for _, view in batch)
+        if place is not None and keep and process_group.size() > 1 and self._hold(frozen, images, place):
+            yield from self._rows(frozen, images, items)
+            return
+        positions = [position for batch in items for position, _ in batch]
+        whole = keep and place is not None and sorted(positions) == list(range(len(images)))
+        parts: list[Tensor] = []
+        for z in frozen.batches(images, items, keep=keep, workers=self._workers):
+            yield z
+            if whole and len(images) * z[:1].nbytes <= self._room_bytes:
+                parts.append(z)
+        if parts and place is not None:
+            rows = torch.cat(parts)
+            self._room_bytes -= rows.nbytes
+            self._held[place] = _picked(rows, np.argsort(positions).tolist())
+
+    def _hold(self, frozen: Frozen, images: Images, place: tuple[int, int]) -> bool:
+        """Read all rows of a view, of which one process of a job sees another part each epoch."""
+        form = frozen.cached.form if frozen.cached else None
+        if form is None or place not in self._whole or len(images) * form.row_bytes > self._room_bytes:
+            return False
+        items = [(position, place[1]) for position in range(len(images))]
+        lists = [items[i : i + frozen.config.batch] for i in range(0, len(items), frozen.config.batch)]
+        self._held[place] = torch.cat(list(frozen.batches(images, lists, workers=self._workers)))
+        self._room_bytes -= self._held[place].nbytes
+        return True
+
+    def still(self, positions: Sequence[int], size: int) -> list[list[Item]]:
+        """Return view 0 of images in order, in batches."""
+        items = [(position, 0) for position in positions]
+        return [items[i : i + size] for i in range(0, len(items), size)]
+
+
+def _place(images: Images, items: Sequence[Sequence[Item]]) -> tuple[int, int] | None:
+    """Return (part, view) where all items are of one view."""
+    views = {view for batch in items for _, view in batch}
+    return (id(images), views.pop()) if len(views) == 1 else None
+
+
+def _picked(rows: Tensor, positions: list[int]) -> Tensor:
+    """Return some rows, in the memory format that all have."""
+    picked = rows[torch.tensor(positions)]
+    last = rows.ndim == 4 and not rows.is_contiguous()
+    return picked.contiguous(memory_format=torch.channels_last) if last else picked
+
+
+def targets_of(targets: Tensor, items: Sequence[Sequence[Item]]) -> Iterator[Tensor]:
+    """Yield the targets of each batch, from those of the whole epoch in order."""
+    start = 0
+    for batch in items:
+        yield targets[start : start + len(batch)]
+        start += len(batch)

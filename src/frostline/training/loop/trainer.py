@@ -1,0 +1,408 @@
+"""The trainer: phases, epochs, steps and validation of one run, resumed where an earlier process stopped.
+
+`z` is what the frozen prefix computes from the pixels; at cut 0 it is the pixels themselves. The loss goes
+through the trainable suffix alone. Frozen layers stay in eval mode throughout, in validation too.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+import warnings
+from collections.abc import Callable
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from frostline import metrics
+from frostline import models as bb
+from frostline.cost.run_time import CHECKPOINT_S, CHECKPOINT_SHARE
+from frostline.data import OnProgress
+from frostline.distributed import process_group
+from frostline.errors import RunWarning
+from frostline.feature_cache import FeatureCache
+from frostline.feature_extraction import Counts
+from frostline.feature_extraction.augmentation import brightness
+from frostline.feature_extraction.image_batches import EVALUATION_BATCH, Images, Item
+from frostline.loggers import OnEpochs
+from frostline.models import Backbone
+from frostline.strategies import Hyperparameters, ResolvedPhase, lr_schedule
+from frostline.studies.study_folder import RunFolder
+from frostline.system.seeds import derive
+from frostline.system.timing import Stopwatch
+from frostline.training.loop import all_reduce, optimizer
+from frostline.training.loop.batches import PhaseBatches, targets_of
+from frostline.training.numeric_plan import Plan
+from frostline.training.resilience import checkpoint, nan_oom_recovery
+from frostline.training.resilience.checkpoint import TrainingState
+from frostline.training.resilience.interruption import Leave, heard
+from frostline.training.resilience.time_limit import Budget, OutOfTime
+from frostline.training.tuning.class_imbalance import Balance
+from frostline.unfreezing import set_rates
+
+
+@dataclass(frozen=True)
+class Setup:
+    """What a run trains with. Nothing of it changes while the run lasts."""
+
+    backbone: Backbone
+    phases: tuple[ResolvedPhase, ...]
+    hyperparameters: Hyperparameters
+    train: Images
+    val: Images | None
+    plan: Plan
+    cache: FeatureCache | None
+    counts: Counts
+    balance: Balance
+    seed: int
+    metric: str
+    keep: str  # the weights a run ends with: "best" on val, or "last"
+    workers: int
+    folder: RunFolder
+    watch: Stopwatch
+    budget: Budget
+    progress: OnProgress | None = None
+    on_epochs: OnEpochs = lambda epochs: None  # called with all epochs so far, after each
+
+    @property
+    def steps(self) -> int:
+        """Optimizer steps of all phases."""
+        return sum(phase.steps for phase in self.phases)
+
+    @property
+    def smallest_piece(self) -> int:
+        """Images that must be learned from together: batch statistics need two."""
+        return 2 if self.hyperparameters.bn in ("train", "recalibrate") else 1
+
+
+class Trainer:
+    """Trains `model` in place: `fit` is the whole of it. `epochs` are the lines of the run's metrics."""
+
+    def __init__(self, setup: Setup, model: nn.Module) -> None:
+        self._setup = setup
+        self._state = checkpoint.shared(setup.folder.path, model)
+        self._model = setup.plan.numbers.place(model)
+        self.epochs: list[dict[str, Any]] = []
+        self._leave: Leave
+        self._earlier_s = self._state.seconds  # of processes before this one
+
+    def fit(self) -> TrainingState:
+        """Train to the end, to the time limit or to a signal; the model then has the best weights.
+
+        Raises `TrainingError` where a loss stays NaN, where memory suffices for no piece of a batch, and
+        where another process of the job was asked to stop.
+        """
+        setup, state = self._setup, self._state
+        finished = sum(phase.epochs for phase in setup.phases[: state.phase]) + state.epoch
+        self.epochs = process_group.decided(lambda: setup.folder.metrics()[:finished])  # and no others
+        setup.on_epochs(self.epochs)
+        setup.budget.earlier_s = self._earlier_s
+        self._checkpointed, self._checkpoint_s, self._disk_failed = time.monotonic(), CHECKPOINT_S, False
+        self._optimizer: torch.optim.Optimizer | None = None
+        with heard() as self._leave:
+            try:
+                for index in range(state.phase, len(setup.phases)):
+                    self._begin_phase(index)
+                    while state.epoch < setup.phases[index].epochs:
+                        self._train_epoch()
+                    state.epoch = 0
+            except OutOfTime:
+                state.stopped = True
+        if state.best_weights:
+            self._model.load_state_dict(state.best_weights)
+        setup.folder.write_metrics(self.epochs)
+        state.seconds = self._earlier_s
+        return state
+
+    # --- a phase --------------------------------------------------------------------------------------------
+
+    def _begin_phase(self, index: int) -> None:
+        """Freeze to the phase's cut; make its optimizer, with the moments of what learned before."""
+        setup, model, state = self._setup, self._model, self._state
+        state.phase = index
+        self._phase = setup.phases[index]
+        cut, bn = setup.backbone.cut(self._phase.cut), setup.hyperparameters.bn
+        bb.freeze(setup.backbone, model, cut, bn)
+        self._optimizer = optimizer.build(
+            setup.backbone, model, self._phase.lr, setup.hyperparameters, self._optimizer
+        )
+        checkpoint.give_moments(model, self._optimizer, state.moments)
+        state.moments = {}
+        self._learning = [p for group in self._optimizer.param_groups for p in group["params"]]
+        self._anchor = optimizer.Anchor(setup.backbone, model, setup.hyperparameters.l2_sp)
+        self._batches = PhaseBatches(
+            setup.backbone,
+            model,
+            bb.training_modes(setup.backbone, model.eval(), cut, bn),
+            setup.phases,
+            index,
+            setup.plan,
+            setup.cache,
+            setup.counts,
+            setup.workers,
+        )
+
+    def _suffix(self) -> AbstractContextManager[Callable[[Tensor], Tensor]]:
+        return bb.suffix(self._setup.backbone, self._model, self._batches.cut)
+
+    # --- an epoch -------------------------------------------------------------------------------------------
+
+    def _train_epoch(self) -> None:
+        """Do the steps of an epoch that are not done yet, validate, and note what came of it."""
+        setup, state = self._setup, self._state
+        self._epoch_s, self._epoch_began = state.epoch_seconds, time.perf_counter()
+        loss = self._mean_loss()
+        row = {
+            "phase": state.phase,
+            "epoch": state.epoch,
+            "cut": self._batches.cut.name,
+            "lr": self._phase.lr * 0.5**state.halvings,
+            "loss": loss,
+            "seconds": self._epoch_seconds,
+        }
+        row |= self._validate()
+        self.epochs.append(row)
+        state.epoch, state.views = state.epoch + 1, state.views + 1
+        state.step, state.losses, state.epoch_seconds = 0, [], 0.0
+        setup.on_epochs(self.epochs)
+        if self._checkpoint_due:
+            self._write_checkpoint()
+
+    def _mean_loss(self) -> float:
+        """Train the epoch; after a loss that is NaN, or where memory runs out, again from its start."""
+        setup, state = self._setup, self._state
+        items, targets = self._batches.epoch(
+            setup.train, setup.balance, setup.seed, state.phase, state.epoch, state.views + 1
+        )
+        assert self._optimizer is not None
+        while True:
+            try:
+                self._train_steps(items, targets)
+                return float(torch.tensor(state.losses).mean())
+            except nan_oom_recovery.NotFinite as error:
+                files = [setup.train.samples[position].path for position, _ in items[error.step]]
+                nan_oom_recovery.halve(self._model, self._optimizer, state, error, files)
+            except nan_oom_recovery.OutOfMemory:
+                sizes = [len(batch) // process_group.size() for batch in items]
+                sizes += [math.ceil(len(batch) / process_group.size()) for batch in items]
+                nan_oom_recovery.split(self._model, self._optimizer, state, sizes, setup.smallest_piece)
+            self._write_checkpoint()  # the decision, before anything follows from it
+
+    def _train_steps(self, items: list[list[Item]], targets: Tensor) -> None:
+        """Do the epoch's steps that are left. `items` are its batches, `targets` all of theirs in order."""
+        setup, state, phase = self._setup, self._state, self._phase
+        first = state.step
+        self._prepare(setup.train, items)
+        self._batches.set_training()
+        self._moving = all_reduce.statistics(self._model)
+        assert self._optimizer is not None
+        if first == 0:
+            checkpoint.begin_epoch(self._model, self._optimizer, state)
+        left = items[first:]
+        mine = [batch[process_group.share(len(batch))] for batch in left]
+        batch_targets = targets_of(targets[sum(map(len, items[:first])) :], left)
+        losses: list[Tensor] = []  # those that are not in `state` yet
+        with torch.random.fork_rng(devices=self._cuda_devices()), self._suffix() as suffix:
+            setup.budget.check("step")
+            began = time.perf_counter()
+            batches = self._batches.batches(setup.train, mine)
+            for step, (z, y) in enumerate(zip(batches, batch_targets, strict=True), first):
+                torch.manual_seed(
+                    derive(setup.seed, "step", state.phase, state.epoch, step, *_process_name())
+                )
+                done = state.epoch * phase.steps_per_epoch + step
+                share = lr_schedule.scale(done, phase.steps, setup.hyperparameters.warmup)
+                set_rates(self._optimizer, share * 0.5**state.halvings)
+                losses.append(self._train_step(suffix, z, y))
+                state.steps, state.step = state.steps + 1, step + 1
+                nan_oom_recovery.check_losses(losses, state.step - len(losses), now=False)
+                if setup.progress:
+                    setup.progress("train", state.steps, setup.steps)
+                setup.budget.note("step", began)
+                self._between_steps(losses, more=step + 1 < len(items))
+                began = time.perf_counter()
+        self._move_losses(losses)
+        nan_oom_recovery.check_weights(self._model, max(0, state.step - 1))
+
+    # --- a step ---------------------------------------------------------------------------------------------
+
+    def _train_step(self, suffix: Callable[[Tensor], Tensor], z: Tensor, y: Tensor) -> Tensor:
+        """Learn from one batch, given this process's part of it and all its targets; return its loss."""
+        known = self._setup.hyperparameters
+        strength = known.feature_augment if self._batches.cut.index > 0 else 0.0
+        assert self._optimizer is not None
+        loss: Tensor | None = None
+        try:
+            self._optimizer.zero_grad(set_to_none=True)
+            loss = self._backward(suffix, brightness(z, strength), y)
+        except Exception as error:
+            if not nan_oom_recovery.is_out_of_memory(error):
+                raise
+        loss = all_reduce.add_up(self._learning, self._moving, loss)
+        self._anchor.pull()
+        torch.nn.utils.clip_grad_norm_(self._learning, known.clip_grad)
+        self._optimizer.step()
+        return loss
+
+    def _backward(self, suffix: Callable[[Tensor], Tensor], z: Tensor, y: Tensor) -> Tensor:
+        """Backpropagate the loss of a part of the batch, in pieces where memory is short; return the loss."""
+        setup, mine = self._setup, y[process_group.share(len(y))]
+        pieces = max(1, min(self._state.pieces, len(mine) // setup.smallest_piece))
+        total: Tensor | None = None
+        for part, targets in zip(z.tensor_split(pieces), mine.tensor_split(pieces), strict=True):
+            with setup.plan.numbers.autocast():
+                logits = suffix(part)
+            smoothing = setup.hyperparameters.label_smoothing
+            loss = setup.balance.loss(logits.float(), targets.to(logits.device), smoothing)
+            if len(targets) < len(y):
+                loss = loss * setup.balance.share(targets, y)
+            loss.backward()  # type: ignore[no-untyped-call]
+            total = loss.detach() if total is None else total + loss.detach()
+        assert total is not None
+        return total
+
+    def _between_steps(self, losses: list[Tensor], *, more: bool) -> None:
+        """Checkpoint where one is due, leave where a signal came, stop where the time is up."""
+
+        def keep() -> None:
+            self._move_losses(losses)
+            self._write_checkpoint()
+
+        due = process_group.leads() and self._checkpoint_due
+        others, late, due = process_group.any_of(
+            self._leave.signalled, more and self._setup.budget.late("step"), more and due
+        )
+        self._leave(keep, others=others)
+        if late:
+            raise OutOfTime
+        if due:
+            keep()
+
+    def _move_losses(self, losses: list[Tensor]) -> None:
+        """Move losses into the state, which is what checkpoints hold."""
+        nan_oom_recovery.check_losses(losses, self._state.step - len(losses), now=True)
+        if losses:
+            self._state.losses += torch.stack(losses).tolist()
+            losses.clear()
+
+    # --- validation -----------------------------------------------------------------------------------------
+
+    def _validate(self) -> dict[str, float]:
+        """Score val, and keep the weights if they are the best so far and the best are asked for."""
+        setup, state = self._setup, self._state
+        if setup.val is None:
+            return {}
+        setup.budget.check("validation")
+        began = time.perf_counter()
+        self._model.eval()
+        logits = self._logits(setup.val)
+        probabilities = metrics.softmax(logits)
+        score = metrics.goodness(setup.metric, setup.val.targets, probabilities)
+        better = state.best is None or score >= state.best or not np.isfinite(state.best)
+        if better and setup.keep == "best":
+            state.best, state.best_epoch = score, len(self.epochs) + 1
+            state.best_weights = {k: v.detach().clone() for k, v in self._model.state_dict().items()}
+        setup.budget.note("validation", began)
+        return {
+            "val_accuracy": metrics.score("accuracy", setup.val.targets, probabilities),
+            f"val_{setup.metric}": metrics.score(setup.metric, setup.val.targets, probabilities),
+            "val_loss": float(F.cross_entropy(torch.from_numpy(logits), torch.from_numpy(setup.val.targets))),
+        }
+
+    def _logits(self, images: Images) -> NDArray[np.float32]:
+        """Return the logits (images, classes) of view 0 of every image, from the features at the cut.
+
+        Each process of a job computes those of a share of the images.
+        """
+        setup, batches = self._setup, self._batches
+        self._prepare(images, batches.still(range(len(images)), EVALUATION_BATCH))
+        logits = [np.empty((0, setup.balance.classes), dtype=np.float32)]
+        with torch.no_grad(), self._suffix() as suffix:
+            mine = range(len(images))[process_group.share(len(images))]
+            for z in batches.batches(images, batches.still(mine, EVALUATION_BATCH)):
+                if process_group.size() == 1:
+                    self._leave(self._write_checkpoint)
+                with setup.plan.numbers.autocast():
+                    logits.append(suffix(z).float().cpu().numpy())
+        return process_group.gathered(np.concatenate(logits), len(images))
+
+    def _prepare(self, images: Images, items: list[list[Item]]) -> None:
+        """Compute the features that will be read; a signal or the time may end that.
+
+        The processes of a job fill the cache together, and then hear what has come to one of them.
+        """
+        leave, batches, outer = self._leave, self._batches, self._setup.progress
+
+        def progress(what: str, done: int, total: int) -> None:
+            if process_group.size() == 1:
+                leave(self._write_checkpoint)
+            elif leave.signalled:
+                raise OutOfTime
+            if outer:
+                outer(what, done, total)
+
+        if process_group.size() == 1:
+            batches.prepare(images, items, progress)
+            return
+        late = False
+        try:
+            batches.prepare(images, items, progress)
+        except OutOfTime:
+            late = not leave.signalled
+        others, late = process_group.any_of(leave.signalled, late)
+        leave(self._write_checkpoint, others=others)
+        if late:
+            raise OutOfTime
+
+    # --- checkpoints ----------------------------------------------------------------------------------------
+
+    @property
+    def _epoch_seconds(self) -> float:
+        """Seconds of the epoch under way, those of earlier processes included."""
+        return self._epoch_s + time.perf_counter() - self._epoch_began
+
+    @property
+    def _checkpoint_due(self) -> bool:
+        """Whether a state may be written again, by this process's clock."""
+        return (time.monotonic() - self._checkpointed) * CHECKPOINT_SHARE > self._checkpoint_s
+
+    def _write_checkpoint(self) -> None:
+        """Write the state now; a full disk costs a warning. Of a job's processes the first one writes.
+
+        The metrics' lines come first: lines past the state are cut off when the run is resumed.
+        """
+        if not process_group.leads():
+            return
+        setup, state, began = self._setup, self._state, time.monotonic()
+        assert self._optimizer is not None
+        state.seconds = self._earlier_s + setup.watch.seconds
+        state.epoch_seconds = self._epoch_seconds if state.step else 0.0
+        try:
+            setup.folder.write_metrics(self.epochs)
+            moments = checkpoint.moments_of(self._model, self._optimizer)
+            checkpoint.write(setup.folder.path, self._model, state, moments)
+        except OSError as error:
+            if not self._disk_failed:
+                warnings.warn(
+                    f"No checkpoint can be written to {setup.folder.path} ({error.strerror}): the run "
+                    "continues, but if it is stopped it resumes from the last one that was.",
+                    RunWarning,
+                    stacklevel=2,
+                )
+            self._disk_failed = True
+        self._checkpointed = time.monotonic()
+        self._checkpoint_s = self._checkpointed - began
+
+    def _cuda_devices(self) -> list[int]:
+        return [torch.cuda.current_device()] if self._setup.plan.numbers.device == "cuda" else []
+
+
+def _process_name() -> tuple[str, ...]:
+    """What tells a process's draws of dropout from the others'; nothing in the first one, or alone."""
+    return () if process_group.leads() else (f"process {process_group.rank()}",)

@@ -1,0 +1,38 @@
+"""Results are typed: every figure that a result holds is an attribute, and nothing else is."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+import frostline
+from frostline.studies.result_fields import Figure
+from tiny import tiny_backbone, tiny_model, write_table
+
+FIELDS = {"run", "study", "again"}  # of the results themselves
+
+
+def figures(kind: type) -> set[str]:
+    return {name for name, value in vars(kind).items() if isinstance(value, Figure)}
+
+
+def test_every_figure_of_a_result_is_an_attribute(tmp_path: Path) -> None:
+    data = frostline.load_data(write_table(tmp_path / "images"), near_copies=False)
+    options = {"threads": 1, "flip": "none", "metric": "macro_f1"}
+    race = frostline.compare(
+        tiny_backbone(), data, ["linear_probe", "head(epochs=1)"], study=tmp_path / "s", repeats=1, **options
+    )
+    run = race.run
+    written = frostline.export(race.study.path, out=tmp_path / "out", module=tiny_model())
+    for found in (run, race, written):
+        missing = set(found.result) - figures(type(found)) - FIELDS
+        assert missing - {"val_macro_f1"} == set(), type(found).__name__
+        for name in figures(type(found)) & set(found.result):
+            assert getattr(found, name) == found.result[name]
+    assert run.interpolation is None  # a figure that this run does not have
+    with pytest.raises(AttributeError, match="acuracy"):
+        _ = run.acuracy  # type: ignore[attr-defined]
+    with pytest.raises(AttributeError):
+        run.accuracy = 1.0
+    assert "95 % interval" in str(type(run).low.__doc__)

@@ -1,0 +1,124 @@
+"""How sure it is that one candidate leads another, and how that is said."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from frostline import sentences
+from frostline.selection import (
+    significance,
+)
+from frostline.selection.significance import HeldOutPredictions
+from frostline.selection.text import verdict_lines
+
+
+def answers(
+    rate: float, *, images: int = 300, repeats: int = 3, seed: int = 0, ties: int = 1
+) -> HeldOutPredictions:
+    """Invent a candidate that is right about an image with some probability, in two classes."""
+    rng = np.random.default_rng(seed)
+    targets = np.tile(np.arange(images) % 2, repeats)
+    right = rng.random(images * repeats) < rate
+    guess = np.where(right, targets, 1 - targets)
+    return HeldOutPredictions(
+        images=np.tile(np.arange(images), repeats),
+        repeats=np.repeat(np.arange(repeats), images),
+        units=np.tile(np.arange(images) // ties, repeats),
+        targets=targets,
+        probabilities=np.eye(2)[guess] * 0.8 + 0.1,
+    )
+
+
+def test_a_clear_lead_is_separated_and_wins() -> None:
+    held = {0: answers(0.9, seed=1), 1: answers(0.6, seed=2)}
+    found = significance.judge(held, {0: 100.0, 1: 1.0}, "accuracy")
+    assert (found.winner, found.leader, found.separated) == (0, 0, True)
+    assert found.differences[1].mean == pytest.approx(0.3, abs=0.06)
+
+
+def test_too_close_to_call_and_the_cheaper_wins() -> None:
+    one = answers(0.8, seed=1)
+    other = HeldOutPredictions(one.images, one.repeats, one.units, one.targets, one.probabilities.copy())
+    other.probabilities[0] = other.probabilities[0][::-1]  # one image apart
+    costs = {0: 100.0, 1: 1.0}
+    found = significance.judge({0: one, 1: other}, costs, "accuracy")
+    assert not found.separated
+    assert found.winner == 1
+    assert significance.judge({0: one, 1: other}, {0: 1.0, 1: 100.0}, "accuracy").winner == 0
+
+
+@pytest.mark.parametrize("metric", ["accuracy", "balanced_accuracy"])
+def test_the_interval_of_a_difference_covers_the_truth(metric: str) -> None:
+    inside = 0
+    for seed in range(20):
+        one, other = answers(0.8, seed=2 * seed, images=100), answers(0.75, seed=2 * seed + 1, images=100)
+        found = significance.difference(one, other, metric, seed)
+        inside += found.low <= 0.05 <= found.high
+    assert 16 <= inside <= 20
+
+
+def test_images_that_hang_together_widen_the_interval() -> None:
+    alone = significance.difference(answers(0.8, seed=1), answers(0.7, seed=2), "accuracy")
+
+    def tied(rate: float, seed: int) -> HeldOutPredictions:
+        found = answers(rate, seed=seed, images=30)
+        rows = np.tile(np.repeat(np.arange(30), 10), 3) + np.repeat(np.arange(3) * 30, 300)
+        return HeldOutPredictions(
+            np.tile(np.arange(300), 3),
+            np.repeat(np.arange(3), 300),
+            found.units[rows],
+            found.targets[rows],
+            found.probabilities[rows],
+        )
+
+    together = significance.difference(tied(0.8, 1), tied(0.7, 2), "accuracy")
+    assert together.error > 2 * alone.error
+
+
+def test_the_verdict_says_how_much_was_seen() -> None:
+    apart = {"leader": "full", "other": "head", "mean": 0.1, "low": 0.05, "high": 0.2, "separated": True}
+    result = {
+        "winner": "full",
+        "repeats": 1,
+        "standings": [{}, {}],
+        "differences": [apart],
+        "separated": False,  # on one repeat nothing is
+        "finished": True,
+        "accuracy": 0.9,
+        "low": 0.8,
+        "high": 0.95,
+        "test_looks": 1,
+    }
+    first, *_ = verdict_lines(result)
+    assert first == "full leads every other over 1 repeat: not enough to name a winner."
+    headline = {**result, "basis": "test part"}
+    assert "images that no decision has used" in sentences.accuracy(headline)
+    assert "3 configurations have been evaluated on" in sentences.accuracy({**headline, "test_looks": 3})
+    three = {**result, "repeats": 3, "separated": True}
+    assert verdict_lines(three)[0].startswith("full wins over 3 repeats, significantly better")
+    alone = {**result, "differences": []}
+    assert (
+        verdict_lines(alone)[0]
+        == "full was evaluated on 1 repeat, and no other was: not enough to name a winner."
+    )
+    held = {**result, "folds": 5, "judged_on_folds": 1, "out_of_fold": {"images": 54}}
+    assert verdict_lines(held)[0].startswith("full leads every other over one hold-out of 54 images")
+
+
+def test_a_challenger_is_promising_until_it_has_all_its_folds() -> None:
+    result = {
+        "winner": "head",
+        "repeats": 1,
+        "folds": 5,
+        "standings": [{}, {}],
+        "differences": [],
+        "separated": False,
+        "finished": False,
+        "accuracy": None,
+        "promising": [{"strategy": "full", "folds": 1, "ahead": 0.056, "beside": "head"}],
+        "ended_because": "full would take about 40 s more, and 22 s were left.",
+    }
+    _, promising, ended = verdict_lines(result)
+    assert promising == "full is promising: 1 of 5 folds, +5.6 points compared with head on the same images."
+    assert ended == result["ended_because"]
