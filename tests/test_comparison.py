@@ -21,6 +21,7 @@ from frostline import sentences
 from frostline.config import Config
 from frostline.data import Manifest
 from frostline.errors import DataError, StudyError, UsageError
+from frostline.feature_cache import FeatureCache
 from frostline.selection import (
     conclusion,
     ranking,
@@ -196,6 +197,7 @@ def runner(limit_s: float, log: Callable[[str], None] = print) -> TrialRunner:
         clock=Clock(limit_s, Path("unused"), Stopwatch()),
         config=Config(),
         loggers=[],
+        cache=FeatureCache(),
         progress=None,
         log=log,
     )

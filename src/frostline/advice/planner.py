@@ -8,6 +8,7 @@ from typing import Any
 from frostline.advice.recommendation import Advice, Budget, Case, advise
 from frostline.data import Manifest, OnProgress
 from frostline.diagnostics import Signals, measure
+from frostline.feature_cache import FeatureCache
 from frostline.models import Backbone
 from frostline.reports import notebook
 
@@ -49,6 +50,7 @@ def plan(
     disk_bytes: int | None = None,
     seed: int = 0,
     threads: int | None = None,
+    feature_cache: FeatureCache | None = None,
     progress: OnProgress | None = None,
 ) -> Planned:
     """Recommend a strategy to train on these images with this network, within a budget for one run.
@@ -71,6 +73,8 @@ def plan(
         Seed of folds and sampling.
     threads
         Torch threads; `None` for as many as cores are free.
+    feature_cache
+        Where features of frozen layers are kept; `None` for the one of this machine.
     progress
         Called as `progress(what, done, total)`.
 
@@ -87,7 +91,15 @@ def plan(
     budget = Budget(None if minutes is None else 60.0 * minutes, memory_bytes, disk_bytes)
     budget.check()
     data = data.checked(progress)
-    signals = measure(backbone, data, random=False, seed=seed, threads=threads, progress=progress)
+    signals = measure(
+        backbone,
+        data,
+        random=False,
+        seed=seed,
+        threads=threads,
+        feature_cache=feature_cache,
+        progress=progress,
+    )
     assert signals.rates is not None
     case = Case(
         signals=signals.as_dict(),

@@ -158,6 +158,7 @@ def measure(
     rates: bool = True,
     seed: int = 0,
     threads: int | None = None,
+    feature_cache: FeatureCache | None = None,
     progress: OnProgress | None = None,
 ) -> Signals:
     """Measure the training images against a backbone: similarity, probe accuracy by stage, learning curve.
@@ -176,6 +177,8 @@ def measure(
     seed : int
     threads : int or None
         Threads to compute with; None chooses.
+    feature_cache : FeatureCache or None
+        Where features of frozen layers are kept; None is the one of this machine.
     progress : callable or None
         Called with (what, done, total).
 
@@ -189,6 +192,7 @@ def measure(
         The network has no cut before its head.
     """
     timing.prepare_process()
+    cache = feature_cache or FeatureCache()
     if len(backbone.cuts) < 2:
         raise ModelError(
             f"{backbone.name} can't be cut before its head ({' '.join(backbone.notes)}), so nothing can be "
@@ -214,7 +218,7 @@ def measure(
     }
 
     def compute() -> dict[str, Any]:
-        with numerics.threads(plan.threads), FeatureCache() as cache:
+        with numerics.threads(plan.threads), cache:
             return _measure_signals(backbone, data, samples, probed, plan, config, cache, seed, progress)
 
     def compute_random() -> dict[str, Any]:
@@ -225,7 +229,7 @@ def measure(
     twin: dict[str, Any] = {"accuracy": {}, "notes": []}
     if random and signals["probe_by_stage"]:
         twin = directories.remembered("signals", f"random weights {digest_of(key)}", compute_random)
-    machine_rates = _rates(backbone, data, seed, threads) if rates else None
+    machine_rates = _rates(backbone, data, cache, seed, threads) if rates else None
     cut_away = data.cut_away(backbone.preprocessing.crop_mode, backbone.preprocessing.crop_pct)
     groups = stage_probes.GroupsProbe(**signals["groups"]) if signals.get("groups") else None
     return Signals(
@@ -253,11 +257,11 @@ def measure(
     )
 
 
-def _rates(backbone: Backbone, data: Manifest, seed: int, threads: int | None) -> Rates:
+def _rates(backbone: Backbone, data: Manifest, cache: FeatureCache, seed: int, threads: int | None) -> Rates:
     """Time the network on this machine, and the decoding of some of these images."""
     samples = data.part("train")[:TIMED]
     images = Images(data, samples, backbone.preprocessing, policy=Policy("standard"), seed=seed)
-    return rates_of.measure(backbone, images, threads=threads, classes=len(data.classes))
+    return rates_of.measure(backbone, images, cache=cache, threads=threads, classes=len(data.classes))
 
 
 def _measure_signals(

@@ -9,6 +9,7 @@ from typing import Any
 from frostline.config import Config
 from frostline.data import Manifest, OnProgress
 from frostline.errors import ModelError, UsageError
+from frostline.feature_cache import FeatureCache
 from frostline.models import Backbone, zoo
 from frostline.selection import Limits, screen
 from frostline.studies.study_folder import Study, digest_of, plain
@@ -118,6 +119,7 @@ def select_backbones(
     *,
     config: Config,
     left_s: float | None,
+    cache: FeatureCache,
     progress: OnProgress | None,
     log: Callable[[str], None],
 ) -> list[dict[str, Any]]:
@@ -149,6 +151,7 @@ def select_backbones(
             threads=config.threads,
             workers=config.workers,
             left_s=left_s,
+            feature_cache=cache,
             progress=progress,
             log=log,
         )

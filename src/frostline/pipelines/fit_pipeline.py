@@ -23,6 +23,7 @@ from frostline.data import Manifest, OnProgress, is_study, load_data
 from frostline.diagnostics import Signals
 from frostline.distributed import launcher
 from frostline.errors import StudyError, UsageError
+from frostline.feature_cache import FeatureCache
 from frostline.features.augmentation import check_options
 from frostline.loggers import Loggers, make_loggers
 from frostline.models import Backbone, lineage
@@ -228,7 +229,7 @@ def fit(
     timing.prepare_process()
     launcher.demand_alone("fit")
     loggers = make_loggers(logger, study)
-    watch = watch or Stopwatch()
+    watch, cache = watch or Stopwatch(), FeatureCache()
     chosen = Config.of(config, options, without=(*TRAIN_ALONE, "batch_size"))
     minutes, seed = chosen.minutes, chosen.seed
     strategies = parse_list(strategies) if isinstance(strategies, str) else strategies
@@ -277,19 +278,21 @@ def fit(
             opened_study,
             config=plain,
             left_s=left_s,
+            cache=cache,
             progress=progress,
             log=log,
         )
         backbones = [next(b for b in backbones if b.name == row["model"]) for row in screening if row["kept"]]
     demand_time(backbones[0], data, minutes, chosen.threads, watch)
     with FileLock(opened_study.path / "first.lock"):  # a second process finds the model trained
-        first = _probe(backbones[0], data, opened_study, plain, loggers, progress)
+        first = _probe(backbones[0], data, opened_study, plain, loggers, cache, progress)
     log(_probe_line(first, chosen.metric, watch.seconds))
     measuring = sum(measuring_s(b, data, chosen.threads) for b in backbones)
     plans, strategies_by_network = dict[str, Planned](), dict[str, list[str]]()
     if minutes is None or watch.seconds + measuring + ENDING_S < 60.0 * minutes:
         plans = {
-            b.name: plan(b, data, seed=seed, threads=chosen.threads, progress=progress) for b in backbones
+            b.name: plan(b, data, seed=seed, threads=chosen.threads, feature_cache=cache, progress=progress)
+            for b in backbones
         }
     else:
         log(f"There is no time to measure the network (about {measuring:.0f} s): the probe is the model.")
@@ -325,13 +328,14 @@ def fit(
                 config=replace(chosen, resize=None, minutes=allowed),
                 logger=loggers,
                 watch=watch,
+                feature_cache=cache,
                 progress=progress,
                 log=log,
             )
     except (NoTime, NothingHeldOut) as error:
         log(str(error))
     if not fold_count and data.part("test"):
-        first = _probe_with_test(backbones[0], data, opened_study, plain, loggers, progress)
+        first = _probe_with_test(backbones[0], data, opened_study, plain, loggers, cache, progress)
     answering = next(b for b in backbones if b.name == (comparison.model if comparison else first.model))
     answering_plan = plans.get(answering.name)
     _write_backbone(opened_study, answering, plans)
@@ -484,6 +488,7 @@ def _probe(
     study: Study,
     config: Config,
     loggers: Loggers,
+    cache: FeatureCache,
     progress: OnProgress | None,
 ) -> Run:
     """Train a linear probe on all train and val images, as the first model."""
@@ -496,6 +501,7 @@ def _probe(
         study=sub_study(study, training_data),
         config=config,
         logger=loggers,
+        feature_cache=cache,
         progress=progress,
     )
     if not (has_finished_run(study) or study.answer):
@@ -510,6 +516,7 @@ def _probe_with_test(
     study: Study,
     config: Config,
     loggers: Loggers,
+    cache: FeatureCache,
     progress: OnProgress | None,
 ) -> Run:
     """Train a probe on all train and val images and evaluate it on the test part, if none can be held out."""
@@ -517,7 +524,14 @@ def _probe_with_test(
     whole_data = replace(data, samples=samples)
     folder = sub_study(study, whole_data)
     run = train(
-        backbone, whole_data, "linear_probe", study=folder, config=config, logger=loggers, progress=progress
+        backbone,
+        whole_data,
+        "linear_probe",
+        study=folder,
+        config=config,
+        logger=loggers,
+        feature_cache=cache,
+        progress=progress,
     )
     study.answer_by(run.folder, "a linear probe, since nothing can be held out to compare on")
     return run

@@ -13,6 +13,7 @@ from PIL import Image
 
 from frostline import metrics, training
 from frostline.data import Manifest, OnProgress, load_data
+from frostline.feature_cache import FeatureCache
 from frostline.models import zoo
 from frostline.training import Run
 
@@ -92,7 +93,7 @@ def demo(
     table = write_digits(folder / "digits", seed)
     data = load_data(table, seed=seed, progress=progress)
     backbone = zoo.load_backbone(model, size=size, resize=resize, download=download)
-    runs = []
+    runs, cache = [], FeatureCache()
     for strategy in strategies:
         if begin:
             begin(strategy)
@@ -106,6 +107,7 @@ def demo(
                 deterministic=deterministic,
                 threads=threads,
                 workers=workers,
+                feature_cache=cache,
                 progress=progress,
             )
         )

@@ -125,6 +125,7 @@ def screen(
     threads: int | None = None,
     workers: int = 0,
     left_s: float | None = None,
+    feature_cache: FeatureCache | None = None,
     progress: OnProgress | None = None,
     log: Callable[[str], None] = lambda line: None,
 ) -> list[ScreeningResult]:
@@ -149,6 +150,8 @@ def screen(
     left_s
         Seconds until the time limit. Networks are then screened in the order given as long as a share of
         that allows; if it allows none, the one with the shortest pass is selected without a probe.
+    feature_cache
+        Where features of frozen layers are kept; `None` for the one of this machine.
     progress
         Called as `progress(what, done, total)`.
     log
@@ -165,6 +168,7 @@ def screen(
         If every network is over a limit.
     """
     limits.check()
+    cache = feature_cache or FeatureCache()
     classes = len(data.classes)
     results = {}
     for backbone in backbones:
@@ -191,7 +195,7 @@ def screen(
     ]
     held = {}
     for backbone in in_time:
-        pooled = _features(backbone, subset, deterministic, precision, threads, workers, progress)
+        pooled = _features(backbone, subset, cache, deterministic, precision, threads, workers, progress)
         held[backbone.name] = predictions = _probe_predictions(pooled, subset, folds, metric)
         accuracy, low, high = predictions.accuracy_interval()
         logme = transferability.log_me(pooled, subset.targets(subset.samples), classes)
@@ -277,6 +281,7 @@ def measure_costs(backbone: Backbone, classes: int, threads: int | None = None) 
 def _features(
     backbone: Backbone,
     data: Manifest,
+    cache: FeatureCache,
     deterministic: bool,
     precision: str,
     threads: int | None,
@@ -288,8 +293,8 @@ def _features(
         backbone, deterministic=deterministic, precision=precision, threads=threads
     )
     images = Images(data, data.samples, backbone.preprocessing)
-    with numerics.threads(method.plan.threads), FeatureCache() as store:
-        head = Frozen(backbone, backbone.model, backbone.cuts[-1], method, store)
+    with numerics.threads(method.plan.threads), cache:
+        head = Frozen(backbone, backbone.model, backbone.cuts[-1], method, cache)
         return features(head, images, workers=workers, progress=progress)
 
 

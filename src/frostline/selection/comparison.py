@@ -17,6 +17,7 @@ from frostline.cost import Cost, Rates, predict
 from frostline.data import Manifest, OnProgress
 from frostline.distributed import launcher
 from frostline.errors import UsageError
+from frostline.feature_cache import FeatureCache
 from frostline.features.augmentation import Policy, check_options
 from frostline.features.image_batches import Images
 from frostline.loggers import Loggers, make_loggers
@@ -58,6 +59,7 @@ def compare(
     config: Config | None = None,
     logger: str | Iterable[str] | Loggers | None = None,
     watch: Stopwatch | None = None,
+    feature_cache: FeatureCache | None = None,
     progress: OnProgress | None = None,
     log: Callable[[str], None] = lambda line: None,
     **options: Unpack[Options],
@@ -117,6 +119,8 @@ def compare(
         Loggers that follow every run, as in `train`.
     watch
         Stopwatch that the time limit counts from.
+    feature_cache
+        Where features of frozen layers are kept; `None` for the one of this machine.
     progress
         Called as `progress(what, done, total)`.
     log
@@ -179,6 +183,7 @@ def compare(
         named={"strategies": named, **({"search": list(search), "draws": draws} if draws else {})},
         loggers=loggers,
         watch=watch,
+        cache=feature_cache or FeatureCache(),
         progress=progress,
         log=log,
         joins=earlier,
@@ -272,6 +277,7 @@ def _runner(request: CompareRequest) -> TrialRunner:
         clock=clock,
         config=request.run_config,
         loggers=request.loggers,
+        cache=request.cache,
         progress=request.progress,
         log=request.log,
         expected=[profiling.Expected(**row) for row in plan["expected"]],
@@ -304,7 +310,12 @@ def _rates(request: CompareRequest, backbone: Backbone) -> Rates:
     images = Images(data, data.part("train"), backbone.preprocessing, policy=policy)
     threads = numerics.thread_count(config.threads, steady=config.deterministic)
     return profiling.measure(
-        backbone, images, batch=config.batch_size, threads=threads, classes=len(data.classes)
+        backbone,
+        images,
+        cache=request.cache,
+        batch=config.batch_size,
+        threads=threads,
+        classes=len(data.classes),
     )
 
 

@@ -441,6 +441,7 @@ def _train_winner(request: CompareRequest, winner: Candidate, temperature: float
         temperature=temperature,
         interpolate_weights=None if share == 1.0 else share,
         logger=request.loggers,
+        feature_cache=request.cache,
         progress=request.progress,
     )
 

@@ -9,6 +9,7 @@ from typing import Any
 
 from frostline.config import REPEATS, Config
 from frostline.data import Manifest, OnProgress
+from frostline.feature_cache import FeatureCache
 from frostline.loggers import Loggers
 from frostline.models import Backbone
 from frostline.selection.candidates import Candidate
@@ -51,6 +52,7 @@ class CompareRequest:
     named: dict[str, Any]  # strategies and search, as given
     loggers: Loggers
     watch: Stopwatch
+    cache: FeatureCache
     progress: OnProgress | None
     log: Callable[[str], None]
     earlier: EarlierRuns = field(default_factory=EarlierRuns)

@@ -15,6 +15,7 @@ from frostline.advice import TIME_MARGIN
 from frostline.config import Config
 from frostline.data import Manifest, OnProgress
 from frostline.diagnostics import feature_drift
+from frostline.feature_cache import FeatureCache
 from frostline.inference import error_gallery, selective_prediction
 from frostline.loggers import Loggers
 from frostline.models import Backbone
@@ -128,6 +129,7 @@ class TrialRunner:
     clock: Clock
     config: Config  # of each run; its seed is the comparison's
     loggers: Loggers
+    cache: FeatureCache
     progress: OnProgress | None
     log: Callable[[str], None]
     expected: list[Expected] = field(default_factory=list)  # seconds of whole runs
@@ -277,6 +279,7 @@ class TrialRunner:
             augment=candidate.augment,
             keep="last",
             logger=self.loggers,
+            feature_cache=self.cache,
             progress=self._on_progress,
         )
         outcome = {

@@ -21,7 +21,6 @@ from torch import nn
 from frostline import metrics, probe
 from frostline import models as bb
 from frostline.cost import cache_choice
-from frostline.feature_cache import FeatureCache
 from frostline.features import ForwardConfig, logits
 from frostline.features.image_batches import EVALUATION_BATCH, Images
 from frostline.models import Backbone, Cut
@@ -234,6 +233,7 @@ class _Fold:
             seed=resampling.seed_of(request.config.seed, task.cell),
             augment=candidate.augment,
             keep="last",
+            feature_cache=request.cache,
         )
         name = folder.read("result.json")["cut"]
         classes = len(request.data.classes)
@@ -268,7 +268,7 @@ class _Fold:
         row_bytes = 4 * bb.row_elements(self.backbone, self.cut)
         keep = cache_choice.untimed(row_bytes, 3 * self.backbone.preprocessing.size**2).keep
         way = ForwardConfig(numerics.exact_plan(self.request.config.threads), EVALUATION_BATCH)
-        with FeatureCache() as store:
+        with self.request.cache as cache:
             return logits(
                 self.backbone,
                 self.at(share, self.adapted),
@@ -276,5 +276,5 @@ class _Fold:
                 self.held_out,
                 way,
                 keep=keep,
-                cache=store,
+                cache=cache,
             )

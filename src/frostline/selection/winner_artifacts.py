@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from frostline.feature_cache import FeatureCache
 from frostline.features.image_batches import Images
 from frostline.inference import error_gallery, selective_prediction
 from frostline.selection import resampling, weight_interpolation
@@ -74,8 +73,8 @@ def write_selective_prediction(
     image_limit = _images_in_time(request, runner, max(len(train), len(held_out)))
     if model is not None and image_limit:
         folder = Study(request.study.path).run_at(runner.outcomes[task].get("run"))
-        with FeatureCache() as store:
-            below = below_of(backbone, folder, folder.read("result.json")["cut"], store)
+        with request.cache as cache:
+            below = below_of(backbone, folder, folder.read("result.json")["cut"], cache)
             distances = selective_prediction.distances(backbone, model, below, train, held_out, image_limit)
         selective_prediction.write(
             run.folder.path, selective_prediction.FamiliarFeatures(familiar.features, distances)

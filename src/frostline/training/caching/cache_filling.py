@@ -97,36 +97,36 @@ def fill_cache(
     )
     request.check()
     plan = numeric_plan.made(request)
-    counts, policy = Counts(), Policy("none")
-    with numerics.threads(plan.numbers.threads), FeatureCache() as store:
-        _demand_writable(store)
+    counts, policy, cache = Counts(), Policy("none"), FeatureCache()
+    with numerics.threads(plan.numbers.threads), cache:
+        _demand_writable(cache)
         if cut is None or (views or 1) > 1:
             one = request.backbone
-            head = Frozen(one, one.model, one.cuts[-1], plan.way, store, counts)
+            head = Frozen(one, one.model, one.cuts[-1], plan.way, cache, counts)
             policy, _ = numeric_plan.augmentation(request, head)
-        _decide(request, plan, cut, policy, store)
+        _decide(request, plan, cut, policy, cache)
         if ray is None:
-            _fill(request, plan, policy, store, counts)
+            _fill(request, plan, policy, cache, counts)
     used = 1
     if ray is not None:
-        used = _spread(request, plan, policy, counts, ray)
+        used = _spread(request, plan, policy, cache, counts, ray)
     return CacheFill(
         wanted=sum(len(items) for _, _, items in _wanted(request, plan, policy)),
         computed=counts.rows_computed,
         views={index: len(cached) for index, cached in sorted(plan.cached.items())},
         workers=used,
-        store=str(store.path),
+        store=str(cache.path),
     )
 
 
-def _demand_writable(store: FeatureCache) -> None:
-    if not store.writable:
+def _demand_writable(cache: FeatureCache) -> None:
+    if not cache.writable:
         raise UsageError(
-            f"The store {store.path} cannot be written ({store.trouble}). Give another by --cache-dir."
+            f"The store {cache.path} cannot be written ({cache.trouble}). Give another by --cache-dir."
         )
 
 
-def _decide(request: TrainRequest, plan: Plan, cut: int | None, policy: Policy, store: FeatureCache) -> None:
+def _decide(request: TrainRequest, plan: Plan, cut: int | None, policy: Policy, cache: FeatureCache) -> None:
     """Decide which views of which cuts are kept."""
     if cut is not None:
         cluster = request.backbone.cut(cut).index
@@ -134,7 +134,7 @@ def _decide(request: TrainRequest, plan: Plan, cut: int | None, policy: Policy, 
             raise UsageError(f"Nothing is frozen before cut {cut}: expected one from 1 to the head's.")
         plan.cached[cluster], plan.why[cluster] = tuple(range(request.config.views or 1)), "asked for"
         return
-    cache_policy.decide(request, plan, request.images("train", policy), store)
+    cache_policy.decide(request, plan, request.images("train", policy), cache)
     if not request.strategy.trains or hyperparameters(request.strategy).head_init == "probe":
         last = request.backbone.cuts[-1].index  # where heads are solved for
         plan.cached[last] = tuple(sorted({0, *plan.cached.get(last, ())}))
@@ -153,47 +153,51 @@ def _wanted(request: TrainRequest, plan: Plan, policy: Policy) -> list[tuple[int
     return cluster
 
 
-def _fill(request: TrainRequest, plan: Plan, policy: Policy, store: FeatureCache, counts: Counts) -> None:
+def _fill(request: TrainRequest, plan: Plan, policy: Policy, cache: FeatureCache, counts: Counts) -> None:
     backbone = request.backbone
     for index, images, items in _wanted(request, plan, policy):
-        frozen = Frozen(backbone, backbone.model, backbone.cut(index), plan.way, store, counts)
+        frozen = Frozen(backbone, backbone.model, backbone.cut(index), plan.way, cache, counts)
         frozen.fill(images, items, workers=request.config.workers, progress=request.progress)
 
 
-def _spread(request: TrainRequest, plan: Plan, policy: Policy, counts: Counts, address: str) -> int:
+def _spread(
+    request: TrainRequest, plan: Plan, policy: Policy, cache: FeatureCache, counts: Counts, address: str
+) -> int:
     """Let a cluster's workers fill, by the one plan made here; return how many there are."""
     root = request.data.root and request.data.root.resolve()
     carried = replace(request, data=replace(request.data, root=root), progress=None)
     folders = [directories.home(), *([root] if root else [])]
-    with ray_cluster.connected(address, threads=request.config.threads) as cluster, FeatureCache() as store:
+    with ray_cluster.connected(address, threads=request.config.threads) as cluster, cache:
         counter = _Rows(
-            store, request.progress, sum(len(items) for _, _, items in _wanted(request, plan, policy))
+            cache, request.progress, sum(len(items) for _, _, items in _wanted(request, plan, policy))
         )
         results = cluster.everywhere(
-            _fill_there, carried, plan.as_dict(), policy, folders=folders, on_poll=counter
+            _fill_there, carried, plan.as_dict(), policy, cache, folders=folders, on_poll=counter
         )
         counts.rows_computed += sum(answer["rows_computed"] for answer in results)
         return len(cluster.shares)
 
 
-def _fill_there(request: TrainRequest, plan: dict[str, Any], policy: Policy) -> dict[str, int]:
+def _fill_there(
+    request: TrainRequest, plan: dict[str, Any], policy: Policy, cache: FeatureCache
+) -> dict[str, int]:
     """Fill in a worker; returns its counts."""
     made, counts = Plan.from_dict(plan), Counts()
-    with numerics.threads(made.numbers.threads), FeatureCache() as store:
-        _demand_writable(store)
-        _fill(request, made, policy, store, counts)
+    with numerics.threads(made.numbers.threads), cache:
+        _demand_writable(cache)
+        _fill(request, made, policy, cache, counts)
     return asdict(counts)
 
 
 class _Rows:
     """How many rows the store has, told from time to time."""
 
-    def __init__(self, store: FeatureCache, progress: OnProgress | None, wanted: int) -> None:
-        self._store, self._tell, self._wanted, self._next = store, progress, wanted, 0.0
+    def __init__(self, cache: FeatureCache, progress: OnProgress | None, wanted: int) -> None:
+        self._cache, self._tell, self._wanted, self._next = cache, progress, wanted, 0.0
         self._before = self._count()
 
     def _count(self) -> int:
-        return sum(held.rows for held in self._store.holdings())
+        return sum(held.rows for held in self._cache.holdings())
 
     def __call__(self) -> None:
         if self._tell and time.monotonic() >= self._next:
