@@ -370,9 +370,7 @@ def test_of_a_run_that_found_its_rows_less_is_expected() -> None:
 def raced(outcomes: dict[int, dict[str, float]]) -> TrialRunner:
     schedule = SimpleNamespace(folds=2)
     whole = [10.0, 10.0]
-    given = dict.fromkeys(
-        ("backbones", "data", "study", "queue", "clock", "loggers", "cache", "progress", "log")
-    )
+    given = dict.fromkeys(("backbones", "data", "study", "queue", "clock", "loggers", "cache", "progress"))
     found = TrialRunner(
         **given, candidates=[], schedule=schedule, short_s=whole, whole_s=whole, final_s=whole,
         config=Config(),

@@ -6,10 +6,11 @@ from dataclasses import dataclass
 from typing import Any
 
 from frostline.advice.recommendation import Advice, Budget, Case, advise
-from frostline.data import Manifest, OnProgress
+from frostline.data import Manifest
 from frostline.diagnostics import Signals, measure
 from frostline.feature_cache import FeatureCache
 from frostline.models import Backbone
+from frostline.progress import OnProgress, Progress
 from frostline.reports import notebook
 
 
@@ -90,6 +91,7 @@ def plan(
     """
     budget = Budget(None if minutes is None else 60.0 * minutes, memory_bytes, disk_bytes)
     budget.check()
+    progress = Progress.of(progress)
     data = data.checked(progress)
     signals = measure(
         backbone,

@@ -16,7 +16,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from frostline import profiling as rates_of
 from frostline import sentences
 from frostline.cost import Rates
-from frostline.data import CutAway, Manifest, OnProgress, Sample
+from frostline.data import CutAway, Manifest, Sample
 from frostline.diagnostics import stage_probes
 from frostline.diagnostics.activation_statistics import ActivationRecorder, blocks_of
 from frostline.diagnostics.dataset_size import Size, size_of
@@ -30,6 +30,7 @@ from frostline.features.augmentation import Policy
 from frostline.features.image_batches import EVALUATION_BATCH, Images
 from frostline.models import Backbone, lineage
 from frostline.probe import Folds
+from frostline.progress import OnProgress, Progress
 from frostline.reports import notebook
 from frostline.reports.images_section import probe_chart
 from frostline.studies.study_folder import digest_of
@@ -192,7 +193,7 @@ def measure(
         The network has no cut before its head.
     """
     timing.prepare_process()
-    cache = feature_cache or FeatureCache()
+    cache, progress = feature_cache or FeatureCache(), Progress.of(progress)
     if len(backbone.cuts) < 2:
         raise ModelError(
             f"{backbone.name} can't be cut before its head ({' '.join(backbone.notes)}), so nothing can be "
@@ -273,7 +274,7 @@ def _measure_signals(
     config: ForwardConfig | None,
     cache: FeatureCache,
     seed: int,
-    progress: OnProgress | None,
+    progress: Progress,
 ) -> dict[str, Any]:
     """Return the signals as plain data: `probed` samples stage by stage, all samples for the curve."""
     images, units, notes = Images(data, probed, backbone.preprocessing), data.units(probed), []
@@ -325,7 +326,7 @@ def _last_features(
     samples: tuple[Sample, ...],
     config: ForwardConfig,
     cache: FeatureCache,
-    progress: OnProgress | None,
+    progress: Progress,
 ) -> NDArray[np.float32]:
     """Return the pooled features of all samples as training computes them, so that it finds the rows."""
     head = Frozen(backbone, backbone.model, backbone.cuts[-1], config, cache)
@@ -381,7 +382,7 @@ def _measure_random_weights(
     probed: tuple[Sample, ...],
     plan: NumericPlan,
     seed: int,
-    progress: OnProgress | None,
+    progress: Progress,
 ) -> dict[str, Any]:
     """Probe random weights with the same images and folds, as plain data."""
     images = Images(data, probed, backbone.preprocessing)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import statistics
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
@@ -17,13 +17,14 @@ import torch
 from numpy.typing import NDArray
 
 from frostline import probe, profiling
-from frostline.data import Manifest, OnProgress
+from frostline.data import Manifest
 from frostline.diagnostics import class_balanced_subset, transferability
 from frostline.errors import UsageError
 from frostline.feature_cache import FeatureCache
 from frostline.features import Frozen, features
 from frostline.features.image_batches import Images
 from frostline.models import Backbone
+from frostline.progress import OnLine, OnProgress, Progress
 from frostline.selection import resampling
 from frostline.selection.resampling import Cell
 from frostline.selection.significance import Difference, HeldOutPredictions, difference
@@ -127,7 +128,7 @@ def screen(
     left_s: float | None = None,
     feature_cache: FeatureCache | None = None,
     progress: OnProgress | None = None,
-    log: Callable[[str], None] = lambda line: None,
+    log: OnLine | None = None,
 ) -> list[ScreeningResult]:
     """Screen backbones by limits and out-of-fold linear probes.
 
@@ -155,7 +156,7 @@ def screen(
     progress
         Called as `progress(what, done, total)`.
     log
-        Called with lines for a person.
+        Called with lines for a person; `None` leaves them to `progress`, where that is a `Progress`.
 
     Returns
     -------
@@ -168,7 +169,7 @@ def screen(
         If every network is over a limit.
     """
     limits.check()
-    cache = feature_cache or FeatureCache()
+    cache, progress = feature_cache or FeatureCache(), Progress.of(progress, log)
     classes = len(data.classes)
     results = {}
     for backbone in backbones:
@@ -180,7 +181,7 @@ def screen(
             if processor_share >= MIN_PROCESSOR_SHARE
             else f" (unreliable: other processes used {1 - processor_share:.0%} of the processor)"
         )
-        log(f"  {backbone.name}: {latency_ms:.1f} ms an image{caveat}, {size_mb:.1f} MB")
+        progress.log(f"  {backbone.name}: {latency_ms:.1f} ms an image{caveat}, {size_mb:.1f} MB")
     within = [backbone for backbone in backbones if not results[backbone.name].reason]
     if not within:
         each = "; ".join(f"{row.model} {row.reason}" for row in results.values())
@@ -202,7 +203,7 @@ def screen(
         row = results[backbone.name]
         results[row.model] = replace(row, probe_accuracy=accuracy, low=low, high=high, logme=logme)
         interval = f"{100 * accuracy:.1f} % ({100 * low:.1f}–{100 * high:.1f} %)"
-        log(f"  {row.model}: out-of-fold accuracy {interval} of a linear probe")
+        progress.log(f"  {row.model}: out-of-fold accuracy {interval} of a linear probe")
     return _select(results, held, metric, seed)
 
 
@@ -286,7 +287,7 @@ def _features(
     precision: str,
     threads: int | None,
     workers: int,
-    progress: OnProgress | None,
+    progress: Progress,
 ) -> NDArray[np.float32]:
     """Return pooled features (images, width), computed as in training, which then finds them in the cache."""
     method = profiling.forward_config(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any, Unpack
@@ -14,7 +14,7 @@ import filelock
 from frostline import profiling
 from frostline.config import TRAIN_ALONE, Config, Options
 from frostline.cost import Cost, Rates, predict
-from frostline.data import Manifest, OnProgress
+from frostline.data import Manifest
 from frostline.distributed import launcher
 from frostline.errors import UsageError
 from frostline.feature_cache import FeatureCache
@@ -22,6 +22,7 @@ from frostline.features.augmentation import Policy, check_options
 from frostline.features.image_batches import Images
 from frostline.loggers import Loggers, make_loggers
 from frostline.models import Backbone, lineage
+from frostline.progress import OnLine, OnProgress, Progress
 from frostline.selection import ray_workers, resampling, successive_halving
 from frostline.selection.candidates import Candidate, Strategies, listed, searched
 from frostline.selection.conclusion import Comparison, NoTime, conclude, read_result
@@ -61,7 +62,7 @@ def compare(
     watch: Stopwatch | None = None,
     feature_cache: FeatureCache | None = None,
     progress: OnProgress | None = None,
-    log: Callable[[str], None] = lambda line: None,
+    log: OnLine | None = None,
     **options: Unpack[Options],
 ) -> Comparison:
     """Compare strategies by cross-validation on the train and val images, and train the winner on all.
@@ -124,7 +125,7 @@ def compare(
     progress
         Called as `progress(what, done, total)`.
     log
-        Called with lines for a person.
+        Called with lines for a person; `None` leaves them to `progress`, where that is a `Progress`.
 
     Returns
     -------
@@ -139,7 +140,7 @@ def compare(
     timing.prepare_process()
     launcher.demand_alone("compare")
     loggers = make_loggers(logger, study)
-    watch = watch or Stopwatch()
+    watch, progress = watch or Stopwatch(), Progress.of(progress, log)
     chosen = Config.of(config, options, without=TRAIN_ALONE)
     if callable(chosen.augment):
         raise UsageError("compare takes augment by name: none, light, standard or strong.")
@@ -167,7 +168,7 @@ def compare(
     data = lineage.keep_learned_in_train(list(backbones.values()), data, Study(study))
     for note in data.notes:
         if note not in earlier_notes:
-            log(note)
+            progress.log(note)
     opened_study = Study.open(study, data=data.digest, split=data.split_digest, test=data.test_digest)
     data = data.recalled(opened_study.path)
     data.keep_in(opened_study.path, resampling.remembered(data, chosen.seed, chosen.repeats))
@@ -185,13 +186,12 @@ def compare(
         watch=watch,
         cache=feature_cache or FeatureCache(),
         progress=progress,
-        log=log,
         joins=earlier,
     )
     _demand_time(request)
     request = join(request)
     for line in request.earlier.lines():
-        log(line)
+        progress.log(line)
     runner = _runner(request)
     earlier_result = read_result(request.folder)
     outcomes_before = runner.queue.outcomes()
@@ -279,7 +279,6 @@ def _runner(request: CompareRequest) -> TrialRunner:
         loggers=request.loggers,
         cache=request.cache,
         progress=request.progress,
-        log=request.log,
         expected=[profiling.Expected(**row) for row in plan["expected"]],
         others=plan["others"],
         terms=Terms(**plan["terms"]) if plan["terms"] else None,

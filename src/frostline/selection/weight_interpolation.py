@@ -93,7 +93,9 @@ def choose(
     image_of = {sample.path: image for image, sample in enumerate(resampling.pool(runner.data))}
     for number, task in enumerate(tasks):
         if runner.clock.late:
-            request.log("There is no time to interpolate weights; the winner keeps its adapted weights.")
+            request.progress.log(
+                "There is no time to interpolate weights; the winner keeps its adapted weights."
+            )
             return None
         fold = _Fold.of(request, runner, task)
         fold_rows = np.array([row_at[task.cell.repeat, image_of[s.path]] for s in fold.held_out.samples])
@@ -101,7 +103,7 @@ def choose(
         for position, share in enumerate(shares):
             share_logits[position, fold_rows] = fold.predict(share)
         if number == 0:
-            request.log(
+            request.progress.log(
                 f"Interpolating weights: {len(tasks)} run(s) predict their held-out images at {len(shares)} "
                 f"share(s), in about {watch.seconds * len(tasks):.0f} s"
             )

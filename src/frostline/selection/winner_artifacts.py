@@ -33,7 +33,7 @@ def write_error_gallery(
     """
     table, backbone = request.folder / "out-of-fold.csv", request.backbones[request.candidates[winner].model]
     if runner.clock.late:
-        request.log("No time was left for pictures of the mistakes.")
+        request.progress.log("No time was left for pictures of the mistakes.")
     elif table.is_file():
         models = weight_interpolation.models(request, runner, winner, longest(runner.outcomes, winner), share)
         error_gallery.write_gallery(request.folder, table, backbone, request.data, models)
@@ -90,9 +90,11 @@ def _images_in_time(request: CompareRequest, runner: TrialRunner, images: int) -
     if affordable >= image_limit:
         return image_limit
     if affordable < selective_prediction.FEWEST:
-        request.log("No time was left to measure how far new images may lie from the training images.")
+        request.progress.log(
+            "No time was left to measure how far new images may lie from the training images."
+        )
         return 0
-    request.log(
+    request.progress.log(
         f"Little time was left: unfamiliar images are detected by {affordable} images, not {image_limit}."
     )
     return affordable

@@ -16,7 +16,7 @@ from torch import nn
 
 from frostline import sentences
 from frostline.config import FILE, Config, Options, write_yaml
-from frostline.data import Manifest, OnProgress, prediction_inputs
+from frostline.data import Manifest, prediction_inputs
 from frostline.distributed import process_group
 from frostline.distributed.launcher import demand_alone
 from frostline.feature_cache import FeatureCache
@@ -25,6 +25,7 @@ from frostline.inference import selective_prediction
 from frostline.inference.prediction import Predictions, Predictor, predict_rows
 from frostline.loggers import Loggers, OnEpochs, make_loggers
 from frostline.models import Backbone, lineage, weights_digest
+from frostline.progress import OnProgress, Progress
 from frostline.reports import notebook
 from frostline.strategies import Strategy, checked, parse
 from frostline.studies.figures import Figure
@@ -139,7 +140,11 @@ class Run:
             else selective_prediction.doubts(self.folder.path, target_accuracy)
         )
         predicted = predict_rows(
-            self._predictor, prediction_inputs(images, path_column), top=top, doubts=doubts, progress=progress
+            self._predictor,
+            prediction_inputs(images, path_column),
+            top=top,
+            doubts=doubts,
+            progress=Progress.of(progress),
         )
         return Predictions(
             predicted.rows,
@@ -250,7 +255,7 @@ def train(
     of the same batches: the first one writes it, and all return it.
     """
     timing.prepare_process()
-    cache = feature_cache or FeatureCache()
+    cache, progress = feature_cache or FeatureCache(), Progress.of(progress)
     watch, chosen = watch or Stopwatch(), Config.of(config, options, without=("repeats",))
     backbone = backbone.resized(chosen.resize)
     with process_group.together():
@@ -270,7 +275,7 @@ def train(
         return _take_part(request, study, loggers, cache)
 
 
-def _prepared(backbone: Backbone, data: Manifest, study: str | Path, progress: OnProgress | None) -> Manifest:
+def _prepared(backbone: Backbone, data: Manifest, study: str | Path, progress: Progress) -> Manifest:
     """Return the images without damaged ones, none held out that the backbone learned from before.
 
     Processes of one job don't all decode them.

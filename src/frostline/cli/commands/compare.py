@@ -181,7 +181,6 @@ def compare(data: str, **options: Any) -> None:
             logger=loggers,
             feature_cache=cache,
             progress=verb.progress,
-            log=verb.progress.log,
             **arguments,
         )
         verb.progress.close()

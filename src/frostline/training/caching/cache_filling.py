@@ -7,11 +7,12 @@ is taken over.
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 from frostline.config import BATCH, Config
-from frostline.data import PARTS, Manifest, OnProgress
+from frostline.data import PARTS, Manifest
 from frostline.distributed import launcher, ray_cluster
 from frostline.errors import UsageError
 from frostline.feature_cache import FeatureCache
@@ -19,6 +20,7 @@ from frostline.features import Counts, Frozen
 from frostline.features.augmentation import Policy
 from frostline.features.image_batches import Images, Item
 from frostline.models import Backbone
+from frostline.progress import QUIET, OnProgress, Progress
 from frostline.strategies import Strategy, checked, hyperparameters, parse
 from frostline.system import directories, numerics, timing
 from frostline.training import numeric_plan
@@ -75,6 +77,7 @@ def fill_cache(
     """
     timing.prepare_process()
     launcher.demand_alone("cache fill")
+    progress = Progress.of(progress)
     request = TrainRequest(
         backbone=backbone.resized(resize),
         data=data.checked(progress),
@@ -165,14 +168,18 @@ def _spread(
 ) -> int:
     """Let a cluster's workers fill, by the one plan made here; return how many there are."""
     root = request.data.root and request.data.root.resolve()
-    carried = replace(request, data=replace(request.data, root=root), progress=None)
+    carried = replace(request, data=replace(request.data, root=root), progress=QUIET)
     folders = [directories.home(), *([root] if root else [])]
     with ray_cluster.connected(address, threads=request.config.threads) as cluster, cache:
-        counter = _Rows(
-            cache, request.progress, sum(len(items) for _, _, items in _wanted(request, plan, policy))
-        )
+        wanted = sum(len(items) for _, _, items in _wanted(request, plan, policy))
         results = cluster.everywhere(
-            _fill_there, carried, plan.as_dict(), policy, cache, folders=folders, on_poll=counter
+            _fill_there,
+            carried,
+            plan.as_dict(),
+            policy,
+            cache,
+            folders=folders,
+            on_poll=_row_poll(cache, request.progress, wanted),
         )
         counts.rows_computed += sum(answer["rows_computed"] for answer in results)
         return len(cluster.shares)
@@ -189,17 +196,18 @@ def _fill_there(
     return asdict(counts)
 
 
-class _Rows:
-    """How many rows the store has, told from time to time."""
+def _row_poll(cache: FeatureCache, progress: Progress, wanted: int) -> Callable[[], None]:
+    """Return a function that tells from time to time how many rows the cache has got since now."""
 
-    def __init__(self, cache: FeatureCache, progress: OnProgress | None, wanted: int) -> None:
-        self._cache, self._tell, self._wanted, self._next = cache, progress, wanted, 0.0
-        self._before = self._count()
+    def count() -> int:
+        return sum(held.rows for held in cache.holdings())
 
-    def _count(self) -> int:
-        return sum(held.rows for held in self._cache.holdings())
+    before, next_s = count(), 0.0
 
-    def __call__(self) -> None:
-        if self._tell and time.monotonic() >= self._next:
-            self._next = time.monotonic() + SEEN_S
-            self._tell("frozen layers", min(self._wanted, self._count() - self._before), self._wanted)
+    def poll() -> None:
+        nonlocal next_s
+        if progress.heard and time.monotonic() >= next_s:
+            next_s = time.monotonic() + SEEN_S
+            progress("frozen layers", min(wanted, count() - before), wanted)
+
+    return poll
