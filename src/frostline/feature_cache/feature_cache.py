@@ -112,8 +112,8 @@ class FeatureCache:
     def __enter__(self) -> FeatureCache:
         if not self._blocks and self._opened is not None and self._opened.closed:
             self._opened = None
-        self._blocks += 1
         _ = self._folder
+        self._blocks += 1
         return self
 
     def __exit__(self, *error: object) -> None:
