@@ -98,7 +98,8 @@ def work(arguments: argparse.Namespace) -> None:
             images = Images(
                 manifest, manifest.part("train"), backbone.preprocessing, policy=Policy("standard")
             )
-            known = profiling.measure(backbone, images)  # remembered of the network, but not what is held
+            # Remembered of the network, but not what is held.
+            known = profiling.measure(backbone, images, cache=FeatureCache())
             print(f"rates {time.perf_counter() - began:.1f} s", file=sys.stderr, flush=True)
             row = {"rates": known.as_dict(), "measured_s": time.perf_counter() - began}
             with open(arguments.out, "a", encoding="utf-8") as file:

@@ -30,6 +30,7 @@ from frostline import models as bb
 from frostline import profiling
 from frostline.cost import predict
 from frostline.data import Manifest
+from frostline.feature_cache import FeatureCache
 from frostline.feature_extraction import ForwardConfig
 from frostline.feature_extraction.augmentation import Policy
 from frostline.feature_extraction.image_batches import Images
@@ -187,7 +188,7 @@ def foreseen(bench: Bench) -> dict[str, Any]:
     images = Images(
         bench.data, bench.data.part("train"), bench.backbone.preprocessing, policy=Policy("standard")
     )
-    known = profiling.measure(bench.backbone, images)
+    known = profiling.measure(bench.backbone, images, cache=FeatureCache())
     found = []
     for strategy in ("linear_probe", f"top_k(1, epochs={bench.epochs})", f"full(epochs={bench.epochs})"):
         counts = {part: len(bench.data.part(part)) for part in ("train", "val", "test")}

@@ -50,6 +50,7 @@ def known_network(tmp_path_factory: pytest.TempPathFactory) -> Path:
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("FROSTLINE_CACHE_DIR", str(path))
         from frostline import load_data, profiling
+        from frostline.feature_cache import FeatureCache
         from frostline.feature_extraction.augmentation import Policy
         from frostline.feature_extraction.image_batches import Images
         from frostline.models.zoo import load_backbone
@@ -58,7 +59,7 @@ def known_network(tmp_path_factory: pytest.TempPathFactory) -> Path:
         backbone = load_backbone("lite0", size=32)
         data = load_data(write_table(tmp_path_factory.mktemp("pictures"), train=4, test=0), test_size=0.0)
         images = Images(data, data.part("train"), backbone.preprocessing, policy=Policy("standard"))
-        profiling.measure(backbone, images, threads=1)
+        profiling.measure(backbone, images, cache=FeatureCache(), threads=1)
     return path
 
 

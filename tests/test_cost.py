@@ -21,6 +21,7 @@ from frostline.cost.estimate import BESIDE
 from frostline.cost.peak_memory import REUSED, SMALL_BYTES, UNSEEN_BYTES, Moment, grown
 from frostline.cost.run_time import PASS_S
 from frostline.data import Manifest
+from frostline.feature_cache import FeatureCache
 from frostline.feature_extraction.augmentation import Policy
 from frostline.feature_extraction.image_batches import Images
 from frostline.profiling import rate_correction, rate_measurement, training_rates
@@ -339,7 +340,7 @@ def test_views_cycle_and_grow_with_long_runs() -> None:
 
 def test_rates_are_measured_stage_by_stage(images: Images) -> None:
     backbone = tiny_backbone()
-    found = profiling.measure(backbone, images, threads=1)
+    found = profiling.measure(backbone, images, cache=FeatureCache(), threads=1)
     assert [stage.name for stage in found.stages] == [stage.name for stage in backbone.stages]
     assert [stage.cut for stage in found.stages] == [0, 1, 2, 3, 4]
     model = backbone.adapt(3)
@@ -379,13 +380,13 @@ def test_rates_measured_beside_other_work_say_so(images: Images, monkeypatch: py
     backbone = tiny_backbone()
     monkeypatch.setattr(time, "process_time", lambda: 0.5 * time.perf_counter())
     assert rate_measurement._cpu_share(1) == pytest.approx(0.5, abs=0.05)
-    found = profiling.measure(backbone, images, threads=1)
+    found = profiling.measure(backbone, images, cache=FeatureCache(), threads=1)
     assert "50%" in found.notes[0]
     monkeypatch.setattr(rate_correction.numeric_search, "pass_s", lambda *_: 1e9)
-    (note,) = profiling.measure(backbone, images, threads=1).notes  # they are held against now instead
+    (note,) = profiling.measure(backbone, images, cache=FeatureCache(), threads=1).notes  # held against now
     assert "were out of date" in note
     monkeypatch.setattr(time, "process_time", time.perf_counter)
-    assert profiling.measure(backbone, images, threads=1, batch=16).notes == ()
+    assert profiling.measure(backbone, images, cache=FeatureCache(), threads=1, batch=16).notes == ()
     assert Rates.from_dict(json.loads(json.dumps(found.as_dict()))) == found
 
 
@@ -393,7 +394,7 @@ def test_a_run_after_measuring_times_nothing(
     data: Manifest, images: Images, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     backbone = tiny_backbone()
-    found = profiling.measure(backbone, images, threads=1)
+    found = profiling.measure(backbone, images, cache=FeatureCache(), threads=1)
     monkeypatch.setattr(numerics, "seconds", lambda run: pytest.fail("timed again"))
     for text in ("head(epochs=2)", "top_k(2, epochs=2)", "full(epochs=1)"):
         run = frostline.train(backbone, data, text, study=tmp_path / "study", threads=1)
@@ -408,7 +409,7 @@ def test_measuring_leaves_weights_and_random_state_alone(images: Images) -> None
     backbone = tiny_backbone()
     before = {key: value.clone() for key, value in backbone.model.state_dict().items()}
     state = torch.get_rng_state()
-    profiling.measure(backbone, images, threads=1)
+    profiling.measure(backbone, images, cache=FeatureCache(), threads=1)
     assert torch.equal(state, torch.get_rng_state())
     assert all(torch.equal(before[key], value) for key, value in backbone.model.state_dict().items())
     assert not backbone.model.training
@@ -438,7 +439,7 @@ def test_a_hopeless_plan_is_not_timed_with_many_images(monkeypatch: pytest.Monke
 
 def test_rates_of_one_head_serve_another(images: Images, monkeypatch: pytest.MonkeyPatch) -> None:
     backbone = tiny_backbone()
-    three = profiling.measure(backbone, images, threads=1, classes=3)
+    three = profiling.measure(backbone, images, cache=FeatureCache(), threads=1, classes=3)
     monkeypatch.delattr(rate_measurement, "_network")  # nothing is left to be timed
-    nine = profiling.measure(backbone, images, threads=1, classes=9)
+    nine = profiling.measure(backbone, images, cache=FeatureCache(), threads=1, classes=9)
     assert nine.parameters - three.parameters == 6 * (backbone.feature_width + 1)

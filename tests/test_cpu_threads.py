@@ -20,6 +20,7 @@ from frostline.config import Config
 from frostline.cost import predict
 from frostline.data import Manifest
 from frostline.errors import UsageError
+from frostline.feature_cache import FeatureCache
 from frostline.feature_extraction.augmentation import Policy
 from frostline.feature_extraction.image_batches import Images
 from frostline.profiling import rate_correction
@@ -268,26 +269,27 @@ def test_remembered_rates_are_checked_by_one_timing(
 ) -> None:
     backbone = tiny_backbone()
     monkeypatch.setattr(rate_correction.numeric_search, "pass_s", lambda *_: 1.0)
-    then = profiling.measure(backbone, images, threads=1)
+    then = profiling.measure(backbone, images, cache=FeatureCache(), threads=1)
     timed: list[int] = []
     monkeypatch.setattr(
         rate_correction.numeric_search, "pass_s", lambda _, count, threads: timed.append(count) or now_s
     )
-    now = profiling.measure(backbone, images, threads=1)
+    now = profiling.measure(backbone, images, cache=FeatureCache(), threads=1)
     assert len(timed) == 1
     assert now.stages == then.times(ratio).stages
     assert bool(now.notes) == (ratio != 1.0)
     expected = [stage.learning[stage.plan].backward_s * ratio for stage in then.stages]
     assert [stage.learning[stage.plan].backward_s for stage in now.stages] == pytest.approx(expected)
     monkeypatch.setattr(rate_correction.numeric_search, "pass_s", lambda *_: 1.0)
-    assert profiling.measure(backbone, images, threads=1).stages == then.stages  # what is remembered stays
+    third = profiling.measure(backbone, images, cache=FeatureCache(), threads=1)
+    assert third.stages == then.stages  # what is remembered stays
 
 
 def test_remembered_rates_carry_device_threads_and_load(
     images: Images, own_store: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(cpu_threads, "free", lambda: Free(2, 1.5, PASSIVE))
-    found = profiling.measure(tiny_backbone(), images, threads=1)
+    found = profiling.measure(tiny_backbone(), images, cache=FeatureCache(), threads=1)
     assert found.device == numerics.device_name()
     assert found.others == 1.5
     told = [json.loads(file.read_text()) for file in (own_store / "rates").glob("*.json")]
@@ -334,7 +336,7 @@ def test_runs_correct_remembered_rates_down_as_well_as_up(images: Images) -> Non
     assert learned(backbone, 10.0) == pytest.approx(2.0)  # as was expected by now
     assert learned(backbone, 2.5) == pytest.approx(1.0)
     assert learned(backbone, 2.5) == pytest.approx(0.5)
-    found = profiling.measure(backbone, images, threads=1)
+    found = profiling.measure(backbone, images, cache=FeatureCache(), threads=1)
     assert found.factor == pytest.approx(0.5)
     plain = dataclasses.replace(found, factor=1.0)
     given = {**DATA, "flip": "none"}
@@ -368,7 +370,7 @@ def test_of_a_run_that_found_its_rows_less_is_expected() -> None:
 def raced(outcomes: dict[int, dict[str, float]]) -> TrialRunner:
     schedule = SimpleNamespace(folds=2)
     whole = [10.0, 10.0]
-    given = dict.fromkeys(("backbones", "data", "study", "queue", "clock", "loggers", "progress", "log"))
+    given = dict.fromkeys(("backbones", "data", "study", "queue", "clock", "loggers", "cache", "progress"))
     found = TrialRunner(
         **given, candidates=[], schedule=schedule, short_s=whole, whole_s=whole, final_s=whole,
         config=Config(),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import pickle
 import signal
 import sqlite3
 import subprocess
@@ -216,9 +217,9 @@ def test_an_older_format_is_begun_anew(place: Path, monkeypatch: pytest.MonkeyPa
     filled(place)
     monkeypatch.setattr(sharding, "FORMAT", sharding.FORMAT + 1)
     monkeypatch.setattr("frostline.feature_cache.index.FORMAT", sharding.FORMAT)
+    store = FeatureCache(place)
     with pytest.warns(CacheWarning, match="older format"):
-        store = FeatureCache(place)
-    assert right(store.prefix(ABOUT), KEYS) == 0
+        assert right(store.prefix(ABOUT), KEYS) == 0
     assert fill(store.prefix(ABOUT), KEYS) == 100
     assert right(FeatureCache(place).prefix(ABOUT), KEYS) == 100
 
@@ -229,9 +230,9 @@ def test_a_newer_format_is_left_alone(place: Path) -> None:
         connection.execute("PRAGMA user_version = 99")
     connection.close()
     before = {path: path.read_bytes() for path in place.iterdir()}
+    store = FeatureCache(place)
     with pytest.warns(CacheWarning, match="newer frostline"):
-        store = FeatureCache(place)
-    assert right(store.prefix(ABOUT), KEYS) == 0
+        assert right(store.prefix(ABOUT), KEYS) == 0
     assert list(store.prefix(ABOUT).todo(KEYS, 10)) == []
     assert before == {path: path.read_bytes() for path in place.iterdir()}
 
@@ -278,9 +279,9 @@ def test_an_index_that_cannot_be_written_can_be_read(place: Path, monkeypatch: p
 
 def read_only(place: Path) -> None:
     before = sorted(place.iterdir())
+    store = FeatureCache(place)
     with pytest.warns(CacheWarning, match="cannot be written") as said:
-        store = FeatureCache(place)
-    assert right(store.prefix(ABOUT), KEYS) == 100
+        assert right(store.prefix(ABOUT), KEYS) == 100
     assert right(store.prefix({"another": "shelf"}), KEYS) == 0
     assert list(store.prefix(ABOUT).todo(keys_for(120), 10)) == []
     assert len(said) == 1
@@ -289,9 +290,9 @@ def read_only(place: Path) -> None:
 
 def test_a_folder_that_cannot_be_made_is_said(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("no folder")
+    store = FeatureCache(tmp_path / "file" / "rows")
     with pytest.warns(CacheWarning, match="cannot be used .*features are computed instead"):
-        store = FeatureCache(tmp_path / "file" / "rows")
-    assert store.prefix(ABOUT).missing(KEYS) == KEYS
+        assert store.prefix(ABOUT).missing(KEYS) == KEYS
     assert (store.holdings(), store.total_bytes(), store.clear(), store.room_bytes()) == ([], 0, 0, 0)
 
 
@@ -423,6 +424,46 @@ def test_closing_gives_every_file_back(place: Path) -> None:
     if handles:
         assert len(os.listdir("/proc/self/fd")) <= handles - 2  # the index and a shard
     assert store.trouble == ""
+
+
+def test_each_outermost_block_opens_the_files_again(place: Path) -> None:
+    cache = FeatureCache(place)
+    assert not place.exists()  # nothing is opened before it is used
+    with cache:
+        with cache:
+            fill(cache.prefix(ABOUT), KEYS)
+        assert right(cache.prefix(ABOUT), KEYS) == 100  # the inner block closed nothing
+        earlier = cache.prefix(ABOUT)
+    assert right(cache.prefix(ABOUT), KEYS) == 0
+    with cache:
+        assert right(cache.prefix(ABOUT), KEYS) == 100
+        assert right(earlier, KEYS) == 0  # it belongs to the files that were closed
+
+
+def test_trouble_of_one_block_is_not_the_next_ones(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(path: Path, data: bytes) -> None:
+        raise OSError(28, "No space left on device", str(path))
+
+    cache = FeatureCache(place)
+    with monkeypatch.context() as full, cache:
+        full.setattr("frostline.system.directories.write_atomically", refuse)
+        with pytest.warns(CacheWarning, match="No space left"):
+            fill(cache.prefix(ABOUT), KEYS)
+        assert not cache.writable
+    with cache:
+        assert cache.writable
+        assert fill(cache.prefix(ABOUT), KEYS) == 100
+
+
+def test_a_pickled_cache_opens_the_same_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    with FeatureCache("rows", limit_bytes=10_000_000) as cache:
+        fill(cache.prefix(ABOUT), KEYS)
+        packed = pickle.dumps(cache)
+    monkeypatch.chdir("/")
+    with pickle.loads(packed) as copied:
+        assert (copied.path, copied.room_bytes()) == (tmp_path / "rows", 10_000_000)
+        assert right(copied.prefix(ABOUT), KEYS) == 100
 
 
 def test_rates_are_measured_and_leave_nothing(place: Path) -> None:

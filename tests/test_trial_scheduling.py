@@ -13,6 +13,8 @@ import pytest
 
 from frostline.config import Config
 from frostline.errors import UsageError
+from frostline.feature_cache import FeatureCache
+from frostline.progress import Progress
 from frostline.selection import (
     conclusion,
     successive_halving,
@@ -113,8 +115,8 @@ def runner(limit_s: float, log: Callable[[str], None] = print) -> TrialRunner:
         clock=Clock(limit_s, Path("unused"), Stopwatch()),
         config=Config(),
         loggers=[],
-        progress=None,
-        log=log,
+        cache=FeatureCache(),
+        progress=Progress.of(None, log),
     )
 
 
@@ -169,7 +171,7 @@ def test_a_run_that_takes_too_long_is_stopped_and_others_get_the_time(
 
 def test_what_a_winner_doubts_by_is_shortened_where_time_is_short() -> None:
     said: list[str] = []
-    request: Any = SimpleNamespace(config=Config(minutes=1.0), log=said.append)
+    request: Any = SimpleNamespace(config=Config(minutes=1.0), progress=Progress.of(None, said.append))
     found = runner(limit_s=60.0)
     for pass_s, images in ((0.01, 200), (0.5, 57), (3.0, 0)):
         found.pass_s = pass_s
@@ -267,7 +269,7 @@ def test_late_it_leaves_no_pictures_and_says_so(tmp_path: Path, monkeypatch: pyt
         backbones={"": None},
         candidates=[SimpleNamespace(model="")],
         data=None,
-        log=lines.append,
+        progress=Progress.of(None, lines.append),
     )
     for late in (True, False):
         race_at_work = SimpleNamespace(clock=SimpleNamespace(late=late), outcomes={})

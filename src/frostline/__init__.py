@@ -26,7 +26,8 @@ if TYPE_CHECKING:
     from frostline.models import Backbone, Cut, Preprocessing, Stage
     from frostline.models.zoo import load_backbone
     from frostline.pipelines import Fitted, demo, fit
-    from frostline.reports import Progress, Report, report
+    from frostline.progress import Progress
+    from frostline.reports import Report, report
     from frostline.selection import Comparison, compare
     from frostline.strategies import Phase, Strategy, parse
     from frostline.training import CacheFill, Run, fill_cache, interpolate_weights, lr_find, train
@@ -46,7 +47,7 @@ _HOME = {
     "Manifest": "data",
     "Phase": "strategies",
     "Preprocessing": "models",
-    "Progress": "reports",
+    "Progress": "progress",
     "Report": "reports",
     "Run": "training",
     "Signals": "diagnostics",

@@ -6,9 +6,11 @@ from dataclasses import dataclass
 from typing import Any
 
 from frostline.advice.recommendation import Advice, Budget, Case, advise
-from frostline.data import Manifest, OnProgress
+from frostline.data import Manifest
 from frostline.diagnostics import Signals, measure
+from frostline.feature_cache import FeatureCache
 from frostline.models import Backbone
+from frostline.progress import OnProgress, Progress
 from frostline.reports import notebook
 
 
@@ -49,6 +51,7 @@ def plan(
     disk_bytes: int | None = None,
     seed: int = 0,
     threads: int | None = None,
+    feature_cache: FeatureCache | None = None,
     progress: OnProgress | None = None,
 ) -> Planned:
     """Recommend a strategy to train on these images with this network, within a budget for one run.
@@ -71,6 +74,8 @@ def plan(
         Seed of folds and sampling.
     threads
         Torch threads; `None` for as many as cores are free.
+    feature_cache
+        Where features of frozen layers are kept; `None` for the one of this machine.
     progress
         Called as `progress(what, done, total)`.
 
@@ -86,8 +91,17 @@ def plan(
     """
     budget = Budget(None if minutes is None else 60.0 * minutes, memory_bytes, disk_bytes)
     budget.check()
+    progress = Progress.of(progress)
     data = data.checked(progress)
-    signals = measure(backbone, data, random=False, seed=seed, threads=threads, progress=progress)
+    signals = measure(
+        backbone,
+        data,
+        random=False,
+        seed=seed,
+        threads=threads,
+        feature_cache=feature_cache,
+        progress=progress,
+    )
     assert signals.rates is not None
     case = Case(
         signals=signals.as_dict(),

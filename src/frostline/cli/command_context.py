@@ -16,9 +16,9 @@ from typing import Any, TypeVar
 
 import click
 
-from frostline.cli.progress_bar import Progress
 from frostline.distributed.torchrun_env import Launch, demand_alone, launched
 from frostline.errors import CacheWarning, FrostlineError, LoggerWarning, RunWarning, UsageError
+from frostline.progress import Progress
 from frostline.system import cpu_threads
 from frostline.system.timing import Stopwatch, process_s
 

@@ -32,7 +32,6 @@ from frostline.data.pixels.rendering_choice import RenderedImage, notes_on, rend
 from frostline.data.seen_images import Recognised, fingerprints_of, recognised
 from frostline.data.sort_into_folders import SortedImages, folder_names, sort_into, unsure_folder_name
 from frostline.data.sources.arrays import Pairs, unlabelled
-from frostline.data.sources.common import OnProgress
 from frostline.data.sources.file_listing import find_images, is_study
 from frostline.data.sources.prediction_inputs import PredictionInput, PredictionInputs, prediction_inputs
 from frostline.data.sources.python_datasets import CHANNELS
@@ -48,7 +47,6 @@ __all__ = [
     "CutAway",
     "Finding",
     "Manifest",
-    "OnProgress",
     "Pairs",
     "PredictionInput",
     "PredictionInputs",

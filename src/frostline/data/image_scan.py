@@ -23,9 +23,10 @@ from frostline.data.pixels.decoding import Picture
 from frostline.data.pixels.deep_pixels import Deep
 from frostline.data.pixels.rendering import GREY, WHITE
 from frostline.data.pixels.traits import PLAIN, Traits, recheck_if_shrunk, with_decoded_traits
-from frostline.data.sources.common import ImageEntry, OnProgress, Source
+from frostline.data.sources.common import ImageEntry, Source
 from frostline.data.splits.near_duplicates import DECODE_SIDE_PIXELS, Likeness, likeness, mark_of
 from frostline.errors import DamagedImage
+from frostline.progress import QUIET, Progress
 
 # Files looked at between two transactions: about a second of hashing, and one in BATCH_ROWS statements.
 CHUNK_IMAGES = 500
@@ -49,9 +50,7 @@ class Indexed:
     header_read: bool = False  # its header was looked at, just now
 
 
-def index(
-    source: Source, cache: DigestCache, progress: OnProgress | None = None, workers: int = 0
-) -> list[Indexed]:
+def index(source: Source, cache: DigestCache, progress: Progress, workers: int = 0) -> list[Indexed]:
     """Return every image of a source with its digest, or with the reason why it cannot be used."""
     images: list[Indexed] = []
     for start in range(0, len(source.images), CHUNK_IMAGES):
@@ -62,8 +61,7 @@ def index(
             batch = _of_files(chunk, source.root or Path(), cache, workers)
         _recall(batch, source, cache, workers)
         images += batch
-        if progress:
-            progress("indexing", len(images), len(source.images))
+        progress("indexing", len(images), len(source.images))
     return images
 
 
@@ -71,7 +69,7 @@ def likeness_of(
     source: Source,
     images: Sequence[Indexed],
     cache: DigestCache,
-    progress: OnProgress | None = None,
+    progress: Progress = QUIET,
     workers: int = 0,
 ) -> Likeness:
     """Compare all images by their marks, decoding those not marked yet; damage found on the way is noted."""
@@ -85,8 +83,7 @@ def likeness_of(
         for content in _marked(waiting[start : start + CHUNK_IMAGES], source, cache, workers):
             marks[content.digest], faults[content.digest] = content.mark, content.fault
             traits[content.digest] = content.traits
-        if progress:
-            progress("looking for copies", min(start + CHUNK_IMAGES, len(waiting)), len(waiting))
+        progress("looking for copies", min(start + CHUNK_IMAGES, len(waiting)), len(waiting))
     for image in images:
         image.fault = image.fault or faults.get(image.digest, "")
         image.traits = traits.get(image.digest, image.traits)
@@ -108,11 +105,11 @@ def _marked(
 
 
 def decode_special(
-    source: Source, images: Sequence[Indexed], cache: DigestCache, progress: OnProgress | None, workers: int
+    source: Source, images: Sequence[Indexed], cache: DigestCache, progress: Progress, workers: int
 ) -> None:
     """Decode deep and transparent images that were not marked, for their traits; plain ones cost nothing."""
     special = [image for image in images if image.traits.kind and not image.fault]
-    likeness_of(source, special, cache, progress if special else None, workers)
+    likeness_of(source, special, cache, progress if special else QUIET, workers)
 
 
 def _mark(image: Indexed, source: Source) -> CachedContent:

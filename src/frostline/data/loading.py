@@ -21,7 +21,7 @@ from frostline.data.pixels.traits import Traits
 from frostline.data.sources import python_datasets
 from frostline.data.sources.arrays import Pairs, read_pairs
 from frostline.data.sources.class_folders import read_folder
-from frostline.data.sources.common import NOT_BESIDE, OUTSIDE, UNLABELLED, OnProgress, Source, listing
+from frostline.data.sources.common import NOT_BESIDE, OUTSIDE, UNLABELLED, Source, listing
 from frostline.data.sources.file_listing import missing_message
 from frostline.data.sources.folder_layout import SplitNames, checked_split_names, split_names_text
 from frostline.data.sources.remote import is_address, masked, read_remote_folder
@@ -33,6 +33,7 @@ from frostline.data.splits.saved_splits import Assignment, assigned
 from frostline.data.splits.split_notes import about_copies, about_losses, about_split
 from frostline.data.splits.train_val_test import Split, SplitOptions, split
 from frostline.errors import DataError, UsageError, did_you_mean
+from frostline.progress import OnProgress, Progress
 
 TABLE_SUFFIXES = (".csv", ".parquet")
 # Kinds of findings by why an image was skipped before it was read; all others could not be read.
@@ -145,6 +146,7 @@ def load_data(
     )
     skip_unlabelled(listed)
     cache = DigestCache()
+    progress = Progress.of(progress)
     usable = index(listed, cache, progress, workers)
     if near_copies:
         likeness = likeness_of(listed, usable, cache, progress, workers)

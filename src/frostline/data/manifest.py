@@ -28,12 +28,12 @@ from frostline.data.pixels.decoding import Picture
 from frostline.data.pixels.deep_pixels import Deep
 from frostline.data.pixels.rendering import PLAIN, Rendering
 from frostline.data.pixels.traits import Traits, with_decoded_traits
-from frostline.data.sources.common import OnProgress
 from frostline.data.splits import folding, grouping, pinned_split, saved_splits, split_notes
 from frostline.data.splits.grouping import Proposal
 from frostline.data.splits.saved_splits import DIGEST, Folds
 from frostline.data.splits.splitting import unit_keys
 from frostline.errors import DamagedImage, DataError
+from frostline.progress import OnProgress, Progress
 from frostline.system import directories
 
 # Images decoded between two writes to the memory and two calls of `progress`: a second or less of work.
@@ -281,7 +281,7 @@ class Manifest:
         DataError
             A class is left without a training image.
         """
-        faults = self._faults(progress)
+        faults = self._faults(Progress.of(progress))
         if not faults:
             return self
         damaged = [sample for sample in self.samples if sample.digest in faults]
@@ -423,7 +423,7 @@ class Manifest:
             raise DataError(f"{path} {fault}, but existed when it was indexed: load the data again.")
         return decoding.read_bytes(path)
 
-    def _faults(self, progress: OnProgress | None) -> dict[str, str]:
+    def _faults(self, progress: Progress) -> dict[str, str]:
         """Return the reason of every damaged digest, decoding what is not known yet."""
         sample_of = {sample.digest: sample for sample in reversed(self.samples)}
         cache = DigestCache()
@@ -445,8 +445,7 @@ class Manifest:
             ]
             cache.remember(contents=decoded)
             faults.update({content.digest: content.fault for content in decoded if content.fault})
-            if progress:
-                progress("decoding", min(start + CHECK_CHUNK_IMAGES, len(waiting)), len(waiting))
+            progress("decoding", min(start + CHECK_CHUNK_IMAGES, len(waiting)), len(waiting))
         return faults
 
 

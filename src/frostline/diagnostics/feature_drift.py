@@ -20,10 +20,11 @@ from torch import Tensor, nn
 
 from frostline import metrics
 from frostline import models as bb
-from frostline.data import Manifest, OnProgress
+from frostline.data import Manifest
 from frostline.errors import DataError
 from frostline.feature_extraction.image_batches import EVALUATION_BATCH, Images
 from frostline.models import Backbone, Cut, leakage
+from frostline.progress import OnProgress, Progress
 from frostline.system import numerics
 
 # Images that drift is measured on, where nothing else is said: a choice. Fewer give a wider spread and, since
@@ -95,8 +96,9 @@ def forgetting(
     samples = data.part("test") or data.samples
     images = Images(data, samples, backbone.preprocessing)
     targets = own_targets(backbone, data)[images.targets]
+    shown = Progress.of(progress)
     before, after = (
-        (_logits(network, images, "remember", progress).argmax(axis=1) == targets).astype(np.float64)
+        (_logits(network, images, "remember", shown).argmax(axis=1) == targets).astype(np.float64)
         for network in (backbone.model, _with_own_head(backbone, model))
     )
     was_learned = np.array([sample.digest in data.learned for sample in samples], dtype=np.bool_)
@@ -153,7 +155,7 @@ def _with_own_head(backbone: Backbone, model: nn.Module) -> nn.Module:
     return network.eval()
 
 
-def _logits(model: nn.Module, images: Images, label: str, progress: OnProgress | None) -> NDArray[np.float32]:
+def _logits(model: nn.Module, images: Images, label: str, progress: Progress) -> NDArray[np.float32]:
     """Return logits (n, classes) in float32."""
     plan, logits, n_done = numerics.exact_plan(), [], 0
     model = plan.place(model.eval())
@@ -161,8 +163,7 @@ def _logits(model: nn.Module, images: Images, label: str, progress: OnProgress |
         for pixels in images.evaluation(EVALUATION_BATCH):
             logits.append(model(plan.batch(pixels, images.preprocessing.normalise)).float().cpu().numpy())
             n_done += len(pixels)
-            if progress:
-                progress(label, n_done, len(images))
+            progress(label, n_done, len(images))
     return np.concatenate(logits)
 
 

@@ -16,7 +16,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from frostline import profiling as rates_of
 from frostline import sentences
 from frostline.cost import Rates
-from frostline.data import CutAway, Manifest, OnProgress, Sample
+from frostline.data import CutAway, Manifest, Sample
 from frostline.diagnostics import stage_probes
 from frostline.diagnostics.activation_statistics import ActivationRecorder, blocks_of
 from frostline.diagnostics.dataset_size import Size, size_of
@@ -30,6 +30,7 @@ from frostline.feature_extraction.augmentation import Policy
 from frostline.feature_extraction.image_batches import EVALUATION_BATCH, Images
 from frostline.models import Backbone, leakage
 from frostline.probe import Folds
+from frostline.progress import OnProgress, Progress
 from frostline.reports import notebook
 from frostline.reports.images_section import probe_chart
 from frostline.studies.study_folder import digest_of
@@ -158,6 +159,7 @@ def measure(
     rates: bool = True,
     seed: int = 0,
     threads: int | None = None,
+    feature_cache: FeatureCache | None = None,
     progress: OnProgress | None = None,
 ) -> Signals:
     """Measure the training images against a backbone: similarity, probe accuracy by stage, learning curve.
@@ -176,6 +178,8 @@ def measure(
     seed : int
     threads : int or None
         Threads to compute with; None chooses.
+    feature_cache : FeatureCache or None
+        Where features of frozen layers are kept; None is the one of this machine.
     progress : callable or None
         Called with (what, done, total).
 
@@ -189,6 +193,7 @@ def measure(
         The network has no cut before its head.
     """
     timing.prepare_process()
+    cache, progress = feature_cache or FeatureCache(), Progress.of(progress)
     if len(backbone.cuts) < 2:
         raise ModelError(
             f"{backbone.name} can't be cut before its head ({' '.join(backbone.notes)}), so nothing can be "
@@ -214,7 +219,7 @@ def measure(
     }
 
     def compute() -> dict[str, Any]:
-        with numerics.threads(plan.threads), FeatureCache() as cache:
+        with numerics.threads(plan.threads), cache:
             return _measure_signals(backbone, data, samples, probed, plan, config, cache, seed, progress)
 
     def compute_random() -> dict[str, Any]:
@@ -225,7 +230,7 @@ def measure(
     twin: dict[str, Any] = {"accuracy": {}, "notes": []}
     if random and signals["probe_by_stage"]:
         twin = directories.remembered("signals", f"random weights {digest_of(key)}", compute_random)
-    machine_rates = _rates(backbone, data, seed, threads) if rates else None
+    machine_rates = _rates(backbone, data, cache, seed, threads) if rates else None
     cut_away = data.cut_away(backbone.preprocessing.crop_mode, backbone.preprocessing.crop_pct)
     groups = stage_probes.GroupsProbe(**signals["groups"]) if signals.get("groups") else None
     return Signals(
@@ -253,11 +258,11 @@ def measure(
     )
 
 
-def _rates(backbone: Backbone, data: Manifest, seed: int, threads: int | None) -> Rates:
+def _rates(backbone: Backbone, data: Manifest, cache: FeatureCache, seed: int, threads: int | None) -> Rates:
     """Time the network on this machine, and the decoding of some of these images."""
     samples = data.part("train")[:TIMED]
     images = Images(data, samples, backbone.preprocessing, policy=Policy("standard"), seed=seed)
-    return rates_of.measure(backbone, images, threads=threads, classes=len(data.classes))
+    return rates_of.measure(backbone, images, cache=cache, threads=threads, classes=len(data.classes))
 
 
 def _measure_signals(
@@ -269,7 +274,7 @@ def _measure_signals(
     config: ForwardConfig | None,
     cache: FeatureCache,
     seed: int,
-    progress: OnProgress | None,
+    progress: Progress,
 ) -> dict[str, Any]:
     """Return the signals as plain data: `probed` samples stage by stage, all samples for the curve."""
     images, units, notes = Images(data, probed, backbone.preprocessing), data.units(probed), []
@@ -321,7 +326,7 @@ def _last_features(
     samples: tuple[Sample, ...],
     config: ForwardConfig,
     cache: FeatureCache,
-    progress: OnProgress | None,
+    progress: Progress,
 ) -> NDArray[np.float32]:
     """Return the pooled features of all samples as training computes them, so that it finds the rows."""
     head = Frozen(backbone, backbone.model, backbone.cuts[-1], config, cache)
@@ -377,7 +382,7 @@ def _measure_random_weights(
     probed: tuple[Sample, ...],
     plan: NumericPlan,
     seed: int,
-    progress: OnProgress | None,
+    progress: Progress,
 ) -> dict[str, Any]:
     """Probe random weights with the same images and folds, as plain data."""
     images = Images(data, probed, backbone.preprocessing)

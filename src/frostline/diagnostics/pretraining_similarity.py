@@ -21,12 +21,12 @@ from typing import Any
 import numpy as np
 from torch import nn
 
-from frostline.data import OnProgress
 from frostline.diagnostics.activation_statistics import ActivationRecorder, Blocks, Floats, blocks_of
 from frostline.diagnostics.stage_features import stage_features
 from frostline.errors import DataError
 from frostline.feature_extraction.image_batches import Images
 from frostline.models import Backbone
+from frostline.progress import OnProgress, Progress
 from frostline.system.numerics import NumericPlan
 
 FEWEST = 8  # images, below which a block is too small to say anything
@@ -101,7 +101,7 @@ def similarity(
         )
     blocks = blocks_of(len(images), units)
     recorder = ActivationRecorder(backbone, plan.place(backbone.model.eval()), int(blocks.max()) + 1)
-    stage_features(backbone, images, plan, recorder=recorder, blocks=blocks, progress=progress)
+    stage_features(backbone, images, plan, recorder=recorder, blocks=blocks, progress=Progress.of(progress))
     return similarity_from(backbone, recorder, blocks)
 
 

@@ -17,12 +17,12 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from frostline import models as bb
-from frostline.data import OnProgress
 from frostline.diagnostics.activation_statistics import ActivationRecorder, Blocks
 from frostline.feature_cache import FeatureCache, Form, key_of
 from frostline.feature_extraction import ForwardConfig, padded
 from frostline.feature_extraction.image_batches import EVALUATION_BATCH, Images
 from frostline.models import Backbone
+from frostline.progress import QUIET, Progress
 from frostline.system.numerics import NumericPlan
 
 VERSION = 2  # of what a row holds; raised when the same images give other numbers
@@ -45,7 +45,7 @@ def stage_features(
     cache: FeatureCache | None = None,
     recorder: ActivationRecorder | None = None,
     blocks: Blocks | None = None,
-    progress: OnProgress | None = None,
+    progress: Progress = QUIET,
 ) -> StageFeatures:
     """Return the features of view 0 of every image by the pretrained network, or by `model`, random weights.
 
@@ -78,8 +78,7 @@ def stage_features(
         if cached is not None:
             cached.put([keys[i] for i in chunk], values.view(np.uint8), Form("float32", (values.shape[1],)))
         done += len(chunk)
-        if progress:
-            progress("measure", done, len(missing))
+        progress("measure", done, len(missing))
     if cached is not None:
         cached.close()
     ends = np.cumsum(widths)

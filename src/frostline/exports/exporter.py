@@ -10,7 +10,6 @@ from typing import Any
 
 from torch import nn
 
-from frostline.data import OnProgress
 from frostline.errors import UsageError, did_you_mean
 from frostline.exports import (
     delta_export,
@@ -25,6 +24,7 @@ from frostline.exports.safetensors_export import FormatDetails
 from frostline.exports.verification import VerificationResult
 from frostline.models import Backbone
 from frostline.models.zoo import delta
+from frostline.progress import OnProgress, Progress
 from frostline.reports import notebook
 from frostline.studies.result_fields import Figure, Rows
 from frostline.studies.study_folder import plain
@@ -138,8 +138,8 @@ def export(
     check_images = verification.load_check_images(
         exported.study, exported.preprocessing, images, exported.rendering
     )
-    if progress:
-        progress("export", 0, 1)
+    progress = Progress.of(progress)
+    progress("export", 0, 1)
     expected = verification.predicted_probabilities(exported.predictor, check_images.pixels)
     with output_folder.atomic_folder(folder) as temporary_folder:
         if to in ("onnx", "torch"):
@@ -158,8 +158,7 @@ def export(
                 exported.folder.fingerprints.read_bytes(),
             )
         files = _finish(exported, to, temporary_folder, details, check)
-    if progress:
-        progress("export", 1, 1)
+    progress("export", 1, 1)
     result = {
         "export": str(folder),
         "format": to,

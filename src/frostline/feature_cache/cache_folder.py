@@ -35,6 +35,7 @@ class Folder:
         self.limit_bytes = limit_bytes
         self.trouble = ""  # the first error, as it was reported
         self.readable = self.writable = True
+        self.closed = False
         self.generation = 0  # raised when the index is another one: its numbers mean something else then
         self._index: Index | None = None
         self._opened: OrderedDict[int, shard_file.Opened] = OrderedDict()
@@ -108,6 +109,7 @@ class Folder:
 
     def close(self) -> None:
         """Give every file back; afterwards nothing is read or kept."""
+        self.closed = True
         self._forget()
         self.readable = self.writable = False
 

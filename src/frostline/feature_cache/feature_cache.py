@@ -10,6 +10,7 @@ import time
 import uuid
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -59,6 +60,10 @@ class Checked:
 class FeatureCache:
     """A bounded folder of features. Safe with several processes at once.
 
+    Made once by an entry point and handed down. Files are opened by the first use, and by `with`, which
+    closes them at the end of the outermost block; the next block opens them again. A pickled copy holds the
+    folder's path and opens files of its own.
+
     Raises nothing for the state of the disk: `trouble` is the first error, raised as a `CacheWarning`.
 
     Parameters
@@ -70,12 +75,25 @@ class FeatureCache:
     """
 
     def __init__(self, folder: str | Path | None = None, *, limit_bytes: int = DEFAULT_LIMIT_BYTES) -> None:
-        self._folder = Folder(Path(folder) if folder else directories.home() / FOLDER, limit_bytes)
+        self._path = Path(folder) if folder else directories.home() / FOLDER
+        self._limit_bytes = limit_bytes
+        self._opened: Folder | None = None
+        self._blocks = 0  # `with` blocks that have been entered and not left
+
+    @property
+    def _folder(self) -> Folder:
+        if self._opened is None:
+            self._opened = Folder(self._path, self._limit_bytes)
+        return self._opened
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Another process opens the same folder, whatever its working directory is."""
+        return partial(FeatureCache, limit_bytes=self._limit_bytes), (self._path.resolve(),)
 
     @property
     def path(self) -> Path:
         """The folder."""
-        return self._folder.path
+        return self._path
 
     @property
     def trouble(self) -> str:
@@ -88,14 +106,20 @@ class FeatureCache:
         return self._folder.writable
 
     def close(self) -> None:
-        """Close every file; afterwards all rows are misses."""
+        """Close every file; until the next `with`, all rows are misses."""
         self._folder.close()
 
     def __enter__(self) -> FeatureCache:
+        if not self._blocks and self._opened is not None and self._opened.closed:
+            self._opened = None
+        _ = self._folder
+        self._blocks += 1
         return self
 
     def __exit__(self, *error: object) -> None:
-        self.close()
+        self._blocks -= 1
+        if not self._blocks:
+            self.close()
 
     def prefix(
         self, description: Mapping[str, Any], display: Mapping[str, Any] | None = None

@@ -9,7 +9,7 @@ from __future__ import annotations
 import copy
 import itertools
 from collections import deque
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from functools import cached_property
@@ -19,13 +19,13 @@ import torch
 from torch import Tensor, nn
 
 from frostline import models as bb
-from frostline.data import OnProgress
 from frostline.distributed import process_group
 from frostline.feature_cache import CachedPrefix, FeatureCache, key_of
 from frostline.feature_extraction.image_batches import Images, Item, ahead, padded
 from frostline.feature_extraction.numeric_key import ForwardConfig
 from frostline.feature_extraction.tensor_bytes import from_bytes, same, to_bytes
 from frostline.models import Backbone, Cut
+from frostline.progress import QUIET, Progress
 from frostline.system import numerics
 
 READ_AT_ONCE_BYTES = 32_000_000  # rows looked up and read in one go: a small part of any memory
@@ -259,7 +259,7 @@ class Frozen:
         return len(keys) if self.cached is None else len(self.cached.missing(list(keys)))
 
     def fill(
-        self, images: Images, items: Iterable[Item], *, workers: int = 0, progress: OnProgress | None = None
+        self, images: Images, items: Iterable[Item], *, workers: int = 0, progress: Progress = QUIET
     ) -> None:
         """Compute and cache all missing features, from an earlier cut's features or from pixels.
 
@@ -270,15 +270,14 @@ class Frozen:
         images : Images
         items : iterable of (position, view)
         workers : int
-        progress : callable or None
-            Called with (what, done, total).
+        progress : Progress
         """
         cached = self.cached
         if cached is None or self.cache is None or not self.cache.writable:
             return
         item_of = {_key(images, item): item for item in items}
         missing = cached.missing(list(item_of))
-        progress_report = _FillProgress(progress, len(missing) // process_group.size())
+        count = progress.counter("frozen layers", len(missing) // process_group.size())
         try:
             for early, early_rows in self._earlier() if missing else ():
                 if missing and early_rows.form is not None:
@@ -287,10 +286,10 @@ class Frozen:
                         early, early_rows, images, item_of
                     ):
                         for keys in _own_share_first([k for k in missing if k not in still_missing]):
-                            self._fill_from_rows(early, early_rows, keys, progress_report)
+                            self._fill_from_rows(early, early_rows, keys, count)
                         missing = cached.missing(missing)
             for keys in _own_share_first(missing):
-                self._fill_from_pixels(images, keys, item_of, workers, progress_report)
+                self._fill_from_pixels(images, keys, item_of, workers, count)
         finally:
             cached.close()
 
@@ -312,7 +311,7 @@ class Frozen:
         missing: list[bytes],
         item_of: dict[bytes, Item],
         workers: int,
-        report: _FillProgress,
+        count: Callable[[int], None],
     ) -> None:
         cached = self.cached
         assert cached is not None
@@ -325,18 +324,18 @@ class Frozen:
 
         pixels = images.batches(lists(), workers, once=True)
         for batch in pixels if workers else ahead(pixels):
-            self._cache_computed(cached, requested.popleft(), self.compute(batch), report)
+            self._cache_computed(cached, requested.popleft(), self.compute(batch), count)
         cached.flush()
 
     def _fill_from_rows(
-        self, early: Cut, early_rows: CachedPrefix, keys: list[bytes], report: _FillProgress
+        self, early: Cut, early_rows: CachedPrefix, keys: list[bytes], count: Callable[[int], None]
     ) -> None:
         cached = self.cached
         assert cached is not None
         for chunk in cached.todo(keys, self.config.batch):
             rows = self._from_rows(early, early_rows, chunk)
             if rows is not None:
-                self._cache_computed(cached, chunk, rows, report)
+                self._cache_computed(cached, chunk, rows, count)
         cached.flush()
 
     def _from_rows(self, early: Cut, early_rows: CachedPrefix, keys: list[bytes]) -> Tensor | None:
@@ -361,23 +360,11 @@ class Frozen:
         return self._bridges[early.index]
 
     def _cache_computed(
-        self, cached: CachedPrefix, keys: list[bytes], z: Tensor, report: _FillProgress
+        self, cached: CachedPrefix, keys: list[bytes], z: Tensor, count: Callable[[int], None]
     ) -> None:
         self.counts.rows_computed += len(keys)
         self._cache_rows(cached, keys, z)
-        report.more(len(keys))
-
-
-class _FillProgress:
-    """Reports the progress of a cache fill."""
-
-    def __init__(self, progress: OnProgress | None, total: int) -> None:
-        self._tell, self._total, self._done = progress, total, 0
-
-    def more(self, count: int) -> None:
-        self._done += count
-        if self._tell:
-            self._tell("frozen layers", self._done, max(self._done, self._total))
+        count(len(keys))
 
 
 def _own_share_first(keys: list[bytes]) -> list[list[bytes]]:

@@ -11,12 +11,12 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from frostline import models as bb
-from frostline.data import OnProgress
 from frostline.feature_cache import FeatureCache
 from frostline.feature_extraction.cached_features import Counts, Frozen
 from frostline.feature_extraction.image_batches import Images
 from frostline.feature_extraction.numeric_key import ForwardConfig
 from frostline.models import Backbone, Cut
+from frostline.progress import QUIET, Progress
 
 
 def features(
@@ -25,7 +25,7 @@ def features(
     *,
     view: int = 0,
     workers: int = 0,
-    progress: OnProgress | None = None,
+    progress: Progress = QUIET,
 ) -> NDArray[np.float32]:
     """Return the features of one view of every image, averaged over space.
 
@@ -39,7 +39,7 @@ def features(
         0 is the evaluation view.
     workers : int
         Processes that decode images.
-    progress : callable or None
+    progress : Progress
 
     Returns
     -------
@@ -64,7 +64,7 @@ def logits(
     counts: Counts | None = None,
     workers: int = 0,
     above: Callable[[], AbstractContextManager[None]] = nullcontext,
-    progress: OnProgress | None = None,
+    progress: Progress = QUIET,
 ) -> NDArray[np.float32]:
     """Return a model's logits on view 0 of every image.
 
@@ -84,7 +84,7 @@ def logits(
     workers : int
     above : callable
         Context manager around everything computed above the cut.
-    progress : callable or None
+    progress : Progress
 
     Returns
     -------
@@ -105,7 +105,7 @@ def logits(
 
 
 def _rows(
-    frozen: Frozen, images: Images, view: int, keep: bool, workers: int, progress: OnProgress | None
+    frozen: Frozen, images: Images, view: int, keep: bool, workers: int, progress: Progress
 ) -> Iterator[Tensor]:
     """Yield the rows of one view of every image, in batches as the prefix computes them."""
     items = [(position, view) for position in range(len(images))]

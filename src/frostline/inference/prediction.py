@@ -19,7 +19,6 @@ from torch import Tensor, nn
 
 from frostline import metrics
 from frostline.data import (
-    OnProgress,
     PredictionInput,
     PredictionInputs,
     RenderedImage,
@@ -39,6 +38,7 @@ from frostline.inference import selective_prediction
 from frostline.models import Backbone, Preprocessing, zoo
 from frostline.models.heads import build_head
 from frostline.models.zoo import delta
+from frostline.progress import OnProgress, Progress
 from frostline.reports import notebook
 from frostline.strategies import parse
 from frostline.studies.best_run import PassedOver, best_of
@@ -354,7 +354,11 @@ def predict(
     doubts = None if target_accuracy is None else _doubts(study, run, target_accuracy)
     chosen = _chosen_model(study, run, module, base)
     predicted = predict_rows(
-        chosen.predictor, prediction_inputs(images, path_column), top=top, doubts=doubts, progress=progress
+        chosen.predictor,
+        prediction_inputs(images, path_column),
+        top=top,
+        doubts=doubts,
+        progress=Progress.of(progress),
     )
     classes = tuple(chosen.predictor.classes)
     return Predictions(
@@ -385,7 +389,7 @@ def predict_rows(
     *,
     top: int,
     doubts: selective_prediction.Doubts | None,
-    progress: OnProgress | None,
+    progress: Progress,
 ) -> PredictedRows:
     """Return a prediction for each image that can be decoded, and the others' names with the reasons."""
     items = inputs.inputs
@@ -407,8 +411,7 @@ def predict_rows(
                 names.append(item.name)
         if pixels:
             rows += _predict_batch(predictor, names, torch.stack(pixels), top, doubts)
-        if progress:
-            progress("predict", min(start + EVALUATION_BATCH, len(items)), len(items))
+        progress("predict", min(start + EVALUATION_BATCH, len(items)), len(items))
     return PredictedRows(
         tuple(rows),
         tuple(unreadable),

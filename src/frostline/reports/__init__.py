@@ -11,7 +11,6 @@ check_page                             the page of `frostline check`
 notebook                               results in a notebook
 """
 
-from frostline.reports.notebook import Progress
 from frostline.reports.writer import NAME, Report, report
 
-__all__ = ["NAME", "Progress", "Report", "report"]
+__all__ = ["NAME", "Report", "report"]

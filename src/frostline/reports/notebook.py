@@ -3,11 +3,8 @@
 from __future__ import annotations
 
 import html
-import sys
-import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from importlib import import_module
 from typing import Any
 
 from frostline.errors import UsageError
@@ -157,52 +154,3 @@ def answers_plot(labels: Sequence[str]) -> Plot:
         {"name": visible(name), "part": "test", "count": count, "rank": 0} for name, count in counts.items()
     ]
     return plot(charts.bars(values, [visible(name) for name in counts], ["test"]))
-
-
-class Progress:
-    """Progress of long work, to pass as `progress=`: a bar in a notebook, a line every 10 s elsewhere.
-
-    Examples
-    --------
-    >>> frostline.fit("photos/", progress=frostline.Progress())  # doctest: +SKIP
-    """
-
-    def __init__(self) -> None:
-        self._handle: Any = None
-        self._shown = 0.0
-        self._notebook = _in_notebook()
-        self._every_s = 0.2 if self._notebook else 10.0  # between two updates
-
-    def __call__(self, what: str, done: int, total: int) -> None:
-        """Show that `done` of `total` steps are done.
-
-        Parameters
-        ----------
-        what
-            The name of the work.
-        done, total
-            Steps done and steps in all. An update is shown at most every 0.2 s in a notebook and every 10 s
-            elsewhere, and at the end.
-        """
-        now = time.monotonic()
-        if done < total and now - self._shown < self._every_s:
-            return
-        self._shown = now
-        if not self._notebook:
-            print(f"  {what}: {done} of {total}", file=sys.stderr, flush=True)
-            return
-        # IPython is untyped where it is installed, and may not be; named by a string it is Any either way.
-        notebook: Any = import_module("IPython.display")
-        bar = f'<progress value="{int(done)}" max="{int(total)}"></progress>'
-        shown = notebook.HTML(f"{bar} {_text(what)}: {done:,} of {total:,}")
-        if self._handle is None:
-            self._handle = notebook.display(shown, display_id=True)
-        else:
-            self._handle.update(shown)
-
-
-def _in_notebook() -> bool:
-    """Return whether this code runs in a notebook's kernel."""
-    shell = sys.modules.get("IPython")
-    ipython = shell.get_ipython() if shell is not None else None
-    return ipython is not None and hasattr(ipython, "kernel")

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import statistics
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
@@ -17,13 +17,14 @@ import torch
 from numpy.typing import NDArray
 
 from frostline import probe, profiling
-from frostline.data import Manifest, OnProgress
+from frostline.data import Manifest
 from frostline.diagnostics import class_balanced_subset, transferability
 from frostline.errors import UsageError
 from frostline.feature_cache import FeatureCache
 from frostline.feature_extraction import Frozen, features
 from frostline.feature_extraction.image_batches import Images
 from frostline.models import Backbone
+from frostline.progress import OnLine, OnProgress, Progress
 from frostline.selection import resampling
 from frostline.selection.resampling import Cell
 from frostline.selection.significance import Difference, HeldOutPredictions, difference
@@ -125,8 +126,9 @@ def screen(
     threads: int | None = None,
     workers: int = 0,
     left_s: float | None = None,
+    feature_cache: FeatureCache | None = None,
     progress: OnProgress | None = None,
-    log: Callable[[str], None] = lambda line: None,
+    log: OnLine | None = None,
 ) -> list[ScreeningResult]:
     """Screen backbones by limits and out-of-fold linear probes.
 
@@ -149,10 +151,12 @@ def screen(
     left_s
         Seconds until the time limit. Networks are then screened in the order given as long as a share of
         that allows; if it allows none, the one with the shortest pass is selected without a probe.
+    feature_cache
+        Where features of frozen layers are kept; `None` for the one of this machine.
     progress
         Called as `progress(what, done, total)`.
     log
-        Called with lines for a person.
+        Called with lines for a person; `None` leaves them to `progress`, where that is a `Progress`.
 
     Returns
     -------
@@ -165,6 +169,7 @@ def screen(
         If every network is over a limit.
     """
     limits.check()
+    cache, progress = feature_cache or FeatureCache(), Progress.of(progress, log)
     classes = len(data.classes)
     results = {}
     for backbone in backbones:
@@ -176,7 +181,7 @@ def screen(
             if processor_share >= MIN_PROCESSOR_SHARE
             else f" (unreliable: other processes used {1 - processor_share:.0%} of the processor)"
         )
-        log(f"  {backbone.name}: {latency_ms:.1f} ms an image{caveat}, {size_mb:.1f} MB")
+        progress.log(f"  {backbone.name}: {latency_ms:.1f} ms an image{caveat}, {size_mb:.1f} MB")
     within = [backbone for backbone in backbones if not results[backbone.name].reason]
     if not within:
         each = "; ".join(f"{row.model} {row.reason}" for row in results.values())
@@ -191,14 +196,14 @@ def screen(
     ]
     held = {}
     for backbone in in_time:
-        pooled = _features(backbone, subset, deterministic, precision, threads, workers, progress)
+        pooled = _features(backbone, subset, cache, deterministic, precision, threads, workers, progress)
         held[backbone.name] = predictions = _probe_predictions(pooled, subset, folds, metric)
         accuracy, low, high = predictions.accuracy_interval()
         logme = transferability.log_me(pooled, subset.targets(subset.samples), classes)
         row = results[backbone.name]
         results[row.model] = replace(row, probe_accuracy=accuracy, low=low, high=high, logme=logme)
         interval = f"{100 * accuracy:.1f} % ({100 * low:.1f}–{100 * high:.1f} %)"
-        log(f"  {row.model}: out-of-fold accuracy {interval} of a linear probe")
+        progress.log(f"  {row.model}: out-of-fold accuracy {interval} of a linear probe")
     return _select(results, held, metric, seed)
 
 
@@ -277,19 +282,20 @@ def measure_costs(backbone: Backbone, classes: int, threads: int | None = None) 
 def _features(
     backbone: Backbone,
     data: Manifest,
+    cache: FeatureCache,
     deterministic: bool,
     precision: str,
     threads: int | None,
     workers: int,
-    progress: OnProgress | None,
+    progress: Progress,
 ) -> NDArray[np.float32]:
     """Return pooled features (images, width), computed as in training, which then finds them in the cache."""
     method = profiling.forward_config(
         backbone, deterministic=deterministic, precision=precision, threads=threads
     )
     images = Images(data, data.samples, backbone.preprocessing)
-    with numerics.threads(method.plan.threads), FeatureCache() as store:
-        head = Frozen(backbone, backbone.model, backbone.cuts[-1], method, store)
+    with numerics.threads(method.plan.threads), cache:
+        head = Frozen(backbone, backbone.model, backbone.cuts[-1], method, cache)
         return features(head, images, workers=workers, progress=progress)
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any, Unpack
@@ -14,13 +14,15 @@ import filelock
 from frostline import profiling
 from frostline.config import TRAIN_ALONE, Config, Options
 from frostline.cost import Cost, Rates, predict
-from frostline.data import Manifest, OnProgress
+from frostline.data import Manifest
 from frostline.distributed import torchrun_env
 from frostline.errors import UsageError
+from frostline.feature_cache import FeatureCache
 from frostline.feature_extraction.augmentation import Policy, check_options
 from frostline.feature_extraction.image_batches import Images
 from frostline.loggers import Loggers, make_loggers
 from frostline.models import Backbone, leakage
+from frostline.progress import OnLine, OnProgress, Progress
 from frostline.selection import ray_workers, resampling, successive_halving
 from frostline.selection.candidates import Candidate, Strategies, listed, searched
 from frostline.selection.conclusion import Comparison, NoTime, conclude, read_result
@@ -58,8 +60,9 @@ def compare(
     config: Config | None = None,
     logger: str | Iterable[str] | Loggers | None = None,
     watch: Stopwatch | None = None,
+    feature_cache: FeatureCache | None = None,
     progress: OnProgress | None = None,
-    log: Callable[[str], None] = lambda line: None,
+    log: OnLine | None = None,
     **options: Unpack[Options],
 ) -> Comparison:
     """Compare strategies by cross-validation on the train and val images, and train the winner on all.
@@ -117,10 +120,12 @@ def compare(
         Loggers that follow every run, as in `train`.
     watch
         Stopwatch that the time limit counts from.
+    feature_cache
+        Where features of frozen layers are kept; `None` for the one of this machine.
     progress
         Called as `progress(what, done, total)`.
     log
-        Called with lines for a person.
+        Called with lines for a person; `None` leaves them to `progress`, where that is a `Progress`.
 
     Returns
     -------
@@ -135,7 +140,7 @@ def compare(
     timing.prepare_process()
     torchrun_env.demand_alone("compare")
     loggers = make_loggers(logger, study)
-    watch = watch or Stopwatch()
+    watch, progress = watch or Stopwatch(), Progress.of(progress, log)
     chosen = Config.of(config, options, without=TRAIN_ALONE)
     if callable(chosen.augment):
         raise UsageError("compare takes augment by name: none, light, standard or strong.")
@@ -163,7 +168,7 @@ def compare(
     data = leakage.keep_learned_in_train(list(backbones.values()), data, Study(study))
     for note in data.notes:
         if note not in earlier_notes:
-            log(note)
+            progress.log(note)
     opened_study = Study.open(study, data=data.digest, split=data.split_digest, test=data.test_digest)
     data = data.recalled(opened_study.path)
     data.keep_in(opened_study.path, resampling.remembered(data, chosen.seed, chosen.repeats))
@@ -179,14 +184,14 @@ def compare(
         named={"strategies": named, **({"search": list(search), "draws": draws} if draws else {})},
         loggers=loggers,
         watch=watch,
+        cache=feature_cache or FeatureCache(),
         progress=progress,
-        log=log,
         joins=earlier,
     )
     _demand_time(request)
     request = join(request)
     for line in request.earlier.lines():
-        log(line)
+        progress.log(line)
     runner = _runner(request)
     earlier_result = read_result(request.folder)
     outcomes_before = runner.queue.outcomes()
@@ -272,8 +277,8 @@ def _runner(request: CompareRequest) -> TrialRunner:
         clock=clock,
         config=request.run_config,
         loggers=request.loggers,
+        cache=request.cache,
         progress=request.progress,
-        log=request.log,
         expected=[profiling.Expected(**row) for row in plan["expected"]],
         others=plan["others"],
         terms=Terms(**plan["terms"]) if plan["terms"] else None,
@@ -304,7 +309,12 @@ def _rates(request: CompareRequest, backbone: Backbone) -> Rates:
     images = Images(data, data.part("train"), backbone.preprocessing, policy=policy)
     threads = numerics.thread_count(config.threads, steady=config.deterministic)
     return profiling.measure(
-        backbone, images, batch=config.batch_size, threads=threads, classes=len(data.classes)
+        backbone,
+        images,
+        cache=request.cache,
+        batch=config.batch_size,
+        threads=threads,
+        classes=len(data.classes),
     )
 
 

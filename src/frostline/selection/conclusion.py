@@ -14,6 +14,7 @@ import numpy as np
 from frostline import metrics, sentences
 from frostline.config import REPEATS
 from frostline.errors import UsageError
+from frostline.progress import Progress
 from frostline.reports import notebook
 from frostline.selection import resampling, wise_ft_share
 from frostline.selection.candidates import Candidate
@@ -185,7 +186,7 @@ def conclude(
     share = interpolation.share if interpolation else None
     run, on_every_image = _final_run(request, runner, index, held_out["temperature"], share)
     if interpolation and not on_every_image:  # the model used is a run on a fold, whose weights stay
-        request.log("The model used is a run on a fold: its weights are not interpolated.")
+        request.progress.log("The model used is a run on a fold: its weights are not interpolated.")
         interpolation = share = None
         held_out = _held_out(request, predictions, ranking.first_repeat, folds)
     held_out |= _evaluated_runs(runner, index, predictions, folds)
@@ -267,7 +268,9 @@ def _interpolation(
     if request.config.interpolate_weights is None or not len(predictions.images):
         return None
     if not wise_ft_share.can_interpolate(request.candidates[index]):
-        request.log(f"{request.candidates[index]} is not interpolated: it does not differ from a probe.")
+        request.progress.log(
+            f"{request.candidates[index]} is not interpolated: it does not differ from a probe."
+        )
         return None
     return wise_ft_share.choose(request, runner, index, predictions)
 
@@ -397,15 +400,17 @@ def _final_run(
     more time.
     """
 
-    def progress(what: str, done: int, total: int) -> None:
+    def timed(what: str, done: int, total: int) -> None:
         if runner.clock.late and what != "decoding":  # a finished run only checks its images
             raise OutOfTime
-        if request.progress:
-            request.progress(what, done, total)
+        request.progress(what, done, total)
 
     try:
         run = _train_winner(
-            replace(request, progress=progress), request.candidates[index], temperature, share
+            replace(request, progress=Progress.of(timed, request.progress.log)),
+            request.candidates[index],
+            temperature,
+            share,
         )
     except OutOfTime:
         task = min(longest(runner.outcomes, index), key=lambda t: (t.cell.repeat, t.cell.fold))
@@ -441,6 +446,7 @@ def _train_winner(request: CompareRequest, winner: Candidate, temperature: float
         temperature=temperature,
         interpolate_weights=None if share == 1.0 else share,
         logger=request.loggers,
+        feature_cache=request.cache,
         progress=request.progress,
     )
 

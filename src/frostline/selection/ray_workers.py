@@ -13,6 +13,7 @@ from dataclasses import replace
 import filelock
 
 from frostline.distributed import ray_cluster
+from frostline.progress import QUIET
 from frostline.selection.conclusion import conclude
 from frostline.selection.request import CompareRequest
 from frostline.selection.runner import TrialRunner
@@ -51,7 +52,7 @@ def run_trials(request: CompareRequest, runner: TrialRunner, begin: Begin, addre
     portable = _portable(request)
     folders = [portable.study.path, *([portable.data.root] if portable.data.root else [])]
     with ray_cluster.connected(address, threads=request.config.threads) as workers:
-        request.log(f"Ray at {workers.address}: {len(workers.shares)} worker(s)")
+        request.progress.log(f"Ray at {workers.address}: {len(workers.shares)} worker(s)")
         spent = (runner.clock.spent_s, time.time())
         finished = workers.everywhere(
             _run_schedule, portable, begin, *spent, folders=folders, on_poll=lambda: _log_new_outcomes(runner)
@@ -62,20 +63,15 @@ def run_trials(request: CompareRequest, runner: TrialRunner, begin: Begin, addre
 
 
 def _portable(request: CompareRequest) -> CompareRequest:
-    """Return the request as a worker can use it: absolute paths, no logging, no progress."""
+    """Return the request as a worker can use it: absolute paths, no progress."""
     root = request.data.root and request.data.root.resolve()
     return replace(
         request,
         data=replace(request.data, root=root),
         study=Study(request.study.path.resolve()),
         watch=Stopwatch(),
-        progress=None,
-        log=_silent,
+        progress=QUIET,
     )
-
-
-def _silent(line: str) -> None:
-    """Ignore a line of the log."""
 
 
 def _run_schedule(request: CompareRequest, begin: Begin, spent_s: float, since: float) -> bool:

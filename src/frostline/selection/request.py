@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 from frostline.config import REPEATS, Config
-from frostline.data import Manifest, OnProgress
+from frostline.data import Manifest
+from frostline.feature_cache import FeatureCache
 from frostline.loggers import Loggers
 from frostline.models import Backbone
+from frostline.progress import Progress
 from frostline.selection.candidates import Candidate
 from frostline.studies.best_run import PassedOver
 from frostline.studies.study_folder import Study, digest_of, plain
@@ -51,8 +53,8 @@ class CompareRequest:
     named: dict[str, Any]  # strategies and search, as given
     loggers: Loggers
     watch: Stopwatch
-    progress: OnProgress | None
-    log: Callable[[str], None]
+    cache: FeatureCache
+    progress: Progress
     earlier: EarlierRuns = field(default_factory=EarlierRuns)
     joins: bool = True  # whether strategies of earlier runs may join
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import statistics
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -13,12 +13,14 @@ from typing import Any
 from frostline import profiling
 from frostline.advice import TIME_MARGIN
 from frostline.config import Config
-from frostline.data import Manifest, OnProgress
+from frostline.data import Manifest
 from frostline.diagnostics import feature_drift
+from frostline.feature_cache import FeatureCache
 from frostline.inference import error_gallery, selective_prediction
 from frostline.loggers import Loggers
 from frostline.models import Backbone
 from frostline.profiling import Expected
+from frostline.progress import Progress
 from frostline.selection import anytime, resampling
 from frostline.selection.anytime import NextTrial
 from frostline.selection.candidates import Candidate
@@ -128,8 +130,8 @@ class TrialRunner:
     clock: Clock
     config: Config  # of each run; its seed is the comparison's
     loggers: Loggers
-    progress: OnProgress | None
-    log: Callable[[str], None]
+    cache: FeatureCache
+    progress: Progress
     expected: list[Expected] = field(default_factory=list)  # seconds of whole runs
     others: float = 0.0  # load of other processes when the rates were measured, in cores
     terms: Terms | None = None
@@ -156,7 +158,9 @@ class TrialRunner:
             try:
                 self.queue.take([trial.task], self._work, stop_on=OutOfTime, allowed_s=trial.may_take_s)
             except OutOfTime:  # noted in the queue; other candidates get the time that is left
-                self.log(f"  {self.candidates[trial.task.candidate]} was stopped: it takes too long.")
+                self.progress.log(
+                    f"  {self.candidates[trial.task.candidate]} was stopped: it takes too long."
+                )
             self.clock.note()
 
     def next_task(self) -> NextTrial:
@@ -277,6 +281,7 @@ class TrialRunner:
             augment=candidate.augment,
             keep="last",
             logger=self.loggers,
+            feature_cache=self.cache,
             progress=self._on_progress,
         )
         outcome = {
@@ -329,7 +334,7 @@ class TrialRunner:
         short = "" if whole else f", {task.share:g} of its epochs"
         fold = f", fold {task.cell.fold + 1} of {self.schedule.folds}" if self.schedule.folds > 1 else ""
         where = f"repeat {task.cell.repeat + 1}{fold}{short}"
-        self.log(
+        self.progress.log(
             f"  {self.candidates[task.candidate]} ({where}): {100 * outcome['accuracy']:.1f} % in "
             f"{outcome['seconds']:.1f} s"
         )
@@ -337,8 +342,7 @@ class TrialRunner:
     def _on_progress(self, what: str, done: int, total: int) -> None:
         if self.clock.left_s <= self._reserve_s:
             raise OutOfTime
-        if self.progress:
-            self.progress(what, done, total)
+        self.progress(what, done, total)
 
     def _wait(self) -> None:
         """Wait, because other processes are making every run that is left."""

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from frostline.feature_cache import FeatureCache
 from frostline.feature_extraction.image_batches import Images
 from frostline.inference import error_gallery, selective_prediction
 from frostline.selection import resampling, wise_ft_share
@@ -34,7 +33,7 @@ def write_error_gallery(
     """
     table, backbone = request.folder / "out-of-fold.csv", request.backbones[request.candidates[winner].model]
     if runner.clock.late:
-        request.log("No time was left for pictures of the mistakes.")
+        request.progress.log("No time was left for pictures of the mistakes.")
     elif table.is_file():
         models = wise_ft_share.models(request, runner, winner, longest(runner.outcomes, winner), share)
         error_gallery.write_gallery(request.folder, table, backbone, request.data, models)
@@ -74,8 +73,8 @@ def write_selective_prediction(
     image_limit = _images_in_time(request, runner, max(len(train), len(held_out)))
     if model is not None and image_limit:
         folder = Study(request.study.path).run_at(runner.outcomes[task].get("run"))
-        with FeatureCache() as store:
-            below = below_of(backbone, folder, folder.read("result.json")["cut"], store)
+        with request.cache as cache:
+            below = below_of(backbone, folder, folder.read("result.json")["cut"], cache)
             distances = selective_prediction.distances(backbone, model, below, train, held_out, image_limit)
         selective_prediction.write(
             run.folder.path, selective_prediction.FamiliarFeatures(familiar.features, distances)
@@ -91,9 +90,11 @@ def _images_in_time(request: CompareRequest, runner: TrialRunner, images: int) -
     if affordable >= image_limit:
         return image_limit
     if affordable < selective_prediction.FEWEST:
-        request.log("No time was left to measure how far new images may lie from the training images.")
+        request.progress.log(
+            "No time was left to measure how far new images may lie from the training images."
+        )
         return 0
-    request.log(
+    request.progress.log(
         f"Little time was left: unfamiliar images are detected by {affordable} images, not {image_limit}."
     )
     return affordable

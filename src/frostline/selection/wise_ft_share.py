@@ -21,7 +21,6 @@ from torch import nn
 from frostline import metrics, probe
 from frostline import models as bb
 from frostline.cost import cache_tradeoff
-from frostline.feature_cache import FeatureCache
 from frostline.feature_extraction import ForwardConfig, logits
 from frostline.feature_extraction.image_batches import EVALUATION_BATCH, Images
 from frostline.models import Backbone, Cut
@@ -94,7 +93,9 @@ def choose(
     image_of = {sample.path: image for image, sample in enumerate(resampling.pool(runner.data))}
     for number, task in enumerate(tasks):
         if runner.clock.late:
-            request.log("There is no time to interpolate weights; the winner keeps its adapted weights.")
+            request.progress.log(
+                "There is no time to interpolate weights; the winner keeps its adapted weights."
+            )
             return None
         fold = _Fold.of(request, runner, task)
         fold_rows = np.array([row_at[task.cell.repeat, image_of[s.path]] for s in fold.held_out.samples])
@@ -102,7 +103,7 @@ def choose(
         for position, share in enumerate(shares):
             share_logits[position, fold_rows] = fold.predict(share)
         if number == 0:
-            request.log(
+            request.progress.log(
                 f"Interpolating weights: {len(tasks)} run(s) predict their held-out images at {len(shares)} "
                 f"share(s), in about {watch.seconds * len(tasks):.0f} s"
             )
@@ -234,6 +235,7 @@ class _Fold:
             seed=resampling.seed_of(request.config.seed, task.cell),
             augment=candidate.augment,
             keep="last",
+            feature_cache=request.cache,
         )
         name = folder.read("result.json")["cut"]
         classes = len(request.data.classes)
@@ -268,7 +270,7 @@ class _Fold:
         row_bytes = 4 * bb.row_elements(self.backbone, self.cut)
         keep = cache_tradeoff.untimed(row_bytes, 3 * self.backbone.preprocessing.size**2).keep
         way = ForwardConfig(numerics.exact_plan(self.request.config.threads), EVALUATION_BATCH)
-        with FeatureCache() as store:
+        with self.request.cache as cache:
             return logits(
                 self.backbone,
                 self.at(share, self.adapted),
@@ -276,5 +278,5 @@ class _Fold:
                 self.held_out,
                 way,
                 keep=keep,
-                cache=store,
+                cache=cache,
             )

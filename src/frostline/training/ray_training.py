@@ -20,6 +20,7 @@ from typing import Any
 from frostline.distributed import ray_cluster
 from frostline.distributed.ray_cluster import Caller, Cluster, Share
 from frostline.errors import FrostlineError, LostProcess, RunWarning, TrainingError, UsageError
+from frostline.progress import QUIET
 from frostline.studies.study_folder import Study
 from frostline.training.request import TrainRequest
 
@@ -37,7 +38,7 @@ def train(request: TrainRequest, study: Path, work: Work, address: str) -> None:
     """
     os.environ.update(SETTINGS)  # before the import, which reads them
     root = request.data.root and request.data.root.resolve()
-    carried = replace(request, data=replace(request.data, root=root), progress=None, since=None)
+    carried = replace(request, data=replace(request.data, root=root), progress=QUIET, since=None)
     folders = [study.resolve(), *([root] if root else [])]
     with ray_cluster.connected(address, threads=request.config.threads) as cluster, _watched(request, study):
         for left in reversed(range(ray_cluster.RETRIES + 1)):
@@ -130,7 +131,7 @@ def _reason(error: Exception) -> Exception:
 @contextlib.contextmanager
 def _watched(request: TrainRequest, study: Path) -> Iterator[None]:
     """Tell how many epochs the run has behind it, from its study, while the processes work."""
-    if request.progress is None:
+    if not request.progress.heard:
         yield
         return
     over, total = threading.Event(), sum(phase.epochs for phase in request.phases())
@@ -139,7 +140,7 @@ def _watched(request: TrainRequest, study: Path) -> Iterator[None]:
         while not over.wait(LOOK_S):
             with contextlib.suppress(FrostlineError, OSError):
                 epochs = len(Study(study).run(request.identity()).metrics())
-                if request.progress and epochs:
+                if epochs:
                     request.progress("epochs", epochs, total)
 
     watcher = threading.Thread(target=look, daemon=True)

@@ -14,12 +14,13 @@ from PIL import Image
 
 from frostline import metrics
 from frostline.config import Config
-from frostline.data import Manifest, OnProgress
+from frostline.data import Manifest
 from frostline.distributed import process_group
 from frostline.errors import UsageError, did_you_mean
 from frostline.feature_extraction.augmentation import FLIPS, Policy, check_options
 from frostline.feature_extraction.image_batches import Images
 from frostline.models import Backbone
+from frostline.progress import QUIET, Progress
 from frostline.strategies import ResolvedPhase, Strategy, hyperparameters, schedule
 from frostline.studies.study_folder import digest_of
 from frostline.system.numerics import PRECISIONS
@@ -41,7 +42,7 @@ class TrainRequest:
     data: Manifest
     strategy: Strategy
     config: Config = field(default_factory=Config)
-    progress: OnProgress | None = None
+    progress: Progress = QUIET
     since: Stopwatch | None = None  # when the minutes began, where that was before the run
 
     @property

@@ -6,7 +6,7 @@ import contextlib
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass, field, replace
 from datetime import UTC, datetime
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any, Unpack
 
@@ -16,7 +16,7 @@ from torch import nn
 
 from frostline import sentences
 from frostline.config import FILE, Config, Options, write_yaml
-from frostline.data import Manifest, OnProgress, prediction_inputs
+from frostline.data import Manifest, prediction_inputs
 from frostline.distributed import process_group
 from frostline.distributed.torchrun_env import demand_alone
 from frostline.feature_cache import FeatureCache
@@ -25,6 +25,7 @@ from frostline.inference import selective_prediction
 from frostline.inference.prediction import Predictions, Predictor, predict_rows
 from frostline.loggers import Loggers, OnEpochs, make_loggers
 from frostline.models import Backbone, leakage, weights_digest
+from frostline.progress import OnProgress, Progress
 from frostline.reports import notebook
 from frostline.strategies import Strategy, checked, parse
 from frostline.studies.result_fields import Figure
@@ -139,7 +140,11 @@ class Run:
             else selective_prediction.doubts(self.folder.path, target_accuracy)
         )
         predicted = predict_rows(
-            self._predictor, prediction_inputs(images, path_column), top=top, doubts=doubts, progress=progress
+            self._predictor,
+            prediction_inputs(images, path_column),
+            top=top,
+            doubts=doubts,
+            progress=Progress.of(progress),
         )
         return Predictions(
             predicted.rows,
@@ -188,6 +193,7 @@ def train(
     logger: str | Iterable[str] | Loggers | None = None,
     ray: str | None = None,
     watch: Stopwatch | None = None,
+    feature_cache: FeatureCache | None = None,
     progress: OnProgress | None = None,
     **options: Unpack[Options],
 ) -> Run:
@@ -218,6 +224,8 @@ def train(
         same folders, are the processes of one run: one a GPU, or for each `threads` cores, or a machine.
     watch
         When the minutes began; default: with this call.
+    feature_cache
+        Where features of frozen layers are kept; default: the one of this machine.
     progress
         Called with (what, done, total).
     **options
@@ -247,6 +255,7 @@ def train(
     of the same batches: the first one writes it, and all return it.
     """
     timing.prepare_process()
+    cache, progress = feature_cache or FeatureCache(), Progress.of(progress)
     watch, chosen = watch or Stopwatch(), Config.of(config, options, without=("repeats",))
     backbone = backbone.resized(chosen.resize)
     with process_group.together():
@@ -261,12 +270,12 @@ def train(
         request.check()
         if ray is not None:
             demand_alone("train --ray")
-            return _in_ray(request, study, make_loggers(logger, study), ray)
+            return _in_ray(request, study, make_loggers(logger, study), cache, ray)
         loggers = make_loggers(logger if process_group.leads() else None, study)
-        return _take_part(request, study, loggers)
+        return _take_part(request, study, loggers, cache)
 
 
-def _prepared(backbone: Backbone, data: Manifest, study: str | Path, progress: OnProgress | None) -> Manifest:
+def _prepared(backbone: Backbone, data: Manifest, study: str | Path, progress: Progress) -> Manifest:
     """Return the images without damaged ones, none held out that the backbone learned from before.
 
     Processes of one job don't all decode them.
@@ -277,25 +286,29 @@ def _prepared(backbone: Backbone, data: Manifest, study: str | Path, progress: O
         )
 
 
-def _in_ray(request: TrainRequest, study: str | Path, loggers: Loggers, address: str) -> Run:
+def _in_ray(
+    request: TrainRequest, study: str | Path, loggers: Loggers, cache: FeatureCache, address: str
+) -> Run:
     """Let a cluster make the run, unless it is finished; then read it back."""
     opened_study = _study(request, study)
     again = opened_study.run(request.identity()).finished
     if not again:
-        ray_training.train(request, opened_study.path, _process, address)
-    return replace(_lead(request, study, loggers), again=again)
+        ray_training.train(request, opened_study.path, partial(_process, cache), address)
+    return replace(_lead(request, study, loggers, cache), again=again)
 
 
-def _process(request: TrainRequest, study: str) -> None:
+def _process(cache: FeatureCache, request: TrainRequest, study: str) -> None:
     """Be one process of a job on a cluster."""
     with process_group.together():
-        _take_part(request, study, make_loggers(None, study))
+        _take_part(request, study, make_loggers(None, study), cache)
 
 
-def _take_part(request: TrainRequest, study: str | Path, loggers: Loggers) -> Run:
+def _take_part(request: TrainRequest, study: str | Path, loggers: Loggers, cache: FeatureCache) -> Run:
     """Make the run, alone or as one of the processes of a job."""
     process_group.demand_same(digest_of(request.identity()))
-    return _lead(request, study, loggers) if process_group.leads() else _help(request, study)
+    if process_group.leads():
+        return _lead(request, study, loggers, cache)
+    return _help(request, study, cache)
 
 
 def _study(request: TrainRequest, study: str | Path) -> Study:
@@ -307,7 +320,7 @@ def _study(request: TrainRequest, study: str | Path) -> Study:
     )
 
 
-def _lead(request: TrainRequest, study: str | Path, loggers: Loggers) -> Run:
+def _lead(request: TrainRequest, study: str | Path, loggers: Loggers, cache: FeatureCache) -> Run:
     """Make the run, or read it back; the other processes of a job, if there are any, help."""
     opened_study = _study(request, study)
     folder = opened_study.run(request.identity())
@@ -318,7 +331,7 @@ def _lead(request: TrainRequest, study: str | Path, loggers: Loggers) -> Run:
             with nan_oom_recovery.told_plainly(), folder.held():
                 if not folder.finished:  # by another process, just now
                     process_group.decided(lambda: {"run": folder.name})
-                    with cache_planning.opened(request.config.cache) as store:
+                    with cache_planning.opened(request.config.cache, cache) as store:
                         _perform(request, opened_study, folder, following.epochs, store)
         checkpoint.remove(folder.path)  # of a process that was killed between its result and this
         result = folder.read("result.json")
@@ -332,13 +345,13 @@ def _lead(request: TrainRequest, study: str | Path, loggers: Loggers) -> Run:
     return Run(figures, folder, opened_study, again, request.backbone)
 
 
-def _help(request: TrainRequest, study: str | Path) -> Run:
+def _help(request: TrainRequest, study: str | Path, cache: FeatureCache) -> Run:
     """Do this process's part of a run that the first process of the job makes; writes nothing."""
     opened_study = Study(study)
     shared = process_group.decided(dict)
     folder = RunFolder(opened_study.path / "runs" / shared["run"], writes=False)
     if "result" not in shared:
-        with nan_oom_recovery.told_plainly(), cache_planning.opened(request.config.cache) as store:
+        with nan_oom_recovery.told_plainly(), cache_planning.opened(request.config.cache, cache) as store:
             _work(request, folder, lambda rows: None, Stopwatch(), store)
         shared = process_group.decided(dict)
     return Run(shared["result"], folder, opened_study, shared["again"], request.backbone)

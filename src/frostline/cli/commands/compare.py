@@ -131,6 +131,7 @@ def compare(data: str, **options: Any) -> None:
             )
         import frostline
         from frostline.cli.output import comparison_text, formatting
+        from frostline.feature_cache import FeatureCache
         from frostline.pipelines import candidates, demand_measuring
 
         loggers = followed(verb, options)
@@ -157,11 +158,16 @@ def compare(data: str, **options: Any) -> None:
             "interpolate_weights",
         )
         arguments = {key: options[key] for key in forwarded}
-        names = options["names"]
+        names, cache = options["names"], FeatureCache()
         if names == (ADVISED,):
             demand_measuring(backbone, manifest, options["minutes"], options["threads"], verb.since_called)
             planned = frostline.plan(
-                backbone, manifest, seed=options["seed"], threads=options["threads"], progress=verb.progress
+                backbone,
+                manifest,
+                seed=options["seed"],
+                threads=options["threads"],
+                feature_cache=cache,
+                progress=verb.progress,
             )
             names = candidates(planned.advice)
             verb.progress.log(f"Comparing {', '.join(names)}.")
@@ -173,8 +179,8 @@ def compare(data: str, **options: Any) -> None:
             draws=options["draws"] if options["search"] else 0,
             watch=verb.since_called,
             logger=loggers,
+            feature_cache=cache,
             progress=verb.progress,
-            log=verb.progress.log,
             **arguments,
         )
         verb.progress.close()

@@ -148,7 +148,6 @@ def fit(data: str, **options: Any) -> None:
             watch=verb.since_called,
             logger=loggers,
             progress=verb.progress,
-            log=verb.progress.log,
             **{key: options[key] for key in forwarded},
         )
         verb.progress.close()

@@ -19,6 +19,7 @@ from frostline.data.pixels.rendering_choice import kinds_of, notes_on, rendered_
 from frostline.data.sources.common import ImageEntry, Source, listing
 from frostline.data.sources.python_datasets import NAME, picture
 from frostline.errors import DamagedImage, DataError
+from frostline.progress import QUIET
 
 
 @dataclass(frozen=True)
@@ -64,8 +65,8 @@ def unlabelled(
     """
     source = read_pairs(Pairs(images, [""] * len(images)))
     cache = DigestCache()
-    indexed = index(source, cache, None, workers)
-    decode_special(source, indexed, cache, None, workers)
+    indexed = index(source, cache, QUIET, workers)
+    decode_special(source, indexed, cache, QUIET, workers)
     lost = [f"{image.entry.path} {image.fault}" for image in indexed if image.fault]
     if lost:
         raise DataError(f"{len(lost)} image(s) cannot be used:{listing(lost)}")

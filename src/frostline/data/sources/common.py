@@ -16,9 +16,6 @@ from frostline.data.findings import Finding
 from frostline.data.pixels.deep_pixels import Deep
 from frostline.errors import did_you_mean
 
-# Called with (what, done, total): how far some work is.
-OnProgress = Callable[[str, int, int], None]
-
 # The names people give the three parts: torchvision, Keras, Hugging Face and Kaggle sets between them.
 PART_NAMES = {
     "train": "train",

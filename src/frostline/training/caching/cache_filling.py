@@ -7,11 +7,12 @@ is taken over.
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 from frostline.config import BATCH, Config
-from frostline.data import PARTS, Manifest, OnProgress
+from frostline.data import PARTS, Manifest
 from frostline.distributed import ray_cluster, torchrun_env
 from frostline.errors import UsageError
 from frostline.feature_cache import FeatureCache
@@ -19,6 +20,7 @@ from frostline.feature_extraction import Counts, Frozen
 from frostline.feature_extraction.augmentation import Policy
 from frostline.feature_extraction.image_batches import Images, Item
 from frostline.models import Backbone
+from frostline.progress import QUIET, OnProgress, Progress
 from frostline.strategies import Strategy, checked, hyperparameters, parse
 from frostline.system import directories, numerics, timing
 from frostline.training import numeric_plan
@@ -75,6 +77,7 @@ def fill_cache(
     """
     timing.prepare_process()
     torchrun_env.demand_alone("cache fill")
+    progress = Progress.of(progress)
     request = TrainRequest(
         backbone=backbone.resized(resize),
         data=data.checked(progress),
@@ -97,36 +100,36 @@ def fill_cache(
     )
     request.check()
     plan = numeric_plan.made(request)
-    counts, policy = Counts(), Policy("none")
-    with numerics.threads(plan.numbers.threads), FeatureCache() as store:
-        _demand_writable(store)
+    counts, policy, cache = Counts(), Policy("none"), FeatureCache()
+    with numerics.threads(plan.numbers.threads), cache:
+        _demand_writable(cache)
         if cut is None or (views or 1) > 1:
             one = request.backbone
-            head = Frozen(one, one.model, one.cuts[-1], plan.way, store, counts)
+            head = Frozen(one, one.model, one.cuts[-1], plan.way, cache, counts)
             policy, _ = numeric_plan.augmentation(request, head)
-        _decide(request, plan, cut, policy, store)
+        _decide(request, plan, cut, policy, cache)
         if ray is None:
-            _fill(request, plan, policy, store, counts)
+            _fill(request, plan, policy, cache, counts)
     used = 1
     if ray is not None:
-        used = _spread(request, plan, policy, counts, ray)
+        used = _spread(request, plan, policy, cache, counts, ray)
     return CacheFill(
         wanted=sum(len(items) for _, _, items in _wanted(request, plan, policy)),
         computed=counts.rows_computed,
         views={index: len(cached) for index, cached in sorted(plan.cached.items())},
         workers=used,
-        store=str(store.path),
+        store=str(cache.path),
     )
 
 
-def _demand_writable(store: FeatureCache) -> None:
-    if not store.writable:
+def _demand_writable(cache: FeatureCache) -> None:
+    if not cache.writable:
         raise UsageError(
-            f"The store {store.path} cannot be written ({store.trouble}). Give another by --cache-dir."
+            f"The store {cache.path} cannot be written ({cache.trouble}). Give another by --cache-dir."
         )
 
 
-def _decide(request: TrainRequest, plan: Plan, cut: int | None, policy: Policy, store: FeatureCache) -> None:
+def _decide(request: TrainRequest, plan: Plan, cut: int | None, policy: Policy, cache: FeatureCache) -> None:
     """Decide which views of which cuts are kept."""
     if cut is not None:
         cluster = request.backbone.cut(cut).index
@@ -134,7 +137,7 @@ def _decide(request: TrainRequest, plan: Plan, cut: int | None, policy: Policy, 
             raise UsageError(f"Nothing is frozen before cut {cut}: expected one from 1 to the head's.")
         plan.cached[cluster], plan.why[cluster] = tuple(range(request.config.views or 1)), "asked for"
         return
-    cache_planning.decide(request, plan, request.images("train", policy), store)
+    cache_planning.decide(request, plan, request.images("train", policy), cache)
     if not request.strategy.trains or hyperparameters(request.strategy).head_init == "probe":
         last = request.backbone.cuts[-1].index  # where heads are solved for
         plan.cached[last] = tuple(sorted({0, *plan.cached.get(last, ())}))
@@ -153,49 +156,58 @@ def _wanted(request: TrainRequest, plan: Plan, policy: Policy) -> list[tuple[int
     return cluster
 
 
-def _fill(request: TrainRequest, plan: Plan, policy: Policy, store: FeatureCache, counts: Counts) -> None:
+def _fill(request: TrainRequest, plan: Plan, policy: Policy, cache: FeatureCache, counts: Counts) -> None:
     backbone = request.backbone
     for index, images, items in _wanted(request, plan, policy):
-        frozen = Frozen(backbone, backbone.model, backbone.cut(index), plan.way, store, counts)
+        frozen = Frozen(backbone, backbone.model, backbone.cut(index), plan.way, cache, counts)
         frozen.fill(images, items, workers=request.config.workers, progress=request.progress)
 
 
-def _spread(request: TrainRequest, plan: Plan, policy: Policy, counts: Counts, address: str) -> int:
+def _spread(
+    request: TrainRequest, plan: Plan, policy: Policy, cache: FeatureCache, counts: Counts, address: str
+) -> int:
     """Let a cluster's workers fill, by the one plan made here; return how many there are."""
     root = request.data.root and request.data.root.resolve()
-    carried = replace(request, data=replace(request.data, root=root), progress=None)
+    carried = replace(request, data=replace(request.data, root=root), progress=QUIET)
     folders = [directories.home(), *([root] if root else [])]
-    with ray_cluster.connected(address, threads=request.config.threads) as cluster, FeatureCache() as store:
-        counter = _Rows(
-            store, request.progress, sum(len(items) for _, _, items in _wanted(request, plan, policy))
-        )
+    with ray_cluster.connected(address, threads=request.config.threads) as cluster, cache:
+        wanted = sum(len(items) for _, _, items in _wanted(request, plan, policy))
         results = cluster.everywhere(
-            _fill_there, carried, plan.as_dict(), policy, folders=folders, on_poll=counter
+            _fill_there,
+            carried,
+            plan.as_dict(),
+            policy,
+            cache,
+            folders=folders,
+            on_poll=_row_poll(cache, request.progress, wanted),
         )
         counts.rows_computed += sum(answer["rows_computed"] for answer in results)
         return len(cluster.shares)
 
 
-def _fill_there(request: TrainRequest, plan: dict[str, Any], policy: Policy) -> dict[str, int]:
+def _fill_there(
+    request: TrainRequest, plan: dict[str, Any], policy: Policy, cache: FeatureCache
+) -> dict[str, int]:
     """Fill in a worker; returns its counts."""
     made, counts = Plan.from_dict(plan), Counts()
-    with numerics.threads(made.numbers.threads), FeatureCache() as store:
-        _demand_writable(store)
-        _fill(request, made, policy, store, counts)
+    with numerics.threads(made.numbers.threads), cache:
+        _demand_writable(cache)
+        _fill(request, made, policy, cache, counts)
     return asdict(counts)
 
 
-class _Rows:
-    """How many rows the cache has, told from time to time."""
+def _row_poll(cache: FeatureCache, progress: Progress, wanted: int) -> Callable[[], None]:
+    """Return a function that tells from time to time how many rows the cache has got since now."""
 
-    def __init__(self, store: FeatureCache, progress: OnProgress | None, wanted: int) -> None:
-        self._store, self._tell, self._wanted, self._next = store, progress, wanted, 0.0
-        self._before = self._count()
+    def count() -> int:
+        return sum(held.rows for held in cache.holdings())
 
-    def _count(self) -> int:
-        return sum(held.rows for held in self._store.holdings())
+    before, next_s = count(), 0.0
 
-    def __call__(self) -> None:
-        if self._tell and time.monotonic() >= self._next:
-            self._next = time.monotonic() + SEEN_S
-            self._tell("frozen layers", min(self._wanted, self._count() - self._before), self._wanted)
+    def poll() -> None:
+        nonlocal next_s
+        if progress.heard and time.monotonic() >= next_s:
+            next_s = time.monotonic() + SEEN_S
+            progress("frozen layers", min(wanted, count() - before), wanted)
+
+    return poll

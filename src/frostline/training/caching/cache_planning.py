@@ -24,9 +24,9 @@ from frostline.training.numeric_plan import Plan
 from frostline.training.request import TrainRequest
 
 
-def opened(rows: str) -> AbstractContextManager[FeatureCache | None]:
-    """Open the feature cache, unless features are to be computed each time."""
-    return nullcontext() if rows == "compute" else FeatureCache()
+def opened(rows: str, cache: FeatureCache) -> AbstractContextManager[FeatureCache | None]:
+    """Open the cache's files for one run, unless rows are to be computed each time."""
+    return nullcontext() if rows == "compute" else cache
 
 
 def decide(request: TrainRequest, plan: Plan, images: Images, store: FeatureCache | None) -> None:

@@ -16,11 +16,11 @@ from torch import Tensor, nn
 from frostline import models as bb
 from frostline.cost.cache_tradeoff import VIEWS_APART, on_the_way
 from frostline.cost.run_time import HELD_BYTES
-from frostline.data import OnProgress
 from frostline.distributed import process_group
 from frostline.feature_cache import FeatureCache
 from frostline.feature_extraction import Counts, Frozen
 from frostline.feature_extraction.image_batches import Images, Item
+from frostline.progress import QUIET, Progress
 from frostline.strategies import ResolvedPhase
 from frostline.system.numerics import to_device
 from frostline.system.seeds import derive
@@ -90,7 +90,7 @@ class PhaseBatches:
             return 0
         return self._plan.view(view, repeat) if self.cut.index > 0 else view + VIEWS_APART * repeat
 
-    def prepare(self, images: Images, items: list[list[Item]], progress: OnProgress | None = None) -> None:
+    def prepare(self, images: Images, items: list[list[Item]], progress: Progress = QUIET) -> None:
         """Compute the rows that will be read, here or in later phases, if any are missing."""
         if self._frozen is None or (not self._later and _place(images, items) in self._held):
             return

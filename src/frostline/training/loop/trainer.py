@@ -23,7 +23,6 @@ from torch.nn import functional as F
 from frostline import metrics
 from frostline import models as bb
 from frostline.cost.run_time import CHECKPOINT_S, CHECKPOINT_SHARE
-from frostline.data import OnProgress
 from frostline.distributed import process_group
 from frostline.errors import RunWarning
 from frostline.feature_cache import FeatureCache
@@ -32,6 +31,7 @@ from frostline.feature_extraction.augmentation import brightness
 from frostline.feature_extraction.image_batches import EVALUATION_BATCH, Images, Item
 from frostline.loggers import OnEpochs
 from frostline.models import Backbone
+from frostline.progress import QUIET, Progress
 from frostline.strategies import Hyperparameters, ResolvedPhase, lr_schedule
 from frostline.studies.study_folder import RunFolder
 from frostline.system.seeds import derive
@@ -67,7 +67,7 @@ class Setup:
     folder: RunFolder
     watch: Stopwatch
     budget: Budget
-    progress: OnProgress | None = None
+    progress: Progress = QUIET
     on_epochs: OnEpochs = lambda epochs: None  # called with all epochs so far, after each
 
     @property
@@ -222,8 +222,7 @@ class Trainer:
                 losses.append(self._train_step(suffix, z, y))
                 state.steps, state.step = state.steps + 1, step + 1
                 nan_oom_recovery.check_losses(losses, state.step - len(losses), now=False)
-                if setup.progress:
-                    setup.progress("train", state.steps, setup.steps)
+                setup.progress("train", state.steps, setup.steps)
                 setup.budget.note("step", began)
                 self._between_steps(losses, more=step + 1 < len(items))
                 began = time.perf_counter()
@@ -339,20 +338,19 @@ class Trainer:
         """
         leave, batches, outer = self._leave, self._batches, self._setup.progress
 
-        def progress(what: str, done: int, total: int) -> None:
+        def heard_between(what: str, done: int, total: int) -> None:
             if process_group.size() == 1:
                 leave(self._write_checkpoint)
             elif leave.signalled:
                 raise OutOfTime
-            if outer:
-                outer(what, done, total)
+            outer(what, done, total)
 
         if process_group.size() == 1:
-            batches.prepare(images, items, progress)
+            batches.prepare(images, items, Progress.of(heard_between))
             return
         late = False
         try:
-            batches.prepare(images, items, progress)
+            batches.prepare(images, items, Progress.of(heard_between))
         except OutOfTime:
             late = not leave.signalled
         others, late = process_group.any_of(leave.signalled, late)

@@ -12,13 +12,14 @@ import time
 from collections.abc import Sequence
 
 from frostline import profiling
-from frostline.data import Manifest, OnProgress, Sample
+from frostline.data import Manifest, Sample
 from frostline.diagnostics import feature_drift
 from frostline.distributed import process_group
 from frostline.errors import UsageError
 from frostline.feature_extraction.image_batches import EVALUATION_BATCH
 from frostline.inference import error_gallery, selective_prediction
 from frostline.models import Backbone
+from frostline.progress import Progress
 from frostline.strategies import hyperparameters
 from frostline.system.timing import Stopwatch
 from frostline.training.request import TrainRequest
@@ -61,18 +62,17 @@ class Budget:
         if self._end_s is not None and any(process_group.any_of(self.late(kind))):
             raise OutOfTime
 
-    def telling(self, progress: OnProgress | None) -> OnProgress | None:
+    def telling(self, progress: Progress) -> Progress:
         """Return a `progress` that also looks at this process's clock, for work that says how far it is."""
         if self._end_s is None:
             return progress
 
         def checked(what: str, done: int, total: int) -> None:
-            if progress:
-                progress(what, done, total)
+            progress(what, done, total)
             if self.late(what):
                 raise OutOfTime
 
-        return checked
+        return Progress.of(checked)
 
 
 def begin(request: TrainRequest, watch: Stopwatch) -> Budget:

@@ -28,10 +28,11 @@ from torch.nn import functional as F
 
 from frostline import probe
 from frostline.cost.run_time import FLIP_IMAGES
-from frostline.data import Manifest, OnProgress, Sample
+from frostline.data import Manifest, Sample
 from frostline.distributed import process_group
 from frostline.feature_extraction import Frozen, features
 from frostline.feature_extraction.image_batches import MIRRORED, TURNED, Images
+from frostline.progress import QUIET, Progress
 from frostline.system.seeds import derive
 
 Ints = NDArray[np.int64]
@@ -76,7 +77,7 @@ def try_flips(
     manifest: Manifest,
     samples: Sequence[Sample],
     seed: int,
-    progress: OnProgress | None = None,
+    progress: Progress = QUIET,
     view: int = MIRRORED,
 ) -> FlipTest:
     """Ask both questions of at most `FLIP_IMAGES` training images; `head` answers the features.
@@ -100,7 +101,7 @@ def try_flips(
 
 
 def _asked(
-    head: Frozen, images: Images, folds: probe.Folds, classes: int, view: int, progress: OnProgress | None
+    head: Frozen, images: Images, folds: probe.Folds, classes: int, view: int, progress: Progress
 ) -> FlipTest:
     told = told_from_mirror(_thumbnails(images), folds, view)
     plain = features(head, images, progress=progress)

@@ -75,8 +75,8 @@ def lr_find(
     plan = numerics.exact_plan()
     images = request.images("train", Policy("standard"))
     balance = Balance("none", images.targets, len(data.classes))
-    with FeatureCache() as store:
-        head = Frozen(backbone, backbone.model, backbone.cuts[-1], ForwardConfig(plan, FROZEN_BATCH), store)
+    with FeatureCache() as cache:
+        head = Frozen(backbone, backbone.model, backbone.cuts[-1], ForwardConfig(plan, FROZEN_BATCH), cache)
         model = starting_model(request, head, images, balance)
     cut = min(phase.cut for phase in phases)
     at = backbone.cut(cut)
