@@ -49,9 +49,9 @@ converted weights, cuts and digests, measured rates, the number of evaluations o
   `study`, `test_looks`, `again` (finished before, and read back);
   for a probe also `l2`, `cv_score`.
 - `predict`: `run`, `strategy`, `why` (this run was chosen), `passed_over: [{{run, strategy, figure,
-  reason}}]` (newer or apparently better runs that were not), `predictions: [{{path, label, probability}}]`
-  (and `top` with `--top`, `unsure` with `--target-accuracy`), `unreadable`; with `--copy-to` `copied:
-  {{to, copied, folders: [{{name, copied, there}}], inside, failed}}`.
+  kind, reason}}]` (newer or apparently better runs that were not; `kind` is a stable name of the reason),
+  `predictions: [{{path, label, probability}}]` (and `top` with `--top`, `unsure` with `--target-accuracy`),
+  `unreadable`; with `--copy-to` `copied: {{to, copied, folders: [{{name, copied, there}}], inside, failed}}`.
 - `stages`: `stages: [{{name, shape, parameters, compute_share}}]`, `cuts: [{{index, name,
   verified}}]`, `notes`.
 - `models`: `models: [{{name, what, device, parameters, input_size, gmacs, licence, download_bytes,

@@ -26,6 +26,7 @@ from frostline.exports.verification import VerificationResult
 from frostline.models import Backbone
 from frostline.models.zoo import delta
 from frostline.reports import notebook
+from frostline.studies.best_run import Best
 from frostline.studies.figures import Figure, Rows
 from frostline.studies.study_folder import plain
 from frostline.system import directories, text_output
@@ -46,10 +47,13 @@ class Export:
         `bytes`, `check` (the comparison with `predict`), `usage` (Python code) and `notes`.
     path
         The folder.
+    best
+        The exported run, and the runs that were passed over.
     """
 
     result: dict[str, Any]
     path: Path
+    best: Best
 
     export = Figure[str]("The folder.")
     format = Figure[str]("safetensors, onnx, torch or delta.")
@@ -181,7 +185,7 @@ def export(
         "usage": details.usage,
         "notes": list(details.notes),
     }
-    return Export(plain(result), folder)
+    return Export(plain(result), folder, exported.best)
 
 
 def _check(to: str, with_preprocessing: bool) -> None:

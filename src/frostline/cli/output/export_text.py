@@ -7,7 +7,7 @@ from rich.console import Console
 from frostline.cli.output.formatting import size
 from frostline.exports import Export
 from frostline.reports.display_names import visible
-from frostline.studies.best_run import PassedOver, passed_over_line
+from frostline.studies.best_run import passed_over_line
 
 
 def export(exported: Export) -> None:
@@ -20,10 +20,8 @@ def export(exported: Export) -> None:
         f"{check['largest_difference']:.1g} apart.",
         highlight=False,
     )
-    if exported.passed_over:
-        out.print(
-            visible(passed_over_line([PassedOver(**run) for run in exported.passed_over])), highlight=False
-        )
+    if exported.best.passed_over:
+        out.print(visible(passed_over_line(exported.best.passed_over)), highlight=False)
     for note in exported.notes:
         out.print(visible(note), highlight=False)
     files = ", ".join(f"{row['name']} {size(row['bytes'])}" for row in exported.files)
