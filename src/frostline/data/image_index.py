@@ -25,7 +25,7 @@ from frostline.data.pixels.rendering import GREY, WHITE
 from frostline.data.pixels.traits import PLAIN, Traits, recheck_if_shrunk, with_decoded_traits
 from frostline.data.sources.common import ImageEntry, OnProgress, Source
 from frostline.data.splits.near_duplicates import DECODE_SIDE_PIXELS, Likeness, likeness, mark_of
-from frostline.errors import DamagedImage
+from frostline.errors import DamagedImage, MissingImage
 
 # Files looked at between two transactions: about a second of hashing, and one in BATCH_ROWS statements.
 CHUNK_IMAGES = 500
@@ -47,6 +47,7 @@ class Indexed:
     key: FileKey | None = None  # set where the file had to be read
     traits: Traits = PLAIN
     header_read: bool = False  # its header was looked at, just now
+    kind: str = "unreadable"  # of finding, where there is a fault
 
 
 def index(
@@ -170,10 +171,10 @@ def _of_files(chunk: Sequence[ImageEntry], root: Path, cache: DigestCache, worke
     keys = [_key(root / entry.path) for entry in chunk]
     digests = cache.digests_of([key for key in keys if isinstance(key, FileKey)])
 
-    def indexed(pair: tuple[ImageEntry, FileKey | str]) -> Indexed:
+    def indexed(pair: tuple[ImageEntry, FileKey | DamagedImage]) -> Indexed:
         entry, key = pair
-        if isinstance(key, str):
-            return Indexed(entry, fault=key)
+        if isinstance(key, DamagedImage):
+            return Indexed(entry, fault=str(key), kind=_kind_of(key))
         return Indexed(entry, digests[key]) if key in digests else _of_file(entry, root / entry.path, key)
 
     images = in_threads(indexed, list(zip(chunk, keys, strict=True)), workers)
@@ -199,7 +200,12 @@ def _of_file(entry: ImageEntry, path: Path, key: FileKey) -> Indexed:
         return Indexed(entry, fault=f"cannot be read ({error.strerror or error})")
 
 
-def _key(path: Path) -> FileKey | str:
+def _kind_of(fault: DamagedImage) -> str:
+    """Return the kind of finding, as in `findings.KINDS`."""
+    return "missing" if isinstance(fault, MissingImage) else "unreadable"
+
+
+def _key(path: Path) -> FileKey | DamagedImage:
     """Return what tells a file's content without reading it, or why it cannot be read."""
     fault = decoding.file_fault(path)
     if fault:
@@ -207,7 +213,7 @@ def _key(path: Path) -> FileKey | str:
     try:
         status = path.stat()
     except OSError as error:
-        return f"cannot be read ({error.strerror or error})"
+        return DamagedImage(f"cannot be read ({error.strerror or error})")
     return FileKey(os.fsencode(path), status.st_size, status.st_mtime_ns)
 
 
@@ -245,7 +251,7 @@ def _of_item(entry: ImageEntry, source: Source) -> Indexed:
         traits = Traits(picture.kind, width=width, height=height)
         return Indexed(entry, pixel_digest(picture), fault, None, traits, header_read=True)
     except DamagedImage as error:
-        return Indexed(entry, fault=str(error))
+        return Indexed(entry, fault=str(error), kind=_kind_of(error))
 
 
 def _header(file: BinaryIO) -> tuple[str, Traits]:
@@ -292,7 +298,7 @@ def _read_header(image: Indexed, source: Source) -> None:
             with open((source.root or Path()) / image.entry.path, "rb") as file:
                 image.fault, image.traits = _header(file)
     except DamagedImage as error:
-        image.fault = str(error)
+        image.fault, image.kind = str(error), _kind_of(error)
     except OSError as error:
         image.fault = f"cannot be read ({error.strerror or error})"
     image.header_read = True
