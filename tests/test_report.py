@@ -29,13 +29,14 @@ from frostline.errors import StudyError, UsageError
 from frostline.inference import error_gallery
 from frostline.inference.prediction import Prediction, Predictions
 from frostline.reports import charts, notebook, page, prediction_table, tried_strategies, usage_section
-from frostline.reports.conclusions import conclusions
+from frostline.reports.conclusions import DISTANCES, EXPECTATIONS, conclusions
 from frostline.reports.display_names import shortened, unique_names, visible
 from frostline.reports.live_page import server, state_of
 from frostline.reports.network_chart import flow
 from frostline.reports.sections import sections
 from frostline.reports.study_reader import read
 from frostline.reports.writer import read_context
+from frostline.sentences import Closeness
 from frostline.strategies import hyperparameters, lr_schedule, parse, schedule
 from frostline.unfreezing import groups
 from tiny import tiny_backbone, write_table
@@ -334,6 +335,15 @@ def test_names_are_shortened_and_stay_apart() -> None:
 
 
 # --- figures ------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("similarity", "closeness"),
+    [(1.0, "NEAR"), (0.55, "NEAR"), (0.54, "BETWEEN"), (0.25, "BETWEEN"), (0.24, "FAR"), (0.0, "FAR")],
+)
+def test_a_similarity_has_one_word_everywhere(similarity: float, closeness: str) -> None:
+    assert Closeness.of(similarity) is Closeness[closeness]
+    assert set(DISTANCES) == set(EXPECTATIONS) == set(Closeness)
 
 
 def test_figures_are_what_they_say(tmp_path: Path) -> None:

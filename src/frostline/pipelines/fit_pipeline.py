@@ -44,6 +44,7 @@ from frostline.selection import (
     spread_of_folds,
     sub_study,
 )
+from frostline.sentences import Basis
 from frostline.strategies import Strategy, parse, parse_list
 from frostline.studies.best_run import has_finished_run
 from frostline.studies.figures import Figure, Rows
@@ -579,7 +580,7 @@ def _probe_figures(run: Run, study: Study, metric: str, data: Manifest) -> dict[
             "model": run.result["model"],
             "runs": [str(run.folder.path.relative_to(study.path))],
             "images": headline["images"],
-            "folds": None if headline["basis"] == "test part" else FOLDS,
+            "folds": None if headline["basis"] == Basis.TEST else FOLDS,
         },
         "separated": False,
         "run": str(run.folder.path.relative_to(study.path)),
@@ -616,7 +617,7 @@ def _probe_headline(run: Run, metric: str, data: Manifest) -> dict[str, Any]:
     return {
         **dict.fromkeys(balance),
         **{key: figures[key] for key in ("accuracy", "low", "high", *balance) if key in figures},
-        "basis": "test part" if tested else "cross-validation",
+        "basis": (Basis.TEST if tested else Basis.CROSS_VALIDATION).value,
         "images": run.n_test if tested else run.cv_images or run.n_train,
         "pool": len(pool(data)),
         "folds": 0,

@@ -16,6 +16,7 @@ import numpy as np
 from frostline import metrics, strategies
 from frostline.errors import UsageError
 from frostline.reports.study_reader import RunContents, StudyContents, read_predictions
+from frostline.sentences import Basis
 
 
 @dataclass(frozen=True)
@@ -245,7 +246,7 @@ def _with_interval(contents: StudyContents, row: Row, spread: float = 1.0) -> Ro
     """
     correct: dict[str, list[float]] = {}
     for run in row.runs:
-        predictions = read_predictions(contents, run.folder / "predictions-val.csv", "val part")
+        predictions = read_predictions(contents, run.folder / "predictions-val.csv", Basis.VAL)
         if predictions is None:
             return row
         for path, is_correct in zip(

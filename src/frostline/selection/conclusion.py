@@ -26,6 +26,7 @@ from frostline.selection.significance import HeldOutPredictions, Verdict, optimi
 from frostline.selection.text import titled, verdict_lines
 from frostline.selection.weight_interpolation import Interpolation
 from frostline.selection.winner_artifacts import write_error_gallery, write_selective_prediction
+from frostline.sentences import Basis
 from frostline.studies.best_run import best_of
 from frostline.studies.contenders import COMPARISON, OUT_OF_FOLD
 from frostline.studies.figures import Figure, Rows
@@ -251,7 +252,7 @@ def _headline(result: dict[str, Any], run: dict[str, Any], pool: int) -> dict[st
     figures = {**run, **result} if tested else result["out_of_fold"]
     return {
         **{key: figures.get(key) for key in ("accuracy", "low", "high", *metrics.BELIEVED, *metrics.BALANCE)},
-        "basis": "test part" if tested else "out of fold",
+        "basis": (Basis.TEST if tested else Basis.OUT_OF_FOLD).value,
         "images": run["n_test"] if tested else figures["images"],
         "pool": pool,
         "folds": result["out_of_fold"]["folds"],
