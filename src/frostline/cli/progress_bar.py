@@ -6,13 +6,15 @@ import sys
 import time
 from types import TracebackType
 
-LABELS = {
-    "indexing": "Reading the images' bytes",
-    "looking for copies": "Searching for copies",
-    "decoding": "Decoding each image once",
-    "frozen layers": "Computing frozen layers",
-    "train": "Training",
-    "predict": "Predicting",
+from frostline.system.activity import Activity
+
+LABELS: dict[str, str] = {
+    Activity.INDEX: "Reading the images' bytes",
+    Activity.FIND_COPIES: "Searching for copies",
+    Activity.DECODE: "Decoding each image once",
+    Activity.FROZEN_LAYERS: "Computing frozen layers",
+    Activity.TRAIN: "Training",
+    Activity.PREDICT: "Predicting",
 }
 LINE_EVERY_S = 10.0  # seconds between lines if standard error is not a terminal
 

@@ -26,6 +26,7 @@ from frostline.data.pixels.traits import PLAIN, Traits, recheck_if_shrunk, with_
 from frostline.data.sources.common import ImageEntry, OnProgress, Source
 from frostline.data.splits.near_duplicates import DECODE_SIDE_PIXELS, Likeness, likeness, mark_of
 from frostline.errors import DamagedImage, MissingImage
+from frostline.system.activity import Activity
 
 # Files looked at between two transactions: about a second of hashing, and one in BATCH_ROWS statements.
 CHUNK_IMAGES = 500
@@ -64,7 +65,7 @@ def index(
         _recall(batch, source, cache, workers)
         images += batch
         if progress:
-            progress("indexing", len(images), len(source.images))
+            progress(Activity.INDEX, len(images), len(source.images))
     return images
 
 
@@ -87,7 +88,7 @@ def likeness_of(
             marks[content.digest], faults[content.digest] = content.mark, content.fault
             traits[content.digest] = content.traits
         if progress:
-            progress("looking for copies", min(start + CHUNK_IMAGES, len(waiting)), len(waiting))
+            progress(Activity.FIND_COPIES, min(start + CHUNK_IMAGES, len(waiting)), len(waiting))
     for image in images:
         image.fault = image.fault or faults.get(image.digest, "")
         image.traits = traits.get(image.digest, image.traits)

@@ -35,6 +35,7 @@ from frostline.data.splits.grouping import Proposal
 from frostline.data.splits.splitting import unit_keys
 from frostline.errors import DamagedImage, DataError
 from frostline.system import directories
+from frostline.system.activity import Activity
 
 # Images decoded between two writes to the memory and two calls of `progress`: a second or less of work.
 CHECK_CHUNK_IMAGES = 128
@@ -446,7 +447,7 @@ class Manifest:
             cache.remember(contents=decoded)
             faults.update({content.digest: content.fault for content in decoded if content.fault})
             if progress:
-                progress("decoding", min(start + CHECK_CHUNK_IMAGES, len(waiting)), len(waiting))
+                progress(Activity.DECODE, min(start + CHECK_CHUNK_IMAGES, len(waiting)), len(waiting))
         return faults
 
 

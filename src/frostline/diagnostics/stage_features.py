@@ -23,6 +23,7 @@ from frostline.feature_cache import FeatureCache, Form, key_of
 from frostline.features import ForwardConfig, padded
 from frostline.features.image_batches import EVALUATION_BATCH, Images
 from frostline.models import Backbone
+from frostline.system.activity import Activity
 from frostline.system.numerics import NumericPlan
 
 VERSION = 2  # of what a row holds; raised when the same images give other numbers
@@ -79,7 +80,7 @@ def stage_features(
             cached.put([keys[i] for i in chunk], values.view(np.uint8), Form("float32", (values.shape[1],)))
         done += len(chunk)
         if progress:
-            progress("measure", done, len(missing))
+            progress(Activity.MEASURE, done, len(missing))
     if cached is not None:
         cached.close()
     ends = np.cumsum(widths)

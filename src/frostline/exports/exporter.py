@@ -30,6 +30,7 @@ from frostline.studies.best_run import Best
 from frostline.studies.figures import Figure, Rows
 from frostline.studies.study_folder import plain
 from frostline.system import directories, text_output
+from frostline.system.activity import Activity
 
 FORMATS = ("safetensors", "onnx", "torch", "delta")
 CARD = "README.md"
@@ -143,7 +144,7 @@ def export(
         exported.study, exported.preprocessing, images, exported.rendering
     )
     if progress:
-        progress("export", 0, 1)
+        progress(Activity.EXPORT, 0, 1)
     expected = verification.predicted_probabilities(exported.predictor, check_images.pixels)
     with output_folder.atomic_folder(folder) as temporary_folder:
         if to in ("onnx", "torch"):
@@ -163,7 +164,7 @@ def export(
             )
         files = _finish(exported, to, temporary_folder, details, check)
     if progress:
-        progress("export", 1, 1)
+        progress(Activity.EXPORT, 1, 1)
     result = {
         "export": str(folder),
         "format": to,

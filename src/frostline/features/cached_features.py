@@ -27,6 +27,7 @@ from frostline.features.numeric_key import ForwardConfig
 from frostline.features.tensors import ahead, from_bytes, padded, same, to_bytes
 from frostline.models import Backbone, Cut
 from frostline.system import numerics
+from frostline.system.activity import Activity
 
 READ_AT_ONCE_BYTES = 32_000_000  # rows looked up and read in one go: a small part of any memory
 
@@ -377,7 +378,7 @@ class _FillProgress:
     def more(self, count: int) -> None:
         self._done += count
         if self._tell:
-            self._tell("frozen layers", self._done, max(self._done, self._total))
+            self._tell(Activity.FROZEN_LAYERS, self._done, max(self._done, self._total))
 
 
 def _own_share_first(keys: list[bytes]) -> list[list[bytes]]:

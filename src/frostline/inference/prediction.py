@@ -44,6 +44,7 @@ from frostline.strategies import parse
 from frostline.studies.best_run import PassedOver, best_of
 from frostline.studies.study_folder import RunFolder, Study
 from frostline.system import directories, numerics, text_output
+from frostline.system.activity import Activity
 
 SHOWN_LABELS = 4  # in a line
 FETCHERS = 8  # threads that fetch remote images at the same time; a choice
@@ -408,7 +409,7 @@ def predict_rows(
         if pixels:
             rows += _predict_batch(predictor, names, torch.stack(pixels), top, doubts)
         if progress:
-            progress("predict", min(start + EVALUATION_BATCH, len(items)), len(items))
+            progress(Activity.PREDICT, min(start + EVALUATION_BATCH, len(items)), len(items))
     return PredictedRows(
         tuple(rows),
         tuple(unreadable),

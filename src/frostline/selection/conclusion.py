@@ -32,6 +32,7 @@ from frostline.studies.contenders import COMPARISON, OUT_OF_FOLD
 from frostline.studies.figures import Figure, Rows
 from frostline.studies.study_folder import Study, plain
 from frostline.system import directories
+from frostline.system.activity import Activity
 from frostline.training import Run, refusal, train
 
 TESTED = ("accuracy", "low", "high", *metrics.BALANCE, "test_looks")  # figures of the winner on the test part
@@ -399,7 +400,7 @@ def _final_run(
     """
 
     def progress(what: str, done: int, total: int) -> None:
-        if runner.clock.late and what != "decoding":  # a finished run only checks its images
+        if runner.clock.late and what != Activity.DECODE:  # a finished run only checks its images
             raise OutOfTime
         if request.progress:
             request.progress(what, done, total)

@@ -34,6 +34,7 @@ from frostline.loggers import OnEpochs
 from frostline.models import Backbone
 from frostline.strategies import Hyperparameters, ResolvedPhase, lr_schedule
 from frostline.studies.study_folder import RunFolder
+from frostline.system.activity import Activity
 from frostline.system.seeds import derive
 from frostline.system.timing import Stopwatch
 from frostline.training import optimizer
@@ -224,7 +225,7 @@ class Trainer:
                 state.steps, state.step = state.steps + 1, step + 1
                 recovery.check_losses(losses, state.step - len(losses), now=False)
                 if setup.progress:
-                    setup.progress("train", state.steps, setup.steps)
+                    setup.progress(Activity.TRAIN, state.steps, setup.steps)
                 setup.budget.note("step", began)
                 self._between_steps(losses, more=step + 1 < len(items))
                 began = time.perf_counter()

@@ -21,6 +21,7 @@ from frostline.features.image_batches import Images, Item
 from frostline.models import Backbone
 from frostline.strategies import Strategy, checked, hyperparameters, parse
 from frostline.system import directories, numerics, timing
+from frostline.system.activity import Activity
 from frostline.training import numeric_plan
 from frostline.training.caching import cache_policy
 from frostline.training.numeric_plan import Plan
@@ -198,4 +199,4 @@ class _Rows:
     def __call__(self) -> None:
         if self._tell and time.monotonic() >= self._next:
             self._next = time.monotonic() + SEEN_S
-            self._tell("frozen layers", min(self._wanted, self._count() - self._before), self._wanted)
+            self._tell(Activity.FROZEN_LAYERS, min(self._wanted, self._count() - self._before), self._wanted)

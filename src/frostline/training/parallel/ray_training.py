@@ -21,6 +21,7 @@ from frostline.distributed import ray_cluster
 from frostline.distributed.ray_cluster import Caller, Cluster, Share
 from frostline.errors import FrostlineError, LostProcess, RunWarning, TrainingError, UsageError
 from frostline.studies.study_folder import Study
+from frostline.system.activity import Activity
 from frostline.training.request import TrainRequest
 
 LOOK_S = 1.0  # between two looks at how far the processes are
@@ -140,7 +141,7 @@ def _watched(request: TrainRequest, study: Path) -> Iterator[None]:
             with contextlib.suppress(FrostlineError, OSError):
                 epochs = len(Study(study).run(request.identity()).metrics())
                 if request.progress and epochs:
-                    request.progress("epochs", epochs, total)
+                    request.progress(Activity.EPOCHS, epochs, total)
 
     watcher = threading.Thread(target=look, daemon=True)
     watcher.start()
