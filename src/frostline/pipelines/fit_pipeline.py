@@ -138,7 +138,7 @@ class Fitted:
 
     def plot(self) -> notebook.Plot:
         """Return a plot of accuracy against seconds."""
-        return notebook.standings_plot(self.result["tried"], self.result["strategy"], self.result["model"])
+        return notebook.standings_plot(self.result["tried"])
 
 
 def fit(

@@ -264,7 +264,7 @@ def _verdict(context: ReportContext) -> list[str]:
 def _against_probe(context: ReportContext) -> list[str]:
     """Return what unfreezing gained over the linear probe, and its extra time."""
     rows = rows_of_backbone(context.contents, context.rows)
-    probe = next((row for row in rows if row.strategy.startswith("linear_probe")), None)
+    probe = next((row for row in rows if row.is_linear_probe), None)
     best = next((row for row in rows if row.winner), None)
     if not probe or not best or probe is best or not (probe.seconds and best.seconds):
         return []
@@ -290,11 +290,10 @@ def _significance(context: ReportContext, probe: Row, best: Row) -> str:
     if comparison is None:
         separated = None not in (probe.high, best.low) and (best.low or 0.0) > (probe.high or 0.0)
         return "" if separated else ", though the intervals overlap"
-    titles = {probe.title, best.title}
     differences = [
         difference
         for difference in comparison["differences"]
-        if {difference["leader"], difference["other"]} == titles
+        if set(difference["candidates"]) == {probe.candidate, best.candidate}
     ]
     if not differences:
         return ", though with too few runs for a significance test"

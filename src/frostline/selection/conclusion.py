@@ -127,7 +127,7 @@ class Comparison:
 
     def plot(self) -> notebook.Plot:
         """Return a plot of accuracy against seconds."""
-        return notebook.standings_plot(self.result["standings"], self.result["winner"], self.result["model"])
+        return notebook.standings_plot(self.result["standings"])
 
 
 def read_result(folder: Path) -> dict[str, Any] | None:
@@ -174,7 +174,7 @@ def conclude(
         raise NoTime(_no_time(request, runner))
     verdict, all_predictions, index = ranking.verdict, ranking.predictions, ranking.winner
     ended_because, promising = runner.ended_because, _promising(runner)
-    standings = _standings(request, runner, all_predictions)
+    standings = _standings(request, runner, all_predictions, index)
     runner, predictions = without_incomplete(runner, index), all_predictions[index]
     winner = request.candidates[index]
     backbone = request.backbones[winner.model]
@@ -448,11 +448,15 @@ def _train_winner(request: CompareRequest, winner: Candidate, temperature: float
 
 
 def _standings(
-    request: CompareRequest, runner: TrialRunner, all_predictions: Mapping[int, HeldOutPredictions]
+    request: CompareRequest,
+    runner: TrialRunner,
+    all_predictions: Mapping[int, HeldOutPredictions],
+    winner: int,
 ) -> list[dict[str, Any]]:
     """Return a row for each candidate with its runs and scores, the best first.
 
-    The intervals are of a new model's accuracy on new images, like the headline's.
+    The intervals are of a new model's accuracy on new images, like the headline's. `trials` are the folders
+    of the runs that the scores are of: the longest.
     """
     rows, repeats = [], complete_repeats(runner)
     for index, candidate in enumerate(runner.candidates):
@@ -463,8 +467,11 @@ def _standings(
             **({"model": candidate.model} if candidate.model else {}),
             "strategy": str(candidate.strategy),
             "augment": candidate.augment,
+            "candidate": index,
+            "winner": index == winner,
             "joined": candidate in request.earlier.joined,
             "runs": len(runs),
+            "trials": sorted(Path(str(outcome["run"])).as_posix() for outcome in outcomes),
             "share": _share(runner, index),
             "repeats": repeats.get(index, 0),
             "cells": len(tasks),
@@ -504,6 +511,7 @@ def _differences(runner: TrialRunner, verdict: Verdict | None) -> list[dict[str,
         {
             "leader": names[verdict.leader],
             "other": names[other],
+            "candidates": [verdict.leader, other],
             "mean": difference.mean,
             "low": difference.low,
             "high": difference.high,
