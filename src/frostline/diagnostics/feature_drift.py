@@ -25,6 +25,7 @@ from frostline.errors import DataError
 from frostline.features.image_batches import EVALUATION_BATCH, Images
 from frostline.models import Backbone, Cut, lineage
 from frostline.system import numerics
+from frostline.system.activity import Activity
 
 # Images that drift is measured on, where nothing else is said: a choice. Fewer give a wider spread and, since
 # the estimate is debiased, hardly another mean.
@@ -96,7 +97,7 @@ def forgetting(
     images = Images(data, samples, backbone.preprocessing)
     targets = own_targets(backbone, data)[images.targets]
     before, after = (
-        (_logits(network, images, "remember", progress).argmax(axis=1) == targets).astype(np.float64)
+        (_logits(network, images, progress).argmax(axis=1) == targets).astype(np.float64)
         for network in (backbone.model, _with_own_head(backbone, model))
     )
     was_learned = np.array([sample.digest in data.learned for sample in samples], dtype=np.bool_)
@@ -153,7 +154,7 @@ def _with_own_head(backbone: Backbone, model: nn.Module) -> nn.Module:
     return network.eval()
 
 
-def _logits(model: nn.Module, images: Images, label: str, progress: OnProgress | None) -> NDArray[np.float32]:
+def _logits(model: nn.Module, images: Images, progress: OnProgress | None) -> NDArray[np.float32]:
     """Return logits (n, classes) in float32."""
     plan, logits, n_done = numerics.exact_plan(), [], 0
     model = plan.place(model.eval())
@@ -162,7 +163,7 @@ def _logits(model: nn.Module, images: Images, label: str, progress: OnProgress |
             logits.append(model(plan.batch(pixels, images.preprocessing.normalise)).float().cpu().numpy())
             n_done += len(pixels)
             if progress:
-                progress(label, n_done, len(images))
+                progress(Activity.REMEMBER, n_done, len(images))
     return np.concatenate(logits)
 
 

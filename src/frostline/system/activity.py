@@ -16,4 +16,5 @@ class Activity(StrEnum):
     EPOCHS = "epochs"
     MEASURE = "measure"
     PREDICT = "predict"
+    REMEMBER = "remember"
     EXPORT = "export"
