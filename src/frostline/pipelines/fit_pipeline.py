@@ -47,7 +47,7 @@ from frostline.selection import (
 from frostline.sentences import Basis
 from frostline.strategies import Strategy, parse, parse_list
 from frostline.studies.best_run import has_finished_run
-from frostline.studies.figures import Figure, Rows
+from frostline.studies.figures import AccuracyFigures, Figure, ProbabilityFigures, Rows
 from frostline.studies.study_folder import Study
 from frostline.system import timing
 from frostline.system.timing import Stopwatch
@@ -60,7 +60,7 @@ SHOWN = 20  # unusable files that are listed one by one
 
 
 @dataclass(frozen=True)
-class Fitted:
+class Fitted(AccuracyFigures, ProbabilityFigures):
     """Result of `fit`. Keys of `result` are also attributes.
 
     Parameters
@@ -86,22 +86,6 @@ class Fitted:
 
     strategy = Figure[str]("The strategy of the model that predicts.")
     accuracy = Figure[float | None]("Share of new images predicted correctly (see `basis`), 0–1.")
-    low = Figure[float | None]("Lower end of its 95 % interval.")
-    high = Figure[float | None]("Upper end of its 95 % interval.")
-    balanced_accuracy = Figure[float | None]("Mean over classes of the share predicted correctly.")
-    log_loss = Figure[float | None]("Mean negative log probability of the true class, in nats.")
-    log_loss_low = Figure[float | None]("Lower end of its 95 % interval.")
-    log_loss_high = Figure[float | None]("Upper end of its 95 % interval.")
-    brier = Figure[float | None]("Brier score.")
-    brier_low = Figure[float | None]("Lower end of its 95 % interval.")
-    brier_high = Figure[float | None]("Upper end of its 95 % interval.")
-    ece = Figure[float | None]("Expected calibration error, 0–1.")
-    ece_bins = Figure[int | None]("Bins it was computed in.")
-    majority_class = Figure[str | None]("The class with most of those images.")
-    majority_share = Figure[float | None]("Its share of them: what always predicting it would score.")
-    worst_class = Figure[dict[str, Any] | None]("The class with the lowest share predicted correctly.")
-    never_asked = Figure[list[str] | None]("Classes without any of those images.")
-    class_ratio = Figure[float | None]("Images of the largest training class by those of the smallest.")
     basis = Figure[str]("What the accuracy rests on: test part, out of fold or cross-validation.")
     optimism = Figure[float | None]("How much choosing the best made of it, taken off; 0–1.")
     headline = Figure[dict[str, Any]]("The accuracy to report, with its basis.")

@@ -29,7 +29,7 @@ from frostline.selection.winner_artifacts import write_error_gallery, write_sele
 from frostline.sentences import Basis
 from frostline.studies.best_run import best_of
 from frostline.studies.contenders import COMPARISON, OUT_OF_FOLD
-from frostline.studies.figures import Figure, Rows
+from frostline.studies.figures import AccuracyFigures, Figure, Rows
 from frostline.studies.study_folder import Study, plain
 from frostline.system import directories
 from frostline.system.activity import Activity
@@ -43,7 +43,7 @@ class NoTime(UsageError):
 
 
 @dataclass(frozen=True)
-class Comparison:
+class Comparison(AccuracyFigures):
     """Result of `compare`. Keys of `result` are also attributes.
 
     Parameters
@@ -87,14 +87,6 @@ class Comparison:
     interpolation = Figure[dict[str, Any] | None]("How far back to the pretrained weights, and the points.")
     every_image = Figure[bool]("Whether the winner was trained on every image that may be learned from.")
     accuracy = Figure[float | None]("Share of test images predicted correctly, 0–1; None without any.")
-    low = Figure[float | None]("Lower end of its 95 % interval.")
-    high = Figure[float | None]("Upper end of its 95 % interval.")
-    balanced_accuracy = Figure[float | None]("Mean over classes of the share predicted correctly.")
-    majority_class = Figure[str | None]("The class with most of those images.")
-    majority_share = Figure[float | None]("Its share of them: what always predicting it would score.")
-    worst_class = Figure[dict[str, Any] | None]("The class with the lowest share predicted correctly.")
-    never_asked = Figure[list[str] | None]("Classes without any of those images.")
-    class_ratio = Figure[float | None]("Images of the largest training class by those of the smallest.")
     test_looks = Figure[int | None]("Configurations that have read this test part.")
     seconds = Figure[float]("Wall time, those of resumed calls included.")
     budget_seconds = Figure[float | None]("The limit.")
