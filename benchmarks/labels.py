@@ -28,6 +28,7 @@ import frostline
 from draws import draw
 from frostline.reports import prediction_table
 from frostline.reports.study_reader import PredictionTable, StudyContents, load_predictions
+from frostline.sentences import Basis
 
 SETS = ("clothing10", "sign_digits", "fashion_mnist10")
 STRATEGIES = ("linear_probe", "top_k(1)")
@@ -99,7 +100,7 @@ def one(arguments: argparse.Namespace, name: str, seed: int) -> dict[str, Any]:
     if not kept.exists():
         race(arguments, name, seed, kept)
     known = json.loads(kept.with_suffix(".json").read_text())
-    answers = load_predictions(kept, "out of fold")
+    answers = load_predictions(kept, Basis.OUT_OF_FOLD)
     return {
         "set": name,
         "seed": seed,

@@ -49,9 +49,9 @@ converted weights, cuts and digests, measured rates, the number of evaluations o
   `study`, `test_looks`, `again` (finished before, and read back);
   for a probe also `l2`, `cv_score`.
 - `predict`: `run`, `strategy`, `why` (this run was chosen), `passed_over: [{{run, strategy, figure,
-  reason}}]` (newer or apparently better runs that were not), `predictions: [{{path, label, probability}}]`
-  (and `top` with `--top`, `unsure` with `--target-accuracy`), `unreadable`; with `--copy-to` `copied:
-  {{to, copied, folders: [{{name, copied, there}}], inside, failed}}`.
+  kind, reason}}]` (newer or apparently better runs that were not; `kind` is a stable name of the reason),
+  `predictions: [{{path, label, probability}}]` (and `top` with `--top`, `unsure` with `--target-accuracy`),
+  `unreadable`; with `--copy-to` `copied: {{to, copied, folders: [{{name, copied, there}}], inside, failed}}`.
 - `stages`: `stages: [{{name, shape, parameters, compute_share}}]`, `cuts: [{{index, name,
   verified}}]`, `notes`.
 - `models`: `models: [{{name, what, device, parameters, input_size, gmacs, licence, download_bytes,
@@ -76,17 +76,18 @@ converted weights, cuts and digests, measured rates, the number of evaluations o
   n, message, what_to_do, examples}}]` (`n` counts images, or what the message names; `examples` are paths),
   `failed` (kinds that `--fail-on` names and that were found), `page`.
 - `compare`: `winner`, `separated` (from every other, over three repeats or more), `finished` (no runs
-  were left), `ended_because` (why no more runs were made, with minutes; else empty), `standings: [{{strategy,
-  augment, runs, share, repeats, cells, score, accuracy, low, high, run_seconds, predicted_seconds, joined}}]`
-  (`low` to `high` of those with predictions), `promising: [{{strategy, folds, ahead, beside}}]` (ahead of the
-  winner on fewer folds), `folds`, `judged_on_folds` (1: a hold-out), `joined` (strategies that were trained
-  in the study before), `apart: [{{run, strategy, figure, reason}}]` (those that could not join), `answering:
-  {{run, why, winner}}` (the run that `predict` uses), `judged` (by which other runs of the study are compared
-  with the winner), `again`, `ended`, `differences: [{{leader, other, mean, low, high, separated}}]`,
-  `out_of_fold` (with `strategy`, `images`, `folds` and `runs` that the figures belong to), `accuracy`, `low`,
-  `high` (of the test part; null without one), `test_looks`, `verdict` (sentences), `headline`,
-  `budget_seconds`, `study`,
-  `run`.
+  were left), `ended_because` (why no more runs were made, with minutes; else empty), `standings:
+  [{{strategy, augment, candidate, winner, runs, trials, share, repeats, cells, score, accuracy, low,
+  high, run_seconds, predicted_seconds, joined}}]` (`low` to `high` of those with predictions; `trials`
+  are the folders of the runs that the figures are of), `promising: [{{strategy, folds, ahead,
+  beside}}]` (ahead of the winner on fewer folds), `folds`, `judged_on_folds` (1: a hold-out), `joined`
+  (strategies that were trained in the study before), `apart: [{{run, strategy, figure, kind, reason}}]`
+  (those that could not join), `answering: {{run, why, winner}}` (the run that `predict` uses), `judged`
+  (by which other runs of the study are compared with the winner), `again`, `ended`, `differences:
+  [{{leader, other, candidates, mean, low, high, separated}}]` (`candidates` as in `standings`),
+  `out_of_fold` (with `strategy`, `images`, `folds` and `runs` that the figures belong to), `accuracy`,
+  `low`, `high` (of the test part; null without one), `test_looks`, `verdict` (sentences), `headline`,
+  `budget_seconds`, `study`, `run`.
 - `fit`: `strategy`, `model`, `accuracy`, `low`, `high`, `basis` (`test part`, `out of fold`,
   `cross-validation`), `accuracy_of: {{strategy, model, runs, images, folds}}` (which models the accuracy
   belongs to, and on how many images: with `out of fold` the folds' models of the same strategy), `optimism`,

@@ -25,6 +25,7 @@ EVIL = (
     "x" * 300 + "<i>",
 )
 TRIED = ("linear_probe", "top_k(1)", "gradual_unfreeze", "full")
+WINNER = "gradual_unfreeze"
 REACHED = {"linear_probe": 0.7, "top_k(1)": 0.85, "gradual_unfreeze": 0.92, "full": 0.9}
 
 
@@ -187,18 +188,22 @@ def compared(
     standings = []
     for strategy in TRIED:
         short = strategy == "full" and not cuts
-        share = 0.25 if short else 1.0
+        share, trials = 0.25 if short else 1.0, []
         for fold, mine in enumerate(held):
             cell = place / "splits" / f"fold{fold}"
             written = str(scaled(parse(strategy), share, len(data.samples)))
-            write_run(cell, written, data, keep="last", val=mine, seed=fold, right=REACHED[strategy])
+            run = write_run(cell, written, data, keep="last", val=mine, seed=fold, right=REACHED[strategy])
+            trials.append(run.relative_to(place).as_posix())
         if not finished:
             continue
         standings.append(
             {
                 "strategy": strategy,
                 "augment": "standard",
+                "candidate": len(standings),
+                "winner": strategy == WINNER,
                 "runs": 2,
+                "trials": trials,
                 "share": share,
                 "repeats": 0 if short else 1,
                 "score": REACHED[strategy],
@@ -213,14 +218,13 @@ def compared(
     if not finished:
         write_run(place / "splits" / "fold2", "full", data, keep="last", finished=False)
         return place
-    winner = "gradual_unfreeze"
-    final = write_run(place / "splits" / "everything", winner, data)
+    final = write_run(place / "splits" / "everything", WINNER, data)
     write_answers(folder / "out-of-fold.csv", data.classes, data.samples, 0.85)
     write_looks(folder, data)
     run = final.relative_to(place).as_posix()
     write(place / "answer.json", {"run": run, "why": "the winner of the comparison"})
     result = {
-        "winner": winner,
+        "winner": WINNER,
         "augment": "standard",
         "separated": False,
         "finished": True,
@@ -251,7 +255,7 @@ def compared(
         "budget_seconds": 300.0,
         "model": "lite0",
         "run": run,
-        "verdict": [f"{winner} wins over 1 repeat, significantly better than every other repeated strategy."],
+        "verdict": [f"{WINNER} wins over 1 repeat, significantly better than every other repeated strategy."],
     }
     write(folder / "comparison.json", result)
     return place

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field, replace
 import numpy as np
 import pytest
 
-from frostline.selection.anytime import NextTrial, next_task, repeats_judged
+from frostline.selection.anytime import Ending, EndingKind, NextTrial, next_task, repeats_judged
 from frostline.selection.resampling import Cell
 from frostline.selection.scoreboard import CandidateCost, Scoreboard, Terms, TrialResult
 from frostline.selection.successive_halving import Task
@@ -77,7 +77,7 @@ def test_a_probe_then_whole_folds_for_the_best_that_fits_then_the_next() -> None
     assert simulation.order[:15] == [0] * 5 + [1] * 5 + [2] * 5
     assert simulation.end is not None
     assert simulation.end.over
-    assert "nothing is left to run" in simulation.end.why
+    assert simulation.end.ending == Ending(EndingKind.DONE)
 
 
 def test_where_the_larger_does_not_fit_its_smaller_relative_is_judged_on_all_folds() -> None:
@@ -219,4 +219,13 @@ def test_why_it_stopped_is_said_with_seconds() -> None:
     assert simulation.end is not None
     assert simulation.end.task is None
     assert not simulation.end.over
-    assert "s were left" in simulation.end.why
+    assert simulation.end.ending is not None
+    assert simulation.end.ending.kind is EndingKind.NO_TIME
+
+
+def test_why_there_is_no_run_is_written_where_it_is_shown() -> None:
+    sentences = {kind: Ending(kind, 1, 40.4, 21.6).sentence(["head", "full"]) for kind in EndingKind}
+    assert len(set(sentences.values())) == len(EndingKind)
+    assert sentences[EndingKind.NO_TIME] == (
+        "Nothing else fits the time: full would take about 40 s more, and 22 s were left."
+    )

@@ -17,8 +17,9 @@ from hypothesis import strategies as st
 import studies
 from frostline.data import Manifest
 from frostline.errors import StudyError
-from frostline.studies.best_run import best_of, passed_over_line
+from frostline.studies.best_run import apart_from, best_of, passed_over_line
 from frostline.studies.contenders import Contender, significantly_better
+from frostline.studies.reasons import Reason, ReasonKind
 from frostline.studies.study_folder import RunFolder, Study
 
 SETTINGS = {
@@ -236,6 +237,31 @@ def test_a_run_that_nothing_judges_gives_way_to_a_winner(study: Study) -> None:
     trained(study, "top_k(2)", None, test=1.0)
     assert best_of(study).folder == winner
     assert over(study) == {"top_k(2)": "not evaluated on a val part"}
+    (passed,) = best_of(study).passed_over
+    assert passed_over_line([passed]) == (
+        f"Passed over: top_k(2) (run {passed.run}): not evaluated on a val part."
+    )
+
+
+@pytest.mark.parametrize("kind", ReasonKind)
+def test_every_kind_of_reason_has_a_sentence_of_its_own(kind: ReasonKind) -> None:
+    sentences = {other: str(Reason(other, "accuracy", 0.5)) for other in ReasonKind}
+    assert sentences[kind]
+    assert [other for other, sentence in sentences.items() if sentence == sentences[kind]] == [kind]
+
+
+def test_a_reason_in_a_comparisons_record_is_read_by_its_kind(study: Study) -> None:
+    compared(study, "head", "full")
+    run = trained(study, "top_k(1)", 0.9)
+    (file,) = study.path.glob("comparisons/*/*.json")
+    outcome = json.loads(file.read_text())
+    for row, sentence in (
+        ({"kind": "left_out", "reason": "in other words"}, "left out, as requested"),
+        ({"reason": "of an earlier version"}, "of an earlier version"),
+        (None, "trained after the comparison"),
+    ):
+        outcome["apart"] = [] if row is None else [{"run": run.name, **row}]
+        assert [passed.reason for passed in apart_from(study, outcome)] == [sentence]
 
 
 def test_winners_of_the_same_folds_are_compared_and_of_others_the_newest_counts(study: Study) -> None:

@@ -82,9 +82,9 @@ def test_known_images_stay_and_no_unit_is_on_two_sides(
             doubt = digests[i] in doubtful and max(guards, default=0) > 0
             torn = len(guards) > 1 and side != PARTS[max(guards)]
             assert (part == "") == (doubt or torn)
-            assert (i in outcome.reasons) == (part == "")
+            assert (i in outcome.skipped) == (part == "")
             assert not part or side in (None, part)
-    assert any(one.kind == "tied" for one in outcome.findings) == bool(outcome.reasons)
+    assert any(one.kind == "tied" for one in outcome.findings) == bool(outcome.skipped)
 
 
 def test_newcomers_go_where_a_class_is_short() -> None:
@@ -113,8 +113,9 @@ def test_a_newcomer_that_ties_train_to_test_teaches_nobody() -> None:
     train, test = first.parts.index("train"), first.parts.index("test")
     outcome = split(found, digests, [(train, 60), (60, test)], WISH, sides_of(digests[:-1], first))
     assert [outcome.parts[at] for at in (train, test, 60)] == ["", "test", ""]
-    assert outcome.reasons == dict.fromkeys(
-        (train, 60), "belongs together with images of the test part that stay there"
+    reason = "belongs together with images of the test part that stay there"
+    assert {at: (image.kind, image.reason) for at, image in outcome.skipped.items()} == dict.fromkeys(
+        (train, 60), ("tied", reason)
     )
     assert any(one.kind == "tied" and one.n == 2 for one in outcome.findings)
     assert [part for at, part in enumerate(outcome.parts) if at not in (train, 60)] == [

@@ -10,6 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from frostline.data import PARTS, Sample
+from frostline.data.manifest_entries import SkippedImage
 from frostline.data.sources.common import ImageEntry
 from frostline.data.splits.folding import unit_ids
 from frostline.data.splits.split_notes import about_split
@@ -282,7 +283,7 @@ def test_copies_of_given_test_images_leave_train() -> None:
     found += [ImageEntry(f"{i}", "ab"[i % 2], split="train") for i in range(6)]
     outcome = split(found, ["same"] * 3 + [content(i) for i in range(6)], [], WISH)
     assert outcome.parts[:3] == ["test", "", ""]
-    assert outcome.reasons[1] == "is an exact copy of t in the test part"
+    assert outcome.skipped[1] == SkippedImage("c", "a", "is an exact copy of t in the test part", "leak")
 
 
 def test_groups_torn_by_a_given_split_are_named() -> None:

@@ -31,6 +31,7 @@ from frostline.studies.study_folder import RunFolder
 from frostline.system import directories
 from frostline.training.loop import trainer
 from frostline.training.resilience import checkpoint, nan_oom_recovery
+from frostline.training.resilience.incidents import Incident, IncidentKind
 from frostline.training.resilience.interruption import heard
 from tiny import PREPROCESSING, tiny_backbone, tiny_model, write_table
 
@@ -235,6 +236,22 @@ def test_weights_that_are_no_numbers_are_found_at_the_end_of_the_epoch() -> None
         model.bias[0] = float("inf")
     with pytest.raises(nan_oom_recovery.NotFinite):
         nan_oom_recovery.check_weights(model, 3)
+
+
+def test_incidents_come_back_from_a_checkpoint_and_have_a_sentence_each(tmp_path: Path) -> None:
+    incidents = [
+        Incident(IncidentKind.NOT_FINITE, value="nan", phase=1, epoch=2, halvings=1, most_halvings=3),
+        Incident(IncidentKind.OUT_OF_MEMORY, batch=16, piece=4, batch_statistics=True),
+    ]
+    checkpoint.write(tmp_path, torch.nn.Linear(1, 1), checkpoint.TrainingState(incidents=list(incidents)), {})
+    state = checkpoint.read(tmp_path, torch.nn.Linear(1, 1))
+    assert state is not None
+    assert state.incidents == incidents
+    rate, pieces = map(str, state.incidents)
+    assert rate.startswith("The loss became nan in epoch 2 of phase 1: back to the start of that epoch")
+    assert rate.endswith("halved (1 of at most 3 times).")
+    assert pieces.startswith("Memory ran out with 16 images a step: they are now learned from 4 at a time")
+    assert pieces.endswith("BatchNorm in training sees those alone.")
 
 
 # --- memory that runs out -----------------------------------------------------------------------------------

@@ -29,12 +29,13 @@ from frostline.errors import StudyError, UsageError
 from frostline.inference import error_gallery
 from frostline.inference.prediction import Prediction, Predictions
 from frostline.reports import charts, notebook, page, prediction_table, tried_strategies, usage_section
-from frostline.reports.conclusions import conclusions
+from frostline.reports.conclusions import DISTANCES, EXPECTATIONS, conclusions
 from frostline.reports.display_names import shortened, unique_names, visible
 from frostline.reports.live_page import server, state_of
 from frostline.reports.network_chart import flow
 from frostline.reports.study_reader import read
 from frostline.reports.writer import read_context, sections
+from frostline.sentences import Closeness
 from frostline.strategies import hyperparameters, lr_schedule, parse, schedule
 from frostline.unfreezing import groups
 from tiny import tiny_backbone, write_table
@@ -231,7 +232,10 @@ def test_a_damaged_file_is_named(tmp_path: Path) -> None:
 def test_a_winner_without_epochs_leaves_the_curves_to_the_others(tmp_path: Path) -> None:
     study = studies.compared(tmp_path / "study")
     file = next(study.glob("comparisons/*/comparison.json"))
-    file.write_text(json.dumps({**json.loads(file.read_text()), "winner": "linear_probe"}))
+    result = json.loads(file.read_text())
+    for row in result["standings"]:
+        row["winner"] = row["strategy"] == "linear_probe"
+    file.write_text(json.dumps(result))
     section = next(s for s in sections(read_context(study)) if s.key == "tried")
     assert section.more["shown"] not in section.more["has_curves"]
     for chart in section.more["curves"]:
@@ -333,6 +337,31 @@ def test_names_are_shortened_and_stay_apart() -> None:
 
 
 # --- figures ------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("similarity", "closeness"),
+    [(1.0, "NEAR"), (0.55, "NEAR"), (0.54, "BETWEEN"), (0.25, "BETWEEN"), (0.24, "FAR"), (0.0, "FAR")],
+)
+def test_a_similarity_has_one_word_everywhere(similarity: float, closeness: str) -> None:
+    assert Closeness.of(similarity) is Closeness[closeness]
+    assert set(DISTANCES) == set(EXPECTATIONS) == set(Closeness)
+
+
+def test_a_candidates_runs_are_found_by_the_paths_that_the_comparison_wrote(tmp_path: Path) -> None:
+    study = studies.compared(tmp_path / "study")
+    (file,) = study.glob("comparisons/*/comparison.json")
+    result = json.loads(file.read_text())
+    for row in result["standings"]:
+        row["strategy"] = "head"  # no run has this strategy
+    result["standings"][0]["trials"].pop()
+    file.write_text(json.dumps(result))
+    rows = tried_strategies.strategy_rows(read(study))
+    assert [[run.path for run in row.runs] for row in rows] == [
+        sorted(row["trials"]) for row in result["standings"]
+    ]
+    assert [len(row.runs) for row in rows] == [1, 2, 2, 2]
+    assert [row.winner for row in rows] == [row["winner"] for row in result["standings"]]
 
 
 def test_figures_are_what_they_say(tmp_path: Path) -> None:

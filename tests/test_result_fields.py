@@ -14,7 +14,7 @@ FIELDS = {"run", "study", "again"}  # of the results themselves
 
 
 def figures(kind: type) -> set[str]:
-    return {name for name, value in vars(kind).items() if isinstance(value, Figure)}
+    return {name for base in kind.__mro__ for name, value in vars(base).items() if isinstance(value, Figure)}
 
 
 def test_every_figure_of_a_result_is_an_attribute(tmp_path: Path) -> None:

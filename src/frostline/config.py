@@ -15,6 +15,7 @@ if TYPE_CHECKING:
 BATCH = 32  # images a step: what the epochs of strategies/ were measured with
 REPEATS = 3  # before a winner is named
 TRAIN_ALONE = ("views", "cache", "keep", "temperature")  # what a comparison's runs have no use for
+SEARCHED = ("lr", "layer_decay", "weight_decay", "augment")  # what a comparison can draw variants of
 FILE = "config.yaml"  # in a run's folder: what repeats it
 
 # Options of the commands beside the fields of `Config`, which may stand in the same file.

@@ -4,6 +4,7 @@
     ├── UsageError        the call itself is wrong: an unknown strategy, a flag out of range
     ├── DataError         the images, labels or splits cannot be used as they are
     │   └── DamagedImage  one file cannot be decoded; callers skip it and continue
+    │       └── MissingImage  there is no such file
     ├── ModelError        a backbone cannot be loaded, read or cut
     ├── StudyError        a study folder belongs to something else or cannot be written
     └── TrainingError     training cannot continue
@@ -41,6 +42,10 @@ class DataError(FrostlineError):
 
 class DamagedImage(DataError):
     """One image cannot be decoded."""
+
+
+class MissingImage(DamagedImage):
+    """There is no such image."""
 
 
 class ModelError(FrostlineError):

@@ -10,19 +10,36 @@ import html
 import sys
 import time
 from collections.abc import Callable
+from enum import StrEnum
 from importlib import import_module
 from typing import Any
 
 OnProgress = Callable[[str, int, int], None]  # called with (what, done, total)
 OnLine = Callable[[str], None]
 
-LABELS = {
-    "indexing": "Reading the images' bytes",
-    "looking for copies": "Searching for copies",
-    "decoding": "Decoding each image once",
-    "frozen layers": "Computing frozen layers",
-    "train": "Training",
-    "predict": "Predicting",
+
+class Activity(StrEnum):
+    """What progress is of; a plain string for the caller."""
+
+    INDEX = "indexing"
+    FIND_COPIES = "looking for copies"
+    DECODE = "decoding"
+    FROZEN_LAYERS = "frozen layers"
+    TRAIN = "train"
+    EPOCHS = "epochs"
+    MEASURE = "measure"
+    PREDICT = "predict"
+    REMEMBER = "remember"
+    EXPORT = "export"
+
+
+LABELS: dict[str, str] = {
+    Activity.INDEX: "Reading the images' bytes",
+    Activity.FIND_COPIES: "Searching for copies",
+    Activity.DECODE: "Decoding each image once",
+    Activity.FROZEN_LAYERS: "Computing frozen layers",
+    Activity.TRAIN: "Training",
+    Activity.PREDICT: "Predicting",
 }
 LINE_EVERY_S = 10.0  # seconds between lines where there is no bar: a choice
 HTML_EVERY_S = 0.2  # seconds between updates of a notebook's bar: a choice, each is a message to the browser

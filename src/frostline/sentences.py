@@ -8,17 +8,43 @@ A headline is a record that a comparison and `fit` keep and all others read: `ac
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from enum import Enum, StrEnum
 from typing import Any
 
 # Most images of a class over fewest, from which accuracy alone misleads. At 5:1 two classes give five in six
 # to a model that always predicts the commonest. A choice.
 UNEQUAL = 5.0
+# Words for a similarity, a choice. For lite0 photographs lie at 0.58 and 0.61, clip art and hands at 0.47 and
+# 0.29, icons and spectrograms at 0.28 and 0.17 (docs/LOG.md 2026-11-24).
+NEAR, FAR = 0.55, 0.25
 MOST_NAMED = 3  # classes in a sentence
 PARTS = {2: "half", 3: "two thirds", 4: "three quarters", 5: "four fifths"}  # learned from, of so many folds
 NOTHING_TO_ASK = (
     "No class has two images that are independent of each other, so none can be held out and the accuracy "
     "is unknown. Add images."
 )
+
+
+class Basis(StrEnum):
+    """The images that an accuracy is measured on, as a headline's `basis` and tables of predictions say."""
+
+    TEST = "test part"
+    OUT_OF_FOLD = "out of fold"
+    CROSS_VALIDATION = "cross-validation"
+    VAL = "val part"
+
+
+class Closeness(Enum):
+    """How similar images are to the pretraining images; a similarity of 1 is identical."""
+
+    NEAR = "near"
+    BETWEEN = "some way off"
+    FAR = "far"
+
+    @classmethod
+    def of(cls, similarity: float) -> Closeness:
+        """Return the closeness of a similarity."""
+        return cls.NEAR if similarity >= NEAR else cls.FAR if similarity < FAR else cls.BETWEEN
 
 
 def percent(value: float) -> str:
@@ -46,11 +72,11 @@ def basis(headline: Mapping[str, Any]) -> str:
 
 def _of_what(headline: Mapping[str, Any]) -> str:
     match headline["basis"]:
-        case "test part":
+        case Basis.TEST:
             return f"measured on the test part, {looks(headline.get('test_looks'))}"
-        case "out of fold":
+        case Basis.OUT_OF_FOLD:
             return out_of_fold(headline["images"], headline["pool"], headline["folds"])
-        case "cross-validation":
+        case Basis.CROSS_VALIDATION:
             return "cross-validated on the training images"
         case _:
             return "measured on the val part, which also chose the weights, so slightly too high"

@@ -25,8 +25,8 @@ from frostline.data.pixels.rendering import GREY, WHITE
 from frostline.data.pixels.traits import PLAIN, Traits, recheck_if_shrunk, with_decoded_traits
 from frostline.data.sources.common import ImageEntry, Source
 from frostline.data.splits.near_duplicates import DECODE_SIDE_PIXELS, Likeness, likeness, mark_of
-from frostline.errors import DamagedImage
-from frostline.progress import QUIET, Progress
+from frostline.errors import DamagedImage, MissingImage
+from frostline.progress import QUIET, Activity, Progress
 
 # Files looked at between two transactions: about a second of hashing, and one in BATCH_ROWS statements.
 CHUNK_IMAGES = 500
@@ -48,6 +48,7 @@ class Indexed:
     key: FileKey | None = None  # set where the file had to be read
     traits: Traits = PLAIN
     header_read: bool = False  # its header was looked at, just now
+    kind: str = "unreadable"  # of finding, where there is a fault
 
 
 def index(source: Source, cache: DigestCache, progress: Progress, workers: int = 0) -> list[Indexed]:
@@ -61,7 +62,7 @@ def index(source: Source, cache: DigestCache, progress: Progress, workers: int =
             batch = _of_files(chunk, source.root or Path(), cache, workers)
         _recall(batch, source, cache, workers)
         images += batch
-        progress("indexing", len(images), len(source.images))
+        progress(Activity.INDEX, len(images), len(source.images))
     return images
 
 
@@ -83,7 +84,7 @@ def likeness_of(
         for content in _marked(waiting[start : start + CHUNK_IMAGES], source, cache, workers):
             marks[content.digest], faults[content.digest] = content.mark, content.fault
             traits[content.digest] = content.traits
-        progress("looking for copies", min(start + CHUNK_IMAGES, len(waiting)), len(waiting))
+        progress(Activity.FIND_COPIES, min(start + CHUNK_IMAGES, len(waiting)), len(waiting))
     for image in images:
         image.fault = image.fault or faults.get(image.digest, "")
         image.traits = traits.get(image.digest, image.traits)
@@ -167,10 +168,10 @@ def _of_files(chunk: Sequence[ImageEntry], root: Path, cache: DigestCache, worke
     keys = [_key(root / entry.path) for entry in chunk]
     digests = cache.digests_of([key for key in keys if isinstance(key, FileKey)])
 
-    def indexed(pair: tuple[ImageEntry, FileKey | str]) -> Indexed:
+    def indexed(pair: tuple[ImageEntry, FileKey | DamagedImage]) -> Indexed:
         entry, key = pair
-        if isinstance(key, str):
-            return Indexed(entry, fault=key)
+        if isinstance(key, DamagedImage):
+            return Indexed(entry, fault=str(key), kind=_kind_of(key))
         return Indexed(entry, digests[key]) if key in digests else _of_file(entry, root / entry.path, key)
 
     images = in_threads(indexed, list(zip(chunk, keys, strict=True)), workers)
@@ -196,7 +197,12 @@ def _of_file(entry: ImageEntry, path: Path, key: FileKey) -> Indexed:
         return Indexed(entry, fault=f"cannot be read ({error.strerror or error})")
 
 
-def _key(path: Path) -> FileKey | str:
+def _kind_of(fault: DamagedImage) -> str:
+    """Return the kind of finding, as in `findings.KINDS`."""
+    return "missing" if isinstance(fault, MissingImage) else "unreadable"
+
+
+def _key(path: Path) -> FileKey | DamagedImage:
     """Return what tells a file's content without reading it, or why it cannot be read."""
     fault = decoding.file_fault(path)
     if fault:
@@ -204,7 +210,7 @@ def _key(path: Path) -> FileKey | str:
     try:
         status = path.stat()
     except OSError as error:
-        return f"cannot be read ({error.strerror or error})"
+        return DamagedImage(f"cannot be read ({error.strerror or error})")
     return FileKey(os.fsencode(path), status.st_size, status.st_mtime_ns)
 
 
@@ -242,7 +248,7 @@ def _of_item(entry: ImageEntry, source: Source) -> Indexed:
         traits = Traits(picture.kind, width=width, height=height)
         return Indexed(entry, pixel_digest(picture), fault, None, traits, header_read=True)
     except DamagedImage as error:
-        return Indexed(entry, fault=str(error))
+        return Indexed(entry, fault=str(error), kind=_kind_of(error))
 
 
 def _header(file: BinaryIO) -> tuple[str, Traits]:
@@ -289,7 +295,7 @@ def _read_header(image: Indexed, source: Source) -> None:
             with open((source.root or Path()) / image.entry.path, "rb") as file:
                 image.fault, image.traits = _header(file)
     except DamagedImage as error:
-        image.fault = str(error)
+        image.fault, image.kind = str(error), _kind_of(error)
     except OSError as error:
         image.fault = f"cannot be read ({error.strerror or error})"
     image.header_read = True

@@ -17,7 +17,8 @@ from typing import Any
 import numpy as np
 
 from frostline.data.findings import Finding, first_examples
-from frostline.data.sources.common import NOT_BESIDE, UNLABELLED, Source
+from frostline.data.manifest_entries import SkippedImage
+from frostline.data.sources.common import Source
 from frostline.errors import DataError
 
 # Column names that mean "the label" where none is called so, in the order they are tried.
@@ -78,9 +79,13 @@ def is_missing(value: Any) -> bool:
 
 def skip_unlabelled(source: Source) -> None:
     """Skip images without a label, count them, and note classes that are words for "none"."""
-    source.skipped += [(entry, UNLABELLED) for entry in source.images if not entry.label]
+    source.skipped += [
+        SkippedImage(entry.path, "", "has no label", "unlabelled")
+        for entry in source.images
+        if not entry.label
+    ]
     source.images = [entry for entry in source.images if entry.label]
-    unlabelled = [entry.path for entry, reason in source.skipped if reason in (UNLABELLED, NOT_BESIDE)]
+    unlabelled = [image.path for image in source.skipped if image.kind == "unlabelled"]
     if unlabelled:
         message = f"{len(unlabelled)} image(s) have no label and are skipped."
         source.findings.append(

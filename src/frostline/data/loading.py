@@ -15,13 +15,12 @@ from frostline.data.manifest import Manifest
 from frostline.data.manifest_entries import PARTS, Sample, SkippedImage, demand_training_images
 from frostline.data.manifest_file import study_header
 from frostline.data.pixels import rendering_choice
-from frostline.data.pixels.decoding import LINK_TO_NOTHING, NOT_THERE
 from frostline.data.pixels.rendering import Rendering
 from frostline.data.pixels.traits import Traits
 from frostline.data.sources import python_datasets
 from frostline.data.sources.arrays import Pairs, read_pairs
 from frostline.data.sources.class_folders import read_folder
-from frostline.data.sources.common import NOT_BESIDE, OUTSIDE, UNLABELLED, Source, listing
+from frostline.data.sources.common import Source, listing
 from frostline.data.sources.file_listing import missing_message
 from frostline.data.sources.folder_layout import SplitNames, checked_split_names, split_names_text
 from frostline.data.sources.remote import is_address, masked, read_remote_folder
@@ -36,14 +35,6 @@ from frostline.errors import DataError, UsageError, did_you_mean
 from frostline.progress import OnProgress, Progress
 
 TABLE_SUFFIXES = (".csv", ".parquet")
-# Kinds of findings by why an image was skipped before it was read; all others could not be read.
-KIND_OF = {
-    UNLABELLED: "unlabelled",
-    NOT_BESIDE: "unlabelled",
-    OUTSIDE: "left_out",
-    NOT_THERE: "missing",
-    LINK_TO_NOTHING: "missing",
-}
 
 
 def load_data(
@@ -161,7 +152,7 @@ def load_data(
     near = _positions(usable, likeness.near)
     split_options, digests = SplitOptions(seed, test_size, val_size), [image.digest for image in usable]
     split_result = split([image.entry for image in usable], digests, near, split_options, assignment.sides)
-    listed.skipped += [(usable[i].entry, reason) for i, reason in sorted(split_result.reasons.items())]
+    listed.skipped += [image for _, image in sorted(split_result.skipped.items())]
     _demand_whole(listed, strict)
     manifest = _manifest(listed, usable, split_result, likeness, cache, split_options)
     traits = {image.digest: image.traits for image in usable}
@@ -307,7 +298,7 @@ def _group_by_file(usable: Sequence[Indexed], source: Source) -> None:
 def _skip_faulty(image: Indexed, source: Source) -> bool:
     """Return whether an image cannot be used; if so it is listed as skipped."""
     if image.fault:
-        source.skipped.append((image.entry, image.fault))
+        source.skipped.append(SkippedImage(image.entry.path, image.entry.label, image.fault, image.kind))
     return bool(image.fault)
 
 
@@ -316,7 +307,7 @@ def _demand_classes(source: Source, usable: Sequence[Indexed]) -> None:
     labels = sorted({image.entry.label for image in usable})
     if len(labels) > 1:
         return
-    skipped = [f"{entry.path} {reason}" for entry, reason in source.skipped]
+    skipped = [f"{image.path} {image.reason}" for image in source.skipped]
     because = f" Skipped:{listing(skipped)}" if skipped else ""
     hint = f" {source.hint}" if source.hint else ""
     if not labels:
@@ -329,7 +320,7 @@ def _demand_classes(source: Source, usable: Sequence[Indexed]) -> None:
 
 def _demand_whole(source: Source, strict: bool) -> None:
     if strict and source.skipped:
-        lines = [f"{entry.path} {reason}" for entry, reason in source.skipped]
+        lines = [f"{image.path} {image.reason}" for image in source.skipped]
         raise DataError(
             f"{len(lines)} image(s) would be skipped, and strict=True was given:{listing(lines)}\n"
             "Repair or remove them, or load without strict."
@@ -357,13 +348,7 @@ def _manifest(
         for image, part in zip(usable, split_result.parts, strict=True)
         if part
     )
-    kinds = {usable[i].entry.path: kind for i, kind in split_result.kinds.items()}
-    set_aside = tuple(
-        SkippedImage(
-            entry.path, entry.label, reason, kinds.get(entry.path) or KIND_OF.get(reason, "unreadable")
-        )
-        for entry, reason in source.skipped
-    )
+    set_aside = tuple(source.skipped)
     classes = tuple(sorted({sample.label for sample in samples}))
     demand_training_images(samples, classes, set_aside)
     near, suspects = _path_pairs(samples, likeness.near), _path_pairs(samples, likeness.suspects)

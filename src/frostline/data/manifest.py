@@ -33,7 +33,7 @@ from frostline.data.splits.grouping import Proposal
 from frostline.data.splits.saved_splits import DIGEST, Folds
 from frostline.data.splits.splitting import unit_keys
 from frostline.errors import DamagedImage, DataError
-from frostline.progress import OnProgress, Progress
+from frostline.progress import Activity, OnProgress, Progress
 from frostline.system import directories
 
 # Images decoded between two writes to the memory and two calls of `progress`: a second or less of work.
@@ -445,7 +445,7 @@ class Manifest:
             ]
             cache.remember(contents=decoded)
             faults.update({content.digest: content.fault for content in decoded if content.fault})
-            progress("decoding", min(start + CHECK_CHUNK_IMAGES, len(waiting)), len(waiting))
+            progress(Activity.DECODE, min(start + CHECK_CHUNK_IMAGES, len(waiting)), len(waiting))
         return faults
 
 

@@ -147,7 +147,7 @@ def _prepare(root: Path, folder: Path) -> None:
 
 def _sort(path: Path, root: Path, name: str, result: SortedImages) -> None:
     if fault := file_fault(path):
-        result.failed.append((str(path), fault))
+        result.failed.append((str(path), str(fault)))
     elif path.resolve().is_relative_to(root):
         result.inside += 1
     else:

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from enum import StrEnum
 
 import numpy as np
 import torch
@@ -27,6 +28,13 @@ MOST_LEANING = 5.0  # spreads from its threshold: beyond that a channel is off, 
 
 Floats = NDArray[np.float64]
 Blocks = NDArray[np.int64]
+
+
+class Statistic(StrEnum):
+    """What is recorded, and a similarity's `basis`."""
+
+    BATCH = "batch statistics"
+    USE = "use of channels"
 
 
 @dataclass(frozen=True)
@@ -105,7 +113,7 @@ def blocks_of(images: int, units: Sequence[int] | None) -> Blocks:
     return np.asarray(place[of], dtype=np.int64)
 
 
-def _layers(backbone: Backbone, model: nn.Module) -> tuple[list[Layer], str]:
+def _layers(backbone: Backbone, model: nn.Module) -> tuple[list[Layer], Statistic]:
     """Return the layers to record, and the name of what is recorded."""
     spans = backbone.module_spans(model)
     norms = [
@@ -114,7 +122,7 @@ def _layers(backbone: Backbone, model: nn.Module) -> tuple[list[Layer], str]:
         if isinstance(module, _BatchNorm) and module.running_mean is not None
     ]
     if norms:
-        return norms, "batch statistics"
+        return norms, Statistic.BATCH
     like = next(model.parameters())
     size = backbone.preprocessing.size
     probe = torch.randn(1, 3, size, size, generator=torch.Generator().manual_seed(0)).to(like)
@@ -129,7 +137,7 @@ def _layers(backbone: Backbone, model: nn.Module) -> tuple[list[Layer], str]:
             f"{backbone.name} has neither BatchNorm layers nor activation modules that can be hooked, "
             "so similarity cannot be measured; everything else can."
         )
-    return used, "use of channels"
+    return used, Statistic.USE
 
 
 def _is_activation(module: nn.Module) -> bool:

@@ -21,7 +21,13 @@ from typing import Any
 import numpy as np
 from torch import nn
 
-from frostline.diagnostics.activation_statistics import ActivationRecorder, Blocks, Floats, blocks_of
+from frostline.diagnostics.activation_statistics import (
+    ActivationRecorder,
+    Blocks,
+    Floats,
+    Statistic,
+    blocks_of,
+)
 from frostline.diagnostics.stage_features import stage_features
 from frostline.errors import DataError
 from frostline.feature_extraction.image_batches import Images
@@ -32,8 +38,8 @@ from frostline.system.numerics import NumericPlan
 FEWEST = 8  # images, below which a block is too small to say anything
 # The distance that counts as none, and how much more makes similarity fall to 1/e. Choices that spread six
 # measured sets over the scale: distances of 0.025 to 0.09 by batch statistics, of 0.38 to 0.72 by channels.
-HOME = {"batch statistics": 0.0, "use of channels": 0.3}
-SCALE = {"batch statistics": 0.05, "use of channels": 0.25}
+HOME = {Statistic.BATCH: 0.0, Statistic.USE: 0.3}
+SCALE = {Statistic.BATCH: 0.05, Statistic.USE: 0.25}
 # Two-sided 95 % of Student's t with one degree of freedom less than there are blocks (scipy.stats.t.ppf).
 SURE = 0.975
 
@@ -131,9 +137,9 @@ def similarity_from(backbone: Backbone, recorder: ActivationRecorder, blocks: Bl
         backbone.stages[stage].name: math.exp(-max(0.0, corrected[stages == stage].mean()) / scale)
         for stage in sorted(set(stages.tolist()))
     }
-    suitable = recorder.basis == "batch statistics" or _plain_convolutions(backbone.model)
+    suitable = recorder.basis is Statistic.BATCH or _plain_convolutions(backbone.model)
     proven = suitable and not backbone.source.get("random")
-    return Similarity(value, low, high, by_stage, recorder.basis, proven, len(blocks))
+    return Similarity(value, low, high, by_stage, recorder.basis.value, proven, len(blocks))
 
 
 def _jackknife(estimate: float, parts: Floats, blocks: int) -> tuple[float, float, float]:

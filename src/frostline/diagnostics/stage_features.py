@@ -22,7 +22,7 @@ from frostline.feature_cache import FeatureCache, Form, key_of
 from frostline.feature_extraction import ForwardConfig, padded
 from frostline.feature_extraction.image_batches import EVALUATION_BATCH, Images
 from frostline.models import Backbone
-from frostline.progress import QUIET, Progress
+from frostline.progress import QUIET, Activity, Progress
 from frostline.system.numerics import NumericPlan
 
 VERSION = 2  # of what a row holds; raised when the same images give other numbers
@@ -78,7 +78,7 @@ def stage_features(
         if cached is not None:
             cached.put([keys[i] for i in chunk], values.view(np.uint8), Form("float32", (values.shape[1],)))
         done += len(chunk)
-        progress("measure", done, len(missing))
+        progress(Activity.MEASURE, done, len(missing))
     if cached is not None:
         cached.close()
     ends = np.cumsum(widths)

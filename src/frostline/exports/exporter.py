@@ -24,8 +24,9 @@ from frostline.exports.safetensors_export import FormatDetails
 from frostline.exports.verification import VerificationResult
 from frostline.models import Backbone
 from frostline.models.zoo import delta
-from frostline.progress import OnProgress, Progress
+from frostline.progress import Activity, OnProgress, Progress
 from frostline.reports import notebook
+from frostline.studies.best_run import Best
 from frostline.studies.result_fields import Figure, Rows
 from frostline.studies.study_folder import plain
 from frostline.system import directories, text_output
@@ -46,10 +47,13 @@ class Export:
         `bytes`, `check` (the comparison with `predict`), `usage` (Python code) and `notes`.
     path
         The folder.
+    best
+        The exported run, and the runs that were passed over.
     """
 
     result: dict[str, Any]
     path: Path
+    best: Best
 
     export = Figure[str]("The folder.")
     format = Figure[str]("safetensors, onnx, torch or delta.")
@@ -139,7 +143,7 @@ def export(
         exported.study, exported.preprocessing, images, exported.rendering
     )
     progress = Progress.of(progress)
-    progress("export", 0, 1)
+    progress(Activity.EXPORT, 0, 1)
     expected = verification.predicted_probabilities(exported.predictor, check_images.pixels)
     with output_folder.atomic_folder(folder) as temporary_folder:
         if to in ("onnx", "torch"):
@@ -158,7 +162,7 @@ def export(
                 exported.folder.fingerprints.read_bytes(),
             )
         files = _finish(exported, to, temporary_folder, details, check)
-    progress("export", 1, 1)
+    progress(Activity.EXPORT, 1, 1)
     result = {
         "export": str(folder),
         "format": to,
@@ -180,7 +184,7 @@ def export(
         "usage": details.usage,
         "notes": list(details.notes),
     }
-    return Export(plain(result), folder)
+    return Export(plain(result), folder, exported.best)
 
 
 def _check(to: str, with_preprocessing: bool) -> None:

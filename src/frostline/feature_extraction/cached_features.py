@@ -25,7 +25,7 @@ from frostline.feature_extraction.image_batches import Images, Item, ahead, padd
 from frostline.feature_extraction.numeric_key import ForwardConfig
 from frostline.feature_extraction.tensor_bytes import from_bytes, same, to_bytes
 from frostline.models import Backbone, Cut
-from frostline.progress import QUIET, Progress
+from frostline.progress import QUIET, Activity, Progress
 from frostline.system import numerics
 
 READ_AT_ONCE_BYTES = 32_000_000  # rows looked up and read in one go: a small part of any memory
@@ -277,7 +277,7 @@ class Frozen:
             return
         item_of = {_key(images, item): item for item in items}
         missing = cached.missing(list(item_of))
-        count = progress.counter("frozen layers", len(missing) // process_group.size())
+        count = progress.counter(Activity.FROZEN_LAYERS, len(missing) // process_group.size())
         try:
             for early, early_rows in self._earlier() if missing else ():
                 if missing and early_rows.form is not None:

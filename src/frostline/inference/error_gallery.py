@@ -73,7 +73,7 @@ def write_gallery(
 
 
 def _worst(predictions: Path, data: Manifest) -> list[Mistake]:
-    predicted = load_predictions(predictions, "")
+    predicted = load_predictions(predictions)
     by_path = {sample.path: sample for sample in data.samples}
     mistake_rows = [row for row in mistakes(predicted).tolist() if predicted.paths[row] in by_path]
     firm = (

@@ -38,7 +38,7 @@ from frostline.inference import selective_prediction
 from frostline.models import Backbone, Preprocessing, zoo
 from frostline.models.heads import build_head
 from frostline.models.zoo import delta
-from frostline.progress import OnProgress, Progress
+from frostline.progress import Activity, OnProgress, Progress
 from frostline.reports import notebook
 from frostline.strategies import parse
 from frostline.studies.best_run import PassedOver, best_of
@@ -411,7 +411,7 @@ def predict_rows(
                 names.append(item.name)
         if pixels:
             rows += _predict_batch(predictor, names, torch.stack(pixels), top, doubts)
-        progress("predict", min(start + EVALUATION_BATCH, len(items)), len(items))
+        progress(Activity.PREDICT, min(start + EVALUATION_BATCH, len(items)), len(items))
     return PredictedRows(
         tuple(rows),
         tuple(unreadable),

@@ -277,6 +277,6 @@ def doubts(run: Path, precision: float) -> Doubts:
             f"Run {run.name} has no predictions on held-out images, so it cannot tell when it "
             "is unsure. Train one with a val part, or with frostline fit."
         )
-    predictions = load_predictions(predictions_path, "")
+    predictions = load_predictions(predictions_path)
     class_bounds = bounds(predictions.probabilities, predictions.targets, precision)
     return Doubts(precision, tuple(predictions.classes), class_bounds, read(run), len(predictions.targets))

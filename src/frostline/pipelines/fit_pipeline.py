@@ -46,9 +46,10 @@ from frostline.selection import (
     spread_of_folds,
     sub_study,
 )
+from frostline.sentences import Basis
 from frostline.strategies import Strategy, parse, parse_list
 from frostline.studies.best_run import has_finished_run
-from frostline.studies.result_fields import Figure, Rows
+from frostline.studies.result_fields import AccuracyFigures, Figure, ProbabilityFigures, Rows
 from frostline.studies.study_folder import Study
 from frostline.system import timing
 from frostline.system.timing import Stopwatch
@@ -61,7 +62,7 @@ SHOWN = 20  # unusable files that are listed one by one
 
 
 @dataclass(frozen=True)
-class Fitted:
+class Fitted(AccuracyFigures, ProbabilityFigures):
     """Result of `fit`. Keys of `result` are also attributes.
 
     Parameters
@@ -87,22 +88,6 @@ class Fitted:
 
     strategy = Figure[str]("The strategy of the model that predicts.")
     accuracy = Figure[float | None]("Share of new images predicted correctly (see `basis`), 0–1.")
-    low = Figure[float | None]("Lower end of its 95 % interval.")
-    high = Figure[float | None]("Upper end of its 95 % interval.")
-    balanced_accuracy = Figure[float | None]("Mean over classes of the share predicted correctly.")
-    log_loss = Figure[float | None]("Mean negative log probability of the true class, in nats.")
-    log_loss_low = Figure[float | None]("Lower end of its 95 % interval.")
-    log_loss_high = Figure[float | None]("Upper end of its 95 % interval.")
-    brier = Figure[float | None]("Brier score.")
-    brier_low = Figure[float | None]("Lower end of its 95 % interval.")
-    brier_high = Figure[float | None]("Upper end of its 95 % interval.")
-    ece = Figure[float | None]("Expected calibration error, 0–1.")
-    ece_bins = Figure[int | None]("Bins it was computed in.")
-    majority_class = Figure[str | None]("The class with most of those images.")
-    majority_share = Figure[float | None]("Its share of them: what always predicting it would score.")
-    worst_class = Figure[dict[str, Any] | None]("The class with the lowest share predicted correctly.")
-    never_asked = Figure[list[str] | None]("Classes without any of those images.")
-    class_ratio = Figure[float | None]("Images of the largest training class by those of the smallest.")
     basis = Figure[str]("What the accuracy rests on: test part, out of fold or cross-validation.")
     optimism = Figure[float | None]("How much choosing the best made of it, taken off; 0–1.")
     headline = Figure[dict[str, Any]]("The accuracy to report, with its basis.")
@@ -139,7 +124,7 @@ class Fitted:
 
     def plot(self) -> notebook.Plot:
         """Return a plot of accuracy against seconds."""
-        return notebook.standings_plot(self.result["tried"], self.result["strategy"], self.result["model"])
+        return notebook.standings_plot(self.result["tried"])
 
 
 def fit(
@@ -595,7 +580,7 @@ def _probe_figures(run: Run, study: Study, metric: str, data: Manifest) -> dict[
             "model": run.result["model"],
             "runs": [str(run.folder.path.relative_to(study.path))],
             "images": headline["images"],
-            "folds": None if headline["basis"] == "test part" else FOLDS,
+            "folds": None if headline["basis"] == Basis.TEST else FOLDS,
         },
         "separated": False,
         "run": str(run.folder.path.relative_to(study.path)),
@@ -632,7 +617,7 @@ def _probe_headline(run: Run, metric: str, data: Manifest) -> dict[str, Any]:
     return {
         **dict.fromkeys(balance),
         **{key: figures[key] for key in ("accuracy", "low", "high", *balance) if key in figures},
-        "basis": "test part" if tested else "cross-validation",
+        "basis": (Basis.TEST if tested else Basis.CROSS_VALIDATION).value,
         "images": run.n_test if tested else run.cv_images or run.n_train,
         "pool": len(pool(data)),
         "folds": 0,

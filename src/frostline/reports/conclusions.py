@@ -12,7 +12,7 @@ from frostline.reports import prediction_table
 from frostline.reports.display_names import shortened
 from frostline.reports.study_reader import PredictionTable, StudyContents, add_problem
 from frostline.reports.tried_strategies import Row, rows_of_backbone, run_count, stage_count
-from frostline.sentences import between, counted, percent
+from frostline.sentences import Basis, Closeness, between, counted, percent
 
 MOST_LINES = 10
 # Raised on a file that is valid JSON with unexpected content.
@@ -25,8 +25,17 @@ DAMAGED_FILE_ERRORS = (
     ZeroDivisionError,
     OverflowError,
 )
-# Thresholds of the wording: similarity as in `frostline measure`; calibration errors that matter in practice.
-NEAR, FAR = 0.55, 0.25
+# Thresholds of the wording: calibration errors that matter in practice.
+DISTANCES = {
+    Closeness.NEAR: "close to",
+    Closeness.BETWEEN: "at some distance from",
+    Closeness.FAR: "far from",
+}
+EXPECTATIONS = {
+    Closeness.NEAR: "its frozen features may suffice",
+    Closeness.BETWEEN: "unfreezing some layers may help",
+    Closeness.FAR: "unfreezing layers tends to help",
+}
 GOOD_CALIBRATION, FAIR_CALIBRATION = 0.03, 0.08
 
 
@@ -151,7 +160,7 @@ def _record(context: ReportContext) -> dict[str, Any] | None:
     if run.result.get("accuracy") is not None:
         return {
             **run.result,
-            "basis": "test part",
+            "basis": Basis.TEST,
             "images": run.result["n_test"],
             "test_looks": contents.test_evaluations,
         }
@@ -172,7 +181,9 @@ def basis(context: ReportContext) -> str:
     """Return which images the predictions are on, in words: the headline's where they are the same."""
     predictions, head = context.predictions, headline(context)
     assert predictions is not None
-    if head is not None and (head.record["basis"] == predictions.basis or predictions.basis == "out of fold"):
+    if head is not None and (
+        head.record["basis"] == predictions.basis or predictions.basis is Basis.OUT_OF_FOLD
+    ):
         return sentences.basis({**head.record, "optimism": None})
     return sentences.basis(
         {"basis": predictions.basis, "images": predictions.n_images, "pool": predictions.n_images, "folds": 0}
@@ -253,7 +264,7 @@ def _verdict(context: ReportContext) -> list[str]:
 def _against_probe(context: ReportContext) -> list[str]:
     """Return what unfreezing gained over the linear probe, and its extra time."""
     rows = rows_of_backbone(context.contents, context.rows)
-    probe = next((row for row in rows if row.strategy.startswith("linear_probe")), None)
+    probe = next((row for row in rows if row.is_linear_probe), None)
     best = next((row for row in rows if row.winner), None)
     if not probe or not best or probe is best or not (probe.seconds and best.seconds):
         return []
@@ -279,11 +290,10 @@ def _significance(context: ReportContext, probe: Row, best: Row) -> str:
     if comparison is None:
         separated = None not in (probe.high, best.low) and (best.low or 0.0) > (probe.high or 0.0)
         return "" if separated else ", though the intervals overlap"
-    titles = {probe.title, best.title}
     differences = [
         difference
         for difference in comparison["differences"]
-        if {difference["leader"], difference["other"]} == titles
+        if set(difference["candidates"]) == {probe.candidate, best.candidate}
     ]
     if not differences:
         return ", though with too few runs for a significance test"
@@ -314,12 +324,12 @@ def _network(context: ReportContext) -> list[str]:
     if not similarity:
         return []
     value = similarity["value"]
-    degree = "close to" if value >= NEAR else ("far from" if value < FAR else "at some distance from")
-    distance = f"The images are {degree} the network's pretraining images (similarity {value:.2f} of 1)"
-    return [f"{distance}: {_meaning(context, degree)}."]
+    closeness = Closeness.of(value)
+    distance = f"The images are {DISTANCES[closeness]} the network's pretraining images"
+    return [f"{distance} (similarity {value:.2f} of 1): {_meaning(context, closeness)}."]
 
 
-def _meaning(context: ReportContext, degree: str) -> str:
+def _meaning(context: ReportContext, closeness: Closeness) -> str:
     """Return what the distance implies: what was chosen, else what to expect."""
     best = next((row for row in context.rows if row.winner), None)
     if (
@@ -329,10 +339,7 @@ def _meaning(context: ReportContext, degree: str) -> str:
     ):
         frozen = best.cut >= n_stages - 1
         return "its frozen features were used" if frozen else "a strategy that unfreezes layers was chosen"
-    return {
-        "close to": "its frozen features may suffice",
-        "far from": "unfreezing layers tends to help",
-    }.get(degree, "unfreezing some layers may help")
+    return EXPECTATIONS[closeness]
 
 
 def _weakest(context: ReportContext) -> list[str]:

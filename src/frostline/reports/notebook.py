@@ -103,8 +103,8 @@ def epochs_plot(epochs: Sequence[Mapping[str, Any]]) -> Plot:
     return plot(charts.curves(values, "run", series, "loss"))
 
 
-def standings_plot(standings: Sequence[Mapping[str, Any]], winner: str, model: str) -> Plot:
-    """Return accuracy against seconds, a mark for each strategy; `winner` on `model` is marked as chosen."""
+def standings_plot(standings: Sequence[Mapping[str, Any]]) -> Plot:
+    """Return accuracy against seconds, a mark for each strategy; the winner is marked as chosen."""
     timed_rows = [row for row in standings if row["accuracy"] is not None and row["run_seconds"]]
     if not timed_rows:
         raise UsageError("No strategy was run to the end, so there is nothing to draw.")
@@ -119,9 +119,7 @@ def standings_plot(standings: Sequence[Mapping[str, Any]], winner: str, model: s
             "high": row["accuracy"] if row["high"] is None else row["high"],
             "seconds": row["run_seconds"],
             "side": chart_parts.side_of(float(row["run_seconds"]), seconds),
-            "kind": "chosen"
-            if (row["strategy"], row.get("model", model)) == (winner, model)
-            else ("tried" if row["share"] == 1.0 else "short"),
+            "kind": "chosen" if row["winner"] else ("tried" if row["share"] == 1.0 else "short"),
         }
         for row in timed_rows
     ]

@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 
 from frostline import metrics
 from frostline.reports.study_reader import PredictionTable, StudyContents, add_problem, read_predictions
+from frostline.sentences import Basis
 
 # Below this, a class has too few out-of-fold predictions for a threshold of its own (a rule of thumb).
 MIN_IMAGES_FOR_LABEL_ISSUES = 5
@@ -65,17 +66,15 @@ def evaluation_predictions(contents: StudyContents) -> PredictionTable | None:
     run, comparison = contents.best_run, contents.comparison
     finished = comparison is not None and comparison.result is not None
     if run is not None:
-        predictions = read_predictions(contents, run.folder / "predictions-test.csv", "test part")
+        predictions = read_predictions(contents, run.folder / "predictions-test.csv", Basis.TEST)
         if predictions is not None:
             return predictions
     if comparison is not None and finished:
-        predictions = read_predictions(contents, comparison.folder / "out-of-fold.csv", "out of fold")
+        predictions = read_predictions(contents, comparison.folder / "out-of-fold.csv", Basis.OUT_OF_FOLD)
         if predictions is not None:
             return predictions
     return (
-        read_predictions(contents, run.folder / "predictions-val.csv", "val part")
-        if run is not None
-        else None
+        read_predictions(contents, run.folder / "predictions-val.csv", Basis.VAL) if run is not None else None
     )
 
 
@@ -83,7 +82,7 @@ def label_predictions(contents: StudyContents) -> PredictionTable | None:
     """Return the predictions that labels are checked by: out of fold, else `evaluation_predictions`."""
     comparison = contents.comparison
     if comparison is not None and comparison.result is not None:
-        predictions = read_predictions(contents, comparison.folder / "out-of-fold.csv", "out of fold")
+        predictions = read_predictions(contents, comparison.folder / "out-of-fold.csv", Basis.OUT_OF_FOLD)
         if predictions is not None:
             return predictions
     return evaluation_predictions(contents)
@@ -102,9 +101,9 @@ def losses(contents: StudyContents, predictions: PredictionTable) -> dict[str, A
     """Return log loss, Brier score and their 95 % intervals: as stored, else computed from the table."""
     comparison, run = contents.comparison, contents.best_run
     stored = None
-    if predictions.basis == "out of fold" and comparison is not None and comparison.result is not None:
+    if predictions.basis is Basis.OUT_OF_FOLD and comparison is not None and comparison.result is not None:
         stored = comparison.result["out_of_fold"]
-    elif predictions.basis == "test part" and run is not None:
+    elif predictions.basis is Basis.TEST and run is not None:
         stored = run.result
     if stored and stored.get("log_loss") is not None:
         return {key: stored[key] for key in metrics.BELIEVED}

@@ -14,7 +14,7 @@ from frostline.reports.conclusions import ReportContext, basis
 from frostline.reports.display_names import shortened, unique_names, visible
 from frostline.reports.section import MOST_BARS, MOST_CELLS, MOST_COUNTS, Section
 from frostline.reports.study_reader import PredictionTable, StudyContents, read_json_object
-from frostline.sentences import between, counted, named, percent
+from frostline.sentences import Basis, between, counted, named, percent
 
 MOST_MISTAKES = 24  # shown as pictures
 MOST_PICTURE_BYTES = 60_000  # of one picture; those of the error gallery have about a fifth of it
@@ -270,7 +270,7 @@ def _gallery(contents: StudyContents, predictions: PredictionTable) -> dict[str,
     comparison_folder = contents.comparison.folder if contents.comparison else None
     folder = (
         comparison_folder
-        if predictions.basis == "out of fold"
+        if predictions.basis is Basis.OUT_OF_FOLD
         else (contents.best_run.folder if contents.best_run else None)
     )
     gallery = read_json_object(contents, folder / "looks.json") if folder else None

@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 
 from frostline.data import Manifest
 from frostline.errors import DataError, StudyError
+from frostline.sentences import Basis
 from frostline.studies.best_run import PassedOver, apart_from, best_of
 from frostline.studies.study_folder import LOOKS, RunFolder, Study
 
@@ -32,7 +33,7 @@ class PredictionTable:
     Out of fold an image is predicted once per repeat, so it has a row for each repeat.
     """
 
-    basis: str  # "test part", "out of fold", "val part"
+    basis: Basis | None  # `None` where it is of no interest
     classes: tuple[str, ...]
     paths: tuple[str, ...]
     targets: NDArray[np.int64]
@@ -150,7 +151,7 @@ def read(study: str | Path) -> StudyContents:
     return contents
 
 
-def read_predictions(contents: StudyContents, path: Path, basis: str) -> PredictionTable | None:
+def read_predictions(contents: StudyContents, path: Path, basis: Basis) -> PredictionTable | None:
     """Read a table of predictions; `None` where it is missing, or damaged (which is noted)."""
     return _try_read(contents, lambda: _parse_predictions(path, basis)) if path.is_file() else None
 
@@ -160,7 +161,7 @@ def read_json_object(contents: StudyContents, path: Path) -> dict[str, Any] | No
     return _try_read(contents, lambda: _load_json_object(path))
 
 
-def load_predictions(path: Path, basis: str) -> PredictionTable:
+def load_predictions(path: Path, basis: Basis | None = None) -> PredictionTable:
     """Read a table of predictions, one row per image. Raises `StudyError` where it's missing or damaged."""
     return _parse_predictions(path, basis).averaged()
 
@@ -288,7 +289,7 @@ def _find_best_run(contents: StudyContents) -> None:
     contents.best_run = next((run for run in contents.all_runs if run.path == run_path and run.result), None)
 
 
-def _parse_predictions(path: Path, basis: str) -> PredictionTable:
+def _parse_predictions(path: Path, basis: Basis | None) -> PredictionTable:
     try:
         with open(path, newline="", encoding="utf-8", errors="surrogateescape") as file:
             header, *rows = list(csv.reader(file))

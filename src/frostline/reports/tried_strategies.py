@@ -16,6 +16,7 @@ import numpy as np
 from frostline import metrics, strategies
 from frostline.errors import UsageError
 from frostline.reports.study_reader import RunContents, StudyContents, read_predictions
+from frostline.sentences import Basis
 
 
 @dataclass(frozen=True)
@@ -40,11 +41,20 @@ class Row:
     stopped: bool = False
     folds_done: str = ""  # of its first repeat, where it was eliminated before the repeat ended
     model: str = ""  # empty where all rows have the same backbone
+    candidate: int | None = None  # its number in a finished comparison
 
     @property
     def title(self) -> str:
         """Return the row's name, with its backbone where there are several."""
         return f"{self.strategy} on {self.model}" if self.model else self.strategy
+
+    @property
+    def is_linear_probe(self) -> bool:
+        """Return whether it is a linear probe; not if its notation is of another version."""
+        try:
+            return strategies.parse(self.strategy).name == "linear_probe"
+        except UsageError:
+            return False
 
     @property
     def complete(self) -> bool:
@@ -145,18 +155,18 @@ def _standing_row(contents: StudyContents, standing: dict[str, Any], number: int
     """Return the row of one candidate of a finished comparison."""
     assert contents.comparison is not None
     assert contents.comparison.result is not None
-    result, name, augment = contents.comparison.result, str(standing["strategy"]), str(standing["augment"])
-    model = str(standing.get("model", ""))
+    result, name = contents.comparison.result, str(standing["strategy"])
     epoch_share = (
         float(standing["share"]) if _is_trained(name) else 1.0
     )  # closed-form heads have no short runs
-    runs = tuple(run for run in contents.split_runs if _belongs_to(run, name, augment, epoch_share, model))
+    trials = frozenset(standing["trials"])
+    runs = tuple(run for run in contents.split_runs if run.path in trials and run.result is not None)
     cell_count, folds = int(standing.get("cells", 0)), int(result["folds"])
     eliminated = epoch_share == 1.0 and not standing["repeats"] and 0 < cell_count < folds
     return Row(
         key=f"tried-{number}",
         strategy=name,
-        augment=augment,
+        augment=str(standing["augment"]),
         accuracy=_optional_float(standing["accuracy"]),
         low=_optional_float(standing["low"]),
         high=_optional_float(standing["high"]),
@@ -167,10 +177,11 @@ def _standing_row(contents: StudyContents, standing: dict[str, Any], number: int
         repeats=int(standing["repeats"]),
         epoch_share=epoch_share,
         cut=lowest_cut(contents, name, runs[0] if runs else None),
-        winner=(name, augment) == (result["winner"], result["augment"]) and model in ("", result["model"]),
+        winner=bool(standing["winner"]),
         evaluated_on="held-out images",
         folds_done=f"{cell_count} of {folds} folds" if eliminated else "",
-        model=model,
+        model=str(standing.get("model", "")),
+        candidate=int(standing["candidate"]),
     )
 
 
@@ -245,7 +256,7 @@ def _with_interval(contents: StudyContents, row: Row, spread: float = 1.0) -> Ro
     """
     correct: dict[str, list[float]] = {}
     for run in row.runs:
-        predictions = read_predictions(contents, run.folder / "predictions-val.csv", "val part")
+        predictions = read_predictions(contents, run.folder / "predictions-val.csv", Basis.VAL)
         if predictions is None:
             return row
         for path, is_correct in zip(
@@ -260,21 +271,6 @@ def _with_interval(contents: StudyContents, row: Row, spread: float = 1.0) -> Ro
     rates = np.array([statistics.fmean(correct_flags) for correct_flags in correct.values()])
     low, high = metrics.rate_interval(rates, units, spread)
     return replace(row, low=low, high=high)
-
-
-def _belongs_to(run: RunContents, name: str, augment: str, epoch_share: float, model: str) -> bool:
-    """Return whether a run belongs to a candidate, with that share of its epochs."""
-    if model and run.config.get("model") != model:
-        return False
-    if run.result is None or run.config.get("keep") != "last" or run.config.get("augment") != augment:
-        return False
-    images = _train_size(run)
-    try:
-        return images is not None and run.strategy == str(
-            strategies.scaled(strategies.parse(name), epoch_share, images)
-        )
-    except UsageError:
-        return False
 
 
 def _is_trained(name: str) -> bool:

@@ -10,40 +10,90 @@ from __future__ import annotations
 
 import statistics
 from collections.abc import Collection, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from enum import Enum, auto
 
 from frostline.selection.resampling import Cell
 from frostline.selection.scoreboard import CandidateCost, Scoreboard, Terms
 from frostline.selection.successive_halving import Task
 
 
+class EndingKind(Enum):
+    """Why there is no run to make."""
+
+    DONE = auto()  # nothing is left that could change the winner
+    NO_TIME = auto()  # for a candidate
+    NO_TIME_TO_REPEAT = auto()  # the finalists
+    OTHERS_RUN = auto()  # other processes are making the runs that are left
+
+
+@dataclass(frozen=True)
+class Ending:
+    """Why there is no run to make.
+
+    Parameters
+    ----------
+    kind
+        The kind.
+    index
+        Index of the candidate for which the time is too short.
+    need_s
+        Seconds that it needs.
+    left_s
+        Seconds that are left for it.
+    """
+
+    kind: EndingKind
+    index: int | None = None
+    need_s: float = 0.0
+    left_s: float = 0.0
+
+    def sentence(self, candidates: Sequence[object]) -> str:
+        """Return the reason in words; `candidates` are those of the comparison."""
+        match self.kind:
+            case EndingKind.DONE:
+                return "Every candidate was evaluated on every fold: nothing is left to run."
+            case EndingKind.NO_TIME:
+                assert self.index is not None
+                return (
+                    f"Nothing else fits the time: {candidates[self.index]} would take about "
+                    f"{self.need_s:.0f} s more, and {self.left_s:.0f} s were left."
+                )
+            case EndingKind.NO_TIME_TO_REPEAT:
+                return (
+                    "Nothing else fits the time: candidates within a point of each other can't be repeated."
+                )
+            case EndingKind.OTHERS_RUN:
+                return "Other processes make the runs that are left."
+
+
 @dataclass(frozen=True)
 class NextTrial:
-    """The run to make and the seconds it may take, or why there is none.
-
+    """The run to make, or why there is none.
 
     Parameters
     ----------
     task
         The run; `None` if there is none to make now.
-    why
-        Why this run, or why none, in words.
     may_take_s
         Seconds after which it is stopped.
-    index
-        Index of the candidate for which the time is too short, if that is why.
-    over
-        Whether nothing is left that could change the winner.
-    waits
-        Whether other processes are making the remaining runs.
+    ending
+        Why there is none.
     """
 
     task: Task | None
-    why: str
     may_take_s: float = 0.0
-    index: int | None = None
-    over: bool = False
-    waits: bool = False
+    ending: Ending | None = None
+
+    @property
+    def over(self) -> bool:
+        """Whether nothing is left that could change the winner."""
+        return self.ending is not None and self.ending.kind is EndingKind.DONE
+
+    @property
+    def waits(self) -> bool:
+        """Whether other processes are making the remaining runs."""
+        return self.ending is not None and self.ending.kind is EndingKind.OTHERS_RUN
 
 
 def next_task(board: Scoreboard) -> NextTrial:
@@ -66,7 +116,7 @@ def next_task(board: Scoreboard) -> NextTrial:
         if trial is not None:
             return trial
     if board.running:
-        return NextTrial(None, "Other processes make the runs that are left.", waits=True)
+        return NextTrial(None, ending=Ending(EndingKind.OTHERS_RUN))
     return _nothing(board)
 
 
@@ -76,8 +126,7 @@ def _probe(board: Scoreboard) -> NextTrial | None:
         for depth in dict.fromkeys((board.terms.folds, board.depth)):
             tasks = board.missing(index, depth)
             if tasks and board.may_fit(index, depth):
-                may_take_s = board.may_take_s(index, depth)
-                return NextTrial(tasks[0], "a probe is ready at once", may_take_s)
+                return NextTrial(tasks[0], board.may_take_s(index, depth))
     return None
 
 
@@ -96,14 +145,14 @@ def _first(board: Scoreboard) -> NextTrial | None:
     certain = [index for index in feasible if board.surely_fits(index)]
     if not certain or (board.pace(trains=True) is None and certain[0] != feasible[0]):
         index = min(feasible, key=lambda c: board.need_s(c, 0))
-        return _run(board, index, "the cheapest measures the speed of this machine")
+        return _run(board, index)
     safe = min(certain, key=lambda c: board.need_s(c, 1))
     spare_s = board.left_s - board.need_s(safe, 1)
     for index in feasible[: feasible.index(certain[0])]:
         if board.run_s(index, 0) <= spare_s:
-            trial = _run(board, index, "the best that may fit")
-            return NextTrial(trial.task, trial.why, min(trial.may_take_s, spare_s))
-    return _run(board, certain[0], "the best that fits")
+            trial = _run(board, index)
+            return replace(trial, may_take_s=min(trial.may_take_s, spare_s))
+    return _run(board, certain[0])
 
 
 def _others(board: Scoreboard) -> NextTrial | None:
@@ -127,12 +176,12 @@ def _far_behind(board: Scoreboard) -> NextTrial | None:
 def _first_feasible(board: Scoreboard, indices: Sequence[int]) -> NextTrial | None:
     for index in indices:
         if not board.is_judged(index) and board.missing(index) and board.may_fit(index):
-            return _run(board, index, "a challenger")
+            return _run(board, index)
     return None
 
 
-def _run(board: Scoreboard, index: int, why: str) -> NextTrial:
-    return NextTrial(board.missing(index)[0], why, board.may_take_s(index))
+def _run(board: Scoreboard, index: int) -> NextTrial:
+    return NextTrial(board.missing(index)[0], board.may_take_s(index))
 
 
 def _repeat(board: Scoreboard) -> NextTrial | None:
@@ -147,9 +196,7 @@ def _repeat(board: Scoreboard) -> NextTrial | None:
         need_s = sum(board.run_s(task.candidate, 1) for task in unfinished)
         if need_s + board.reserve_s > board.left_s:
             return None
-        return NextTrial(
-            unfinished[0], "finalists within a point of each other", board.left_s - board.reserve_s
-        )
+        return NextTrial(unfinished[0], board.left_s - board.reserve_s)
     return None
 
 
@@ -160,14 +207,11 @@ def _nothing(board: Scoreboard) -> NextTrial:
         index = min(unjudged, key=lambda c: board.need_s(c, 0))
         spare_s = max(0.0, board.left_s - board.reserve_s)
         need_s = max(1.0, board.need_s(index, 0) - board.reserve_s)
-        why = f"would take about {need_s:.0f} s more, and {spare_s:.0f} s were left"
-        return NextTrial(None, why, index=index)
+        return NextTrial(None, ending=Ending(EndingKind.NO_TIME, index, need_s, spare_s))
     last = Cell(board.terms.repeats - 1, board.depth - 1)
     if any(Task(c, 1.0, last) not in board.results for c in board.finalists):
-        return NextTrial(
-            None, "Nothing else fits the time: candidates within a point of each other can't be repeated."
-        )
-    return NextTrial(None, "Every candidate was evaluated on every fold: nothing is left to run.", over=True)
+        return NextTrial(None, ending=Ending(EndingKind.NO_TIME_TO_REPEAT))
+    return NextTrial(None, ending=Ending(EndingKind.DONE))
 
 
 def repeats_judged(results: Collection[Task], count: int, depth: int) -> dict[int, int]:

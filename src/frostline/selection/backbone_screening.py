@@ -64,14 +64,14 @@ class Limits:
             if limit is not None and not limit > 0:
                 raise UsageError(f"{name} must be above 0, found {limit:g}.")
 
-    def over(self, latency_ms: float, size_mb: float) -> str:
-        """Return in words which limits are exceeded; empty if none is."""
+    def over(self, latency_ms: float, size_mb: float) -> str | None:
+        """Return in words which limits are exceeded; `None` if none is."""
         exceeded = []
         if self.latency_ms is not None and latency_ms > self.latency_ms:
             exceeded.append(f"{latency_ms:.4g} ms an image, over the limit of {self.latency_ms:g} ms")
         if self.size_mb is not None and size_mb > self.size_mb:
             exceeded.append(f"{size_mb:.4g} MB, over the limit of {self.size_mb:g} MB")
-        return "; ".join(exceeded)
+        return "; ".join(exceeded) or None
 
 
 @dataclass(frozen=True)
@@ -171,11 +171,13 @@ def screen(
     limits.check()
     cache, progress = feature_cache or FeatureCache(), Progress.of(progress, log)
     classes = len(data.classes)
-    results = {}
+    results, within = {}, []
     for backbone in backbones:
         latency_ms, size_mb, processor_share = measure_costs(backbone, classes, threads)
         over = limits.over(latency_ms, size_mb)
-        results[backbone.name] = ScreeningResult(backbone.name, latency_ms, size_mb, reason=over)
+        results[backbone.name] = ScreeningResult(backbone.name, latency_ms, size_mb, reason=over or "")
+        if over is None:
+            within.append(backbone)
         caveat = (
             ""
             if processor_share >= MIN_PROCESSOR_SHARE

@@ -6,6 +6,7 @@ import warnings
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 
+from frostline.config import SEARCHED
 from frostline.errors import UsageError, did_you_mean
 from frostline.feature_extraction.augmentation import AUGMENTS
 from frostline.strategies import KINDS, Strategy, checked, hyperparameters, parse, parse_list
@@ -15,7 +16,6 @@ from frostline.strategies import KINDS, Strategy, checked, hyperparameters, pars
 RATES = (0.25, 4.0)  # times the strategy's own learning rate, on a log scale
 DECAYS = (0.65, 1.0)  # layer-wise decay a stage: BEiT's 0.65 is the lowest in common use
 WEIGHT_DECAYS = (1e-3, 0.1)  # log scale
-SEARCHED = ("lr", "layer_decay", "weight_decay", "augment")
 
 
 @dataclass(frozen=True)

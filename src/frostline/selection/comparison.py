@@ -164,11 +164,11 @@ def compare(
     candidates += searched(candidates, search, draws, chosen.seed)
     for candidate in candidates:
         check_options(candidate.augment, chosen.min_crop, chosen.rotate)
-    earlier_notes = data.notes
+    earlier_findings = data.said
     data = leakage.keep_learned_in_train(list(backbones.values()), data, Study(study))
-    for note in data.notes:
-        if note not in earlier_notes:
-            progress.log(note)
+    for finding in data.said:
+        if finding not in earlier_findings:
+            progress.log(finding.note)
     opened_study = Study.open(study, data=data.digest, split=data.split_digest, test=data.test_digest)
     data = data.recalled(opened_study.path)
     data.keep_in(opened_study.path, resampling.remembered(data, chosen.seed, chosen.repeats))

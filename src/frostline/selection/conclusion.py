@@ -14,7 +14,7 @@ import numpy as np
 from frostline import metrics, sentences
 from frostline.config import REPEATS
 from frostline.errors import UsageError
-from frostline.progress import Progress
+from frostline.progress import Activity, Progress
 from frostline.reports import notebook
 from frostline.selection import resampling, wise_ft_share
 from frostline.selection.candidates import Candidate
@@ -27,9 +27,10 @@ from frostline.selection.text import titled, verdict_lines
 from frostline.selection.winner_artifacts import write_error_gallery, write_selective_prediction
 from frostline.selection.winner_evaluation import evidence
 from frostline.selection.wise_ft_share import Interpolation
+from frostline.sentences import Basis
 from frostline.studies.best_run import best_of
 from frostline.studies.contenders import COMPARISON, OUT_OF_FOLD
-from frostline.studies.result_fields import Figure, Rows
+from frostline.studies.result_fields import AccuracyFigures, Figure, Rows
 from frostline.studies.study_folder import Study, plain
 from frostline.system import directories
 from frostline.training import Run, refusal, train
@@ -42,7 +43,7 @@ class NoTime(UsageError):
 
 
 @dataclass(frozen=True)
-class Comparison:
+class Comparison(AccuracyFigures):
     """Result of `compare`. Keys of `result` are also attributes.
 
     Parameters
@@ -86,14 +87,6 @@ class Comparison:
     interpolation = Figure[dict[str, Any] | None]("How far back to the pretrained weights, and the points.")
     every_image = Figure[bool]("Whether the winner was trained on every image that may be learned from.")
     accuracy = Figure[float | None]("Share of test images predicted correctly, 0–1; None without any.")
-    low = Figure[float | None]("Lower end of its 95 % interval.")
-    high = Figure[float | None]("Upper end of its 95 % interval.")
-    balanced_accuracy = Figure[float | None]("Mean over classes of the share predicted correctly.")
-    majority_class = Figure[str | None]("The class with most of those images.")
-    majority_share = Figure[float | None]("Its share of them: what always predicting it would score.")
-    worst_class = Figure[dict[str, Any] | None]("The class with the lowest share predicted correctly.")
-    never_asked = Figure[list[str] | None]("Classes without any of those images.")
-    class_ratio = Figure[float | None]("Images of the largest training class by those of the smallest.")
     test_looks = Figure[int | None]("Configurations that have read this test part.")
     seconds = Figure[float]("Wall time, those of resumed calls included.")
     budget_seconds = Figure[float | None]("The limit.")
@@ -126,7 +119,7 @@ class Comparison:
 
     def plot(self) -> notebook.Plot:
         """Return a plot of accuracy against seconds."""
-        return notebook.standings_plot(self.result["standings"], self.result["winner"], self.result["model"])
+        return notebook.standings_plot(self.result["standings"])
 
 
 def read_result(folder: Path) -> dict[str, Any] | None:
@@ -173,7 +166,7 @@ def conclude(
         raise NoTime(_no_time(request, runner))
     verdict, all_predictions, index = ranking.verdict, ranking.predictions, ranking.winner
     ended_because, promising = runner.ended_because, _promising(runner)
-    standings = _standings(request, runner, all_predictions)
+    standings = _standings(request, runner, all_predictions, index)
     runner, predictions = without_incomplete(runner, index), all_predictions[index]
     winner = request.candidates[index]
     backbone = request.backbones[winner.model]
@@ -252,7 +245,7 @@ def _headline(result: dict[str, Any], run: dict[str, Any], pool: int) -> dict[st
     figures = {**run, **result} if tested else result["out_of_fold"]
     return {
         **{key: figures.get(key) for key in ("accuracy", "low", "high", *metrics.BELIEVED, *metrics.BALANCE)},
-        "basis": "test part" if tested else "out of fold",
+        "basis": (Basis.TEST if tested else Basis.OUT_OF_FOLD).value,
         "images": run["n_test"] if tested else figures["images"],
         "pool": pool,
         "folds": result["out_of_fold"]["folds"],
@@ -401,7 +394,7 @@ def _final_run(
     """
 
     def timed(what: str, done: int, total: int) -> None:
-        if runner.clock.late and what != "decoding":  # a finished run only checks its images
+        if runner.clock.late and what != Activity.DECODE:  # a finished run only checks its images
             raise OutOfTime
         request.progress(what, done, total)
 
@@ -452,11 +445,15 @@ def _train_winner(request: CompareRequest, winner: Candidate, temperature: float
 
 
 def _standings(
-    request: CompareRequest, runner: TrialRunner, all_predictions: Mapping[int, HeldOutPredictions]
+    request: CompareRequest,
+    runner: TrialRunner,
+    all_predictions: Mapping[int, HeldOutPredictions],
+    winner: int,
 ) -> list[dict[str, Any]]:
     """Return a row for each candidate with its runs and scores, the best first.
 
-    The intervals are of a new model's accuracy on new images, like the headline's.
+    The intervals are of a new model's accuracy on new images, like the headline's. `trials` are the folders
+    of the runs that the scores are of: the longest.
     """
     rows, repeats = [], complete_repeats(runner)
     for index, candidate in enumerate(runner.candidates):
@@ -467,8 +464,11 @@ def _standings(
             **({"model": candidate.model} if candidate.model else {}),
             "strategy": str(candidate.strategy),
             "augment": candidate.augment,
+            "candidate": index,
+            "winner": index == winner,
             "joined": candidate in request.earlier.joined,
             "runs": len(runs),
+            "trials": sorted(Path(str(outcome["run"])).as_posix() for outcome in outcomes),
             "share": _share(runner, index),
             "repeats": repeats.get(index, 0),
             "cells": len(tasks),
@@ -508,6 +508,7 @@ def _differences(runner: TrialRunner, verdict: Verdict | None) -> list[dict[str,
         {
             "leader": names[verdict.leader],
             "other": names[other],
+            "candidates": [verdict.leader, other],
             "mean": difference.mean,
             "low": difference.low,
             "high": difference.high,

@@ -17,6 +17,7 @@ from frostline.selection.request import CompareRequest, EarlierRuns
 from frostline.strategies import parse
 from frostline.studies.best_run import PassedOver
 from frostline.studies.contenders import Contender, network_of, setting_difference, trained_runs
+from frostline.studies.reasons import Reason, ReasonKind
 from frostline.system import directories
 
 JOINED = "earlier.json"  # in a comparison's folder: the candidates that joined it
@@ -43,20 +44,17 @@ def join(request: CompareRequest) -> CompareRequest:
     with filelock.FileLock(request.folder / "earlier.lock"):  # the first of several processes decides
         joined = _joined(request, trained if request.joins and not request.thorough else ())
     together = replace(request, candidates=[*request.candidates, *joined])
-    late = "trained after this comparison began; name it among the strategies"
-    why = (
-        "cuts compares one strategy per stage only"
+    kind = (
+        ReasonKind.CUTS_ONLY
         if request.thorough
-        else late
+        else ReasonKind.TRAINED_LATER
         if request.joins
-        else "left out, as requested"
+        else ReasonKind.LEFT_OUT
     )
     reasons = [
-        (run, setting_difference(run, request.settings) or _missing(run, together, why)) for run in trained
+        (run, setting_difference(run, request.settings) or _missing(run, together, kind)) for run in trained
     ]
-    apart = [
-        PassedOver(run.folder.name, run.strategy, run.figure, reason) for run, reason in reasons if reason
-    ]
+    apart = [PassedOver.of(run, reason) for run, reason in reasons if reason]
     return replace(together, earlier=EarlierRuns(tuple(joined), tuple(apart)))
 
 
@@ -81,12 +79,12 @@ def _joined(request: CompareRequest, trained: Sequence[Contender]) -> list[Candi
     return joined
 
 
-def _missing(run: Contender, request: CompareRequest, why: str) -> str:
-    """Return why a run's strategy is not compared although its settings fit; empty if it is."""
+def _missing(run: Contender, request: CompareRequest, kind: ReasonKind) -> Reason | None:
+    """Return why a run's strategy is not compared although its settings fit; `None` if it is."""
     candidate = _candidate(run, request)
     if candidate is None:
-        return "its strategy cannot be read"
-    return "" if candidate in request.candidates else why
+        return Reason(ReasonKind.UNREADABLE)
+    return None if candidate in request.candidates else Reason(kind)
 
 
 def _candidate(run: Contender, request: CompareRequest) -> Candidate | None:

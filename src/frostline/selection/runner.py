@@ -183,12 +183,8 @@ class TrialRunner:
     @property
     def ended_because(self) -> str:
         """Sentence that says why no more runs are made; empty without a time limit."""
-        if self.terms is None:
-            return ""
-        trial = self.next_task()
-        if trial.index is None:
-            return trial.why
-        return f"Nothing else fits the time: {self.candidates[trial.index]} {trial.why}."
+        ending = None if self.terms is None else self.next_task().ending
+        return "" if ending is None else ending.sentence(self.candidates)
 
     def board(self) -> Scoreboard:
         """Return the results so far, the costs and the time left."""

@@ -33,6 +33,7 @@ from frostline.studies.contenders import (
     trained_runs,
     winners_of,
 )
+from frostline.studies.reasons import Reason, ReasonKind
 from frostline.studies.study_folder import RunFolder, Study
 
 LISTED = 8  # runs named in a message
@@ -40,19 +41,66 @@ LISTED = 8  # runs named in a message
 
 @dataclass(frozen=True)
 class PassedOver:
-    """A run that is not used though it is newer or has a higher accuracy, and the reason."""
+    """A run that is not used though it is newer or has a higher accuracy, and the reason.
+
+    Parameters
+    ----------
+    run
+        The name of its folder.
+    strategy
+        Its strategy, in notation.
+    accuracy
+        What it was judged by, 0–1; `None` if it was not evaluated.
+    out_of_fold
+        Whether that is a comparison's accuracy; else it is that of the val part.
+    cause
+        The reason.
+    """
 
     run: str
     strategy: str
-    figure: str  # what it was judged by, in words
-    reason: str
+    accuracy: float | None
+    out_of_fold: bool
+    cause: Reason
+
+    @classmethod
+    def of(cls, contender: Contender, cause: Reason) -> PassedOver:
+        """Return the record of a run that is passed over for this reason."""
+        return cls(
+            contender.folder.name,
+            contender.strategy,
+            contender.accuracy,
+            contender.comparison is not None,
+            cause,
+        )
+
+    @property
+    def figure(self) -> str:
+        """What it was judged by, in words."""
+        if self.accuracy is None:
+            return str(Reason(ReasonKind.NOT_EVALUATED))
+        rate = f"{100 * self.accuracy:.1f} %"
+        return f"{rate} out of fold" if self.out_of_fold else f"val {rate}"
+
+    @property
+    def reason(self) -> str:
+        """The reason, in words."""
+        return str(self.cause)
 
     def __str__(self) -> str:
-        return f"{self.strategy} (run {self.run}, {self.figure}): {self.reason}"
+        unevaluated = self.accuracy is None and self.cause.kind is ReasonKind.NOT_EVALUATED
+        figure = "" if unevaluated else f", {self.figure}"  # the reason says so already
+        return f"{self.strategy} (run {self.run}{figure}): {self.reason}"
 
     def as_dict(self) -> dict[str, str]:
         """As JSON holds it."""
-        return {"run": self.run, "strategy": self.strategy, "figure": self.figure, "reason": self.reason}
+        return {
+            "run": self.run,
+            "strategy": self.strategy,
+            "figure": self.figure,
+            "kind": self.cause.kind.value,
+            "reason": self.reason,
+        }
 
 
 @dataclass(frozen=True)
@@ -89,7 +137,7 @@ def best_of(study: Study, name: str | None = None) -> Best:
     best = _of_trained(trained)
     if leader is not None and ended_of(leader.folder) > max(run.ended for run in trained):
         figures = {run.folder.path: run for run in trained}
-        passed_over = _passed_over(figures[best.folder.path], "evaluated on other images, and older")
+        passed_over = PassedOver.of(figures[best.folder.path], Reason(ReasonKind.OTHER_IMAGES))
         return Best(leader.folder, leader.why, (passed_over,))
     return best
 
@@ -102,13 +150,21 @@ def has_finished_run(study: Study) -> bool:
 def apart_from(study: Study, outcome: Mapping[str, Any]) -> list[PassedOver]:
     """Return the runs of `train` whose strategies a comparison's outcome doesn't hold, with the reasons."""
     comparison = comparison_result(outcome)
-    reasons = {str(row["run"]): str(row["reason"]) for row in outcome.get("apart") or ()}
+    recorded = {str(row["run"]): _recorded(row) for row in outcome.get("apart") or ()}
     passed_over = []
     for run in trained_runs(study) if comparison.settings else ():
         if not _judged_by(run, [comparison]):
-            reason = setting_difference(run, comparison.settings) or "trained after the comparison"
-            passed_over.append(_passed_over(run, reasons.get(run.folder.name, reason)))
+            afterwards = Reason(ReasonKind.TRAINED_AFTERWARDS)
+            reason = setting_difference(run, comparison.settings) or recorded.get(run.folder.name, afterwards)
+            passed_over.append(PassedOver.of(run, reason))
     return passed_over
+
+
+def _recorded(row: Mapping[str, Any]) -> Reason:
+    """Return the reason in a comparison's record; records of earlier versions hold its sentence alone."""
+    if "kind" not in row:
+        return Reason(ReasonKind.RECORDED, str(row["reason"]))
+    return Reason(ReasonKind(row["kind"]))
 
 
 def _with_winners(study: Study, winners: Sequence[Contender], trained: Sequence[Contender]) -> Best:
@@ -121,7 +177,7 @@ def _with_winners(study: Study, winners: Sequence[Contender], trained: Sequence[
     ]
     lead = _leading(comparable)
     comparisons = [contender.comparison for contender in comparable if contender.comparison]
-    judged_there = {run.folder.path: text for run in trained if (text := _judged_by(run, comparisons))}
+    judged_there = {run.folder.path: reason for run in trained if (reason := _judged_by(run, comparisons))}
     rivals = [run for run in trained if run.val_score and run.folder.path not in judged_there]
     chosen, why = _ahead(study, lead, rivals)
     passed_over = []
@@ -132,12 +188,10 @@ def _with_winners(study: Study, winners: Sequence[Contender], trained: Sequence[
             continue
         reason = judged_there.get(contender.folder.path)
         if reason is None and contender.comparison and contender is not lead:
-            reason = (
-                "no better on the same folds"
-                if contender in comparable
-                else "evaluated on other folds, and older"
+            reason = Reason(
+                ReasonKind.NOT_BETTER_ON_FOLDS if contender in comparable else ReasonKind.OTHER_FOLDS
             )
-        passed_over.append(_passed_over(contender, reason or _beside(contender, chosen)))
+        passed_over.append(PassedOver.of(contender, reason or _beside(contender, chosen)))
     return Best(chosen.folder, why, tuple(passed_over))
 
 
@@ -168,22 +222,21 @@ def _ahead(study: Study, lead: Contender, rivals: Sequence[Contender]) -> tuple[
     )
 
 
-def _beside(contender: Contender, chosen: Contender) -> str:
+def _beside(contender: Contender, chosen: Contender) -> Reason:
     """Return why a contender was not chosen, where no comparison has judged it."""
     if contender.val_score is None and not contender.comparison:
-        return "not evaluated on a val part"
+        return Reason(ReasonKind.NOT_EVALUATED)
     if contender.val_score is None or chosen.val_score is None:
-        return "evaluated on other images, and older"
-    word = _figure_of([contender, chosen])[1]
+        return Reason(ReasonKind.OTHER_IMAGES)
+    metric = _figure_of([contender, chosen])[1]
     judged_out_of_fold = contender if contender.comparison else chosen
     rate = (
-        f" ({100 * judged_out_of_fold.val_score.accuracy:.1f} % out of fold)"
+        judged_out_of_fold.val_score.accuracy
         if judged_out_of_fold.comparison and judged_out_of_fold.val_score
-        else ""
+        else None
     )
-    if chosen.comparison and _best_on_val([contender, chosen]) is contender:
-        return f"ahead by {word} on the same val part{rate}, but not significantly different"
-    return f"no better by {word} on the same val part{rate}"
+    ahead = chosen.comparison and _best_on_val([contender, chosen]) is contender
+    return Reason(ReasonKind.NOT_SIGNIFICANT if ahead else ReasonKind.NOT_BETTER, metric, rate)
 
 
 def _of_trained(trained: Sequence[Contender]) -> Best:
@@ -195,7 +248,7 @@ def _of_trained(trained: Sequence[Contender]) -> Best:
         return Best(trained[-1].folder, f"the newest, since no run was evaluated on a val part{more}")
     chosen, word = _best_on_val(judged), _figure_of(judged)[1]
     passed_over = [
-        _passed_over(run, _beside(run, chosen))
+        PassedOver.of(run, _beside(run, chosen))
         for run in trained
         if run is not chosen and _might_be_expected(run, chosen)
     ]
@@ -211,17 +264,15 @@ def _might_be_expected(contender: Contender, chosen: Contender) -> bool:
     return better or contender.ended > chosen.ended
 
 
-def _judged_by(run: Contender, comparisons: Sequence[ComparisonResult]) -> str:
-    """Return a sentence where a comparison has judged a run's strategy; "" where none has."""
+def _judged_by(run: Contender, comparisons: Sequence[ComparisonResult]) -> Reason | None:
+    """Return the reason where a comparison has judged a run's strategy; `None` where none has."""
     for comparison in comparisons:
         if not comparison.settings or setting_difference(run, comparison.settings):
             continue
         key = (run.strategy, str(run.config.get("augment")), network_of(run, comparison.settings))
         if key in comparison.candidates:
-            rate = comparison.candidates[key]
-            figure = "" if rate is None else f", {100 * rate:.1f} % out of fold"
-            return f"its strategy was part of the comparison{figure}"
-    return ""
+            return Reason(ReasonKind.COMPARED, rate=comparison.candidates[key])
+    return None
 
 
 def _figure_of(contenders: Sequence[Contender]) -> tuple[list[float], str]:
@@ -250,10 +301,6 @@ def _leading(winners: Sequence[Contender]) -> Contender:
 
 def _folds(contender: Contender) -> str | None:
     return contender.comparison.folds if contender.comparison else None
-
-
-def _passed_over(contender: Contender, reason: str) -> PassedOver:
-    return PassedOver(contender.folder.name, contender.strategy, contender.figure, reason)
 
 
 def _running_leader(study: Study) -> Best | None:

@@ -16,6 +16,7 @@ from typing import Any
 from frostline.data import Manifest
 from frostline.errors import DataError, StudyError
 from frostline.metrics import Z95
+from frostline.studies.reasons import Reason, ReasonKind
 from frostline.studies.study_folder import RunFolder, Study
 
 SAME = (
@@ -71,14 +72,6 @@ class Contender:
         if self.comparison is not None:
             return self.comparison.accuracy
         return self.val_score.accuracy if self.val_score else None
-
-    @property
-    def figure(self) -> str:
-        """The accuracy it was judged by, as text."""
-        if self.accuracy is None:
-            return "not evaluated on a val part"
-        rate = f"{100 * self.accuracy:.1f} %"
-        return f"{rate} out of fold" if self.comparison else f"val {rate}"
 
 
 def trained_runs(study: Study) -> list[Contender]:
@@ -147,32 +140,32 @@ def _independent(study: Study, paths: Sequence[str]) -> int:
     return len(set(data.units([sample_of[path] for path in paths if path in sample_of]).tolist()))
 
 
-def setting_difference(run: Contender, settings: Mapping[str, Mapping[str, Any]]) -> str:
-    """Return how a run of `train` was made unlike the runs of a comparison; nothing where it was made alike.
+def setting_difference(run: Contender, settings: Mapping[str, Mapping[str, Any]]) -> Reason | None:
+    """Return how a run of `train` was made unlike the runs of a comparison; `None` where it was made alike.
 
     `settings` are a comparison's, by a candidate's network.
     """
     config = run.config
     same_network = [other for other in settings.values() if other["weights"] == config.get("weights")]
     if not same_network:
-        return f"trained on another network, {config.get('model')}"
+        return Reason(ReasonKind.OTHER_NETWORK, str(config.get("model")))
     size = (config.get("preprocessing") or {}).get("size")
     if all(other["preprocessing"] != config.get("preprocessing") for other in same_network):
         other_size = all(other["preprocessing"].get("size") != size for other in same_network)
         if other_size:
-            return f"trained at {size} px"
+            return Reason(ReasonKind.OTHER_SIZE, str(size))
         mode = (config.get("preprocessing") or {}).get("crop_mode")
         if all(other["preprocessing"].get("crop_mode") != mode for other in same_network):
-            return f"trained on images resized in another way (crop mode {mode})"
-        return "trained with another preprocessing"
+            return Reason(ReasonKind.OTHER_CROP_MODE, str(mode))
+        return Reason(ReasonKind.OTHER_PREPROCESSING)
     differences = [f"{key}={config.get(key)}" for key in SAME if config.get(key) != same_network[0].get(key)]
     if str(config.get("augment")).startswith("custom"):
         differences.append("a custom augmentation")
     if config.get("interpolate_weights") is not None:
         differences.append(f"interpolate_weights={config['interpolate_weights']}")
     if differences:
-        return f"trained with {', '.join(differences)}"
-    return "stopped by its time limit" if run.stopped else ""
+        return Reason(ReasonKind.OTHER_SETTINGS, ", ".join(differences))
+    return Reason(ReasonKind.STOPPED) if run.stopped else None
 
 
 def network_of(run: Contender, settings: Mapping[str, Mapping[str, Any]]) -> str:

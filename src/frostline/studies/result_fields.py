@@ -38,3 +38,29 @@ class Figure(Generic[T]):
 
     def __set__(self, found: HasResult, value: T) -> None:
         raise AttributeError(f"{self._name} is a figure of a result and can't be set.")
+
+
+class AccuracyFigures:
+    """Figures beside an accuracy: its interval, and what it hides."""
+
+    low = Figure[float | None]("Lower end of its 95 % interval.")
+    high = Figure[float | None]("Upper end of its 95 % interval.")
+    balanced_accuracy = Figure[float | None]("Mean over classes of the share predicted correctly.")
+    majority_class = Figure[str | None]("The class with most of those images.")
+    majority_share = Figure[float | None]("Its share of them: what always predicting it would score.")
+    worst_class = Figure[dict[str, Any] | None]("The class with the lowest share predicted correctly.")
+    never_asked = Figure[list[str] | None]("Classes without any of those images.")
+    class_ratio = Figure[float | None]("Images of the largest training class by those of the smallest.")
+
+
+class ProbabilityFigures:
+    """Figures of probabilities, on the images of the accuracy."""
+
+    log_loss = Figure[float | None]("Mean negative log probability of the true class, in nats.")
+    log_loss_low = Figure[float | None]("Lower end of its 95 % interval.")
+    log_loss_high = Figure[float | None]("Upper end of its 95 % interval.")
+    brier = Figure[float | None]("Brier score.")
+    brier_low = Figure[float | None]("Lower end of its 95 % interval.")
+    brier_high = Figure[float | None]("Upper end of its 95 % interval.")
+    ece = Figure[float | None]("Expected calibration error, 0–1.")
+    ece_bins = Figure[int | None]("Bins it was computed in.")

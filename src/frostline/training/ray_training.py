@@ -20,7 +20,7 @@ from typing import Any
 from frostline.distributed import ray_cluster
 from frostline.distributed.ray_cluster import Caller, Cluster, Share
 from frostline.errors import FrostlineError, LostProcess, RunWarning, TrainingError, UsageError
-from frostline.progress import QUIET
+from frostline.progress import QUIET, Activity
 from frostline.studies.study_folder import Study
 from frostline.training.request import TrainRequest
 
@@ -141,7 +141,7 @@ def _watched(request: TrainRequest, study: Path) -> Iterator[None]:
             with contextlib.suppress(FrostlineError, OSError):
                 epochs = len(Study(study).run(request.identity()).metrics())
                 if epochs:
-                    request.progress("epochs", epochs, total)
+                    request.progress(Activity.EPOCHS, epochs, total)
 
     watcher = threading.Thread(target=look, daemon=True)
     watcher.start()

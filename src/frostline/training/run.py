@@ -28,7 +28,7 @@ from frostline.models import Backbone, leakage, weights_digest
 from frostline.progress import OnProgress, Progress
 from frostline.reports import notebook
 from frostline.strategies import Strategy, checked, parse
-from frostline.studies.result_fields import Figure
+from frostline.studies.result_fields import AccuracyFigures, Figure, ProbabilityFigures
 from frostline.studies.study_folder import (
     LOOKS,
     RunFolder,
@@ -50,7 +50,7 @@ DEFAULT_STUDY = "frostline-study"
 
 
 @dataclass(frozen=True)
-class Run:
+class Run(AccuracyFigures, ProbabilityFigures):
     """A finished run: its figures, and where it lies."""
 
     result: dict[str, Any]
@@ -63,24 +63,8 @@ class Run:
     strategy = Figure[str]("The strategy in its notation.")
     model = Figure[str]("The backbone's name.")
     accuracy = Figure[float | None]("Share of test images predicted correctly, 0–1; None without any.")
-    low = Figure[float | None]("Lower end of its 95 % interval.")
-    high = Figure[float | None]("Upper end of its 95 % interval.")
-    balanced_accuracy = Figure[float | None]("Mean over classes of the share predicted correctly.")
     macro_f1 = Figure[float | None]("Mean F1 over classes.")
     auroc = Figure[float | None]("Mean one-against-rest area under the ROC curve.")
-    log_loss = Figure[float | None]("Mean negative log probability of the true class, in nats.")
-    log_loss_low = Figure[float | None]("Lower end of its 95 % interval.")
-    log_loss_high = Figure[float | None]("Upper end of its 95 % interval.")
-    brier = Figure[float | None]("Brier score.")
-    brier_low = Figure[float | None]("Lower end of its 95 % interval.")
-    brier_high = Figure[float | None]("Upper end of its 95 % interval.")
-    ece = Figure[float | None]("Expected calibration error, 0–1.")
-    ece_bins = Figure[int | None]("Bins it was computed in.")
-    majority_class = Figure[str | None]("The class with most of those images.")
-    majority_share = Figure[float | None]("Its share of them: what always predicting it would score.")
-    worst_class = Figure[dict[str, Any] | None]("The class with the lowest share predicted correctly.")
-    never_asked = Figure[list[str] | None]("Classes without any of those images.")
-    class_ratio = Figure[float | None]("Images of the largest training class by those of the smallest.")
     per_class = Figure[dict[str, Any] | None]("Precision, recall and counts of each class.")
     val_accuracy = Figure[float | None]("Share of val images predicted correctly, 0–1.")
     val_goodness = Figure[float | None]("The metric on val, higher is better.")

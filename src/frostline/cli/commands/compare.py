@@ -28,10 +28,8 @@ from frostline.cli.options import (
     varied_options,
     winner_weights_option,
 )
-from frostline.config import FILE
+from frostline.config import FILE, SEARCHED
 from frostline.errors import UsageError
-
-SEARCHED = ("lr", "layer_decay", "weight_decay", "augment")
 
 
 class StrategyList(click.ParamType[tuple[str, ...]]):

@@ -15,11 +15,8 @@ from frostline.cost import Rates
 from frostline.diagnostics import CurvePoint, Signals, Similarity, StageProbe
 from frostline.diagnostics.pretraining_similarity import FEWEST
 from frostline.models.stage_table import count_text
-from frostline.sentences import between, percent
+from frostline.sentences import Closeness, between, percent
 
-# Words for a number, a choice. For lite0 photographs lie at 0.58 and 0.61, clip art and hands at 0.47 and
-# 0.29, icons and spectrograms at 0.28 and 0.17 (docs/LOG.md 2026-11-24).
-NEAR, FAR = 0.55, 0.25
 RISING = 0.02  # gain of accuracy from twice the images that counts as rising: a choice
 UNSURE = 0.05  # half-width of an interval beyond which a flat curve is inconclusive: a choice
 
@@ -83,12 +80,7 @@ def counted(number: int, one: str, several: str) -> str:
 
 def similarity_line(similarity: Similarity, model: str) -> str:
     """Return a line with the similarity as a number and in a word."""
-    if not similarity.proven:
-        closeness = "unreliable for such a network"
-    elif similarity.value >= NEAR:
-        closeness = "near"
-    else:
-        closeness = "far" if similarity.value < FAR else "some way off"
+    closeness = Closeness.of(similarity.value).value if similarity.proven else "unreliable for such a network"
     return (
         f"Similarity to what {model} was trained on: {similarity.value:.2f} "
         f"({similarity.low:.2f}–{similarity.high:.2f}), {closeness} (by {similarity.basis}; 1 is identical, "

@@ -16,7 +16,7 @@ from frostline.cli.output.formatting import console_out, size
 from frostline.models.stage_table import count_text
 from frostline.models.zoo.catalogue import LAPTOP_GMACS, SMALL_GPU_GMACS
 from frostline.reports.display_names import visible
-from frostline.studies.best_run import PassedOver, passed_over_line
+from frostline.studies.best_run import passed_over_line
 
 if TYPE_CHECKING:
     from frostline.exports import Export
@@ -98,10 +98,8 @@ def export(exported: Export) -> None:
         f"{check['largest_difference']:.1g} apart.",
         highlight=False,
     )
-    if exported.passed_over:
-        out.print(
-            visible(passed_over_line([PassedOver(**run) for run in exported.passed_over])), highlight=False
-        )
+    if exported.best.passed_over:
+        out.print(visible(passed_over_line(exported.best.passed_over)), highlight=False)
     for note in exported.notes:
         out.print(visible(note), highlight=False)
     files = ", ".join(f"{row['name']} {size(row['bytes'])}" for row in exported.files)

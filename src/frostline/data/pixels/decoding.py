@@ -21,7 +21,7 @@ from frostline.data.pixels import deep_pixels, dicom, formats, rendering
 from frostline.data.pixels.decode_limit import IN_FLIGHT, PILLOWS_LIMIT
 from frostline.data.pixels.deep_pixels import Deep
 from frostline.data.pixels.rendering import ALPHA, PLAIN, Rendering
-from frostline.errors import DamagedImage
+from frostline.errors import DamagedImage, MissingImage
 
 # The largest sensors in use have 200 million pixels (phones) and 150 (medium format).
 MAX_PIXELS = 200_000_000
@@ -40,7 +40,6 @@ LYING = (5, 6, 7, 8)
 
 # Fewer pixels than this on a side is a tracking pixel or a rule, not a picture (the issue names 1×1).
 MIN_SIDE_PIXELS = 2
-NOT_THERE, LINK_TO_NOTHING = "does not exist", "is a link that leads nowhere"
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,35 +96,35 @@ def read_bytes(path: Path) -> bytes:
     """Return a regular file's bytes. Raises `DamagedImage` with the reason alone."""
     fault = file_fault(path)
     if fault:
-        raise DamagedImage(fault)
+        raise fault
     try:
         return path.read_bytes()
     except OSError as error:
         raise DamagedImage(f"cannot be read ({error.strerror or error})") from error
 
 
-def file_fault(path: Path) -> str:
-    """Return why `path` is no file one can read (missing, a folder, a pipe, a device), or return ""."""
+def file_fault(path: Path) -> DamagedImage | None:
+    """Return why `path` is no file one can read (missing, a folder, a pipe, a device); `None` if it is."""
     try:
         if path.is_file():
             return _too_large(path.stat().st_size)
         if path.is_dir():
-            return (
+            return DamagedImage(
                 "is a folder, not a file"
                 if os.access(path, os.R_OK | os.X_OK)
                 else "is a folder that cannot be opened"
             )
         if path.exists():
-            return "is a pipe or a device, not a file"
-        return LINK_TO_NOTHING if path.is_symlink() else NOT_THERE
+            return DamagedImage("is a pipe or a device, not a file")
+        return MissingImage("is a link that leads nowhere" if path.is_symlink() else "does not exist")
     except (OSError, ValueError) as error:  # a loop of symbolic links, a NUL in the name
-        return f"cannot be read ({error})"
+        return DamagedImage(f"cannot be read ({error})")
 
 
-def _too_large(size_bytes: int) -> str:
+def _too_large(size_bytes: int) -> DamagedImage | None:
     if size_bytes <= MAX_FILE_BYTES:
-        return ""
-    return f"has {size_bytes:,} bytes; more than {MAX_FILE_BYTES:,} cannot be decoded"
+        return None
+    return DamagedImage(f"has {size_bytes:,} bytes; more than {MAX_FILE_BYTES:,} cannot be decoded")
 
 
 @dataclass(frozen=True, slots=True)

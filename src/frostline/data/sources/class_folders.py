@@ -6,7 +6,7 @@ import unicodedata
 from pathlib import Path
 
 from frostline.data.findings import Finding
-from frostline.data.sources.common import OUTSIDE, ImageEntry, Source, listing
+from frostline.data.sources.common import ImageEntry, Source, listing, outside
 from frostline.data.sources.file_listing import (
     find_images,
     is_hidden,
@@ -75,7 +75,7 @@ def _skip_folder(folder: Path, source: Source) -> None:
     for file in walk_files(folder):
         if is_picture(file):
             path = file.relative_to(source.root).as_posix()
-            source.skipped.append((ImageEntry(path, ""), OUTSIDE))
+            source.skipped.append(outside(path))
 
 
 def _read_classes(folder: Path, part: str, source: Source) -> None:
@@ -90,7 +90,7 @@ def _read_classes(folder: Path, part: str, source: Source) -> None:
             _read_class(child, part, source)
         elif is_picture(child):
             path = child.relative_to(source.root).as_posix()
-            source.skipped.append((ImageEntry(path, ""), OUTSIDE))
+            source.skipped.append(outside(path))
 
 
 def _read_class(folder: Path, part: str, source: Source) -> None:

@@ -13,6 +13,7 @@ from PIL import Image
 
 from frostline.data.digest_cache import FileKey
 from frostline.data.findings import Finding
+from frostline.data.manifest_entries import SkippedImage
 from frostline.data.pixels.deep_pixels import Deep
 from frostline.errors import did_you_mean
 
@@ -27,11 +28,6 @@ PART_NAMES = {
     "test": "test",
     "testing": "test",
 }
-
-# Why images are skipped that were never read.
-UNLABELLED = "has no label"
-NOT_BESIDE = "has no label beside it (.cls or .json)"
-OUTSIDE = "lies outside the class folders, so it has no label"
 
 # As many examples as fit a message that a person still reads.
 EXAMPLES = 10
@@ -53,11 +49,16 @@ class Source:
 
     root: Path | None
     images: list[ImageEntry] = field(default_factory=list)
-    skipped: list[tuple[ImageEntry, str]] = field(default_factory=list)  # not usable, and why
+    skipped: list[SkippedImage] = field(default_factory=list)  # not usable, and why
     findings: list[Finding] = field(default_factory=list)
     hint: str = ""  # what to check when not one image can be used
     items: Callable[[str], Image.Image | Deep | bytes] | None = None  # where there are no files
     key: Callable[[str], FileKey | None] | None = None  # what tells an unchanged item without reading it
+
+
+def outside(path: str) -> SkippedImage:
+    """Return the record of an image that no class folder holds."""
+    return SkippedImage(path, "", "lies outside the class folders, so it has no label", "left_out")
 
 
 def part_named(name: str) -> str | None:

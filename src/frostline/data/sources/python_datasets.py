@@ -15,6 +15,7 @@ import numpy as np
 from PIL import Image
 
 from frostline.data.labels import LABEL_COLUMNS, is_missing, read_labels
+from frostline.data.manifest_entries import SkippedImage
 from frostline.data.pixels import deep_pixels
 from frostline.data.pixels.deep_pixels import Deep
 from frostline.data.sources.common import ImageEntry, Source, listing, part_named, unknown_part
@@ -59,7 +60,7 @@ def read_torch(dataset: Any) -> Source:
         try:
             values[path] = dataset[index][1]
         except Exception as error:  # the user's own code; one item must not stop the rest
-            source.skipped.append((ImageEntry(path, ""), _failed(error)))
+            source.skipped.append(SkippedImage(path, "", _failed(error)))
     labels = read_labels(values.values(), names)
     source.images = [ImageEntry(path, label) for path, label in zip(values, labels, strict=True)]
     return source

@@ -15,10 +15,10 @@ from typing import Any, TypeVar
 
 from frostline.data.digest_cache import FileKey
 from frostline.data.pixels import decoding, formats
-from frostline.data.sources.common import OUTSIDE, ImageEntry, Source
+from frostline.data.sources.common import ImageEntry, Source, outside
 from frostline.data.sources.file_listing import is_hidden
 from frostline.data.sources.folder_layout import SplitNames, Tree, layout_of
-from frostline.errors import DamagedImage, DataError, RunWarning
+from frostline.errors import DamagedImage, DataError, MissingImage, RunWarning
 
 MISSING = "Images at addresses need fsspec and tenacity: pip install 'frostline[remote]'"
 
@@ -92,7 +92,7 @@ class Fetcher:
         try:
             return patiently(place.address, lambda: _read_bytes(place))
         except FileNotFoundError as error:
-            raise DamagedImage("does not exist") from error
+            raise MissingImage("does not exist") from error
         except PermissionError as error:
             raise DamagedImage("may not be read (no permission)") from error
 
@@ -130,7 +130,7 @@ def read_remote_folder(address: str, split_names: SplitNames = None, groups_insi
                 source.images.append(ImageEntry(image_name, path_parts[len(path)], split=part))
                 break
         else:
-            source.skipped.append((ImageEntry(image_name, ""), OUTSIDE))
+            source.skipped.append(outside(image_name))
     if not source.images:
         raise DataError(
             f"{root} holds no image in a class folder; expected CLASS/image.jpg, or train/CLASS/image.jpg."

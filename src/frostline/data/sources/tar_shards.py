@@ -13,8 +13,9 @@ from pathlib import PurePosixPath
 from typing import Any
 
 from frostline.data.labels import read_labels
+from frostline.data.manifest_entries import SkippedImage
 from frostline.data.pixels import formats
-from frostline.data.sources.common import NOT_BESIDE, ImageEntry, Source, listing
+from frostline.data.sources.common import ImageEntry, Source, listing
 from frostline.data.sources.remote import (
     MAX_OBJECT_BYTES,
     Fetcher,
@@ -62,7 +63,7 @@ def read_shards(text: str) -> Source:
     for shard in _matching(address):
         _read_shard(shard, source, fetcher)
     if not source.images:
-        lines = [f"{entry.path} {reason}" for entry, reason in source.skipped]
+        lines = [f"{image.path} {image.reason}" for image in source.skipped]
         raise DataError(f"{masked(text)} holds no labelled image. {source.hint}{listing(lines)}")
     return source
 
@@ -109,11 +110,12 @@ def _read_shard(address: str, source: Source, fetcher: Fetcher) -> None:
         image_name = f"{name}!{path}"
         if place is None:
             if not _says_label(path):
-                source.skipped.append((ImageEntry(image_name, ""), text))
+                source.skipped.append(SkippedImage(image_name, "", text))
         elif _key(path) in labels:
             source.images.append(ImageEntry(fetcher.add(image_name, place), labels[_key(path)]))
         else:
-            source.skipped.append((ImageEntry(image_name, ""), NOT_BESIDE))
+            reason = "has no label beside it (.cls or .json)"
+            source.skipped.append(SkippedImage(image_name, "", reason, "unlabelled"))
 
 
 def _looked_through(address: str) -> list[tuple[str, Place | None, Any]]:

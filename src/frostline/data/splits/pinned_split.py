@@ -35,15 +35,14 @@ def redraw(data: Manifest, sides: Mapping[str, str]) -> Manifest:
     )
     if split_result.parts == [sample.split for sample in data.samples]:
         return data
-    lost = {data.samples[at].path: reason for at, reason in split_result.reasons.items()}
-    moved = [SkippedImage(s.path, s.label, lost[s.path], "tied") for s in data.samples if s.path in lost]
+    moved = [image for _, image in sorted(split_result.skipped.items())]
     samples = tuple(
         replace(sample, split=part)
         for sample, part in zip(data.samples, split_result.parts, strict=True)
         if part
     )
     demand_training_images(samples, data.classes, moved)
-    findings = [finding for finding in split_result.findings if finding not in data.said and lost]
+    findings = [finding for finding in split_result.findings if finding not in data.said and moved]
     return with_samples(data, samples, moved, findings)
 
 

@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from frostline.data.findings import Finding, first_examples, name_few
-from frostline.data.manifest_entries import PARTS, Conflict
+from frostline.data.manifest_entries import PARTS, Conflict, SkippedImage
 from frostline.data.sources.common import ImageEntry
 from frostline.data.splits.folding import unit_ids
 from frostline.data.splits.splitting import hold_out, unit_keys
@@ -39,10 +39,14 @@ class Split:
     """The result: a part for each image that stays, and findings."""
 
     parts: list[str]  # one for each image; "" = skipped
-    reasons: dict[int, str] = field(default_factory=dict)  # why, by position
-    kinds: dict[int, str] = field(default_factory=dict)  # of finding, by position
+    skipped: dict[int, SkippedImage] = field(default_factory=dict)  # by position
     conflicts: list[Conflict] = field(default_factory=list)
     findings: list[Finding] = field(default_factory=list)
+
+    def skip(self, position: int, entry: ImageEntry, kind: str, reason: str) -> None:
+        """Give an image no part."""
+        self.parts[position] = ""
+        self.skipped[position] = SkippedImage(entry.path, entry.label, reason, kind)
 
 
 def too_few_for_val(images: Collection[int]) -> bool:
@@ -162,11 +166,8 @@ def _pin(
         result.parts[i] = PARTS[guard[i]]
     for i in np.flatnonzero(leaves).tolist():
         doubt = "is identical to an image with another label, and " if in_doubt[i] else ""
-        result.parts[i] = ""
-        result.kinds[i] = "tied"
-        result.reasons[i] = (
-            f"{doubt}belongs together with images of the {PARTS[guard[i]]} part that stay there"
-        )
+        reason = f"{doubt}belongs together with images of the {PARTS[guard[i]]} part that stay there"
+        result.skip(i, entries[i], "tied", reason)
     tied = [entries[i].path for i in np.flatnonzero(leaves).tolist()]
     if tied:
         message = (
@@ -190,11 +191,8 @@ def _skip_conflicts(entries: Sequence[ImageEntry], digests: Sequence[str], resul
             contested[i] = True
             if entries[i].split in ("val", "test"):
                 twin = next(j for j in at if entries[j].label != entries[i].label)
-                result.parts[i] = ""
-                result.kinds[i] = "conflict"
-                result.reasons[i] = (
-                    f"is identical to {entries[twin].path}, which is labelled {entries[twin].label!r}"
-                )
+                reason = f"is identical to {entries[twin].path}, which is labelled {entries[twin].label!r}"
+                result.skip(i, entries[i], "conflict", reason)
     if result.conflicts:
         message = (
             f"{contested.sum()} images in {len(result.conflicts)} identical sets carry different labels: "
@@ -214,9 +212,8 @@ def _skip_leaks(entries: Sequence[ImageEntry], digests: Sequence[str], result: S
                 continue
             for i in at:
                 if entries[i].split != guard:
-                    result.parts[i] = ""
-                    result.kinds[i] = "leak"
-                    result.reasons[i] = f"is an exact copy of {entries[keepers[0]].path} in the {guard} part"
+                    reason = f"is an exact copy of {entries[keepers[0]].path} in the {guard} part"
+                    result.skip(i, entries[i], "leak", reason)
             break
 
 

@@ -20,7 +20,7 @@ from frostline.feature_extraction import Counts, Frozen
 from frostline.feature_extraction.augmentation import Policy
 from frostline.feature_extraction.image_batches import Images, Item
 from frostline.models import Backbone
-from frostline.progress import QUIET, OnProgress, Progress
+from frostline.progress import QUIET, Activity, OnProgress, Progress
 from frostline.strategies import Strategy, checked, hyperparameters, parse
 from frostline.system import directories, numerics, timing
 from frostline.training import numeric_plan
@@ -208,6 +208,6 @@ def _row_poll(cache: FeatureCache, progress: Progress, wanted: int) -> Callable[
         nonlocal next_s
         if progress.heard and time.monotonic() >= next_s:
             next_s = time.monotonic() + SEEN_S
-            progress("frozen layers", min(wanted, count() - before), wanted)
+            progress(Activity.FROZEN_LAYERS, min(wanted, count() - before), wanted)
 
     return poll

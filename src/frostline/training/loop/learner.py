@@ -85,7 +85,7 @@ def learn(
         "steps_planned": setup.steps,
         "stopped": "minutes" if state.stopped else None,
         "best_epoch": state.best_epoch,
-        "notes": state.notes,
+        "notes": [str(incident) for incident in state.incidents],
         **({} if between is None else {"interpolation": between}),
         "earlier_seconds": state.seconds,
     }

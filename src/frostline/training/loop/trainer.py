@@ -31,7 +31,7 @@ from frostline.feature_extraction.augmentation import brightness
 from frostline.feature_extraction.image_batches import EVALUATION_BATCH, Images, Item
 from frostline.loggers import OnEpochs
 from frostline.models import Backbone
-from frostline.progress import QUIET, Progress
+from frostline.progress import QUIET, Activity, Progress
 from frostline.strategies import Hyperparameters, ResolvedPhase, lr_schedule
 from frostline.studies.study_folder import RunFolder
 from frostline.system.seeds import derive
@@ -222,7 +222,7 @@ class Trainer:
                 losses.append(self._train_step(suffix, z, y))
                 state.steps, state.step = state.steps + 1, step + 1
                 nan_oom_recovery.check_losses(losses, state.step - len(losses), now=False)
-                setup.progress("train", state.steps, setup.steps)
+                setup.progress(Activity.TRAIN, state.steps, setup.steps)
                 setup.budget.note("step", began)
                 self._between_steps(losses, more=step + 1 < len(items))
                 began = time.perf_counter()

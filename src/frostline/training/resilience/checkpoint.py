@@ -12,7 +12,7 @@ import json
 import os
 import warnings
 import zlib
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +24,7 @@ from torch import Tensor, nn
 from frostline.distributed import process_group
 from frostline.errors import RunWarning, StudyError
 from frostline.system import directories
+from frostline.training.resilience.incidents import Incident, IncidentKind
 
 PLACE = (
     "phase",
@@ -38,7 +39,7 @@ PLACE = (
     "losses",
     "halvings",
     "pieces",
-    "notes",
+    "incidents",
 )
 Moments = dict[str, dict[str, Tensor]]  # parameter's name → AdamW's state
 STATE, BEFORE = "state.safetensors", "state-before.safetensors"
@@ -61,7 +62,7 @@ class TrainingState:
     losses: list[float] = field(default_factory=list)  # of the epoch under way
     halvings: int = 0  # of the learning rate, after losses that were NaN
     pieces: int = 1  # that a batch is learned from in, after memory ran out
-    notes: list[str] = field(default_factory=list)  # what went wrong on the way, for a person
+    incidents: list[Incident] = field(default_factory=list)  # what went wrong on the way
     best_weights: dict[str, Tensor] = field(default_factory=dict)
     start: dict[str, Tensor] = field(default_factory=dict)  # what can change, as the epoch began
     start_moments: Moments = field(default_factory=dict)
@@ -141,7 +142,8 @@ def _read(path: Path) -> tuple[TrainingState, dict[str, Tensor]]:
 
 def _place(state: TrainingState) -> dict[str, Any]:
     """What of it is plain data."""
-    return {key: getattr(state, key) for key in PLACE}
+    place = {key: getattr(state, key) for key in PLACE}
+    return {**place, "incidents": [asdict(incident) for incident in state.incidents]}
 
 
 def _tensors(model: nn.Module, state: TrainingState, moments: Moments) -> dict[str, Tensor]:
@@ -156,7 +158,10 @@ def _tensors(model: nn.Module, state: TrainingState, moments: Moments) -> dict[s
 
 
 def _progress(place: dict[str, Any], tensors: dict[str, Tensor]) -> TrainingState:
-    state = TrainingState(**place)
+    incidents = [
+        Incident(**{**fields, "kind": IncidentKind(fields["kind"])}) for fields in place["incidents"]
+    ]
+    state = TrainingState(**{**place, "incidents": incidents})
     state.best_weights = _under(tensors, "best.")
     state.start = _under(tensors, "start.")
     state.moments = _nested(_under(tensors, "adam."))

@@ -19,10 +19,10 @@ from frostline.distributed import process_group
 from frostline.errors import RunWarning, TrainingError
 from frostline.training.resilience import checkpoint
 from frostline.training.resilience.checkpoint import TrainingState
+from frostline.training.resilience.incidents import Incident, IncidentKind
 
 MOST_HALVINGS = 3  # of the learning rate, in a run
 NAMED = 8  # files of a batch in a message
-SHORT = "Memory ran out"  # how that note begins
 LOOKED_AT_EVERY = 50  # steps between looks at the loss where a look makes a GPU wait
 
 
@@ -103,11 +103,16 @@ def halve(
         )
     checkpoint.take_back(model, opt, state)
     state.halvings += 1
-    log(
-        state,
-        f"The loss became {error.value} {where}: back to the start of that epoch, with the learning rate "
-        f"halved ({state.halvings} of at most {MOST_HALVINGS} times).",
+    incident = Incident(
+        IncidentKind.NOT_FINITE,
+        value=str(error.value),
+        phase=state.phase + 1,
+        epoch=state.epoch + 1,
+        halvings=state.halvings,
+        most_halvings=MOST_HALVINGS,
     )
+    state.incidents.append(incident)
+    _warn(incident)
 
 
 def split(
@@ -129,19 +134,19 @@ def split(
         torch.cuda.empty_cache()
     first = state.pieces == 1
     state.pieces = pieces
-    if not first:  # said once; with the run the last number is noted
-        state.notes = [note for note in state.notes if not note.startswith(SHORT)]
-    seen = " BatchNorm in training sees those alone." if least > 1 else ""
-    log(
-        state,
-        f"{SHORT} with {batch} images a step: they are now learned from {math.ceil(batch / pieces)} at a "
-        f"time, their gradients added up.{seen}",
-        aloud=first,
+    incident = Incident(
+        IncidentKind.OUT_OF_MEMORY,
+        batch=batch,
+        piece=math.ceil(batch / pieces),
+        batch_statistics=least > 1,
     )
+    earlier = [other for other in state.incidents if other.kind is not IncidentKind.OUT_OF_MEMORY]
+    state.incidents = [*earlier, incident]  # of several, the last number counts
+    if first:
+        _warn(incident)
 
 
-def log(state: TrainingState, text: str, *, aloud: bool = True) -> None:
-    """Note it with the run, and tell the person now."""
-    state.notes.append(text)
-    if aloud and process_group.leads():
-        warnings.warn(text, RunWarning, stacklevel=2)
+def _warn(incident: Incident) -> None:
+    """Warn once a job, in its first process."""
+    if process_group.leads():
+        warnings.warn(str(incident), RunWarning, stacklevel=2)
