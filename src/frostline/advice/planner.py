@@ -10,6 +10,7 @@ from frostline.data import Manifest, OnProgress
 from frostline.diagnostics import Signals, measure
 from frostline.models import Backbone
 from frostline.reports import notebook
+from frostline.system import devices
 
 
 @dataclass(frozen=True)
@@ -40,6 +41,7 @@ class Planned:
         return self.advice.plot()
 
 
+@devices.computes()
 def plan(
     backbone: Backbone,
     data: Manifest,
@@ -48,6 +50,7 @@ def plan(
     memory_bytes: int | None = None,
     disk_bytes: int | None = None,
     seed: int = 0,
+    device: str = "auto",
     threads: int | None = None,
     progress: OnProgress | None = None,
 ) -> Planned:
@@ -69,6 +72,8 @@ def plan(
         Disk that cached features may use; `None` for no limit.
     seed
         Seed of folds and sampling.
+    device
+        "auto", "cpu", "cuda", "cuda:1" or "mps".
     threads
         Torch threads; `None` for as many as cores are free.
     progress

@@ -24,7 +24,7 @@ from frostline.data import Manifest, OnProgress
 from frostline.errors import DataError
 from frostline.features.image_batches import EVALUATION_BATCH, Images
 from frostline.models import Backbone, Cut, lineage
-from frostline.system import numerics
+from frostline.system import devices, numerics
 
 # Images that drift is measured on, where nothing else is said: a choice. Fewer give a wider spread and, since
 # the estimate is debiased, hardly another mean.
@@ -67,8 +67,14 @@ class Forgetting:
         return asdict(self)
 
 
+@devices.computes(float32=True)
 def forgetting(
-    backbone: Backbone, model: nn.Module, data: Manifest, *, progress: OnProgress | None = None
+    backbone: Backbone,
+    model: nn.Module,
+    data: Manifest,
+    *,
+    device: str = "auto",
+    progress: OnProgress | None = None,
 ) -> Forgetting:
     """Return how much accuracy an adapted model lost on the backbone's own classes.
 
@@ -80,6 +86,8 @@ def forgetting(
     data : Manifest
         Images labelled with the backbone's classes: their names where it came from a study, else the output
         index (0, 1, …). The test part is used, or all images where there is none.
+    device : str
+        "auto", "cpu", "cuda", "cuda:1" or "mps".
     progress : callable or None
 
     Returns
@@ -166,8 +174,9 @@ def _logits(model: nn.Module, images: Images, label: str, progress: OnProgress |
     return np.concatenate(logits)
 
 
+@devices.computes(float32=True)
 def drift(
-    backbone: Backbone, model: nn.Module, images: Images, *, most: int = DRIFT_IMAGES
+    backbone: Backbone, model: nn.Module, images: Images, *, most: int = DRIFT_IMAGES, device: str = "auto"
 ) -> dict[str, float]:
     """Return how far the features after each stage moved from the pretrained ones.
 
@@ -183,6 +192,8 @@ def drift(
     images : Images
     most : int
         Largest number of images, evenly taken; view 0 of each.
+    device : str
+        "auto", "cpu", "cuda", "cuda:1" or "mps".
 
     Returns
     -------
@@ -208,7 +219,7 @@ def drift(
             z = bb.prefix(backbone, before, shared)(plan.batch(pixels, images.preprocessing.normalise))
             for network, stage_features in zip((before, after), parts, strict=True):
                 stage_features.append(
-                    [f.double().cpu().numpy() for f in _stages(backbone, network, shared, z)]
+                    [f.cpu().double().numpy() for f in _stages(backbone, network, shared, z)]
                 )
     pairs = (
         [np.concatenate(stage) for stage in zip(*stage_features, strict=True)] for stage_features in parts

@@ -27,6 +27,7 @@ from frostline.diagnostics.stage_features import stage_features
 from frostline.errors import DataError
 from frostline.features.image_batches import Images
 from frostline.models import Backbone
+from frostline.system import devices
 from frostline.system.numerics import NumericPlan
 
 FEWEST = 8  # images, below which a block is too small to say anything
@@ -67,6 +68,7 @@ class Similarity:
         return asdict(self)
 
 
+@devices.computes(float32=True)
 def similarity(
     backbone: Backbone,
     images: Images,

@@ -23,6 +23,7 @@ from frostline.feature_cache import FeatureCache, Form, key_of
 from frostline.features import ForwardConfig, padded
 from frostline.features.image_batches import EVALUATION_BATCH, Images
 from frostline.models import Backbone
+from frostline.system import devices
 from frostline.system.numerics import NumericPlan
 
 VERSION = 2  # of what a row holds; raised when the same images give other numbers
@@ -36,6 +37,7 @@ class StageFeatures:
     confidence: NDArray[np.float32]
 
 
+@devices.computes(float32=True)
 def stage_features(
     backbone: Backbone,
     images: Images,

@@ -48,7 +48,7 @@ from frostline.strategies import Strategy, parse, parse_list
 from frostline.studies.best_run import has_finished_run
 from frostline.studies.figures import Figure, Rows
 from frostline.studies.study_folder import Study
-from frostline.system import timing
+from frostline.system import devices, timing
 from frostline.system.timing import Stopwatch
 from frostline.training import Run, train
 
@@ -140,6 +140,7 @@ class Fitted:
         return notebook.standings_plot(self.result["tried"], self.result["strategy"], self.result["model"])
 
 
+@devices.computes()
 def fit(
     source: Any,
     *,
@@ -202,7 +203,7 @@ def fit(
         Folder that holds everything. Images that it has seen before keep their part.
     seed, metric, augment, flip, resize, min_crop, rotate, imbalance
         As in `train`.
-    deterministic, precision, threads, workers
+    device, deterministic, precision, threads, workers
         As in `train`.
     strict, split_names, intensity_range, alpha_background, path_column, label_column, group_by
         As in `load_data`.

@@ -14,6 +14,7 @@ from PIL import Image
 from frostline import metrics, training
 from frostline.data import Manifest, OnProgress, load_data
 from frostline.models import zoo
+from frostline.system import devices
 from frostline.training import Run
 
 DEMO_STUDY = "frostline-demo"
@@ -46,6 +47,7 @@ class Demo:
     study: Path
 
 
+@devices.computes()
 def demo(
     *,
     study: str | Path = DEMO_STUDY,
@@ -55,6 +57,7 @@ def demo(
     resize: str | None = None,
     seed: int = 0,
     strategies: Sequence[str] = DEMO_STRATEGIES,
+    device: str = "auto",
     deterministic: bool = False,
     threads: int | None = None,
     workers: int = 0,
@@ -72,7 +75,7 @@ def demo(
         Folder of the runs and images.
     model, download, size, resize
         As in `load_backbone`.
-    seed, deterministic, threads, workers
+    seed, device, deterministic, threads, workers
         As in `train`.
     strategies
         Strategies to train.
@@ -103,6 +106,7 @@ def demo(
                 strategy,
                 study=folder,
                 seed=seed,
+                device=device,
                 deterministic=deterministic,
                 threads=threads,
                 workers=workers,

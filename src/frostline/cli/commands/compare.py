@@ -150,6 +150,7 @@ def compare(data: str, **options: Any) -> None:
             "augment",
             "min_crop",
             "rotate",
+            "device",
             "deterministic",
             "precision",
             "threads",
@@ -161,7 +162,12 @@ def compare(data: str, **options: Any) -> None:
         if names == (ADVISED,):
             demand_measuring(backbone, manifest, options["minutes"], options["threads"], verb.since_called)
             planned = frostline.plan(
-                backbone, manifest, seed=options["seed"], threads=options["threads"], progress=verb.progress
+                backbone,
+                manifest,
+                seed=options["seed"],
+                device=options["device"],
+                threads=options["threads"],
+                progress=verb.progress,
             )
             names = candidates(planned.advice)
             verb.progress.log(f"Comparing {', '.join(names)}.")

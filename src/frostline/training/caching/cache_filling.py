@@ -20,7 +20,7 @@ from frostline.features.augmentation import Policy
 from frostline.features.image_batches import Images, Item
 from frostline.models import Backbone
 from frostline.strategies import Strategy, checked, hyperparameters, parse
-from frostline.system import directories, numerics, timing
+from frostline.system import devices, directories, numerics, timing
 from frostline.training import numeric_plan
 from frostline.training.caching import cache_policy
 from frostline.training.numeric_plan import Plan
@@ -43,6 +43,7 @@ class CacheFill:
     store: str
 
 
+@devices.computes()
 def fill_cache(
     backbone: Backbone,
     data: Manifest,
@@ -58,6 +59,7 @@ def fill_cache(
     min_crop: float | None = None,
     rotate: str = "none",
     batch_size: int = BATCH,
+    device: str = "auto",
     deterministic: bool = False,
     precision: str = "auto",
     threads: int | None = None,
@@ -86,6 +88,7 @@ def fill_cache(
             min_crop=min_crop,
             rotate=rotate,
             batch_size=batch_size,
+            device=device,
             deterministic=deterministic,
             precision=precision,
             threads=threads,
