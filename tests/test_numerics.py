@@ -82,6 +82,7 @@ def test_threads_are_given_back() -> None:
     assert torch.get_num_threads() == before
 
 
+@pytest.mark.usefixtures("on_processor")
 def test_recalibrated_statistics_are_the_exact_ones(tmp_path: Path) -> None:
     data = frostline.load_data(write_table(tmp_path / "i", train=30), near_copies=False)
     backbone = tiny_backbone()

@@ -230,7 +230,7 @@ class Predictor:
 
     def _logits(self, pixels: Tensor) -> np.ndarray[tuple[int, int], np.dtype[np.float32]]:
         plan = numerics.exact_plan()
-        with torch.inference_mode():
+        with torch.inference_mode(), devices.full_float32():
             out = plan.place(self.model)(plan.batch(pixels, self.preprocessing.normalise))
         return np.asarray(out.float().cpu().numpy())
 

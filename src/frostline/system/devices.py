@@ -200,7 +200,7 @@ def computing(device: str, *modules: nn.Module) -> Iterator[torch.device]:
     """
     chosen = resolve(device)
     token = _around.set(str(chosen))
-    on_gpu = torch.cuda.device(chosen) if chosen.index is not None else contextlib.nullcontext()
+    on_gpu = torch.cuda.device(chosen) if chosen.type == "cuda" and chosen.index is not None else contextlib.nullcontext()
     try:
         with on_gpu, left_as_found(*modules):
             for module in modules:
