@@ -48,7 +48,7 @@ def _no_gpu() -> str:
 
 @pytest.fixture
 def on_processor() -> Iterator[None]:
-    """Let `device="auto"` be the processor: for what is asserted of its bits, or computed by hand beside it."""
+    """Let `device="auto"` be the processor: for what is asserted of its bits, or computed beside it."""
     from frostline.system import devices
 
     with devices.computing("cpu"):

@@ -1,8 +1,8 @@
-"""A GPU that is none: tensors that say they lie on cuda:0, and compute on the processor.
+"""A GPU that is none: tensors that say they lie on a card, and compute on the processor.
 
-What a card refuses is refused: tensors of two devices in one operation, `.numpy()` of a tensor on the card. So a
-batch that stays behind, or an answer that is not brought back, turns a test red without a card. Speed, memory
-and the bits of a real one it can't tell.
+What a card refuses is refused: tensors of two devices in one operation, `.numpy()` of a tensor on the card.
+So a batch that stays behind, or an answer that is not brought back, turns a test red without a card. Speed,
+memory and the bits of a real one it can't tell.
 """
 
 from __future__ import annotations

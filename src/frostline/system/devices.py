@@ -116,7 +116,7 @@ def name(device: torch.device) -> str:
 
 
 def half_precision(device: torch.device) -> Literal["bfloat16", "float16"] | None:
-    """Return the 16-bit format that a device computes quickly; `None` where it has none or is no GPU of NVIDIA's.
+    """Return the 16-bit format that a GPU of NVIDIA's computes quickly; `None` for older and others.
 
     bfloat16 has the range of float32. float16 has not, and needs its loss scaled.
     """
@@ -200,7 +200,8 @@ def computing(device: str, *modules: nn.Module) -> Iterator[torch.device]:
     """
     chosen = resolve(device)
     token = _around.set(str(chosen))
-    on_gpu = torch.cuda.device(chosen) if chosen.type == "cuda" and chosen.index is not None else contextlib.nullcontext()
+    numbered = chosen.type == "cuda" and chosen.index is not None
+    on_gpu = torch.cuda.device(chosen) if numbered else contextlib.nullcontext()
     try:
         with on_gpu, left_as_found(*modules):
             for module in modules:
