@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -29,10 +30,29 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
         "system": "needs programs that pip cannot install: run with --system",
         "ecosystem": "needs pip install -e '.[ecosystem]': run with --ecosystem",
     }
+    no_gpu = _no_gpu() if any(item.get_closest_marker("gpu") for item in items) else ""
     for item in items:
+        if no_gpu and item.get_closest_marker("gpu"):
+            item.add_marker(pytest.mark.skip(reason=no_gpu))
         for marker, reason in reasons.items():
             if item.get_closest_marker(marker) and not config.getoption(f"--{marker}"):
                 item.add_marker(pytest.mark.skip(reason=reason))
+
+
+def _no_gpu() -> str:
+    """Return why tests that need a GPU are skipped; empty where there is one."""
+    import torch
+
+    return "" if torch.cuda.is_available() else "needs a GPU that torch can use, and finds none here"
+
+
+@pytest.fixture
+def on_processor() -> Iterator[None]:
+    """Let `device="auto"` be the processor: for what is asserted of its bits, or computed beside it."""
+    from frostline.system import devices
+
+    with devices.computing("cpu"):
+        yield
 
 
 @pytest.fixture(autouse=True)

@@ -366,6 +366,7 @@ def test_timings_that_contradict_each_other_give_no_negative_rates(monkeypatch: 
     assert all(rate >= 0 for rows in found.rates.values() for row in rows for rate in row)
 
 
+@pytest.mark.usefixtures("on_processor")
 def test_kept_bytes_are_what_autograd_keeps(images: Images) -> None:
     """By hand, in float32: a block's input, its convolution's output, ReLU's output, dropout's mask."""
     backbone = tiny_backbone()

@@ -304,7 +304,7 @@ def test_another_card_has_rates_of_its_own(monkeypatch: pytest.MonkeyPatch) -> N
     keys = set()
     for name in ("NVIDIA H100", "NVIDIA T4"):
         monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
-        monkeypatch.setattr(torch.cuda, "get_device_name", lambda name=name: name)
+        monkeypatch.setattr(torch.cuda, "get_device_name", lambda device=None, name=name: name)
         keys.add(numerics.rates_key("x", 1))
         assert name in numerics.rates_key("x", 1)
     assert len(keys) == 2

@@ -108,6 +108,7 @@ def test_a_head_that_two_places_share_is_divided_once() -> None:
         torch.testing.assert_close(calibrated(model, backbone, 2.0)(images), model(images) / 2.0)
 
 
+@pytest.mark.usefixtures("on_processor")
 def test_timm_loads_it_in_one_line_without_frostline(runs: dict[str, Run], tmp_path: Path) -> None:
     run = runs["thawed"]
     export = frostline.export(run.study.path, out=tmp_path / "out")
@@ -138,6 +139,7 @@ def test_timm_loads_it_in_one_line_without_frostline(runs: dict[str, Run], tmp_p
 
 
 @pytest.mark.parametrize("kind", ["cosine", "mlp", "module"])
+@pytest.mark.usefixtures("on_processor")
 def test_other_models_come_with_what_builds_them(runs: dict[str, Run], kind: str, tmp_path: Path) -> None:
     run, module = runs[kind], tiny_model() if kind == "module" else None
     export = frostline.export(run.study.path, out=tmp_path / "out", module=module)
@@ -231,6 +233,7 @@ def test_a_damaged_delta_gives_one_message(
 
 
 @pytest.mark.parametrize("included", [False, True])
+@pytest.mark.usefixtures("on_processor")
 def test_a_program_of_torch_takes_any_number_of_images(
     runs: dict[str, Run], tmp_path: Path, included: bool
 ) -> None:

@@ -79,6 +79,7 @@ def test_rows_do_not_depend_on_what_they_are_computed_with(data: Manifest) -> No
     assert all(torch.equal(rows[0], row) for row in rows)
 
 
+@pytest.mark.usefixtures("on_processor")
 def test_features_are_what_the_model_feeds_its_head(data: Manifest) -> None:
     backbone = tiny_backbone()
     images = Images(data, data.part("train"), PREPROCESSING)
@@ -204,6 +205,7 @@ def test_ten_new_images_cost_ten_rows(tmp_path: Path) -> None:
     "change",
     ["one bit", "a statistic", "a setting", "a size", "precision", "batch", "a version", "the device", "cut"],
 )
+@pytest.mark.usefixtures("on_processor")
 def test_another_way_of_computing_is_a_miss(
     change: str, data: Manifest, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -76,6 +76,7 @@ def test_a_half_way_point_is_a_half_way_point() -> None:
         frostline.interpolate_weights(one, backbone.adapt(4), 0.5)
 
 
+@pytest.mark.usefixtures("on_processor")
 def test_interpolation_is_chosen_on_val_and_says_what_it_tried(data: Manifest, tmp_path: Path) -> None:
     run = _run(data, "lp_ft(epochs=3)", tmp_path, interpolate_weights="auto")
     found = run.result["interpolation"]
@@ -97,6 +98,7 @@ def test_interpolation_is_chosen_on_val_and_says_what_it_tried(data: Manifest, t
     assert other.folder.weights.read_bytes() == run.folder.weights.read_bytes()  # test chooses nothing
 
 
+@pytest.mark.usefixtures("on_processor")
 def test_the_ends_of_the_line_are_the_probe_and_the_plain_run(data: Manifest, tmp_path: Path) -> None:
     plain, end = (_run(data, "lp_ft(epochs=2)", tmp_path, interpolate_weights=share) for share in (None, 1.0))
     assert plain.folder.weights.read_bytes() == end.folder.weights.read_bytes()

@@ -74,7 +74,8 @@ def test_the_questions_are_answered_and_one_that_fails_stops_no_other(
     }
     assert [found[name]["ok"] for name in ("cuts", "rows", "resumed")] == [True] * 3, found
     broken = gpu.answers(gpu.Bench(None, data, tmp_path, 1), ["cuts", "sending"])
-    assert [(name, answer.get("ok")) for name, _, _, answer in broken] == [("cuts", False), ("sending", None)]
+    assert [name for name, *_ in broken] == ["cuts", "sending"]  # the second needs a card
+    assert broken[0][3]["ok"] is False
     assert "## cuts NO" in gpu.page(broken, "a device")
 
 

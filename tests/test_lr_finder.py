@@ -15,6 +15,7 @@ from frostline.training.tuning.lr_finder import suggest
 from tiny import tiny_backbone, write_table
 
 
+@pytest.mark.usefixtures("on_processor")
 def test_each_stage_gets_its_own_and_nothing_is_touched(tmp_path: Path) -> None:
     """fastai #2892, ignite #2703: state that leaks, one value for all groups."""
     data, backbone = frostline.load_data(write_table(tmp_path / "i"), near_copies=False), tiny_backbone()

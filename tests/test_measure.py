@@ -44,6 +44,7 @@ def calls_of(backbone: bb.Backbone, monkeypatch: pytest.MonkeyPatch) -> list[int
 # --- one pass -----------------------------------------------------------------------------------------
 
 
+@pytest.mark.usefixtures("on_processor")
 def test_a_glance_sees_what_every_cut_answers(data: Manifest) -> None:
     backbone = tiny_backbone()
     images = Images(data, data.part("train")[:10], PREPROCESSING)

@@ -74,6 +74,7 @@ def rows_of(found: list[backbone_screening.ScreeningResult]) -> dict[str, backbo
 # --- measuring
 
 
+@pytest.mark.usefixtures("on_processor")
 def test_latency_is_of_one_image_and_size_of_the_weights_as_saved() -> None:
     slow = frostline.load_backbone(Slow().eval(), preprocessing=PREPROCESSING)
     quick_ms, size_mb, _ = backbone_screening.measure_costs(slow, classes=3, threads=1)

@@ -31,7 +31,7 @@ def slow_in(precision: str) -> object:
 
 @pytest.mark.parametrize(("slow", "chosen"), [("float32", "bfloat16"), ("bfloat16", "float32")])
 def test_the_faster_precision_is_taken(slow: str, chosen: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(numerics, "_has_bfloat16", lambda where: True)
+    monkeypatch.setattr(numerics, "_has_bfloat16", lambda: True)
     assert numerics.timed_plan(slow, slow_in(slow)).precision == chosen  # type: ignore[arg-type]
     calls: list[NumericPlan] = []
     again = numerics.timed_plan(slow, calls.append)
@@ -40,7 +40,7 @@ def test_the_faster_precision_is_taken(slow: str, chosen: str, monkeypatch: pyte
 
 
 def test_without_fast_bfloat16_it_is_not_tried(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(numerics, "_has_bfloat16", lambda where: False)
+    monkeypatch.setattr(numerics, "_has_bfloat16", lambda: False)
     calls: list[NumericPlan] = []
     plan = numerics.timed_plan("x", calls.append)
     assert plan.precision == "float32"
@@ -82,6 +82,7 @@ def test_threads_are_given_back() -> None:
     assert torch.get_num_threads() == before
 
 
+@pytest.mark.usefixtures("on_processor")
 def test_recalibrated_statistics_are_the_exact_ones(tmp_path: Path) -> None:
     data = frostline.load_data(write_table(tmp_path / "i", train=30), near_copies=False)
     backbone = tiny_backbone()

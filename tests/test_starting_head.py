@@ -51,6 +51,7 @@ def request_for(data: Manifest, strategy: str) -> TrainRequest:
 
 
 @pytest.mark.parametrize("strategy", ["lp_ft", "top_k(1)", "full(head_init=probe)"])
+@pytest.mark.usefixtures("on_processor")
 def test_step_zero_scores_what_the_probe_scored(strategy: str, digits: Manifest) -> None:
     request, plan = request_for(digits, strategy), numerics.exact_plan(1)
     known = hyperparameters(request.strategy)

@@ -189,7 +189,9 @@ def test_a_module_of_ones_own_needs_its_preprocessing() -> None:
         load_backbone(model)
     plain = Preprocessing(64, 1.0, "bilinear", (0.5,) * 3, (0.5,) * 3)
     backbone = load_backbone(model, preprocessing=plain, name="mine")
-    assert (backbone.name, backbone.model) == ("mine", model)
+    assert backbone.name == "mine"
+    assert backbone.model is not model  # which stays the caller's
+    assert all(torch.equal(value, model.state_dict()[k]) for k, value in backbone.model.state_dict().items())
     with pytest.raises(ModelError, match="Pass the module"):
         rebuild_backbone(backbone.source)
     assert (

@@ -29,6 +29,7 @@ OPTIONS: dict[str, Any] = {
     "augment": "light",
     "flip": "none",
     "threads": 1,
+    "device": "cpu",  # a card is for one process
     "batch_size": 12,
 }
 

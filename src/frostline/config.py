@@ -49,6 +49,7 @@ class Options(TypedDict, total=False):
     rotate: str
     imbalance: str
     batch_size: int
+    device: str
     deterministic: bool
     precision: str
     threads: int | None
@@ -87,10 +88,13 @@ class Config:
         none, weights, sampler or logit_adjustment.
     batch_size
         Images a step, over all processes.
+    device
+        What computes: auto (a GPU where torch finds one), cpu, cuda, cuda:1 (a GPU's number) or mps. It is no
+        part of what a run is; a run that goes on stays on the device it began on.
     deterministic
-        Float32 and no timed choice: repeats agree bit for bit.
+        Float32 and no timed choice, on a GPU also deterministic kernels: repeats agree bit for bit.
     precision
-        auto (timed), float32 or bfloat16.
+        auto (timed), float32, bfloat16, or float16 on a GPU where layers learn, with its loss scaled.
     threads
         Torch threads. None: as many as cores are free.
     workers
@@ -121,6 +125,7 @@ class Config:
     rotate: str = "none"
     imbalance: str = "none"
     batch_size: int = BATCH
+    device: str = "auto"
     deterministic: bool = False
     precision: str = "auto"
     threads: int | None = None

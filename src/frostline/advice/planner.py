@@ -12,6 +12,7 @@ from frostline.feature_cache import FeatureCache
 from frostline.models import Backbone
 from frostline.progress import OnProgress, Progress
 from frostline.reports import notebook
+from frostline.system import devices
 
 
 @dataclass(frozen=True)
@@ -42,6 +43,7 @@ class Planned:
         return self.advice.plot()
 
 
+@devices.computes()
 def plan(
     backbone: Backbone,
     data: Manifest,
@@ -50,6 +52,7 @@ def plan(
     memory_bytes: int | None = None,
     disk_bytes: int | None = None,
     seed: int = 0,
+    device: str = "auto",
     threads: int | None = None,
     feature_cache: FeatureCache | None = None,
     progress: OnProgress | None = None,
@@ -72,6 +75,8 @@ def plan(
         Disk that cached features may use; `None` for no limit.
     seed
         Seed of folds and sampling.
+    device
+        "auto", "cpu", "cuda", "cuda:1" or "mps".
     threads
         Torch threads; `None` for as many as cores are free.
     feature_cache

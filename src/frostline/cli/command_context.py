@@ -9,7 +9,7 @@ import sys
 import time
 import warnings
 from collections.abc import Callable, Iterable
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import AbstractContextManager, ExitStack, nullcontext
 from importlib import import_module
 from pathlib import Path
 from typing import Any, TypeVar
@@ -64,6 +64,8 @@ class Verb:
         self.since_called = Stopwatch(process_s() if Verb.owns_process else 0.0)
         self._divided, self._launch = divided, Launch()
         self._json: bool = options["as_json"]
+        self._device: str = options.get("device", "auto")
+        self._around = ExitStack()
         self.progress = Progress(options["quiet"])
         self._watch: Any = None
         self._warnings = warnings.catch_warnings()
@@ -103,13 +105,17 @@ class Verb:
         """Whether this is the process that speaks and writes, of several or alone."""
         return self._launch.leads
 
-    def together(self) -> AbstractContextManager[None]:
+    def together(self) -> AbstractContextManager[Any]:
         """Return a context in which the processes of a job work together."""
         if self._launch.size == 1:
             return nullcontext()
         from frostline.distributed import process_group
+        from frostline.system import devices
 
-        return process_group.together()
+        together = ExitStack()
+        together.enter_context(devices.computing(self._device))
+        together.enter_context(process_group.together())
+        return together
 
     def in_turn(self) -> AbstractContextManager[None]:
         """Return a context that the first process enters before the others, which then use its cache."""
@@ -122,8 +128,9 @@ class Verb:
     def start(self) -> None:
         """Import what training and measuring need, then start the clock."""
         from frostline import training  # noqa: F401  # brings the heavy imports
-        from frostline.system import numerics, timing
+        from frostline.system import devices, numerics, timing
 
+        self._around.enter_context(devices.computing(self._device))  # raised before images are read
         timing.prepare_process()
         numerics.settle()
         self.start_light()
@@ -167,6 +174,7 @@ class Verb:
             show()
 
     def __exit__(self, kind: Any, error: BaseException | None, trace: Any) -> None:
+        self._around.close()
         self._warnings.__exit__(kind, error, trace)
         self.progress.close()
         match error:

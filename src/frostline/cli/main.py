@@ -24,6 +24,7 @@ from frostline.cli.options import (
     StrategyText,
     config_option,
     data_options,
+    device_option,
     followed,
     leave_config,
     loaded,
@@ -155,6 +156,7 @@ def train(data: str, **options: Any) -> None:
             "rotate",
             "imbalance",
             "batch_size",
+            "device",
             "deterministic",
             "precision",
             "threads",
@@ -176,7 +178,11 @@ def train(data: str, **options: Any) -> None:
         )
         if source_data is not None:
             forgetting = frostline.forgetting(
-                backbone, frostline.load_model(run.folder), source_data, progress=verb.progress
+                backbone,
+                frostline.load_model(run.folder),
+                source_data,
+                device=options["device"],
+                progress=verb.progress,
             )
             run.result["forgetting"] = forgetting.as_dict()
             run.folder.write(feature_drift.KEPT, forgetting.as_dict())
@@ -208,6 +214,7 @@ def train(data: str, **options: Any) -> None:
     help="Copy the images into a folder for each label below DIR, and uncertain ones into a separate one.",
 )
 @click.option("--base", type=click.Path(), help="For a delta: the base weights' file, if they have no name.")
+@device_option
 @everywhere
 def predict(study: str, images: tuple[str, ...], **options: Any) -> None:
     """Label IMAGES with a run of STUDY, or with a delta.
@@ -231,6 +238,7 @@ def predict(study: str, images: tuple[str, ...], **options: Any) -> None:
             base=options["base"],
             target_accuracy=options["target_accuracy"],
             path_column=options["path_column"],
+            device=options["device"],
             progress=verb.progress,
         )
         if options["output"]:
@@ -326,6 +334,7 @@ def demo(**options: Any) -> None:
             size=options["size"] or pipelines.DEMO_SIZE,
             resize=options["resize"],
             seed=options["seed"],
+            device=options["device"],
             deterministic=options["deterministic"],
             threads=options["threads"],
             workers=options["workers"],

@@ -173,12 +173,41 @@ varied_options = stack(
         "tests whether they have an orientation, and rotates by quarters if not.",
     ),
 )
+
+
+class Device(click.ParamType[str]):
+    """The name of a device, whether this machine has it or not: that is known once torch is imported."""
+
+    name = "DEVICE"
+
+    def convert(self, value: str, param: click.Parameter | None, ctx: click.Context | None) -> str:
+        """Return the name."""
+        if not re.fullmatch(r"auto|cpu|mps|cuda(:\d+)?", value):
+            self.fail(
+                f"{value!r} names no device. Expected auto, cpu, cuda, cuda:1 (a GPU's number) or mps.",
+                param,
+                ctx,
+            )
+        return value
+
+
+device_option = click.option(
+    "--device",
+    type=Device(),
+    metavar="auto|cpu|cuda|cuda:1|mps",
+    default="auto",
+    show_default=True,
+    help="What computes. auto: a GPU where torch finds one, else the processor.",
+)
 running = stack(
     click.option(
         "--seed", default=0, show_default=True, help="Seed of split, order, initialisation and augmentation."
     ),
+    device_option,
     click.option(
-        "--deterministic", is_flag=True, help="Float32 and no timed choices: repeats are bit-identical."
+        "--deterministic",
+        is_flag=True,
+        help="Float32, no timed choices and, on a GPU, deterministic kernels: repeats are bit-identical.",
     ),
     click.option(
         "--workers",
@@ -189,10 +218,11 @@ running = stack(
     ),
     click.option(
         "--precision",
-        type=click.Choice(["auto", "float32", "bfloat16"]),
+        type=click.Choice(["auto", "float32", "bfloat16", "float16"]),
         default="auto",
         show_default=True,
-        help="Number format of computation [the fastest, timed].",
+        help="Number format of computation [the fastest, timed]. float16 is for NVIDIA's GPUs, where layers "
+        "learn.",
     ),
     click.option("--threads", type=click.IntRange(1), help="Torch threads [the number of free cores]."),
 )
@@ -317,7 +347,7 @@ shown_options = stack(
 
 
 # Options that say how to show a call, not what it does: not left in its config.yaml.
-NOT_KEPT = ("config", "as_json", "quiet", "explain", "cache_dir")
+NOT_KEPT = ("config", "as_json", "quiet", "explain", "cache_dir", "device")
 
 
 def _of_file(ctx: click.Context, param: click.Parameter, value: str | None) -> None:

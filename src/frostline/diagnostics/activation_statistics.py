@@ -93,7 +93,7 @@ class ActivationRecorder:
     def _record(self, layer: Layer, x: Tensor) -> None:
         if layer.stage not in self._stages:
             return
-        values = layer.statistics(x.detach()[: len(self._now)]).double().cpu().numpy()
+        values = layer.statistics(x.detach()[: len(self._now)]).cpu().double().numpy()
         total = self.sums.setdefault(layer.name, np.zeros((self._blocks, *values.shape[1:])))
         np.add.at(total, self._now, values)
 

@@ -24,8 +24,8 @@ from frostline.data import Manifest
 from frostline.errors import DataError
 from frostline.feature_extraction.image_batches import EVALUATION_BATCH, Images
 from frostline.models import Backbone, Cut, leakage
-from frostline.progress import OnProgress, Progress
-from frostline.system import numerics
+from frostline.progress import Activity, OnProgress, Progress
+from frostline.system import devices, numerics
 
 # Images that drift is measured on, where nothing else is said: a choice. Fewer give a wider spread and, since
 # the estimate is debiased, hardly another mean.
@@ -68,8 +68,14 @@ class Forgetting:
         return asdict(self)
 
 
+@devices.computes(float32=True)
 def forgetting(
-    backbone: Backbone, model: nn.Module, data: Manifest, *, progress: OnProgress | None = None
+    backbone: Backbone,
+    model: nn.Module,
+    data: Manifest,
+    *,
+    device: str = "auto",
+    progress: OnProgress | None = None,
 ) -> Forgetting:
     """Return how much accuracy an adapted model lost on the backbone's own classes.
 
@@ -81,6 +87,8 @@ def forgetting(
     data : Manifest
         Images labelled with the backbone's classes: their names where it came from a study, else the output
         index (0, 1, …). The test part is used, or all images where there is none.
+    device : str
+        "auto", "cpu", "cuda", "cuda:1" or "mps".
     progress : callable or None
 
     Returns
@@ -98,7 +106,7 @@ def forgetting(
     targets = own_targets(backbone, data)[images.targets]
     shown = Progress.of(progress)
     before, after = (
-        (_logits(network, images, "remember", shown).argmax(axis=1) == targets).astype(np.float64)
+        (_logits(network, images, shown).argmax(axis=1) == targets).astype(np.float64)
         for network in (backbone.model, _with_own_head(backbone, model))
     )
     was_learned = np.array([sample.digest in data.learned for sample in samples], dtype=np.bool_)
@@ -155,7 +163,7 @@ def _with_own_head(backbone: Backbone, model: nn.Module) -> nn.Module:
     return network.eval()
 
 
-def _logits(model: nn.Module, images: Images, label: str, progress: Progress) -> NDArray[np.float32]:
+def _logits(model: nn.Module, images: Images, progress: Progress) -> NDArray[np.float32]:
     """Return logits (n, classes) in float32."""
     plan, logits, n_done = numerics.exact_plan(), [], 0
     model = plan.place(model.eval())
@@ -163,12 +171,13 @@ def _logits(model: nn.Module, images: Images, label: str, progress: Progress) ->
         for pixels in images.evaluation(EVALUATION_BATCH):
             logits.append(model(plan.batch(pixels, images.preprocessing.normalise)).float().cpu().numpy())
             n_done += len(pixels)
-            progress(label, n_done, len(images))
+            progress(Activity.REMEMBER, n_done, len(images))
     return np.concatenate(logits)
 
 
+@devices.computes(float32=True)
 def drift(
-    backbone: Backbone, model: nn.Module, images: Images, *, most: int = DRIFT_IMAGES
+    backbone: Backbone, model: nn.Module, images: Images, *, most: int = DRIFT_IMAGES, device: str = "auto"
 ) -> dict[str, float]:
     """Return how far the features after each stage moved from the pretrained ones.
 
@@ -184,6 +193,8 @@ def drift(
     images : Images
     most : int
         Largest number of images, evenly taken; view 0 of each.
+    device : str
+        "auto", "cpu", "cuda", "cuda:1" or "mps".
 
     Returns
     -------
@@ -209,7 +220,7 @@ def drift(
             z = bb.prefix(backbone, before, shared)(plan.batch(pixels, images.preprocessing.normalise))
             for network, stage_features in zip((before, after), parts, strict=True):
                 stage_features.append(
-                    [f.double().cpu().numpy() for f in _stages(backbone, network, shared, z)]
+                    [f.cpu().double().numpy() for f in _stages(backbone, network, shared, z)]
                 )
     pairs = (
         [np.concatenate(stage) for stage in zip(*stage_features, strict=True)] for stage_features in parts

@@ -34,7 +34,7 @@ from frostline.progress import OnProgress, Progress
 from frostline.reports import notebook
 from frostline.reports.images_section import probe_chart
 from frostline.studies.study_folder import digest_of
-from frostline.system import directories, numerics, timing
+from frostline.system import devices, directories, numerics, timing
 from frostline.system.numerics import NumericPlan
 from frostline.system.seeds import derive
 
@@ -151,6 +151,7 @@ class Signals:
         return notebook.plot(probe_chart(self.as_dict()["probe_by_stage"]).spec)
 
 
+@devices.computes(float32=True)
 def measure(
     backbone: Backbone,
     data: Manifest,
@@ -158,6 +159,7 @@ def measure(
     random: bool = True,
     rates: bool = True,
     seed: int = 0,
+    device: str = "auto",
     threads: int | None = None,
     feature_cache: FeatureCache | None = None,
     progress: OnProgress | None = None,
@@ -176,6 +178,8 @@ def measure(
     rates : bool
         Also time the network on this machine, stage by stage.
     seed : int
+    device : str
+        "auto", "cpu", "cuda", "cuda:1" or "mps".
     threads : int or None
         Threads to compute with; None chooses.
     feature_cache : FeatureCache or None
@@ -454,6 +458,7 @@ def _random_weights(backbone: Backbone, images: Images, seed: int) -> nn.Module:
     (pixels,) = images.batches([[(position, 0) for position in range(size)]], once=True)
     for norm in norms:
         norm.momentum, norm.training = 1.0, True
+    like = next(model.parameters())
     with torch.no_grad():
-        model(images.preprocessing.normalise(pixels))
+        model(images.preprocessing.normalise(pixels).to(like.device))
     return model.eval()

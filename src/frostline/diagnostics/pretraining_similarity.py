@@ -33,6 +33,7 @@ from frostline.errors import DataError
 from frostline.feature_extraction.image_batches import Images
 from frostline.models import Backbone
 from frostline.progress import OnProgress, Progress
+from frostline.system import devices
 from frostline.system.numerics import NumericPlan
 
 FEWEST = 8  # images, below which a block is too small to say anything
@@ -73,6 +74,7 @@ class Similarity:
         return asdict(self)
 
 
+@devices.computes(float32=True)
 def similarity(
     backbone: Backbone,
     images: Images,

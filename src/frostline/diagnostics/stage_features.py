@@ -23,6 +23,7 @@ from frostline.feature_extraction import ForwardConfig, padded
 from frostline.feature_extraction.image_batches import EVALUATION_BATCH, Images
 from frostline.models import Backbone
 from frostline.progress import QUIET, Activity, Progress
+from frostline.system import devices
 from frostline.system.numerics import NumericPlan
 
 VERSION = 2  # of what a row holds; raised when the same images give other numbers
@@ -36,6 +37,7 @@ class StageFeatures:
     confidence: NDArray[np.float32]
 
 
+@devices.computes(float32=True)
 def stage_features(
     backbone: Backbone,
     images: Images,

@@ -26,6 +26,7 @@ from torch import Tensor, distributed
 from frostline import errors
 from frostline.distributed.torchrun_env import Launch, launched
 from frostline.errors import FrostlineError, LostProcess, UsageError
+from frostline.system import devices
 
 # How long a process waits for another that is alive: as long as the first one may be busy with what it does
 # for all (timings, solving a head on many images). One that died is noticed at once.
@@ -91,7 +92,8 @@ def _begin(launch: Launch) -> None:
             "This torch was built without torch.distributed: start one process, without torchrun."
         )
     backend = "gloo"
-    if torch.cuda.is_available():
+    kind = devices.current().type
+    if kind == "cuda":
         gpus = torch.cuda.device_count()
         if launch.local_rank >= gpus:
             raise UsageError(
@@ -100,7 +102,7 @@ def _begin(launch: Launch) -> None:
             )
         torch.cuda.set_device(launch.local_rank)
         backend = "cpu:gloo,cuda:nccl"
-    elif torch.backends.mps.is_available():
+    elif kind == "mps":
         raise UsageError("Several processes can't share an Apple GPU here: start one, without torchrun.")
     with _others_alive():
         distributed.init_process_group(backend, timeout=TIMEOUT)

@@ -29,7 +29,7 @@ from frostline.reports import notebook
 from frostline.studies.best_run import Best
 from frostline.studies.result_fields import Figure, Rows
 from frostline.studies.study_folder import plain
-from frostline.system import directories, text_output
+from frostline.system import devices, directories, text_output
 
 FORMATS = ("safetensors", "onnx", "torch", "delta")
 CARD = "README.md"
@@ -75,6 +75,7 @@ class Export:
         return notebook.table_html(f"Export: {self.path.name}", self.result["files"])
 
 
+@devices.computes(float32=True)
 def export(
     study: str | Path,
     to: str = "safetensors",
@@ -86,6 +87,7 @@ def export(
     images: str | Path | None = None,
     module: nn.Module | None = None,
     base: str | nn.Module | Backbone | None = None,
+    device: str = "auto",
     progress: OnProgress | None = None,
 ) -> Export:
     """Write a run's model to a new folder, with a model card.
@@ -117,6 +119,8 @@ def export(
         The architecture, for a backbone of your own.
     base
         The base weights, for a delta.
+    device
+        What the study's model predicts on for the comparison; what is exported computes on the processor.
     progress
         Called with the name of the work, the steps done, and the steps in all.
 

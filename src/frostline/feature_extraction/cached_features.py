@@ -26,7 +26,7 @@ from frostline.feature_extraction.numeric_key import ForwardConfig
 from frostline.feature_extraction.tensor_bytes import from_bytes, same, to_bytes
 from frostline.models import Backbone, Cut
 from frostline.progress import QUIET, Activity, Progress
-from frostline.system import numerics
+from frostline.system import devices, numerics
 
 READ_AT_ONCE_BYTES = 32_000_000  # rows looked up and read in one go: a small part of any memory
 
@@ -100,7 +100,7 @@ class Frozen:
         fits = all(
             p.is_contiguous(memory_format=layout) for p in self._original_model.parameters() if p.ndim == 4
         )
-        if fits and first.device.type == self.config.plan.device:
+        if fits and devices.same(first.device, torch.device(self.config.plan.device)):
             return self._original_model
         return self.config.plan.place(copy.deepcopy(self._original_model))
 

@@ -10,6 +10,7 @@ from typing import Any
 
 import torch
 
+from frostline.system import devices
 from frostline.system.numerics import NumericPlan
 
 # These decide what the bits of a row are: how pixels are decoded, resized and turned into activations.
@@ -54,7 +55,9 @@ def version(package: str) -> str:
     return metadata.version(package)
 
 
-def _device(kind: str) -> str:
-    if kind == "cuda":
-        return f"cuda {torch.cuda.get_device_name()} {torch.version.cuda}"
-    return f"{kind} {platform.machine()} {torch.backends.cpu.get_cpu_capability()}"
+def _device(name: str) -> str:
+    device = torch.device(name)
+    if device.type == "cuda":
+        how = f" {devices.float32_format()}" + " deterministic" * torch.are_deterministic_algorithms_enabled()
+        return f"cuda {devices.name(device)} {torch.version.cuda}{how}"
+    return f"{name} {platform.machine()} {torch.backends.cpu.get_cpu_capability()}"

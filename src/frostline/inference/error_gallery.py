@@ -142,7 +142,7 @@ def class_maps(backbone: Backbone, model: nn.Module, pixels: Tensor, classes: Se
     features = next((m for m in maps if _close(m.mean(dim=(2, 3)), pooled[0])), None)
     if features is None:
         return None
-    weights = layer.weight.detach().float()[list(classes)]
+    weights = layer.weight.detach().float()[torch.tensor(list(classes))]
     heat = torch.einsum("nchw,nc->nhw", features, weights).cpu().double().numpy()
     low, high = heat.min(axis=(1, 2), keepdims=True), heat.max(axis=(1, 2), keepdims=True)
     return np.asarray((heat - low) / np.maximum(high - low, 1e-12))

@@ -43,7 +43,7 @@ from frostline.reports import notebook
 from frostline.strategies import parse
 from frostline.studies.best_run import PassedOver, best_of
 from frostline.studies.study_folder import RunFolder, Study
-from frostline.system import directories, numerics, text_output
+from frostline.system import devices, directories, numerics, text_output
 
 SHOWN_LABELS = 4  # in a line
 FETCHERS = 8  # threads that fetch remote images at the same time; a choice
@@ -230,11 +230,12 @@ class Predictor:
 
     def _logits(self, pixels: Tensor) -> np.ndarray[tuple[int, int], np.dtype[np.float32]]:
         plan = numerics.exact_plan()
-        with torch.inference_mode():
+        with torch.inference_mode(), devices.full_float32():
             out = plan.place(self.model)(plan.batch(pixels, self.preprocessing.normalise))
         return np.asarray(out.float().cpu().numpy())
 
 
+@devices.computes()
 def load_model(
     study: str | Path | RunFolder,
     *,
@@ -297,6 +298,7 @@ def _temperature(folder: RunFolder) -> float:
     return float(value)
 
 
+@devices.computes(float32=True)
 def predict(
     study: str | Path,
     images: Any,
@@ -307,6 +309,7 @@ def predict(
     path_column: str | None = None,
     module: nn.Module | None = None,
     base: str | nn.Module | Backbone | None = None,
+    device: str = "auto",
     progress: OnProgress | None = None,
 ) -> Predictions:
     """Label images with a run of a study.
@@ -335,6 +338,8 @@ def predict(
         The architecture, for a backbone that was passed as a module.
     base : str, nn.Module, Backbone or None
         Base weights of a delta, where they cannot be found by name.
+    device : str
+        "auto", "cpu", "cuda", "cuda:1" or "mps".
     progress : callable or None
         Called with (what, done, total).
 

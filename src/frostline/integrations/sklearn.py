@@ -17,6 +17,7 @@ from typing import Any
 
 import numpy as np
 import safetensors.torch
+import torch
 from numpy.typing import ArrayLike, NDArray
 from safetensors import SafetensorError, safe_open
 from sklearn.base import BaseEstimator, ClassifierMixin, TransformerMixin
@@ -35,7 +36,7 @@ from frostline.models import Backbone
 from frostline.models.heads import build_head
 from frostline.models.zoo import load_backbone
 from frostline.strategies import parse
-from frostline.system import directories, numerics
+from frostline.system import devices, directories, numerics
 from frostline.training import BATCH, Plan, train
 
 FITTED = ("classes_", "result_")  # beside the weights: all that a saved classifier needs
@@ -49,8 +50,8 @@ class FrostlineClassifier(ClassifierMixin, TransformerMixin, BaseEstimator):  # 
         strategy: As in `frostline.train`: "linear_probe", "top_k(2)", "lp_ft(lr=0.0005)", …
         size: Side of the backbone's input in pixels; None is the checkpoint's own.
         resize: How pictures become square: "crop", "squash" or "pad"; None is the backbone's own.
-        augment, flip, min_crop, rotate, imbalance, batch_size, deterministic, precision, threads,
-            workers, views: As in `frostline.train`.
+        augment, flip, min_crop, rotate, imbalance, batch_size, device, deterministic, precision,
+            threads, workers, views: As in `frostline.train`.
         random_state: Decides order, augmentation and fresh weights.
         study: A folder to keep each fit in, one study for each set of images; None keeps nothing there.
 
@@ -79,6 +80,7 @@ class FrostlineClassifier(ClassifierMixin, TransformerMixin, BaseEstimator):  # 
         rotate: str = "none",
         imbalance: str = "none",
         batch_size: int = BATCH,
+        device: str = "auto",
         deterministic: bool = False,
         precision: str = "auto",
         threads: int | None = None,
@@ -97,6 +99,7 @@ class FrostlineClassifier(ClassifierMixin, TransformerMixin, BaseEstimator):  # 
         self.rotate = rotate
         self.imbalance = imbalance
         self.batch_size = batch_size
+        self.device = device
         self.deterministic = deterministic
         self.precision = precision
         self.threads = threads
@@ -129,6 +132,7 @@ class FrostlineClassifier(ClassifierMixin, TransformerMixin, BaseEstimator):  # 
                     rotate=self.rotate,
                     imbalance=self.imbalance,
                     batch_size=self.batch_size,
+                    device=self.device,
                     deterministic=self.deterministic,
                     precision=self.precision,
                     threads=self.threads,
@@ -192,13 +196,27 @@ class FrostlineClassifier(ClassifierMixin, TransformerMixin, BaseEstimator):  # 
     def _ready(self, X: Any, cache: FeatureCache) -> Iterator[tuple[Backbone, Images, Plan, FeatureCache]]:
         """Yield what answering needs: images are seen as in the fit, and rows shared with it."""
         backbone, plan = _backbone(*self._asked), Plan.from_dict(self.result_["numeric_plan"])
+        device = str(devices.resolve(self._device(plan)))
+        plan = plan.on(device)
         shown = Rendering.from_dict(self.result_.get("rendering"))
         data, notes = unlabelled(_images(X), self.workers, shown)
         for note in notes:
             warnings.warn(note, RunWarning, stacklevel=2)
         images = Images(data, data.samples, backbone.preprocessing)
-        with numerics.threads(self.threads or plan.numbers.threads), cache:
+        with (
+            devices.computing(device, self.model_, backbone.model),
+            numerics.threads(self.threads or plan.numbers.threads),
+            cache,
+        ):
             yield backbone, images, plan, cache
+
+    def _device(self, plan: Plan) -> str:
+        """Return where to compute: as asked, else where it was fitted, if this machine has that."""
+        if self.device != devices.AUTO:
+            return self.device
+        fitted_on = plan.numbers.device
+        here = {torch.device(name).type for name in devices.available()}
+        return fitted_on if torch.device(fitted_on).type in here and ":" not in fitted_on else devices.AUTO
 
     def save(self, path: str | Path) -> None:
         """Write everything that was fitted to one safetensors file, whole or not at all."""

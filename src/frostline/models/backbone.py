@@ -20,6 +20,7 @@ from frostline.errors import ModelError
 from frostline.models.classifier import Head, fresh_linear, put_head
 from frostline.models.cutting.replay import Recipe
 from frostline.models.preprocessing import Preprocessing
+from frostline.system import devices
 
 
 @dataclass(frozen=True)
@@ -220,7 +221,7 @@ class Backbone:
         return model.eval()
 
     def _afresh(self, seed: int) -> nn.Module:
-        with torch.random.fork_rng(devices=[]):
+        with torch.random.fork_rng(devices=devices.random_states()):
             torch.manual_seed(seed)
             if self.fresh is not None:
                 return self.fresh()

@@ -146,6 +146,7 @@ def select_backbones(
             limits,
             seed=config.seed,
             metric=config.metric,
+            device=config.device,
             deterministic=config.deterministic,
             precision=config.precision,
             threads=config.threads,

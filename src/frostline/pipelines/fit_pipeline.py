@@ -51,7 +51,7 @@ from frostline.strategies import Strategy, parse, parse_list
 from frostline.studies.best_run import has_finished_run
 from frostline.studies.result_fields import AccuracyFigures, Figure, ProbabilityFigures, Rows
 from frostline.studies.study_folder import Study
-from frostline.system import timing
+from frostline.system import devices, timing
 from frostline.system.timing import Stopwatch
 from frostline.training import Run, train
 
@@ -127,6 +127,7 @@ class Fitted(AccuracyFigures, ProbabilityFigures):
         return notebook.standings_plot(self.result["tried"])
 
 
+@devices.computes()
 def fit(
     source: Any,
     *,
@@ -189,7 +190,7 @@ def fit(
         Folder that holds everything. Images that it has seen before keep their part.
     seed, metric, augment, flip, resize, min_crop, rotate, imbalance
         As in `train`.
-    deterministic, precision, threads, workers
+    device, deterministic, precision, threads, workers
         As in `train`.
     strict, split_names, intensity_range, alpha_background, path_column, label_column, group_by
         As in `load_data`.

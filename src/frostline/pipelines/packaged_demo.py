@@ -16,6 +16,7 @@ from frostline.data import Manifest, load_data
 from frostline.feature_cache import FeatureCache
 from frostline.models import zoo
 from frostline.progress import OnProgress, Progress
+from frostline.system import devices
 from frostline.training import Run
 
 DEMO_STUDY = "frostline-demo"
@@ -48,6 +49,7 @@ class Demo:
     study: Path
 
 
+@devices.computes()
 def demo(
     *,
     study: str | Path = DEMO_STUDY,
@@ -57,6 +59,7 @@ def demo(
     resize: str | None = None,
     seed: int = 0,
     strategies: Sequence[str] = DEMO_STRATEGIES,
+    device: str = "auto",
     deterministic: bool = False,
     threads: int | None = None,
     workers: int = 0,
@@ -74,7 +77,7 @@ def demo(
         Folder of the runs and images.
     model, download, size, resize
         As in `load_backbone`.
-    seed, deterministic, threads, workers
+    seed, device, deterministic, threads, workers
         As in `train`.
     strategies
         Strategies to train.
@@ -105,6 +108,7 @@ def demo(
                 strategy,
                 study=folder,
                 seed=seed,
+                device=device,
                 deterministic=deterministic,
                 threads=threads,
                 workers=workers,

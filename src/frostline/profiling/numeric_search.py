@@ -47,7 +47,7 @@ def forward_config(
     deterministic : bool
         Exact float32 without timing.
     precision : str
-        "auto", "float32" or "bfloat16".
+        "auto", "float32" or "bfloat16"; "float16" computes frozen layers in float32.
     threads : int or None
 
     Returns
@@ -56,12 +56,14 @@ def forward_config(
     """
     if deterministic:
         return ForwardConfig(numerics.exact_plan(threads), FROZEN_BATCH)
+    if precision == "float16":  # what frozen layers compute might exceed its range
+        precision = "float32"
     if precision != "auto":
         return ForwardConfig(numerics.pinned_plan(precision, threads), FROZEN_BATCH)
     pairs, last = tuple(bb.foldable(backbone)), backbone.cuts[-1]
     run_of = functools.cache(lambda plan: forward(backbone, ForwardConfig(plan, TRIAL, pairs), last))
     name = f"forward {network_name(backbone)} images {TRIAL} folded {len(pairs)}"
-    plan = numerics.timed_plan(name, lambda plan: run_of(plan)(), threads)
+    plan = numerics.timed_plan(name, lambda plan: run_of(plan)(), threads, learning=False)
     return ForwardConfig(plan, FROZEN_BATCH, pairs)
 
 

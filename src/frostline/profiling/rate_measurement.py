@@ -20,7 +20,7 @@ from frostline.feature_extraction import ForwardConfig, Frozen
 from frostline.feature_extraction.image_batches import EVALUATION_BATCH, Images, contact_sheet
 from frostline.models import Backbone, Cut
 from frostline.profiling import numeric_search, rate_correction, training_rates
-from frostline.system import cpu_threads, directories, numerics
+from frostline.system import cpu_threads, devices, directories, numerics
 from frostline.system.timing import PeakMemory, imported_baseline_bytes, resident_bytes
 
 # A head of so many classes or of twice as many is timed for all in between; it is a layer of many that learn,
@@ -212,7 +212,7 @@ def _network(
     """Measure what depends on the network alone, as plain data."""
     last_cut, exact = backbone.cuts[-1], numerics.exact_plan(threads)
     cpu_share = _cpu_share(threads)
-    with torch.random.fork_rng(devices=[]):  # dropout draws
+    with torch.random.fork_rng(devices=devices.random_states()):  # dropout draws
         steps = training_rates.steps(backbone, batch, classes, threads)
     evaluation_pass = training_rates.measure_warm(
         numeric_search.forward(backbone, ForwardConfig(exact, EVALUATION_BATCH), last_cut)

@@ -154,7 +154,8 @@ class _Step:
         bb.freeze(backbone, model, cut)
         bb.set_training(backbone, model, cut)
         self._learning = [p for p in model.parameters() if p.requires_grad]
-        self._optimizer = torch.optim.AdamW(self._learning, lr=0.0, fused=True)
+        fused = torch.device(plan.device).type in ("cpu", "cuda")  # as in training/optimizer.py
+        self._optimizer = torch.optim.AdamW(self._learning, lr=0.0, fused=fused)
         x = plan.batch(_pixels(backbone, batch), backbone.preprocessing.normalise)
         with plan.autocast(), torch.no_grad():
             self._z = bb.prefix(backbone, model, cut)(x)

@@ -28,7 +28,7 @@ from frostline.progress import OnLine, OnProgress, Progress
 from frostline.selection import resampling
 from frostline.selection.resampling import Cell
 from frostline.selection.significance import Difference, HeldOutPredictions, difference
-from frostline.system import numerics
+from frostline.system import devices, numerics
 from frostline.training import pass_s
 
 # Networks that are trained: the best by probe, and the largest of those not significantly worse. Two share
@@ -114,6 +114,7 @@ class ScreeningResult:
         return asdict(self)
 
 
+@devices.computes()
 def screen(
     backbones: Sequence[Backbone],
     data: Manifest,
@@ -121,6 +122,7 @@ def screen(
     *,
     metric: str = "accuracy",
     seed: int = 0,
+    device: str = "auto",
     deterministic: bool = False,
     precision: str = "auto",
     threads: int | None = None,
@@ -146,7 +148,7 @@ def screen(
         Metric that probes are compared by.
     seed
         Seed of folds and sampling.
-    deterministic, precision, threads, workers
+    device, deterministic, precision, threads, workers
         As in `train`.
     left_s
         Seconds until the time limit. Networks are then screened in the order given as long as a share of
@@ -184,7 +186,6 @@ def screen(
             else f" (unreliable: other processes used {1 - processor_share:.0%} of the processor)"
         )
         progress.log(f"  {backbone.name}: {latency_ms:.1f} ms an image{caveat}, {size_mb:.1f} MB")
-    within = [backbone for backbone in backbones if not results[backbone.name].reason]
     if not within:
         each = "; ".join(f"{row.model} {row.reason}" for row in results.values())
         raise UsageError(f"Every network is over a limit: {each}. Raise it, or name a smaller network.")
@@ -272,9 +273,9 @@ def measure_costs(backbone: Backbone, classes: int, threads: int | None = None) 
         for turn in range(WARM + TIMED):
             if turn == WARM:
                 seconds, cpu_start_s = [], time.process_time()  # warm-up is over
-            started = time.perf_counter()
-            model(image).cpu()  # waits for an asynchronous device
-            seconds.append(time.perf_counter() - started)
+            started = numerics.now()
+            model(image)
+            seconds.append(numerics.now() - started)
         cpu_s = time.process_time() - cpu_start_s
     weights_bytes = sum(value.numel() * value.element_size() for value in model.state_dict().values())
     share = cpu_s / sum(seconds) if numerics.device() == "cpu" else 1.0

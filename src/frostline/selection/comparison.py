@@ -33,7 +33,7 @@ from frostline.selection.scoreboard import Terms
 from frostline.selection.trial_queue import TrialQueue
 from frostline.strategies import NAMED, Strategy, head, linear_probe, scaled, top_k
 from frostline.studies.study_folder import Study, plain
-from frostline.system import directories, numerics, timing
+from frostline.system import devices, directories, numerics, timing
 from frostline.system.timing import Stopwatch
 from frostline.training import DEFAULT_STUDY, pass_s, refusal
 from frostline.training.tuning.wise_ft import POINTS
@@ -44,6 +44,7 @@ MEASURING = 2.5
 EVERY = tuple(name for name in NAMED if name != "scratch")  # compared by default
 
 
+@devices.computes()
 def compare(
     backbone: Backbone | Sequence[Backbone],
     data: Manifest,
@@ -110,7 +111,7 @@ def compare(
         so are their outcomes.
     seed, metric, augment, flip, resize, min_crop, rotate, imbalance, batch_size
         As in `train`, for every run.
-    deterministic, precision, threads, workers
+    device, deterministic, precision, threads, workers
         As in `train`, for every run.
     interpolate_weights
         Interpolate the winner's weights between the pretrained network with a probe (0) and the adapted

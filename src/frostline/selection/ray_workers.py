@@ -18,6 +18,7 @@ from frostline.selection.conclusion import conclude
 from frostline.selection.request import CompareRequest
 from frostline.selection.runner import TrialRunner
 from frostline.studies.study_folder import Study
+from frostline.system import devices
 from frostline.system.timing import Stopwatch
 
 Begin = Callable[[CompareRequest], TrialRunner]  # makes the plan, or reads the caller's
@@ -76,16 +77,18 @@ def _portable(request: CompareRequest) -> CompareRequest:
 
 def _run_schedule(request: CompareRequest, begin: Begin, spent_s: float, since: float) -> bool:
     """Make runs in a worker until none is left or the time is up."""
-    runner = _resumed(request, begin, spent_s, since)
-    with contextlib.closing(runner.queue):
-        return runner.run()
+    with devices.computing(request.config.device):
+        runner = _resumed(request, begin, spent_s, since)
+        with contextlib.closing(runner.queue):
+            return runner.run()
 
 
 def _end(request: CompareRequest, begin: Begin, finished: bool, spent_s: float, since: float) -> None:
     """Train the winner in a worker; the caller then reads it back."""
-    runner = _resumed(request, begin, spent_s, since)
-    with contextlib.closing(runner.queue), filelock.FileLock(request.folder / "end.lock"):
-        conclude(request, runner, finished)
+    with devices.computing(request.config.device):
+        runner = _resumed(request, begin, spent_s, since)
+        with contextlib.closing(runner.queue), filelock.FileLock(request.folder / "end.lock"):
+            conclude(request, runner, finished)
 
 
 def _resumed(request: CompareRequest, begin: Begin, spent_s: float, since: float) -> TrialRunner:

@@ -261,7 +261,7 @@ class _Fold:
         numbers = Plan.from_dict(self.folder.read("plan.json")).numbers
 
         def settle(model: nn.Module) -> None:
-            recalibrate(self.backbone, model, self.cut, self.train, numbers)
+            recalibrate(self.backbone, model.to(numbers.device), self.cut, self.train, numbers)
 
         return point(self.pretrained, adapted, share, settle)
 

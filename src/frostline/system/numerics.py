@@ -21,10 +21,11 @@ import torch
 from threadpoolctl import threadpool_limits
 from torch import Tensor, nn
 
-from frostline.system import cpu_threads, directories
+from frostline.system import cpu_threads, devices, directories
 
-Precision = Literal["float32", "bfloat16"]
-PRECISIONS = ("auto", "float32", "bfloat16")
+Precision = Literal["float32", "bfloat16", "float16"]
+PRECISIONS = ("auto", "float32", "bfloat16", "float16")
+DTYPES = {"bfloat16": torch.bfloat16, "float16": torch.float16}
 
 
 @dataclass(frozen=True)
@@ -64,41 +65,46 @@ class NumericPlan:
 
     def autocast(self) -> AbstractContextManager[Any]:
         """The context a forward pass runs in."""
-        if self.precision == "bfloat16":
-            return torch.autocast(torch.device(self.device).type, dtype=torch.bfloat16)
+        if self.precision in DTYPES:
+            return torch.autocast(torch.device(self.device).type, dtype=DTYPES[self.precision])
         return contextlib.nullcontext()
+
+    def scaler(self) -> torch.amp.GradScaler:
+        """What keeps gradients of float16 from vanishing; it does nothing in another precision."""
+        return torch.amp.GradScaler(torch.device(self.device).type, enabled=self.precision == "float16")
 
 
 def to_device(batch: Tensor, device: str) -> Tensor:
     """Move a batch to a device. A GPU fetches it from pinned memory while the processor continues."""
-    if device != "cuda" or batch.is_cuda:
+    if torch.device(device).type != "cuda" or batch.is_cuda:
         return batch.to(device)
     return batch.pin_memory().to(device, non_blocking=True)
 
 
 def now() -> float:
     """Return the clock's seconds once the device has done what it was given: for timings."""
-    if torch.cuda.is_available():
+    kind = devices.current().type
+    if kind == "cuda":
         torch.cuda.synchronize()
+    elif kind == "mps":
+        torch.mps.synchronize()
     return time.perf_counter()
 
 
 def forget_device_peak() -> None:
     """Let `device_peak_bytes` begin anew."""
-    if torch.cuda.is_available():
+    if devices.current().type == "cuda":
         torch.cuda.reset_peak_memory_stats()
 
 
 def device_peak_bytes() -> int | None:
     """Return the most memory that tensors held on the GPU; `None` where there is none that counts."""
-    return int(torch.cuda.max_memory_allocated()) if torch.cuda.is_available() else None
+    return int(torch.cuda.max_memory_allocated()) if devices.current().type == "cuda" else None
 
 
 def device() -> str:
-    """Return the best device torch has."""
-    if torch.cuda.is_available():
-        return "cuda"
-    return "mps" if torch.backends.mps.is_available() else "cpu"
+    """Return the device to compute on: that of `devices.computing` around, else the best torch has."""
+    return str(devices.current())
 
 
 @contextlib.contextmanager
@@ -161,9 +167,9 @@ def exact_plan(threads_: int | None = None) -> NumericPlan:
 
 
 def pinned_plan(precision: str, threads_: int | None = None) -> NumericPlan:
-    """Return the plan with the requested precision."""
+    """Return the plan with the requested precision, one of `PRECISIONS` but "auto"."""
     base = plain_plan(thread_count(threads_), "requested")
-    return replace(base, precision="bfloat16" if precision == "bfloat16" else "float32")
+    return replace(base, precision=precision)  # type: ignore[arg-type]  # checked with the request
 
 
 # A way of computing must be this much faster than the plainer one before it is taken: below that, a timing of
@@ -173,12 +179,16 @@ REPEATS = 3
 ENOUGH_S = 0.5  # the longer a run takes, the less one timing of it varies
 
 
-def candidates(threads_: int | None = None) -> dict[str, NumericPlan]:
-    """Return the plans that a timing may choose from, by name, the plainest first."""
+def candidates(threads_: int | None = None, *, learning: bool = True) -> dict[str, NumericPlan]:
+    """Return the plans that a timing may choose from, by name, the plainest first.
+
+    float16 is offered where layers learn alone: features of frozen layers might exceed its range.
+    """
     channels_last = plain_plan(thread_count(threads_), "")
     plans = {"float32": replace(channels_last, channels_last=False), "channels-last": channels_last}
-    if _has_bfloat16(channels_last.device):
-        plans["channels-last bfloat16"] = replace(channels_last, precision="bfloat16")
+    half = _half_precision()
+    if half is not None and (learning or half == "bfloat16"):
+        plans[f"channels-last {half}"] = replace(channels_last, precision=half)
     return plans
 
 
@@ -192,13 +202,17 @@ def fastest(step_seconds: dict[str, float]) -> str:
 
 
 def timed_plan(
-    step_name: str, step: Callable[[NumericPlan], None], threads_: int | None = None
+    step_name: str,
+    step: Callable[[NumericPlan], None],
+    threads_: int | None = None,
+    *,
+    learning: bool = True,
 ) -> NumericPlan:
-    """Return the fastest of float32, float32 channels-last and bfloat16 channels-last, by timing `step`.
+    """Return the fastest of `candidates`, by timing `step`; timings are cached on this machine.
 
-    `step_name` names the step (one training step); timings are cached on this machine.
+    `step_name` names the step (one training step); `learning` says whether layers learn in it.
     """
-    plans = candidates(threads_)
+    plans = candidates(threads_, learning=learning)
     count = plans["float32"].threads
     step_seconds = seconds_of(
         step_name, {name: functools.partial(step, plan) for name, plan in plans.items()}, count
@@ -249,15 +263,23 @@ def world(threads_: int) -> dict[str, Any]:
 
 def device_name() -> str:
     """Name what computes: the kind of device, the GPU's name, the processor's."""
-    names = [device(), *([torch.cuda.get_device_name()] if torch.cuda.is_available() else []), _processor()]
-    return " ".join(names)
+    chosen = devices.current()
+    gpu = devices.name(chosen)
+    return " ".join([chosen.type, *([gpu] if gpu else []), _processor()])
 
 
-def _has_bfloat16(device: str) -> bool:
-    if device == "cuda":
-        return bool(torch.cuda.is_bf16_supported())
+def _half_precision() -> Precision | None:
+    """Return the 16-bit format that the device computes quickly, if any."""
+    chosen = devices.current()
+    if chosen.type != "cpu":
+        return devices.half_precision(chosen)
+    return "bfloat16" if _has_bfloat16() else None
+
+
+def _has_bfloat16() -> bool:
+    """Return whether the processor has instructions for it."""
     flags = (_cpu_line("flags") + _cpu_line("Features")).split()  # Linux on x86, on ARM
-    return device == "cpu" and any(flag in flags for flag in ("avx512_bf16", "amx_bf16", "bf16"))
+    return any(flag in flags for flag in ("avx512_bf16", "amx_bf16", "bf16"))
 
 
 def _cpu_line(start: str) -> str:

@@ -18,7 +18,7 @@ from frostline.feature_cache import FeatureCache
 from frostline.feature_extraction import Counts, ForwardConfig, logits
 from frostline.feature_extraction.image_batches import EVALUATION_BATCH, Images
 from frostline.studies.study_folder import RunFolder
-from frostline.system import numerics
+from frostline.system import devices, numerics
 from frostline.training.caching import cache_planning
 from frostline.training.request import TrainRequest
 
@@ -34,6 +34,18 @@ def predict_parts(
     counts: Counts,
 ) -> dict[str, Any]:
     """Predict val and test with the model as it will be taken away: float32, plain."""
+    with devices.full_float32():
+        return _predict_parts(request, folder, model, chosen, store, counts)
+
+
+def _predict_parts(
+    request: TrainRequest,
+    folder: RunFolder,
+    model: nn.Module,
+    chosen: dict[str, Any],
+    store: FeatureCache | None,
+    counts: Counts,
+) -> dict[str, Any]:
     cut = next(cut for cut in request.backbone.cuts if cut.name == chosen["cut"])
     way = ForwardConfig(numerics.exact_plan(request.config.threads), EVALUATION_BATCH)
 

@@ -6,19 +6,20 @@ Everything that a timing or the disk decides is written into the run's `plan.jso
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from frostline import profiling
 from frostline.cost.cache_tradeoff import view_at
 from frostline.distributed import process_group
+from frostline.errors import UsageError
 from frostline.feature_extraction import ForwardConfig, Frozen
 from frostline.feature_extraction.augmentation import Policy
 from frostline.feature_extraction.image_batches import MIRRORED, TURNED
 from frostline.models import Cut
 from frostline.strategies import hyperparameters
 from frostline.studies.study_folder import RunFolder
-from frostline.system import numerics
+from frostline.system import devices, numerics
 from frostline.system.numerics import NumericPlan
 from frostline.training.request import TrainRequest
 from frostline.training.tuning import flip_safety
@@ -72,6 +73,11 @@ class Plan:
             {row["cut"]: row["why"] for row in rows},
         )
 
+    def on(self, device: str) -> Plan:
+        """Return the same plan for a device."""
+        way = replace(self.way, plan=replace(self.way.plan, device=device))
+        return replace(self, numbers=replace(self.numbers, device=device), way=way)
+
     def view(self, drawn: int, repeat: int = 0) -> int:
         """Return the view that the `drawn`-th epoch (from 1) shows where a part is frozen."""
         return view_at(drawn, self.views, repeat)
@@ -93,10 +99,28 @@ def begin(request: TrainRequest, folder: RunFolder) -> Plan:
 
 def _begun(request: TrainRequest, folder: RunFolder) -> Plan:
     if (folder.path / "plan.json").exists():
-        return Plan.from_dict(folder.read("plan.json"))
+        plan = Plan.from_dict(folder.read("plan.json"))
+        _demand_device(plan.numbers.device, request.config.device, folder.name)
+        return plan
     plan = made(request)
     folder.write("plan.json", plan.as_dict())
     return plan
+
+
+def _demand_device(begun_on: str, device: str, run: str) -> None:
+    """Raise `UsageError` where a run would go on elsewhere than it began: its bits would be of two kinds."""
+    try:
+        there = devices.resolve(begun_on)
+    except UsageError:
+        raise UsageError(
+            f"Run {run} began on {begun_on}, and torch finds {', '.join(devices.available())} here. Go on "
+            "where it began, or take another study."
+        ) from None
+    if device != devices.AUTO and not devices.same(there, devices.resolve(device)):
+        raise UsageError(
+            f"Run {run} began on {begun_on}, and device is {device}. Leave device out to go on there, or "
+            "take another study."
+        )
 
 
 def made(request: TrainRequest) -> Plan:

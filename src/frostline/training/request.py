@@ -23,6 +23,7 @@ from frostline.models import Backbone
 from frostline.progress import QUIET, Progress
 from frostline.strategies import ResolvedPhase, Strategy, hyperparameters, schedule
 from frostline.studies.study_folder import digest_of
+from frostline.system import devices
 from frostline.system.numerics import PRECISIONS
 from frostline.system.seeds import derive
 from frostline.system.timing import Stopwatch
@@ -140,8 +141,15 @@ class TrainRequest:
             for key, (value, words) in known.items()
             if value not in words
         ]
-        if config.deterministic and config.precision == "bfloat16":
-            wrong.append("deterministic means float32: drop one of deterministic and precision=bfloat16.")
+        if config.deterministic and config.precision in ("bfloat16", "float16"):
+            wrong.append(
+                f"deterministic means float32: drop one of deterministic and precision={config.precision}."
+            )
+        if config.precision == "float16" and (kind := devices.current().type) != "cuda":
+            wrong.append(
+                f"precision=float16 is for NVIDIA's GPUs, and device is {kind}: take auto, float32 or "
+                "bfloat16."
+            )
         val = {sample.label for sample in self.data.part("val")}
         if config.metric == "auroc" and len(val) == 1:
             wrong.append("auroc is undefined on a val part of one class; choose another metric or split.")
@@ -178,6 +186,8 @@ class TrainRequest:
     def _wrong_processes(self) -> list[str]:
         """Each process of a job learns from its part of every batch."""
         config = self.config
+        if process_group.size() > 1 and ":" in config.device:
+            return [f"device is {config.device}, and each of several processes has a GPU of its own: cuda."]
         if process_group.size() == 1 or not self.strategy.trains or config.batch_size < 1:
             return []
         least = 2 if hyperparameters(self.strategy).bn in ("train", "recalibrate") else 1

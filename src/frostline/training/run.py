@@ -38,7 +38,7 @@ from frostline.studies.study_folder import (
     look_at_test,
     plain,
 )
-from frostline.system import directories, numerics, timing
+from frostline.system import devices, directories, numerics, timing
 from frostline.system.timing import PeakMemory, Stopwatch, imported_baseline_bytes
 from frostline.training import artifacts, evaluation, numeric_plan, ray_training
 from frostline.training.caching import cache_planning
@@ -103,6 +103,7 @@ class Run(AccuracyFigures, ProbabilityFigures):
     forgetting = Figure[dict[str, Any] | None]("What was forgotten of the source data.")
     test_looks = Figure[int | None]("Configurations that have read this test part.")
 
+    @devices.computes(float32=True)
     def predict(
         self,
         images: Any,
@@ -110,6 +111,7 @@ class Run(AccuracyFigures, ProbabilityFigures):
         top: int = 1,
         target_accuracy: float | None = None,
         path_column: str | None = None,
+        device: str = "auto",
         progress: OnProgress | None = None,
     ) -> Predictions:
         """Label images with this run.
@@ -167,6 +169,7 @@ class Run(AccuracyFigures, ProbabilityFigures):
         return notebook.epochs_plot(self.folder.metrics())
 
 
+@devices.computes()
 def train(
     backbone: Backbone,
     data: Manifest,
@@ -283,7 +286,7 @@ def _in_ray(
 
 def _process(cache: FeatureCache, request: TrainRequest, study: str) -> None:
     """Be one process of a job on a cluster."""
-    with process_group.together():
+    with devices.computing(request.config.device), process_group.together():
         _take_part(request, study, make_loggers(None, study), cache)
 
 
@@ -352,6 +355,7 @@ def _perform(
         folder.write("backbone.json", request.backbone.as_dict())
         if request.custom is None:  # no file can hold a callable
             options = {"strategy": str(request.strategy), **request.config.changed()}
+            options.pop("device", None)  # it is no part of what a run is
             write_yaml(folder.path / FILE, {"model": request.backbone.name, **options})
         model, figures, chosen, about = _work(request, folder, hear, watch, store)
     directories.write_atomically(folder.weights, save(_plain_state(model), metadata={"format": "pt"}))
@@ -377,7 +381,8 @@ def _perform(
         "run": folder.name,
         "study": str(study.path),
     }
-    with numerics.threads(about["numeric_plan"]["threads"]):  # after the clock
+    plan = about["numeric_plan"]
+    with devices.computing(plan["device"]), numerics.threads(plan["threads"]):  # after the clock
         result |= artifacts.leave(request, folder, model, result["cut"], store)
     folder.write("result.json", result)
 
@@ -393,7 +398,7 @@ def _work(
     Returns the model, its figures, what was chosen on the way, and how it was done.
     """
     plan, counts = numeric_plan.begin(request, folder), Counts()
-    with numerics.threads(plan.numbers.threads):
+    with devices.computing(plan.numbers.device), numerics.threads(plan.numbers.threads):
         head = Frozen(
             request.backbone, request.backbone.model, request.backbone.cuts[-1], plan.way, store, counts
         )

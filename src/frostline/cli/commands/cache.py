@@ -114,7 +114,7 @@ def fill(group_options: dict[str, Any], /, data: str, **options: Any) -> None:
         verb.progress.log(formatting.data_lines(manifest))
         forwarded = (
             *("cut", "views", "ray", "seed", "augment", "min_crop", "rotate", "deterministic", "precision"),
-            *("threads", "workers"),
+            *("device", "threads", "workers"),
         )
         filled = frostline.fill_cache(
             backbone,

@@ -7,6 +7,7 @@ from typing import Any
 import click
 
 from frostline.cli.command_context import Verb, everywhere
+from frostline.cli.options import device_option
 
 FORMATS = ("safetensors", "onnx", "torch", "delta")
 
@@ -29,6 +30,7 @@ FORMATS = ("safetensors", "onnx", "torch", "delta")
 )
 @click.option("--images", type=click.Path(), help="Images to check the export on [64 of the study's own].")
 @click.option("--base", type=click.Path(), help="For a delta: the base weights' file, if they have no name.")
+@device_option
 @everywhere
 def export(study: str, **options: Any) -> None:
     """Write the model of STUDY to a folder that needs no study, with a model card.
@@ -50,6 +52,7 @@ def export(study: str, **options: Any) -> None:
             fingerprints=not options["no_fingerprints"],
             images=options["images"],
             base=options["base"],
+            device=options["device"],
             progress=verb.progress,
         )
         from frostline.cli.output import model_text

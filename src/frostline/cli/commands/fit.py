@@ -128,6 +128,7 @@ def fit(data: str, **options: Any) -> None:
             "augment",
             "min_crop",
             "rotate",
+            "device",
             "deterministic",
             "precision",
             "threads",

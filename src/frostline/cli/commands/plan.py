@@ -9,11 +9,12 @@ import click
 
 from frostline.cli.command_context import Verb, everywhere, stack
 from frostline.cli.commands.cache import Size
-from frostline.cli.options import Minutes, data_options, loaded, model_options
+from frostline.cli.options import Minutes, data_options, device_option, loaded, model_options
 
 measuring = stack(
     click.option("--seed", default=0, show_default=True, help="Split, folds and random weights."),
     click.option("--threads", type=click.IntRange(1), help="Torch threads [the number of free cores]."),
+    device_option,
 )
 
 
@@ -39,6 +40,7 @@ def measure(data: str, **options: Any) -> None:
             manifest,
             random=not options["no_random"],
             seed=options["seed"],
+            device=options["device"],
             threads=options["threads"],
             progress=verb.progress,
         )
@@ -74,6 +76,7 @@ def plan(data: str, **options: Any) -> None:
             memory_bytes=options["memory"],
             disk_bytes=options["disk"],
             seed=options["seed"],
+            device=options["device"],
             threads=options["threads"],
             progress=verb.progress,
         )
@@ -82,10 +85,10 @@ def plan(data: str, **options: Any) -> None:
 
 def _train(data: str, options: dict[str, Any]) -> str:
     """Return the `frostline train` command for this call, ready to be pasted, without a strategy."""
-    defaults = {"model": "lite0", "seed": 0, "test_size": 0.2, "val_size": 0.2}
+    defaults = {"model": "lite0", "device": "auto", "seed": 0, "test_size": 0.2, "val_size": 0.2}
     forwarded = (
-        *("model", "architecture", "size", "resize", "seed", "test_size", "val_size", "minutes", "threads"),
-        *("cache_dir", "path_column", "label_column", "group_by"),
+        *("model", "architecture", "size", "resize", "seed", "test_size", "val_size", "minutes", "device"),
+        *("threads", "cache_dir", "path_column", "label_column", "group_by"),
     )
     arguments = ["frostline", "train", data]
     if options["split_names"]:

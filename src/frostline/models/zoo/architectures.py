@@ -23,6 +23,7 @@ from torch import Tensor, nn
 from frostline.errors import ModelError, did_you_mean
 from frostline.models import Preprocessing
 from frostline.models.zoo.hub_access import TIMEOUT_S, Offer, hub
+from frostline.system import devices
 
 T = TypeVar("T")
 SEED = 0  # of random weights: two builds of one name are the same model
@@ -58,7 +59,7 @@ class Architecture:
 
     def build_seeded(self) -> nn.Module:
         """Return the model with random weights that are always the same; the global state is left alone."""
-        with torch.random.fork_rng(devices=[]):
+        with torch.random.fork_rng(devices=devices.random_states()):
             torch.manual_seed(SEED)
             return self.build()
 
@@ -215,7 +216,7 @@ def _timm_pretrained(architecture: Architecture) -> nn.Module:
             safe = path.suffix == ".safetensors"
             state = load_file(path) if safe else torch.load(path, map_location="cpu", weights_only=True)
             overlay = {"pretrained_cfg_overlay": {"state_dict": state}}
-        with torch.random.fork_rng(devices=[]):
+        with torch.random.fork_rng(devices=devices.random_states()):
             torch.manual_seed(SEED)  # of a stand-in head
             model = _timm(architecture, pretrained=True, **overlay)
     except (UnpicklingError, SafetensorError, RuntimeError) as error:  # timm wraps the first in the last

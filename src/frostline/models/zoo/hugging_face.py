@@ -25,6 +25,7 @@ from frostline.errors import ModelError
 from frostline.models import Preprocessing
 from frostline.models.zoo.architectures import HUB_FILES, SEED
 from frostline.models.zoo.hub_access import Offer, hub
+from frostline.system import devices
 
 PREFIX = "hf/"
 KIND = "hf"
@@ -111,7 +112,7 @@ def rebuilt(config: object, preprocessing: Preprocessing) -> LoadedModel:
 
 def build(config: dict[str, Any]) -> nn.Module:
     """Return the classifier that a configuration describes, with random weights that are always the same."""
-    with torch.random.fork_rng(devices=[]):
+    with torch.random.fork_rng(devices=devices.random_states()):
         torch.manual_seed(SEED)
         return build_unseeded(config)
 
@@ -214,7 +215,7 @@ def _pretrained(
     library: Any, place: str, options: dict[str, Any], config: Any
 ) -> tuple[nn.Module, tuple[str, ...]]:
     """Return the model with its weights, and the names of those that its file lacks."""
-    with torch.random.fork_rng(devices=[]), _quiet(library):
+    with torch.random.fork_rng(devices=devices.random_states()), _quiet(library):
         torch.manual_seed(SEED)
         model, report = library.AutoModelForImageClassification.from_pretrained(
             place, config=config, use_safetensors=True, output_loading_info=True, **options

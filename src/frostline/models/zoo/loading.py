@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
@@ -205,6 +206,7 @@ def _from_module(
             "A module of your own needs its preprocessing: load_backbone(model, preprocessing="
             "Preprocessing(size=224, crop_pct=0.875, interpolation='bicubic', mean=(…), std=(…)))"
         )
+    model = copy.deepcopy(model)  # the caller's stays theirs, in its mode and where it is
     title = f"{type(model).__module__}.{type(model).__qualname__}"
     preprocessing = preprocessing.with_size(size) if size else preprocessing
     name = name or type(model).__name__

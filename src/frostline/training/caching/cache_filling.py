@@ -22,7 +22,7 @@ from frostline.feature_extraction.image_batches import Images, Item
 from frostline.models import Backbone
 from frostline.progress import QUIET, Activity, OnProgress, Progress
 from frostline.strategies import Strategy, checked, hyperparameters, parse
-from frostline.system import directories, numerics, timing
+from frostline.system import devices, directories, numerics, timing
 from frostline.training import numeric_plan
 from frostline.training.caching import cache_planning
 from frostline.training.numeric_plan import Plan
@@ -45,6 +45,7 @@ class CacheFill:
     store: str
 
 
+@devices.computes()
 def fill_cache(
     backbone: Backbone,
     data: Manifest,
@@ -60,6 +61,7 @@ def fill_cache(
     min_crop: float | None = None,
     rotate: str = "none",
     batch_size: int = BATCH,
+    device: str = "auto",
     deterministic: bool = False,
     precision: str = "auto",
     threads: int | None = None,
@@ -89,6 +91,7 @@ def fill_cache(
             min_crop=min_crop,
             rotate=rotate,
             batch_size=batch_size,
+            device=device,
             deterministic=deterministic,
             precision=precision,
             threads=threads,

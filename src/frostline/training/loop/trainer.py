@@ -34,6 +34,7 @@ from frostline.models import Backbone
 from frostline.progress import QUIET, Activity, Progress
 from frostline.strategies import Hyperparameters, ResolvedPhase, lr_schedule
 from frostline.studies.study_folder import RunFolder
+from frostline.system import devices
 from frostline.system.seeds import derive
 from frostline.system.timing import Stopwatch
 from frostline.training.loop import all_reduce, optimizer
@@ -88,6 +89,9 @@ class Trainer:
         self._setup = setup
         self._state = checkpoint.shared(setup.folder.path, model)
         self._model = setup.plan.numbers.place(model)
+        self._scaler = setup.plan.numbers.scaler()
+        if self._state.loss_scale:
+            self._scaler.load_state_dict(self._state.loss_scale)
         self.epochs: list[dict[str, Any]] = []
         self._leave: Leave
         self._earlier_s = self._state.seconds  # of processes before this one
@@ -208,7 +212,7 @@ class Trainer:
         mine = [batch[process_group.share(len(batch))] for batch in left]
         batch_targets = targets_of(targets[sum(map(len, items[:first])) :], left)
         losses: list[Tensor] = []  # those that are not in `state` yet
-        with torch.random.fork_rng(devices=self._cuda_devices()), self._suffix() as suffix:
+        with torch.random.fork_rng(devices=devices.random_states()), self._suffix() as suffix:
             setup.budget.check("step")
             began = time.perf_counter()
             batches = self._batches.batches(setup.train, mine)
@@ -244,9 +248,11 @@ class Trainer:
             if not nan_oom_recovery.is_out_of_memory(error):
                 raise
         loss = all_reduce.add_up(self._learning, self._moving, loss)
+        self._scaler.unscale_(self._optimizer)
         self._anchor.pull()
         torch.nn.utils.clip_grad_norm_(self._learning, known.clip_grad)
-        self._optimizer.step()
+        self._scaler.step(self._optimizer)
+        self._scaler.update()
         return loss
 
     def _backward(self, suffix: Callable[[Tensor], Tensor], z: Tensor, y: Tensor) -> Tensor:
@@ -261,7 +267,7 @@ class Trainer:
             loss = setup.balance.loss(logits.float(), targets.to(logits.device), smoothing)
             if len(targets) < len(y):
                 loss = loss * setup.balance.share(targets, y)
-            loss.backward()  # type: ignore[no-untyped-call]
+            self._scaler.scale(loss).backward()  # type: ignore[no-untyped-call]
             total = loss.detach() if total is None else total + loss.detach()
         assert total is not None
         return total
@@ -381,6 +387,7 @@ class Trainer:
         assert self._optimizer is not None
         state.seconds = self._earlier_s + setup.watch.seconds
         state.epoch_seconds = self._epoch_seconds if state.step else 0.0
+        state.loss_scale = self._scaler.state_dict()
         try:
             setup.folder.write_metrics(self.epochs)
             moments = checkpoint.moments_of(self._model, self._optimizer)
@@ -396,9 +403,6 @@ class Trainer:
             self._disk_failed = True
         self._checkpointed = time.monotonic()
         self._checkpoint_s = self._checkpointed - began
-
-    def _cuda_devices(self) -> list[int]:
-        return [torch.cuda.current_device()] if self._setup.plan.numbers.device == "cuda" else []
 
 
 def _process_name() -> tuple[str, ...]:

@@ -40,6 +40,7 @@ PLACE = (
     "halvings",
     "pieces",
     "incidents",
+    "loss_scale",
 )
 Moments = dict[str, dict[str, Tensor]]  # parameter's name → AdamW's state
 STATE, BEFORE = "state.safetensors", "state-before.safetensors"
@@ -63,6 +64,7 @@ class TrainingState:
     halvings: int = 0  # of the learning rate, after losses that were NaN
     pieces: int = 1  # that a batch is learned from in, after memory ran out
     incidents: list[Incident] = field(default_factory=list)  # what went wrong on the way
+    loss_scale: dict[str, float] = field(default_factory=dict)  # of float16, as torch's GradScaler has it
     best_weights: dict[str, Tensor] = field(default_factory=dict)
     start: dict[str, Tensor] = field(default_factory=dict)  # what can change, as the epoch began
     start_moments: Moments = field(default_factory=dict)

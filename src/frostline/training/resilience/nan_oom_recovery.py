@@ -17,6 +17,7 @@ from torch import Tensor, nn
 
 from frostline.distributed import process_group
 from frostline.errors import RunWarning, TrainingError
+from frostline.system import devices
 from frostline.training.resilience import checkpoint
 from frostline.training.resilience.checkpoint import TrainingState
 from frostline.training.resilience.incidents import Incident, IncidentKind
@@ -130,7 +131,7 @@ def split(
             "Give smaller images (--size), a strategy that freezes more, or end other processes."
         )
     checkpoint.take_back(model, opt, state)
-    if torch.cuda.is_available():
+    if devices.in_use():
         torch.cuda.empty_cache()
     first = state.pieces == 1
     state.pieces = pieces

@@ -24,10 +24,11 @@ class _Sums:
     """Running sums of one layer's input, per channel, in double precision."""
 
     def __init__(self, statistic: Tensor) -> None:  # per channel: count, sum, sum of squares
-        self.held = torch.zeros(3, len(statistic), dtype=torch.float64, device=statistic.device)
+        place = "cpu" if statistic.device.type == "mps" else statistic.device  # Apple's has no float64
+        self.held = torch.zeros(3, len(statistic), dtype=torch.float64, device=place)
 
     def __call__(self, module: nn.Module, inputs: tuple[Tensor, ...]) -> None:
-        x = inputs[0].detach().transpose(0, 1).flatten(1).double()
+        x = inputs[0].detach().to(self.held.device).transpose(0, 1).flatten(1).double()
         self.held += torch.stack([torch.full_like(x[:, 0], x.shape[1]), x.sum(dim=1), x.square().sum(dim=1)])
 
     def write(self, layer: nn.Module) -> None:
@@ -42,7 +43,7 @@ class _Sums:
 
 
 def recalibrate(backbone: Backbone, model: nn.Module, cut: Cut, images: Images, plan: NumericPlan) -> None:
-    """Re-estimate every unfrozen BatchNorm layer of `model` in place; leaves it in eval mode.
+    """Re-estimate every unfrozen BatchNorm layer of `model` in place, where it is; leaves it in eval mode.
 
     The processes of a job share the batches.
     """
@@ -53,13 +54,14 @@ def recalibrate(backbone: Backbone, model: nn.Module, cut: Cut, images: Images, 
         layer.training = True
     sums = {layer: _Sums(layer.running_mean) for layer in layers if layer.running_mean is not None}
     hooks = [layer.register_forward_pre_hook(sums[layer]) for layer in sums]
+    device = next(model.parameters()).device
     chunks = np.array_split(np.arange(len(images)), math.ceil(len(images) / EVALUATION_BATCH))
     mine = chunks[process_group.share(len(chunks))]
     try:
         with torch.no_grad():
             for chunk in mine:
                 pixels = next(images.batches([[(int(position), 0) for position in chunk]]))
-                model(plan.batch(pixels, images.preprocessing.normalise))
+                model(plan.batch(pixels, images.preprocessing.normalise).to(device))
     finally:
         for hook in hooks:
             hook.remove()

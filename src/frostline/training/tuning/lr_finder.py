@@ -28,7 +28,7 @@ from frostline.feature_extraction.image_batches import Images, Item
 from frostline.models import Backbone, Cut
 from frostline.profiling import FROZEN_BATCH
 from frostline.strategies import Hyperparameters, Strategy, checked, hyperparameters, parse
-from frostline.system import numerics, timing
+from frostline.system import devices, numerics, timing
 from frostline.system.seeds import derive
 from frostline.training.loop import optimizer
 from frostline.training.loop.learner import starting_model
@@ -54,8 +54,15 @@ class Sweep:
     reason: str
 
 
+@devices.computes(float32=True)
 def lr_find(
-    backbone: Backbone, data: Manifest, strategy: Strategy | str, *, seed: int = 0, batch_size: int = 32
+    backbone: Backbone,
+    data: Manifest,
+    strategy: Strategy | str,
+    *,
+    seed: int = 0,
+    batch_size: int = 32,
+    device: str = "auto",
 ) -> dict[str, Sweep]:
     """Return a sweep for each stage that learns when all the strategy's phases have unfrozen, by stage name.
 
@@ -67,7 +74,7 @@ def lr_find(
         backbone=backbone,
         data=data.checked(),
         strategy=parse(strategy) if isinstance(strategy, str) else checked(strategy),
-        config=Config(seed=seed, batch_size=batch_size, deterministic=True),
+        config=Config(seed=seed, batch_size=batch_size, device=device, deterministic=True),
     )
     phases = request.phases()
     if not phases:
@@ -87,7 +94,7 @@ def lr_find(
             pixels, targets = _draw(images, seed, number, batch_size)
             batches.append((frozen(plan.batch(pixels, images.preprocessing.normalise)), targets))
     known, sweeps = hyperparameters(request.strategy), {}
-    with torch.random.fork_rng(devices=[]):
+    with torch.random.fork_rng(devices=devices.random_states()):
         for stage in range(at.index, len(backbone.stages)):
             torch.manual_seed(derive(seed, "range test"))
             swept = copy.deepcopy(model)

@@ -22,6 +22,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 from frostline import metrics
 from frostline.errors import ModelError
+from frostline.system import devices
 from frostline.system.timing import Stopwatch
 
 # Shares of the adapted weights that are tried. The paper goes in finer steps; here a point costs a pass over
@@ -29,6 +30,7 @@ from frostline.system.timing import Stopwatch
 POINTS = (0.0, 0.2, 0.4, 0.6, 0.8, 1.0)
 
 
+@devices.computes()
 def interpolate_weights(before: nn.Module, after: nn.Module, share: float) -> nn.Module:
     """Return a new module whose weights are `(1 - share) * before + share * after`, in eval mode.
 

@@ -1,0 +1,623 @@
+"""Where things compute: one name for a device, one owner of a caller's module, and what a card refuses."""
+
+from __future__ import annotations
+
+import inspect
+import json
+import os
+from collections.abc import Callable, Iterator
+from contextlib import nullcontext
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import click
+import pytest
+import torch
+from click.testing import CliRunner
+from torch import Tensor, nn
+
+import frostline
+from frostline.cli.main import cli
+from frostline.data import Manifest
+from frostline.errors import ModelError, UsageError
+from frostline.feature_extraction import ForwardConfig
+from frostline.feature_extraction.image_batches import Images
+from frostline.models import Backbone
+from frostline.selection import backbone_selection
+from frostline.system import devices, numerics
+from frostline.training import numeric_plan, trainer
+from frostline.training.request import TrainRequest
+from frostline.training.tuning.batchnorm_recalibration import recalibrate
+from pretended_card import CARD, pretended
+from tiny import PREPROCESSING, tiny_backbone, tiny_model, write_table
+
+FAST: dict[str, Any] = {"deterministic": True, "threads": 1, "flip": "none", "batch_size": 12}
+NO_CARD = not torch.cuda.is_available()
+without_card = pytest.mark.skipif(not NO_CARD, reason="asks for a GPU that is not there, and one is")
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory: pytest.TempPathFactory) -> Manifest:
+    table = write_table(tmp_path_factory.mktemp("images") / "images", train=10, val=4, test=4)
+    return frostline.load_data(table, near_copies=False)
+
+
+# --- the name of a device -----------------------------------------------------------------------------
+
+
+def test_the_processor_is_everywhere() -> None:
+    assert devices.resolve("cpu") == torch.device("cpu")
+    assert devices.resolve("auto").type in ("cpu", "cuda", "mps")
+
+
+@pytest.mark.parametrize("name", ["gpu", "cuda:", "cuda:x", "CPU", "", "cpu:0", 0, None])
+def test_what_names_no_device_is_refused(name: Any, data: Manifest, tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match="expected auto, cpu, cuda, cuda:1"):
+        frostline.train(tiny_backbone(), data, "head", study=tmp_path / "s", device=name)
+
+
+@without_card
+@pytest.mark.parametrize("name", ["cuda", "cuda:1"])
+def test_a_card_that_is_not_there_is_one_message(name: str) -> None:
+    with pytest.raises(UsageError, match=rf"device is {name}, and torch .* finds cpu.* here\. Take device="):
+        devices.resolve(name)
+
+
+def test_a_card_with_a_higher_number_than_there_are(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    assert devices.resolve("cuda:1") == torch.device("cuda:1")
+    with pytest.raises(UsageError, match=r"cpu, cuda:0, cuda:1 here\. Take device=cuda:1 or"):
+        devices.resolve("cuda:2")
+
+
+def test_auto_is_the_device_of_the_block_around() -> None:
+    with pretended():
+        assert str(devices.current()) == CARD
+        with devices.computing("cpu"), devices.computing("auto"):
+            assert devices.current().type == "cpu"
+            assert numerics.exact_plan(1).device == "cpu"
+        assert str(devices.current()) == CARD
+
+
+@without_card
+def test_the_command_line_says_it_before_it_reads_images(tmp_path: Path) -> None:
+    write_table(tmp_path / "images", train=2)
+    found = CliRunner().invoke(cli, ["train", str(tmp_path / "images" / "table.csv"), "--device", "cuda"])
+    assert found.exit_code == 2
+    assert "device is cuda, and torch" in found.output
+    assert "Traceback" not in found.output
+    found = CliRunner().invoke(cli, ["train", str(tmp_path), "--device", "gpu"])
+    assert found.exit_code == 2
+    assert "names no device" in found.output
+
+
+def test_every_verb_that_computes_with_a_model_takes_a_device() -> None:
+    def verbs(group: click.Group, before: str = "") -> Iterator[tuple[str, click.Command]]:
+        for name, command in group.commands.items():
+            yield f"{before}{name}", command
+            if isinstance(command, click.Group):
+                yield from verbs(command, f"{name} ")
+
+    takes = {
+        name for name, command in verbs(cli) if any("--device" in param.opts for param in command.params)
+    }
+    computes = {"train", "fit", "compare", "demo", "measure", "plan", "predict", "export", "cache fill"}
+    others = {"check", "report", "models", "stages"}  # stages: of one image, on the processor
+    others |= {"cache", "cache prune", "cache verify", "cache clear"}
+    assert takes == computes
+    assert {name for name, _ in verbs(cli)} == computes | others, "a new verb: does it compute with a model?"
+
+
+# --- the caller's module ------------------------------------------------------------------------------
+
+
+@dataclass
+class World:
+    """What public functions are called with."""
+
+    backbone: Backbone
+    module: nn.Module
+    data: Manifest
+    study: Path
+    place: Path
+
+    @property
+    def images(self) -> Images:
+        return Images(self.data, self.data.part("train"), PREPROCESSING)
+
+    @property
+    def modules(self) -> list[nn.Module]:
+        return [self.backbone.model, self.module]
+
+
+def own_classes(data: Manifest) -> Manifest:
+    """The images, with labels that are classes of the tiny network."""
+    rename = {name: str(place) for place, name in enumerate(data.classes)}
+    samples = tuple(replace(sample, label=rename[sample.label]) for sample in data.samples)
+    return replace(data, samples=samples, classes=tuple(rename.values()))
+
+
+CALLS: dict[str, Callable[[World], object]] = {
+    "compare": lambda w: frostline.compare(
+        w.backbone, w.data, "linear_probe,head(epochs=1)", study=w.place, repeats=1, **FAST
+    ),
+    "drift": lambda w: frostline.drift(w.backbone, w.module, w.images),
+    "export": lambda w: frostline.export(w.study, "torch", out=w.place / "out", module=w.module),
+    "fill_cache": lambda w: frostline.fill_cache(w.backbone, w.data, "head", **FAST),
+    "fit": lambda w: frostline.fit(
+        w.data.root / "table.csv" if w.data.root else "",
+        model=w.backbone,
+        strategies="linear_probe",
+        study=w.place,
+        repeats=1,
+        deterministic=True,
+        threads=1,
+    ),
+    "forgetting": lambda w: frostline.forgetting(w.backbone, w.module, own_classes(w.data)),
+    "interpolate_weights": lambda w: frostline.interpolate_weights(w.module, w.backbone.model, 0.5),
+    "load_backbone": lambda w: frostline.load_backbone(w.module, preprocessing=PREPROCESSING),
+    "load_model": lambda w: frostline.load_model(w.study, module=w.module),
+    "lr_find": lambda w: frostline.lr_find(w.backbone, w.data, "top_k(1)", batch_size=12),
+    "measure": lambda w: frostline.measure(w.backbone, w.data, threads=1),
+    "plan": lambda w: frostline.plan(w.backbone, w.data, threads=1),
+    "predict": lambda w: frostline.predict(w.study, [picture(w)], module=w.module),
+    "train": lambda w: frostline.train(
+        w.backbone, w.data, "full(epochs=1, bn=recalibrate)", study=w.place, interpolate_weights=0.5, **FAST
+    ),
+}
+NO_MODULE = {"demo", "load_data", "parse", "report"}  # takes none
+ON_PURPOSE = {"freeze", "param_groups"}  # say what learns in the module that they are given
+
+
+def picture(world: World) -> Any:
+    return world.data.read(world.data.samples[0])
+
+
+def test_no_public_function_is_forgotten() -> None:
+    functions = {name for name in frostline.__all__ if inspect.isfunction(getattr(frostline, name))}
+    assert functions == set(CALLS) | NO_MODULE | ON_PURPOSE
+
+
+def test_every_public_function_that_computes_takes_a_device() -> None:
+    without = {"interpolate_weights", "load_backbone", "load_model", "demo"} | NO_MODULE  # weights alone
+    for name in set(CALLS) - without | {"demo"}:
+        parameters = inspect.signature(getattr(frostline, name)).parameters
+        named = parameters["device"].default == "auto" if "device" in parameters else False
+        assert named or "options" in parameters, name  # a field of Config
+    assert frostline.Config().device == "auto"
+
+
+def odd(module: nn.Module) -> nn.Module:
+    """Give every part a state that nobody would put it back to by chance."""
+    for place, part in enumerate(module.modules()):
+        part.training = place % 3 != 1
+    for place, parameter in enumerate(module.parameters()):
+        parameter.requires_grad_(place % 2 == 0)
+        parameter.grad = torch.full_like(parameter, 7.0) if parameter.requires_grad else None
+    return module
+
+
+def state(module: nn.Module) -> list[Any]:
+    """Where and how a module is: all that a call must leave."""
+    tensors = [*module.named_parameters(), *module.named_buffers()]
+    held = [
+        (name, id(t), type(t), str(t.device), t.stride(), t.dtype, t.requires_grad, t.is_leaf)
+        for name, t in tensors
+    ]
+    values = [t.detach().cpu().numpy().tobytes() for _, t in tensors]
+    grads = [None if p.grad is None else (str(p.grad.device), p.grad.flatten()[0].item()) for _, p in tensors]
+    hooks = [(len(part._forward_hooks), len(part._forward_pre_hooks)) for part in module.modules()]
+    return [held, values, grads, hooks, [part.training for part in module.modules()]]
+
+
+@pytest.fixture(scope="module")
+def study(data: Manifest, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    place = tmp_path_factory.mktemp("studies") / "study"
+    with pytest.MonkeyPatch.context() as patch, devices.computing("cpu"):
+        patch.setenv("FROSTLINE_CACHE_DIR", str(place.parent / "store"))
+        frostline.train(tiny_backbone(), data, "linear_probe", study=place, **FAST)
+    return place
+
+
+@pytest.fixture
+def world(data: Manifest, study: Path, tmp_path: Path) -> World:
+    backbone = tiny_backbone()
+    odd(backbone.model)
+    return World(backbone, odd(tiny_model(1)), data, study, tmp_path / "place")
+
+
+@pytest.mark.parametrize("where", ["processor", "card"])
+@pytest.mark.parametrize("name", sorted(CALLS))
+def test_the_callers_module_is_where_and_how_it_was(name: str, where: str, world: World) -> None:
+    """On a card that is pretended: the module moves there and, if nobody cares, stays."""
+    before = [state(module) for module in world.modules]
+    with pretended() if where == "card" else devices.computing("cpu"):
+        CALLS[name](world)
+    for module, was in zip(world.modules, before, strict=True):
+        for now, then in zip(state(module), was, strict=True):
+            assert now == then
+
+
+class Enough(Exception):
+    """A caller's progress raises it."""
+
+
+@pytest.mark.parametrize("where", ["processor", "card"])
+@pytest.mark.parametrize("name", ["measure", "train", "predict"])
+def test_also_where_the_call_raises(name: str, where: str, world: World) -> None:
+    def stop(what: str, done: int, total: int) -> None:
+        raise Enough
+
+    calls: dict[str, Callable[[], object]] = {
+        "measure": lambda: frostline.measure(world.backbone, world.data, threads=1, progress=stop),
+        "train": lambda: frostline.train(
+            world.backbone, world.data, "full(epochs=1)", study=world.place, progress=stop, **FAST
+        ),
+        "predict": lambda: frostline.predict(
+            world.study, [picture(world)], module=world.module, progress=stop
+        ),
+    }
+    before = [state(module) for module in world.modules]
+    with pretended() if where == "card" else devices.computing("cpu"):
+        around = devices.current()
+        with pytest.raises(Enough):
+            calls[name]()
+        assert devices.current() == around
+    assert [state(module) for module in world.modules] == before
+
+
+def test_whatever_is_done_to_a_module_is_undone(world: World) -> None:
+    """What `.to` does on another device it does for another type, too."""
+    module = world.module
+    before = state(module)
+
+    def change() -> None:
+        module.double().to(memory_format=torch.channels_last)
+        module.train().requires_grad_(True)
+        for part in module.modules():
+            for key, buffer in list(part._buffers.items()):
+                if buffer is not None:
+                    part._buffers[key] = buffer + 1
+        assert {p.grad.dtype for p in module.parameters() if p.grad is not None} == {torch.float64}
+        raise Enough
+
+    with pytest.raises(Enough), devices.left_as_found(module):
+        change()
+    assert state(module) == before
+
+
+def test_a_function_that_forgets_the_module_is_found() -> None:
+    """The pretended card can fail: a move that nobody takes back, and a batch that stays behind."""
+    module = odd(tiny_model())
+    before = state(module)
+    with pretended():
+        module.to(CARD)
+        with pytest.raises(RuntimeError, match="same device"):
+            module(torch.zeros(2, 3, 16, 16))
+        assert str(module(torch.zeros(2, 3, 16, 16).to(CARD)).device) == CARD
+        with pytest.raises(RuntimeError):
+            module(torch.zeros(2, 3, 16, 16).to(CARD)).detach().numpy()
+    assert [row[3] for row in state(module)[0]] != [row[3] for row in before[0]]
+
+
+# --- every kind that broke on a card ------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "strategy", ["linear_probe", "head(epochs=1)", "lp_ft(epochs=1)", "full(epochs=1, clip_grad=0.1)"]
+)
+def test_strategies_train_on_a_card_and_predict(strategy: str, data: Manifest, tmp_path: Path) -> None:
+    """Clipped gradients, a solved head, kept rows, drift, class maps, doubts: all on the card and back."""
+    with pretended():
+        run = frostline.train(tiny_backbone(), data, strategy, study=tmp_path / "s", **FAST)
+        assert run.numeric_plan["device"] == CARD
+        assert run.device_peak_bytes is None or run.device_peak_bytes >= 0
+        answers = run.predict([data.read(sample) for sample in data.part("test")], target_accuracy=0.8)
+        again = run.predict([data.read(sample) for sample in data.part("test")], device="cpu")
+    assert [row.label for row in answers] == [row.label for row in again]
+    there = frostline.train(tiny_backbone(), data, strategy, study=tmp_path / "p", device="cpu", **FAST)
+    assert there.accuracy == pytest.approx(run.accuracy, abs=0.1)
+
+
+def test_signals_of_a_card_are_those_of_the_processor(data: Manifest) -> None:
+    """The random twin's pixels stayed behind."""
+    with pretended():
+        on_card = frostline.measure(tiny_backbone(), data, rates=False, threads=1).as_dict()
+    on_cpu = frostline.measure(tiny_backbone(), data, rates=False, threads=1, device="cpu").as_dict()
+    assert on_card["similarity"]["value"] == pytest.approx(on_cpu["similarity"]["value"], abs=1e-4)
+    for there, here in zip(on_card["probe_by_stage"], on_cpu["probe_by_stage"], strict=True):
+        assert there["accuracy"] == pytest.approx(here["accuracy"], abs=0.05)
+        assert there["random"] == pytest.approx(here["random"], abs=0.1)
+
+
+@pytest.mark.parametrize("place", [CARD, "cpu"])
+def test_statistics_are_estimated_where_the_model_is(place: str, data: Manifest) -> None:
+    backbone, found = tiny_backbone(), {}
+    images = Images(data, data.part("train"), PREPROCESSING)
+    for name, around in (("card", pretended), ("processor", nullcontext)):
+        with around():
+            model = backbone.adapt(3)
+            model = model.to(place if name == "card" else "cpu")
+            plan = replace(numerics.exact_plan(1), device=CARD if name == "card" else "cpu")
+            recalibrate(backbone, model, backbone.cut(2), images, plan)
+            found[name] = {key: value.cpu() for key, value in model.state_dict().items()}
+    for key, value in found["processor"].items():
+        assert torch.allclose(found["card"][key].float(), value.float(), atol=1e-5), key
+
+
+def test_latency_waits_for_the_device(monkeypatch: pytest.MonkeyPatch) -> None:
+    waited: list[str] = []
+    monkeypatch.setattr(numerics, "now", lambda: waited.append("waits") or 0.001 * len(waited))
+    latency_ms, _, _ = backbone_selection.measure_costs(tiny_backbone(), 3, threads=1)
+    assert latency_ms == pytest.approx(1.0)
+    assert len(waited) == 2 * (backbone_selection.WARM + backbone_selection.TIMED)
+
+
+def test_the_clock_waits_for_the_device_that_computes(monkeypatch: pytest.MonkeyPatch) -> None:
+    waited: list[str] = []
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "synchronize", lambda: waited.append("cuda"))
+    with devices.computing("cpu"):
+        numerics.now()
+    assert waited == []
+    numerics.now()
+    assert waited == ["cuda"]
+
+
+def test_rates_and_rows_name_the_device() -> None:
+    with pretended():
+        on_card, card_row = numerics.rates_key("x", 1), ForwardConfig(numerics.exact_plan(1), 8).describe()
+        with devices.computing("cpu"):
+            on_cpu, cpu_row = numerics.rates_key("x", 1), ForwardConfig(numerics.exact_plan(1), 8).describe()
+    assert on_card != on_cpu
+    assert on_cpu.startswith("x on cpu ")
+    assert card_row["device"] != cpu_row["device"]
+
+
+def test_a_seed_leaves_a_cards_random_state(monkeypatch: pytest.MonkeyPatch) -> None:
+    """`torch.manual_seed` seeds every card that is in use, so these are put back as well."""
+    monkeypatch.setattr(torch.cuda, "is_initialized", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    assert devices.random_states() == [0, 1]
+    monkeypatch.setattr(torch.cuda, "is_initialized", lambda: False)
+    assert devices.random_states() == []
+
+
+# --- a run and its device -----------------------------------------------------------------------------
+
+
+def test_a_study_remembers_the_device_in_the_numeric_plan_alone(data: Manifest, tmp_path: Path) -> None:
+    run = frostline.train(tiny_backbone(), data, "linear_probe", study=tmp_path / "s", device="cpu", **FAST)
+    assert run.numeric_plan["device"] == "cpu"
+    assert "device" not in (run.folder.path / "config.yaml").read_text()
+    assert "device" not in json.loads((run.folder.path / "config.json").read_text())
+    again = frostline.train(tiny_backbone(), data, "linear_probe", study=tmp_path / "s", **FAST)
+    assert again.again
+
+
+@pytest.mark.parametrize(
+    ("begun_on", "device", "message"),
+    [
+        ("cuda:7", "auto", "began on cuda:7, and torch finds .* here. Go on where it began, or take another"),
+        ("cpu", CARD, f"began on cpu, and device is {CARD}. Leave device out to go on there"),
+    ],
+)
+def test_a_run_goes_on_where_it_began(
+    begun_on: str, device: str, message: str, data: Manifest, tmp_path: Path
+) -> None:
+    with pretended() if device == CARD else nullcontext():
+        with pytest.raises(UsageError, match=message):
+            numeric_plan._demand_device(begun_on, device, "3f")
+        numeric_plan._demand_device("cpu", "auto", "3f")
+        numeric_plan._demand_device("cpu", "cpu", "3f")
+
+
+# --- determinism --------------------------------------------------------------------------------------
+
+
+def settings() -> list[Any]:
+    return [
+        torch.are_deterministic_algorithms_enabled(),
+        torch.backends.cudnn.benchmark,
+        torch.backends.cudnn.allow_tf32,
+        torch.backends.cuda.matmul.allow_tf32,
+        os.environ.get("CUBLAS_WORKSPACE_CONFIG"),
+    ]
+
+
+@pytest.fixture
+def on_cuda(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let the device be a GPU of NVIDIA's, with which nothing is computed."""
+    monkeypatch.setattr(devices, "_best", lambda: "cuda")
+
+
+@pytest.mark.usefixtures("on_cuda")
+@pytest.mark.parametrize("workspace", [None, ":16:8", "nonsense"])
+def test_deterministic_sets_what_torch_needs_and_puts_it_back(
+    workspace: str | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("CUBLAS_WORKSPACE_CONFIG", raising=False)
+    if workspace:
+        monkeypatch.setenv("CUBLAS_WORKSPACE_CONFIG", workspace)
+    monkeypatch.setattr(torch.backends.cudnn, "benchmark", True)
+    before = settings()
+    inside: list[Any] = []
+
+    def look() -> None:
+        inside.extend(settings())
+        raise Enough
+
+    with pytest.raises(Enough), devices.deterministic():
+        look()
+    assert inside == [True, False, False, False, ":16:8" if workspace == ":16:8" else ":4096:8"]
+    assert settings() == before
+    with devices.deterministic(False):
+        assert settings() == before
+
+
+def test_on_the_processor_nothing_is_set(data: Manifest, tmp_path: Path) -> None:
+    before = settings()
+    seen: list[list[Any]] = []
+
+    def look(what: str, done: int, total: int) -> None:
+        seen.append(settings())
+
+    frostline.train(
+        tiny_backbone(), data, "full(epochs=1)", study=tmp_path / "s", device="cpu", progress=look, **FAST
+    )
+    assert seen
+    assert all(one == before for one in seen)
+
+
+@pytest.mark.usefixtures("on_cuda")
+def test_a_public_function_that_is_asked_for_it_sets_it() -> None:
+    @devices.computes()
+    def run(*, deterministic: bool = False, device: str = "auto") -> bool:
+        return torch.are_deterministic_algorithms_enabled()
+
+    @devices.computes()
+    def judged(config: frostline.Config | None = None, **options: Any) -> list[bool]:
+        return [torch.are_deterministic_algorithms_enabled(), torch.backends.cudnn.allow_tf32]
+
+    assert (run(), run(deterministic=True), run()) == (False, True, False)
+    assert judged(frostline.Config(deterministic=True)) == [True, False]
+    assert judged(frostline.Config(deterministic=True), deterministic=False) == [False, True]
+
+
+class Unpooling(nn.Module):
+    """Has a layer that torch cannot compute deterministically, on the processor neither."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.pool = nn.MaxPool2d(2, return_indices=True)
+        self.back = nn.ModuleDict({"up": nn.MaxUnpool2d(2)})
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.back["up"](*self.pool(x))
+
+
+def test_a_layer_that_cannot_be_deterministic_is_named() -> None:
+    model = Unpooling()
+    torch.use_deterministic_algorithms(True)
+    try:
+        message = r"Layer back\.up \(MaxUnpool2d\) cannot be computed deterministically"
+        with pytest.raises(ModelError, match=message), devices.naming_layer(tiny_model()):  # of a copy
+            model(torch.randn(1, 3, 8, 8))
+    finally:
+        torch.use_deterministic_algorithms(False)
+
+
+def test_a_layer_is_named_from_its_backward_pass() -> None:
+    model = nn.Sequential(nn.Conv2d(3, 3, 1), nn.AdaptiveAvgPool2d(3))
+    refusal = (
+        "adaptive_avg_pool2d_backward_cuda does not have a deterministic implementation, but you set "
+        "'torch.use_deterministic_algorithms(True)'."
+    )
+    message = r"Layer 1 \(AdaptiveAvgPool2d\) .*Leave deterministic out"
+    with pytest.raises(ModelError, match=message), devices.naming_layer(model):
+        raise RuntimeError(refusal)
+    with pytest.raises(RuntimeError, match="another"), devices.naming_layer(model):
+        raise RuntimeError("another")
+
+
+# --- 16 bits ------------------------------------------------------------------------------------------
+
+
+@pytest.mark.usefixtures("on_cuda")
+@pytest.mark.parametrize(
+    ("capability", "half", "frozen"),
+    [
+        ((9, 0), "bfloat16", True),
+        ((8, 0), "bfloat16", True),
+        ((7, 5), "float16", False),
+        ((6, 1), None, False),
+    ],
+)
+def test_the_16_bits_that_a_card_is_quick_with(
+    capability: tuple[int, int], half: str | None, frozen: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device=None: capability)
+    learning = [plan.precision for plan in numerics.candidates(1).values()]
+    assert learning == ["float32", "float32", *([half] if half else [])]
+    rows = [plan.precision for plan in numerics.candidates(1, learning=False).values()]
+    assert rows == ["float32", "float32", *(["bfloat16"] if frozen else [])]
+
+
+@pytest.mark.usefixtures("on_processor")
+def test_float16_is_for_cards(data: Manifest, tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match="float16 is for NVIDIA's GPUs, and device is cpu"):
+        frostline.train(tiny_backbone(), data, "head", study=tmp_path / "s", precision="float16")
+    with pytest.raises(UsageError, match="deterministic means float32"):
+        frostline.train(
+            tiny_backbone(), data, "head", study=tmp_path / "s", precision="float16", deterministic=True
+        )
+
+
+@pytest.mark.usefixtures("on_processor")
+def test_scaled_losses_learn_what_plain_ones_do(
+    data: Manifest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Gradients are clipped unscaled, and a run that goes on has the scale that it had."""
+    real, clip, norms = numeric_plan._plan, torch.nn.utils.clip_grad_norm_, dict[str, list[float]]()
+    scales: list[dict[str, float]] = []
+
+    def planned(request: TrainRequest) -> numeric_plan.Plan:
+        plan = real(request)
+        return replace(plan, numbers=replace(plan.numbers, precision=precision))
+
+    def clipped(parameters: Any, most: float) -> Tensor:
+        norms.setdefault(precision, []).append(float(clip(parameters, 1e9)))
+        return clip(parameters, most)
+
+    written = trainer.checkpoint.write
+
+    def write(folder: Path, model: nn.Module, found: Any, moments: Any) -> None:
+        scales.append(dict(found.loss_scale))
+        written(folder, model, found, moments)
+
+    monkeypatch.setattr(numeric_plan, "_plan", planned)
+    monkeypatch.setattr(torch.nn.utils, "clip_grad_norm_", clipped)
+    monkeypatch.setattr(trainer.checkpoint, "write", write)
+    monkeypatch.setattr(trainer, "CHECKPOINT_SHARE", 1e9)
+    runs = {}
+    for precision in ("float32", "float16"):
+        runs[precision] = frostline.train(
+            tiny_backbone(), data, "full(epochs=2)", study=tmp_path / precision, **FAST
+        )
+    assert norms["float16"][0] == pytest.approx(norms["float32"][0], rel=0.05)
+    assert runs["float16"].accuracy == pytest.approx(runs["float32"].accuracy, abs=0.35)
+    assert any(scale.get("scale", 0) > 1 for scale in scales)
+    assert any(scale == {} for scale in scales)  # float32 has none
+
+
+# --- a card -------------------------------------------------------------------------------------------
+
+
+@pytest.mark.gpu
+def test_deterministic_runs_on_a_card_end_with_the_same_bytes(data: Manifest, tmp_path: Path) -> None:
+    runs = [
+        frostline.train(tiny_backbone(), data, "full(epochs=3)", study=tmp_path / name, device="cuda", **FAST)
+        for name in ("a", "b")
+    ]
+    assert runs[0].weights_digest == runs[1].weights_digest
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("name", sorted(CALLS))
+def test_the_callers_module_stays_on_the_processor(name: str, world: World) -> None:
+    before = [state(module) for module in world.modules]
+    with devices.computing("cuda"):
+        CALLS[name](world)
+    assert [state(module) for module in world.modules] == before
+
+
+@pytest.mark.gpu
+def test_float16_learns_on_a_card(data: Manifest, tmp_path: Path) -> None:
+    run = frostline.train(
+        tiny_backbone(), data, "full(epochs=4)", study=tmp_path / "s", device="cuda", precision="float16"
+    )
+    assert run.numeric_plan["precision"] == "float16"
+    assert run.numeric_plan["frozen"]["plan"]["precision"] == "float32"
+    assert run.accuracy > 0.5
