@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections import Counter
+
 from rich.console import Console
 
 from frostline.cli.output.formatting import size
@@ -26,7 +28,10 @@ def export(exported: Export) -> None:
         )
     for note in exported.notes:
         out.print(visible(note), highlight=False)
-    files = ", ".join(f"{row['name']} {size(row['bytes'])}" for row in exported.files)
+    names = Counter({row["name"].partition("/")[0]: 0 for row in exported.files})
+    for row in exported.files:  # a folder is one entry
+        names[row["name"].partition("/")[0]] += row["bytes"]
+    files = ", ".join(f"{name} {size(size_bytes)}" for name, size_bytes in names.items())
     out.print(f"\n{exported.path} ({files})\n", highlight=False)
     for line in exported.usage.splitlines():
         out.print(f"  {line.replace('path/to/this/folder', str(exported.path))}", highlight=False)
