@@ -300,7 +300,7 @@ def opened(content: bytes) -> Image.Image:
         if int(tags.get(SMALLER_COPY, 0) or 0) & 1 or DNG_VERSION in tags:
             raise UnreadableImage("is a camera's raw file: export it as JPEG, PNG or TIFF")
         if image.width * image.height > MAX_HELD_PIXELS and image.format in ("JPEG", "MPO"):
-            image.draft(None, (image.width // 2, image.height // 2))  # type: ignore[arg-type]
+            image.draft(None, (image.width // 2, image.height // 2))
         return image
     raise UnidentifiedImageError
 
@@ -627,7 +627,10 @@ def check(loaded: Model) -> Agreement:
         for name, version in expected["decoder"].items()
         if own.get(name) != version
     )
-    faults, levels, from_tensors, from_images = [], [], [], []
+    faults: list[str] = []
+    levels: list[float] = []
+    from_tensors: list[float] = []
+    from_images: list[float] = []
     for row in expected["images"]:
         raw, shape = stored[row["file"]]
         golden_tensor = loaded.network.stored(raw, shape)
