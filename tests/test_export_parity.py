@@ -218,12 +218,11 @@ def mixed(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Pictures as they come: turned, transparent, of 16 bits, long; with names that tell of people."""
     root = tmp_path_factory.mktemp("mixed") / "photos"
     for kind in range(3):
-        folder = root / f"kind {kind}"
-        folder.mkdir(parents=True)
         rng = np.random.default_rng(kind)
-        for number in range(10):
+        for number in range(15):
             image = picture(kind, rng)
-            name = folder / f"Jane Doe {number}"
+            name = root / ("train", "val", "test")[number // 5] / f"kind {kind}" / f"Jane Doe {number}"
+            name.parent.mkdir(parents=True, exist_ok=True)
             if number % 5 == 0:
                 exif = Image.Exif()
                 exif[0x0112] = 6
@@ -246,7 +245,7 @@ def run(mixed: Path, tmp_path_factory: pytest.TempPathFactory) -> Run:
     place = tmp_path_factory.mktemp("studies")
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("FROSTLINE_CACHE_DIR", str(place / "store"))
-        data = frostline.load_data(mixed, test_size=0.2, val_size=0.3)
+        data = frostline.load_data(mixed)
         backbone = frostline.load_backbone("timm/test_efficientnet", size=SIDE, random=True)
         return frostline.train(
             backbone, data, "top_k(1, epochs=1)", study=place / "study", deterministic=True, temperature=1.7
@@ -260,7 +259,7 @@ def program(run: Run, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def script(folder: Path, *arguments: str | Path, to: str = "torch") -> subprocess.CompletedProcess[str]:
-    """Run infer.py where frostline and other libraries cannot be imported."""
+    """Run infer.py where frostline and other libraries are not there."""
     command = [sys.executable, "-I", "-c", BLOCKER, WITHOUT[to], str(folder / "infer.py")]
     return subprocess.run(
         [*command, *map(str, arguments)], capture_output=True, text=True, cwd=folder.parent, timeout=240
@@ -629,7 +628,7 @@ NETWORKS = (
 @pytest.mark.parametrize("name", NETWORKS)
 def test_ten_networks_three_exports(name: str, mixed: Path, tmp_path: Path) -> None:
     """Torch, ONNX and INT8, each asked where frostline is not there; random weights."""
-    data = frostline.load_data(mixed, test_size=0.2, val_size=0.3)
+    data = frostline.load_data(mixed)
     size = 64 if name in ("test_maxvit", "lcnet_035", "mobilenetv3_small_050", "resnet10t") else SIDE
     backbone = frostline.load_backbone(f"timm/{name}", size=size, random=True)
     run = frostline.train(backbone, data, "linear_probe", study=tmp_path / "study", views=0)
