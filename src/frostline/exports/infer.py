@@ -587,6 +587,7 @@ class Agreement(NamedTuple):
     apart_from_tensors: float
     apart_from_images: float
     tolerance: float
+    tolerance_reason: str
     decoder_differs: tuple[str, ...]
     faults: tuple[str, ...]
 
@@ -651,6 +652,7 @@ def check(loaded: Model) -> Agreement:
         apart_from_tensors=max(from_tensors, default=math.nan),
         apart_from_images=max(from_images, default=math.nan),
         tolerance=expected["tolerance"],
+        tolerance_reason=expected["tolerance_reason"],
         decoder_differs=differs,
         faults=tuple(faults),
     )
@@ -684,12 +686,13 @@ def report(result: Agreement) -> str:
     lines.append(f"{tensors}.")
     lines.append(
         f"Probabilities are at most {result.apart_from_tensors:.1g} apart from the stored tensors, and "
-        f"{result.apart_from_images:.1g} from the image files; {result.tolerance:.1g} is allowed."
+        f"{result.apart_from_images:.1g} from the image files; {result.tolerance:.1g} is allowed, since "
+        f"{result.tolerance_reason}."
     )
     if result.decoder_differs:
         lines.append(
-            "Other decoders than at the export, so tensors may differ by "
-            f"{MAX_LEVELS:g} level in the mean: {'; '.join(result.decoder_differs)}."
+            "Decoders are of other versions than at the export, and may round otherwise, so tensors may "
+            f"differ by {MAX_LEVELS:g} level in the mean: {'; '.join(result.decoder_differs)}."
         )
     lines.append("They agree." if agrees(result) else "They do NOT agree.")
     return "\n".join(lines)

@@ -78,8 +78,9 @@ def _opening(exported: ExportedModel, details: FormatDetails, check: Verificatio
         "softmax of its logits gives calibrated probabilities: their temperature "
         f"({exported.predictor.temperature:.4g}) is part of the head."
     )
+    before = "Before it was quantised, it was loaded" if "int8" in details.config else "Loaded"
     verification_text = (
-        f"Loaded back and compared with the model in the study on {check.images} {check.source}: the same "
+        f"{before} back and compared with the model in the study on {check.images} {check.source}: the same "
         f"predictions, probabilities at most {check.largest_difference:.1g} apart."
     )
     return "\n\n".join([description, verification_text, *map(escaped, details.notes)])

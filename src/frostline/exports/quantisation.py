@@ -1,7 +1,8 @@
 """INT8 by ONNX Runtime's own quantisation: calibrated on training images, and measured on others.
 
-Static and in QDQ form: the range of every activation is measured beforehand. Dynamic quantisation measures it
-for each image anew, and ONNX Runtime has no fast convolution for that.
+Static and in QDQ form: the range of every activation is measured beforehand. On lite0 dynamic quantisation,
+which measures it for each image anew, took a hundred times as long, since ONNX Runtime has no fast
+convolution for it; and one scale a layer instead of one a channel lost seven points (docs/LOG.md, INT8).
 """
 
 from __future__ import annotations
@@ -31,7 +32,8 @@ from frostline.sentences import counted
 # Points of accuracy. MLPerf Inference wants a quantised classifier to keep 99 % of the float one's accuracy,
 # which is at most one point; Nagel et al. 2021 (arXiv 2106.08295, table 5) stay within one after training.
 MAX_LOSS = 1.0
-CALIBRATION_IMAGES = 128  # more moved no range that matters on lite0 (docs/LOG.md); Nagel et al. take 1,024
+# 25, 50 and 100 images gave lite0 the same accuracy within half a point (docs/LOG.md, INT8). A choice.
+CALIBRATION_IMAGES = 128
 # At most so many are labelled by both programs: the difference of two accuracies is then good to half a point
 # where one image in fifty changes its class (a 95 % interval of 1.96 · sqrt(0.02 / 2000) = 0.6 points).
 MEASURED_IMAGES = 2000

@@ -16,9 +16,10 @@ def export(exported: Export) -> None:
     """Print which run was exported, how it was checked, and how to load it."""
     out = Console(markup=False, soft_wrap=True)
     check = exported.check
+    before = ", before it was quantised" if exported.int8 else ""
     out.print(
         f"Run {exported.run} ({exported.strategy} on {visible(exported.model)}): {exported.why}.\n"
-        f"{check['images']} {check['of']}: the same predictions as by predict, probabilities at most "
+        f"{check['images']} {check['of']}{before}: the same predictions as by predict, probabilities at most "
         f"{check['largest_difference']:.1g} apart.",
         highlight=False,
     )
