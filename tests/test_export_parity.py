@@ -516,6 +516,7 @@ def test_without_image_files_there_are_none_and_a_note_says_so(tmp_path: Path) -
     ("options", "message"),
     [
         ({"to": "torch", "int8": True}, "INT8 is for ONNX"),
+        ({"to": "delta", "golden": False}, "Golden images come with a program"),
         ({"to": "onnx", "max_loss": 2.0}, "no effect without"),
         ({"to": "onnx", "int8": True, "max_loss": -1.0}, "0 to 100 points"),
         ({"to": "onnx", "int8": True, "max_loss": float("nan")}, "0 to 100 points"),

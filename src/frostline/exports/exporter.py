@@ -150,7 +150,7 @@ def export(
     DataError
         Where none of `images` can be read, or for `int8` the study's.
     """
-    _check(to, with_preprocessing, int8, max_loss)
+    _check(to, with_preprocessing, int8, max_loss, golden)
     folder = output_folder.checked_folder(Path(out) if out is not None else Path(f"frostline-{to}"), to)
     exported = load_exported_model(study, run, module)
     check_images = verification.load_check_images(
@@ -247,13 +247,18 @@ def _with_extras(
     return replace(details, config=config, notes=tuple(notes)), ProgramExtras(written, quantised)
 
 
-def _check(to: str, with_preprocessing: bool, int8: bool, max_loss: float | None) -> None:
+def _check(to: str, with_preprocessing: bool, int8: bool, max_loss: float | None, golden: bool) -> None:
     if to not in FORMATS:
         raise UsageError(f"to must be one of {', '.join(FORMATS)}, found {to!r}.{did_you_mean(to, FORMATS)}")
     if with_preprocessing and to not in ("onnx", "torch"):
         raise UsageError(
             f"Preprocessing can be part of a program (onnx, torch), not of {to}, which holds weights: "
             "config.json describes the preprocessing."
+        )
+    if not golden and to not in programs.FORMATS:
+        raise UsageError(
+            f"Golden images come with a program (onnx, torch), and {to} has none to leave out: drop "
+            "--no-golden (golden=False)."
         )
     if int8 and to != "onnx":
         raise UsageError(f"INT8 is for ONNX, by ONNX Runtime, and not for {to}: take --to onnx (to='onnx').")
