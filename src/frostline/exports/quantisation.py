@@ -70,7 +70,7 @@ class Quantised:
         """Return the result in sentences."""
         speed = (
             f"One image takes {self.latency_int8_ms:.3g} ms, and {self.latency_float_ms:.3g} ms in float32 "
-            f"(median of {TIMED_RUNS}, on {counted(self.processors, 'processor')} of the machine that exported it)."
+            f"(median of {TIMED_RUNS}, on a machine with {counted(self.processors, 'processor')})."
         )
         return f"{_loss_text(self)} {speed}"
 
