@@ -138,7 +138,7 @@ def note(golden: GoldenImages | None) -> str:
         )
     return (
         f"{infer.GOLDEN}/ holds {golden.images} of the {golden.source} as they are, without their names, for "
-        f"`python {SCRIPT} --check`. Leave them out with --no-golden where nobody else may see them."
+        f"python {SCRIPT} --check. Leave them out with --no-golden where nobody else may see them."
     )
 
 
