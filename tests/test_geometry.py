@@ -458,7 +458,7 @@ def test_an_export_carries_the_geometry(edges: dict[str, Run], resize: str, tmp_
         theirs = model(batch).softmax(dim=1).max(dim=1).values.tolist()
     assert theirs == pytest.approx([row.probability for row in answers], abs=1e-4)
     card = (tmp_path / "out" / "README.md").read_text()
-    said = programs.program_config(load_exported_model(study, None, None), False)[
+    said = programs.program_config(load_exported_model(study, None, None), False, programs.TORCH_RUNTIME)[
         "preprocessing"
     ]  # of onnx and torch
     assert (said["crop_mode"], said["resize"]) == ("squash" if resize == "squash" else "border", 32)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, replace
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -13,15 +13,19 @@ from torch import nn
 from frostline.errors import UsageError, did_you_mean
 from frostline.exports import (
     delta_export,
+    golden_images,
     model_card,
     output_folder,
     programs,
+    quantisation,
     safetensors_export,
     verification,
 )
 from frostline.exports.exported_model import ExportedModel, load_exported_model
+from frostline.exports.golden_images import GoldenImages
+from frostline.exports.quantisation import MAX_LOSS, Quantised
 from frostline.exports.safetensors_export import FormatDetails
-from frostline.exports.verification import VerificationResult
+from frostline.exports.verification import LogitsFunction, VerificationResult
 from frostline.models import Backbone
 from frostline.models.zoo import delta
 from frostline.progress import Activity, OnProgress, Progress
@@ -44,7 +48,7 @@ class Export:
     ----------
     result
         `export` (the folder), `format`, `run`, `strategy`, `model`, `classes`, `temperature`, `files`,
-        `bytes`, `check` (the comparison with `predict`), `usage` (Python code) and `notes`.
+        `bytes`, `check` (the comparison with `predict`), `golden`, `int8`, `usage` (Python code) and `notes`.
     path
         The folder.
     best
@@ -68,6 +72,8 @@ class Export:
     usage = Figure[str]("Lines of Python that load it.")
     files = Figure[Rows]("Name, bytes and purpose of each file.")
     check = Figure[dict[str, Any]]("Images it was checked on, and the largest difference of a probability.")
+    golden = Figure[dict[str, Any] | None]("Golden images: how many, of what, and their tolerance.")
+    int8 = Figure[dict[str, Any] | None]("Accuracy, latency and bytes before and after quantisation.")
     notes = Figure[list[str]]("What to know of it.")
 
     def _repr_html_(self) -> str:
@@ -83,6 +89,9 @@ def export(
     run: str | None = None,
     out: str | Path | None = None,
     with_preprocessing: bool = False,
+    int8: bool = False,
+    max_loss: float | None = None,
+    golden: bool = True,
     fingerprints: bool = True,
     images: str | Path | None = None,
     module: nn.Module | None = None,
@@ -110,11 +119,20 @@ def export(
         else refused.
     with_preprocessing
         Whether an ONNX or torch program takes uint8 (n, size, size, 3), and scales and normalises it.
+    int8
+        Whether an ONNX program is quantised to INT8, calibrated on training images, and measured before and
+        after on val; without a val part on training images that calibration did not use.
+    max_loss
+        The points of accuracy that INT8 may lose; more is refused. By default 1.
+    golden
+        Whether an ONNX or torch program comes with up to eight images of val, else of train, copied without
+        their names, by which `python infer.py --check` proves it on another machine.
     fingerprints
         Whether to include short digests of the training images (no picture and no name), so that a later
         training can keep these images out of its evaluation.
     images
-        A file or folder of images to compare on; by default the study's own.
+        A file or folder of images to compare on; by default the study's own. They also become the golden
+        images where the study's cannot be read.
     module
         The architecture, for a backbone of your own.
     base
@@ -136,11 +154,11 @@ def export(
     StudyError
         Where the study or run can't be read, or the folder can't be written.
     ModelError
-        Where the model can't be exported, or the exported model predicts otherwise.
+        Where the model can't be exported, the exported model predicts otherwise, or INT8 loses too much.
     DataError
-        Where none of `images` can be read.
+        Where none of `images` can be read, or for `int8` the study's.
     """
-    _check(to, with_preprocessing)
+    _check(to, with_preprocessing, int8, max_loss, golden)
     folder = output_folder.checked_folder(Path(out) if out is not None else Path(f"frostline-{to}"), to)
     exported = load_exported_model(study, run, module)
     check_images = verification.load_check_images(
@@ -150,7 +168,7 @@ def export(
     progress(Activity.EXPORT, 0, 1)
     expected = verification.predicted_probabilities(exported.predictor, check_images.pixels)
     with output_folder.atomic_folder(folder) as temporary_folder:
-        if to in ("onnx", "torch"):
+        if to in programs.FORMATS:
             write = programs.write_onnx if to == "onnx" else programs.write_torch
             details, logits = write(exported, temporary_folder, with_preprocessing)
         elif to == "delta":
@@ -160,12 +178,20 @@ def export(
             details = safetensors_export.write(exported, temporary_folder, check_images, module)
             logits = verification.logits_function(details.loaded, exported.preprocessing)
         check = verification.verify(expected, logits, check_images)
+        extras = ProgramExtras()
+        if to in programs.FORMATS:
+            loss_limit = (MAX_LOSS if max_loss is None else max_loss) if int8 else None
+            details, extras = _with_extras(
+                exported, temporary_folder, details, logits, with_preprocessing, loss_limit, golden, images
+            )
         if fingerprints and exported.folder.fingerprints.is_file():
             directories.write_atomically(
                 temporary_folder / exported.folder.fingerprints.name,
                 exported.folder.fingerprints.read_bytes(),
             )
         files = _finish(exported, to, temporary_folder, details, check)
+        if extras.golden is not None:
+            golden_images.require_agreement(temporary_folder)
     progress(Activity.EXPORT, 1, 1)
     result = {
         "export": str(folder),
@@ -185,13 +211,50 @@ def export(
             "largest_difference": check.largest_difference,
             "answers_changed": 0,
         },
+        "golden": None if extras.golden is None else asdict(extras.golden),
+        "int8": None if extras.int8 is None else extras.int8.as_dict(),
         "usage": details.usage,
         "notes": list(details.notes),
     }
     return Export(plain(result), folder, exported.best)
 
 
-def _check(to: str, with_preprocessing: bool) -> None:
+@dataclass(frozen=True)
+class ProgramExtras:
+    """What comes with a program: golden images, and what quantising it cost."""
+
+    golden: GoldenImages | None = None
+    int8: Quantised | None = None
+
+
+def _with_extras(
+    exported: ExportedModel,
+    folder: Path,
+    details: FormatDetails,
+    logits: LogitsFunction,
+    with_preprocessing: bool,
+    max_loss: float | None,
+    golden: bool,
+    images: str | Path | None,
+) -> tuple[FormatDetails, ProgramExtras]:
+    """Quantise a program where `max_loss` is a number, and write the script and the golden images."""
+    config, notes = details.config, list(details.notes)
+    quantised, float_logits = None, None
+    if max_loss is not None:
+        quantised, logits, float_logits = quantisation.quantise(
+            exported, folder, with_preprocessing, max_loss
+        )
+        config = {**config, "int8": quantised.as_dict()}
+        notes.append(quantised.text)
+    golden_images.write_script(folder)
+    written = None
+    if golden:
+        written = golden_images.write(exported, folder, logits, with_preprocessing, images, float_logits)
+        notes.append(golden_images.note(written))
+    return replace(details, config=config, notes=tuple(notes)), ProgramExtras(written, quantised)
+
+
+def _check(to: str, with_preprocessing: bool, int8: bool, max_loss: float | None, golden: bool) -> None:
     if to not in FORMATS:
         raise UsageError(f"to must be one of {', '.join(FORMATS)}, found {to!r}.{did_you_mean(to, FORMATS)}")
     if with_preprocessing and to not in ("onnx", "torch"):
@@ -199,16 +262,34 @@ def _check(to: str, with_preprocessing: bool) -> None:
             f"Preprocessing can be part of a program (onnx, torch), not of {to}, which holds weights: "
             "config.json describes the preprocessing."
         )
+    if not golden and to not in programs.FORMATS:
+        raise UsageError(
+            f"Golden images come with a program (onnx, torch), and {to} has none to leave out: drop "
+            "--no-golden (golden=False)."
+        )
+    if int8 and to != "onnx":
+        raise UsageError(f"INT8 is for ONNX, by ONNX Runtime, and not for {to}: take --to onnx (to='onnx').")
+    if max_loss is not None and not int8:
+        raise UsageError(
+            "max_loss is what INT8 may lose, and has no effect without it: add --int8 (int8=True), or leave "
+            "out --max-loss."
+        )
+    if max_loss is not None and not 0 <= max_loss <= 100:
+        raise UsageError(f"max_loss is {max_loss:g}; expected 0 to 100 points of accuracy.")
     if to == "onnx":
         programs.require_onnx()
 
 
 def _finish(
-    exported: ExportedModel, to: str, folder: Path, details: FormatDetails, check: VerificationResult
+    exported: ExportedModel,
+    to: str,
+    folder: Path,
+    details: FormatDetails,
+    check: VerificationResult,
 ) -> list[dict[str, Any]]:
     """Write the model card and `config.json`, which lists the export's files; return their sizes."""
     (folder / CARD).write_bytes(text_output.encoded(model_card.text(exported, to, details, check)))
-    names = sorted({path.name for path in folder.iterdir()} | {delta.CONFIG})
+    names = sorted({*directories.files_in(folder), delta.CONFIG})
     frostline_config = {
         "export": to,
         "format": FORMAT,

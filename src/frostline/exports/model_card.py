@@ -13,6 +13,7 @@ from typing import Any
 from huggingface_hub import ModelCardData
 
 from frostline.data import Rendering
+from frostline.exports import programs
 from frostline.exports.exported_model import ExportedModel
 from frostline.exports.safetensors_export import FormatDetails
 from frostline.exports.verification import VerificationResult
@@ -42,7 +43,7 @@ def text(exported: ExportedModel, to: str, details: FormatDetails, check: Verifi
         f"---\n{_front(exported, to, details)}\n---",
         _title(exported),
         _opening(exported, details, check),
-        f"## Use it\n\n```python\n{details.usage}\n```\n\n{_preprocessing(exported)}",
+        f"## Use it\n\n{_script(to)}```python\n{details.usage}\n```\n\n{_preprocessing(exported)}",
         _bullets("## Metrics", _metrics(exported, context)),
         _bullets("## Training data", _data(exported, context)),
         _classes(exported, context),
@@ -81,11 +82,22 @@ def _opening(exported: ExportedModel, details: FormatDetails, check: Verificatio
         "softmax of its logits gives calibrated probabilities: their temperature "
         f"({exported.predictor.temperature:.4g}) is part of the head."
     )
+    before = "Before it was quantised, it was loaded" if "int8" in details.config else "Loaded"
     verification_text = (
-        f"Loaded back and compared with the model in the study on {check.images} {check.source}: the same "
+        f"{before} back and compared with the model in the study on {check.images} {check.source}: the same "
         f"predictions, probabilities at most {check.largest_difference:.1g} apart."
     )
     return "\n\n".join([description, verification_text, *map(escaped, details.notes)])
+
+
+def _script(to: str) -> str:
+    """Return how to call the script of a program; nothing for weights."""
+    if to not in programs.FORMATS:
+        return ""
+    return (
+        f"From image files, with Pillow and {'ONNX Runtime' if to == 'onnx' else 'torch'} alone:\n\n"
+        "```\npython infer.py image.jpg\npython infer.py --check\n```\n\n"
+    )
 
 
 def _preprocessing(exported: ExportedModel) -> str:

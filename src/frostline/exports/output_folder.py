@@ -37,7 +37,7 @@ def _refuse_other_files(folder: Path, out: Path, kind: str) -> None:
         )
     frostline_config = json.loads((folder / CONFIG).read_text(encoding="utf-8"))["frostline"]
     own_files = {CONFIG, *map(str, frostline_config.get("files", ()))}
-    other_files = sorted(entry.name for entry in folder.iterdir() if entry.name not in own_files)
+    other_files = sorted(name for name in directories.files_in(folder) if name not in own_files)
     if other_files:
         raise StudyError(
             f"{out} holds an earlier export and {len(other_files)} more ({', '.join(other_files[:3])}), "
@@ -79,8 +79,8 @@ def _remove_leftovers(folder: Path) -> None:
 
 
 def _sync(folder: Path) -> None:
-    for path in folder.iterdir():
-        with open(path, "rb") as file:
+    for name in directories.files_in(folder):
+        with open(folder / name, "rb") as file:
             os.fsync(file.fileno())
 
 

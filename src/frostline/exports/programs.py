@@ -28,7 +28,9 @@ from frostline.exports.safetensors_export import FormatDetails
 from frostline.exports.verification import LogitsFunction
 from frostline.models import Preprocessing
 
+FORMATS = ("onnx", "torch")
 ONNX, TORCH = "model.onnx", "model.pt2"
+ONNX_RUNTIME, TORCH_RUNTIME = "onnxruntime", "torch"  # which `infer.py` imports
 INPUT, OUTPUT = "images", "logits"
 # Protocol Buffers hold at most 2 GiB in one file; ONNX keeps larger weights in a second one.
 MOST_BYTES_IN_ONE_FILE = 1_900_000_000
@@ -70,8 +72,8 @@ def write_torch(
     """Write `model.pt2`, and load it back as a function of pixels."""
     program = _exported_program(exported, with_preprocessing)
     program.example_inputs = None  # torch would pickle them
-    config = program_config(exported, with_preprocessing)
-    with _silenced():
+    config = program_config(exported, with_preprocessing, TORCH_RUNTIME)
+    with silenced():
         torch.export.save(program, folder / TORCH, extra_files={"config.json": json.dumps(config)})
         loaded = torch.export.load(folder / TORCH).module()
     usage = (
@@ -89,9 +91,9 @@ def write_onnx(
     exported: ExportedModel, folder: Path, with_preprocessing: bool
 ) -> tuple[FormatDetails, LogitsFunction]:
     """Write `model.onnx`, and open it in ONNX Runtime as a function of pixels."""
-    config = program_config(exported, with_preprocessing)
+    config = program_config(exported, with_preprocessing, ONNX_RUNTIME)
     try:
-        with _silenced():
+        with silenced():
             onnx_program: Any = torch.onnx.export(
                 _exported_program(exported, with_preprocessing),
                 dynamo=True,
@@ -114,19 +116,20 @@ def write_onnx(
         f"# {_input_description(exported, with_preprocessing)}\n"
         "probabilities = softmax(logits, axis=1)"
     )
-    return FormatDetails(config, "onnx", usage, notes=_notes(with_preprocessing)), _onnx_logits(
+    return FormatDetails(config, "onnx", usage, notes=_notes(with_preprocessing)), onnx_logits(
         folder / ONNX, exported, with_preprocessing
     )
 
 
-def program_config(exported: ExportedModel, with_preprocessing: bool) -> dict[str, Any]:
-    """Return `config.json`: class names, input, output, and the preprocessing of an image."""
+def program_config(exported: ExportedModel, with_preprocessing: bool, runtime: str) -> dict[str, Any]:
+    """Return `config.json`: class names, program, input, output, and the preprocessing of an image."""
     preprocessing = exported.preprocessing
     size = preprocessing.size
     shape = ["batch", size, size, 3] if with_preprocessing else ["batch", 3, size, size]
     return {
         "num_classes": len(exported.classes),
         "label_names": exported.classes,
+        "program": {"runtime": runtime, "file": ONNX if runtime == ONNX_RUNTIME else TORCH},
         "input": {"name": INPUT, "dtype": "uint8" if with_preprocessing else "float32", "shape": shape},
         "output": {"name": OUTPUT, "shape": ["batch", len(exported.classes)], "probabilities": "softmax"},
         "preprocessing": {
@@ -171,7 +174,7 @@ def _exported_program(exported: ExportedModel, with_preprocessing: bool) -> torc
     )
     batch = torch.export.Dim("batch", min=1)
     try:
-        with _silenced(), torch.no_grad():
+        with silenced(), torch.no_grad():
             program = torch.export.export(model, (example,), dynamic_shapes=({0: batch},), strict=False)
     except Exception as error:  # torch.export raises many kinds
         raise ModelError(
@@ -193,29 +196,31 @@ def _remove_local_paths(model: Any) -> None:
 def _module_logits(model: nn.Module, exported: ExportedModel, with_preprocessing: bool) -> LogitsFunction:
     def logits(pixels: Tensor) -> NDArray[np.float32]:
         with torch.inference_mode():
-            return np.asarray(model(_model_input(pixels, exported.preprocessing, with_preprocessing)).numpy())
+            return np.asarray(model(model_input(pixels, exported.preprocessing, with_preprocessing)).numpy())
 
     return logits
 
 
-def _onnx_logits(path: Path, exported: ExportedModel, with_preprocessing: bool) -> LogitsFunction:
+def onnx_logits(path: Path, exported: ExportedModel, with_preprocessing: bool) -> LogitsFunction:
+    """Open an ONNX file in ONNX Runtime, on the processor, as a function of pixels."""
     import onnxruntime
 
     session = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
 
     def logits(pixels: Tensor) -> NDArray[np.float32]:
-        inputs = _model_input(pixels, exported.preprocessing, with_preprocessing).contiguous().numpy()
+        inputs = model_input(pixels, exported.preprocessing, with_preprocessing).contiguous().numpy()
         return np.asarray(session.run([OUTPUT], {INPUT: inputs})[0])
 
     return logits
 
 
-def _model_input(pixels: Tensor, preprocessing: Preprocessing, with_preprocessing: bool) -> Tensor:
+def model_input(pixels: Tensor, preprocessing: Preprocessing, with_preprocessing: bool) -> Tensor:
+    """Return uint8 pixels (n, 3, size, size) as the program takes them."""
     return pixels.permute(0, 2, 3, 1) if with_preprocessing else preprocessing.normalise(pixels)
 
 
 @contextmanager
-def _silenced() -> Iterator[None]:
+def silenced() -> Iterator[None]:
     """Silence the exporters' warnings and log messages: the export is verified afterwards."""
     disabled_level = logging.root.manager.disable
     logging.disable(logging.WARNING)

@@ -36,6 +36,11 @@ def exported_as(folder: str | Path) -> str | None:
         return None
 
 
+def files_in(folder: Path) -> list[str]:
+    """Return the files in a folder and the folders in it: paths relative to it, with forward slashes."""
+    return sorted(path.relative_to(folder).as_posix() for path in folder.rglob("*") if not path.is_dir())
+
+
 def home() -> Path:
     """Return the folder that outlives runs (not created yet)."""
     chosen = os.environ.get(VARIABLE)

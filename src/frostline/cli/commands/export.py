@@ -23,6 +23,18 @@ FORMATS = ("safetensors", "onnx", "torch", "delta")
     help="onnx, torch: take bytes (n, size, size, 3), and scale and normalise them; resizing is not part.",
 )
 @click.option(
+    "--int8",
+    is_flag=True,
+    help="onnx: quantise to INT8, calibrated on training images; accuracy before and after on val [without "
+    "a val part, on training images that calibration did not use].",
+)
+@click.option("--max-loss", type=float, help="Points of accuracy that INT8 may lose; more is refused [1].")
+@click.option(
+    "--no-golden",
+    is_flag=True,
+    help="onnx, torch: leave out the copies of eight images by which infer.py --check proves itself.",
+)
+@click.option(
     "--no-fingerprints",
     is_flag=True,
     help="Leave out the short digests of the training images, by which a later training keeps them out of "
@@ -38,6 +50,8 @@ def export(study: str, **options: Any) -> None:
     safetensors loads with timm alone (models that are not timm's: with a small loader in the folder), onnx
     and torch are programs, delta holds only the trained layers. Probabilities are calibrated in all of them:
     a plain softmax gives what `frostline predict` gives. Each is loaded back and checked on real images.
+
+    onnx and torch come with infer.py, which labels image files without frostline, and with golden images.
     """
     with Verb(options) as verb:
         import frostline
@@ -49,6 +63,9 @@ def export(study: str, **options: Any) -> None:
             run=options["run_name"],
             out=options["out"],
             with_preprocessing=options["with_preprocessing"],
+            int8=options["int8"],
+            max_loss=options["max_loss"],
+            golden=not options["no_golden"],
             fingerprints=not options["no_fingerprints"],
             images=options["images"],
             base=options["base"],

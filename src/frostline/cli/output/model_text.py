@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from itertools import groupby
 from typing import TYPE_CHECKING, Any
 
@@ -92,9 +93,10 @@ def export(exported: Export) -> None:
     """Print which run was exported, how it was checked, and how to load it."""
     out = Console(markup=False, soft_wrap=True)
     check = exported.check
+    before = ", before it was quantised" if exported.int8 else ""
     out.print(
         f"Run {exported.run} ({exported.strategy} on {visible(exported.model)}): {exported.why}.\n"
-        f"{check['images']} {check['of']}: the same predictions as by predict, probabilities at most "
+        f"{check['images']} {check['of']}{before}: the same predictions as by predict, probabilities at most "
         f"{check['largest_difference']:.1g} apart.",
         highlight=False,
     )
@@ -102,7 +104,10 @@ def export(exported: Export) -> None:
         out.print(visible(passed_over_line(exported.best.passed_over)), highlight=False)
     for note in exported.notes:
         out.print(visible(note), highlight=False)
-    files = ", ".join(f"{row['name']} {size(row['bytes'])}" for row in exported.files)
+    sizes = Counter({row["name"].partition("/")[0]: 0 for row in exported.files})
+    for row in exported.files:  # a folder is one entry
+        sizes[row["name"].partition("/")[0]] += row["bytes"]
+    files = ", ".join(f"{name} {size(size_bytes)}" for name, size_bytes in sizes.items())
     out.print(f"\n{exported.path} ({files})\n", highlight=False)
     for line in exported.usage.splitlines():
         out.print(f"  {line.replace('path/to/this/folder', str(exported.path))}", highlight=False)
