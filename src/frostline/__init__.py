@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from frostline.models import Backbone, Cut, Preprocessing, Stage
     from frostline.models.zoo import load_backbone
     from frostline.pipelines import Fitted, demo, fit
+    from frostline.pipelines.evaluation import Evaluation, evaluate
     from frostline.reports import Progress, Report, report
     from frostline.selection import Comparison, compare
     from frostline.strategies import Phase, Strategy, parse
@@ -38,6 +39,7 @@ _HOME = {
     "Comparison": "selection",
     "Config": "config",
     "Cut": "models",
+    "Evaluation": "pipelines.evaluation",
     "Export": "exports",
     "CacheFill": "training",
     "Fitted": "pipelines",
@@ -56,6 +58,7 @@ _HOME = {
     "compare": "selection",
     "demo": "pipelines",
     "drift": "diagnostics.feature_drift",
+    "evaluate": "pipelines.evaluation",
     "export": "exports",
     "fill_cache": "training",
     "fit": "pipelines",
@@ -82,6 +85,7 @@ __all__ = [
     "Comparison",
     "Config",
     "Cut",
+    "Evaluation",
     "Export",
     "Fitted",
     "Forgetting",
@@ -99,6 +103,7 @@ __all__ = [
     "compare",
     "demo",
     "drift",
+    "evaluate",
     "export",
     "fill_cache",
     "fit",

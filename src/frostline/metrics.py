@@ -22,6 +22,9 @@ METRICS = ("accuracy", "balanced_accuracy", "macro_f1", "auroc", "log_loss")
 EVALUATION_METRICS = (*METRICS, "average_precision")  # what `score` knows
 # Means over the classes: unknown where a class has no images.
 OVER_CLASSES = ("balanced_accuracy", "macro_f1", "auroc")
+LEAST_PROBABILITY = (
+    1e-15  # below it a probability counts as this much in a log; long scikit-learn's own bound
+)
 BINS = 10  # of stated probability; equal widths, as reliability diagrams are usually drawn
 Z95 = 1.959963984540054  # the normal distribution's 97.5 % quantile
 
@@ -77,7 +80,7 @@ def goodness(metric: str, targets: Ints, probabilities: Floats) -> float:
 
 def _rows(probabilities: Floats) -> Floats:
     """Rows that sum to 1 in double precision, none of them 0: what a log needs."""
-    clipped = np.clip(probabilities.astype(np.float64), 1e-15, 1.0)
+    clipped = np.clip(probabilities.astype(np.float64), LEAST_PROBABILITY, 1.0)
     return np.asarray(clipped / clipped.sum(axis=1, keepdims=True))
 
 

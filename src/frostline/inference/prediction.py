@@ -502,6 +502,7 @@ class ChosenModel:
     run: str
     why: str
     strategy: str
+    folder: Path  # of the run, or the delta
     passed_over: tuple[PassedOver, ...] = ()
 
 
@@ -511,18 +512,23 @@ def chosen_model(
     module: nn.Module | None,
     base: str | nn.Module | Backbone | None,
 ) -> ChosenModel:
+    """Return the model of a study's best run, of `run`, or of a delta; the rest as in `predict`."""
     if delta.is_delta(study):
         loaded = delta.load(study, base if base is not None else module)
         delta_predictor = Predictor(
             loaded.model, loaded.classes, loaded.preprocessing, rendering=loaded.rendering
         )
         return ChosenModel(
-            delta_predictor, loaded.run, "the run this delta was exported from", loaded.strategy
+            delta_predictor,
+            loaded.run,
+            "the run this delta was exported from",
+            loaded.strategy,
+            Path(study),
         )
     best = best_of(Study.existing(study), run)
     strategy = str(best.folder.checked_config()["strategy"])
     predictor = Predictor.of_run(best.folder, module)
-    return ChosenModel(predictor, best.folder.name, best.why, strategy, best.passed_over)
+    return ChosenModel(predictor, best.folder.name, best.why, strategy, best.folder.path, best.passed_over)
 
 
 def _top(

@@ -141,7 +141,7 @@ def balanced_interval(targets: Ints, guesses: Ints, units: Sequence[int] | Ints)
 def one_class_each(targets: Ints, units: Sequence[int] | Ints) -> bool:
     """Return whether every unit holds images of one class only."""
     pairs = np.unique(np.stack([np.asarray(units), targets]), axis=1)
-    return pairs.shape[1] == len(np.unique(pairs[0]))
+    return len(pairs[0]) == len(np.unique(pairs[0]))
 
 
 def paired_interval(first: Floats, second: Floats) -> tuple[float | None, float | None]:

@@ -26,6 +26,7 @@ from frostline.inference.prediction import Predictions, Predictor, predict_rows
 from frostline.loggers import Loggers, OnEpochs, make_loggers
 from frostline.models import Backbone, lineage, weights_digest
 from frostline.reports import notebook
+from frostline.reports.classification import Confusion, KeptPredictions, classification_report
 from frostline.strategies import Strategy, checked, parse
 from frostline.studies.figures import Figure
 from frostline.studies.study_folder import (
@@ -139,7 +140,7 @@ class Run:
             else selective_prediction.doubts(self.folder.path, target_accuracy)
         )
         predicted = predict_rows(
-            self._predictor, prediction_inputs(images, path_column), top=top, doubts=doubts, progress=progress
+            self.predictor, prediction_inputs(images, path_column), top=top, doubts=doubts, progress=progress
         )
         return Predictions(
             predicted.rows,
@@ -148,12 +149,30 @@ class Run:
             "as asked for",
             self.strategy,
             doubts,
-            tuple(self._predictor.classes),
+            tuple(self.predictor.classes),
             notes=predicted.notes,
         )
 
+    @property
+    def confusion(self) -> Confusion:
+        """What was predicted as what on the test part, else on val (`basis` says which).
+
+        Raises `UsageError` where the run had neither.
+        """
+        kept = KeptPredictions.of_run(self.folder.path)
+        return Confusion.of(kept.classes, kept.targets, kept.predicted, kept.basis)
+
+    def classification_report(self, *, output_dict: bool = False) -> Any:
+        """Return scikit-learn's classification report of the images that `confusion` counts: text or dict.
+
+        Raises `UsageError` where the run had neither a test nor a val part.
+        """
+        kept = KeptPredictions.of_run(self.folder.path)
+        return classification_report(kept.classes, kept.targets, kept.predicted, output_dict)
+
     @cached_property
-    def _predictor(self) -> Predictor:
+    def predictor(self) -> Predictor:
+        """The model, kept in memory for the next call."""
         return Predictor.of_run(self.folder, backbone=self.backbone)
 
     def __repr__(self) -> str:
