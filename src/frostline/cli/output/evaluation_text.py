@@ -111,9 +111,7 @@ def _difference(out: Console, difference: PairedDifference, first: Evaluation, o
             NAMES[name],
             _value(name, other.figures.estimate(name).value),
             _signed(name, estimate.value),
-            "–"
-            if estimate.low is None
-            else f"{_signed(name, estimate.low)} to {_signed(name, estimate.high)}",
+            _signed_interval(name, estimate),
             style="bold" if name == first.metric else None,
         )
     out.print(table)
@@ -133,6 +131,14 @@ def _signed(name: str, value: float | None) -> str:
     if value is None:
         return "–"
     return f"{value:+.3f}" if name in NUMBERS else f"{100 * value:+.1f} points"
+
+
+def _signed_interval(name: str, estimate: Estimate) -> str:
+    if estimate.low is None or estimate.high is None:
+        return "–"
+    if name in NUMBERS:
+        return f"{estimate.low:+.3f} to {estimate.high:+.3f}"
+    return f"{100 * estimate.low:+.1f} to {100 * estimate.high:+.1f}"
 
 
 def _verdict(difference: PairedDifference, metric: str) -> str:
@@ -162,21 +168,22 @@ def _apart(out: Console, result: Evaluation) -> None:
         )
     if result.unknown:
         total = sum(one.images for one in result.unknown)
-        listed = "; ".join(_unknown(one, bool(result.others)) for one in result.unknown[:SHOWN_ROWS])
+        models = sum(bool(one.run) for one in (result, *result.others))
+        listed = "; ".join(_unknown(one, models) for one in result.unknown[:SHOWN_ROWS])
         out.print(
             f"Apart: {counted(total, 'image')} of classes that are not known: {listed}.", highlight=False
         )
     if result.absent:
         out.print(
-            f"No image of {named([visible(name) for name in result.absent])}: means over classes are over the "
-            "others.",
+            f"No image of {named([visible(name) for name in result.absent])}: means over classes leave "
+            "them out.",
             highlight=False,
         )
 
 
-def _unknown(one: UnknownClass, several: bool) -> str:
+def _unknown(one: UnknownClass, models: int) -> str:
     text = f"{visible(one.name)} ({counted(one.images, 'image')}"
-    if several:
+    if len(one.unknown_to) < models:
         text += f", not a class of {' and '.join(map(visible, one.unknown_to))}"
     if one.predicted:
         label = next(iter(one.predicted))

@@ -61,6 +61,12 @@ class Answers:
         return metric_intervals.draws(self.targets, self.probabilities, self.units, names)
 
     @cached_property
+    def image_draws(self) -> dict[str, Floats]:
+        """The same as if images were independent of each other."""
+        names = DRAWN if self.whole else metric_intervals.COUNTED
+        return metric_intervals.draws(self.targets, self.probabilities, np.arange(len(self.targets)), names)
+
+    @cached_property
     def independent(self) -> bool:
         """Whether each image is a unit of its own."""
         return len(np.unique(self.units)) == len(self.units)
@@ -98,7 +104,8 @@ class Answers:
             return UNKNOWN
         if name not in self.draws:
             return Estimate(value)
-        return Estimate(value, *metric_intervals.rate_interval(value, self.draws[name]))
+        drawn = [self.draws[name], *([] if self.independent else [self.image_draws[name]])]
+        return Estimate(value, *metric_intervals.rate_interval(value, drawn, len(np.unique(self.units))))
 
     def _losses(self) -> dict[str, Estimate]:
         believed = metrics.believed(self.targets, self.probabilities, self.units)
