@@ -187,7 +187,8 @@ def wilson(rate: float, n: float, z: float = Z95) -> tuple[float, float]:
     """Return Wilson's score interval (1927) of a rate on `n` images, which may be fractional."""
     middle = (rate + z * z / (2 * n)) / (1 + z * z / n)
     half = z * np.sqrt(rate * (1 - rate) / n + z * z / (4 * n * n)) / (1 + z * z / n)
-    return max(0.0, float(middle - half)), min(1.0, float(middle + half))
+    # At a rate of 0 or 1 an end is the rate itself, but for rounding.
+    return max(0.0, min(rate, float(middle - half))), min(1.0, max(rate, float(middle + half)))
 
 
 def summary(

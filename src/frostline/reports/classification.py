@@ -65,6 +65,8 @@ class Confusion:
         """
         from sklearn.metrics import confusion_matrix
 
+        if not len(targets):
+            return cls(tuple(classes), np.zeros((len(classes), len(classes)), dtype=np.int64), basis)
         counts = confusion_matrix(targets, predicted, labels=np.arange(len(classes)))
         return cls(tuple(classes), counts.astype(np.int64), basis)
 

@@ -130,6 +130,8 @@ class Answers:
         """Return precision, recall with its interval, and F1 of each class."""
         from sklearn.metrics import precision_recall_fscore_support
 
+        if not len(self.targets):
+            return tuple(ClassFigures(name, 0, 0, *[None] * 5) for name in classes)
         precision, recall, f1, support = precision_recall_fscore_support(
             self.targets, self.guesses, labels=np.arange(len(classes)), zero_division=0.0
         )
