@@ -52,6 +52,15 @@ converted weights, cuts and digests, measured rates, the number of evaluations o
   kind, reason}}]` (newer or apparently better runs that were not; `kind` is a stable name of the reason),
   `predictions: [{{path, label, probability}}]` (and `top` with `--top`, `unsure` with `--target-accuracy`),
   `unreadable`; with `--copy-to` `copied: {{to, copied, folders: [{{name, copied, there}}], inside, failed}}`.
+- `evaluate`: `model`, `run`, `strategy`, `why`, `metric`, `images`, `units` (independent of each other),
+  `accuracy`, `low`, `high`, and `balanced_accuracy`, `macro_f1`, `average_precision`, `auroc`, `log_loss`,
+  `brier`, `ece`, each with `NAME_low` and `NAME_high` (95 %; null where there is none), `per_class: {{name:
+  {{images, predicted, precision, recall, low, high, f1}}}}`, `classes`, `confusion` (rows are labels),
+  `learned: {{images, accuracy, low, high}}` (null without), `unknown_classes: [{{name, images, unknown_to,
+  predicted}}]`, `absent_classes`, `by`, `by_value: [{{value, …}}]` (the same figures), `others` (each as the
+  first), `differences: [{{first, other, images, only_first, only_other, mcnemar_p, metrics: {{NAME:
+  {{difference, low, high}}}}}}]` (first less other), `mistakes: [{{path, label, predicted, probability,
+  true_probability}}]`, `unreadable`, `notes`, `confusion_file`, `plot`.
 - `stages`: `stages: [{{name, shape, parameters, compute_share}}]`, `cuts: [{{index, name,
   verified}}]`, `notes`.
 - `models`: `models: [{{name, what, device, parameters, input_size, gmacs, licence, download_bytes,

@@ -304,13 +304,13 @@ def test_without_the_extra_there_is_one_message(
 def test_a_changed_answer_is_refused_and_nothing_is_left(
     runs: dict[str, Run], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    real_logits = programs._module_logits
+    real_logits = programs.module_logits
 
     def wrong(*arguments: Any) -> Any:
         logits = real_logits(*arguments)
         return lambda pixels: -logits(pixels)
 
-    monkeypatch.setattr(programs, "_module_logits", wrong)
+    monkeypatch.setattr(programs, "module_logits", wrong)
     with pytest.raises(ModelError, match="predictions differ from PyTorch's"):
         frostline.export(runs["linear"].study.path, to="torch", out=tmp_path / "out")
     assert list(tmp_path.iterdir()) == []

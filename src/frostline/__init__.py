@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from frostline.models import Backbone, Cut, Preprocessing, Stage
     from frostline.models.zoo import load_backbone
     from frostline.pipelines import Fitted, demo, fit
+    from frostline.pipelines.evaluation import Evaluation, evaluate
     from frostline.progress import Progress
     from frostline.reports import Report, report
     from frostline.selection import Comparison, compare
@@ -39,6 +40,7 @@ _HOME = {
     "Comparison": "selection",
     "Config": "config",
     "Cut": "models",
+    "Evaluation": "pipelines.evaluation",
     "Export": "exports",
     "CacheFill": "training",
     "Fitted": "pipelines",
@@ -57,6 +59,7 @@ _HOME = {
     "compare": "selection",
     "demo": "pipelines",
     "drift": "diagnostics.feature_drift",
+    "evaluate": "pipelines.evaluation",
     "export": "exports",
     "fill_cache": "training",
     "fit": "pipelines",
@@ -83,6 +86,7 @@ __all__ = [
     "Comparison",
     "Config",
     "Cut",
+    "Evaluation",
     "Export",
     "Fitted",
     "Forgetting",
@@ -100,6 +104,7 @@ __all__ = [
     "compare",
     "demo",
     "drift",
+    "evaluate",
     "export",
     "fill_cache",
     "fit",

@@ -7,7 +7,7 @@ targets are class indices of shape (images,). Everything returned is a fraction 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -19,8 +19,12 @@ Floats = NDArray[np.float64]
 Ints = NDArray[np.int64]
 
 METRICS = ("accuracy", "balanced_accuracy", "macro_f1", "auroc", "log_loss")
+EVALUATION_METRICS = (*METRICS, "average_precision")  # what `score` knows
 # Means over the classes: unknown where a class has no images.
 OVER_CLASSES = ("balanced_accuracy", "macro_f1", "auroc")
+LEAST_PROBABILITY = (
+    1e-15  # below it a probability counts as this much in a log; long scikit-learn's own bound
+)
 BINS = 10  # of stated probability; equal widths, as reliability diagrams are usually drawn
 Z95 = 1.959963984540054  # the normal distribution's 97.5 % quantile
 
@@ -31,7 +35,7 @@ def score(metric: str, targets: Ints, probabilities: Floats) -> float:
     Parameters
     ----------
     metric : str
-        One of `METRICS`.
+        One of `EVALUATION_METRICS`.
     targets : ndarray of int64, shape (n,)
     probabilities : ndarray, shape (n, classes)
 
@@ -57,11 +61,14 @@ def score(metric: str, targets: Ints, probabilities: Floats) -> float:
         case "macro_f1":
             return float(sk.f1_score(targets, guesses, labels=np.unique(targets), average="macro"))
         case "auroc":
-            return _auroc(targets, probabilities)
+            return _one_against_rest(sk.roc_auc_score, targets, probabilities)
+        case "average_precision":
+            return _one_against_rest(sk.average_precision_score, targets, probabilities)
         case "log_loss":
             return float(sk.log_loss(targets, _rows(probabilities), labels=labels))
     raise UsageError(
-        f"Unknown metric {metric!r}.{did_you_mean(metric, METRICS)} Expected one of {', '.join(METRICS)}."
+        f"Unknown metric {metric!r}.{did_you_mean(metric, EVALUATION_METRICS)} Expected one of "
+        f"{', '.join(EVALUATION_METRICS)}."
     )
 
 
@@ -73,16 +80,16 @@ def goodness(metric: str, targets: Ints, probabilities: Floats) -> float:
 
 def _rows(probabilities: Floats) -> Floats:
     """Rows that sum to 1 in double precision, none of them 0: what a log needs."""
-    clipped = np.clip(probabilities.astype(np.float64), 1e-15, 1.0)
+    clipped = np.clip(probabilities.astype(np.float64), LEAST_PROBABILITY, 1.0)
     return np.asarray(clipped / clipped.sum(axis=1, keepdims=True))
 
 
-def _auroc(targets: Ints, probabilities: Floats) -> float:
+def _one_against_rest(
+    area: Callable[[NDArray[np.bool_], Floats], float], targets: Ints, probabilities: Floats
+) -> float:
     """Mean over the classes present of the area under one-against-the-rest curves."""
-    from sklearn.metrics import roc_auc_score
-
     areas = [
-        roc_auc_score(targets == c, probabilities[:, c])
+        area(targets == c, probabilities[:, c])
         for c in np.unique(targets)
         if 0 < (targets == c).sum() < len(targets)
     ]
@@ -180,7 +187,8 @@ def wilson(rate: float, n: float, z: float = Z95) -> tuple[float, float]:
     """Return Wilson's score interval (1927) of a rate on `n` images, which may be fractional."""
     middle = (rate + z * z / (2 * n)) / (1 + z * z / n)
     half = z * np.sqrt(rate * (1 - rate) / n + z * z / (4 * n * n)) / (1 + z * z / n)
-    return max(0.0, float(middle - half)), min(1.0, float(middle + half))
+    # At a rate of 0 or 1 an end is the rate itself, but for rounding.
+    return max(0.0, min(rate, float(middle - half))), min(1.0, max(rate, float(middle + half)))
 
 
 def summary(

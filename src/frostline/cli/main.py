@@ -1,4 +1,4 @@
-"""`frostline check | fit | measure | plan | compare | train | report | predict | export | …`."""
+"""`frostline check | fit | measure | plan | compare | train | report | predict | evaluate | export | …`."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ from frostline.cli.command_context import Verb, everywhere
 from frostline.cli.commands.cache import cache
 from frostline.cli.commands.check import check
 from frostline.cli.commands.compare import compare
+from frostline.cli.commands.evaluate import evaluate
 from frostline.cli.commands.export import export
 from frostline.cli.commands.fit import fit
 from frostline.cli.commands.models import models
@@ -357,6 +358,7 @@ def demo(**options: Any) -> None:
 
 cli.add_command(check)
 cli.add_command(compare)
+cli.add_command(evaluate)
 cli.add_command(export)
 cli.add_command(fit)
 cli.add_command(measure)

@@ -233,6 +233,15 @@ metric_option = click.option(
     show_default=True,
     help="Metric that decides.",
 )
+evaluation_metric_option = click.option(
+    "--metric",
+    type=click.Choice(
+        ["accuracy", "balanced_accuracy", "macro_f1", "average_precision", "auroc", "log_loss"]
+    ),
+    default="accuracy",
+    show_default=True,
+    help="Metric that is shown first, and for each value of --by.",
+)
 augment_option = click.option(
     "--augment",
     type=click.Choice(["none", "light", "standard", "strong"]),

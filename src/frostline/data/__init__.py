@@ -22,7 +22,7 @@ from __future__ import annotations
 from frostline.data.findings import KINDS, TROUBLE, Finding
 from frostline.data.image_scan import in_threads
 from frostline.data.labels import is_missing, read_labels
-from frostline.data.loading import load_data
+from frostline.data.loading import LabelledImages, load_data, load_labelled
 from frostline.data.manifest import Manifest
 from frostline.data.manifest_entries import PARTS, Conflict, Sample, SkippedImage
 from frostline.data.pixels.cropping import CutAway, cut_away
@@ -33,7 +33,12 @@ from frostline.data.seen_images import Recognised, fingerprints_of, recognised
 from frostline.data.sort_into_folders import SortedImages, folder_names, sort_into, unsure_folder_name
 from frostline.data.sources.arrays import Pairs, unlabelled
 from frostline.data.sources.file_listing import find_images, is_study
-from frostline.data.sources.prediction_inputs import PredictionInput, PredictionInputs, prediction_inputs
+from frostline.data.sources.prediction_inputs import (
+    PredictionInput,
+    PredictionInputs,
+    inputs_of_entries,
+    prediction_inputs,
+)
 from frostline.data.sources.python_datasets import CHANNELS
 from frostline.data.sources.tables import read_paths
 from frostline.data.splits.folding import numbered
@@ -46,6 +51,7 @@ __all__ = [
     "Conflict",
     "CutAway",
     "Finding",
+    "LabelledImages",
     "Manifest",
     "Pairs",
     "PredictionInput",
@@ -62,9 +68,11 @@ __all__ = [
     "fingerprints_of",
     "folder_names",
     "in_threads",
+    "inputs_of_entries",
     "is_missing",
     "is_study",
     "load_data",
+    "load_labelled",
     "notes_on",
     "numbered",
     "open_image",

@@ -24,9 +24,19 @@ from frostline.data.sources.common import Source, listing
 from frostline.data.sources.file_listing import missing_message
 from frostline.data.sources.folder_layout import SplitNames, checked_split_names, split_names_text
 from frostline.data.sources.remote import is_address, masked, read_remote_folder
-from frostline.data.sources.tables import read_table
+from frostline.data.sources.tables import read_column, read_table
 from frostline.data.sources.tar_shards import is_shards, read_shards
-from frostline.data.splits.grouping import AUTO, PARENT, GroupBy, grouped, parsed
+from frostline.data.splits.grouping import (
+    AUTO,
+    COLUMN,
+    PARENT,
+    PATTERN,
+    GroupBy,
+    folder_of,
+    grouped,
+    matched,
+    parsed,
+)
 from frostline.data.splits.near_duplicates import NOTHING_ALIKE, Likeness
 from frostline.data.splits.saved_splits import Assignment, assigned
 from frostline.data.splits.split_notes import about_copies, about_losses, about_split
@@ -169,6 +179,121 @@ def load_data(
     reading = {option: value for option, value in reading.items() if value and option != "group_column"}
     manifest = replace(manifest, earlier_folds=assignment.folds, reading=reading, sizes=sizes)
     return _with_rendering(manifest, traits, rendering, earlier).framed()
+
+
+@dataclass(frozen=True)
+class LabelledImages:
+    """Images to evaluate on: none is split off, and a class may have any number of them.
+
+    Attributes
+    ----------
+    manifest : Manifest
+        All usable images, in the part test.
+    by : dict of str to str or None
+        Value of each image by its path, of what figures are wanted by; "" where it has none.
+    """
+
+    manifest: Manifest
+    by: dict[str, str] | None = None
+
+
+def load_labelled(
+    source: Any,
+    *,
+    by: str | None = None,
+    split_names: SplitNames = None,
+    path_column: str | None = None,
+    label_column: str | None = None,
+    group_by: str | None = None,
+    progress: OnProgress | None = None,
+    workers: int = 0,
+) -> LabelledImages:
+    """Return all labelled images of a source, to evaluate a model that is finished.
+
+    Unlike `load_data` it draws no parts, needs no second class, and leaves out no copies: they count as one
+    unit, with their groups.
+
+    Parameters
+    ----------
+    source : path, address, dataset or Manifest
+        As for `load_data`.
+    by : str or None
+        A table's column, "parent" (the folder below the class folder), or "re:REGEX" (in the file's name, or
+        in the path where the expression holds a slash).
+    split_names, path_column, label_column, group_by, progress, workers
+        As for `load_data`.
+
+    Returns
+    -------
+    LabelledImages
+
+    Raises
+    ------
+    DataError
+        There are no images with a label, or `by` names nothing that they have.
+    UsageError
+        `by` names a column, and the source has none.
+    """
+    if isinstance(source, Manifest):
+        return LabelledImages(source, _by_values(source, None, by, path_column))
+    grouping = parsed(group_by)
+    columns = _NamedColumns(path_column, label_column, grouping.column if grouping else None)
+    in_folders = PARENT in (by, grouping.text if grouping else None)
+    listed = _source_of(source, checked_split_names(split_names), columns, in_folders)
+    skip_unlabelled(listed)
+    cache, progress = DigestCache(), Progress.of(progress)
+    usable = index(listed, cache, progress, workers)
+    likeness = likeness_of(listed, usable, cache, progress, workers)
+    usable = [image for image in usable if not _skip_faulty(image, listed)]
+    if not usable:
+        skipped = [f"{image.path} {image.reason}" for image in listed.skipped]
+        hint = f" {listed.hint}" if listed.hint else ""
+        raise DataError(f"None of {len(skipped)} images can be used.{hint} Skipped:{listing(skipped)}")
+    _group(usable, listed, grouping)
+    samples = tuple(
+        Sample(image.entry.path, image.entry.label, image.digest, image.entry.group, "test")
+        for image in usable
+    )
+    manifest = Manifest(
+        root=listed.root,
+        samples=samples,
+        classes=tuple(sorted({sample.label for sample in samples})),
+        set_aside=tuple(listed.skipped),
+        near_copies=_path_pairs(samples, likeness.near),
+        said=tuple(listed.findings),
+        items=listed.items,
+    )
+    return LabelledImages(manifest, _by_values(manifest, source, by, path_column))
+
+
+def _by_values(
+    manifest: Manifest, source: Any, by: str | None, path_column: str | None
+) -> dict[str, str] | None:
+    """Return each image's value of what figures are wanted by. Raises as `load_labelled` does."""
+    if by is None:
+        return None
+    rule = parsed(by if by == PARENT or by.startswith((PATTERN, COLUMN)) else f"{COLUMN}{by}")
+    assert rule is not None
+    if rule.column is not None:
+        if not isinstance(source, str | Path) or not _has_columns(source):
+            raise UsageError(
+                f"--by {by} names a column of a table, and these images come from no table. Expected "
+                f"--by {PARENT} (the folder below the class folder), --by {PATTERN}REGEX (found in the "
+                "file's name), or a table as DATA."
+            )
+        cells = read_column(Path(source).expanduser(), rule.column, path_column)
+        values = [cells.get(sample.path, "") for sample in manifest.samples]
+    elif rule.text == PARENT:
+        values = [folder_of(sample) for sample in manifest.samples]
+    else:
+        values = matched(manifest.samples, rule)
+    if not any(values):
+        examples = ", ".join(sample.path for sample in manifest.samples[:3])
+        raise DataError(
+            f"--by {by} gives no image a value. The images are named {examples}. Expected a column of the "
+            f"table, {PARENT} where images lie in folders below their class folder, or {PATTERN}REGEX."
+        )
+    return {sample.path: value for sample, value in zip(manifest.samples, values, strict=True)}
 
 
 @dataclass(frozen=True, slots=True)

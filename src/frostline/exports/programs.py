@@ -82,8 +82,8 @@ def write_torch(
         "probabilities = model(images).softmax(dim=1)  "
         f"# images: {_input_description(exported, with_preprocessing)}"
     )
-    return FormatDetails(config, "pytorch", usage, notes=_notes(with_preprocessing)), _module_logits(
-        loaded, exported, with_preprocessing
+    return FormatDetails(config, "pytorch", usage, notes=_notes(with_preprocessing)), module_logits(
+        loaded, exported.preprocessing, with_preprocessing
     )
 
 
@@ -117,7 +117,7 @@ def write_onnx(
         "probabilities = softmax(logits, axis=1)"
     )
     return FormatDetails(config, "onnx", usage, notes=_notes(with_preprocessing)), onnx_logits(
-        folder / ONNX, exported, with_preprocessing
+        folder / ONNX, exported.preprocessing, with_preprocessing
     )
 
 
@@ -193,22 +193,24 @@ def _remove_local_paths(model: Any) -> None:
             node.metadata_props.clear()
 
 
-def _module_logits(model: nn.Module, exported: ExportedModel, with_preprocessing: bool) -> LogitsFunction:
+def module_logits(model: nn.Module, preprocessing: Preprocessing, with_preprocessing: bool) -> LogitsFunction:
+    """Return a torch program as a function of pixels."""
+
     def logits(pixels: Tensor) -> NDArray[np.float32]:
         with torch.inference_mode():
-            return np.asarray(model(model_input(pixels, exported.preprocessing, with_preprocessing)).numpy())
+            return np.asarray(model(model_input(pixels, preprocessing, with_preprocessing)).numpy())
 
     return logits
 
 
-def onnx_logits(path: Path, exported: ExportedModel, with_preprocessing: bool) -> LogitsFunction:
+def onnx_logits(path: Path, preprocessing: Preprocessing, with_preprocessing: bool) -> LogitsFunction:
     """Open an ONNX file in ONNX Runtime, on the processor, as a function of pixels."""
     import onnxruntime
 
     session = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
 
     def logits(pixels: Tensor) -> NDArray[np.float32]:
-        inputs = model_input(pixels, exported.preprocessing, with_preprocessing).contiguous().numpy()
+        inputs = model_input(pixels, preprocessing, with_preprocessing).contiguous().numpy()
         return np.asarray(session.run([OUTPUT], {INPUT: inputs})[0])
 
     return logits

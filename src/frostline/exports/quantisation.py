@@ -93,12 +93,12 @@ def quantise(
     data = _data(exported)
     calibration, measured, source = _parts(data)
     float_path, int8_path = folder / ONNX, folder / f"int8-{ONNX}"
-    float_logits = onnx_logits(float_path, exported, with_preprocessing)
+    float_logits = onnx_logits(float_path, exported.preprocessing, with_preprocessing)
     pixels, _ = _pixels(exported, data, calibration)
     _quantise_file(
         float_path, int8_path, model_input(pixels, exported.preprocessing, with_preprocessing).numpy()
     )
-    int8_logits = onnx_logits(int8_path, exported, with_preprocessing)
+    int8_logits = onnx_logits(int8_path, exported.preprocessing, with_preprocessing)
     float_right, int8_right, changed, n_measured = 0, 0, 0, 0
     for start in range(0, len(measured), EVALUATION_BATCH):
         batch, samples = _pixels(exported, data, measured[start : start + EVALUATION_BATCH])

@@ -7,7 +7,7 @@ import io
 import math
 from collections import Counter
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -357,7 +357,7 @@ def predict(
         There are no images, or they are of an unsupported type.
     """
     doubts = None if target_accuracy is None else _doubts(study, run, target_accuracy)
-    chosen = _chosen_model(study, run, module, base)
+    chosen = chosen_model(study, run, module, base)
     predicted = predict_rows(
         chosen.predictor,
         prediction_inputs(images, path_column),
@@ -397,10 +397,52 @@ def predict_rows(
     progress: Progress,
 ) -> PredictedRows:
     """Return a prediction for each image that can be decoded, and the others' names with the reasons."""
-    items = inputs.inputs
     rows: list[Prediction] = []
-    unreadable: list[tuple[str, str]] = []
-    rendered_images: list[RenderedImage] = []
+    decoded = _Decoded()
+    for names, pixels in _batches(predictor, inputs, decoded, progress):
+        rows += _predict_batch(predictor, names, pixels, top, doubts)
+    notes = notes_on(decoded.rendered_images, predictor.rendering, inputs.other_files)
+    return PredictedRows(tuple(rows), tuple(decoded.unreadable), tuple(notes))
+
+
+@dataclass(frozen=True)
+class PredictedProbabilities:
+    """The result of `predict_probabilities`: `probabilities` (images, classes) of the images in `names`."""
+
+    names: tuple[str, ...]
+    probabilities: np.ndarray[tuple[int, int], np.dtype[np.float64]]
+    unreadable: tuple[tuple[str, str], ...]
+    notes: tuple[str, ...]
+
+
+def predict_probabilities(
+    predictor: Predictor, inputs: PredictionInputs, progress: OnProgress | None = None
+) -> PredictedProbabilities:
+    """Return the probabilities of all classes for each image that can be decoded."""
+    decoded, names = _Decoded(), list[str]()
+    batches = [np.zeros((0, len(predictor.classes)))]
+    for batch_names, pixels in _batches(predictor, inputs, decoded, Progress.of(progress)):
+        names += batch_names
+        batches.append(predictor(pixels))
+    notes = notes_on(decoded.rendered_images, predictor.rendering, inputs.other_files)
+    return PredictedProbabilities(
+        tuple(names), np.concatenate(batches), tuple(decoded.unreadable), tuple(notes)
+    )
+
+
+@dataclass
+class _Decoded:
+    """What was noted while images were decoded."""
+
+    rendered_images: list[RenderedImage] = field(default_factory=list)
+    unreadable: list[tuple[str, str]] = field(default_factory=list)
+
+
+def _batches(
+    predictor: Predictor, inputs: PredictionInputs, noted: _Decoded, progress: Progress
+) -> Iterator[tuple[list[str], Tensor]]:
+    """Yield names and pixels (n, 3, size, size) of images that can be decoded, batch by batch."""
+    items = inputs.inputs
     for start in range(0, len(items), EVALUATION_BATCH):
         names, pixels = [], []
         batch = items[start : start + EVALUATION_BATCH]
@@ -409,19 +451,14 @@ def predict_rows(
         )
         for item, decoded in zip(batch, decoded_batch, strict=True):
             if isinstance(decoded, DamagedImage):
-                unreadable.append((item.name, str(decoded)))
+                noted.unreadable.append((item.name, str(decoded)))
             else:
                 pixels.append(decoded.pixels)
-                rendered_images.append(decoded.rendered)
+                noted.rendered_images.append(decoded.rendered)
                 names.append(item.name)
         if pixels:
-            rows += _predict_batch(predictor, names, torch.stack(pixels), top, doubts)
+            yield names, torch.stack(pixels)
         progress(Activity.PREDICT, min(start + EVALUATION_BATCH, len(items)), len(items))
-    return PredictedRows(
-        tuple(rows),
-        tuple(unreadable),
-        tuple(notes_on(rendered_images, predictor.rendering, inputs.other_files)),
-    )
 
 
 @dataclass(frozen=True)
@@ -466,34 +503,40 @@ def _predict_batch(
 
 
 @dataclass(frozen=True)
-class _ChosenModel:
+class ChosenModel:
     """The model that predicts, its run's name and strategy, and why it was chosen."""
 
     predictor: Predictor
     run: str
     why: str
     strategy: str
+    folder: Path  # of the run, or the delta
     passed_over: tuple[PassedOver, ...] = ()
 
 
-def _chosen_model(
+def chosen_model(
     study: str | Path,
     run: str | None,
     module: nn.Module | None,
     base: str | nn.Module | Backbone | None,
-) -> _ChosenModel:
+) -> ChosenModel:
+    """Return the model of a study's best run, of `run`, or of a delta; the rest as in `predict`."""
     if delta.is_delta(study):
         loaded = delta.load(study, base if base is not None else module)
         delta_predictor = Predictor(
             loaded.model, loaded.classes, loaded.preprocessing, rendering=loaded.rendering
         )
-        return _ChosenModel(
-            delta_predictor, loaded.run, "the run this delta was exported from", loaded.strategy
+        return ChosenModel(
+            delta_predictor,
+            loaded.run,
+            "the run this delta was exported from",
+            loaded.strategy,
+            Path(study),
         )
     best = best_of(Study.existing(study), run)
     strategy = str(best.folder.checked_config()["strategy"])
     predictor = Predictor.of_run(best.folder, module)
-    return _ChosenModel(predictor, best.folder.name, best.why, strategy, best.passed_over)
+    return ChosenModel(predictor, best.folder.name, best.why, strategy, best.folder.path, best.passed_over)
 
 
 def _top(

@@ -155,6 +155,30 @@ def difference(
     return Difference(mean, float(low), float(high), float(np.std(drawn)))
 
 
+def mcnemar(first_correct: NDArray[np.bool_], second_correct: NDArray[np.bool_]) -> float:
+    """Return McNemar's exact two-sided p-value: are two models correct on equally many of the same images?
+
+    Of the images on which exactly one of the two is correct, each is the better one with probability 1/2
+    if neither is better (McNemar 1947; the binomial test on discordant pairs). Images must be independent.
+
+    Parameters
+    ----------
+    first_correct, second_correct : ndarray of bool, shape (n,)
+        Whether each model predicts each image correctly.
+
+    Returns
+    -------
+    float
+        1 where the two are never at odds.
+    """
+    from scipy.stats import binomtest
+
+    only_first = int((first_correct & ~second_correct).sum())
+    only_second = int((second_correct & ~first_correct).sum())
+    discordant = only_first + only_second
+    return float(binomtest(only_first, discordant).pvalue) if discordant else 1.0
+
+
 def judge(
     held: Mapping[int, HeldOutPredictions], seconds: Mapping[int, float], metric: str, seed: int = 0
 ) -> Verdict:

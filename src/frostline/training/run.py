@@ -27,6 +27,7 @@ from frostline.loggers import Loggers, OnEpochs, make_loggers
 from frostline.models import Backbone, leakage, weights_digest
 from frostline.progress import OnProgress, Progress
 from frostline.reports import notebook
+from frostline.reports.classification import Confusion, KeptPredictions, classification_report
 from frostline.strategies import Strategy, checked, parse
 from frostline.studies.result_fields import AccuracyFigures, Figure, ProbabilityFigures
 from frostline.studies.study_folder import (
@@ -126,7 +127,7 @@ class Run(AccuracyFigures, ProbabilityFigures):
             else selective_prediction.doubts(self.folder.path, target_accuracy)
         )
         predicted = predict_rows(
-            self._predictor,
+            self.predictor,
             prediction_inputs(images, path_column),
             top=top,
             doubts=doubts,
@@ -139,12 +140,30 @@ class Run(AccuracyFigures, ProbabilityFigures):
             "as asked for",
             self.strategy,
             doubts,
-            tuple(self._predictor.classes),
+            tuple(self.predictor.classes),
             notes=predicted.notes,
         )
 
+    @property
+    def confusion(self) -> Confusion:
+        """What was predicted as what on the test part, else on val (`basis` says which).
+
+        Raises `UsageError` where the run had neither.
+        """
+        kept = KeptPredictions.of_run(self.folder.path)
+        return Confusion.of(kept.classes, kept.targets, kept.predicted, kept.basis)
+
+    def classification_report(self, *, output_dict: bool = False) -> Any:
+        """Return scikit-learn's classification report of the images that `confusion` counts: text or dict.
+
+        Raises `UsageError` where the run had neither a test nor a val part.
+        """
+        kept = KeptPredictions.of_run(self.folder.path)
+        return classification_report(kept.classes, kept.targets, kept.predicted, output_dict)
+
     @cached_property
-    def _predictor(self) -> Predictor:
+    def predictor(self) -> Predictor:
+        """The model, kept in memory for the next call."""
         return Predictor.of_run(self.folder, backbone=self.backbone)
 
     def __repr__(self) -> str:

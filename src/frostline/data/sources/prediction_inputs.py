@@ -12,6 +12,7 @@ from PIL import Image
 
 from frostline.data.pixels import decoding
 from frostline.data.pixels.decoding import Picture, size_fault
+from frostline.data.pixels.deep_pixels import Deep
 from frostline.data.pixels.formats import suffixes
 from frostline.data.pixels.rendering import PLAIN, Rendering
 from frostline.data.sources.file_listing import listed_in
@@ -34,8 +35,8 @@ class PredictionInput:
 
     @property
     def is_remote(self) -> bool:
-        """Return whether it must be fetched."""
-        return isinstance(self.source, _Fetched)
+        """Return whether it must be fetched from elsewhere."""
+        return isinstance(self.source, _Fetched) and isinstance(self.source.fetch, Fetcher)
 
     def open(self, how: Rendering = PLAIN) -> Image.Image:
         """Return it as RGB. Raises as `picture` does."""
@@ -67,10 +68,10 @@ class PredictionInput:
 class _Fetched:
     """An image that is fetched when it is looked at, and not kept."""
 
-    fetch: Callable[[str], bytes]
+    fetch: Callable[[str], Image.Image | Deep | bytes]
     name: str
 
-    def __call__(self) -> bytes:
+    def __call__(self) -> Image.Image | Deep | bytes:
         return self.fetch(self.name)
 
 
@@ -119,6 +120,31 @@ def prediction_inputs(images: Any, path_column: str | None = None) -> Prediction
     if not inputs.inputs:
         raise DataError("No images were given. Expected a folder, files or images.")
     return inputs
+
+
+def inputs_of_entries(
+    names: Iterable[str],
+    root: Path | None,
+    items: Callable[[str], Image.Image | Deep | bytes] | None = None,
+) -> PredictionInputs:
+    """Return the images of a manifest, by their names there, for prediction.
+
+    Parameters
+    ----------
+    names : iterable of str
+        Paths of samples.
+    root : Path or None
+        Where relative paths start from.
+    items : callable or None
+        Returns the image of a name, where images are no files.
+
+    Returns
+    -------
+    PredictionInputs
+    """
+    if items is None:
+        return PredictionInputs(tuple(PredictionInput(name, (root or Path()) / name) for name in names))
+    return PredictionInputs(tuple(PredictionInput(name, _Fetched(items, name)) for name in names))
 
 
 def _joined(several: Iterable[PredictionInputs]) -> PredictionInputs:

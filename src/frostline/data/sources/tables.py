@@ -18,8 +18,8 @@ from frostline.data.sources.common import ImageEntry, Source, listing, part_name
 from frostline.data.sources.file_listing import is_hidden
 from frostline.data.sources.remote import Fetcher, Place, is_address, masked
 from frostline.data.sources.table_cells import Cells, as_text, own_bytes, read_cells
-from frostline.data.sources.table_columns import IS_VALID, ColumnChoice, choose
-from frostline.errors import DataError
+from frostline.data.sources.table_columns import IS_VALID, ColumnChoice, choose, listed
+from frostline.errors import DataError, did_you_mean
 
 # What fastai and pandas write for true and false, in lower case.
 TRUTH = {"true": "val", "1": "val", "yes": "val", "false": "train", "0": "train", "no": "train", "": "train"}
@@ -89,6 +89,43 @@ def read_paths(path: Path, path_column: str | None = None) -> tuple[list[str], l
         raise DataError(f"{path} has {len(mistakes)} mistake(s):{listing(mistakes)}")
     places = [text if is_address(text) else str(path.parent / text) for text in paths]
     return places, [*cells.notes, *chosen.notes, *names.notes()]
+
+
+def read_column(path: Path, name: str, path_column: str | None = None) -> dict[str, str]:
+    """Return the cells of one column by the image's path, as `read_table` names it.
+
+    Parameters
+    ----------
+    path : Path
+        CSV or Parquet file.
+    name : str
+        The column.
+    path_column : str or None
+        Column that holds the paths.
+
+    Returns
+    -------
+    dict of str to str
+        Empty where a cell is.
+
+    Raises
+    ------
+    DataError
+        There is no such column, or none that holds paths.
+    """
+    cells, chosen = _opened(path, {"path": path_column})
+    if name.strip().lower() not in cells.columns:
+        guess = did_you_mean(name.strip().lower(), cells.columns)
+        raise DataError(f"{path} has no column {name!r} ({listed(cells.columns)}).{guess}")
+    place = cells.columns.index(name.strip().lower())
+    root = path.resolve().parent
+    names = Names(root, cells.western)
+    values: dict[str, str] = {}
+    for _, (path_cell, cell) in cells.rows([chosen.places["path"], place]):
+        if text := as_text(path_cell):
+            reference = _reference(names.find(text), root)
+            values[masked(reference) if is_address(reference) else reference] = as_text(cell)
+    return values
 
 
 def _opened(path: Path, column_names: dict[str, str | None]) -> tuple[Cells, ColumnChoice]:

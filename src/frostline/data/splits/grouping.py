@@ -128,12 +128,12 @@ def grouped(images: Sequence[ImageEntry], by: GroupBy) -> tuple[list[ImageEntry]
     elif by.text == PARENT:
         groups = [folder_of(image) for image in images]
     else:
-        groups = _matched(images, by)
+        groups = matched(images, by)
     findings = _about(groups, images, by)
     return [replace(image, group=group) for image, group in zip(images, groups, strict=True)], findings
 
 
-def _matched(images: Sequence[ImageEntry], by: GroupBy) -> list[str]:
+def matched(images: Sequence[NamedImage], by: GroupBy) -> list[str]:
     """Return what the expression finds: its first group, or the whole match; "" where it finds nothing.
 
     It is searched in a file's name, and where it holds a slash in the whole path as notes show it.

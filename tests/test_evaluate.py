@@ -1,0 +1,274 @@
+"""`evaluate`: scikit-learn's figures, intervals, and images that stand apart."""
+
+from __future__ import annotations
+
+import csv
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from click.testing import CliRunner
+from sklearn import metrics as sk
+
+import frostline
+from frostline import metrics
+from frostline.cli.main import cli
+from frostline.errors import DataError, StudyError, UsageError
+from frostline.pipelines.evaluation import Evaluation
+from frostline.selection import metric_intervals, significance
+from tiny import picture, tiny_backbone, tiny_model, write_folder
+
+SIDE = 32
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("evaluate")
+
+
+@pytest.fixture(scope="module")
+def runs(place: Path) -> Iterator[list[frostline.Run]]:
+    """A good and a worse run of a tiny module, and one of a network that is built by name."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("FROSTLINE_CACHE_DIR", str(place / "store"))
+        data = frostline.load_data(write_folder(place / "photos", per_class=20))
+        named = frostline.load_backbone("timm/test_efficientnet", size=SIDE, random=True)
+        yield [
+            frostline.train(tiny_backbone(), data, "linear_probe", study=place / "good", deterministic=True),
+            frostline.train(
+                tiny_backbone(1), data, "head(epochs=1)", study=place / "worse", deterministic=True, views=0
+            ),
+            frostline.train(named, data, "linear_probe", study=place / "named", deterministic=True),
+        ]
+
+
+@pytest.fixture(scope="module")
+def table(place: Path) -> Path:
+    """New pictures with some wrong labels, a class that no model knows, a camera and a lot each."""
+    rng = np.random.default_rng(3)
+    rows = [["path", "label", "camera", "lot"]]
+    (place / "new").mkdir()
+    for n in range(72):
+        kind = n % 3
+        label = "crack" if n % 18 == 0 else f"kind {rng.integers(3) if n % 6 == 1 else kind}"
+        picture(kind, rng).save(place / "new" / f"{n:03}.png")
+        rows.append([f"new/{n:03}.png", label, f"cam {n % 2}", f"lot {n // 3}"])
+    with open(place / "new.csv", "w", newline="") as file:
+        csv.writer(file).writerows(rows)
+    return place / "new.csv"
+
+
+@pytest.fixture(scope="module")
+def both(runs: list[frostline.Run], table: Path) -> Evaluation:
+    return frostline.evaluate(runs[:2], table, by="camera")
+
+
+def test_figures_are_scikit_learns_to_the_digit(both: Evaluation) -> None:
+    names = np.array(both.classes)
+    for found in (both, *both.others):
+        true, predicted = names[found.targets], names[found.predicted]
+        one_hot, figures = np.eye(len(names))[found.targets], found.figures
+        assert figures is not None
+        assert figures.images == len(true) == 68
+        assert figures.accuracy.value == sk.accuracy_score(true, predicted)
+        assert figures.balanced_accuracy.value == pytest.approx(
+            sk.balanced_accuracy_score(true, predicted), abs=1e-15
+        )
+        assert figures.macro_f1.value == sk.f1_score(true, predicted, average="macro")
+        assert figures.average_precision.value == pytest.approx(
+            sk.average_precision_score(one_hot, found.probabilities, average="macro"), abs=1e-15
+        )
+        assert figures.auroc.value == pytest.approx(
+            sk.roc_auc_score(one_hot, found.probabilities, average="macro"), abs=1e-15
+        )
+        assert figures.log_loss.value == pytest.approx(
+            sk.log_loss(found.targets, found.probabilities), abs=1e-12
+        )
+        assert (found.confusion.counts == sk.confusion_matrix(true, predicted)).all()
+        assert found.classification_report() == sk.classification_report(true, predicted, zero_division=0)
+        report = found.classification_report(output_dict=True)
+        for row in found.per_class:
+            assert row.recall == report[row.name]["recall"]
+            assert row.f1 == report[row.name]["f1-score"]
+            assert row.low is not None
+            assert row.low <= row.recall <= row.high
+        for name in ("accuracy", "balanced_accuracy", "macro_f1", "average_precision", "log_loss", "ece"):
+            one = figures.estimate(name)
+            assert one.low is not None, name
+            assert one.low <= one.value <= one.high, name
+
+
+def test_unknown_classes_are_counted_apart(both: Evaluation) -> None:
+    (crack,) = both.unknown
+    assert (crack.name, crack.images, sum(crack.predicted.values())) == ("crack", 4, 4)
+    assert len(both.paths) + crack.images == 72
+
+
+def test_by_a_column(both: Evaluation) -> None:
+    assert [row.value for row in both.by_value] == ["cam 0", "cam 1"]
+    assert both.figures is not None
+    assert sum(row.figures.images for row in both.by_value) == both.figures.images
+    right = sum((row.figures.accuracy.value or 0) * row.figures.images for row in both.by_value)
+    assert right / both.figures.images == pytest.approx(both.accuracy)
+
+
+def test_two_models_are_paired(both: Evaluation) -> None:
+    (difference,), (other,) = both.differences, both.others
+    first_right, other_right = both.predicted == both.targets, other.predicted == other.targets
+    assert difference.only_first == int((first_right & ~other_right).sum())
+    assert difference.metrics["accuracy"].value == pytest.approx(first_right.mean() - other_right.mean())
+    assert difference.mcnemar_p == significance.mcnemar(first_right, other_right)
+    for one in difference.metrics.values():
+        assert one.low is not None
+        assert one.low <= one.value <= one.high
+
+
+def test_groups_widen_intervals_and_take_mcnemars_p_away(
+    runs: list[frostline.Run], table: Path, both: Evaluation
+) -> None:
+    found = frostline.evaluate(runs[:2], table, group_by="column:lot")
+    assert found.figures is not None
+    assert both.figures is not None
+    assert found.figures.units == 24
+    assert found.differences[0].mcnemar_p is None
+    alone, grouped = both.figures.macro_f1, found.figures.macro_f1
+    assert grouped.value == alone.value
+    assert grouped.high - grouped.low >= alone.high - alone.low - 1e-9
+
+
+def test_images_that_were_learned_from_stand_apart(runs: list[frostline.Run], place: Path) -> None:
+    run = runs[0]
+    found = frostline.evaluate(run, place / "photos")
+    assert found.learned is not None
+    assert found.figures is not None
+    assert (found.figures.images, found.learned.images) == (run.n_test, run.n_train + run.n_val)
+    assert found.accuracy == run.accuracy
+    assert (found.confusion.counts == run.confusion.counts).all()
+    assert found.classification_report() == run.classification_report()
+    assert run.confusion.basis == "test part"
+    learned = [sample.path for sample in frostline.load_data(place / "photos").part("train")]
+    rows = [[place / "photos" / path, path.split("/")[0]] for path in learned]
+    with open(place / "learned.csv", "w", newline="") as file:
+        csv.writer(file).writerows([["path", "label"], *rows])
+    nothing = frostline.evaluate(run, place / "learned.csv")
+    assert nothing.figures is None
+    assert nothing.accuracy is None
+    assert json.loads(json.dumps(nothing.as_dict()))["accuracy"] is None
+
+
+def test_a_table_of_another_system_is_paired(runs: list[frostline.Run], table: Path, place: Path) -> None:
+    with open(table, newline="") as file:
+        rows = list(csv.DictReader(file))
+    kept = [row for n, row in enumerate(rows) if n % 4]
+    with open(place / "other.csv", "w", newline="") as file:
+        writer = csv.writer(file)
+        writer.writerow(["path", "label"])
+        writer.writerows([row["path"], row["label"] if n % 3 else "dust"] for n, row in enumerate(kept))
+    found = frostline.evaluate(runs[0], table, predictions=place / "other.csv")
+    other, difference = found.others[0], found.differences[0]
+    labels = {row["path"]: row["label"] for n, row in enumerate(kept) if n % 3}
+    known = [row for row in kept if row["label"] != "crack"]
+    right = np.mean([row["path"] in labels for row in known])
+    assert other.figures is not None
+    assert (other.figures.images, other.accuracy) == (len(known), pytest.approx(right))
+    assert other.figures.log_loss.value is None
+    assert "dust" in other.classes
+    assert difference.images == len(known)
+    assert any("no prediction for" in note for note in found.notes)
+
+
+def test_an_export_predicts_as_its_study(runs: list[frostline.Run], table: Path, place: Path) -> None:
+    study = frostline.evaluate(place / "named", table)
+    for kind in ("safetensors", "onnx"):
+        frostline.export(place / "named", to=kind, out=place / kind)
+        found = frostline.evaluate(place / kind, table)
+        assert (found.predicted == study.predicted).all()
+        assert np.abs(found.probabilities - study.probabilities).max() < 1e-4
+        assert found.run == study.run
+
+
+def test_a_picture_a_csv_and_axes(both: Evaluation, tmp_path: Path) -> None:
+    from matplotlib.figure import Figure
+
+    both.confusion.to_csv(tmp_path / "c.csv")
+    with open(tmp_path / "c.csv", newline="") as file:
+        head, *rows = list(csv.reader(file))
+    assert head[1:] == list(both.classes)
+    assert [[int(cell) for cell in row[1:]] for row in rows] == both.confusion.counts.tolist()
+    both.confusion.save(tmp_path / "c.png")
+    assert (tmp_path / "c.png").read_bytes().startswith(b"\x89PNG")
+    axes = Figure().add_subplot()
+    assert both.plot(axes) is axes
+    assert [label.get_text() for label in axes.get_yticklabels()] == list(both.classes)
+
+
+def test_the_command_line(runs: list[frostline.Run], table: Path, place: Path, tmp_path: Path) -> None:
+    def call(*arguments: object) -> Any:
+        return CliRunner().invoke(cli, ["evaluate", *map(str, arguments)])
+
+    result = call(place / "named", table, "--by", "camera", "--confusion", tmp_path / "c.csv", "--json")
+    assert result.exit_code == 0, result.output
+    found = json.loads(result.stdout)
+    assert found["schema"] == 2
+    assert found["low"] <= found["accuracy"] <= found["high"]
+    assert [row["value"] for row in found["by_value"]] == ["cam 0", "cam 1"]
+    wrong = [mistake["probability"] for mistake in found["mistakes"]]
+    assert wrong == sorted(wrong, reverse=True)
+    assert (tmp_path / "c.csv").is_file()
+    text = call(place / "named", table, "--metric", "macro_f1", "--mistakes", 2, "--quiet").stdout
+    assert "crack (4 images" in text
+    assert text.index("macro F1") < text.index("balanced accuracy")
+    reversed_ = call(table.parent / "photos", place / "named")
+    assert reversed_.exit_code == 1
+    assert "the labelled images come last" in reversed_.output
+
+
+def test_wrong_input_gets_one_clear_message(runs: list[frostline.Run], table: Path, place: Path) -> None:
+    run = runs[0]
+    with pytest.raises(UsageError, match="Unknown metric 'f1'"):
+        frostline.evaluate(run, table, metric="f1")
+    with pytest.raises(DataError, match=r"no column 'camra'.*Did you mean 'camera'"):
+        frostline.evaluate(run, table, by="camra")
+    with pytest.raises(UsageError, match="come from no table"):
+        frostline.evaluate(run, place / "photos", by="camera")
+    with pytest.raises(StudyError, match="nowhere does not exist"):
+        frostline.evaluate("nowhere", table)
+    (place / "strange.csv").write_text("path,label\nnew/001.png,x\nnew/002.png,y\n")
+    with pytest.raises(DataError, match="Classes are matched by name"):
+        frostline.evaluate(run, place / "strange.csv")
+    (place / "odd.csv").write_text("path,label,probability\nnew/001.png,kind 0,7\n")
+    with pytest.raises(DataError, match="probability '7' is no probability"):
+        frostline.evaluate(run, table, predictions=place / "odd.csv")
+    (place / "else.csv").write_text("path,label\nqqq.png,kind 0\n")
+    with pytest.raises(DataError, match="None of the 1 rows"):
+        frostline.evaluate(run, table, predictions=place / "else.csv")
+    assert frostline.evaluate(place / "good", table, module=tiny_model()).run == run.run
+
+
+def test_draws_are_the_metrics_on_repeated_images() -> None:
+    rng = np.random.default_rng(0)
+    targets = rng.integers(4, size=60)
+    probabilities = np.round(metrics.softmax(rng.normal(size=(60, 4)) + 2 * np.eye(4)[targets]), 1)
+    units = np.arange(60) // 2
+    names = (*metric_intervals.COUNTED[:4], *metric_intervals.RANKED)
+    drawn = metric_intervals.draws(targets, probabilities, units, names, seed=5)
+    weights = metric_intervals._weights(30, 5)
+    for draw in range(5):
+        rows = np.repeat(np.arange(60), weights[draw][units])
+        for name in names:
+            expected = (
+                metrics.calibration_error(targets[rows], probabilities[rows])
+                if name == "ece"
+                else metrics.score(name, targets[rows], probabilities[rows])
+            )
+            assert drawn[name][draw] == pytest.approx(expected), name
+
+
+def test_mcnemar_is_the_binomial_test_on_discordant_images() -> None:
+    first = np.array([True] * 9 + [False] * 2 + [True] * 5)
+    other = np.array([False] * 9 + [True] * 2 + [True] * 5)
+    assert significance.mcnemar(first, other) == pytest.approx(2 * (1 + 11 + 55) / 2**11)
+    assert significance.mcnemar(first, first) == 1.0
