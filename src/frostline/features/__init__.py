@@ -7,8 +7,8 @@ numeric_key · tensors → cached_features → extraction
 """
 
 from frostline.features.cached_features import Counts, Frozen
-from frostline.features.extraction import features, logits
+from frostline.features.extraction import features, logits, stage_features
 from frostline.features.numeric_key import ForwardConfig
 from frostline.features.tensors import AHEAD, ahead, padded
 
-__all__ = ["AHEAD", "Counts", "ForwardConfig", "Frozen", "ahead", "features", "logits", "padded"]
+__all__ = ["AHEAD", "Counts", "ForwardConfig", "Frozen", "ahead", "features", "logits", "padded", "stage_features"]
