@@ -31,6 +31,7 @@ from frostline.cli.options import (
     metric_option,
     model_options,
     path_column_option,
+    plain_timm,
     ray_option,
     running,
     shape_options,
@@ -59,6 +60,7 @@ def cli() -> None:
 )
 @model_options
 @running
+@plain_timm
 @click.option(
     "--study",
     default="frostline-study",
@@ -156,6 +158,7 @@ def train(data: str, **options: Any) -> None:
             "imbalance",
             "batch_size",
             "deterministic",
+            "plain_timm",
             "precision",
             "threads",
             "workers",

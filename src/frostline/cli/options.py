@@ -173,6 +173,11 @@ varied_options = stack(
         "tests whether they have an orientation, and rotates by quarters if not.",
     ),
 )
+plain_timm = click.option(
+    "--plain-timm",
+    is_flag=True,
+    help="Only models whose weights timm loads alone: no heads that read several stages.",
+)
 running = stack(
     click.option(
         "--seed", default=0, show_default=True, help="Seed of split, order, initialisation and augmentation."

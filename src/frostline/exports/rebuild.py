@@ -45,7 +45,7 @@ class MultiStage(nn.Module):
     def __init__(self, width: int, classes: int, taps: list[dict[str, Any]], calls: int) -> None:
         super().__init__()
         self.taps, self.calls, self.waiting = taps, calls, calls
-        self.weight = nn.Parameter(torch.zeros(classes, width + sum(tap["width"] for tap in taps)))
+        self.weight = nn.Parameter(torch.zeros(classes, width + sum(sum(tap["widths"]) for tap in taps)))
         self.bias = nn.Parameter(torch.zeros(classes))
         self.register_buffer("stages", torch.tensor([tap["stage"] for tap in taps], dtype=torch.int64))
         self.collected: dict[int, Tensor] = {}

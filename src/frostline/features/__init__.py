@@ -11,4 +11,14 @@ from frostline.features.extraction import features, logits, stage_features
 from frostline.features.numeric_key import ForwardConfig
 from frostline.features.tensors import AHEAD, ahead, padded
 
-__all__ = ["AHEAD", "Counts", "ForwardConfig", "Frozen", "ahead", "features", "logits", "padded", "stage_features"]
+__all__ = [
+    "AHEAD",
+    "Counts",
+    "ForwardConfig",
+    "Frozen",
+    "ahead",
+    "features",
+    "logits",
+    "padded",
+    "stage_features",
+]

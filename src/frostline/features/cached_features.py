@@ -410,7 +410,7 @@ class Frozen:
         workers: int,
         report: _FillProgress,
     ) -> None:
-        """Pass over the pixels of what is missing in `rows`: this cut's features, or one stage's statistics."""
+        """Pass over the pixels of what `rows` lacks: this cut's features, or one stage's statistics."""
         cached, plain = self.cached, _plain(images, item_of)
         assert cached is not None
         requested: deque[list[bytes]] = deque()
@@ -452,9 +452,12 @@ class Frozen:
         if missing or early_rows.form is None:
             return None
         z = padded(from_bytes(rows, early_rows.form), self.config.batch).to(self.config.plan.device)
-        with self._inference() as model, bb.between(self._backbone, model, early, self.cut) as run:
-            with collecting(model, taps) as collected:
-                later = run(z)
+        with (
+            self._inference() as model,
+            bb.between(self._backbone, model, early, self.cut) as run,
+            collecting(model, taps) as collected,
+        ):
+            later = run(z)
         self._collected = {stage: values[: len(keys)].cpu() for stage, values in collected.items()}
         return later[: len(keys)].cpu()
 

@@ -120,9 +120,7 @@ def logits(
     several = bb.multi_stage_head_in(model.get_submodule(backbone.head))
     if several is not None and len(images):
         last = backbone.cuts[-1]
-        frozen = Frozen(
-            backbone, model, last, config, cache if keep else None, counts, layers=several.layers
-        )
+        frozen = Frozen(backbone, model, last, config, cache if keep else None, counts, layers=several.layers)
         values = stage_features(frozen, images, workers=workers, progress=progress)
         with torch.no_grad(), config.plan.autocast():
             chunks = torch.from_numpy(values).split(config.batch)

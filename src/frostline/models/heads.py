@@ -118,6 +118,11 @@ def multi_stage_head_in(module: nn.Module) -> MultiStageHead | None:
     return next((part for part in module.modules() if isinstance(part, MultiStageHead)), None)
 
 
+def reads_several(state: Mapping[str, Tensor]) -> bool:
+    """Return whether these are the weights of a network whose head reads several stages."""
+    return any(key.endswith(".stages") for key in state)
+
+
 def adapted_for(backbone: Backbone, state: Mapping[str, Tensor], head: str, classes: int) -> nn.Module:
     """Return an adapted copy of the backbone into which these weights fit; they are not loaded.
 

@@ -38,19 +38,30 @@ class Tap:
         Index of the stage.
     module : str
         Dotted name of the module whose output is read.
-    width : int
+    widths : tuple of int
+        Of each statistic: mean and standard deviation, say.
     last : bool
         The last stage before the head: what its pooled output says is left to the head's own input.
     """
 
     stage: int
     module: str
-    width: int
+    widths: tuple[int, ...]
     last: bool = False
+
+    @property
+    def width(self) -> int:
+        """How many numbers all its statistics are."""
+        return sum(self.widths)
 
 
 def statistics(output: Tensor, last: bool = False) -> Tensor:
-    """Return the statistics of a stage's output.
+    """Return the statistics of a stage's output side by side, (n, width) of float32; see `parts_of`."""
+    return torch.cat(parts_of(output, last) or [output.new_zeros(len(output), 0)], dim=1)
+
+
+def parts_of(output: Tensor, last: bool = False) -> list[Tensor]:
+    """Return each statistic of a stage's output.
 
     Parameters
     ----------
@@ -60,11 +71,11 @@ def statistics(output: Tensor, last: bool = False) -> Tensor:
 
     Returns
     -------
-    Tensor of float32, shape (n, width)
+    list of Tensor of float32, shape (n, width)
     """
     values = output.float()
     if values.ndim == 2:
-        return values[:, :0] if last else values
+        return [] if last else [values]
     if values.ndim == 3:
         first = _class_tokens(values.shape[1])
         parts = [values[:, 0]] if first else []
@@ -73,7 +84,7 @@ def statistics(output: Tensor, last: bool = False) -> Tensor:
         parts = _mean_and_std(values, (1, 2))
     else:
         parts = _mean_and_std(values, tuple(range(2, values.ndim)))
-    return torch.cat(parts[1:] if last else parts, dim=1)
+    return parts[1:] if last else parts
 
 
 def _mean_and_std(values: Tensor, space: tuple[int, ...]) -> list[Tensor]:
@@ -122,7 +133,7 @@ def _find(backbone: Backbone) -> tuple[Tap, ...]:
         backbone.model(torch.zeros(1, 3, size, size, device=like.device, dtype=like.dtype))
     last = len(backbone.stages) - 2
     found = [
-        Tap(index, name, statistics(value, index == last).shape[1], index == last)
+        Tap(index, name, tuple(part.shape[1] for part in parts_of(value, index == last)), index == last)
         for index, (name, value) in sorted(outputs.items(), reverse=True)
     ]
     return tuple(tap for tap in found if tap.width or tap.last)

@@ -38,7 +38,7 @@ def block_scales(features: NDArray[np.floating], widths: Sequence[int]) -> NDArr
     ----------
     features : ndarray, shape (n, sum of widths)
     widths : sequence of int
-        Columns of each block: of each stage, say.
+        Columns of each block: of each statistic of each stage, say.
 
     Returns
     -------

@@ -44,7 +44,7 @@ from frostline.strategies.strategy import (
     Strategy,
     hyperparameters,
 )
-from frostline.strategies.validation import checked
+from frostline.strategies.validation import checked, timm_loadable
 
 __all__ = [
     "ALL",
@@ -72,5 +72,6 @@ __all__ = [
     "schedule",
     "scratch",
     "stretched",
+    "timm_loadable",
     "top_k",
 ]

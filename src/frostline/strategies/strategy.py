@@ -7,7 +7,9 @@ from dataclasses import dataclass, field, fields, replace
 
 BN_POLICIES = ("eval", "affine", "train", "recalibrate")
 LAYERS = ("last", "all", "auto")  # words for the stages that a solved head reads; or a number of them
-SEVERAL = 4  # stages, with mean and spread: on six sets 5 points above the last alone (docs/LOG.md 2026-11-28)
+SEVERAL = (
+    4  # stages, with mean and spread: on six sets 5 points above the last alone (docs/LOG.md 2026-11-28)
+)
 ALL = -1  # `Phase.thaw`: every stage learns, down to the stem
 
 

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable
+from dataclasses import replace
 
 from frostline.errors import UsageError, did_you_mean
-from frostline.strategies.strategy import BN_POLICIES, KINDS, LAYERS, Strategy
+from frostline.strategies.strategy import BN_POLICIES, KINDS, LAYERS, Strategy, hyperparameters
 
 _RANGES: dict[str, tuple[float, float, str]] = {
     "lr": (0.0, 10.0, "above 0 and at most 10 (freeze a layer with the cut, not with a rate of 0)"),
@@ -36,6 +37,19 @@ def checked(strategy: Strategy) -> Strategy:
     if wrong:
         raise UsageError(f"{strategy.name}: " + "; ".join(wrong) + ".")
     return strategy
+
+
+def timm_loadable(strategy: Strategy) -> Strategy:
+    """Return the strategy with a head that timm has: linear, on the last stage alone.
+
+    Raises `UsageError` where the strategy names another.
+    """
+    if strategy.head != "linear" or strategy.layers not in (None, "last"):
+        other = f"head={strategy.head}" if strategy.head != "linear" else f"layers={strategy.layers}"
+        raise UsageError(
+            f"{strategy}: timm alone cannot load a model with {other}. Leave that out, or plain_timm."
+        )
+    return replace(strategy, layers="last") if hyperparameters(strategy).layers != "last" else strategy
 
 
 def _wrong_numbers(strategy: Strategy) -> Iterable[str]:

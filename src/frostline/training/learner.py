@@ -235,9 +235,8 @@ def _probed(
     several = features_of.reading(layers)
     values = stage_features(several, images, workers=workers, progress=progress)
     backbone = request.backbone
-    taps = bb.stage_taps(backbone)[:layers]
-    first = backbone.feature_width + taps[0].width  # the last stage: what comes before the head, and spread
-    scales = probe.block_scales(values, [first, *(tap.width for tap in taps[1:])])
+    statistics = [width for tap in bb.stage_taps(backbone)[:layers] for width in tap.widths]
+    scales = probe.block_scales(values, [backbone.feature_width, *statistics])
     return values * scales, scales
 
 

@@ -26,7 +26,7 @@ from frostline.inference.prediction import Predictions, Predictor, predict_rows
 from frostline.loggers import Loggers, OnEpochs, make_loggers
 from frostline.models import Backbone, lineage, weights_digest
 from frostline.reports import notebook
-from frostline.strategies import Strategy, checked, parse
+from frostline.strategies import Strategy, checked, parse, timm_loadable
 from frostline.studies.figures import Figure
 from frostline.studies.study_folder import (
     LOOKS,
@@ -249,11 +249,12 @@ def train(
     timing.prepare_process()
     watch, chosen = watch or Stopwatch(), Config.of(config, options, without=("repeats",))
     backbone = backbone.resized(chosen.resize)
+    strategy = parse(strategy) if isinstance(strategy, str) else checked(strategy)
     with process_group.together():
         request = TrainRequest(
             backbone=backbone,
             data=_prepared(backbone, data, study, progress),
-            strategy=parse(strategy) if isinstance(strategy, str) else checked(strategy),
+            strategy=timm_loadable(strategy) if chosen.plain_timm else strategy,
             config=chosen,
             progress=progress,
             since=watch,

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from frostline.data.fingerprints import Fingerprints
 from frostline.errors import ModelError, StudyError
 from frostline.models import Backbone, Preprocessing
-from frostline.models.heads import MULTI_STAGE, adapted_for
+from frostline.models.heads import MULTI_STAGE, reads_several
 from frostline.models.zoo import delta
 from frostline.models.zoo.loading import checked, described, rebuild_backbone
 from frostline.strategies import parse
@@ -83,10 +83,10 @@ def as_backbone(
 def _of_run(folder: RunFolder) -> Adapted:
     config = folder.checked_config()
     title = f"Run {folder.name}"
-    _demand_linear(parse(config["strategy"]).head, title)
-    _demand_named(config["source"], title)
     state = _read(folder.weights, title)
-    model = adapted_for(rebuild_backbone(config["source"]), state, "linear", len(config["classes"]))
+    _demand_linear(MULTI_STAGE if reads_several(state) else parse(config["strategy"]).head, title)
+    _demand_named(config["source"], title)
+    model = rebuild_backbone(config["source"]).adapt(len(config["classes"]))
     _load(model, state, title)
     return Adapted(
         model,
@@ -128,7 +128,7 @@ def _of_export(path: Path) -> Adapted:
     title = f"{source.get('name')} after run {run}"
     state = _read(path / EXPORTED, str(path))
     if "rebuild" in config:
-        model = adapted_for(rebuild_backbone(source), state, "linear", len(classes))
+        model = rebuild_backbone(source).adapt(len(classes))
     else:
         source["num_classes"] = len(classes)
         model = described(source).build_seeded()
@@ -151,7 +151,12 @@ def _load(model: nn.Module, state: dict[str, Tensor], title: str) -> None:
 
 
 def _demand_linear(head: str, title: str) -> None:
-    if head not in ("linear", MULTI_STAGE):
+    if head == MULTI_STAGE:
+        raise ModelError(
+            f"{title} has a head that reads several stages, on a network that it did not change. Adapt the "
+            "network that it started from, or train it with linear_probe(layers=last)."
+        )
+    if head != "linear":
         raise ModelError(
             f"{title} has the head {head}, and only a network with a linear one can be adapted once more. "
             "Train one with head=linear."
