@@ -100,9 +100,9 @@ def calls(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     found: list[int] = []
     real = Frozen.compute
 
-    def spy(self: Frozen, pixels: torch.Tensor) -> torch.Tensor:
+    def spy(self: Frozen, pixels: torch.Tensor, *taps: object) -> torch.Tensor:
         found.append(self.cut.index)
-        return real(self, pixels)
+        return real(self, pixels, *taps)
 
     monkeypatch.setattr(Frozen, "compute", spy)
     return found

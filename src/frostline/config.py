@@ -60,6 +60,7 @@ class Options(TypedDict, total=False):
     temperature: float | None
     interpolate_weights: float | str | None
     minutes: float | None
+    plain_timm: bool
     repeats: int
 
 
@@ -114,6 +115,8 @@ class Config:
         Limit from start to exit. None: no limit; `fit` then chooses one.
     repeats
         `compare` and `fit` alone: new splits and seeds before a winner is named.
+    plain_timm
+        Only models whose weights timm loads alone: linear heads on the last stage.
     """
 
     seed: int = 0
@@ -137,6 +140,7 @@ class Config:
     interpolate_weights: float | str | None = None
     minutes: float | None = None
     repeats: int = REPEATS
+    plain_timm: bool = False
 
     @classmethod
     def of(

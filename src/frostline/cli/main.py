@@ -33,6 +33,7 @@ from frostline.cli.options import (
     metric_option,
     model_options,
     path_column_option,
+    plain_timm,
     ray_option,
     running,
     shape_options,
@@ -61,6 +62,7 @@ def cli() -> None:
 )
 @model_options
 @running
+@plain_timm
 @click.option(
     "--study",
     default="frostline-study",
@@ -159,6 +161,7 @@ def train(data: str, **options: Any) -> None:
             "batch_size",
             "device",
             "deterministic",
+            "plain_timm",
             "precision",
             "threads",
             "workers",

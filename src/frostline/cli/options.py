@@ -199,6 +199,11 @@ device_option = click.option(
     show_default=True,
     help="What computes. auto: a GPU where torch finds one, else the processor.",
 )
+plain_timm = click.option(
+    "--plain-timm",
+    is_flag=True,
+    help="Only models whose weights timm loads alone: no heads that read several stages.",
+)
 running = stack(
     click.option(
         "--seed", default=0, show_default=True, help="Seed of split, order, initialisation and augmentation."

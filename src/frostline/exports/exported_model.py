@@ -53,8 +53,13 @@ class ExportedModel:
 
     @property
     def head(self) -> str:
-        """Return the head in the strategy's notation: `linear`, `cosine`, `mlp(64)`."""
-        return parse(self.config["strategy"]).head
+        """Return the head in the strategy's notation, `linear`, `cosine`, `mlp(64)`; or `multi_stage`."""
+        return heads.MULTI_STAGE if self.several else parse(self.config["strategy"]).head
+
+    @property
+    def several(self) -> heads.MultiStageHead | None:
+        """Return the head if it reads several stages."""
+        return heads.multi_stage_head_in(self.model.get_submodule(self.backbone.head))
 
     @property
     def digest(self) -> str:

@@ -10,7 +10,7 @@ import copy
 import json
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -191,10 +191,11 @@ def _write_with_loader(
         notes = () if processor_settings else (NO_PROCESSOR,)
         return FormatDetails(config, "transformers", TRANSFORMERS_USAGE, model, notes, tags=("transformers",))
     own = rebuild_config["library"] == "module"
+    kind = "head that reads several stages" if exported.several else f"{exported.head} head like this one"
     reasons = {
-        "timm": f"timm has no {exported.head} head like this one",
+        "timm": f"timm has no {kind}",
         "torchvision": "the network is torchvision's",
-        "hf": f"transformers has no {exported.head} head like this one",
+        "hf": f"transformers has no {kind}",
         "module": "the network is the owner's own module",
     }[rebuild_config["library"]]
     usage = (
@@ -243,6 +244,7 @@ def _rebuild_config(exported: ExportedModel) -> dict[str, Any]:
             "layer": exported.head,
             "hidden": int(hidden.group(1)) if hidden else None,
             "width": classifier.width,
+            **({} if exported.several is None else {"stages": [asdict(t) for t in exported.several.taps]}),
         },
     }
 

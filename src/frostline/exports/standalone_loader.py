@@ -9,6 +9,8 @@ For a network that was your own module, pass the module, as for training: load(f
 from __future__ import annotations
 
 import json
+import math
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -31,6 +33,77 @@ class Cosine(nn.Module):
         return self.scale * F.linear(F.normalize(features, dim=-1), F.normalize(self.weight, dim=-1))
 
 
+class MultiStage(nn.Module):
+    """A linear layer on the features before the head and on statistics of stages before them.
+
+    Hooks on the stages hand over, in the same forward pass, mean and standard deviation of each channel
+    over space; of tokens the class token, and mean and standard deviation of the others.
+    """
+
+    stages: Tensor
+
+    def __init__(self, width: int, classes: int, taps: list[dict[str, Any]], calls: int) -> None:
+        super().__init__()
+        self.taps, self.calls, self.waiting = taps, calls, calls
+        self.weight = nn.Parameter(torch.zeros(classes, width + sum(sum(tap["widths"]) for tap in taps)))
+        self.bias = nn.Parameter(torch.zeros(classes))
+        self.register_buffer("stages", torch.tensor([tap["stage"] for tap in taps], dtype=torch.int64))
+        self.collected: dict[int, Tensor] = {}
+
+    def attach(self, model: nn.Module) -> None:
+        """Listen to the stages of `model`, in which this module is the head."""
+        for tap in self.taps:
+            hook = partial(self.collect, tap["stage"], tap["last"])
+            model.get_submodule(tap["module"]).register_forward_hook(hook)
+
+    def collect(self, stage: int, last: bool, _module: nn.Module, _inputs: Any, output: Any) -> None:
+        """Keep a stage's statistics until the head is called."""
+        self.collected[stage] = statistics(first_tensor(output), last)
+
+    def forward(self, features: Tensor) -> Tensor:
+        """Return logits of features (n, width)."""
+        parts = [self.collected[tap["stage"]] for tap in self.taps]
+        self.waiting -= 1
+        if self.waiting == 0:
+            self.collected.clear()
+            self.waiting = self.calls
+        return F.linear(torch.cat([features.float(), *parts], dim=1), self.weight, self.bias)
+
+
+def first_tensor(output: Any) -> Tensor:
+    """Return the first floating-point tensor of two dimensions or more that a module returned."""
+    if isinstance(output, Tensor):
+        return output
+    for item in output.values() if isinstance(output, dict) else output or ():
+        if isinstance(item, Tensor | tuple | list | dict):
+            try:
+                value = first_tensor(item)
+            except LookupError:
+                continue
+            if value.is_floating_point() and value.ndim >= 2:
+                return value
+    raise LookupError("a stage returned no tensor")
+
+
+def statistics(output: Tensor, last: bool) -> Tensor:
+    """Return statistics over space (n, width); of the last stage without what the head is given anyway."""
+    values, space = output.float(), tuple(range(2, output.ndim))
+    parts: list[Tensor] = []
+    if values.ndim == 2:
+        return values[:, :0] if last else values
+    if values.ndim == 3:
+        tokens = values.shape[1]
+        first = next((n for n in range(6) if math.isqrt(tokens - n) ** 2 == tokens - n > 0), 0)
+        parts = [values[:, 0]] if first else []
+        values, space = values[:, first:], (1,)
+    elif values.ndim == 4 and values.shape[1] == values.shape[2] != values.shape[3]:
+        space = (1, 2)
+    mean = values.mean(dim=space, keepdim=True)
+    spread = ((values - mean).square().mean(dim=space) + 1e-6).sqrt()
+    parts += [mean.flatten(1), spread]
+    return torch.cat(parts[1:] if last else parts, dim=1)
+
+
 def load(folder: str | Path, module: nn.Module | None = None) -> nn.Module:
     """Return the model in eval mode. Input: float32 (n, 3, size, size); output: logits (n, classes)."""
     path = Path(folder)
@@ -41,6 +114,9 @@ def load(folder: str | Path, module: nn.Module | None = None) -> nn.Module:
     for name in spec["head"]["names"]:
         parent, _, leaf = name.rpartition(".")
         setattr(model.get_submodule(parent), leaf, layer)
+    for part in layer.modules():
+        if isinstance(part, MultiStage):
+            part.attach(model)
     model.load_state_dict(load_file(path / "model.safetensors"))
     return model.eval()
 
@@ -86,6 +162,8 @@ def transformers_network(spec: dict[str, Any]) -> nn.Module:
 def head(spec: dict[str, Any], classes: int) -> nn.Module:
     """Return the head: linear, cosine, or an MLP."""
     width, hidden = spec["width"], spec["hidden"]
+    if "stages" in spec:
+        return MultiStage(width, classes, spec["stages"], len(spec["names"]))
     if hidden:
         return nn.Sequential(nn.Linear(width, hidden), nn.GELU(), nn.Linear(hidden, classes))
     return Cosine(width, classes) if spec["layer"] == "cosine" else nn.Linear(width, classes)

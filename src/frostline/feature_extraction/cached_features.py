@@ -9,7 +9,7 @@ from __future__ import annotations
 import copy
 import itertools
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from functools import cached_property
@@ -23,9 +23,12 @@ from frostline.distributed import process_group
 from frostline.feature_cache import CachedPrefix, FeatureCache, key_of
 from frostline.feature_extraction.image_batches import Images, Item, ahead, padded
 from frostline.feature_extraction.numeric_key import ForwardConfig
+from frostline.feature_extraction.stage_statistics import StatisticsCache
 from frostline.feature_extraction.tensor_bytes import from_bytes, same, to_bytes
 from frostline.models import Backbone, Cut
+from frostline.models.stage_statistics import Tap, collecting, stage_taps
 from frostline.progress import QUIET, Activity, Progress
+from frostline.strategies import SEVERAL
 from frostline.system import devices, numerics
 
 READ_AT_ONCE_BYTES = 32_000_000  # rows looked up and read in one go: a small part of any memory
@@ -56,6 +59,8 @@ class Frozen:
         Where features are read from and kept; None computes them each time.
     counts : Counts or None
         Counts features computed and read.
+    layers : int
+        Of so many of the last stages, statistics go along with the features of an image's plain view.
     """
 
     def __init__(
@@ -66,15 +71,30 @@ class Frozen:
         config: ForwardConfig,
         cache: FeatureCache | None = None,
         counts: Counts | None = None,
+        layers: int = SEVERAL,
     ) -> None:
         self.cut = cut
+        self.layers = layers
         self.config = config
         self.counts = counts if counts is not None else Counts()
         self._backbone = backbone
         self._original_model = model
         self.cache = cache
+        self._collected: dict[int, Tensor] = {}  # statistics of the batch computed last, by stage
         self._cached_by_cut: dict[int, CachedPrefix | None] = {}  # of earlier cuts, by index
         self._bridges: dict[int, bool] = {}  # cut index → whether rows of that cut lead to the same bits
+
+    def reading(self, layers: int) -> Frozen:
+        """Return the same, reading the statistics of so many stages."""
+        return Frozen(
+            self._backbone,
+            self._original_model,
+            self.cut,
+            self.config,
+            self.cache,
+            self.counts,
+            layers=layers,
+        )
 
     @property
     def preprocessing(self) -> bb.Preprocessing:
@@ -123,6 +143,25 @@ class Frozen:
         }
         return self.cache.prefix(about, {"model": self._backbone.name, "cut": cut.name, "index": cut.index})
 
+    @cached_property
+    def statistics(self) -> StatisticsCache | None:
+        """The cached statistics of the last stages below the cut; `None` without a cache.
+
+        A pass that fills the cache leaves those of each image's plain view, so that a head which reads
+        several stages needs no pass of its own.
+        """
+        if self.cache is None:
+            return None
+        return StatisticsCache(
+            self._backbone, self._original_model, self.taps, self._computed_how, self.cache
+        )
+
+    @cached_property
+    def taps(self) -> tuple[Tap, ...]:
+        """The stages below the cut whose statistics are read, the last one first."""
+        wanted = stage_taps(self._backbone)[: self.layers]
+        return tuple(tap for tap in wanted if tap.stage < self.cut.index)
+
     # --- computing -------------------------------------------------------------------------------------
 
     @contextmanager
@@ -133,11 +172,12 @@ class Frozen:
         with torch.no_grad(), self.config.plan.autocast(), skipping:
             yield model
 
-    def compute(self, pixels: Tensor) -> Tensor:
-        """Return z for uint8 pixels (n, 3, s, s), n at most the batch size."""
+    def compute(self, pixels: Tensor, taps: Sequence[Tap] = ()) -> Tensor:
+        """Return z for uint8 pixels (n, 3, s, s), n at most the batch size, and collect statistics."""
         x = self.config.plan.batch(padded(pixels, self.config.batch), self._backbone.preprocessing.normalise)
-        with self._inference() as model:
+        with self._inference() as model, collecting(model, taps) as collected:
             z = bb.prefix(self._backbone, model, self.cut)(x)
+        self._collected = {stage: values[: len(pixels)].cpu() for stage, values in collected.items()}
         return z[: len(pixels)].cpu()
 
     def stages_s(self, pixels: Tensor) -> list[float]:
@@ -247,6 +287,38 @@ class Frozen:
         if form is not None:
             cached.put(keys, rows, form)
 
+    def with_statistics(self, images: Images, items: Sequence[Item]) -> Tensor:
+        """Return features at the last cut and the statistics of `taps` after them, (n, all widths).
+
+        Read where cached, computed where not; the same bits.
+        """
+        if self.cached is None or self.statistics is None:
+            (pixels,) = images.batches([items])
+            self.counts.rows_computed += len(items)
+            return self._side_by_side(self.compute(pixels, self.taps), self._collected)
+        keys = [_key(images, item) for item in items]
+        raw, gone = self.cached.read(keys)
+        statistics, gone_statistics = self.statistics.read(keys)
+        missing = sorted({*gone, *gone_statistics})
+        self.counts.rows_read += len(items) - len(missing)
+        values = None
+        if len(missing) < len(items) and self.cached.form is not None:
+            values = self._side_by_side(from_bytes(raw, self.cached.form), statistics)
+        for start in range(0, len(missing), self.config.batch):
+            chunk = missing[start : start + self.config.batch]
+            (pixels,) = images.batches([[items[place] for place in chunk]])
+            self.counts.rows_computed += len(chunk)
+            computed = self._side_by_side(self.compute(pixels, self.taps), self._collected)
+            if values is None:
+                values = torch.empty(len(items), computed.shape[1])
+            values[torch.tensor(chunk)] = computed
+        assert values is not None
+        return values
+
+    def _side_by_side(self, z: Tensor, statistics: Mapping[int, Tensor]) -> Tensor:
+        features = z.mean(dim=tuple(range(2, z.ndim))) if z.ndim > 2 else z
+        return torch.cat([features.float(), *(statistics[tap.stage] for tap in self.taps)], dim=1)
+
     # --- filling ---------------------------------------------------------------------------------------
 
     def place(self) -> None:
@@ -277,6 +349,7 @@ class Frozen:
             return
         item_of = {_key(images, item): item for item in items}
         missing = cached.missing(list(item_of))
+        plain = _plain(images, item_of)
         count = progress.counter(Activity.FROZEN_LAYERS, len(missing) // process_group.size())
         try:
             for early, early_rows in self._earlier() if missing else ():
@@ -286,12 +359,34 @@ class Frozen:
                         early, early_rows, images, item_of
                     ):
                         for keys in _own_share_first([k for k in missing if k not in still_missing]):
-                            self._fill_from_rows(early, early_rows, keys, count)
+                            self._fill_from_rows(early, early_rows, keys, plain, count)
                         missing = cached.missing(missing)
             for keys in _own_share_first(missing):
-                self._fill_from_pixels(images, keys, item_of, workers, count)
+                self._fill_from_pixels(images, cached, keys, item_of, workers, count)
         finally:
             cached.close()
+            if plain and self.statistics is not None:
+                self.statistics.close()
+
+    def fill_statistics(
+        self, images: Images, items: Iterable[Item], *, workers: int = 0, progress: Progress = QUIET
+    ) -> None:
+        """Compute and cache the features of plain views together with the statistics of the stages below.
+
+        Takes what `fill` does. A pass over pixels is made only for images whose statistics no pass has left.
+        """
+        self.fill(images, items, workers=workers, progress=progress)
+        if self.statistics is None or self.cache is None or not self.cache.writable:
+            return
+        item_of = {_key(images, item): item for item in items}
+        try:
+            for rows in self.statistics.parts:
+                missing = rows.missing(list(item_of))
+                count = progress.counter(Activity.FROZEN_LAYERS, len(missing) // process_group.size())
+                for keys in _own_share_first(missing):
+                    self._fill_from_pixels(images, rows, keys, item_of, workers, count)
+        finally:
+            self.statistics.close()
 
     def _earlier(self) -> Iterator[tuple[Cut, CachedPrefix]]:
         """Yield every earlier cut that the cache may hold, with its cached prefix, the nearest first."""
@@ -308,44 +403,62 @@ class Frozen:
     def _fill_from_pixels(
         self,
         images: Images,
+        rows: CachedPrefix,
         missing: list[bytes],
         item_of: dict[bytes, Item],
         workers: int,
         count: Callable[[int], None],
     ) -> None:
-        cached = self.cached
+        """Pass over the pixels of what `rows` lacks: this cut's features, or one stage's statistics."""
+        cached, plain = self.cached, _plain(images, item_of)
         assert cached is not None
         requested: deque[list[bytes]] = deque()
 
         def lists() -> Iterator[list[Item]]:
-            for keys in cached.todo(missing, self.config.batch):
+            for keys in rows.todo(missing, self.config.batch):
                 requested.append(keys)
                 yield [item_of[key] for key in keys]
 
         pixels = images.batches(lists(), workers, once=True)
         for batch in pixels if workers else ahead(pixels):
-            self._cache_computed(cached, requested.popleft(), self.compute(batch), count)
-        cached.flush()
+            keys = requested.popleft()
+            z = self.compute(batch, self.taps if plain.issuperset(keys) else ())
+            self._cache_computed(cached if rows is cached else None, keys, z, count)
+        rows.flush()
 
     def _fill_from_rows(
-        self, early: Cut, early_rows: CachedPrefix, keys: list[bytes], count: Callable[[int], None]
+        self,
+        early: Cut,
+        early_rows: CachedPrefix,
+        keys: list[bytes],
+        plain: frozenset[bytes],
+        count: Callable[[int], None],
     ) -> None:
         cached = self.cached
         assert cached is not None
         for chunk in cached.todo(keys, self.config.batch):
-            rows = self._from_rows(early, early_rows, chunk)
+            taps = [tap for tap in self.taps if tap.stage >= early.index]  # those below are there, or not
+            rows = self._from_rows(early, early_rows, chunk, taps if plain.issuperset(chunk) else ())
             if rows is not None:
                 self._cache_computed(cached, chunk, rows, count)
         cached.flush()
 
-    def _from_rows(self, early: Cut, early_rows: CachedPrefix, keys: list[bytes]) -> Tensor | None:
+    def _from_rows(
+        self, early: Cut, early_rows: CachedPrefix, keys: list[bytes], taps: Sequence[Tap] = ()
+    ) -> Tensor | None:
         """Return z at this cut from rows of an earlier one; `None` where one of them is gone."""
         rows, missing = early_rows.read(keys)
         if missing or early_rows.form is None:
             return None
         z = padded(from_bytes(rows, early_rows.form), self.config.batch).to(self.config.plan.device)
-        with self._inference() as model, bb.between(self._backbone, model, early, self.cut) as run:
-            return run(z)[: len(keys)].cpu()
+        with (
+            self._inference() as model,
+            bb.between(self._backbone, model, early, self.cut) as run,
+            collecting(model, taps) as collected,
+        ):
+            later = run(z)
+        self._collected = {stage: values[: len(keys)].cpu() for stage, values in collected.items()}
+        return later[: len(keys)].cpu()
 
     def _is_exact_from(
         self, early: Cut, early_rows: CachedPrefix, images: Images, item_of: dict[bytes, Item]
@@ -360,10 +473,14 @@ class Frozen:
         return self._bridges[early.index]
 
     def _cache_computed(
-        self, cached: CachedPrefix, keys: list[bytes], z: Tensor, count: Callable[[int], None]
+        self, cached: CachedPrefix | None, keys: list[bytes], z: Tensor, count: Callable[[int], None]
     ) -> None:
+        """Cache features, and the statistics that were collected with them; without `cached` these alone."""
         self.counts.rows_computed += len(keys)
-        self._cache_rows(cached, keys, z)
+        if cached is not None:
+            self._cache_rows(cached, keys, z)
+        if self._collected and self.statistics is not None:
+            self.statistics.put(keys, self._collected)
         count(len(keys))
 
 
@@ -372,6 +489,11 @@ def _own_share_first(keys: list[bytes]) -> list[list[bytes]]:
     if process_group.size() == 1:
         return [keys]
     return [[key for key in keys if key[0] % process_group.size() == process_group.rank()], keys]
+
+
+def _plain(images: Images, item_of: Mapping[bytes, Item]) -> frozenset[bytes]:
+    """Return the keys of images as the evaluation transform gives them."""
+    return frozenset(key for key, (_, view) in item_of.items() if images.view_name(view) == "0")
 
 
 def _key(images: Images, item: Item) -> bytes:

@@ -52,6 +52,31 @@ def features(
     return np.concatenate(batches)
 
 
+def stage_features(
+    frozen: Frozen, images: Images, *, workers: int = 0, progress: Progress = QUIET
+) -> NDArray[np.float32]:
+    """Return the features before the head and the statistics of the stages before it, of every image.
+
+    Parameters
+    ----------
+    frozen : Frozen
+        At the last cut; its `layers` says how many stages are read.
+    images : Images
+    workers : int
+        Processes that decode images.
+    progress : callable or None
+
+    Returns
+    -------
+    ndarray of float32, shape (n_images, width + widths of the stages' statistics)
+    """
+    items = [(position, 0) for position in range(len(images))]
+    frozen.fill_statistics(images, items, workers=workers, progress=progress)
+    size = frozen.config.batch
+    chunks = [items[i : i + size] for i in range(0, len(items), size)]
+    return np.concatenate([frozen.with_statistics(images, chunk).numpy() for chunk in chunks])
+
+
 def logits(
     backbone: Backbone,
     model: nn.Module,
@@ -92,6 +117,17 @@ def logits(
     """
     keep = keep and cut.index > 0
     model = config.plan.place(model.eval())
+    several = bb.multi_stage_head_in(model.get_submodule(backbone.head))
+    if several is not None and len(images):
+        last = backbone.cuts[-1]
+        frozen = Frozen(backbone, model, last, config, cache if keep else None, counts, layers=several.layers)
+        values = stage_features(frozen, images, workers=workers, progress=progress)
+        with torch.no_grad(), config.plan.autocast():
+            chunks = [
+                torch.from_numpy(values[i : i + config.batch]) for i in range(0, len(values), config.batch)
+            ]
+            outputs = [several.of_statistics(chunk.to(config.plan.device)) for chunk in chunks]
+        return torch.cat(outputs).float().cpu().numpy()
     frozen = Frozen(backbone, model, cut, config, cache if keep else None, counts if cut.index > 0 else None)
     batches: list[NDArray[np.float32]] = []
     if not len(images):  # a share of fewer images than processes

@@ -36,7 +36,7 @@ from frostline.errors import DamagedImage, StudyError, UsageError
 from frostline.feature_extraction.image_batches import EVALUATION_BATCH
 from frostline.inference import selective_prediction
 from frostline.models import Backbone, Preprocessing, zoo
-from frostline.models.heads import build_head
+from frostline.models.heads import adapted_for
 from frostline.models.zoo import delta
 from frostline.progress import Activity, OnProgress, Progress
 from frostline.reports import notebook
@@ -281,10 +281,10 @@ def rebuilt(
     config = folder.checked_config()
     classes = len(config["classes"])
     backbone = backbone or zoo.rebuild_backbone(config["source"], module)
-    head = build_head(parse(config["strategy"]).head, backbone.feature_width, classes, seed=0)
-    model = backbone.adapt(classes, head=head)
     try:
-        model.load_state_dict(load_file(folder.weights))
+        state = load_file(folder.weights)
+        model = adapted_for(backbone, state, parse(config["strategy"]).head, classes)
+        model.load_state_dict(state)
     except (OSError, RuntimeError, SafetensorError) as error:
         raise StudyError(f"The weights of run {folder.name} cannot be loaded: {error}") from None
     return backbone, model.eval()

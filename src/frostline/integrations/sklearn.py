@@ -33,7 +33,7 @@ from frostline.feature_cache import FeatureCache
 from frostline.feature_extraction import Frozen, features, logits
 from frostline.feature_extraction.image_batches import Images
 from frostline.models import Backbone
-from frostline.models.heads import build_head
+from frostline.models.heads import adapted_for
 from frostline.models.zoo import load_backbone
 from frostline.strategies import parse
 from frostline.system import devices, directories, numerics
@@ -180,9 +180,9 @@ class FrostlineClassifier(ClassifierMixin, TransformerMixin, BaseEstimator):  # 
             raise AttributeError("model_: this FrostlineClassifier is not fitted yet")
         if "_model" not in self.__dict__:
             backbone, count = _backbone(*self._asked), len(self.classes_)
-            head = build_head(parse(self.result_["strategy"]).head, backbone.feature_width, count, seed=0)
-            model = backbone.adapt(count, head=head)
-            model.load_state_dict(safetensors.torch.load(self._weights))
+            state = safetensors.torch.load(self._weights)
+            model = adapted_for(backbone, state, parse(self.result_["strategy"]).head, count)
+            model.load_state_dict(state)
             self._model: nn.Module = model.eval()
         return self._model
 

@@ -21,7 +21,9 @@ from frostline.models.freezing import (
     set_training,
     training_modes,
 )
+from frostline.models.heads import MultiStageHead, multi_stage_head_in
 from frostline.models.preprocessing import MAX_SIDE_PIXELS, RESIZES, Preprocessing
+from frostline.models.stage_statistics import Tap, stage_taps
 
 __all__ = [
     "BN_POLICIES",
@@ -30,8 +32,10 @@ __all__ = [
     "Backbone",
     "Cut",
     "Folded",
+    "MultiStageHead",
     "Preprocessing",
     "Stage",
+    "Tap",
     "assemble",
     "between",
     "fed",
@@ -39,12 +43,14 @@ __all__ = [
     "freeze",
     "hold",
     "keeps_statistics",
+    "multi_stage_head_in",
     "over_space",
     "prefix",
     "prefix_digest",
     "release",
     "row_elements",
     "set_training",
+    "stage_taps",
     "suffix",
     "tensor_bytes",
     "training_modes",

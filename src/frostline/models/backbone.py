@@ -19,7 +19,9 @@ from frostline.data.seen_images import Fingerprints
 from frostline.errors import ModelError
 from frostline.models.classifier import Head, fresh_linear, put_head
 from frostline.models.cutting.replay import Recipe
+from frostline.models.heads import MultiStageHead, multi_stage_head_in
 from frostline.models.preprocessing import Preprocessing
+from frostline.models.stage_statistics import stage_taps
 from frostline.system import devices
 
 
@@ -186,7 +188,13 @@ class Backbone:
         return offered[-1]
 
     def adapt(
-        self, num_classes: int, *, head: nn.Module | None = None, seed: int = 0, pretrained: bool = True
+        self,
+        num_classes: int,
+        *,
+        head: nn.Module | None = None,
+        seed: int = 0,
+        pretrained: bool = True,
+        layers: int | None = None,
     ) -> nn.Module:
         """Return a copy of the model with a new classifier, in eval mode.
 
@@ -199,6 +207,8 @@ class Backbone:
             Decides every random weight; the global random state is not changed.
         pretrained : bool
             False makes all weights random.
+        layers : int or None
+            The head reads statistics of so many of the last stages; None reads the features before it alone.
 
         Returns
         -------
@@ -213,7 +223,15 @@ class Backbone:
         if num_classes < 1:
             raise ModelError(f"num_classes is {num_classes}, expected at least 1.")
         model = copy.deepcopy(self.model) if pretrained else self._afresh(seed)
-        put_head(model, self.classifier, head or fresh_linear(self.feature_width, num_classes, seed))
+        if previous := multi_stage_head_in(model.get_submodule(self.head)):
+            previous.detach()
+        if layers is not None:
+            taps, calls = stage_taps(self)[:layers], len(self.classifier.names)
+            head = several = MultiStageHead(self.feature_width, num_classes, taps, calls)
+            put_head(model, self.classifier, head)
+            several.attach(model)
+        else:
+            put_head(model, self.classifier, head or fresh_linear(self.feature_width, num_classes, seed))
         like = next(self.model.parameters())
         model.to(device=like.device)
         for parameter in model.parameters():

@@ -3,11 +3,19 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping, Sequence
+from functools import partial
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.nn.utils import skip_init
+
+from frostline.models.stage_statistics import Tap, first_tensor, statistics
+
+if TYPE_CHECKING:
+    from frostline.models.backbone import Backbone
 
 # A head that starts small starts from near-equal probabilities, so that its first gradients do not
 # shake what lies below; timm's --head-init-scale and ConvNeXt's fine-tuning (0.001) have the same aim.
@@ -28,6 +36,114 @@ class CosineHead(nn.Module):
     def forward(self, features: Tensor) -> Tensor:
         """Return logits (n, classes)."""
         return self.scale * F.linear(F.normalize(features, dim=-1), F.normalize(self.weight, dim=-1))
+
+
+MULTI_STAGE = "multi_stage"  # how an export names the kind of head below
+
+
+class MultiStageHead(nn.Module):
+    """A linear layer on the features before the head and on statistics of the stages before them.
+
+    It stands where the network's own head stood. Forward hooks on the stages hand it their statistics during
+    the same forward pass; they are methods of this module, so that a copy of the network listens to its own
+    stages.
+
+    Parameters
+    ----------
+    width : int
+        Features before the head.
+    classes : int
+    taps : sequence of Tap
+        The stages that are read, the last one first.
+    calls : int
+        How often the network calls this module in one forward pass.
+
+    Attributes
+    ----------
+    weight : Parameter, shape (classes, width + sum of the taps' widths)
+    bias : Parameter, shape (classes,)
+    """
+
+    stages: Tensor
+
+    def __init__(self, width: int, classes: int, taps: Sequence[Tap], calls: int = 1) -> None:
+        super().__init__()
+        self.taps, self.calls = tuple(taps), calls
+        self.weight = nn.Parameter(torch.zeros(classes, width + sum(tap.width for tap in taps)))
+        self.bias = nn.Parameter(torch.zeros(classes))
+        self.register_buffer("stages", torch.tensor([tap.stage for tap in taps], dtype=torch.int64))
+        self._collected: dict[int, Tensor] = {}
+        self._waiting = calls
+        self._hooks: list[Any] = []
+
+    @property
+    def layers(self) -> int:
+        """How many stages it reads."""
+        return len(self.taps)
+
+    def attach(self, model: nn.Module) -> None:
+        """Listen to the stages of `model`, in which this module is the head."""
+        self.detach()
+        for tap in self.taps:
+            module = model.get_submodule(tap.module)
+            self._hooks.append(module.register_forward_hook(partial(self._collect, tap.stage, tap.last)))
+
+    def detach(self) -> None:
+        """Stop listening."""
+        for hook in self._hooks:
+            hook.remove()
+        self._hooks.clear()
+
+    def _collect(self, stage: int, last: bool, _module: nn.Module, _inputs: Any, output: Any) -> None:
+        value = first_tensor(output)
+        if value is not None:
+            self._collected[stage] = statistics(value, last)
+
+    def forward(self, features: Tensor) -> Tensor:
+        """Return logits (n, classes) of features (n, width) and of what the stages have just answered."""
+        parts = [self._collected[tap.stage] for tap in self.taps]
+        self._waiting -= 1
+        if self._waiting == 0:  # nothing of a batch is held beyond it
+            self._collected.clear()
+            self._waiting = self.calls
+        return self.of_statistics(torch.cat([features.float(), *parts], dim=1))
+
+    def of_statistics(self, values: Tensor) -> Tensor:
+        """Return logits (n, classes) of features and statistics side by side, (n, all widths)."""
+        return F.linear(values, self.weight, self.bias)
+
+
+def multi_stage_head_in(module: nn.Module) -> MultiStageHead | None:
+    """Return the head of an adapted network that reads several stages; `None` where it has another."""
+    return next((part for part in module.modules() if isinstance(part, MultiStageHead)), None)
+
+
+def reads_several(state: Mapping[str, Tensor]) -> bool:
+    """Return whether these are the weights of a network whose head reads several stages."""
+    return any(key.endswith(".stages") for key in state)
+
+
+def adapted_for(backbone: Backbone, state: Mapping[str, Tensor], head: str, classes: int) -> nn.Module:
+    """Return an adapted copy of the backbone into which these weights fit; they are not loaded.
+
+    Parameters
+    ----------
+    backbone : Backbone
+    state : mapping of str to Tensor
+        Weights of an adapted copy, the head's at least. They say how many stages the head reads.
+    head : str
+        Kind of head where it reads the last stage alone: linear, cosine or mlp(HIDDEN).
+    classes : int
+
+    Returns
+    -------
+    nn.Module
+    """
+    of_head = tuple(f"{name}." for name in backbone.classifier.names)
+    stages = [value for key, value in state.items() if key.startswith(of_head) and key.endswith(".stages")]
+    if stages:
+        return backbone.adapt(classes, layers=len(stages[0]))
+    return backbone.adapt(classes, head=build_head(head, backbone.feature_width, classes, seed=0))
 
 
 def _empty(width: int, classes: int) -> nn.Linear:
@@ -74,7 +190,7 @@ def divide(head: nn.Module, temperature: float) -> None:
     Exact for every kind of head, up to rounding: a linear layer and the last layer of an MLP have weight and
     bias divided, a cosine head its scale. `head` may be the module around it, which pools or reshapes.
     """
-    last = [part for part in head.modules() if isinstance(part, nn.Linear | CosineHead)][-1]
+    last = [part for part in head.modules() if isinstance(part, nn.Linear | CosineHead | MultiStageHead)][-1]
     with torch.no_grad():
         for value in (last.scale,) if isinstance(last, CosineHead) else (last.weight, last.bias):
             value.copy_(value.double() / temperature)

@@ -574,10 +574,10 @@ def _probe_figures(run: Run, study: Study, metric: str, data: Manifest) -> dict[
     )
     headline = _probe_headline(run, metric, data)
     return {
-        "strategy": "linear_probe",
+        "strategy": run.result["strategy"],
         **_headline_figures(headline),
         "accuracy_of": {
-            "strategy": "linear_probe",
+            "strategy": run.result["strategy"],
             "model": run.result["model"],
             "runs": [str(run.folder.path.relative_to(study.path))],
             "images": headline["images"],

@@ -11,7 +11,7 @@ features that barely vary on the training set enormous weights, which wake up un
 
 from __future__ import annotations
 
-from frostline.probe.feature_scaling import Solution
+from frostline.probe.feature_scaling import Solution, block_scales
 from frostline.probe.l2_selection import (
     MOST_FOR_CHOICE,
     Folds,
@@ -36,6 +36,7 @@ __all__ = [
     "Folds",
     "Solution",
     "answers",
+    "block_scales",
     "choose",
     "least_loss_near_best",
     "logistic",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -28,6 +29,29 @@ class Solution:
     def logits(self, features: NDArray[np.floating]) -> Floats:
         """Return logits (n, classes)."""
         return np.asarray(features.astype(np.float64) @ self.weight.T + self.bias)
+
+
+def block_scales(features: NDArray[np.floating], widths: Sequence[int]) -> NDArray[np.float32]:
+    """Return what to multiply each column by so that every block of columns varies alike.
+
+    Parameters
+    ----------
+    features : ndarray, shape (n, sum of widths)
+    widths : sequence of int
+        Columns of each block: of each statistic of each stage, say.
+
+    Returns
+    -------
+    ndarray of float32, shape (sum of widths,)
+        One over the block's root mean square distance from its mean; 1 where it does not vary.
+    """
+    scales, start = [], 0
+    for width in widths:
+        block = features[:, start : start + width]
+        length = float(np.sqrt(block.var(axis=0, dtype=np.float64).sum()))
+        scales.append(np.full(width, 1.0 / length if length > 0 else 1.0, dtype=np.float32))
+        start += width
+    return np.concatenate(scales)
 
 
 @dataclass(frozen=True)

@@ -9,7 +9,7 @@ from dataclasses import dataclass, fields, replace
 from frostline.config import SEARCHED
 from frostline.errors import UsageError, did_you_mean
 from frostline.feature_extraction.augmentation import AUGMENTS
-from frostline.strategies import KINDS, Strategy, checked, hyperparameters, parse, parse_list
+from frostline.strategies import KINDS, Strategy, checked, hyperparameters, parse, parse_list, timm_loadable
 
 # The search space: learning rates relative to each strategy's own default, the rest over the ranges in common
 # use (`Hyperparameters` names the sources).
@@ -37,7 +37,9 @@ class Candidate:
 Strategies = Iterable[str | Strategy]
 
 
-def listed(names: Strategies | Mapping[str, Strategies], augment: str, least: int = 2) -> list[Candidate]:
+def listed(
+    names: Strategies | Mapping[str, Strategies], augment: str, least: int = 2, plain_timm: bool = False
+) -> list[Candidate]:
     """Return the named strategies as candidates, each once.
 
     Parameters
@@ -48,6 +50,8 @@ def listed(names: Strategies | Mapping[str, Strategies], augment: str, least: in
         Augmentation of all of them.
     least
         Smallest number of candidates allowed.
+    plain_timm
+        Give solved heads the form that timm loads alone.
 
     Raises
     ------
@@ -59,11 +63,15 @@ def listed(names: Strategies | Mapping[str, Strategies], augment: str, least: in
         name: parse_list(strategies) if isinstance(strategies, str) else strategies
         for name, strategies in by_model.items()
     }
+    parsed = [
+        (model, parse(name) if isinstance(name, str) else checked(name))
+        for model, strategies in by_model.items()
+        for name in strategies
+    ]
     unique = list(
         dict.fromkeys(
-            Candidate(parse(name) if isinstance(name, str) else checked(name), augment, model)
-            for model, strategies in by_model.items()
-            for name in strategies
+            Candidate(timm_loadable(strategy) if plain_timm else strategy, augment, model)
+            for model, strategy in parsed
         )
     )
     if len(unique) < least:

@@ -160,7 +160,7 @@ def compare(
         )
     strategies = EVERY if strategies is None else strategies
     backbones = {name: network.resized(chosen.resize) for name, network in _by_name(backbone).items()}
-    candidates = listed(_strategies(backbones, strategies, cuts), chosen.augment, least)
+    candidates = listed(_strategies(backbones, strategies, cuts), chosen.augment, least, chosen.plain_timm)
     named = list(dict.fromkeys(str(candidate.strategy) for candidate in candidates))
     candidates += searched(candidates, search, draws, chosen.seed)
     for candidate in candidates:

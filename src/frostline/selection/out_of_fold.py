@@ -14,7 +14,7 @@ from torch import nn
 from frostline.data import Manifest
 from frostline.errors import StudyError
 from frostline.models import Backbone
-from frostline.models.heads import build_head
+from frostline.models.heads import adapted_for
 from frostline.selection.resampling import pool
 from frostline.selection.significance import HeldOutPredictions
 from frostline.selection.successive_halving import Task
@@ -117,8 +117,6 @@ def fold_models(
         run = Study(study).run_at(outcome.get("run")).path
         for path, _ in _read_predictions(run / "predictions-val.csv"):
             run_of.setdefault(path, run)
-    head = build_head(strategy.head, backbone.feature_width, classes, seed=0)
-    model = backbone.adapt(classes, head=head)
     loaded: dict[Path, nn.Module] = {}
 
     def find(path: str) -> nn.Module | None:
@@ -127,7 +125,9 @@ def fold_models(
             return None
         if run not in loaded:
             loaded.clear()
-            model.load_state_dict(load_file(run / "best.safetensors"))
+            state = load_file(run / "best.safetensors")
+            model = adapted_for(backbone, state, strategy.head, classes)
+            model.load_state_dict(state)
             loaded[run] = change(run, model) if change else model
         return loaded[run]
 

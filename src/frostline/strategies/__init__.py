@@ -36,19 +36,23 @@ from frostline.strategies.strategy import (
     ALL,
     BN_POLICIES,
     KINDS,
+    LAYERS,
     NAMED,
+    SEVERAL,
     Hyperparameters,
     Phase,
     Strategy,
     hyperparameters,
 )
-from frostline.strategies.validation import checked
+from frostline.strategies.validation import checked, timm_loadable
 
 __all__ = [
     "ALL",
     "BN_POLICIES",
     "KINDS",
+    "LAYERS",
     "NAMED",
+    "SEVERAL",
     "Hyperparameters",
     "Phase",
     "ResolvedPhase",
@@ -68,5 +72,6 @@ __all__ = [
     "schedule",
     "scratch",
     "stretched",
+    "timm_loadable",
     "top_k",
 ]

@@ -67,10 +67,10 @@ def _value(name: str, key: str, text: str) -> object:
         raise UsageError(
             f"{name} has no setting {key!r}.{did_you_mean(key, known)} Known: {', '.join(known)}."
         )
-    if key in ("head", "head_init", "bn", "solver"):
+    if key in ("head", "head_init", "bn", "solver") or (key == "layers" and not text.isdigit()):
         return text
     try:
-        return int(text) if key == "k" else float(text)
+        return int(text) if key in ("k", "layers") else float(text)
     except ValueError:
         kind = "a whole number" if key == "k" else "a number"
         raise UsageError(f"{name}: {key} must be {kind}, found {text!r}.") from None

@@ -6,6 +6,10 @@ from collections.abc import Callable
 from dataclasses import dataclass, field, fields, replace
 
 BN_POLICIES = ("eval", "affine", "train", "recalibrate")
+LAYERS = ("last", "all", "auto")  # words for the stages that a solved head reads; or a number of them
+# Stages that a solved head reads, with mean and spread: on six sets 5 points above the last alone
+# (docs/LOG.md 2026-11-28).
+SEVERAL = 4
 ALL = -1  # `Phase.unfrozen`: every stage learns, down to the stem
 
 
@@ -48,6 +52,7 @@ class Strategy:
     feature_augment: float | None = None
     bn: str | None = None
     l2_sp: float | None = None
+    layers: int | str | None = None
 
     def __str__(self) -> str:
         parts = [str(value) for value in (self.k, self.solver) if value is not None]
@@ -98,6 +103,9 @@ class Hyperparameters:
     # pretrained weights to where they started joins the loss, in place of their weight decay. The paper tried
     # 1e-3 to 1 and kept 0.1 or 0.01, with SGD; 0 is off.
     l2_sp: float = 0.0
+    # Which stages a solved head reads: the last alone ("last"), the last so many, "all", or as many as
+    # out-of-fold predictions like best ("auto").
+    layers: int | str = "last"
 
 
 _ANY = (
@@ -119,7 +127,7 @@ class Kind:
     """What one named strategy is: its phases, the settings it changes, and what may be set."""
 
     phases: Callable[[Strategy, int, float], tuple[Phase, ...]]  # (strategy, stages below the head, epochs)
-    defaults: dict[str, float | str] = field(default_factory=dict)
+    defaults: dict[str, int | float | str] = field(default_factory=dict)
     allowed: tuple[str, ...] = (*_ANY, "bn", "l2_sp")
     passes: float = 1.0  # beside what the number of images asks for
     takes: str = ""  # the positional argument: "k", "solver", "phases" or none
@@ -135,7 +143,9 @@ def _gradual(strategy: Strategy, below: int, total: float) -> tuple[Phase, ...]:
 
 
 KINDS: dict[str, Kind] = {
-    "linear_probe": Kind(lambda s, n, e: (), allowed=("label_smoothing",), takes="solver"),
+    "linear_probe": Kind(
+        lambda s, n, e: (), {"layers": SEVERAL}, allowed=("label_smoothing", "layers"), takes="solver"
+    ),
     "head": Kind(lambda s, n, e: (Phase(0),), {"lr": 3e-3}, allowed=(*_ANY, "feature_augment")),
     "top_k": Kind(
         lambda s, n, e: (Phase(s.k or 0),),

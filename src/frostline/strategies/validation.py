@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable
+from dataclasses import replace
 
 from frostline.errors import UsageError, did_you_mean
-from frostline.strategies.strategy import BN_POLICIES, KINDS, Strategy
+from frostline.strategies.strategy import BN_POLICIES, KINDS, LAYERS, Strategy, hyperparameters
 
 _RANGES: dict[str, tuple[float, float, str]] = {
     "lr": (0.0, 10.0, "above 0 and at most 10 (freeze a layer with the cut, not with a rate of 0)"),
@@ -38,6 +39,19 @@ def checked(strategy: Strategy) -> Strategy:
     return strategy
 
 
+def timm_loadable(strategy: Strategy) -> Strategy:
+    """Return the strategy with a head that timm has: linear, on the last stage alone.
+
+    Raises `UsageError` where the strategy names another.
+    """
+    if strategy.head != "linear" or strategy.layers not in (None, "last"):
+        other = f"head={strategy.head}" if strategy.head != "linear" else f"layers={strategy.layers}"
+        raise UsageError(
+            f"{strategy}: timm alone cannot load a model with {other}. Leave that out, or plain_timm."
+        )
+    return replace(strategy, layers="last") if hyperparameters(strategy).layers != "last" else strategy
+
+
 def _wrong_numbers(strategy: Strategy) -> Iterable[str]:
     for key, (low, high, rule) in _RANGES.items():
         value = getattr(strategy, key)
@@ -64,6 +78,9 @@ def _wrong_words(strategy: Strategy) -> Iterable[str]:
         value = getattr(strategy, key)
         if value is not None and value not in known:
             yield f"{key} must be one of {', '.join(known)}, found {value!r}{did_you_mean(value, known)}"
+    layers = strategy.layers
+    if layers is not None and layers not in LAYERS and (isinstance(layers, str) or layers < 1):
+        yield f"layers must be a number of stages, 1 or more, or {', '.join(LAYERS)}; found {layers!r}"
     if not re.fullmatch(r"linear|cosine|mlp\([1-9]\d{0,4}\)", strategy.head):
         yield f"head must be linear, cosine or mlp(WIDTH), found {strategy.head!r}"
     if strategy.head_init == "probe" and strategy.head != "linear":

@@ -62,7 +62,11 @@ class TrainRequest:
         known = hyperparameters(self.strategy)
         return {
             "strategy": str(self.strategy),
-            "hyperparameters": {k: v for k, v in asdict(known).items() if k != "l2_sp" or v},
+            "hyperparameters": {
+                key: value
+                for key, value in asdict(known).items()
+                if (key != "l2_sp" or value) and (key != "layers" or value != "last")
+            },
             "model": self.backbone.name,
             "weights": self.backbone.digest,
             "source": self.backbone.source,

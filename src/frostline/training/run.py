@@ -28,7 +28,7 @@ from frostline.models import Backbone, leakage, weights_digest
 from frostline.progress import OnProgress, Progress
 from frostline.reports import notebook
 from frostline.reports.classification import Confusion, KeptPredictions, classification_report
-from frostline.strategies import Strategy, checked, parse
+from frostline.strategies import Strategy, checked, parse, timm_loadable
 from frostline.studies.result_fields import AccuracyFigures, Figure, ProbabilityFigures
 from frostline.studies.study_folder import (
     LOOKS,
@@ -264,11 +264,12 @@ def train(
     cache, progress = feature_cache or FeatureCache(), Progress.of(progress)
     watch, chosen = watch or Stopwatch(), Config.of(config, options, without=("repeats",))
     backbone = backbone.resized(chosen.resize)
+    strategy = parse(strategy) if isinstance(strategy, str) else checked(strategy)
     with process_group.together():
         request = TrainRequest(
             backbone=backbone,
             data=_prepared(backbone, data, study, progress),
-            strategy=parse(strategy) if isinstance(strategy, str) else checked(strategy),
+            strategy=timm_loadable(strategy) if chosen.plain_timm else strategy,
             config=chosen,
             progress=progress,
             since=watch,

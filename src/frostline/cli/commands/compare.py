@@ -22,6 +22,7 @@ from frostline.cli.options import (
     logger_option,
     metric_option,
     model_options,
+    plain_timm,
     ray_option,
     repeats_option,
     running,
@@ -107,6 +108,7 @@ class CandidateList(StrategyList):
 @ray_option
 @model_options
 @running
+@plain_timm
 @logger_option
 @data_options
 @config_option
@@ -151,6 +153,7 @@ def compare(data: str, **options: Any) -> None:
             "rotate",
             "device",
             "deterministic",
+            "plain_timm",
             "precision",
             "threads",
             "workers",

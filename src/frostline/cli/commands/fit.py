@@ -23,6 +23,7 @@ from frostline.cli.options import (
     metric_option,
     model_options,
     path_column_option,
+    plain_timm,
     repeats_option,
     running,
     shown_options,
@@ -92,6 +93,7 @@ class NameList(click.ParamType[tuple[str, ...] | str]):
 )
 @model_options
 @running
+@plain_timm
 @logger_option
 @config_option
 @everywhere
@@ -130,6 +132,7 @@ def fit(data: str, **options: Any) -> None:
             "rotate",
             "device",
             "deterministic",
+            "plain_timm",
             "precision",
             "threads",
             "workers",

@@ -12,11 +12,12 @@ from typing import Any
 
 from safetensors import SafetensorError
 from safetensors.torch import load_file
-from torch import nn
+from torch import Tensor, nn
 
 from frostline.data.seen_images import Fingerprints
 from frostline.errors import ModelError, StudyError
 from frostline.models import Backbone, Preprocessing
+from frostline.models.heads import MULTI_STAGE, reads_several
 from frostline.models.zoo import delta
 from frostline.models.zoo.loading import checked, described, rebuild_backbone
 from frostline.strategies import parse
@@ -82,10 +83,11 @@ def as_backbone(
 def _of_run(folder: RunFolder) -> Adapted:
     config = folder.checked_config()
     title = f"Run {folder.name}"
-    _demand_linear(parse(config["strategy"]).head, title)
+    state = _read(folder.weights, title)
+    _demand_linear(MULTI_STAGE if reads_several(state) else parse(config["strategy"]).head, title)
     _demand_named(config["source"], title)
     model = rebuild_backbone(config["source"]).adapt(len(config["classes"]))
-    _load(model, folder.weights, title)
+    _load(model, state, title)
     return Adapted(
         model,
         f"{config.get('model')} after run {folder.name}",
@@ -124,23 +126,36 @@ def _of_export(path: Path) -> Adapted:
     _demand_linear(head, str(path))
     _demand_named(source, str(path))
     title = f"{source.get('name')} after run {run}"
+    state = _read(path / EXPORTED, str(path))
     if "rebuild" in config:
         model = rebuild_backbone(source).adapt(len(classes))
     else:
         source["num_classes"] = len(classes)
         model = described(source).build_seeded()
-    _load(model, path / EXPORTED, str(path))
+    _load(model, state, str(path))
     return Adapted(model, title, source, preprocessing, classes, Fingerprints.read(path))
 
 
-def _load(model: nn.Module, weights: Path, title: str) -> None:
+def _read(weights: Path, title: str) -> dict[str, Tensor]:
     try:
-        model.load_state_dict(load_file(weights))
-    except (OSError, RuntimeError, SafetensorError) as error:
+        return load_file(weights)
+    except (OSError, SafetensorError) as error:
+        raise StudyError(f"The weights of {title} cannot be loaded: {error}") from None
+
+
+def _load(model: nn.Module, state: dict[str, Tensor], title: str) -> None:
+    try:
+        model.load_state_dict(state)
+    except RuntimeError as error:
         raise StudyError(f"The weights of {title} cannot be loaded: {error}") from None
 
 
 def _demand_linear(head: str, title: str) -> None:
+    if head == MULTI_STAGE:
+        raise ModelError(
+            f"{title} has a head that reads several stages, on a network that it did not change. Adapt the "
+            "network that it started from, or train it with linear_probe(layers=last)."
+        )
     if head != "linear":
         raise ModelError(
             f"{title} has the head {head}, and only a network with a linear one can be adapted once more. "

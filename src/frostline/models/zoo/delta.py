@@ -25,7 +25,7 @@ from torch import Tensor, nn
 from frostline.data import Rendering
 from frostline.errors import DataError, FrostlineError, ModelError, StudyError
 from frostline.models import Backbone, Preprocessing, tensor_bytes
-from frostline.models.heads import build_head
+from frostline.models.heads import adapted_for
 from frostline.models.zoo.base_weights import load_base
 from frostline.system import directories
 
@@ -154,7 +154,7 @@ def together(
 ) -> nn.Module:
     """Return the base network with these tensors in it. Raises `StudyError` where they do not fit."""
     try:
-        model = base.adapt(classes, head=build_head(head, base.feature_width, classes, seed=0))
+        model = adapted_for(base, tensors, head, classes)
         state = model.state_dict()
         strange = [name for name in tensors if name not in state]
         missing = [name for name in state if base.classifier.owns(name) and name not in tensors]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -12,7 +13,7 @@ from torch import Tensor, nn
 from frostline import models as bb
 from frostline import probe
 from frostline.distributed import process_group
-from frostline.feature_extraction import Frozen, features
+from frostline.feature_extraction import Frozen, features, stage_features
 from frostline.feature_extraction.image_batches import EVALUATION_BATCH, Images, contact_sheet
 from frostline.loggers import OnEpochs
 from frostline.models.heads import build_head, linear_head
@@ -163,7 +164,8 @@ def _solve(
 ) -> tuple[nn.Module, dict[str, Any]]:
     """The linear probe: a head solved for on frozen features, its L2 chosen by cross-validation."""
     known = hyperparameters(request.strategy)
-    seen = features(features_of, images, workers=request.config.workers, progress=request.progress)
+    layers = _layers(known.layers, request.backbone)
+    seen, scales = _probed(request, features_of, images, layers)
     seed = derive(request.config.seed, "probe folds")
     folds = request.data.folds(images.samples, 5, seed)
     if folder.writes:
@@ -186,13 +188,21 @@ def _solve(
             cv_score=solution.cv_score,
             cv_images=solution.cv_images,
         )
-        return _as_head(solution, balance).state_dict()
+        return _as_head(replace(solution, weight=solution.weight * scales), balance).state_dict()
 
     chosen: dict[str, Any] = {}
     solution = process_group.tensors(solved)  # by the first process of a job
     chosen = process_group.decided(lambda: chosen)
-    head_layer = linear_head(solution["weight"], solution["bias"])
-    model = request.backbone.adapt(balance.classes, head=head_layer, seed=seed)
+    if layers is None:
+        head_layer = linear_head(solution["weight"], solution["bias"])
+        model = request.backbone.adapt(balance.classes, head=head_layer, seed=seed)
+    else:
+        model = request.backbone.adapt(balance.classes, layers=layers)
+        several = bb.multi_stage_head_in(model.get_submodule(request.backbone.head))
+        assert several is not None
+        with torch.no_grad():
+            several.weight.copy_(solution["weight"])
+            several.bias.copy_(solution["bias"])
     head = sum(p.numel() for p in model.get_submodule(request.backbone.head).parameters())
     return model.eval(), {
         "trainable_parameters": head,
@@ -202,8 +212,32 @@ def _solve(
         "stopped": None,
         "best_epoch": None,
         "notes": [],
+        **({} if layers is None else {"layers": layers}),
         **chosen,
     }
+
+
+def _layers(wanted: int | str, backbone: bb.Backbone) -> int | None:
+    """Return how many stages a solved head reads; `None` for the features before it alone."""
+    if wanted == "last":
+        return None
+    offered = len(bb.stage_taps(backbone))
+    return offered if isinstance(wanted, str) else min(wanted, offered)
+
+
+def _probed(
+    request: TrainRequest, features_of: Frozen, images: Images, layers: int | None
+) -> tuple[NDArray[np.float32], NDArray[np.float32] | float]:
+    """Return what a solved head is given, each stage's part scaled alike, and the scale of each column."""
+    workers, progress = request.config.workers, request.progress
+    if layers is None:
+        return features(features_of, images, workers=workers, progress=progress), 1.0
+    several = features_of.reading(layers)
+    values = stage_features(several, images, workers=workers, progress=progress)
+    backbone = request.backbone
+    statistics = [width for tap in bb.stage_taps(backbone)[:layers] for width in tap.widths]
+    scales = probe.block_scales(values, [backbone.feature_width, *statistics])
+    return values * scales, scales
 
 
 def few_folds(folds: probe.Folds, seed: int) -> probe.Folds:

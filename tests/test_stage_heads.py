@@ -1,0 +1,261 @@
+"""Heads that read several stages: statistics, kept and computed alike, and a plain module at the end."""
+
+from __future__ import annotations
+
+import copy
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+import frostline
+from feature_examples import FAST, frozen_at, way
+from frostline import models as bb
+from frostline import probe, strategies
+from frostline.data import Manifest
+from frostline.errors import ModelError, UsageError
+from frostline.feature_extraction import Frozen, features, stage_features
+from frostline.feature_extraction.image_batches import Images
+from frostline.models.stage_statistics import statistics
+from tiny import PREPROCESSING, TinyNet, live_logits, tiny_backbone, write_table
+
+RANDOM = (
+    "timm/vit_tiny_patch16_224",
+    "timm/resnet18",
+    "timm/convnext_atto",
+    "timm/swin_tiny_patch4_window7_224",
+)
+
+
+@pytest.fixture
+def data(tmp_path: Path) -> Manifest:
+    return frostline.load_data(write_table(tmp_path / "images", train=12, val=4), near_copies=False)
+
+
+@pytest.fixture
+def images(data: Manifest) -> Images:
+    return Images(data, data.part("train"), PREPROCESSING)
+
+
+def reading(layers: int, *, store: bool = True) -> Frozen:
+    return frozen_at(4, store=store).reading(layers)
+
+
+# --- statistics ---------------------------------------------------------------------------------------
+
+
+def test_a_map_gives_mean_and_spread_of_each_channel() -> None:
+    maps = torch.randn(2, 3, 4, 4)
+    expected = np.concatenate([maps.numpy().mean((2, 3)), maps.numpy().std((2, 3))], axis=1)
+    np.testing.assert_allclose(statistics(maps), expected, atol=1e-5)
+    np.testing.assert_allclose(statistics(maps.permute(0, 2, 3, 1)), expected, atol=1e-5)
+    np.testing.assert_allclose(statistics(maps, last=True), expected[:, 3:], atol=1e-5)
+
+
+def test_tokens_give_the_class_token_and_statistics_of_the_patches() -> None:
+    tokens = torch.randn(2, 17, 5)  # 4 × 4 patches behind a class token
+    patches = tokens[:, 1:].numpy()
+    expected = np.concatenate([tokens[:, 0], patches.mean(1), patches.std(1)], axis=1)
+    np.testing.assert_allclose(statistics(tokens), expected, atol=1e-5)
+    assert statistics(tokens[:, 1:]).shape == (2, 10)  # no class token before 16 patches
+    assert torch.equal(statistics(tokens[:, 0]), tokens[:, 0])
+
+
+def test_what_does_not_vary_has_a_gradient() -> None:
+    still = torch.ones(1, 2, 3, 3, requires_grad=True)
+    statistics(still).sum().backward()
+    assert still.grad is not None
+    assert still.grad.isfinite().all()
+
+
+def test_stages_are_read_the_last_one_first() -> None:
+    backbone = tiny_backbone()
+    assert [(tap.stage, tap.width) for tap in bb.stage_taps(backbone)] == [(3, 24), (2, 32), (1, 24), (0, 16)]
+    backbone.cuts = tuple(cut for cut in backbone.cuts if cut.index != 2)
+    other = tiny_backbone()
+    other.cuts = backbone.cuts
+    assert [tap.stage for tap in bb.stage_taps(other)] == [3, 2, 0]  # no cut, no tap
+
+
+def test_every_statistic_varies_alike() -> None:
+    values = np.random.default_rng(0).normal(size=(50, 6)) * [1, 1, 1, 9, 9, 9]
+    scaled = values * probe.block_scales(values, [3, 3])
+    np.testing.assert_allclose([scaled[:, :3].var(0).sum(), scaled[:, 3:].var(0).sum()], 1.0)
+    assert probe.block_scales(np.zeros((5, 2)), [2]).tolist() == [1.0, 1.0]
+
+
+@pytest.mark.parametrize("name", RANDOM)
+def test_other_architectures_have_finite_statistics(name: str, data: Manifest) -> None:
+    backbone = frostline.load_backbone(name, random=True, size=None if "224" in name else 64)
+    images = Images(data, data.part("val"), backbone.preprocessing)
+    last = backbone.cuts[-1].index
+    values = stage_features(frozen_at(last, way(batch=4), backbone=backbone, store=False), images)
+    taps = bb.stage_taps(backbone)[:4]
+    assert values.shape == (len(images), backbone.feature_width + sum(tap.width for tap in taps))
+    assert np.isfinite(values).all()
+    assert len(taps) == 4
+
+
+# --- kept and computed --------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("layers", [1, 2, 4])
+def test_read_equals_computed(layers: int, images: Images, calls: list[int]) -> None:
+    live = stage_features(reading(layers, store=False), images)
+    np.testing.assert_array_equal(stage_features(reading(layers), images), live)
+    calls.clear()
+    np.testing.assert_array_equal(stage_features(reading(layers), images), live)
+    assert calls == []
+
+
+def test_the_first_columns_are_the_features_before_the_head(images: Images) -> None:
+    np.testing.assert_array_equal(stage_features(reading(2), images)[:, :24], features(frozen_at(4), images))
+
+
+def test_a_pass_that_fills_rows_of_a_cut_leaves_the_statistics_below(
+    images: Images, calls: list[int]
+) -> None:
+    live = stage_features(reading(4, store=False), images)
+    items = [(position, view) for position in range(len(images)) for view in (0,)]
+    frozen_at(2).fill(images, items)
+    calls.clear()
+    np.testing.assert_array_equal(stage_features(reading(4), images), live)
+    assert len(calls) == 1  # one batch, to see that rows of that cut lead to the same bits
+
+
+def test_networks_that_differ_above_a_stage_share_what_lies_below(images: Images) -> None:
+    stage_features(reading(4), images)
+    tuned = tiny_backbone()
+    with torch.no_grad():
+        for parameter in tuned.model.blocks[2].parameters():  # type: ignore[index,operator,union-attr]
+            parameter.mul_(1.5)
+    frozen = frozen_at(4, backbone=tuned)
+    assert frozen.statistics is not None
+    keys = [len(rows.missing([b"0" * 16])) for rows in frozen.statistics.parts]
+    assert keys == [1, 1, 1, 1]
+    forms = [rows.form is not None for rows in frozen.statistics.parts]
+    assert forms == [False, True, True, True]  # the last stage learned: its rows are another network's
+
+
+# --- the head -----------------------------------------------------------------------------------------
+
+
+def adapted(classes: int = 3, layers: int = 3) -> nn.Module:
+    model = tiny_backbone().adapt(classes, layers=layers)
+    head = bb.multi_stage_head_in(model)
+    assert head is not None
+    with torch.no_grad():
+        head.weight.copy_(torch.linspace(-1, 1, head.weight.numel()).reshape(head.weight.shape))
+    return model
+
+
+def test_a_copy_listens_to_its_own_stages() -> None:
+    model, x = adapted(), torch.randn(2, 3, 16, 16)
+    with torch.no_grad():
+        before, other = model(x), copy.deepcopy(model)
+        for parameter in other.blocks.parameters():  # type: ignore[union-attr]
+            parameter.mul_(1.1)
+        assert torch.equal(model(x), before)
+        assert not torch.equal(other(x), before)
+
+
+def test_the_head_holds_nothing_of_a_batch() -> None:
+    model = adapted()
+    model(torch.randn(2, 3, 16, 16))
+    head = bb.multi_stage_head_in(model)
+    assert head is not None
+    assert head._collected == {}
+    copy.deepcopy(model)  # refused by torch where a tensor with history is held
+
+
+def test_gradients_reach_every_stage() -> None:
+    model = adapted().train()
+    model(torch.randn(4, 3, 16, 16)).square().sum().backward()
+    assert all(p.grad is not None and p.grad.abs().sum() > 0 for p in model.parameters())
+
+
+def test_it_can_be_exported_and_compiled() -> None:
+    model, x = adapted(), torch.randn(2, 3, 16, 16)
+    with torch.no_grad():
+        live = model(x)
+        exported = torch.export.export(model, (x,)).module()(x)
+        compiled = torch.compile(model, backend="eager")(x)
+    torch.testing.assert_close(exported, live)
+    torch.testing.assert_close(compiled, live)
+
+
+def test_another_head_stops_the_listening() -> None:
+    several = frostline.load_backbone(adapted(), preprocessing=PREPROCESSING)
+    plain = several.adapt(2)
+    assert bb.multi_stage_head_in(plain) is None
+    assert not any(module._forward_hooks for module in plain.modules())
+
+
+# --- training -----------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def run(data: Manifest, tmp_path: Path) -> frostline.Run:
+    return frostline.train(tiny_backbone(), data, "linear_probe", study=tmp_path / "study", **FAST)
+
+
+def test_the_plain_model_gives_the_figures_of_the_run(run: frostline.Run, data: Manifest) -> None:
+    model = frostline.load_model(run.folder, module=TinyNet())
+    images = Images(data, data.part("val"), PREPROCESSING)
+    logits = torch.from_numpy(live_logits(model, images)) / run.result["temperature"]
+    lines = (run.folder.path / "predictions-val.csv").read_text().splitlines()[1:]
+    written = np.array([[float(p) for p in line.split(",")[3:]] for line in lines])
+    np.testing.assert_allclose(logits.softmax(1), written, atol=1e-5)
+    assert run.result["layers"] == 4
+
+
+def test_a_probe_after_training_costs_no_pass(data: Manifest, tmp_path: Path) -> None:
+    study = tmp_path / "study"
+    frostline.train(tiny_backbone(), data, "top_k(1, epochs=1)", study=study, views=1, augment="none", **FAST)
+    run = frostline.train(tiny_backbone(), data, "linear_probe", study=study, augment="none", **FAST)
+    train = len(data.part("train"))
+    assert run.result["store"]["rows_computed"] <= len(data.part("val")) + 64  # one batch proves the bridge
+    assert run.result["store"]["rows_read"] >= train
+
+
+def test_the_last_stage_alone_is_loaded_by_timm_alone(data: Manifest, tmp_path: Path) -> None:
+    frostline.train(tiny_backbone(), data, "linear_probe", study=tmp_path / "study", plain_timm=True, **FAST)
+    (config,) = (tmp_path / "study" / "runs").glob("*/config.json")
+    assert json.loads(config.read_text())["strategy"] == "linear_probe(layers=last)"
+
+
+@pytest.mark.parametrize("strategy", ["linear_probe(layers=4)", "head(head=cosine)"])
+def test_what_timm_cannot_load_is_refused_before_training(
+    strategy: str, data: Manifest, tmp_path: Path
+) -> None:
+    with pytest.raises(UsageError, match="timm alone cannot load a model with"):
+        frostline.train(tiny_backbone(), data, strategy, study=tmp_path / "study", plain_timm=True, **FAST)
+
+
+def test_its_run_is_no_backbone(run: frostline.Run) -> None:
+    with pytest.raises(ModelError, match=r"head that reads several stages.*layers=last"):
+        frostline.load_backbone(str(run.folder.path))
+
+
+# --- notation -----------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("layers", ["3", "all", "last", "auto"])
+def test_layers_are_written_as_they_are_read(layers: str) -> None:
+    text = f"linear_probe(layers={layers})"
+    assert str(strategies.parse(text)) == text
+
+
+@pytest.mark.parametrize("layers", ["0", "two", "-1"])
+def test_other_layers_are_refused(layers: str) -> None:
+    with pytest.raises(UsageError, match="layers must be a number of stages"):
+        strategies.parse(f"linear_probe(layers={layers})")
+
+
+def test_only_the_probe_takes_layers() -> None:
+    with pytest.raises(UsageError, match="no setting 'layers'"):
+        strategies.parse("lp_ft(layers=4)")
+    assert strategies.hyperparameters(strategies.parse("lp_ft")).layers == "last"
