@@ -28,6 +28,7 @@ from test_dataset_depth import Array, folder_of
 
 TIMM = "timm/test_efficientnet"
 SIDE = 32
+PROBE = "linear_probe(layers=last)"  # whose run timm, and another run, can go on from
 
 
 def stained(low: int, seed: int) -> Array:
@@ -52,9 +53,7 @@ def run(slides: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[fros
         patch.setenv("FROSTLINE_CACHE_DIR", str(tmp_path_factory.mktemp("store")))
         backbone = frostline.load_backbone(TIMM, size=SIDE, random=True)
         study = tmp_path_factory.mktemp("study")
-        yield frostline.train(
-            backbone, frostline.load_data(slides), "linear_probe", study=study, deterministic=True
-        )
+        yield frostline.train(backbone, frostline.load_data(slides), PROBE, study=study, deterministic=True)
 
 
 def test_faint_stains_are_told_apart(run: frostline.Run) -> None:
@@ -233,7 +232,7 @@ def test_an_older_study_stays_as_it_began(slides: Path) -> None:
 
 def test_the_command_line_refuses_ranges_and_colours_that_are_none(slides: Path, tmp_path: Path) -> None:
     study = tmp_path / "study"
-    words = ["train", str(slides), "--strategy", "linear_probe", "--model", TIMM, "--study", str(study)]
+    words = ["train", str(slides), "--strategy", PROBE, "--model", TIMM, "--study", str(study)]
     refused = CliRunner().invoke(cli, [*words, "--intensity-range", "9,1"])
     assert refused.exit_code == 2
     assert "expected auto, per-image, or LOW,HIGH" in refused.stderr
@@ -270,6 +269,6 @@ def test_the_estimator_sees_what_its_fit_saw(slides: Path, tmp_path: Path) -> No
 def test_the_report_says_the_options_again(slides: Path, tmp_path: Path) -> None:
     backbone = frostline.load_backbone(TIMM, size=SIDE, random=True)
     data = frostline.load_data(slides, intensity_range=(250, 400), alpha_background="black")
-    run = frostline.train(backbone, data, "linear_probe", study=tmp_path / "study", deterministic=True)
+    run = frostline.train(backbone, data, PROBE, study=tmp_path / "study", deterministic=True)
     page = Path(frostline.report(run.study.path).path).read_text()
     assert "--intensity-range 250,400 --alpha-background black" in page

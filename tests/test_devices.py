@@ -24,9 +24,10 @@ from frostline.errors import ModelError, UsageError
 from frostline.feature_extraction import ForwardConfig
 from frostline.feature_extraction.image_batches import Images
 from frostline.models import Backbone
-from frostline.selection import backbone_selection
+from frostline.selection import backbone_screening
 from frostline.system import devices, numerics
-from frostline.training import numeric_plan, trainer
+from frostline.training import numeric_plan
+from frostline.training.loop import trainer
 from frostline.training.request import TrainRequest
 from frostline.training.tuning.batchnorm_recalibration import recalibrate
 from pretended_card import CARD, pretended
@@ -350,9 +351,9 @@ def test_statistics_are_estimated_where_the_model_is(place: str, data: Manifest)
 def test_latency_waits_for_the_device(monkeypatch: pytest.MonkeyPatch) -> None:
     waited: list[str] = []
     monkeypatch.setattr(numerics, "now", lambda: waited.append("waits") or 0.001 * len(waited))
-    latency_ms, _, _ = backbone_selection.measure_costs(tiny_backbone(), 3, threads=1)
+    latency_ms, _, _ = backbone_screening.measure_costs(tiny_backbone(), 3, threads=1)
     assert latency_ms == pytest.approx(1.0)
-    assert len(waited) == 2 * (backbone_selection.WARM + backbone_selection.TIMED)
+    assert len(waited) == 2 * (backbone_screening.WARM + backbone_screening.TIMED)
 
 
 def test_the_clock_waits_for_the_device_that_computes(monkeypatch: pytest.MonkeyPatch) -> None:

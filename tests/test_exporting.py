@@ -57,7 +57,7 @@ def runs(photos: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Ru
         data = frostline.load_data(photos)
         backbone = frostline.load_backbone(TIMM, size=SIDE, random=True)
         strategies = {
-            "linear": "linear_probe",
+            "linear": "linear_probe(layers=last)",
             "cosine": "head(epochs=1, head=cosine)",
             "mlp": "head(epochs=1, head=mlp(8))",
             "thawed": "top_k(1, epochs=1, bn=train)",
@@ -68,7 +68,7 @@ def runs(photos: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Ru
             for name, text in strategies.items()
         }
         trained["module"] = frostline.train(
-            tiny_backbone(), data, "linear_probe", study=place / "module", **options
+            tiny_backbone(), data, "linear_probe(layers=last)", study=place / "module", **options
         )
     return trained
 
@@ -409,7 +409,9 @@ def test_hostile_class_names_pass_through_every_file(tmp_path: Path) -> None:
     rng = np.random.default_rng(0)
     data = frostline.load_data([(picture(k, rng), name) for k, name in enumerate(HOSTILE) for _ in range(6)])
     backbone = frostline.load_backbone(TIMM, size=SIDE, random=True)
-    run = frostline.train(backbone, data, "linear_probe", study=tmp_path / "study", deterministic=True)
+    run = frostline.train(
+        backbone, data, "linear_probe(layers=last)", study=tmp_path / "study", deterministic=True
+    )
     export = frostline.export(run.study.path, out=tmp_path / "out")
     assert export.check["of"] == "small copies in the study"
     assert json.loads((tmp_path / "out" / "config.json").read_text())["label_names"] == sorted(HOSTILE)

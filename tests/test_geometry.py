@@ -383,7 +383,7 @@ def edges(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Run]:
         backbone = frostline.load_backbone(TIMM, size=32, random=True)
         return {
             resize: frostline.train(
-                backbone, data, "linear_probe", study=place / resize, resize=resize, **EXACT
+                backbone, data, "linear_probe(layers=last)", study=place / resize, resize=resize, **EXACT
             )
             for resize in RESIZES
         }
@@ -486,7 +486,7 @@ def test_going_on_from_a_study_keeps_its_geometry_unless_told_otherwise(
         "--model",
         study,
         "--strategy",
-        "linear_probe",
+        "linear_probe(layers=last)",
         "--deterministic",
     ]
     same = CliRunner().invoke(cli, [*command, "--study", str(tmp_path / "same")])

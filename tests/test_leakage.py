@@ -22,6 +22,7 @@ from frostline.integrations.sklearn import FrostlineClassifier
 from tiny import PREPROCESSING, tiny_backbone, write_folder
 
 SIDE = 32
+PROBE = "linear_probe(layers=last)"  # whose run timm, and another run, can go on from
 TIMM = "timm/test_efficientnet"
 EXACT: dict[str, Any] = {"deterministic": True, "threads": 1}
 CLASSES, OLD, NEW = 3, 10, 8  # images a class
@@ -45,7 +46,7 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("FROSTLINE_CACHE_DIR", str(place / "store"))
         backbone = frostline.load_backbone(TIMM, size=SIDE, random=True)
-        frostline.train(backbone, frostline.load_data(old), "linear_probe", study=place / "study", **EXACT)
+        frostline.train(backbone, frostline.load_data(old), PROBE, study=place / "study", **EXACT)
         frostline.export(place / "study", out=place / "export")
         frostline.export(place / "study", "delta", out=place / "delta")
     return place
@@ -109,7 +110,7 @@ def test_a_run_that_goes_on_is_judged_by_new_images(
     assert names_of(data, ("val", "test")) & {
         f"kind {i}/old-old-{j:03}" for i in range(3) for j in range(OLD)
     }
-    run = frostline.train(backbone, data, "linear_probe", study=tmp_path / "next", **EXACT)
+    run = frostline.train(backbone, data, PROBE, study=tmp_path / "next", **EXACT)
     demand_apart(judged(tmp_path / "next") | held, learned)
     assert run.learned_before == len(learned)
     second = Manifest.load(tmp_path / "next" / "manifest.jsonl")
@@ -124,13 +125,13 @@ def test_what_was_learned_is_inherited_through_generations(
 ) -> None:
     only_new = write_folder(tmp_path / "new", classes=CLASSES, per_class=NEW, seed=1)
     backbone = frostline.load_backbone(str(place / "study"))
-    frostline.train(backbone, frostline.load_data(only_new), "linear_probe", study=tmp_path / "two", **EXACT)
+    frostline.train(backbone, frostline.load_data(only_new), PROBE, study=tmp_path / "two", **EXACT)
     third = frostline.load_backbone(str(tmp_path / "two"))
     newest = write_folder(tmp_path / "newest", classes=CLASSES, per_class=12, seed=2)
     for path in sorted((place / "both").rglob("old-*")):
         shutil.copy(path, newest / path.parent.name / path.name)
     held.clear()
-    frostline.train(third, frostline.load_data(newest), "linear_probe", study=tmp_path / "three", **EXACT)
+    frostline.train(third, frostline.load_data(newest), PROBE, study=tmp_path / "three", **EXACT)
     demand_apart(judged(tmp_path / "three") | held, learned)
 
 
@@ -142,7 +143,7 @@ def test_a_comparison_and_a_fit_that_go_on_are_judged_by_new_images(
     frostline.compare(
         backbone,
         frostline.load_data(place / "both"),
-        ["linear_probe", "head(epochs=1)"],
+        [PROBE, "head(epochs=1)"],
         repeats=1,
         study=tmp_path / "compared",
         log=said.append,
@@ -154,7 +155,7 @@ def test_a_comparison_and_a_fit_that_go_on_are_judged_by_new_images(
     frostline.fit(
         place / "both",
         model=str(place / "study"),
-        strategies=["linear_probe", "head(epochs=1)"],
+        strategies=[PROBE, "head(epochs=1)"],
         repeats=1,
         minutes=5,
         study=tmp_path / "fitted",
@@ -196,7 +197,7 @@ def test_nothing_left_to_judge_by_is_refused(place: Path, tmp_path: Path) -> Non
         shutil.copy(place / "old" / path, tmp_path / "seen" / path)
     data = frostline.load_data(tmp_path / "seen")
     with pytest.raises(DataError, match=r"too few others are left to evaluate it on.*Add new images"):
-        frostline.train(backbone, data, "linear_probe", study=tmp_path / "next", **EXACT)
+        frostline.train(backbone, data, PROBE, study=tmp_path / "next", **EXACT)
     assert not (tmp_path / "next").exists()
     with pytest.raises(DataError, match="too few others are left"):
         frostline.fit(tmp_path / "seen", model=backbone, study=tmp_path / "fit")
@@ -216,7 +217,7 @@ def test_a_named_test_part_with_learned_images_is_refused(
     with pytest.raises(
         DataError, match=rf"test part that the source names holds {len(inside)} image"
     ) as error:
-        frostline.train(backbone, named_parts, "linear_probe", study=tmp_path / "next", **EXACT)
+        frostline.train(backbone, named_parts, PROBE, study=tmp_path / "next", **EXACT)
     assert sum(sample.path in str(error.value) for sample in inside) == 3
 
 
@@ -226,19 +227,17 @@ def test_a_module_is_known_by_its_weights_where_the_study_made_it(tmp_path: Path
     for path in old.rglob("*.png"):
         shutil.copy(path, both / path.parent.name / f"old-{path.name}")
     study = tmp_path / "study"
-    first = frostline.train(tiny_backbone(), frostline.load_data(old), "linear_probe", study=study, **EXACT)
+    first = frostline.train(tiny_backbone(), frostline.load_data(old), PROBE, study=study, **EXACT)
     module = frostline.load_model(study, module=tiny_backbone().model)
     again = frostline.load_backbone(module, preprocessing=PREPROCESSING)
     data = frostline.load_data(both)
     with pytest.raises(StudyError, match="study of other data"):  # the old one knows the weights, no other
-        frostline.train(again, data, "linear_probe", study=study, **EXACT)
+        frostline.train(again, data, PROBE, study=study, **EXACT)
     assert again.fingerprints is not None
-    run = frostline.train(again, data, "linear_probe", study=tmp_path / "next", **EXACT)
+    run = frostline.train(again, data, PROBE, study=tmp_path / "next", **EXACT)
     assert run.learned_before == first.n_train + first.n_val
     stranger = frostline.load_backbone(tiny_backbone(seed=3).model, preprocessing=PREPROCESSING)
-    assert (
-        frostline.train(stranger, data, "linear_probe", study=tmp_path / "own", **EXACT).learned_before == 0
-    )
+    assert frostline.train(stranger, data, PROBE, study=tmp_path / "own", **EXACT).learned_before == 0
 
 
 def test_near_copies_of_learned_images_are_counted_and_stay(place: Path, tmp_path: Path) -> None:
@@ -253,9 +252,9 @@ def test_near_copies_of_learned_images_are_counted_and_stay(place: Path, tmp_pat
         path.rename(first / path.name[:6] / path.name)
     backbone = frostline.load_backbone(TIMM, size=SIDE, random=True)
     data = frostline.load_data(first)
-    frostline.train(backbone, data, "linear_probe", study=tmp_path / "study", **EXACT)
+    frostline.train(backbone, data, PROBE, study=tmp_path / "study", **EXACT)
     again = frostline.load_backbone(str(tmp_path / "study"))
-    run = frostline.train(again, frostline.load_data(both), "linear_probe", study=tmp_path / "next", **EXACT)
+    run = frostline.train(again, frostline.load_data(both), PROBE, study=tmp_path / "next", **EXACT)
     assert run.learned_before == 0
     notes = Manifest.load(tmp_path / "next" / "manifest.jsonl").notes
     assert any("look almost like one that the model learned from" in note for note in notes)
@@ -266,7 +265,7 @@ def test_an_export_without_fingerprints_says_that_nothing_can_be_told(place: Pat
     assert not (tmp_path / "bare" / NAME).exists()
     backbone = frostline.load_backbone(str(tmp_path / "bare"))
     run = frostline.train(
-        backbone, frostline.load_data(place / "both"), "linear_probe", study=tmp_path / "next", **EXACT
+        backbone, frostline.load_data(place / "both"), PROBE, study=tmp_path / "next", **EXACT
     )
     notes = Manifest.load(tmp_path / "next" / "manifest.jsonl").notes
     assert any("carries no fingerprints" in note for note in notes)
@@ -317,6 +316,6 @@ def test_the_command_line_says_what_was_learned(place: Path, tmp_path: Path) -> 
     from click.testing import CliRunner
 
     call = ["train", str(place / "both"), "--model", str(place / "study"), "--study", str(tmp_path / "next")]
-    outcome = CliRunner().invoke(cli, [*call, "--strategy", "linear_probe", "--threads", "1"])
+    outcome = CliRunner().invoke(cli, [*call, "--strategy", PROBE, "--threads", "1"])
     assert outcome.exit_code == 0, outcome.output
     assert "are never held out" in outcome.output

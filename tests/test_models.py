@@ -265,14 +265,14 @@ def test_each_pair_is_its_own_in_the_standings(tmp_path: Path, images: Path) -> 
     found = frostline.compare(
         [blind("blind"), network("sees")],
         data,
-        {"blind": STRATEGIES[:1], "sees": STRATEGIES},
+        {"blind": ["linear_probe(layers=last)"], "sees": STRATEGIES},
         repeats=1,
         study=tmp_path / "study",
         **OPTIONS,
     )
     accuracy = {(row["model"], row["strategy"]): row["accuracy"] for row in found.standings}
     assert len(accuracy) == 3
-    assert accuracy["blind", "linear_probe"] < 0.5 < accuracy["sees", "linear_probe"]
+    assert accuracy["blind", "linear_probe(layers=last)"] < 0.5 < accuracy["sees", "linear_probe"]
     assert found.model == "sees"
     assert found.verdict[0].startswith(f"{found.winner} on sees ")
     told = frostline.report(found.study)

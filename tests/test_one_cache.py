@@ -21,7 +21,7 @@ ENTRY_POINTS = {
     "integrations/sklearn.py": {"predict_proba", "transform"},
     "pipelines/fit_pipeline.py": {"fit"},
     "pipelines/packaged_demo.py": {"demo"},
-    "selection/backbone_selection.py": {"screen"},
+    "selection/backbone_screening.py": {"screen"},
     "selection/comparison.py": {"compare"},
     "training/caching/cache_filling.py": {"fill_cache"},
     "training/run.py": {"train"},

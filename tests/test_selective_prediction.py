@@ -89,9 +89,9 @@ def test_what_a_probe_leaves_comes_from_rows_that_are_there(
     computed: list[int] = []
     real = Frozen.compute
 
-    def compute(self: Frozen, pixels: torch.Tensor) -> torch.Tensor:
+    def compute(self: Frozen, pixels: torch.Tensor, *taps: object) -> torch.Tensor:
         computed.append(len(pixels))
-        return real(self, pixels)
+        return real(self, pixels, *taps)
 
     monkeypatch.setattr(Frozen, "compute", compute)
     data = frostline.load_data(write_folder(tmp_path / "images", per_class=8), test_size=0.0, val_size=0.0)

@@ -43,7 +43,7 @@ def test_the_share_is_chosen_by_images_that_the_folds_had_not_learned_from(
     assert [point["share"] for point in interpolation["points"]] == list(POINTS)
     pretrained, adapted = interpolation["points"][0], interpolation["points"][-1]
     assert adapted["accuracy"] == plain.standings[0]["accuracy"]
-    probe = raced(data, tmp_path / "study", "linear_probe")
+    probe = raced(data, tmp_path / "study", "linear_probe(layers=last)")
     assert pretrained["accuracy"] == probe.standings[0]["accuracy"]
     (best,) = (point for point in interpolation["points"] if point["share"] == interpolation["share"])
     for other in interpolation["points"]:
@@ -64,7 +64,7 @@ def test_a_share_that_is_asked_for_is_taken(data: Manifest, tmp_path: Path) -> N
     (point,) = comparison.result["interpolation"]["points"]
     assert point["share"] == comparison.run.result["interpolation"]["share"] == 0.4
     assert comparison.result["out_of_fold"]["accuracy"] == pytest.approx(point["accuracy"])
-    probe = raced(data, tmp_path / "study", "linear_probe", interpolate_weights=0.4)
+    probe = raced(data, tmp_path / "study", "linear_probe(layers=last)", interpolate_weights=0.4)
     assert "interpolation" not in probe.result  # nothing lies between a probe and itself
     with pytest.raises(UsageError, match=r"between 0 and 1, found 1\.5"):
         raced(data, tmp_path / "study", STRATEGY, interpolate_weights=1.5)

@@ -60,8 +60,8 @@ class Options(TypedDict, total=False):
     temperature: float | None
     interpolate_weights: float | str | None
     minutes: float | None
-    plain_timm: bool
     repeats: int
+    plain_timm: bool
 
 
 @dataclass(frozen=True, kw_only=True)

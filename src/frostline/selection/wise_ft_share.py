@@ -229,7 +229,7 @@ class _Fold:
         probe_run = train(
             backbone,
             data,
-            linear_probe(),
+            linear_probe(layers="last"),
             study=sub_study(request.study, data),
             config=request.run_config,
             seed=resampling.seed_of(request.config.seed, task.cell),

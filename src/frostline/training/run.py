@@ -83,6 +83,7 @@ class Run(AccuracyFigures, ProbabilityFigures):
     world_size = Figure[int]("Processes that made the run.")
     trainable_parameters = Figure[int]("Parameters that learned in any phase.")
     cut = Figure[str]("The earliest stage that learned.")
+    layers = Figure[int | None]("Of a solved head: stages that it reads, null for the last alone.")
     steps = Figure[int]("Optimizer steps done.")
     steps_planned = Figure[int]("Optimizer steps of the whole schedule.")
     stopped = Figure[str | None]('"minutes" where the time was up first.')

@@ -212,7 +212,7 @@ def _solve(
         "stopped": None,
         "best_epoch": None,
         "notes": [],
-        **({} if layers is None else {"layers": layers}),
+        "layers": layers,
         **chosen,
     }
 
