@@ -137,7 +137,7 @@ def problems(data: Path, folder: Path, sizes: Sequence[int]) -> dict[str, tuple[
 def seconds(
     versions: dict[str, ModuleType], data: Path, folder: Path, sizes: Sequence[int], repeats: int
 ) -> None:
-    from frostline.training.loop.learner import few_folds
+    from frostline.training.loop.solved_head import few_folds
 
     print(f"\nthreads: {os.environ.get('OMP_NUM_THREADS', 'as they come')}, repeats: {repeats}")
     print("| | a quarter of a bare pass | " + " | ".join(f"{v}: s, processor s" for v in versions) + " |")

@@ -52,6 +52,7 @@ converted weights, cuts and digests, measured rates, the number of evaluations o
   kind, reason}}]` (newer or apparently better runs that were not; `kind` is a stable name of the reason),
   `predictions: [{{path, label, probability}}]` (and `top` with `--top`, `unsure` with `--target-accuracy`),
   `unreadable`; with `--copy-to` `copied: {{to, copied, folders: [{{name, copied, there}}], inside, failed}}`.
+- `extract`: `output`, `images`, `width`, `layers`, `stages` (names, the last one first), `model`.
 - `evaluate`: `model`, `run`, `strategy`, `why`, `metric`, `images`, `units` (independent of each other),
   `accuracy`, `low`, `high`, and `balanced_accuracy`, `macro_f1`, `average_precision`, `auroc`, `log_loss`,
   `brier`, `ece`, each with `NAME_low` and `NAME_high` (95 %; null where there is none), `per_class: {{name:

@@ -104,7 +104,19 @@ def test_every_verb_that_computes_with_a_model_takes_a_device() -> None:
     takes = {
         name for name, command in verbs(cli) if any("--device" in param.opts for param in command.params)
     }
-    computes = {"train", "fit", "compare", "demo", "measure", "plan", "predict", "export", "cache fill"}
+    computes = {
+        "train",
+        "fit",
+        "compare",
+        "demo",
+        "measure",
+        "plan",
+        "predict",
+        "evaluate",
+        "export",
+        "extract",
+        "cache fill",
+    }
     others = {"check", "report", "models", "stages"}  # stages: of one image, on the processor
     others |= {"cache", "cache prune", "cache verify", "cache clear"}
     assert takes == computes
@@ -145,6 +157,8 @@ CALLS: dict[str, Callable[[World], object]] = {
         w.backbone, w.data, "linear_probe,head(epochs=1)", study=w.place, repeats=1, **FAST
     ),
     "drift": lambda w: frostline.drift(w.backbone, w.module, w.images),
+    "evaluate": lambda w: frostline.evaluate(w.study, w.data, module=w.module),
+    "extract_features": lambda w: frostline.extract_features(w.backbone, w.data, threads=1),
     "export": lambda w: frostline.export(w.study, "torch", out=w.place / "out", module=w.module),
     "fill_cache": lambda w: frostline.fill_cache(w.backbone, w.data, "head", **FAST),
     "fit": lambda w: frostline.fit(

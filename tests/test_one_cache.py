@@ -19,6 +19,7 @@ ENTRY_POINTS = {
     "diagnostics/measurement.py": {"measure"},
     "feature_cache/feature_cache.py": {"seconds_per_row"},  # an empty folder of its own, to time the disk
     "integrations/sklearn.py": {"predict_proba", "transform"},
+    "pipelines/feature_table.py": {"extract_features"},
     "pipelines/fit_pipeline.py": {"fit"},
     "pipelines/packaged_demo.py": {"demo"},
     "selection/backbone_screening.py": {"screen"},

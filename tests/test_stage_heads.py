@@ -7,14 +7,17 @@ import json
 from pathlib import Path
 
 import numpy as np
+import pyarrow.parquet
 import pytest
 import torch
+from click.testing import CliRunner
 from torch import nn
 
 import frostline
 from feature_examples import FAST, frozen_at, way
 from frostline import models as bb
 from frostline import probe, strategies
+from frostline.cli.main import cli
 from frostline.data import Manifest
 from frostline.errors import ModelError, UsageError
 from frostline.feature_extraction import Frozen, features, stage_features
@@ -259,3 +262,55 @@ def test_only_the_probe_takes_layers() -> None:
     with pytest.raises(UsageError, match="no setting 'layers'"):
         strategies.parse("lp_ft(layers=4)")
     assert strategies.hyperparameters(strategies.parse("lp_ft")).layers == "last"
+
+
+# --- vectors ------------------------------------------------------------------------------------------
+
+
+def test_vectors_stream_into_a_table(data: Manifest, tmp_path: Path) -> None:
+    backbone = tiny_backbone()
+    table = pyarrow.parquet.read_table(
+        frostline.extract_features(backbone, data, layers=2, output=tmp_path / "x.parquet", threads=1).path
+    )
+    held = frostline.extract_features(backbone, data, layers=2, threads=1)
+    assert table.column_names == ["path", "label", "split", "vector"]
+    assert table["path"].to_pylist() == held.paths == [sample.path for sample in data.samples]
+    assert table["split"].to_pylist() == held.splits
+    assert held.vectors is not None
+    np.testing.assert_array_equal(np.stack(table["vector"].to_pylist()).astype(np.float32), held.vectors)
+    assert held.vectors.shape == (len(data.samples), held.width) == (len(data.samples), 24 + 24 + 32)
+    last = frostline.extract_features(backbone, data, threads=1)
+    assert last.vectors is not None
+    np.testing.assert_array_equal(last.vectors, held.vectors[:, :24])
+    assert last.stages == []
+
+
+@pytest.mark.parametrize(("layers", "output"), [(9, "x.parquet"), ("first", "x.parquet"), (2, "x.csv")])
+def test_other_tables_are_refused(layers: int | str, output: str, data: Manifest, tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match="Expected"):
+        frostline.extract_features(tiny_backbone(), data, layers=layers, output=tmp_path / output)
+
+
+def test_the_command_line_writes_vectors(tmp_path: Path, warm_store: Path) -> None:
+    table = write_table(tmp_path / "images", train=4, val=2, test=2)
+    words = ["extract", str(table), "--model", "lite0", "--size", "32", "--threads", "1", "--json", "--quiet"]
+    outcome = CliRunner().invoke(cli, [*words, "--layers", "4", "-o", str(tmp_path / "x.parquet")])
+    assert outcome.exit_code == 0, outcome.output
+    told = json.loads(outcome.stdout)
+    assert told["width"] == 1280 + 1280 + 2 * (192 + 112 + 80)
+    assert told["stages"] == ["blocks.6", "blocks.5", "blocks.4", "blocks.3"]
+
+
+def test_out_of_fold_log_loss_chooses_how_many_stages(data: Manifest, tmp_path: Path) -> None:
+    run = frostline.train(
+        tiny_backbone(), data, "linear_probe(layers=auto)", study=tmp_path / "study", **FAST
+    )
+    assert run.layers in (2, 4)
+    fixed = {
+        layers: frostline.train(
+            tiny_backbone(), data, f"linear_probe(layers={layers})", study=tmp_path / "study", **FAST
+        )
+        for layers in (2, 4)
+    }
+    chosen = fixed[run.layers].folder.weights.read_bytes()
+    assert run.folder.weights.read_bytes() == chosen

@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from frostline.models.zoo import load_backbone
     from frostline.pipelines import Fitted, demo, fit
     from frostline.pipelines.evaluation import Evaluation, evaluate
+    from frostline.pipelines.feature_table import ExtractedFeatures, extract_features
     from frostline.progress import Progress
     from frostline.reports import Report, report
     from frostline.selection import Comparison, compare
@@ -42,6 +43,7 @@ _HOME = {
     "Cut": "models",
     "Evaluation": "pipelines.evaluation",
     "Export": "exports",
+    "ExtractedFeatures": "pipelines.feature_table",
     "CacheFill": "training",
     "Fitted": "pipelines",
     "Forgetting": "diagnostics.feature_drift",
@@ -61,6 +63,7 @@ _HOME = {
     "drift": "diagnostics.feature_drift",
     "evaluate": "pipelines.evaluation",
     "export": "exports",
+    "extract_features": "pipelines.feature_table",
     "fill_cache": "training",
     "fit": "pipelines",
     "forgetting": "diagnostics.feature_drift",
@@ -88,6 +91,7 @@ __all__ = [
     "Cut",
     "Evaluation",
     "Export",
+    "ExtractedFeatures",
     "Fitted",
     "Forgetting",
     "FrostlineError",
@@ -106,6 +110,7 @@ __all__ = [
     "drift",
     "evaluate",
     "export",
+    "extract_features",
     "fill_cache",
     "fit",
     "forgetting",

@@ -15,6 +15,7 @@ from frostline.cli.commands.check import check
 from frostline.cli.commands.compare import compare
 from frostline.cli.commands.evaluate import evaluate
 from frostline.cli.commands.export import export
+from frostline.cli.commands.extract import extract
 from frostline.cli.commands.fit import fit
 from frostline.cli.commands.models import models
 from frostline.cli.commands.plan import measure, plan
@@ -363,6 +364,7 @@ cli.add_command(check)
 cli.add_command(compare)
 cli.add_command(evaluate)
 cli.add_command(export)
+cli.add_command(extract)
 cli.add_command(fit)
 cli.add_command(measure)
 cli.add_command(models)

@@ -25,6 +25,7 @@ class Solution:
     temperature: float = 1.0
     cv_score: float | None = None  # goodness of out-of-fold predictions
     cv_images: int | None = None  # of so many held-out images
+    cv_loss: float | None = None  # log loss of out-of-fold predictions, scaled by the temperature
 
     def logits(self, features: NDArray[np.floating]) -> Floats:
         """Return logits (n, classes)."""

@@ -119,7 +119,13 @@ def choose(
         found = final(tried.best)
     at = tried.best
     return Solution(
-        found.weight, found.bias, grid[at], tried.temperature[at], tried.good[at], len(tried.held)
+        found.weight,
+        found.bias,
+        grid[at],
+        tried.temperature[at],
+        tried.good[at],
+        len(tried.held),
+        tried.loss[at],
     )
 
 

@@ -2,25 +2,25 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import Tensor, nn
+from torch import nn
 
 from frostline import models as bb
 from frostline import probe
 from frostline.distributed import process_group
-from frostline.feature_extraction import Frozen, features, stage_features
+from frostline.feature_extraction import Frozen, features
 from frostline.feature_extraction.image_batches import EVALUATION_BATCH, Images, contact_sheet
 from frostline.loggers import OnEpochs
-from frostline.models.heads import build_head, linear_head
+from frostline.models.heads import build_head
 from frostline.strategies import hyperparameters
 from frostline.studies.study_folder import RunFolder
 from frostline.system.seeds import derive
 from frostline.system.timing import Stopwatch
+from frostline.training.loop.solved_head import as_head, solve_head
 from frostline.training.loop.trainer import Setup, Trainer
 from frostline.training.numeric_plan import Plan
 from frostline.training.request import TrainRequest
@@ -42,7 +42,7 @@ def learn(
     """Return the adapted model in eval mode, and what was chosen on the way."""
     balance = Balance(request.config.imbalance, images.targets, len(request.data.classes))
     if not request.strategy.trains:
-        return _solve(request, folder, head, images, balance)
+        return solve_head(request, folder, head, images, balance)
     known = hyperparameters(request.strategy)
     if known.head_init == "probe":
         _keep_what_is_passed(request, plan, head, images)
@@ -96,7 +96,7 @@ def _interpolated(
     request: TrainRequest, head: Frozen, images: Images, balance: Balance, model: nn.Module, setup: Setup
 ) -> tuple[nn.Module, dict[str, Any]]:
     """Go back some way to the pretrained network with a probe for a head, as far as val says."""
-    before, _ = _solve(request, setup.folder, head, images, balance)
+    before, _ = solve_head(request, setup.folder, head, images, balance)
     numbers, cut = setup.plan.numbers, request.backbone.cut(min(phase.cut for phase in setup.phases))
 
     def settle(point: nn.Module) -> None:
@@ -155,106 +155,5 @@ def starting_model(request: TrainRequest, features_of: Frozen, images: Images, b
                 label_smoothing=known.label_smoothing,
                 weights=balance.image_weights,
             )
-            head = _as_head(start, balance)
+            head = as_head(start, balance)
     return request.backbone.adapt(classes, head=head, seed=seed, pretrained=request.strategy.pretrained)
-
-
-def _solve(
-    request: TrainRequest, folder: RunFolder, features_of: Frozen, images: Images, balance: Balance
-) -> tuple[nn.Module, dict[str, Any]]:
-    """The linear probe: a head solved for on frozen features, its L2 chosen by cross-validation."""
-    known = hyperparameters(request.strategy)
-    layers = _layers(known.layers, request.backbone)
-    seen, scales = _probed(request, features_of, images, layers)
-    seed = derive(request.config.seed, "probe folds")
-    folds = request.data.folds(images.samples, 5, seed)
-    if folder.writes:
-        request.data.keep_folds(folder.study, images.samples, folds, seed)
-
-    def solved() -> dict[str, Tensor]:
-        solution = probe.choose(
-            seen,
-            images.targets,
-            balance.classes,
-            few_folds(folds, seed),
-            solver=known.solver,
-            metric=request.config.metric,
-            label_smoothing=request.strategy.label_smoothing or 0.0,
-            weights=balance.image_weights,
-        )
-        chosen.update(
-            l2=solution.l2,
-            temperature=solution.temperature,
-            cv_score=solution.cv_score,
-            cv_images=solution.cv_images,
-        )
-        return _as_head(replace(solution, weight=solution.weight * scales), balance).state_dict()
-
-    chosen: dict[str, Any] = {}
-    solution = process_group.tensors(solved)  # by the first process of a job
-    chosen = process_group.decided(lambda: chosen)
-    if layers is None:
-        head_layer = linear_head(solution["weight"], solution["bias"])
-        model = request.backbone.adapt(balance.classes, head=head_layer, seed=seed)
-    else:
-        model = request.backbone.adapt(balance.classes, layers=layers)
-        several = bb.multi_stage_head_in(model.get_submodule(request.backbone.head))
-        assert several is not None
-        with torch.no_grad():
-            several.weight.copy_(solution["weight"])
-            several.bias.copy_(solution["bias"])
-    head = sum(p.numel() for p in model.get_submodule(request.backbone.head).parameters())
-    return model.eval(), {
-        "trainable_parameters": head,
-        "cut": request.backbone.stages[-1].name,
-        "steps": 0,
-        "steps_planned": 0,
-        "stopped": None,
-        "best_epoch": None,
-        "notes": [],
-        "layers": layers,
-        **chosen,
-    }
-
-
-def _layers(wanted: int | str, backbone: bb.Backbone) -> int | None:
-    """Return how many stages a solved head reads; `None` for the features before it alone."""
-    if wanted == "last":
-        return None
-    offered = len(bb.stage_taps(backbone))
-    return offered if isinstance(wanted, str) else min(wanted, offered)
-
-
-def _probed(
-    request: TrainRequest, features_of: Frozen, images: Images, layers: int | None
-) -> tuple[NDArray[np.float32], NDArray[np.float32] | float]:
-    """Return what a solved head is given, each stage's part scaled alike, and the scale of each column."""
-    workers, progress = request.config.workers, request.progress
-    if layers is None:
-        return features(features_of, images, workers=workers, progress=progress), 1.0
-    several = features_of.reading(layers)
-    values = stage_features(several, images, workers=workers, progress=progress)
-    backbone = request.backbone
-    statistics = [width for tap in bb.stage_taps(backbone)[:layers] for width in tap.widths]
-    scales = probe.block_scales(values, [backbone.feature_width, *statistics])
-    return values * scales, scales
-
-
-def few_folds(folds: probe.Folds, seed: int) -> probe.Folds:
-    """Thin the folds where there are more images than a choice of L2 needs."""
-    total = sum(len(held) for _, held in folds)
-    if total <= probe.MOST_FOR_CHOICE:
-        return folds
-    share = probe.MOST_FOR_CHOICE / total
-    rng = np.random.default_rng(seed)
-    return [
-        (rng.permutation(train)[: int(len(train) * share)], rng.permutation(held)[: int(len(held) * share)])
-        for train, held in folds
-    ]
-
-
-def _as_head(solution: probe.Solution, balance: Balance) -> nn.Linear:
-    bias = solution.bias
-    if balance.kind == "logit_adjustment":
-        bias = bias - balance.log_prior
-    return linear_head(torch.from_numpy(solution.weight).float(), torch.from_numpy(bias).float())

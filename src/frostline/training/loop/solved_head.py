@@ -1,0 +1,157 @@
+"""A solved head: a linear probe on the features before the head, or on several stages."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from frostline import models as bb
+from frostline import probe
+from frostline.distributed import process_group
+from frostline.feature_extraction import Frozen, features, stage_features
+from frostline.feature_extraction.image_batches import Images
+from frostline.models import Backbone
+from frostline.models.heads import linear_head
+from frostline.strategies import SEVERAL, hyperparameters
+from frostline.studies.study_folder import RunFolder
+from frostline.system.seeds import derive
+from frostline.training.request import TrainRequest
+from frostline.training.tuning.class_imbalance import Balance
+
+# Numbers of stages that `layers=auto` chooses from, beside all of them. On six sets, 8 and 40 images a class,
+# that was no better than four stages everywhere (docs/LOG.md 2026-11-28).
+CHOICE = (2, SEVERAL)
+
+
+@dataclass(frozen=True)
+class _Columns:
+    """What a head is given where it reads so many stages: the first columns, and the scale of each."""
+
+    layers: int | None  # `None`: the features before the head alone
+    values: NDArray[np.float32]  # (images, columns), each statistic scaled alike
+    scales: NDArray[np.float32] | float
+
+
+def solve_head(
+    request: TrainRequest, folder: RunFolder, features_of: Frozen, images: Images, balance: Balance
+) -> tuple[nn.Module, dict[str, Any]]:
+    """Return the network with a head solved for on frozen features, its L2 chosen by cross-validation.
+
+    Where `layers` is auto, out-of-fold log loss chooses how many stages it reads.
+    """
+    known = hyperparameters(request.strategy)
+    candidates = _candidates(request, features_of, images, known.layers)
+    seed = derive(request.config.seed, "probe folds")
+    folds = request.data.folds(images.samples, 5, seed)
+    if folder.writes:
+        request.data.keep_folds(folder.study, images.samples, folds, seed)
+
+    def solved() -> dict[str, Tensor]:
+        solutions = [
+            probe.choose(
+                columns.values,
+                images.targets,
+                balance.classes,
+                few_folds(folds, seed),
+                solver=known.solver,
+                metric=request.config.metric,
+                label_smoothing=request.strategy.label_smoothing or 0.0,
+                weights=balance.image_weights,
+            )
+            for columns in candidates
+        ]
+        place = _least_loss(solutions)
+        solution, columns = solutions[place], candidates[place]
+        chosen.update(
+            layers=columns.layers,
+            l2=solution.l2,
+            temperature=solution.temperature,
+            cv_score=solution.cv_score,
+            cv_images=solution.cv_images,
+        )
+        return as_head(replace(solution, weight=solution.weight * columns.scales), balance).state_dict()
+
+    chosen: dict[str, Any] = {}
+    weights = process_group.tensors(solved)  # by the first process of a job
+    chosen = process_group.decided(lambda: chosen)
+    model = _with_head(request.backbone, balance.classes, chosen["layers"], weights, seed)
+    head = sum(p.numel() for p in model.get_submodule(request.backbone.head).parameters())
+    return model.eval(), {
+        "trainable_parameters": head,
+        "cut": request.backbone.stages[-1].name,
+        "steps": 0,
+        "steps_planned": 0,
+        "stopped": None,
+        "best_epoch": None,
+        "notes": [],
+        **chosen,
+    }
+
+
+def _candidates(
+    request: TrainRequest, features_of: Frozen, images: Images, layers: int | str
+) -> list[_Columns]:
+    """Return what heads that read so many stages are given: one, or several for `auto`."""
+    workers, progress = request.config.workers, request.progress
+    if layers == "last":
+        return [_Columns(None, features(features_of, images, workers=workers, progress=progress), 1.0)]
+    taps = bb.stage_taps(request.backbone)
+    most = len(taps) if isinstance(layers, str) else min(layers, len(taps))
+    values = stage_features(features_of.reading(most), images, workers=workers, progress=progress)
+    blocks = [(request.backbone.feature_width,), *(tap.widths for tap in taps)]
+    counts = sorted({*(k for k in CHOICE if k < most), most}) if layers == "auto" else [most]
+    if SEVERAL in counts:  # taken where nothing can choose
+        counts = [SEVERAL, *(k for k in counts if k != SEVERAL)]
+    columns = []
+    for count in counts:
+        widths = [width for block in blocks[: count + 1] for width in block]
+        part = values[:, : sum(widths)]
+        scales = probe.block_scales(part, widths)
+        columns.append(_Columns(count, part * scales, scales))
+    return columns
+
+
+def _least_loss(solutions: Sequence[probe.Solution]) -> int:
+    """Return the place of the lowest out-of-fold log loss; the first where there are no folds."""
+    losses = [np.inf if solution.cv_loss is None else solution.cv_loss for solution in solutions]
+    return int(np.argmin(losses))
+
+
+def _with_head(
+    backbone: Backbone, classes: int, layers: int | None, weights: dict[str, Tensor], seed: int
+) -> nn.Module:
+    if layers is None:
+        return backbone.adapt(classes, head=linear_head(weights["weight"], weights["bias"]), seed=seed)
+    model = backbone.adapt(classes, layers=layers)
+    head = bb.multi_stage_head_in(model.get_submodule(backbone.head))
+    assert head is not None
+    with torch.no_grad():
+        head.weight.copy_(weights["weight"])
+        head.bias.copy_(weights["bias"])
+    return model
+
+
+def few_folds(folds: probe.Folds, seed: int) -> probe.Folds:
+    """Thin the folds where there are more images than a choice of L2 needs."""
+    total = sum(len(held) for _, held in folds)
+    if total <= probe.MOST_FOR_CHOICE:
+        return folds
+    share = probe.MOST_FOR_CHOICE / total
+    rng = np.random.default_rng(seed)
+    return [
+        (rng.permutation(train)[: int(len(train) * share)], rng.permutation(held)[: int(len(held) * share)])
+        for train, held in folds
+    ]
+
+
+def as_head(solution: probe.Solution, balance: Balance) -> nn.Linear:
+    bias = solution.bias
+    if balance.kind == "logit_adjustment":
+        bias = bias - balance.log_prior
+    return linear_head(torch.from_numpy(solution.weight).float(), torch.from_numpy(bias).float())
