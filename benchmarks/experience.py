@@ -34,6 +34,7 @@ OUT = Path(__file__).parents[1] / "src" / "frostline" / "advice" / "experience"
 # Strategies at two or three effective rates (`lr` at the head times `layer_decay` to the depth), and two with
 # a third or less of their passes, for small budgets.
 CONFIGURATIONS = (
+    "linear_probe(layers=last)",
     "linear_probe",
     "top_k(1)",
     "top_k(3)",

@@ -39,7 +39,9 @@ converted weights, cuts and digests, measured rates, the number of evaluations o
 - `train`: `strategy`, `model`, `accuracy`, `low`, `high` (95 % interval: Wilson's, or by group),
   `val_accuracy` (null without a val part), `balanced_accuracy`, `macro_f1`, `auroc`, `log_loss`,
   `majority`, `per_class`,
-  `n_train`, `n_val`, `n_test`, `trainable_parameters`, `cut`, `steps`, `best_epoch`, `notes`
+  `n_train`, `n_val`, `n_test`, `trainable_parameters`, `cut`, `layers` (stages that a solved
+  head reads; null for the last alone), `loads_in` (timm, transformers or none), `steps`,
+  `best_epoch`, `notes`
   (problems during the run and how it dealt with them), `temperature`, `world_size` (processes of
   torchrun's that made the run; 1 without),
   `peak_memory_bytes` (above the imported baseline), `device_peak_bytes` (of a GPU; null without),

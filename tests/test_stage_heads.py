@@ -215,6 +215,22 @@ def test_the_plain_model_gives_the_figures_of_the_run(run: frostline.Run, data: 
     assert run.result["layers"] == 4
 
 
+@pytest.mark.parametrize(
+    ("strategy", "libraries"),
+    [("linear_probe", []), ("linear_probe(layers=last)", ["timm", "transformers"])],
+)
+def test_what_loads_the_model_is_said(
+    strategy: str, libraries: list[str], data: Manifest, tmp_path: Path
+) -> None:
+    backbone = frostline.load_backbone("timm/test_resnet", size=32, random=True)
+    run = frostline.train(backbone, data, strategy, study=tmp_path / "study", **FAST)
+    assert run.loads_in == libraries
+    exported = frostline.export(run.study.path, out=tmp_path / "out", run=run.folder.name)
+    assert exported.format == "safetensors"
+    assert (tmp_path / "out" / "load.py").exists() == (not libraries)
+    assert exported.check["largest_difference"] < 1e-5
+
+
 def test_a_probe_after_training_costs_no_pass(data: Manifest, tmp_path: Path) -> None:
     study = tmp_path / "study"
     frostline.train(tiny_backbone(), data, "top_k(1, epochs=1)", study=study, views=1, augment="none", **FAST)

@@ -144,6 +144,12 @@ def train(data: str, **options: Any) -> None:
         with verb.in_turn():
             manifest, backbone = loaded(verb, data, options, learns=True)
         verb.progress.log(formatting.data_lines(manifest))
+        known = strategies.hyperparameters(strategies.parse(options["strategy"]))
+        if known.layers != "last" and not options["plain_timm"]:
+            verb.progress.log(
+                "The head reads several stages: timm alone cannot load the model, so an export brings a "
+                "loader. --plain-timm keeps to the last stage."
+            )
         source_data = None
         if options["source_data"]:  # its problems are reported before training
             source_data = frostline.load_data(

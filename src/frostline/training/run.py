@@ -83,6 +83,7 @@ class Run(AccuracyFigures, ProbabilityFigures):
     world_size = Figure[int]("Processes that made the run.")
     trainable_parameters = Figure[int]("Parameters that learned in any phase.")
     cut = Figure[str]("The earliest stage that learned.")
+    loads_in = Figure[list[str]]("Libraries that load the weights without a loader of frostline's.")
     layers = Figure[int | None]("Of a solved head: stages that it reads, null for the last alone.")
     steps = Figure[int]("Optimizer steps done.")
     steps_planned = Figure[int]("Optimizer steps of the whole schedule.")
@@ -399,6 +400,7 @@ def _perform(
         "set_aside": len(request.data.set_aside),
         "learned_before": sum(sample.digest in request.data.learned for sample in request.data.samples),
         "weights_digest": weights_digest(model),
+        "loads_in": _loads_in(request, chosen.get("layers")),
         "run": folder.name,
         "study": str(study.path),
     }
@@ -442,6 +444,14 @@ def _work(
         "store": dict(zip(asdict(counts), rows.tolist(), strict=True)),
     }
     return model, figures, chosen, about
+
+
+def _loads_in(request: TrainRequest, layers: int | None) -> list[str]:
+    """Return the libraries that load the run's weights without frostline's loader."""
+    if request.strategy.head != "linear" or layers is not None:
+        return []
+    libraries = {"timm": ["timm", "transformers"], "hf": ["transformers"]}
+    return libraries.get(str(request.backbone.source.get("kind")), [])
 
 
 def _looks(request: TrainRequest) -> int | None:

@@ -82,6 +82,7 @@ def learn(
     return model.eval(), {
         "trainable_parameters": learned,
         "cut": cut.name,
+        "layers": None,
         "steps": state.steps,
         "steps_planned": setup.steps,
         "stopped": "minutes" if state.stopped else None,
