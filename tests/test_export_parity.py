@@ -292,6 +292,7 @@ def test_torch_alone_answers_as_predict_does(run: Run, program: Path, mixed: Pat
     assert "Traceback" not in process.stderr
 
 
+@pytest.mark.slow
 def test_with_numpy_every_picture_is_answered(
     run: Run, program: Path, mixed: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -303,6 +304,7 @@ def test_with_numpy_every_picture_is_answered(
     assert process.stdout.splitlines()[-1] == "They agree."
 
 
+@pytest.mark.slow
 def test_it_can_be_imported(run: Run, program: Path, mixed: Path) -> None:
     files = sorted(mixed.rglob("*.png"))[:3]
     code = (
@@ -343,6 +345,7 @@ def test_golden_images_are_the_most_different_of_val_without_their_names(run: Ru
         assert all(tensors[name].shape == (3, SIDE, SIDE) for name in tensors.files)
 
 
+@pytest.mark.slow
 def test_without_val_golden_images_are_training_images(tmp_path: Path) -> None:
     data = frostline.load_data(write_table(tmp_path / "data", train=4, test=2))
     backbone = frostline.load_backbone("timm/test_resnet", size=SIDE, random=True)

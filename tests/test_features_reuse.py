@@ -36,7 +36,7 @@ def data(tmp_path: Path) -> Manifest:
 
 
 @pytest.mark.parametrize("name", ["timm/resnet18", "timm/vit_tiny_patch16_224", "timm/densenet121", "lite0"])
-@pytest.mark.parametrize("precision", ["float32", "bfloat16"])
+@pytest.mark.parametrize("precision", ["float32", pytest.param("bfloat16", marks=pytest.mark.slow)])
 def test_rows_of_an_earlier_cut_lead_to_the_same_bits(
     name: str, precision: str, data: Manifest, calls: list[int], warm_store: Path
 ) -> None:

@@ -90,7 +90,9 @@ def test_every_statistic_varies_alike() -> None:
     assert probe.block_scales(np.zeros((5, 2)), [2]).tolist() == [1.0, 1.0]
 
 
-@pytest.mark.parametrize("name", RANDOM)
+@pytest.mark.parametrize(
+    "name", [pytest.param(name, marks=[pytest.mark.slow] if "224" in name else []) for name in RANDOM]
+)
 def test_other_architectures_have_finite_statistics(name: str, data: Manifest) -> None:
     backbone = frostline.load_backbone(name, random=True, size=None if "224" in name else 64)
     images = Images(data, data.part("val"), backbone.preprocessing)

@@ -420,7 +420,7 @@ def candidates(advice: Advice, networks: int = 1) -> list[str]:
     """
     fitting = [option.strategy for option in advice.options if option.fits]
     ordered = [advice.recommended, *(name for name in fitting if name != advice.recommended)]
-    trained = [name for name in ordered if name != "linear_probe"][: math.ceil(COMPARED / networks)]
+    trained = [name for name in ordered if parse(name).trains][: math.ceil(COMPARED / networks)]
     if SMALLEST in fitting and SMALLEST not in trained:
         trained.append(SMALLEST)  # in case the larger ones don't fit the time
     return ["linear_probe", *trained]
