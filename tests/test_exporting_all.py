@@ -159,7 +159,7 @@ def test_a_hugging_face_network_goes_into_a_pipeline_as_it_is(photos: Path, tmp_
     run = frostline.train(
         hugging_face(tmp_path),
         data,
-        "linear_probe",
+        "linear_probe(layers=last)",
         study=tmp_path / "study",
         deterministic=True,
         temperature=1.5,
