@@ -63,6 +63,7 @@ def test_every_command_in_readme_runs(tmp_path: Path, monkeypatch: pytest.Monkey
         assert result.exit_code == 0, f"{line}\n{result.output}"
 
 
+@pytest.mark.slow
 def test_the_python_in_readme_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert blocks("python")
     monkeypatch.chdir(tmp_path)

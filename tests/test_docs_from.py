@@ -32,6 +32,7 @@ def quick(code: str) -> str:
     return re.sub(r"epochs=\d+", "epochs=1", code)
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("warm_store")
 @pytest.mark.parametrize("page", PAGES)
 def test_the_page_runs(page: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -126,7 +126,7 @@ def test_workers_and_layouts_change_no_bit(data: Manifest, tmp_path: Path) -> No
     assert done[1].store["rows_computed"] > 0
 
 
-@pytest.mark.parametrize("rows", ["keep", "compute"])
+@pytest.mark.parametrize("rows", ["keep", pytest.param("compute", marks=pytest.mark.slow)])
 def test_learning_contiguous_above_a_channels_last_prefix(
     rows: str, data: Manifest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -68,6 +68,7 @@ def test_help_imports_nothing_heavy(verb: str) -> None:
     assert not imported(*filter(None, [verb]), "--help")
 
 
+@pytest.mark.slow
 def test_predict_imports_what_answers(study: tuple[str, Path], tmp_path: Path) -> None:
     where, table = study
     image = str(next(table.parent.glob("*.png")))
