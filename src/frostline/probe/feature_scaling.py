@@ -15,7 +15,8 @@ Ints = NDArray[np.int64]
 LEAST_VARIANCE = 1e-10
 # A block that varies by less than this share of its own size is not scaled up to vary like the others: that
 # would scale float32's rounding up, too, and a model loaded elsewhere would answer otherwise (a network with
-# random weights differed by 4e-4 in probability). Of four image sets the last four stages of lite0 vary by 0.16 and more of theirs.
+# random weights differed by 4e-4 in probability). On four image sets the last four stages of lite0 vary by
+# 0.16 of their size and more.
 LEAST_SPREAD = 1e-2
 
 
