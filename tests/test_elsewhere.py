@@ -11,6 +11,7 @@ PAGE = (Path(__file__).parents[1] / "docs" / "elsewhere.md").read_text()
 BLOCKS = re.findall(r"```python\n(.*?)```", PAGE, re.DOTALL)
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("warm_store")
 @pytest.mark.parametrize("place", range(2))
 def test_the_page_runs(place: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -66,7 +66,13 @@ NETWORKS = {
 
 
 @pytest.mark.parametrize(
-    "to", ["safetensors", "torch", "delta", pytest.param("onnx", marks=pytest.mark.ecosystem)]
+    "to",
+    [
+        "safetensors",
+        "delta",
+        pytest.param("torch", marks=pytest.mark.slow),
+        pytest.param("onnx", marks=pytest.mark.ecosystem),
+    ],
 )
 @pytest.mark.parametrize(
     "kind", ["vit", "torchvision", pytest.param("hugging face", marks=pytest.mark.ecosystem)]

@@ -135,6 +135,7 @@ def test_what_was_learned_is_inherited_through_generations(
     demand_apart(judged(tmp_path / "three") | held, learned)
 
 
+@pytest.mark.slow
 def test_a_comparison_and_a_fit_that_go_on_are_judged_by_new_images(
     place: Path, learned: set[str], held: set[str], tmp_path: Path
 ) -> None:
