@@ -70,7 +70,7 @@ NETWORKS = {
     [
         "safetensors",
         "delta",
-        pytest.param("torch", marks=pytest.mark.slow),
+        "torch",
         pytest.param("onnx", marks=pytest.mark.ecosystem),
     ],
 )
