@@ -88,6 +88,8 @@ def test_every_statistic_varies_alike() -> None:
     scaled = values * probe.block_scales(values, [3, 3])
     np.testing.assert_allclose([scaled[:, :3].var(0).sum(), scaled[:, 3:].var(0).sum()], 1.0)
     assert probe.block_scales(np.zeros((5, 2)), [2]).tolist() == [1.0, 1.0]
+    still = 1.0 + 1e-7 * values[:, :1]  # varies by rounding alone, which must not be scaled up
+    np.testing.assert_allclose(probe.block_scales(still, [1]), 100.0, rtol=1e-4)
 
 
 @pytest.mark.parametrize(
