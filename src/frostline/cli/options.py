@@ -325,7 +325,7 @@ hyperparameter_options = stack(
     click.option(
         "--epochs",
         type=float,
-        help="Passes over the training images [by their number: 4 to 40, see strategies].",
+        help="Passes over the training images [4 to 40, by their number].",
     ),
     click.option(
         "--lr", type=float, help="Peak learning rate of the head [0.0005 to 0.003, by the strategy]."
