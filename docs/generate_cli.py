@@ -40,7 +40,8 @@ converted weights, cuts and digests, measured rates, the number of evaluations o
 brackets, and make the same run: `--strategy "top_k(2)" --lr 0.0003` is `--strategy "top_k(2, lr=0.0003)"`.
 `frostline strategies` lists what each strategy takes. One that disagrees with the brackets is refused, and so is one
 without effect (`--lr` where a head is solved for). In `compare` and `fit` it applies to every strategy that takes it; a
-line names the others with the reason, and they are compared without it. Where no strategy takes it, it is refused.
+line names the others with the reason, and they are compared without it. Where no strategy takes it, it is refused. It
+goes before what the advice names for a strategy.
 
 `--no-pretrained` starts from random weights, for strategies that train every layer from the first step (`scratch`,
 `full`, `phases(all@10)`); others are refused. `fit` has no such option: it begins with a probe of pretrained features.

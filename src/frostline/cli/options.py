@@ -553,14 +553,19 @@ def given(option: str) -> bool:
     return source is not ParameterSource.DEFAULT
 
 
+def given_hyperparameters(options: dict[str, Any]) -> dict[str, float | str]:
+    """Return the hyperparameters that a command was given by options. Raises `UsageError` for two values."""
+    return Config(**{name: options[name] for name in HYPERPARAMETERS}).of_strategy
+
+
 def demand_effect(options: dict[str, Any], names: Iterable[str]) -> list[strategies.Strategy]:
     """Return the strategies of these notations with the hyperparameters that were given by options.
 
     Raises `UsageError`, before anything is loaded, where one has no effect or disagrees with the brackets,
     and where a strategy has no use for random weights.
     """
-    config = Config(**{name: options[name] for name in HYPERPARAMETERS})
-    changed = strategies.overridden([strategies.parse(name) for name in names], config.of_strategy).strategies
+    values = given_hyperparameters(options)
+    changed = strategies.overridden([strategies.parse(name) for name in names], values).strategies
     frozen = [str(one) for one in changed if one.pretrained and strategies.builds_on_pretrained(one)]
     if options.get("no_pretrained") and frozen:
         raise UsageError(

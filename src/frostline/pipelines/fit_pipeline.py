@@ -47,7 +47,16 @@ from frostline.selection import (
     sub_study,
 )
 from frostline.sentences import Basis
-from frostline.strategies import KINDS, NAMED, Strategy, epochs_for, overridden, parse, parse_list
+from frostline.strategies import (
+    KINDS,
+    NAMED,
+    Strategy,
+    at_defaults,
+    epochs_for,
+    overridden,
+    parse,
+    parse_list,
+)
 from frostline.studies.best_run import has_finished_run
 from frostline.studies.result_fields import AccuracyFigures, Figure, ProbabilityFigures, Rows
 from frostline.studies.study_folder import Study
@@ -191,7 +200,7 @@ def fit(
     seed, metric, augment, flip, resize, min_crop, rotate, imbalance, batch_size
         As in `train`; the last for the compared strategies.
     epochs, lr, weight_decay, label_smoothing, hyperparameters
-        As in `compare`, for the compared strategies that take them.
+        As in `compare`, for the compared strategies that take them; they go before what the advice names.
     device, deterministic, precision, threads, workers
         As in `train`.
     strict, split_names, intensity_range, alpha_background, path_column, label_column, group_by
@@ -305,6 +314,11 @@ def fit(
         default_minutes(planned.advice, all_strategies, folds, chosen.repeats, _more_epochs(values, data))
         for planned in plans.values()
     ]
+    if not pinned:  # what is given goes before what the advice names
+        strategies_by_network = {
+            name: list(dict.fromkeys(str(at_defaults(parse(advised), values)) for advised in names))
+            for name, names in strategies_by_network.items()
+        }
     allowed = max(estimates) if minutes is None else minutes
     limit = f"{allowed:g} min" + ("" if minutes else ", unless --minutes says otherwise")
     if plans and fold_count:
@@ -394,7 +408,8 @@ def _more_epochs(values: Mapping[str, float | str], data: Manifest) -> Callable[
         strategy = parse(name)
         if "epochs" not in values or not strategy.trains:
             return 1.0
-        return float(values["epochs"]) / (epochs_for(len(data.samples)) * KINDS[strategy.name].passes)
+        own = strategy.epochs or epochs_for(len(data.samples)) * KINDS[strategy.name].passes
+        return float(values["epochs"]) / own
 
     return times
 

@@ -33,7 +33,7 @@ from frostline.strategies.constructors import (
 )
 from frostline.strategies.describing import descriptions
 from frostline.strategies.notation import parse, parse_list
-from frostline.strategies.overrides import Overridden, overridden
+from frostline.strategies.overrides import Overridden, at_defaults, overridden
 from frostline.strategies.resolution import (
     ResolvedPhase,
     builds_on_pretrained,
@@ -70,6 +70,7 @@ __all__ = [
     "Phase",
     "ResolvedPhase",
     "Strategy",
+    "at_defaults",
     "builds_on_pretrained",
     "checked",
     "descriptions",

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 
 from frostline.errors import UsageError, did_you_mean
@@ -76,6 +76,15 @@ def overridden(strategies: Sequence[Strategy], values: Mapping[str, object]) -> 
             else:
                 result[place] = _with(result[place], key, value)
     return Overridden(tuple(checked(strategy) for strategy in result), unused)
+
+
+def at_defaults(strategy: Strategy, keys: Iterable[str]) -> Strategy:
+    """Return a strategy without what it names for these hyperparameters: for values to be given beside it.
+
+    For strategies of the advice, whose brackets nobody wrote.
+    """
+    defaults = {key: Strategy.__dataclass_fields__[key].default for key in keys}
+    return replace(strategy, **defaults)
 
 
 def takers(key: str) -> list[str]:

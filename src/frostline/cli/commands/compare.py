@@ -21,6 +21,7 @@ from frostline.cli.options import (
     flip_option,
     followed,
     given,
+    given_hyperparameters,
     hyperparameter_options,
     imbalance_option,
     leave_config,
@@ -196,7 +197,11 @@ def compare(data: str, **options: Any) -> None:
                 feature_cache=cache,
                 progress=verb.progress,
             )
-            names = candidates(planned.advice)
+            values = given_hyperparameters(options)  # which go before what the advice names
+            advised = [
+                strategies.at_defaults(strategies.parse(name), values) for name in candidates(planned.advice)
+            ]
+            names = tuple(dict.fromkeys(map(str, advised)))
             verb.progress.log(f"Comparing {', '.join(names)}.")
         if names:
             arguments["strategies"] = names
