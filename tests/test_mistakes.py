@@ -8,7 +8,10 @@ import pytest
 from click.testing import CliRunner
 
 from frostline.cli.main import cli
-from tiny import write_folder
+from frostline.config import read_yaml
+from frostline.errors import UsageError
+from frostline.models.zoo import load_backbone
+from tiny import PREPROCESSING, tiny_model, write_folder
 
 # The command, what it says it found, and what it says to do.
 MISTAKES = [
@@ -88,3 +91,21 @@ def test_options_that_contradict_each_other_with_images_are_refused_before_train
         assert remedy in result.stderr
         assert "Traceback" not in result.output
     assert not list(tmp_path.glob("s/runs/*"))
+
+
+def test_random_weights_are_of_an_architecture_and_need_no_download(tmp_path: Path) -> None:
+    photos, study = write_folder(tmp_path / "photos", classes=2, per_class=4), str(tmp_path / "s")
+    words = ["train", str(photos), "--size", "32", "--strategy", "full", "--no-pretrained", "--epochs", "1"]
+    words += ["--deterministic", "--threads", "1", "--flip", "none"]
+    result = CliRunner().invoke(
+        cli, [*words, "--model", "timm/test_resnet", "--study", study]
+    )  # nothing is on disk
+    assert result.exit_code == 0, result.output
+    assert "full(epochs=1) leaves BatchNorm's statistics as they are" in result.stderr
+    assert read_yaml(next(Path(study).glob("runs/*/config.yaml")))["no_pretrained"] is True
+    again = CliRunner().invoke(cli, [*words, "--model", study, "--study", str(tmp_path / "t")])
+    assert again.exit_code == 2, again.output
+    assert "which was trained before" in again.stderr
+    assert "Expected a name such as lite0" in again.stderr
+    with pytest.raises(UsageError, match="a module of your own"):
+        load_backbone(tiny_model(), preprocessing=PREPROCESSING, random=True)

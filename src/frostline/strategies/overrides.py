@@ -84,7 +84,7 @@ def at_defaults(strategy: Strategy, keys: Iterable[str]) -> Strategy:
     For strategies of the advice, whose brackets nobody wrote.
     """
     defaults = {key: Strategy.__dataclass_fields__[key].default for key in keys}
-    return replace(strategy, **defaults)
+    return replace(strategy, **defaults)  # type: ignore[arg-type]
 
 
 def takers(key: str) -> list[str]:
