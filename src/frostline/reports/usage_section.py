@@ -326,7 +326,7 @@ def _options(arguments: dict[str, Any], names: tuple[str, ...]) -> list[str]:
         if value is True:
             options.append(option)
         elif name == "hyperparameters":
-            options += [f"--set {shlex.quote(f'{key}={_short(entry)}')}" for key, entry in value.items()]
+            options += [f"--set {shlex.quote(f'{key}={entry}')}" for key, entry in value.items()]
         elif name == "search":
             options += [f"{option} {shlex.quote(str(entry))}" for entry in value]
         else:
