@@ -36,22 +36,26 @@ from frostline.strategies.strategy import (
     ALL,
     BN_POLICIES,
     KINDS,
+    LATER,
     LAYERS,
     NAMED,
+    SCHEDULES,
     SEVERAL,
     Hyperparameters,
     Phase,
     Strategy,
     hyperparameters,
 )
-from frostline.strategies.validation import checked, timm_loadable
+from frostline.strategies.validation import checked, optimizers, timm_loadable
 
 __all__ = [
     "ALL",
     "BN_POLICIES",
     "KINDS",
+    "LATER",
     "LAYERS",
     "NAMED",
+    "SCHEDULES",
     "SEVERAL",
     "Hyperparameters",
     "Phase",
@@ -65,6 +69,7 @@ __all__ = [
     "hyperparameters",
     "linear_probe",
     "lp_ft",
+    "optimizers",
     "parse",
     "parse_list",
     "phases",

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field, fields, replace
 
 BN_POLICIES = ("eval", "affine", "train", "recalibrate")
 LAYERS = ("last", "all", "auto")  # words for the stages that a solved head reads; or a number of them
+SCHEDULES = ("cosine", "linear", "step", "one_cycle", "constant")  # of the rate, within a phase
 # Stages that a solved head reads, with mean and spread: on six sets 5 points above the last alone
 # (docs/LOG.md 2026-11-28).
 SEVERAL = 4
@@ -31,7 +32,7 @@ class Phase:
 class Strategy:
     """A named plan for adapting a backbone.
 
-    `lr` is the head's peak learning rate (AdamW); a stage d below the head learns at
+    `lr` is the head's peak learning rate; a stage d below the head learns at
     `lr * layer_decay ** d`. `None` means the named strategy's own default (`hyperparameters` fills it in).
     """
 
@@ -53,6 +54,11 @@ class Strategy:
     bn: str | None = None
     l2_sp: float | None = None
     layers: int | str | None = None
+    optimizer: str | None = None
+    schedule: str | None = None
+    mixup: float | None = None
+    cutmix: float | None = None
+    ema: float | None = None
 
     def __str__(self) -> str:
         parts = [str(value) for value in (self.k, self.solver) if value is not None]
@@ -106,8 +112,29 @@ class Hyperparameters:
     # Which stages a solved head reads: the last alone ("last"), the last so many, "all", or as many as
     # out-of-fold predictions like best ("auto").
     layers: int | str = "last"
+    # Of `timm.optim`, by name; `lr` and `weight_decay` above are meant for AdamW, and stay where it is another.
+    optimizer: str = "adamw"
+    schedule: str = "cosine"  # of the rate after the warm-up, in each phase: one of `SCHEDULES`
+    # Alpha of the Beta distribution that two pictures' shares are drawn from, 0: off (Zhang et al., arXiv
+    # 1710.09412, used 0.1 to 0.4 on ImageNet; Yun et al., arXiv 1905.04899, 1 for pasted rectangles). With
+    # both, each batch is mixed one way or the other, as likely (timm's switch_prob).
+    mixup: float = 0.0
+    cutmix: float = 0.0
+    # Largest decay of the exponential moving average of the weights, which is what a run keeps; 0: off.
+    # timm's warm-up of the decay goes before it: 1 - (1 + step) ** (-2 / 3).
+    ema: float = 0.0
+
+    @property
+    def mixes(self) -> bool:
+        """Whether pictures are mixed, so that nothing frozen layers answer can be used twice."""
+        return self.mixup > 0 or self.cutmix > 0
 
 
+# What came after the first configurations were digested: said of a run only where it is not this.
+LATER = {
+    name: getattr(Hyperparameters, name)
+    for name in ("l2_sp", "layers", "optimizer", "schedule", "mixup", "cutmix", "ema")
+}
 _ANY = (
     "head",
     "head_init",
@@ -119,7 +146,14 @@ _ANY = (
     "weight_decay",
     "label_smoothing",
     "clip_grad",
+    "optimizer",
+    "schedule",
+    "mixup",
+    "cutmix",
+    "ema",
 )
+# Share of a phase's steps in which `one_cycle` goes up: torch's OneCycleLR has it (pct_start).
+ONE_CYCLE_WARMUP = 0.3
 
 
 @dataclass(frozen=True)
@@ -186,7 +220,9 @@ def hyperparameters(strategy: Strategy) -> Hyperparameters:
     """Return the strategy's settings with every default filled in."""
     kind = KINDS[strategy.name]
     own = {f.name: getattr(strategy, f.name, None) for f in fields(Hyperparameters)}
-    chosen = {**kind.defaults, **{key: value for key, value in own.items() if value is not None}}
+    given = {key: value for key, value in own.items() if value is not None}
+    cycle = {"warmup": ONE_CYCLE_WARMUP} if strategy.schedule == "one_cycle" else {}
+    chosen = {**kind.defaults, **cycle, **given}
     return replace(Hyperparameters(), **chosen)
 
 

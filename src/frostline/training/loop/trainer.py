@@ -39,6 +39,7 @@ from frostline.system.seeds import derive
 from frostline.system.timing import Stopwatch
 from frostline.training.loop import all_reduce, optimizer
 from frostline.training.loop.batches import PhaseBatches, targets_of
+from frostline.training.loop.weight_average import WeightAverage
 from frostline.training.numeric_plan import Plan
 from frostline.training.resilience import checkpoint, nan_oom_recovery
 from frostline.training.resilience.checkpoint import TrainingState
@@ -115,9 +116,10 @@ class Trainer:
                     self._begin_phase(index)
                     while state.epoch < setup.phases[index].epochs:
                         self._train_epoch()
-                    state.epoch = 0
+                    state.epoch, state.average = 0, self._average.tensors
             except OutOfTime:
                 state.stopped = True
+        self._average.keep()
         if state.best_weights:
             self._model.load_state_dict(state.best_weights)
         setup.folder.write_metrics(self.epochs)
@@ -140,10 +142,12 @@ class Trainer:
         state.moments = {}
         self._learning = [p for group in self._optimizer.param_groups for p in group["params"]]
         self._anchor = optimizer.Anchor(setup.backbone, model, setup.hyperparameters.l2_sp)
+        modes = bb.training_modes(setup.backbone, model.eval(), cut, bn)
+        self._average = WeightAverage(model, modes, setup.hyperparameters.ema, state.average)
         self._batches = PhaseBatches(
             setup.backbone,
             model,
-            bb.training_modes(setup.backbone, model.eval(), cut, bn),
+            modes,
             setup.phases,
             index,
             setup.plan,
@@ -196,6 +200,7 @@ class Trainer:
                 sizes = [len(batch) // process_group.size() for batch in items]
                 sizes += [math.ceil(len(batch) / process_group.size()) for batch in items]
                 nan_oom_recovery.split(self._model, self._optimizer, state, sizes, setup.smallest_piece)
+            self._average.restore(state.start_average)
             self._write_checkpoint()  # the decision, before anything follows from it
 
     def _train_steps(self, items: list[list[Item]], targets: Tensor) -> None:
@@ -208,6 +213,7 @@ class Trainer:
         assert self._optimizer is not None
         if first == 0:
             checkpoint.begin_epoch(self._model, self._optimizer, state)
+            state.start_average = self._average.copy()
         left = items[first:]
         mine = [batch[process_group.share(len(batch))] for batch in left]
         batch_targets = targets_of(targets[sum(map(len, items[:first])) :], left)
@@ -221,10 +227,13 @@ class Trainer:
                     derive(setup.seed, "step", state.phase, state.epoch, step, *_process_name())
                 )
                 done = state.epoch * phase.steps_per_epoch + step
-                share = lr_schedule.scale(done, phase.steps, setup.hyperparameters.warmup)
+                share = lr_schedule.scale(
+                    done, phase.steps, setup.hyperparameters.warmup, setup.hyperparameters.schedule
+                )
                 set_rates(self._optimizer, share * 0.5**state.halvings)
                 losses.append(self._train_step(suffix, z, y))
                 state.steps, state.step = state.steps + 1, step + 1
+                self._average.update(state.steps)
                 nan_oom_recovery.check_losses(losses, state.step - len(losses), now=False)
                 setup.progress(Activity.TRAIN, state.steps, setup.steps)
                 setup.budget.note("step", began)
@@ -306,13 +315,14 @@ class Trainer:
         setup.budget.check("validation")
         began = time.perf_counter()
         self._model.eval()
-        logits = self._logits(setup.val)
-        probabilities = metrics.softmax(logits)
-        score = metrics.goodness(setup.metric, setup.val.targets, probabilities)
-        better = state.best is None or score >= state.best or not np.isfinite(state.best)
-        if better and setup.keep == "best":
-            state.best, state.best_epoch = score, len(self.epochs) + 1
-            state.best_weights = {k: v.detach().clone() for k, v in self._model.state_dict().items()}
+        with self._average.in_place():
+            logits = self._logits(setup.val)
+            probabilities = metrics.softmax(logits)
+            score = metrics.goodness(setup.metric, setup.val.targets, probabilities)
+            better = state.best is None or score >= state.best or not np.isfinite(state.best)
+            if better and setup.keep == "best":
+                state.best, state.best_epoch = score, len(self.epochs) + 1
+                state.best_weights = {k: v.detach().clone() for k, v in self._model.state_dict().items()}
         setup.budget.note("validation", began)
         return {
             "val_accuracy": metrics.score("accuracy", setup.val.targets, probabilities),
@@ -391,7 +401,9 @@ class Trainer:
         try:
             setup.folder.write_metrics(self.epochs)
             moments = checkpoint.moments_of(self._model, self._optimizer)
-            checkpoint.write(setup.folder.path, self._model, state, moments)
+            with self._average.set_aside():
+                state.average = self._average.tensors
+                checkpoint.write(setup.folder.path, self._model, state, moments)
         except OSError as error:
             if not self._disk_failed:
                 warnings.warn(
