@@ -250,7 +250,7 @@ def test_different_augmentations_are_different_configurations() -> None:
 
 
 def test_images_can_be_sent_to_a_spawned_worker(data: Manifest) -> None:
-    for name in ("none", "light", "standard", "strong"):
+    for name in ("none", "light", "standard", "strong", "randaugment"):
         images = Images(data, data.part("train"), PREPROCESSING, policy=Policy(name, "both"))
         assert len(ForkingPickler.dumps(images)) > 100
 

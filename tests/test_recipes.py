@@ -2,22 +2,34 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
+from PIL import Image
 from safetensors.torch import load_file
+from timm.optim import create_optimizer_v2
 from torch import nn
 from torch.optim import lr_scheduler
+from torchvision.transforms import v2 as tv
 
 import frostline
+from frostline import cost
 from frostline.data import Manifest
 from frostline.errors import UsageError
+from frostline.feature_extraction.augmentation import Policy, Transform
+from frostline.feature_extraction.image_batches import Images
 from frostline.models import Backbone
-from frostline.strategies import SCHEDULES, hyperparameters, lr_schedule, optimizers, parse, schedule
-from frostline.training.loop import trainer
+from frostline.strategies import SCHEDULES, hyperparameters, lr_schedule, optimizers, parse
+from frostline.training.loop import optimizer, trainer
 from frostline.training.request import TrainRequest
-from tiny import tiny_backbone, write_table
+from frostline.training.resilience import checkpoint
+from frostline.training.tuning.class_imbalance import Balance
+from frostline.training.tuning.mixing import Mixing
+from test_cost import DATA, INVENTED
+from tiny import PREPROCESSING, tiny_backbone, write_table
 
 FAST = {"deterministic": True, "augment": "light", "flip": "none", "threads": 1}
 
@@ -118,27 +130,37 @@ def test_a_schedule_is_torchs(kind: str) -> None:
 # --- optimizers -------------------------------------------------------------------------------------------
 
 
-def test_a_run_by_another_optimizer_goes_on_where_it_was_killed(
-    data: Manifest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """LAMB counts its steps in the group, LaProp keeps plain numbers, and a phase begins in between."""
-    for name in ("lamb", "laprop"):
-        text = f"gradual_unfreeze(1, epochs=4, optimizer={name})"
-        whole, resumed = killed_and_resumed(text, data, tmp_path / name, monkeypatch, stop=5)
-        assert same_bytes(whole, resumed)
+def test_what_an_optimizer_keeps_comes_back_from_a_checkpoint() -> None:
+    """LAMB counts its steps in the group; LaProp keeps plain numbers beside its tensors."""
+    for name in ("lamb", "laprop", "adafactor"):
+        after = []
+        for broken in (False, True):
+            model = nn.Linear(3, 2, bias=False)
+            nn.init.constant_(model.weight, 0.5)
+
+            def made(model: nn.Module = model, name: str = name) -> torch.optim.Optimizer:
+                return create_optimizer_v2([{"params": [*model.parameters()], "name": "all"}], name, lr=0.1)
+
+            current = made()
+            for step in range(4):
+                if broken and step == 2:
+                    moments = checkpoint.moments_of(model, current)
+                    current = made()
+                    checkpoint.give_moments(model, current, moments)
+                model.weight.grad = torch.full_like(model.weight, 1.0 + step)
+                current.step()
+            after.append(model.weight.detach())
+        assert torch.equal(*after)
 
 
-def test_layers_learn_at_their_own_rates_with_another_optimizer(
-    backbone: Backbone, data: Manifest, tmp_path: Path
-) -> None:
-    runs = [
-        frostline.train(backbone, data, f"full(epochs=1{s})", study=tmp_path, **FAST)
-        for s in ("", ", optimizer=lion", ", optimizer=lion, layer_decay=0.01")
-    ]
-    adamw, lion, still = (load_file(run.folder.weights)["stem.conv.weight"] for run in runs)
-    start = backbone.model.state_dict()["stem.conv.weight"]
-    assert not torch.equal(adamw, lion)
-    assert (still - start).abs().max() < 0.1 * (lion - start).abs().max()
+def test_layers_learn_at_their_own_rates_with_another_optimizer(backbone: Backbone) -> None:
+    known = hyperparameters(parse("full(optimizer=lion, lr=0.1, layer_decay=0.5)"))
+    made = optimizer.build(backbone, backbone.adapt(3), known.lr, known, None)
+    assert type(made).__name__ == "Lion"
+    last = len(backbone.stages) - 1
+    rates = {group["stage"]: group["lr"] for group in made.param_groups}
+    assert rates == pytest.approx({stage: 0.1 * 0.5 ** (last - stage) for stage in range(last + 1)})
+    assert {group["weight_decay"] for group in made.param_groups} == {0.0, known.weight_decay}
 
 
 @pytest.mark.slow
@@ -152,15 +174,6 @@ def test_every_optimizer_learns_and_goes_on(
 
 
 # --- an average of the weights ----------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize("text", ["gradual_unfreeze(1, epochs=4, ema=0.9)", "full(bn=train, epochs=4, ema=0.9)"])
-def test_an_average_goes_on_where_its_run_was_killed(
-    text: str, data: Manifest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    whole, resumed = killed_and_resumed(text, data, tmp_path, monkeypatch, stop=5)
-    assert same_bytes(whole, resumed)
-    assert whole.folder.metrics()[-1]["val_loss"] == resumed.folder.metrics()[-1]["val_loss"]
 
 
 def test_a_run_keeps_and_validates_the_average_of_its_weights(
@@ -199,3 +212,134 @@ def test_frozen_weights_have_no_average(backbone: Backbone, data: Manifest) -> N
     assert set(average.tensors) == learning | moving
     assert moving
     assert not any(name.startswith("stem") for name in average.tensors)
+
+
+# --- mixed pictures ---------------------------------------------------------------------------------------
+
+
+def test_mixed_pictures_have_mixed_targets_by_the_seed_alone() -> None:
+    pixels = torch.arange(4.0)[:, None, None, None].expand(4, 3, 8, 8).contiguous()
+    targets = torch.tensor([0, 1, 2, 0])
+    for text in ("full(mixup=0.4)", "full(cutmix=1)", "full(mixup=0.4, cutmix=1)"):
+        mixing = Mixing(hyperparameters(parse(text)), 3)
+        before = torch.get_rng_state()
+        mixed, shares = mixing(pixels, targets, 7)
+        assert torch.equal(torch.get_rng_state(), before)
+        assert torch.equal(mixing(pixels, targets, 7)[0], mixed)
+        assert not torch.equal(mixing(pixels, targets, 8)[0], mixed)
+        own = shares[1, 1]  # the second image, of class 1 and grey 1, with the first, of class 0 and grey 0
+        assert 0 < own < 1
+        torch.testing.assert_close(shares[1], torch.tensor([1 - own, own, 0]))
+        torch.testing.assert_close(mixed[1].mean(), own)
+
+
+def test_the_loss_of_mixed_pictures_by_hand() -> None:
+    """Class 0 has three images, class 1 one: it weighs three times as much. Smoothing 0.2 of two classes."""
+    targets = torch.tensor([0, 0, 0, 1])
+    logits = torch.log(torch.tensor([[0.8, 0.2], [0.3, 0.7]]))
+    shares = torch.tensor([[0.75, 0.25], [0.5, 0.5]])
+    smooth = [[0.8 * 0.75 + 0.1, 0.8 * 0.25 + 0.1], [0.8 * 0.5 + 0.1, 0.8 * 0.5 + 0.1]]
+    losses = [[-math.log(0.8), -math.log(0.2)], [-math.log(0.3), -math.log(0.7)]]
+    by_hand = {
+        "none": sum(smooth[i][c] * losses[i][c] for i in range(2) for c in range(2)) / 2,
+        "weights": sum(smooth[i][c] * losses[i][c] * (0.5, 1.5)[c] for i in range(2) for c in range(2))
+        / (0.75 * 0.5 + 0.25 * 1.5 + 0.5 * 0.5 + 0.5 * 1.5),
+    }
+    odds = [[0.8 * 0.75, 0.2 * 0.25], [0.3 * 0.75, 0.7 * 0.25]]  # times the prior
+    adjusted = [[-math.log(part / sum(row)) for part in row] for row in odds]
+    by_hand["logit_adjustment"] = sum(smooth[i][c] * adjusted[i][c] for i in range(2) for c in range(2)) / 2
+    for kind, value in by_hand.items():
+        balance = Balance(kind, targets.numpy(), 2)
+        assert float(balance.loss(logits, shares, 0.2)) == pytest.approx(value, rel=1e-6)
+
+
+def test_the_loss_of_whole_shares_is_that_of_classes_and_pieces_add_up() -> None:
+    torch.manual_seed(0)
+    targets, logits = torch.tensor([0, 0, 0, 1, 2]), torch.randn(5, 3)
+    whole = torch.nn.functional.one_hot(targets, 3).float()
+    mixed = 0.7 * whole + 0.3 * whole.roll(1, 0)
+    for kind in ("none", "weights", "logit_adjustment"):
+        balance = Balance(kind, targets.numpy(), 3)
+        torch.testing.assert_close(balance.loss(logits, whole, 0.1), balance.loss(logits, targets, 0.1))
+        pieces = sum(
+            balance.loss(logits[piece], mixed[piece], 0.1) * balance.share(mixed[piece], targets)
+            for piece in (slice(0, 2), slice(2, 5))
+        )
+        torch.testing.assert_close(pieces, balance.loss(logits, mixed, 0.1))
+
+
+def test_a_run_with_every_recipe_goes_on_where_it_was_killed(
+    data: Manifest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Through a phase's end and in the middle of an epoch: moments, average and mixed pictures fit."""
+    text = "gradual_unfreeze(1, epochs=3, optimizer=lamb, ema=0.9, mixup=0.4, cutmix=1)"
+    whole, resumed = killed_and_resumed(text, data, tmp_path, monkeypatch, stop=5, imbalance="weights")
+    assert same_bytes(whole, resumed)
+    rows = whole.result["numeric_plan"]["frozen"]["rows"]
+    assert rows
+    assert all(row["why"].startswith("images are mixed") and set(row["views_kept"]) <= {0} for row in rows)
+
+
+def test_features_of_mixed_pictures_are_computed_anew_each_epoch(
+    backbone: Backbone, data: Manifest, tmp_path: Path
+) -> None:
+    run = frostline.train(backbone, data, "head(epochs=2, mixup=0.4)", study=tmp_path, cache="keep", **FAST)
+    assert run.store["rows_computed"] >= 2 * run.n_train + run.n_val
+
+
+def test_the_plan_knows_what_mixed_pictures_cost() -> None:
+    plain, mixed = (cost.predict(f"head(epochs=10{s})", INVENTED, **DATA) for s in ("", ", mixup=0.2"))
+    factor = 1 + cost.estimate.BESIDE
+    assert mixed.parts["frozen layers"] * factor > 10 * DATA["train"] * 1e-3 * factor
+    assert mixed.parts["frozen layers"] > 2 * plain.parts["frozen layers"]
+    assert mixed.disk_bytes < plain.disk_bytes
+
+
+# --- RandAugment ------------------------------------------------------------------------------------------
+
+
+def test_randaugment_is_torchvisions_by_name(data: Manifest) -> None:
+    def view(name: str) -> torch.Tensor:
+        policy = Policy(name, min_crop=0.9)
+        return Images(data, data.part("train"), PREPROCESSING, policy=policy)[(0, 1)]
+
+    assert torch.equal(view("randaugment"), view("randaugment"))
+    assert not torch.equal(view("randaugment"), view("standard"))
+    steps = Transform(Policy("randaugment"), PREPROCESSING)._steps
+    assert any(isinstance(step, tv.RandAugment) for step in steps.transforms)
+
+
+# --- views at prediction ----------------------------------------------------------------------------------
+
+
+def test_probabilities_are_means_over_views(backbone: Backbone, data: Manifest, tmp_path: Path) -> None:
+    run = frostline.train(backbone, data, "linear_probe", study=tmp_path, **FAST)
+    rng = np.random.default_rng(0)
+    images = [Image.fromarray(rng.integers(0, 255, (20, 24, 3), dtype=np.uint8)) for _ in range(3)]
+    predictor = run.predictor
+    larger = PREPROCESSING.with_size(18)  # 16 × 256 / 224
+
+    def by_hand(tta: str) -> list[float]:
+        means = []
+        for image in images:
+            pixels, whole = PREPROCESSING.crop(image), larger.crop(image)
+            corners = [whole[:, y : y + 16, x : x + 16] for y, x in ((0, 0), (0, 2), (2, 0), (2, 2), (1, 1))]
+            views = {"none": [pixels], "flip": [pixels, pixels.flip(-1)], "five_crop": corners}
+            views["ten_crop"] = [*corners, *(view.flip(-1) for view in corners)]
+            means.append(np.mean([predictor(view[None])[0] for view in views[tta]], axis=0).max())
+        return means
+
+    for tta in ("none", "flip", "five_crop", "ten_crop"):
+        predictions = run.predict(images, tta=tta)
+        assert [row.probability for row in predictions] == pytest.approx(by_hand(tta), rel=1e-5)
+        assert any("means over" in note for note in predictions.notes) == (tta != "none")
+    assert by_hand("flip") != pytest.approx(by_hand("none"), rel=1e-4)
+    test = data.part("test")
+    whole = frostline.evaluate(run, data, tta="flip")
+    plain = frostline.evaluate(run, data)
+    assert len(whole.paths) == len(plain.paths) == len(test)
+    assert not np.array_equal(whole.probabilities, plain.probabilities)
+    with pytest.raises(UsageError, match="Did you mean 'flip'"):
+        run.predict(images, tta="flips")
+    with pytest.raises(UsageError, match="leave one of the two out"):
+        run.predict(images, tta="flip", target_accuracy=0.9)

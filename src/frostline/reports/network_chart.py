@@ -95,9 +95,7 @@ def _same_backbone(contents: StudyContents, run: RunContents) -> bool:
     return contents.backbone is not None and contents.backbone.get("model") == run.config.get("model")
 
 
-def _rates(
-    phases: Sequence[ResolvedPhase], known: Hyperparameters, stages: int
-) -> list[list[float | None]]:
+def _rates(phases: Sequence[ResolvedPhase], known: Hyperparameters, stages: int) -> list[list[float | None]]:
     """Return the mean rate of each stage in each epoch: (epochs, stages)."""
     rates: list[list[float | None]] = []
     for phase in phases:

@@ -9,7 +9,8 @@ from __future__ import annotations
 
 import math
 
-STEP_FACTOR, STEPS_DOWN = 0.1, 2  # a tenth, after a third and two thirds: torchvision's reference, 30 of 90 epochs
+# A tenth, after a third and after two thirds: torchvision's reference does so after 30 and 60 of 90 epochs.
+STEP_FACTOR, STEPS_DOWN = 0.1, 2
 CYCLE_START, CYCLE_END = 25.0, 1e4  # torch's OneCycleLR: div_factor, final_div_factor
 
 

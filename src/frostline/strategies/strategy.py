@@ -112,7 +112,7 @@ class Hyperparameters:
     # Which stages a solved head reads: the last alone ("last"), the last so many, "all", or as many as
     # out-of-fold predictions like best ("auto").
     layers: int | str = "last"
-    # Of `timm.optim`, by name; `lr` and `weight_decay` above are meant for AdamW, and stay where it is another.
+    # Of `timm.optim`, by name. `lr` and `weight_decay` above are meant for AdamW, and stay for any other.
     optimizer: str = "adamw"
     schedule: str = "cosine"  # of the rate after the warm-up, in each phase: one of `SCHEDULES`
     # Alpha of the Beta distribution that two pictures' shares are drawn from, 0: off (Zhang et al., arXiv

@@ -63,9 +63,7 @@ class TrainRequest:
         return {
             "strategy": str(self.strategy),
             "hyperparameters": {
-                key: value
-                for key, value in asdict(known).items()
-                if key not in LATER or value != LATER[key]
+                key: value for key, value in asdict(known).items() if key not in LATER or value != LATER[key]
             },
             "model": self.backbone.name,
             "weights": self.backbone.digest,

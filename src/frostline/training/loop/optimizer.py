@@ -1,4 +1,4 @@
-"""The optimizer of what learns in one phase: AdamW, or another of timm's; groups and their rates are `unfreezing`'s."""
+"""The optimizer of what learns in a phase: AdamW, or another of timm's; the groups are `unfreezing`'s."""
 
 from __future__ import annotations
 

@@ -46,6 +46,7 @@ from frostline.training.resilience.checkpoint import TrainingState
 from frostline.training.resilience.interruption import Leave, heard
 from frostline.training.resilience.time_limit import Budget, OutOfTime
 from frostline.training.tuning.class_imbalance import Balance
+from frostline.training.tuning.mixing import Mixing
 from frostline.unfreezing import set_rates
 
 
@@ -91,6 +92,8 @@ class Trainer:
         self._state = checkpoint.shared(setup.folder.path, model)
         self._model = setup.plan.numbers.place(model)
         self._scaler = setup.plan.numbers.scaler()
+        known = setup.hyperparameters
+        self._mixing = Mixing(known, setup.balance.classes) if known.mixes else None
         if self._state.loss_scale:
             self._scaler.load_state_dict(self._state.loss_scale)
         self.epochs: list[dict[str, Any]] = []
@@ -207,7 +210,8 @@ class Trainer:
         """Do the epoch's steps that are left. `items` are its batches, `targets` all of theirs in order."""
         setup, state, phase = self._setup, self._state, self._phase
         first = state.step
-        self._prepare(setup.train, items)
+        if self._mixing is None:
+            self._prepare(setup.train, items)
         self._batches.set_training()
         self._moving = all_reduce.statistics(self._model)
         assert self._optimizer is not None
@@ -221,7 +225,8 @@ class Trainer:
         with torch.random.fork_rng(devices=devices.random_states()), self._suffix() as suffix:
             setup.budget.check("step")
             began = time.perf_counter()
-            batches = self._batches.batches(setup.train, mine)
+            inputs = self._batches.batches if self._mixing is None else self._batches.pixels
+            batches = inputs(setup.train, mine)
             for step, (z, y) in enumerate(zip(batches, batch_targets, strict=True), first):
                 torch.manual_seed(
                     derive(setup.seed, "step", state.phase, state.epoch, step, *_process_name())
@@ -252,7 +257,8 @@ class Trainer:
         loss: Tensor | None = None
         try:
             self._optimizer.zero_grad(set_to_none=True)
-            loss = self._backward(suffix, brightness(z, strength), y)
+            z, mine = self._mixed(z, y)
+            loss = self._backward(suffix, brightness(z, strength), mine, y)
         except Exception as error:
             if not nan_oom_recovery.is_out_of_memory(error):
                 raise
@@ -264,9 +270,21 @@ class Trainer:
         self._scaler.update()
         return loss
 
-    def _backward(self, suffix: Callable[[Tensor], Tensor], z: Tensor, y: Tensor) -> Tensor:
-        """Backpropagate the loss of a part of the batch, in pieces where memory is short; return the loss."""
-        setup, mine = self._setup, y[process_group.share(len(y))]
+    def _mixed(self, z: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
+        """Return z and the targets of this process's part, given all targets; mixed where asked."""
+        mine, state = y[process_group.share(len(y))], self._state
+        if self._mixing is None:
+            return z, mine
+        seed = derive(self._setup.seed, "mix", state.phase, state.epoch, state.step)
+        mixed, shares = self._mixing(z, mine.to(z.device), seed)
+        return self._batches.frozen_part(mixed), shares
+
+    def _backward(self, suffix: Callable[[Tensor], Tensor], z: Tensor, mine: Tensor, y: Tensor) -> Tensor:
+        """Backpropagate the loss of a part of the batch, in pieces where memory is short; return the loss.
+
+        `mine` are the part's targets, `y` the classes of the whole batch.
+        """
+        setup = self._setup
         pieces = max(1, min(self._state.pieces, len(mine) // setup.smallest_piece))
         total: Tensor | None = None
         for part, targets in zip(z.tensor_split(pieces), mine.tensor_split(pieces), strict=True):

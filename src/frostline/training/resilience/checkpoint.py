@@ -43,7 +43,8 @@ PLACE = (
     "incidents",
     "loss_scale",
 )
-Moments = dict[str, dict[str, Tensor]]  # name of a parameter, or "group " and a group's → the optimizer's state
+# The optimizer's state by the name of a parameter, or by "group " and a group's.
+Moments = dict[str, dict[str, Tensor]]
 # What an optimizer keeps as plain numbers is a tensor here, and its key says so.
 _NUMBERS: dict[type, torch.dtype] = {bool: torch.bool, int: torch.int64, float: torch.float64}
 _HOST = "=host"  # ends the key of a tensor that stays in the processor's memory, whose parameter does not
