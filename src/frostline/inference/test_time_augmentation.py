@@ -64,7 +64,8 @@ def mean_probabilities(
     -------
     ndarray, shape (n, classes)
     """
-    return np.mean([predictor(batch[:, view].contiguous()) for view in range(batch.shape[1])], axis=0)
+    of_views = [predictor(batch[:, view].contiguous()) for view in range(batch.shape[1])]
+    return np.asarray(np.mean(of_views, axis=0))
 
 
 def note(tta: str, flip: str | None) -> list[str]:

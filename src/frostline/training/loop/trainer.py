@@ -252,13 +252,11 @@ class Trainer:
     def _train_step(self, suffix: Callable[[Tensor], Tensor], z: Tensor, y: Tensor) -> Tensor:
         """Learn from one batch, given this process's part of it and all its targets; return its loss."""
         known = self._setup.hyperparameters
-        strength = known.feature_augment if self._batches.cut.index > 0 else 0.0
         assert self._optimizer is not None
         loss: Tensor | None = None
         try:
             self._optimizer.zero_grad(set_to_none=True)
-            z, mine = self._mixed(z, y)
-            loss = self._backward(suffix, brightness(z, strength), mine, y)
+            loss = self._backward(suffix, z, y)
         except Exception as error:
             if not nan_oom_recovery.is_out_of_memory(error):
                 raise
@@ -270,21 +268,20 @@ class Trainer:
         self._scaler.update()
         return loss
 
-    def _mixed(self, z: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
-        """Return z and the targets of this process's part, given all targets; mixed where asked."""
+    def _augmented(self, z: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
+        """Return z and the targets of this process's part, given all targets: mixed, brighter or darker."""
         mine, state = y[process_group.share(len(y))], self._state
-        if self._mixing is None:
-            return z, mine
-        seed = derive(self._setup.seed, "mix", state.phase, state.epoch, state.step)
-        mixed, shares = self._mixing(z, mine.to(z.device), seed)
-        return self._batches.frozen_part(mixed), shares
+        if self._mixing is not None:
+            seed = derive(self._setup.seed, "mix", state.phase, state.epoch, state.step)
+            pixels, mine = self._mixing(z, mine.to(z.device), seed)
+            z = self._batches.frozen_part(pixels)
+        strength = self._setup.hyperparameters.feature_augment if self._batches.cut.index > 0 else 0.0
+        return brightness(z, strength), mine
 
-    def _backward(self, suffix: Callable[[Tensor], Tensor], z: Tensor, mine: Tensor, y: Tensor) -> Tensor:
-        """Backpropagate the loss of a part of the batch, in pieces where memory is short; return the loss.
-
-        `mine` are the part's targets, `y` the classes of the whole batch.
-        """
+    def _backward(self, suffix: Callable[[Tensor], Tensor], z: Tensor, y: Tensor) -> Tensor:
+        """Backpropagate the loss of a part of the batch, in pieces where memory is short; return the loss."""
         setup = self._setup
+        z, mine = self._augmented(z, y)
         pieces = max(1, min(self._state.pieces, len(mine) // setup.smallest_piece))
         total: Tensor | None = None
         for part, targets in zip(z.tensor_split(pieces), mine.tensor_split(pieces), strict=True):
