@@ -8,9 +8,9 @@
 DATA_DIR holds NAME.csv files of `path,label,group`. For each set, seed and number of images a class (train
 and val), one table of train and test images is drawn, groups kept apart; every recipe learns from it and is
 scored on its test images. A recipe changes one thing of `lp_ft` or `top_k(3)`. Views at prediction change
-nothing in training: these rows are the plain run's, asked again. The summary gives the mean difference to the plain
-strategy over the sets, seeds averaged within a set first, with a t interval over the sets. Rows that are in
-the results already are skipped, so an interrupted benchmark goes on.
+nothing in training: these rows are the plain run's, asked again. The summary gives the mean difference to the
+plain strategy over the sets, seeds averaged within a set first, with a t interval over the sets. Rows that
+are in the results already are skipped, so an interrupted benchmark goes on.
 """
 
 from __future__ import annotations
