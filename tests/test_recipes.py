@@ -29,7 +29,7 @@ from frostline.training.resilience import checkpoint
 from frostline.training.tuning.class_imbalance import Balance
 from frostline.training.tuning.mixing import Mixing
 from test_cost import DATA, INVENTED
-from tiny import PREPROCESSING, tiny_backbone, write_table
+from tiny import PREPROCESSING, live_logits, tiny_backbone, tiny_model, write_table
 
 FAST = {"deterministic": True, "augment": "light", "flip": "none", "threads": 1}
 
@@ -197,7 +197,10 @@ def test_a_run_keeps_and_validates_the_average_of_its_weights(
         average = decay * average + (1 - decay) * value
     torch.testing.assert_close(load_file(run.folder.weights)["head.weight"], average)
     assert not torch.allclose(average, seen[-1])
-    assert run.folder.metrics()[-1]["val_accuracy"] == pytest.approx(run.val_accuracy)
+    val = Images(data, data.part("val"), PREPROCESSING)
+    logits = torch.from_numpy(live_logits(frostline.load_model(run.folder, module=tiny_model()), val))
+    loss = float(nn.functional.cross_entropy(logits, torch.from_numpy(val.targets)))
+    assert run.folder.metrics()[-1]["val_loss"] == pytest.approx(loss, rel=1e-4)
 
 
 def test_frozen_weights_have_no_average(backbone: Backbone, data: Manifest) -> None:
