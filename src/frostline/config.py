@@ -83,7 +83,8 @@ class Config:
     metric
         What choices are made by: accuracy, balanced_accuracy, macro_f1, auroc or log_loss.
     augment
-        none, light, standard or strong; for `train` also a callable from RGB image to RGB image.
+        none, light, standard, strong or randaugment; for `train` also a callable from RGB image to RGB
+        image.
     flip
         auto (asks the images), none, horizontal or both.
     resize

@@ -46,6 +46,7 @@ from frostline.cli.options import (
     ray_option,
     running,
     shape_options,
+    tta_option,
     varied_options,
 )
 from frostline.config import FILE
@@ -83,10 +84,11 @@ def cli() -> None:
 @metric_option
 @click.option(
     "--augment",
-    type=click.Choice(["none", "light", "standard", "strong"]),
+    type=click.Choice(["none", "light", "standard", "strong", "randaugment"]),
     default="standard",
     show_default=True,
-    help="Strength of the augmentation: crops, and with strong also colours and erased patches.",
+    help="Strength of the augmentation: crops; strong adds colours and erased patches, randaugment two "
+    "random operations an image.",
 )
 @flip_option
 @varied_options
@@ -216,6 +218,7 @@ def train(data: str, **options: Any) -> None:
     metavar="ACCURACY",
     help="Mark predictions below this expected accuracy, e.g. 0.95, and images unlike the training images.",
 )
+@tta_option
 @path_column_option
 @click.option("--output", type=click.Path(dir_okay=False), help="Write a CSV file instead of the terminal.")
 @click.option(
@@ -248,6 +251,7 @@ def predict(study: str, images: tuple[str, ...], **options: Any) -> None:
             top=options["top"],
             base=options["base"],
             target_accuracy=options["target_accuracy"],
+            tta=options["tta"],
             path_column=options["path_column"],
             device=options["device"],
             progress=verb.progress,

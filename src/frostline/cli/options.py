@@ -163,7 +163,7 @@ varied_options = stack(
         type=click.FloatRange(0, 1, min_open=True),
         metavar="FRACTION",
         help="Smallest share of an image's area in a random crop in training [0.7 with --augment light, 0.35 "
-        "with standard, 0.25 with strong].",
+        "with standard and randaugment, 0.25 with strong].",
     ),
     click.option(
         "--rotate",
@@ -239,6 +239,13 @@ metric_option = click.option(
     show_default=True,
     help="Metric that decides.",
 )
+tta_option = click.option(
+    "--tta",
+    type=click.Choice(["none", "flip", "five_crop", "ten_crop"]),
+    default="none",
+    show_default=True,
+    help="Test-time augmentation: mean probabilities over views of each image, as many times slower.",
+)
 evaluation_metric_option = click.option(
     "--metric",
     type=click.Choice(
@@ -250,7 +257,7 @@ evaluation_metric_option = click.option(
 )
 augment_option = click.option(
     "--augment",
-    type=click.Choice(["none", "light", "standard", "strong"]),
+    type=click.Choice(["none", "light", "standard", "strong", "randaugment"]),
     default="standard",
     show_default=True,
     help="Strength of the augmentation.",

@@ -243,7 +243,7 @@ def fit(
         .agreed()
     )
     if callable(chosen.augment):
-        raise UsageError("fit takes augment by name: none, light, standard or strong.")
+        raise UsageError("fit takes augment by name: none, light, standard, strong or randaugment.")
     check_options(chosen.augment, chosen.min_crop, chosen.rotate)
     load = partial(
         load_data,

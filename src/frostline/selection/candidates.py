@@ -8,7 +8,6 @@ from dataclasses import dataclass, fields, replace
 
 from frostline.config import SEARCHED
 from frostline.errors import UsageError, did_you_mean
-from frostline.feature_extraction.augmentation import AUGMENTS
 from frostline.strategies import (
     KINDS,
     Strategy,
@@ -25,6 +24,7 @@ from frostline.strategies import (
 RATES = (0.25, 4.0)  # times the strategy's own learning rate, on a log scale
 DECAYS = (0.65, 1.0)  # layer-wise decay a stage: BEiT's 0.65 is the lowest in common use
 WEIGHT_DECAYS = (1e-3, 0.1)  # log scale
+STRENGTHS = ("none", "light", "standard", "strong")  # of augmentation, weakest first
 
 
 @dataclass(frozen=True)
@@ -142,7 +142,7 @@ def searched(base: Sequence[Candidate], search: Sequence[str], draws: int, seed:
         "lr": optuna.distributions.FloatDistribution(*RATES, log=True),
         "layer_decay": optuna.distributions.FloatDistribution(*DECAYS),
         "weight_decay": optuna.distributions.FloatDistribution(*WEIGHT_DECAYS, log=True),
-        "augment": optuna.distributions.CategoricalDistribution([a for a in AUGMENTS if a != "custom"]),
+        "augment": optuna.distributions.CategoricalDistribution(STRENGTHS),
     }
     study = optuna.create_study(sampler=sampler)
     variants: dict[Candidate, None] = {}

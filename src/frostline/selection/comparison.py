@@ -147,7 +147,7 @@ def compare(
     watch, progress = watch or Stopwatch(), Progress.of(progress, log)
     chosen = Config.of(config, options, without=TRAIN_ALONE)
     if callable(chosen.augment):
-        raise UsageError("compare takes augment by name: none, light, standard or strong.")
+        raise UsageError("compare takes augment by name: none, light, standard, strong or randaugment.")
     _demand_share(chosen.interpolate_weights)
     data = data.checked(progress)
     if chosen.repeats < 1:

@@ -46,8 +46,10 @@ from frostline.strategies.strategy import (
     ALL,
     BN_POLICIES,
     KINDS,
+    LATER,
     LAYERS,
     NAMED,
+    SCHEDULES,
     SEVERAL,
     SOLVED_SMOOTHING,
     Hyperparameters,
@@ -55,14 +57,16 @@ from frostline.strategies.strategy import (
     Strategy,
     hyperparameters,
 )
-from frostline.strategies.validation import checked, timm_loadable
+from frostline.strategies.validation import checked, optimizers, timm_loadable
 
 __all__ = [
     "ALL",
     "BN_POLICIES",
     "KINDS",
+    "LATER",
     "LAYERS",
     "NAMED",
+    "SCHEDULES",
     "SEVERAL",
     "SOLVED_SMOOTHING",
     "Hyperparameters",
@@ -81,6 +85,7 @@ __all__ = [
     "hyperparameters",
     "linear_probe",
     "lp_ft",
+    "optimizers",
     "overridden",
     "parse",
     "parse_list",

@@ -8,6 +8,8 @@ from frostline.errors import UsageError, did_you_mean
 from frostline.strategies.strategy import ALL, KINDS, Phase, Strategy
 from frostline.strategies.validation import checked, unknown
 
+WORDS = ("head", "head_init", "bn", "solver", "optimizer", "schedule")  # settings that are no numbers
+
 
 def parse(text: str) -> Strategy:
     """Read a strategy from its notation; `parse(str(s)) == s`. Raises `UsageError` naming what is wrong."""
@@ -68,7 +70,7 @@ def value_of(name: str, key: str, text: str) -> object:
         raise UsageError(
             f"{name} has no setting {key!r}.{did_you_mean(key, known)} Known: {', '.join(known)}."
         )
-    if key in ("head", "head_init", "bn", "solver") or (key == "layers" and not text.isdigit()):
+    if key in WORDS or (key == "layers" and not text.isdigit()):
         return text
     try:
         return int(text) if key in ("k", "layers") else float(text)

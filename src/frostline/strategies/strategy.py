@@ -8,6 +8,7 @@ from typing import TypeVar
 
 BN_POLICIES = ("eval", "affine", "train", "recalibrate")
 LAYERS = ("last", "all", "auto")  # words for the stages that a solved head reads; or a number of them
+SCHEDULES = ("cosine", "linear", "step", "one_cycle", "constant")  # of the rate, within a phase
 # Stages that a solved head reads, with mean and spread: on six sets 5 points above the last alone
 # (docs/LOG.md 2026-11-28).
 SEVERAL = 4
@@ -39,7 +40,7 @@ class Phase:
 class Strategy:
     """A named plan for adapting a backbone.
 
-    `lr` is the head's peak learning rate (AdamW); a stage d below the head learns at
+    `lr` is the head's peak learning rate; a stage d below the head learns at
     `lr * layer_decay ** d`. `None` means the named strategy's own default (`hyperparameters` fills it in).
     """
 
@@ -68,6 +69,11 @@ class Strategy:
     bn: str | None = None
     l2_sp: float | None = None
     layers: int | str | None = None
+    optimizer: str | None = None
+    schedule: str | None = None
+    mixup: float | None = None
+    cutmix: float | None = None
+    ema: float | None = None
 
     def __str__(self) -> str:
         parts = [str(value) for value in (self.k, self.solver) if value is not None]
@@ -147,8 +153,43 @@ class Hyperparameters:
         "Stages that a solved head reads: last, a number of the last, all, or auto (by out-of-fold log loss)",
         "the plain linear probe",
     )
+    optimizer: str = _setting(
+        "adamw",
+        "Of timm.optim, by name; lr and weight_decay are meant for AdamW",
+        "timm.optim.list_optimizers",
+    )
+    schedule: str = _setting(
+        "cosine",
+        "Of the rate after the warm-up, in each phase: cosine, linear, step, one_cycle or constant",
+        "timm.scheduler; torch's OneCycleLR",
+    )
+    # With both, each batch is mixed one way or the other, as likely (timm's switch_prob).
+    mixup: float = _setting(
+        0.0,
+        "Alpha of the Beta distribution of two pictures' shares; 0 is off",
+        "arXiv 1710.09412: 0.1 to 0.4 on ImageNet",
+    )
+    cutmix: float = _setting(
+        0.0, "As mixup, of the area of a pasted rectangle; 0 is off", "arXiv 1905.04899: 1"
+    )
+    # timm's warm-up of the decay goes before it: 1 - (1 + step) ** (-2 / 3).
+    ema: float = _setting(
+        0.0,
+        "Largest decay of the average of the weights, which is what a run keeps; 0 is off",
+        "timm.utils.ModelEmaV3",
+    )
+
+    @property
+    def mixes(self) -> bool:
+        """Whether pictures are mixed, so that nothing frozen layers answer can be used twice."""
+        return self.mixup > 0 or self.cutmix > 0
 
 
+# What came after the first configurations were digested: said of a run only where it is not this.
+LATER = {
+    name: getattr(Hyperparameters, name)
+    for name in ("l2_sp", "layers", "optimizer", "schedule", "mixup", "cutmix", "ema")
+}
 _ANY = (
     "head",
     "head_init",
@@ -160,7 +201,14 @@ _ANY = (
     "weight_decay",
     "label_smoothing",
     "clip_grad",
+    "optimizer",
+    "schedule",
+    "mixup",
+    "cutmix",
+    "ema",
 )
+# Share of a phase's steps in which `one_cycle` goes up: torch's OneCycleLR has it (pct_start).
+ONE_CYCLE_WARMUP = 0.3
 
 
 @dataclass(frozen=True)
@@ -255,7 +303,9 @@ def hyperparameters(strategy: Strategy) -> Hyperparameters:
     """Return the strategy's settings with every default filled in."""
     kind = KINDS[strategy.name]
     own = {f.name: getattr(strategy, f.name, None) for f in fields(Hyperparameters)}
-    chosen = {**kind.defaults, **{key: value for key, value in own.items() if value is not None}}
+    given = {key: value for key, value in own.items() if value is not None}
+    cycle = {"warmup": ONE_CYCLE_WARMUP} if strategy.schedule == "one_cycle" else {}
+    chosen = {**kind.defaults, **cycle, **given}
     return replace(Hyperparameters(), **chosen)
 
 

@@ -21,8 +21,8 @@ from frostline.distributed import process_group
 from frostline.distributed.torchrun_env import demand_alone
 from frostline.feature_cache import FeatureCache
 from frostline.feature_extraction import Counts, Frozen
-from frostline.inference import selective_prediction
-from frostline.inference.prediction import Predictions, Predictor, predict_rows
+from frostline.inference import selective_prediction, test_time_augmentation
+from frostline.inference.prediction import Predictions, Predictor, check_views, predict_rows
 from frostline.loggers import Loggers, OnEpochs, make_loggers
 from frostline.models import Backbone, leakage, weights_digest
 from frostline.progress import OnProgress, Progress
@@ -121,6 +121,7 @@ class Run(AccuracyFigures, ProbabilityFigures):
         *,
         top: int = 1,
         target_accuracy: float | None = None,
+        tta: str = "none",
         path_column: str | None = None,
         device: str = "auto",
         progress: OnProgress | None = None,
@@ -131,6 +132,7 @@ class Run(AccuracyFigures, ProbabilityFigures):
         (H, W, 3), uint8 or floats in 0–1, or several of these; the rest is as in `frostline.predict`.
         The model is kept in memory for the next call. Raises `StudyError`, `UsageError` or `DataError`.
         """
+        check_views(tta, target_accuracy)
         doubts = (
             None
             if target_accuracy is None
@@ -141,6 +143,7 @@ class Run(AccuracyFigures, ProbabilityFigures):
             prediction_inputs(images, path_column),
             top=top,
             doubts=doubts,
+            tta=tta,
             progress=Progress.of(progress),
         )
         return Predictions(
@@ -151,7 +154,7 @@ class Run(AccuracyFigures, ProbabilityFigures):
             self.strategy,
             doubts,
             tuple(self.predictor.classes),
-            notes=predicted.notes,
+            notes=(*predicted.notes, *test_time_augmentation.note(tta, self.flip)),
         )
 
     @property
