@@ -32,7 +32,7 @@ def build(
     if known.optimizer == DEFAULT:
         optimizer = torch.optim.AdamW(learning, lr=lr, fused=_can_fuse(model))
     else:
-        from timm.optim import create_optimizer_v2
+        from timm.optim import create_optimizer_v2  # type: ignore[attr-defined]
 
         optimizer = create_optimizer_v2(learning, known.optimizer, lr=lr, weight_decay=known.weight_decay)
     if before is not None:
