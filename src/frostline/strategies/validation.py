@@ -111,9 +111,10 @@ def _wrong_words(strategy: Strategy) -> Iterable[str]:
 
 def optimizers() -> list[str]:
     """Return the names that `optimizer` may have: those of `timm.optim` but for `REFUSED`."""
-    from timm.optim import list_optimizers  # torch with it: nothing else in strategies needs that
+    from timm import optim  # torch with it: nothing else in strategies needs that
 
-    return [name for name in list_optimizers() if _refusal(name) is None]
+    names = map(str, optim.list_optimizers())  # type: ignore[attr-defined]
+    return [name for name in names if _refusal(name) is None]
 
 
 def _refusal(name: str) -> str | None:
