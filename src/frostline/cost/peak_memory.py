@@ -98,8 +98,8 @@ def _phases(rates: Rates, job: Job, walk: WalkResult) -> list[Moment]:
         needs.append(step)
     best = rates.model_bytes if job.val else 0
     averages = 2 if job.hyperparameters.ema else 0  # the one that moves, and as the epoch began
-    copies = (MOMENTS + NOTED + averages) * _learning(rates, job.lowest)
-    stays = _pictures(rates, job, walk) + best + copies
+    stays: float = _pictures(rates, job, walk) + best
+    stays += (MOMENTS + NOTED + averages) * _learning(rates, job.lowest)
     return [Moment(max(needs), stays)]
 
 

@@ -24,11 +24,11 @@ def parse(text: str) -> Strategy:
     for part in _split(inside):
         key, sign, value = part.partition("=")
         if sign:
-            _set(values, name, key.strip(), _value(name, key.strip(), value.strip()))
+            _set(values, name, key.strip(), value_of(name, key.strip(), value.strip()))
         elif KINDS[name].takes == "phases":
             phases.append(_phase(part))
         elif KINDS[name].takes:
-            _set(values, name, KINDS[name].takes, _value(name, KINDS[name].takes, part))
+            _set(values, name, KINDS[name].takes, value_of(name, KINDS[name].takes, part))
         else:
             raise UsageError(
                 f"{name} takes no bare argument, found {part!r}. Settings are written key=value."
@@ -62,7 +62,8 @@ def _set(values: dict[str, object], name: str, key: str, value: object) -> None:
     values[key] = value
 
 
-def _value(name: str, key: str, text: str) -> object:
+def value_of(name: str, key: str, text: str) -> object:
+    """Return the value of a hyperparameter of the strategy `name`. Raises `UsageError` if it is wrong."""
     allowed = (*KINDS[name].allowed, KINDS[name].takes)
     if key not in allowed or not key:
         known = [word for word in allowed if word]

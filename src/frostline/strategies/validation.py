@@ -111,9 +111,9 @@ def _wrong_words(strategy: Strategy) -> Iterable[str]:
 
 def optimizers() -> list[str]:
     """Return the names that `optimizer` may have: those of `timm.optim` but for `REFUSED`."""
-    from timm import optim  # torch with it: nothing else in strategies needs that
+    import timm.optim  # torch with it: nothing else in strategies needs that
 
-    names = map(str, optim.list_optimizers())  # type: ignore[attr-defined]
+    names: list[str] = timm.optim.list_optimizers()  # type: ignore[attr-defined]
     return [name for name in names if _refusal(name) is None]
 
 

@@ -32,11 +32,9 @@ def build(
     if known.optimizer == DEFAULT:
         optimizer = torch.optim.AdamW(learning, lr=lr, fused=_can_fuse(model))
     else:
-        from timm import optim
+        from timm.optim import create_optimizer_v2  # type: ignore[attr-defined]
 
-        optimizer = optim.create_optimizer_v2(  # type: ignore[attr-defined]
-            learning, known.optimizer, lr=lr, weight_decay=known.weight_decay
-        )
+        optimizer = create_optimizer_v2(learning, known.optimizer, lr=lr, weight_decay=known.weight_decay)
     if before is not None:
         counted = {group["name"]: checkpoint.of_group(before, group) for group in before.param_groups}
         for group in optimizer.param_groups:
