@@ -22,13 +22,14 @@ from frostline.distributed.torchrun_env import demand_alone
 from frostline.feature_cache import FeatureCache
 from frostline.feature_extraction import Counts, Frozen
 from frostline.inference import selective_prediction
-from frostline.inference.prediction import Predictions, Predictor, predict_rows
+from frostline.inference.prediction import Predictions, Predictor, check_confidence, decided_by, predict_rows
 from frostline.loggers import Loggers, OnEpochs, make_loggers
 from frostline.models import Backbone, leakage, weights_digest
 from frostline.progress import OnProgress, Progress
 from frostline.reports import notebook
 from frostline.reports.classification import Confusion, KeptPredictions, classification_report
 from frostline.strategies import Strategy, checked, parse, timm_loadable
+from frostline.studies.operating_point import OperatingTarget
 from frostline.studies.result_fields import AccuracyFigures, Figure, ProbabilityFigures
 from frostline.studies.study_folder import (
     LOOKS,
@@ -41,7 +42,7 @@ from frostline.studies.study_folder import (
 )
 from frostline.system import devices, directories, numerics, timing
 from frostline.system.timing import PeakMemory, Stopwatch, imported_baseline_bytes
-from frostline.training import artifacts, evaluation, numeric_plan, ray_training
+from frostline.training import artifacts, evaluation, numeric_plan, operating, ray_training
 from frostline.training.caching import cache_planning
 from frostline.training.loop import learner
 from frostline.training.request import TrainRequest
@@ -105,6 +106,9 @@ class Run(AccuracyFigures, ProbabilityFigures):
     drift = Figure[dict[str, Any] | None]("How far features moved.")
     forgetting = Figure[dict[str, Any] | None]("What was forgotten of the source data.")
     test_looks = Figure[int | None]("Configurations that have read this test part.")
+    operating_point = Figure[dict[str, Any] | None](
+        "How it decides, where one was asked for: what it promises."
+    )
 
     @devices.computes(float32=True)
     def predict(
@@ -113,6 +117,8 @@ class Run(AccuracyFigures, ProbabilityFigures):
         *,
         top: int = 1,
         target_accuracy: float | None = None,
+        min_confidence: float | None = None,
+        all_probabilities: bool = False,
         path_column: str | None = None,
         device: str = "auto",
         progress: OnProgress | None = None,
@@ -123,6 +129,7 @@ class Run(AccuracyFigures, ProbabilityFigures):
         (H, W, 3), uint8 or floats in 0–1, or several of these; the rest is as in `frostline.predict`.
         The model is kept in memory for the next call. Raises `StudyError`, `UsageError` or `DataError`.
         """
+        check_confidence(min_confidence)
         doubts = (
             None
             if target_accuracy is None
@@ -133,6 +140,8 @@ class Run(AccuracyFigures, ProbabilityFigures):
             prediction_inputs(images, path_column),
             top=top,
             doubts=doubts,
+            min_confidence=min_confidence,
+            all_probabilities=all_probabilities,
             progress=Progress.of(progress),
         )
         return Predictions(
@@ -144,6 +153,9 @@ class Run(AccuracyFigures, ProbabilityFigures):
             doubts,
             tuple(self.predictor.classes),
             notes=predicted.notes,
+            min_confidence=min_confidence,
+            probabilities=predicted.probabilities,
+            decided_by=decided_by(self.folder.path, self.predictor),
         )
 
     @property
@@ -349,7 +361,15 @@ def _lead(request: TrainRequest, study: str | Path, loggers: Loggers, cache: Fea
     if looks is not None:
         with contextlib.suppress(OSError):  # a finished run can be read from a study that can't be written
             opened_study.write(LOOKS, {"configurations": looks})
-    figures = {**result, "test_looks": looks}
+    point = operating.settle(folder.path, request.data, OperatingTarget.of(request.config))
+    if again and point is not None:
+        with contextlib.suppress(OSError):
+            _write_config(request, folder)
+    figures = {
+        **result,
+        "test_looks": looks,
+        **({} if point is None else {"operating_point": point.as_dict()}),
+    }
     process_group.decided(lambda: {"result": plain(figures), "run": folder.name, "again": again})
     return Run(figures, folder, opened_study, again, request.backbone)
 
@@ -375,10 +395,7 @@ def _perform(
     with PeakMemory(imported_baseline_bytes()) as memory:
         folder.write("environment.json", environment())
         folder.write("backbone.json", request.backbone.as_dict())
-        if request.custom is None:  # no file can hold a callable
-            options = {"strategy": str(request.strategy), **request.config.changed()}
-            options.pop("device", None)  # it is no part of what a run is
-            write_yaml(folder.path / FILE, {"model": request.backbone.name, **options})
+        _write_config(request, folder)
         model, figures, chosen, about = _work(request, folder, hear, watch, store)
     directories.write_atomically(folder.weights, save(_plain_state(model), metadata={"format": "pt"}))
     leakage.inherited_fingerprints(request.backbone, request.data).write(folder.fingerprints)
@@ -408,6 +425,15 @@ def _perform(
     with devices.computing(plan["device"]), numerics.threads(plan["threads"]):  # after the clock
         result |= artifacts.leave(request, folder, model, result["cut"], store)
     folder.write("result.json", result)
+
+
+def _write_config(request: TrainRequest, folder: RunFolder) -> None:
+    """Write what repeats the run; no file can hold a callable."""
+    if request.custom is not None or callable(request.config.metric) or not folder.writes:
+        return
+    options = {"strategy": str(request.strategy), **request.config.changed()}
+    options.pop("device", None)  # it is no part of what a run is
+    write_yaml(folder.path / FILE, {"model": request.backbone.name, **options})
 
 
 Found = dict[str, Any]

@@ -22,14 +22,16 @@ from frostline.cli.options import (
     logger_option,
     metric_option,
     model_options,
+    operating_options,
     plain_timm,
     ray_option,
     repeats_option,
     running,
+    test_data_option,
     varied_options,
     winner_weights_option,
 )
-from frostline.config import FILE, SEARCHED
+from frostline.config import FILE, OF_OPERATING_POINT, SEARCHED
 from frostline.errors import UsageError
 
 
@@ -102,6 +104,7 @@ class CandidateList(StrategyList):
 )
 @database_option
 @metric_option
+@operating_options
 @augment_option
 @varied_options
 @winner_weights_option
@@ -111,6 +114,7 @@ class CandidateList(StrategyList):
 @plain_timm
 @logger_option
 @data_options
+@test_data_option
 @config_option
 @everywhere
 def compare(data: str, **options: Any) -> None:
@@ -148,6 +152,7 @@ def compare(data: str, **options: Any) -> None:
             "ray",
             "seed",
             "metric",
+            *OF_OPERATING_POINT,
             "augment",
             "min_crop",
             "rotate",

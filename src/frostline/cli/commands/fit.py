@@ -22,16 +22,18 @@ from frostline.cli.options import (
     logger_option,
     metric_option,
     model_options,
+    operating_options,
     path_column_option,
     plain_timm,
     repeats_option,
     running,
     shown_options,
     split_names_option,
+    test_data_option,
     varied_options,
     winner_weights_option,
 )
-from frostline.config import FILE
+from frostline.config import FILE, OF_OPERATING_POINT
 
 
 class NameList(click.ParamType[tuple[str, ...] | str]):
@@ -66,9 +68,11 @@ class NameList(click.ParamType[tuple[str, ...] | str]):
 )
 @database_option
 @metric_option
+@operating_options
 @augment_option
 @varied_options
 @winner_weights_option
+@test_data_option
 @click.option("--strict", is_flag=True, help="Refuse if any image cannot be used.")
 @split_names_option
 @shown_options
@@ -127,6 +131,7 @@ def fit(data: str, **options: Any) -> None:
             "database",
             "seed",
             "metric",
+            *OF_OPERATING_POINT,
             "augment",
             "min_crop",
             "rotate",
@@ -144,6 +149,7 @@ def fit(data: str, **options: Any) -> None:
             "path_column",
             "label_column",
             "group_by",
+            "test_data",
         )
         fitted = frostline.fit(
             data,
