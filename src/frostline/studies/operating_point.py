@@ -305,10 +305,10 @@ class OperatingPoint:
     def sentences(self) -> list[str]:
         """How it decides, what it promises and what the test part says, in sentences."""
         if self.decision.costs is not None:
-            highest = _number(self.figures["highest_probability"])
+            own, highest = (_number(self.figures[name]) for name in ("cost", "highest_probability"))
             first = (
-                f"{self.decision.sentence} That is {_number(self.figures['cost'])} an image, and {highest} by "
-                f"the highest probability, on {self.figures['cost'].images:,} images ({self.basis})."
+                f"{self.decision.sentence} That is {own} an image, and {highest} by the highest probability, "
+                f"on {self.figures['cost'].images:,} images ({self.basis})."
             )
             lines = [first]
             if self.test is not None:
