@@ -93,20 +93,23 @@ def test_functions_need_a_name_of_their_own() -> None:
         metrics.score(words, *drawn(2))  # type: ignore[arg-type]
 
 
-@pytest.mark.parametrize("name", ["sensitivity@specificity=0.9", "quadratic_kappa"])
-def test_intervals_hold_the_value_of_very_many_images(name: str) -> None:
-    targets, p = drawn(3, 60_000)
-    metric = metrics.resolved(name, ["0", "1", "2"])
-    truth, inside = metrics.score(metric, targets, p), []
-    for start in range(0, 30 * 120, 120):
-        rows = slice(start, start + 120)
-        value = metrics.score(metric, targets[rows], p[rows])
-        draws = metric_intervals.metric_draws(metric, targets[rows], p[rows], np.arange(120))[:100]
-        low, high = metric_intervals.any_interval(metric, value, [draws], 120)
-        assert low is not None
-        assert high is not None
-        inside.append(low <= truth <= high)
-    assert np.mean(inside) >= 0.86  # of 30
+def test_draws_of_any_metric_are_on_the_same_units_as_the_others() -> None:
+    targets, p = drawn(3, 60)
+    units = np.arange(60) // 3
+    expected = metric_intervals.draws(targets, p, units, ["accuracy"])["accuracy"]
+    assert np.allclose(metric_intervals.metric_draws("accuracy", targets, p, units), expected)
+
+    def refuses(targets: np.ndarray, probabilities: np.ndarray) -> float:
+        raise ValueError("only one class")
+
+    undefined = metric_intervals.metric_draws(refuses, targets, p, units)
+    assert np.isnan(undefined).all()
+    assert metric_intervals.any_interval(refuses, 0.5, [undefined], 20) == (None, None)
+    kappa = metrics.resolved("quadratic_kappa", ["0", "1", "2"])
+    low, high = metric_intervals.any_interval(kappa, -0.2, [np.linspace(-0.5, 0.1, 200)], 60)
+    assert low is not None
+    assert high is not None
+    assert -1 < low < -0.2 < high < 1
 
 
 def fewest_found(targets: np.ndarray, probabilities: np.ndarray) -> float:

@@ -256,5 +256,5 @@ def test_the_prompt_chooses_and_predicts_by_it(
 ) -> None:
     trained(place, data, positive="kind 1", min_recall=0.9)
     result = CliRunner().invoke(cli, ["predict", str(place / "study"), "x.png", "--all-probabilities"])
-    assert result.exit_code == 1
+    assert result.exit_code == 2
     assert "add --output FILE.csv" in result.output

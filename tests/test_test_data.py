@@ -72,7 +72,7 @@ def test_what_makes_no_sense_gets_one_message(places: tuple[Path, Path], tmp_pat
     for command in ("train", "compare"):
         words = [command, str(photos), "--test-data", str(new), "--test-size", "0.3"]
         result = CliRunner().invoke(cli, words)
-        assert result.exit_code == 1
+        assert result.exit_code == 2
         assert "give one of the two" in result.output
 
 

@@ -160,12 +160,7 @@ class TrainRequest:
                 "bfloat16."
             )
         val = {sample.label for sample in self.data.part("val")}
-        ranks = config.metric in metrics.RANKINGS or isinstance(self.metric, metrics.Sensitivity)
-        if ranks and len(val) == 1:
-            wrong.append(
-                f"{metrics.name_of(self.metric)} is undefined on a val part of one class; choose another "
-                "metric or split."
-            )
+        wrong += self._wrong_metric(val)
         wrong += self._wrong_operating_point(val)
         below = len(self.backbone.stages) - 1
         if self.strategy.name == "top_k" and (self.strategy.k or 0) > below:
@@ -197,9 +192,19 @@ class TrainRequest:
         check_options(self.augment, config.min_crop, config.rotate)
         Balance(config.imbalance, np.zeros(1, dtype=np.int64), 1)
 
-    def _wrong_operating_point(self, val: set[str]) -> list[str]:
+    def _wrong_metric(self, val: set[str]) -> list[str]:
         if self.config.positive is not None:
             demand_class(self.config.positive, self.data.classes)
+        try:
+            metric = self.metric
+        except UsageError as error:
+            return [str(error)]
+        if len(val) == 1 and (metric in metrics.RANKINGS or isinstance(metric, metrics.Sensitivity)):
+            name = metrics.name_of(metric)
+            return [f"{name} is undefined on a val part of one class; choose another metric or split."]
+        return []
+
+    def _wrong_operating_point(self, val: set[str]) -> list[str]:
         target = OperatingTarget.of(self.config)
         if target is None:
             return []
