@@ -36,7 +36,7 @@ from frostline.data import (
 )
 from frostline.errors import DamagedImage, StudyError, UsageError
 from frostline.feature_extraction.image_batches import EVALUATION_BATCH
-from frostline.inference import selective_prediction
+from frostline.inference import selective_prediction, test_time_augmentation
 from frostline.models import Backbone, Preprocessing, zoo
 from frostline.models.heads import adapted_for
 from frostline.models.zoo import delta
@@ -383,6 +383,7 @@ def predict(
     target_accuracy: float | None = None,
     min_confidence: float | None = None,
     all_probabilities: bool = False,
+    tta: str = "none",
     path_column: str | None = None,
     module: nn.Module | None = None,
     base: str | nn.Module | Backbone | None = None,
@@ -413,6 +414,9 @@ def predict(
         Above 0 and below 1. A prediction of a lower probability is marked `unsure="probability"`, too.
     all_probabilities : bool
         Whether `probabilities` holds those of all classes.
+    tta : str
+        Test-time augmentation: mean probabilities over views of each image. "none"; "flip": the image and its
+        mirror image; "five_crop": corners and centre; "ten_crop": these and their mirror images.
     path_column : str or None
         Column of a table that holds the paths.
     module : nn.Module or None
@@ -433,11 +437,13 @@ def predict(
     StudyError
         The study is damaged or holds no finished run.
     UsageError
-        `target_accuracy` or `min_confidence` is out of range, or the run has no held-out predictions.
+        `target_accuracy` or `min_confidence` is out of range, the run has no held-out predictions, or `tta`
+        goes with it.
     DataError
         There are no images, or they are of an unsupported type.
     """
     check_confidence(min_confidence)
+    check_views(tta, target_accuracy)
     doubts = None if target_accuracy is None else _doubts(study, run, target_accuracy)
     chosen = chosen_model(study, run, module, base)
     predicted = predict_rows(
@@ -447,6 +453,7 @@ def predict(
         doubts=doubts,
         min_confidence=min_confidence,
         all_probabilities=all_probabilities,
+        tta=tta,
         progress=Progress.of(progress),
     )
     classes = tuple(chosen.predictor.classes)
@@ -459,7 +466,7 @@ def predict(
         doubts,
         classes,
         chosen.passed_over,
-        predicted.notes,
+        (*predicted.notes, *test_time_augmentation.note(tta, chosen.flip)),
         min_confidence,
         predicted.probabilities,
         decided_by(chosen.folder, chosen.predictor),
@@ -501,6 +508,7 @@ def predict_rows(
     *,
     top: int,
     doubts: selective_prediction.Doubts | None,
+    tta: str = "none",
     progress: Progress,
     min_confidence: float | None = None,
     all_probabilities: bool = False,
@@ -508,7 +516,7 @@ def predict_rows(
     """Return a prediction for each image that can be decoded, and the others' names with the reasons."""
     rows: list[Prediction] = []
     decoded, batches = _Decoded(), [np.zeros((0, len(predictor.classes)))]
-    for names, pixels in _batches(predictor, inputs, decoded, progress):
+    for names, pixels in _batches(predictor, inputs, decoded, tta, progress):
         probabilities, batch = _predict_batch(predictor, names, pixels, top, doubts)
         rows += [
             replace(row, unsure="probability")
@@ -538,14 +546,18 @@ class PredictedProbabilities:
 
 
 def predict_probabilities(
-    predictor: Predictor, inputs: PredictionInputs, progress: OnProgress | None = None
+    predictor: Predictor,
+    inputs: PredictionInputs,
+    progress: OnProgress | None = None,
+    *,
+    tta: str = "none",
 ) -> PredictedProbabilities:
     """Return the probabilities of all classes for each image that can be decoded."""
     decoded, names = _Decoded(), list[str]()
     batches = [np.zeros((0, len(predictor.classes)))]
-    for batch_names, pixels in _batches(predictor, inputs, decoded, Progress.of(progress)):
+    for batch_names, pixels in _batches(predictor, inputs, decoded, tta, Progress.of(progress)):
         names += batch_names
-        batches.append(predictor(pixels))
+        batches.append(test_time_augmentation.mean_probabilities(predictor, pixels))
     notes = notes_on(decoded.rendered_images, predictor.rendering, inputs.other_files)
     return PredictedProbabilities(
         tuple(names), np.concatenate(batches), tuple(decoded.unreadable), tuple(notes)
@@ -561,15 +573,15 @@ class _Decoded:
 
 
 def _batches(
-    predictor: Predictor, inputs: PredictionInputs, noted: _Decoded, progress: Progress
+    predictor: Predictor, inputs: PredictionInputs, noted: _Decoded, tta: str, progress: Progress
 ) -> Iterator[tuple[list[str], Tensor]]:
-    """Yield names and pixels (n, 3, size, size) of images that can be decoded, batch by batch."""
+    """Yield names and pixels (n, views, 3, size, size) of images that can be decoded, batch by batch."""
     items = inputs.inputs
     for start in range(0, len(items), EVALUATION_BATCH):
         names, pixels = [], []
         batch = items[start : start + EVALUATION_BATCH]
         decoded_batch = in_threads(
-            lambda item: _decode(predictor, item), batch, FETCHERS * any(q.is_remote for q in batch)
+            lambda item: _decode(predictor, item, tta), batch, FETCHERS * any(q.is_remote for q in batch)
         )
         for item, decoded in zip(batch, decoded_batch, strict=True):
             if isinstance(decoded, DamagedImage):
@@ -585,21 +597,32 @@ def _batches(
 
 @dataclass(frozen=True)
 class _DecodedInput:
-    """An image's pixels (3, size, size), and how they were made."""
+    """An image's pixels (views, 3, size, size), and how they were made."""
 
     pixels: Tensor
     rendered: RenderedImage
 
 
-def _decode(predictor: Predictor, item: PredictionInput) -> _DecodedInput | DamagedImage:
+def _decode(predictor: Predictor, item: PredictionInput, tta: str) -> _DecodedInput | DamagedImage:
     """Return an image's pixels, or why there are none."""
     try:
         picture = item.picture()
         image = picture.rgb(predictor.rendering)
         rendered = rendered_from_picture(item.name, picture, image, predictor.rendering)
-        return _DecodedInput(predictor.preprocessing.crop(image), rendered)
+        pixels = test_time_augmentation.views(image, predictor.preprocessing, tta)
+        return _DecodedInput(pixels, rendered)
     except DamagedImage as error:
         return error
+
+
+def check_views(tta: str, target_accuracy: float | None) -> None:
+    """Raise `UsageError` where `tta` is unknown, or goes with a target that was set by single views."""
+    test_time_augmentation.check(tta)
+    if tta != "none" and target_accuracy is not None:
+        raise UsageError(
+            f"target_accuracy rests on held-out probabilities of one view each, and tta={tta} averages "
+            "several: leave one of the two out."
+        )
 
 
 def _doubts(study: str | Path, run: str | None, precision: float) -> selective_prediction.Doubts:
@@ -619,9 +642,9 @@ def _predict_batch(
 ) -> tuple[Floats, list[Prediction]]:
     """Return probabilities (n, classes) and predictions."""
     if doubts is None:
-        probabilities = predictor(pixels)
+        probabilities = test_time_augmentation.mean_probabilities(predictor, pixels)
         return probabilities, _top(paths, probabilities, predictor, top)
-    probabilities, features = predictor.with_features(pixels)
+    probabilities, features = predictor.with_features(pixels[:, 0])
     rows = _top(paths, probabilities, predictor, top)
     reasons = doubts.of(probabilities, features, predictor.guesses(probabilities))
     return probabilities, [replace(row, unsure=why) for row, why in zip(rows, reasons, strict=True)]
@@ -637,6 +660,7 @@ class ChosenModel:
     strategy: str
     folder: Path  # of the run, or the delta
     passed_over: tuple[PassedOver, ...] = ()
+    flip: str | None = None  # how training images were mirrored, where that is known
 
 
 def chosen_model(
@@ -665,7 +689,10 @@ def chosen_model(
     best = best_of(Study.existing(study), run)
     strategy = str(best.folder.checked_config()["strategy"])
     predictor = Predictor.of_run(best.folder, module)
-    return ChosenModel(predictor, best.folder.name, best.why, strategy, best.folder.path, best.passed_over)
+    flip = best.folder.read("result.json").get("flip")
+    return ChosenModel(
+        predictor, best.folder.name, best.why, strategy, best.folder.path, best.passed_over, flip
+    )
 
 
 def exported_decision(folder: str | Path, classes: Sequence[str]) -> Decision | None:

@@ -30,6 +30,7 @@ class LoadedModel:
     why: str
     fingerprints: Fingerprints | None
     folder: RunFolder | None = None  # of a run; None for an export
+    flip: str | None = None  # how training images were mirrored, where that is known
 
 
 def load_models(
@@ -69,6 +70,7 @@ def _load(
             "as asked for",
             fingerprints,
             model.folder,
+            model.flip,
         )
     if not isinstance(model, str | Path):
         raise UsageError(
@@ -107,4 +109,5 @@ def _load(
         chosen.why,
         Fingerprints.read(chosen.folder),
         RunFolder(chosen.folder),
+        chosen.flip,
     )
