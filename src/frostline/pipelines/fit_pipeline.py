@@ -18,7 +18,7 @@ from filelock import FileLock
 from frostline import metrics, sentences
 from frostline.advice import Advice, Planned, outlook, plan
 from frostline.advice.knowledge import read_experience
-from frostline.config import REPEATS, TRAIN_ALONE, Config, Options
+from frostline.config import OF_OPERATING_POINT, REPEATS, TRAIN_ALONE, Config, Options
 from frostline.data import Manifest, is_study, load_data
 from frostline.diagnostics import Signals
 from frostline.distributed import torchrun_env
@@ -41,6 +41,7 @@ from frostline.selection import (
     NothingHeldOut,
     NoTime,
     compare,
+    demand_operating_point,
     folds_of,
     pool,
     spread_of_folds,
@@ -99,6 +100,7 @@ class Fitted(AccuracyFigures, ProbabilityFigures):
     accuracy = Figure[float | None]("Share of new images predicted correctly (see `basis`), 0–1.")
     basis = Figure[str]("What the accuracy rests on: test part, out of fold or cross-validation.")
     optimism = Figure[float | None]("How much choosing the best made of it, taken off; 0–1.")
+    operating_point = Figure[dict[str, Any] | None]("How the model decides, where one was asked for.")
     headline = Figure[dict[str, Any]]("The accuracy to report, with its basis.")
     accuracy_of = Figure[dict[str, Any]]("The model and runs that the accuracy is of.")
     separated = Figure[bool]("Whether the winner is significantly better than the next one.")
@@ -158,6 +160,7 @@ def fit(
     path_column: str | None = None,
     label_column: str | None = None,
     group_by: str | None = None,
+    test_data: str | Path | None = None,
     logger: str | Iterable[str] | Loggers | None = None,
     watch: Stopwatch | None = None,
     progress: OnProgress | None = None,
@@ -203,7 +206,7 @@ def fit(
         As in `compare`, for the compared strategies that take them; they go before what the advice names.
     device, deterministic, precision, threads, workers
         As in `train`.
-    strict, split_names, intensity_range, alpha_background, path_column, label_column, group_by
+    strict, split_names, intensity_range, alpha_background, path_column, label_column, group_by, test_data
         As in `load_data`.
     logger
         Loggers that follow every run, as in `train`.
@@ -254,6 +257,7 @@ def fit(
         path_column=path_column,
         label_column=label_column,
         group_by=group_by,
+        test_data=test_data,
         intensity_range=intensity_range,
         alpha_background=alpha_background,
         study=study if is_study(Path(study)) else None,
@@ -262,9 +266,15 @@ def fit(
     data = _load(load).checked(progress)
     backbones = request.load(progress)
     data = leakage.keep_learned_in_train(backbones, data, Study(study))
+    demand_operating_point(chosen, data)
+    metric_name = metrics.name_of(metrics.resolved(chosen.metric, data.classes, chosen.positive))
     # The first probe and the backbones' own are the same whatever the comparison varies.
     plain = replace(chosen, resize=None, minutes=None, interpolate_weights=None, repeats=REPEATS)
     plain = replace(plain, augment=Config.augment, batch_size=Config.batch_size).without_strategy
+    deciding = plain  # with the operating point, which a probe has where nothing is compared
+    plain = replace(plain, min_recall=None, min_precision=None, costs=None)
+    if not metric_name.startswith(metrics.SENSITIVITY):
+        plain = replace(plain, positive=None)
     fold_count = _fold_count(data, seed)
     for line in _data_lines(data, fold_count):
         progress.log(line)
@@ -287,7 +297,7 @@ def fit(
     demand_time(backbones[0], data, minutes, chosen.threads, watch)
     with FileLock(opened_study.path / "first.lock"):  # a second process finds the model trained
         first = _probe(backbones[0], data, opened_study, plain, loggers, cache, progress)
-    progress.log(_probe_line(first, chosen.metric, watch.seconds))
+    progress.log(_probe_line(first, metric_name, watch.seconds))
     measuring = sum(measuring_s(b, data, chosen.threads) for b in backbones)
     plans, strategies_by_network = dict[str, Planned](), dict[str, list[str]]()
     if minutes is None or watch.seconds + measuring + ENDING_S < 60.0 * minutes:
@@ -343,17 +353,21 @@ def fit(
     except (NoTime, NothingHeldOut) as error:
         progress.log(str(error))
     if not fold_count and data.part("test"):
-        first = _probe_with_test(backbones[0], data, opened_study, plain, loggers, cache, progress)
+        first = _probe_with_test(backbones[0], data, opened_study, deciding, loggers, cache, progress)
+    elif comparison is None and deciding != plain:
+        first = _probe(backbones[0], data, opened_study, deciding, loggers, cache, progress)
     answering = next(b for b in backbones if b.name == (comparison.model if comparison else first.model))
     answering_plan = plans.get(answering.name)
     _write_backbone(opened_study, answering, plans)
     again = comparison.again if comparison else first.again
+    point = (comparison.result if comparison else first.result).get("operating_point")
     result = {
         **(
             _comparison_figures(comparison)
             if comparison
-            else _probe_figures(first, opened_study, chosen.metric, data)
+            else _probe_figures(first, opened_study, metric_name, data)
         ),
+        **({} if point is None else {"operating_point": point}),
         "recommended": answering_plan.advice.recommended if answering_plan else None,
         "model": answering.name,
         **({} if screening is None else {"models": screening}),
@@ -375,7 +389,12 @@ def fit(
                 if chosen.interpolate_weights is None
                 else {"interpolate_weights": chosen.interpolate_weights}
             ),
-            "metric": chosen.metric,
+            "metric": metric_name,
+            **{
+                name: value
+                for name in OF_OPERATING_POINT
+                if (value := getattr(chosen, name)) is not None and not isinstance(value, Mapping)
+            },
             "flip": chosen.flip,
             **({} if chosen.min_crop is None else {"min_crop": chosen.min_crop}),
             **({} if chosen.rotate == "none" else {"rotate": chosen.rotate}),
