@@ -25,7 +25,7 @@ from frostline.inference import selective_prediction
 from frostline.inference.prediction import Predictions, Predictor, predict_rows
 from frostline.loggers import Loggers, OnEpochs, make_loggers
 from frostline.models import Backbone, leakage, weights_digest
-from frostline.progress import OnProgress, Progress
+from frostline.progress import OnLine, OnProgress, Progress
 from frostline.reports import notebook
 from frostline.reports.classification import Confusion, KeptPredictions, classification_report
 from frostline.strategies import Strategy, checked, parse, timm_loadable
@@ -203,6 +203,7 @@ def train(
     watch: Stopwatch | None = None,
     feature_cache: FeatureCache | None = None,
     progress: OnProgress | None = None,
+    log: OnLine | None = None,
     **options: Unpack[Options],
 ) -> Run:
     """Adapt `backbone` to `data` by one strategy, and keep the result in the study.
@@ -236,6 +237,9 @@ def train(
         Where features of frozen layers are kept; default: the one of this machine.
     progress
         Called with (what, done, total).
+    log
+        Called with a line for a person after each epoch: loss, metric on val, highest learning rate of the
+        last step, seconds, and the time left. None leaves lines to `progress`, where that is a `Progress`.
     **options
         Fields of `Config` by name, which override those of `config`.
 
@@ -263,7 +267,7 @@ def train(
     of the same batches: the first one writes it, and all return it.
     """
     timing.prepare_process()
-    cache, progress = feature_cache or FeatureCache(), Progress.of(progress)
+    cache, progress = feature_cache or FeatureCache(), Progress.of(progress, log)
     watch, chosen = watch or Stopwatch(), Config.of(config, options, without=("repeats",))
     backbone = backbone.resized(chosen.resize)
     strategy = parse(strategy) if isinstance(strategy, str) else checked(strategy)

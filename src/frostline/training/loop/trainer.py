@@ -39,6 +39,7 @@ from frostline.system.seeds import derive
 from frostline.system.timing import Stopwatch
 from frostline.training.loop import all_reduce, optimizer
 from frostline.training.loop.batches import PhaseBatches, targets_of
+from frostline.training.loop.epoch_line import epoch_line
 from frostline.training.numeric_plan import Plan
 from frostline.training.resilience import checkpoint, nan_oom_recovery
 from frostline.training.resilience.checkpoint import TrainingState
@@ -172,6 +173,8 @@ class Trainer:
         }
         row |= self._validate()
         self.epochs.append(row)
+        best, lr = state.best_epoch == len(self.epochs), optimizer.highest_lr(self._optimizer)
+        setup.progress.log(epoch_line(row, setup.phases, setup.metric, lr, best=best))
         state.epoch, state.views = state.epoch + 1, state.views + 1
         state.step, state.losses, state.epoch_seconds = 0, [], 0.0
         setup.on_epochs(self.epochs)
