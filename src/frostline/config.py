@@ -14,7 +14,13 @@ if TYPE_CHECKING:
 
 BATCH = 32  # images a step: what the epochs of strategies/ were measured with
 REPEATS = 3  # before a winner is named
-TRAIN_ALONE = ("views", "cache", "keep", "temperature")  # what a comparison's runs have no use for
+TRAIN_ALONE = (
+    "views",
+    "cache",
+    "keep",
+    "patience",
+    "temperature",
+)  # what a comparison's runs have no use for
 SEARCHED = ("lr", "layer_decay", "weight_decay", "augment")  # what a comparison can draw variants of
 FILE = "config.yaml"  # in a run's folder: what repeats it
 
@@ -57,6 +63,7 @@ class Options(TypedDict, total=False):
     views: int | None
     cache: str
     keep: str
+    patience: int | None
     temperature: float | None
     interpolate_weights: float | str | None
     minutes: float | None
@@ -107,6 +114,9 @@ class Config:
         `train` alone: auto, keep or compute the features of frozen layers; changes no bit of the result.
     keep
         `train` alone: end with the best weights on val, or the last.
+    patience
+        `train` alone: stop after so many epochs of the last phase in a row in which `metric` on val was not
+        above its best so far. None: run the schedule to its end.
     temperature
         `train` alone: what logits are divided by. None: fitted on val, or by a probe's folds.
     interpolate_weights
@@ -136,6 +146,7 @@ class Config:
     views: int | None = None
     cache: str = "auto"
     keep: str = "best"
+    patience: int | None = None
     temperature: float | None = None
     interpolate_weights: float | str | None = None
     minutes: float | None = None

@@ -112,6 +112,13 @@ def cli() -> None:
     help="Hard time limit: training stops in time for the final evaluation, with the best weights so far.",
 )
 @click.option(
+    "--patience",
+    type=click.IntRange(1),
+    metavar="EPOCHS",
+    help="Stop early: after so many epochs of the last phase in a row without a better metric on val [run to "
+    "the end].",
+)
+@click.option(
     "--interpolate-weights",
     type=Share(),
     help="Interpolate weights: 0 is the pretrained ones with a probe, 1 the adapted ones; auto uses val.",
@@ -175,6 +182,7 @@ def train(data: str, **options: Any) -> None:
             "views",
             "cache",
             "minutes",
+            "patience",
             "interpolate_weights",
             "ray",
         )

@@ -88,6 +88,7 @@ class TrainRequest:
             **({} if config.rotate == "none" else {"rotate": config.rotate}),
             **({} if config.minutes is None else {"minutes": config.minutes}),
             **({} if config.keep == "best" else {"keep": config.keep}),
+            **({} if config.patience is None else {"patience": config.patience}),
             **({} if config.temperature is None else {"temperature": config.temperature}),
             **(
                 {}
@@ -179,6 +180,7 @@ class TrainRequest:
             wrong.append(f"minutes must be above 0, found {config.minutes:g}.")
         if config.temperature is not None and not 0 < config.temperature < math.inf:
             wrong.append(f"temperature must be above 0, found {config.temperature:g}.")
+        wrong += self._wrong_patience()
         wrong += self._wrong_interpolation()
         if config.threads is not None and config.threads < 1:
             wrong.append(f"threads must be at least 1, found {config.threads}.")
@@ -205,6 +207,29 @@ class TrainRequest:
             f"{process_group.size()} processes share batches of {smallest}; each{why} needs {least} or more"
         )
         return [f"{words}: start at most {most}, or give a larger batch."]
+
+    def _wrong_patience(self) -> list[str]:
+        """Stopping early goes by the metric on val that chooses the weights, epoch by epoch."""
+        patience = self.config.patience
+        if patience is None:
+            return []
+        if patience < 1:
+            return [f"patience must be at least 1 epoch, found {patience}."]
+        if not self.strategy.trains:
+            return [f"patience counts epochs, and {self.strategy} is solved for without any: leave it out."]
+        if not self.data.part("val"):
+            return ["patience goes by val, and there is no val part: give val_size, or leave patience out."]
+        if self.config.keep == "last":
+            return ["patience goes by the best epoch on val, which keep=last does not: drop one of them."]
+        epochs = self.phases()[-1].epochs
+        if patience >= epochs:
+            return [
+                f"patience={patience} can stop nothing: it counts the epochs of the last phase, and "
+                f"{self.strategy} has {epochs} of them here. Give at most {epochs - 1}, or more epochs."
+                if epochs > 1
+                else f"patience has nothing to stop: the last phase of {self.strategy} is one epoch."
+            ]
+        return []
 
     def _wrong_interpolation(self) -> list[str]:
         share, strategy = self.config.interpolate_weights, self.strategy

@@ -88,6 +88,9 @@ class Run(AccuracyFigures, ProbabilityFigures):
     steps = Figure[int]("Optimizer steps done.")
     steps_planned = Figure[int]("Optimizer steps of the whole schedule.")
     stopped = Figure[str | None]('"minutes" where the time was up first.')
+    early_stopping = Figure[dict[str, Any] | None](
+        "Of `patience`: it, epochs done, and epochs_saved and seconds_saved (0 where it stopped nothing)."
+    )
     best_epoch = Figure[int | None]("The epoch whose weights were kept, from 1.")
     notes = Figure[list[str]]("What went wrong on the way.")
     augment = Figure[str]("The augmentation.")
@@ -257,6 +260,11 @@ def train(
     With `minutes`, training stops while there is time left for the final figures, with the best weights on
     val so far, or else the last ones: `stopped` is then "minutes", and `steps` is below `steps_planned`. What
     comes before the first step, and a head that is solved for, is not cut short.
+
+    With `patience` N, training stops after N epochs in a row of the last phase in which the metric on val was
+    not above its best so far (in any phase; an equal value is no progress): earlier phases run to their end.
+    The weights are the best on val as ever, and the schedule of learning rates is that of all the epochs.
+    Refused without a val part, with `keep` "last", and for a head that is solved for.
 
     With `keep` "last", nothing was chosen on val, and its figures are those of images not seen before.
 

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 from rich.console import Console
 from rich.table import Table
 
+from frostline import sentences
 from frostline.cli.output.formatting import AGAIN, console_out, size
 from frostline.reports import Report
 from frostline.reports.display_names import visible
@@ -127,6 +128,9 @@ def _notes(result: dict[str, Any]) -> list[str]:
             f"Stopped by --{result['stopped']} after {result['steps']:,} of {result['steps_planned']:,} "
             f"steps, with {weights}.",
         )
+    early = result.get("early_stopping")
+    if early and early["epochs_saved"]:
+        lines.insert(0, sentences.stopped_early(early, result["best_epoch"]))
     rows = result["store"]
     lines.append(
         f"Frozen layers: {rows['rows_computed']:,} features computed, {rows['rows_read']:,} read from the "

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from torch import nn
 
 from frostline import models as bb
-from frostline import probe
+from frostline import probe, sentences
 from frostline.distributed import process_group
 from frostline.feature_extraction import Frozen, features
 from frostline.feature_extraction.image_batches import EVALUATION_BATCH, Images, contact_sheet
@@ -63,6 +63,7 @@ def learn(
         seed=request.config.seed,
         metric=request.config.metric,
         keep=request.config.keep,
+        patience=request.config.patience,
         workers=request.config.workers,
         folder=folder,
         watch=watch,
@@ -70,7 +71,8 @@ def learn(
         progress=budget.telling(request.progress),
         on_epochs=hear,
     )
-    state = Trainer(setup, model).fit()
+    trainer = Trainer(setup, model)
+    state = trainer.fit()
     cut = request.backbone.cut(min(phase.cut for phase in setup.phases))
     if known.bn == "recalibrate":
         batchnorm_recalibration.recalibrate(request.backbone, model, cut, images, plan.numbers)
@@ -89,8 +91,30 @@ def learn(
         "best_epoch": state.best_epoch,
         "notes": [str(incident) for incident in state.incidents],
         **({} if between is None else {"interpolation": between}),
+        **(
+            {}
+            if setup.patience is None
+            else {"early_stopping": _early_stopping(setup, trainer, state.best_epoch)}
+        ),
         "earlier_seconds": state.seconds,
     }
+
+
+def _early_stopping(setup: Setup, trainer: Trainer, best_epoch: int | None) -> dict[str, Any]:
+    """Return the patience and what it saved: epochs of the schedule, and seconds by the last phase's."""
+    planned, done = sum(phase.epochs for phase in setup.phases), len(trainer.epochs)
+    saved = planned - done if trainer.stopped_early else 0
+    seconds = [row["seconds"] for row in trainer.epochs if row["phase"] == len(setup.phases) - 1]
+    each_s = float(np.median(seconds)) if seconds else 0.0  # the first one also computes frozen layers
+    early = {
+        "patience": setup.patience,
+        "epochs": done,
+        "epochs_saved": saved,
+        "seconds_saved": saved * each_s,
+    }
+    if saved:
+        setup.progress.log("  " + sentences.stopped_early(early, best_epoch))
+    return early
 
 
 def _interpolated(

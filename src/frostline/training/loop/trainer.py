@@ -65,6 +65,7 @@ class Setup:
     seed: int
     metric: str
     keep: str  # the weights a run ends with: "best" on val, or "last"
+    patience: int | None  # epochs of the last phase without a better one on val, before it stops early
     workers: int
     folder: RunFolder
     watch: Stopwatch
@@ -114,7 +115,7 @@ class Trainer:
             try:
                 for index in range(state.phase, len(setup.phases)):
                     self._begin_phase(index)
-                    while state.epoch < setup.phases[index].epochs:
+                    while state.epoch < setup.phases[index].epochs and not self.stopped_early:
                         self._train_epoch()
                     state.epoch = 0
             except OutOfTime:
@@ -155,6 +156,11 @@ class Trainer:
 
     def _suffix(self) -> AbstractContextManager[Callable[[Tensor], Tensor]]:
         return bb.suffix(self._setup.backbone, self._model, self._batches.cut)
+
+    @property
+    def stopped_early(self) -> bool:
+        """Whether patience is over; only epochs of the last phase have counted towards it."""
+        return self._setup.patience is not None and self._state.waited >= self._setup.patience
 
     # --- an epoch -------------------------------------------------------------------------------------------
 
@@ -313,6 +319,9 @@ class Trainer:
         probabilities = metrics.softmax(logits)
         score = metrics.goodness(setup.metric, setup.val.targets, probabilities)
         better = state.best is None or score >= state.best or not np.isfinite(state.best)
+        if state.phase == len(setup.phases) - 1:  # an equal score is no progress to wait for
+            before = -math.inf if state.best is None or math.isnan(state.best) else state.best
+            state.waited = 0 if score > before else state.waited + 1
         if better and setup.keep == "best":
             state.best, state.best_epoch = score, len(self.epochs) + 1
             state.best_weights = {k: v.detach().clone() for k, v in self._model.state_dict().items()}
