@@ -100,7 +100,7 @@ def compare(
         Whether strategies that `train` ran in this study before, with the same settings, join the comparison.
         With a time limit they are run last. Runs that can't join are listed in `apart`, with the reason.
     least
-        Smallest number of strategies; 1 to evaluate a single one.
+        Smallest number of strategies without `search`; 1 to evaluate a single one.
     study
         Folder that holds the runs.
     database
@@ -160,7 +160,8 @@ def compare(
         )
     strategies = EVERY if strategies is None else strategies
     backbones = {name: network.resized(chosen.resize) for name, network in _by_name(backbone).items()}
-    candidates = listed(_strategies(backbones, strategies, cuts), chosen.augment, least, chosen.plain_timm)
+    named_strategies = _strategies(backbones, strategies, cuts)
+    candidates = listed(named_strategies, chosen.augment, 1 if draws else least, chosen.plain_timm)
     named = list(dict.fromkeys(str(candidate.strategy) for candidate in candidates))
     candidates += searched(candidates, search, draws, chosen.seed)
     for candidate in candidates:
