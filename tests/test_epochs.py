@@ -4,22 +4,27 @@ from __future__ import annotations
 
 import math
 import re
+import shutil
 from pathlib import Path
+from typing import Any
 
 import pytest
+import torch
+from safetensors.torch import load_file
 
 import frostline
 from frostline import metrics, sentences
 from frostline import strategies as fs
 from frostline.config import Config
 from frostline.data import Manifest
-from frostline.errors import UsageError
+from frostline.errors import StudyError, UsageError
 from frostline.models import Backbone
 from frostline.strategies import ResolvedPhase
+from frostline.training.continuation import PEAK_SHARE
 from frostline.training.loop import trainer
 from frostline.training.loop.epoch_line import epoch_line
 from frostline.training.request import TrainRequest
-from tiny import tiny_backbone, write_table
+from tiny import tiny_backbone, tiny_model, write_table
 
 FAST = {"deterministic": True, "augment": "light", "flip": "none"}
 
@@ -192,3 +197,145 @@ def test_patience_that_can_do_nothing_is_refused_in_one_message(
     with pytest.raises(UsageError, match="patience: not an option here"):
         frostline.compare(backbone, data, ["head", "full"], study=study, patience=2)
     assert not (study / "runs").exists()
+
+
+# --- more epochs ----------------------------------------------------------------------------------------
+
+
+def test_a_run_continues_from_its_parents_weights_in_its_parents_split(
+    backbone: Backbone, data: Manifest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    options = {**FAST, "augment": "light", "batch_size": 16, "seed": 3}
+    parent = frostline.train(backbone, data, "top_k(2, epochs=3)", study=tmp_path / "s", **options)
+    seen: list[dict[str, torch.Tensor]] = []
+    real = trainer.Trainer._train_epoch
+
+    def train_epoch(self: trainer.Trainer) -> None:
+        if not seen:
+            seen.append({k: v.clone() for k, v in self._model.state_dict().items()})
+            assert self._optimizer is not None
+            assert not self._optimizer.state  # fresh moments
+        real(self)
+
+    monkeypatch.setattr(trainer.Trainer, "_train_epoch", train_epoch)
+    run = frostline.train(backbone, data, continue_from=parent, extra_epochs=4)
+    started = load_file(parent.folder.weights)
+    assert all(torch.equal(value, started[name]) for name, value in seen[0].items())
+    peak = parent.folder.metrics()[-1]["lr"]
+    named = {
+        "run": parent.run,
+        "weights": parent.weights_digest,
+        "epochs": 3,
+        "extra_epochs": 4,
+        "lr": PEAK_SHARE * peak,
+    }
+    assert run.parent == run.folder.read("config.json")["parent"] == named
+    own, theirs = run.folder.read("config.json"), parent.folder.read("config.json")
+    own.pop("parent")
+    assert own == theirs
+    assert (run.folder != parent.folder, run.study.path, run.strategy) == (
+        True,
+        parent.study.path,
+        parent.strategy,
+    )
+    rows = run.folder.metrics()
+    assert [row["lr"] for row in rows] == [PEAK_SHARE * peak] * 4
+    assert run.steps == run.steps_planned == 12
+    moved = load_file(run.folder.weights)
+    first = min(cut.index for cut in backbone.cuts if cut.name == run.cut)
+    stages = backbone.stage_of(frostline.load_model(run.folder, module=tiny_model()))
+    for name, value in moved.items():
+        if name in stages and stages[name] < first:
+            assert torch.equal(value, started[name]), name
+    assert not torch.equal(moved["head.weight"], started["head.weight"])
+    # Once more: from the child, which keeps what it inherited.
+    again = frostline.train(backbone, data, continue_from=run.folder.path, extra_epochs=1)
+    assert again.parent is not None
+    assert (again.parent["run"], again.parent["epochs"]) == (run.run, 7)
+    assert again.parent["lr"] == pytest.approx(PEAK_SHARE**2 * peak)
+
+
+def test_a_continued_run_that_is_killed_ends_with_the_same_bytes(
+    backbone: Backbone, data: Manifest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(trainer, "CHECKPOINT_SHARE", 1e9)
+    parent = frostline.train(backbone, data, "full(epochs=1)", study=tmp_path / "s", batch_size=16, **FAST)
+    shutil.copytree(tmp_path / "s", tmp_path / "copy")
+    whole = frostline.train(backbone, data, continue_from=parent, extra_epochs=3)
+
+    class Killed(BaseException):
+        pass
+
+    def progress(what: str, done: int, of: int) -> None:
+        if what == "train" and done == 5:
+            raise Killed
+
+    place = tmp_path / "copy" / "runs" / parent.run
+    with pytest.raises(Killed):
+        frostline.train(backbone, data, continue_from=place, extra_epochs=3, progress=progress)
+    resumed = frostline.train(backbone, data, continue_from=place, extra_epochs=3)
+    assert resumed.run == whole.run
+    assert resumed.folder.weights.read_bytes() == whole.folder.weights.read_bytes()
+
+
+def test_what_contradicts_the_parent_is_refused_in_one_message(
+    backbone: Backbone, data: Manifest, tmp_path: Path
+) -> None:
+    study = tmp_path / "s"
+    run = frostline.train(backbone, data, "head(epochs=1)", study=study, **FAST)
+    probe = frostline.train(backbone, data, "linear_probe", study=study, **FAST)
+
+    def go_on(strategy: str | None = None, **changed: Any) -> frostline.Run:
+        given = {"continue_from": run, "extra_epochs": 1, **changed}
+        return frostline.train(given.pop("backbone", backbone), given.pop("data", data), strategy, **given)
+
+    with pytest.raises(UsageError) as error:
+        go_on("full", seed=5, augment="strong", flip="none", metric="macro_f1")
+    assert "strategy=full, and it is head(epochs=1)" in str(error.value)
+    for words in ("seed=5, and it has 0", "augment=strong, and it has light", "metric=macro_f1"):
+        assert words in str(error.value)
+    assert "flip" not in str(error.value)  # the same
+    for changed, message in (
+        ({"continue_from": probe}, "whose head is solved for: it has no epochs"),
+        ({"extra_epochs": 0}, "whole number of at least 1, found 0"),
+        ({"extra_epochs": None}, "give a number of them"),
+        ({"continue_from": None}, "name a finished run"),
+        ({"study": tmp_path / "other"}, "leave .*other out"),
+        ({"backbone": tiny_backbone(seed=1)}, "Pass the backbone that it began with"),
+        ({"resize": "squash"}, "sees images in another way. Found .*squash"),
+        ({"patience": 1}, "patience"),
+    ):
+        with pytest.raises(UsageError, match=message):
+            go_on(**changed)
+    with pytest.raises(StudyError, match=f"is a study. Name one of its runs.*{min(run.run, probe.run)}"):
+        go_on(continue_from=study)
+    with pytest.raises(StudyError, match="is not the folder of a run"):
+        go_on(continue_from=tmp_path)
+    with pytest.raises(UsageError, match="Name a strategy"):
+        frostline.train(backbone, data, study=study)
+    (run.folder.path / "result.json").rename(tmp_path / "result.json")
+    with pytest.raises(StudyError, match=r"is not finished.*the command that began it resumes it"):
+        go_on()
+
+
+def test_test_images_of_the_parent_are_never_learned_from(
+    backbone: Backbone, data: Manifest, tmp_path: Path
+) -> None:
+    """Neither by naming other parts, nor by other images under the same names."""
+    run = frostline.train(backbone, data, "head(epochs=1)", study=tmp_path / "s", **FAST)
+    table = tmp_path / "images" / "table.csv"
+    swapped = table.with_name("swapped.csv")
+    swapped.write_text(
+        table.read_text().replace(",test", ",held").replace(",val", ",test").replace("held", "val")
+    )
+    for others, message in (
+        (frostline.load_data(swapped, near_copies=False), "in other parts"),
+        (frostline.load_data(write_table(tmp_path / "b", val=6, seed=5), near_copies=False), "others, or"),
+    ):
+        with pytest.raises(UsageError, match=f"{message}.*stays out of training"):
+            frostline.train(backbone, others, continue_from=run, extra_epochs=1)
+    child = frostline.train(backbone, data, continue_from=run, extra_epochs=1)
+    for part in ("val", "test"):
+        paths = [one.folder.path / f"predictions-{part}.csv" for one in (run, child)]
+        rows = [[line.split(",")[0] for line in path.read_text().splitlines()] for path in paths]
+        assert rows[0] == rows[1]

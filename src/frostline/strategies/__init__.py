@@ -31,7 +31,7 @@ from frostline.strategies.constructors import (
     top_k,
 )
 from frostline.strategies.notation import parse, parse_list
-from frostline.strategies.resolution import ResolvedPhase, epochs_for, scaled, schedule, stretched
+from frostline.strategies.resolution import ResolvedPhase, continued, epochs_for, scaled, schedule, stretched
 from frostline.strategies.strategy import (
     ALL,
     BN_POLICIES,
@@ -58,6 +58,7 @@ __all__ = [
     "ResolvedPhase",
     "Strategy",
     "checked",
+    "continued",
     "epochs_for",
     "full",
     "gradual_unfreeze",

@@ -21,12 +21,13 @@ from frostline.feature_extraction.augmentation import FLIPS, Policy, check_optio
 from frostline.feature_extraction.image_batches import Images
 from frostline.models import Backbone
 from frostline.progress import QUIET, Progress
-from frostline.strategies import ResolvedPhase, Strategy, hyperparameters, schedule
+from frostline.strategies import ResolvedPhase, Strategy, continued, hyperparameters, schedule
 from frostline.studies.study_folder import digest_of
 from frostline.system import devices
 from frostline.system.numerics import PRECISIONS
 from frostline.system.seeds import derive
 from frostline.system.timing import Stopwatch
+from frostline.training.continuation import Parent
 from frostline.training.tuning.class_imbalance import Balance
 
 # What to do with rows of frozen layers: decide from rates, keep them all, or compute them each time.
@@ -45,6 +46,7 @@ class TrainRequest:
     config: Config = field(default_factory=Config)
     progress: Progress = QUIET
     since: Stopwatch | None = None  # when the minutes began, where that was before the run
+    parent: Parent | None = None  # the run that this one continues from
 
     @property
     def custom(self) -> Callable[[Image.Image], Any] | None:
@@ -86,6 +88,7 @@ class TrainRequest:
             **({} if self.data.rendering.plain else {"rendering": self.data.rendering.as_dict()}),
             **({} if config.min_crop is None else {"min_crop": config.min_crop}),
             **({} if config.rotate == "none" else {"rotate": config.rotate}),
+            **({} if self.parent is None else {"parent": self.parent.as_dict()}),
             **({} if config.minutes is None else {"minutes": config.minutes}),
             **({} if config.keep == "best" else {"keep": config.keep}),
             **({} if config.patience is None else {"patience": config.patience}),
@@ -99,12 +102,27 @@ class TrainRequest:
 
     def phases(self) -> tuple[ResolvedPhase, ...]:
         """The phases, made concrete for this backbone and this number of training images."""
+        if self.parent is not None:
+            return continued(
+                self.strategy,
+                cut=self.parent.cut,
+                images=len(self.data.part("train")),
+                batch=self.config.batch_size,
+                epochs=self.parent.extra_epochs,
+                lr=self.parent.lr,
+            )
         return schedule(
             self.strategy,
             stages=len(self.backbone.stages),
             images=len(self.data.part("train")),
             batch=self.config.batch_size,
         )
+
+    @property
+    def order_seed(self) -> int:
+        """The seed of orders and dropout: a run that continues does not repeat those of its parent."""
+        parent, seed = self.parent, self.config.seed
+        return seed if parent is None else derive(seed, "continue", parent.weights)
 
     @property
     def taken_away(self) -> bool:

@@ -19,6 +19,7 @@ from frostline.config import FILE, Config, Options, write_yaml
 from frostline.data import Manifest, prediction_inputs
 from frostline.distributed import process_group
 from frostline.distributed.torchrun_env import demand_alone
+from frostline.errors import UsageError
 from frostline.feature_cache import FeatureCache
 from frostline.feature_extraction import Counts, Frozen
 from frostline.inference import selective_prediction
@@ -41,8 +42,9 @@ from frostline.studies.study_folder import (
 )
 from frostline.system import devices, directories, numerics, timing
 from frostline.system.timing import PeakMemory, Stopwatch, imported_baseline_bytes
-from frostline.training import artifacts, evaluation, numeric_plan, ray_training
+from frostline.training import artifacts, continuation, evaluation, numeric_plan, ray_training
 from frostline.training.caching import cache_planning
+from frostline.training.continuation import Parent
 from frostline.training.loop import learner
 from frostline.training.request import TrainRequest
 from frostline.training.resilience import checkpoint, nan_oom_recovery, time_limit
@@ -90,6 +92,9 @@ class Run(AccuracyFigures, ProbabilityFigures):
     stopped = Figure[str | None]('"minutes" where the time was up first.')
     early_stopping = Figure[dict[str, Any] | None](
         "Of `patience`: it, epochs done, and epochs_saved and seconds_saved (0 where it stopped nothing)."
+    )
+    parent = Figure[dict[str, Any] | None](
+        "The run that this one continued from, its epochs, extra_epochs and the peak lr; None without."
     )
     best_epoch = Figure[int | None]("The epoch whose weights were kept, from 1.")
     notes = Figure[list[str]]("What went wrong on the way.")
@@ -197,8 +202,10 @@ class Run(AccuracyFigures, ProbabilityFigures):
 def train(
     backbone: Backbone,
     data: Manifest,
-    strategy: Strategy | str,
+    strategy: Strategy | str | None = None,
     *,
+    continue_from: Run | str | Path | None = None,
+    extra_epochs: int | None = None,
     study: str | Path = DEFAULT_STUDY,
     config: Config | None = None,
     logger: str | Iterable[str] | Loggers | None = None,
@@ -222,7 +229,12 @@ def train(
     data
         From `load_data`; the parts train, val and test.
     strategy
-        A notation such as ``"top_k(2, lr=0.0005)"``, or a `Strategy`.
+        A notation such as ``"top_k(2, lr=0.0005)"``, or a `Strategy`. None: that of `continue_from`.
+    continue_from
+        A finished run, or its folder, to train on from, for `extra_epochs`. That is a new run in the same
+        study, which names its parent.
+    extra_epochs
+        Epochs of its schedule.
     study
         The folder that keeps the run; made if it is not there.
     config
@@ -266,6 +278,14 @@ def train(
     The weights are the best on val as ever, and the schedule of learning rates is that of all the epochs.
     Refused without a val part, with `keep` "last", and for a head that is solved for.
 
+    With `continue_from`, weights and split are the parent's: its test images stay test images, and images or
+    parts that differ are refused. So are options that contradict it; `minutes`, `patience`, `keep`, `views`,
+    `temperature`, `interpolate_weights` and what computes are free. All stages that learned in any of its
+    phases learn in one phase, with fresh moments, by the strategy's warm-up and cosine; the peak at the head
+    is half that of the parent's last phase. `backbone` is the one that the parent began with. A head that is
+    solved for has no epochs, and is refused. A run that was interrupted is no parent: the same call resumes
+    it.
+
     With `keep` "last", nothing was chosen on val, and its figures are those of images not seen before.
 
     `interpolate_weights` "auto" takes the best of six points on val; BatchNorm's statistics are re-estimated
@@ -278,15 +298,24 @@ def train(
     cache, progress = feature_cache or FeatureCache(), Progress.of(progress, log)
     watch, chosen = watch or Stopwatch(), Config.of(config, options, without=("repeats",))
     backbone = backbone.resized(chosen.resize)
-    strategy = parse(strategy) if isinstance(strategy, str) else checked(strategy)
+    strategy = parse(strategy) if isinstance(strategy, str) else strategy and checked(strategy)
+    parent, before = None, _before(continue_from, extra_epochs)
+    if before is not None:
+        strategy, chosen = continuation.inherited(before, strategy, config, options)
+        continuation.demand_same_backbone(before, backbone)
+        parent, study = Parent.of(before, backbone, extra_epochs or 0), _study_of(before, study)
+    elif strategy is None:
+        raise UsageError("Name a strategy, such as top_k(2), or a finished run with continue_from.")
     with process_group.together():
+        data = _prepared(backbone, data, study, progress)
         request = TrainRequest(
             backbone=backbone,
-            data=_prepared(backbone, data, study, progress),
+            data=data if before is None else continuation.in_its_parts(before, data),
             strategy=timm_loadable(strategy) if chosen.plain_timm else strategy,
             config=chosen,
             progress=progress,
             since=watch,
+            parent=parent,
         )
         request.check()
         if ray is not None:
@@ -294,6 +323,33 @@ def train(
             return _in_ray(request, study, make_loggers(logger, study), cache, ray)
         loggers = make_loggers(logger if process_group.leads() else None, study)
         return _take_part(request, study, loggers, cache)
+
+
+def _before(continue_from: Run | str | Path | None, extra_epochs: int | None) -> RunFolder | None:
+    """Return the folder of the run to continue from; `None` where none is asked for."""
+    if continue_from is None:
+        if extra_epochs is not None:
+            raise UsageError("extra_epochs is how long continue_from goes on: name a finished run with it.")
+        return None
+    if extra_epochs is None:
+        raise UsageError("continue_from goes on for extra_epochs: give a number of them, such as 10.")
+    if isinstance(continue_from, Run):
+        return continue_from.folder
+    return continuation.run_folder(continue_from)
+
+
+def _study_of(before: RunFolder, study: str | Path) -> Path:
+    """Return the study of the run to continue from. Raises `UsageError` where another one is named."""
+    own = before.study
+    if str(study) != DEFAULT_STUDY and Path(study).resolve() not in (
+        own.resolve(),
+        continuation.outer_study(before).resolve(),
+    ):
+        raise UsageError(
+            f"Run {before.name} is in the study {own}, where a run that continues from it goes, too: leave "
+            f"{study} out."
+        )
+    return own
 
 
 def _prepared(backbone: Backbone, data: Manifest, study: str | Path, progress: Progress) -> Manifest:
@@ -415,6 +471,7 @@ def _perform(
         "loads_in": _loads_in(request, chosen.get("layers")),
         "run": folder.name,
         "study": str(study.path),
+        **({} if request.parent is None else {"parent": request.parent.as_dict()}),
     }
     plan = about["numeric_plan"]
     with devices.computing(plan["device"]), numerics.threads(plan["threads"]):  # after the clock

@@ -44,7 +44,7 @@ def learn(
     if not request.strategy.trains:
         return solve_head(request, folder, head, images, balance)
     known = hyperparameters(request.strategy)
-    if known.head_init == "probe":
+    if known.head_init == "probe" and request.parent is None:
         _keep_what_is_passed(request, plan, head, images)
     model = starting_model(request, head, images, balance)
     if not images.policy.still and folder.writes:
@@ -60,7 +60,8 @@ def learn(
         cache=head.cache,
         counts=head.counts,
         balance=balance,
-        seed=request.config.seed,
+        seed=request.order_seed,
+        views_before=0 if request.parent is None else request.parent.epochs,
         metric=request.config.metric,
         keep=request.config.keep,
         patience=request.config.patience,
@@ -163,12 +164,19 @@ def _keep_what_is_passed(request: TrainRequest, plan: Plan, head: Frozen, images
 def starting_model(request: TrainRequest, features_of: Frozen, images: Images, balance: Balance) -> nn.Module:
     """Return the model that training starts from: pretrained (or not), with a fresh or solved head.
 
+    A run that continues starts from its parent's.
+
     `features_of` answers the pretrained features, on which a head is solved for.
     """
     known = hyperparameters(request.strategy)
     classes, width = len(request.data.classes), request.backbone.feature_width
     seed = derive(request.config.seed, "head")
     head = build_head(request.strategy.head, width, classes, seed)
+    if request.parent is not None:
+        pretrained = request.strategy.pretrained
+        return request.parent.load(
+            request.backbone.adapt(classes, head=head, seed=seed, pretrained=pretrained)
+        )
     if known.head_init == "probe" and request.strategy.head == "linear":
         seen = features(features_of, images, workers=request.config.workers, progress=request.progress)
         if process_group.leads():  # whose weights the others are given before the first step

@@ -71,6 +71,7 @@ class Setup:
     watch: Stopwatch
     budget: Budget
     progress: Progress = QUIET
+    views_before: int = 0  # augmented epochs of the runs that this one continues from
     on_epochs: OnEpochs = lambda epochs: None  # called with all epochs so far, after each
 
     @property
@@ -191,7 +192,12 @@ class Trainer:
         """Train the epoch; after a loss that is NaN, or where memory runs out, again from its start."""
         setup, state = self._setup, self._state
         items, targets = self._batches.epoch(
-            setup.train, setup.balance, setup.seed, state.phase, state.epoch, state.views + 1
+            setup.train,
+            setup.balance,
+            setup.seed,
+            state.phase,
+            state.epoch,
+            setup.views_before + state.views + 1,
         )
         assert self._optimizer is not None
         while True:
