@@ -39,7 +39,7 @@ OF_COMMANDS = (
     ),
     *("strategy", "strategies", "search", "draws", "cuts", "earlier", "source_data"),
     *("test_size", "val_size", "strict", "split_names", "path_column", "label_column", "group_by"),
-    *("intensity_range", "alpha_background", "logger", "ray", "database"),
+    *("intensity_range", "alpha_background", "logger", "ray", "database", "continue", "extra_epochs"),
 )
 
 

@@ -25,6 +25,7 @@ from frostline.cli.options import (
     Share,
     StrategyText,
     config_option,
+    continue_options,
     data_options,
     device_option,
     followed,
@@ -61,6 +62,7 @@ def cli() -> None:
     show_default=True,
     help=f"One of {', '.join(strategies.NAMED)}, with hyperparameters in brackets.",
 )
+@continue_options
 @model_options
 @running
 @plain_timm
@@ -184,6 +186,8 @@ def train(data: str, **options: Any) -> None:
             "minutes",
             "patience",
             "interpolate_weights",
+            "continue_from",
+            "extra_epochs",
             "ray",
         )
         run = frostline.train(

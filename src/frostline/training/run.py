@@ -446,6 +446,9 @@ def _perform(
         if request.custom is None:  # no file can hold a callable
             options = {"strategy": str(request.strategy), **request.config.changed()}
             options.pop("device", None)  # it is no part of what a run is
+            if request.parent is not None:
+                options["continue"] = str(request.parent.folder.path)
+                options["extra_epochs"] = request.parent.extra_epochs
             write_yaml(folder.path / FILE, {"model": request.backbone.name, **options})
         model, figures, chosen, about = _work(request, folder, hear, watch, store)
     directories.write_atomically(folder.weights, save(_plain_state(model), metadata={"format": "pt"}))

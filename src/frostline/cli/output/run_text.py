@@ -37,9 +37,10 @@ def run(run_: Run, explain: bool = False) -> None:
     out, result = console_out(), run_.result
     if run_.again:
         out.print(f"{AGAIN}: run {result['run']}, with the figures from then.")
-    table = Table(
-        title=f"{result['strategy']} on {result['model']}, run {result['run']}", title_justify="left"
-    )
+    title, parent = f"{result['strategy']} on {result['model']}, run {result['run']}", result.get("parent")
+    if parent:
+        title += f", {sentences.counted(parent['extra_epochs'], 'epoch')} after run {parent['run']}"
+    table = Table(title=title, title_justify="left")
     for name in ("", "accuracy", "95 % interval", "balanced", "images"):
         table.add_column(name, justify="right" if name else "left")
     if result["accuracy"] is None:
