@@ -188,7 +188,9 @@ def test_patience_that_can_do_nothing_is_refused_in_one_message(
         ("full", {"patience": 2, "keep": "last"}, "which keep=last does not: drop one"),
         ("full(epochs=3)", {"patience": 3}, "full.epochs=3. has 3 of them here. Give at most 2"),
         ("full(epochs=1)", {"patience": 1}, "is one epoch"),
-        ("full", {"patience": 0}, "at least 1 epoch, found 0"),
+        ("full", {"patience": 0}, "whole number of epochs, at least 1; found 0"),
+        ("full", {"patience": 2.5}, "found 2.5"),
+        ("full", {"patience": 2, "batch_size": 0}, "^batch_size must be at least 1, found 0.$"),
     ):
         with pytest.raises(UsageError, match=message):
             frostline.train(backbone, data, text, study=study, **options)
@@ -339,3 +341,40 @@ def test_test_images_of_the_parent_are_never_learned_from(
         paths = [one.folder.path / f"predictions-{part}.csv" for one in (run, child)]
         rows = [[line.split(",")[0] for line in path.read_text().splitlines()] for path in paths]
         assert rows[0] == rows[1]
+
+
+# --- tuning one strategy --------------------------------------------------------------------------------
+
+
+@pytest.mark.slow
+def test_one_strategy_is_compared_with_its_variants_and_only_the_winners_epochs_are_told(
+    backbone: Backbone, data: Manifest, tmp_path: Path
+) -> None:
+    lines: list[str] = []
+    comparison = frostline.compare(
+        backbone,
+        data,
+        "head(epochs=2)",
+        search=["lr"],
+        draws=2,
+        repeats=1,
+        minutes=None,
+        study=tmp_path / "s",
+        log=lines.append,
+        deterministic=True,
+        augment="none",
+    )
+    names = [row["strategy"] for row in comparison.result["standings"]]
+    assert "head(epochs=2)" in names
+    assert len(names) == 3
+    assert all(name.startswith("head(lr=") or name == "head(epochs=2)" for name in names)
+    assert [line.split(":")[0] for line in lines if "loss" in line] == ["  epoch 1/2", "  epoch 2/2"]
+
+
+def test_without_a_search_or_steps_one_strategy_is_nothing_to_compare(
+    backbone: Backbone, data: Manifest, tmp_path: Path
+) -> None:
+    with pytest.raises(UsageError, match="give search, such as lr"):
+        frostline.compare(backbone, data, "head", study=tmp_path / "s")
+    with pytest.raises(UsageError, match="is solved for and has nothing of lr to search"):
+        frostline.compare(backbone, data, "linear_probe", search=["lr"], draws=2, study=tmp_path / "s")

@@ -380,11 +380,12 @@ def _of_file(ctx: click.Context, param: click.Parameter, value: str | None) -> N
             f"{value} names {unknown[0]!r}, which is no option of frostline {ctx.info_name}."
             f"{did_you_mean(unknown[0], names)} Expected some of {', '.join(names)}."
         )
-    ctx.default_map = {
+    written = {
         str(params[name].name): _as_written(params[name], one)
         for name, one in given.items()
         if one is not None
     }
+    ctx.default_map = {**(ctx.default_map or {}), **written}
 
 
 def names_in_file(param: click.Parameter) -> list[str]:

@@ -196,6 +196,8 @@ def inherited(
             f"A run that continues from {folder.name} keeps its settings. Found {'; '.join(wrong)}. Leave "
             "these out, or train anew."
         )
+    if chosen.temperature is None:  # without val images there is nothing to fit another one on
+        values["temperature"] = own.get("temperature")
     return parse(own["strategy"]), replace(chosen, **values)
 
 

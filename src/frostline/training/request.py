@@ -229,10 +229,10 @@ class TrainRequest:
     def _wrong_patience(self) -> list[str]:
         """Stopping early goes by the metric on val that chooses the weights, epoch by epoch."""
         patience = self.config.patience
-        if patience is None:
+        if patience is None or self.config.batch_size < 1:  # the latter is refused on its own
             return []
-        if patience < 1:
-            return [f"patience must be at least 1 epoch, found {patience}."]
+        if isinstance(patience, bool) or not isinstance(patience, int) or patience < 1:
+            return [f"patience must be a whole number of epochs, at least 1; found {patience!r}."]
         if not self.strategy.trains:
             return [f"patience counts epochs, and {self.strategy} is solved for without any: leave it out."]
         if not self.data.part("val"):

@@ -254,7 +254,8 @@ def train(
         Called with (what, done, total).
     log
         Called with a line for a person after each epoch: loss, metric on val, highest learning rate of the
-        last step, seconds, and the time left. None leaves lines to `progress`, where that is a `Progress`.
+        last step, seconds, and the time left; not with `ray`. None leaves lines to `progress`, where that is
+        a `Progress`.
     **options
         Fields of `Config` by name, which override those of `config`.
 
