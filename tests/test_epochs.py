@@ -251,6 +251,8 @@ def test_a_run_continues_from_its_parents_weights_in_its_parents_split(
             assert torch.equal(value, started[name]), name
     assert not torch.equal(moved["head.weight"], started["head.weight"])
     # Once more: from the child, which keeps what it inherited.
+    faster = frostline.train(backbone, data, continue_from=run.folder.path, extra_epochs=1, lr=0.002)
+    assert faster.folder.metrics()[0]["lr"] == 0.002
     again = frostline.train(backbone, data, continue_from=run.folder.path, extra_epochs=1)
     assert again.parent is not None
     assert (again.parent["run"], again.parent["epochs"]) == (run.run, 7)
@@ -304,6 +306,9 @@ def test_what_contradicts_the_parent_is_refused_in_one_message(
         ({"continue_from": None}, "name a finished run"),
         ({"study": tmp_path / "other"}, "leave .*other out"),
         ({"backbone": tiny_backbone(seed=1)}, "Pass the backbone that it began with"),
+        ({"epochs": 4}, "head.epochs=1., which names another epochs"),
+        ({"weight_decay": 0.5}, "weight_decay=0.5, and it is head.epochs=1."),
+        ({"lr": -1.0}, "lr must be above 0"),
         ({"resize": "squash"}, "sees images in another way. Found .*squash"),
         ({"patience": 1}, "patience"),
     ):

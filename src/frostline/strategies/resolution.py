@@ -9,6 +9,8 @@ from dataclasses import dataclass, replace
 from frostline.errors import UsageError
 from frostline.strategies.strategy import ALL, KINDS, Phase, Strategy, hyperparameters
 
+_MANY = 100  # more stages than networks have
+
 
 @dataclass(frozen=True)
 class ResolvedPhase:
@@ -69,6 +71,13 @@ def continued(
 def _batches(strategy: Strategy, images: int, batch: int) -> int:
     smallest = 2 if hyperparameters(strategy).bn in ("train", "recalibrate") else 1  # batch statistics: two
     return max(1, min(math.ceil(images / batch), images // smallest))
+
+
+def builds_on_pretrained(strategy: Strategy) -> bool:
+    """Return whether layers stay frozen for a while as they came, or the head starts from their features."""
+    if not strategy.trains or hyperparameters(strategy).head_init == "probe":
+        return True
+    return any(phase.cut for phase in schedule(strategy, stages=_MANY, images=1, batch=1))
 
 
 def stretched(

@@ -19,7 +19,7 @@ from frostline.config import Config
 from frostline.data import Manifest
 from frostline.errors import StudyError, UsageError
 from frostline.models import Backbone, Preprocessing, weights_digest
-from frostline.strategies import Strategy, parse
+from frostline.strategies import Strategy, overridden, parse
 from frostline.studies.study_folder import RunFolder
 
 # The peak of the new schedule, as a share of the parent's last one. A choice: warm restarts begin anew at the
@@ -48,7 +48,7 @@ class Parent:
     cut
         Index of the earliest stage that learned, which keeps learning with all above it.
     extra_epochs
-        Epochs of the new schedule: the strategy's warm-up and cosine, in one phase.
+        Epochs of the new schedule: the strategy's warm-up and schedule, in one phase.
     lr
         Its peak at the head.
     """
@@ -168,8 +168,8 @@ def outer_study(folder: RunFolder) -> Path:
 
 def inherited(
     folder: RunFolder, strategy: Strategy | None, config: Config | None, options: Mapping[str, Any]
-) -> tuple[Strategy, Config]:
-    """Return the strategy and the options of a run that goes on from this one.
+) -> tuple[Strategy, Config, float | None]:
+    """Return the strategy and the options of a run that goes on from this one, and its peak rate if named.
 
     Of `INHERITED` they are the parent's; the others are those given.
 
@@ -183,6 +183,11 @@ def inherited(
     wrong = []
     if strategy is not None and str(strategy) != own["strategy"]:
         wrong.append(f"strategy={strategy}, and it is {own['strategy']}")
+    changes = dict(chosen.of_strategy)
+    lr = changes.pop("lr", None)
+    (changed,) = overridden([parse(own["strategy"])], changes).strategies
+    if str(changed) != own["strategy"]:
+        wrong += [f"{key}={value}, and it is {own['strategy']}" for key, value in changes.items()]
     values = {name: own.get(name, getattr(Config, name)) for name in INHERITED}
     if str(values["augment"]).startswith("custom "):  # a callable, which no file holds
         values["augment"] = chosen.augment
@@ -198,7 +203,7 @@ def inherited(
         )
     if chosen.temperature is None:  # without val images there is nothing to fit another one on
         values["temperature"] = own.get("temperature")
-    return parse(own["strategy"]), replace(chosen, **values)
+    return parse(own["strategy"]), replace(chosen, **values), None if lr is None else float(lr)
 
 
 def demand_same_backbone(folder: RunFolder, backbone: Backbone) -> None:

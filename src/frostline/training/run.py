@@ -22,14 +22,22 @@ from frostline.distributed.torchrun_env import demand_alone
 from frostline.errors import UsageError
 from frostline.feature_cache import FeatureCache
 from frostline.feature_extraction import Counts, Frozen
-from frostline.inference import selective_prediction
-from frostline.inference.prediction import Predictions, Predictor, predict_rows
+from frostline.inference import selective_prediction, test_time_augmentation
+from frostline.inference.prediction import Predictions, Predictor, check_views, predict_rows
 from frostline.loggers import Loggers, OnEpochs, make_loggers
 from frostline.models import Backbone, leakage, weights_digest
 from frostline.progress import OnLine, OnProgress, Progress
 from frostline.reports import notebook
 from frostline.reports.classification import Confusion, KeptPredictions, classification_report
-from frostline.strategies import Strategy, checked, parse, timm_loadable
+from frostline.strategies import (
+    Strategy,
+    builds_on_pretrained,
+    checked,
+    hyperparameters,
+    overridden,
+    parse,
+    timm_loadable,
+)
 from frostline.studies.result_fields import AccuracyFigures, Figure, ProbabilityFigures
 from frostline.studies.study_folder import (
     LOOKS,
@@ -121,6 +129,7 @@ class Run(AccuracyFigures, ProbabilityFigures):
         *,
         top: int = 1,
         target_accuracy: float | None = None,
+        tta: str = "none",
         path_column: str | None = None,
         device: str = "auto",
         progress: OnProgress | None = None,
@@ -131,6 +140,7 @@ class Run(AccuracyFigures, ProbabilityFigures):
         (H, W, 3), uint8 or floats in 0–1, or several of these; the rest is as in `frostline.predict`.
         The model is kept in memory for the next call. Raises `StudyError`, `UsageError` or `DataError`.
         """
+        check_views(tta, target_accuracy)
         doubts = (
             None
             if target_accuracy is None
@@ -141,6 +151,7 @@ class Run(AccuracyFigures, ProbabilityFigures):
             prediction_inputs(images, path_column),
             top=top,
             doubts=doubts,
+            tta=tta,
             progress=Progress.of(progress),
         )
         return Predictions(
@@ -151,7 +162,7 @@ class Run(AccuracyFigures, ProbabilityFigures):
             self.strategy,
             doubts,
             tuple(self.predictor.classes),
-            notes=predicted.notes,
+            notes=(*predicted.notes, *test_time_augmentation.note(tta, self.flip)),
         )
 
     @property
@@ -257,7 +268,8 @@ def train(
         last step, seconds, and the time left; not with `ray`. None leaves lines to `progress`, where that is
         a `Progress`.
     **options
-        Fields of `Config` by name, which override those of `config`.
+        Fields of `Config` by name, which override those of `config`. Hyperparameters among them (`epochs`,
+        `lr`, …) are the same as in the strategy's brackets, and make the same run.
 
     Returns
     -------
@@ -282,10 +294,10 @@ def train(
     With `continue_from`, weights and split are the parent's: its test images stay test images, and images or
     parts that differ are refused. So are options that contradict it; `minutes`, `patience`, `keep`, `views`,
     `temperature`, `interpolate_weights` and what computes are free. All stages that learned in any of its
-    phases learn in one phase, with fresh moments, by the strategy's warm-up and cosine; the peak at the head
-    is half that of the parent's last phase. `backbone` is the one that the parent began with. A head that is
-    solved for has no epochs, and is refused. A run that was interrupted is no parent: the same call resumes
-    it.
+    phases learn in one phase, with fresh moments, by the strategy's warm-up and schedule; the peak at the
+    head is `lr`, else half that of the parent's last phase. `backbone` is the one that the parent began with.
+    A head that is solved for has no epochs, and is refused. A run that was interrupted is no parent: the same
+    call resumes it.
 
     With `keep` "last", nothing was chosen on val, and its figures are those of images not seen before.
 
@@ -302,11 +314,14 @@ def train(
     strategy = parse(strategy) if isinstance(strategy, str) else strategy and checked(strategy)
     parent, before = None, _before(continue_from, extra_epochs)
     if before is not None:
-        strategy, chosen = continuation.inherited(before, strategy, config, options)
+        strategy, chosen, lr = continuation.inherited(before, strategy, config, options)
         continuation.demand_same_backbone(before, backbone)
-        parent, study = Parent.of(before, backbone, extra_epochs or 0), _study_of(before, study)
+        parent, study = Parent.of(before, backbone, extra_epochs or 0, lr), _study_of(before, study)
     elif strategy is None:
         raise UsageError("Name a strategy, such as top_k(2), or a finished run with continue_from.")
+    else:
+        (strategy,) = overridden([strategy], chosen.of_strategy).strategies
+    chosen = chosen.without_strategy
     with process_group.together():
         data = _prepared(backbone, data, study, progress)
         request = TrainRequest(
@@ -319,6 +334,8 @@ def train(
             parent=parent,
         )
         request.check()
+        for line in _random_weights_lines(request):
+            progress.log(line)
         if ray is not None:
             demand_alone("train --ray")
             return _in_ray(request, study, make_loggers(logger, study), cache, ray)
@@ -351,6 +368,29 @@ def _study_of(before: RunFolder, study: str | Path) -> Path:
             f"{study} out."
         )
     return own
+
+
+def _random_weights_lines(request: TrainRequest) -> list[str]:
+    """Return what to know of a strategy for pretrained weights, where the backbone's are random."""
+    strategy, backbone = request.strategy, request.backbone
+    if not backbone.has_random_weights or not strategy.pretrained:
+        return []
+    if builds_on_pretrained(strategy):
+        line = (
+            f"{backbone.name} has random weights here, and {strategy} freezes layers or starts from their "
+            "features: random ones carry no knowledge. scratch and full train all of them."
+        )
+        return [line]
+    still = hyperparameters(strategy).bn in ("eval", "affine")
+    if still and any(
+        isinstance(layer, nn.modules.batchnorm._BatchNorm) for layer in backbone.model.modules()
+    ):
+        line = (
+            f"{backbone.name} has random weights here, and {strategy} leaves BatchNorm's statistics as they "
+            "are, which are of no images: scratch, or bn=train, trains with those of each batch."
+        )
+        return [line]
+    return []
 
 
 def _prepared(backbone: Backbone, data: Manifest, study: str | Path, progress: Progress) -> Manifest:
@@ -449,7 +489,7 @@ def _perform(
             options.pop("device", None)  # it is no part of what a run is
             if request.parent is not None:
                 options["continue"] = str(request.parent.folder.path)
-                options["extra_epochs"] = request.parent.extra_epochs
+                options["extra_epochs"], options["lr"] = request.parent.extra_epochs, request.parent.lr
             write_yaml(folder.path / FILE, {"model": request.backbone.name, **options})
         model, figures, chosen, about = _work(request, folder, hear, watch, store)
     directories.write_atomically(folder.weights, save(_plain_state(model), metadata={"format": "pt"}))

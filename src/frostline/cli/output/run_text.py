@@ -14,6 +14,7 @@ from frostline.cli.output.formatting import AGAIN, console_out, size
 from frostline.reports import Report
 from frostline.reports.display_names import visible
 from frostline.sentences import between, caveats, percent
+from frostline.strategies import hyperparameters, parse
 from frostline.system import cpu_threads
 
 if TYPE_CHECKING:
@@ -132,6 +133,11 @@ def _notes(result: dict[str, Any]) -> list[str]:
     early = result.get("early_stopping")
     if early and early["epochs_saved"]:
         lines.insert(0, sentences.stopped_early(early, result["best_epoch"]))
+    if hyperparameters(parse(result["strategy"])).mixes and plan["frozen"]["rows"]:
+        lines.append(
+            "MixUp and CutMix mix pixels, so features of training images were not cached: the frozen layers "
+            "were computed anew for each batch."
+        )
     rows = result["store"]
     lines.append(
         f"Frozen layers: {rows['rows_computed']:,} features computed, {rows['rows_read']:,} read from the "
