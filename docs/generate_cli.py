@@ -57,7 +57,9 @@ pretrained features.
   `majority`, `per_class`,
   `n_train`, `n_val`, `n_test`, `trainable_parameters`, `cut`, `layers` (stages that a solved
   head reads; null for the last alone), `loads_in` (timm, transformers or none), `steps`,
-  `best_epoch`, `notes`
+  `best_epoch`, `early_stopping` (with `--patience`: `{{patience, epochs, epochs_saved, seconds_saved}}`),
+  `parent` (with `--continue`: `{{run, weights, epochs, extra_epochs, lr}}`, `epochs` being those before),
+  `notes`
   (problems during the run and how it dealt with them), `temperature`, `world_size` (processes of
   torchrun's that made the run; 1 without),
   `peak_memory_bytes` (above the imported baseline), `device_peak_bytes` (of a GPU; null without),

@@ -72,7 +72,9 @@ def test_metric_and_keeping_the_best_are_not_the_same_as_the_last(
     for metric, best in (("accuracy", 2), ("log_loss", 3)):
         model, queue = nn.Linear(1, 1), list(answers)
         monkeypatch.setattr(Trainer, "_logits", lambda *_, queue=queue: queue.pop(0).astype(np.float32))
-        setup = SimpleNamespace(val=val, metric=metric, keep="best", budget=Budget(None, 0.0, Stopwatch()))
+        setup = SimpleNamespace(
+            phases=(), val=val, metric=metric, keep="best", budget=Budget(None, 0.0, Stopwatch())
+        )
         trainer = Trainer.__new__(Trainer)
         trainer._setup, trainer._model, trainer._state, trainer.epochs = setup, model, TrainingState(), []
         trainer._average = WeightAverage(model, [], 0.0, {})

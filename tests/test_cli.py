@@ -214,6 +214,8 @@ def test_a_person_reads_tables(table: Path, tmp_path: Path) -> None:
         (["predict", "nowhere", "x.jpg"], 1, "does not exist. Expected a folder that"),
         (["compare", ".", "--cuts", "--strategies", "head,full"], 2, "give one of the two"),
         (["compare", ".", "--draws", "3"], 2, "give --search"),
+        (["train", ".", "--continue", ".", "--extra-epochs", "2"], 2, "not the folder of a run"),
+        (["train", ".", "--patience", "0"], 2, "--patience"),
         (["compare", ".", "--strategies", ""], 2, "names no strategy"),
         (["fit", ".", "--strategies", " , "], 2, "names no strategy"),
         (["compare", ".", "--strategies", "top_k(2, head=mlp(64),full"], 2, "is not a strategy"),
@@ -232,6 +234,34 @@ def test_a_refusal_in_json_is_one_object_too() -> None:
     result = frostline("train", "nowhere", "--json")
     assert result.exit_code == 1
     assert "nowhere" in json.loads(result.stdout)["error"]
+
+
+@pytest.mark.slow
+def test_more_epochs_need_no_more_than_the_run(table: Path, tmp_path: Path) -> None:
+    """Data, network and options are the parent's; what contradicts it is refused."""
+    study = tmp_path / "study"
+    words = ("--strategy", "head(epochs=1)", "--study", str(study), "--augment", "light", *SMALL)
+    parent = one_object(frostline("train", str(table), *words, "--json"))
+    place = str(study / "runs" / parent["run"])
+    shown = frostline("train", "--continue", place, "--extra-epochs", "2", "--device", "cpu")
+    assert shown.exit_code == 0, shown.output
+    assert f"2 epochs after run {parent['run']}" in " ".join(shown.stdout.split())
+    lines = [line for line in shown.stderr.splitlines() if "epoch" in line]
+    assert [line.split(":")[0].strip() for line in lines] == ["epoch 1/2", "epoch 2/2"]
+    assert "\r" not in shown.stderr
+    child = one_object(frostline("train", "--continue", place, "--extra-epochs", "2", "--json"))
+    assert (child["again"], child["parent"]["run"], child["augment"]) == (True, parent["run"], "light")
+    assert child["weights_digest"] != parent["weights_digest"]
+    for more, message in (
+        (("--strategy", "full"), "strategy=full, and it is head(epochs=1)"),
+        (("--seed", "4"), "seed=4, and it has 0"),
+        (("--size", "64"), "sees images in another way"),
+        (("--study", str(tmp_path / "other")), "leave"),
+    ):
+        refused = frostline("train", "--continue", place, "--extra-epochs", "2", *more)
+        assert refused.exit_code == 2, refused.output
+        assert message in refused.stderr
+    assert frostline("train", "--continue", place).exit_code == 2
 
 
 @pytest.mark.parametrize(

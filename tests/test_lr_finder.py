@@ -7,8 +7,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from matplotlib.figure import Figure
 
 import frostline
+from frostline.errors import UsageError
 from frostline.models.backbone import weights_digest
 from frostline.training.tuning import lr_finder
 from frostline.training.tuning.lr_finder import suggest
@@ -56,4 +58,23 @@ def test_without_a_falling_part_there_is_no_suggestion(losses: np.ndarray) -> No
 
 def test_a_linear_probe_has_nothing_to_sweep(tmp_path: Path) -> None:
     data = frostline.load_data(write_table(tmp_path / "i"), near_copies=False)
-    assert lr_finder.lr_find(tiny_backbone(), data, "linear_probe") == {}
+    sweeps = lr_finder.lr_find(tiny_backbone(), data, "linear_probe")
+    assert sweeps == {}
+    with pytest.raises(UsageError, match="no sweep to draw"):
+        sweeps.plot()
+
+
+def test_a_plot_has_a_line_for_each_stage_and_a_point_for_each_suggestion() -> None:
+    rates = np.geomspace(1e-6, 1, 60)
+    falling = suggest("blocks.1", rates, 1.0 / (1.0 + np.exp(3 * np.log(rates / 1e-3))))
+    flat = suggest("head", rates, np.full(60, 0.9))
+    sweeps = lr_finder.Sweeps({"blocks.1": falling, "head": flat})
+    assert sweeps.suggestions == {"blocks.1": falling.suggestion, "head": None}
+    axes = sweeps.plot(Figure().add_subplot())
+    curve, point, level = axes.get_lines()
+    assert (list(curve.get_xdata()), list(curve.get_ydata())) == (list(falling.rates), list(falling.losses))
+    assert list(point.get_xdata()) == [falling.suggestion]
+    assert point.get_ydata()[0] in falling.losses
+    assert list(level.get_ydata()) == list(flat.losses)
+    assert [text.get_text() for text in axes.get_legend().get_texts()] == ["blocks.1", "head"]
+    assert axes.get_xscale() == "log"

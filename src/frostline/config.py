@@ -15,7 +15,13 @@ if TYPE_CHECKING:
 
 BATCH = 32  # images a step: what the epochs of strategies/ were measured with
 REPEATS = 3  # before a winner is named
-TRAIN_ALONE = ("views", "cache", "keep", "temperature")  # what a comparison's runs have no use for
+TRAIN_ALONE = (
+    "views",
+    "cache",
+    "keep",
+    "patience",
+    "temperature",
+)  # what a comparison's runs have no use for
 # By what rule a finished model decides: no part of what a run learns.
 OF_OPERATING_POINT = ("positive", "min_recall", "min_precision", "costs")
 SEARCHED = ("lr", "layer_decay", "weight_decay", "augment")  # what a comparison can draw variants of
@@ -40,6 +46,7 @@ OF_COMMANDS = (
     *("test_size", "val_size", "strict", "split_names", "path_column", "label_column", "group_by"),
     "test_data",
     *("intensity_range", "alpha_background", "logger", "ray", "database", "no_pretrained"),
+    *("continue", "extra_epochs"),
 )
 
 
@@ -67,6 +74,7 @@ class Options(TypedDict, total=False):
     views: int | None
     cache: str
     keep: str
+    patience: int | None
     temperature: float | None
     interpolate_weights: float | str | None
     minutes: float | None
@@ -135,6 +143,9 @@ class Config:
         `train` alone: auto, keep or compute the features of frozen layers; changes no bit of the result.
     keep
         `train` alone: end with the best weights on val, or the last.
+    patience
+        `train` alone: stop after so many epochs of the last phase in a row in which `metric` on val was not
+        above its best so far. None: run the schedule to its end.
     temperature
         `train` alone: what logits are divided by. None: fitted on val, or by a probe's folds.
     interpolate_weights
@@ -174,6 +185,7 @@ class Config:
     views: int | None = None
     cache: str = "auto"
     keep: str = "best"
+    patience: int | None = None
     temperature: float | None = None
     interpolate_weights: float | str | None = None
     minutes: float | None = None

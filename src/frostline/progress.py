@@ -135,8 +135,10 @@ class Progress:
             self._what = ""
 
     def _print(self, line: str) -> None:
-        self.close()
-        print(line, file=sys.stderr, flush=True)
+        if self._bar is not None:  # which stays below the line
+            self._bar.console.print(line, markup=False, highlight=False, soft_wrap=True)
+        else:
+            print(line, file=sys.stderr, flush=True)
 
     def _show(self, what: str, done: int, total: int) -> None:
         if _in_notebook():

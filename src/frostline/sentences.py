@@ -62,6 +62,15 @@ def counted(number: int, noun: str, plural: str = "") -> str:
     return f"{number:,} {noun if number == 1 else plural or noun + 's'}"
 
 
+def stopped_early(early: Mapping[str, Any], best_epoch: int | None) -> str:
+    """Return what stopping early saved; `early` is a result's `early_stopping`."""
+    patience, saved = counted(early["patience"], "epoch"), counted(early["epochs_saved"], "epoch")
+    return (
+        f"Stopped early after epoch {early['epochs']}: no better one on val for {patience}. The weights are "
+        f"those of epoch {best_epoch}; {saved}, about {early['seconds_saved']:.1f} s, saved."
+    )
+
+
 def basis(headline: Mapping[str, Any]) -> str:
     """Return what the accuracy was measured on, and the correction that was subtracted."""
     text = _of_what(headline)

@@ -28,6 +28,7 @@ from frostline.cli.options import (
     StrategyText,
     batch_size_option,
     config_option,
+    continue_options,
     data_options,
     demand_effect,
     device_option,
@@ -72,6 +73,7 @@ def cli() -> None:
     show_default=True,
     help=f"One of {', '.join(strategies.NAMED)}, with hyperparameters in brackets.",
 )
+@continue_options
 @hyperparameter_options
 @no_pretrained_option
 @model_options
@@ -113,6 +115,13 @@ def cli() -> None:
     "--minutes",
     type=Minutes(),
     help="Hard time limit: training stops in time for the final evaluation, with the best weights so far.",
+)
+@click.option(
+    "--patience",
+    type=click.IntRange(1),
+    metavar="EPOCHS",
+    help="Stop early: after so many epochs of the last phase in a row without a better metric on val [run to "
+    "the end].",
 )
 @click.option(
     "--interpolate-weights",
@@ -181,7 +190,10 @@ def train(data: str, **options: Any) -> None:
             "views",
             "cache",
             "minutes",
+            "patience",
             "interpolate_weights",
+            "continue_from",
+            "extra_epochs",
             "ray",
             *HYPERPARAMETERS,
         )

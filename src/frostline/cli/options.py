@@ -14,9 +14,9 @@ from click.core import ParameterSource
 
 from frostline import strategies
 from frostline.cli.command_context import Verb, stack
-from frostline.config import BATCH, OF_STRATEGIES, Config, as_number, read_yaml, write_yaml
+from frostline.config import BATCH, FILE, OF_STRATEGIES, Config, as_number, read_yaml, write_yaml
 from frostline.distributed import ray_cluster
-from frostline.errors import UsageError, did_you_mean
+from frostline.errors import FrostlineError, UsageError, did_you_mean
 from frostline.loggers import Loggers, make_loggers, parse_names
 
 if TYPE_CHECKING:
@@ -528,11 +528,12 @@ def _of_file(ctx: click.Context, param: click.Parameter, value: str | None) -> N
             f"{value} names {unknown[0]!r}, which is no option of frostline {ctx.info_name}."
             f"{did_you_mean(unknown[0], names)} Expected some of {', '.join(names)}."
         )
-    ctx.default_map = {
+    written = {
         str(params[name].name): _as_written(params[name], one)
         for name, one in given.items()
         if one is not None
     }
+    ctx.default_map = {**(ctx.default_map or {}), **written}
 
 
 def names_in_file(param: click.Parameter) -> list[str]:
@@ -555,7 +556,7 @@ def _as_written(param: click.Parameter, value: Any) -> Any:
 
 def _is_path(name: str, value: Any) -> bool:
     """Return whether an option's value is a path of this machine; a network may be one, or a name."""
-    if name in ("data", "study", "source_data", "costs", "test_data"):
+    if name in ("data", "study", "source_data", "costs", "test_data", "continue"):
         return "://" not in value
     return name == "model" and Path(value).exists()
 
@@ -583,6 +584,60 @@ config_option = click.option(
     callback=_of_file,
     metavar="FILE",
     help="Options from a YAML file, such as the config.yaml that every run leaves; the prompt goes first.",
+)
+# Of a parent's config.yaml: how long and how far it ran, which a run that continues from it says anew.
+NOT_INHERITED = (
+    *("minutes", "patience", "interpolate_weights", "views", "source_data", "logger", "ray"),
+    *(*OF_STRATEGIES, "set", "hyperparameters"),  # the strategy's notation holds them
+)
+
+
+def _of_parent(ctx: click.Context, param: click.Parameter, value: str | None) -> str | None:
+    """Take a run's options for those that are not written at the prompt."""
+    if value is None:
+        return None
+    from frostline.training import continuation
+
+    params = {name: one for one in ctx.command.params for name in names_in_file(one)}
+    try:
+        folder = continuation.run_folder(value)
+        own = folder.checked_config()
+        options = read_yaml(folder.path / FILE) if (folder.path / FILE).is_file() else {}
+    except FrostlineError as error:
+        ctx.fail(str(error))
+    settings = {
+        "size": own["preprocessing"].get("size"),
+        **{name: one for name, one in options.items() if name not in (*NOT_INHERITED, "continue")},
+        "strategy": own["strategy"],
+        "study": str(continuation.outer_study(folder)),
+    }
+    settings.pop("extra_epochs", None)
+    inherited = {
+        str(params[name].name): _as_written(params[name], one)
+        for name, one in settings.items()
+        if name in params and one is not None
+    }
+    ctx.default_map = {**inherited, **(ctx.default_map or {})}
+    return value
+
+
+continue_options = stack(
+    click.option(
+        "--continue",
+        "continue_from",
+        type=click.Path(exists=True, file_okay=False),
+        is_eager=True,
+        callback=_of_parent,
+        metavar="RUN",
+        help="Train on from a finished run, such as STUDY/runs/1a2b3c4d5e6f, for --extra-epochs: a new run "
+        "with its weights, split and options.",
+    ),
+    click.option(
+        "--extra-epochs",
+        type=click.IntRange(1),
+        help="Epochs of --continue: fresh moments, and warm-up and schedule with the peak --lr [half the "
+        "run's last].",
+    ),
 )
 data_options = stack(
     click.option(

@@ -113,7 +113,7 @@ def demo(
                 threads=threads,
                 workers=workers,
                 feature_cache=cache,
-                progress=progress,
+                progress=Progress.of(progress, lambda line: None),  # no line an epoch: the demo is a table
             )
         )
         if finished:

@@ -42,11 +42,13 @@ class Row:
     folds_done: str = ""  # of its first repeat, where it was eliminated before the repeat ended
     model: str = ""  # empty where all rows have the same backbone
     candidate: int | None = None  # its number in a finished comparison
+    parent: str = ""  # the run that it continued from
 
     @property
     def title(self) -> str:
-        """Return the row's name, with its backbone where there are several."""
-        return f"{self.strategy} on {self.model}" if self.model else self.strategy
+        """Return the row's name, with the run it continued from, and its backbone where there are several."""
+        name = f"{self.strategy} after {self.parent}" if self.parent else self.strategy
+        return f"{name} on {self.model}" if self.model else name
 
     @property
     def is_linear_probe(self) -> bool:
@@ -128,7 +130,16 @@ def resolved_phases(contents: StudyContents, run: RunContents) -> tuple[strategi
     stages, images = stage_count(contents, run), _train_size(run)
     if stages is None or images is None:
         return ()
-    batch = int(run.config.get("batch_size", 32))
+    batch, parent = int(run.config.get("batch_size", 32)), run.config.get("parent")
+    if parent:
+        return strategies.continued(
+            strategies.parse(run.strategy),
+            cut=lowest_cut(contents, run.strategy, run) or 0,
+            images=images,
+            batch=batch,
+            epochs=parent["extra_epochs"],
+            lr=parent["lr"],
+        )
     return strategies.schedule(strategies.parse(run.strategy), stages=stages, images=images, batch=batch)
 
 
@@ -245,6 +256,7 @@ def _run_row(contents: StudyContents, run: RunContents, number: int, on_val: boo
         winner=contents.best_run is not None and run.path == contents.best_run.path,
         evaluated_on="the val part" if on_val else "the test part",
         stopped=bool(result.get("stopped")),
+        parent=str((run.config.get("parent") or {}).get("run", "")),
     )
     return _with_interval(contents, row) if on_val else row
 

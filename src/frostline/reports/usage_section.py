@@ -65,6 +65,8 @@ COMPARE_OPTIONS = (
 )  # fmt: skip
 TRAIN_OPTIONS = (
     "strategy",
+    "continue",
+    "extra_epochs",
     *READING_OPTIONS,
     "intensity_range",
     "alpha_background",
@@ -80,6 +82,7 @@ TRAIN_OPTIONS = (
     "imbalance",
     "batch_size",
     "views",
+    "patience",
     "precision",
     "test_size",
     "val_size",
@@ -270,6 +273,10 @@ def repeat(context: ReportContext) -> str:
             if row.example_run
             else arguments
         )
+        row_config = {"patience": None, **row_config}  # a run has it only where it was asked for
+        if parent := row_config.get("parent"):
+            row_config["continue"] = f"{contents.path.name}/runs/{parent['run']}"
+            row_config["extra_epochs"] = parent["extra_epochs"]
         commands.append(
             _command(
                 "train",

@@ -98,7 +98,7 @@ def listed(
     if len(unique) < least:
         raise UsageError(
             f"Found {len(unique)} strategy to compare; name at least two, such as "
-            "linear_probe,top_k(2),lp_ft."
+            "linear_probe,top_k(2),lp_ft, or give search, such as lr, to compare variants of the one."
         )
     return unique
 
@@ -122,14 +122,20 @@ def searched(base: Sequence[Candidate], search: Sequence[str], draws: int, seed:
     Raises
     ------
     UsageError
-        If `search` names an unknown setting.
+        If `search` names an unknown setting, or no candidate trains.
     """
     unknown = [f"{name!r}{did_you_mean(name, SEARCHED)}" for name in search if name not in SEARCHED]
     if unknown:
         raise UsageError(f"Cannot search {', '.join(unknown)}. Known: {', '.join(SEARCHED)}.")
     training = [candidate for candidate in base if candidate.strategy.trains]
-    if not (search and draws and training):
+    if not (search and draws):
         return []
+    if not training:
+        names = ", ".join(dict.fromkeys(str(candidate.strategy) for candidate in base))
+        raise UsageError(
+            f"{names} is solved for and has nothing of {', '.join(search)} to search: name a strategy that "
+            "trains, such as top_k(1)."
+        )
     import optuna
 
     optuna.logging.set_verbosity(optuna.logging.ERROR)

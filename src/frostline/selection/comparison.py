@@ -101,7 +101,7 @@ def compare(
         Whether strategies that `train` ran in this study before, with the same settings, join the comparison.
         With a time limit they are run last. Runs that can't join are listed in `apart`, with the reason.
     least
-        Smallest number of strategies; 1 to evaluate a single one.
+        Smallest number of strategies without `search`; 1 to evaluate a single one.
     study
         Folder that holds the runs.
     database
@@ -170,7 +170,7 @@ def compare(
     candidates = listed(
         _strategies(backbones, strategies, cuts),
         chosen.augment,
-        least,
+        1 if draws else least,
         chosen.plain_timm,
         values,
         progress.log,

@@ -37,6 +37,7 @@ from frostline.strategies.overrides import Overridden, at_defaults, overridden
 from frostline.strategies.resolution import (
     ResolvedPhase,
     builds_on_pretrained,
+    continued,
     epochs_for,
     scaled,
     schedule,
@@ -77,6 +78,7 @@ __all__ = [
     "at_defaults",
     "builds_on_pretrained",
     "checked",
+    "continued",
     "descriptions",
     "epochs_for",
     "full",

@@ -48,8 +48,7 @@ def schedule(strategy: Strategy, *, stages: int, images: int, batch: int) -> tup
     known = hyperparameters(strategy)
     total = strategy.epochs or epochs_for(images) * KINDS[strategy.name].passes
     phases = KINDS[strategy.name].phases(strategy, stages - 1, total)
-    smallest = 2 if known.bn in ("train", "recalibrate") else 1  # batch statistics need two images
-    batches = max(1, min(math.ceil(images / batch), images // smallest))
+    batches = _batches(strategy, images, batch)
     resolved_phases = []
     for phase in phases:
         epochs = phase.epochs if phase.epochs is not None else total / len(phases)
@@ -59,6 +58,19 @@ def schedule(strategy: Strategy, *, stages: int, images: int, batch: int) -> tup
             ResolvedPhase(cut, max(1, round(epochs)), steps, phase.lr or known.lr, batches)
         )
     return tuple(resolved_phases)
+
+
+def continued(
+    strategy: Strategy, *, cut: int, images: int, batch: int, epochs: int, lr: float
+) -> tuple[ResolvedPhase, ...]:
+    """Return the one phase of training on after the strategy's own: all from `cut` on, `lr` at the head."""
+    batches = _batches(strategy, images, batch)
+    return (ResolvedPhase(cut, epochs, batches, lr, batches),)
+
+
+def _batches(strategy: Strategy, images: int, batch: int) -> int:
+    smallest = 2 if hyperparameters(strategy).bn in ("train", "recalibrate") else 1  # batch statistics: two
+    return max(1, min(math.ceil(images / batch), images // smallest))
 
 
 def builds_on_pretrained(strategy: Strategy) -> bool:

@@ -163,6 +163,10 @@ def setting_difference(run: Contender, settings: Mapping[str, Mapping[str, Any]]
         differences.append("a custom augmentation")
     if config.get("interpolate_weights") is not None:
         differences.append(f"interpolate_weights={config['interpolate_weights']}")
+    if config.get("patience") is not None:
+        differences.append(f"patience={config['patience']}")
+    if config.get("parent"):
+        differences.append(f"{config['parent']['extra_epochs']} more epochs after {config['parent']['run']}")
     if differences:
         return Reason(ReasonKind.OTHER_SETTINGS, ", ".join(differences))
     return Reason(ReasonKind.STOPPED) if run.stopped else None

@@ -11,7 +11,7 @@ from frostline.training.caching.cache_filling import CacheFill, fill_cache
 from frostline.training.numeric_plan import Plan
 from frostline.training.resilience.time_limit import pass_s, refusal
 from frostline.training.run import DEFAULT_STUDY, Run, train
-from frostline.training.tuning.lr_finder import Sweep, lr_find
+from frostline.training.tuning.lr_finder import Sweep, Sweeps, lr_find
 from frostline.training.tuning.wise_ft import interpolate_weights
 
 __all__ = [
@@ -21,6 +21,7 @@ __all__ = [
     "Plan",
     "Run",
     "Sweep",
+    "Sweeps",
     "below_of",
     "fill_cache",
     "interpolate_weights",

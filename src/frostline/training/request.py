@@ -21,13 +21,14 @@ from frostline.feature_extraction.augmentation import FLIPS, Policy, check_optio
 from frostline.feature_extraction.image_batches import Images
 from frostline.models import Backbone
 from frostline.progress import QUIET, Progress
-from frostline.strategies import LATER, ResolvedPhase, Strategy, hyperparameters, schedule
+from frostline.strategies import LATER, ResolvedPhase, Strategy, continued, hyperparameters, schedule
 from frostline.studies.operating_point import OperatingTarget, demand_class
 from frostline.studies.study_folder import digest_of
 from frostline.system import devices
 from frostline.system.numerics import PRECISIONS
 from frostline.system.seeds import derive
 from frostline.system.timing import Stopwatch
+from frostline.training.continuation import Parent
 from frostline.training.tuning.class_imbalance import Balance
 
 # What to do with rows of frozen layers: decide from rates, keep them all, or compute them each time.
@@ -46,6 +47,7 @@ class TrainRequest:
     config: Config = field(default_factory=Config)
     progress: Progress = QUIET
     since: Stopwatch | None = None  # when the minutes began, where that was before the run
+    parent: Parent | None = None  # the run that this one continues from
 
     @property
     def custom(self) -> Callable[[Image.Image], Any] | None:
@@ -90,8 +92,10 @@ class TrainRequest:
             **({} if self.data.rendering.plain else {"rendering": self.data.rendering.as_dict()}),
             **({} if config.min_crop is None else {"min_crop": config.min_crop}),
             **({} if config.rotate == "none" else {"rotate": config.rotate}),
+            **({} if self.parent is None else {"parent": self.parent.as_dict()}),
             **({} if config.minutes is None else {"minutes": config.minutes}),
             **({} if config.keep == "best" else {"keep": config.keep}),
+            **({} if config.patience is None else {"patience": config.patience}),
             **({} if config.temperature is None else {"temperature": config.temperature}),
             **(
                 {}
@@ -102,12 +106,27 @@ class TrainRequest:
 
     def phases(self) -> tuple[ResolvedPhase, ...]:
         """The phases, made concrete for this backbone and this number of training images."""
+        if self.parent is not None:
+            return continued(
+                self.strategy,
+                cut=self.parent.cut,
+                images=len(self.data.part("train")),
+                batch=self.config.batch_size,
+                epochs=self.parent.extra_epochs,
+                lr=self.parent.lr,
+            )
         return schedule(
             self.strategy,
             stages=len(self.backbone.stages),
             images=len(self.data.part("train")),
             batch=self.config.batch_size,
         )
+
+    @property
+    def order_seed(self) -> int:
+        """The seed of orders and dropout: a run that continues does not repeat those of its parent."""
+        parent, seed = self.parent, self.config.seed
+        return seed if parent is None else derive(seed, "continue", parent.weights)
 
     @property
     def taken_away(self) -> bool:
@@ -182,6 +201,7 @@ class TrainRequest:
             wrong.append(f"minutes must be above 0, found {config.minutes:g}.")
         if config.temperature is not None and not 0 < config.temperature < math.inf:
             wrong.append(f"temperature must be above 0, found {config.temperature:g}.")
+        wrong += self._wrong_patience()
         wrong += self._wrong_interpolation()
         if config.threads is not None and config.threads < 1:
             wrong.append(f"threads must be at least 1, found {config.threads}.")
@@ -235,6 +255,29 @@ class TrainRequest:
             f"{process_group.size()} processes share batches of {smallest}; each{why} needs {least} or more"
         )
         return [f"{words}: start at most {most}, or give a larger batch."]
+
+    def _wrong_patience(self) -> list[str]:
+        """Stopping early goes by the metric on val that chooses the weights, epoch by epoch."""
+        patience = self.config.patience
+        if patience is None or self.config.batch_size < 1:  # the latter is refused on its own
+            return []
+        if isinstance(patience, bool) or not isinstance(patience, int) or patience < 1:
+            return [f"patience must be a whole number of epochs, at least 1; found {patience!r}."]
+        if not self.strategy.trains:
+            return [f"patience counts epochs, and {self.strategy} is solved for without any: leave it out."]
+        if not self.data.part("val"):
+            return ["patience goes by val, and there is no val part: give val_size, or leave patience out."]
+        if self.config.keep == "last":
+            return ["patience goes by the best epoch on val, which keep=last does not: drop one of them."]
+        epochs = self.phases()[-1].epochs
+        if patience >= epochs:
+            return [
+                f"patience={patience} can stop nothing: it counts the epochs of the last phase, and "
+                f"{self.strategy} has {epochs} of them here. Give at most {epochs - 1}, or more epochs."
+                if epochs > 1
+                else f"patience has nothing to stop: the last phase of {self.strategy} is one epoch."
+            ]
+        return []
 
     def _wrong_interpolation(self) -> list[str]:
         share, strategy = self.config.interpolate_weights, self.strategy

@@ -19,6 +19,7 @@ from frostline.config import FILE, Config, Options, write_yaml
 from frostline.data import Manifest, prediction_inputs
 from frostline.distributed import process_group
 from frostline.distributed.torchrun_env import demand_alone
+from frostline.errors import UsageError
 from frostline.feature_cache import FeatureCache
 from frostline.feature_extraction import Counts, Frozen
 from frostline.inference import selective_prediction, test_time_augmentation
@@ -32,7 +33,7 @@ from frostline.inference.prediction import (
 )
 from frostline.loggers import Loggers, OnEpochs, make_loggers
 from frostline.models import Backbone, leakage, weights_digest
-from frostline.progress import OnProgress, Progress
+from frostline.progress import OnLine, OnProgress, Progress
 from frostline.reports import notebook
 from frostline.reports.classification import Confusion, KeptPredictions, classification_report
 from frostline.strategies import (
@@ -57,8 +58,9 @@ from frostline.studies.study_folder import (
 )
 from frostline.system import devices, directories, numerics, timing
 from frostline.system.timing import PeakMemory, Stopwatch, imported_baseline_bytes
-from frostline.training import artifacts, evaluation, numeric_plan, operating, ray_training
+from frostline.training import artifacts, continuation, evaluation, numeric_plan, operating, ray_training
 from frostline.training.caching import cache_planning
+from frostline.training.continuation import Parent
 from frostline.training.loop import learner
 from frostline.training.request import TrainRequest
 from frostline.training.resilience import checkpoint, nan_oom_recovery, time_limit
@@ -104,6 +106,12 @@ class Run(AccuracyFigures, ProbabilityFigures):
     steps = Figure[int]("Optimizer steps done.")
     steps_planned = Figure[int]("Optimizer steps of the whole schedule.")
     stopped = Figure[str | None]('"minutes" where the time was up first.')
+    early_stopping = Figure[dict[str, Any] | None](
+        "Of `patience`: it, epochs done, and epochs_saved and seconds_saved (0 where it stopped nothing)."
+    )
+    parent = Figure[dict[str, Any] | None](
+        "The run that this one continued from, its epochs, extra_epochs and the peak lr; None without."
+    )
     best_epoch = Figure[int | None]("The epoch whose weights were kept, from 1.")
     notes = Figure[list[str]]("What went wrong on the way.")
     augment = Figure[str]("The augmentation.")
@@ -224,8 +232,10 @@ class Run(AccuracyFigures, ProbabilityFigures):
 def train(
     backbone: Backbone,
     data: Manifest,
-    strategy: Strategy | str,
+    strategy: Strategy | str | None = None,
     *,
+    continue_from: Run | str | Path | None = None,
+    extra_epochs: int | None = None,
     study: str | Path = DEFAULT_STUDY,
     config: Config | None = None,
     logger: str | Iterable[str] | Loggers | None = None,
@@ -233,6 +243,7 @@ def train(
     watch: Stopwatch | None = None,
     feature_cache: FeatureCache | None = None,
     progress: OnProgress | None = None,
+    log: OnLine | None = None,
     **options: Unpack[Options],
 ) -> Run:
     """Adapt `backbone` to `data` by one strategy, and keep the result in the study.
@@ -248,7 +259,12 @@ def train(
     data
         From `load_data`; the parts train, val and test.
     strategy
-        A notation such as ``"top_k(2, lr=0.0005)"``, or a `Strategy`.
+        A notation such as ``"top_k(2, lr=0.0005)"``, or a `Strategy`. None: that of `continue_from`.
+    continue_from
+        A finished run, or its folder, to train on from, for `extra_epochs`. That is a new run in the same
+        study, which names its parent.
+    extra_epochs
+        Epochs of its schedule.
     study
         The folder that keeps the run; made if it is not there.
     config
@@ -266,6 +282,10 @@ def train(
         Where features of frozen layers are kept; default: the one of this machine.
     progress
         Called with (what, done, total).
+    log
+        Called with a line for a person after each epoch: loss, metric on val, highest learning rate of the
+        last step, seconds, and the time left; not with `ray`. None leaves lines to `progress`, where that is
+        a `Progress`.
     **options
         Fields of `Config` by name, which override those of `config`. Hyperparameters among them (`epochs`,
         `lr`, …) are the same as in the strategy's brackets, and make the same run.
@@ -285,6 +305,19 @@ def train(
     val so far, or else the last ones: `stopped` is then "minutes", and `steps` is below `steps_planned`. What
     comes before the first step, and a head that is solved for, is not cut short.
 
+    With `patience` N, training stops after N epochs in a row of the last phase in which the metric on val was
+    not above its best so far (in any phase; an equal value is no progress): earlier phases run to their end.
+    The weights are the best on val as ever, and the schedule of learning rates is that of all the epochs.
+    Refused without a val part, with `keep` "last", and for a head that is solved for.
+
+    With `continue_from`, weights and split are the parent's: its test images stay test images, and images or
+    parts that differ are refused. So are options that contradict it; `minutes`, `patience`, `keep`, `views`,
+    `temperature`, `interpolate_weights` and what computes are free. All stages that learned in any of its
+    phases learn in one phase, with fresh moments, by the strategy's warm-up and schedule; the peak at the
+    head is `lr`, else half that of the parent's last phase. `backbone` is the one that the parent began with.
+    A head that is solved for has no epochs, and is refused. A run that was interrupted is no parent: the same
+    call resumes it.
+
     With `keep` "last", nothing was chosen on val, and its figures are those of images not seen before.
 
     `interpolate_weights` "auto" takes the best of six points on val; BatchNorm's statistics are re-estimated
@@ -294,20 +327,30 @@ def train(
     of the same batches: the first one writes it, and all return it.
     """
     timing.prepare_process()
-    cache, progress = feature_cache or FeatureCache(), Progress.of(progress)
+    cache, progress = feature_cache or FeatureCache(), Progress.of(progress, log)
     watch, chosen = watch or Stopwatch(), Config.of(config, options, without=("repeats",))
     backbone = backbone.resized(chosen.resize)
-    strategy = parse(strategy) if isinstance(strategy, str) else checked(strategy)
-    (strategy,) = overridden([strategy], chosen.of_strategy).strategies
+    strategy = parse(strategy) if isinstance(strategy, str) else strategy and checked(strategy)
+    parent, before = None, _before(continue_from, extra_epochs)
+    if before is not None:
+        strategy, chosen, lr = continuation.inherited(before, strategy, config, options)
+        continuation.demand_same_backbone(before, backbone)
+        parent, study = Parent.of(before, backbone, extra_epochs or 0, lr), _study_of(before, study)
+    elif strategy is None:
+        raise UsageError("Name a strategy, such as top_k(2), or a finished run with continue_from.")
+    else:
+        (strategy,) = overridden([strategy], chosen.of_strategy).strategies
     chosen = chosen.without_strategy
     with process_group.together():
+        data = _prepared(backbone, data, study, progress)
         request = TrainRequest(
             backbone=backbone,
-            data=_prepared(backbone, data, study, progress),
+            data=data if before is None else continuation.in_its_parts(before, data),
             strategy=timm_loadable(strategy) if chosen.plain_timm else strategy,
             config=chosen,
             progress=progress,
             since=watch,
+            parent=parent,
         )
         request.check()
         for line in _random_weights_lines(request):
@@ -317,6 +360,33 @@ def train(
             return _in_ray(request, study, make_loggers(logger, study), cache, ray)
         loggers = make_loggers(logger if process_group.leads() else None, study)
         return _take_part(request, study, loggers, cache)
+
+
+def _before(continue_from: Run | str | Path | None, extra_epochs: int | None) -> RunFolder | None:
+    """Return the folder of the run to continue from; `None` where none is asked for."""
+    if continue_from is None:
+        if extra_epochs is not None:
+            raise UsageError("extra_epochs is how long continue_from goes on: name a finished run with it.")
+        return None
+    if extra_epochs is None:
+        raise UsageError("continue_from goes on for extra_epochs: give a number of them, such as 10.")
+    if isinstance(continue_from, Run):
+        return continue_from.folder
+    return continuation.run_folder(continue_from)
+
+
+def _study_of(before: RunFolder, study: str | Path) -> Path:
+    """Return the study of the run to continue from. Raises `UsageError` where another one is named."""
+    own = before.study
+    if str(study) != DEFAULT_STUDY and Path(study).resolve() not in (
+        own.resolve(),
+        continuation.outer_study(before).resolve(),
+    ):
+        raise UsageError(
+            f"Run {before.name} is in the study {own}, where a run that continues from it goes, too: leave "
+            f"{study} out."
+        )
+    return own
 
 
 def _random_weights_lines(request: TrainRequest) -> list[str]:
@@ -466,6 +536,7 @@ def _perform(
         "loads_in": _loads_in(request, chosen.get("layers")),
         "run": folder.name,
         "study": str(study.path),
+        **({} if request.parent is None else {"parent": request.parent.as_dict()}),
     }
     plan = about["numeric_plan"]
     with devices.computing(plan["device"]), numerics.threads(plan["threads"]):  # after the clock
@@ -479,6 +550,9 @@ def _write_config(request: TrainRequest, folder: RunFolder) -> None:
         return
     options = {"strategy": str(request.strategy), **request.config.changed()}
     options.pop("device", None)  # it is no part of what a run is
+    if request.parent is not None:
+        options["continue"] = str(request.parent.folder.path)
+        options["extra_epochs"], options["lr"] = request.parent.extra_epochs, request.parent.lr
     write_yaml(folder.path / FILE, {"model": request.backbone.name, **options})
 
 

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 from rich.console import Console
 from rich.table import Table
 
+from frostline import sentences
 from frostline.cli.output.formatting import AGAIN, console_out, size
 from frostline.reports import Report
 from frostline.reports.display_names import visible
@@ -37,9 +38,10 @@ def run(run_: Run, explain: bool = False) -> None:
     out, result = console_out(), run_.result
     if run_.again:
         out.print(f"{AGAIN}: run {result['run']}, with the figures from then.")
-    table = Table(
-        title=f"{result['strategy']} on {result['model']}, run {result['run']}", title_justify="left"
-    )
+    title, parent = f"{result['strategy']} on {result['model']}, run {result['run']}", result.get("parent")
+    if parent:
+        title += f", {sentences.counted(parent['extra_epochs'], 'epoch')} after run {parent['run']}"
+    table = Table(title=title, title_justify="left")
     for name in ("", "accuracy", "95 % interval", "balanced", "images"):
         table.add_column(name, justify="right" if name else "left")
     if result["accuracy"] is None:
@@ -136,6 +138,9 @@ def _notes(result: dict[str, Any]) -> list[str]:
             f"Stopped by --{result['stopped']} after {result['steps']:,} of {result['steps_planned']:,} "
             f"steps, with {weights}.",
         )
+    early = result.get("early_stopping")
+    if early and early["epochs_saved"]:
+        lines.insert(0, sentences.stopped_early(early, result["best_epoch"]))
     if hyperparameters(parse(result["strategy"])).mixes and plan["frozen"]["rows"]:
         lines.append(
             "MixUp and CutMix mix pixels, so features of training images were not cached: the frozen layers "

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from torch import nn
 
 from frostline import models as bb
-from frostline import probe
+from frostline import probe, sentences
 from frostline.distributed import process_group
 from frostline.feature_extraction import Frozen, features
 from frostline.feature_extraction.image_batches import EVALUATION_BATCH, Images, contact_sheet
@@ -44,7 +44,7 @@ def learn(
     if not request.strategy.trains:
         return solve_head(request, folder, head, images, balance)
     known = hyperparameters(request.strategy)
-    if known.head_init == "probe" and not known.mixes:
+    if known.head_init == "probe" and request.parent is None and not known.mixes:
         _keep_what_is_passed(request, plan, head, images)
     model = starting_model(request, head, images, balance)
     if not images.policy.still and folder.writes:
@@ -60,9 +60,11 @@ def learn(
         cache=head.cache,
         counts=head.counts,
         balance=balance,
-        seed=request.config.seed,
+        seed=request.order_seed,
+        views_before=0 if request.parent is None else request.parent.epochs,
         metric=request.metric,
         keep=request.config.keep,
+        patience=request.config.patience,
         workers=request.config.workers,
         folder=folder,
         watch=watch,
@@ -70,7 +72,8 @@ def learn(
         progress=budget.telling(request.progress),
         on_epochs=hear,
     )
-    state = Trainer(setup, model).fit()
+    trainer = Trainer(setup, model)
+    state = trainer.fit()
     cut = request.backbone.cut(min(phase.cut for phase in setup.phases))
     if known.bn == "recalibrate":
         batchnorm_recalibration.recalibrate(request.backbone, model, cut, images, plan.numbers)
@@ -89,8 +92,30 @@ def learn(
         "best_epoch": state.best_epoch,
         "notes": [str(incident) for incident in state.incidents],
         **({} if between is None else {"interpolation": between}),
+        **(
+            {}
+            if setup.patience is None
+            else {"early_stopping": _early_stopping(setup, trainer, state.best_epoch)}
+        ),
         "earlier_seconds": state.seconds,
     }
+
+
+def _early_stopping(setup: Setup, trainer: Trainer, best_epoch: int | None) -> dict[str, Any]:
+    """Return the patience and what it saved: epochs of the schedule, and seconds by the last phase's."""
+    planned, done = sum(phase.epochs for phase in setup.phases), len(trainer.epochs)
+    saved = planned - done if trainer.stopped_early else 0
+    seconds = [row["seconds"] for row in trainer.epochs if row["phase"] == len(setup.phases) - 1]
+    each_s = float(np.median(seconds)) if seconds else 0.0  # the first one also computes frozen layers
+    early = {
+        "patience": setup.patience,
+        "epochs": done,
+        "epochs_saved": saved,
+        "seconds_saved": saved * each_s,
+    }
+    if saved:
+        setup.progress.log("  " + sentences.stopped_early(early, best_epoch))
+    return early
 
 
 def _interpolated(
@@ -139,12 +164,19 @@ def _keep_what_is_passed(request: TrainRequest, plan: Plan, head: Frozen, images
 def starting_model(request: TrainRequest, features_of: Frozen, images: Images, balance: Balance) -> nn.Module:
     """Return the model that training starts from: pretrained (or not), with a fresh or solved head.
 
+    A run that continues starts from its parent's.
+
     `features_of` answers the pretrained features, on which a head is solved for.
     """
     known = hyperparameters(request.strategy)
     classes, width = len(request.data.classes), request.backbone.feature_width
     seed = derive(request.config.seed, "head")
     head = build_head(request.strategy.head, width, classes, seed)
+    if request.parent is not None:
+        pretrained = request.strategy.pretrained
+        return request.parent.load(
+            request.backbone.adapt(classes, head=head, seed=seed, pretrained=pretrained)
+        )
     if known.head_init == "probe" and request.strategy.head == "linear":
         seen = features(features_of, images, workers=request.config.workers, progress=request.progress)
         if process_group.leads():  # whose weights the others are given before the first step

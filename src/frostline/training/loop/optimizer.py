@@ -45,6 +45,11 @@ def build(
     return optimizer
 
 
+def highest_lr(optimizer: torch.optim.Optimizer | None) -> float:
+    """Return the highest learning rate of all parameter groups, as of the last step."""
+    return 0.0 if optimizer is None else max(float(group["lr"]) for group in optimizer.param_groups)
+
+
 class Anchor:
     """L2-SP: what draws the weights that learn, but for the head's, to where they started.
 

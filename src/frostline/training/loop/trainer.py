@@ -39,6 +39,7 @@ from frostline.system.seeds import derive
 from frostline.system.timing import Stopwatch
 from frostline.training.loop import all_reduce, optimizer
 from frostline.training.loop.batches import PhaseBatches, targets_of
+from frostline.training.loop.epoch_line import epoch_line
 from frostline.training.loop.weight_average import WeightAverage
 from frostline.training.numeric_plan import Plan
 from frostline.training.resilience import checkpoint, nan_oom_recovery
@@ -66,11 +67,13 @@ class Setup:
     seed: int
     metric: metrics.Metric
     keep: str  # the weights a run ends with: "best" on val, or "last"
+    patience: int | None  # epochs of the last phase without a better one on val, before it stops early
     workers: int
     folder: RunFolder
     watch: Stopwatch
     budget: Budget
     progress: Progress = QUIET
+    views_before: int = 0  # augmented epochs of the runs that this one continues from
     on_epochs: OnEpochs = lambda epochs: None  # called with all epochs so far, after each
 
     @property
@@ -117,7 +120,7 @@ class Trainer:
             try:
                 for index in range(state.phase, len(setup.phases)):
                     self._begin_phase(index)
-                    while state.epoch < setup.phases[index].epochs:
+                    while state.epoch < setup.phases[index].epochs and not self.stopped_early:
                         self._train_epoch()
                     state.epoch, state.average = 0, self._average.tensors
             except OutOfTime:
@@ -162,6 +165,11 @@ class Trainer:
     def _suffix(self) -> AbstractContextManager[Callable[[Tensor], Tensor]]:
         return bb.suffix(self._setup.backbone, self._model, self._batches.cut)
 
+    @property
+    def stopped_early(self) -> bool:
+        """Whether patience is over; only epochs of the last phase have counted towards it."""
+        return self._setup.patience is not None and self._state.waited >= self._setup.patience
+
     # --- an epoch -------------------------------------------------------------------------------------------
 
     def _train_epoch(self) -> None:
@@ -179,6 +187,8 @@ class Trainer:
         }
         row |= self._validate()
         self.epochs.append(row)
+        best, lr = state.best_epoch == len(self.epochs), optimizer.highest_lr(self._optimizer)
+        setup.progress.log(epoch_line(row, setup.phases, setup.metric, lr, best=best))
         state.epoch, state.views = state.epoch + 1, state.views + 1
         state.step, state.losses, state.epoch_seconds = 0, [], 0.0
         setup.on_epochs(self.epochs)
@@ -189,7 +199,12 @@ class Trainer:
         """Train the epoch; after a loss that is NaN, or where memory runs out, again from its start."""
         setup, state = self._setup, self._state
         items, targets = self._batches.epoch(
-            setup.train, setup.balance, setup.seed, state.phase, state.epoch, state.views + 1
+            setup.train,
+            setup.balance,
+            setup.seed,
+            state.phase,
+            state.epoch,
+            setup.views_before + state.views + 1,
         )
         assert self._optimizer is not None
         while True:
@@ -335,6 +350,9 @@ class Trainer:
             probabilities = metrics.softmax(logits)
             score = metrics.goodness(setup.metric, setup.val.targets, probabilities)
             better = state.best is None or score >= state.best or not np.isfinite(state.best)
+            if state.phase == len(setup.phases) - 1:  # an equal score is no progress to wait for
+                before = -math.inf if state.best is None or math.isnan(state.best) else state.best
+                state.waited = 0 if score > before else state.waited + 1
             if better and setup.keep == "best":
                 state.best, state.best_epoch = score, len(self.epochs) + 1
                 state.best_weights = {k: v.detach().clone() for k, v in self._model.state_dict().items()}

@@ -35,6 +35,7 @@ PLACE = (
     "steps",
     "best",
     "best_epoch",
+    "waited",
     "seconds",
     "epoch_seconds",
     "losses",
@@ -64,6 +65,7 @@ class TrainingState:
     stopped: bool = False  # the time was up
     best: float | None = None  # goodness on val
     best_epoch: int | None = None
+    waited: int = 0  # epochs of the last phase in a row that were not better on val than the best before
     seconds: float = 0.0  # spent by processes that were stopped, up to their last checkpoint
     epoch_seconds: float = 0.0  # of the epoch under way, likewise
     losses: list[float] = field(default_factory=list)  # of the epoch under way

@@ -72,7 +72,7 @@ class Budget:
             if self.late(what):
                 raise OutOfTime
 
-        return Progress.of(checked)
+        return Progress.of(checked, progress.log)
 
 
 def begin(request: TrainRequest, watch: Stopwatch) -> Budget:

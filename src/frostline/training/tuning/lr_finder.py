@@ -12,6 +12,7 @@ import copy
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
@@ -21,6 +22,7 @@ from torch import nn
 from frostline import models as bb
 from frostline.config import Config
 from frostline.data import Manifest
+from frostline.errors import UsageError
 from frostline.feature_cache import FeatureCache
 from frostline.feature_extraction import ForwardConfig, Frozen
 from frostline.feature_extraction.augmentation import Policy
@@ -34,6 +36,9 @@ from frostline.training.loop import optimizer
 from frostline.training.loop.learner import starting_model
 from frostline.training.request import TrainRequest
 from frostline.training.tuning.class_imbalance import Balance
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
 
 LOWEST, HIGHEST = 1e-6, 1.0  # fastai sweeps 1e-7–10; outside this span AdamW learns nothing or diverges
 STEPS = 60  # ten a decade
@@ -54,6 +59,53 @@ class Sweep:
     reason: str
 
 
+class Sweeps(dict[str, Sweep]):
+    """The sweeps of `lr_find` by stage name, from the input to the head, with a plot of them."""
+
+    @property
+    def suggestions(self) -> dict[str, float | None]:
+        """The suggested learning rate of each stage; None where the loss has no falling part."""
+        return {name: sweep.suggestion for name, sweep in self.items()}
+
+    def plot(self, ax: Axes | None = None) -> Axes:
+        """Draw each stage's smoothed loss over the learning rate; a point marks its suggestion.
+
+        Parameters
+        ----------
+        ax : matplotlib Axes or None
+            None makes a new figure.
+
+        Returns
+        -------
+        matplotlib Axes
+            Losses are divided by those before anything learned.
+
+        Raises
+        ------
+        UsageError
+            There is no sweep: the strategy's head is solved for.
+        """
+        if not self:
+            raise UsageError(
+                "There is no sweep to draw: no stage learns by steps where a head is solved for."
+            )
+        if ax is None:
+            from matplotlib import pyplot
+
+            ax = pyplot.subplots()[1]
+        for name, sweep in self.items():
+            (line,) = ax.plot(sweep.rates, sweep.losses, label=name.replace("$", r"\$"))  # $ begins a formula
+            if sweep.suggestion is not None:
+                place = int(np.abs(np.log(np.asarray(sweep.rates) / sweep.suggestion)).argmin())
+                ax.plot(sweep.suggestion, sweep.losses[place], "o", color=line.get_color())
+        ax.set_xscale("log")
+        ax.set_ylim(top=STOP_AT)  # above it every loss has diverged
+        ax.set_xlabel("learning rate")
+        ax.set_ylabel("loss, relative to before")
+        ax.legend(title="stage")
+        return ax
+
+
 @devices.computes(float32=True)
 def lr_find(
     backbone: Backbone,
@@ -63,11 +115,32 @@ def lr_find(
     seed: int = 0,
     batch_size: int = 32,
     device: str = "auto",
-) -> dict[str, Sweep]:
-    """Return a sweep for each stage that learns when all the strategy's phases have unfrozen, by stage name.
+) -> Sweeps:
+    """Sweep the learning rate of each stage that learns when all the strategy's phases have unfrozen.
 
     It starts where the strategy starts (from a probe's head, say). Decayed and undecayed parameters of one
-    stage are swept together. Computed in float32.
+    stage are swept together. Computed in float32, on a copy.
+
+    Parameters
+    ----------
+    backbone, data, strategy
+        As in `train`.
+    seed
+        Which batches are drawn.
+    batch_size
+        Images a step.
+    device
+        What computes, as in `train`.
+
+    Returns
+    -------
+    Sweeps
+        A dict of sweeps by stage name, empty for a head that is solved for. `suggestions` holds the rates,
+        `plot()` draws the losses.
+
+    Raises
+    ------
+    UsageError, DataError, ModelError
     """
     timing.prepare_process()
     request = TrainRequest(
@@ -78,7 +151,7 @@ def lr_find(
     )
     phases = request.phases()
     if not phases:
-        return {}
+        return Sweeps()
     plan = numerics.exact_plan()
     images = request.images("train", Policy("standard"))
     balance = Balance("none", images.targets, len(data.classes))
@@ -93,7 +166,7 @@ def lr_find(
         for number in range(BATCHES):
             pixels, targets = _draw(images, seed, number, batch_size)
             batches.append((frozen(plan.batch(pixels, images.preprocessing.normalise)), targets))
-    known, sweeps = hyperparameters(request.strategy), {}
+    known, sweeps = hyperparameters(request.strategy), Sweeps()
     with torch.random.fork_rng(devices=devices.random_states()):
         for stage in range(at.index, len(backbone.stages)):
             torch.manual_seed(derive(seed, "range test"))
