@@ -15,7 +15,8 @@ if TYPE_CHECKING:
 
 BATCH = 32  # images a step: what the epochs of strategies/ were measured with
 REPEATS = 3  # before a winner is named
-TRAIN_ALONE = (
+# What a comparison has no use for.
+TRAIN_ALONE = ("views", "cache", "keep", "patience", "temperature")
     "views",
     "cache",
     "keep",

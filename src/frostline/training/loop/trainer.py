@@ -188,7 +188,8 @@ class Trainer:
         row |= self._validate()
         self.epochs.append(row)
         best, lr = state.best_epoch == len(self.epochs), optimizer.highest_lr(self._optimizer)
-        setup.progress.log(epoch_line(row, setup.phases, setup.metric, lr, best=best))
+        name = metrics.name_of(setup.metric)
+        setup.progress.log(epoch_line(row, setup.phases, name, lr, best=best))
         state.epoch, state.views = state.epoch + 1, state.views + 1
         state.step, state.losses, state.epoch_seconds = 0, [], 0.0
         setup.on_epochs(self.epochs)
