@@ -217,9 +217,7 @@ class Trainer:
             began = time.perf_counter()
             batches = self._batches.batches(setup.train, mine)
             for step, (z, y) in enumerate(zip(batches, batch_targets, strict=True), first):
-                torch.manual_seed(
-                    derive(setup.seed, "step", state.phase, state.epoch, step, *_process_name())
-                )
+                devices.seed(derive(setup.seed, "step", state.phase, state.epoch, step, *_process_name()))
                 done = state.epoch * phase.steps_per_epoch + step
                 share = lr_schedule.scale(done, phase.steps, setup.hyperparameters.warmup)
                 set_rates(self._optimizer, share * 0.5**state.halvings)
