@@ -153,7 +153,7 @@ def test_the_schedule_warms_up_and_ends_near_zero() -> None:
 # --- law 12: the test part influences nothing ---------------------------------------------------------
 
 
-@pytest.mark.parametrize("text", ["linear_probe", "top_k(1, epochs=5)", "full(bn=train, epochs=5)"])
+@pytest.mark.parametrize("text", ["linear_probe", "top_k(1, epochs=5)", "full(bn=train, epochs=5, lr=0.01)"])
 def test_shuffled_test_labels_change_no_byte_of_the_weights(
     text: str, backbone: Backbone, tmp_path: Path
 ) -> None:

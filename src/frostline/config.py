@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from PIL import Image
 
 BATCH = 32  # images a step: what the epochs of strategies/ were measured with
+AUGMENTS = ("none", "light", "standard", "strong")  # by name; any other is a callable's
 REPEATS = 3  # before a winner is named
 TRAIN_ALONE = ("views", "cache", "keep", "temperature")  # what a comparison's runs have no use for
 SEARCHED = ("lr", "layer_decay", "weight_decay", "augment")  # what a comparison can draw variants of

@@ -6,9 +6,8 @@ import warnings
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 
-from frostline.config import SEARCHED
+from frostline.config import AUGMENTS, SEARCHED
 from frostline.errors import UsageError, did_you_mean
-from frostline.feature_extraction.augmentation import AUGMENTS
 from frostline.strategies import KINDS, Strategy, checked, hyperparameters, parse, parse_list, timm_loadable
 
 # The search space: learning rates relative to each strategy's own default, the rest over the ranges in common
@@ -121,7 +120,7 @@ def searched(base: Sequence[Candidate], search: Sequence[str], draws: int, seed:
         "lr": optuna.distributions.FloatDistribution(*RATES, log=True),
         "layer_decay": optuna.distributions.FloatDistribution(*DECAYS),
         "weight_decay": optuna.distributions.FloatDistribution(*WEIGHT_DECAYS, log=True),
-        "augment": optuna.distributions.CategoricalDistribution([a for a in AUGMENTS if a != "custom"]),
+        "augment": optuna.distributions.CategoricalDistribution(list(AUGMENTS)),
     }
     study = optuna.create_study(sampler=sampler)
     variants: dict[Candidate, None] = {}
