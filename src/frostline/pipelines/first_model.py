@@ -30,7 +30,8 @@ def probe_config(config: Config) -> Config:
         interpolate_weights=None,
         repeats=REPEATS,
         augment=Config.augment,
-    )
+        batch_size=Config.batch_size,
+    ).without_strategy
 
 
 @dataclass(frozen=True)

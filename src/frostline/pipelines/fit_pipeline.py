@@ -6,7 +6,7 @@ compare strategies within the time limit, train the winner on every image, repor
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -41,7 +41,16 @@ from frostline.selection import (
     NoTime,
     compare,
 )
-from frostline.strategies import Strategy, parse, parse_list
+from frostline.strategies import (
+    KINDS,
+    NAMED,
+    Strategy,
+    at_defaults,
+    epochs_for,
+    overridden,
+    parse,
+    parse_list,
+)
 from frostline.studies.study_folder import Study
 from frostline.system import devices, timing
 from frostline.system.timing import Stopwatch
@@ -110,8 +119,10 @@ def fit(
         As in `compare`.
     study
         Folder that holds everything. Images that it has seen before keep their part.
-    seed, metric, augment, flip, resize, min_crop, rotate, imbalance
-        As in `train`.
+    seed, metric, augment, flip, resize, min_crop, rotate, imbalance, batch_size
+        As in `train`; the last for the compared strategies.
+    epochs, lr, weight_decay, label_smoothing, hyperparameters
+        As in `compare`, for the compared strategies that take them; they go before what the advice names.
     device, deterministic, precision, threads, workers
         As in `train`.
     strict, split_names, intensity_range, alpha_background, path_column, label_column, group_by
@@ -140,15 +151,18 @@ def fit(
     loggers = make_loggers(logger, study)
     watch, cache = watch or Stopwatch(), FeatureCache()
     progress = Progress.of(progress, log)
-    chosen = Config.of(config, options, without=(*TRAIN_ALONE, "batch_size"))
+    chosen = Config.of(config, options, without=TRAIN_ALONE)
     strategies = parse_list(strategies) if isinstance(strategies, str) else strategies
-    pinned = [str(parse(name) if isinstance(name, str) else name) for name in strategies or ()]
+    named = [parse(name) if isinstance(name, str) else name for name in strategies or ()]
+    values = chosen.of_strategy
+    overridden(named or [parse(name) for name in NAMED], values)  # raises before anything is loaded
+    pinned = list(map(str, named))
     limits = Limits(max_latency_ms, max_size_mb)
     request = (
         BackboneRequest(model, models, limits, size, architecture, chosen.resize, download).checked().agreed()
     )
     if callable(chosen.augment):
-        raise UsageError("fit takes augment by name: none, light, standard or strong.")
+        raise UsageError("fit takes augment by name: none, light, standard, strong or randaugment.")
     check_options(chosen.augment, chosen.min_crop, chosen.rotate)
     load = partial(
         load_data,
@@ -184,6 +198,11 @@ def fit(
     steps.write_backbone(backbones[0], plans)  # the first network; at the end the winner
     strategies_by_network = steps.strategies(plans, pinned)
     allowed = steps.minutes(plans, strategies_by_network)
+    if not pinned:  # what is given goes before what the advice names
+        strategies_by_network = {
+            name: list(dict.fromkeys(str(at_defaults(parse(advised), values)) for advised in names))
+            for name, names in strategies_by_network.items()
+        }
     comparison = None
     if plans:
         if folds:
@@ -213,6 +232,7 @@ def fit(
             "source": _name_of(source),
             **request.as_options(answering),
             "strategies": pinned or None,
+            **({"hyperparameters": values} if values else {}),
             **_options(chosen),
         },
         "study": str(opened_study.path),
@@ -309,8 +329,10 @@ class _Steps:
             return self.config.minutes
         folds = 1 if "val" in self.data.given or len(self.data.samples) >= FEW_IMAGES else FOLDS
         every = [name for names in strategies.values() for name in names]
+        more_epochs = _more_epochs(self.config.of_strategy, self.data)
         return max(
-            default_minutes(planned.advice, every, folds, self.config.repeats) for planned in plans.values()
+            default_minutes(planned.advice, every, folds, self.config.repeats, more_epochs)
+            for planned in plans.values()
         )
 
     def comparison(
@@ -373,7 +395,7 @@ def _options(config: Config) -> dict[str, Any]:
         name: getattr(config, name)
         for name in (
             *("minutes", "repeats", "seed", "augment", "metric", "flip"),
-            *("imbalance", "deterministic", "precision"),
+            *("imbalance", "batch_size", "deterministic", "precision"),
         )
     }
     rest = {
@@ -382,6 +404,19 @@ def _options(config: Config) -> dict[str, Any]:
         "rotate": None if config.rotate == "none" else config.rotate,
     }
     return options | {name: value for name, value in rest.items() if value is not None}
+
+
+def _more_epochs(values: Mapping[str, float | str], data: Manifest) -> Callable[[str], float]:
+    """Return how many times its own epochs a strategy has, where `epochs` is among the values."""
+
+    def times(name: str) -> float:
+        strategy = parse(name)
+        if "epochs" not in values or not strategy.trains:
+            return 1.0
+        own = strategy.epochs or epochs_for(len(data.samples)) * KINDS[strategy.name].passes
+        return float(values["epochs"]) / own
+
+    return times
 
 
 def _seconds_then(study: Study) -> float | None:
