@@ -113,7 +113,7 @@ def optimizers() -> list[str]:
     """Return the names that `optimizer` may have: those of `timm.optim` but for `REFUSED`."""
     import timm.optim  # torch with it: nothing else in strategies needs that
 
-    names: list[str] = timm.optim.list_optimizers()  # type: ignore[attr-defined]
+    names = [str(name) for name in timm.optim.list_optimizers()]  # type: ignore[attr-defined]
     return [name for name in names if _refusal(name) is None]
 
 
