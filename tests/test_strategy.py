@@ -142,7 +142,15 @@ def test_functions_refuse_what_the_notation_refuses() -> None:
 
 
 TAKEN = [(name, key) for name in sorted(fs.KINDS) for key in fs.KINDS[name].allowed]
-OTHER = {"head": "cosine", "head_init": "probe", "bn": "recalibrate", "layers": "all"}  # else a number
+OTHER = {  # else a number
+    "head": "cosine",
+    "head_init": "probe",
+    "bn": "recalibrate",
+    "layers": "all",
+    "optimizer": "lion",
+    "schedule": "linear",
+}
+ANOTHER = {"cosine": "mlp(3)", "probe": "fresh", "lion": "sgd", "linear": "step"}  # else 1
 
 
 @pytest.mark.parametrize(("name", "key"), TAKEN)
@@ -161,7 +169,7 @@ def test_a_value_given_beside_a_strategy_is_that_of_its_brackets_or_refused(name
     assert fs.overridden([bracket], {key: value}).strategies == (bracket,)
     if bracket != plain:
         with pytest.raises(UsageError, match=f"names another {key} in its brackets"):
-            fs.overridden([bracket], {key: {"cosine": "mlp(3)", "probe": "fresh"}.get(value, "1")})
+            fs.overridden([bracket], {key: ANOTHER.get(value, "1")})
 
 
 def test_of_several_strategies_those_that_take_a_value_get_it_and_the_others_are_named() -> None:

@@ -17,6 +17,8 @@ BATCH = 32  # images a step: what the epochs of strategies/ were measured with
 AUGMENTS = ("none", "light", "standard", "strong", "randaugment")  # by name; any other is a callable's
 REPEATS = 3  # before a winner is named
 TRAIN_ALONE = ("views", "cache", "keep", "temperature")  # what a comparison's runs have no use for
+# By what rule a finished model decides: no part of what a run learns.
+OF_OPERATING_POINT = ("positive", "min_recall", "min_precision", "costs")
 SEARCHED = ("lr", "layer_decay", "weight_decay", "augment")  # what a comparison can draw variants of
 # Hyperparameters of a strategy that have a field of their own; `hyperparameters` holds any others.
 OF_STRATEGIES = ("epochs", "lr", "weight_decay", "label_smoothing")
@@ -37,6 +39,7 @@ OF_COMMANDS = (
     ),
     *("strategy", "strategies", "search", "draws", "cuts", "earlier", "source_data"),
     *("test_size", "val_size", "strict", "split_names", "path_column", "label_column", "group_by"),
+    "test_data",
     *("intensity_range", "alpha_background", "logger", "ray", "database", "no_pretrained"),
 )
 
@@ -45,7 +48,11 @@ class Options(TypedDict, total=False):
     """The fields of `Config`, as keywords of `train`, `compare` and `fit`."""
 
     seed: int
-    metric: str
+    metric: str | Callable[[Any, Any], float]
+    positive: str | None
+    min_recall: float | None
+    min_precision: float | None
+    costs: str | Mapping[str, Mapping[str, float]] | None
     augment: str | Callable[[Image.Image], Any]
     flip: str
     resize: str | None
@@ -82,7 +89,19 @@ class Config:
     seed
         Split, order, initialisation and augmentation.
     metric
-        What choices are made by: accuracy, balanced_accuracy, macro_f1, auroc or log_loss.
+        What choices are made by: accuracy, balanced_accuracy, macro_f1, auroc, average_precision,
+        quadratic_kappa (classes in the order of their numbers, else of their names),
+        sensitivity@specificity=0.95 (or another; of `positive`, else the mean over classes) or log_loss; in
+        Python also a callable from targets (n,) and probabilities (n, classes) to a number, higher being
+        better.
+    positive
+        The class that `min_recall`, `min_precision` or the metric sensitivity@specificity is about.
+    min_recall, min_precision
+        Share of the positive class's images that must be found, or of those predicted as it that must be of
+        it. The threshold is chosen on images held out, and changes no weights.
+    costs
+        What it costs to predict a class for an image of another: a CSV file, or costs[label][predicted]. The
+        class of the least expected cost is then predicted.
     augment
         none, light, standard, strong or randaugment; for `train` also a callable from RGB image to RGB
         image.
@@ -136,7 +155,11 @@ class Config:
     """
 
     seed: int = 0
-    metric: str = "accuracy"
+    metric: str | Callable[[Any, Any], float] = "accuracy"
+    positive: str | None = None
+    min_recall: float | None = None
+    min_precision: float | None = None
+    costs: str | Mapping[str, Mapping[str, float]] | None = None
     augment: str | Callable[[Image.Image], Any] = "standard"
     flip: str = "auto"
     resize: str | None = None

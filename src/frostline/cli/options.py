@@ -232,12 +232,33 @@ running = stack(
     ),
     click.option("--threads", type=click.IntRange(1), help="Torch threads [the number of free cores]."),
 )
+
+
+class MetricName(click.ParamType[str]):
+    """A metric's name, checked before anything is loaded."""
+
+    name = "METRIC"
+
+    def convert(self, value: str, param: click.Parameter | None, ctx: click.Context | None) -> str:
+        """Return the name."""
+        from frostline import metrics
+
+        try:
+            return metrics.checked_name(value)
+        except UsageError as error:
+            self.fail(str(error), param, ctx)
+
+
+METRIC_NAMES = (
+    "accuracy, balanced_accuracy, macro_f1, auroc, average_precision, quadratic_kappa (of ordered classes), "
+    "sensitivity@specificity=0.95 or log_loss"
+)
 metric_option = click.option(
     "--metric",
-    type=click.Choice(["accuracy", "balanced_accuracy", "macro_f1", "auroc", "log_loss"]),
+    type=MetricName(),
     default="accuracy",
     show_default=True,
-    help="Metric that decides.",
+    help=f"Metric that decides: {METRIC_NAMES}.",
 )
 tta_option = click.option(
     "--tta",
@@ -248,12 +269,39 @@ tta_option = click.option(
 )
 evaluation_metric_option = click.option(
     "--metric",
-    type=click.Choice(
-        ["accuracy", "balanced_accuracy", "macro_f1", "average_precision", "auroc", "log_loss"]
-    ),
+    type=MetricName(),
     default="accuracy",
     show_default=True,
-    help="Metric that is shown first, and for each value of --by.",
+    help=f"Metric that is shown first, and for each value of --by: {METRIC_NAMES}.",
+)
+SHARE = click.FloatRange(0, 1, min_open=True, max_open=True)
+operating_options = stack(
+    click.option(
+        "--positive",
+        metavar="CLASS",
+        help="The class of --min-recall, --min-precision or --metric sensitivity@specificity=….",
+    ),
+    click.option(
+        "--min-recall",
+        type=SHARE,
+        metavar="SHARE",
+        help="Choose the threshold of --positive, on held-out images, that finds at least so many of its "
+        "images, e.g. 0.98.",
+    ),
+    click.option(
+        "--min-precision",
+        type=SHARE,
+        metavar="SHARE",
+        help="Choose the lowest threshold of --positive, on held-out images, at which so many of those "
+        "predicted as it are of it.",
+    ),
+    click.option(
+        "--costs",
+        type=click.Path(exists=True, dir_okay=False),
+        metavar="FILE.csv",
+        help="Predict the class of the least expected cost: a line for each label, a column for each "
+        "predicted class.",
+    ),
 )
 augment_option = click.option(
     "--augment",
@@ -395,6 +443,14 @@ class GroupBy(click.ParamType[str]):
         return value
 
 
+test_data_option = click.option(
+    "--test-data",
+    "test_data",
+    type=click.Path(exists=True),
+    metavar="PATH",
+    help="A labelled folder or table that is the test part alone; classes are matched by name, and copies of "
+    "images of DATA left out.",
+)
 group_by_option = click.option(
     "--group-by",
     type=GroupBy(),
@@ -499,7 +555,7 @@ def _as_written(param: click.Parameter, value: Any) -> Any:
 
 def _is_path(name: str, value: Any) -> bool:
     """Return whether an option's value is a path of this machine; a network may be one, or a name."""
-    if name in ("data", "study", "source_data"):
+    if name in ("data", "study", "source_data", "costs", "test_data"):
         return "://" not in value
     return name == "model" and Path(value).exists()
 
@@ -602,6 +658,9 @@ def loaded(
     from frostline.data import is_study
     from frostline.models import zoo
 
+    test_data = options.get("test_data")
+    if test_data and given("test_size"):
+        raise UsageError("--test-size draws a test part, and --test-data is one: give one of the two.")
     verb.start_for(data)
     random = bool(options.get("no_pretrained"))
     download = zoo.agreed(
@@ -620,6 +679,7 @@ def loaded(
         path_column=options["path_column"],
         label_column=options["label_column"],
         group_by=options["group_by"],
+        test_data=test_data,
         progress=verb.progress,
         study=study if study and is_study(Path(study)) else None,
     )

@@ -21,8 +21,14 @@ from frostline.studies.study_folder import Study
 from frostline.training import Run, train
 
 
-def probe_config(config: Config) -> Config:
-    """Return the options of probes: the same whatever the comparison varies."""
+def probe_config(config: Config, metric_name: str) -> Config:
+    """Return the options of the first probe: the same whatever the comparison varies."""
+    plain = replace(deciding_config(config), min_recall=None, min_precision=None, costs=None)
+    return plain if metric_name.startswith(metrics.SENSITIVITY) else replace(plain, positive=None)
+
+
+def deciding_config(config: Config) -> Config:
+    """Return those options with the operating point, which a probe has where nothing is compared."""
     return replace(
         config,
         resize=None,

@@ -12,8 +12,9 @@ from functools import partial
 from pathlib import Path
 from typing import Any, Unpack
 
+from frostline import metrics
 from frostline.advice import Planned, plan
-from frostline.config import TRAIN_ALONE, Config, Options
+from frostline.config import OF_OPERATING_POINT, TRAIN_ALONE, Config, Options
 from frostline.data import Manifest, is_study, load_data
 from frostline.distributed import torchrun_env
 from frostline.errors import StudyError, UsageError
@@ -24,7 +25,7 @@ from frostline.models import Backbone, leakage
 from frostline.pipelines.backbone_request import BackboneRequest, select_backbones
 from frostline.pipelines.candidates import candidates, names_of
 from frostline.pipelines.data_parts import data_lines, fold_count, load_parts
-from frostline.pipelines.first_model import FirstModel, first_line, probe_config
+from frostline.pipelines.first_model import FirstModel, deciding_config, first_line, probe_config
 from frostline.pipelines.fit_result import Fitted
 from frostline.pipelines.headline_figures import comparison_figures, probe_figures
 from frostline.pipelines.time_limits import default_minutes, demand_time, measuring_s, page_fits
@@ -40,6 +41,7 @@ from frostline.selection import (
     NothingHeldOut,
     NoTime,
     compare,
+    demand_operating_point,
 )
 from frostline.strategies import (
     KINDS,
@@ -80,6 +82,7 @@ def fit(
     path_column: str | None = None,
     label_column: str | None = None,
     group_by: str | None = None,
+    test_data: str | Path | None = None,
     logger: str | Iterable[str] | Loggers | None = None,
     watch: Stopwatch | None = None,
     progress: OnProgress | None = None,
@@ -125,7 +128,7 @@ def fit(
         As in `compare`, for the compared strategies that take them; they go before what the advice names.
     device, deterministic, precision, threads, workers
         As in `train`.
-    strict, split_names, intensity_range, alpha_background, path_column, label_column, group_by
+    strict, split_names, intensity_range, alpha_background, path_column, label_column, group_by, test_data
         As in `load_data`.
     logger
         Loggers that follow every run, as in `train`.
@@ -173,6 +176,7 @@ def fit(
         path_column=path_column,
         label_column=label_column,
         group_by=group_by,
+        test_data=test_data,
         intensity_range=intensity_range,
         alpha_background=alpha_background,
         study=study if is_study(Path(study)) else None,
@@ -181,6 +185,9 @@ def fit(
     data = load_parts(load).checked(progress)
     backbones = request.load(progress)
     data = leakage.keep_learned_in_train(backbones, data, Study(study))
+    demand_operating_point(chosen, data)
+    metric_name = metrics.name_of(metrics.resolved(chosen.metric, data.classes, chosen.positive))
+    plain, deciding = probe_config(chosen, metric_name), deciding_config(chosen)
     folds = fold_count(data, chosen.seed)
     for line in data_lines(data, folds):
         progress.log(line)
@@ -188,12 +195,12 @@ def fit(
     data.keep_in(opened_study.path)
     steps = _Steps(data, opened_study, chosen, loggers, watch, cache, progress)
 
-    screening = steps.screening(request, backbones)
+    screening = steps.screening(request, backbones, plain)
     if screening is not None:
         backbones = [next(b for b in backbones if b.name == row["model"]) for row in screening if row["kept"]]
     demand_time(backbones[0], data, chosen.minutes, chosen.threads, watch)
-    first = steps.first_model(backbones[0]).cross_validated()
-    progress.log(first_line(first, chosen.metric, watch.seconds))
+    first = steps.first_model(backbones[0], plain).cross_validated()
+    progress.log(first_line(first, metric_name, watch.seconds))
     plans = steps.plans(backbones)
     steps.write_backbone(backbones[0], plans)  # the first network; at the end the winner
     strategies_by_network = steps.strategies(plans, pinned)
@@ -209,18 +216,22 @@ def fit(
             progress.log(_comparison_line(strategies_by_network, allowed, given=chosen.minutes))
         comparison = steps.comparison(backbones, strategies_by_network, allowed, database)
     if not folds and data.part("test"):
-        first = steps.first_model(backbones[0]).tested()
+        first = steps.first_model(backbones[0], deciding).tested()
+    elif comparison is None and deciding != plain:
+        first = steps.first_model(backbones[0], deciding).cross_validated()
 
     answering = next(b for b in backbones if b.name == (comparison.model if comparison else first.model))
     planned = plans.get(answering.name)
     steps.write_backbone(answering, plans)
     again = comparison.again if comparison else first.again
+    point = (comparison.result if comparison else first.result).get("operating_point")
     result = {
         **(
             comparison_figures(comparison)
             if comparison
-            else probe_figures(first, opened_study, chosen.metric, data)
+            else probe_figures(first, opened_study, metric_name, data)
         ),
+        **({} if point is None else {"operating_point": point}),
         "recommended": planned.advice.recommended if planned else None,
         "model": answering.name,
         **({} if screening is None else {"models": screening}),
@@ -233,7 +244,7 @@ def fit(
             **request.as_options(answering),
             "strategies": pinned or None,
             **({"hyperparameters": values} if values else {}),
-            **_options(chosen),
+            **_options(chosen, metric_name),
         },
         "study": str(opened_study.path),
         "report": str(opened_study.path / REPORT),
@@ -262,7 +273,7 @@ class _Steps:
     progress: Progress
 
     def screening(
-        self, request: BackboneRequest, backbones: Sequence[Backbone]
+        self, request: BackboneRequest, backbones: Sequence[Backbone], config: Config
     ) -> list[dict[str, Any]] | None:
         """Return a row for each backbone with whether it is selected; `None` if there is one to take."""
         if not request.screens:
@@ -273,19 +284,19 @@ class _Steps:
             self.data,
             request.limits,
             self.study,
-            config=probe_config(self.config),
+            config=config,
             left_s=None if minutes is None else 60.0 * minutes - self.watch.seconds - ENDING_S,
             cache=self.cache,
             progress=self.progress,
         )
 
-    def first_model(self, backbone: Backbone) -> FirstModel:
+    def first_model(self, backbone: Backbone, config: Config) -> FirstModel:
         """Return the linear probe of this backbone, not yet trained."""
         return FirstModel(
             backbone,
             self.data,
             self.study,
-            probe_config(self.config),
+            config,
             self.loggers,
             self.cache,
             self.progress,
@@ -389,7 +400,7 @@ def _comparison_line(strategies: Mapping[str, Sequence[str]], minutes: float, gi
     return f"{'Evaluating' if one else 'Comparing'} {names_of(strategies)} for at most {limit}."
 
 
-def _options(config: Config) -> dict[str, Any]:
+def _options(config: Config, metric_name: str) -> dict[str, Any]:
     """Return the options of the call as `fit.json` holds them."""
     options = {
         name: getattr(config, name)
@@ -398,7 +409,13 @@ def _options(config: Config) -> dict[str, Any]:
             *("imbalance", "batch_size", "deterministic", "precision"),
         )
     }
+    options["metric"] = metric_name
     rest = {
+        **{
+            name: value
+            for name in OF_OPERATING_POINT
+            if not isinstance(value := getattr(config, name), Mapping)
+        },
         "interpolate_weights": config.interpolate_weights,
         "min_crop": config.min_crop,
         "rotate": None if config.rotate == "none" else config.rotate,

@@ -43,6 +43,7 @@ class Fitted(AccuracyFigures, ProbabilityFigures):
     accuracy = Figure[float | None]("Share of new images predicted correctly (see `basis`), 0–1.")
     basis = Figure[str]("What the accuracy rests on: test part, out of fold or cross-validation.")
     optimism = Figure[float | None]("How much choosing the best made of it, taken off; 0–1.")
+    operating_point = Figure[dict[str, Any] | None]("How the model decides, where one was asked for.")
     headline = Figure[dict[str, Any]]("The accuracy to report, with its basis.")
     accuracy_of = Figure[dict[str, Any]]("The model and runs that the accuracy is of.")
     separated = Figure[bool]("Whether the winner is significantly better than the next one.")

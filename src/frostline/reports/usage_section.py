@@ -6,6 +6,7 @@ import shlex
 from pathlib import PurePath
 from typing import Any
 
+from frostline.config import OF_OPERATING_POINT
 from frostline.data import as_options
 from frostline.data.splits.grouping import GroupBy
 from frostline.reports import chart_parts, charts
@@ -32,7 +33,7 @@ DEFAULTS = {
     "val_size": 0.2,
 }
 # Options of each command that are written out where they differ from the default.
-READING_OPTIONS = ("split_names", "path_column", "label_column", "group_by")
+READING_OPTIONS = ("split_names", "path_column", "label_column", "group_by", "test_data")
 FIT_OPTIONS = (
     "minutes",
     *READING_OPTIONS,
@@ -49,6 +50,7 @@ FIT_OPTIONS = (
     "repeats",
     "seed",
     "metric",
+    *OF_OPERATING_POINT,
     "augment",
     "min_crop",
     "rotate",
@@ -58,8 +60,8 @@ FIT_OPTIONS = (
 )
 COMPARE_OPTIONS = (
     "minutes", "cuts", "model", "architecture", "size", "resize", "strategies", "repeats", "search", "draws",
-    "seed", "metric", "augment", "min_crop", "rotate", "interpolate_weights", "precision",
-    "test_size", "val_size", *READING_OPTIONS, "intensity_range", "alpha_background",
+    "seed", "metric", *OF_OPERATING_POINT, "augment", "min_crop", "rotate", "interpolate_weights",
+    "precision", "test_size", "val_size", *READING_OPTIONS, "intensity_range", "alpha_background",
     "flip", "imbalance", "batch_size", "hyperparameters", "no_pretrained",
 )  # fmt: skip
 TRAIN_OPTIONS = (

@@ -11,7 +11,7 @@ from typing import Any, Unpack
 
 import filelock
 
-from frostline import profiling
+from frostline import metrics, profiling
 from frostline.config import TRAIN_ALONE, Config, Options
 from frostline.cost import Cost, Rates, predict
 from frostline.data import Manifest
@@ -32,6 +32,7 @@ from frostline.selection.runner import ENDING_S, PLAN, Clock, TrialRunner, as_da
 from frostline.selection.scoreboard import Terms
 from frostline.selection.trial_queue import TrialQueue
 from frostline.strategies import NAMED, Strategy, head, linear_probe, scaled, top_k
+from frostline.studies.operating_point import OperatingTarget, demand_class
 from frostline.studies.study_folder import Study, plain
 from frostline.system import devices, directories, numerics, timing
 from frostline.system.timing import Stopwatch
@@ -149,6 +150,8 @@ def compare(
     if callable(chosen.augment):
         raise UsageError("compare takes augment by name: none, light, standard, strong or randaugment.")
     _demand_share(chosen.interpolate_weights)
+    demand_operating_point(chosen, data)
+    metrics.resolved(chosen.metric, data.classes, chosen.positive)
     data = data.checked(progress)
     if chosen.repeats < 1:
         raise UsageError(f"repeats must be at least 1, found {chosen.repeats}.")
@@ -217,6 +220,15 @@ def compare(
         with filelock.FileLock(request.folder / "end.lock"):  # a second process finds the winner trained
             unchanged = earlier_result if runner.queue.outcomes().keys() == outcomes_before.keys() else None
             return conclude(request, runner, finished, unchanged)
+
+
+def demand_operating_point(config: Config, data: Manifest) -> None:
+    """Raise `UsageError` for an operating point that these images cannot have."""
+    target = OperatingTarget.of(config)
+    if config.positive is not None:
+        demand_class(config.positive, data.classes)
+    if target is not None:
+        target.check(data.classes)
 
 
 def _demand_share(share: float | str | None) -> None:
@@ -377,7 +389,7 @@ def _plan(request: CompareRequest, rates: Mapping[str, Rates]) -> dict[str, Any]
             repeats=request.config.repeats,
             limit_s=60.0 * request.config.minutes,
             closing_s=closing_s(each_s, images, held_out, 60.0 * request.config.minutes, _points(request)),
-            held=0 if request.config.metric == "log_loss" else held_out,
+            held=held_out if metrics.is_share(request.metric) else 0,
         )
     return {
         "minutes": request.config.minutes,

@@ -30,14 +30,16 @@ from frostline.cli.options import (
     metric_option,
     model_options,
     no_pretrained_option,
+    operating_options,
     plain_timm,
     ray_option,
     repeats_option,
     running,
+    test_data_option,
     varied_options,
     winner_weights_option,
 )
-from frostline.config import FILE, SEARCHED
+from frostline.config import FILE, OF_OPERATING_POINT, SEARCHED
 from frostline.errors import UsageError
 
 
@@ -110,6 +112,7 @@ class CandidateList(StrategyList):
 )
 @database_option
 @metric_option
+@operating_options
 @hyperparameter_options
 @no_pretrained_option
 @augment_option
@@ -124,6 +127,7 @@ class CandidateList(StrategyList):
 @plain_timm
 @logger_option
 @data_options
+@test_data_option
 @config_option
 @everywhere
 def compare(data: str, **options: Any) -> None:
@@ -169,6 +173,7 @@ def compare(data: str, **options: Any) -> None:
             "ray",
             "seed",
             "metric",
+            *OF_OPERATING_POINT,
             "augment",
             "flip",
             "imbalance",

@@ -25,6 +25,7 @@ from frostline.errors import UsageError
 @click.argument("models", nargs=-1, required=True, type=click.Path(), metavar="STUDY|EXPORT...")
 @click.argument("data", metavar="DATA")
 @evaluation_metric_option
+@click.option("--positive", metavar="CLASS", help="The class of --metric sensitivity@specificity=….")
 @click.option(
     "--by",
     metavar="COLUMN|parent|re:REGEX",
@@ -82,6 +83,7 @@ def evaluate(models: tuple[str, ...], data: str, **options: Any) -> None:
             list(models),
             data,
             metric=options["metric"],
+            positive=options["positive"],
             by=options["by"],
             predictions=options["predictions"],
             run=options["run_name"],

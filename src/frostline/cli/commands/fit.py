@@ -28,16 +28,18 @@ from frostline.cli.options import (
     logger_option,
     metric_option,
     model_options,
+    operating_options,
     path_column_option,
     plain_timm,
     repeats_option,
     running,
     shown_options,
     split_names_option,
+    test_data_option,
     varied_options,
     winner_weights_option,
 )
-from frostline.config import FILE
+from frostline.config import FILE, OF_OPERATING_POINT
 from frostline.strategies import NAMED
 
 
@@ -73,6 +75,7 @@ class NameList(click.ParamType[tuple[str, ...] | str]):
 )
 @database_option
 @metric_option
+@operating_options
 @hyperparameter_options
 @augment_option
 @flip_option
@@ -80,6 +83,7 @@ class NameList(click.ParamType[tuple[str, ...] | str]):
 @imbalance_option
 @batch_size_option
 @winner_weights_option
+@test_data_option
 @click.option("--strict", is_flag=True, help="Refuse if any image cannot be used.")
 @split_names_option
 @shown_options
@@ -139,6 +143,7 @@ def fit(data: str, **options: Any) -> None:
             "database",
             "seed",
             "metric",
+            *OF_OPERATING_POINT,
             "augment",
             "flip",
             "imbalance",
@@ -160,6 +165,7 @@ def fit(data: str, **options: Any) -> None:
             "path_column",
             "label_column",
             "group_by",
+            "test_data",
         )
         fitted = frostline.fit(
             data,

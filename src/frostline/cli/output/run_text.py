@@ -44,6 +44,7 @@ def run(run_: Run, explain: bool = False) -> None:
         table.add_column(name, justify="right" if name else "left")
     if result["accuracy"] is None:
         _without_test(out, result)
+        _decided(out, result)
         return
     table.add_row(
         "test",
@@ -59,6 +60,7 @@ def run(run_: Run, explain: bool = False) -> None:
     for line in caveats(result):
         out.print(line, style="bold", highlight=False)
     out.print(_classes(result["per_class"]))
+    _decided(out, result)
     out.print(
         f"{result['trainable_parameters']:,} parameters learned, {result['seconds']:.1f} s, "
         f"{size(result['peak_memory_bytes'])} at the peak."
@@ -70,6 +72,12 @@ def run(run_: Run, explain: bool = False) -> None:
     for line in [*_notes(result), *(_arithmetic(result) if explain else [])]:
         out.print(line)
     out.print(f"\nNext: frostline predict {result['study']} YOUR_IMAGES")
+
+
+def _decided(out: Console, result: dict[str, Any]) -> None:
+    """Print what the operating point promises, where there is one."""
+    for line in (result.get("operating_point") or {}).get("sentences", ()):
+        out.print(line, highlight=False)
 
 
 def _without_test(out: Console, result: dict[str, Any]) -> None:

@@ -61,7 +61,7 @@ def learn(
         counts=head.counts,
         balance=balance,
         seed=request.config.seed,
-        metric=request.config.metric,
+        metric=request.metric,
         keep=request.config.keep,
         workers=request.config.workers,
         folder=folder,
@@ -122,7 +122,7 @@ def _interpolated(
         settle=settle,
         answers=answers,
         targets=np.zeros(0, dtype=np.int64) if setup.val is None else setup.val.targets,
-        metric=request.config.metric,
+        metric=request.metric,
     )
 
 

@@ -64,7 +64,7 @@ class Setup:
     counts: Counts
     balance: Balance
     seed: int
-    metric: str
+    metric: metrics.Metric
     keep: str  # the weights a run ends with: "best" on val, or "last"
     workers: int
     folder: RunFolder
@@ -339,7 +339,9 @@ class Trainer:
         setup.budget.note("validation", began)
         return {
             "val_accuracy": metrics.score("accuracy", setup.val.targets, probabilities),
-            f"val_{setup.metric}": metrics.score(setup.metric, setup.val.targets, probabilities),
+            f"val_{metrics.name_of(setup.metric)}": metrics.score(
+                setup.metric, setup.val.targets, probabilities
+            ),
             "val_loss": float(F.cross_entropy(torch.from_numpy(logits), torch.from_numpy(setup.val.targets))),
         }
 
