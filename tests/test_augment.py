@@ -13,10 +13,11 @@ from sklearn.datasets import load_digits
 from sklearn.model_selection import KFold
 
 import frostline
+from frostline.config import AUGMENTS
 from frostline.data import Manifest
 from frostline.errors import UsageError
 from frostline.feature_extraction import ForwardConfig, Frozen
-from frostline.feature_extraction.augmentation import AUGMENTS, Policy, SeededView, Transform, brightness
+from frostline.feature_extraction.augmentation import Policy, SeededView, Transform, brightness
 from frostline.feature_extraction.image_batches import Images, contact_sheet
 from frostline.system import numerics
 from frostline.training.tuning import flip_safety

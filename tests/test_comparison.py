@@ -96,14 +96,15 @@ def test_a_comparison_names_a_winner_and_reads_the_test_part_once(tmp_path: Path
     study = tmp_path / "study"
     said: list[str] = []
     given = {"study": study, "repeats": 2, "minutes": 10.0, "log": said.append, **OPTIONS}
-    found = frostline.compare(tiny_backbone(), data, STRATEGIES, **given)
+    strategies = STRATEGIES[:3]
+    found = frostline.compare(tiny_backbone(), data, strategies, **given)
     assert found.finished
-    assert found.winner in {str(parse(text)) for text in STRATEGIES}
+    assert found.winner in {str(parse(text)) for text in strategies}
     assert found.accuracy is not None
     assert found.test_looks == 1
-    assert {row["strategy"] for row in found.standings} == {str(parse(text)) for text in STRATEGIES}
+    assert {row["strategy"] for row in found.standings} == {str(parse(text)) for text in strategies}
     runs = sum(row["runs"] for row in found.standings)
-    assert 4 * 5 <= runs == len(said) <= 4 * 5 * 2  # finalists within a point of each other are repeated
+    assert 3 * 5 <= runs == len(said) <= 3 * 5 * 2  # finalists within a point of each other are repeated
     assert found.ended_because == "Every candidate was evaluated on every fold: nothing is left to run."
     assert found.out_of_fold["images"] == 45
     assert found.out_of_fold["strategy"] == found.winner
@@ -115,7 +116,7 @@ def test_a_comparison_names_a_winner_and_reads_the_test_part_once(tmp_path: Path
         assert table.parent == study / found.run.folder.path.relative_to(study)
     learned = found.run.n_train
     assert learned == 45
-    again = frostline.compare(tiny_backbone(), data, STRATEGIES, **given)
+    again = frostline.compare(tiny_backbone(), data, strategies, **given)
     assert len(said) == runs, "finished runs were made again"
     assert again.winner == found.winner
     answers = frostline.predict(study, tmp_path / "images", module=tiny_model())

@@ -27,12 +27,12 @@ from tiny import PREPROCESSING, TinyNet, tiny_backbone, tiny_model, write_table
 
 STRATEGIES = (
     "linear_probe",
-    "head",
-    "top_k(1)",
-    "top_k(2)",
-    "gradual_unfreeze",
-    "lp_ft",
-    "full",
+    "head(epochs=4)",
+    "top_k(1, epochs=4)",
+    "top_k(2, epochs=4)",
+    "gradual_unfreeze(epochs=5)",
+    "lp_ft(epochs=4)",
+    "full(epochs=3)",
     "phases(1@2, 0@1, all@1)",
 )
 
@@ -106,7 +106,7 @@ def test_kept_computed_cold_and_warm_give_the_same_weights(
         done[name] = frostline.train(tiny_backbone(), data, strategy, study=place, cache=rows, **FAST)
     assert len({weights(run) for run in done.values()}) == 1
     assert done["computed"].store["rows_read"] == 0
-    if strategy not in ("full",):
+    if not strategy.startswith("full"):
         assert done["warm"].store["rows_computed"] == 0
         assert done["warm"].store["rows_read"] > 0
     losses = [[row.get("val_loss") for row in run.folder.metrics()] for run in done.values()]
@@ -140,15 +140,17 @@ def test_learning_contiguous_above_a_channels_last_prefix(
         return plan
 
     monkeypatch.setattr(numeric_plan, "begin", contiguous)
-    run = frostline.train(tiny_backbone(), data, "top_k(2)", study=tmp_path / rows, cache=rows, **FAST)
+    run = frostline.train(
+        tiny_backbone(), data, "top_k(2, epochs=4)", study=tmp_path / rows, cache=rows, **FAST
+    )
     monkeypatch.undo()
-    other = frostline.train(tiny_backbone(), data, "top_k(2)", study=tmp_path / "other", **FAST)
+    other = frostline.train(tiny_backbone(), data, "top_k(2, epochs=4)", study=tmp_path / "other", **FAST)
     for key, value in frostline.load_model(run.study.path, module=tiny_model()).state_dict().items():
         expected = frostline.load_model(other.study.path, module=tiny_model()).state_dict()[key]
         assert torch.allclose(value, expected, atol=1e-3), key
 
 
-@pytest.mark.parametrize("strategy", ["top_k(2)", "gradual_unfreeze"])
+@pytest.mark.parametrize("strategy", ["top_k(2, epochs=8)", "gradual_unfreeze(epochs=8)"])
 def test_killed_and_resumed_reads_the_same_rows(
     strategy: str, data: Manifest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -174,7 +176,7 @@ def test_killed_and_resumed_reads_the_same_rows(
 
 
 def test_a_warm_run_never_calls_the_prefix(data: Manifest, tmp_path: Path, calls: list[int]) -> None:
-    for strategy in ("linear_probe", "head", "top_k(2)"):
+    for strategy in ("linear_probe", "head(epochs=4)", "top_k(2, epochs=4)"):
         frostline.train(tiny_backbone(), data, strategy, study=tmp_path / "a", cache="keep", **FAST)
         assert calls
         calls.clear()

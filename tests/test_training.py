@@ -80,7 +80,7 @@ def test_only_what_the_strategy_names_moves(
     bn: str, k: int, backbone: Backbone, data: Manifest, tmp_path: Path
 ) -> None:
     """ultralytics #9391: BatchNorm of frozen layers went on counting."""
-    run = frostline.train(backbone, data, f"top_k({k}, bn={bn})", study=tmp_path / "study", **FAST)
+    run = frostline.train(backbone, data, f"top_k({k}, bn={bn}, epochs=2)", study=tmp_path / "study", **FAST)
     before, after = backbone.model.state_dict(), weights(run)
     first = len(backbone.stages) - 1 - k
     stages = backbone.stage_of(frostline.load_model(run.folder, module=tiny_model()))
@@ -104,7 +104,7 @@ def test_the_pretrained_backbone_itself_is_left_alone(
     backbone: Backbone, data: Manifest, tmp_path: Path
 ) -> None:
     before = {k: v.clone() for k, v in backbone.model.state_dict().items()}
-    frostline.train(backbone, data, "full(bn=train)", study=tmp_path / "study", **FAST)
+    frostline.train(backbone, data, "full(bn=train, epochs=1)", study=tmp_path / "study", **FAST)
     assert all(torch.equal(v, before[k]) for k, v in backbone.model.state_dict().items())
 
 
@@ -153,7 +153,7 @@ def test_the_schedule_warms_up_and_ends_near_zero() -> None:
 # --- law 12: the test part influences nothing ---------------------------------------------------------
 
 
-@pytest.mark.parametrize("text", ["linear_probe", "top_k(1)", "full(bn=train)"])
+@pytest.mark.parametrize("text", ["linear_probe", "top_k(1, epochs=5)", "full(bn=train, epochs=5, lr=0.01)"])
 def test_shuffled_test_labels_change_no_byte_of_the_weights(
     text: str, backbone: Backbone, tmp_path: Path
 ) -> None:
@@ -182,12 +182,14 @@ def test_shuffled_test_labels_change_no_byte_of_the_weights(
 
 def test_exact_runs_agree_bit_for_bit(backbone: Backbone, data: Manifest, tmp_path: Path) -> None:
     one, two = (
-        frostline.train(backbone, data, "gradual_unfreeze", study=tmp_path / name, deterministic=True)
+        frostline.train(
+            backbone, data, "gradual_unfreeze(epochs=5)", study=tmp_path / name, deterministic=True
+        )
         for name in "ab"
     )
     assert one.folder.weights.read_bytes() == two.folder.weights.read_bytes()
     other = frostline.train(
-        backbone, data, "gradual_unfreeze", study=tmp_path / "a", deterministic=True, seed=1
+        backbone, data, "gradual_unfreeze(epochs=5)", study=tmp_path / "a", deterministic=True, seed=1
     )
     assert other.folder.weights.read_bytes() != one.folder.weights.read_bytes()
 
@@ -195,14 +197,14 @@ def test_exact_runs_agree_bit_for_bit(backbone: Backbone, data: Manifest, tmp_pa
 def test_a_finished_run_is_read_back_not_done_again(
     backbone: Backbone, data: Manifest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    first = frostline.train(backbone, data, "head", study=tmp_path / "study", **FAST)
+    first = frostline.train(backbone, data, "head(epochs=2)", study=tmp_path / "study", **FAST)
     monkeypatch.setattr(trainer.Trainer, "fit", lambda _: pytest.fail("trained again"))
-    again = frostline.train(backbone, data, "head", study=tmp_path / "study", **FAST)
+    again = frostline.train(backbone, data, "head(epochs=2)", study=tmp_path / "study", **FAST)
     assert again.result == first.result
 
 
 @pytest.mark.parametrize(
-    "text", ["gradual_unfreeze(epochs=5)", "full(bn=train, epochs=6)", "full(bn=recalibrate, epochs=4)"]
+    "text", ["gradual_unfreeze(epochs=5)", "full(bn=train, epochs=3)", "full(bn=recalibrate, epochs=3)"]
 )
 def test_killed_and_resumed_equals_uninterrupted(
     text: str, backbone: Backbone, data: Manifest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
@@ -255,7 +257,12 @@ def test_looks_at_a_test_part_are_counted_across_studies(
 ) -> None:
     looks = [
         frostline.train(backbone, data, text, study=tmp_path / study, **FAST).test_looks
-        for text, study in (("linear_probe", "a"), ("head", "b"), ("head", "c"), ("full", "a"))
+        for text, study in (
+            ("linear_probe", "a"),
+            ("head(epochs=1)", "b"),
+            ("head(epochs=1)", "c"),
+            ("full(epochs=1)", "a"),
+        )
     ]
     assert looks == [1, 2, 2, 3]
 
@@ -263,7 +270,7 @@ def test_looks_at_a_test_part_are_counted_across_studies(
 def test_predictions_are_kept_and_agree_with_the_figures(
     backbone: Backbone, data: Manifest, tmp_path: Path
 ) -> None:
-    run = frostline.train(backbone, data, "top_k(2)", study=tmp_path / "study", **FAST)
+    run = frostline.train(backbone, data, "top_k(2, epochs=4)", study=tmp_path / "study", **FAST)
     for part, key in (("test", "accuracy"), ("val", "val_accuracy")):
         with open(run.folder.path / f"predictions-{part}.csv", newline="") as file:
             rows = list(csv.DictReader(file))

@@ -71,7 +71,7 @@ def test_a_run_that_was_stopped_for_time_leaves_what_it_was_given(tmp_path: Path
     queue, task = TrialQueue.open("x", tmp_path), Task(3, 1.0, Cell(0, 0))
 
     def slow(_: Task) -> dict[str, Any]:
-        assert queue.running() == {task}
+        assert queue.unfinished().running == {task}
         raise OutOfTime
 
     def interrupted(_: Task) -> dict[str, Any]:
@@ -79,13 +79,13 @@ def test_a_run_that_was_stopped_for_time_leaves_what_it_was_given(tmp_path: Path
 
     with pytest.raises(OutOfTime):
         queue.take([task], slow, stop_on=OutOfTime)
-    assert queue.running() == set()
-    assert 0 < queue.stopped()[3] < 5.0
+    assert queue.unfinished().running == set()
+    assert 0 < queue.unfinished().stopped[3] < 5.0
     with pytest.raises(OutOfTime):
         queue.take([Task(4, 1.0, Cell(0, 0))], interrupted)
-    assert 4 not in queue.stopped()
+    assert 4 not in queue.unfinished().stopped
     assert queue.take([task], lambda _: {"score": 1.0}) == task
-    assert queue.stopped() == {}  # what it took tells more
+    assert queue.unfinished().stopped == {}  # what it took tells more
 
 
 def test_who_was_killed_before_leaving_a_name_holds_nothing(

@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from PIL import Image
 
 BATCH = 32  # images a step: what the epochs of strategies/ were measured with
+AUGMENTS = ("none", "light", "standard", "strong", "randaugment")  # by name; any other is a callable's
 REPEATS = 3  # before a winner is named
 # What a comparison has no use for.
 TRAIN_ALONE = ("views", "cache", "keep", "patience", "temperature")

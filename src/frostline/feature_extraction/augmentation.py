@@ -19,12 +19,12 @@ from PIL import Image
 from torchvision.transforms import InterpolationMode, RandomResizedCrop
 from torchvision.transforms import v2 as tv
 
+from frostline.config import AUGMENTS
 from frostline.data.pixels import random_rotation
 from frostline.errors import UsageError, did_you_mean
 from frostline.models import Preprocessing
 from frostline.system.seeds import derive
 
-AUGMENTS = ("none", "light", "standard", "strong", "randaugment")
 FLIPS = ("auto", "none", "horizontal", "both")
 ROTATIONS = ("auto", "none", "90", "any")
 

@@ -1,6 +1,8 @@
 """Whole pipelines: `fit` for your own images, `demo` for packaged ones."""
 
-from frostline.pipelines.fit_pipeline import Fitted, candidates, fit
+from frostline.pipelines.candidates import candidates
+from frostline.pipelines.fit_pipeline import fit
+from frostline.pipelines.fit_result import Fitted
 from frostline.pipelines.packaged_demo import DEMO_SIZE, Baseline, Demo, demo, write_digits
 from frostline.pipelines.time_limits import demand_measuring
 

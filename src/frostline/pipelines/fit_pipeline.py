@@ -6,32 +6,32 @@ compare strategies within the time limit, train the winner on every image, repor
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any, Unpack
 
-from filelock import FileLock
-
-from frostline import metrics, sentences
-from frostline.advice import Advice, Planned, outlook, plan
-from frostline.advice.knowledge import read_experience
-from frostline.config import OF_OPERATING_POINT, REPEATS, TRAIN_ALONE, Config, Options
+from frostline import metrics
+from frostline.advice import Planned, plan
+from frostline.config import OF_OPERATING_POINT, TRAIN_ALONE, Config, Options
 from frostline.data import Manifest, is_study, load_data
-from frostline.diagnostics import Signals
 from frostline.distributed import torchrun_env
 from frostline.errors import StudyError, UsageError
 from frostline.feature_cache import FeatureCache
 from frostline.feature_extraction.augmentation import check_options
 from frostline.loggers import Loggers, make_loggers
 from frostline.models import Backbone, leakage
-from frostline.pipelines import backbone_request
+from frostline.pipelines.backbone_request import BackboneRequest, select_backbones
+from frostline.pipelines.candidates import candidates, names_of
+from frostline.pipelines.data_parts import data_lines, fold_count, load_parts
+from frostline.pipelines.first_model import FirstModel, deciding_config, first_line, probe_config
+from frostline.pipelines.fit_result import Fitted
+from frostline.pipelines.headline_figures import comparison_figures, probe_figures
 from frostline.pipelines.time_limits import default_minutes, demand_time, measuring_s, page_fits
 from frostline.progress import OnLine, OnProgress, Progress
 from frostline.reports import NAME as REPORT
-from frostline.reports import notebook, report
+from frostline.reports import report
 from frostline.selection import (
     ENDING_S,
     FEW_IMAGES,
@@ -42,12 +42,7 @@ from frostline.selection import (
     NoTime,
     compare,
     demand_operating_point,
-    folds_of,
-    pool,
-    spread_of_folds,
-    sub_study,
 )
-from frostline.sentences import Basis
 from frostline.strategies import (
     KINDS,
     NAMED,
@@ -58,84 +53,11 @@ from frostline.strategies import (
     parse,
     parse_list,
 )
-from frostline.studies.best_run import has_finished_run
-from frostline.studies.result_fields import AccuracyFigures, Figure, ProbabilityFigures, Rows
 from frostline.studies.study_folder import Study
 from frostline.system import devices, timing
 from frostline.system.timing import Stopwatch
-from frostline.training import Run, train
 
 FIT_STUDY = "frostline-fit"  # its own folder, because it splits the images differently from `train`
-COMPARED = 4  # strategies of the advice to compare, in addition to the probe and the cheapest one
-SMALLEST = "top_k(1)"  # of the strategies with trials, the one that trains fewest stages
-SHOWN = 20  # unusable files that are listed one by one
-
-
-@dataclass(frozen=True)
-class Fitted(AccuracyFigures, ProbabilityFigures):
-    """Result of `fit`. Keys of `result` are also attributes.
-
-    Parameters
-    ----------
-    result
-        Every figure.
-    run
-        The run whose model predicts.
-    comparison
-        The comparison; `None` if there was no time for a single run.
-    signals, advice
-        What was measured and recommended; `None` if there was no time to measure the network.
-    again
-        Whether all of it was finished before and read back.
-    """
-
-    result: dict[str, Any]
-    run: Run
-    comparison: Comparison | None
-    signals: Signals | None
-    advice: Advice | None
-    again: bool = False
-
-    strategy = Figure[str]("The strategy of the model that predicts.")
-    accuracy = Figure[float | None]("Share of new images predicted correctly (see `basis`), 0–1.")
-    basis = Figure[str]("What the accuracy rests on: test part, out of fold or cross-validation.")
-    optimism = Figure[float | None]("How much choosing the best made of it, taken off; 0–1.")
-    operating_point = Figure[dict[str, Any] | None]("How the model decides, where one was asked for.")
-    headline = Figure[dict[str, Any]]("The accuracy to report, with its basis.")
-    accuracy_of = Figure[dict[str, Any]]("The model and runs that the accuracy is of.")
-    separated = Figure[bool]("Whether the winner is significantly better than the next one.")
-    tried = Figure[Rows]("One row a candidate, the best first.")
-    strategies_tried = Figure[int]("Candidates that were run.")
-    runs = Figure[int]("Runs of all of them.")
-    verdict = Figure[list[str]]("The outcome in sentences.")
-    recommended = Figure[str | None]("The strategy that the advice named.")
-    model = Figure[str]("The backbone's name.")
-    models = Figure[Rows | None]("Every backbone that was considered, with reasons.")
-    images = Figure[int]("Usable images.")
-    seconds = Figure[float]("Wall time in seconds.")
-    budget_seconds = Figure[float]("The limit in seconds.")
-    asked = Figure[dict[str, Any]]("What the call was given.")
-    study = Figure[str]("The study's folder.")
-    report = Figure[str | None]("The page; None where no time was left for it, or it can't be written.")
-
-    def __repr__(self) -> str:
-        """Return two lines: the model and its accuracy."""
-        first = f"<Fitted: {self.result['strategy']} on {self.result['model']}; in {self.result['study']}"
-        return f"{first}\n{sentences.accuracy(self.result['headline'])}>"
-
-    def _repr_html_(self) -> str:
-        """Return an HTML table for notebooks."""
-        shown = ("strategy", "model", "accuracy", "low", "high", "basis", "seconds", "report")
-        rows = [{key: self.result.get(key) for key in shown}]
-        return notebook.table_html("Fitted", rows, self.result["verdict"])
-
-    def to_pandas(self) -> Any:
-        """Return the standings, a row for each strategy. Raises `UsageError` if pandas is not installed."""
-        return notebook.frame(self.result["tried"])
-
-    def plot(self) -> notebook.Plot:
-        """Return a plot of accuracy against seconds."""
-        return notebook.standings_plot(self.result["tried"])
 
 
 @devices.computes()
@@ -233,7 +155,6 @@ def fit(
     watch, cache = watch or Stopwatch(), FeatureCache()
     progress = Progress.of(progress, log)
     chosen = Config.of(config, options, without=TRAIN_ALONE)
-    minutes, seed = chosen.minutes, chosen.seed
     strategies = parse_list(strategies) if isinstance(strategies, str) else strategies
     named = [parse(name) if isinstance(name, str) else name for name in strategies or ()]
     values = chosen.of_strategy
@@ -241,9 +162,7 @@ def fit(
     pinned = list(map(str, named))
     limits = Limits(max_latency_ms, max_size_mb)
     request = (
-        backbone_request.BackboneRequest(model, models, limits, size, architecture, chosen.resize, download)
-        .checked()
-        .agreed()
+        BackboneRequest(model, models, limits, size, architecture, chosen.resize, download).checked().agreed()
     )
     if callable(chosen.augment):
         raise UsageError("fit takes augment by name: none, light, standard, strong or randaugment.")
@@ -251,7 +170,7 @@ def fit(
     load = partial(
         load_data,
         source,
-        seed=seed,
+        seed=chosen.seed,
         strict=strict,
         split_names=split_names,
         path_column=path_column,
@@ -263,112 +182,57 @@ def fit(
         study=study if is_study(Path(study)) else None,
         progress=progress,
     )
-    data = _load(load).checked(progress)
+    data = load_parts(load).checked(progress)
     backbones = request.load(progress)
     data = leakage.keep_learned_in_train(backbones, data, Study(study))
     demand_operating_point(chosen, data)
     metric_name = metrics.name_of(metrics.resolved(chosen.metric, data.classes, chosen.positive))
-    # The first probe and the backbones' own are the same whatever the comparison varies.
-    plain = replace(chosen, resize=None, minutes=None, interpolate_weights=None, repeats=REPEATS)
-    plain = replace(plain, augment=Config.augment, batch_size=Config.batch_size).without_strategy
-    deciding = plain  # with the operating point, which a probe has where nothing is compared
-    plain = replace(plain, min_recall=None, min_precision=None, costs=None)
-    if not metric_name.startswith(metrics.SENSITIVITY):
-        plain = replace(plain, positive=None)
-    fold_count = _fold_count(data, seed)
-    for line in _data_lines(data, fold_count):
+    plain, deciding = probe_config(chosen, metric_name), deciding_config(chosen)
+    folds = fold_count(data, chosen.seed)
+    for line in data_lines(data, folds):
         progress.log(line)
     opened_study = Study.open(study, data=data.digest, split=data.split_digest, test=data.test_digest)
     data.keep_in(opened_study.path)
-    screening = None
-    if request.screens:
-        left_s = None if minutes is None else 60.0 * minutes - watch.seconds - ENDING_S
-        screening = backbone_request.select_backbones(
-            backbones,
-            data,
-            limits,
-            opened_study,
-            config=plain,
-            left_s=left_s,
-            cache=cache,
-            progress=progress,
-        )
+    steps = _Steps(data, opened_study, chosen, loggers, watch, cache, progress)
+
+    screening = steps.screening(request, backbones, plain)
+    if screening is not None:
         backbones = [next(b for b in backbones if b.name == row["model"]) for row in screening if row["kept"]]
-    demand_time(backbones[0], data, minutes, chosen.threads, watch)
-    with FileLock(opened_study.path / "first.lock"):  # a second process finds the model trained
-        first = _probe(backbones[0], data, opened_study, plain, loggers, cache, progress)
-    progress.log(_probe_line(first, metric_name, watch.seconds))
-    measuring = sum(measuring_s(b, data, chosen.threads) for b in backbones)
-    plans, strategies_by_network = dict[str, Planned](), dict[str, list[str]]()
-    if minutes is None or watch.seconds + measuring + ENDING_S < 60.0 * minutes:
-        plans = {
-            b.name: plan(b, data, seed=seed, threads=chosen.threads, feature_cache=cache, progress=progress)
-            for b in backbones
-        }
-    else:
-        progress.log(
-            f"There is no time to measure the network (about {measuring:.0f} s): the probe is the model."
-        )
-    _write_backbone(opened_study, backbones[0], plans)  # the first network; at the end the winner
-    for name, planned in plans.items():
-        strategies_by_network[name] = pinned or candidates(planned.advice, len(plans))
-        if planned.signals.groups:
-            progress.log(planned.signals.groups.sentence)
-        for line in planned.advice.why:
-            progress.log(line if len(plans) == 1 else f"{name}: {line}")
-    folds = 1 if "val" in data.given or len(data.samples) >= FEW_IMAGES else FOLDS
-    all_strategies = [
-        name for names in strategies_by_network.values() for name in names
-    ]  # the time is estimated as if the slowest network ran them all
-    estimates = [
-        default_minutes(planned.advice, all_strategies, folds, chosen.repeats, _more_epochs(values, data))
-        for planned in plans.values()
-    ]
+    demand_time(backbones[0], data, chosen.minutes, chosen.threads, watch)
+    first = steps.first_model(backbones[0], plain).cross_validated()
+    progress.log(first_line(first, metric_name, watch.seconds))
+    plans = steps.plans(backbones)
+    steps.write_backbone(backbones[0], plans)  # the first network; at the end the winner
+    strategies_by_network = steps.strategies(plans, pinned)
+    allowed = steps.minutes(plans, strategies_by_network)
     if not pinned:  # what is given goes before what the advice names
         strategies_by_network = {
             name: list(dict.fromkeys(str(at_defaults(parse(advised), values)) for advised in names))
             for name, names in strategies_by_network.items()
         }
-    allowed = max(estimates) if minutes is None else minutes
-    limit = f"{allowed:g} min" + ("" if minutes else ", unless --minutes says otherwise")
-    if plans and fold_count:
-        verb = "Evaluating" if len(all_strategies) == 1 else "Comparing"
-        progress.log(f"{verb} {_names(strategies_by_network)} for at most {limit}.")
-    comparison: Comparison | None = None
-    try:
-        if plans:
-            comparison = compare(
-                backbones,
-                data,
-                strategies_by_network if len(backbones) > 1 else strategies_by_network[backbones[0].name],
-                least=1,
-                study=study,
-                database=database,
-                config=replace(chosen, resize=None, minutes=allowed),
-                logger=loggers,
-                watch=watch,
-                feature_cache=cache,
-                progress=progress,
-            )
-    except (NoTime, NothingHeldOut) as error:
-        progress.log(str(error))
-    if not fold_count and data.part("test"):
-        first = _probe_with_test(backbones[0], data, opened_study, deciding, loggers, cache, progress)
+    comparison = None
+    if plans:
+        if folds:
+            progress.log(_comparison_line(strategies_by_network, allowed, given=chosen.minutes))
+        comparison = steps.comparison(backbones, strategies_by_network, allowed, database)
+    if not folds and data.part("test"):
+        first = steps.first_model(backbones[0], deciding).tested()
     elif comparison is None and deciding != plain:
-        first = _probe(backbones[0], data, opened_study, deciding, loggers, cache, progress)
+        first = steps.first_model(backbones[0], deciding).cross_validated()
+
     answering = next(b for b in backbones if b.name == (comparison.model if comparison else first.model))
-    answering_plan = plans.get(answering.name)
-    _write_backbone(opened_study, answering, plans)
+    planned = plans.get(answering.name)
+    steps.write_backbone(answering, plans)
     again = comparison.again if comparison else first.again
     point = (comparison.result if comparison else first.result).get("operating_point")
     result = {
         **(
-            _comparison_figures(comparison)
+            comparison_figures(comparison)
             if comparison
-            else _probe_figures(first, opened_study, metric_name, data)
+            else probe_figures(first, opened_study, metric_name, data)
         ),
         **({} if point is None else {"operating_point": point}),
-        "recommended": answering_plan.advice.recommended if answering_plan else None,
+        "recommended": planned.advice.recommended if planned else None,
         "model": answering.name,
         **({} if screening is None else {"models": screening}),
         "images": len(data.samples),
@@ -378,46 +242,185 @@ def fit(
         "asked": {
             "source": _name_of(source),
             **request.as_options(answering),
-            "minutes": minutes,
             "strategies": pinned or None,
             **({"hyperparameters": values} if values else {}),
-            "repeats": chosen.repeats,
-            "seed": seed,
-            "augment": chosen.augment,
-            **(
-                {}
-                if chosen.interpolate_weights is None
-                else {"interpolate_weights": chosen.interpolate_weights}
-            ),
-            "metric": metric_name,
-            **{
-                name: value
-                for name in OF_OPERATING_POINT
-                if (value := getattr(chosen, name)) is not None and not isinstance(value, Mapping)
-            },
-            "flip": chosen.flip,
-            **({} if chosen.min_crop is None else {"min_crop": chosen.min_crop}),
-            **({} if chosen.rotate == "none" else {"rotate": chosen.rotate}),
-            "imbalance": chosen.imbalance,
-            "batch_size": chosen.batch_size,
-            "deterministic": chosen.deterministic,
-            "precision": chosen.precision,
+            **_options(chosen, metric_name),
         },
         "study": str(opened_study.path),
         "report": str(opened_study.path / REPORT),
     }
     opened_study.write("fit.json", result)
-    page = opened_study.path / REPORT
-    if page_fits(minutes, watch):
+    return Fitted(
+        {**result, "again": again, "report": steps.report()},
+        comparison.run if comparison else first,
+        comparison,
+        planned.signals if planned else None,
+        planned.advice if planned else None,
+        again,
+    )
+
+
+@dataclass(frozen=True)
+class _Steps:
+    """The steps of one call, and what each of them needs."""
+
+    data: Manifest
+    study: Study
+    config: Config
+    loggers: Loggers
+    watch: Stopwatch
+    cache: FeatureCache
+    progress: Progress
+
+    def screening(
+        self, request: BackboneRequest, backbones: Sequence[Backbone], config: Config
+    ) -> list[dict[str, Any]] | None:
+        """Return a row for each backbone with whether it is selected; `None` if there is one to take."""
+        if not request.screens:
+            return None
+        minutes = self.config.minutes
+        return select_backbones(
+            backbones,
+            self.data,
+            request.limits,
+            self.study,
+            config=config,
+            left_s=None if minutes is None else 60.0 * minutes - self.watch.seconds - ENDING_S,
+            cache=self.cache,
+            progress=self.progress,
+        )
+
+    def first_model(self, backbone: Backbone, config: Config) -> FirstModel:
+        """Return the linear probe of this backbone, not yet trained."""
+        return FirstModel(
+            backbone,
+            self.data,
+            self.study,
+            config,
+            self.loggers,
+            self.cache,
+            self.progress,
+        )
+
+    def plans(self, backbones: Sequence[Backbone]) -> dict[str, Planned]:
+        """Return what was measured and recommended by network; empty if there is no time to measure."""
+        minutes, threads = self.config.minutes, self.config.threads
+        measuring = sum(measuring_s(backbone, self.data, threads) for backbone in backbones)
+        if minutes is not None and self.watch.seconds + measuring + ENDING_S >= 60.0 * minutes:
+            self.progress.log(
+                f"There is no time to measure the network (about {measuring:.0f} s): the probe is the model."
+            )
+            return {}
+        return {
+            backbone.name: plan(
+                backbone,
+                self.data,
+                seed=self.config.seed,
+                threads=threads,
+                feature_cache=self.cache,
+                progress=self.progress,
+            )
+            for backbone in backbones
+        }
+
+    def strategies(self, plans: Mapping[str, Planned], pinned: Sequence[str]) -> dict[str, list[str]]:
+        """Return the strategies to compare by network: the pinned ones, else those of the advice."""
+        for name, planned in plans.items():
+            if planned.signals.groups:
+                self.progress.log(planned.signals.groups.sentence)
+            for line in planned.advice.why:
+                self.progress.log(line if len(plans) == 1 else f"{name}: {line}")
+        return {
+            name: list(pinned) or candidates(planned.advice, len(plans)) for name, planned in plans.items()
+        }
+
+    def minutes(self, plans: Mapping[str, Planned], strategies: Mapping[str, Sequence[str]]) -> float:
+        """Return the time limit; where none was given, the time as if the slowest network ran them all."""
+        if self.config.minutes is not None:
+            return self.config.minutes
+        folds = 1 if "val" in self.data.given or len(self.data.samples) >= FEW_IMAGES else FOLDS
+        every = [name for names in strategies.values() for name in names]
+        more_epochs = _more_epochs(self.config.of_strategy, self.data)
+        return max(
+            default_minutes(planned.advice, every, folds, self.config.repeats, more_epochs)
+            for planned in plans.values()
+        )
+
+    def comparison(
+        self,
+        backbones: Sequence[Backbone],
+        strategies: Mapping[str, Sequence[str]],
+        minutes: float,
+        database: str | None,
+    ) -> Comparison | None:
+        """Return the comparison; `None` if there is no time for a run, or nothing to hold out."""
         try:
-            report(opened_study)
-        except StudyError as error:  # the model is kept if the page can't be written
-            progress.log(str(error))
-    else:
-        progress.log(f"No time was left for the page: frostline report {opened_study.path} writes it.")
-    reported = {**result, "again": again, "report": str(page) if page.exists() else None}
-    signals, advice = (answering_plan.signals, answering_plan.advice) if answering_plan else (None, None)
-    return Fitted(reported, comparison.run if comparison else first, comparison, signals, advice, again)
+            return compare(
+                backbones,
+                self.data,
+                strategies if len(backbones) > 1 else strategies[backbones[0].name],
+                least=1,
+                study=self.study.path,
+                database=database,
+                config=replace(self.config, resize=None, minutes=minutes),
+                logger=self.loggers,
+                watch=self.watch,
+                feature_cache=self.cache,
+                progress=self.progress,
+            )
+        except (NoTime, NothingHeldOut) as error:
+            self.progress.log(str(error))
+            return None
+
+    def write_backbone(self, backbone: Backbone, plans: Mapping[str, Planned]) -> None:
+        """Write the study's backbone, signals and advice for this network."""
+        self.study.write("backbone.json", backbone.as_dict())
+        planned = plans.get(backbone.name)
+        if planned is None:
+            return
+        self.study.write("signals.json", planned.signals.as_dict())
+        self.study.write("advice.json", planned.advice.as_dict())
+
+    def report(self) -> str | None:
+        """Write the page if there is time; return its path, also of an earlier page, or `None`."""
+        page = self.study.path / REPORT
+        if page_fits(self.config.minutes, self.watch):
+            try:
+                report(self.study)
+            except StudyError as error:  # the model is kept if the page can't be written
+                self.progress.log(str(error))
+        else:
+            self.progress.log(f"No time was left for the page: frostline report {self.study.path} writes it.")
+        return str(page) if page.exists() else None
+
+
+def _comparison_line(strategies: Mapping[str, Sequence[str]], minutes: float, given: float | None) -> str:
+    one = sum(len(names) for names in strategies.values()) == 1
+    limit = f"{minutes:g} min" + ("" if given else ", unless --minutes says otherwise")
+    return f"{'Evaluating' if one else 'Comparing'} {names_of(strategies)} for at most {limit}."
+
+
+def _options(config: Config, metric_name: str) -> dict[str, Any]:
+    """Return the options of the call as `fit.json` holds them."""
+    options = {
+        name: getattr(config, name)
+        for name in (
+            *("minutes", "repeats", "seed", "augment", "metric", "flip"),
+            *("imbalance", "batch_size", "deterministic", "precision"),
+        )
+    }
+    options["metric"] = metric_name
+    rest = {
+        **{
+            name: value
+            for name in OF_OPERATING_POINT
+            if not isinstance(value := getattr(config, name), Mapping)
+        },
+        "interpolate_weights": config.interpolate_weights,
+        "min_crop": config.min_crop,
+        "rotate": None if config.rotate == "none" else config.rotate,
+    }
+    return options | {name: value for name, value in rest.items() if value is not None}
 
 
 def _more_epochs(values: Mapping[str, float | str], data: Manifest) -> Callable[[str], float]:
@@ -442,241 +445,8 @@ def _seconds_then(study: Study) -> float | None:
     return float(seconds) if isinstance(seconds, int | float) else None
 
 
-def _write_backbone(study: Study, backbone: Backbone, plans: Mapping[str, Planned]) -> None:
-    """Write the study's backbone, signals and advice for this network."""
-    study.write("backbone.json", backbone.as_dict())
-    planned = plans.get(backbone.name)
-    if planned is None:
-        return
-    study.write("signals.json", planned.signals.as_dict())
-    study.write("advice.json", planned.advice.as_dict())
-
-
-def _names(strategies_by_network: Mapping[str, Sequence[str]]) -> str:
-    """Return the compared strategies as text, with their networks if there are several."""
-    if len(strategies_by_network) == 1:
-        return ", ".join(*strategies_by_network.values())
-    return "; ".join(
-        f"{', '.join(strategies)} on {name}" for name, strategies in strategies_by_network.items()
-    )
-
-
-def candidates(advice: Advice, networks: int = 1) -> list[str]:
-    """Return the strategies to compare: the probe, the recommended one, and the next best that fit.
-
-    Parameters
-    ----------
-    advice
-        The advice.
-    networks
-        Number of compared networks. They share the number of strategies, so that the comparison takes as long
-        as with one.
-    """
-    fitting = [option.strategy for option in advice.options if option.fits]
-    ordered = [advice.recommended, *(name for name in fitting if name != advice.recommended)]
-    trained = [name for name in ordered if parse(name).trains][: math.ceil(COMPARED / networks)]
-    if SMALLEST in fitting and SMALLEST not in trained:
-        trained.append(SMALLEST)  # in case the larger ones don't fit the time
-    return ["linear_probe", *trained]
-
-
-def _load(load: Callable[..., Manifest]) -> Manifest:
-    """Return the data with nothing held out, or with a test part for many images or a source with parts."""
-    data = load(test_size=0.0, val_size=0.0)
-    few = len(data.samples) < FEW_IMAGES
-    if few and not set(data.given) - {"train"}:
-        return data
-    if "test" in data.given:
-        return data if few else load(test_size=0.0)
-    return load(val_size=0.0 if few else 0.2)
-
-
 def _name_of(source: Any) -> str | None:
     """Return the name of a folder or file; `None` for a data set in memory."""
     if not isinstance(source, str | Path):
         return None
     return Path(source).resolve().name + ("/" if Path(source).is_dir() else "")
-
-
-def _fold_count(data: Manifest, seed: int) -> int:
-    """Return the number of folds of the comparison; 0 if nothing can be held out."""
-    try:
-        return folds_of(data, seed)
-    except NothingHeldOut:
-        return 0
-
-
-def _data_lines(data: Manifest, folds: int) -> list[str]:
-    """Return lines about the data; `folds` is the number of folds of a repeat."""
-    lines = [finding.note for finding in data.said if finding.kind not in ("no_val", "no_test")]
-    if data.set_aside:
-        lines.append(f"{len(data.set_aside)} file(s) cannot be used and are skipped:")
-        lines += [f"  {item.path}: {item.reason}" for item in data.set_aside[:SHOWN]]
-        if len(data.set_aside) > SHOWN:
-            lines.append(f"  … and {len(data.set_aside) - SHOWN} more (in the study's manifest.jsonl)")
-    if not data.part("test") and not folds:
-        lines.append(f"Every image will train the model. {sentences.NOTHING_TO_ASK}")
-    elif not data.part("test") and folds > 1:
-        lines.append(
-            "Every image will train the model; its accuracy is estimated from models that learned from "
-            f"{sentences.PARTS[folds]} of the images, each evaluated on the rest."
-        )
-    return lines
-
-
-def _probe(
-    backbone: Backbone,
-    data: Manifest,
-    study: Study,
-    config: Config,
-    loggers: Loggers,
-    cache: FeatureCache,
-    progress: Progress,
-) -> Run:
-    """Train a linear probe on all train and val images, as the first model."""
-    samples = tuple(replace(s, split="train") for s in data.samples if s.split != "test")
-    training_data = replace(data, samples=samples)
-    run = train(
-        backbone,
-        training_data,
-        "linear_probe",
-        study=sub_study(study, training_data),
-        config=config,
-        logger=loggers,
-        feature_cache=cache,
-        progress=progress,
-    )
-    if not (has_finished_run(study) or study.answer):
-        score = run.result["cv_score"]
-        study.answer_by(run.folder, "a linear probe, the first model of this study", score)
-    return run
-
-
-def _probe_with_test(
-    backbone: Backbone,
-    data: Manifest,
-    study: Study,
-    config: Config,
-    loggers: Loggers,
-    cache: FeatureCache,
-    progress: Progress,
-) -> Run:
-    """Train a probe on all train and val images and evaluate it on the test part, if none can be held out."""
-    samples = tuple(replace(s, split="train") if s.split == "val" else s for s in data.samples)
-    whole_data = replace(data, samples=samples)
-    folder = sub_study(study, whole_data)
-    run = train(
-        backbone,
-        whole_data,
-        "linear_probe",
-        study=folder,
-        config=config,
-        logger=loggers,
-        feature_cache=cache,
-        progress=progress,
-    )
-    study.answer_by(run.folder, "a linear probe, since nothing can be held out to compare on")
-    return run
-
-
-def _cross_validated_interval(run: Run) -> tuple[float, float]:
-    """Return the 95 % interval of the first probe's cross-validated accuracy on new images."""
-    assert run.cv_score is not None
-    return metrics.wilson(run.cv_score, (run.cv_images or run.n_train) / spread_of_folds(FOLDS))
-
-
-def _probe_line(run: Run, metric: str, seconds: float) -> str:
-    line = f"After {seconds:.0f} s there is a first model, a linear probe"
-    if metric == "accuracy" and run.cv_score is not None:
-        low, high = _cross_validated_interval(run)
-        line += f": accuracy {100 * run.cv_score:.0f} % ({100 * low:.0f}–{100 * high:.0f} %, cross-validated)"
-    return f"{line}. {outlook(read_experience())}".rstrip()
-
-
-def _comparison_figures(comparison: Comparison) -> dict[str, Any]:
-    """Return the winner's figures: the comparison's own headline.
-
-    `accuracy_of` names the model that the accuracy belongs to: the final one, evaluated on the test part, or
-    the same strategy's models on the folds that they were not trained on.
-    """
-    return {
-        "strategy": comparison.winner,
-        **_headline_figures(comparison.headline),
-        "accuracy_of": _accuracy_of(comparison),
-        "separated": comparison.separated,
-        "run": comparison.result["run"],
-        "tried": comparison.standings,
-        "strategies_tried": comparison.strategies_tried,
-        "runs": comparison.runs,
-        "verdict": comparison.verdict,
-    }
-
-
-def _accuracy_of(comparison: Comparison) -> dict[str, Any]:
-    own = {"strategy": comparison.winner, "model": comparison.model}
-    if comparison.accuracy is not None:
-        return {**own, "runs": [comparison.result["run"]], "images": comparison.run.n_test, "folds": None}
-    return {**own, **{key: comparison.out_of_fold[key] for key in ("runs", "images", "folds")}}
-
-
-def _probe_figures(run: Run, study: Study, metric: str, data: Manifest) -> dict[str, Any]:
-    """Return the figures of the first model, if there was no comparison."""
-    why = (
-        "Nothing could be held out for a comparison"
-        if run.cv_score is None
-        else "There was no time for a comparison"
-    )
-    headline = _probe_headline(run, metric, data)
-    return {
-        "strategy": run.result["strategy"],
-        **_headline_figures(headline),
-        "accuracy_of": {
-            "strategy": run.result["strategy"],
-            "model": run.result["model"],
-            "runs": [str(run.folder.path.relative_to(study.path))],
-            "images": headline["images"],
-            "folds": None if headline["basis"] == Basis.TEST else FOLDS,
-        },
-        "separated": False,
-        "run": str(run.folder.path.relative_to(study.path)),
-        "tried": [],
-        "strategies_tried": 1,
-        "runs": 1,
-        "verdict": [f"{why}: the linear probe is the model."],
-    }
-
-
-def _headline_figures(headline: dict[str, Any]) -> dict[str, Any]:
-    """Return the headline as the report reads it, and its figures as keys of their own."""
-    return {
-        **{key: headline[key] for key in ("accuracy", "low", "high", *metrics.BELIEVED, *metrics.BALANCE)},
-        "basis": headline["basis"],
-        "optimism": headline["optimism"],
-        "headline": headline,
-    }
-
-
-def _probe_headline(run: Run, metric: str, data: Manifest) -> dict[str, Any]:
-    """Return the headline of a probe without a comparison: test part, else cross-validated, else unknown."""
-    tested = run.accuracy is not None
-    figures = run.result if tested else dict.fromkeys(("accuracy", "low", "high"))
-    note = None
-    if not tested and run.cv_score is None:
-        note = sentences.NOTHING_TO_ASK
-    elif not tested and metric != "accuracy":
-        note = f"Cross-validated {metric} {run.cv_score:.3f}; accuracy was not the metric."
-    elif not tested:
-        low, high = _cross_validated_interval(run)
-        figures = {"accuracy": run.cv_score, "low": low, "high": high}
-    balance = (*metrics.BELIEVED, *metrics.BALANCE)
-    return {
-        **dict.fromkeys(balance),
-        **{key: figures[key] for key in ("accuracy", "low", "high", *balance) if key in figures},
-        "basis": (Basis.TEST if tested else Basis.CROSS_VALIDATION).value,
-        "images": run.n_test if tested else run.cv_images or run.n_train,
-        "pool": len(pool(data)),
-        "folds": 0,
-        "optimism": None,
-        "test_looks": run.test_looks,
-        "note": note,
-    }

@@ -8,6 +8,7 @@ from typing import Any
 
 from frostline.config import OF_OPERATING_POINT
 from frostline.data import as_options
+from frostline.data.splits.grouping import GroupBy
 from frostline.reports import chart_parts, charts
 from frostline.reports.chart_parts import Chart
 from frostline.reports.conclusions import ReportContext, duration
@@ -300,7 +301,7 @@ def _data_name(context: ReportContext) -> str:
     data = context.contents.data
     if data is None or data.root is None:
         return "DATA"
-    by_name = "group_by" in data.reading and not data.reading["group_by"].startswith("column:")
+    by_name = "group_by" in data.reading and GroupBy(data.reading["group_by"]).column is None
     grouped = any(sample.group for sample in data.samples) and not by_name
     if grouped or {"path_column", "label_column"} & set(data.reading):  # a table
         return "DATA"

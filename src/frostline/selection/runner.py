@@ -189,7 +189,7 @@ class TrialRunner:
     def board(self) -> Scoreboard:
         """Return the results so far, the costs and the time left."""
         assert self.terms is not None
-        waiting_s = self.clock.ending_s - ENDING_S
+        waiting_s, unfinished = self.clock.ending_s - ENDING_S, self.queue.unfinished()
         return Scoreboard(
             [
                 CandidateCost(run_s, final_s, c.strategy.trains, _family(c))
@@ -198,8 +198,8 @@ class TrialRunner:
             {task: TrialResult(float(o["score"]), float(o["taken"])) for task, o in self.outcomes.items()},
             self.clock.left_s,
             replace(self.terms, closing_s=self.terms.closing_s + waiting_s),
-            self.queue.running(),
-            self.queue.stopped(),
+            unfinished.running,
+            unfinished.stopped,
         )
 
     def _run_schedule(self) -> bool:
@@ -317,7 +317,7 @@ class TrialRunner:
             s for t, s in self._scores().items() if (t.candidate, t.share) == (task.candidate, task.share)
         ]
         score, now = statistics.mean(scores), (self.study.answer or {}).get("score")
-        if self.leader() == task.candidate and (now is None or score > now):
+        if (now is None or score > now) and self.leader() == task.candidate:
             why = f"the best so far of {len(self.candidates)} compared"
             self.study.answer_by(run.folder, why, score)
 

@@ -38,6 +38,23 @@ Outcome = dict[str, Any]
 
 
 @dataclass(frozen=True)
+class Unfinished:
+    """Runs without an outcome.
+
+    Parameters
+    ----------
+    running
+        Those in progress in all processes.
+    stopped
+        By candidate index, the most seconds after which one of its runs was stopped for time. Candidates that
+        finished a run afterwards are left out.
+    """
+
+    running: set[Task]
+    stopped: dict[int, float]
+
+
+@dataclass(frozen=True)
 class TrialQueue:
     """Queue and outcomes of one comparison."""
 
@@ -82,26 +99,22 @@ class TrialQueue:
         with _database_errors(self.storage.url):
             return {_task(t): dict(t.user_attrs["outcome"]) for t in self._trials() if t.state == complete}
 
-    def running(self) -> set[Task]:
-        """Return the runs in progress in all processes, after releasing those of dead ones."""
-        with _database_errors(self.storage.url), self.lock:
-            self._release_dead()
-            return {_task(trial) for trial in self._trials() if trial.state.name == "RUNNING"}
-
-    def stopped(self) -> dict[int, float]:
-        """Return by candidate index the most seconds after which one of its runs was stopped for time.
-
-        Candidates that finished a run afterwards are left out.
-        """
-        stopped_s: dict[int, float] = {}
+    def unfinished(self) -> Unfinished:
+        """Return the runs in progress and the stopped ones, after releasing those of dead processes."""
         with _database_errors(self.storage.url):
-            for trial in sorted(self._trials(), key=lambda t: t.number):
-                index = _task(trial).candidate
-                if trial.state.name == "COMPLETE":
-                    stopped_s.pop(index, None)
-                elif "stopped" in trial.user_attrs:
-                    stopped_s[index] = max(stopped_s.get(index, 0.0), float(trial.user_attrs["stopped"]))
-        return stopped_s
+            with self.lock:
+                trials = self._living_trials()
+            running, stopped_s = set[Task](), dict[int, float]()
+            for trial in sorted(trials, key=lambda t: t.number):
+                task = _task(trial)
+                if trial.state.name == "RUNNING":
+                    running.add(task)
+                elif trial.state.name == "COMPLETE":
+                    stopped_s.pop(task.candidate, None)
+                if "stopped" in trial.user_attrs and trial.state.name != "COMPLETE":
+                    seconds = float(trial.user_attrs["stopped"])
+                    stopped_s[task.candidate] = max(stopped_s.get(task.candidate, 0.0), seconds)
+        return Unfinished(running, stopped_s)
 
     def take(
         self,
@@ -143,11 +156,12 @@ class TrialQueue:
         """Claim a run from the queue, after adding the first unclaimed one to it."""
         states = _optuna().trial.TrialState
         with self.lock:  # SQLite lets two processes claim the same one
-            self._release_dead()
-            claimed = {_task(trial) for trial in self._trials() if _is_active(trial)}
-            for task in [task for task in missing if task not in claimed][:1]:
-                self.study.enqueue_trial({}, user_attrs={"task": _text(task)})
-            if not any(trial.state == states.WAITING for trial in self._trials()):
+            active = [trial for trial in self._living_trials() if _is_active(trial)]
+            claimed = {_task(trial) for trial in active}
+            unclaimed = next((task for task in missing if task not in claimed), None)
+            if unclaimed is not None:
+                self.study.enqueue_trial({}, user_attrs={"task": _text(unclaimed)})
+            elif not any(trial.state == states.WAITING for trial in active):
                 return None
             with _no_warnings():
                 trial = self.study.ask()
@@ -194,16 +208,17 @@ class TrialQueue:
     def _claimed_before(self, number: int, task: Task) -> bool:
         return any(t.number < number and _task(t) == task and _is_active(t) for t in self._trials())
 
-    def _release_dead(self) -> None:
-        """Release the runs of dead processes: on this machine by process id, elsewhere by heartbeat.
+    def _living_trials(self) -> Sequence[Any]:
+        """Return the trials, after releasing the runs of dead processes.
 
-        A living process of this machine needs no heartbeat: the machine may have slept, or its clock may have
-        jumped.
+        On this machine they are known by process id, elsewhere by heartbeat. A living process of this machine
+        needs no heartbeat: the machine may have slept, or its clock may have jumped.
         """
-        optuna = _optuna()
-        for trial in self._trials():
-            if trial.state != optuna.trial.TrialState.RUNNING:
-                continue
+        optuna, trials = _optuna(), self._trials()
+        running = [trial for trial in trials if trial.state == optuna.trial.TrialState.RUNNING]
+        if not running:
+            return trials
+        for trial in running:
             with contextlib.suppress(Exception):  # another process may have been faster
                 if self._abandoned(trial):
                     self.study.tell(trial.number, state=optuna.trial.TrialState.FAIL)
@@ -211,6 +226,7 @@ class TrialQueue:
                     self.storage.record_heartbeat(trial._trial_id)
         with _no_warnings():
             optuna.storages.fail_stale_trials(self.study)
+        return self._trials()
 
     def _heartbeat_due(self, trial: Any) -> bool:
         """Whether a heartbeat is due by the wall clock, as far as this process knows."""

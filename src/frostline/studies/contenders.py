@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from frostline.config import AUGMENTS, Config
 from frostline.data import Manifest
 from frostline.errors import DataError, StudyError
 from frostline.metrics import Z95
@@ -159,7 +160,7 @@ def setting_difference(run: Contender, settings: Mapping[str, Mapping[str, Any]]
             return Reason(ReasonKind.OTHER_CROP_MODE, str(mode))
         return Reason(ReasonKind.OTHER_PREPROCESSING)
     differences = [f"{key}={config.get(key)}" for key in SAME if config.get(key) != same_network[0].get(key)]
-    if str(config.get("augment")).startswith("custom"):
+    if config.get("augment", Config.augment) not in AUGMENTS:
         differences.append("a custom augmentation")
     if config.get("interpolate_weights") is not None:
         differences.append(f"interpolate_weights={config['interpolate_weights']}")

@@ -272,6 +272,18 @@ def random_states() -> list[int]:
     return list(range(torch.cuda.device_count())) if in_use() else []
 
 
+def seed(value: int) -> None:
+    """Seed torch's random state, here and on the device that computes.
+
+    `torch.manual_seed` looks for every kind of device that there is: a millisecond, each step.
+    """
+    torch.default_generator.manual_seed(value)
+    if in_use():
+        torch.cuda.manual_seed_all(value)
+    if current().type == "mps":
+        torch.mps.manual_seed(value)
+
+
 def in_use() -> bool:
     """Return whether this process has computed on a GPU."""
     return bool(torch.cuda.is_initialized())  # type: ignore[no-untyped-call]

@@ -244,9 +244,7 @@ class Trainer:
             inputs = self._batches.batches if self._mixing is None else self._batches.pixels
             batches = inputs(setup.train, mine)
             for step, (z, y) in enumerate(zip(batches, batch_targets, strict=True), first):
-                torch.manual_seed(
-                    derive(setup.seed, "step", state.phase, state.epoch, step, *_process_name())
-                )
+                devices.seed(derive(setup.seed, "step", state.phase, state.epoch, step, *_process_name()))
                 done = state.epoch * phase.steps_per_epoch + step
                 share = lr_schedule.scale(
                     done, phase.steps, setup.hyperparameters.warmup, setup.hyperparameters.schedule

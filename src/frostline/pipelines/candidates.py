@@ -1,0 +1,40 @@
+"""The strategies that `fit` compares: the probe, and the best of the advice."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+
+from frostline.advice import Advice
+from frostline.strategies import parse
+
+COMPARED = 4  # strategies of the advice to compare, in addition to the probe and the cheapest one
+SMALLEST = "top_k(1)"  # of the strategies with trials, the one that trains fewest stages
+
+
+def candidates(advice: Advice, networks: int = 1) -> list[str]:
+    """Return the strategies to compare: the probe, the recommended one, and the next best that fit.
+
+    Parameters
+    ----------
+    advice
+        The advice.
+    networks
+        Number of compared networks. They share the number of strategies, so that the comparison takes as long
+        as with one.
+    """
+    fitting = [option.strategy for option in advice.options if option.fits]
+    ordered = [advice.recommended, *(name for name in fitting if name != advice.recommended)]
+    trained = [name for name in ordered if parse(name).trains][: math.ceil(COMPARED / networks)]
+    if SMALLEST in fitting and SMALLEST not in trained:
+        trained.append(SMALLEST)  # in case the larger ones don't fit the time
+    return ["linear_probe", *trained]
+
+
+def names_of(strategies_by_network: Mapping[str, Sequence[str]]) -> str:
+    """Return the compared strategies as text, with their networks if there are several."""
+    if len(strategies_by_network) == 1:
+        return ", ".join(*strategies_by_network.values())
+    return "; ".join(
+        f"{', '.join(strategies)} on {name}" for name, strategies in strategies_by_network.items()
+    )

@@ -1,0 +1,48 @@
+"""The images that `fit` is given: their parts, the folds of the comparison, and lines about them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from frostline import sentences
+from frostline.data import Manifest
+from frostline.selection import FEW_IMAGES, NothingHeldOut, folds_of
+
+SHOWN = 20  # unusable files that are listed one by one
+
+
+def load_parts(load: Callable[..., Manifest]) -> Manifest:
+    """Return the data with nothing held out, or with a test part for many images or a source with parts."""
+    data = load(test_size=0.0, val_size=0.0)
+    few = len(data.samples) < FEW_IMAGES
+    if few and not set(data.given) - {"train"}:
+        return data
+    if "test" in data.given:
+        return data if few else load(test_size=0.0)
+    return load(val_size=0.0 if few else 0.2)
+
+
+def fold_count(data: Manifest, seed: int) -> int:
+    """Return the number of folds of the comparison; 0 if nothing can be held out."""
+    try:
+        return folds_of(data, seed)
+    except NothingHeldOut:
+        return 0
+
+
+def data_lines(data: Manifest, folds: int) -> list[str]:
+    """Return lines about the data; `folds` is the number of folds of a repeat."""
+    lines = [finding.note for finding in data.said if finding.kind not in ("no_val", "no_test")]
+    if data.set_aside:
+        lines.append(f"{len(data.set_aside)} file(s) cannot be used and are skipped:")
+        lines += [f"  {item.path}: {item.reason}" for item in data.set_aside[:SHOWN]]
+        if len(data.set_aside) > SHOWN:
+            lines.append(f"  … and {len(data.set_aside) - SHOWN} more (in the study's manifest.jsonl)")
+    if not data.part("test") and not folds:
+        lines.append(f"Every image will train the model. {sentences.NOTHING_TO_ASK}")
+    elif not data.part("test") and folds > 1:
+        lines.append(
+            "Every image will train the model; its accuracy is estimated from models that learned from "
+            f"{sentences.PARTS[folds]} of the images, each evaluated on the rest."
+        )
+    return lines
