@@ -18,12 +18,6 @@ AUGMENTS = ("none", "light", "standard", "strong", "randaugment")  # by name; an
 REPEATS = 3  # before a winner is named
 # What a comparison has no use for.
 TRAIN_ALONE = ("views", "cache", "keep", "patience", "temperature")
-    "views",
-    "cache",
-    "keep",
-    "patience",
-    "temperature",
-)  # what a comparison's runs have no use for
 # By what rule a finished model decides: no part of what a run learns.
 OF_OPERATING_POINT = ("positive", "min_recall", "min_precision", "costs")
 SEARCHED = ("lr", "layer_decay", "weight_decay", "augment")  # what a comparison can draw variants of
