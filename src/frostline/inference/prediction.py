@@ -33,6 +33,7 @@ from frostline.data import (
     unsure_folder_name,
 )
 from frostline.errors import DamagedImage, StudyError, UsageError
+from frostline.feature_extraction.forward_pass import collecting_features
 from frostline.feature_extraction.image_batches import EVALUATION_BATCH
 from frostline.inference import selective_prediction
 from frostline.models import Backbone, Preprocessing, zoo
@@ -224,7 +225,7 @@ class Predictor:
     ) -> tuple[np.ndarray[tuple[int, int], np.dtype[np.float64]], Tensor]:
         """Return probabilities, and the features (n, width) that the head was given; of a run alone."""
         assert self.backbone is not None
-        with selective_prediction.collecting_features(self.backbone, self.model) as collected:
+        with collecting_features(self.backbone, self.model) as collected:
             out = self._logits(pixels)
         return metrics.softmax(out, self.temperature), torch.cat(collected)
 

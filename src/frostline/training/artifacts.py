@@ -14,8 +14,9 @@ from torch import nn
 from frostline.diagnostics import feature_drift
 from frostline.errors import RunWarning
 from frostline.feature_cache import FeatureCache
+from frostline.feature_extraction import ForwardPass
 from frostline.inference import error_gallery, selective_prediction
-from frostline.inference.selective_prediction import SharedPrefix
+from frostline.inference.selective_prediction import FamiliarFeatures
 from frostline.models import Backbone
 from frostline.studies.study_folder import RunFolder
 from frostline.system import numerics
@@ -35,18 +36,17 @@ def leave(
     result: dict[str, Any] = {}
     if request.taken_away:
         train, val = request.images("train"), request.images("val")
-        below = below_of(request.backbone, folder, cut, store)
-        with numerics.threads(below.config.plan.threads):
-            most = time_limit.to_doubt_by(request)
-            if most < min(selective_prediction.MOST, max(len(train), len(val))):
-                warnings.warn(
-                    f"Little time was left: unfamiliar images are told by {most} images of each part.",
-                    RunWarning,
-                    stacklevel=2,
-                )
-            selective_prediction.save_for_run(
-                folder.path, request.backbone, model, below, train, val, most=most
+        most = time_limit.to_doubt_by(request)
+        if most < min(selective_prediction.MOST, max(len(train), len(val))):
+            warnings.warn(
+                f"Little time was left: unfamiliar images are told by {most} images of each part.",
+                RunWarning,
+                stacklevel=2,
             )
+        forward = forward_pass_of(request.backbone, model, folder, cut, store)
+        with numerics.threads(forward.config.plan.threads):
+            familiar = FamiliarFeatures.of(*(forward.features(part.evenly(most)) for part in (train, val)))
+        selective_prediction.write(folder.path, familiar)
         if request.strategy.trains:
             result["drift"] = feature_drift.drift(request.backbone, model, val if len(val) else train)
     if request.data.part("test"):
@@ -55,11 +55,16 @@ def leave(
     return result
 
 
-def below_of(backbone: Backbone, folder: RunFolder, cut: str, store: FeatureCache | None) -> SharedPrefix:
-    """Return how a run computed what lies below `cut`, and where it left the rows, if it left any."""
+def forward_pass_of(
+    backbone: Backbone, model: nn.Module, folder: RunFolder, cut: str, store: FeatureCache | None
+) -> ForwardPass:
+    """Return a pass as the run computed what lies below `cut`, which reads the rows that it left, if any.
+
+    Reports no progress: a callback that stops training would lose a finished run.
+    """
     plan, chosen = _plan(folder), next(one for one in backbone.cuts if one.name == cut)
     is_cached = chosen is backbone.cuts[-1] or plan.keeps(chosen, 0)
-    return SharedPrefix(chosen, plan.way, store if is_cached else None)
+    return ForwardPass(backbone, model, chosen, plan.way, store if is_cached else None)
 
 
 def _plan(folder: RunFolder) -> Plan:

@@ -15,7 +15,7 @@ from frostline.cost.run_time import THUMBNAILS
 from frostline.data import Sample
 from frostline.distributed import process_group
 from frostline.feature_cache import FeatureCache
-from frostline.feature_extraction import Counts, ForwardConfig, logits
+from frostline.feature_extraction import Counts, ForwardConfig, ForwardPass
 from frostline.feature_extraction.image_batches import EVALUATION_BATCH, Images
 from frostline.studies.study_folder import RunFolder
 from frostline.system import devices, numerics
@@ -49,21 +49,22 @@ def _predict_parts(
     cut = next(cut for cut in request.backbone.cuts if cut.name == chosen["cut"])
     way = ForwardConfig(numerics.exact_plan(request.config.threads), EVALUATION_BATCH)
 
+    keep = cache_planning.untimed(request, cut, 4).keep
+    once = ForwardPass(
+        request.backbone,
+        model,
+        cut,
+        way,
+        store if keep else None,
+        counts,
+        workers=request.config.workers,
+        progress=request.progress,
+    )
+
     def answers(images: Images) -> NDArray[np.float32]:
         """Of all images; each process of a job asks about a share of them."""
-        mine = logits(
-            request.backbone,
-            model,
-            cut,
-            images.subset(process_group.share(len(images))),
-            way,
-            keep=cache_planning.untimed(request, cut, 4).keep,
-            cache=store,
-            counts=counts,
-            workers=request.config.workers,
-            progress=request.progress,
-        )
-        return process_group.gathered(mine, len(images))
+        mine = images.subset(process_group.share(len(images)))
+        return process_group.gathered(once.logits(mine), len(images))
 
     temperature = request.config.temperature or chosen.pop("temperature", 1.0)
     chosen.pop("temperature", None)
