@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from frostline import models as bb
 from frostline.feature_cache import FeatureCache
 from frostline.feature_extraction.cached_features import Counts, Frozen
-from frostline.feature_extraction.image_batches import Images
+from frostline.feature_extraction.image_batches import Images, evenly
 from frostline.feature_extraction.numeric_key import ForwardConfig
 from frostline.models import Backbone, Cut
 from frostline.progress import QUIET, Progress
@@ -42,6 +42,30 @@ class Outputs:
     frozen: Tensor
     features: Tensor
     logits: Tensor
+
+
+class EvenlyTaken:
+    """Up to `most` of `count` images, evenly taken.
+
+    Parameters
+    ----------
+    count, most : int
+    share : slice or None
+        Of the images, those that pass here: the other processes of a job pass the others. None for all.
+    """
+
+    def __init__(self, count: int, most: int, share: slice | None = None) -> None:
+        self._places, self.shared = evenly(count, most), share is not None
+        self._first = share.indices(count)[0] if share else 0
+
+    def __len__(self) -> int:
+        return len(self._places)
+
+    def within(self, positions: range) -> tuple[slice, list[int]]:
+        """Return which of them lie in a batch of these positions, and at which rows of the batch."""
+        first = positions.start + self._first
+        start, stop = np.searchsorted(self._places, [first, first + len(positions)]).tolist()
+        return slice(start, stop), (self._places[start:stop] - first).tolist()
 
 
 # Called with the positions of a batch; what it returns is around the layers above the cut.

@@ -17,6 +17,7 @@ from typing import Any, TypeVar
 import numpy as np
 import psutil
 import torch
+from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
@@ -69,18 +70,20 @@ class Images(Dataset[Tensor]):
         """Return a part of the images; all of them are these themselves, with what they hold in memory."""
         if part.indices(len(self)) == (0, len(self), 1):
             return self
-        return self._of(self.samples[part])
+        return self._of(range(*part.indices(len(self))))
 
     def evenly(self, most: int) -> Images:
         """Return up to `most` of the images, evenly taken; all of them are these themselves."""
-        if len(self) <= most:
-            return self
-        places = np.linspace(0, len(self) - 1, most).round().astype(int)
-        return self._of(tuple(self.samples[place] for place in places))
+        return self if len(self) <= most else self._of(evenly(len(self), most).tolist())
 
-    def _of(self, samples: tuple[Sample, ...]) -> Images:
+    def _of(self, places: Sequence[int]) -> Images:
+        """Return the images of these places, with what is held of them in memory."""
         images = copy.copy(self)
-        images.samples, images._decoded, images._still = samples, {}, {}
+        images.samples = tuple(self.samples[place] for place in places)
+        images._decoded, images._still = (
+            {new: held[old] for new, old in enumerate(places) if old in held}
+            for held in (self._decoded, self._still)
+        )
         return images
 
     def __len__(self) -> int:
@@ -203,6 +206,11 @@ def contact_sheet(images: Images, *, count: int = 16, columns: int = 4) -> Image
         picture = Image.fromarray(images[item].permute(1, 2, 0).numpy())
         sheet.paste(picture, ((place % columns) * side, (place // columns) * side))
     return sheet
+
+
+def evenly(count: int, most: int) -> NDArray[np.int64]:
+    """Return the places of up to `most` of `count` images, evenly taken, in order."""
+    return np.linspace(0, count - 1, min(count, most)).round().astype(np.int64)
 
 
 def padded(batch: Tensor, size: int) -> Tensor:

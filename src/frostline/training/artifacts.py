@@ -9,46 +9,61 @@ from __future__ import annotations
 import warnings
 from typing import Any
 
+import torch
 from torch import nn
 
-from frostline.diagnostics import feature_drift
+from frostline.diagnostics.feature_drift import DRIFT_IMAGES, Drift
 from frostline.errors import RunWarning
 from frostline.feature_cache import FeatureCache
 from frostline.feature_extraction import ForwardPass
+from frostline.feature_extraction.forward_pass import EvenlyTaken
 from frostline.inference import error_gallery, selective_prediction
 from frostline.inference.selective_prediction import FamiliarFeatures
 from frostline.models import Backbone
 from frostline.studies.study_folder import RunFolder
 from frostline.system import numerics
+from frostline.training.evaluation import HeldOut
 from frostline.training.numeric_plan import Plan
-from frostline.training.request import TrainRequest
+from frostline.training.request import Parts, TrainRequest
 from frostline.training.resilience import time_limit
 
 
 def leave(
-    request: TrainRequest, folder: RunFolder, model: nn.Module, cut: str, store: FeatureCache | None
+    request: TrainRequest,
+    folder: RunFolder,
+    model: nn.Module,
+    cut: str,
+    parts: Parts,
+    held_out: HeldOut,
+    store: FeatureCache | None,
 ) -> dict[str, Any]:
     """Write what reports and predictions will want of the run; return what belongs into its result.
 
     `cut` names the earliest from which the model learned. A run that a comparison makes on a fold keeps
-    neither doubts nor drift: its model is not taken away.
+    neither doubts nor drift: its model is not taken away. Training images pass once.
     """
     result: dict[str, Any] = {}
     if request.taken_away:
-        train, val = request.images("train"), request.images("val")
         most = time_limit.to_doubt_by(request)
-        if most < min(selective_prediction.MOST, max(len(train), len(val))):
+        if most < min(selective_prediction.MOST, len(parts.train)):
             warnings.warn(
-                f"Little time was left: unfamiliar images are told by {most} images of each part.",
+                f"Little time was left: unfamiliar images are told by {most} training images.",
                 RunWarning,
                 stacklevel=2,
             )
+        train, drift_of = parts.train.evenly(most), held_out.drift
         forward = forward_pass_of(request.backbone, model, folder, cut, store)
+        compared = request.strategy.trains and drift_of is None
+        drift = Drift(forward, EvenlyTaken(len(train), DRIFT_IMAGES * compared))
+        features = [torch.empty(0, request.backbone.feature_width)]
         with numerics.threads(forward.config.plan.threads):
-            familiar = FamiliarFeatures.of(*(forward.features(part.evenly(most)) for part in (train, val)))
+            for outputs in forward(train, drift.watching):
+                features.append(outputs.features)
+                drift.add(outputs)
+            familiar = FamiliarFeatures.of(torch.cat(features), held_out.features)
         selective_prediction.write(folder.path, familiar)
         if request.strategy.trains:
-            result["drift"] = feature_drift.drift(request.backbone, model, val if len(val) else train)
+            result["drift"] = drift.by_stage() if drift_of is None else drift_of
     if request.data.part("test"):
         table = folder.path / "predictions-test.csv"
         error_gallery.write_gallery(folder.path, table, request.backbone, request.data, lambda _: model)

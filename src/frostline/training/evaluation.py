@@ -3,26 +3,46 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
-from torch import nn
+from torch import Tensor, nn
 
 from frostline import metrics
 from frostline.cost.run_time import THUMBNAILS
 from frostline.data import Sample
+from frostline.diagnostics.feature_drift import DRIFT_IMAGES, Drift
 from frostline.distributed import process_group
 from frostline.feature_cache import FeatureCache
 from frostline.feature_extraction import Counts, ForwardConfig, ForwardPass
+from frostline.feature_extraction.forward_pass import EvenlyTaken
 from frostline.feature_extraction.image_batches import EVALUATION_BATCH, Images
+from frostline.inference import selective_prediction
 from frostline.studies.study_folder import RunFolder
 from frostline.system import devices, numerics
 from frostline.training.caching import cache_planning
-from frostline.training.request import TrainRequest
+from frostline.training.request import Parts, TrainRequest
 
 THUMBNAIL_PX = 64
+
+
+@dataclass(frozen=True)
+class HeldOut:
+    """What one pass over held-out images gave besides the figures.
+
+    Attributes
+    ----------
+    features : Tensor of float32, shape (n, width)
+        What the head is given for up to 1,000 of val, evenly taken; empty without val.
+    drift : dict of str to float, or None
+        Feature drift by stage on val; None without val, and where nothing was trained.
+    """
+
+    features: Tensor
+    drift: dict[str, float] | None = None
 
 
 def predict_parts(
@@ -30,12 +50,13 @@ def predict_parts(
     folder: RunFolder,
     model: nn.Module,
     chosen: dict[str, Any],
+    parts: Parts,
     store: FeatureCache | None,
     counts: Counts,
-) -> dict[str, Any]:
-    """Predict val and test with the model as it will be taken away: float32, plain."""
+) -> tuple[dict[str, Any], HeldOut]:
+    """Predict val and test, each image once, with the model as it will be taken away: float32, plain."""
     with devices.full_float32():
-        return _predict_parts(request, folder, model, chosen, store, counts)
+        return _predict_parts(request, folder, model, chosen, parts, store, counts)
 
 
 def _predict_parts(
@@ -43,29 +64,21 @@ def _predict_parts(
     folder: RunFolder,
     model: nn.Module,
     chosen: dict[str, Any],
+    parts: Parts,
     store: FeatureCache | None,
     counts: Counts,
-) -> dict[str, Any]:
+) -> tuple[dict[str, Any], HeldOut]:
     cut = next(cut for cut in request.backbone.cuts if cut.name == chosen["cut"])
-    way = ForwardConfig(numerics.exact_plan(request.config.threads), EVALUATION_BATCH)
-
-    keep = cache_planning.untimed(request, cut, 4).keep
-    once = ForwardPass(
+    forward = ForwardPass(
         request.backbone,
         model,
         cut,
-        way,
-        store if keep else None,
+        ForwardConfig(numerics.exact_plan(request.config.threads), EVALUATION_BATCH),
+        store if cache_planning.untimed(request, cut, 4).keep else None,
         counts,
         workers=request.config.workers,
         progress=request.progress,
     )
-
-    def answers(images: Images) -> NDArray[np.float32]:
-        """Of all images; each process of a job asks about a share of them."""
-        mine = images.subset(process_group.share(len(images)))
-        return process_group.gathered(once.logits(mine), len(images))
-
     temperature = request.config.temperature or chosen.pop("temperature", 1.0)
     chosen.pop("temperature", None)
     figures: dict[str, Any] = {
@@ -73,9 +86,9 @@ def _predict_parts(
         f"val_{request.config.metric}": None,
         "val_goodness": None,
     }
-    if request.data.part("val"):
-        val = request.images("val")
-        raw = answers(val)
+    val, held_out = parts.val, HeldOut(torch.empty(0, request.backbone.feature_width))
+    if len(val):
+        raw, held_out = _of_val(request, forward, val)
         temperature = request.config.temperature or metrics.fit_temperature(raw, val.targets)
         probabilities = metrics.softmax(raw, temperature)
         _write_predictions(request, folder, "val", val.samples, probabilities)
@@ -84,21 +97,49 @@ def _predict_parts(
             f"val_{request.config.metric}": metrics.score(request.config.metric, val.targets, probabilities),
             "val_goodness": metrics.goodness(request.config.metric, val.targets, probabilities),
         }
-    return {**figures, **_of_test(request, folder, answers, temperature), "temperature": temperature}
+    figures |= _of_test(request, folder, forward, parts.test, temperature)
+    return {**figures, "temperature": temperature}, held_out
+
+
+def _of_val(request: TrainRequest, forward: ForwardPass, val: Images) -> tuple[NDArray[np.float32], HeldOut]:
+    """Return val's logits, and the rest; each process of a job passes a share of the images."""
+    if not request.taken_away:
+        return _logits(forward, val), HeldOut(torch.empty(0, request.backbone.feature_width))
+    share = process_group.share(len(val))
+    drift = Drift(forward, EvenlyTaken(len(val), DRIFT_IMAGES * request.strategy.trains, share))
+    taken = EvenlyTaken(len(val), selective_prediction.MOST, share)
+    features = torch.zeros(len(taken), request.backbone.feature_width)
+    logits = [torch.empty(0, len(request.data.classes))]
+    for outputs in forward(val.subset(share), drift.watching):
+        logits.append(outputs.logits)
+        drift.add(outputs)
+        places, rows = taken.within(outputs.positions)
+        features[places] = outputs.features[rows]
+    drift_of = drift.by_stage()
+    process_group.add_up([features])
+    return process_group.gathered(torch.cat(logits).numpy(), len(val)), HeldOut(
+        features, drift_of if request.strategy.trains else None
+    )
+
+
+def _logits(forward: ForwardPass, images: Images) -> NDArray[np.float32]:
+    """Of all images; each process of a job passes a share of them."""
+    mine = images.subset(process_group.share(len(images)))
+    return process_group.gathered(forward.logits(mine), len(images))
 
 
 def _of_test(
     request: TrainRequest,
     folder: RunFolder,
-    answers: Callable[[Images], NDArray[np.float32]],
+    forward: ForwardPass,
+    test: Images,
     temperature: float,
 ) -> dict[str, Any]:
     """The test part's figures; all null where there is no test image."""
-    test = request.images("test")
     if not test.samples:
         nothing = (*metrics.METRICS, *metrics.BALANCE, "per_class", "low", "high", *metrics.BELIEVED)
         return dict.fromkeys(nothing)
-    probabilities = metrics.softmax(answers(test), temperature)
+    probabilities = metrics.softmax(_logits(forward, test), temperature)
     _write_predictions(request, folder, "test", test.samples, probabilities)
     _write_thumbnails(request, folder, test.samples)
     guesses = probabilities.argmax(axis=1)

@@ -36,6 +36,15 @@ KEEP = ("best", "last")
 
 
 @dataclass(frozen=True)
+class Parts:
+    """The images of each part: pixels that one pass holds in memory are there for the next one."""
+
+    train: Images
+    val: Images
+    test: Images
+
+
+@dataclass(frozen=True)
 class TrainRequest:
     """One call of `train`."""
 
@@ -129,6 +138,10 @@ class TrainRequest:
             custom_name="" if self.custom is None else _identity(self.custom),
             seed=derive(self.config.seed, "augment"),
         )
+
+    def parts(self, policy: Policy) -> Parts:
+        """Return the images of all parts; `policy` augments those of train."""
+        return Parts(self.images("train", policy), self.images("val"), self.images("test"))
 
     def check(self) -> None:
         """Refuse what makes no sense before anything is computed."""

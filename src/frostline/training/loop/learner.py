@@ -23,7 +23,7 @@ from frostline.system.timing import Stopwatch
 from frostline.training.loop.solved_head import as_head, solve_head
 from frostline.training.loop.trainer import Setup, Trainer
 from frostline.training.numeric_plan import Plan
-from frostline.training.request import TrainRequest
+from frostline.training.request import Parts, TrainRequest
 from frostline.training.resilience.time_limit import Budget
 from frostline.training.tuning import batchnorm_recalibration, wise_ft
 from frostline.training.tuning.class_imbalance import Balance
@@ -34,12 +34,13 @@ def learn(
     folder: RunFolder,
     plan: Plan,
     head: Frozen,
-    images: Images,
+    parts: Parts,
     watch: Stopwatch,
     budget: Budget,
     hear: OnEpochs,
 ) -> tuple[nn.Module, dict[str, Any]]:
     """Return the adapted model in eval mode, and what was chosen on the way."""
+    images = parts.train
     balance = Balance(request.config.imbalance, images.targets, len(request.data.classes))
     if not request.strategy.trains:
         return solve_head(request, folder, head, images, balance)
@@ -49,13 +50,12 @@ def learn(
     model = starting_model(request, head, images, balance)
     if not images.policy.still and folder.writes:
         contact_sheet(images).save(folder.path / "augmentation.png")
-    val = request.images("val") if request.data.part("val") else None
     setup = Setup(
         backbone=request.backbone,
         phases=request.phases(),
         hyperparameters=known,
         train=images,
-        val=val,
+        val=parts.val if len(parts.val) else None,
         plan=plan,
         cache=head.cache,
         counts=head.counts,
