@@ -20,6 +20,7 @@ from torch import Tensor, nn
 
 from frostline import metrics
 from frostline import models as bb
+from frostline.cost.run_time import DRIFT_IMAGES
 from frostline.data import Manifest
 from frostline.distributed import process_group
 from frostline.errors import DataError
@@ -31,9 +32,6 @@ from frostline.models.stage_statistics import first_tensor, stage_taps
 from frostline.progress import Activity, OnProgress, Progress
 from frostline.system import devices, numerics
 
-# Images that drift is measured on, where nothing else is said: a choice. Fewer give a wider spread and, since
-# the estimate is debiased, hardly another mean.
-DRIFT_IMAGES = 128
 KEPT = "forgetting.json"  # in a run's folder: the latest measurement, for its report
 FEWEST = 4  # images, below which the debiased estimate is not defined
 NAMED = 5  # classes in a message

@@ -64,6 +64,7 @@ class Images(Dataset[Tensor]):
         self._augmentation = f"{self.policy.describe(preprocessing)} {custom_name} seed {seed}"
         self._decoded: dict[int, Image.Image] = {}
         self._still: dict[int, Tensor] = {}  # view 0, which every epoch would compute anew
+        self._looked_at_again = False
         self._room = int(psutil.virtual_memory().available * KEPT_SHARE / launched().local_size)
 
     def subset(self, part: slice) -> Images:
@@ -80,11 +81,17 @@ class Images(Dataset[Tensor]):
         """Return the images of these places, with what is held of them in memory."""
         images = copy.copy(self)
         images.samples = tuple(self.samples[place] for place in places)
-        images._decoded, images._still = (
-            {new: held[old] for new, old in enumerate(places) if old in held}
-            for held in (self._decoded, self._still)
-        )
+        images._decoded = {new: self._decoded[old] for new, old in enumerate(places) if old in self._decoded}
+        images._still = {new: self._still[old] for new, old in enumerate(places) if old in self._still}
         return images
+
+    def hold(self, most_bytes: int) -> Images:
+        """Hold the evaluation view of the next images that are decoded, up to so many bytes; return itself.
+
+        Passes that need pixels once hold them, too: for images that are looked at again.
+        """
+        self._looked_at_again, self._room = True, min(self._room, most_bytes)
+        return self
 
     def __len__(self) -> int:
         return len(self.samples)
@@ -146,8 +153,9 @@ class Images(Dataset[Tensor]):
         generator: it is read as far ahead as the workers are.
         """
         if workers == 0:
+            keep = self._looked_at_again or not once
             for batch in items:
-                yield torch.stack([self._pixels(item, not once) for item in batch])
+                yield torch.stack([self._pixels(item, keep) for item in batch])
             return
         loader: DataLoader[Tensor] = DataLoader(
             self,

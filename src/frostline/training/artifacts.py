@@ -12,7 +12,8 @@ from typing import Any
 import torch
 from torch import nn
 
-from frostline.diagnostics.feature_drift import DRIFT_IMAGES, Drift
+from frostline.cost.run_time import DRIFT_IMAGES
+from frostline.diagnostics.feature_drift import Drift
 from frostline.errors import RunWarning
 from frostline.feature_cache import FeatureCache
 from frostline.feature_extraction import ForwardPass
@@ -66,7 +67,9 @@ def leave(
             result["drift"] = drift.by_stage() if drift_of is None else drift_of
     if request.data.part("test"):
         table = folder.path / "predictions-test.csv"
-        error_gallery.write_gallery(folder.path, table, request.backbone, request.data, lambda _: model)
+        error_gallery.write_gallery(
+            folder.path, table, request.backbone, request.data, lambda _: model, parts.test, held_out.maps
+        )
     return result
 
 

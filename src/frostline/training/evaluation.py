@@ -3,24 +3,26 @@
 from __future__ import annotations
 
 import os
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from PIL import Image
 from torch import Tensor, nn
 
 from frostline import metrics
-from frostline.cost.run_time import THUMBNAILS
+from frostline.cost.run_time import DRIFT_IMAGES, THUMBNAILS
 from frostline.data import Sample
-from frostline.diagnostics.feature_drift import DRIFT_IMAGES, Drift
+from frostline.diagnostics.feature_drift import Drift
 from frostline.distributed import process_group
 from frostline.feature_cache import FeatureCache
 from frostline.feature_extraction import Counts, ForwardConfig, ForwardPass
 from frostline.feature_extraction.forward_pass import EvenlyTaken
 from frostline.feature_extraction.image_batches import EVALUATION_BATCH, Images
 from frostline.inference import selective_prediction
+from frostline.inference.error_gallery import ClassMaps
 from frostline.studies.study_folder import RunFolder
 from frostline.system import devices, numerics
 from frostline.training.caching import cache_planning
@@ -39,10 +41,13 @@ class HeldOut:
         What the head is given for up to 1,000 of val, evenly taken; empty without val.
     drift : dict of str to float, or None
         Feature drift by stage on val; None without val, and where nothing was trained.
+    maps : dict of (path, class) to ndarray, shape (h, w)
+        Class-activation maps of test images that were misclassified, where the pass shows them.
     """
 
     features: Tensor
     drift: dict[str, float] | None = None
+    maps: dict[tuple[str, int], NDArray[np.float64]] = field(default_factory=dict)
 
 
 def predict_parts(
@@ -97,7 +102,7 @@ def _predict_parts(
             f"val_{request.config.metric}": metrics.score(request.config.metric, val.targets, probabilities),
             "val_goodness": metrics.goodness(request.config.metric, val.targets, probabilities),
         }
-    figures |= _of_test(request, folder, forward, parts.test, temperature)
+    figures |= _of_test(request, folder, forward, parts.test, temperature, held_out.maps)
     return {**figures, "temperature": temperature}, held_out
 
 
@@ -128,20 +133,40 @@ def _logits(forward: ForwardPass, images: Images) -> NDArray[np.float32]:
     return process_group.gathered(forward.logits(mine), len(images))
 
 
+def _logits_and_maps(
+    forward: ForwardPass, test: Images, maps: dict[tuple[str, int], NDArray[np.float64]]
+) -> NDArray[np.float32]:
+    """Return test's logits; each process of a job passes a share, and maps the mistakes among these."""
+    mine = test.subset(process_group.share(len(test)))
+    if forward.cut is forward.backbone.cuts[-1] or not len(mine):  # no map lies above the last cut
+        return _logits(forward, test)
+    logits, targets = [], mine.targets
+    class_maps = ClassMaps(forward.backbone, forward.config.plan.place(forward.model), mine[(0, 0)][None])
+    for outputs in forward(mine, class_maps.recording):
+        logits.append(outputs.logits.numpy())
+        guesses = outputs.logits.argmax(dim=1).numpy()
+        rows = np.flatnonzero(guesses != targets[outputs.positions]).tolist()
+        heats = class_maps.of(rows, guesses[rows].tolist()) if rows else None
+        for row, heat in zip(rows, heats, strict=True) if heats is not None else ():
+            maps[mine.samples[outputs.positions[row]].path, int(guesses[row])] = heat
+    return process_group.gathered(np.concatenate(logits), len(test))
+
+
 def _of_test(
     request: TrainRequest,
     folder: RunFolder,
     forward: ForwardPass,
     test: Images,
     temperature: float,
+    maps: dict[tuple[str, int], NDArray[np.float64]],
 ) -> dict[str, Any]:
-    """The test part's figures; all null where there is no test image."""
+    """The test part's figures; all null where there is no test image. Fills `maps` with those of mistakes."""
     if not test.samples:
         nothing = (*metrics.METRICS, *metrics.BALANCE, "per_class", "low", "high", *metrics.BELIEVED)
         return dict.fromkeys(nothing)
-    probabilities = metrics.softmax(_logits(forward, test), temperature)
+    probabilities = metrics.softmax(_logits_and_maps(forward, test, maps), temperature)
     _write_predictions(request, folder, "test", test.samples, probabilities)
-    _write_thumbnails(request, folder, test.samples)
+    _write_thumbnails(folder, test)
     guesses = probabilities.argmax(axis=1)
     units = request.data.units(test.samples)
     low, high = metrics.interval(test.targets, guesses, units)
@@ -166,16 +191,16 @@ def _write_predictions(
     folder.write_table(f"predictions-{part}.csv", header, rows)
 
 
-def _write_thumbnails(request: TrainRequest, folder: RunFolder, samples: tuple[Sample, ...]) -> None:
-    """Keep a few small test pictures, so that a report can show them without the images."""
+def _write_thumbnails(folder: RunFolder, test: Images) -> None:
+    """Keep a few small test pictures, as the network sees them: a report can show them without the images."""
     if not folder.writes:
         return
     place = folder.path.parent.parent / "thumbnails"
     place.mkdir(exist_ok=True)
-    for sample in sorted(samples, key=lambda s: s.digest)[:THUMBNAILS]:
-        target = place / f"{sample.digest[:16]}.jpg"
+    for position in sorted(range(len(test)), key=lambda at: test.samples[at].digest)[:THUMBNAILS]:
+        target = place / f"{test.samples[position].digest[:16]}.jpg"
         if not target.exists():
-            picture = request.data.read(sample)
+            picture = Image.fromarray(test[(position, 0)].permute(1, 2, 0).contiguous().numpy())
             picture.thumbnail((THUMBNAIL_PX, THUMBNAIL_PX))
             temporary = target.with_suffix(f".{os.getpid()}.tmp")
             picture.save(temporary, format="JPEG", quality=80)

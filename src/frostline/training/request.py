@@ -34,6 +34,10 @@ CACHE = ("auto", "keep", "compute")
 # Which weights a run ends with: the best on val, or the last, which leaves val free to judge by.
 KEEP = ("best", "last")
 
+# Pixels of test images that stay in memory for pictures of mistakes and for thumbnails: 850 images at 224 px.
+# A choice; of what is over it those that are shown are decoded again.
+HELD_TEST_BYTES = 128_000_000
+
 
 @dataclass(frozen=True)
 class Parts:
@@ -141,7 +145,9 @@ class TrainRequest:
 
     def parts(self, policy: Policy) -> Parts:
         """Return the images of all parts; `policy` augments those of train."""
-        return Parts(self.images("train", policy), self.images("val"), self.images("test"))
+        return Parts(
+            self.images("train", policy), self.images("val"), self.images("test").hold(HELD_TEST_BYTES)
+        )
 
     def check(self) -> None:
         """Refuse what makes no sense before anything is computed."""
