@@ -11,14 +11,15 @@ import pytest
 import torch
 
 import frostline
-from frostline.data import Manifest, Sample
+from frostline.data import Manifest, PredictionInput, Sample, prediction_inputs
 from frostline.feature_extraction import ForwardConfig, ForwardPass
 from frostline.feature_extraction.forward_pass import EvenlyTaken
 from frostline.feature_extraction.image_batches import Images
 from frostline.inference import error_gallery, selective_prediction
+from frostline.inference.prediction import Predictor, predict_probabilities
 from frostline.system import numerics
 from frostline.training import evaluation
-from tiny import live_logits, tiny_backbone, write_table
+from tiny import live_logits, tiny_backbone, write_folder, write_table
 
 TRAIN, VAL, TEST = 30, 12, 15  # images
 
@@ -103,3 +104,28 @@ def test_maps_along_a_pass_are_those_of_a_pass_of_their_own() -> None:
     assert maps is not None
     assert own is not None
     assert np.allclose(maps, own, atol=1e-4)
+
+
+def test_two_models_are_asked_about_an_image_that_is_decoded_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    backbone = tiny_backbone()
+    models = [
+        Predictor(backbone.adapt(3, seed=seed), ["a", "b", "c"], backbone.preprocessing) for seed in (1, 2)
+    ]
+    inputs = prediction_inputs(write_folder(tmp_path / "images", per_class=2))
+    decoded: Counter[str] = Counter()
+    picture = PredictionInput.picture
+
+    def counted(item: PredictionInput) -> Any:
+        decoded[item.name] += 1
+        return picture(item)
+
+    monkeypatch.setattr(PredictionInput, "picture", counted)
+    both = predict_probabilities(models, inputs)
+    assert sorted(decoded.values()) == [1] * 6
+    for model, predicted in zip(models, both, strict=True):
+        assert np.array_equal(
+            predicted.probabilities, predict_probabilities([model], inputs)[0].probabilities
+        )
+    assert not np.allclose(both[0].probabilities, both[1].probabilities)

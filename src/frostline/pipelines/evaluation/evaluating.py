@@ -140,7 +140,7 @@ class _Predicted:
 
 def _predict(loaded: Sequence[LoadedModel], data: Manifest, progress: OnProgress | None) -> _Predicted:
     inputs = inputs_of_entries([sample.path for sample in data.samples], data.root, data.items)
-    outcomes = [predict_probabilities(model.predictor, inputs, progress) for model in loaded]
+    outcomes = predict_probabilities([model.predictor for model in loaded], inputs, progress)
     unreadable = dict(pair for outcome in outcomes for pair in outcome.unreadable)
     samples = tuple(sample for sample in data.samples if sample.path not in unreadable)
     paths = [sample.path for sample in samples]

@@ -5,19 +5,19 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 from torch import nn
 
 from frostline import models as bb
 from frostline import probe
 from frostline.distributed import process_group
-from frostline.feature_extraction import Frozen, features
+from frostline.feature_extraction import ForwardConfig, ForwardPass, Frozen, features
 from frostline.feature_extraction.image_batches import EVALUATION_BATCH, Images, contact_sheet
 from frostline.loggers import OnEpochs
 from frostline.models.heads import build_head
 from frostline.strategies import hyperparameters
 from frostline.studies.study_folder import RunFolder
+from frostline.system.numerics import exact_plan
 from frostline.system.seeds import derive
 from frostline.system.timing import Stopwatch
 from frostline.training.loop.solved_head import as_head, solve_head
@@ -105,14 +105,12 @@ def _interpolated(
 
     def answers(point: nn.Module) -> NDArray[np.float32]:
         assert setup.val is not None
+        config = ForwardConfig(exact_plan(request.config.threads), EVALUATION_BATCH)  # as the final figures
+        forward = ForwardPass(
+            request.backbone, point, request.backbone.cuts[0], config, workers=request.config.workers
+        )
         mine = setup.val.subset(process_group.share(len(setup.val)))
-        parts = [np.empty((0, balance.classes), dtype=np.float32)]
-        with torch.no_grad():
-            parts += [
-                point(numbers.batch(pixels, request.backbone.preprocessing.normalise)).float().cpu().numpy()
-                for pixels in mine.evaluation(EVALUATION_BATCH, request.config.workers)
-            ]
-        return process_group.gathered(np.concatenate(parts), len(setup.val))
+        return process_group.gathered(forward.logits(mine), len(setup.val))
 
     assert request.config.interpolate_weights is not None
     return wise_ft.chosen(
