@@ -213,7 +213,7 @@ def drift(
 class Drift:
     """Feature drift, measured along a pass of the adapted network that is made anyway.
 
-    The original network passes the same features at the pass's cut, in batches of their own.
+    The original network passes the same features at the pass's cut.
 
     Parameters
     ----------
@@ -236,8 +236,6 @@ class Drift:
         self._before, self._after = (
             {stage: torch.zeros(len(taken), width) for stage, width in widths.items()} for _ in range(2)
         )
-        self._n_passed = 0  # places up to here were given to the original network
-        self._waiting: list[Tensor] = []
 
     @contextmanager
     def watching(self, positions: range) -> Iterator[None]:
@@ -247,34 +245,22 @@ class Drift:
             yield
 
     def add(self, outputs: Outputs) -> None:
-        """Take the outputs of a batch that was watched."""
+        """Take the outputs of a batch that was watched, and pass the same through the original network."""
         places, rows = self._taken.within(outputs.positions)
         if not rows or not self._after:
             return
         self._after[self._last][places] = outputs.features[rows]
-        if not self._waiting:
-            self._n_passed = places.start
-        self._waiting.append(outputs.frozen[rows])
-        if sum(map(len, self._waiting)) >= EVALUATION_BATCH:
-            self._pass_original()
-
-    def _pass_original(self) -> None:
-        """Pass what is waiting through the original network."""
-        if not self._waiting:
-            return
         backbone, plan = self._forward.backbone, self._forward.config.plan
-        model, z = plan.place(backbone.model.eval()), torch.cat(self._waiting)
-        places = slice(self._n_passed, self._n_passed + len(z))
+        model = plan.place(backbone.model.eval())
         with (
             torch.no_grad(),
             plan.autocast(),
             collecting_features(backbone, model) as features,
-            self._listening(model, self._before, places, list(range(len(z)))),
+            self._listening(model, self._before, places, list(range(len(rows)))),
             bb.suffix(backbone, model, self._forward.cut) as live_part,
         ):
-            live_part(z.to(plan.device))
+            live_part(outputs.frozen[rows].to(plan.device))
         self._before[self._last][places] = features[0].float().cpu()
-        self._waiting = []
 
     @contextmanager
     def _listening(
@@ -301,7 +287,6 @@ class Drift:
 
         Where the processes of a job share the pass, all of them call this.
         """
-        self._pass_original()
         if self._taken.shared:
             process_group.add_up([*self._before.values(), *self._after.values()])
         if self._few:

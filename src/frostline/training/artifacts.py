@@ -9,20 +9,17 @@ from __future__ import annotations
 import warnings
 from typing import Any
 
-import torch
 from torch import nn
 
-from frostline.cost.run_time import DRIFT_IMAGES
-from frostline.diagnostics.feature_drift import Drift
 from frostline.errors import RunWarning
 from frostline.feature_cache import FeatureCache
 from frostline.feature_extraction import ForwardPass
-from frostline.feature_extraction.forward_pass import EvenlyTaken
 from frostline.inference import error_gallery, selective_prediction
 from frostline.inference.selective_prediction import FamiliarFeatures
 from frostline.models import Backbone
 from frostline.studies.study_folder import RunFolder
 from frostline.system import numerics
+from frostline.training import evaluation
 from frostline.training.evaluation import HeldOut
 from frostline.training.numeric_plan import Plan
 from frostline.training.request import Parts, TrainRequest
@@ -52,19 +49,14 @@ def leave(
                 RunWarning,
                 stacklevel=2,
             )
-        train, drift_of = parts.train.evenly(most), held_out.drift
         forward = forward_pass_of(request.backbone, model, folder, cut, store)
-        compared = request.strategy.trains and drift_of is None
-        drift = Drift(forward, EvenlyTaken(len(train), DRIFT_IMAGES * compared))
-        features = [torch.empty(0, request.backbone.feature_width)]
+        drifting = request.strategy.trains and held_out.drift is None
         with numerics.threads(forward.config.plan.threads):
-            for outputs in forward(train, drift.watching):
-                features.append(outputs.features)
-                drift.add(outputs)
-            familiar = FamiliarFeatures.of(torch.cat(features), held_out.features)
+            _, of_train = evaluation.pass_once(forward, parts.train.evenly(most), drifting)
+            familiar = FamiliarFeatures.of(of_train.features, held_out.features)
         selective_prediction.write(folder.path, familiar)
         if request.strategy.trains:
-            result["drift"] = drift.by_stage() if drift_of is None else drift_of
+            result["drift"] = of_train.drift if drifting else held_out.drift
     if request.data.part("test"):
         table = folder.path / "predictions-test.csv"
         error_gallery.write_gallery(

@@ -93,7 +93,11 @@ def _predict_parts(
     }
     val, held_out = parts.val, HeldOut(torch.empty(0, request.backbone.feature_width))
     if len(val):
-        raw, held_out = _of_val(request, forward, val)
+        if request.taken_away:
+            share = process_group.share(len(val))
+            raw, held_out = pass_once(forward, val, request.strategy.trains, share)
+        else:
+            raw = _logits(forward, val)
         temperature = request.config.temperature or metrics.fit_temperature(raw, val.targets)
         probabilities = metrics.softmax(raw, temperature)
         _write_predictions(request, folder, "val", val.samples, probabilities)
@@ -106,25 +110,27 @@ def _predict_parts(
     return {**figures, "temperature": temperature}, held_out
 
 
-def _of_val(request: TrainRequest, forward: ForwardPass, val: Images) -> tuple[NDArray[np.float32], HeldOut]:
-    """Return val's logits, and the rest; each process of a job passes a share of the images."""
-    if not request.taken_away:
-        return _logits(forward, val), HeldOut(torch.empty(0, request.backbone.feature_width))
-    share = process_group.share(len(val))
-    drift = Drift(forward, EvenlyTaken(len(val), DRIFT_IMAGES * request.strategy.trains, share))
-    taken = EvenlyTaken(len(val), selective_prediction.MOST, share)
-    features = torch.zeros(len(taken), request.backbone.feature_width)
-    logits = [torch.empty(0, len(request.data.classes))]
-    for outputs in forward(val.subset(share), drift.watching):
+def pass_once(
+    forward: ForwardPass, images: Images, drifting: bool, share: slice | None = None
+) -> tuple[NDArray[np.float32], HeldOut]:
+    """Return the logits of all images, features to doubt by, and drift where it is asked for.
+
+    With `share`, the processes of a job pass a share each, and all of them call this.
+    """
+    drift = Drift(forward, EvenlyTaken(len(images), DRIFT_IMAGES * drifting, share))
+    taken = EvenlyTaken(len(images), selective_prediction.MOST, share)
+    features = torch.zeros(len(taken), forward.backbone.feature_width)
+    logits = [torch.empty(0, len(images.manifest.classes))]
+    for outputs in forward(images if share is None else images.subset(share), drift.watching):
         logits.append(outputs.logits)
         drift.add(outputs)
         places, rows = taken.within(outputs.positions)
         features[places] = outputs.features[rows]
-    drift_of = drift.by_stage()
-    process_group.add_up([features])
-    return process_group.gathered(torch.cat(logits).numpy(), len(val)), HeldOut(
-        features, drift_of if request.strategy.trains else None
-    )
+    drift_of, raw = drift.by_stage() if drifting else None, torch.cat(logits).numpy()
+    if share is not None:
+        process_group.add_up([features])
+        raw = process_group.gathered(raw, len(images))
+    return raw, HeldOut(features, drift_of)
 
 
 def _logits(forward: ForwardPass, images: Images) -> NDArray[np.float32]:
