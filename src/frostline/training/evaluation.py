@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -29,6 +29,7 @@ from frostline.training.caching import cache_planning
 from frostline.training.request import Parts, TrainRequest
 
 THUMBNAIL_PX = 64
+Maps = dict[tuple[str, int], NDArray[np.float64]]
 
 
 @dataclass(frozen=True)
@@ -47,7 +48,7 @@ class HeldOut:
 
     features: Tensor
     drift: dict[str, float] | None = None
-    maps: dict[tuple[str, int], NDArray[np.float64]] = field(default_factory=dict)
+    maps: Maps = field(default_factory=dict)
 
 
 def predict_parts(
@@ -106,8 +107,8 @@ def _predict_parts(
             f"val_{request.config.metric}": metrics.score(request.config.metric, val.targets, probabilities),
             "val_goodness": metrics.goodness(request.config.metric, val.targets, probabilities),
         }
-    figures |= _of_test(request, folder, forward, parts.test, temperature, held_out.maps)
-    return {**figures, "temperature": temperature}, held_out
+    of_test, maps = _of_test(request, folder, forward, parts.test, temperature)
+    return {**figures, **of_test, "temperature": temperature}, replace(held_out, maps=maps)
 
 
 def pass_once(
@@ -139,14 +140,12 @@ def _logits(forward: ForwardPass, images: Images) -> NDArray[np.float32]:
     return process_group.gathered(forward.logits(mine), len(images))
 
 
-def _logits_and_maps(
-    forward: ForwardPass, test: Images, maps: dict[tuple[str, int], NDArray[np.float64]]
-) -> NDArray[np.float32]:
+def _logits_and_maps(forward: ForwardPass, test: Images) -> tuple[NDArray[np.float32], Maps]:
     """Return test's logits; each process of a job passes a share, and maps the mistakes among these."""
     mine = test.subset(process_group.share(len(test)))
     if forward.cut is forward.backbone.cuts[-1] or not len(mine):  # no map lies above the last cut
-        return _logits(forward, test)
-    logits, targets = [], mine.targets
+        return _logits(forward, test), {}
+    logits, maps, targets = [], Maps(), mine.targets
     class_maps = ClassMaps(forward.backbone, forward.config.plan.place(forward.model), mine[(0, 0)][None])
     for outputs in forward(mine, class_maps.recording):
         logits.append(outputs.logits.numpy())
@@ -155,7 +154,7 @@ def _logits_and_maps(
         heats = class_maps.of(rows, guesses[rows].tolist()) if rows else None
         for row, heat in zip(rows, heats, strict=True) if heats is not None else ():
             maps[mine.samples[outputs.positions[row]].path, int(guesses[row])] = heat
-    return process_group.gathered(np.concatenate(logits), len(test))
+    return process_group.gathered(np.concatenate(logits), len(test)), maps
 
 
 def _of_test(
@@ -164,13 +163,13 @@ def _of_test(
     forward: ForwardPass,
     test: Images,
     temperature: float,
-    maps: dict[tuple[str, int], NDArray[np.float64]],
-) -> dict[str, Any]:
-    """The test part's figures; all null where there is no test image. Fills `maps` with those of mistakes."""
+) -> tuple[dict[str, Any], Maps]:
+    """The test part's figures, and maps of its mistakes; all null where there is no test image."""
     if not test.samples:
         nothing = (*metrics.METRICS, *metrics.BALANCE, "per_class", "low", "high", *metrics.BELIEVED)
-        return dict.fromkeys(nothing)
-    probabilities = metrics.softmax(_logits_and_maps(forward, test, maps), temperature)
+        return dict.fromkeys(nothing), {}
+    raw, maps = _logits_and_maps(forward, test)
+    probabilities = metrics.softmax(raw, temperature)
     _write_predictions(request, folder, "test", test.samples, probabilities)
     _write_thumbnails(folder, test)
     guesses = probabilities.argmax(axis=1)
@@ -178,7 +177,8 @@ def _of_test(
     low, high = metrics.interval(test.targets, guesses, units)
     learned = np.bincount(request.data.targets(request.data.part("train")))
     summary = metrics.summary(request.data.classes, test.targets, probabilities, learned)
-    return {**summary, **metrics.believed(test.targets, probabilities, units), "low": low, "high": high}
+    believed = metrics.believed(test.targets, probabilities, units)
+    return {**summary, **believed, "low": low, "high": high}, maps
 
 
 def _write_predictions(
