@@ -47,9 +47,10 @@ class FamiliarFeatures:
 
     @classmethod
     def of(cls, train: Tensor, held_out: Tensor) -> FamiliarFeatures:
-        """Of what the head is given for training images (n, width) and for held-out ones (m, width)."""
+        """Of what the head is given for training and for held-out images, (n, width) and (m, width), or none."""
         reference = _normalised(train).half()
-        return cls(reference, neighbour(held_out, reference) if len(held_out) else np.zeros(0))
+        both = len(train) and len(held_out)
+        return cls(reference, neighbour(held_out, reference) if both else np.zeros(0))
 
     def distance(self, features: Tensor) -> Floats:
         """Return how far images lie from those learned from: (n,), 0–2."""
