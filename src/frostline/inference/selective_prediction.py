@@ -47,7 +47,7 @@ class FamiliarFeatures:
 
     @classmethod
     def of(cls, train: Tensor, held_out: Tensor) -> FamiliarFeatures:
-        """Of what the head is given for training and for held-out images, (n, width) and (m, width), or none."""
+        """Of what the head is given for training images (n, width) and for held-out ones (m, width)."""
         reference = _normalised(train).half()
         both = len(train) and len(held_out)
         return cls(reference, neighbour(held_out, reference) if both else np.zeros(0))
