@@ -272,7 +272,7 @@ class Drift:
             def hook(_module: nn.Module, _inputs: Any, output: Any) -> None:
                 value = first_tensor(output)
                 if value is not None:
-                    into[stage][places] = bb.over_space(value[rows].float()).cpu()
+                    into[stage][places] = bb.over_space(value.float()).cpu()[rows]
 
             return hook
 

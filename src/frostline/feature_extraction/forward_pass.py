@@ -177,8 +177,9 @@ class ForwardPass:
 
     def logits(self, images: Images) -> NDArray[np.float32]:
         """Return the logits of all images, float32 of shape (n_images, classes)."""
-        none = torch.empty(0, len(images.manifest.classes))  # a share of fewer images than processes
-        return torch.cat([none, *(outputs.logits for outputs in self(images))]).numpy()
+        if not len(images):  # a share of fewer images than processes
+            return np.empty((0, len(images.manifest.classes)), dtype=np.float32)
+        return torch.cat([outputs.logits for outputs in self(images)]).numpy()
 
     def features(self, images: Images) -> Tensor:
         """Return what the head is given for all images, float32 of shape (n_images, width)."""

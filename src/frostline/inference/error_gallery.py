@@ -194,8 +194,8 @@ class ClassMaps:
         features = self._features()
         if features is None or self._layer is None:
             return None
-        maps = _channels_first(features, self._layer.in_features)[list(rows)].float()
-        weights = self._layer.weight.detach().float()[torch.tensor(list(classes), device=maps.device)]
+        maps = _channels_first(features, self._layer.in_features).cpu()[list(rows)].float()
+        weights = self._layer.weight.detach().cpu().float()[list(classes)]
         heat = torch.einsum("nchw,nc->nhw", maps, weights).cpu().double().numpy()
         low, high = heat.min(axis=(1, 2), keepdims=True), heat.max(axis=(1, 2), keepdims=True)
         return np.asarray((heat - low) / np.maximum(high - low, 1e-12))

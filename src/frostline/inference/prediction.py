@@ -35,7 +35,7 @@ from frostline.data import (
 from frostline.errors import DamagedImage, StudyError, UsageError
 from frostline.feature_extraction.forward_pass import collecting_features
 from frostline.feature_extraction.image_batches import EVALUATION_BATCH
-from frostline.inference import selective_prediction
+from frostline.inference import selective_prediction, test_time_augmentation
 from frostline.models import Backbone, Preprocessing, zoo
 from frostline.models.heads import adapted_for
 from frostline.models.zoo import delta
@@ -307,6 +307,7 @@ def predict(
     run: str | None = None,
     top: int = 1,
     target_accuracy: float | None = None,
+    tta: str = "none",
     path_column: str | None = None,
     module: nn.Module | None = None,
     base: str | nn.Module | Backbone | None = None,
@@ -333,6 +334,9 @@ def predict(
         Above 0 and below 1, such as 0.95. A prediction whose class was less often correct at its probability,
         on held-out images, is marked `unsure="probability"`; an image farther from the training images than
         95 % of the held-out ones "unfamiliar".
+    tta : str
+        Test-time augmentation: mean probabilities over views of each image. "none"; "flip": the image and its
+        mirror image; "five_crop": corners and centre; "ten_crop": these and their mirror images.
     path_column : str or None
         Column of a table that holds the paths.
     module : nn.Module or None
@@ -353,10 +357,11 @@ def predict(
     StudyError
         The study is damaged or holds no finished run.
     UsageError
-        `target_accuracy` is out of range, or the run has no held-out predictions.
+        `target_accuracy` is out of range, the run has no held-out predictions, or `tta` goes with it.
     DataError
         There are no images, or they are of an unsupported type.
     """
+    check_views(tta, target_accuracy)
     doubts = None if target_accuracy is None else _doubts(study, run, target_accuracy)
     chosen = chosen_model(study, run, module, base)
     predicted = predict_rows(
@@ -364,6 +369,7 @@ def predict(
         prediction_inputs(images, path_column),
         top=top,
         doubts=doubts,
+        tta=tta,
         progress=Progress.of(progress),
     )
     classes = tuple(chosen.predictor.classes)
@@ -376,7 +382,7 @@ def predict(
         doubts,
         classes,
         chosen.passed_over,
-        predicted.notes,
+        (*predicted.notes, *test_time_augmentation.note(tta, chosen.flip)),
     )
 
 
@@ -395,12 +401,13 @@ def predict_rows(
     *,
     top: int,
     doubts: selective_prediction.Doubts | None,
+    tta: str = "none",
     progress: Progress,
 ) -> PredictedRows:
     """Return a prediction for each image that can be decoded, and the others' names with the reasons."""
     rows: list[Prediction] = []
     decoded = _Decoded()
-    for names, (pixels,) in _batches([predictor], inputs, decoded, progress):
+    for names, (pixels,) in _batches([predictor], inputs, decoded, tta, progress):
         rows += _predict_batch(predictor, names, pixels, top, doubts)
     (notes,) = decoded.notes([predictor], inputs)
     return PredictedRows(tuple(rows), tuple(decoded.unreadable), notes)
@@ -417,15 +424,19 @@ class PredictedProbabilities:
 
 
 def predict_probabilities(
-    predictors: Sequence[Predictor], inputs: PredictionInputs, progress: OnProgress | None = None
+    predictors: Sequence[Predictor],
+    inputs: PredictionInputs,
+    progress: OnProgress | None = None,
+    *,
+    tta: str = "none",
 ) -> list[PredictedProbabilities]:
     """Return each model's probabilities of all classes; an image that can be decoded is decoded once."""
     decoded, names = _Decoded(), list[str]()
     batches = [[np.zeros((0, len(predictor.classes)))] for predictor in predictors]
-    for batch_names, pixels in _batches(predictors, inputs, decoded, Progress.of(progress)):
+    for batch_names, pixels in _batches(predictors, inputs, decoded, tta, Progress.of(progress)):
         names += batch_names
         for predictor, batch, seen in zip(predictors, batches, pixels, strict=True):
-            batch.append(predictor(seen))
+            batch.append(test_time_augmentation.mean_probabilities(predictor, seen))
     return [
         PredictedProbabilities(tuple(names), np.concatenate(batch), tuple(decoded.unreadable), notes)
         for batch, notes in zip(batches, decoded.notes(predictors, inputs), strict=True)
@@ -448,15 +459,15 @@ class _Decoded:
 
 
 def _batches(
-    predictors: Sequence[Predictor], inputs: PredictionInputs, noted: _Decoded, progress: Progress
+    predictors: Sequence[Predictor], inputs: PredictionInputs, noted: _Decoded, tta: str, progress: Progress
 ) -> Iterator[tuple[list[str], list[Tensor]]]:
-    """Yield names and, for each model, pixels (n, 3, size, size) of images that can be decoded."""
+    """Yield names and, for each model, pixels (n, views, 3, size, size) of images that can be decoded."""
     items = inputs.inputs
     for start in range(0, len(items), EVALUATION_BATCH):
         names, pixels = [], []
         batch = items[start : start + EVALUATION_BATCH]
         decoded_batch = in_threads(
-            lambda item: _decode(predictors, item), batch, FETCHERS * any(q.is_remote for q in batch)
+            lambda item: _decode(predictors, item, tta), batch, FETCHERS * any(q.is_remote for q in batch)
         )
         for item, decoded in zip(batch, decoded_batch, strict=True):
             if isinstance(decoded, DamagedImage):
@@ -472,23 +483,37 @@ def _batches(
 
 @dataclass(frozen=True)
 class _DecodedInput:
-    """An image's pixels (3, size, size), and how they were made."""
+    """An image's pixels (views, 3, size, size), and how they were made."""
 
     pixels: Tensor
     rendered: RenderedImage
 
 
-def _decode(predictors: Sequence[Predictor], item: PredictionInput) -> list[_DecodedInput] | DamagedImage:
+def _decode(
+    predictors: Sequence[Predictor], item: PredictionInput, tta: str
+) -> list[_DecodedInput] | DamagedImage:
     """Return an image's pixels for each model, or why there are none."""
     try:
         picture, seen = item.picture(), []
         for predictor in predictors:
             image = picture.rgb(predictor.rendering)
             rendered = rendered_from_picture(item.name, picture, image, predictor.rendering)
-            seen.append(_DecodedInput(predictor.preprocessing.crop(image), rendered))
+            seen.append(
+                _DecodedInput(test_time_augmentation.views(image, predictor.preprocessing, tta), rendered)
+            )
         return seen
     except DamagedImage as error:
         return error
+
+
+def check_views(tta: str, target_accuracy: float | None) -> None:
+    """Raise `UsageError` where `tta` is unknown, or goes with a target that was set by single views."""
+    test_time_augmentation.check(tta)
+    if tta != "none" and target_accuracy is not None:
+        raise UsageError(
+            f"target_accuracy rests on held-out probabilities of one view each, and tta={tta} averages "
+            "several: leave one of the two out."
+        )
 
 
 def _doubts(study: str | Path, run: str | None, precision: float) -> selective_prediction.Doubts:
@@ -507,8 +532,9 @@ def _predict_batch(
     doubts: selective_prediction.Doubts | None,
 ) -> list[Prediction]:
     if doubts is None:
-        return _top(paths, predictor(pixels), predictor.classes, top)
-    probabilities, features = predictor.with_features(pixels)
+        probabilities = test_time_augmentation.mean_probabilities(predictor, pixels)
+        return _top(paths, probabilities, predictor.classes, top)
+    probabilities, features = predictor.with_features(pixels[:, 0])
     rows = _top(paths, probabilities, predictor.classes, top)
     return [replace(row, unsure=u) for row, u in zip(rows, doubts.of(probabilities, features), strict=True)]
 
@@ -523,6 +549,7 @@ class ChosenModel:
     strategy: str
     folder: Path  # of the run, or the delta
     passed_over: tuple[PassedOver, ...] = ()
+    flip: str | None = None  # how training images were mirrored, where that is known
 
 
 def chosen_model(
@@ -547,7 +574,10 @@ def chosen_model(
     best = best_of(Study.existing(study), run)
     strategy = str(best.folder.checked_config()["strategy"])
     predictor = Predictor.of_run(best.folder, module)
-    return ChosenModel(predictor, best.folder.name, best.why, strategy, best.folder.path, best.passed_over)
+    flip = best.folder.read("result.json").get("flip")
+    return ChosenModel(
+        predictor, best.folder.name, best.why, strategy, best.folder.path, best.passed_over, flip
+    )
 
 
 def _top(
