@@ -20,7 +20,7 @@ import numpy as np
 import frostline
 from draws import draw_table
 from frostline.data import Manifest
-from frostline.feature_extraction import ForwardConfig, logits
+from frostline.feature_extraction import ForwardConfig, ForwardPass
 from frostline.feature_extraction.image_batches import Images
 from frostline.system import numerics
 
@@ -37,7 +37,7 @@ def moved(run: frostline.training.Run, data: Manifest, size: int, threads: int |
     for precision in numerics.PRECISIONS[1:]:
         model = frostline.load_model(run.folder)
         way = ForwardConfig(numerics.pinned_plan(precision, threads), 64)
-        found[precision] = logits(backbone, model, cut, images, way)
+        found[precision] = ForwardPass(backbone, model, cut, way).logits(images)
     one, two = found["float32"], found["bfloat16"]
     return {
         "largest_difference": float(np.abs(one - two).max()),

@@ -149,12 +149,12 @@ def test_the_minutes_begin_when_the_watch_does(tmp_path: Path) -> None:
 def test_what_follows_training_is_kept_free_and_shortened_where_time_is_short(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Features to doubt by pass twice a thousand images: with little time fewer, and that is said."""
+    """Features to doubt by pass a thousand training images: with little time fewer, and that is said."""
     data = frostline.load_data(write_table(tmp_path / "images", train=12, val=4), near_copies=False)
     monkeypatch.setattr(budget_of, "pass_s", lambda *_: 0.05)
     given = {"study": tmp_path / "a", **FAST}
-    with pytest.warns(RunWarning, match=r"told by 2\d? images of each part"):
-        run = frostline.train(tiny_backbone(), data, "full(epochs=1)", minutes=0.6, **given)
+    with pytest.warns(RunWarning, match=r"told by 2\d training images"):
+        run = frostline.train(tiny_backbone(), data, "full(epochs=1)", minutes=0.3, **given)
     features = load_file(run.folder.path / "familiar.safetensors")["features"]
     assert 20 <= len(features) < 36
     whole = frostline.train(tiny_backbone(), data, "full(epochs=1)", minutes=5, **given)

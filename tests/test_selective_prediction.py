@@ -52,6 +52,7 @@ def test_new_images_like_the_held_out_ones_are_familiar_and_others_are_not() -> 
     foreign = torch.randn(500, 16, generator=generator) - 4.0
     assert (found.distance(foreign) > found.bound).all()
     assert math.isinf(replace(found, distances=found.distances[:18]).bound)  # too few to say
+    assert math.isinf(selective_prediction.FamiliarFeatures.of(like(0), like(20)).bound)  # no time for any
 
 
 @pytest.mark.filterwarnings("ignore::frostline.errors.RunWarning")

@@ -186,8 +186,8 @@ def test_what_a_winner_doubts_by_is_shortened_where_time_is_short() -> None:
 
 def test_what_follows_the_last_training_is_set_aside_by_rates() -> None:
     few, many = (closing_s(0.02, images, images // 5, 600.0) for images in (100, 100_000))
-    assert few == pytest.approx(2.6 + 0.02 * (100 + 200 + 24 + 100), abs=0.1)
-    assert many == pytest.approx(2.6 + 0.02 * (1000 + 256 + 24) + 30.0, abs=0.1)  # distances: a twentieth
+    assert few == pytest.approx(2.6 + 0.02 * (100 + 100 + 24 + 100), abs=0.1)
+    assert many == pytest.approx(2.6 + 0.02 * (1000 + 128 + 24) + 30.0, abs=0.1)  # distances: a twentieth
     assert closing_s(0.02, 100, 20, 600.0, points=6) == pytest.approx(few + 12.0)
 
 

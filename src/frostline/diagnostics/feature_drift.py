@@ -8,9 +8,9 @@ classifier, on top of the adapted layers, no longer does.
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, dataclass
-from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -20,16 +20,18 @@ from torch import Tensor, nn
 
 from frostline import metrics
 from frostline import models as bb
+from frostline.cost.run_time import DRIFT_IMAGES
 from frostline.data import Manifest
+from frostline.distributed import process_group
 from frostline.errors import DataError
+from frostline.feature_extraction import ForwardConfig, ForwardPass, Outputs
+from frostline.feature_extraction.forward_pass import EvenlyTaken, collecting_features
 from frostline.feature_extraction.image_batches import EVALUATION_BATCH, Images
 from frostline.models import Backbone, Cut, leakage
+from frostline.models.stage_statistics import first_tensor, stage_taps
 from frostline.progress import Activity, OnProgress, Progress
 from frostline.system import devices, numerics
 
-# Images that drift is measured on, where nothing else is said: a choice. Fewer give a wider spread and, since
-# the estimate is debiased, hardly another mean.
-DRIFT_IMAGES = 128
 KEPT = "forgetting.json"  # in a run's folder: the latest measurement, for its report
 FEWEST = 4  # images, below which the debiased estimate is not defined
 NAMED = 5  # classes in a message
@@ -106,7 +108,7 @@ def forgetting(
     targets = own_targets(backbone, data)[images.targets]
     shown = Progress.of(progress)
     before, after = (
-        (_logits(network, images, shown).argmax(axis=1) == targets).astype(np.float64)
+        (_answers(backbone, network, images, shown) == targets).astype(np.float64)
         for network in (backbone.model, _with_own_head(backbone, model))
     )
     was_learned = np.array([sample.digest in data.learned for sample in samples], dtype=np.bool_)
@@ -163,16 +165,14 @@ def _with_own_head(backbone: Backbone, model: nn.Module) -> nn.Module:
     return network.eval()
 
 
-def _logits(model: nn.Module, images: Images, progress: Progress) -> NDArray[np.float32]:
-    """Return logits (n, classes) in float32."""
-    plan, logits, n_done = numerics.exact_plan(), [], 0
-    model = plan.place(model.eval())
-    with torch.no_grad():
-        for pixels in images.evaluation(EVALUATION_BATCH):
-            logits.append(model(plan.batch(pixels, images.preprocessing.normalise)).float().cpu().numpy())
-            n_done += len(pixels)
-            progress(Activity.REMEMBER, n_done, len(images))
-    return np.concatenate(logits)
+def _answers(backbone: Backbone, network: nn.Module, images: Images, progress: Progress) -> NDArray[np.int64]:
+    """Return the likeliest output of each image."""
+    config = ForwardConfig(numerics.exact_plan(), EVALUATION_BATCH)
+    answers = np.zeros(len(images), dtype=np.int64)
+    for outputs in ForwardPass(backbone, network, backbone.cuts[0], config)(images):
+        answers[outputs.positions] = outputs.logits.argmax(dim=1).numpy()
+        progress(Activity.REMEMBER, outputs.positions.stop, len(images))
+    return answers
 
 
 @devices.computes(float32=True)
@@ -202,30 +202,101 @@ def drift(
         By stage; empty below 4 images.
     """
     subset = images.evenly(most)
-    if len(subset) < FEWEST:
-        return {}
-    shared = _shared(backbone, model)
-    names = {cut: backbone.stages[cut.index - 1].name for cut in backbone.cuts if cut.index > 0}
-    drift_of = {name: 0.0 for cut, name in names.items() if cut.index <= shared.index}
-    later = [name for name in names.values() if name not in drift_of]
-    if not later:
-        return drift_of
-    plan = numerics.exact_plan()
-    before, after = (plan.place(network.eval()) for network in (backbone.model, model))
-    parts: list[list[list[Floats]]] = [[], []]
-    items = [(position, 0) for position in range(len(subset))]
-    batches = [items[i : i + EVALUATION_BATCH] for i in range(0, len(items), EVALUATION_BATCH)]
-    with torch.no_grad():
-        for pixels in subset.batches(batches, once=True):
-            z = bb.prefix(backbone, before, shared)(plan.batch(pixels, images.preprocessing.normalise))
-            for network, stage_features in zip((before, after), parts, strict=True):
-                stage_features.append(
-                    [f.cpu().double().numpy() for f in _stages(backbone, network, shared, z)]
-                )
-    pairs = (
-        [np.concatenate(stage) for stage in zip(*stage_features, strict=True)] for stage_features in parts
-    )
-    return drift_of | {name: 1.0 - cka(a, b) for name, a, b in zip(later, *pairs, strict=True)}
+    config = ForwardConfig(numerics.exact_plan(), EVALUATION_BATCH)
+    forward = ForwardPass(backbone, model, _shared(backbone, model), config)
+    drifting = Drift(forward, EvenlyTaken(len(subset), most))
+    for outputs in forward(subset, drifting.watching):
+        drifting.add(outputs)
+    return drifting.by_stage()
+
+
+class Drift:
+    """Feature drift, measured along a pass of the adapted network that is made anyway.
+
+    The original network passes the same features at the pass's cut.
+
+    Parameters
+    ----------
+    forward : ForwardPass
+        Of the adapted network.
+    taken : EvenlyTaken
+        The images that are compared.
+    """
+
+    def __init__(self, forward: ForwardPass, taken: EvenlyTaken) -> None:
+        backbone, shared = forward.backbone, _shared(forward.backbone, forward.model)
+        self._forward, self._taken = forward, taken
+        self._few = len(taken) < FEWEST
+        self._names = {cut.index - 1: backbone.stages[cut.index - 1].name for cut in backbone.cuts[1:]}
+        moved = [stage for stage in self._names if stage >= shared.index and not self._few]
+        self._last = backbone.cuts[-1].index - 1  # its features are what the head is given
+        self._taps = [tap for tap in stage_taps(backbone) if tap.stage in moved and tap.stage < self._last]
+        widths = {tap.stage: tap.widths[0] for tap in self._taps}
+        widths |= {self._last: backbone.feature_width} if moved else {}
+        self._before, self._after = (
+            {stage: torch.zeros(len(taken), width) for stage, width in widths.items()} for _ in range(2)
+        )
+
+    @contextmanager
+    def watching(self, positions: range) -> Iterator[None]:
+        """Around the adapted network's layers above the cut, for a batch of these positions."""
+        places, rows = self._taken.within(positions)
+        with self._listening(self._forward.model, self._after, places, rows):
+            yield
+
+    def add(self, outputs: Outputs) -> None:
+        """Take the outputs of a batch that was watched, and pass the same through the original network."""
+        places, rows = self._taken.within(outputs.positions)
+        if not rows or not self._after:
+            return
+        self._after[self._last][places] = outputs.features[rows]
+        backbone, plan = self._forward.backbone, self._forward.config.plan
+        model = plan.place(backbone.model.eval())
+        with (
+            torch.no_grad(),
+            plan.autocast(),
+            collecting_features(backbone, model) as features,
+            self._listening(model, self._before, places, list(range(len(rows)))),
+            bb.suffix(backbone, model, self._forward.cut) as live_part,
+        ):
+            live_part(outputs.frozen[rows].to(plan.device))
+        self._before[self._last][places] = features[0].float().cpu()
+
+    @contextmanager
+    def _listening(
+        self, model: nn.Module, into: dict[int, Tensor], places: slice, rows: list[int]
+    ) -> Iterator[None]:
+        """Within the block, some rows of what each stage gives are written to their places."""
+
+        def listen(stage: int) -> Callable[..., None]:
+            def hook(_module: nn.Module, _inputs: Any, output: Any) -> None:
+                value = first_tensor(output)
+                if value is not None:
+                    into[stage][places] = bb.over_space(value.float()).cpu()[rows]
+
+            return hook
+
+        with ExitStack() as stack:
+            for tap in self._taps if rows else ():
+                handle = model.get_submodule(tap.module).register_forward_hook(listen(tap.stage))
+                stack.callback(handle.remove)
+            yield
+
+    def by_stage(self) -> dict[str, float]:
+        """Return the drift of each stage; empty below 4 images.
+
+        Where the processes of a job share the pass, all of them call this.
+        """
+        if self._taken.shared:
+            process_group.add_up([*self._before.values(), *self._after.values()])
+        if self._few:
+            return {}
+        return {
+            name: 1.0 - cka(*(part[stage].double().numpy() for part in (self._before, self._after)))
+            if stage in self._after
+            else 0.0
+            for stage, name in self._names.items()
+        }
 
 
 def _shared(backbone: Backbone, model: nn.Module) -> Cut:
@@ -235,15 +306,6 @@ def _shared(backbone: Backbone, model: nn.Module) -> Cut:
     changed = [stages[name] for name, value in below.items() if not torch.equal(value, own[name].to(value))]
     first = min(changed, default=len(backbone.stages))
     return max((cut for cut in backbone.cuts if cut.index <= first), key=lambda cut: cut.index)
-
-
-def _stages(backbone: Backbone, model: nn.Module, first: Cut, z: Tensor) -> Iterator[Tensor]:
-    """Yield the mean over space of z at every cut above `first`, (n, width), from z there."""
-    cuts = [cut for cut in backbone.cuts if cut.index >= first.index]
-    for early, late in pairwise(cuts):
-        with bb.between(backbone, model, early, late) as run:
-            z = run(z)
-        yield bb.over_space(z)
 
 
 def cka(first: Floats, second: Floats) -> float:

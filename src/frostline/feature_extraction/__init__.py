@@ -3,11 +3,13 @@
 A row holds the features of one view of one image, in the dtype they were computed in: nothing is
 rounded, so a later cut's row may be computed from an earlier one.
 
-augmentation → image_batches · numeric_key · tensor_bytes → stage_statistics → cached_features → extraction
+augmentation → image_batches · numeric_key · tensor_bytes → stage_statistics → cached_features → extraction ·
+forward_pass
 """
 
 from frostline.feature_extraction.cached_features import Counts, Frozen
-from frostline.feature_extraction.extraction import features, logits, stage_features
+from frostline.feature_extraction.extraction import features, stage_features
+from frostline.feature_extraction.forward_pass import ForwardPass, Outputs
 from frostline.feature_extraction.image_batches import AHEAD, ahead, padded
 from frostline.feature_extraction.numeric_key import ForwardConfig
 
@@ -15,10 +17,11 @@ __all__ = [
     "AHEAD",
     "Counts",
     "ForwardConfig",
+    "ForwardPass",
     "Frozen",
+    "Outputs",
     "ahead",
     "features",
-    "logits",
     "padded",
     "stage_features",
 ]

@@ -17,6 +17,7 @@ from typing import Any, TypeVar
 import numpy as np
 import psutil
 import torch
+from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
@@ -63,25 +64,34 @@ class Images(Dataset[Tensor]):
         self._augmentation = f"{self.policy.describe(preprocessing)} {custom_name} seed {seed}"
         self._decoded: dict[int, Image.Image] = {}
         self._still: dict[int, Tensor] = {}  # view 0, which every epoch would compute anew
+        self._looked_at_again = False
         self._room = int(psutil.virtual_memory().available * KEPT_SHARE / launched().local_size)
 
     def subset(self, part: slice) -> Images:
         """Return a part of the images; all of them are these themselves, with what they hold in memory."""
         if part.indices(len(self)) == (0, len(self), 1):
             return self
-        return self._of(self.samples[part])
+        return self._of(range(*part.indices(len(self))))
 
     def evenly(self, most: int) -> Images:
         """Return up to `most` of the images, evenly taken; all of them are these themselves."""
-        if len(self) <= most:
-            return self
-        places = np.linspace(0, len(self) - 1, most).round().astype(int)
-        return self._of(tuple(self.samples[place] for place in places))
+        return self if len(self) <= most else self._of(evenly(len(self), most).tolist())
 
-    def _of(self, samples: tuple[Sample, ...]) -> Images:
+    def _of(self, places: Sequence[int]) -> Images:
+        """Return the images of these places, with what is held of them in memory."""
         images = copy.copy(self)
-        images.samples, images._decoded, images._still = samples, {}, {}
+        images.samples = tuple(self.samples[place] for place in places)
+        images._decoded = {new: self._decoded[old] for new, old in enumerate(places) if old in self._decoded}
+        images._still = {new: self._still[old] for new, old in enumerate(places) if old in self._still}
         return images
+
+    def hold(self, most_bytes: int) -> Images:
+        """Hold the evaluation view of the next images that are decoded, up to so many bytes; return itself.
+
+        Passes that need pixels once hold them, too: for images that are looked at again.
+        """
+        self._looked_at_again, self._room = True, min(self._room, most_bytes)
+        return self
 
     def __len__(self) -> int:
         return len(self.samples)
@@ -143,8 +153,9 @@ class Images(Dataset[Tensor]):
         generator: it is read as far ahead as the workers are.
         """
         if workers == 0:
+            keep = self._looked_at_again or not once
             for batch in items:
-                yield torch.stack([self._pixels(item, not once) for item in batch])
+                yield torch.stack([self._pixels(item, keep) for item in batch])
             return
         loader: DataLoader[Tensor] = DataLoader(
             self,
@@ -203,6 +214,11 @@ def contact_sheet(images: Images, *, count: int = 16, columns: int = 4) -> Image
         picture = Image.fromarray(images[item].permute(1, 2, 0).numpy())
         sheet.paste(picture, ((place % columns) * side, (place // columns) * side))
     return sheet
+
+
+def evenly(count: int, most: int) -> NDArray[np.int64]:
+    """Return the places of up to `most` of `count` images, evenly taken, in order."""
+    return np.linspace(0, count - 1, min(count, most)).round().astype(np.int64)
 
 
 def padded(batch: Tensor, size: int) -> Tensor:

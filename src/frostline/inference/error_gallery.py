@@ -9,7 +9,8 @@ from __future__ import annotations
 
 import contextlib
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -22,6 +23,7 @@ from torch import Tensor, nn
 
 from frostline.data import Manifest, Sample
 from frostline.errors import FrostlineError
+from frostline.feature_extraction.image_batches import Images
 from frostline.models import Backbone
 from frostline.reports.prediction_table import LABEL_ISSUE_RATIO, mistakes
 from frostline.reports.study_reader import load_predictions
@@ -44,37 +46,48 @@ ModelOf = Callable[[str], nn.Module | None]
 
 @dataclass(frozen=True)
 class Mistake:
-    """A misclassified image; `predicted` is the index of the predicted class."""
+    """A misclassified image's place among the images; `predicted` is the index of the predicted class."""
 
-    sample: Sample
+    position: int
     predicted: int
 
 
 def write_gallery(
-    folder: Path, predictions: Path, backbone: Backbone, data: Manifest, model_of: ModelOf
+    folder: Path,
+    predictions: Path,
+    backbone: Backbone,
+    data: Manifest,
+    model_of: ModelOf,
+    test: Images | None = None,
+    maps: Mapping[tuple[str, int], Floats] | None = None,
 ) -> None:
     """Write pictures and maps of the most confident mistakes in a table of predictions beside it.
 
-    A picture that can't be made is left out; nothing that was computed before depends on it.
+    A picture that can't be made is left out; nothing that was computed before depends on it. What a pass over
+    the images has left is used: pixels that `test` holds, and `maps` by path and class.
     """
     with contextlib.suppress(FrostlineError, OSError):
-        mistakes_shown = _worst(predictions, data)
+        images, maps = test or Images(data, data.samples, backbone.preprocessing), maps or {}
+        mistakes_shown = _worst(predictions, images)
         (folder / "looks").mkdir(exist_ok=True)
         rows, mapped = [], True
         for mistake in mistakes_shown:
             with contextlib.suppress(FrostlineError, OSError):
-                row, mapped = _write_example(
-                    folder / "looks", mistake, backbone, data, model_of if mapped else None
-                )
+                pixels, path = images[(mistake.position, 0)], images.samples[mistake.position].path
+                heat = maps.get((path, mistake.predicted))
+                if heat is None and mapped and (model := model_of(path)) is not None:
+                    found = class_maps(backbone, model, pixels[None], [mistake.predicted])
+                    heat, mapped = (None, False) if found is None else (found[0], True)
+                row = _write_example(folder / "looks", images.samples[mistake.position], pixels, heat)
                 rows.append(row)
         note = "" if mapped or not rows else NO_MAPS
         text = json.dumps({"note": note, "rows": rows}, indent=1)
         directories.write_atomically(folder / "looks.json", (text + "\n").encode())
 
 
-def _worst(predictions: Path, data: Manifest) -> list[Mistake]:
+def _worst(predictions: Path, images: Images) -> list[Mistake]:
     predicted = load_predictions(predictions)
-    by_path = {sample.path: sample for sample in data.samples}
+    by_path = {sample.path: position for position, sample in enumerate(images.samples)}
     mistake_rows = [row for row in mistakes(predicted).tolist() if predicted.paths[row] in by_path]
     firm = (
         predicted.probabilities[np.arange(len(predicted.paths)), predicted.predicted]
@@ -84,23 +97,18 @@ def _worst(predictions: Path, data: Manifest) -> list[Mistake]:
     return [Mistake(by_path[predicted.paths[row]], int(predicted.predicted[row])) for row in rows]
 
 
-def _write_example(
-    folder: Path, mistake: Mistake, backbone: Backbone, data: Manifest, model_of: ModelOf | None
-) -> tuple[dict[str, Any], bool]:
-    """Write one picture and its map; returns their row, and whether maps can be had at all."""
-    crop = backbone.preprocessing.crop(data.read(mistake.sample))  # (3, size, size), what the network saw
-    picture = Image.fromarray(crop.permute(1, 2, 0).contiguous().numpy())
-    name = mistake.sample.digest[:16]
+def _write_example(folder: Path, sample: Sample, pixels: Tensor, heat: Floats | None) -> dict[str, Any]:
+    """Write one picture (3, size, size), what the network saw, and its map; return their row."""
+    picture = Image.fromarray(pixels.permute(1, 2, 0).contiguous().numpy())
+    name = sample.digest[:16]
     _write(folder / f"{name}.jpg", picture)
-    row: dict[str, Any] = {"path": mistake.sample.path, "picture": f"{name}.jpg", "map": None}
-    model = model_of(mistake.sample.path) if model_of else None
-    if model is None:
-        return row, model_of is not None
-    heat = class_maps(backbone, model, crop[None], [mistake.predicted])
-    if heat is None:
-        return row, False
-    _write(folder / f"{name}-map.jpg", overlaid(picture, heat[0]))
-    return {**row, "map": f"{name}-map.jpg"}, True
+    if heat is not None:
+        _write(folder / f"{name}-map.jpg", overlaid(picture, heat))
+    return {
+        "path": sample.path,
+        "picture": f"{name}.jpg",
+        "map": None if heat is None else f"{name}-map.jpg",
+    }
 
 
 def _write(path: Path, picture: Image.Image) -> None:
@@ -116,36 +124,87 @@ def class_maps(backbone: Backbone, model: nn.Module, pixels: Tensor, classes: Se
 
     `pixels` (n, 3, size, size) uint8; `classes` names one class an image. `None` where no map exists.
     """
-    layer = _linear(model.get_submodule(backbone.classifier.name))
-    if layer is None or backbone.classifier.twin is not None:
-        return None
-    feature_maps: list[Tensor] = []
-    pooled: list[Tensor] = []
-    width = layer.in_features
+    maps = ClassMaps(backbone, model)
+    with maps.recording():
+        _answer(backbone, model, pixels)
+    return maps.of(range(len(pixels)), classes)
 
-    def keep(_module: nn.Module, _inputs: Any, out: Any) -> None:
-        if _is_map(out, width):
-            feature_maps.append(out.detach())
 
-    hooks = [module.register_forward_hook(keep) for module in model.modules()]
-    hooks.append(layer.register_forward_pre_hook(lambda _, args: pooled.append(args[0].detach().float())))
-    try:
-        like = next(model.parameters())
-        with torch.no_grad():
-            model.eval()(backbone.preprocessing.normalise(pixels).to(like.device, like.dtype))
-    finally:
-        for hook in hooks:
-            hook.remove()
-    maps = [_channels_first(out, width).float() for out in reversed(feature_maps)]
-    if len(pooled) != 1:
+class ClassMaps:
+    """Class-activation maps along a pass that is made anyway.
+
+    Parameters
+    ----------
+    backbone : Backbone
+    model : nn.Module
+        An adapted copy.
+    pixels : Tensor or None
+        A first image (1, 3, size, size) uint8, which tells the layer that is pooled, so that a pass need not
+        hold the outputs of all that might be.
+    """
+
+    def __init__(self, backbone: Backbone, model: nn.Module, pixels: Tensor | None = None) -> None:
+        layer = _linear(model.get_submodule(backbone.classifier.name))
+        self._layer = layer if backbone.classifier.twin is None else None
+        self._modules = list(model.modules()) if self._layer is not None else []
+        self._outputs: list[tuple[nn.Module, Tensor]] = []
+        self._pooled: list[Tensor] = []
+        if pixels is not None and self._layer is not None:
+            with self.recording():
+                _answer(backbone, model, pixels)
+            features = self._features()
+            self._modules = [module for module, out in self._outputs if out is features]
+
+    @contextmanager
+    def recording(self, _: range = range(0)) -> Iterator[None]:
+        """Within the block, what `of` needs of the forward pass made last is recorded."""
+        self._outputs, self._pooled = [], []
+        if self._layer is None:
+            yield
+            return
+        width = self._layer.in_features
+
+        def keep(module: nn.Module, _inputs: Any, out: Any) -> None:
+            if _is_map(out, width):
+                self._outputs.append((module, out.detach()))
+
+        def pool(_module: nn.Module, inputs: tuple[Tensor, ...]) -> None:
+            self._pooled.append(inputs[0].detach().float())
+
+        hooks = [module.register_forward_hook(keep) for module in self._modules]
+        hooks.append(self._layer.register_forward_pre_hook(pool))
+        try:
+            yield
+        finally:
+            for hook in hooks:
+                hook.remove()
+
+    def _features(self) -> Tensor | None:
+        """Return the output that was pooled into what the head was given, the last of such."""
+        if self._layer is None or len(self._pooled) != 1:
+            return None
+        for _, out in reversed(self._outputs):
+            means = _channels_first(out, self._layer.in_features).float().mean(dim=(2, 3))
+            if _close(means, self._pooled[0]):
+                return out
         return None
-    features = next((m for m in maps if _close(m.mean(dim=(2, 3)), pooled[0])), None)
-    if features is None:
-        return None
-    weights = layer.weight.detach().float()[torch.tensor(list(classes))]
-    heat = torch.einsum("nchw,nc->nhw", features, weights).cpu().double().numpy()
-    low, high = heat.min(axis=(1, 2), keepdims=True), heat.max(axis=(1, 2), keepdims=True)
-    return np.asarray((heat - low) / np.maximum(high - low, 1e-12))
+
+    def of(self, rows: Sequence[int], classes: Sequence[int]) -> Floats | None:
+        """Return the maps of some rows of the recorded batch, (len(rows), h, w), as `class_maps` does."""
+        features = self._features()
+        if features is None or self._layer is None:
+            return None
+        maps = _channels_first(features, self._layer.in_features).cpu()[list(rows)].float()
+        weights = self._layer.weight.detach().cpu().float()[list(classes)]
+        heat = torch.einsum("nchw,nc->nhw", maps, weights).cpu().double().numpy()
+        low, high = heat.min(axis=(1, 2), keepdims=True), heat.max(axis=(1, 2), keepdims=True)
+        return np.asarray((heat - low) / np.maximum(high - low, 1e-12))
+
+
+def _answer(backbone: Backbone, model: nn.Module, pixels: Tensor) -> None:
+    like = next(model.parameters())
+    with torch.no_grad():
+        model.eval()(backbone.preprocessing.normalise(pixels).to(like.device, like.dtype))
 
 
 def _linear(head: nn.Module) -> nn.Linear | None:

@@ -35,6 +35,7 @@ from frostline.data import (
     unsure_folder_name,
 )
 from frostline.errors import DamagedImage, StudyError, UsageError
+from frostline.feature_extraction.forward_pass import collecting_features
 from frostline.feature_extraction.image_batches import EVALUATION_BATCH
 from frostline.inference import selective_prediction, test_time_augmentation
 from frostline.models import Backbone, Preprocessing, zoo
@@ -299,7 +300,7 @@ class Predictor:
     ) -> tuple[np.ndarray[tuple[int, int], np.dtype[np.float64]], Tensor]:
         """Return probabilities, and the features (n, width) that the head was given; of a run alone."""
         assert self.backbone is not None
-        with selective_prediction.collecting_features(self.backbone, self.model) as collected:
+        with collecting_features(self.backbone, self.model) as collected:
             out = self._logits(pixels)
         return metrics.softmax(out, self.temperature), torch.cat(collected)
 
@@ -516,7 +517,7 @@ def predict_rows(
     """Return a prediction for each image that can be decoded, and the others' names with the reasons."""
     rows: list[Prediction] = []
     decoded, batches = _Decoded(), [np.zeros((0, len(predictor.classes)))]
-    for names, pixels in _batches(predictor, inputs, decoded, tta, progress):
+    for names, (pixels,) in _batches([predictor], inputs, decoded, tta, progress):
         probabilities, batch = _predict_batch(predictor, names, pixels, top, doubts)
         rows += [
             replace(row, unsure="probability")
@@ -526,18 +527,18 @@ def predict_rows(
         ]
         if all_probabilities:
             batches.append(probabilities)
-    notes = notes_on(decoded.rendered_images, predictor.rendering, inputs.other_files)
+    (notes,) = decoded.notes([predictor], inputs)
     return PredictedRows(
         tuple(rows),
         tuple(decoded.unreadable),
-        tuple(notes),
+        notes,
         np.concatenate(batches) if all_probabilities else None,
     )
 
 
 @dataclass(frozen=True)
 class PredictedProbabilities:
-    """The result of `predict_probabilities`: `probabilities` (images, classes) of the images in `names`."""
+    """One model's `probabilities` (images, classes) of the images in `names`; see `predict_probabilities`."""
 
     names: tuple[str, ...]
     probabilities: np.ndarray[tuple[int, int], np.dtype[np.float64]]
@@ -546,52 +547,60 @@ class PredictedProbabilities:
 
 
 def predict_probabilities(
-    predictor: Predictor,
+    predictors: Sequence[Predictor],
     inputs: PredictionInputs,
     progress: OnProgress | None = None,
     *,
     tta: str = "none",
-) -> PredictedProbabilities:
-    """Return the probabilities of all classes for each image that can be decoded."""
+) -> list[PredictedProbabilities]:
+    """Return each model's probabilities of all classes; an image that can be decoded is decoded once."""
     decoded, names = _Decoded(), list[str]()
-    batches = [np.zeros((0, len(predictor.classes)))]
-    for batch_names, pixels in _batches(predictor, inputs, decoded, tta, Progress.of(progress)):
+    batches = [[np.zeros((0, len(predictor.classes)))] for predictor in predictors]
+    for batch_names, pixels in _batches(predictors, inputs, decoded, tta, Progress.of(progress)):
         names += batch_names
-        batches.append(test_time_augmentation.mean_probabilities(predictor, pixels))
-    notes = notes_on(decoded.rendered_images, predictor.rendering, inputs.other_files)
-    return PredictedProbabilities(
-        tuple(names), np.concatenate(batches), tuple(decoded.unreadable), tuple(notes)
-    )
+        for predictor, batch, seen in zip(predictors, batches, pixels, strict=True):
+            batch.append(test_time_augmentation.mean_probabilities(predictor, seen))
+    return [
+        PredictedProbabilities(tuple(names), np.concatenate(batch), tuple(decoded.unreadable), notes)
+        for batch, notes in zip(batches, decoded.notes(predictors, inputs), strict=True)
+    ]
 
 
 @dataclass
 class _Decoded:
-    """What was noted while images were decoded."""
+    """What was noted while images were decoded: how each was rendered for each model, and what cannot be."""
 
-    rendered_images: list[RenderedImage] = field(default_factory=list)
+    rendered_images: list[list[RenderedImage]] = field(default_factory=list)
     unreadable: list[tuple[str, str]] = field(default_factory=list)
+
+    def notes(self, predictors: Sequence[Predictor], inputs: PredictionInputs) -> list[tuple[str, ...]]:
+        """Return for each model plain sentences on how its images were read."""
+        return [
+            tuple(notes_on([image[at] for image in self.rendered_images], p.rendering, inputs.other_files))
+            for at, p in enumerate(predictors)
+        ]
 
 
 def _batches(
-    predictor: Predictor, inputs: PredictionInputs, noted: _Decoded, tta: str, progress: Progress
-) -> Iterator[tuple[list[str], Tensor]]:
-    """Yield names and pixels (n, views, 3, size, size) of images that can be decoded, batch by batch."""
+    predictors: Sequence[Predictor], inputs: PredictionInputs, noted: _Decoded, tta: str, progress: Progress
+) -> Iterator[tuple[list[str], list[Tensor]]]:
+    """Yield names and, for each model, pixels (n, views, 3, size, size) of images that can be decoded."""
     items = inputs.inputs
     for start in range(0, len(items), EVALUATION_BATCH):
         names, pixels = [], []
         batch = items[start : start + EVALUATION_BATCH]
         decoded_batch = in_threads(
-            lambda item: _decode(predictor, item, tta), batch, FETCHERS * any(q.is_remote for q in batch)
+            lambda item: _decode(predictors, item, tta), batch, FETCHERS * any(q.is_remote for q in batch)
         )
         for item, decoded in zip(batch, decoded_batch, strict=True):
             if isinstance(decoded, DamagedImage):
                 noted.unreadable.append((item.name, str(decoded)))
             else:
-                pixels.append(decoded.pixels)
-                noted.rendered_images.append(decoded.rendered)
+                pixels.append([one.pixels for one in decoded])
+                noted.rendered_images.append([one.rendered for one in decoded])
                 names.append(item.name)
         if pixels:
-            yield names, torch.stack(pixels)
+            yield names, [torch.stack(seen) for seen in zip(*pixels, strict=True)]
         progress(Activity.PREDICT, min(start + EVALUATION_BATCH, len(items)), len(items))
 
 
@@ -603,14 +612,19 @@ class _DecodedInput:
     rendered: RenderedImage
 
 
-def _decode(predictor: Predictor, item: PredictionInput, tta: str) -> _DecodedInput | DamagedImage:
-    """Return an image's pixels, or why there are none."""
+def _decode(
+    predictors: Sequence[Predictor], item: PredictionInput, tta: str
+) -> list[_DecodedInput] | DamagedImage:
+    """Return an image's pixels for each model, or why there are none."""
     try:
-        picture = item.picture()
-        image = picture.rgb(predictor.rendering)
-        rendered = rendered_from_picture(item.name, picture, image, predictor.rendering)
-        pixels = test_time_augmentation.views(image, predictor.preprocessing, tta)
-        return _DecodedInput(pixels, rendered)
+        picture, seen = item.picture(), []
+        for predictor in predictors:
+            image = picture.rgb(predictor.rendering)
+            rendered = rendered_from_picture(item.name, picture, image, predictor.rendering)
+            seen.append(
+                _DecodedInput(test_time_augmentation.views(image, predictor.preprocessing, tta), rendered)
+            )
+        return seen
     except DamagedImage as error:
         return error
 

@@ -9,8 +9,6 @@ features (the head's input, of length 1) to the k-th nearest training image's (S
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -22,11 +20,6 @@ from safetensors.torch import load_file, save
 from torch import Tensor, nn
 
 from frostline.errors import StudyError, UsageError
-from frostline.feature_cache import FeatureCache
-from frostline.feature_extraction import ForwardConfig, Frozen, features, logits
-from frostline.feature_extraction.image_batches import Images
-from frostline.models import Backbone, Cut
-from frostline.progress import QUIET, Progress
 from frostline.reports.study_reader import load_predictions
 from frostline.system import directories
 
@@ -52,6 +45,13 @@ class FamiliarFeatures:
     features: Tensor
     distances: Floats
 
+    @classmethod
+    def of(cls, train: Tensor, held_out: Tensor) -> FamiliarFeatures:
+        """Of what the head is given for training images (n, width) and for held-out ones (m, width)."""
+        reference = _normalised(train).half()
+        both = len(train) and len(held_out)
+        return cls(reference, neighbour(held_out, reference) if both else np.zeros(0))
+
     def distance(self, features: Tensor) -> Floats:
         """Return how far images lie from those learned from: (n,), 0–2."""
         return neighbour(features, self.features)
@@ -75,104 +75,6 @@ def neighbour(features: Tensor, reference: Tensor, place: int = NEIGHBOUR) -> Fl
 
 def _normalised(features: Tensor) -> Tensor:
     return nn.functional.normalize(features.float().cpu(), dim=1)
-
-
-@contextmanager
-def collecting_features(backbone: Backbone, model: nn.Module) -> Iterator[list[Tensor]]:
-    """Within the block, features (n, width) that reach the model's head are appended to the list.
-
-    With two averaged heads these are the first one's.
-    """
-    head, collected = backbone.classifier, list[Tensor]()
-
-    def collect(_: nn.Module, inputs: tuple[Tensor, ...]) -> None:
-        collected.append(head.pool(inputs[0].detach()))
-
-    hook = model.get_submodule(head.name).register_forward_pre_hook(collect)
-    try:
-        yield collected
-    finally:
-        hook.remove()
-
-
-@dataclass(frozen=True)
-class SharedPrefix:
-    """How the layers that a model has in common with its backbone are computed: up to which cut, in what way.
-
-    With a cache, features in it are read, and missing ones are computed once and cached.
-    """
-
-    cut: Cut
-    config: ForwardConfig
-    cache: FeatureCache | None = None
-
-
-def features_of(
-    backbone: Backbone,
-    model: nn.Module,
-    shared: SharedPrefix,
-    images: Images,
-    progress: Progress = QUIET,
-    most: int = MOST,
-) -> Tensor:
-    """Return what the model's head is given for view 0 of up to `most` images, evenly taken: (n, width)."""
-    subset = images.evenly(most)
-    if shared.cut is backbone.cuts[-1]:
-        frozen = Frozen(backbone, model, shared.cut, shared.config, shared.cache)
-        return torch.from_numpy(features(frozen, subset, progress=progress))
-    collected: list[Tensor] = []
-
-    @contextmanager
-    def collecting() -> Iterator[None]:
-        with collecting_features(backbone, model) as batch:
-            yield
-        collected.extend(batch)
-
-    logits(
-        backbone,
-        model,
-        shared.cut,
-        subset,
-        shared.config,
-        keep=shared.cache is not None,
-        cache=shared.cache,
-        above=collecting,
-        progress=progress,
-    )
-    return torch.cat(collected).float().cpu()
-
-
-def save_for_run(
-    folder: Path,
-    backbone: Backbone,
-    model: nn.Module,
-    shared: SharedPrefix,
-    train: Images,
-    val: Images | None,
-    most: int = MOST,
-) -> None:
-    """Keep with a run what at most `most` images of each part look like to its model; `val` may be empty.
-
-    Reports no progress: a callback that stops training would lose a finished run.
-    """
-    reference = _normalised(features_of(backbone, model, shared, train, most=most)).half()
-    held_out_distances = np.zeros(0)
-    if val is not None and len(val):
-        held_out_distances = neighbour(features_of(backbone, model, shared, val, most=most), reference)
-    write(folder, FamiliarFeatures(reference, held_out_distances))
-
-
-def distances(
-    backbone: Backbone,
-    model: nn.Module,
-    shared: SharedPrefix,
-    train: Images,
-    held_out: Images,
-    most: int = MOST,
-) -> Floats:
-    """Return how far held-out images lie from those that `model` learned from, at most `most` of each."""
-    reference = _normalised(features_of(backbone, model, shared, train, most=most)).half()
-    return neighbour(features_of(backbone, model, shared, held_out, most=most), reference)
 
 
 def write(folder: Path, familiar: FamiliarFeatures) -> None:

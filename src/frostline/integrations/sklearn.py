@@ -30,7 +30,7 @@ from frostline import metrics
 from frostline.data import CHANNELS, Pairs, Rendering, is_missing, load_data, read_labels, unlabelled
 from frostline.errors import FrostlineError, RunWarning
 from frostline.feature_cache import FeatureCache
-from frostline.feature_extraction import Frozen, features, logits
+from frostline.feature_extraction import ForwardPass, Frozen, features
 from frostline.feature_extraction.image_batches import Images
 from frostline.models import Backbone
 from frostline.models.heads import adapted_for
@@ -161,9 +161,9 @@ class FrostlineClassifier(ClassifierMixin, TransformerMixin, BaseEstimator):  # 
         with _value_errors(), self._ready(X, FeatureCache()) as (backbone, images, plan, cache):
             cut = next(cut for cut in backbone.cuts if cut.name == self.result_["cut"])
             keep = cut.index == backbone.cuts[-1].index or 0 in plan.cached.get(cut.index, ())
-            answers = logits(
-                backbone, self.model_, cut, images, plan.way, keep=keep, cache=cache, workers=self.workers
-            )
+            answers = ForwardPass(
+                backbone, self.model_, cut, plan.way, cache if keep else None, workers=self.workers
+            ).logits(images)
         return metrics.softmax(answers, self.result_["temperature"])
 
     def transform(self, X: Any) -> NDArray[np.float32]:

@@ -13,8 +13,8 @@ from typing import Any
 from frostline import profiling
 from frostline.advice import TIME_MARGIN
 from frostline.config import Config
+from frostline.cost.run_time import DRIFT_IMAGES
 from frostline.data import Manifest
-from frostline.diagnostics import feature_drift
 from frostline.feature_cache import FeatureCache
 from frostline.inference import error_gallery, selective_prediction
 from frostline.loggers import Loggers
@@ -351,8 +351,8 @@ def closing_s(pass_s: float, images: int, held_out: int, limit_s: float, points:
     """Return the predicted seconds between the last training and the end of the process.
 
     Images are passed through the network for the novelty detector (training images of the final model;
-    training and held-out images of one fold, fewer if time is short), for feature drift (by both networks)
-    and for the pictures of mistakes.
+    training and held-out images of one fold, fewer if time is short), for feature drift (by the original
+    network) and for the pictures of mistakes.
 
     Parameters
     ----------
@@ -373,11 +373,7 @@ def closing_s(pass_s: float, images: int, held_out: int, limit_s: float, points:
         Seconds.
     """
     fold = sum(min(selective_prediction.MOST, count) for count in (images - held_out, held_out))
-    needed = (
-        min(selective_prediction.MOST, images)
-        + 2 * min(feature_drift.DRIFT_IMAGES, images)
-        + error_gallery.MOST
-    )
+    needed = min(selective_prediction.MOST, images) + min(DRIFT_IMAGES, images) + error_gallery.MOST
     needed += points * images
     return ENDING_S + pass_s * needed + min(pass_s * fold, DISTANCES * limit_s)
 

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from frostline.feature_extraction.image_batches import Images
 from frostline.inference import error_gallery, selective_prediction
+from frostline.inference.selective_prediction import FamiliarFeatures
 from frostline.selection import resampling, wise_ft_share
 from frostline.selection.out_of_fold import longest
 from frostline.selection.request import CompareRequest
 from frostline.selection.runner import TrialRunner
 from frostline.studies.study_folder import Study
 from frostline.system import directories
-from frostline.training import Run, below_of
+from frostline.training import Run, forward_pass_of
 
 
 def write_error_gallery(
@@ -74,11 +75,12 @@ def write_selective_prediction(
     if model is not None and image_limit:
         folder = Study(request.study.path).run_at(runner.outcomes[task].get("run"))
         with request.cache as cache:
-            below = below_of(backbone, folder, folder.read("result.json")["cut"], cache)
-            distances = selective_prediction.distances(backbone, model, below, train, held_out, image_limit)
-        selective_prediction.write(
-            run.folder.path, selective_prediction.FamiliarFeatures(familiar.features, distances)
-        )
+            cut = folder.read("result.json")["cut"]
+            features = forward_pass_of(backbone, model, folder, cut, cache).features
+            of_fold = FamiliarFeatures.of(
+                features(train.evenly(image_limit)), features(held_out.evenly(image_limit))
+            )
+        selective_prediction.write(run.folder.path, FamiliarFeatures(familiar.features, of_fold.distances))
 
 
 def _images_in_time(request: CompareRequest, runner: TrialRunner, images: int) -> int:

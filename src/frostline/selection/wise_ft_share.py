@@ -21,7 +21,7 @@ from torch import nn
 from frostline import metrics, probe
 from frostline import models as bb
 from frostline.cost import cache_tradeoff
-from frostline.feature_extraction import ForwardConfig, logits
+from frostline.feature_extraction import ForwardConfig, ForwardPass
 from frostline.feature_extraction.image_batches import EVALUATION_BATCH, Images
 from frostline.models import Backbone, Cut
 from frostline.selection import resampling
@@ -275,12 +275,7 @@ class _Fold:
         keep = cache_tradeoff.untimed(row_bytes, 3 * self.backbone.preprocessing.size**2).keep
         way = ForwardConfig(numerics.exact_plan(self.request.config.threads), EVALUATION_BATCH)
         with self.request.cache as cache:
-            return logits(
-                self.backbone,
-                self.at(share, self.adapted),
-                self.cut,
-                self.held_out,
-                way,
-                keep=keep,
-                cache=cache,
+            model = self.at(share, self.adapted)
+            return ForwardPass(self.backbone, model, self.cut, way, cache if keep else None).logits(
+                self.held_out
             )

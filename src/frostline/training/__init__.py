@@ -6,7 +6,7 @@ artifacts (what else it leaves) → run (`train`); ray_training starts the proce
 """
 
 from frostline.config import BATCH
-from frostline.training.artifacts import below_of
+from frostline.training.artifacts import forward_pass_of
 from frostline.training.caching.cache_filling import CacheFill, fill_cache
 from frostline.training.numeric_plan import Plan
 from frostline.training.resilience.time_limit import pass_s, refusal
@@ -22,8 +22,8 @@ __all__ = [
     "Run",
     "Sweep",
     "Sweeps",
-    "below_of",
     "fill_cache",
+    "forward_pass_of",
     "interpolate_weights",
     "lr_find",
     "pass_s",

@@ -11,55 +11,70 @@ from typing import Any
 
 from torch import nn
 
-from frostline.diagnostics import feature_drift
 from frostline.errors import RunWarning
 from frostline.feature_cache import FeatureCache
+from frostline.feature_extraction import ForwardPass
 from frostline.inference import error_gallery, selective_prediction
-from frostline.inference.selective_prediction import SharedPrefix
+from frostline.inference.selective_prediction import FamiliarFeatures
 from frostline.models import Backbone
 from frostline.studies.study_folder import RunFolder
 from frostline.system import numerics
+from frostline.training import evaluation
+from frostline.training.evaluation import HeldOut
 from frostline.training.numeric_plan import Plan
-from frostline.training.request import TrainRequest
+from frostline.training.request import Parts, TrainRequest
 from frostline.training.resilience import time_limit
 
 
 def leave(
-    request: TrainRequest, folder: RunFolder, model: nn.Module, cut: str, store: FeatureCache | None
+    request: TrainRequest,
+    folder: RunFolder,
+    model: nn.Module,
+    cut: str,
+    parts: Parts,
+    held_out: HeldOut,
+    store: FeatureCache | None,
 ) -> dict[str, Any]:
     """Write what reports and predictions will want of the run; return what belongs into its result.
 
     `cut` names the earliest from which the model learned. A run that a comparison makes on a fold keeps
-    neither doubts nor drift: its model is not taken away.
+    neither doubts nor drift: its model is not taken away. Training images pass once.
     """
     result: dict[str, Any] = {}
     if request.taken_away:
-        train, val = request.images("train"), request.images("val")
-        below = below_of(request.backbone, folder, cut, store)
-        with numerics.threads(below.config.plan.threads):
-            most = time_limit.to_doubt_by(request)
-            if most < min(selective_prediction.MOST, max(len(train), len(val))):
-                warnings.warn(
-                    f"Little time was left: unfamiliar images are told by {most} images of each part.",
-                    RunWarning,
-                    stacklevel=2,
-                )
-            selective_prediction.save_for_run(
-                folder.path, request.backbone, model, below, train, val, most=most
+        most = time_limit.to_doubt_by(request)
+        if most < min(selective_prediction.MOST, len(parts.train)):
+            warnings.warn(
+                f"Little time was left: unfamiliar images are told by {most} training images.",
+                RunWarning,
+                stacklevel=2,
             )
+        forward = forward_pass_of(request.backbone, model, folder, cut, store)
+        drifting = request.strategy.trains and held_out.drift is None
+        with numerics.threads(forward.config.plan.threads):
+            _, of_train = evaluation.pass_once(forward, parts.train.evenly(most), drifting)
+            familiar = FamiliarFeatures.of(of_train.features, held_out.features)
+        selective_prediction.write(folder.path, familiar)
         if request.strategy.trains:
-            result["drift"] = feature_drift.drift(request.backbone, model, val if len(val) else train)
+            result["drift"] = of_train.drift if drifting else held_out.drift
     if request.data.part("test"):
         table = folder.path / "predictions-test.csv"
-        error_gallery.write_gallery(folder.path, table, request.backbone, request.data, lambda _: model)
+        error_gallery.write_gallery(
+            folder.path, table, request.backbone, request.data, lambda _: model, parts.test, held_out.maps
+        )
     return result
 
 
-def below_of(backbone: Backbone, folder: RunFolder, cut: str, store: FeatureCache | None) -> SharedPrefix:
-    """Return how a run computed what lies below `cut`, and where it left the rows, if it left any."""
+def forward_pass_of(
+    backbone: Backbone, model: nn.Module, folder: RunFolder, cut: str, store: FeatureCache | None
+) -> ForwardPass:
+    """Return a pass as the run computed what lies below `cut`, which reads the rows that it left, if any.
+
+    Reports no progress: a callback that stops training would lose a finished run.
+    """
     plan, chosen = _plan(folder), next(one for one in backbone.cuts if one.name == cut)
     is_cached = chosen is backbone.cuts[-1] or plan.keeps(chosen, 0)
-    return SharedPrefix(chosen, plan.way, store if is_cached else None)
+    return ForwardPass(backbone, model, chosen, plan.way, store if is_cached else None)
 
 
 def _plan(folder: RunFolder) -> Plan:

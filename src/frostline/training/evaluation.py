@@ -3,26 +3,52 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
-from torch import nn
+from PIL import Image
+from torch import Tensor, nn
 
 from frostline import metrics
-from frostline.cost.run_time import THUMBNAILS
+from frostline.cost.run_time import DRIFT_IMAGES, THUMBNAILS
 from frostline.data import Sample
+from frostline.diagnostics.feature_drift import Drift
 from frostline.distributed import process_group
 from frostline.feature_cache import FeatureCache
-from frostline.feature_extraction import Counts, ForwardConfig, logits
+from frostline.feature_extraction import Counts, ForwardConfig, ForwardPass
+from frostline.feature_extraction.forward_pass import EvenlyTaken
 from frostline.feature_extraction.image_batches import EVALUATION_BATCH, Images
+from frostline.inference import selective_prediction
+from frostline.inference.error_gallery import ClassMaps
 from frostline.studies.study_folder import RunFolder
 from frostline.system import devices, numerics
 from frostline.training.caching import cache_planning
-from frostline.training.request import TrainRequest
+from frostline.training.request import Parts, TrainRequest
 
 THUMBNAIL_PX = 64
+Maps = dict[tuple[str, int], NDArray[np.float64]]
+
+
+@dataclass(frozen=True)
+class HeldOut:
+    """What one pass over held-out images gave besides the figures.
+
+    Attributes
+    ----------
+    features : Tensor of float32, shape (n, width)
+        What the head is given for up to 1,000 of val, evenly taken; empty without val.
+    drift : dict of str to float, or None
+        Feature drift by stage on val; None without val, and where nothing was trained.
+    maps : dict of (path, class) to ndarray, shape (h, w)
+        Class-activation maps of test images that were misclassified, where the pass shows them.
+    """
+
+    features: Tensor
+    drift: dict[str, float] | None = None
+    maps: Maps = field(default_factory=dict)
 
 
 def predict_parts(
@@ -30,12 +56,13 @@ def predict_parts(
     folder: RunFolder,
     model: nn.Module,
     chosen: dict[str, Any],
+    parts: Parts,
     store: FeatureCache | None,
     counts: Counts,
-) -> dict[str, Any]:
-    """Predict val and test with the model as it will be taken away: float32, plain."""
+) -> tuple[dict[str, Any], HeldOut]:
+    """Predict val and test, each image once, with the model as it will be taken away: float32, plain."""
     with devices.full_float32():
-        return _predict_parts(request, folder, model, chosen, store, counts)
+        return _predict_parts(request, folder, model, chosen, parts, store, counts)
 
 
 def _predict_parts(
@@ -43,28 +70,21 @@ def _predict_parts(
     folder: RunFolder,
     model: nn.Module,
     chosen: dict[str, Any],
+    parts: Parts,
     store: FeatureCache | None,
     counts: Counts,
-) -> dict[str, Any]:
+) -> tuple[dict[str, Any], HeldOut]:
     cut = next(cut for cut in request.backbone.cuts if cut.name == chosen["cut"])
-    way = ForwardConfig(numerics.exact_plan(request.config.threads), EVALUATION_BATCH)
-
-    def answers(images: Images) -> NDArray[np.float32]:
-        """Of all images; each process of a job asks about a share of them."""
-        mine = logits(
-            request.backbone,
-            model,
-            cut,
-            images.subset(process_group.share(len(images))),
-            way,
-            keep=cache_planning.untimed(request, cut, 4).keep,
-            cache=store,
-            counts=counts,
-            workers=request.config.workers,
-            progress=request.progress,
-        )
-        return process_group.gathered(mine, len(images))
-
+    forward = ForwardPass(
+        request.backbone,
+        model,
+        cut,
+        ForwardConfig(numerics.exact_plan(request.config.threads), EVALUATION_BATCH),
+        store if cache_planning.untimed(request, cut, 4).keep else None,
+        counts,
+        workers=request.config.workers,
+        progress=request.progress,
+    )
     temperature = request.config.temperature or chosen.pop("temperature", 1.0)
     chosen.pop("temperature", None)
     name = metrics.name_of(request.metric)
@@ -73,9 +93,13 @@ def _predict_parts(
         f"val_{name}": None,
         "val_goodness": None,
     }
-    if request.data.part("val"):
-        val = request.images("val")
-        raw = answers(val)
+    val, held_out = parts.val, HeldOut(torch.empty(0, request.backbone.feature_width))
+    if len(val):
+        if request.taken_away:
+            share = process_group.share(len(val))
+            raw, held_out = pass_once(forward, val, request.strategy.trains, share)
+        else:
+            raw = _logits(forward, val)
         temperature = request.config.temperature or metrics.fit_temperature(raw, val.targets)
         probabilities = metrics.softmax(raw, temperature)
         _write_predictions(request, folder, "val", val.samples, probabilities)
@@ -84,23 +108,72 @@ def _predict_parts(
             f"val_{name}": metrics.score(request.metric, val.targets, probabilities),
             "val_goodness": metrics.goodness(request.metric, val.targets, probabilities),
         }
-    return {**figures, **_of_test(request, folder, answers, temperature), "temperature": temperature}
+    of_test, maps = _of_test(request, folder, forward, parts.test, temperature)
+    return {**figures, **of_test, "temperature": temperature}, replace(held_out, maps=maps)
+
+
+def pass_once(
+    forward: ForwardPass, images: Images, drifting: bool, share: slice | None = None
+) -> tuple[NDArray[np.float32], HeldOut]:
+    """Return the logits of all images, features to doubt by, and drift where it is asked for.
+
+    With `share`, the processes of a job pass a share each, and all of them call this.
+    """
+    drift = Drift(forward, EvenlyTaken(len(images), DRIFT_IMAGES * drifting, share))
+    taken = EvenlyTaken(len(images), selective_prediction.MOST, share)
+    features = torch.zeros(len(taken), forward.backbone.feature_width)
+    logits = [torch.empty(0, len(images.manifest.classes))]
+    for outputs in forward(images if share is None else images.subset(share), drift.watching):
+        logits.append(outputs.logits)
+        drift.add(outputs)
+        places, rows = taken.within(outputs.positions)
+        features[places] = outputs.features[rows]
+    drift_of, raw = drift.by_stage() if drifting else None, torch.cat(logits).numpy()
+    if share is not None:
+        process_group.add_up([features])
+        raw = process_group.gathered(raw, len(images))
+    return raw, HeldOut(features, drift_of)
+
+
+def _logits(forward: ForwardPass, images: Images) -> NDArray[np.float32]:
+    """Of all images; each process of a job passes a share of them."""
+    mine = images.subset(process_group.share(len(images)))
+    return process_group.gathered(forward.logits(mine), len(images))
+
+
+def _logits_and_maps(forward: ForwardPass, test: Images) -> tuple[NDArray[np.float32], Maps]:
+    """Return test's logits; each process of a job passes a share, and maps the mistakes among these."""
+    mine = test.subset(process_group.share(len(test)))
+    if forward.cut is forward.backbone.cuts[-1] or not len(mine):  # no map lies above the last cut
+        return _logits(forward, test), {}
+    logits, maps, targets = [], Maps(), mine.targets
+    class_maps = ClassMaps(forward.backbone, forward.config.plan.place(forward.model), mine[(0, 0)][None])
+    for outputs in forward(mine, class_maps.recording):
+        logits.append(outputs.logits.numpy())
+        guesses = outputs.logits.argmax(dim=1).numpy()
+        rows = np.flatnonzero(guesses != targets[outputs.positions]).tolist()
+        heats = class_maps.of(rows, guesses[rows].tolist()) if rows else None
+        for row, heat in zip(rows, heats, strict=True) if heats is not None else ():
+            maps[mine.samples[outputs.positions[row]].path, int(guesses[row])] = heat
+    return process_group.gathered(np.concatenate(logits), len(test)), maps
 
 
 def _of_test(
     request: TrainRequest,
     folder: RunFolder,
-    answers: Callable[[Images], NDArray[np.float32]],
+    forward: ForwardPass,
+    test: Images,
     temperature: float,
-) -> dict[str, Any]:
-    """The test part's figures; all null where there is no test image."""
-    test, name = request.images("test"), metrics.name_of(request.metric)
+) -> tuple[dict[str, Any], Maps]:
+    """The test part's figures, and maps of its mistakes; all null where there is no test image."""
+    name = metrics.name_of(request.metric)
     if not test.samples:
         nothing = (*metrics.METRICS, name, *metrics.BALANCE, "per_class", "low", "high", *metrics.BELIEVED)
-        return dict.fromkeys(nothing)
-    probabilities = metrics.softmax(answers(test), temperature)
+        return dict.fromkeys(nothing), {}
+    raw, maps = _logits_and_maps(forward, test)
+    probabilities = metrics.softmax(raw, temperature)
     _write_predictions(request, folder, "test", test.samples, probabilities)
-    _write_thumbnails(request, folder, test.samples)
+    _write_thumbnails(folder, test)
     guesses = probabilities.argmax(axis=1)
     units = request.data.units(test.samples)
     low, high = metrics.interval(test.targets, guesses, units)
@@ -108,7 +181,8 @@ def _of_test(
     summary = metrics.summary(request.data.classes, test.targets, probabilities, learned)
     if name not in summary:
         summary[name] = metrics.score(request.metric, test.targets, probabilities)
-    return {**summary, **metrics.believed(test.targets, probabilities, units), "low": low, "high": high}
+    believed = metrics.believed(test.targets, probabilities, units)
+    return {**summary, **believed, "low": low, "high": high}, maps
 
 
 def _write_predictions(
@@ -127,16 +201,16 @@ def _write_predictions(
     folder.write_table(f"predictions-{part}.csv", header, rows)
 
 
-def _write_thumbnails(request: TrainRequest, folder: RunFolder, samples: tuple[Sample, ...]) -> None:
-    """Keep a few small test pictures, so that a report can show them without the images."""
+def _write_thumbnails(folder: RunFolder, test: Images) -> None:
+    """Keep a few small test pictures, as the network sees them: a report can show them without the images."""
     if not folder.writes:
         return
     place = folder.path.parent.parent / "thumbnails"
     place.mkdir(exist_ok=True)
-    for sample in sorted(samples, key=lambda s: s.digest)[:THUMBNAILS]:
-        target = place / f"{sample.digest[:16]}.jpg"
+    for position in sorted(range(len(test)), key=lambda at: test.samples[at].digest)[:THUMBNAILS]:
+        target = place / f"{test.samples[position].digest[:16]}.jpg"
         if not target.exists():
-            picture = request.data.read(sample)
+            picture = Image.fromarray(test[(position, 0)].permute(1, 2, 0).contiguous().numpy())
             picture.thumbnail((THUMBNAIL_PX, THUMBNAIL_PX))
             temporary = target.with_suffix(f".{os.getpid()}.tmp")
             picture.save(temporary, format="JPEG", quality=80)

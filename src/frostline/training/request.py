@@ -36,6 +36,19 @@ CACHE = ("auto", "keep", "compute")
 # Which weights a run ends with: the best on val, or the last, which leaves val free to judge by.
 KEEP = ("best", "last")
 
+# Pixels of test images that stay in memory for pictures of mistakes and for thumbnails: 850 images at 224 px.
+# A choice; of what is over it those that are shown are decoded again.
+HELD_TEST_BYTES = 128_000_000
+
+
+@dataclass(frozen=True)
+class Parts:
+    """The images of each part: pixels that one pass holds in memory are there for the next one."""
+
+    train: Images
+    val: Images
+    test: Images
+
 
 @dataclass(frozen=True)
 class TrainRequest:
@@ -151,6 +164,12 @@ class TrainRequest:
             custom=self.custom if policy is not None and policy.name == "custom" else None,
             custom_name="" if self.custom is None else _identity(self.custom),
             seed=derive(self.config.seed, "augment"),
+        )
+
+    def parts(self, policy: Policy) -> Parts:
+        """Return the images of all parts; `policy` augments those of train."""
+        return Parts(
+            self.images("train", policy), self.images("val"), self.images("test").hold(HELD_TEST_BYTES)
         )
 
     def check(self) -> None:

@@ -61,8 +61,9 @@ from frostline.system.timing import PeakMemory, Stopwatch, imported_baseline_byt
 from frostline.training import artifacts, continuation, evaluation, numeric_plan, operating, ray_training
 from frostline.training.caching import cache_planning
 from frostline.training.continuation import Parent
+from frostline.training.evaluation import HeldOut
 from frostline.training.loop import learner
-from frostline.training.request import TrainRequest
+from frostline.training.request import Parts, TrainRequest
 from frostline.training.resilience import checkpoint, nan_oom_recovery, time_limit
 
 DEFAULT_STUDY = "frostline-study"
@@ -512,13 +513,14 @@ def _perform(
         folder.write("environment.json", environment())
         folder.write("backbone.json", request.backbone.as_dict())
         _write_config(request, folder)
-        model, figures, chosen, about = _work(request, folder, hear, watch, store)
+        made = _work(request, folder, hear, watch, store)
+    model, chosen, about = made.model, made.chosen, made.about
     directories.write_atomically(folder.weights, save(_plain_state(model), metadata={"format": "pt"}))
     leakage.inherited_fingerprints(request.backbone, request.data).write(folder.fingerprints)
     result = {
         "strategy": str(request.strategy),
         "model": request.backbone.name,
-        **figures,
+        **made.figures,
         "n_train": len(request.data.part("train")),
         "n_val": len(request.data.part("val")),
         "n_test": len(request.data.part("test")),
@@ -540,7 +542,7 @@ def _perform(
     }
     plan = about["numeric_plan"]
     with devices.computing(plan["device"]), numerics.threads(plan["threads"]):  # after the clock
-        result |= artifacts.leave(request, folder, model, result["cut"], store)
+        result |= artifacts.leave(request, folder, model, result["cut"], made.parts, made.held_out, store)
     folder.write("result.json", result)
 
 
@@ -556,29 +558,35 @@ def _write_config(request: TrainRequest, folder: RunFolder) -> None:
     write_yaml(folder.path / FILE, {"model": request.backbone.name, **options})
 
 
-Found = dict[str, Any]
+@dataclass(frozen=True)
+class _Made:
+    """A model, its figures, what was chosen on the way, and how it was done."""
+
+    model: nn.Module
+    figures: dict[str, Any]
+    chosen: dict[str, Any]
+    about: dict[str, Any]
+    parts: Parts
+    held_out: HeldOut
 
 
 def _work(
     request: TrainRequest, folder: RunFolder, hear: OnEpochs, watch: Stopwatch, store: FeatureCache | None
-) -> tuple[nn.Module, Found, Found, Found]:
-    """Do what all processes of a job have a part in.
-
-    Returns the model, its figures, what was chosen on the way, and how it was done.
-    """
+) -> _Made:
+    """Do what all processes of a job have a part in."""
     plan, counts = numeric_plan.begin(request, folder), Counts()
     with devices.computing(plan.numbers.device), numerics.threads(plan.numbers.threads):
         head = Frozen(
             request.backbone, request.backbone.model, request.backbone.cuts[-1], plan.way, store, counts
         )
         policy, tests = numeric_plan.augmentation(request, head)
-        train_images = request.images("train", policy)
+        parts = request.parts(policy)
         if not plan.whole:
-            cache_planning.decide(request, plan, train_images, store)
+            cache_planning.decide(request, plan, parts.train, store)
             folder.write("plan.json", plan.as_dict())
         time_left = time_limit.begin(request, watch)
-        model, chosen = learner.learn(request, folder, plan, head, train_images, watch, time_left, hear)
-        figures = evaluation.predict_parts(request, folder, model, chosen, store, counts)
+        model, chosen = learner.learn(request, folder, plan, head, parts, watch, time_left, hear)
+        figures, held_out = evaluation.predict_parts(request, folder, model, chosen, parts, store, counts)
     rows = torch.tensor([counts.rows_computed, counts.rows_read])
     process_group.add_up([rows])
     about = {
@@ -589,7 +597,7 @@ def _work(
         "numeric_plan": plan.as_dict(),
         "store": dict(zip(asdict(counts), rows.tolist(), strict=True)),
     }
-    return model, figures, chosen, about
+    return _Made(model, figures, chosen, about, parts, held_out)
 
 
 def _loads_in(request: TrainRequest, layers: int | None) -> list[str]:

@@ -184,7 +184,8 @@ def _predict(
     loaded: Sequence[LoadedModel], data: Manifest, tta: str, progress: OnProgress | None
 ) -> _Predicted:
     inputs = inputs_of_entries([sample.path for sample in data.samples], data.root, data.items)
-    outcomes = [predict_probabilities(model.predictor, inputs, progress, tta=tta) for model in loaded]
+    predictors = [model.predictor for model in loaded]
+    outcomes = predict_probabilities(predictors, inputs, progress, tta=tta)
     unreadable = dict(pair for outcome in outcomes for pair in outcome.unreadable)
     samples = tuple(sample for sample in data.samples if sample.path not in unreadable)
     paths = [sample.path for sample in samples]

@@ -5,25 +5,25 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 from torch import nn
 
 from frostline import models as bb
 from frostline import probe, sentences
 from frostline.distributed import process_group
-from frostline.feature_extraction import Frozen, features
+from frostline.feature_extraction import ForwardConfig, ForwardPass, Frozen, features
 from frostline.feature_extraction.image_batches import EVALUATION_BATCH, Images, contact_sheet
 from frostline.loggers import OnEpochs
 from frostline.models.heads import build_head
 from frostline.strategies import hyperparameters
 from frostline.studies.study_folder import RunFolder
+from frostline.system.numerics import exact_plan
 from frostline.system.seeds import derive
 from frostline.system.timing import Stopwatch
 from frostline.training.loop.solved_head import as_head, solve_head
 from frostline.training.loop.trainer import Setup, Trainer
 from frostline.training.numeric_plan import Plan
-from frostline.training.request import TrainRequest
+from frostline.training.request import Parts, TrainRequest
 from frostline.training.resilience.time_limit import Budget
 from frostline.training.tuning import batchnorm_recalibration, wise_ft
 from frostline.training.tuning.class_imbalance import Balance
@@ -34,12 +34,13 @@ def learn(
     folder: RunFolder,
     plan: Plan,
     head: Frozen,
-    images: Images,
+    parts: Parts,
     watch: Stopwatch,
     budget: Budget,
     hear: OnEpochs,
 ) -> tuple[nn.Module, dict[str, Any]]:
     """Return the adapted model in eval mode, and what was chosen on the way."""
+    images = parts.train
     balance = Balance(request.config.imbalance, images.targets, len(request.data.classes))
     if not request.strategy.trains:
         return solve_head(request, folder, head, images, balance)
@@ -49,13 +50,12 @@ def learn(
     model = starting_model(request, head, images, balance)
     if not images.policy.still and folder.writes:
         contact_sheet(images).save(folder.path / "augmentation.png")
-    val = request.images("val") if request.data.part("val") else None
     setup = Setup(
         backbone=request.backbone,
         phases=request.phases(),
         hyperparameters=known,
         train=images,
-        val=val,
+        val=parts.val if len(parts.val) else None,
         plan=plan,
         cache=head.cache,
         counts=head.counts,
@@ -130,14 +130,12 @@ def _interpolated(
 
     def answers(point: nn.Module) -> NDArray[np.float32]:
         assert setup.val is not None
+        config = ForwardConfig(exact_plan(request.config.threads), EVALUATION_BATCH)  # as the final figures
+        forward = ForwardPass(
+            request.backbone, point, request.backbone.cuts[0], config, workers=request.config.workers
+        )
         mine = setup.val.subset(process_group.share(len(setup.val)))
-        parts = [np.empty((0, balance.classes), dtype=np.float32)]
-        with torch.no_grad():
-            parts += [
-                point(numbers.batch(pixels, request.backbone.preprocessing.normalise)).float().cpu().numpy()
-                for pixels in mine.evaluation(EVALUATION_BATCH, request.config.workers)
-            ]
-        return process_group.gathered(np.concatenate(parts), len(setup.val))
+        return process_group.gathered(forward.logits(mine), len(setup.val))
 
     assert request.config.interpolate_weights is not None
     return wise_ft.chosen(

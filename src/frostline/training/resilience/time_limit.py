@@ -12,8 +12,8 @@ import time
 from collections.abc import Sequence
 
 from frostline import profiling
+from frostline.cost.run_time import DRIFT_IMAGES
 from frostline.data import Manifest, Sample
-from frostline.diagnostics import feature_drift
 from frostline.distributed import process_group
 from frostline.errors import UsageError
 from frostline.feature_extraction.image_batches import EVALUATION_BATCH
@@ -113,15 +113,14 @@ def pass_s(backbone: Backbone, data: Manifest, samples: Sequence[Sample], thread
 
 
 def to_doubt_by(request: TrainRequest) -> int:
-    """Return how many images of a part the model's doubts may rest on: with a limit, a share of it."""
+    """Return how many training images the model's doubts may rest on: with a limit, a share of it."""
     if request.config.minutes is None:
         return selective_prediction.MOST
     return _fitting(request, _pass_s(request))
 
 
 def _fitting(request: TrainRequest, each_s: float) -> int:
-    parts = sum(bool(request.data.part(part)) for part in ("train", "val"))
-    fits = int(DOUBT_SHARE * 60.0 * (request.config.minutes or 0.0) / (MARGIN * max(each_s, 1e-9) * parts))
+    fits = int(DOUBT_SHARE * 60.0 * (request.config.minutes or 0.0) / (MARGIN * max(each_s, 1e-9)))
     return min(selective_prediction.MOST, fits)
 
 
@@ -138,9 +137,8 @@ def _reserve_s(request: TrainRequest) -> float:
     if all(phase.cut for phase in request.phases()):  # frozen batches are filled up
         counts = [math.ceil(count / EVALUATION_BATCH) * EVALUATION_BATCH for count in counts]
     if request.taken_away:
-        most = _fitting(request, each_s)
-        counts += [min(most, len(request.data.part(part))) for part in ("train", "val")]
+        counts.append(min(_fitting(request, each_s), len(request.data.part("train"))))
         moved = len(request.data.part("val")) or len(request.data.part("train"))
-        counts.append(2 * min(feature_drift.DRIFT_IMAGES, moved) if request.strategy.trains else 0)
+        counts.append(min(DRIFT_IMAGES, moved) if request.strategy.trains else 0)
     counts.append(error_gallery.MOST if request.data.part("test") else 0)
     return ENDING_S + MARGIN * each_s * sum(counts)

@@ -1,0 +1,131 @@
+"""After training each image is decoded and passed once: for figures, doubts, drift and pictures together."""
+
+from __future__ import annotations
+
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+import frostline
+from frostline.data import Manifest, PredictionInput, Sample, prediction_inputs
+from frostline.feature_extraction import ForwardConfig, ForwardPass
+from frostline.feature_extraction.forward_pass import EvenlyTaken
+from frostline.feature_extraction.image_batches import Images
+from frostline.inference import error_gallery, selective_prediction
+from frostline.inference.prediction import Predictor, predict_probabilities
+from frostline.system import numerics
+from frostline.training import evaluation
+from tiny import live_logits, tiny_backbone, write_folder, write_table
+
+TRAIN, VAL, TEST = 30, 12, 15  # images
+
+
+@pytest.mark.parametrize("strategy", ["full(epochs=1)", "top_k(1, epochs=1)"])
+def test_each_image_is_decoded_and_passed_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, strategy: str
+) -> None:
+    backbone = tiny_backbone()
+    data = frostline.load_data(write_table(tmp_path / "images", train=10, val=4, test=5), near_copies=False)
+    assert [len(data.part(part)) for part in ("train", "val", "test")] == [TRAIN, VAL, TEST]
+    decoded: Counter[str] = Counter()
+    passed: Counter[str] = Counter()
+    original, over = backbone.model.get_submodule("blocks.2.conv"), list[bool]()
+    predict_parts, read = evaluation.predict_parts, Manifest.read
+
+    def trained(*arguments: Any) -> Any:
+        over.append(True)
+        return predict_parts(*arguments)
+
+    def counted(manifest: Manifest, sample: Sample) -> Any:
+        decoded[sample.path] += bool(over)
+        return read(manifest, sample)
+
+    def count(module: torch.nn.Module, inputs: tuple[Any, ...]) -> None:
+        if over and isinstance(module, torch.nn.Conv2d) and module.out_channels == 24:
+            passed["original" if module is original else "adapted"] += len(inputs[0])
+
+    monkeypatch.setattr(evaluation, "predict_parts", trained)
+    monkeypatch.setattr(Manifest, "read", counted)
+    hook = torch.nn.modules.module.register_module_forward_pre_hook(count)
+    options: dict[str, Any] = {"deterministic": True, "flip": "none", "threads": 1}
+    try:
+        run = frostline.train(backbone, data, strategy, study=tmp_path / "study", **options)
+    finally:
+        hook.remove()
+    assert over
+    assert max(decoded.values()) == 1, "an image was decoded twice after training"
+    assert passed["adapted"] <= TRAIN + VAL + TEST + 1  # one tells which layer's maps are pooled
+    assert passed["original"] <= VAL + 1  # an empty image shows where stages end
+    familiar = selective_prediction.read(run.folder.path)
+    assert familiar is not None
+    assert (len(familiar.features), len(familiar.distances)) == (TRAIN, VAL)
+    assert run.result["drift"]["blocks.2"] > 0
+    assert (run.folder.path / "looks.json").is_file()
+
+
+def test_the_pass_gives_what_the_plain_network_gives(tmp_path: Path) -> None:
+    backbone = tiny_backbone()
+    data = frostline.load_data(write_table(tmp_path / "images", train=4, test=0), test_size=0.0)
+    images = Images(data, data.samples, backbone.preprocessing)
+    model = backbone.adapt(3, seed=1)
+    pixels = torch.stack([images[(position, 0)] for position in range(len(images))])
+    with torch.no_grad():
+        maps = model.blocks(model.stem(images.preprocessing.normalise(pixels)))  # type: ignore[operator]
+    for cut in backbone.cuts:
+        forward = ForwardPass(backbone, model, cut, ForwardConfig(numerics.exact_plan(1), 8))
+        outputs = list(forward(images))
+        assert [batch.positions for batch in outputs] == [range(8), range(8, 12)]
+        assert torch.allclose(torch.cat([batch.features for batch in outputs]), maps.mean((2, 3)), atol=1e-5)
+        assert np.allclose(forward.logits(images), live_logits(model, images), atol=1e-5)
+
+
+def test_a_share_of_the_taken_images_is_found_in_its_batches() -> None:
+    found = np.zeros(5, dtype=int)
+    for share in (slice(0, 50), slice(50, 100)):
+        taken = EvenlyTaken(100, 5, share)
+        for first in range(0, 50, 16):
+            places, rows = taken.within(range(first, min(first + 16, 50)))
+            found[places] = [share.start + first + row for row in rows]
+    assert found.tolist() == [0, 25, 50, 74, 99]
+
+
+def test_maps_along_a_pass_are_those_of_a_pass_of_their_own() -> None:
+    backbone = tiny_backbone()
+    model = backbone.adapt(3, seed=1)
+    pixels = torch.randint(0, 255, (4, 3, 16, 16), dtype=torch.uint8)
+    along = error_gallery.ClassMaps(backbone, model, pixels[:1])
+    with along.recording(), torch.no_grad():
+        model(backbone.preprocessing.normalise(pixels))
+    maps, own = along.of([1, 3], [0, 2]), error_gallery.class_maps(backbone, model, pixels[[1, 3]], [0, 2])
+    assert maps is not None
+    assert own is not None
+    assert np.allclose(maps, own, atol=1e-4)
+
+
+def test_two_models_are_asked_about_an_image_that_is_decoded_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    backbone = tiny_backbone()
+    models = [
+        Predictor(backbone.adapt(3, seed=seed), ["a", "b", "c"], backbone.preprocessing) for seed in (1, 2)
+    ]
+    inputs = prediction_inputs(write_folder(tmp_path / "images", per_class=2))
+    decoded: Counter[str] = Counter()
+    picture = PredictionInput.picture
+
+    def counted(item: PredictionInput) -> Any:
+        decoded[item.name] += 1
+        return picture(item)
+
+    monkeypatch.setattr(PredictionInput, "picture", counted)
+    both = predict_probabilities(models, inputs)
+    assert sorted(decoded.values()) == [1] * 6
+    for model, predicted in zip(models, both, strict=True):
+        assert np.array_equal(
+            predicted.probabilities, predict_probabilities([model], inputs)[0].probabilities
+        )
+    assert not np.allclose(both[0].probabilities, both[1].probabilities)
