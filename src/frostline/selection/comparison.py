@@ -16,7 +16,7 @@ from frostline.config import TRAIN_ALONE, Config, Options
 from frostline.cost import Cost, Rates, predict
 from frostline.data import Manifest
 from frostline.distributed import torchrun_env
-from frostline.errors import UsageError
+from frostline.errors import NoTime, UsageError
 from frostline.feature_cache import FeatureCache
 from frostline.feature_extraction.augmentation import Policy, check_options
 from frostline.feature_extraction.image_batches import Images
@@ -25,7 +25,7 @@ from frostline.models import Backbone, leakage
 from frostline.progress import OnLine, OnProgress, Progress
 from frostline.selection import ray_workers, resampling, successive_halving
 from frostline.selection.candidates import Candidate, Strategies, listed, searched
-from frostline.selection.conclusion import Comparison, NoTime, conclude, read_result
+from frostline.selection.conclusion import Comparison, conclude, read_result
 from frostline.selection.earlier_runs import join
 from frostline.selection.request import CompareRequest
 from frostline.selection.runner import ENDING_S, PLAN, Clock, TrialRunner, as_data, closing_s, from_data
@@ -34,8 +34,9 @@ from frostline.selection.trial_queue import TrialQueue
 from frostline.strategies import NAMED, Strategy, head, linear_probe, scaled, top_k
 from frostline.studies.study_folder import Study, plain
 from frostline.system import devices, directories, numerics, timing
+from frostline.system.deadline import refusal
 from frostline.system.timing import Stopwatch
-from frostline.training import DEFAULT_STUDY, pass_s, refusal
+from frostline.training import DEFAULT_STUDY, pass_s
 from frostline.training.tuning.wise_ft import POINTS
 
 # Timing a network takes this many times what `rates.timing_s` predicts for its precisions alone: 2 to 3 times

@@ -13,7 +13,7 @@ import numpy as np
 
 from frostline import metrics, sentences
 from frostline.config import REPEATS
-from frostline.errors import UsageError
+from frostline.errors import NoTime
 from frostline.progress import Activity, Progress
 from frostline.reports import notebook
 from frostline.selection import resampling, wise_ft_share
@@ -33,13 +33,10 @@ from frostline.studies.contenders import COMPARISON, OUT_OF_FOLD
 from frostline.studies.result_fields import AccuracyFigures, Figure, Rows
 from frostline.studies.study_folder import Study, plain
 from frostline.system import directories
-from frostline.training import Run, refusal, train
+from frostline.system.deadline import refusal
+from frostline.training import Run, train
 
 TESTED = ("accuracy", "low", "high", *metrics.BALANCE, "test_looks")  # figures of the winner on the test part
-
-
-class NoTime(UsageError):
-    """Raised if not a single run fits the time limit."""
 
 
 @dataclass(frozen=True)

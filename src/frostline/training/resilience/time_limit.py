@@ -21,13 +21,11 @@ from frostline.inference import error_gallery, selective_prediction
 from frostline.models import Backbone
 from frostline.progress import Progress
 from frostline.strategies import hyperparameters
+from frostline.system.deadline import MARGIN, refusal
 from frostline.system.timing import Stopwatch
 from frostline.training.request import TrainRequest
 
 LOOKED_AT = 8  # images decoded to measure how long that takes
-# A choice: the neighbours of a shared machine made one and the same step wander by half (docs/LOG.md
-# 2026-11-24).
-MARGIN = 1.5
 # Weights, tables and thumbnails (0.1 to 0.3 s for lite0 on a local disk), then the end of the process (0.5 s
 # on one core of a busy machine).
 ENDING_S = 1.0
@@ -91,15 +89,6 @@ def begin(request: TrainRequest, watch: Stopwatch) -> Budget:
             )
         )
     return Budget(limit_s, reserve_s, watch)
-
-
-def refusal(minutes: float, floor_s: float, what: str) -> str:
-    """Say that a limit is too short, what it must hold, and how much would do."""
-    enough = math.ceil(MARGIN * floor_s / 6) / 10  # the next machine second may be slower
-    return (
-        f"--minutes {minutes:g} is less than the {floor_s:.0f} s that {what} need here; "
-        f"give at least {enough:g}."
-    )
 
 
 def pass_s(backbone: Backbone, data: Manifest, samples: Sequence[Sample], threads: int | None) -> float:

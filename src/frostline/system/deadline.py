@@ -1,0 +1,147 @@
+"""The time limit that work stands under, for work that has no clock of its own. Imports no torch.
+
+A command with `--minutes` opens `within`; below it, work that takes seconds opens `work` and calls `unit`
+between any two pieces. Where no further piece fits, `unit` raises `NoTime`. Without a limit, and outside of
+`work`, nothing is ever raised: what follows training must not be cut off, and has its time set aside.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
+from dataclasses import dataclass, field
+
+from frostline.errors import NoTime
+from frostline.progress import Progress
+from frostline.system.timing import Stopwatch
+
+# A choice: the neighbours of a shared machine made one and the same step wander by half (docs/LOG.md
+# 2026-11-24).
+MARGIN = 1.5
+# From an error to the end of the process: 0.5 s on one core of a busy machine (docs/LOG.md 2026-11-28), and
+# as much again.
+EXIT_S = 1.0
+GOES_ON = "What is finished is saved: the same command goes on from there."
+
+
+@dataclass(frozen=True)
+class _Limit:
+    minutes: float
+    watch: Stopwatch
+    reserve_s: float
+
+    @property
+    def left_s(self) -> float:
+        return 60.0 * self.minutes - self.reserve_s - self.watch.seconds
+
+
+@dataclass
+class _Work:
+    what: str
+    limit: _Limit
+    units: int
+    expected_s: float
+    began: float = field(default_factory=time.perf_counter)
+    unit_began: float | None = None
+    longest_s: float = 0.0
+    done: int = -1
+
+    def next(self) -> None:
+        now = time.perf_counter()
+        if self.unit_began is not None:
+            self.longest_s = max(self.longest_s, now - self.unit_began)
+        self.unit_began, self.done = now, self.done + 1
+        if self.longest_s > self.limit.left_s:
+            raise NoTime(self.refusal(now - self.began))
+
+    def refusal(self, elapsed_s: float) -> str:
+        """Say how much time this work needs from start to exit, by its pace so far."""
+        by_pace_s = (self.units - self.done) * elapsed_s / max(1, self.done)
+        still_s = max(by_pace_s, self.expected_s - elapsed_s, self.longest_s)
+        floor_s = self.limit.watch.seconds + still_s + self.limit.reserve_s
+        return f"{refusal(self.limit.minutes, floor_s, self.what)} {GOES_ON}"
+
+
+_limit: ContextVar[_Limit | None] = ContextVar("the limit around", default=None)
+_work: ContextVar[_Work | None] = ContextVar("the work around", default=None)
+
+
+def refusal(minutes: float, floor_s: float, what: str) -> str:
+    """Say that a limit is too short, what it must hold, and how much would do."""
+    enough = math.ceil(MARGIN * floor_s / 6) / 10  # the next machine second may be slower
+    return (
+        f"--minutes {minutes:g} is less than the {floor_s:.0f} s that {what} need here; "
+        f"give at least {enough:g}."
+    )
+
+
+@contextmanager
+def within(minutes: float | None, watch: Stopwatch, reserve_s: float = EXIT_S) -> Iterator[None]:
+    """Let work inside the block end in time for `reserve_s` more seconds; `None` leaves the limit around.
+
+    Parameters
+    ----------
+    minutes : float or None
+        Time limit.
+    watch : Stopwatch
+        What the limit counts from.
+    reserve_s : float
+        Seconds that must be left for what follows the block.
+    """
+    if minutes is None:
+        yield
+        return
+    token = _limit.set(_Limit(minutes, watch, reserve_s))
+    try:
+        yield
+    finally:
+        _limit.reset(token)
+
+
+@contextmanager
+def work(what: str, *, units: int = 0, expected_s: float = 0.0) -> Iterator[None]:
+    """Let `unit` look at the clock inside the block.
+
+    Parameters
+    ----------
+    what : str
+        What is done, in the plural, for a message: "loading and finding cuts".
+    units : int
+        How many pieces there are, if that is known.
+    expected_s : float
+        How many seconds all of it was predicted to take, if it was.
+    """
+    limit = _limit.get()
+    token = _work.set(None if limit is None else _Work(what, limit, units, expected_s))
+    try:
+        yield
+    finally:
+        _work.reset(token)
+
+
+def unit() -> None:
+    """Begin the next piece of the work around. Raises `NoTime` if one as long as the longest doesn't fit."""
+    current = _work.get()
+    if current is not None:
+        current.next()
+
+
+def telling(progress: Progress, what: str) -> Progress:
+    """Return a `progress` that also looks at the clock, for work that says how far it is."""
+    limit = _limit.get()
+    if limit is None:
+        return progress
+    kinds: dict[str, _Work] = {}
+
+    def checked(activity: str, done: int, total: int) -> None:
+        progress(activity, done, total)
+        current = kinds.setdefault(activity, _Work(what, limit, total, 0.0))
+        current.units = total
+        if done < total:
+            current.next()
+            current.done = done
+
+    return Progress.of(checked, progress.log)
