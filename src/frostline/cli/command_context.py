@@ -58,10 +58,16 @@ class Verb:
 
     owns_process = False  # whether this process was started for it
 
-    def __init__(self, options: dict[str, Any], *, divided: bool = False) -> None:
-        """Begin a command; `divided` if several processes of torchrun share its work."""
+    def __init__(
+        self, options: dict[str, Any], *, divided: bool = False, minutes: float | None = None
+    ) -> None:
+        """Begin a command; `divided` if several processes of torchrun share its work.
+
+        `minutes` limits the time of all of it, from the start of the process to its exit.
+        """
         # A time limit counts from start to exit, with imports. In another program's process it starts here.
         self.since_called = Stopwatch(process_s() if Verb.owns_process else 0.0)
+        self._minutes = minutes
         self._divided, self._launch = divided, Launch()
         self._json: bool = options["as_json"]
         self._device: str = options.get("device", "auto")
@@ -128,8 +134,9 @@ class Verb:
     def start(self) -> None:
         """Import what training and measuring need, then start the clock."""
         from frostline import training  # noqa: F401  # brings the heavy imports
-        from frostline.system import devices, numerics, timing
+        from frostline.system import deadline, devices, numerics, timing
 
+        self._around.enter_context(deadline.within(self._minutes, self.since_called))
         self._around.enter_context(devices.computing(self._device))  # raised before images are read
         timing.prepare_process()
         numerics.settle()

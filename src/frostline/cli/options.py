@@ -482,6 +482,7 @@ def loaded(
     import frostline
     from frostline.data import is_study
     from frostline.models import zoo
+    from frostline.system import deadline
 
     verb.start_for(data)
     download = zoo.agreed(
@@ -500,7 +501,7 @@ def loaded(
         path_column=options["path_column"],
         label_column=options["label_column"],
         group_by=options["group_by"],
-        progress=verb.progress,
+        progress=deadline.telling(verb.progress, deadline.READING),
         study=study if study and is_study(Path(study)) else None,
     )
     backbone = frostline.load_backbone(

@@ -22,7 +22,7 @@ from frostline.config import REPEATS, TRAIN_ALONE, Config, Options
 from frostline.data import Manifest, is_study, load_data
 from frostline.diagnostics import Signals
 from frostline.distributed import torchrun_env
-from frostline.errors import StudyError, UsageError
+from frostline.errors import NoTime, StudyError, UsageError
 from frostline.feature_cache import FeatureCache
 from frostline.feature_extraction.augmentation import check_options
 from frostline.loggers import Loggers, make_loggers
@@ -39,7 +39,6 @@ from frostline.selection import (
     Comparison,
     Limits,
     NothingHeldOut,
-    NoTime,
     compare,
     folds_of,
     pool,
@@ -51,7 +50,7 @@ from frostline.strategies import Strategy, parse, parse_list
 from frostline.studies.best_run import has_finished_run
 from frostline.studies.result_fields import AccuracyFigures, Figure, ProbabilityFigures, Rows
 from frostline.studies.study_folder import Study
-from frostline.system import devices, timing
+from frostline.system import deadline, devices, timing
 from frostline.system.timing import Stopwatch
 from frostline.training import Run, train
 
@@ -245,8 +244,9 @@ def fit(
         study=study if is_study(Path(study)) else None,
         progress=progress,
     )
-    data = _load(load).checked(progress)
-    backbones = request.load(progress)
+    with deadline.within(minutes, watch):
+        data = _load(load).checked(deadline.telling(progress, deadline.READING))
+        backbones = request.load(progress)
     data = leakage.keep_learned_in_train(backbones, data, Study(study))
     # The first probe and the backbones' own are the same whatever the comparison varies.
     plain = replace(chosen, resize=None, minutes=None, interpolate_weights=None, repeats=REPEATS)
@@ -259,28 +259,30 @@ def fit(
     screening = None
     if request.screens:
         left_s = None if minutes is None else 60.0 * minutes - watch.seconds - ENDING_S
-        screening = backbone_request.select_backbones(
-            backbones,
-            data,
-            limits,
-            opened_study,
-            config=plain,
-            left_s=left_s,
-            cache=cache,
-            progress=progress,
-        )
+        with deadline.within(minutes, watch), deadline.purpose("loading and screening the networks"):
+            screening = backbone_request.select_backbones(
+                backbones,
+                data,
+                limits,
+                opened_study,
+                config=plain,
+                left_s=left_s,
+                cache=cache,
+                progress=deadline.telling(progress, "loading and screening the networks"),
+            )
         backbones = [next(b for b in backbones if b.name == row["model"]) for row in screening if row["kept"]]
     demand_time(backbones[0], data, minutes, chosen.threads, watch)
-    with FileLock(opened_study.path / "first.lock"):  # a second process finds the model trained
-        first = _probe(backbones[0], data, opened_study, plain, loggers, cache, progress)
+    with (
+        FileLock(opened_study.path / "first.lock"),  # a second process finds the model trained
+        deadline.within(minutes, watch, ENDING_S),
+    ):
+        telling = deadline.telling(progress, "loading, one linear probe and its figures")
+        first = _probe(backbones[0], data, opened_study, plain, loggers, cache, telling)
     progress.log(_probe_line(first, chosen.metric, watch.seconds))
     measuring = sum(measuring_s(b, data, chosen.threads) for b in backbones)
     plans, strategies_by_network = dict[str, Planned](), dict[str, list[str]]()
     if minutes is None or watch.seconds + measuring + ENDING_S < 60.0 * minutes:
-        plans = {
-            b.name: plan(b, data, seed=seed, threads=chosen.threads, feature_cache=cache, progress=progress)
-            for b in backbones
-        }
+        plans = _plans(backbones, data, chosen, cache, progress, watch, measuring)
     else:
         progress.log(
             f"There is no time to measure the network (about {measuring:.0f} s): the probe is the model."
@@ -369,7 +371,8 @@ def fit(
     page = opened_study.path / REPORT
     if page_fits(minutes, watch):
         try:
-            report(opened_study)
+            with deadline.lifted():  # it was asked whether the page fits
+                report(opened_study)
         except StudyError as error:  # the model is kept if the page can't be written
             progress.log(str(error))
     else:
@@ -377,6 +380,38 @@ def fit(
     reported = {**result, "again": again, "report": str(page) if page.exists() else None}
     signals, advice = (answering_plan.signals, answering_plan.advice) if answering_plan else (None, None)
     return Fitted(reported, comparison.run if comparison else first, comparison, signals, advice, again)
+
+
+def _plans(
+    backbones: Sequence[Backbone],
+    data: Manifest,
+    config: Config,
+    cache: FeatureCache,
+    progress: Progress,
+    watch: Stopwatch,
+    expected_s: float,
+) -> dict[str, Planned]:
+    """Measure the networks and ask for advice, by network; nothing where a time limit ends in the midst."""
+    what = "loading, measuring the network and the images, and the end"
+    plans = {}
+    try:
+        with (
+            deadline.within(config.minutes, watch, ENDING_S),
+            deadline.purpose(what, expected_s),
+        ):
+            for backbone in backbones:
+                plans[backbone.name] = plan(
+                    backbone,
+                    data,
+                    seed=config.seed,
+                    threads=config.threads,
+                    feature_cache=cache,
+                    progress=deadline.telling(progress, what),
+                )
+    except NoTime as error:
+        progress.log(f"The probe is the model. {error}")
+        return {}
+    return plans
 
 
 def _seconds_then(study: Study) -> float | None:

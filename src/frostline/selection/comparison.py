@@ -33,7 +33,7 @@ from frostline.selection.scoreboard import Terms
 from frostline.selection.trial_queue import TrialQueue
 from frostline.strategies import NAMED, Strategy, head, linear_probe, scaled, top_k
 from frostline.studies.study_folder import Study, plain
-from frostline.system import devices, directories, numerics, timing
+from frostline.system import deadline, devices, directories, numerics, timing
 from frostline.system.deadline import refusal
 from frostline.system.timing import Stopwatch
 from frostline.training import DEFAULT_STUDY, pass_s
@@ -147,7 +147,8 @@ def compare(
     if callable(chosen.augment):
         raise UsageError("compare takes augment by name: none, light, standard or strong.")
     _demand_share(chosen.interpolate_weights)
-    data = data.checked(progress)
+    with deadline.within(chosen.minutes, watch):
+        data = data.checked(deadline.telling(progress, deadline.READING))
     if chosen.repeats < 1:
         raise UsageError(f"repeats must be at least 1, found {chosen.repeats}.")
     if cuts and strategies is not None:
@@ -190,14 +191,15 @@ def compare(
         progress=progress,
         joins=earlier,
     )
-    _demand_time(request)
+    after_s = _demand_time(request)
     request = join(request)
     for line in request.earlier.lines():
         progress.log(line)
-    runner = _runner(request)
+    with deadline.within(chosen.minutes, watch, after_s):
+        runner = _runner(request)
     earlier_result = read_result(request.folder)
     outcomes_before = runner.queue.outcomes()
-    with contextlib.closing(runner.queue):
+    with contextlib.closing(runner.queue), deadline.lifted():  # its clock keeps the limit
         finished = runner.run() if ray is None else ray_workers.run_trials(request, runner, _runner, ray)
         with filelock.FileLock(request.folder / "end.lock"):  # a second process finds the winner trained
             unchanged = earlier_result if runner.queue.outcomes().keys() == outcomes_before.keys() else None
@@ -288,21 +290,26 @@ def _runner(request: CompareRequest) -> TrialRunner:
     )
 
 
-def _demand_time(request: CompareRequest) -> None:
-    """Raise `NoTime` if the time limit is shorter than what comes before and after the first run."""
+def _demand_time(request: CompareRequest) -> float:
+    """Raise `NoTime` if the time limit is shorter than what comes before and after the first run.
+
+    Returns the seconds that must be left once the network is timed.
+    """
     if request.config.minutes is None or (request.folder / PLAN).exists():
-        return
+        return deadline.EXIT_S
     data, threads = request.data, request.config.threads
     samples, classes = resampling.pool(data), len(data.classes)
-    floor_s = request.watch.seconds + ENDING_S
+    floor_s, after_s = request.watch.seconds, ENDING_S
     for network in request.backbones.values():
         each_s = pass_s(network, data, samples, threads)
         ready = profiling.ready(network, batch=request.config.batch_size, threads=threads, classes=classes)
         floor_s += 0.0 if ready else MEASURING * profiling.timing_s(network, threads)
-        floor_s += each_s * len(samples)
+        after_s += each_s * len(samples)
+    floor_s += after_s
     if floor_s > 60.0 * request.config.minutes:
         what = "loading, timing the network, a pass over the images and what follows the last training"
         raise NoTime(refusal(request.config.minutes, floor_s, what))
+    return after_s
 
 
 def _rates(request: CompareRequest, backbone: Backbone) -> Rates:
@@ -310,14 +317,17 @@ def _rates(request: CompareRequest, backbone: Backbone) -> Rates:
     policy = Policy(request.candidates[0].augment)
     images = Images(data, data.part("train"), backbone.preprocessing, policy=policy)
     threads = numerics.thread_count(config.threads, steady=config.deterministic)
-    return profiling.measure(
-        backbone,
-        images,
-        cache=request.cache,
-        batch=config.batch_size,
-        threads=threads,
-        classes=len(data.classes),
-    )
+    limited = config.minutes is not None
+    expected_s = MEASURING * profiling.timing_s(backbone, threads) if limited else 0.0
+    with deadline.purpose("loading, timing the network and a run", expected_s):
+        return profiling.measure(
+            backbone,
+            images,
+            cache=request.cache,
+            batch=config.batch_size,
+            threads=threads,
+            classes=len(data.classes),
+        )
 
 
 def _plan(request: CompareRequest, rates: Mapping[str, Rates]) -> dict[str, Any]:

@@ -24,6 +24,7 @@ MARGIN = 1.5
 # From an error to the end of the process: 0.5 s on one core of a busy machine (docs/LOG.md 2026-11-28), and
 # as much again.
 EXIT_S = 1.0
+READING = "loading and reading the images"
 GOES_ON = "What is finished is saved: the same command goes on from there."
 
 
@@ -38,12 +39,22 @@ class _Limit:
         return 60.0 * self.minutes - self.reserve_s - self.watch.seconds
 
 
+@dataclass(frozen=True)
+class _Purpose:
+    what: str
+    expected_s: float = 0.0
+    began: float = field(default_factory=time.perf_counter)
+
+    @property
+    def left_s(self) -> float:
+        return self.expected_s - (time.perf_counter() - self.began)
+
+
 @dataclass
 class _Work:
-    what: str
+    purpose: _Purpose
     limit: _Limit
     units: int
-    expected_s: float
     began: float = field(default_factory=time.perf_counter)
     unit_began: float | None = None
     longest_s: float = 0.0
@@ -60,13 +71,14 @@ class _Work:
     def refusal(self, elapsed_s: float) -> str:
         """Say how much time this work needs from start to exit, by its pace so far."""
         by_pace_s = (self.units - self.done) * elapsed_s / max(1, self.done)
-        still_s = max(by_pace_s, self.expected_s - elapsed_s, self.longest_s)
+        still_s = max(by_pace_s, self.purpose.left_s, self.longest_s)
         floor_s = self.limit.watch.seconds + still_s + self.limit.reserve_s
-        return f"{refusal(self.limit.minutes, floor_s, self.what)} {GOES_ON}"
+        return f"{refusal(self.limit.minutes, floor_s, self.purpose.what)} {GOES_ON}"
 
 
 _limit: ContextVar[_Limit | None] = ContextVar("the limit around", default=None)
 _work: ContextVar[_Work | None] = ContextVar("the work around", default=None)
+_purpose: ContextVar[_Purpose | None] = ContextVar("what the work is for", default=None)
 
 
 def refusal(minutes: float, floor_s: float, what: str) -> str:
@@ -102,24 +114,63 @@ def within(minutes: float | None, watch: Stopwatch, reserve_s: float = EXIT_S) -
 
 
 @contextmanager
-def work(what: str, *, units: int = 0, expected_s: float = 0.0) -> Iterator[None]:
+def at_most(seconds: float) -> Iterator[None]:
+    """Let work inside the block end within so many seconds from now, and in time for the limit around."""
+    around = _limit.get()
+    if around is not None:
+        seconds = min(seconds, around.left_s)
+    with within(seconds / 60.0, Stopwatch(), reserve_s=0.0):
+        yield
+
+
+@contextmanager
+def lifted() -> Iterator[None]:
+    """Let nothing inside the block be stopped: for work that keeps the limit itself."""
+    token = _limit.set(None)
+    try:
+        yield
+    finally:
+        _limit.reset(token)
+
+
+@contextmanager
+def purpose(what: str, expected_s: float = 0.0) -> Iterator[None]:
+    """Say in messages what the work inside the block is for.
+
+    Parameters
+    ----------
+    what : str
+        What is done, in the plural: "loading and timing the network".
+    expected_s : float
+        How many seconds all of it was predicted to take, if it was.
+    """
+    token = _purpose.set(_Purpose(what, expected_s))
+    try:
+        yield
+    finally:
+        _purpose.reset(token)
+
+
+@contextmanager
+def work(what: str, *, units: int = 0) -> Iterator[None]:
     """Let `unit` look at the clock inside the block.
 
     Parameters
     ----------
     what : str
-        What is done, in the plural, for a message: "loading and finding cuts".
+        What is done, in the plural, where no `purpose` is around.
     units : int
         How many pieces there are, if that is known.
-    expected_s : float
-        How many seconds all of it was predicted to take, if it was.
     """
-    limit = _limit.get()
-    token = _work.set(None if limit is None else _Work(what, limit, units, expected_s))
+    limit, outer = _limit.get(), _work.get()
+    current = None if limit is None else _Work(_purpose.get() or _Purpose(what), limit, units)
+    token = _work.set(current)
     try:
         yield
     finally:
         _work.reset(token)
+        if outer is not None:
+            outer.unit_began = None  # this block was no piece of it
 
 
 def unit() -> None:
@@ -138,7 +189,7 @@ def telling(progress: Progress, what: str) -> Progress:
 
     def checked(activity: str, done: int, total: int) -> None:
         progress(activity, done, total)
-        current = kinds.setdefault(activity, _Work(what, limit, total, 0.0))
+        current = kinds.setdefault(activity, _Work(_Purpose(what), limit, total))
         current.units = total
         if done < total:
             current.next()

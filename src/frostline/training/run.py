@@ -39,7 +39,7 @@ from frostline.studies.study_folder import (
     look_at_test,
     plain,
 )
-from frostline.system import devices, directories, numerics, timing
+from frostline.system import deadline, devices, directories, numerics, timing
 from frostline.system.timing import PeakMemory, Stopwatch, imported_baseline_bytes
 from frostline.training import artifacts, evaluation, numeric_plan, ray_training
 from frostline.training.caching import cache_planning
@@ -267,10 +267,10 @@ def train(
     watch, chosen = watch or Stopwatch(), Config.of(config, options, without=("repeats",))
     backbone = backbone.resized(chosen.resize)
     strategy = parse(strategy) if isinstance(strategy, str) else checked(strategy)
-    with process_group.together():
+    with process_group.together(), deadline.within(chosen.minutes, watch):
         request = TrainRequest(
             backbone=backbone,
-            data=_prepared(backbone, data, study, progress),
+            data=_prepared(backbone, data, study, deadline.telling(progress, deadline.READING)),
             strategy=timm_loadable(strategy) if chosen.plain_timm else strategy,
             config=chosen,
             progress=progress,
@@ -405,7 +405,7 @@ def _perform(
         "study": str(study.path),
     }
     plan = about["numeric_plan"]
-    with devices.computing(plan["device"]), numerics.threads(plan["threads"]):  # after the clock
+    with devices.computing(plan["device"]), numerics.threads(plan["threads"]), deadline.lifted():
         result |= artifacts.leave(request, folder, model, result["cut"], store)
     folder.write("result.json", result)
 
@@ -431,8 +431,9 @@ def _work(
             cache_planning.decide(request, plan, train_images, store)
             folder.write("plan.json", plan.as_dict())
         time_left = time_limit.begin(request, watch)
-        model, chosen = learner.learn(request, folder, plan, head, train_images, watch, time_left, hear)
-        figures = evaluation.predict_parts(request, folder, model, chosen, store, counts)
+        with deadline.lifted():  # from here on the budget keeps the limit
+            model, chosen = learner.learn(request, folder, plan, head, train_images, watch, time_left, hear)
+            figures = evaluation.predict_parts(request, folder, model, chosen, store, counts)
     rows = torch.tensor([counts.rows_computed, counts.rows_read])
     process_group.add_up([rows])
     about = {
