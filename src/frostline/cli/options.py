@@ -518,4 +518,5 @@ def loaded(
         from frostline.studies.study_folder import Study
 
         manifest = leakage.keep_learned_in_train([backbone], manifest, Study(options["study"]))
+    deadline.disarm()
     return manifest, backbone

@@ -247,6 +247,7 @@ def fit(
     with deadline.within(minutes, watch):
         data = _load(load).checked(deadline.telling(progress, deadline.READING))
         backbones = request.load(progress)
+    deadline.disarm()
     data = leakage.keep_learned_in_train(backbones, data, Study(study))
     # The first probe and the backbones' own are the same whatever the comparison varies.
     plain = replace(chosen, resize=None, minutes=None, interpolate_weights=None, repeats=REPEATS)

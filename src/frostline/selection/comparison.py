@@ -296,7 +296,7 @@ def _demand_time(request: CompareRequest) -> float:
     Returns the seconds that must be left once the network is timed.
     """
     if request.config.minutes is None or (request.folder / PLAN).exists():
-        return deadline.EXIT_S
+        return 0.0
     data, threads = request.data, request.config.threads
     samples, classes = resampling.pool(data), len(data.classes)
     floor_s, after_s = request.watch.seconds, ENDING_S

@@ -8,11 +8,14 @@ between any two pieces. Where no further piece fits, `unit` raises `NoTime`. Wit
 from __future__ import annotations
 
 import math
+import signal
+import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass, field
+from typing import Any
 
 from frostline.errors import NoTime
 from frostline.progress import Progress
@@ -21,9 +24,12 @@ from frostline.system.timing import Stopwatch
 # A choice: the neighbours of a shared machine made one and the same step wander by half (docs/LOG.md
 # 2026-11-24).
 MARGIN = 1.5
-# From an error to the end of the process: 0.5 s on one core of a busy machine (docs/LOG.md 2026-11-28), and
-# as much again.
+# From an error to the end of the process, of which the interpreter's own end is most: 0.5 s on one core of a
+# busy machine (docs/LOG.md 2026-11-28), and as much again.
 EXIT_S = 1.0
+MOST_WAITING = 8.0  # largest slow-down by others that the end is reckoned with: a choice
+LOADING = "loading the libraries, the images and the network"
+LEAST_S = 0.01  # a timer of 0 never rings
 READING = "loading and reading the images"
 GOES_ON = "What is finished is saved: the same command goes on from there."
 
@@ -33,10 +39,17 @@ class _Limit:
     minutes: float
     watch: Stopwatch
     reserve_s: float
+    exits: bool = True  # whether the end of the process must be in time, too
+
+    @property
+    def after_s(self) -> float:
+        """Seconds that must be left; the end takes as much longer as others have slowed this process down."""
+        waiting = min(MOST_WAITING, max(1.0, self.watch.seconds / max(time.process_time(), 1e-9)))
+        return self.reserve_s + (EXIT_S * waiting if self.exits else 0.0)
 
     @property
     def left_s(self) -> float:
-        return 60.0 * self.minutes - self.reserve_s - self.watch.seconds
+        return 60.0 * self.minutes - self.after_s - self.watch.seconds
 
 
 @dataclass(frozen=True)
@@ -72,10 +85,15 @@ class _Work:
         """Say how much time this work needs from start to exit, by its pace so far."""
         by_pace_s = (self.units - self.done) * elapsed_s / max(1, self.done)
         still_s = max(by_pace_s, self.purpose.left_s, self.longest_s)
-        floor_s = self.limit.watch.seconds + still_s + self.limit.reserve_s
+        floor_s = self.limit.watch.seconds + still_s + self.limit.after_s
         return f"{refusal(self.limit.minutes, floor_s, self.purpose.what)} {GOES_ON}"
 
 
+class Rang(BaseException):
+    """Raised by `alarm` at any place: like Ctrl-C it must not be taken for a fault of what it interrupts."""
+
+
+_armed: list[_Limit] = []
 _limit: ContextVar[_Limit | None] = ContextVar("the limit around", default=None)
 _work: ContextVar[_Work | None] = ContextVar("the work around", default=None)
 _purpose: ContextVar[_Purpose | None] = ContextVar("what the work is for", default=None)
@@ -84,14 +102,14 @@ _purpose: ContextVar[_Purpose | None] = ContextVar("what the work is for", defau
 def refusal(minutes: float, floor_s: float, what: str) -> str:
     """Say that a limit is too short, what it must hold, and how much would do."""
     enough = math.ceil(MARGIN * floor_s / 6) / 10  # the next machine second may be slower
+    shown_s = max(round(floor_s), math.floor(60.0 * minutes) + 1)  # never as if the limit were enough
     return (
-        f"--minutes {minutes:g} is less than the {floor_s:.0f} s that {what} need here; "
-        f"give at least {enough:g}."
+        f"--minutes {minutes:g} is less than the {shown_s} s that {what} need here; give at least {enough:g}."
     )
 
 
 @contextmanager
-def within(minutes: float | None, watch: Stopwatch, reserve_s: float = EXIT_S) -> Iterator[None]:
+def within(minutes: float | None, watch: Stopwatch, reserve_s: float = 0.0) -> Iterator[None]:
     """Let work inside the block end in time for `reserve_s` more seconds; `None` leaves the limit around.
 
     Parameters
@@ -101,7 +119,7 @@ def within(minutes: float | None, watch: Stopwatch, reserve_s: float = EXIT_S) -
     watch : Stopwatch
         What the limit counts from.
     reserve_s : float
-        Seconds that must be left for what follows the block.
+        Seconds that must be left for what follows the block, beside the end of the process.
     """
     if minutes is None:
         yield
@@ -114,13 +132,56 @@ def within(minutes: float | None, watch: Stopwatch, reserve_s: float = EXIT_S) -
 
 
 @contextmanager
+def alarm(minutes: float | None, watch: Stopwatch) -> Iterator[None]:
+    """Interrupt whatever runs inside the block, as Ctrl-C does, where the limit ends: raises `Rang` there.
+
+    For imports, downloads and the like, which nothing else can stop; for the process's own commands, since it
+    takes the signal SIGALRM. It ends with `disarm`. On a system without `setitimer`, and in another thread
+    than the main one, only `unit` looks at the clock.
+    """
+    main = threading.current_thread() is threading.main_thread()
+    if minutes is None or not main or not hasattr(signal, "setitimer"):
+        yield
+        return
+    limit = _Limit(minutes, watch, 0.0)
+
+    def ring(number: int, frame: Any) -> None:
+        if not _armed:
+            return
+        if limit.left_s > 0:  # others have slowed this process down less than was reckoned with
+            signal.setitimer(signal.ITIMER_REAL, max(LEAST_S, limit.left_s))
+            return
+        _armed.clear()
+        raise Rang(f"{refusal(minutes, watch.seconds + limit.after_s, LOADING)} {GOES_ON}")
+
+    before = signal.signal(signal.SIGALRM, ring)
+    _armed[:] = [limit]
+    signal.setitimer(signal.ITIMER_REAL, max(LEAST_S, limit.left_s))
+    try:
+        yield
+    finally:
+        disarm()
+        signal.signal(signal.SIGALRM, before)
+
+
+def disarm() -> None:
+    """End the `alarm` around, if there is any: from here on work looks at the clock itself."""
+    if _armed:
+        _armed.clear()
+        signal.setitimer(signal.ITIMER_REAL, 0.0)
+
+
+@contextmanager
 def at_most(seconds: float) -> Iterator[None]:
     """Let work inside the block end within so many seconds from now, and in time for the limit around."""
     around = _limit.get()
     if around is not None:
         seconds = min(seconds, around.left_s)
-    with within(seconds / 60.0, Stopwatch(), reserve_s=0.0):
+    token = _limit.set(_Limit(seconds / 60.0, Stopwatch(), 0.0, exits=False))
+    try:
         yield
+    finally:
+        _limit.reset(token)
 
 
 @contextmanager

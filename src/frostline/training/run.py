@@ -252,7 +252,8 @@ def train(
     -----
     With `minutes`, training stops while there is time left for the final figures, with the best weights on
     val so far, or else the last ones: `stopped` is then "minutes", and `steps` is below `steps_planned`. What
-    comes before the first step, and a head that is solved for, is not cut short.
+    comes before the first step, and a head that is solved for, is not cut short: where it doesn't fit, that
+    is refused in time, and the features computed so far are kept.
 
     With `keep` "last", nothing was chosen on val, and its figures are those of images not seen before.
 

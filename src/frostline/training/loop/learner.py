@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -41,12 +42,13 @@ def learn(
 ) -> tuple[nn.Module, dict[str, Any]]:
     """Return the adapted model in eval mode, and what was chosen on the way."""
     balance = Balance(request.config.imbalance, images.targets, len(request.data.classes))
+    first = replace(request, progress=budget.before_steps(request.progress))
     if not request.strategy.trains:
-        return solve_head(request, folder, head, images, balance)
+        return solve_head(first, folder, head, images, balance)
     known = hyperparameters(request.strategy)
     if known.head_init == "probe":
-        _keep_what_is_passed(request, plan, head, images)
-    model = starting_model(request, head, images, balance)
+        _keep_what_is_passed(first, plan, head, images)
+    model = starting_model(first, head, images, balance)
     if not images.policy.still and folder.writes:
         contact_sheet(images).save(folder.path / "augmentation.png")
     val = request.images("val") if request.data.part("val") else None

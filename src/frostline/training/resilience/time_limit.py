@@ -21,14 +21,17 @@ from frostline.inference import error_gallery, selective_prediction
 from frostline.models import Backbone
 from frostline.progress import Progress
 from frostline.strategies import hyperparameters
+from frostline.system import deadline
 from frostline.system.deadline import MARGIN, refusal
 from frostline.system.timing import Stopwatch
 from frostline.training.request import TrainRequest
+from frostline.training.tuning.wise_ft import POINTS
 
 LOOKED_AT = 8  # images decoded to measure how long that takes
 # Weights, tables and thumbnails (0.1 to 0.3 s for lite0 on a local disk), then the end of the process (0.5 s
 # on one core of a busy machine).
 ENDING_S = 1.0
+BEFORE_STEPS = "loading, features of the frozen layers and the final figures"
 DOUBT_SHARE = 0.1  # of the limit may go into what answers are doubted by: a choice
 
 
@@ -41,6 +44,7 @@ class Budget:
 
     def __init__(self, limit_s: float | None, reserve_s: float, watch: Stopwatch) -> None:
         self._end_s = None if limit_s is None else limit_s - reserve_s
+        self._reserve_s = reserve_s
         self._watch = watch
         self._longest: dict[str, float] = {}  # seconds of the longest one of each kind of work
         self.earlier_s = 0.0  # spent by processes that were stopped
@@ -59,6 +63,17 @@ class Budget:
         """Raise `OutOfTime` where it is late, in all processes of a job if it is in one."""
         if self._end_s is not None and any(process_group.any_of(self.late(kind))):
             raise OutOfTime
+
+    def before_steps(self, progress: Progress) -> Progress:
+        """Return a `progress` for what must be done before a first step, such as solving for the head.
+
+        Where that doesn't fit it raises `NoTime`, since there is no model yet. In a job of several processes
+        it looks at no clock: all must leave at one place.
+        """
+        if self._end_s is None or process_group.size() > 1:
+            return progress
+        with deadline.within((self._end_s + self._reserve_s) / 60.0, self._watch, self._reserve_s):
+            return deadline.telling(progress, BEFORE_STEPS)
 
     def telling(self, progress: Progress) -> Progress:
         """Return a `progress` that also looks at this process's clock, for work that says how far it is."""
@@ -126,6 +141,10 @@ def _reserve_s(request: TrainRequest) -> float:
     counts = [len(request.data.part(part)) for part in parts]
     if all(phase.cut for phase in request.phases()):  # frozen batches are filled up
         counts = [math.ceil(count / EVALUATION_BATCH) * EVALUATION_BATCH for count in counts]
+    if request.config.interpolate_weights is not None:  # BatchNorm over train and answers on val, at each
+        shares = len(POINTS) if request.config.interpolate_weights == "auto" else 1
+        train, val = len(request.data.part("train")), len(request.data.part("val"))
+        counts += [train, *[train + val] * shares]  # the first: features for a probe
     if request.taken_away:
         most = _fitting(request, each_s)
         counts += [min(most, len(request.data.part(part))) for part in ("train", "val")]
