@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import re
+import signal
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -34,8 +37,12 @@ class Clock:
     """A clock that can be put forward."""
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        self.ahead_s, self._monkeypatch, real = 0.0, monkeypatch, time.perf_counter
-        monkeypatch.setattr(time, "perf_counter", lambda: real() + self.ahead_s)
+        self.ahead_s, self._monkeypatch = 0.0, monkeypatch
+        for name in ("perf_counter", "process_time"):  # slow by its own work, not by others'
+            monkeypatch.setattr(time, name, self._ahead_of(getattr(time, name)))
+
+    def _ahead_of(self, real: Callable[[], float]) -> Callable[[], float]:
+        return lambda: real() + self.ahead_s
 
     def slow(self, owner: Any, name: str) -> list[str]:
         """Let a function take `PIECE_S` more; return a list that grows with its calls."""
@@ -214,6 +221,45 @@ def test_a_short_limit_inside_a_long_one_never_outlasts_it(clock: Clock) -> None
         clock.ahead_s += LIMIT_S + 1.0
         with deadline.work("timing"), pytest.raises(UsageError):
             deadline.unit()
+
+
+def test_an_alarm_interrupts_what_cannot_look_at_the_clock() -> None:
+    """An import, a download: by a signal, which `except Exception` does not take for a fault."""
+    before = signal.getsignal(signal.SIGALRM)
+    watch, began = Stopwatch(59.0 - deadline.EXIT_S), time.perf_counter()
+
+    def endless() -> None:
+        while True:
+            with contextlib.suppress(Exception):
+                time.sleep(0.01)
+
+    with pytest.raises(deadline.Rang, match=REFUSED), deadline.alarm(1.0, watch):
+        endless()
+    assert time.perf_counter() - began < 3.0
+    with deadline.alarm(1.0, Stopwatch(60.0)):  # which rings at once, but nothing is left to interrupt
+        deadline.disarm()
+        time.sleep(0.05)
+    assert signal.getsignal(signal.SIGALRM) is before
+
+
+def test_a_command_whose_imports_are_slow_is_refused_in_time(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    watch = Stopwatch(57.0)
+    monkeypatch.setattr("frostline.cli.command_context.Stopwatch", lambda *_: watch)
+    monkeypatch.setattr(Verb, "start", lambda _: time.sleep(30.0))
+    images = write_folder(tmp_path / "photos", per_class=4)
+    outcome = CliRunner().invoke(cli, ["train", str(images), "--minutes", "1"])
+    assert outcome.exit_code == 2
+    assert_in_time(watch, outcome.stderr)
+
+
+def test_the_end_is_reckoned_longer_where_others_take_the_processor(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(time, "process_time", lambda: 10.0)
+    with deadline.within(1.0, Stopwatch(40.0)):  # four times as slow as it is
+        limit = deadline._limit.get()
+        assert limit is not None
+        assert limit.after_s == pytest.approx(4 * deadline.EXIT_S, rel=0.01)
 
 
 def test_only_the_commands_whose_minutes_limit_themselves_open_a_limit() -> None:
