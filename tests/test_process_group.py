@@ -163,7 +163,15 @@ def test_what_goes_wrong_or_ends_in_one_process_does_in_all(
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("strategy", "processes"), [(STAGES, 1), (STAGES, 3), ("top_k(2, bn=train)", 2)])
+@pytest.mark.parametrize(
+    ("strategy", "processes"),
+    [
+        (STAGES, 1),
+        (STAGES, 3),
+        ("top_k(2, bn=train)", 2),
+        ("top_k(2, bn=train, optimizer=lamb, ema=0.9, mixup=0.4)", 2),
+    ],
+)
 def test_a_killed_process_ends_the_job_and_any_number_goes_on(
     strategy: str, processes: int, tmp_path: Path, table: Path
 ) -> None:

@@ -129,3 +129,36 @@ def test_losses_have_the_intervals_of_what_is_independent() -> None:
         got = metrics.believed(y, q)
         covered += got["brier_low"] <= 1 / 3 <= got["brier_high"]  # E 2q(1-q), q uniform
     assert 180 <= covered <= 199
+
+
+def test_all_probabilities_go_into_csv_parquet_and_json(tmp_path: Path) -> None:
+    import csv
+
+    import pyarrow.parquet as pq
+
+    data = frostline.load_data(write_folder(tmp_path / "images", per_class=8))
+    run = frostline.train(tiny_backbone(), data, "linear_probe", study=tmp_path / "study", deterministic=True)
+    predictions = run.predict(tmp_path / "images", all_probabilities=True, min_confidence=0.6)
+    assert predictions.probabilities is not None
+    predictions.to_csv(tmp_path / "p.csv")
+    predictions.to_parquet(tmp_path / "p.parquet")
+    with open(tmp_path / "p.csv", newline="") as file:
+        rows = list(csv.DictReader(file))
+    table = pq.read_table(tmp_path / "p.parquet").to_pydict()
+    assert list(rows[0]) == list(table)
+    assert list(table)[:4] == ["path", "label", "probability", "unsure"]
+    assert list(table)[4:] == [f"p({name})" for name in data.classes]
+    values = np.array([[float(row[f"p({name})"]) for name in data.classes] for row in rows])
+    assert np.allclose(values, predictions.probabilities, atol=1e-6)
+    assert np.allclose(values.sum(axis=1), 1, atol=1e-5)
+    stored = np.array([table[f"p({name})"] for name in data.classes]).T
+    assert (stored == predictions.probabilities).all()
+    for row in predictions:  # an abstention is marked as selective prediction marks it
+        assert row.unsure == ("probability" if row.probability < 0.6 else None)
+    copied = predictions.copy_to(tmp_path / "sorted")
+    assert copied.copied.get("unsure", 0) == sum(row.unsure is not None for row in predictions)
+    plain = run.predict(tmp_path / "images")
+    assert plain.probabilities is None
+    assert {row.unsure for row in plain} == {None}
+    with pytest.raises(UsageError, match="min_confidence must lie above 0"):
+        run.predict(tmp_path / "images", min_confidence=1.5)

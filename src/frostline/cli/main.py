@@ -20,27 +20,38 @@ from frostline.cli.commands.fit import fit
 from frostline.cli.commands.models import models
 from frostline.cli.commands.plan import measure, plan
 from frostline.cli.commands.report import report
+from frostline.cli.commands.strategies import list_strategies
 from frostline.cli.options import (
+    HYPERPARAMETERS,
     Minutes,
     Share,
     StrategyText,
+    batch_size_option,
     config_option,
     data_options,
+    demand_effect,
     device_option,
+    flip_option,
     followed,
+    hyperparameter_options,
+    imbalance_option,
     leave_config,
     loaded,
     logger_option,
     metric_option,
     model_options,
+    no_pretrained_option,
+    operating_options,
     path_column_option,
     plain_timm,
     ray_option,
     running,
     shape_options,
+    test_data_option,
+    tta_option,
     varied_options,
 )
-from frostline.config import FILE
+from frostline.config import FILE, OF_OPERATING_POINT
 from frostline.distributed.torchrun_env import launched
 from frostline.errors import DataError, UsageError
 from frostline.system.text_output import standard_streams
@@ -61,6 +72,8 @@ def cli() -> None:
     show_default=True,
     help=f"One of {', '.join(strategies.NAMED)}, with hyperparameters in brackets.",
 )
+@hyperparameter_options
+@no_pretrained_option
 @model_options
 @running
 @plain_timm
@@ -71,28 +84,18 @@ def cli() -> None:
     help="Folder of the runs; images that it has seen keep their part.",
 )
 @metric_option
+@operating_options
 @click.option(
     "--augment",
-    type=click.Choice(["none", "light", "standard", "strong"]),
+    type=click.Choice(["none", "light", "standard", "strong", "randaugment"]),
     default="standard",
     show_default=True,
-    help="Strength of the augmentation: crops, and with strong also colours and erased patches.",
+    help="Strength of the augmentation: crops; strong adds colours and erased patches, randaugment two "
+    "random operations an image.",
 )
-@click.option(
-    "--flip",
-    type=click.Choice(["auto", "none", "horizontal", "both"]),
-    default="auto",
-    show_default=True,
-    help="Mirror training images? auto tests whether left and right matter in the images.",
-)
+@flip_option
 @varied_options
-@click.option(
-    "--imbalance",
-    type=click.Choice(["none", "weights", "sampler", "logit_adjustment"]),
-    default="none",
-    show_default=True,
-    help="For classes with few images: weight their loss, sample them more often, or adjust logits.",
-)
+@imbalance_option
 @click.option(
     "--views",
     type=click.IntRange(0),
@@ -122,10 +125,11 @@ def cli() -> None:
     help="Images labelled with the backbone's own classes, to measure forgetting.",
 )
 @click.option("--explain", is_flag=True, help="Show the arithmetic behind --cache auto.")
-@click.option("--batch-size", type=click.IntRange(1), default=32, show_default=True, help="Images per step.")
+@batch_size_option
 @ray_option
 @logger_option
 @data_options
+@test_data_option
 @config_option
 @everywhere
 def train(data: str, **options: Any) -> None:
@@ -140,11 +144,12 @@ def train(data: str, **options: Any) -> None:
         from frostline.cli.output import formatting, run_text
         from frostline.diagnostics import feature_drift
 
+        (strategy,) = demand_effect(options, [options["strategy"]])
         loggers = followed(verb, options)
         with verb.in_turn():
             manifest, backbone = loaded(verb, data, options, learns=True)
         verb.progress.log(formatting.data_lines(manifest))
-        known = strategies.hyperparameters(strategies.parse(options["strategy"]))
+        known = strategies.hyperparameters(strategy)
         if known.layers != "last" and not options["plain_timm"]:
             verb.progress.log(
                 "The head reads several stages: timm alone cannot load the model, so an export brings a "
@@ -160,6 +165,7 @@ def train(data: str, **options: Any) -> None:
             "study",
             "seed",
             "metric",
+            *OF_OPERATING_POINT,
             "augment",
             "flip",
             "min_crop",
@@ -177,6 +183,7 @@ def train(data: str, **options: Any) -> None:
             "minutes",
             "interpolate_weights",
             "ray",
+            *HYPERPARAMETERS,
         )
         run = frostline.train(
             backbone,
@@ -216,8 +223,25 @@ def train(data: str, **options: Any) -> None:
     metavar="ACCURACY",
     help="Mark predictions below this expected accuracy, e.g. 0.95, and images unlike the training images.",
 )
+@click.option(
+    "--min-confidence",
+    type=click.FloatRange(0, 1, min_open=True, max_open=True),
+    metavar="PROBABILITY",
+    help="Mark predictions with a lower probability as unsure, e.g. 0.8.",
+)
+@click.option(
+    "--all-probabilities",
+    is_flag=True,
+    help="Also write the probability of every class, a column each, to --output or with --json.",
+)
+@tta_option
 @path_column_option
-@click.option("--output", type=click.Path(dir_okay=False), help="Write a CSV file instead of the terminal.")
+@click.option(
+    "--output",
+    type=click.Path(dir_okay=False),
+    metavar="FILE.csv|FILE.parquet",
+    help="Write a CSV or Parquet file instead of the terminal.",
+)
 @click.option(
     "--copy-to",
     type=click.Path(file_okay=False),
@@ -240,6 +264,17 @@ def predict(study: str, images: tuple[str, ...], **options: Any) -> None:
             raise UsageError(
                 f"--output names a file in {folder}, which does not exist. Make that folder first."
             )
+        if options["all_probabilities"]:
+            if options["top"] > 1:
+                raise UsageError(
+                    "--all-probabilities gives every class of an image in one row, and --top a row for each "
+                    "of some: give one of the two."
+                )
+            if not options["output"] and not options["as_json"]:
+                raise UsageError(
+                    "--all-probabilities is for a file or a program: add --output FILE.csv, --output "
+                    "FILE.parquet or --json."
+                )
         verb.start_with("inference.prediction")
         predictions = frostline.predict(
             study,
@@ -248,12 +283,16 @@ def predict(study: str, images: tuple[str, ...], **options: Any) -> None:
             top=options["top"],
             base=options["base"],
             target_accuracy=options["target_accuracy"],
+            min_confidence=options["min_confidence"],
+            all_probabilities=options["all_probabilities"],
+            tta=options["tta"],
             path_column=options["path_column"],
             device=options["device"],
             progress=verb.progress,
         )
         if options["output"]:
-            predictions.to_csv(options["output"])
+            is_parquet = options["output"].lower().endswith(".parquet")
+            (predictions.to_parquet if is_parquet else predictions.to_csv)(options["output"])
         copied = predictions.copy_to(options["copy_to"]) if options["copy_to"] else None
         result = {
             "run": predictions.run,
@@ -262,14 +301,24 @@ def predict(study: str, images: tuple[str, ...], **options: Any) -> None:
             "passed_over": [run.as_dict() for run in predictions.passed_over],
             "predictions": [
                 {"path": row.path, "label": row.label, "probability": row.probability}
-                | ({} if predictions.doubts is None else {"unsure": row.unsure})
+                | ({"unsure": row.unsure} if predictions.marks_unsure else {})
+                | (
+                    {}
+                    if predictions.probabilities is None
+                    else {
+                        "probabilities": dict(
+                            zip(predictions.classes, predictions.probabilities[place].tolist(), strict=True)
+                        )
+                    }
+                )
                 | (
                     {"top": [{"label": n, "probability": p} for n, p in row.top]}
                     if options["top"] > 1
                     else {}
                 )
-                for row in predictions.rows
+                for place, row in enumerate(predictions.rows)
             ],
+            **({"decided_by": list(predictions.decided_by)} if predictions.decided_by else {}),
             **({} if predictions.doubts is None else {"doubts": predictions.doubts.as_dict()}),
             **({} if copied is None else {"copied": copied.as_dict()}),
             "notes": list(predictions.notes),
@@ -376,6 +425,7 @@ cli.add_command(measure)
 cli.add_command(models)
 cli.add_command(plan)
 cli.add_command(report)
+cli.add_command(list_strategies)
 cli.add_command(cache)
 
 

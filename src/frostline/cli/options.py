@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import math
 import re
+from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -13,7 +14,7 @@ from click.core import ParameterSource
 
 from frostline import strategies
 from frostline.cli.command_context import Verb, stack
-from frostline.config import read_yaml, write_yaml
+from frostline.config import BATCH, OF_STRATEGIES, Config, as_number, read_yaml, write_yaml
 from frostline.distributed import ray_cluster
 from frostline.errors import UsageError, did_you_mean
 from frostline.loggers import Loggers, make_loggers, parse_names
@@ -162,7 +163,7 @@ varied_options = stack(
         type=click.FloatRange(0, 1, min_open=True),
         metavar="FRACTION",
         help="Smallest share of an image's area in a random crop in training [0.7 with --augment light, 0.35 "
-        "with standard, 0.25 with strong].",
+        "with standard and randaugment, 0.25 with strong].",
     ),
     click.option(
         "--rotate",
@@ -231,25 +232,80 @@ running = stack(
     ),
     click.option("--threads", type=click.IntRange(1), help="Torch threads [the number of free cores]."),
 )
+
+
+class MetricName(click.ParamType[str]):
+    """A metric's name, checked before anything is loaded."""
+
+    name = "METRIC"
+
+    def convert(self, value: str, param: click.Parameter | None, ctx: click.Context | None) -> str:
+        """Return the name."""
+        from frostline import metrics
+
+        try:
+            return metrics.checked_name(value)
+        except UsageError as error:
+            self.fail(str(error), param, ctx)
+
+
+METRIC_NAMES = (
+    "accuracy, balanced_accuracy, macro_f1, auroc, average_precision, quadratic_kappa (of ordered classes), "
+    "sensitivity@specificity=0.95 or log_loss"
+)
 metric_option = click.option(
     "--metric",
-    type=click.Choice(["accuracy", "balanced_accuracy", "macro_f1", "auroc", "log_loss"]),
+    type=MetricName(),
     default="accuracy",
     show_default=True,
-    help="Metric that decides.",
+    help=f"Metric that decides: {METRIC_NAMES}.",
+)
+tta_option = click.option(
+    "--tta",
+    type=click.Choice(["none", "flip", "five_crop", "ten_crop"]),
+    default="none",
+    show_default=True,
+    help="Test-time augmentation: mean probabilities over views of each image, as many times slower.",
 )
 evaluation_metric_option = click.option(
     "--metric",
-    type=click.Choice(
-        ["accuracy", "balanced_accuracy", "macro_f1", "average_precision", "auroc", "log_loss"]
-    ),
+    type=MetricName(),
     default="accuracy",
     show_default=True,
-    help="Metric that is shown first, and for each value of --by.",
+    help=f"Metric that is shown first, and for each value of --by: {METRIC_NAMES}.",
+)
+SHARE = click.FloatRange(0, 1, min_open=True, max_open=True)
+operating_options = stack(
+    click.option(
+        "--positive",
+        metavar="CLASS",
+        help="The class of --min-recall, --min-precision or --metric sensitivity@specificity=….",
+    ),
+    click.option(
+        "--min-recall",
+        type=SHARE,
+        metavar="SHARE",
+        help="Choose the threshold of --positive, on held-out images, that finds at least so many of its "
+        "images, e.g. 0.98.",
+    ),
+    click.option(
+        "--min-precision",
+        type=SHARE,
+        metavar="SHARE",
+        help="Choose the lowest threshold of --positive, on held-out images, at which so many of those "
+        "predicted as it are of it.",
+    ),
+    click.option(
+        "--costs",
+        type=click.Path(exists=True, dir_okay=False),
+        metavar="FILE.csv",
+        help="Predict the class of the least expected cost: a line for each label, a column for each "
+        "predicted class.",
+    ),
 )
 augment_option = click.option(
     "--augment",
-    type=click.Choice(["none", "light", "standard", "strong"]),
+    type=click.Choice(["none", "light", "standard", "strong", "randaugment"]),
     default="standard",
     show_default=True,
     help="Strength of the augmentation.",
@@ -263,6 +319,90 @@ winner_weights_option = click.option(
 database_option = click.option(
     "--database", help="Optuna storage URL for workers on several machines [SQLite in the study]."
 )
+flip_option = click.option(
+    "--flip",
+    type=click.Choice(["auto", "none", "horizontal", "both"]),
+    default="auto",
+    show_default=True,
+    help="Mirror training images? auto tests whether left and right matter in the images.",
+)
+imbalance_option = click.option(
+    "--imbalance",
+    type=click.Choice(["none", "weights", "sampler", "logit_adjustment"]),
+    default="none",
+    show_default=True,
+    help="For classes with few images: weight their loss, sample them more often, or adjust logits.",
+)
+batch_size_option = click.option(
+    "--batch-size", type=click.IntRange(1), default=BATCH, show_default=True, help="Images per step."
+)
+no_pretrained_option = click.option(
+    "--no-pretrained",
+    is_flag=True,
+    help="Random weights of the architecture; nothing is downloaded. For strategies that train every layer: "
+    "scratch, full.",
+)
+
+
+class Setting(click.ParamType[str]):
+    """A hyperparameter with its value."""
+
+    name = "KEY=VALUE"
+
+    def convert(self, value: str, param: click.Parameter | None, ctx: click.Context | None) -> str:
+        """Return the text without spaces around its parts."""
+        key, sign, text = (part.strip() for part in value.partition("="))
+        if not (key and sign and text):
+            self.fail(
+                f"{value!r} is not KEY=VALUE. Expected a hyperparameter with its value, such as "
+                "layer_decay=0.8 (frostline strategies lists them).",
+                param,
+                ctx,
+            )
+        return f"{key}={text}"
+
+
+def _by_name(
+    ctx: click.Context, param: click.Parameter, values: tuple[str, ...]
+) -> dict[str, float | str] | None:
+    """Return the values of --set by hyperparameter; `None` if there are none."""
+    result: dict[str, float | str] = {}
+    for value in values:
+        key, _, text = value.partition("=")
+        if key in result:
+            raise click.BadParameter(f"{key} is given twice. Give each hyperparameter once.", ctx, param)
+        number = as_number(text)
+        result[key] = text if number is None else number
+    return result or None
+
+
+hyperparameter_options = stack(
+    click.option(
+        "--epochs",
+        type=float,
+        help="Passes over the training images [4 to 40, by their number].",
+    ),
+    click.option(
+        "--lr", type=float, help="Peak learning rate of the head [0.0005 to 0.003, by the strategy]."
+    ),
+    click.option("--weight-decay", type=float, help="AdamW's weight decay [0.01]."),
+    click.option(
+        "--label-smoothing",
+        type=float,
+        metavar="SHARE",
+        help="Share of each label that is spread over all classes [0.1 where steps train, else 0].",
+    ),
+    click.option(
+        "--set",
+        "hyperparameters",
+        type=Setting(),
+        multiple=True,
+        callback=_by_name,
+        help="Any hyperparameter of the strategy, such as layer_decay=0.8; may be given more than once "
+        "(frostline strategies lists them).",
+    ),
+)
+HYPERPARAMETERS = (*OF_STRATEGIES, "hyperparameters")  # the parameters of `hyperparameter_options`
 repeats_option = click.option(
     "--repeats", type=click.IntRange(1), default=3, show_default=True, help="New splits and seeds."
 )
@@ -303,6 +443,14 @@ class GroupBy(click.ParamType[str]):
         return value
 
 
+test_data_option = click.option(
+    "--test-data",
+    "test_data",
+    type=click.Path(exists=True),
+    metavar="PATH",
+    help="A labelled folder or table that is the test part alone; classes are matched by name, and copies of "
+    "images of DATA left out.",
+)
 group_by_option = click.option(
     "--group-by",
     type=GroupBy(),
@@ -388,12 +536,16 @@ def _of_file(ctx: click.Context, param: click.Parameter, value: str | None) -> N
 
 
 def names_in_file(param: click.Parameter) -> list[str]:
-    """Return what an option is called in a file."""
+    """Return what an option is called in a file; the first of them is written."""
+    if param.name == "hyperparameters":  # as in `Config`
+        return [param.name, "set"]
     return [max(param.opts, key=len).lstrip("-").replace("-", "_"), str(param.name)]
 
 
 def _as_written(param: click.Parameter, value: Any) -> Any:
     """Return a value of a file as the prompt would have it."""
+    if param.name == "hyperparameters" and isinstance(value, dict):
+        return [f"{key}={entry}" for key, entry in value.items()]
     if isinstance(value, bool | dict):
         return value
     if getattr(param, "multiple", False):
@@ -403,7 +555,7 @@ def _as_written(param: click.Parameter, value: Any) -> Any:
 
 def _is_path(name: str, value: Any) -> bool:
     """Return whether an option's value is a path of this machine; a network may be one, or a name."""
-    if name in ("data", "study", "source_data"):
+    if name in ("data", "study", "source_data", "costs", "test_data"):
         return "://" not in value
     return name == "model" and Path(value).exists()
 
@@ -464,6 +616,29 @@ def given(option: str) -> bool:
     return source is not ParameterSource.DEFAULT
 
 
+def given_hyperparameters(options: dict[str, Any]) -> dict[str, float | str]:
+    """Return the hyperparameters that a command was given by options. Raises `UsageError` for two values."""
+    return Config(**{name: options[name] for name in HYPERPARAMETERS}).of_strategy
+
+
+def demand_effect(options: dict[str, Any], names: Iterable[str]) -> list[strategies.Strategy]:
+    """Return the strategies of these notations with the hyperparameters that were given by options.
+
+    Raises `UsageError`, before anything is loaded, where one has no effect or disagrees with the brackets,
+    and where a strategy has no use for random weights.
+    """
+    values = given_hyperparameters(options)
+    changed = strategies.overridden([strategies.parse(name) for name in names], values).strategies
+    frozen = [str(one) for one in changed if one.pretrained and strategies.builds_on_pretrained(one)]
+    if options.get("no_pretrained") and frozen:
+        raise UsageError(
+            f"--no-pretrained gives random weights, and {', '.join(frozen)} freezes layers or starts from "
+            "their features: random ones carry no knowledge. Take strategies that train every layer "
+            "(scratch, full), or leave --no-pretrained out."
+        )
+    return list(changed)
+
+
 def followed(verb: Verb, options: dict[str, Any]) -> Loggers:
     """Return the loggers that a command names, and log where they write; raise before anything is loaded."""
     loggers = make_loggers(options["logger"], options["study"])
@@ -484,9 +659,13 @@ def loaded(
     from frostline.models import zoo
     from frostline.system import deadline
 
+    test_data = options.get("test_data")
+    if test_data and given("test_size"):
+        raise UsageError("--test-size draws a test part, and --test-data is one: give one of the two.")
     verb.start_for(data)
+    random = bool(options.get("no_pretrained"))
     download = zoo.agreed(
-        options["model"], download=options["download"]
+        options["model"], download=options["download"], random=random
     )  # before reading images, which may take minutes
     study = options.get("study")
     manifest = frostline.load_data(
@@ -501,6 +680,7 @@ def loaded(
         path_column=options["path_column"],
         label_column=options["label_column"],
         group_by=options["group_by"],
+        test_data=test_data,
         progress=deadline.telling(verb.progress, deadline.READING),
         study=study if study and is_study(Path(study)) else None,
     )
@@ -508,6 +688,7 @@ def loaded(
         options["model"],
         size=options["size"],
         resize=options["resize"],
+        random=random,
         architecture=options["architecture"],
         download=download,
     )

@@ -26,6 +26,7 @@ from frostline.data.sources.folder_layout import SplitNames, checked_split_names
 from frostline.data.sources.remote import is_address, masked, read_remote_folder
 from frostline.data.sources.tables import read_column, read_table
 from frostline.data.sources.tar_shards import is_shards, read_shards
+from frostline.data.sources.test_source import with_test_part, without_copies
 from frostline.data.splits.grouping import (
     AUTO,
     COLUMN,
@@ -44,6 +45,7 @@ from frostline.data.splits.train_val_test import Split, SplitOptions, split
 from frostline.errors import DataError, UsageError, did_you_mean
 from frostline.progress import OnProgress, Progress
 
+DRAWN = 0.2  # share of the test part by default: a fifth is the usual choice
 TABLE_SUFFIXES = (".csv", ".parquet")
 
 
@@ -51,7 +53,7 @@ def load_data(
     source: Any,
     *,
     seed: int = 0,
-    test_size: float = 0.2,
+    test_size: float = DRAWN,
     val_size: float = 0.2,
     strict: bool = False,
     near_copies: bool = True,
@@ -64,6 +66,7 @@ def load_data(
     path_column: str | None = None,
     label_column: str | None = None,
     group_by: str | None = None,
+    test_data: str | Path | None = None,
 ) -> Manifest:
     """Read labelled images from any source and split them into train, val and test.
 
@@ -113,6 +116,9 @@ def load_data(
         else the match, in the file's name, or in `Sample.path` where the expression holds a slash), or
         "auto" (the groups that `notes` propose). None: as the study has it, else a column `group`, and the
         patients that DICOM files name.
+    test_data : path or None
+        A labelled folder or table that is the test part alone. Its classes are matched by name: images of
+        others are left out, as are exact copies of images of `source`. `test_size` then has no effect.
 
     Returns
     -------
@@ -129,6 +135,10 @@ def load_data(
         A share is outside 0 ≤ share < 1, or a range, a colour or `group_by` is invalid.
     """
     _demand_shares(test_size=test_size, val_size=val_size)
+    if test_data is not None and test_size not in (0.0, DRAWN):
+        raise UsageError(
+            f"test_size={test_size:g} draws a test part, and test_data is one: give one of the two."
+        )
     rendering, earlier = (
         rendering_choice.rendering_options(intensity_range, alpha_background),
         rendering_choice.study_rendering(study),
@@ -145,6 +155,11 @@ def load_data(
         columns,
         grouping is not None and grouping.text == PARENT,
     )
+    test_paths = frozenset[str]()
+    if test_data is not None:
+        test_columns = columns if _has_columns(test_data) else _NamedColumns(None, None, None)
+        in_folders = grouping is not None and grouping.text == PARENT
+        test_paths = with_test_part(listed, _source_of(test_data, None, test_columns, in_folders))
     skip_unlabelled(listed)
     cache = DigestCache()
     progress = Progress.of(progress)
@@ -155,6 +170,8 @@ def load_data(
         likeness = NOTHING_ALIKE
         decode_special(listed, usable, cache, progress, workers)
     usable = [image for image in usable if not _skip_faulty(image, listed)]
+    if test_data is not None:
+        usable = without_copies(usable, test_paths, listed)
     _demand_classes(listed, usable)
     _group(usable, listed, grouping)
     if grouping is not None and grouping is inherited:
@@ -175,6 +192,7 @@ def load_data(
         "split_names": split_names_text(split_names),
         **asdict(columns),
         "group_by": grouping.text if grouping else None,
+        "test_data": None if test_data is None else Path(test_data).name,
     }
     reading = {option: value for option, value in reading.items() if value and option != "group_column"}
     manifest = replace(manifest, earlier_folds=assignment.folds, reading=reading, sizes=sizes)

@@ -14,6 +14,7 @@ from frostline.inference.prediction import Predictor, rebuilt
 from frostline.models import Backbone, Preprocessing, heads
 from frostline.models.zoo.delta import digest_of
 from frostline.strategies import parse
+from frostline.studies import operating_point
 from frostline.studies.best_run import Best, best_of
 from frostline.studies.study_folder import RunFolder, Study
 
@@ -90,6 +91,7 @@ def load_exported_model(study: str | Path, run: str | None, module: nn.Module | 
             preprocessing,
             temperature,
             rendering=Rendering.from_dict(config.get("rendering")),
+            decision=operating_point.decision_of(folder.path, config["classes"]),
         ),
     )
 

@@ -26,6 +26,7 @@ from frostline.exports.golden_images import GoldenImages
 from frostline.exports.quantisation import MAX_LOSS, Quantised
 from frostline.exports.safetensors_export import FormatDetails
 from frostline.exports.verification import LogitsFunction, VerificationResult
+from frostline.inference.prediction import decided_by
 from frostline.models import Backbone
 from frostline.models.zoo import delta
 from frostline.progress import Activity, OnProgress, Progress
@@ -74,6 +75,7 @@ class Export:
     check = Figure[dict[str, Any]]("Images it was checked on, and the largest difference of a probability.")
     golden = Figure[dict[str, Any] | None]("Golden images: how many, of what, and their tolerance.")
     int8 = Figure[dict[str, Any] | None]("Accuracy, latency and bytes before and after quantisation.")
+    decided_by = Figure[list[str]]("How it decides, where that is not the highest probability.")
     notes = Figure[list[str]]("What to know of it.")
 
     def _repr_html_(self) -> str:
@@ -214,6 +216,7 @@ def export(
         "golden": None if extras.golden is None else asdict(extras.golden),
         "int8": None if extras.int8 is None else extras.int8.as_dict(),
         "usage": details.usage,
+        "decided_by": list(decided_by(exported.folder.path, exported.predictor)),
         "notes": list(details.notes),
     }
     return Export(plain(result), folder, exported.best)
@@ -305,6 +308,12 @@ def _finish(
         **details.delta_config,
         "files": names,
     }
-    text = json.dumps(plain({**details.config, "frostline": frostline_config}), indent=1, allow_nan=False)
+    decision = exported.predictor.decision
+    content = {
+        **details.config,
+        **({} if decision is None else decision.as_config()),
+        "frostline": frostline_config,
+    }
+    text = json.dumps(plain(content), indent=1, allow_nan=False)
     (folder / delta.CONFIG).write_text(text + "\n", encoding="utf-8")
     return [{"name": name, "bytes": (folder / name).stat().st_size} for name in names]

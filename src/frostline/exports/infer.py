@@ -110,6 +110,13 @@ class Model:
             others = {name: value for name, value in by_label.items() if name != threshold["label"]}
             above = by_label[threshold["label"]] >= threshold["probability"]
             label = threshold["label"] if above else max(others, key=others.__getitem__)
+        costs = self.config.get("costs")
+        if costs is not None:  # costs[label][predicted]: the least expected one is predicted
+            expected = {
+                name: sum(by_label[true] * costs[true][name] for true in self.classes)
+                for name in self.classes
+            }
+            label = min(expected, key=expected.__getitem__)
         return Prediction(name, label, by_label[label], by_label)
 
     def tensor(self, path: str | Path) -> Any:

@@ -19,9 +19,10 @@ from frostline.errors import FrostlineError, StudyError, UsageError
 from frostline.exports import programs, standalone_loader
 from frostline.exports.safetensors_export import WEIGHTS
 from frostline.exports.verification import LogitsFunction, logits_function
-from frostline.inference.prediction import Predictor
+from frostline.inference.prediction import Predictor, exported_decision
 from frostline.models import Backbone, Preprocessing
 from frostline.models.zoo import delta
+from frostline.studies.operating_point import Decision
 from frostline.studies.study_folder import MAX_CLASSES
 from frostline.system import directories
 
@@ -35,8 +36,9 @@ class ExportedPredictor(Predictor):
         classes: list[str],
         preprocessing: Preprocessing,
         rendering: Rendering,
+        decision: Decision | None = None,
     ) -> None:
-        super().__init__(nn.Identity(), classes, preprocessing, rendering=rendering)
+        super().__init__(nn.Identity(), classes, preprocessing, rendering=rendering, decision=decision)
         self._logits_of = logits_of
 
     def __call__(self, pixels: Tensor) -> np.ndarray[tuple[int, int], np.dtype[np.float64]]:
@@ -86,7 +88,13 @@ def load_export(
     kind = directories.exported_as(path)
     if kind == delta.KIND:
         loaded = delta.load(path, base if base is not None else module)
-        predictor = Predictor(loaded.model, loaded.classes, loaded.preprocessing, rendering=loaded.rendering)
+        predictor = Predictor(
+            loaded.model,
+            loaded.classes,
+            loaded.preprocessing,
+            rendering=loaded.rendering,
+            decision=exported_decision(path, loaded.classes),
+        )
         return LoadedExport(predictor, loaded.run, loaded.strategy, kind)
     if kind == "torch":
         raise UsageError(
@@ -120,7 +128,10 @@ def load_export(
         raise
     except Exception as error:  # each library raises its own kinds for a damaged file
         raise StudyError(f"The {kind} export in {path} cannot be loaded: {error}") from None
-    return LoadedExport(ExportedPredictor(logits_of, classes, preprocessing, rendering), run, strategy, kind)
+    predictor = ExportedPredictor(
+        logits_of, classes, preprocessing, rendering, exported_decision(path, classes)
+    )
+    return LoadedExport(predictor, run, strategy, kind)
 
 
 def _safetensors(

@@ -23,6 +23,7 @@ from frostline.reports.conclusions import ReportContext
 from frostline.reports.display_names import shortened, visible
 from frostline.reports.writer import read_context
 from frostline.sentences import between, caveats, counted, percent
+from frostline.studies import operating_point
 from frostline.studies.study_folder import PACKAGES, digest_of, look_at_test
 
 # Everything that CommonMark or GitHub's dialect may read as markup, a link, a mention or HTML. A numeric
@@ -87,7 +88,21 @@ def _opening(exported: ExportedModel, details: FormatDetails, check: Verificatio
         f"{before} back and compared with the model in the study on {check.images} {check.source}: the same "
         f"predictions, probabilities at most {check.largest_difference:.1g} apart."
     )
-    return "\n\n".join([description, verification_text, *map(escaped, details.notes)])
+    lines = [description, *_decision(exported), verification_text, *map(escaped, details.notes)]
+    return "\n\n".join(lines)
+
+
+def _decision(exported: ExportedModel) -> list[str]:
+    """Return how it decides, where that is not the highest probability."""
+    decision = exported.predictor.decision
+    if decision is None:
+        return []
+    key = "threshold" if decision.costs is None else "costs"
+    rule = (
+        f"{escaped(decision.sentence)} That rule is `{key}` in config.json: the network gives probabilities, "
+        "and whoever reads them has to apply it (infer.py and frostline do)."
+    )
+    return [rule]
 
 
 def _script(to: str) -> str:
@@ -134,7 +149,8 @@ def _metrics(exported: ExportedModel, context: ReportContext) -> Iterator[str]:
     if contents.best_run is not None and contents.best_run.name == exported.folder.name:
         yield from conclusions.conclusions(context)[:-1]
         return
-    result = exported.result
+    result, kept = exported.result, operating_point.read(exported.folder.path)
+    yield from (escaped(line) for line in (kept or {}).get("sentences", ()))
     if result.get("accuracy") is not None:
         span = between(result["low"], result["high"])
         yield (

@@ -24,7 +24,7 @@ from frostline.errors import UsageError, did_you_mean
 from frostline.models import Preprocessing
 from frostline.system.seeds import derive
 
-AUGMENTS = ("none", "light", "standard", "strong")
+AUGMENTS = ("none", "light", "standard", "strong", "randaugment")
 FLIPS = ("auto", "none", "horizontal", "both")
 ROTATIONS = ("auto", "none", "90", "any")
 
@@ -33,7 +33,7 @@ FRAMED_VERSION = 1  # likewise, of crops where pictures are squashed or padded
 
 # Smallest share of the area that a random crop keeps. ImageNet's recipe goes down to 0.08 (torchvision
 # references); with few images the object should stay in view. A choice, not yet tuned.
-CROP_SCALE = {"light": 0.7, "standard": 0.35, "strong": 0.25}
+CROP_SCALE = {"light": 0.7, "standard": 0.35, "strong": 0.25, "randaugment": 0.35}
 ASPECT_JITTER = (3 / 4, 4 / 3)  # of width to height in a random crop: torchvision's default
 
 
@@ -120,6 +120,9 @@ class Transform:
         if policy.name == "strong":
             # arXiv 2103.10158; then one erased patch in a quarter of the images (timm's --reprob 0.25).
             steps += [tv.TrivialAugmentWide(), tv.PILToTensor(), tv.RandomErasing(p=0.25)]
+        elif policy.name == "randaugment":
+            # arXiv 1909.13719, as torchvision has it: two operations at magnitude 9 of 30.
+            steps += [tv.RandAugment(), tv.PILToTensor()]
         elif self._crops:
             steps += [tv.PILToTensor()]
         self._steps = tv.Compose(steps) if steps else None

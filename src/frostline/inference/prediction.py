@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import io
+import json
 import math
 from collections import Counter
 from collections.abc import Iterator, Sequence
@@ -13,6 +14,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor, nn
@@ -34,24 +36,31 @@ from frostline.data import (
 )
 from frostline.errors import DamagedImage, StudyError, UsageError
 from frostline.feature_extraction.image_batches import EVALUATION_BATCH
-from frostline.inference import selective_prediction
+from frostline.inference import selective_prediction, test_time_augmentation
 from frostline.models import Backbone, Preprocessing, zoo
 from frostline.models.heads import adapted_for
 from frostline.models.zoo import delta
 from frostline.progress import Activity, OnProgress, Progress
 from frostline.reports import notebook
 from frostline.strategies import parse
+from frostline.studies import operating_point
 from frostline.studies.best_run import PassedOver, best_of
+from frostline.studies.operating_point import Decision
 from frostline.studies.study_folder import RunFolder, Study
 from frostline.system import devices, directories, numerics, text_output
 
+Floats = NDArray[np.float64]
+Ints = NDArray[np.int64]
 SHOWN_LABELS = 4  # in a line
 FETCHERS = 8  # threads that fetch remote images at the same time; a choice
 
 
 @dataclass(frozen=True)
 class Prediction:
-    """The prediction for one image. `top` holds (label, probability) pairs, the likeliest first."""
+    """The prediction for one image.
+
+    `top` holds (label, probability) pairs: the predicted one, then the likeliest others.
+    """
 
     path: str
     top: tuple[tuple[str, float], ...]
@@ -59,7 +68,7 @@ class Prediction:
 
     @property
     def label(self) -> str:
-        """The likeliest label."""
+        """The predicted label: the likeliest, or the one that an operating point decides for."""
         return self.top[0][0]
 
     @property
@@ -90,6 +99,12 @@ class Predictions:
         Runs that are newer or have a higher accuracy and were not used, with the reasons.
     notes : tuple of str
         How images were read.
+    min_confidence : float or None
+        The probability below which a prediction is marked unsure.
+    probabilities : ndarray or None, shape (images, classes)
+        Of all classes, in the order of `classes`, with `all_probabilities`.
+    decided_by : tuple of str
+        How labels are decided where that is not the highest probability, in sentences.
     """
 
     rows: tuple[Prediction, ...]
@@ -101,6 +116,9 @@ class Predictions:
     classes: tuple[str, ...] = ()  # all classes of the model
     passed_over: tuple[PassedOver, ...] = ()
     notes: tuple[str, ...] = ()  # plain sentences on how images were read
+    min_confidence: float | None = None
+    probabilities: Floats | None = field(default=None, repr=False, compare=False)
+    decided_by: tuple[str, ...] = ()
 
     def __iter__(self) -> Iterator[Prediction]:
         return iter(self.rows)
@@ -131,23 +149,63 @@ class Predictions:
         return notebook.frame(self._table())
 
     def to_csv(self, path: str | Path) -> None:
-        """Write path, label, probability (a row per label, with `top`), and unsure with `target_accuracy`.
+        """Write path, label, probability (a row per label, with `top`), and unsure where predictions may be.
 
-        UTF-8; other bytes of file names are kept. The file is written whole or not at all.
+        With `all_probabilities` a column p(CLASS) follows for each class. UTF-8; other bytes of file names
+        are kept. The file is written whole or not at all.
 
         Raises
         ------
         OSError
             The file cannot be written.
         """
-        doubted = self.doubts is not None
         text = io.StringIO(newline="")
         writer = csv.writer(text)
-        writer.writerow(["path", "label", "probability", *(["unsure"] if doubted else [])])
-        for row in self.rows:
-            why = [row.unsure or ""] if doubted else []
-            writer.writerows([row.path, label, f"{value:.6g}", *why] for label, value in row.top)
+        unsure = ["unsure"] if self.marks_unsure else []
+        writer.writerow(["path", "label", "probability", *unsure, *self._class_columns])
+        for place, row in enumerate(self.rows):
+            why = [row.unsure or ""] if unsure else []
+            values = [] if self.probabilities is None else [f"{p:.6g}" for p in self.probabilities[place]]
+            writer.writerows([row.path, label, f"{value:.6g}", *why, *values] for label, value in row.top)
         directories.write_whole(Path(path), text_output.encoded(text.getvalue()))
+
+    def to_parquet(self, path: str | Path) -> None:
+        """Write the columns of `to_csv` as Parquet, probabilities as 64-bit floats.
+
+        Raises
+        ------
+        UsageError
+            The file cannot be written, or the name of a file is no text.
+        """
+        import pyarrow as pa
+        import pyarrow.parquet as pq
+
+        pairs = [(place, label, value) for place, row in enumerate(self.rows) for label, value in row.top]
+        places = [place for place, _, _ in pairs]
+        columns: dict[str, Any] = {
+            "path": [self.rows[place].path for place in places],
+            "label": [label for _, label, _ in pairs],
+            "probability": [value for _, _, value in pairs],
+        }
+        if self.marks_unsure:
+            columns["unsure"] = pa.array([self.rows[place].unsure for place in places], pa.string())
+        if self.probabilities is not None:
+            columns |= dict(zip(self._class_columns, self.probabilities[places].T, strict=True))
+        try:
+            table, sink = pa.table(columns), pa.BufferOutputStream()
+            pq.write_table(table, sink)
+            directories.write_whole(Path(path), sink.getvalue().to_pybytes())
+        except (OSError, UnicodeEncodeError) as error:
+            raise UsageError(f"{path} cannot be written ({error}). Name another file, or a .csv.") from None
+
+    @property
+    def marks_unsure(self) -> bool:
+        """Whether predictions may be marked unsure: with `target_accuracy` or `min_confidence`."""
+        return self.doubts is not None or self.min_confidence is not None
+
+    @property
+    def _class_columns(self) -> list[str]:
+        return [] if self.probabilities is None else [f"p({name})" for name in self.classes]
 
     def plot(self) -> notebook.Plot:
         """Draw how many images were given each label."""
@@ -172,16 +230,24 @@ class Predictions:
         )
 
     def _table(self) -> list[dict[str, Any]]:
-        has_doubts = self.doubts is not None
-        return [
+        rows = [
             {"path": r.path, "label": r.label, "probability": r.probability}
-            | ({"unsure": r.unsure} if has_doubts else {})
+            | ({"unsure": r.unsure} if self.marks_unsure else {})
             for r in self.rows
+        ]
+        if self.probabilities is None:
+            return rows
+        return [
+            row | dict(zip(self._class_columns, map(float, values), strict=True))
+            for row, values in zip(rows, self.probabilities, strict=True)
         ]
 
 
 class Predictor:
-    """A model ready to predict: `classes` names its outputs, and logits are divided by `temperature`."""
+    """A model ready to predict: `classes` names its outputs, and logits are divided by `temperature`.
+
+    `decision` says how it decides; None: by the highest probability.
+    """
 
     def __init__(
         self,
@@ -191,7 +257,9 @@ class Predictor:
         temperature: float = 1.0,
         backbone: Backbone | None = None,
         rendering: Rendering = Rendering(),  # noqa: B008 - frozen
+        decision: Decision | None = None,
     ) -> None:
+        self.decision = decision
         self.model = model
         self.classes = list(classes)
         self.preprocessing = preprocessing
@@ -213,7 +281,14 @@ class Predictor:
             _temperature(folder),
             backbone,
             Rendering.from_dict(config.get("rendering")),
+            operating_point.decision_of(folder.path, config["classes"]),
         )
+
+    def guesses(self, probabilities: Floats) -> Ints:
+        """Return the predicted class indices (n,) for probabilities (n, classes)."""
+        if self.decision is not None:
+            return self.decision.decide(probabilities)
+        return np.asarray(probabilities.argmax(axis=1), dtype=np.int64)
 
     def __call__(self, pixels: Tensor) -> np.ndarray[tuple[int, int], np.dtype[np.float64]]:
         """Return probabilities (n, classes) for uint8 pixels (n, 3, size, size)."""
@@ -306,6 +381,9 @@ def predict(
     run: str | None = None,
     top: int = 1,
     target_accuracy: float | None = None,
+    min_confidence: float | None = None,
+    all_probabilities: bool = False,
+    tta: str = "none",
     path_column: str | None = None,
     module: nn.Module | None = None,
     base: str | nn.Module | Backbone | None = None,
@@ -332,6 +410,13 @@ def predict(
         Above 0 and below 1, such as 0.95. A prediction whose class was less often correct at its probability,
         on held-out images, is marked `unsure="probability"`; an image farther from the training images than
         95 % of the held-out ones "unfamiliar".
+    min_confidence : float or None
+        Above 0 and below 1. A prediction of a lower probability is marked `unsure="probability"`, too.
+    all_probabilities : bool
+        Whether `probabilities` holds those of all classes.
+    tta : str
+        Test-time augmentation: mean probabilities over views of each image. "none"; "flip": the image and its
+        mirror image; "five_crop": corners and centre; "ten_crop": these and their mirror images.
     path_column : str or None
         Column of a table that holds the paths.
     module : nn.Module or None
@@ -352,10 +437,13 @@ def predict(
     StudyError
         The study is damaged or holds no finished run.
     UsageError
-        `target_accuracy` is out of range, or the run has no held-out predictions.
+        `target_accuracy` or `min_confidence` is out of range, the run has no held-out predictions, or `tta`
+        goes with it.
     DataError
         There are no images, or they are of an unsupported type.
     """
+    check_confidence(min_confidence)
+    check_views(tta, target_accuracy)
     doubts = None if target_accuracy is None else _doubts(study, run, target_accuracy)
     chosen = chosen_model(study, run, module, base)
     predicted = predict_rows(
@@ -363,6 +451,9 @@ def predict(
         prediction_inputs(images, path_column),
         top=top,
         doubts=doubts,
+        min_confidence=min_confidence,
+        all_probabilities=all_probabilities,
+        tta=tta,
         progress=Progress.of(progress),
     )
     classes = tuple(chosen.predictor.classes)
@@ -375,8 +466,30 @@ def predict(
         doubts,
         classes,
         chosen.passed_over,
-        predicted.notes,
+        (*predicted.notes, *test_time_augmentation.note(tta, chosen.flip)),
+        min_confidence,
+        predicted.probabilities,
+        decided_by(chosen.folder, chosen.predictor),
     )
+
+
+def check_confidence(min_confidence: float | None) -> None:
+    """Raise `UsageError` for what is no probability."""
+    if min_confidence is not None and not 0.0 < min_confidence < 1.0:
+        raise UsageError(
+            f"min_confidence must lie above 0 and below 1, such as 0.8; found {min_confidence:g}."
+        )
+
+
+def decided_by(folder: Path, predictor: Predictor) -> tuple[str, ...]:
+    """Return how a model decides, in sentences; nothing where that is the highest probability."""
+    decision = predictor.decision
+    if decision is None:
+        return ()
+    kept = operating_point.read(folder)
+    if kept is not None:
+        return tuple(kept["sentences"])
+    return (decision.sentence,)
 
 
 @dataclass(frozen=True)
@@ -386,6 +499,7 @@ class PredictedRows:
     rows: tuple[Prediction, ...]
     unreadable: tuple[tuple[str, str], ...]
     notes: tuple[str, ...]
+    probabilities: Floats | None = None
 
 
 def predict_rows(
@@ -394,15 +508,31 @@ def predict_rows(
     *,
     top: int,
     doubts: selective_prediction.Doubts | None,
+    tta: str = "none",
     progress: Progress,
+    min_confidence: float | None = None,
+    all_probabilities: bool = False,
 ) -> PredictedRows:
     """Return a prediction for each image that can be decoded, and the others' names with the reasons."""
     rows: list[Prediction] = []
-    decoded = _Decoded()
-    for names, pixels in _batches(predictor, inputs, decoded, progress):
-        rows += _predict_batch(predictor, names, pixels, top, doubts)
+    decoded, batches = _Decoded(), [np.zeros((0, len(predictor.classes)))]
+    for names, pixels in _batches(predictor, inputs, decoded, tta, progress):
+        probabilities, batch = _predict_batch(predictor, names, pixels, top, doubts)
+        rows += [
+            replace(row, unsure="probability")
+            if min_confidence is not None and row.unsure is None and row.probability < min_confidence
+            else row
+            for row in batch
+        ]
+        if all_probabilities:
+            batches.append(probabilities)
     notes = notes_on(decoded.rendered_images, predictor.rendering, inputs.other_files)
-    return PredictedRows(tuple(rows), tuple(decoded.unreadable), tuple(notes))
+    return PredictedRows(
+        tuple(rows),
+        tuple(decoded.unreadable),
+        tuple(notes),
+        np.concatenate(batches) if all_probabilities else None,
+    )
 
 
 @dataclass(frozen=True)
@@ -416,14 +546,18 @@ class PredictedProbabilities:
 
 
 def predict_probabilities(
-    predictor: Predictor, inputs: PredictionInputs, progress: OnProgress | None = None
+    predictor: Predictor,
+    inputs: PredictionInputs,
+    progress: OnProgress | None = None,
+    *,
+    tta: str = "none",
 ) -> PredictedProbabilities:
     """Return the probabilities of all classes for each image that can be decoded."""
     decoded, names = _Decoded(), list[str]()
     batches = [np.zeros((0, len(predictor.classes)))]
-    for batch_names, pixels in _batches(predictor, inputs, decoded, Progress.of(progress)):
+    for batch_names, pixels in _batches(predictor, inputs, decoded, tta, Progress.of(progress)):
         names += batch_names
-        batches.append(predictor(pixels))
+        batches.append(test_time_augmentation.mean_probabilities(predictor, pixels))
     notes = notes_on(decoded.rendered_images, predictor.rendering, inputs.other_files)
     return PredictedProbabilities(
         tuple(names), np.concatenate(batches), tuple(decoded.unreadable), tuple(notes)
@@ -439,15 +573,15 @@ class _Decoded:
 
 
 def _batches(
-    predictor: Predictor, inputs: PredictionInputs, noted: _Decoded, progress: Progress
+    predictor: Predictor, inputs: PredictionInputs, noted: _Decoded, tta: str, progress: Progress
 ) -> Iterator[tuple[list[str], Tensor]]:
-    """Yield names and pixels (n, 3, size, size) of images that can be decoded, batch by batch."""
+    """Yield names and pixels (n, views, 3, size, size) of images that can be decoded, batch by batch."""
     items = inputs.inputs
     for start in range(0, len(items), EVALUATION_BATCH):
         names, pixels = [], []
         batch = items[start : start + EVALUATION_BATCH]
         decoded_batch = in_threads(
-            lambda item: _decode(predictor, item), batch, FETCHERS * any(q.is_remote for q in batch)
+            lambda item: _decode(predictor, item, tta), batch, FETCHERS * any(q.is_remote for q in batch)
         )
         for item, decoded in zip(batch, decoded_batch, strict=True):
             if isinstance(decoded, DamagedImage):
@@ -463,21 +597,32 @@ def _batches(
 
 @dataclass(frozen=True)
 class _DecodedInput:
-    """An image's pixels (3, size, size), and how they were made."""
+    """An image's pixels (views, 3, size, size), and how they were made."""
 
     pixels: Tensor
     rendered: RenderedImage
 
 
-def _decode(predictor: Predictor, item: PredictionInput) -> _DecodedInput | DamagedImage:
+def _decode(predictor: Predictor, item: PredictionInput, tta: str) -> _DecodedInput | DamagedImage:
     """Return an image's pixels, or why there are none."""
     try:
         picture = item.picture()
         image = picture.rgb(predictor.rendering)
         rendered = rendered_from_picture(item.name, picture, image, predictor.rendering)
-        return _DecodedInput(predictor.preprocessing.crop(image), rendered)
+        pixels = test_time_augmentation.views(image, predictor.preprocessing, tta)
+        return _DecodedInput(pixels, rendered)
     except DamagedImage as error:
         return error
+
+
+def check_views(tta: str, target_accuracy: float | None) -> None:
+    """Raise `UsageError` where `tta` is unknown, or goes with a target that was set by single views."""
+    test_time_augmentation.check(tta)
+    if tta != "none" and target_accuracy is not None:
+        raise UsageError(
+            f"target_accuracy rests on held-out probabilities of one view each, and tta={tta} averages "
+            "several: leave one of the two out."
+        )
 
 
 def _doubts(study: str | Path, run: str | None, precision: float) -> selective_prediction.Doubts:
@@ -494,12 +639,15 @@ def _predict_batch(
     pixels: Tensor,
     top: int,
     doubts: selective_prediction.Doubts | None,
-) -> list[Prediction]:
+) -> tuple[Floats, list[Prediction]]:
+    """Return probabilities (n, classes) and predictions."""
     if doubts is None:
-        return _top(paths, predictor(pixels), predictor.classes, top)
-    probabilities, features = predictor.with_features(pixels)
-    rows = _top(paths, probabilities, predictor.classes, top)
-    return [replace(row, unsure=u) for row, u in zip(rows, doubts.of(probabilities, features), strict=True)]
+        probabilities = test_time_augmentation.mean_probabilities(predictor, pixels)
+        return probabilities, _top(paths, probabilities, predictor, top)
+    probabilities, features = predictor.with_features(pixels[:, 0])
+    rows = _top(paths, probabilities, predictor, top)
+    reasons = doubts.of(probabilities, features, predictor.guesses(probabilities))
+    return probabilities, [replace(row, unsure=why) for row, why in zip(rows, reasons, strict=True)]
 
 
 @dataclass(frozen=True)
@@ -512,6 +660,7 @@ class ChosenModel:
     strategy: str
     folder: Path  # of the run, or the delta
     passed_over: tuple[PassedOver, ...] = ()
+    flip: str | None = None  # how training images were mirrored, where that is known
 
 
 def chosen_model(
@@ -524,7 +673,11 @@ def chosen_model(
     if delta.is_delta(study):
         loaded = delta.load(study, base if base is not None else module)
         delta_predictor = Predictor(
-            loaded.model, loaded.classes, loaded.preprocessing, rendering=loaded.rendering
+            loaded.model,
+            loaded.classes,
+            loaded.preprocessing,
+            rendering=loaded.rendering,
+            decision=exported_decision(study, loaded.classes),
         )
         return ChosenModel(
             delta_predictor,
@@ -536,16 +689,31 @@ def chosen_model(
     best = best_of(Study.existing(study), run)
     strategy = str(best.folder.checked_config()["strategy"])
     predictor = Predictor.of_run(best.folder, module)
-    return ChosenModel(predictor, best.folder.name, best.why, strategy, best.folder.path, best.passed_over)
+    flip = best.folder.read("result.json").get("flip")
+    return ChosenModel(
+        predictor, best.folder.name, best.why, strategy, best.folder.path, best.passed_over, flip
+    )
+
+
+def exported_decision(folder: str | Path, classes: Sequence[str]) -> Decision | None:
+    """Return how an export decides, by its `config.json`. Raises `StudyError` where that is damaged."""
+    path = Path(folder) / directories.CONFIG
+    try:
+        return Decision.from_config(json.loads(path.read_text(encoding="utf-8")), classes)
+    except (OSError, ValueError) as error:
+        raise StudyError(f"{path} is damaged ({error}). Export the model again.") from None
 
 
 def _top(
     paths: Sequence[str],
     probabilities: np.ndarray[tuple[int, int], np.dtype[np.float64]],
-    classes: Sequence[str],
+    predictor: Predictor,
     count: int,
 ) -> list[Prediction]:
-    order = np.argsort(-probabilities, axis=1, kind="stable")[:, : max(1, min(count, len(classes)))]
+    """Return predictions: the decided label first, then the likeliest others."""
+    classes, ranks = predictor.classes, probabilities.copy()
+    ranks[np.arange(len(ranks)), predictor.guesses(probabilities)] = np.inf
+    order = np.argsort(-ranks, axis=1, kind="stable")[:, : max(1, min(count, len(classes)))]
     return [
         Prediction(path, tuple((classes[c], float(row[c])) for c in best))
         for path, row, best in zip(paths, probabilities, order, strict=True)

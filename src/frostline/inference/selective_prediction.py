@@ -247,9 +247,13 @@ class Doubts:
             return f"{text} There are too few to detect unfamiliar images: the probability alone decides."
         return f"{text} Of images like these 5 % are marked unfamiliar."
 
-    def of(self, probabilities: Floats, features: Tensor) -> list[str | None]:
-        """Return for each image why its prediction is not trusted: "unfamiliar", "probability" or nothing."""
-        guesses, top = probabilities.argmax(axis=1), probabilities.max(axis=1)
+    def of(self, probabilities: Floats, features: Tensor, guesses: Ints | None = None) -> list[str | None]:
+        """Return for each image why its prediction is not trusted: "unfamiliar", "probability" or nothing.
+
+        `guesses` (n,) are the predicted classes; None: the likeliest.
+        """
+        guesses = probabilities.argmax(axis=1) if guesses is None else guesses
+        top = probabilities[np.arange(len(guesses)), guesses]
         low, far = top < self.bounds[guesses], np.zeros(len(top), dtype=bool)
         if self.familiar is not None and self.farthest is not None:
             far = self.familiar.distance(features) > self.farthest

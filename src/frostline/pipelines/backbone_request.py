@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
+from frostline import metrics
 from frostline.config import Config
 from frostline.data import Manifest
 from frostline.errors import ModelError, UsageError
@@ -14,6 +15,7 @@ from frostline.models import Backbone, zoo
 from frostline.progress import Progress
 from frostline.selection import Limits, screen
 from frostline.studies.study_folder import Study, digest_of, plain
+from frostline.training.request import metric_identity
 
 FILE = "models.json"
 AUTO = "auto"
@@ -127,11 +129,12 @@ def select_backbones(
 
     A latency measured again would differ, and could turn a resumed study into another comparison.
     """
+    metric = metrics.resolved(config.metric, data.classes, config.positive)
     identity = {
         "models": [[b.name, b.digest, b.preprocessing.as_dict()] for b in backbones],
         "limits": asdict(limits),
         "seed": config.seed,
-        "metric": config.metric,
+        **metric_identity(config, metric),
         "deterministic": config.deterministic,
         "precision": config.precision,
     }
@@ -145,7 +148,7 @@ def select_backbones(
             data,
             limits,
             seed=config.seed,
-            metric=config.metric,
+            metric=metric,
             device=config.device,
             deterministic=config.deterministic,
             precision=config.precision,

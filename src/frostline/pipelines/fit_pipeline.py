@@ -18,7 +18,7 @@ from filelock import FileLock
 from frostline import metrics, sentences
 from frostline.advice import Advice, Planned, outlook, plan
 from frostline.advice.knowledge import read_experience
-from frostline.config import REPEATS, TRAIN_ALONE, Config, Options
+from frostline.config import OF_OPERATING_POINT, REPEATS, TRAIN_ALONE, Config, Options
 from frostline.data import Manifest, is_study, load_data
 from frostline.diagnostics import Signals
 from frostline.distributed import torchrun_env
@@ -40,13 +40,23 @@ from frostline.selection import (
     Limits,
     NothingHeldOut,
     compare,
+    demand_operating_point,
     folds_of,
     pool,
     spread_of_folds,
     sub_study,
 )
 from frostline.sentences import Basis
-from frostline.strategies import Strategy, parse, parse_list
+from frostline.strategies import (
+    KINDS,
+    NAMED,
+    Strategy,
+    at_defaults,
+    epochs_for,
+    overridden,
+    parse,
+    parse_list,
+)
 from frostline.studies.best_run import has_finished_run
 from frostline.studies.result_fields import AccuracyFigures, Figure, ProbabilityFigures, Rows
 from frostline.studies.study_folder import Study
@@ -89,6 +99,7 @@ class Fitted(AccuracyFigures, ProbabilityFigures):
     accuracy = Figure[float | None]("Share of new images predicted correctly (see `basis`), 0–1.")
     basis = Figure[str]("What the accuracy rests on: test part, out of fold or cross-validation.")
     optimism = Figure[float | None]("How much choosing the best made of it, taken off; 0–1.")
+    operating_point = Figure[dict[str, Any] | None]("How the model decides, where one was asked for.")
     headline = Figure[dict[str, Any]]("The accuracy to report, with its basis.")
     accuracy_of = Figure[dict[str, Any]]("The model and runs that the accuracy is of.")
     separated = Figure[bool]("Whether the winner is significantly better than the next one.")
@@ -148,6 +159,7 @@ def fit(
     path_column: str | None = None,
     label_column: str | None = None,
     group_by: str | None = None,
+    test_data: str | Path | None = None,
     logger: str | Iterable[str] | Loggers | None = None,
     watch: Stopwatch | None = None,
     progress: OnProgress | None = None,
@@ -187,11 +199,13 @@ def fit(
         As in `compare`.
     study
         Folder that holds everything. Images that it has seen before keep their part.
-    seed, metric, augment, flip, resize, min_crop, rotate, imbalance
-        As in `train`.
+    seed, metric, augment, flip, resize, min_crop, rotate, imbalance, batch_size
+        As in `train`; the last for the compared strategies.
+    epochs, lr, weight_decay, label_smoothing, hyperparameters
+        As in `compare`, for the compared strategies that take them; they go before what the advice names.
     device, deterministic, precision, threads, workers
         As in `train`.
-    strict, split_names, intensity_range, alpha_background, path_column, label_column, group_by
+    strict, split_names, intensity_range, alpha_background, path_column, label_column, group_by, test_data
         As in `load_data`.
     logger
         Loggers that follow every run, as in `train`.
@@ -217,10 +231,13 @@ def fit(
     loggers = make_loggers(logger, study)
     watch, cache = watch or Stopwatch(), FeatureCache()
     progress = Progress.of(progress, log)
-    chosen = Config.of(config, options, without=(*TRAIN_ALONE, "batch_size"))
+    chosen = Config.of(config, options, without=TRAIN_ALONE)
     minutes, seed = chosen.minutes, chosen.seed
     strategies = parse_list(strategies) if isinstance(strategies, str) else strategies
-    pinned = [str(parse(name) if isinstance(name, str) else name) for name in strategies or ()]
+    named = [parse(name) if isinstance(name, str) else name for name in strategies or ()]
+    values = chosen.of_strategy
+    overridden(named or [parse(name) for name in NAMED], values)  # raises before anything is loaded
+    pinned = list(map(str, named))
     limits = Limits(max_latency_ms, max_size_mb)
     request = (
         backbone_request.BackboneRequest(model, models, limits, size, architecture, chosen.resize, download)
@@ -228,7 +245,7 @@ def fit(
         .agreed()
     )
     if callable(chosen.augment):
-        raise UsageError("fit takes augment by name: none, light, standard or strong.")
+        raise UsageError("fit takes augment by name: none, light, standard, strong or randaugment.")
     check_options(chosen.augment, chosen.min_crop, chosen.rotate)
     load = partial(
         load_data,
@@ -239,6 +256,7 @@ def fit(
         path_column=path_column,
         label_column=label_column,
         group_by=group_by,
+        test_data=test_data,
         intensity_range=intensity_range,
         alpha_background=alpha_background,
         study=study if is_study(Path(study)) else None,
@@ -249,9 +267,15 @@ def fit(
         backbones = request.load(progress)
     deadline.disarm()
     data = leakage.keep_learned_in_train(backbones, data, Study(study))
+    demand_operating_point(chosen, data)
+    metric_name = metrics.name_of(metrics.resolved(chosen.metric, data.classes, chosen.positive))
     # The first probe and the backbones' own are the same whatever the comparison varies.
     plain = replace(chosen, resize=None, minutes=None, interpolate_weights=None, repeats=REPEATS)
-    plain = replace(plain, augment=Config.augment)
+    plain = replace(plain, augment=Config.augment, batch_size=Config.batch_size).without_strategy
+    deciding = plain  # with the operating point, which a probe has where nothing is compared
+    plain = replace(plain, min_recall=None, min_precision=None, costs=None)
+    if not metric_name.startswith(metrics.SENSITIVITY):
+        plain = replace(plain, positive=None)
     fold_count = _fold_count(data, seed)
     for line in _data_lines(data, fold_count):
         progress.log(line)
@@ -279,7 +303,7 @@ def fit(
     ):
         telling = deadline.telling(progress, "loading, one linear probe and its figures")
         first = _probe(backbones[0], data, opened_study, plain, loggers, cache, telling)
-    progress.log(_probe_line(first, chosen.metric, watch.seconds))
+    progress.log(_probe_line(first, metric_name, watch.seconds))
     measuring = sum(measuring_s(b, data, chosen.threads) for b in backbones)
     plans, strategies_by_network = dict[str, Planned](), dict[str, list[str]]()
     if minutes is None or watch.seconds + measuring + ENDING_S < 60.0 * minutes:
@@ -300,8 +324,14 @@ def fit(
         name for names in strategies_by_network.values() for name in names
     ]  # the time is estimated as if the slowest network ran them all
     estimates = [
-        default_minutes(planned.advice, all_strategies, folds, chosen.repeats) for planned in plans.values()
+        default_minutes(planned.advice, all_strategies, folds, chosen.repeats, _more_epochs(values, data))
+        for planned in plans.values()
     ]
+    if not pinned:  # what is given goes before what the advice names
+        strategies_by_network = {
+            name: list(dict.fromkeys(str(at_defaults(parse(advised), values)) for advised in names))
+            for name, names in strategies_by_network.items()
+        }
     allowed = max(estimates) if minutes is None else minutes
     limit = f"{allowed:g} min" + ("" if minutes else ", unless --minutes says otherwise")
     if plans and fold_count:
@@ -326,17 +356,21 @@ def fit(
     except (NoTime, NothingHeldOut) as error:
         progress.log(str(error))
     if not fold_count and data.part("test"):
-        first = _probe_with_test(backbones[0], data, opened_study, plain, loggers, cache, progress)
+        first = _probe_with_test(backbones[0], data, opened_study, deciding, loggers, cache, progress)
+    elif comparison is None and deciding != plain:
+        first = _probe(backbones[0], data, opened_study, deciding, loggers, cache, progress)
     answering = next(b for b in backbones if b.name == (comparison.model if comparison else first.model))
     answering_plan = plans.get(answering.name)
     _write_backbone(opened_study, answering, plans)
     again = comparison.again if comparison else first.again
+    point = (comparison.result if comparison else first.result).get("operating_point")
     result = {
         **(
             _comparison_figures(comparison)
             if comparison
-            else _probe_figures(first, opened_study, chosen.metric, data)
+            else _probe_figures(first, opened_study, metric_name, data)
         ),
+        **({} if point is None else {"operating_point": point}),
         "recommended": answering_plan.advice.recommended if answering_plan else None,
         "model": answering.name,
         **({} if screening is None else {"models": screening}),
@@ -349,6 +383,7 @@ def fit(
             **request.as_options(answering),
             "minutes": minutes,
             "strategies": pinned or None,
+            **({"hyperparameters": values} if values else {}),
             "repeats": chosen.repeats,
             "seed": seed,
             "augment": chosen.augment,
@@ -357,11 +392,17 @@ def fit(
                 if chosen.interpolate_weights is None
                 else {"interpolate_weights": chosen.interpolate_weights}
             ),
-            "metric": chosen.metric,
+            "metric": metric_name,
+            **{
+                name: value
+                for name in OF_OPERATING_POINT
+                if (value := getattr(chosen, name)) is not None and not isinstance(value, Mapping)
+            },
             "flip": chosen.flip,
             **({} if chosen.min_crop is None else {"min_crop": chosen.min_crop}),
             **({} if chosen.rotate == "none" else {"rotate": chosen.rotate}),
             "imbalance": chosen.imbalance,
+            "batch_size": chosen.batch_size,
             "deterministic": chosen.deterministic,
             "precision": chosen.precision,
         },
@@ -413,6 +454,19 @@ def _plans(
         progress.log(f"The probe is the model. {error}")
         return {}
     return plans
+
+
+def _more_epochs(values: Mapping[str, float | str], data: Manifest) -> Callable[[str], float]:
+    """Return how many times its own epochs a strategy has, where `epochs` is among the values."""
+
+    def times(name: str) -> float:
+        strategy = parse(name)
+        if "epochs" not in values or not strategy.trains:
+            return 1.0
+        own = strategy.epochs or epochs_for(len(data.samples)) * KINDS[strategy.name].passes
+        return float(values["epochs"]) / own
+
+    return times
 
 
 def _seconds_then(study: Study) -> float | None:

@@ -91,7 +91,7 @@ def choose(
     folds: Folds,
     *,
     solver: str = "logistic",
-    metric: str = "accuracy",
+    metric: metrics.Metric = "accuracy",
     label_smoothing: float = 0.0,
     weights: Floats | None = None,
 ) -> Solution:
@@ -126,11 +126,18 @@ def choose(
         tried.good[at],
         len(tried.held),
         tried.loss[at],
+        tried.held,
+        tried.probabilities[at],
     )
 
 
 def answers(
-    features: NDArray[np.floating], targets: Ints, classes: int, folds: Folds, *, metric: str = "accuracy"
+    features: NDArray[np.floating],
+    targets: Ints,
+    classes: int,
+    folds: Folds,
+    *,
+    metric: metrics.Metric = "accuracy",
 ) -> Floats:
     """Return what the head that `choose` takes says of each held-out image, by a fit without that image.
 
@@ -144,7 +151,7 @@ def answers(
 class _Tried:
     """What the folds said about the L2s tried so far, by their place in the grid."""
 
-    def __init__(self, targets: Ints, folds: Folds, metric: str) -> None:
+    def __init__(self, targets: Ints, folds: Folds, metric: metrics.Metric) -> None:
         self.held = np.concatenate([rows for _, rows in folds])
         self._targets, self._metric = targets[self.held], metric
         self.good: dict[int, float] = {}
@@ -185,7 +192,7 @@ def _tried(
     classes: int,
     folds: Folds,
     solver: str,
-    metric: str,
+    metric: metrics.Metric,
     label_smoothing: float,
     weights: Floats | None,
 ) -> tuple[_Tried, Callable[[int], Solution]]:
@@ -269,9 +276,9 @@ def _threads(multiplications: int) -> Iterator[None]:
         yield
 
 
-def least_loss_near_best(good: Floats, loss: Floats, metric: str, images: int) -> int:
+def least_loss_near_best(good: Floats, loss: Floats, metric: metrics.Metric, images: int) -> int:
     """Return the position of the lowest loss among scores that chance alone may have put below the best."""
-    if metric == "log_loss":
+    if not metrics.is_share(metric):
         return int(good.argmax())
     top = (float(np.clip(good.max(), 0.0, 1.0)) * images + 1.0) / (images + 2.0)  # never quite sure
     near = np.flatnonzero(good >= good.max() - WITHIN_SE * np.sqrt(top * (1.0 - top) / images))

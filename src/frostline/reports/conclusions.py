@@ -8,11 +8,13 @@ from dataclasses import dataclass
 from typing import Any
 
 from frostline import sentences
+from frostline.errors import StudyError
 from frostline.reports import prediction_table
 from frostline.reports.display_names import shortened
 from frostline.reports.study_reader import PredictionTable, StudyContents, add_problem
 from frostline.reports.tried_strategies import Row, rows_of_backbone, run_count, stage_count
 from frostline.sentences import Basis, Closeness, between, counted, percent
+from frostline.studies import operating_point
 
 MOST_LINES = 10
 # Raised on a file that is valid JSON with unexpected content.
@@ -198,6 +200,7 @@ def conclusions(context: ReportContext, study: str = "") -> list[str]:
     """
     parts: list[Callable[[ReportContext], list[str]]] = [
         _result,
+        _operating_point,
         _verdict,
         _against_probe,
         _images,
@@ -249,6 +252,19 @@ def _result(context: ReportContext) -> list[str]:
         ),
         *head.caveats,
     ]
+
+
+def _operating_point(context: ReportContext) -> list[str]:
+    """Return how the model decides, where that is not the highest probability, and what it promises."""
+    run = context.contents.best_run
+    if run is None:
+        return []
+    try:
+        kept = operating_point.read(run.folder)
+    except StudyError as error:
+        add_problem(context.contents, str(error))
+        return []
+    return [] if kept is None else list(kept["sentences"])
 
 
 def _verdict(context: ReportContext) -> list[str]:

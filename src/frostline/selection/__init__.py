@@ -11,7 +11,7 @@ winner_evaluation (how it was judged)
 from frostline.errors import NoTime
 from frostline.selection.anytime import expected_s
 from frostline.selection.backbone_screening import SURVIVORS, Limits, ScreeningResult, screen
-from frostline.selection.comparison import MEASURING, compare
+from frostline.selection.comparison import MEASURING, compare, demand_operating_point
 from frostline.selection.conclusion import Comparison
 from frostline.selection.resampling import FEW_IMAGES, FOLDS, NothingHeldOut, folds_of, pool, spread_of_folds
 from frostline.selection.runner import ENDING_S, sub_study
@@ -31,6 +31,7 @@ __all__ = [
     "ScreeningResult",
     "Terms",
     "compare",
+    "demand_operating_point",
     "expected_s",
     "folds_of",
     "pool",

@@ -16,7 +16,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from frostline import probe, profiling
+from frostline import metrics, probe, profiling
 from frostline.data import Manifest
 from frostline.diagnostics import class_balanced_subset, transferability
 from frostline.errors import UsageError
@@ -120,7 +120,7 @@ def screen(
     data: Manifest,
     limits: Limits,
     *,
-    metric: str = "accuracy",
+    metric: metrics.Metric = "accuracy",
     seed: int = 0,
     device: str = "auto",
     deterministic: bool = False,
@@ -303,7 +303,7 @@ def _features(
 
 
 def _probe_predictions(
-    pooled: NDArray[np.float32], data: Manifest, folds: probe.Folds, metric: str
+    pooled: NDArray[np.float32], data: Manifest, folds: probe.Folds, metric: metrics.Metric
 ) -> HeldOutPredictions:
     """Return a linear probe's out-of-fold predictions from pooled features."""
     targets, units = data.targets(data.samples), data.units(data.samples)
@@ -318,7 +318,10 @@ def _probe_predictions(
 
 
 def _select(
-    results: dict[str, ScreeningResult], held: dict[str, HeldOutPredictions], metric: str, seed: int
+    results: dict[str, ScreeningResult],
+    held: dict[str, HeldOutPredictions],
+    metric: metrics.Metric,
+    seed: int,
 ) -> list[ScreeningResult]:
     """Select the best by probe and, of those not significantly worse, the largest, up to `SURVIVORS`.
 
@@ -336,9 +339,9 @@ def _select(
     return sorted([*rows, *left_out], key=lambda row: not row.kept)
 
 
-def _reason(best: str, behind: Difference, metric: str, selected: bool) -> str:
+def _reason(best: str, behind: Difference, metric: metrics.Metric, selected: bool) -> str:
     """Return how far a network is behind the best, and whether that is significant."""
-    scale, unit = (1.0, "") if metric == "log_loss" else (100.0, " points")
+    scale, unit = (1.0, "") if not metrics.is_share(metric) else (100.0, " points")
     span = f"{scale * behind.mean:.2g}{unit} ({scale * behind.low:.2g} to {scale * behind.high:.2g})"
     if behind.separated:
         return f"significantly worse than {best}, by {span}"

@@ -11,7 +11,7 @@ from typing import Any, Unpack
 
 import filelock
 
-from frostline import profiling
+from frostline import metrics, profiling
 from frostline.config import TRAIN_ALONE, Config, Options
 from frostline.cost import Cost, Rates, predict
 from frostline.data import Manifest
@@ -32,6 +32,7 @@ from frostline.selection.runner import ENDING_S, PLAN, Clock, TrialRunner, as_da
 from frostline.selection.scoreboard import Terms
 from frostline.selection.trial_queue import TrialQueue
 from frostline.strategies import NAMED, Strategy, head, linear_probe, scaled, top_k
+from frostline.studies.operating_point import OperatingTarget, demand_class
 from frostline.studies.study_folder import Study, plain
 from frostline.system import deadline, devices, directories, numerics, timing
 from frostline.system.deadline import refusal
@@ -114,6 +115,9 @@ def compare(
         As in `train`, for every run.
     device, deterministic, precision, threads, workers
         As in `train`, for every run.
+    epochs, lr, weight_decay, label_smoothing, hyperparameters
+        For each strategy that takes them, as in its brackets. The others are compared without, and a line
+        of `log` names them with the reason; if no strategy takes one, it is refused.
     interpolate_weights
         Interpolate the winner's weights between the pretrained network with a probe (0) and the adapted
         network (1): a share, or "auto" for the share of six with the lowest out-of-fold log loss among those
@@ -145,8 +149,10 @@ def compare(
     watch, progress = watch or Stopwatch(), Progress.of(progress, log)
     chosen = Config.of(config, options, without=TRAIN_ALONE)
     if callable(chosen.augment):
-        raise UsageError("compare takes augment by name: none, light, standard or strong.")
+        raise UsageError("compare takes augment by name: none, light, standard, strong or randaugment.")
     _demand_share(chosen.interpolate_weights)
+    demand_operating_point(chosen, data)
+    metrics.resolved(chosen.metric, data.classes, chosen.positive)
     with deadline.within(chosen.minutes, watch):
         data = data.checked(deadline.telling(progress, deadline.READING))
     if chosen.repeats < 1:
@@ -162,7 +168,16 @@ def compare(
         )
     strategies = EVERY if strategies is None else strategies
     backbones = {name: network.resized(chosen.resize) for name, network in _by_name(backbone).items()}
-    candidates = listed(_strategies(backbones, strategies, cuts), chosen.augment, least, chosen.plain_timm)
+    values = chosen.of_strategy
+    candidates = listed(
+        _strategies(backbones, strategies, cuts),
+        chosen.augment,
+        least,
+        chosen.plain_timm,
+        values,
+        progress.log,
+    )
+    chosen = chosen.without_strategy
     named = list(dict.fromkeys(str(candidate.strategy) for candidate in candidates))
     candidates += searched(candidates, search, draws, chosen.seed)
     for candidate in candidates:
@@ -184,7 +199,11 @@ def compare(
         config=chosen,
         thorough=cuts,
         database=database,
-        named={"strategies": named, **({"search": list(search), "draws": draws} if draws else {})},
+        named={
+            "strategies": named,
+            **({"search": list(search), "draws": draws} if draws else {}),
+            **({"hyperparameters": values} if values and cuts else {}),
+        },
         loggers=loggers,
         watch=watch,
         cache=feature_cache or FeatureCache(),
@@ -204,6 +223,15 @@ def compare(
         with filelock.FileLock(request.folder / "end.lock"):  # a second process finds the winner trained
             unchanged = earlier_result if runner.queue.outcomes().keys() == outcomes_before.keys() else None
             return conclude(request, runner, finished, unchanged)
+
+
+def demand_operating_point(config: Config, data: Manifest) -> None:
+    """Raise `UsageError` for an operating point that these images cannot have."""
+    target = OperatingTarget.of(config)
+    if config.positive is not None:
+        demand_class(config.positive, data.classes)
+    if target is not None:
+        target.check(data.classes)
 
 
 def _demand_share(share: float | str | None) -> None:
@@ -372,7 +400,7 @@ def _plan(request: CompareRequest, rates: Mapping[str, Rates]) -> dict[str, Any]
             repeats=request.config.repeats,
             limit_s=60.0 * request.config.minutes,
             closing_s=closing_s(each_s, images, held_out, 60.0 * request.config.minutes, _points(request)),
-            held=0 if request.config.metric == "log_loss" else held_out,
+            held=held_out if metrics.is_share(request.metric) else 0,
         )
     return {
         "minutes": request.config.minutes,

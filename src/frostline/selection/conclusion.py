@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from frostline import metrics, sentences
-from frostline.config import REPEATS
+from frostline.config import OF_OPERATING_POINT, REPEATS
 from frostline.errors import NoTime
 from frostline.progress import Activity, Progress
 from frostline.reports import notebook
@@ -30,11 +30,12 @@ from frostline.selection.wise_ft_share import Interpolation
 from frostline.sentences import Basis
 from frostline.studies.best_run import best_of
 from frostline.studies.contenders import COMPARISON, OUT_OF_FOLD
+from frostline.studies.operating_point import HeldOut, OperatingPoint, OperatingTarget
 from frostline.studies.result_fields import AccuracyFigures, Figure, Rows
 from frostline.studies.study_folder import Study, plain
 from frostline.system import directories
 from frostline.system.deadline import refusal
-from frostline.training import Run, train
+from frostline.training import Run, operating, train
 
 TESTED = ("accuracy", "low", "high", *metrics.BALANCE, "test_looks")  # figures of the winner on the test part
 
@@ -82,6 +83,7 @@ class Comparison(AccuracyFigures):
     differences = Figure[Rows]("The winner's lead over each other candidate, with interval.")
     out_of_fold = Figure[dict[str, Any]]("The winner's figures on images that its runs held out.")
     interpolation = Figure[dict[str, Any] | None]("How far back to the pretrained weights, and the points.")
+    operating_point = Figure[dict[str, Any] | None]("How the winner decides, where one was asked for.")
     every_image = Figure[bool]("Whether the winner was trained on every image that may be learned from.")
     accuracy = Figure[float | None]("Share of test images predicted correctly, 0–1; None without any.")
     test_looks = Figure[int | None]("Configurations that have read this test part.")
@@ -182,6 +184,13 @@ def conclude(
     held_out |= _evaluated_runs(runner, index, predictions, folds)
     write_error_gallery(request, runner, index, share)
     write_selective_prediction(request, runner, index, run, share)
+    point = _operating_point(
+        request,
+        run,
+        interpolation.predictions if interpolation else predictions,
+        held_out["temperature"] if on_every_image else None,
+        resampling.spread_of_folds(folds),
+    )
     again = earlier_result is not None and run.again
     result = {
         "winner": str(winner.strategy),
@@ -200,13 +209,14 @@ def conclude(
         "repeats": ranking.repeats,
         "folds": runner.schedule.folds,
         "judged_on_folds": ranking.depth,
-        "metric": request.config.metric,
+        "metric": metrics.name_of(request.metric),
         "standings": standings,
         "strategies_tried": sum(row["runs"] > 0 for row in standings),
         "runs": sum(row["runs"] for row in standings),
         "differences": _differences(runner, verdict),
         "out_of_fold": held_out,
         **({} if interpolation is None else {"interpolation": interpolation.report}),
+        **({} if point is None else {"operating_point": point.as_dict()}),
         "every_image": on_every_image,
         **{key: run.result[key] if on_every_image else None for key in TESTED},
         "seconds": earlier_result["seconds"] if earlier_result and again else runner.clock.spent_s,
@@ -251,6 +261,35 @@ def _headline(result: dict[str, Any], run: dict[str, Any], pool: int) -> dict[st
     }
 
 
+def _operating_point(
+    request: CompareRequest,
+    run: Run,
+    predictions: HeldOutPredictions,
+    temperature: float | None,
+    spread: float,
+) -> OperatingPoint | None:
+    """Choose the winner's operating point on its out-of-fold predictions, and keep it with the run.
+
+    `temperature` is the final model's; None where the model is one of the folds'.
+    """
+    target = OperatingTarget.of(request.config)
+    if target is None:
+        return None
+    probabilities = predictions.probabilities
+    if temperature is not None and predictions.logits is not None:
+        probabilities = metrics.softmax(predictions.logits, temperature)
+    held = HeldOut(
+        tuple(request.data.classes),
+        predictions.targets,
+        probabilities,
+        predictions.images,
+        predictions.units,
+        "out of fold",
+        spread,
+    )
+    return operating.keep(run.folder.path, request.data, target.choose(held))
+
+
 def _interpolation(
     request: CompareRequest, runner: TrialRunner, index: int, predictions: HeldOutPredictions
 ) -> Interpolation | None:
@@ -274,11 +313,17 @@ def _repeatable(request: CompareRequest) -> dict[str, Any]:
         **({"model": names[0]} if request.single_network else {"models": names}),
         "size": sizes.pop() if len(sizes) == 1 else None,
         **({} if resize is None else {"resize": resize}),
+        **({"no_pretrained": True} if all(b.has_random_weights for b in request.backbones.values()) else {}),
         "minutes": request.config.minutes,
         "repeats": request.config.repeats,
         "cuts": request.thorough,
         "seed": request.config.seed,
         "augment": request.candidates[0].augment,
+        **{
+            name: value
+            for name in OF_OPERATING_POINT
+            if (value := getattr(request.config, name)) is not None and not isinstance(value, Mapping)
+        },
         **request.named,
         "strategies": [
             *request.named["strategies"],

@@ -6,6 +6,7 @@ on the same images, so that differences of draws are paired. Imports no torch.
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Mapping, Sequence
 
 import numpy as np
@@ -58,6 +59,69 @@ def draws(
         areas = _ranked(targets, probabilities, unit, weights[:affordable])
         drawn |= {name: areas[name] for name in ranked}
     return drawn
+
+
+def metric_draws(
+    metric: metrics.Metric,
+    targets: Ints,
+    probabilities: Floats,
+    units: Sequence[int] | Ints,
+    seed: int = 0,
+) -> Floats:
+    """Return bootstrap draws of any metric, on the units that `draws` draws with the same seed.
+
+    Parameters
+    ----------
+    metric : str or callable
+    targets : ndarray of int64, shape (n,)
+    probabilities : ndarray, shape (n, classes)
+    units : sequence of int, length n
+    seed : int
+
+    Returns
+    -------
+    ndarray, shape (draws,)
+        NaN where the metric is undefined on a draw, or refuses it by `ValueError`.
+    """
+    _, unit = np.unique(np.asarray(units), return_inverse=True)
+    values = np.full(DRAWS, np.nan)
+    for place, weights in enumerate(_weights(int(unit.max()) + 1, seed)):
+        rows = np.repeat(np.arange(len(targets)), weights[unit])
+        with contextlib.suppress(ValueError):
+            values[place] = metrics.score(metric, targets[rows], probabilities[rows])
+    return values
+
+
+def any_interval(
+    metric: metrics.Metric, value: float, drawn: Sequence[Floats], units: int
+) -> tuple[float | None, float | None]:
+    """Return a 95 % interval of any metric from its draws.
+
+    As `rate_interval` for a share; kappa, from −1 to 1, likewise on its own range; percentiles for a
+    callable, whose range is unknown.
+
+    Parameters
+    ----------
+    metric : str or callable
+    value : float
+        The metric on all images.
+    drawn : sequence of ndarray, each of shape (draws,)
+    units : int
+
+    Returns
+    -------
+    low, high : float or None
+    """
+    if metrics.is_share(metric):
+        return rate_interval(value, drawn, units)
+    if isinstance(metric, metrics.QuadraticKappa):
+        low, high = rate_interval((value + 1) / 2, [(draws_ + 1) / 2 for draws_ in drawn], units)
+        return (None, None) if low is None or high is None else (2 * low - 1, 2 * high - 1)
+    usable = [draws_[np.isfinite(draws_)] for draws_ in drawn]
+    if min(map(len, usable)) < FEWEST or units < 2:
+        return None, None
+    ends = [np.quantile(draws_, (0.025, 0.975)) for draws_ in usable]
+    return float(min(low for low, _ in ends)), float(max(high for _, high in ends))
 
 
 def rate_interval(value: float, drawn: Sequence[Floats], units: int) -> tuple[float | None, float | None]:

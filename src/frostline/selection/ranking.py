@@ -49,7 +49,7 @@ def rank(request: CompareRequest, runner: TrialRunner) -> Ranking | None:
     Candidates that were repeated are compared over their shared repeats, and with the others over the first.
     A comparison of cuts that ran out of time uses the cells that all candidates were run on.
     """
-    metric, seed = request.config.metric, request.config.seed
+    metric, seed = request.metric, request.config.seed
     seconds, depth = dict(enumerate(runner.whole_s)), runner.depth
     repeats = complete_repeats(runner)
 

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+from frostline import metrics
 from frostline.config import REPEATS, Config
 from frostline.data import Manifest
 from frostline.feature_cache import FeatureCache
@@ -17,6 +19,7 @@ from frostline.selection.candidates import Candidate
 from frostline.studies.best_run import PassedOver
 from frostline.studies.study_folder import Study, digest_of, plain
 from frostline.system.timing import Stopwatch
+from frostline.training.request import metric_identity
 
 
 @dataclass(frozen=True)
@@ -58,6 +61,11 @@ class CompareRequest:
     earlier: EarlierRuns = field(default_factory=EarlierRuns)
     joins: bool = True  # whether strategies of earlier runs may join
 
+    @functools.cached_property
+    def metric(self) -> metrics.Metric:
+        """What decides, as `metrics.score` takes it."""
+        return metrics.resolved(self.config.metric, self.data.classes, self.config.positive)
+
     @property
     def single_network(self) -> bool:
         """Whether there is a single backbone."""
@@ -71,14 +79,16 @@ class CompareRequest:
     @property
     def run_config(self) -> Config:
         """The options of each run; its seed, its augmentation and whether it goes back come with it."""
-        return replace(self.config, resize=None, minutes=None, interpolate_weights=None, repeats=REPEATS)
+        config = replace(self.config, resize=None, minutes=None, interpolate_weights=None, repeats=REPEATS)
+        positive = self.config.positive if isinstance(self.metric, metrics.Sensitivity) else None
+        return replace(config, positive=positive, min_recall=None, min_precision=None, costs=None)
 
     @property
     def options(self) -> dict[str, Any]:
         """The options that change what runs learn, as plain data; new ones only where they were given."""
         config = self.config
         return {
-            "metric": config.metric,
+            **metric_identity(config, self.metric),
             "flip": config.flip,
             **({} if config.min_crop is None else {"min_crop": config.min_crop}),
             **({} if config.rotate == "none" else {"rotate": config.rotate}),

@@ -51,7 +51,7 @@ class HeldOutPredictions:
     probabilities: Floats
     logits: Floats | None = None
 
-    def score(self, metric: str) -> float:
+    def score(self, metric: metrics.Metric) -> float:
         """Return the mean of a metric over repeats, with its sign such that higher is better."""
         return float(np.mean([self._at(metric, self.repeats == r) for r in np.unique(self.repeats)]))
 
@@ -78,7 +78,7 @@ class HeldOutPredictions:
             None if self.logits is None else self.logits[mask],
         )
 
-    def _at(self, metric: str, rows: NDArray[np.bool_]) -> float:
+    def _at(self, metric: metrics.Metric, rows: NDArray[np.bool_]) -> float:
         return metrics.goodness(metric, self.targets[rows], self.probabilities[rows])
 
 
@@ -121,7 +121,7 @@ class Verdict:
 
 
 def difference(
-    first: HeldOutPredictions, second: HeldOutPredictions, metric: str, seed: int = 0
+    first: HeldOutPredictions, second: HeldOutPredictions, metric: metrics.Metric, seed: int = 0
 ) -> Difference:
     """Return how much better the first candidate scored than the second, on the same images and repeats.
 
@@ -130,7 +130,7 @@ def difference(
     first, second
         Predictions on the same rows in the same order.
     metric
-        Name of the metric.
+        The metric, as `metrics.score` takes it.
     seed
         Seed of the bootstrap.
 
@@ -180,7 +180,10 @@ def mcnemar(first_correct: NDArray[np.bool_], second_correct: NDArray[np.bool_])
 
 
 def judge(
-    held: Mapping[int, HeldOutPredictions], seconds: Mapping[int, float], metric: str, seed: int = 0
+    held: Mapping[int, HeldOutPredictions],
+    seconds: Mapping[int, float],
+    metric: metrics.Metric,
+    seed: int = 0,
 ) -> Verdict:
     """Return the winner: the best candidate, or the cheapest of those within one standard error of it.
 
@@ -193,7 +196,7 @@ def judge(
     seconds
         Cost of a run of each candidate, by index.
     metric
-        Name of the metric.
+        The metric, as `metrics.score` takes it.
     seed
         Seed of the bootstrap.
 
@@ -210,7 +213,7 @@ def judge(
     return Verdict(winner, leader, all(gap.separated for gap in others.values()), others)
 
 
-def optimism(held: Mapping[int, HeldOutPredictions], metric: str, seed: int = 0) -> float:
+def optimism(held: Mapping[int, HeldOutPredictions], metric: metrics.Metric, seed: int = 0) -> float:
     """Return the optimism of the best candidate's score, caused by choosing it on the same images.
 
     In each bootstrap draw of images the best candidate is chosen and evaluated on the images that were not
@@ -221,7 +224,7 @@ def optimism(held: Mapping[int, HeldOutPredictions], metric: str, seed: int = 0)
     held
         Predictions of each candidate, by index, all on the same rows.
     metric
-        Name of the metric.
+        The metric, as `metrics.score` takes it.
     seed
         Seed of the bootstrap.
 
@@ -277,7 +280,7 @@ def _draw_accuracy_differences(first: HeldOutPredictions, second: HeldOutPredict
 
 
 def _draw_differences(
-    first: HeldOutPredictions, second: HeldOutPredictions, metric: str, seed: int
+    first: HeldOutPredictions, second: HeldOutPredictions, metric: metrics.Metric, seed: int
 ) -> Floats:
     """Return bootstrap differences of any metric, by drawing images."""
     rng = np.random.default_rng(seed)
@@ -301,7 +304,7 @@ def _draw_differences(
     return np.array(drawn)
 
 
-def _goodness(held: HeldOutPredictions, metric: str, rows: Ints) -> float:
+def _goodness(held: HeldOutPredictions, metric: metrics.Metric, rows: Ints) -> float:
     return metrics.goodness(metric, held.targets[rows], held.probabilities[rows])
 
 

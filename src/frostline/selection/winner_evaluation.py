@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 
+from frostline import metrics
 from frostline.selection import resampling
 from frostline.selection.request import CompareRequest
 from frostline.selection.resampling import Cell
@@ -24,7 +25,7 @@ def evidence(
     settings = {"settings": request.settings}
     if not ranked:
         return settings
-    metric = request.config.metric
+    metric = request.metric
     parts = [
         resampling.split(request.data, Cell(0, fold), request.config.seed).split_digest
         for fold in range(folds)
@@ -38,7 +39,9 @@ def evidence(
     }
 
 
-def _on_val(request: CompareRequest, predictions: HeldOutPredictions, metric: str) -> dict[str, float] | None:
+def _on_val(
+    request: CompareRequest, predictions: HeldOutPredictions, metric: metrics.Metric
+) -> dict[str, float] | None:
     """Return the scores on the val part, over the repeats that held out all of it."""
     part = np.array([sample.split == "val" for sample in resampling.pool(request.data)])
     on_val = part[predictions.images]

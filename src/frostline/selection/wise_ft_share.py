@@ -118,7 +118,7 @@ def _chosen(
     predictions: HeldOutPredictions,
     watch: Stopwatch,
 ) -> Interpolation:
-    metric, all_rows = request.config.metric, np.ones(len(cell_of), dtype=bool)
+    metric, all_rows = request.metric, np.ones(len(cell_of), dtype=bool)
     best, points = _best(metric, shares, share_logits, predictions.targets, all_rows)
     chosen_logits, nested = np.empty_like(share_logits[0]), list[float]()
     for cell in np.unique(cell_of):
@@ -147,7 +147,7 @@ def _rows_to_choose_by(in_cell: NDArray[np.bool_], images: NDArray[np.int64]) ->
 
 
 def _best(
-    metric: str,
+    metric: metrics.Metric,
     shares: Sequence[float],
     share_logits: Floats,
     targets: NDArray[np.int64],
@@ -162,7 +162,11 @@ def _best(
         probabilities = metrics.softmax(raw[rows], metrics.fit_temperature(raw[rows], targets[rows]))
         loss = metrics.score("log_loss", targets[rows], probabilities)
         points.append(
-            {"share": share, metric: metrics.score(metric, targets[rows], probabilities), "log_loss": loss}
+            {
+                "share": share,
+                metrics.name_of(metric): metrics.score(metric, targets[rows], probabilities),
+                "log_loss": loss,
+            }
         )
         scores.append(metrics.goodness(metric, targets[rows], probabilities))
         losses.append(loss)

@@ -382,6 +382,12 @@ class Study:
         return RunFolder(place)
 
 
+def outer_study(run: Path) -> Study:
+    """Return the study of a run's folder that remembers its images: of a run in `splits/` the outer one."""
+    path = run.parents[1]
+    return Study(path.parents[1] if path.parent.name == "splits" else path)
+
+
 def _read_json(path: Path) -> Any:
     try:
         return json.loads(path.read_text())

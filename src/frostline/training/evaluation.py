@@ -67,9 +67,10 @@ def _predict_parts(
 
     temperature = request.config.temperature or chosen.pop("temperature", 1.0)
     chosen.pop("temperature", None)
+    name = metrics.name_of(request.metric)
     figures: dict[str, Any] = {
         "val_accuracy": None,
-        f"val_{request.config.metric}": None,
+        f"val_{name}": None,
         "val_goodness": None,
     }
     if request.data.part("val"):
@@ -80,8 +81,8 @@ def _predict_parts(
         _write_predictions(request, folder, "val", val.samples, probabilities)
         figures |= {
             "val_accuracy": metrics.score("accuracy", val.targets, probabilities),
-            f"val_{request.config.metric}": metrics.score(request.config.metric, val.targets, probabilities),
-            "val_goodness": metrics.goodness(request.config.metric, val.targets, probabilities),
+            f"val_{name}": metrics.score(request.metric, val.targets, probabilities),
+            "val_goodness": metrics.goodness(request.metric, val.targets, probabilities),
         }
     return {**figures, **_of_test(request, folder, answers, temperature), "temperature": temperature}
 
@@ -93,9 +94,9 @@ def _of_test(
     temperature: float,
 ) -> dict[str, Any]:
     """The test part's figures; all null where there is no test image."""
-    test = request.images("test")
+    test, name = request.images("test"), metrics.name_of(request.metric)
     if not test.samples:
-        nothing = (*metrics.METRICS, *metrics.BALANCE, "per_class", "low", "high", *metrics.BELIEVED)
+        nothing = (*metrics.METRICS, name, *metrics.BALANCE, "per_class", "low", "high", *metrics.BELIEVED)
         return dict.fromkeys(nothing)
     probabilities = metrics.softmax(answers(test), temperature)
     _write_predictions(request, folder, "test", test.samples, probabilities)
@@ -105,6 +106,8 @@ def _of_test(
     low, high = metrics.interval(test.targets, guesses, units)
     learned = np.bincount(request.data.targets(request.data.part("train")))
     summary = metrics.summary(request.data.classes, test.targets, probabilities, learned)
+    if name not in summary:
+        summary[name] = metrics.score(request.metric, test.targets, probabilities)
     return {**summary, **metrics.believed(test.targets, probabilities, units), "low": low, "high": high}
 
 

@@ -21,7 +21,8 @@ from frostline.feature_extraction.augmentation import FLIPS, Policy, check_optio
 from frostline.feature_extraction.image_batches import Images
 from frostline.models import Backbone
 from frostline.progress import QUIET, Progress
-from frostline.strategies import ResolvedPhase, Strategy, hyperparameters, schedule
+from frostline.strategies import LATER, ResolvedPhase, Strategy, hyperparameters, schedule
+from frostline.studies.operating_point import OperatingTarget, demand_class
 from frostline.studies.study_folder import digest_of
 from frostline.system import devices
 from frostline.system.numerics import PRECISIONS
@@ -56,6 +57,11 @@ class TrainRequest:
         """The name of the augmentation; "custom" where `augment` is a callable."""
         return "custom" if callable(self.config.augment) else self.config.augment
 
+    @functools.cached_property
+    def metric(self) -> metrics.Metric:
+        """What choices are made by, as `metrics.score` takes it."""
+        return metrics.resolved(self.config.metric, self.data.classes, self.config.positive)
+
     def identity(self) -> dict[str, Any]:
         """What makes two runs the same run. What is new in it is there only where asked for: digests stay."""
         config = self.config
@@ -63,9 +69,7 @@ class TrainRequest:
         return {
             "strategy": str(self.strategy),
             "hyperparameters": {
-                key: value
-                for key, value in asdict(known).items()
-                if (key != "l2_sp" or value) and (key != "layers" or value != "last")
+                key: value for key, value in asdict(known).items() if key not in LATER or value != LATER[key]
             },
             "model": self.backbone.name,
             "weights": self.backbone.digest,
@@ -75,7 +79,7 @@ class TrainRequest:
             "data": self.data.digest,
             "split": self.data.split_digest,
             "seed": config.seed,
-            "metric": config.metric,
+            **metric_identity(config, self.metric),
             "augment": self.augment if self.custom is None else _identity(self.custom),
             "flip": config.flip,
             "imbalance": config.imbalance,
@@ -134,7 +138,6 @@ class TrainRequest:
         """Refuse what makes no sense before anything is computed."""
         config = self.config
         known = {
-            "metric": (config.metric, metrics.METRICS),
             "flip": (config.flip, FLIPS),
             "precision": (config.precision, PRECISIONS),
             "cache": (config.cache, CACHE),
@@ -155,8 +158,8 @@ class TrainRequest:
                 "bfloat16."
             )
         val = {sample.label for sample in self.data.part("val")}
-        if config.metric == "auroc" and len(val) == 1:
-            wrong.append("auroc is undefined on a val part of one class; choose another metric or split.")
+        wrong += self._wrong_metric(val)
+        wrong += self._wrong_operating_point(val)
         below = len(self.backbone.stages) - 1
         if self.strategy.name == "top_k" and (self.strategy.k or 0) > below:
             wrong.append(
@@ -186,6 +189,33 @@ class TrainRequest:
             raise UsageError(" ".join(wrong))
         check_options(self.augment, config.min_crop, config.rotate)
         Balance(config.imbalance, np.zeros(1, dtype=np.int64), 1)
+
+    def _wrong_metric(self, val: set[str]) -> list[str]:
+        if self.config.positive is not None:
+            demand_class(self.config.positive, self.data.classes)
+        try:
+            metric = self.metric
+        except UsageError as error:
+            return [str(error)]
+        if len(val) == 1 and (metric in metrics.RANKINGS or isinstance(metric, metrics.Sensitivity)):
+            name = metrics.name_of(metric)
+            return [f"{name} is undefined on a val part of one class; choose another metric or split."]
+        return []
+
+    def _wrong_operating_point(self, val: set[str]) -> list[str]:
+        target = OperatingTarget.of(self.config)
+        if target is None:
+            return []
+        target.check(self.data.classes)
+        if not val and self.strategy.trains:
+            why = (
+                "An operating point is chosen on images not learned from, and there is no val part: "
+                "give images to val, take linear_probe, which has folds of its own, or use compare or fit."
+            )
+            return [why]
+        if val and target.positive is not None and target.positive not in val:
+            return [f"The val part has no image of {target.positive}, so no threshold can be chosen on it."]
+        return []
 
     def _wrong_processes(self) -> list[str]:
         """Each process of a job learns from its part of every batch."""
@@ -230,7 +260,19 @@ class TrainRequest:
         return wrong
 
 
-def _identity(function: Callable[..., Any]) -> str:
+def metric_identity(config: Config, metric: metrics.Metric) -> dict[str, Any]:
+    """Return what tells two metrics apart, as a run's configuration holds it."""
+    if isinstance(metric, str):
+        return {"metric": metric}
+    named = {"metric": metrics.name_of(metric)}
+    if isinstance(metric, metrics.Sensitivity):
+        return {**named, **({} if config.positive is None else {"positive": config.positive})}
+    if isinstance(metric, metrics.QuadraticKappa):
+        return named
+    return {**named, "metric_function": _identity(metric, "metric")}
+
+
+def _identity(function: Callable[..., Any], what: str = "augmentation") -> str:
     """Name a callable so that two different augmentations are two different configurations.
 
     The name is its attribute `name` if it has one; else its source, defaults and what it closes over.
@@ -241,8 +283,8 @@ def _identity(function: Callable[..., Any]) -> str:
     parts = _parts(function)
     if " at 0x" in repr(parts):
         raise UsageError(
-            "This augmentation holds objects that cannot be told apart between two runs. Give it an "
-            "attribute `name`, one for each setting: augmentation.name = 'rotate 20'."
+            f"This {what} holds objects that cannot be told apart between two runs. Give it an "
+            f"attribute `name`, one for each setting: {what}.name = 'rotate 20'."
         )
     return f"custom {digest_of(repr(parts))[:16]}"
 

@@ -21,14 +21,30 @@ from frostline.distributed import process_group
 from frostline.distributed.torchrun_env import demand_alone
 from frostline.feature_cache import FeatureCache
 from frostline.feature_extraction import Counts, Frozen
-from frostline.inference import selective_prediction
-from frostline.inference.prediction import Predictions, Predictor, predict_rows
+from frostline.inference import selective_prediction, test_time_augmentation
+from frostline.inference.prediction import (
+    Predictions,
+    Predictor,
+    check_confidence,
+    check_views,
+    decided_by,
+    predict_rows,
+)
 from frostline.loggers import Loggers, OnEpochs, make_loggers
 from frostline.models import Backbone, leakage, weights_digest
 from frostline.progress import OnProgress, Progress
 from frostline.reports import notebook
 from frostline.reports.classification import Confusion, KeptPredictions, classification_report
-from frostline.strategies import Strategy, checked, parse, timm_loadable
+from frostline.strategies import (
+    Strategy,
+    builds_on_pretrained,
+    checked,
+    hyperparameters,
+    overridden,
+    parse,
+    timm_loadable,
+)
+from frostline.studies.operating_point import OperatingTarget
 from frostline.studies.result_fields import AccuracyFigures, Figure, ProbabilityFigures
 from frostline.studies.study_folder import (
     LOOKS,
@@ -41,7 +57,7 @@ from frostline.studies.study_folder import (
 )
 from frostline.system import deadline, devices, directories, numerics, timing
 from frostline.system.timing import PeakMemory, Stopwatch, imported_baseline_bytes
-from frostline.training import artifacts, evaluation, numeric_plan, ray_training
+from frostline.training import artifacts, evaluation, numeric_plan, operating, ray_training
 from frostline.training.caching import cache_planning
 from frostline.training.loop import learner
 from frostline.training.request import TrainRequest
@@ -105,6 +121,9 @@ class Run(AccuracyFigures, ProbabilityFigures):
     drift = Figure[dict[str, Any] | None]("How far features moved.")
     forgetting = Figure[dict[str, Any] | None]("What was forgotten of the source data.")
     test_looks = Figure[int | None]("Configurations that have read this test part.")
+    operating_point = Figure[dict[str, Any] | None](
+        "How it decides, where one was asked for: what it promises."
+    )
 
     @devices.computes(float32=True)
     def predict(
@@ -113,6 +132,9 @@ class Run(AccuracyFigures, ProbabilityFigures):
         *,
         top: int = 1,
         target_accuracy: float | None = None,
+        min_confidence: float | None = None,
+        all_probabilities: bool = False,
+        tta: str = "none",
         path_column: str | None = None,
         device: str = "auto",
         progress: OnProgress | None = None,
@@ -123,6 +145,8 @@ class Run(AccuracyFigures, ProbabilityFigures):
         (H, W, 3), uint8 or floats in 0–1, or several of these; the rest is as in `frostline.predict`.
         The model is kept in memory for the next call. Raises `StudyError`, `UsageError` or `DataError`.
         """
+        check_confidence(min_confidence)
+        check_views(tta, target_accuracy)
         doubts = (
             None
             if target_accuracy is None
@@ -133,6 +157,9 @@ class Run(AccuracyFigures, ProbabilityFigures):
             prediction_inputs(images, path_column),
             top=top,
             doubts=doubts,
+            min_confidence=min_confidence,
+            all_probabilities=all_probabilities,
+            tta=tta,
             progress=Progress.of(progress),
         )
         return Predictions(
@@ -143,7 +170,10 @@ class Run(AccuracyFigures, ProbabilityFigures):
             self.strategy,
             doubts,
             tuple(self.predictor.classes),
-            notes=predicted.notes,
+            notes=(*predicted.notes, *test_time_augmentation.note(tta, self.flip)),
+            min_confidence=min_confidence,
+            probabilities=predicted.probabilities,
+            decided_by=decided_by(self.folder.path, self.predictor),
         )
 
     @property
@@ -237,7 +267,8 @@ def train(
     progress
         Called with (what, done, total).
     **options
-        Fields of `Config` by name, which override those of `config`.
+        Fields of `Config` by name, which override those of `config`. Hyperparameters among them (`epochs`,
+        `lr`, …) are the same as in the strategy's brackets, and make the same run.
 
     Returns
     -------
@@ -268,6 +299,8 @@ def train(
     watch, chosen = watch or Stopwatch(), Config.of(config, options, without=("repeats",))
     backbone = backbone.resized(chosen.resize)
     strategy = parse(strategy) if isinstance(strategy, str) else checked(strategy)
+    (strategy,) = overridden([strategy], chosen.of_strategy).strategies
+    chosen = chosen.without_strategy
     with process_group.together(), deadline.within(chosen.minutes, watch):
         request = TrainRequest(
             backbone=backbone,
@@ -278,11 +311,36 @@ def train(
             since=watch,
         )
         request.check()
+        for line in _random_weights_lines(request):
+            progress.log(line)
         if ray is not None:
             demand_alone("train --ray")
             return _in_ray(request, study, make_loggers(logger, study), cache, ray)
         loggers = make_loggers(logger if process_group.leads() else None, study)
         return _take_part(request, study, loggers, cache)
+
+
+def _random_weights_lines(request: TrainRequest) -> list[str]:
+    """Return what to know of a strategy for pretrained weights, where the backbone's are random."""
+    strategy, backbone = request.strategy, request.backbone
+    if not backbone.has_random_weights or not strategy.pretrained:
+        return []
+    if builds_on_pretrained(strategy):
+        line = (
+            f"{backbone.name} has random weights here, and {strategy} freezes layers or starts from their "
+            "features: random ones carry no knowledge. scratch and full train all of them."
+        )
+        return [line]
+    still = hyperparameters(strategy).bn in ("eval", "affine")
+    if still and any(
+        isinstance(layer, nn.modules.batchnorm._BatchNorm) for layer in backbone.model.modules()
+    ):
+        line = (
+            f"{backbone.name} has random weights here, and {strategy} leaves BatchNorm's statistics as they "
+            "are, which are of no images: scratch, or bn=train, trains with those of each batch."
+        )
+        return [line]
+    return []
 
 
 def _prepared(backbone: Backbone, data: Manifest, study: str | Path, progress: Progress) -> Manifest:
@@ -350,7 +408,15 @@ def _lead(request: TrainRequest, study: str | Path, loggers: Loggers, cache: Fea
     if looks is not None:
         with contextlib.suppress(OSError):  # a finished run can be read from a study that can't be written
             opened_study.write(LOOKS, {"configurations": looks})
-    figures = {**result, "test_looks": looks}
+    point = operating.settle(folder.path, request.data, OperatingTarget.of(request.config))
+    if again and point is not None:
+        with contextlib.suppress(OSError):
+            _write_config(request, folder)
+    figures = {
+        **result,
+        "test_looks": looks,
+        **({} if point is None else {"operating_point": point.as_dict()}),
+    }
     process_group.decided(lambda: {"result": plain(figures), "run": folder.name, "again": again})
     return Run(figures, folder, opened_study, again, request.backbone)
 
@@ -376,10 +442,7 @@ def _perform(
     with PeakMemory(imported_baseline_bytes()) as memory:
         folder.write("environment.json", environment())
         folder.write("backbone.json", request.backbone.as_dict())
-        if request.custom is None:  # no file can hold a callable
-            options = {"strategy": str(request.strategy), **request.config.changed()}
-            options.pop("device", None)  # it is no part of what a run is
-            write_yaml(folder.path / FILE, {"model": request.backbone.name, **options})
+        _write_config(request, folder)
         model, figures, chosen, about = _work(request, folder, hear, watch, store)
     directories.write_atomically(folder.weights, save(_plain_state(model), metadata={"format": "pt"}))
     leakage.inherited_fingerprints(request.backbone, request.data).write(folder.fingerprints)
@@ -409,6 +472,15 @@ def _perform(
     with devices.computing(plan["device"]), numerics.threads(plan["threads"]), deadline.lifted():
         result |= artifacts.leave(request, folder, model, result["cut"], store)
     folder.write("result.json", result)
+
+
+def _write_config(request: TrainRequest, folder: RunFolder) -> None:
+    """Write what repeats the run; no file can hold a callable."""
+    if request.custom is not None or callable(request.config.metric) or not folder.writes:
+        return
+    options = {"strategy": str(request.strategy), **request.config.changed()}
+    options.pop("device", None)  # it is no part of what a run is
+    write_yaml(folder.path / FILE, {"model": request.backbone.name, **options})
 
 
 Found = dict[str, Any]

@@ -10,26 +10,36 @@ import click
 from frostline import strategies
 from frostline.cli.command_context import Verb, everywhere
 from frostline.cli.options import (
+    HYPERPARAMETERS,
     Minutes,
     augment_option,
+    batch_size_option,
     config_option,
     data_options,
     database_option,
+    demand_effect,
+    flip_option,
     followed,
     given,
+    given_hyperparameters,
+    hyperparameter_options,
+    imbalance_option,
     leave_config,
     loaded,
     logger_option,
     metric_option,
     model_options,
+    no_pretrained_option,
+    operating_options,
     plain_timm,
     ray_option,
     repeats_option,
     running,
+    test_data_option,
     varied_options,
     winner_weights_option,
 )
-from frostline.config import FILE, SEARCHED
+from frostline.config import FILE, OF_OPERATING_POINT, SEARCHED
 from frostline.errors import UsageError
 
 
@@ -102,8 +112,14 @@ class CandidateList(StrategyList):
 )
 @database_option
 @metric_option
+@operating_options
+@hyperparameter_options
+@no_pretrained_option
 @augment_option
+@flip_option
 @varied_options
+@imbalance_option
+@batch_size_option
 @winner_weights_option
 @ray_option
 @model_options
@@ -111,6 +127,7 @@ class CandidateList(StrategyList):
 @plain_timm
 @logger_option
 @data_options
+@test_data_option
 @config_option
 @everywhere
 def compare(data: str, **options: Any) -> None:
@@ -129,6 +146,14 @@ def compare(data: str, **options: Any) -> None:
             raise UsageError(
                 "--draws is the number of variants for --search: give --search, such as lr, too."
             )
+        if options["no_pretrained"] and (options["cuts"] or options["names"] in (None, (ADVISED,))):
+            raise UsageError(
+                "--no-pretrained gives random weights, and this comparison has strategies that freeze "
+                "layers: random ones carry no knowledge. Name strategies that train every layer, such as "
+                "--strategies scratch,full."
+            )
+        all_names = strategies.NAMED if options["names"] in (None, (ADVISED,)) else options["names"]
+        demand_effect(options, all_names)
         import frostline
         from frostline.cli.output import comparison_text, formatting
         from frostline.feature_cache import FeatureCache
@@ -148,7 +173,12 @@ def compare(data: str, **options: Any) -> None:
             "ray",
             "seed",
             "metric",
+            *OF_OPERATING_POINT,
             "augment",
+            "flip",
+            "imbalance",
+            "batch_size",
+            *HYPERPARAMETERS,
             "min_crop",
             "rotate",
             "device",
@@ -172,7 +202,11 @@ def compare(data: str, **options: Any) -> None:
                 feature_cache=cache,
                 progress=verb.progress,
             )
-            names = candidates(planned.advice)
+            values = given_hyperparameters(options)  # which go before what the advice names
+            advised = [
+                strategies.at_defaults(strategies.parse(name), values) for name in candidates(planned.advice)
+            ]
+            names = tuple(dict.fromkeys(map(str, advised)))
             verb.progress.log(f"Comparing {', '.join(names)}.")
         if names:
             arguments["strategies"] = names

@@ -16,6 +16,7 @@ from frostline.cli.options import (
     label_column_option,
     path_column_option,
     split_names_option,
+    tta_option,
 )
 from frostline.errors import UsageError
 
@@ -24,6 +25,7 @@ from frostline.errors import UsageError
 @click.argument("models", nargs=-1, required=True, type=click.Path(), metavar="STUDY|EXPORT...")
 @click.argument("data", metavar="DATA")
 @evaluation_metric_option
+@click.option("--positive", metavar="CLASS", help="The class of --metric sensitivity@specificity=….")
 @click.option(
     "--by",
     metavar="COLUMN|parent|re:REGEX",
@@ -55,6 +57,7 @@ from frostline.errors import UsageError
     help="Draw the confusion matrix (.png, .svg, .pdf, .jpg).",
 )
 @click.option("--run", "run_name", help="Run of the study [the one that predict uses].")
+@tta_option
 @device_option
 @split_names_option
 @path_column_option
@@ -80,9 +83,11 @@ def evaluate(models: tuple[str, ...], data: str, **options: Any) -> None:
             list(models),
             data,
             metric=options["metric"],
+            positive=options["positive"],
             by=options["by"],
             predictions=options["predictions"],
             run=options["run_name"],
+            tta=options["tta"],
             split_names=options["split_names"],
             path_column=options["path_column"],
             label_column=options["label_column"],

@@ -10,28 +10,37 @@ import click
 from frostline.cli.command_context import Verb, everywhere
 from frostline.cli.commands.compare import StrategyList
 from frostline.cli.options import (
+    HYPERPARAMETERS,
     Minutes,
     augment_option,
+    batch_size_option,
     config_option,
     database_option,
+    demand_effect,
+    flip_option,
     followed,
     given,
     group_by_option,
+    hyperparameter_options,
+    imbalance_option,
     label_column_option,
     leave_config,
     logger_option,
     metric_option,
     model_options,
+    operating_options,
     path_column_option,
     plain_timm,
     repeats_option,
     running,
     shown_options,
     split_names_option,
+    test_data_option,
     varied_options,
     winner_weights_option,
 )
-from frostline.config import FILE
+from frostline.config import FILE, OF_OPERATING_POINT
+from frostline.strategies import NAMED
 
 
 class NameList(click.ParamType[tuple[str, ...] | str]):
@@ -66,9 +75,15 @@ class NameList(click.ParamType[tuple[str, ...] | str]):
 )
 @database_option
 @metric_option
+@operating_options
+@hyperparameter_options
 @augment_option
+@flip_option
 @varied_options
+@imbalance_option
+@batch_size_option
 @winner_weights_option
+@test_data_option
 @click.option("--strict", is_flag=True, help="Refuse if any image cannot be used.")
 @split_names_option
 @shown_options
@@ -108,6 +123,7 @@ def fit(data: str, **options: Any) -> None:
     and better ones follow until the time is up. Interrupted, the same command resumes.
     """
     with Verb(options, minutes=options["minutes"]) as verb:
+        demand_effect(options, options["names"] or NAMED)
         loggers = followed(verb, options)
         verb.start_for(data)
         import frostline
@@ -127,7 +143,12 @@ def fit(data: str, **options: Any) -> None:
             "database",
             "seed",
             "metric",
+            *OF_OPERATING_POINT,
             "augment",
+            "flip",
+            "imbalance",
+            "batch_size",
+            *HYPERPARAMETERS,
             "min_crop",
             "rotate",
             "device",
@@ -144,6 +165,7 @@ def fit(data: str, **options: Any) -> None:
             "path_column",
             "label_column",
             "group_by",
+            "test_data",
         )
         fitted = frostline.fit(
             data,

@@ -29,6 +29,8 @@ def comparison(outcome: Comparison) -> None:
     for line in rest:
         out.print(line, highlight=False)
     out.print(sentences.accuracy(outcome.headline), style="bold", highlight=False)
+    for line in decided_lines(outcome.result):
+        out.print(line, highlight=False)
     spent = minutes(outcome.seconds)
     budget = "" if outcome.budget_seconds is None else f" of {minutes(outcome.budget_seconds)}"
     out.print(f"{spent}{budget}; {counted(outcome.runs, 'run')} in {outcome.study.path}")
@@ -37,6 +39,11 @@ def comparison(outcome: Comparison) -> None:
         out.print(f"predict uses run {answering['run']} instead: {answering['why']}.", highlight=False)
     command = f"frostline predict {shlex.quote(str(outcome.study.path))} IMAGES"
     out.print(f"\n  {command}", highlight=False, soft_wrap=True)
+
+
+def decided_lines(result: dict[str, Any]) -> list[str]:
+    """Return what a result's operating point promises, in sentences; nothing without one."""
+    return list((result.get("operating_point") or {}).get("sentences", ()))
 
 
 def again_line(finished: bool) -> str:
@@ -118,6 +125,8 @@ def fitted(outcome: Fitted) -> None:
     for line in outcome.verdict[:3]:
         out.print(line, highlight=False)
     out.print(sentences.accuracy(outcome.result["headline"]), style="bold", highlight=False)
+    for line in decided_lines(outcome.result):
+        out.print(line, highlight=False)
     if outcome.recommended not in (None, outcome.strategy):
         out.print(f"The advice had recommended {outcome.recommended}.", highlight=False)
     spent, budget = minutes(outcome.seconds), minutes(outcome.budget_seconds)

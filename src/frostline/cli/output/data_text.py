@@ -64,7 +64,7 @@ def predictions(labelled: Predictions, written: str | None, copied: SortedImages
     if copied:
         _copied(out, copied)
     elif not written:
-        uncertain = ["unsure"] if labelled.doubts else []
+        uncertain = ["unsure"] if labelled.marks_unsure else []
         title = f"run {labelled.run}"
         table = Table("image", "label", "probability", *uncertain, title=title, title_justify="left")
         for row in labelled.rows[:TABLE_ROWS]:
@@ -76,11 +76,21 @@ def predictions(labelled: Predictions, written: str | None, copied: SortedImages
         out.print(table)
         if len(labelled.rows) > TABLE_ROWS:
             out.print(f"… and {len(labelled.rows) - TABLE_ROWS:,} more: --output FILE.csv writes them all.")
-    if labelled.doubts:
+    for line in labelled.decided_by:
+        out.print(line, highlight=False)
+    if labelled.marks_unsure:
         count = sum(row.unsure is not None for row in labelled.rows)
-        out.print(f"{count:,} of {len(labelled.rows):,} are too uncertain to use. {labelled.doubts.sentence}")
+        out.print(f"{count:,} of {len(labelled.rows):,} are too uncertain to use.", *_why_unsure(labelled))
     for _, reason in labelled.unreadable:
         out.print(f"not readable: {visible(reason)}")
+
+
+def _why_unsure(labelled: Predictions) -> list[str]:
+    """Return what makes a prediction unsure, in sentences."""
+    lines = []
+    if labelled.min_confidence is not None:
+        lines.append(f"Probabilities below {100 * labelled.min_confidence:g} % are.")
+    return lines if labelled.doubts is None else [*lines, labelled.doubts.sentence]
 
 
 def _copied(out: Console, sorted_images: SortedImages) -> None:

@@ -9,6 +9,7 @@ from rich.console import Console
 from rich.table import Table
 
 from frostline.cli.output.formatting import console_out
+from frostline.metrics import SENSITIVITY
 from frostline.reports.display_names import shortened, visible
 from frostline.sentences import between, counted, named, percent
 
@@ -26,7 +27,7 @@ NAMES = {
     "brier": "Brier score (lower is better)",
     "ece": "calibration error (ECE)",
 }
-NUMBERS = ("log_loss", "brier")  # not percentages
+LOWER_IS_BETTER = ("log_loss", "brier")
 SHOWN_ROWS = 40  # most classes or values in a table, as in that of predictions
 SHOWN_CONFUSIONS = 10
 NAME_LENGTH = 14  # of a class in the matrix
@@ -58,6 +59,16 @@ def evaluation(result: Evaluation, mistakes: Sequence[Mistake], written: Sequenc
         out.print(f"Written: {path}", highlight=False)
 
 
+def _named(name: str) -> str:
+    """Return what a person calls a metric."""
+    return NAMES.get(name) or name.replace("_", " ")
+
+
+def _is_number(name: str) -> bool:
+    """Return whether a metric is no percentage: a loss, kappa, or a function of the caller's."""
+    return name in LOWER_IS_BETTER or not (not name or name in NAMES or name.startswith(SENSITIVITY))
+
+
 def _order(result: Evaluation) -> list[str]:
     return [result.metric, *(name for name in NAMES if name != result.metric)]
 
@@ -65,13 +76,13 @@ def _order(result: Evaluation) -> list[str]:
 def _value(name: str, value: float | None) -> str:
     if value is None:
         return "–"
-    return f"{value:.3f}" if name in NUMBERS else percent(value)
+    return f"{value:.3f}" if _is_number(name) else percent(value)
 
 
 def _interval(name: str, estimate: Estimate) -> str:
     if estimate.value is None or estimate.low is None or estimate.high is None:
         return "–"
-    if name in NUMBERS:
+    if _is_number(name):
         return f"{estimate.low:.3f}–{estimate.high:.3f}"
     return between(estimate.low, estimate.high)
 
@@ -94,7 +105,7 @@ def _figures(out: Console, result: Evaluation) -> None:
         estimate = figures.estimate(name)
         if estimate.value is not None:
             style = "bold" if name == result.metric else None
-            table.add_row(NAMES[name], _value(name, estimate.value), _interval(name, estimate), style=style)
+            table.add_row(_named(name), _value(name, estimate.value), _interval(name, estimate), style=style)
     out.print(table)
 
 
@@ -108,7 +119,7 @@ def _difference(out: Console, difference: PairedDifference, first: Evaluation, o
             continue
         estimate = difference.metrics[name]
         table.add_row(
-            NAMES[name],
+            _named(name),
             _value(name, other.figures.estimate(name).value),
             _signed(name, estimate.value),
             _signed_interval(name, estimate),
@@ -130,13 +141,13 @@ def _p(value: float) -> str:
 def _signed(name: str, value: float | None) -> str:
     if value is None:
         return "–"
-    return f"{value:+.3f}" if name in NUMBERS else f"{100 * value:+.1f} points"
+    return f"{value:+.3f}" if _is_number(name) else f"{100 * value:+.1f} points"
 
 
 def _signed_interval(name: str, estimate: Estimate) -> str:
     if estimate.low is None or estimate.high is None:
         return "–"
-    if name in NUMBERS:
+    if _is_number(name):
         return f"{estimate.low:+.3f} to {estimate.high:+.3f}"
     return f"{100 * estimate.low:+.1f} to {100 * estimate.high:+.1f}"
 
@@ -148,10 +159,10 @@ def _verdict(difference: PairedDifference, metric: str) -> str:
     if estimate.low is None or estimate.high is None:
         return ""
     if estimate.low <= 0 <= estimate.high:
-        return f"By {NAMES[name].partition(' (')[0]} neither is shown to be better."
-    first_is_better = (estimate.low > 0) != (name in NUMBERS)
+        return f"By {_named(name).partition(' (')[0]} neither is shown to be better."
+    first_is_better = (estimate.low > 0) != (name in LOWER_IS_BETTER)
     better = difference.first if first_is_better else difference.other
-    return f"By {NAMES[name].partition(' (')[0]} {visible(better)} is better."
+    return f"By {_named(name).partition(' (')[0]} {visible(better)} is better."
 
 
 def _apart(out: Console, result: Evaluation) -> None:
@@ -239,7 +250,7 @@ def _by_value(out: Console, result: Evaluation) -> None:
     if not result.by_value:
         return
     metrics = list(dict.fromkeys([result.metric, "accuracy"]))
-    headings = [heading for name in metrics for heading in (NAMES[name], "95 % interval")]
+    headings = [heading for name in metrics for heading in (_named(name), "95 % interval")]
     table = _right_aligned(str(result.by), "images", *headings)
     rows = list(result.by_value)
     for row in rows[:SHOWN_ROWS]:

@@ -13,6 +13,7 @@ from frostline.cli.output.formatting import AGAIN, console_out, size
 from frostline.reports import Report
 from frostline.reports.display_names import visible
 from frostline.sentences import between, caveats, percent
+from frostline.strategies import hyperparameters, parse
 from frostline.system import cpu_threads
 
 if TYPE_CHECKING:
@@ -43,6 +44,7 @@ def run(run_: Run, explain: bool = False) -> None:
         table.add_column(name, justify="right" if name else "left")
     if result["accuracy"] is None:
         _without_test(out, result)
+        _decided(out, result)
         return
     table.add_row(
         "test",
@@ -58,6 +60,7 @@ def run(run_: Run, explain: bool = False) -> None:
     for line in caveats(result):
         out.print(line, style="bold", highlight=False)
     out.print(_classes(result["per_class"]))
+    _decided(out, result)
     out.print(
         f"{result['trainable_parameters']:,} parameters learned, {result['seconds']:.1f} s, "
         f"{size(result['peak_memory_bytes'])} at the peak."
@@ -69,6 +72,12 @@ def run(run_: Run, explain: bool = False) -> None:
     for line in [*_notes(result), *(_arithmetic(result) if explain else [])]:
         out.print(line)
     out.print(f"\nNext: frostline predict {result['study']} YOUR_IMAGES")
+
+
+def _decided(out: Console, result: dict[str, Any]) -> None:
+    """Print what the operating point promises, where there is one."""
+    for line in (result.get("operating_point") or {}).get("sentences", ()):
+        out.print(line, highlight=False)
 
 
 def _without_test(out: Console, result: dict[str, Any]) -> None:
@@ -126,6 +135,11 @@ def _notes(result: dict[str, Any]) -> list[str]:
             0,
             f"Stopped by --{result['stopped']} after {result['steps']:,} of {result['steps_planned']:,} "
             f"steps, with {weights}.",
+        )
+    if hyperparameters(parse(result["strategy"])).mixes and plan["frozen"]["rows"]:
+        lines.append(
+            "MixUp and CutMix mix pixels, so features of training images were not cached: the frozen layers "
+            "were computed anew for each batch."
         )
     rows = result["store"]
     lines.append(

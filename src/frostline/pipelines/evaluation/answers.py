@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from math import isfinite
 
@@ -24,6 +24,7 @@ Floats = NDArray[np.float64]
 Ints = NDArray[np.int64]
 
 DRAWN = (*metric_intervals.COUNTED, *metric_intervals.RANKED)
+OF_LABELS = ("accuracy", "balanced_accuracy", "macro_f1")  # of predicted classes, not of probabilities
 DRAWN_DIFFERENCES = ("balanced_accuracy", "macro_f1", "average_precision", "auroc")
 
 
@@ -41,6 +42,10 @@ class Answers:
         Whether every class has a probability; else only the predicted one has, or none.
     has_confidence : bool
         Whether the largest probability is one.
+    decided : ndarray of int64 or None, shape (images,)
+        The predicted classes, where they are not the likeliest.
+    metric : str, callable or None
+        A metric to give beside the usual ones, as `metrics.score` takes it.
     """
 
     targets: Ints
@@ -48,23 +53,48 @@ class Answers:
     units: Ints
     whole: bool = True
     has_confidence: bool = True
+    decided: Ints | None = None
+    metric: metrics.Metric | None = None
 
     @cached_property
     def guesses(self) -> Ints:
         """The predicted classes, (images,)."""
+        if self.decided is not None:
+            return self.decided
         return np.asarray(self.probabilities.argmax(axis=1), dtype=np.int64)
+
+    @cached_property
+    def labels(self) -> Floats:
+        """What metrics of the predicted classes are computed from, (images, classes)."""
+        if self.decided is None:
+            return self.probabilities
+        return np.eye(self.probabilities.shape[1])[self.decided]
 
     @cached_property
     def draws(self) -> dict[str, Floats]:
         """Bootstrap draws of the metrics without a formula."""
-        names = DRAWN if self.whole else metric_intervals.COUNTED
-        return metric_intervals.draws(self.targets, self.probabilities, self.units, names)
+        return self._draws(self.units)
 
     @cached_property
     def image_draws(self) -> dict[str, Floats]:
         """The same as if images were independent of each other."""
+        return self._draws(np.arange(len(self.targets)))
+
+    def _draws(self, units: Ints) -> dict[str, Floats]:
         names = DRAWN if self.whole else metric_intervals.COUNTED
-        return metric_intervals.draws(self.targets, self.probabilities, np.arange(len(self.targets)), names)
+        drawn = metric_intervals.draws(self.targets, self.probabilities, units, names)
+        if self.decided is not None:
+            drawn |= metric_intervals.draws(self.targets, self.labels, units, OF_LABELS)
+        if self.metric is not None:
+            matrix = self._matrix(self.metric)
+            drawn[metrics.name_of(self.metric)] = metric_intervals.metric_draws(
+                self.metric, self.targets, matrix, units
+            )
+        return drawn
+
+    def _matrix(self, metric: metrics.Metric) -> Floats:
+        """Return what a metric is computed from: predicted classes, or probabilities."""
+        return self.labels if metric in OF_LABELS or _counts_labels(metric) else self.probabilities
 
     @cached_property
     def independent(self) -> bool:
@@ -73,13 +103,17 @@ class Answers:
 
     def rows(self, mask: NDArray[np.bool_]) -> Answers:
         """Return the images that a mask (images,) selects."""
-        return Answers(
-            self.targets[mask], self.probabilities[mask], self.units[mask], self.whole, self.has_confidence
+        return replace(
+            self,
+            targets=self.targets[mask],
+            probabilities=self.probabilities[mask],
+            units=self.units[mask],
+            decided=None if self.decided is None else self.decided[mask],
         )
 
     def accuracy(self) -> Estimate:
         """Return the accuracy, with Wilson's interval, or by group."""
-        value = metrics.score("accuracy", self.targets, self.probabilities)
+        value = metrics.score("accuracy", self.targets, self.labels)
         return Estimate(value, *metrics.interval(self.targets, self.guesses, self.units))
 
     def figures(self) -> Figures:
@@ -96,10 +130,22 @@ class Answers:
             **drawn,
             **losses,
             ece=self._calibration() if self.has_confidence else UNKNOWN,
+            others=self._others(),
         )
 
+    def _others(self) -> dict[str, Estimate]:
+        if self.metric is None:
+            return {}
+        name = metrics.name_of(self.metric)
+        value = metrics.score(self.metric, self.targets, self._matrix(self.metric))
+        if not isfinite(value):
+            return {name: UNKNOWN}
+        drawn = [self.draws[name], *([] if self.independent else [self.image_draws[name]])]
+        units = len(np.unique(self.units))
+        return {name: Estimate(value, *metric_intervals.any_interval(self.metric, value, drawn, units))}
+
     def _drawn(self, name: str) -> Estimate:
-        value = metrics.score(name, self.targets, self.probabilities)
+        value = metrics.score(name, self.targets, self._matrix(name))
         if not isfinite(value):
             return UNKNOWN
         if name not in self.draws:
@@ -170,9 +216,13 @@ class Answers:
         accuracy = significance.difference(self._held(), other._held(), "accuracy")
         differences = {"accuracy": Estimate(accuracy.mean, accuracy.low, accuracy.high)}
         whole = self.whole and other.whole
-        for name in DRAWN_DIFFERENCES[: 4 if whole else 2]:
+        both: list[metrics.Metric] = list(DRAWN_DIFFERENCES[: 4 if whole else 2])
+        if self.metric is not None and other.metric is not None:
+            both.append(self.metric)
+        for metric in both:
+            name = metrics.name_of(metric)
             first_value, other_value = (
-                metrics.score(name, one.targets, one.probabilities) for one in (self, other)
+                metrics.score(metric, one.targets, one._matrix(metric)) for one in (self, other)
             )
             ends: tuple[float | None, float | None] = (None, None)
             if name in self.draws and name in other.draws:
@@ -200,5 +250,9 @@ class Answers:
     def _held(self) -> significance.HeldOutPredictions:
         count = len(self.targets)
         return significance.HeldOutPredictions(
-            np.arange(count), np.zeros(count, np.int64), self.units, self.targets, self.probabilities
+            np.arange(count), np.zeros(count, np.int64), self.units, self.targets, self.labels
         )
+
+
+def _counts_labels(metric: metrics.Metric) -> bool:
+    return isinstance(metric, metrics.QuadraticKappa)

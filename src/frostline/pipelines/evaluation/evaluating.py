@@ -16,13 +16,16 @@ from frostline import metrics
 from frostline.data import Manifest, Sample, inputs_of_entries, load_labelled, recognised
 from frostline.data.seen_images import LEARNED
 from frostline.data.sources.folder_layout import SplitNames
-from frostline.errors import DataError, UsageError, did_you_mean
+from frostline.data.splits.saved_splits import assigned
+from frostline.errors import DataError, UsageError
+from frostline.inference import test_time_augmentation
 from frostline.inference.prediction import predict_probabilities
 from frostline.models import Backbone
 from frostline.pipelines.evaluation.answers import Answers
 from frostline.pipelines.evaluation.loaded_models import LoadedModel, load_models
 from frostline.pipelines.evaluation.other_predictions import OtherPredictions, read_other
 from frostline.pipelines.evaluation.results import (
+    ESTIMATES,
     Evaluation,
     LearnedImages,
     UnknownClass,
@@ -30,6 +33,8 @@ from frostline.pipelines.evaluation.results import (
 )
 from frostline.progress import OnProgress
 from frostline.sentences import counted, named
+from frostline.studies.operating_point import demand_class
+from frostline.studies.study_folder import digest_of, look_at_test, outer_study
 from frostline.system import devices
 
 Floats = NDArray[np.float64]
@@ -44,10 +49,12 @@ def evaluate(
     models: Any,
     data: Any,
     *,
-    metric: str = "accuracy",
+    metric: metrics.Metric = "accuracy",
+    positive: str | None = None,
     by: str | None = None,
     predictions: str | Path | Sequence[str | Path] = (),
     run: str | None = None,
+    tta: str = "none",
     split_names: SplitNames = None,
     path_column: str | None = None,
     label_column: str | None = None,
@@ -69,9 +76,14 @@ def evaluate(
         returned. The others are compared with the first.
     data : path, address, dataset or Manifest
         Labelled images, as for `load_data`; all parts are used.
-    metric : str
-        What is shown first: "accuracy", "balanced_accuracy", "macro_f1", "average_precision", "auroc" or
-        "log_loss".
+    metric : str or callable
+        What is shown first: "accuracy", "balanced_accuracy", "macro_f1", "average_precision", "auroc",
+        "log_loss", "quadratic_kappa" (classes in the order of their numbers, else of their names),
+        "sensitivity@specificity=0.95" (or another), or a function of targets (n,) and probabilities
+        (n, classes), higher being better. A function is also called on draws of the images, which may lack a
+        class: it may return NaN there, or raise `ValueError`.
+    positive : str or None
+        The class that a sensitivity is of; None: the mean over classes.
     by : str or None
         Also give the figures for each value of a table's column ("camera"), of the folder below the class
         folder ("parent"), or of an expression's match in the file's name ("re:REGEX").
@@ -79,6 +91,8 @@ def evaluate(
         Tables (path, label, perhaps probability) of other systems' predictions on these images.
     run : str or None
         Name of a run of the study, or its start.
+    tta : str
+        Test-time augmentation, as in `predict`: "none", "flip", "five_crop" or "ten_crop".
     split_names, path_column, label_column, group_by
         How `data` is read, as for `load_data`. Images of one group are not independent: intervals are wider.
     module : nn.Module or None
@@ -102,13 +116,14 @@ def evaluate(
     DataError
         There are no labelled images, or none of a class that the models know.
     UsageError
-        `metric` or `by` is unknown.
+        `metric`, `positive`, `by` or `tta` is unknown.
     """
-    if metric not in metrics.EVALUATION_METRICS:
+    metric = metrics.checked_name(metric) if isinstance(metric, str) else metrics.checked_callable(metric)
+    if positive is not None and not str(metric).startswith(metrics.SENSITIVITY):
         raise UsageError(
-            f"Unknown metric {metric!r}.{did_you_mean(metric, metrics.EVALUATION_METRICS)} Expected one of "
-            f"{', '.join(metrics.EVALUATION_METRICS)}."
+            f"positive is the class of the metric {metrics.SENSITIVITY}0.95, and has no effect here."
         )
+    test_time_augmentation.check(tta)
     several = models if isinstance(models, list | tuple) else [models]
     if not several:
         raise UsageError("No model was given. Expected the folder of a study or an export.")
@@ -123,9 +138,36 @@ def evaluate(
         group_by=group_by,
         progress=progress,
     )
-    predicted = _predict(loaded, labelled.manifest, progress)
+    predicted = _predict(loaded, labelled.manifest, tta, progress)
     images = _sorted_out(loaded, labelled.manifest, predicted)
-    return _evaluated(loaded, images, tables, metric, by, labelled.by)
+    evaluation = _evaluated(loaded, images, tables, metric, positive, by, labelled.by)
+    return _counted_looks(loaded, images, evaluation)
+
+
+def _counted_looks(loaded: Sequence[LoadedModel], images: _Images, evaluation: Evaluation) -> Evaluation:
+    """Count the evaluation as a look at the test part of a model's study, where images are of it."""
+    judged = {sample.digest for sample, own in zip(images.samples, images.judged, strict=True) if own}
+    looks, notes = None, list(evaluation.notes)
+    for model in loaded:
+        if model.folder is None or not judged:
+            continue
+        study = outer_study(model.folder.path)
+        card, sides = study.card, assigned(study.path).sides
+        own = sum(sides.get(digest) == "test" for digest in judged)
+        if not own or not isinstance(card.get("test"), str):
+            continue
+        decision = model.predictor.decision
+        config = model.folder.read("config.json")
+        counted_config = config if decision is None else {**config, "decision": decision.as_config()}
+        number = look_at_test(card["test"], digest_of(counted_config))
+        looks = number if looks is None else looks
+        if number is not None:
+            configurations = counted(number, "configuration has", "configurations have")
+            notes.append(
+                f"{counted(own, 'image')} are of the test part of {study.path}: {configurations} been "
+                "evaluated on it by now, and the best of many is too optimistic."
+            )
+    return replace(evaluation, test_looks=looks, notes=tuple(notes))
 
 
 @dataclass(frozen=True)
@@ -138,9 +180,11 @@ class _Predicted:
     notes: tuple[str, ...]
 
 
-def _predict(loaded: Sequence[LoadedModel], data: Manifest, progress: OnProgress | None) -> _Predicted:
+def _predict(
+    loaded: Sequence[LoadedModel], data: Manifest, tta: str, progress: OnProgress | None
+) -> _Predicted:
     inputs = inputs_of_entries([sample.path for sample in data.samples], data.root, data.items)
-    outcomes = [predict_probabilities(model.predictor, inputs, progress) for model in loaded]
+    outcomes = [predict_probabilities(model.predictor, inputs, progress, tta=tta) for model in loaded]
     unreadable = dict(pair for outcome in outcomes for pair in outcome.unreadable)
     samples = tuple(sample for sample in data.samples if sample.path not in unreadable)
     paths = [sample.path for sample in samples]
@@ -155,7 +199,13 @@ def _predict(loaded: Sequence[LoadedModel], data: Manifest, progress: OnProgress
             *((skipped.path, f"{skipped.path} {skipped.reason}") for skipped in data.set_aside),
             *unreadable.items(),
         ),
-        tuple(dict.fromkeys(note for outcome in outcomes for note in outcome.notes)),
+        tuple(
+            dict.fromkeys(
+                note
+                for model, outcome in zip(loaded, outcomes, strict=True)
+                for note in (*outcome.notes, *test_time_augmentation.note(tta, model.flip))
+            )
+        ),
     )
 
 
@@ -197,6 +247,11 @@ def _sorted_out(loaded: Sequence[LoadedModel], data: Manifest, predicted: _Predi
     has_learned = np.array([sample.digest in met.learned for sample in samples])
     units = data.units(samples)
     notes = [*(finding.message for finding in data.said), *predicted.notes, *met.notes]
+    notes += [
+        f"{model.name}: {model.predictor.decision.sentence}"
+        for model in loaded
+        if model.predictor.decision is not None
+    ]
     judged = known & ~has_learned
     together = judged & np.isin(units, units[has_learned])
     if together.any():
@@ -210,7 +265,7 @@ def _sorted_out(loaded: Sequence[LoadedModel], data: Manifest, predicted: _Predi
             f"{counted(int(near.sum()), 'image')} look almost like one that was learned from. That is "
             "expected for a fixed camera; where they are copies, the figures are too high."
         )
-    guesses = predicted.probabilities[0].argmax(axis=1)
+    guesses = loaded[0].predictor.guesses(predicted.probabilities[0])
     names = loaded[0].predictor.classes
     unknown = tuple(
         UnknownClass(
@@ -264,7 +319,8 @@ def _evaluated(
     loaded: Sequence[LoadedModel],
     images: _Images,
     tables: Sequence[str | Path],
-    metric: str,
+    metric: metrics.Metric,
+    positive: str | None,
     by: str | None,
     value_of: dict[str, str] | None,
 ) -> Evaluation:
@@ -278,12 +334,22 @@ def _evaluated(
     index = {name: place for place, name in enumerate(classes)}
     # Images of unknown classes are in no figure: their target is never looked at.
     targets = np.array([index.get(sample.label, -1) for sample in images.samples], dtype=np.int64)
+    if positive is not None:
+        demand_class(positive, classes)
+    shown_first, name = metrics.resolved(metric, classes, positive), metrics.name_of(metric)
+    extra = None if name in ESTIMATES else shown_first
     all_answers = [
-        Answers(targets, _spread(matrix, model.predictor.classes, index), images.units)
+        Answers(
+            targets,
+            _spread(matrix, model.predictor.classes, index),
+            images.units,
+            decided=_decided(model, matrix, index),
+            metric=extra,
+        )
         for matrix, model in zip(images.predicted.probabilities, loaded, strict=True)
     ]
     evaluations = [
-        _of_model(model, answers, images, classes, metric, by, value_of)
+        _of_model(model, answers, images, classes, name, by, value_of)
         for model, answers in zip(loaded, all_answers, strict=True)
     ]
     first, first_answers = evaluations[0], all_answers[0]
@@ -304,11 +370,19 @@ def _evaluated(
                 "are judged by."
             )
         answers = _answers_of_table(other, index, targets, images.units)
-        evaluations.append(_of_table(other, answers, has_prediction, images, classes, metric, by, value_of))
+        evaluations.append(_of_table(other, answers, has_prediction, images, classes, name, by, value_of))
         differences.append(
             first_answers.rows(has_prediction).less(answers.rows(has_prediction), (first.model, other.name))
         )
     return replace(first, others=tuple(evaluations[1:]), differences=tuple(differences), notes=tuple(notes))
+
+
+def _decided(model: LoadedModel, matrix: Floats, index: dict[str, int]) -> Ints | None:
+    """Return what a model's operating point decides for, (images,), in the order of all classes."""
+    if model.predictor.decision is None:
+        return None
+    places = np.array([index[name] for name in model.predictor.classes], dtype=np.int64)
+    return np.asarray(places[model.predictor.guesses(matrix)], dtype=np.int64)
 
 
 def _spread(matrix: Floats, own: Sequence[str], index: dict[str, int]) -> Floats:
@@ -403,6 +477,7 @@ def _common(
         paths=paths,
         targets=shown.targets,
         probabilities=shown.probabilities,
+        decided=shown.decided,
         unknown=images.unknown,
         by=by,
         by_value=tuple(by_value),

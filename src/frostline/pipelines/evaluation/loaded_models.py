@@ -14,6 +14,7 @@ from frostline.errors import StudyError, UsageError
 from frostline.exports.loading import load_export
 from frostline.inference.prediction import Predictor, chosen_model
 from frostline.models import Backbone
+from frostline.studies.study_folder import RunFolder
 from frostline.system import directories
 from frostline.training import Run
 
@@ -28,6 +29,8 @@ class LoadedModel:
     strategy: str
     why: str
     fingerprints: Fingerprints | None
+    folder: RunFolder | None = None  # of a run; None for an export
+    flip: str | None = None  # how training images were mirrored, where that is known
 
 
 def load_models(
@@ -66,6 +69,8 @@ def _load(
             model.strategy,
             "as asked for",
             fingerprints,
+            model.folder,
+            model.flip,
         )
     if not isinstance(model, str | Path):
         raise UsageError(
@@ -97,5 +102,12 @@ def _load(
     chosen = chosen_model(study, name, module, base)
     title = f"run {path.name}" if is_run else path.resolve().name
     return LoadedModel(
-        title, chosen.predictor, chosen.run, chosen.strategy, chosen.why, Fingerprints.read(chosen.folder)
+        title,
+        chosen.predictor,
+        chosen.run,
+        chosen.strategy,
+        chosen.why,
+        Fingerprints.read(chosen.folder),
+        RunFolder(chosen.folder),
+        chosen.flip,
     )

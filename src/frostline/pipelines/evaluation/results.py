@@ -49,6 +49,8 @@ class Figures:
         Means over classes of one-against-rest areas.
     log_loss, brier, ece : Estimate
         How far the probabilities can be believed; `ece` is the expected calibration error.
+    others : mapping of str to Estimate
+        The metric that was asked for, where it is none of these.
     """
 
     images: int
@@ -61,10 +63,11 @@ class Figures:
     log_loss: Estimate = UNKNOWN
     brier: Estimate = UNKNOWN
     ece: Estimate = UNKNOWN
+    others: Mapping[str, Estimate] = field(default_factory=dict)
 
     def estimate(self, metric: str) -> Estimate:
         """Return one metric by its name."""
-        value = getattr(self, metric, None)
+        value = self.others.get(metric) or getattr(self, metric, None)
         if not isinstance(value, Estimate):
             raise UsageError(f"There is no metric {metric!r}; expected one of {', '.join(ESTIMATES)}.")
         return value
@@ -72,7 +75,7 @@ class Figures:
     def as_dict(self) -> dict[str, Any]:
         """As JSON holds it: `accuracy` with `low` and `high`, others with `NAME_low` and `NAME_high`."""
         result: dict[str, Any] = {"images": self.images, "units": self.units}
-        for name in ESTIMATES:
+        for name in (*ESTIMATES, *self.others):
             estimate, prefix = self.estimate(name), "" if name == "accuracy" else f"{name}_"
             result |= {
                 name: estimate.value,
@@ -82,7 +85,7 @@ class Figures:
         return result
 
 
-ESTIMATES = tuple(one.name for one in fields(Figures) if one.name not in ("images", "units"))
+ESTIMATES = tuple(one.name for one in fields(Figures) if one.name not in ("images", "units", "others"))
 
 
 @dataclass(frozen=True)
@@ -217,6 +220,10 @@ class Evaluation:
         The model less each of the others.
     unreadable : tuple of (path, reason)
     notes : tuple of str
+    decided : ndarray of int64 or None, shape (images,)
+        What an operating point decides for; None where that is the highest probability.
+    test_looks : int or None
+        Configurations that have been evaluated on the study's test part, where images are of it.
     """
 
     model: str
@@ -240,6 +247,8 @@ class Evaluation:
     differences: tuple[PairedDifference, ...] = ()
     unreadable: tuple[tuple[str, str], ...] = ()
     notes: tuple[str, ...] = ()
+    decided: Ints | None = field(default=None, repr=False)
+    test_looks: int | None = None
 
     @property
     def accuracy(self) -> float | None:
@@ -249,6 +258,8 @@ class Evaluation:
     @property
     def predicted(self) -> Ints:
         """The predicted class of each image, (images,): indices into `classes`."""
+        if self.decided is not None:
+            return self.decided
         return np.asarray(self.probabilities.argmax(axis=1), dtype=np.int64)
 
     @cached_property
@@ -276,7 +287,8 @@ class Evaluation:
         count : int or None
             How many; None returns all.
         """
-        top, predicted = self.probabilities.max(axis=1), self.predicted
+        predicted = self.predicted
+        top = self.probabilities[np.arange(len(predicted)), predicted]
         wrong = np.flatnonzero(predicted != self.targets)
         order = wrong[np.argsort(-top[wrong], kind="stable")][:count]
         # A table of another system gives the probability of its prediction alone, or none.
@@ -314,16 +326,18 @@ class Evaluation:
         UsageError
             pandas is not installed.
         """
-        rows = zip(self.paths, self.targets, self.predicted, self.probabilities, strict=True)
+        predicted = self.predicted
+        stated = self.probabilities[np.arange(len(predicted)), predicted]
+        rows = zip(self.paths, self.targets, predicted, stated, strict=True)
         return notebook.frame(
             [
                 {
                     "path": path,
                     "label": self.classes[target],
                     "predicted": self.classes[predicted],
-                    "probability": float(row.max()) if self.has_confidence else None,
+                    "probability": float(probability) if self.has_confidence else None,
                 }
-                for path, target, predicted, row in rows
+                for path, target, predicted, probability in rows
             ]
         )
 
@@ -341,7 +355,7 @@ class Evaluation:
             return notebook.lines_html(repr(self), list(self.notes))
         rows = [
             {"": name.replace("_", " "), "value": one.value, "low": one.low, "high": one.high}
-            for name in ESTIMATES
+            for name in (*ESTIMATES, *self.figures.others)
             if (one := self.figures.estimate(name)).value is not None
         ]
         return notebook.table_html(f"{self.model}: {self.figures.images:,} images", rows, list(self.notes))
@@ -397,4 +411,5 @@ class Evaluation:
             "differences": [one.as_dict() for one in self.differences],
             "unreadable": [{"path": path, "reason": reason} for path, reason in self.unreadable],
             "notes": list(self.notes),
+            "test_looks": self.test_looks,
         }

@@ -46,7 +46,7 @@ def learn(
     if not request.strategy.trains:
         return solve_head(first, folder, head, images, balance)
     known = hyperparameters(request.strategy)
-    if known.head_init == "probe":
+    if known.head_init == "probe" and not known.mixes:
         _keep_what_is_passed(first, plan, head, images)
     model = starting_model(first, head, images, balance)
     if not images.policy.still and folder.writes:
@@ -63,7 +63,7 @@ def learn(
         counts=head.counts,
         balance=balance,
         seed=request.config.seed,
-        metric=request.config.metric,
+        metric=request.metric,
         keep=request.config.keep,
         workers=request.config.workers,
         folder=folder,
@@ -124,7 +124,7 @@ def _interpolated(
         settle=settle,
         answers=answers,
         targets=np.zeros(0, dtype=np.int64) if setup.val is None else setup.val.targets,
-        metric=request.config.metric,
+        metric=request.metric,
     )
 
 

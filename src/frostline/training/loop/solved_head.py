@@ -11,14 +11,15 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from frostline import metrics, probe
 from frostline import models as bb
-from frostline import probe
 from frostline.distributed import process_group
 from frostline.feature_extraction import Frozen, features, stage_features
 from frostline.feature_extraction.image_batches import Images
+from frostline.inference import selective_prediction
 from frostline.models import Backbone
 from frostline.models.heads import linear_head
-from frostline.strategies import SEVERAL, hyperparameters
+from frostline.strategies import SEVERAL, SOLVED_SMOOTHING, hyperparameters
 from frostline.studies.study_folder import RunFolder
 from frostline.system.seeds import derive
 from frostline.training.request import TrainRequest
@@ -27,6 +28,7 @@ from frostline.training.tuning.class_imbalance import Balance
 # Numbers of stages that `layers=auto` chooses from, beside all of them. On six sets, 8 and 40 images a class,
 # that was no better than four stages everywhere (docs/LOG.md 2026-11-28).
 CHOICE = (2, SEVERAL)
+LEAST = 1e-30  # a probability of 0 has no logarithm
 
 
 @dataclass(frozen=True)
@@ -60,14 +62,15 @@ def solve_head(
                 balance.classes,
                 few_folds(folds, seed),
                 solver=known.solver,
-                metric=request.config.metric,
-                label_smoothing=request.strategy.label_smoothing or 0.0,
+                metric=request.metric,
+                label_smoothing=request.strategy.label_smoothing or SOLVED_SMOOTHING,
                 weights=balance.image_weights,
             )
             for columns in candidates
         ]
         place = _least_loss(solutions)
         solution, columns = solutions[place], candidates[place]
+        _write_held_out(request, folder, images, solution, balance)
         chosen.update(
             layers=columns.layers,
             l2=solution.l2,
@@ -121,6 +124,28 @@ def _least_loss(solutions: Sequence[probe.Solution]) -> int:
     """Return the place of the lowest out-of-fold log loss; the first where there are no folds."""
     losses = [np.inf if solution.cv_loss is None else solution.cv_loss for solution in solutions]
     return int(np.argmin(losses))
+
+
+def _write_held_out(
+    request: TrainRequest, folder: RunFolder, images: Images, solution: probe.Solution, balance: Balance
+) -> None:
+    """Write what the folds said of images that they held out, where the run itself holds none out.
+
+    Probabilities are as the head gives them: adjusted logits, and the run's temperature.
+    """
+    if request.data.part("val") or solution.held is None or solution.held_probabilities is None:
+        return
+    logits = solution.temperature * np.log(np.maximum(solution.held_probabilities, LEAST))
+    if balance.kind == "logit_adjustment":
+        logits = logits - balance.log_prior
+    probabilities = metrics.softmax(logits, request.config.temperature or solution.temperature)
+    names, samples = request.data.classes, [images.samples[place] for place in solution.held.tolist()]
+    rows = (
+        [sample.path, sample.label, names[row.argmax()], *(f"{p:.6g}" for p in row)]
+        for sample, row in zip(samples, probabilities, strict=True)
+    )
+    header = ["path", "label", "predicted", *(f"p({name})" for name in names)]
+    folder.write_table(selective_prediction.HELD_OUT, header, rows)
 
 
 def _with_head(

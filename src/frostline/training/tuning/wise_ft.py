@@ -74,7 +74,7 @@ def chosen(
     settle: Callable[[nn.Module], None],
     answers: Callable[[nn.Module], NDArray[np.floating]],
     targets: NDArray[np.int64],
-    metric: str,
+    metric: metrics.Metric,
 ) -> tuple[nn.Module, dict[str, Any]]:
     """Return the model at the point that is asked for, or with "auto" at the best on val; and what was found.
 
@@ -98,7 +98,7 @@ def chosen(
                 loss = metrics.score("log_loss", targets, probabilities)
                 rank = (metrics.goodness(metric, targets, probabilities), -loss)
                 scores = {
-                    f"val_{metric}": metrics.score(metric, targets, probabilities),
+                    f"val_{metrics.name_of(metric)}": metrics.score(metric, targets, probabilities),
                     "val_log_loss": loss,
                 }
                 points.append({**point, **scores})

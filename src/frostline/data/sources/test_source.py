@@ -1,0 +1,85 @@
+"""Images of a second source as the test part of the first: `--test-data`."""
+
+from __future__ import annotations
+
+import os
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import replace
+
+from frostline.data.findings import Finding
+from frostline.data.image_scan import Indexed
+from frostline.data.manifest_entries import SkippedImage
+from frostline.data.sources.common import Source
+from frostline.errors import DataError, UsageError
+from frostline.sentences import counted, named
+
+
+def with_test_part(source: Source, test: Source) -> frozenset[str]:
+    """Add the images of `test` to `source` as its test part; return their paths.
+
+    Classes are matched by name; images of others are left out, and named in a finding.
+
+    Raises
+    ------
+    UsageError
+        `source` names a test part itself, or one of the two is not made of files.
+    DataError
+        No class of `test` is one of `source`.
+    """
+    if source.root is None or test.root is None or source.items is not None or test.items is not None:
+        raise UsageError(
+            "test_data is for images in files on this machine, and so must DATA be: a folder, or a table. A "
+            "dataset in memory or at an address names its own test part."
+        )
+    if any(image.split == "test" for image in source.images):
+        raise UsageError(
+            "DATA has a test part, and test_data names another: leave test_data out, or take DATA without "
+            "its test part (split_names says which folder is which part)."
+        )
+    classes = {image.label for image in source.images}
+    unknown = Counter(image.label for image in test.images if image.label not in classes)
+    if sum(unknown.values()) == len(test.images):
+        raise DataError(
+            f"None of the classes of test_data ({named(sorted(unknown)) or 'none'}) is one of DATA: "
+            f"{named(sorted(classes))}. Classes are matched by name: rename the folders, or correct the "
+            "column of labels."
+        )
+    paths = []
+    for image in test.images:
+        path = os.fspath((test.root / image.path).absolute())
+        if image.label in unknown:
+            reason = f"is of class {image.label}, of which DATA has no image"
+            source.skipped.append(SkippedImage(path, image.label, reason, "left_out"))
+            continue
+        source.images.append(replace(image, path=path, split="test"))
+        paths.append(path)
+    source.skipped += [
+        replace(skipped, path=os.fspath((test.root / skipped.path).absolute())) for skipped in test.skipped
+    ]
+    if unknown:
+        listed = named([f"{label} ({counted(count, 'image')})" for label, count in sorted(unknown.items())])
+        message = f"Classes of test_data that DATA does not have, left out of the test part: {listed}."
+        source.findings.append(Finding("left_out", sum(unknown.values()), message))
+    return frozenset(paths)
+
+
+def without_copies(images: Sequence[Indexed], test_paths: frozenset[str], source: Source) -> list[Indexed]:
+    """Return the images without those of the test part that are exact copies of others; these are skipped.
+
+    Raises `DataError` where no test image is left.
+    """
+    path_of = {
+        image.digest: image.entry.path for image in reversed(images) if image.entry.path not in test_paths
+    }
+    copies = [image for image in images if image.entry.path in test_paths and image.digest in path_of]
+    for image in copies:
+        reason = f"is an exact copy of {path_of[image.digest]}, which may be learned from"
+        source.skipped.append(SkippedImage(image.entry.path, image.entry.label, reason, "leak"))
+    gone = {image.entry.path for image in copies}
+    if not any(image.entry.path in test_paths and image.entry.path not in gone for image in images):
+        raise DataError(
+            f"No image of test_data can be used: {counted(len(copies), 'image')} of it are exact copies of "
+            "images of DATA. Expected images that the model does not learn from."
+        )
+    return [image for image in images if image.entry.path not in gone]

@@ -1,0 +1,62 @@
+"""The operating point of a finished run: chosen on its held-out predictions, with its figures on test."""
+
+from __future__ import annotations
+
+import contextlib
+from pathlib import Path
+
+import numpy as np
+
+from frostline.data import Manifest
+from frostline.errors import UsageError
+from frostline.inference import selective_prediction
+from frostline.reports.study_reader import load_predictions
+from frostline.studies import operating_point
+from frostline.studies.operating_point import HeldOut, OperatingPoint, OperatingTarget
+
+VAL, TEST = "predictions-val.csv", "predictions-test.csv"
+
+
+def settle(folder: Path, data: Manifest, target: OperatingTarget | None) -> OperatingPoint | None:
+    """Choose a run's operating point by its own held-out images and keep it; without a target remove it.
+
+    The last call decides: weights are not touched by it. Raises `UsageError` where the run held no image out.
+    """
+    if target is None:
+        if (folder / operating_point.NAME).is_file():
+            with contextlib.suppress(OSError):  # a study that can't be written is read nevertheless
+                operating_point.write(folder, None)
+        return None
+    tables = ((folder / VAL, "val"), (folder / selective_prediction.HELD_OUT, "out of fold"))
+    for table, basis in tables:
+        if table.is_file():
+            return keep(folder, data, target.choose(held_out(table, data, basis)))
+    raise UsageError(
+        f"Run {folder.name} has no predictions on images that it did not learn from, so no operating point "
+        "can be chosen. Give images to val, or use frostline fit."
+    )
+
+
+def keep(folder: Path, data: Manifest, point: OperatingPoint) -> OperatingPoint:
+    """Write an operating point into a run's folder, with its figures on the run's test part."""
+    if (folder / TEST).is_file():
+        point = point.with_test(held_out(folder / TEST, data, "test"))
+    with contextlib.suppress(OSError):
+        operating_point.write(folder, point)
+    return point
+
+
+def held_out(table: Path, data: Manifest, basis: str) -> HeldOut:
+    """Return a table's predictions, one row an image, with the units of `data`. Raises `StudyError`."""
+    predictions = load_predictions(table)
+    sample_of = {sample.path: sample for sample in data.samples}
+    rows = [row for row, path in enumerate(predictions.paths) if path in sample_of]
+    units = data.units([sample_of[predictions.paths[row]] for row in rows])
+    return HeldOut(
+        tuple(predictions.classes),
+        predictions.targets[rows],
+        predictions.probabilities[rows],
+        np.arange(len(rows), dtype=np.int64),
+        units,
+        basis,
+    )

@@ -1,0 +1,90 @@
+"""`--test-data`: another folder or table is the test part alone."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+import pytest
+from click.testing import CliRunner
+
+import frostline
+from frostline.cli.main import cli
+from frostline.errors import DataError, UsageError
+from tiny import picture, tiny_backbone, write_folder, write_table
+
+
+@pytest.fixture
+def places(tmp_path: Path) -> tuple[Path, Path]:
+    """A folder to learn from, and another with two of its pictures and a class that it doesn't have."""
+    photos = write_folder(tmp_path / "photos", per_class=12)
+    new = write_folder(tmp_path / "new", per_class=5, seed=7)
+    (new / "kind 9").mkdir()
+    shutil.move(new / "kind 2" / "000.png", new / "kind 9" / "000.png")
+    for name in ("000.png", "001.png"):
+        shutil.copy(photos / "kind 0" / name, new / "kind 0" / f"copy {name}")
+    return photos, new
+
+
+def test_the_test_part_is_the_other_folder(places: tuple[Path, Path], tmp_path: Path) -> None:
+    photos, new = places
+    data = frostline.load_data(photos, test_data=new, near_copies=False)
+    assert {str(Path(sample.path).relative_to(new)) for sample in data.part("test")} == {
+        f"kind {kind}/{n:03}.png" for kind in range(3) for n in range(5) if (kind, n) != (2, 0)
+    }
+    assert len(data.part("train")) + len(data.part("val")) == 36  # none was drawn for test
+    assert data.given == ("test",)
+    assert data.classes == ("kind 0", "kind 1", "kind 2")
+    assert any("kind 9 (1 image)" in note for note in data.notes)
+    copies = [gone for gone in data.set_aside if gone.kind == "leak"]
+    assert len(copies) == 2
+    assert copies[0].reason == "is an exact copy of kind 0/000.png, which may be learned from"
+    assert any("exact copy" in finding.message for finding in data.findings)
+    run = frostline.train(tiny_backbone(), data, "linear_probe", study=tmp_path / "study")
+    assert run.n_test == 14
+    again = frostline.load_data(photos, test_data=new, near_copies=False, study=tmp_path / "study")
+    assert again.split_digest == data.split_digest
+
+
+def test_a_table_may_be_the_test_part_of_a_folder(places: tuple[Path, Path], tmp_path: Path) -> None:
+    table = write_table(tmp_path / "table", train=0, test=3, seed=5)
+    data = frostline.load_data(places[0], test_data=table, near_copies=False)
+    assert len(data.part("test")) == 9
+
+
+def test_what_makes_no_sense_gets_one_message(places: tuple[Path, Path], tmp_path: Path) -> None:
+    photos, new = places
+    with pytest.raises(UsageError, match=r"test_size=0\.3 draws a test part, and test_data is one"):
+        frostline.load_data(photos, test_data=new, test_size=0.3)
+    with pytest.raises(DataError, match="exact copies"):
+        frostline.load_data(photos, test_data=photos, near_copies=False)
+    with pytest.raises(UsageError, match="DATA has a test part"):
+        frostline.load_data(write_table(tmp_path / "parts"), test_data=new, near_copies=False)
+    with pytest.raises(UsageError, match="in files on this machine"):
+        frostline.load_data(_Pairs(), test_data=new)
+    other = tmp_path / "other"
+    (other / "cat").mkdir(parents=True)
+    shutil.copy(photos / "kind 0" / "000.png", other / "cat")
+    (other / "dog").mkdir()
+    shutil.copy(photos / "kind 1" / "000.png", other / "dog")
+    with pytest.raises(DataError, match=r"None of the classes of test_data \(cat, dog\)"):
+        frostline.load_data(photos, test_data=other, near_copies=False)
+    for command in ("train", "compare"):
+        words = [command, str(photos), "--test-data", str(new), "--test-size", "0.3"]
+        result = CliRunner().invoke(cli, words)
+        assert result.exit_code == 2
+        assert "give one of the two" in result.output
+
+
+class _Pairs:
+    """A dataset in memory."""
+
+    classes = ("a", "b")
+
+    def __len__(self) -> int:
+        return 4
+
+    def __getitem__(self, index: int) -> tuple[object, int]:
+        import numpy as np
+
+        return picture(index % 2, np.random.default_rng(index)), index % 2
