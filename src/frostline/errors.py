@@ -2,6 +2,7 @@
 
     FrostlineError
     ├── UsageError        the call itself is wrong: an unknown strategy, a flag out of range
+    │   └── NoTime        the time limit is too short
     ├── DataError         the images, labels or splits cannot be used as they are
     │   └── DamagedImage  one file cannot be decoded; callers skip it and continue
     │       └── MissingImage  there is no such file
@@ -34,6 +35,10 @@ class UsageError(FrostlineError):
     """The call itself is wrong."""
 
     exit_code = 2
+
+
+class NoTime(UsageError):
+    """The time limit is shorter than what must be done within it."""
 
 
 class DataError(FrostlineError):

@@ -17,9 +17,9 @@ from typing import Any, TypeVar
 import click
 
 from frostline.distributed.torchrun_env import Launch, demand_alone, launched
-from frostline.errors import CacheWarning, FrostlineError, LoggerWarning, RunWarning, UsageError
+from frostline.errors import CacheWarning, FrostlineError, LoggerWarning, NoTime, RunWarning, UsageError
 from frostline.progress import Progress
-from frostline.system import cpu_threads
+from frostline.system import cpu_threads, deadline
 from frostline.system.timing import Stopwatch, process_s
 
 SCHEMA = 2  # of the JSON objects: docs/cli.md; raised when a field changes its meaning or goes
@@ -58,10 +58,16 @@ class Verb:
 
     owns_process = False  # whether this process was started for it
 
-    def __init__(self, options: dict[str, Any], *, divided: bool = False) -> None:
-        """Begin a command; `divided` if several processes of torchrun share its work."""
+    def __init__(
+        self, options: dict[str, Any], *, divided: bool = False, minutes: float | None = None
+    ) -> None:
+        """Begin a command; `divided` if several processes of torchrun share its work.
+
+        `minutes` limits the time of all of it, from the start of the process to its exit.
+        """
         # A time limit counts from start to exit, with imports. In another program's process it starts here.
         self.since_called = Stopwatch(process_s() if Verb.owns_process else 0.0)
+        self._minutes = minutes
         self._divided, self._launch = divided, Launch()
         self._json: bool = options["as_json"]
         self._device: str = options.get("device", "auto")
@@ -76,6 +82,7 @@ class Verb:
         self._see_launch()
         cpu_threads.settle()  # before torch is imported
         signal.signal(signal.SIGTERM, _leave if self._launch.leads else _leave_quietly)
+        self._around.enter_context(deadline.alarm(self._minutes, self.since_called))
         self._warnings.__enter__()
         for kind in PLAIN_WARNINGS:
             warnings.simplefilter("always" if self._launch.leads else "ignore", kind)
@@ -130,6 +137,7 @@ class Verb:
         from frostline import training  # noqa: F401  # brings the heavy imports
         from frostline.system import devices, numerics, timing
 
+        self._around.enter_context(deadline.within(self._minutes, self.since_called))
         self._around.enter_context(devices.computing(self._device))  # raised before images are read
         timing.prepare_process()
         numerics.settle()
@@ -184,6 +192,8 @@ class Verb:
                 self._end("Interrupted. What is finished is saved; the same command resumes.", 130)
             case FrostlineError():
                 self._end(str(error), error.exit_code)
+            case deadline.Rang():
+                self._end(str(error), NoTime.exit_code)
             case OSError():  # a disk that is full, a folder that can't be written
                 self._end(f"{error.filename or 'A file'}: {error.strerror or error}.", 1)
 

@@ -148,7 +148,7 @@ def train(data: str, **options: Any) -> None:
     Parquet file with the columns path, label and optionally split and group. Several processes or GPUs
     share one run: torchrun --nproc-per-node 2 -m frostline train DATA …
     """
-    with Verb(options, divided=True) as verb, verb.together():
+    with Verb(options, divided=True, minutes=options["minutes"]) as verb, verb.together():
         import frostline
         from frostline.cli.output import formatting, run_text
         from frostline.diagnostics import feature_drift

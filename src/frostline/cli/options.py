@@ -712,6 +712,7 @@ def loaded(
     import frostline
     from frostline.data import is_study
     from frostline.models import zoo
+    from frostline.system import deadline
 
     test_data = options.get("test_data")
     if test_data and given("test_size"):
@@ -735,7 +736,7 @@ def loaded(
         label_column=options["label_column"],
         group_by=options["group_by"],
         test_data=test_data,
-        progress=verb.progress,
+        progress=deadline.telling(verb.progress, deadline.READING),
         study=study if study and is_study(Path(study)) else None,
     )
     backbone = frostline.load_backbone(
@@ -753,4 +754,5 @@ def loaded(
         from frostline.studies.study_folder import Study
 
         manifest = leakage.keep_learned_in_train([backbone], manifest, Study(options["study"]))
+    deadline.disarm()
     return manifest, backbone

@@ -34,11 +34,12 @@ from frostline.progress import OnProgress, Progress
 from frostline.reports import notebook
 from frostline.reports.images_section import probe_chart
 from frostline.studies.study_folder import digest_of
-from frostline.system import devices, directories, numerics, timing
+from frostline.system import deadline, devices, directories, numerics, timing
 from frostline.system.numerics import NumericPlan
 from frostline.system.seeds import derive
 
 VERSION = 3  # of what is remembered; raised when the same images give other signals
+MEASURING = "loading and measuring the network and the images"  # in messages about a time limit
 MOST_IMAGES = 2000  # that a learning curve is drawn from: a choice between time and steadiness
 # Listened to and probed stage by stage, on pretrained and on random weights: likewise. Similarity stands
 # still from 200 on (docs/LOG.md 2026-11-24).
@@ -313,14 +314,16 @@ def _measure_signals(
         new = "new images" if learned else "images"
         notes.append(f"No class has two {new} that may be separated, so no stage can be probed.")
         return {**signals, "notes": notes}
-    probes = stage_probes.probe_stages(measured.features, images.targets, units, len(data.classes), folds)
+    with deadline.work(MEASURING):
+        probes = stage_probes.probe_stages(measured.features, images.targets, units, len(data.classes), folds)
     signals["probe_by_stage"] = [asdict(row) for row in probes]
     last = measured.features[next(reversed(measured.features))]
     if config is not None:
         notes.append(f"Stages were probed with {len(probed):,} of {len(samples):,} images.")
         last = _last_features(backbone, data, samples, config, cache, progress)
-    signals["curve"] = _curve(data, samples, last, seed)
-    signals["groups"] = _by_groups(data, samples, last, seed)
+    with deadline.work(MEASURING):
+        signals["curve"] = _curve(data, samples, last, seed)
+        signals["groups"] = _by_groups(data, samples, last, seed)
     return {**signals, "notes": notes}
 
 

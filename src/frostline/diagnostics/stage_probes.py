@@ -16,6 +16,7 @@ from frostline import metrics, probe
 from frostline.diagnostics import transferability
 from frostline.probe import Folds
 from frostline.sentences import between, percent
+from frostline.system import deadline
 
 Ints = NDArray[np.int64]
 SHARES = (0.25, 0.5, 1.0)  # of the images that a fold learns from
@@ -172,6 +173,7 @@ def learning_curve(
 
 def _guesses(features: NDArray[np.float32], targets: Ints, classes: int, folds: Folds) -> Ints:
     """Return the class that a ridge probe says of each held-out image, fold after fold: (held,)."""
+    deadline.unit()
     held_out = np.concatenate([rows for _, rows in folds])
     logits = probe.out_of_fold(features, targets, classes, folds, probe.RIDGE_GRID, solver="ridge")
     one_hot = 2.0 * np.eye(classes)[targets[held_out]] - 1.0

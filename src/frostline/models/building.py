@@ -11,16 +11,30 @@ from typing import Any
 import torch
 from torch import nn
 
-from frostline.errors import ModelError
+from frostline.errors import ModelError, NoTime
 from frostline.models.backbone import Backbone, Cut, Layout, Stage, weights_digest
 from frostline.models.classifier import Head, find_head
-from frostline.models.cutting.cuts import Runs, find_recipes, run_twice
-from frostline.models.cutting.cuts_cache import Findings, recall, remember, signature
+from frostline.models.cutting.cuts import Proofs, Runs, find_recipes, run_twice
+from frostline.models.cutting.cuts_cache import (
+    Findings,
+    forget_proofs,
+    recall,
+    recall_proofs,
+    remember,
+    remember_proofs,
+    signature,
+)
 from frostline.models.cutting.nested_values import tensors
 from frostline.models.cutting.replay import Recipe
 from frostline.models.cutting.stages import Section, sections
 from frostline.models.cutting.tracing import Call, Trace
 from frostline.models.preprocessing import Preprocessing
+from frostline.system import deadline, numerics
+
+SEARCH = "loading and finding the exact cuts of a network"
+# Through the model or a part of it: two traces, the head, two passes that keep what crosses the cuts, and two
+# proofs for each of some six cuts (more stages take more).
+PASSES = 5 + 2 * 6
 
 
 def assemble(
@@ -81,18 +95,30 @@ def _findings(model: nn.Module, size: int, source: dict[str, Any]) -> Findings:
     key = signature(model, size, str(source.get("architecture")))
     findings = recall(key)
     if findings is None:
-        findings = find(model, size)
+        proofs = recall_proofs(key)
+        try:
+            findings = find(model, size, proofs)
+        except BaseException:  # a time limit, Ctrl-C
+            remember_proofs(key, proofs)
+            raise
         remember(key, findings)
+        forget_proofs(key)
     return findings
 
 
-def find(model: nn.Module, size: int) -> Findings:
-    """Find head, stages and cuts of a model in eval mode, for images of `size` pixels a side."""
-    with _without_gradients(model):
+def find(model: nn.Module, size: int, proofs: Proofs | None = None) -> Findings:
+    """Find head, stages and cuts of a model in eval mode, for images of `size` pixels a side.
+
+    `proofs` are those of an earlier search for this architecture, and are added to. Raises `NoTime` where a
+    time limit ends in the midst of it.
+    """
+    threads = numerics.thread_count()
+    with _without_gradients(model), numerics.threads(threads), deadline.work(SEARCH, units=PASSES):
         runs = _runs(model, size)
+        deadline.unit()
         head = find_head(model, runs.images[0], runs.traces[0])
         parts = sections(model, runs.traces[0], head)
-        recipes = find_recipes(model, runs, parts, head)
+        recipes = find_recipes(model, runs, parts, head, proofs)
     layout = _layout(model, runs.traces[0], parts, head)
     cuts = tuple(
         _cut(index, section, recipes) for index, section in enumerate(parts) if _offered(index, recipes)
@@ -117,6 +143,8 @@ def _without_gradients(model: nn.Module) -> Iterator[None]:
 def _runs(model: nn.Module, size: int) -> Runs:
     try:
         return run_twice(model, size)
+    except NoTime:
+        raise
     except Exception as error:
         raise ModelError(
             f"The model does not take images of {size} × {size} pixels with three channels: "

@@ -17,7 +17,7 @@ from frostline.advice import Planned, plan
 from frostline.config import OF_OPERATING_POINT, TRAIN_ALONE, Config, Options
 from frostline.data import Manifest, is_study, load_data
 from frostline.distributed import torchrun_env
-from frostline.errors import StudyError, UsageError
+from frostline.errors import NoTime, StudyError, UsageError
 from frostline.feature_cache import FeatureCache
 from frostline.feature_extraction.augmentation import check_options
 from frostline.loggers import Loggers, make_loggers
@@ -39,7 +39,6 @@ from frostline.selection import (
     Comparison,
     Limits,
     NothingHeldOut,
-    NoTime,
     compare,
     demand_operating_point,
 )
@@ -54,7 +53,7 @@ from frostline.strategies import (
     parse_list,
 )
 from frostline.studies.study_folder import Study
-from frostline.system import devices, timing
+from frostline.system import deadline, devices, timing
 from frostline.system.timing import Stopwatch
 
 FIT_STUDY = "frostline-fit"  # its own folder, because it splits the images differently from `train`
@@ -182,8 +181,10 @@ def fit(
         study=study if is_study(Path(study)) else None,
         progress=progress,
     )
-    data = load_parts(load).checked(progress)
-    backbones = request.load(progress)
+    with deadline.within(chosen.minutes, watch):
+        data = load_parts(load).checked(deadline.telling(progress, deadline.READING))
+        backbones = request.load(progress)
+    deadline.disarm()
     data = leakage.keep_learned_in_train(backbones, data, Study(study))
     demand_operating_point(chosen, data)
     metric_name = metrics.name_of(metrics.resolved(chosen.metric, data.classes, chosen.positive))
@@ -199,7 +200,8 @@ def fit(
     if screening is not None:
         backbones = [next(b for b in backbones if b.name == row["model"]) for row in screening if row["kept"]]
     demand_time(backbones[0], data, chosen.minutes, chosen.threads, watch)
-    first = steps.first_model(backbones[0], plain).cross_validated()
+    with deadline.within(chosen.minutes, watch, ENDING_S):
+        first = steps.first_model(backbones[0], plain).cross_validated()
     progress.log(first_line(first, metric_name, watch.seconds))
     plans = steps.plans(backbones)
     steps.write_backbone(backbones[0], plans)  # the first network; at the end the winner
@@ -278,17 +280,18 @@ class _Steps:
         """Return a row for each backbone with whether it is selected; `None` if there is one to take."""
         if not request.screens:
             return None
-        minutes = self.config.minutes
-        return select_backbones(
-            backbones,
-            self.data,
-            request.limits,
-            self.study,
-            config=config,
-            left_s=None if minutes is None else 60.0 * minutes - self.watch.seconds - ENDING_S,
-            cache=self.cache,
-            progress=self.progress,
-        )
+        minutes, what = self.config.minutes, "loading and screening the networks"
+        with deadline.within(minutes, self.watch), deadline.purpose(what):
+            return select_backbones(
+                backbones,
+                self.data,
+                request.limits,
+                self.study,
+                config=config,
+                left_s=None if minutes is None else 60.0 * minutes - self.watch.seconds - ENDING_S,
+                cache=self.cache,
+                progress=deadline.telling(self.progress, what),
+            )
 
     def first_model(self, backbone: Backbone, config: Config) -> FirstModel:
         """Return the linear probe of this backbone, not yet trained."""
@@ -299,7 +302,7 @@ class _Steps:
             config,
             self.loggers,
             self.cache,
-            self.progress,
+            deadline.telling(self.progress, "loading, one linear probe and its figures"),
         )
 
     def plans(self, backbones: Sequence[Backbone]) -> dict[str, Planned]:
@@ -311,17 +314,24 @@ class _Steps:
                 f"There is no time to measure the network (about {measuring:.0f} s): the probe is the model."
             )
             return {}
-        return {
-            backbone.name: plan(
-                backbone,
-                self.data,
-                seed=self.config.seed,
-                threads=threads,
-                feature_cache=self.cache,
-                progress=self.progress,
-            )
-            for backbone in backbones
-        }
+        what = "loading, measuring the network and the images, and the end"
+        within = deadline.within(minutes, self.watch, ENDING_S)
+        try:
+            with within, deadline.purpose(what, measuring):
+                return {
+                    backbone.name: plan(
+                        backbone,
+                        self.data,
+                        seed=self.config.seed,
+                        threads=threads,
+                        feature_cache=self.cache,
+                        progress=deadline.telling(self.progress, what),
+                    )
+                    for backbone in backbones
+                }
+        except NoTime as error:
+            self.progress.log(f"The probe is the model. {error}")
+            return {}
 
     def strategies(self, plans: Mapping[str, Planned], pinned: Sequence[str]) -> dict[str, list[str]]:
         """Return the strategies to compare by network: the pinned ones, else those of the advice."""
@@ -386,7 +396,8 @@ class _Steps:
         page = self.study.path / REPORT
         if page_fits(self.config.minutes, self.watch):
             try:
-                report(self.study)
+                with deadline.lifted():  # it was asked whether the page fits
+                    report(self.study)
             except StudyError as error:  # the model is kept if the page can't be written
                 self.progress.log(str(error))
         else:

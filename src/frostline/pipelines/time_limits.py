@@ -14,8 +14,9 @@ from frostline.errors import UsageError
 from frostline.models import Backbone
 from frostline.selection import ENDING_S, MEASURING, CandidateCost, Terms, expected_s
 from frostline.selection.runner import LATE, LATE_S, MOST_WAITING
+from frostline.system.deadline import refusal
 from frostline.system.timing import Stopwatch
-from frostline.training import pass_s, refusal
+from frostline.training import pass_s
 
 # Without --minutes: the predicted time of the comparison, within these bounds. Choices: long enough to finish
 # a comparison on a few hundred images, short enough to wait for.

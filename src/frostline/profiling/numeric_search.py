@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from frostline import models as bb
 from frostline.feature_extraction import ForwardConfig, Frozen
 from frostline.models import Backbone, Cut
-from frostline.system import numerics
+from frostline.system import deadline, numerics
 from frostline.system.numerics import NumericPlan
 
 # Images a forward pass of the frozen part. Beside 32, lite0 takes 0.88 to 0.94 of the time an
@@ -165,7 +165,10 @@ def stages_s(backbone: Backbone, config: ForwardConfig) -> list[float]:
     whole_s = prefix_s(backbone, config, backbone.cuts[-1])
     frozen, size = Frozen(backbone, backbone.model, backbone.cuts[-1], config), backbone.preprocessing.size
     pixels = torch.zeros((config.batch, 3, size, size), dtype=torch.uint8)
-    passes = [frozen.stages_s(pixels) for _ in range(PASSES)]
+    passes = []
+    for _ in range(PASSES):
+        deadline.unit()
+        passes.append(frozen.stages_s(pixels))
     shortest = [min(stage_seconds) for stage_seconds in zip(*passes, strict=True)]
     seconds = [whole_s * stage_seconds / sum(shortest) for stage_seconds in shortest]
     for cut, total_s in zip(backbone.cuts[1:], itertools.accumulate(seconds), strict=True):

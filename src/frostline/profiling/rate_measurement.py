@@ -6,6 +6,7 @@ import functools
 import io
 import tempfile
 import time
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +21,7 @@ from frostline.feature_extraction import ForwardConfig, Frozen
 from frostline.feature_extraction.image_batches import EVALUATION_BATCH, Images, contact_sheet
 from frostline.models import Backbone, Cut
 from frostline.profiling import numeric_search, rate_correction, training_rates
-from frostline.system import cpu_threads, devices, directories, numerics
+from frostline.system import cpu_threads, deadline, devices, directories, numerics
 from frostline.system.timing import PeakMemory, imported_baseline_bytes, resident_bytes
 
 # A head of so many classes or of twice as many is timed for all in between; it is a layer of many that learn,
@@ -84,7 +85,7 @@ def measure(
 
     network_rates = numerics.measured(_rates_name(backbone, batch, classes), network, count)
     network_rates["stages"][-1]["parameters"] -= (timed - classes) * (backbone.feature_width + 1)
-    with numerics.threads(count), cache:
+    with numerics.threads(count), cache, deadline.work(numerics.TIMING):
         other_rates = {
             **network_rates["around"],
             **_image_seconds(images),
@@ -211,9 +212,7 @@ def _network(
 ) -> dict[str, Any]:
     """Measure what depends on the network alone, as plain data."""
     last_cut, exact = backbone.cuts[-1], numerics.exact_plan(threads)
-    cpu_share = _cpu_share(threads)
-    with torch.random.fork_rng(devices=devices.random_states()):  # dropout draws
-        steps = training_rates.steps(backbone, batch, classes, threads)
+    steps, cpu_share = _training_steps(backbone, batch, classes, threads)
     evaluation_pass = training_rates.measure_warm(
         numeric_search.forward(backbone, ForwardConfig(exact, EVALUATION_BATCH), last_cut)
     )
@@ -249,6 +248,24 @@ def _network(
         "given": cpu_share,
     }
     return {**network_rates, "check": check}
+
+
+def _training_steps(
+    backbone: Backbone, batch: int, classes: int, threads: int
+) -> tuple[training_rates.Steps, float]:
+    """Return what training steps cost and the share of the processor that was left for timing them.
+
+    They are the longest part of all timings, so they are remembered also where a time limit ends the rest.
+    """
+
+    def timed() -> dict[str, Any]:
+        share = _cpu_share(threads)
+        with torch.random.fork_rng(devices=devices.random_states()):  # dropout draws
+            steps = training_rates.steps(backbone, batch, classes, threads)
+        return {"steps": asdict(steps), "given": min(share, _cpu_share(threads))}
+
+    measured = numerics.measured(f"steps of {_rates_name(backbone, batch, classes)}", timed, threads)
+    return training_rates.Steps.from_dict(measured["steps"]), measured["given"]
 
 
 def _touch_s(works: list[training_rates.Measured]) -> float:

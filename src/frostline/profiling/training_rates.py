@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -17,7 +18,7 @@ from torch import Tensor, nn
 from frostline import models as bb
 from frostline.models import Backbone, Cut
 from frostline.profiling import numeric_search
-from frostline.system import numerics
+from frostline.system import deadline, numerics
 from frostline.system.numerics import NumericPlan
 from frostline.system.timing import PeakMemory, resident_bytes
 
@@ -60,6 +61,11 @@ class Steps:
     update_s: float
     full_step: Measured  # a step in which all learns
     peak_bytes: int  # of it, beside what is kept for the backward pass
+
+    @classmethod
+    def from_dict(cls, data: dict[str, Any]) -> Steps:
+        """Return the costs that `dataclasses.asdict` described."""
+        return cls(**{**data, "full_step": Measured(**data["full_step"])})
 
 
 def steps(backbone: Backbone, batch: int, classes: int, threads: int) -> Steps:
@@ -122,7 +128,9 @@ def peak(run: Callable[[], object]) -> Measured:
 
     The second call needs more than the first, which finds all of it in one piece; a third adds little.
     """
+    deadline.unit()
     run()
+    deadline.unit()
     with PeakMemory(0) as memory:
         before, start = resident_bytes(), numerics.now()
         run()
@@ -239,6 +247,7 @@ def _timed(backbone: Backbone, model: nn.Module, plan: NumericPlan, images: int)
     for _ in range(1 + REPEATS):
         row = []
         for run, z in _stages(backbone, model, plan, images):
+            deadline.unit()
             begun = numerics.now()
             out = run(z)
             forward = numerics.now()
@@ -264,6 +273,7 @@ def _kept_bytes(backbone: Backbone, model: nn.Module, plan: NumericPlan, images:
 
     alive = []
     for run, z in _stages(backbone, model, plan, images):
+        deadline.unit()
         sizes.append(0)
         with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
             alive.append(run(z))

@@ -8,10 +8,11 @@ candidates · earlier_runs (what was trained before) · trial_queue (Optuna) · 
 winner_evaluation (how it was judged)
 """
 
+from frostline.errors import NoTime
 from frostline.selection.anytime import expected_s
 from frostline.selection.backbone_screening import SURVIVORS, Limits, ScreeningResult, screen
 from frostline.selection.comparison import MEASURING, compare, demand_operating_point
-from frostline.selection.conclusion import Comparison, NoTime
+from frostline.selection.conclusion import Comparison
 from frostline.selection.resampling import FEW_IMAGES, FOLDS, NothingHeldOut, folds_of, pool, spread_of_folds
 from frostline.selection.runner import ENDING_S, sub_study
 from frostline.selection.scoreboard import CandidateCost, Terms

@@ -16,7 +16,7 @@ from frostline.config import TRAIN_ALONE, Config, Options
 from frostline.cost import Cost, Rates, predict
 from frostline.data import Manifest
 from frostline.distributed import torchrun_env
-from frostline.errors import UsageError
+from frostline.errors import NoTime, UsageError
 from frostline.feature_cache import FeatureCache
 from frostline.feature_extraction.augmentation import Policy, check_options
 from frostline.feature_extraction.image_batches import Images
@@ -25,7 +25,7 @@ from frostline.models import Backbone, leakage
 from frostline.progress import OnLine, OnProgress, Progress
 from frostline.selection import ray_workers, resampling, successive_halving
 from frostline.selection.candidates import Candidate, Strategies, listed, searched
-from frostline.selection.conclusion import Comparison, NoTime, conclude, read_result
+from frostline.selection.conclusion import Comparison, conclude, read_result
 from frostline.selection.earlier_runs import join
 from frostline.selection.request import CompareRequest
 from frostline.selection.runner import ENDING_S, PLAN, Clock, TrialRunner, as_data, closing_s, from_data
@@ -34,9 +34,10 @@ from frostline.selection.trial_queue import TrialQueue
 from frostline.strategies import NAMED, Strategy, head, linear_probe, scaled, top_k
 from frostline.studies.operating_point import OperatingTarget, demand_class
 from frostline.studies.study_folder import Study, plain
-from frostline.system import devices, directories, numerics, timing
+from frostline.system import deadline, devices, directories, numerics, timing
+from frostline.system.deadline import refusal
 from frostline.system.timing import Stopwatch
-from frostline.training import DEFAULT_STUDY, pass_s, refusal
+from frostline.training import DEFAULT_STUDY, pass_s
 from frostline.training.tuning.wise_ft import POINTS
 
 # Timing a network takes this many times what `rates.timing_s` predicts for its precisions alone: 2 to 3 times
@@ -152,7 +153,8 @@ def compare(
     _demand_share(chosen.interpolate_weights)
     demand_operating_point(chosen, data)
     metrics.resolved(chosen.metric, data.classes, chosen.positive)
-    data = data.checked(progress)
+    with deadline.within(chosen.minutes, watch):
+        data = data.checked(deadline.telling(progress, deadline.READING))
     if chosen.repeats < 1:
         raise UsageError(f"repeats must be at least 1, found {chosen.repeats}.")
     if cuts and strategies is not None:
@@ -208,14 +210,15 @@ def compare(
         progress=progress,
         joins=earlier,
     )
-    _demand_time(request)
+    after_s = _demand_time(request)
     request = join(request)
     for line in request.earlier.lines():
         progress.log(line)
-    runner = _runner(request)
+    with deadline.within(chosen.minutes, watch, after_s):
+        runner = _runner(request)
     earlier_result = read_result(request.folder)
     outcomes_before = runner.queue.outcomes()
-    with contextlib.closing(runner.queue):
+    with contextlib.closing(runner.queue), deadline.lifted():  # its clock keeps the limit
         finished = runner.run() if ray is None else ray_workers.run_trials(request, runner, _runner, ray)
         with filelock.FileLock(request.folder / "end.lock"):  # a second process finds the winner trained
             unchanged = earlier_result if runner.queue.outcomes().keys() == outcomes_before.keys() else None
@@ -315,21 +318,26 @@ def _runner(request: CompareRequest) -> TrialRunner:
     )
 
 
-def _demand_time(request: CompareRequest) -> None:
-    """Raise `NoTime` if the time limit is shorter than what comes before and after the first run."""
+def _demand_time(request: CompareRequest) -> float:
+    """Raise `NoTime` if the time limit is shorter than what comes before and after the first run.
+
+    Returns the seconds that must be left once the network is timed.
+    """
     if request.config.minutes is None or (request.folder / PLAN).exists():
-        return
+        return 0.0
     data, threads = request.data, request.config.threads
     samples, classes = resampling.pool(data), len(data.classes)
-    floor_s = request.watch.seconds + ENDING_S
+    floor_s, after_s = request.watch.seconds, ENDING_S
     for network in request.backbones.values():
         each_s = pass_s(network, data, samples, threads)
         ready = profiling.ready(network, batch=request.config.batch_size, threads=threads, classes=classes)
         floor_s += 0.0 if ready else MEASURING * profiling.timing_s(network, threads)
-        floor_s += each_s * len(samples)
+        after_s += each_s * len(samples)
+    floor_s += after_s
     if floor_s > 60.0 * request.config.minutes:
         what = "loading, timing the network, a pass over the images and what follows the last training"
         raise NoTime(refusal(request.config.minutes, floor_s, what))
+    return after_s
 
 
 def _rates(request: CompareRequest, backbone: Backbone) -> Rates:
@@ -337,14 +345,17 @@ def _rates(request: CompareRequest, backbone: Backbone) -> Rates:
     policy = Policy(request.candidates[0].augment)
     images = Images(data, data.part("train"), backbone.preprocessing, policy=policy)
     threads = numerics.thread_count(config.threads, steady=config.deterministic)
-    return profiling.measure(
-        backbone,
-        images,
-        cache=request.cache,
-        batch=config.batch_size,
-        threads=threads,
-        classes=len(data.classes),
-    )
+    limited = config.minutes is not None
+    expected_s = MEASURING * profiling.timing_s(backbone, threads) if limited else 0.0
+    with deadline.purpose("loading, timing the network and a run", expected_s):
+        return profiling.measure(
+            backbone,
+            images,
+            cache=request.cache,
+            batch=config.batch_size,
+            threads=threads,
+            classes=len(data.classes),
+        )
 
 
 def _plan(request: CompareRequest, rates: Mapping[str, Rates]) -> dict[str, Any]:

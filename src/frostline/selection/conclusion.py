@@ -13,7 +13,7 @@ import numpy as np
 
 from frostline import metrics, sentences
 from frostline.config import OF_OPERATING_POINT, REPEATS
-from frostline.errors import UsageError
+from frostline.errors import NoTime
 from frostline.progress import Activity, Progress
 from frostline.reports import notebook
 from frostline.selection import resampling, wise_ft_share
@@ -34,13 +34,10 @@ from frostline.studies.operating_point import HeldOut, OperatingPoint, Operating
 from frostline.studies.result_fields import AccuracyFigures, Figure, Rows
 from frostline.studies.study_folder import Study, plain
 from frostline.system import directories
-from frostline.training import Run, operating, refusal, train
+from frostline.system.deadline import refusal
+from frostline.training import Run, operating, train
 
 TESTED = ("accuracy", "low", "high", *metrics.BALANCE, "test_looks")  # figures of the winner on the test part
-
-
-class NoTime(UsageError):
-    """Raised if not a single run fits the time limit."""
 
 
 @dataclass(frozen=True)

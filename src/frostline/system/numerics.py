@@ -21,7 +21,7 @@ import torch
 from threadpoolctl import threadpool_limits
 from torch import Tensor, nn
 
-from frostline.system import cpu_threads, devices, directories
+from frostline.system import cpu_threads, deadline, devices, directories
 
 Precision = Literal["float32", "bfloat16", "float16"]
 PRECISIONS = ("auto", "float32", "bfloat16", "float16")
@@ -176,6 +176,7 @@ def pinned_plan(precision: str, threads_: int | None = None) -> NumericPlan:
 # a few steps can't tell.
 WORTH_IT = 1.1
 REPEATS = 3
+TIMING = "loading and timing the network"  # in messages about a time limit
 ENOUGH_S = 0.5  # the longer a run takes, the less one timing of it varies
 
 
@@ -243,7 +244,7 @@ def measured(name: str, find: Callable[[], dict[str, Any]], threads_: int) -> di
     """
 
     def measure() -> dict[str, Any]:
-        with threads(threads_):
+        with threads(threads_), deadline.work(TIMING):
             return find()
 
     return directories.remembered("rates", rates_key(name, threads_), measure, about=world(threads_))
@@ -313,13 +314,18 @@ def nothing_timed() -> Iterator[None]:
 
 
 def seconds(run: Callable[[], object], *, warm: bool = False, repeats: int = REPEATS) -> float:
-    """Median seconds of a run, after one to warm up unless it is warm; fewer repeats where they take long."""
+    """Median seconds of a run, after one to warm up unless it is warm; fewer repeats where they take long.
+
+    Each run is a unit of the `deadline.work` around, if there is any.
+    """
     if not _allowed.get():
         raise NotTimed
     if not warm:
+        deadline.unit()
         run()
     timings: list[float] = []
     while len(timings) < repeats and sum(timings) < ENOUGH_S:
+        deadline.unit()
         start = now()
         run()
         timings.append(now() - start)

@@ -9,7 +9,7 @@ from frostline.config import BATCH
 from frostline.training.artifacts import forward_pass_of
 from frostline.training.caching.cache_filling import CacheFill, fill_cache
 from frostline.training.numeric_plan import Plan
-from frostline.training.resilience.time_limit import pass_s, refusal
+from frostline.training.resilience.time_limit import pass_s
 from frostline.training.run import DEFAULT_STUDY, Run, train
 from frostline.training.tuning.lr_finder import Sweep, Sweeps, lr_find
 from frostline.training.tuning.wise_ft import interpolate_weights
@@ -27,6 +27,5 @@ __all__ = [
     "interpolate_weights",
     "lr_find",
     "pass_s",
-    "refusal",
     "train",
 ]

@@ -12,19 +12,20 @@ from typing import Any
 from frostline import profiling
 from frostline.cost.cache_tradeoff import view_at
 from frostline.distributed import process_group
-from frostline.errors import UsageError
+from frostline.errors import NoTime, UsageError
 from frostline.feature_extraction import ForwardConfig, Frozen
 from frostline.feature_extraction.augmentation import Policy
 from frostline.feature_extraction.image_batches import MIRRORED, TURNED
 from frostline.models import Cut
 from frostline.strategies import hyperparameters
 from frostline.studies.study_folder import RunFolder
-from frostline.system import devices, numerics
+from frostline.system import deadline, devices, numerics
 from frostline.system.numerics import NumericPlan
 from frostline.training.request import TrainRequest
 from frostline.training.tuning import flip_safety
 
 TIMED_SHARE = 0.25  # of a limit on time may go into timings: a choice
+TIMED_MOST = 1.5  # times that share, before timings are given up: neighbours make a step wander by half
 
 
 @dataclass
@@ -125,7 +126,15 @@ def _demand_device(begun_on: str, device: str, run: str) -> None:
 
 def made(request: TrainRequest) -> Plan:
     """Return a new plan, without views and rows."""
-    return _plan(request) if _affordable(request) else _untimed(request)
+    if not _affordable(request):
+        return _untimed(request)
+    if request.config.minutes is None or request.config.deterministic:
+        return _plan(request)
+    try:  # others may come to use the machine meanwhile
+        with deadline.at_most(TIMED_MOST * TIMED_SHARE * 60.0 * request.config.minutes):
+            return _plan(request)
+    except NoTime:
+        return _untimed(request)
 
 
 def _affordable(request: TrainRequest) -> bool:
@@ -181,7 +190,8 @@ def augmentation(request: TrainRequest, head: Frozen) -> tuple[Policy, dict[str,
 
     def ask(view: int) -> flip_safety.FlipTest:
         train = request.data.part("train")
-        return flip_safety.try_flips(head, request.data, train, request.config.seed, request.progress, view)
+        progress = deadline.telling(request.progress, "loading and comparing images with their mirror images")
+        return flip_safety.try_flips(head, request.data, train, request.config.seed, progress, view)
 
     flip, rotate, tests = request.config.flip, request.config.rotate, dict[str, Any](flip_test=None)
     if flip == "auto" and request.augment in ("none", "custom"):

@@ -56,7 +56,7 @@ from frostline.studies.study_folder import (
     look_at_test,
     plain,
 )
-from frostline.system import devices, directories, numerics, timing
+from frostline.system import deadline, devices, directories, numerics, timing
 from frostline.system.timing import PeakMemory, Stopwatch, imported_baseline_bytes
 from frostline.training import artifacts, continuation, evaluation, numeric_plan, operating, ray_training
 from frostline.training.caching import cache_planning
@@ -304,7 +304,8 @@ def train(
     -----
     With `minutes`, training stops while there is time left for the final figures, with the best weights on
     val so far, or else the last ones: `stopped` is then "minutes", and `steps` is below `steps_planned`. What
-    comes before the first step, and a head that is solved for, is not cut short.
+    comes before the first step, and a head that is solved for, is not cut short: where it doesn't fit, that
+    is refused in time, and the features computed so far are kept.
 
     With `patience` N, training stops after N epochs in a row of the last phase in which the metric on val was
     not above its best so far (in any phase; an equal value is no progress): earlier phases run to their end.
@@ -342,8 +343,8 @@ def train(
     else:
         (strategy,) = overridden([strategy], chosen.of_strategy).strategies
     chosen = chosen.without_strategy
-    with process_group.together():
-        data = _prepared(backbone, data, study, progress)
+    with process_group.together(), deadline.within(chosen.minutes, watch):
+        data = _prepared(backbone, data, study, deadline.telling(progress, deadline.READING))
         request = TrainRequest(
             backbone=backbone,
             data=data if before is None else continuation.in_its_parts(before, data),
@@ -541,7 +542,7 @@ def _perform(
         **({} if request.parent is None else {"parent": request.parent.as_dict()}),
     }
     plan = about["numeric_plan"]
-    with devices.computing(plan["device"]), numerics.threads(plan["threads"]):  # after the clock
+    with devices.computing(plan["device"]), numerics.threads(plan["threads"]), deadline.lifted():
         result |= artifacts.leave(request, folder, model, result["cut"], made.parts, made.held_out, store)
     folder.write("result.json", result)
 
@@ -585,8 +586,9 @@ def _work(
             cache_planning.decide(request, plan, parts.train, store)
             folder.write("plan.json", plan.as_dict())
         time_left = time_limit.begin(request, watch)
-        model, chosen = learner.learn(request, folder, plan, head, parts, watch, time_left, hear)
-        figures, held_out = evaluation.predict_parts(request, folder, model, chosen, parts, store, counts)
+        with deadline.lifted():  # from here on the budget keeps the limit
+            model, chosen = learner.learn(request, folder, plan, head, parts, watch, time_left, hear)
+            figures, held_out = evaluation.predict_parts(request, folder, model, chosen, parts, store, counts)
     rows = torch.tensor([counts.rows_computed, counts.rows_read])
     process_group.add_up([rows])
     about = {

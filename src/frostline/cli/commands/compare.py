@@ -137,7 +137,7 @@ def compare(data: str, **options: Any) -> None:
     fewer than 2,000 images it is five folds. Decisions use validation images alone; the test part is
     evaluated once, for the winner. Interrupted, the same command resumes; several at once share the work.
     """
-    with Verb(options) as verb:
+    with Verb(options, minutes=options["minutes"]) as verb:
         if options["cuts"] and options["names"]:
             raise UsageError(
                 "--cuts compares one strategy per stage, and --strategies names others: give one of the two."

@@ -122,7 +122,7 @@ def fit(data: str, **options: Any) -> None:
     file with the columns path, label and optionally split and group. A first model is ready within seconds,
     and better ones follow until the time is up. Interrupted, the same command resumes.
     """
-    with Verb(options) as verb:
+    with Verb(options, minutes=options["minutes"]) as verb:
         demand_effect(options, options["names"] or NAMED)
         loggers = followed(verb, options)
         verb.start_for(data)

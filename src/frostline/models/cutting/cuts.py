@@ -17,6 +17,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from frostline.errors import ModelError, NoTime
 from frostline.models.classifier import Head, fresh_linear, put_head, put_module
 from frostline.models.cutting.nested_values import (
     Opaque,
@@ -26,9 +27,10 @@ from frostline.models.cutting.nested_values import (
     shape_between,
     tensors,
 )
-from frostline.models.cutting.replay import Recipe, first_half, second_half
+from frostline.models.cutting.replay import Recipe, first_half, first_halves, second_half
 from frostline.models.cutting.stages import Section
 from frostline.models.cutting.tracing import Call, Trace, depends_on_images, traced
+from frostline.system import deadline
 
 BATCHES = (2, 3)
 # Bitwise equality is what nearly always holds. Kernels that pick another blocking for another batch size or
@@ -58,25 +60,35 @@ def run_twice(model: nn.Module, size: int) -> Runs:
     like = next(model.parameters(), torch.zeros(()))
     large = example_images(BATCHES[1], size).to(like.device, like.dtype)
     small = large[1:]
-    return Runs((small, large), (traced(model, small), traced(model, large, count=True)))
+    deadline.unit()
+    first = traced(model, small)
+    deadline.unit()
+    return Runs((small, large), (first, traced(model, large, count=True)))
 
 
-def find_recipes(model: nn.Module, runs: Runs, sections: Sequence[Section], head: Head) -> dict[int, Recipe]:
+Proofs = dict[int, Recipe | None]  # by stage index; None where the model can't be cut
+
+
+def find_recipes(
+    model: nn.Module, runs: Runs, sections: Sequence[Section], head: Head, proofs: Proofs | None = None
+) -> dict[int, Recipe]:
     """Return a proved recipe for each stage index at which the model can be cut exactly.
 
     At the last index, the head, z is always the features (n, width); where the original head takes something
-    else (it pools, or has a twin), that cut holds for models with a replaced head.
+    else (it pools, or has a twin), that cut holds for models with a replaced head. Stages that are among
+    `proofs` are not tried again; those that are tried are added, so that an interrupted search can go on.
     """
-    recipes: dict[int, Recipe] = {}
-    judge = _CutVerifier(model, runs, head)
-    for index, section in enumerate(sections[1:], start=1):
-        last = index == len(sections) - 1
-        for recipe in _candidates(runs, section, head if last and not head.plain else None):
-            proved = judge.proved(recipe)
-            if proved is not None:
-                recipes[index] = proved
-                break
-    return recipes
+    proofs = {} if proofs is None else proofs
+    last = len(sections) - 1
+    candidates = {
+        index: list(_candidates(runs, section, head if index == last and not head.plain else None))
+        for index, section in enumerate(sections[1:], start=1)
+        if index not in proofs
+    }
+    verifier = _CutVerifier(model, runs, head, [recipes[0] for recipes in candidates.values() if recipes])
+    for index, recipes in candidates.items():
+        proofs[index] = next(filter(None, map(verifier.proved, recipes)), None)
+    return {index: recipe for index, recipe in sorted(proofs.items()) if recipe is not None}
 
 
 def _candidates(runs: Runs, section: Section, pooling: Head | None) -> Iterator[Recipe]:
@@ -156,32 +168,54 @@ def _output_pattern(small: Call, large: Call) -> Pattern | None:
 
 
 class _CutVerifier:
-    """Compares the two halves with the whole model, whose output it keeps."""
+    """Compares the two halves with the whole model, whose output it keeps.
 
-    def __init__(self, model: nn.Module, runs: Runs, head: Head) -> None:
+    Two passes through the whole model give z at all boundaries that are tried first.
+    """
+
+    def __init__(self, model: nn.Module, runs: Runs, head: Head, recipes: Sequence[Recipe]) -> None:
         self.model, self.runs, self.head = model, runs, head
+        recipes = [recipe for recipe in recipes if recipe.head is None]
+        self._halves: dict[int, list[Tensor | None]] = {}  # by the recipe's identity
+        by_batch: list[list[Tensor | None]] = []
+
+        def run(images: Tensor) -> Any:
+            output, halves = first_halves(model, recipes, images)
+            by_batch.append(halves)
+            return output
+
         with torch.no_grad():
-            self.expected = _observed(model, head, lambda: model(runs.images[0]))
+            small, large = runs.images
+            deadline.unit()
+            self.expected = _observed(model, head, lambda: run(small))
+            if recipes:
+                deadline.unit()
+                run(large)
+        for recipe, *halves in zip(recipes, *by_batch, strict=True):
+            self._halves[id(recipe)] = halves
+        self._recipes = recipes  # alive, so that no other gets the identity of one
 
     def proved(self, recipe: Recipe) -> Recipe | None:
         """Return the recipe, completed by what the trial showed, if its two halves equal the whole."""
         for solid in (False, True):
-            candidate = replace(recipe, solid=solid)
             try:
                 with torch.no_grad(), _trial_head(self.model, recipe.head):
-                    proved_recipe = self._check(candidate)
+                    proved_recipe = self._check(recipe, solid)
+            except NoTime:
+                raise
             except Exception:  # whatever a model raises on NaN or expanded input: this cut is not offered
                 proved_recipe = None
             if proved_recipe is not None:
                 return proved_recipe
         return None
 
-    def _check(self, recipe: Recipe) -> Recipe | None:
+    def _check(self, recipe: Recipe, solid: bool) -> Recipe | None:
         small, large = self.runs.images
         expected = self.expected if recipe.head is None else [self.model(small)]
-        z, z_large = first_half(self.model, recipe, small), first_half(self.model, recipe, large)
+        z, z_large = self._first_halves(recipe)
         if len(z) != len(small) or len(z_large) != len(large):
             return None
+        recipe = replace(recipe, solid=solid)
         before = z.clone()
         if not self._equal(recipe, z, float("nan"), expected):
             return None
@@ -190,7 +224,19 @@ class _CutVerifier:
         recipe = replace(recipe, copies=copies)
         return recipe if self._equal(recipe, mixed, OTHER_FILL, expected) else None
 
+    def _first_halves(self, recipe: Recipe) -> tuple[Tensor, Tensor]:
+        """Return z of both batches; the first as a copy of its own, which the second half may change."""
+        halves = self._halves.get(id(recipe))
+        if halves is None:
+            small, large = (first_half(self.model, recipe, images) for images in self.runs.images)
+            return small, large
+        small_z, large_z = halves
+        if small_z is None or large_z is None:
+            raise ModelError(f"{recipe.module} was not reached.")
+        return small_z.clone(), large_z
+
     def _equal(self, recipe: Recipe, z: Tensor, fill: float, expected: list[Tensor]) -> bool:
+        deadline.unit()
         with second_half(self.model, recipe, fill) as run:
             if recipe.module in self.head.names or recipe.head is not None:
                 actual = [run(z)]

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
+from collections.abc import Mapping
 from dataclasses import asdict
 from importlib import metadata
+from pathlib import Path
 from typing import Any
 
 from torch import nn
@@ -15,7 +18,7 @@ from frostline.models.classifier import Head
 from frostline.models.cutting.replay import Recipe
 from frostline.system import directories
 
-VERSION = 2  # raise it whenever finding or proving changes, so that what was found before is found again
+VERSION = 3  # raise it whenever finding or proving changes, so that what was found before is found again
 
 
 def signature(model: nn.Module, size: int, architecture: str) -> str:
@@ -70,6 +73,34 @@ class Findings:
         modules = {name: (first, last) for name, (first, last) in data["modules"].items()}
         layout = Layout(dict(data["tensors"]), modules)
         return cls(Head(**data["head"]), stages, cuts, layout, tuple(data["notes"]))
+
+
+def recall_proofs(key: str) -> dict[int, Recipe | None]:
+    """Return the cuts that an interrupted search proved, and those it refused, by stage index."""
+    try:
+        data = json.loads(_started(key).read_bytes())
+        return {int(index): Recipe.from_dict(recipe) if recipe else None for index, recipe in data.items()}
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+        return {}
+
+
+def remember_proofs(key: str, proofs: Mapping[int, Recipe | None]) -> None:
+    """Keep what an interrupted search proved and refused, for the next one to go on from."""
+    try:
+        data = {str(index): recipe.as_dict() if recipe else None for index, recipe in proofs.items()}
+        directories.write_atomically(_started(key), json.dumps(data, separators=(",", ":")).encode())
+    except (OSError, TypeError, ValueError):
+        return
+
+
+def forget_proofs(key: str) -> None:
+    """Remove what an interrupted search left."""
+    with contextlib.suppress(OSError):
+        _started(key).unlink(missing_ok=True)
+
+
+def _started(key: str) -> Path:
+    return directories.folder("cuts") / f"{key}.started.json"
 
 
 def recall(key: str) -> Findings | None:

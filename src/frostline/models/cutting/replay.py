@@ -10,7 +10,7 @@ and is put back at the end.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import asdict, dataclass, field
 from functools import partial
@@ -106,22 +106,57 @@ def first_half(model: nn.Module, recipe: Recipe, images: Tensor, call: Forward |
         if len(caught) == len(recipe.places):
             raise _Reached
 
-    with ExitStack() as stack:
-        for module in _modules(model, recipe.places):
-            if recipe.at == "input":
-                hook = module.register_forward_pre_hook(lambda _, *inputs: catch(inputs), with_kwargs=True)
-            else:
-                hook = module.register_forward_hook(lambda _, _given, output: catch(output))
-            stack.callback(hook.remove)
-        with suppress(_Reached):
-            (call or model)(images)
+    with ExitStack() as stack, suppress(_Reached):
+        _hook(stack, model, recipe, catch)
+        (call or model)(images)
     if len(caught) < len(recipe.places):
         raise _never_called(recipe)
+    return _stored(recipe, caught, len(images))
+
+
+def first_halves(
+    model: nn.Module, recipes: Sequence[Recipe], images: Tensor
+) -> tuple[Any, list[Tensor | None]]:
+    """Run `images` (n, 3, s, s) through the whole model once and return its output and z at each boundary.
+
+    Each z is what `first_half` returns there, copied before the model can change it in place; `None` where
+    the boundary can't be stored.
+    """
+    caught: list[list[Tensor]] = [[] for _ in recipes]
+
+    def catching(recipe: Recipe, stored: list[Tensor]) -> Callable[[Any], None]:
+        def catch(value: Any) -> None:
+            if stored:  # the first call is the boundary
+                return
+            with suppress(Exception):  # whatever does not fit the recipe: the cut is not offered
+                stored.append(_stored(recipe, [value], len(images)).clone())
+
+        return catch
+
+    with ExitStack() as stack:
+        for recipe, stored in zip(recipes, caught, strict=True):
+            _hook(stack, model, recipe, catching(recipe, stored))
+        output = model(images)
+    return output, [stored[0] if stored else None for stored in caught]
+
+
+def _hook(stack: ExitStack, model: nn.Module, recipe: Recipe, catch: Callable[[Any], None]) -> None:
+    """Call `catch` with what passes the boundary, for as long as the stack lasts."""
+    for module in _modules(model, recipe.places):
+        if recipe.at == "input":
+            hook = module.register_forward_pre_hook(lambda _, *inputs: catch(inputs), with_kwargs=True)
+        else:
+            hook = module.register_forward_hook(lambda _, _given, output: catch(output))
+        stack.callback(hook.remove)
+
+
+def _stored(recipe: Recipe, caught: list[Any], images: int) -> Tensor:
+    """Return what was caught at the places of a boundary as one tensor with a row an image."""
     if recipe.head is not None:
         pooled = [recipe.head.pool(next(tensors(value))) for value in caught]
         return pooled[0] if len(pooled) == 1 else torch.stack(pooled).mean(0)
     values = list(tensors(caught[0]))
-    return packed([values[leaf] for leaf in recipe.leaves], recipe.shapes, len(images))
+    return packed([values[leaf] for leaf in recipe.leaves], recipe.shapes, images)
 
 
 class _Replay:

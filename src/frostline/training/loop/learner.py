@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -42,12 +43,13 @@ def learn(
     """Return the adapted model in eval mode, and what was chosen on the way."""
     images = parts.train
     balance = Balance(request.config.imbalance, images.targets, len(request.data.classes))
+    first = replace(request, progress=budget.before_steps(request.progress))
     if not request.strategy.trains:
-        return solve_head(request, folder, head, images, balance)
+        return solve_head(first, folder, head, images, balance)
     known = hyperparameters(request.strategy)
     if known.head_init == "probe" and request.parent is None and not known.mixes:
-        _keep_what_is_passed(request, plan, head, images)
-    model = starting_model(request, head, images, balance)
+        _keep_what_is_passed(first, plan, head, images)
+    model = starting_model(first, head, images, balance)
     if not images.policy.still and folder.writes:
         contact_sheet(images).save(folder.path / "augmentation.png")
     setup = Setup(

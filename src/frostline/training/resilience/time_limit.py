@@ -21,16 +21,17 @@ from frostline.inference import error_gallery, selective_prediction
 from frostline.models import Backbone
 from frostline.progress import Progress
 from frostline.strategies import hyperparameters
+from frostline.system import deadline
+from frostline.system.deadline import MARGIN, refusal
 from frostline.system.timing import Stopwatch
 from frostline.training.request import TrainRequest
+from frostline.training.tuning.wise_ft import POINTS
 
 LOOKED_AT = 8  # images decoded to measure how long that takes
-# A choice: the neighbours of a shared machine made one and the same step wander by half (docs/LOG.md
-# 2026-11-24).
-MARGIN = 1.5
 # Weights, tables and thumbnails (0.1 to 0.3 s for lite0 on a local disk), then the end of the process (0.5 s
 # on one core of a busy machine).
 ENDING_S = 1.0
+BEFORE_STEPS = "loading, features of the frozen layers and the final figures"
 DOUBT_SHARE = 0.1  # of the limit may go into what answers are doubted by: a choice
 
 
@@ -43,6 +44,7 @@ class Budget:
 
     def __init__(self, limit_s: float | None, reserve_s: float, watch: Stopwatch) -> None:
         self._end_s = None if limit_s is None else limit_s - reserve_s
+        self._reserve_s = reserve_s
         self._watch = watch
         self._longest: dict[str, float] = {}  # seconds of the longest one of each kind of work
         self.earlier_s = 0.0  # spent by processes that were stopped
@@ -61,6 +63,17 @@ class Budget:
         """Raise `OutOfTime` where it is late, in all processes of a job if it is in one."""
         if self._end_s is not None and any(process_group.any_of(self.late(kind))):
             raise OutOfTime
+
+    def before_steps(self, progress: Progress) -> Progress:
+        """Return a `progress` for what must be done before a first step, such as solving for the head.
+
+        Where that doesn't fit it raises `NoTime`, since there is no model yet. In a job of several processes
+        it looks at no clock: all must leave at one place.
+        """
+        if self._end_s is None or process_group.size() > 1:
+            return progress
+        with deadline.within((self._end_s + self._reserve_s) / 60.0, self._watch, self._reserve_s):
+            return deadline.telling(progress, BEFORE_STEPS)
 
     def telling(self, progress: Progress) -> Progress:
         """Return a `progress` that also looks at this process's clock, for work that says how far it is."""
@@ -91,15 +104,6 @@ def begin(request: TrainRequest, watch: Stopwatch) -> Budget:
             )
         )
     return Budget(limit_s, reserve_s, watch)
-
-
-def refusal(minutes: float, floor_s: float, what: str) -> str:
-    """Say that a limit is too short, what it must hold, and how much would do."""
-    enough = math.ceil(MARGIN * floor_s / 6) / 10  # the next machine second may be slower
-    return (
-        f"--minutes {minutes:g} is less than the {floor_s:.0f} s that {what} need here; "
-        f"give at least {enough:g}."
-    )
 
 
 def pass_s(backbone: Backbone, data: Manifest, samples: Sequence[Sample], threads: int | None) -> float:
@@ -136,6 +140,10 @@ def _reserve_s(request: TrainRequest) -> float:
     counts = [len(request.data.part(part)) for part in parts]
     if all(phase.cut for phase in request.phases()):  # frozen batches are filled up
         counts = [math.ceil(count / EVALUATION_BATCH) * EVALUATION_BATCH for count in counts]
+    if request.config.interpolate_weights is not None:  # BatchNorm over train and answers on val, at each
+        shares = len(POINTS) if request.config.interpolate_weights == "auto" else 1
+        train, val = len(request.data.part("train")), len(request.data.part("val"))
+        counts += [train, *[train + val] * shares]  # the first: features for a probe
     if request.taken_away:
         counts.append(min(_fitting(request, each_s), len(request.data.part("train"))))
         moved = len(request.data.part("val")) or len(request.data.part("train"))
