@@ -11,6 +11,8 @@ import torch
 from PIL import Image, ImageOps
 from sklearn.datasets import load_digits
 from sklearn.model_selection import KFold
+from torchvision.transforms import InterpolationMode
+from torchvision.transforms import v2 as tv
 
 import frostline
 from frostline.data import Manifest
@@ -61,29 +63,58 @@ def test_view_zero_is_the_checkpoints_own_transform(data: Manifest) -> None:
     assert torch.equal(torch.cat(list(images.evaluation(7))), expected)
 
 
+@pytest.mark.parametrize("name", ["light", "strong"])
+def test_a_seed_gives_the_pixels_that_torchvisions_transforms_give(name: str) -> None:
+    """They draw on torch's global state, and these on a generator: one seed, one series of numbers."""
+    policy, mode = Policy(name, "both"), InterpolationMode(PREPROCESSING.interpolation)
+    assert policy.crop_scale is not None
+    theirs = [
+        tv.RandomResizedCrop(PREPROCESSING.size, (policy.crop_scale, 1.0), interpolation=mode),
+        tv.RandomHorizontalFlip(),
+        tv.RandomVerticalFlip(),
+        *([tv.TrivialAugmentWide()] if name == "strong" else []),
+        tv.PILToTensor(),
+        *([tv.RandomErasing(p=0.25)] if name == "strong" else []),
+    ]
+    rng = np.random.default_rng(0)
+    shapes = [(20, 24, 3), (12, 90, 3), (90, 12, 3), (1, 7, 3)]  # long ones need the fallback
+    images = [Image.fromarray(rng.integers(0, 256, shape, dtype=np.uint8)) for shape in shapes]
+    ours = Transform(policy, PREPROCESSING)
+    for seed in range(200):
+        image = images[seed % len(images)]
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(seed)
+            expected = tv.Compose(theirs)(image)
+        assert torch.equal(ours(image, seed), expected)
+
+
 def test_drawing_a_view_leaves_every_random_state_alone() -> None:
     torch.manual_seed(1)
     random.seed(1)
     np.random.seed(1)  # noqa: NPY002 - what a user's code may do
     before = torch.get_rng_state(), random.getstate(), np.random.get_state()[1].copy()  # noqa: NPY002
-    view = SeededView(Transform(Policy("strong", "both"), PREPROCESSING), 0, foreign=True)
-    view(picture(0, np.random.default_rng(0)), "digest", 1)
+    for transform in (
+        Transform(Policy("strong", "both"), PREPROCESSING),
+        Transform(Policy("custom", rotate="any"), PREPROCESSING, _own),
+    ):
+        SeededView(transform, 0)(picture(0, np.random.default_rng(0)), "digest", 1)
     assert torch.equal(torch.get_rng_state(), before[0])
     assert random.getstate() == before[1]
     assert np.array_equal(np.random.get_state()[1], before[2])  # noqa: NPY002
 
 
-def test_a_persons_own_augmentation_is_seeded_too(data: Manifest) -> None:
-    def own(image: Image.Image) -> Image.Image:
-        if random.random() < 0.5:
-            image = ImageOps.mirror(image)
-        return image.rotate(float(np.random.uniform(-20, 20)))  # noqa: NPY002
+def _own(image: Image.Image) -> Image.Image:
+    if random.random() < 0.5:
+        image = ImageOps.mirror(image)
+    return image.rotate(float(np.random.uniform(-20, 20)) * float(torch.rand(1)))  # noqa: NPY002
 
+
+def test_a_persons_own_augmentation_is_seeded_too(data: Manifest) -> None:
     items = [[(position, 3) for position in range(10)]]
     random.seed(5)
-    first = next(images_of(data, Policy("custom"), custom=own).batches(items))
+    first = next(images_of(data, Policy("custom"), custom=_own).batches(items))
     random.seed(6)
-    assert torch.equal(first, next(images_of(data, Policy("custom"), custom=own).batches(items)))
+    assert torch.equal(first, next(images_of(data, Policy("custom"), custom=_own).batches(items)))
     with pytest.raises(UsageError, match="expected a PIL image"):
         next(images_of(data, Policy("custom"), custom=np.asarray).batches(items))
 

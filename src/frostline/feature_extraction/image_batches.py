@@ -59,7 +59,7 @@ class Images(Dataset[Tensor]):
         self.preprocessing = preprocessing
         self.policy = policy or Policy("none")
         transform = Transform(self.policy, preprocessing, custom)
-        self._view = SeededView(transform, seed, foreign=custom is not None)
+        self._view = SeededView(transform, seed)
         self._augmentation = f"{self.policy.describe(preprocessing)} {custom_name} seed {seed}"
         self._decoded: dict[int, Image.Image] = {}
         self._still: dict[int, Tensor] = {}  # view 0, which every epoch would compute anew
