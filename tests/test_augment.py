@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import random
+import threading
+import time
 from pathlib import Path
 
 import numpy as np
@@ -15,11 +17,14 @@ from torchvision.transforms import InterpolationMode
 from torchvision.transforms import v2 as tv
 
 import frostline
-from frostline.data import Manifest
-from frostline.errors import UsageError
+from frostline.data import Manifest, Sample
+from frostline.data.pixels import decoding
+from frostline.data.pixels.decode_limit import InFlight
+from frostline.errors import DamagedImage, UsageError
 from frostline.feature_extraction import ForwardConfig, Frozen
 from frostline.feature_extraction.augmentation import AUGMENTS, Policy, SeededView, Transform, brightness
-from frostline.feature_extraction.image_batches import Images, contact_sheet
+from frostline.feature_extraction.image_batches import MIRRORED, TURNED, Images, contact_sheet
+from frostline.models import Preprocessing
 from frostline.system import numerics
 from frostline.training.tuning import flip_safety
 from tiny import PREPROCESSING, picture, tiny_backbone, write_table
@@ -49,12 +54,67 @@ def test_a_view_depends_on_nothing_but_seed_image_and_number(name: str, data: Ma
         assert not torch.equal(forwards[:6], next(images_of(data, policy, seed=4).batches([batch[:6]])))
 
 
-@pytest.mark.parametrize("workers", [1, 2])
-def test_pixels_do_not_depend_on_the_number_of_workers(workers: int, data: Manifest) -> None:
-    images = images_of(data, Policy("standard", "horizontal"), seed=1)
-    items = [[(position, 5) for position in range(start, start + 8)] for start in (0, 8, 16)]
-    for ours, theirs in zip(images.batches(items), images.batches(items, workers), strict=True):
+@pytest.mark.parametrize("workers", [1, 2, 8])
+@pytest.mark.parametrize("name", ["standard", "strong", "custom"])
+def test_pixels_do_not_depend_on_the_number_of_workers(name: str, workers: int, data: Manifest) -> None:
+    policy, own = Policy(name, "horizontal", rotate="any"), _own if name == "custom" else None
+    items = [[(position, view) for position in range(8)] for view in (5, 0, MIRRORED, TURNED, 6, 7, 5)]
+    expected = list(images_of(data, policy, custom=own, seed=1).batches(items))
+    images = images_of(data, policy, custom=own, seed=1)
+    for ours, theirs in zip(
+        expected, images.batches(iter(items), min(workers, 2 if own else 8)), strict=True
+    ):
         assert torch.equal(ours, theirs)
+        torch.rand(1)  # a step beside them draws on the global state, and moves nothing
+    assert own or len(images._decoded) == 8
+
+
+def test_an_abandoned_pass_stops_its_threads_and_a_damaged_image_fails_its_own_batch(
+    data: Manifest, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    images, read = images_of(data, Policy("none")), []
+
+    def reading(_: Manifest, sample: Sample) -> Image.Image:
+        read.append(sample.path)
+        if sample == images.samples[3]:
+            raise DamagedImage(f"{sample.path} is truncated")
+        return picture(0, np.random.default_rng(0))
+
+    monkeypatch.setattr(Manifest, "read", reading)
+    batches = images.batches(([(position, 0)] for position in range(len(images))), 2)
+    for _ in range(3):
+        next(batches)
+    with pytest.raises(DamagedImage, match=f"^{images.samples[3].path} is truncated$"):
+        next(batches)
+    assert len(read) < len(images)  # nobody reads on
+    batches = images.batches(([(position, 0)] for position in range(len(images))), 2)
+    next(batches)
+    batches.close()
+    assert not [thread for thread in threading.enumerate() if thread.name.startswith("decoding")]
+
+
+def test_a_picture_holds_its_room_until_it_is_cropped(
+    monkeypatch: pytest.MonkeyPatch, data: Manifest
+) -> None:
+    """Of eight threads one decodes at a time where one picture is all that may be in memory."""
+    room, at_once, most = InFlight(1), [], []
+    crop = Preprocessing.crop
+
+    def cropping(preprocessing: Preprocessing, image: Image.Image) -> torch.Tensor:
+        at_once.append(image)
+        time.sleep(0.002)
+        most.append(len(at_once))
+        at_once.remove(image)
+        return crop(preprocessing, image)
+
+    monkeypatch.setattr(decoding, "IN_FLIGHT", room)
+    monkeypatch.setattr(Preprocessing, "crop", cropping)
+    images = images_of(data, Policy("none"))
+    (pixels,) = images.batches([[(position, 0) for position in range(12)]], 8)
+    assert len(pixels) == 12
+    assert max(most) == 1
+    assert room.largest > 0
+    assert room._bytes == 0
 
 
 def test_view_zero_is_the_checkpoints_own_transform(data: Manifest) -> None:

@@ -8,6 +8,8 @@ seeded augmentations.
 from __future__ import annotations
 
 import copy
+import os
+import threading
 import warnings
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -22,9 +24,11 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from frostline.data import Manifest, Sample
+from frostline.data.pixels import decode_limit
 from frostline.distributed.torchrun_env import launched
 from frostline.errors import FrostlineError
 from frostline.feature_extraction.augmentation import Policy, SeededView, Transform
+from frostline.feature_extraction.ordered_threads import AHEAD, mapped
 from frostline.models import Preprocessing
 
 # Decoded pictures may take this share of the memory that is free when a run begins. What is over it is
@@ -32,12 +36,15 @@ from frostline.models import Preprocessing
 KEPT_SHARE = 0.15
 EVALUATION_BATCH = 64  # images a forward pass without gradients: keeps memory small; not measured
 
-AHEAD = 2  # batches decoded before they are needed: one in work, one waiting
-
 T = TypeVar("T")
 Item = tuple[int, int]  # (position in the samples, view)
 MIRRORED, TURNED = -1, -2  # views
 VIEW_NAMES = {MIRRORED: "mirrored", TURNED: "turned"}  # as they are named in a row's key
+
+
+_holding = threading.Lock()  # of what `Images` hold in memory; a process that was forked gets a free one
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=lambda: globals().update(_holding=threading.Lock()))
 
 
 class Images(Dataset[Tensor]):
@@ -60,6 +67,8 @@ class Images(Dataset[Tensor]):
         self.policy = policy or Policy("none")
         transform = Transform(self.policy, preprocessing, custom)
         self._view = SeededView(transform, seed)
+        # A person's own code: it may not bear several threads, and draws on the global random state.
+        self._runs_own_code = custom is not None or manifest.items is not None
         self._augmentation = f"{self.policy.describe(preprocessing)} {custom_name} seed {seed}"
         self._decoded: dict[int, Image.Image] = {}
         self._still: dict[int, Tensor] = {}  # view 0, which every epoch would compute anew
@@ -93,9 +102,9 @@ class Images(Dataset[Tensor]):
     def _pixels(self, item: Item, keep: bool) -> Tensor:
         position, view = item
         if view == MIRRORED:
-            return torch.flip(self._evaluation(position, keep), dims=(-1,))
+            return _copied(np.flip(self._evaluation(position, keep).numpy(), axis=-1))
         if view == TURNED:
-            return torch.rot90(self._evaluation(position, keep), dims=(-2, -1)).contiguous()
+            return _copied(np.rot90(self._evaluation(position, keep).numpy(), axes=(-2, -1)))
         if view == 0 or self.policy.still:
             return self._evaluation(position, keep)
         return self._view(self._image(position), self.samples[position].digest, view)
@@ -115,23 +124,24 @@ class Images(Dataset[Tensor]):
         pixels = self._still.get(position)
         if pixels is None:
             pixels = self.preprocessing.crop(self._image(position))
-            if keep and self._take(pixels.numel()):
-                self._still[position] = pixels
+            if keep:
+                self._hold(self._still, position, pixels, pixels.numel())
         return pixels
 
     def _image(self, position: int) -> Image.Image:
         image = self._decoded.get(position)
         if image is None:
             image = self.manifest.read(self.samples[position])
-            if not self.policy.still and self._take(3 * image.width * image.height):
-                self._decoded[position] = image
+            if not self.policy.still:
+                self._hold(self._decoded, position, image, 3 * image.width * image.height)
         return image
 
-    def _take(self, size_bytes: int) -> bool:
-        if size_bytes > self._room:
-            return False
-        self._room -= size_bytes
-        return True
+    def _hold(self, held: dict[int, T], position: int, value: T, size_bytes: int) -> None:
+        """Keep a value in memory, where there is room and no other thread has done so."""
+        with _holding:
+            if position not in held and size_bytes <= self._room:
+                self._room -= size_bytes
+                held[position] = value
 
     def batches(
         self, items: Iterable[Sequence[Item]], workers: int = 0, *, once: bool = False
@@ -139,13 +149,25 @@ class Images(Dataset[Tensor]):
         """Yield one uint8 tensor (n, 3, size, size) per list of items, in order.
 
         With `once`, the evaluation view's pixels are not held in memory for another time.
-        `workers` processes decode ahead; the pixels don't depend on how many there are. `items` may be a
-        generator: it is read as far ahead as the workers are.
+        `workers` threads decode ahead; the pixels don't depend on how many there are. A person's own code
+        (an augmentation, a dataset's items) runs in worker processes instead. `items` may be a generator: it
+        is read as far ahead as the workers are.
         """
         if workers == 0:
             for batch in items:
                 yield torch.stack([self._pixels(item, not once) for item in batch])
-            return
+        elif self._runs_own_code:
+            yield from self._from_processes(items, workers)
+        else:
+
+            def pixels(item: Item) -> Tensor:
+                with decode_limit.used_up():
+                    return self._pixels(item, not once)
+
+            for decoded in mapped(pixels, items, workers):
+                yield torch.stack(decoded)
+
+    def _from_processes(self, items: Iterable[Sequence[Item]], workers: int) -> Iterator[Tensor]:
         loader: DataLoader[Tensor] = DataLoader(
             self,
             batch_sampler=_Lists(items),  # type: ignore[arg-type]
@@ -188,6 +210,11 @@ def _message_of(error: FrostlineError) -> str:
     """Return an error's message without the worker's traceback that torch writes around it."""
     text = str(error)
     return text.rpartition(f"{type(error).__name__}: ")[2].strip() if "Original Traceback" in text else text
+
+
+def _copied(pixels: np.ndarray[Any, Any]) -> Tensor:
+    """Return a tensor; numpy copies in this thread, where torch would start threads of its own."""
+    return torch.from_numpy(np.ascontiguousarray(pixels))
 
 
 def _one_thread(_: int) -> None:

@@ -18,7 +18,7 @@ from typing import Any, BinaryIO
 from PIL import ExifTags, Image, ImageOps, UnidentifiedImageError
 
 from frostline.data.pixels import deep_pixels, dicom, formats, rendering
-from frostline.data.pixels.decode_limit import IN_FLIGHT, PILLOWS_LIMIT
+from frostline.data.pixels.decode_limit import FILES_IN_FLIGHT, IN_FLIGHT, PILLOWS_LIMIT
 from frostline.data.pixels.deep_pixels import Deep
 from frostline.data.pixels.rendering import ALPHA, PLAIN, Rendering
 from frostline.errors import DamagedImage, MissingImage
@@ -98,7 +98,8 @@ def read_bytes(path: Path) -> bytes:
     if fault:
         raise fault
     try:
-        return path.read_bytes()
+        with FILES_IN_FLIGHT.room_for(path.stat().st_size):
+            return path.read_bytes()
     except OSError as error:
         raise DamagedImage(f"cannot be read ({error.strerror or error})") from error
 
