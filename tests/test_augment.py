@@ -8,6 +8,7 @@ import time
 from pathlib import Path
 
 import numpy as np
+import psutil
 import pytest
 import torch
 from PIL import Image, ImageOps
@@ -25,7 +26,7 @@ from frostline.feature_extraction import ForwardConfig, Frozen
 from frostline.feature_extraction.augmentation import AUGMENTS, Policy, SeededView, Transform, brightness
 from frostline.feature_extraction.image_batches import MIRRORED, TURNED, Images, contact_sheet
 from frostline.models import Preprocessing
-from frostline.system import numerics
+from frostline.system import devices, numerics
 from frostline.training.tuning import flip_safety
 from tiny import PREPROCESSING, picture, tiny_backbone, write_table
 
@@ -115,6 +116,21 @@ def test_a_picture_holds_its_room_until_it_is_cropped(
     assert max(most) == 1
     assert room.largest > 0
     assert room._bytes == 0
+
+
+def test_auto_decodes_with_as_many_threads_as_compute_and_runs_nobodys_code_elsewhere(
+    data: Manifest, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    images, own = images_of(data, Policy("light")), images_of(data, Policy("custom"), custom=_own)
+    with devices.computing("cpu"), numerics.threads(2):
+        assert images.workers("auto") == 2
+        assert (own.workers("auto"), own.workers(2)) == (0, 2)
+        memory = psutil.virtual_memory()._replace(available=300_000_000)
+        monkeypatch.setattr(psutil, "virtual_memory", lambda: memory)
+        assert images.workers("auto") == 1
+    for wrong in (-1, "many", 1.5):
+        with pytest.raises(UsageError, match='workers must be "auto", or 0 or more'):
+            frostline.train(tiny_backbone(), data, "head", workers=wrong)  # type: ignore[arg-type]
 
 
 def test_view_zero_is_the_checkpoints_own_transform(data: Manifest) -> None:

@@ -53,7 +53,7 @@ class Options(TypedDict, total=False):
     deterministic: bool
     precision: str
     threads: int | None
-    workers: int
+    workers: int | str
     views: int | None
     cache: str
     keep: str
@@ -99,7 +99,9 @@ class Config:
     threads
         Torch threads. None: as many as cores are free.
     workers
-        Processes that decode images ahead.
+        Threads that decode images ahead: "auto" (as many as compute, with a GPU one a core), or a number; 0
+        decodes in between. A person's own code (an augmentation, a dataset) runs in so many processes
+        instead, and with "auto" in none. Changes no bit of the result.
     views
         `train` alone: views of each image to cycle through while layers are frozen, the plain one first; 0: a
         new one each epoch; None: as many as the epochs ask for.
@@ -132,7 +134,7 @@ class Config:
     deterministic: bool = False
     precision: str = "auto"
     threads: int | None = None
-    workers: int = 0
+    workers: int | str = "auto"
     views: int | None = None
     cache: str = "auto"
     keep: str = "best"

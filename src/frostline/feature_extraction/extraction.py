@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from frostline import models as bb
 from frostline.feature_cache import FeatureCache
 from frostline.feature_extraction.cached_features import Counts, Frozen
-from frostline.feature_extraction.image_batches import Images
+from frostline.feature_extraction.image_batches import Images, Workers
 from frostline.feature_extraction.numeric_key import ForwardConfig
 from frostline.models import Backbone, Cut
 from frostline.progress import QUIET, Progress
@@ -24,7 +24,7 @@ def features(
     images: Images,
     *,
     view: int = 0,
-    workers: int = 0,
+    workers: Workers = 0,
     progress: Progress = QUIET,
 ) -> NDArray[np.float32]:
     """Return the features of one view of every image, averaged over space.
@@ -37,7 +37,7 @@ def features(
     images : Images
     view : int
         0 is the evaluation view.
-    workers : int
+    workers : int or "auto"
         Processes that decode images.
     progress : Progress
 
@@ -53,7 +53,7 @@ def features(
 
 
 def stage_features(
-    frozen: Frozen, images: Images, *, workers: int = 0, progress: Progress = QUIET
+    frozen: Frozen, images: Images, *, workers: Workers = 0, progress: Progress = QUIET
 ) -> NDArray[np.float32]:
     """Return the features before the head and the statistics of the stages before it, of every image.
 
@@ -62,7 +62,7 @@ def stage_features(
     frozen : Frozen
         At the last cut; its `layers` says how many stages are read.
     images : Images
-    workers : int
+    workers : int or "auto"
         Processes that decode images.
     progress : callable or None
 
@@ -87,7 +87,7 @@ def logits(
     keep: bool = True,
     cache: FeatureCache | None = None,
     counts: Counts | None = None,
-    workers: int = 0,
+    workers: Workers = 0,
     above: Callable[[], AbstractContextManager[None]] = nullcontext,
     progress: Progress = QUIET,
 ) -> NDArray[np.float32]:
@@ -106,7 +106,7 @@ def logits(
         Cache the features at `cut`.
     cache : FeatureCache or None
     counts : Counts or None
-    workers : int
+    workers : int or "auto"
     above : callable
         Context manager around everything computed above the cut.
     progress : Progress
@@ -141,7 +141,7 @@ def logits(
 
 
 def _rows(
-    frozen: Frozen, images: Images, view: int, keep: bool, workers: int, progress: Progress
+    frozen: Frozen, images: Images, view: int, keep: bool, workers: Workers, progress: Progress
 ) -> Iterator[Tensor]:
     """Yield the rows of one view of every image, in batches as the prefix computes them."""
     items = [(position, view) for position in range(len(images))]

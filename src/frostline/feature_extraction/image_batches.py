@@ -30,11 +30,18 @@ from frostline.errors import FrostlineError
 from frostline.feature_extraction.augmentation import Policy, SeededView, Transform
 from frostline.feature_extraction.ordered_threads import AHEAD, mapped
 from frostline.models import Preprocessing
+from frostline.system import cpu_threads, devices, numerics
 
 # Decoded pictures may take this share of the memory that is free when a run begins. What is over it is
 # decoded again in each epoch.
 KEPT_SHARE = 0.15
 EVALUATION_BATCH = 64  # images a forward pass without gradients: keeps memory small; not measured
+
+AUTO = "auto"
+Workers = int | str  # threads that decode images ahead; "auto": as the machine suggests
+MOST_AUTO = 16  # more have not been tried: issue 19's machine with a card had 16 cores
+# Free memory that `auto` wants a thread to have: a picture of 12 megapixels, decoded, and its file. A choice.
+THREAD_BYTES = 256_000_000
 
 T = TypeVar("T")
 Item = tuple[int, int]  # (position in the samples, view)
@@ -144,7 +151,7 @@ class Images(Dataset[Tensor]):
                 held[position] = value
 
     def batches(
-        self, items: Iterable[Sequence[Item]], workers: int = 0, *, once: bool = False
+        self, items: Iterable[Sequence[Item]], workers: Workers = 0, *, once: bool = False
     ) -> Iterator[Tensor]:
         """Yield one uint8 tensor (n, 3, size, size) per list of items, in order.
 
@@ -153,6 +160,7 @@ class Images(Dataset[Tensor]):
         (an augmentation, a dataset's items) runs in worker processes instead. `items` may be a generator: it
         is read as far ahead as the workers are.
         """
+        workers = self.workers(workers)
         if workers == 0:
             for batch in items:
                 yield torch.stack([self._pixels(item, not once) for item in batch])
@@ -166,6 +174,10 @@ class Images(Dataset[Tensor]):
 
             for decoded in mapped(pixels, items, workers):
                 yield torch.stack(decoded)
+
+    def workers(self, requested: Workers) -> int:
+        """Return how many workers decode; "auto" runs no person's own code in other processes."""
+        return 0 if requested == AUTO and self._runs_own_code else decoding_threads(requested)
 
     def _from_processes(self, items: Iterable[Sequence[Item]], workers: int) -> Iterator[Tensor]:
         loader: DataLoader[Tensor] = DataLoader(
@@ -185,7 +197,7 @@ class Images(Dataset[Tensor]):
             except (ConnectionError, EOFError) as error:  # what a worker was about to hand over
                 raise RuntimeError(f"DataLoader worker is gone ({error!r})") from None
 
-    def evaluation(self, batch: int, workers: int = 0) -> Iterator[Tensor]:
+    def evaluation(self, batch: int, workers: Workers = 0) -> Iterator[Tensor]:
         """Yield view 0 of every sample, in order."""
         chunks = [range(i, min(i + batch, len(self))) for i in range(0, len(self), batch)]
         return self.batches([[(position, 0) for position in chunk] for chunk in chunks], workers)
@@ -194,6 +206,29 @@ class Images(Dataset[Tensor]):
     def targets(self) -> np.ndarray[Any, np.dtype[np.int64]]:
         """Class indices, shape (samples,)."""
         return np.asarray(self.manifest.targets(self.samples))
+
+
+def decoding_threads(requested: Workers) -> int:
+    """Return how many threads decode: as many as compute, for "auto", where there is memory for them.
+
+    On a GPU every core decodes. Decoding's cores are the step's where there is no GPU, and who waits leaves
+    them to the other.
+    """
+    if requested != AUTO:
+        return int(requested)
+    processes = launched().local_size
+    cores = (
+        numerics.thread_count() if devices.current().type == "cpu" else cpu_threads.free().cores // processes
+    )
+    memory = int(psutil.virtual_memory().available) // (THREAD_BYTES * processes)
+    return max(1, min(cores, memory, MOST_AUTO))
+
+
+def workers_fault(workers: object) -> str:
+    """Return what is wrong with a number of workers, or return ""."""
+    if workers == AUTO or (isinstance(workers, int) and workers >= 0):
+        return ""
+    return f'workers must be "auto", or 0 or more, found {workers!r}.'
 
 
 class _Lists:

@@ -22,7 +22,7 @@ from frostline.diagnostics import class_balanced_subset, transferability
 from frostline.errors import UsageError
 from frostline.feature_cache import FeatureCache
 from frostline.feature_extraction import Frozen, features
-from frostline.feature_extraction.image_batches import Images
+from frostline.feature_extraction.image_batches import AUTO, Images, Workers
 from frostline.models import Backbone
 from frostline.progress import OnLine, OnProgress, Progress
 from frostline.selection import resampling
@@ -126,7 +126,7 @@ def screen(
     deterministic: bool = False,
     precision: str = "auto",
     threads: int | None = None,
-    workers: int = 0,
+    workers: Workers = AUTO,
     left_s: float | None = None,
     feature_cache: FeatureCache | None = None,
     progress: OnProgress | None = None,
@@ -289,7 +289,7 @@ def _features(
     deterministic: bool,
     precision: str,
     threads: int | None,
-    workers: int,
+    workers: Workers,
     progress: Progress,
 ) -> NDArray[np.float32]:
     """Return pooled features (images, width), computed as in training, which then finds them in the cache."""

@@ -18,7 +18,7 @@ from frostline.data import Manifest
 from frostline.distributed import process_group
 from frostline.errors import UsageError, did_you_mean
 from frostline.feature_extraction.augmentation import FLIPS, Policy, check_options
-from frostline.feature_extraction.image_batches import Images
+from frostline.feature_extraction.image_batches import Images, workers_fault
 from frostline.models import Backbone
 from frostline.progress import QUIET, Progress
 from frostline.strategies import ResolvedPhase, Strategy, hyperparameters, schedule
@@ -182,6 +182,7 @@ class TrainRequest:
         wrong += self._wrong_interpolation()
         if config.threads is not None and config.threads < 1:
             wrong.append(f"threads must be at least 1, found {config.threads}.")
+        wrong += [fault] if (fault := workers_fault(config.workers)) else []
         if wrong:
             raise UsageError(" ".join(wrong))
         check_options(self.augment, config.min_crop, config.rotate)

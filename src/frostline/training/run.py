@@ -95,6 +95,9 @@ class Run(AccuracyFigures, ProbabilityFigures):
     flip_test = Figure[dict[str, Any] | None]("What the images said about flips.")
     rotate = Figure[str | None]("Rotation, where it was asked for.")
     rotate_test = Figure[dict[str, Any] | None]("What the images said about rotation.")
+    decoding = Figure[dict[str, Any]](
+        "Threads (processes, for a person's own code) that decoded images ahead."
+    )
     numeric_plan = Figure[dict[str, Any]]("Device, threads, precision, memory format, and what was cached.")
     store = Figure[dict[str, int]]("Features of frozen layers: rows_computed and rows_read.")
     interpolation = Figure[dict[str, Any] | None]("How far back to the pretrained weights, and the points.")
@@ -433,6 +436,7 @@ def _work(
         time_left = time_limit.begin(request, watch)
         model, chosen = learner.learn(request, folder, plan, head, train_images, watch, time_left, hear)
         figures = evaluation.predict_parts(request, folder, model, chosen, store, counts)
+        decoding = {"workers": train_images.workers(request.config.workers)}
     rows = torch.tensor([counts.rows_computed, counts.rows_read])
     process_group.add_up([rows])
     about = {
@@ -441,6 +445,7 @@ def _work(
         **tests,
         **({} if policy.rotate == "none" and "rotate_test" not in tests else {"rotate": policy.rotate}),
         "numeric_plan": plan.as_dict(),
+        "decoding": decoding,
         "store": dict(zip(asdict(counts), rows.tolist(), strict=True)),
     }
     return model, figures, chosen, about

@@ -65,7 +65,7 @@ def fill_cache(
     deterministic: bool = False,
     precision: str = "auto",
     threads: int | None = None,
-    workers: int = 0,
+    workers: int | str = "auto",
     progress: OnProgress | None = None,
 ) -> CacheFill:
     """Compute and keep the rows that training by `strategy` will read, those that are kept already left out.
