@@ -54,6 +54,7 @@ class Options(TypedDict, total=False):
     precision: str
     threads: int | None
     workers: int | str
+    pixels: str
     views: int | None
     cache: str
     keep: str
@@ -102,6 +103,9 @@ class Config:
         Threads that decode images ahead: "auto" (as many as compute, with a GPU one a core), or a number; 0
         decodes in between. A person's own code (an augmentation, a dataset) runs in so many processes
         instead, and with "auto" in none. Changes no bit of the result.
+    pixels
+        auto: training decodes JPEGs of several times the network's size at a fraction of theirs, unless
+        `deterministic`; reference: whole. Val, test and predictions always see whole ones.
     views
         `train` alone: views of each image to cycle through while layers are frozen, the plain one first; 0: a
         new one each epoch; None: as many as the epochs ask for.
@@ -135,6 +139,7 @@ class Config:
     precision: str = "auto"
     threads: int | None = None
     workers: int | str = "auto"
+    pixels: str = "auto"
     views: int | None = None
     cache: str = "auto"
     keep: str = "best"
@@ -143,6 +148,11 @@ class Config:
     minutes: float | None = None
     repeats: int = REPEATS
     plain_timm: bool = False
+
+    @property
+    def fast_pixels(self) -> bool:
+        """Whether training may decode large JPEGs at a fraction of their size."""
+        return self.pixels == "auto" and not self.deterministic
 
     @classmethod
     def of(

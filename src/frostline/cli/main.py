@@ -34,6 +34,7 @@ from frostline.cli.options import (
     metric_option,
     model_options,
     path_column_option,
+    pixels_option,
     plain_timm,
     ray_option,
     running,
@@ -63,6 +64,7 @@ def cli() -> None:
 )
 @model_options
 @running
+@pixels_option
 @plain_timm
 @click.option(
     "--study",
@@ -172,6 +174,7 @@ def train(data: str, **options: Any) -> None:
             "precision",
             "threads",
             "workers",
+            "pixels",
             "views",
             "cache",
             "minutes",

@@ -222,6 +222,14 @@ workers_option = click.option(
     help="Threads that decode images ahead [auto: as many as compute; with a GPU, one a core]; 0 decodes in "
     "between.",
 )
+pixels_option = click.option(
+    "--pixels",
+    type=click.Choice(["auto", "reference"]),
+    default="auto",
+    show_default=True,
+    help="auto: training decodes large JPEGs at a fraction of their size, unless --deterministic. val, test "
+    "and predictions see whole ones.",
+)
 running = stack(
     click.option(
         "--seed", default=0, show_default=True, help="Seed of split, order, initialisation and augmentation."

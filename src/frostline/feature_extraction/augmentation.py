@@ -84,6 +84,12 @@ class Policy:
         """The smallest share of the area that a random crop shows; `None` where there are no such crops."""
         return CROP_SCALE.get(self.name) if self.min_crop is None else self.min_crop
 
+    @property
+    def smallest_side(self) -> float:
+        """The smallest side of a random crop, as a share of the picture's shorter side; 1 without crops."""
+        narrowest = random_transforms.ASPECT_RATIO[0]
+        return 1.0 if self.crop_scale is None else math.sqrt(self.crop_scale * narrowest)
+
     def describe(self, preprocessing: Preprocessing) -> str:
         """Name what is done to images with that preprocessing: equal words, equal transforms."""
         framed = preprocessing.resize != "crop" and self.crop_scale is not None

@@ -8,6 +8,7 @@ seeded augmentations.
 from __future__ import annotations
 
 import copy
+import math
 import os
 import threading
 import warnings
@@ -45,6 +46,10 @@ THREAD_BYTES = 256_000_000
 
 T = TypeVar("T")
 Item = tuple[int, int]  # (position in the samples, view)
+# Pixels: "reference" are decoded whole, as everything that a model is judged or chosen by; "fast" are JPEGs
+# decoded at a fraction of their size that leaves this many times the pixels a side that the network will see.
+PIXELS = ("auto", "reference")
+FAST_MARGIN = 2
 MIRRORED, TURNED = -1, -2  # views
 VIEW_NAMES = {MIRRORED: "mirrored", TURNED: "turned"}  # as they are named in a row's key
 
@@ -67,6 +72,7 @@ class Images(Dataset[Tensor]):
         custom: Callable[[Image.Image], Any] | None = None,
         custom_name: str = "",
         seed: int = 0,
+        fast: bool = False,
     ) -> None:
         self.manifest = manifest
         self.samples = tuple(samples)
@@ -77,6 +83,8 @@ class Images(Dataset[Tensor]):
         # A person's own code: it may not bear several threads, and draws on the global random state.
         self._runs_own_code = custom is not None or manifest.items is not None
         self._augmentation = f"{self.policy.describe(preprocessing)} {custom_name} seed {seed}"
+        # pixels a side that decoding leaves: of the evaluation view, and of augmented ones; 0: whole pictures
+        self._sides = _fast_sides(preprocessing, self.policy, custom is None) if fast else (0, 0)
         self._decoded: dict[int, Image.Image] = {}
         self._still: dict[int, Tensor] = {}  # view 0, which every epoch would compute anew
         self._room = int(psutil.virtual_memory().available * KEPT_SHARE / launched().local_size)
@@ -114,12 +122,27 @@ class Images(Dataset[Tensor]):
             return _copied(np.rot90(self._evaluation(position, keep).numpy(), axes=(-2, -1)))
         if view == 0 or self.policy.still:
             return self._evaluation(position, keep)
-        return self._view(self._image(position), self.samples[position].digest, view)
+        return self._view(self._augmentable(position), self.samples[position].digest, view)
 
     def pixels_name(self, item: Item) -> str:
         """Name what is done to an image: equal names, equal pixels."""
         position, view = item
-        return self.view_name(view) + self.manifest.rendered(self.samples[position])
+        fraction = self._fraction(position, self._sides[0 if view <= 0 or self.policy.still else 1])
+        return (
+            self.view_name(view)
+            + self.manifest.rendered(self.samples[position])
+            + (f" jpeg 1/{fraction}" if fraction > 1 else "")
+        )
+
+    @property
+    def pixels(self) -> str:
+        """The class of the pixels: "fast" where a JPEG is decoded at a fraction, else "reference"."""
+        sides = {side for side in self._sides if side}
+        fast = any(self._fraction(position, side) > 1 for position in range(len(self)) for side in sides)
+        return "fast" if fast else "reference"
+
+    def _fraction(self, position: int, side: int) -> int:
+        return self.manifest.jpeg_fraction(self.samples[position], side) if side else 1
 
     def view_name(self, view: int) -> str:
         """Name what a view does to an image."""
@@ -136,12 +159,23 @@ class Images(Dataset[Tensor]):
         return pixels
 
     def _image(self, position: int) -> Image.Image:
+        """Return the picture that the evaluation view is made from."""
+        fractions = [self._fraction(position, side) for side in self._sides]
+        if self.policy.still or fractions[0] != fractions[1]:
+            return self._read(position, self._sides[0])
+        return self._augmentable(position)
+
+    def _augmentable(self, position: int) -> Image.Image:
+        """Return the picture that augmented views are made from, held in memory for the next."""
         image = self._decoded.get(position)
         if image is None:
-            image = self.manifest.read(self.samples[position])
-            if not self.policy.still:
-                self._hold(self._decoded, position, image, 3 * image.width * image.height)
+            image = self._read(position, self._sides[1])
+            self._hold(self._decoded, position, image, 3 * image.width * image.height)
         return image
+
+    def _read(self, position: int, side: int) -> Image.Image:
+        sample = self.samples[position]
+        return self.manifest.read(sample, *([side] if self._fraction(position, side) > 1 else []))
 
     def _hold(self, held: dict[int, T], position: int, value: T, size_bytes: int) -> None:
         """Keep a value in memory, where there is room and no other thread has done so."""
@@ -206,6 +240,14 @@ class Images(Dataset[Tensor]):
     def targets(self) -> np.ndarray[Any, np.dtype[np.int64]]:
         """Class indices, shape (samples,)."""
         return np.asarray(self.manifest.targets(self.samples))
+
+
+def _fast_sides(preprocessing: Preprocessing, policy: Policy, ours: bool) -> tuple[int, int]:
+    """Return the pixels a side that decoding must leave for the evaluation view, and for augmented ones."""
+    plain = FAST_MARGIN * math.floor(preprocessing.size / preprocessing.crop_pct)
+    if not ours:  # a person's own augmentation is given whole pictures
+        return plain, 0
+    return plain, max(plain, math.ceil(FAST_MARGIN * preprocessing.size / policy.smallest_side))
 
 
 def decoding_threads(requested: Workers) -> int:

@@ -307,7 +307,7 @@ def _demand_time(request: CompareRequest) -> None:
 def _rates(request: CompareRequest, backbone: Backbone) -> Rates:
     data, config = request.data, request.config
     policy = Policy(request.candidates[0].augment)
-    images = Images(data, data.part("train"), backbone.preprocessing, policy=policy)
+    images = Images(data, data.part("train"), backbone.preprocessing, policy=policy, fast=config.fast_pixels)
     threads = numerics.thread_count(config.threads, steady=config.deterministic)
     return profiling.measure(
         backbone,

@@ -181,7 +181,10 @@ def augmentation(request: TrainRequest, head: Frozen) -> tuple[Policy, dict[str,
 
     def ask(view: int) -> flip_safety.FlipTest:
         train = request.data.part("train")
-        return flip_safety.try_flips(head, request.data, train, request.config.seed, request.progress, view)
+        config = request.config
+        return flip_safety.try_flips(
+            head, request.data, train, config.seed, request.progress, view, fast=config.fast_pixels
+        )
 
     flip, rotate, tests = request.config.flip, request.config.rotate, dict[str, Any](flip_test=None)
     if flip == "auto" and request.augment in ("none", "custom"):

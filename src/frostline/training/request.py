@@ -18,7 +18,7 @@ from frostline.data import Manifest
 from frostline.distributed import process_group
 from frostline.errors import UsageError, did_you_mean
 from frostline.feature_extraction.augmentation import FLIPS, Policy, check_options
-from frostline.feature_extraction.image_batches import Images, workers_fault
+from frostline.feature_extraction.image_batches import PIXELS, Images, workers_fault
 from frostline.models import Backbone
 from frostline.progress import QUIET, Progress
 from frostline.strategies import ResolvedPhase, Strategy, hyperparameters, schedule
@@ -56,6 +56,11 @@ class TrainRequest:
         """The name of the augmentation; "custom" where `augment` is a callable."""
         return "custom" if callable(self.config.augment) else self.config.augment
 
+    @functools.cached_property
+    def pixels(self) -> str:
+        """The class of the pixels of training images, and of folds over them: "fast" or "reference"."""
+        return self.images("train", None if self.custom else Policy(self.augment)).pixels
+
     def identity(self) -> dict[str, Any]:
         """What makes two runs the same run. What is new in it is there only where asked for: digests stay."""
         config = self.config
@@ -86,6 +91,7 @@ class TrainRequest:
             **({} if self.data.rendering.plain else {"rendering": self.data.rendering.as_dict()}),
             **({} if config.min_crop is None else {"min_crop": config.min_crop}),
             **({} if config.rotate == "none" else {"rotate": config.rotate}),
+            **({} if self.pixels == "reference" else {"pixels": self.pixels}),
             **({} if config.minutes is None else {"minutes": config.minutes}),
             **({} if config.keep == "best" else {"keep": config.keep}),
             **({} if config.temperature is None else {"temperature": config.temperature}),
@@ -119,7 +125,10 @@ class TrainRequest:
         return any(phase.cut for phase in whole)
 
     def images(self, part: str, policy: Policy | None = None) -> Images:
-        """The pixels of one part; without a policy, as the checkpoint's evaluation transform gives them."""
+        """The pixels of one part; without a policy, as the checkpoint's evaluation transform gives them.
+
+        Those of training images may be fast.
+        """
         return Images(
             self.data,
             self.data.part(part),
@@ -128,6 +137,7 @@ class TrainRequest:
             custom=self.custom if policy is not None and policy.name == "custom" else None,
             custom_name="" if self.custom is None else _identity(self.custom),
             seed=derive(self.config.seed, "augment"),
+            fast=part == "train" and self.config.fast_pixels,
         )
 
     def check(self) -> None:
@@ -139,6 +149,7 @@ class TrainRequest:
             "precision": (config.precision, PRECISIONS),
             "cache": (config.cache, CACHE),
             "keep": (config.keep, KEEP),
+            "pixels": (config.pixels, PIXELS),
         }
         wrong = [
             f"{key} must be one of {', '.join(words)}, found {value!r}.{did_you_mean(value, words)}"

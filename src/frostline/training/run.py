@@ -96,7 +96,7 @@ class Run(AccuracyFigures, ProbabilityFigures):
     rotate = Figure[str | None]("Rotation, where it was asked for.")
     rotate_test = Figure[dict[str, Any] | None]("What the images said about rotation.")
     decoding = Figure[dict[str, Any]](
-        "Threads (processes, for a person's own code) that decoded images ahead."
+        "Threads that decoded images ahead, and the pixels of training images and folds: reference or fast."
     )
     numeric_plan = Figure[dict[str, Any]]("Device, threads, precision, memory format, and what was cached.")
     store = Figure[dict[str, int]]("Features of frozen layers: rows_computed and rows_read.")
@@ -436,7 +436,7 @@ def _work(
         time_left = time_limit.begin(request, watch)
         model, chosen = learner.learn(request, folder, plan, head, train_images, watch, time_left, hear)
         figures = evaluation.predict_parts(request, folder, model, chosen, store, counts)
-        decoding = {"workers": train_images.workers(request.config.workers)}
+        decoding = {"workers": train_images.workers(request.config.workers), "pixels": request.pixels}
     rows = torch.tensor([counts.rows_computed, counts.rows_read])
     process_group.add_up([rows])
     about = {

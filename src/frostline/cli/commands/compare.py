@@ -22,6 +22,7 @@ from frostline.cli.options import (
     logger_option,
     metric_option,
     model_options,
+    pixels_option,
     plain_timm,
     ray_option,
     repeats_option,
@@ -108,6 +109,7 @@ class CandidateList(StrategyList):
 @ray_option
 @model_options
 @running
+@pixels_option
 @plain_timm
 @logger_option
 @data_options
@@ -157,6 +159,7 @@ def compare(data: str, **options: Any) -> None:
             "precision",
             "threads",
             "workers",
+            "pixels",
             "interpolate_weights",
         )
         arguments = {key: options[key] for key in forwarded}

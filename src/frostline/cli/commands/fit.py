@@ -23,6 +23,7 @@ from frostline.cli.options import (
     metric_option,
     model_options,
     path_column_option,
+    pixels_option,
     plain_timm,
     repeats_option,
     running,
@@ -93,6 +94,7 @@ class NameList(click.ParamType[tuple[str, ...] | str]):
 )
 @model_options
 @running
+@pixels_option
 @plain_timm
 @logger_option
 @config_option
@@ -136,6 +138,7 @@ def fit(data: str, **options: Any) -> None:
             "precision",
             "threads",
             "workers",
+            "pixels",
             "interpolate_weights",
             "strict",
             "split_names",
