@@ -34,6 +34,22 @@ Rates and probabilities are fractions 0–1. `seconds` is the command's wall tim
 `FROSTLINE_CACHE_DIR` (or `--cache-dir`) names the folder of what studies share: features of frozen layers,
 converted weights, cuts and digests, measured rates, the number of evaluations on each test part.
 
+## Hyperparameters
+
+`--epochs`, `--lr`, `--weight-decay`, `--label-smoothing` and `--set KEY=VALUE` set what also goes into a
+strategy's brackets, and make the same run: `--strategy "top_k(2)" --lr 0.0003` is
+`--strategy "top_k(2, lr=0.0003)"`. `frostline strategies` lists what each strategy takes.
+
+- One that disagrees with the brackets is refused, and so is one without effect (`--lr` where a head is solved
+  for), with the reason and the strategies that it has an effect on.
+- In `compare` and `fit` it applies to every strategy that takes it. A line names the others with the reason;
+  they are compared without it. Where no strategy takes it, it is refused.
+- It goes before what the advice names for a strategy (`fit`, `compare --strategies advised`).
+
+`--no-pretrained` starts from random weights, for strategies that train every layer from the first step
+(`scratch`, `full`, `phases(all@10)`); others are refused. `fit` has no such option: it begins with a probe of
+pretrained features.
+
 ## JSON fields
 
 - `train`: `strategy`, `model`, `accuracy`, `low`, `high` (95 % interval: Wilson's, or by group),
@@ -66,6 +82,8 @@ converted weights, cuts and digests, measured rates, the number of evaluations o
   true_probability}}]`, `unreadable`, `notes`, `confusion_file`, `plot`.
 - `stages`: `stages: [{{name, shape, parameters, compute_share}}]`, `cuts: [{{index, name,
   verified}}]`, `notes`.
+- `strategies`: `strategies: [{{strategy, usage, meaning, hyperparameters: [{{name, default, meaning,
+  source}}]}}]` (`default` null: named in the brackets, or it follows from the number of images).
 - `models`: `models: [{{name, what, device, parameters, input_size, gmacs, licence, download_bytes,
   download_exact, page, on_disk}}]` (`gmacs`: 10⁹ multiply-adds an image; `licence` null where timm states
   none), `others_on_disk` (names), `timm` (the version that the list was made from).

@@ -139,7 +139,7 @@ def test_view_zero_is_the_checkpoints_own_transform(data: Manifest) -> None:
     assert torch.equal(torch.cat(list(images.evaluation(7))), expected)
 
 
-@pytest.mark.parametrize("name", ["light", "strong"])
+@pytest.mark.parametrize("name", ["light", "strong", "randaugment"])
 def test_a_seed_gives_the_pixels_that_torchvisions_transforms_give(name: str) -> None:
     """They draw on torch's global state, and these on a generator: one seed, one series of numbers."""
     policy, mode = Policy(name, "both"), InterpolationMode(PREPROCESSING.interpolation)
@@ -149,6 +149,7 @@ def test_a_seed_gives_the_pixels_that_torchvisions_transforms_give(name: str) ->
         tv.RandomHorizontalFlip(),
         tv.RandomVerticalFlip(),
         *([tv.TrivialAugmentWide()] if name == "strong" else []),
+        *([tv.RandAugment()] if name == "randaugment" else []),
         tv.PILToTensor(),
         *([tv.RandomErasing(p=0.25)] if name == "strong" else []),
     ]

@@ -29,6 +29,7 @@ from frostline.system import numerics
 from frostline.system.timing import Stopwatch
 from frostline.training.loop.batches import PhaseBatches
 from frostline.training.loop.trainer import Trainer, TrainingState
+from frostline.training.loop.weight_average import WeightAverage
 from frostline.training.numeric_plan import Plan
 from frostline.training.request import _identity
 from frostline.training.resilience.time_limit import Budget
@@ -74,6 +75,7 @@ def test_metric_and_keeping_the_best_are_not_the_same_as_the_last(
         setup = SimpleNamespace(val=val, metric=metric, keep="best", budget=Budget(None, 0.0, Stopwatch()))
         trainer = Trainer.__new__(Trainer)
         trainer._setup, trainer._model, trainer._state, trainer.epochs = setup, model, TrainingState(), []
+        trainer._average = WeightAverage(model, [], 0.0, {})
         for epoch in (1, 2, 3):
             with torch.no_grad():
                 model.weight.fill_(epoch)
@@ -250,7 +252,7 @@ def test_different_augmentations_are_different_configurations() -> None:
 
 
 def test_images_can_be_sent_to_a_spawned_worker(data: Manifest) -> None:
-    for name in ("none", "light", "standard", "strong"):
+    for name in ("none", "light", "standard", "strong", "randaugment"):
         images = Images(data, data.part("train"), PREPROCESSING, policy=Policy(name, "both"))
         assert len(ForkingPickler.dumps(images)) > 100
 

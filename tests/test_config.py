@@ -87,6 +87,38 @@ def test_a_config_and_its_keywords_make_the_same_run(tmp_path: Path) -> None:
         frostline.compare(tiny_backbone(), data, ["head", "full"], study=tmp_path / "s", keep="last")
 
 
+def test_hyperparameters_in_brackets_by_keyword_and_in_a_config_make_the_same_run(tmp_path: Path) -> None:
+    data = frostline.load_data(write_table(tmp_path / "images"), near_copies=False)
+    options: dict[str, Any] = {"study": tmp_path / "s", "threads": 1, "flip": "none", "deterministic": True}
+
+    def train(strategy: str | frostline.Strategy, **others: Any) -> frostline.Run:
+        return frostline.train(tiny_backbone(), data, strategy, **options, **others)
+
+    first = train("head(epochs=1, lr=1, clip_grad=2)")
+    same = [
+        train("head", epochs=1, lr=1, hyperparameters={"clip_grad": 2}),
+        train("head(epochs=1)", hyperparameters={"lr": "1.0", "clip_grad": "2"}),
+        train("head(lr=1)", lr=1.0, config=Config(epochs=1, hyperparameters={"clip_grad": 2.0})),
+        train(frostline.strategies.head(epochs=1, lr=1, clip_grad=2)),
+    ]
+    assert all(run.again for run in same)
+    assert {run.folder.name for run in same} == {first.folder.name}
+    saved = read_yaml(first.folder.path / FILE)
+    assert saved["strategy"] == "head(lr=1, epochs=1, clip_grad=2)"  # once, and nowhere else
+    assert not {"epochs", "lr", "hyperparameters"} & set(saved)
+
+
+def test_hyperparameters_of_a_config_are_given_once() -> None:
+    assert Config(lr=0.1, hyperparameters={"lr": "0.10", "bn": "eval"}).of_strategy == {
+        "lr": 0.1,
+        "bn": "eval",
+    }
+    with pytest.raises(UsageError, match=r"lr=0.1 and, among hyperparameters, lr=0.2"):
+        _ = Config(lr=0.1, hyperparameters={"lr": 0.2}).of_strategy
+    with pytest.raises(UsageError, match=r"hyperparameters is 'lr=0.1'; expected names with values"):
+        _ = Config(hyperparameters="lr=0.1").of_strategy  # type: ignore[arg-type]
+
+
 def test_what_makes_a_run_another_one_follows_the_config(tmp_path: Path) -> None:
     data = frostline.load_data(write_table(tmp_path / "images"), near_copies=False)
     backbone = tiny_backbone()
@@ -138,7 +170,10 @@ def test_a_file_with_a_wrong_word_is_refused_before_anything_is_loaded(tmp_path:
             "compare",
             ["--no-earlier", "--search", "lr", "--draws", "2", "--strategies", "head,top_k(2, lr=0.1)"],
         ),
-        ("fit", ["--models", "lite0,lite1", "--seed", "0", "--minutes", "2"]),
+        ("fit", ["--models", "lite0,lite1", "--seed", "0", "--minutes", "2", "--flip", "none"]),
+        ("train", ["--epochs", "3", "--lr", "3e-4", "--set", "layer_decay=0.8", "--set", "bn=eval"]),
+        ("compare", ["--weight-decay", "0", "--label-smoothing", "0.2", "--imbalance", "weights"]),
+        ("compare", ["--strategies", "scratch,full", "--no-pretrained", "--batch-size", "8"]),
     ],
 )
 def test_what_a_command_was_given_reads_back(tmp_path: Path, verb: str, words: list[str]) -> None:

@@ -173,6 +173,7 @@ def test_without_minutes_the_race_gets_the_time_that_its_folds_take() -> None:
     assert once == 3.0  # three candidates, two finalists twice more, and the winner: 2.05 min
     assert folded == 10.0  # 15 runs, two finalists' 20 more, and the winner
     assert default_minutes(advice, STRATEGIES[:1], 1, 1) == 2.0
+    assert default_minutes(advice, STRATEGIES, 1, 3, lambda name: 2.0) == 5.0  # with twice the epochs
 
 
 @pytest.mark.parametrize("verb", ["fit", "compare", "train"])

@@ -306,6 +306,15 @@ def test_the_command_that_repeats_it_names_what_was_asked_for(tmp_path: Path) ->
         (study / "manifest.jsonl").write_text(manifest.read_text())
         assert source_argument in usage_section.repeat(read_context(study))
     assert usage_section.repeat(read_context(compared)).startswith("frostline compare DATA ")
+    by_option: dict[str, Any] = {
+        "cuts": True,
+        "hyperparameters": {"lr": 3e-4, "bn": "eval"},
+        "imbalance": "weights",
+    }
+    file.write_text(json.dumps({**json.loads(file.read_text()), "asked": by_option}))
+    words = usage_section.repeat(read_context(compared)).split(" --")
+    assert {"cuts", "set lr=0.0003", "set bn=eval", "imbalance weights"} < set(words)
+    assert not any(word.startswith("strategies") for word in words)
 
 
 def test_a_class_that_is_never_answered_has_a_column() -> None:

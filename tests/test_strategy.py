@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 
 from frostline import strategies as fs
 from frostline.errors import UsageError
+from frostline.strategies.overrides import no_use
 
 rates = st.floats(1e-7, 10.0, exclude_min=True)
 phase = st.builds(
@@ -138,6 +139,78 @@ def test_what_is_wrong_is_said(text: str, words: str) -> None:
 def test_functions_refuse_what_the_notation_refuses() -> None:
     with pytest.raises(UsageError, match="no setting 'learning_rate'"):
         fs.full(learning_rate=1)
+
+
+TAKEN = [(name, key) for name in sorted(fs.KINDS) for key in fs.KINDS[name].allowed]
+OTHER = {"head": "cosine", "head_init": "probe", "bn": "recalibrate", "layers": "all"}  # else a number
+
+
+@pytest.mark.parametrize(("name", "key"), TAKEN)
+def test_a_value_given_beside_a_strategy_is_that_of_its_brackets_or_refused(name: str, key: str) -> None:
+    inside = {"top_k": "2", "phases": "0@1, all"}.get(name)
+    value = OTHER.get(key, "0.25")
+    plain = fs.parse(f"{name}({inside})" if inside else name)
+    bracket = fs.parse(f"{name}({inside}, {key}={value})" if inside else f"{name}({key}={value})")
+    if no_use(plain, key):
+        with pytest.raises(
+            UsageError, match=rf"{key}={value} has no effect on .*Leave it out, or take one of"
+        ):
+            fs.overridden([plain], {key: value})
+        return
+    assert fs.overridden([plain], {key: value}) == fs.Overridden((bracket,), {})
+    assert fs.overridden([bracket], {key: value}).strategies == (bracket,)
+    if bracket != plain:
+        with pytest.raises(UsageError, match=f"names another {key} in its brackets"):
+            fs.overridden([bracket], {key: {"cosine": "mlp(3)", "probe": "fresh"}.get(value, "1")})
+
+
+def test_of_several_strategies_those_that_take_a_value_get_it_and_the_others_are_named() -> None:
+    many = fs.parse_list("linear_probe, head, full(lr=0.1), linear_probe(ridge)")
+    changed = fs.overridden(many, {"lr": 0.1, "label_smoothing": 0.2})
+    assert [str(one) for one in changed.strategies] == [
+        "linear_probe(label_smoothing=0.2)",
+        "head(lr=0.1, label_smoothing=0.2)",
+        "full(lr=0.1, label_smoothing=0.2)",
+        "linear_probe(ridge)",
+    ]
+    first, second = changed.lines()
+    assert first.startswith("lr has no effect on linear_probe, linear_probe(ridge) (its head is solved for")
+    assert second.startswith("label_smoothing has no effect on linear_probe(ridge) (ridge fits")
+    assert not fs.overridden(many, {}).lines()
+    assert fs.at_defaults(fs.parse("lp_ft(epochs=4, lr=0.1)"), {"epochs": 1}) == fs.parse("lp_ft(lr=0.1)")
+    assert fs.overridden(
+        fs.parse_list("full"), {"head_init_l2": 1, "head_init": "probe"}
+    ).strategies  # in any order
+
+
+def test_every_hyperparameter_is_listed_with_meaning_default_and_source() -> None:
+    listing = {one.name: one for one in fs.descriptions()}
+    assert list(listing) == list(fs.KINDS)
+    for name, description in listing.items():
+        kind = fs.KINDS[name]
+        names = [setting.name for setting in description.settings]
+        assert set(names) == {*kind.allowed, *([kind.takes] if kind.takes else [])} - (
+            {"layer_decay"} if name == "head" else set()
+        )
+        assert set(kind.defaults) | set(kind.sources) <= set(names)
+        assert set(kind.defaults) <= set(kind.sources)  # a default of its own says why
+        for setting in description.settings:
+            assert setting.meaning
+            assert setting.source or setting.name in ("k", "phases")
+            if setting.default is None or name in ("top_k", "phases") or setting.name == "solver":
+                continue
+            named = fs.parse(f"{name}({setting.name}={setting.default})")
+            if (name, setting.name) != ("linear_probe", "label_smoothing"):
+                assert fs.hyperparameters(named) == fs.hyperparameters(fs.parse(name))
+
+
+@pytest.mark.parametrize(
+    ("text", "builds"),
+    [("full", False), ("scratch", False), ("phases(all@2)", False), ("full(head_init=probe)", True)]
+    + [(text, True) for text in ("linear_probe", "head", "top_k(3)", "lp_ft", "gradual_unfreeze(1)")],
+)
+def test_what_builds_on_pretrained_weights(text: str, builds: bool) -> None:
+    assert fs.builds_on_pretrained(fs.parse(text)) is builds
 
 
 def test_a_strategy_imports_no_torch() -> None:

@@ -214,6 +214,16 @@ def test_a_short_schedule_has_every_phase() -> None:
     assert scaled(parse("linear_probe"), 0.25, 400) == parse("linear_probe")
 
 
+def test_candidates_get_the_hyperparameters_that_they_take() -> None:
+    lines: list[str] = []
+    values = {"lr": 0.1, "epochs": "3"}
+    found = listed("linear_probe, head, head(lr=0.1), full", "none", values=values, log=lines.append)
+    assert [str(one) for one in found] == ["linear_probe", "head(lr=0.1, epochs=3)", "full(lr=0.1, epochs=3)"]
+    assert [line.partition(" has no effect on linear_probe (")[0] for line in lines] == ["lr", "epochs"]
+    with pytest.raises(UsageError, match="Found 1 strategy to compare"):
+        listed("head, head(lr=0.1)", "none", values=values)
+
+
 def test_search_draws_variants_evenly_and_the_same_each_time() -> None:
     base = listed(["linear_probe", "lp_ft", "top_k(1)"], "standard")
     drawn = searched(base, ("lr", "layer_decay"), 8, 0)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
@@ -16,6 +17,8 @@ BATCH = 32  # images a step: what the epochs of strategies/ were measured with
 REPEATS = 3  # before a winner is named
 TRAIN_ALONE = ("views", "cache", "keep", "temperature")  # what a comparison's runs have no use for
 SEARCHED = ("lr", "layer_decay", "weight_decay", "augment")  # what a comparison can draw variants of
+# Hyperparameters of a strategy that have a field of their own; `hyperparameters` holds any others.
+OF_STRATEGIES = ("epochs", "lr", "weight_decay", "label_smoothing")
 FILE = "config.yaml"  # in a run's folder: what repeats it
 
 # Options of the commands beside the fields of `Config`, which may stand in the same file.
@@ -33,7 +36,7 @@ OF_COMMANDS = (
     ),
     *("strategy", "strategies", "search", "draws", "cuts", "earlier", "source_data"),
     *("test_size", "val_size", "strict", "split_names", "path_column", "label_column", "group_by"),
-    *("intensity_range", "alpha_background", "logger", "ray", "database"),
+    *("intensity_range", "alpha_background", "logger", "ray", "database", "no_pretrained"),
 )
 
 
@@ -63,6 +66,11 @@ class Options(TypedDict, total=False):
     minutes: float | None
     repeats: int
     plain_timm: bool
+    epochs: float | None
+    lr: float | None
+    weight_decay: float | None
+    label_smoothing: float | None
+    hyperparameters: Mapping[str, float | str] | None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -76,7 +84,8 @@ class Config:
     metric
         What choices are made by: accuracy, balanced_accuracy, macro_f1, auroc or log_loss.
     augment
-        none, light, standard or strong; for `train` also a callable from RGB image to RGB image.
+        none, light, standard, strong or randaugment; for `train` also a callable from RGB image to RGB
+        image.
     flip
         auto (asks the images), none, horizontal or both.
     resize
@@ -123,6 +132,12 @@ class Config:
         `compare` and `fit` alone: new splits and seeds before a winner is named.
     plain_timm
         Only models whose weights timm loads alone: linear heads on the last stage.
+    epochs, lr, weight_decay, label_smoothing
+        Hyperparameters of the strategy, as in its brackets: passes over the training images, the head's peak
+        learning rate, AdamW's weight decay, and the share of each label that is spread over all classes.
+        None: as the strategy has it. Several strategies: for each that takes it.
+    hyperparameters
+        Others by name, such as ``{"layer_decay": 0.8, "bn": "eval"}``.
     """
 
     seed: int = 0
@@ -148,6 +163,11 @@ class Config:
     minutes: float | None = None
     repeats: int = REPEATS
     plain_timm: bool = False
+    epochs: float | None = None
+    lr: float | None = None
+    weight_decay: float | None = None
+    label_smoothing: float | None = None
+    hyperparameters: Mapping[str, float | str] | None = None
 
     @property
     def fast_pixels(self) -> bool:
@@ -184,6 +204,37 @@ class Config:
         values = read_yaml(path)
         return cls.of(None, {name: value for name, value in values.items() if name not in OF_COMMANDS})
 
+    @property
+    def of_strategy(self) -> dict[str, float | str]:
+        """The hyperparameters of the strategy that are given here.
+
+        Raises `UsageError` where one is given twice with two values.
+        """
+        if not isinstance(self.hyperparameters, Mapping | None):
+            raise UsageError(
+                f"hyperparameters is {self.hyperparameters!r}; expected names with values, such as "
+                "{'layer_decay': 0.8}."
+            )
+        values: dict[str, float | str] = dict(self.hyperparameters or {})
+        for name in OF_STRATEGIES:
+            own = getattr(self, name)
+            if own is None:
+                continue
+            if name in values and as_number(values[name]) != as_number(own):
+                raise UsageError(
+                    f"Found {name}={own} and, among hyperparameters, {name}={values[name]}. Give one of "
+                    "the two."
+                )
+            values[name] = own
+        return values
+
+    @property
+    def without_strategy(self) -> Config:
+        """The same without hyperparameters of the strategy, for when the strategy has them."""
+        return replace(
+            self, epochs=None, lr=None, weight_decay=None, label_smoothing=None, hyperparameters=None
+        )
+
     def save(self, path: str | Path) -> None:
         """Write every field that differs from its default as YAML. Raises `UsageError` for a callable."""
         write_yaml(path, self.changed())
@@ -195,6 +246,14 @@ class Config:
 
 
 NAMES = tuple(field.name for field in fields(Config))
+
+
+def as_number(value: float | str) -> float | None:
+    """Return a value as a number, whole if it is written so; `None` for another text."""
+    for kind in (int, float):
+        with contextlib.suppress(ValueError):
+            return kind(value) if isinstance(value, str) else value
+    return None
 
 
 def read_yaml(path: str | Path) -> dict[str, Any]:

@@ -20,25 +20,34 @@ from frostline.cli.commands.fit import fit
 from frostline.cli.commands.models import models
 from frostline.cli.commands.plan import measure, plan
 from frostline.cli.commands.report import report
+from frostline.cli.commands.strategies import list_strategies
 from frostline.cli.options import (
+    HYPERPARAMETERS,
     Minutes,
     Share,
     StrategyText,
+    batch_size_option,
     config_option,
     data_options,
+    demand_effect,
     device_option,
+    flip_option,
     followed,
+    hyperparameter_options,
+    imbalance_option,
     leave_config,
     loaded,
     logger_option,
     metric_option,
     model_options,
+    no_pretrained_option,
     path_column_option,
     pixels_option,
     plain_timm,
     ray_option,
     running,
     shape_options,
+    tta_option,
     varied_options,
 )
 from frostline.config import FILE
@@ -62,6 +71,8 @@ def cli() -> None:
     show_default=True,
     help=f"One of {', '.join(strategies.NAMED)}, with hyperparameters in brackets.",
 )
+@hyperparameter_options
+@no_pretrained_option
 @model_options
 @running
 @pixels_option
@@ -75,26 +86,15 @@ def cli() -> None:
 @metric_option
 @click.option(
     "--augment",
-    type=click.Choice(["none", "light", "standard", "strong"]),
+    type=click.Choice(["none", "light", "standard", "strong", "randaugment"]),
     default="standard",
     show_default=True,
-    help="Strength of the augmentation: crops, and with strong also colours and erased patches.",
+    help="Strength of the augmentation: crops; strong adds colours and erased patches, randaugment two "
+    "random operations an image.",
 )
-@click.option(
-    "--flip",
-    type=click.Choice(["auto", "none", "horizontal", "both"]),
-    default="auto",
-    show_default=True,
-    help="Mirror training images? auto tests whether left and right matter in the images.",
-)
+@flip_option
 @varied_options
-@click.option(
-    "--imbalance",
-    type=click.Choice(["none", "weights", "sampler", "logit_adjustment"]),
-    default="none",
-    show_default=True,
-    help="For classes with few images: weight their loss, sample them more often, or adjust logits.",
-)
+@imbalance_option
 @click.option(
     "--views",
     type=click.IntRange(0),
@@ -124,7 +124,7 @@ def cli() -> None:
     help="Images labelled with the backbone's own classes, to measure forgetting.",
 )
 @click.option("--explain", is_flag=True, help="Show the arithmetic behind --cache auto.")
-@click.option("--batch-size", type=click.IntRange(1), default=32, show_default=True, help="Images per step.")
+@batch_size_option
 @ray_option
 @logger_option
 @data_options
@@ -142,11 +142,12 @@ def train(data: str, **options: Any) -> None:
         from frostline.cli.output import formatting, run_text
         from frostline.diagnostics import feature_drift
 
+        (strategy,) = demand_effect(options, [options["strategy"]])
         loggers = followed(verb, options)
         with verb.in_turn():
             manifest, backbone = loaded(verb, data, options, learns=True)
         verb.progress.log(formatting.data_lines(manifest))
-        known = strategies.hyperparameters(strategies.parse(options["strategy"]))
+        known = strategies.hyperparameters(strategy)
         if known.layers != "last" and not options["plain_timm"]:
             verb.progress.log(
                 "The head reads several stages: timm alone cannot load the model, so an export brings a "
@@ -180,6 +181,7 @@ def train(data: str, **options: Any) -> None:
             "minutes",
             "interpolate_weights",
             "ray",
+            *HYPERPARAMETERS,
         )
         run = frostline.train(
             backbone,
@@ -219,6 +221,7 @@ def train(data: str, **options: Any) -> None:
     metavar="ACCURACY",
     help="Mark predictions below this expected accuracy, e.g. 0.95, and images unlike the training images.",
 )
+@tta_option
 @path_column_option
 @click.option("--output", type=click.Path(dir_okay=False), help="Write a CSV file instead of the terminal.")
 @click.option(
@@ -251,6 +254,7 @@ def predict(study: str, images: tuple[str, ...], **options: Any) -> None:
             top=options["top"],
             base=options["base"],
             target_accuracy=options["target_accuracy"],
+            tta=options["tta"],
             path_column=options["path_column"],
             device=options["device"],
             progress=verb.progress,
@@ -379,6 +383,7 @@ cli.add_command(measure)
 cli.add_command(models)
 cli.add_command(plan)
 cli.add_command(report)
+cli.add_command(list_strategies)
 cli.add_command(cache)
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import math
 import re
+from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -13,7 +14,7 @@ from click.core import ParameterSource
 
 from frostline import strategies
 from frostline.cli.command_context import Verb, stack
-from frostline.config import read_yaml, write_yaml
+from frostline.config import BATCH, OF_STRATEGIES, Config, as_number, read_yaml, write_yaml
 from frostline.distributed import ray_cluster
 from frostline.errors import UsageError, did_you_mean
 from frostline.loggers import Loggers, make_loggers, parse_names
@@ -172,7 +173,7 @@ varied_options = stack(
         type=click.FloatRange(0, 1, min_open=True),
         metavar="FRACTION",
         help="Smallest share of an image's area in a random crop in training [0.7 with --augment light, 0.35 "
-        "with standard, 0.25 with strong].",
+        "with standard and randaugment, 0.25 with strong].",
     ),
     click.option(
         "--rotate",
@@ -258,6 +259,13 @@ metric_option = click.option(
     show_default=True,
     help="Metric that decides.",
 )
+tta_option = click.option(
+    "--tta",
+    type=click.Choice(["none", "flip", "five_crop", "ten_crop"]),
+    default="none",
+    show_default=True,
+    help="Test-time augmentation: mean probabilities over views of each image, as many times slower.",
+)
 evaluation_metric_option = click.option(
     "--metric",
     type=click.Choice(
@@ -269,7 +277,7 @@ evaluation_metric_option = click.option(
 )
 augment_option = click.option(
     "--augment",
-    type=click.Choice(["none", "light", "standard", "strong"]),
+    type=click.Choice(["none", "light", "standard", "strong", "randaugment"]),
     default="standard",
     show_default=True,
     help="Strength of the augmentation.",
@@ -283,6 +291,90 @@ winner_weights_option = click.option(
 database_option = click.option(
     "--database", help="Optuna storage URL for workers on several machines [SQLite in the study]."
 )
+flip_option = click.option(
+    "--flip",
+    type=click.Choice(["auto", "none", "horizontal", "both"]),
+    default="auto",
+    show_default=True,
+    help="Mirror training images? auto tests whether left and right matter in the images.",
+)
+imbalance_option = click.option(
+    "--imbalance",
+    type=click.Choice(["none", "weights", "sampler", "logit_adjustment"]),
+    default="none",
+    show_default=True,
+    help="For classes with few images: weight their loss, sample them more often, or adjust logits.",
+)
+batch_size_option = click.option(
+    "--batch-size", type=click.IntRange(1), default=BATCH, show_default=True, help="Images per step."
+)
+no_pretrained_option = click.option(
+    "--no-pretrained",
+    is_flag=True,
+    help="Random weights of the architecture; nothing is downloaded. For strategies that train every layer: "
+    "scratch, full.",
+)
+
+
+class Setting(click.ParamType[str]):
+    """A hyperparameter with its value."""
+
+    name = "KEY=VALUE"
+
+    def convert(self, value: str, param: click.Parameter | None, ctx: click.Context | None) -> str:
+        """Return the text without spaces around its parts."""
+        key, sign, text = (part.strip() for part in value.partition("="))
+        if not (key and sign and text):
+            self.fail(
+                f"{value!r} is not KEY=VALUE. Expected a hyperparameter with its value, such as "
+                "layer_decay=0.8 (frostline strategies lists them).",
+                param,
+                ctx,
+            )
+        return f"{key}={text}"
+
+
+def _by_name(
+    ctx: click.Context, param: click.Parameter, values: tuple[str, ...]
+) -> dict[str, float | str] | None:
+    """Return the values of --set by hyperparameter; `None` if there are none."""
+    result: dict[str, float | str] = {}
+    for value in values:
+        key, _, text = value.partition("=")
+        if key in result:
+            raise click.BadParameter(f"{key} is given twice. Give each hyperparameter once.", ctx, param)
+        number = as_number(text)
+        result[key] = text if number is None else number
+    return result or None
+
+
+hyperparameter_options = stack(
+    click.option(
+        "--epochs",
+        type=float,
+        help="Passes over the training images [4 to 40, by their number].",
+    ),
+    click.option(
+        "--lr", type=float, help="Peak learning rate of the head [0.0005 to 0.003, by the strategy]."
+    ),
+    click.option("--weight-decay", type=float, help="AdamW's weight decay [0.01]."),
+    click.option(
+        "--label-smoothing",
+        type=float,
+        metavar="SHARE",
+        help="Share of each label that is spread over all classes [0.1 where steps train, else 0].",
+    ),
+    click.option(
+        "--set",
+        "hyperparameters",
+        type=Setting(),
+        multiple=True,
+        callback=_by_name,
+        help="Any hyperparameter of the strategy, such as layer_decay=0.8; may be given more than once "
+        "(frostline strategies lists them).",
+    ),
+)
+HYPERPARAMETERS = (*OF_STRATEGIES, "hyperparameters")  # the parameters of `hyperparameter_options`
 repeats_option = click.option(
     "--repeats", type=click.IntRange(1), default=3, show_default=True, help="New splits and seeds."
 )
@@ -408,12 +500,16 @@ def _of_file(ctx: click.Context, param: click.Parameter, value: str | None) -> N
 
 
 def names_in_file(param: click.Parameter) -> list[str]:
-    """Return what an option is called in a file."""
+    """Return what an option is called in a file; the first of them is written."""
+    if param.name == "hyperparameters":  # as in `Config`
+        return [param.name, "set"]
     return [max(param.opts, key=len).lstrip("-").replace("-", "_"), str(param.name)]
 
 
 def _as_written(param: click.Parameter, value: Any) -> Any:
     """Return a value of a file as the prompt would have it."""
+    if param.name == "hyperparameters" and isinstance(value, dict):
+        return [f"{key}={entry}" for key, entry in value.items()]
     if isinstance(value, bool | dict):
         return value
     if getattr(param, "multiple", False):
@@ -484,6 +580,29 @@ def given(option: str) -> bool:
     return source is not ParameterSource.DEFAULT
 
 
+def given_hyperparameters(options: dict[str, Any]) -> dict[str, float | str]:
+    """Return the hyperparameters that a command was given by options. Raises `UsageError` for two values."""
+    return Config(**{name: options[name] for name in HYPERPARAMETERS}).of_strategy
+
+
+def demand_effect(options: dict[str, Any], names: Iterable[str]) -> list[strategies.Strategy]:
+    """Return the strategies of these notations with the hyperparameters that were given by options.
+
+    Raises `UsageError`, before anything is loaded, where one has no effect or disagrees with the brackets,
+    and where a strategy has no use for random weights.
+    """
+    values = given_hyperparameters(options)
+    changed = strategies.overridden([strategies.parse(name) for name in names], values).strategies
+    frozen = [str(one) for one in changed if one.pretrained and strategies.builds_on_pretrained(one)]
+    if options.get("no_pretrained") and frozen:
+        raise UsageError(
+            f"--no-pretrained gives random weights, and {', '.join(frozen)} freezes layers or starts from "
+            "their features: random ones carry no knowledge. Take strategies that train every layer "
+            "(scratch, full), or leave --no-pretrained out."
+        )
+    return list(changed)
+
+
 def followed(verb: Verb, options: dict[str, Any]) -> Loggers:
     """Return the loggers that a command names, and log where they write; raise before anything is loaded."""
     loggers = make_loggers(options["logger"], options["study"])
@@ -504,8 +623,9 @@ def loaded(
     from frostline.models import zoo
 
     verb.start_for(data)
+    random = bool(options.get("no_pretrained"))
     download = zoo.agreed(
-        options["model"], download=options["download"]
+        options["model"], download=options["download"], random=random
     )  # before reading images, which may take minutes
     study = options.get("study")
     manifest = frostline.load_data(
@@ -527,6 +647,7 @@ def loaded(
         options["model"],
         size=options["size"],
         resize=options["resize"],
+        random=random,
         architecture=options["architecture"],
         download=download,
     )

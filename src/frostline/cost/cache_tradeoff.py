@@ -14,6 +14,9 @@ from frostline.strategies import ResolvedPhase
 
 VIEWS_APART = 1_000_000  # more than any run has epochs: the view numbers of repeats stay apart
 
+# Why no feature of a training image is cached where pictures are mixed.
+MIXED = "images are mixed before the frozen layers, so these are computed anew for each batch"
+
 # A row larger than its image's pixels must cost at most this share of computing it each time: it takes room
 # that other rows could use. Where the arithmetic promised 0.6, keeping and computing took the same time
 # (docs/LOG.md 2026-11-24).
@@ -53,6 +56,10 @@ class Need:
     def uses(self) -> float:
         """Mean number of uses of a row that is used at all."""
         return max(1.0, sum(self.passes.values()) / len(self.passes))
+
+    def of_val(self) -> Need:
+        """Return what val's plain view needs: a pass an epoch, for itself alone."""
+        return Need({0: math.ceil(sum(self.passes.values()))}, along=False)
 
 
 def needs(

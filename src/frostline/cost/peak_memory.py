@@ -92,12 +92,14 @@ def _phases(rates: Rates, job: Job, walk: WalkResult) -> list[Moment]:
         images = math.ceil(job.train / phase.batches)
         step = _step(rates, job, phase.cut, images) + _learning(rates, phase.cut)
         if phase.cut:
-            computes = not (job.warm and walk.cached_views.get(phase.cut))
+            computes = job.mixes or not (job.warm and walk.cached_views.get(phase.cut))
             rows = _rows(rates, job, phase.cut, walk)
             step = _copy(rates) + max(rates.peaks.frozen if computes else 0, step + rows)
         needs.append(step)
     best = rates.model_bytes if job.val else 0
-    stays = _pictures(rates, job, walk) + best + (MOMENTS + NOTED) * _learning(rates, job.lowest)
+    averages = 2 if job.hyperparameters.ema else 0  # the one that moves, and as the epoch began
+    stays: float = _pictures(rates, job, walk) + best
+    stays += (MOMENTS + NOTED + averages) * _learning(rates, job.lowest)
     return [Moment(max(needs), stays)]
 
 
@@ -110,7 +112,7 @@ def _pictures(rates: Rates, job: Job, walk: WalkResult) -> int:
     """Decoded training pictures stay while images are varied, unless all rows are there."""
     if job.still:
         return 0
-    decodes = any(not phase.cut or not walk.cached_views.get(phase.cut) for phase in job.phases)
+    decodes = job.mixes or any(not phase.cut or not walk.cached_views.get(phase.cut) for phase in job.phases)
     decoded_bytes = job.train * rates.picture_bytes if decodes or not job.warm else 0
     return decoded_bytes + (job.val * rates.picture_bytes if job.lowest == 0 else 0)
 
@@ -121,8 +123,9 @@ def _rows(rates: Rates, job: Job, cut: int, walk: WalkResult) -> float:
     if not views:
         return 0.0
     row_bytes = rates.at(cut).row_bytes
-    all_bytes = (job.train * len(views) + job.val) * row_bytes
-    return min(all_bytes, HELD_BYTES) + min(job.train * row_bytes, READ_AT_ONCE_BYTES)
+    train = 0 if job.mixes else job.train
+    all_bytes = (train * len(views) + job.val) * row_bytes
+    return min(all_bytes, HELD_BYTES) + min((train or job.val) * row_bytes, READ_AT_ONCE_BYTES)
 
 
 def _step(rates: Rates, job: Job, cut: int, images: int) -> float:

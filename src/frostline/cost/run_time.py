@@ -73,6 +73,11 @@ class Job:
         return not self.phases or still
 
     @property
+    def mixes(self) -> bool:
+        """Return whether training images are mixed, so that none of their features is cached."""
+        return bool(self.phases) and self.hyperparameters.mixes
+
+    @property
     def orientation_tests(self) -> int:
         """Number of orientation tests: whether images may be mirrored, and turned."""
         flips = self.flip == "auto" and self.augment != "none"
@@ -102,7 +107,7 @@ class Walk:
         self.rates, self.job, self.result = rates, job, WalkResult()
         self._filled: set[tuple[int, str, int]] = set()  # (cut, part, view) that are kept by now
         self._decoded: set[str] = set()  # parts whose pictures are in memory
-        self.views = 0 if job.still else views_of(job.phases)
+        self.views = 0 if job.still or job.mixes else views_of(job.phases)
         self._decide()
 
     def run(self) -> WalkResult:
@@ -131,6 +136,10 @@ class Walk:
     def _decide(self) -> None:
         """Read or recompute, per cut, as training decides it."""
         for cut, need in needs(self.job.phases, self.views, still=self.job.still).items():
+            if self.job.mixes:
+                val = self.job.val and self._keeps(cut, need.of_val())
+                self.result.cached_views[cut] = (0,) if val else ()
+                continue
             views = tuple(sorted(need.passes)) if self._keeps(cut, need) else ()
             if views and self.job.val:
                 views = tuple(sorted({0, *views}))
@@ -259,7 +268,7 @@ class Walk:
         cuts = [
             cut for cut, views in self.result.cached_views.items() if 0 in views and cut < self.rates.last.cut
         ]
-        if cuts:
+        if cuts and not self.job.mixes:
             self._fill(min(cuts), "train", 0, self.job.train)
         self._head_rows("frozen layers", self.job.train)
         self._add("head solved for", self.rates.solve.at(self._numbers(self.job.train)))
@@ -309,6 +318,10 @@ class Walk:
         self, cut: int, later: list[int], part: str, view: int, images: int, in_memory: set[tuple[str, int]]
     ) -> None:
         """Add the costs of the training layers' input: pixels, cached rows, or rows computed each time."""
+        if self.job.mixes and part == "train":
+            self._add("decode", self._pixels(part, view, images))
+            self._add("frozen layers", self._forward(cut, images))
+            return
         for later_cut in (*later, cut):
             if later_cut and view in self.result.cached_views.get(later_cut, ()):
                 self._fill(later_cut, part, view, images)

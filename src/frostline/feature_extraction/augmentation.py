@@ -26,7 +26,7 @@ from frostline.feature_extraction.random_transforms import RandomTransform
 from frostline.models import Preprocessing
 from frostline.system.seeds import derive
 
-AUGMENTS = ("none", "light", "standard", "strong")
+AUGMENTS = ("none", "light", "standard", "strong", "randaugment")
 FLIPS = ("auto", "none", "horizontal", "both")
 ROTATIONS = ("auto", "none", "90", "any")
 
@@ -35,7 +35,7 @@ FRAMED_VERSION = 1  # likewise, of crops where pictures are squashed or padded
 
 # Smallest share of the area that a random crop keeps. ImageNet's recipe goes down to 0.08 (torchvision
 # references); with few images the object should stay in view. A choice, not yet tuned.
-CROP_SCALE = {"light": 0.7, "standard": 0.35, "strong": 0.25}
+CROP_SCALE = {"light": 0.7, "standard": 0.35, "strong": 0.25, "randaugment": 0.35}
 ERASED_SHARE = 0.25  # of the images get a black patch with "strong": timm's --reprob
 
 
@@ -127,6 +127,8 @@ class Transform:
         self._steps = [*_rotation(policy, preprocessing), *_crop(policy, preprocessing), *_flips(policy)]
         if policy.name == "strong":
             self._steps.append(random_transforms.trivial_augment)
+        elif policy.name == "randaugment":
+            self._steps.append(random_transforms.rand_augment)
         if self._crops:
             self._steps.append(random_transforms.to_tensor)
         if policy.name == "strong":

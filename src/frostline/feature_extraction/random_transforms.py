@@ -168,6 +168,32 @@ OPERATIONS: tuple[Operation, ...] = (
 )
 
 
+# Magnitudes of the same operations in RandAugment, arXiv 1909.13719, as torchvision has them; shifts are
+# shares of the side.
+RAND_MAGNITUDES: tuple[tuple[float, float] | None, ...] = (
+    *(None, (0.0, 0.3), (0.0, 0.3), (0.0, 150 / 331), (0.0, 150 / 331), (0.0, 30.0)),
+    *((0.0, 0.9), (0.0, 0.9), (0.0, 0.9), (0.0, 0.9), (8.0, 4.0), (1.0, 0.0), None, None),
+)
+SHIFTS = {3: 0, 4: 1}  # operations that shift, and the axis (of width and height) that they shift along
+RAND_OPERATIONS, RAND_MAGNITUDE = 2, 9  # how many, and of the `BINS` magnitudes: torchvision's defaults
+
+
+def rand_augment(image: Image.Image, generator: torch.Generator) -> Image.Image:
+    """Return the image after two of `OPERATIONS`: torchvision's `RandAugment`."""
+    for _ in range(RAND_OPERATIONS):
+        number = integer(len(OPERATIONS), generator)
+        (_, signed, operation), magnitudes = OPERATIONS[number], RAND_MAGNITUDES[number]
+        magnitude = 0.0
+        if magnitudes is not None:
+            low, high = magnitudes
+            side = image.size[SHIFTS[number]] if number in SHIFTS else 1
+            magnitude = torch.linspace(low, high * side, BINS)[RAND_MAGNITUDE].item()
+            if signed and torch.rand(1, generator=generator) <= 0.5:
+                magnitude = -magnitude
+        image = operation(image, magnitude)
+    return image
+
+
 def trivial_augment(image: Image.Image, generator: torch.Generator) -> Image.Image:
     """Return the image after one of `OPERATIONS`: torchvision's `TrivialAugmentWide`."""
     magnitudes, signed, operation = OPERATIONS[integer(len(OPERATIONS), generator)]

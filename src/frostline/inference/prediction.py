@@ -34,7 +34,7 @@ from frostline.data import (
 )
 from frostline.errors import DamagedImage, StudyError, UsageError
 from frostline.feature_extraction.image_batches import EVALUATION_BATCH
-from frostline.inference import selective_prediction
+from frostline.inference import selective_prediction, test_time_augmentation
 from frostline.models import Backbone, Preprocessing, zoo
 from frostline.models.heads import adapted_for
 from frostline.models.zoo import delta
@@ -306,6 +306,7 @@ def predict(
     run: str | None = None,
     top: int = 1,
     target_accuracy: float | None = None,
+    tta: str = "none",
     path_column: str | None = None,
     module: nn.Module | None = None,
     base: str | nn.Module | Backbone | None = None,
@@ -332,6 +333,9 @@ def predict(
         Above 0 and below 1, such as 0.95. A prediction whose class was less often correct at its probability,
         on held-out images, is marked `unsure="probability"`; an image farther from the training images than
         95 % of the held-out ones "unfamiliar".
+    tta : str
+        Test-time augmentation: mean probabilities over views of each image. "none"; "flip": the image and its
+        mirror image; "five_crop": corners and centre; "ten_crop": these and their mirror images.
     path_column : str or None
         Column of a table that holds the paths.
     module : nn.Module or None
@@ -352,10 +356,11 @@ def predict(
     StudyError
         The study is damaged or holds no finished run.
     UsageError
-        `target_accuracy` is out of range, or the run has no held-out predictions.
+        `target_accuracy` is out of range, the run has no held-out predictions, or `tta` goes with it.
     DataError
         There are no images, or they are of an unsupported type.
     """
+    check_views(tta, target_accuracy)
     doubts = None if target_accuracy is None else _doubts(study, run, target_accuracy)
     chosen = chosen_model(study, run, module, base)
     predicted = predict_rows(
@@ -363,6 +368,7 @@ def predict(
         prediction_inputs(images, path_column),
         top=top,
         doubts=doubts,
+        tta=tta,
         progress=Progress.of(progress),
     )
     classes = tuple(chosen.predictor.classes)
@@ -375,7 +381,7 @@ def predict(
         doubts,
         classes,
         chosen.passed_over,
-        predicted.notes,
+        (*predicted.notes, *test_time_augmentation.note(tta, chosen.flip)),
     )
 
 
@@ -394,12 +400,13 @@ def predict_rows(
     *,
     top: int,
     doubts: selective_prediction.Doubts | None,
+    tta: str = "none",
     progress: Progress,
 ) -> PredictedRows:
     """Return a prediction for each image that can be decoded, and the others' names with the reasons."""
     rows: list[Prediction] = []
     decoded = _Decoded()
-    for names, pixels in _batches(predictor, inputs, decoded, progress):
+    for names, pixels in _batches(predictor, inputs, decoded, tta, progress):
         rows += _predict_batch(predictor, names, pixels, top, doubts)
     notes = notes_on(decoded.rendered_images, predictor.rendering, inputs.other_files)
     return PredictedRows(tuple(rows), tuple(decoded.unreadable), tuple(notes))
@@ -416,14 +423,18 @@ class PredictedProbabilities:
 
 
 def predict_probabilities(
-    predictor: Predictor, inputs: PredictionInputs, progress: OnProgress | None = None
+    predictor: Predictor,
+    inputs: PredictionInputs,
+    progress: OnProgress | None = None,
+    *,
+    tta: str = "none",
 ) -> PredictedProbabilities:
     """Return the probabilities of all classes for each image that can be decoded."""
     decoded, names = _Decoded(), list[str]()
     batches = [np.zeros((0, len(predictor.classes)))]
-    for batch_names, pixels in _batches(predictor, inputs, decoded, Progress.of(progress)):
+    for batch_names, pixels in _batches(predictor, inputs, decoded, tta, Progress.of(progress)):
         names += batch_names
-        batches.append(predictor(pixels))
+        batches.append(test_time_augmentation.mean_probabilities(predictor, pixels))
     notes = notes_on(decoded.rendered_images, predictor.rendering, inputs.other_files)
     return PredictedProbabilities(
         tuple(names), np.concatenate(batches), tuple(decoded.unreadable), tuple(notes)
@@ -439,15 +450,15 @@ class _Decoded:
 
 
 def _batches(
-    predictor: Predictor, inputs: PredictionInputs, noted: _Decoded, progress: Progress
+    predictor: Predictor, inputs: PredictionInputs, noted: _Decoded, tta: str, progress: Progress
 ) -> Iterator[tuple[list[str], Tensor]]:
-    """Yield names and pixels (n, 3, size, size) of images that can be decoded, batch by batch."""
+    """Yield names and pixels (n, views, 3, size, size) of images that can be decoded, batch by batch."""
     items = inputs.inputs
     for start in range(0, len(items), EVALUATION_BATCH):
         names, pixels = [], []
         batch = items[start : start + EVALUATION_BATCH]
         decoded_batch = in_threads(
-            lambda item: _decode(predictor, item), batch, FETCHERS * any(q.is_remote for q in batch)
+            lambda item: _decode(predictor, item, tta), batch, FETCHERS * any(q.is_remote for q in batch)
         )
         for item, decoded in zip(batch, decoded_batch, strict=True):
             if isinstance(decoded, DamagedImage):
@@ -463,21 +474,32 @@ def _batches(
 
 @dataclass(frozen=True)
 class _DecodedInput:
-    """An image's pixels (3, size, size), and how they were made."""
+    """An image's pixels (views, 3, size, size), and how they were made."""
 
     pixels: Tensor
     rendered: RenderedImage
 
 
-def _decode(predictor: Predictor, item: PredictionInput) -> _DecodedInput | DamagedImage:
+def _decode(predictor: Predictor, item: PredictionInput, tta: str) -> _DecodedInput | DamagedImage:
     """Return an image's pixels, or why there are none."""
     try:
         picture = item.picture()
         image = picture.rgb(predictor.rendering)
         rendered = rendered_from_picture(item.name, picture, image, predictor.rendering)
-        return _DecodedInput(predictor.preprocessing.crop(image), rendered)
+        pixels = test_time_augmentation.views(image, predictor.preprocessing, tta)
+        return _DecodedInput(pixels, rendered)
     except DamagedImage as error:
         return error
+
+
+def check_views(tta: str, target_accuracy: float | None) -> None:
+    """Raise `UsageError` where `tta` is unknown, or goes with a target that was set by single views."""
+    test_time_augmentation.check(tta)
+    if tta != "none" and target_accuracy is not None:
+        raise UsageError(
+            f"target_accuracy rests on held-out probabilities of one view each, and tta={tta} averages "
+            "several: leave one of the two out."
+        )
 
 
 def _doubts(study: str | Path, run: str | None, precision: float) -> selective_prediction.Doubts:
@@ -496,8 +518,9 @@ def _predict_batch(
     doubts: selective_prediction.Doubts | None,
 ) -> list[Prediction]:
     if doubts is None:
-        return _top(paths, predictor(pixels), predictor.classes, top)
-    probabilities, features = predictor.with_features(pixels)
+        probabilities = test_time_augmentation.mean_probabilities(predictor, pixels)
+        return _top(paths, probabilities, predictor.classes, top)
+    probabilities, features = predictor.with_features(pixels[:, 0])
     rows = _top(paths, probabilities, predictor.classes, top)
     return [replace(row, unsure=u) for row, u in zip(rows, doubts.of(probabilities, features), strict=True)]
 
@@ -512,6 +535,7 @@ class ChosenModel:
     strategy: str
     folder: Path  # of the run, or the delta
     passed_over: tuple[PassedOver, ...] = ()
+    flip: str | None = None  # how training images were mirrored, where that is known
 
 
 def chosen_model(
@@ -536,7 +560,10 @@ def chosen_model(
     best = best_of(Study.existing(study), run)
     strategy = str(best.folder.checked_config()["strategy"])
     predictor = Predictor.of_run(best.folder, module)
-    return ChosenModel(predictor, best.folder.name, best.why, strategy, best.folder.path, best.passed_over)
+    flip = best.folder.read("result.json").get("flip")
+    return ChosenModel(
+        predictor, best.folder.name, best.why, strategy, best.folder.path, best.passed_over, flip
+    )
 
 
 def _top(

@@ -138,6 +138,11 @@ class Backbone:
             f"{parameters:,} parameters, {self.preprocessing.size} px>"
         )
 
+    @property
+    def has_random_weights(self) -> bool:
+        """Whether it has learned nothing yet: random weights that were not trained on any images."""
+        return bool(self.source.get("random")) and "classes" not in self.source
+
     def as_dict(self) -> dict[str, Any]:
         """Return name, stages, cuts and notes as plain data."""
         return {

@@ -47,7 +47,16 @@ from frostline.selection import (
     sub_study,
 )
 from frostline.sentences import Basis
-from frostline.strategies import Strategy, parse, parse_list
+from frostline.strategies import (
+    KINDS,
+    NAMED,
+    Strategy,
+    at_defaults,
+    epochs_for,
+    overridden,
+    parse,
+    parse_list,
+)
 from frostline.studies.best_run import has_finished_run
 from frostline.studies.result_fields import AccuracyFigures, Figure, ProbabilityFigures, Rows
 from frostline.studies.study_folder import Study
@@ -188,8 +197,10 @@ def fit(
         As in `compare`.
     study
         Folder that holds everything. Images that it has seen before keep their part.
-    seed, metric, augment, flip, resize, min_crop, rotate, imbalance
-        As in `train`.
+    seed, metric, augment, flip, resize, min_crop, rotate, imbalance, batch_size
+        As in `train`; the last for the compared strategies.
+    epochs, lr, weight_decay, label_smoothing, hyperparameters
+        As in `compare`, for the compared strategies that take them; they go before what the advice names.
     device, deterministic, precision, threads, workers
         As in `train`.
     strict, split_names, intensity_range, alpha_background, path_column, label_column, group_by
@@ -218,10 +229,13 @@ def fit(
     loggers = make_loggers(logger, study)
     watch, cache = watch or Stopwatch(), FeatureCache()
     progress = Progress.of(progress, log)
-    chosen = Config.of(config, options, without=(*TRAIN_ALONE, "batch_size"))
+    chosen = Config.of(config, options, without=TRAIN_ALONE)
     minutes, seed = chosen.minutes, chosen.seed
     strategies = parse_list(strategies) if isinstance(strategies, str) else strategies
-    pinned = [str(parse(name) if isinstance(name, str) else name) for name in strategies or ()]
+    named = [parse(name) if isinstance(name, str) else name for name in strategies or ()]
+    values = chosen.of_strategy
+    overridden(named or [parse(name) for name in NAMED], values)  # raises before anything is loaded
+    pinned = list(map(str, named))
     limits = Limits(max_latency_ms, max_size_mb)
     request = (
         backbone_request.BackboneRequest(model, models, limits, size, architecture, chosen.resize, download)
@@ -229,7 +243,7 @@ def fit(
         .agreed()
     )
     if callable(chosen.augment):
-        raise UsageError("fit takes augment by name: none, light, standard or strong.")
+        raise UsageError("fit takes augment by name: none, light, standard, strong or randaugment.")
     check_options(chosen.augment, chosen.min_crop, chosen.rotate)
     load = partial(
         load_data,
@@ -250,7 +264,7 @@ def fit(
     data = leakage.keep_learned_in_train(backbones, data, Study(study))
     # The first probe and the backbones' own are the same whatever the comparison varies.
     plain = replace(chosen, resize=None, minutes=None, interpolate_weights=None, repeats=REPEATS)
-    plain = replace(plain, augment=Config.augment)
+    plain = replace(plain, augment=Config.augment, batch_size=Config.batch_size).without_strategy
     fold_count = _fold_count(data, seed)
     for line in _data_lines(data, fold_count):
         progress.log(line)
@@ -297,8 +311,14 @@ def fit(
         name for names in strategies_by_network.values() for name in names
     ]  # the time is estimated as if the slowest network ran them all
     estimates = [
-        default_minutes(planned.advice, all_strategies, folds, chosen.repeats) for planned in plans.values()
+        default_minutes(planned.advice, all_strategies, folds, chosen.repeats, _more_epochs(values, data))
+        for planned in plans.values()
     ]
+    if not pinned:  # what is given goes before what the advice names
+        strategies_by_network = {
+            name: list(dict.fromkeys(str(at_defaults(parse(advised), values)) for advised in names))
+            for name, names in strategies_by_network.items()
+        }
     allowed = max(estimates) if minutes is None else minutes
     limit = f"{allowed:g} min" + ("" if minutes else ", unless --minutes says otherwise")
     if plans and fold_count:
@@ -346,6 +366,7 @@ def fit(
             **request.as_options(answering),
             "minutes": minutes,
             "strategies": pinned or None,
+            **({"hyperparameters": values} if values else {}),
             "repeats": chosen.repeats,
             "seed": seed,
             "augment": chosen.augment,
@@ -359,6 +380,7 @@ def fit(
             **({} if chosen.min_crop is None else {"min_crop": chosen.min_crop}),
             **({} if chosen.rotate == "none" else {"rotate": chosen.rotate}),
             "imbalance": chosen.imbalance,
+            "batch_size": chosen.batch_size,
             "deterministic": chosen.deterministic,
             "precision": chosen.precision,
         },
@@ -377,6 +399,19 @@ def fit(
     reported = {**result, "again": again, "report": str(page) if page.exists() else None}
     signals, advice = (answering_plan.signals, answering_plan.advice) if answering_plan else (None, None)
     return Fitted(reported, comparison.run if comparison else first, comparison, signals, advice, again)
+
+
+def _more_epochs(values: Mapping[str, float | str], data: Manifest) -> Callable[[str], float]:
+    """Return how many times its own epochs a strategy has, where `epochs` is among the values."""
+
+    def times(name: str) -> float:
+        strategy = parse(name)
+        if "epochs" not in values or not strategy.trains:
+            return 1.0
+        own = strategy.epochs or epochs_for(len(data.samples)) * KINDS[strategy.name].passes
+        return float(values["epochs"]) / own
+
+    return times
 
 
 def _seconds_then(study: Study) -> float | None:

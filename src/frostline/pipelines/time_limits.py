@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import statistics
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 from frostline import profiling
 from frostline.advice import Advice
@@ -38,10 +38,19 @@ def page_fits(minutes: float | None, watch: Stopwatch) -> bool:
     return watch.seconds + PAGE_S * waiting <= limit_s + max(LATE * limit_s, LATE_S)
 
 
-def default_minutes(advice: Advice, strategies: Sequence[str], folds: int, repeats: int) -> float:
-    """Return the predicted minutes of a comparison of these strategies, within bounds."""
+def default_minutes(
+    advice: Advice,
+    strategies: Sequence[str],
+    folds: int,
+    repeats: int,
+    times: Callable[[str], float] = lambda name: 1.0,
+) -> float:
+    """Return the predicted minutes of a comparison of these strategies, within bounds.
+
+    `times` is how many times its own epochs a strategy of the advice is trained for.
+    """
     predicted_s = {option.strategy: option.cost.seconds for option in advice.options}
-    known_s = [predicted_s[name] for name in strategies if name in predicted_s]
+    known_s = [times(name) * predicted_s[name] for name in strategies if name in predicted_s]
     typical = statistics.fmean(known_s) if known_s else 0.0
     terms = Terms(folds, repeats, limit_s=math.inf, closing_s=ENDING_S)
     seconds = expected_s([CandidateCost(typical, typical)] * len(strategies), terms)

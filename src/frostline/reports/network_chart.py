@@ -13,7 +13,7 @@ from typing import Any
 from frostline.errors import UsageError
 from frostline.reports.study_reader import RunContents, StudyContents
 from frostline.reports.tried_strategies import resolved_phases
-from frostline.strategies import ResolvedPhase, hyperparameters, lr_schedule, parse
+from frostline.strategies import Hyperparameters, ResolvedPhase, hyperparameters, lr_schedule, parse
 
 MOST_COLUMNS = 60  # epochs drawn one by one; a longer schedule is drawn with several to a column
 
@@ -66,7 +66,7 @@ def flow(contents: StudyContents, run: RunContents) -> Flow | None:
         phases, parsed = resolved_phases(contents, run), hyperparameters(parse(run.strategy))
     except UsageError:
         return None
-    rates = _rates(phases, parsed.layer_decay, parsed.warmup, len(network["stages"]))
+    rates = _rates(phases, parsed, len(network["stages"]))
     head = len(network["stages"]) - 1
     columns = list(range(len(rates)))
     width = math.ceil(len(columns) / MOST_COLUMNS) or 1
@@ -95,20 +95,19 @@ def _same_backbone(contents: StudyContents, run: RunContents) -> bool:
     return contents.backbone is not None and contents.backbone.get("model") == run.config.get("model")
 
 
-def _rates(
-    phases: Sequence[ResolvedPhase], decay: float, warmup: float, stages: int
-) -> list[list[float | None]]:
+def _rates(phases: Sequence[ResolvedPhase], known: Hyperparameters, stages: int) -> list[list[float | None]]:
     """Return the mean rate of each stage in each epoch: (epochs, stages)."""
     rates: list[list[float | None]] = []
     for phase in phases:
         for epoch in range(phase.epochs):
             steps = range(epoch * phase.steps_per_epoch, (epoch + 1) * phase.steps_per_epoch)
-            mean_scale = sum(lr_schedule.scale(step, phase.steps, warmup) for step in steps) / len(steps)
+            shares = [lr_schedule.scale(step, phase.steps, known.warmup, known.schedule) for step in steps]
+            mean_scale = sum(shares) / len(shares)
             rates.append(
                 [
                     None
                     if stage < phase.cut
-                    else mean_scale * lr_schedule.peak(phase.lr, decay, stages - 1 - stage)
+                    else mean_scale * lr_schedule.peak(phase.lr, known.layer_decay, stages - 1 - stage)
                     for stage in range(stages)
                 ]
             )

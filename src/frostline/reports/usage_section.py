@@ -53,11 +53,13 @@ FIT_OPTIONS = (
     "rotate",
     "interpolate_weights",
     "precision",
+    *("flip", "imbalance", "batch_size", "hyperparameters"),
 )
 COMPARE_OPTIONS = (
     "minutes", "cuts", "model", "architecture", "size", "resize", "strategies", "repeats", "search", "draws",
     "seed", "metric", "augment", "min_crop", "rotate", "interpolate_weights", "precision",
     "test_size", "val_size", *READING_OPTIONS, "intensity_range", "alpha_background",
+    "flip", "imbalance", "batch_size", "hyperparameters", "no_pretrained",
 )  # fmt: skip
 TRAIN_OPTIONS = (
     "strategy",
@@ -79,6 +81,7 @@ TRAIN_OPTIONS = (
     "precision",
     "test_size",
     "val_size",
+    "no_pretrained",
 )
 
 
@@ -249,7 +252,14 @@ def repeat(context: ReportContext) -> str:
         if arguments.get("cuts"):
             arguments.pop("strategies")
         return _command("compare", data, _options(arguments, COMPARE_OPTIONS))
-    arguments = {**run.config, "size": run.config["preprocessing"]["size"], "resize": _resize(run.config)}
+    source = run.config.get("source")
+    random = isinstance(source, dict) and bool(source.get("random")) and "classes" not in source
+    arguments = {
+        **run.config,
+        "no_pretrained": random,
+        "size": run.config["preprocessing"]["size"],
+        "resize": _resize(run.config),
+    }
     split_options = _split_options(context)
     commands = []
     for row in context.rows:
@@ -315,6 +325,8 @@ def _options(arguments: dict[str, Any], names: tuple[str, ...]) -> list[str]:
         option = f"--{name.replace('_', '-')}"
         if value is True:
             options.append(option)
+        elif name == "hyperparameters":
+            options += [f"--set {shlex.quote(f'{key}={entry}')}" for key, entry in value.items()]
         elif name == "search":
             options += [f"{option} {shlex.quote(str(entry))}" for entry in value]
         else:

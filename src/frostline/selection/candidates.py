@@ -3,19 +3,28 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 
 from frostline.config import SEARCHED
 from frostline.errors import UsageError, did_you_mean
-from frostline.feature_extraction.augmentation import AUGMENTS
-from frostline.strategies import KINDS, Strategy, checked, hyperparameters, parse, parse_list, timm_loadable
+from frostline.strategies import (
+    KINDS,
+    Strategy,
+    checked,
+    hyperparameters,
+    overridden,
+    parse,
+    parse_list,
+    timm_loadable,
+)
 
 # The search space: learning rates relative to each strategy's own default, the rest over the ranges in common
 # use (`Hyperparameters` names the sources).
 RATES = (0.25, 4.0)  # times the strategy's own learning rate, on a log scale
 DECAYS = (0.65, 1.0)  # layer-wise decay a stage: BEiT's 0.65 is the lowest in common use
 WEIGHT_DECAYS = (1e-3, 0.1)  # log scale
+STRENGTHS = ("none", "light", "standard", "strong")  # of augmentation, weakest first
 
 
 @dataclass(frozen=True)
@@ -38,7 +47,12 @@ Strategies = Iterable[str | Strategy]
 
 
 def listed(
-    names: Strategies | Mapping[str, Strategies], augment: str, least: int = 2, plain_timm: bool = False
+    names: Strategies | Mapping[str, Strategies],
+    augment: str,
+    least: int = 2,
+    plain_timm: bool = False,
+    values: Mapping[str, object] | None = None,
+    log: Callable[[str], None] = lambda line: None,
 ) -> list[Candidate]:
     """Return the named strategies as candidates, each once.
 
@@ -52,11 +66,15 @@ def listed(
         Smallest number of candidates allowed.
     plain_timm
         Give solved heads the form that timm loads alone.
+    values
+        Hyperparameters for each strategy that takes them, by name.
+    log
+        Called with a line for each of `values` that some strategies do not take.
 
     Raises
     ------
     UsageError
-        If a notation is wrong or fewer than `least` candidates remain.
+        If a notation is wrong, no strategy takes one of `values`, or fewer than `least` candidates remain.
     """
     by_model = dict(names) if isinstance(names, Mapping) else {"": names}
     by_model = {
@@ -68,10 +86,13 @@ def listed(
         for model, strategies in by_model.items()
         for name in strategies
     ]
+    changed = overridden([strategy for _, strategy in parsed], values or {})
+    for line in changed.lines():
+        log(line)
     unique = list(
         dict.fromkeys(
             Candidate(timm_loadable(strategy) if plain_timm else strategy, augment, model)
-            for model, strategy in parsed
+            for (model, _), strategy in zip(parsed, changed.strategies, strict=True)
         )
     )
     if len(unique) < least:
@@ -121,7 +142,7 @@ def searched(base: Sequence[Candidate], search: Sequence[str], draws: int, seed:
         "lr": optuna.distributions.FloatDistribution(*RATES, log=True),
         "layer_decay": optuna.distributions.FloatDistribution(*DECAYS),
         "weight_decay": optuna.distributions.FloatDistribution(*WEIGHT_DECAYS, log=True),
-        "augment": optuna.distributions.CategoricalDistribution([a for a in AUGMENTS if a != "custom"]),
+        "augment": optuna.distributions.CategoricalDistribution(STRENGTHS),
     }
     study = optuna.create_study(sampler=sampler)
     variants: dict[Candidate, None] = {}

@@ -113,6 +113,9 @@ def compare(
         As in `train`, for every run.
     device, deterministic, precision, threads, workers
         As in `train`, for every run.
+    epochs, lr, weight_decay, label_smoothing, hyperparameters
+        For each strategy that takes them, as in its brackets. The others are compared without, and a line
+        of `log` names them with the reason; if no strategy takes one, it is refused.
     interpolate_weights
         Interpolate the winner's weights between the pretrained network with a probe (0) and the adapted
         network (1): a share, or "auto" for the share of six with the lowest out-of-fold log loss among those
@@ -144,7 +147,7 @@ def compare(
     watch, progress = watch or Stopwatch(), Progress.of(progress, log)
     chosen = Config.of(config, options, without=TRAIN_ALONE)
     if callable(chosen.augment):
-        raise UsageError("compare takes augment by name: none, light, standard or strong.")
+        raise UsageError("compare takes augment by name: none, light, standard, strong or randaugment.")
     _demand_share(chosen.interpolate_weights)
     data = data.checked(progress)
     if chosen.repeats < 1:
@@ -160,7 +163,16 @@ def compare(
         )
     strategies = EVERY if strategies is None else strategies
     backbones = {name: network.resized(chosen.resize) for name, network in _by_name(backbone).items()}
-    candidates = listed(_strategies(backbones, strategies, cuts), chosen.augment, least, chosen.plain_timm)
+    values = chosen.of_strategy
+    candidates = listed(
+        _strategies(backbones, strategies, cuts),
+        chosen.augment,
+        least,
+        chosen.plain_timm,
+        values,
+        progress.log,
+    )
+    chosen = chosen.without_strategy
     named = list(dict.fromkeys(str(candidate.strategy) for candidate in candidates))
     candidates += searched(candidates, search, draws, chosen.seed)
     for candidate in candidates:
@@ -182,7 +194,11 @@ def compare(
         config=chosen,
         thorough=cuts,
         database=database,
-        named={"strategies": named, **({"search": list(search), "draws": draws} if draws else {})},
+        named={
+            "strategies": named,
+            **({"search": list(search), "draws": draws} if draws else {}),
+            **({"hyperparameters": values} if values and cuts else {}),
+        },
         loggers=loggers,
         watch=watch,
         cache=feature_cache or FeatureCache(),

@@ -277,6 +277,7 @@ def _repeatable(request: CompareRequest) -> dict[str, Any]:
         **({"model": names[0]} if request.single_network else {"models": names}),
         "size": sizes.pop() if len(sizes) == 1 else None,
         **({} if resize is None else {"resize": resize}),
+        **({"no_pretrained": True} if all(b.has_random_weights for b in request.backbones.values()) else {}),
         "minutes": request.config.minutes,
         "repeats": request.config.repeats,
         "cuts": request.thorough,

@@ -17,6 +17,7 @@ Settings follow in the brackets: `top_k(2, lr=0.0005, bn=eval)`. What is not nam
 
 strategy                                what a strategy is, the named ones, all defaults with their sources
 validation ── notation · constructors   what makes sense; from text, and from Python
+overrides · describing                  hyperparameters given beside strategies; all of them in a list
 resolution ── lr_schedule               from a strategy to cuts and steps; the rate at each step
 """
 
@@ -30,34 +31,53 @@ from frostline.strategies.constructors import (
     scratch,
     top_k,
 )
+from frostline.strategies.describing import descriptions
 from frostline.strategies.notation import parse, parse_list
-from frostline.strategies.resolution import ResolvedPhase, epochs_for, scaled, schedule, stretched
+from frostline.strategies.overrides import Overridden, at_defaults, overridden
+from frostline.strategies.resolution import (
+    ResolvedPhase,
+    builds_on_pretrained,
+    epochs_for,
+    scaled,
+    schedule,
+    stretched,
+)
 from frostline.strategies.strategy import (
     ALL,
     BN_POLICIES,
     KINDS,
+    LATER,
     LAYERS,
     NAMED,
+    SCHEDULES,
     SEVERAL,
+    SOLVED_SMOOTHING,
     Hyperparameters,
     Phase,
     Strategy,
     hyperparameters,
 )
-from frostline.strategies.validation import checked, timm_loadable
+from frostline.strategies.validation import checked, optimizers, timm_loadable
 
 __all__ = [
     "ALL",
     "BN_POLICIES",
     "KINDS",
+    "LATER",
     "LAYERS",
     "NAMED",
+    "SCHEDULES",
     "SEVERAL",
+    "SOLVED_SMOOTHING",
     "Hyperparameters",
+    "Overridden",
     "Phase",
     "ResolvedPhase",
     "Strategy",
+    "at_defaults",
+    "builds_on_pretrained",
     "checked",
+    "descriptions",
     "epochs_for",
     "full",
     "gradual_unfreeze",
@@ -65,6 +85,8 @@ __all__ = [
     "hyperparameters",
     "linear_probe",
     "lp_ft",
+    "optimizers",
+    "overridden",
     "parse",
     "parse_list",
     "phases",

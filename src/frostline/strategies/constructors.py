@@ -11,7 +11,11 @@ def _named(name: str, positional: dict[str, object], options: dict[str, object])
     for key in options:
         if key not in KINDS[name].allowed:
             raise UsageError(f"{name} has no setting {key!r}.{did_you_mean(key, KINDS[name].allowed)}")
-    return checked(Strategy(name, **positional, **options))  # type: ignore[arg-type]
+    numbers = {  # one strategy, one identity: `layer_decay=1` is `layer_decay=1.0`
+        key: float(value) if isinstance(value, int) and key != "layers" else value
+        for key, value in options.items()
+    }
+    return checked(Strategy(name, **positional, **numbers))  # type: ignore[arg-type]
 
 
 def linear_probe(solver: str | None = None, **options: object) -> Strategy:

@@ -8,6 +8,8 @@ from frostline.errors import UsageError, did_you_mean
 from frostline.strategies.strategy import ALL, KINDS, Phase, Strategy
 from frostline.strategies.validation import checked, unknown
 
+WORDS = ("head", "head_init", "bn", "solver", "optimizer", "schedule")  # settings that are no numbers
+
 
 def parse(text: str) -> Strategy:
     """Read a strategy from its notation; `parse(str(s)) == s`. Raises `UsageError` naming what is wrong."""
@@ -22,11 +24,11 @@ def parse(text: str) -> Strategy:
     for part in _split(inside):
         key, sign, value = part.partition("=")
         if sign:
-            _set(values, name, key.strip(), _value(name, key.strip(), value.strip()))
+            _set(values, name, key.strip(), value_of(name, key.strip(), value.strip()))
         elif KINDS[name].takes == "phases":
             phases.append(_phase(part))
         elif KINDS[name].takes:
-            _set(values, name, KINDS[name].takes, _value(name, KINDS[name].takes, part))
+            _set(values, name, KINDS[name].takes, value_of(name, KINDS[name].takes, part))
         else:
             raise UsageError(
                 f"{name} takes no bare argument, found {part!r}. Settings are written key=value."
@@ -60,14 +62,15 @@ def _set(values: dict[str, object], name: str, key: str, value: object) -> None:
     values[key] = value
 
 
-def _value(name: str, key: str, text: str) -> object:
+def value_of(name: str, key: str, text: str) -> object:
+    """Return the value of a hyperparameter of the strategy `name`. Raises `UsageError` if it is wrong."""
     allowed = (*KINDS[name].allowed, KINDS[name].takes)
     if key not in allowed or not key:
         known = [word for word in allowed if word]
         raise UsageError(
             f"{name} has no setting {key!r}.{did_you_mean(key, known)} Known: {', '.join(known)}."
         )
-    if key in ("head", "head_init", "bn", "solver") or (key == "layers" and not text.isdigit()):
+    if key in WORDS or (key == "layers" and not text.isdigit()):
         return text
     try:
         return int(text) if key in ("k", "layers") else float(text)

@@ -9,6 +9,8 @@ from dataclasses import dataclass, replace
 from frostline.errors import UsageError
 from frostline.strategies.strategy import ALL, KINDS, Phase, Strategy, hyperparameters
 
+_MANY = 100  # more stages than networks have
+
 
 @dataclass(frozen=True)
 class ResolvedPhase:
@@ -57,6 +59,13 @@ def schedule(strategy: Strategy, *, stages: int, images: int, batch: int) -> tup
             ResolvedPhase(cut, max(1, round(epochs)), steps, phase.lr or known.lr, batches)
         )
     return tuple(resolved_phases)
+
+
+def builds_on_pretrained(strategy: Strategy) -> bool:
+    """Return whether layers stay frozen for a while as they came, or the head starts from their features."""
+    if not strategy.trains or hyperparameters(strategy).head_init == "probe":
+        return True
+    return any(phase.cut for phase in schedule(strategy, stages=_MANY, images=1, batch=1))
 
 
 def stretched(

@@ -4,13 +4,22 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, field, fields, replace
+from typing import TypeVar
 
 BN_POLICIES = ("eval", "affine", "train", "recalibrate")
 LAYERS = ("last", "all", "auto")  # words for the stages that a solved head reads; or a number of them
+SCHEDULES = ("cosine", "linear", "step", "one_cycle", "constant")  # of the rate, within a phase
 # Stages that a solved head reads, with mean and spread: on six sets 5 points above the last alone
 # (docs/LOG.md 2026-11-28).
 SEVERAL = 4
 ALL = -1  # `Phase.unfrozen`: every stage learns, down to the stem
+SOLVED_SMOOTHING = 0.0  # label smoothing of a solved head where none is named: scikit-learn's has none
+T = TypeVar("T")
+
+
+def _setting(default: T, meaning: str, source: str = "") -> T:
+    """Return a field with its meaning and its default's source: `frostline strategies` prints both."""
+    return field(default=default, metadata={"meaning": meaning, "source": source})
 
 
 @dataclass(frozen=True)
@@ -31,20 +40,27 @@ class Phase:
 class Strategy:
     """A named plan for adapting a backbone.
 
-    `lr` is the head's peak learning rate (AdamW); a stage d below the head learns at
+    `lr` is the head's peak learning rate; a stage d below the head learns at
     `lr * layer_decay ** d`. `None` means the named strategy's own default (`hyperparameters` fills it in).
     """
 
     name: str
-    k: int | None = None
+    k: int | None = _setting(None, "Stages below the head that learn")
     solver: str | None = None
-    phases: tuple[Phase, ...] = ()
-    head: str = "linear"
+    phases: tuple[Phase, ...] = _setting((), "Stages below the head that learn @ epochs * learning rate")
+    head: str = _setting(
+        "linear", "New classifier: linear, cosine or mlp(WIDTH)", "the classifier of ImageNet checkpoints"
+    )
     head_init: str | None = None
     head_init_l2: float | None = None
     lr: float | None = None
     layer_decay: float | None = None
-    epochs: float | None = None
+    epochs: float | None = _setting(
+        None,
+        "Passes over the training images, shared by the phases; by default 20 for 80 images, 12 for 400, "
+        "between 4 and 40",
+        "docs/LOG.md 2026-11-23",
+    )
     warmup: float | None = None
     weight_decay: float | None = None
     label_smoothing: float | None = None
@@ -53,6 +69,11 @@ class Strategy:
     bn: str | None = None
     l2_sp: float | None = None
     layers: int | str | None = None
+    optimizer: str | None = None
+    schedule: str | None = None
+    mixup: float | None = None
+    cutmix: float | None = None
+    ema: float | None = None
 
     def __str__(self) -> str:
         parts = [str(value) for value in (self.k, self.solver) if value is not None]
@@ -79,35 +100,96 @@ _POSITIONAL = ("name", "k", "solver", "phases")
 
 @dataclass(frozen=True)
 class Hyperparameters:
-    """Every number a run needs, none of them missing. Defaults carry their source."""
+    """Every number a run needs, none of them missing: defaults with their meaning and source."""
 
-    # AdamW at the head: fastai ships 2e-3, AutoGluon 1e-4 to 4e-4; twice the rate and decay 0.7 were worse
-    # on one set (docs/LOG.md 2026-11-23).
-    lr: float = 1e-3
-    layer_decay: float = 0.9
-    warmup: float = 0.1  # share of a phase's steps; 5-10 % is what AutoGluon and AutoTrain ship
-    weight_decay: float = 0.01  # AdamW's own default; never on 1-D parameters (timm, nanoGPT)
-    label_smoothing: float = 0.1  # label smoothing, arXiv 1512.00567; timm's default
-    clip_grad: float = 1.0  # global gradient norm: AutoGluon, big_vision transfer
-    feature_augment: float = (
-        0.0  # strength of brightness on frozen features, arXiv 2403.10519; see docs/LOG.md
+    # Twice the rate and decay 0.7 were worse on one set (docs/LOG.md 2026-11-23).
+    lr: float = _setting(
+        1e-3, "Peak learning rate of the head, AdamW", "fastai ships 2e-3, AutoGluon 1e-4 to 4e-4"
     )
-    # Statistics fixed, weight and bias learn: batch statistics of 32 images cost 5 points (docs/LOG.md
-    # 2026-11-23). With `train`, running statistics move with each layer's own momentum (lite0's and torch's
-    # is 0.1).
-    bn: str = "affine"
-    head_init: str = "fresh"  # the head's first weights: fresh | probe
-    head_init_l2: float = 1e-2  # L2 of the probe that a head may start from; `lp_ft` measured at three values
-    solver: str = "logistic"
-    # L2-SP (Li, Grandvalet and Davoine 2018, arXiv 1802.01483): this over 2 times the squared distance of the
-    # pretrained weights to where they started joins the loss, in place of their weight decay. The paper tried
-    # 1e-3 to 1 and kept 0.1 or 0.01, with SGD; 0 is off.
-    l2_sp: float = 0.0
-    # Which stages a solved head reads: the last alone ("last"), the last so many, "all", or as many as
-    # out-of-fold predictions like best ("auto").
-    layers: int | str = "last"
+    layer_decay: float = _setting(
+        0.9,
+        "A stage d below the head learns at lr * layer_decay ** d",
+        "the idea: BEiT, arXiv 2106.08254; the value: docs/LOG.md 2026-11-23",
+    )
+    warmup: float = _setting(
+        0.1, "Share of a phase's steps with a rising rate, 0–1", "AutoGluon and AutoTrain ship 5-10 %"
+    )
+    weight_decay: float = _setting(
+        0.01, "AdamW's weight decay, on no 1-D parameter", "torch's AdamW; the exception: timm, nanoGPT"
+    )
+    label_smoothing: float = _setting(
+        0.1, "Share of each label that is spread over all classes, 0–1", "arXiv 1512.00567; timm's default"
+    )
+    clip_grad: float = _setting(1.0, "Largest global gradient norm", "AutoGluon, big_vision transfer")
+    feature_augment: float = _setting(
+        0.0, "Strength of brightness changes on frozen features, 0–1", "arXiv 2403.10519; docs/LOG.md"
+    )
+    # Batch statistics of 32 images cost 5 points. With `train`, running statistics move with each layer's own
+    # momentum (lite0's and torch's is 0.1).
+    bn: str = _setting(
+        "affine",
+        "BatchNorm: eval (nothing changes), affine (weight and bias learn), train (statistics, too), "
+        "recalibrate (statistics, at the end)",
+        "docs/LOG.md 2026-11-23",
+    )
+    head_init: str = _setting(
+        "fresh",
+        "The head's first weights: fresh, or those of a probe",
+        "torch's own; a probe: arXiv 2202.10054",
+    )
+    head_init_l2: float = _setting(
+        1e-2, "L2 of the probe that a head starts from", "lp_ft at three values, docs/LOG.md"
+    )
+    solver: str = _setting(
+        "logistic", "logistic, or ridge (closed form)", "logistic regression, as in arXiv 2103.00020"
+    )
+    # This over 2 times the squared distance of the pretrained weights to where they started joins the loss,
+    # in place of their weight decay. The paper tried 1e-3 to 1 and kept 0.1 or 0.01, with SGD.
+    l2_sp: float = _setting(
+        0.0, "L2-SP: pull towards the pretrained weights; 0 is off", "arXiv 1802.01483 kept 0.1 or 0.01"
+    )
+    layers: int | str = _setting(
+        "last",
+        "Stages that a solved head reads: last, a number of the last, all, or auto (by out-of-fold log loss)",
+        "the plain linear probe",
+    )
+    optimizer: str = _setting(
+        "adamw",
+        "Of timm.optim, by name; lr and weight_decay are meant for AdamW",
+        "timm.optim.list_optimizers",
+    )
+    schedule: str = _setting(
+        "cosine",
+        "Of the rate after the warm-up, in each phase: cosine, linear, step, one_cycle or constant",
+        "timm.scheduler; torch's OneCycleLR",
+    )
+    # With both, each batch is mixed one way or the other, as likely (timm's switch_prob).
+    mixup: float = _setting(
+        0.0,
+        "Alpha of the Beta distribution of two pictures' shares; 0 is off",
+        "arXiv 1710.09412: 0.1 to 0.4 on ImageNet",
+    )
+    cutmix: float = _setting(
+        0.0, "As mixup, of the area of a pasted rectangle; 0 is off", "arXiv 1905.04899: 1"
+    )
+    # timm's warm-up of the decay goes before it: 1 - (1 + step) ** (-2 / 3).
+    ema: float = _setting(
+        0.0,
+        "Largest decay of the average of the weights, which is what a run keeps; 0 is off",
+        "timm.utils.ModelEmaV3",
+    )
+
+    @property
+    def mixes(self) -> bool:
+        """Whether pictures are mixed, so that nothing frozen layers answer can be used twice."""
+        return self.mixup > 0 or self.cutmix > 0
 
 
+# What came after the first configurations were digested: said of a run only where it is not this.
+LATER = {
+    name: getattr(Hyperparameters, name)
+    for name in ("l2_sp", "layers", "optimizer", "schedule", "mixup", "cutmix", "ema")
+}
 _ANY = (
     "head",
     "head_init",
@@ -119,7 +201,14 @@ _ANY = (
     "weight_decay",
     "label_smoothing",
     "clip_grad",
+    "optimizer",
+    "schedule",
+    "mixup",
+    "cutmix",
+    "ema",
 )
+# Share of a phase's steps in which `one_cycle` goes up: torch's OneCycleLR has it (pct_start).
+ONE_CYCLE_WARMUP = 0.3
 
 
 @dataclass(frozen=True)
@@ -131,6 +220,7 @@ class Kind:
     allowed: tuple[str, ...] = (*_ANY, "bn", "l2_sp")
     passes: float = 1.0  # beside what the number of images asks for
     takes: str = ""  # the positional argument: "k", "solver", "phases" or none
+    sources: dict[str, str] = field(default_factory=dict)  # of the strategy's own defaults
 
 
 def _gradual(strategy: Strategy, below: int, total: float) -> tuple[Phase, ...]:
@@ -142,27 +232,54 @@ def _gradual(strategy: Strategy, below: int, total: float) -> tuple[Phase, ...]:
     return tuple(Phase(i, epochs[i], lr * 0.9**i) for i in range(deepest + 1))
 
 
+_PROBE_FIRST = {"head_init": "Kumar et al., arXiv 2202.10054"}
 KINDS: dict[str, Kind] = {
     "linear_probe": Kind(
-        lambda s, n, e: (), {"layers": SEVERAL}, allowed=("label_smoothing", "layers"), takes="solver"
+        lambda s, n, e: (),
+        {"layers": SEVERAL},
+        allowed=("label_smoothing", "layers"),
+        takes="solver",
+        sources={
+            "layers": "docs/LOG.md 2026-11-28",
+            "label_smoothing": "scikit-learn's LogisticRegression has none; ridge takes none",
+        },
     ),
-    "head": Kind(lambda s, n, e: (Phase(0),), {"lr": 3e-3}, allowed=(*_ANY, "feature_augment")),
+    "head": Kind(
+        lambda s, n, e: (Phase(0),),
+        {"lr": 3e-3},
+        allowed=(*_ANY, "feature_augment"),
+        sources={"lr": "a choice: three times the rate of a whole network"},
+    ),
     "top_k": Kind(
         lambda s, n, e: (Phase(s.k or 0),),
         {"head_init": "probe"},
         allowed=(*_ANY, "bn", "feature_augment", "l2_sp"),
         passes=1.5,
         takes="k",
+        sources=_PROBE_FIRST,
     ),
-    "lp_ft": Kind(lambda s, n, e: (Phase(ALL),), {"head_init": "probe"}),
+    "lp_ft": Kind(lambda s, n, e: (Phase(ALL),), {"head_init": "probe"}, sources=_PROBE_FIRST),
     "gradual_unfreeze": Kind(
-        _gradual, {"head_init": "probe"}, allowed=(*_ANY, "bn", "feature_augment", "l2_sp"), takes="k"
+        _gradual,
+        {"head_init": "probe"},
+        allowed=(*_ANY, "bn", "feature_augment", "l2_sp"),
+        takes="k",
+        sources=_PROBE_FIRST,
     ),
     # A fresh head sends noise down at first, which AdamW scales up to full steps: at 1e-3 `full` stood still
-    # on spectrograms (49 % against 79 % at 5e-4; docs/LOG.md 2026-11-23). A head from a probe bears 1e-3.
-    "full": Kind(lambda s, n, e: (Phase(ALL),), {"lr": 5e-4}),
+    # on spectrograms (49 % against 79 % at 5e-4). A head from a probe bears 1e-3.
+    "full": Kind(
+        lambda s, n, e: (Phase(ALL),), {"lr": 5e-4}, sources={"lr": "a fresh head, docs/LOG.md 2026-11-23"}
+    ),
     "scratch": Kind(
-        lambda s, n, e: (Phase(ALL),), {"layer_decay": 1.0, "bn": "train", "lr": 2e-3}, allowed=(*_ANY, "bn")
+        lambda s, n, e: (Phase(ALL),),
+        {"layer_decay": 1.0, "bn": "train", "lr": 2e-3},
+        allowed=(*_ANY, "bn"),
+        sources={
+            "layer_decay": "no stage is pretrained",
+            "bn": "random weights come without statistics",
+            "lr": "a choice; fastai ships 2e-3",
+        },
     ),
     "phases": Kind(
         lambda s, n, e: s.phases, allowed=(*_ANY, "bn", "feature_augment", "l2_sp"), takes="phases"
@@ -186,7 +303,9 @@ def hyperparameters(strategy: Strategy) -> Hyperparameters:
     """Return the strategy's settings with every default filled in."""
     kind = KINDS[strategy.name]
     own = {f.name: getattr(strategy, f.name, None) for f in fields(Hyperparameters)}
-    chosen = {**kind.defaults, **{key: value for key, value in own.items() if value is not None}}
+    given = {key: value for key, value in own.items() if value is not None}
+    cycle = {"warmup": ONE_CYCLE_WARMUP} if strategy.schedule == "one_cycle" else {}
+    chosen = {**kind.defaults, **cycle, **given}
     return replace(Hyperparameters(), **chosen)
 
 

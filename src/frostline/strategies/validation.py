@@ -7,7 +7,7 @@ from collections.abc import Iterable
 from dataclasses import replace
 
 from frostline.errors import UsageError, did_you_mean
-from frostline.strategies.strategy import BN_POLICIES, KINDS, LAYERS, Strategy, hyperparameters
+from frostline.strategies.strategy import BN_POLICIES, KINDS, LAYERS, SCHEDULES, Strategy, hyperparameters
 
 _RANGES: dict[str, tuple[float, float, str]] = {
     "lr": (0.0, 10.0, "above 0 and at most 10 (freeze a layer with the cut, not with a rate of 0)"),
@@ -15,6 +15,17 @@ _RANGES: dict[str, tuple[float, float, str]] = {
     "epochs": (0.0, 1e5, "above 0"),
     "head_init_l2": (0.0, 1e6, "above 0"),
     "clip_grad": (0.0, 1e9, "above 0"),
+}
+
+MOST_ALPHA = 100  # of MixUp and CutMix: from about there on two pictures have half a share each
+
+# Optimizers by the start of their names, and why a run can't have them.
+REFUSED = {
+    "lbfgs": "it evaluates the loss several times a step (a closure), and a batch is seen once here",
+    "adahessian": "it needs second derivatives, which the loop does not compute",
+    "kron": "it draws on a random state of its own, so that a run that goes on would end with other bytes",
+    "bnb": "it needs the package bitsandbytes, which frostline is not tested with; take one without bnb",
+    "fused": "it needs NVIDIA's Apex; the one without fused is torch's, and fused where torch can",
 }
 
 
@@ -57,7 +68,7 @@ def _wrong_numbers(strategy: Strategy) -> Iterable[str]:
         value = getattr(strategy, key)
         if value is not None and not low < value <= high:
             yield f"{key} must be {rule}, found {value:g}"
-    for key in ("label_smoothing", "warmup", "feature_augment"):
+    for key in ("label_smoothing", "warmup", "feature_augment", "ema"):
         value = getattr(strategy, key)
         if value is not None and not 0 <= value < 1:
             yield f"{key} must be at least 0 and below 1, found {value:g}"
@@ -65,6 +76,10 @@ def _wrong_numbers(strategy: Strategy) -> Iterable[str]:
         yield f"weight_decay must lie between 0 and 10, found {strategy.weight_decay:g}"
     if strategy.l2_sp is not None and not 0 <= strategy.l2_sp <= 1e4:
         yield f"l2_sp must lie between 0 and 10000, found {strategy.l2_sp:g}"
+    for key in ("mixup", "cutmix"):
+        value = getattr(strategy, key)
+        if value is not None and not 0 <= value <= MOST_ALPHA:
+            yield f"{key} is the alpha of a Beta distribution, 0 (off) to {MOST_ALPHA}, found {value:g}"
     for phase in strategy.phases:
         if phase.epochs is not None and not 0 < phase.epochs < 1e5:
             yield f"a phase's epochs must be above 0, found {phase.epochs:g}"
@@ -73,11 +88,18 @@ def _wrong_numbers(strategy: Strategy) -> Iterable[str]:
 
 
 def _wrong_words(strategy: Strategy) -> Iterable[str]:
-    words = {"bn": BN_POLICIES, "head_init": ("fresh", "probe"), "solver": ("logistic", "ridge")}
+    words = {
+        "bn": BN_POLICIES,
+        "head_init": ("fresh", "probe"),
+        "solver": ("logistic", "ridge"),
+        "schedule": SCHEDULES,
+    }
     for key, known in words.items():
         value = getattr(strategy, key)
         if value is not None and value not in known:
             yield f"{key} must be one of {', '.join(known)}, found {value!r}{did_you_mean(value, known)}"
+    if strategy.optimizer is not None:
+        yield from _wrong_optimizer(strategy.optimizer)
     layers = strategy.layers
     if layers is not None and layers not in LAYERS and (isinstance(layers, str) or layers < 1):
         yield f"layers must be a number of stages, 1 or more, or {', '.join(LAYERS)}; found {layers!r}"
@@ -85,3 +107,27 @@ def _wrong_words(strategy: Strategy) -> Iterable[str]:
         yield f"head must be linear, cosine or mlp(WIDTH), found {strategy.head!r}"
     if strategy.head_init == "probe" and strategy.head != "linear":
         yield f"a probe's weights fit a linear head only, found head={strategy.head}"
+
+
+def optimizers() -> list[str]:
+    """Return the names that `optimizer` may have: those of `timm.optim` but for `REFUSED`."""
+    import timm.optim  # torch with it: nothing else in strategies needs that
+
+    names = [str(name) for name in timm.optim.list_optimizers()]  # type: ignore[attr-defined]
+    return [name for name in names if _refusal(name) is None]
+
+
+def _refusal(name: str) -> str | None:
+    return next((why for start, why in REFUSED.items() if name.startswith(start)), None)
+
+
+def _wrong_optimizer(name: str) -> Iterable[str]:
+    if name == "adamw":
+        return
+    if (why := _refusal(name)) is not None:
+        yield f"optimizer {name} can't be had: {why}"
+    elif name not in (known := optimizers()):
+        yield (
+            f"unknown optimizer {name!r}.{did_you_mean(name, known)} Known are those of timm.optim: "
+            f"{', '.join(known)}"
+        )

@@ -21,7 +21,7 @@ from frostline.feature_extraction.augmentation import FLIPS, Policy, check_optio
 from frostline.feature_extraction.image_batches import PIXELS, Images, workers_fault
 from frostline.models import Backbone
 from frostline.progress import QUIET, Progress
-from frostline.strategies import ResolvedPhase, Strategy, hyperparameters, schedule
+from frostline.strategies import LATER, ResolvedPhase, Strategy, hyperparameters, schedule
 from frostline.studies.study_folder import digest_of
 from frostline.system import devices
 from frostline.system.numerics import PRECISIONS
@@ -68,9 +68,7 @@ class TrainRequest:
         return {
             "strategy": str(self.strategy),
             "hyperparameters": {
-                key: value
-                for key, value in asdict(known).items()
-                if (key != "l2_sp" or value) and (key != "layers" or value != "last")
+                key: value for key, value in asdict(known).items() if key not in LATER or value != LATER[key]
             },
             "model": self.backbone.name,
             "weights": self.backbone.digest,

@@ -21,14 +21,22 @@ from frostline.distributed import process_group
 from frostline.distributed.torchrun_env import demand_alone
 from frostline.feature_cache import FeatureCache
 from frostline.feature_extraction import Counts, Frozen
-from frostline.inference import selective_prediction
-from frostline.inference.prediction import Predictions, Predictor, predict_rows
+from frostline.inference import selective_prediction, test_time_augmentation
+from frostline.inference.prediction import Predictions, Predictor, check_views, predict_rows
 from frostline.loggers import Loggers, OnEpochs, make_loggers
 from frostline.models import Backbone, leakage, weights_digest
 from frostline.progress import OnProgress, Progress
 from frostline.reports import notebook
 from frostline.reports.classification import Confusion, KeptPredictions, classification_report
-from frostline.strategies import Strategy, checked, parse, timm_loadable
+from frostline.strategies import (
+    Strategy,
+    builds_on_pretrained,
+    checked,
+    hyperparameters,
+    overridden,
+    parse,
+    timm_loadable,
+)
 from frostline.studies.result_fields import AccuracyFigures, Figure, ProbabilityFigures
 from frostline.studies.study_folder import (
     LOOKS,
@@ -116,6 +124,7 @@ class Run(AccuracyFigures, ProbabilityFigures):
         *,
         top: int = 1,
         target_accuracy: float | None = None,
+        tta: str = "none",
         path_column: str | None = None,
         device: str = "auto",
         progress: OnProgress | None = None,
@@ -126,6 +135,7 @@ class Run(AccuracyFigures, ProbabilityFigures):
         (H, W, 3), uint8 or floats in 0–1, or several of these; the rest is as in `frostline.predict`.
         The model is kept in memory for the next call. Raises `StudyError`, `UsageError` or `DataError`.
         """
+        check_views(tta, target_accuracy)
         doubts = (
             None
             if target_accuracy is None
@@ -136,6 +146,7 @@ class Run(AccuracyFigures, ProbabilityFigures):
             prediction_inputs(images, path_column),
             top=top,
             doubts=doubts,
+            tta=tta,
             progress=Progress.of(progress),
         )
         return Predictions(
@@ -146,7 +157,7 @@ class Run(AccuracyFigures, ProbabilityFigures):
             self.strategy,
             doubts,
             tuple(self.predictor.classes),
-            notes=predicted.notes,
+            notes=(*predicted.notes, *test_time_augmentation.note(tta, self.flip)),
         )
 
     @property
@@ -240,7 +251,8 @@ def train(
     progress
         Called with (what, done, total).
     **options
-        Fields of `Config` by name, which override those of `config`.
+        Fields of `Config` by name, which override those of `config`. Hyperparameters among them (`epochs`,
+        `lr`, …) are the same as in the strategy's brackets, and make the same run.
 
     Returns
     -------
@@ -270,6 +282,8 @@ def train(
     watch, chosen = watch or Stopwatch(), Config.of(config, options, without=("repeats",))
     backbone = backbone.resized(chosen.resize)
     strategy = parse(strategy) if isinstance(strategy, str) else checked(strategy)
+    (strategy,) = overridden([strategy], chosen.of_strategy).strategies
+    chosen = chosen.without_strategy
     with process_group.together():
         request = TrainRequest(
             backbone=backbone,
@@ -280,11 +294,36 @@ def train(
             since=watch,
         )
         request.check()
+        for line in _random_weights_lines(request):
+            progress.log(line)
         if ray is not None:
             demand_alone("train --ray")
             return _in_ray(request, study, make_loggers(logger, study), cache, ray)
         loggers = make_loggers(logger if process_group.leads() else None, study)
         return _take_part(request, study, loggers, cache)
+
+
+def _random_weights_lines(request: TrainRequest) -> list[str]:
+    """Return what to know of a strategy for pretrained weights, where the backbone's are random."""
+    strategy, backbone = request.strategy, request.backbone
+    if not backbone.has_random_weights or not strategy.pretrained:
+        return []
+    if builds_on_pretrained(strategy):
+        line = (
+            f"{backbone.name} has random weights here, and {strategy} freezes layers or starts from their "
+            "features: random ones carry no knowledge. scratch and full train all of them."
+        )
+        return [line]
+    still = hyperparameters(strategy).bn in ("eval", "affine")
+    if still and any(
+        isinstance(layer, nn.modules.batchnorm._BatchNorm) for layer in backbone.model.modules()
+    ):
+        line = (
+            f"{backbone.name} has random weights here, and {strategy} leaves BatchNorm's statistics as they "
+            "are, which are of no images: scratch, or bn=train, trains with those of each batch."
+        )
+        return [line]
+    return []
 
 
 def _prepared(backbone: Backbone, data: Manifest, study: str | Path, progress: Progress) -> Manifest:

@@ -30,6 +30,10 @@ OTHERS = {
     "clip_grad": "your loop",
     "feature_augment": "your loop",
     "l2_sp": "your loss",
+    "mixup": "your loop",
+    "cutmix": "your loop",
+    "ema": "your loop",
+    "optimizer": "the optimizer that you pass",
 }
 
 
@@ -108,10 +112,10 @@ class Unfreezing(LRScheduler):
         tell_moved(wrapper)
 
     def get_lr(self) -> list[float | torch.Tensor]:
-        """Return each group's rate for the next step: the phase's, layer-wise, times warm-up and cosine."""
+        """Return each group's rate for the next step: the phase's, layer-wise, times the schedule's share."""
         phase, step = _place(self.phases, self.last_epoch)
         resolved, last = self.phases[phase], len(self._backbone.stages) - 1
-        share = lr_schedule.scale(step, resolved.steps, self._known.warmup)
+        share = lr_schedule.scale(step, resolved.steps, self._known.warmup, self._known.schedule)
         below = [last - group.get("stage", last) for group in self.optimizer.param_groups]
         return [share * lr_schedule.peak(resolved.lr, self._known.layer_decay, depth) for depth in below]
 

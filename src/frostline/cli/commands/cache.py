@@ -87,7 +87,7 @@ def cache(context: click.Context, /, **options: Any) -> None:
 @click.option("--views", type=click.IntRange(1), help="Views of each training image, the plain one first.")
 @click.option(
     "--augment",
-    type=click.Choice(["none", "light", "standard", "strong"]),
+    type=click.Choice(["none", "light", "standard", "strong", "randaugment"]),
     default="standard",
     show_default=True,
     help="Strength of the augmentation in training.",

@@ -10,18 +10,26 @@ import click
 from frostline import strategies
 from frostline.cli.command_context import Verb, everywhere
 from frostline.cli.options import (
+    HYPERPARAMETERS,
     Minutes,
     augment_option,
+    batch_size_option,
     config_option,
     data_options,
     database_option,
+    demand_effect,
+    flip_option,
     followed,
     given,
+    given_hyperparameters,
+    hyperparameter_options,
+    imbalance_option,
     leave_config,
     loaded,
     logger_option,
     metric_option,
     model_options,
+    no_pretrained_option,
     pixels_option,
     plain_timm,
     ray_option,
@@ -103,8 +111,13 @@ class CandidateList(StrategyList):
 )
 @database_option
 @metric_option
+@hyperparameter_options
+@no_pretrained_option
 @augment_option
+@flip_option
 @varied_options
+@imbalance_option
+@batch_size_option
 @winner_weights_option
 @ray_option
 @model_options
@@ -131,6 +144,14 @@ def compare(data: str, **options: Any) -> None:
             raise UsageError(
                 "--draws is the number of variants for --search: give --search, such as lr, too."
             )
+        if options["no_pretrained"] and (options["cuts"] or options["names"] in (None, (ADVISED,))):
+            raise UsageError(
+                "--no-pretrained gives random weights, and this comparison has strategies that freeze "
+                "layers: random ones carry no knowledge. Name strategies that train every layer, such as "
+                "--strategies scratch,full."
+            )
+        all_names = strategies.NAMED if options["names"] in (None, (ADVISED,)) else options["names"]
+        demand_effect(options, all_names)
         import frostline
         from frostline.cli.output import comparison_text, formatting
         from frostline.feature_cache import FeatureCache
@@ -151,6 +172,10 @@ def compare(data: str, **options: Any) -> None:
             "seed",
             "metric",
             "augment",
+            "flip",
+            "imbalance",
+            "batch_size",
+            *HYPERPARAMETERS,
             "min_crop",
             "rotate",
             "device",
@@ -175,7 +200,11 @@ def compare(data: str, **options: Any) -> None:
                 feature_cache=cache,
                 progress=verb.progress,
             )
-            names = candidates(planned.advice)
+            values = given_hyperparameters(options)  # which go before what the advice names
+            advised = [
+                strategies.at_defaults(strategies.parse(name), values) for name in candidates(planned.advice)
+            ]
+            names = tuple(dict.fromkeys(map(str, advised)))
             verb.progress.log(f"Comparing {', '.join(names)}.")
         if names:
             arguments["strategies"] = names

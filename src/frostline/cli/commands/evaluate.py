@@ -16,6 +16,7 @@ from frostline.cli.options import (
     label_column_option,
     path_column_option,
     split_names_option,
+    tta_option,
 )
 from frostline.errors import UsageError
 
@@ -55,6 +56,7 @@ from frostline.errors import UsageError
     help="Draw the confusion matrix (.png, .svg, .pdf, .jpg).",
 )
 @click.option("--run", "run_name", help="Run of the study [the one that predict uses].")
+@tta_option
 @device_option
 @split_names_option
 @path_column_option
@@ -83,6 +85,7 @@ def evaluate(models: tuple[str, ...], data: str, **options: Any) -> None:
             by=options["by"],
             predictions=options["predictions"],
             run=options["run_name"],
+            tta=options["tta"],
             split_names=options["split_names"],
             path_column=options["path_column"],
             label_column=options["label_column"],

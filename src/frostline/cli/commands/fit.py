@@ -10,13 +10,19 @@ import click
 from frostline.cli.command_context import Verb, everywhere
 from frostline.cli.commands.compare import StrategyList
 from frostline.cli.options import (
+    HYPERPARAMETERS,
     Minutes,
     augment_option,
+    batch_size_option,
     config_option,
     database_option,
+    demand_effect,
+    flip_option,
     followed,
     given,
     group_by_option,
+    hyperparameter_options,
+    imbalance_option,
     label_column_option,
     leave_config,
     logger_option,
@@ -33,6 +39,7 @@ from frostline.cli.options import (
     winner_weights_option,
 )
 from frostline.config import FILE
+from frostline.strategies import NAMED
 
 
 class NameList(click.ParamType[tuple[str, ...] | str]):
@@ -67,8 +74,12 @@ class NameList(click.ParamType[tuple[str, ...] | str]):
 )
 @database_option
 @metric_option
+@hyperparameter_options
 @augment_option
+@flip_option
 @varied_options
+@imbalance_option
+@batch_size_option
 @winner_weights_option
 @click.option("--strict", is_flag=True, help="Refuse if any image cannot be used.")
 @split_names_option
@@ -110,6 +121,7 @@ def fit(data: str, **options: Any) -> None:
     and better ones follow until the time is up. Interrupted, the same command resumes.
     """
     with Verb(options) as verb:
+        demand_effect(options, options["names"] or NAMED)
         loggers = followed(verb, options)
         verb.start_for(data)
         import frostline
@@ -130,6 +142,10 @@ def fit(data: str, **options: Any) -> None:
             "seed",
             "metric",
             "augment",
+            "flip",
+            "imbalance",
+            "batch_size",
+            *HYPERPARAMETERS,
             "min_crop",
             "rotate",
             "device",

@@ -13,6 +13,7 @@ from frostline.cli.output.formatting import AGAIN, console_out, size
 from frostline.reports import Report
 from frostline.reports.display_names import visible
 from frostline.sentences import between, caveats, percent
+from frostline.strategies import hyperparameters, parse
 from frostline.system import cpu_threads
 
 if TYPE_CHECKING:
@@ -126,6 +127,11 @@ def _notes(result: dict[str, Any]) -> list[str]:
             0,
             f"Stopped by --{result['stopped']} after {result['steps']:,} of {result['steps_planned']:,} "
             f"steps, with {weights}.",
+        )
+    if hyperparameters(parse(result["strategy"])).mixes and plan["frozen"]["rows"]:
+        lines.append(
+            "MixUp and CutMix mix pixels, so features of training images were not cached: the frozen layers "
+            "were computed anew for each batch."
         )
     rows = result["store"]
     lines.append(

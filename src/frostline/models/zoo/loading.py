@@ -58,7 +58,7 @@ def load_backbone(
         How images become square: "crop" cuts out the middle, "squash" stretches, "pad" fits and fills with
         the mean colour; None: as the checkpoint has it (mostly a crop), or as a study was trained.
     random : bool
-        Use random weights; nothing is downloaded.
+        Use random weights; nothing is downloaded. For a name or a weights file.
     preprocessing : Preprocessing or None
         In place of the checkpoint's own.
     name : str or None
@@ -78,7 +78,7 @@ def load_backbone(
     ModelError
         The model is unknown or cannot be loaded; the message says what can be had instead.
     UsageError
-        `size` or `resize` is invalid.
+        `size` or `resize` is invalid, or `random` weights are wanted of a module or of what was adapted.
     """
     timing.prepare_process(trains=False)
     if size is not None and size < 1:
@@ -96,6 +96,8 @@ def _load(
     architecture: str | None,
 ) -> Backbone:
     if isinstance(source, nn.Module):
+        if random:
+            raise _not_random("a module of your own")
         inside = getattr(source, "_orig_mod", source)  # of a compiled one: its graph can't be cut
         return _from_module(inside, size, preprocessing, name)
     if source in PACKAGES:
@@ -106,6 +108,8 @@ def _load(
     )
 
     if (adapted := adapted_at(source)) is not None:
+        if random:
+            raise _not_random(f"{source}, which was trained before,")
         return as_backbone(adapted, size, preprocessing, name)
     if is_weights(source):
         return _from_file(Path(source).expanduser(), size, random, preprocessing, name, architecture)
@@ -117,6 +121,14 @@ def _load(
         f"Model {source!r} is unknown; expected lite0, lite1, lite2, timm/NAME, torchvision/NAME, "
         "hf/OWNER/NAME, a .safetensors, .pth, .pt or .bin file, a folder with a config.json or a study."
         f"{did_you_mean(source, [*PACKAGES, *_bare_names()])}"
+    )
+
+
+def _not_random(title: str) -> UsageError:
+    """Return what to raise where random weights are wanted of something that is no architecture."""
+    return UsageError(
+        f"Random weights are wanted of {title} and belong to an architecture's name. Expected a name such as "
+        "lite0 or timm/resnet18; or keep the weights that it has."
     )
 
 

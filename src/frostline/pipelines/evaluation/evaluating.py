@@ -17,6 +17,7 @@ from frostline.data import Manifest, Sample, inputs_of_entries, load_labelled, r
 from frostline.data.seen_images import LEARNED
 from frostline.data.sources.folder_layout import SplitNames
 from frostline.errors import DataError, UsageError, did_you_mean
+from frostline.inference import test_time_augmentation
 from frostline.inference.prediction import predict_probabilities
 from frostline.models import Backbone
 from frostline.pipelines.evaluation.answers import Answers
@@ -48,6 +49,7 @@ def evaluate(
     by: str | None = None,
     predictions: str | Path | Sequence[str | Path] = (),
     run: str | None = None,
+    tta: str = "none",
     split_names: SplitNames = None,
     path_column: str | None = None,
     label_column: str | None = None,
@@ -79,6 +81,8 @@ def evaluate(
         Tables (path, label, perhaps probability) of other systems' predictions on these images.
     run : str or None
         Name of a run of the study, or its start.
+    tta : str
+        Test-time augmentation, as in `predict`: "none", "flip", "five_crop" or "ten_crop".
     split_names, path_column, label_column, group_by
         How `data` is read, as for `load_data`. Images of one group are not independent: intervals are wider.
     module : nn.Module or None
@@ -102,13 +106,14 @@ def evaluate(
     DataError
         There are no labelled images, or none of a class that the models know.
     UsageError
-        `metric` or `by` is unknown.
+        `metric`, `by` or `tta` is unknown.
     """
     if metric not in metrics.EVALUATION_METRICS:
         raise UsageError(
             f"Unknown metric {metric!r}.{did_you_mean(metric, metrics.EVALUATION_METRICS)} Expected one of "
             f"{', '.join(metrics.EVALUATION_METRICS)}."
         )
+    test_time_augmentation.check(tta)
     several = models if isinstance(models, list | tuple) else [models]
     if not several:
         raise UsageError("No model was given. Expected the folder of a study or an export.")
@@ -123,7 +128,7 @@ def evaluate(
         group_by=group_by,
         progress=progress,
     )
-    predicted = _predict(loaded, labelled.manifest, progress)
+    predicted = _predict(loaded, labelled.manifest, tta, progress)
     images = _sorted_out(loaded, labelled.manifest, predicted)
     return _evaluated(loaded, images, tables, metric, by, labelled.by)
 
@@ -138,9 +143,11 @@ class _Predicted:
     notes: tuple[str, ...]
 
 
-def _predict(loaded: Sequence[LoadedModel], data: Manifest, progress: OnProgress | None) -> _Predicted:
+def _predict(
+    loaded: Sequence[LoadedModel], data: Manifest, tta: str, progress: OnProgress | None
+) -> _Predicted:
     inputs = inputs_of_entries([sample.path for sample in data.samples], data.root, data.items)
-    outcomes = [predict_probabilities(model.predictor, inputs, progress) for model in loaded]
+    outcomes = [predict_probabilities(model.predictor, inputs, progress, tta=tta) for model in loaded]
     unreadable = dict(pair for outcome in outcomes for pair in outcome.unreadable)
     samples = tuple(sample for sample in data.samples if sample.path not in unreadable)
     paths = [sample.path for sample in samples]
@@ -155,7 +162,13 @@ def _predict(loaded: Sequence[LoadedModel], data: Manifest, progress: OnProgress
             *((skipped.path, f"{skipped.path} {skipped.reason}") for skipped in data.set_aside),
             *unreadable.items(),
         ),
-        tuple(dict.fromkeys(note for outcome in outcomes for note in outcome.notes)),
+        tuple(
+            dict.fromkeys(
+                note
+                for model, outcome in zip(loaded, outcomes, strict=True)
+                for note in (*outcome.notes, *test_time_augmentation.note(tta, model.flip))
+            )
+        ),
     )
 
 

@@ -28,6 +28,7 @@ class LoadedModel:
     strategy: str
     why: str
     fingerprints: Fingerprints | None
+    flip: str | None = None  # how training images were mirrored, where that is known
 
 
 def load_models(
@@ -66,6 +67,7 @@ def _load(
             model.strategy,
             "as asked for",
             fingerprints,
+            model.flip,
         )
     if not isinstance(model, str | Path):
         raise UsageError(
@@ -97,5 +99,11 @@ def _load(
     chosen = chosen_model(study, name, module, base)
     title = f"run {path.name}" if is_run else path.resolve().name
     return LoadedModel(
-        title, chosen.predictor, chosen.run, chosen.strategy, chosen.why, Fingerprints.read(chosen.folder)
+        title,
+        chosen.predictor,
+        chosen.run,
+        chosen.strategy,
+        chosen.why,
+        Fingerprints.read(chosen.folder),
+        chosen.flip,
     )

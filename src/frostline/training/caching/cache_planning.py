@@ -20,6 +20,7 @@ from frostline.feature_cache import FeatureCache
 from frostline.feature_extraction import Frozen
 from frostline.feature_extraction.image_batches import Images
 from frostline.models import Cut
+from frostline.strategies import hyperparameters
 from frostline.training.numeric_plan import Plan
 from frostline.training.request import TrainRequest
 
@@ -46,7 +47,7 @@ def _decide(request: TrainRequest, plan: Plan, images: Images, store: FeatureCac
     phases = [replace(s, cut=request.backbone.cut(s.cut).index) for s in request.phases()]
     if request.config.views is not None:
         plan.views = request.config.views
-    elif not images.policy.still:
+    elif not images.policy.still and not hyperparameters(request.strategy).mixes:
         plan.views = cache_tradeoff.views_of(phases)
     if store is None:
         return
@@ -55,6 +56,9 @@ def _decide(request: TrainRequest, plan: Plan, images: Images, store: FeatureCac
         phases, plan.views, still=images.policy.still, sampler=sampler
     ).items():
         cut = request.backbone.cut(index)
+        if hyperparameters(request.strategy).mixes:
+            _decide_mixed(request, plan, cut, need, store)
+            continue
         choice = _choice(request, plan, cut, need, images, store)
         row_bytes = _row_bytes(request, plan, cut) * len(images)
         room = math.floor(store.room_bytes() / max(1, row_bytes))
@@ -64,6 +68,18 @@ def _decide(request: TrainRequest, plan: Plan, images: Images, store: FeatureCac
             plan.cached[index] = tuple(sorted({0, *plan.cached[index]}))
         full = "" if room >= len(views) else f"; the cache has room for {room} of {len(views)} views"
         plan.why[index] = choice.why + full
+
+
+def _decide_mixed(
+    request: TrainRequest, plan: Plan, cut: Cut, need: cache_tradeoff.Need, store: FeatureCache
+) -> None:
+    """Decide for val alone: features of mixed images are never the same twice."""
+    plan.cached[cut.index], plan.why[cut.index] = (), cache_tradeoff.MIXED
+    val = request.images("val")
+    if len(val):
+        choice = _choice(request, plan, cut, need.of_val(), val, store)
+        plan.cached[cut.index] = (0,) if choice.keep else ()
+        plan.why[cut.index] += f"; of val, {choice.why}"
 
 
 def _choice(

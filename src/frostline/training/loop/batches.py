@@ -56,6 +56,7 @@ class PhaseBatches:
             return Frozen(backbone, model, backbone.cut(index), plan.way, store, counts)
 
         self._frozen = frozen(self.cut.index) if self.cut.index > 0 else None
+        self._prefix = bb.prefix(backbone, model, self.cut)
         # What later phases need lies on the way: one pass serves them and this one.
         cuts = [backbone.cut(phase.cut).index for phase in phases[index:]]
         self._later = [frozen(index) for index in on_the_way(cuts)]
@@ -114,8 +115,7 @@ class PhaseBatches:
         """Yield z for each batch of items, on the device where layers learn."""
         numbers = self._plan.numbers
         if self._frozen is None:
-            for pixels in images.batches(items, self._workers):
-                yield numbers.batch(pixels, images.preprocessing.normalise)
+            yield from self.pixels(images, items)
             return
         for z in self._rows(self._frozen, images, items):
             moved = to_device(z, numbers.device)
@@ -155,6 +155,19 @@ class PhaseBatches:
         self._held[place] = torch.cat(list(frozen.batches(images, lists, workers=self._workers)))
         self._room_bytes -= self._held[place].nbytes
         return True
+
+    def pixels(self, images: Images, items: list[list[Item]]) -> Iterator[Tensor]:
+        """Yield the network's own input for each batch of items, whatever is frozen."""
+        for pixels in images.batches(items, self._workers):
+            yield self._plan.numbers.batch(pixels, images.preprocessing.normalise)
+
+    def frozen_part(self, x: Tensor) -> Tensor:
+        """Return z of the network's input (n, 3, s, s), computed now."""
+        if self._frozen is None:
+            return x
+        self._frozen.counts.rows_computed += len(x)
+        with torch.no_grad(), self._plan.numbers.autocast():
+            return self._prefix(x)
 
     def still(self, positions: Sequence[int], size: int) -> list[list[Item]]:
         """Return view 0 of images in order, in batches."""

@@ -44,7 +44,7 @@ def learn(
     if not request.strategy.trains:
         return solve_head(request, folder, head, images, balance)
     known = hyperparameters(request.strategy)
-    if known.head_init == "probe":
+    if known.head_init == "probe" and not known.mixes:
         _keep_what_is_passed(request, plan, head, images)
     model = starting_model(request, head, images, balance)
     if not images.policy.still and folder.writes:

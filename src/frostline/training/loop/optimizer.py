@@ -1,13 +1,18 @@
-"""AdamW for what learns in one phase; groups and their rates are `unfreezing`'s."""
+"""The optimizer of what learns in a phase: AdamW, or another of timm's; the groups are `unfreezing`'s."""
 
 from __future__ import annotations
+
+import copy
 
 import torch
 from torch import nn
 
 from frostline.models import Backbone
 from frostline.strategies import Hyperparameters
+from frostline.training.resilience import checkpoint
 from frostline.unfreezing import groups
+
+DEFAULT = Hyperparameters().optimizer  # torch's, fused where it can be
 
 
 def build(
@@ -16,16 +21,24 @@ def build(
     lr: float,
     known: Hyperparameters,
     before: torch.optim.Optimizer | None,
-) -> torch.optim.AdamW:
-    """Return AdamW for the parameters that learn now; those that learned `before` keep their moments."""
+) -> torch.optim.Optimizer:
+    """Return the optimizer of the parameters that learn now; those that learned `before` keep their state."""
     learning = groups(backbone, model, lr, known.layer_decay, known.weight_decay)
     if known.l2_sp:
         for group in learning:  # drawn to where they started, not to 0
             if group["stage"] < len(backbone.stages) - 1:
                 group["weight_decay"] = 0.0
-    optimizer = torch.optim.AdamW(learning, lr=lr, fused=_can_fuse(model))
+    optimizer: torch.optim.Optimizer
+    if known.optimizer == DEFAULT:
+        optimizer = torch.optim.AdamW(learning, lr=lr, fused=_can_fuse(model))
+    else:
+        from timm.optim import create_optimizer_v2  # type: ignore[attr-defined]
+
+        optimizer = create_optimizer_v2(learning, known.optimizer, lr=lr, weight_decay=known.weight_decay)
     if before is not None:
+        counted = {group["name"]: checkpoint.of_group(before, group) for group in before.param_groups}
         for group in optimizer.param_groups:
+            group.update(copy.deepcopy(counted.get(group["name"], {})))
             for parameter in group["params"]:
                 if parameter in before.state:
                     optimizer.state[parameter] = before.state[parameter]

@@ -18,7 +18,7 @@ from frostline.feature_extraction import Frozen, features, stage_features
 from frostline.feature_extraction.image_batches import Images
 from frostline.models import Backbone
 from frostline.models.heads import linear_head
-from frostline.strategies import SEVERAL, hyperparameters
+from frostline.strategies import SEVERAL, SOLVED_SMOOTHING, hyperparameters
 from frostline.studies.study_folder import RunFolder
 from frostline.system.seeds import derive
 from frostline.training.request import TrainRequest
@@ -61,7 +61,7 @@ def solve_head(
                 few_folds(folds, seed),
                 solver=known.solver,
                 metric=request.config.metric,
-                label_smoothing=request.strategy.label_smoothing or 0.0,
+                label_smoothing=request.strategy.label_smoothing or SOLVED_SMOOTHING,
                 weights=balance.image_weights,
             )
             for columns in candidates

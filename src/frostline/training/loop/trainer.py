@@ -39,12 +39,14 @@ from frostline.system.seeds import derive
 from frostline.system.timing import Stopwatch
 from frostline.training.loop import all_reduce, optimizer
 from frostline.training.loop.batches import PhaseBatches, targets_of
+from frostline.training.loop.weight_average import WeightAverage
 from frostline.training.numeric_plan import Plan
 from frostline.training.resilience import checkpoint, nan_oom_recovery
 from frostline.training.resilience.checkpoint import TrainingState
 from frostline.training.resilience.interruption import Leave, heard
 from frostline.training.resilience.time_limit import Budget, OutOfTime
 from frostline.training.tuning.class_imbalance import Balance
+from frostline.training.tuning.mixing import Mixing
 from frostline.unfreezing import set_rates
 
 
@@ -90,6 +92,8 @@ class Trainer:
         self._state = checkpoint.shared(setup.folder.path, model)
         self._model = setup.plan.numbers.place(model)
         self._scaler = setup.plan.numbers.scaler()
+        known = setup.hyperparameters
+        self._mixing = Mixing(known, setup.balance.classes) if known.mixes else None
         if self._state.loss_scale:
             self._scaler.load_state_dict(self._state.loss_scale)
         self.epochs: list[dict[str, Any]] = []
@@ -115,9 +119,10 @@ class Trainer:
                     self._begin_phase(index)
                     while state.epoch < setup.phases[index].epochs:
                         self._train_epoch()
-                    state.epoch = 0
+                    state.epoch, state.average = 0, self._average.tensors
             except OutOfTime:
                 state.stopped = True
+        self._average.keep()
         if state.best_weights:
             self._model.load_state_dict(state.best_weights)
         setup.folder.write_metrics(self.epochs)
@@ -140,10 +145,12 @@ class Trainer:
         state.moments = {}
         self._learning = [p for group in self._optimizer.param_groups for p in group["params"]]
         self._anchor = optimizer.Anchor(setup.backbone, model, setup.hyperparameters.l2_sp)
+        modes = bb.training_modes(setup.backbone, model.eval(), cut, bn)
+        self._average = WeightAverage(model, modes, setup.hyperparameters.ema, state.average)
         self._batches = PhaseBatches(
             setup.backbone,
             model,
-            bb.training_modes(setup.backbone, model.eval(), cut, bn),
+            modes,
             setup.phases,
             index,
             setup.plan,
@@ -196,18 +203,21 @@ class Trainer:
                 sizes = [len(batch) // process_group.size() for batch in items]
                 sizes += [math.ceil(len(batch) / process_group.size()) for batch in items]
                 nan_oom_recovery.split(self._model, self._optimizer, state, sizes, setup.smallest_piece)
+            self._average.restore(state.start_average)
             self._write_checkpoint()  # the decision, before anything follows from it
 
     def _train_steps(self, items: list[list[Item]], targets: Tensor) -> None:
         """Do the epoch's steps that are left. `items` are its batches, `targets` all of theirs in order."""
         setup, state, phase = self._setup, self._state, self._phase
         first = state.step
-        self._prepare(setup.train, items)
+        if self._mixing is None:
+            self._prepare(setup.train, items)
         self._batches.set_training()
         self._moving = all_reduce.statistics(self._model)
         assert self._optimizer is not None
         if first == 0:
             checkpoint.begin_epoch(self._model, self._optimizer, state)
+            state.start_average = self._average.copy()
         left = items[first:]
         mine = [batch[process_group.share(len(batch))] for batch in left]
         batch_targets = targets_of(targets[sum(map(len, items[:first])) :], left)
@@ -215,16 +225,20 @@ class Trainer:
         with torch.random.fork_rng(devices=devices.random_states()), self._suffix() as suffix:
             setup.budget.check("step")
             began = time.perf_counter()
-            batches = self._batches.batches(setup.train, mine)
+            inputs = self._batches.batches if self._mixing is None else self._batches.pixels
+            batches = inputs(setup.train, mine)
             for step, (z, y) in enumerate(zip(batches, batch_targets, strict=True), first):
                 torch.manual_seed(
                     derive(setup.seed, "step", state.phase, state.epoch, step, *_process_name())
                 )
                 done = state.epoch * phase.steps_per_epoch + step
-                share = lr_schedule.scale(done, phase.steps, setup.hyperparameters.warmup)
+                share = lr_schedule.scale(
+                    done, phase.steps, setup.hyperparameters.warmup, setup.hyperparameters.schedule
+                )
                 set_rates(self._optimizer, share * 0.5**state.halvings)
                 losses.append(self._train_step(suffix, z, y))
                 state.steps, state.step = state.steps + 1, step + 1
+                self._average.update(state.steps)
                 nan_oom_recovery.check_losses(losses, state.step - len(losses), now=False)
                 setup.progress(Activity.TRAIN, state.steps, setup.steps)
                 setup.budget.note("step", began)
@@ -238,12 +252,11 @@ class Trainer:
     def _train_step(self, suffix: Callable[[Tensor], Tensor], z: Tensor, y: Tensor) -> Tensor:
         """Learn from one batch, given this process's part of it and all its targets; return its loss."""
         known = self._setup.hyperparameters
-        strength = known.feature_augment if self._batches.cut.index > 0 else 0.0
         assert self._optimizer is not None
         loss: Tensor | None = None
         try:
             self._optimizer.zero_grad(set_to_none=True)
-            loss = self._backward(suffix, brightness(z, strength), y)
+            loss = self._backward(suffix, z, y)
         except Exception as error:
             if not nan_oom_recovery.is_out_of_memory(error):
                 raise
@@ -255,9 +268,20 @@ class Trainer:
         self._scaler.update()
         return loss
 
+    def _augmented(self, z: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
+        """Return z and the targets of this process's part, given all targets: mixed, brighter or darker."""
+        mine, state = y[process_group.share(len(y))], self._state
+        if self._mixing is not None:
+            seed = derive(self._setup.seed, "mix", state.phase, state.epoch, state.step)
+            pixels, mine = self._mixing(z, mine.to(z.device), seed)
+            z = self._batches.frozen_part(pixels)
+        strength = self._setup.hyperparameters.feature_augment if self._batches.cut.index > 0 else 0.0
+        return brightness(z, strength), mine
+
     def _backward(self, suffix: Callable[[Tensor], Tensor], z: Tensor, y: Tensor) -> Tensor:
         """Backpropagate the loss of a part of the batch, in pieces where memory is short; return the loss."""
-        setup, mine = self._setup, y[process_group.share(len(y))]
+        setup = self._setup
+        z, mine = self._augmented(z, y)
         pieces = max(1, min(self._state.pieces, len(mine) // setup.smallest_piece))
         total: Tensor | None = None
         for part, targets in zip(z.tensor_split(pieces), mine.tensor_split(pieces), strict=True):
@@ -306,13 +330,14 @@ class Trainer:
         setup.budget.check("validation")
         began = time.perf_counter()
         self._model.eval()
-        logits = self._logits(setup.val)
-        probabilities = metrics.softmax(logits)
-        score = metrics.goodness(setup.metric, setup.val.targets, probabilities)
-        better = state.best is None or score >= state.best or not np.isfinite(state.best)
-        if better and setup.keep == "best":
-            state.best, state.best_epoch = score, len(self.epochs) + 1
-            state.best_weights = {k: v.detach().clone() for k, v in self._model.state_dict().items()}
+        with self._average.in_place():
+            logits = self._logits(setup.val)
+            probabilities = metrics.softmax(logits)
+            score = metrics.goodness(setup.metric, setup.val.targets, probabilities)
+            better = state.best is None or score >= state.best or not np.isfinite(state.best)
+            if better and setup.keep == "best":
+                state.best, state.best_epoch = score, len(self.epochs) + 1
+                state.best_weights = {k: v.detach().clone() for k, v in self._model.state_dict().items()}
         setup.budget.note("validation", began)
         return {
             "val_accuracy": metrics.score("accuracy", setup.val.targets, probabilities),
@@ -391,7 +416,9 @@ class Trainer:
         try:
             setup.folder.write_metrics(self.epochs)
             moments = checkpoint.moments_of(self._model, self._optimizer)
-            checkpoint.write(setup.folder.path, self._model, state, moments)
+            with self._average.set_aside():
+                state.average = self._average.tensors
+                checkpoint.write(setup.folder.path, self._model, state, moments)
         except OSError as error:
             if not self._disk_failed:
                 warnings.warn(

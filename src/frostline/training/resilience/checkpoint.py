@@ -1,6 +1,7 @@
 """Where an unfinished run goes on: one safetensors file, replaced as a whole, and the one before it.
 
-It holds the model, the best weights so far, the optimizer's moments by parameter name, and, in the middle of
+It holds the model, the best weights so far, the weights' average, the optimizer's state by the names of
+parameters and groups, and, in the middle of
 an epoch, what of these it may change as it was when the epoch began. Random states are not needed: every draw
 is a function of the seed and of the place in the run.
 """
@@ -42,7 +43,12 @@ PLACE = (
     "incidents",
     "loss_scale",
 )
-Moments = dict[str, dict[str, Tensor]]  # parameter's name → AdamW's state
+# The optimizer's state by the name of a parameter, or by "group " and a group's.
+Moments = dict[str, dict[str, Tensor]]
+# What an optimizer keeps as plain numbers is a tensor here, and its key says so.
+_NUMBERS: dict[type, torch.dtype] = {bool: torch.bool, int: torch.int64, float: torch.float64}
+_HOST = "=host"  # ends the key of a tensor that stays in the processor's memory, whose parameter does not
+_OURS = ("params", "name", "stage", "peak")  # of a group; the rest is the optimizer's
 STATE, BEFORE = "state.safetensors", "state-before.safetensors"
 
 
@@ -68,7 +74,9 @@ class TrainingState:
     best_weights: dict[str, Tensor] = field(default_factory=dict)
     start: dict[str, Tensor] = field(default_factory=dict)  # what can change, as the epoch began
     start_moments: Moments = field(default_factory=dict)
+    start_average: dict[str, Tensor] = field(default_factory=dict)
     moments: Moments = field(default_factory=dict)  # read back
+    average: dict[str, Tensor] = field(default_factory=dict)  # of the weights, as it is written or read back
 
 
 def write(folder: Path, model: nn.Module, state: TrainingState, moments: Moments) -> None:
@@ -152,9 +160,11 @@ def _tensors(model: nn.Module, state: TrainingState, moments: Moments) -> dict[s
     """The rest, the model included, by names that `_progress` knows."""
     tensors = {f"model.{k}": v for k, v in model.state_dict().items()}
     tensors |= {f"best.{k}": v for k, v in state.best_weights.items()}
+    tensors |= {f"average.{k}": v for k, v in state.average.items()}
     tensors |= _flat("adam", moments)
     if state.step:
         tensors |= {f"start.{k}": v for k, v in state.start.items()}
+        tensors |= {f"start average.{k}": v for k, v in state.start_average.items()}
         tensors |= _flat("start adam", state.start_moments)
     return tensors
 
@@ -166,6 +176,8 @@ def _progress(place: dict[str, Any], tensors: dict[str, Tensor]) -> TrainingStat
     state = TrainingState(**{**place, "incidents": incidents})
     state.best_weights = _under(tensors, "best.")
     state.start = _under(tensors, "start.")
+    state.average = _under(tensors, "average.")
+    state.start_average = _under(tensors, "start average.")
     state.moments = _nested(_under(tensors, "adam."))
     state.start_moments = _nested(_under(tensors, "start adam."))
     return state
@@ -196,8 +208,45 @@ def _under(tensors: dict[str, Tensor], prefix: str) -> dict[str, Tensor]:
 
 
 def moments_of(model: nn.Module, optimizer: torch.optim.Optimizer) -> Moments:
-    """Return the optimizer's state by parameter name."""
-    return {name: dict(optimizer.state[p]) for name, p in model.named_parameters() if p in optimizer.state}
+    """Return the optimizer's state by the names of parameters and groups, numbers as tensors."""
+    moments = {
+        name: _as_tensors(optimizer.state[p], p.device)
+        for name, p in model.named_parameters()
+        if p in optimizer.state
+    }
+    counted = {
+        f"group {group['name']}": _as_tensors(of_group(optimizer, group), torch.device("cpu"))
+        for group in optimizer.param_groups
+    }
+    return moments | {name: values for name, values in counted.items() if values}
+
+
+def of_group(optimizer: torch.optim.Optimizer, group: dict[str, Any]) -> dict[str, Any]:
+    """Return what an optimizer has noted in a group, such as how many steps it did."""
+    return {k: v for k, v in group.items() if k not in optimizer.defaults and k not in _OURS}
+
+
+def _as_tensors(values: dict[str, Any], device: torch.device) -> dict[str, Tensor]:
+    """Return an optimizer's values as tensors, with keys that say which were none, or lie elsewhere.
+
+    Raises `TypeError` for what is neither a tensor nor a number; None is left out.
+    """
+    tensors = {}
+    for key, value in values.items():
+        if isinstance(value, Tensor):
+            elsewhere = value.device.type == "cpu" != device.type
+            tensors[key + _HOST if elsewhere else key] = value
+        elif type(value) in _NUMBERS:
+            tensors[f"{key}={type(value).__name__}"] = torch.tensor(value, dtype=_NUMBERS[type(value)])
+        elif value is not None:
+            raise TypeError(f"an optimizer keeps a {type(value).__name__} as {key}, which no state can hold")
+    return tensors
+
+
+def _value(key: str, value: Tensor) -> tuple[str, Any]:
+    """Undo `_as_tensors`, of one value."""
+    name, _, kind = key.partition("=")
+    return name, value.item() if kind in [number.__name__ for number in _NUMBERS] else value
 
 
 def give_moments(model: nn.Module, optimizer: torch.optim.Optimizer, moments: Moments) -> None:
@@ -207,12 +256,18 @@ def give_moments(model: nn.Module, optimizer: torch.optim.Optimizer, moments: Mo
     come contiguous from disk, channels-last weights are not) would be paired with the wrong weights.
     """
     for name, parameter in model.named_parameters():
-        for key, value in moments.get(name, {}).items():
-            if value.shape == parameter.shape:
-                value = torch.empty_like(parameter, requires_grad=False).copy_(value)
+        for saved_key, saved in moments.get(name, {}).items():
+            key, value = _value(saved_key, saved)
+            if not isinstance(value, Tensor) or saved_key.endswith(_HOST):
+                pass
+            elif value.shape == parameter.shape:
+                value = torch.empty_like(parameter, dtype=value.dtype, requires_grad=False).copy_(value)
             elif parameter.is_cuda:  # the step count; a fused kernel on a GPU wants it there
                 value = value.to(parameter.device)
             optimizer.state[parameter][key] = value
+    for group in optimizer.param_groups:
+        saved_group = moments.get(f"group {group['name']}", {})
+        group.update(_value(key, value.clone()) for key, value in saved_group.items())
 
 
 def begin_epoch(model: nn.Module, optimizer: torch.optim.Optimizer, state: TrainingState) -> None:
@@ -240,6 +295,9 @@ def take_back(model: nn.Module, optimizer: torch.optim.Optimizer, state: Trainin
             weights[key].copy_(value)
     optimizer.zero_grad(set_to_none=True)
     optimizer.state.clear()
+    for group in optimizer.param_groups:
+        for key in of_group(optimizer, group):
+            del group[key]
     give_moments(model, optimizer, state.start_moments)
     state.steps -= state.step
     state.step, state.losses = 0, []

@@ -55,21 +55,45 @@ class Balance:
         return np.asarray(np.log(self.counts / self.counts.sum()))
 
     def loss(self, logits: Tensor, targets: Tensor, label_smoothing: float) -> Tensor:
-        """Cross-entropy with this treatment; logits (n, classes) in float32."""
+        """Return the cross-entropy with this treatment.
+
+        Parameters
+        ----------
+        logits : Tensor of float32, shape (n, classes)
+        targets : Tensor, shape (n,) of int64, or (n, classes) of float
+            Classes, or each class's share of an image (mixed images).
+        label_smoothing : float
+
+        Returns
+        -------
+        Tensor, scalar
+            The mean over images. With `weights` each class's part of an image counts as much as the class,
+            and the mean is over these weights; where an image is of one class this is torch's weighted mean.
+        """
         weight: Tensor | None = None
         if self.kind == "weights":
             inverse = 1.0 / self.counts
             weight = torch.as_tensor(inverse / inverse.mean(), dtype=logits.dtype, device=logits.device)
         if self.kind == "logit_adjustment":
             logits = logits + torch.as_tensor(self.log_prior, dtype=logits.dtype, device=logits.device)
-        return F.cross_entropy(logits, targets, weight=weight, label_smoothing=label_smoothing)
+        if weight is None or not targets.is_floating_point():
+            return F.cross_entropy(logits, targets, weight=weight, label_smoothing=label_smoothing)
+        total = F.cross_entropy(
+            logits, targets, weight=weight, label_smoothing=label_smoothing, reduction="sum"
+        )
+        return total / (targets @ weight).sum()  # torch would divide by the number of images
 
     def share(self, piece: Tensor, whole: Tensor) -> float:
-        """Return how much the loss of a piece of a batch counts in the loss of the whole, given targets."""
+        """Return how much the loss of a piece of a batch counts in the loss of the whole, given targets.
+
+        A piece's may be shares, as in `loss`; images are mixed with others of their batch, which leaves the
+        whole's weight as it was.
+        """
         if self.kind != "weights":
             return len(piece) / len(whole)
         inverse = torch.as_tensor(1.0 / self.counts)
-        return float(inverse[piece.cpu()].sum() / inverse[whole.cpu()].sum())
+        shares = piece.cpu().double() @ inverse if piece.is_floating_point() else inverse[piece.cpu()]
+        return float(shares.sum() / inverse[whole.cpu()].sum())
 
     def order(self, seed: int) -> NDArray[Any]:
         """Return positions for one epoch: a permutation, or for `sampler` a balanced draw with return."""

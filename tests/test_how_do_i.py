@@ -1,0 +1,131 @@
+"""Sentences as a person says them, each with the one command or call that does it: docs/how-do-i.md runs."""
+
+from __future__ import annotations
+
+import csv
+import re
+import shlex
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import pytest
+import torch
+from click.testing import CliRunner
+
+import frostline
+from frostline.cli.main import cli
+from frostline.models.zoo import loading
+from tiny import picture, write_folder
+
+PAGE = Path(__file__).parents[1] / "docs" / "how-do-i.md"
+SIDE = 32
+
+
+class Sentence(NamedTuple):
+    """A sentence of the page with what does it; `mark` is empty, slow or parse."""
+
+    words: str
+    mark: str
+    language: str
+    code: str
+
+
+def sentences() -> list[Sentence]:
+    parts = re.findall(
+        r'^\*\*"([^\n]+?)"\*\*[^\n]*\n\n(?:<!-- (\w+) -->\n\n)?```(sh|python)\n(.*?)\n```$',
+        PAGE.read_text(),
+        re.MULTILINE | re.DOTALL,
+    )
+    return [Sentence(*part) for part in parts]
+
+
+def runs() -> list[Any]:
+    return [
+        pytest.param(one, id=one.words, marks=[pytest.mark.slow] if one.mark == "slow" else [])
+        for one in sentences()
+        if one.mark != "parse"
+    ]
+
+
+def tiny_network(source: Any, size: int | None, *rest: Any) -> frostline.Backbone:
+    """Return a network of four small stages for any name."""
+    return loading._from_name("timm/test_resnet", size or SIDE, True, None, "lite0")
+
+
+@pytest.fixture(scope="module")
+def workshop(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """The files that the page's sentences name, and a study that was trained."""
+    place, rng = tmp_path_factory.mktemp("workshop"), np.random.default_rng(3)
+    write_folder(place / "photos", per_class=10)
+    (place / "new-photos").mkdir()
+    rows = [["path", "label", "camera"]]
+    for n in range(12):
+        picture(n % 3, rng).save(place / "new-photos" / f"{n}.png")
+        rows.append([f"new-photos/{n}.png", f"kind {n % 3}", f"cam {n % 2}"])
+    for name, width in (("july.csv", 3), ("old-system.csv", 2)):
+        with open(place / name, "w", newline="") as file:
+            csv.writer(file).writerows(row[:width] for row in rows)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("FROSTLINE_CACHE_DIR", str(place / "store"))
+        patch.setattr(loading, "_load", tiny_network)
+        patch.chdir(place)
+        words = "train photos --strategy linear_probe --study frostline-study --size 32 --deterministic"
+        result = CliRunner().invoke(cli, [*words.split(), "--threads", "1", "--quiet"])
+        assert result.exit_code == 0, result.output
+        (config,) = place.glob("frostline-study/runs/*/config.yaml")
+        shutil.copy(config, place / "mine.yaml")
+        yield place
+
+
+@pytest.fixture(autouse=True)
+def own_store(workshop: Path) -> Path:
+    """One store for all sentences, in place of a fresh one for each test."""
+    return workshop / "store"
+
+
+def quick(code: str, study: Path) -> list[str]:
+    """Return the words of the same command for small images, few epochs and a study of its own."""
+    code = re.sub(r"@\d+", "@1", re.sub(r"--epochs \d+", "--epochs 1", code))
+    code = code.replace("--size 384", "--size 32").replace("--draws 8", "--draws 2")
+    words = shlex.split(re.sub(r"(fit|compare|plan) (.*--minutes) \d+", r"\1 \2 0.5", code))[1:]
+    verb, trains = words[0], words[0] in ("train", "compare", "fit")
+    added = {
+        "--size": str(SIDE) if trains or verb in ("plan", "extract") else "",
+        "--threads": "1" if trains or verb in ("plan", "extract") else "",
+        "--study": str(study) if trains else "",
+        "--repeats": "1" if verb in ("compare", "fit") else "",
+        "--epochs": "1" if trains and not re.search(r"linear_probe( |$)|phases|--config", code) else "",
+    }
+    for option, value in added.items():
+        words += [option, value] if value and option not in words else []
+    return words + (["--deterministic"] if trains and "--deterministic" not in words else [])
+
+
+def test_there_are_thirty_sentences_and_every_block_belongs_to_one() -> None:
+    assert len(sentences()) >= 30
+    assert len(sentences()) == len(re.findall(r"^```(?:sh|python)$", PAGE.read_text(), re.MULTILINE))
+    assert {one.mark for one in sentences()} == {"", "slow", "parse"}
+
+
+@pytest.mark.parametrize("sentence", runs())
+def test_the_sentence_is_done(sentence: Sentence, workshop: Path, tmp_path: Path) -> None:
+    if sentence.language == "sh":
+        assert "\n" not in sentence.code
+        result = CliRunner().invoke(cli, quick(sentence.code, tmp_path / "study"))
+        assert result.exit_code == 0, result.output
+    else:
+        code = re.sub(r"epochs=\d+", "epochs=1", sentence.code)
+        exec(compile(code, PAGE.name, "exec"), {"frostline": frostline, "torch": torch})
+
+
+@pytest.mark.parametrize(
+    "sentence", [one for one in sentences() if one.mark == "parse"], ids=lambda s: s.words
+)
+def test_the_sentence_for_other_hardware_is_understood(sentence: Sentence) -> None:
+    words = shlex.split(sentence.code)
+    verb, *rest = words[words.index("frostline") + 1 :]
+    with cli.commands[verb].make_context(verb, rest) as context:
+        assert context.params["data"] == "photos/"

@@ -1,0 +1,111 @@
+"""Wrong combinations of options, each with its one message: what was found, and what to do."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from click.testing import CliRunner
+
+from frostline.cli.main import cli
+from frostline.config import read_yaml
+from frostline.errors import UsageError
+from frostline.models.zoo import load_backbone
+from tiny import PREPROCESSING, tiny_model, write_folder
+
+# The command, what it says it found, and what it says to do.
+MISTAKES = [
+    ("train . --strategy linear_probe --lr 0.1", "lr=0.1 has no effect on linear_probe", "take one of head"),
+    ("train . --strategy top_k(2,lr=0.1) --lr 0.2", "lr=0.2 beside top_k(2, lr=0.1)", "Give one of the two"),
+    ("train . --lr 0.1 --set lr=0.2", "lr=0.1 and, among hyperparameters, lr=0.2", "Give one of the two"),
+    ("train . --set lr=0.1 --set lr=0.2", "lr is given twice", "Give each hyperparameter once"),
+    ("train . --set lr", "'lr' is not KEY=VALUE", "such as layer_decay=0.8"),
+    ("train . --set leyer_decay=0.5", "hyperparameter 'leyer_decay'", "Did you mean 'layer_decay'?"),
+    ("train . --set k=3", "k is part of a strategy's name", "write it in its brackets"),
+    ("train . --set bn=evel", "found 'evel'", "Did you mean 'eval'?"),
+    ("train . --lr 50", "found 50", "lr must be above 0 and at most 10"),
+    ("train . --epochs 0", "found 0", "epochs must be above 0"),
+    ("train . --strategy head --set layer_decay=0.5", "layer_decay=0.5 has no effect on head", "take one of"),
+    ("train . --strategy lp_ft --set feature_augment=0.2", "no effect on lp_ft", "take one of head, top_k"),
+    ("train . --strategy scratch --set l2_sp=0.1", "it has no pretrained weights", "take one of top_k"),
+    ("train . --strategy phases(0@3,all@5) --epochs 9", "each of its phases names its own", "Leave it out"),
+    ("train . --strategy linear_probe(ridge) --label-smoothing 0.1", "ridge fits labels", "Leave it out"),
+    ("train . --no-pretrained", "random weights, and top_k(2) freezes layers", "(scratch, full)"),
+    ("train . --strategy lp_ft --no-pretrained", "lp_ft freezes layers or starts from", "(scratch, full)"),
+    ("compare . --no-pretrained", "strategies that freeze layers", "--strategies scratch,full"),
+    ("compare . --strategies full,head --no-pretrained", "and head freezes layers", "(scratch, full)"),
+    (
+        "compare . --strategies linear_probe,linear_probe(ridge) --lr 1",
+        "lr=1.0 has no effect",
+        "Leave it out",
+    ),
+    (
+        "compare . --strategies head(epochs=3),full --epochs 5",
+        "epochs=5.0 beside head(epochs=3)",
+        "one of the",
+    ),
+    ("compare . --cuts --strategies head,full", "--strategies names others", "give one of the two"),
+    ("compare . --draws 3", "--draws is the number of variants", "give --search"),
+    ("fit . --strategies linear_probe --epochs 5", "epochs=5.0 has no effect on linear_probe", "take one of"),
+    ("fit . --model lite0 --models lite0,lite1", "model (one backbone) or models", "not both"),
+    ("train . --interpolate-weights 1.5", "'1.5'", "a number between 0 and 1"),
+    ("train . --device gpu1", "'gpu1' names no device", "Expected auto, cpu, cuda"),
+    ("train --ray photos/", "'photos/' is not the address", "write --ray last"),
+    ("train . --split-names train", "'train' is neither none", "train=FOLDER,test=FOLDER"),
+    ("predict . . --output nowhere/x.csv", "nowhere, which does not exist", "Make that folder first"),
+    ("evaluate . . --plot confusion.txt", "confusion.txt", ".png"),
+    ("strategies topk", "Unknown strategy 'topk'", "Did you mean 'top_k'?"),
+]
+
+
+def test_there_are_twenty() -> None:
+    assert len({words for words, _, _ in MISTAKES}) >= 20
+
+
+@pytest.mark.parametrize(("words", "problem", "remedy"), MISTAKES, ids=[words for words, _, _ in MISTAKES])
+def test_a_wrong_combination_is_one_message(
+    words: str, problem: str, remedy: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    result = CliRunner().invoke(cli, words.split())
+    assert result.exit_code == 2, result.output
+    message = " ".join(result.stderr.split())
+    assert problem in message
+    assert remedy in message
+    assert "Traceback" not in result.output
+    assert not result.stdout
+    assert not list(tmp_path.iterdir())  # refused before anything is made
+
+
+def test_options_that_contradict_each_other_with_images_are_refused_before_training(tmp_path: Path) -> None:
+    photos = write_folder(tmp_path / "photos", classes=2, per_class=4)
+    words = ["train", str(photos), "--study", str(tmp_path / "s"), "--size", "32", "--strategy", "full"]
+    words += ["--model", "timm/test_resnet", "--no-pretrained", "--quiet"]
+    for options, remedy in (
+        (["--deterministic", "--precision", "bfloat16"], "drop one of"),
+        (["--interpolate-weights", "auto", "--val-size", "0"], "there is no val part"),
+        (["--batch-size", "1", "--set", "bn=train"], "needs batches of 2 or more images, found batch_size=1"),
+    ):
+        result = CliRunner().invoke(cli, [*words, *options])
+        assert result.exit_code == 2, result.output
+        assert remedy in result.stderr
+        assert "Traceback" not in result.output
+    assert not list(tmp_path.glob("s/runs/*"))
+
+
+def test_random_weights_are_of_an_architecture_and_need_no_download(tmp_path: Path) -> None:
+    photos, study = write_folder(tmp_path / "photos", classes=2, per_class=4), str(tmp_path / "s")
+    words = ["train", str(photos), "--size", "32", "--strategy", "full", "--no-pretrained", "--epochs", "1"]
+    words += ["--deterministic", "--threads", "1", "--flip", "none"]
+    result = CliRunner().invoke(
+        cli, [*words, "--model", "timm/test_resnet", "--study", study]
+    )  # nothing is on disk
+    assert result.exit_code == 0, result.output
+    assert "full(epochs=1) leaves BatchNorm's statistics as they are" in result.stderr
+    assert read_yaml(next(Path(study).glob("runs/*/config.yaml")))["no_pretrained"] is True
+    again = CliRunner().invoke(cli, [*words, "--model", study, "--study", str(tmp_path / "t")])
+    assert again.exit_code == 2, again.output
+    assert "which was trained before" in again.stderr
+    assert "Expected a name such as lite0" in again.stderr
+    with pytest.raises(UsageError, match="a module of your own"):
+        load_backbone(tiny_model(), preprocessing=PREPROCESSING, random=True)
