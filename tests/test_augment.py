@@ -3,23 +3,31 @@
 from __future__ import annotations
 
 import random
+import threading
+import time
 from pathlib import Path
 
 import numpy as np
+import psutil
 import pytest
 import torch
 from PIL import Image, ImageOps
 from sklearn.datasets import load_digits
 from sklearn.model_selection import KFold
+from torchvision.transforms import InterpolationMode
+from torchvision.transforms import v2 as tv
 
 import frostline
 from frostline.config import AUGMENTS
-from frostline.data import Manifest
-from frostline.errors import UsageError
+from frostline.data import Manifest, Sample
+from frostline.data.pixels import decoding
+from frostline.data.pixels.decode_limit import InFlight
+from frostline.errors import DamagedImage, UsageError
 from frostline.feature_extraction import ForwardConfig, Frozen
 from frostline.feature_extraction.augmentation import Policy, SeededView, Transform, brightness
-from frostline.feature_extraction.image_batches import Images, contact_sheet
-from frostline.system import numerics
+from frostline.feature_extraction.image_batches import MIRRORED, TURNED, Images, contact_sheet
+from frostline.models import Preprocessing
+from frostline.system import devices, numerics
 from frostline.training.tuning import flip_safety
 from tiny import PREPROCESSING, picture, tiny_backbone, write_table
 
@@ -48,12 +56,82 @@ def test_a_view_depends_on_nothing_but_seed_image_and_number(name: str, data: Ma
         assert not torch.equal(forwards[:6], next(images_of(data, policy, seed=4).batches([batch[:6]])))
 
 
-@pytest.mark.parametrize("workers", [1, 2])
-def test_pixels_do_not_depend_on_the_number_of_workers(workers: int, data: Manifest) -> None:
-    images = images_of(data, Policy("standard", "horizontal"), seed=1)
-    items = [[(position, 5) for position in range(start, start + 8)] for start in (0, 8, 16)]
-    for ours, theirs in zip(images.batches(items), images.batches(items, workers), strict=True):
+@pytest.mark.parametrize("workers", [1, 2, 8])
+@pytest.mark.parametrize("name", ["standard", "strong", "custom"])
+def test_pixels_do_not_depend_on_the_number_of_workers(name: str, workers: int, data: Manifest) -> None:
+    policy, own = Policy(name, "horizontal", rotate="any"), _own if name == "custom" else None
+    items = [[(position, view) for position in range(8)] for view in (5, 0, MIRRORED, TURNED, 6, 7, 5)]
+    expected = list(images_of(data, policy, custom=own, seed=1).batches(items))
+    images = images_of(data, policy, custom=own, seed=1)
+    for ours, theirs in zip(
+        expected, images.batches(iter(items), min(workers, 2 if own else 8)), strict=True
+    ):
         assert torch.equal(ours, theirs)
+        torch.rand(1)  # a step beside them draws on the global state, and moves nothing
+    assert own or len(images._decoded) == 8
+
+
+def test_an_abandoned_pass_stops_its_threads_and_a_damaged_image_fails_its_own_batch(
+    data: Manifest, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    images, read = images_of(data, Policy("none")), []
+
+    def reading(_: Manifest, sample: Sample) -> Image.Image:
+        read.append(sample.path)
+        if sample == images.samples[3]:
+            raise DamagedImage(f"{sample.path} is truncated")
+        return picture(0, np.random.default_rng(0))
+
+    monkeypatch.setattr(Manifest, "read", reading)
+    batches = images.batches(([(position, 0)] for position in range(len(images))), 2)
+    for _ in range(3):
+        next(batches)
+    with pytest.raises(DamagedImage, match=f"^{images.samples[3].path} is truncated$"):
+        next(batches)
+    assert len(read) < len(images)  # nobody reads on
+    batches = images.batches(([(position, 0)] for position in range(len(images))), 2)
+    next(batches)
+    batches.close()
+    assert not [thread for thread in threading.enumerate() if thread.name.startswith("decoding")]
+
+
+def test_a_picture_holds_its_room_until_it_is_cropped(
+    monkeypatch: pytest.MonkeyPatch, data: Manifest
+) -> None:
+    """Of eight threads one decodes at a time where one picture is all that may be in memory."""
+    room, at_once, most = InFlight(1), [], []
+    crop = Preprocessing.crop
+
+    def cropping(preprocessing: Preprocessing, image: Image.Image) -> torch.Tensor:
+        at_once.append(image)
+        time.sleep(0.002)
+        most.append(len(at_once))
+        at_once.remove(image)
+        return crop(preprocessing, image)
+
+    monkeypatch.setattr(decoding, "IN_FLIGHT", room)
+    monkeypatch.setattr(Preprocessing, "crop", cropping)
+    images = images_of(data, Policy("none"))
+    (pixels,) = images.batches([[(position, 0) for position in range(12)]], 8)
+    assert len(pixels) == 12
+    assert max(most) == 1
+    assert room.largest > 0
+    assert room._bytes == 0
+
+
+def test_auto_decodes_with_as_many_threads_as_compute_and_runs_nobodys_code_elsewhere(
+    data: Manifest, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    images, own = images_of(data, Policy("light")), images_of(data, Policy("custom"), custom=_own)
+    with devices.computing("cpu"), numerics.threads(2):
+        assert images.workers("auto") == 2
+        assert (own.workers("auto"), own.workers(2)) == (0, 2)
+        memory = psutil.virtual_memory()._replace(available=300_000_000)
+        monkeypatch.setattr(psutil, "virtual_memory", lambda: memory)
+        assert images.workers("auto") == 1
+    for wrong in (-1, "many", 1.5):
+        with pytest.raises(UsageError, match='workers must be "auto", or 0 or more'):
+            frostline.train(tiny_backbone(), data, "head", workers=wrong)  # type: ignore[arg-type]
 
 
 def test_view_zero_is_the_checkpoints_own_transform(data: Manifest) -> None:
@@ -62,29 +140,59 @@ def test_view_zero_is_the_checkpoints_own_transform(data: Manifest) -> None:
     assert torch.equal(torch.cat(list(images.evaluation(7))), expected)
 
 
+@pytest.mark.parametrize("name", ["light", "strong", "randaugment"])
+def test_a_seed_gives_the_pixels_that_torchvisions_transforms_give(name: str) -> None:
+    """They draw on torch's global state, and these on a generator: one seed, one series of numbers."""
+    policy, mode = Policy(name, "both"), InterpolationMode(PREPROCESSING.interpolation)
+    assert policy.crop_scale is not None
+    theirs = [
+        tv.RandomResizedCrop(PREPROCESSING.size, (policy.crop_scale, 1.0), interpolation=mode),
+        tv.RandomHorizontalFlip(),
+        tv.RandomVerticalFlip(),
+        *([tv.TrivialAugmentWide()] if name == "strong" else []),
+        *([tv.RandAugment()] if name == "randaugment" else []),
+        tv.PILToTensor(),
+        *([tv.RandomErasing(p=0.25)] if name == "strong" else []),
+    ]
+    rng = np.random.default_rng(0)
+    shapes = [(20, 24, 3), (12, 90, 3), (90, 12, 3), (1, 7, 3)]  # long ones need the fallback
+    images = [Image.fromarray(rng.integers(0, 256, shape, dtype=np.uint8)) for shape in shapes]
+    ours = Transform(policy, PREPROCESSING)
+    for seed in range(200):
+        image = images[seed % len(images)]
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(seed)
+            expected = tv.Compose(theirs)(image)
+        assert torch.equal(ours(image, seed), expected)
+
+
 def test_drawing_a_view_leaves_every_random_state_alone() -> None:
     torch.manual_seed(1)
     random.seed(1)
     np.random.seed(1)  # noqa: NPY002 - what a user's code may do
     before = torch.get_rng_state(), random.getstate(), np.random.get_state()[1].copy()  # noqa: NPY002
-    view = SeededView(Transform(Policy("strong", "both"), PREPROCESSING), 0, foreign=True)
-    view(picture(0, np.random.default_rng(0)), "digest", 1)
+    for transform in (
+        Transform(Policy("strong", "both"), PREPROCESSING),
+        Transform(Policy("custom", rotate="any"), PREPROCESSING, _own),
+    ):
+        SeededView(transform, 0)(picture(0, np.random.default_rng(0)), "digest", 1)
     assert torch.equal(torch.get_rng_state(), before[0])
     assert random.getstate() == before[1]
     assert np.array_equal(np.random.get_state()[1], before[2])  # noqa: NPY002
 
 
-def test_a_persons_own_augmentation_is_seeded_too(data: Manifest) -> None:
-    def own(image: Image.Image) -> Image.Image:
-        if random.random() < 0.5:
-            image = ImageOps.mirror(image)
-        return image.rotate(float(np.random.uniform(-20, 20)))  # noqa: NPY002
+def _own(image: Image.Image) -> Image.Image:
+    if random.random() < 0.5:
+        image = ImageOps.mirror(image)
+    return image.rotate(float(np.random.uniform(-20, 20)) * float(torch.rand(1)))  # noqa: NPY002
 
+
+def test_a_persons_own_augmentation_is_seeded_too(data: Manifest) -> None:
     items = [[(position, 3) for position in range(10)]]
     random.seed(5)
-    first = next(images_of(data, Policy("custom"), custom=own).batches(items))
+    first = next(images_of(data, Policy("custom"), custom=_own).batches(items))
     random.seed(6)
-    assert torch.equal(first, next(images_of(data, Policy("custom"), custom=own).batches(items)))
+    assert torch.equal(first, next(images_of(data, Policy("custom"), custom=_own).batches(items)))
     with pytest.raises(UsageError, match="expected a PIL image"):
         next(images_of(data, Policy("custom"), custom=np.asarray).batches(items))
 

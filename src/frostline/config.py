@@ -66,7 +66,8 @@ class Options(TypedDict, total=False):
     deterministic: bool
     precision: str
     threads: int | None
-    workers: int
+    workers: int | str
+    pixels: str
     views: int | None
     cache: str
     keep: str
@@ -131,7 +132,12 @@ class Config:
     threads
         Torch threads. None: as many as cores are free.
     workers
-        Processes that decode images ahead.
+        Threads that decode images ahead: "auto" (as many as compute, with a GPU one a core), or a number; 0
+        decodes in between. A person's own code (an augmentation, a dataset) runs in so many processes
+        instead, and with "auto" in none. Changes no bit of the result.
+    pixels
+        auto: training decodes JPEGs of several times the network's size at a fraction of theirs, unless
+        `deterministic`; reference: whole. Val, test and predictions always see whole ones.
     views
         `train` alone: views of each image to cycle through while layers are frozen, the plain one first; 0: a
         new one each epoch; None: as many as the epochs ask for.
@@ -177,7 +183,8 @@ class Config:
     deterministic: bool = False
     precision: str = "auto"
     threads: int | None = None
-    workers: int = 0
+    workers: int | str = "auto"
+    pixels: str = "auto"
     views: int | None = None
     cache: str = "auto"
     keep: str = "best"
@@ -192,6 +199,11 @@ class Config:
     weight_decay: float | None = None
     label_smoothing: float | None = None
     hyperparameters: Mapping[str, float | str] | None = None
+
+    @property
+    def fast_pixels(self) -> bool:
+        """Whether training may decode large JPEGs at a fraction of their size."""
+        return self.pixels == "auto" and not self.deterministic
 
     @classmethod
     def of(

@@ -44,6 +44,7 @@ from frostline.cli.options import (
     no_pretrained_option,
     operating_options,
     path_column_option,
+    pixels_option,
     plain_timm,
     ray_option,
     running,
@@ -78,6 +79,7 @@ def cli() -> None:
 @no_pretrained_option
 @model_options
 @running
+@pixels_option
 @plain_timm
 @click.option(
     "--study",
@@ -187,6 +189,7 @@ def train(data: str, **options: Any) -> None:
             "precision",
             "threads",
             "workers",
+            "pixels",
             "views",
             "cache",
             "minutes",

@@ -87,6 +87,16 @@ class Share(click.ParamType[float | str]):
         return share
 
 
+class Workers(click.ParamType[int | str]):
+    """A number from 0, or `auto`."""
+
+    name = "auto|NUMBER"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> int | str:
+        """Return the number, or "auto"."""
+        return "auto" if value == "auto" else click.IntRange(0).convert(value, param, ctx)
+
+
 class LoggerNames(click.ParamType[str]):
     """Loggers separated by commas, checked before anything is loaded."""
 
@@ -205,6 +215,22 @@ plain_timm = click.option(
     is_flag=True,
     help="Only models whose weights timm loads alone: no heads that read several stages.",
 )
+workers_option = click.option(
+    "--workers",
+    type=Workers(),
+    default="auto",
+    show_default=True,
+    help="Threads that decode images ahead [auto: as many as compute; with a GPU, one a core]; 0 decodes in "
+    "between.",
+)
+pixels_option = click.option(
+    "--pixels",
+    type=click.Choice(["auto", "reference"]),
+    default="auto",
+    show_default=True,
+    help="auto: training decodes large JPEGs at a fraction of their size, unless --deterministic. val, test "
+    "and predictions see whole ones.",
+)
 running = stack(
     click.option(
         "--seed", default=0, show_default=True, help="Seed of split, order, initialisation and augmentation."
@@ -215,13 +241,7 @@ running = stack(
         is_flag=True,
         help="Float32, no timed choices and, on a GPU, deterministic kernels: repeats are bit-identical.",
     ),
-    click.option(
-        "--workers",
-        type=click.IntRange(0),
-        default=0,
-        show_default=True,
-        help="Processes that decode images ahead.",
-    ),
+    workers_option,
     click.option(
         "--precision",
         type=click.Choice(["auto", "float32", "bfloat16", "float16"]),

@@ -6,6 +6,7 @@ it.
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 from collections import Counter
@@ -239,8 +240,14 @@ class Manifest:
         """
         return replace(self, earlier_folds=saved_splits.read(study).folds)
 
-    def read(self, sample: Sample) -> Image.Image:
+    def read(self, sample: Sample, side_pixels: int = 0) -> Image.Image:
         """Return a sample's image as upright 8-bit RGB, rendered as `rendering` says.
+
+        Parameters
+        ----------
+        sample : Sample
+        side_pixels : int
+            A JPEG may be decoded at a fraction of its size that leaves so many pixels a side; 0: whole.
 
         Raises
         ------
@@ -249,7 +256,28 @@ class Manifest:
         DataError
             The file changed or was removed since it was indexed.
         """
-        return self._picture(sample).rgb(self.rendering)
+        return self._picture(sample, side_pixels).rgb(self.rendering)
+
+    def jpeg_fraction(self, sample: Sample, side_pixels: int) -> int:
+        """Return n where `read` decodes a sample's JPEG at 1/n of its size: 1, 2, 4 or 8."""
+        if self.items is not None or self.root is None or sample.digest in self.kinds:
+            return 1
+        if not sample.path.lower().endswith(decoding.JPEG_NAMES):
+            return 1
+        return decoding.jpeg_fraction(self._size_of(sample), side_pixels)
+
+    def _size_of(self, sample: Sample) -> Size:
+        """Return a file's upright size in pixels, from its header where it was not indexed here."""
+        size = self.sizes.get(sample.digest) or self._header_sizes.get(sample.digest) or (0, 0)
+        if min(size) == 0 and self.root is not None:
+            with contextlib.suppress(OSError), open(self.root / sample.path, "rb") as file:
+                size = decoding.header(file).size
+                self._header_sizes[sample.digest] = size
+        return size
+
+    @cached_property
+    def _header_sizes(self) -> dict[str, Size]:
+        return {}
 
     def pixel_digest(self, sample: Sample) -> bytes:
         """Return the digest of a sample's pixels as they are stored, which is noted, too."""
@@ -259,13 +287,14 @@ class Manifest:
         """Name what `rendering` does to a sample's pixels: equal names, equal pixels; "" for nothing."""
         return self.rendering.name_of(self.kinds.get(sample.digest, ""))
 
-    def _picture(self, sample: Sample) -> Picture:
+    def _picture(self, sample: Sample, side_pixels: int = 0) -> Picture:
         try:
-            picture = self._decoded(sample)
+            picture = self._decoded(sample, side_pixels)
         except DamagedImage as error:
             DigestCache().remember(contents=[CachedContent(sample.digest, decoded=True, fault=str(error))])
             raise DamagedImage(f"{sample.path} {error}") from error
-        pixel_digest.note(sample.digest, picture)
+        if not picture.shrunk:
+            pixel_digest.note(sample.digest, picture)
         return picture
 
     def checked(self, progress: OnProgress | None = None) -> Manifest:
@@ -403,11 +432,13 @@ class Manifest:
             if path_a in position and path_b in position
         ]
 
-    def _decoded(self, sample: Sample) -> Picture:
+    def _decoded(self, sample: Sample, side_pixels: int = 0) -> Picture:
         """Decode one sample. Raises `DamagedImage` with the reason alone, `DataError` where it changed."""
         content = self._content(sample)
         if isinstance(content, bytes) and hashlib.sha256(content).hexdigest() != sample.digest:
             raise DataError(f"{sample.path} has changed since it was indexed: load the data again.")
+        if side_pixels and isinstance(content, bytes):
+            return decoding.picture_small(content, side_pixels)
         return decoding.picture(content)
 
     def _content(self, sample: Sample) -> Image.Image | Deep | bytes:

@@ -3,15 +3,16 @@
 A row holds the features of one view of one image, in the dtype they were computed in: nothing is
 rounded, so a later cut's row may be computed from an earlier one.
 
-augmentation → image_batches · numeric_key · tensor_bytes → stage_statistics → cached_features → extraction ·
-forward_pass
+random_transforms → augmentation · ordered_threads → image_batches · numeric_key · tensor_bytes →
+stage_statistics → cached_features → extraction · forward_pass
 """
 
 from frostline.feature_extraction.cached_features import Counts, Frozen
 from frostline.feature_extraction.extraction import features, stage_features
 from frostline.feature_extraction.forward_pass import ForwardPass, Outputs
-from frostline.feature_extraction.image_batches import AHEAD, ahead, padded
+from frostline.feature_extraction.image_batches import ahead, padded
 from frostline.feature_extraction.numeric_key import ForwardConfig
+from frostline.feature_extraction.ordered_threads import AHEAD
 
 __all__ = [
     "AHEAD",

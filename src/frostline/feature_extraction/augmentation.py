@@ -1,8 +1,8 @@
 """Augmentation as data (`Policy`) and as a transform.
 
 View 0 of an image is the evaluation transform; view 1, 2, … are seeded augmentations. A view is a pure
-function of (policy, seed, image digest, view): the same in every process, epoch and run.
-The transforms themselves are torchvision's.
+function of (policy, seed, image digest, view): the same in every thread, process, epoch and run, since it
+draws on a generator of its own. The transforms themselves are torchvision's.
 """
 
 from __future__ import annotations
@@ -16,12 +16,14 @@ from typing import Any
 import numpy as np
 import torch
 from PIL import Image
-from torchvision.transforms import InterpolationMode, RandomResizedCrop
-from torchvision.transforms import v2 as tv
+from torchvision.transforms import InterpolationMode
+from torchvision.transforms.v2 import functional as tv
 
 from frostline.config import AUGMENTS
 from frostline.data.pixels import random_rotation
 from frostline.errors import UsageError, did_you_mean
+from frostline.feature_extraction import random_transforms
+from frostline.feature_extraction.random_transforms import RandomTransform
 from frostline.models import Preprocessing
 from frostline.system.seeds import derive
 
@@ -34,7 +36,7 @@ FRAMED_VERSION = 1  # likewise, of crops where pictures are squashed or padded
 # Smallest share of the area that a random crop keeps. ImageNet's recipe goes down to 0.08 (torchvision
 # references); with few images the object should stay in view. A choice, not yet tuned.
 CROP_SCALE = {"light": 0.7, "standard": 0.35, "strong": 0.25, "randaugment": 0.35}
-ASPECT_JITTER = (3 / 4, 4 / 3)  # of width to height in a random crop: torchvision's default
+ERASED_SHARE = 0.25  # of the images get a black patch with "strong": timm's --reprob
 
 
 @dataclass(frozen=True)
@@ -82,6 +84,12 @@ class Policy:
         """The smallest share of the area that a random crop shows; `None` where there are no such crops."""
         return CROP_SCALE.get(self.name) if self.min_crop is None else self.min_crop
 
+    @property
+    def smallest_side(self) -> float:
+        """The smallest side of a random crop, as a share of the picture's shorter side; 1 without crops."""
+        narrowest = random_transforms.ASPECT_RATIO[0]
+        return 1.0 if self.crop_scale is None else math.sqrt(self.crop_scale * narrowest)
+
     def describe(self, preprocessing: Preprocessing) -> str:
         """Name what is done to images with that preprocessing: equal words, equal transforms."""
         framed = preprocessing.resize != "crop" and self.crop_scale is not None
@@ -103,7 +111,7 @@ def check_options(name: str, min_crop: float | None, rotate: str) -> None:
 
 
 class Transform:
-    """From an RGB image to uint8 of shape (3, size, size), drawing on torch's random state.
+    """From an RGB image to uint8 of shape (3, size, size), drawing on a generator.
 
     `custom` maps an RGB image to an RGB image, which then gets flips and the checkpoint's resize and crop.
     """
@@ -116,33 +124,33 @@ class Transform:
         self._custom = custom
         self._preprocessing = preprocessing
         self._crops = policy.crop_scale is not None
-        steps = [*_rotation(policy, preprocessing), *_crop(policy, preprocessing), *_flips(policy)]
+        self._steps = [*_rotation(policy, preprocessing), *_crop(policy, preprocessing), *_flips(policy)]
         if policy.name == "strong":
-            # arXiv 2103.10158; then one erased patch in a quarter of the images (timm's --reprob 0.25).
-            steps += [tv.TrivialAugmentWide(), tv.PILToTensor(), tv.RandomErasing(p=0.25)]
+            self._steps.append(random_transforms.trivial_augment)
         elif policy.name == "randaugment":
-            # arXiv 1909.13719, as torchvision has it: two operations at magnitude 9 of 30.
-            steps += [tv.RandAugment(), tv.PILToTensor()]
-        elif self._crops:
-            steps += [tv.PILToTensor()]
-        self._steps = tv.Compose(steps) if steps else None
+            self._steps.append(random_transforms.rand_augment)
+        if self._crops:
+            self._steps.append(random_transforms.to_tensor)
+        if policy.name == "strong":
+            self._steps.append(random_transforms.RandomErasing(ERASED_SHARE))
 
-    def __call__(self, image: Image.Image) -> torch.Tensor:
-        """Return one augmented view."""
-        if self._custom is not None:
-            image = _image(self._custom(image))
-        out: Any = self._steps(image) if self._steps else image
-        return out if self._crops else self._preprocessing.crop(out)
+    def __call__(self, image: Image.Image, seed: int) -> torch.Tensor:
+        """Return the augmented view of that seed."""
+        generator = torch.Generator().manual_seed(seed)
+        value: Any = image if self._custom is None else _image(_seeded_globally(self._custom, image, seed))
+        for step in self._steps:
+            value = step(value, generator)
+        pixels: torch.Tensor = value if self._crops else self._preprocessing.crop(value)
+        return pixels
 
 
-def _crop(policy: Policy, preprocessing: Preprocessing) -> list[Any]:
+def _crop(policy: Policy, preprocessing: Preprocessing) -> list[RandomTransform]:
     if policy.crop_scale is None:
         return []
     if preprocessing.resize != "crop":
         return [_FramedCrop(policy.crop_scale, preprocessing)]
     mode = InterpolationMode(preprocessing.interpolation)
-    scale = (policy.crop_scale, 1.0)
-    return [tv.RandomResizedCrop(preprocessing.size, scale=scale, interpolation=mode, antialias=True)]
+    return [random_transforms.RandomCrop(preprocessing.size, policy.crop_scale, mode)]
 
 
 class _FramedCrop:
@@ -158,15 +166,12 @@ class _FramedCrop:
         self._preprocessing = preprocessing
         self._mode = InterpolationMode(preprocessing.interpolation)
 
-    def __call__(self, image: Image.Image) -> Image.Image:
+    def __call__(self, image: Image.Image, generator: torch.Generator) -> Image.Image:
         preprocessing, own = self._preprocessing, image.width / image.height
-        ratio = (ASPECT_JITTER[0] * own, ASPECT_JITTER[1] * own)
-        top, left, height, width = RandomResizedCrop.get_params(image, self._scale, ratio)
+        least, most = random_transforms.ASPECT_RATIO
+        box = random_transforms.crop_box(*image.size, self._scale, generator, (least * own, most * own))
         across, down = preprocessing.frame(*image.size)
-        size = [down, across]
-        part: Image.Image = tv.functional.resized_crop(
-            image, top, left, height, width, size, self._mode, antialias=True
-        )
+        part: Image.Image = tv.resized_crop(image, *box, [down, across], self._mode, antialias=True)
         if (across, down) == (preprocessing.size, preprocessing.size):
             return part
         canvas = Image.new("RGB", (preprocessing.size, preprocessing.size), preprocessing.fill)
@@ -174,7 +179,7 @@ class _FramedCrop:
         return canvas
 
 
-def _rotation(policy: Policy, preprocessing: Preprocessing) -> list[Any]:
+def _rotation(policy: Policy, preprocessing: Preprocessing) -> list[RandomTransform]:
     """Turn the picture before anything is cut out of it."""
     if policy.rotate == "90":
         return [random_rotation.quarter_turns]
@@ -183,9 +188,9 @@ def _rotation(policy: Policy, preprocessing: Preprocessing) -> list[Any]:
     return []
 
 
-def _flips(policy: Policy) -> list[Any]:
-    horizontal = [tv.RandomHorizontalFlip()] if policy.flip in ("horizontal", "both") else []
-    return horizontal + ([tv.RandomVerticalFlip()] if policy.flip == "both" else [])
+def _flips(policy: Policy) -> list[RandomTransform]:
+    horizontal = [random_transforms.horizontal_flip] if policy.flip in ("horizontal", "both") else []
+    return [*horizontal, *([random_transforms.vertical_flip] if policy.flip == "both" else [])]
 
 
 def _image(value: Any) -> Image.Image:
@@ -197,30 +202,33 @@ def _image(value: Any) -> Image.Image:
     return value.convert("RGB")
 
 
+def _seeded_globally(custom: Callable[[Image.Image], Any], image: Image.Image, seed: int) -> Any:
+    """Call a person's own augmentation with every global random state seeded, and put back what they were.
+
+    It may draw on torch, `random` and numpy: no two threads may be in here, nor one beside a training step.
+    """
+    states = torch.get_rng_state(), random.getstate(), np.random.get_state()  # noqa: NPY002
+    try:
+        torch.default_generator.manual_seed(seed)
+        random.seed(seed)
+        np.random.seed(seed)  # noqa: NPY002
+        return custom(image)
+    finally:
+        torch.set_rng_state(states[0])
+        random.setstate(states[1])
+        np.random.set_state(states[2])  # noqa: NPY002
+
+
 class SeededView:
     """Draws view `view` of an image under `seed`, leaving every random state as it was."""
 
-    def __init__(self, transform: Transform, seed: int, *, foreign: bool) -> None:
+    def __init__(self, transform: Transform, seed: int) -> None:
         self._transform = transform
         self._seed = seed
-        self._foreign = foreign  # a custom callable may draw on `random` and numpy as well
 
     def __call__(self, image: Image.Image, digest: str, view: int) -> torch.Tensor:
         """Return uint8 of shape (3, size, size)."""
-        seed = derive(self._seed, "view", digest, view)
-        state = torch.get_rng_state()
-        other_states = (random.getstate(), np.random.get_state()) if self._foreign else None  # noqa: NPY002
-        try:
-            torch.default_generator.manual_seed(seed)
-            if other_states:
-                random.seed(seed)
-                np.random.seed(seed)  # noqa: NPY002
-            return self._transform(image)
-        finally:
-            torch.set_rng_state(state)
-            if other_states:
-                random.setstate(other_states[0])
-                np.random.set_state(other_states[1])  # noqa: NPY002
+        return self._transform(image, derive(self._seed, "view", digest, view))
 
 
 def brightness(z: torch.Tensor, strength: float) -> torch.Tensor:

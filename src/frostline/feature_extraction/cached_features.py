@@ -21,7 +21,7 @@ from torch import Tensor, nn
 from frostline import models as bb
 from frostline.distributed import process_group
 from frostline.feature_cache import CachedPrefix, FeatureCache, key_of
-from frostline.feature_extraction.image_batches import Images, Item, ahead, padded
+from frostline.feature_extraction.image_batches import Images, Item, Workers, ahead, padded
 from frostline.feature_extraction.numeric_key import ForwardConfig
 from frostline.feature_extraction.stage_statistics import StatisticsCache
 from frostline.feature_extraction.tensor_bytes import from_bytes, same, to_bytes
@@ -198,7 +198,7 @@ class Frozen:
         self.counts.rows_computed += len(items)
         return self.compute(pixels)
 
-    def _compute_batches(self, images: Images, items: list[list[Item]], workers: int) -> Iterator[Tensor]:
+    def _compute_batches(self, images: Images, items: list[list[Item]], workers: Workers) -> Iterator[Tensor]:
         """Yield z batch by batch, computing in full batches of the prefix across batch borders."""
         flat = list(itertools.chain.from_iterable(items))
         chunks = [flat[i : i + self.config.batch] for i in range(0, len(flat), self.config.batch)]
@@ -213,7 +213,7 @@ class Frozen:
                 rest = rest[next_size:]
                 next_size = next(sizes, 0)
 
-    def _chunks(self, images: Images, chunks: list[list[Item]], workers: int) -> Iterator[Tensor]:
+    def _chunks(self, images: Images, chunks: list[list[Item]], workers: Workers) -> Iterator[Tensor]:
         """Compute each chunk: from the rows of an earlier cut if all are there, else from pixels."""
         keys = [[_key(images, item) for item in chunk] for chunk in chunks]
         for early, early_rows in self._earlier():
@@ -231,7 +231,7 @@ class Frozen:
     # --- reading ---------------------------------------------------------------------------------------
 
     def batches(
-        self, images: Images, items: list[list[Item]], *, keep: bool = True, workers: int = 0
+        self, images: Images, items: list[list[Item]], *, keep: bool = True, workers: Workers = 0
     ) -> Iterator[Tensor]:
         """Yield features for each list of items.
 
@@ -241,8 +241,8 @@ class Frozen:
         items : list of lists of (position, view)
         keep : bool
             Read from and write to the cache.
-        workers : int
-            Processes that decode images; 0 decodes here.
+        workers : int or "auto"
+            Threads that decode images; 0 decodes here.
 
         Yields
         ------
@@ -331,7 +331,7 @@ class Frozen:
         return len(keys) if self.cached is None else len(self.cached.missing(list(keys)))
 
     def fill(
-        self, images: Images, items: Iterable[Item], *, workers: int = 0, progress: Progress = QUIET
+        self, images: Images, items: Iterable[Item], *, workers: Workers = 0, progress: Progress = QUIET
     ) -> None:
         """Compute and cache all missing features, from an earlier cut's features or from pixels.
 
@@ -341,7 +341,7 @@ class Frozen:
         ----------
         images : Images
         items : iterable of (position, view)
-        workers : int
+        workers : int or "auto"
         progress : Progress
         """
         cached = self.cached
@@ -369,7 +369,7 @@ class Frozen:
                 self.statistics.close()
 
     def fill_statistics(
-        self, images: Images, items: Iterable[Item], *, workers: int = 0, progress: Progress = QUIET
+        self, images: Images, items: Iterable[Item], *, workers: Workers = 0, progress: Progress = QUIET
     ) -> None:
         """Compute and cache the features of plain views together with the statistics of the stages below.
 
@@ -406,7 +406,7 @@ class Frozen:
         rows: CachedPrefix,
         missing: list[bytes],
         item_of: dict[bytes, Item],
-        workers: int,
+        workers: Workers,
         count: Callable[[int], None],
     ) -> None:
         """Pass over the pixels of what `rows` lacks: this cut's features, or one stage's statistics."""
@@ -420,7 +420,7 @@ class Frozen:
                 yield [item_of[key] for key in keys]
 
         pixels = images.batches(lists(), workers, once=True)
-        for batch in pixels if workers else ahead(pixels):
+        for batch in pixels if images.workers(workers) else ahead(pixels):
             keys = requested.popleft()
             z = self.compute(batch, self.taps if plain.issuperset(keys) else ())
             self._cache_computed(cached if rows is cached else None, keys, z, count)

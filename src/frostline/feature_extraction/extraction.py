@@ -6,7 +6,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from frostline.feature_extraction.cached_features import Frozen
-from frostline.feature_extraction.image_batches import Images
+from frostline.feature_extraction.image_batches import Images, Workers
 from frostline.progress import QUIET, Progress
 
 
@@ -15,7 +15,7 @@ def features(
     images: Images,
     *,
     view: int = 0,
-    workers: int = 0,
+    workers: Workers = 0,
     progress: Progress = QUIET,
 ) -> NDArray[np.float32]:
     """Return the features of one view of every image, averaged over space.
@@ -28,7 +28,7 @@ def features(
     images : Images
     view : int
         0 is the evaluation view.
-    workers : int
+    workers : int or "auto"
         Processes that decode images.
     progress : Progress
 
@@ -47,7 +47,7 @@ def features(
 
 
 def stage_features(
-    frozen: Frozen, images: Images, *, workers: int = 0, progress: Progress = QUIET
+    frozen: Frozen, images: Images, *, workers: Workers = 0, progress: Progress = QUIET
 ) -> NDArray[np.float32]:
     """Return the features before the head and the statistics of the stages before it, of every image.
 
@@ -56,7 +56,7 @@ def stage_features(
     frozen : Frozen
         At the last cut; its `layers` says how many stages are read.
     images : Images
-    workers : int
+    workers : int or "auto"
         Processes that decode images.
     progress : callable or None
 

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from frostline import models as bb
 from frostline.feature_cache import FeatureCache
 from frostline.feature_extraction.cached_features import Counts, Frozen
-from frostline.feature_extraction.image_batches import Images, evenly
+from frostline.feature_extraction.image_batches import Images, Workers, evenly
 from frostline.feature_extraction.numeric_key import ForwardConfig
 from frostline.models import Backbone, Cut
 from frostline.progress import QUIET, Progress
@@ -109,8 +109,8 @@ class ForwardPass:
     cache : FeatureCache or None
         Where the features at the cut are read from and kept; None computes them.
     counts : Counts or None
-    workers : int
-        Processes that decode images.
+    workers : int or "auto"
+        Threads that decode images.
     progress : Progress
     """
 
@@ -120,7 +120,7 @@ class ForwardPass:
     config: ForwardConfig
     cache: FeatureCache | None = None
     counts: Counts | None = None
-    workers: int = 0
+    workers: Workers = 0
     progress: Progress = QUIET
 
     def __call__(self, images: Images, above: Above = _nothing_above) -> Iterator[Outputs]:

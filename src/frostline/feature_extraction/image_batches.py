@@ -8,6 +8,9 @@ seeded augmentations.
 from __future__ import annotations
 
 import copy
+import math
+import os
+import threading
 import warnings
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -23,22 +26,38 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from frostline.data import Manifest, Sample
+from frostline.data.pixels import decode_limit
 from frostline.distributed.torchrun_env import launched
 from frostline.errors import FrostlineError
 from frostline.feature_extraction.augmentation import Policy, SeededView, Transform
+from frostline.feature_extraction.ordered_threads import AHEAD, mapped
 from frostline.models import Preprocessing
+from frostline.system import cpu_threads, devices, numerics
 
 # Decoded pictures may take this share of the memory that is free when a run begins. What is over it is
 # decoded again in each epoch.
 KEPT_SHARE = 0.15
 EVALUATION_BATCH = 64  # images a forward pass without gradients: keeps memory small; not measured
 
-AHEAD = 2  # batches decoded before they are needed: one in work, one waiting
+AUTO = "auto"
+Workers = int | str  # threads that decode images ahead; "auto": as the machine suggests
+MOST_AUTO = 16  # more have not been tried: issue 19's machine with a card had 16 cores
+# Free memory that `auto` wants a thread to have: a picture of 12 megapixels, decoded, and its file. A choice.
+THREAD_BYTES = 256_000_000
 
 T = TypeVar("T")
 Item = tuple[int, int]  # (position in the samples, view)
+# Pixels: "reference" are decoded whole, as everything that a model is judged or chosen by; "fast" are JPEGs
+# decoded at a fraction of their size that leaves this many times the pixels a side that the network will see.
+PIXELS = ("auto", "reference")
+FAST_MARGIN = 2
 MIRRORED, TURNED = -1, -2  # views
 VIEW_NAMES = {MIRRORED: "mirrored", TURNED: "turned"}  # as they are named in a row's key
+
+
+_holding = threading.Lock()  # of what `Images` hold in memory; a process that was forked gets a free one
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=lambda: globals().update(_holding=threading.Lock()))
 
 
 class Images(Dataset[Tensor]):
@@ -54,14 +73,19 @@ class Images(Dataset[Tensor]):
         custom: Callable[[Image.Image], Any] | None = None,
         custom_name: str = "",
         seed: int = 0,
+        fast: bool = False,
     ) -> None:
         self.manifest = manifest
         self.samples = tuple(samples)
         self.preprocessing = preprocessing
         self.policy = policy or Policy("none")
         transform = Transform(self.policy, preprocessing, custom)
-        self._view = SeededView(transform, seed, foreign=custom is not None)
+        self._view = SeededView(transform, seed)
+        # A person's own code: it may not bear several threads, and draws on the global random state.
+        self._runs_own_code = custom is not None or manifest.items is not None
         self._augmentation = f"{self.policy.describe(preprocessing)} {custom_name} seed {seed}"
+        # pixels a side that decoding leaves: of the evaluation view, and of augmented ones; 0: whole pictures
+        self._sides = _fast_sides(preprocessing, self.policy, custom is None) if fast else (0, 0)
         self._decoded: dict[int, Image.Image] = {}
         self._still: dict[int, Tensor] = {}  # view 0, which every epoch would compute anew
         self._looked_at_again = False
@@ -103,17 +127,32 @@ class Images(Dataset[Tensor]):
     def _pixels(self, item: Item, keep: bool) -> Tensor:
         position, view = item
         if view == MIRRORED:
-            return torch.flip(self._evaluation(position, keep), dims=(-1,))
+            return _copied(np.flip(self._evaluation(position, keep).numpy(), axis=-1))
         if view == TURNED:
-            return torch.rot90(self._evaluation(position, keep), dims=(-2, -1)).contiguous()
+            return _copied(np.rot90(self._evaluation(position, keep).numpy(), axes=(-2, -1)))
         if view == 0 or self.policy.still:
             return self._evaluation(position, keep)
-        return self._view(self._image(position), self.samples[position].digest, view)
+        return self._view(self._augmentable(position), self.samples[position].digest, view)
 
     def pixels_name(self, item: Item) -> str:
         """Name what is done to an image: equal names, equal pixels."""
         position, view = item
-        return self.view_name(view) + self.manifest.rendered(self.samples[position])
+        fraction = self._fraction(position, self._sides[0 if view <= 0 or self.policy.still else 1])
+        return (
+            self.view_name(view)
+            + self.manifest.rendered(self.samples[position])
+            + (f" jpeg 1/{fraction}" if fraction > 1 else "")
+        )
+
+    @property
+    def pixels(self) -> str:
+        """The class of the pixels: "fast" where a JPEG is decoded at a fraction, else "reference"."""
+        sides = {side for side in self._sides if side}
+        fast = any(self._fraction(position, side) > 1 for position in range(len(self)) for side in sides)
+        return "fast" if fast else "reference"
+
+    def _fraction(self, position: int, side: int) -> int:
+        return self.manifest.jpeg_fraction(self.samples[position], side) if side else 1
 
     def view_name(self, view: int) -> str:
         """Name what a view does to an image."""
@@ -125,38 +164,67 @@ class Images(Dataset[Tensor]):
         pixels = self._still.get(position)
         if pixels is None:
             pixels = self.preprocessing.crop(self._image(position))
-            if keep and self._take(pixels.numel()):
-                self._still[position] = pixels
+            if keep:
+                self._hold(self._still, position, pixels, pixels.numel())
         return pixels
 
     def _image(self, position: int) -> Image.Image:
+        """Return the picture that the evaluation view is made from."""
+        fractions = [self._fraction(position, side) for side in self._sides]
+        if self.policy.still or fractions[0] != fractions[1]:
+            return self._read(position, self._sides[0])
+        return self._augmentable(position)
+
+    def _augmentable(self, position: int) -> Image.Image:
+        """Return the picture that augmented views are made from, held in memory for the next."""
         image = self._decoded.get(position)
         if image is None:
-            image = self.manifest.read(self.samples[position])
-            if not self.policy.still and self._take(3 * image.width * image.height):
-                self._decoded[position] = image
+            image = self._read(position, self._sides[1])
+            self._hold(self._decoded, position, image, 3 * image.width * image.height)
         return image
 
-    def _take(self, size_bytes: int) -> bool:
-        if size_bytes > self._room:
-            return False
-        self._room -= size_bytes
-        return True
+    def _read(self, position: int, side: int) -> Image.Image:
+        sample = self.samples[position]
+        return self.manifest.read(sample, *([side] if self._fraction(position, side) > 1 else []))
+
+    def _hold(self, held: dict[int, T], position: int, value: T, size_bytes: int) -> None:
+        """Keep a value in memory, where there is room and no other thread has done so."""
+        with _holding:
+            if position not in held and size_bytes <= self._room:
+                self._room -= size_bytes
+                held[position] = value
 
     def batches(
-        self, items: Iterable[Sequence[Item]], workers: int = 0, *, once: bool = False
+        self, items: Iterable[Sequence[Item]], workers: Workers = 0, *, once: bool = False
     ) -> Iterator[Tensor]:
         """Yield one uint8 tensor (n, 3, size, size) per list of items, in order.
 
         With `once`, the evaluation view's pixels are not held in memory for another time.
-        `workers` processes decode ahead; the pixels don't depend on how many there are. `items` may be a
-        generator: it is read as far ahead as the workers are.
+        `workers` threads decode ahead; the pixels don't depend on how many there are. A person's own code
+        (an augmentation, a dataset's items) runs in worker processes instead. `items` may be a generator: it
+        is read as far ahead as the workers are.
         """
+        workers = self.workers(workers)
+        keep = self._looked_at_again or not once
         if workers == 0:
-            keep = self._looked_at_again or not once
             for batch in items:
                 yield torch.stack([self._pixels(item, keep) for item in batch])
-            return
+        elif self._runs_own_code:
+            yield from self._from_processes(items, workers)
+        else:
+
+            def pixels(item: Item) -> Tensor:
+                with decode_limit.used_up():
+                    return self._pixels(item, keep)
+
+            for decoded in mapped(pixels, items, workers):
+                yield torch.stack(decoded)
+
+    def workers(self, requested: Workers) -> int:
+        """Return how many workers decode; "auto" runs no person's own code in other processes."""
+        return 0 if requested == AUTO and self._runs_own_code else decoding_threads(requested)
+
+    def _from_processes(self, items: Iterable[Sequence[Item]], workers: int) -> Iterator[Tensor]:
         loader: DataLoader[Tensor] = DataLoader(
             self,
             batch_sampler=_Lists(items),  # type: ignore[arg-type]
@@ -174,7 +242,7 @@ class Images(Dataset[Tensor]):
             except (ConnectionError, EOFError) as error:  # what a worker was about to hand over
                 raise RuntimeError(f"DataLoader worker is gone ({error!r})") from None
 
-    def evaluation(self, batch: int, workers: int = 0) -> Iterator[Tensor]:
+    def evaluation(self, batch: int, workers: Workers = 0) -> Iterator[Tensor]:
         """Yield view 0 of every sample, in order."""
         chunks = [range(i, min(i + batch, len(self))) for i in range(0, len(self), batch)]
         return self.batches([[(position, 0) for position in chunk] for chunk in chunks], workers)
@@ -183,6 +251,37 @@ class Images(Dataset[Tensor]):
     def targets(self) -> np.ndarray[Any, np.dtype[np.int64]]:
         """Class indices, shape (samples,)."""
         return np.asarray(self.manifest.targets(self.samples))
+
+
+def _fast_sides(preprocessing: Preprocessing, policy: Policy, ours: bool) -> tuple[int, int]:
+    """Return the pixels a side that decoding must leave for the evaluation view, and for augmented ones."""
+    plain = FAST_MARGIN * math.floor(preprocessing.size / preprocessing.crop_pct)
+    if not ours:  # a person's own augmentation is given whole pictures
+        return plain, 0
+    return plain, max(plain, math.ceil(FAST_MARGIN * preprocessing.size / policy.smallest_side))
+
+
+def decoding_threads(requested: Workers) -> int:
+    """Return how many threads decode: as many as compute, for "auto", where there is memory for them.
+
+    On a GPU every core decodes. Decoding's cores are the step's where there is no GPU, and who waits leaves
+    them to the other.
+    """
+    if requested != AUTO:
+        return int(requested)
+    processes = launched().local_size
+    cores = (
+        numerics.thread_count() if devices.current().type == "cpu" else cpu_threads.free().cores // processes
+    )
+    memory = int(psutil.virtual_memory().available) // (THREAD_BYTES * processes)
+    return max(1, min(cores, memory, MOST_AUTO))
+
+
+def workers_fault(workers: object) -> str:
+    """Return what is wrong with a number of workers, or return ""."""
+    if workers == AUTO or (isinstance(workers, int) and workers >= 0):
+        return ""
+    return f'workers must be "auto", or 0 or more, found {workers!r}.'
 
 
 class _Lists:
@@ -199,6 +298,11 @@ def _message_of(error: FrostlineError) -> str:
     """Return an error's message without the worker's traceback that torch writes around it."""
     text = str(error)
     return text.rpartition(f"{type(error).__name__}: ")[2].strip() if "Original Traceback" in text else text
+
+
+def _copied(pixels: np.ndarray[Any, Any]) -> Tensor:
+    """Return a tensor; numpy copies in this thread, where torch would start threads of its own."""
+    return torch.from_numpy(np.ascontiguousarray(pixels))
 
 
 def _one_thread(_: int) -> None:

@@ -31,7 +31,7 @@ from frostline.data import CHANNELS, Pairs, Rendering, is_missing, load_data, re
 from frostline.errors import FrostlineError, RunWarning
 from frostline.feature_cache import FeatureCache
 from frostline.feature_extraction import ForwardPass, Frozen, features
-from frostline.feature_extraction.image_batches import Images
+from frostline.feature_extraction.image_batches import Images, decoding_threads
 from frostline.models import Backbone
 from frostline.models.heads import adapted_for
 from frostline.models.zoo import load_backbone
@@ -84,7 +84,7 @@ class FrostlineClassifier(ClassifierMixin, TransformerMixin, BaseEstimator):  # 
         deterministic: bool = False,
         precision: str = "auto",
         threads: int | None = None,
-        workers: int = 0,
+        workers: int | str = "auto",
         views: int | None = None,
         random_state: int | np.random.RandomState | None = 0,
         study: str | Path | None = None,
@@ -116,7 +116,12 @@ class FrostlineClassifier(ClassifierMixin, TransformerMixin, BaseEstimator):  # 
             names = [f"{target:06}" for target in targets]  # sorted as `classes_` is
             pairs = Pairs(images, names)
             data = load_data(
-                pairs, test_size=0.0, val_size=0.0, strict=True, near_copies=False, workers=self.workers
+                pairs,
+                test_size=0.0,
+                val_size=0.0,
+                strict=True,
+                near_copies=False,
+                workers=decoding_threads(self.workers),
             )
             backbone = _backbone(self.backbone, self.size, self.resize)
             with _place(self.study, data.digest) as place:
@@ -199,7 +204,7 @@ class FrostlineClassifier(ClassifierMixin, TransformerMixin, BaseEstimator):  # 
         device = str(devices.resolve(self._device(plan)))
         plan = plan.on(device)
         shown = Rendering.from_dict(self.result_.get("rendering"))
-        data, notes = unlabelled(_images(X), self.workers, shown)
+        data, notes = unlabelled(_images(X), decoding_threads(self.workers), shown)
         for note in notes:
             warnings.warn(note, RunWarning, stacklevel=2)
         images = Images(data, data.samples, backbone.preprocessing)

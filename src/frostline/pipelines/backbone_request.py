@@ -154,6 +154,7 @@ def select_backbones(
             precision=config.precision,
             threads=config.threads,
             workers=config.workers,
+            fast=config.fast_pixels,
             left_s=left_s,
             feature_cache=cache,
             progress=progress,

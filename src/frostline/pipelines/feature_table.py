@@ -59,7 +59,7 @@ def extract_features(
     output: str | Path | None = None,
     device: str = "auto",
     threads: int | None = None,
-    workers: int = 0,
+    workers: int | str = "auto",
     progress: OnProgress | None = None,
 ) -> ExtractedFeatures:
     """Return a vector for every image: the pretrained features, and statistics of earlier stages if wanted.
@@ -81,7 +81,7 @@ def extract_features(
         auto, cpu, cuda, cuda:N or mps.
     threads : int or None
         Torch threads; None: as many as cores are free.
-    workers : int
+    workers : int or "auto"
         Processes that decode images.
     progress : callable or None
         Called with (what, done, total).

@@ -62,7 +62,7 @@ def demo(
     device: str = "auto",
     deterministic: bool = False,
     threads: int | None = None,
-    workers: int = 0,
+    workers: int | str = "auto",
     progress: OnProgress | None = None,
     begin: Callable[[str], None] | None = None,
     finished: Callable[[Run], None] | None = None,

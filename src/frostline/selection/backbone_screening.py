@@ -22,7 +22,7 @@ from frostline.diagnostics import class_balanced_subset, transferability
 from frostline.errors import UsageError
 from frostline.feature_cache import FeatureCache
 from frostline.feature_extraction import Frozen, features
-from frostline.feature_extraction.image_batches import Images
+from frostline.feature_extraction.image_batches import AUTO, Images, Workers
 from frostline.models import Backbone
 from frostline.progress import OnLine, OnProgress, Progress
 from frostline.selection import resampling
@@ -126,7 +126,8 @@ def screen(
     deterministic: bool = False,
     precision: str = "auto",
     threads: int | None = None,
-    workers: int = 0,
+    workers: Workers = AUTO,
+    fast: bool = False,
     left_s: float | None = None,
     feature_cache: FeatureCache | None = None,
     progress: OnProgress | None = None,
@@ -150,6 +151,8 @@ def screen(
         Seed of folds and sampling.
     device, deterministic, precision, threads, workers
         As in `train`.
+    fast
+        Whether large JPEGs are decoded at a fraction of their size, as `Config.fast_pixels` says.
     left_s
         Seconds until the time limit. Networks are then screened in the order given as long as a share of
         that allows; if it allows none, the one with the shortest pass is selected without a probe.
@@ -199,7 +202,9 @@ def screen(
     ]
     held = {}
     for backbone in in_time:
-        pooled = _features(backbone, subset, cache, deterministic, precision, threads, workers, progress)
+        pooled = _features(
+            backbone, subset, cache, deterministic, precision, threads, workers, fast, progress
+        )
         held[backbone.name] = predictions = _probe_predictions(pooled, subset, folds, metric)
         accuracy, low, high = predictions.accuracy_interval()
         logme = transferability.log_me(pooled, subset.targets(subset.samples), classes)
@@ -289,14 +294,15 @@ def _features(
     deterministic: bool,
     precision: str,
     threads: int | None,
-    workers: int,
+    workers: Workers,
+    fast: bool,
     progress: Progress,
 ) -> NDArray[np.float32]:
     """Return pooled features (images, width), computed as in training, which then finds them in the cache."""
     method = profiling.forward_config(
         backbone, deterministic=deterministic, precision=precision, threads=threads
     )
-    images = Images(data, data.samples, backbone.preprocessing)
+    images = Images(data, data.samples, backbone.preprocessing, fast=fast)
     with numerics.threads(method.plan.threads), cache:
         head = Frozen(backbone, backbone.model, backbone.cuts[-1], method, cache)
         return features(head, images, workers=workers, progress=progress)

@@ -343,7 +343,7 @@ def _demand_time(request: CompareRequest) -> float:
 def _rates(request: CompareRequest, backbone: Backbone) -> Rates:
     data, config = request.data, request.config
     policy = Policy(request.candidates[0].augment)
-    images = Images(data, data.part("train"), backbone.preprocessing, policy=policy)
+    images = Images(data, data.part("train"), backbone.preprocessing, policy=policy, fast=config.fast_pixels)
     threads = numerics.thread_count(config.threads, steady=config.deterministic)
     limited = config.minutes is not None
     expected_s = MEASURING * profiling.timing_s(backbone, threads) if limited else 0.0

@@ -69,7 +69,9 @@ def write_selective_prediction(
     backbone = request.backbones[request.candidates[winner].model]
     split = resampling.split(runner.data, task.cell, request.config.seed)
     models = wise_ft_share.models(request, runner, winner, [task], share)
-    train, held_out = (Images(split, split.part(p), backbone.preprocessing) for p in ("train", "val"))
+    fast = request.config.fast_pixels  # of training images, as the run that left the rows
+    train = Images(split, split.part("train"), backbone.preprocessing, fast=fast)
+    held_out = Images(split, split.part("val"), backbone.preprocessing)
     model = models(held_out.samples[0].path) if held_out.samples else None
     image_limit = _images_in_time(request, runner, max(len(train), len(held_out)))
     if model is not None and image_limit:

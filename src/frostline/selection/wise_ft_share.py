@@ -254,7 +254,7 @@ class _Fold:
             backbone=backbone,
             folder=folder,
             cut=next(cut for cut in backbone.cuts if cut.name == name),
-            train=Images(data, data.part("train"), backbone.preprocessing),
+            train=Images(data, data.part("train"), backbone.preprocessing, fast=request.config.fast_pixels),
             held_out=Images(data, data.part("val"), backbone.preprocessing),
             pretrained=load(probe_run.folder),
             adapted=load(folder),

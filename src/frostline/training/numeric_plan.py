@@ -190,8 +190,11 @@ def augmentation(request: TrainRequest, head: Frozen) -> tuple[Policy, dict[str,
 
     def ask(view: int) -> flip_safety.FlipTest:
         train = request.data.part("train")
+        config = request.config
         progress = deadline.telling(request.progress, "loading and comparing images with their mirror images")
-        return flip_safety.try_flips(head, request.data, train, request.config.seed, progress, view)
+        return flip_safety.try_flips(
+            head, request.data, train, config.seed, progress, view, fast=config.fast_pixels
+        )
 
     flip, rotate, tests = request.config.flip, request.config.rotate, dict[str, Any](flip_test=None)
     if flip == "auto" and request.augment in ("none", "custom"):

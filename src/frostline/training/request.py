@@ -18,7 +18,7 @@ from frostline.data import Manifest
 from frostline.distributed import process_group
 from frostline.errors import UsageError, did_you_mean
 from frostline.feature_extraction.augmentation import FLIPS, Policy, check_options
-from frostline.feature_extraction.image_batches import Images
+from frostline.feature_extraction.image_batches import PIXELS, Images, workers_fault
 from frostline.models import Backbone
 from frostline.progress import QUIET, Progress
 from frostline.strategies import LATER, ResolvedPhase, Strategy, continued, hyperparameters, schedule
@@ -77,6 +77,11 @@ class TrainRequest:
         """What choices are made by, as `metrics.score` takes it."""
         return metrics.resolved(self.config.metric, self.data.classes, self.config.positive)
 
+    @property
+    def pixels(self) -> str:
+        """The class of the pixels of training images, and of folds over them: "fast" or "reference"."""
+        return self.images("train", None if self.custom else Policy(self.augment)).pixels
+
     def identity(self) -> dict[str, Any]:
         """What makes two runs the same run. What is new in it is there only where asked for: digests stay."""
         config = self.config
@@ -106,6 +111,7 @@ class TrainRequest:
             **({} if config.min_crop is None else {"min_crop": config.min_crop}),
             **({} if config.rotate == "none" else {"rotate": config.rotate}),
             **({} if self.parent is None else {"parent": self.parent.as_dict()}),
+            **({} if self.pixels == "reference" else {"pixels": self.pixels}),
             **({} if config.minutes is None else {"minutes": config.minutes}),
             **({} if config.keep == "best" else {"keep": config.keep}),
             **({} if config.patience is None else {"patience": config.patience}),
@@ -155,7 +161,10 @@ class TrainRequest:
         return any(phase.cut for phase in whole)
 
     def images(self, part: str, policy: Policy | None = None) -> Images:
-        """The pixels of one part; without a policy, as the checkpoint's evaluation transform gives them."""
+        """The pixels of one part; without a policy, as the checkpoint's evaluation transform gives them.
+
+        Those of training images may be fast.
+        """
         return Images(
             self.data,
             self.data.part(part),
@@ -164,6 +173,7 @@ class TrainRequest:
             custom=self.custom if policy is not None and policy.name == "custom" else None,
             custom_name="" if self.custom is None else _identity(self.custom),
             seed=derive(self.config.seed, "augment"),
+            fast=part == "train" and self.config.fast_pixels,
         )
 
     def parts(self, policy: Policy) -> Parts:
@@ -180,6 +190,7 @@ class TrainRequest:
             "precision": (config.precision, PRECISIONS),
             "cache": (config.cache, CACHE),
             "keep": (config.keep, KEEP),
+            "pixels": (config.pixels, PIXELS),
         }
         wrong = [
             f"{key} must be one of {', '.join(words)}, found {value!r}.{did_you_mean(value, words)}"
@@ -224,6 +235,7 @@ class TrainRequest:
         wrong += self._wrong_interpolation()
         if config.threads is not None and config.threads < 1:
             wrong.append(f"threads must be at least 1, found {config.threads}.")
+        wrong += [fault] if (fault := workers_fault(config.workers)) else []
         if wrong:
             raise UsageError(" ".join(wrong))
         check_options(self.augment, config.min_crop, config.rotate)

@@ -120,6 +120,9 @@ class Run(AccuracyFigures, ProbabilityFigures):
     flip_test = Figure[dict[str, Any] | None]("What the images said about flips.")
     rotate = Figure[str | None]("Rotation, where it was asked for.")
     rotate_test = Figure[dict[str, Any] | None]("What the images said about rotation.")
+    decoding = Figure[dict[str, Any]](
+        "Threads that decoded images ahead, and the pixels of training images and folds: reference or fast."
+    )
     numeric_plan = Figure[dict[str, Any]]("Device, threads, precision, memory format, and what was cached.")
     store = Figure[dict[str, int]]("Features of frozen layers: rows_computed and rows_read.")
     interpolation = Figure[dict[str, Any] | None]("How far back to the pretrained weights, and the points.")
@@ -589,6 +592,7 @@ def _work(
         with deadline.lifted():  # from here on the budget keeps the limit
             model, chosen = learner.learn(request, folder, plan, head, parts, watch, time_left, hear)
             figures, held_out = evaluation.predict_parts(request, folder, model, chosen, parts, store, counts)
+        decoding = {"workers": parts.train.workers(request.config.workers), "pixels": request.pixels}
     rows = torch.tensor([counts.rows_computed, counts.rows_read])
     process_group.add_up([rows])
     about = {
@@ -597,6 +601,7 @@ def _work(
         **tests,
         **({} if policy.rotate == "none" and "rotate_test" not in tests else {"rotate": policy.rotate}),
         "numeric_plan": plan.as_dict(),
+        "decoding": decoding,
         "store": dict(zip(asdict(counts), rows.tolist(), strict=True)),
     }
     return _Made(model, figures, chosen, about, parts, held_out)

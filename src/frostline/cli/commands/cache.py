@@ -14,6 +14,7 @@ from frostline.cli.options import (
     data_options,
     loaded,
     model_options,
+    pixels_option,
     ray_option,
     running,
     varied_options,
@@ -95,6 +96,7 @@ def cache(context: click.Context, /, **options: Any) -> None:
 @ray_option
 @model_options
 @running
+@pixels_option
 @data_options
 @everywhere
 @click.pass_obj
@@ -114,7 +116,7 @@ def fill(group_options: dict[str, Any], /, data: str, **options: Any) -> None:
         verb.progress.log(formatting.data_lines(manifest))
         forwarded = (
             *("cut", "views", "ray", "seed", "augment", "min_crop", "rotate", "deterministic", "precision"),
-            *("device", "threads", "workers"),
+            *("device", "threads", "workers", "pixels"),
         )
         filled = frostline.fill_cache(
             backbone,

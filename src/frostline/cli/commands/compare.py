@@ -31,6 +31,7 @@ from frostline.cli.options import (
     model_options,
     no_pretrained_option,
     operating_options,
+    pixels_option,
     plain_timm,
     ray_option,
     repeats_option,
@@ -124,6 +125,7 @@ class CandidateList(StrategyList):
 @ray_option
 @model_options
 @running
+@pixels_option
 @plain_timm
 @logger_option
 @data_options
@@ -187,6 +189,7 @@ def compare(data: str, **options: Any) -> None:
             "precision",
             "threads",
             "workers",
+            "pixels",
             "interpolate_weights",
         )
         arguments = {key: options[key] for key in forwarded}

@@ -7,7 +7,7 @@ from typing import Any
 import click
 
 from frostline.cli.command_context import Verb, everywhere
-from frostline.cli.options import data_options, device_option, loaded, model_options
+from frostline.cli.options import data_options, device_option, loaded, model_options, workers_option
 
 
 class Layers(click.ParamType[int | str]):
@@ -48,13 +48,7 @@ class Layers(click.ParamType[int | str]):
 @click.option("--seed", default=0, show_default=True, help="Seed of the split.")
 @device_option
 @click.option("--threads", type=click.IntRange(1), help="Torch threads [the number of free cores].")
-@click.option(
-    "--workers",
-    type=click.IntRange(0),
-    default=0,
-    show_default=True,
-    help="Processes that decode images ahead.",
-)
+@workers_option
 @everywhere
 def extract(data: str, **options: Any) -> None:
     """Write a vector for each image of DATA: feature extraction with a pretrained network.

@@ -30,6 +30,7 @@ from frostline.cli.options import (
     model_options,
     operating_options,
     path_column_option,
+    pixels_option,
     plain_timm,
     repeats_option,
     running,
@@ -108,6 +109,7 @@ class NameList(click.ParamType[tuple[str, ...] | str]):
 )
 @model_options
 @running
+@pixels_option
 @plain_timm
 @logger_option
 @config_option
@@ -157,6 +159,7 @@ def fit(data: str, **options: Any) -> None:
             "precision",
             "threads",
             "workers",
+            "pixels",
             "interpolate_weights",
             "strict",
             "split_names",

@@ -1,4 +1,4 @@
-"""A limit on the bytes of pixels decoded at the same time in one process."""
+"""Limits on the bytes of files and of pixels that are decoded at the same time in one process."""
 
 from __future__ import annotations
 
@@ -11,6 +11,9 @@ from PIL import Image
 
 # Eight threads with two pictures of 12 megapixels each; the largest pictures one at a time. A choice.
 MOST_BYTES = 2**31
+MOST_FILE_BYTES = 2**29  # likewise of encoded files, whose decoding waits for room: 50 photographs of 10 MB
+
+_pipeline = threading.local()  # `.rooms`: what this thread gives back at the end of `used_up`
 
 
 class InFlight:
@@ -32,13 +35,36 @@ class InFlight:
         try:
             yield
         finally:
-            with self._changed:
-                self._bytes -= size_bytes
-                self._changed.notify_all()
+            rooms = getattr(_pipeline, "rooms", None)
+            if rooms is None:
+                self._give_back(size_bytes)
+            else:
+                rooms.append((self, size_bytes))
+
+    def _give_back(self, size_bytes: int) -> None:
+        with self._changed:
+            self._bytes -= size_bytes
+            self._changed.notify_all()
 
     def reset(self) -> None:
         """Forget what is held: in a forked process, whose threads are gone."""
         self.__init__(self.most_bytes)  # type: ignore[misc]
+
+
+@contextmanager
+def used_up() -> Iterator[None]:
+    """A block that ends when this thread has used one decoded picture: only then its room is given back.
+
+    Of each kind of room a thread may take one within: a second could wait for the first for ever.
+    """
+    rooms: list[tuple[InFlight, int]] = []
+    _pipeline.rooms = rooms
+    try:
+        yield
+    finally:
+        _pipeline.rooms = None
+        for in_flight, size_bytes in rooms:
+            in_flight._give_back(size_bytes)
 
 
 class PillowsLimit:
@@ -66,5 +92,7 @@ class PillowsLimit:
 
 PILLOWS_LIMIT = PillowsLimit()
 IN_FLIGHT = InFlight()
+FILES_IN_FLIGHT = InFlight(MOST_FILE_BYTES)
 if hasattr(os, "register_at_fork"):
     os.register_at_fork(after_in_child=IN_FLIGHT.reset)
+    os.register_at_fork(after_in_child=FILES_IN_FLIGHT.reset)

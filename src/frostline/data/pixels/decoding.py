@@ -18,7 +18,7 @@ from typing import Any, BinaryIO
 from PIL import ExifTags, Image, ImageOps, UnidentifiedImageError
 
 from frostline.data.pixels import deep_pixels, dicom, formats, rendering
-from frostline.data.pixels.decode_limit import IN_FLIGHT, PILLOWS_LIMIT
+from frostline.data.pixels.decode_limit import FILES_IN_FLIGHT, IN_FLIGHT, PILLOWS_LIMIT
 from frostline.data.pixels.deep_pixels import Deep
 from frostline.data.pixels.rendering import ALPHA, PLAIN, Rendering
 from frostline.errors import DamagedImage, MissingImage
@@ -37,6 +37,10 @@ MAX_FILE_BYTES = MAX_PIXELS * 8
 
 # EXIF orientations that exchange width and height (Exif 2.32, 4.6.4).
 LYING = (5, 6, 7, 8)
+
+# A JPEG's blocks of 8 × 8 pixels can be decoded to 4, 2 or 1 a side (Pillow's `draft`).
+FRACTIONS = (8, 4, 2)
+JPEG_NAMES = (".jpg", ".jpeg", ".jpe", ".jfif")
 
 # Fewer pixels than this on a side is a tracking pixel or a rule, not a picture (the issue names 1×1).
 MIN_SIDE_PIXELS = 2
@@ -98,7 +102,8 @@ def read_bytes(path: Path) -> bytes:
     if fault:
         raise fault
     try:
-        return path.read_bytes()
+        with FILES_IN_FLIGHT.room_for(path.stat().st_size):
+            return path.read_bytes()
     except OSError as error:
         raise DamagedImage(f"cannot be read ({error.strerror or error})") from error
 
@@ -223,6 +228,11 @@ def picture_small(data: bytes, side_pixels: int) -> Picture:
     with _words_for_faults(lambda: data), _open(io.BytesIO(data)) as image:
         shrunk = image.draft(None, (side_pixels, side_pixels)) is not None
         return replace(_picture(image, lambda: _open(io.BytesIO(data))), shrunk=shrunk)
+
+
+def jpeg_fraction(size: tuple[int, int], side_pixels: int) -> int:
+    """Return n where `picture_small` decodes a JPEG of that size at 1/n: 1, 2, 4 or 8."""
+    return next((n for n in FRACTIONS if min(size) // side_pixels >= n), 1)
 
 
 def header(file: BinaryIO) -> Header:

@@ -1,7 +1,7 @@
 """Rotation by quarter turns, or by any angle without empty corners.
 
 What a turned picture lacks in its corners is filled with its own reflection: black or any other one colour
-would show the network how far a picture was turned. Draws on torch's random state.
+would show the network how far a picture was turned.
 """
 
 from __future__ import annotations
@@ -23,9 +23,9 @@ PIECE_PIXELS = 512  # a side of such pieces: each reads 728 × 728 pixels at mos
 QUARTERS = (None, Image.Transpose.ROTATE_90, Image.Transpose.ROTATE_180, Image.Transpose.ROTATE_270)
 
 
-def quarter_turns(image: Image.Image) -> Image.Image:
+def quarter_turns(image: Image.Image, generator: torch.Generator) -> Image.Image:
     """Return the image turned by 0, 90, 180 or 270 degrees: no pixel is lost or interpolated."""
-    quarter = QUARTERS[int(torch.randint(4, (1,)))]
+    quarter = QUARTERS[int(torch.randint(4, (1,), generator=generator))]
     return image if quarter is None else image.transpose(quarter)
 
 
@@ -39,9 +39,9 @@ class AnyAngle:
     def __init__(self, side: float) -> None:
         self._side = side
 
-    def __call__(self, image: Image.Image) -> Image.Image:
+    def __call__(self, image: Image.Image, generator: torch.Generator) -> Image.Image:
         """Return a turned image; the same size, but for the shrinking."""
-        angle = float(torch.empty(1).uniform_(0.0, 360.0))
+        angle = float(torch.empty(1).uniform_(0.0, 360.0, generator=generator))
         shrink = int(min(image.size) / self._side)
         return turned(image.reduce(shrink) if shrink > 1 else image, angle)
 

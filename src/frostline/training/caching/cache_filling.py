@@ -65,14 +65,15 @@ def fill_cache(
     deterministic: bool = False,
     precision: str = "auto",
     threads: int | None = None,
-    workers: int = 0,
+    workers: int | str = "auto",
+    pixels: str = "auto",
     progress: OnProgress | None = None,
 ) -> CacheFill:
     """Compute and keep the rows that training by `strategy` will read, those that are kept already left out.
 
     With `cut`, an index that `frostline stages` shows, the rows of that cut alone, `views` of each training
     image (one, if not said: the plain one). Training reads them where seed, augmentation and precision agree;
-    `resize`, `min_crop` and `rotate` are as in `train`.
+    `resize`, `min_crop`, `rotate` and `pixels` are as in `train`.
     `ray` ("auto", "local" or an address) lets the workers of a Ray cluster do it, who see the same store and
     images; each row is computed by one of them.
     Raises `UsageError`, `DataError` or `ModelError`.
@@ -96,6 +97,7 @@ def fill_cache(
             precision=precision,
             threads=threads,
             workers=workers,
+            pixels=pixels,
             views=views,
             cache="keep",
         ),

@@ -19,7 +19,7 @@ from frostline.cost.run_time import HELD_BYTES
 from frostline.distributed import process_group
 from frostline.feature_cache import FeatureCache
 from frostline.feature_extraction import Counts, Frozen
-from frostline.feature_extraction.image_batches import Images, Item
+from frostline.feature_extraction.image_batches import Images, Item, Workers
 from frostline.progress import QUIET, Progress
 from frostline.strategies import ResolvedPhase
 from frostline.system.numerics import to_device
@@ -41,7 +41,7 @@ class PhaseBatches:
         plan: Plan,
         store: FeatureCache | None,
         counts: Counts,
-        workers: int,
+        workers: Workers,
     ) -> None:
         self.cut = backbone.cut(phases[index].cut)
         self._phase = phases[index]

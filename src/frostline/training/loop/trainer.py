@@ -28,7 +28,7 @@ from frostline.errors import RunWarning
 from frostline.feature_cache import FeatureCache
 from frostline.feature_extraction import Counts
 from frostline.feature_extraction.augmentation import brightness
-from frostline.feature_extraction.image_batches import EVALUATION_BATCH, Images, Item
+from frostline.feature_extraction.image_batches import EVALUATION_BATCH, Images, Item, Workers
 from frostline.loggers import OnEpochs
 from frostline.models import Backbone
 from frostline.progress import QUIET, Activity, Progress
@@ -68,7 +68,7 @@ class Setup:
     metric: metrics.Metric
     keep: str  # the weights a run ends with: "best" on val, or "last"
     patience: int | None  # epochs of the last phase without a better one on val, before it stops early
-    workers: int
+    workers: Workers
     folder: RunFolder
     watch: Stopwatch
     budget: Budget

@@ -79,13 +79,16 @@ def try_flips(
     seed: int,
     progress: Progress = QUIET,
     view: int = MIRRORED,
+    *,
+    fast: bool = False,
 ) -> FlipTest:
     """Ask both questions of at most `FLIP_IMAGES` training images; `head` answers the features.
 
-    `view` is `MIRRORED`, or `TURNED` for quarter turns: who can't tell one of them can't tell any.
+    `view` is `MIRRORED`, or `TURNED` for quarter turns: who can't tell one of them can't tell any. `fast`:
+    large JPEGs are decoded at a fraction of their size, as training does.
     """
     chosen = sorted(samples, key=lambda s: derive(seed, "flip", s.digest))[:FLIP_IMAGES]
-    images = Images(manifest, chosen, head.preprocessing)
+    images = Images(manifest, chosen, head.preprocessing, fast=fast)
     folds = manifest.folds(chosen, 5, derive(seed, "flip folds"))
     if not folds:  # too few images to hold any out: nothing can be told, so nothing is flipped
         return FlipTest(0.0, 0.0, 0.0, False, 0)

@@ -1,0 +1,206 @@
+"""Random transforms that draw on a generator they are given, so that several threads can draw views at once.
+
+torchvision's own draw on torch's global state, which a thread would have to lock. The operations are
+torchvision's; the parameters are drawn here, in the order in which torchvision draws them: one seed gives the
+pixels that torchvision's transform gives (`tests/test_augment.py` compares them).
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from PIL import Image
+from torchvision.transforms import InterpolationMode
+from torchvision.transforms.v2 import functional as tv
+
+RandomTransform = Callable[[Any, torch.Generator], Any]  # (image, generator) → image
+
+TRIES = 10  # draws of a rectangle that must fit into the picture, before the fallback: torchvision's
+ASPECT_RATIO = (3 / 4, 4 / 3)  # of width to height in a random crop: torchvision's default
+ERASED_SCALE, ERASED_RATIO = (0.02, 0.33), (0.3, 3.3)  # of an erased patch: torchvision's defaults
+BINS = 31  # magnitudes of an operation, evenly spread: arXiv 2103.10158, table 1
+
+
+def uniform(low: float, high: float, generator: torch.Generator) -> float:
+    """Return a float32 number between `low` and `high`."""
+    return torch.empty(1).uniform_(low, high, generator=generator).item()
+
+
+def integer(end: int, generator: torch.Generator) -> int:
+    """Return a whole number from 0 to `end` - 1."""
+    return int(torch.randint(end, (1,), generator=generator))
+
+
+def chance(probability: float, generator: torch.Generator) -> bool:
+    """Return True with that probability."""
+    return bool(torch.rand(1, generator=generator) < probability)
+
+
+def crop_box(
+    width: int,
+    height: int,
+    scale: tuple[float, float],
+    generator: torch.Generator,
+    ratio: tuple[float, float] = ASPECT_RATIO,
+) -> tuple[int, int, int, int]:
+    """Draw a random part of a picture, as torchvision's `RandomResizedCrop` does.
+
+    Parameters
+    ----------
+    width, height : int
+        The picture's size in pixels.
+    scale : tuple of float
+        Smallest and largest share of the area, 0–1.
+    generator : torch.Generator
+    ratio : tuple of float
+        Smallest and largest width over height.
+
+    Returns
+    -------
+    tuple of int
+        top, left, height and width in pixels.
+    """
+    for _ in range(TRIES):
+        part_width, part_height = _sides(width * height, scale, ratio, generator)
+        if 0 < part_width <= width and 0 < part_height <= height:
+            top = integer(height - part_height + 1, generator)
+            return top, integer(width - part_width + 1, generator), part_height, part_width
+    part_width, part_height = width, height
+    if width / height < ratio[0]:
+        part_height = round(width / ratio[0])
+    elif width / height > ratio[1]:
+        part_width = round(height * ratio[1])
+    return (height - part_height) // 2, (width - part_width) // 2, part_height, part_width
+
+
+def _sides(
+    area: int, scale: tuple[float, float], ratio: tuple[float, float], generator: torch.Generator
+) -> tuple[int, int]:
+    part = area * uniform(*scale, generator)
+    logarithms = torch.log(torch.tensor(ratio)).tolist()
+    drawn = torch.empty(1).uniform_(logarithms[0], logarithms[1], generator=generator)
+    aspect = torch.exp(drawn).item()  # in float32, as torchvision's
+    return round(math.sqrt(part * aspect)), round(math.sqrt(part / aspect))
+
+
+class RandomCrop:
+    """torchvision's `RandomResizedCrop` to a square of `size` pixels."""
+
+    def __init__(self, size: int, scale: float, mode: InterpolationMode) -> None:
+        self._size, self._scale, self._mode = [size, size], (scale, 1.0), mode
+
+    def __call__(self, image: Image.Image, generator: torch.Generator) -> Image.Image:
+        """Return a part of the picture, resized."""
+        box = crop_box(*image.size, self._scale, generator)
+        part: Image.Image = tv.resized_crop(image, *box, self._size, self._mode, antialias=True)
+        return part
+
+
+def horizontal_flip(image: Image.Image, generator: torch.Generator) -> Image.Image:
+    """Return the image, or its mirror image."""
+    return image.transpose(Image.Transpose.FLIP_LEFT_RIGHT) if chance(0.5, generator) else image
+
+
+def vertical_flip(image: Image.Image, generator: torch.Generator) -> Image.Image:
+    """Return the image, or the same upside down."""
+    return image.transpose(Image.Transpose.FLIP_TOP_BOTTOM) if chance(0.5, generator) else image
+
+
+def to_tensor(image: Image.Image, _: torch.Generator) -> torch.Tensor:
+    """Return uint8 of shape (3, height, width)."""
+    pixels: torch.Tensor = tv.pil_to_tensor(image)
+    return pixels
+
+
+class RandomErasing:
+    """torchvision's `RandomErasing`: one patch becomes black, in a share `probability` of the images."""
+
+    def __init__(self, probability: float) -> None:
+        self._probability = probability
+
+    def __call__(self, pixels: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
+        """Return the pixels (3, height, width), with a black patch or as they are."""
+        if not chance(self._probability, generator):
+            return pixels
+        height, width = pixels.shape[-2:]
+        for _ in range(TRIES):
+            down, across = _sides(height * width, ERASED_SCALE, ERASED_RATIO, generator)
+            if down < height and across < width:
+                top = integer(height - down + 1, generator)
+                left = integer(width - across + 1, generator)
+                erased: torch.Tensor = tv.erase(pixels, top, left, down, across, torch.zeros(3, 1, 1).byte())
+                return erased
+        return pixels
+
+
+def _affine(image: Image.Image, shift: tuple[int, int] = (0, 0), **more: Any) -> Image.Image:
+    options = {"angle": 0.0, "scale": 1.0, "shear": [0.0, 0.0], **more}
+    moved: Image.Image = tv.affine(image, translate=list(shift), **options)
+    return moved
+
+
+def _sheared(image: Image.Image, along: float = 0.0, down: float = 0.0) -> Image.Image:
+    degrees = [math.degrees(math.atan(slope)) for slope in (along, down)]
+    return _affine(image, shear=degrees, center=[0, 0])
+
+
+# arXiv 2103.10158, table 1 ("wide"), as torchvision has it: the least and greatest magnitude of an operation
+# (None: it has none), whether its sign is drawn, and the operation.
+Operation = tuple[tuple[float, float] | None, bool, Callable[[Image.Image, float], Any]]
+OPERATIONS: tuple[Operation, ...] = (
+    (None, False, lambda image, _: image),
+    ((0.0, 0.99), True, lambda image, m: _sheared(image, along=m)),
+    ((0.0, 0.99), True, lambda image, m: _sheared(image, down=m)),
+    ((0.0, 32.0), True, lambda image, m: _affine(image, (int(m), 0))),
+    ((0.0, 32.0), True, lambda image, m: _affine(image, (0, int(m)))),
+    ((0.0, 135.0), True, tv.rotate),
+    ((0.0, 0.99), True, lambda image, m: tv.adjust_brightness(image, 1.0 + m)),
+    ((0.0, 0.99), True, lambda image, m: tv.adjust_saturation(image, 1.0 + m)),
+    ((0.0, 0.99), True, lambda image, m: tv.adjust_contrast(image, 1.0 + m)),
+    ((0.0, 0.99), True, lambda image, m: tv.adjust_sharpness(image, 1.0 + m)),
+    ((8.0, 2.0), False, lambda image, m: tv.posterize(image, round(m))),
+    ((1.0, 0.0), False, lambda image, m: tv.solarize(image, 255.0 * m)),
+    (None, False, lambda image, _: tv.autocontrast(image)),
+    (None, False, lambda image, _: tv.equalize(image)),
+)
+
+
+# Magnitudes of the same operations in RandAugment, arXiv 1909.13719, as torchvision has them; shifts are
+# shares of the side.
+RAND_MAGNITUDES: tuple[tuple[float, float] | None, ...] = (
+    *(None, (0.0, 0.3), (0.0, 0.3), (0.0, 150 / 331), (0.0, 150 / 331), (0.0, 30.0)),
+    *((0.0, 0.9), (0.0, 0.9), (0.0, 0.9), (0.0, 0.9), (8.0, 4.0), (1.0, 0.0), None, None),
+)
+SHIFTS = {3: 0, 4: 1}  # operations that shift, and the axis (of width and height) that they shift along
+RAND_OPERATIONS, RAND_MAGNITUDE = 2, 9  # how many, and of the `BINS` magnitudes: torchvision's defaults
+
+
+def rand_augment(image: Image.Image, generator: torch.Generator) -> Image.Image:
+    """Return the image after two of `OPERATIONS`: torchvision's `RandAugment`."""
+    for _ in range(RAND_OPERATIONS):
+        number = integer(len(OPERATIONS), generator)
+        (_, signed, operation), magnitudes = OPERATIONS[number], RAND_MAGNITUDES[number]
+        magnitude = 0.0
+        if magnitudes is not None:
+            low, high = magnitudes
+            side = image.size[SHIFTS[number]] if number in SHIFTS else 1
+            magnitude = torch.linspace(low, high * side, BINS)[RAND_MAGNITUDE].item()
+            if signed and torch.rand(1, generator=generator) <= 0.5:
+                magnitude = -magnitude
+        image = operation(image, magnitude)
+    return image
+
+
+def trivial_augment(image: Image.Image, generator: torch.Generator) -> Image.Image:
+    """Return the image after one of `OPERATIONS`: torchvision's `TrivialAugmentWide`."""
+    magnitudes, signed, operation = OPERATIONS[integer(len(OPERATIONS), generator)]
+    magnitude = 0.0
+    if magnitudes is not None:
+        magnitude = torch.linspace(*magnitudes, BINS)[integer(BINS, generator)].item()
+        if signed and torch.rand(1, generator=generator) <= 0.5:
+            magnitude = -magnitude
+    changed: Image.Image = operation(image, magnitude)
+    return changed

@@ -1,0 +1,124 @@
+"""Fast pixels: training decodes large JPEGs at a fraction of their size; what judges sees them whole."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+import frostline
+from frostline.config import Config
+from frostline.data import Manifest
+from frostline.errors import UsageError
+from frostline.feature_extraction.augmentation import Policy
+from frostline.feature_extraction.image_batches import MIRRORED, Images
+from frostline.strategies import parse
+from frostline.training.request import TrainRequest
+from tiny import PREPROCESSING, picture, tiny_backbone
+
+# The tiny network sees 16 px, so 32 are left: of 140 a quarter, of fewer than 64 all.
+LARGE, SMALL = 140, 63
+
+
+def _folder(path: Path, side: int, suffix: str = ".jpg") -> Manifest:
+    rng, rows = np.random.default_rng(0), ["path,label,split"]
+    path.mkdir()
+    for index in range(24):
+        name = f"{index}{suffix}"
+        picture(index % 2, rng).resize((side + 20, side), Image.Resampling.BICUBIC).save(path / name)
+        rows.append(f"{name},{'ab'[index % 2]},{'train' if index < 16 else 'val' if index < 20 else 'test'}")
+    (path / "t.csv").write_text("\n".join(rows))
+    return frostline.load_data(path / "t.csv", near_copies=False)
+
+
+@pytest.fixture(scope="module")
+def large(tmp_path_factory: pytest.TempPathFactory) -> Manifest:
+    return _folder(tmp_path_factory.mktemp("fast") / "large", LARGE)
+
+
+def _images(data: Manifest, policy: str = "none", fast: bool = True) -> Images:
+    return Images(data, data.part("train"), PREPROCESSING, policy=Policy(policy), fast=fast)
+
+
+def test_a_fraction_leaves_twice_what_the_network_sees(large: Manifest) -> None:
+    plain = 2 * int(PREPROCESSING.size / PREPROCESSING.crop_pct)
+    images = _images(large)
+    fraction = large.jpeg_fraction(images.samples[0], plain)
+    assert fraction == 4
+    assert LARGE // fraction >= plain
+    assert min(large.read(images.samples[0], plain).size) == -(-LARGE // fraction)
+    assert images.pixels_name((0, 0)) == f"0 jpeg 1/{fraction}"
+    assert images.pixels_name((0, MIRRORED)) == f"mirrored jpeg 1/{fraction}"
+    whole = _images(large, fast=False)
+    assert (images.pixels, whole.pixels) == ("fast", "reference")
+    assert whole.pixels_name((0, 0)) == "0"
+    moved = (images[0, 0].float() - whole[0, 0].float()).abs()
+    assert 0 < moved.mean() < 4  # of 255
+
+
+def test_a_small_crop_needs_more_pixels_and_view_zero_stays_what_it_is_elsewhere(large: Manifest) -> None:
+    still, strong = _images(large), _images(large, "strong")
+    assert strong.pixels_name((0, 1)).startswith("strong")
+    assert "jpeg" not in strong.pixels_name((0, 1))  # of a narrow quarter of the area 60 px a side
+    assert strong.pixels_name((0, 0)) == still.pixels_name((0, 0))
+    assert torch.equal(strong[0, 1], _images(large, "strong", fast=False)[0, 1])
+    assert torch.equal(strong[0, 0], still[0, 0])
+    items = [[(position, view) for position in range(8)] for view in (0, 1, 0)]
+    for ours, theirs in zip(still.batches(items), _images(large).batches(items, 3), strict=True):
+        assert torch.equal(ours, theirs)
+
+
+def test_small_images_and_other_formats_keep_pixels_and_keys(tmp_path: Path) -> None:
+    for data in (_folder(tmp_path / "small", SMALL), _folder(tmp_path / "png", LARGE, ".png")):
+        fast, whole = _images(data), _images(data, fast=False)
+        assert fast.pixels == "reference"
+        assert fast.pixels_name((0, 0)) == whole.pixels_name((0, 0)) == "0"
+        assert torch.equal(fast[0, 0], whole[0, 0])
+
+
+def test_a_manifest_that_was_read_back_gives_the_same_fractions(large: Manifest) -> None:
+    again = Manifest.from_json(large.to_json())
+    assert not again.sizes
+    names = [_images(data).pixels_name((3, 0)) for data in (large, again)]
+    assert names[0] == names[1] != "0"
+
+
+def test_only_training_images_are_fast_and_the_configuration_says_so(large: Manifest) -> None:
+    def request(**options: object) -> TrainRequest:
+        config = Config.of(None, options)
+        return TrainRequest(tiny_backbone(), large, parse("linear_probe"), config)
+
+    assert [request().images(part).pixels for part in ("train", "val", "test")] == [
+        "fast",
+        *["reference"] * 2,
+    ]
+    assert request().identity()["pixels"] == "fast"
+    for options in ({"pixels": "reference"}, {"deterministic": True}):
+        assert request(**options).images("train").pixels == "reference"
+        assert "pixels" not in request(**options).identity()
+    with pytest.raises(UsageError, match="pixels must be one of auto, reference, found 'quick'"):
+        request(pixels="quick").check()
+
+
+def test_a_run_says_which_pixels_it_learned_from_and_is_judged_on_whole_ones(
+    large: Manifest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fractions: dict[str, set[bool]] = {}
+    read = Manifest.read
+
+    def reading(data: Manifest, sample: frostline.data.Sample, side_pixels: int = 0) -> Image.Image:
+        fractions.setdefault(sample.split, set()).add(side_pixels > 0)
+        return read(data, sample, side_pixels)
+
+    monkeypatch.setattr(Manifest, "read", reading)
+    runs = [
+        frostline.train(tiny_backbone(), large, "linear_probe", study=tmp_path / "s", pixels=pixels)
+        for pixels in ("auto", "reference")
+    ]
+    assert [run.decoding["pixels"] for run in runs] == ["fast", "reference"]
+    assert runs[0].run != runs[1].run
+    assert fractions["train"] == {True, False}
+    assert fractions["val"] == fractions["test"] == {False}
