@@ -118,7 +118,7 @@ def test_every_verb_that_computes_with_a_model_takes_a_device() -> None:
         "cache fill",
     }
     others = {"check", "report", "models", "stages"}  # stages: of one image, on the processor
-    others |= {"cache", "cache prune", "cache verify", "cache clear"}
+    others |= {"strategies", "cache", "cache prune", "cache verify", "cache clear"}
     assert takes == computes
     assert {name for name, _ in verbs(cli)} == computes | others, "a new verb: does it compute with a model?"
 

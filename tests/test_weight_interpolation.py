@@ -92,7 +92,7 @@ def test_a_folds_own_images_have_no_say_in_its_share() -> None:
     predictions = HeldOutPredictions(
         images, np.zeros(30, dtype=np.int64), images, targets, share_logits[1], share_logits[1]
     )
-    request: Any = type("CompareRequest", (), {"config": Config()})()
+    request: Any = type("CompareRequest", (), {"config": Config(), "metric": "accuracy"})()
     interpolation = wise_ft_share._chosen(request, (0.0, 1.0), share_logits, cells, predictions, Stopwatch())
     assert interpolation.share == 1.0
     assert interpolation.report["by_fold"] == [1.0, 1.0, 1.0]
