@@ -13,7 +13,6 @@ from safetensors.torch import load_file
 from timm.optim import create_optimizer_v2
 from torch import nn
 from torch.optim import lr_scheduler
-from torchvision.transforms import v2 as tv
 
 import frostline
 from frostline import cost
