@@ -34,6 +34,7 @@ from frostline.training import artifacts, evaluation, numeric_plan, operating
 from frostline.training.caching import cache_planning
 from frostline.training.evaluation import HeldOut
 from frostline.training.loop import learner
+from frostline.training.loop.solved_head import Adapted
 from frostline.training.request import Parts, TrainRequest
 from frostline.training.resilience import checkpoint, nan_oom_recovery, time_limit
 from frostline.training.run import Run
@@ -112,7 +113,7 @@ def _perform(
         folder.write("backbone.json", request.backbone.as_dict())
         _write_config(request, folder)
         made = _work(request, folder, hear, watch, store)
-    model, chosen, about = made.model, made.chosen, made.about
+    model, figures = made.adapted.model, made.adapted.figures
     directories.write_atomically(folder.weights, save(_plain_state(model), metadata={"format": "pt"}))
     leakage.inherited_fingerprints(request.backbone, request.data).write(folder.fingerprints)
     result = {
@@ -122,25 +123,25 @@ def _perform(
         "n_train": len(request.data.part("train")),
         "n_val": len(request.data.part("val")),
         "n_test": len(request.data.part("test")),
-        "seconds": watch.seconds + chosen.pop("earlier_seconds", 0.0),
+        "seconds": watch.seconds + made.adapted.earlier_seconds,
         "peak_memory_bytes": memory.bytes,
         "peak_memory_exact": memory.exact,
         "device_peak_bytes": numerics.device_peak_bytes(),
         "world_size": process_group.size(),
-        **chosen,
-        **about,
+        **figures,
+        **made.about,
         "ended": datetime.now(UTC).isoformat(),
         "set_aside": len(request.data.set_aside),
         "learned_before": sum(sample.digest in request.data.learned for sample in request.data.samples),
         "weights_digest": weights_digest(model),
-        "loads_in": _loads_in(request, chosen.get("layers")),
+        "loads_in": _loads_in(request, figures["layers"]),
         "run": folder.name,
         "study": str(study.path),
         **({} if request.parent is None else {"parent": request.parent.as_dict()}),
     }
-    plan = about["numeric_plan"]
+    plan = made.about["numeric_plan"]
     with devices.computing(plan["device"]), numerics.threads(plan["threads"]), deadline.lifted():
-        result |= artifacts.leave(request, folder, model, result["cut"], made.parts, made.held_out, store)
+        result |= artifacts.leave(request, folder, model, figures["cut"], made.parts, made.held_out, store)
     folder.write("result.json", result)
 
 
@@ -158,11 +159,10 @@ def _write_config(request: TrainRequest, folder: RunFolder) -> None:
 
 @dataclass(frozen=True)
 class _Made:
-    """A model, its figures, what was chosen on the way, and how it was done."""
+    """A model, its figures, and how it was made."""
 
-    model: nn.Module
+    adapted: Adapted
     figures: dict[str, Any]
-    chosen: dict[str, Any]
     about: dict[str, Any]
     parts: Parts
     held_out: HeldOut
@@ -184,8 +184,8 @@ def _work(
             folder.write("plan.json", plan.as_dict())
         time_left = time_limit.begin(request, watch)
         with deadline.lifted():  # from here on the budget keeps the limit
-            model, chosen = learner.learn(request, folder, plan, head, parts, watch, time_left, hear)
-            figures, held_out = evaluation.predict_parts(request, folder, model, chosen, parts, store, counts)
+            adapted = learner.learn(request, folder, plan, head, parts, watch, time_left, hear)
+            figures, held_out = evaluation.predict_parts(request, folder, adapted, parts, store, counts)
         decoding = {"workers": parts.train.workers(request.config.workers), "pixels": request.pixels}
     rows = torch.tensor([counts.rows_computed, counts.rows_read])
     process_group.add_up([rows])
@@ -198,7 +198,7 @@ def _work(
         "decoding": decoding,
         "store": dict(zip(asdict(counts), rows.tolist(), strict=True)),
     }
-    return _Made(model, figures, chosen, about, parts, held_out)
+    return _Made(adapted, figures, about, parts, held_out)
 
 
 def _loads_in(request: TrainRequest, layers: int | None) -> list[str]:
