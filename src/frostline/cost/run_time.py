@@ -248,9 +248,9 @@ class Walk:
             self._add(item, self._forward(last, images) + rates.frozen_copy_s)
             self._add("store", images * rates.keep.at(rates.last.row_bytes))
 
-    def _numbers(self, images: float) -> float:
+    def _numbers(self, images: float, layers: int | str = "last") -> float:
         """The size of the problem that a head is the solution of."""
-        return images * min(images, self.rates.feature_width) * self.job.classes
+        return images * min(images, self.rates.columns(layers)) * self.job.classes
 
     def _looks(self) -> None:
         """Decoding and the disk are timed for each cut before its rows are kept or computed."""
@@ -283,10 +283,10 @@ class Walk:
         """
         self._head_rows("frozen layers", self.job.train)
         chosen = min(self.job.train, CHOICE_IMAGES)
-        ridge = self.job.hyperparameters.solver == "ridge"
+        ridge, layers = self.job.hyperparameters.solver == "ridge", self.job.hyperparameters.layers
         path, share = (self.rates.solve, 1.0) if ridge else (self.rates.solve_grid, TRIED / GRID)
-        folds = FOLDS * share * path.at(self._numbers(chosen * (FOLDS - 1) / FOLDS))
-        self._add("head solved for", folds + self.rates.solve.at(self._numbers(self.job.train)))
+        folds = FOLDS * share * path.at(self._numbers(chosen * (FOLDS - 1) / FOLDS, layers))
+        self._add("head solved for", folds + self.rates.solve.at(self._numbers(self.job.train, layers)))
         self._add("head solved for", TRIED * self.rates.temperature_s)
 
     # --- training ----------------------------------------------------------------------------------------

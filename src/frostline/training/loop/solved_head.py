@@ -17,7 +17,7 @@ from frostline.distributed import process_group
 from frostline.feature_extraction import Frozen, features, stage_features
 from frostline.feature_extraction.image_batches import Images
 from frostline.inference import selective_prediction
-from frostline.models import Backbone
+from frostline.models import Backbone, Cut
 from frostline.models.heads import linear_head
 from frostline.strategies import SEVERAL, SOLVED_SMOOTHING, hyperparameters
 from frostline.studies.study_folder import RunFolder
@@ -40,9 +40,34 @@ class _Columns:
     scales: NDArray[np.float32] | float
 
 
+@dataclass(frozen=True)
+class Adapted:
+    """A model that has learned.
+
+    Attributes
+    ----------
+    model : nn.Module
+        In eval mode.
+    cut : Cut
+        From where on it may differ from the pretrained one.
+    figures : dict
+        How it learned, as the run's result has it.
+    temperature : float
+        What its logits are divided by where neither a person nor val decides.
+    earlier_seconds : float
+        Of processes that were killed before this one went on.
+    """
+
+    model: nn.Module
+    cut: Cut
+    figures: dict[str, Any]
+    temperature: float = 1.0
+    earlier_seconds: float = 0.0
+
+
 def solve_head(
     request: TrainRequest, folder: RunFolder, features_of: Frozen, images: Images, balance: Balance
-) -> tuple[nn.Module, dict[str, Any]]:
+) -> Adapted:
     """Return the network with a head solved for on frozen features, its L2 chosen by cross-validation.
 
     Where `layers` is auto, out-of-fold log loss chooses how many stages it reads.
@@ -71,23 +96,24 @@ def solve_head(
         place = _least_loss(solutions)
         solution, columns = solutions[place], candidates[place]
         _write_held_out(request, folder, images, solution, balance)
+        temperature.append(solution.temperature)
         chosen.update(
             layers=columns.layers,
             l2=solution.l2,
-            temperature=solution.temperature,
             cv_score=solution.cv_score,
             cv_images=solution.cv_images,
         )
         return as_head(replace(solution, weight=solution.weight * columns.scales), balance).state_dict()
 
-    chosen: dict[str, Any] = {}
+    chosen, temperature = dict[str, Any](), list[float]()
     weights = process_group.tensors(solved)  # by the first process of a job
-    chosen = process_group.decided(lambda: chosen)
+    chosen, temperature = process_group.decided(lambda: (chosen, temperature))
     model = _with_head(request.backbone, balance.classes, chosen["layers"], weights, seed)
     head = sum(p.numel() for p in model.get_submodule(request.backbone.head).parameters())
-    return model.eval(), {
+    last = request.backbone.cuts[-1]
+    figures = {
         "trainable_parameters": head,
-        "cut": request.backbone.stages[-1].name,
+        "cut": last.name,
         "steps": 0,
         "steps_planned": 0,
         "stopped": None,
@@ -95,6 +121,7 @@ def solve_head(
         "notes": [],
         **chosen,
     }
+    return Adapted(model.eval(), last, figures, temperature[0])
 
 
 def _candidates(
