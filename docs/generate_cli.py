@@ -38,7 +38,8 @@ converted weights, cuts and digests, measured rates, the number of evaluations o
 
 `--epochs`, `--lr`, `--weight-decay`, `--label-smoothing` and `--set KEY=VALUE` set what also goes into a
 strategy's brackets, and make the same run: `--strategy "top_k(2)" --lr 0.0003` is
-`--strategy "top_k(2, lr=0.0003)"`. `frostline strategies` lists what each strategy takes.
+`--strategy "top_k(2, lr=0.0003)"`. MixUp, CutMix, EMA, optimizer and schedule are hyperparameters, too
+(`--set mixup=0.2 --set ema=0.999`). `frostline strategies` lists what each strategy takes.
 
 - One that disagrees with the brackets is refused, and so is one without effect (`--lr` where a head is solved
   for), with the reason and the strategies that it has an effect on.
