@@ -69,13 +69,15 @@ pretrained features.
   `numeric_plan`, `decoding: {{workers, pixels}}` (threads that decoded ahead; `fast` or `reference` pixels),
   `store: {{rows_computed, rows_read}}`, `set_aside`, `run`,
   `study`, `test_looks`, `again` (finished before, and read back);
-  for a probe also `l2`, `cv_score`; with `--min-recall`, `--min-precision` or `--costs` also (and in `compare`
-  and `fit`) `operating_point: {{threshold: {{label, probability}} or costs, aim, minimum, promised, needed, basis,
-  figures: {{NAME: {{value, low, high, images}}}}, test, sentences}}` (`needed`: images that a promise would take).
+  for a probe also `l2`, `cv_score`; with `--min-recall`, `--min-precision` or `--costs` (also in `compare`,
+  `fit`) `operating_point: {{threshold: {{label, probability}} or costs, aim, minimum, promised, needed,
+  basis, figures: {{NAME: {{value, low, high, images}}}}, test, sentences}}` (`needed`: images that a promise
+  would take).
 - `predict`: `run`, `strategy`, `why` (this run was chosen), `passed_over: [{{run, strategy, figure,
   kind, reason}}]` (newer or apparently better runs that were not; `kind` is a stable name of the reason),
   `predictions: [{{path, label, probability}}]` (and `top` with `--top`, `unsure` with `--target-accuracy` or
-  `--min-confidence`, `probabilities: {{class: probability}}` with `--all-probabilities`), `unreadable`; with `--copy-to` `copied: {{to, copied, folders: [{{name, copied, there}}], inside, failed}}`.
+  `--min-confidence`, `probabilities: {{class: probability}}` with `--all-probabilities`), `unreadable`;
+  with `--copy-to` `copied: {{to, copied, folders: [{{name, copied, there}}], inside, failed}}`.
 - `extract`: `output`, `images`, `width`, `layers`, `stages` (names, the last one first), `model`.
 - `evaluate`: `model`, `run`, `strategy`, `why`, `metric`, `images`, `units` (independent of each other),
   `accuracy`, `low`, `high`, and `balanced_accuracy`, `macro_f1`, `average_precision`, `auroc`, `log_loss`,
