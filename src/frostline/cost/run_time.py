@@ -122,6 +122,7 @@ class Walk:
             self._looks()
             self._start()
             self._train()
+            self._refit()
         else:
             self._solve()
         self._figures()
@@ -275,6 +276,14 @@ class Walk:
             self._fill(min(cuts), "train", 0, self.job.train)
         self._head_rows("frozen layers", self.job.train)
         self._add("head solved for", self.rates.solve.at(self._numbers(self.job.train)))
+
+    def _refit(self) -> None:
+        """A head that is solved for on the network that has learned: a pass over the training images."""
+        layers = self.job.hyperparameters.refit_layers
+        if layers:
+            rates, images = self.rates, self.job.train
+            passed = images * (rates.crop_s + rates.normalise_s + sum(s.evaluation_s for s in rates.stages))
+            self._add("head solved for", passed + rates.solve.at(self._numbers(images, layers)))
 
     def _solve(self) -> None:
         """The linear probe: its L2 chosen by cross-validation, then solved for once more.

@@ -327,6 +327,8 @@ class TrainRequest:
                 'interpolate_weights="auto" chooses the point on val images, and there is no val part: name '
                 "the point, for example interpolate_weights=0.5, or give images to val."
             )
+        if strategy.refit_layers:
+            wrong.append(f"{strategy} ends with another head than it trains, so nothing can be interpolated.")
         if not (strategy.trains and strategy.pretrained and strategy.head == "linear"):
             wrong.append(
                 f"{strategy} can't be interpolated: that needs a strategy that trains pretrained weights, "

@@ -21,7 +21,7 @@ from frostline.studies.study_folder import RunFolder
 from frostline.system.numerics import exact_plan
 from frostline.system.seeds import derive
 from frostline.system.timing import Stopwatch
-from frostline.training.loop.solved_head import Adapted, as_head, solve_head
+from frostline.training.loop.solved_head import Adapted, as_head, refit, solve_head
 from frostline.training.loop.trainer import Setup, Trainer
 from frostline.training.numeric_plan import Plan
 from frostline.training.request import Parts, TrainRequest
@@ -82,12 +82,15 @@ def learn(
     between = None
     if request.config.interpolate_weights is not None:
         model, between = _interpolated(request, head, images, balance, model, setup)
+    layers = None
+    if known.refit_layers:
+        model, layers = refit(request, plan, model, images, balance, known.refit_layers)
     bb.freeze(request.backbone, model, cut, known.bn)  # all that any phase let learn
     learned = sum(p.numel() for p in model.parameters() if p.requires_grad)
     figures = {
         "trainable_parameters": learned,
         "cut": cut.name,
-        "layers": None,
+        "layers": layers,
         "steps": state.steps,
         "steps_planned": setup.steps,
         "stopped": "minutes" if state.stopped else None,
