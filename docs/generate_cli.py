@@ -38,7 +38,8 @@ converted weights, cuts and digests, measured rates, the number of evaluations o
 
 `--epochs`, `--lr`, `--weight-decay`, `--label-smoothing` and `--set KEY=VALUE` set what also goes into a
 strategy's brackets, and make the same run: `--strategy "top_k(2)" --lr 0.0003` is
-`--strategy "top_k(2, lr=0.0003)"`. `frostline strategies` lists what each strategy takes.
+`--strategy "top_k(2, lr=0.0003)"`. MixUp, CutMix, EMA, optimizer and schedule are hyperparameters, too
+(`--set mixup=0.2 --set ema=0.999`). `frostline strategies` lists what each strategy takes.
 
 - One that disagrees with the brackets is refused, and so is one without effect (`--lr` where a head is solved
   for), with the reason and the strategies that it has an effect on.
@@ -54,7 +55,7 @@ pretrained features.
 
 - `train`: `strategy`, `model`, `accuracy`, `low`, `high` (95 % interval: Wilson's, or by group),
   `val_accuracy` (null without a val part), `balanced_accuracy`, `macro_f1`, `auroc`, `log_loss`,
-  `majority`, `per_class`,
+  `brier`, `ece`, `majority_class`, `majority_share`, `worst_class`, `class_ratio`, `per_class`,
   `n_train`, `n_val`, `n_test`, `trainable_parameters`, `cut`, `layers` (stages that a solved
   head reads; null for the last alone), `loads_in` (timm, transformers or none), `steps`,
   `best_epoch`, `early_stopping` (with `--patience`: `{{patience, epochs, epochs_saved, seconds_saved}}`),
@@ -65,13 +66,18 @@ pretrained features.
   `peak_memory_bytes` (above the imported baseline), `device_peak_bytes` (of a GPU; null without),
   `seconds` (the command's), `run_seconds` (the run's own),
   `augment`, `flip`, `flip_test` (with `--rotate` also `rotate`, and `rotate_test` if images were tested),
-  `numeric_plan`, `store: {{rows_computed, rows_read}}`, `set_aside`, `run`,
+  `numeric_plan`, `decoding: {{workers, pixels}}` (threads that decoded ahead; `fast` or `reference` pixels),
+  `store: {{rows_computed, rows_read}}`, `set_aside`, `run`,
   `study`, `test_looks`, `again` (finished before, and read back);
-  for a probe also `l2`, `cv_score`.
+  for a probe also `l2`, `cv_score`; with `--min-recall`, `--min-precision` or `--costs` (also in `compare`,
+  `fit`) `operating_point: {{threshold: {{label, probability}} or costs, aim, minimum, promised, needed,
+  basis, figures: {{NAME: {{value, low, high, images}}}}, test, sentences}}` (`needed`: images that a promise
+  would take).
 - `predict`: `run`, `strategy`, `why` (this run was chosen), `passed_over: [{{run, strategy, figure,
   kind, reason}}]` (newer or apparently better runs that were not; `kind` is a stable name of the reason),
-  `predictions: [{{path, label, probability}}]` (and `top` with `--top`, `unsure` with `--target-accuracy`),
-  `unreadable`; with `--copy-to` `copied: {{to, copied, folders: [{{name, copied, there}}], inside, failed}}`.
+  `predictions: [{{path, label, probability}}]` (and `top` with `--top`, `unsure` with `--target-accuracy` or
+  `--min-confidence`, `probabilities: {{class: probability}}` with `--all-probabilities`), `unreadable`;
+  with `--copy-to` `copied: {{to, copied, folders: [{{name, copied, there}}], inside, failed}}`.
 - `extract`: `output`, `images`, `width`, `layers`, `stages` (names, the last one first), `model`.
 - `evaluate`: `model`, `run`, `strategy`, `why`, `metric`, `images`, `units` (independent of each other),
   `accuracy`, `low`, `high`, and `balanced_accuracy`, `macro_f1`, `average_precision`, `auroc`, `log_loss`,
@@ -81,7 +87,8 @@ pretrained features.
   predicted}}]`, `absent_classes`, `by`, `by_value: [{{value, …}}]` (the same figures), `others` (each as the
   first), `differences: [{{first, other, images, only_first, only_other, mcnemar_p, metrics: {{NAME:
   {{difference, low, high}}}}}}]` (first less other), `mistakes: [{{path, label, predicted, probability,
-  true_probability}}]`, `unreadable`, `notes`, `confusion_file`, `plot`.
+  true_probability}}]`, `unreadable`, `notes`, `test_looks` (null where no image is of a study's test part),
+  `confusion_file`, `plot`.
 - `stages`: `stages: [{{name, shape, parameters, compute_share}}]`, `cuts: [{{index, name,
   verified}}]`, `notes`.
 - `strategies`: `strategies: [{{strategy, usage, meaning, hyperparameters: [{{name, default, meaning,

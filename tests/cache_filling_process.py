@@ -32,7 +32,7 @@ def rows_for(keys: list[bytes]) -> np.ndarray:
 def fill(shelf: CachedPrefix, keys: list[bytes], pause_s: float = 0.0) -> int:
     """Compute what is missing; return how many rows that were."""
     computed = 0
-    for batch in shelf.todo(keys, BATCH):
+    for batch in filter(len, shelf.todo(keys, BATCH)):
         time.sleep(pause_s)
         shelf.put(batch, rows_for(batch), FORM)
         computed += len(batch)

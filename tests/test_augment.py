@@ -5,6 +5,7 @@ from __future__ import annotations
 import random
 import threading
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -54,6 +55,28 @@ def test_a_view_depends_on_nothing_but_seed_image_and_number(name: str, data: Ma
     if name != "none":
         assert not torch.equal(forwards[:6], forwards[6:12])
         assert not torch.equal(forwards[:6], next(images_of(data, policy, seed=4).batches([batch[:6]])))
+
+
+@pytest.mark.parametrize(("workers", "own"), [(0, False), (2, False), (2, True)])
+def test_past_an_empty_list_nothing_is_read_before_the_rest_is_used(
+    workers: int, own: bool, data: Manifest
+) -> None:
+    """Two processes that fill a cache wait for each other's batches: neither may hold any back."""
+    images = images_of(data, Policy("custom" if own else "standard"), custom=_own if own else None)
+    used: list[int] = []
+
+    def items() -> Iterator[list[tuple[int, int]]]:
+        yield []
+        yield [(0, 0)]
+        yield [(1, 0), (2, 0)]
+        yield []
+        assert len(used) == 2
+        yield []
+        yield [(3, 0)]
+
+    for pixels in images.batches(items(), workers):
+        used += [len(pixels)]
+    assert used == [1, 2, 1]
 
 
 @pytest.mark.parametrize("workers", [1, 2, 8])

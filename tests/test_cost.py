@@ -176,6 +176,23 @@ def test_a_linear_probe_solves_folds_and_once_more() -> None:
     assert parts("lp_ft", known)["head solved for"] == pytest.approx(0.1)
 
 
+def test_a_head_that_reads_more_columns_than_images_is_dearer() -> None:
+    known = dataclasses.replace(INVENTED, solve=Line(0.0, 1e-5), statistics=(16, 8, 4, 2, 1))
+    seconds = {
+        layers: parts(f"linear_probe(layers={layers})", known)["head solved for"]
+        for layers in ("last", 1, 4, "all")
+    }
+    columns = {"last": 64, 1: 80, 4: 94, "all": 95}  # of 100 training images; the folds' path is free
+    for layers, count in columns.items():
+        assert seconds[layers] == pytest.approx(1e-5 * 100 * count * 3), layers
+    assert parts("linear_probe", known)["head solved for"] == seconds[4]  # the default
+    memory = {
+        layers: predict(f"linear_probe(layers={layers})", known, **DATA, flip="none").peak_memory_bytes
+        for layers in ("last", "all")
+    }
+    assert memory["all"] > memory["last"]
+
+
 def test_asking_for_flips_solves_two_heads_a_fold() -> None:
     known = dataclasses.replace(INVENTED, solve=Line(0.1, 0.0))
     extra = parts("full", known, flip="auto")["flip test"] - parts("full", flip="auto")["flip test"]

@@ -104,6 +104,47 @@ def test_the_command_line_page_is_what_the_commands_say() -> None:
                 assert parameter.opts[0] in page, f"{name} {parameter.opts[0]}"
 
 
+def pages() -> list[Path]:
+    """What people read of how it is today: the log and decisions speak of their day."""
+    return [
+        ROOT / "README.md",
+        ROOT / "CONTRIBUTING.md",
+        *set(ROOT.glob("docs/*.md")) - {ROOT / "docs/LOG.md"},
+    ]
+
+
+def test_every_command_in_the_docs_is_understood() -> None:
+    lines = []
+    for page in pages():
+        for block in re.findall(r"```sh\n(.*?)```", page.read_text(), re.DOTALL):
+            lines += [line for line in block.splitlines() if re.search(r"(^|-m )frostline ", line)]
+    assert len(lines) > 80
+    for line in lines:
+        words = shlex.split(line, comments=True)
+        verb, *rest = words[words.index("frostline") + 1 :]
+        command = cli.commands[verb]
+        if verb == "cache" and isinstance(command, click.Group):
+            command, rest = command.commands[rest[0]], rest[1:]
+        options = {name for one in command.params for name in (*one.opts, *one.secondary_opts)}
+        assert {word for word in rest if word.startswith("-")} - options == set(), line
+
+
+def test_every_option_in_the_docs_exists() -> None:
+    commands = [cli, *cli.commands.values()]
+    commands += [
+        one for group in commands if isinstance(group, click.Group) for one in group.commands.values()
+    ]
+    options = {
+        name for one in commands for param in one.params for name in (*param.opts, *param.secondary_opts)
+    }
+    ours = {"--help", "--check"}  # click's, and infer.py's
+    theirs = {"--nproc-per-node", "--nnodes", "--multi_gpu", "--slow", "--ecosystem", "--system"}
+    theirs |= {"--measure", "--quick"}  # of benchmarks/
+    for page in pages():
+        named = set(re.findall(r"(?<![\w-])--[a-z][\w-]*", page.read_text()))
+        assert named - options - ours - theirs == set(), page.name
+
+
 def test_public_names() -> None:
     assert frostline.__all__ == sorted(frostline.__all__)
     for name in frostline.__all__:

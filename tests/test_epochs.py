@@ -194,7 +194,7 @@ def test_patience_that_can_do_nothing_is_refused_in_one_message(
     ):
         with pytest.raises(UsageError, match=message):
             frostline.train(backbone, data, text, study=study, **options)
-    with pytest.raises(UsageError, match="there is no val part: give val_size"):
+    with pytest.raises(UsageError, match="there is no val part: name one"):
         frostline.train(backbone, frostline.load_data(without_val), "full", study=study, patience=2)
     with pytest.raises(UsageError, match="patience: not an option here"):
         frostline.compare(backbone, data, ["head", "full"], study=study, patience=2)

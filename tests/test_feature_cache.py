@@ -486,3 +486,9 @@ def test_a_shard_that_another_process_took_in_first_is_no_damage(place: Path) ->
     index.close()
     assert right(store.prefix(ABOUT), KEYS) == 100
     assert store.trouble == ""
+
+
+def test_before_it_waits_for_others_it_says_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    claims = iter([(KEYS[:50], KEYS[50:]), ([], KEYS[50:]), (KEYS[50:], [])])
+    monkeypatch.setattr(shelving.CachedPrefix, "_claim", lambda *_: next(claims))
+    assert list(FeatureCache(tmp_path).prefix(ABOUT).todo(KEYS, 50)) == [KEYS[:50], [], KEYS[50:]]

@@ -27,7 +27,7 @@ ENTRY_POINTS = {
     "selection/backbone_screening.py": {"screen"},
     "selection/comparison.py": {"compare"},
     "training/caching/cache_filling.py": {"fill_cache"},
-    "training/run.py": {"train"},
+    "training/train_pipeline.py": {"train"},
     "training/tuning/lr_finder.py": {"lr_find"},
 }
 

@@ -147,6 +147,7 @@ OTHER = {  # else a number
     "head_init": "probe",
     "bn": "recalibrate",
     "layers": "all",
+    "refit_layers": "2",
     "optimizer": "lion",
     "schedule": "linear",
 }

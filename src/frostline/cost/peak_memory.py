@@ -68,7 +68,7 @@ def _before(rates: Rates, job: Job) -> list[Moment]:
     if job.orientation_tests:  # pixels that are held lie between the pictures that are not
         moments.append(Moment(0.0, min(job.train, FLIP_IMAGES) * rates.picture_bytes))
     needs_features = bool(job.orientation_tests) or not job.phases or job.hyperparameters.head_init == "probe"
-    features = FLOAT_BYTES * rates.feature_width * job.train
+    features = FLOAT_BYTES * rates.columns(job.hyperparameters.layers) * job.train
     if needs_features and not job.warm:
         moments.append(Moment(rates.peaks.frozen + features, _copy(rates)))
     return [*moments, Moment(features if needs_features else 0.0, rates.model_bytes)]

@@ -105,6 +105,7 @@ class Rates:
     temperature_s: float  # a temperature fitted to logits, and its log loss
     summary_s: float  # a run's figures of test
     peaks: Peaks
+    statistics: tuple[int, ...] = ()  # numbers an image of each stage's statistics, the last stage first
     notes: tuple[str, ...] = ()  # what is doubtful about them
     device: str = ""  # what they were measured on, by name
     others: float = 0.0  # cores' worth of work that others did when they were measured, or checked last
@@ -129,6 +130,12 @@ class Rates:
     def pass_s(self) -> float:
         """An image from its file through all layers in plain float32, as final figures are computed."""
         return self.file_s + self.crop_s + self.normalise_s + sum(s.evaluation_s for s in self.stages)
+
+    def columns(self, layers: int | str) -> int:
+        """Return the numbers an image that a solved head is given: `Hyperparameters.layers` says of where."""
+        if layers == "last":
+            return self.feature_width
+        return self.feature_width + sum(self.statistics[: layers if isinstance(layers, int) else None])
 
     @property
     def last(self) -> StageRates:
@@ -183,5 +190,10 @@ class Rates:
             for stage in data["stages"]
         )
         lines = {key: Line(**data[key]) for key in ("read", "keep", "write", "find", "solve", "solve_grid")}
-        rest = {"stages": stages, "peaks": Peaks(**data["peaks"]), "notes": tuple(data.get("notes", ()))}
+        rest = {
+            "stages": stages,
+            "peaks": Peaks(**data["peaks"]),
+            "statistics": tuple(data.get("statistics", ())),
+            "notes": tuple(data.get("notes", ())),
+        }
         return cls(**{**data, **lines, **rest})

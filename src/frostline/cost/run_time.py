@@ -122,6 +122,7 @@ class Walk:
             self._looks()
             self._start()
             self._train()
+            self._refit()
         else:
             self._solve()
         self._figures()
@@ -248,9 +249,9 @@ class Walk:
             self._add(item, self._forward(last, images) + rates.frozen_copy_s)
             self._add("store", images * rates.keep.at(rates.last.row_bytes))
 
-    def _numbers(self, images: float) -> float:
+    def _numbers(self, images: float, layers: int | str = "last") -> float:
         """The size of the problem that a head is the solution of."""
-        return images * min(images, self.rates.feature_width) * self.job.classes
+        return images * min(images, self.rates.columns(layers)) * self.job.classes
 
     def _looks(self) -> None:
         """Decoding and the disk are timed for each cut before its rows are kept or computed."""
@@ -276,6 +277,14 @@ class Walk:
         self._head_rows("frozen layers", self.job.train)
         self._add("head solved for", self.rates.solve.at(self._numbers(self.job.train)))
 
+    def _refit(self) -> None:
+        """A head that is solved for on the network that has learned: a pass over the training images."""
+        layers = self.job.hyperparameters.refit_layers
+        if layers:
+            rates, images = self.rates, self.job.train
+            passed = images * (rates.crop_s + rates.normalise_s + sum(s.evaluation_s for s in rates.stages))
+            self._add("head solved for", passed + rates.solve.at(self._numbers(images, layers)))
+
     def _solve(self) -> None:
         """The linear probe: its L2 chosen by cross-validation, then solved for once more.
 
@@ -283,10 +292,10 @@ class Walk:
         """
         self._head_rows("frozen layers", self.job.train)
         chosen = min(self.job.train, CHOICE_IMAGES)
-        ridge = self.job.hyperparameters.solver == "ridge"
+        ridge, layers = self.job.hyperparameters.solver == "ridge", self.job.hyperparameters.layers
         path, share = (self.rates.solve, 1.0) if ridge else (self.rates.solve_grid, TRIED / GRID)
-        folds = FOLDS * share * path.at(self._numbers(chosen * (FOLDS - 1) / FOLDS))
-        self._add("head solved for", folds + self.rates.solve.at(self._numbers(self.job.train)))
+        folds = FOLDS * share * path.at(self._numbers(chosen * (FOLDS - 1) / FOLDS, layers))
+        self._add("head solved for", folds + self.rates.solve.at(self._numbers(self.job.train, layers)))
         self._add("head solved for", TRIED * self.rates.temperature_s)
 
     # --- training ----------------------------------------------------------------------------------------

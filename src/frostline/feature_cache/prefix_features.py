@@ -137,6 +137,8 @@ class CachedPrefix:
         """Yield the keys that this process should compute, at most `batch` at a time, until none is missing.
 
         Rows that other processes are computing are waited for at the end, and taken over if those stop.
+        Before it waits, it yields an empty list: others may wait for what was yielded, so that must be
+        computed and put before the next is asked for.
         """
         waiting = self.missing(keys)
         while waiting and self._folder.writable:
@@ -148,6 +150,7 @@ class CachedPrefix:
                 for i in range(0, len(claimed), batch):
                     yield claimed[i : i + batch]
             if busy and not claimed_any:
+                yield []
                 self.flush()  # others may be waiting for ours
                 time.sleep(WAIT_S)
             waiting = busy

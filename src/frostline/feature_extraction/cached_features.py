@@ -416,7 +416,8 @@ class Frozen:
 
         def lists() -> Iterator[list[Item]]:
             for keys in rows.todo(missing, self.config.batch):
-                requested.append(keys)
+                if keys:
+                    requested.append(keys)
                 yield [item_of[key] for key in keys]
 
         pixels = images.batches(lists(), workers, once=True)
@@ -436,7 +437,7 @@ class Frozen:
     ) -> None:
         cached = self.cached
         assert cached is not None
-        for chunk in cached.todo(keys, self.config.batch):
+        for chunk in filter(len, cached.todo(keys, self.config.batch)):
             taps = [tap for tap in self.taps if tap.stage >= early.index]  # those below are there, or not
             rows = self._from_rows(early, early_rows, chunk, taps if plain.issuperset(chunk) else ())
             if rows is not None:

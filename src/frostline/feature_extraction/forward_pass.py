@@ -123,15 +123,21 @@ class ForwardPass:
     workers: Workers = 0
     progress: Progress = QUIET
 
+    def __post_init__(self) -> None:
+        """Begin with the pixels where the head also reads stages below the cut, which rows don't hold."""
+        several = bb.multi_stage_head_in(self.model.get_submodule(self.backbone.head))
+        if several is not None and self.cut is not self.backbone.cuts[-1]:
+            self.cut = self.backbone.cuts[0]
+
     def __call__(self, images: Images, above: Above = _nothing_above) -> Iterator[Outputs]:
         """Yield the outputs of all images, batch by batch, in order."""
         model = self.config.plan.place(self.model.eval())
+        several = bb.multi_stage_head_in(model.get_submodule(self.backbone.head))
         items = [(position, 0) for position in range(len(images))]
         size = self.config.batch
         chunks = [items[i : i + size] for i in range(0, len(items), size)]
         places = [range(i, min(i + size, len(items))) for i in range(0, len(items), size)]
-        several = bb.multi_stage_head_in(model.get_submodule(self.backbone.head))
-        if several is not None:
+        if several is not None and self.cut is self.backbone.cuts[-1]:
             frozen = self._frozen(model, self.backbone.cuts[-1], several.layers)
             frozen.fill_statistics(images, items, workers=self.workers, progress=self.progress)
             for positions, chunk in zip(places, chunks, strict=True):

@@ -30,7 +30,7 @@ from frostline.data.pixels import decode_limit
 from frostline.distributed.torchrun_env import launched
 from frostline.errors import FrostlineError
 from frostline.feature_extraction.augmentation import Policy, SeededView, Transform
-from frostline.feature_extraction.ordered_threads import AHEAD, mapped
+from frostline.feature_extraction.ordered_threads import AHEAD, between_pauses, mapped
 from frostline.models import Preprocessing
 from frostline.system import cpu_threads, devices, numerics
 
@@ -202,23 +202,24 @@ class Images(Dataset[Tensor]):
         With `once`, the evaluation view's pixels are not held in memory for another time.
         `workers` threads decode ahead; the pixels don't depend on how many there are. A person's own code
         (an augmentation, a dataset's items) runs in worker processes instead. `items` may be a generator: it
-        is read as far ahead as the workers are.
+        is read as far ahead as the workers are, but past an empty list only once all before it is yielded.
         """
         workers = self.workers(workers)
         keep = self._looked_at_again or not once
-        if workers == 0:
-            for batch in items:
-                yield torch.stack([self._pixels(item, keep) for item in batch])
-        elif self._runs_own_code:
-            yield from self._from_processes(items, workers)
-        else:
 
-            def pixels(item: Item) -> Tensor:
-                with decode_limit.used_up():
-                    return self._pixels(item, keep)
+        def pixels(item: Item) -> Tensor:
+            with decode_limit.used_up():
+                return self._pixels(item, keep)
 
-            for decoded in mapped(pixels, items, workers):
-                yield torch.stack(decoded)
+        for part in between_pauses(items):
+            if workers == 0:
+                for batch in part:
+                    yield torch.stack([self._pixels(item, keep) for item in batch])
+            elif self._runs_own_code:
+                yield from self._from_processes(part, workers)
+            else:
+                for decoded in mapped(pixels, part, workers):
+                    yield torch.stack(decoded)
 
     def workers(self, requested: Workers) -> int:
         """Return how many workers decode; "auto" runs no person's own code in other processes."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -12,6 +13,14 @@ EACH_AHEAD = 2  # likewise items a thread, where batches are small
 
 T = TypeVar("T")
 R = TypeVar("R")
+
+
+def between_pauses(batches: Iterable[Sequence[T]]) -> Iterator[Iterator[Sequence[T]]]:
+    """Yield batches in parts: an empty one ends a part, and is dropped."""
+    remaining = iter(batches)
+    for first in remaining:
+        if first:
+            yield itertools.chain([first], itertools.takewhile(len, remaining))
 
 
 def mapped(work: Callable[[T], R], batches: Iterable[Sequence[T]], threads: int) -> Iterator[list[R]]:

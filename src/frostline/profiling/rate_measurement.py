@@ -110,6 +110,7 @@ def measure(
         evaluation_batch=EVALUATION_BATCH,
         **other_rates,
         peaks=Peaks(base=_base_bytes(), **network_rates["peaks"]),
+        statistics=tuple(tap.width for tap in bb.stage_taps(backbone)),
         notes=_notes(network_rates["given"]) if newly_timed else (),
         device=numerics.device_name(),
         others=cpu_threads.free().others,

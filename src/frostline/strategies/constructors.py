@@ -12,7 +12,7 @@ def _named(name: str, positional: dict[str, object], options: dict[str, object])
         if key not in KINDS[name].allowed:
             raise UsageError(f"{name} has no setting {key!r}.{did_you_mean(key, KINDS[name].allowed)}")
     numbers = {  # one strategy, one identity: `layer_decay=1` is `layer_decay=1.0`
-        key: float(value) if isinstance(value, int) and key != "layers" else value
+        key: float(value) if isinstance(value, int) and key not in ("layers", "refit_layers") else value
         for key, value in options.items()
     }
     return checked(Strategy(name, **positional, **numbers))  # type: ignore[arg-type]

@@ -73,9 +73,9 @@ def value_of(name: str, key: str, text: str) -> object:
     if key in WORDS or (key == "layers" and not text.isdigit()):
         return text
     try:
-        return int(text) if key in ("k", "layers") else float(text)
+        return int(text) if key in ("k", "layers", "refit_layers") else float(text)
     except ValueError:
-        kind = "a whole number" if key == "k" else "a number"
+        kind = "a whole number" if key in ("k", "refit_layers") else "a number"
         raise UsageError(f"{name}: {key} must be {kind}, found {text!r}.") from None
 
 

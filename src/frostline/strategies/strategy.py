@@ -74,6 +74,7 @@ class Strategy:
     mixup: float | None = None
     cutmix: float | None = None
     ema: float | None = None
+    refit_layers: int | None = None
 
     def __str__(self) -> str:
         parts = [str(value) for value in (self.k, self.solver) if value is not None]
@@ -179,6 +180,12 @@ class Hyperparameters:
         "timm.utils.ModelEmaV3",
     )
 
+    refit_layers: int = _setting(
+        0,
+        "After training, the head is solved for anew, on statistics of so many last stages; 0 is off",
+        "docs/LOG.md 2026-11-28; heads on several stages: Head2Toe, arXiv 2201.03529",
+    )
+
     @property
     def mixes(self) -> bool:
         """Whether pictures are mixed, so that nothing frozen layers answer can be used twice."""
@@ -188,7 +195,7 @@ class Hyperparameters:
 # What came after the first configurations were digested: said of a run only where it is not this.
 LATER = {
     name: getattr(Hyperparameters, name)
-    for name in ("l2_sp", "layers", "optimizer", "schedule", "mixup", "cutmix", "ema")
+    for name in ("l2_sp", "layers", "optimizer", "schedule", "mixup", "cutmix", "ema", "refit_layers")
 }
 _ANY = (
     "head",
@@ -207,6 +214,7 @@ _ANY = (
     "cutmix",
     "ema",
 )
+_TUNED = (*_ANY, "bn", "refit_layers")  # where layers below the head learn, too
 # Share of a phase's steps in which `one_cycle` goes up: torch's OneCycleLR has it (pct_start).
 ONE_CYCLE_WARMUP = 0.3
 
@@ -217,7 +225,7 @@ class Kind:
 
     phases: Callable[[Strategy, int, float], tuple[Phase, ...]]  # (strategy, stages below the head, epochs)
     defaults: dict[str, int | float | str] = field(default_factory=dict)
-    allowed: tuple[str, ...] = (*_ANY, "bn", "l2_sp")
+    allowed: tuple[str, ...] = (*_TUNED, "l2_sp")
     passes: float = 1.0  # beside what the number of images asks for
     takes: str = ""  # the positional argument: "k", "solver", "phases" or none
     sources: dict[str, str] = field(default_factory=dict)  # of the strategy's own defaults
@@ -253,7 +261,7 @@ KINDS: dict[str, Kind] = {
     "top_k": Kind(
         lambda s, n, e: (Phase(s.k or 0),),
         {"head_init": "probe"},
-        allowed=(*_ANY, "bn", "feature_augment", "l2_sp"),
+        allowed=(*_TUNED, "feature_augment", "l2_sp"),
         passes=1.5,
         takes="k",
         sources=_PROBE_FIRST,
@@ -262,7 +270,7 @@ KINDS: dict[str, Kind] = {
     "gradual_unfreeze": Kind(
         _gradual,
         {"head_init": "probe"},
-        allowed=(*_ANY, "bn", "feature_augment", "l2_sp"),
+        allowed=(*_TUNED, "feature_augment", "l2_sp"),
         takes="k",
         sources=_PROBE_FIRST,
     ),
@@ -274,16 +282,14 @@ KINDS: dict[str, Kind] = {
     "scratch": Kind(
         lambda s, n, e: (Phase(ALL),),
         {"layer_decay": 1.0, "bn": "train", "lr": 2e-3},
-        allowed=(*_ANY, "bn"),
+        allowed=_TUNED,
         sources={
             "layer_decay": "no stage is pretrained",
             "bn": "random weights come without statistics",
             "lr": "a choice; fastai ships 2e-3",
         },
     ),
-    "phases": Kind(
-        lambda s, n, e: s.phases, allowed=(*_ANY, "bn", "feature_augment", "l2_sp"), takes="phases"
-    ),
+    "phases": Kind(lambda s, n, e: s.phases, allowed=(*_TUNED, "feature_augment", "l2_sp"), takes="phases"),
 }
 
 NAMED = (

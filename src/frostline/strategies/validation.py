@@ -55,8 +55,13 @@ def timm_loadable(strategy: Strategy) -> Strategy:
 
     Raises `UsageError` where the strategy names another.
     """
-    if strategy.head != "linear" or strategy.layers not in (None, "last"):
-        other = f"head={strategy.head}" if strategy.head != "linear" else f"layers={strategy.layers}"
+    own = {
+        f"head={strategy.head}": strategy.head != "linear",
+        f"layers={strategy.layers}": strategy.layers not in (None, "last"),
+        f"refit_layers={strategy.refit_layers}": bool(strategy.refit_layers),
+    }
+    if any(own.values()):
+        other = next(setting for setting, stands in own.items() if stands)
         raise UsageError(
             f"{strategy}: timm alone cannot load a model with {other}. Leave that out, or plain_timm."
         )
@@ -76,6 +81,9 @@ def _wrong_numbers(strategy: Strategy) -> Iterable[str]:
         yield f"weight_decay must lie between 0 and 10, found {strategy.weight_decay:g}"
     if strategy.l2_sp is not None and not 0 <= strategy.l2_sp <= 1e4:
         yield f"l2_sp must lie between 0 and 10000, found {strategy.l2_sp:g}"
+    refit = strategy.refit_layers
+    if refit is not None and (refit < 0 or refit != int(refit)):
+        yield f"refit_layers must be a whole number of stages, 0 (off) or more, found {refit:g}"
     for key in ("mixup", "cutmix"):
         value = getattr(strategy, key)
         if value is not None and not 0 <= value <= MOST_ALPHA:
@@ -105,6 +113,8 @@ def _wrong_words(strategy: Strategy) -> Iterable[str]:
         yield f"layers must be a number of stages, 1 or more, or {', '.join(LAYERS)}; found {layers!r}"
     if not re.fullmatch(r"linear|cosine|mlp\([1-9]\d{0,4}\)", strategy.head):
         yield f"head must be linear, cosine or mlp(WIDTH), found {strategy.head!r}"
+    if strategy.refit_layers and strategy.head != "linear":
+        yield f"refit_layers ends with a linear head, found head={strategy.head}"
     if strategy.head_init == "probe" and strategy.head != "linear":
         yield f"a probe's weights fit a linear head only, found head={strategy.head}"
 

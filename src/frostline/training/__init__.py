@@ -2,7 +2,8 @@
 
 request (what is asked for) → numeric_plan (what is decided before the first step) · caching (which features
 are cached) → loop (batches, steps, the head), with tuning and resilience → evaluation (a run's figures) ·
-artifacts (what else it leaves) → run (`train`); ray_training starts the processes of a run on a cluster
+artifacts (what else it leaves) → run (`Run`) → execution (one process makes it, or several) → train_pipeline
+(`train`); ray_training starts the processes of a run on a cluster
 """
 
 from frostline.config import BATCH
@@ -10,7 +11,8 @@ from frostline.training.artifacts import forward_pass_of
 from frostline.training.caching.cache_filling import CacheFill, fill_cache
 from frostline.training.numeric_plan import Plan
 from frostline.training.resilience.time_limit import pass_s
-from frostline.training.run import DEFAULT_STUDY, Run, train
+from frostline.training.run import Run
+from frostline.training.train_pipeline import DEFAULT_STUDY, train
 from frostline.training.tuning.lr_finder import Sweep, Sweeps, lr_find
 from frostline.training.tuning.wise_ft import interpolate_weights
 

@@ -95,6 +95,11 @@ class Parent:
                 f"Run {folder.name} is {config['strategy']}, whose head is solved for: it has no epochs, and "
                 "more of them would change nothing. Train lp_ft or top_k(1), which start from such a head."
             )
+        if result.get("layers") is not None:
+            raise UsageError(
+                f"Run {folder.name} is {config['strategy']}, whose head was solved for after its last epoch: "
+                "steps would begin from another head. Continue a run without refit_layers."
+            )
         if isinstance(extra_epochs, bool) or not isinstance(extra_epochs, int) or extra_epochs < 1:
             raise UsageError(f"extra_epochs must be a whole number of at least 1, found {extra_epochs!r}.")
         if lr is not None and not 0 < lr < math.inf:

@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from PIL import Image
-from torch import Tensor, nn
+from torch import Tensor
 
 from frostline import metrics
 from frostline.cost.run_time import DRIFT_IMAGES, THUMBNAILS
@@ -26,6 +26,7 @@ from frostline.inference.error_gallery import ClassMaps
 from frostline.studies.study_folder import RunFolder
 from frostline.system import devices, numerics
 from frostline.training.caching import cache_planning
+from frostline.training.loop.solved_head import Adapted
 from frostline.training.request import Parts, TrainRequest
 
 THUMBNAIL_PX = 64
@@ -54,39 +55,35 @@ class HeldOut:
 def predict_parts(
     request: TrainRequest,
     folder: RunFolder,
-    model: nn.Module,
-    chosen: dict[str, Any],
+    adapted: Adapted,
     parts: Parts,
     store: FeatureCache | None,
     counts: Counts,
 ) -> tuple[dict[str, Any], HeldOut]:
     """Predict val and test, each image once, with the model as it will be taken away: float32, plain."""
     with devices.full_float32():
-        return _predict_parts(request, folder, model, chosen, parts, store, counts)
+        return _predict_parts(request, folder, adapted, parts, store, counts)
 
 
 def _predict_parts(
     request: TrainRequest,
     folder: RunFolder,
-    model: nn.Module,
-    chosen: dict[str, Any],
+    adapted: Adapted,
     parts: Parts,
     store: FeatureCache | None,
     counts: Counts,
 ) -> tuple[dict[str, Any], HeldOut]:
-    cut = next(cut for cut in request.backbone.cuts if cut.name == chosen["cut"])
     forward = ForwardPass(
         request.backbone,
-        model,
-        cut,
+        adapted.model,
+        adapted.cut,
         ForwardConfig(numerics.exact_plan(request.config.threads), EVALUATION_BATCH),
-        store if cache_planning.untimed(request, cut, 4).keep else None,
+        store if cache_planning.untimed(request, adapted.cut, 4).keep else None,
         counts,
         workers=request.config.workers,
         progress=request.progress,
     )
-    temperature = request.config.temperature or chosen.pop("temperature", 1.0)
-    chosen.pop("temperature", None)
+    temperature = request.config.temperature or adapted.temperature
     name = metrics.name_of(request.metric)
     figures: dict[str, Any] = {
         "val_accuracy": None,

@@ -297,7 +297,8 @@ class TrainRequest:
         if not self.strategy.trains:
             return [f"patience counts epochs, and {self.strategy} is solved for without any: leave it out."]
         if not self.data.part("val"):
-            return ["patience goes by val, and there is no val part: give val_size, or leave patience out."]
+            words = "name one (a folder val/, a table's column split; val_size draws one from 200 images on)"
+            return [f"patience goes by val, and there is no val part: {words}, or leave patience out."]
         if self.config.keep == "last":
             return ["patience goes by the best epoch on val, which keep=last does not: drop one of them."]
         epochs = self.phases()[-1].epochs
@@ -326,6 +327,8 @@ class TrainRequest:
                 'interpolate_weights="auto" chooses the point on val images, and there is no val part: name '
                 "the point, for example interpolate_weights=0.5, or give images to val."
             )
+        if strategy.refit_layers:
+            wrong.append(f"{strategy} ends with another head than it trains, so nothing can be interpolated.")
         if not (strategy.trains and strategy.pretrained and strategy.head == "linear"):
             wrong.append(
                 f"{strategy} can't be interpolated: that needs a strategy that trains pretrained weights, "

@@ -21,7 +21,7 @@ from frostline.studies.study_folder import RunFolder
 from frostline.system.numerics import exact_plan
 from frostline.system.seeds import derive
 from frostline.system.timing import Stopwatch
-from frostline.training.loop.solved_head import as_head, solve_head
+from frostline.training.loop.solved_head import Adapted, as_head, refit, solve_head
 from frostline.training.loop.trainer import Setup, Trainer
 from frostline.training.numeric_plan import Plan
 from frostline.training.request import Parts, TrainRequest
@@ -39,8 +39,8 @@ def learn(
     watch: Stopwatch,
     budget: Budget,
     hear: OnEpochs,
-) -> tuple[nn.Module, dict[str, Any]]:
-    """Return the adapted model in eval mode, and what was chosen on the way."""
+) -> Adapted:
+    """Return the adapted model, and how it learned."""
     images = parts.train
     balance = Balance(request.config.imbalance, images.targets, len(request.data.classes))
     first = replace(request, progress=budget.before_steps(request.progress))
@@ -82,12 +82,15 @@ def learn(
     between = None
     if request.config.interpolate_weights is not None:
         model, between = _interpolated(request, head, images, balance, model, setup)
+    layers = None
+    if known.refit_layers:
+        model, layers = refit(request, plan, model, images, balance, known.refit_layers)
     bb.freeze(request.backbone, model, cut, known.bn)  # all that any phase let learn
     learned = sum(p.numel() for p in model.parameters() if p.requires_grad)
-    return model.eval(), {
+    figures = {
         "trainable_parameters": learned,
         "cut": cut.name,
-        "layers": None,
+        "layers": layers,
         "steps": state.steps,
         "steps_planned": setup.steps,
         "stopped": "minutes" if state.stopped else None,
@@ -99,8 +102,8 @@ def learn(
             if setup.patience is None
             else {"early_stopping": _early_stopping(setup, trainer, state.best_epoch)}
         ),
-        "earlier_seconds": state.seconds,
     }
+    return Adapted(model.eval(), cut, figures, earlier_seconds=state.seconds)
 
 
 def _early_stopping(setup: Setup, trainer: Trainer, best_epoch: int | None) -> dict[str, Any]:
@@ -124,7 +127,7 @@ def _interpolated(
     request: TrainRequest, head: Frozen, images: Images, balance: Balance, model: nn.Module, setup: Setup
 ) -> tuple[nn.Module, dict[str, Any]]:
     """Go back some way to the pretrained network with a probe for a head, as far as val says."""
-    before, _ = solve_head(request, setup.folder, head, images, balance)
+    before = solve_head(request, setup.folder, head, images, balance).model
     numbers, cut = setup.plan.numbers, request.backbone.cut(min(phase.cut for phase in setup.phases))
 
     def settle(point: nn.Module) -> None:

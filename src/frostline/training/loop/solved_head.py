@@ -14,20 +14,25 @@ from torch import Tensor, nn
 from frostline import metrics, probe
 from frostline import models as bb
 from frostline.distributed import process_group
-from frostline.feature_extraction import Frozen, features, stage_features
-from frostline.feature_extraction.image_batches import Images
+from frostline.feature_extraction import ForwardConfig, Frozen, features, stage_features
+from frostline.feature_extraction.image_batches import EVALUATION_BATCH, Images
 from frostline.inference import selective_prediction
-from frostline.models import Backbone
+from frostline.models import Backbone, Cut
 from frostline.models.heads import linear_head
 from frostline.strategies import SEVERAL, SOLVED_SMOOTHING, hyperparameters
 from frostline.studies.study_folder import RunFolder
+from frostline.system import numerics
 from frostline.system.seeds import derive
+from frostline.training.numeric_plan import Plan
 from frostline.training.request import TrainRequest
 from frostline.training.tuning.class_imbalance import Balance
 
 # Numbers of stages that `layers=auto` chooses from, beside all of them. On six sets, 8 and 40 images a class,
 # that was no better than four stages everywhere (docs/LOG.md 2026-11-28).
 CHOICE = (2, SEVERAL)
+# L2 of a head that is solved for on a network that has learned from the same images. Their folds chose the
+# end of the grid, 1e-6, which is as accurate but overconfident (docs/LOG.md 2026-11-28).
+REFIT_L2 = 1e-4
 LEAST = 1e-30  # a probability of 0 has no logarithm
 
 
@@ -40,9 +45,34 @@ class _Columns:
     scales: NDArray[np.float32] | float
 
 
+@dataclass(frozen=True)
+class Adapted:
+    """A model that has learned.
+
+    Attributes
+    ----------
+    model : nn.Module
+        In eval mode.
+    cut : Cut
+        From where on it may differ from the pretrained one.
+    figures : dict
+        How it learned, as the run's result has it.
+    temperature : float
+        What its logits are divided by where neither a person nor val decides.
+    earlier_seconds : float
+        Of processes that were killed before this one went on.
+    """
+
+    model: nn.Module
+    cut: Cut
+    figures: dict[str, Any]
+    temperature: float = 1.0
+    earlier_seconds: float = 0.0
+
+
 def solve_head(
     request: TrainRequest, folder: RunFolder, features_of: Frozen, images: Images, balance: Balance
-) -> tuple[nn.Module, dict[str, Any]]:
+) -> Adapted:
     """Return the network with a head solved for on frozen features, its L2 chosen by cross-validation.
 
     Where `layers` is auto, out-of-fold log loss chooses how many stages it reads.
@@ -71,23 +101,24 @@ def solve_head(
         place = _least_loss(solutions)
         solution, columns = solutions[place], candidates[place]
         _write_held_out(request, folder, images, solution, balance)
+        temperature.append(solution.temperature)
         chosen.update(
             layers=columns.layers,
             l2=solution.l2,
-            temperature=solution.temperature,
             cv_score=solution.cv_score,
             cv_images=solution.cv_images,
         )
         return as_head(replace(solution, weight=solution.weight * columns.scales), balance).state_dict()
 
-    chosen: dict[str, Any] = {}
+    chosen, temperature = dict[str, Any](), list[float]()
     weights = process_group.tensors(solved)  # by the first process of a job
-    chosen = process_group.decided(lambda: chosen)
+    chosen, temperature = process_group.decided(lambda: (chosen, temperature))
     model = _with_head(request.backbone, balance.classes, chosen["layers"], weights, seed)
     head = sum(p.numel() for p in model.get_submodule(request.backbone.head).parameters())
-    return model.eval(), {
+    last = request.backbone.cuts[-1]
+    figures = {
         "trainable_parameters": head,
-        "cut": request.backbone.stages[-1].name,
+        "cut": last.name,
         "steps": 0,
         "steps_planned": 0,
         "stopped": None,
@@ -95,6 +126,38 @@ def solve_head(
         "notes": [],
         **chosen,
     }
+    return Adapted(model.eval(), last, figures, temperature[0])
+
+
+def refit(
+    request: TrainRequest, plan: Plan, model: nn.Module, images: Images, balance: Balance, layers: int
+) -> tuple[nn.Module, int]:
+    """Return the adapted network with a head solved for on its own last stages, and how many these are.
+
+    The training images' features flatter a network that has learned from them, so no folds choose L2.
+    """
+    backbone = request.backbone
+    taps = bb.stage_taps(backbone)[:layers]
+    numbers = numerics.exact_plan(request.config.threads)
+    way = ForwardConfig(numbers, EVALUATION_BATCH)
+    frozen = Frozen(backbone, plan.numbers.place(model.eval()), backbone.cuts[-1], way, layers=len(taps))
+    values = stage_features(frozen, images, workers=request.config.workers, progress=request.progress)
+    widths = [backbone.feature_width, *(width for tap in taps for width in tap.widths)]
+    scales = probe.block_scales(values, widths)
+
+    def solved() -> dict[str, Tensor]:
+        solution = probe.logistic(
+            values * scales, images.targets, balance.classes, l2=REFIT_L2, weights=balance.image_weights
+        )
+        return as_head(replace(solution, weight=solution.weight * scales), balance).state_dict()
+
+    weights = process_group.tensors(solved)  # by the first process of a job
+    seed = derive(request.config.seed, "head")
+    refitted = _with_head(backbone, balance.classes, len(taps), weights, seed)
+    own_head = tuple(f"{name}." for name in backbone.classifier.names)
+    below = {key: value for key, value in model.state_dict().items() if not key.startswith(own_head)}
+    refitted.load_state_dict(below, strict=False)
+    return plan.numbers.place(refitted), len(taps)
 
 
 def _candidates(

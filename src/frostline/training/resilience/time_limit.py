@@ -137,6 +137,8 @@ def _reserve_s(request: TrainRequest) -> float:
     parts, each_s = ["val", "test"], _pass_s(request)
     if hyperparameters(request.strategy).bn == "recalibrate":
         parts.append("train")
+    if hyperparameters(request.strategy).refit_layers:
+        parts.append("train")
     counts = [len(request.data.part(part)) for part in parts]
     if all(phase.cut for phase in request.phases()):  # frozen batches are filled up
         counts = [math.ceil(count / EVALUATION_BATCH) * EVALUATION_BATCH for count in counts]

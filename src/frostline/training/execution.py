@@ -1,0 +1,220 @@
+"""How a run is made: by one process, or by the processes of a job, the first of which writes it."""
+
+from __future__ import annotations
+
+import contextlib
+from dataclasses import asdict, dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import save
+from torch import nn
+
+from frostline.config import FILE, write_yaml
+from frostline.distributed import process_group
+from frostline.feature_cache import FeatureCache
+from frostline.feature_extraction import Counts, Frozen
+from frostline.loggers import Loggers, OnEpochs
+from frostline.models import leakage, weights_digest
+from frostline.studies.operating_point import OperatingTarget
+from frostline.studies.study_folder import (
+    LOOKS,
+    RunFolder,
+    Study,
+    digest_of,
+    environment,
+    look_at_test,
+    plain,
+)
+from frostline.system import deadline, devices, directories, numerics
+from frostline.system.timing import PeakMemory, Stopwatch, imported_baseline_bytes
+from frostline.training import artifacts, evaluation, numeric_plan, operating
+from frostline.training.caching import cache_planning
+from frostline.training.evaluation import HeldOut
+from frostline.training.loop import learner
+from frostline.training.loop.solved_head import Adapted
+from frostline.training.request import Parts, TrainRequest
+from frostline.training.resilience import checkpoint, nan_oom_recovery, time_limit
+from frostline.training.run import Run
+
+
+def take_part(request: TrainRequest, study: str | Path, loggers: Loggers, cache: FeatureCache) -> Run:
+    """Make the run, alone or as one of the processes of a job."""
+    process_group.demand_same(digest_of(request.identity()))
+    if process_group.leads():
+        return lead(request, study, loggers, cache)
+    return _help(request, study, cache)
+
+
+def study_of_request(request: TrainRequest, study: str | Path) -> Study:
+    return Study.open(
+        study,
+        data=request.data.digest,
+        split=request.data.split_digest,
+        test=request.data.test_digest,
+    )
+
+
+def lead(request: TrainRequest, study: str | Path, loggers: Loggers, cache: FeatureCache) -> Run:
+    """Make the run, or read it back; the other processes of a job, if there are any, help."""
+    opened_study = study_of_request(request, study)
+    folder = opened_study.run(request.identity())
+    again = folder.finished
+    with loggers.follow(folder, request.identity()) as following:
+        if not again:
+            request.data.keep_in(opened_study.path)
+            with nan_oom_recovery.told_plainly(), folder.held():
+                if not folder.finished:  # by another process, just now
+                    process_group.decided(lambda: {"run": folder.name})
+                    with cache_planning.opened(request.config.cache, cache) as store:
+                        _perform(request, opened_study, folder, following.epochs, store)
+        checkpoint.remove(folder.path)  # of a process that was killed between its result and this
+        result = folder.read("result.json")
+        following.end(folder.metrics(), result)
+    looks = _looks(request)
+    if looks is not None:
+        with contextlib.suppress(OSError):  # a finished run can be read from a study that can't be written
+            opened_study.write(LOOKS, {"configurations": looks})
+    point = operating.settle(folder.path, request.data, OperatingTarget.of(request.config))
+    if again and point is not None:
+        with contextlib.suppress(OSError):
+            _write_config(request, folder)
+    figures = {
+        **result,
+        "test_looks": looks,
+        **({} if point is None else {"operating_point": point.as_dict()}),
+    }
+    process_group.decided(lambda: {"result": plain(figures), "run": folder.name, "again": again})
+    return Run(figures, folder, opened_study, again, request.backbone)
+
+
+def _help(request: TrainRequest, study: str | Path, cache: FeatureCache) -> Run:
+    """Do this process's part of a run that the first process of the job makes; writes nothing."""
+    opened_study = Study(study)
+    shared = process_group.decided(dict)
+    folder = RunFolder(opened_study.path / "runs" / shared["run"], writes=False)
+    if "result" not in shared:
+        with nan_oom_recovery.told_plainly(), cache_planning.opened(request.config.cache, cache) as store:
+            _work(request, folder, lambda rows: None, Stopwatch(), store)
+        shared = process_group.decided(dict)
+    return Run(shared["result"], folder, opened_study, shared["again"], request.backbone)
+
+
+def _perform(
+    request: TrainRequest, study: Study, folder: RunFolder, hear: OnEpochs, store: FeatureCache | None
+) -> None:
+    """Do the run: plan, learn, choose, predict, and write the result last."""
+    watch = Stopwatch()
+    numerics.forget_device_peak()
+    with PeakMemory(imported_baseline_bytes()) as memory:
+        folder.write("environment.json", environment())
+        folder.write("backbone.json", request.backbone.as_dict())
+        _write_config(request, folder)
+        made = _work(request, folder, hear, watch, store)
+    model, figures = made.adapted.model, made.adapted.figures
+    directories.write_atomically(folder.weights, save(_plain_state(model), metadata={"format": "pt"}))
+    leakage.inherited_fingerprints(request.backbone, request.data).write(folder.fingerprints)
+    result = {
+        "strategy": str(request.strategy),
+        "model": request.backbone.name,
+        **made.figures,
+        "n_train": len(request.data.part("train")),
+        "n_val": len(request.data.part("val")),
+        "n_test": len(request.data.part("test")),
+        "seconds": watch.seconds + made.adapted.earlier_seconds,
+        "peak_memory_bytes": memory.bytes,
+        "peak_memory_exact": memory.exact,
+        "device_peak_bytes": numerics.device_peak_bytes(),
+        "world_size": process_group.size(),
+        **figures,
+        **made.about,
+        "ended": datetime.now(UTC).isoformat(),
+        "set_aside": len(request.data.set_aside),
+        "learned_before": sum(sample.digest in request.data.learned for sample in request.data.samples),
+        "weights_digest": weights_digest(model),
+        "loads_in": _loads_in(request, figures["layers"]),
+        "run": folder.name,
+        "study": str(study.path),
+        **({} if request.parent is None else {"parent": request.parent.as_dict()}),
+    }
+    plan = made.about["numeric_plan"]
+    with devices.computing(plan["device"]), numerics.threads(plan["threads"]), deadline.lifted():
+        result |= artifacts.leave(request, folder, model, figures["cut"], made.parts, made.held_out, store)
+    folder.write("result.json", result)
+
+
+def _write_config(request: TrainRequest, folder: RunFolder) -> None:
+    """Write what repeats the run; no file can hold a callable."""
+    if request.custom is not None or callable(request.config.metric) or not folder.writes:
+        return
+    options = {"strategy": str(request.strategy), **request.config.changed()}
+    options.pop("device", None)  # it is no part of what a run is
+    if request.parent is not None:
+        options["continue"] = str(request.parent.folder.path)
+        options["extra_epochs"], options["lr"] = request.parent.extra_epochs, request.parent.lr
+    write_yaml(folder.path / FILE, {"model": request.backbone.name, **options})
+
+
+@dataclass(frozen=True)
+class _Made:
+    """A model, its figures, and how it was made."""
+
+    adapted: Adapted
+    figures: dict[str, Any]
+    about: dict[str, Any]
+    parts: Parts
+    held_out: HeldOut
+
+
+def _work(
+    request: TrainRequest, folder: RunFolder, hear: OnEpochs, watch: Stopwatch, store: FeatureCache | None
+) -> _Made:
+    """Do what all processes of a job have a part in."""
+    plan, counts = numeric_plan.begin(request, folder), Counts()
+    with devices.computing(plan.numbers.device), numerics.threads(plan.numbers.threads):
+        head = Frozen(
+            request.backbone, request.backbone.model, request.backbone.cuts[-1], plan.way, store, counts
+        )
+        policy, tests = numeric_plan.augmentation(request, head)
+        parts = request.parts(policy)
+        if not plan.whole:
+            cache_planning.decide(request, plan, parts.train, store)
+            folder.write("plan.json", plan.as_dict())
+        time_left = time_limit.begin(request, watch)
+        with deadline.lifted():  # from here on the budget keeps the limit
+            adapted = learner.learn(request, folder, plan, head, parts, watch, time_left, hear)
+            figures, held_out = evaluation.predict_parts(request, folder, adapted, parts, store, counts)
+        decoding = {"workers": parts.train.workers(request.config.workers), "pixels": request.pixels}
+    rows = torch.tensor([counts.rows_computed, counts.rows_read])
+    process_group.add_up([rows])
+    about = {
+        "augment": policy.name,
+        "flip": policy.flip,
+        **tests,
+        **({} if policy.rotate == "none" and "rotate_test" not in tests else {"rotate": policy.rotate}),
+        "numeric_plan": plan.as_dict(),
+        "decoding": decoding,
+        "store": dict(zip(asdict(counts), rows.tolist(), strict=True)),
+    }
+    return _Made(adapted, figures, about, parts, held_out)
+
+
+def _loads_in(request: TrainRequest, layers: int | None) -> list[str]:
+    """Return the libraries that load the run's weights without frostline's loader."""
+    if request.strategy.head != "linear" or layers is not None:
+        return []
+    libraries = {"timm": ["timm", "transformers"], "hf": ["transformers"]}
+    return libraries.get(str(request.backbone.source.get("kind")), [])
+
+
+def _looks(request: TrainRequest) -> int | None:
+    """How many configurations have looked at this test part by now; `None` where there is none."""
+    if not request.data.part("test"):
+        return None
+    return look_at_test(request.data.test_digest, digest_of(request.identity()))
+
+
+def _plain_state(model: nn.Module) -> dict[str, torch.Tensor]:
+    return {k: v.detach().cpu().contiguous().clone() for k, v in model.state_dict().items()}
