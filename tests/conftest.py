@@ -4,11 +4,15 @@ from __future__ import annotations
 
 import os
 import shutil
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
 from hypothesis import settings
+
+if TYPE_CHECKING:
+    from frostline.models import Backbone
 
 os.environ["HF_HUB_OFFLINE"] = "1"
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # networks are tiny: a second thread costs more than it brings
@@ -63,9 +67,34 @@ def own_store(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.Monk
     return path
 
 
+@pytest.fixture(scope="session", autouse=True)
+def nothing_synced() -> Iterator[None]:
+    """Let no file wait for the disk: only a power cut, which no test makes, would tell the difference.
+
+    A process that is killed loses nothing that it wrote. Processes that a test starts sync as ever.
+    """
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(os, "fsync", lambda number: None)
+        yield
+
+
 @pytest.fixture(scope="session")
 def known_network(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A store in which lite0's weights were converted, and its speed at 32 px measured, once."""
+    from frostline.models.zoo import load_backbone
+
+    return _measured(tmp_path_factory, lambda: load_backbone("lite0", size=32))
+
+
+@pytest.fixture(scope="session")
+def known_tiny_network(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A store in which the cuts and the speed of `tiny_backbone()` were measured, once."""
+    from tiny import tiny_backbone
+
+    return _measured(tmp_path_factory, tiny_backbone)
+
+
+def _measured(tmp_path_factory: pytest.TempPathFactory, load: Callable[[], Backbone]) -> Path:
     path = tmp_path_factory.mktemp("known")
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("FROSTLINE_CACHE_DIR", str(path))
@@ -73,10 +102,9 @@ def known_network(tmp_path_factory: pytest.TempPathFactory) -> Path:
         from frostline.feature_cache import FeatureCache
         from frostline.feature_extraction.augmentation import Policy
         from frostline.feature_extraction.image_batches import Images
-        from frostline.models.zoo import load_backbone
         from tiny import write_table
 
-        backbone = load_backbone("lite0", size=32)
+        backbone = load()
         data = load_data(write_table(tmp_path_factory.mktemp("pictures"), train=4, test=0), test_size=0.0)
         images = Images(data, data.part("train"), backbone.preprocessing, policy=Policy("standard"))
         profiling.measure(backbone, images, cache=FeatureCache(), threads=1)
@@ -87,6 +115,16 @@ def known_network(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def warm_store(own_store: Path, known_network: Path) -> Path:
     """This test's own store, as on a machine where lite0 was used before; none of its features are in it."""
     shutil.copytree(known_network, own_store, dirs_exist_ok=True)
+    return own_store
+
+
+@pytest.fixture
+def tiny_store(own_store: Path, known_tiny_network: Path) -> Path:
+    """This test's own store, as on a machine where `tiny_backbone()` was used before, without features.
+
+    What is measured is found by the network's bytes, the threads and the device: any other times anew.
+    """
+    shutil.copytree(known_tiny_network, own_store, dirs_exist_ok=True)
     return own_store
 
 

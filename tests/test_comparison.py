@@ -24,6 +24,8 @@ from frostline.selection.significance import HeldOutPredictions, Verdict, judge
 from frostline.strategies import parse
 from tiny import tiny_backbone, tiny_model, write_table
 
+pytestmark = pytest.mark.usefixtures("tiny_store")
+
 OPTIONS = {"deterministic": True, "flip": "none", "threads": 1}
 
 

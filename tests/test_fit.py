@@ -29,6 +29,8 @@ from frostline.system.timing import Stopwatch
 from test_significance import answers
 from tiny import tiny_backbone, tiny_model, write_folder, write_table
 
+pytestmark = pytest.mark.usefixtures("tiny_store")
+
 OPTIONS = {"deterministic": True, "flip": "none", "threads": 1}
 STRATEGIES = ("linear_probe", "top_k(1, epochs=4)", "full(epochs=4, lr=0.01)")
 

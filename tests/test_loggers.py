@@ -22,6 +22,8 @@ from frostline.loggers import factory, logger, tensorboard
 from frostline.models import Backbone
 from tiny import tiny_backbone, write_table
 
+pytestmark = pytest.mark.usefixtures("tiny_store")
+
 STRATEGY = "top_k(1, epochs=4)"
 FAST: dict[str, Any] = {"deterministic": True, "augment": "light", "flip": "none", "threads": 1}
 # What a clock or a meter says, which no two runs share.

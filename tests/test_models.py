@@ -28,6 +28,8 @@ from frostline.selection import Limits, backbone_screening, screen
 from frostline.studies.study_folder import digest_of
 from tiny import PREPROCESSING, TinyNet, tiny_model, write_folder, write_table
 
+pytestmark = pytest.mark.usefixtures("tiny_store")
+
 OPTIONS = {"deterministic": True, "flip": "none", "threads": 1}
 STRATEGIES = ("linear_probe", "top_k(1, epochs=1)")
 

@@ -12,6 +12,8 @@ import frostline
 from frostline.feature_cache import FeatureCache
 from tiny import tiny_backbone, write_table
 
+pytestmark = pytest.mark.usefixtures("tiny_store")
+
 SOURCE = Path(frostline.__file__).parent
 ENTRY_POINTS = {
     "cli/commands/cache.py": {"cache", "clear", "prune", "verify"},

@@ -21,6 +21,8 @@ from frostline.data import Manifest
 from frostline.selection import anytime
 from tiny import picture, tiny_backbone, write_folder, write_table
 
+pytestmark = pytest.mark.usefixtures("tiny_store")
+
 OPTIONS = {"deterministic": True, "flip": "none", "threads": 1}
 STRATEGIES = ("linear_probe", "top_k(1, epochs=2)", "head(epochs=2)")
 FEW = ("linear_probe", "head(epochs=1)")  # where it matters that there was a comparison, not of how many

@@ -10,6 +10,8 @@ import frostline
 from frostline.studies.result_fields import Figure
 from tiny import tiny_backbone, tiny_model, write_table
 
+pytestmark = pytest.mark.usefixtures("tiny_store")
+
 FIELDS = {"run", "study", "again"}  # of the results themselves
 
 

@@ -18,6 +18,8 @@ from frostline.system.timing import Stopwatch
 from frostline.training.tuning.wise_ft import POINTS
 from tiny import tiny_backbone, write_table
 
+pytestmark = pytest.mark.usefixtures("tiny_store")
+
 OPTIONS: dict[str, Any] = {"deterministic": True, "flip": "none", "threads": 1, "repeats": 1}
 STRATEGY = "full(epochs=6, lr=0.01)"
 
