@@ -90,6 +90,15 @@ def test_above_the_threshold_it_is_the_class_and_below_the_best_of_the_others() 
     assert Decision.from_config(decision.as_config(), decision.classes) == decision
 
 
+def test_below_the_threshold_the_rule_names_the_other_class_or_the_likeliest() -> None:
+    two = Decision(classes=("good", "scratch"), positive="scratch", threshold=0.25)
+    three = Decision(classes=("dent", "good", "scratch"), positive="scratch", threshold=0.25)
+    assert two.sentence == "It predicts scratch from a probability of 0.25, else good."
+    assert (
+        three.sentence == "It predicts scratch from a probability of 0.25, else the likeliest of the others."
+    )
+
+
 def test_the_least_expected_cost_decides(tmp_path: Path) -> None:
     table = tmp_path / "costs.csv"
     table.write_text("label,defect,good\ndefect,0,10\ngood,1,0\n")

@@ -66,7 +66,14 @@ class Decision:
         """How it decides, in a sentence."""
         if self.costs is not None:
             return "It predicts the class of the least expected cost."
-        return f"It predicts {self.positive} from a probability of {self.threshold:.4g}, else the best other."
+        return f"{self.rule}."
+
+    @property
+    def rule(self) -> str:
+        """The threshold and what is predicted below it, as every place says it."""
+        others = [name for name in self.classes if name != self.positive]
+        below = others[0] if len(others) == 1 else "the likeliest of the others"
+        return f"It predicts {self.positive} from a probability of {self.threshold:.4g}, else {below}"
 
     def as_config(self) -> dict[str, Any]:
         """Return what an export's `config.json` holds: `threshold`, or `costs` by label and prediction."""
@@ -316,9 +323,8 @@ class OperatingPoint:
             return lines
         name, rate = self.decision.positive, self.figures[self.aim]
         assert self.minimum is not None
-        others = "the likeliest of the others" if len(self.decision.classes) > 2 else self._other
         first = (
-            f"It predicts {name} from a probability of {self.decision.threshold:.4g}, else {others}: recall "
+            f"{self.decision.rule}: recall "
             f"{_percent(self.figures['recall'])}, precision {_percent(self.figures['precision'])}, accuracy "
             f"{_percent(self.figures['accuracy'])} ({self.basis}, "
             f"{counted(self.figures['recall'].images, 'image')} of {name})."
@@ -339,10 +345,6 @@ class OperatingPoint:
                 f"{_percent(self.test['precision'])}, {images} of {name}."
             )
         return lines
-
-    @property
-    def _other(self) -> str:
-        return next(name for name in self.decision.classes if name != self.decision.positive)
 
 
 def figures_of(decision: Decision, held: HeldOut) -> dict[str, Rate]:
