@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import io
 import json
 import os
 import signal
@@ -17,10 +18,12 @@ import numpy as np
 import pytest
 from click.testing import CliRunner
 from PIL import Image
+from rich.console import Console
 
 import frostline as package
 from frostline.cli.commands import plan
 from frostline.cli.main import cli
+from frostline.cli.output import run_text
 from frostline.errors import UsageError
 from frostline.feature_cache import FeatureCache, Form, key_of
 from tiny import write_folder, write_table
@@ -141,6 +144,24 @@ def test_what_is_to_be_remembered_is_asked_through_the_old_head(table: Path, tmp
     found = one_object(frostline(*call, "--source-data", str(own)))["forgetting"]
     assert (found["lost"], found["n_images"]) == (0.0, 18)  # the layers are as before; the test part is asked
     assert json.loads(next(study.glob("runs/*/forgetting.json")).read_text()) == found
+
+
+@pytest.mark.parametrize(
+    ("result", "line"),
+    [
+        (
+            {"val_quadratic_kappa": 0.5, "quadratic_kappa": 0.25, "val_accuracy": 1.0},
+            "0.2500 on test, 0.5000 on val",
+        ),
+        ({"val_quadratic_kappa": None, "quadratic_kappa": 0.25}, "0.2500 on test."),
+        ({"val_accuracy": 1.0, "val_goodness": 1.0, "accuracy": 0.5}, ""),
+    ],
+)
+def test_the_metric_that_choices_are_made_by_is_printed(result: dict[str, float | None], line: str) -> None:
+    console = Console(record=True, width=120, file=io.StringIO())
+    run_text._metric(console, result)
+    printed = console.export_text()
+    assert line in printed if line else not printed
 
 
 def test_predict_takes_files_folders_and_tables(table: Path, tmp_path: Path) -> None:

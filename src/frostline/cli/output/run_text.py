@@ -46,6 +46,7 @@ def run(run_: Run, explain: bool = False) -> None:
         table.add_column(name, justify="right" if name else "left")
     if result["accuracy"] is None:
         _without_test(out, result)
+        _metric(out, result)
         _decided(out, result)
         return
     table.add_row(
@@ -59,6 +60,7 @@ def run(run_: Run, explain: bool = False) -> None:
         table.add_row("val", percent(result["val_accuracy"]), "", "", f"{result['n_val']:,}")
     table.add_row("always the commonest class", percent(result["majority_share"]), "", "", "")
     out.print(table)
+    _metric(out, result)
     for line in caveats(result):
         out.print(line, style="bold", highlight=False)
     out.print(_classes(result["per_class"]))
@@ -74,6 +76,15 @@ def run(run_: Run, explain: bool = False) -> None:
     for line in [*_notes(result), *(_arithmetic(result) if explain else [])]:
         out.print(line)
     out.print(f"\nNext: frostline predict {result['study']} YOUR_IMAGES")
+
+
+def _metric(out: Console, result: dict[str, Any]) -> None:
+    """Print the metric that choices were made by, where that is not accuracy."""
+    for name in (key.removeprefix("val_") for key in result if key.startswith("val_")):
+        values = {"test": result.get(name), "val": result[f"val_{name}"]}
+        known = [f"{value:.4f} on {part}" for part, value in values.items() if value is not None]
+        if name not in ("accuracy", "goodness") and known:
+            out.print(f"{name}, by which choices are made: {', '.join(known)}.", highlight=False)
 
 
 def _decided(out: Console, result: dict[str, Any]) -> None:
