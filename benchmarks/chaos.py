@@ -37,6 +37,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from PIL import Image, ImageOps
 
 ROOT = Path(__file__).parents[1]
 sys.path.insert(0, str(ROOT / "tests"))
@@ -63,6 +64,7 @@ STRATEGIES = (
     "top_k(1, bn=recalibrate, epochs=4)",
 )
 EXACT: dict[str, Any] = {"deterministic": True, "flip": "none", "threads": 1}
+OWN_CODE = "own augmentation"  # a kind of job
 RACED = ("linear_probe", "top_k(1, epochs=2)", "gradual_unfreeze(2, epochs=4)")
 CLI = [
     "--deterministic",
@@ -97,6 +99,10 @@ class Tally:
 # --- jobs ------------------------------------------------------------------------------------------------
 
 
+def _mirrored(image: Image.Image) -> Image.Image:
+    return ImageOps.mirror(image)
+
+
 def work(kind: str, place: Path, strategy: str, each_step: bool, workers: int = 0) -> Callable[[], object]:
     """Return what does a job on the images of `place`, in its folder `study`, with its folder `store`."""
     given = {**EXACT, "study": place / "study"}
@@ -114,6 +120,8 @@ def work(kind: str, place: Path, strategy: str, each_step: bool, workers: int = 
         if kind == "compare":
             return frostline.compare(tiny_backbone(), data, RACED, repeats=1, batch_size=8, **given)
         more = {"batch_size": 8, "cache": "keep", "workers": workers}
+        if kind == OWN_CODE:  # which runs in worker processes
+            more |= {"cache": "compute", "augment": _mirrored}
         return frostline.train(tiny_backbone(), data, strategy, **more, **given)
 
     return do

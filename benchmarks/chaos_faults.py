@@ -19,7 +19,7 @@ import numpy as np
 import psutil
 
 import chaos
-from chaos import Case, begun, forked, killed, outcome, waited, work
+from chaos import OWN_CODE, Case, begun, forked, killed, outcome, waited, work
 from frostline.errors import RunWarning
 from frostline.system import directories
 from frostline.training.loop import trainer
@@ -134,8 +134,10 @@ def disturbed(place: Path, fault: Fault, step: int, *, kill_after: float | None 
         warnings.simplefilter("ignore")
         warnings.simplefilter("always", RunWarning)
         fault(place, step)
-        workers = {"workers": 2} if fault is worker_dies else {}
-        work("train", place, STRATEGY, True, **workers)()
+        if fault is worker_dies:
+            work(OWN_CODE, place, STRATEGY, True, workers=2)()
+        else:
+            work("train", place, STRATEGY, True)()
 
     process = forked(do, place / "said")
     code = waited(process, chaos.PATIENCE_S if kill_after is None else kill_after)
@@ -153,8 +155,10 @@ def told_plainly(place: Path) -> bool:
 def injected(folder: Path, times: int, rng: np.random.Generator) -> Iterator[dict[str, Any]]:
     """Yield a row of the table for each fault."""
     case = Case.undisturbed("train", STRATEGY, folder / "faults-undisturbed")
+    own_code = Case.undisturbed(OWN_CODE, STRATEGY, folder / "own-code-undisturbed")
     for name, fault in FAULTS.items():
-        yield {"fault": name, **_row(folder, times, rng, lambda p, s, f=fault: _one(case, p, f, s))}
+        whole = own_code if fault is worker_dies else case
+        yield {"fault": name, **_row(folder, times, rng, lambda p, s, f=fault, w=whole: _one(w, p, f, s))}
     for name, fault in OTHERWISE.items():
         yield {"fault": name, **_row(folder, times, rng, lambda p, s, f=fault: _otherwise(case, p, f, s))}
     for name in SIGNALS:
@@ -174,7 +178,7 @@ def _row(
 
 def _again(case: Case, place: Path) -> bool:
     """Whether the same command, undisturbed now, ends as the undisturbed run did."""
-    code = waited(begun("train", place, STRATEGY), chaos.PATIENCE_S)
+    code = waited(begun(case.kind, place, STRATEGY), chaos.PATIENCE_S)
     return code == 0 and outcome(place / "study") == case.right
 
 
