@@ -96,7 +96,14 @@ def test_features_are_what_the_model_feeds_its_head(data: Manifest) -> None:
 # --- the choice changes no bit ------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("strategy", STRATEGIES)
+# Cut as one of the others, or nowhere.
+REPEATED = ("head(epochs=4)", "top_k(1, epochs=4)", "lp_ft(epochs=4)")
+
+
+@pytest.mark.parametrize(
+    "strategy",
+    [pytest.param(name, marks=pytest.mark.slow) if name in REPEATED else name for name in STRATEGIES],
+)
 def test_kept_computed_cold_and_warm_give_the_same_weights(
     strategy: str, data: Manifest, tmp_path: Path
 ) -> None:

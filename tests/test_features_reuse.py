@@ -35,7 +35,17 @@ def data(tmp_path: Path) -> Manifest:
 # --- a later cut from an earlier one ------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("name", ["timm/resnet18", "timm/vit_tiny_patch16_224", "timm/densenet121", "lite0"])
+@pytest.mark.parametrize(
+    "name",
+    [
+        "timm/resnet18",
+        *(
+            pytest.param(name, marks=pytest.mark.slow)
+            for name in ("timm/vit_tiny_patch16_224", "timm/densenet121")
+        ),
+        "lite0",
+    ],
+)
 @pytest.mark.parametrize("precision", ["float32", pytest.param("bfloat16", marks=pytest.mark.slow)])
 def test_rows_of_an_earlier_cut_lead_to_the_same_bits(
     name: str, precision: str, data: Manifest, calls: list[int], warm_store: Path
