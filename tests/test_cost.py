@@ -177,14 +177,16 @@ def test_a_linear_probe_solves_folds_and_once_more() -> None:
 
 
 def test_a_head_that_reads_more_columns_than_images_is_dearer() -> None:
-    known = dataclasses.replace(INVENTED, solve=Line(0.0, 1e-5), statistics=(16, 8, 4, 2, 1))
+    line = Line(0.0, 1e-5)
+    known = dataclasses.replace(INVENTED, solve=line, solve_grid=line, statistics=(16, 8, 4, 2, 1))
     seconds = {
         layers: parts(f"linear_probe(layers={layers})", known)["head solved for"]
         for layers in ("last", 1, 4, "all")
     }
-    columns = {"last": 64, 1: 80, 4: 94, "all": 95}  # of 100 training images; the folds' path is free
+    columns = {"last": 64, 1: 80, 4: 94, "all": 95}  # of 100 training images, 80 in a fold
     for layers, count in columns.items():
-        assert seconds[layers] == pytest.approx(1e-5 * 100 * count * 3), layers
+        numbers = 100 * count * 3 + 5 * 6 / 11 * 80 * min(80, count) * 3
+        assert seconds[layers] == pytest.approx(1e-5 * numbers), layers
     assert parts("linear_probe", known)["head solved for"] == seconds[4]  # the default
     memory = {
         layers: predict(f"linear_probe(layers={layers})", known, **DATA, flip="none").peak_memory_bytes
